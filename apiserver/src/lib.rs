@@ -1,1 +1,16 @@
-//! placeholder
+//! kube-apiserver: the only client of etcd; REST, watch, authentication, authorization, admission.
+//!
+//! ```text
+//! connection → request path (one list in one file) → engine (verbs) → storage (etcd + byte cache)
+//!                     │                                 │
+//!                auth, admission                 registry (one file per resource)
+//! ```
+
+pub mod admission;
+pub mod auth;
+pub mod field;
+pub mod object;
+pub mod registry;
+pub mod status;
+pub mod table;
+pub mod validate;

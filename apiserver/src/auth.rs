@@ -1,0 +1,118 @@
+//! Who asks and whether they may: the types the request path passes between its stages.
+//!
+//! Implementations live under `authn/` and `authz/`. Contract: upstream's `authentication/user`,
+//! `authorization/authorizer`.
+
+use std::collections::BTreeMap;
+
+use async_trait::async_trait;
+
+/// An authenticated (or anonymous) user.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct User {
+    /// Name, for example `system:node:n1`.
+    pub name: String,
+    /// Uid, often empty.
+    pub uid: String,
+    /// Groups, including `system:authenticated`.
+    pub groups: Vec<String>,
+    /// Extra keys and values.
+    pub extra: BTreeMap<String, Vec<String>>,
+}
+
+/// What a request wants, for authorizers and admission.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Attributes {
+    /// Who.
+    pub user: User,
+    /// `get`, `list`, `watch`, `create`, `update`, `patch`, `delete`, `deletecollection`, or the lower-case
+    /// HTTP method for non-resource paths.
+    pub verb: String,
+    /// Namespace; empty for cluster scope.
+    pub namespace: String,
+    /// API group.
+    pub group: String,
+    /// API version.
+    pub version: String,
+    /// Plural resource.
+    pub resource: String,
+    /// Subresource, if any.
+    pub subresource: String,
+    /// Object name, if any.
+    pub name: String,
+    /// Whether this is a resource request; else only `path` counts.
+    pub is_resource: bool,
+    /// URL path.
+    pub path: String,
+    /// Raw field selector of list, watch, deletecollection.
+    pub field_selector: String,
+    /// Raw label selector of list, watch, deletecollection.
+    pub label_selector: String,
+}
+
+/// An authorizer's answer; the chain stops at the first that is not `NoOpinion`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Decision {
+    /// Go on, with the reason audit shows.
+    Allow(String),
+    /// Stop: forbidden, whatever others say.
+    Deny(String),
+    /// Ask the next one; the reason shows in the final 403.
+    NoOpinion(String),
+}
+
+/// Decides whether attributes are allowed.
+#[async_trait]
+pub trait Authorizer: Send + Sync {
+    /// The decision; must not block on anything but memory or a bounded remote call.
+    async fn authorize(&self, attributes: &Attributes) -> Decision;
+    /// Rules of a user in a namespace for SelfSubjectRulesReview: (resource rules, non-resource rules, incomplete).
+    async fn rules(
+        &self,
+        _user: &User,
+        _namespace: &str,
+    ) -> (Vec<serde_json::Value>, Vec<serde_json::Value>, bool) {
+        (Vec::new(), Vec::new(), true)
+    }
+}
+
+/// What an authenticator may look at.
+#[derive(Clone, Debug, Default)]
+pub struct Credentials {
+    /// Verified-by-signature peer certificates in DER, leaf first (chain not yet checked).
+    pub peer_certificates: Vec<Vec<u8>>,
+    /// The bearer token, if any.
+    pub bearer: Option<String>,
+}
+
+/// An authenticator's answer for one request: `Ok(None)` = these are not my credentials.
+#[async_trait]
+pub trait Authenticator: Send + Sync {
+    /// `Err` = credentials of this kind were there and are bad (ends as 401 when no other succeeds).
+    async fn authenticate(&self, credentials: &Credentials) -> Result<Option<User>, String>;
+}
+
+impl User {
+    /// `system:anonymous`.
+    pub fn anonymous() -> Self {
+        Self {
+            name: "system:anonymous".to_owned(),
+            groups: vec!["system:unauthenticated".to_owned()],
+            ..Self::default()
+        }
+    }
+
+    /// The server acting for itself over loopback: `system:apiserver` in `system:masters`.
+    pub fn apiserver() -> Self {
+        Self {
+            name: "system:apiserver".to_owned(),
+            groups: vec!["system:masters".to_owned(), "system:authenticated".to_owned()],
+            ..Self::default()
+        }
+    }
+
+    /// Whether the user is in a group.
+    pub fn in_group(&self, group: &str) -> bool {
+        self.groups.iter().any(|g| g == group)
+    }
+}

@@ -1,0 +1,282 @@
+//! Field paths and validation errors, in upstream's types and words.
+//!
+//! Contract: apimachinery `pkg/util/validation/field` (what clients see in `details.causes` and in
+//! the message of a 422). Validation code collects errors into an [`ErrorList`] and never stops at
+//! the first one.
+
+use std::fmt;
+
+use serde_json::Value;
+
+use crate::status::Cause;
+
+/// A path to a field: `spec.containers[0].ports[web]`. Cheap to extend, cloned on error only.
+#[derive(Clone, Debug, PartialEq, Eq, Default)]
+pub struct Path(String);
+
+/// What is wrong with a field (`field.ErrorType`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ErrorKind {
+    /// A reference to something that does not exist.
+    NotFound,
+    /// A required value is missing.
+    Required,
+    /// Two list members collide.
+    Duplicate,
+    /// The value is malformed or out of range.
+    Invalid,
+    /// The value is not one of the supported ones.
+    NotSupported,
+    /// The field may not be set, or changed, by this request.
+    Forbidden,
+    /// The string is too long.
+    TooLong,
+    /// The list is too long.
+    TooMany,
+    /// The failure is the server's.
+    Internal,
+    /// The value has the wrong type.
+    TypeInvalid,
+}
+
+/// One validation error.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Error {
+    /// What is wrong.
+    pub kind: ErrorKind,
+    /// Where.
+    pub field: String,
+    /// The offending value, as JSON; `None` where the message shows none.
+    pub bad: Option<Value>,
+    /// The detail after the value.
+    pub detail: String,
+}
+
+/// All errors of one object, in the order found.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct ErrorList(Vec<Error>);
+
+// === impl Path ===
+
+impl Path {
+    /// A root path: `Path::new("spec")`; `Path::root()` is the empty one.
+    pub fn new(name: &str) -> Self {
+        Self(name.to_owned())
+    }
+
+    /// The object itself.
+    pub fn root() -> Self {
+        Self::default()
+    }
+
+    /// `self.name` (several names may be given with dots).
+    #[must_use]
+    pub fn child(&self, name: &str) -> Self {
+        if self.0.is_empty() { Self(name.to_owned()) } else { Self(format!("{}.{name}", self.0)) }
+    }
+
+    /// `self[i]`.
+    #[must_use]
+    pub fn index(&self, i: usize) -> Self {
+        Self(format!("{}[{i}]", self.0))
+    }
+
+    /// `self[key]`.
+    #[must_use]
+    pub fn key(&self, key: &str) -> Self {
+        Self(format!("{}[{key}]", self.0))
+    }
+}
+
+impl fmt::Display for Path {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(if self.0.is_empty() { "<nil>" } else { &self.0 })
+    }
+}
+
+// === impl ErrorKind ===
+
+impl ErrorKind {
+    /// The words that follow the field in a message.
+    pub fn words(self) -> &'static str {
+        match self {
+            Self::NotFound => "Not found",
+            Self::Required => "Required value",
+            Self::Duplicate => "Duplicate value",
+            Self::Invalid | Self::TypeInvalid => "Invalid value",
+            Self::NotSupported => "Unsupported value",
+            Self::Forbidden => "Forbidden",
+            Self::TooLong => "Too long",
+            Self::TooMany => "Too many",
+            Self::Internal => "Internal error",
+        }
+    }
+
+    /// The `metav1.CauseType`.
+    pub fn cause(self) -> &'static str {
+        match self {
+            Self::NotFound => "FieldValueNotFound",
+            Self::Required => "FieldValueRequired",
+            Self::Duplicate => "FieldValueDuplicate",
+            Self::Invalid => "FieldValueInvalid",
+            Self::NotSupported => "FieldValueNotSupported",
+            Self::Forbidden => "FieldValueForbidden",
+            Self::TooLong => "FieldValueTooLong",
+            Self::TooMany => "FieldValueTooMany",
+            Self::Internal => "InternalError",
+            Self::TypeInvalid => "FieldValueTypeInvalid",
+        }
+    }
+}
+
+// === impl Error ===
+
+impl Error {
+    /// A field must be set.
+    pub fn required(path: &Path, detail: impl Into<String>) -> Self {
+        Self { kind: ErrorKind::Required, field: path.to_string(), bad: None, detail: detail.into() }
+    }
+
+    /// A value is malformed.
+    pub fn invalid(path: &Path, bad: impl Into<Value>, detail: impl Into<String>) -> Self {
+        Self {
+            kind: ErrorKind::Invalid,
+            field: path.to_string(),
+            bad: Some(bad.into()),
+            detail: detail.into(),
+        }
+    }
+
+    /// A field may not be set or changed.
+    pub fn forbidden(path: &Path, detail: impl Into<String>) -> Self {
+        Self { kind: ErrorKind::Forbidden, field: path.to_string(), bad: None, detail: detail.into() }
+    }
+
+    /// A list member stands twice.
+    pub fn duplicate(path: &Path, bad: impl Into<Value>) -> Self {
+        Self {
+            kind: ErrorKind::Duplicate,
+            field: path.to_string(),
+            bad: Some(bad.into()),
+            detail: String::new(),
+        }
+    }
+
+    /// A reference leads nowhere.
+    pub fn not_found(path: &Path, bad: impl Into<Value>) -> Self {
+        Self {
+            kind: ErrorKind::NotFound,
+            field: path.to_string(),
+            bad: Some(bad.into()),
+            detail: String::new(),
+        }
+    }
+
+    /// A value is none of `supported`.
+    pub fn not_supported(path: &Path, bad: impl Into<Value>, supported: &[&str]) -> Self {
+        let mut names: Vec<String> = supported.iter().map(|s| format!("{s:?}")).collect();
+        names.sort_unstable();
+        let detail =
+            if names.is_empty() { String::new() } else { format!("supported values: {}", names.join(", ")) };
+        Self { kind: ErrorKind::NotSupported, field: path.to_string(), bad: Some(bad.into()), detail }
+    }
+
+    /// A string is longer than `max` bytes.
+    pub fn too_long(path: &Path, max: usize) -> Self {
+        let plural = if max == 1 { "byte" } else { "bytes" };
+        Self {
+            kind: ErrorKind::TooLong,
+            field: path.to_string(),
+            bad: None,
+            detail: format!("may not be more than {max} {plural}"),
+        }
+    }
+
+    /// A list has `actual` members where `max` are allowed.
+    pub fn too_many(path: &Path, actual: usize, max: usize) -> Self {
+        let plural = if max == 1 { "item" } else { "items" };
+        Self {
+            kind: ErrorKind::TooMany,
+            field: path.to_string(),
+            bad: Some(Value::from(actual)),
+            detail: format!("must have at most {max} {plural}"),
+        }
+    }
+
+    /// The server could not validate.
+    pub fn internal(path: &Path, detail: impl Into<String>) -> Self {
+        Self { kind: ErrorKind::Internal, field: path.to_string(), bad: None, detail: detail.into() }
+    }
+
+    /// A value has the wrong type.
+    pub fn type_invalid(path: &Path, bad: impl Into<Value>, detail: impl Into<String>) -> Self {
+        Self { kind: ErrorKind::TypeInvalid, ..Self::invalid(path, bad, detail) }
+    }
+
+    /// The error without its field, as it stands in a cause.
+    pub fn body(&self) -> String {
+        let mut out = self.kind.words().to_owned();
+        if let Some(bad) = &self.bad {
+            // Strings show quoted, everything else as JSON, as Go's %q and %#v come out for JSON types.
+            out.push_str(&format!(": {bad}"));
+        }
+        if !self.detail.is_empty() {
+            out.push_str(": ");
+            out.push_str(&self.detail);
+        }
+        out
+    }
+
+    /// The entry for `details.causes`.
+    pub fn cause(&self) -> Cause {
+        Cause { kind: self.kind.cause().to_owned(), message: self.body(), field: self.field.clone() }
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.field, self.body())
+    }
+}
+
+// === impl ErrorList ===
+
+impl ErrorList {
+    /// No errors yet.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Adds one.
+    pub fn push(&mut self, error: Error) {
+        self.0.push(error);
+    }
+
+    /// Adds all of another list.
+    pub fn extend(&mut self, other: Self) {
+        self.0.extend(other.0);
+    }
+
+    /// Whether nothing is wrong.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// The errors in order.
+    pub fn as_slice(&self) -> &[Error] {
+        &self.0
+    }
+
+    /// Walks the errors in order.
+    pub fn iter(&self) -> std::slice::Iter<'_, Error> {
+        self.0.iter()
+    }
+}
+
+impl IntoIterator for ErrorList {
+    type Item = Error;
+    type IntoIter = std::vec::IntoIter<Error>;
+    fn into_iter(self) -> Self::IntoIter {
+        self.0.into_iter()
+    }
+}

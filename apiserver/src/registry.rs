@@ -1,0 +1,261 @@
+//! The registry of resources: what is really different from kind to kind.
+//!
+//! A built-in resource is one file under `registry/<group>/` that defines a [`Resource`], plus one
+//! line in that group's list. Routes, discovery, OpenAPI, storage keys, tables and watch all derive
+//! from this descriptor; no resource has a handler. Custom resources are loaded into the same
+//! descriptor at run time.
+//!
+//! Contract: upstream's `registry.Store` with its strategies (`pkg/registry/*/strategy.go`), and
+//! reference discovery for names, verbs and categories.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use jiff::Timestamp;
+
+use crate::{
+    field::ErrorList,
+    object::Object,
+    status::{GroupName, Status},
+};
+
+/// One served resource of one API group, in all its versions.
+#[derive(Clone)]
+pub struct Resource {
+    /// API group; empty for core.
+    pub group: &'static str,
+    /// Served versions, preferred first; the first GA one is the storage version unless `storage_version` says otherwise.
+    pub versions: &'static [&'static str],
+    /// The version objects are stored and cached in.
+    pub storage_version: &'static str,
+    /// Kind, for example `Pod`.
+    pub kind: &'static str,
+    /// Plural lower-case name used in paths, for example `pods`.
+    pub plural: &'static str,
+    /// Singular lower-case name.
+    pub singular: &'static str,
+    /// Short names, for example `po`.
+    pub short_names: &'static [&'static str],
+    /// Categories, for example `all`.
+    pub categories: &'static [&'static str],
+    /// Whether objects live in namespaces.
+    pub namespaced: bool,
+    /// Verbs on the main resource, in discovery's (alphabetical) order.
+    pub verbs: &'static [&'static str],
+    /// Subresources beside the object itself.
+    pub subresources: &'static [Subresource],
+    /// Path below `/registry/` in etcd, for example `pods`, `services/specs`, `minions`.
+    pub storage_prefix: &'static str,
+    /// Fields a field selector may name besides `metadata.name` and `metadata.namespace`.
+    pub selectable: &'static [SelectableField],
+    /// Printer columns; the cells of one row come from `Strategy::row`.
+    pub columns: &'static [Column],
+    /// What the kind does on create, update and delete.
+    pub strategy: Arc<dyn Strategy>,
+}
+
+/// A subresource. Storage-backed ones are driven by the generic engine.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Subresource {
+    /// `status`: get, patch, update of the status stanza.
+    Status,
+    /// `scale` as autoscaling/v1 Scale; JSON pointers of replicas in spec, in status, and of the selector.
+    Scale {
+        /// For example `/spec/replicas`.
+        spec: &'static str,
+        /// For example `/status/replicas`.
+        status: &'static str,
+        /// For example `/spec/selector`.
+        selector: &'static str,
+    },
+    /// Another storage-backed view of the object, by name (`approval`, `ephemeralcontainers`, `resize`, `finalize`):
+    /// get, patch, update; the strategy is told the name.
+    View(&'static str),
+    /// A verb of its own, by name (`binding`, `eviction`, `token`, `log`, `exec`, `attach`, `portforward`, `proxy`),
+    /// with the kind it takes or answers (discovery) and the verbs it allows.
+    Action {
+        /// Name in the path.
+        name: &'static str,
+        /// group/version/kind in discovery; empty group and version mean the parent's.
+        kind: (&'static str, &'static str, &'static str),
+        /// Verbs in discovery.
+        verbs: &'static [&'static str],
+    },
+}
+
+/// A field a selector may name, and how to read it.
+#[derive(Clone, Copy, Debug)]
+pub struct SelectableField {
+    /// Name in the selector, for example `spec.nodeName`.
+    pub name: &'static str,
+    /// JSON pointer in the stored object.
+    pub pointer: &'static str,
+    /// What a missing field counts as, for example `""`, `false`.
+    pub default: &'static str,
+}
+
+/// One printer column (`metav1.TableColumnDefinition`).
+#[derive(Clone, Copy, Debug)]
+pub struct Column {
+    /// Heading.
+    pub name: &'static str,
+    /// `string`, `integer`, `boolean`, `date`, `number`.
+    pub kind: &'static str,
+    /// `name` for the name column, else empty.
+    pub format: &'static str,
+    /// 0 = always shown, 1 = `-o wide`.
+    pub priority: i32,
+}
+
+/// What strategies know besides the object.
+#[derive(Clone, Debug)]
+pub struct StrategyContext<'a> {
+    /// Now, for timestamps.
+    pub now: Timestamp,
+    /// The version of the request, for version-dependent defaults.
+    pub version: &'a str,
+    /// The subresource written through; empty for the object itself.
+    pub subresource: &'a str,
+    /// Who asks; strategies such as certificate requests record it.
+    pub user: &'a crate::auth::User,
+}
+
+/// Per-kind behaviour around a write. All methods are pure; the defaults do nothing.
+///
+/// Order on create: `default` → mutating admission → `prepare_create` → generic metadata checks and
+/// `validate_create`. On update: `default` → admission → `prepare_update` → `validate_update`.
+/// Typed kinds implement `registry::typed::Typed` instead and are adapted to this trait.
+pub trait Strategy: Send + Sync {
+    /// Fills in missing fields in place (also on objects read from storage written by older versions).
+    fn default(&self, _obj: &mut Object, _version: &str) -> Result<(), Status> {
+        Ok(())
+    }
+    /// Clears what a creator may not set, sets initial status and generation.
+    fn prepare_create(&self, _obj: &mut Object, _ctx: &StrategyContext<'_>) -> Result<(), Status> {
+        Ok(())
+    }
+    /// Errors of a new object. Metadata is validated generically.
+    fn validate_create(&self, _obj: &Object, _ctx: &StrategyContext<'_>) -> Result<ErrorList, Status> {
+        Ok(ErrorList::new())
+    }
+    /// Resets what an update through `ctx.subresource` may not touch, bumps the generation on spec changes.
+    fn prepare_update(
+        &self,
+        _new: &mut Object,
+        _old: &Object,
+        _ctx: &StrategyContext<'_>,
+    ) -> Result<(), Status> {
+        Ok(())
+    }
+    /// Errors of a change.
+    fn validate_update(
+        &self,
+        _new: &Object,
+        _old: &Object,
+        _ctx: &StrategyContext<'_>,
+    ) -> Result<ErrorList, Status> {
+        Ok(ErrorList::new())
+    }
+    /// Warnings sent back as `Warning: 299` headers.
+    fn warnings(&self, _new: &Object, _old: Option<&Object>) -> Vec<String> {
+        Vec::new()
+    }
+    /// The cells of a table row, one per column.
+    fn row(&self, obj: &Object, now: Timestamp) -> Vec<serde_json::Value> {
+        default_row(obj, now)
+    }
+    /// Name validation; `dns_subdomain` unless overridden. `prefix` is set for generateName.
+    fn validate_name(&self, name: &str, prefix: bool) -> Vec<String> {
+        crate::validate::dns_subdomain(name, prefix)
+    }
+    /// Whether update requests may omit resourceVersion.
+    fn allow_unconditional_update(&self) -> bool {
+        true
+    }
+    /// Whether PUT on a missing name creates.
+    fn allow_create_on_update(&self) -> bool {
+        false
+    }
+    /// Grace period in seconds of a deletion, if the kind deletes gracefully: `None` means at once.
+    /// `requested` is `DeleteOptions.gracePeriodSeconds`.
+    fn grace_period(&self, _obj: &Object, _requested: Option<i64>) -> Option<i64> {
+        None
+    }
+    /// What dependents get when a delete names no propagation policy.
+    fn default_propagation(&self) -> Propagation {
+        Propagation::Background
+    }
+    /// Converts an object between served versions in place (apiVersion is set by the caller).
+    fn convert(&self, _obj: &mut Object, _from: &str, _to: &str) -> Result<(), Status> {
+        Ok(())
+    }
+}
+
+/// `DeleteOptions.propagationPolicy`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Propagation {
+    /// Dependents lose this owner and stay.
+    Orphan,
+    /// The object goes at once, dependents are collected after.
+    Background,
+    /// Dependents go first.
+    Foreground,
+}
+
+/// Effects of a write outside the object's own key (cluster IPs, node ports), taken before and
+/// undone after a failed store. Implemented by the few kinds that need it; runs with I/O.
+#[async_trait]
+pub trait SideEffects: Send + Sync {
+    /// Reserves what the object needs, filling it in; the guard undoes it unless committed.
+    async fn before_write(
+        &self,
+        new: &mut Object,
+        old: Option<&Object>,
+        dry_run: bool,
+    ) -> Result<Undo, Status>;
+    /// Releases what a deleted object held.
+    async fn after_delete(&self, old: &Object);
+}
+
+/// What to do when the write did not happen; dropping it without `commit` runs the action.
+#[must_use]
+pub struct Undo(Option<Box<dyn FnOnce() + Send>>);
+
+impl Undo {
+    /// Runs `action` unless committed.
+    pub fn new(action: impl FnOnce() + Send + 'static) -> Self {
+        Self(Some(Box::new(action)))
+    }
+    /// Nothing to undo.
+    pub fn nothing() -> Self {
+        Self(None)
+    }
+    /// The write happened.
+    pub fn commit(mut self) {
+        self.0 = None;
+    }
+}
+
+impl Drop for Undo {
+    fn drop(&mut self) {
+        if let Some(action) = self.0.take() {
+            action();
+        }
+    }
+}
+
+impl Resource {
+    /// `deployments.apps`.
+    pub fn group_resource(&self) -> GroupName {
+        GroupName::new(self.group, self.plural)
+    }
+    /// `Deployment.apps`.
+    pub fn group_kind(&self) -> GroupName {
+        GroupName::new(self.group, self.kind)
+    }
+}
+
+/// Name and age: the row of kinds without columns of their own.
+pub fn default_row(obj: &Object, now: Timestamp) -> Vec<serde_json::Value> {
+    vec![obj.name().into(), crate::table::age(obj, now).into()]
+}

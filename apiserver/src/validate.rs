@@ -1,0 +1,60 @@
+//! Name and value formats shared by all kinds, with upstream's messages.
+//!
+//! Contract: apimachinery `pkg/util/validation` and `pkg/api/validation`.
+
+/// Longest DNS label, in bytes.
+pub const DNS_LABEL_MAX: usize = 63;
+/// Longest DNS subdomain, in bytes.
+pub const DNS_SUBDOMAIN_MAX: usize = 253;
+
+const LABEL_FMT: &str = "[a-z0-9]([-a-z0-9]*[a-z0-9])?";
+
+/// Errors of an RFC 1123 label; with `prefix`, of the stem of a generated name.
+pub fn dns_label(name: &str, prefix: bool) -> Vec<String> {
+    let mut errors = Vec::new();
+    if name.len() > DNS_LABEL_MAX {
+        errors.push(format!("must be no more than {DNS_LABEL_MAX} bytes"));
+    }
+    if !is_dns_label(mask(name, prefix)) {
+        errors.push(format!(
+            "a lowercase RFC 1123 label must consist of lower case alphanumeric characters or '-', and must start \
+             and end with an alphanumeric character (e.g. 'my-name',  or '123-abc', regex used for validation is \
+             '{LABEL_FMT}')"
+        ));
+    }
+    errors
+}
+
+/// Errors of an RFC 1123 subdomain; with `prefix`, of the stem of a generated name.
+pub fn dns_subdomain(name: &str, prefix: bool) -> Vec<String> {
+    let mut errors = Vec::new();
+    if name.len() > DNS_SUBDOMAIN_MAX {
+        errors.push(format!("must be no more than {DNS_SUBDOMAIN_MAX} bytes"));
+    }
+    if !mask(name, prefix).split('.').all(is_dns_label_any_length) {
+        errors.push(format!(
+            "a lowercase RFC 1123 subdomain must consist of lower case alphanumeric characters, '-' or '.', and must \
+             start and end with an alphanumeric character (e.g. 'example.com', regex used for validation is \
+             '{LABEL_FMT}(\\.{LABEL_FMT})*')"
+        ));
+    }
+    errors
+}
+
+/// A generated name's stem may end in `-`: what follows is the random suffix.
+fn mask(name: &str, prefix: bool) -> &str {
+    if prefix { name.trim_end_matches('-') } else { name }
+}
+
+fn is_dns_label(s: &str) -> bool {
+    s.len() <= DNS_LABEL_MAX && is_dns_label_any_length(s)
+}
+
+fn is_dns_label_any_length(s: &str) -> bool {
+    let ok = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit();
+    let bytes = s.as_bytes();
+    match (bytes.first(), bytes.last()) {
+        (Some(&a), Some(&z)) => ok(a) && ok(z) && bytes.iter().all(|&b| ok(b) || b == b'-'),
+        _ => false,
+    }
+}
