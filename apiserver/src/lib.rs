@@ -8,8 +8,11 @@
 
 pub mod admission;
 pub mod auth;
+pub mod authn;
+pub mod authz;
 pub mod field;
 pub mod object;
+pub mod objects;
 pub mod registry;
 pub mod status;
 pub mod table;

@@ -1,0 +1,194 @@
+//! Authentication: who is behind a request.
+//!
+//! ```text
+//! credentials → x509 → token file → service account → bootstrap token → (engine: anonymous or 401)
+//! ```
+//!
+//! One file per kind of credential; [`build`] puts them in upstream's order. The first that knows
+//! the user wins; a bad credential is only an error when nobody else accepts it.
+//! Contract: Kubernetes "Authenticating"; upstream `pkg/kubeapiserver/authenticator`.
+
+use std::{path::PathBuf, sync::Arc, time::Duration};
+
+use async_trait::async_trait;
+
+use crate::{
+    auth::{Authenticator, Credentials, User},
+    objects::Objects,
+};
+
+pub mod bootstraptoken;
+pub mod issue;
+pub mod jwt;
+pub mod review;
+pub mod serviceaccount;
+pub mod tokenfile;
+pub mod x509;
+
+/// The flags of authentication, as parsed.
+#[derive(Clone, Debug, Default)]
+pub struct Options {
+    /// `--client-ca-file`.
+    pub client_ca_file: Option<PathBuf>,
+    /// `--token-auth-file`.
+    pub token_auth_file: Option<PathBuf>,
+    /// `--enable-bootstrap-token-auth`.
+    pub bootstrap_tokens: bool,
+    /// `--service-account-key-file`, repeatable; the signing key when empty.
+    pub service_account_key_files: Vec<PathBuf>,
+    /// `--service-account-signing-key-file`.
+    pub service_account_signing_key_file: Option<PathBuf>,
+    /// `--service-account-issuer`: the first one signs, all are accepted.
+    pub service_account_issuers: Vec<String>,
+    /// `--api-audiences`; the issuers when empty.
+    pub api_audiences: Vec<String>,
+    /// `--service-account-jwks-uri`.
+    pub jwks_uri: Option<String>,
+    /// `--service-account-max-token-expiration`; zero = no limit.
+    pub max_token_expiration: Duration,
+    /// `--service-account-extend-token-expiration`.
+    pub extend_token_expiration: bool,
+    /// `--service-account-lookup`.
+    pub service_account_lookup: bool,
+}
+
+/// Why authentication could not be set up.
+#[derive(Debug, thiserror::Error)]
+pub enum BuildError {
+    /// A file named by a flag could not be read.
+    #[error("reading {path}")]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// The cause.
+        #[source]
+        source: std::io::Error,
+    },
+    /// A key file holds no usable key.
+    #[error("key file {path}")]
+    Key {
+        /// The file.
+        path: PathBuf,
+        /// The cause.
+        #[source]
+        source: jwt::KeyError,
+    },
+    /// The client CA file holds no usable certificate.
+    #[error("client CA")]
+    ClientCa(#[from] x509::CaError),
+    /// The token file is malformed.
+    #[error("token auth file")]
+    TokenFile(#[from] tokenfile::TokenFileError),
+    /// Keys without an issuer, or the reverse.
+    #[error("--service-account-issuer is required when service account keys are given")]
+    NoIssuer,
+}
+
+/// What [`build`] makes: the authenticator and the parts other files need.
+pub struct Authentication {
+    /// All configured authenticators, in order.
+    pub authenticator: Arc<dyn Authenticator>,
+    /// Client certificates, for reloading the CA and for the extension-apiserver-authentication map.
+    pub client_ca: Option<Arc<x509::ClientCertificates>>,
+    /// Service account tokens: check with an audience (TokenReview).
+    pub service_accounts: Option<Arc<serviceaccount::ServiceAccountTokens>>,
+    /// The audiences a token must name to be accepted by this server.
+    pub audiences: Vec<String>,
+    /// Issues service account tokens; absent without a signing key.
+    pub issuer: Option<Arc<issue::Issuer>>,
+}
+
+impl Options {
+    /// The audiences a token must name to be accepted by this server.
+    pub fn audiences(&self) -> Vec<String> {
+        if self.api_audiences.is_empty() {
+            self.service_account_issuers.clone()
+        } else {
+            self.api_audiences.clone()
+        }
+    }
+}
+
+/// Reads the key files and makes the chain of authenticators.
+pub fn build(options: &Options, objects: Arc<dyn Objects>) -> Result<Authentication, BuildError> {
+    let mut chain: Vec<Arc<dyn Authenticator>> = Vec::new();
+    let mut client_ca = None;
+    if let Some(path) = &options.client_ca_file {
+        let certificates = Arc::new(x509::ClientCertificates::new(&read(path)?)?);
+        chain.push(certificates.clone());
+        client_ca = Some(certificates);
+    }
+    if let Some(path) = &options.token_auth_file {
+        chain.push(Arc::new(tokenfile::TokenFile::parse(&read(path)?)?));
+    }
+    let signing = match &options.service_account_signing_key_file {
+        None => None,
+        Some(path) => Some(key(path, jwt::SigningKey::from_pem)?),
+    };
+    let mut keys = Vec::new();
+    for path in &options.service_account_key_files {
+        keys.extend(key(path, jwt::public_keys_from_pem)?);
+    }
+    if keys.is_empty() {
+        keys.extend(signing.as_ref().map(|k| k.public().clone()));
+    }
+    let mut service_accounts = None;
+    let mut issuer = None;
+    if !keys.is_empty() {
+        let first = options.service_account_issuers.first().ok_or(BuildError::NoIssuer)?.clone();
+        let tokens = Arc::new(serviceaccount::ServiceAccountTokens::new(
+            options.service_account_issuers.clone(),
+            options.audiences(),
+            keys.clone(),
+            options.service_account_lookup,
+            objects.clone(),
+        ));
+        chain.push(tokens.clone());
+        service_accounts = Some(tokens);
+        issuer = signing.map(|key| Arc::new(issue::Issuer::new(key, keys, first, options, objects.clone())));
+    }
+    if options.bootstrap_tokens {
+        chain.push(Arc::new(bootstraptoken::BootstrapTokens::new(objects)));
+    }
+    Ok(Authentication {
+        authenticator: Arc::new(Union(chain)),
+        client_ca,
+        service_accounts,
+        audiences: options.audiences(),
+        issuer,
+    })
+}
+
+fn read(path: &PathBuf) -> Result<Vec<u8>, BuildError> {
+    std::fs::read(path).map_err(|source| BuildError::Read { path: path.clone(), source })
+}
+
+fn key<T>(path: &PathBuf, parse: impl Fn(&[u8]) -> Result<T, jwt::KeyError>) -> Result<T, BuildError> {
+    parse(&read(path)?).map_err(|source| BuildError::Key { path: path.clone(), source })
+}
+
+/// Authenticators in order: the first user wins; errors count only when nobody knows the user.
+pub struct Union(pub Vec<Arc<dyn Authenticator>>);
+
+#[async_trait]
+impl Authenticator for Union {
+    async fn authenticate(&self, credentials: &Credentials) -> Result<Option<User>, String> {
+        let mut errors = Vec::new();
+        for one in &self.0 {
+            match one.authenticate(credentials).await {
+                Ok(Some(mut user)) => {
+                    if user.name != "system:anonymous" && !user.in_group("system:authenticated") {
+                        user.groups.push("system:authenticated".to_owned());
+                    }
+                    return Ok(Some(user));
+                }
+                Ok(None) => {}
+                Err(error) => errors.push(error),
+            }
+        }
+        match errors.is_empty() {
+            true => Ok(None),
+            false => Err(errors.join(", ")),
+        }
+    }
+}
