@@ -15,5 +15,6 @@ pub mod object;
 pub mod objects;
 pub mod registry;
 pub mod status;
+pub mod storage;
 pub mod table;
 pub mod validate;

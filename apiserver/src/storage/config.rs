@@ -1,0 +1,126 @@
+//! How a store is set up.
+
+use std::{path::PathBuf, sync::Arc, time::Duration};
+
+use bytes::Bytes;
+
+use super::{ResourceId, StoredResource};
+
+/// Settings of a store (`--etcd-*`, `--storage-*` and the watch cache's).
+#[derive(Clone)]
+pub struct StoreConfig {
+    /// URLs of the etcd members (`--etcd-servers`).
+    pub servers: Vec<String>,
+    /// Client TLS (`--etcd-cafile`, `--etcd-certfile`, `--etcd-keyfile`).
+    pub tls: TlsFiles,
+    /// Where everything lives (`--etcd-prefix`), default `/registry`.
+    pub prefix: String,
+    /// Resources cached from the start.
+    pub resources: Vec<StoredResource>,
+    /// Time between compactions (`--etcd-compaction-interval`), default 5 minutes; zero leaves it to others.
+    pub compaction_interval: Duration,
+    /// Turns stored values into JSON and back (protobuf, encryption at rest).
+    pub transformer: Arc<dyn Transformer>,
+    /// Bounds on time and memory.
+    pub limits: Limits,
+}
+
+/// Files of a TLS client.
+#[derive(Clone, Debug, Default)]
+pub struct TlsFiles {
+    /// CA bundle that signs etcd's certificate.
+    pub ca: Option<PathBuf>,
+    /// Client certificate.
+    pub cert: Option<PathBuf>,
+    /// Its key.
+    pub key: Option<PathBuf>,
+}
+
+/// Bounds on time and memory.
+#[derive(Clone, Debug)]
+pub struct Limits {
+    /// One etcd request; default 5 s.
+    pub request_timeout: Duration,
+    /// How long a read waits for its read point; default 3 s, as upstream.
+    pub read_point_timeout: Duration,
+    /// How long the stream may lag before the marker key is written; default 10 ms.
+    pub marker_delay: Duration,
+    /// Watch history per resource, in bytes of objects; default 32 MiB.
+    pub history_bytes: usize,
+    /// Events older than this leave the history; default 5 minutes.
+    pub history_age: Duration,
+    /// Events kept whatever their age; default 100.
+    pub history_floor: usize,
+    /// Events queued for one watcher before it has to read from history; default 256.
+    pub watcher_queue: usize,
+    /// Time between bookmarks; default one minute.
+    pub bookmark_interval: Duration,
+    /// Objects per page of the initial load; default 2000 (upstream's is 10000).
+    pub load_page: usize,
+}
+
+/// Stored values ⇄ JSON. Errors are texts for the log and the Status message.
+pub trait Transformer: Send + Sync {
+    /// The JSON of a stored value. `value` not starting with `{` is some other encoding.
+    fn decode(&self, id: &ResourceId, key: &str, value: Bytes) -> Result<Bytes, String>;
+
+    /// The value stored for JSON.
+    fn encode(&self, id: &ResourceId, key: &str, json: Vec<u8>) -> Result<Vec<u8>, String>;
+}
+
+/// JSON in, JSON out.
+#[derive(Clone, Copy, Debug, Default)]
+struct PlainJson;
+
+// === impl StoreConfig ===
+
+impl StoreConfig {
+    /// The defaults for these servers and resources.
+    pub fn new(servers: Vec<String>, resources: Vec<StoredResource>) -> Self {
+        Self {
+            servers,
+            tls: TlsFiles::default(),
+            prefix: "/registry".to_owned(),
+            resources,
+            compaction_interval: Duration::from_secs(300),
+            transformer: Arc::new(PlainJson),
+            limits: Limits::default(),
+        }
+    }
+}
+
+// === impl Limits ===
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            request_timeout: Duration::from_secs(5),
+            read_point_timeout: Duration::from_secs(3),
+            marker_delay: Duration::from_millis(10),
+            history_bytes: 32 << 20,
+            history_age: Duration::from_secs(300),
+            history_floor: 100,
+            watcher_queue: 256,
+            bookmark_interval: Duration::from_secs(60),
+            load_page: 2000,
+        }
+    }
+}
+
+// === impl PlainJson ===
+
+impl Transformer for PlainJson {
+    fn decode(&self, _id: &ResourceId, _key: &str, value: Bytes) -> Result<Bytes, String> {
+        if value.first() == Some(&b'{') {
+            Ok(value)
+        } else if value.starts_with(b"k8s\0") {
+            Err("the value is protobuf, which this store does not read".to_owned())
+        } else {
+            Err("the value is not JSON".to_owned())
+        }
+    }
+
+    fn encode(&self, _id: &ResourceId, _key: &str, json: Vec<u8>) -> Result<Vec<u8>, String> {
+        Ok(json)
+    }
+}
