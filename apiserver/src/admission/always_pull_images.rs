@@ -1,0 +1,42 @@
+//! AlwaysPullImages: a private image already on the node is not for everyone there.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use serde_json::{Value, json};
+
+use super::{Operation, Parts, Plugin, Request};
+use crate::{objects::PODS, status::Status};
+
+pub(super) const NAME: &str = "AlwaysPullImages";
+
+struct AlwaysPullImages;
+
+pub(super) fn new(_parts: &Parts) -> Arc<dyn Plugin> {
+    Arc::new(AlwaysPullImages)
+}
+
+#[async_trait]
+impl Plugin for AlwaysPullImages {
+    fn name(&self) -> &'static str {
+        NAME
+    }
+
+    fn handles(&self, operation: Operation) -> bool {
+        matches!(operation, Operation::Create | Operation::Update)
+    }
+
+    async fn admit(&self, request: &mut Request<'_>) -> Result<(), Status> {
+        let covered = ["", "ephemeralcontainers"].contains(&request.attributes.subresource.as_str());
+        if !request.is_any(PODS) || !covered {
+            return Ok(());
+        }
+        let Some(spec) = request.spec() else { return Ok(()) };
+        for list in ["initContainers", "containers", "ephemeralContainers"] {
+            for container in spec.get_mut(list).and_then(Value::as_array_mut).into_iter().flatten() {
+                container["imagePullPolicy"] = json!("Always");
+            }
+        }
+        Ok(())
+    }
+}

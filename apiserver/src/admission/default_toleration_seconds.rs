@@ -1,0 +1,56 @@
+//! DefaultTolerationSeconds: pods stay five minutes on a node that is not ready or unreachable.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use serde_json::{Value, json};
+
+use super::{Operation, Parts, Plugin, Request};
+use crate::{objects::PODS, status::Status};
+
+pub(super) const NAME: &str = "DefaultTolerationSeconds";
+
+const TAINTS: [&str; 2] = ["node.kubernetes.io/not-ready", "node.kubernetes.io/unreachable"];
+const SECONDS: i64 = 300;
+
+struct DefaultTolerationSeconds;
+
+pub(super) fn new(_parts: &Parts) -> Arc<dyn Plugin> {
+    Arc::new(DefaultTolerationSeconds)
+}
+
+#[async_trait]
+impl Plugin for DefaultTolerationSeconds {
+    fn name(&self) -> &'static str {
+        NAME
+    }
+
+    fn handles(&self, operation: Operation) -> bool {
+        matches!(operation, Operation::Create | Operation::Update)
+    }
+
+    async fn admit(&self, request: &mut Request<'_>) -> Result<(), Status> {
+        if !request.is(PODS) {
+            return Ok(());
+        }
+        let Some(spec) = request.spec() else { return Ok(()) };
+        let existing = spec.get("tolerations").and_then(Value::as_array).cloned().unwrap_or_default();
+        let missing: Vec<Value> = TAINTS
+            .iter()
+            .filter(|taint| !existing.iter().any(|t| tolerates(t, taint)))
+            .map(|taint| {
+                json!({"key": taint, "operator": "Exists", "effect": "NoExecute", "tolerationSeconds": SECONDS})
+            })
+            .collect();
+        if !missing.is_empty() {
+            spec.insert("tolerations".to_owned(), Value::from([existing, missing].concat()));
+        }
+        Ok(())
+    }
+}
+
+/// Whether a toleration speaks of evictions by this taint already.
+fn tolerates(toleration: &Value, taint: &str) -> bool {
+    let text = |field: &str| toleration.get(field).and_then(Value::as_str).unwrap_or_default();
+    (text("key") == taint || text("key").is_empty()) && matches!(text("effect"), "NoExecute" | "")
+}

@@ -1,0 +1,48 @@
+//! StorageObjectInUseProtection: volumes and claims carry the finalizer that keeps them while in use.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+
+use super::{Operation, Parts, Plugin, Request};
+use crate::{
+    objects::{PERSISTENT_VOLUME_CLAIMS, PERSISTENT_VOLUMES},
+    status::Status,
+};
+
+pub(super) const NAME: &str = "StorageObjectInUseProtection";
+
+struct StorageObjectInUseProtection;
+
+pub(super) fn new(_parts: &Parts) -> Arc<dyn Plugin> {
+    Arc::new(StorageObjectInUseProtection)
+}
+
+#[async_trait]
+impl Plugin for StorageObjectInUseProtection {
+    fn name(&self) -> &'static str {
+        NAME
+    }
+
+    fn handles(&self, operation: Operation) -> bool {
+        operation == Operation::Create
+    }
+
+    async fn admit(&self, request: &mut Request<'_>) -> Result<(), Status> {
+        let finalizer = if request.is(PERSISTENT_VOLUMES) {
+            "kubernetes.io/pv-protection"
+        } else if request.is(PERSISTENT_VOLUME_CLAIMS) {
+            "kubernetes.io/pvc-protection"
+        } else {
+            return Ok(());
+        };
+        if let Some(object) = request.object.as_deref_mut() {
+            let mut finalizers: Vec<String> = object.finalizers().into_iter().map(str::to_owned).collect();
+            if !finalizers.iter().any(|f| f == finalizer) {
+                finalizers.push(finalizer.to_owned());
+                object.set_finalizers(&finalizers.iter().map(String::as_str).collect::<Vec<_>>());
+            }
+        }
+        Ok(())
+    }
+}

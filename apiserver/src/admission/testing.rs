@@ -1,0 +1,116 @@
+//! Requests for the tests of plugins.
+
+use std::sync::Arc;
+
+use serde_json::Value;
+
+use super::{Operation, Parts, Request, chain};
+use crate::{
+    auth::{Attributes, User},
+    authz::{Mode, build},
+    object::Object,
+    objects::{Kind, memory::Memory},
+    registry::{Resource, Strategy},
+    status::Status,
+};
+
+struct Plain;
+
+impl Strategy for Plain {}
+
+/// One write as a test states it.
+pub(crate) struct Write {
+    pub(crate) user: User,
+    pub(crate) operation: Operation,
+    pub(crate) kind: Kind,
+    pub(crate) subresource: &'static str,
+    pub(crate) object: Value,
+    pub(crate) old: Value,
+}
+
+impl Write {
+    pub(crate) fn create(kind: Kind, object: Value) -> Self {
+        let user = User { name: "ann".to_owned(), ..User::default() };
+        Self { user, operation: Operation::Create, kind, subresource: "", object, old: Value::Null }
+    }
+
+    pub(crate) fn update(kind: Kind, old: Value, object: Value) -> Self {
+        Self { operation: Operation::Update, old, ..Self::create(kind, object) }
+    }
+
+    pub(crate) fn delete(kind: Kind, old: Value) -> Self {
+        Self { operation: Operation::Delete, old, ..Self::create(kind, Value::Null) }
+    }
+
+    pub(crate) fn by_node(self, node: &str) -> Self {
+        let user = User {
+            name: format!("system:node:{node}"),
+            groups: vec!["system:nodes".to_owned()],
+            ..User::default()
+        };
+        Self { user, ..self }
+    }
+
+    pub(crate) fn through(self, subresource: &'static str) -> Self {
+        Self { subresource, ..self }
+    }
+
+    /// Runs the named plugins, mutation then validation; the object as it came out.
+    pub(crate) async fn run(self, objects: &Arc<Memory>, plugins: &[&str]) -> Result<Value, Status> {
+        let parts =
+            Parts { objects: objects.clone(), authorizer: build(&[Mode::AlwaysDeny]).authorizer, rbac: None };
+        let wanted: Vec<String> = plugins.iter().map(|p| (*p).to_owned()).collect();
+        let others: Vec<String> =
+            super::PLUGINS.iter().map(|(n, ..)| (*n).to_owned()).filter(|n| !wanted.contains(n)).collect();
+        let chain = chain(&parts, &wanted, &others).unwrap();
+        let of = |v: Value| (!v.is_null()).then(|| Object::from_value(v).unwrap());
+        let (mut object, old) = (of(self.object), of(self.old));
+        let shown = object.as_ref().or(old.as_ref()).unwrap();
+        let attributes = Attributes {
+            user: self.user,
+            namespace: shown.namespace().to_owned(),
+            group: self.kind.group.to_owned(),
+            resource: self.kind.resource.to_owned(),
+            subresource: self.subresource.to_owned(),
+            name: shown.name().to_owned(),
+            is_resource: true,
+            ..Attributes::default()
+        };
+        let resource = Arc::new(resource(self.kind));
+        let options = Object::new();
+        let mut warnings = Vec::new();
+        let mut request = Request {
+            attributes: &attributes,
+            resource: &resource,
+            operation: self.operation,
+            object: object.as_mut(),
+            old: old.as_ref(),
+            options: &options,
+            dry_run: false,
+            warnings: &mut warnings,
+        };
+        chain.admit(&mut request).await?;
+        chain.validate(&mut request).await?;
+        Ok(object.map(Object::into_value).unwrap_or_default())
+    }
+}
+
+fn resource(kind: Kind) -> Resource {
+    Resource {
+        group: kind.group,
+        versions: &["v1"],
+        storage_version: "v1",
+        kind: "Thing",
+        plural: kind.resource,
+        singular: "thing",
+        short_names: &[],
+        categories: &[],
+        namespaced: true,
+        verbs: &[],
+        subresources: &[],
+        storage_prefix: kind.resource,
+        selectable: &[],
+        columns: &[],
+        strategy: Arc::new(Plain),
+    }
+}

@@ -1,0 +1,286 @@
+//! What each plugin changes and refuses.
+
+use serde_json::json;
+
+use super::{testing::Write, *};
+use crate::objects::{memory::Memory, *};
+
+fn cluster() -> Arc<Memory> {
+    Memory::with(vec![
+        (NAMESPACES, json!({"metadata": {"name": "a"}, "status": {"phase": "Active"}})),
+        (NAMESPACES, json!({"metadata": {"name": "going"}, "status": {"phase": "Terminating"}})),
+        (
+            SERVICE_ACCOUNTS,
+            json!({"metadata": {"namespace": "a", "name": "default"},
+            "imagePullSecrets": [{"name": "pull"}]}),
+        ),
+        (
+            SERVICE_ACCOUNTS,
+            json!({"metadata": {"namespace": "a", "name": "quiet"}, "automountServiceAccountToken": false}),
+        ),
+        (PRIORITY_CLASSES, json!({"metadata": {"name": "high"}, "value": 1000, "preemptionPolicy": "Never"})),
+        (PRIORITY_CLASSES, json!({"metadata": {"name": "normal"}, "value": 7, "globalDefault": true})),
+        (
+            STORAGE_CLASSES,
+            json!({"metadata": {"name": "old", "creationTimestamp": "2026-01-01T00:00:00Z",
+            "annotations": {"storageclass.kubernetes.io/is-default-class": "true"}}}),
+        ),
+        (
+            STORAGE_CLASSES,
+            json!({"metadata": {"name": "new", "creationTimestamp": "2026-02-01T00:00:00Z",
+            "annotations": {"storageclass.kubernetes.io/is-default-class": "true"}}, "allowVolumeExpansion": true}),
+        ),
+        (
+            RUNTIME_CLASSES,
+            json!({"metadata": {"name": "kata"}, "overhead": {"podFixed": {"cpu": "100m"}},
+            "scheduling": {"nodeSelector": {"kata": "yes"}, "tolerations": [{"key": "kata"}]}}),
+        ),
+        (NODES, json!({"metadata": {"name": "n1", "uid": "n1-uid"}})),
+        (
+            PODS,
+            json!({"metadata": {"namespace": "a", "name": "mine", "uid": "u"}, "spec": {"nodeName": "n1"}}),
+        ),
+        (
+            PODS,
+            json!({"metadata": {"namespace": "a", "name": "other", "uid": "u"}, "spec": {"nodeName": "n2"}}),
+        ),
+    ])
+}
+
+fn pod(spec: Value) -> Value {
+    json!({"metadata": {"namespace": "a", "name": "p"}, "spec": spec})
+}
+
+#[test]
+fn the_list_is_well_formed_and_flags_choose() {
+    let parts = Parts { objects: cluster(), authorizer: crate::authz::build(&[]).authorizer, rbac: None };
+    let names = |on: &[&str], off: &[&str]| {
+        let owned = |l: &[&str]| l.iter().map(|s| (*s).to_owned()).collect::<Vec<_>>();
+        chain(&parts, &owned(on), &owned(off)).map(|c| c.names())
+    };
+    let all: std::collections::BTreeSet<_> = PLUGINS.iter().map(|(name, ..)| name).collect();
+    assert_eq!(all.len(), PLUGINS.len(), "no plugin twice");
+    let default = names(&[], &[]).unwrap();
+    assert_eq!(default.first(), Some(&"NamespaceLifecycle"));
+    assert!(!default.contains(&"NodeRestriction"));
+    assert!(names(&["NodeRestriction"], &[]).unwrap().contains(&"NodeRestriction"));
+    assert!(!names(&[], &["Priority", "PodSecurity"]).unwrap().contains(&"Priority"));
+    assert!(names(&["Nonsense"], &[]).is_err());
+    assert!(names(&[], &["Nonsense"]).is_err());
+    assert!(names(&["Priority"], &["Priority"]).is_err());
+}
+
+#[tokio::test]
+async fn namespaces_must_be_there_and_stay() {
+    let objects = cluster();
+    let configmap = |ns: &str| json!({"metadata": {"namespace": ns, "name": "c"}});
+    for (write, code) in [
+        (Write::create(CONFIG_MAPS, configmap("a")), 200),
+        (Write::create(CONFIG_MAPS, configmap("going")), 403),
+        (Write::update(CONFIG_MAPS, configmap("going"), configmap("going")), 200),
+        (Write::delete(CONFIG_MAPS, configmap("going")), 200),
+        (Write::create(CONFIG_MAPS, configmap("missing")), 404),
+        (Write::delete(NAMESPACES, json!({"metadata": {"name": "kube-system"}})), 403),
+        (Write::delete(NAMESPACES, json!({"metadata": {"name": "a"}})), 200),
+        (Write::create(NODES, json!({"metadata": {"name": "n"}})), 200),
+    ] {
+        let shown = format!("{:?} {:?}", write.operation, write.object);
+        let got = write.run(&objects, &["NamespaceLifecycle"]).await.map_or_else(|s| s.code, |_| 200);
+        assert_eq!(got, code, "{shown}");
+    }
+    let refused = Write::create(CONFIG_MAPS, configmap("going")).run(&objects, &["NamespaceLifecycle"]).await;
+    assert_eq!(refused.unwrap_err().details.unwrap().causes[0].kind, "NamespaceTerminating");
+}
+
+#[tokio::test]
+async fn pods_get_an_account_and_its_token() {
+    let objects = cluster();
+    let containers = json!([{"name": "c"}, {"name": "d", "volumeMounts": [{"name": "own",
+        "mountPath": "/var/run/secrets/kubernetes.io/serviceaccount"}]}]);
+    let made =
+        Write::create(PODS, pod(json!({"containers": containers}))).run(&objects, &["ServiceAccount"]).await;
+    let made = made.unwrap();
+    assert_eq!(made["spec"]["serviceAccountName"], "default");
+    assert_eq!(made["spec"]["imagePullSecrets"], json!([{"name": "pull"}]));
+    let volume = &made["spec"]["volumes"][0];
+    let name = volume["name"].as_str().unwrap();
+    assert!(name.starts_with("kube-api-access-") && name.len() == "kube-api-access-".len() + 5, "{name}");
+    assert_eq!(volume["projected"]["sources"][0]["serviceAccountToken"]["expirationSeconds"], 3607);
+    assert_eq!(made["spec"]["containers"][0]["volumeMounts"][0]["name"], name);
+    assert_eq!(made["spec"]["containers"][1]["volumeMounts"].as_array().unwrap().len(), 1);
+
+    let quiet = json!({"serviceAccountName": "quiet", "containers": [{"name": "c"}]});
+    let made = Write::create(PODS, pod(quiet)).run(&objects, &["ServiceAccount"]).await.unwrap();
+    assert_eq!(made["spec"].get("volumes"), None);
+    let missing = json!({"serviceAccountName": "missing", "containers": []});
+    let refused = Write::create(PODS, pod(missing)).run(&objects, &["ServiceAccount"]).await.unwrap_err();
+    assert_eq!(
+        refused.message,
+        "pods \"p\" is forbidden: error looking up service account a/missing: serviceaccount \"missing\" not found"
+    );
+}
+
+#[tokio::test]
+async fn priority_comes_from_the_class() {
+    let objects = cluster();
+    let run = async |spec: Value| Write::create(PODS, pod(spec)).run(&objects, &["Priority"]).await;
+    let made = run(json!({})).await.unwrap();
+    assert_eq!(
+        (&made["spec"]["priority"], &made["spec"]["priorityClassName"]),
+        (&json!(7), &json!("normal"))
+    );
+    let made = run(json!({"priorityClassName": "high"})).await.unwrap();
+    assert_eq!(
+        (&made["spec"]["priority"], &made["spec"]["preemptionPolicy"]),
+        (&json!(1000), &json!("Never"))
+    );
+    assert_eq!(run(json!({"priorityClassName": "none"})).await.unwrap_err().code, 403);
+    assert_eq!(run(json!({"priority": 9})).await.unwrap_err().code, 403);
+    let second = json!({"metadata": {"name": "second"}, "globalDefault": true});
+    let refused = Write::create(PRIORITY_CLASSES, second).run(&objects, &["Priority"]).await;
+    assert!(refused.unwrap_err().message.contains("PriorityClass normal is already marked as default"));
+}
+
+#[tokio::test]
+async fn small_defaults_are_filled_in() {
+    let objects = cluster();
+    let made = Write::create(PODS, pod(json!({"tolerations": [{"key": "node.kubernetes.io/not-ready"}]})));
+    let made = made.run(&objects, &["DefaultTolerationSeconds"]).await.unwrap();
+    assert_eq!(made["spec"]["tolerations"].as_array().unwrap().len(), 2);
+    assert_eq!(made["spec"]["tolerations"][1]["key"], "node.kubernetes.io/unreachable");
+
+    let node = Write::create(NODES, json!({"metadata": {"name": "n"}, "spec": {"taints": null}}));
+    let node = node.run(&objects, &["TaintNodesByCondition"]).await.unwrap();
+    assert_eq!(
+        node["spec"]["taints"],
+        json!([{"key": "node.kubernetes.io/not-ready", "effect": "NoSchedule"}])
+    );
+
+    let plugins = ["DefaultStorageClass", "StorageObjectInUseProtection"];
+    let claim = Write::create(PERSISTENT_VOLUME_CLAIMS, json!({"metadata": {"namespace": "a", "name": "d"}}));
+    let claim = claim.run(&objects, &plugins).await.unwrap();
+    assert_eq!(claim["spec"]["storageClassName"], "new");
+    assert_eq!(claim["metadata"]["finalizers"], json!(["kubernetes.io/pvc-protection"]));
+    let none = json!({"metadata": {"namespace": "a", "name": "d"}, "spec": {"storageClassName": ""}});
+    let none = Write::create(PERSISTENT_VOLUME_CLAIMS, none).run(&objects, &plugins).await.unwrap();
+    assert_eq!(none["spec"]["storageClassName"], "");
+}
+
+#[tokio::test]
+async fn claims_grow_only_where_allowed() {
+    let objects = cluster();
+    let claim = |class: &str, phase: &str, size: &str| {
+        json!({"metadata": {"namespace": "a", "name": "d"}, "status": {"phase": phase},
+            "spec": {"storageClassName": class, "resources": {"requests": {"storage": size}}}})
+    };
+    for (class, phase, size, code) in [
+        ("new", "Bound", "2Gi", 200),
+        ("old", "Bound", "2Gi", 403),
+        ("old", "Bound", "1Gi", 200),
+        ("new", "Pending", "2Gi", 403),
+    ] {
+        let write =
+            Write::update(PERSISTENT_VOLUME_CLAIMS, claim(class, phase, "1Gi"), claim(class, phase, size));
+        let got =
+            write.run(&objects, &["PersistentVolumeClaimResize"]).await.map_or_else(|s| s.code, |_| 200);
+        assert_eq!(got, code, "{class} {phase} {size}");
+    }
+}
+
+#[tokio::test]
+async fn runtime_classes_shape_their_pods() {
+    let objects = cluster();
+    let run = async |spec: Value| Write::create(PODS, pod(spec)).run(&objects, &["RuntimeClass"]).await;
+    let made = run(json!({"runtimeClassName": "kata"})).await.unwrap();
+    assert_eq!(made["spec"]["overhead"], json!({"cpu": "100m"}));
+    assert_eq!(made["spec"]["nodeSelector"], json!({"kata": "yes"}));
+    for refused in [
+        json!({"runtimeClassName": "none"}),
+        json!({"runtimeClassName": "kata", "overhead": {"cpu": "1"}}),
+        json!({"runtimeClassName": "kata", "nodeSelector": {"kata": "no"}}),
+        json!({"overhead": {"cpu": "1"}}),
+    ] {
+        assert_eq!(run(refused.clone()).await.unwrap_err().code, 403, "{refused}");
+    }
+    assert!(run(json!({})).await.is_ok());
+}
+
+#[tokio::test]
+async fn nodes_write_only_what_is_theirs() {
+    let objects = cluster();
+    let node = |labels: Value, taints: Value| json!({"metadata": {"name": "n1", "labels": labels}, "spec": {"taints": taints}});
+    let mirror = |change: &dyn Fn(&mut Value)| {
+        let mut pod = json!({"metadata": {"namespace": "a", "name": "static", "annotations": {"kubernetes.io/config.mirror": "x"},
+            "ownerReferences": [{"apiVersion": "v1", "kind": "Node", "name": "n1", "uid": "n1-uid", "controller": true}]},
+            "spec": {"nodeName": "n1"}});
+        change(&mut pod);
+        Write::create(PODS, pod)
+    };
+    let at =
+        |name: &str, n: &str| json!({"metadata": {"namespace": "a", "name": name}, "spec": {"nodeName": n}});
+    let token = |pod: &str, uid: &str| {
+        Write::create(
+            SERVICE_ACCOUNTS,
+            json!({"metadata": {"namespace": "a", "name": "default"},
+            "spec": {"boundObjectRef": {"apiVersion": "v1", "kind": "Pod", "name": pod, "uid": uid}}}),
+        )
+        .through("token")
+    };
+    let lease =
+        |ns: &str, name: &str| Write::create(LEASES, json!({"metadata": {"namespace": ns, "name": name}}));
+    for (what, write, allowed) in [
+        (
+            "own node",
+            Write::create(NODES, node(json!({"kubernetes.io/os": "linux", "x": "y"}), json!([]))),
+            true,
+        ),
+        ("other node", Write::create(NODES, json!({"metadata": {"name": "n2"}})), false),
+        (
+            "role label",
+            Write::create(NODES, node(json!({"node-role.kubernetes.io/master": ""}), json!([]))),
+            false,
+        ),
+        (
+            "restricted label",
+            Write::create(NODES, node(json!({"node-restriction.kubernetes.io/a": "b"}), json!([]))),
+            false,
+        ),
+        ("own prefix", Write::create(NODES, node(json!({"node.kubernetes.io/a": "b"}), json!([]))), true),
+        (
+            "taints",
+            Write::update(NODES, node(json!({}), json!([{"key": "a"}])), node(json!({}), json!([]))),
+            false,
+        ),
+        (
+            "label removed",
+            Write::update(NODES, node(json!({"a.k8s.io/b": ""}), json!([])), node(json!({}), json!([]))),
+            false,
+        ),
+        ("plain pod", Write::create(PODS, at("p", "n1")), false),
+        ("mirror pod", mirror(&|_| {}), true),
+        ("mirror elsewhere", mirror(&|p| p["spec"]["nodeName"] = json!("n2")), false),
+        ("mirror with secret", mirror(&|p| p["spec"]["volumes"] = json!([{"secret": {}}])), false),
+        ("mirror of old node", mirror(&|p| p["metadata"]["ownerReferences"][0]["uid"] = json!("x")), false),
+        ("mirror without owner", mirror(&|p| p["metadata"]["ownerReferences"] = json!([])), false),
+        ("delete own", Write::delete(PODS, at("mine", "n1")), true),
+        ("delete other", Write::delete(PODS, at("other", "n2")), false),
+        ("update pod", Write::update(PODS, at("mine", "n1"), at("mine", "n1")), false),
+        ("status own", Write::update(PODS, at("mine", "n1"), at("mine", "n1")).through("status"), true),
+        ("status other", Write::update(PODS, at("other", "n2"), at("other", "n2")).through("status"), false),
+        ("token own", token("mine", "u"), true),
+        ("token other", token("other", "u"), false),
+        ("token old", token("mine", "old"), false),
+        ("token unbound", token("", ""), false),
+        ("lease", lease("kube-node-lease", "n1"), true),
+        ("lease other", lease("kube-node-lease", "n2"), false),
+        ("lease elsewhere", lease("kube-system", "n1"), false),
+        ("claim", Write::create(PERSISTENT_VOLUME_CLAIMS, at("c", "")), false),
+        ("configmap", Write::create(CONFIG_MAPS, at("c", "")), true),
+    ] {
+        let got = write.by_node("n1").run(&objects, &["NodeRestriction"]).await;
+        assert_eq!(got.is_ok(), allowed, "{what}: {got:?}");
+    }
+    let free =
+        Write::create(NODES, json!({"metadata": {"name": "n2"}})).run(&objects, &["NodeRestriction"]).await;
+    assert!(free.is_ok(), "others are not restricted");
+}
