@@ -1,0 +1,159 @@
+//! The process's metrics registry and constructors for metrics under upstream's names.
+//!
+//! Help texts carry upstream's stability level in front (`[ALPHA] ..`). Keep the handles that `with_label_values` returns:
+//! each call hashes and locks.
+
+use std::sync::LazyLock;
+
+use prometheus::{
+    Encoder, Gauge, GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge,
+    IntGaugeVec, Opts, Registry, TextEncoder, core::Collector,
+};
+
+static REGISTRY: LazyLock<Registry> = LazyLock::new(|| {
+    let registry = Registry::new();
+    let process = prometheus::process_collector::ProcessCollector::for_self();
+    registry.register(Box::new(process)).unwrap_or_else(|error| {
+        tracing::warn!(%error, "process metrics are not available");
+    });
+    registry
+});
+
+/// How firmly upstream promises a metric.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stability {
+    Alpha,
+    Beta,
+    Stable,
+}
+
+impl Stability {
+    const fn prefix(self) -> &'static str {
+        match self {
+            Stability::Alpha => "[ALPHA] ",
+            Stability::Beta => "[BETA] ",
+            Stability::Stable => "[STABLE] ",
+        }
+    }
+}
+
+/// Where all metrics of the process are registered.
+pub fn registry() -> &'static Registry {
+    &REGISTRY
+}
+
+/// The Prometheus text exposition of everything registered.
+///
+/// # Errors
+/// When a collector yields metrics that cannot be written as text.
+pub fn encode() -> prometheus::Result<Vec<u8>> {
+    let mut text = Vec::with_capacity(16 * 1024);
+    TextEncoder::new().encode(&REGISTRY.gather(), &mut text)?;
+    Ok(text)
+}
+
+/// The content type of [`encode`].
+pub const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
+
+/// `count` buckets, each `factor` times the one before.
+pub fn exponential_buckets(start: f64, factor: f64, count: usize) -> Vec<f64> {
+    std::iter::successors(Some(start), |bound| Some(bound * factor)).take(count).collect()
+}
+
+fn opts(name: &str, help: &str, stability: Stability) -> Opts {
+    Opts::new(name, format!("{}{help}", stability.prefix()))
+}
+
+/// Registers what was made; a second registration of a name is a bug in a metrics list, reported and otherwise harmless.
+fn register<C: Collector + Clone + 'static>(made: prometheus::Result<C>) -> C {
+    // Names and labels are constants of the program, checked by any test that touches the metric.
+    #[allow(clippy::expect_used, reason = "constants of the program")]
+    let collector = made.expect("metric names, labels and buckets are valid constants");
+    if let Err(error) = REGISTRY.register(Box::new(collector.clone())) {
+        tracing::error!(%error, "metric registered twice");
+    }
+    collector
+}
+
+/// A counter.
+pub fn counter(name: &str, help: &str, stability: Stability) -> IntCounter {
+    register(IntCounter::with_opts(opts(name, help, stability)))
+}
+
+/// Counters by labels.
+pub fn counter_vec(name: &str, help: &str, stability: Stability, labels: &[&str]) -> IntCounterVec {
+    register(IntCounterVec::new(opts(name, help, stability), labels))
+}
+
+/// A gauge of whole numbers.
+pub fn gauge(name: &str, help: &str, stability: Stability) -> IntGauge {
+    register(IntGauge::with_opts(opts(name, help, stability)))
+}
+
+/// Gauges of whole numbers by labels.
+pub fn gauge_vec(name: &str, help: &str, stability: Stability, labels: &[&str]) -> IntGaugeVec {
+    register(IntGaugeVec::new(opts(name, help, stability), labels))
+}
+
+/// A gauge of floats.
+pub fn float_gauge(name: &str, help: &str, stability: Stability) -> Gauge {
+    register(Gauge::with_opts(opts(name, help, stability)))
+}
+
+/// Gauges of floats by labels.
+pub fn float_gauge_vec(name: &str, help: &str, stability: Stability, labels: &[&str]) -> GaugeVec {
+    register(GaugeVec::new(opts(name, help, stability), labels))
+}
+
+/// A histogram.
+pub fn histogram(name: &str, help: &str, stability: Stability, buckets: Vec<f64>) -> Histogram {
+    register(Histogram::with_opts(HistogramOpts::from(opts(name, help, stability)).buckets(buckets)))
+}
+
+/// Histograms by labels.
+pub fn histogram_vec(
+    name: &str,
+    help: &str,
+    stability: Stability,
+    labels: &[&str],
+    buckets: Vec<f64>,
+) -> HistogramVec {
+    register(HistogramVec::new(HistogramOpts::from(opts(name, help, stability)).buckets(buckets), labels))
+}
+
+/// Registers `kubernetes_build_info`, which every daemon serves.
+pub fn register_build_info() {
+    let info = crate::version::info();
+    let labels = [
+        ("major", info.major),
+        ("minor", info.minor),
+        ("git_version", info.git_version),
+        ("git_commit", info.git_commit),
+        ("git_tree_state", info.git_tree_state),
+        ("build_date", info.build_date),
+        ("go_version", info.go_version),
+        ("compiler", info.compiler),
+        ("platform", info.platform.as_str()),
+    ];
+    let help = "A metric with a constant '1' value labeled by major, minor, git version, git commit, git tree state, build \
+                date, Go version, and compiler from which Kubernetes was built, and platform on which it is running.";
+    let names: Vec<&str> = labels.iter().map(|(name, _)| *name).collect();
+    let values: Vec<&str> = labels.iter().map(|(_, value)| *value).collect();
+    gauge_vec("kubernetes_build_info", help, Stability::Alpha, &names).with_label_values(&values).set(1);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn exposes_text_with_stability() {
+        counter("test_things_total", "Things.", Stability::Stable).inc();
+        let text = String::from_utf8(encode().unwrap()).unwrap();
+        assert!(text.contains(
+            "# HELP test_things_total [STABLE] Things.\n# TYPE test_things_total counter\ntest_things_total 1"
+        ));
+        assert!(text.contains("process_resident_memory_bytes"));
+        assert_eq!(exponential_buckets(1.0, 2.0, 4), [1.0, 2.0, 4.0, 8.0]);
+    }
+}

@@ -1,0 +1,122 @@
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use super::*;
+
+fn queue() -> WorkQueue<&'static str> {
+    WorkQueue::new("test")
+}
+
+#[tokio::test]
+async fn an_item_is_processed_once_at_a_time_and_again_when_added_meanwhile() {
+    let queue = queue();
+    queue.add("a");
+    queue.add("a");
+    assert_eq!(queue.len(), 1);
+    assert_eq!(queue.get().await, Some("a"));
+    queue.add("a");
+    queue.add("a");
+    assert_eq!(queue.len(), 0);
+    queue.done(&"a");
+    assert_eq!(queue.len(), 1);
+    assert_eq!(queue.get().await, Some("a"));
+    queue.done(&"a");
+    assert!(queue.is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn failures_back_off_exponentially_until_forgotten() {
+    let queue = queue();
+    for expected in [5, 10, 20, 40, 80] {
+        let start = Instant::now();
+        queue.add_rate_limited("a");
+        assert_eq!(queue.get().await, Some("a"));
+        let waited = (Instant::now() - start).as_millis();
+        assert!((expected..=expected + 1).contains(&waited), "{waited} for {expected}");
+        queue.done(&"a");
+    }
+    assert_eq!(queue.num_requeues(&"a"), 5);
+    queue.forget(&"a");
+    assert_eq!(queue.num_requeues(&"a"), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_items_delay_is_capped() {
+    let queue = queue();
+    let start = Instant::now();
+    for _ in 0..40 {
+        queue.add_rate_limited("a");
+        assert_eq!(queue.get().await, Some("a"));
+        queue.done(&"a");
+    }
+    // 5 ms * (2^18 - 1) for the first eighteen, then 1000 s each.
+    let seconds = (Instant::now() - start).as_secs();
+    assert!((1310 + 22_000..1310 + 22_010).contains(&seconds), "{seconds}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_earliest_of_several_delays_counts() {
+    let queue = queue();
+    let start = Instant::now();
+    queue.add_after("a", Duration::from_secs(60));
+    queue.add_after("a", Duration::from_secs(10));
+    queue.add_after("a", Duration::from_secs(30));
+    queue.add_after("b", Duration::from_secs(20));
+    assert_eq!(queue.get().await, Some("a"));
+    assert_eq!((Instant::now() - start).as_secs(), 10);
+    assert_eq!(queue.get().await, Some("b"));
+    assert_eq!((Instant::now() - start).as_secs(), 20);
+}
+
+#[tokio::test]
+async fn shutdown_hands_out_what_is_left() {
+    let queue = queue();
+    queue.add("a");
+    queue.shutdown();
+    queue.add("b");
+    assert_eq!(queue.get().await, Some("a"));
+    queue.done(&"a");
+    assert_eq!(queue.get().await, None);
+}
+
+#[test]
+fn the_bucket_allows_a_burst_and_then_its_rate() {
+    let runtime =
+        tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
+    runtime.block_on(async {
+        let mut bucket = Bucket::new(10.0, 100.0);
+        let now = Instant::now();
+        assert!((0..100).all(|_| bucket.reserve(now).is_zero()));
+        assert_eq!(bucket.reserve(now), Duration::from_millis(100));
+        assert_eq!(bucket.reserve(now), Duration::from_millis(200));
+        assert!(!bucket.try_take(now));
+    });
+}
+
+#[derive(Debug, thiserror::Error)]
+#[error("not yet")]
+struct NotYet;
+
+#[tokio::test(start_paused = true)]
+async fn workers_retry_failures_and_requeue() {
+    let (tasks, queue, calls) = (Tasks::new(), WorkQueue::new("workers"), Arc::new(AtomicUsize::new(0)));
+    let (counter, finished) = (calls.clone(), Arc::new(Notify::new()));
+    let signal = finished.clone();
+    run_workers(&tasks, &queue, 2, move |_item: String| {
+        let (call, signal) = (counter.fetch_add(1, Ordering::SeqCst), signal.clone());
+        async move {
+            match call {
+                0 | 1 => Err(NotYet),
+                2 => Ok(Outcome::RequeueAfter(Duration::from_secs(5))),
+                _ => {
+                    signal.notify_one();
+                    Ok(Outcome::Done)
+                }
+            }
+        }
+    });
+    queue.add("a".to_owned());
+    finished.notified().await;
+    assert_eq!(calls.load(Ordering::SeqCst), 4);
+    assert_eq!(queue.num_requeues(&"a".to_owned()), 0);
+    assert_eq!(tasks.shutdown(Duration::from_secs(1)).await, 0);
+}
