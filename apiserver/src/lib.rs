@@ -7,9 +7,11 @@
 //! ```
 
 pub mod admission;
+pub mod alloc;
 pub mod auth;
 pub mod authn;
 pub mod authz;
+pub mod bootstrap;
 pub mod field;
 pub mod object;
 pub mod objects;

@@ -56,6 +56,8 @@ pub const PERSISTENT_VOLUME_CLAIMS: Kind = core("persistentvolumeclaims");
 pub const LIMIT_RANGES: Kind = core("limitranges");
 /// `resourcequotas`.
 pub const RESOURCE_QUOTAS: Kind = core("resourcequotas");
+/// Upstream's allocation bitmaps (`/registry/ranges/<name>`); stored, never served.
+pub const RANGES: Kind = core("ranges");
 /// `endpointslices.discovery.k8s.io`.
 pub const ENDPOINT_SLICES: Kind = Kind { group: "discovery.k8s.io", resource: "endpointslices" };
 /// `leases.coordination.k8s.io`.

@@ -217,28 +217,39 @@ pub trait SideEffects: Send + Sync {
     async fn after_delete(&self, old: &Object);
 }
 
-/// What to do when the write did not happen; dropping it without `commit` runs the action.
+/// What follows the write: one action when it did not happen (also when this is dropped), another when it did.
 #[must_use]
-pub struct Undo(Option<Box<dyn FnOnce() + Send>>);
+pub struct Undo {
+    failed: Option<Box<dyn FnOnce() + Send>>,
+    done: Option<Box<dyn FnOnce() + Send>>,
+}
 
 impl Undo {
     /// Runs `action` unless committed.
     pub fn new(action: impl FnOnce() + Send + 'static) -> Self {
-        Self(Some(Box::new(action)))
+        Self { failed: Some(Box::new(action)), done: None }
     }
     /// Nothing to undo.
     pub fn nothing() -> Self {
-        Self(None)
+        Self { failed: None, done: None }
+    }
+    /// Also runs `action` once committed: for what the write no longer needs.
+    pub fn then(mut self, action: impl FnOnce() + Send + 'static) -> Self {
+        self.done = Some(Box::new(action));
+        self
     }
     /// The write happened.
     pub fn commit(mut self) {
-        self.0 = None;
+        self.failed = None;
+        if let Some(action) = self.done.take() {
+            action();
+        }
     }
 }
 
 impl Drop for Undo {
     fn drop(&mut self) {
-        if let Some(action) = self.0.take() {
+        if let Some(action) = self.failed.take() {
             action();
         }
     }

@@ -1,0 +1,88 @@
+//! The objects a server makes sure of when it starts, one file per area.
+//!
+//! ```text
+//! ranges repaired → namespaces → RBAC policy → priority classes → authentication facts → service CIDR →
+//! kubernetes service → (loop) endpoints and identity lease
+//! ```
+//!
+//! Contract: upstream `pkg/controlplane/controller`, start hooks of `kube-apiserver`.
+
+use std::{net::IpAddr, sync::Arc, time::Duration};
+
+use ipnet::IpNet;
+use jiff::Timestamp;
+
+use crate::{authz, objects::Objects, status::Status};
+
+pub mod authentication_facts;
+pub mod identity;
+pub mod kubernetes_service;
+pub mod namespaces;
+pub mod priority_classes;
+pub mod service_cidr;
+
+/// How often endpoints and the identity lease are renewed.
+pub const RENEW: Duration = Duration::from_secs(10);
+
+/// What bootstrap objects say of this server and cluster.
+#[derive(Clone, Debug)]
+pub struct Facts {
+    /// `--service-cluster-ip-range`, primary first.
+    pub service_ranges: Vec<IpNet>,
+    /// `--advertise-address`.
+    pub advertise: IpAddr,
+    /// `--secure-port`.
+    pub port: u16,
+    /// `--kubernetes-service-node-port`, 0 = none.
+    pub node_port: u16,
+    /// `--client-ca-file`'s content.
+    pub client_ca: Option<String>,
+    /// `--requestheader-*`: CA content, allowed names, user name, uid, group and extra headers.
+    pub request_header: Option<authentication_facts::RequestHeader>,
+    /// Host name, part of the identity lease.
+    pub hostname: String,
+    /// Identity of this process: `apiserver-<hash>_<uuid>`.
+    pub identity: String,
+}
+
+/// Everything that must be there before the server is ready. Safe on several servers at once.
+pub async fn ensure(
+    objects: &Arc<dyn Objects>,
+    facts: &Facts,
+    rbac: bool,
+    now: Timestamp,
+) -> Result<(), Status> {
+    namespaces::ensure(&**objects, now).await?;
+    if rbac {
+        authz::bootstrap::reconcile(&**objects, now).await?;
+    }
+    priority_classes::ensure(&**objects, now).await?;
+    authentication_facts::ensure(&**objects, facts, now).await?;
+    service_cidr::ensure(&**objects, facts, now).await?;
+    kubernetes_service::ensure(&**objects, facts, now).await?;
+    renew(objects, facts, now).await
+}
+
+/// What is renewed every [`RENEW`]: endpoints of the kubernetes service and the identity lease.
+pub async fn renew(objects: &Arc<dyn Objects>, facts: &Facts, now: Timestamp) -> Result<(), Status> {
+    identity::renew(&**objects, facts, now).await?;
+    kubernetes_service::renew(&**objects, facts, now).await
+}
+
+/// Renews until cancelled by the caller; failures are logged and tried again.
+pub async fn keep_renewing(objects: Arc<dyn Objects>, facts: Facts) {
+    loop {
+        tokio::time::sleep(RENEW).await;
+        if let Err(status) = renew(&objects, &facts, Timestamp::now()).await {
+            tracing::warn!(error = %status, "endpoints or identity of this server were not renewed");
+        }
+    }
+}
+
+/// On shutdown: this server leaves the endpoints at once instead of by expiry.
+pub async fn leave(objects: &Arc<dyn Objects>, facts: &Facts) -> Result<(), Status> {
+    kubernetes_service::leave(&**objects, facts, Timestamp::now()).await
+}
+
+#[cfg(test)]
+mod tests;
