@@ -18,6 +18,7 @@ use crate::{
 
 #[cfg(test)]
 pub(crate) mod memory;
+pub mod stored;
 
 /// A resource by group and plural name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]

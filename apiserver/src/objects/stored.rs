@@ -1,0 +1,146 @@
+//! Objects in the store.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use futures::{StreamExt, stream::BoxStream};
+
+use super::{Change, Kind, Objects, RANGES};
+use crate::{
+    object::Object,
+    status::{Reason, Status},
+    storage::{
+        Entry, ListPoint, ResourceId, Selection, StorageError, Store, StoredResource, WatchFrom, WatchKind,
+        WatchRequest,
+    },
+};
+
+/// The server's own access to its store.
+#[derive(Clone)]
+pub struct StoreObjects {
+    store: Store,
+}
+
+impl StoreObjects {
+    /// Reads and writes `store`; registers what only the server itself stores.
+    pub fn new(store: Store) -> Self {
+        store.register(StoredResource {
+            id: id(RANGES),
+            prefix: "ranges".to_owned(),
+            namespaced: false,
+            api_version: "v1".to_owned(),
+            kind: "RangeAllocation".to_owned(),
+            selectable: Vec::new(),
+            ttl: None,
+        });
+        Self { store }
+    }
+}
+
+fn id(kind: Kind) -> ResourceId {
+    ResourceId::new(kind.group, kind.resource)
+}
+
+fn decode(entry: &Entry) -> Result<Arc<Object>, Status> {
+    let object = Object::from_slice(entry.json());
+    object.map(Arc::new).map_err(|e| Status::new(500, Reason::StoreReadError, e.to_string()))
+}
+
+fn status(kind: Kind, name: &str, error: StorageError) -> Status {
+    let resource = kind.group_name();
+    match error {
+        StorageError::NotFound(_) | StorageError::Conflict { current: None, .. } => {
+            Status::not_found(&resource, name)
+        }
+        StorageError::AlreadyExists(_) => Status::already_exists(&resource, name),
+        StorageError::Conflict { .. } => Status::stale(&resource, name),
+        StorageError::Unavailable(why) => Status::unavailable(why),
+        StorageError::Timeout(why) => Status::timeout(why),
+        other => Status::internal(other),
+    }
+}
+
+fn revision(object: &Object) -> u64 {
+    object.resource_version().parse().unwrap_or(0)
+}
+
+/// The JSON that is stored: without `resourceVersion`, which the store puts in place.
+fn encode(mut object: Object) -> Vec<u8> {
+    object.set_meta_str("resourceVersion", "");
+    object.to_vec()
+}
+
+#[async_trait]
+impl Objects for StoreObjects {
+    async fn get(&self, kind: Kind, namespace: &str, name: &str) -> Result<Option<Arc<Object>>, Status> {
+        self.store.get_cached(&id(kind), namespace, name).map(|e| decode(&e)).transpose()
+    }
+
+    async fn get_latest(
+        &self,
+        kind: Kind,
+        namespace: &str,
+        name: &str,
+    ) -> Result<Option<Arc<Object>>, Status> {
+        let found = self.store.get_latest(&id(kind), namespace, name).await;
+        found.map_err(|e| status(kind, name, e))?.map(|e| decode(&e)).transpose()
+    }
+
+    async fn list(&self, kind: Kind, namespace: Option<&str>) -> Result<Vec<Arc<Object>>, Status> {
+        self.store.list_cached(&id(kind), namespace).iter().map(|e| decode(e)).collect()
+    }
+
+    async fn create(&self, kind: Kind, object: Object) -> Result<Arc<Object>, Status> {
+        let (namespace, name) = (object.namespace().to_owned(), object.name().to_owned());
+        let made = self.store.create(&id(kind), &namespace, &name, encode(object), None).await;
+        decode(&*made.map_err(|e| status(kind, &name, e))?)
+    }
+
+    async fn update(&self, kind: Kind, object: Object) -> Result<Arc<Object>, Status> {
+        let (namespace, name) = (object.namespace().to_owned(), object.name().to_owned());
+        let expected = revision(&object);
+        let made = self.store.update(&id(kind), &namespace, &name, expected, encode(object), None).await;
+        decode(&*made.map_err(|e| status(kind, &name, e))?)
+    }
+
+    async fn delete(&self, kind: Kind, object: &Object) -> Result<(), Status> {
+        let gone = self.store.delete(&id(kind), object.namespace(), object.name(), revision(object)).await;
+        match gone {
+            Err(StorageError::NotFound(_) | StorageError::Conflict { current: None, .. }) | Ok(_) => Ok(()),
+            Err(error) => Err(status(kind, object.name(), error)),
+        }
+    }
+
+    async fn watch(&self, kind: Kind) -> Result<BoxStream<'static, Change>, Status> {
+        let request = WatchRequest {
+            namespace: None,
+            selection: Selection::default(),
+            from: WatchFrom::Initial { point: ListPoint::Consistent, mark_end: true },
+            bookmarks: false,
+            timeout: None,
+        };
+        let events = self.store.watch(&id(kind), request).await.map_err(|e| status(kind, "", e))?;
+        let changes = futures::stream::unfold(events, |mut events| async move {
+            match events.next().await {
+                Ok(Some(event)) => Some((event, events)),
+                // The reader watches again from the start, which also serves one that fell behind.
+                Ok(None) | Err(_) => None,
+            }
+        });
+        let changes = changes.filter_map(|event| async move {
+            match (event.kind, event.entry) {
+                (WatchKind::InitialEventsEnd, _) => Some(Change::Synced),
+                (WatchKind::Bookmark, _) | (_, None) => None,
+                (WatchKind::Deleted, Some(entry)) => decode(&entry).ok().map(Change::Deleted),
+                (_, Some(entry)) => match decode(&entry) {
+                    Ok(object) => Some(Change::Applied(object)),
+                    Err(error) => {
+                        tracing::warn!(key = %entry.key(), %error, "object does not decode");
+                        None
+                    }
+                },
+            }
+        });
+        Ok(changes.boxed())
+    }
+}
