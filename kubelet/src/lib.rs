@@ -1,1 +1,31 @@
-//! placeholder
+//! The kubelet: runs the pods of one node through a container runtime, and reports on them and on the node.
+//!
+//! ```text
+//! sources (API server, manifests) -> worker per pod: plan -> act -> status -> API server
+//!                 runtime (CRI), probes, time -^
+//! ```
+//! Invariants: every container is found again by its labels after a restart, so nothing about running containers is kept
+//! on disk; one task owns one pod, so no pod is ever run twice; no string from a pod reaches a shell.
+
+pub mod api;
+pub mod cgroup;
+pub mod env;
+pub mod events;
+pub mod images;
+pub mod lifecycle;
+pub mod manifest;
+pub mod network;
+pub mod node;
+pub mod options;
+pub mod orphans;
+pub mod pleg;
+pub mod pod;
+pub mod pods;
+pub mod probe;
+pub mod run;
+pub mod runtime;
+pub mod status;
+#[cfg(test)]
+pub(crate) mod testing;
+pub mod volume;
+pub mod worker;

@@ -1,0 +1,210 @@
+//! What the kubelet fetches from the API server, object by object, and the fetched objects it may reuse for a while.
+//!
+//! The Node authorizer lets a kubelet read only what its pods refer to, so nothing is listed here: every object is
+//! fetched by name and kept for [`FRESH`]. Without an API server (standalone) every fetch is an error that says so.
+
+use std::{
+    collections::HashMap,
+    hash::Hash,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use async_trait::async_trait;
+use jiff::Timestamp;
+use k8s_openapi::api::{
+    authentication::v1::{BoundObjectReference, TokenRequest, TokenRequestSpec},
+    core::v1::{ConfigMap, PersistentVolume, PersistentVolumeClaim, Pod, Secret, ServiceAccount},
+    node::v1::RuntimeClass,
+};
+use kube::{Api, Client, api::PostParams};
+use parking_lot::Mutex;
+use serde::de::DeserializeOwned;
+
+use crate::pod;
+
+/// How long a fetched object is good for: shorter than the refresh of volumes, so that each refresh sees news.
+const FRESH: Duration = Duration::from_secs(20);
+
+/// A fetch that failed.
+#[derive(Debug, thiserror::Error)]
+pub enum FetchError {
+    /// The kubelet runs without an API server.
+    #[error("this kubelet runs standalone, without an API server")]
+    Standalone,
+    /// The API server's or the connection's error.
+    #[error(transparent)]
+    Api(#[from] Box<kube::Error>),
+    /// A token without its text.
+    #[error("the API server's token response is incomplete")]
+    Incomplete,
+}
+
+/// Where objects come from; `None` is: it does not exist.
+#[async_trait]
+pub trait ObjectSource: Send + Sync {
+    /// A config map.
+    async fn config_map(&self, namespace: &str, name: &str) -> Result<Option<Arc<ConfigMap>>, FetchError>;
+    /// A secret.
+    async fn secret(&self, namespace: &str, name: &str) -> Result<Option<Arc<Secret>>, FetchError>;
+    /// A claim.
+    async fn claim(
+        &self,
+        namespace: &str,
+        name: &str,
+    ) -> Result<Option<Arc<PersistentVolumeClaim>>, FetchError>;
+    /// A volume.
+    async fn volume(&self, name: &str) -> Result<Option<Arc<PersistentVolume>>, FetchError>;
+    /// A runtime class.
+    async fn runtime_class(&self, name: &str) -> Result<Option<Arc<RuntimeClass>>, FetchError>;
+    /// A token of the pod's service account, bound to the pod; the same one until 80 % of its time has passed.
+    async fn token(&self, pod: &Pod, audience: Option<&str>, seconds: i64) -> Result<String, FetchError>;
+}
+
+/// No API server.
+#[derive(Debug, Clone, Copy)]
+pub struct Standalone;
+
+#[async_trait]
+impl ObjectSource for Standalone {
+    async fn config_map(&self, _: &str, _: &str) -> Result<Option<Arc<ConfigMap>>, FetchError> {
+        Err(FetchError::Standalone)
+    }
+    async fn secret(&self, _: &str, _: &str) -> Result<Option<Arc<Secret>>, FetchError> {
+        Err(FetchError::Standalone)
+    }
+    async fn claim(&self, _: &str, _: &str) -> Result<Option<Arc<PersistentVolumeClaim>>, FetchError> {
+        Err(FetchError::Standalone)
+    }
+    async fn volume(&self, _: &str) -> Result<Option<Arc<PersistentVolume>>, FetchError> {
+        Err(FetchError::Standalone)
+    }
+    async fn runtime_class(&self, _: &str) -> Result<Option<Arc<RuntimeClass>>, FetchError> {
+        Err(FetchError::Standalone)
+    }
+    async fn token(&self, _: &Pod, _: Option<&str>, _: i64) -> Result<String, FetchError> {
+        Err(FetchError::Standalone)
+    }
+}
+
+type Key = (String, String);
+
+/// A bounded-in-time memory of fetched objects.
+struct Memory<K, V>(Mutex<HashMap<K, (Instant, V)>>);
+
+impl<K: Eq + Hash, V: Clone> Memory<K, V> {
+    fn new() -> Self {
+        Self(Mutex::new(HashMap::new()))
+    }
+
+    fn get(&self, key: &K, now: Instant) -> Option<V> {
+        let mut map = self.0.lock();
+        map.retain(|_, (until, _)| *until > now);
+        map.get(key).map(|(_, value)| value.clone())
+    }
+
+    fn put(&self, key: K, until: Instant, value: V) {
+        self.0.lock().insert(key, (until, value));
+    }
+}
+
+/// What a token was asked for: pod uid, audience, seconds.
+type TokenKey = (String, Option<String>, i64);
+
+/// Objects of the API server.
+pub struct ApiObjects {
+    client: Client,
+    config_maps: Memory<Key, Option<Arc<ConfigMap>>>,
+    secrets: Memory<Key, Option<Arc<Secret>>>,
+    tokens: Memory<TokenKey, String>,
+}
+
+impl ApiObjects {
+    /// Fetches with this client.
+    #[must_use]
+    pub fn new(client: Client) -> Self {
+        Self { client, config_maps: Memory::new(), secrets: Memory::new(), tokens: Memory::new() }
+    }
+}
+
+async fn get<K>(api: Api<K>, name: &str) -> Result<Option<Arc<K>>, FetchError>
+where
+    K: Clone + DeserializeOwned + std::fmt::Debug,
+{
+    Ok(api.get_opt(name).await.map_err(Box::new)?.map(Arc::new))
+}
+
+#[async_trait]
+impl ObjectSource for ApiObjects {
+    async fn config_map(&self, namespace: &str, name: &str) -> Result<Option<Arc<ConfigMap>>, FetchError> {
+        let key = (namespace.to_owned(), name.to_owned());
+        if let Some(known) = self.config_maps.get(&key, Instant::now()) {
+            return Ok(known);
+        }
+        let found = get(Api::namespaced(self.client.clone(), namespace), name).await?;
+        if found.is_some() {
+            self.config_maps.put(key, Instant::now() + FRESH, found.clone());
+        }
+        Ok(found)
+    }
+
+    async fn secret(&self, namespace: &str, name: &str) -> Result<Option<Arc<Secret>>, FetchError> {
+        let key = (namespace.to_owned(), name.to_owned());
+        if let Some(known) = self.secrets.get(&key, Instant::now()) {
+            return Ok(known);
+        }
+        let found = get(Api::namespaced(self.client.clone(), namespace), name).await?;
+        if found.is_some() {
+            self.secrets.put(key, Instant::now() + FRESH, found.clone());
+        }
+        Ok(found)
+    }
+
+    async fn claim(
+        &self,
+        namespace: &str,
+        name: &str,
+    ) -> Result<Option<Arc<PersistentVolumeClaim>>, FetchError> {
+        get(Api::namespaced(self.client.clone(), namespace), name).await
+    }
+
+    async fn volume(&self, name: &str) -> Result<Option<Arc<PersistentVolume>>, FetchError> {
+        get(Api::all(self.client.clone()), name).await
+    }
+
+    async fn runtime_class(&self, name: &str) -> Result<Option<Arc<RuntimeClass>>, FetchError> {
+        get(Api::all(self.client.clone()), name).await
+    }
+
+    async fn token(&self, pod: &Pod, audience: Option<&str>, seconds: i64) -> Result<String, FetchError> {
+        let key = (pod::uid(pod).to_owned(), audience.map(str::to_owned), seconds);
+        if let Some(known) = self.tokens.get(&key, Instant::now()) {
+            return Ok(known);
+        }
+        let account = pod::spec(pod).service_account_name.as_deref().unwrap_or("default");
+        let request = TokenRequest {
+            spec: Some(TokenRequestSpec {
+                audiences: audience.map(|a| vec![a.to_owned()]),
+                expiration_seconds: Some(seconds),
+                bound_object_ref: Some(BoundObjectReference {
+                    api_version: Some("v1".into()),
+                    kind: Some("Pod".into()),
+                    name: pod.metadata.name.clone(),
+                    uid: pod.metadata.uid.clone(),
+                }),
+            }),
+            ..TokenRequest::default()
+        };
+        let api: Api<ServiceAccount> = Api::namespaced(self.client.clone(), pod::namespace(pod));
+        let answer =
+            api.create_token_request(account, &PostParams::default(), &request).await.map_err(Box::new)?;
+        let status = answer.status.ok_or(FetchError::Incomplete)?;
+        let token = status.token.ok_or(FetchError::Incomplete)?;
+        let expires = status.expiration_timestamp.ok_or(FetchError::Incomplete)?.0;
+        // A negative remainder reads as zero: such a token is not kept.
+        let life =
+            Duration::try_from(expires.duration_since(Timestamp::now())).unwrap_or_default().mul_f64(0.8);
+        self.tokens.put(key, Instant::now() + life, token.clone());
+        Ok(token)
+    }
+}

@@ -1,0 +1,268 @@
+//! The cgroups of quality-of-service classes and pods, under a configurable root, with the cgroupfs driver.
+//!
+//! ```text
+//! <root>/kubepods                     all pods
+//! <root>/kubepods/pod<uid>            a guaranteed pod
+//! <root>/kubepods/burstable/pod<uid>
+//! <root>/kubepods/besteffort/pod<uid>
+//! ```
+//! The containers' own cgroups below are made by the runtime. `v1` and `v2` say how limits are written.
+
+pub mod v1;
+pub mod v2;
+
+use std::{
+    io,
+    path::{Path, PathBuf},
+};
+
+use k8s_openapi::api::core::v1::Pod;
+
+use crate::pod::{
+    self,
+    qos::{self, QosClass},
+    resources::CgroupLimits,
+};
+
+/// What the kernel mounts under `/sys/fs/cgroup`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Version {
+    /// One hierarchy per controller.
+    V1,
+    /// The unified hierarchy.
+    V2,
+}
+
+/// A cgroup that could not be made, set or removed.
+#[derive(Debug, thiserror::Error)]
+#[error("cgroup {path}: {source}")]
+pub struct CgroupError {
+    /// The file or folder.
+    pub path: PathBuf,
+    /// The kernel's answer.
+    pub source: io::Error,
+}
+
+/// One setting: a file below the cgroup's folder and what to write.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Setting {
+    /// Controller folder (v1) or empty (v2).
+    pub controller: &'static str,
+    /// File name.
+    pub file: &'static str,
+    /// Content.
+    pub value: String,
+}
+
+/// The cgroups of this node.
+#[derive(Debug, Clone)]
+pub struct Cgroups {
+    mount: PathBuf,
+    root: String,
+    version: Version,
+}
+
+impl Cgroups {
+    /// Looks at the mount to tell the version. `root` is `/` or a path below which all pods live.
+    #[must_use]
+    pub fn new(mount: &Path, root: &str) -> Self {
+        let version = if mount.join("cgroup.controllers").exists() { Version::V2 } else { Version::V1 };
+        Self { mount: mount.to_owned(), root: root.trim_end_matches('/').to_owned(), version }
+    }
+
+    /// The kernel's version of cgroups.
+    #[must_use]
+    pub fn version(&self) -> Version {
+        self.version
+    }
+
+    /// Path of all pods' cgroup within a hierarchy.
+    #[must_use]
+    pub fn kubepods(&self) -> String {
+        format!("{}/kubepods", self.root)
+    }
+
+    /// Path of a class's cgroup within a hierarchy.
+    #[must_use]
+    pub fn class(&self, class: QosClass) -> String {
+        match class {
+            QosClass::Guaranteed => self.kubepods(),
+            QosClass::Burstable => format!("{}/burstable", self.kubepods()),
+            QosClass::BestEffort => format!("{}/besteffort", self.kubepods()),
+        }
+    }
+
+    /// Path of a pod's cgroup within a hierarchy; the runtime's cgroup parent.
+    #[must_use]
+    pub fn pod(&self, pod: &Pod) -> String {
+        format!("{}/pod{}", self.class(qos::class(pod)), pod::uid(pod))
+    }
+
+    fn controllers(&self) -> &'static [&'static str] {
+        match self.version {
+            Version::V1 => &v1::CONTROLLERS,
+            Version::V2 => &[""],
+        }
+    }
+
+    fn folder(&self, controller: &str, path: &str) -> PathBuf {
+        self.mount.join(controller).join(path.trim_start_matches('/'))
+    }
+
+    /// Folder that holds a cgroup's memory figures.
+    #[must_use]
+    pub fn stats_folder(&self, controller: &str, path: &str) -> PathBuf {
+        match self.version {
+            Version::V1 => self.folder(controller, path),
+            Version::V2 => self.folder("", path),
+        }
+    }
+
+    /// Makes the cgroup and its parents, and sets its limits.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn ensure(&self, path: &str, limits: &CgroupLimits) -> Result<(), CgroupError> {
+        for controller in self.controllers() {
+            if !self.mount.join(controller).exists() {
+                continue;
+            }
+            let mut folder = self.mount.join(controller);
+            for part in path.split('/').filter(|p| !p.is_empty()) {
+                let parent = folder.clone();
+                folder.push(part);
+                if folder.exists() {
+                    continue;
+                }
+                if self.version == Version::V2 {
+                    v2::delegate(&parent)?;
+                }
+                match std::fs::create_dir(&folder) {
+                    Err(source) if source.kind() != io::ErrorKind::AlreadyExists => {
+                        return Err(CgroupError { path: folder, source });
+                    }
+                    _ => {}
+                }
+                if *controller == "cpuset" {
+                    v1::inherit_cpuset(&parent, &folder)?;
+                }
+            }
+        }
+        if self.version == Version::V2 {
+            v2::delegate(&self.folder("", path))?;
+        }
+        self.set(path, limits)
+    }
+
+    /// Sets a cgroup's limits.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn set(&self, path: &str, limits: &CgroupLimits) -> Result<(), CgroupError> {
+        let settings = match self.version {
+            Version::V1 => v1::settings(limits),
+            Version::V2 => v2::settings(limits),
+        };
+        for setting in settings {
+            let folder = self.folder(setting.controller, path);
+            if !folder.exists() {
+                continue;
+            }
+            let file = folder.join(setting.file);
+            std::fs::write(&file, &setting.value).map_err(|source| CgroupError { path: file, source })?;
+        }
+        Ok(())
+    }
+
+    /// Removes a cgroup with what is below it. Empty ones only: the kernel refuses while processes live.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn remove(&self, path: &str) -> Result<(), CgroupError> {
+        let roots: Vec<PathBuf> = match self.version {
+            Version::V2 => vec![self.folder("", path)],
+            // The runtime makes its cgroups in every hierarchy, also in those the kubelet has no setting for.
+            Version::V1 => std::fs::read_dir(&self.mount)
+                .map_err(|source| CgroupError { path: self.mount.clone(), source })?
+                .filter_map(Result::ok)
+                .filter(|e| e.file_type().is_ok_and(|t| t.is_dir()))
+                .map(|e| e.path().join(path.trim_start_matches('/')))
+                .collect(),
+        };
+        for root in roots {
+            remove_tree(&root)?;
+        }
+        Ok(())
+    }
+
+    /// Uids of the pods that have a cgroup, with its path.
+    #[must_use]
+    pub fn pods(&self) -> Vec<(String, String)> {
+        let controller = match self.version {
+            Version::V1 => "memory",
+            Version::V2 => "",
+        };
+        let mut found = Vec::new();
+        for class in [QosClass::Guaranteed, QosClass::Burstable, QosClass::BestEffort] {
+            let path = self.class(class);
+            // A class without a folder has no pods.
+            let Ok(entries) = std::fs::read_dir(self.folder(controller, &path)) else { continue };
+            for entry in entries.filter_map(Result::ok) {
+                if let Some(uid) = entry.file_name().to_string_lossy().strip_prefix("pod") {
+                    found.push((uid.to_owned(), format!("{path}/pod{uid}")));
+                }
+            }
+        }
+        found
+    }
+}
+
+fn remove_tree(folder: &Path) -> Result<(), CgroupError> {
+    // A hierarchy without this cgroup has nothing to remove.
+    let Ok(entries) = std::fs::read_dir(folder) else { return Ok(()) };
+    for entry in entries.filter_map(Result::ok) {
+        if entry.file_type().is_ok_and(|t| t.is_dir()) {
+            remove_tree(&entry.path())?;
+        }
+    }
+    match std::fs::remove_dir(folder) {
+        Err(source) if source.kind() != io::ErrorKind::NotFound => {
+            Err(CgroupError { path: folder.to_owned(), source })
+        }
+        _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing;
+
+    #[test]
+    fn both_versions_make_set_list_and_remove() {
+        for version in [Version::V1, Version::V2] {
+            let dir = tempfile::tempdir().unwrap();
+            if version == Version::V2 {
+                std::fs::write(dir.path().join("cgroup.controllers"), "cpu memory pids").unwrap();
+            } else {
+                for controller in ["cpu", "memory", "pids"] {
+                    std::fs::create_dir(dir.path().join(controller)).unwrap();
+                }
+            }
+            let cgroups = Cgroups::new(dir.path(), "/keelson/n1/");
+            assert_eq!(cgroups.version(), version);
+            let pod = testing::pod("a").container("c").build();
+            let path = cgroups.pod(&pod);
+            assert_eq!(path, "/keelson/n1/kubepods/besteffort/poduid-a");
+            let folder = cgroups.stats_folder("memory", &path);
+            std::fs::create_dir_all(&folder).unwrap();
+            cgroups.set(&path, &CgroupLimits { memory_limit: Some(42), ..CgroupLimits::default() }).unwrap();
+            let file = if version == Version::V1 { "memory.limit_in_bytes" } else { "memory.max" };
+            assert_eq!(std::fs::read_to_string(folder.join(file)).unwrap(), "42");
+            std::fs::remove_file(folder.join(file)).unwrap();
+            assert_eq!(cgroups.pods(), [("uid-a".to_owned(), path.clone())]);
+            cgroups.remove(&path).unwrap();
+            assert!(!folder.exists());
+        }
+    }
+}

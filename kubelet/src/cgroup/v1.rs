@@ -1,0 +1,44 @@
+//! cgroup v1: one hierarchy per controller.
+
+use std::path::Path;
+
+use super::{CgroupError, Setting};
+use crate::pod::resources::CgroupLimits;
+
+/// The hierarchies the kubelet makes its cgroups in; one that is not mounted is skipped.
+pub const CONTROLLERS: [&str; 5] = ["cpu", "cpuset", "memory", "pids", "hugetlb"];
+
+/// What to write for these limits.
+#[must_use]
+pub fn settings(limits: &CgroupLimits) -> Vec<Setting> {
+    let one = |controller, file, value: Option<i64>| {
+        value.map(|value| Setting { controller, file, value: value.to_string() })
+    };
+    [
+        one("cpu", "cpu.shares", limits.cpu_shares),
+        one("cpu", "cpu.cfs_period_us", limits.cpu_period.filter(|_| limits.cpu_quota.is_some())),
+        one("cpu", "cpu.cfs_quota_us", limits.cpu_quota),
+        one("memory", "memory.limit_in_bytes", limits.memory_limit),
+        one("pids", "pids.max", limits.pids_limit),
+    ]
+    .into_iter()
+    .flatten()
+    .collect()
+}
+
+/// A new cpuset is empty and takes no process until it is given its parent's cpus and memory nodes.
+///
+/// # Errors
+/// When the kernel refuses.
+pub fn inherit_cpuset(parent: &Path, folder: &Path) -> Result<(), CgroupError> {
+    for file in ["cpuset.cpus", "cpuset.mems"] {
+        let from = parent.join(file);
+        let value = std::fs::read_to_string(&from).map_err(|source| CgroupError { path: from, source })?;
+        if value.trim().is_empty() {
+            continue;
+        }
+        let to = folder.join(file);
+        std::fs::write(&to, value.trim()).map_err(|source| CgroupError { path: to, source })?;
+    }
+    Ok(())
+}

@@ -1,0 +1,175 @@
+//! Static pods: manifests in a folder of the node, read again whenever the folder changes and every 20 s.
+//!
+//! Contract: a static pod's uid and config hash come from its content and the node's name, its name gets the node's name
+//! appended; each has a mirror pod in the API server.
+
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
+
+use component_base::task::Tasks;
+use k8s_openapi::api::core::v1::{Pod, Toleration};
+use sha2::{Digest, Sha256};
+
+use crate::{
+    pod::{self, defaults},
+    pods::{Pods, Source},
+};
+
+/// A manifest that is not a pod.
+#[derive(Debug, thiserror::Error)]
+pub enum ManifestError {
+    /// Cannot be read.
+    #[error("cannot read {path}: {source}")]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// Is not YAML or JSON of a pod.
+    #[error("cannot decode {path}: {message}")]
+    Decode {
+        /// The file.
+        path: PathBuf,
+        /// Where and why.
+        message: String,
+    },
+    /// Lacks what every pod has.
+    #[error("{path}: a static pod needs {what}")]
+    Incomplete {
+        /// The file.
+        path: PathBuf,
+        /// What is missing.
+        what: &'static str,
+    },
+}
+
+/// A static pod from a manifest's text.
+///
+/// # Errors
+/// When the text is no complete pod.
+pub fn parse(path: &Path, text: &str, node: &str) -> Result<Pod, ManifestError> {
+    let decode = |message: String| ManifestError::Decode { path: path.to_owned(), message };
+    let mut pod: Pod = serde_saphyr::from_str(text).map_err(|e| decode(e.to_string()))?;
+    let incomplete = |what| ManifestError::Incomplete { path: path.to_owned(), what };
+    let name =
+        pod.metadata.name.clone().filter(|n| !n.is_empty()).ok_or_else(|| incomplete("metadata.name"))?;
+    if pod.spec.as_ref().is_none_or(|s| s.containers.is_empty()) {
+        return Err(incomplete("spec.containers"));
+    }
+    let digest = Sha256::digest(format!("{node}\n{}\n{text}", path.display()));
+    let hash: String = digest[..16].iter().map(|b| format!("{b:02x}")).collect();
+    pod.metadata.name = Some(format!("{name}-{}", node.to_lowercase()));
+    pod.metadata.uid.get_or_insert_with(|| hash.clone());
+    let annotations = pod.metadata.annotations.get_or_insert_default();
+    annotations.insert(pod::SOURCE_ANNOTATION.to_owned(), "file".to_owned());
+    annotations.insert(pod::HASH_ANNOTATION.to_owned(), hash);
+    pod.status = None;
+    let spec = pod.spec.get_or_insert_default();
+    spec.node_name = Some(node.to_owned());
+    let tolerates = Toleration {
+        operator: Some("Exists".into()),
+        effect: Some("NoExecute".into()),
+        ..Toleration::default()
+    };
+    spec.tolerations.get_or_insert_default().push(tolerates);
+    defaults::apply(&mut pod);
+    Ok(pod)
+}
+
+/// Reads all manifests of a folder (or the one file). A bad one is reported and skipped.
+#[must_use]
+pub fn read_all(path: &Path, node: &str) -> Vec<Arc<Pod>> {
+    let mut files: Vec<PathBuf> = match std::fs::read_dir(path) {
+        Ok(entries) => entries.filter_map(Result::ok).map(|e| e.path()).filter(|p| is_manifest(p)).collect(),
+        Err(_) if path.is_file() => vec![path.to_owned()],
+        Err(_) => vec![],
+    };
+    files.sort();
+    let mut pods: Vec<Arc<Pod>> = Vec::new();
+    for file in files {
+        let text = std::fs::read_to_string(&file)
+            .map_err(|source| ManifestError::Read { path: file.clone(), source });
+        match text.and_then(|text| parse(&file, &text, node)) {
+            Ok(pod) if pods.iter().any(|p| pod::uid(p) == pod::uid(&pod)) => {
+                tracing::error!(file = %file.display(), "the manifest's uid is taken by another one");
+            }
+            Ok(pod) => pods.push(Arc::new(pod)),
+            Err(error) => tracing::error!(%error, "cannot use the manifest"),
+        }
+    }
+    pods
+}
+
+fn is_manifest(path: &Path) -> bool {
+    path.is_file() && !path.file_name().is_some_and(|n| n.to_string_lossy().starts_with('.'))
+}
+
+/// Feeds static pods to the workers until the drain.
+pub fn run(path: PathBuf, node: String, period: Duration, pods: Arc<Pods>, tasks: &Tasks) {
+    let drain = tasks.drain();
+    tasks.spawn("manifests", async move {
+        let mut stamp = Vec::new();
+        let mut last = tokio::time::Instant::now();
+        let mut ticks = tokio::time::interval(Duration::from_secs(1));
+        loop {
+            tokio::select! {
+                () = drain.cancelled() => return,
+                _ = ticks.tick() => {}
+            }
+            let now = stamps(&path);
+            if now != stamp || last.elapsed() >= period || stamp.is_empty() {
+                stamp = now;
+                last = tokio::time::Instant::now();
+                pods.set(Source::File, read_all(&path, &node));
+            }
+        }
+    });
+}
+
+/// Names, sizes and times of the folder's files: cheap to compare.
+fn stamps(path: &Path) -> Vec<(PathBuf, u64, Option<std::time::SystemTime>)> {
+    let entries = std::fs::read_dir(path).into_iter().flatten().filter_map(Result::ok);
+    let mut all: Vec<_> = entries
+        .filter_map(|e| Some((e.path(), e.metadata().ok()?)))
+        .map(|(p, m)| (p, m.len(), m.modified().ok()))
+        .collect();
+    all.push((path.to_owned(), 0, None));
+    all.sort();
+    all
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const GOOD: &str =
+        "apiVersion: v1\nkind: Pod\nmetadata: {name: web}\nspec: {containers: [{name: c, image: i}]}\n";
+
+    #[test]
+    fn a_manifest_becomes_a_static_pod() {
+        let pod = parse(Path::new("/m/a.yaml"), GOOD, "Node1").unwrap();
+        assert_eq!(pod::name(&pod), "web-node1");
+        assert_eq!(pod::namespace(&pod), "default");
+        assert!(pod::is_static(&pod));
+        assert_eq!(pod::annotation(&pod, pod::HASH_ANNOTATION), Some(pod::uid(&pod)));
+        assert_eq!(pod::containers(&pod)[0].image_pull_policy.as_deref(), Some("Always"));
+        let changed = parse(Path::new("/m/a.yaml"), &GOOD.replace("image: i", "image: j"), "Node1").unwrap();
+        assert_ne!(pod::uid(&changed), pod::uid(&pod));
+    }
+
+    #[test]
+    fn bad_manifests_are_errors() {
+        for text in [
+            "",
+            "{",
+            "kind: Pod\nmetadata: {}\nspec: {}",
+            "apiVersion: v1\nkind: Pod\nmetadata: {name: a}\nspec: {}",
+        ] {
+            assert!(parse(Path::new("x"), text, "n").is_err(), "{text}");
+        }
+    }
+}

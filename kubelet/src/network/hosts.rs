@@ -1,0 +1,85 @@
+//! A pod's host name and its `/etc/hosts`. Pure.
+
+use k8s_openapi::api::core::v1::Pod;
+
+use crate::pod;
+
+/// The pod's short host name and its domain (empty without a subdomain).
+#[must_use]
+pub fn hostname(pod: &Pod, cluster_domain: &str) -> (String, String) {
+    let spec = pod::spec(pod);
+    if let Some(name) = spec.hostname_override.as_deref().filter(|n| !n.is_empty()) {
+        return (name.to_owned(), String::new());
+    }
+    let own = spec.hostname.as_deref().filter(|h| !h.is_empty()).unwrap_or(pod::name(pod));
+    let mut short: String = own.chars().take(63).collect();
+    short.truncate(short.trim_end_matches(['-', '.']).len());
+    let domain = match spec.subdomain.as_deref().filter(|s| !s.is_empty()) {
+        Some(subdomain) => format!("{subdomain}.{}.svc.{cluster_domain}", pod::namespace(pod)),
+        None => String::new(),
+    };
+    (short, domain)
+}
+
+/// What `uname -n` gives in the pod: the full name when the pod asks for it.
+#[must_use]
+pub fn node_name(pod: &Pod, cluster_domain: &str) -> String {
+    let (short, domain) = hostname(pod, cluster_domain);
+    if pod::spec(pod).set_hostname_as_fqdn == Some(true) && !domain.is_empty() {
+        return format!("{short}.{domain}");
+    }
+    short
+}
+
+/// The content of `/etc/hosts` for a pod with its own network; with the host's network `host_file` is its base.
+#[must_use]
+pub fn file(pod: &Pod, ips: &[String], cluster_domain: &str, host_file: Option<&str>) -> String {
+    let mut text = String::from("# Kubernetes-managed hosts file");
+    if let Some(host) = host_file {
+        text.push_str(" (host network).\n");
+        text.push_str(host);
+        if !host.ends_with('\n') {
+            text.push('\n');
+        }
+    } else {
+        text.push_str(".\n127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n");
+        text.push_str("fe00::0\tip6-localnet\nfe00::0\tip6-mcastprefix\nfe00::1\tip6-allnodes\nfe00::2\tip6-allrouters\n");
+        let (short, domain) = hostname(pod, cluster_domain);
+        for ip in ips {
+            if domain.is_empty() {
+                text.push_str(&format!("{ip}\t{short}\n"));
+            } else {
+                text.push_str(&format!("{ip}\t{short}.{domain}\t{short}\n"));
+            }
+        }
+    }
+    let aliases = pod::spec(pod).host_aliases.as_deref().unwrap_or_default();
+    if !aliases.is_empty() {
+        text.push_str("\n# Entries added by HostAliases.\n");
+        for alias in aliases {
+            let names = alias.hostnames.as_deref().unwrap_or_default().join("\t");
+            text.push_str(&format!("{}\t{names}\n", alias.ip));
+        }
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing;
+
+    #[test]
+    fn subdomain_makes_a_full_name() {
+        let pod = testing::pod("a").with(|p| p.spec.as_mut().unwrap().subdomain = Some("db".into())).build();
+        let text = file(&pod, &["10.0.0.1".into()], "cluster.local", None);
+        assert!(text.contains("10.0.0.1\ta.db.ns.svc.cluster.local\ta\n"), "{text}");
+        assert_eq!(node_name(&pod, "cluster.local"), "a");
+    }
+
+    #[test]
+    fn long_names_are_cut_at_63() {
+        let pod = testing::pod(&format!("{}-b", "a".repeat(62))).build();
+        assert_eq!(hostname(&pod, "").0, "a".repeat(62));
+    }
+}

@@ -1,0 +1,106 @@
+//! Facts of the machine, from /proc and /sys.
+
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+};
+
+/// What does not change while the machine runs.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Machine {
+    /// Processors online.
+    pub cpus: i64,
+    /// Bytes of memory.
+    pub memory: i64,
+    /// Bytes of swap.
+    pub swap: i64,
+    /// Id from /etc/machine-id.
+    pub machine_id: String,
+    /// Id of the hardware.
+    pub system_uuid: String,
+    /// Id of this boot.
+    pub boot_id: String,
+    /// Kernel release.
+    pub kernel: String,
+    /// Name and version of the operating system.
+    pub os_image: String,
+}
+
+/// Reads the facts; `root` is `/` but in tests.
+///
+/// # Errors
+/// When /proc cannot be read.
+pub fn read(root: &Path) -> io::Result<Machine> {
+    let meminfo = fs::read_to_string(root.join("proc/meminfo"))?;
+    let text = |path: &str| {
+        // Not every machine has every id; a missing one stays empty.
+        fs::read_to_string(root.join(path)).unwrap_or_default().trim().to_owned()
+    };
+    let cpus = std::thread::available_parallelism().map_or(1, usize::from);
+    Ok(Machine {
+        cpus: i64::try_from(cpus).unwrap_or(1),
+        memory: kilobytes(&meminfo, "MemTotal:").unwrap_or(0) * 1024,
+        swap: kilobytes(&meminfo, "SwapTotal:").unwrap_or(0) * 1024,
+        machine_id: text("etc/machine-id"),
+        system_uuid: text("sys/class/dmi/id/product_uuid"),
+        boot_id: text("proc/sys/kernel/random/boot_id"),
+        kernel: text("proc/sys/kernel/osrelease"),
+        os_image: os_image(&text("etc/os-release")),
+    })
+}
+
+/// A line of /proc/meminfo, in kB.
+#[must_use]
+pub fn kilobytes(meminfo: &str, key: &str) -> Option<i64> {
+    meminfo.lines().find_map(|line| line.strip_prefix(key))?.split_whitespace().next()?.parse().ok()
+}
+
+fn os_image(text: &str) -> String {
+    let line = text.lines().find_map(|l| l.strip_prefix("PRETTY_NAME="));
+    line.unwrap_or("Linux").trim_matches('"').to_owned()
+}
+
+/// How full a file system is.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct FsUsage {
+    /// Bytes in all.
+    pub capacity: i64,
+    /// Bytes free for users.
+    pub available: i64,
+    /// Inodes in all.
+    pub inodes: i64,
+    /// Inodes free.
+    pub inodes_free: i64,
+}
+
+/// Looks at the file system that holds `path`.
+///
+/// # Errors
+/// When the path does not exist.
+pub fn fs_usage(path: &PathBuf) -> io::Result<FsUsage> {
+    let stat = rustix::fs::statvfs(path)?;
+    let bytes = |blocks: u64| i64::try_from(blocks.saturating_mul(stat.f_frsize)).unwrap_or(i64::MAX);
+    Ok(FsUsage {
+        capacity: bytes(stat.f_blocks),
+        available: bytes(stat.f_bavail),
+        inodes: i64::try_from(stat.f_files).unwrap_or(i64::MAX),
+        inodes_free: i64::try_from(stat.f_ffree).unwrap_or(i64::MAX),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn facts_are_read_from_the_root() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::create_dir_all(dir.path().join("proc")).unwrap();
+        fs::create_dir_all(dir.path().join("etc")).unwrap();
+        fs::write(dir.path().join("proc/meminfo"), "MemTotal:  2048 kB\nSwapTotal: 0 kB\n").unwrap();
+        fs::write(dir.path().join("etc/os-release"), "ID=x\nPRETTY_NAME=\"An OS\"\n").unwrap();
+        let machine = read(dir.path()).unwrap();
+        assert_eq!((machine.memory, machine.os_image.as_str()), (2048 * 1024, "An OS"));
+        assert!(read(&dir.path().join("none")).is_err());
+    }
+}

@@ -1,0 +1,51 @@
+//! Whether the runtime's network works, from its own conditions. Pods with their own network wait for it.
+
+use std::{sync::Arc, time::Duration};
+
+use component_base::task::Tasks;
+use tokio::sync::watch;
+
+use crate::{pods::Pods, runtime::Runtime};
+
+const PERIOD: Duration = Duration::from_secs(5);
+
+/// Asks the runtime until the drain; `state` holds why the network does not work, or nothing.
+pub fn run(runtime: Runtime, state: watch::Sender<Option<String>>, pods: Arc<Pods>, tasks: &Tasks) {
+    let drain = tasks.drain();
+    tasks.spawn("network-readiness", async move {
+        let mut ticks = tokio::time::interval(PERIOD);
+        loop {
+            tokio::select! {
+                () = drain.cancelled() => return,
+                _ = ticks.tick() => {}
+            }
+            let now = unready(&runtime).await;
+            let changed = state.send_if_modified(|before| {
+                let changed = *before != now;
+                before.clone_from(&now);
+                changed
+            });
+            if changed {
+                pods.nudge_all();
+            }
+        }
+    });
+}
+
+async fn unready(runtime: &Runtime) -> Option<String> {
+    let status = match runtime.status().await {
+        Ok(answer) => answer.status.unwrap_or_default(),
+        Err(error) => return Some(error.to_string()),
+    };
+    let condition = status.conditions.into_iter().find(|c| c.r#type == "NetworkReady");
+    let Some(condition) = condition else {
+        return Some("runtime network condition is unknown".to_owned());
+    };
+    if condition.status {
+        return None;
+    }
+    Some(format!(
+        "container runtime network not ready: NetworkReady=false reason:{} message:{}",
+        condition.reason, condition.message
+    ))
+}

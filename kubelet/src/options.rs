@@ -1,0 +1,211 @@
+//! Flags and configuration file of the kubelet: one typed, validated [`Config`].
+//!
+//! Contract: upstream's flag names; KubeletConfiguration kubelet.config.k8s.io/v1beta1, strictly decoded. A flag that is
+//! given wins over the file, the file over the default.
+
+pub mod file;
+pub mod flags;
+
+use std::{net::IpAddr, path::PathBuf, time::Duration};
+
+use k8s_openapi::api::core::v1::Taint;
+
+pub use self::file::KubeletConfiguration;
+
+/// A configuration that cannot be used; the process ends with exit code 64.
+#[derive(Debug, thiserror::Error)]
+pub enum OptionsError {
+    /// The configuration file cannot be read.
+    #[error("failed to load kubelet config file, path: {path}, error: {source}")]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// The configuration file is not what it should be.
+    #[error("failed to load kubelet config file, path: {path}, error: {message}")]
+    Decode {
+        /// The file.
+        path: PathBuf,
+        /// Where and why.
+        message: String,
+    },
+    /// A value that does not fit.
+    #[error("invalid configuration: {0}")]
+    Invalid(String),
+    /// Bad flags; the text is complete.
+    #[error("{0}")]
+    Flags(#[from] clap::Error),
+}
+
+/// Everything the kubelet is told.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// How to reach the API server; without it the kubelet is standalone.
+    pub kubeconfig: Option<PathBuf>,
+    /// The node's name.
+    pub node_name: String,
+    /// The node's addresses, primary first; empty is: find out.
+    pub node_ips: Vec<IpAddr>,
+    /// Folder of pods and the kubelet's own files.
+    pub root_dir: PathBuf,
+    /// Folder of serving certificates.
+    pub cert_dir: PathBuf,
+    /// Labels of a new node.
+    pub node_labels: Vec<(String, String)>,
+    /// Taints of a new node.
+    pub taints: Vec<Taint>,
+    /// `spec.providerID` of a new node.
+    pub provider_id: Option<String>,
+    /// `external` makes a cloud controller fill in addresses.
+    pub external_cloud: bool,
+    /// The file's fields with flags applied.
+    pub file: KubeletConfiguration,
+    /// Log verbosity.
+    pub verbosity: u32,
+}
+
+/// Reads flags and file.
+///
+/// # Errors
+/// When a flag, the file or a value is bad.
+pub fn load(arguments: impl IntoIterator<Item = String>) -> Result<Config, OptionsError> {
+    let given = flags::parse(arguments)?;
+    let mut file = match given.text("config") {
+        Some(path) => read(PathBuf::from(path))?,
+        None => KubeletConfiguration::default(),
+    };
+    flags::overlay(&given, &mut file)?;
+    let node_name = match given.text("hostname-override") {
+        Some(name) => name.trim().to_lowercase(),
+        None => host_name()?,
+    };
+    let node_ips = match given.text("node-ip") {
+        Some(text) => text
+            .split(',')
+            .map(|ip| {
+                ip.trim()
+                    .parse()
+                    .map_err(|_| OptionsError::Invalid(format!("--node-ip {ip:?} is no address")))
+            })
+            .collect::<Result<_, _>>()?,
+        None => vec![],
+    };
+    let root_dir = PathBuf::from(given.text("root-dir").unwrap_or_else(|| "/var/lib/kubelet".to_owned()));
+    let config = Config {
+        kubeconfig: given.text("kubeconfig").map(PathBuf::from),
+        node_name,
+        node_ips,
+        cert_dir: given.text("cert-dir").map_or_else(|| root_dir.join("pki"), PathBuf::from),
+        root_dir,
+        node_labels: flags::pairs(&given.list("node-labels"))?,
+        taints: file.register_with_taints.clone(),
+        provider_id: given.text("provider-id").or_else(|| file.provider_id.clone()),
+        external_cloud: given.text("cloud-provider").as_deref() == Some("external"),
+        verbosity: given.text("v").and_then(|v| v.parse().ok()).unwrap_or(0),
+        file,
+    };
+    validate(&config)?;
+    Ok(config)
+}
+
+fn read(path: PathBuf) -> Result<KubeletConfiguration, OptionsError> {
+    let text =
+        std::fs::read_to_string(&path).map_err(|source| OptionsError::Read { path: path.clone(), source })?;
+    file::decode(&text).map_err(|message| OptionsError::Decode { path, message })
+}
+
+fn host_name() -> Result<String, OptionsError> {
+    let name = nix::unistd::gethostname().map_err(|e| OptionsError::Invalid(format!("no host name: {e}")))?;
+    let name = name.to_string_lossy().trim().to_lowercase();
+    if name.is_empty() {
+        return Err(OptionsError::Invalid("empty hostname is invalid".to_owned()));
+    }
+    Ok(name)
+}
+
+fn validate(config: &Config) -> Result<(), OptionsError> {
+    let file = &config.file;
+    let fail = |text: &str| Err(OptionsError::Invalid(text.to_owned()));
+    if file.cgroup_driver != "cgroupfs" {
+        return fail("cgroupDriver (--cgroup-driver): only \"cgroupfs\" is supported by this kubelet");
+    }
+    if file.image_gc_low_threshold_percent >= file.image_gc_high_threshold_percent {
+        return fail(
+            "imageGCLowThresholdPercent (--image-gc-low-threshold) must be less than imageGCHighThresholdPercent",
+        );
+    }
+    if file.max_pods < 0 {
+        return fail("maxPods (--max-pods) must not be a negative number");
+    }
+    if file.container_log_max_files <= 1 {
+        return fail("containerLogMaxFiles must be greater than 1");
+    }
+    if !file.container_runtime_endpoint.starts_with("unix://")
+        && !file.container_runtime_endpoint.starts_with('/')
+    {
+        return fail("the container runtime endpoint address was not specified or is not a unix socket");
+    }
+    Ok(())
+}
+
+impl Config {
+    /// Timeout of calls to the runtime.
+    #[must_use]
+    pub fn runtime_timeout(&self) -> Duration {
+        self.file.runtime_request_timeout.0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn load_with(arguments: &[&str]) -> Result<Config, OptionsError> {
+        let all = std::iter::once("kubelet").chain(arguments.iter().copied()).map(str::to_owned);
+        load(all)
+    }
+
+    #[test]
+    fn defaults_are_upstreams() {
+        let config = load_with(&["--hostname-override=Node1"]).unwrap();
+        assert_eq!(config.node_name, "node1");
+        assert_eq!(config.file.port, 10250);
+        assert_eq!(config.file.max_pods, 110);
+        assert_eq!(config.file.container_runtime_endpoint, "unix:///run/containerd/containerd.sock");
+    }
+
+    #[test]
+    fn flags_win_over_the_file() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("c.yaml");
+        std::fs::write(
+            &path,
+            "apiVersion: kubelet.config.k8s.io/v1beta1\nkind: KubeletConfiguration\nmaxPods: 7\nport: 1\nclusterDNS: [10.0.0.10]\n",
+        )
+        .unwrap();
+        let path = format!("--config={}", path.display());
+        let config = load_with(&[&path, "--port=2", "--cluster-dns=1.1.1.1,1.1.1.2"]).unwrap();
+        assert_eq!((config.file.max_pods, config.file.port), (7, 2));
+        assert_eq!(config.file.cluster_dns, ["1.1.1.1", "1.1.1.2"]);
+    }
+
+    #[test]
+    fn bad_input_is_refused() {
+        assert!(load_with(&["--no-such-flag"]).is_err());
+        assert!(load_with(&["--cgroup-driver=systemd"]).is_err());
+        assert!(load_with(&["--node-ip=x"]).is_err());
+        assert!(load_with(&["--max-pods=many"]).is_err());
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("c.yaml");
+        for text in [
+            "kind: KubeletConfiguration\n",
+            "apiVersion: kubelet.config.k8s.io/v1beta1\nkind: KubeletConfiguration\nnope: 1\n",
+            "apiVersion: kubelet.config.k8s.io/v1beta1\nkind: KubeletConfiguration\nmaxPods: x\n",
+        ] {
+            std::fs::write(&path, text).unwrap();
+            assert!(load_with(&[&format!("--config={}", path.display())]).is_err(), "{text}");
+        }
+    }
+}

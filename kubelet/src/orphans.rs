@@ -1,0 +1,195 @@
+//! What no pod owns any more: containers, sandboxes, folders, cgroups and logs of pods that were deleted while the kubelet
+//! was away, and old instances of containers that live pods have left behind.
+//!
+//! Nothing is collected before all sources have spoken.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashSet},
+    path::Path,
+    sync::Arc,
+    time::Duration,
+};
+
+use component_base::task::Tasks;
+
+use crate::{
+    pods::Pods,
+    runtime::{Glimpse, Runtime, RuntimeError, cri},
+    volume,
+    worker::Shared,
+};
+
+const PERIOD: Duration = Duration::from_secs(30);
+/// Grace of containers whose pod nobody knows any more.
+const GRACE: Duration = Duration::from_secs(30);
+
+/// What to take away. Pure.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Plan {
+    /// Containers to stop first.
+    pub stop: Vec<String>,
+    /// Containers to remove.
+    pub containers: Vec<String>,
+    /// Sandboxes to stop and remove.
+    pub sandboxes: Vec<String>,
+}
+
+/// Decides what is orphaned: everything of unknown pods; of known ones, all but the newest `keep` dead instances of each
+/// container, and sandboxes that are not ready, not the newest, and hold no container.
+#[must_use]
+pub fn plan(list: &[Glimpse], knows: impl Fn(&str) -> bool, keep: usize) -> Plan {
+    let mut plan = Plan::default();
+    let running = cri::ContainerState::ContainerRunning as i32;
+    let mut dead: BTreeMap<(&str, &str), Vec<&Glimpse>> = BTreeMap::new();
+    let mut sandboxes: BTreeMap<&str, Vec<&Glimpse>> = BTreeMap::new();
+    let mut used: HashSet<&str> = HashSet::new();
+    for item in list {
+        let orphan = !knows(&item.pod.uid);
+        match &item.sandbox_id {
+            Some(_) if orphan => {
+                if item.state == running {
+                    plan.stop.push(item.id.clone());
+                }
+                plan.containers.push(item.id.clone());
+            }
+            None if orphan => plan.sandboxes.push(item.id.clone()),
+            Some(sandbox) => {
+                used.insert(sandbox);
+                if item.state == cri::ContainerState::ContainerExited as i32 {
+                    dead.entry((&item.pod.uid, &item.name)).or_default().push(item);
+                }
+            }
+            None => sandboxes.entry(&item.pod.uid).or_default().push(item),
+        }
+    }
+    for instances in dead.values_mut() {
+        instances.sort_by_key(|g| std::cmp::Reverse(g.created_at));
+        plan.containers.extend(instances.iter().skip(keep).map(|g| g.id.clone()));
+    }
+    for list in sandboxes.values_mut() {
+        list.sort_by_key(|g| std::cmp::Reverse(g.created_at));
+        let ready = cri::PodSandboxState::SandboxReady as i32;
+        let old = list.iter().skip(1).filter(|g| g.state != ready && !used.contains(g.id.as_str()));
+        plan.sandboxes.extend(old.map(|g| g.id.clone()));
+    }
+    plan
+}
+
+/// Collects until the drain.
+pub fn run(shared: Arc<Shared>, pods: Arc<Pods>, tasks: &Tasks) {
+    let drain = tasks.drain();
+    tasks.spawn("orphans", async move {
+        let mut ticks = tokio::time::interval(PERIOD);
+        loop {
+            tokio::select! {
+                () = drain.cancelled() => return,
+                _ = ticks.tick() => {}
+            }
+            if !pods.is_synced() {
+                continue;
+            }
+            if let Err(error) = collect(&shared.runtime, &pods).await {
+                tracing::warn!(%error, "cannot collect orphaned containers");
+            }
+            let (shared, pods) = (Arc::clone(&shared), Arc::clone(&pods));
+            let seen = shared.runtime.glimpse().await.unwrap_or_default();
+            let alive: BTreeSet<String> = seen.into_iter().map(|g| g.pod.uid).collect();
+            let files = move || collect_files(&shared, &|uid| pods.knows(uid) || alive.contains(uid));
+            if let Err(error) = tokio::task::spawn_blocking(files).await {
+                tracing::error!(%error, "collecting orphaned files failed");
+            }
+        }
+    });
+}
+
+async fn collect(runtime: &Runtime, pods: &Pods) -> Result<(), RuntimeError> {
+    let list = runtime.glimpse().await?;
+    let plan = plan(&list, |uid| pods.knows(uid), 1);
+    for id in &plan.stop {
+        runtime.stop_container(id, GRACE).await?;
+    }
+    for id in &plan.containers {
+        runtime.remove_container(id).await?;
+    }
+    for id in &plan.sandboxes {
+        runtime.stop_sandbox(id).await?;
+        runtime.remove_sandbox(id).await?;
+    }
+    Ok(())
+}
+
+fn collect_files(shared: &Shared, keeps: &dyn Fn(&str) -> bool) {
+    for uid in folders(&shared.pods_dir).into_iter().filter(|uid| !keeps(uid)) {
+        report(volume::tear_down(&shared.pods_dir.join(uid)));
+    }
+    if let Some(cgroups) = &shared.cgroups {
+        for (_, path) in cgroups.pods().into_iter().filter(|(uid, _)| !keeps(uid)) {
+            report(cgroups.remove(&path));
+        }
+    }
+    let logs = &shared.settings.log_root;
+    for name in folders(logs) {
+        let uid = name.rsplit('_').next().unwrap_or_default();
+        if !keeps(uid) {
+            report(std::fs::remove_dir_all(logs.join(&name)));
+        }
+    }
+    remove_dead_links(&shared.container_logs);
+}
+
+fn remove_dead_links(folder: &Path) {
+    // A missing folder has no links.
+    for entry in std::fs::read_dir(folder).into_iter().flatten().filter_map(Result::ok) {
+        let path = entry.path();
+        if path.is_symlink() && !path.exists() {
+            report(std::fs::remove_file(path));
+        }
+    }
+}
+
+fn folders(folder: &Path) -> Vec<String> {
+    // A missing folder has none.
+    let entries = std::fs::read_dir(folder).into_iter().flatten().filter_map(Result::ok);
+    entries.map(|e| e.file_name().to_string_lossy().into_owned()).collect()
+}
+
+fn report<E: std::fmt::Display>(result: Result<(), E>) {
+    if let Err(error) = result {
+        tracing::warn!(%error, "cannot collect what a pod left behind");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::runtime::PodLabels;
+
+    fn item(uid: &str, id: &str, sandbox: Option<&str>, state: i32, created_at: i64) -> Glimpse {
+        Glimpse {
+            pod: PodLabels { uid: uid.into(), namespace: "ns".into(), name: "a".into() },
+            id: id.into(),
+            sandbox_id: sandbox.map(str::to_owned),
+            name: "c".into(),
+            state,
+            created_at,
+        }
+    }
+
+    #[test]
+    fn unknown_pods_go_and_known_ones_keep_their_last_instance() {
+        let (running, exited) = (1, 2);
+        let list = [
+            item("gone", "s1", None, 0, 1),
+            item("gone", "c1", Some("s1"), running, 1),
+            item("known", "s2", None, 0, 9),
+            item("known", "s0", None, 1, 1),
+            item("known", "c4", Some("s2"), running, 4),
+            item("known", "c3", Some("s2"), exited, 3),
+            item("known", "c2", Some("s2"), exited, 2),
+        ];
+        let plan = plan(&list, |uid| uid == "known", 1);
+        assert_eq!(plan.stop, ["c1"]);
+        assert_eq!(plan.containers, ["c1", "c2"]);
+        assert_eq!(plan.sandboxes, ["s1", "s0"]);
+    }
+}

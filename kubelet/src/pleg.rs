@@ -1,0 +1,93 @@
+//! Seeing what changes in the runtime: a list each second, compared with the one before (the pod lifecycle event
+//! generator). A runtime that streams events (containerd 1.7 and newer) would feed the same [`changed`] seam.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Duration,
+};
+
+use component_base::task::Tasks;
+use parking_lot::Mutex;
+use tokio::time::Instant;
+
+use crate::{
+    pods::Pods,
+    runtime::{Glimpse, Runtime},
+};
+
+/// Between two lists.
+const PERIOD: Duration = Duration::from_secs(1);
+/// A list that is older than this means that the runtime does not answer.
+const THRESHOLD: Duration = Duration::from_secs(180);
+
+/// When the runtime was last seen.
+#[derive(Debug)]
+pub struct Seen(Mutex<Instant>);
+
+impl Seen {
+    /// The runtime answered recently.
+    #[must_use]
+    pub fn is_fresh(&self) -> bool {
+        self.0.lock().elapsed() < THRESHOLD
+    }
+}
+
+type View = BTreeMap<String, (String, i32)>;
+
+/// The pods whose containers or sandboxes differ between two lists.
+#[must_use]
+pub fn changed(before: &View, now: &View) -> BTreeSet<String> {
+    let differs = |a: &View, b: &View| -> BTreeSet<String> {
+        a.iter().filter(|(id, seen)| b.get(*id) != Some(seen)).map(|(_, (uid, _))| uid.clone()).collect()
+    };
+    &differs(before, now) | &differs(now, before)
+}
+
+fn view(list: &[Glimpse]) -> View {
+    list.iter().map(|g| (g.id.clone(), (g.pod.uid.clone(), g.state))).collect()
+}
+
+/// Watches the runtime until the drain and wakes the workers of pods that changed.
+pub fn run(runtime: Runtime, pods: Arc<Pods>, tasks: &Tasks) -> Arc<Seen> {
+    let seen = Arc::new(Seen(Mutex::new(Instant::now())));
+    let (result, drain) = (Arc::clone(&seen), tasks.drain());
+    tasks.spawn("pleg", async move {
+        let mut before = View::new();
+        let mut ticks = tokio::time::interval(PERIOD);
+        ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                () = drain.cancelled() => return,
+                _ = ticks.tick() => {}
+            }
+            match runtime.glimpse().await {
+                Ok(list) => {
+                    *seen.0.lock() = Instant::now();
+                    let now = view(&list);
+                    changed(&before, &now).iter().for_each(|uid| pods.nudge(uid));
+                    before = now;
+                }
+                Err(error) => tracing::error!(%error, "cannot list the runtime's pods"),
+            }
+        }
+    });
+    result
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn changes_are_found_in_both_directions() {
+        let view = |list: &[(&str, &str, i32)]| -> View {
+            list.iter().map(|(id, uid, state)| ((*id).into(), ((*uid).into(), *state))).collect()
+        };
+        let before = view(&[("a", "1", 1), ("b", "2", 1), ("c", "3", 1)]);
+        let now = view(&[("a", "1", 1), ("b", "2", 2), ("d", "4", 0)]);
+        let expected: BTreeSet<String> = ["2", "3", "4"].map(str::to_owned).into();
+        assert_eq!(changed(&before, &now), expected);
+        assert!(changed(&now, &now).is_empty());
+    }
+}

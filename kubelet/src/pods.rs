@@ -1,0 +1,207 @@
+//! The pods of this node: what the sources want, and one worker for each.
+//!
+//! Sources call [`Pods::set`] with everything they want; what is missing from the next call has to end. A static pod waits
+//! for an older one of the same name to be gone, so no two of them ever run at once.
+
+use std::{collections::HashMap, sync::Arc};
+
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1::Pod;
+use parking_lot::Mutex;
+use tokio::sync::{Notify, watch};
+
+use crate::{
+    pod,
+    status::generate::Verdict,
+    worker::{End, Shared, Wanted, Worker},
+};
+
+/// Where a pod comes from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Source {
+    /// The API server.
+    Api,
+    /// A manifest on the node.
+    File,
+}
+
+struct Running {
+    source: Source,
+    wanted: watch::Sender<Wanted>,
+    nudge: Arc<Notify>,
+}
+
+/// The pods of this node.
+pub struct Pods {
+    shared: Arc<Shared>,
+    running: Mutex<HashMap<String, Running>>,
+    waiting: Mutex<Vec<Arc<Pod>>>,
+    synced: Mutex<HashMap<Source, ()>>,
+    expected: Vec<Source>,
+}
+
+impl Pods {
+    /// No pods yet; `expected` sources must have spoken before anything counts as orphaned.
+    #[must_use]
+    pub fn new(shared: Arc<Shared>, expected: Vec<Source>) -> Arc<Self> {
+        Arc::new(Self {
+            shared,
+            running: Mutex::default(),
+            waiting: Mutex::default(),
+            synced: Mutex::default(),
+            expected,
+        })
+    }
+
+    /// Everything a source wants.
+    pub fn set(self: &Arc<Self>, source: Source, pods: Vec<Arc<Pod>>) {
+        let uids: Vec<&str> = pods.iter().map(|p| pod::uid(p)).collect();
+        for (uid, running) in self.running.lock().iter().filter(|(_, r)| r.source == source) {
+            if !uids.contains(&uid.as_str()) {
+                running.wanted.send_if_modified(gone);
+            }
+        }
+        if source == Source::File {
+            self.waiting.lock().retain(|p| uids.contains(&pod::uid(p)));
+        }
+        for pod in &pods {
+            self.upsert(source, Arc::clone(pod));
+        }
+        self.synced.lock().insert(source, ());
+    }
+
+    /// One pod is new or has changed.
+    pub fn upsert(self: &Arc<Self>, source: Source, pod: Arc<Pod>) {
+        if source == Source::Api && pod::is_mirror(&pod) {
+            return;
+        }
+        let uid = pod::uid(&pod).to_owned();
+        if let Some(running) = self.running.lock().get(&uid) {
+            running.wanted.send_if_modified(|wanted| {
+                let changed = wanted.pod.metadata.resource_version != pod.metadata.resource_version
+                    || source == Source::File && *wanted.pod != *pod;
+                if changed {
+                    wanted.pod = pod;
+                }
+                changed
+            });
+            return;
+        }
+        if source == Source::File && self.name_is_taken(&pod) {
+            let mut waiting = self.waiting.lock();
+            waiting.retain(|p| pod::uid(p) != uid);
+            waiting.push(pod);
+            return;
+        }
+        self.start(source, pod);
+    }
+
+    /// A pod is gone from its source.
+    pub fn remove(&self, uid: &str) {
+        if let Some(running) = self.running.lock().get(uid) {
+            running.wanted.send_if_modified(gone);
+        }
+    }
+
+    /// Ends a pod from within, as an eviction does.
+    pub fn end(&self, uid: &str, grace: Option<i64>, verdict: Verdict) {
+        if let Some(running) = self.running.lock().get(uid) {
+            running.wanted.send_if_modified(|wanted| {
+                let fresh = wanted.end.is_none();
+                if fresh {
+                    wanted.end = Some(End { grace, verdict: Some(verdict), gone: false });
+                }
+                fresh
+            });
+        }
+    }
+
+    /// The runtime changed something of this pod.
+    pub fn nudge(&self, uid: &str) {
+        if let Some(running) = self.running.lock().get(uid) {
+            running.nudge.notify_one();
+        }
+    }
+
+    /// Wakes every worker: the node's state has changed.
+    pub fn nudge_all(&self) {
+        self.running.lock().values().for_each(|r| r.nudge.notify_one());
+    }
+
+    /// This pod has a worker.
+    #[must_use]
+    pub fn knows(&self, uid: &str) -> bool {
+        self.running.lock().contains_key(uid)
+    }
+
+    /// Every source has said what it wants at least once.
+    #[must_use]
+    pub fn is_synced(&self) -> bool {
+        let synced = self.synced.lock();
+        self.expected.iter().all(|s| synced.contains_key(s))
+    }
+
+    /// All pods with a worker, each with its newest status.
+    #[must_use]
+    pub fn list(&self) -> Vec<Pod> {
+        let running = self.running.lock();
+        let mut pods: Vec<Pod> = running.values().map(|r| Pod::clone(&r.wanted.borrow().pod)).collect();
+        drop(running);
+        for pod in &mut pods {
+            if let Some(status) = self.shared.statuses.get(pod::uid(pod)) {
+                pod.status = Some(status);
+            }
+        }
+        pods.sort_by(|a, b| (pod::namespace(a), pod::name(a)).cmp(&(pod::namespace(b), pod::name(b))));
+        pods
+    }
+
+    /// The pod of this name.
+    #[must_use]
+    pub fn named(&self, namespace: &str, name: &str) -> Option<Pod> {
+        self.list().into_iter().find(|p| pod::namespace(p) == namespace && pod::name(p) == name)
+    }
+
+    fn name_is_taken(&self, pod: &Pod) -> bool {
+        self.running.lock().values().any(|r| {
+            let other = &r.wanted.borrow().pod;
+            r.source == Source::File
+                && pod::namespace(other) == pod::namespace(pod)
+                && pod::name(other) == pod::name(pod)
+        })
+    }
+
+    fn start(self: &Arc<Self>, source: Source, pod: Arc<Pod>) {
+        let uid = pod::uid(&pod).to_owned();
+        tracing::info!(pod = %pod::display(&pod), "pod worker starts");
+        let (wanted, updates) = watch::channel(Wanted { pod, end: None });
+        let nudge = Arc::new(Notify::new());
+        let worker = Worker::new(Arc::clone(&self.shared), updates, Arc::clone(&nudge));
+        self.running.lock().insert(uid.clone(), Running { source, wanted, nudge });
+        let (this, drain) = (Arc::clone(self), self.shared.tasks.drain());
+        self.shared.tasks.spawn_contained("pod", async move {
+            worker.run(drain).await;
+            this.ended(&uid);
+        });
+    }
+
+    /// A worker is through: what waited for its name may start.
+    fn ended(self: &Arc<Self>, uid: &str) {
+        self.running.lock().remove(uid);
+        let waiting = std::mem::take(&mut *self.waiting.lock());
+        for pod in waiting {
+            self.upsert(Source::File, pod);
+        }
+    }
+}
+
+fn gone(wanted: &mut Wanted) -> bool {
+    let end = wanted.end.get_or_insert_default();
+    !std::mem::replace(&mut end.gone, true)
+}
+
+/// Seconds since the pod was made, for the order in which pods are taken on.
+#[must_use]
+pub fn created(pod: &Pod) -> Timestamp {
+    pod.metadata.creation_timestamp.as_ref().map_or(Timestamp::UNIX_EPOCH, |t| t.0)
+}

@@ -1,0 +1,540 @@
+//! The container runtime, over CRI v1 on a unix socket: what the kubelet asks of it, in the kubelet's own terms.
+//!
+//! Everything that is decided stands in the pure children (`config`, `security`, `observed`); this file only
+//! carries calls and turns their answers into [`observed::PodRuntime`].
+
+pub mod config;
+pub mod logs;
+pub mod observed;
+pub mod security;
+pub mod termination;
+
+use std::{collections::HashMap, path::PathBuf, sync::Arc, time::Duration};
+
+use hyper_util::rt::TokioIo;
+use jiff::Timestamp;
+use tonic::transport::{Channel, Endpoint};
+
+/// The wire types of CRI v1.
+pub use proto::cri::v1 as cri;
+
+use self::{
+    cri::{image_service_client::ImageServiceClient, runtime_service_client::RuntimeServiceClient},
+    observed::{ContainerPhase, ContainerRecord, PodRuntime, Sandbox},
+};
+
+/// Largest answer taken from the runtime: 16 MiB, as upstream.
+const MAX_MESSAGE: usize = 16 << 20;
+
+/// A call to the runtime that failed.
+#[derive(Debug, thiserror::Error)]
+pub enum RuntimeError {
+    /// The endpoint is not a unix socket address.
+    #[error("container runtime endpoint {0:?} is not unix:///path")]
+    Endpoint(String),
+    /// The runtime answered with an error. Shown as gRPC's Go client does, because events carry this text.
+    #[error("rpc error: code = {code:?} desc = {message}")]
+    Call {
+        /// The gRPC code.
+        code: tonic::Code,
+        /// The runtime's words.
+        message: String,
+    },
+    /// An answer without what it must have.
+    #[error("the runtime's answer lacks {0}")]
+    Incomplete(&'static str),
+}
+
+impl From<tonic::Status> for RuntimeError {
+    fn from(status: tonic::Status) -> Self {
+        Self::Call { code: status.code(), message: status.message().to_owned() }
+    }
+}
+
+impl RuntimeError {
+    /// The object asked for does not exist.
+    #[must_use]
+    pub fn is_not_found(&self) -> bool {
+        matches!(self, Self::Call { code: tonic::Code::NotFound, .. })
+    }
+}
+
+/// A connection to the runtime; cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Runtime {
+    runtime: RuntimeServiceClient<Channel>,
+    images: ImageServiceClient<Channel>,
+    timeout: Duration,
+}
+
+/// A pod's identity as its sandbox and containers carry it.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct PodLabels {
+    /// Uid.
+    pub uid: String,
+    /// Namespace.
+    pub namespace: String,
+    /// Name.
+    pub name: String,
+}
+
+/// One line of the relist: enough to see that something changed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Glimpse {
+    /// The pod it belongs to.
+    pub pod: PodLabels,
+    /// Its id.
+    pub id: String,
+    /// For containers, the sandbox's id.
+    pub sandbox_id: Option<String>,
+    /// Container name; empty for a sandbox.
+    pub name: String,
+    /// State as the wire has it.
+    pub state: i32,
+    /// Nanoseconds since 1970.
+    pub created_at: i64,
+}
+
+impl Runtime {
+    /// Prepares the connection; it is made at the first call and remade when the runtime restarts.
+    ///
+    /// # Errors
+    /// When the endpoint is not `unix:///path` or `/path`.
+    pub fn connect(endpoint: &str, timeout: Duration) -> Result<Self, RuntimeError> {
+        let path = endpoint.strip_prefix("unix://").unwrap_or(endpoint);
+        if !path.starts_with('/') {
+            return Err(RuntimeError::Endpoint(endpoint.to_owned()));
+        }
+        let path = PathBuf::from(path);
+        let connector = tower::service_fn(move |_: http::Uri| {
+            let path = path.clone();
+            async move { tokio::net::UnixStream::connect(path).await.map(TokioIo::new) }
+        });
+        let channel = Endpoint::from_static("http://localhost").connect_with_connector_lazy(connector);
+        Ok(Self {
+            runtime: RuntimeServiceClient::new(channel.clone()).max_decoding_message_size(MAX_MESSAGE),
+            images: ImageServiceClient::new(channel).max_decoding_message_size(MAX_MESSAGE),
+            timeout,
+        })
+    }
+
+    fn request<T>(&self, message: T) -> tonic::Request<T> {
+        self.request_within(message, self.timeout)
+    }
+
+    fn request_within<T>(&self, message: T, timeout: Duration) -> tonic::Request<T> {
+        let mut request = tonic::Request::new(message);
+        request.set_timeout(timeout);
+        request
+    }
+
+    /// Name and version of the runtime.
+    ///
+    /// # Errors
+    /// When the call fails.
+    pub async fn version(&self) -> Result<cri::VersionResponse, RuntimeError> {
+        let request = self.request(cri::VersionRequest { version: "0.1.0".into() });
+        Ok(self.runtime.clone().version(request).await?.into_inner())
+    }
+
+    /// Conditions of runtime and network, runtime handlers.
+    ///
+    /// # Errors
+    /// When the call fails.
+    pub async fn status(&self) -> Result<cri::StatusResponse, RuntimeError> {
+        Ok(self
+            .runtime
+            .clone()
+            .status(self.request(cri::StatusRequest { verbose: false }))
+            .await?
+            .into_inner())
+    }
+
+    /// Tells the runtime the node's pod range.
+    ///
+    /// # Errors
+    /// When the call fails.
+    pub async fn set_pod_cidr(&self, cidr: &str) -> Result<(), RuntimeError> {
+        let config =
+            cri::RuntimeConfig { network_config: Some(cri::NetworkConfig { pod_cidr: cidr.to_owned() }) };
+        let request = self.request(cri::UpdateRuntimeConfigRequest { runtime_config: Some(config) });
+        self.runtime.clone().update_runtime_config(request).await?;
+        Ok(())
+    }
+
+    // === sandboxes and containers ===
+
+    /// Makes and starts a sandbox; four minutes, since the network may have to be set up.
+    ///
+    /// # Errors
+    /// When the call fails.
+    pub async fn run_sandbox(
+        &self,
+        config: cri::PodSandboxConfig,
+        handler: &str,
+    ) -> Result<String, RuntimeError> {
+        let message = cri::RunPodSandboxRequest { config: Some(config), runtime_handler: handler.to_owned() };
+        let request = self.request_within(message, self.timeout * 2);
+        Ok(self.runtime.clone().run_pod_sandbox(request).await?.into_inner().pod_sandbox_id)
+    }
+
+    /// Stops a sandbox and what still runs in it.
+    ///
+    /// # Errors
+    /// When the call fails.
+    pub async fn stop_sandbox(&self, id: &str) -> Result<(), RuntimeError> {
+        let request = self.request(cri::StopPodSandboxRequest { pod_sandbox_id: id.to_owned() });
+        self.runtime.clone().stop_pod_sandbox(request).await?;
+        Ok(())
+    }
+
+    /// Removes a stopped sandbox and its containers.
+    ///
+    /// # Errors
+    /// When the call fails.
+    pub async fn remove_sandbox(&self, id: &str) -> Result<(), RuntimeError> {
+        let request = self.request(cri::RemovePodSandboxRequest { pod_sandbox_id: id.to_owned() });
+        self.runtime.clone().remove_pod_sandbox(request).await?;
+        Ok(())
+    }
+
+    /// Makes a container.
+    ///
+    /// # Errors
+    /// When the call fails.
+    pub async fn create_container(
+        &self,
+        sandbox: &str,
+        config: cri::ContainerConfig,
+        sandbox_config: cri::PodSandboxConfig,
+    ) -> Result<String, RuntimeError> {
+        let request = self.request(cri::CreateContainerRequest {
+            pod_sandbox_id: sandbox.to_owned(),
+            config: Some(config),
+            sandbox_config: Some(sandbox_config),
+        });
+        Ok(self.runtime.clone().create_container(request).await?.into_inner().container_id)
+    }
+
+    /// Starts a container.
+    ///
+    /// # Errors
+    /// When the call fails.
+    pub async fn start_container(&self, id: &str) -> Result<(), RuntimeError> {
+        let request = self.request(cri::StartContainerRequest { container_id: id.to_owned() });
+        self.runtime.clone().start_container(request).await?;
+        Ok(())
+    }
+
+    /// Stops a container: its stop signal, then KILL after the grace period. A missing container is stopped.
+    ///
+    /// # Errors
+    /// When the call fails.
+    pub async fn stop_container(&self, id: &str, grace: Duration) -> Result<(), RuntimeError> {
+        let seconds = i64::try_from(grace.as_secs()).unwrap_or(i64::MAX);
+        let message = cri::StopContainerRequest { container_id: id.to_owned(), timeout: seconds };
+        let request = self.request_within(message, self.timeout + grace);
+        match self.runtime.clone().stop_container(request).await.map_err(RuntimeError::from) {
+            Err(error) if !error.is_not_found() => Err(error),
+            _ => Ok(()),
+        }
+    }
+
+    /// Removes a container that does not run.
+    ///
+    /// # Errors
+    /// When the call fails.
+    pub async fn remove_container(&self, id: &str) -> Result<(), RuntimeError> {
+        let request = self.request(cri::RemoveContainerRequest { container_id: id.to_owned() });
+        self.runtime.clone().remove_container(request).await?;
+        Ok(())
+    }
+
+    /// Makes the runtime open a new log file after the old one was renamed.
+    ///
+    /// # Errors
+    /// When the call fails.
+    pub async fn reopen_log(&self, id: &str) -> Result<(), RuntimeError> {
+        let request = self.request(cri::ReopenContainerLogRequest { container_id: id.to_owned() });
+        self.runtime.clone().reopen_container_log(request).await?;
+        Ok(())
+    }
+
+    /// Runs a command in a container to its end.
+    ///
+    /// # Errors
+    /// When the call fails; a command that ends non-zero is an answer, not an error.
+    pub async fn exec_sync(
+        &self,
+        id: &str,
+        cmd: &[String],
+        timeout: Duration,
+    ) -> Result<cri::ExecSyncResponse, RuntimeError> {
+        let seconds = i64::try_from(timeout.as_secs()).unwrap_or(i64::MAX);
+        let message =
+            cri::ExecSyncRequest { container_id: id.to_owned(), cmd: cmd.to_vec(), timeout: seconds };
+        let request = self.request_within(message, self.timeout + timeout);
+        Ok(self.runtime.clone().exec_sync(request).await?.into_inner())
+    }
+
+    /// Address of a stream for running a command.
+    ///
+    /// # Errors
+    /// When the call fails.
+    pub async fn exec(&self, request: cri::ExecRequest) -> Result<String, RuntimeError> {
+        Ok(self.runtime.clone().exec(self.request(request)).await?.into_inner().url)
+    }
+
+    /// Address of a stream attached to a container.
+    ///
+    /// # Errors
+    /// When the call fails.
+    pub async fn attach(&self, request: cri::AttachRequest) -> Result<String, RuntimeError> {
+        Ok(self.runtime.clone().attach(self.request(request)).await?.into_inner().url)
+    }
+
+    /// Address of a stream that forwards ports of a sandbox.
+    ///
+    /// # Errors
+    /// When the call fails.
+    pub async fn port_forward(&self, sandbox: &str, port: Vec<i32>) -> Result<String, RuntimeError> {
+        let request = cri::PortForwardRequest { pod_sandbox_id: sandbox.to_owned(), port };
+        Ok(self.runtime.clone().port_forward(self.request(request)).await?.into_inner().url)
+    }
+
+    // === what there is ===
+
+    /// Every sandbox and container the kubelet made, without details.
+    ///
+    /// # Errors
+    /// When a call fails.
+    pub async fn glimpse(&self) -> Result<Vec<Glimpse>, RuntimeError> {
+        let sandboxes = self
+            .runtime
+            .clone()
+            .list_pod_sandbox(self.request(cri::ListPodSandboxRequest::default()))
+            .await?;
+        let containers =
+            self.runtime.clone().list_containers(self.request(cri::ListContainersRequest::default())).await?;
+        let mut all = Vec::new();
+        for sandbox in sandboxes.into_inner().items {
+            let Some(meta) = sandbox.metadata else { continue };
+            if !sandbox.labels.contains_key(observed::POD_UID) {
+                continue;
+            }
+            all.push(Glimpse {
+                pod: PodLabels { uid: meta.uid, namespace: meta.namespace, name: meta.name },
+                id: sandbox.id,
+                sandbox_id: None,
+                name: String::new(),
+                state: sandbox.state,
+                created_at: sandbox.created_at,
+            });
+        }
+        for container in containers.into_inner().containers {
+            let label = |key: &str| container.labels.get(key).cloned().unwrap_or_default();
+            let pod = PodLabels {
+                uid: label(observed::POD_UID),
+                namespace: label(observed::POD_NAMESPACE),
+                name: label(observed::POD_NAME),
+            };
+            if pod.uid.is_empty() {
+                continue;
+            }
+            let name = label(observed::CONTAINER_NAME);
+            all.push(Glimpse {
+                pod,
+                name,
+                id: container.id,
+                sandbox_id: Some(container.pod_sandbox_id),
+                state: container.state,
+                created_at: container.created_at,
+            });
+        }
+        Ok(all)
+    }
+
+    /// Everything of one pod, with details, newest first.
+    ///
+    /// # Errors
+    /// When a call fails.
+    pub async fn pod(&self, uid: &str) -> Result<PodRuntime, RuntimeError> {
+        let selector = HashMap::from([(observed::POD_UID.to_owned(), uid.to_owned())]);
+        let filter = cri::PodSandboxFilter { label_selector: selector.clone(), ..Default::default() };
+        let listed = self
+            .runtime
+            .clone()
+            .list_pod_sandbox(self.request(cri::ListPodSandboxRequest { filter: Some(filter) }))
+            .await?
+            .into_inner();
+        let mut pod = PodRuntime::default();
+        for item in listed.items {
+            match self.sandbox_status(&item.id).await {
+                Ok(status) => pod.sandboxes.push(to_sandbox(status)),
+                Err(error) if error.is_not_found() => {}
+                Err(error) => return Err(error),
+            }
+        }
+        let filter = cri::ContainerFilter { label_selector: selector, ..Default::default() };
+        let listed = self
+            .runtime
+            .clone()
+            .list_containers(self.request(cri::ListContainersRequest { filter: Some(filter) }))
+            .await?
+            .into_inner();
+        for item in listed.containers {
+            match self.container_status(&item.id).await {
+                Ok(status) => pod.containers.push(to_record(status, &item.pod_sandbox_id)),
+                Err(error) if error.is_not_found() => {}
+                Err(error) => return Err(error),
+            }
+        }
+        pod.sandboxes.sort_by_key(|s| std::cmp::Reverse(s.created_at));
+        pod.containers.sort_by_key(|c| std::cmp::Reverse(c.created_at));
+        Ok(pod)
+    }
+
+    /// One sandbox.
+    ///
+    /// # Errors
+    /// When the call fails.
+    pub async fn sandbox_status(&self, id: &str) -> Result<cri::PodSandboxStatus, RuntimeError> {
+        let request =
+            self.request(cri::PodSandboxStatusRequest { pod_sandbox_id: id.to_owned(), verbose: false });
+        let answer = self.runtime.clone().pod_sandbox_status(request).await?.into_inner();
+        answer.status.ok_or(RuntimeError::Incomplete("the sandbox's status"))
+    }
+
+    /// One container.
+    ///
+    /// # Errors
+    /// When the call fails.
+    pub async fn container_status(&self, id: &str) -> Result<cri::ContainerStatus, RuntimeError> {
+        let request =
+            self.request(cri::ContainerStatusRequest { container_id: id.to_owned(), verbose: false });
+        let answer = self.runtime.clone().container_status(request).await?.into_inner();
+        answer.status.ok_or(RuntimeError::Incomplete("the container's status"))
+    }
+
+    /// Cpu, memory and disk use of all containers.
+    ///
+    /// # Errors
+    /// When the call fails.
+    pub async fn stats(&self) -> Result<Vec<cri::ContainerStats>, RuntimeError> {
+        let request = self.request(cri::ListContainerStatsRequest::default());
+        Ok(self.runtime.clone().list_container_stats(request).await?.into_inner().stats)
+    }
+
+    // === images ===
+
+    /// The image, if the runtime has it.
+    ///
+    /// # Errors
+    /// When the call fails.
+    pub async fn image(&self, name: &str) -> Result<Option<cri::Image>, RuntimeError> {
+        let image = Some(cri::ImageSpec { image: name.to_owned(), ..Default::default() });
+        let request = self.request(cri::ImageStatusRequest { image, verbose: false });
+        Ok(self.images.clone().image_status(request).await?.into_inner().image)
+    }
+
+    /// All images.
+    ///
+    /// # Errors
+    /// When the call fails.
+    pub async fn list_images(&self) -> Result<Vec<cri::Image>, RuntimeError> {
+        let request = self.request(cri::ListImagesRequest::default());
+        Ok(self.images.clone().list_images(request).await?.into_inner().images)
+    }
+
+    /// Pulls an image; no deadline, since a large one takes its time.
+    ///
+    /// # Errors
+    /// When the call fails.
+    pub async fn pull(
+        &self,
+        name: &str,
+        auth: Option<cri::AuthConfig>,
+        sandbox: cri::PodSandboxConfig,
+    ) -> Result<String, RuntimeError> {
+        let image = Some(cri::ImageSpec { image: name.to_owned(), ..Default::default() });
+        let request =
+            tonic::Request::new(cri::PullImageRequest { image, auth, sandbox_config: Some(sandbox) });
+        Ok(self.images.clone().pull_image(request).await?.into_inner().image_ref)
+    }
+
+    /// Removes an image.
+    ///
+    /// # Errors
+    /// When the call fails.
+    pub async fn remove_image(&self, id: &str) -> Result<(), RuntimeError> {
+        let image = Some(cri::ImageSpec { image: id.to_owned(), ..Default::default() });
+        self.images.clone().remove_image(self.request(cri::RemoveImageRequest { image })).await?;
+        Ok(())
+    }
+
+    /// Where images live and how much they take.
+    ///
+    /// # Errors
+    /// When the call fails.
+    pub async fn image_filesystems(&self) -> Result<Vec<cri::FilesystemUsage>, RuntimeError> {
+        let request = self.request(cri::ImageFsInfoRequest::default());
+        Ok(self.images.clone().image_fs_info(request).await?.into_inner().image_filesystems)
+    }
+}
+
+fn to_sandbox(status: cri::PodSandboxStatus) -> Sandbox {
+    let network = status.network.unwrap_or_default();
+    let mut ips: Vec<String> = Some(network.ip).filter(|ip| !ip.is_empty()).into_iter().collect();
+    ips.extend(network.additional_ips.into_iter().map(|ip| ip.ip));
+    let options = status.linux.and_then(|l| l.namespaces).and_then(|n| n.options);
+    Sandbox {
+        id: Arc::from(status.id),
+        ready: status.state == cri::PodSandboxState::SandboxReady as i32,
+        created_at: instant(status.created_at),
+        attempt: status.metadata.map_or(0, |m| m.attempt),
+        ips,
+        host_network: options.is_some_and(|o| o.network == cri::NamespaceMode::Node as i32),
+    }
+}
+
+fn to_record(status: cri::ContainerStatus, sandbox: &str) -> ContainerRecord {
+    let annotation = |key: &str| status.annotations.get(key).map(String::as_str);
+    let attempt = status.metadata.as_ref().map_or(0, |m| m.attempt);
+    let phase = match cri::ContainerState::try_from(status.state) {
+        Ok(cri::ContainerState::ContainerCreated) => ContainerPhase::Created,
+        Ok(cri::ContainerState::ContainerRunning) => ContainerPhase::Running,
+        Ok(cri::ContainerState::ContainerExited) => ContainerPhase::Exited,
+        _ => ContainerPhase::Unknown,
+    };
+    let message = match phase {
+        ContainerPhase::Exited => termination::message(&status),
+        _ => status.message.clone(),
+    };
+    ContainerRecord {
+        name: status.labels.get(observed::CONTAINER_NAME).cloned().unwrap_or_default(),
+        sandbox_id: Arc::from(sandbox),
+        phase,
+        created_at: instant(status.created_at),
+        started_at: (status.started_at > 0).then(|| instant(status.started_at)),
+        finished_at: (status.finished_at > 0).then(|| instant(status.finished_at)),
+        exit_code: status.exit_code,
+        message,
+        image: image_name(&status),
+        image_id: if status.image_id.is_empty() { status.image_ref.clone() } else { status.image_id.clone() },
+        hash: annotation(observed::CONTAINER_HASH).and_then(|h| u64::from_str_radix(h, 16).ok()),
+        restart_count: annotation(observed::RESTART_COUNT).and_then(|c| c.parse().ok()).unwrap_or(attempt),
+        reason: status.reason,
+        log_path: status.log_path,
+        id: Arc::from(status.id),
+    }
+}
+
+fn image_name(status: &cri::ContainerStatus) -> String {
+    let image = status.image.clone().unwrap_or_default();
+    if image.user_specified_image.is_empty() { image.image } else { image.user_specified_image }
+}
+
+/// Nanoseconds since 1970 as an instant; what is out of range reads as 1970.
+fn instant(nanos: i64) -> Timestamp {
+    Timestamp::from_nanosecond(i128::from(nanos)).unwrap_or(Timestamp::UNIX_EPOCH)
+}

@@ -1,0 +1,278 @@
+//! Sandbox and container configurations in the runtime's terms. Pure.
+//!
+//! Contract: CRI v1 PodSandboxConfig and ContainerConfig; label and annotation names as upstream's, so that either
+//! kubelet adopts the other's containers.
+
+use std::{collections::HashMap, path::PathBuf};
+
+use k8s_openapi::api::core::v1::{Container, Pod};
+
+use super::{
+    cri,
+    observed::{self, container_hash},
+    security::{self, ImageUser, NodeSecurity, SecurityError},
+};
+use crate::{
+    env,
+    pod::{self, qos, resources},
+};
+
+/// What the node adds to every sandbox and container.
+#[derive(Debug, Clone, Default)]
+pub struct NodeSettings {
+    /// Security defaults.
+    pub security: NodeSecurity,
+    /// Bytes of memory the node has.
+    pub memory_capacity: i64,
+    /// Whether cpu limits are enforced.
+    pub cfs_quota: bool,
+    /// Folder of pod logs, `/var/log/pods`.
+    pub log_root: PathBuf,
+    /// The cgroup driver is cgroup v2.
+    pub cgroup_v2: bool,
+}
+
+/// Folder of a pod's logs.
+#[must_use]
+pub fn pod_log_dir(root: &std::path::Path, pod: &Pod) -> PathBuf {
+    root.join(format!("{}_{}_{}", pod::namespace(pod), pod::name(pod), pod::uid(pod)))
+}
+
+/// The sandbox's configuration.
+///
+/// # Errors
+/// When the pod asks for what cannot be given.
+pub fn sandbox(
+    pod: &Pod,
+    attempt: u32,
+    hostname: &str,
+    dns: Option<cri::DnsConfig>,
+    cgroup_parent: &str,
+    node: &NodeSettings,
+) -> Result<cri::PodSandboxConfig, SecurityError> {
+    let spec = pod::spec(pod);
+    let mut labels: HashMap<String, String> =
+        pod.metadata.labels.clone().unwrap_or_default().into_iter().collect();
+    labels.insert(observed::POD_NAME.into(), pod::name(pod).into());
+    labels.insert(observed::POD_NAMESPACE.into(), pod::namespace(pod).into());
+    labels.insert(observed::POD_UID.into(), pod::uid(pod).into());
+    let sysctls = spec.security_context.iter().flat_map(|c| c.sysctls.iter().flatten());
+    let limits = resources::pod_limits(pod, node.cfs_quota, None);
+    Ok(cri::PodSandboxConfig {
+        metadata: Some(cri::PodSandboxMetadata {
+            name: pod::name(pod).into(),
+            uid: pod::uid(pod).into(),
+            namespace: pod::namespace(pod).into(),
+            attempt,
+        }),
+        hostname: if pod::host_network(pod) { String::new() } else { hostname.to_owned() },
+        log_directory: pod_log_dir(&node.log_root, pod).to_string_lossy().into_owned(),
+        dns_config: dns,
+        port_mappings: port_mappings(pod),
+        labels,
+        annotations: pod.metadata.annotations.clone().unwrap_or_default().into_iter().collect(),
+        linux: Some(cri::LinuxPodSandboxConfig {
+            cgroup_parent: cgroup_parent.to_owned(),
+            security_context: Some(security::sandbox(pod, &node.security)?),
+            sysctls: sysctls.map(|s| (s.name.replace('/', "."), s.value.clone())).collect(),
+            resources: Some(to_cri(&limits)),
+            ..cri::LinuxPodSandboxConfig::default()
+        }),
+        ..cri::PodSandboxConfig::default()
+    })
+}
+
+fn port_mappings(pod: &Pod) -> Vec<cri::PortMapping> {
+    if pod::host_network(pod) {
+        return vec![];
+    }
+    pod::all_containers(pod)
+        .iter()
+        .flat_map(|(_, c)| c.ports.clone().unwrap_or_default())
+        .filter(|p| p.host_port.is_some_and(|port| port > 0))
+        .map(|p| cri::PortMapping {
+            protocol: match p.protocol.as_deref() {
+                Some("UDP") => cri::Protocol::Udp as i32,
+                Some("SCTP") => cri::Protocol::Sctp as i32,
+                _ => cri::Protocol::Tcp as i32,
+            },
+            container_port: p.container_port,
+            host_port: p.host_port.unwrap_or_default(),
+            host_ip: p.host_ip.unwrap_or_default(),
+        })
+        .collect()
+}
+
+fn to_cri(limits: &resources::CgroupLimits) -> cri::LinuxContainerResources {
+    cri::LinuxContainerResources {
+        cpu_shares: limits.cpu_shares.unwrap_or(0),
+        cpu_quota: limits.cpu_quota.unwrap_or(0),
+        cpu_period: limits.cpu_period.unwrap_or(0),
+        memory_limit_in_bytes: limits.memory_limit.unwrap_or(0),
+        ..cri::LinuxContainerResources::default()
+    }
+}
+
+/// The parts of a container that were worked out before.
+#[derive(Debug, Clone)]
+pub struct Prepared {
+    /// How many times it was started before.
+    pub restart_count: u32,
+    /// Id of the image in the runtime.
+    pub image_ref: String,
+    /// The image's user.
+    pub image_user: ImageUser,
+    /// Environment in order.
+    pub env: Vec<(String, String)>,
+    /// Mounts: volumes, `/etc/hosts`, the termination message.
+    pub mounts: Vec<cri::Mount>,
+    /// Groups that volumes ask for.
+    pub volume_groups: Vec<i64>,
+}
+
+/// The container's configuration.
+///
+/// # Errors
+/// When the pod asks for what cannot be given.
+pub fn container(
+    pod: &Pod,
+    spec: &Container,
+    prepared: &Prepared,
+    node: &NodeSettings,
+) -> Result<cri::ContainerConfig, SecurityError> {
+    let lookup = |name: &str| prepared.env.iter().find(|(k, _)| k == name).map(|(_, v)| v.clone());
+    let expand = |list: &Option<Vec<String>>| {
+        list.iter().flatten().map(|arg| env::expand(arg, &lookup)).collect::<Vec<_>>()
+    };
+    let limits = resources::container_limits(spec, node.cfs_quota);
+    let mut linux_resources = to_cri(&limits);
+    linux_resources.oom_score_adj = qos::oom_score_adj(pod, spec, node.memory_capacity);
+    if node.cgroup_v2 && limits.memory_limit.is_some() {
+        linux_resources.unified.insert("memory.oom.group".into(), "1".into());
+    }
+    Ok(cri::ContainerConfig {
+        metadata: Some(cri::ContainerMetadata { name: spec.name.clone(), attempt: prepared.restart_count }),
+        image: Some(cri::ImageSpec {
+            image: prepared.image_ref.clone(),
+            user_specified_image: spec.image.clone().unwrap_or_default(),
+            ..cri::ImageSpec::default()
+        }),
+        command: expand(&spec.command),
+        args: expand(&spec.args),
+        working_dir: spec.working_dir.clone().unwrap_or_default(),
+        envs: prepared
+            .env
+            .iter()
+            .map(|(key, value)| cri::KeyValue { key: key.clone(), value: value.clone().into() })
+            .collect(),
+        mounts: prepared.mounts.clone(),
+        labels: container_labels(pod, spec),
+        annotations: container_annotations(pod, spec, prepared.restart_count),
+        log_path: format!("{}/{}.log", spec.name, prepared.restart_count),
+        stdin: spec.stdin == Some(true),
+        stdin_once: spec.stdin_once == Some(true),
+        tty: spec.tty == Some(true),
+        linux: Some(cri::LinuxContainerConfig {
+            resources: Some(linux_resources),
+            security_context: Some(security::container(
+                pod,
+                spec,
+                &prepared.image_user,
+                &prepared.volume_groups,
+                &node.security,
+            )?),
+        }),
+        ..cri::ContainerConfig::default()
+    })
+}
+
+fn container_labels(pod: &Pod, container: &Container) -> HashMap<String, String> {
+    HashMap::from([
+        (observed::POD_NAME.to_owned(), pod::name(pod).to_owned()),
+        (observed::POD_NAMESPACE.to_owned(), pod::namespace(pod).to_owned()),
+        (observed::POD_UID.to_owned(), pod::uid(pod).to_owned()),
+        (observed::CONTAINER_NAME.to_owned(), container.name.clone()),
+    ])
+}
+
+fn container_annotations(pod: &Pod, container: &Container, restart_count: u32) -> HashMap<String, String> {
+    let mut annotations = HashMap::from([
+        (observed::CONTAINER_HASH.to_owned(), format!("{:x}", container_hash(container))),
+        (observed::RESTART_COUNT.to_owned(), restart_count.to_string()),
+        (observed::TERMINATION_PATH.to_owned(), termination_path(container).to_owned()),
+        (
+            observed::TERMINATION_POLICY.to_owned(),
+            container.termination_message_policy.clone().unwrap_or_else(|| "File".to_owned()),
+        ),
+    ]);
+    if let Some(grace) = pod::spec(pod).termination_grace_period_seconds {
+        annotations.insert(observed::GRACE_PERIOD.to_owned(), grace.to_string());
+    }
+    // Plain API structs always serialise; were it to fail, the annotation would be left out as upstream does.
+    if let Some(hook) = container.lifecycle.as_ref().and_then(|l| l.pre_stop.as_ref())
+        && let Ok(json) = serde_json::to_string(hook)
+    {
+        annotations.insert(observed::PRE_STOP.to_owned(), json);
+    }
+    if let Some(ports) = container.ports.as_ref().filter(|p| !p.is_empty())
+        && let Ok(json) = serde_json::to_string(ports)
+    {
+        annotations.insert(observed::PORTS.to_owned(), json);
+    }
+    annotations
+}
+
+/// Path of the termination message inside the container.
+#[must_use]
+pub fn termination_path(container: &Container) -> &str {
+    container.termination_message_path.as_deref().unwrap_or("/dev/termination-log")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing;
+
+    fn prepared() -> Prepared {
+        Prepared {
+            restart_count: 2,
+            image_ref: "sha256:1".into(),
+            image_user: ImageUser::Id(0),
+            env: vec![("A".into(), "1".into())],
+            mounts: vec![],
+            volume_groups: vec![],
+        }
+    }
+
+    #[test]
+    fn a_container_carries_upstreams_labels_and_annotations() {
+        let pod = testing::pod("a").container("c").build();
+        let mut spec = testing::container("c");
+        spec.args = Some(vec!["$(A)".into()]);
+        let made = container(&pod, &spec, &prepared(), &NodeSettings::default()).unwrap();
+        assert_eq!(made.labels["io.kubernetes.pod.uid"], "uid-a");
+        assert_eq!(made.labels["io.kubernetes.container.name"], "c");
+        assert_eq!(made.annotations["io.kubernetes.container.restartCount"], "2");
+        assert_eq!(
+            made.annotations["io.kubernetes.container.terminationMessagePath"],
+            "/dev/termination-log"
+        );
+        assert_eq!(made.args, ["1"]);
+        assert_eq!(made.log_path, "c/2.log");
+    }
+
+    #[test]
+    fn limits_reach_the_kernels_units() {
+        let pod = testing::pod("a").container("c").build();
+        let mut spec = testing::container("c");
+        spec.resources = serde_json::from_value(serde_json::json!({
+            "requests": {"cpu": "250m", "memory": "64Mi"}, "limits": {"cpu": "500m", "memory": "128Mi"}
+        }))
+        .unwrap();
+        let node = NodeSettings { cfs_quota: true, memory_capacity: 1 << 30, ..NodeSettings::default() };
+        let made = container(&pod, &spec, &prepared(), &node).unwrap().linux.unwrap().resources.unwrap();
+        assert_eq!(made.cpu_shares, 256);
+        assert_eq!((made.cpu_quota, made.cpu_period), (50_000, 100_000));
+        assert_eq!(made.memory_limit_in_bytes, 128 << 20);
+    }
+}

@@ -1,0 +1,162 @@
+//! Pod statuses on their way to the API server: the newest one of each pod is sent, older ones are skipped.
+//!
+//! A pod whose deletion has been asked for and of which nothing is left is deleted here, with grace period 0 and its uid
+//! as a condition. Making a status is in `generate`, putting it into a patch in `patch`.
+
+pub mod generate;
+pub mod patch;
+
+use std::{collections::HashMap, sync::Arc, time::Duration};
+
+use component_base::task::Tasks;
+use k8s_openapi::api::core::v1::{Pod, PodStatus};
+use kube::{
+    Api, Client,
+    api::{DeleteParams, Patch, PatchParams, Preconditions},
+};
+use parking_lot::Mutex;
+use tokio::sync::Notify;
+
+use crate::pod;
+
+/// How long after a failed call it is made again.
+const RETRY: Duration = Duration::from_secs(2);
+
+struct Entry {
+    pod: Arc<Pod>,
+    status: Option<PodStatus>,
+    sent: Option<PodStatus>,
+    finished: bool,
+    deleted: bool,
+}
+
+/// The newest status of every pod.
+#[derive(Default)]
+pub struct Statuses {
+    entries: Mutex<HashMap<String, Entry>>,
+    dirty: Notify,
+}
+
+/// One call to be made.
+enum Call {
+    Patch { pod: Arc<Pod>, before: Option<Box<PodStatus>>, status: Box<PodStatus> },
+    Delete { pod: Arc<Pod> },
+}
+
+impl Statuses {
+    /// Takes a pod's new status.
+    pub fn set(&self, pod: &Arc<Pod>, status: PodStatus) {
+        let mut entries = self.entries.lock();
+        let entry = entries.entry(pod::uid(pod).to_owned()).or_insert_with(|| Entry::new(pod));
+        entry.pod = Arc::clone(pod);
+        if entry.status.as_ref() != Some(&status) {
+            entry.status = Some(status);
+            self.dirty.notify_one();
+        }
+    }
+
+    /// Nothing of the pod is left: it may be deleted.
+    pub fn finished(&self, pod: &Arc<Pod>) {
+        let mut entries = self.entries.lock();
+        let entry = entries.entry(pod::uid(pod).to_owned()).or_insert_with(|| Entry::new(pod));
+        entry.pod = Arc::clone(pod);
+        entry.finished = true;
+        self.dirty.notify_one();
+    }
+
+    /// The pod is gone from its source.
+    pub fn forget(&self, pod: &Pod) {
+        self.entries.lock().remove(pod::uid(pod));
+    }
+
+    /// The newest status of a pod.
+    #[must_use]
+    pub fn get(&self, uid: &str) -> Option<PodStatus> {
+        self.entries.lock().get(uid)?.status.clone()
+    }
+
+    fn next(&self) -> Option<Call> {
+        let entries = self.entries.lock();
+        for entry in entries.values().filter(|e| !pod::is_static(&e.pod) || pod::is_mirror(&e.pod)) {
+            if let Some(status) = entry.status.as_ref().filter(|s| entry.sent.as_ref() != Some(*s)) {
+                return Some(Call::Patch {
+                    pod: Arc::clone(&entry.pod),
+                    before: entry.sent.clone().or_else(|| entry.pod.status.clone()).map(Box::new),
+                    status: Box::new(status.clone()),
+                });
+            }
+            if entry.finished && !entry.deleted && entry.pod.metadata.deletion_timestamp.is_some() {
+                return Some(Call::Delete { pod: Arc::clone(&entry.pod) });
+            }
+        }
+        None
+    }
+
+    fn done(&self, call: Call) {
+        let mut entries = self.entries.lock();
+        let uid = match &call {
+            Call::Patch { pod, .. } | Call::Delete { pod } => pod::uid(pod).to_owned(),
+        };
+        let Some(entry) = entries.get_mut(&uid) else { return };
+        match call {
+            Call::Patch { status, .. } => entry.sent = Some(*status),
+            Call::Delete { .. } => entry.deleted = true,
+        }
+    }
+
+    /// Sends statuses until the drain.
+    pub fn run(self: &Arc<Self>, client: Client, tasks: &Tasks) {
+        let (this, drain) = (Arc::clone(self), tasks.drain());
+        tasks.spawn("pod-status", async move {
+            tokio::select! {
+                () = drain.cancelled() => {}
+                () = this.send_all(client) => {}
+            }
+        });
+    }
+
+    async fn send_all(&self, client: Client) {
+        loop {
+            let Some(call) = self.next() else {
+                self.dirty.notified().await;
+                continue;
+            };
+            match send(&client, &call).await {
+                Ok(()) => self.done(call),
+                // The pod is gone, or another of its name is there: nothing is left to say.
+                Err(kube::Error::Api(status)) if matches!(status.code, 404 | 409) => self.done(call),
+                Err(error) => {
+                    tracing::warn!(%error, "cannot send the pod's status");
+                    tokio::time::sleep(RETRY).await;
+                }
+            }
+        }
+    }
+}
+
+impl Entry {
+    fn new(pod: &Arc<Pod>) -> Self {
+        Self { pod: Arc::clone(pod), status: None, sent: None, finished: false, deleted: false }
+    }
+}
+
+async fn send(client: &Client, call: &Call) -> Result<(), kube::Error> {
+    match call {
+        Call::Patch { pod, before, status } => {
+            let api: Api<Pod> = Api::namespaced(client.clone(), pod::namespace(pod));
+            let body = patch::status(pod, before.as_deref(), status);
+            api.patch_status(pod::name(pod), &PatchParams::default(), &Patch::Strategic(&body)).await?;
+        }
+        Call::Delete { pod } => {
+            let api: Api<Pod> = Api::namespaced(client.clone(), pod::namespace(pod));
+            let preconditions = Preconditions { uid: pod.metadata.uid.clone(), resource_version: None };
+            let params = DeleteParams {
+                grace_period_seconds: Some(0),
+                preconditions: Some(preconditions),
+                ..DeleteParams::default()
+            };
+            api.delete(pod::name(pod), &params).await?;
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,142 @@
+//! Phases, container states and conditions, case by case.
+
+use super::*;
+use crate::testing::{at, pod, record, runtime};
+
+struct Case {
+    pod: Pod,
+    runtime: PodRuntime,
+    probes: ProbeResults,
+    waiting: HashMap<String, Waiting>,
+    ending: bool,
+    stopped: bool,
+}
+
+impl Case {
+    fn new(pod: Pod) -> Self {
+        Self {
+            pod,
+            runtime: runtime(),
+            probes: ProbeResults::new(),
+            waiting: HashMap::new(),
+            ending: false,
+            stopped: false,
+        }
+    }
+    fn with(mut self, name: &str, phase: ContainerPhase, code: i32) -> Self {
+        let r = ContainerRecord { exit_code: code, ..record(&self.pod, name, phase) };
+        self.runtime.containers.push(r);
+        self
+    }
+    fn status(&self) -> PodStatus {
+        generate(&Input {
+            pod: &self.pod,
+            runtime: &self.runtime,
+            probes: &self.probes,
+            waiting: &self.waiting,
+            verdict: None,
+            ending: self.ending,
+            stopped: self.stopped,
+            host_ips: &["192.0.2.1".to_owned()],
+            runtime_name: "containerd",
+            previous: None,
+            now: at(100),
+        })
+    }
+}
+
+fn condition_of(status: &PodStatus, kind: &str) -> (String, Option<String>) {
+    let c = status.conditions.iter().flatten().find(|c| c.type_ == kind).unwrap();
+    (c.status.clone(), c.reason.clone())
+}
+
+#[test]
+fn phases() {
+    use ContainerPhase::{Exited, Running};
+    let always = || pod("a").container("x").build();
+    let never = || pod("a").restart_policy("Never").container("x").container("y").build();
+    let stopped = |mut case: Case| {
+        case.runtime.sandboxes[0].ready = false;
+        case
+    };
+    let cases = [
+        ("nothing yet", Case::new(always()), "Pending"),
+        ("running", Case::new(always()).with("x", Running, 0), "Running"),
+        ("crashed, will restart", Case::new(always()).with("x", Exited, 1), "Running"),
+        ("one of two running", Case::new(never()).with("x", Running, 0).with("y", Exited, 1), "Running"),
+        ("all well", stopped(Case::new(never()).with("x", Exited, 0).with("y", Exited, 0)), "Succeeded"),
+        ("one failed", stopped(Case::new(never()).with("x", Exited, 0).with("y", Exited, 1)), "Failed"),
+        (
+            "ended but the sandbox stands",
+            Case::new(never()).with("x", Exited, 0).with("y", Exited, 0),
+            "Pending",
+        ),
+    ];
+    for (what, case, expected) in cases {
+        assert_eq!(case.status().phase.as_deref(), Some(expected), "{what}");
+    }
+}
+
+#[test]
+fn a_ready_pod() {
+    let case = Case::new(pod("a").container("x").build()).with("x", ContainerPhase::Running, 0);
+    let status = case.status();
+    for kind in ["PodScheduled", "PodReadyToStartContainers", "Initialized", "ContainersReady", "Ready"] {
+        assert_eq!(condition_of(&status, kind), ("True".into(), None), "{kind}");
+    }
+    assert_eq!(status.pod_ip.as_deref(), Some("10.0.0.1"));
+    assert_eq!(status.qos_class.as_deref(), Some("BestEffort"));
+    let c = &status.container_statuses.unwrap()[0];
+    assert!(c.ready);
+    assert_eq!(c.container_id.as_deref(), Some("containerd://id-x"));
+}
+
+#[test]
+fn probes_gate_readiness() {
+    let p = pod("a").container("x").with(|p| {
+        p.spec.as_mut().unwrap().containers[0].readiness_probe = Some(Default::default());
+    });
+    let mut case = Case::new(p.build()).with("x", ContainerPhase::Running, 0);
+    assert_eq!(condition_of(&case.status(), "Ready"), ("False".into(), Some("ContainersNotReady".into())));
+    case.probes.insert(("id-x".into(), Kind::Readiness), Outcome::Success);
+    assert_eq!(condition_of(&case.status(), "Ready").0, "True");
+}
+
+#[test]
+fn a_back_off_shows_as_waiting_with_the_last_end_kept() {
+    let mut case = Case::new(pod("a").container("x").build()).with("x", ContainerPhase::Exited, 3);
+    case.waiting
+        .insert("x".into(), Waiting { reason: "CrashLoopBackOff".into(), message: "back-off".into() });
+    let status = case.status();
+    let c = &status.container_statuses.as_ref().unwrap()[0];
+    assert_eq!(
+        c.state.as_ref().unwrap().waiting.as_ref().unwrap().reason.as_deref(),
+        Some("CrashLoopBackOff")
+    );
+    let last = c.last_state.as_ref().unwrap().terminated.as_ref().unwrap();
+    assert_eq!((last.exit_code, last.reason.as_deref()), (3, Some("Error")));
+    assert_eq!(status.phase.as_deref(), Some("Running"));
+}
+
+#[test]
+fn a_deleted_pod_ends_failed_unless_all_succeeded() {
+    for (code, expected) in [(0, "Succeeded"), (143, "Failed")] {
+        let mut case = Case::new(pod("a").container("x").build()).with("x", ContainerPhase::Exited, code);
+        case.runtime.sandboxes.clear();
+        (case.ending, case.stopped) = (true, true);
+        assert_eq!(case.status().phase.as_deref(), Some(expected));
+    }
+}
+
+#[test]
+fn init_containers_hold_the_pod_pending() {
+    let p = pod("a").init("i").container("x").build();
+    let status = Case::new(p).with("i", ContainerPhase::Running, 0).status();
+    assert_eq!(status.phase.as_deref(), Some("Pending"));
+    assert_eq!(
+        condition_of(&status, "Initialized"),
+        ("False".into(), Some("ContainersNotInitialized".into()))
+    );
+    let waiting = status.container_statuses.unwrap()[0].state.clone().unwrap().waiting.unwrap();
+    assert_eq!(waiting.reason.as_deref(), Some("PodInitializing"));
+}

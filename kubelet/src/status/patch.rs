@@ -1,0 +1,75 @@
+//! A pod's status as a strategic merge patch. Pure.
+//!
+//! Conditions merge by type, so those of others stay; addresses merge by value, so ones that are gone are deleted by name;
+//! what is no longer set is nulled. The uid is in the patch: it must not reach a namesake.
+
+use k8s_openapi::api::core::v1::{Pod, PodStatus};
+use serde_json::{Value, json};
+
+use crate::pod;
+
+/// Fields that are nulled when they are no longer set.
+const CLEARED: [&str; 7] = [
+    "message",
+    "reason",
+    "podIP",
+    "hostIP",
+    "nominatedNodeName",
+    "initContainerStatuses",
+    "ephemeralContainerStatuses",
+];
+
+/// The patch from what was sent before to `status`.
+#[must_use]
+pub fn status(pod: &Pod, before: Option<&PodStatus>, status: &PodStatus) -> Value {
+    let mut body = serde_json::to_value(status).unwrap_or_default();
+    let old = before.and_then(|s| serde_json::to_value(s).ok()).unwrap_or_default();
+    if let Some(fields) = body.as_object_mut() {
+        for key in CLEARED {
+            if old.get(key).is_some() && !fields.contains_key(key) {
+                fields.insert(key.to_owned(), Value::Null);
+            }
+        }
+        for key in ["podIPs", "hostIPs"] {
+            let gone = gone(&old[key], fields.get(key));
+            if !gone.is_empty() {
+                let list = fields.entry(key).or_insert_with(|| json!([]));
+                if let Some(list) = list.as_array_mut() {
+                    list.extend(gone);
+                }
+            }
+        }
+    }
+    json!({ "metadata": { "uid": pod::uid(pod) }, "status": body })
+}
+
+fn gone(old: &Value, new: Option<&Value>) -> Vec<Value> {
+    let kept: Vec<&Value> = new.and_then(Value::as_array).into_iter().flatten().map(|e| &e["ip"]).collect();
+    let before = old.as_array().into_iter().flatten().map(|e| &e["ip"]);
+    before.filter(|ip| !kept.contains(ip)).map(|ip| json!({ "$patch": "delete", "ip": ip })).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use k8s_openapi::api::core::v1::PodIP;
+
+    use super::*;
+    use crate::testing;
+
+    #[test]
+    fn what_is_gone_is_cleared() {
+        let pod = testing::pod("a").build();
+        let with = |ip: &str| Some(vec![PodIP { ip: ip.into() }]);
+        let old = PodStatus { reason: Some("x".into()), pod_ips: with("10.0.0.1"), ..Default::default() };
+        let new =
+            PodStatus { pod_ips: with("10.0.0.2"), phase: Some("Running".into()), ..Default::default() };
+        let patch = status(&pod, Some(&old), &new);
+        assert_eq!(patch["metadata"]["uid"], "uid-a");
+        assert_eq!(patch["status"]["reason"], Value::Null);
+        assert!(patch["status"].as_object().unwrap().contains_key("reason"));
+        assert_eq!(
+            patch["status"]["podIPs"],
+            json!([{"ip": "10.0.0.2"}, {"$patch": "delete", "ip": "10.0.0.1"}])
+        );
+    }
+}

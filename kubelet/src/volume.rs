@@ -1,0 +1,304 @@
+//! Volumes: one file per kind, one list ([`PLUGINS`]), and what all have in common: where they live, when they are
+//! set up, refreshed and torn down, and how containers mount them.
+//!
+//! ```text
+//! <root>/pods/<uid>/volumes/kubernetes.io~<kind>/<name>     a volume's content (hostPath and local: elsewhere)
+//! <root>/pods/<uid>/volume-subpaths/<name>/<container>/<n>  bind mounts of sub-paths
+//! ```
+//! Set-up is idempotent: it is called again on every sync, and that is how content is brought up to date.
+
+pub mod atomic;
+pub mod claim;
+pub mod config_map;
+pub mod downward_api;
+pub mod empty_dir;
+pub mod host_path;
+pub mod ownership;
+pub mod projected;
+pub mod secret;
+pub mod subpath;
+
+use std::{
+    collections::BTreeMap,
+    io,
+    path::{Path, PathBuf},
+};
+
+use async_trait::async_trait;
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1::{Container, Pod, Volume};
+
+use crate::{
+    api::{FetchError, ObjectSource},
+    env::NodeFacts,
+    pod,
+    runtime::cri,
+};
+
+/// Why a volume cannot be had; the pod waits and a `FailedMount` event says so.
+#[derive(Debug, thiserror::Error)]
+pub enum VolumeError {
+    /// A referenced object does not exist.
+    #[error("{resource} \"{name}\" not found")]
+    NotFound {
+        /// `configmap`, `secret`, `persistentvolumeclaim`...
+        resource: &'static str,
+        /// Its name.
+        name: String,
+    },
+    /// A required key does not exist.
+    #[error("references non-existent {0} key: {1}")]
+    KeyNotFound(&'static str, String),
+    /// A path that would leave the volume.
+    #[error("invalid path {0:?}: must be relative and must not contain '..'")]
+    Path(String),
+    /// hostPath is not what its type says.
+    #[error("hostPath type check failed: {path} is not a {wanted}")]
+    HostPathType {
+        /// The path.
+        path: String,
+        /// What it should be.
+        wanted: &'static str,
+    },
+    /// The claim is not bound yet.
+    #[error("persistentvolumeclaim {0:?} is not bound")]
+    NotBound(String),
+    /// No plugin knows this kind of volume.
+    #[error("no volume plugin matched volume {0:?}")]
+    NoPlugin(String),
+    /// Talking to the API server failed.
+    #[error(transparent)]
+    Fetch(#[from] FetchError),
+    /// A value could not be made.
+    #[error(transparent)]
+    Value(#[from] crate::env::EnvError),
+    /// The file system refused.
+    #[error("{path}: {source}")]
+    Io {
+        /// Where.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+}
+
+impl VolumeError {
+    /// Wraps an I/O error with its place.
+    pub fn io(path: &Path) -> impl FnOnce(io::Error) -> Self + '_ {
+        move |source| Self::Io { path: path.to_owned(), source }
+    }
+}
+
+/// What a plugin is given.
+pub struct Context<'a> {
+    /// The pod.
+    pub pod: &'a Pod,
+    /// Where objects come from.
+    pub objects: &'a dyn ObjectSource,
+    /// What downward values need.
+    pub node: &'a NodeFacts,
+    /// The pod's folder.
+    pub pod_dir: &'a Path,
+    /// The time.
+    pub now: Timestamp,
+}
+
+impl Context<'_> {
+    /// The folder of a volume of this kind.
+    #[must_use]
+    pub fn folder(&self, plugin: &str, volume: &str) -> PathBuf {
+        self.pod_dir.join("volumes").join(format!("kubernetes.io~{plugin}")).join(volume)
+    }
+
+    /// The group that owns the pod's volumes.
+    #[must_use]
+    pub fn fs_group(&self) -> Option<u32> {
+        let group = pod::spec(self.pod).security_context.as_ref()?.fs_group?;
+        u32::try_from(group).ok()
+    }
+}
+
+/// A volume that is set up.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Mounted {
+    /// Its content on the node.
+    pub path: PathBuf,
+    /// Containers may only read it.
+    pub read_only: bool,
+}
+
+/// A kind of volume.
+#[async_trait]
+pub trait VolumePlugin: Send + Sync {
+    /// Name in paths, without `kubernetes.io/`.
+    fn name(&self) -> &'static str;
+
+    /// Whether this is the kind of `volume`.
+    fn supports(&self, volume: &Volume) -> bool;
+
+    /// Makes the volume, or brings it up to date.
+    ///
+    /// # Errors
+    /// When it cannot be had yet.
+    async fn set_up(&self, context: &Context<'_>, volume: &Volume) -> Result<Mounted, VolumeError>;
+}
+
+/// Every kind of volume the kubelet knows.
+pub const PLUGINS: [&dyn VolumePlugin; 7] = [
+    &empty_dir::EmptyDir,
+    &host_path::HostPath,
+    &config_map::ConfigMapVolume,
+    &secret::SecretVolume,
+    &downward_api::DownwardApi,
+    &projected::Projected,
+    &claim::Claim,
+];
+
+/// Sets up all volumes of a pod.
+///
+/// # Errors
+/// The first volume that cannot be had, by name.
+pub async fn set_up(context: &Context<'_>) -> Result<BTreeMap<String, Mounted>, (String, VolumeError)> {
+    let mut mounted = BTreeMap::new();
+    for volume in pod::spec(context.pod).volumes.iter().flatten() {
+        let plugin = PLUGINS.iter().find(|p| p.supports(volume));
+        let result = match plugin {
+            Some(plugin) => plugin.set_up(context, volume).await,
+            None => Err(VolumeError::NoPlugin(volume.name.clone())),
+        };
+        match result {
+            Ok(made) => {
+                mounted.insert(volume.name.clone(), made);
+            }
+            Err(error) => return Err((volume.name.clone(), error)),
+        }
+    }
+    Ok(mounted)
+}
+
+/// Takes away everything below a pod's folder: bind mounts and tmpfs first, then files. What hostPath and local volumes
+/// point to is never below it.
+///
+/// # Errors
+/// When a mount is busy or a file cannot be removed; to be tried again.
+pub fn tear_down(pod_dir: &Path) -> Result<(), VolumeError> {
+    for mount in mounts_below(pod_dir)? {
+        nix::mount::umount2(&mount, nix::mount::MntFlags::UMOUNT_NOFOLLOW)
+            .map_err(|e| VolumeError::Io { path: mount.clone(), source: e.into() })?;
+    }
+    // Nothing is mounted below any more, so removal stays within the folder.
+    match std::fs::remove_dir_all(pod_dir) {
+        Err(source) if source.kind() != io::ErrorKind::NotFound => {
+            Err(VolumeError::Io { path: pod_dir.to_owned(), source })
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Mount points below a folder, the deepest first.
+fn mounts_below(folder: &Path) -> Result<Vec<PathBuf>, VolumeError> {
+    let source = Path::new("/proc/self/mountinfo");
+    let text = std::fs::read_to_string(source).map_err(VolumeError::io(source))?;
+    let mut found: Vec<PathBuf> = text
+        .lines()
+        .filter_map(|line| line.split(' ').nth(4))
+        .map(|path| PathBuf::from(unescape(path)))
+        .filter(|path| path.starts_with(folder))
+        .collect();
+    found.reverse();
+    Ok(found)
+}
+
+/// mountinfo writes blank, tab, newline and backslash as octal numbers.
+fn unescape(text: &str) -> String {
+    let mut out = Vec::with_capacity(text.len());
+    let bytes = text.as_bytes();
+    let mut i = 0;
+    while i < bytes.len() {
+        let code = bytes.get(i + 1..i + 4).and_then(|c| std::str::from_utf8(c).ok());
+        if bytes[i] == b'\\'
+            && let Some(byte) = code.and_then(|c| u8::from_str_radix(c, 8).ok())
+        {
+            out.push(byte);
+            i += 4;
+        } else {
+            out.push(bytes[i]);
+            i += 1;
+        }
+    }
+    String::from_utf8_lossy(&out).into_owned()
+}
+
+/// Whether something is mounted exactly there.
+///
+/// # Errors
+/// When the mount table cannot be read.
+pub fn is_mount_point(path: &Path) -> Result<bool, VolumeError> {
+    Ok(mounts_below(path)?.iter().any(|m| m == path))
+}
+
+/// Mounts a tmpfs unless one is there already.
+///
+/// # Errors
+/// When the kernel refuses.
+pub fn mount_tmpfs(path: &Path, size: Option<i64>) -> Result<(), VolumeError> {
+    std::fs::create_dir_all(path).map_err(VolumeError::io(path))?;
+    if is_mount_point(path)? {
+        return Ok(());
+    }
+    let options = size.filter(|s| *s > 0).map(|s| format!("size={s}"));
+    let flags = nix::mount::MsFlags::empty();
+    nix::mount::mount(Some("tmpfs"), path, Some("tmpfs"), flags, options.as_deref())
+        .map_err(|e| VolumeError::Io { path: path.to_owned(), source: e.into() })
+}
+
+/// The mounts of one container, with sub-paths bound.
+///
+/// # Errors
+/// When a sub-path cannot be resolved within its volume.
+pub fn container_mounts(
+    container: &Container,
+    mounted: &BTreeMap<String, Mounted>,
+    env: &[(String, String)],
+    pod_dir: &Path,
+) -> Result<Vec<cri::Mount>, VolumeError> {
+    let mut mounts = Vec::new();
+    for (i, mount) in container.volume_mounts.iter().flatten().enumerate() {
+        let volume = mounted
+            .get(&mount.name)
+            .ok_or_else(|| VolumeError::NotFound { resource: "volume", name: mount.name.clone() })?;
+        let lookup = |name: &str| env.iter().find(|(k, _)| k == name).map(|(_, v)| v.clone());
+        let sub = match (&mount.sub_path_expr, &mount.sub_path) {
+            (Some(expr), _) if !expr.is_empty() => Some(crate::env::expand(expr, &lookup)),
+            (_, Some(path)) if !path.is_empty() => Some(path.clone()),
+            _ => None,
+        };
+        let host_path = match sub {
+            None => volume.path.clone(),
+            Some(sub) => {
+                let target = pod_dir.join("volume-subpaths").join(&mount.name).join(&container.name);
+                subpath::bind(&volume.path, &sub, &target.join(i.to_string()))?
+            }
+        };
+        let propagation = match mount.mount_propagation.as_deref() {
+            Some("Bidirectional") => cri::MountPropagation::PropagationBidirectional,
+            Some("HostToContainer") => cri::MountPropagation::PropagationHostToContainer,
+            _ => cri::MountPropagation::PropagationPrivate,
+        };
+        mounts.push(cri::Mount {
+            container_path: absolute(&mount.mount_path),
+            host_path: host_path.to_string_lossy().into_owned(),
+            readonly: mount.read_only == Some(true) || volume.read_only,
+            propagation: propagation as i32,
+            ..cri::Mount::default()
+        });
+    }
+    Ok(mounts)
+}
+
+fn absolute(path: &str) -> String {
+    if path.starts_with('/') { path.to_owned() } else { format!("/{path}") }
+}
+
+#[cfg(test)]
+mod tests;

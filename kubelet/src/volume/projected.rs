@@ -1,0 +1,89 @@
+//! projected: config maps, secrets, downward values and service account tokens in one folder, in memory only.
+
+use async_trait::async_trait;
+use k8s_openapi::api::core::v1::{ServiceAccountTokenProjection, Volume, VolumeProjection};
+
+use super::{
+    Context, Mounted, VolumeError, VolumePlugin,
+    atomic::{self, Payload, Projection},
+    config_map, downward_api, mount_tmpfs, secret,
+};
+use crate::pod;
+
+/// The plugin.
+pub struct Projected;
+
+#[async_trait]
+impl VolumePlugin for Projected {
+    fn name(&self) -> &'static str {
+        "projected"
+    }
+
+    fn supports(&self, volume: &Volume) -> bool {
+        volume.projected.is_some()
+    }
+
+    async fn set_up(&self, context: &Context<'_>, volume: &Volume) -> Result<Mounted, VolumeError> {
+        let source = volume.projected.clone().unwrap_or_default();
+        let mut files = Payload::new();
+        for part in source.sources.iter().flatten() {
+            files.extend(part_files(context, part, source.default_mode).await?);
+        }
+        let path = context.folder(self.name(), &volume.name);
+        mount_tmpfs(&path, None)?;
+        atomic::write(&path, &files, context.fs_group(), context.now)?;
+        Ok(Mounted { path, read_only: true })
+    }
+}
+
+async fn part_files(
+    context: &Context<'_>,
+    part: &VolumeProjection,
+    mode: Option<i32>,
+) -> Result<Payload, VolumeError> {
+    if let Some(map) = &part.config_map {
+        let optional = map.optional == Some(true);
+        return config_map::files(context, &map.name, map.items.as_deref(), mode, optional).await;
+    }
+    if let Some(secret) = &part.secret {
+        let optional = secret.optional == Some(true);
+        return secret::files(context, &secret.name, secret.items.as_deref(), mode, optional).await;
+    }
+    if let Some(downward) = &part.downward_api {
+        return downward_api::files(context, downward.items.as_deref().unwrap_or_default(), mode);
+    }
+    if let Some(token) = &part.service_account_token {
+        return token_file(context, token, mode).await;
+    }
+    Err(VolumeError::NoPlugin("projected source".to_owned()))
+}
+
+async fn token_file(
+    context: &Context<'_>,
+    source: &ServiceAccountTokenProjection,
+    mode: Option<i32>,
+) -> Result<Payload, VolumeError> {
+    let seconds = source.expiration_seconds.unwrap_or(3600);
+    let audience = source.audience.as_deref().filter(|a| !a.is_empty());
+    let token = context.objects.token(context.pod, audience, seconds).await?;
+    let owner = sole_user(context);
+    let mut mode = mode.and_then(|m| u32::try_from(m).ok()).unwrap_or(0o644);
+    if owner.is_some() || context.fs_group().is_some() {
+        // The token is for its user, and for the group when there is one.
+        mode = 0o600;
+    }
+    let file = Projection { data: token.into_bytes(), mode, owner };
+    Ok(Payload::from([(source.path.clone(), file)]))
+}
+
+/// The one user all containers run as, if they do.
+fn sole_user(context: &Context<'_>) -> Option<u32> {
+    if context.fs_group().is_some() {
+        return None;
+    }
+    let mut users = pod::all_containers(context.pod).into_iter().map(|(_, c)| {
+        crate::runtime::security::run_as_user(context.pod, &c).and_then(|u| u32::try_from(u).ok())
+    });
+    let first = users.next()??;
+    users.all(|u| u == Some(first)).then_some(first)
+}

@@ -1,0 +1,74 @@
+//! The atomic writer, sub-paths and host paths, on a real file system.
+
+use super::{atomic::*, *};
+
+fn file(text: &str) -> Projection {
+    Projection { data: text.as_bytes().to_vec(), mode: 0o644, owner: None }
+}
+
+fn at(second: i64) -> Timestamp {
+    Timestamp::from_second(1_800_000_000 + second).unwrap()
+}
+
+#[test]
+fn every_plugin_has_its_own_name() {
+    let mut names: Vec<_> = PLUGINS.iter().map(|p| p.name()).collect();
+    names.sort_unstable();
+    names.dedup();
+    assert_eq!(names.len(), PLUGINS.len());
+}
+
+#[test]
+fn content_is_swapped_as_a_whole() {
+    let dir = tempfile::tempdir().unwrap();
+    let first = Payload::from([("a".into(), file("1")), ("d/b".into(), file("2"))]);
+    assert!(write(dir.path(), &first, None, at(0)).unwrap());
+    assert!(!write(dir.path(), &first, None, at(1)).unwrap());
+    let before = std::fs::read_link(dir.path().join("..data")).unwrap();
+    assert_eq!(std::fs::read_to_string(dir.path().join("d/b")).unwrap(), "2");
+    let second = Payload::from([("a".into(), file("3"))]);
+    assert!(write(dir.path(), &second, None, at(2)).unwrap());
+    assert_ne!(std::fs::read_link(dir.path().join("..data")).unwrap(), before);
+    assert_eq!(std::fs::read_to_string(dir.path().join("a")).unwrap(), "3");
+    assert!(!dir.path().join("d").exists());
+    assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 3);
+}
+
+#[test]
+fn a_crash_before_the_swap_is_repaired() {
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::create_dir(dir.path().join("..2020_01_01_00_00_00.1")).unwrap();
+    std::os::unix::fs::symlink("nowhere", dir.path().join("..data_tmp")).unwrap();
+    let payload = Payload::from([("a".into(), file("1"))]);
+    assert!(write(dir.path(), &payload, None, at(0)).unwrap());
+    assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 3);
+}
+
+#[test]
+fn paths_stay_within_the_volume() {
+    for bad in ["", "/a", "../a", "a/../../b", "..a"] {
+        assert!(check_path(bad).is_err(), "{bad}");
+    }
+    for good in ["a", "a/b", "a..b", ".a"] {
+        assert!(check_path(good).is_ok(), "{good}");
+    }
+    let dir = tempfile::tempdir().unwrap();
+    std::os::unix::fs::symlink("/etc", dir.path().join("out")).unwrap();
+    for bad in ["out/passwd", "../x", "/etc"] {
+        assert!(subpath::bind(dir.path(), bad, &dir.path().join("target")).is_err(), "{bad}");
+    }
+}
+
+#[test]
+fn host_paths_are_checked_by_type() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = |name: &str| dir.path().join(name).to_string_lossy().into_owned();
+    host_path::check(&path("made"), "DirectoryOrCreate").unwrap();
+    host_path::check(&path("file"), "FileOrCreate").unwrap();
+    host_path::check(&path("made"), "Directory").unwrap();
+    host_path::check(&path("file"), "File").unwrap();
+    host_path::check(&path("later"), "").unwrap();
+    for (name, kind) in [("file", "Directory"), ("made", "File"), ("none", "Directory"), ("file", "Socket")] {
+        assert!(host_path::check(&path(name), kind).is_err(), "{name} {kind}");
+    }
+}

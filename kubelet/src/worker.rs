@@ -1,0 +1,342 @@
+//! One task per pod: it alone starts, kills and cleans up what belongs to the pod.
+//!
+//! ```text
+//! update from a source --+
+//! change in the runtime --+-> look at the runtime -> plan -> status -> act -> status
+//! probe result, timer ----+
+//! ```
+//! The worker keeps only what may be lost: back-off delays, reasons for waiting, the last status. A restarted kubelet
+//! begins with none of it and adopts what runs. Deciding is in `plan`, doing in `act`, ending in `end`.
+
+pub mod act;
+pub mod backoff;
+pub mod end;
+pub mod plan;
+pub mod probes;
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    path::PathBuf,
+    sync::Arc,
+    time::Duration,
+};
+
+use component_base::task::Tasks;
+use jiff::{SignedDuration, Timestamp};
+use k8s_openapi::api::core::v1::{Pod, PodStatus};
+use tokio::sync::{Notify, watch};
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    api::ObjectSource,
+    cgroup::Cgroups,
+    env::NodeFacts,
+    events::{EventSink, Severity, container_reference, pod_reference},
+    images::{PullGate, PullHistory},
+    network::dns::DnsSettings,
+    pod::{self, Role},
+    runtime::{Runtime, config::NodeSettings, observed::PodRuntime},
+    status::{
+        Statuses,
+        generate::{self, Verdict, Waiting},
+    },
+    worker::backoff::BackOffs,
+};
+
+/// How long a pod in order is left alone: content of volumes is refreshed at this pace.
+const RESYNC: Duration = Duration::from_secs(60);
+/// How long after a failure the worker tries again.
+const RETRY: Duration = Duration::from_secs(10);
+
+/// Where variables that describe services come from.
+pub trait ServiceSource: Send + Sync {
+    /// The variables for a pod of this namespace.
+    fn variables(&self, namespace: &str, links: bool) -> BTreeMap<String, String>;
+    /// The services are known; containers wait until then.
+    fn is_ready(&self) -> bool;
+}
+
+/// What all workers share.
+pub struct Shared {
+    /// The container runtime.
+    pub runtime: Runtime,
+    /// Its name, the scheme of container ids.
+    pub runtime_name: String,
+    /// cgroups of pods; `None` when the kubelet does not manage them.
+    pub cgroups: Option<Cgroups>,
+    /// Objects of the API server.
+    pub objects: Arc<dyn ObjectSource>,
+    /// Events.
+    pub events: Arc<dyn EventSink>,
+    /// Services.
+    pub services: Arc<dyn ServiceSource>,
+    /// Pod statuses.
+    pub statuses: Arc<Statuses>,
+    /// Settings of sandboxes and containers.
+    pub settings: NodeSettings,
+    /// Settings of resolvers.
+    pub dns: DnsSettings,
+    /// What downward values need; the pod's addresses are filled in per pod.
+    pub node: NodeFacts,
+    /// Image pulls.
+    pub pulls: PullGate,
+    /// Folder of all pods' folders, `<root>/pods`.
+    pub pods_dir: PathBuf,
+    /// Folder of log links, `/var/log/containers`.
+    pub container_logs: PathBuf,
+    /// Most tasks of a pod.
+    pub pod_pids: Option<i64>,
+    /// Owner of the tasks.
+    pub tasks: Arc<Tasks>,
+    /// The runtime's network works; pods without the host's network wait for it.
+    pub network_ready: watch::Receiver<Option<String>>,
+}
+
+/// How a pod is to end.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct End {
+    /// Seconds, where other than the pod's own.
+    pub grace: Option<i64>,
+    /// Why it failed, when it is ended by the kubelet.
+    pub verdict: Option<Verdict>,
+    /// The pod is gone from its source: nobody waits for its status.
+    pub gone: bool,
+}
+
+/// What the source wants of the pod.
+#[derive(Debug, Clone)]
+pub struct Wanted {
+    /// The newest version of the pod.
+    pub pod: Arc<Pod>,
+    /// Set once the pod has to end; never unset.
+    pub end: Option<End>,
+}
+
+impl Wanted {
+    /// The pod has to end.
+    #[must_use]
+    pub fn ends(&self) -> bool {
+        self.end.is_some() || self.pod.metadata.deletion_timestamp.is_some()
+    }
+
+    /// Seconds it is given for that.
+    #[must_use]
+    pub fn grace(&self) -> Duration {
+        let own = pod::grace_seconds(&self.pod);
+        let seconds = self.end.as_ref().and_then(|e| e.grace).map_or(own, |g| g.min(own));
+        Duration::from_secs(u64::try_from(seconds).unwrap_or(0))
+    }
+
+    /// Nothing of the pod is to stay, neither records nor logs.
+    #[must_use]
+    pub fn is_deleted(&self) -> bool {
+        self.pod.metadata.deletion_timestamp.is_some() || self.end.as_ref().is_some_and(|e| e.gone)
+    }
+}
+
+/// A pod's task.
+pub struct Worker {
+    shared: Arc<Shared>,
+    updates: watch::Receiver<Wanted>,
+    nudge: Arc<Notify>,
+    backoffs: BackOffs,
+    pulls: PullHistory,
+    waiting: HashMap<String, Waiting>,
+    probes: probes::Probes,
+    status: Option<PodStatus>,
+    verdict: Option<Verdict>,
+}
+
+impl Worker {
+    /// A worker for the pod that `updates` carries; `nudge` tells it that the runtime changed.
+    #[must_use]
+    pub fn new(shared: Arc<Shared>, updates: watch::Receiver<Wanted>, nudge: Arc<Notify>) -> Self {
+        let probes = probes::Probes::new(Arc::clone(&shared), Arc::clone(&nudge));
+        Self {
+            shared,
+            updates,
+            nudge,
+            backoffs: BackOffs::default(),
+            pulls: PullHistory::default(),
+            waiting: HashMap::new(),
+            probes,
+            status: None,
+            verdict: None,
+        }
+    }
+
+    /// Runs until the pod has ended and is deleted, or until `drain`, which leaves containers running.
+    pub async fn run(mut self, drain: CancellationToken) {
+        let finished = tokio::select! {
+            () = drain.cancelled() => false,
+            () = self.live() => true,
+        };
+        self.probes.stop();
+        if finished {
+            let pod = Arc::clone(&self.updates.borrow().pod);
+            self.shared.statuses.forget(&pod);
+        }
+    }
+
+    /// The pod's life, then its end, then the wait for its deletion.
+    async fn live(&mut self) {
+        let first = self.updates.borrow().clone();
+        if pod::is_terminal(&first.pod) {
+            // It had ended before this kubelet started; what the API server has is the last word.
+            self.status = first.pod.status.clone();
+        } else {
+            self.keep_running().await;
+        }
+        self.end().await;
+        loop {
+            let wanted = self.updates.borrow_and_update().clone();
+            if wanted.is_deleted() {
+                self.remove_all(&wanted.pod).await;
+                self.shared.statuses.finished(&wanted.pod);
+                if wanted.end.as_ref().is_some_and(|e| e.gone) {
+                    return;
+                }
+            }
+            if self.updates.changed().await.is_err() {
+                return;
+            }
+        }
+    }
+
+    /// Syncs until the pod has to end, is done, or has failed for good.
+    async fn keep_running(&mut self) {
+        loop {
+            let wanted = self.updates.borrow_and_update().clone();
+            if wanted.ends() {
+                return;
+            }
+            let mut updates = self.updates.clone();
+            // An end that is asked for interrupts whatever is being done, a pull or a hook for instance; what a
+            // dropped call leaves behind is found by the next look at the runtime.
+            let next = tokio::select! {
+                next = self.sync(&wanted.pod) => next,
+                _ = updates.wait_for(Wanted::ends) => return,
+            };
+            let Some(next) = next else { return };
+            let wait = Timestamp::now().duration_until(next).max(SignedDuration::ZERO);
+            let wait = Duration::try_from(wait).unwrap_or(RESYNC).min(RESYNC);
+            tokio::select! {
+                changed = self.updates.changed() => if changed.is_err() { return },
+                () = self.nudge.notified() => {}
+                () = tokio::time::sleep(wait) => {}
+            }
+        }
+    }
+
+    /// One round. Answers when the next is due, or `None` when the pod is done.
+    async fn sync(&mut self, pod: &Arc<Pod>) -> Option<Timestamp> {
+        let now = Timestamp::now();
+        if let Some(verdict) = deadline_passed(pod, self.status.as_ref(), now) {
+            self.event(pod, Severity::Normal, &verdict.reason, &verdict.message);
+            self.verdict = Some(verdict);
+            return None;
+        }
+        let runtime = match self.shared.runtime.pod(pod::uid(pod)).await {
+            Ok(runtime) => runtime,
+            Err(error) => {
+                tracing::error!(pod = %pod::display(pod), %error, "cannot see the pod's containers");
+                return Some(later(now, RETRY));
+            }
+        };
+        let results = self.probes.results();
+        let model = plan::Model { pod, runtime: &runtime, probes: &results, backoffs: &self.backoffs, now };
+        let plan = plan::plan(&model);
+        self.note_back_off(pod, &plan);
+        self.probes.follow(pod, &runtime);
+        self.publish(pod, &runtime, false, false);
+        if plan.finish {
+            return None;
+        }
+        let wake = plan.wake_at();
+        let retry = self.carry_out(pod, &runtime, &plan).await;
+        if plan.sandbox.is_some() || !plan.start.is_empty() || !plan.kill.is_empty() {
+            match self.shared.runtime.pod(pod::uid(pod)).await {
+                Ok(after) => {
+                    self.probes.follow(pod, &after);
+                    self.publish(pod, &after, false, false);
+                }
+                Err(error) => {
+                    tracing::warn!(pod = %pod::display(pod), %error, "cannot see the pod's containers")
+                }
+            }
+        }
+        let due = [wake, retry, deadline(pod, self.status.as_ref())];
+        Some(due.into_iter().flatten().min().unwrap_or_else(|| later(now, RESYNC)))
+    }
+
+    /// Turns back-offs of the plan into waiting states and events, and forgets states that have passed.
+    fn note_back_off(&mut self, pod: &Arc<Pod>, plan: &plan::Plan) {
+        self.waiting.retain(|name, state| {
+            state.reason != "CrashLoopBackOff" || plan.waiting.iter().any(|w| w.name == *name)
+        });
+        for waiting in &plan.waiting {
+            let state = Waiting { reason: "CrashLoopBackOff".to_owned(), message: waiting.message.clone() };
+            if self.waiting.insert(waiting.name.clone(), state.clone()) != Some(state) {
+                let text = format!(
+                    "Back-off restarting failed container {} in pod {}",
+                    waiting.name,
+                    pod::display(pod)
+                );
+                self.container_event(pod, &waiting.name, Severity::Warning, "BackOff", &text);
+            }
+        }
+    }
+
+    /// Makes the status from what is seen and hands it on.
+    fn publish(&mut self, pod: &Arc<Pod>, runtime: &PodRuntime, ending: bool, stopped: bool) {
+        let results = self.probes.results();
+        let status = generate::generate(&generate::Input {
+            pod,
+            runtime,
+            probes: &results,
+            waiting: &self.waiting,
+            // The phase turns Failed only once everything has stopped.
+            verdict: self.verdict.as_ref().filter(|_| stopped),
+            ending,
+            stopped,
+            host_ips: &self.shared.node.ips,
+            runtime_name: &self.shared.runtime_name,
+            previous: self.status.as_ref(),
+            now: Timestamp::now(),
+        });
+        self.status = Some(status.clone());
+        self.shared.statuses.set(pod, status);
+    }
+
+    fn event(&self, pod: &Pod, severity: Severity, reason: &str, message: &str) {
+        self.shared.events.send(pod_reference(pod), severity, reason, message);
+    }
+
+    fn container_event(&self, pod: &Pod, name: &str, severity: Severity, reason: &str, message: &str) {
+        let role = pod::container_named(pod, name).map_or(Role::Regular(0), |(role, _)| role);
+        self.shared.events.send(container_reference(pod, role, name), severity, reason, message);
+    }
+
+    fn pod_dir(&self, pod: &Pod) -> PathBuf {
+        self.shared.pods_dir.join(pod::uid(pod))
+    }
+}
+
+/// `now` and a while; saturating at the end of time.
+fn later(now: Timestamp, wait: Duration) -> Timestamp {
+    now.checked_add(wait).unwrap_or(Timestamp::MAX)
+}
+
+/// When the pod's active deadline is.
+fn deadline(pod: &Pod, status: Option<&PodStatus>) -> Option<Timestamp> {
+    let seconds = u64::try_from(pod::spec(pod).active_deadline_seconds?).ok()?;
+    let start = status.or(pod.status.as_ref())?.start_time.as_ref()?.0;
+    Some(later(start, Duration::from_secs(seconds)))
+}
+
+fn deadline_passed(pod: &Pod, status: Option<&PodStatus>, now: Timestamp) -> Option<Verdict> {
+    (deadline(pod, status)? <= now).then(|| Verdict {
+        reason: "DeadlineExceeded".to_owned(),
+        message: "Pod was active on the node longer than the specified deadline".to_owned(),
+    })
+}

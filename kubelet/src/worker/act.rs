@@ -1,0 +1,471 @@
+//! Carrying out a plan: folders, cgroup and volumes; the sandbox; kills; starts, one after the other.
+//!
+//! Every step may fail and is then tried again by a later round, which begins with a fresh look at the runtime; so
+//! nothing here needs to be undone.
+
+use std::{
+    collections::BTreeMap,
+    fs,
+    os::unix::fs::{PermissionsExt, symlink},
+    sync::Arc,
+    time::Duration,
+};
+
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1::{ConfigMap, Container, Pod, Secret};
+
+use super::{RETRY, Worker, later, plan};
+use crate::{
+    env::{self, EnvError, NodeFacts, Objects},
+    events::{Severity, container_reference},
+    images, lifecycle,
+    network::{dns, hosts},
+    pod::{self, Role, resources},
+    runtime::{
+        RuntimeError,
+        config::{self, Prepared},
+        cri,
+        observed::PodRuntime,
+        security::SecurityError,
+    },
+    status::generate::Waiting,
+    volume::{self, Mounted, VolumeError},
+};
+
+/// Why a container could not be started; the waiting reason and text come from it.
+#[derive(Debug, thiserror::Error)]
+enum StartError {
+    #[error(transparent)]
+    Environment(#[from] EnvError),
+    #[error(transparent)]
+    Security(#[from] SecurityError),
+    #[error(transparent)]
+    Volume(#[from] VolumeError),
+    #[error("services have not yet been read at least once, cannot construct envvars")]
+    ServicesUnknown,
+    #[error(transparent)]
+    Fetch(#[from] crate::api::FetchError),
+    #[error("{0}")]
+    Create(RuntimeError),
+    #[error("{0}")]
+    Start(RuntimeError),
+}
+
+impl StartError {
+    fn reason(&self) -> &'static str {
+        match self {
+            Self::Create(_) => "CreateContainerError",
+            Self::Start(_) => "RunContainerError",
+            _ => "CreateContainerConfigError",
+        }
+    }
+}
+
+/// Objects fetched for one container's environment.
+#[derive(Default)]
+struct Fetched {
+    config_maps: BTreeMap<String, Arc<ConfigMap>>,
+    secrets: BTreeMap<String, Arc<Secret>>,
+}
+
+impl Objects for Fetched {
+    fn config_map(&self, name: &str) -> Option<&ConfigMap> {
+        self.config_maps.get(name).map(AsRef::as_ref)
+    }
+    fn secret(&self, name: &str) -> Option<&Secret> {
+        self.secrets.get(name).map(AsRef::as_ref)
+    }
+}
+
+/// The sandbox containers go into.
+struct Place {
+    id: String,
+    config: cri::PodSandboxConfig,
+    ips: Vec<String>,
+}
+
+impl Worker {
+    /// Carries out the plan and keeps volumes fresh. Answers when a failed step is to be tried again.
+    pub(super) async fn carry_out(
+        &mut self,
+        pod: &Arc<Pod>,
+        runtime: &PodRuntime,
+        plan: &plan::Plan,
+    ) -> Option<Timestamp> {
+        let retry = Some(later(Timestamp::now(), RETRY));
+        if !pod::host_network(pod)
+            && let Some(why) = self.shared.network_ready.borrow().clone()
+        {
+            self.event(pod, Severity::Warning, "NetworkNotReady", &format!("network is not ready: {why}"));
+            return retry;
+        }
+        if let Err(error) = self.prepare_node(pod) {
+            self.event(pod, Severity::Warning, error.0, &error.1);
+            return retry;
+        }
+        for kill in &plan.kill {
+            self.kill_one(pod, runtime, kill).await;
+        }
+        let mounted = match self.set_up_volumes(pod, runtime).await {
+            Ok(mounted) => mounted,
+            Err((name, error)) => {
+                let text = format!("MountVolume.SetUp failed for volume {name:?} : {error}");
+                self.event(pod, Severity::Warning, "FailedMount", &text);
+                return retry;
+            }
+        };
+        if plan.sandbox.is_none() && plan.start.is_empty() {
+            return None;
+        }
+        let place = match plan.sandbox {
+            Some(attempt) => self.new_place(pod, runtime, attempt).await,
+            None => self.current_place(pod, runtime),
+        };
+        let Some(place) = place else { return retry };
+        self.start_all(pod, plan, &place, &mounted).await
+    }
+
+    async fn start_all(
+        &mut self,
+        pod: &Arc<Pod>,
+        plan: &plan::Plan,
+        place: &Place,
+        mounted: &BTreeMap<String, Mounted>,
+    ) -> Option<Timestamp> {
+        let secrets = self.pull_secrets(pod).await;
+        let mut retry = None;
+        for start in &plan.start {
+            let Some(container) = pod::container(pod, start.role) else { continue };
+            let failed = self.start(pod, start, &container, place, mounted, &secrets).await;
+            if let Some(at) = failed {
+                retry = Some(retry.map_or(at, |r: Timestamp| r.min(at)));
+                if matches!(start.role, Role::Init(_)) {
+                    break;
+                }
+            }
+        }
+        retry
+    }
+
+    /// Folders and cgroup.
+    fn prepare_node(&self, pod: &Pod) -> Result<(), (&'static str, String)> {
+        if let Some(cgroups) = &self.shared.cgroups {
+            let limits = resources::pod_limits(pod, self.shared.settings.cfs_quota, self.shared.pod_pids);
+            cgroups.ensure(&cgroups.pod(pod), &limits).map_err(|error| {
+                ("FailedCreatePodContainer", format!("unable to ensure pod container exists: {error}"))
+            })?;
+        }
+        let dir = self.pod_dir(pod);
+        let logs = config::pod_log_dir(&self.shared.settings.log_root, pod);
+        for folder in [dir.join("volumes"), dir.join("containers"), logs] {
+            fs::create_dir_all(&folder)
+                .map_err(|error| ("Failed", format!("error making pod data directories: {error}")))?;
+        }
+        // Containers of the pod run as any user; what they may see is mounted into them, not found by path.
+        fs::set_permissions(&dir, fs::Permissions::from_mode(0o750))
+            .map_err(|error| ("Failed", format!("error making pod data directories: {error}")))
+    }
+
+    async fn set_up_volumes(
+        &self,
+        pod: &Arc<Pod>,
+        runtime: &PodRuntime,
+    ) -> Result<BTreeMap<String, Mounted>, (String, VolumeError)> {
+        let node = self.facts(pod, runtime.sandboxes.iter().find(|s| s.ready).map(|s| s.ips.clone()));
+        let dir = self.pod_dir(pod);
+        let context = volume::Context {
+            pod,
+            objects: &*self.shared.objects,
+            node: &node,
+            pod_dir: &dir,
+            now: Timestamp::now(),
+        };
+        volume::set_up(&context).await
+    }
+
+    fn facts(&self, pod: &Pod, ips: Option<Vec<String>>) -> NodeFacts {
+        let pod_ips =
+            if pod::host_network(pod) { self.shared.node.ips.clone() } else { ips.unwrap_or_default() };
+        NodeFacts { pod_ips, ..self.shared.node.clone() }
+    }
+
+    // === sandbox ===
+
+    fn sandbox_config(&self, pod: &Pod, attempt: u32) -> Result<cri::PodSandboxConfig, SecurityError> {
+        let (resolver, warnings) = dns::config(pod, &self.shared.dns);
+        for warning in warnings {
+            self.event(pod, Severity::Warning, "DNSConfigForming", &warning);
+        }
+        let name = hosts::node_name(pod, &self.shared.dns.cluster_domain);
+        let parent = self.shared.cgroups.as_ref().map(|c| c.pod(pod)).unwrap_or_default();
+        config::sandbox(pod, attempt, &name, Some(resolver), &parent, &self.shared.settings)
+    }
+
+    async fn new_place(&mut self, pod: &Arc<Pod>, runtime: &PodRuntime, attempt: u32) -> Option<Place> {
+        if !runtime.sandboxes.is_empty() && !runtime.containers.is_empty() {
+            let text = "Pod sandbox changed, it will be killed and re-created.";
+            self.event(pod, Severity::Normal, "SandboxChanged", text);
+        }
+        if let Err(error) = self.stop_everything(pod, runtime, pod_grace(pod)).await {
+            self.event(pod, Severity::Warning, "FailedKillPod", &format!("error killing pod: {error}"));
+            return None;
+        }
+        match self.make_sandbox(pod, attempt).await {
+            Ok(place) => Some(place),
+            Err(text) => {
+                let text = format!("Failed to create pod sandbox: {text}");
+                self.event(pod, Severity::Warning, "FailedCreatePodSandBox", &text);
+                None
+            }
+        }
+    }
+
+    async fn make_sandbox(&self, pod: &Arc<Pod>, attempt: u32) -> Result<Place, String> {
+        let config = self.sandbox_config(pod, attempt).map_err(|e| e.to_string())?;
+        let handler = match pod::spec(pod).runtime_class_name.as_deref().filter(|n| !n.is_empty()) {
+            None => String::new(),
+            Some(name) => match self.shared.objects.runtime_class(name).await {
+                Ok(Some(class)) => class.handler.clone(),
+                Ok(None) => return Err(format!("RuntimeClass {name:?} not found")),
+                Err(error) => return Err(error.to_string()),
+            },
+        };
+        let made = self.shared.runtime.run_sandbox(config.clone(), &handler).await;
+        let id = made.map_err(|e| e.to_string())?;
+        let status = self.shared.runtime.sandbox_status(&id).await.map_err(|e| e.to_string())?;
+        let network = status.network.unwrap_or_default();
+        let mut ips: Vec<String> = Some(network.ip).filter(|ip| !ip.is_empty()).into_iter().collect();
+        ips.extend(network.additional_ips.into_iter().map(|ip| ip.ip));
+        Ok(Place { id, config, ips })
+    }
+
+    fn current_place(&self, pod: &Pod, runtime: &PodRuntime) -> Option<Place> {
+        let sandbox = runtime.current_sandbox(pod)?;
+        match self.sandbox_config(pod, sandbox.attempt) {
+            Ok(config) => Some(Place { id: sandbox.id.to_string(), config, ips: sandbox.ips.clone() }),
+            Err(error) => {
+                let text = format!("Failed to create pod sandbox: {error}");
+                self.event(pod, Severity::Warning, "FailedCreatePodSandBox", &text);
+                None
+            }
+        }
+    }
+
+    // === containers ===
+
+    /// Secrets for pulling; one that is missing is told and left out.
+    async fn pull_secrets(&self, pod: &Pod) -> Vec<Arc<Secret>> {
+        let mut secrets = Vec::new();
+        let mut missing = Vec::new();
+        for reference in pod::spec(pod).image_pull_secrets.iter().flatten() {
+            match self.shared.objects.secret(pod::namespace(pod), &reference.name).await {
+                Ok(Some(secret)) => secrets.push(secret),
+                _ => missing.push(reference.name.clone()),
+            }
+        }
+        if !missing.is_empty() {
+            let text = format!(
+                "Unable to retrieve some image pull secrets ({}); attempting to pull the image may not succeed.",
+                missing.join(", ")
+            );
+            self.event(pod, Severity::Warning, "FailedToRetrieveImagePullSecret", &text);
+        }
+        secrets
+    }
+
+    /// Starts one container. Answers when to try again if that failed.
+    async fn start(
+        &mut self,
+        pod: &Arc<Pod>,
+        start: &plan::Start,
+        container: &Container,
+        place: &Place,
+        mounted: &BTreeMap<String, Mounted>,
+        secrets: &[Arc<Secret>],
+    ) -> Option<Timestamp> {
+        let now = Timestamp::now();
+        let about = container_reference(pod, start.role, &container.name);
+        let events = Arc::clone(&self.shared.events);
+        let tell = |severity: Severity, reason: &str, text: String| {
+            events.send(about.clone(), severity, reason, &text);
+        };
+        let request = images::Request { role: start.role, container, secrets, sandbox: &place.config, now };
+        let runtime = self.shared.runtime.clone();
+        let gate = self.shared.pulls.clone();
+        let image = match images::ensure(&runtime, &gate, &mut self.pulls, &request, &tell).await {
+            Ok(image) => image,
+            Err(missing) => {
+                tell(Severity::Warning, "Failed", format!("Error: {}", missing.waiting.reason));
+                self.waiting.insert(container.name.clone(), missing.waiting);
+                return Some(missing.retry.unwrap_or_else(|| later(now, RETRY)));
+            }
+        };
+        if let Some(after) = start.after {
+            self.backoffs.next(&container.name, after, now);
+        }
+        match self.create_and_start(pod, start, container, place, mounted, image).await {
+            Ok(id) => {
+                self.waiting.remove(&container.name);
+                self.after_start(pod, &id, container, place).await;
+                None
+            }
+            Err(error) => {
+                tell(Severity::Warning, "Failed", format!("Error: {error}"));
+                let waiting = Waiting { reason: error.reason().to_owned(), message: error.to_string() };
+                self.waiting.insert(container.name.clone(), waiting);
+                Some(later(now, RETRY))
+            }
+        }
+    }
+
+    async fn create_and_start(
+        &self,
+        pod: &Arc<Pod>,
+        start: &plan::Start,
+        container: &Container,
+        place: &Place,
+        mounted: &BTreeMap<String, Mounted>,
+        image: images::Image,
+    ) -> Result<String, StartError> {
+        let env = self.environment(pod, container, place).await?;
+        let mut mounts = volume::container_mounts(container, mounted, &env, &self.pod_dir(pod))?;
+        self.add_own_mounts(pod, container, place, &mut mounts)?;
+        let prepared = Prepared {
+            restart_count: start.restart_count,
+            image_ref: image.reference,
+            image_user: image.user,
+            env,
+            mounts,
+            volume_groups: vec![],
+        };
+        let made = config::container(pod, container, &prepared, &self.shared.settings)?;
+        let log_path = made.log_path.clone();
+        let log_dir = config::pod_log_dir(&self.shared.settings.log_root, pod);
+        let folder = log_dir.join(&container.name);
+        fs::create_dir_all(&folder).map_err(VolumeError::io(&folder))?;
+        let about = container_reference(pod, start.role, &container.name);
+        let runtime = &self.shared.runtime;
+        let id = runtime
+            .create_container(&place.id, made, place.config.clone())
+            .await
+            .map_err(StartError::Create)?;
+        self.shared.events.send(about.clone(), Severity::Normal, "Created", "Container created");
+        runtime.start_container(&id).await.map_err(StartError::Start)?;
+        self.shared.events.send(about, Severity::Normal, "Started", "Container started");
+        self.link_log(pod, container, &id, &log_dir.join(log_path));
+        Ok(id)
+    }
+
+    /// The link that log collectors read; a container runs as well without it.
+    fn link_log(&self, pod: &Pod, container: &Container, id: &str, log: &std::path::Path) {
+        let name = format!("{}_{}_{}-{id}.log", pod::name(pod), pod::namespace(pod), container.name);
+        let link = self.shared.container_logs.join(name);
+        if let Err(error) = symlink(log, &link) {
+            tracing::warn!(link = %link.display(), %error, "cannot link the container's log");
+        }
+    }
+
+    async fn environment(
+        &self,
+        pod: &Pod,
+        container: &Container,
+        place: &Place,
+    ) -> Result<Vec<(String, String)>, StartError> {
+        if !self.shared.services.is_ready() && !pod::is_static(pod) {
+            return Err(StartError::ServicesUnknown);
+        }
+        let mut fetched = Fetched::default();
+        let namespace = pod::namespace(pod);
+        let (maps, secrets) = references(container);
+        for name in maps {
+            if let Some(found) = self.shared.objects.config_map(namespace, &name).await? {
+                fetched.config_maps.insert(name, found);
+            }
+        }
+        for name in secrets {
+            if let Some(found) = self.shared.objects.secret(namespace, &name).await? {
+                fetched.secrets.insert(name, found);
+            }
+        }
+        let links = pod::spec(pod).enable_service_links != Some(false);
+        let services = self.shared.services.variables(namespace, links);
+        let facts = self.facts(pod, Some(place.ips.clone()));
+        Ok(env::environment(pod, container, &fetched, &services, &facts)?)
+    }
+
+    /// `/etc/hosts` and the termination message.
+    fn add_own_mounts(
+        &self,
+        pod: &Pod,
+        container: &Container,
+        place: &Place,
+        mounts: &mut Vec<cri::Mount>,
+    ) -> Result<(), VolumeError> {
+        let dir = self.pod_dir(pod);
+        if !mounts.iter().any(|m| m.container_path == "/etc/hosts") {
+            let path = dir.join("etc-hosts");
+            let host = match pod::host_network(pod) {
+                // A node without the file gives an empty one.
+                true => Some(fs::read_to_string("/etc/hosts").unwrap_or_default()),
+                false => None,
+            };
+            let text = hosts::file(pod, &place.ips, &self.shared.dns.cluster_domain, host.as_deref());
+            fs::write(&path, text).map_err(VolumeError::io(&path))?;
+            fs::set_permissions(&path, fs::Permissions::from_mode(0o644)).map_err(VolumeError::io(&path))?;
+            mounts.push(own_mount("/etc/hosts", &path));
+        }
+        let folder = dir.join("containers").join(&container.name);
+        fs::create_dir_all(&folder).map_err(VolumeError::io(&folder))?;
+        let path = folder.join(format!("{:08x}", rand::random::<u32>()));
+        fs::File::create(&path).map_err(VolumeError::io(&path))?;
+        // Whatever user the container runs as may write its last words.
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o666)).map_err(VolumeError::io(&path))?;
+        mounts.push(own_mount(config::termination_path(container), &path));
+        Ok(())
+    }
+
+    /// The postStart hook; a container whose hook fails is killed.
+    async fn after_start(&self, pod: &Arc<Pod>, id: &str, container: &Container, place: &Place) {
+        let Some(hook) = container.lifecycle.as_ref().and_then(|l| l.post_start.as_ref()) else { return };
+        let ip = self.facts(pod, Some(place.ips.clone())).pod_ips.into_iter().next().unwrap_or_default();
+        let limit = Duration::from_secs(3600);
+        let ran = lifecycle::run(&self.shared.runtime, id, &ip, container, hook, limit).await;
+        if let Err(error) = ran {
+            tracing::warn!(pod = %pod::display(pod), container = container.name, %error, "postStart hook failed");
+            let name = &container.name;
+            self.container_event(pod, name, Severity::Warning, "FailedPostStartHook", "PostStartHook failed");
+            let text = "FailedPostStartHook";
+            self.kill_container(pod, id, container, &ip, text, pod_grace(pod)).await;
+        }
+    }
+}
+
+fn pod_grace(pod: &Pod) -> Duration {
+    Duration::from_secs(u64::try_from(pod::grace_seconds(pod)).unwrap_or(0))
+}
+
+fn own_mount(container_path: &str, host_path: &std::path::Path) -> cri::Mount {
+    cri::Mount {
+        container_path: container_path.to_owned(),
+        host_path: host_path.to_string_lossy().into_owned(),
+        ..cri::Mount::default()
+    }
+}
+
+/// Names of the config maps and secrets that a container's environment refers to.
+fn references(container: &Container) -> (Vec<String>, Vec<String>) {
+    let (mut maps, mut secrets) = (Vec::new(), Vec::new());
+    for source in container.env_from.iter().flatten() {
+        maps.extend(source.config_map_ref.iter().map(|r| r.name.clone()));
+        secrets.extend(source.secret_ref.iter().map(|r| r.name.clone()));
+    }
+    for from in container.env.iter().flatten().filter_map(|v| v.value_from.as_ref()) {
+        maps.extend(from.config_map_key_ref.iter().map(|r| r.name.clone()));
+        secrets.extend(from.secret_key_ref.iter().map(|r| r.name.clone()));
+    }
+    for list in [&mut maps, &mut secrets] {
+        list.sort();
+        list.dedup();
+    }
+    (maps, secrets)
+}

@@ -1,0 +1,79 @@
+//! Back-off between restarts of one container and between pulls of one image: doubling from 10 s up to a cap,
+//! forgotten after twice the cap without an event.
+
+use std::{collections::HashMap, time::Duration};
+
+use jiff::{SignedDuration, Timestamp};
+
+/// First delay.
+pub const INITIAL: Duration = Duration::from_secs(10);
+/// Longest delay.
+pub const MAX: Duration = Duration::from_secs(300);
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Entry {
+    delay: Duration,
+    updated: Timestamp,
+}
+
+/// Delays by key (a container's name or an image).
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct BackOffs {
+    entries: HashMap<String, Entry>,
+}
+
+impl BackOffs {
+    /// When the next try is due, if an event at `event` has to wait at `now`; with the delay that applies.
+    #[must_use]
+    pub fn wait_until(&self, key: &str, event: Timestamp, now: Timestamp) -> Option<(Timestamp, Duration)> {
+        let entry = self.entries.get(key)?;
+        if expired(event, entry.updated) {
+            return None;
+        }
+        let due = event.checked_add(SignedDuration::try_from(entry.delay).ok()?).ok()?;
+        (due > now).then_some((due, entry.delay))
+    }
+
+    /// Notes a try at `now` after an event at `event`: the first one sets the initial delay, later ones double it.
+    pub fn next(&mut self, key: &str, event: Timestamp, now: Timestamp) {
+        let delay = match self.entries.get(key) {
+            Some(entry) if !expired(event, entry.updated) => (entry.delay * 2).min(MAX),
+            _ => INITIAL,
+        };
+        self.entries.insert(key.to_owned(), Entry { delay, updated: now });
+    }
+
+    /// Forgets a key after a success.
+    pub fn forget(&mut self, key: &str) {
+        self.entries.remove(key);
+    }
+}
+
+fn expired(event: Timestamp, updated: Timestamp) -> bool {
+    event.duration_since(updated) > SignedDuration::try_from(MAX * 2).unwrap_or(SignedDuration::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::at;
+
+    #[test]
+    fn doubles_to_the_cap_and_forgets_after_twice_the_cap() {
+        let mut backoffs = BackOffs::default();
+        assert_eq!(backoffs.wait_until("c", at(0), at(0)), None);
+        let mut now = 0;
+        for expected in [10, 20, 40, 80, 160, 300, 300] {
+            backoffs.next("c", at(now), at(now));
+            let (due, delay) = backoffs.wait_until("c", at(now + 1), at(now + 1)).unwrap();
+            assert_eq!(delay, Duration::from_secs(expected));
+            assert_eq!(due, at(now + 1 + i64::try_from(expected).unwrap()));
+            now += 1 + i64::try_from(expected).unwrap();
+            assert_eq!(backoffs.wait_until("c", at(now - i64::try_from(expected).unwrap()), at(now)), None);
+        }
+        let long_after = now + 601;
+        assert_eq!(backoffs.wait_until("c", at(long_after), at(long_after)), None);
+        backoffs.next("c", at(long_after), at(long_after));
+        assert_eq!(backoffs.wait_until("c", at(long_after), at(long_after)).unwrap().1, INITIAL);
+    }
+}
