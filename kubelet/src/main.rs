@@ -12,7 +12,6 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 #[tokio::main(worker_threads = 2)]
 async fn main() -> ExitCode {
-    tracing_subscriber::fmt().with_writer(std::io::stderr).init(); // LOCAL
     let config = match options::load(std::env::args()) {
         Ok(config) => config,
         Err(OptionsError::Flags(error)) => error.exit(),

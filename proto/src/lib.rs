@@ -1,1 +1,3 @@
-//! placeholder
+//! Wire formats only: what the daemons speak to others, and no behaviour.
+
+pub mod cri;

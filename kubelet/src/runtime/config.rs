@@ -78,7 +78,6 @@ pub fn sandbox(
             resources: Some(to_cri(&limits)),
             ..cri::LinuxPodSandboxConfig::default()
         }),
-        ..cri::PodSandboxConfig::default()
     })
 }
 
