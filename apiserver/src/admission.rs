@@ -3,9 +3,10 @@
 //! One file per plugin under `admission/`, one line in its list, run in upstream's recommended
 //! order. Contract: upstream's `admission.Interface` (mutation first, then validation).
 
-use std::sync::Arc;
+use std::{collections::BTreeMap, sync::Arc};
 
 use async_trait::async_trait;
+use component_base::quantity::Quantity;
 
 use serde_json::{Map, Value};
 
@@ -26,11 +27,13 @@ mod default_ingress_class;
 mod default_storage_class;
 mod default_toleration_seconds;
 mod deny_service_external_ips;
+mod limit_ranger;
 mod namespace_lifecycle;
 mod node_restriction;
 mod persistent_volume_claim_resize;
 mod priority;
 mod rbac_escalation;
+mod resource_quota;
 mod runtime_class;
 mod service_account;
 mod storage_object_in_use_protection;
@@ -55,6 +58,7 @@ type Entry = (&'static str, bool, fn(&Parts) -> Arc<dyn Plugin>);
 /// All plugins in upstream's order. Quota comes last so that it charges for the final object.
 const PLUGINS: &[Entry] = &[
     (namespace_lifecycle::NAME, true, namespace_lifecycle::new),
+    (limit_ranger::NAME, true, limit_ranger::new),
     (service_account::NAME, true, service_account::new),
     (node_restriction::NAME, false, node_restriction::new),
     (taint_nodes_by_condition::NAME, true, taint_nodes_by_condition::new),
@@ -70,6 +74,7 @@ const PLUGINS: &[Entry] = &[
     (certificate_subject_restriction::NAME, true, certificate_subject_restriction::new),
     (default_ingress_class::NAME, true, default_ingress_class::new),
     (deny_service_external_ips::NAME, false, deny_service_external_ips::new),
+    (resource_quota::NAME, true, resource_quota::new),
 ];
 
 /// Plugins upstream has and this server does not yet: naming them in a flag is accepted only to disable them.
@@ -238,6 +243,75 @@ fn text<'a>(object: &'a Object, pointer: &str) -> &'a str {
 /// The items of a list below an object by JSON pointer.
 fn items<'a>(object: &'a Object, pointer: &str) -> impl Iterator<Item = &'a Value> + use<'a> {
     object.pointer(pointer).and_then(Value::as_array).into_iter().flatten()
+}
+
+/// A quantity as JSON has it: a string, or a bare number.
+fn quantity(value: &Value) -> Option<Quantity> {
+    match value {
+        Value::String(text) => text.parse().ok(),
+        Value::Number(number) => number.to_string().parse().ok(),
+        _ => None,
+    }
+}
+
+/// Amounts by resource name.
+type Amounts = BTreeMap<String, Quantity>;
+
+/// A pod's effective requests and limits: containers and sidecars together or the largest init
+/// container, what the pod itself states instead, and its overhead on top (KEP-753, KEP-2837).
+fn pod_amounts(pod: &Object) -> (Amounts, Amounts) {
+    let of = |field: &str| {
+        let list = |value: Option<&Value>| -> Amounts {
+            let list = value.and_then(Value::as_object).into_iter().flatten();
+            list.filter_map(|(k, v)| Some((k.clone(), quantity(v)?))).collect()
+        };
+        let stated = |container: &Value| list(container.get("resources").and_then(|r| r.get(field)));
+        let mut total = Amounts::new();
+        for container in items(pod, "/spec/containers") {
+            add(&mut total, &stated(container));
+        }
+        let (mut sidecars, mut peak) = (Amounts::new(), Amounts::new());
+        for container in items(pod, "/spec/initContainers") {
+            let mut now = stated(container);
+            if text_of(container, "restartPolicy") == "Always" {
+                add(&mut total, &now);
+                add(&mut sidecars, &now);
+                now = sidecars.clone();
+            } else {
+                add(&mut now, &sidecars);
+            }
+            maximum(&mut peak, &now);
+        }
+        maximum(&mut total, &peak);
+        total.extend(list(pod.pointer(&format!("/spec/resources/{field}"))));
+        let overhead = list(pod.pointer("/spec/overhead"));
+        if field == "requests" {
+            add(&mut total, &overhead);
+        } else {
+            let limited: Amounts = overhead.into_iter().filter(|(k, _)| total.contains_key(k)).collect();
+            add(&mut total, &limited);
+        }
+        total
+    };
+    (of("requests"), of("limits"))
+}
+
+fn text_of<'a>(value: &'a Value, field: &str) -> &'a str {
+    value.get(field).and_then(Value::as_str).unwrap_or_default()
+}
+
+fn add(total: &mut Amounts, more: &Amounts) {
+    for (name, amount) in more {
+        let sum = total.get(name).map_or(*amount, |t| *t + *amount);
+        total.insert(name.clone(), sum);
+    }
+}
+
+fn maximum(total: &mut Amounts, other: &Amounts) {
+    for (name, amount) in other {
+        let most = total.get(name).map_or(*amount, |t| *t.max(amount));
+        total.insert(name.clone(), most);
+    }
 }
 
 #[cfg(test)]

@@ -284,3 +284,38 @@ async fn nodes_write_only_what_is_theirs() {
         Write::create(NODES, json!({"metadata": {"name": "n2"}})).run(&objects, &["NodeRestriction"]).await;
     assert!(free.is_ok(), "others are not restricted");
 }
+
+#[tokio::test]
+async fn limit_ranges_fill_in_and_bound() {
+    let range = json!({"metadata": {"namespace": "a", "name": "r"}, "spec": {"limits": [
+        {"type": "Container", "default": {"cpu": "500m"}, "defaultRequest": {"cpu": "100m"}, "min": {"cpu": "50m"},
+            "max": {"cpu": "1"}, "maxLimitRequestRatio": {"cpu": "10"}},
+        {"type": "Pod", "max": {"cpu": "1500m"}},
+        {"type": "PersistentVolumeClaim", "min": {"storage": "1Gi"}}]}});
+    let objects = Memory::with(vec![(LIMIT_RANGES, range)]);
+    let run = async |containers: Value| {
+        Write::create(PODS, pod(json!({"containers": containers}))).run(&objects, &["LimitRanger"]).await
+    };
+    let made = run(json!([{"name": "c"}])).await.unwrap();
+    let resources = json!({"requests": {"cpu": "100m"}, "limits": {"cpu": "500m"}});
+    assert_eq!(made["spec"]["containers"][0]["resources"], resources);
+    assert_eq!(
+        made["metadata"]["annotations"]["kubernetes.io/limit-ranger"],
+        "LimitRanger plugin set: cpu request for container c; cpu limit for container c"
+    );
+    let with = |request: &str, limit: &str| json!({"name": "c", "resources": {"requests": {"cpu": request}, "limits": {"cpu": limit}}});
+    for (containers, words) in [
+        (json!([with("10m", "60m")]), "minimum cpu usage per Container is 50m, but request is 10m"),
+        (json!([with("1", "2")]), "maximum cpu usage per Container is 1, but limit is 2"),
+        (
+            json!([with("50m", "1")]),
+            "cpu max limit to request ratio per Container is 10, but provided ratio is 20.000000",
+        ),
+        (json!([with("1", "1"), with("1", "1")]), "maximum cpu usage per Pod is 1500m, but limit is 2"),
+    ] {
+        let refused = run(containers).await.unwrap_err();
+        assert!(refused.message.contains(words), "{}", refused.message);
+    }
+    let claim = json!({"metadata": {"namespace": "a", "name": "d"}, "spec": {"resources": {"requests": {"storage": "1Mi"}}}});
+    assert!(Write::create(PERSISTENT_VOLUME_CLAIMS, claim).run(&objects, &["LimitRanger"]).await.is_err());
+}
