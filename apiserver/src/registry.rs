@@ -8,6 +8,9 @@
 //! Contract: upstream's `registry.Store` with its strategies (`pkg/registry/*/strategy.go`), and
 //! reference discovery for names, verbs and categories.
 
+pub mod catalog;
+pub mod core;
+
 use std::sync::Arc;
 
 use async_trait::async_trait;

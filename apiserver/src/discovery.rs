@@ -1,0 +1,193 @@
+//! Discovery: /api, /apis, groups, resource lists, and the aggregated form, all derived from the catalog.
+//!
+//! Contract: `meta/v1` APIVersions, APIGroupList, APIResourceList; `apidiscovery.k8s.io/v2` (KEP-3352).
+
+use http::{HeaderMap, HeaderValue, Response, header};
+use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
+
+use crate::{
+    registry::{Resource, Subresource, catalog::Catalog},
+    response::{self, Body},
+    status::Status,
+};
+
+/// One entry of a resource list: the object or a subresource.
+struct Entry {
+    name: String,
+    kind: (String, String, String),
+    verbs: Vec<&'static str>,
+}
+
+/// Answers a discovery path; `None` when the path is none.
+pub fn answer(catalog: &Catalog, path: &str, headers: &HeaderMap) -> Option<Result<Response<Body>, Status>> {
+    let parts: Vec<&str> = path.split('/').filter(|p| !p.is_empty()).collect();
+    let value = match parts.as_slice() {
+        ["api"] if wants_aggregated(headers) => return Some(Ok(aggregated(catalog, true, headers))),
+        ["apis"] if wants_aggregated(headers) => return Some(Ok(aggregated(catalog, false, headers))),
+        ["api"] => json!({"kind": "APIVersions", "versions": ["v1"],
+            "serverAddressByClientCIDRs": []}),
+        ["apis"] => {
+            let groups = catalog.groups();
+            let list: Vec<Value> =
+                groups.iter().filter(|(g, _)| !g.is_empty()).map(|(g, v)| group(g, v)).collect();
+            json!({"kind": "APIGroupList", "apiVersion": "v1", "groups": list})
+        }
+        ["apis", name] => match catalog.groups().get_key_value(*name) {
+            Some((name, versions)) => {
+                let mut one = group(name, versions);
+                one["kind"] = json!("APIGroup");
+                one["apiVersion"] = json!("v1");
+                one
+            }
+            None => return Some(Err(Status::no_such_path())),
+        },
+        ["api", version] => return Some(list(catalog, "", version)),
+        ["apis", group, version] => return Some(list(catalog, group, version)),
+        _ => return None,
+    };
+    Some(Ok(response::json(200, &value)))
+}
+
+fn group(name: &str, versions: &[&str]) -> Value {
+    let version = |v: &&str| json!({"groupVersion": format!("{name}/{v}"), "version": v});
+    let all: Vec<Value> = versions.iter().map(version).collect();
+    json!({"name": name, "preferredVersion": all.first(), "versions": all})
+}
+
+fn list(catalog: &Catalog, group: &str, version: &str) -> Result<Response<Body>, Status> {
+    let mut resources = Vec::new();
+    for resource in catalog.iter().filter(|r| r.group == group && r.versions.contains(&version)) {
+        for (i, entry) in entries(resource, version).into_iter().enumerate() {
+            let mut one = json!({"name": entry.name, "singularName": if i == 0 { resource.singular } else { "" },
+                "namespaced": resource.namespaced, "kind": entry.kind.2, "verbs": entry.verbs});
+            if (entry.kind.0.as_str(), entry.kind.1.as_str()) != (group, version) {
+                one["group"] = json!(entry.kind.0);
+                one["version"] = json!(entry.kind.1);
+            }
+            if i == 0 && !resource.short_names.is_empty() {
+                one["shortNames"] = json!(resource.short_names);
+            }
+            if i == 0 && !resource.categories.is_empty() {
+                one["categories"] = json!(resource.categories);
+            }
+            resources.push(one);
+        }
+    }
+    if resources.is_empty() {
+        return Err(Status::no_such_path());
+    }
+    let group_version = if group.is_empty() { version.to_owned() } else { format!("{group}/{version}") };
+    Ok(response::json(
+        200,
+        &json!({"kind": "APIResourceList", "apiVersion": "v1", "groupVersion": group_version, "resources": resources}),
+    ))
+}
+
+/// The resource itself, then its subresources in name order.
+fn entries(resource: &Resource, version: &str) -> Vec<Entry> {
+    let own = || (resource.group.to_owned(), version.to_owned(), resource.kind.to_owned());
+    let change = vec!["get", "patch", "update"];
+    let mut subs: Vec<Entry> = resource
+        .subresources
+        .iter()
+        .map(|sub| {
+            let (name, kind, verbs) = match *sub {
+                Subresource::Status => ("status", own(), change.clone()),
+                Subresource::View(name) => (name, own(), change.clone()),
+                Subresource::Scale { .. } => {
+                    ("scale", ("autoscaling".to_owned(), "v1".to_owned(), "Scale".to_owned()), change.clone())
+                }
+                Subresource::Action { name, kind: ("", "", kind), verbs } => {
+                    (name, (resource.group.to_owned(), version.to_owned(), kind.to_owned()), verbs.to_vec())
+                }
+                Subresource::Action { name, kind: (g, v, k), verbs } => {
+                    (name, (g.to_owned(), v.to_owned(), k.to_owned()), verbs.to_vec())
+                }
+            };
+            Entry { name: format!("{}/{name}", resource.plural), kind, verbs }
+        })
+        .collect();
+    subs.sort_by(|a, b| a.name.cmp(&b.name));
+    let mut all =
+        vec![Entry { name: resource.plural.to_owned(), kind: own(), verbs: resource.verbs.to_vec() }];
+    all.extend(subs);
+    all
+}
+
+/// The first acceptable clause decides: aggregated v2, or the plain form.
+fn wants_aggregated(headers: &HeaderMap) -> bool {
+    let accept = headers.get(header::ACCEPT).and_then(|v| v.to_str().ok()).unwrap_or_default();
+    for clause in accept.split(',').map(str::trim).filter(|c| c.starts_with("application/json")) {
+        if !clause.contains("as=") {
+            return false;
+        }
+        if clause.contains("g=apidiscovery.k8s.io")
+            && clause.contains("as=APIGroupDiscoveryList")
+            && clause.split(';').any(|p| p.trim() == "v=v2")
+        {
+            return true;
+        }
+    }
+    false
+}
+
+fn aggregated(catalog: &Catalog, core: bool, headers: &HeaderMap) -> Response<Body> {
+    let groups = catalog.groups();
+    let items: Vec<Value> = groups
+        .iter()
+        .filter(|(group, _)| group.is_empty() == core)
+        .map(|(group, versions)| {
+            let versions: Vec<Value> =
+                versions.iter().map(|v| aggregated_version(catalog, group, v)).collect();
+            let metadata = if core { json!({"creationTimestamp": null}) } else { json!({"name": group}) };
+            json!({"metadata": metadata, "versions": versions})
+        })
+        .collect();
+    let body = json!({"kind": "APIGroupDiscoveryList", "apiVersion": "apidiscovery.k8s.io/v2",
+        "metadata": {}, "items": items})
+    .to_string();
+    let tag: String = Sha256::digest(&body).iter().map(|b| format!("{b:02X}")).collect();
+    let tag = format!("\"{tag}\"");
+    let unchanged = headers.get(header::IF_NONE_MATCH).is_some_and(|v| v.as_bytes() == tag.as_bytes());
+    let content = "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList";
+    let mut response = if unchanged {
+        response::of(304, content, response::full(""))
+    } else {
+        response::of(200, content, response::full(body))
+    };
+    if let Ok(tag) = HeaderValue::from_str(&tag) {
+        response.headers_mut().insert(header::ETAG, tag);
+    }
+    response.headers_mut().insert(header::VARY, HeaderValue::from_static("Accept"));
+    response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("public"));
+    response
+}
+
+fn aggregated_version(catalog: &Catalog, group: &str, version: &str) -> Value {
+    let mut resources = Vec::new();
+    for resource in catalog.iter().filter(|r| r.group == group && r.versions.contains(&version)) {
+        let kind = |e: &Entry| json!({"group": e.kind.0, "version": e.kind.1, "kind": e.kind.2});
+        let mut all = entries(resource, version).into_iter();
+        let Some(own) = all.next() else { continue };
+        let mut one = json!({"resource": own.name, "responseKind": kind(&own), "singularResource": resource.singular,
+            "scope": if resource.namespaced { "Namespaced" } else { "Cluster" }, "verbs": own.verbs});
+        if !resource.short_names.is_empty() {
+            one["shortNames"] = json!(resource.short_names);
+        }
+        if !resource.categories.is_empty() {
+            one["categories"] = json!(resource.categories);
+        }
+        let subs: Vec<Value> = all
+            .map(|e| {
+                let name = e.name.split_once('/').map_or("", |(_, sub)| sub);
+                json!({"subresource": name, "responseKind": kind(&e), "verbs": e.verbs})
+            })
+            .collect();
+        if !subs.is_empty() {
+            one["subresources"] = json!(subs);
+        }
+        resources.push(one);
+    }
+    json!({"version": version, "freshness": "Current", "resources": resources})
+}

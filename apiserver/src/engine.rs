@@ -1,0 +1,296 @@
+//! The verbs, written once for every resource.
+//!
+//! A write runs decode → defaults → mutating admission → strategy → validation → validating admission →
+//! one guarded store transaction. Reads hand out stored bytes and decode only for tables, metadata-only
+//! forms, YAML and other served versions.
+//!
+//! Contract: API conventions; upstream's `registry/generic/registry.Store` and `endpoints/handlers`.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use http::{HeaderMap, Response};
+use jiff::Timestamp;
+use serde_json::{Value, json};
+
+use crate::{
+    admission::{Operation, Request},
+    auth::{Attributes, User},
+    negotiation::{Form, Media},
+    object::Object,
+    registry::{Resource, StrategyContext, Subresource},
+    request_path::info::RequestInfo,
+    response::{self, Body},
+    server::Server,
+    status::{GroupName, Reason, Status},
+    storage::{Entry, ResourceId, StorageError},
+};
+
+mod delete;
+pub mod metadata;
+mod read;
+mod selector;
+mod table;
+mod write;
+
+/// A resource or subresource that answers a POST instead of storing it (reviews, token requests).
+#[async_trait]
+pub trait VirtualResource: Send + Sync {
+    /// The answer to one decoded object; `attributes` tell who asks, and for which name and namespace.
+    async fn create(&self, attributes: &Attributes, object: Object) -> Result<Object, Status>;
+}
+
+/// One resource request on its way through the engine.
+pub(crate) struct Call {
+    pub(crate) server: Arc<Server>,
+    pub(crate) resource: Arc<Resource>,
+    pub(crate) info: RequestInfo,
+    pub(crate) attributes: Attributes,
+    pub(crate) headers: HeaderMap,
+    pub(crate) media: Media,
+    pub(crate) body: Bytes,
+    pub(crate) warnings: Vec<String>,
+}
+
+/// Answers a resource request.
+pub async fn serve(
+    server: Arc<Server>,
+    info: RequestInfo,
+    user: &User,
+    headers: HeaderMap,
+    body: Bytes,
+) -> Result<Response<Body>, Status> {
+    let catalog = server.catalog.load();
+    let resource = catalog.find(&info.group, &info.version, &info.resource).cloned();
+    let resource = resource.ok_or_else(Status::no_such_path)?;
+    if !resource.namespaced && !info.namespace.is_empty() && info.resource != "namespaces" {
+        return Err(Status::no_such_path());
+    }
+    let media = Media::choose(&headers, matches!(info.query.get("pretty"), "1" | "true"))?;
+    let attributes = info.attributes(user);
+    let mut call = Call {
+        server: server.clone(),
+        resource,
+        info,
+        attributes,
+        headers,
+        media,
+        body,
+        warnings: Vec::new(),
+    };
+    let mut response = call.dispatch().await?;
+    for warning in &call.warnings {
+        let text = format!("299 - \"{}\"", warning.replace('\\', "\\\\").replace('"', "\\\""));
+        // A warning that is no legal header value is dropped: it must not fail a write that happened.
+        if let Ok(value) = text.parse() {
+            response.headers_mut().append(http::header::WARNING, value);
+        }
+    }
+    Ok(response)
+}
+
+/// The one translation of store failures.
+pub fn storage_status(error: &StorageError, resource: &GroupName, name: &str) -> Status {
+    match error {
+        StorageError::NotFound(_) => Status::not_found(resource, name),
+        StorageError::AlreadyExists(_) => Status::already_exists(resource, name),
+        StorageError::Conflict { .. } => Status::stale(resource, name),
+        StorageError::ExpiredContinue { .. } | StorageError::TooOldResourceVersion { .. } => {
+            Status::expired(error.to_string())
+        }
+        StorageError::TooLargeResourceVersion { .. } => {
+            Status::timeout(error.to_string()).with_retry_after(1)
+        }
+        StorageError::InvalidContinue(why) => Status::bad_request(why.clone()),
+        StorageError::TooLarge(_) => Status::too_large("etcdserver: request is too large"),
+        StorageError::Timeout(why) => Status::timeout(why.clone()).with_retry_after(1),
+        StorageError::Unavailable(why) => Status::unavailable(why.clone()).with_retry_after(1),
+        StorageError::Undecodable { .. } => Status::new(500, Reason::StoreReadError, error.to_string()),
+        StorageError::Internal(why) => Status::internal(why),
+    }
+}
+
+impl Call {
+    async fn dispatch(&mut self) -> Result<Response<Body>, Status> {
+        let sub = self.info.subresource.clone();
+        let named = !self.info.name.is_empty();
+        let target = if sub.is_empty() {
+            self.resource.plural.to_owned()
+        } else {
+            format!("{}/{sub}", self.resource.plural)
+        };
+        if self.info.verb == "create"
+            && let Some(handler) = self.virtual_resource(&target)
+        {
+            return self.answer(&*handler).await;
+        }
+        if !sub.is_empty() && !self.has_view(&sub) {
+            return Err(Status::no_such_path());
+        }
+        let allowed = if sub.is_empty() {
+            self.resource.verbs.contains(&self.info.verb.as_str())
+        } else {
+            matches!(self.info.verb.as_str(), "get" | "patch" | "update")
+        };
+        if !allowed {
+            return Err(Status::method_not_allowed(&self.resource.group_resource(), &self.info.verb));
+        }
+        match self.info.verb.as_str() {
+            "get" => self.get().await,
+            "list" => self.list().await,
+            "watch" => self.watch().await,
+            "create" if !named => self.create().await,
+            "update" => self.update().await,
+            "patch" => self.patch().await,
+            "delete" => self.delete().await,
+            "deletecollection" => self.delete_collection().await,
+            verb => Err(Status::method_not_allowed(&self.resource.group_resource(), verb)),
+        }
+    }
+
+    fn virtual_resource(&self, target: &str) -> Option<Arc<dyn VirtualResource>> {
+        let found = self.server.virtuals.iter().find(|((g, t), _)| *g == self.resource.group && *t == target);
+        found.map(|(_, handler)| handler.clone())
+    }
+
+    fn has_view(&self, name: &str) -> bool {
+        self.resource.subresources.iter().any(|sub| match sub {
+            Subresource::Status => name == "status",
+            Subresource::View(view) => *view == name,
+            Subresource::Scale { .. } | Subresource::Action { .. } => false,
+        })
+    }
+
+    async fn answer(&mut self, handler: &dyn VirtualResource) -> Result<Response<Body>, Status> {
+        let object = Object::from_value(crate::negotiation::decode(&self.headers, &self.body)?)?;
+        let answer = handler.create(&self.attributes, object).await?;
+        let media = Media { form: Form::Object, ..self.media };
+        let body = media.encode(&answer.into_value())?;
+        Ok(response::of(201, media.content_type(), response::full(body)))
+    }
+
+    pub(crate) fn id(&self) -> ResourceId {
+        ResourceId::new(self.resource.group, self.resource.plural)
+    }
+
+    /// The namespace of the object's key; empty for cluster-scoped kinds, namespaces themselves included.
+    pub(crate) fn key_namespace(&self) -> &str {
+        if self.resource.namespaced { &self.info.namespace } else { "" }
+    }
+
+    pub(crate) fn dry_run(&self) -> Result<bool, Status> {
+        match self.info.query.get("dryRun") {
+            "" => Ok(false),
+            "All" => Ok(true),
+            other => Err(Status::bad_request(format!(
+                "dryRun: Unsupported value: {other:?}: supported values: \"All\""
+            ))),
+        }
+    }
+
+    pub(crate) fn store_failed(&self, error: StorageError, name: &str) -> Status {
+        storage_status(&error, &self.resource.group_resource(), name)
+    }
+
+    pub(crate) fn decode_entry(&self, entry: &Entry) -> Result<Object, Status> {
+        let object = Object::from_slice(entry.json()).map_err(|e| {
+            Status::internal(format!("decoding stored {} {}: {e}", self.resource.plural, entry.name()))
+        })?;
+        Ok(object)
+    }
+
+    pub(crate) async fn latest(&self, name: &str) -> Result<Arc<Entry>, Status> {
+        let found = self.server.store.get_latest(&self.id(), self.key_namespace(), name).await;
+        found
+            .map_err(|e| self.store_failed(e, name))?
+            .ok_or_else(|| Status::not_found(&self.resource.group_resource(), name))
+    }
+
+    /// From the storage version to the requested one.
+    pub(crate) fn to_requested(&self, mut object: Object) -> Result<Object, Status> {
+        let (from, to) = (self.resource.storage_version, self.info.version.as_str());
+        if from != to {
+            self.resource.strategy.convert(&mut object, from, to)?;
+            object.set("apiVersion", self.info.api_version());
+        }
+        Ok(object)
+    }
+
+    /// From the requested version to the storage version.
+    pub(crate) fn to_stored(&self, mut object: Object) -> Result<Object, Status> {
+        let (from, to) = (self.info.version.as_str(), self.resource.storage_version);
+        if from != to {
+            self.resource.strategy.convert(&mut object, from, to)?;
+            let group = self.resource.group;
+            object.set("apiVersion", if group.is_empty() { to.to_owned() } else { format!("{group}/{to}") });
+        }
+        Ok(object)
+    }
+
+    pub(crate) fn context(&self, now: Timestamp) -> StrategyContext<'_> {
+        StrategyContext {
+            now,
+            version: self.resource.storage_version,
+            subresource: &self.info.subresource,
+            user: &self.attributes.user,
+        }
+    }
+
+    /// Runs mutating (`mutate`) or validating admission.
+    pub(crate) async fn admit(
+        &mut self,
+        operation: Operation,
+        mut object: Option<&mut Object>,
+        old: Option<&Object>,
+        options: &Object,
+        mutate: bool,
+    ) -> Result<(), Status> {
+        let dry_run = self.dry_run()?;
+        let server = self.server.clone();
+        for plugin in server.admission.iter().filter(|p| p.handles(operation)) {
+            let mut request = Request {
+                attributes: &self.attributes,
+                resource: &self.resource,
+                operation,
+                object: object.as_deref_mut(),
+                old,
+                options,
+                dry_run,
+                warnings: &mut self.warnings,
+            };
+            if mutate {
+                plugin.admit(&mut request).await?;
+            } else {
+                plugin.validate(&mut request).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// An object as the client wants to see it.
+    pub(crate) fn respond(&self, code: u16, entry: &Entry) -> Result<Response<Body>, Status> {
+        if self.media.is_plain() && self.info.version == self.resource.storage_version {
+            return Ok(response::of(code, "application/json", response::full(entry.json().clone())));
+        }
+        self.respond_object(code, self.decode_entry(entry)?)
+    }
+
+    pub(crate) fn respond_object(&self, code: u16, object: Object) -> Result<Response<Body>, Status> {
+        let object = self.to_requested(object)?;
+        let value = match self.media.form {
+            Form::Object => object.into_value(),
+            Form::Table => {
+                table::of(&self.resource, &[object], self.info.query.get("includeObject"), json!({}))
+            }
+            Form::Metadata => partial(&object),
+        };
+        Ok(response::of(code, self.media.content_type(), response::full(self.media.encode(&value)?)))
+    }
+}
+
+/// The PartialObjectMetadata of an object.
+pub(crate) fn partial(object: &Object) -> Value {
+    json!({"kind": "PartialObjectMetadata", "apiVersion": "meta.k8s.io/v1",
+        "metadata": object.get("metadata").cloned().unwrap_or_else(|| json!({}))})
+}

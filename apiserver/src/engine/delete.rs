@@ -1,0 +1,212 @@
+//! delete and deletecollection: preconditions, grace, finalizers, propagation.
+//!
+//! Contract: API conventions on deletion; upstream `registry.Store.Delete` and `rest.BeforeDelete`.
+
+use std::sync::Arc;
+
+use http::Response;
+use jiff::{SignedDuration, Timestamp};
+use serde_json::{Value, json};
+
+use super::Call;
+use crate::{
+    admission::Operation,
+    negotiation,
+    object::Object,
+    objects::rfc3339,
+    registry::Propagation,
+    response::{self, Body},
+    status::Status,
+    storage::{Entry, ListPoint, ListRequest, StorageError},
+};
+
+const TRIES: usize = 5;
+const ORPHAN: &str = "orphan";
+const FOREGROUND: &str = "foregroundDeletion";
+
+/// What became of an object.
+enum Outcome {
+    Gone(Object),
+    Waiting(Arc<Entry>),
+}
+
+impl Call {
+    fn delete_options(&self) -> Result<Object, Status> {
+        let mut options = if self.body.is_empty() {
+            Object::new()
+        } else {
+            Object::from_value(negotiation::decode(&self.headers, &self.body)?)?
+        };
+        let query = &self.info.query;
+        if let Ok(seconds) = query.get("gracePeriodSeconds").parse::<i64>() {
+            options.set("gracePeriodSeconds", seconds);
+        }
+        if query.has("propagationPolicy") {
+            options.set("propagationPolicy", query.get("propagationPolicy"));
+        }
+        if query.has("orphanDependents") {
+            options.set("orphanDependents", query.flag("orphanDependents"));
+        }
+        Ok(options)
+    }
+
+    fn propagation(&self, options: &Object, object: &Object) -> Result<Propagation, Status> {
+        match options.get("propagationPolicy").and_then(Value::as_str) {
+            Some("Orphan") => return Ok(Propagation::Orphan),
+            Some("Background") => return Ok(Propagation::Background),
+            Some("Foreground") => return Ok(Propagation::Foreground),
+            Some(other) => {
+                return Err(Status::bad_request(format!("invalid propagationPolicy {other:?}")));
+            }
+            None => {}
+        }
+        Ok(match options.get("orphanDependents").and_then(Value::as_bool) {
+            Some(true) => Propagation::Orphan,
+            Some(false) => Propagation::Background,
+            // Without a wish, finalizers already there say what was meant.
+            None if object.finalizers().contains(&ORPHAN) => Propagation::Orphan,
+            None if object.finalizers().contains(&FOREGROUND) => Propagation::Foreground,
+            None => self.resource.strategy.default_propagation(),
+        })
+    }
+
+    fn check_preconditions(&self, options: &Object, object: &Object) -> Result<(), Status> {
+        for (field, label, have) in
+            [("uid", "UID", object.uid()), ("resourceVersion", "ResourceVersion", object.resource_version())]
+        {
+            let want = options.get("preconditions").and_then(|p| p.get(field)).and_then(Value::as_str);
+            if let Some(want) = want.filter(|w| *w != have) {
+                let why = format!(
+                    "Precondition failed: {label} in precondition: {want}, {label} in object meta: {have}"
+                );
+                return Err(Status::conflict(&self.resource.group_resource(), object.name(), &why));
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) async fn delete(&mut self) -> Result<Response<Body>, Status> {
+        let options = self.delete_options()?;
+        let name = self.info.name.clone();
+        let outcome = self.delete_named(&name, &options).await?;
+        match outcome {
+            Outcome::Waiting(entry) => self.respond(200, &entry),
+            Outcome::Gone(object) => {
+                let resource = &self.resource;
+                let details = json!({"name": object.name(), "group": resource.group, "kind": resource.plural,
+                    "uid": object.uid()});
+                let mut status = json!({"kind": "Status", "apiVersion": "v1", "metadata": {},
+                    "status": "Success", "details": details});
+                if resource.group.is_empty()
+                    && let Some(details) = status["details"].as_object_mut()
+                {
+                    details.remove("group");
+                }
+                Ok(response::json(200, &status))
+            }
+        }
+    }
+
+    pub(super) async fn delete_collection(&mut self) -> Result<Response<Body>, Status> {
+        let options = self.delete_options()?;
+        let selection = self.selection()?;
+        let scope = self.scope();
+        let request = ListRequest {
+            namespace: scope.as_deref(),
+            selection: &selection,
+            point: ListPoint::Consistent,
+            limit: 0,
+            continue_token: "",
+        };
+        let listing =
+            self.server.store.list(&self.id(), request).await.map_err(|e| self.store_failed(e, ""))?;
+        let mut items = Vec::new();
+        for entry in &listing.entries {
+            self.info.namespace = entry.namespace().to_owned();
+            match self.delete_named(entry.name(), &options).await {
+                Ok(Outcome::Gone(object)) => items.push(object.into_value()),
+                Ok(Outcome::Waiting(entry)) => items.push(self.decode_entry(&entry)?.into_value()),
+                Err(status) if status.code == 404 => {}
+                Err(status) => return Err(status),
+            }
+        }
+        let value = json!({"kind": format!("{}List", self.resource.kind), "apiVersion": self.info.api_version(),
+            "metadata": {"resourceVersion": listing.rev.to_string()}, "items": items});
+        Ok(response::json(200, &value))
+    }
+
+    async fn delete_named(&mut self, name: &str, options: &Object) -> Result<Outcome, Status> {
+        for _ in 0..TRIES {
+            let current = self.latest(name).await?;
+            let object = self.decode_entry(&current)?;
+            self.check_preconditions(options, &object)?;
+            self.admit(Operation::Delete, None, Some(&object), options, true).await?;
+            self.admit(Operation::Delete, None, Some(&object), options, false).await?;
+            let marked = self.marked(&object, options)?;
+            if self.dry_run()? {
+                return Ok(Outcome::Gone(object));
+            }
+            let (id, namespace) = (self.id(), self.key_namespace().to_owned());
+            let result = match marked {
+                None => {
+                    let gone = self.server.store.delete(&id, &namespace, name, current.rev()).await;
+                    gone.map(|_| Outcome::Gone(object))
+                }
+                Some(marked) if marked == object => return Ok(Outcome::Waiting(current)),
+                Some(marked) => {
+                    let kept = self
+                        .server
+                        .store
+                        .update(&id, &namespace, name, current.rev(), marked.to_vec(), None)
+                        .await;
+                    kept.map(Outcome::Waiting)
+                }
+            };
+            match result {
+                Ok(outcome) => return Ok(outcome),
+                Err(StorageError::Conflict { .. }) => {}
+                Err(error) => return Err(self.store_failed(error, name)),
+            }
+        }
+        Err(Status::stale(&self.resource.group_resource(), name))
+    }
+
+    /// The object marked for deletion, or `None` when it may go at once.
+    fn marked(&self, object: &Object, options: &Object) -> Result<Option<Object>, Status> {
+        let requested = options.get("gracePeriodSeconds").and_then(Value::as_i64);
+        let mut finalizers: Vec<&str> =
+            object.finalizers().into_iter().filter(|f| *f != ORPHAN && *f != FOREGROUND).collect();
+        match self.propagation(options, object)? {
+            Propagation::Orphan => finalizers.push(ORPHAN),
+            Propagation::Foreground => finalizers.push(FOREGROUND),
+            Propagation::Background => {}
+        }
+        let mut grace = self.resource.strategy.grace_period(object, requested).unwrap_or(0).max(0);
+        let earlier = object.pointer("/metadata/deletionGracePeriodSeconds").and_then(Value::as_i64);
+        if let (true, Some(earlier)) = (object.is_terminating(), earlier) {
+            grace = grace.min(earlier);
+        }
+        let namespace_content = self.resource.kind == "Namespace"
+            && object.pointer("/spec/finalizers").and_then(Value::as_array).is_some_and(|f| !f.is_empty());
+        if grace == 0 && finalizers.is_empty() && !namespace_content {
+            return Ok(None);
+        }
+        let mut marked = object.clone();
+        let owned: Vec<String> = finalizers.iter().map(|f| (*f).to_owned()).collect();
+        let borrowed: Vec<&str> = owned.iter().map(String::as_str).collect();
+        marked.set_finalizers(&borrowed);
+        if !object.is_terminating() || earlier.is_some_and(|e| grace < e) {
+            let at = Timestamp::now() + SignedDuration::from_secs(grace);
+            marked.set_meta_str("deletionTimestamp", &rfc3339(at));
+            marked.metadata_mut().insert("deletionGracePeriodSeconds".to_owned(), Value::from(grace));
+            if !object.is_terminating() && object.generation() > 0 {
+                marked.metadata_mut().insert("generation".to_owned(), Value::from(object.generation() + 1));
+            }
+        }
+        if self.resource.kind == "Namespace" {
+            let status = marked.as_map_mut().entry("status").or_insert_with(|| json!({}));
+            status["phase"] = json!("Terminating");
+        }
+        Ok(Some(marked))
+    }
+}

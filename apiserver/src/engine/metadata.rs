@@ -1,0 +1,236 @@
+//! Object metadata on writes: what the server fills in, what may not change, what is malformed.
+//!
+//! Contract: apimachinery `pkg/api/validation.ValidateObjectMeta` and apiserver `registry/rest`.
+
+use jiff::Timestamp;
+use rand::Rng;
+use serde_json::Value;
+
+use crate::{
+    field::{Error, ErrorList, Path},
+    object::Object,
+    objects::rfc3339,
+    registry::Resource,
+    validate,
+};
+
+/// Longest stem of a generated name: five random letters follow.
+const MAX_STEM: usize = 58;
+const LETTERS: &[u8] = b"bcdfghjklmnpqrstvwxz2456789";
+/// All annotations of an object together, in bytes.
+const MAX_ANNOTATIONS: usize = 256 * 1024;
+
+/// A name from its stem, with five random letters as upstream draws them.
+pub fn generated_name(stem: &str) -> String {
+    let mut rng = rand::rng();
+    let cut = stem.char_indices().map(|(i, c)| i + c.len_utf8()).take_while(|&end| end <= MAX_STEM).last();
+    let mut name = stem[..cut.unwrap_or(0)].to_owned();
+    name.extend((0..5).map(|_| char::from(LETTERS[rng.random_range(0..LETTERS.len())])));
+    name
+}
+
+/// Sets uid and creation time and clears what a creator may not set.
+pub fn fill_new(object: &mut Object, now: Timestamp) {
+    object.set_meta_str("uid", &uuid::Uuid::new_v4().to_string());
+    object.set_meta_str("creationTimestamp", &rfc3339(now));
+    for field in ["deletionTimestamp", "deletionGracePeriodSeconds", "selfLink", "resourceVersion"] {
+        object.metadata_mut().remove(field);
+    }
+}
+
+/// Carries over what an update may not change.
+pub fn keep_system_fields(new: &mut Object, old: &Object) {
+    for field in ["uid", "creationTimestamp", "deletionTimestamp", "deletionGracePeriodSeconds", "generation"]
+    {
+        match old.metadata().and_then(|m| m.get(field)) {
+            Some(value) => new.metadata_mut().insert(field.to_owned(), value.clone()),
+            None => new.metadata_mut().remove(field),
+        };
+    }
+    new.metadata_mut().remove("selfLink");
+    for field in ["name", "namespace"] {
+        if new.meta_str(field).is_empty() {
+            new.set_meta_str(field, old.meta_str(field));
+        }
+    }
+}
+
+/// Errors of an object's metadata.
+pub fn validate(object: &Object, resource: &Resource) -> ErrorList {
+    let mut errors = ErrorList::new();
+    let meta = Path::new("metadata");
+    let name = object.name();
+    if name.is_empty() {
+        errors.push(Error::required(&meta.child("name"), "name or generateName is required"));
+    } else {
+        for detail in resource.strategy.validate_name(name, false) {
+            errors.push(Error::invalid(&meta.child("name"), name, detail));
+        }
+    }
+    if !resource.namespaced && !object.namespace().is_empty() {
+        errors.push(Error::forbidden(&meta.child("namespace"), "not allowed on this type"));
+    }
+    validate_labels(object, &meta.child("labels"), &mut errors);
+    validate_annotations(object, &meta.child("annotations"), &mut errors);
+    validate_owners(object, &meta.child("ownerReferences"), &mut errors);
+    for (i, finalizer) in object.finalizers().into_iter().enumerate() {
+        for detail in qualified_name(finalizer) {
+            errors.push(Error::invalid(&meta.child("finalizers").index(i), finalizer, detail));
+        }
+    }
+    errors
+}
+
+/// Errors of a change to immutable metadata.
+pub fn validate_change(new: &Object, old: &Object) -> ErrorList {
+    let mut errors = ErrorList::new();
+    let meta = Path::new("metadata");
+    for field in ["name", "namespace"] {
+        if new.meta_str(field) != old.meta_str(field) {
+            errors.push(Error::invalid(&meta.child(field), new.meta_str(field), "field is immutable"));
+        }
+    }
+    if old.is_terminating() {
+        let before = old.finalizers();
+        let added: Vec<&str> = new.finalizers().into_iter().filter(|f| !before.contains(f)).collect();
+        if !added.is_empty() {
+            let detail = format!(
+                "no new finalizers can be added if the object is being deleted, found new finalizers {added:?}"
+            );
+            errors.push(Error::forbidden(&meta.child("finalizers"), detail));
+        }
+    }
+    errors
+}
+
+fn validate_labels(object: &Object, path: &Path, errors: &mut ErrorList) {
+    for (key, value) in object.meta_pairs("labels") {
+        for detail in qualified_name(key) {
+            errors.push(Error::invalid(path, key, detail));
+        }
+        for detail in label_value(value) {
+            errors.push(Error::invalid(path, value, detail));
+        }
+    }
+}
+
+fn validate_annotations(object: &Object, path: &Path, errors: &mut ErrorList) {
+    let mut total = 0;
+    for (key, value) in object.meta_pairs("annotations") {
+        for detail in qualified_name(&key.to_ascii_lowercase()) {
+            errors.push(Error::invalid(path, key, detail));
+        }
+        total += key.len() + value.len();
+    }
+    if total > MAX_ANNOTATIONS {
+        errors.push(Error::too_long(path, MAX_ANNOTATIONS));
+    }
+}
+
+fn validate_owners(object: &Object, path: &Path, errors: &mut ErrorList) {
+    let refs = object.metadata().and_then(|m| m.get("ownerReferences")).and_then(Value::as_array);
+    let mut controller: Option<String> = None;
+    for (i, (owner, raw)) in object.owner_references().iter().zip(refs.into_iter().flatten()).enumerate() {
+        let at = path.index(i);
+        for (field, value) in [
+            ("apiVersion", &owner.api_version),
+            ("kind", &owner.kind),
+            ("name", &owner.name),
+            ("uid", &owner.uid),
+        ] {
+            if value.is_empty() {
+                errors.push(Error::invalid(&at.child(field), value.as_str(), "must not be empty"));
+            }
+        }
+        if raw.get("controller").and_then(Value::as_bool) == Some(true) {
+            if let Some(first) = &controller {
+                let detail = format!(
+                    "Only one reference can have Controller set to true. Found \"true\" in references for {first} and {}/{}",
+                    owner.kind, owner.name
+                );
+                errors.push(Error::invalid(path, raw.clone(), detail));
+            }
+            controller.get_or_insert(format!("{}/{}", owner.kind, owner.name));
+        }
+    }
+}
+
+fn word(s: &str) -> bool {
+    let edge = |b: Option<&u8>| b.is_some_and(u8::is_ascii_alphanumeric);
+    let b = s.as_bytes();
+    edge(b.first()) && edge(b.last()) && b.iter().all(|c| c.is_ascii_alphanumeric() || b"-_.".contains(c))
+}
+
+/// Errors of `[prefix/]name` as label keys and finalizers are written.
+fn qualified_name(key: &str) -> Vec<String> {
+    let mut errors = Vec::new();
+    let name = match key.split_once('/') {
+        Some(("", _)) => {
+            errors.push("prefix part must be non-empty".to_owned());
+            &key[1..]
+        }
+        Some((prefix, name)) => {
+            errors.extend(
+                validate::dns_subdomain(prefix, false).into_iter().map(|e| format!("prefix part {e}")),
+            );
+            name
+        }
+        None => key,
+    };
+    if name.is_empty() {
+        errors.push("name part must be non-empty".to_owned());
+    } else if name.len() > 63 {
+        errors.push("name part must be no more than 63 bytes".to_owned());
+    }
+    if !word(name) {
+        errors.push(
+            "name part must consist of alphanumeric characters, '-', '_' or '.', and must start and end with an \
+             alphanumeric character (e.g. 'MyName',  or 'my.name',  or '123-abc', regex used for validation is \
+             '([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9]')"
+                .to_owned(),
+        );
+    }
+    errors
+}
+
+fn label_value(value: &str) -> Vec<String> {
+    let mut errors = Vec::new();
+    if value.len() > 63 {
+        errors.push("must be no more than 63 bytes".to_owned());
+    }
+    if !value.is_empty() && !word(value) {
+        errors.push(
+            "a valid label must be an empty string or consist of alphanumeric characters, '-', '_' or '.', and must \
+             start and end with an alphanumeric character (e.g. 'MyValue',  or 'my_value',  or '12345', regex used \
+             for validation is '(([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9])?')"
+                .to_owned(),
+        );
+    }
+    errors
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn generated_names_fit() {
+        for stem in ["a-", &"x".repeat(100), ""] {
+            let name = generated_name(stem);
+            assert_eq!(name.len(), stem.len().min(MAX_STEM) + 5);
+            assert!(name.starts_with(&stem[..stem.len().min(MAX_STEM)]));
+        }
+    }
+
+    #[test]
+    fn keys_and_values() {
+        for (key, ok) in
+            [("a", true), ("a.b/c_D", true), ("/a", false), ("a/", false), ("-a", false), ("", false)]
+        {
+            assert_eq!(qualified_name(key).is_empty(), ok, "{key}");
+        }
+        for (value, ok) in [("", true), ("a.B-1", true), ("a ", false), ("_", false)] {
+            assert_eq!(label_value(value).is_empty(), ok, "{value}");
+        }
+    }
+}

@@ -1,0 +1,267 @@
+//! get, list and watch: stored bytes, joined or streamed.
+
+use std::{io, time::Duration};
+
+use bytes::{BufMut, Bytes, BytesMut};
+use futures::StreamExt;
+use http::{HeaderValue, Response};
+use rand::Rng;
+use serde_json::{Value, json};
+
+use super::{Call, partial, selector, storage_status, table};
+use crate::{
+    negotiation::Form,
+    object::Object,
+    response::{self, Body},
+    status::Status,
+    storage::{
+        ListPoint, ListRequest, Listing, Selection, WatchEvent, WatchFrom, WatchKind, WatchRequest,
+        WatchStream,
+    },
+};
+
+/// Lists longer than this are compressed for clients that accept gzip (upstream's threshold).
+const GZIP_FROM: usize = 128 * 1024;
+/// Watches without `timeoutSeconds` end after 30 to 60 minutes (`--min-request-timeout`).
+const WATCH_SECONDS: u64 = 1800;
+
+impl Call {
+    pub(super) async fn get(&mut self) -> Result<Response<Body>, Status> {
+        let name = self.info.name.clone();
+        let found = self.server.store.get(&self.id(), self.key_namespace(), &name).await;
+        let entry = found
+            .map_err(|e| self.store_failed(e, &name))?
+            .ok_or_else(|| Status::not_found(&self.resource.group_resource(), &name))?;
+        self.respond(200, &entry)
+    }
+
+    pub(super) fn selection(&self) -> Result<Selection, Status> {
+        let query = &self.info.query;
+        selector::parse(query.get("labelSelector"), query.get("fieldSelector"), self.resource.selectable)
+    }
+
+    pub(super) fn scope(&self) -> Option<String> {
+        let namespace = self.key_namespace();
+        (!namespace.is_empty()).then(|| namespace.to_owned())
+    }
+
+    pub(super) async fn list(&mut self) -> Result<Response<Body>, Status> {
+        let query = &self.info.query;
+        let limit = match query.get("limit") {
+            "" => 0,
+            text => text.parse().map_err(|_| Status::bad_request(format!("invalid limit {text:?}")))?,
+        };
+        let point = list_point(query.get("resourceVersion"), query.get("resourceVersionMatch"))?;
+        let selection = self.selection()?;
+        let scope = self.scope();
+        let request = ListRequest {
+            namespace: scope.as_deref(),
+            selection: &selection,
+            point,
+            limit,
+            continue_token: query.get("continue"),
+        };
+        let listing =
+            self.server.store.list(&self.id(), request).await.map_err(|e| self.store_failed(e, ""))?;
+        let mut metadata = json!({"resourceVersion": listing.rev.to_string()});
+        if !listing.continue_token.is_empty() {
+            metadata["continue"] = json!(listing.continue_token);
+        }
+        if let Some(remaining) = listing.remaining {
+            metadata["remainingItemCount"] = json!(remaining);
+        }
+        let body = self.list_body(&listing, metadata)?;
+        Ok(self.maybe_gzip(body))
+    }
+
+    fn list_body(&self, listing: &Listing, metadata: Value) -> Result<Bytes, Status> {
+        if self.media.is_plain() && self.info.version == self.resource.storage_version {
+            return Ok(self.joined(listing, &metadata));
+        }
+        let mut objects = Vec::with_capacity(listing.entries.len());
+        for entry in &listing.entries {
+            objects.push(self.to_requested(self.decode_entry(entry)?)?);
+        }
+        let value = match self.media.form {
+            Form::Table => {
+                table::of(&self.resource, &objects, self.info.query.get("includeObject"), metadata)
+            }
+            Form::Metadata => {
+                let items: Vec<Value> = objects.iter().map(partial).collect();
+                json!({"kind": "PartialObjectMetadataList", "apiVersion": "meta.k8s.io/v1", "metadata": metadata,
+                    "items": items})
+            }
+            Form::Object => {
+                let items: Vec<Value> = objects.into_iter().map(Object::into_value).collect();
+                json!({"kind": format!("{}List", self.resource.kind), "apiVersion": self.info.api_version(),
+                    "metadata": metadata, "items": items})
+            }
+        };
+        self.media.encode(&value)
+    }
+
+    /// The list as its items' stored bytes, joined.
+    fn joined(&self, listing: &Listing, metadata: &Value) -> Bytes {
+        let head = format!(
+            "{{\"kind\":\"{}List\",\"apiVersion\":\"{}\",\"metadata\":{metadata},\"items\":[",
+            self.resource.kind,
+            self.info.api_version()
+        );
+        let size: usize = listing.entries.iter().map(|e| e.json().len() + 1).sum();
+        let mut out = BytesMut::with_capacity(head.len() + size + 3);
+        out.put_slice(head.as_bytes());
+        for (i, entry) in listing.entries.iter().enumerate() {
+            if i > 0 {
+                out.put_u8(b',');
+            }
+            out.put_slice(entry.json().trim_ascii_end());
+        }
+        out.put_slice(b"]}\n");
+        out.freeze()
+    }
+
+    fn maybe_gzip(&self, body: Bytes) -> Response<Body> {
+        let accepted = self.headers.get(http::header::ACCEPT_ENCODING).and_then(|v| v.to_str().ok());
+        let gzip = accepted.is_some_and(|v| v.split(',').any(|c| c.trim() == "gzip"));
+        let content = self.media.content_type();
+        if !gzip || body.len() <= GZIP_FROM {
+            return response::of(200, content, response::full(body));
+        }
+        let mut out = Vec::with_capacity(body.len() / 4);
+        let mut encoder = flate2::read::GzEncoder::new(&body[..], flate2::Compression::fast());
+        if io::Read::read_to_end(&mut encoder, &mut out).is_err() {
+            return response::of(200, content, response::full(body));
+        }
+        let mut response = response::of(200, content, response::full(out));
+        response.headers_mut().insert(http::header::CONTENT_ENCODING, HeaderValue::from_static("gzip"));
+        response.headers_mut().insert(http::header::VARY, HeaderValue::from_static("Accept-Encoding"));
+        response
+    }
+
+    pub(super) async fn watch(&mut self) -> Result<Response<Body>, Status> {
+        let query = &self.info.query;
+        let initial = query.flag("sendInitialEvents");
+        let from = match query.get("resourceVersion") {
+            "" => WatchFrom::Initial { point: ListPoint::Consistent, mark_end: initial },
+            "0" => WatchFrom::Initial { point: ListPoint::Any, mark_end: initial },
+            text if initial => {
+                WatchFrom::Initial { point: ListPoint::NotOlderThan(revision(text)?), mark_end: true }
+            }
+            text => WatchFrom::Rev(revision(text)?),
+        };
+        let selection = self.selection()?;
+        let bookmarks = query.flag("allowWatchBookmarks");
+        let seconds = query.get("timeoutSeconds").parse().ok().filter(|s| *s > 0);
+        let seconds = seconds.unwrap_or_else(|| rand::rng().random_range(WATCH_SECONDS..2 * WATCH_SECONDS));
+        let timeout = Duration::from_secs(seconds);
+        let request =
+            WatchRequest { namespace: self.scope(), selection, from, bookmarks, timeout: Some(timeout) };
+        let events =
+            self.server.store.watch(&self.id(), request).await.map_err(|e| self.store_failed(e, ""))?;
+        let framer = Framer {
+            plain: self.media.is_plain() && self.info.version == self.resource.storage_version,
+            form: self.media.form,
+            include: query.get("includeObject").to_owned(),
+            call: self.for_frames(),
+        };
+        let drain = self.server.drain.clone();
+        let chunks = frames(events, framer)
+            .take_until(tokio::time::sleep(timeout))
+            .take_until(drain.cancelled_owned())
+            .map(Ok);
+        Ok(response::of(200, "application/json", response::stream(chunks)))
+    }
+
+    fn for_frames(&self) -> Self {
+        Self {
+            server: self.server.clone(),
+            resource: self.resource.clone(),
+            info: self.info.clone(),
+            attributes: self.attributes.clone(),
+            headers: http::HeaderMap::new(),
+            media: self.media,
+            body: Bytes::new(),
+            warnings: Vec::new(),
+        }
+    }
+}
+
+/// Turns stored events into what one watcher asked for.
+struct Framer {
+    plain: bool,
+    form: Form,
+    include: String,
+    call: Call,
+}
+
+/// The frames of a watch, ending with an ERROR event where the store says so.
+fn frames(events: WatchStream, framer: Framer) -> impl futures::Stream<Item = Bytes> + Send {
+    futures::stream::unfold(Some((events, framer)), |state| async move {
+        let (mut events, framer) = state?;
+        loop {
+            match events.next().await {
+                Ok(Some(event)) => {
+                    if let Some(frame) = framer.frame(event) {
+                        return Some((frame, Some((events, framer))));
+                    }
+                }
+                Ok(None) => return None,
+                Err(error) => {
+                    let status = storage_status(&error, &framer.call.resource.group_resource(), "");
+                    let event = json!({"type": "ERROR", "object": status.to_value()});
+                    return Some((Bytes::from(format!("{event}\n")), None));
+                }
+            }
+        }
+    })
+}
+
+impl Framer {
+    fn frame(&self, event: WatchEvent) -> Option<Bytes> {
+        if self.plain {
+            return Some(event.frame);
+        }
+        let mut value: Value = serde_json::from_slice(&event.frame).ok()?;
+        let object = Object::from_value(value["object"].take()).ok()?;
+        value["object"] = match (event.kind, self.form) {
+            (_, Form::Object) => self.call.to_requested(object).ok()?.into_value(),
+            (WatchKind::Bookmark | WatchKind::InitialEventsEnd, Form::Table) => table::of(
+                &self.call.resource,
+                &[],
+                &self.include,
+                json!({"resourceVersion": object.resource_version()}),
+            ),
+            (_, Form::Table) => {
+                let object = self.call.to_requested(object).ok()?;
+                table::of(&self.call.resource, &[object], &self.include, json!({}))
+            }
+            (_, Form::Metadata) => partial(&object),
+        };
+        let mut bytes = value.to_string().into_bytes();
+        bytes.push(b'\n');
+        Some(bytes.into())
+    }
+}
+
+fn revision(text: &str) -> Result<u64, Status> {
+    text.parse().map_err(|_| {
+        Status::bad_request(format!(
+            "invalid resource version: strconv.ParseUint: parsing {text:?}: invalid syntax"
+        ))
+    })
+}
+
+/// What `resourceVersion` and `resourceVersionMatch` of a list ask for.
+fn list_point(version: &str, matching: &str) -> Result<ListPoint, Status> {
+    Ok(match (version, matching) {
+        ("", "") => ListPoint::Consistent,
+        ("0", "" | "NotOlderThan") => ListPoint::Any,
+        (v, "" | "NotOlderThan") if !v.is_empty() => ListPoint::NotOlderThan(revision(v)?),
+        (v, "Exact") if !v.is_empty() && v != "0" => ListPoint::Exact(revision(v)?),
+        _ => {
+            return Err(Status::bad_request(
+                "resourceVersionMatch is forbidden unless a matching resourceVersion is provided",
+            ));
+        }
+    })
+}

@@ -1,0 +1,34 @@
+//! Tables of objects: columns from the descriptor, cells from the strategy.
+
+use jiff::Timestamp;
+use serde_json::{Value, json};
+
+use crate::{object::Object, registry::Resource};
+
+/// `meta.k8s.io/v1 Table`; `include` is the `includeObject` parameter, Metadata unless given.
+pub(crate) fn of(resource: &Resource, objects: &[Object], include: &str, metadata: Value) -> Value {
+    let now = Timestamp::now();
+    let rows: Vec<Value> = objects.iter().map(|object| row(resource, object, include, now)).collect();
+    json!({"kind": "Table", "apiVersion": "meta.k8s.io/v1", "metadata": metadata,
+        "columnDefinitions": columns(resource), "rows": rows})
+}
+
+fn row(resource: &Resource, object: &Object, include: &str, now: Timestamp) -> Value {
+    let shown = match include {
+        "None" => Value::Null,
+        "Object" => object.to_value(),
+        _ => super::partial(object),
+    };
+    json!({"cells": resource.strategy.row(object, now), "object": shown})
+}
+
+fn columns(resource: &Resource) -> Value {
+    if resource.columns.is_empty() {
+        return json!([
+            {"name": "Name", "type": "string", "format": "name", "description": "", "priority": 0},
+            {"name": "Age", "type": "date", "format": "", "description": "", "priority": 0},
+        ]);
+    }
+    let one = |c: &crate::registry::Column| json!({"name": c.name, "type": c.kind, "format": c.format, "description": "", "priority": c.priority});
+    resource.columns.iter().map(one).collect()
+}

@@ -1,0 +1,273 @@
+//! create, update and patch.
+
+use std::sync::Arc;
+
+use http::{Response, header};
+use jiff::Timestamp;
+use serde_json::Value;
+
+use super::{Call, metadata};
+use crate::{
+    admission::Operation,
+    field::{Error, ErrorList, Path},
+    negotiation,
+    object::Object,
+    response::Body,
+    status::{GroupName, Status},
+    storage::{Entry, StorageError},
+};
+
+/// Tries of a patch or an unconditional update that meets a concurrent write.
+const TRIES: usize = 5;
+/// Tries of a generated name.
+const NAME_TRIES: usize = 8;
+const PATCHES: [&str; 2] = ["application/json-patch+json", "application/merge-patch+json"];
+
+/// What an update does to the current object, in the requested version.
+enum Change {
+    Replace(Object),
+    Json(json_patch::Patch),
+    Merge(Value),
+}
+
+impl Call {
+    fn decode_body(&self) -> Result<Object, Status> {
+        let mut object = Object::from_value(negotiation::decode(&self.headers, &self.body)?)?;
+        let want = self.info.api_version();
+        let (version, kind) = (object.api_version().to_owned(), object.kind().to_owned());
+        if !kind.is_empty() && kind != self.resource.kind {
+            return Err(Status::bad_request(format!(
+                "{kind} in version {version:?} cannot be handled as a {}: no kind {kind:?} is registered for it",
+                self.resource.kind
+            )));
+        }
+        if !version.is_empty() && version != want {
+            return Err(Status::bad_request(format!(
+                "the API version in the data ({version}) does not match the expected API version ({want})"
+            )));
+        }
+        object.set("apiVersion", want);
+        object.set("kind", self.resource.kind);
+        self.check_namespace(&mut object)?;
+        Ok(object)
+    }
+
+    fn check_namespace(&self, object: &mut Object) -> Result<(), Status> {
+        let asked = self.key_namespace();
+        if object.namespace().is_empty() {
+            object.set_meta_str("namespace", asked);
+        } else if object.namespace() != asked {
+            return Err(Status::bad_request(
+                "the namespace of the provided object does not match the namespace sent on the request",
+            ));
+        }
+        Ok(())
+    }
+
+    fn invalid(&self, name: &str, errors: &ErrorList) -> Result<(), Status> {
+        if errors.is_empty() {
+            return Ok(());
+        }
+        let kind = GroupName::new(self.resource.group, self.resource.kind);
+        Err(Status::invalid(&kind, name, errors))
+    }
+
+    pub(super) async fn create(&mut self) -> Result<Response<Body>, Status> {
+        let now = Timestamp::now();
+        let mut object = self.decode_body()?;
+        if self.resource.namespaced && self.info.namespace.is_empty() {
+            return Err(Status::bad_request("an empty namespace may not be set during creation"));
+        }
+        if !object.resource_version().is_empty() {
+            return Err(Status::bad_request("resourceVersion should not be set on objects to be created"));
+        }
+        let stem =
+            if object.name().is_empty() { object.meta_str("generateName").to_owned() } else { String::new() };
+        let tries = if stem.is_empty() { 1 } else { NAME_TRIES };
+        metadata::fill_new(&mut object, now);
+        for attempt in 1..=tries {
+            let mut one = object.clone();
+            if !stem.is_empty() {
+                one.set_meta_str("name", &metadata::generated_name(&stem));
+            }
+            match self.create_one(one, now).await {
+                Err(status) if status.reason == crate::status::Reason::AlreadyExists && attempt < tries => {}
+                done => return done,
+            }
+        }
+        Err(Status::already_exists(&self.resource.group_resource(), &stem))
+    }
+
+    async fn create_one(&mut self, mut object: Object, now: Timestamp) -> Result<Response<Body>, Status> {
+        let strategy = self.resource.strategy.clone();
+        strategy.default(&mut object, &self.info.version)?;
+        let mut object = self.to_stored(object)?;
+        let options = Object::new();
+        self.attributes.name = object.name().to_owned();
+        self.admit(Operation::Create, Some(&mut object), None, &options, true).await?;
+        strategy.prepare_create(&mut object, &self.context(now))?;
+        let mut errors = metadata::validate(&object, &self.resource);
+        errors.extend(strategy.validate_create(&object, &self.context(now))?);
+        self.invalid(object.name(), &errors)?;
+        self.admit(Operation::Create, Some(&mut object), None, &options, false).await?;
+        self.warnings.extend(strategy.warnings(&object, None));
+        if self.dry_run()? {
+            return self.respond_object(201, object);
+        }
+        let name = object.name().to_owned();
+        let stored =
+            self.server.store.create(&self.id(), self.key_namespace(), &name, object.to_vec(), None).await;
+        let entry = stored.map_err(|e| self.store_failed(e, &name))?;
+        self.respond(201, &entry)
+    }
+
+    pub(super) async fn update(&mut self) -> Result<Response<Body>, Status> {
+        let object = self.decode_body()?;
+        if object.name().is_empty() {
+            return Err(Status::bad_request(format!("name must be provided for {}", self.resource.plural)));
+        }
+        if object.name() != self.info.name {
+            return Err(Status::bad_request(format!(
+                "the name of the object ({}) does not match the name on the URL ({})",
+                object.name(),
+                self.info.name
+            )));
+        }
+        self.change(&Change::Replace(object)).await
+    }
+
+    pub(super) async fn patch(&mut self) -> Result<Response<Body>, Status> {
+        let sent = self.headers.get(header::CONTENT_TYPE).and_then(|v| v.to_str().ok()).unwrap_or_default();
+        let body = |e: serde_json::Error| Status::bad_request(format!("error decoding patch: {e}"));
+        let change = match sent.split(';').next().unwrap_or_default().trim() {
+            "application/json-patch+json" => Change::Json(serde_json::from_slice(&self.body).map_err(body)?),
+            "application/merge-patch+json" => {
+                Change::Merge(serde_json::from_slice(&self.body).map_err(body)?)
+            }
+            _ => return Err(Status::unsupported_media_type(&PATCHES)),
+        };
+        self.change(&change).await
+    }
+
+    async fn change(&mut self, change: &Change) -> Result<Response<Body>, Status> {
+        let name = self.info.name.clone();
+        for attempt in 1..=TRIES {
+            let current = self.latest(&name).await?;
+            let old = self.decode_entry(&current)?;
+            let (new, guarded) = self.changed(change, &old)?;
+            match self.change_once(new, &old, &current).await? {
+                Ok(response) => return Ok(response),
+                Err(_) if !guarded && attempt < TRIES => {}
+                Err(error) => return Err(self.store_failed(error, &name)),
+            }
+        }
+        Err(Status::stale(&self.resource.group_resource(), &name))
+    }
+
+    /// The new object in the requested version, and whether the client named the version it replaces.
+    fn changed(&self, change: &Change, old: &Object) -> Result<(Object, bool), Status> {
+        let resource = self.resource.group_resource();
+        let name = self.info.name.as_str();
+        let mut new = match change {
+            Change::Replace(object) => object.clone(),
+            Change::Json(patch) => {
+                let mut value = self.to_requested(old.clone())?.into_value();
+                json_patch::patch(&mut value, patch).map_err(|e| {
+                    Status::new(
+                        422,
+                        crate::status::Reason::Invalid,
+                        format!("the server rejected our request due to an error in our request: {e}"),
+                    )
+                })?;
+                Object::from_value(value)?
+            }
+            Change::Merge(patch) => {
+                let mut value = self.to_requested(old.clone())?.into_value();
+                json_patch::merge(&mut value, patch);
+                Object::from_value(value)?
+            }
+        };
+        let uid = new.uid().to_owned();
+        if !uid.is_empty() && uid != old.uid() {
+            return Err(Status::conflict(
+                &resource,
+                name,
+                &format!(
+                    "Precondition failed: UID in precondition: {uid}, UID in object meta: {}",
+                    old.uid()
+                ),
+            ));
+        }
+        let version = new.resource_version().to_owned();
+        if version.is_empty() {
+            if matches!(change, Change::Replace(_)) && !self.resource.strategy.allow_unconditional_update() {
+                let mut errors = ErrorList::new();
+                errors.push(Error::invalid(
+                    &Path::new("metadata").child("resourceVersion"),
+                    "",
+                    "must be specified for an update",
+                ));
+                self.invalid(name, &errors)?;
+            }
+        } else if version != old.resource_version() {
+            return Err(Status::stale(&resource, name));
+        }
+        new.set("apiVersion", self.info.api_version());
+        new.set("kind", self.resource.kind);
+        let guarded = !version.is_empty() && matches!(change, Change::Replace(_));
+        Ok((new, guarded))
+    }
+
+    async fn change_once(
+        &mut self,
+        mut new: Object,
+        old: &Object,
+        current: &Arc<Entry>,
+    ) -> Result<Result<Response<Body>, StorageError>, Status> {
+        let now = Timestamp::now();
+        let strategy = self.resource.strategy.clone();
+        metadata::keep_system_fields(&mut new, old);
+        strategy.default(&mut new, &self.info.version)?;
+        let mut new = self.to_stored(new)?;
+        let options = Object::new();
+        self.admit(Operation::Update, Some(&mut new), Some(old), &options, true).await?;
+        strategy.prepare_update(&mut new, old, &self.context(now))?;
+        let mut errors = metadata::validate(&new, &self.resource);
+        errors.extend(metadata::validate_change(&new, old));
+        errors.extend(strategy.validate_update(&new, old, &self.context(now))?);
+        self.invalid(&self.info.name, &errors)?;
+        self.admit(Operation::Update, Some(&mut new), Some(old), &options, false).await?;
+        self.warnings.extend(strategy.warnings(&new, Some(old)));
+        new.set_meta_str("resourceVersion", old.resource_version());
+        if new == *old {
+            return self.respond(200, current).map(Ok);
+        }
+        if self.dry_run()? {
+            return self.respond_object(200, new).map(Ok);
+        }
+        let (id, name) = (self.id(), self.info.name.clone());
+        let namespace = self.key_namespace().to_owned();
+        let gone = new.is_terminating() && new.finalizers().is_empty() && self.may_go(&new);
+        if gone {
+            let deleted = self.server.store.delete(&id, &namespace, &name, current.rev()).await;
+            return match deleted {
+                Ok(_) => self.respond_object(200, new).map(Ok),
+                Err(error) => Ok(Err(error)),
+            };
+        }
+        match self.server.store.update(&id, &namespace, &name, current.rev(), new.to_vec(), None).await {
+            Ok(entry) => self.respond(200, &entry).map(Ok),
+            Err(error) => Ok(Err(error)),
+        }
+    }
+
+    /// Whether a terminating object without finalizers may leave the store now: its grace period is over,
+    /// and for namespaces its content is gone too.
+    fn may_go(&self, object: &Object) -> bool {
+        let grace =
+            object.pointer("/metadata/deletionGracePeriodSeconds").and_then(Value::as_i64).unwrap_or(0);
+        let held =
+            object.pointer("/spec/finalizers").and_then(Value::as_array).is_some_and(|f| !f.is_empty());
+        grace == 0 && !(self.resource.kind == "Namespace" && held)
+    }
+}

@@ -1,0 +1,234 @@
+//! The request path: every stage a request passes, in order, in [`handle`].
+//!
+//! Contract: upstream's `server.DefaultBuildHandlerChain`.
+
+use std::{convert::Infallible, sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use futures::FutureExt;
+use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, header};
+use http_body_util::{BodyExt, LengthLimitError, Limited};
+use hyper::body::Incoming;
+
+use crate::{
+    auth::{Attributes, Credentials, Decision, User},
+    authz::forbidden_message,
+    discovery, engine, health,
+    request_path::info::RequestInfo,
+    response::{self, Body},
+    server::Server,
+    status::{GroupName, Status},
+};
+
+pub mod info;
+
+/// Largest request body, in bytes.
+const MAX_BODY: usize = 3 * 1024 * 1024;
+/// `--request-timeout`, for requests that are not long-running.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(60);
+const AUDIT_ID: HeaderName = HeaderName::from_static("audit-id");
+
+/// What the connection knows of its peer: certificates in DER, leaf first.
+pub type PeerCertificates = Arc<Vec<Vec<u8>>>;
+
+/// Answers one request, whatever happens on the way.
+pub async fn handle(
+    server: Arc<Server>,
+    peer: PeerCertificates,
+    request: Request<Incoming>,
+) -> Result<Response<Body>, Infallible> {
+    let audit_id = audit_id(request.headers());
+    let stages = std::panic::AssertUnwindSafe(stages(server, peer, request)).catch_unwind();
+    let answer = stages.await.unwrap_or_else(|_| {
+        tracing::error!("a request handler panicked");
+        Err(Status::internal("This request caused apiserver to panic. Look in the logs for details."))
+    });
+    let mut response = answer.unwrap_or_else(|status| response::failure(&status));
+    response.headers_mut().insert(AUDIT_ID, audit_id);
+    Ok(response)
+}
+
+/// The stages in their order.
+async fn stages(
+    server: Arc<Server>,
+    peer: PeerCertificates,
+    request: Request<Incoming>,
+) -> Result<Response<Body>, Status> {
+    let (head, body) = request.into_parts();
+    let info = RequestInfo::new(&head.method, head.uri.path(), head.uri.query().unwrap_or_default());
+    let user = authenticate(&server, &peer, &head.headers).await?;
+    let user = impersonate(&server, user, &head.headers).await?;
+    let _slot = flow_control(&server, &info)?;
+    authorize(&server, &info.attributes(&user)).await?;
+    let body = read_body(&head.headers, body).await?;
+    let serving = route(server.clone(), info.clone(), &user, head.headers, body);
+    if info.is_long_running() {
+        return serving.await;
+    }
+    match tokio::time::timeout(REQUEST_TIMEOUT, serving).await {
+        Ok(answer) => answer,
+        Err(_) => Err(Status::timeout("request did not complete within the allotted timeout")),
+    }
+}
+
+async fn route(
+    server: Arc<Server>,
+    info: RequestInfo,
+    user: &User,
+    headers: HeaderMap,
+    body: Bytes,
+) -> Result<Response<Body>, Status> {
+    if info.is_resource {
+        return engine::serve(server, info, user, headers, body).await;
+    }
+    if let Some(answer) = health::answer(&server, &info).await {
+        return Ok(answer);
+    }
+    let catalog = server.catalog.load();
+    discovery::answer(&catalog, &info.path, &headers).unwrap_or_else(|| Err(Status::no_such_path()))
+}
+
+fn audit_id(headers: &HeaderMap) -> HeaderValue {
+    match headers.get(AUDIT_ID) {
+        Some(sent) if !sent.is_empty() && sent.len() <= 64 => sent.clone(),
+        _ => HeaderValue::from_str(&uuid::Uuid::new_v4().to_string())
+            .unwrap_or_else(|_| HeaderValue::from_static("")),
+    }
+}
+
+async fn authenticate(server: &Server, peer: &PeerCertificates, headers: &HeaderMap) -> Result<User, Status> {
+    let bearer = headers.get(header::AUTHORIZATION).and_then(|v| v.to_str().ok()).and_then(|text| {
+        let (scheme, token) = text.trim().split_once(' ')?;
+        scheme.eq_ignore_ascii_case("bearer").then(|| token.trim().to_owned())
+    });
+    let credentials = Credentials { peer_certificates: peer.to_vec(), bearer };
+    match server.authentication.authenticator.authenticate(&credentials).await {
+        Ok(Some(user)) => Ok(user),
+        Ok(None) if server.anonymous && credentials.bearer.is_none() => Ok(User::anonymous()),
+        Ok(None) => Err(Status::unauthorized()),
+        Err(why) => {
+            tracing::warn!(why, "unable to authenticate the request");
+            Err(Status::unauthorized())
+        }
+    }
+}
+
+/// Impersonation headers: every user, group, uid and extra value needs its own permission.
+async fn impersonate(server: &Server, user: User, headers: &HeaderMap) -> Result<User, Status> {
+    let one = |name: &str| headers.get(name).and_then(|v| v.to_str().ok()).unwrap_or_default().to_owned();
+    let wanted = one("impersonate-user");
+    let groups: Vec<String> = headers
+        .get_all("impersonate-group")
+        .iter()
+        .filter_map(|v| Some(v.to_str().ok()?.to_owned()))
+        .collect();
+    let uid = one("impersonate-uid");
+    let extra: Vec<(String, String)> = headers
+        .iter()
+        .filter_map(|(name, value)| {
+            let key = name.as_str().strip_prefix("impersonate-extra-")?;
+            let key = percent_encoding::percent_decode_str(key).decode_utf8_lossy().into_owned();
+            Some((key, value.to_str().ok()?.to_owned()))
+        })
+        .collect();
+    if wanted.is_empty() {
+        if groups.is_empty() && uid.is_empty() && extra.is_empty() {
+            return Ok(user);
+        }
+        return Err(Status::internal("requested groups, uid or extra without impersonating a user"));
+    }
+    let mut checks = Vec::new();
+    let mut target = User { name: wanted.clone(), uid: uid.clone(), groups, ..User::default() };
+    match crate::authn::serviceaccount::split_username(&wanted) {
+        Some((namespace, name)) => {
+            checks.push(impersonation("", "serviceaccounts", "", namespace, name));
+            if target.groups.is_empty() {
+                target.groups =
+                    vec!["system:serviceaccounts".to_owned(), format!("system:serviceaccounts:{namespace}")];
+            }
+        }
+        None => checks.push(impersonation("", "users", "", "", &wanted)),
+    }
+    checks.extend(
+        target
+            .groups
+            .iter()
+            .filter(|_| headers.contains_key("impersonate-group"))
+            .map(|g| impersonation("", "groups", "", "", g)),
+    );
+    if !uid.is_empty() {
+        checks.push(impersonation("authentication.k8s.io", "uids", "", "", &uid));
+    }
+    for (key, value) in extra {
+        checks.push(impersonation("authentication.k8s.io", "userextras", &key, "", &value));
+        target.extra.entry(key).or_default().push(value);
+    }
+    for check in checks {
+        authorize(server, &Attributes { user: user.clone(), ..check }).await?;
+    }
+    let base = if wanted == "system:anonymous" { "system:unauthenticated" } else { "system:authenticated" };
+    if !target.in_group(base) {
+        target.groups.push(base.to_owned());
+    }
+    Ok(target)
+}
+
+fn impersonation(group: &str, resource: &str, subresource: &str, namespace: &str, name: &str) -> Attributes {
+    Attributes {
+        verb: "impersonate".to_owned(),
+        group: group.to_owned(),
+        version: "v1".to_owned(),
+        resource: resource.to_owned(),
+        subresource: subresource.to_owned(),
+        namespace: namespace.to_owned(),
+        name: name.to_owned(),
+        is_resource: true,
+        ..Attributes::default()
+    }
+}
+
+/// A place among the requests in flight; long-running requests need none.
+fn flow_control<'a>(
+    server: &'a Server,
+    info: &RequestInfo,
+) -> Result<Option<tokio::sync::SemaphorePermit<'a>>, Status> {
+    if info.is_long_running() {
+        return Ok(None);
+    }
+    let reading = matches!(info.verb.as_str(), "get" | "list" | "head" | "options");
+    let limit = if reading { &server.reads } else { &server.writes };
+    let refused = |_| Status::too_many_requests("Too many requests, please try again later.", 1);
+    limit.try_acquire().map(Some).map_err(refused)
+}
+
+async fn authorize(server: &Server, attributes: &Attributes) -> Result<(), Status> {
+    let reason = match server.authorizer.authorize(attributes).await {
+        Decision::Allow(_) => return Ok(()),
+        Decision::Deny(reason) | Decision::NoOpinion(reason) => reason,
+    };
+    let resource = GroupName::new(&attributes.group, &attributes.resource);
+    let status = if attributes.is_resource {
+        Status::forbidden(&resource, &attributes.name, &forbidden_message(attributes, &reason))
+    } else {
+        Status::new(
+            403,
+            crate::status::Reason::Forbidden,
+            format!("forbidden: {}", forbidden_message(attributes, &reason)),
+        )
+        .with_details(crate::status::Details::default())
+    };
+    Err(status)
+}
+
+async fn read_body(headers: &HeaderMap, body: Incoming) -> Result<Bytes, Status> {
+    let too_large = || Status::too_large(format!("Request entity too large: limit is {MAX_BODY}"));
+    let announced = headers.get(header::CONTENT_LENGTH).and_then(|v| v.to_str().ok()?.parse::<usize>().ok());
+    if announced.is_some_and(|n| n > MAX_BODY) {
+        return Err(too_large());
+    }
+    match Limited::new(body, MAX_BODY).collect().await {
+        Ok(body) => Ok(body.to_bytes()),
+        Err(error) if error.is::<LengthLimitError>() => Err(too_large()),
+        Err(error) => Err(Status::bad_request(format!("unable to read the request body: {error}"))),
+    }
+}

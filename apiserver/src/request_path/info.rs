@@ -1,0 +1,247 @@
+//! What a request asks for, read from its method, path and query alone.
+//!
+//! Contract: upstream's `endpoints/request.RequestInfoFactory`: the URL grammar of the resource API,
+//! `/api/v1/...` and `/apis/<group>/<version>/...`, and the mapping of HTTP methods to verbs.
+
+use std::collections::BTreeMap;
+
+use http::Method;
+use percent_encoding::percent_decode_str;
+
+use crate::auth::{Attributes, User};
+
+/// The decoded query parameters; the first value of each name counts, as in Go's `Values.Get`.
+#[derive(Clone, Debug, Default)]
+pub struct Query(BTreeMap<String, String>);
+
+/// The resource or plain path a request is about.
+#[derive(Clone, Debug, Default)]
+pub struct RequestInfo {
+    /// Upstream verb: `get`, `list`, `watch`, ... or the lower-case method of a plain path.
+    pub verb: String,
+    /// Whether the path names a resource.
+    pub is_resource: bool,
+    /// API group; empty for core.
+    pub group: String,
+    /// API version.
+    pub version: String,
+    /// Namespace; empty at cluster scope.
+    pub namespace: String,
+    /// Plural resource.
+    pub resource: String,
+    /// Subresource; empty for the object itself.
+    pub subresource: String,
+    /// Object name; empty for collections.
+    pub name: String,
+    /// What follows the subresource (`proxy/<rest>`), without a leading slash.
+    pub rest: String,
+    /// The URL path.
+    pub path: String,
+    /// Query parameters.
+    pub query: Query,
+}
+
+// === impl Query ===
+
+impl Query {
+    /// Parses `a=b&c=d`; malformed escapes stay as they are.
+    pub fn parse(text: &str) -> Self {
+        let mut map = BTreeMap::new();
+        for pair in text.split('&').filter(|p| !p.is_empty()) {
+            let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
+            map.entry(unescape(name)).or_insert_with(|| unescape(value));
+        }
+        Self(map)
+    }
+
+    /// The parameter's value; empty when missing.
+    pub fn get(&self, name: &str) -> &str {
+        self.0.get(name).map_or("", String::as_str)
+    }
+
+    /// Whether the parameter is present.
+    pub fn has(&self, name: &str) -> bool {
+        self.0.contains_key(name)
+    }
+
+    /// Go's conversion of a boolean query parameter: present and not `false` or `0`.
+    pub fn flag(&self, name: &str) -> bool {
+        self.0.get(name).is_some_and(|v| !matches!(v.to_ascii_lowercase().as_str(), "false" | "0"))
+    }
+}
+
+fn unescape(text: &str) -> String {
+    percent_decode_str(&text.replace('+', " ")).decode_utf8_lossy().into_owned()
+}
+
+// === impl RequestInfo ===
+
+impl RequestInfo {
+    /// Reads method, path and query.
+    pub fn new(method: &Method, path: &str, query: &str) -> Self {
+        let mut info = Self {
+            verb: method.as_str().to_ascii_lowercase(),
+            path: path.to_owned(),
+            query: Query::parse(query),
+            ..Self::default()
+        };
+        let parts: Vec<String> = path
+            .split('/')
+            .filter(|p| !p.is_empty())
+            .map(|p| percent_decode_str(p).decode_utf8_lossy().into_owned())
+            .collect();
+        let tail = match parts.first().map(String::as_str) {
+            Some("api") if parts.len() >= 3 => {
+                info.version.clone_from(&parts[1]);
+                &parts[2..]
+            }
+            Some("apis") if parts.len() >= 4 => {
+                info.group.clone_from(&parts[1]);
+                info.version.clone_from(&parts[2]);
+                &parts[3..]
+            }
+            _ => return info,
+        };
+        info.is_resource = true;
+        info.read_verb(method);
+        let tail = match tail {
+            [first, rest @ ..] if first == "watch" && !rest.is_empty() => {
+                info.verb = "watch".to_owned();
+                rest
+            }
+            all => all,
+        };
+        info.read_resource(tail);
+        info.finish_verb();
+        info
+    }
+
+    fn read_verb(&mut self, method: &Method) {
+        self.verb = match *method {
+            Method::POST => "create",
+            Method::GET | Method::HEAD => "get",
+            Method::PUT => "update",
+            Method::PATCH => "patch",
+            Method::DELETE => "delete",
+            _ => "",
+        }
+        .to_owned();
+    }
+
+    fn read_resource(&mut self, tail: &[String]) {
+        let tail = match tail {
+            // `namespaces/<ns>/<resource>`, unless what follows is a subresource of the namespace itself.
+            [first, ns, third, ..] if first == "namespaces" && third != "status" && third != "finalize" => {
+                self.namespace.clone_from(ns);
+                &tail[2..]
+            }
+            [first, ns, ..] if first == "namespaces" => {
+                self.namespace.clone_from(ns);
+                tail
+            }
+            all => all,
+        };
+        let at = |i: usize| tail.get(i).cloned().unwrap_or_default();
+        (self.resource, self.name, self.subresource) = (at(0), at(1), at(2));
+        self.rest = tail.get(3..).map(|r| r.join("/")).unwrap_or_default();
+    }
+
+    fn finish_verb(&mut self) {
+        if self.name.is_empty() && self.verb == "get" {
+            self.verb = if self.query.flag("watch") { "watch" } else { "list" }.to_owned();
+        } else if self.name.is_empty() && self.verb == "delete" {
+            self.verb = "deletecollection".to_owned();
+        }
+        if matches!(self.verb.as_str(), "list" | "watch" | "deletecollection") && self.name.is_empty() {
+            // A collection request narrowed to one name is authorized for that name.
+            if let Some(name) = self.query.get("fieldSelector").strip_prefix("metadata.name=")
+                && !name.contains(',')
+            {
+                self.name = name.trim_start_matches('=').to_owned();
+            }
+        }
+    }
+
+    /// `group/version`, or the version alone for core.
+    pub fn api_version(&self) -> String {
+        if self.group.is_empty() { self.version.clone() } else { format!("{}/{}", self.group, self.version) }
+    }
+
+    /// Whether the request may outlive the server's request timeout.
+    pub fn is_long_running(&self) -> bool {
+        self.verb == "watch"
+            || matches!(self.subresource.as_str(), "exec" | "attach" | "portforward" | "proxy" | "log")
+    }
+
+    /// What authorizers and admission see.
+    pub fn attributes(&self, user: &User) -> Attributes {
+        Attributes {
+            user: user.clone(),
+            verb: self.verb.clone(),
+            namespace: self.namespace.clone(),
+            group: self.group.clone(),
+            version: self.version.clone(),
+            resource: self.resource.clone(),
+            subresource: self.subresource.clone(),
+            name: self.name.clone(),
+            is_resource: self.is_resource,
+            path: self.path.clone(),
+            field_selector: self.query.get("fieldSelector").to_owned(),
+            label_selector: self.query.get("labelSelector").to_owned(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn paths_become_verbs_and_names() {
+        let cases = [
+            ("GET", "/api/v1/pods", "", "list", "", "pods", "", ""),
+            ("GET", "/api/v1/pods", "watch=true", "watch", "", "pods", "", ""),
+            ("GET", "/api/v1/pods", "watch=0", "list", "", "pods", "", ""),
+            ("GET", "/api/v1/namespaces/a", "", "get", "a", "namespaces", "a", ""),
+            ("PUT", "/api/v1/namespaces/a/finalize", "", "update", "a", "namespaces", "a", "finalize"),
+            ("GET", "/api/v1/namespaces/a/pods/p/log", "", "get", "a", "pods", "p", "log"),
+            (
+                "DELETE",
+                "/apis/apps/v1/namespaces/a/deployments",
+                "",
+                "deletecollection",
+                "a",
+                "deployments",
+                "",
+                "",
+            ),
+            (
+                "PATCH",
+                "/apis/apps/v1/namespaces/a/deployments/d/scale",
+                "",
+                "patch",
+                "a",
+                "deployments",
+                "d",
+                "scale",
+            ),
+            ("GET", "/api/v1/watch/pods", "", "watch", "", "pods", "", ""),
+            ("GET", "/api/v1/pods", "fieldSelector=metadata.name%3Dx", "list", "", "pods", "x", ""),
+        ];
+        for (method, path, query, verb, namespace, resource, name, sub) in cases {
+            let info = RequestInfo::new(&method.parse().unwrap(), path, query);
+            assert!(info.is_resource, "{path}");
+            let got = (&*info.verb, &*info.namespace, &*info.resource, &*info.name, &*info.subresource);
+            assert_eq!(got, (verb, namespace, resource, name, sub), "{method} {path}?{query}");
+        }
+    }
+
+    #[test]
+    fn plain_paths_keep_the_method() {
+        for path in ["/", "/healthz", "/api", "/api/v1", "/apis", "/apis/apps", "/apis/apps/v1", "/version"] {
+            let info = RequestInfo::new(&Method::GET, path, "");
+            assert!(!info.is_resource, "{path}");
+            assert_eq!(info.verb, "get");
+        }
+    }
+}

@@ -1,0 +1,61 @@
+//! Response bodies and the few ways to build a response.
+//!
+//! Failures become `v1.Status` objects here; nothing else turns a [`Status`] into HTTP.
+
+use std::io;
+
+use bytes::Bytes;
+use futures::{Stream, StreamExt};
+use http::{HeaderValue, Response, StatusCode, header};
+use http_body::Frame;
+use http_body_util::{BodyExt, Full, StreamBody, combinators::UnsyncBoxBody};
+use serde_json::Value;
+
+use crate::status::Status;
+
+/// Every response's body: whole or streamed.
+pub type Body = UnsyncBoxBody<Bytes, io::Error>;
+
+/// A body that is there already.
+pub fn full(bytes: impl Into<Bytes>) -> Body {
+    Full::new(bytes.into()).map_err(|never| match never {}).boxed_unsync()
+}
+
+/// A body sent as it comes.
+pub fn stream(chunks: impl Stream<Item = Result<Bytes, io::Error>> + Send + 'static) -> Body {
+    BodyExt::boxed_unsync(StreamBody::new(chunks.map(|c| c.map(Frame::data))))
+}
+
+/// A response of one content type.
+pub fn of(code: u16, content_type: &'static str, body: Body) -> Response<Body> {
+    let mut response = Response::new(body);
+    *response.status_mut() = StatusCode::from_u16(code).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    let headers = response.headers_mut();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type));
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache, private"));
+    response
+}
+
+/// JSON.
+pub fn json(code: u16, value: &Value) -> Response<Body> {
+    let mut bytes = value.to_string().into_bytes();
+    bytes.push(b'\n');
+    of(code, "application/json", full(bytes))
+}
+
+/// Plain text.
+pub fn text(code: u16, text: impl Into<String>) -> Response<Body> {
+    let mut response = of(code, "text/plain; charset=utf-8", full(text.into()));
+    response.headers_mut().insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    response
+}
+
+/// A failure, with `Retry-After` where the status says so.
+pub fn failure(status: &Status) -> Response<Body> {
+    let mut response = json(status.code, &status.to_value());
+    let retry = status.details.as_ref().map_or(0, |d| d.retry_after_seconds);
+    if retry > 0 {
+        response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(retry));
+    }
+    response
+}

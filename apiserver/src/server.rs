@@ -1,0 +1,42 @@
+//! The server's shared state: what every stage of the request path and every verb reads.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, atomic::AtomicBool},
+};
+
+use arc_swap::ArcSwap;
+use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    admission::Plugin, auth::Authorizer, authn::Authentication, engine::VirtualResource,
+    registry::catalog::Catalog, storage::Store,
+};
+
+/// One running API server.
+pub struct Server {
+    /// The objects.
+    pub store: Store,
+    /// The resources served.
+    pub catalog: ArcSwap<Catalog>,
+    /// Admission plugins in order.
+    pub admission: Vec<Arc<dyn Plugin>>,
+    /// Who is it.
+    pub authentication: Authentication,
+    /// May they.
+    pub authorizer: Arc<dyn Authorizer>,
+    /// Resources and subresources that answer a POST instead of storing it, by group and
+    /// `resource` or `resource/subresource`.
+    pub virtuals: HashMap<(&'static str, &'static str), Arc<dyn VirtualResource>>,
+    /// Whether anonymous requests are authenticated as `system:anonymous`.
+    pub anonymous: bool,
+    /// `--max-requests-inflight`, for reads.
+    pub reads: Semaphore,
+    /// `--max-mutating-requests-inflight`, for writes.
+    pub writes: Semaphore,
+    /// Set once the start-up work is done.
+    pub ready: AtomicBool,
+    /// Cancelled when the server drains: readyz fails, watches end.
+    pub drain: CancellationToken,
+}
