@@ -1,1 +1,19 @@
-//! placeholder
+//! kube-scheduler: picks a node for every pod.
+//!
+//! ```text
+//! informers → model (nodes, pods, claims) ─┐
+//!             queue (active, back-off,     ├→ plan (filter, score, preempt) → act (bind, events, status)
+//!                    unschedulable)        ─┘
+//! ```
+//!
+//! One event loop owns the model and the queue; `plan` is a pure function of a pod and the model.
+//! Contract: the scheduling framework (KEP-624), KubeSchedulerConfiguration v1, upstream's default plugins.
+
+pub mod framework;
+pub mod model;
+pub mod plan;
+pub mod plugins;
+pub mod queue;
+
+#[cfg(test)]
+pub(crate) mod testing;

@@ -1,0 +1,138 @@
+//! The extension points plugins implement, and the outcomes that steer a scheduling cycle.
+//!
+//! Contract: KEP-624. A plugin parses the pod once per cycle (`prepare_*`) and returns an object that
+//! answers for single nodes; nothing is kept between cycles, so plugins have no state of their own.
+
+use std::{borrow::Cow, collections::BTreeSet, sync::Arc};
+
+use crate::model::{Cluster, NodeInfo, PodInfo};
+
+/// Scores range from 0 to this, after normalisation.
+pub const MAX_SCORE: i64 = 100;
+
+/// Why a node, or the whole cluster, does not take a pod.
+pub type Reason = Cow<'static, str>;
+
+/// What a filter says about one node.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// The pod fits.
+    Fits,
+    /// It does not, but removing pods could help.
+    Unschedulable(Vec<Reason>),
+    /// It does not, and removing pods from the node does not help.
+    Unresolvable(Vec<Reason>),
+}
+
+/// What a plugin's preparation of the filter phase came to.
+pub enum Prepared<'a> {
+    /// The plugin has nothing to say about this pod.
+    Skip,
+    /// Ask this filter for each node.
+    Filter(Box<dyn Filter + 'a>),
+    /// Only these nodes come into question; ask the filter for them.
+    Restrict(BTreeSet<&'a str>, Box<dyn Filter + 'a>),
+    /// No node can take the pod.
+    Reject(Reason),
+}
+
+/// Things that happen in the cluster and may make a waiting pod schedulable (queueing hints).
+#[derive(Clone, Debug)]
+pub enum ClusterEvent {
+    /// A node came, or something of it that scheduling reads changed.
+    NodeAdded(Arc<NodeInfo>),
+    /// A node changed.
+    NodeUpdated {
+        /// Before.
+        old: Arc<NodeInfo>,
+        /// After.
+        new: Arc<NodeInfo>,
+    },
+    /// A bound pod went away or ended.
+    PodRemoved(Arc<PodInfo>),
+    /// A pod was bound, or a bound pod's labels changed.
+    PodPlaced(Arc<PodInfo>),
+    /// The waiting pod itself changed.
+    PodChanged,
+    /// A namespace's labels changed.
+    NamespaceChanged,
+    /// A claim, volume, class or volume capacity changed.
+    StorageChanged,
+}
+
+/// Filters nodes for one pod.
+pub trait Filter {
+    /// The verdict on a node (with the pods it has in this cycle).
+    fn check(&self, node: &NodeInfo) -> Verdict;
+    /// A pod is put on a node hypothetically.
+    fn pod_added(&mut self, _pod: &PodInfo, _node: &NodeInfo) {}
+    /// A pod is taken off a node hypothetically.
+    fn pod_removed(&mut self, _pod: &PodInfo, _node: &NodeInfo) {}
+}
+
+/// Scores nodes for one pod.
+pub trait Score {
+    /// The raw score of a node.
+    fn score(&self, node: &NodeInfo) -> i64;
+    /// Brings raw scores, in the order of the nodes, to 0..=100.
+    fn normalize(&self, _nodes: &[&NodeInfo], _scores: &mut [i64]) {}
+}
+
+/// A scheduling plugin. Every method is pure.
+pub trait Plugin: Send + Sync {
+    /// Upstream's name: it stands in configurations, metrics and events.
+    fn name(&self) -> &'static str;
+    /// Whether the pod may enter the queue; the error says why not.
+    fn may_enqueue(&self, _pod: &PodInfo) -> Result<(), String> {
+        Ok(())
+    }
+    /// Prepares filtering.
+    fn filter<'a>(&self, _pod: &'a PodInfo, _cluster: &'a Cluster) -> Prepared<'a> {
+        Prepared::Skip
+    }
+    /// Prepares scoring of `nodes`, those that passed the filters; `None` when the plugin does not care.
+    fn score<'a>(
+        &self,
+        _pod: &'a PodInfo,
+        _cluster: &'a Cluster,
+        _nodes: &[&'a NodeInfo],
+    ) -> Option<Box<dyn Score + 'a>> {
+        None
+    }
+    /// Whether an event may make a pod this plugin rejected schedulable.
+    fn wakes(&self, _pod: &PodInfo, _event: &ClusterEvent) -> bool {
+        false
+    }
+}
+
+impl Verdict {
+    /// One reason that removing pods may cure.
+    pub fn unschedulable(reason: impl Into<Reason>) -> Self {
+        Self::Unschedulable(vec![reason.into()])
+    }
+
+    /// One reason that removing pods does not cure.
+    pub fn unresolvable(reason: impl Into<Reason>) -> Self {
+        Self::Unresolvable(vec![reason.into()])
+    }
+
+    /// Fits, or the reason.
+    pub fn fits_or(fits: bool, otherwise: impl FnOnce() -> Self) -> Self {
+        if fits { Self::Fits } else { otherwise() }
+    }
+}
+
+/// Scales scores so that the highest becomes 100; `reverse` makes the lowest best.
+pub fn normalize_to_max(scores: &mut [i64], reverse: bool) {
+    let max = scores.iter().copied().max().unwrap_or(0);
+    for score in scores {
+        if max == 0 {
+            *score = if reverse { MAX_SCORE } else { 0 };
+            continue;
+        }
+        *score = MAX_SCORE * *score / max;
+        if reverse {
+            *score = MAX_SCORE - *score;
+        }
+    }
+}

@@ -1,0 +1,21 @@
+//! What the scheduler knows: pods and nodes in the few fields decisions need.
+
+pub mod affinity;
+pub mod cluster;
+pub mod node;
+pub mod pod;
+pub mod resources;
+
+pub use affinity::{NodeSelectorTerms, PodTerm, WeightedPodTerm};
+pub use cluster::Cluster;
+pub use node::{ImageState, NodeInfo, Taint, TaintEffect};
+pub use pod::{HostPort, PodInfo, SpreadConstraint, Toleration};
+pub use resources::Resources;
+
+/// String labels of an object, in key order.
+pub type Labels = std::collections::BTreeMap<String, String>;
+
+/// The well-known node label whose values are unique per node.
+pub const HOSTNAME_LABEL: &str = "kubernetes.io/hostname";
+/// The zone label.
+pub const ZONE_LABEL: &str = "topology.kubernetes.io/zone";

@@ -1,0 +1,154 @@
+//! A node and what runs on it.
+
+use std::{collections::HashMap, sync::Arc};
+
+use k8s_openapi::api::core::v1 as core;
+use smol_str::SmolStr;
+
+use super::{
+    Labels,
+    pod::{HostPort, PodInfo},
+    resources::Resources,
+};
+
+/// What a taint does to pods that do not tolerate it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TaintEffect {
+    /// New pods stay away.
+    NoSchedule,
+    /// New pods rather go elsewhere.
+    PreferNoSchedule,
+    /// New pods stay away, running ones are evicted.
+    NoExecute,
+    /// Written by a newer client: does nothing here.
+    Unknown,
+}
+
+/// A taint.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Taint {
+    /// Key.
+    pub key: String,
+    /// Value, may be empty.
+    pub value: String,
+    /// Effect.
+    pub effect: TaintEffect,
+}
+
+/// An image on a node.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ImageState {
+    /// Bytes.
+    pub size: i64,
+}
+
+/// A node's facts and the sum of its pods. Cheap to clone: parts are shared.
+#[derive(Clone, Debug)]
+pub struct NodeInfo {
+    /// Name.
+    pub name: SmolStr,
+    /// Labels.
+    pub labels: Arc<Labels>,
+    /// Taints.
+    pub taints: Arc<[Taint]>,
+    /// `spec.unschedulable`.
+    pub unschedulable: bool,
+    /// `status.allocatable`.
+    pub allocatable: Resources,
+    /// Images by full name.
+    pub images: Arc<HashMap<String, ImageState>>,
+    /// Pods bound or assumed here.
+    pub pods: Vec<Arc<PodInfo>>,
+    /// Sum of requests.
+    pub requested: Resources,
+    /// Sum of requests with defaults.
+    pub counted: Resources,
+    /// Host ports in use.
+    pub ports: Vec<HostPort>,
+    /// Pods here that have affinity terms.
+    pub with_affinity: usize,
+    /// Pods here that have required anti-affinity terms.
+    pub with_anti_affinity: usize,
+}
+
+impl TaintEffect {
+    /// From the API's word.
+    pub fn parse(word: &str) -> Self {
+        match word {
+            "NoSchedule" => Self::NoSchedule,
+            "PreferNoSchedule" => Self::PreferNoSchedule,
+            "NoExecute" => Self::NoExecute,
+            _ => Self::Unknown,
+        }
+    }
+}
+
+impl NodeInfo {
+    /// A node without pods.
+    pub fn new(node: &core::Node) -> Self {
+        let (spec, status) = (node.spec.as_ref(), node.status.as_ref());
+        let taint = |t: &core::Taint| Taint {
+            key: t.key.clone(),
+            value: t.value.clone().unwrap_or_default(),
+            effect: TaintEffect::parse(&t.effect),
+        };
+        let mut images = HashMap::new();
+        for image in status.and_then(|s| s.images.as_ref()).into_iter().flatten() {
+            for name in image.names.iter().flatten() {
+                images.insert(name.clone(), ImageState { size: image.size_bytes.unwrap_or(0) });
+            }
+        }
+        Self {
+            name: node.metadata.name.as_deref().unwrap_or_default().into(),
+            labels: Arc::new(node.metadata.labels.clone().unwrap_or_default()),
+            taints: spec.and_then(|s| s.taints.as_ref()).into_iter().flatten().map(taint).collect(),
+            unschedulable: spec.and_then(|s| s.unschedulable).unwrap_or(false),
+            allocatable: status
+                .and_then(|s| s.allocatable.as_ref())
+                .map(Resources::from_list)
+                .unwrap_or_default(),
+            images: Arc::new(images),
+            pods: Vec::new(),
+            requested: Resources::default(),
+            counted: Resources::default(),
+            ports: Vec::new(),
+            with_affinity: 0,
+            with_anti_affinity: 0,
+        }
+    }
+
+    /// Takes over the pods of an older state of the same node.
+    pub fn adopt(&mut self, pods: &[Arc<PodInfo>]) {
+        for pod in pods {
+            self.add(pod.clone());
+        }
+    }
+
+    /// Adds a pod.
+    pub fn add(&mut self, pod: Arc<PodInfo>) {
+        self.requested.add(&pod.requests, 1);
+        self.counted.add(&pod.counted, 1);
+        self.ports.extend(pod.ports.iter().cloned());
+        self.with_affinity += usize::from(pod.has_affinity());
+        self.with_anti_affinity += usize::from(!pod.anti_affinity.is_empty());
+        self.pods.push(pod);
+    }
+
+    /// Takes a pod away; false if it is not here.
+    pub fn remove(&mut self, uid: &str) -> bool {
+        let Some(at) = self.pods.iter().position(|p| p.uid == uid) else {
+            return false;
+        };
+        let pod = self.pods.swap_remove(at);
+        self.requested.add(&pod.requests, -1);
+        self.counted.add(&pod.counted, -1);
+        for port in &pod.ports {
+            if let Some(at) = self.ports.iter().position(|p| p == port) {
+                self.ports.swap_remove(at);
+            }
+        }
+        self.with_affinity -= usize::from(pod.has_affinity());
+        self.with_anti_affinity -= usize::from(!pod.anti_affinity.is_empty());
+        true
+    }
+}

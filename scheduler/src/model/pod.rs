@@ -1,0 +1,337 @@
+//! A pod as the scheduler sees it: parsed once, shared by the queue, the model and every cycle.
+
+use std::sync::Arc;
+
+use component_base::selector::Selector;
+use k8s_openapi::api::core::v1 as core;
+
+use super::{
+    Labels,
+    affinity::{NodeSelectorTerms, NodeTerm, PodTerm, WeightedPodTerm},
+    node::{Taint, TaintEffect},
+    resources::{Resources, pod_requests},
+};
+
+/// A pod's facts for scheduling.
+#[derive(Clone, Debug)]
+pub struct PodInfo {
+    /// Namespace.
+    pub namespace: String,
+    /// Name.
+    pub name: String,
+    /// Uid: the identity across updates.
+    pub uid: String,
+    /// resourceVersion this was parsed from.
+    pub resource_version: String,
+    /// Labels.
+    pub labels: Labels,
+    /// Node it is bound to; empty while pending.
+    pub node_name: String,
+    /// Node preemption made room on.
+    pub nominated_node: String,
+    /// `spec.schedulerName`.
+    pub scheduler_name: String,
+    /// Priority; 0 when unset.
+    pub priority: i32,
+    /// `spec.preemptionPolicy` is not `Never`.
+    pub may_preempt: bool,
+    /// Whether deletion has begun.
+    pub terminating: bool,
+    /// Whether the pod has ended (Succeeded, Failed).
+    pub finished: bool,
+    /// Seconds since the epoch.
+    pub created: i64,
+    /// Seconds since the epoch the pod started at, for preemption.
+    pub started: i64,
+    /// Names of scheduling gates still closed.
+    pub gates: Vec<String>,
+    /// Effective requests.
+    pub requests: Resources,
+    /// Requests with defaults, for scoring.
+    pub counted: Resources,
+    /// Host ports.
+    pub ports: Vec<HostPort>,
+    /// Images of all containers.
+    pub images: Vec<String>,
+    /// `spec.nodeSelector`.
+    pub node_selector: Labels,
+    /// Required node affinity.
+    pub node_required: Option<NodeSelectorTerms>,
+    /// Preferred node affinity, with weights.
+    pub node_preferred: Vec<(NodeTerm, i64)>,
+    /// Required pod affinity.
+    pub affinity: Vec<PodTerm>,
+    /// Required pod anti-affinity.
+    pub anti_affinity: Vec<PodTerm>,
+    /// Preferred pod affinity.
+    pub prefer: Vec<WeightedPodTerm>,
+    /// Preferred pod anti-affinity.
+    pub avoid: Vec<WeightedPodTerm>,
+    /// Tolerations.
+    pub tolerations: Vec<Toleration>,
+    /// Topology spread constraints.
+    pub spread: Vec<SpreadConstraint>,
+    /// Names of claims the pod mounts (ephemeral ones by their derived name).
+    pub claims: Vec<String>,
+    /// Controller reference (kind, name), for default spreading.
+    pub controller: Option<(String, String)>,
+}
+
+/// A port taken on the host.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct HostPort {
+    /// Address; `0.0.0.0` for all.
+    pub ip: String,
+    /// `TCP`, `UDP`, `SCTP`.
+    pub protocol: String,
+    /// Port.
+    pub port: i32,
+}
+
+/// A toleration.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Toleration {
+    key: String,
+    exists: bool,
+    value: String,
+    /// `None`: all effects.
+    effect: Option<TaintEffect>,
+}
+
+/// A topology spread constraint.
+#[derive(Clone, Debug)]
+pub struct SpreadConstraint {
+    /// Most the counts of two places may differ, at least 1.
+    pub max_skew: i64,
+    /// Node label that makes places.
+    pub topology_key: String,
+    /// `DoNotSchedule`: a filter; else a score.
+    pub hard: bool,
+    /// Which pods count.
+    pub selector: Selector,
+    /// Fewest places below which the least-loaded counts as empty.
+    pub min_domains: i64,
+    /// Whether nodes the pod's affinity excludes are left out of the count.
+    pub honor_affinity: bool,
+    /// Whether nodes with taints the pod does not tolerate are left out.
+    pub honor_taints: bool,
+}
+
+// === impl PodInfo ===
+
+impl PodInfo {
+    /// Parses a pod.
+    pub fn new(pod: &core::Pod) -> Arc<Self> {
+        let (meta, empty) = (&pod.metadata, core::PodSpec::default());
+        let spec = pod.spec.as_ref().unwrap_or(&empty);
+        let status = pod.status.as_ref();
+        let text = |s: &Option<String>| s.clone().unwrap_or_default();
+        let namespace = text(&meta.namespace);
+        let labels = meta.labels.clone().unwrap_or_default();
+        let (requests, counted) = pod_requests(spec);
+        let affinity = spec.affinity.clone().unwrap_or_default();
+        let node = affinity.node_affinity.unwrap_or_default();
+        let (with, against) =
+            (affinity.pod_affinity.unwrap_or_default(), affinity.pod_anti_affinity.unwrap_or_default());
+        let required = |terms: &Option<Vec<core::PodAffinityTerm>>| {
+            terms.iter().flatten().map(|t| PodTerm::new(t, &namespace, &labels)).collect()
+        };
+        let preferred = |terms: &Option<Vec<core::WeightedPodAffinityTerm>>| {
+            let weigh = |w: &core::WeightedPodAffinityTerm| WeightedPodTerm {
+                term: PodTerm::new(&w.pod_affinity_term, &namespace, &labels),
+                weight: w.weight.into(),
+            };
+            terms.iter().flatten().map(weigh).collect()
+        };
+        Arc::new(Self {
+            name: text(&meta.name),
+            uid: text(&meta.uid),
+            resource_version: text(&meta.resource_version),
+            node_name: text(&spec.node_name),
+            nominated_node: status.map(|s| text(&s.nominated_node_name)).unwrap_or_default(),
+            scheduler_name: text(&spec.scheduler_name),
+            priority: spec.priority.unwrap_or(0),
+            may_preempt: spec.preemption_policy.as_deref() != Some("Never"),
+            terminating: meta.deletion_timestamp.is_some(),
+            finished: matches!(status.and_then(|s| s.phase.as_deref()), Some("Succeeded" | "Failed")),
+            created: meta.creation_timestamp.as_ref().map_or(0, |t| t.0.as_second()),
+            started: status.and_then(|s| s.start_time.as_ref()).map_or(i64::MAX, |t| t.0.as_second()),
+            gates: spec.scheduling_gates.iter().flatten().map(|g| g.name.clone()).collect(),
+            requests,
+            counted,
+            ports: host_ports(spec),
+            images: containers(spec).filter_map(|c| c.image.clone()).collect(),
+            node_selector: spec.node_selector.clone().unwrap_or_default(),
+            node_required: node.required_during_scheduling_ignored_during_execution.as_ref().map(NodeSelectorTerms::new),
+            node_preferred: node
+                .preferred_during_scheduling_ignored_during_execution
+                .iter()
+                .flatten()
+                .map(|p| (NodeTerm::new(&p.preference), p.weight.into()))
+                .collect(),
+            affinity: required(&with.required_during_scheduling_ignored_during_execution),
+            anti_affinity: required(&against.required_during_scheduling_ignored_during_execution),
+            prefer: preferred(&with.preferred_during_scheduling_ignored_during_execution),
+            avoid: preferred(&against.preferred_during_scheduling_ignored_during_execution),
+            tolerations: spec.tolerations.iter().flatten().map(Toleration::new).collect(),
+            spread: spec
+                .topology_spread_constraints
+                .iter()
+                .flatten()
+                .map(|c| SpreadConstraint::new(c, &labels))
+                .collect(),
+            claims: claims(spec, meta.name.as_deref().unwrap_or_default()),
+            controller: meta
+                .owner_references
+                .iter()
+                .flatten()
+                .find(|o| o.controller == Some(true))
+                .map(|o| (o.kind.clone(), o.name.clone())),
+            namespace,
+            labels,
+        })
+    }
+
+    /// `namespace/name`.
+    pub fn key(&self) -> String {
+        format!("{}/{}", self.namespace, self.name)
+    }
+
+    /// Whether the pod has any pod affinity or anti-affinity.
+    pub fn has_affinity(&self) -> bool {
+        !(self.affinity.is_empty() && self.anti_affinity.is_empty() && self.prefer.is_empty() && self.avoid.is_empty())
+    }
+
+    /// Whether node selector and required node affinity accept a node.
+    pub fn accepts_node(&self, name: &str, labels: &Labels) -> bool {
+        self.node_selector.iter().all(|(k, v)| labels.get(k) == Some(v))
+            && self.node_required.as_ref().is_none_or(|r| r.matches(name, labels))
+    }
+
+    /// The first taint of the given effects the pod does not tolerate.
+    pub fn untolerated<'a>(&self, taints: &'a [Taint], effects: &[TaintEffect]) -> Option<&'a Taint> {
+        taints
+            .iter()
+            .filter(|t| effects.contains(&t.effect))
+            .find(|t| !self.tolerations.iter().any(|toleration| toleration.tolerates(t)))
+    }
+}
+
+fn containers(spec: &core::PodSpec) -> impl Iterator<Item = &core::Container> {
+    spec.init_containers.iter().flatten().chain(&spec.containers)
+}
+
+fn host_ports(spec: &core::PodSpec) -> Vec<HostPort> {
+    let sidecars =
+        spec.init_containers.iter().flatten().filter(|c| c.restart_policy.as_deref() == Some("Always"));
+    sidecars
+        .chain(&spec.containers)
+        .flat_map(|c| c.ports.iter().flatten())
+        .filter_map(|p| {
+            Some(HostPort {
+                port: p.host_port.filter(|p| *p > 0)?,
+                ip: p.host_ip.clone().filter(|ip| !ip.is_empty()).unwrap_or_else(|| "0.0.0.0".into()),
+                protocol: p.protocol.clone().unwrap_or_else(|| "TCP".into()),
+            })
+        })
+        .collect()
+}
+
+fn claims(spec: &core::PodSpec, pod: &str) -> Vec<String> {
+    spec.volumes
+        .iter()
+        .flatten()
+        .filter_map(|v| {
+            let named = v.persistent_volume_claim.as_ref().map(|c| c.claim_name.clone());
+            named.or_else(|| v.ephemeral.as_ref().map(|_| format!("{pod}-{}", v.name)))
+        })
+        .collect()
+}
+
+// === impl HostPort ===
+
+impl HostPort {
+    /// Whether two ports exclude each other on one host.
+    pub fn conflicts(&self, other: &Self) -> bool {
+        const ALL: &str = "0.0.0.0";
+        self.port == other.port
+            && self.protocol == other.protocol
+            && (self.ip == other.ip || self.ip == ALL || other.ip == ALL)
+    }
+}
+
+// === impl Toleration ===
+
+impl Toleration {
+    /// Compiles a toleration.
+    pub fn new(t: &core::Toleration) -> Self {
+        Self {
+            key: t.key.clone().unwrap_or_default(),
+            exists: t.operator.as_deref() == Some("Exists"),
+            value: t.value.clone().unwrap_or_default(),
+            effect: t.effect.as_deref().filter(|e| !e.is_empty()).map(TaintEffect::parse),
+        }
+    }
+
+    /// Whether it tolerates a taint.
+    pub fn tolerates(&self, taint: &Taint) -> bool {
+        self.effect.is_none_or(|e| e == taint.effect)
+            && (self.key.is_empty() || self.key == taint.key)
+            && (self.exists || (!self.key.is_empty() && self.value == taint.value))
+    }
+}
+
+// === impl SpreadConstraint ===
+
+impl SpreadConstraint {
+    fn new(c: &core::TopologySpreadConstraint, labels: &Labels) -> Self {
+        let mut selector = Selector::from_label_selector(c.label_selector.as_ref());
+        for key in c.match_label_keys.iter().flatten() {
+            if let Some(value) = labels.get(key) {
+                selector = selector.and_in(key, &[value.as_str()]);
+            }
+        }
+        Self {
+            max_skew: c.max_skew.into(),
+            topology_key: c.topology_key.clone(),
+            hard: c.when_unsatisfiable == "DoNotSchedule",
+            selector,
+            min_domains: c.min_domains.unwrap_or(1).into(),
+            honor_affinity: c.node_affinity_policy.as_deref() != Some("Ignore"),
+            honor_taints: c.node_taints_policy.as_deref() == Some("Honor"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn tolerations_follow_the_taints_page() {
+        let taint = Taint { key: "k".into(), value: "v".into(), effect: TaintEffect::NoSchedule };
+        let cases = [
+            (json!({"key": "k", "operator": "Equal", "value": "v", "effect": "NoSchedule"}), true),
+            (json!({"key": "k", "value": "v"}), true),
+            (json!({"key": "k", "value": "w"}), false),
+            (json!({"key": "k", "operator": "Exists"}), true),
+            (json!({"operator": "Exists"}), true),
+            (json!({"key": "k", "operator": "Exists", "effect": "NoExecute"}), false),
+            (json!({"key": "other", "operator": "Exists"}), false),
+        ];
+        for (toleration, want) in cases {
+            let t = Toleration::new(&serde_json::from_value(toleration.clone()).unwrap());
+            assert_eq!(t.tolerates(&taint), want, "{toleration}");
+        }
+    }
+
+    #[test]
+    fn the_wildcard_address_conflicts_with_every_address() {
+        let port = |ip: &str| HostPort { ip: ip.into(), protocol: "TCP".into(), port: 80 };
+        assert!(port("0.0.0.0").conflicts(&port("10.0.0.1")));
+        assert!(!port("10.0.0.2").conflicts(&port("10.0.0.1")));
+        assert!(!port("0.0.0.0").conflicts(&HostPort { protocol: "UDP".into(), ..port("0.0.0.0") }));
+    }
+}

@@ -1,0 +1,221 @@
+//! Preemption: which lower-priority pods would have to go so that a pod fits somewhere.
+//!
+//! Contract: "Pod Priority and Preemption"; DefaultPreemption. Victims are as few and as unimportant
+//! as possible, and disruption budgets are respected where that is possible.
+
+use std::{
+    cmp::Reverse,
+    collections::{BTreeMap, HashMap},
+    sync::Arc,
+};
+
+use component_base::selector::Selector;
+
+use super::{Filters, Unschedulable, prepare};
+use crate::{
+    framework::Verdict,
+    model::{Cluster, NodeInfo, PodInfo},
+    plugins::Weighted,
+};
+
+/// A disruption budget as preemption sees it.
+#[derive(Clone, Debug)]
+pub struct Budget {
+    /// Namespace.
+    pub namespace: String,
+    /// Pods it covers; an empty selector covers none.
+    pub selector: Selector,
+    /// Disruptions still allowed.
+    pub allowed: i64,
+    /// Names of pods whose disruption is under way already.
+    pub disrupted: Vec<String>,
+}
+
+/// What preemption would do.
+#[derive(Clone, Debug)]
+pub enum Preemption {
+    /// Evict these pods and nominate the node.
+    Evict {
+        /// The node room is made on.
+        node: String,
+        /// Pods to evict, most important first.
+        victims: Vec<Arc<PodInfo>>,
+    },
+    /// Nothing helps; the text joins the pod's message.
+    Helpless(String),
+}
+
+struct Candidate {
+    node: String,
+    victims: Vec<Arc<PodInfo>>,
+    /// Victims whose budget forbids it.
+    violations: usize,
+}
+
+/// Finds the best victims for a pod that fits nowhere. `start` varies where the search begins.
+pub fn preempt(
+    pod: &PodInfo,
+    cluster: &Cluster,
+    plugins: &[Weighted],
+    failure: &Unschedulable,
+    budgets: &[Budget],
+    start: usize,
+) -> Preemption {
+    if !pod.may_preempt {
+        return Preemption::Helpless("preemption: not eligible due to preemptionPolicy=Never.".into());
+    }
+    if waits_for_terminating(pod, cluster, failure) {
+        return Preemption::Helpless("preemption: not eligible due to a terminating pod on the nominated node.".into());
+    }
+    let candidates: Vec<&Arc<NodeInfo>> = cluster
+        .nodes()
+        .filter(|n| matches!(failure.verdicts.get(n.name.as_str()), Some(Verdict::Unschedulable(_))))
+        .collect();
+    let helpless = failure.nodes - candidates.len();
+    let Ok(mut filters) = prepare(pod, cluster, plugins) else {
+        return Preemption::Helpless(message(failure.nodes, 0, failure.nodes));
+    };
+    // Upstream looks at a tenth of the nodes, at least a hundred: the best of many is rarely much better.
+    let enough = (candidates.len() / 10).max(100);
+    let mut found: Vec<Candidate> = Vec::new();
+    for i in 0..candidates.len() {
+        let node = candidates[(i + start) % candidates.len()];
+        found.extend(victims_on(pod, node, &mut filters, budgets));
+        if found.len() >= enough && found.iter().any(|c| c.violations == 0) {
+            break;
+        }
+    }
+    match found.into_iter().min_by_key(rank) {
+        Some(best) => Preemption::Evict { node: best.node, victims: best.victims },
+        None => Preemption::Helpless(message(failure.nodes, candidates.len(), helpless)),
+    }
+}
+
+fn message(nodes: usize, no_victims: usize, helpless: usize) -> String {
+    let mut parts = Vec::new();
+    if no_victims > 0 {
+        parts.push(format!("{no_victims} No preemption victims found for incoming pod"));
+    }
+    if helpless > 0 {
+        parts.push(format!("{helpless} Preemption is not helpful for scheduling"));
+    }
+    parts.sort();
+    format!("preemption: 0/{nodes} nodes are available: {}.", parts.join(", "))
+}
+
+/// Whether room is being made for the pod already: a less important pod ends on its nominated node.
+fn waits_for_terminating(pod: &PodInfo, cluster: &Cluster, failure: &Unschedulable) -> bool {
+    if pod.nominated_node.is_empty()
+        || matches!(failure.verdicts.get(&pod.nominated_node), Some(Verdict::Unresolvable(_)))
+    {
+        return false;
+    }
+    cluster
+        .node(&pod.nominated_node)
+        .is_some_and(|n| n.pods.iter().any(|p| p.terminating && p.priority < pod.priority))
+}
+
+/// The fewest victims on one node, if taking all less important pods away makes room at all.
+fn victims_on(
+    pod: &PodInfo,
+    node: &NodeInfo,
+    filters: &mut Filters<'_>,
+    budgets: &[Budget],
+) -> Option<Candidate> {
+    let mut emptied = node.clone();
+    let mut lesser: Vec<Arc<PodInfo>> = node.pods.iter().filter(|p| p.priority < pod.priority).cloned().collect();
+    if lesser.is_empty() {
+        return None;
+    }
+    for victim in &lesser {
+        emptied.remove(&victim.uid);
+        filters.pod_removed(victim, node);
+    }
+    let fits = filters.check(&emptied).is_none();
+    let mut out: Vec<Arc<PodInfo>> = Vec::new();
+    let mut violations = 0;
+    if fits {
+        lesser.sort_by_key(|p| importance(p));
+        let (violating, harmless) = split_by_budget(&lesser, budgets);
+        // The important ones get their place back first; what does not fit any more is a victim.
+        for (group, violates) in [(violating, true), (harmless, false)] {
+            for candidate in group {
+                emptied.add(candidate.clone());
+                filters.pod_added(&candidate, node);
+                if filters.check(&emptied).is_some() {
+                    emptied.remove(&candidate.uid);
+                    filters.pod_removed(&candidate, node);
+                    violations += usize::from(violates);
+                    out.push(candidate);
+                }
+            }
+        }
+    }
+    // The filters serve the next node: put them back as they were.
+    let gone: Vec<&str> = out.iter().map(|p| p.uid.as_str()).collect();
+    for victim in &lesser {
+        if !fits || gone.contains(&victim.uid.as_str()) {
+            filters.pod_added(victim, node);
+        }
+    }
+    out.sort_by_key(|p| importance(p));
+    (fits && !out.is_empty()).then(|| Candidate { node: node.name.to_string(), victims: out, violations })
+}
+
+/// More important first: higher priority, then longer running.
+fn importance(pod: &PodInfo) -> (Reverse<i32>, i64) {
+    (Reverse(pod.priority), pod.started)
+}
+
+fn split_by_budget(pods: &[Arc<PodInfo>], budgets: &[Budget]) -> (Vec<Arc<PodInfo>>, Vec<Arc<PodInfo>>) {
+    let mut left: Vec<i64> = budgets.iter().map(|b| b.allowed).collect();
+    let (mut violating, mut harmless) = (Vec::new(), Vec::new());
+    for pod in pods {
+        let mut violates = false;
+        for (budget, left) in budgets.iter().zip(&mut left) {
+            let covers = budget.namespace == pod.namespace
+                && !pod.labels.is_empty()
+                && !budget.selector.is_everything()
+                && budget.selector.matches(&pod.labels);
+            if covers && !budget.disrupted.contains(&pod.name) {
+                *left -= 1;
+                violates |= *left < 0;
+            }
+        }
+        if violates { violating.push(pod.clone()) } else { harmless.push(pod.clone()) }
+    }
+    (violating, harmless)
+}
+
+/// Fewest budget violations, then lowest highest priority, then lowest sum of priorities, then fewest
+/// victims, then the latest start of the most important victim.
+fn rank(c: &Candidate) -> (usize, i32, i64, usize, Reverse<i64>, String) {
+    let highest = c.victims.first().map_or(i32::MIN, |p| p.priority);
+    let sum = c.victims.iter().map(|p| i64::from(p.priority) + i64::from(i32::MAX) + 1).sum();
+    let earliest = c.victims.iter().filter(|p| p.priority == highest).map(|p| p.started).min().unwrap_or(i64::MAX);
+    (c.violations, highest, sum, c.victims.len(), Reverse(earliest), c.node.clone())
+}
+
+/// Pods for which room was made, by node: they count as there for less important pods.
+#[derive(Clone, Debug, Default)]
+pub struct Nominations {
+    by_uid: HashMap<String, (String, Arc<PodInfo>)>,
+}
+
+impl Nominations {
+    /// Nominates a pod to a node.
+    pub fn add(&mut self, node: &str, pod: Arc<PodInfo>) {
+        self.by_uid.insert(pod.uid.clone(), (node.to_owned(), pod));
+    }
+
+    /// Forgets a pod.
+    pub fn remove(&mut self, uid: &str) {
+        self.by_uid.remove(uid);
+    }
+
+    /// All of them, ordered by uid so that decisions repeat.
+    pub fn all(&self) -> Vec<(String, Arc<PodInfo>)> {
+        let sorted: BTreeMap<&String, &(String, Arc<PodInfo>)> = self.by_uid.iter().collect();
+        sorted.into_values().cloned().collect()
+    }
+}

@@ -1,0 +1,344 @@
+//! Decisions as the documentation's rules describe them.
+
+use std::sync::Arc;
+
+use serde_json::{Value, json};
+
+use super::*;
+use crate::{
+    plugins,
+    testing::{cluster, node, pod},
+};
+
+/// The node picked, or the message shown.
+fn decide(pod: &Arc<PodInfo>, cluster: &Cluster) -> Result<String, String> {
+    schedule(pod, cluster, &plugins::defaults(), &[], Options::default())
+        .map(|p| p.node)
+        .map_err(|e| e.message(""))
+}
+
+fn term(labels: Value, key: &str) -> Value {
+    json!([{"labelSelector": {"matchLabels": labels}, "topologyKey": key}])
+}
+
+const ZONE: &str = "topology.kubernetes.io/zone";
+const HOST: &str = "kubernetes.io/hostname";
+
+#[test]
+fn filters_refuse_with_upstreams_reasons() {
+    let cases: Vec<(&str, Value, Arc<PodInfo>, &str)> = vec![
+        ("cpu", json!({}), pod("p").cpu("5").info(), "1 Insufficient cpu"),
+        ("cordoned", json!({"spec": {"unschedulable": true}}), pod("p").info(), "1 node(s) were unschedulable"),
+        (
+            "taint",
+            json!({"spec": {"taints": [{"key": "k", "effect": "NoSchedule"}]}}),
+            pod("p").info(),
+            "1 node(s) had untolerated taint(s)",
+        ),
+        (
+            "selector",
+            json!({}),
+            pod("p").set("/spec/nodeSelector", json!({"disk": "ssd"})).info(),
+            "1 node(s) didn't match Pod's node affinity/selector",
+        ),
+        ("pods", json!({"status": {"allocatable": {"pods": "0"}}}), pod("p").info(), "1 Too many pods"),
+        (
+            "gpu",
+            json!({}),
+            pod("p")
+                .set("/spec/containers/0/resources", json!({"requests": {"example.com/gpu": "1"}}))
+                .info(),
+            "1 Insufficient example.com/gpu",
+        ),
+        (
+            "spread without label",
+            json!({}),
+            pod("p")
+                .set(
+                    "/spec/topologySpreadConstraints",
+                    json!([{"maxSkew": 1, "topologyKey": "rack", "whenUnsatisfiable": "DoNotSchedule"}]),
+                )
+                .info(),
+            "1 node(s) didn't match pod topology spread constraints (missing required label)",
+        ),
+    ];
+    for (name, extra, pod, reason) in cases {
+        let cluster = cluster(vec![node("n1", "a", extra)], vec![]);
+        assert_eq!(decide(&pod, &cluster), Err(format!("0/1 nodes are available: {reason}.")), "{name}");
+    }
+}
+
+#[test]
+fn reasons_are_counted_and_sorted() {
+    let cluster = cluster(
+        vec![
+            node("n1", "a", json!({"spec": {"unschedulable": true}})),
+            node("n2", "a", json!({})),
+            node("n3", "a", json!({})),
+        ],
+        vec![],
+    );
+    assert_eq!(
+        decide(&pod("p").cpu("5").info(), &cluster),
+        Err("0/3 nodes are available: 1 node(s) were unschedulable, 2 Insufficient cpu.".into())
+    );
+    assert_eq!(decide(&pod("p").info(), &Cluster::default()), Err("no nodes available to schedule pods".into()));
+}
+
+#[test]
+fn tolerations_open_tainted_and_cordoned_nodes() {
+    let cluster = cluster(
+        vec![node(
+            "n1",
+            "a",
+            json!({"spec": {"unschedulable": true, "taints": [
+                {"key": "node.kubernetes.io/unschedulable", "effect": "NoSchedule"}]}}),
+        )],
+        vec![],
+    );
+    let pod = pod("p").set("/spec/tolerations", json!([{"operator": "Exists"}])).info();
+    assert_eq!(decide(&pod, &cluster), Ok("n1".into()));
+}
+
+#[test]
+fn host_ports_exclude_each_other() {
+    let port = json!([{"containerPort": 80, "hostPort": 8080}]);
+    let with_port = |name: &str| pod(name).set("/spec/containers/0/ports", port.clone());
+    let taken = cluster(vec![node("n1", "a", json!({}))], vec![with_port("a").on("n1").info()]);
+    assert_eq!(
+        decide(&with_port("b").info(), &taken),
+        Err("0/1 nodes are available: 1 node(s) didn't have free ports for the requested pod ports.".into())
+    );
+}
+
+#[test]
+fn the_emptier_node_wins() {
+    let cluster = cluster(
+        vec![node("n1", "a", json!({})), node("n2", "a", json!({}))],
+        vec![pod("a").cpu("2").on("n1").info()],
+    );
+    assert_eq!(decide(&pod("p").cpu("1").info(), &cluster), Ok("n2".into()));
+}
+
+#[test]
+fn required_affinity_follows_its_pods_and_the_first_of_a_group_may_start() {
+    let nodes = || vec![node("n1", "a", json!({})), node("n2", "b", json!({}))];
+    let near = |name: &str| {
+        pod(name).label("app", "db").set(
+            "/spec/affinity",
+            json!({"podAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": term(json!({"app": "db"}), ZONE)}}),
+        )
+    };
+    assert!(decide(&near("first").info(), &cluster(nodes(), vec![])).is_ok());
+    let one = cluster(nodes(), vec![near("a").on("n2").info()]);
+    assert_eq!(decide(&near("b").info(), &one), Ok("n2".into()));
+    let stranger = pod("s").set(
+        "/spec/affinity",
+        json!({"podAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": term(json!({"app": "none"}), ZONE)}}),
+    );
+    assert_eq!(
+        decide(&stranger.info(), &one),
+        Err("0/2 nodes are available: 2 node(s) didn't match pod affinity rules.".into())
+    );
+}
+
+#[test]
+fn anti_affinity_works_both_ways() {
+    let nodes = || vec![node("n1", "a", json!({})), node("n2", "b", json!({}))];
+    let away = |name: &str| {
+        pod(name).label("app", "web").set(
+            "/spec/affinity",
+            json!({"podAntiAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": term(json!({"app": "web"}), HOST)}}),
+        )
+    };
+    let one = cluster(nodes(), vec![away("a").on("n1").info()]);
+    assert_eq!(decide(&away("b").info(), &one), Ok("n2".into()));
+    let both = cluster(nodes(), vec![away("a").on("n1").info(), away("b").on("n2").info()]);
+    assert_eq!(
+        decide(&away("c").info(), &both),
+        Err("0/2 nodes are available: 2 node(s) didn't match pod anti-affinity rules.".into())
+    );
+    assert_eq!(
+        decide(&pod("plain").label("app", "web").info(), &both),
+        Err("0/2 nodes are available: 2 node(s) didn't satisfy existing pods anti-affinity rules.".into())
+    );
+}
+
+#[test]
+fn namespaces_of_a_term_are_chosen_by_name_or_label() {
+    let other = pod("a").label("app", "web").set("/metadata/namespace", json!("other")).on("n1").info();
+    let mut both = cluster(vec![node("n1", "a", json!({})), node("n2", "b", json!({}))], vec![other]);
+    both.set_namespace("other", Some([("team".to_owned(), "x".to_owned())].into()));
+    for (extra, want) in [
+        (json!({}), None),
+        (json!({"namespaces": ["other"]}), Some("n2")),
+        (json!({"namespaceSelector": {"matchLabels": {"team": "x"}}}), Some("n2")),
+        (json!({"namespaceSelector": {}}), Some("n2")),
+    ] {
+        let mut terms = term(json!({"app": "web"}), HOST);
+        if let (Some(t), Some(e)) = (terms[0].as_object_mut(), extra.as_object()) {
+            t.extend(e.clone());
+        }
+        let p = pod("p").set(
+            "/spec/affinity",
+            json!({"podAntiAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": terms}}),
+        );
+        let p = p.info();
+        let all = plugins::defaults();
+        let filters = prepare(&p, &both, &all).ok().unwrap();
+        let refused = both.nodes().find(|n| filters.check(n).is_some()).map(|n| n.name.to_string());
+        assert_eq!(refused.is_some(), want.is_some(), "{extra}");
+    }
+}
+
+#[test]
+fn hard_spreading_keeps_the_skew() {
+    let spread = json!([{"maxSkew": 1, "topologyKey": ZONE, "whenUnsatisfiable": "DoNotSchedule",
+        "labelSelector": {"matchLabels": {"app": "web"}}}]);
+    let web = |name: &str| pod(name).label("app", "web").set("/spec/topologySpreadConstraints", spread.clone());
+    let nodes = vec![node("n1", "a", json!({})), node("n2", "b", json!({})), node("n3", "b", json!({}))];
+    let one = cluster(nodes, vec![web("a").on("n2").info()]);
+    assert_eq!(decide(&web("b").info(), &one), Ok("n1".into()), "zone b already has one");
+    let full = pod("p").cpu("4").on("n1").info();
+    let mut blocked = one.clone();
+    blocked.place(full);
+    assert_eq!(
+        decide(&web("b").cpu("1").info(), &blocked),
+        Err("0/3 nodes are available: 1 Insufficient cpu, 2 node(s) didn't match pod topology spread constraints.".into())
+    );
+}
+
+#[test]
+fn preferences_outweigh_each_other_by_weight() {
+    let nodes = vec![
+        node("n1", "a", json!({"metadata": {"labels": {"disk": "hdd"}}})),
+        node("n2", "a", json!({"metadata": {"labels": {"disk": "ssd"}}})),
+    ];
+    let prefer = |value: &str, weight: i32| {
+        json!({"weight": weight, "preference": {"matchExpressions": [
+            {"key": "disk", "operator": "In", "values": [value]}]}})
+    };
+    let p = pod("p").set(
+        "/spec/affinity",
+        json!({"nodeAffinity": {"preferredDuringSchedulingIgnoredDuringExecution": [prefer("hdd", 10), prefer("ssd", 90)]}}),
+    );
+    assert_eq!(decide(&p.info(), &cluster(nodes, vec![])), Ok("n2".into()));
+}
+
+#[test]
+fn owned_pods_spread_over_nodes_by_default() {
+    let owned = |name: &str| {
+        pod(name).label("app", "web").set(
+            "/metadata/ownerReferences",
+            json!([{"apiVersion": "apps/v1", "kind": "ReplicaSet", "name": "web", "uid": "u", "controller": true}]),
+        )
+    };
+    let cluster = cluster(
+        vec![node("n1", "a", json!({})), node("n2", "b", json!({}))],
+        vec![owned("a").on("n1").info()],
+    );
+    assert_eq!(decide(&owned("b").info(), &cluster), Ok("n2".into()));
+}
+
+#[test]
+fn a_pod_pinned_by_field_looks_at_its_node_only() {
+    let p = pod("p").set(
+        "/spec/affinity",
+        json!({"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": [
+            {"matchFields": [{"key": "metadata.name", "operator": "In", "values": ["n2"]}]}]}}}),
+    );
+    let nodes = vec![node("n1", "a", json!({})), node("n2", "b", json!({"spec": {"unschedulable": true}}))];
+    assert_eq!(
+        decide(&p.info(), &cluster(nodes, vec![])),
+        Err("0/2 nodes are available: 1 node(s) didn't satisfy plugin(s) [NodeAffinity], 1 node(s) were unschedulable.".into())
+    );
+}
+
+fn preemption(pod: &Arc<PodInfo>, cluster: &Cluster, budgets: &[Budget]) -> Preemption {
+    let all = plugins::defaults();
+    let failure = schedule(pod, cluster, &all, &[], Options::default()).unwrap_err();
+    preempt(pod, cluster, &all, &failure, budgets, 0)
+}
+
+#[test]
+fn preemption_takes_the_fewest_and_least_important() {
+    let nodes = vec![node("n1", "a", json!({})), node("n2", "a", json!({}))];
+    let cluster = cluster(
+        nodes,
+        vec![
+            pod("low1").cpu("2").priority(1).on("n1").info(),
+            pod("low2").cpu("2").priority(2).on("n1").info(),
+            pod("high").cpu("4").priority(50).on("n2").info(),
+        ],
+    );
+    match preemption(&pod("p").cpu("2").priority(100).info(), &cluster, &[]) {
+        Preemption::Evict { node, victims } => {
+            assert_eq!(node, "n1");
+            assert_eq!(victims.iter().map(|v| v.name.as_str()).collect::<Vec<_>>(), ["low1"]);
+        }
+        Preemption::Helpless(why) => panic!("{why}"),
+    }
+}
+
+#[test]
+fn preemption_spares_budgets_where_it_can() {
+    let nodes = vec![node("n1", "a", json!({})), node("n2", "a", json!({}))];
+    let cluster = cluster(
+        nodes,
+        vec![
+            pod("a").cpu("4").label("app", "guarded").priority(1).on("n1").info(),
+            pod("b").cpu("4").priority(10).on("n2").info(),
+        ],
+    );
+    let labels = [("app".to_owned(), "guarded".to_owned())].into();
+    let budget = Budget {
+        namespace: "default".into(),
+        selector: component_base::selector::Selector::from_labels(&labels),
+        allowed: 0,
+        disrupted: vec![],
+    };
+    match preemption(&pod("p").cpu("4").priority(100).info(), &cluster, &[budget]) {
+        Preemption::Evict { node, .. } => assert_eq!(node, "n2", "the higher priority goes, since its budget allows"),
+        Preemption::Helpless(why) => panic!("{why}"),
+    }
+}
+
+#[test]
+fn preemption_says_why_it_does_not_help() {
+    let one = cluster(vec![node("n1", "a", json!({}))], vec![pod("a").cpu("4").priority(100).on("n1").info()]);
+    let text = |p: Preemption| match p {
+        Preemption::Helpless(why) => why,
+        Preemption::Evict { node, .. } => format!("evicts on {node}"),
+    };
+    assert_eq!(
+        text(preemption(&pod("p").cpu("1").priority(1).info(), &one, &[])),
+        "preemption: 0/1 nodes are available: 1 No preemption victims found for incoming pod."
+    );
+    assert_eq!(
+        text(preemption(&pod("p").cpu("9").priority(200).info(), &one, &[])),
+        "preemption: 0/1 nodes are available: 1 Preemption is not helpful for scheduling."
+    );
+    let never = pod("p").cpu("1").priority(200).set("/spec/preemptionPolicy", json!("Never")).info();
+    assert_eq!(text(preemption(&never, &one, &[])), "preemption: not eligible due to preemptionPolicy=Never.");
+}
+
+#[test]
+fn nominated_pods_hold_their_room_against_lesser_ones() {
+    let one = cluster(vec![node("n1", "a", json!({}))], vec![]);
+    let guest = pod("guest").cpu("4").priority(100).info();
+    let nominated = vec![("n1".to_owned(), guest)];
+    let try_with = |p: Arc<PodInfo>| {
+        schedule(&p, &one, &plugins::defaults(), &nominated, Options::default()).map(|p| p.node).is_ok()
+    };
+    assert!(!try_with(pod("lesser").cpu("1").priority(1).info()));
+    assert!(try_with(pod("greater").cpu("1").priority(200).info()));
+}
+
+#[test]
+fn the_search_is_cut_off_as_documented() {
+    for (nodes, percentage, want) in
+        [(50, 0, 50), (100, 0, 100), (1000, 0, 420), (5000, 0, 500), (6000, 0, 300), (1000, 30, 300), (1000, 100, 1000)]
+    {
+        assert_eq!(nodes_to_find(nodes, percentage), want, "{nodes} nodes, {percentage} %");
+    }
+}

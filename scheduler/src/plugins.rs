@@ -1,0 +1,55 @@
+//! The plugins, one file each, one line each in [`defaults`].
+
+use crate::framework::Plugin;
+
+mod image_locality;
+mod inter_pod_affinity;
+mod node_affinity;
+mod node_name;
+mod node_ports;
+mod node_resources;
+mod node_unschedulable;
+mod pod_topology_spread;
+mod scheduling_gates;
+mod taint_toleration;
+
+/// A plugin with the weight its scores count with (0 where it does not score).
+pub struct Weighted {
+    /// The plugin.
+    pub plugin: Box<dyn Plugin>,
+    /// Weight of its score.
+    pub weight: i64,
+}
+
+/// The default plugins in the order upstream runs them, with the default weights
+/// (KubeSchedulerConfiguration v1, "MultiPoint").
+pub fn defaults() -> Vec<Weighted> {
+    let on = |plugin: Box<dyn Plugin>, weight| Weighted { plugin, weight };
+    vec![
+        on(Box::new(scheduling_gates::SchedulingGates), 0),
+        on(Box::new(node_unschedulable::NodeUnschedulable), 0),
+        on(Box::new(node_name::NodeName), 0),
+        on(Box::new(taint_toleration::TaintToleration), 3),
+        on(Box::new(node_affinity::NodeAffinity), 2),
+        on(Box::new(node_ports::NodePorts), 0),
+        on(Box::new(node_resources::Fit::default()), 1),
+        on(Box::new(pod_topology_spread::PodTopologySpread), 2),
+        on(Box::new(inter_pod_affinity::InterPodAffinity::default()), 2),
+        on(Box::new(node_resources::BalancedAllocation), 1),
+        on(Box::new(image_locality::ImageLocality), 1),
+    ]
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    #[test]
+    fn every_plugin_is_listed_once() {
+        let all = defaults();
+        let names: BTreeSet<&str> = all.iter().map(|w| w.plugin.name()).collect();
+        assert_eq!(names.len(), all.len());
+    }
+}

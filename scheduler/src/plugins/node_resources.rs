@@ -1,0 +1,7 @@
+//! NodeResourcesFit and NodeResourcesBalancedAllocation: room for the pod's requests.
+
+mod balanced;
+mod fit;
+
+pub use balanced::BalancedAllocation;
+pub use fit::Fit;

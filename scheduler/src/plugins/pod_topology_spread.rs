@@ -1,0 +1,266 @@
+//! PodTopologySpread: keeps the counts of matching pods even over places (zones, hosts).
+//!
+//! Contract: the "Pod Topology Spread Constraints" page; KEP-895, KEP-3022 (minDomains), KEP-3094 (policies).
+
+use std::collections::HashMap;
+
+use component_base::selector::Selector;
+
+use crate::{
+    framework::{ClusterEvent, Filter, MAX_SCORE, Plugin, Prepared, Score, Verdict},
+    model::{Cluster, HOSTNAME_LABEL, NodeInfo, PodInfo, SpreadConstraint, TaintEffect, ZONE_LABEL},
+};
+
+const NO_MATCH: &str = "node(s) didn't match pod topology spread constraints";
+const NO_LABEL: &str = "node(s) didn't match pod topology spread constraints (missing required label)";
+
+/// The plugin.
+pub struct PodTopologySpread;
+
+/// Counts of one hard constraint.
+struct Hard<'a> {
+    constraint: &'a SpreadConstraint,
+    counts: HashMap<&'a str, i64>,
+    /// 1 if the pod itself matches: it will count where it lands.
+    own: i64,
+}
+
+struct HardFilter<'a> {
+    pod: &'a PodInfo,
+    cluster: &'a Cluster,
+    constraints: Vec<Hard<'a>>,
+}
+
+impl Plugin for PodTopologySpread {
+    fn name(&self) -> &'static str {
+        "PodTopologySpread"
+    }
+
+    fn filter<'a>(&self, pod: &'a PodInfo, cluster: &'a Cluster) -> Prepared<'a> {
+        let hard: Vec<&SpreadConstraint> = pod.spread.iter().filter(|c| c.hard).collect();
+        if hard.is_empty() {
+            return Prepared::Skip;
+        }
+        let constraints = hard
+            .iter()
+            .map(|constraint| Hard {
+                constraint,
+                counts: counts(pod, cluster, constraint, &hard),
+                own: i64::from(constraint.selector.matches(&pod.labels)),
+            })
+            .collect();
+        Prepared::Filter(Box::new(HardFilter { pod, cluster, constraints }))
+    }
+
+    fn score<'a>(
+        &self,
+        pod: &'a PodInfo,
+        cluster: &'a Cluster,
+        nodes: &[&'a NodeInfo],
+    ) -> Option<Box<dyn Score + 'a>> {
+        let system_defaults = pod.spread.is_empty();
+        let soft: Vec<SpreadConstraint> = if system_defaults {
+            default_constraints(pod)
+        } else {
+            pod.spread.iter().filter(|c| !c.hard).cloned().collect()
+        };
+        if soft.is_empty() {
+            return None;
+        }
+        Some(Box::new(SoftScore::new(pod, cluster, nodes, soft, !system_defaults)))
+    }
+
+    fn wakes(&self, pod: &PodInfo, event: &ClusterEvent) -> bool {
+        let counts = |other: &PodInfo| {
+            other.namespace == pod.namespace && pod.spread.iter().any(|c| c.selector.matches(&other.labels))
+        };
+        match event {
+            ClusterEvent::PodRemoved(other) | ClusterEvent::PodPlaced(other) => counts(other),
+            ClusterEvent::NodeAdded(_) | ClusterEvent::PodChanged => true,
+            ClusterEvent::NodeUpdated { old, new } => old.labels != new.labels || old.taints != new.taints,
+            _ => false,
+        }
+    }
+}
+
+/// Upstream's system defaults: hosts with skew 3, zones with skew 5, over the pods of the same owner.
+/// Owners are told by the labels they select with, which their pods share: the pod's own labels.
+fn default_constraints(pod: &PodInfo) -> Vec<SpreadConstraint> {
+    if pod.controller.is_none() || pod.labels.is_empty() {
+        return Vec::new();
+    }
+    let selector = Selector::from_labels(&pod.labels);
+    let constraint = |key: &str, max_skew| SpreadConstraint {
+        max_skew,
+        topology_key: key.to_owned(),
+        hard: false,
+        selector: selector.clone(),
+        min_domains: 1,
+        honor_affinity: true,
+        honor_taints: false,
+    };
+    vec![constraint(HOSTNAME_LABEL, 3), constraint(ZONE_LABEL, 5)]
+}
+
+fn included(pod: &PodInfo, node: &NodeInfo, constraint: &SpreadConstraint) -> bool {
+    (!constraint.honor_affinity || pod.accepts_node(&node.name, &node.labels))
+        && (!constraint.honor_taints
+            || pod.untolerated(&node.taints, &[TaintEffect::NoSchedule, TaintEffect::NoExecute]).is_none())
+}
+
+fn matching(node: &NodeInfo, namespace: &str, selector: &Selector) -> i64 {
+    let pods = node.pods.iter().filter(|p| !p.terminating && p.namespace == namespace);
+    pods.filter(|p| selector.matches(&p.labels)).fold(0, |n, _| n + 1)
+}
+
+/// Matching pods per place, over the nodes that have every constraint's label.
+fn counts<'a>(
+    pod: &PodInfo,
+    cluster: &'a Cluster,
+    constraint: &SpreadConstraint,
+    all: &[&SpreadConstraint],
+) -> HashMap<&'a str, i64> {
+    let mut out = HashMap::new();
+    for node in cluster.nodes() {
+        if !all.iter().all(|c| node.labels.contains_key(&c.topology_key)) || !included(pod, node, constraint) {
+            continue;
+        }
+        if let Some(place) = node.labels.get(&constraint.topology_key) {
+            *out.entry(place.as_str()).or_insert(0) += matching(node, &pod.namespace, &constraint.selector);
+        }
+    }
+    out
+}
+
+impl Hard<'_> {
+    fn least(&self) -> i64 {
+        let places = i64::try_from(self.counts.len()).unwrap_or(i64::MAX);
+        if places < self.constraint.min_domains { 0 } else { self.counts.values().copied().min().unwrap_or(0) }
+    }
+}
+
+impl HardFilter<'_> {
+    fn shift(&mut self, other: &PodInfo, node: &NodeInfo, by: i64) {
+        if other.namespace != self.pod.namespace || other.terminating {
+            return;
+        }
+        for hard in &mut self.constraints {
+            // Node states in a cycle are copies; places are looked up in the cluster the counts borrow from.
+            let Some(node) = self.cluster.node(&node.name) else { continue };
+            if !hard.constraint.selector.matches(&other.labels) || !included(self.pod, node, hard.constraint) {
+                continue;
+            }
+            if let Some(count) =
+                node.labels.get(&hard.constraint.topology_key).and_then(|p| hard.counts.get_mut(p.as_str()))
+            {
+                *count += by;
+            }
+        }
+    }
+}
+
+impl Filter for HardFilter<'_> {
+    fn check(&self, node: &NodeInfo) -> Verdict {
+        for hard in &self.constraints {
+            let Some(place) = node.labels.get(&hard.constraint.topology_key) else {
+                return Verdict::unresolvable(NO_LABEL);
+            };
+            let here = hard.counts.get(place.as_str()).copied().unwrap_or(0);
+            if here + hard.own - hard.least() > hard.constraint.max_skew {
+                return Verdict::unschedulable(NO_MATCH);
+            }
+        }
+        Verdict::Fits
+    }
+
+    fn pod_added(&mut self, pod: &PodInfo, node: &NodeInfo) {
+        self.shift(pod, node, 1);
+    }
+
+    fn pod_removed(&mut self, pod: &PodInfo, node: &NodeInfo) {
+        self.shift(pod, node, -1);
+    }
+}
+
+/// Soft constraints: fewer matching pods in a place score higher.
+struct SoftScore {
+    namespace: String,
+    constraints: Vec<SpreadConstraint>,
+    /// Count per place, per constraint; empty for hosts, which are counted when scored.
+    counts: Vec<HashMap<String, i64>>,
+    weights: Vec<f64>,
+    /// Whether nodes lacking a label are left out.
+    all_labels: bool,
+}
+
+impl SoftScore {
+    fn new(
+        pod: &PodInfo,
+        cluster: &Cluster,
+        nodes: &[&NodeInfo],
+        constraints: Vec<SpreadConstraint>,
+        all_labels: bool,
+    ) -> Self {
+        let complete =
+            |n: &NodeInfo| !all_labels || constraints.iter().all(|c| n.labels.contains_key(&c.topology_key));
+        let candidates: Vec<&NodeInfo> = nodes.iter().copied().filter(|n| complete(n)).collect();
+        let mut counts = Vec::new();
+        let mut weights = Vec::new();
+        for c in &constraints {
+            let mut places: HashMap<String, i64> = HashMap::new();
+            let mut size = candidates.len();
+            if c.topology_key != HOSTNAME_LABEL {
+                for node in &candidates {
+                    // A missing label is a place of its own, as upstream counts it.
+                    places.insert(node.labels.get(&c.topology_key).cloned().unwrap_or_default(), 0);
+                }
+                size = places.len();
+                for node in cluster.nodes().filter(|n| complete(n) && included(pod, n, c)) {
+                    let place = node.labels.get(&c.topology_key).map(String::as_str).unwrap_or_default();
+                    if let Some(count) = places.get_mut(place) {
+                        *count += matching(node, &pod.namespace, &c.selector);
+                    }
+                }
+            }
+            counts.push(places);
+            weights.push(((size + 2) as f64).ln());
+        }
+        Self { namespace: pod.namespace.clone(), constraints, counts, weights, all_labels }
+    }
+
+    fn ignored(&self, node: &NodeInfo) -> bool {
+        self.all_labels && !self.constraints.iter().all(|c| node.labels.contains_key(&c.topology_key))
+    }
+}
+
+impl Score for SoftScore {
+    #[expect(clippy::cast_possible_truncation, reason = "counts of pods are far below 2^53")]
+    fn score(&self, node: &NodeInfo) -> i64 {
+        if self.ignored(node) {
+            return 0;
+        }
+        let mut sum = 0.0;
+        for ((c, counts), weight) in self.constraints.iter().zip(&self.counts).zip(&self.weights) {
+            let Some(place) = node.labels.get(&c.topology_key) else { continue };
+            let count = if c.topology_key == HOSTNAME_LABEL {
+                matching(node, &self.namespace, &c.selector)
+            } else {
+                counts.get(place).copied().unwrap_or(0)
+            };
+            sum += count as f64 * weight + (c.max_skew - 1) as f64;
+        }
+        sum.round() as i64
+    }
+
+    fn normalize(&self, nodes: &[&NodeInfo], scores: &mut [i64]) {
+        let counted = || nodes.iter().zip(scores.iter()).filter(|(n, _)| !self.ignored(n)).map(|(_, s)| *s);
+        let (min, max) = (counted().min().unwrap_or(0), counted().max().unwrap_or(0));
+        for (node, score) in nodes.iter().zip(scores.iter_mut()) {
+            *score = match max {
+                _ if self.ignored(node) => 0,
+                0 => MAX_SCORE,
+                max => MAX_SCORE * (max + min - *score) / max,
+            };
+        }
+    }
+}

@@ -1,0 +1,278 @@
+//! The scheduling queue: what to try next, what backs off, what waits for an event.
+//!
+//! Plain data with time passed in. Contract: upstream's scheduling queue (active, back-off and
+//! unschedulable pods; queueing hints, KEP-4247): back-off 1 s doubling to 10 s, forgotten waits end
+//! after 5 minutes.
+
+use std::{
+    cmp::Reverse,
+    collections::{BTreeMap, BTreeSet, HashMap},
+    sync::Arc,
+    time::Duration,
+};
+
+use crate::{
+    framework::{ClusterEvent, Plugin},
+    model::PodInfo,
+};
+
+/// Longest a pod waits for an event before it is tried again anyway.
+const FORGOTTEN_AFTER: Duration = Duration::from_secs(300);
+
+/// Back-off between attempts.
+#[derive(Clone, Copy, Debug)]
+pub struct BackOff {
+    /// After the first failure.
+    pub initial: Duration,
+    /// Most.
+    pub max: Duration,
+}
+
+/// Time since an arbitrary start; monotonic.
+pub type Instant = Duration;
+
+/// Order of the active queue: higher priority first, then first come.
+type Rank = (Reverse<i32>, Instant, u64);
+
+#[derive(Clone, Debug)]
+struct Entry {
+    pod: Arc<PodInfo>,
+    /// Failed attempts so far.
+    attempts: u32,
+    /// When it first came.
+    added: Instant,
+    /// When it last failed.
+    failed: Instant,
+    /// Plugins that refused it last.
+    refused_by: Vec<&'static str>,
+    place: Place,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Place {
+    Active(Rank),
+    /// Until then.
+    BackOff(Instant),
+    Waiting,
+    /// Refused by a pre-enqueue plugin.
+    Gated,
+    /// Being decided on; events meanwhile are remembered.
+    InFlight {
+        /// An event that may help came while deciding.
+        woken: bool,
+    },
+}
+
+/// Pods waiting for a node.
+pub struct Queue {
+    entries: HashMap<String, Entry>,
+    active: BTreeMap<Rank, String>,
+    backing_off: BTreeSet<(Instant, String)>,
+    back_off: BackOff,
+    sequence: u64,
+}
+
+/// Counts for the `scheduler_pending_pods` metric.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Pending {
+    /// Ready to be tried.
+    pub active: usize,
+    /// Waiting for their back-off.
+    pub backoff: usize,
+    /// Waiting for an event.
+    pub unschedulable: usize,
+    /// Gated.
+    pub gated: usize,
+}
+
+impl Default for BackOff {
+    fn default() -> Self {
+        Self { initial: Duration::from_secs(1), max: Duration::from_secs(10) }
+    }
+}
+
+impl Queue {
+    /// An empty queue.
+    pub fn new(back_off: BackOff) -> Self {
+        Self {
+            entries: HashMap::new(),
+            active: BTreeMap::new(),
+            backing_off: BTreeSet::new(),
+            back_off,
+            sequence: 0,
+        }
+    }
+
+    /// Adds a new pod, or takes over the new state of one that waits.
+    /// `gated` is what a pre-enqueue plugin says, if it refuses.
+    pub fn add(&mut self, pod: Arc<PodInfo>, gated: bool, now: Instant) {
+        let uid = pod.uid.clone();
+        match self.entries.get_mut(&uid) {
+            None => {
+                let entry = Entry {
+                    pod,
+                    attempts: 0,
+                    added: now,
+                    failed: now,
+                    refused_by: Vec::new(),
+                    place: Place::Gated,
+                };
+                self.entries.insert(uid.clone(), entry);
+                if !gated {
+                    self.activate(&uid);
+                }
+            }
+            Some(entry) => {
+                entry.pod = pod;
+                if entry.place == Place::Gated && !gated {
+                    entry.added = now;
+                    self.activate(&uid);
+                }
+            }
+        }
+    }
+
+    /// Forgets a pod that was bound, deleted, or taken by another scheduler.
+    pub fn remove(&mut self, uid: &str) {
+        if let Some(entry) = self.entries.remove(uid) {
+            self.unlink(&entry);
+        }
+    }
+
+    /// Whether the queue knows the pod.
+    pub fn contains(&self, uid: &str) -> bool {
+        self.entries.contains_key(uid)
+    }
+
+    /// The next pod to try, with the number of this attempt and how long it has waited in all.
+    pub fn pop(&mut self, now: Instant) -> Option<(Arc<PodInfo>, u32, Duration)> {
+        self.end_waits(now);
+        let (_, uid) = self.active.pop_first()?;
+        let entry = self.entries.get_mut(&uid)?;
+        entry.place = Place::InFlight { woken: false };
+        Some((entry.pod.clone(), entry.attempts + 1, now.saturating_sub(entry.added)))
+    }
+
+    /// The pod in flight found no node: it waits for an event one of `refused_by` cares about, or, when an
+    /// event came meanwhile or nobody refused (an error), backs off.
+    pub fn failed(&mut self, uid: &str, refused_by: Vec<&'static str>, now: Instant) {
+        let Some(entry) = self.entries.get_mut(uid) else { return };
+        let woken = matches!(entry.place, Place::InFlight { woken: true });
+        entry.attempts += 1;
+        entry.failed = now;
+        let retry = woken || refused_by.is_empty();
+        entry.refused_by = refused_by;
+        if retry {
+            self.begin_back_off(uid, now);
+        } else {
+            entry.place = Place::Waiting;
+        }
+    }
+
+    /// Something happened: wakes the pods it may help.
+    pub fn event(&mut self, event: &ClusterEvent, plugins: &[&dyn Plugin], now: Instant) {
+        let woken: Vec<String> = self
+            .entries
+            .iter()
+            .filter(|(_, e)| helped(e, event, plugins))
+            .map(|(uid, _)| uid.clone())
+            .collect();
+        for uid in woken {
+            self.wake(&uid, now);
+        }
+    }
+
+    /// Wakes one pod, because it changed itself.
+    pub fn wake(&mut self, uid: &str, now: Instant) {
+        match self.entries.get_mut(uid).map(|e| &mut e.place) {
+            Some(Place::InFlight { woken }) => *woken = true,
+            Some(Place::Waiting) => self.begin_back_off(uid, now),
+            _ => {}
+        }
+    }
+
+    /// When `pop` may have something new, if nothing happens before.
+    pub fn next_deadline(&self) -> Option<Instant> {
+        let back_off = self.backing_off.first().map(|(at, _)| *at);
+        let forgotten = self.entries.values().filter(|e| e.place == Place::Waiting).map(|e| e.failed + FORGOTTEN_AFTER);
+        back_off.into_iter().chain(forgotten.min()).min()
+    }
+
+    /// Whether a pod can be popped without waiting.
+    pub fn is_ready(&self) -> bool {
+        !self.active.is_empty()
+    }
+
+    /// Counts by place.
+    pub fn pending(&self) -> Pending {
+        let mut out = Pending::default();
+        for entry in self.entries.values() {
+            match entry.place {
+                Place::Active(_) => out.active += 1,
+                Place::BackOff(_) => out.backoff += 1,
+                Place::Waiting => out.unschedulable += 1,
+                Place::Gated => out.gated += 1,
+                Place::InFlight { .. } => {}
+            }
+        }
+        out
+    }
+
+    fn end_waits(&mut self, now: Instant) {
+        while let Some((at, uid)) = self.backing_off.first().cloned() {
+            if at > now {
+                break;
+            }
+            self.backing_off.remove(&(at, uid.clone()));
+            self.activate(&uid);
+        }
+        let forgotten = |e: &Entry| e.place == Place::Waiting && e.failed + FORGOTTEN_AFTER <= now;
+        let due: Vec<String> = self.entries.iter().filter(|(_, e)| forgotten(e)).map(|(u, _)| u.clone()).collect();
+        for uid in due {
+            self.activate(&uid);
+        }
+    }
+
+    fn begin_back_off(&mut self, uid: &str, now: Instant) {
+        let Some(entry) = self.entries.get_mut(uid) else { return };
+        let doubled = self.back_off.initial * 2u32.saturating_pow(entry.attempts.saturating_sub(1).min(16));
+        let until = entry.failed + doubled.min(self.back_off.max);
+        if entry.attempts == 0 || until <= now {
+            self.activate(uid);
+        } else {
+            entry.place = Place::BackOff(until);
+            self.backing_off.insert((until, uid.to_owned()));
+        }
+    }
+
+    fn activate(&mut self, uid: &str) {
+        self.sequence += 1;
+        let Some(entry) = self.entries.get_mut(uid) else { return };
+        let rank = (Reverse(entry.pod.priority), entry.added, self.sequence);
+        entry.place = Place::Active(rank);
+        self.active.insert(rank, uid.to_owned());
+    }
+
+    fn unlink(&mut self, entry: &Entry) {
+        match entry.place {
+            Place::Active(rank) => drop(self.active.remove(&rank)),
+            Place::BackOff(until) => drop(self.backing_off.remove(&(until, entry.pod.uid.clone()))),
+            _ => {}
+        }
+    }
+}
+
+fn helped(entry: &Entry, event: &ClusterEvent, plugins: &[&dyn Plugin]) -> bool {
+    match entry.place {
+        Place::Waiting => plugins
+            .iter()
+            .filter(|p| entry.refused_by.contains(&p.name()))
+            .any(|p| p.wakes(&entry.pod, event)),
+        // It is not known yet who will refuse: remember any event somebody cares about.
+        Place::InFlight { woken: false } => plugins.iter().any(|p| p.wakes(&entry.pod, event)),
+        _ => false,
+    }
+}
+
+#[cfg(test)]
+mod tests;

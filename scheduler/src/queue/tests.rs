@@ -1,0 +1,88 @@
+//! The queue's promises, with time passed in.
+
+use std::time::Duration;
+
+use super::*;
+use crate::{
+    plugins,
+    testing::{node, pod},
+};
+
+fn at(seconds: u64) -> Instant {
+    Duration::from_secs(seconds)
+}
+
+fn with_plugins(queue: &mut Queue, event: &ClusterEvent, now: Instant) {
+    let all = plugins::defaults();
+    let all: Vec<&dyn Plugin> = all.iter().map(|w| w.plugin.as_ref()).collect();
+    queue.event(event, &all, now);
+}
+
+#[test]
+fn higher_priority_first_then_first_come() {
+    let mut q = Queue::new(BackOff::default());
+    q.add(pod("a").info(), false, at(1));
+    q.add(pod("b").info(), false, at(0));
+    q.add(pod("c").priority(5).info(), false, at(2));
+    let order: Vec<String> = std::iter::from_fn(|| q.pop(at(3))).map(|(p, ..)| p.name.clone()).collect();
+    assert_eq!(order, ["c", "b", "a"]);
+}
+
+#[test]
+fn a_refused_pod_waits_for_an_event_its_refuser_cares_about() {
+    let mut q = Queue::new(BackOff::default());
+    q.add(pod("p").cpu("1").info(), false, at(0));
+    q.pop(at(0)).unwrap();
+    q.failed("uid-p", vec!["NodeResourcesFit"], at(0));
+    with_plugins(&mut q, &ClusterEvent::NamespaceChanged, at(5));
+    assert_eq!(q.pop(at(5)).map(|p| p.0.name.clone()), None);
+    with_plugins(&mut q, &ClusterEvent::PodRemoved(pod("other").on("n1").info()), at(5));
+    assert_eq!(q.pop(at(5)).map(|p| p.1), Some(2), "its second attempt");
+}
+
+#[test]
+fn back_off_doubles_up_to_its_limit() {
+    let mut q = Queue::new(BackOff::default());
+    q.add(pod("p").info(), false, at(0));
+    let mut now = at(0);
+    for want in [1, 2, 4, 8, 10, 10] {
+        q.pop(now).unwrap();
+        q.failed("uid-p", vec![], now);
+        assert_eq!(q.next_deadline(), Some(now + at(want)));
+        assert!(q.pop(now + at(want) - Duration::from_millis(1)).is_none());
+        now += at(want);
+    }
+}
+
+#[test]
+fn an_event_during_the_decision_is_not_lost() {
+    let mut q = Queue::new(BackOff::default());
+    q.add(pod("p").cpu("1").info(), false, at(0));
+    q.pop(at(0)).unwrap();
+    with_plugins(&mut q, &ClusterEvent::NodeAdded(node("n", "a", serde_json::json!({})).into()), at(0));
+    q.failed("uid-p", vec!["NodeResourcesFit"], at(0));
+    assert_eq!(q.pending().backoff, 1);
+}
+
+#[test]
+fn gates_hold_a_pod_until_they_open() {
+    let mut q = Queue::new(BackOff::default());
+    q.add(pod("p").info(), true, at(0));
+    assert_eq!((q.pending().gated, q.is_ready()), (1, false));
+    q.add(pod("p").info(), false, at(1));
+    assert!(q.pop(at(1)).is_some());
+}
+
+#[test]
+fn a_forgotten_pod_is_tried_again_and_a_removed_one_never() {
+    let mut q = Queue::new(BackOff::default());
+    for name in ["stays", "goes"] {
+        q.add(pod(name).info(), false, at(0));
+        q.pop(at(0)).unwrap();
+        q.failed(&format!("uid-{name}"), vec!["NodeName"], at(0));
+    }
+    q.remove("uid-goes");
+    assert!(q.pop(at(299)).is_none());
+    assert_eq!(q.pop(at(300)).map(|p| p.0.name.clone()), Some("stays".into()));
+    assert!(q.pop(at(300)).is_none());
+}

@@ -1,0 +1,90 @@
+//! Builders of small objects for tests.
+
+use std::sync::Arc;
+
+use k8s_openapi::api::core::v1 as core;
+use serde_json::{Value, json};
+
+use crate::model::{Cluster, NodeInfo, PodInfo};
+
+/// A pod under construction.
+#[derive(Clone, Debug)]
+pub(crate) struct Pod(Value);
+
+/// A pod named `name` in the default namespace with one container.
+pub(crate) fn pod(name: &str) -> Pod {
+    Pod(json!({
+        "metadata": {"name": name, "namespace": "default", "uid": format!("uid-{name}")},
+        "spec": {"containers": [{"name": "c", "image": "i"}]},
+    }))
+}
+
+impl Pod {
+    /// Sets the value at a JSON pointer, making maps on the way.
+    pub(crate) fn set(mut self, pointer: &str, value: Value) -> Self {
+        let mut at = &mut self.0;
+        for part in pointer.split('/').skip(1) {
+            at = match part.parse::<usize>() {
+                Ok(index) => &mut at[index],
+                Err(_) => &mut at[part],
+            };
+        }
+        *at = value;
+        self
+    }
+
+    pub(crate) fn cpu(self, cpu: &str) -> Self {
+        self.set("/spec/containers/0/resources", json!({"requests": {"cpu": cpu}}))
+    }
+
+    pub(crate) fn label(self, key: &str, value: &str) -> Self {
+        self.set(&format!("/metadata/labels/{key}"), json!(value))
+    }
+
+    pub(crate) fn on(self, node: &str) -> Self {
+        self.set("/spec/nodeName", json!(node))
+    }
+
+    pub(crate) fn priority(self, priority: i32) -> Self {
+        self.set("/spec/priority", json!(priority))
+    }
+
+    pub(crate) fn info(self) -> Arc<PodInfo> {
+        let pod: core::Pod = serde_json::from_value(self.0).expect("a valid pod");
+        PodInfo::new(&pod)
+    }
+}
+
+/// A node of 4 cores and 8 Gi for 110 pods, labelled with its name and a zone, with `extra` merged in.
+pub(crate) fn node(name: &str, zone: &str, extra: Value) -> NodeInfo {
+    let mut node = json!({
+        "metadata": {"name": name, "labels": {"kubernetes.io/hostname": name, "topology.kubernetes.io/zone": zone}},
+        "spec": {},
+        "status": {"allocatable": {"cpu": "4", "memory": "8Gi", "pods": "110"}},
+    });
+    merge(&mut node, extra);
+    NodeInfo::new(&serde_json::from_value(node).expect("a valid node"))
+}
+
+/// A cluster of nodes and bound pods.
+pub(crate) fn cluster(nodes: Vec<NodeInfo>, pods: Vec<Arc<PodInfo>>) -> Cluster {
+    let mut out = Cluster::default();
+    for node in nodes {
+        out.set_node(node);
+    }
+    for pod in pods {
+        out.place(pod);
+    }
+    out
+}
+
+fn merge(into: &mut Value, from: Value) {
+    match (into, from) {
+        (Value::Object(a), Value::Object(b)) => {
+            for (k, v) in b {
+                merge(a.entry(k).or_insert(Value::Null), v);
+            }
+        }
+        (slot, value) => *slot = value,
+    }
+}
