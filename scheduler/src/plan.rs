@@ -234,7 +234,9 @@ impl Unschedulable {
         } else {
             let mut counts: BTreeMap<&str, usize> = BTreeMap::new();
             for verdict in self.verdicts.values() {
-                let (Verdict::Unschedulable(reasons) | Verdict::Unresolvable(reasons)) = verdict else { continue };
+                let (Verdict::Unschedulable(reasons) | Verdict::Unresolvable(reasons)) = verdict else {
+                    continue;
+                };
                 for reason in reasons {
                     *counts.entry(reason).or_insert(0) += 1;
                 }

@@ -2,16 +2,16 @@
 
 use crate::framework::Plugin;
 
-mod image_locality;
-mod inter_pod_affinity;
-mod node_affinity;
-mod node_name;
-mod node_ports;
-mod node_resources;
-mod node_unschedulable;
-mod pod_topology_spread;
-mod scheduling_gates;
-mod taint_toleration;
+pub mod image_locality;
+pub mod inter_pod_affinity;
+pub mod node_affinity;
+pub mod node_name;
+pub mod node_ports;
+pub mod node_resources;
+pub mod node_unschedulable;
+pub mod pod_topology_spread;
+pub mod scheduling_gates;
+pub mod taint_toleration;
 
 /// A plugin with the weight its scores count with (0 where it does not score).
 pub struct Weighted {
@@ -32,9 +32,9 @@ pub fn defaults() -> Vec<Weighted> {
         on(Box::new(taint_toleration::TaintToleration), 3),
         on(Box::new(node_affinity::NodeAffinity), 2),
         on(Box::new(node_ports::NodePorts), 0),
-        on(Box::new(node_resources::Fit::default()), 1),
+        on(Box::<node_resources::Fit>::default(), 1),
         on(Box::new(pod_topology_spread::PodTopologySpread), 2),
-        on(Box::new(inter_pod_affinity::InterPodAffinity::default()), 2),
+        on(Box::<inter_pod_affinity::InterPodAffinity>::default(), 2),
         on(Box::new(node_resources::BalancedAllocation), 1),
         on(Box::new(image_locality::ImageLocality), 1),
     ]

@@ -194,7 +194,8 @@ impl Queue {
     /// When `pop` may have something new, if nothing happens before.
     pub fn next_deadline(&self) -> Option<Instant> {
         let back_off = self.backing_off.first().map(|(at, _)| *at);
-        let forgotten = self.entries.values().filter(|e| e.place == Place::Waiting).map(|e| e.failed + FORGOTTEN_AFTER);
+        let forgotten =
+            self.entries.values().filter(|e| e.place == Place::Waiting).map(|e| e.failed + FORGOTTEN_AFTER);
         back_off.into_iter().chain(forgotten.min()).min()
     }
 
@@ -227,7 +228,8 @@ impl Queue {
             self.activate(&uid);
         }
         let forgotten = |e: &Entry| e.place == Place::Waiting && e.failed + FORGOTTEN_AFTER <= now;
-        let due: Vec<String> = self.entries.iter().filter(|(_, e)| forgotten(e)).map(|(u, _)| u.clone()).collect();
+        let due: Vec<String> =
+            self.entries.iter().filter(|(_, e)| forgotten(e)).map(|(u, _)| u.clone()).collect();
         for uid in due {
             self.activate(&uid);
         }

@@ -178,7 +178,10 @@ impl PodTerm {
         }
         Self {
             namespaces,
-            namespace_selector: term.namespace_selector.as_ref().map(|s| Selector::from_label_selector(Some(s))),
+            namespace_selector: term
+                .namespace_selector
+                .as_ref()
+                .map(|s| Selector::from_label_selector(Some(s))),
             selector,
             topology_key: term.topology_key.clone(),
         }
@@ -220,7 +223,10 @@ mod tests {
             let term = serde_json::from_value(json!({"matchExpressions": [requirement]})).unwrap();
             assert_eq!(NodeTerm::new(&term).matches("n", &have), want, "{requirement}");
         }
-        assert!(!NodeTerm::new(&core::NodeSelectorTerm::default()).matches("n", &have), "an empty term matches nothing");
+        assert!(
+            !NodeTerm::new(&core::NodeSelectorTerm::default()).matches("n", &have),
+            "an empty term matches nothing"
+        );
     }
 
     #[test]

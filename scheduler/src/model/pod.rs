@@ -162,7 +162,10 @@ impl PodInfo {
             ports: host_ports(spec),
             images: containers(spec).filter_map(|c| c.image.clone()).collect(),
             node_selector: spec.node_selector.clone().unwrap_or_default(),
-            node_required: node.required_during_scheduling_ignored_during_execution.as_ref().map(NodeSelectorTerms::new),
+            node_required: node
+                .required_during_scheduling_ignored_during_execution
+                .as_ref()
+                .map(NodeSelectorTerms::new),
             node_preferred: node
                 .preferred_during_scheduling_ignored_during_execution
                 .iter()
@@ -199,7 +202,10 @@ impl PodInfo {
 
     /// Whether the pod has any pod affinity or anti-affinity.
     pub fn has_affinity(&self) -> bool {
-        !(self.affinity.is_empty() && self.anti_affinity.is_empty() && self.prefer.is_empty() && self.avoid.is_empty())
+        !(self.affinity.is_empty()
+            && self.anti_affinity.is_empty()
+            && self.prefer.is_empty()
+            && self.avoid.is_empty())
     }
 
     /// Whether node selector and required node affinity accept a node.

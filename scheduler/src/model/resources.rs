@@ -95,7 +95,7 @@ impl Resources {
 /// "Pod-level resources" (KEP-2837) pages: max(sum of containers and sidecars, each init container
 /// plus the sidecars started before it), plus overhead; pod-level requests win for the resources they name.
 pub fn pod_requests(spec: &core::PodSpec) -> (Resources, Resources) {
-    let exact = effective(spec, |list| Resources::from_list(list));
+    let exact = effective(spec, Resources::from_list);
     let counted = effective(spec, |list| {
         let mut r = Resources::from_list(list);
         if !list.contains_key("cpu") {
@@ -111,9 +111,8 @@ pub fn pod_requests(spec: &core::PodSpec) -> (Resources, Resources) {
 
 fn effective(spec: &core::PodSpec, of: impl Fn(&BTreeMap<String, ApiQuantity>) -> Resources) -> Resources {
     let empty = BTreeMap::new();
-    let container = |c: &core::Container| {
-        of(c.resources.as_ref().and_then(|r| r.requests.as_ref()).unwrap_or(&empty))
-    };
+    let container =
+        |c: &core::Container| of(c.resources.as_ref().and_then(|r| r.requests.as_ref()).unwrap_or(&empty));
     let mut total = Resources::default();
     for c in &spec.containers {
         total.add(&container(c), 1);

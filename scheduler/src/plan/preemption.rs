@@ -65,7 +65,9 @@ pub fn preempt(
         return Preemption::Helpless("preemption: not eligible due to preemptionPolicy=Never.".into());
     }
     if waits_for_terminating(pod, cluster, failure) {
-        return Preemption::Helpless("preemption: not eligible due to a terminating pod on the nominated node.".into());
+        return Preemption::Helpless(
+            "preemption: not eligible due to a terminating pod on the nominated node.".into(),
+        );
     }
     let candidates: Vec<&Arc<NodeInfo>> = cluster
         .nodes()
@@ -123,7 +125,8 @@ fn victims_on(
     budgets: &[Budget],
 ) -> Option<Candidate> {
     let mut emptied = node.clone();
-    let mut lesser: Vec<Arc<PodInfo>> = node.pods.iter().filter(|p| p.priority < pod.priority).cloned().collect();
+    let mut lesser: Vec<Arc<PodInfo>> =
+        node.pods.iter().filter(|p| p.priority < pod.priority).cloned().collect();
     if lesser.is_empty() {
         return None;
     }
@@ -192,7 +195,8 @@ fn split_by_budget(pods: &[Arc<PodInfo>], budgets: &[Budget]) -> (Vec<Arc<PodInf
 fn rank(c: &Candidate) -> (usize, i32, i64, usize, Reverse<i64>, String) {
     let highest = c.victims.first().map_or(i32::MIN, |p| p.priority);
     let sum = c.victims.iter().map(|p| i64::from(p.priority) + i64::from(i32::MAX) + 1).sum();
-    let earliest = c.victims.iter().filter(|p| p.priority == highest).map(|p| p.started).min().unwrap_or(i64::MAX);
+    let earliest =
+        c.victims.iter().filter(|p| p.priority == highest).map(|p| p.started).min().unwrap_or(i64::MAX);
     (c.violations, highest, sum, c.victims.len(), Reverse(earliest), c.node.clone())
 }
 

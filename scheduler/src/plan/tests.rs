@@ -28,7 +28,12 @@ const HOST: &str = "kubernetes.io/hostname";
 fn filters_refuse_with_upstreams_reasons() {
     let cases: Vec<(&str, Value, Arc<PodInfo>, &str)> = vec![
         ("cpu", json!({}), pod("p").cpu("5").info(), "1 Insufficient cpu"),
-        ("cordoned", json!({"spec": {"unschedulable": true}}), pod("p").info(), "1 node(s) were unschedulable"),
+        (
+            "cordoned",
+            json!({"spec": {"unschedulable": true}}),
+            pod("p").info(),
+            "1 node(s) were unschedulable",
+        ),
         (
             "taint",
             json!({"spec": {"taints": [{"key": "k", "effect": "NoSchedule"}]}}),
@@ -82,7 +87,10 @@ fn reasons_are_counted_and_sorted() {
         decide(&pod("p").cpu("5").info(), &cluster),
         Err("0/3 nodes are available: 1 node(s) were unschedulable, 2 Insufficient cpu.".into())
     );
-    assert_eq!(decide(&pod("p").info(), &Cluster::default()), Err("no nodes available to schedule pods".into()));
+    assert_eq!(
+        decide(&pod("p").info(), &Cluster::default()),
+        Err("no nodes available to schedule pods".into())
+    );
 }
 
 #[test]
@@ -195,7 +203,8 @@ fn namespaces_of_a_term_are_chosen_by_name_or_label() {
 fn hard_spreading_keeps_the_skew() {
     let spread = json!([{"maxSkew": 1, "topologyKey": ZONE, "whenUnsatisfiable": "DoNotSchedule",
         "labelSelector": {"matchLabels": {"app": "web"}}}]);
-    let web = |name: &str| pod(name).label("app", "web").set("/spec/topologySpreadConstraints", spread.clone());
+    let web =
+        |name: &str| pod(name).label("app", "web").set("/spec/topologySpreadConstraints", spread.clone());
     let nodes = vec![node("n1", "a", json!({})), node("n2", "b", json!({})), node("n3", "b", json!({}))];
     let one = cluster(nodes, vec![web("a").on("n2").info()]);
     assert_eq!(decide(&web("b").info(), &one), Ok("n1".into()), "zone b already has one");
@@ -298,14 +307,17 @@ fn preemption_spares_budgets_where_it_can() {
         disrupted: vec![],
     };
     match preemption(&pod("p").cpu("4").priority(100).info(), &cluster, &[budget]) {
-        Preemption::Evict { node, .. } => assert_eq!(node, "n2", "the higher priority goes, since its budget allows"),
+        Preemption::Evict { node, .. } => {
+            assert_eq!(node, "n2", "the higher priority goes, since its budget allows")
+        }
         Preemption::Helpless(why) => panic!("{why}"),
     }
 }
 
 #[test]
 fn preemption_says_why_it_does_not_help() {
-    let one = cluster(vec![node("n1", "a", json!({}))], vec![pod("a").cpu("4").priority(100).on("n1").info()]);
+    let one =
+        cluster(vec![node("n1", "a", json!({}))], vec![pod("a").cpu("4").priority(100).on("n1").info()]);
     let text = |p: Preemption| match p {
         Preemption::Helpless(why) => why,
         Preemption::Evict { node, .. } => format!("evicts on {node}"),
@@ -319,7 +331,10 @@ fn preemption_says_why_it_does_not_help() {
         "preemption: 0/1 nodes are available: 1 Preemption is not helpful for scheduling."
     );
     let never = pod("p").cpu("1").priority(200).set("/spec/preemptionPolicy", json!("Never")).info();
-    assert_eq!(text(preemption(&never, &one, &[])), "preemption: not eligible due to preemptionPolicy=Never.");
+    assert_eq!(
+        text(preemption(&never, &one, &[])),
+        "preemption: not eligible due to preemptionPolicy=Never."
+    );
 }
 
 #[test]
@@ -336,9 +351,15 @@ fn nominated_pods_hold_their_room_against_lesser_ones() {
 
 #[test]
 fn the_search_is_cut_off_as_documented() {
-    for (nodes, percentage, want) in
-        [(50, 0, 50), (100, 0, 100), (1000, 0, 420), (5000, 0, 500), (6000, 0, 300), (1000, 30, 300), (1000, 100, 1000)]
-    {
+    for (nodes, percentage, want) in [
+        (50, 0, 50),
+        (100, 0, 100),
+        (1000, 0, 420),
+        (5000, 0, 500),
+        (6000, 0, 300),
+        (1000, 30, 300),
+        (1000, 100, 1000),
+    ] {
         assert_eq!(nodes_to_find(nodes, percentage), want, "{nodes} nodes, {percentage} %");
     }
 }

@@ -29,7 +29,12 @@ impl Plugin for ImageLocality {
         "ImageLocality"
     }
 
-    fn score<'a>(&self, pod: &'a PodInfo, cluster: &'a Cluster, _: &[&'a NodeInfo]) -> Option<Box<dyn Score + 'a>> {
+    fn score<'a>(
+        &self,
+        pod: &'a PodInfo,
+        cluster: &'a Cluster,
+        _: &[&'a NodeInfo],
+    ) -> Option<Box<dyn Score + 'a>> {
         let images: Vec<String> = pod.images.iter().map(|i| normalized(i)).collect();
         let mut holders = HashMap::new();
         let mut total = 0;

@@ -62,7 +62,12 @@ impl Plugin for InterPodAffinity {
         Prepared::Filter(Box::new(needs))
     }
 
-    fn score<'a>(&self, pod: &'a PodInfo, cluster: &'a Cluster, _: &[&'a NodeInfo]) -> Option<Box<dyn Score + 'a>> {
+    fn score<'a>(
+        &self,
+        pod: &'a PodInfo,
+        cluster: &'a Cluster,
+        _: &[&'a NodeInfo],
+    ) -> Option<Box<dyn Score + 'a>> {
         let own = !pod.prefer.is_empty() || !pod.avoid.is_empty();
         let mut places = Places::new();
         for node in cluster.nodes().filter(|n| own || n.with_affinity > 0) {
@@ -139,7 +144,11 @@ impl Needs<'_> {
     /// The first pod of a group that wants to be near itself may go anywhere.
     fn starts_its_group(&self) -> bool {
         self.wanted.is_empty()
-            && self.pod.affinity.iter().all(|t| t.matches(&self.pod.namespace, &self.pod.labels, &self.own_namespace))
+            && self
+                .pod
+                .affinity
+                .iter()
+                .all(|t| t.matches(&self.pod.namespace, &self.pod.labels, &self.own_namespace))
     }
 }
 
@@ -192,7 +201,8 @@ impl Score for Near {
 
     #[expect(clippy::cast_possible_truncation, reason = "the value lies between 0 and 100")]
     fn normalize(&self, _nodes: &[&NodeInfo], scores: &mut [i64]) {
-        let (min, max) = (scores.iter().copied().min().unwrap_or(0), scores.iter().copied().max().unwrap_or(0));
+        let (min, max) =
+            (scores.iter().copied().min().unwrap_or(0), scores.iter().copied().max().unwrap_or(0));
         for score in scores {
             *score = if max == min {
                 0

@@ -52,7 +52,8 @@ impl Filter for Affine<'_> {
 
 impl Score for Affine<'_> {
     fn score(&self, node: &NodeInfo) -> i64 {
-        let matching = self.0.node_preferred.iter().filter(|(term, _)| term.matches(&node.name, &node.labels));
+        let matching =
+            self.0.node_preferred.iter().filter(|(term, _)| term.matches(&node.name, &node.labels));
         matching.map(|(_, weight)| weight).sum()
     }
 

@@ -16,7 +16,11 @@ impl Plugin for NodeName {
     }
 
     fn filter<'a>(&self, pod: &'a PodInfo, _cluster: &'a Cluster) -> Prepared<'a> {
-        if pod.node_name.is_empty() { Prepared::Skip } else { Prepared::Filter(Box::new(Named(&pod.node_name))) }
+        if pod.node_name.is_empty() {
+            Prepared::Skip
+        } else {
+            Prepared::Filter(Box::new(Named(&pod.node_name)))
+        }
     }
 
     fn wakes(&self, pod: &PodInfo, event: &ClusterEvent) -> bool {

@@ -122,7 +122,8 @@ fn counts<'a>(
 ) -> HashMap<&'a str, i64> {
     let mut out = HashMap::new();
     for node in cluster.nodes() {
-        if !all.iter().all(|c| node.labels.contains_key(&c.topology_key)) || !included(pod, node, constraint) {
+        if !all.iter().all(|c| node.labels.contains_key(&c.topology_key)) || !included(pod, node, constraint)
+        {
             continue;
         }
         if let Some(place) = node.labels.get(&constraint.topology_key) {
@@ -135,7 +136,11 @@ fn counts<'a>(
 impl Hard<'_> {
     fn least(&self) -> i64 {
         let places = i64::try_from(self.counts.len()).unwrap_or(i64::MAX);
-        if places < self.constraint.min_domains { 0 } else { self.counts.values().copied().min().unwrap_or(0) }
+        if places < self.constraint.min_domains {
+            0
+        } else {
+            self.counts.values().copied().min().unwrap_or(0)
+        }
     }
 }
 
@@ -147,7 +152,8 @@ impl HardFilter<'_> {
         for hard in &mut self.constraints {
             // Node states in a cycle are copies; places are looked up in the cluster the counts borrow from.
             let Some(node) = self.cluster.node(&node.name) else { continue };
-            if !hard.constraint.selector.matches(&other.labels) || !included(self.pod, node, hard.constraint) {
+            if !hard.constraint.selector.matches(&other.labels) || !included(self.pod, node, hard.constraint)
+            {
                 continue;
             }
             if let Some(count) =

@@ -30,7 +30,8 @@ impl Plugin for TaintToleration {
         match event {
             ClusterEvent::NodeAdded(node) => pod.untolerated(&node.taints, REPELLING).is_none(),
             ClusterEvent::NodeUpdated { old, new } => {
-                pod.untolerated(&old.taints, REPELLING).is_some() && pod.untolerated(&new.taints, REPELLING).is_none()
+                pod.untolerated(&old.taints, REPELLING).is_some()
+                    && pod.untolerated(&new.taints, REPELLING).is_none()
             }
             ClusterEvent::PodChanged => true,
             _ => false,

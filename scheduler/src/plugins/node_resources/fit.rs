@@ -28,7 +28,7 @@ struct Wanted<'a>(&'a Resources);
 struct Fullness<'a> {
     pod: &'a PodInfo,
     strategy: Strategy,
-    resources: &'a [(String, i64)],
+    resources: Vec<(String, i64)>,
 }
 
 impl Default for Fit {
@@ -54,9 +54,9 @@ impl Plugin for Fit {
     }
 
     fn score<'a>(&self, pod: &'a PodInfo, _: &'a Cluster, _: &[&'a NodeInfo]) -> Option<Box<dyn Score + 'a>> {
-        // The weights outlive no cycle: a handful of short strings.
+        // A handful of short strings per cycle.
         let resources = self.resources.clone();
-        Some(Box::new(OwnedFullness { pod, strategy: self.strategy, resources }))
+        Some(Box::new(Fullness { pod, strategy: self.strategy, resources }))
     }
 
     fn wakes(&self, pod: &PodInfo, event: &ClusterEvent) -> bool {
@@ -68,18 +68,6 @@ impl Plugin for Fit {
             }
             _ => false,
         }
-    }
-}
-
-struct OwnedFullness<'a> {
-    pod: &'a PodInfo,
-    strategy: Strategy,
-    resources: Vec<(String, i64)>,
-}
-
-impl Score for OwnedFullness<'_> {
-    fn score(&self, node: &NodeInfo) -> i64 {
-        Fullness { pod: self.pod, strategy: self.strategy, resources: &self.resources }.score(node)
     }
 }
 
@@ -121,10 +109,10 @@ impl Filter for Wanted<'_> {
     }
 }
 
-impl Fullness<'_> {
+impl Score for Fullness<'_> {
     fn score(&self, node: &NodeInfo) -> i64 {
         let (mut sum, mut weights) = (0, 0);
-        for (name, weight) in self.resources {
+        for (name, weight) in &self.resources {
             let have = node.allocatable.get(name);
             if have == 0 {
                 continue;
