@@ -1,1 +1,16 @@
-//! placeholder
+//! kube-dns: the cluster's DNS server.
+//!
+//! ```text
+//! services, endpoint slices, namespaces (informers) → zone::Index ─→ zone::answer (pure)
+//! Corefile → server blocks ─→ server (hickory) ─→ zone, hosts, cache, forward
+//! ```
+//!
+//! Contract: Kubernetes DNS-Based Service Discovery 1.1.0; RFC 1034, 1035, 2308 (negative answers), 2782 (SRV),
+//! 6891 (EDNS); Corefile and metrics as CoreDNS has them.
+
+pub mod corefile;
+pub mod zone;
+
+pub mod cache;
+pub mod forward;
+pub mod hosts;

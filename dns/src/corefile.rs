@@ -1,0 +1,528 @@
+//! The Corefile, in the directives clusters really use.
+//!
+//! Contract: CoreDNS' Corefile grammar (server blocks of zones and ports; directives with arguments and
+//! an optional block). A directive that is not known is an error naming its line.
+
+use std::{
+    net::{IpAddr, SocketAddr},
+    path::PathBuf,
+    time::Duration,
+};
+
+use crate::{cache::Limits, hosts::Hosts, zone::Labels};
+
+/// Why a Corefile is refused.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("Corefile:{line}: {message}")]
+pub struct CorefileError {
+    /// 1-based.
+    pub line: usize,
+    /// What is wrong.
+    pub message: String,
+}
+
+/// One server block.
+#[derive(Clone, Debug, Default)]
+pub struct Block {
+    /// Zones served; the root is empty labels.
+    pub zones: Vec<Labels>,
+    /// Port.
+    pub port: u16,
+    /// `bind` addresses; empty means all.
+    pub bind: Vec<IpAddr>,
+    /// `errors`.
+    pub errors: bool,
+    /// `log`.
+    pub log: bool,
+    /// `health`: address of /health.
+    pub health: Option<SocketAddr>,
+    /// `health { lameduck }`: how long to go on answering after a signal.
+    pub lameduck: Duration,
+    /// `ready`: address of /ready.
+    pub ready: Option<SocketAddr>,
+    /// `prometheus`: address of /metrics.
+    pub metrics: Option<SocketAddr>,
+    /// `kubernetes`.
+    pub kubernetes: Option<Kubernetes>,
+    /// `hosts`.
+    pub hosts: Option<HostsDirective>,
+    /// `forward`, most specific zone first.
+    pub forward: Vec<Forward>,
+    /// `cache`.
+    pub cache: Option<Limits>,
+    /// `loop`: refuse to forward to oneself.
+    pub detect_loop: bool,
+    /// `reload`.
+    pub reload: bool,
+    /// `loadbalance`: rotate addresses.
+    pub rotate: bool,
+}
+
+/// `kubernetes ZONES { … }`.
+#[derive(Clone, Debug)]
+pub struct Kubernetes {
+    /// Zones, reverse ones included.
+    pub zones: Vec<Labels>,
+    /// `pods disabled|insecure`.
+    pub pods: bool,
+    /// `ttl`, in seconds.
+    pub ttl: u32,
+    /// `fallthrough`: zones in which a name not found goes on to the next directive.
+    pub fallthrough: Vec<Labels>,
+}
+
+/// `hosts [FILE] { … }`.
+#[derive(Clone, Debug, Default)]
+pub struct HostsDirective {
+    /// File to read as well.
+    pub file: Option<PathBuf>,
+    /// Lines given inline.
+    pub inline: Hosts,
+    /// TTL in seconds.
+    pub ttl: u32,
+    /// Whether names not found go on.
+    pub fallthrough: bool,
+}
+
+/// In which order upstreams are asked.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Policy {
+    /// Any.
+    #[default]
+    Random,
+    /// One after the other.
+    RoundRobin,
+    /// Always the first that works.
+    Sequential,
+}
+
+/// `forward FROM TO… { … }`.
+#[derive(Clone, Debug)]
+pub struct Forward {
+    /// Names below this are forwarded.
+    pub from: Labels,
+    /// Upstream servers, files of resolv.conf form resolved when the server starts.
+    pub to: Vec<Upstream>,
+    /// Order.
+    pub policy: Policy,
+    /// Most queries under way at once; 0 for the default.
+    pub max_concurrent: usize,
+    /// Use TCP although the client did not.
+    pub force_tcp: bool,
+    /// Names below these are not forwarded.
+    pub except: Vec<Labels>,
+}
+
+/// Where to forward to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Upstream {
+    /// A server.
+    Server(SocketAddr),
+    /// A file of resolv.conf form.
+    File(PathBuf),
+}
+
+/// A directive as written.
+#[derive(Clone, Debug)]
+struct Line {
+    number: usize,
+    words: Vec<String>,
+    block: Vec<Line>,
+}
+
+/// Reads a Corefile.
+pub fn parse(text: &str) -> Result<Vec<Block>, CorefileError> {
+    let mut tokens = tokenize(text).into_iter().peekable();
+    let mut blocks = Vec::new();
+    while tokens.peek().is_some() {
+        let line = directive(&mut tokens, true)?;
+        blocks.push(server_block(&line)?);
+    }
+    if blocks.is_empty() {
+        return Err(CorefileError { line: 1, message: "no server block".into() });
+    }
+    Ok(blocks)
+}
+
+/// Words with their line; braces are words of their own.
+fn tokenize(text: &str) -> Vec<(usize, String)> {
+    let mut out = Vec::new();
+    for (at, line) in text.lines().enumerate() {
+        let mut word = String::new();
+        let mut quoted = false;
+        let mut flush = |word: &mut String| {
+            if !word.is_empty() {
+                out.push((at + 1, std::mem::take(word)));
+            }
+        };
+        for c in line.chars() {
+            match c {
+                '"' => quoted = !quoted,
+                '#' if !quoted && word.is_empty() => break,
+                c if c.is_whitespace() && !quoted => flush(&mut word),
+                c => word.push(c),
+            }
+        }
+        flush(&mut word);
+    }
+    out
+}
+
+type Tokens = std::iter::Peekable<std::vec::IntoIter<(usize, String)>>;
+
+/// One directive: words up to the end of the line, and a block if a brace follows.
+/// The keys of a server block may span lines.
+fn directive(tokens: &mut Tokens, server: bool) -> Result<Line, CorefileError> {
+    let number = tokens.peek().map_or(0, |(n, _)| *n);
+    let mut line = Line { number, words: Vec::new(), block: Vec::new() };
+    while let Some((at, word)) = tokens.peek() {
+        if word == "{" {
+            tokens.next();
+            loop {
+                match tokens.peek() {
+                    None => {
+                        return Err(CorefileError { line: number, message: "block is not closed".into() });
+                    }
+                    Some((_, w)) if w == "}" => {
+                        tokens.next();
+                        return Ok(line);
+                    }
+                    Some(_) => line.block.push(directive(tokens, false)?),
+                }
+            }
+        }
+        if word == "}" {
+            if server {
+                return Err(CorefileError { line: *at, message: "unexpected '}'".into() });
+            }
+            return Ok(line);
+        }
+        if !server && *at != number {
+            return Ok(line);
+        }
+        line.words.push(word.clone());
+        tokens.next();
+    }
+    Ok(line)
+}
+
+impl Line {
+    fn error<T>(&self, message: impl Into<String>) -> Result<T, CorefileError> {
+        Err(CorefileError { line: self.number, message: message.into() })
+    }
+
+    fn name(&self) -> &str {
+        self.words.first().map(String::as_str).unwrap_or_default()
+    }
+
+    fn args(&self) -> &[String] {
+        self.words.get(1..).unwrap_or_default()
+    }
+
+    fn arg<T: std::str::FromStr>(&self, at: usize, what: &str) -> Result<T, CorefileError> {
+        match self.args().get(at).and_then(|a| a.parse().ok()) {
+            Some(value) => Ok(value),
+            None => self.error(format!("{} needs {what}", self.name())),
+        }
+    }
+
+    /// An address for an HTTP endpoint: `:8080`, `127.0.0.1:8080`, or the default.
+    fn listen(&self, default: u16) -> Result<SocketAddr, CorefileError> {
+        let Some(text) = self.args().first() else {
+            return Ok(SocketAddr::from(([0, 0, 0, 0], default)));
+        };
+        let text = if text.starts_with(':') { format!("0.0.0.0{text}") } else { text.clone() };
+        match text.parse() {
+            Ok(address) => Ok(address),
+            Err(_) => self.error(format!("{}: {text} is no address with a port", self.name())),
+        }
+    }
+
+    fn duration(&self) -> Result<Duration, CorefileError> {
+        let text: String = self.arg(0, "a duration such as 5s")?;
+        let (number, unit) = text.split_at(text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len()));
+        let number: u64 = match number.parse() {
+            Ok(n) => n,
+            Err(_) => return self.error(format!("{text} is no duration")),
+        };
+        match unit {
+            "ms" => Ok(Duration::from_millis(number)),
+            "s" => Ok(Duration::from_secs(number)),
+            "m" => Ok(Duration::from_secs(number * 60)),
+            _ => self.error(format!("{text} is no duration")),
+        }
+    }
+}
+
+fn zones(words: &[String]) -> Vec<Labels> {
+    words.iter().map(|w| Labels::parse(w)).collect()
+}
+
+fn server_block(line: &Line) -> Result<Block, CorefileError> {
+    let mut block = Block { port: 53, ..Block::default() };
+    for key in &line.words {
+        let key = key.trim_end_matches(',');
+        let key = key.strip_prefix("dns://").unwrap_or(key);
+        let (zone, port) = match key.rsplit_once(':') {
+            Some((zone, port)) => match port.parse() {
+                Ok(port) => (zone, Some(port)),
+                Err(_) => return line.error(format!("{key}: {port} is no port")),
+            },
+            None => (key, None),
+        };
+        block.port = port.unwrap_or(block.port);
+        block.zones.push(Labels::parse(zone));
+    }
+    if block.zones.is_empty() {
+        return line.error("a server block needs a zone, for example '.'");
+    }
+    for directive in &line.block {
+        apply(&mut block, directive)?;
+    }
+    Ok(block)
+}
+
+fn apply(block: &mut Block, line: &Line) -> Result<(), CorefileError> {
+    match line.name() {
+        "errors" => block.errors = true,
+        "log" => block.log = true,
+        "loop" => block.detect_loop = true,
+        "reload" => block.reload = true,
+        "loadbalance" => block.rotate = true,
+        "health" => {
+            block.health = Some(line.listen(8080)?);
+            for option in &line.block {
+                match option.name() {
+                    "lameduck" => block.lameduck = option.duration()?,
+                    other => return option.error(format!("health: unknown option {other}")),
+                }
+            }
+        }
+        "ready" => block.ready = Some(line.listen(8181)?),
+        "prometheus" => block.metrics = Some(line.listen(9153)?),
+        "bind" => {
+            for address in line.args() {
+                match address.parse() {
+                    Ok(ip) => block.bind.push(ip),
+                    Err(_) => return line.error(format!("bind: {address} is no address")),
+                }
+            }
+        }
+        "kubernetes" => block.kubernetes = Some(kubernetes(line, &block.zones)?),
+        "hosts" => block.hosts = Some(hosts(line)?),
+        "forward" => {
+            block.forward.push(forward(line)?);
+            block.forward.sort_by_key(|f| std::cmp::Reverse(f.from.len()));
+        }
+        "cache" => block.cache = Some(cache(line)?),
+        other => return line.error(format!("unknown directive {other}")),
+    }
+    Ok(())
+}
+
+fn kubernetes(line: &Line, default: &[Labels]) -> Result<Kubernetes, CorefileError> {
+    let zones_given = zones(line.args());
+    let zones_served = if zones_given.is_empty() { default.to_vec() } else { zones_given };
+    let mut out = Kubernetes { zones: zones_served, pods: false, ttl: 5, fallthrough: Vec::new() };
+    for option in &line.block {
+        match option.name() {
+            "pods" => {
+                out.pods = match option.args().first().map(String::as_str) {
+                    Some("disabled") => false,
+                    Some("insecure") => true,
+                    Some("verified") => return option.error("pods verified is not supported: use insecure"),
+                    _ => return option.error("pods needs disabled or insecure"),
+                }
+            }
+            "ttl" => {
+                out.ttl = option.arg(0, "seconds")?;
+                if out.ttl > 3600 {
+                    return option.error("ttl must be in range [0, 3600]");
+                }
+            }
+            "fallthrough" => {
+                let given = zones(option.args());
+                out.fallthrough = if given.is_empty() { out.zones.clone() } else { given };
+            }
+            other => return option.error(format!("kubernetes: unknown option {other}")),
+        }
+    }
+    Ok(out)
+}
+
+fn hosts(line: &Line) -> Result<HostsDirective, CorefileError> {
+    let mut out =
+        HostsDirective { file: line.args().first().map(PathBuf::from), ttl: 3600, ..Default::default() };
+    for option in &line.block {
+        match option.name() {
+            "ttl" => out.ttl = option.arg(0, "seconds")?,
+            "fallthrough" => out.fallthrough = true,
+            "reload" | "no_reverse" => {
+                return option.error(format!("hosts: {} is not supported", option.name()));
+            }
+            other => {
+                if !out.inline.add_line(&option.words.join(" ")) {
+                    return option.error(format!("hosts: {other} is neither an option nor an address"));
+                }
+            }
+        }
+    }
+    Ok(out)
+}
+
+fn forward(line: &Line) -> Result<Forward, CorefileError> {
+    let from: String = line.arg(0, "a zone and at least one server")?;
+    let mut out = Forward {
+        from: Labels::parse(&from),
+        to: Vec::new(),
+        policy: Policy::default(),
+        max_concurrent: 0,
+        force_tcp: false,
+        except: Vec::new(),
+    };
+    for word in &line.args()[1..] {
+        out.to.push(upstream(word).map_or_else(|| line.error(format!("forward: {word} is no server")), Ok)?);
+    }
+    if out.to.is_empty() {
+        return line.error("forward needs a zone and at least one server");
+    }
+    for option in &line.block {
+        match option.name() {
+            "policy" => {
+                out.policy = match option.args().first().map(String::as_str) {
+                    Some("random") => Policy::Random,
+                    Some("round_robin") => Policy::RoundRobin,
+                    Some("sequential") => Policy::Sequential,
+                    _ => return option.error("policy needs random, round_robin or sequential"),
+                }
+            }
+            "max_concurrent" => out.max_concurrent = option.arg(0, "a number")?,
+            "force_tcp" => out.force_tcp = true,
+            "prefer_udp" => {}
+            "except" => out.except.extend(zones(option.args())),
+            other => return option.error(format!("forward: unknown option {other}")),
+        }
+    }
+    Ok(out)
+}
+
+fn upstream(word: &str) -> Option<Upstream> {
+    let plain = word.strip_prefix("dns://").unwrap_or(word);
+    if plain.starts_with('/') {
+        return Some(Upstream::File(plain.into()));
+    }
+    plain
+        .parse::<SocketAddr>()
+        .ok()
+        .or_else(|| plain.parse::<IpAddr>().ok().map(|ip| SocketAddr::new(ip, 53)))
+        .map(Upstream::Server)
+}
+
+fn cache(line: &Line) -> Result<Limits, CorefileError> {
+    let mut out = Limits::default();
+    if let Some(first) = line.args().first().filter(|a| a.parse::<u32>().is_ok()) {
+        out.max_ttl = first.parse().unwrap_or(out.max_ttl);
+        out.denial_max_ttl = out.denial_max_ttl.min(out.max_ttl);
+    }
+    for option in &line.block {
+        let ttl = |at| option.args().get(at).map(|_| option.arg(at, "seconds")).transpose();
+        match option.name() {
+            "success" => {
+                out.capacity = option.arg(0, "a capacity")?;
+                out.max_ttl = ttl(1)?.unwrap_or(out.max_ttl);
+                out.min_ttl = ttl(2)?.unwrap_or(out.min_ttl);
+            }
+            "denial" => {
+                out.denial_capacity = option.arg(0, "a capacity")?;
+                out.denial_max_ttl = ttl(1)?.unwrap_or(out.denial_max_ttl);
+            }
+            other => return option.error(format!("cache: unknown option {other}")),
+        }
+    }
+    Ok(out)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const USUAL: &str = "
+.:53 {
+    errors
+    health {
+       lameduck 5s
+    }
+    ready
+    kubernetes cluster.local in-addr.arpa ip6.arpa {
+       pods insecure
+       fallthrough in-addr.arpa ip6.arpa
+       ttl 30
+    }
+    prometheus :9153
+    forward . /etc/resolv.conf {
+       max_concurrent 1000
+    }
+    cache 30
+    loop
+    reload
+    loadbalance
+}
+corp.example:53 {
+    forward . 10.0.0.53 10.0.0.54:5353 { # stub domain
+        policy sequential
+    }
+}
+";
+
+    #[test]
+    fn the_usual_corefile_reads_as_meant() {
+        let blocks = parse(USUAL).unwrap();
+        assert_eq!(blocks.len(), 2);
+        let main = &blocks[0];
+        let kubernetes = main.kubernetes.as_ref().unwrap();
+        assert_eq!((kubernetes.zones.len(), kubernetes.ttl, kubernetes.pods), (3, 30, true));
+        assert_eq!(kubernetes.fallthrough.len(), 2);
+        assert_eq!(main.health, Some("0.0.0.0:8080".parse().unwrap()));
+        assert_eq!(main.lameduck, Duration::from_secs(5));
+        assert_eq!(main.metrics, Some("0.0.0.0:9153".parse().unwrap()));
+        assert_eq!(main.forward[0].to, [Upstream::File("/etc/resolv.conf".into())]);
+        assert_eq!(main.cache.unwrap().max_ttl, 30);
+        assert!(main.detect_loop && main.rotate && main.errors && main.zones[0].is_empty());
+        let stub = &blocks[1];
+        assert_eq!(stub.zones, [Labels::parse("corp.example")]);
+        assert_eq!(stub.forward[0].to[1], Upstream::Server("10.0.0.54:5353".parse().unwrap()));
+        assert_eq!(stub.forward[0].policy, Policy::Sequential);
+    }
+
+    #[test]
+    fn mistakes_are_named_with_their_line() {
+        let cases = [
+            ("", "Corefile:1: no server block"),
+            (".:53 {\n  errors\n", "Corefile:1: block is not closed"),
+            (".:53 {\n  erorrs\n}", "Corefile:2: unknown directive erorrs"),
+            (".:x {\n}", "Corefile:1: .:x: x is no port"),
+            (
+                ". {\n kubernetes {\n  pods verified\n }\n}",
+                "Corefile:3: pods verified is not supported: use insecure",
+            ),
+            (". {\n forward .\n}", "Corefile:2: forward needs a zone and at least one server"),
+            (". {\n forward . nowhere\n}", "Corefile:2: forward: nowhere is no server"),
+            (
+                ". {\n hosts {\n  bogus x\n }\n}",
+                "Corefile:3: hosts: bogus is neither an option nor an address",
+            ),
+            ("}", "Corefile:1: unexpected '}'"),
+        ];
+        for (text, want) in cases {
+            assert_eq!(parse(text).unwrap_err().to_string(), want, "{text}");
+        }
+    }
+
+    #[test]
+    fn inline_hosts_are_read() {
+        let blocks = parse(". {\n hosts {\n  10.0.0.1 a.example\n  ttl 60\n  fallthrough\n }\n}").unwrap();
+        let hosts = blocks[0].hosts.as_ref().unwrap();
+        assert!(hosts.fallthrough && hosts.ttl == 60);
+        assert!(hosts.inline.addresses(&Labels::parse("a.example")).is_some());
+    }
+}

@@ -1,0 +1,200 @@
+//! Services and endpoints in the form queries ask for them.
+
+use std::{
+    collections::{BTreeMap, HashMap, HashSet},
+    net::IpAddr,
+};
+
+use smol_str::SmolStr;
+
+/// A named port.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Port {
+    /// Name, may be empty.
+    pub name: SmolStr,
+    /// `tcp`, `udp`, `sctp`.
+    pub protocol: SmolStr,
+    /// Number.
+    pub number: u16,
+}
+
+/// How a service is reached.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ServiceKind {
+    /// By its own addresses.
+    Cluster(Vec<IpAddr>),
+    /// By those of its endpoints.
+    Headless,
+    /// By another name.
+    External(SmolStr),
+}
+
+/// A service.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Service {
+    /// How it is reached.
+    pub kind: ServiceKind,
+    /// Its ports.
+    pub ports: Vec<Port>,
+}
+
+/// An endpoint that may be published.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Endpoint {
+    /// Address.
+    pub address: IpAddr,
+    /// Hostname, if it has one.
+    pub hostname: Option<SmolStr>,
+}
+
+/// Ready endpoints of one slice with their ports.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct EndpointSet {
+    /// Endpoints that are ready.
+    pub endpoints: Vec<Endpoint>,
+    /// Ports.
+    pub ports: Vec<Port>,
+}
+
+/// Namespace and name.
+type Key = (SmolStr, SmolStr);
+
+/// Everything the zone answers from.
+#[derive(Clone, Debug, Default)]
+pub struct Index {
+    namespaces: HashSet<SmolStr>,
+    services: HashMap<SmolStr, HashMap<SmolStr, Service>>,
+    /// Slices of a service, by slice name, so that answers come in one order.
+    endpoints: HashMap<Key, BTreeMap<SmolStr, EndpointSet>>,
+    /// Services by cluster IP.
+    by_cluster_ip: HashMap<IpAddr, Key>,
+    /// Services whose endpoints include an address, with the number of slices that say so.
+    by_endpoint_ip: HashMap<IpAddr, BTreeMap<Key, usize>>,
+}
+
+impl Endpoint {
+    /// The endpoint's own label: its hostname, or its address with dashes.
+    pub fn label(&self) -> SmolStr {
+        self.hostname.clone().unwrap_or_else(|| dashed(self.address))
+    }
+}
+
+/// An address as one label: `10-0-0-1`, `fd00--1`.
+pub(super) fn dashed(address: IpAddr) -> SmolStr {
+    address.to_string().replace(['.', ':'], "-").into()
+}
+
+impl Index {
+    /// Whether a namespace exists.
+    pub fn has_namespace(&self, name: &str) -> bool {
+        self.namespaces.contains(name)
+    }
+
+    /// Adds or forgets a namespace.
+    pub fn set_namespace(&mut self, name: &str, exists: bool) {
+        if exists {
+            self.namespaces.insert(name.into());
+        } else {
+            self.namespaces.remove(name);
+        }
+    }
+
+    /// A service.
+    pub fn service(&self, namespace: &str, name: &str) -> Option<&Service> {
+        self.services.get(namespace)?.get(name)
+    }
+
+    /// Whether a namespace has services.
+    pub fn has_services(&self, namespace: &str) -> bool {
+        self.services.get(namespace).is_some_and(|s| !s.is_empty())
+    }
+
+    /// Sets or (with `None`) forgets a service.
+    pub fn set_service(&mut self, namespace: &str, name: &str, service: Option<Service>) {
+        let key: Key = (namespace.into(), name.into());
+        let of_namespace = self.services.entry(key.0.clone()).or_default();
+        if let Some(old) = of_namespace.remove(&key.1)
+            && let ServiceKind::Cluster(addresses) = old.kind
+        {
+            for address in addresses {
+                // Another service may have taken the address over already.
+                if self.by_cluster_ip.get(&address) == Some(&key) {
+                    self.by_cluster_ip.remove(&address);
+                }
+            }
+        }
+        if let Some(service) = service {
+            if let ServiceKind::Cluster(addresses) = &service.kind {
+                self.by_cluster_ip.extend(addresses.iter().map(|a| (*a, key.clone())));
+            }
+            of_namespace.insert(key.1, service);
+        } else if of_namespace.is_empty() {
+            self.services.remove(&key.0);
+        }
+    }
+
+    /// Sets or forgets one slice of a service.
+    pub fn set_slice(&mut self, namespace: &str, service: &str, slice: &str, set: Option<EndpointSet>) {
+        let key: Key = (namespace.into(), service.into());
+        let slices = self.endpoints.entry(key.clone()).or_default();
+        let old = match set.clone() {
+            Some(set) => slices.insert(slice.into(), set),
+            None => slices.remove(slice),
+        };
+        if slices.is_empty() {
+            self.endpoints.remove(&key);
+        }
+        for endpoint in old.into_iter().flat_map(|o| o.endpoints) {
+            self.forget_address(endpoint.address, &key);
+        }
+        for endpoint in set.into_iter().flat_map(|s| s.endpoints) {
+            *self.by_endpoint_ip.entry(endpoint.address).or_default().entry(key.clone()).or_insert(0) += 1;
+        }
+    }
+
+    fn forget_address(&mut self, address: IpAddr, key: &Key) {
+        let Some(services) = self.by_endpoint_ip.get_mut(&address) else { return };
+        if let Some(count) = services.get_mut(key) {
+            *count -= 1;
+            if *count == 0 {
+                services.remove(key);
+            }
+        }
+        if services.is_empty() {
+            self.by_endpoint_ip.remove(&address);
+        }
+    }
+
+    /// Ready endpoints of a service with the ports of their slice.
+    pub fn endpoints<'i>(
+        &'i self,
+        namespace: &str,
+        service: &str,
+    ) -> impl Iterator<Item = (&'i Endpoint, &'i [Port])> + use<'i> {
+        let slices = self.endpoints.get(&(namespace.into(), service.into()));
+        slices
+            .into_iter()
+            .flat_map(BTreeMap::values)
+            .flat_map(|s| s.endpoints.iter().map(|e| (e, s.ports.as_slice())))
+    }
+
+    /// The service with a cluster IP, as (namespace, name).
+    pub fn by_cluster_ip(&self, address: IpAddr) -> Option<(&str, &str)> {
+        self.by_cluster_ip.get(&address).map(|(ns, n)| (ns.as_str(), n.as_str()))
+    }
+
+    /// Headless services with an endpoint of this address: (namespace, service, endpoint).
+    pub fn by_endpoint_ip(&self, address: IpAddr) -> impl Iterator<Item = (&str, &str, &Endpoint)> {
+        let keys = self.by_endpoint_ip.get(&address).into_iter().flat_map(BTreeMap::keys);
+        keys.filter(|(ns, n)| self.service(ns, n).is_some_and(|s| s.kind == ServiceKind::Headless))
+            .filter_map(move |key| {
+                let endpoint = self
+                    .endpoints
+                    .get(key)?
+                    .values()
+                    .flat_map(|s| &s.endpoints)
+                    .find(|e| e.address == address)?;
+                Some((key.0.as_str(), key.1.as_str(), endpoint))
+            })
+    }
+}
