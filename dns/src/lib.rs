@@ -14,3 +14,5 @@ pub mod zone;
 pub mod cache;
 pub mod forward;
 pub mod hosts;
+pub mod metrics;
+pub mod server;

@@ -1,0 +1,121 @@
+//! Metrics under CoreDNS' names, so that its dashboards and alerts go on working.
+
+use std::time::Duration;
+
+use prometheus::{HistogramOpts, HistogramVec, IntCounterVec, IntGaugeVec, Opts, Registry};
+
+/// Buckets of `coredns_dns_request_duration_seconds`: 0.25 ms doubling 16 times.
+const BUCKETS: usize = 16;
+
+/// The counters of the server.
+#[derive(Clone, Debug)]
+pub struct Metrics {
+    requests: IntCounterVec,
+    responses: IntCounterVec,
+    durations: HistogramVec,
+    cache_hits: IntCounterVec,
+    cache_misses: IntCounterVec,
+    cache_entries: IntGaugeVec,
+    proxy: HistogramVec,
+}
+
+/// What is counted of one query.
+#[derive(Clone, Copy, Debug)]
+pub struct Observation<'a> {
+    /// Server, for example `dns://:53`.
+    pub server: &'a str,
+    /// Zone of the block that answered, for example `.`.
+    pub zone: &'a str,
+    /// `udp` or `tcp`.
+    pub protocol: &'a str,
+    /// 1 for IPv4, 2 for IPv6.
+    pub family: &'a str,
+    /// Record type, `other` for rare ones.
+    pub kind: &'a str,
+    /// Response code.
+    pub rcode: &'a str,
+    /// Directive that answered; empty when none did.
+    pub plugin: &'a str,
+    /// How long it took.
+    pub took: Duration,
+}
+
+impl Metrics {
+    /// Registers the metrics; fails if one is registered already.
+    pub fn register(registry: &Registry) -> Result<Self, prometheus::Error> {
+        let counter =
+            |name: &str, help: &str, labels: &[&str]| IntCounterVec::new(Opts::new(name, help), labels);
+        let buckets = prometheus::exponential_buckets(0.000_25, 2.0, BUCKETS)?;
+        let histogram = |name: &str, help: &str, labels: &[&str]| {
+            HistogramVec::new(HistogramOpts::new(name, help).buckets(buckets.clone()), labels)
+        };
+        let metrics = Self {
+            requests: counter(
+                "coredns_dns_requests_total",
+                "Counter of DNS requests made per zone, protocol and family.",
+                &["server", "zone", "view", "proto", "family", "type"],
+            )?,
+            responses: counter(
+                "coredns_dns_responses_total",
+                "Counter of response status codes.",
+                &["server", "zone", "view", "rcode", "plugin"],
+            )?,
+            durations: histogram(
+                "coredns_dns_request_duration_seconds",
+                "Histogram of the time (in seconds) each request took per zone.",
+                &["server", "zone", "view"],
+            )?,
+            cache_hits: counter(
+                "coredns_cache_hits_total",
+                "The count of cache hits.",
+                &["server", "type", "zones", "view"],
+            )?,
+            cache_misses: counter(
+                "coredns_cache_misses_total",
+                "The count of cache misses.",
+                &["server", "zones", "view"],
+            )?,
+            cache_entries: IntGaugeVec::new(
+                Opts::new("coredns_cache_entries", "The number of elements in the cache."),
+                &["server", "type", "zones", "view"],
+            )?,
+            proxy: histogram(
+                "coredns_proxy_request_duration_seconds",
+                "Histogram of the time each proxied request took.",
+                &["proxy_name", "to", "rcode"],
+            )?,
+        };
+        registry.register(Box::new(metrics.requests.clone()))?;
+        registry.register(Box::new(metrics.responses.clone()))?;
+        registry.register(Box::new(metrics.durations.clone()))?;
+        registry.register(Box::new(metrics.cache_hits.clone()))?;
+        registry.register(Box::new(metrics.cache_misses.clone()))?;
+        registry.register(Box::new(metrics.cache_entries.clone()))?;
+        registry.register(Box::new(metrics.proxy.clone()))?;
+        Ok(metrics)
+    }
+
+    /// Counts one query.
+    pub fn observe(&self, o: &Observation<'_>) {
+        self.requests.with_label_values(&[o.server, o.zone, "", o.protocol, o.family, o.kind]).inc();
+        self.responses.with_label_values(&[o.server, o.zone, "", o.rcode, o.plugin]).inc();
+        self.durations.with_label_values(&[o.server, o.zone, ""]).observe(o.took.as_secs_f64());
+    }
+
+    /// Counts a look into the cache; `hit` is `success`, `denial` or nothing.
+    pub fn cache(&self, server: &str, zone: &str, hit: Option<&str>, entries: (usize, usize)) {
+        match hit {
+            Some(kind) => self.cache_hits.with_label_values(&[server, kind, zone, ""]).inc(),
+            None => self.cache_misses.with_label_values(&[server, zone, ""]).inc(),
+        }
+        for (kind, count) in [("success", entries.0), ("denial", entries.1)] {
+            let count = i64::try_from(count).unwrap_or(i64::MAX);
+            self.cache_entries.with_label_values(&[server, kind, zone, ""]).set(count);
+        }
+    }
+
+    /// Counts a forwarded query.
+    pub fn forwarded(&self, to: &str, rcode: &str, took: Duration) {
+        self.proxy.with_label_values(&["forward", to, rcode]).observe(took.as_secs_f64());
+    }
+}

@@ -1,0 +1,458 @@
+//! From a request to a reply: the directives in their order, over hickory's sockets.
+//!
+//! Order, as CoreDNS runs them: hosts, kubernetes, cache, forward.
+
+use std::{
+    net::IpAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering},
+    },
+    time::Instant as StdInstant,
+};
+
+use hickory_proto::{
+    op::{Edns, Message, Metadata, OpCode, Query, ResponseCode},
+    rr::{
+        DNSClass, Name, RData, Record, RecordType,
+        rdata::{A, AAAA, PTR},
+    },
+};
+use hickory_server::{
+    net::{runtime::Time, xfer::Protocol},
+    server::{Request, RequestHandler, ResponseHandler, ResponseInfo},
+    zone_handler::MessageResponseBuilder,
+};
+use parking_lot::{Mutex, RwLock};
+
+use crate::{
+    cache::{Cache, Question, Reply},
+    corefile::{self, Kubernetes},
+    forward::{ForwardError, Forwarder},
+    hosts::Hosts,
+    metrics::{Metrics, Observation},
+    zone::{self, Answer, Index, Labels, Settings},
+};
+
+/// Most names an alias chain may have.
+const MAX_CHAIN: usize = 8;
+/// UDP size answered with (DNS flag day 2020).
+const UDP_SIZE: u16 = 1232;
+
+/// One server block at work.
+#[derive(Debug)]
+pub struct Block {
+    zones: Vec<Labels>,
+    label: String,
+    zone_label: String,
+    hosts: Option<(Hosts, u32, bool)>,
+    kubernetes: Option<(Kubernetes, Vec<Settings>)>,
+    forward: Vec<(Labels, Vec<Labels>, Forwarder)>,
+    cache: Option<Mutex<Cache>>,
+    rotate: bool,
+    errors: bool,
+    log: bool,
+    probe: Option<LoopProbe>,
+}
+
+/// Finds out whether forwarding leads back here (the `loop` directive).
+#[derive(Debug)]
+pub struct LoopProbe {
+    name: Name,
+    seen: AtomicU32,
+}
+
+/// What all blocks of one listener share.
+#[derive(Debug)]
+pub struct Server {
+    blocks: Vec<Block>,
+    index: Arc<RwLock<Index>>,
+    own: Vec<IpAddr>,
+    metrics: Metrics,
+    started: StdInstant,
+}
+
+/// A reply and the directive it came from.
+struct Outcome {
+    reply: Reply,
+    plugin: &'static str,
+}
+
+impl Block {
+    /// Builds a block: reads files, opens nothing.
+    pub fn new(block: &corefile::Block) -> std::io::Result<Self> {
+        let hosts = block.hosts.as_ref().map(load_hosts).transpose()?;
+        let kubernetes = block.kubernetes.clone().map(|k| {
+            let forward = k.zones.iter().filter(|z| !is_reverse(z));
+            let settings =
+                forward.map(|zone| Settings { zone: zone.clone(), ttl: k.ttl, pods: k.pods }).collect();
+            (k, settings)
+        });
+        let mut forward = Vec::new();
+        for directive in &block.forward {
+            forward.push((directive.from.clone(), directive.except.clone(), Forwarder::new(directive)?));
+        }
+        let probe = (block.detect_loop && !forward.is_empty()).then(LoopProbe::new);
+        Ok(Self {
+            label: format!("dns://:{}", block.port),
+            zone_label: block.zones.first().map(ToString::to_string).unwrap_or_default(),
+            zones: block.zones.clone(),
+            hosts,
+            kubernetes,
+            forward,
+            cache: block.cache.map(|limits| Mutex::new(Cache::new(limits))),
+            rotate: block.rotate,
+            errors: block.errors,
+            log: block.log,
+            probe,
+        })
+    }
+
+    /// Length of the longest zone of the block a name lies in.
+    fn serves(&self, name: &Labels) -> Option<usize> {
+        self.zones.iter().filter(|z| name.within(z).is_some()).map(Labels::len).max()
+    }
+}
+
+fn load_hosts(directive: &corefile::HostsDirective) -> std::io::Result<(Hosts, u32, bool)> {
+    let mut hosts = directive.inline.clone();
+    if let Some(file) = &directive.file {
+        for line in std::fs::read_to_string(file)?.lines() {
+            if !hosts.add_line(line) {
+                tracing::warn!(file = %file.display(), line, "not a hosts line");
+            }
+        }
+    }
+    Ok((hosts, directive.ttl, directive.fallthrough))
+}
+
+fn is_reverse(zone: &Labels) -> bool {
+    ["in-addr.arpa", "ip6.arpa"].iter().any(|suffix| zone.within(&Labels::parse(suffix)).is_some())
+}
+
+impl LoopProbe {
+    fn new() -> Self {
+        let text = format!("{}.{}.", rand::random::<u64>(), rand::random::<u64>());
+        // Digits and dots always make a name.
+        Self { name: Name::from_ascii(text).unwrap_or_else(|_| Name::root()), seen: AtomicU32::new(0) }
+    }
+}
+
+impl Server {
+    /// A server over the blocks of one listener. `own` are the addresses the name server is known by.
+    pub fn new(blocks: Vec<Block>, index: Arc<RwLock<Index>>, own: Vec<IpAddr>, metrics: Metrics) -> Self {
+        Self { blocks, index, own, metrics, started: StdInstant::now() }
+    }
+
+    /// Sends a probe through each block that asks for it; the zones whose queries came back.
+    pub async fn find_loops(&self) -> Vec<String> {
+        let mut loops = Vec::new();
+        for block in &self.blocks {
+            let Some(probe) = &block.probe else { continue };
+            for (_, _, forwarder) in &block.forward {
+                // Only whether the probe comes back matters, not what is answered.
+                drop(forwarder.ask(&Query::query(probe.name.clone(), RecordType::HINFO), false, false).await);
+            }
+            if probe.seen.load(Ordering::Relaxed) > 0 {
+                loops.push(block.zone_label.clone());
+            }
+        }
+        loops
+    }
+
+    async fn answer(&self, request: &Request) -> (Reply, Option<(&Block, &'static str)>) {
+        let refused = |code| (plain(code), None);
+        if request.metadata.op_code != OpCode::Query {
+            return refused(ResponseCode::NotImp);
+        }
+        let [query] = request.queries.queries() else {
+            return refused(ResponseCode::FormErr);
+        };
+        let query = query.original().clone();
+        let labels = Labels::of(query.name());
+        let block =
+            self.blocks.iter().filter_map(|b| Some((b.serves(&labels)?, b))).max_by_key(|(len, _)| *len);
+        let Some((_, block)) = block else {
+            return refused(ResponseCode::Refused);
+        };
+        if query.query_class() != DNSClass::IN {
+            return (plain(ResponseCode::Refused), Some((block, "")));
+        }
+        if let Some(probe) = &block.probe
+            && query.query_type() == RecordType::HINFO
+            && *query.name() == probe.name
+        {
+            probe.seen.fetch_add(1, Ordering::Relaxed);
+        }
+        let dnssec = request.edns.as_ref().is_some_and(|e| e.flags().dnssec_ok);
+        let mut outcome = self.resolve(block, &query, dnssec, request.metadata.checking_disabled).await;
+        self.follow_aliases(block, &query, dnssec, &mut outcome.reply).await;
+        if block.rotate {
+            rotate(&mut outcome.reply.answers);
+        }
+        (outcome.reply, Some((block, outcome.plugin)))
+    }
+
+    async fn resolve(&self, block: &Block, query: &Query, dnssec: bool, checking_disabled: bool) -> Outcome {
+        let labels = Labels::of(query.name());
+        if let Some(reply) = block.hosts.as_ref().and_then(|hosts| from_hosts(hosts, query, &labels)) {
+            return Outcome { reply, plugin: "hosts" };
+        }
+        if let Some(reply) = self.cluster_reply(block, query, &labels) {
+            return Outcome { reply, plugin: "kubernetes" };
+        }
+        let question = Question { name: labels.to_string(), kind: query.query_type(), dnssec };
+        if let Some(cache) = &block.cache {
+            let (hit, entries) = {
+                let cache = cache.lock();
+                (cache.get(&question, self.started.elapsed()), cache.len())
+            };
+            let kind = hit.as_ref().map(|r| if r.is_denial() { "denial" } else { "success" });
+            self.metrics.cache(&block.label, &block.zone_label, kind, entries);
+            if let Some(reply) = hit {
+                return Outcome { reply, plugin: "cache" };
+            }
+        }
+        let inside = |zone: &Labels| labels.within(zone).is_some();
+        let forwarder =
+            block.forward.iter().find(|(from, except, _)| inside(from) && !except.iter().any(inside));
+        let Some((_, _, forwarder)) = forwarder else {
+            return Outcome { reply: plain(ResponseCode::Refused), plugin: "" };
+        };
+        let started = StdInstant::now();
+        let result = forwarder.ask(query, dnssec, checking_disabled).await;
+        let reply = match result {
+            Ok(message) => from_message(message),
+            Err(error) => self.forward_failed(block, query, &error),
+        };
+        self.metrics.forwarded("upstream", &rcode(reply.code), started.elapsed());
+        if let Some(cache) = &block.cache {
+            cache.lock().put(question, &reply, self.started.elapsed());
+        }
+        Outcome { reply, plugin: "forward" }
+    }
+
+    fn forward_failed(&self, block: &Block, query: &Query, error: &ForwardError) -> Reply {
+        if block.errors {
+            let cause = std::error::Error::source(error).map(ToString::to_string).unwrap_or_default();
+            tracing::error!(name = %query.name(), kind = %query.query_type(), cause, "{error}");
+        }
+        plain(ResponseCode::ServFail)
+    }
+
+    fn cluster_reply(&self, block: &Block, query: &Query, labels: &Labels) -> Option<Reply> {
+        let (directive, settings) = block.kubernetes.as_ref()?;
+        let falls_through = || directive.fallthrough.iter().any(|z| labels.within(z).is_some());
+        if directive.zones.iter().any(|z| is_reverse(z) && labels.within(z).is_some()) {
+            let index = self.index.read();
+            let address =
+                query.name().parse_arpa_name().ok().filter(|n| n.prefix_len() == n.max_prefix_len());
+            let first = settings.first()?;
+            let pointers =
+                address.map(|net| first.pointers(&index, query.name(), net.addr())).unwrap_or_default();
+            return match (pointers.is_empty(), falls_through()) {
+                (true, true) => None,
+                (true, false) => Some(denied(ResponseCode::NXDomain, first)),
+                (false, _) if query.query_type() == RecordType::PTR => {
+                    Some(authoritative(pointers, Vec::new()))
+                }
+                (false, _) => Some(denied(ResponseCode::NoError, first)),
+            };
+        }
+        let index = self.index.read();
+        let (zone, answer) = settings
+            .iter()
+            .filter_map(|s| Some((s, zone::answer(&index, s, query.name(), query.query_type(), &self.own)?)))
+            .max_by_key(|(s, _)| s.zone.len())?;
+        match answer {
+            Answer::Records { answers, additionals } => Some(authoritative(answers, additionals)),
+            Answer::NoData => Some(denied(ResponseCode::NoError, zone)),
+            Answer::NxDomain if falls_through() => None,
+            Answer::NxDomain => Some(denied(ResponseCode::NXDomain, zone)),
+        }
+    }
+
+    /// Resolves where an alias of the cluster zone leads, so that clients get addresses in one go.
+    async fn follow_aliases(&self, block: &Block, query: &Query, dnssec: bool, reply: &mut Reply) {
+        if !matches!(query.query_type(), RecordType::A | RecordType::AAAA) {
+            return;
+        }
+        for _ in 0..MAX_CHAIN {
+            let Some(RData::CNAME(target)) = reply.answers.last().map(|r| r.data.clone()) else {
+                return;
+            };
+            let next = Query::query(target.0.clone(), query.query_type());
+            let outcome = Box::pin(self.resolve(block, &next, dnssec, false)).await;
+            if outcome.reply.answers.is_empty() {
+                if outcome.reply.code == ResponseCode::NXDomain {
+                    reply.code = ResponseCode::NXDomain;
+                }
+                return;
+            }
+            reply.answers.extend(outcome.reply.answers);
+        }
+    }
+
+    fn observe(
+        &self,
+        request: &Request,
+        reply: &Reply,
+        by: Option<(&Block, &'static str)>,
+        took: std::time::Duration,
+    ) {
+        let (server, zone, plugin) =
+            by.map_or(("", "dropped", ""), |(b, p)| (b.label.as_str(), b.zone_label.as_str(), p));
+        let kind = request.queries.queries().first().map_or(RecordType::ZERO, |q| q.query_type());
+        self.metrics.observe(&Observation {
+            server,
+            zone,
+            protocol: if request.protocol() == Protocol::Udp { "udp" } else { "tcp" },
+            family: if request.src().is_ipv4() { "1" } else { "2" },
+            kind: &type_label(kind),
+            rcode: &rcode(reply.code),
+            plugin,
+            took,
+        });
+        if by.is_some_and(|(b, _)| b.log)
+            && let Some(query) = request.queries.queries().first()
+        {
+            tracing::info!(client = %request.src(), kind = %kind, name = %query.name(), rcode = %rcode(reply.code),
+                duration = took.as_secs_f64(), "query");
+        }
+    }
+}
+
+#[async_trait::async_trait]
+impl RequestHandler for Server {
+    async fn handle_request<R: ResponseHandler, T: Time>(
+        &self,
+        request: &Request,
+        mut handle: R,
+    ) -> ResponseInfo {
+        let started = StdInstant::now();
+        let (reply, by) = if request.edns.as_ref().is_some_and(|e| e.version() > 0) {
+            (plain(ResponseCode::BADVERS), None)
+        } else {
+            self.answer(request).await
+        };
+        self.observe(request, &reply, by, started.elapsed());
+        let mut metadata = Metadata::response_from_request(&request.metadata);
+        metadata.response_code = reply.code;
+        metadata.authoritative = reply.authoritative;
+        metadata.recursion_available = by.is_some_and(|(b, _)| !b.forward.is_empty());
+        let edns = request.edns.as_ref().map(|asked| {
+            let mut edns = Edns::new();
+            edns.set_max_payload(asked.max_payload().clamp(512, UDP_SIZE));
+            edns.set_dnssec_ok(asked.flags().dnssec_ok);
+            edns.set_rcode_high(reply.code.high());
+            edns
+        });
+        let mut builder = MessageResponseBuilder::from_message_request(request);
+        if let Some(edns) = &edns {
+            builder.edns(edns);
+        }
+        let response = builder.build(metadata, &reply.answers, &reply.authorities, &[], &reply.additionals);
+        match handle.send_response(response).await {
+            Ok(info) => info,
+            Err(error) => {
+                tracing::debug!(client = %request.src(), %error, "response not sent");
+                let mut header = Metadata::response_from_request(&request.metadata);
+                header.response_code = ResponseCode::ServFail;
+                hickory_proto::op::Header { metadata: header, counts: Default::default() }.into()
+            }
+        }
+    }
+}
+
+fn plain(code: ResponseCode) -> Reply {
+    Reply { code, answers: vec![], authorities: vec![], additionals: vec![], authoritative: false }
+}
+
+fn authoritative(answers: Vec<Record>, additionals: Vec<Record>) -> Reply {
+    Reply { answers, additionals, authoritative: true, ..plain(ResponseCode::NoError) }
+}
+
+fn denied(code: ResponseCode, zone: &Settings) -> Reply {
+    Reply { authorities: zone.soa().into_iter().collect(), authoritative: true, ..plain(code) }
+}
+
+fn from_message(message: Message) -> Reply {
+    Reply {
+        code: message.metadata.response_code,
+        answers: message.answers,
+        authorities: message.authorities,
+        additionals: message.additionals,
+        authoritative: message.metadata.authoritative,
+    }
+}
+
+fn from_hosts(
+    (hosts, ttl, falls_through): &(Hosts, u32, bool),
+    query: &Query,
+    labels: &Labels,
+) -> Option<Reply> {
+    let record = |data| Record::from_rdata(query.name().clone(), *ttl, data);
+    if query.query_type() == RecordType::PTR {
+        let address = query.name().parse_arpa_name().ok()?.addr();
+        let names = hosts.names(address).iter().filter_map(|n| Name::from_ascii(n).ok());
+        let answers: Vec<Record> = names.map(|n| record(RData::PTR(PTR(n)))).collect();
+        return (!answers.is_empty()).then(|| authoritative(answers, Vec::new()));
+    }
+    let answers: Vec<Record> = hosts
+        .addresses(labels)?
+        .iter()
+        .filter_map(|address| match (address, query.query_type()) {
+            (IpAddr::V4(v4), RecordType::A) => Some(record(RData::A(A(*v4)))),
+            (IpAddr::V6(v6), RecordType::AAAA) => Some(record(RData::AAAA(AAAA(*v6)))),
+            _ => None,
+        })
+        .collect();
+    // The name is ours: with other types there is nothing, unless others may know more.
+    if answers.is_empty() && *falls_through { None } else { Some(authoritative(answers, Vec::new())) }
+}
+
+/// Turns the addresses by a random step; aliases stay in front.
+fn rotate(answers: &mut [Record]) {
+    let first = answers.iter().position(|r| matches!(r.record_type(), RecordType::A | RecordType::AAAA));
+    if let Some(addresses) = first.and_then(|at| answers.get_mut(at..)).filter(|a| a.len() > 1) {
+        let step = rand::random_range(0..addresses.len());
+        addresses.rotate_left(step);
+    }
+}
+
+fn rcode(code: ResponseCode) -> String {
+    match code {
+        ResponseCode::NoError => "NOERROR".into(),
+        ResponseCode::NXDomain => "NXDOMAIN".into(),
+        ResponseCode::ServFail => "SERVFAIL".into(),
+        ResponseCode::Refused => "REFUSED".into(),
+        ResponseCode::FormErr => "FORMERR".into(),
+        ResponseCode::NotImp => "NOTIMP".into(),
+        other => u16::from(other).to_string(),
+    }
+}
+
+/// The type label; rare types share one, so that clients cannot make metrics grow.
+fn type_label(kind: RecordType) -> String {
+    match kind {
+        RecordType::A
+        | RecordType::AAAA
+        | RecordType::CNAME
+        | RecordType::HTTPS
+        | RecordType::MX
+        | RecordType::NS
+        | RecordType::PTR
+        | RecordType::SOA
+        | RecordType::SRV
+        | RecordType::TXT
+        | RecordType::DS
+        | RecordType::DNSKEY
+        | RecordType::SVCB
+        | RecordType::NAPTR
+        | RecordType::ANY => kind.to_string(),
+        _ => "other".into(),
+    }
+}
+
+#[cfg(test)]
+mod tests;

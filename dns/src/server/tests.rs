@@ -1,0 +1,178 @@
+//! Queries over real sockets.
+
+use std::{net::SocketAddr, time::Duration};
+
+use hickory_server::Server as Listener;
+use tokio::net::{TcpListener, UdpSocket};
+
+use super::*;
+use crate::zone::{Endpoint, EndpointSet, Port, Service, ServiceKind};
+
+/// Serves a Corefile over loopback; `$UPSTREAM` in it is replaced.
+struct Running {
+    address: SocketAddr,
+    _listener: Listener<Shared>,
+}
+
+struct Shared(Arc<Server>);
+
+#[async_trait::async_trait]
+impl RequestHandler for Shared {
+    async fn handle_request<R: ResponseHandler, T: Time>(
+        &self,
+        request: &Request,
+        handle: R,
+    ) -> ResponseInfo {
+        self.0.handle_request::<R, T>(request, handle).await
+    }
+}
+
+fn index() -> Arc<RwLock<Index>> {
+    let mut index = Index::default();
+    index.set_namespace("default", true);
+    let service = |kind| Service { kind, ports: vec![] };
+    index.set_service(
+        "default",
+        "web",
+        Some(service(ServiceKind::Cluster(vec!["10.96.0.20".parse().unwrap()]))),
+    );
+    index.set_service("default", "ext", Some(service(ServiceKind::External("outside.example".into()))));
+    index.set_service("default", "many", Some(service(ServiceKind::Headless)));
+    let endpoint = |n: u32| Endpoint { address: IpAddr::V4((0x0af4_0000 + n).into()), hostname: None };
+    let port = Port { name: "p".into(), protocol: "tcp".into(), number: 1 };
+    let set = EndpointSet { endpoints: (1..=100).map(endpoint).collect(), ports: vec![port] };
+    index.set_slice("default", "many", "s", Some(set));
+    Arc::new(RwLock::new(index))
+}
+
+async fn serve(corefile: &str) -> Running {
+    let blocks = corefile::parse(corefile).unwrap().iter().map(|b| Block::new(b).unwrap()).collect();
+    let metrics = Metrics::register(&prometheus::Registry::new()).unwrap();
+    let server = Arc::new(Server::new(blocks, index(), vec![], metrics));
+    let udp = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+    let address = udp.local_addr().unwrap();
+    let tcp = TcpListener::bind(address).await.unwrap();
+    let mut listener = Listener::new(Shared(server));
+    listener.register_socket(udp);
+    listener.register_listener(tcp, Duration::from_secs(5), 16);
+    Running { address, _listener: listener }
+}
+
+const CLUSTER: &str =
+    ". {\n kubernetes cluster.local in-addr.arpa {\n fallthrough in-addr.arpa\n ttl 30\n }\n}";
+
+async fn ask(server: &Running, name: &str, kind: RecordType, edns: Option<u16>) -> Message {
+    let mut message = Message::query();
+    message.metadata.recursion_desired = true;
+    message.add_query(Query::query(Name::from_ascii(name).unwrap(), kind));
+    if let Some(size) = edns {
+        let mut edns = Edns::new();
+        edns.set_max_payload(size);
+        message.set_edns(edns);
+    }
+    exchange(server, &message.to_vec().unwrap()).await
+}
+
+async fn exchange(server: &Running, bytes: &[u8]) -> Message {
+    let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+    socket.send_to(bytes, server.address).await.unwrap();
+    let mut buffer = vec![0; 65535];
+    let size =
+        tokio::time::timeout(Duration::from_secs(10), socket.recv(&mut buffer)).await.unwrap().unwrap();
+    Message::from_vec(&buffer[..size]).unwrap()
+}
+
+fn data(message: &Message) -> Vec<String> {
+    message.answers.iter().map(|r| r.data.to_string()).collect()
+}
+
+#[tokio::test]
+async fn services_are_answered_with_authority() {
+    let server = serve(CLUSTER).await;
+    let answer = ask(&server, "web.default.svc.cluster.local.", RecordType::A, None).await;
+    assert_eq!(data(&answer), ["10.96.0.20"]);
+    assert!(answer.metadata.authoritative && answer.metadata.recursion_desired);
+    assert!(answer.edns.is_none(), "no EDNS unless asked with it");
+}
+
+#[tokio::test]
+async fn denials_carry_the_soa() {
+    let server = serve(CLUSTER).await;
+    for (name, code) in [
+        ("none.default.svc.cluster.local.", ResponseCode::NXDomain),
+        ("default.svc.cluster.local.", ResponseCode::NoError),
+    ] {
+        let answer = ask(&server, name, RecordType::A, None).await;
+        assert_eq!((answer.metadata.response_code, answer.answers.len()), (code, 0), "{name}");
+        assert!(matches!(answer.authorities[0].data, RData::SOA(_)), "{name}");
+    }
+}
+
+#[tokio::test]
+async fn reverse_names_answer_or_fall_through() {
+    let server = serve(CLUSTER).await;
+    let answer = ask(&server, "20.0.96.10.in-addr.arpa.", RecordType::PTR, None).await;
+    assert_eq!(data(&answer), ["web.default.svc.cluster.local."]);
+    let other = ask(&server, "1.1.1.1.in-addr.arpa.", RecordType::PTR, None).await;
+    assert_eq!(other.metadata.response_code, ResponseCode::Refused, "nobody to fall through to");
+}
+
+#[tokio::test]
+async fn long_answers_are_cut_over_udp_and_whole_with_tcp() {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    let server = serve(CLUSTER).await;
+    let cut = ask(&server, "many.default.svc.cluster.local.", RecordType::A, None).await;
+    assert!(cut.metadata.truncation && cut.answers.len() < 100);
+    let mut stream = tokio::net::TcpStream::connect(server.address).await.unwrap();
+    let mut message = Message::query();
+    message
+        .add_query(Query::query(Name::from_ascii("many.default.svc.cluster.local.").unwrap(), RecordType::A));
+    let bytes = message.to_vec().unwrap();
+    stream.write_u16(u16::try_from(bytes.len()).unwrap()).await.unwrap();
+    stream.write_all(&bytes).await.unwrap();
+    let mut buffer = vec![0; usize::from(stream.read_u16().await.unwrap())];
+    stream.read_exact(&mut buffer).await.unwrap();
+    assert_eq!(Message::from_vec(&buffer).unwrap().answers.len(), 100);
+}
+
+#[tokio::test]
+async fn bad_questions_get_a_code_and_the_server_lives_on() {
+    let server = serve(CLUSTER).await;
+    let mut update = Message::query();
+    update.metadata.op_code = OpCode::Update;
+    update.add_query(Query::query(Name::from_ascii("cluster.local.").unwrap(), RecordType::SOA));
+    let answer = exchange(&server, &update.to_vec().unwrap()).await;
+    assert_ne!(answer.metadata.response_code, ResponseCode::NoError);
+    let outside = ask(&server, "example.org.", RecordType::A, None).await;
+    assert_eq!(outside.metadata.response_code, ResponseCode::Refused);
+    let alive = ask(&server, "web.default.svc.cluster.local.", RecordType::A, Some(4096)).await;
+    assert_eq!(alive.answers.len(), 1);
+    assert!(alive.edns.is_some());
+}
+
+#[tokio::test]
+async fn other_names_are_forwarded_cached_and_aliases_followed() {
+    // The upstream is a server of ours that knows one host.
+    let upstream = serve("example {\n hosts {\n 192.0.2.7 outside.example\n }\n}").await;
+    let corefile = format!(
+        ". {{\n kubernetes cluster.local\n forward . {}\n cache 30\n loadbalance\n}}",
+        upstream.address
+    );
+    let server = serve(&corefile).await;
+    for _ in 0..2 {
+        let answer = ask(&server, "outside.example.", RecordType::A, None).await;
+        assert_eq!(data(&answer), ["192.0.2.7"]);
+    }
+    let alias = ask(&server, "ext.default.svc.cluster.local.", RecordType::A, None).await;
+    assert_eq!(data(&alias), ["outside.example.", "192.0.2.7"]);
+    drop(upstream);
+    let cached = ask(&server, "outside.example.", RecordType::A, None).await;
+    assert_eq!(data(&cached), ["192.0.2.7"], "from the cache");
+}
+
+#[tokio::test]
+async fn hosts_win_over_everything() {
+    let server = serve(". {\n hosts {\n 10.9.9.9 web.default.svc.cluster.local\n fallthrough\n }\n kubernetes cluster.local\n}").await;
+    let answer = ask(&server, "web.default.svc.cluster.local.", RecordType::A, None).await;
+    assert_eq!(data(&answer), ["10.9.9.9"]);
+}
