@@ -1,1 +1,15 @@
-//! placeholder
+//! kube-proxy: services → nftables, over netlink.
+//!
+//! ```text
+//! services, endpoint slices, node (informers) → model → plan (pure) → tables (plain data)
+//!                                                       tables − what was last committed → one netlink batch
+//! ```
+//!
+//! Contract: "Virtual IPs and Service Proxies"; KEP-3866 (nftables mode), KEP-1669 (terminating
+//! endpoints), KEP-2433 (topology hints). The layout inside our table is our own: one map holds all
+//! endpoints, so a change of endpoints is a change of a few map elements and at most one rule.
+
+pub mod kernel;
+pub mod model;
+pub mod plan;
+pub mod tables;

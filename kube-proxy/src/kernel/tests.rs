@@ -1,0 +1,258 @@
+//! Against the kernel's real nftables, in network namespaces of this test's own.
+
+use std::{
+    collections::BTreeSet,
+    io::{Read, Write},
+    net::{IpAddr, SocketAddr, TcpListener, TcpStream},
+    process::Command as Program,
+    time::Duration,
+};
+
+use nix::{
+    sched::{CloneFlags, unshare},
+    unistd::geteuid,
+};
+
+use super::*;
+use crate::{
+    model::{Endpoint, Model, PortName, Protocol, ServicePort, Settings},
+    plan::{Slots, plan},
+    tables::{Table, diff},
+};
+
+fn run(program: &str, args: &[&str]) -> String {
+    let out = Program::new(program).args(args).output().unwrap();
+    assert!(out.status.success(), "{program} {args:?}: {}", String::from_utf8_lossy(&out.stderr));
+    String::from_utf8_lossy(&out.stdout).into_owned()
+}
+
+/// Runs `test` on a thread with a network namespace of its own, with loopback up and service addresses routed.
+fn in_namespace(test: impl FnOnce() + Send + 'static) {
+    if !geteuid().is_root() {
+        println!("skipped: needs root for a network namespace");
+        return;
+    }
+    std::thread::spawn(move || {
+        unshare(CloneFlags::CLONE_NEWNET).unwrap();
+        run("ip", &["link", "set", "lo", "up"]);
+        for address in ["10.244.0.1", "10.244.0.2", "10.244.0.3"] {
+            run("ip", &["addr", "add", &format!("{address}/32"), "dev", "lo"]);
+        }
+        // Refusals are sent by the device a packet would leave through, so there must be one.
+        run("ip", &["link", "add", "v0", "type", "veth", "peer", "name", "v1"]);
+        run("ip", &["link", "set", "v1", "up"]);
+        run("ip", &["addr", "add", "192.168.1.1/24", "dev", "v0"]);
+        run("ip", &["link", "set", "v0", "up"]);
+        run("ip", &["route", "add", "default", "via", "192.168.1.254"]);
+        test();
+    })
+    .join()
+    .unwrap();
+}
+
+fn ip(s: &str) -> IpAddr {
+    s.parse().unwrap()
+}
+
+fn name() -> PortName {
+    PortName {
+        namespace: "default".into(),
+        service: "web".into(),
+        port: "http".into(),
+        protocol: Protocol::Tcp,
+    }
+}
+
+fn model(service: ServicePort, endpoints: &[&str]) -> Model {
+    let endpoint = |a: &&str| Endpoint {
+        address: ip(a),
+        port: 8080,
+        ready: true,
+        serving: true,
+        terminating: false,
+        local: true,
+        zones: vec![],
+        nodes: vec![],
+    };
+    Model {
+        services: [(name(), service)].into(),
+        endpoints: [(name(), endpoints.iter().map(endpoint).collect())].into(),
+    }
+}
+
+fn service() -> ServicePort {
+    ServicePort { cluster_ips: vec![ip("10.96.0.5"), ip("fd00::5")], port: 80, ..ServicePort::default() }
+}
+
+fn settings() -> Settings {
+    Settings {
+        node_port_ips: vec![ip("192.168.1.1")],
+        pod_ranges: vec!["10.244.0.0/16".parse().unwrap()],
+        masquerade_mark: 0x4000,
+        ..Settings::default()
+    }
+}
+
+/// A proxy in miniature: what was committed, and how to get from there to a model.
+struct Proxy {
+    kernel: Kernel,
+    slots: [Slots; 2],
+    committed: [Option<Table>; 2],
+}
+
+impl Proxy {
+    fn new() -> Self {
+        Self { kernel: Kernel::open().unwrap(), slots: Default::default(), committed: [None, None] }
+    }
+
+    fn sync(&mut self, model: &Model) {
+        let mut changes = Vec::new();
+        let mut next = Vec::new();
+        for ((family, old), slots) in
+            [Family::V4, Family::V6].into_iter().zip(&self.committed).zip(&mut self.slots)
+        {
+            let table = plan(family, model, &settings(), slots);
+            changes.push((family, diff(old.as_ref(), &table)));
+            next.push(Some(table));
+        }
+        self.kernel.commit(&changes).unwrap_or_else(|e| panic!("{e}: {:?}", std::error::Error::source(&e)));
+        self.committed = [next.remove(0), next.remove(0)];
+    }
+}
+
+/// Serves its own address to whoever connects, until the process ends.
+fn serve(address: &str) {
+    let listener = TcpListener::bind((address, 8080)).unwrap();
+    let address = address.to_owned();
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let Ok(mut stream) = stream else { return };
+            let from = stream.peer_addr().map(|a| a.ip().to_string()).unwrap_or_default();
+            // A client that is gone is its own affair.
+            drop(write!(stream, "{address} {from}"));
+        }
+    });
+}
+
+/// Who answers, and which address it saw.
+fn ask(address: &str) -> Result<(String, String), io::ErrorKind> {
+    let address: SocketAddr = address.parse().unwrap();
+    let mut stream = TcpStream::connect_timeout(&address, Duration::from_secs(2)).map_err(|e| e.kind())?;
+    let mut text = String::new();
+    stream.read_to_string(&mut text).map_err(|e| e.kind())?;
+    let (who, saw) = text.split_once(' ').unwrap_or_default();
+    Ok((who.to_owned(), saw.to_owned()))
+}
+
+#[test]
+fn nft_shows_the_table_as_planned() {
+    in_namespace(|| {
+        let mut proxy = Proxy::new();
+        let full = ServicePort {
+            node_port: 30080,
+            load_balancer_ips: vec![ip("203.0.113.9")],
+            source_ranges: vec!["172.16.0.0/24".parse().unwrap()],
+            affinity: Some(60),
+            external_local: true,
+            ..service()
+        };
+        proxy.sync(&model(full, &["10.244.0.1", "10.244.0.2"]));
+        let text = run("nft", &["list", "table", "ip", "kube-proxy"]);
+        for want in [
+            "10.96.0.5 . tcp . 80 : goto internal-",
+            "tcp . 30080 : goto external-",
+            "203.0.113.9 . tcp . 80 : goto firewall-",
+            "ip saddr 172.16.0.0/24 return",
+            "type nat hook prerouting priority dstnat; policy accept;",
+            "ip daddr . meta l4proto . th dport vmap @service-ips",
+            "ct state new jump service-endpoints-check",
+            "fib saddr type local jump mark-for-masquerade",
+            "default/web/tcp/http",
+            "10.244.0.1 . 10.244.0.1",
+        ] {
+            assert!(text.contains(want), "{want} is missing in:\n{text}");
+        }
+        assert!(run("nft", &["list", "table", "ip6", "kube-proxy"]).contains("fd00::5"));
+    });
+}
+
+#[test]
+fn connections_reach_every_endpoint_and_follow_changes() {
+    in_namespace(|| {
+        for address in ["10.244.0.1", "10.244.0.2", "10.244.0.3"] {
+            serve(address);
+        }
+        let mut proxy = Proxy::new();
+        let who = |address: &str| -> BTreeSet<String> {
+            (0..60).filter_map(|_| ask(address).ok()).map(|a| a.0).collect()
+        };
+        let exposed = ServicePort { node_port: 30080, ..service() };
+        proxy.sync(&model(exposed.clone(), &["10.244.0.1", "10.244.0.2"]));
+        assert_eq!(who("10.96.0.5:80"), BTreeSet::from(["10.244.0.1".into(), "10.244.0.2".into()]));
+        assert_eq!(who("192.168.1.1:30080").len(), 2, "by node port");
+        proxy.sync(&model(exposed.clone(), &["10.244.0.3"]));
+        assert_eq!(who("10.96.0.5:80"), BTreeSet::from(["10.244.0.3".into()]));
+        proxy.sync(&model(exposed, &[]));
+        assert_eq!(ask("10.96.0.5:80"), Err(io::ErrorKind::ConnectionRefused));
+    });
+}
+
+#[test]
+fn affinity_sticks_to_an_endpoint_until_it_leaves() {
+    in_namespace(|| {
+        for address in ["10.244.0.1", "10.244.0.2", "10.244.0.3"] {
+            serve(address);
+        }
+        let mut proxy = Proxy::new();
+        let sticky = ServicePort { affinity: Some(60), ..service() };
+        proxy.sync(&model(sticky.clone(), &["10.244.0.1", "10.244.0.2", "10.244.0.3"]));
+        let first = ask("10.96.0.5:80").unwrap().0;
+        for _ in 0..20 {
+            assert_eq!(ask("10.96.0.5:80").unwrap().0, first);
+        }
+        let rest: Vec<&str> =
+            ["10.244.0.1", "10.244.0.2", "10.244.0.3"].into_iter().filter(|a| *a != first).collect();
+        proxy.sync(&model(sticky, &rest));
+        let second = ask("10.96.0.5:80").unwrap().0;
+        assert_ne!(second, first);
+        for _ in 0..20 {
+            assert_eq!(ask("10.96.0.5:80").unwrap().0, second);
+        }
+    });
+}
+
+#[test]
+fn a_refused_batch_changes_nothing_and_names_the_command() {
+    in_namespace(|| {
+        let mut proxy = Proxy::new();
+        proxy.sync(&model(service(), &["10.244.0.1"]));
+        let before = run("nft", &["list", "table", "ip", "kube-proxy"]);
+        let bad = vec![
+            Command::AddTable,
+            Command::FlushChain("services".into()),
+            Command::DeleteChain("nowhere".into()),
+        ];
+        let error = proxy.kernel.commit(&[(Family::V4, bad)]).unwrap_err();
+        assert_eq!(error.to_string(), "nftables refused DeleteChain(\"nowhere\")");
+        assert_eq!(run("nft", &["list", "table", "ip", "kube-proxy"]), before);
+    });
+}
+
+#[test]
+fn thousands_of_services_go_in_one_batch() {
+    in_namespace(|| {
+        let mut all = Model::default();
+        for n in 0..2000u16 {
+            let [high, low] = n.to_be_bytes();
+            let name = PortName { service: format!("s{n}"), ..name() };
+            let service = ServicePort { cluster_ips: vec![IpAddr::from([10, 97, high, low])], ..service() };
+            all.services.insert(name.clone(), service);
+            let one = model(ServicePort::default(), &["10.244.0.1", "10.244.0.2"]);
+            all.endpoints.insert(name, one.endpoints.into_values().next().unwrap());
+        }
+        let mut proxy = Proxy::new();
+        proxy.sync(&all);
+        let text = run("nft", &["list", "map", "ip", "kube-proxy", "service-ips"]);
+        assert_eq!(text.matches("goto").count(), 2000);
+    });
+}

@@ -1,0 +1,135 @@
+//! What the proxy knows: ports of services and endpoints behind them.
+
+use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
+
+use ipnet::IpNet;
+
+/// Identity of a port of a service.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct PortName {
+    /// Namespace.
+    pub namespace: String,
+    /// Service.
+    pub service: String,
+    /// Port name, may be empty.
+    pub port: String,
+    /// Transport protocol.
+    pub protocol: Protocol,
+}
+
+/// Transport protocols services have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Protocol {
+    /// TCP.
+    Tcp,
+    /// UDP.
+    Udp,
+    /// SCTP.
+    Sctp,
+}
+
+/// One port of a service with everything that leads to it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ServicePort {
+    /// Cluster IPs of all families.
+    pub cluster_ips: Vec<IpAddr>,
+    /// Port on cluster, external and load balancer IPs.
+    pub port: u16,
+    /// Port on the nodes; 0 for none.
+    pub node_port: u16,
+    /// `spec.externalIPs`.
+    pub external_ips: Vec<IpAddr>,
+    /// Load balancer addresses of mode VIP.
+    pub load_balancer_ips: Vec<IpAddr>,
+    /// `spec.loadBalancerSourceRanges`; empty means all.
+    pub source_ranges: Vec<IpNet>,
+    /// `sessionAffinity: ClientIP`: timeout in seconds.
+    pub affinity: Option<u32>,
+    /// `internalTrafficPolicy: Local`.
+    pub internal_local: bool,
+    /// `externalTrafficPolicy: Local`.
+    pub external_local: bool,
+}
+
+/// An endpoint of a service port.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Endpoint {
+    /// Address.
+    pub address: IpAddr,
+    /// Port.
+    pub port: u16,
+    /// Takes new connections.
+    pub ready: bool,
+    /// Answers, though it may be terminating.
+    pub serving: bool,
+    /// Its pod is being deleted.
+    pub terminating: bool,
+    /// Whether it runs on this node.
+    pub local: bool,
+    /// Zones it is meant for (`hints.forZones`).
+    pub zones: Vec<Arc<str>>,
+    /// Nodes it is meant for (`hints.forNodes`).
+    pub nodes: Vec<Arc<str>>,
+}
+
+/// Everything.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Model {
+    /// Ports of services.
+    pub services: BTreeMap<PortName, ServicePort>,
+    /// Endpoints per port of a service.
+    pub endpoints: BTreeMap<PortName, Vec<Endpoint>>,
+}
+
+/// What the node is and how the proxy is set up.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Settings {
+    /// Name of this node.
+    pub node: Arc<str>,
+    /// Zone of this node; empty for none.
+    pub zone: Arc<str>,
+    /// Addresses node ports are served on.
+    pub node_port_ips: Vec<IpAddr>,
+    /// Pods' ranges: traffic from elsewhere to cluster IPs is masqueraded.
+    pub pod_ranges: Vec<IpNet>,
+    /// Masquerade all service traffic.
+    pub masquerade_all: bool,
+    /// Packet mark of traffic to be masqueraded: a single bit.
+    pub masquerade_mark: u32,
+}
+
+impl Protocol {
+    /// From the API's word.
+    pub fn parse(word: &str) -> Option<Self> {
+        match word {
+            "TCP" => Some(Self::Tcp),
+            "UDP" => Some(Self::Udp),
+            "SCTP" => Some(Self::Sctp),
+            _ => None,
+        }
+    }
+
+    /// Lower-case name.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Tcp => "tcp",
+            Self::Udp => "udp",
+            Self::Sctp => "sctp",
+        }
+    }
+
+    /// Number in the IP header (IANA protocol numbers).
+    pub fn number(self) -> u8 {
+        match self {
+            Self::Tcp => 6,
+            Self::Udp => 17,
+            Self::Sctp => 132,
+        }
+    }
+}
+
+impl std::fmt::Display for PortName {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}/{}/{}/{}", self.namespace, self.service, self.protocol.name(), self.port)
+    }
+}

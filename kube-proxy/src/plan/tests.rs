@@ -1,0 +1,451 @@
+//! What happens to connections under a plan: the tables are walked as the kernel would walk them.
+
+use std::{collections::BTreeSet, net::IpAddr};
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::{
+    model::{Endpoint, PortName, Protocol, ServicePort},
+    tables::{Command, Field, HookPoint, Part, Statement, Value, Verdict, diff},
+};
+
+fn ip(s: &str) -> IpAddr {
+    s.parse().unwrap()
+}
+
+fn name(service: &str) -> PortName {
+    PortName {
+        namespace: "default".into(),
+        service: service.into(),
+        port: "http".into(),
+        protocol: Protocol::Tcp,
+    }
+}
+
+fn endpoint(address: &str) -> Endpoint {
+    Endpoint {
+        address: ip(address),
+        port: 8080,
+        ready: true,
+        serving: true,
+        terminating: false,
+        local: false,
+        zones: vec![],
+        nodes: vec![],
+    }
+}
+
+fn local(address: &str) -> Endpoint {
+    Endpoint { local: true, ..endpoint(address) }
+}
+
+fn dying(endpoint: Endpoint) -> Endpoint {
+    Endpoint { ready: false, terminating: true, ..endpoint }
+}
+
+fn service() -> ServicePort {
+    ServicePort { cluster_ips: vec![ip("10.96.0.5")], port: 80, ..ServicePort::default() }
+}
+
+fn settings() -> Settings {
+    Settings {
+        node: "n1".into(),
+        zone: "a".into(),
+        node_port_ips: vec![ip("192.168.1.1")],
+        pod_ranges: vec!["10.244.0.0/16".parse().unwrap()],
+        masquerade_all: false,
+        masquerade_mark: 0x4000,
+    }
+}
+
+fn one(service: ServicePort, endpoints: Vec<Endpoint>) -> Table {
+    let model =
+        Model { services: [(name("web"), service)].into(), endpoints: [(name("web"), endpoints)].into() };
+    plan(Family::V4, &model, &settings(), &mut Slots::default())
+}
+
+/// A first packet.
+#[derive(Clone, Copy)]
+struct Packet {
+    source: IpAddr,
+    destination: IpAddr,
+    port: u16,
+}
+
+fn packet(source: &str, destination: &str, port: u16) -> Packet {
+    Packet { source: ip(source), destination: ip(destination), port }
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+struct State {
+    marked: bool,
+    targets: BTreeSet<String>,
+    end: Option<&'static str>,
+}
+
+/// This machine's own addresses.
+const OWN: &str = "192.168.1.1";
+
+fn walk(table: &Table, chain: &str, p: &Packet, state: &mut State) -> bool {
+    for rule in &table.chains[chain].rules {
+        for statement in &rule.statements {
+            match step(table, statement, p, state) {
+                Step::Next => {}
+                Step::Break => break,
+                Step::Into(chain, comes_back) => {
+                    if walk(table, &chain, p, state) {
+                        return true;
+                    }
+                    if !comes_back {
+                        return false;
+                    }
+                }
+                Step::Return => return false,
+                Step::End(why) => {
+                    state.end = Some(why);
+                    return true;
+                }
+            }
+        }
+    }
+    false
+}
+
+enum Step {
+    Next,
+    Break,
+    Into(String, bool),
+    Return,
+    End(&'static str),
+}
+
+fn step(table: &Table, statement: &Statement, p: &Packet, state: &mut State) -> Step {
+    let part = |f: &Field| match f {
+        Field::Source => Part::Address(p.source),
+        Field::Destination => Part::Address(p.destination),
+        Field::Protocol => Part::Protocol(6),
+        Field::DestinationPort => Part::Port(p.port),
+    };
+    let key = |fields: &[Field]| fields.iter().map(part).collect::<Vec<_>>();
+    let when = |yes: bool| if yes { Step::Next } else { Step::Break };
+    let verdict = |v: &Verdict| match v {
+        Verdict::Drop => Step::End("drop"),
+        Verdict::Jump(chain) => Step::Into(chain.clone(), true),
+        Verdict::Goto(chain) => Step::Into(chain.clone(), false),
+        Verdict::Return => Step::Return,
+    };
+    match statement {
+        Statement::In { key: fields, set, negate } => {
+            when(table.sets[set].elements.contains_key(&key(fields)) != *negate)
+        }
+        Statement::VerdictMap { key: fields, map } => match table.sets[map].elements.get(&key(fields)) {
+            Some(Value::Verdict(v)) => verdict(v),
+            _ => Step::Break,
+        },
+        Statement::Within { field, range, negate } => {
+            let address = if *field == Field::Source { p.source } else { p.destination };
+            when(range.contains(&address) != *negate)
+        }
+        Statement::ProtocolIs(n) => when(*n == 6),
+        Statement::DestinationIsLocal => when(p.destination == ip(OWN)),
+        Statement::SourceIsLocal => when(p.source == ip(OWN)),
+        Statement::NewConnection => Step::Next,
+        Statement::MarkSet(_) => when(state.marked),
+        Statement::SetMark(_) => {
+            state.marked = true;
+            Step::Next
+        }
+        Statement::ClearMark(_) => Step::Break,
+        Statement::Remember { .. } => Step::Next,
+        Statement::SendTo(address, port) => {
+            state.targets.insert(format!("{address}:{port}"));
+            Step::End("dnat")
+        }
+        Statement::BalanceOver { map, first, count } => {
+            for slot in *first..first + count {
+                let Some(Value::Verdict(Verdict::Goto(chain))) =
+                    table.sets[map].elements.get(&vec![Part::Slot(slot)])
+                else {
+                    panic!("slot {slot} leads nowhere");
+                };
+                walk(table, chain, p, state);
+            }
+            Step::End("dnat")
+        }
+        Statement::BalanceTo { map, first, count } => {
+            for slot in *first..first + count {
+                let Some(Value::Parts(parts)) = table.sets[map].elements.get(&vec![Part::Slot(slot)]) else {
+                    panic!("slot {slot} leads nowhere");
+                };
+                let [Part::Address(address), Part::Port(port)] = parts[..] else { panic!("{parts:?}") };
+                state.targets.insert(format!("{address}:{port}"));
+            }
+            Step::End("dnat")
+        }
+        Statement::Masquerade => Step::End("masquerade"),
+        Statement::Reject => Step::End("reject"),
+        Statement::Verdict(v) => verdict(v),
+    }
+}
+
+/// What becomes of a connection from outside or from a pod: filters before, then the replaced address.
+fn fate(table: &Table, p: Packet) -> String {
+    let mut state = State::default();
+    let run = |chain: &str, state: &mut State| walk(table, chain, &p, state);
+    if run("filter-prerouting-pre-dnat", &mut state) {
+        return state.end.unwrap_or_default().to_owned();
+    }
+    run("nat-prerouting", &mut state);
+    if state.end == Some("dnat") {
+        let targets: Vec<String> = state.targets.into_iter().collect();
+        return format!("{}{}", if state.marked { "masq " } else { "" }, targets.join(","));
+    }
+    if state.end.is_none() {
+        let chain = if p.destination == ip(OWN) { "filter-input" } else { "filter-forward" };
+        run(chain, &mut state);
+    }
+    state.end.unwrap_or("pass").to_owned()
+}
+
+const POD: &str = "10.244.0.9";
+const OUTSIDE: &str = "172.16.0.9";
+
+#[test]
+fn cluster_ips_lead_to_all_endpoints() {
+    let table = one(service(), vec![endpoint("10.244.1.1"), local("10.244.0.2")]);
+    assert_eq!(fate(&table, packet(POD, "10.96.0.5", 80)), "10.244.0.2:8080,10.244.1.1:8080");
+    assert_eq!(fate(&table, packet(OUTSIDE, "10.96.0.5", 80)), "masq 10.244.0.2:8080,10.244.1.1:8080");
+    assert_eq!(fate(&table, packet(POD, "10.96.0.5", 81)), "reject", "no such port");
+    assert_eq!(fate(&table, packet(POD, "10.96.0.6", 80)), "pass", "no such service");
+}
+
+#[test]
+fn a_service_without_endpoints_refuses() {
+    let mut with_all = service();
+    with_all.node_port = 30080;
+    with_all.external_ips = vec![ip("203.0.113.1")];
+    let table = one(with_all, vec![]);
+    for (destination, port) in [("10.96.0.5", 80), ("203.0.113.1", 80), (OWN, 30080)] {
+        assert_eq!(fate(&table, packet(POD, destination, port)), "reject", "{destination}:{port}");
+    }
+}
+
+#[test]
+fn node_ports_answer_on_the_nodes_addresses_only() {
+    let table = one(ServicePort { node_port: 30080, ..service() }, vec![endpoint("10.244.1.1")]);
+    assert_eq!(fate(&table, packet(OUTSIDE, OWN, 30080)), "masq 10.244.1.1:8080");
+    assert_eq!(fate(&table, packet(OUTSIDE, "192.168.1.2", 30080)), "pass");
+    assert_eq!(fate(&table, packet(OUTSIDE, OWN, 30081)), "pass");
+}
+
+#[test]
+fn the_local_policy_keeps_clients_addresses_and_drops_without_local_endpoints() {
+    let external = ServicePort { node_port: 30080, external_local: true, ..service() };
+    let table = one(external.clone(), vec![endpoint("10.244.1.1"), local("10.244.0.2")]);
+    assert_eq!(fate(&table, packet(OUTSIDE, OWN, 30080)), "10.244.0.2:8080");
+    assert_eq!(fate(&table, packet(POD, OWN, 30080)), "10.244.0.2:8080,10.244.1.1:8080");
+    assert_eq!(fate(&table, packet(OWN, OWN, 30080)), "masq 10.244.0.2:8080,10.244.1.1:8080");
+    let table = one(external, vec![endpoint("10.244.1.1")]);
+    assert_eq!(fate(&table, packet(OUTSIDE, OWN, 30080)), "drop");
+    assert_eq!(fate(&table, packet(POD, OWN, 30080)), "10.244.1.1:8080");
+}
+
+#[test]
+fn the_internal_local_policy_stays_on_the_node() {
+    let internal = ServicePort { internal_local: true, ..service() };
+    let table = one(internal.clone(), vec![endpoint("10.244.1.1"), local("10.244.0.2")]);
+    assert_eq!(fate(&table, packet(POD, "10.96.0.5", 80)), "10.244.0.2:8080");
+    let table = one(internal.clone(), vec![endpoint("10.244.1.1")]);
+    assert_eq!(fate(&table, packet(POD, "10.96.0.5", 80)), "drop");
+    assert_eq!(fate(&one(internal, vec![]), packet(POD, "10.96.0.5", 80)), "reject");
+}
+
+#[test]
+fn load_balancers_keep_strangers_out() {
+    let balanced = ServicePort {
+        load_balancer_ips: vec![ip("203.0.113.9")],
+        source_ranges: vec!["172.16.0.0/24".parse().unwrap()],
+        ..service()
+    };
+    let table = one(balanced, vec![endpoint("10.244.1.1")]);
+    assert_eq!(fate(&table, packet(OUTSIDE, "203.0.113.9", 80)), "masq 10.244.1.1:8080");
+    assert_eq!(fate(&table, packet("172.17.0.1", "203.0.113.9", 80)), "drop");
+    assert_eq!(
+        fate(&table, packet("172.17.0.1", "10.96.0.5", 80)),
+        "masq 10.244.1.1:8080",
+        "the cluster IP is open"
+    );
+}
+
+#[test]
+fn terminating_endpoints_serve_only_when_nothing_else_does() {
+    let table = one(service(), vec![endpoint("10.244.1.1"), dying(endpoint("10.244.1.2"))]);
+    assert_eq!(fate(&table, packet(POD, "10.96.0.5", 80)), "10.244.1.1:8080");
+    let table = one(service(), vec![dying(endpoint("10.244.1.2"))]);
+    assert_eq!(fate(&table, packet(POD, "10.96.0.5", 80)), "10.244.1.2:8080");
+    let mut dead = dying(endpoint("10.244.1.2"));
+    dead.serving = false;
+    assert_eq!(fate(&one(service(), vec![dead]), packet(POD, "10.96.0.5", 80)), "reject");
+}
+
+#[test]
+fn hints_count_when_all_endpoints_have_them() {
+    let hinted = |address: &str, zone: &str| Endpoint { zones: vec![zone.into()], ..endpoint(address) };
+    let table = one(service(), vec![hinted("10.244.1.1", "a"), hinted("10.244.1.2", "b")]);
+    assert_eq!(fate(&table, packet(POD, "10.96.0.5", 80)), "10.244.1.1:8080");
+    let table = one(service(), vec![hinted("10.244.1.1", "b"), endpoint("10.244.1.2")]);
+    assert_eq!(fate(&table, packet(POD, "10.96.0.5", 80)), "10.244.1.1:8080,10.244.1.2:8080");
+    let table = one(service(), vec![hinted("10.244.1.1", "b"), hinted("10.244.1.2", "c")]);
+    assert_eq!(
+        fate(&table, packet(POD, "10.96.0.5", 80)),
+        "10.244.1.1:8080,10.244.1.2:8080",
+        "nobody is for here"
+    );
+}
+
+#[test]
+fn families_do_not_mix() {
+    let dual = ServicePort { cluster_ips: vec![ip("10.96.0.5"), ip("fd00::5")], ..service() };
+    let model = Model {
+        services: [(name("web"), dual)].into(),
+        endpoints: [(name("web"), vec![endpoint("10.244.1.1"), endpoint("fd01::1")])].into(),
+    };
+    let v6 = plan(Family::V6, &model, &settings(), &mut Slots::default());
+    assert_eq!(fate(&v6, packet("fd99::1", "fd00::5", 80)), "[fd01::1]:8080".replace(['[', ']'], ""));
+    assert_eq!(fate(&v6, packet(POD, "10.96.0.5", 80)), "pass");
+}
+
+#[test]
+fn affinity_remembers_clients_per_endpoint() {
+    let sticky = ServicePort { affinity: Some(10800), ..service() };
+    let table = one(sticky, vec![endpoint("10.244.1.1"), endpoint("10.244.1.2")]);
+    let memory: Vec<_> = table.sets.iter().filter(|(k, _)| k.starts_with("affinity-")).collect();
+    assert_eq!(memory.len(), 2);
+    assert!(memory.iter().all(|(_, set)| set.timeout == Some(10_800_000)));
+    assert_eq!(fate(&table, packet(POD, "10.96.0.5", 80)), "10.244.1.1:8080,10.244.1.2:8080");
+}
+
+#[test]
+fn everything_led_to_exists_and_base_chains_are_hooked() {
+    let full = ServicePort {
+        node_port: 30080,
+        external_ips: vec![ip("203.0.113.1")],
+        load_balancer_ips: vec![ip("203.0.113.9")],
+        source_ranges: vec!["172.16.0.0/24".parse().unwrap()],
+        affinity: Some(60),
+        external_local: true,
+        ..service()
+    };
+    let table = one(full, vec![endpoint("10.244.1.1"), local("10.244.0.2")]);
+    for chain in table.references() {
+        assert!(table.chains.contains_key(chain), "{chain}");
+    }
+    let hooked = table.chains.values().filter_map(|c| c.hook).map(|h| h.point);
+    assert_eq!(hooked.filter(|p| *p == HookPoint::Prerouting).count(), 2);
+}
+
+#[test]
+fn one_endpoint_more_is_a_small_change() {
+    let mut slots = Slots::default();
+    let mut model = Model {
+        services: [(name("web"), service())].into(),
+        endpoints: [(
+            name("web"),
+            vec![endpoint("10.244.1.1"), endpoint("10.244.1.2"), endpoint("10.244.1.3")],
+        )]
+        .into(),
+    };
+    let before = plan(Family::V4, &model, &settings(), &mut slots);
+    model.endpoints.get_mut(&name("web")).unwrap().push(endpoint("10.244.1.4"));
+    let after = plan(Family::V4, &model, &settings(), &mut slots);
+    let changes = diff(Some(&before), &after);
+    let elements: usize = changes
+        .iter()
+        .map(|c| match c {
+            Command::AddElements(_, e) | Command::DeleteElements(_, e) => e.len(),
+            _ => 0,
+        })
+        .sum();
+    let rules = changes.iter().filter(|c| matches!(c, Command::AddRules(..))).count();
+    assert_eq!((elements, rules), (1, 1), "{changes:?}");
+    assert!(diff(Some(&after), &after).is_empty(), "nothing to do");
+}
+
+proptest! {
+    /// Whatever changes, the commands lead from one table to the other, and nothing is used before it
+    /// exists or removed while it is used.
+    #[test]
+    fn differences_lead_from_any_plan_to_any_other(a in models(), b in models()) {
+        let mut slots = Slots::default();
+        let before = plan(Family::V4, &a, &settings(), &mut slots);
+        let after = plan(Family::V4, &b, &settings(), &mut slots);
+        let mut table = before.clone();
+        for command in diff(Some(&before), &after) {
+            apply(&mut table, command);
+        }
+        prop_assert_eq!(table, after);
+    }
+}
+
+fn models() -> impl Strategy<Value = Model> {
+    let endpoint = (1..6u8, any::<bool>(), any::<bool>()).prop_map(|(n, ready, here)| Endpoint {
+        ready,
+        local: here,
+        ..endpoint(&format!("10.244.1.{n}"))
+    });
+    let service =
+        (any::<bool>(), any::<bool>(), any::<bool>(), any::<bool>()).prop_map(|(sticky, ports, el, il)| {
+            ServicePort {
+                affinity: sticky.then_some(60),
+                node_port: if ports { 30080 } else { 0 },
+                external_local: el,
+                internal_local: il,
+                ..service()
+            }
+        });
+    prop::collection::btree_map(0..4u8, (service, prop::collection::vec(endpoint, 0..5)), 0..4).prop_map(
+        |all| {
+            let mut model = Model::default();
+            for (n, (mut service, endpoints)) in all {
+                service.cluster_ips = vec![IpAddr::from([10, 96, 0, n])];
+                service.node_port += if service.node_port == 0 { 0 } else { n.into() };
+                let name = name(&format!("s{n}"));
+                model.services.insert(name.clone(), service);
+                model.endpoints.insert(name, endpoints);
+            }
+            model
+        },
+    )
+}
+
+fn apply(table: &mut Table, command: Command) {
+    match command {
+        Command::AddTable => {}
+        Command::DeleteTable => *table = Table::default(),
+        Command::AddSet(name, set) => assert!(table.sets.insert(name, set).is_none()),
+        Command::DeleteSet(name) => assert!(table.sets.remove(&name).is_some()),
+        Command::AddChain(name, chain) => assert!(table.chains.insert(name, chain).is_none()),
+        Command::DeleteChain(name) => {
+            assert!(!table.references().contains(name.as_str()), "{name} is still used");
+            assert!(table.chains.remove(&name).is_some_and(|c| c.rules.is_empty()));
+        }
+        Command::FlushChain(name) => table.chains.get_mut(&name).unwrap().rules.clear(),
+        Command::AddRules(name, chain) => {
+            table.chains.get_mut(&name).unwrap().rules.extend(chain.rules);
+            for used in table.references() {
+                assert!(table.chains.contains_key(used), "{used} does not exist yet");
+            }
+        }
+        Command::AddElements(name, elements) => {
+            for (key, value) in elements {
+                assert!(table.sets.get_mut(&name).unwrap().elements.insert(key, value).is_none());
+            }
+        }
+        Command::DeleteElements(name, elements) => {
+            for (key, value) in elements {
+                assert_eq!(table.sets.get_mut(&name).unwrap().elements.remove(&key), Some(value));
+            }
+        }
+    }
+}

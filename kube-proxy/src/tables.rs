@@ -1,0 +1,277 @@
+//! nftables as plain data, and the difference between two states of a table.
+
+mod diff;
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+};
+
+pub use diff::{Command, diff};
+
+/// Address family of a table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Family {
+    /// IPv4.
+    V4,
+    /// IPv6.
+    V6,
+}
+
+/// A table.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Table {
+    /// Sets and maps by name.
+    pub sets: BTreeMap<String, Set>,
+    /// Chains by name.
+    pub chains: BTreeMap<String, Chain>,
+}
+
+/// A chain.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Chain {
+    /// Where the kernel enters it; `None` for chains that are jumped to.
+    pub hook: Option<Hook>,
+    /// Rules in order.
+    pub rules: Vec<Rule>,
+}
+
+/// Where a base chain hangs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Hook {
+    /// `nat` or `filter`.
+    pub kind: &'static str,
+    /// Point in the packet's way.
+    pub point: HookPoint,
+    /// Lower runs earlier (dstnat is -100, srcnat 100).
+    pub priority: i32,
+}
+
+/// Points in a packet's way (netfilter hooks).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum HookPoint {
+    /// Before routing.
+    Prerouting,
+    /// To this machine.
+    Input,
+    /// Through this machine.
+    Forward,
+    /// From this machine.
+    Output,
+    /// After routing.
+    Postrouting,
+}
+
+/// A rule: statements in order; the first that does not match ends it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Rule {
+    /// Shown by `nft list`.
+    pub comment: String,
+    /// Statements.
+    pub statements: Vec<Statement>,
+}
+
+/// A field of a packet or connection that keys are made of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Field {
+    /// Source address.
+    Source,
+    /// Destination address.
+    Destination,
+    /// Transport protocol.
+    Protocol,
+    /// Destination port.
+    DestinationPort,
+}
+
+/// A statement.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Statement {
+    /// The fields together are (or are not) in a set.
+    In {
+        /// Fields, in the key's order.
+        key: Vec<Field>,
+        /// Set.
+        set: String,
+        /// Match when they are not.
+        negate: bool,
+    },
+    /// Do what a verdict map says about the fields.
+    VerdictMap {
+        /// Fields, in the key's order.
+        key: Vec<Field>,
+        /// Map.
+        map: String,
+    },
+    /// An address field lies in (or outside) a range.
+    Within {
+        /// Source or destination.
+        field: Field,
+        /// Range.
+        range: ipnet::IpNet,
+        /// Match when outside.
+        negate: bool,
+    },
+    /// The transport protocol is this.
+    ProtocolIs(u8),
+    /// The destination address is one of this machine's.
+    DestinationIsLocal,
+    /// The source address is one of this machine's.
+    SourceIsLocal,
+    /// First packet of a connection.
+    NewConnection,
+    /// All bits of the mark are set.
+    MarkSet(u32),
+    /// Sets bits of the mark.
+    SetMark(u32),
+    /// Clears bits of the mark.
+    ClearMark(u32),
+    /// Sends the connection to a random endpoint: `count` slots from `first` of a map of endpoints.
+    BalanceTo {
+        /// Map from slot to address and port.
+        map: String,
+        /// First slot.
+        first: u32,
+        /// Number of slots.
+        count: u32,
+    },
+    /// Goes to the chain of a random endpoint: `count` slots from `first` of a map of chains.
+    BalanceOver {
+        /// Map from slot to verdict.
+        map: String,
+        /// First slot.
+        first: u32,
+        /// Number of slots.
+        count: u32,
+    },
+    /// Sends the connection to an endpoint.
+    SendTo(IpAddr, u16),
+    /// Remembers the source address in a set, for `timeout` milliseconds from now.
+    Remember {
+        /// Set of addresses.
+        set: String,
+        /// Milliseconds since the last connection.
+        timeout: u64,
+    },
+    /// Replaces the source address by the outgoing interface's.
+    Masquerade,
+    /// Refuses with "port unreachable".
+    Reject,
+    /// Ends with a verdict.
+    Verdict(Verdict),
+}
+
+/// What happens to a packet.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Verdict {
+    /// Discard.
+    Drop,
+    /// Go to a chain and come back.
+    Jump(String),
+    /// Go to a chain for good.
+    Goto(String),
+    /// Back to the caller.
+    Return,
+}
+
+/// A set or map.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Set {
+    /// What keys are made of.
+    pub key: Vec<Kind>,
+    /// What elements lead to.
+    pub data: Data,
+    /// For sets filled by rules: how long elements stay, in milliseconds.
+    pub timeout: Option<u64>,
+    /// Elements; those of sets filled by rules are the kernel's business.
+    pub elements: BTreeMap<Key, Value>,
+}
+
+/// Types of key and data parts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// An address of the table's family.
+    Address,
+    /// A transport protocol.
+    Protocol,
+    /// A port.
+    Port,
+    /// A number in the machine's byte order.
+    Slot,
+}
+
+/// What elements lead to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Data {
+    /// Nothing: a set.
+    None,
+    /// A verdict.
+    Verdict,
+    /// A value of these parts.
+    Parts(Vec<Kind>),
+}
+
+/// One part of a key or value.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Part {
+    /// An address.
+    Address(IpAddr),
+    /// A protocol number.
+    Protocol(u8),
+    /// A port.
+    Port(u16),
+    /// A slot.
+    Slot(u32),
+}
+
+/// A key.
+pub type Key = Vec<Part>;
+
+/// What an element leads to.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Value {
+    /// Nothing.
+    None,
+    /// A verdict.
+    Verdict(Verdict),
+    /// Parts.
+    Parts(Vec<Part>),
+}
+
+impl Table {
+    /// A set or map without elements.
+    pub fn declare(&mut self, name: &str, key: &[Kind], data: Data) {
+        let set = Set { key: key.to_vec(), data, timeout: None, elements: BTreeMap::new() };
+        self.sets.insert(name.to_owned(), set);
+    }
+
+    /// Adds an element; the first wins when two claim the same key.
+    pub fn element(&mut self, set: &str, key: Key, value: Value) {
+        if let Some(set) = self.sets.get_mut(set) {
+            set.elements.entry(key).or_insert(value);
+        }
+    }
+
+    /// Adds a rule to a chain, made if missing.
+    pub fn rule(&mut self, chain: &str, comment: &str, statements: Vec<Statement>) {
+        let rule = Rule { comment: comment.to_owned(), statements };
+        self.chains.entry(chain.to_owned()).or_default().rules.push(rule);
+    }
+
+    /// Names of chains that rules or elements lead to: each must exist.
+    pub fn references(&self) -> BTreeSet<&str> {
+        let mut out = BTreeSet::new();
+        let rules = self.chains.values().flat_map(|c| &c.rules).flat_map(|r| &r.statements);
+        for statement in rules {
+            if let Statement::Verdict(Verdict::Jump(name) | Verdict::Goto(name)) = statement {
+                out.insert(name.as_str());
+            }
+        }
+        for value in self.sets.values().flat_map(|s| s.elements.values()) {
+            if let Value::Verdict(Verdict::Jump(name) | Verdict::Goto(name)) = value {
+                out.insert(name.as_str());
+            }
+        }
+        out
+    }
+}
