@@ -10,7 +10,7 @@ use anyhow::{Context, Result, bail};
 use serde_json::Value;
 
 use crate::{
-    command::{command, interactive, output, try_output},
+    command::{command, output, try_output},
     layout::Layout,
     screen,
 };

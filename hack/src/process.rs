@@ -13,7 +13,7 @@ use nix::{
     errno::Errno,
     sys::{
         signal::{Signal, kill},
-        wait::{WaitPidFlag, waitpid},
+        wait::{WaitPidFlag, WaitStatus, waitpid},
     },
     unistd::Pid,
 };
@@ -164,10 +164,10 @@ pub fn stop(layout: &Layout, name: &str, grace: Duration) -> Result<()> {
     if let Some(record) = live(layout, name) {
         let pid = Pid::from_raw(record.pid);
         signal(pid, Signal::SIGTERM)?;
-        if !gone_within(layout, name, pid, grace) {
+        if !gone_within(layout, name, grace) {
             screen::detail(&format!("{name} did not end within {}s: killing it", grace.as_secs()));
             signal(pid, Signal::SIGKILL)?;
-            gone_within(layout, name, pid, Duration::from_secs(5));
+            gone_within(layout, name, Duration::from_secs(5));
         }
     }
     match fs::remove_file(pid_file(layout, name)) {
@@ -183,14 +183,12 @@ fn signal(pid: Pid, signal: Signal) -> Result<()> {
     }
 }
 
-fn gone_within(layout: &Layout, name: &str, pid: Pid, grace: Duration) -> bool {
+fn gone_within(layout: &Layout, name: &str, grace: Duration) -> bool {
     let start = Instant::now();
     while live(layout, name).is_some() {
         if start.elapsed() > grace {
             return false;
         }
-        // Only our own children need reaping; for others this fails, which is fine.
-        drop(waitpid(pid, Some(WaitPidFlag::WNOHANG)));
         screen::pause(Duration::from_millis(20));
     }
     true
@@ -207,8 +205,10 @@ fn live(layout: &Layout, name: &str) -> Option<Record> {
 
 /// Start time of a process that is not a zombie, in clock ticks since boot (proc(5), field 22).
 fn start_time(pid: i32) -> Option<u64> {
-    // A child that ended before we looked stays a zombie until reaped.
-    drop(waitpid(Pid::from_raw(pid), Some(WaitPidFlag::WNOHANG)));
+    // A child of ours that ended stays a zombie until reaped; for the children of others this fails.
+    if waitpid(Pid::from_raw(pid), Some(WaitPidFlag::WNOHANG)).is_ok_and(|s| s != WaitStatus::StillAlive) {
+        return None;
+    }
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     let after_name = &stat[stat.rfind(')')? + 2..];
     let mut fields = after_name.split(' ');

@@ -2,8 +2,8 @@
 
 use std::collections::BTreeSet;
 
-use component_base::selector::Selector;
-use k8s_openapi::api::core::v1 as core;
+use component_base::selector::{LabelSelector, Operator as LabelOperator, Requirement};
+use k8s_openapi::{api::core::v1 as core, apimachinery::pkg::apis::meta::v1::LabelSelector as ApiSelector};
 
 use super::Labels;
 
@@ -45,9 +45,9 @@ pub struct PodTerm {
     /// Namespaces named, or the pod's own when neither names nor a selector are given.
     pub namespaces: BTreeSet<String>,
     /// Selects namespaces by label, if given.
-    pub namespace_selector: Option<Selector>,
+    pub namespace_selector: Option<LabelSelector>,
     /// Selects pods.
-    pub selector: Selector,
+    pub selector: LabelSelector,
     /// Node label whose equal values make nodes one place.
     pub topology_key: String,
 }
@@ -59,6 +59,33 @@ pub struct WeightedPodTerm {
     pub term: PodTerm,
     /// Added per match.
     pub weight: i64,
+}
+
+/// Compiles a pod selector of a pod with `labels`: the pod's own values of `same` keys join it, those of
+/// `other` keys are excluded (matchLabelKeys, KEP-3633). A selector validation would refuse selects nothing.
+pub(super) fn compile<'k>(
+    selector: Option<&ApiSelector>,
+    labels: &Labels,
+    same: impl IntoIterator<Item = &'k String>,
+    other: impl IntoIterator<Item = &'k String>,
+) -> LabelSelector {
+    let Ok(compiled) = LabelSelector::from_api(selector) else {
+        return LabelSelector::nothing();
+    };
+    let own = |key: &String, operator| {
+        let value = labels.get(key)?.clone();
+        Requirement::new(key, operator, vec![value]).ok()
+    };
+    let mut requirements: Vec<Requirement> = compiled.requirements().to_vec();
+    let given = requirements.len();
+    requirements.extend(same.into_iter().filter_map(|k| own(k, LabelOperator::In)));
+    requirements.extend(other.into_iter().filter_map(|k| own(k, LabelOperator::NotIn)));
+    // An absent selector stays one that selects nothing.
+    if requirements.len() == given || selector.is_none() {
+        compiled
+    } else {
+        LabelSelector::new(requirements)
+    }
 }
 
 // === impl NodeRequirement ===
@@ -164,24 +191,15 @@ impl PodTerm {
         if namespaces.is_empty() && term.namespace_selector.is_none() {
             namespaces.insert(namespace.to_owned());
         }
-        let mut selector = Selector::from_label_selector(term.label_selector.as_ref());
-        // matchLabelKeys (KEP-3633): the pod's own values join the selector.
-        for key in term.match_label_keys.iter().flatten() {
-            if let Some(value) = labels.get(key) {
-                selector = selector.and_in(key, &[value.as_str()]);
-            }
-        }
-        for key in term.mismatch_label_keys.iter().flatten() {
-            if let Some(value) = labels.get(key) {
-                selector = selector.and_not_in(key, &[value.as_str()]);
-            }
-        }
+        let selector = compile(
+            term.label_selector.as_ref(),
+            labels,
+            term.match_label_keys.iter().flatten(),
+            term.mismatch_label_keys.iter().flatten(),
+        );
         Self {
             namespaces,
-            namespace_selector: term
-                .namespace_selector
-                .as_ref()
-                .map(|s| Selector::from_label_selector(Some(s))),
+            namespace_selector: term.namespace_selector.as_ref().map(|s| compile(Some(s), labels, [], [])),
             selector,
             topology_key: term.topology_key.clone(),
         }

@@ -2,12 +2,12 @@
 
 use std::sync::Arc;
 
-use component_base::selector::Selector;
+use component_base::selector::LabelSelector;
 use k8s_openapi::api::core::v1 as core;
 
 use super::{
     Labels,
-    affinity::{NodeSelectorTerms, NodeTerm, PodTerm, WeightedPodTerm},
+    affinity::{NodeSelectorTerms, NodeTerm, PodTerm, WeightedPodTerm, compile},
     node::{Taint, TaintEffect},
     resources::{Resources, pod_requests},
 };
@@ -108,7 +108,7 @@ pub struct SpreadConstraint {
     /// `DoNotSchedule`: a filter; else a score.
     pub hard: bool,
     /// Which pods count.
-    pub selector: Selector,
+    pub selector: LabelSelector,
     /// Fewest places below which the least-loaded counts as empty.
     pub min_domains: i64,
     /// Whether nodes the pod's affinity excludes are left out of the count.
@@ -291,12 +291,7 @@ impl Toleration {
 
 impl SpreadConstraint {
     fn new(c: &core::TopologySpreadConstraint, labels: &Labels) -> Self {
-        let mut selector = Selector::from_label_selector(c.label_selector.as_ref());
-        for key in c.match_label_keys.iter().flatten() {
-            if let Some(value) = labels.get(key) {
-                selector = selector.and_in(key, &[value.as_str()]);
-            }
-        }
+        let selector = compile(c.label_selector.as_ref(), labels, c.match_label_keys.iter().flatten(), []);
         Self {
             max_skew: c.max_skew.into(),
             topology_key: c.topology_key.clone(),

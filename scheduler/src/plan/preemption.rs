@@ -9,7 +9,7 @@ use std::{
     sync::Arc,
 };
 
-use component_base::selector::Selector;
+use component_base::selector::LabelSelector;
 
 use super::{Filters, Unschedulable, prepare};
 use crate::{
@@ -24,7 +24,7 @@ pub struct Budget {
     /// Namespace.
     pub namespace: String,
     /// Pods it covers; an empty selector covers none.
-    pub selector: Selector,
+    pub selector: LabelSelector,
     /// Disruptions still allowed.
     pub allowed: i64,
     /// Names of pods whose disruption is under way already.

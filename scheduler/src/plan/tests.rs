@@ -299,10 +299,10 @@ fn preemption_spares_budgets_where_it_can() {
             pod("b").cpu("4").priority(10).on("n2").info(),
         ],
     );
-    let labels = [("app".to_owned(), "guarded".to_owned())].into();
+    let labels = [("app", "guarded")];
     let budget = Budget {
         namespace: "default".into(),
-        selector: component_base::selector::Selector::from_labels(&labels),
+        selector: component_base::selector::LabelSelector::from_map(labels),
         allowed: 0,
         disrupted: vec![],
     };

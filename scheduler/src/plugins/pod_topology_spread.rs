@@ -4,7 +4,7 @@
 
 use std::collections::HashMap;
 
-use component_base::selector::Selector;
+use component_base::selector::LabelSelector;
 
 use crate::{
     framework::{ClusterEvent, Filter, MAX_SCORE, Plugin, Prepared, Score, Verdict},
@@ -89,7 +89,7 @@ fn default_constraints(pod: &PodInfo) -> Vec<SpreadConstraint> {
     if pod.controller.is_none() || pod.labels.is_empty() {
         return Vec::new();
     }
-    let selector = Selector::from_labels(&pod.labels);
+    let selector = LabelSelector::from_map(&pod.labels);
     let constraint = |key: &str, max_skew| SpreadConstraint {
         max_skew,
         topology_key: key.to_owned(),
@@ -108,7 +108,7 @@ fn included(pod: &PodInfo, node: &NodeInfo, constraint: &SpreadConstraint) -> bo
             || pod.untolerated(&node.taints, &[TaintEffect::NoSchedule, TaintEffect::NoExecute]).is_none())
 }
 
-fn matching(node: &NodeInfo, namespace: &str, selector: &Selector) -> i64 {
+fn matching(node: &NodeInfo, namespace: &str, selector: &LabelSelector) -> i64 {
     let pods = node.pods.iter().filter(|p| !p.terminating && p.namespace == namespace);
     pods.filter(|p| selector.matches(&p.labels)).fold(0, |n, _| n + 1)
 }
