@@ -11,6 +11,7 @@ pub mod api;
 pub mod cgroup;
 pub mod env;
 pub mod events;
+pub mod eviction;
 pub mod images;
 pub mod lifecycle;
 pub mod manifest;
@@ -24,6 +25,7 @@ pub mod pods;
 pub mod probe;
 pub mod run;
 pub mod runtime;
+pub mod server;
 pub mod status;
 #[cfg(test)]
 pub(crate) mod testing;

@@ -3,3 +3,104 @@
 pub mod addresses;
 pub mod machine;
 pub mod network;
+pub mod report;
+pub mod status;
+
+use std::{net::IpAddr, path::PathBuf, sync::Arc};
+
+use async_trait::async_trait;
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1::NodeStatus;
+use parking_lot::Mutex;
+use tokio::sync::watch;
+
+use self::{
+    machine::Machine,
+    status::{Input, Pressure},
+};
+use crate::{options::Config, pleg::Seen, runtime::Runtime};
+
+/// Looks at the node and makes its status.
+pub struct Observer {
+    /// The configuration.
+    pub config: Config,
+    /// The machine.
+    pub machine: Machine,
+    /// Its addresses.
+    pub ips: Vec<IpAddr>,
+    /// The runtime.
+    pub runtime: Runtime,
+    /// When the runtime was last seen.
+    pub seen: Arc<Seen>,
+    /// Why the network does not work.
+    pub network: watch::Receiver<Option<String>>,
+    /// What presses on the node.
+    pub pressure: Arc<Mutex<Pressure>>,
+}
+
+#[async_trait]
+impl report::StatusSource for Observer {
+    async fn status(&self, previous: Option<&NodeStatus>) -> NodeStatus {
+        let mut unready = Vec::new();
+        if !self.seen.is_fresh() {
+            unready.push("PLEG is not healthy: the container runtime has not answered for 3m0s".to_owned());
+        }
+        let (mut handlers, mut version) = (Vec::new(), String::new());
+        match self.runtime.status().await {
+            Ok(answer) => {
+                handlers = answer.runtime_handlers;
+                let conditions = answer.status.unwrap_or_default().conditions;
+                if let Some(down) = conditions.iter().find(|c| c.r#type == "RuntimeReady" && !c.status) {
+                    let (reason, message) = (&down.reason, &down.message);
+                    unready.push(format!(
+                        "container runtime not ready: RuntimeReady=false reason:{reason} message:{message}"
+                    ));
+                }
+            }
+            Err(error) => unready.push(format!("container runtime is down: {error}")),
+        }
+        unready.extend(self.network.borrow().clone());
+        if let Ok(answer) = self.runtime.version().await {
+            version = format!("{}://{}", answer.runtime_name, answer.runtime_version);
+        }
+        // Without an answer the list is empty for one round; readiness tells of the runtime.
+        let images = self.runtime.list_images().await.unwrap_or_default();
+        // The folder is made at start; should it vanish, the disk reads as empty.
+        let disk = machine::fs_usage(&PathBuf::from(&self.config.root_dir)).unwrap_or_default();
+        let file = &self.config.file;
+        let thresholds = crate::eviction::thresholds(file.eviction_hard.as_ref());
+        let kept = |signal| thresholds.get(&signal).map_or(0, |limit| limit.amount(disk.capacity));
+        let memory = thresholds
+            .get(&crate::eviction::Signal::MemoryAvailable)
+            .map_or(0, |limit| limit.amount(self.machine.memory));
+        let reserved = status::reserved(
+            [&file.system_reserved, &file.kube_reserved].into_iter(),
+            memory,
+            kept(crate::eviction::Signal::NodeFsAvailable),
+        );
+        let pressure = *self.pressure.lock();
+        status::generate(&Input {
+            name: &self.config.node_name,
+            addresses: (!self.config.external_cloud).then_some(&*self.ips),
+            machine: &self.machine,
+            disk,
+            max_pods: file.max_pods,
+            reserved: &reserved,
+            runtime_version: &version,
+            handlers: &handlers,
+            images: &images,
+            max_images: file.node_status_max_images,
+            port: file.port,
+            pressure,
+            unready: &unready,
+            previous,
+            now: Timestamp::now(),
+        })
+    }
+
+    async fn pod_cidr(&self, cidr: &str) {
+        if let Err(error) = self.runtime.set_pod_cidr(cidr).await {
+            tracing::error!(%error, cidr, "cannot tell the runtime the range of pod addresses");
+        }
+    }
+}

@@ -9,7 +9,12 @@ pub mod observed;
 pub mod security;
 pub mod termination;
 
-use std::{collections::HashMap, path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    collections::{HashMap, HashSet},
+    path::PathBuf,
+    sync::Arc,
+    time::Duration,
+};
 
 use hyper_util::rt::TokioIo;
 use jiff::Timestamp;
@@ -148,6 +153,15 @@ impl Runtime {
             .status(self.request(cri::StatusRequest { verbose: false }))
             .await?
             .into_inner())
+    }
+
+    /// The image of sandboxes, where the runtime tells (containerd does, in its verbose status).
+    pub async fn sandbox_image(&self) -> Option<String> {
+        let request = self.request(cri::StatusRequest { verbose: true });
+        // A runtime that does not tell has its image pinned, or none.
+        let answer = self.runtime.clone().status(request).await.ok()?.into_inner();
+        let config: serde_json::Value = serde_json::from_str(answer.info.get("config")?).ok()?;
+        config["sandboxImage"].as_str().map(str::to_owned)
     }
 
     /// Tells the runtime the node's pod range.
@@ -444,6 +458,16 @@ impl Runtime {
     pub async fn list_images(&self) -> Result<Vec<cri::Image>, RuntimeError> {
         let request = self.request(cri::ListImagesRequest::default());
         Ok(self.images.clone().list_images(request).await?.into_inner().images)
+    }
+
+    /// Ids of the images that containers use.
+    ///
+    /// # Errors
+    /// When the call fails.
+    pub async fn images_in_use(&self) -> Result<HashSet<String>, RuntimeError> {
+        let request = self.request(cri::ListContainersRequest::default());
+        let listed = self.runtime.clone().list_containers(request).await?.into_inner();
+        Ok(listed.containers.into_iter().map(|c| c.image_ref).collect())
     }
 
     /// Pulls an image; no deadline, since a large one takes its time.

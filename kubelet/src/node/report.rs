@@ -1,0 +1,228 @@
+//! Telling the API server of this node: registration, status (when it changed, or after five minutes), and the lease that
+//! is renewed every ten seconds.
+//!
+//! Contract: node heartbeats (KEP-589).
+
+use std::{sync::Arc, time::Duration};
+
+use component_base::task::Tasks;
+use jiff::Timestamp;
+use k8s_openapi::{
+    api::{
+        coordination::v1::{Lease, LeaseSpec},
+        core::v1::{Node, NodeStatus},
+    },
+    apimachinery::pkg::apis::meta::v1::{MicroTime, OwnerReference},
+};
+use kube::{
+    Api, Client,
+    api::{Patch, PatchParams, PostParams},
+};
+use serde_json::json;
+use tokio::time::Instant;
+
+use super::status;
+use crate::{
+    events::{EventSink, Severity, node_reference},
+    options::Config,
+};
+
+/// Where leases of nodes live.
+const LEASE_NAMESPACE: &str = "kube-node-lease";
+/// While the node is not registered or not ready, it is looked at this often.
+const EAGER: Duration = Duration::from_millis(500);
+
+/// Works out the node's status from the one of before.
+#[async_trait::async_trait]
+pub trait StatusSource: Send + Sync {
+    /// The status now.
+    async fn status(&self, previous: Option<&NodeStatus>) -> NodeStatus;
+    /// The API server gave the node a range of pod addresses.
+    async fn pod_cidr(&self, cidr: &str);
+}
+
+/// Reports until the drain.
+pub fn run(
+    client: Client,
+    config: Config,
+    source: Arc<dyn StatusSource>,
+    events: Arc<dyn EventSink>,
+    tasks: &Tasks,
+) {
+    let reporter = Reporter { api: Api::all(client.clone()), config: config.clone(), source, events };
+    let drain = tasks.drain();
+    tasks.spawn("node-status", async move {
+        tokio::select! {
+            () = drain.cancelled() => {}
+            () = reporter.report() => {}
+        }
+    });
+    let drain = tasks.drain();
+    tasks.spawn("node-lease", async move {
+        tokio::select! {
+            () = drain.cancelled() => {}
+            () = renew(client, config) => {}
+        }
+    });
+}
+
+struct Reporter {
+    api: Api<Node>,
+    config: Config,
+    source: Arc<dyn StatusSource>,
+    events: Arc<dyn EventSink>,
+}
+
+impl Reporter {
+    async fn report(&self) {
+        let mut previous = self.register().await;
+        let mut sent: Option<(Instant, NodeStatus)> = None;
+        let mut cidr = String::new();
+        loop {
+            let now = self.source.status(previous.as_ref()).await;
+            let due = sent.as_ref().is_none_or(|(at, before)| {
+                at.elapsed() >= self.config.file.node_status_report_frequency.0
+                    || status::differs(before, &now)
+            });
+            if due {
+                match self.send(&now).await {
+                    Ok(node) => {
+                        self.tell(previous.as_ref(), &now);
+                        previous = Some(now.clone());
+                        sent = Some((Instant::now(), now.clone()));
+                        let given = node.spec.and_then(|s| s.pod_cidr).unwrap_or_default();
+                        if !given.is_empty() && given != cidr {
+                            self.source.pod_cidr(&given).await;
+                            cidr = given;
+                        }
+                    }
+                    Err(kube::Error::Api(status)) if status.code == 404 => previous = self.register().await,
+                    Err(error) => tracing::error!(%error, "error updating node status, will retry"),
+                }
+            }
+            let ready = now.conditions.iter().flatten().any(|c| c.type_ == "Ready" && c.status == "True");
+            let frequency = self.config.file.node_status_update_frequency.0;
+            tokio::time::sleep(if ready { frequency } else { EAGER.min(frequency) }).await;
+        }
+    }
+
+    /// Creates the node, or takes over the one there is; tries until that is done. Answers with its status.
+    async fn register(&self) -> Option<NodeStatus> {
+        loop {
+            match self.try_register().await {
+                Ok(status) => return status,
+                Err(error) => tracing::error!(%error, "unable to register node with API server"),
+            }
+            tokio::time::sleep(EAGER).await;
+        }
+    }
+
+    async fn try_register(&self) -> Result<Option<NodeStatus>, kube::Error> {
+        let name = &self.config.node_name;
+        if let Some(node) = self.api.get_opt(name).await? {
+            return self.adopt(node).await;
+        }
+        if !self.config.file.register_node {
+            tracing::info!(node = name, "waiting for the node to be registered by others");
+            return Ok(None);
+        }
+        let status = self.source.status(None).await;
+        let node = status::initial_node(&self.config, status);
+        match self.api.create(&PostParams::default(), &node).await {
+            Ok(made) => {
+                tracing::info!(node = name, "successfully registered node");
+                Ok(made.status)
+            }
+            Err(kube::Error::Api(status)) if status.code == 409 => {
+                let node = self.api.get(name).await?;
+                self.adopt(node).await
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Brings the default labels of a node that was registered before up to date.
+    async fn adopt(&self, node: Node) -> Result<Option<NodeStatus>, kube::Error> {
+        let have = node.metadata.labels.clone().unwrap_or_default();
+        let want = status::default_labels(&self.config.node_name);
+        if want.iter().any(|(k, v)| have.get(k) != Some(v)) {
+            let body = json!({ "metadata": { "labels": want } });
+            let patch = Patch::Strategic(&body);
+            self.api.patch(&self.config.node_name, &PatchParams::default(), &patch).await?;
+        }
+        Ok(node.status)
+    }
+
+    async fn send(&self, status: &NodeStatus) -> Result<Node, kube::Error> {
+        let mut body = json!({ "status": status });
+        // The lists of addresses and images are replaced as a whole: what is gone must go.
+        if let Some(addresses) = body["status"]["addresses"].as_array_mut() {
+            addresses.push(json!({ "$patch": "replace" }));
+        }
+        let params = PatchParams::default();
+        self.api.patch_status(&self.config.node_name, &params, &Patch::Strategic(&body)).await
+    }
+
+    fn tell(&self, before: Option<&NodeStatus>, now: &NodeStatus) {
+        let name = &self.config.node_name;
+        for reason in status::transitions(before, now) {
+            let text = format!("Node {name} status is now: {reason}");
+            self.events.send(node_reference(name), Severity::Normal, reason, &text);
+        }
+    }
+}
+
+/// Renews the node's lease at a quarter of its duration.
+async fn renew(client: Client, config: Config) {
+    let leases: Api<Lease> = Api::namespaced(client.clone(), LEASE_NAMESPACE);
+    let nodes: Api<Node> = Api::all(client);
+    let seconds = config.file.node_lease_duration_seconds;
+    let period = Duration::from_secs(u64::try_from(seconds).unwrap_or(40)) / 4;
+    loop {
+        let renewed = renew_once(&leases, &nodes, &config.node_name, seconds).await;
+        let wait = match renewed {
+            Ok(()) => period,
+            Err(error) => {
+                tracing::error!(%error, "failed to update lease");
+                period / 10
+            }
+        };
+        tokio::time::sleep(wait).await;
+    }
+}
+
+async fn renew_once(
+    leases: &Api<Lease>,
+    nodes: &Api<Node>,
+    name: &str,
+    seconds: i32,
+) -> Result<(), kube::Error> {
+    let spec = LeaseSpec {
+        holder_identity: Some(name.to_owned()),
+        lease_duration_seconds: Some(seconds),
+        renew_time: Some(MicroTime(Timestamp::now())),
+        ..LeaseSpec::default()
+    };
+    match leases.get_opt(name).await? {
+        Some(mut lease) => {
+            lease.spec = Some(spec);
+            leases.replace(name, &PostParams::default(), &lease).await?;
+        }
+        None => {
+            let node = nodes.get_opt(name).await?;
+            let owner = node.and_then(|n| n.metadata.uid).map(|uid| OwnerReference {
+                api_version: "v1".into(),
+                kind: "Node".into(),
+                name: name.to_owned(),
+                uid,
+                ..OwnerReference::default()
+            });
+            let mut lease = Lease { spec: Some(spec), ..Lease::default() };
+            lease.metadata.name = Some(name.to_owned());
+            lease.metadata.namespace = Some(LEASE_NAMESPACE.to_owned());
+            lease.metadata.owner_references = owner.map(|o| vec![o]);
+            leases.create(&PostParams::default(), &lease).await?;
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,369 @@
+//! The node's status: capacity, conditions, addresses, versions, images. Pure.
+//!
+//! Contract: core/v1 NodeStatus; reasons and messages of conditions as upstream's.
+
+use std::{collections::BTreeMap, net::IpAddr};
+
+use jiff::Timestamp;
+use k8s_openapi::{
+    api::core::v1::{
+        ContainerImage, DaemonEndpoint, Node, NodeAddress, NodeCondition, NodeDaemonEndpoints,
+        NodeRuntimeHandler, NodeRuntimeHandlerFeatures, NodeStatus, NodeSystemInfo,
+    },
+    apimachinery::pkg::{api::resource::Quantity, apis::meta::v1::Time},
+};
+
+use super::machine::{FsUsage, Machine};
+use crate::{pod::resources, runtime::cri};
+
+/// What presses on the node.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Pressure {
+    /// Little memory is left.
+    pub memory: bool,
+    /// Little disk is left.
+    pub disk: bool,
+    /// Few process ids are left.
+    pub pids: bool,
+}
+
+/// Everything the status is made from.
+#[derive(Debug)]
+pub struct Input<'a> {
+    /// The node's name.
+    pub name: &'a str,
+    /// Its addresses; with an external cloud provider those come from elsewhere.
+    pub addresses: Option<&'a [IpAddr]>,
+    /// The machine.
+    pub machine: &'a Machine,
+    /// The file system of the kubelet's folder.
+    pub disk: FsUsage,
+    /// Most pods.
+    pub max_pods: i32,
+    /// Kept from pods, by resource, in thousandths.
+    pub reserved: &'a BTreeMap<String, i64>,
+    /// Name and version of the runtime.
+    pub runtime_version: &'a str,
+    /// Runtime handlers.
+    pub handlers: &'a [cri::RuntimeHandler],
+    /// The runtime's images.
+    pub images: &'a [cri::Image],
+    /// Most images listed; -1 is all.
+    pub max_images: i32,
+    /// Port of the kubelet's API.
+    pub port: u16,
+    /// What presses.
+    pub pressure: Pressure,
+    /// Why the node is not ready; empty when it is.
+    pub unready: &'a [String],
+    /// The status of before, for transition times.
+    pub previous: Option<&'a NodeStatus>,
+    /// The time.
+    pub now: Timestamp,
+}
+
+/// Makes the status.
+#[must_use]
+pub fn generate(input: &Input<'_>) -> NodeStatus {
+    let capacity = capacity(input);
+    let allocatable = allocatable(&capacity, input.reserved);
+    NodeStatus {
+        addresses: input.addresses.map(|ips| addresses(ips, input.name)),
+        allocatable: Some(quantities(&allocatable)),
+        capacity: Some(quantities(&capacity)),
+        conditions: Some(conditions(input)),
+        daemon_endpoints: Some(NodeDaemonEndpoints {
+            kubelet_endpoint: Some(DaemonEndpoint { port: i32::from(input.port) }),
+        }),
+        images: Some(images(input.images, input.max_images)),
+        node_info: Some(NodeSystemInfo {
+            architecture: go_architecture().to_owned(),
+            boot_id: input.machine.boot_id.clone(),
+            container_runtime_version: input.runtime_version.to_owned(),
+            kernel_version: input.machine.kernel.clone(),
+            kubelet_version: "v1.36.0".to_owned(),
+            machine_id: input.machine.machine_id.clone(),
+            operating_system: "linux".to_owned(),
+            os_image: input.machine.os_image.clone(),
+            system_uuid: input.machine.system_uuid.clone(),
+            ..NodeSystemInfo::default()
+        }),
+        runtime_handlers: handlers(input.handlers),
+        ..NodeStatus::default()
+    }
+}
+
+/// The processor as Go names it.
+#[must_use]
+pub fn go_architecture() -> &'static str {
+    match std::env::consts::ARCH {
+        "x86_64" => "amd64",
+        "aarch64" => "arm64",
+        other => other,
+    }
+}
+
+/// Amounts in thousandths.
+fn capacity(input: &Input<'_>) -> BTreeMap<&'static str, i64> {
+    BTreeMap::from([
+        ("cpu", input.machine.cpus.saturating_mul(1000)),
+        ("memory", input.machine.memory.saturating_mul(1000)),
+        ("pods", i64::from(input.max_pods).saturating_mul(1000)),
+        ("ephemeral-storage", input.disk.capacity.saturating_mul(1000)),
+        ("hugepages-1Gi", 0),
+        ("hugepages-2Mi", 0),
+    ])
+}
+
+fn allocatable(
+    capacity: &BTreeMap<&'static str, i64>,
+    reserved: &BTreeMap<String, i64>,
+) -> BTreeMap<&'static str, i64> {
+    let rest = |(name, have): (&&'static str, &i64)| {
+        (*name, have.saturating_sub(reserved.get(*name).copied().unwrap_or(0)).max(0))
+    };
+    capacity.iter().map(rest).collect()
+}
+
+fn quantities(amounts: &BTreeMap<&'static str, i64>) -> BTreeMap<String, Quantity> {
+    let text = |(name, milli): (&&'static str, &i64)| {
+        let text = match *name {
+            "cpu" if milli % 1000 != 0 => format!("{milli}m"),
+            "memory" | "ephemeral-storage" if (milli / 1000) % 1024 == 0 && *milli > 0 => {
+                format!("{}Ki", milli / 1000 / 1024)
+            }
+            _ => (milli / 1000).to_string(),
+        };
+        ((*name).to_owned(), Quantity(text))
+    };
+    amounts.iter().map(text).collect()
+}
+
+/// What is kept from pods: reserved for system and Kubernetes, and the memory and disk at which eviction sets in.
+#[must_use]
+pub fn reserved<'a>(
+    lists: impl Iterator<Item = &'a BTreeMap<String, String>>,
+    eviction_memory: i64,
+    eviction_disk: i64,
+) -> BTreeMap<String, i64> {
+    let mut sum: BTreeMap<String, i64> = BTreeMap::new();
+    for (name, text) in lists.flatten() {
+        let amount = resources::milli(text).unwrap_or(0);
+        let entry = sum.entry(name.clone()).or_default();
+        *entry = entry.saturating_add(amount);
+    }
+    *sum.entry("memory".to_owned()).or_default() += eviction_memory.saturating_mul(1000);
+    *sum.entry("ephemeral-storage".to_owned()).or_default() += eviction_disk.saturating_mul(1000);
+    sum
+}
+
+fn addresses(ips: &[IpAddr], name: &str) -> Vec<NodeAddress> {
+    let internal = ips.iter().map(|ip| NodeAddress { type_: "InternalIP".into(), address: ip.to_string() });
+    let host = NodeAddress { type_: "Hostname".into(), address: name.to_owned() };
+    internal.chain([host]).collect()
+}
+
+fn images(all: &[cri::Image], most: i32) -> Vec<ContainerImage> {
+    let mut list: Vec<ContainerImage> = all
+        .iter()
+        .map(|image| ContainerImage {
+            names: Some(image.repo_digests.iter().chain(&image.repo_tags).take(5).cloned().collect()),
+            size_bytes: Some(i64::try_from(image.size).unwrap_or(i64::MAX)),
+        })
+        .collect();
+    list.sort_by(|a, b| b.size_bytes.cmp(&a.size_bytes).then_with(|| a.names.cmp(&b.names)));
+    if let Ok(most) = usize::try_from(most) {
+        list.truncate(most);
+    }
+    list
+}
+
+fn handlers(all: &[cri::RuntimeHandler]) -> Option<Vec<NodeRuntimeHandler>> {
+    let list: Vec<NodeRuntimeHandler> = all
+        .iter()
+        .map(|handler| NodeRuntimeHandler {
+            name: Some(handler.name.clone()),
+            features: handler.features.as_ref().map(|f| NodeRuntimeHandlerFeatures {
+                recursive_read_only_mounts: Some(f.recursive_read_only_mounts),
+                user_namespaces: Some(f.user_namespaces),
+            }),
+        })
+        .collect();
+    (!list.is_empty()).then_some(list)
+}
+
+fn conditions(input: &Input<'_>) -> Vec<NodeCondition> {
+    let Pressure { memory, disk, pids } = input.pressure;
+    let pick = |on: bool, yes: (&'static str, &'static str), no: (&'static str, &'static str)| {
+        let (reason, message) = if on { yes } else { no };
+        (on, reason, message.to_owned())
+    };
+    let memory = pick(
+        memory,
+        ("KubeletHasInsufficientMemory", "kubelet has insufficient memory available"),
+        ("KubeletHasSufficientMemory", "kubelet has sufficient memory available"),
+    );
+    let disk = pick(
+        disk,
+        ("KubeletHasDiskPressure", "kubelet has disk pressure"),
+        ("KubeletHasNoDiskPressure", "kubelet has no disk pressure"),
+    );
+    let pids = pick(
+        pids,
+        ("KubeletHasInsufficientPID", "kubelet has insufficient PID available"),
+        ("KubeletHasSufficientPID", "kubelet has sufficient PID available"),
+    );
+    let ready = if input.unready.is_empty() {
+        (true, "KubeletReady", "kubelet is posting ready status".to_owned())
+    } else if input.unready.len() == 1 {
+        (false, "KubeletNotReady", input.unready[0].clone())
+    } else {
+        (false, "KubeletNotReady", format!("[{}]", input.unready.join(", ")))
+    };
+    let old = input.previous.and_then(|s| s.conditions.as_deref()).unwrap_or_default();
+    [("MemoryPressure", memory), ("DiskPressure", disk), ("PIDPressure", pids), ("Ready", ready)]
+        .into_iter()
+        .map(|(kind, (on, reason, message))| {
+            let status = if on { "True" } else { "False" };
+            let before = old.iter().find(|c| c.type_ == kind && c.status == status);
+            NodeCondition {
+                type_: kind.to_owned(),
+                status: status.to_owned(),
+                reason: Some(reason.to_owned()),
+                message: Some(message),
+                last_heartbeat_time: Some(Time(input.now)),
+                last_transition_time: before
+                    .and_then(|c| c.last_transition_time.clone())
+                    .or(Some(Time(input.now))),
+            }
+        })
+        .collect()
+}
+
+/// The two statuses differ in more than heartbeat times.
+#[must_use]
+pub fn differs(a: &NodeStatus, b: &NodeStatus) -> bool {
+    let plain = |status: &NodeStatus| {
+        let mut status = status.clone();
+        for condition in status.conditions.iter_mut().flatten() {
+            condition.last_heartbeat_time = None;
+        }
+        status
+    };
+    plain(a) != plain(b)
+}
+
+/// Events that tell of conditions that changed between two statuses: reasons, in upstream's words.
+#[must_use]
+pub fn transitions(before: Option<&NodeStatus>, now: &NodeStatus) -> Vec<&'static str> {
+    let status_of = |status: &NodeStatus, kind: &str| {
+        let list = status.conditions.as_deref().unwrap_or_default();
+        list.iter().find(|c| c.type_ == kind).map(|c| c.status == "True")
+    };
+    let table = [
+        ("MemoryPressure", "NodeHasInsufficientMemory", "NodeHasSufficientMemory"),
+        ("DiskPressure", "NodeHasDiskPressure", "NodeHasNoDiskPressure"),
+        ("PIDPressure", "NodeHasInsufficientPID", "NodeHasSufficientPID"),
+        ("Ready", "NodeReady", "NodeNotReady"),
+    ];
+    let mut reasons = Vec::new();
+    for (kind, yes, no) in table {
+        let (old, new) = (before.and_then(|b| status_of(b, kind)), status_of(now, kind));
+        let quiet = kind == "Ready" && old.is_none() && new == Some(false);
+        if old != new && !quiet {
+            reasons.extend(new.map(|on| if on { yes } else { no }));
+        }
+    }
+    reasons
+}
+
+/// A node as it registers.
+#[must_use]
+pub fn initial_node(config: &crate::options::Config, status: NodeStatus) -> Node {
+    let mut node = Node { status: Some(status), ..Node::default() };
+    node.metadata.name = Some(config.node_name.clone());
+    let mut labels = default_labels(&config.node_name);
+    labels.extend(config.node_labels.iter().cloned());
+    node.metadata.labels = Some(labels);
+    node.metadata.annotations = Some(BTreeMap::from([(
+        "volumes.kubernetes.io/controller-managed-attach-detach".to_owned(),
+        "true".to_owned(),
+    )]));
+    let spec = node.spec.get_or_insert_default();
+    spec.provider_id.clone_from(&config.provider_id);
+    let mut taints = config.taints.clone();
+    if config.external_cloud {
+        taints.push(k8s_openapi::api::core::v1::Taint {
+            key: "node.cloudprovider.kubernetes.io/uninitialized".into(),
+            value: Some("true".into()),
+            effect: "NoSchedule".into(),
+            ..Default::default()
+        });
+    }
+    spec.taints = (!taints.is_empty()).then_some(taints);
+    node
+}
+
+/// The labels every node has.
+#[must_use]
+pub fn default_labels(name: &str) -> BTreeMap<String, String> {
+    let pairs = [
+        ("kubernetes.io/hostname", name),
+        ("kubernetes.io/os", "linux"),
+        ("kubernetes.io/arch", go_architecture()),
+        ("beta.kubernetes.io/os", "linux"),
+        ("beta.kubernetes.io/arch", go_architecture()),
+    ];
+    pairs.into_iter().map(|(k, v)| (k.to_owned(), v.to_owned())).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::at;
+
+    fn made(unready: &[String], pressure: Pressure, previous: Option<&NodeStatus>, now: i64) -> NodeStatus {
+        let machine = Machine { cpus: 2, memory: 4 << 30, ..Machine::default() };
+        let lists = [BTreeMap::from([("cpu".to_owned(), "500m".to_owned())])];
+        generate(&Input {
+            name: "n",
+            addresses: Some(&[IpAddr::from([192, 0, 2, 1])]),
+            machine: &machine,
+            disk: FsUsage::default(),
+            max_pods: 110,
+            reserved: &reserved(lists.iter(), 100 << 20, 0),
+            runtime_version: "containerd://1.6.20",
+            handlers: &[],
+            images: &[],
+            max_images: 50,
+            port: 10250,
+            pressure,
+            unready,
+            previous,
+            now: at(now),
+        })
+    }
+
+    #[test]
+    fn reservations_are_taken_from_capacity() {
+        let status = made(&[], Pressure::default(), None, 0);
+        assert_eq!(status.capacity.as_ref().unwrap()["cpu"].0, "2");
+        assert_eq!(status.allocatable.as_ref().unwrap()["cpu"].0, "1500m");
+        assert_eq!(status.capacity.unwrap()["memory"].0, "4194304Ki");
+        assert_eq!(status.allocatable.unwrap()["memory"].0, "4091904Ki");
+    }
+
+    #[test]
+    fn transitions_keep_their_time_and_tell_events() {
+        let first = made(&["no network".into()], Pressure::default(), None, 0);
+        assert_eq!(transitions(None, &first).len(), 3);
+        let second = made(&[], Pressure::default(), Some(&first), 10);
+        assert_eq!(transitions(Some(&first), &second), ["NodeReady"]);
+        let third = made(&[], Pressure::default(), Some(&second), 20);
+        assert!(!differs(&second, &third));
+        let time = |s: &NodeStatus| s.conditions.as_ref().unwrap()[3].last_transition_time.clone().unwrap().0;
+        assert_eq!(time(&third), at(10));
+        let pressed = made(&[], Pressure { memory: true, ..Pressure::default() }, Some(&third), 30);
+        assert_eq!(transitions(Some(&third), &pressed), ["NodeHasInsufficientMemory"]);
+    }
+}

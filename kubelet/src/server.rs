@@ -1,0 +1,225 @@
+//! The kubelet's own API: pods, logs, exec, attach, port-forward, stats and metrics.
+//!
+//! One list of routes ([`Server::route`]); the listener, authentication and authorization are component-base's, told what a
+//! path means by `attributes`. Streams are spliced to the runtime's streaming server byte by byte (`streams`).
+
+pub mod attributes;
+pub mod logs;
+pub mod metrics;
+pub mod stats;
+pub mod streams;
+
+use std::{convert::Infallible, sync::Arc};
+
+use bytes::Bytes;
+use http::{Method, Request, Response, StatusCode, header};
+use http_body_util::{BodyExt, Full, combinators::UnsyncBoxBody};
+use hyper::body::Incoming;
+use k8s_openapi::api::core::v1::Pod;
+use serde::Serialize;
+
+use crate::{
+    pod,
+    pods::Pods,
+    runtime::{RuntimeError, observed::PodRuntime},
+    worker::Shared,
+};
+
+/// A body of an answer.
+pub type Body = UnsyncBoxBody<Bytes, std::io::Error>;
+
+/// Why a request cannot be served.
+#[derive(Debug, thiserror::Error)]
+pub enum ServeError {
+    /// The path or the object does not exist.
+    #[error("{0}")]
+    NotFound(String),
+    /// The request makes no sense.
+    #[error("{0}")]
+    BadRequest(String),
+    /// The runtime failed.
+    #[error(transparent)]
+    Runtime(#[from] RuntimeError),
+    /// Something else failed.
+    #[error("{0}")]
+    Internal(String),
+    /// Known, but not supported here.
+    #[error("{0}")]
+    NotImplemented(&'static str),
+}
+
+impl ServeError {
+    fn code(&self) -> StatusCode {
+        match self {
+            Self::NotFound(_) => StatusCode::NOT_FOUND,
+            Self::BadRequest(_) => StatusCode::BAD_REQUEST,
+            Self::Runtime(error) if error.is_not_found() => StatusCode::NOT_FOUND,
+            Self::Runtime(_) | Self::Internal(_) => StatusCode::INTERNAL_SERVER_ERROR,
+            Self::NotImplemented(_) => StatusCode::NOT_IMPLEMENTED,
+        }
+    }
+}
+
+/// The kubelet's API.
+pub struct Server {
+    /// What the workers share.
+    pub shared: Arc<Shared>,
+    /// The pods.
+    pub pods: Arc<Pods>,
+    /// The configuration as JSON.
+    pub configz: serde_json::Value,
+}
+
+/// Query parameters, decoded; a name may come more than once.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Query(Vec<(String, String)>);
+
+impl Query {
+    /// Reads a URL's query.
+    #[must_use]
+    pub fn parse(query: Option<&str>) -> Self {
+        let decode = |text: &str| {
+            let text = text.replace('+', " ");
+            percent_encoding::percent_decode_str(&text).decode_utf8_lossy().into_owned()
+        };
+        let pairs = query.unwrap_or_default().split('&').filter(|p| !p.is_empty());
+        Self(
+            pairs
+                .map(|pair| {
+                    let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
+                    (decode(name), decode(value))
+                })
+                .collect(),
+        )
+    }
+
+    /// The first value of a name.
+    #[must_use]
+    pub fn get(&self, name: &str) -> Option<&str> {
+        self.0.iter().find(|(n, _)| n == name).map(|(_, v)| v.as_str())
+    }
+
+    /// All values of a name.
+    #[must_use]
+    pub fn all(&self, name: &str) -> Vec<String> {
+        self.0.iter().filter(|(n, _)| n == name).map(|(_, v)| v.clone()).collect()
+    }
+
+    /// A switch: `1` or `true`.
+    #[must_use]
+    pub fn on(&self, name: &str) -> bool {
+        matches!(self.get(name), Some("1" | "true" | "True" | "t"))
+    }
+}
+
+impl Server {
+    /// Serves one request.
+    ///
+    /// # Errors
+    /// Never; failures are answers.
+    pub async fn serve(self: Arc<Self>, request: Request<Incoming>) -> Result<Response<Body>, Infallible> {
+        let path = request.uri().path().to_owned();
+        let method = request.method().clone();
+        Ok(self.route(request).await.unwrap_or_else(|error| {
+            tracing::debug!(%method, path, %error, "request failed");
+            answer(error.code(), "text/plain; charset=utf-8", error.to_string())
+        }))
+    }
+
+    async fn route(self: Arc<Self>, request: Request<Incoming>) -> Result<Response<Body>, ServeError> {
+        let path = request.uri().path().trim_matches('/').to_owned();
+        let query = Query::parse(request.uri().query());
+        let parts: Vec<&str> = path.split('/').collect();
+        match (request.method(), parts.as_slice()) {
+            (&Method::GET, ["pods"]) => Ok(json(&list(self.pods.list()))),
+            (&Method::GET, ["runningpods"]) => Ok(json(&list(self.running().await?))),
+            (&Method::GET, ["containerLogs", namespace, name, container]) => {
+                logs::serve(&self, namespace, name, container, &query).await
+            }
+            (&Method::GET | &Method::POST, ["exec", rest @ ..]) => {
+                streams::exec(&self, rest, &query, request).await
+            }
+            (&Method::GET | &Method::POST, ["attach", rest @ ..]) => {
+                streams::attach(&self, rest, &query, request).await
+            }
+            (&Method::GET | &Method::POST, ["portForward", rest @ ..]) => {
+                streams::port_forward(&self, rest, &query, request).await
+            }
+            (&Method::POST, ["run", rest @ ..]) => streams::run(&self, rest, &query).await,
+            (&Method::GET, ["stats", "summary"]) => Ok(json(&stats::summary(&self).await?)),
+            (&Method::GET, ["metrics"]) => Ok(text(metrics::process())),
+            (&Method::GET, ["metrics", "resource"]) => Ok(text(metrics::resource(&self).await?)),
+            (&Method::GET, ["metrics", "cadvisor"]) => Ok(text(metrics::cadvisor(&self).await?)),
+            (&Method::GET, ["metrics", "probes"]) => Ok(text(metrics::probes())),
+            (&Method::GET, ["configz"]) => Ok(json(&self.configz)),
+            (_, ["checkpoint", ..]) => {
+                Err(ServeError::NotImplemented("checkpointing containers is not supported by this kubelet"))
+            }
+            _ => Err(ServeError::NotFound("404 page not found".to_owned())),
+        }
+    }
+
+    /// The pod of this name, and the uid when one is given.
+    fn pod(&self, namespace: &str, name: &str, uid: Option<&str>) -> Result<Pod, ServeError> {
+        let found = self.pods.named(namespace, name);
+        found
+            .filter(|p| uid.is_none_or(|uid| pod::uid(p) == uid))
+            .ok_or_else(|| ServeError::NotFound(format!("pod \"{name}\" does not exist")))
+    }
+
+    async fn runtime_of(&self, pod: &Pod) -> Result<PodRuntime, ServeError> {
+        Ok(self.shared.runtime.pod(pod::uid(pod)).await?)
+    }
+
+    async fn running(&self) -> Result<Vec<Pod>, ServeError> {
+        let seen = self.shared.runtime.glimpse().await?;
+        let ready = crate::runtime::cri::PodSandboxState::SandboxReady as i32;
+        let mut pods = Vec::new();
+        for item in seen.into_iter().filter(|g| g.sandbox_id.is_none() && g.state == ready) {
+            let mut pod = Pod::default();
+            pod.metadata.name = Some(item.pod.name);
+            pod.metadata.namespace = Some(item.pod.namespace);
+            pod.metadata.uid = Some(item.pod.uid);
+            pods.push(pod);
+        }
+        Ok(pods)
+    }
+}
+
+fn list(items: Vec<Pod>) -> serde_json::Value {
+    serde_json::json!({ "kind": "PodList", "apiVersion": "v1", "metadata": {}, "items": items })
+}
+
+/// An answer with this content.
+#[must_use]
+pub fn answer(code: StatusCode, kind: &'static str, content: impl Into<Bytes>) -> Response<Body> {
+    let body = Full::new(content.into()).map_err(|never| match never {}).boxed_unsync();
+    let mut response = Response::new(body);
+    *response.status_mut() = code;
+    response.headers_mut().insert(header::CONTENT_TYPE, http::HeaderValue::from_static(kind));
+    response
+}
+
+fn text(content: String) -> Response<Body> {
+    answer(StatusCode::OK, "text/plain; version=0.0.4; charset=utf-8", content)
+}
+
+fn json(value: &impl Serialize) -> Response<Body> {
+    match serde_json::to_vec(value) {
+        Ok(bytes) => answer(StatusCode::OK, "application/json", bytes),
+        Err(error) => answer(StatusCode::INTERNAL_SERVER_ERROR, "text/plain", error.to_string()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn queries_decode_and_repeat() {
+        let query = Query::parse(Some("command=sh&command=-c&command=echo%20a+b&input=1&tty=0&flag"));
+        assert_eq!(query.all("command"), ["sh", "-c", "echo a b"]);
+        assert!(query.on("input") && !query.on("tty") && !query.on("none"));
+        assert_eq!(query.get("flag"), Some(""));
+    }
+}
