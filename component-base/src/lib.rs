@@ -22,5 +22,9 @@ pub mod selector;
 pub mod version;
 
 pub mod expectations;
+
+pub mod client;
+pub mod informer;
 pub mod metrics;
+pub mod tls;
 pub mod workqueue;

@@ -1,0 +1,248 @@
+//! The daemon's connection to the API server: kubeconfig or in-cluster configuration, one HTTP/2 connection with keep-alive,
+//! client-side rate limit, `rest_client_*` metrics. The result is a `kube::Client`, used with `kube::Api` for writes and by
+//! the informers for reads.
+
+use std::{path::PathBuf, sync::Arc, sync::LazyLock, time::Duration};
+
+use http::{HeaderValue, Request, Response, header::USER_AGENT};
+use hyper::body::Incoming;
+use hyper_rustls::{FixedServerNameResolver, HttpsConnectorBuilder};
+use hyper_util::{
+    client::legacy::{Client as HttpClient, connect::HttpConnector},
+    rt::{TokioExecutor, TokioTimer},
+};
+use kube::{
+    Config,
+    client::{Body, ConfigExt},
+    config::{KubeConfigOptions, Kubeconfig},
+};
+use parking_lot::Mutex;
+use prometheus::{HistogramVec, IntCounterVec};
+use tokio::time::Instant;
+use tower::{BoxError, ServiceBuilder, ServiceExt, util::BoxCloneSyncService};
+
+use crate::{
+    metrics::{self, Stability},
+    workqueue::Bucket,
+};
+
+/// How to reach the API server.
+#[derive(Clone, Debug)]
+pub struct ClientOptions {
+    /// File with cluster and credentials; without it (and `master`) the service account of the pod is used.
+    pub kubeconfig: Option<PathBuf>,
+    /// Overrides the server's URL.
+    pub master: Option<String>,
+    /// Requests per second; 0 takes the default of 50, negative means no limit.
+    pub qps: f32,
+    /// Requests that may be sent at once; 0 takes the default of 100.
+    pub burst: u32,
+    /// `User-Agent` header; see [`crate::version::user_agent`].
+    pub user_agent: String,
+    /// Upstream's wire format flag. Accepted for compatibility; requests are sent as JSON.
+    pub content_type: String,
+}
+
+impl ClientOptions {
+    /// Defaults for a component.
+    pub fn new(component: &str) -> ClientOptions {
+        ClientOptions {
+            kubeconfig: None,
+            master: None,
+            qps: 0.0,
+            burst: 0,
+            user_agent: crate::version::user_agent(component),
+            content_type: "application/json".to_owned(),
+        }
+    }
+}
+
+/// Why no client could be made.
+#[derive(Debug, thiserror::Error)]
+pub enum ClientError {
+    #[error("invalid kubeconfig {path:?}")]
+    Kubeconfig { path: PathBuf, source: Box<kube::config::KubeconfigError> },
+    #[error("invalid server address {0:?}")]
+    Master(String),
+    #[error("neither a kubeconfig nor an in-cluster configuration is available")]
+    InCluster(#[source] Box<kube::config::InClusterError>),
+    #[error("invalid credentials or TLS settings")]
+    Setup(#[source] Box<kube::Error>),
+    #[error("invalid TLS server name {0:?}")]
+    ServerName(String),
+    #[error("invalid user agent {0:?}")]
+    UserAgent(String),
+}
+
+/// Loads the configuration and builds a client; connects lazily.
+///
+/// # Errors
+/// When the configuration cannot be read or holds unusable credentials.
+pub async fn connect(options: &ClientOptions) -> Result<kube::Client, ClientError> {
+    let config = load(options).await?;
+    from_config(config, options)
+}
+
+async fn load(options: &ClientOptions) -> Result<Config, ClientError> {
+    let master = match options.master.as_deref().filter(|master| !master.is_empty()) {
+        Some(text) => Some(text.parse::<http::Uri>().map_err(|_| ClientError::Master(text.to_owned()))?),
+        None => None,
+    };
+    let Some(path) = options.kubeconfig.as_ref().filter(|path| !path.as_os_str().is_empty()) else {
+        return match master {
+            Some(url) => Ok(Config::new(url)),
+            None => Config::incluster().map_err(|error| ClientError::InCluster(Box::new(error))),
+        };
+    };
+    let failed = |source| ClientError::Kubeconfig { path: path.clone(), source: Box::new(source) };
+    let file = Kubeconfig::read_from(path).map_err(failed)?;
+    let mut config =
+        Config::from_custom_kubeconfig(file, &KubeConfigOptions::default()).await.map_err(failed)?;
+    if let Some(url) = master {
+        config.cluster_url = url;
+    }
+    Ok(config)
+}
+
+/// Builds a client from a loaded configuration.
+///
+/// # Errors
+/// When credentials or TLS settings are unusable.
+pub fn from_config(config: Config, options: &ClientOptions) -> Result<kube::Client, ClientError> {
+    crate::tls::install_provider();
+    let setup = |error| ClientError::Setup(Box::new(error));
+    let tls = config.rustls_client_config().map_err(setup)?;
+    let mut http = HttpConnector::new();
+    http.enforce_http(false);
+    http.set_nodelay(true);
+    http.set_connect_timeout(Some(Duration::from_secs(30)));
+    http.set_keepalive(Some(Duration::from_secs(30)));
+    let mut builder = HttpsConnectorBuilder::new().with_tls_config(tls).https_or_http();
+    if let Some(name) = &config.tls_server_name {
+        let parsed = rustls_pki_types::ServerName::try_from(name.clone())
+            .map_err(|_| ClientError::ServerName(name.clone()))?;
+        builder = builder.with_server_name_resolver(FixedServerNameResolver::new(parsed));
+    }
+    let connector = builder.enable_all_versions().wrap_connector(http);
+    let hyper: HttpClient<_, Body> = HttpClient::builder(TokioExecutor::new())
+        .timer(TokioTimer::new())
+        .pool_timer(TokioTimer::new())
+        // As client-go: a silent connection is probed after 30 s and given up 15 s later.
+        .http2_keep_alive_interval(Duration::from_secs(30))
+        .http2_keep_alive_timeout(Duration::from_secs(15))
+        .build(connector);
+    let inner: Transport = BoxCloneSyncService::new(
+        ServiceBuilder::new()
+            .layer(config.base_uri_layer())
+            .option_layer(config.auth_layer().map_err(setup)?)
+            .layer(config.extra_headers_layer().map_err(setup)?)
+            .map_err(BoxError::from)
+            .service(hyper),
+    );
+    let host = config.cluster_url.authority().map(ToString::to_string).unwrap_or_default();
+    let agent = HeaderValue::from_str(&options.user_agent)
+        .map_err(|_| ClientError::UserAgent(options.user_agent.clone()))?;
+    let limiter = Limiter::new(options.qps, options.burst);
+    let service = tower::service_fn(move |request: Request<Body>| {
+        let (inner, limiter, host, agent) = (inner.clone(), limiter.clone(), host.clone(), agent.clone());
+        Box::pin(limited(inner, limiter, host, agent, request)) as Answer
+    });
+    Ok(kube::Client::new(service, config.default_namespace))
+}
+
+type Transport = BoxCloneSyncService<Request<Body>, Response<Incoming>, BoxError>;
+type Answer = futures::future::BoxFuture<'static, Result<Response<Incoming>, BoxError>>;
+
+async fn limited(
+    inner: Transport,
+    limiter: Limiter,
+    host: String,
+    agent: HeaderValue,
+    mut request: Request<Body>,
+) -> Result<Response<Incoming>, BoxError> {
+    limiter.acquire().await;
+    request.headers_mut().insert(USER_AGENT, agent);
+    let method = request.method().as_str().to_owned();
+    let start = Instant::now();
+    let result = inner.oneshot(request).await;
+    let code = match &result {
+        Ok(response) => response.status().as_u16().to_string(),
+        Err(_) => "<error>".to_owned(),
+    };
+    FAMILIES.requests.with_label_values(&[code.as_str(), method.as_str(), host.as_str()]).inc();
+    FAMILIES
+        .latency
+        .with_label_values(&[method.as_str(), host.as_str()])
+        .observe(start.elapsed().as_secs_f64());
+    result
+}
+
+/// Client-side rate limit shared by all requests of a client.
+#[derive(Clone, Debug)]
+struct Limiter(Option<Arc<Mutex<Bucket>>>);
+
+impl Limiter {
+    fn new(qps: f32, burst: u32) -> Limiter {
+        if qps < 0.0 {
+            return Limiter(None);
+        }
+        let qps = if qps == 0.0 { 50.0 } else { f64::from(qps) };
+        let burst = if burst == 0 { 100 } else { burst };
+        Limiter(Some(Arc::new(Mutex::new(Bucket::new(qps, f64::from(burst))))))
+    }
+
+    async fn acquire(&self) {
+        let Some(bucket) = &self.0 else { return };
+        let delay = bucket.lock().reserve(Instant::now());
+        if !delay.is_zero() {
+            tokio::time::sleep(delay).await;
+        }
+    }
+}
+
+struct Families {
+    requests: IntCounterVec,
+    latency: HistogramVec,
+}
+
+static FAMILIES: LazyLock<Families> = LazyLock::new(|| Families {
+    requests: metrics::counter_vec(
+        "rest_client_requests_total",
+        "Number of HTTP requests, partitioned by status code, method, and host.",
+        Stability::Alpha,
+        &["code", "method", "host"],
+    ),
+    latency: metrics::histogram_vec(
+        "rest_client_request_duration_seconds",
+        "Request latency in seconds. Broken down by verb, and host.",
+        Stability::Alpha,
+        &["verb", "host"],
+        vec![0.005, 0.025, 0.1, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 15.0, 30.0, 60.0],
+    ),
+});
+
+/// Whether an API call failed because the object does not exist.
+pub fn is_not_found(error: &kube::Error) -> bool {
+    has_code(error, 404)
+}
+
+/// Whether an API call failed because the object exists already (as opposed to a resourceVersion conflict).
+pub fn is_already_exists(error: &kube::Error) -> bool {
+    matches!(error, kube::Error::Api(status) if status.code == 409 && status.reason == "AlreadyExists")
+}
+
+/// Whether an API call failed because the object has changed meanwhile.
+pub fn is_conflict(error: &kube::Error) -> bool {
+    matches!(error, kube::Error::Api(status) if status.code == 409 && status.reason != "AlreadyExists")
+}
+
+/// Whether an API call failed because its namespace is being deleted.
+pub fn is_namespace_terminating(error: &kube::Error) -> bool {
+    let terminating = |cause: &kube::core::response::StatusCause| cause.reason == "NamespaceTerminating";
+    matches!(error, kube::Error::Api(status)
+        if status.details.as_ref().is_some_and(|details| details.causes.iter().any(terminating)))
+}
+
+fn has_code(error: &kube::Error, code: u16) -> bool {
+    matches!(error, kube::Error::Api(status) if status.code == code)
+}
