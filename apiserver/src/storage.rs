@@ -17,23 +17,42 @@
 //! concepts, "Efficient detection of changes" and "Resource versions"; KEP-2340 (consistent reads
 //! from cache), KEP-3157 (streaming lists).
 
+mod cache;
+mod compaction;
 mod config;
 mod entry;
 mod error;
+mod etcd;
+mod lease;
+mod list;
+mod metrics;
+mod read_point;
 mod resource;
+mod scan;
 mod selection;
+mod shared;
+mod stream;
+mod watch;
+mod write;
+
+#[cfg(test)]
+pub(crate) mod testing;
+#[cfg(test)]
+mod tests;
 
 use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use tokio_util::sync::CancellationToken;
 
+use self::{cache::Phase, shared::Shared};
 pub use self::{
     config::{Limits, StoreConfig, TlsFiles, Transformer},
     entry::Entry,
     error::StorageError,
     resource::{ResourceId, SelectablePath, StoredResource},
     selection::{FieldRequirement, LabelOperator, LabelRequirement, Selection},
+    watch::WatchStream,
 };
 
 /// The result of a storage operation.
@@ -138,55 +157,65 @@ pub struct WatchEvent {
     pub entry: Option<Arc<Entry>>,
 }
 
-/// A running watch. Dropping it ends it.
-#[derive(Debug)]
-pub struct WatchStream {}
-
 /// The store: cheap to clone, one per server.
 #[derive(Clone, Debug)]
-pub struct Store {}
+pub struct Store(Arc<Shared>);
+
+// === impl Store ===
 
 impl Store {
     /// Reads certificates and sets the clients up; connects when first used. Nothing is served
-    /// before [`Store::run`] runs.
+    /// before [`Store::run`] runs. Must be called within a tokio runtime.
     pub fn open(config: StoreConfig) -> Result<Self> {
-        drop(config);
-        Ok(Self {})
+        Shared::open(config).map(|shared| Self(Arc::new(shared)))
     }
 
     /// Follows etcd until `drain` is cancelled: fills the caches, keeps them true, compacts.
     /// The caller spawns this as one task.
     pub async fn run(self, drain: CancellationToken) {
-        drain.cancelled().await;
+        tokio::select! {
+            () = self.0.clone().follow() => {}
+            () = self.0.compact_forever() => {}
+            () = drain.cancelled() => {}
+        }
+        for cache in self.0.caches() {
+            cache.close();
+        }
     }
 
     /// Adds a resource (at start, or a custom resource later); loaded in the background, reads wait
-    /// for it. Registering an id again replaces its selectable fields and reloads it.
+    /// for it. Registering an id again replaces its selectable fields and reloads it; its watches end.
     pub fn register(&self, resource: StoredResource) {
-        drop(resource);
+        self.0.register(resource);
     }
 
     /// Drops a resource: its cache goes, its watches end.
     pub fn unregister(&self, id: &ResourceId) {
-        let _id = id;
+        self.0.unregister(id);
     }
 
     /// Waits until every resource registered so far is loaded.
-    pub async fn wait_ready(&self) {}
+    pub async fn wait_ready(&self) {
+        for cache in self.0.caches() {
+            // Nobody else can drop the sender while the cache is held here.
+            cache.phase().wait_for(|phase| *phase != Phase::Loading).await.ok();
+        }
+    }
 
     /// Whether every registered resource is loaded (the `watch-cache`/informer-sync readiness).
     pub fn is_ready(&self) -> bool {
-        false
+        self.0.ready()
     }
 
     /// Whether etcd answers, for the health checks (`etcd`, `etcd-readiness`).
     pub async fn ping(&self) -> Result<()> {
-        Err(StorageError::Unavailable("etcd is not connected".to_owned()))
+        self.0.etcd.revision(&self.0.own_id, &self.0.marker_key()).await?;
+        Ok(())
     }
 
     /// The revision the caches have reached.
     pub fn revision(&self) -> u64 {
-        0
+        *self.0.applied.borrow()
     }
 
     /// Reads one object at a consistent read point.
@@ -197,97 +226,90 @@ impl Store {
     /// Reads one object as fresh as asked (`Exact` means `NotOlderThan`).
     pub async fn get_at(
         &self,
-        _id: &ResourceId,
-        _namespace: &str,
-        _name: &str,
-        _point: ListPoint,
+        id: &ResourceId,
+        namespace: &str,
+        name: &str,
+        point: ListPoint,
     ) -> Result<Option<Arc<Entry>>> {
-        Err(StorageError::Unavailable("etcd is not connected".to_owned()))
+        let cache = self.0.cache(id)?;
+        let (_, key) = self.0.keys(&cache.resource, namespace, name)?;
+        self.0.fresh(id, point).await?;
+        self.0.cache(id)?.get(&key)
     }
 
     /// Reads one object from the cache as it is now, without waiting; for first tries of guarded
     /// updates and for authorization, admission and other readers of settings.
-    pub fn get_cached(&self, _id: &ResourceId, _namespace: &str, _name: &str) -> Option<Arc<Entry>> {
-        None
+    pub fn get_cached(&self, id: &ResourceId, namespace: &str, name: &str) -> Option<Arc<Entry>> {
+        let cache = self.0.cache(id).ok()?;
+        let (_, key) = self.0.keys(&cache.resource, namespace, name).ok()?;
+        // An unreadable value is as good as none to these readers; it was logged when it arrived.
+        cache.get(&key).ok().flatten()
     }
 
     /// All objects of a resource (or one namespace of it) in the cache as it is now, without waiting.
-    pub fn list_cached(&self, _id: &ResourceId, _namespace: Option<&str>) -> Vec<Arc<Entry>> {
-        Vec::new()
+    pub fn list_cached(&self, id: &ResourceId, namespace: Option<&str>) -> Vec<Arc<Entry>> {
+        let Ok(cache) = self.0.cache(id) else { return Vec::new() };
+        let (_, objects) = cache.snapshot(0);
+        list::in_range(&objects, &list::key_range(namespace)).cloned().collect()
     }
 
     /// Reads one object straight from etcd.
     pub async fn get_latest(
         &self,
-        _id: &ResourceId,
-        _namespace: &str,
-        _name: &str,
+        id: &ResourceId,
+        namespace: &str,
+        name: &str,
     ) -> Result<Option<Arc<Entry>>> {
-        Err(StorageError::Unavailable("etcd is not connected".to_owned()))
+        self.0.get_latest(id, namespace, name).await
     }
 
     /// Stores a new object. `json` needs no `resourceVersion`. `ttl` lets etcd delete it.
     /// Errors: `AlreadyExists`.
     pub async fn create(
         &self,
-        _id: &ResourceId,
-        _namespace: &str,
-        _name: &str,
-        _json: Vec<u8>,
-        _ttl: Option<Duration>,
+        id: &ResourceId,
+        namespace: &str,
+        name: &str,
+        json: Vec<u8>,
+        ttl: Option<Duration>,
     ) -> Result<Arc<Entry>> {
-        Err(StorageError::Unavailable("etcd is not connected".to_owned()))
+        self.0.create(id, namespace, name, json, ttl).await
     }
 
     /// Replaces an object that is still at revision `expected`. Errors: `Conflict` with the object
     /// as it is, or without one when it is gone. `ttl` is that of `create` (a write drops the old lease).
     pub async fn update(
         &self,
-        _id: &ResourceId,
-        _namespace: &str,
-        _name: &str,
-        _expected: u64,
-        _json: Vec<u8>,
-        _ttl: Option<Duration>,
+        id: &ResourceId,
+        namespace: &str,
+        name: &str,
+        expected: u64,
+        json: Vec<u8>,
+        ttl: Option<Duration>,
     ) -> Result<Arc<Entry>> {
-        Err(StorageError::Unavailable("etcd is not connected".to_owned()))
+        self.0.update(id, namespace, name, expected, json, ttl).await
     }
 
     /// Deletes an object that is still at revision `expected`; answers its last state, carrying the
     /// revision of the deletion. Errors: `Conflict` as for `update`.
     pub async fn delete(
         &self,
-        _id: &ResourceId,
-        _namespace: &str,
-        _name: &str,
-        _expected: u64,
+        id: &ResourceId,
+        namespace: &str,
+        name: &str,
+        expected: u64,
     ) -> Result<Arc<Entry>> {
-        Err(StorageError::Unavailable("etcd is not connected".to_owned()))
+        self.0.delete(id, namespace, name, expected).await
     }
 
     /// Lists objects. Errors: `TooOldResourceVersion`, `TooLargeResourceVersion`, `ExpiredContinue`,
     /// `InvalidContinue`.
-    pub async fn list(&self, _id: &ResourceId, _request: ListRequest<'_>) -> Result<Listing> {
-        Err(StorageError::Unavailable("etcd is not connected".to_owned()))
+    pub async fn list(&self, id: &ResourceId, request: ListRequest<'_>) -> Result<Listing> {
+        self.0.list(id, request).await
     }
 
     /// Opens a watch. Errors: `TooOldResourceVersion`, `TooLargeResourceVersion`.
-    pub async fn watch(&self, _id: &ResourceId, _request: WatchRequest) -> Result<WatchStream> {
-        Err(StorageError::Unavailable("etcd is not connected".to_owned()))
-    }
-}
-
-impl WatchStream {
-    /// The next event. `Ok(None)`: the watch ended (the reader was too slow, the resource is gone,
-    /// the server stops) and the client should watch again from its last revision. An error
-    /// (`TooOldResourceVersion`) is sent to the client as an ERROR event and ends the watch.
-    /// Cancel safe.
-    pub async fn next(&mut self) -> Result<Option<WatchEvent>> {
-        Ok(None)
-    }
-
-    /// An event that is ready without waiting, so that frames can be sent together.
-    pub fn try_next(&mut self) -> Option<WatchEvent> {
-        None
+    pub async fn watch(&self, id: &ResourceId, request: WatchRequest) -> Result<WatchStream> {
+        self.0.watch(id, request).await
     }
 }

@@ -124,3 +124,9 @@ impl Transformer for PlainJson {
         Ok(json)
     }
 }
+
+impl std::fmt::Debug for StoreConfig {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("StoreConfig").field("servers", &self.servers).finish_non_exhaustive()
+    }
+}

@@ -68,7 +68,7 @@ impl Selection {
     /// Whether an entry is selected.
     pub fn matches(&self, entry: &Entry) -> bool {
         self.fields.iter().all(|f| (entry.field(&f.field) == f.value) != f.negate)
-            && self.labels.iter().all(|l| l.matches(entry.label(&l.key).as_deref()))
+            && self.labels.iter().all(|l| l.matches(entry.label(&l.key)))
     }
 }
 

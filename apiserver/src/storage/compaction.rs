@@ -1,0 +1,53 @@
+//! Compaction: every five minutes etcd forgets what is older than five minutes.
+//!
+//! Several servers, upstream's among them, take turns by a guarded write of `compact_rev_key`: who
+//! moves its version from the one it saw last does the work.
+//!
+//! Contract: `etcd3/compact.go`, key and value included.
+
+use super::{etcd::EtcdError, shared::Shared};
+
+const KEY: &str = "compact_rev_key";
+
+/// What one server remembers between turns.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Turn {
+    /// The key's version when last seen.
+    version: i64,
+    /// The revision to compact at the next turn: etcd's at the last.
+    rev: u64,
+}
+
+impl Shared {
+    /// Takes turns for ever; zero interval leaves it to others.
+    pub(super) async fn compact_forever(&self) {
+        let interval = self.config.compaction_interval;
+        if interval.is_zero() {
+            return std::future::pending().await;
+        }
+        let mut turn = Turn::default();
+        loop {
+            tokio::time::sleep(interval).await;
+            match self.compact_once(turn).await {
+                Ok(next) => turn = next,
+                Err(error) => tracing::error!(%error, "compaction failed"),
+            }
+        }
+    }
+
+    /// One turn: compacts at the last turn's revision if no one else took it.
+    pub(super) async fn compact_once(&self, turn: Turn) -> Result<Turn, EtcdError> {
+        let value = turn.rev.to_string();
+        let (won, version, _, rev) =
+            self.etcd.put_if_version(&self.own_id, KEY, turn.version, &value).await?;
+        if won && turn.rev > 0 {
+            match self.etcd.compact(&self.own_id, turn.rev).await {
+                // Someone compacted further already.
+                Ok(()) | Err(EtcdError::Compacted) => {}
+                Err(error) => return Err(error),
+            }
+            tracing::debug!(revision = turn.rev, "etcd compacted");
+        }
+        Ok(Turn { version, rev })
+    }
+}

@@ -1,0 +1,210 @@
+//! The one ordered stream: a single etcd watch over the registry prefix that feeds every cache in
+//! revision order, and the loads that begin it.
+//!
+//! ```text
+//! start:      revision R ─► watch from R+1 ─► load every resource as of R (events wait meanwhile)
+//! lost:       watch again from the last applied revision
+//! compacted:  start over; watchers expire, for they cannot be served exactly
+//! registered: load that resource as of the applied revision, while the others go on
+//! ```
+//!
+//! "The caches are at revision R" is published once every event up to R is applied.
+
+use std::{
+    collections::HashSet,
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use etcd_client::WatchResponse;
+use futures::{StreamExt, future::BoxFuture, stream::FuturesUnordered};
+
+use super::{
+    ResourceId,
+    cache::{Cache, Change, Phase},
+    etcd::{EtcdError, Stored, prefix_end},
+    metrics,
+    shared::{Shared, well_formed},
+};
+
+const FIRST_RETRY: Duration = Duration::from_millis(100);
+const LAST_RETRY: Duration = Duration::from_secs(2);
+
+/// Why the stream broke off.
+#[derive(Debug, thiserror::Error)]
+enum Broken {
+    #[error(transparent)]
+    Etcd(#[from] EtcdError),
+    #[error("the watch ended: {0}")]
+    Ended(String),
+    #[error("the watch stands still")]
+    Stalled,
+}
+
+type Load = BoxFuture<'static, (Arc<Cache>, u64, Result<Vec<(Arc<str>, Stored)>, EtcdError>)>;
+
+/// The loads under way.
+struct Loads {
+    running: FuturesUnordered<Load>,
+    of: HashSet<ResourceId>,
+}
+
+impl Shared {
+    /// Follows etcd for ever.
+    pub(super) async fn follow(self: Arc<Self>) {
+        let mut retry = FIRST_RETRY;
+        loop {
+            let before = *self.applied.borrow();
+            let Err(error) = self.session().await;
+            if *self.applied.borrow() > before {
+                retry = FIRST_RETRY;
+            }
+            tracing::warn!(%error, "etcd watch broke off; trying again");
+            tokio::time::sleep(retry).await;
+            retry = (retry * 2).min(LAST_RETRY);
+        }
+    }
+
+    /// One connection's worth of following.
+    async fn session(self: &Arc<Self>) -> Result<std::convert::Infallible, Broken> {
+        let now = self.etcd.revision(&self.own_id, &self.marker_key()).await?;
+        let mut position = *self.applied.borrow();
+        // A revision below ours means that etcd was restored from a backup.
+        if position == 0 || now < position || self.resync.swap(false, Ordering::AcqRel) {
+            for cache in self.caches() {
+                cache.begin_load();
+            }
+            position = now;
+        }
+        let mut watch = self.etcd.watch(&self.own_id, &self.root, position + 1).await?;
+        self.applied.send_replace(position);
+        let mut loads = Loads { running: FuturesUnordered::new(), of: HashSet::new() };
+        self.start_loads(&mut loads, position);
+        loop {
+            tokio::select! {
+                message = watch.message() => match self.take(message)? {
+                    Some(reached) => position = self.publish(position, reached),
+                    None => continue,
+                },
+                Some((cache, rev, result)) = loads.running.next() => {
+                    self.finish_load(&mut loads, &cache, rev, result, position);
+                }
+                () = self.registered.notified() => self.start_loads(&mut loads, position),
+                () = self.stalled.notified() => return Err(Broken::Stalled),
+            }
+        }
+    }
+
+    /// Publishes the revision reached.
+    fn publish(&self, position: u64, reached: u64) -> u64 {
+        let position = position.max(reached);
+        self.applied.send_replace(position);
+        position
+    }
+
+    /// Applies one message; answers the revision of its last event.
+    fn take(
+        &self,
+        message: Result<Option<WatchResponse>, etcd_client::Error>,
+    ) -> Result<Option<u64>, Broken> {
+        let response = match message {
+            Ok(Some(response)) => response,
+            Ok(None) => return Err(Broken::Ended("by the server".to_owned())),
+            Err(error) => return Err(Broken::Ended(error.to_string())),
+        };
+        if response.compact_revision() > 0 {
+            self.resync.store(true, Ordering::Release);
+            return Err(EtcdError::Compacted.into());
+        }
+        if response.canceled() {
+            return Err(Broken::Ended(response.cancel_reason().to_owned()));
+        }
+        let catalog = self.catalog.load();
+        let mut reached = None;
+        for event in response.0.events {
+            let deleted = event.r#type == 1;
+            let Some(kv) = event.kv else { continue };
+            let rev = u64::try_from(kv.mod_revision).unwrap_or(0);
+            reached = Some(rev);
+            let Ok(key) = std::str::from_utf8(&kv.key) else { continue };
+            if let Some((cache, key)) = self.route(&catalog, key) {
+                let value = (!deleted).then(|| Bytes::from(kv.value));
+                cache.apply(Change { key: key.into(), rev, value });
+            }
+        }
+        Ok(reached)
+    }
+
+    /// Starts loads of caches that have none.
+    fn start_loads(self: &Arc<Self>, loads: &mut Loads, rev: u64) {
+        for cache in self.caches() {
+            let waiting = *cache.phase().borrow() == Phase::Loading;
+            if waiting && loads.of.insert(cache.resource.id.clone()) {
+                loads.running.push(self.clone().load(cache, rev, Duration::ZERO));
+            }
+        }
+    }
+
+    fn load(self: Arc<Self>, cache: Arc<Cache>, rev: u64, delay: Duration) -> Load {
+        Box::pin(async move {
+            tokio::time::sleep(delay).await;
+            let result = self.read_all(&cache, rev).await;
+            (cache, rev, result)
+        })
+    }
+
+    /// Installs a load, or tries it again as of the revision reached by now.
+    fn finish_load(
+        self: &Arc<Self>,
+        loads: &mut Loads,
+        cache: &Arc<Cache>,
+        rev: u64,
+        result: Result<Vec<(Arc<str>, Stored)>, EtcdError>,
+        position: u64,
+    ) {
+        let id = &cache.resource.id;
+        // A registration may have replaced the cache meanwhile.
+        let current = self.cache(id).is_ok_and(|current| Arc::ptr_eq(&current, cache));
+        match result {
+            Ok(loaded) if current => {
+                tracing::debug!(resource = %id, objects = loaded.len(), revision = rev, "cache loaded");
+                cache.install(rev, loaded);
+                loads.of.remove(id);
+            }
+            Err(error) if current => {
+                tracing::warn!(resource = %id, %error, "cache load failed; trying again");
+                loads.running.push(self.clone().load(cache.clone(), position, LAST_RETRY / 4));
+            }
+            _ => {
+                loads.of.remove(id);
+                self.start_loads(loads, position);
+            }
+        }
+    }
+
+    /// All objects of a resource as of a revision, page by page.
+    async fn read_all(&self, cache: &Cache, rev: u64) -> Result<Vec<(Arc<str>, Stored)>, EtcdError> {
+        let resource = &cache.resource;
+        let root = self.resource_root(resource);
+        let (mut start, end) = (root.clone(), prefix_end(&root));
+        let mut loaded = Vec::new();
+        loop {
+            let page = self.etcd.range(&resource.id, &start, &end, rev, self.config.limits.load_page).await?;
+            if let Some(last) = page.stored.last() {
+                start = format!("{}\0", last.key);
+            }
+            for stored in page.stored {
+                let key = stored.key.strip_prefix(&root).unwrap_or_default();
+                if well_formed(resource, key) {
+                    loaded.push((Arc::from(key), stored));
+                } else {
+                    metrics::decode_error(&resource.id);
+                }
+            }
+            if !page.more {
+                return Ok(loaded);
+            }
+        }
+    }
+}

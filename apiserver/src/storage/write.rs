@@ -1,0 +1,148 @@
+//! Writes: one transaction each, guarded by the object's mod-revision.
+//!
+//! The answer is built from what was written; nothing is read back.
+
+use std::{sync::Arc, time::Duration};
+
+use super::{
+    Entry, ResourceId, Result, StorageError, WatchKind,
+    cache::Cache,
+    etcd::{EtcdError, Guarded, Stored},
+    shared::Shared,
+};
+
+impl Shared {
+    /// Reads one object straight from etcd.
+    pub(super) async fn get_latest(
+        &self,
+        id: &ResourceId,
+        namespace: &str,
+        name: &str,
+    ) -> Result<Option<Arc<Entry>>> {
+        let cache = self.cache(id)?;
+        let (path, key) = self.keys(&cache.resource, namespace, name)?;
+        self.etcd.get(id, &path).await?.map(|stored| decode(&cache, &key, stored)).transpose()
+    }
+
+    /// Stores a new object.
+    pub(super) async fn create(
+        &self,
+        id: &ResourceId,
+        namespace: &str,
+        name: &str,
+        json: Vec<u8>,
+        ttl: Option<Duration>,
+    ) -> Result<Arc<Entry>> {
+        let cache = self.cache(id)?;
+        let keys = self.keys(&cache.resource, namespace, name)?;
+        let ttl = ttl.or(cache.resource.ttl);
+        match self.put(&cache, &keys, 0, json, ttl).await? {
+            Ok(entry) => Ok(entry),
+            Err(_there) => Err(StorageError::AlreadyExists(keys.0)),
+        }
+    }
+
+    /// Replaces an object at revision `expected`.
+    pub(super) async fn update(
+        &self,
+        id: &ResourceId,
+        namespace: &str,
+        name: &str,
+        expected: u64,
+        json: Vec<u8>,
+        ttl: Option<Duration>,
+    ) -> Result<Arc<Entry>> {
+        let cache = self.cache(id)?;
+        let keys = self.keys(&cache.resource, namespace, name)?;
+        if expected == 0 {
+            // Revision 0 would mean "does not exist" to etcd.
+            let current = self.get_latest(id, namespace, name).await?;
+            return Err(StorageError::Conflict { key: keys.0, current });
+        }
+        let ttl = ttl.or(cache.resource.ttl);
+        match self.put(&cache, &keys, expected, json, ttl).await? {
+            Ok(entry) => Ok(entry),
+            Err(there) => Err(conflict(&cache, keys, there)?),
+        }
+    }
+
+    /// Deletes an object at revision `expected`.
+    pub(super) async fn delete(
+        &self,
+        id: &ResourceId,
+        namespace: &str,
+        name: &str,
+        expected: u64,
+    ) -> Result<Arc<Entry>> {
+        let cache = self.cache(id)?;
+        let keys = self.keys(&cache.resource, namespace, name)?;
+        if expected == 0 {
+            let current = self.get_latest(id, namespace, name).await?;
+            return Err(StorageError::Conflict { key: keys.0, current });
+        }
+        match self.etcd.delete_if(id, &keys.0, expected).await? {
+            Guarded::Done(rev, Some(last)) => {
+                let last = decode(&cache, &keys.1, last)?;
+                Ok(Arc::new(last.at(rev, WatchKind::Deleted)))
+            }
+            Guarded::Done(_, None) => {
+                Err(StorageError::Internal(format!("{}: etcd did not return what it deleted", keys.0)))
+            }
+            Guarded::Refused(there) => Err(conflict(&cache, keys, there)?),
+        }
+    }
+
+    /// Writes under a guard: the new entry, or what stands in the way.
+    async fn put(
+        &self,
+        cache: &Cache,
+        (path, key): &(String, Arc<str>),
+        expected: u64,
+        json: Vec<u8>,
+        ttl: Option<Duration>,
+    ) -> Result<Result<Arc<Entry>, Option<Stored>>> {
+        let resource = &cache.resource;
+        // Refuses what could not be read back, and gives the entry its facts.
+        let invalid = |why: String| StorageError::Internal(format!("{path}: {why}"));
+        cache.scanner.scan(&json).map_err(|malformed| invalid(malformed.to_string()))?;
+        let value = self.config.transformer.encode(&resource.id, key, json.clone()).map_err(invalid)?;
+        let mut retried = false;
+        let outcome = loop {
+            let lease = match ttl {
+                Some(ttl) => Some(self.leases.lease(&self.etcd, &resource.id, ttl).await?),
+                None => None,
+            };
+            match (self.etcd.put_if(&resource.id, path, expected, value.clone(), lease).await, lease) {
+                (Err(EtcdError::LeaseGone), Some(gone)) if !retried => {
+                    self.leases.forget(gone).await;
+                    retried = true;
+                }
+                // etcd has one code for "no space" and "message too long"; its own limit for
+                // messages is above a megabyte.
+                (Err(EtcdError::Exhausted(_)), _) if value.len() > 1 << 20 => {
+                    return Err(StorageError::TooLarge(path.clone()));
+                }
+                (Err(EtcdError::TooLarge), _) => return Err(StorageError::TooLarge(path.clone())),
+                (outcome, _) => break outcome?,
+            }
+        };
+        match outcome {
+            Guarded::Done(rev, _) => {
+                Entry::build(key.clone(), resource.namespaced, rev, &json, &cache.scanner, None)
+                    .map(|entry| Ok(Arc::new(entry)))
+                    .map_err(|malformed| invalid(malformed.to_string()))
+            }
+            Guarded::Refused(there) => Ok(Err(there)),
+        }
+    }
+}
+
+fn decode(cache: &Cache, key: &Arc<str>, stored: Stored) -> Result<Arc<Entry>> {
+    cache.decode(key.clone(), stored.rev, stored.value, None).map(Arc::new)
+}
+
+/// The conflict with what is there.
+fn conflict(cache: &Cache, (path, key): (String, Arc<str>), there: Option<Stored>) -> Result<StorageError> {
+    let current = there.map(|stored| decode(cache, &key, stored)).transpose()?;
+    Ok(StorageError::Conflict { key: path, current })
+}
