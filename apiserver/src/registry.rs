@@ -9,7 +9,32 @@
 //! reference discovery for names, verbs and categories.
 
 pub mod catalog;
-pub mod core;
+
+mod event_row;
+mod kit;
+
+mod admissionregistration;
+mod apiextensions;
+mod apiregistration;
+mod apps;
+mod authentication;
+mod authorization;
+mod autoscaling;
+mod batch;
+mod certificates;
+mod coordination;
+mod core;
+mod discovery;
+mod events_k8s_io;
+mod flowcontrol;
+mod networking;
+mod node;
+mod policy;
+mod rbac;
+mod resource;
+mod scheduling;
+mod storage;
+mod storagemigration;
 
 use std::sync::Arc;
 

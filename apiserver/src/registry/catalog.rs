@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use super::{Resource, core};
+use super::Resource;
 
 /// All served resources; replaced as a whole when custom resources come or go.
 #[derive(Clone, Default)]
@@ -45,9 +45,33 @@ impl Catalog {
     }
 }
 
-/// The built-in resources.
+/// The built-in resources: one line a group.
 pub fn builtin() -> Catalog {
-    Catalog::new([core::namespaces(), core::configmaps()])
+    let groups = [
+        super::admissionregistration::resources(),
+        super::apiextensions::resources(),
+        super::apiregistration::resources(),
+        super::apps::resources(),
+        super::authentication::resources(),
+        super::authorization::resources(),
+        super::autoscaling::resources(),
+        super::batch::resources(),
+        super::certificates::resources(),
+        super::coordination::resources(),
+        super::core::resources(),
+        super::discovery::resources(),
+        super::events_k8s_io::resources(),
+        super::flowcontrol::resources(),
+        super::networking::resources(),
+        super::node::resources(),
+        super::policy::resources(),
+        super::rbac::resources(),
+        super::resource::resources(),
+        super::scheduling::resources(),
+        super::storage::resources(),
+        super::storagemigration::resources(),
+    ];
+    Catalog::new(groups.into_iter().flatten())
 }
 
 /// Kubernetes version order: GA over beta over alpha, higher numbers first.
@@ -65,7 +89,99 @@ fn priority(version: &str) -> (u8, u32, u32) {
 
 #[cfg(test)]
 mod tests {
-    use super::priority;
+    use std::{env, fs, path::PathBuf};
+
+    use serde_json::Value;
+
+    use super::{Catalog, builtin, priority};
+    use crate::registry::{Resource, Subresource};
+
+    /// Facts of upstream's discovery, where they stand beside the source tree.
+    fn reference() -> Option<PathBuf> {
+        let dir = env::var_os("KEELSON_REFERENCE").map_or_else(
+            || PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../shared/reference"),
+            PathBuf::from,
+        );
+        dir.join("discovery").is_dir().then(|| dir.join("discovery"))
+    }
+
+    fn strings(value: &Value) -> Vec<&str> {
+        let mut out: Vec<&str> = value.as_array().into_iter().flatten().filter_map(Value::as_str).collect();
+        out.sort_unstable();
+        out
+    }
+
+    fn subresource_names(resource: &Resource) -> Vec<&'static str> {
+        resource
+            .subresources
+            .iter()
+            .map(|s| match s {
+                Subresource::Status => "status",
+                Subresource::Scale { .. } => "scale",
+                Subresource::View(name) | Subresource::Action { name, .. } => name,
+            })
+            .collect()
+    }
+
+    fn check(catalog: &Catalog, group: &str, version: &str, list: &Value) -> usize {
+        let resources: Vec<&Value> = list["resources"].as_array().into_iter().flatten().collect();
+        let mut checked = 0;
+        for fact in &resources {
+            let name = fact["name"].as_str().unwrap();
+            if let Some((parent, sub)) = name.split_once('/') {
+                let resource = catalog.find(group, version, parent).unwrap();
+                assert!(subresource_names(resource).contains(&sub), "{group}/{version} {name}");
+                continue;
+            }
+            let r = catalog
+                .find(group, version, name)
+                .unwrap_or_else(|| panic!("{group}/{version} {name} is missing"));
+            assert_eq!(r.kind, fact["kind"], "{name}");
+            assert_eq!(r.singular, fact["singularName"], "{name}");
+            assert_eq!(r.namespaced, fact["namespaced"].as_bool().unwrap(), "{name}");
+            assert_eq!(r.short_names, strings(&fact["shortNames"]), "{name}");
+            assert_eq!(r.categories, strings(&fact["categories"]), "{name}");
+            assert_eq!(r.verbs, strings(&fact["verbs"]), "{name}");
+            checked += 1;
+        }
+        checked
+    }
+
+    #[test]
+    fn every_resource_of_a_stable_or_beta_version_is_served_as_upstream_does() {
+        let Some(dir) = reference() else {
+            println!("skipped: the reference facts are not beside this tree");
+            return;
+        };
+        let catalog = builtin();
+        let mut checked = 0;
+        for entry in fs::read_dir(dir).unwrap() {
+            let path = entry.unwrap().path();
+            let name = path.file_stem().unwrap().to_string_lossy().into_owned();
+            let (group, version) = match name.split("__").collect::<Vec<_>>()[..] {
+                ["api", version] => (String::new(), version.to_owned()),
+                ["apis", group, version] => (group.to_owned(), version.to_owned()),
+                _ => continue,
+            };
+            if version.contains("alpha") {
+                continue;
+            }
+            let list: Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
+            checked += check(&catalog, &group, &version, &list);
+        }
+        assert!(checked > 80, "{checked} resources");
+    }
+
+    #[test]
+    fn columns_and_cells_go_together() {
+        let catalog = builtin();
+        for r in catalog.iter() {
+            let mut object = crate::object::Object::new();
+            object.set_meta_str("name", "n");
+            let row = r.strategy.row(&object, jiff::Timestamp::UNIX_EPOCH);
+            assert_eq!(row.len(), r.columns.len(), "{}", r.plural);
+        }
+    }
 
     #[test]
     fn stable_versions_come_first() {

@@ -1,0 +1,22 @@
+//! Resources of the group admissionregistration.k8s.io, one file each, one line each in [`resources`].
+
+use crate::registry::Resource;
+
+mod mutatingadmissionpolicies;
+mod mutatingadmissionpolicybindings;
+mod mutatingwebhookconfigurations;
+mod validatingadmissionpolicies;
+mod validatingadmissionpolicybindings;
+mod validatingwebhookconfigurations;
+
+/// All of them.
+pub(super) fn resources() -> Vec<Resource> {
+    vec![
+        mutatingadmissionpolicies::resource(),
+        mutatingadmissionpolicybindings::resource(),
+        mutatingwebhookconfigurations::resource(),
+        validatingadmissionpolicies::resource(),
+        validatingadmissionpolicybindings::resource(),
+        validatingwebhookconfigurations::resource(),
+    ]
+}

@@ -1,0 +1,33 @@
+//! `mutatingwebhookconfigurations` of admissionregistration.k8s.io.
+
+use std::sync::Arc;
+
+use crate::registry::{
+    Column, Resource,
+    kit::{Cell, Plain, STANDARD_VERBS, column},
+};
+
+const COLUMNS: &[Column] =
+    &[column("Name", "string").name(), column("Webhooks", "integer"), column("Age", "date")];
+const CELLS: &[Cell] = &[Cell::Name, Cell::Count(&["/webhooks"]), Cell::Age];
+
+/// The resource.
+pub(super) fn resource() -> Resource {
+    Resource {
+        group: "admissionregistration.k8s.io",
+        versions: &["v1"],
+        storage_version: "v1",
+        kind: "MutatingWebhookConfiguration",
+        plural: "mutatingwebhookconfigurations",
+        singular: "mutatingwebhookconfiguration",
+        short_names: &[],
+        categories: &["api-extensions"],
+        namespaced: false,
+        verbs: STANDARD_VERBS,
+        subresources: &[],
+        storage_prefix: "mutatingwebhookconfigurations",
+        selectable: &[],
+        columns: COLUMNS,
+        strategy: Arc::new(Plain { status: false, generation: true, cells: CELLS }),
+    }
+}

@@ -1,0 +1,10 @@
+//! Resources of the group apiextensions.k8s.io, one file each, one line each in [`resources`].
+
+use crate::registry::Resource;
+
+mod customresourcedefinitions;
+
+/// All of them.
+pub(super) fn resources() -> Vec<Resource> {
+    vec![customresourcedefinitions::resource()]
+}

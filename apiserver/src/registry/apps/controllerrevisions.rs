@@ -1,0 +1,54 @@
+//! `controllerrevisions` of apps.
+
+use std::sync::Arc;
+
+use serde_json::Value;
+
+use crate::{
+    object::Object,
+    registry::{
+        Column, Resource,
+        kit::{Cell, Plain, STANDARD_VERBS, column},
+    },
+};
+
+const COLUMNS: &[Column] = &[
+    column("Name", "string").name(),
+    column("Controller", "string"),
+    column("Revision", "integer"),
+    column("Age", "date"),
+];
+const CELLS: &[Cell] = &[Cell::Name, Cell::With(owner), Cell::Field("/revision", "0"), Cell::Age];
+
+/// The resource.
+pub(super) fn resource() -> Resource {
+    Resource {
+        group: "apps",
+        versions: &["v1"],
+        storage_version: "v1",
+        kind: "ControllerRevision",
+        plural: "controllerrevisions",
+        singular: "controllerrevision",
+        short_names: &[],
+        categories: &[],
+        namespaced: true,
+        verbs: STANDARD_VERBS,
+        subresources: &[],
+        storage_prefix: "controllerrevisions",
+        selectable: &[],
+        columns: COLUMNS,
+        strategy: Arc::new(Plain { status: false, generation: false, cells: CELLS }),
+    }
+}
+
+/// The controlling owner as `resource.group/name`.
+fn owner(obj: &Object) -> Value {
+    match obj.owner_references().first() {
+        Some(owner) => {
+            let group = owner.api_version.split_once('/').map_or("", |(group, _)| group);
+            let dot = if group.is_empty() { "" } else { "." };
+            format!("{}{dot}{group}/{}", owner.kind.to_lowercase(), owner.name).into()
+        }
+        None => "<none>".into(),
+    }
+}

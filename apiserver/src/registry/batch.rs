@@ -1,0 +1,11 @@
+//! Resources of the group batch, one file each, one line each in [`resources`].
+
+use crate::registry::Resource;
+
+mod cronjobs;
+mod jobs;
+
+/// All of them.
+pub(super) fn resources() -> Vec<Resource> {
+    vec![cronjobs::resource(), jobs::resource()]
+}

@@ -1,0 +1,16 @@
+//! Resources of the group certificates.k8s.io, one file each, one line each in [`resources`].
+
+use crate::registry::Resource;
+
+mod certificatesigningrequests;
+mod clustertrustbundles;
+mod podcertificaterequests;
+
+/// All of them.
+pub(super) fn resources() -> Vec<Resource> {
+    vec![
+        certificatesigningrequests::resource(),
+        clustertrustbundles::resource(),
+        podcertificaterequests::resource(),
+    ]
+}

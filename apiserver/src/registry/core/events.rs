@@ -1,0 +1,100 @@
+//! `events`.
+
+use std::sync::Arc;
+
+use jiff::Timestamp;
+use serde_json::Value;
+
+use crate::{
+    object::Object,
+    registry::{
+        Column, Resource, SelectableField, Strategy, StrategyContext, event_row,
+        kit::{Plain, STANDARD_VERBS, column},
+    },
+    status::Status,
+};
+
+const COLUMNS: &[Column] = &[
+    column("Last Seen", "string"),
+    column("Type", "string"),
+    column("Reason", "string"),
+    column("Object", "string"),
+    column("Subobject", "string").wide(),
+    column("Source", "string").wide(),
+    column("Message", "string"),
+    column("First Seen", "string").wide(),
+    column("Count", "string").wide(),
+    column("Name", "string").name().wide(),
+];
+const PLAIN: Plain = Plain { status: false, generation: false, cells: &[] };
+
+/// The resource.
+pub(super) fn resource() -> Resource {
+    Resource {
+        group: "",
+        versions: &["v1"],
+        storage_version: "v1",
+        kind: "Event",
+        plural: "events",
+        singular: "event",
+        short_names: &["ev"],
+        categories: &[],
+        namespaced: true,
+        verbs: STANDARD_VERBS,
+        subresources: &[],
+        storage_prefix: "events",
+        selectable: &[
+            SelectableField { name: "involvedObject.kind", pointer: "/involvedObject/kind", default: "" },
+            SelectableField {
+                name: "involvedObject.namespace",
+                pointer: "/involvedObject/namespace",
+                default: "",
+            },
+            SelectableField { name: "involvedObject.name", pointer: "/involvedObject/name", default: "" },
+            SelectableField { name: "involvedObject.uid", pointer: "/involvedObject/uid", default: "" },
+            SelectableField {
+                name: "involvedObject.apiVersion",
+                pointer: "/involvedObject/apiVersion",
+                default: "",
+            },
+            SelectableField {
+                name: "involvedObject.resourceVersion",
+                pointer: "/involvedObject/resourceVersion",
+                default: "",
+            },
+            SelectableField {
+                name: "involvedObject.fieldPath",
+                pointer: "/involvedObject/fieldPath",
+                default: "",
+            },
+            SelectableField { name: "reason", pointer: "/reason", default: "" },
+            SelectableField { name: "reportingComponent", pointer: "/reportingComponent", default: "" },
+            SelectableField { name: "source", pointer: "/source/component", default: "" },
+            SelectableField { name: "type", pointer: "/type", default: "" },
+        ],
+        columns: COLUMNS,
+        strategy: Arc::new(Events),
+    }
+}
+
+/// Something that happened; core/v1 form.
+struct Events;
+
+impl Strategy for Events {
+    fn prepare_create(&self, obj: &mut Object, ctx: &StrategyContext<'_>) -> Result<(), Status> {
+        PLAIN.prepare_create(obj, ctx)
+    }
+
+    fn prepare_update(
+        &self,
+        new: &mut Object,
+        old: &Object,
+        ctx: &StrategyContext<'_>,
+    ) -> Result<(), Status> {
+        PLAIN.prepare_update(new, old, ctx)
+    }
+
+    fn row(&self, obj: &Object, now: Timestamp) -> Vec<Value> {
+        event_row::row(obj, now)
+    }
+}

@@ -1,0 +1,142 @@
+//! `services`.
+
+use std::sync::Arc;
+
+use jiff::Timestamp;
+use serde_json::Value;
+
+use crate::{
+    object::Object,
+    registry::{
+        Column, Resource, SelectableField, Strategy, StrategyContext, Subresource,
+        kit::{Plain, STANDARD_VERBS, column, items, pairs, text},
+    },
+    status::Status,
+    table, validate,
+};
+
+const COLUMNS: &[Column] = &[
+    column("Name", "string").name(),
+    column("Type", "string"),
+    column("Cluster-IP", "string"),
+    column("External-IP", "string"),
+    column("Port(s)", "string"),
+    column("Age", "date"),
+    column("Selector", "string").wide(),
+];
+const PLAIN: Plain = Plain { status: true, generation: false, cells: &[] };
+
+/// The resource.
+pub(super) fn resource() -> Resource {
+    Resource {
+        group: "",
+        versions: &["v1"],
+        storage_version: "v1",
+        kind: "Service",
+        plural: "services",
+        singular: "service",
+        short_names: &["svc"],
+        categories: &["all"],
+        namespaced: true,
+        verbs: STANDARD_VERBS,
+        subresources: &[
+            Subresource::Action {
+                name: "proxy",
+                kind: ("", "", "ServiceProxyOptions"),
+                verbs: &["create", "delete", "get", "patch", "update"],
+            },
+            Subresource::Status,
+        ],
+        storage_prefix: "services/specs",
+        selectable: &[
+            SelectableField { name: "spec.clusterIP", pointer: "/spec/clusterIP", default: "" },
+            SelectableField { name: "spec.type", pointer: "/spec/type", default: "" },
+        ],
+        columns: COLUMNS,
+        strategy: Arc::new(Services),
+    }
+}
+
+/// A service keeps its addresses; the allocators fill them in.
+struct Services;
+
+impl Strategy for Services {
+    fn prepare_create(&self, obj: &mut Object, ctx: &StrategyContext<'_>) -> Result<(), Status> {
+        PLAIN.prepare_create(obj, ctx)
+    }
+
+    fn prepare_update(
+        &self,
+        new: &mut Object,
+        old: &Object,
+        ctx: &StrategyContext<'_>,
+    ) -> Result<(), Status> {
+        PLAIN.prepare_update(new, old, ctx)
+    }
+
+    fn validate_name(&self, name: &str, prefix: bool) -> Vec<String> {
+        validate::dns_label(name, prefix)
+    }
+
+    fn row(&self, obj: &Object, now: Timestamp) -> Vec<Value> {
+        let field = |pointer: &str| obj.pointer(pointer).and_then(Value::as_str).unwrap_or_default();
+        let cluster_ip = match field("/spec/clusterIP") {
+            "" => "<none>",
+            "None" => "None",
+            ip => ip,
+        };
+        vec![
+            obj.name().into(),
+            field("/spec/type").into(),
+            cluster_ip.into(),
+            external(obj).into(),
+            ports(obj).into(),
+            table::age(obj, now).into(),
+            pairs(obj, "/spec/selector"),
+        ]
+    }
+}
+
+/// Where the service is reached from outside.
+fn external(obj: &Object) -> String {
+    let listed = |pointer: &str| -> Vec<String> {
+        items(obj.pointer(pointer)).filter_map(|v| v.as_str().map(str::to_owned)).collect()
+    };
+    let mut all: Vec<String> = Vec::new();
+    match obj.pointer("/spec/type").and_then(Value::as_str) {
+        Some("ExternalName") => return text_of(obj, "/spec/externalName"),
+        Some("LoadBalancer") => {
+            for ingress in items(obj.pointer("/status/loadBalancer/ingress")) {
+                let address =
+                    [text(ingress, "/ip"), text(ingress, "/hostname")].into_iter().find(|a| !a.is_empty());
+                all.extend(address.map(str::to_owned));
+            }
+            all.extend(listed("/spec/externalIPs"));
+            return if all.is_empty() { "<pending>".into() } else { all.join(",") };
+        }
+        _ => all.extend(listed("/spec/externalIPs")),
+    }
+    if all.is_empty() { "<none>".into() } else { all.join(",") }
+}
+
+fn text_of(obj: &Object, pointer: &str) -> String {
+    obj.pointer(pointer).and_then(Value::as_str).unwrap_or_default().to_owned()
+}
+
+/// `80:30080/TCP,443/TCP`.
+fn ports(obj: &Object) -> String {
+    let all: Vec<String> = items(obj.pointer("/spec/ports"))
+        .map(|p| {
+            let number = |field: &str| p.get(field).and_then(Value::as_i64).unwrap_or(0);
+            let protocol = match text(p, "/protocol") {
+                "" => "TCP",
+                other => other,
+            };
+            match number("nodePort") {
+                0 => format!("{}/{protocol}", number("port")),
+                node => format!("{}:{node}/{protocol}", number("port")),
+            }
+        })
+        .collect();
+    if all.is_empty() { "<none>".into() } else { all.join(",") }
+}

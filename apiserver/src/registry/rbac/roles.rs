@@ -1,0 +1,32 @@
+//! `roles` of rbac.authorization.k8s.io.
+
+use std::sync::Arc;
+
+use crate::registry::{
+    Column, Resource,
+    kit::{Cell, Plain, STANDARD_VERBS, column},
+};
+
+const COLUMNS: &[Column] = &[column("Name", "string").name(), column("Age", "date")];
+const CELLS: &[Cell] = &[Cell::Name, Cell::Age];
+
+/// The resource.
+pub(super) fn resource() -> Resource {
+    Resource {
+        group: "rbac.authorization.k8s.io",
+        versions: &["v1"],
+        storage_version: "v1",
+        kind: "Role",
+        plural: "roles",
+        singular: "role",
+        short_names: &[],
+        categories: &[],
+        namespaced: true,
+        verbs: STANDARD_VERBS,
+        subresources: &[],
+        storage_prefix: "roles",
+        selectable: &[],
+        columns: COLUMNS,
+        strategy: Arc::new(Plain { status: false, generation: false, cells: CELLS }),
+    }
+}

@@ -1,0 +1,32 @@
+//! `resourceclaimtemplates` of resource.k8s.io.
+
+use std::sync::Arc;
+
+use crate::registry::{
+    Column, Resource,
+    kit::{Cell, Plain, STANDARD_VERBS, column},
+};
+
+const COLUMNS: &[Column] = &[column("Name", "string").name(), column("Age", "date")];
+const CELLS: &[Cell] = &[Cell::Name, Cell::Age];
+
+/// The resource.
+pub(super) fn resource() -> Resource {
+    Resource {
+        group: "resource.k8s.io",
+        versions: &["v1", "v1beta2", "v1beta1"],
+        storage_version: "v1",
+        kind: "ResourceClaimTemplate",
+        plural: "resourceclaimtemplates",
+        singular: "resourceclaimtemplate",
+        short_names: &[],
+        categories: &[],
+        namespaced: true,
+        verbs: STANDARD_VERBS,
+        subresources: &[],
+        storage_prefix: "resourceclaimtemplates",
+        selectable: &[],
+        columns: COLUMNS,
+        strategy: Arc::new(Plain { status: false, generation: true, cells: CELLS }),
+    }
+}

@@ -1,0 +1,38 @@
+//! `priorityclasses` of scheduling.k8s.io.
+
+use std::sync::Arc;
+
+use crate::registry::{
+    Column, Resource,
+    kit::{Cell, Plain, STANDARD_VERBS, column},
+};
+
+const COLUMNS: &[Column] = &[
+    column("Name", "string").name(),
+    column("Value", "integer"),
+    column("Global-Default", "boolean"),
+    column("Age", "date"),
+];
+const CELLS: &[Cell] =
+    &[Cell::Name, Cell::Field("/value", "0"), Cell::Field("/globalDefault", "false"), Cell::Age];
+
+/// The resource.
+pub(super) fn resource() -> Resource {
+    Resource {
+        group: "scheduling.k8s.io",
+        versions: &["v1"],
+        storage_version: "v1",
+        kind: "PriorityClass",
+        plural: "priorityclasses",
+        singular: "priorityclass",
+        short_names: &["pc"],
+        categories: &[],
+        namespaced: false,
+        verbs: STANDARD_VERBS,
+        subresources: &[],
+        storage_prefix: "priorityclasses",
+        selectable: &[],
+        columns: COLUMNS,
+        strategy: Arc::new(Plain { status: false, generation: true, cells: CELLS }),
+    }
+}
