@@ -152,6 +152,11 @@ impl Chain {
         Ok(())
     }
 
+    /// The enabled plugins, in order.
+    pub fn plugins(&self) -> Vec<Arc<dyn Plugin>> {
+        self.0.clone()
+    }
+
     /// Names of the enabled plugins, in order.
     pub fn names(&self) -> Vec<&'static str> {
         self.0.iter().map(|p| p.name()).collect()

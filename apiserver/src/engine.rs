@@ -19,7 +19,7 @@ use crate::{
     auth::{Attributes, User},
     negotiation::{Form, Media},
     object::Object,
-    registry::{Resource, StrategyContext, Subresource},
+    registry::{Resource, SideEffects, StrategyContext, Subresource, Undo},
     request_path::info::RequestInfo,
     response::{self, Body},
     server::Server,
@@ -38,7 +38,12 @@ mod write;
 #[async_trait]
 pub trait VirtualResource: Send + Sync {
     /// The answer to one decoded object; `attributes` tell who asks, and for which name and namespace.
-    async fn create(&self, attributes: &Attributes, object: Object) -> Result<Object, Status>;
+    async fn create(
+        &self,
+        attributes: &Attributes,
+        object: Object,
+        warnings: &mut Vec<String>,
+    ) -> Result<Object, Status>;
 }
 
 /// One resource request on its way through the engine.
@@ -163,8 +168,11 @@ impl Call {
     }
 
     async fn answer(&mut self, handler: &dyn VirtualResource) -> Result<Response<Body>, Status> {
-        let object = Object::from_value(crate::negotiation::decode(&self.headers, &self.body)?)?;
-        let answer = handler.create(&self.attributes, object).await?;
+        let mut object = Object::from_value(crate::negotiation::decode(&self.headers, &self.body)?)?;
+        let options = Object::new();
+        self.admit(Operation::Create, Some(&mut object), None, &options, true).await?;
+        self.admit(Operation::Create, Some(&mut object), None, &options, false).await?;
+        let answer = handler.create(&self.attributes, object, &mut self.warnings).await?;
         let media = Media { form: Form::Object, ..self.media };
         let body = media.encode(&answer.into_value())?;
         Ok(response::of(201, media.content_type(), response::full(body)))
@@ -266,6 +274,25 @@ impl Call {
             }
         }
         Ok(())
+    }
+
+    fn side_effects(&self) -> Option<Arc<dyn SideEffects>> {
+        self.server.side_effects.get(&(self.resource.group, self.resource.plural)).cloned()
+    }
+
+    /// Reserves what the written object needs outside its own key; nothing for subresources.
+    pub(crate) async fn reserve(&self, new: &mut Object, old: Option<&Object>) -> Result<Undo, Status> {
+        match self.side_effects().filter(|_| self.info.subresource.is_empty()) {
+            Some(effects) => effects.before_write(new, old, self.dry_run()?).await,
+            None => Ok(Undo::nothing()),
+        }
+    }
+
+    /// Releases what an object held that is gone from the store.
+    pub(crate) async fn release(&self, gone: &Object) {
+        if let Some(effects) = self.side_effects() {
+            effects.after_delete(gone).await;
+        }
     }
 
     /// An object as the client wants to see it.

@@ -24,6 +24,7 @@ pub mod options;
 pub mod registry;
 pub mod request_path;
 pub mod response;
+pub mod reviews;
 pub mod run;
 pub mod server;
 pub mod status;

@@ -6,7 +6,7 @@ use std::{net::IpAddr, path::PathBuf, time::Duration};
 
 use clap::{Arg, ArgAction, ArgMatches, Command};
 
-use crate::{authn, authz};
+use crate::{authn, authz, bootstrap::authentication_facts::RequestHeader};
 
 /// Everything [`crate::run::build`] needs.
 #[derive(Clone, Debug)]
@@ -37,10 +37,24 @@ pub struct Config {
     pub grace: Duration,
     /// Authentication.
     pub authn: authn::Options,
+    /// `--enable-admission-plugins`.
+    pub enable_admission: Vec<String>,
+    /// `--disable-admission-plugins`.
+    pub disable_admission: Vec<String>,
+    /// `--service-cluster-ip-range`, primary family first.
+    pub service_ranges: Vec<ipnet::IpNet>,
+    /// `--service-node-port-range`.
+    pub node_ports: std::ops::RangeInclusive<u16>,
+    /// `--advertise-address`; the bind address, or the address of the default route, when not given.
+    pub advertise: Option<IpAddr>,
+    /// `--kubernetes-service-node-port`, 0 = none.
+    pub kubernetes_node_port: u16,
+    /// `--requestheader-client-ca-file` and the flags beside it.
+    pub request_header: Option<(PathBuf, RequestHeader)>,
 }
 
 /// Name, default and help of a flag that takes a value; repeated values add up.
-const VALUES: [(&str, &str, &str); 22] = [
+const VALUES: [(&str, &str, &str); 36] = [
     ("bind-address", "0.0.0.0", "Address of the secure port"),
     ("secure-port", "6443", "Port that serves HTTPS"),
     ("tls-cert-file", "", "Serving certificate with its chain, PEM"),
@@ -62,7 +76,25 @@ const VALUES: [(&str, &str, &str); 22] = [
     ("service-account-issuer", "", "Issuer of service account tokens"),
     ("api-audiences", "", "Audiences of this server's tokens"),
     ("service-account-lookup", "true", "Whether a token's service account must still exist"),
-    ("service-cluster-ip-range", "", "CIDR of cluster IPs"),
+    ("service-account-jwks-uri", "", "Where the OpenID document says the keys are"),
+    ("service-account-max-token-expiration", "0s", "Longest life of an issued token; 0 has no limit"),
+    (
+        "service-account-extend-token-expiration",
+        "true",
+        "Whether kubelets' tokens warn for a year before they end",
+    ),
+    ("service-cluster-ip-range", "10.0.0.0/24", "CIDRs of cluster IPs, one per family"),
+    ("service-node-port-range", "30000-32767", "Ports of services of type NodePort"),
+    ("kubernetes-service-node-port", "0", "Node port of the kubernetes service"),
+    ("advertise-address", "", "Address other members of the cluster reach this server at"),
+    ("enable-admission-plugins", "", "Admission plugins to enable beside the default ones"),
+    ("disable-admission-plugins", "", "Admission plugins to disable although they are default"),
+    ("requestheader-client-ca-file", "", "CA of the front proxy's client certificate"),
+    ("requestheader-allowed-names", "", "Common names the front proxy may have"),
+    ("requestheader-username-headers", "", "Headers with the user's name"),
+    ("requestheader-uid-headers", "", "Headers with the user's uid"),
+    ("requestheader-group-headers", "", "Headers with the user's groups"),
+    ("requestheader-extra-headers-prefix", "", "Prefixes of headers with extra values"),
 ];
 
 fn command() -> Command {
@@ -142,11 +174,64 @@ impl Config {
             writes_inflight: flags.parsed("max-mutating-requests-inflight")?,
             grace: Duration::from_secs(10),
             authn: flags.authn()?,
+            enable_admission: flags.all("enable-admission-plugins"),
+            disable_admission: flags.all("disable-admission-plugins"),
+            service_ranges: flags.ranges()?,
+            node_ports: flags.node_ports()?,
+            advertise: match flags.one("advertise-address").as_str() {
+                "" => None,
+                _ => Some(flags.parsed("advertise-address")?),
+            },
+            kubernetes_node_port: flags.parsed("kubernetes-service-node-port")?,
+            request_header: flags.request_header(),
         })
     }
 }
 
 impl Flags {
+    fn ranges(&self) -> Result<Vec<ipnet::IpNet>, clap::Error> {
+        let given = self.all("service-cluster-ip-range");
+        let given = if given.is_empty() { vec![self.one("service-cluster-ip-range")] } else { given };
+        let bad =
+            |text: &str| invalid(format!("invalid argument {text:?} for \"--service-cluster-ip-range\""));
+        let ranges: Vec<ipnet::IpNet> =
+            given.iter().map(|t| t.parse().map_err(|_| bad(t))).collect::<Result<_, _>>()?;
+        match ranges.as_slice() {
+            [_] => Ok(ranges),
+            [a, b] if a.addr().is_ipv4() != b.addr().is_ipv4() => Ok(ranges),
+            _ => {
+                Err(invalid("--service-cluster-ip-range must be one CIDR, or one of each family".to_owned()))
+            }
+        }
+    }
+
+    fn node_ports(&self) -> Result<std::ops::RangeInclusive<u16>, clap::Error> {
+        let text = self.one("service-node-port-range");
+        let parse = || -> Option<std::ops::RangeInclusive<u16>> {
+            if let Some((low, size)) = text.split_once('+') {
+                let low: u16 = low.parse().ok()?;
+                return Some(low..=low.checked_add(size.parse().ok()?)?);
+            }
+            let (low, high) = text.split_once('-').unwrap_or((&text, &text));
+            let range = low.trim().parse().ok()?..=high.trim().parse().ok()?;
+            (!range.is_empty() && *range.start() > 0).then_some(range)
+        };
+        parse().ok_or_else(|| invalid(format!("invalid argument {text:?} for \"--service-node-port-range\"")))
+    }
+
+    fn request_header(&self) -> Option<(PathBuf, RequestHeader)> {
+        let path = self.path("requestheader-client-ca-file")?;
+        let header = RequestHeader {
+            client_ca: String::new(),
+            allowed_names: self.all("requestheader-allowed-names"),
+            username_headers: self.all("requestheader-username-headers"),
+            uid_headers: self.all("requestheader-uid-headers"),
+            group_headers: self.all("requestheader-group-headers"),
+            extra_headers_prefix: self.all("requestheader-extra-headers-prefix"),
+        };
+        Some((path, header))
+    }
+
     fn authn(&self) -> Result<authn::Options, clap::Error> {
         Ok(authn::Options {
             client_ca_file: self.path("client-ca-file"),
@@ -161,7 +246,12 @@ impl Flags {
             service_account_issuers: self.all("service-account-issuer"),
             api_audiences: self.all("api-audiences"),
             service_account_lookup: self.parsed("service-account-lookup")?,
-            ..authn::Options::default()
+            jwks_uri: Some(self.one("service-account-jwks-uri")).filter(|uri| !uri.is_empty()),
+            max_token_expiration: component_base::goduration::parse(
+                &self.one("service-account-max-token-expiration"),
+            )
+            .map_err(|e| invalid(format!("--service-account-max-token-expiration: {e}")))?,
+            extend_token_expiration: self.parsed("service-account-extend-token-expiration")?,
         })
     }
 }

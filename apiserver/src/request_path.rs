@@ -84,6 +84,15 @@ async fn route(
     if let Some(answer) = health::answer(&server, &info).await {
         return Ok(answer);
     }
+    if let Some(issuer) = &server.authentication.issuer {
+        match info.path.as_str() {
+            "/openid/v1/jwks" => return Ok(response::json(200, &issuer.jwks())),
+            "/.well-known/openid-configuration" => {
+                return Ok(response::json(200, &issuer.openid_configuration(&server.external)));
+            }
+            _ => {}
+        }
+    }
     let catalog = server.catalog.load();
     discovery::answer(&catalog, &info.path, &headers).unwrap_or_else(|| Err(Status::no_such_path()))
 }

@@ -2,7 +2,7 @@
 
 use std::{
     collections::HashMap,
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -11,7 +11,7 @@ use std::{
 };
 
 use arc_swap::ArcSwap;
-use futures::future::BoxFuture;
+use futures::{FutureExt, future::BoxFuture};
 use jiff::Timestamp;
 use tokio::{
     net::TcpListener,
@@ -21,11 +21,15 @@ use tokio::{
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
-    authn, authz, http,
+    admission, alloc, authn, authz,
+    bootstrap::{self, authentication_facts::RequestHeader},
+    http,
     objects::{Objects, stored::StoreObjects},
     options::Config,
-    registry::catalog::Catalog,
+    registry::{SideEffects, catalog::Catalog},
+    reviews,
     server::Server,
+    status::Status,
     storage::{StorageError, Store, StoreConfig, StoredResource},
 };
 
@@ -41,6 +45,12 @@ pub enum BuildError {
     /// Authentication's files.
     #[error("authentication")]
     Authentication(#[from] authn::BuildError),
+    /// `--enable-admission-plugins` or its opposite.
+    #[error("{0}")]
+    Admission(String),
+    /// A file named by a flag.
+    #[error("reading {0}")]
+    Read(std::path::PathBuf, #[source] std::io::Error),
     /// The port.
     #[error("listening on {0}")]
     Listen(SocketAddr, #[source] std::io::Error),
@@ -53,6 +63,9 @@ pub struct App {
     server: Arc<Server>,
     authorization: authz::Authorization,
     objects: Arc<dyn Objects>,
+    facts: bootstrap::Facts,
+    services: Arc<alloc::ServiceAllocator>,
+    releases: BoxFuture<'static, ()>,
     listener: TcpListener,
     tls: rustls::ServerConfig,
     config: Config,
@@ -68,36 +81,100 @@ pub async fn build(config: Config, catalog: Catalog) -> Result<App, BuildError> 
         ..StoreConfig::new(config.etcd_servers.clone(), resources)
     })?;
     let objects: Arc<dyn Objects> = Arc::new(StoreObjects::new(store.clone()));
-    let authentication = authn::build(&config.authn, objects.clone())?;
+    let authentication = Arc::new(authn::build(&config.authn, objects.clone())?);
     let authorization = authz::build(&config.modes);
+    let parts = admission::Parts {
+        objects: objects.clone(),
+        authorizer: authorization.authorizer.clone(),
+        rbac: authorization.rbac.clone(),
+    };
+    let chain = admission::chain(&parts, &config.enable_admission, &config.disable_admission);
+    let (services, releases) = alloc::ServiceAllocator::new(
+        config.service_ranges.clone(),
+        config.node_ports.clone(),
+        objects.clone(),
+    );
+    let effects: Arc<dyn SideEffects> = services.clone();
     let wanted = SocketAddr::new(config.bind_address, config.secure_port);
     let listener = TcpListener::bind(wanted).await.map_err(|e| BuildError::Listen(wanted, e))?;
     let address = listener.local_addr().map_err(|e| BuildError::Listen(wanted, e))?;
+    let facts = facts(&config, address)?;
     let limit = |n: usize| Semaphore::new(if n == 0 { Semaphore::MAX_PERMITS } else { n });
     let server = Arc::new(Server {
         store,
         catalog: ArcSwap::from_pointee(catalog),
-        admission: Vec::new(),
+        admission: chain.map_err(BuildError::Admission)?.plugins(),
+        virtuals: reviews::all(&authentication, &authorization.authorizer),
         authentication,
         authorizer: authorization.authorizer.clone(),
-        virtuals: HashMap::new(),
+        side_effects: HashMap::from([(("", "services"), effects)]),
+        external: SocketAddr::new(facts.advertise, facts.port).to_string(),
         anonymous: config.anonymous,
         reads: limit(config.reads_inflight),
         writes: limit(config.writes_inflight),
         ready: AtomicBool::new(false),
         drain: CancellationToken::new(),
     });
-    Ok(App { address, server, authorization, objects, listener, tls, config })
+    Ok(App { address, server, authorization, objects, facts, services, releases, listener, tls, config })
+}
+
+/// What the bootstrap objects say of this server.
+fn facts(config: &Config, address: SocketAddr) -> Result<bootstrap::Facts, BuildError> {
+    let read = |path: &std::path::PathBuf| {
+        std::fs::read_to_string(path).map_err(|e| BuildError::Read(path.clone(), e))
+    };
+    let request_header = match &config.request_header {
+        None => None,
+        Some((path, header)) => Some(RequestHeader { client_ca: read(path)?, ..header.clone() }),
+    };
+    let hostname = nix::unistd::gethostname().ok().and_then(|h| h.into_string().ok()).unwrap_or_default();
+    let unique = uuid::Uuid::new_v4();
+    Ok(bootstrap::Facts {
+        service_ranges: config.service_ranges.clone(),
+        advertise: config.advertise.unwrap_or_else(|| own_address(address.ip())),
+        port: address.port(),
+        node_port: config.kubernetes_node_port,
+        client_ca: config.authn.client_ca_file.as_ref().map(read).transpose()?,
+        request_header,
+        identity: format!("{}_{unique}", bootstrap::identity::lease_name(&hostname)),
+        hostname,
+    })
+}
+
+/// The bind address, or where that is a wildcard the address of the default route.
+fn own_address(bound: IpAddr) -> IpAddr {
+    if !bound.is_unspecified() {
+        return bound;
+    }
+    // Connecting a datagram socket sends nothing; it only chooses a route (192.0.2.0/24 is documentation).
+    let route = std::net::UdpSocket::bind("0.0.0.0:0").and_then(|socket| {
+        socket.connect("192.0.2.1:9")?;
+        socket.local_addr()
+    });
+    route.map_or(IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), |local| local.ip())
 }
 
 impl App {
     /// Serves until `stop` is done, then drains.
     pub async fn run(self, stop: impl Future<Output = ()> + Send) {
-        let Self { server, mut authorization, objects, listener, tls, config, address } = self;
+        let Self {
+            server,
+            authorization,
+            objects,
+            facts,
+            services,
+            releases,
+            listener,
+            tls,
+            config,
+            address,
+        } = self;
         tracing::info!(%address, "serving securely");
         let tasks = TaskTracker::new();
         drop(tasks.spawn(server.store.clone().run(server.drain.clone())));
         drop(tasks.spawn(http::serve(server.clone(), listener, tls, config.grace)));
+        let (leaving, record) = (objects.clone(), facts.clone());
+        let starter = Starter { server: server.clone(), authorization, objects, facts, services, releases };
         let (background, starting) = (tasks.clone(), server.clone());
         drop(tasks.spawn(async move {
             let drain = starting.drain.clone();
@@ -109,12 +186,17 @@ impl App {
                 }));
             };
             tokio::select! {
-                () = start(&starting, &mut authorization, &objects, &spawn) => {}
+                () = starter.start(&spawn) => {}
                 () = drain.cancelled() => {}
             }
         }));
         stop.await;
         tracing::info!("draining");
+        if server.ready.load(Ordering::Acquire)
+            && let Err(status) = bootstrap::leave(&leaving, &record).await
+        {
+            tracing::warn!(%status, "this server's address stays in the kubernetes service until it expires");
+        }
         server.drain.cancel();
         tasks.close();
         if tokio::time::timeout(config.grace + Duration::from_secs(2), tasks.wait()).await.is_err() {
@@ -123,22 +205,40 @@ impl App {
     }
 }
 
-/// What happens between listening and ready: caches, bootstrap policy, authorization's indexes.
-async fn start(
-    server: &Server,
-    authorization: &mut authz::Authorization,
-    objects: &Arc<dyn Objects>,
-    spawn: &(dyn Fn(&'static str, BoxFuture<'static, ()>) + Sync),
-) {
-    server.store.wait_ready().await;
-    if authorization.rbac.is_some() {
-        while let Err(status) = authz::bootstrap::reconcile(&**objects, Timestamp::now()).await {
-            tracing::warn!(%status, "bootstrap policy is not stored yet, trying again");
+/// What happens between listening and ready.
+struct Starter {
+    server: Arc<Server>,
+    authorization: authz::Authorization,
+    objects: Arc<dyn Objects>,
+    facts: bootstrap::Facts,
+    services: Arc<alloc::ServiceAllocator>,
+    releases: BoxFuture<'static, ()>,
+}
+
+impl Starter {
+    /// Caches, bootstrap objects, allocations, authorization's indexes; then ready, and renewals go on.
+    async fn start(mut self, spawn: &(dyn Fn(&'static str, BoxFuture<'static, ()>) + Sync)) {
+        self.server.store.wait_ready().await;
+        let rbac = self.authorization.rbac.is_some();
+        while let Err(status) = ensure(&self.objects, &self.facts, &self.services, rbac).await {
+            tracing::warn!(%status, "bootstrap objects are not stored yet, trying again");
             tokio::time::sleep(Duration::from_secs(1)).await;
         }
+        spawn("service-releases", self.releases);
+        self.authorization.start(&self.objects, spawn).await;
+        self.server.ready.store(true, Ordering::Release);
+        spawn("bootstrap-renewal", bootstrap::keep_renewing(self.objects, self.facts).boxed());
     }
-    authorization.start(objects, spawn).await;
-    server.ready.store(true, Ordering::Release);
+}
+
+async fn ensure(
+    objects: &Arc<dyn Objects>,
+    facts: &bootstrap::Facts,
+    services: &alloc::ServiceAllocator,
+    rbac: bool,
+) -> Result<(), Status> {
+    bootstrap::ensure(objects, facts, rbac, Timestamp::now()).await?;
+    services.repair().await
 }
 
 /// Resolves at SIGTERM or SIGINT.

@@ -10,8 +10,12 @@ use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    admission::Plugin, auth::Authorizer, authn::Authentication, engine::VirtualResource,
-    registry::catalog::Catalog, storage::Store,
+    admission::Plugin,
+    auth::Authorizer,
+    authn::Authentication,
+    registry::{SideEffects, catalog::Catalog},
+    reviews::Virtuals,
+    storage::Store,
 };
 
 /// One running API server.
@@ -23,12 +27,16 @@ pub struct Server {
     /// Admission plugins in order.
     pub admission: Vec<Arc<dyn Plugin>>,
     /// Who is it.
-    pub authentication: Authentication,
+    pub authentication: Arc<Authentication>,
     /// May they.
     pub authorizer: Arc<dyn Authorizer>,
     /// Resources and subresources that answer a POST instead of storing it, by group and
     /// `resource` or `resource/subresource`.
-    pub virtuals: HashMap<(&'static str, &'static str), Arc<dyn VirtualResource>>,
+    pub virtuals: Virtuals,
+    /// Effects of writes outside the object's own key, by group and plural.
+    pub side_effects: HashMap<(&'static str, &'static str), Arc<dyn SideEffects>>,
+    /// Host and port clients reach this server by, for the OpenID documents.
+    pub external: String,
     /// Whether anonymous requests are authenticated as `system:anonymous`.
     pub anonymous: bool,
     /// `--max-requests-inflight`, for reads.

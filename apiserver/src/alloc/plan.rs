@@ -136,8 +136,10 @@ pub fn held(service: &Object) -> Held {
         return held;
     }
     held.ips = stated_ips(service).iter().filter_map(|ip| ip.parse().ok()).collect();
-    held.ports = ports(service).iter().filter_map(node_port).collect();
-    held.ports.extend(health_port(service));
+    if needs_ports(service) {
+        held.ports = ports(service).iter().filter_map(node_port).collect();
+    }
+    held.ports.extend(health_port(service).filter(|_| needs_health_port(service)));
     held.ports.sort_unstable();
     held.ports.dedup();
     held

@@ -5,6 +5,7 @@
 //! annotated `rbac.authorization.kubernetes.io/autoupdate: "false"` are left alone.
 //! Contract: Kubernetes "Default roles and role bindings".
 
+use futures::{StreamExt, TryStreamExt};
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
@@ -62,6 +63,8 @@ enum Subject {
 /// Name of the controller and its rules.
 type Controller = (&'static str, &'static [Rule]);
 
+/// Objects reconciled at once: etcd commits their writes together.
+const AT_ONCE: usize = 32;
 const READ: &str = "get list watch";
 const WRITE: &str = "create delete deletecollection patch update";
 const ALL: &str = "*";
@@ -115,16 +118,21 @@ pub(super) fn node_rules() -> Vec<Policy> {
 
 /// Brings the cluster's bootstrap policy up to date. Safe to run on several servers at once.
 pub async fn reconcile(objects: &dyn Objects, now: Timestamp) -> Result<(), Status> {
-    for (kind, wanted) in policy(now) {
-        // Two servers starting together collide at most a few times per object.
-        for _ in 0..5 {
-            match reconcile_one(objects, kind, &wanted).await {
-                Err(s) if matches!(s.reason, Reason::Conflict | Reason::AlreadyExists) => {}
-                done => {
-                    done?;
-                    break;
-                }
-            }
+    let (roles, bindings): (Vec<_>, Vec<_>) =
+        policy(now).into_iter().partition(|(kind, _)| [ROLES, CLUSTER_ROLES].contains(kind));
+    for objects_of in [roles, bindings] {
+        let each = futures::stream::iter(objects_of).map(|(kind, wanted)| settle(objects, kind, wanted));
+        each.buffer_unordered(AT_ONCE).try_collect::<Vec<()>>().await?;
+    }
+    Ok(())
+}
+
+/// Reconciles one object; two servers starting together collide at most a few times on it.
+async fn settle(objects: &dyn Objects, kind: Kind, wanted: Object) -> Result<(), Status> {
+    for _ in 0..5 {
+        match reconcile_one(objects, kind, &wanted).await {
+            Err(s) if matches!(s.reason, Reason::Conflict | Reason::AlreadyExists) => {}
+            done => return done,
         }
     }
     Ok(())

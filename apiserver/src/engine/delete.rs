@@ -150,6 +150,9 @@ impl Call {
             let result = match marked {
                 None => {
                     let gone = self.server.store.delete(&id, &namespace, name, current.rev()).await;
+                    if gone.is_ok() {
+                        self.release(&object).await;
+                    }
                     gone.map(|_| Outcome::Gone(object))
                 }
                 Some(marked) if marked == object => return Ok(Outcome::Waiting(current)),

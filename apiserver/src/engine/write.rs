@@ -105,6 +105,7 @@ impl Call {
         let options = Object::new();
         self.attributes.name = object.name().to_owned();
         self.admit(Operation::Create, Some(&mut object), None, &options, true).await?;
+        let undo = self.reserve(&mut object, None).await?;
         strategy.prepare_create(&mut object, &self.context(now))?;
         let mut errors = metadata::validate(&object, &self.resource);
         errors.extend(strategy.validate_create(&object, &self.context(now))?);
@@ -118,6 +119,7 @@ impl Call {
         let stored =
             self.server.store.create(&self.id(), self.key_namespace(), &name, object.to_vec(), None).await;
         let entry = stored.map_err(|e| self.store_failed(e, &name))?;
+        undo.commit();
         self.respond(201, &entry)
     }
 
@@ -231,6 +233,7 @@ impl Call {
         let mut new = self.to_stored(new)?;
         let options = Object::new();
         self.admit(Operation::Update, Some(&mut new), Some(old), &options, true).await?;
+        let undo = self.reserve(&mut new, Some(old)).await?;
         strategy.prepare_update(&mut new, old, &self.context(now))?;
         let mut errors = metadata::validate(&new, &self.resource);
         errors.extend(metadata::validate_change(&new, old));
@@ -251,12 +254,18 @@ impl Call {
         if gone {
             let deleted = self.server.store.delete(&id, &namespace, &name, current.rev()).await;
             return match deleted {
-                Ok(_) => self.respond_object(200, new).map(Ok),
+                Ok(_) => {
+                    self.release(old).await;
+                    self.respond_object(200, new).map(Ok)
+                }
                 Err(error) => Ok(Err(error)),
             };
         }
         match self.server.store.update(&id, &namespace, &name, current.rev(), new.to_vec(), None).await {
-            Ok(entry) => self.respond(200, &entry).map(Ok),
+            Ok(entry) => {
+                undo.commit();
+                self.respond(200, &entry).map(Ok)
+            }
             Err(error) => Ok(Err(error)),
         }
     }
