@@ -20,23 +20,15 @@ async fn main() -> ExitCode {
             return ExitCode::from(64);
         }
     };
-    match run::build(config).await {
-        Ok(app) => {
-            app.run(stop()).await;
-            ExitCode::SUCCESS
-        }
+    let outcome = match run::build(config).await {
+        Ok(app) => app.run().await,
+        Err(error) => Err(error),
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             tracing::error!(%error, "failed to run kubelet");
             ExitCode::FAILURE
         }
-    }
-}
-
-async fn stop() {
-    use tokio::signal::unix::{SignalKind, signal};
-    let Ok(mut term) = signal(SignalKind::terminate()) else { return };
-    tokio::select! {
-        _ = term.recv() => {}
-        _ = tokio::signal::ctrl_c() => {}
     }
 }

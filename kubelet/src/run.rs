@@ -1,25 +1,48 @@
 //! Wiring: builds the parts, starts them, waits for a signal, drains. Containers go on running.
 
-use std::{collections::BTreeMap, path::Path, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    io,
+    net::IpAddr,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
 
-use component_base::task::Tasks;
-use tokio::sync::watch;
+use component_base::{
+    client::{self, ClientError, ClientOptions},
+    task::Tasks,
+    tls::{self, ServingCertificate, TlsError},
+};
+use kube::Client;
+use tokio::{net::TcpListener, sync::watch};
 
 use crate::{
-    api::{ObjectSource, Standalone},
-    cgroup::{Cgroups, Version},
+    api::{ApiObjects, ObjectSource, Standalone},
+    cgroup::{CgroupError, Cgroups, Version},
     env::NodeFacts,
     events::{EventSink, LogOnly, Severity, node_reference},
+    eviction,
     images::PullGate,
-    manifest,
+    manifest, mirror,
     network::dns::{self, DnsSettings},
-    node,
+    node::{self, Observer, machine::Machine, report::StatusSource},
     options::Config,
     orphans, pleg,
-    pod::{qos::QosClass, resources::CgroupLimits},
+    pod::{
+        qos::QosClass,
+        resources::{self, CgroupLimits},
+    },
     pods::{Pods, Source},
-    runtime::{Runtime, RuntimeError, config::NodeSettings, security::NodeSecurity},
+    rotation,
+    runtime::{Runtime, RuntimeError, config::NodeSettings, cri, logs::Rotation, security::NodeSecurity},
+    server::{
+        Server,
+        auth::Gate,
+        listener::{serve, serve_health},
+    },
     status::Statuses,
+    watched::Watched,
     worker::{ServiceSource, Shared},
 };
 
@@ -29,28 +52,46 @@ pub enum RunError {
     /// The runtime does not answer.
     #[error("the container runtime does not answer: {0}")]
     Runtime(#[from] RuntimeError),
-    /// A folder cannot be made.
-    #[error("cannot make {path}: {source}")]
-    Folder {
-        /// The folder.
-        path: std::path::PathBuf,
+    /// A file or folder cannot be used.
+    #[error("{path}: {source}")]
+    File {
+        /// The path.
+        path: PathBuf,
         /// Why.
-        source: std::io::Error,
+        source: io::Error,
     },
     /// cgroups cannot be made.
     #[error(transparent)]
-    Cgroup(#[from] crate::cgroup::CgroupError),
+    Cgroup(#[from] CgroupError),
     /// cgroup v1 without consent.
     #[error(
-        "kubelet is configured to not run on a host using cgroup v1. cgroup v1 support is in maintenance mode; set failCgroupV1 to false (--fail-cgroupv1=false)"
+        "kubelet is configured to not run on a host using cgroup v1. cgroup v1 support is in maintenance mode; \
+         to run all the same, set failCgroupV1 to false (--fail-cgroupv1=false)"
     )]
     CgroupV1,
+    /// Swap without consent.
+    #[error("running with swap on is not supported, please disable swap or set failSwapOn to false")]
+    Swap,
     /// The API server's address or credentials are bad.
     #[error("cannot use the kubeconfig: {0}")]
-    Client(String),
+    Client(#[from] ClientError),
+    /// A certificate is bad.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
     /// The machine's facts cannot be read.
     #[error("cannot read the machine's facts: {0}")]
-    Machine(std::io::Error),
+    Machine(#[source] io::Error),
+    /// An address cannot be listened on.
+    #[error("cannot listen on {address}: {source}")]
+    Listen {
+        /// The address.
+        address: String,
+        /// Why.
+        source: io::Error,
+    },
+    /// Signals cannot be handled.
+    #[error("cannot handle signals: {0}")]
+    Signals(#[source] io::Error),
 }
 
 /// No services: a kubelet without an API server.
@@ -71,6 +112,12 @@ pub struct App {
     shared: Arc<Shared>,
     pods: Arc<Pods>,
     config: Config,
+    api: Option<(Client, Watched)>,
+    network: watch::Sender<Option<String>>,
+    machine: Machine,
+    ips: Vec<IpAddr>,
+    listener: Option<(TcpListener, rustls::ServerConfig)>,
+    health: Option<TcpListener>,
 }
 
 /// Builds everything that can fail.
@@ -78,76 +125,69 @@ pub struct App {
 /// # Errors
 /// When a part cannot be had.
 pub async fn build(config: Config) -> Result<App, RunError> {
+    tls::install_provider();
     let tasks = Arc::new(Tasks::new());
+    component_base::shutdown::signal(&tasks).map_err(RunError::Signals)?;
+    let machine = node::machine::read(Path::new("/")).map_err(RunError::Machine)?;
+    if machine.swap > 0 && config.file.fail_swap_on {
+        return Err(RunError::Swap);
+    }
+    let cgroups = prepare_cgroups(&config)?;
     let runtime = Runtime::connect(&config.file.container_runtime_endpoint, config.runtime_timeout())?;
     let version = first_answer(&runtime).await?;
-    let machine = node::machine::read(Path::new("/")).map_err(RunError::Machine)?;
-    let cgroups = prepare_cgroups(&config)?;
-    let pods_dir = config.root_dir.join("pods");
-    let container_logs =
-        config.file.pod_logs_dir.parent().unwrap_or(Path::new("/var/log")).join("containers");
-    for folder in [&pods_dir, &container_logs, &config.file.pod_logs_dir, &config.cert_dir] {
-        std::fs::create_dir_all(folder)
-            .map_err(|source| RunError::Folder { path: folder.clone(), source })?;
-    }
-    let objects: Arc<dyn ObjectSource> = Arc::new(Standalone);
-    let events: Arc<dyn EventSink> = Arc::new(LogOnly);
     let ips = node::addresses::of_node(&config.node_ips).map_err(RunError::Machine)?;
-    let network = watch::Sender::new(Some("not checked yet".to_owned()));
-    // A node without the file resolves nothing of its own.
-    let host_resolver = std::fs::read_to_string(&config.file.resolv_conf).unwrap_or_default();
-    let shared = Arc::new(Shared {
-        runtime: runtime.clone(),
-        runtime_name: version.runtime_name.clone(),
-        settings: NodeSettings {
-            security: NodeSecurity {
-                seccomp_root: config.root_dir.join("seccomp").to_string_lossy().into_owned(),
-                seccomp_default: config.file.seccomp_default,
-                apparmor: Path::new("/sys/kernel/security/apparmor/profiles").exists(),
-            },
-            memory_capacity: machine.memory,
-            cfs_quota: config.file.cpu_cfs_quota,
-            log_root: config.file.pod_logs_dir.clone(),
-            cgroup_v2: cgroups.as_ref().is_some_and(|c| c.version() == Version::V2),
-        },
+    let api = match &config.kubeconfig {
+        Some(path) => {
+            let client = connect(&config, path).await?;
+            let watched = Watched::new(client.clone(), &config.node_name, &tasks);
+            Some((client, watched))
+        }
+        None => None,
+    };
+    let network = watch::Sender::new(Some("the container runtime has not been asked yet".to_owned()));
+    let shared = Arc::new(share(
+        &config,
+        &tasks,
+        &runtime,
+        &version,
+        &machine,
         cgroups,
-        objects,
-        events,
-        services: Arc::new(NoServices),
-        statuses: Arc::new(Statuses::default()),
-        dns: DnsSettings {
-            cluster_dns: config.file.cluster_dns.clone(),
-            cluster_domain: config.file.cluster_domain.clone(),
-            host: dns::parse(&host_resolver),
-        },
-        node: NodeFacts {
-            name: config.node_name.clone(),
-            ips: ips.iter().map(ToString::to_string).collect(),
-            pod_ips: vec![],
-            allocatable_milli_cpu: machine.cpus.saturating_mul(1000),
-            allocatable_memory: machine.memory,
-        },
-        pulls: PullGate::new(if config.file.serialize_image_pulls { 1 } else { 16 }),
-        pods_dir,
-        container_logs,
-        pod_pids: Some(config.file.pod_pids_limit).filter(|p| *p > 0),
-        tasks: Arc::clone(&tasks),
-        network_ready: network.subscribe(),
-    });
-    let expected = config.file.static_pod_path.as_ref().map(|_| Source::File).into_iter().collect();
+        &ips,
+        api.as_ref(),
+        &network,
+    )?);
+    let mut expected = Vec::new();
+    expected.extend(config.file.static_pod_path.as_ref().map(|_| Source::File));
+    expected.extend(api.as_ref().map(|_| Source::Api));
     let pods = Pods::new(Arc::clone(&shared), expected);
-    node::network::run(runtime, network, Arc::clone(&pods), &tasks);
-    Ok(App { tasks, shared, pods, config })
+    let listener = listen(&config, &ips).await?;
+    let health = match config.file.healthz_port {
+        0 => None,
+        port => Some(bind(&config.file.healthz_bind_address, port).await?),
+    };
+    Ok(App { tasks, shared, pods, config, api, network, machine, ips, listener, health })
+}
+
+async fn connect(config: &Config, path: &Path) -> Result<Client, RunError> {
+    #[allow(clippy::cast_precision_loss, reason = "a rate of requests is a small number")]
+    let qps = config.file.kube_api_qps as f32;
+    let options = ClientOptions {
+        kubeconfig: Some(path.to_owned()),
+        qps,
+        burst: u32::try_from(config.file.kube_api_burst).unwrap_or(0),
+        ..ClientOptions::new("kubelet")
+    };
+    Ok(client::connect(&options).await?)
 }
 
 /// Waits for the runtime's first answer, half a minute at most.
-async fn first_answer(runtime: &Runtime) -> Result<crate::runtime::cri::VersionResponse, RunError> {
-    for _ in 0..30 {
+async fn first_answer(runtime: &Runtime) -> Result<cri::VersionResponse, RunError> {
+    for _ in 0..60 {
         match runtime.version().await {
             Ok(version) => return Ok(version),
             Err(error) => tracing::warn!(%error, "waiting for the container runtime"),
         }
-        tokio::time::sleep(Duration::from_secs(1)).await;
+        tokio::time::sleep(Duration::from_millis(500)).await;
     }
     Ok(runtime.version().await?)
 }
@@ -164,24 +204,223 @@ fn prepare_cgroups(config: &Config) -> Result<Option<Cgroups>, RunError> {
     for class in [QosClass::Guaranteed, QosClass::Burstable, QosClass::BestEffort] {
         cgroups.ensure(&cgroups.class(class), &none)?;
     }
-    let least = CgroupLimits { cpu_shares: Some(2), ..none };
+    let least = CgroupLimits { cpu_shares: Some(resources::MIN_SHARES), ..none };
     cgroups.set(&cgroups.class(QosClass::BestEffort), &least)?;
     Ok(Some(cgroups))
 }
 
+#[allow(clippy::too_many_arguments, reason = "the one place where all parts meet")]
+fn share(
+    config: &Config,
+    tasks: &Arc<Tasks>,
+    runtime: &Runtime,
+    version: &cri::VersionResponse,
+    machine: &Machine,
+    cgroups: Option<Cgroups>,
+    ips: &[IpAddr],
+    api: Option<&(Client, Watched)>,
+    network: &watch::Sender<Option<String>>,
+) -> Result<Shared, RunError> {
+    let file = &config.file;
+    let pods_dir = config.root_dir.join("pods");
+    let container_logs = file.pod_logs_dir.parent().unwrap_or(Path::new("/var/log")).join("containers");
+    for folder in [&pods_dir, &container_logs, &file.pod_logs_dir, &config.cert_dir] {
+        std::fs::create_dir_all(folder).map_err(|source| RunError::File { path: folder.clone(), source })?;
+    }
+    // A node without the file resolves nothing of its own.
+    let host_resolver = std::fs::read_to_string(&file.resolv_conf).unwrap_or_default();
+    let objects: Arc<dyn ObjectSource> = match api {
+        Some((client, _)) => Arc::new(ApiObjects::new(client.clone())),
+        None => Arc::new(Standalone),
+    };
+    let services: Arc<dyn ServiceSource> = match api {
+        Some((_, watched)) => watched.services(),
+        None => Arc::new(NoServices),
+    };
+    Ok(Shared {
+        runtime: runtime.clone(),
+        runtime_name: version.runtime_name.clone(),
+        settings: NodeSettings {
+            security: NodeSecurity {
+                seccomp_root: config.root_dir.join("seccomp").to_string_lossy().into_owned(),
+                seccomp_default: file.seccomp_default,
+                apparmor: Path::new("/sys/kernel/security/apparmor/profiles").exists(),
+            },
+            memory_capacity: machine.memory,
+            cfs_quota: file.cpu_cfs_quota,
+            log_root: file.pod_logs_dir.clone(),
+            cgroup_v2: cgroups.as_ref().is_some_and(|c| c.version() == Version::V2),
+        },
+        cgroups,
+        objects,
+        events: events(config, api),
+        services,
+        statuses: Arc::new(Statuses::default()),
+        dns: DnsSettings {
+            cluster_dns: file.cluster_dns.clone(),
+            cluster_domain: file.cluster_domain.clone(),
+            host: dns::parse(&host_resolver),
+        },
+        node: NodeFacts {
+            name: config.node_name.clone(),
+            ips: ips.iter().map(ToString::to_string).collect(),
+            pod_ips: vec![],
+            allocatable_milli_cpu: machine.cpus.saturating_mul(1000),
+            allocatable_memory: machine.memory,
+        },
+        pulls: PullGate::new(if file.serialize_image_pulls { 1 } else { 16 }),
+        pods_dir,
+        container_logs,
+        pod_pids: Some(file.pod_pids_limit).filter(|p| *p > 0),
+        tasks: Arc::clone(tasks),
+        network_ready: network.subscribe(),
+    })
+}
+
+fn events(_: &Config, _: Option<&(Client, Watched)>) -> Arc<dyn EventSink> {
+    Arc::new(LogOnly)
+}
+
+async fn bind(address: &str, port: u16) -> Result<TcpListener, RunError> {
+    let address = crate::probe::join(address, port);
+    TcpListener::bind(&address).await.map_err(|source| RunError::Listen { address, source })
+}
+
+async fn listen(
+    config: &Config,
+    ips: &[IpAddr],
+) -> Result<Option<(TcpListener, rustls::ServerConfig)>, RunError> {
+    let file = &config.file;
+    if !file.enable_server {
+        return Ok(None);
+    }
+    let pair = match (&file.tls_cert_file, &file.tls_private_key_file) {
+        (Some(certificate), Some(key)) => tls::load_pair(certificate, key)?,
+        _ => {
+            let mut hosts = vec![config.node_name.clone()];
+            hosts.extend(ips.iter().map(ToString::to_string));
+            tls::self_signed(&config.cert_dir, "kubelet", &hosts)?
+        }
+    };
+    let tls = tls::server_config(Arc::new(ServingCertificate::new(pair)), &tls::Protocol::default())?;
+    Ok(Some((bind(&file.address, file.port).await?, tls)))
+}
+
+fn gate(config: &Config, client: Option<&Client>) -> Result<Gate, TlsError> {
+    let file = &config.file;
+    let mut gate = Gate::new(&config.node_name);
+    if let Some(path) = &file.authentication.x509.client_ca_file {
+        gate.roots = Some(Arc::new(tls::load_roots(path)?));
+    }
+    gate.anonymous = file.authentication.anonymous.enabled == Some(true);
+    if file.authentication.webhook.enabled != Some(false) {
+        gate.tokens = client.cloned();
+    }
+    if file.authorization.mode.as_deref() != Some("AlwaysAllow") {
+        gate.access = client.cloned();
+    }
+    Ok(gate)
+}
+
 impl App {
-    /// Runs until `stop` and drains.
-    pub async fn run(self, stop: impl Future<Output = ()>) {
-        let Self { tasks, shared, pods, config } = self;
+    /// The address the kubelet's API is served on.
+    #[must_use]
+    pub fn address(&self) -> Option<std::net::SocketAddr> {
+        // A bound listener has an address.
+        self.listener.as_ref().and_then(|(l, _)| l.local_addr().ok())
+    }
+
+    /// Runs until a signal, and drains.
+    ///
+    /// # Errors
+    /// When the client CA cannot be read.
+    pub async fn run(self) -> Result<(), RunError> {
+        let Self { tasks, shared, pods, config, api, network, machine, ips, listener, health } = self;
+        let client = api.as_ref().map(|(client, _)| client.clone());
+        let gate = Arc::new(gate(&config, client.as_ref())?);
         let about = node_reference(&config.node_name);
         shared.events.send(about, Severity::Normal, "Starting", "Starting kubelet.");
-        pleg::run(shared.runtime.clone(), Arc::clone(&pods), &tasks);
-        orphans::run(Arc::clone(&shared), Arc::clone(&pods), &tasks);
-        if let Some(path) = config.file.static_pod_path.clone() {
-            let period = config.file.file_check_frequency.0;
-            manifest::run(path, config.node_name.clone(), period, Arc::clone(&pods), &tasks);
+        let seen = pleg::run(shared.runtime.clone(), Arc::clone(&pods), &tasks);
+        let ready = network.subscribe();
+        node::network::run(shared.runtime.clone(), network, Arc::clone(&pods), &tasks);
+        let pressure = eviction::run(Arc::clone(&shared), Arc::clone(&pods), config.clone(), &tasks);
+        if let Some((client, watched)) = &api {
+            let observer = Observer {
+                config: config.clone(),
+                machine,
+                ips,
+                runtime: shared.runtime.clone(),
+                seen: Arc::clone(&seen),
+                network: ready,
+                pressure: Arc::clone(&pressure),
+            };
+            start_reporting(client, watched, observer, &shared, &pods, &config, &tasks);
         }
-        stop.await;
+        start_upkeep(&shared, &pods, &config, &tasks);
+        if let Some((listener, tls)) = listener {
+            let server = Arc::new(Server {
+                shared: Arc::clone(&shared),
+                pods: Arc::clone(&pods),
+                seen: Arc::clone(&seen),
+                configz: configz(&config),
+            });
+            serve(listener, tls, gate, server, &tasks);
+        }
+        if let Some(listener) = health {
+            serve_health(listener, seen, &tasks);
+        }
+        tasks.drain().cancelled().await;
         tasks.shutdown(Duration::from_secs(5)).await;
+        Ok(())
     }
+}
+
+fn start_reporting(
+    client: &Client,
+    watched: &Watched,
+    observer: Observer,
+    shared: &Arc<Shared>,
+    pods: &Arc<Pods>,
+    config: &Config,
+    tasks: &Arc<Tasks>,
+) {
+    shared.statuses.run(client.clone(), tasks);
+    watched.run(pods, tasks);
+    let source: Arc<dyn StatusSource> = Arc::new(observer);
+    node::report::run(client.clone(), config.clone(), source, Arc::clone(&shared.events), tasks);
+    let statuses = Arc::clone(&shared.statuses);
+    mirror::run(client.clone(), config.node_name.clone(), watched.pods(), Arc::clone(pods), statuses, tasks);
+}
+
+fn start_upkeep(shared: &Arc<Shared>, pods: &Arc<Pods>, config: &Config, tasks: &Arc<Tasks>) {
+    orphans::run(Arc::clone(shared), Arc::clone(pods), tasks);
+    let size = resources::whole(&config.file.container_log_max_size).and_then(|s| u64::try_from(s).ok());
+    let rotation = Rotation {
+        max_size: size.unwrap_or(10 << 20),
+        max_files: usize::try_from(config.file.container_log_max_files).unwrap_or(5),
+    };
+    rotation::run(Arc::clone(shared), Arc::clone(pods), rotation, tasks);
+    if let Some(path) = config.file.static_pod_path.clone() {
+        let period = config.file.file_check_frequency.0;
+        manifest::run(path, config.node_name.clone(), period, Arc::clone(pods), tasks);
+    }
+}
+
+/// The part of the configuration that `/configz` shows.
+fn configz(config: &Config) -> serde_json::Value {
+    let file = &config.file;
+    serde_json::json!({ "kubeletconfig": {
+        "kind": "KubeletConfiguration",
+        "apiVersion": "kubelet.config.k8s.io/v1beta1",
+        "port": file.port,
+        "address": file.address,
+        "maxPods": file.max_pods,
+        "clusterDomain": file.cluster_domain,
+        "clusterDNS": file.cluster_dns,
+        "cgroupDriver": file.cgroup_driver,
+        "cgroupRoot": file.cgroup_root,
+        "containerRuntimeEndpoint": file.container_runtime_endpoint,
+        "staticPodPath": file.static_pod_path,
+        "failCgroupV1": file.fail_cgroup_v1,
+    }})
 }

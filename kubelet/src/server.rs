@@ -4,6 +4,8 @@
 //! path means by `attributes`. Streams are spliced to the runtime's streaming server byte by byte (`streams`).
 
 pub mod attributes;
+pub mod auth;
+pub mod listener;
 pub mod logs;
 pub mod metrics;
 pub mod stats;
@@ -19,6 +21,7 @@ use k8s_openapi::api::core::v1::Pod;
 use serde::Serialize;
 
 use crate::{
+    pleg::Seen,
     pod,
     pods::Pods,
     runtime::{RuntimeError, observed::PodRuntime},
@@ -66,6 +69,8 @@ pub struct Server {
     pub shared: Arc<Shared>,
     /// The pods.
     pub pods: Arc<Pods>,
+    /// When the runtime was last seen.
+    pub seen: Arc<Seen>,
     /// The configuration as JSON.
     pub configz: serde_json::Value,
 }
@@ -131,6 +136,7 @@ impl Server {
         let query = Query::parse(request.uri().query());
         let parts: Vec<&str> = path.split('/').collect();
         match (request.method(), parts.as_slice()) {
+            (&Method::GET, ["healthz", ..]) => Ok(listener::health(&self.seen)),
             (&Method::GET, ["pods"]) => Ok(json(&list(self.pods.list()))),
             (&Method::GET, ["runningpods"]) => Ok(json(&list(self.running().await?))),
             (&Method::GET, ["containerLogs", namespace, name, container]) => {

@@ -28,6 +28,8 @@ struct Entry {
     sent: Option<PodStatus>,
     finished: bool,
     deleted: bool,
+    /// The API server's reflection of a static pod: its status goes there.
+    mirror: Option<Arc<Pod>>,
 }
 
 /// The newest status of every pod.
@@ -39,7 +41,7 @@ pub struct Statuses {
 
 /// One call to be made.
 enum Call {
-    Patch { pod: Arc<Pod>, before: Option<Box<PodStatus>>, status: Box<PodStatus> },
+    Patch { key: String, pod: Arc<Pod>, before: Option<Box<PodStatus>>, status: Box<PodStatus> },
     Delete { pod: Arc<Pod> },
 }
 
@@ -69,6 +71,17 @@ impl Statuses {
         self.entries.lock().remove(pod::uid(pod));
     }
 
+    /// A static pod's mirror; one that is new has no status yet.
+    pub fn mirrored(&self, uid: &str, mirror: &Arc<Pod>) {
+        let mut entries = self.entries.lock();
+        let Some(entry) = entries.get_mut(uid) else { return };
+        if entry.mirror.as_ref().map(|m| pod::uid(m)) != Some(pod::uid(mirror)) {
+            entry.mirror = Some(Arc::clone(mirror));
+            entry.sent = None;
+            self.dirty.notify_one();
+        }
+    }
+
     /// The newest status of a pod.
     #[must_use]
     pub fn get(&self, uid: &str) -> Option<PodStatus> {
@@ -77,11 +90,14 @@ impl Statuses {
 
     fn next(&self) -> Option<Call> {
         let entries = self.entries.lock();
-        for entry in entries.values().filter(|e| !pod::is_static(&e.pod) || pod::is_mirror(&e.pod)) {
+        for entry in entries.values() {
+            let target = if pod::is_static(&entry.pod) { entry.mirror.as_ref() } else { Some(&entry.pod) };
+            let Some(target) = target else { continue };
             if let Some(status) = entry.status.as_ref().filter(|s| entry.sent.as_ref() != Some(*s)) {
                 return Some(Call::Patch {
-                    pod: Arc::clone(&entry.pod),
-                    before: entry.sent.clone().or_else(|| entry.pod.status.clone()).map(Box::new),
+                    key: pod::uid(&entry.pod).to_owned(),
+                    pod: Arc::clone(target),
+                    before: entry.sent.clone().or_else(|| target.status.clone()).map(Box::new),
                     status: Box::new(status.clone()),
                 });
             }
@@ -95,7 +111,8 @@ impl Statuses {
     fn done(&self, call: Call) {
         let mut entries = self.entries.lock();
         let uid = match &call {
-            Call::Patch { pod, .. } | Call::Delete { pod } => pod::uid(pod).to_owned(),
+            Call::Patch { key, .. } => key.clone(),
+            Call::Delete { pod } => pod::uid(pod).to_owned(),
         };
         let Some(entry) = entries.get_mut(&uid) else { return };
         match call {
@@ -136,13 +153,13 @@ impl Statuses {
 
 impl Entry {
     fn new(pod: &Arc<Pod>) -> Self {
-        Self { pod: Arc::clone(pod), status: None, sent: None, finished: false, deleted: false }
+        Self { pod: Arc::clone(pod), status: None, sent: None, finished: false, deleted: false, mirror: None }
     }
 }
 
 async fn send(client: &Client, call: &Call) -> Result<(), kube::Error> {
     match call {
-        Call::Patch { pod, before, status } => {
+        Call::Patch { pod, before, status, .. } => {
             let api: Api<Pod> = Api::namespaced(client.clone(), pod::namespace(pod));
             let body = patch::status(pod, before.as_deref(), status);
             api.patch_status(pod::name(pod), &PatchParams::default(), &Patch::Strategic(&body)).await?;

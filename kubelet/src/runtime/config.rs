@@ -127,6 +127,8 @@ pub struct Prepared {
     pub mounts: Vec<cri::Mount>,
     /// Groups that volumes ask for.
     pub volume_groups: Vec<i64>,
+    /// Id of the container whose processes an ephemeral one is to see.
+    pub target: Option<String>,
 }
 
 /// The container's configuration.
@@ -178,6 +180,7 @@ pub fn container(
                 spec,
                 &prepared.image_user,
                 &prepared.volume_groups,
+                prepared.target.as_deref(),
                 &node.security,
             )?),
         }),
@@ -240,6 +243,7 @@ mod tests {
             env: vec![("A".into(), "1".into())],
             mounts: vec![],
             volume_groups: vec![],
+            target: None,
         }
     }
 

@@ -210,7 +210,8 @@ fn groups(ctx: &PodSecurityContext, extra: &[i64]) -> Vec<i64> {
     all
 }
 
-/// The container's security context. `volume_groups` are groups that volumes ask for.
+/// The container's security context. `volume_groups` are groups that volumes ask for; `target` is the id of the container
+/// whose processes an ephemeral one is to see.
 ///
 /// # Errors
 /// When the pod asks for what cannot be given.
@@ -219,6 +220,7 @@ pub fn container(
     container: &Container,
     image_user: &ImageUser,
     volume_groups: &[i64],
+    target: Option<&str>,
     node: &NodeSecurity,
 ) -> Result<cri::LinuxContainerSecurityContext, SecurityError> {
     verify_non_root(pod, container, image_user)?;
@@ -231,6 +233,11 @@ pub fn container(
     };
     let unmasked = ctx.proc_mount.as_deref() == Some("Unmasked") || privileged;
     let list = |paths: &[&str]| paths.iter().map(|p| (*p).to_owned()).collect::<Vec<_>>();
+    let mut namespaces = namespaces(pod);
+    if let Some(target) = target {
+        namespaces.pid = cri::NamespaceMode::Target as i32;
+        namespaces.target_id = target.to_owned();
+    }
     let mut masked = list(&MASKED);
     masked.extend(list(&MASKED_EXTRA));
     Ok(cri::LinuxContainerSecurityContext {
@@ -240,7 +247,7 @@ pub fn container(
             ..cri::Capability::default()
         }),
         privileged,
-        namespace_options: Some(namespaces(pod)),
+        namespace_options: Some(namespaces),
         run_as_user: id.map(|value| cri::Int64Value { value }),
         run_as_username: name,
         run_as_group: ctx.run_as_group.or(pod_ctx.run_as_group).map(|value| cri::Int64Value { value }),
@@ -303,7 +310,7 @@ mod tests {
     ) -> Result<cri::LinuxContainerSecurityContext, SecurityError> {
         let mut c = testing::container("c");
         change(c.security_context.get_or_insert_default());
-        container(&testing::pod("a").build(), &c, &user, &[], &NodeSecurity::default())
+        container(&testing::pod("a").build(), &c, &user, &[], None, &NodeSecurity::default())
     }
 
     #[test]

@@ -337,6 +337,7 @@ impl Worker {
             env,
             mounts,
             volume_groups: vec![],
+            target: self.target(pod, start.role).await,
         };
         let made = config::container(pod, container, &prepared, &self.shared.settings)?;
         let log_path = made.log_path.clone();
@@ -354,6 +355,15 @@ impl Worker {
         self.shared.events.send(about, Severity::Normal, "Started", "Container started");
         self.link_log(pod, container, &id, &log_dir.join(log_path));
         Ok(id)
+    }
+
+    /// The running container that an ephemeral one is aimed at.
+    async fn target(&self, pod: &Pod, role: Role) -> Option<String> {
+        let Role::Ephemeral(i) = role else { return None };
+        let name = pod::ephemeral_containers(pod).get(i)?.target_container_name.as_deref()?;
+        // Without an answer it starts without seeing the other's processes.
+        let runtime = self.shared.runtime.pod(pod::uid(pod)).await.ok()?;
+        runtime.running().find(|c| c.name == name).map(|c| c.id.to_string())
     }
 
     /// The link that log collectors read; a container runs as well without it.

@@ -1,0 +1,153 @@
+//! The listeners: HTTPS with optional client certificates, and the local health port.
+
+use std::{convert::Infallible, net::SocketAddr, sync::Arc, time::Duration};
+
+use component_base::task::Tasks;
+use http::{Request, Response, StatusCode};
+use hyper::{body::Incoming, service::service_fn};
+use hyper_util::{
+    rt::{TokioExecutor, TokioIo, TokioTimer},
+    server::conn::auto,
+};
+use rustls::pki_types::CertificateDer;
+use tokio::net::TcpListener;
+use tokio_rustls::TlsAcceptor;
+
+use super::{Body, Server, answer, auth::Gate};
+use crate::pleg::Seen;
+
+const HANDSHAKE: Duration = Duration::from_secs(10);
+
+/// Serves the kubelet's API until the drain.
+pub fn serve(
+    listener: TcpListener,
+    tls: rustls::ServerConfig,
+    gate: Arc<Gate>,
+    server: Arc<Server>,
+    tasks: &Arc<Tasks>,
+) {
+    let acceptor = TlsAcceptor::from(Arc::new(tls));
+    let (drain, owner) = (tasks.drain(), Arc::clone(tasks));
+    tasks.spawn("kubelet-api", async move {
+        loop {
+            let accepted = tokio::select! {
+                () = drain.cancelled() => return,
+                accepted = listener.accept() => accepted,
+            };
+            let (stream, peer) = match accepted {
+                Ok(accepted) => accepted,
+                Err(error) => {
+                    tracing::warn!(%error, "cannot accept a connection");
+                    tokio::time::sleep(Duration::from_millis(100)).await;
+                    continue;
+                }
+            };
+            let (acceptor, gate, server) = (acceptor.clone(), Arc::clone(&gate), Arc::clone(&server));
+            let drain = drain.clone();
+            owner.spawn_contained("kubelet-api-connection", async move {
+                tokio::select! {
+                    () = drain.cancelled() => {}
+                    () = connection(stream, peer, acceptor, gate, server) => {}
+                }
+            });
+        }
+    });
+}
+
+async fn connection(
+    stream: tokio::net::TcpStream,
+    peer: SocketAddr,
+    acceptor: TlsAcceptor,
+    gate: Arc<Gate>,
+    server: Arc<Server>,
+) {
+    if let Err(error) = stream.set_nodelay(true) {
+        tracing::debug!(%peer, %error, "cannot switch off delays");
+    }
+    let stream = match tokio::time::timeout(HANDSHAKE, acceptor.accept(stream)).await {
+        Ok(Ok(stream)) => stream,
+        Ok(Err(error)) => {
+            tracing::debug!(%peer, %error, "TLS handshake error");
+            return;
+        }
+        Err(_) => return,
+    };
+    let chain: Vec<CertificateDer<'static>> = stream
+        .get_ref()
+        .1
+        .peer_certificates()
+        .unwrap_or_default()
+        .iter()
+        .map(|c| c.clone().into_owned())
+        .collect();
+    let chain: Arc<[CertificateDer<'static>]> = chain.into();
+    let service = service_fn(move |request: Request<Incoming>| {
+        let (gate, server, chain) = (Arc::clone(&gate), Arc::clone(&server), Arc::clone(&chain));
+        async move { guarded(&gate, server, &chain, request).await }
+    });
+    let mut builder = auto::Builder::new(TokioExecutor::new());
+    builder.http1().timer(TokioTimer::new());
+    builder.http2().timer(TokioTimer::new());
+    if let Err(error) = builder.serve_connection_with_upgrades(TokioIo::new(stream), service).await {
+        tracing::debug!(%peer, %error, "connection ended");
+    }
+}
+
+async fn guarded(
+    gate: &Gate,
+    server: Arc<Server>,
+    chain: &[CertificateDer<'static>],
+    request: Request<Incoming>,
+) -> Result<Response<Body>, Infallible> {
+    let (parts, body) = request.into_parts();
+    if let Err(refused) = gate.check(&parts, chain).await {
+        return Ok(*refused);
+    }
+    server.serve(Request::from_parts(parts, body)).await
+}
+
+/// What `/healthz` says.
+#[must_use]
+pub fn health(seen: &Seen) -> Response<Body> {
+    let plain = "text/plain; charset=utf-8";
+    if seen.is_fresh() {
+        answer(StatusCode::OK, plain, "ok")
+    } else {
+        answer(StatusCode::INTERNAL_SERVER_ERROR, plain, "syncloop: the container runtime does not answer")
+    }
+}
+
+/// Serves `/healthz` without TLS until the drain; for the local address.
+pub fn serve_health(listener: TcpListener, seen: Arc<Seen>, tasks: &Arc<Tasks>) {
+    let (drain, owner) = (tasks.drain(), Arc::clone(tasks));
+    tasks.spawn("healthz", async move {
+        loop {
+            let stream = tokio::select! {
+                () = drain.cancelled() => return,
+                accepted = listener.accept() => match accepted {
+                    Ok((stream, _)) => stream,
+                    Err(_) => continue,
+                },
+            };
+            let (seen, drain) = (Arc::clone(&seen), drain.clone());
+            owner.spawn_contained("healthz-connection", async move {
+                let service = service_fn(move |request: Request<Incoming>| {
+                    let known = matches!(request.uri().path(), "/healthz" | "/livez" | "/readyz");
+                    let response = if known {
+                        health(&seen)
+                    } else {
+                        answer(StatusCode::NOT_FOUND, "text/plain", "404 page not found")
+                    };
+                    async move { Ok::<_, Infallible>(response) }
+                });
+                let mut builder = hyper::server::conn::http1::Builder::new();
+                builder.timer(TokioTimer::new());
+                tokio::select! {
+                    () = drain.cancelled() => {}
+                    // A health check that breaks off is of no interest.
+                    _ = builder.serve_connection(TokioIo::new(stream), service) => {}
+                }
+            });
+        }
+    });
+}
