@@ -169,6 +169,10 @@ impl Call {
 
     async fn answer(&mut self, handler: &dyn VirtualResource) -> Result<Response<Body>, Status> {
         let mut object = Object::from_value(crate::negotiation::decode(&self.headers, &self.body)?)?;
+        if self.info.subresource.is_empty() {
+            object.set("apiVersion", self.info.api_version());
+            object.set("kind", self.resource.kind);
+        }
         let options = Object::new();
         self.admit(Operation::Create, Some(&mut object), None, &options, true).await?;
         self.admit(Operation::Create, Some(&mut object), None, &options, false).await?;
