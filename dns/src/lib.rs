@@ -12,6 +12,7 @@ pub mod corefile;
 pub mod zone;
 
 pub mod cache;
+pub mod feed;
 pub mod forward;
 pub mod hosts;
 pub mod metrics;

@@ -1,0 +1,151 @@
+//! What the cluster says, put into the zone's index: one function per kind, called for every change.
+
+use std::{net::IpAddr, sync::Arc};
+
+use component_base::informer::{Event, Informers, ListWatch};
+use k8s_openapi::api::{
+    core::v1::{Namespace, Service as ApiService, ServiceSpec},
+    discovery::v1::{Endpoint as ApiEndpoint, EndpointSlice},
+};
+use parking_lot::RwLock;
+
+use crate::zone::{Endpoint, EndpointSet, Index, Port, Service, ServiceKind};
+
+const SERVICE_NAME: &str = "kubernetes.io/service-name";
+
+/// Keeps `index` true from the informers' caches from now on.
+pub fn subscribe(informers: &Informers, index: &Arc<RwLock<Index>>) {
+    let into = index.clone();
+    informers.get::<Namespace>(ListWatch::default()).on_event(move |event| {
+        let exists = !matches!(event, Event::Deleted { .. });
+        if let Some(name) = &event.object().metadata.name {
+            into.write().set_namespace(name, exists);
+        }
+    });
+    let into = index.clone();
+    informers.get::<ApiService>(ListWatch::default()).on_event(move |event| {
+        let object = event.object();
+        let parsed = if matches!(event, Event::Deleted { .. }) { None } else { service(object) };
+        if let (Some(namespace), Some(name)) = (&object.metadata.namespace, &object.metadata.name) {
+            into.write().set_service(namespace, name, parsed);
+        }
+    });
+    let into = index.clone();
+    informers.get::<EndpointSlice>(ListWatch::default()).on_event(move |event| {
+        let mut index = into.write();
+        // A slice that moved to another service leaves the old one first.
+        if let Event::Updated { old, new } = &event
+            && service_of(old) != service_of(new)
+        {
+            set_slice(&mut index, old, None);
+        }
+        let parsed =
+            if matches!(event, Event::Deleted { .. }) { None } else { Some(endpoints(event.object())) };
+        set_slice(&mut index, event.object(), parsed);
+    });
+}
+
+fn set_slice(index: &mut Index, slice: &EndpointSlice, set: Option<EndpointSet>) {
+    let (Some(namespace), Some(name), Some(service)) =
+        (&slice.metadata.namespace, &slice.metadata.name, service_of(slice))
+    else {
+        return;
+    };
+    index.set_slice(namespace, service, name, set);
+}
+
+fn service_of(slice: &EndpointSlice) -> Option<&str> {
+    slice.metadata.labels.as_ref()?.get(SERVICE_NAME).map(String::as_str)
+}
+
+/// A service as the zone knows it; `None` while it has no address yet.
+fn service(object: &ApiService) -> Option<Service> {
+    let spec = object.spec.as_ref()?;
+    let kind = match spec.type_.as_deref() {
+        Some("ExternalName") => ServiceKind::External(spec.external_name.as_deref()?.into()),
+        _ => match cluster_ips(spec) {
+            None => ServiceKind::Headless,
+            Some(ips) if ips.is_empty() => return None,
+            Some(ips) => ServiceKind::Cluster(ips),
+        },
+    };
+    let ports = spec.ports.iter().flatten().filter_map(|p| {
+        Some(Port {
+            name: p.name.as_deref().unwrap_or_default().into(),
+            protocol: p.protocol.as_deref().unwrap_or("TCP").to_ascii_lowercase().into(),
+            number: u16::try_from(p.port).ok()?,
+        })
+    });
+    Some(Service { kind, ports: ports.collect() })
+}
+
+/// Cluster IPs; `None` for a headless service.
+fn cluster_ips(spec: &ServiceSpec) -> Option<Vec<IpAddr>> {
+    let primary = spec.cluster_ip.as_deref().unwrap_or_default();
+    if primary == "None" {
+        return None;
+    }
+    let all = spec.cluster_ips.clone().unwrap_or_else(|| vec![primary.to_owned()]);
+    Some(all.iter().filter_map(|ip| ip.parse().ok()).collect())
+}
+
+fn endpoints(slice: &EndpointSlice) -> EndpointSet {
+    let ports = slice.ports.iter().flatten().filter_map(|p| {
+        Some(Port {
+            name: p.name.as_deref().unwrap_or_default().into(),
+            protocol: p.protocol.as_deref().unwrap_or("TCP").to_ascii_lowercase().into(),
+            number: u16::try_from(p.port?).ok()?,
+        })
+    });
+    let ready = |e: &&ApiEndpoint| e.conditions.as_ref().and_then(|c| c.ready) != Some(false);
+    let endpoints = slice.endpoints.iter().flatten().filter(ready).flat_map(|e| {
+        let hostname = e.hostname.as_deref().map(Into::into);
+        let addresses = e.addresses.iter().filter_map(|a| a.parse().ok());
+        addresses.map(move |address| Endpoint { address, hostname: Option::clone(&hostname) })
+    });
+    EndpointSet { endpoints: endpoints.collect(), ports: ports.collect() }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    fn parsed(spec: Value) -> Option<Service> {
+        service(&serde_json::from_value(json!({"metadata": {"name": "s"}, "spec": spec})).unwrap())
+    }
+
+    #[test]
+    fn services_are_told_apart_by_their_address() {
+        let ports = json!([{"name": "http", "port": 80}]);
+        let web =
+            parsed(json!({"clusterIP": "10.96.0.5", "clusterIPs": ["10.96.0.5", "fd00::5"], "ports": ports}))
+                .unwrap();
+        assert_eq!(
+            web.kind,
+            ServiceKind::Cluster(vec!["10.96.0.5".parse().unwrap(), "fd00::5".parse().unwrap()])
+        );
+        assert_eq!((web.ports[0].protocol.as_str(), web.ports[0].number), ("tcp", 80));
+        assert_eq!(parsed(json!({"clusterIP": "None"})).unwrap().kind, ServiceKind::Headless);
+        let external = parsed(json!({"type": "ExternalName", "externalName": "a.example"})).unwrap();
+        assert_eq!(external.kind, ServiceKind::External("a.example".into()));
+        assert_eq!(parsed(json!({"clusterIP": ""})), None, "not allocated yet");
+    }
+
+    #[test]
+    fn only_ready_endpoints_are_published() {
+        let slice = serde_json::from_value(json!({
+            "metadata": {"name": "s"}, "addressType": "IPv4", "ports": [{"name": "sql", "port": 5432, "protocol": "TCP"}],
+            "endpoints": [
+                {"addresses": ["10.0.0.1"], "hostname": "db-0", "conditions": {"ready": true}},
+                {"addresses": ["10.0.0.2"], "conditions": {"ready": false}},
+                {"addresses": ["10.0.0.3"]},
+            ],
+        }))
+        .unwrap();
+        let set = endpoints(&slice);
+        let labels: Vec<_> = set.endpoints.iter().map(Endpoint::label).collect();
+        assert_eq!(labels, ["db-0", "10-0-0-3"]);
+    }
+}
