@@ -1,3 +1,4 @@
 //! Wire formats only: what the daemons speak to others, and no behaviour.
 
 pub mod cri;
+pub mod table;
