@@ -24,7 +24,12 @@ pub mod version;
 pub mod expectations;
 
 pub mod client;
+pub mod events;
 pub mod informer;
+pub mod leader;
+
+pub mod config;
+pub mod logging;
 pub mod metrics;
 pub mod tls;
 pub mod workqueue;

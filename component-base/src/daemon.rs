@@ -1,0 +1,180 @@
+//! The same dozen lines for every daemon: provider, flags, logging, configuration, runtime, signals, drain, exit code.
+//!
+//! ```text
+//! fn main() -> ExitCode { component_base::daemon::main::<scheduler::Scheduler>() }
+//! ```
+//! Exit codes: 0 after a drain, 1 when running failed, 64 for unusable flags or configuration (sysexits' EX_USAGE).
+
+use std::{error::Error, future::Future, process::ExitCode, time::Duration};
+
+use crate::{
+    flags::{FlagSet, Parsed, Values, group},
+    shutdown,
+    task::Tasks,
+    workqueue::chain,
+};
+
+const EX_USAGE: u8 = 64;
+
+/// What a daemon is made of.
+pub trait Daemon: 'static {
+    /// Everything the daemon needs to know, validated.
+    type Config: Send + 'static;
+    /// Why the configuration is not usable.
+    type ConfigError: Error;
+    /// Why it could not start or go on.
+    type RunError: Error;
+
+    /// The daemon's flags; [`group::logging`] must be among them.
+    fn flags() -> FlagSet;
+
+    /// Flags (and the files they name) to configuration. Touches nothing else.
+    ///
+    /// # Errors
+    /// When the flags or files are not usable.
+    fn configure(values: &Values) -> Result<Self::Config, Self::ConfigError>;
+
+    /// Builds and starts the daemon's parts in the group, and returns; or runs until the group drains. Either way the daemon
+    /// lives until the drain begins.
+    ///
+    /// # Errors
+    /// When a part cannot start. The daemon then drains and exits with 1.
+    fn run(config: Self::Config, tasks: Tasks) -> impl Future<Output = Result<(), Self::RunError>> + Send;
+
+    /// Worker threads of the runtime.
+    fn workers() -> usize {
+        2
+    }
+
+    /// How long tasks may take to drain before they are aborted.
+    fn grace() -> Duration {
+        Duration::from_secs(20)
+    }
+}
+
+/// The whole of a daemon's `main`.
+pub fn main<D: Daemon>() -> ExitCode {
+    execute::<D>(std::env::args().skip(1))
+}
+
+fn execute<D: Daemon>(arguments: impl IntoIterator<Item = String>) -> ExitCode {
+    let values = match D::flags().parse(arguments) {
+        Ok(Parsed::Run(values)) => values,
+        Ok(Parsed::Print(text)) => return print(&text),
+        Err(error) => return usage(&error),
+    };
+    if let Err(error) = group::init_logging(&values) {
+        return usage(&error);
+    }
+    crate::tls::install_provider();
+    let config = match D::configure(&values) {
+        Ok(config) => config,
+        Err(error) => return usage(&error),
+    };
+    crate::metrics::register_build_info();
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(D::workers())
+        .max_blocking_threads(16)
+        .enable_all()
+        .build();
+    match runtime {
+        Ok(runtime) => runtime.block_on(live::<D>(config)),
+        Err(error) => failed(&error),
+    }
+}
+
+async fn live<D: Daemon>(config: D::Config) -> ExitCode {
+    let tasks = Tasks::new();
+    if let Err(error) = shutdown::signal(&tasks) {
+        return failed(&error);
+    }
+    let drain = tasks.drain();
+    let outcome = D::run(config, tasks.clone()).await;
+    if outcome.is_ok() {
+        drain.cancelled().await;
+    }
+    let aborted = tasks.shutdown(D::grace()).await;
+    if aborted > 0 {
+        tracing::warn!(tasks = aborted, "tasks did not drain in time and were aborted");
+    }
+    if let Err(error) = outcome {
+        return failed(&error);
+    }
+    match tasks.failure() {
+        Some(reason) => {
+            tracing::error!(reason, "daemon failed");
+            ExitCode::FAILURE
+        }
+        None => ExitCode::SUCCESS,
+    }
+}
+
+fn failed(error: &dyn Error) -> ExitCode {
+    tracing::error!(error = chain(error), "daemon failed");
+    ExitCode::FAILURE
+}
+
+#[allow(clippy::print_stdout, reason = "this is what --help and --version are for")]
+fn print(text: &str) -> ExitCode {
+    print!("{text}");
+    ExitCode::SUCCESS
+}
+
+#[allow(clippy::print_stderr, reason = "the logger may be what could not be configured")]
+fn usage(error: &dyn Error) -> ExitCode {
+    eprintln!("Error: {}", chain(error));
+    ExitCode::from(EX_USAGE)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::flags::{Flag, Kind};
+
+    #[derive(Debug, thiserror::Error)]
+    #[error("bad outcome asked for")]
+    struct Bad;
+
+    struct Sample;
+
+    impl Daemon for Sample {
+        type Config = String;
+        type ConfigError = Bad;
+        type RunError = Bad;
+
+        fn flags() -> FlagSet {
+            FlagSet::new("sample", "A sample.", group::logging())
+                .with([Flag::new("outcome", Kind::String, "drain", "What happens.")])
+        }
+
+        fn configure(values: &Values) -> Result<String, Bad> {
+            let outcome = values.string("outcome").to_owned();
+            if outcome == "misconfigured" { Err(Bad) } else { Ok(outcome) }
+        }
+
+        async fn run(outcome: String, tasks: Tasks) -> Result<(), Bad> {
+            match outcome.as_str() {
+                "fail" => return Err(Bad),
+                "lose" => tasks.fail("leader election lost"),
+                _ => tasks.cancel(),
+            }
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn exit_codes() {
+        for (arguments, code) in [
+            (vec!["--outcome=drain"], ExitCode::SUCCESS),
+            (vec!["--outcome=fail"], ExitCode::FAILURE),
+            (vec!["--outcome=lose"], ExitCode::FAILURE),
+            (vec!["--outcome=misconfigured"], ExitCode::from(64)),
+            (vec!["--unknown"], ExitCode::from(64)),
+            (vec!["--logging-format=xml"], ExitCode::from(64)),
+            (vec!["--version"], ExitCode::SUCCESS),
+        ] {
+            let result = execute::<Sample>(arguments.iter().map(|argument| (*argument).to_owned()));
+            assert_eq!(format!("{result:?}"), format!("{code:?}"), "{arguments:?}");
+        }
+    }
+}

@@ -1,0 +1,144 @@
+//! Candidates against an in-memory lease that keeps optimistic concurrency, with paused time.
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, Ordering},
+};
+
+use http::{Request, Response};
+use http_body_util::BodyExt;
+use kube::client::Body;
+use parking_lot::Mutex;
+
+use super::*;
+
+/// The lease resource as a tower service, so that time can be paused.
+#[derive(Clone, Default)]
+struct Server {
+    lease: Arc<Mutex<Option<serde_json::Value>>>,
+    broken: Arc<AtomicBool>,
+}
+
+impl Server {
+    fn client(&self) -> kube::Client {
+        let server = self.clone();
+        let service = tower::service_fn(move |request: Request<Body>| {
+            let server = server.clone();
+            Box::pin(async move { Ok::<_, tower::BoxError>(server.answer(request).await) })
+                as futures::future::BoxFuture<'static, Result<Response<Body>, tower::BoxError>>
+        });
+        kube::Client::new(service, "default")
+    }
+
+    async fn answer(&self, request: Request<Body>) -> Response<Body> {
+        let (parts, body) = request.into_parts();
+        let body = body.collect().await.unwrap().to_bytes();
+        if self.broken.load(Ordering::SeqCst) {
+            return status(503, "ServiceUnavailable");
+        }
+        let mut lease = self.lease.lock();
+        if parts.method == "GET" {
+            return lease.as_ref().map_or_else(|| status(404, "NotFound"), |lease| respond(200, lease));
+        }
+        let mut new: serde_json::Value = serde_json::from_slice(&body).unwrap();
+        let current = lease.as_ref().map_or(0, version);
+        if (parts.method == "PUT" && version(&new) != current) || (parts.method == "POST" && lease.is_some())
+        {
+            return status(409, "Conflict");
+        }
+        new["metadata"]["resourceVersion"] = (current + 1).to_string().into();
+        *lease = Some(new.clone());
+        respond(200, &new)
+    }
+
+    fn spec(&self, field: &str) -> serde_json::Value {
+        self.lease.lock().as_ref().map(|lease| lease["spec"][field].clone()).unwrap_or_default()
+    }
+}
+
+fn version(lease: &serde_json::Value) -> u64 {
+    lease["metadata"]["resourceVersion"].as_str().unwrap_or("0").parse().unwrap()
+}
+
+fn respond(code: u16, value: &serde_json::Value) -> Response<Body> {
+    Response::builder().status(code).body(Body::from(value.to_string().into_bytes())).unwrap()
+}
+
+fn status(code: u16, reason: &str) -> Response<Body> {
+    let value = serde_json::json!({"kind": "Status", "status": "Failure", "code": code, "reason": reason, "message": reason});
+    respond(code, &value)
+}
+
+fn start(server: &Server, identity: &str) -> (Tasks, Arc<AtomicBool>) {
+    let (tasks, leading) = (Tasks::new(), Arc::new(AtomicBool::new(false)));
+    let mut election = LeaderElection::new("kube-scheduler", "kube-system");
+    election.identity = identity.to_owned();
+    election.release_on_cancel = true;
+    let clock = Arc::new(crate::clock::TokioClock::new(jiff::Timestamp::UNIX_EPOCH));
+    let flag = leading.clone();
+    election
+        .run(server.client(), clock, &tasks, move |group| async move {
+            flag.store(true, Ordering::SeqCst);
+            group.drain().cancelled().await;
+            flag.store(false, Ordering::SeqCst);
+        })
+        .unwrap();
+    (tasks, leading)
+}
+
+async fn pass(seconds: u64) {
+    tokio::time::sleep(Duration::from_secs(seconds)).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_leads_and_the_other_follows_when_it_is_released() {
+    let server = Server::default();
+    let (first, first_leads) = start(&server, "first");
+    pass(1).await;
+    let (second, second_leads) = start(&server, "second");
+    pass(60).await;
+    assert!(first_leads.load(Ordering::SeqCst) && !second_leads.load(Ordering::SeqCst));
+    assert_eq!(server.spec("holderIdentity"), "first");
+    assert_eq!(server.spec("leaseDurationSeconds"), 15);
+    first.shutdown(Duration::from_secs(30)).await;
+    assert_eq!(first.failure(), None);
+    pass(6).await;
+    assert!(!first_leads.load(Ordering::SeqCst) && second_leads.load(Ordering::SeqCst));
+    assert_eq!(server.spec("leaseTransitions"), 1);
+    second.shutdown(Duration::from_secs(30)).await;
+    assert_eq!(server.spec("holderIdentity"), "");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_leader_that_cannot_renew_stops_and_fails_before_another_may_take_over() {
+    let server = Server::default();
+    let (first, leads) = start(&server, "first");
+    pass(1).await;
+    assert!(leads.load(Ordering::SeqCst));
+    server.broken.store(true, Ordering::SeqCst);
+    let broken = Instant::now();
+    first.drain().cancelled().await;
+    let lasted = broken.elapsed().as_secs();
+    assert!((9..15).contains(&lasted), "{lasted}");
+    assert_eq!(first.failure(), Some("leader election lost"));
+    server.broken.store(false, Ordering::SeqCst);
+    let (_second, second_leads) = start(&server, "second");
+    pass(14).await;
+    assert!(
+        !second_leads.load(Ordering::SeqCst),
+        "the old lease has not expired yet by this candidate's clock"
+    );
+    pass(8).await;
+    assert!(second_leads.load(Ordering::SeqCst));
+    assert!(!leads.load(Ordering::SeqCst));
+}
+
+#[test]
+fn periods_must_fit_together() {
+    let valid = LeaderElection::new("a", "b");
+    assert_eq!(valid.validate(), Ok(()));
+    let short = LeaderElection { lease_duration: Duration::from_secs(10), ..valid.clone() };
+    assert_eq!(short.validate(), Err(LeaderError::LeaseDuration));
+    let slow = LeaderElection { retry_period: Duration::from_secs(9), ..valid };
+    assert_eq!(slow.validate(), Err(LeaderError::RenewDeadline));
+}

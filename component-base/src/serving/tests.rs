@@ -1,0 +1,155 @@
+//! Endpoints over real TLS on loopback.
+
+use http_body_util::BodyExt;
+use hyper_util::client::legacy::Client;
+use rcgen::{BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair};
+use rustls::{ClientConfig, RootCertStore};
+use rustls_pki_types::PrivateKeyDer;
+
+use super::*;
+use crate::auth::AuthOptions;
+
+type HttpClient = Client<hyper_rustls::HttpsConnector<hyper_util::client::legacy::connect::HttpConnector>, Full<Bytes>>;
+
+struct Pki {
+    directory: tempfile::TempDir,
+    issuer: Issuer<'static, KeyPair>,
+}
+
+impl Pki {
+    fn new() -> Pki {
+        let directory = tempfile::tempdir().unwrap();
+        let mut params = CertificateParams::new(Vec::<String>::new()).unwrap();
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        params.distinguished_name.push(DnType::CommonName, "test-ca");
+        let key = KeyPair::generate().unwrap();
+        let certificate = params.self_signed(&key).unwrap();
+        std::fs::write(directory.path().join("ca.crt"), certificate.pem()).unwrap();
+        Pki { directory, issuer: Issuer::new(params, key) }
+    }
+
+    fn file(&self, name: &str) -> PathBuf {
+        self.directory.path().join(name)
+    }
+
+    fn issue(&self, name: &str, common_name: &str, organisation: &str, usage: ExtendedKeyUsagePurpose) {
+        let mut params = CertificateParams::new(vec!["localhost".to_owned()]).unwrap();
+        params.distinguished_name.push(DnType::CommonName, common_name);
+        params.distinguished_name.push(DnType::OrganizationName, organisation);
+        params.extended_key_usages = vec![usage];
+        let key = KeyPair::generate().unwrap();
+        let certificate = params.signed_by(&key, &self.issuer).unwrap();
+        std::fs::write(self.file(&format!("{name}.crt")), certificate.pem()).unwrap();
+        std::fs::write(self.file(&format!("{name}.key")), key.serialize_pem()).unwrap();
+    }
+
+    fn client(&self, identity: Option<&str>) -> HttpClient {
+        let roots: RootCertStore = tls::load_roots(&self.file("ca.crt")).unwrap();
+        let builder = ClientConfig::builder().with_root_certificates(roots);
+        let config = match identity {
+            None => builder.with_no_client_auth(),
+            Some(name) => {
+                let chain = tls::load_certificates(&self.file(&format!("{name}.crt"))).unwrap();
+                let key: PrivateKeyDer<'static> = tls::load_key(&self.file(&format!("{name}.key"))).unwrap();
+                builder.with_client_auth_cert(chain, key).unwrap()
+            }
+        };
+        let connector =
+            hyper_rustls::HttpsConnectorBuilder::new().with_tls_config(config).https_only().enable_all_versions().build();
+        Client::builder(TokioExecutor::new()).build(connector)
+    }
+}
+
+async fn get(client: &HttpClient, port: u16, path: &str, token: Option<&str>) -> (u16, String) {
+    let mut request = Request::get(format!("https://localhost:{port}{path}"));
+    if let Some(token) = token {
+        request = request.header(header::AUTHORIZATION, format!("Bearer {token}"));
+    }
+    let response = client.request(request.body(Full::default()).unwrap()).await.unwrap();
+    let status = response.status().as_u16();
+    let body = response.into_body().collect().await.unwrap().to_bytes();
+    (status, String::from_utf8(body.to_vec()).unwrap())
+}
+
+async fn start(pki: &Pki, tasks: &Tasks) -> u16 {
+    pki.issue("server", "server", "servers", ExtendedKeyUsagePurpose::ServerAuth);
+    let options = SecureServingOptions {
+        bind_address: "127.0.0.1".parse().unwrap(),
+        port: 0,
+        cert_dir: PathBuf::new(),
+        pair_name: "kube-test".to_owned(),
+        certificate: Some(pki.file("server.crt")),
+        key: Some(pki.file("server.key")),
+        protocol: Protocol::default(),
+        max_streams: 0,
+        share_port: false,
+    };
+    let server = SecureServer::bind(&options).unwrap();
+    let port = server.address().port();
+    let auth = AuthOptions { client_ca: Some(pki.file("ca.crt")), ..AuthOptions::default() };
+    let auth = Arc::new(Delegated::new(auth, "test").await.unwrap());
+    let site = Site::default();
+    site.configz("test.config.k8s.io", serde_json::json!({"parallelism": 16}));
+    server.serve(site, auth, tasks);
+    port
+}
+
+#[tokio::test]
+async fn health_is_open_and_the_rest_needs_permission() {
+    let (pki, tasks) = (Pki::new(), Tasks::new());
+    let port = start(&pki, &tasks).await;
+    let anonymous = pki.client(None);
+    assert_eq!(get(&anonymous, port, "/healthz", None).await, (200, "ok".to_owned()));
+    let verbose = get(&anonymous, port, "/readyz?verbose", None).await;
+    assert_eq!(verbose, (200, "[+]ping ok\nreadyz check passed\n".to_owned()));
+    let (status, body) = get(&anonymous, port, "/metrics", None).await;
+    assert_eq!(status, 403);
+    let message = "forbidden: User \\\"system:anonymous\\\" cannot get path \\\"/metrics\\\"";
+    assert!(body.contains(message), "{body}");
+    assert_eq!(get(&anonymous, port, "/metrics", Some("forged")).await.0, 401);
+
+    pki.issue("admin", "admin", "system:masters", ExtendedKeyUsagePurpose::ClientAuth);
+    let admin = pki.client(Some("admin"));
+    let (status, body) = get(&admin, port, "/metrics", None).await;
+    assert!(status == 200 && body.contains("process_resident_memory_bytes"), "{status}");
+    let (_, body) = get(&admin, port, "/configz", None).await;
+    assert_eq!(body, r#"{"test.config.k8s.io":{"parallelism":16}}"#);
+    assert!(get(&admin, port, "/version", None).await.1.contains("\"gitVersion\":\"v1.36.0\""));
+    assert_eq!(get(&admin, port, "/nothing", None).await.0, 404);
+
+    let stranger = Pki::new();
+    stranger.issue("admin", "admin", "system:masters", ExtendedKeyUsagePurpose::ClientAuth);
+    std::fs::copy(pki.file("ca.crt"), stranger.file("ca.crt")).unwrap();
+    assert_eq!(get(&stranger.client(Some("admin")), port, "/healthz", None).await.0, 401);
+    assert_eq!(tasks.shutdown(Duration::from_secs(5)).await, 0);
+}
+
+#[tokio::test]
+async fn a_self_signed_pair_is_made_once() {
+    tls::install_provider();
+    let directory = tempfile::tempdir().unwrap();
+    let pair = |directory: &std::path::Path| tls::self_signed(directory, "kube-test", &self_names()).unwrap();
+    let first = pair(directory.path());
+    assert_eq!(first.cert, pair(directory.path()).cert);
+    assert_ne!(first.cert, pair(std::path::Path::new("")).cert);
+}
+
+#[test]
+fn protocol_settings_are_checked() {
+    let certificate = || {
+        let pair = tls::self_signed(std::path::Path::new(""), "x", &["localhost".to_owned()]).unwrap();
+        Arc::new(ServingCertificate::new(pair))
+    };
+    let config = |version: &str, suites: &[&str]| {
+        let protocol = Protocol {
+            min_version: version.to_owned(),
+            cipher_suites: suites.iter().map(|suite| (*suite).to_owned()).collect(),
+            disable_http2: false,
+        };
+        tls::server_config(certificate(), &protocol).map(drop)
+    };
+    assert!(config("VersionTLS13", &[]).is_ok());
+    assert!(config("", &["TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256", "TLS_ECDHE_RSA_WITH_CHACHA20_POLY1305"]).is_ok());
+    assert!(matches!(config("VersionTLS99", &[]), Err(TlsError::Version(_))));
+    assert!(matches!(config("", &["TLS_NOPE"]), Err(TlsError::CipherSuite(_))));
+}
