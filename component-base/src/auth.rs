@@ -11,7 +11,9 @@ use std::{
 use http::{HeaderMap, request::Parts};
 use k8s_openapi::api::{
     authentication::v1::{TokenReview, TokenReviewSpec},
-    authorization::v1::{NonResourceAttributes, ResourceAttributes, SubjectAccessReview, SubjectAccessReviewSpec},
+    authorization::v1::{
+        NonResourceAttributes, ResourceAttributes, SubjectAccessReview, SubjectAccessReviewSpec,
+    },
 };
 use kube::{Api, api::PostParams};
 use parking_lot::Mutex;
@@ -113,7 +115,10 @@ impl User {
 /// What the caller wants to do.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Attributes {
-    NonResource { verb: String, path: String },
+    NonResource {
+        verb: String,
+        path: String,
+    },
     Resource {
         verb: String,
         group: String,
@@ -153,6 +158,9 @@ pub enum Authorization {
     Unknown(String),
 }
 
+/// Answers with the moment until which they hold.
+type Memory<K, V> = Mutex<HashMap<K, (V, Instant)>>;
+
 /// Authenticates and authorizes the callers of one server.
 pub struct Delegated {
     options: AuthOptions,
@@ -160,8 +168,9 @@ pub struct Delegated {
     proxy_roots: Option<Arc<RootCertStore>>,
     tokens: Option<kube::Client>,
     access: Option<kube::Client>,
-    known_tokens: Mutex<HashMap<[u8; 32], (Option<User>, Instant)>>,
-    known_access: Mutex<HashMap<(User, Attributes), (Authorization, Instant)>>,
+    /// By the token's SHA-256, so that no token is kept.
+    known_tokens: Memory<[u8; 32], Option<User>>,
+    known_access: Memory<(User, Attributes), Authorization>,
 }
 
 impl std::fmt::Debug for Delegated {
@@ -247,15 +256,22 @@ impl Delegated {
             return None;
         }
         let text = |value: &http::HeaderValue| value.to_str().ok().map(str::to_owned);
-        let groups = |header: &String| headers.get_all(header.as_str()).iter().filter_map(text).collect::<Vec<_>>();
+        let groups =
+            |header: &String| headers.get_all(header.as_str()).iter().filter_map(text).collect::<Vec<_>>();
         let mut extra: BTreeMap<String, Vec<String>> = BTreeMap::new();
         for (header, value) in headers {
             let key = |prefix: &String| header.as_str().strip_prefix(prefix.to_ascii_lowercase().as_str());
-            if let (Some(key), Some(value)) = (self.options.extra_prefixes.iter().find_map(key), text(value)) {
+            if let (Some(key), Some(value)) = (self.options.extra_prefixes.iter().find_map(key), text(value))
+            {
                 extra.entry(key.to_owned()).or_default().push(value);
             }
         }
-        Some(User { name, uid: String::new(), groups: self.options.group_headers.iter().flat_map(groups).collect(), extra })
+        Some(User {
+            name,
+            uid: String::new(),
+            groups: self.options.group_headers.iter().flat_map(groups).collect(),
+            extra,
+        })
     }
 
     async fn review_token(&self, client: &kube::Client, token: &str) -> Option<User> {
@@ -266,16 +282,17 @@ impl Delegated {
             return user.clone();
         }
         let review = TokenReview {
-            spec: TokenReviewSpec { token: Some(token.to_owned()), audiences: None },
+            spec: TokenReviewSpec { token: token.to_owned(), audiences: None },
             ..TokenReview::default()
         };
-        let status = match Api::<TokenReview>::all(client.clone()).create(&PostParams::default(), &review).await {
-            Ok(review) => review.status.unwrap_or_default(),
-            Err(error) => {
-                tracing::error!(error = crate::workqueue::chain(&error), "token cannot be reviewed");
-                return None;
-            }
-        };
+        let status =
+            match Api::<TokenReview>::all(client.clone()).create(&PostParams::default(), &review).await {
+                Ok(review) => review.status.unwrap_or_default(),
+                Err(error) => {
+                    tracing::error!(error = crate::workqueue::chain(&error), "token cannot be reviewed");
+                    return None;
+                }
+            };
         let user = status.user.filter(|_| status.authenticated == Some(true)).map(|user| User {
             name: user.username.unwrap_or_default(),
             uid: user.uid.unwrap_or_default(),
@@ -314,7 +331,7 @@ impl Delegated {
     }
 }
 
-fn remember<K: Eq + std::hash::Hash, V>(memory: &Mutex<HashMap<K, (V, Instant)>>, key: K, value: V, ttl: Duration) {
+fn remember<K: Eq + std::hash::Hash, V>(memory: &Memory<K, V>, key: K, value: V, ttl: Duration) {
     let mut memory = memory.lock();
     if memory.len() >= REMEMBERED {
         let now = Instant::now();
@@ -332,8 +349,12 @@ fn load_roots(path: &Path) -> Result<Arc<RootCertStore>, TlsError> {
 
 async fn client(kubeconfig: Option<&Path>, component: &str) -> Result<Option<kube::Client>, ClientError> {
     let Some(path) = kubeconfig else { return Ok(None) };
-    let options =
-        ClientOptions { kubeconfig: Some(path.to_owned()), qps: 200.0, burst: 400, ..ClientOptions::new(component) };
+    let options = ClientOptions {
+        kubeconfig: Some(path.to_owned()),
+        qps: 200.0,
+        burst: 400,
+        ..ClientOptions::new(component)
+    };
     crate::client::connect(&options).await.map(Some)
 }
 

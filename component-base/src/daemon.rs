@@ -143,8 +143,12 @@ mod tests {
         type RunError = Bad;
 
         fn flags() -> FlagSet {
-            FlagSet::new("sample", "A sample.", group::logging())
-                .with([Flag::new("outcome", Kind::String, "drain", "What happens.")])
+            FlagSet::new("sample", "A sample.", group::logging()).with([Flag::new(
+                "outcome",
+                Kind::String,
+                "drain",
+                "What happens.",
+            )])
         }
 
         fn configure(values: &Values) -> Result<String, Bad> {

@@ -102,9 +102,10 @@ impl Health {
 fn single(named: &Named) -> Report {
     match (named.check)() {
         Ok(()) => Report { status: StatusCode::OK, text: "ok".to_owned() },
-        Err(reason) => {
-            Report { status: StatusCode::INTERNAL_SERVER_ERROR, text: format!("internal server error: {reason}\n") }
-        }
+        Err(reason) => Report {
+            status: StatusCode::INTERNAL_SERVER_ERROR,
+            text: format!("internal server error: {reason}\n"),
+        },
     }
 }
 
@@ -112,8 +113,11 @@ fn overall(endpoint: Endpoint, checks: &[Named], query: &str) -> Report {
     let parameters: Vec<(&str, &str)> =
         query.split('&').map(|pair| pair.split_once('=').unwrap_or((pair, ""))).collect();
     let verbose = parameters.iter().any(|(name, _)| *name == "verbose");
-    let mut excluded: Vec<&str> =
-        parameters.iter().filter(|(name, _)| *name == "exclude").flat_map(|(_, value)| value.split(',')).collect();
+    let mut excluded: Vec<&str> = parameters
+        .iter()
+        .filter(|(name, _)| *name == "exclude")
+        .flat_map(|(_, value)| value.split(','))
+        .collect();
     excluded.retain(|name| !name.is_empty());
     let name = endpoint.as_str();
     let (mut text, mut failed) = (String::new(), Vec::new());
@@ -168,7 +172,10 @@ mod tests {
         assert_eq!(ask(&health, "/readyz", "exclude=informer-sync"), (200, "ok".into()));
         let excluded = "[+]ping ok\n[+]informer-sync excluded: ok\nwarn: some health checks cannot be excluded: no \
                         matches for \"gone\"\nreadyz check passed\n";
-        assert_eq!(ask(&health, "/readyz", "verbose=1&exclude=informer-sync&exclude=gone"), (200, excluded.into()));
+        assert_eq!(
+            ask(&health, "/readyz", "verbose=1&exclude=informer-sync&exclude=gone"),
+            (200, excluded.into())
+        );
         assert_eq!(ask(&health, "/readyz/ping", ""), (200, "ok".into()));
         assert_eq!(ask(&health, "/readyz/informer-sync", "").1, "internal server error: 2 not synced\n");
         assert_eq!(health.answer("/healthz/informer-sync", ""), None);

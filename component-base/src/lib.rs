@@ -7,8 +7,27 @@
 //! ```
 //! Invariant: nothing here knows a particular daemon, and nothing here speaks to etcd, the runtime or the kernel's tables.
 
+pub mod daemon;
 pub mod shutdown;
 pub mod task;
+
+pub mod config;
+pub mod flags;
+pub mod logging;
+pub mod version;
+
+pub mod auth;
+pub mod health;
+pub mod metrics;
+pub mod serving;
+pub mod tls;
+
+pub mod client;
+pub mod events;
+pub mod expectations;
+pub mod informer;
+pub mod leader;
+pub mod workqueue;
 
 pub mod backoff;
 pub mod clock;
@@ -19,17 +38,3 @@ pub mod meta;
 pub mod names;
 pub mod quantity;
 pub mod selector;
-pub mod version;
-
-pub mod expectations;
-
-pub mod client;
-pub mod events;
-pub mod informer;
-pub mod leader;
-
-pub mod config;
-pub mod logging;
-pub mod metrics;
-pub mod tls;
-pub mod workqueue;

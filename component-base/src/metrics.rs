@@ -121,8 +121,13 @@ pub fn histogram_vec(
     register(HistogramVec::new(HistogramOpts::from(opts(name, help, stability)).buckets(buckets), labels))
 }
 
-/// Registers `kubernetes_build_info`, which every daemon serves.
+/// Registers `kubernetes_build_info`, which every daemon serves; harmless when repeated.
 pub fn register_build_info() {
+    static REGISTERED: std::sync::Once = std::sync::Once::new();
+    REGISTERED.call_once(build_info);
+}
+
+fn build_info() {
     let info = crate::version::info();
     let labels = [
         ("major", info.major),

@@ -277,7 +277,8 @@ fn listen(address: SocketAddr, share_port: bool) -> Result<(TcpListener, SocketA
 fn spawn_reload(tasks: &Tasks, served: Arc<ServingCertificate>, certificate: PathBuf, key: PathBuf) {
     let drain = tasks.drain();
     tasks.spawn("serving certificate", async move {
-        let modified = || [&certificate, &key].map(|path| std::fs::metadata(path).and_then(|meta| meta.modified()).ok());
+        let modified =
+            || [&certificate, &key].map(|path| std::fs::metadata(path).and_then(|meta| meta.modified()).ok());
         let mut known: [Option<SystemTime>; 2] = modified();
         while drain.run_until_cancelled(tokio::time::sleep(RELOAD)).await.is_some() {
             let now = modified();
@@ -397,7 +398,11 @@ async fn respond(server: &Server, parts: &Parts, chain: &[CertificateDer<'static
         }
         Authorization::Unknown(reason) => {
             tracing::error!(error = reason, "access cannot be reviewed");
-            failure(StatusCode::INTERNAL_SERVER_ERROR, "InternalError", "Internal Server Error: authorization is not available")
+            failure(
+                StatusCode::INTERNAL_SERVER_ERROR,
+                "InternalError",
+                "Internal Server Error: authorization is not available",
+            )
         }
     }
 }

@@ -13,10 +13,11 @@ pub fn signal(tasks: &Tasks) -> std::io::Result<()> {
     let mut interrupt = listen(SignalKind::interrupt())?;
     let drained = tasks.clone();
     tasks.spawn_contained("signals", async move {
-        // Once everything else has drained, the process ends without waiting for a second signal: shutdown aborts this task.
-        next(&mut terminate, &mut interrupt).await;
-        tracing::info!("received a signal, draining");
-        drained.cancel();
+        let drain = drained.drain();
+        if drain.run_until_cancelled(next(&mut terminate, &mut interrupt)).await.is_some() {
+            tracing::info!("received a signal, draining");
+            drained.cancel();
+        }
     });
     spawn_abort_on_second()
 }

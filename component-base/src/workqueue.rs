@@ -355,13 +355,16 @@ where
     }
 }
 
-/// An error with all its causes, `a: b: c`.
+/// An error with all its causes, `a: b: c`. Some libraries repeat the cause in their own text; it is not told twice.
 pub fn chain(error: &dyn Error) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();
     while let Some(error) = cause {
-        text.push_str(": ");
-        text.push_str(&error.to_string());
+        let next = error.to_string();
+        if !text.ends_with(&next) {
+            text.push_str(": ");
+            text.push_str(&next);
+        }
         cause = error.source();
     }
     text

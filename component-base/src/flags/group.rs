@@ -12,8 +12,13 @@ use crate::{
 pub fn logging() -> Vec<Flag> {
     vec![
         Flag::new("v", Kind::Int, "0", "number for the log level verbosity").short('v').section("logs"),
-        Flag::new("vmodule", Kind::String, "", "comma-separated pattern=N settings for file-filtered logging (text only)")
-            .section("logs"),
+        Flag::new(
+            "vmodule",
+            Kind::String,
+            "",
+            "comma-separated pattern=N settings for file-filtered logging (text only)",
+        )
+        .section("logs"),
         Flag::new("logging-format", Kind::String, "text", "log format: \"text\" or \"json\"").section("logs"),
     ]
 }
@@ -31,15 +36,22 @@ pub fn init_logging(values: &Values) -> Result<(), LoggingError> {
 
 /// `--feature-gates`.
 pub fn feature_gates() -> Vec<Flag> {
-    vec![Flag::new("feature-gates", Kind::BoolMap, "", "key=value pairs that switch alpha and experimental features")]
+    vec![Flag::new(
+        "feature-gates",
+        Kind::BoolMap,
+        "",
+        "key=value pairs that switch alpha and experimental features",
+    )]
 }
 
 /// `--kubeconfig`, `--master`, `--kube-api-qps`, `--kube-api-burst`, `--kube-api-content-type`.
 pub fn client(qps: &str, burst: &str) -> Vec<Flag> {
     let section = "misc";
     vec![
-        Flag::new("kubeconfig", Kind::String, "", "file with the API server's address and credentials").section(section),
-        Flag::new("master", Kind::String, "", "address of the API server, overriding the kubeconfig").section(section),
+        Flag::new("kubeconfig", Kind::String, "", "file with the API server's address and credentials")
+            .section(section),
+        Flag::new("master", Kind::String, "", "address of the API server, overriding the kubeconfig")
+            .section(section),
         Flag::new("kube-api-qps", Kind::Float, qps, "requests per second to the API server").section(section),
         Flag::new("kube-api-burst", Kind::Int, burst, "requests to the API server that may go out at once")
             .section(section),
@@ -69,18 +81,35 @@ pub fn client_options(values: &Values, component: &str) -> ClientOptions {
 pub fn secure_serving(port: &str) -> Vec<Flag> {
     let flags = [
         ("bind-address", Kind::Ip, "0.0.0.0", "address to serve HTTPS on; unspecified means all interfaces"),
-        ("secure-port", Kind::Int, port, "port to serve HTTPS on, with authentication and authorization; 0 for none"),
-        ("cert-dir", Kind::String, "", "directory of the serving certificate when no --tls-cert-file is given; empty keeps it in memory"),
+        (
+            "secure-port",
+            Kind::Int,
+            port,
+            "port to serve HTTPS on, with authentication and authorization; 0 for none",
+        ),
+        (
+            "cert-dir",
+            Kind::String,
+            "",
+            "directory of the serving certificate when no --tls-cert-file is given; empty keeps it in memory",
+        ),
         ("tls-cert-file", Kind::String, "", "file with the serving certificate and its intermediates"),
         ("tls-private-key-file", Kind::String, "", "file with the private key of --tls-cert-file"),
         ("tls-min-version", Kind::String, "", "least TLS version served: VersionTLS12 or VersionTLS13"),
         ("tls-cipher-suites", Kind::Strings, "", "cipher suites served with TLS 1.2, by their IANA names"),
         ("disable-http2-serving", Kind::Bool, "false", "serve HTTP/1.1 only"),
-        ("http2-max-streams-per-connection", Kind::Int, "0", "requests at once on an HTTP/2 connection; 0 for the default"),
+        (
+            "http2-max-streams-per-connection",
+            Kind::Int,
+            "0",
+            "requests at once on an HTTP/2 connection; 0 for the default",
+        ),
         ("permit-port-sharing", Kind::Bool, "false", "bind with SO_REUSEPORT"),
         ("permit-address-sharing", Kind::Bool, "false", "bind with SO_REUSEADDR"),
     ];
-    flags.map(|(name, kind, default, help)| Flag::new(name, kind, default, help).section("secure serving")).into()
+    flags
+        .map(|(name, kind, default, help)| Flag::new(name, kind, default, help).section("secure serving"))
+        .into()
 }
 
 /// The serving options from [`secure_serving`]'s flags.
@@ -105,25 +134,86 @@ pub fn secure_serving_options(values: &Values, pair_name: &str) -> SecureServing
 /// `--authentication-*`, `--authorization-*`, `--client-ca-file`, `--requestheader-*`.
 pub fn delegated_auth() -> Vec<Flag> {
     let authentication = [
-        ("authentication-kubeconfig", Kind::String, "", "kubeconfig for reviewing tokens; without it bearer tokens are refused"),
-        ("authentication-skip-lookup", Kind::Bool, "false", "accepted for compatibility: nothing is looked up in the cluster"),
-        ("authentication-tolerate-lookup-failure", Kind::Bool, "true", "accepted for compatibility: nothing is looked up in the cluster"),
-        ("authentication-token-webhook-cache-ttl", Kind::Duration, "10s", "how long a token review is remembered"),
-        ("client-ca-file", Kind::String, "", "authorities of client certificates; their common name is the user"),
-        ("requestheader-client-ca-file", Kind::String, "", "authorities of front proxies, whose headers name the user"),
-        ("requestheader-allowed-names", Kind::Strings, "", "common names that front proxies may have; empty for any"),
+        (
+            "authentication-kubeconfig",
+            Kind::String,
+            "",
+            "kubeconfig for reviewing tokens; without it bearer tokens are refused",
+        ),
+        (
+            "authentication-skip-lookup",
+            Kind::Bool,
+            "false",
+            "accepted for compatibility: nothing is looked up in the cluster",
+        ),
+        (
+            "authentication-tolerate-lookup-failure",
+            Kind::Bool,
+            "true",
+            "accepted for compatibility: nothing is looked up in the cluster",
+        ),
+        (
+            "authentication-token-webhook-cache-ttl",
+            Kind::Duration,
+            "10s",
+            "how long a token review is remembered",
+        ),
+        (
+            "client-ca-file",
+            Kind::String,
+            "",
+            "authorities of client certificates; their common name is the user",
+        ),
+        (
+            "requestheader-client-ca-file",
+            Kind::String,
+            "",
+            "authorities of front proxies, whose headers name the user",
+        ),
+        (
+            "requestheader-allowed-names",
+            Kind::Strings,
+            "",
+            "common names that front proxies may have; empty for any",
+        ),
         ("requestheader-username-headers", Kind::Strings, "x-remote-user", "headers with the user's name"),
         ("requestheader-group-headers", Kind::Strings, "x-remote-group", "headers with the user's groups"),
-        ("requestheader-extra-headers-prefix", Kind::Strings, "x-remote-extra-", "prefixes of headers with more about the user"),
+        (
+            "requestheader-extra-headers-prefix",
+            Kind::Strings,
+            "x-remote-extra-",
+            "prefixes of headers with more about the user",
+        ),
         ("requestheader-uid-headers", Kind::Strings, "", "headers with the user's uid"),
     ];
     let authorization = [
-        ("authorization-kubeconfig", Kind::String, "", "kubeconfig for reviewing access; without it all but always-allowed paths are refused"),
-        ("authorization-always-allow-paths", Kind::Strings, "/healthz,/readyz,/livez", "paths that need no authorization"),
-        ("authorization-webhook-cache-authorized-ttl", Kind::Duration, "10s", "how long a permission is remembered"),
-        ("authorization-webhook-cache-unauthorized-ttl", Kind::Duration, "10s", "how long a refusal is remembered"),
+        (
+            "authorization-kubeconfig",
+            Kind::String,
+            "",
+            "kubeconfig for reviewing access; without it all but always-allowed paths are refused",
+        ),
+        (
+            "authorization-always-allow-paths",
+            Kind::Strings,
+            "/healthz,/readyz,/livez",
+            "paths that need no authorization",
+        ),
+        (
+            "authorization-webhook-cache-authorized-ttl",
+            Kind::Duration,
+            "10s",
+            "how long a permission is remembered",
+        ),
+        (
+            "authorization-webhook-cache-unauthorized-ttl",
+            Kind::Duration,
+            "10s",
+            "how long a refusal is remembered",
+        ),
     ];
-    let flag = |section| move |(name, kind, default, help)| Flag::new(name, kind, default, help).section(section);
+    let flag =
+        |section| move |(name, kind, default, help)| Flag::new(name, kind, default, help).section(section);
     let authentication = authentication.into_iter().map(flag("authentication"));
     authentication.chain(authorization.into_iter().map(flag("authorization"))).collect()
 }
@@ -152,13 +242,30 @@ pub fn leader_election(name: &str) -> Vec<Flag> {
     let flags = [
         ("leader-elect", Kind::Bool, "true", "act only while holding the lease, for replicated daemons"),
         ("leader-elect-lease-duration", Kind::Duration, "15s", "how long others wait for a silent leader"),
-        ("leader-elect-renew-deadline", Kind::Duration, "10s", "how long a leader tries to renew before it stops"),
-        ("leader-elect-retry-period", Kind::Duration, "2s", "pause between attempts to take or renew the lease"),
-        ("leader-elect-resource-lock", Kind::String, "leases", "kind of the lock; \"leases\" is the only one"),
+        (
+            "leader-elect-renew-deadline",
+            Kind::Duration,
+            "10s",
+            "how long a leader tries to renew before it stops",
+        ),
+        (
+            "leader-elect-retry-period",
+            Kind::Duration,
+            "2s",
+            "pause between attempts to take or renew the lease",
+        ),
+        (
+            "leader-elect-resource-lock",
+            Kind::String,
+            "leases",
+            "kind of the lock; \"leases\" is the only one",
+        ),
         ("leader-elect-resource-name", Kind::String, name, "name of the lease"),
         ("leader-elect-resource-namespace", Kind::String, "kube-system", "namespace of the lease"),
     ];
-    flags.map(|(name, kind, default, help)| Flag::new(name, kind, default, help).section("leader election")).into()
+    flags
+        .map(|(name, kind, default, help)| Flag::new(name, kind, default, help).section("leader election"))
+        .into()
 }
 
 /// The election from [`leader_election`]'s flags; none if it is switched off.

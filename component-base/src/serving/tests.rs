@@ -9,7 +9,8 @@ use rustls_pki_types::PrivateKeyDer;
 use super::*;
 use crate::auth::AuthOptions;
 
-type HttpClient = Client<hyper_rustls::HttpsConnector<hyper_util::client::legacy::connect::HttpConnector>, Full<Bytes>>;
+type HttpClient =
+    Client<hyper_rustls::HttpsConnector<hyper_util::client::legacy::connect::HttpConnector>, Full<Bytes>>;
 
 struct Pki {
     directory: tempfile::TempDir,
@@ -54,8 +55,11 @@ impl Pki {
                 builder.with_client_auth_cert(chain, key).unwrap()
             }
         };
-        let connector =
-            hyper_rustls::HttpsConnectorBuilder::new().with_tls_config(config).https_only().enable_all_versions().build();
+        let connector = hyper_rustls::HttpsConnectorBuilder::new()
+            .with_tls_config(config)
+            .https_only()
+            .enable_all_versions()
+            .build();
         Client::builder(TokioExecutor::new()).build(connector)
     }
 }
@@ -149,7 +153,10 @@ fn protocol_settings_are_checked() {
         tls::server_config(certificate(), &protocol).map(drop)
     };
     assert!(config("VersionTLS13", &[]).is_ok());
-    assert!(config("", &["TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256", "TLS_ECDHE_RSA_WITH_CHACHA20_POLY1305"]).is_ok());
+    assert!(
+        config("", &["TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256", "TLS_ECDHE_RSA_WITH_CHACHA20_POLY1305"])
+            .is_ok()
+    );
     assert!(matches!(config("VersionTLS99", &[]), Err(TlsError::Version(_))));
     assert!(matches!(config("", &["TLS_NOPE"]), Err(TlsError::CipherSuite(_))));
 }
