@@ -214,7 +214,7 @@ impl Node {
             "cgroupDriver": "cgroupfs", "cgroupRoot": self.cgroup_root(layout), "failCgroupV1": false,
             "clusterDNS": [network::DNS_IP], "clusterDomain": "cluster.local",
             "containerRuntimeEndpoint": format!("unix://{}", self.socket(layout).display()),
-            "staticPodPath": dir.join("manifests"),
+            "staticPodPath": dir.join("manifests"), "podLogsDir": dir.join("logs/pods"),
             "tlsCertFile": serving.cert, "tlsPrivateKeyFile": serving.key,
             "failSwapOn": false,
         }))?;

@@ -78,12 +78,9 @@ impl Pods {
         let uid = pod::uid(&pod).to_owned();
         if let Some(running) = self.running.lock().get(&uid) {
             running.wanted.send_if_modified(|wanted| {
-                let changed = wanted.pod.metadata.resource_version != pod.metadata.resource_version
-                    || source == Source::File && *wanted.pod != *pod;
-                if changed {
-                    wanted.pod = pod;
-                }
-                changed
+                let wakes = wakes(&wanted.pod, &pod);
+                wanted.pod = pod;
+                wakes
             });
             return;
         }
@@ -195,6 +192,27 @@ impl Pods {
     }
 }
 
+/// The conditions that the kubelet itself writes.
+const OWN_CONDITIONS: [&str; 5] =
+    ["PodReadyToStartContainers", "Initialized", "Ready", "ContainersReady", "PodScheduled"];
+
+/// Whether a new version of a pod calls for a round: not when it differs only by what the kubelet wrote itself.
+fn wakes(old: &Pod, new: &Pod) -> bool {
+    let foreign = |pod: &Pod| -> Vec<(String, String)> {
+        let all = pod.status.iter().flat_map(|s| s.conditions.iter().flatten());
+        all.filter(|c| !OWN_CONDITIONS.contains(&c.type_.as_str()))
+            .map(|c| (c.type_.clone(), c.status.clone()))
+            .collect()
+    };
+    let (a, b) = (&old.metadata, &new.metadata);
+    a.deletion_timestamp != b.deletion_timestamp
+        || a.deletion_grace_period_seconds != b.deletion_grace_period_seconds
+        || a.labels != b.labels
+        || a.annotations != b.annotations
+        || old.spec != new.spec
+        || foreign(old) != foreign(new)
+}
+
 fn gone(wanted: &mut Wanted) -> bool {
     let end = wanted.end.get_or_insert_default();
     !std::mem::replace(&mut end.gone, true)
@@ -204,4 +222,36 @@ fn gone(wanted: &mut Wanted) -> bool {
 #[must_use]
 pub fn created(pod: &Pod) -> Timestamp {
     pod.metadata.creation_timestamp.as_ref().map_or(Timestamp::UNIX_EPOCH, |t| t.0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing;
+
+    #[test]
+    fn own_writes_wake_nobody() {
+        let old = testing::pod("a").container("c").build();
+        let change = |edit: &dyn Fn(&mut Pod)| {
+            let mut new = old.clone();
+            edit(&mut new);
+            wakes(&old, &new)
+        };
+        let condition = |kind: &str| k8s_openapi::api::core::v1::PodCondition {
+            type_: kind.into(),
+            status: "True".into(),
+            ..Default::default()
+        };
+        let with = |kind: &str| {
+            let condition = condition(kind);
+            change(&move |p| {
+                p.metadata.resource_version = Some("9".into());
+                p.status.get_or_insert_default().conditions = Some(vec![condition.clone()]);
+            })
+        };
+        assert!(!with("Ready"));
+        assert!(with("example.com/gate"));
+        assert!(change(&|p| p.metadata.deletion_grace_period_seconds = Some(1)));
+        assert!(change(&|p| p.spec.as_mut().unwrap().containers[0].image = Some("other".into())));
+    }
 }

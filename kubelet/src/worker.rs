@@ -45,8 +45,9 @@ use crate::{
 
 /// How long a pod in order is left alone: content of volumes is refreshed at this pace.
 const RESYNC: Duration = Duration::from_secs(60);
-/// How long after a failure the worker tries again.
+/// How long after a failure the worker tries again at the latest; the first time it is [`FIRST_RETRY`].
 const RETRY: Duration = Duration::from_secs(10);
+const FIRST_RETRY: Duration = Duration::from_millis(500);
 
 /// Where variables that describe services come from.
 pub trait ServiceSource: Send + Sync {
@@ -145,6 +146,8 @@ pub struct Worker {
     probes: probes::Probes,
     status: Option<PodStatus>,
     verdict: Option<Verdict>,
+    /// Rounds in a row that failed before any container could be started.
+    failures: u32,
 }
 
 impl Worker {
@@ -162,6 +165,7 @@ impl Worker {
             probes,
             status: None,
             verdict: None,
+            failures: 0,
         }
     }
 
@@ -315,6 +319,13 @@ impl Worker {
     fn container_event(&self, pod: &Pod, name: &str, severity: Severity, reason: &str, message: &str) {
         let role = pod::container_named(pod, name).map_or(Role::Regular(0), |(role, _)| role);
         self.shared.events.send(container_reference(pod, role, name), severity, reason, message);
+    }
+
+    /// When to try again after a round that failed: soon, then less and less often.
+    fn retry(&mut self) -> Option<Timestamp> {
+        let wait = FIRST_RETRY.saturating_mul(1 << self.failures.min(8)).min(RETRY);
+        self.failures = self.failures.saturating_add(1);
+        Some(later(Timestamp::now(), wait))
     }
 
     fn pod_dir(&self, pod: &Pod) -> PathBuf {

@@ -23,6 +23,7 @@ use tokio::time::Instant;
 
 use super::status;
 use crate::{
+    api::patch_status,
     events::{EventSink, Severity, node_reference},
     options::Config,
 };
@@ -159,8 +160,7 @@ impl Reporter {
         if let Some(addresses) = body["status"]["addresses"].as_array_mut() {
             addresses.push(json!({ "$patch": "replace" }));
         }
-        let params = PatchParams::default();
-        self.api.patch_status(&self.config.node_name, &params, &Patch::Strategic(&body)).await
+        patch_status(&self.api, &self.config.node_name, &body).await
     }
 
     fn tell(&self, before: Option<&NodeStatus>, now: &NodeStatus) {

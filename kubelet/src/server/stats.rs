@@ -54,7 +54,8 @@ fn usage(stats: cri::ContainerStats) -> Option<Usage> {
     let attributes = stats.attributes?;
     let label = |key: &str| attributes.labels.get(key).cloned().unwrap_or_default();
     let value = |v: Option<cri::UInt64Value>| v.map_or(0, |v| v.value);
-    let cpu = stats.cpu.unwrap_or_default();
+    // A container that has ended has no figures, and its successor has its name.
+    let cpu = stats.cpu.filter(|c| c.usage_core_nano_seconds.is_some())?;
     let memory = stats.memory.unwrap_or_default();
     let uid = label(observed::POD_UID);
     (!uid.is_empty()).then(|| Usage {

@@ -92,16 +92,15 @@ impl Worker {
         runtime: &PodRuntime,
         plan: &plan::Plan,
     ) -> Option<Timestamp> {
-        let retry = Some(later(Timestamp::now(), RETRY));
         if !pod::host_network(pod)
-            && let Some(why) = self.shared.network_ready.borrow().clone()
+            && let Some(why) = self.network_fault()
         {
             self.event(pod, Severity::Warning, "NetworkNotReady", &format!("network is not ready: {why}"));
-            return retry;
+            return self.retry();
         }
         if let Err(error) = self.prepare_node(pod) {
             self.event(pod, Severity::Warning, error.0, &error.1);
-            return retry;
+            return self.retry();
         }
         for kill in &plan.kill {
             self.kill_one(pod, runtime, kill).await;
@@ -111,18 +110,25 @@ impl Worker {
             Err((name, error)) => {
                 let text = format!("MountVolume.SetUp failed for volume {name:?} : {error}");
                 self.event(pod, Severity::Warning, "FailedMount", &text);
-                return retry;
+                return self.retry();
             }
         };
         if plan.sandbox.is_none() && plan.start.is_empty() {
+            self.failures = 0;
             return None;
         }
         let place = match plan.sandbox {
             Some(attempt) => self.new_place(pod, runtime, attempt).await,
             None => self.current_place(pod, runtime),
         };
-        let Some(place) = place else { return retry };
+        let Some(place) = place else { return self.retry() };
+        self.failures = 0;
         self.start_all(pod, plan, &place, &mounted).await
+    }
+
+    /// Why the node's network does not work.
+    fn network_fault(&self) -> Option<String> {
+        self.shared.network_ready.borrow().clone()
     }
 
     async fn start_all(
