@@ -8,6 +8,9 @@
 //! Contract: Kubernetes DNS-Based Service Discovery 1.1.0; RFC 1034, 1035, 2308 (negative answers), 2782 (SRV),
 //! 6891 (EDNS); Corefile and metrics as CoreDNS has them.
 
+pub mod options;
+pub mod run;
+
 pub mod corefile;
 pub mod zone;
 
@@ -17,3 +20,6 @@ pub mod forward;
 pub mod hosts;
 pub mod metrics;
 pub mod server;
+
+pub mod listen;
+pub mod pages;

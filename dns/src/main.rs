@@ -1,1 +1,43 @@
-fn main() {}
+//! kube-dns.
+
+use std::{process::ExitCode, time::Duration};
+
+use component_base::{shutdown, task::Tasks};
+use dns::{options::Config, run};
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+fn main() -> ExitCode {
+    let config = match Config::parse(std::env::args()) {
+        Ok(config) => config,
+        Err(error) if !error.use_stderr() => error.exit(),
+        Err(error) => {
+            // Nothing is left to do about a closed stderr; the exit code tells.
+            let _printed = error.print();
+            return ExitCode::from(64);
+        }
+    };
+    // Queries are logged by the `log` directive, not by the library.
+    let filter = tracing_subscriber::EnvFilter::new("info,hickory_server=warn");
+    tracing_subscriber::fmt().with_writer(std::io::stderr).with_ansi(false).with_env_filter(filter).init();
+    match serve(config) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            tracing::error!(error = format!("{error:#}"), "kube-dns failed");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn serve(config: Config) -> anyhow::Result<()> {
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
+    runtime.block_on(async {
+        let tasks = Tasks::new();
+        shutdown::signal(&tasks)?;
+        run::build(config)?.run(&tasks).await?;
+        let failure = tasks.failure().map(str::to_owned);
+        tasks.shutdown(Duration::from_secs(2)).await;
+        failure.map_or(Ok(()), |why| Err(anyhow::anyhow!(why)))
+    })
+}

@@ -199,6 +199,9 @@ impl Server {
             return Outcome { reply, plugin: "hosts" };
         }
         if let Some(reply) = self.cluster_reply(block, query, &labels) {
+            if self.index.read().loading && reply.is_denial() {
+                return Outcome { reply: plain(ResponseCode::ServFail), plugin: "kubernetes" };
+            }
             return Outcome { reply, plugin: "kubernetes" };
         }
         let question = Question { name: labels.to_string(), kind: query.query_type(), dnssec };

@@ -62,6 +62,8 @@ type Key = (SmolStr, SmolStr);
 /// Everything the zone answers from.
 #[derive(Clone, Debug, Default)]
 pub struct Index {
+    /// The first lists are not complete yet: a name not found may still exist.
+    pub loading: bool,
     namespaces: HashSet<SmolStr>,
     services: HashMap<SmolStr, HashMap<SmolStr, Service>>,
     /// Slices of a service, by slice name, so that answers come in one order.

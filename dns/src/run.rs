@@ -1,0 +1,259 @@
+//! Wiring: Corefile → blocks → sockets; informers → index; then until a signal, and the lame duck's time after.
+
+use std::{
+    collections::BTreeMap,
+    net::IpAddr,
+    path::PathBuf,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use arc_swap::ArcSwap;
+use component_base::{
+    client::{self, ClientError, ClientOptions},
+    informer::Informers,
+    task::Tasks,
+};
+use parking_lot::RwLock;
+
+use crate::{
+    corefile::{self, CorefileError},
+    feed,
+    listen::{Current, Sockets, local_addresses},
+    metrics::Metrics,
+    options::Config,
+    pages::{self, Page},
+    server::{Block, Server},
+    zone::Index,
+};
+
+/// How often local addresses and the Corefile are looked at.
+const REFRESH: Duration = Duration::from_secs(10);
+/// Time for queries under way once the lame duck is over.
+const GRACE: Duration = Duration::from_secs(2);
+
+/// Why the server did not start.
+#[derive(Debug, thiserror::Error)]
+pub enum BuildError {
+    /// The Corefile, or a file it names, could not be read.
+    #[error("reading {0}")]
+    Read(PathBuf, #[source] std::io::Error),
+    /// The Corefile is wrong.
+    #[error(transparent)]
+    Corefile(#[from] CorefileError),
+    /// A server block names a file that cannot be read.
+    #[error("server block of port {0}")]
+    Block(u16, #[source] std::io::Error),
+    /// A DNS socket.
+    #[error("listening on port {0}")]
+    Listen(u16, #[source] std::io::Error),
+    /// The API client.
+    #[error("API client")]
+    Client(#[from] ClientError),
+    /// A metric is registered twice.
+    #[error("metrics")]
+    Metrics(#[from] prometheus::Error),
+}
+
+/// Port and addresses of one listener.
+type Place = (u16, Vec<IpAddr>);
+
+/// What a Corefile says, ready to serve.
+struct Plan {
+    blocks: Vec<corefile::Block>,
+    text: String,
+}
+
+/// A server that listens, but does not answer from the cluster yet.
+pub struct App {
+    config: Config,
+    plan: Plan,
+    current: BTreeMap<Place, Arc<ArcSwap<Server>>>,
+    sockets: Vec<Sockets>,
+    index: Arc<RwLock<Index>>,
+    metrics: Metrics,
+    ready: Arc<AtomicBool>,
+}
+
+/// Loads the Corefile and binds its ports.
+pub fn build(config: Config) -> Result<App, BuildError> {
+    let plan = Plan::load(&config)?;
+    let metrics = Metrics::register(component_base::metrics::registry())?;
+    let mut index = Index::default();
+    index.loading = true;
+    let index = Arc::new(RwLock::new(index));
+    let mut app = App {
+        config,
+        current: BTreeMap::new(),
+        sockets: Vec::new(),
+        index,
+        metrics,
+        ready: Arc::default(),
+        plan,
+    };
+    for (place, server) in app.servers(&app.plan)? {
+        let current = Arc::new(ArcSwap::from_pointee(server));
+        let sockets = Sockets::bind(Current(current.clone()), &place.1, place.0);
+        app.sockets.push(sockets.map_err(|e| BuildError::Listen(place.0, e))?);
+        app.current.insert(place, current);
+    }
+    Ok(app)
+}
+
+impl Plan {
+    fn load(config: &Config) -> Result<Self, BuildError> {
+        let path = &config.corefile;
+        let text = std::fs::read_to_string(path).map_err(|e| BuildError::Read(path.clone(), e))?;
+        let mut blocks = corefile::parse(&text)?;
+        for block in &mut blocks {
+            if let (53, Some(port)) = (block.port, config.port) {
+                block.port = port;
+            }
+        }
+        Ok(Self { blocks, text })
+    }
+
+    fn lameduck(&self) -> Duration {
+        self.blocks.iter().map(|b| b.lameduck).max().unwrap_or_default()
+    }
+}
+
+impl App {
+    /// Ports in use, in order.
+    pub fn ports(&self) -> Vec<u16> {
+        self.sockets.iter().map(Sockets::port).collect()
+    }
+
+    /// One server per port and addresses.
+    fn servers(&self, plan: &Plan) -> Result<BTreeMap<Place, Server>, BuildError> {
+        let mut places: BTreeMap<Place, Vec<Block>> = BTreeMap::new();
+        for block in &plan.blocks {
+            let built = Block::new(block).map_err(|e| BuildError::Block(block.port, e))?;
+            places.entry((block.port, block.bind.clone())).or_default().push(built);
+        }
+        let own = |bind: &[IpAddr]| -> Vec<IpAddr> {
+            let all = if bind.is_empty() { local_addresses() } else { bind.to_vec() };
+            all.into_iter().filter(|ip| !ip.is_loopback()).collect()
+        };
+        let server = |place: &Place, blocks| {
+            Server::new(blocks, self.index.clone(), own(&place.1), self.metrics.clone())
+        };
+        Ok(places.into_iter().map(|(place, blocks)| (place.clone(), server(&place, blocks))).collect())
+    }
+
+    /// Serves until the tasks drain, then through the lame duck's time.
+    pub async fn run(mut self, tasks: &Tasks) -> Result<(), BuildError> {
+        self.serve_pages(tasks).await?;
+        self.follow_cluster(tasks).await?;
+        self.watch_loops(tasks);
+        let drain = tasks.drain();
+        let mut tick = tokio::time::interval(REFRESH);
+        loop {
+            tokio::select! {
+                () = drain.cancelled() => break,
+                _ = tick.tick() => {
+                    self.sockets.iter_mut().for_each(Sockets::refresh);
+                    self.reload();
+                }
+            }
+        }
+        tokio::time::sleep(self.plan.lameduck()).await;
+        for sockets in std::mem::take(&mut self.sockets) {
+            if tokio::time::timeout(GRACE, sockets.shutdown()).await.is_err() {
+                tracing::warn!("queries were left at the end of the grace period");
+            }
+        }
+        Ok(())
+    }
+
+    async fn serve_pages(&self, tasks: &Tasks) -> Result<(), BuildError> {
+        let mut pages = BTreeMap::new();
+        for block in &self.plan.blocks {
+            pages.extend(block.health.map(|a| (a, Page::Health)));
+            pages.extend(block.ready.map(|a| (a, Page::Ready(self.ready.clone()))));
+            pages.extend(block.metrics.map(|a| (a, Page::Metrics)));
+        }
+        for (address, page) in pages {
+            let served = pages::serve(page, address, tasks).await;
+            served.map_err(|e| BuildError::Listen(address.port(), e))?;
+        }
+        Ok(())
+    }
+
+    /// Fills the index from the API server, if a block answers for a cluster.
+    async fn follow_cluster(&self, tasks: &Tasks) -> Result<(), BuildError> {
+        let (index, ready) = (self.index.clone(), self.ready.clone());
+        let loaded = move || {
+            index.write().loading = false;
+            ready.store(true, Ordering::Release);
+        };
+        if self.plan.blocks.iter().all(|b| b.kubernetes.is_none()) {
+            loaded();
+            return Ok(());
+        }
+        let options = ClientOptions {
+            kubeconfig: self.config.kubeconfig.clone(),
+            master: self.config.master.clone(),
+            ..ClientOptions::new("kube-dns")
+        };
+        let informers = Informers::new(client::connect(&options).await?, tasks);
+        feed::subscribe(&informers, &self.index);
+        let drain = tasks.drain();
+        tasks.spawn("sync", async move {
+            tokio::select! {
+                () = informers.wait_synced() => {
+                    loaded();
+                    tracing::info!("names of the cluster are loaded");
+                    // The informers live as long as somebody holds them.
+                    drain.cancelled().await;
+                }
+                () = drain.cancelled() => {}
+            }
+        });
+        Ok(())
+    }
+
+    /// Ends the process when a forwarder leads back here, as the `loop` directive asks.
+    fn watch_loops(&self, tasks: &Tasks) {
+        for current in self.current.values() {
+            let (server, tasks_in, drain) = (current.load_full(), tasks.clone(), tasks.drain());
+            tasks.spawn("loop", async move {
+                let loops = tokio::select! {
+                    loops = server.find_loops() => loops,
+                    () = drain.cancelled() => return,
+                };
+                if !loops.is_empty() {
+                    tasks_in.fail(format!("forwarding of {} leads back to this server", loops.join(", ")));
+                }
+            });
+        }
+    }
+
+    /// Takes a changed Corefile over, if it asks for that and listens where the old one did.
+    fn reload(&mut self) {
+        if !self.plan.blocks.iter().any(|b| b.reload) {
+            return;
+        }
+        let next = match Plan::load(&self.config) {
+            Ok(next) if next.text == self.plan.text => return,
+            Ok(next) => next,
+            Err(error) => return tracing::error!(%error, "the changed Corefile is not taken over"),
+        };
+        match self.servers(&next) {
+            Err(error) => tracing::error!(%error, "the changed Corefile is not taken over"),
+            Ok(servers) if !servers.keys().eq(self.current.keys()) => {
+                tracing::error!("the changed Corefile listens elsewhere; it is taken over by a restart only");
+            }
+            Ok(servers) => {
+                for (place, server) in servers {
+                    self.current[&place].store(Arc::new(server));
+                }
+                tracing::info!("the changed Corefile is in use");
+                self.plan = next;
+            }
+        }
+    }
+}
