@@ -419,3 +419,6 @@ async fn review_access(client: &kube::Client, user: &User, attributes: &Attribut
         Err(error) => Authorization::Unknown(crate::workqueue::chain(&error)),
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -6,7 +6,7 @@ use std::{path::PathBuf, sync::Arc, sync::LazyLock, time::Duration};
 
 use http::{HeaderValue, Request, Response, header::USER_AGENT};
 use hyper::body::Incoming;
-use hyper_rustls::{FixedServerNameResolver, HttpsConnectorBuilder};
+use hyper_rustls::{FixedServerNameResolver, HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::{
     client::legacy::{Client as HttpClient, connect::HttpConnector},
     rt::{TokioExecutor, TokioTimer},
@@ -23,6 +23,7 @@ use tower::{BoxError, ServiceBuilder, ServiceExt, util::BoxCloneSyncService};
 
 use crate::{
     metrics::{self, Stability},
+    tls::ClientCertificate,
     workqueue::Bucket,
 };
 
@@ -83,6 +84,19 @@ pub async fn connect(options: &ClientOptions) -> Result<kube::Client, ClientErro
     from_config(config, options)
 }
 
+/// As [`connect`], presenting a client certificate that can be replaced (the kubelet's rotation). Connections that are open
+/// keep the certificate they were made with until they close.
+///
+/// # Errors
+/// As [`connect`].
+pub async fn connect_with_certificate(
+    options: &ClientOptions,
+    certificate: Arc<ClientCertificate>,
+) -> Result<kube::Client, ClientError> {
+    let config = load(options).await?;
+    build(config, options, Some(certificate))
+}
+
 async fn load(options: &ClientOptions) -> Result<Config, ClientError> {
     let master = match options.master.as_deref().filter(|master| !master.is_empty()) {
         Some(text) => Some(text.parse::<http::Uri>().map_err(|_| ClientError::Master(text.to_owned()))?),
@@ -109,9 +123,45 @@ async fn load(options: &ClientOptions) -> Result<Config, ClientError> {
 /// # Errors
 /// When credentials or TLS settings are unusable.
 pub fn from_config(config: Config, options: &ClientOptions) -> Result<kube::Client, ClientError> {
+    build(config, options, None)
+}
+
+fn build(
+    config: Config,
+    options: &ClientOptions,
+    certificate: Option<Arc<ClientCertificate>>,
+) -> Result<kube::Client, ClientError> {
     crate::tls::install_provider();
     let setup = |error| ClientError::Setup(Box::new(error));
-    let tls = config.rustls_client_config().map_err(setup)?;
+    let mut tls = config.rustls_client_config().map_err(setup)?;
+    if let Some(certificate) = certificate {
+        tls.client_auth_cert_resolver = certificate;
+    }
+    let http = hyper_client(&config, tls)?;
+    let inner: Transport = BoxCloneSyncService::new(
+        ServiceBuilder::new()
+            .layer(config.base_uri_layer())
+            .option_layer(config.auth_layer().map_err(setup)?)
+            .layer(config.extra_headers_layer().map_err(setup)?)
+            .map_err(BoxError::from)
+            .service(http),
+    );
+    let host = config.cluster_url.authority().map(ToString::to_string).unwrap_or_default();
+    let agent = HeaderValue::from_str(&options.user_agent)
+        .map_err(|_| ClientError::UserAgent(options.user_agent.clone()))?;
+    let limiter = Limiter::new(options.qps, options.burst);
+    let service = tower::service_fn(move |request: Request<Body>| {
+        let (inner, limiter, host, agent) = (inner.clone(), limiter.clone(), host.clone(), agent.clone());
+        Box::pin(limited(inner, limiter, host, agent, request)) as Answer
+    });
+    Ok(kube::Client::new(service, config.default_namespace))
+}
+
+/// One HTTP/2 (or else HTTP/1.1) connection pool.
+fn hyper_client(
+    config: &Config,
+    tls: rustls::ClientConfig,
+) -> Result<HttpClient<HttpsConnector<HttpConnector>, Body>, ClientError> {
     let mut http = HttpConnector::new();
     http.enforce_http(false);
     http.set_nodelay(true);
@@ -124,30 +174,13 @@ pub fn from_config(config: Config, options: &ClientOptions) -> Result<kube::Clie
         builder = builder.with_server_name_resolver(FixedServerNameResolver::new(parsed));
     }
     let connector = builder.enable_all_versions().wrap_connector(http);
-    let hyper: HttpClient<_, Body> = HttpClient::builder(TokioExecutor::new())
+    Ok(HttpClient::builder(TokioExecutor::new())
         .timer(TokioTimer::new())
         .pool_timer(TokioTimer::new())
         // As client-go: a silent connection is probed after 30 s and given up 15 s later.
         .http2_keep_alive_interval(Duration::from_secs(30))
         .http2_keep_alive_timeout(Duration::from_secs(15))
-        .build(connector);
-    let inner: Transport = BoxCloneSyncService::new(
-        ServiceBuilder::new()
-            .layer(config.base_uri_layer())
-            .option_layer(config.auth_layer().map_err(setup)?)
-            .layer(config.extra_headers_layer().map_err(setup)?)
-            .map_err(BoxError::from)
-            .service(hyper),
-    );
-    let host = config.cluster_url.authority().map(ToString::to_string).unwrap_or_default();
-    let agent = HeaderValue::from_str(&options.user_agent)
-        .map_err(|_| ClientError::UserAgent(options.user_agent.clone()))?;
-    let limiter = Limiter::new(options.qps, options.burst);
-    let service = tower::service_fn(move |request: Request<Body>| {
-        let (inner, limiter, host, agent) = (inner.clone(), limiter.clone(), host.clone(), agent.clone());
-        Box::pin(limited(inner, limiter, host, agent, request)) as Answer
-    });
-    Ok(kube::Client::new(service, config.default_namespace))
+        .build(connector))
 }
 
 type Transport = BoxCloneSyncService<Request<Body>, Response<Incoming>, BoxError>;

@@ -76,6 +76,14 @@ async fn get(client: &HttpClient, port: u16, path: &str, token: Option<&str>) ->
 }
 
 async fn start(pki: &Pki, tasks: &Tasks) -> u16 {
+    start_with(pki, tasks, |site| {
+        site.configz("test.config.k8s.io", serde_json::json!({"parallelism": 16}));
+    })
+    .await
+}
+
+async fn start_with(pki: &Pki, tasks: &Tasks, furnish: impl FnOnce(&Site)) -> u16 {
+    tls::install_provider();
     pki.issue("server", "server", "servers", ExtendedKeyUsagePurpose::ServerAuth);
     let options = SecureServingOptions {
         bind_address: "127.0.0.1".parse().unwrap(),
@@ -93,7 +101,7 @@ async fn start(pki: &Pki, tasks: &Tasks) -> u16 {
     let auth = AuthOptions { client_ca: Some(pki.file("ca.crt")), ..AuthOptions::default() };
     let auth = Arc::new(Delegated::new(auth, "test").await.unwrap());
     let site = Site::default();
-    site.configz("test.config.k8s.io", serde_json::json!({"parallelism": 16}));
+    furnish(&site);
     server.serve(site, auth, tasks);
     port
 }
@@ -159,4 +167,51 @@ fn protocol_settings_are_checked() {
     );
     assert!(matches!(config("VersionTLS99", &[]), Err(TlsError::Version(_))));
     assert!(matches!(config("", &["TLS_NOPE"]), Err(TlsError::CipherSuite(_))));
+}
+
+#[tokio::test]
+async fn a_kubeconfig_leads_over_tls_to_the_server_and_carries_the_identity() {
+    let (pki, tasks) = (Pki::new(), Tasks::new());
+    pki.issue("admin", "admin", "system:masters", ExtendedKeyUsagePurpose::ClientAuth);
+    let port = start_with(&pki, &tasks, |site| {
+        site.page("/api/v1/namespaces/ns/configmaps/a", |parts| {
+            let agent = parts.headers[header::USER_AGENT].to_str().unwrap().to_owned();
+            let version = format!("{:?}", parts.version);
+            let data = serde_json::json!({"agent": agent, "http": version});
+            json(StatusCode::OK, &serde_json::json!({"metadata": {"name": "a"}, "data": data}))
+        });
+    })
+    .await;
+    let kubeconfig = pki.file("kubeconfig");
+    let text = format!(
+        "apiVersion: v1\nkind: Config\ncurrent-context: c\nclusters:\n- name: c\n  cluster:\n    server: https://localhost:{port}\n    \
+         certificate-authority: {ca}\nusers:\n- name: u\n  user:\n    client-certificate: {certificate}\n    client-key: {key}\n\
+         contexts:\n- name: c\n  context:\n    cluster: c\n    user: u\n",
+        ca = pki.file("ca.crt").display(),
+        certificate = pki.file("admin.crt").display(),
+        key = pki.file("admin.key").display(),
+    );
+    std::fs::write(&kubeconfig, text).unwrap();
+    let mut options = crate::client::ClientOptions::new("kube-test");
+    options.kubeconfig = Some(kubeconfig);
+    let client = crate::client::connect(&options).await.unwrap();
+    let api = kube::Api::<k8s_openapi::api::core::v1::ConfigMap>::namespaced(client, "ns");
+    let data = api.get("a").await.unwrap().data.unwrap();
+    assert!(data["agent"].starts_with("kube-test/v1.36.0 (linux/"), "{data:?}");
+    assert_eq!(data["http"], "HTTP/2.0");
+    assert!(crate::client::is_not_found(&api.get("b").await.unwrap_err()));
+
+    // A certificate of another authority, swapped in, is refused by the same server.
+    let stranger = Pki::new();
+    stranger.issue("admin", "admin", "system:masters", ExtendedKeyUsagePurpose::ClientAuth);
+    let pair = tls::load_pair(&stranger.file("admin.crt"), &stranger.file("admin.key")).unwrap();
+    let certificate = Arc::new(tls::ClientCertificate::new(pair));
+    let client = crate::client::connect_with_certificate(&options, certificate).await.unwrap();
+    let api = kube::Api::<k8s_openapi::api::core::v1::ConfigMap>::namespaced(client, "ns");
+    let refused = api.get("a").await.unwrap_err();
+    assert!(matches!(refused, kube::Error::Api(status) if status.code == 401));
+
+    options.kubeconfig = Some(pki.file("missing"));
+    let missing = crate::client::connect(&options).await;
+    assert!(matches!(missing, Err(crate::client::ClientError::Kubeconfig { .. })));
 }
