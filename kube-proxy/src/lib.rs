@@ -9,9 +9,17 @@
 //! endpoints), KEP-2433 (topology hints). The layout inside our table is our own: one map holds all
 //! endpoints, so a change of endpoints is a change of a few map elements and at most one rule.
 
-pub mod feed;
-pub mod kernel;
+pub mod options;
+pub mod run;
+
 pub mod model;
+pub mod node;
+pub mod objects;
 pub mod plan;
-pub mod sync;
 pub mod tables;
+
+pub mod conntrack;
+pub mod kernel;
+pub mod server;
+pub mod sync;
+pub mod sysctl;

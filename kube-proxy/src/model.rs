@@ -1,8 +1,12 @@
 //! What the proxy knows: ports of services and endpoints behind them.
 
+mod build;
+
 use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
 
 use ipnet::IpNet;
+
+pub use build::build;
 
 /// Identity of a port of a service.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -79,6 +83,17 @@ pub struct Model {
     pub services: BTreeMap<PortName, ServicePort>,
     /// Endpoints per port of a service.
     pub endpoints: BTreeMap<PortName, Vec<Endpoint>>,
+    /// Health check ports by namespace and name of the service.
+    pub health_checks: BTreeMap<(String, String), HealthCheck>,
+}
+
+/// What a service's health check port tells (`externalTrafficPolicy: Local`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct HealthCheck {
+    /// `spec.healthCheckNodePort`.
+    pub port: u16,
+    /// Ready endpoints on this node.
+    pub local_endpoints: usize,
 }
 
 /// What the node is and how the proxy is set up.

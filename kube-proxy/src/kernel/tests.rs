@@ -77,6 +77,7 @@ fn model(service: ServicePort, endpoints: &[&str]) -> Model {
     Model {
         services: [(name(), service)].into(),
         endpoints: [(name(), endpoints.iter().map(endpoint).collect())].into(),
+        ..Model::default()
     }
 }
 

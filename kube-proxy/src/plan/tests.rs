@@ -60,8 +60,11 @@ fn settings() -> Settings {
 }
 
 fn one(service: ServicePort, endpoints: Vec<Endpoint>) -> Table {
-    let model =
-        Model { services: [(name("web"), service)].into(), endpoints: [(name("web"), endpoints)].into() };
+    let model = Model {
+        services: [(name("web"), service)].into(),
+        endpoints: [(name("web"), endpoints)].into(),
+        ..Model::default()
+    };
     plan(Family::V4, &model, &settings(), &mut Slots::default())
 }
 
@@ -310,6 +313,7 @@ fn families_do_not_mix() {
     let model = Model {
         services: [(name("web"), dual)].into(),
         endpoints: [(name("web"), vec![endpoint("10.244.1.1"), endpoint("fd01::1")])].into(),
+        ..Model::default()
     };
     let v6 = plan(Family::V6, &model, &settings(), &mut Slots::default());
     assert_eq!(fate(&v6, packet("fd99::1", "fd00::5", 80)), "[fd01::1]:8080".replace(['[', ']'], ""));
@@ -355,6 +359,7 @@ fn one_endpoint_more_is_a_small_change() {
             vec![endpoint("10.244.1.1"), endpoint("10.244.1.2"), endpoint("10.244.1.3")],
         )]
         .into(),
+        ..Model::default()
     };
     let before = plan(Family::V4, &model, &settings(), &mut slots);
     model.endpoints.get_mut(&name("web")).unwrap().push(endpoint("10.244.1.4"));

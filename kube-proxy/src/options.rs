@@ -1,0 +1,409 @@
+//! Flags and configuration file of the proxy: one typed, validated [`Config`].
+//!
+//! Contract: upstream's flag names; KubeProxyConfiguration kubeproxy.config.k8s.io/v1alpha1, strictly
+//! decoded. As upstream, the file wins over flags; only `--hostname-override`, `--kubeconfig` less a
+//! file's own, `--cleanup` and log flags count beside a file.
+
+mod file;
+
+use std::{
+    net::{IpAddr, SocketAddr},
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use clap::{Arg, ArgAction, ArgMatches, Command};
+use component_base::{
+    config::{self, ConfigError},
+    goduration,
+    logging::Format,
+    version,
+};
+use ipnet::IpNet;
+
+pub use file::KubeProxyConfiguration;
+
+/// A configuration that cannot be used; the process ends with exit code 64.
+#[derive(Debug, thiserror::Error)]
+pub enum OptionsError {
+    /// The configuration file cannot be read or is not what it should be.
+    #[error(transparent)]
+    File(#[from] ConfigError),
+    /// A value that does not fit.
+    #[error("{field}: {why}")]
+    Invalid {
+        /// Flag or field.
+        field: &'static str,
+        /// What is wrong.
+        why: String,
+    },
+    /// Bad flags, or `--help` and `--version`; the text is complete.
+    #[error("{0}")]
+    Flags(#[from] clap::Error),
+}
+
+/// How the proxy knows traffic of its own pods.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum DetectLocal {
+    /// By the cluster's pod ranges; none means that nothing is known.
+    ClusterCidr(Vec<IpNet>),
+    /// By the node's `spec.podCIDRs`.
+    NodeCidr,
+}
+
+/// Where node ports are served.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum NodePortAddresses {
+    /// On the node's main addresses.
+    Primary,
+    /// On the machine's addresses within these ranges.
+    Within(Vec<IpNet>),
+}
+
+/// Everything the proxy is told.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// How to reach the API server.
+    pub kubeconfig: Option<PathBuf>,
+    /// Overrides the server's URL.
+    pub master: Option<String>,
+    /// Requests per second.
+    pub qps: f32,
+    /// Requests at once.
+    pub burst: u32,
+    /// This node.
+    pub node_name: String,
+    /// Node addresses when the API knows none (`--bind-address`).
+    pub bind_address: IpAddr,
+    /// Where `/healthz` is served; none disables it.
+    pub healthz: Option<SocketAddr>,
+    /// Where `/metrics` is served; none disables it.
+    pub metrics: Option<SocketAddr>,
+    /// Whether failing to listen ends the process.
+    pub bind_hard_fail: bool,
+    /// Masquerade all service traffic.
+    pub masquerade_all: bool,
+    /// The bit of the packet mark.
+    pub masquerade_mark: u32,
+    /// Shortest time between syncs.
+    pub min_sync_period: Duration,
+    /// Time after which a change that is not carried out makes the proxy unhealthy (doubled).
+    pub sync_period: Duration,
+    /// How local traffic is known.
+    pub detect_local: DetectLocal,
+    /// Where node ports are served.
+    pub node_port_addresses: NodePortAddresses,
+    /// The file's fields with flags applied, for `/configz` and the conntrack settings.
+    pub file: KubeProxyConfiguration,
+    /// How log lines look.
+    pub log_format: Format,
+    /// Log verbosity.
+    pub verbosity: u8,
+    /// Only delete the tables and end.
+    pub cleanup: bool,
+    /// Only do what needs privileges and end.
+    pub init_only: bool,
+}
+
+/// Flags by name, whether they are switches, and their help.
+const FLAGS: &[(&str, bool, &str)] = &[
+    ("bind-address", false, "Address the node is known by when the API names none"),
+    ("bind-address-hard-fail", true, "End when a port cannot be opened"),
+    ("cleanup", true, "Delete the proxy's nftables tables and exit"),
+    (
+        "cluster-cidr",
+        false,
+        "Ranges of the cluster's pods; traffic from elsewhere to cluster IPs is masqueraded",
+    ),
+    ("config", false, "Configuration file; it wins over flags"),
+    ("config-sync-period", false, "Accepted; watches are kept without refresh"),
+    ("conntrack-max-per-core", false, "Connections tracked per core; 0 leaves the limit alone"),
+    ("conntrack-min", false, "Connections tracked at least"),
+    ("conntrack-tcp-be-liberal", true, "Accept out-of-window packets of tracked connections"),
+    ("conntrack-tcp-timeout-close-wait", false, "Timeout of connections in CLOSE_WAIT"),
+    ("conntrack-tcp-timeout-established", false, "Timeout of idle connections; 0 leaves it alone"),
+    ("conntrack-udp-timeout", false, "Timeout of UDP flows; 0 leaves it alone"),
+    ("conntrack-udp-timeout-stream", false, "Timeout of two-way UDP flows; 0 leaves it alone"),
+    ("detect-local-mode", false, "ClusterCIDR or NodeCIDR"),
+    ("feature-gates", false, "Accepted; no gate changes this proxy"),
+    ("healthz-bind-address", false, "Address of the health server; empty disables it"),
+    ("hostname-override", false, "Name of this node"),
+    ("init-only", true, "Apply what needs privileges (conntrack settings) and exit"),
+    ("iptables-masquerade-bit", false, "Bit of the packet mark for masquerading"),
+    ("iptables-min-sync-period", false, "Shortest time between syncs"),
+    ("iptables-sync-period", false, "Longest time a change may wait"),
+    ("kube-api-burst", false, "Requests to the API server at once"),
+    ("kube-api-content-type", false, "Accepted; requests are JSON"),
+    ("kube-api-qps", false, "Requests to the API server per second"),
+    ("kubeconfig", false, "File with cluster and credentials"),
+    ("log-flush-frequency", false, "Accepted; lines are written at once"),
+    ("logging-format", false, "text or json"),
+    ("masquerade-all", true, "Masquerade all traffic to services"),
+    ("master", false, "URL of the API server"),
+    ("metrics-bind-address", false, "Address of the metrics server; empty disables it"),
+    ("nodeport-addresses", false, "primary, or ranges of addresses node ports are served on"),
+    ("oom-score-adj", false, "oom_score_adj of the process"),
+    ("profiling", true, "Accepted; there is no profiler"),
+    ("proxy-mode", false, "nftables"),
+    ("show-hidden-metrics-for-version", false, "Accepted; nothing is hidden"),
+    ("v", false, "Log verbosity"),
+    ("vmodule", false, "Accepted for compatibility"),
+];
+
+/// Reads flags and file.
+///
+/// # Errors
+/// When a flag, the file or a value is bad, and for `--help` and `--version`.
+pub fn load(arguments: impl IntoIterator<Item = String>) -> Result<Config, OptionsError> {
+    let given = command().try_get_matches_from(arguments)?;
+    let mut file = match text(&given, "config") {
+        Some(path) => config::load(Path::new(path), file::API_VERSION, file::KIND)?,
+        None => from_flags(&given)?,
+    };
+    if let Some(name) = text(&given, "hostname-override") {
+        file.hostname_override = name.to_owned();
+    }
+    check_mode(&file.mode)?;
+    Ok(Config {
+        kubeconfig: Some(&file.client_connection.kubeconfig).filter(|p| !p.is_empty()).map(PathBuf::from),
+        master: text(&given, "master").map(str::to_owned),
+        qps: file.client_connection.qps,
+        burst: file.client_connection.burst,
+        node_name: node_name(&file.hostname_override)?,
+        bind_address: parse("bindAddress", &file.bind_address)?,
+        healthz: address("healthzBindAddress", &file.healthz_bind_address, 10256)?,
+        metrics: address("metricsBindAddress", &file.metrics_bind_address, 10249)?,
+        bind_hard_fail: file.bind_address_hard_fail,
+        masquerade_all: file.nftables.masquerade_all,
+        masquerade_mark: mark(file.nftables.masquerade_bit)?,
+        min_sync_period: duration("nftables.minSyncPeriod", &file.nftables.min_sync_period)?,
+        sync_period: duration("nftables.syncPeriod", &file.nftables.sync_period)?,
+        detect_local: detect_local(&file)?,
+        node_port_addresses: node_port_addresses(&file.node_port_addresses)?,
+        log_format: parse("logging-format", text(&given, "logging-format").unwrap_or("text"))?,
+        verbosity: number(&given, "v")?.unwrap_or(0),
+        cleanup: given.get_flag("cleanup"),
+        init_only: given.get_flag("init-only"),
+        file,
+    })
+}
+
+fn command() -> Command {
+    let flag = |(name, switch, help): &(&'static str, bool, &'static str)| {
+        let arg = Arg::new(*name).long(*name).help(*help);
+        match (*switch, *name) {
+            (true, _) => arg.action(ArgAction::SetTrue),
+            (false, "v") => arg.short('v').value_name("N"),
+            (false, _) => arg.allow_hyphen_values(true),
+        }
+    };
+    Command::new("kube-proxy")
+        .about("Makes Kubernetes services reachable on this node with nftables.")
+        .version(version::GIT_VERSION)
+        .args_override_self(true)
+        .args(FLAGS.iter().map(flag))
+}
+
+fn text<'a>(given: &'a ArgMatches, name: &str) -> Option<&'a str> {
+    given.get_one::<String>(name).map(String::as_str)
+}
+
+fn number<T: std::str::FromStr<Err: std::fmt::Display>>(
+    given: &ArgMatches,
+    name: &'static str,
+) -> Result<Option<T>, OptionsError> {
+    text(given, name).map(|value| parse(name, value)).transpose()
+}
+
+fn parse<T: std::str::FromStr<Err: std::fmt::Display>>(
+    field: &'static str,
+    value: &str,
+) -> Result<T, OptionsError> {
+    value.parse().map_err(|error: T::Err| invalid(field, format!("{value:?}: {error}")))
+}
+
+fn invalid(field: &'static str, why: impl Into<String>) -> OptionsError {
+    OptionsError::Invalid { field, why: why.into() }
+}
+
+/// The configuration flags alone make.
+fn from_flags(given: &ArgMatches) -> Result<KubeProxyConfiguration, OptionsError> {
+    let mut file = KubeProxyConfiguration::default();
+    let set = |target: &mut String, name: &str| {
+        if let Some(value) = text(given, name) {
+            value.clone_into(target);
+        }
+    };
+    set(&mut file.client_connection.kubeconfig, "kubeconfig");
+    set(&mut file.bind_address, "bind-address");
+    set(&mut file.healthz_bind_address, "healthz-bind-address");
+    set(&mut file.metrics_bind_address, "metrics-bind-address");
+    set(&mut file.mode, "proxy-mode");
+    set(&mut file.cluster_cidr, "cluster-cidr");
+    set(&mut file.detect_local_mode, "detect-local-mode");
+    set(&mut file.nftables.sync_period, "iptables-sync-period");
+    set(&mut file.nftables.min_sync_period, "iptables-min-sync-period");
+    set(&mut file.conntrack.tcp_established_timeout, "conntrack-tcp-timeout-established");
+    set(&mut file.conntrack.tcp_close_wait_timeout, "conntrack-tcp-timeout-close-wait");
+    set(&mut file.conntrack.udp_timeout, "conntrack-udp-timeout");
+    set(&mut file.conntrack.udp_stream_timeout, "conntrack-udp-timeout-stream");
+    file.nftables.masquerade_bit = number(given, "iptables-masquerade-bit")?.or(file.nftables.masquerade_bit);
+    file.client_connection.qps = number(given, "kube-api-qps")?.unwrap_or(file.client_connection.qps);
+    file.client_connection.burst = number(given, "kube-api-burst")?.unwrap_or(file.client_connection.burst);
+    file.conntrack.max_per_core = number(given, "conntrack-max-per-core")?.or(file.conntrack.max_per_core);
+    file.conntrack.min = number(given, "conntrack-min")?.or(file.conntrack.min);
+    file.oom_score_adj = number(given, "oom-score-adj")?.or(file.oom_score_adj);
+    file.conntrack.tcp_be_liberal = given.get_flag("conntrack-tcp-be-liberal");
+    file.nftables.masquerade_all = given.get_flag("masquerade-all");
+    file.bind_address_hard_fail = given.get_flag("bind-address-hard-fail");
+    if let Some(list) = text(given, "nodeport-addresses") {
+        file.node_port_addresses = list.split(',').map(|part| part.trim().to_owned()).collect();
+    }
+    Ok(file)
+}
+
+fn check_mode(mode: &str) -> Result<(), OptionsError> {
+    match mode {
+        // The default of upstream is iptables; this proxy has one mode, and says so on /proxyMode.
+        "" | "nftables" => Ok(()),
+        "iptables" | "ipvs" => {
+            Err(invalid("mode", format!("{mode:?} is not supported: this proxy is nftables only")))
+        }
+        other => Err(invalid("mode", format!("must be iptables, ipvs or nftables, not {other:?}"))),
+    }
+}
+
+fn node_name(given: &str) -> Result<String, OptionsError> {
+    let name = match given.trim() {
+        "" => nix::unistd::gethostname()
+            .map_err(|error| invalid("hostnameOverride", error.to_string()))?
+            .to_string_lossy()
+            .into_owned(),
+        name => name.to_owned(),
+    };
+    match name.trim().to_lowercase() {
+        name if name.is_empty() => Err(invalid("hostnameOverride", "the node's name is empty")),
+        name => Ok(name),
+    }
+}
+
+/// `address:port`, `address` alone with the default port; empty disables.
+fn address(field: &'static str, text: &str, port: u16) -> Result<Option<SocketAddr>, OptionsError> {
+    if text.is_empty() {
+        return Ok(None);
+    }
+    if let Ok(address) = text.parse::<IpAddr>() {
+        return Ok(Some(SocketAddr::new(address, port)));
+    }
+    parse(field, text).map(Some)
+}
+
+fn mark(bit: Option<u32>) -> Result<u32, OptionsError> {
+    match bit.unwrap_or(14) {
+        bit @ 0..=31 => Ok(1 << bit),
+        _ => Err(invalid("nftables.masqueradeBit", "must be within the range [0, 31]")),
+    }
+}
+
+fn duration(field: &'static str, text: &str) -> Result<Duration, OptionsError> {
+    goduration::parse(text).map_err(|error| invalid(field, error.to_string()))
+}
+
+fn detect_local(file: &KubeProxyConfiguration) -> Result<DetectLocal, OptionsError> {
+    match file.detect_local_mode.as_str() {
+        "" | "ClusterCIDR" => {
+            let ranges = file.cluster_cidr.split(',').map(str::trim).filter(|range| !range.is_empty());
+            ranges
+                .map(|range| parse("clusterCIDR", range))
+                .collect::<Result<_, _>>()
+                .map(DetectLocal::ClusterCidr)
+        }
+        "NodeCIDR" => Ok(DetectLocal::NodeCidr),
+        other => Err(invalid(
+            "detectLocalMode",
+            format!("{other:?} is not supported: use ClusterCIDR or NodeCIDR"),
+        )),
+    }
+}
+
+fn node_port_addresses(given: &[String]) -> Result<NodePortAddresses, OptionsError> {
+    match given {
+        [] => Ok(NodePortAddresses::Primary),
+        [one] if one == "primary" => Ok(NodePortAddresses::Primary),
+        ranges => ranges
+            .iter()
+            .map(|range| parse("nodePortAddresses", range))
+            .collect::<Result<_, _>>()
+            .map(NodePortAddresses::Within),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn flags(flags: &[&str]) -> Result<Config, OptionsError> {
+        load(std::iter::once("kube-proxy").chain(flags.iter().copied()).map(str::to_owned))
+    }
+
+    #[test]
+    fn flags_make_a_configuration() {
+        let config = flags(&[
+            "--kubeconfig=/k",
+            "--hostname-override= Node-1 ",
+            "--proxy-mode=nftables",
+            "--cluster-cidr=10.244.0.0/16, fd00::/64",
+            "--iptables-masquerade-bit=3",
+            "--nodeport-addresses=192.168.0.0/24",
+            "--healthz-bind-address=",
+            "--metrics-bind-address=127.0.0.1",
+            "-v=4",
+        ])
+        .unwrap();
+        assert_eq!((config.node_name.as_str(), config.masquerade_mark), ("node-1", 8));
+        assert_eq!((config.healthz, config.metrics), (None, Some("127.0.0.1:10249".parse().unwrap())));
+        let DetectLocal::ClusterCidr(ranges) = config.detect_local else { panic!() };
+        assert_eq!(ranges.len(), 2);
+        assert_eq!(config.min_sync_period, Duration::from_secs(1));
+        assert_eq!(config.verbosity, 4);
+    }
+
+    #[test]
+    fn bad_values_are_refused() {
+        for bad in [
+            "--proxy-mode=iptables",
+            "--proxy-mode=x",
+            "--cluster-cidr=10.0.0.0",
+            "--iptables-masquerade-bit=32",
+            "--iptables-sync-period=soon",
+            "--detect-local-mode=BridgeInterface",
+            "--nodeport-addresses=x",
+            "--no-such-flag",
+        ] {
+            assert!(flags(&[bad]).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn the_file_is_read_strictly_and_wins() {
+        let directory = std::env::temp_dir().join(format!("kube-proxy-options-{}", std::process::id()));
+        std::fs::create_dir_all(&directory).unwrap();
+        let path = directory.join("config.yaml");
+        let with = |text: &str| {
+            std::fs::write(&path, text).unwrap();
+            let path = format!("--config={}", path.display());
+            flags(&[&path, "--hostname-override=n2", "--proxy-mode=iptables"])
+        };
+        let head = "apiVersion: kubeproxy.config.k8s.io/v1alpha1\nkind: KubeProxyConfiguration\n";
+        let config = with(&format!(
+            "{head}mode: nftables\nhostnameOverride: n1\nclusterCIDR: 10.1.0.0/16\nnftables: {{masqueradeAll: true, syncPeriod: 5s, minSyncPeriod: 0s, masqueradeBit: null}}\nclientConnection: {{kubeconfig: /etc/k}}\nconntrack: {{maxPerCore: null}}\nnodePortAddresses: null\n"
+        ))
+        .unwrap();
+        assert_eq!((config.node_name.as_str(), config.masquerade_all), ("n2", true));
+        assert_eq!(config.min_sync_period, Duration::ZERO);
+        assert_eq!(config.kubeconfig, Some(PathBuf::from("/etc/k")));
+        assert!(matches!(with(&format!("{head}modus: nftables\n")), Err(OptionsError::File(_))));
+        assert!(matches!(with("kind: KubeProxyConfiguration\n"), Err(OptionsError::File(_))));
+        std::fs::remove_dir_all(&directory).unwrap();
+    }
+}

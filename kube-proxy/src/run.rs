@@ -1,0 +1,214 @@
+//! Wiring: informers wake the sync loop, which makes the kernel's tables those of the API.
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use component_base::{
+    client::{self, ClientError, ClientOptions},
+    informer::{Informer, Informers, ListWatch, Object},
+    meta::ObjectKey,
+    metrics::{self, Stability},
+    shutdown,
+    task::Tasks,
+};
+use tokio::sync::Notify;
+
+use crate::{
+    kernel::KernelError,
+    model, node,
+    objects::{EndpointSlice, Node, Service},
+    options::Config,
+    server::{self, Health, ServiceChecks},
+    sync::Syncer,
+    sysctl,
+};
+
+/// Services and slices other proxies serve, and those that have no cluster IP.
+const OURS: &str = "!service.kubernetes.io/headless,!service.kubernetes.io/service-proxy-name";
+/// Time the tasks have to end.
+const GRACE: Duration = Duration::from_secs(5);
+
+/// Why the proxy does not run.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    /// No API client.
+    #[error("cannot make a client of the API server")]
+    Client(#[from] ClientError),
+    /// No conversation with the kernel.
+    #[error(transparent)]
+    Kernel(#[from] KernelError),
+    /// A port cannot be opened, and that was said to be fatal.
+    #[error("cannot listen on {address}")]
+    Listen {
+        /// Where.
+        address: std::net::SocketAddr,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+    /// Signals cannot be received.
+    #[error("cannot install signal handlers")]
+    Signals(#[source] std::io::Error),
+    /// A task that must run ended.
+    #[error("{0}")]
+    Failed(String),
+}
+
+/// A proxy that is built and not running yet.
+#[derive(Debug)]
+pub struct App {
+    config: Config,
+    tasks: Tasks,
+    health: Arc<Health>,
+    syncer: Syncer,
+    informers: Informers,
+    services: Informer<Service>,
+    slices: Informer<EndpointSlice>,
+    node: Informer<Node>,
+    changed: Arc<Notify>,
+}
+
+/// Builds the proxy: client, informers, listeners.
+pub async fn build(config: Config) -> Result<App, RunError> {
+    let tasks = Tasks::new();
+    let options = ClientOptions {
+        kubeconfig: config.kubeconfig.clone(),
+        master: config.master.clone(),
+        qps: config.qps,
+        burst: config.burst,
+        ..ClientOptions::new("kube-proxy")
+    };
+    let informers = Informers::new(client::connect(&options).await?, &tasks);
+    let ours = || ListWatch { labels: Some(OURS.to_owned()), ..ListWatch::default() };
+    let own =
+        ListWatch { fields: Some(format!("metadata.name={}", config.node_name)), ..ListWatch::default() };
+    let app = App {
+        health: Arc::new(Health::new(config.sync_period)),
+        syncer: Syncer::open()?,
+        services: informers.get(ours()),
+        slices: informers.get(ours()),
+        node: informers.get(own),
+        changed: Arc::default(),
+        informers,
+        tasks,
+        config,
+    };
+    app.listen().await?;
+    app.hear(&app.services, Some("service"));
+    app.hear(&app.slices, Some("endpoint"));
+    app.hear(&app.node, None);
+    Ok(app)
+}
+
+// === impl App ===
+
+impl App {
+    /// Runs until a signal.
+    pub async fn run(self) -> Result<(), RunError> {
+        let tasks = self.tasks.clone();
+        shutdown::signal(&tasks).map_err(RunError::Signals)?;
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        sysctl::apply(&sysctl::wanted(&self.config.file, cores));
+        if let Some(score) = self.config.file.oom_score_adj
+            && let Err(error) = std::fs::write("/proc/self/oom_score_adj", score.to_string())
+        {
+            tracing::debug!(%error, score, "oom_score_adj not applied");
+        }
+        metrics::register_build_info();
+        self.informers.start();
+        tasks.spawn("sync", self.follow());
+        tasks.drain().cancelled().await;
+        tasks.shutdown(GRACE).await;
+        tasks.failure().map_or(Ok(()), |why| Err(RunError::Failed(why.to_owned())))
+    }
+
+    async fn listen(&self) -> Result<(), RunError> {
+        let fatal = |address, outcome: std::io::Result<()>| match outcome {
+            Ok(()) => Ok(()),
+            Err(source) if self.config.bind_hard_fail => Err(RunError::Listen { address, source }),
+            Err(error) => {
+                tracing::error!(%error, %address, "cannot listen");
+                Ok(())
+            }
+        };
+        if let Some(address) = self.config.healthz {
+            fatal(address, server::serve_health(&self.tasks, address, self.health.clone()).await)?;
+        }
+        if let Some(address) = self.config.metrics {
+            let configz = serde_json::to_value(&self.config.file).unwrap_or_default();
+            fatal(address, server::serve_metrics(&self.tasks, address, configz).await)?;
+        }
+        Ok(())
+    }
+
+    /// Every change of a kind wakes the sync loop.
+    fn hear<K: Object>(&self, informer: &Informer<K>, counted: Option<&str>) {
+        let (changed, health) = (self.changed.clone(), self.health.clone());
+        let counter = counted.map(|kind| {
+            metrics::counter(
+                &format!("kubeproxy_sync_proxy_rules_{kind}_changes_total"),
+                "Changes of objects the tables are made of",
+                Stability::Alpha,
+            )
+        });
+        informer.on_event(move |_event| {
+            if let Some(counter) = &counter {
+                counter.inc();
+            }
+            health.changed(Instant::now());
+            changed.notify_one();
+        });
+    }
+
+    /// The sync loop.
+    async fn follow(mut self) {
+        let drain = self.tasks.drain();
+        tokio::select! {
+            () = self.informers.wait_synced() => {}
+            () = drain.cancelled() => return,
+        }
+        let mut checks = ServiceChecks::new(self.tasks.clone(), self.health.clone());
+        let key = ObjectKey::cluster(self.config.node_name.as_str());
+        loop {
+            let began = Instant::now();
+            let done = self.sync(&key, &mut checks).await;
+            // A refusal is tried again soon; else the next change or the repair is waited for.
+            let rest = if done { self.config.sync_period } else { self.config.min_sync_period };
+            tokio::select! {
+                () = tokio::time::sleep(rest.max(Duration::from_millis(100))) => {}
+                () = self.changed.notified() => {}
+                () = drain.cancelled() => return,
+            }
+            tokio::select! {
+                () = tokio::time::sleep(self.config.min_sync_period.saturating_sub(began.elapsed())) => {}
+                () = drain.cancelled() => return,
+            }
+        }
+    }
+
+    /// One sync; whether it succeeded.
+    async fn sync(&mut self, key: &ObjectKey, checks: &mut ServiceChecks) -> bool {
+        let began = Instant::now();
+        let node = self.node.store().get(key);
+        self.health.set_node_eligible(node::is_eligible(node.as_deref()));
+        let settings = node::settings(&self.config, node.as_deref(), &node::machine_addresses());
+        let model =
+            model::build(&self.services.store().list(), &self.slices.store().list(), &self.config.node_name);
+        // Netlink answers within the call; other tasks move to other threads meanwhile.
+        let outcome = tokio::task::block_in_place(|| self.syncer.sync(&model, &settings));
+        checks.set(&model.health_checks).await;
+        match outcome {
+            Ok(()) => {
+                self.health.synced(began);
+                true
+            }
+            Err(error) => {
+                let cause = std::error::Error::source(&error).map(ToString::to_string).unwrap_or_default();
+                tracing::error!(%error, cause, "sync failed; the tables are made anew");
+                false
+            }
+        }
+    }
+}

@@ -1,0 +1,283 @@
+//! What the proxy tells over HTTP: its own health, metrics, and services' health checks.
+//!
+//! Contract: upstream's `healthcheck` package: `/healthz` and `/livez` on port 10256, one port per
+//! service with `externalTrafficPolicy: Local`; `/metrics`, `/healthz` and `/proxyMode` on 10249.
+
+use std::{
+    collections::BTreeMap,
+    convert::Infallible,
+    net::{Ipv6Addr, SocketAddr},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use component_base::{metrics, task::Tasks};
+use http::{Request, Response, StatusCode, header};
+use http_body_util::Full;
+use hyper::{
+    body::{Bytes, Incoming},
+    server::conn::http1,
+    service::service_fn,
+};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use parking_lot::Mutex;
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+
+use crate::model::HealthCheck;
+
+/// A client has so long to send a request's head.
+const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
+
+type Answer = Response<Full<Bytes>>;
+type Handler = Arc<dyn Fn(&str) -> Answer + Send + Sync>;
+
+/// Whether the tables follow the API.
+#[derive(Debug)]
+pub struct Health {
+    /// The oldest change not carried out.
+    waiting: Mutex<Option<Instant>>,
+    synced: AtomicBool,
+    node_eligible: AtomicBool,
+    /// How long a change may wait.
+    patience: Duration,
+}
+
+/// The health check ports of services.
+#[derive(Debug)]
+pub struct ServiceChecks {
+    tasks: Tasks,
+    health: Arc<Health>,
+    open: BTreeMap<(String, String), OpenCheck>,
+}
+
+#[derive(Debug)]
+struct OpenCheck {
+    port: u16,
+    local_endpoints: Arc<AtomicUsize>,
+    close: CancellationToken,
+}
+
+// === impl Health ===
+
+impl Health {
+    /// Unhealthy when a change waits longer than twice the sync period.
+    pub fn new(sync_period: Duration) -> Self {
+        Self {
+            waiting: Mutex::default(),
+            synced: AtomicBool::new(false),
+            node_eligible: AtomicBool::new(true),
+            patience: sync_period * 2,
+        }
+    }
+
+    /// A change came at `now`.
+    pub fn changed(&self, now: Instant) {
+        self.waiting.lock().get_or_insert(now);
+    }
+
+    /// Everything that came before the sync began is carried out.
+    pub fn synced(&self, began: Instant) {
+        self.synced.store(true, Ordering::Release);
+        let mut waiting = self.waiting.lock();
+        if waiting.is_some_and(|since| since <= began) {
+            *waiting = None;
+        }
+    }
+
+    /// Whether load balancers may send new traffic to this node (KEP-3836).
+    pub fn set_node_eligible(&self, eligible: bool) {
+        self.node_eligible.store(eligible, Ordering::Release);
+    }
+
+    /// Whether the tables are kept up.
+    pub fn is_live(&self, now: Instant) -> bool {
+        let late = |since: Instant| now.saturating_duration_since(since) > self.patience;
+        self.synced.load(Ordering::Acquire) && !self.waiting.lock().is_some_and(late)
+    }
+
+    fn answer(&self, eligible: bool) -> Answer {
+        let now = jiff::Timestamp::now().to_string();
+        let fine = self.is_live(Instant::now()) && eligible;
+        let body = serde_json::json!({
+            "lastUpdated": now, "currentTime": now,
+            "nodeEligible": self.node_eligible.load(Ordering::Acquire),
+        });
+        json(if fine { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE }, &body)
+    }
+}
+
+/// Serves `/healthz` and `/livez`.
+pub async fn serve_health(tasks: &Tasks, address: SocketAddr, health: Arc<Health>) -> std::io::Result<()> {
+    let handler = move |path: &str| match path {
+        "/healthz" => health.answer(health.node_eligible.load(Ordering::Acquire)),
+        "/livez" => health.answer(true),
+        _ => text(StatusCode::NOT_FOUND, "404 page not found\n"),
+    };
+    serve(tasks, "healthz", address, tasks.drain(), Arc::new(handler)).await
+}
+
+/// Serves `/metrics`, `/healthz`, `/proxyMode` and `/configz`.
+pub async fn serve_metrics(
+    tasks: &Tasks,
+    address: SocketAddr,
+    configz: serde_json::Value,
+) -> std::io::Result<()> {
+    let configz = serde_json::json!({"kubeproxy.config.k8s.io": configz});
+    let handler = move |path: &str| match path {
+        "/metrics" => match metrics::encode() {
+            Ok(body) => with_type(StatusCode::OK, metrics::CONTENT_TYPE, body),
+            Err(error) => text(StatusCode::INTERNAL_SERVER_ERROR, &format!("{error}\n")),
+        },
+        "/healthz" => text(StatusCode::OK, "ok"),
+        "/proxyMode" => text(StatusCode::OK, "nftables"),
+        "/configz" => json(StatusCode::OK, &configz),
+        _ => text(StatusCode::NOT_FOUND, "404 page not found\n"),
+    };
+    serve(tasks, "metrics", address, tasks.drain(), Arc::new(handler)).await
+}
+
+// === impl ServiceChecks ===
+
+impl ServiceChecks {
+    /// No ports yet.
+    pub fn new(tasks: Tasks, health: Arc<Health>) -> Self {
+        Self { tasks, health, open: BTreeMap::new() }
+    }
+
+    /// Opens, changes and closes ports until they are those of the model.
+    pub async fn set(&mut self, wanted: &BTreeMap<(String, String), HealthCheck>) {
+        self.open.retain(|key, open| {
+            let stays = wanted.get(key).is_some_and(|check| check.port == open.port);
+            if !stays {
+                open.close.cancel();
+            }
+            stays
+        });
+        for (key, check) in wanted {
+            if let Some(open) = self.open.get(key) {
+                open.local_endpoints.store(check.local_endpoints, Ordering::Release);
+                continue;
+            }
+            match self.open(key, check).await {
+                Ok(open) => drop(self.open.insert(key.clone(), open)),
+                // Tried again with the next sync.
+                Err(error) => {
+                    tracing::error!(%error, service = %format!("{}/{}", key.0, key.1), port = check.port, "health check port not opened");
+                }
+            }
+        }
+    }
+
+    async fn open(&self, key: &(String, String), check: &HealthCheck) -> std::io::Result<OpenCheck> {
+        let local_endpoints = Arc::new(AtomicUsize::new(check.local_endpoints));
+        let close = self.tasks.drain().child_token();
+        let (key, count, health) = (key.clone(), local_endpoints.clone(), self.health.clone());
+        let handler = move |_path: &str| {
+            let local = count.load(Ordering::Acquire);
+            let live = health.is_live(Instant::now());
+            let code = if local > 0 && live { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+            let body = serde_json::json!({
+                "service": {"namespace": key.0, "name": key.1},
+                "localEndpoints": local, "serviceProxyHealthy": live,
+            });
+            let mut answer = json(code, &body);
+            let weight = header::HeaderValue::from(local);
+            answer.headers_mut().insert("x-load-balancing-endpoint-weight", weight);
+            answer
+        };
+        let address = SocketAddr::from((Ipv6Addr::UNSPECIFIED, check.port));
+        serve(&self.tasks, "service-health", address, close.clone(), Arc::new(handler)).await?;
+        Ok(OpenCheck { port: check.port, local_endpoints, close })
+    }
+}
+
+/// Listens and answers until `close`.
+async fn serve(
+    tasks: &Tasks,
+    name: &str,
+    address: SocketAddr,
+    close: CancellationToken,
+    handler: Handler,
+) -> std::io::Result<()> {
+    let listener = match TcpListener::bind(address).await {
+        // Without IPv6 in the kernel, all addresses are IPv4's.
+        Err(_) if address.ip() == Ipv6Addr::UNSPECIFIED => {
+            TcpListener::bind((std::net::Ipv4Addr::UNSPECIFIED, address.port())).await?
+        }
+        listener => listener?,
+    };
+    let connections = tasks.clone();
+    tasks.spawn(name, async move {
+        loop {
+            let accepted = tokio::select! {
+                accepted = listener.accept() => accepted,
+                () = close.cancelled() => return,
+            };
+            let Ok((stream, _)) = accepted else {
+                // Out of file descriptors, most likely: wait for some to come back.
+                tokio::time::sleep(Duration::from_millis(100)).await;
+                continue;
+            };
+            let (handler, close) = (handler.clone(), close.clone());
+            connections.spawn_contained("connection", async move {
+                let service = service_fn(move |request: Request<Incoming>| {
+                    let answer = handler(request.uri().path());
+                    async move { Ok::<_, Infallible>(answer) }
+                });
+                let connection = http1::Builder::new()
+                    .timer(TokioTimer::new())
+                    .header_read_timeout(HEAD_TIMEOUT)
+                    .serve_connection(TokioIo::new(stream), service);
+                tokio::select! {
+                    // A client that goes away is no event.
+                    _gone = connection => {}
+                    () = close.cancelled() => {}
+                }
+            });
+        }
+    });
+    Ok(())
+}
+
+fn json(code: StatusCode, body: &serde_json::Value) -> Answer {
+    with_type(code, "application/json", body.to_string().into_bytes())
+}
+
+fn text(code: StatusCode, body: &str) -> Answer {
+    with_type(code, "text/plain; charset=utf-8", body.as_bytes().to_vec())
+}
+
+fn with_type(code: StatusCode, kind: &'static str, body: Vec<u8>) -> Answer {
+    let mut answer = Response::new(Full::new(Bytes::from(body)));
+    *answer.status_mut() = code;
+    answer.headers_mut().insert(header::CONTENT_TYPE, header::HeaderValue::from_static(kind));
+    answer.headers_mut().insert("x-content-type-options", header::HeaderValue::from_static("nosniff"));
+    answer
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn health_follows_the_oldest_change() {
+        let start = Instant::now();
+        let at = |seconds| start + Duration::from_secs(seconds);
+        let health = Health::new(Duration::from_secs(30));
+        assert!(!health.is_live(start), "nothing is known before the first sync");
+        health.synced(start);
+        assert!(health.is_live(at(1000)), "nothing waits");
+        health.changed(at(1000));
+        health.changed(at(1050));
+        assert!(health.is_live(at(1060)));
+        assert!(!health.is_live(at(1061)));
+        health.synced(at(999));
+        assert!(!health.is_live(at(1061)), "the sync began before the change");
+        health.synced(at(1055));
+        assert!(health.is_live(at(2000)));
+    }
+}
