@@ -144,3 +144,6 @@ impl Objects for StoreObjects {
         Ok(changes.boxed())
     }
 }
+
+#[cfg(test)]
+mod tests;

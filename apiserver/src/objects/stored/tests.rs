@@ -1,0 +1,146 @@
+//! Two servers over one real etcd: bootstrap, authorization's indexes, quotas' conflicts and allocation.
+
+use std::collections::BTreeSet;
+
+use futures::{
+    FutureExt,
+    future::{BoxFuture, join_all},
+};
+use jiff::Timestamp;
+use serde_json::json;
+
+use super::*;
+use crate::{
+    alloc::ServiceAllocator,
+    auth::{Attributes, Decision, User},
+    authz,
+    bootstrap::{self, Facts, identity::lease_name},
+    objects::{CLUSTER_ROLES, CONFIG_MAPS, ENDPOINTS},
+    registry::{SideEffects, catalog},
+    storage::{
+        StoreConfig,
+        testing::{EtcdServer, Running},
+    },
+};
+
+struct TwoServers {
+    _etcd: EtcdServer,
+    _running: [Running; 2],
+    objects: [Arc<dyn Objects>; 2],
+}
+
+async fn two_servers() -> TwoServers {
+    let etcd = EtcdServer::start();
+    let resources: Vec<StoredResource> = catalog::builtin().iter().map(|r| StoredResource::of(r)).collect();
+    let config = || StoreConfig::new(vec![etcd.url()], resources.clone());
+    let running = [Running::start(config()).await, Running::start(config()).await];
+    let objects = [0, 1].map(|i| Arc::new(StoreObjects::new(running[i].store.clone())) as Arc<dyn Objects>);
+    for server in &running {
+        server.store.wait_ready().await;
+    }
+    TwoServers { _etcd: etcd, _running: running, objects }
+}
+
+fn facts(i: usize) -> Facts {
+    Facts {
+        service_ranges: vec!["10.0.0.0/24".parse().unwrap()],
+        advertise: format!("192.0.2.{}", i + 1).parse().unwrap(),
+        port: 6443,
+        node_port: 0,
+        client_ca: None,
+        request_header: None,
+        hostname: format!("host{i}"),
+        identity: lease_name("x"),
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn servers_starting_together_agree() {
+    let cluster = two_servers().await;
+    let now = Timestamp::now();
+    let starts = [0, 1].map(|i| {
+        let objects = cluster.objects[i].clone();
+        async move { bootstrap::ensure(&objects, &facts(i), true, now).await }
+    });
+    for done in join_all(starts).await {
+        done.unwrap();
+    }
+    let found = cluster.objects[0].get_latest(ENDPOINTS, "default", "kubernetes").await.unwrap().unwrap();
+    let addresses = found.pointer("/subsets/0/addresses").unwrap().as_array().unwrap();
+    assert_eq!(addresses.len(), 2, "{addresses:?}");
+    assert!(cluster.objects[1].get_latest(CLUSTER_ROLES, "", "cluster-admin").await.unwrap().is_some());
+
+    let mut authorization = authz::build(&[authz::Mode::Rbac]);
+    let mut tasks = tokio::task::JoinSet::new();
+    let feeds = std::sync::Mutex::new(Vec::new());
+    let sink = |_: &'static str, task: BoxFuture<'static, ()>| feeds.lock().unwrap().push(task);
+    let started = authorization.start(&cluster.objects[1], &sink);
+    let mut started = Box::pin(started);
+    // The first poll hands the feeds over; the rest waits for them.
+    assert!(started.as_mut().now_or_never().is_none());
+    for feed in feeds.lock().unwrap().drain(..) {
+        tasks.spawn(feed);
+    }
+    started.await;
+    let attributes = Attributes {
+        user: User { name: "system:kube-scheduler".to_owned(), ..User::default() },
+        verb: "create".to_owned(),
+        namespace: "a".to_owned(),
+        resource: "pods".to_owned(),
+        subresource: "binding".to_owned(),
+        is_resource: true,
+        ..Attributes::default()
+    };
+    let decision = authorization.authorizer.authorize(&attributes).await;
+    assert!(matches!(decision, Decision::Allow(_)), "{decision:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn addresses_and_ports_are_given_out_once() {
+    let cluster = two_servers().await;
+    let allocators = [0, 1].map(|i| {
+        let range = "10.0.0.0/25".parse().unwrap();
+        ServiceAllocator::new(vec![range], 30000..=30079, cluster.objects[i].clone()).0
+    });
+    let writes = (0..80).map(|n| {
+        let allocator = allocators[n % 2].clone();
+        async move {
+            let mut service =
+                Object::from_value(json!({"metadata": {"namespace": "a", "name": format!("s{n}")},
+                "spec": {"type": "NodePort", "ports": [{"port": 80}]}}))
+                .unwrap();
+            allocator.before_write(&mut service, None, false).await.unwrap().commit();
+            service
+        }
+    });
+    let services = join_all(writes).await;
+    for pointer in ["/spec/clusterIP", "/spec/ports/0/nodePort"] {
+        let given: BTreeSet<String> =
+            services.iter().map(|s| s.pointer(pointer).unwrap().to_string()).collect();
+        assert_eq!(given.len(), 80, "{pointer}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn guarded_writes_see_each_other() {
+    let cluster = two_servers().await;
+    let [one, two] = &cluster.objects;
+    let map = Object::from_value(json!({"apiVersion": "v1", "kind": "ConfigMap",
+        "metadata": {"namespace": "a", "name": "m", "uid": "u"}}))
+    .unwrap();
+    let first = one.create(CONFIG_MAPS, map.clone()).await.unwrap();
+    assert_eq!(two.create(CONFIG_MAPS, map).await.unwrap_err().reason, Reason::AlreadyExists);
+    let change = |object: &Object, value: &str| {
+        let mut next = object.clone();
+        next.set("data", json!({"k": value}));
+        next
+    };
+    two.update(CONFIG_MAPS, change(&first, "two")).await.unwrap();
+    assert_eq!(one.update(CONFIG_MAPS, change(&first, "one")).await.unwrap_err().reason, Reason::Conflict);
+    assert_eq!(one.delete(CONFIG_MAPS, &first).await.unwrap_err().reason, Reason::Conflict);
+    let latest = one.get_latest(CONFIG_MAPS, "a", "m").await.unwrap().unwrap();
+    one.delete(CONFIG_MAPS, &latest).await.unwrap();
+    assert_eq!(two.get_latest(CONFIG_MAPS, "a", "m").await.unwrap(), None);
+    assert_eq!(two.update(CONFIG_MAPS, change(&latest, "x")).await.unwrap_err().reason, Reason::NotFound);
+    two.delete(CONFIG_MAPS, &latest).await.unwrap();
+}
