@@ -21,6 +21,7 @@ pub mod negotiation;
 pub mod object;
 pub mod objects;
 pub mod options;
+pub mod patch;
 pub mod registry;
 pub mod request_path;
 pub mod response;
