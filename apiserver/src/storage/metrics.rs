@@ -5,7 +5,8 @@ use std::{
     time::{Duration, Instant},
 };
 
-use prometheus::{HistogramOpts, HistogramVec, IntCounterVec, IntGaugeVec, Opts, register};
+use component_base::metrics::{self, Stability};
+use prometheus::{Histogram, HistogramVec, IntCounterVec, IntGaugeVec};
 
 use super::ResourceId;
 
@@ -14,69 +15,62 @@ const REQUEST_BUCKETS: &[f64] = &[
     20.0, 30.0, 45.0, 60.0,
 ];
 
+const WAIT_BUCKETS: &[f64] = &[0.005, 0.025, 0.05, 0.1, 0.2, 0.4, 0.6, 0.8, 1.0, 1.25, 1.5, 2.0, 3.0];
+const LEASE_BUCKETS: &[f64] = &[10.0, 50.0, 100.0, 500.0, 1000.0, 2500.0, 5000.0];
+
+const BY_RESOURCE: &[&str] = &["group", "resource"];
+const BY_OPERATION: &[&str] = &["operation", "group", "resource"];
+
 static REQUEST_DURATION: LazyLock<HistogramVec> = LazyLock::new(|| {
-    let opts = HistogramOpts::new(
-        "etcd_request_duration_seconds",
-        "[BETA] Time of requests to etcd by operation and kind of object, in seconds.",
-    );
-    registered(HistogramVec::new(opts.buckets(REQUEST_BUCKETS.to_vec()), &["operation", "group", "resource"]))
+    let help = "Time of requests to etcd by operation and kind of object, in seconds.";
+    let buckets = REQUEST_BUCKETS.to_vec();
+    metrics::histogram_vec("etcd_request_duration_seconds", help, Stability::Beta, BY_OPERATION, buckets)
 });
 static REQUESTS: LazyLock<IntCounterVec> = LazyLock::new(|| {
-    counter("etcd_requests_total", "[BETA] Requests to etcd.", &["operation", "group", "resource"])
+    metrics::counter_vec("etcd_requests_total", "Requests to etcd.", Stability::Beta, BY_OPERATION)
 });
 static REQUEST_ERRORS: LazyLock<IntCounterVec> = LazyLock::new(|| {
-    counter(
+    metrics::counter_vec(
         "etcd_request_errors_total",
-        "[BETA] Failed requests to etcd.",
-        &["operation", "group", "resource"],
+        "Failed requests to etcd.",
+        Stability::Beta,
+        BY_OPERATION,
     )
 });
 static OBJECTS: LazyLock<IntGaugeVec> = LazyLock::new(|| {
-    gauge("apiserver_resource_objects", "[ALPHA] Stored objects by kind.", &["group", "resource"])
+    let help = "Stored objects by kind.";
+    metrics::gauge_vec("apiserver_resource_objects", help, Stability::Alpha, BY_RESOURCE)
 });
-static STORAGE_OBJECTS: LazyLock<IntGaugeVec> =
-    LazyLock::new(|| gauge("apiserver_storage_objects", "[STABLE] Stored objects by kind.", &["resource"]));
-static EVENTS_RECEIVED: LazyLock<IntCounterVec> = LazyLock::new(|| {
-    let help = "[ALPHA] Events received from etcd by kind.";
-    counter("apiserver_storage_events_received_total", help, &["group", "resource"])
+static STORAGE_OBJECTS: LazyLock<IntGaugeVec> = LazyLock::new(|| {
+    let help = "Stored objects by kind.";
+    metrics::gauge_vec("apiserver_storage_objects", help, Stability::Stable, &["resource"])
 });
+static EVENTS_RECEIVED: LazyLock<IntCounterVec> =
+    LazyLock::new(|| by_resource("apiserver_storage_events_received_total", "Events received from etcd."));
 static EVENTS_DISPATCHED: LazyLock<IntCounterVec> = LazyLock::new(|| {
-    let help = "[ALPHA] Events handed to watchers by kind.";
-    counter("apiserver_watch_cache_events_dispatched_total", help, &["group", "resource"])
+    by_resource("apiserver_watch_cache_events_dispatched_total", "Events handed to watchers.")
 });
-static INITIALIZATIONS: LazyLock<IntCounterVec> = LazyLock::new(|| {
-    let help = "[ALPHA] Loads of the watch cache by kind.";
-    counter("apiserver_watch_cache_initializations_total", help, &["group", "resource"])
-});
+static INITIALIZATIONS: LazyLock<IntCounterVec> =
+    LazyLock::new(|| by_resource("apiserver_watch_cache_initializations_total", "Loads of the watch cache."));
 static DECODE_ERRORS: LazyLock<IntCounterVec> = LazyLock::new(|| {
-    let help = "[ALPHA] Stored objects that failed to decode, by kind.";
-    counter("apiserver_storage_decode_errors_total", help, &["group", "resource"])
+    by_resource("apiserver_storage_decode_errors_total", "Stored objects that failed to decode.")
 });
 static TERMINATED: LazyLock<IntCounterVec> = LazyLock::new(|| {
-    let help = "[ALPHA] Watchers closed because they were too slow, by kind.";
-    counter("apiserver_terminated_watchers_total", help, &["group", "resource"])
+    by_resource("apiserver_terminated_watchers_total", "Watchers closed because they were too slow.")
 });
 static READ_WAIT: LazyLock<HistogramVec> = LazyLock::new(|| {
-    let opts = HistogramOpts::new(
-        "apiserver_watch_cache_read_wait_seconds",
-        "[ALPHA] Time reads waited for the watch cache to become fresh, in seconds.",
-    );
-    let buckets = vec![0.005, 0.025, 0.05, 0.1, 0.2, 0.4, 0.6, 0.8, 1.0, 1.25, 1.5, 2.0, 3.0];
-    registered(HistogramVec::new(opts.buckets(buckets), &["group", "resource"]))
+    let help = "Time reads waited for the watch cache to become fresh, in seconds.";
+    let name = "apiserver_watch_cache_read_wait_seconds";
+    metrics::histogram_vec(name, help, Stability::Alpha, BY_RESOURCE, WAIT_BUCKETS.to_vec())
 });
 static CONSISTENT_READS: LazyLock<IntCounterVec> = LazyLock::new(|| {
-    let help = "[ALPHA] Consistent reads from the cache by outcome.";
-    counter(
-        "apiserver_watch_cache_consistent_read_total",
-        help,
-        &["group", "resource", "success", "fallback"],
-    )
+    let labels = &["group", "resource", "success", "fallback"];
+    let help = "Consistent reads from the cache by outcome.";
+    metrics::counter_vec("apiserver_watch_cache_consistent_read_total", help, Stability::Alpha, labels)
 });
-static LEASE_OBJECTS: LazyLock<prometheus::Histogram> = LazyLock::new(|| {
-    let opts = HistogramOpts::new("etcd_lease_object_counts", "[ALPHA] Objects attached to one etcd lease.");
-    registered(prometheus::Histogram::with_opts(
-        opts.buckets(vec![10.0, 50.0, 100.0, 500.0, 1000.0, 2500.0, 5000.0]),
-    ))
+static LEASE_OBJECTS: LazyLock<Histogram> = LazyLock::new(|| {
+    let help = "Objects attached to one etcd lease.";
+    metrics::histogram("etcd_lease_object_counts", help, Stability::Alpha, LEASE_BUCKETS.to_vec())
 });
 
 /// One etcd request.
@@ -129,18 +123,6 @@ pub(super) fn lease_objects(count: u32) {
     LEASE_OBJECTS.observe(f64::from(count));
 }
 
-fn counter(name: &str, help: &str, labels: &[&str]) -> IntCounterVec {
-    registered(IntCounterVec::new(Opts::new(name, help), labels))
-}
-
-fn gauge(name: &str, help: &str, labels: &[&str]) -> IntGaugeVec {
-    registered(IntGaugeVec::new(Opts::new(name, help), labels))
-}
-
-fn registered<C: prometheus::core::Collector + Clone + 'static>(collector: prometheus::Result<C>) -> C {
-    let collector = collector.expect("the names and labels above are well-formed");
-    if let Err(error) = register(Box::new(collector.clone())) {
-        tracing::warn!(%error, "storage metric not registered");
-    }
-    collector
+fn by_resource(name: &str, help: &str) -> IntCounterVec {
+    metrics::counter_vec(name, help, Stability::Alpha, BY_RESOURCE)
 }

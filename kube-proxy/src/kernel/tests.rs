@@ -257,3 +257,50 @@ fn thousands_of_services_go_in_one_batch() {
         assert_eq!(text.matches("goto").count(), 2000);
     });
 }
+
+/// Answers every datagram with its own address.
+fn serve_udp(address: &str) {
+    let socket = std::net::UdpSocket::bind((address, 5353)).unwrap();
+    let address = address.to_owned();
+    std::thread::spawn(move || {
+        let mut buffer = [0; 16];
+        while let Ok((_, from)) = socket.recv_from(&mut buffer) {
+            if socket.send_to(address.as_bytes(), from).is_err() {
+                return;
+            }
+        }
+    });
+}
+
+#[test]
+fn udp_flows_follow_their_endpoints() {
+    in_namespace(|| {
+        for address in ["10.244.0.1", "10.244.0.2"] {
+            serve_udp(address);
+        }
+        let model = |endpoint: &str| {
+            let name = PortName { protocol: Protocol::Udp, ..name() };
+            let mut model = model(ServicePort { port: 53, ..service() }, &[endpoint]);
+            let services = std::mem::take(&mut model.services).into_values();
+            let endpoints = std::mem::take(&mut model.endpoints).into_values();
+            model.services = services.map(|s| (name.clone(), s)).collect();
+            model.endpoints = endpoints.map(|e| (name.clone(), e)).collect();
+            model.endpoints.values_mut().flatten().for_each(|e| e.port = 5353);
+            model
+        };
+        let client = std::net::UdpSocket::bind("192.168.1.1:4000").unwrap();
+        client.set_read_timeout(Some(Duration::from_secs(2))).unwrap();
+        let who = || {
+            client.send_to(b"?", "10.96.0.5:53").unwrap();
+            let mut buffer = [0; 16];
+            let (size, from) = client.recv_from(&mut buffer).unwrap();
+            assert_eq!(from.to_string(), "10.96.0.5:53");
+            String::from_utf8_lossy(&buffer[..size]).into_owned()
+        };
+        let mut syncer = crate::sync::Syncer::open().unwrap();
+        syncer.sync(&model("10.244.0.1"), &settings()).unwrap();
+        assert_eq!(who(), "10.244.0.1");
+        syncer.sync(&model("10.244.0.2"), &settings()).unwrap();
+        assert_eq!(who(), "10.244.0.2", "the same client, from the same port");
+    });
+}
