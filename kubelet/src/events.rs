@@ -1,5 +1,9 @@
 //! Events about pods and the node, with upstream's reasons and words.
 
+use component_base::{
+    events::{EventType, Recorder},
+    vlog,
+};
 use k8s_openapi::api::core::v1::{ObjectReference, Pod};
 
 use crate::pod::{self, Role};
@@ -31,6 +35,22 @@ impl EventSink for LogOnly {
             about.name.as_deref().unwrap_or_default()
         );
         tracing::info!(kind = ?severity, reason, object = %name, message, "event occurred");
+    }
+}
+
+/// Events in the API server.
+#[derive(Debug, Clone)]
+pub struct ApiEvents(pub Recorder);
+
+impl EventSink for ApiEvents {
+    fn send(&self, about: ObjectReference, severity: Severity, reason: &str, message: &str) {
+        vlog!(2, reason, object = about.name.as_deref().unwrap_or_default(), message, "event occurred");
+        let kind = match severity {
+            Severity::Normal => EventType::Normal,
+            Severity::Warning => EventType::Warning,
+        };
+        // What the kubelet does about the object is what it tells: the reason serves as the action too.
+        self.0.event(&about, kind, reason, reason, message, None);
     }
 }
 

@@ -8,6 +8,7 @@ pub mod flags;
 
 use std::{net::IpAddr, path::PathBuf, time::Duration};
 
+use component_base::flags::Values;
 use k8s_openapi::api::core::v1::Taint;
 
 pub use self::file::KubeletConfiguration;
@@ -34,9 +35,6 @@ pub enum OptionsError {
     /// A value that does not fit.
     #[error("invalid configuration: {0}")]
     Invalid(String),
-    /// Bad flags; the text is complete.
-    #[error("{0}")]
-    Flags(#[from] clap::Error),
 }
 
 /// Everything the kubelet is told.
@@ -62,48 +60,38 @@ pub struct Config {
     pub external_cloud: bool,
     /// The file's fields with flags applied.
     pub file: KubeletConfiguration,
-    /// Log verbosity.
-    pub verbosity: u32,
 }
 
 /// Reads flags and file.
 ///
 /// # Errors
-/// When a flag, the file or a value is bad.
-pub fn load(arguments: impl IntoIterator<Item = String>) -> Result<Config, OptionsError> {
-    let given = flags::parse(arguments)?;
-    let mut file = match given.text("config") {
-        Some(path) => read(PathBuf::from(path))?,
+/// When the file or a value is bad.
+pub fn load(given: &Values) -> Result<Config, OptionsError> {
+    let path = |name| given.optional(name).map(PathBuf::from);
+    let mut file = match path("config") {
+        Some(path) => read(path)?,
         None => KubeletConfiguration::default(),
     };
-    flags::overlay(&given, &mut file)?;
-    let node_name = match given.text("hostname-override") {
+    flags::overlay(given, &mut file)?;
+    let node_name = match given.optional("hostname-override") {
         Some(name) => name.trim().to_lowercase(),
         None => host_name()?,
     };
-    let node_ips = match given.text("node-ip") {
-        Some(text) => text
-            .split(',')
-            .map(|ip| {
-                ip.trim()
-                    .parse()
-                    .map_err(|_| OptionsError::Invalid(format!("--node-ip {ip:?} is no address")))
-            })
-            .collect::<Result<_, _>>()?,
-        None => vec![],
+    let address = |ip: &str| {
+        ip.trim().parse().map_err(|_| OptionsError::Invalid(format!("--node-ip {ip:?} is no address")))
     };
-    let root_dir = PathBuf::from(given.text("root-dir").unwrap_or_else(|| "/var/lib/kubelet".to_owned()));
+    let node_ips = given.optional("node-ip").into_iter().flat_map(|text| text.split(','));
+    let root_dir = path("root-dir").unwrap_or_else(|| "/var/lib/kubelet".into());
     let config = Config {
-        kubeconfig: given.text("kubeconfig").map(PathBuf::from),
+        kubeconfig: path("kubeconfig"),
         node_name,
-        node_ips,
-        cert_dir: given.text("cert-dir").map_or_else(|| root_dir.join("pki"), PathBuf::from),
+        node_ips: node_ips.map(address).collect::<Result<_, _>>()?,
+        cert_dir: path("cert-dir").unwrap_or_else(|| root_dir.join("pki")),
         root_dir,
-        node_labels: flags::pairs(&given.list("node-labels"))?,
+        node_labels: given.map("node-labels").into_iter().collect(),
         taints: file.register_with_taints.clone(),
-        provider_id: given.text("provider-id").or_else(|| file.provider_id.clone()),
-        external_cloud: given.text("cloud-provider").as_deref() == Some("external"),
-        verbosity: given.text("v").and_then(|v| v.parse().ok()).unwrap_or(0),
+        provider_id: given.optional("provider-id").map(str::to_owned).or_else(|| file.provider_id.clone()),
+        external_cloud: given.optional("cloud-provider") == Some("external"),
         file,
     };
     validate(&config)?;
@@ -160,11 +148,15 @@ impl Config {
 
 #[cfg(test)]
 mod tests {
+    use component_base::flags::Parsed;
+
     use super::*;
 
-    fn load_with(arguments: &[&str]) -> Result<Config, OptionsError> {
-        let all = std::iter::once("kubelet").chain(arguments.iter().copied()).map(str::to_owned);
-        load(all)
+    fn load_with(arguments: &[&str]) -> Result<Config, Box<dyn std::error::Error>> {
+        match flags::set().parse(arguments.iter().map(|a| (*a).to_owned()))? {
+            Parsed::Run(values) => Ok(load(&values)?),
+            Parsed::Print(text) => Err(text.into()),
+        }
     }
 
     #[test]

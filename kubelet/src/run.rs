@@ -10,7 +10,13 @@ use std::{
 };
 
 use component_base::{
+    auth::{AuthError, AuthOptions, Delegated},
     client::{self, ClientError, ClientOptions},
+    clock,
+    daemon::Daemon,
+    events::Recorder,
+    flags::{FlagSet, Values},
+    serving::{ServingError, Site, serve_plain},
     task::Tasks,
     tls::{self, ServingCertificate, TlsError},
 };
@@ -21,13 +27,13 @@ use crate::{
     api::{ApiObjects, ObjectSource, Standalone},
     cgroup::{CgroupError, Cgroups, Version},
     env::NodeFacts,
-    events::{EventSink, LogOnly, Severity, node_reference},
+    events::{ApiEvents, EventSink, LogOnly, Severity, node_reference},
     eviction,
     images::PullGate,
     manifest, mirror,
     network::dns::{self, DnsSettings},
     node::{self, Observer, machine::Machine, report::StatusSource},
-    options::Config,
+    options::{self, Config, OptionsError},
     orphans, pleg,
     pod::{
         qos::QosClass,
@@ -36,11 +42,7 @@ use crate::{
     pods::{Pods, Source},
     rotation,
     runtime::{Runtime, RuntimeError, config::NodeSettings, cri, logs::Rotation, security::NodeSecurity},
-    server::{
-        Server,
-        auth::Gate,
-        listener::{serve, serve_health},
-    },
+    server::{Server, auth::Gate, listener::serve},
     status::Statuses,
     watched::Watched,
     worker::{ServiceSource, Shared},
@@ -78,6 +80,15 @@ pub enum RunError {
     /// A certificate is bad.
     #[error(transparent)]
     Tls(#[from] TlsError),
+    /// The health port cannot be served.
+    #[error(transparent)]
+    Serving(#[from] ServingError),
+    /// Something that should be an address is none.
+    #[error("{0:?} is no address")]
+    Address(String),
+    /// The CA of client certificates is bad.
+    #[error(transparent)]
+    Auth(#[from] AuthError),
     /// The machine's facts cannot be read.
     #[error("cannot read the machine's facts: {0}")]
     Machine(#[source] io::Error),
@@ -89,9 +100,6 @@ pub enum RunError {
         /// Why.
         source: io::Error,
     },
-    /// Signals cannot be handled.
-    #[error("cannot handle signals: {0}")]
-    Signals(#[source] io::Error),
 }
 
 /// No services: a kubelet without an API server.
@@ -117,17 +125,35 @@ pub struct App {
     machine: Machine,
     ips: Vec<IpAddr>,
     listener: Option<(TcpListener, rustls::ServerConfig)>,
-    health: Option<TcpListener>,
+}
+
+/// The daemon.
+#[derive(Debug)]
+pub struct Kubelet;
+
+impl Daemon for Kubelet {
+    type Config = Config;
+    type ConfigError = OptionsError;
+    type RunError = RunError;
+
+    fn flags() -> FlagSet {
+        options::flags::set()
+    }
+
+    fn configure(values: &Values) -> Result<Config, OptionsError> {
+        options::load(values)
+    }
+
+    async fn run(config: Config, tasks: Tasks) -> Result<(), RunError> {
+        build(config, Arc::new(tasks)).await?.start()
+    }
 }
 
 /// Builds everything that can fail.
 ///
 /// # Errors
 /// When a part cannot be had.
-pub async fn build(config: Config) -> Result<App, RunError> {
-    tls::install_provider();
-    let tasks = Arc::new(Tasks::new());
-    component_base::shutdown::signal(&tasks).map_err(RunError::Signals)?;
+pub async fn build(config: Config, tasks: Arc<Tasks>) -> Result<App, RunError> {
     let machine = node::machine::read(Path::new("/")).map_err(RunError::Machine)?;
     if machine.swap > 0 && config.file.fail_swap_on {
         return Err(RunError::Swap);
@@ -161,11 +187,7 @@ pub async fn build(config: Config) -> Result<App, RunError> {
     expected.extend(api.as_ref().map(|_| Source::Api));
     let pods = Pods::new(Arc::clone(&shared), expected);
     let listener = listen(&config, &ips).await?;
-    let health = match config.file.healthz_port {
-        0 => None,
-        port => Some(bind(&config.file.healthz_bind_address, port).await?),
-    };
-    Ok(App { tasks, shared, pods, config, api, network, machine, ips, listener, health })
+    Ok(App { tasks, shared, pods, config, api, network, machine, ips, listener })
 }
 
 async fn connect(config: &Config, path: &Path) -> Result<Client, RunError> {
@@ -253,7 +275,7 @@ fn share(
         },
         cgroups,
         objects,
-        events: events(config, api),
+        events: events(config, api, tasks),
         services,
         statuses: Arc::new(Statuses::default()),
         dns: DnsSettings {
@@ -277,8 +299,14 @@ fn share(
     })
 }
 
-fn events(_: &Config, _: Option<&(Client, Watched)>) -> Arc<dyn EventSink> {
-    Arc::new(LogOnly)
+fn events(config: &Config, api: Option<&(Client, Watched)>, tasks: &Tasks) -> Arc<dyn EventSink> {
+    match api {
+        Some((client, _)) => {
+            let recorder = Recorder::new(client.clone(), clock::real(), "kubelet", &config.node_name, tasks);
+            Arc::new(ApiEvents(recorder))
+        }
+        None => Arc::new(LogOnly),
+    }
 }
 
 async fn bind(address: &str, port: u16) -> Result<TcpListener, RunError> {
@@ -306,20 +334,16 @@ async fn listen(
     Ok(Some((bind(&file.address, file.port).await?, tls)))
 }
 
-fn gate(config: &Config, client: Option<&Client>) -> Result<Gate, TlsError> {
-    let file = &config.file;
-    let mut gate = Gate::new(&config.node_name);
-    if let Some(path) = &file.authentication.x509.client_ca_file {
-        gate.roots = Some(Arc::new(tls::load_roots(path)?));
-    }
-    gate.anonymous = file.authentication.anonymous.enabled == Some(true);
-    if file.authentication.webhook.enabled != Some(false) {
-        gate.tokens = client.cloned();
-    }
-    if file.authorization.mode.as_deref() != Some("AlwaysAllow") {
-        gate.access = client.cloned();
-    }
-    Ok(gate)
+fn gate(config: &Config, client: Option<Client>) -> Result<Gate, AuthError> {
+    let authentication = &config.file.authentication;
+    let options = AuthOptions {
+        client_ca: authentication.x509.client_ca_file.clone(),
+        anonymous: authentication.anonymous.enabled == Some(true),
+        ..AuthOptions::default()
+    };
+    let open = config.file.authorization.mode.as_deref() == Some("AlwaysAllow");
+    let delegated = client.map(|client| Delegated::with_client(options.clone(), client)).transpose()?;
+    Ok(Gate { node: config.node_name.clone(), delegated, open, anonymous: options.anonymous })
 }
 
 impl App {
@@ -330,14 +354,14 @@ impl App {
         self.listener.as_ref().and_then(|(l, _)| l.local_addr().ok())
     }
 
-    /// Runs until a signal, and drains.
+    /// Starts all tasks; they end with the drain, and containers go on running.
     ///
     /// # Errors
-    /// When the client CA cannot be read.
-    pub async fn run(self) -> Result<(), RunError> {
-        let Self { tasks, shared, pods, config, api, network, machine, ips, listener, health } = self;
+    /// When the client CA cannot be read or the health port is taken.
+    pub fn start(self) -> Result<(), RunError> {
+        let Self { tasks, shared, pods, config, api, network, machine, ips, listener } = self;
         let client = api.as_ref().map(|(client, _)| client.clone());
-        let gate = Arc::new(gate(&config, client.as_ref())?);
+        let gate = Arc::new(gate(&config, client)?);
         let about = node_reference(&config.node_name);
         shared.events.send(about, Severity::Normal, "Starting", "Starting kubelet.");
         let seen = pleg::run(shared.runtime.clone(), Arc::clone(&pods), &tasks);
@@ -366,11 +390,9 @@ impl App {
             });
             serve(listener, tls, gate, server, &tasks);
         }
-        if let Some(listener) = health {
-            serve_health(listener, seen, &tasks);
+        if config.file.healthz_port != 0 {
+            serve_health(&config, seen, &tasks)?;
         }
-        tasks.drain().cancelled().await;
-        tasks.shutdown(Duration::from_secs(5)).await;
         Ok(())
     }
 }
@@ -390,6 +412,18 @@ fn start_reporting(
     node::report::run(client.clone(), config.clone(), source, Arc::clone(&shared.events), tasks);
     let statuses = Arc::clone(&shared.statuses);
     mirror::run(client.clone(), config.node_name.clone(), watched.pods(), Arc::clone(pods), statuses, tasks);
+}
+
+/// The local health port, without TLS.
+fn serve_health(config: &Config, seen: Arc<pleg::Seen>, tasks: &Tasks) -> Result<(), RunError> {
+    let site = Site::empty();
+    site.health().add("syncloop", move || {
+        if seen.is_fresh() { Ok(()) } else { Err("the container runtime does not answer".to_owned()) }
+    });
+    let text = crate::probe::join(&config.file.healthz_bind_address, config.file.healthz_port);
+    let address = text.parse().map_err(|_| RunError::Address(text.clone()))?;
+    serve_plain(address, site, tasks)?;
+    Ok(())
 }
 
 fn start_upkeep(shared: &Arc<Shared>, pods: &Arc<Pods>, config: &Config, tasks: &Arc<Tasks>) {

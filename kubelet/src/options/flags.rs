@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use clap::{Arg, ArgAction, ArgMatches, Command};
+use component_base::flags::{Flag, FlagSet, Kind, Values, group};
 use k8s_openapi::api::core::v1::Taint;
 
 use super::{
@@ -13,19 +13,20 @@ use super::{
 /// How a flag that has a field in the file is applied to it.
 type Overlay = fn(&mut KubeletConfiguration, &str) -> Result<(), String>;
 
-/// One flag.
-struct Flag {
+/// One flag of the kubelet.
+struct Entry {
     name: &'static str,
+    kind: Kind,
     help: &'static str,
     overlay: Option<Overlay>,
 }
 
-const fn own(name: &'static str, help: &'static str) -> Flag {
-    Flag { name, help, overlay: None }
+const fn own(name: &'static str, kind: Kind, help: &'static str) -> Entry {
+    Entry { name, kind, help, overlay: None }
 }
 
-const fn field(name: &'static str, help: &'static str, overlay: Overlay) -> Flag {
-    Flag { name, help, overlay: Some(overlay) }
+const fn field(name: &'static str, kind: Kind, help: &'static str, overlay: Overlay) -> Entry {
+    Entry { name, kind, help, overlay: Some(overlay) }
 }
 
 fn number<T: std::str::FromStr>(text: &str) -> Result<T, String> {
@@ -98,214 +99,203 @@ fn some_bool(value: &str) -> Result<Option<bool>, String> {
     boolean(value).map(Some)
 }
 
-const FLAGS: &[Flag] = &[
-    own("config", "Path of the kubelet's configuration file; flags given win over it."),
-    own("kubeconfig", "Path of the kubeconfig for the API server. Without it the kubelet runs standalone."),
-    own("hostname-override", "The node's name, in place of the host's."),
-    own("node-ip", "The node's address, or one of each family, separated by a comma."),
-    own("root-dir", "Folder of volumes and of the kubelet's own files. [default /var/lib/kubelet]"),
-    own("cert-dir", "Folder of the serving certificate. [default <root-dir>/pki]"),
-    own("node-labels", "Labels of the node when it registers: key=value, separated by commas."),
-    own("provider-id", "Identifies the node for a cloud provider."),
-    own("cloud-provider", "\"external\" leaves the node's addresses to a cloud controller."),
-    own("v", "Log verbosity, 0 to 10. [default 0]"),
+const FLAGS: &[Entry] = &[
+    own("config", Kind::String, "Path of the kubelet's configuration file; flags given win over it."),
+    own(
+        "kubeconfig",
+        Kind::String,
+        "Path of the kubeconfig for the API server. Without it the kubelet runs standalone.",
+    ),
+    own("hostname-override", Kind::String, "The node's name, in place of the host's."),
+    own("node-ip", Kind::String, "The node's address, or one of each family, separated by a comma."),
+    own(
+        "root-dir",
+        Kind::String,
+        "Folder of volumes and of the kubelet's own files. [default /var/lib/kubelet]",
+    ),
+    own("cert-dir", Kind::String, "Folder of the serving certificate. [default <root-dir>/pki]"),
+    own("node-labels", Kind::Map, "Labels of the node when it registers: key=value, separated by commas."),
+    own("provider-id", Kind::String, "Identifies the node for a cloud provider."),
+    own("cloud-provider", Kind::String, "\"external\" leaves the node's addresses to a cloud controller."),
     field(
         "container-runtime-endpoint",
+        Kind::String,
         "Socket of the container runtime.",
         set!(container_runtime_endpoint = text),
     ),
-    field("cgroup-driver", "How cgroups are made; only cgroupfs.", set!(cgroup_driver = text)),
-    field("cgroup-root", "cgroup below which all pods live.", set!(cgroup_root = text)),
+    field("cgroup-driver", Kind::String, "How cgroups are made; only cgroupfs.", set!(cgroup_driver = text)),
+    field("cgroup-root", Kind::String, "cgroup below which all pods live.", set!(cgroup_root = text)),
     field(
         "cgroups-per-qos",
+        Kind::Bool,
         "Make cgroups of quality-of-service classes and pods.",
         set!(cgroups_per_qos = boolean),
     ),
-    field("register-node", "Register the node with the API server.", set!(register_node = boolean)),
+    field(
+        "register-node",
+        Kind::Bool,
+        "Register the node with the API server.",
+        set!(register_node = boolean),
+    ),
     field(
         "register-with-taints",
+        Kind::Strings,
         "Taints of a new node: key=value:effect.",
         set!(register_with_taints = taints),
     ),
-    field("cluster-dns", "Addresses of the cluster's DNS.", set!(cluster_dns = list)),
-    field("cluster-domain", "Domain of the cluster.", set!(cluster_domain = text)),
-    field("pod-manifest-path", "Folder or file of static pods.", set!(static_pod_path = some_path)),
+    field("cluster-dns", Kind::Strings, "Addresses of the cluster's DNS.", set!(cluster_dns = list)),
+    field("cluster-domain", Kind::String, "Domain of the cluster.", set!(cluster_domain = text)),
+    field(
+        "pod-manifest-path",
+        Kind::String,
+        "Folder or file of static pods.",
+        set!(static_pod_path = some_path),
+    ),
     field(
         "file-check-frequency",
+        Kind::Duration,
         "How often manifests are read again.",
         set!(file_check_frequency = duration),
     ),
-    field("max-pods", "Most pods on the node.", set!(max_pods = number)),
-    field("pod-cidr", "Range of pod addresses, for standalone use.", |c, v| {
+    field("max-pods", Kind::Int, "Most pods on the node.", set!(max_pods = number)),
+    field("pod-cidr", Kind::String, "Range of pod addresses, for standalone use.", |c, v| {
         c.pod_cidr = Some(v.to_owned());
         Ok(())
     }),
-    field("pod-max-pids", "Most tasks per pod; -1 is no limit.", set!(pod_pids_limit = number)),
-    field("address", "Address to serve on.", set!(address = text)),
-    field("port", "Port to serve on.", set!(port = number)),
-    field("tls-cert-file", "Serving certificate.", set!(tls_cert_file = some_path)),
-    field("tls-private-key-file", "Key of the serving certificate.", set!(tls_private_key_file = some_path)),
+    field("pod-max-pids", Kind::Int, "Most tasks per pod; -1 is no limit.", set!(pod_pids_limit = number)),
+    field("address", Kind::String, "Address to serve on.", set!(address = text)),
+    field("port", Kind::Int, "Port to serve on.", set!(port = number)),
+    field("tls-cert-file", Kind::String, "Serving certificate.", set!(tls_cert_file = some_path)),
+    field(
+        "tls-private-key-file",
+        Kind::String,
+        "Key of the serving certificate.",
+        set!(tls_private_key_file = some_path),
+    ),
     field(
         "client-ca-file",
+        Kind::String,
         "CA of client certificates.",
         set!(authentication.x509.client_ca_file = some_path),
     ),
     field(
         "anonymous-auth",
+        Kind::Bool,
         "Let in callers without credentials.",
         set!(authentication.anonymous.enabled = some_bool),
     ),
     field(
         "authentication-token-webhook",
+        Kind::Bool,
         "Have the API server review tokens.",
         set!(authentication.webhook.enabled = some_bool),
     ),
-    field("authorization-mode", "Webhook or AlwaysAllow.", |c, v| {
+    field("authorization-mode", Kind::String, "Webhook or AlwaysAllow.", |c, v| {
         c.authorization.mode = Some(v.to_owned());
         Ok(())
     }),
-    field("healthz-port", "Local health port; 0 is none.", set!(healthz_port = number)),
-    field("healthz-bind-address", "Address of the health port.", set!(healthz_bind_address = text)),
+    field("healthz-port", Kind::Int, "Local health port; 0 is none.", set!(healthz_port = number)),
+    field(
+        "healthz-bind-address",
+        Kind::String,
+        "Address of the health port.",
+        set!(healthz_bind_address = text),
+    ),
     field(
         "node-status-update-frequency",
+        Kind::Duration,
         "How often the node's status is worked out.",
         set!(node_status_update_frequency = duration),
     ),
     field(
         "runtime-request-timeout",
+        Kind::Duration,
         "Limit of calls to the runtime.",
         set!(runtime_request_timeout = duration),
     ),
-    field("resolv-conf", "Resolver configuration pods begin with.", |c, v| {
+    field("resolv-conf", Kind::String, "Resolver configuration pods begin with.", |c, v| {
         c.resolv_conf = v.into();
         Ok(())
     }),
-    field("cpu-cfs-quota", "Enforce cpu limits.", set!(cpu_cfs_quota = boolean)),
-    field("serialize-image-pulls", "One pull at a time.", set!(serialize_image_pulls = boolean)),
+    field("cpu-cfs-quota", Kind::Bool, "Enforce cpu limits.", set!(cpu_cfs_quota = boolean)),
+    field("serialize-image-pulls", Kind::Bool, "One pull at a time.", set!(serialize_image_pulls = boolean)),
     field(
         "image-gc-high-threshold",
+        Kind::Int,
         "Disk use in percent at which images go.",
         set!(image_gc_high_threshold_percent = number),
     ),
     field(
         "image-gc-low-threshold",
+        Kind::Int,
         "Disk use in percent down to which images go.",
         set!(image_gc_low_threshold_percent = number),
     ),
-    field("eviction-hard", "Thresholds of eviction: signal<value, separated by commas.", |c, v| {
-        c.eviction_hard = Some(signals(v)?);
-        Ok(())
-    }),
-    field("container-log-max-size", "Size at which a log is rotated.", set!(container_log_max_size = text)),
-    field("container-log-max-files", "Log files kept per container.", set!(container_log_max_files = number)),
-    field("system-reserved", "Kept for the system: cpu=..,memory=..", set!(system_reserved = map)),
-    field("kube-reserved", "Kept for Kubernetes: cpu=..,memory=..", set!(kube_reserved = map)),
+    field(
+        "eviction-hard",
+        Kind::String,
+        "Thresholds of eviction: signal<value, separated by commas.",
+        |c, v| {
+            c.eviction_hard = Some(signals(v)?);
+            Ok(())
+        },
+    ),
+    field(
+        "container-log-max-size",
+        Kind::String,
+        "Size at which a log is rotated.",
+        set!(container_log_max_size = text),
+    ),
+    field(
+        "container-log-max-files",
+        Kind::Int,
+        "Log files kept per container.",
+        set!(container_log_max_files = number),
+    ),
+    field("system-reserved", Kind::Map, "Kept for the system: cpu=..,memory=..", set!(system_reserved = map)),
+    field("kube-reserved", Kind::Map, "Kept for Kubernetes: cpu=..,memory=..", set!(kube_reserved = map)),
     field(
         "seccomp-default",
+        Kind::Bool,
         "RuntimeDefault as the default seccomp profile.",
         set!(seccomp_default = boolean),
     ),
-    field("fail-cgroupv1", "Refuse to run on cgroup v1.", set!(fail_cgroup_v1 = boolean)),
-    field("fail-swap-on", "Refuse to run with swap.", set!(fail_swap_on = boolean)),
-    field("kube-api-qps", "Calls per second to the API server.", set!(kube_api_qps = number)),
-    field("kube-api-burst", "Burst of calls to the API server.", set!(kube_api_burst = number)),
-    field("enable-server", "Serve the kubelet's API.", set!(enable_server = boolean)),
+    field("fail-cgroupv1", Kind::Bool, "Refuse to run on cgroup v1.", set!(fail_cgroup_v1 = boolean)),
+    field("fail-swap-on", Kind::Bool, "Refuse to run with swap.", set!(fail_swap_on = boolean)),
+    field("kube-api-qps", Kind::Int, "Calls per second to the API server.", set!(kube_api_qps = number)),
+    field("kube-api-burst", Kind::Int, "Burst of calls to the API server.", set!(kube_api_burst = number)),
+    field("enable-server", Kind::Bool, "Serve the kubelet's API.", set!(enable_server = boolean)),
 ];
 
-/// Flags that may stand without a value, which then is `true`.
-const BOOLEANS: [&str; 11] = [
-    "cgroups-per-qos",
-    "register-node",
-    "anonymous-auth",
-    "authentication-token-webhook",
-    "cpu-cfs-quota",
-    "serialize-image-pulls",
-    "seccomp-default",
-    "fail-cgroupv1",
-    "fail-swap-on",
-    "enable-server",
-    "enable-debugging-handlers",
-];
-
-/// The flags of one call.
-pub struct Given(ArgMatches);
-
-impl Given {
-    /// The last value of a flag.
-    #[must_use]
-    pub fn text(&self, name: &str) -> Option<String> {
-        self.list(name).pop()
-    }
-
-    /// All values of a flag.
-    #[must_use]
-    pub fn list(&self, name: &str) -> Vec<String> {
-        self.0.get_many::<String>(name).into_iter().flatten().cloned().collect()
-    }
-}
-
-fn command() -> Command {
-    let mut command = Command::new("kubelet")
-        .about("Runs the pods of a node through a container runtime.")
-        .version("v1.36.0")
-        .help_template("{about}\n\nUsage: {usage}\n\n{options}");
-    for flag in FLAGS {
-        let mut arg = Arg::new(flag.name).long(flag.name).help(flag.help).action(ArgAction::Append);
-        if BOOLEANS.contains(&flag.name) {
-            arg = arg.num_args(0..=1).require_equals(true).default_missing_value("true");
-        } else {
-            arg = arg.num_args(1).allow_hyphen_values(true);
-        }
-        if flag.name == "v" {
-            arg = arg.short('v');
-        }
-        command = command.arg(arg);
-    }
-    command
-}
-
-/// Parses the command line; underscores in flag names count as dashes.
-///
-/// # Errors
-/// Unknown flags (with the nearest known one), missing values; `--help` and `--version` come this way too.
-pub fn parse(arguments: impl IntoIterator<Item = String>) -> Result<Given, OptionsError> {
-    let normal = arguments.into_iter().map(|argument| match argument.strip_prefix("--") {
-        Some(rest) => {
-            let (name, value) = rest.split_once('=').map_or((rest, None), |(n, v)| (n, Some(v)));
-            let name = name.replace('_', "-");
-            value.map_or_else(|| format!("--{name}"), |v| format!("--{name}={v}"))
-        }
-        None => argument,
+/// All flags of the kubelet.
+#[must_use]
+pub fn set() -> FlagSet {
+    let all = FLAGS.iter().map(|f| {
+        let section = if f.overlay.is_some() { "configuration file" } else { "generic" };
+        Flag::new(f.name, f.kind, "", f.help).section(section)
     });
-    Ok(Given(command().try_get_matches_from(normal)?))
+    FlagSet::new("kubelet", "Runs the pods of a node through a container runtime.", all)
+        .with(group::logging())
 }
 
 /// Applies the given flags to the file's fields.
 ///
 /// # Errors
 /// When a value does not fit.
-pub fn overlay(given: &Given, file: &mut KubeletConfiguration) -> Result<(), OptionsError> {
-    for flag in FLAGS {
+pub fn overlay(given: &Values, file: &mut KubeletConfiguration) -> Result<(), OptionsError> {
+    for flag in FLAGS.iter().filter(|f| given.is_set(f.name)) {
         let Some(apply) = flag.overlay else { continue };
-        let values = given.list(flag.name);
-        if values.is_empty() {
-            continue;
-        }
-        // Lists add up over repeats; of single values the last one counts.
-        let lists =
-            ["cluster-dns", "eviction-hard", "system-reserved", "kube-reserved", "register-with-taints"];
-        let value =
-            if lists.contains(&flag.name) { values.join(",") } else { values[values.len() - 1].clone() };
+        let value = match flag.kind {
+            Kind::Bool => given.bool(flag.name).to_string(),
+            Kind::Strings => given.list(flag.name).join(","),
+            Kind::Map => {
+                let pairs: Vec<String> =
+                    given.map(flag.name).iter().map(|(k, v)| format!("{k}={v}")).collect();
+                pairs.join(",")
+            }
+            _ => given.string(flag.name).to_owned(),
+        };
         apply(file, &value).map_err(|e| OptionsError::Invalid(format!("--{}: {e}", flag.name)))?;
     }
     Ok(())
-}
-
-/// `key=value` pairs of repeated, comma-separated values.
-///
-/// # Errors
-/// When one has no `=`.
-pub fn pairs(values: &[String]) -> Result<Vec<(String, String)>, OptionsError> {
-    let map = map(&values.join(",")).map_err(OptionsError::Invalid)?;
-    Ok(map.into_iter().collect())
 }

@@ -1,4 +1,4 @@
-//! The listeners: HTTPS with optional client certificates, and the local health port.
+//! The HTTPS listener with optional client certificates. Its connections can be upgraded, which is what streams need.
 
 use std::{convert::Infallible, net::SocketAddr, sync::Arc, time::Duration};
 
@@ -115,39 +115,4 @@ pub fn health(seen: &Seen) -> Response<Body> {
     } else {
         answer(StatusCode::INTERNAL_SERVER_ERROR, plain, "syncloop: the container runtime does not answer")
     }
-}
-
-/// Serves `/healthz` without TLS until the drain; for the local address.
-pub fn serve_health(listener: TcpListener, seen: Arc<Seen>, tasks: &Arc<Tasks>) {
-    let (drain, owner) = (tasks.drain(), Arc::clone(tasks));
-    tasks.spawn("healthz", async move {
-        loop {
-            let stream = tokio::select! {
-                () = drain.cancelled() => return,
-                accepted = listener.accept() => match accepted {
-                    Ok((stream, _)) => stream,
-                    Err(_) => continue,
-                },
-            };
-            let (seen, drain) = (Arc::clone(&seen), drain.clone());
-            owner.spawn_contained("healthz-connection", async move {
-                let service = service_fn(move |request: Request<Incoming>| {
-                    let known = matches!(request.uri().path(), "/healthz" | "/livez" | "/readyz");
-                    let response = if known {
-                        health(&seen)
-                    } else {
-                        answer(StatusCode::NOT_FOUND, "text/plain", "404 page not found")
-                    };
-                    async move { Ok::<_, Infallible>(response) }
-                });
-                let mut builder = hyper::server::conn::http1::Builder::new();
-                builder.timer(TokioTimer::new());
-                tokio::select! {
-                    () = drain.cancelled() => {}
-                    // A health check that breaks off is of no interest.
-                    _ = builder.serve_connection(TokioIo::new(stream), service) => {}
-                }
-            });
-        }
-    });
 }

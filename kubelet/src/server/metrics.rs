@@ -47,12 +47,13 @@ fn number(value: u64) -> f64 {
 /// The process's metrics.
 #[must_use]
 pub fn process() -> String {
-    let mut text = String::new();
-    let families = prometheus::gather();
-    if let Err(error) = prometheus::TextEncoder::new().encode_utf8(&families, &mut text) {
-        tracing::error!(%error, "cannot encode metrics");
+    match component_base::metrics::encode() {
+        Ok(bytes) => String::from_utf8_lossy(&bytes).into_owned(),
+        Err(error) => {
+            tracing::error!(%error, "cannot encode metrics");
+            String::new()
+        }
     }
-    text
 }
 
 /// Results of probes; none are counted yet, so the family is empty but present.
