@@ -105,15 +105,16 @@ pub fn run(shared: Arc<Shared>, pods: Arc<Pods>, tasks: &Tasks) {
 async fn collect(runtime: &Runtime, pods: &Pods) -> Result<(), RuntimeError> {
     let list = runtime.glimpse().await?;
     let plan = plan(&list, |uid| pods.knows(uid), 1);
+    // What cannot be removed now is found again by the next round.
     for id in &plan.stop {
-        runtime.stop_container(id, GRACE).await?;
+        report(runtime.stop_container(id, GRACE).await);
     }
     for id in &plan.containers {
-        runtime.remove_container(id).await?;
+        report(runtime.remove_container(id).await);
     }
     for id in &plan.sandboxes {
-        runtime.stop_sandbox(id).await?;
-        runtime.remove_sandbox(id).await?;
+        report(runtime.stop_sandbox(id).await);
+        report(runtime.remove_sandbox(id).await);
     }
     Ok(())
 }

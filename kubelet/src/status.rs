@@ -15,7 +15,7 @@ use kube::{
     api::{DeleteParams, Preconditions},
 };
 use parking_lot::Mutex;
-use tokio::sync::Notify;
+use tokio::{sync::Notify, time::Instant};
 
 use crate::{api::patch_status, pod};
 
@@ -30,6 +30,8 @@ struct Entry {
     deleted: bool,
     /// The API server's reflection of a static pod: its status goes there.
     mirror: Option<Arc<Pod>>,
+    /// After a failed call: not before.
+    held_until: Option<Instant>,
 }
 
 /// The newest status of every pod.
@@ -43,6 +45,16 @@ pub struct Statuses {
 enum Call {
     Patch { key: String, pod: Arc<Pod>, before: Option<Box<PodStatus>>, status: Box<PodStatus> },
     Delete { pod: Arc<Pod> },
+}
+
+impl Call {
+    /// The entry it is about.
+    fn key(&self) -> &str {
+        match self {
+            Self::Patch { key, .. } => key,
+            Self::Delete { pod } => pod::uid(pod),
+        }
+    }
 }
 
 impl Statuses {
@@ -88,9 +100,9 @@ impl Statuses {
         self.entries.lock().get(uid)?.status.clone()
     }
 
-    fn next(&self) -> Option<Call> {
+    fn next(&self, now: Instant) -> Option<Call> {
         let entries = self.entries.lock();
-        for entry in entries.values() {
+        for entry in entries.values().filter(|e| e.held_until.is_none_or(|until| until <= now)) {
             let target = if pod::is_static(&entry.pod) { entry.mirror.as_ref() } else { Some(&entry.pod) };
             let Some(target) = target else { continue };
             if let Some(status) = entry.status.as_ref().filter(|s| entry.sent.as_ref() != Some(*s)) {
@@ -110,14 +122,17 @@ impl Statuses {
 
     fn done(&self, call: Call) {
         let mut entries = self.entries.lock();
-        let uid = match &call {
-            Call::Patch { key, .. } => key.clone(),
-            Call::Delete { pod } => pod::uid(pod).to_owned(),
-        };
-        let Some(entry) = entries.get_mut(&uid) else { return };
+        let Some(entry) = entries.get_mut(call.key()) else { return };
         match call {
             Call::Patch { status, .. } => entry.sent = Some(*status),
             Call::Delete { .. } => entry.deleted = true,
+        }
+    }
+
+    /// Puts a pod off after a failed call, so that others are not held up by it.
+    fn hold(&self, call: &Call, until: Instant) {
+        if let Some(entry) = self.entries.lock().get_mut(call.key()) {
+            entry.held_until = Some(until);
         }
     }
 
@@ -134,8 +149,9 @@ impl Statuses {
 
     async fn send_all(&self, client: Client) {
         loop {
-            let Some(call) = self.next() else {
-                self.dirty.notified().await;
+            let Some(call) = self.next(Instant::now()) else {
+                // Those that were put off are due again without a new status.
+                let _woken = tokio::time::timeout(RETRY, self.dirty.notified()).await.is_ok();
                 continue;
             };
             match send(&client, &call).await {
@@ -144,7 +160,7 @@ impl Statuses {
                 Err(kube::Error::Api(status)) if matches!(status.code, 404 | 409) => self.done(call),
                 Err(error) => {
                     tracing::warn!(%error, "cannot send the pod's status");
-                    tokio::time::sleep(RETRY).await;
+                    self.hold(&call, Instant::now() + RETRY);
                 }
             }
         }
@@ -153,7 +169,15 @@ impl Statuses {
 
 impl Entry {
     fn new(pod: &Arc<Pod>) -> Self {
-        Self { pod: Arc::clone(pod), status: None, sent: None, finished: false, deleted: false, mirror: None }
+        Self {
+            pod: Arc::clone(pod),
+            status: None,
+            sent: None,
+            finished: false,
+            deleted: false,
+            mirror: None,
+            held_until: None,
+        }
     }
 }
 

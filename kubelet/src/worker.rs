@@ -178,6 +178,7 @@ impl Worker {
         self.probes.stop();
         if finished {
             let pod = Arc::clone(&self.updates.borrow().pod);
+            self.probes.forget(&pod);
             self.shared.statuses.forget(&pod);
         }
     }

@@ -4,6 +4,8 @@
 
 use std::{collections::BTreeMap, fmt::Write as _, sync::Arc};
 
+use parking_lot::Mutex;
+
 use super::{
     ServeError, Server,
     stats::{Usage, node_cpu, usages},
@@ -56,13 +58,60 @@ pub fn process() -> String {
     }
 }
 
-/// Results of probes; none are counted yet, so the family is empty but present.
+/// One series of `prober_probe_total`.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct ProbeLabels {
+    /// `Startup`, `Readiness` or `Liveness`.
+    pub kind: &'static str,
+    /// `successful`, `failed` or `unknown`.
+    pub result: &'static str,
+    /// The container.
+    pub container: String,
+    /// Its pod's namespace.
+    pub namespace: String,
+    /// Its pod's name.
+    pub pod: String,
+    /// Its pod's uid.
+    pub uid: String,
+}
+
+/// Counts of probes of the pods that are on the node.
+#[derive(Debug, Default)]
+pub struct ProbeCounts(BTreeMap<ProbeLabels, u64>);
+
+/// Counts of probes.
+pub static PROBES: Mutex<ProbeCounts> = Mutex::new(ProbeCounts(BTreeMap::new()));
+
+impl ProbeCounts {
+    /// Counts one probe.
+    pub fn add(&mut self, labels: ProbeLabels) {
+        *self.0.entry(labels).or_default() += 1;
+    }
+
+    /// Forgets a pod.
+    pub fn forget(&mut self, uid: &str) {
+        self.0.retain(|labels, _| labels.uid != uid);
+    }
+}
+
+/// `/metrics/probes`.
 #[must_use]
 pub fn probes() -> String {
     let mut out = String::new();
     let help =
         "[BETA] Cumulative number of a liveness, readiness or startup probe for a container by result.";
-    Family::new(&mut out, "prober_probe_total", "counter", help);
+    let mut family = Family::new(&mut out, "prober_probe_total", "counter", help);
+    for (labels, count) in &PROBES.lock().0 {
+        let pairs = [
+            ("container", labels.container.as_str()),
+            ("namespace", &labels.namespace),
+            ("pod", &labels.pod),
+            ("pod_uid", &labels.uid),
+            ("probe_type", labels.kind),
+            ("result", labels.result),
+        ];
+        family.add(&pairs, number(*count), None);
+    }
     out
 }
 

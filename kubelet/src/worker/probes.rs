@@ -15,6 +15,7 @@ use crate::{
     pod::{self, Role},
     probe::{self, Finding, Kind, Outcome, Target, state::ProbeState},
     runtime::observed::{ContainerPhase, PodRuntime},
+    server::metrics::{self, ProbeLabels},
 };
 
 type Key = (Arc<str>, Kind);
@@ -116,6 +117,11 @@ impl Probes {
         });
     }
 
+    /// Forgets the counts of a pod that is gone.
+    pub fn forget(&self, pod: &Pod) {
+        metrics::PROBES.lock().forget(pod::uid(pod));
+    }
+
     /// Ends all.
     pub fn stop(&mut self) {
         self.running.drain().for_each(|(_, cancel)| cancel.cancel());
@@ -148,6 +154,7 @@ impl Prober {
             }
             let target = Target { id: &self.id, ip: &self.ip, container: &self.container };
             let finding = probe::probe(&self.shared.runtime, &target, &spec).await;
+            self.count(&finding);
             self.report(&finding);
             if let Some(outcome) = state.step(&finding, &spec) {
                 self.results.lock().insert((Arc::clone(&self.id), self.kind), outcome);
@@ -157,6 +164,22 @@ impl Prober {
                 return;
             }
         }
+    }
+
+    fn count(&self, finding: &Finding) {
+        let result = match finding {
+            Finding::Success => "successful",
+            Finding::Failure(_) => "failed",
+            Finding::Unknown(_) => "unknown",
+        };
+        metrics::PROBES.lock().add(ProbeLabels {
+            kind: self.kind.as_str(),
+            result,
+            container: self.container.name.clone(),
+            namespace: pod::namespace(&self.pod).to_owned(),
+            pod: pod::name(&self.pod).to_owned(),
+            uid: pod::uid(&self.pod).to_owned(),
+        });
     }
 
     fn waits_for_startup(&self) -> bool {
