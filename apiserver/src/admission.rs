@@ -31,6 +31,7 @@ mod limit_ranger;
 mod namespace_lifecycle;
 mod node_restriction;
 mod persistent_volume_claim_resize;
+mod pod_security;
 mod priority;
 mod rbac_escalation;
 mod resource_quota;
@@ -63,6 +64,7 @@ const PLUGINS: &[Entry] = &[
     (node_restriction::NAME, false, node_restriction::new),
     (taint_nodes_by_condition::NAME, true, taint_nodes_by_condition::new),
     (always_pull_images::NAME, false, always_pull_images::new),
+    (pod_security::NAME, true, pod_security::new),
     (priority::NAME, true, priority::new),
     (default_toleration_seconds::NAME, true, default_toleration_seconds::new),
     (default_storage_class::NAME, true, default_storage_class::new),
@@ -97,7 +99,6 @@ const KNOWN_ELSEWHERE: &[&str] = &[
     "PodGroupWorkloadExists",
     "PodNodeSelector",
     "PodResizeValidator",
-    "PodSecurity",
     "PodTolerationRestriction",
     "PodTopologyLabels",
     "ValidatingAdmissionPolicy",

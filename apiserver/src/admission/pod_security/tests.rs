@@ -1,0 +1,125 @@
+//! What each level refuses, one control at a time.
+
+use serde_json::json;
+
+use super::{super::testing::Write, *};
+use crate::objects::{Kind, memory::Memory};
+
+fn cluster() -> Arc<Memory> {
+    let namespace =
+        |name: &str, labels: Value| (NAMESPACES, json!({"metadata": {"name": name, "labels": labels}}));
+    Memory::with(vec![
+        namespace("open", json!({})),
+        namespace("base", json!({"pod-security.kubernetes.io/enforce": "baseline"})),
+        namespace(
+            "strict",
+            json!({"pod-security.kubernetes.io/enforce": "restricted",
+            "pod-security.kubernetes.io/enforce-version": "v1.30"}),
+        ),
+    ])
+}
+
+fn pod(namespace: &str, spec: Value) -> Value {
+    json!({"metadata": {"namespace": namespace, "name": "p"}, "spec": spec})
+}
+
+/// A pod that satisfies every control, changed at one place.
+fn restricted(change: impl Fn(&mut Value)) -> Value {
+    let mut spec = json!({
+        "securityContext": {"runAsNonRoot": true, "seccompProfile": {"type": "RuntimeDefault"}},
+        "containers": [{"name": "c", "securityContext": {"allowPrivilegeEscalation": false,
+            "capabilities": {"drop": ["ALL"]}}}]});
+    change(&mut spec);
+    spec
+}
+
+#[tokio::test]
+async fn levels_refuse_what_they_say() {
+    let objects = cluster();
+    type Change = fn(&mut Value);
+    // Change, refused by baseline, refused by restricted.
+    let cases: [(&str, Change, bool, bool); 18] = [
+        ("nothing", |_| {}, false, false),
+        ("privileged", |s| s["containers"][0]["securityContext"]["privileged"] = json!(true), true, true),
+        ("host network", |s| s["hostNetwork"] = json!(true), true, true),
+        ("host path", |s| s["volumes"] = json!([{"name": "v", "hostPath": {}}]), true, true),
+        ("nfs", |s| s["volumes"] = json!([{"name": "v", "nfs": {}}]), false, true),
+        ("empty dir", |s| s["volumes"] = json!([{"name": "v", "emptyDir": {}}]), false, false),
+        ("host port", |s| s["containers"][0]["ports"] = json!([{"hostPort": 80}]), true, true),
+        ("sysctl", |s| s["securityContext"]["sysctls"] = json!([{"name": "kernel.msgmax"}]), true, true),
+        (
+            "safe sysctl",
+            |s| s["securityContext"]["sysctls"] = json!([{"name": "net.ipv4.tcp_syncookies"}]),
+            false,
+            false,
+        ),
+        ("unmasked", |s| s["containers"][0]["securityContext"]["procMount"] = json!("Unmasked"), true, true),
+        ("unconfined", |s| s["securityContext"]["seccompProfile"]["type"] = json!("Unconfined"), true, true),
+        ("no seccomp", |s| s["securityContext"]["seccompProfile"] = json!({}), false, true),
+        ("root", |s| s["securityContext"]["runAsUser"] = json!(0), false, true),
+        ("maybe root", |s| s["securityContext"]["runAsNonRoot"] = json!(null), false, true),
+        (
+            "sys admin",
+            |s| s["containers"][0]["securityContext"]["capabilities"]["add"] = json!(["SYS_ADMIN"]),
+            true,
+            true,
+        ),
+        (
+            "chown",
+            |s| s["containers"][0]["securityContext"]["capabilities"]["add"] = json!(["CHOWN"]),
+            false,
+            true,
+        ),
+        ("selinux", |s| s["securityContext"]["seLinuxOptions"] = json!({"type": "spc_t"}), true, true),
+        (
+            "init",
+            |s| s["initContainers"] = json!([{"name": "i", "securityContext": {"privileged": true}}]),
+            true,
+            true,
+        ),
+    ];
+    for (what, change, base, strict) in cases {
+        for (namespace, refused) in [("open", false), ("base", base), ("strict", strict)] {
+            let write = Write::create(PODS, pod(namespace, restricted(change)));
+            let got = write.run(&objects, &[NAME]).await;
+            assert_eq!(got.is_err(), refused, "{what} in {namespace}: {got:?}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn messages_list_the_reasons() {
+    let bare = json!({"containers": [{"name": "a"}, {"name": "b"}]});
+    let refused = Write::create(PODS, pod("strict", bare)).run(&cluster(), &[NAME]).await.unwrap_err();
+    assert_eq!(
+        refused.message,
+        "pods \"p\" is forbidden: violates PodSecurity \"restricted:v1.30\": allowPrivilegeEscalation != false (containers \
+         \"a\", \"b\" must set securityContext.allowPrivilegeEscalation=false), unrestricted capabilities (containers \
+         \"a\", \"b\" must set securityContext.capabilities.drop=[\"ALL\"]), runAsNonRoot != true (pod or containers \
+         \"a\", \"b\" must set securityContext.runAsNonRoot=true), seccompProfile (pod or containers \"a\", \"b\" must set \
+         securityContext.seccompProfile.type to \"RuntimeDefault\" or \"Localhost\")"
+    );
+}
+
+#[tokio::test]
+async fn updates_that_leave_the_spec_alone_pass_and_labels_are_checked() {
+    let objects = cluster();
+    let old = pod("base", json!({"hostPID": true}));
+    assert!(Write::update(PODS, old.clone(), old).run(&objects, &[NAME]).await.is_ok());
+    let deployment = Kind { group: "apps", resource: "deployments" };
+    let template = json!({"metadata": {"namespace": "base", "name": "d"}, "spec": {"template": {"spec": {"hostPID": true}}}});
+    assert!(
+        Write::create(deployment, template).run(&objects, &[NAME]).await.is_ok(),
+        "only pods are refused"
+    );
+    for (label, value, ok) in [
+        ("enforce", "baseline", true),
+        ("warn", "strict", false),
+        ("audit-version", "latest", true),
+        ("enforce-version", "1.30", false),
+    ] {
+        let labels = json!({format!("{LABEL}{label}"): value});
+        let write = Write::create(NAMESPACES, json!({"metadata": {"name": "n", "labels": labels}}));
+        assert_eq!(write.run(&objects, &[NAME]).await.is_ok(), ok, "{label}={value}");
+    }
+}
