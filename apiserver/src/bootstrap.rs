@@ -1,8 +1,8 @@
 //! The objects a server makes sure of when it starts, one file per area.
 //!
 //! ```text
-//! ranges repaired → namespaces → RBAC policy → priority classes → authentication facts → service CIDR →
-//! kubernetes service → (loop) endpoints and identity lease
+//! namespaces → RBAC policy → priority classes → authentication facts → service CIDR →
+//! kubernetes service → allocations repaired → (loop) endpoints and identity lease
 //! ```
 //!
 //! Contract: upstream `pkg/controlplane/controller`, start hooks of `kube-apiserver`.
