@@ -11,3 +11,4 @@
 
 pub mod controllers;
 pub mod provider;
+pub mod run;

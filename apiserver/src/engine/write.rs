@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use http::{Response, header};
 use jiff::Timestamp;
+use proto::table;
 use serde_json::Value;
 
 use super::{Call, metadata};
@@ -12,6 +13,7 @@ use crate::{
     field::{Error, ErrorList, Path},
     negotiation,
     object::Object,
+    patch,
     response::Body,
     status::{GroupName, Status},
     storage::{Entry, StorageError},
@@ -21,13 +23,15 @@ use crate::{
 const TRIES: usize = 5;
 /// Tries of a generated name.
 const NAME_TRIES: usize = 8;
-const PATCHES: [&str; 2] = ["application/json-patch+json", "application/merge-patch+json"];
+const PATCHES: [&str; 3] =
+    ["application/json-patch+json", "application/merge-patch+json", "application/strategic-merge-patch+json"];
 
 /// What an update does to the current object, in the requested version.
 enum Change {
     Replace(Object),
     Json(json_patch::Patch),
     Merge(Value),
+    Strategic(Value),
 }
 
 impl Call {
@@ -146,6 +150,9 @@ impl Call {
             "application/merge-patch+json" => {
                 Change::Merge(serde_json::from_slice(&self.body).map_err(body)?)
             }
+            "application/strategic-merge-patch+json" => {
+                Change::Strategic(serde_json::from_slice(&self.body).map_err(body)?)
+            }
             _ => return Err(Status::unsupported_media_type(&PATCHES)),
         };
         self.change(&change).await
@@ -187,6 +194,11 @@ impl Call {
                 let mut value = self.to_requested(old.clone())?.into_value();
                 json_patch::merge(&mut value, patch);
                 Object::from_value(value)?
+            }
+            Change::Strategic(body) => {
+                let value = self.to_requested(old.clone())?.into_value();
+                let kind = table::builtin().by_kind(&self.info.group, &self.info.version, self.resource.kind);
+                Object::from_value(patch::strategic(&value, body, kind)?)?
             }
         };
         let uid = new.uid().to_owned();

@@ -1,0 +1,295 @@
+//! Wiring: flags, the lease, and one loop that brings infrastructure to what services and nodes ask for.
+
+use std::{net::IpAddr, path::PathBuf, sync::Arc, time::Duration};
+
+use component_base::{
+    auth::{AuthError, Delegated},
+    client::{self, ClientError, ClientOptions},
+    clock::{RealClock, SharedClock},
+    config::ConfigFileError,
+    daemon::Daemon,
+    events::{EventType, Recorder, reference},
+    flags::{Flag, FlagSet, Kind, Values, group},
+    informer::{Informers, ListWatch},
+    leader::{LeaderElection, LeaderError},
+    meta::ObjectKey,
+    serving::{SecureServer, SecureServingOptions, ServingError, Site},
+    task::Tasks,
+};
+use k8s_openapi::api::core::v1::{Node, Service};
+use kube::{
+    Api, Client,
+    api::{Patch, PatchParams},
+};
+use serde_json::{Value, json};
+use tokio::sync::Notify;
+
+use crate::{
+    controllers::{
+        route,
+        service::{self, Action, FINALIZER},
+    },
+    provider::{
+        Provider, ProviderError,
+        bare_metal::{self, BareMetal},
+    },
+};
+
+/// Everything is looked at this often even when nothing changed, so that strangers' changes are mended.
+const RESYNC: Duration = Duration::from_secs(60);
+/// Pause after a round with a failure.
+const RETRY: Duration = Duration::from_secs(5);
+
+/// The daemon.
+#[derive(Debug)]
+pub struct CloudController;
+
+/// Everything the daemon needs to know.
+#[derive(Debug)]
+pub struct Config {
+    client: ClientOptions,
+    provider: bare_metal::Config,
+    serving: SecureServingOptions,
+    auth: component_base::auth::AuthOptions,
+    election: Option<LeaderElection>,
+    routes: bool,
+}
+
+/// Why the configuration is not usable.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// No such provider.
+    #[error("unknown --cloud-provider {0:?}: there is \"bare-metal\"")]
+    Provider(String),
+    /// The provider's file cannot be read.
+    #[error("cannot read {path:?}")]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The provider's file is wrong.
+    #[error("invalid {path:?}")]
+    Parse {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: Box<ConfigFileError>,
+    },
+}
+
+/// Why the daemon cannot start.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    /// No way to the API server.
+    #[error("no API client")]
+    Client(#[from] ClientError),
+    /// The HTTPS endpoint cannot be served.
+    #[error("cannot serve")]
+    Serving(#[from] ServingError),
+    /// Callers of the endpoint cannot be checked.
+    #[error("cannot set up delegated authentication")]
+    Auth(#[from] AuthError),
+    /// The election's settings do not fit together.
+    #[error("leader election")]
+    Election(#[from] LeaderError),
+}
+
+impl Daemon for CloudController {
+    type Config = Config;
+    type ConfigError = ConfigError;
+    type RunError = RunError;
+
+    fn flags() -> FlagSet {
+        FlagSet::new(
+            "cloud-controller-manager",
+            "Makes load balancers and routes exist on the infrastructure below the cluster.",
+            [
+                Flag::new("cloud-provider", Kind::String, "bare-metal", "the infrastructure: bare-metal"),
+                Flag::new("cloud-config", Kind::String, "", "the provider's configuration file"),
+                Flag::new("cluster-cidr", Kind::Strings, "", "ranges of pods"),
+                Flag::new("configure-cloud-routes", Kind::Bool, "true", "make routes to the pods of other nodes"),
+            ],
+        )
+        .with(group::secure_serving("10258"))
+        .with(group::delegated_auth())
+        .with(group::leader_election("cloud-controller-manager"))
+        .with(group::client("20", "30"))
+        .with(group::logging())
+        .with(group::feature_gates())
+    }
+
+    fn configure(values: &Values) -> Result<Config, ConfigError> {
+        let provider = values.string("cloud-provider");
+        if provider != "bare-metal" {
+            return Err(ConfigError::Provider(provider.to_owned()));
+        }
+        Ok(Config {
+            client: group::client_options(values, "cloud-controller-manager"),
+            provider: provider_config(values.optional("cloud-config"))?,
+            serving: group::secure_serving_options(values, "cloud-controller-manager"),
+            auth: group::auth_options(values),
+            election: group::leader_election_options(values),
+            routes: values.bool("configure-cloud-routes"),
+        })
+    }
+
+    async fn run(config: Config, tasks: Tasks) -> Result<(), RunError> {
+        let auth = Delegated::new(config.auth, "cloud-controller-manager").await?;
+        SecureServer::bind(&config.serving)?.serve(Site::default(), Arc::new(auth), &tasks);
+        let client = client::connect(&config.client).await?;
+        let clock: SharedClock = Arc::new(RealClock);
+        let provider = Arc::new(BareMetal::new(config.provider));
+        let (leading_client, leading_clock, routes) = (client.clone(), clock.clone(), config.routes);
+        let lead = move |group: Tasks| async move {
+            let recorder = Recorder::new(leading_client.clone(), leading_clock, "service-controller", "", &group);
+            let drain = group.drain();
+            drain.run_until_cancelled(follow(leading_client, provider, recorder, routes, &group)).await;
+        };
+        match config.election {
+            Some(election) => election.run(client, clock, &tasks, lead)?,
+            None => drop(tasks.spawn("controllers", lead(tasks.clone()))),
+        }
+        Ok(())
+    }
+}
+
+fn provider_config(path: Option<&str>) -> Result<bare_metal::Config, ConfigError> {
+    let Some(path) = path.filter(|p| !p.is_empty()).map(PathBuf::from) else {
+        return Ok(bare_metal::Config::default());
+    };
+    let text = std::fs::read_to_string(&path).map_err(|source| ConfigError::Read { path: path.clone(), source })?;
+    component_base::config::decode_plain(&text)
+        .map_err(|source| ConfigError::Parse { path, source: Box::new(source) })
+}
+
+/// Rounds: plan for everything there is, act, wait for a change.
+async fn follow(client: Client, provider: Arc<BareMetal>, recorder: Recorder, routes: bool, tasks: &Tasks) {
+    let informers = Informers::new(client.clone(), tasks);
+    let services = informers.get::<Service>(ListWatch::default());
+    let nodes = informers.get::<Node>(ListWatch::default());
+    let changed = Arc::new(Notify::new());
+    let (of_service, of_node) = (changed.clone(), changed.clone());
+    services.on_event(move |_| of_service.notify_one());
+    nodes.on_event(move |_| of_node.notify_one());
+    informers.start();
+    informers.wait_synced().await;
+    loop {
+        let all_nodes = nodes.store().list();
+        let plan = service::plan(&services.store().list(), &all_nodes, provider.as_ref());
+        let actor = Actor { client: &client, provider: provider.as_ref(), recorder: &recorder };
+        let lookup = |namespace: &str, name: &str| services.store().get(&ObjectKey::new(namespace, name));
+        let mut result = actor.carry_out(&plan, lookup).await;
+        if routes {
+            result = result.and(provider.set_routes(&route::plan(&all_nodes)).await.map_err(RoundError::from));
+        }
+        if let Err(error) = &result {
+            let cause = std::error::Error::source(error).map(ToString::to_string);
+            tracing::error!(cause, "{error}");
+            tokio::time::sleep(RETRY).await;
+        } else if tokio::time::timeout(RESYNC, changed.notified()).await.is_err() {
+            tracing::trace!("nothing changed for a while");
+        }
+    }
+}
+
+/// Why a round did not do everything.
+#[derive(Debug, thiserror::Error)]
+enum RoundError {
+    #[error(transparent)]
+    Provider(#[from] ProviderError),
+    #[error("cannot change service {service}")]
+    Api {
+        service: String,
+        #[source]
+        source: Box<kube::Error>,
+    },
+}
+
+struct Actor<'a> {
+    client: &'a Client,
+    provider: &'a dyn Provider,
+    recorder: &'a Recorder,
+}
+
+impl Actor<'_> {
+    /// Finalizers first, then the infrastructure, then addresses; finalizers go last.
+    async fn carry_out(
+        &self,
+        plan: &service::Plan,
+        lookup: impl Fn(&str, &str) -> Option<Arc<Service>>,
+    ) -> Result<(), RoundError> {
+        let rank = |action: &Action| match action {
+            Action::AddFinalizer => 0,
+            Action::SetAddress(_) | Action::ClearAddress | Action::Refuse(_) => 1,
+            Action::RemoveFinalizer => 2,
+        };
+        for stage in 0..3 {
+            if stage == 1 {
+                self.provider.set_load_balancers(&plan.load_balancers).await?;
+            }
+            for (namespace, name, action) in plan.actions.iter().filter(|(_, _, a)| rank(a) == stage) {
+                if let Some(service) = lookup(namespace, name) {
+                    self.act(namespace, name, &service, action).await?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    async fn act(&self, namespace: &str, name: &str, service: &Service, action: &Action) -> Result<(), RoundError> {
+        let finalizers = service.metadata.finalizers.clone().unwrap_or_default();
+        let with = |list: Vec<String>| json!({"metadata": {"finalizers": list, "resourceVersion": service.metadata.resource_version}});
+        match action {
+            Action::AddFinalizer => {
+                self.event(service, EventType::Normal, "EnsuringLoadBalancer", "Ensuring load balancer");
+                let list = finalizers.into_iter().chain([FINALIZER.to_owned()]).collect();
+                self.patch(namespace, name, "", with(list)).await
+            }
+            Action::RemoveFinalizer => {
+                let list = finalizers.into_iter().filter(|f| f != FINALIZER).collect();
+                self.patch(namespace, name, "", with(list)).await?;
+                self.event(service, EventType::Normal, "DeletedLoadBalancer", "Deleted load balancer");
+                Ok(())
+            }
+            Action::SetAddress(address) => {
+                self.patch(namespace, name, "status", status(Some(*address))).await?;
+                self.event(service, EventType::Normal, "EnsuredLoadBalancer", "Ensured load balancer");
+                Ok(())
+            }
+            Action::ClearAddress => self.patch(namespace, name, "status", status(None)).await,
+            Action::Refuse(why) => {
+                self.event(service, EventType::Warning, "SyncLoadBalancerFailed", &format!("Error syncing load balancer: {why}"));
+                Ok(())
+            }
+        }
+    }
+
+    async fn patch(&self, namespace: &str, name: &str, subresource: &str, body: Value) -> Result<(), RoundError> {
+        let api: Api<Service> = Api::namespaced(self.client.clone(), namespace);
+        let (params, patch) = (PatchParams::default(), Patch::Merge(body));
+        let result = if subresource.is_empty() {
+            api.patch(name, &params, &patch).await
+        } else {
+            api.patch_status(name, &params, &patch).await
+        };
+        match result {
+            Ok(_) => Ok(()),
+            // Gone or changed meanwhile: the next round sees it.
+            Err(e) if client::is_not_found(&e) || client::is_conflict(&e) => Ok(()),
+            Err(source) => Err(RoundError::Api { service: format!("{namespace}/{name}"), source: Box::new(source) }),
+        }
+    }
+
+    fn event(&self, service: &Service, kind: EventType, reason: &str, note: &str) {
+        self.recorder.event(&reference(service), kind, reason, "Sync", note, None);
+    }
+}
+
+fn status(address: Option<IpAddr>) -> Value {
+    let ingress = address.map(|ip| json!([{"ip": ip.to_string(), "ipMode": "VIP"}]));
+    json!({"status": {"loadBalancer": {"ingress": ingress}}})
+}
