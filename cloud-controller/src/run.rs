@@ -5,8 +5,7 @@ use std::{net::IpAddr, path::PathBuf, sync::Arc, time::Duration};
 use component_base::{
     auth::{AuthError, Delegated},
     client::{self, ClientError, ClientOptions},
-    clock::{RealClock, SharedClock},
-    config::ConfigFileError,
+    clock::{self, SharedClock},
     daemon::Daemon,
     events::{EventType, Recorder, reference},
     flags::{Flag, FlagSet, Kind, Values, group},
@@ -77,7 +76,7 @@ pub enum ConfigError {
         path: PathBuf,
         /// Why.
         #[source]
-        source: Box<ConfigFileError>,
+        source: Box<serde_saphyr::Error>,
     },
 }
 
@@ -111,7 +110,12 @@ impl Daemon for CloudController {
                 Flag::new("cloud-provider", Kind::String, "bare-metal", "the infrastructure: bare-metal"),
                 Flag::new("cloud-config", Kind::String, "", "the provider's configuration file"),
                 Flag::new("cluster-cidr", Kind::Strings, "", "ranges of pods"),
-                Flag::new("configure-cloud-routes", Kind::Bool, "true", "make routes to the pods of other nodes"),
+                Flag::new(
+                    "configure-cloud-routes",
+                    Kind::Bool,
+                    "true",
+                    "make routes to the pods of other nodes",
+                ),
             ],
         )
         .with(group::secure_serving("10258"))
@@ -141,11 +145,12 @@ impl Daemon for CloudController {
         let auth = Delegated::new(config.auth, "cloud-controller-manager").await?;
         SecureServer::bind(&config.serving)?.serve(Site::default(), Arc::new(auth), &tasks);
         let client = client::connect(&config.client).await?;
-        let clock: SharedClock = Arc::new(RealClock);
+        let clock: SharedClock = clock::real();
         let provider = Arc::new(BareMetal::new(config.provider));
         let (leading_client, leading_clock, routes) = (client.clone(), clock.clone(), config.routes);
         let lead = move |group: Tasks| async move {
-            let recorder = Recorder::new(leading_client.clone(), leading_clock, "service-controller", "", &group);
+            let recorder =
+                Recorder::new(leading_client.clone(), leading_clock, "service-controller", "", &group);
             let drain = group.drain();
             drain.run_until_cancelled(follow(leading_client, provider, recorder, routes, &group)).await;
         };
@@ -161,9 +166,9 @@ fn provider_config(path: Option<&str>) -> Result<bare_metal::Config, ConfigError
     let Some(path) = path.filter(|p| !p.is_empty()).map(PathBuf::from) else {
         return Ok(bare_metal::Config::default());
     };
-    let text = std::fs::read_to_string(&path).map_err(|source| ConfigError::Read { path: path.clone(), source })?;
-    component_base::config::decode_plain(&text)
-        .map_err(|source| ConfigError::Parse { path, source: Box::new(source) })
+    let text =
+        std::fs::read_to_string(&path).map_err(|source| ConfigError::Read { path: path.clone(), source })?;
+    serde_saphyr::from_str(&text).map_err(|source| ConfigError::Parse { path, source: Box::new(source) })
 }
 
 /// Rounds: plan for everything there is, act, wait for a change.
@@ -184,7 +189,8 @@ async fn follow(client: Client, provider: Arc<BareMetal>, recorder: Recorder, ro
         let lookup = |namespace: &str, name: &str| services.store().get(&ObjectKey::new(namespace, name));
         let mut result = actor.carry_out(&plan, lookup).await;
         if routes {
-            result = result.and(provider.set_routes(&route::plan(&all_nodes)).await.map_err(RoundError::from));
+            result =
+                result.and(provider.set_routes(&route::plan(&all_nodes)).await.map_err(RoundError::from));
         }
         if let Err(error) = &result {
             let cause = std::error::Error::source(error).map(ToString::to_string);
@@ -240,7 +246,13 @@ impl Actor<'_> {
         Ok(())
     }
 
-    async fn act(&self, namespace: &str, name: &str, service: &Service, action: &Action) -> Result<(), RoundError> {
+    async fn act(
+        &self,
+        namespace: &str,
+        name: &str,
+        service: &Service,
+        action: &Action,
+    ) -> Result<(), RoundError> {
         let finalizers = service.metadata.finalizers.clone().unwrap_or_default();
         let with = |list: Vec<String>| json!({"metadata": {"finalizers": list, "resourceVersion": service.metadata.resource_version}});
         match action {
@@ -262,13 +274,24 @@ impl Actor<'_> {
             }
             Action::ClearAddress => self.patch(namespace, name, "status", status(None)).await,
             Action::Refuse(why) => {
-                self.event(service, EventType::Warning, "SyncLoadBalancerFailed", &format!("Error syncing load balancer: {why}"));
+                self.event(
+                    service,
+                    EventType::Warning,
+                    "SyncLoadBalancerFailed",
+                    &format!("Error syncing load balancer: {why}"),
+                );
                 Ok(())
             }
         }
     }
 
-    async fn patch(&self, namespace: &str, name: &str, subresource: &str, body: Value) -> Result<(), RoundError> {
+    async fn patch(
+        &self,
+        namespace: &str,
+        name: &str,
+        subresource: &str,
+        body: Value,
+    ) -> Result<(), RoundError> {
         let api: Api<Service> = Api::namespaced(self.client.clone(), namespace);
         let (params, patch) = (PatchParams::default(), Patch::Merge(body));
         let result = if subresource.is_empty() {
@@ -280,7 +303,9 @@ impl Actor<'_> {
             Ok(_) => Ok(()),
             // Gone or changed meanwhile: the next round sees it.
             Err(e) if client::is_not_found(&e) || client::is_conflict(&e) => Ok(()),
-            Err(source) => Err(RoundError::Api { service: format!("{namespace}/{name}"), source: Box::new(source) }),
+            Err(source) => {
+                Err(RoundError::Api { service: format!("{namespace}/{name}"), source: Box::new(source) })
+            }
         }
     }
 

@@ -9,11 +9,15 @@
 //! One event loop owns the model and the queue; `plan` is a pure function of a pod and the model.
 //! Contract: the scheduling framework (KEP-624), KubeSchedulerConfiguration v1, upstream's default plugins.
 
+pub mod act;
+pub mod cycle;
 pub mod framework;
+pub mod metrics;
 pub mod model;
 pub mod plan;
 pub mod plugins;
 pub mod queue;
+pub mod run;
 
 #[cfg(test)]
 pub(crate) mod testing;

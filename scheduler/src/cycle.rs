@@ -1,0 +1,272 @@
+//! The loop that owns model and queue: takes changes in, decides pod by pod, hands decisions to `act`.
+
+use std::{collections::HashMap, sync::Arc, time::Duration};
+
+use component_base::{
+    clock::SharedClock,
+    informer::{Event, Informer},
+    selector::LabelSelector,
+};
+use jiff::Timestamp;
+use k8s_openapi::api::{
+    core::v1::{Namespace, Node, Pod},
+    policy::v1::PodDisruptionBudget,
+};
+use tokio::sync::mpsc;
+
+use crate::{
+    act::Actor,
+    framework::{ClusterEvent, Plugin},
+    metrics::Metrics,
+    model::{Cluster, NodeInfo, PodInfo},
+    plan::{self, Budget, Nominations, Options, Preemption, Unschedulable},
+    plugins::{self, Weighted},
+    queue::{BackOff, Instant, Queue},
+};
+
+/// Something the loop must know.
+pub enum Change {
+    /// A pod.
+    Pod(Event<Pod>),
+    /// A node.
+    Node(Event<Node>),
+    /// A namespace.
+    Namespace(Event<Namespace>),
+    /// A pod could not be bound.
+    BindingFailed {
+        /// The pod.
+        pod: Arc<PodInfo>,
+        /// Whether it is gone.
+        gone: bool,
+    },
+}
+
+/// The loop's state.
+pub struct Cycle {
+    name: String,
+    cluster: Cluster,
+    queue: Queue,
+    nominations: Nominations,
+    plugins: Vec<Weighted>,
+    actor: Actor,
+    budgets: Informer<PodDisruptionBudget>,
+    clock: SharedClock,
+    metrics: Arc<Metrics>,
+    began: Timestamp,
+    /// What was last said about a pod, so that it is not said again.
+    said: HashMap<String, String>,
+    start: usize,
+}
+
+impl Cycle {
+    /// A loop for the pods that name this scheduler.
+    pub fn new(
+        name: String,
+        actor: Actor,
+        budgets: Informer<PodDisruptionBudget>,
+        clock: SharedClock,
+        metrics: Arc<Metrics>,
+    ) -> Self {
+        let began = clock.now();
+        Self {
+            name,
+            cluster: Cluster::default(),
+            queue: Queue::new(BackOff::default()),
+            nominations: Nominations::default(),
+            plugins: plugins::defaults(),
+            actor,
+            budgets,
+            clock,
+            metrics,
+            began,
+            said: HashMap::new(),
+            start: 0,
+        }
+    }
+
+    /// Runs until the feed ends.
+    pub async fn run(mut self, mut changes: mpsc::UnboundedReceiver<Change>) {
+        loop {
+            while let Ok(change) = changes.try_recv() {
+                self.take(change);
+            }
+            if let Some((pod, attempt, _)) = self.queue.pop(self.now()) {
+                self.decide(&pod, attempt);
+                // Changes come first again, so that a decision sees what happened meanwhile.
+                tokio::task::yield_now().await;
+                continue;
+            }
+            self.metrics.pending(self.queue.pending());
+            let wait = self
+                .queue
+                .next_deadline()
+                .map_or(Duration::from_secs(60), |at| at.saturating_sub(self.now()));
+            match tokio::time::timeout(wait, changes.recv()).await {
+                Ok(Some(change)) => self.take(change),
+                Ok(None) => return,
+                // A pod's wait is over.
+                Err(_) => {}
+            }
+        }
+    }
+
+    fn now(&self) -> Instant {
+        Duration::try_from(self.clock.now().duration_since(self.began)).unwrap_or_default()
+    }
+
+    fn take(&mut self, change: Change) {
+        match change {
+            Change::Pod(event) => self.take_pod(&event),
+            Change::Node(event) => self.take_node(&event),
+            Change::Namespace(event) => {
+                let namespace = event.object();
+                let labels = namespace.metadata.labels.clone().unwrap_or_default();
+                let gone = matches!(event, Event::Deleted { .. });
+                let name = namespace.metadata.name.clone().unwrap_or_default();
+                self.cluster.set_namespace(&name, (!gone).then_some(labels));
+                self.tell(&ClusterEvent::NamespaceChanged);
+            }
+            Change::BindingFailed { pod, gone } => {
+                self.cluster.displace(&pod.uid);
+                if gone {
+                    self.forget(&pod.uid);
+                } else {
+                    let now = self.now();
+                    self.queue.add(pod.clone(), false, now);
+                    self.queue.failed(&pod.uid, Vec::new(), now);
+                }
+                self.tell(&ClusterEvent::PodRemoved(pod));
+            }
+        }
+    }
+
+    fn take_node(&mut self, event: &Event<Node>) {
+        match event {
+            Event::Deleted { last, .. } => {
+                self.cluster.remove_node(last.metadata.name.as_deref().unwrap_or_default());
+            }
+            Event::Added { new, .. } | Event::Updated { new, .. } => {
+                let name = new.metadata.name.as_deref().unwrap_or_default();
+                let old = self.cluster.node(name).cloned();
+                self.cluster.set_node(NodeInfo::new(new));
+                let Some(new) = self.cluster.node(name).cloned() else { return };
+                let event = match old {
+                    Some(old) => ClusterEvent::NodeUpdated { old, new },
+                    None => ClusterEvent::NodeAdded(new),
+                };
+                self.tell(&event);
+            }
+        }
+    }
+
+    fn take_pod(&mut self, event: &Event<Pod>) {
+        let pod = PodInfo::new(event.object());
+        if matches!(event, Event::Deleted { .. }) || pod.finished {
+            self.forget(&pod.uid);
+            if self.cluster.displace(&pod.uid) {
+                self.tell(&ClusterEvent::PodRemoved(pod));
+            }
+        } else if !pod.node_name.is_empty() {
+            self.forget(&pod.uid);
+            let known = self.cluster.placement(&pod.uid) == Some(&pod.node_name);
+            self.cluster.place(pod.clone());
+            if !known {
+                self.tell(&ClusterEvent::PodPlaced(pod));
+            }
+        } else if pod.scheduler_name == self.name && !pod.terminating {
+            self.take_pending(event, pod);
+        } else {
+            self.forget(&pod.uid);
+        }
+    }
+
+    fn take_pending(&mut self, event: &Event<Pod>, pod: Arc<PodInfo>) {
+        // While its binding is under way the pod counts as placed; its own update says nothing new.
+        if self.cluster.placement(&pod.uid).is_some() {
+            return;
+        }
+        let gated = self.plugins.iter().any(|w| w.plugin.may_enqueue(&pod).is_err());
+        let now = self.now();
+        self.queue.add(pod.clone(), gated, now);
+        // A status alone, such as the one we write ourselves, changes no decision.
+        if let Event::Updated { old, new } = event
+            && (old.spec != new.spec || old.metadata.labels != new.metadata.labels)
+        {
+            self.queue.wake(&pod.uid, now);
+        }
+    }
+
+    fn forget(&mut self, uid: &str) {
+        self.queue.remove(uid);
+        self.nominations.remove(uid);
+        self.said.remove(uid);
+    }
+
+    fn tell(&mut self, event: &ClusterEvent) {
+        let now = self.now();
+        let plugins: Vec<&dyn Plugin> = self.plugins.iter().map(|w| w.plugin.as_ref()).collect();
+        self.queue.event(event, &plugins, now);
+    }
+
+    fn decide(&mut self, pod: &Arc<PodInfo>, attempt: u32) {
+        let started = self.clock.now();
+        let options = Options { percentage: 0, start: self.start, tie: rand::random() };
+        let nominated = self.nominations.all();
+        let outcome = plan::schedule(pod, &self.cluster, &self.plugins, &nominated, options);
+        let seconds = self.clock.now().duration_since(started).as_secs_f64();
+        match outcome {
+            Ok(placement) => {
+                self.start = self.start.wrapping_add(placement.evaluated);
+                self.metrics.attempt(&self.name, "scheduled", seconds);
+                self.forget(&pod.uid);
+                let placed = PodInfo { node_name: placement.node.clone(), ..PodInfo::clone(pod) };
+                self.cluster.place(Arc::new(placed));
+                tracing::debug!(pod = pod.key(), node = placement.node, attempt, "placed");
+                self.actor.bind(pod, placement.node);
+            }
+            Err(failure) => {
+                self.metrics.attempt(&self.name, "unschedulable", seconds);
+                self.refused(pod, &failure);
+            }
+        }
+    }
+
+    fn refused(&mut self, pod: &Arc<PodInfo>, failure: &Unschedulable) {
+        let budgets = self.read_budgets();
+        let preemption = plan::preempt(pod, &self.cluster, &self.plugins, failure, &budgets, self.start);
+        let (note, nominated) = match preemption {
+            Preemption::Helpless(why) => (why, None),
+            Preemption::Evict { node, victims } => {
+                for victim in &victims {
+                    self.actor.evict(victim, pod, &node);
+                }
+                self.nominations.add(&node, pod.clone());
+                (String::new(), Some(node))
+            }
+        };
+        let message = failure.message(&note);
+        if self.said.get(&pod.uid) != Some(&message) || nominated.is_some() {
+            self.said.insert(pod.uid.clone(), message.clone());
+            self.actor.unschedulable(pod, "Unschedulable", message, nominated);
+        }
+        let now = self.now();
+        // With no node at all nobody refused, but only a node can help.
+        let refused_by =
+            if failure.plugins.is_empty() { vec!["NodeResourcesFit"] } else { failure.plugins.clone() };
+        self.queue.failed(&pod.uid, refused_by, now);
+    }
+
+    fn read_budgets(&self) -> Vec<Budget> {
+        let parse = |b: &Arc<PodDisruptionBudget>| {
+            let spec = b.spec.as_ref()?;
+            let status = b.status.clone().unwrap_or_default();
+            Some(Budget {
+                namespace: b.metadata.namespace.clone()?,
+                selector: LabelSelector::from_api(spec.selector.as_ref()).ok()?,
+                allowed: status.disruptions_allowed.unwrap_or(0).into(),
+                disrupted: status.disrupted_pods.into_iter().flatten().map(|(name, _)| name).collect(),
+            })
+        };
+        self.budgets.store().list().iter().filter_map(parse).collect()
+    }
+}

@@ -1,0 +1,158 @@
+//! Wiring: flags, the lease, informers, and the loop that owns model and queue.
+
+use std::sync::Arc;
+
+use component_base::{
+    auth::{AuthError, AuthOptions, Delegated},
+    client::{self, ClientError, ClientOptions},
+    clock::{self, SharedClock},
+    daemon::Daemon,
+    events::Recorder,
+    flags::{Flag, FlagSet, Kind, Values, group},
+    informer::{Event, Informer, Informers, ListWatch},
+    leader::{LeaderElection, LeaderError},
+    serving::{SecureServer, SecureServingOptions, ServingError, Site},
+    task::Tasks,
+};
+use k8s_openapi::api::{
+    core::v1::{Namespace, Node, Pod},
+    policy::v1::PodDisruptionBudget,
+};
+use tokio::sync::mpsc;
+
+use crate::{
+    act::Actor,
+    cycle::{Change, Cycle},
+    metrics::Metrics,
+};
+
+/// The daemon.
+#[derive(Debug)]
+pub struct Scheduler;
+
+/// Everything the daemon needs to know.
+#[derive(Debug)]
+pub struct Config {
+    client: ClientOptions,
+    serving: SecureServingOptions,
+    auth: AuthOptions,
+    election: Option<LeaderElection>,
+    name: String,
+}
+
+/// Why the configuration is not usable.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// Pods name their scheduler; an empty name is none.
+    #[error("--scheduler-name must not be empty")]
+    Name,
+}
+
+/// Why the daemon cannot start.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    /// No way to the API server.
+    #[error("no API client")]
+    Client(#[from] ClientError),
+    /// The HTTPS endpoint cannot be served.
+    #[error("cannot serve")]
+    Serving(#[from] ServingError),
+    /// Callers of the endpoint cannot be checked.
+    #[error("cannot set up delegated authentication")]
+    Auth(#[from] AuthError),
+    /// The election's settings do not fit together.
+    #[error("leader election")]
+    Election(#[from] LeaderError),
+}
+
+impl Daemon for Scheduler {
+    type Config = Config;
+    type ConfigError = ConfigError;
+    type RunError = RunError;
+
+    fn flags() -> FlagSet {
+        FlagSet::new(
+            "kube-scheduler",
+            "Picks a node for every pod.",
+            [Flag::new(
+                "scheduler-name",
+                Kind::String,
+                "default-scheduler",
+                "pods naming this scheduler are placed",
+            )],
+        )
+        .with(group::secure_serving("10259"))
+        .with(group::delegated_auth())
+        .with(group::leader_election("kube-scheduler"))
+        .with(group::client("50", "100"))
+        .with(group::logging())
+        .with(group::feature_gates())
+    }
+
+    fn configure(values: &Values) -> Result<Config, ConfigError> {
+        let name = values.string("scheduler-name").to_owned();
+        if name.is_empty() {
+            return Err(ConfigError::Name);
+        }
+        Ok(Config {
+            client: group::client_options(values, "kube-scheduler"),
+            serving: group::secure_serving_options(values, "kube-scheduler"),
+            auth: group::auth_options(values),
+            election: group::leader_election_options(values),
+            name,
+        })
+    }
+
+    async fn run(config: Config, tasks: Tasks) -> Result<(), RunError> {
+        let auth = Delegated::new(config.auth, "kube-scheduler").await?;
+        SecureServer::bind(&config.serving)?.serve(Site::default(), Arc::new(auth), &tasks);
+        let client = client::connect(&config.client).await?;
+        let clock = clock::real();
+        let (leading_client, leading_clock, name) = (client.clone(), clock.clone(), config.name);
+        let metrics = Arc::new(Metrics::register());
+        let lead = move |group: Tasks| async move {
+            let drain = group.drain();
+            drain.run_until_cancelled(lead(leading_client, leading_clock, name, metrics, &group)).await;
+        };
+        match config.election {
+            Some(election) => election.run(client, clock, &tasks, lead)?,
+            None => drop(tasks.spawn("scheduling", lead(tasks.clone()))),
+        }
+        Ok(())
+    }
+}
+
+/// Everything a leader does.
+async fn lead(client: kube::Client, clock: SharedClock, name: String, metrics: Arc<Metrics>, tasks: &Tasks) {
+    // Each entry is a pointer to an object the caches hold anyway, so the channel is bounded by them.
+    let (sender, receiver) = mpsc::unbounded_channel();
+    let informers = Informers::new(client.clone(), tasks);
+    let budgets = informers.get::<PodDisruptionBudget>(ListWatch::default());
+    feed(&informers, &sender);
+    informers.start();
+    informers.wait_synced().await;
+    let recorder = Recorder::new(client.clone(), clock.clone(), &name, "", tasks);
+    let actor = Actor::new(client, recorder, clock.clone(), sender, tasks.clone());
+    Cycle::new(name, actor, budgets, clock, metrics).run(receiver).await;
+}
+
+fn feed(informers: &Informers, sender: &mpsc::UnboundedSender<Change>) {
+    let tell = |sender: &mpsc::UnboundedSender<Change>| {
+        let sender = sender.clone();
+        // The loop is gone only when the daemon drains.
+        move |change: Change| drop(sender.send(change))
+    };
+    let on = tell(sender);
+    forward(&informers.get::<Pod>(ListWatch::default()), move |event| on(Change::Pod(event)));
+    let on = tell(sender);
+    forward(&informers.get::<Node>(ListWatch::default()), move |event| on(Change::Node(event)));
+    let on = tell(sender);
+    forward(&informers.get::<Namespace>(ListWatch::default()), move |event| on(Change::Namespace(event)));
+}
+
+fn forward<K: component_base::informer::Object>(
+    informer: &Informer<K>,
+    on: impl Fn(Event<K>) + Send + Sync + 'static,
+) {
+    informer.on_event(on);
+}
