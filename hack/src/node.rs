@@ -217,6 +217,9 @@ impl Node {
             "staticPodPath": dir.join("manifests"), "podLogsDir": dir.join("logs/pods"),
             "tlsCertFile": serving.cert, "tlsPrivateKeyFile": serving.key,
             "failSwapOn": false,
+            // A working machine is often nearly full, and images that are removed cannot be pulled again here.
+            "imageGCHighThresholdPercent": 100, "imageGCLowThresholdPercent": 99,
+            "evictionHard": {"memory.available": "100Mi", "nodefs.available": "1%", "imagefs.available": "1%"},
         }))?;
         fs::create_dir_all(dir.join("manifests"))?;
         write_if_changed(&config, &text)?;
