@@ -6,7 +6,6 @@
 use std::sync::atomic::Ordering;
 
 use http::Response;
-use prometheus::{Encoder, TextEncoder};
 use serde_json::json;
 
 use crate::{
@@ -40,9 +39,8 @@ fn version() -> serde_json::Value {
 }
 
 fn metrics() -> Response<Body> {
-    let mut out = Vec::new();
-    match TextEncoder::new().encode(&prometheus::gather(), &mut out) {
-        Ok(()) => response::of(200, "text/plain; version=0.0.4; charset=utf-8", response::full(out)),
+    match component_base::metrics::encode() {
+        Ok(out) => response::of(200, component_base::metrics::CONTENT_TYPE, response::full(out)),
         Err(error) => response::text(500, error.to_string()),
     }
 }

@@ -201,7 +201,7 @@ impl App {
         checks.set(&model.health_checks).await;
         match outcome {
             Ok(()) => {
-                self.health.synced(began);
+                self.health.synced(began, jiff::Timestamp::now());
                 true
             }
             Err(error) => {

@@ -40,7 +40,8 @@ type Handler = Arc<dyn Fn(&str) -> Answer + Send + Sync>;
 pub struct Health {
     /// The oldest change not carried out.
     waiting: Mutex<Option<Instant>>,
-    synced: AtomicBool,
+    /// When the tables were last right.
+    synced: Mutex<Option<jiff::Timestamp>>,
     node_eligible: AtomicBool,
     /// How long a change may wait.
     patience: Duration,
@@ -68,7 +69,7 @@ impl Health {
     pub fn new(sync_period: Duration) -> Self {
         Self {
             waiting: Mutex::default(),
-            synced: AtomicBool::new(false),
+            synced: Mutex::default(),
             node_eligible: AtomicBool::new(true),
             patience: sync_period * 2,
         }
@@ -79,9 +80,9 @@ impl Health {
         self.waiting.lock().get_or_insert(now);
     }
 
-    /// Everything that came before the sync began is carried out.
-    pub fn synced(&self, began: Instant) {
-        self.synced.store(true, Ordering::Release);
+    /// Everything that came before the sync began is carried out, as of `now`.
+    pub fn synced(&self, began: Instant, now: jiff::Timestamp) {
+        *self.synced.lock() = Some(now);
         let mut waiting = self.waiting.lock();
         if waiting.is_some_and(|since| since <= began) {
             *waiting = None;
@@ -96,14 +97,19 @@ impl Health {
     /// Whether the tables are kept up.
     pub fn is_live(&self, now: Instant) -> bool {
         let late = |since: Instant| now.saturating_duration_since(since) > self.patience;
-        self.synced.load(Ordering::Acquire) && !self.waiting.lock().is_some_and(late)
+        self.synced.lock().is_some() && !self.waiting.lock().is_some_and(late)
     }
 
     fn answer(&self, eligible: bool) -> Answer {
-        let now = jiff::Timestamp::now().to_string();
+        let now = jiff::Timestamp::now();
+        // With nothing waiting, the tables are right as of now; as of the last sync otherwise.
+        let updated = match *self.waiting.lock() {
+            None => self.synced.lock().map(|_| now),
+            Some(_) => *self.synced.lock(),
+        };
         let fine = self.is_live(Instant::now()) && eligible;
         let body = serde_json::json!({
-            "lastUpdated": now, "currentTime": now,
+            "lastUpdated": updated.map(|at| at.to_string()), "currentTime": now.to_string(),
             "nodeEligible": self.node_eligible.load(Ordering::Acquire),
         });
         json(if fine { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE }, &body)
@@ -269,15 +275,15 @@ mod tests {
         let at = |seconds| start + Duration::from_secs(seconds);
         let health = Health::new(Duration::from_secs(30));
         assert!(!health.is_live(start), "nothing is known before the first sync");
-        health.synced(start);
+        health.synced(start, jiff::Timestamp::UNIX_EPOCH);
         assert!(health.is_live(at(1000)), "nothing waits");
         health.changed(at(1000));
         health.changed(at(1050));
         assert!(health.is_live(at(1060)));
         assert!(!health.is_live(at(1061)));
-        health.synced(at(999));
+        health.synced(at(999), jiff::Timestamp::UNIX_EPOCH);
         assert!(!health.is_live(at(1061)), "the sync began before the change");
-        health.synced(at(1055));
+        health.synced(at(1055), jiff::Timestamp::UNIX_EPOCH);
         assert!(health.is_live(at(2000)));
     }
 }

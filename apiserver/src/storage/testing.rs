@@ -6,17 +6,20 @@ use std::{
     time::Duration,
 };
 
+use rcgen::{BasicConstraints, CertificateParams, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair};
 use tempfile::TempDir;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use super::{ResourceId, SelectablePath, Store, StoreConfig, StoredResource};
+use super::{ResourceId, SelectablePath, Store, StoreConfig, StoredResource, TlsFiles};
 
 /// One etcd member.
 pub(crate) struct EtcdServer {
     directory: TempDir,
     client_port: u16,
     peer_port: u16,
+    /// Whether clients need TLS and a certificate of [`EtcdServer::tls`].
+    secure: bool,
     process: Option<Child>,
 }
 
@@ -31,20 +34,65 @@ pub(crate) struct Running {
 impl EtcdServer {
     /// Starts `etcd` from the PATH.
     pub(crate) fn start() -> Self {
+        Self::start_with(false)
+    }
+
+    /// Starts one that speaks TLS and asks for client certificates.
+    pub(crate) fn start_secure() -> Self {
+        Self::start_with(true)
+    }
+
+    fn start_with(secure: bool) -> Self {
         let [client_port, peer_port] = free_ports();
         let directory = tempfile::tempdir().unwrap();
-        let mut server = Self { directory, client_port, peer_port, process: None };
+        let mut server = Self { directory, client_port, peer_port, secure, process: None };
+        if secure {
+            server.write_certificates();
+        }
         server.restart();
         server
+    }
+
+    /// The files of a client it trusts.
+    pub(crate) fn tls(&self) -> TlsFiles {
+        let file = |name: &str| Some(self.directory.path().join(name));
+        TlsFiles { ca: file("ca.crt"), cert: file("client.crt"), key: file("client.key") }
+    }
+
+    fn write_certificates(&self) {
+        let mut authority = CertificateParams::new(Vec::new()).unwrap();
+        authority.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        let ca_key = KeyPair::generate().unwrap();
+        let ca = authority.self_signed(&ca_key).unwrap();
+        let write =
+            |name: &str, text: String| std::fs::write(self.directory.path().join(name), text).unwrap();
+        write("ca.crt", ca.pem());
+        let issuer = Issuer::new(authority, ca_key);
+        for (name, usage) in
+            [("server", ExtendedKeyUsagePurpose::ServerAuth), ("client", ExtendedKeyUsagePurpose::ClientAuth)]
+        {
+            let mut leaf = CertificateParams::new(vec!["127.0.0.1".to_owned()]).unwrap();
+            // etcd's own gateway connects to it with the server's certificate.
+            leaf.extended_key_usages = vec![usage, ExtendedKeyUsagePurpose::ClientAuth];
+            let key = KeyPair::generate().unwrap();
+            write(&format!("{name}.crt"), leaf.signed_by(&key, &issuer).unwrap().pem());
+            write(&format!("{name}.key"), key.serialize_pem());
+        }
     }
 
     /// Starts it again on its data.
     pub(crate) fn restart(&mut self) {
         let client = self.url();
         let peer = format!("http://127.0.0.1:{}", self.peer_port);
-        let process = Command::new("etcd")
+        let mut command = Command::new("etcd");
+        if self.secure {
+            let path = |name: &str| self.directory.path().join(name);
+            command.arg("--cert-file").arg(path("server.crt")).arg("--key-file").arg(path("server.key"));
+            command.arg("--trusted-ca-file").arg(path("ca.crt")).arg("--client-cert-auth");
+        }
+        let process = command
             .arg("--data-dir")
-            .arg(self.directory.path())
+            .arg(self.directory.path().join("data"))
             .args(["--listen-client-urls", &client, "--advertise-client-urls", &client])
             .args(["--listen-peer-urls", &peer, "--initial-advertise-peer-urls", &peer])
             .args(["--initial-cluster", &format!("default={peer}"), "--log-level", "error"])
@@ -65,7 +113,8 @@ impl EtcdServer {
 
     /// Its client URL.
     pub(crate) fn url(&self) -> String {
-        format!("http://127.0.0.1:{}", self.client_port)
+        let scheme = if self.secure { "https" } else { "http" };
+        format!("{scheme}://127.0.0.1:{}", self.client_port)
     }
 }
 

@@ -8,7 +8,7 @@ use tokio::time::timeout;
 
 use super::{
     Entry, FieldRequirement, LabelOperator, LabelRequirement, ListPoint, ListRequest, Listing, ResourceId,
-    Selection, StorageError, Store, StoreConfig, StoredResource, WatchEvent, WatchFrom, WatchKind,
+    Selection, StorageError, Store, StoreConfig, StoredResource, TlsFiles, WatchEvent, WatchFrom, WatchKind,
     WatchRequest, WatchStream,
     compaction::Turn,
     testing::{EtcdServer, Running, pods},
@@ -133,6 +133,23 @@ async fn writes_are_guarded_and_read_back() {
     let large = vec![b' '; 3 << 20];
     let value = [b"{}".to_vec(), large].concat();
     assert!(matches!(store.create(&id(), "ns", "big", value, None).await, Err(StorageError::TooLarge(_))));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn etcd_is_reached_over_tls_and_by_any_member() {
+    let etcd = EtcdServer::start_secure();
+    let running = start(&etcd, |config| {
+        config.tls = etcd.tls();
+        // The first member is down.
+        config.servers.insert(0, "https://127.0.0.1:1".to_owned());
+    })
+    .await;
+    let created = create(&running.store, "a").await;
+    assert_eq!(running.store.get(&id(), "ns", "a").await.unwrap().unwrap().rev(), created.rev());
+    // Without a client certificate, etcd refuses.
+    let mut config = StoreConfig::new(vec![etcd.url()], vec![pods()]);
+    config.tls = TlsFiles { ca: etcd.tls().ca, ..TlsFiles::default() };
+    assert!(Store::open(config).unwrap().ping().await.is_err());
 }
 
 #[tokio::test(flavor = "multi_thread")]
