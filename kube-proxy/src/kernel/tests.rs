@@ -304,3 +304,97 @@ fn udp_flows_follow_their_endpoints() {
         assert_eq!(who(), "10.244.0.2", "the same client, from the same port");
     });
 }
+
+/// Another machine or pod: a thread in a network namespace of its own.
+struct Neighbour {
+    thread: i32,
+    work: std::sync::mpsc::Sender<Box<dyn FnOnce() + Send>>,
+}
+
+impl Neighbour {
+    /// Plugs one end of a new cable (`near` here, `far` there) into a new namespace.
+    fn connect(near: (&str, &str), far: (&str, &str)) -> Self {
+        let (work, jobs) = std::sync::mpsc::channel::<Box<dyn FnOnce() + Send>>();
+        let (tell, told) = std::sync::mpsc::channel();
+        std::thread::spawn(move || {
+            unshare(CloneFlags::CLONE_NEWNET).unwrap();
+            tell.send(nix::unistd::gettid().as_raw()).unwrap();
+            jobs.into_iter().for_each(|job| job());
+        });
+        let neighbour = Self { thread: told.recv().unwrap(), work };
+        run("ip", &["link", "add", near.0, "type", "veth", "peer", "name", far.0]);
+        run("ip", &["link", "set", far.0, "netns", &neighbour.thread.to_string()]);
+        run("ip", &["addr", "add", near.1, "dev", near.0]);
+        run("ip", &["link", "set", near.0, "up"]);
+        let (far, gateway) = ((far.0.to_owned(), far.1.to_owned()), near.1.to_owned());
+        neighbour.run(move || {
+            run("ip", &["link", "set", "lo", "up"]);
+            run("ip", &["addr", "add", &far.1, "dev", &far.0]);
+            run("ip", &["link", "set", &far.0, "up"]);
+            let gateway = gateway.split('/').next().unwrap();
+            run("ip", &["route", "add", "default", "via", gateway]);
+        });
+        neighbour
+    }
+
+    fn run<T: Send + 'static>(&self, job: impl FnOnce() -> T + Send + 'static) -> T {
+        let (tell, told) = std::sync::mpsc::channel();
+        self.work.send(Box::new(move || tell.send(job()).unwrap())).unwrap();
+        told.recv().unwrap()
+    }
+
+    /// Which source address the endpoint saw, or why there was no answer.
+    fn seen_as(&self, address: &'static str) -> Result<String, io::ErrorKind> {
+        self.run(move || ask(address)).map(|(_, saw)| saw)
+    }
+}
+
+#[test]
+fn addresses_are_kept_or_replaced_as_the_policy_says() {
+    in_namespace(|| {
+        std::fs::write("/proc/sys/net/ipv4/ip_forward", "1").unwrap();
+        let pod = Neighbour::connect(("p0", "10.244.9.1/24"), ("p1", "10.244.9.9/24"));
+        let client = Neighbour::connect(("c0", "192.168.7.1/24"), ("c1", "192.168.7.7/24"));
+        pod.run(|| serve("10.244.9.9"));
+        let settings = Settings { node_port_ips: vec![ip("192.168.7.1")], ..settings() };
+        let mut syncer = crate::sync::Syncer::open().unwrap();
+        let with = |service| model(service, &["10.244.9.9"]);
+        let open = ServicePort {
+            node_port: 30080,
+            load_balancer_ips: vec![ip("203.0.113.1")],
+            external_ips: vec![ip("203.0.113.2")],
+            ..service()
+        };
+
+        syncer.sync(&with(open.clone()), &settings).unwrap();
+        let by_us = Ok("10.244.9.1".to_owned());
+        for address in ["192.168.7.1:30080", "203.0.113.1:80", "203.0.113.2:80", "10.96.0.5:80"] {
+            assert_eq!(client.seen_as(address), by_us, "{address}: masqueraded");
+        }
+        assert_eq!(pod.seen_as("10.96.0.5:80"), by_us, "a pod reaches itself");
+        assert_eq!(client.seen_as("10.96.0.5:81"), Err(io::ErrorKind::ConnectionRefused), "no such port");
+
+        let local = ServicePort { external_local: true, ..open.clone() };
+        syncer.sync(&with(local.clone()), &settings).unwrap();
+        for address in ["192.168.7.1:30080", "203.0.113.1:80", "203.0.113.2:80"] {
+            assert_eq!(client.seen_as(address), Ok("192.168.7.7".to_owned()), "{address}: kept");
+        }
+        let mut elsewhere = with(local);
+        elsewhere.endpoints.values_mut().flatten().for_each(|e| e.local = false);
+        syncer.sync(&elsewhere, &settings).unwrap();
+        assert_eq!(client.seen_as("203.0.113.1:80"), Err(io::ErrorKind::TimedOut), "dropped, not refused");
+        assert_eq!(client.seen_as("10.96.0.5:80"), by_us, "the cluster IP knows no such policy");
+
+        let guarded = ServicePort { source_ranges: vec!["192.0.2.0/24".parse().unwrap()], ..open };
+        syncer.sync(&with(guarded.clone()), &settings).unwrap();
+        assert_eq!(client.seen_as("203.0.113.1:80"), Err(io::ErrorKind::TimedOut), "a stranger");
+        assert_eq!(client.seen_as("203.0.113.2:80"), by_us, "external IPs have no guard");
+        let welcome = ServicePort { source_ranges: vec!["192.168.7.0/24".parse().unwrap()], ..guarded };
+        syncer.sync(&with(welcome), &settings).unwrap();
+        assert_eq!(client.seen_as("203.0.113.1:80"), by_us);
+
+        syncer.sync(&Model::default(), &settings).unwrap();
+        crate::sync::cleanup().unwrap();
+        assert_eq!(run("nft", &["list", "tables"]), "");
+    });
+}
