@@ -255,12 +255,16 @@ impl<K: Object> Informer<K> {
 
     /// Starts listing and watching, once; later calls do nothing.
     pub fn start(&self, client: &kube::Client, tasks: &Tasks) {
+        self.start_with(client, tasks, false);
+    }
+
+    fn start_with(&self, client: &kube::Client, tasks: &Tasks, streaming: bool) {
         if self.inner.started.swap(true, Ordering::SeqCst) {
             return;
         }
         let (informer, client, drain) = (self.clone(), client.clone(), tasks.drain());
         tasks.spawn(format!("informer {}", self.inner.source.path), async move {
-            drain.run_until_cancelled(reflector::run(&informer, &client)).await;
+            drain.run_until_cancelled(reflector::run(&informer, &client, streaming)).await;
         });
     }
 
@@ -347,6 +351,7 @@ pub fn version_of(meta: &ObjectMeta) -> u64 {
 pub struct Informers {
     client: kube::Client,
     tasks: Tasks,
+    streaming: bool,
     known: Arc<Mutex<HashMap<(TypeId, String), Known>>>,
 }
 
@@ -356,7 +361,7 @@ impl fmt::Debug for Informers {
     }
 }
 
-type Starter = Box<dyn Fn(&kube::Client, &Tasks) + Send + Sync>;
+type Starter = Box<dyn Fn(&kube::Client, &Tasks, bool) + Send + Sync>;
 
 struct Known {
     informer: Box<dyn Any + Send + Sync>,
@@ -367,7 +372,15 @@ struct Known {
 impl Informers {
     /// No informers yet; those to come use this client and task group.
     pub fn new(client: kube::Client, tasks: &Tasks) -> Informers {
-        Informers { client, tasks: tasks.clone(), known: Arc::default() }
+        Informers { client, tasks: tasks.clone(), streaming: false, known: Arc::default() }
+    }
+
+    /// Lets the server stream the first list (`sendInitialEvents`) instead of paging it: no page is ever held as a whole. A
+    /// server that refuses is paged; one that silently ignores the parameter costs ten seconds to find out.
+    #[must_use]
+    pub fn with_streaming_lists(mut self) -> Informers {
+        self.streaming = true;
+        self
     }
 
     /// The client the informers use.
@@ -394,7 +407,7 @@ impl Informers {
             let starter = informer.clone();
             Known {
                 progress: informer.inner.progress.subscribe(),
-                start: Box::new(move |client, tasks| starter.start(client, tasks)),
+                start: Box::new(move |client, tasks, streaming| starter.start_with(client, tasks, streaming)),
                 informer: Box::new(informer),
             }
         });
@@ -406,7 +419,7 @@ impl Informers {
     /// Starts all informers got so far that are not running yet.
     pub fn start(&self) {
         for known in self.known.lock().values() {
-            (known.start)(&self.client, &self.tasks);
+            (known.start)(&self.client, &self.tasks, self.streaming);
         }
     }
 

@@ -28,6 +28,8 @@ const MAX_LINE: usize = 32 * 1024 * 1024;
 const MAX_PAGE: usize = 1024 * 1024 * 1024;
 /// Watches are asked to end after this many seconds, up to twice as many.
 const MIN_WATCH_SECONDS: u64 = 300;
+/// How long a streamed list may pause before it counts as not supported.
+const END_OF_LIST_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long the server may take to send a page.
 const LIST_TIMEOUT: Duration = Duration::from_secs(60);
 
@@ -88,6 +90,8 @@ pub(super) enum ReflectError {
     Decode(#[from] serde_json::Error),
     #[error("no answer in time")]
     Timeout,
+    #[error("the bookmark that ends the list did not come")]
+    NoEndOfList,
     #[error("watch event of more than {MAX_LINE} bytes")]
     LineTooLong,
 }
@@ -97,29 +101,41 @@ impl ReflectError {
     fn is_expired(&self) -> bool {
         matches!(self, ReflectError::Status { code: 410 | 504, .. })
     }
+
+    /// The server does not know `sendInitialEvents`: it says so, or it leaves out the bookmark that ends the list.
+    fn refuses_streaming(&self) -> bool {
+        matches!(self, ReflectError::Status { code: 400 | 403 | 405 | 422, .. } | ReflectError::NoEndOfList)
+    }
 }
 
 /// Lists and watches for ever.
-pub(super) async fn run<K: Object>(informer: &Informer<K>, client: &kube::Client) {
+pub(super) async fn run<K: Object>(informer: &Informer<K>, client: &kube::Client, streaming: bool) {
     let path = &informer.inner.source.path;
     let mut backoff = Backoff::new(Duration::from_millis(800), Duration::from_secs(30), 1.0);
+    let mut streaming = streaming;
     let mut position: Option<String> = None;
     loop {
         let started = Instant::now();
-        let listed = position.is_none();
-        let result = match &mut position {
-            None => list(informer, client).await.map(|version| position = Some(version)),
-            Some(version) => watch(informer, client, version).await,
+        let paging = position.is_none() && !streaming;
+        let result = if paging {
+            list(informer, client).await.map(|version| position = Some(version))
+        } else {
+            watch(informer, client, &mut position).await
         };
         if started.elapsed() > Duration::from_secs(60) {
             backoff.reset();
         }
         match result {
             // After a list the watch begins at once.
-            Ok(()) if listed => continue,
+            Ok(()) if paging => continue,
             // A watch that has lasted resumes at once; one that was closed immediately must not become a tight loop.
             Ok(()) if started.elapsed() > Duration::from_secs(1) => continue,
             Ok(()) => {}
+            Err(error) if position.is_none() && streaming && error.refuses_streaming() => {
+                tracing::info!(path, error = chain(&error), "server does not stream lists, paging instead");
+                streaming = false;
+                continue;
+            }
             Err(error) if error.is_expired() => {
                 tracing::debug!(path, error = chain(&error), "resource version expired, listing again");
                 position = None;
@@ -200,33 +216,70 @@ struct StatusOf {
     message: String,
 }
 
-/// Watches until the server ends the stream, moving `version` along.
+/// Watches until the server ends the stream, moving `position` along. Without a position, the stream begins with a list: all
+/// objects, then the bookmark that ends it.
 async fn watch<K: Object>(
     informer: &Informer<K>,
     client: &kube::Client,
-    version: &mut String,
+    position: &mut Option<String>,
 ) -> Result<(), ReflectError> {
     let seconds = rand::rng().random_range(MIN_WATCH_SECONDS..MIN_WATCH_SECONDS * 2);
-    let query = format!(
-        "watch=true&allowWatchBookmarks=true&timeoutSeconds={seconds}&resourceVersion={}",
-        encode(version)
-    );
+    let from = match position {
+        Some(version) => format!("resourceVersion={}", encode(version)),
+        None => "sendInitialEvents=true&resourceVersionMatch=NotOlderThan&resourceVersion=".to_owned(),
+    };
+    let query = format!("watch=true&allowWatchBookmarks=true&timeoutSeconds={seconds}&{from}");
     let deadline = Instant::now() + Duration::from_secs(seconds + 30);
     let request = informer.inner.source.request(&query, false)?;
     let answer = tokio::time::timeout(LIST_TIMEOUT, client.send(request)).await;
     let mut body = checked(answer.map_err(|_| ReflectError::Timeout)??).await?;
     let mut lines = Lines::default();
+    let mut listed = Vec::new();
     loop {
         // A server that neither ends the watch in time nor sends anything is gone.
-        let frame =
-            tokio::time::timeout_at(deadline, body.frame()).await.map_err(|_| ReflectError::Timeout)?;
+        let (until, late) = match position {
+            Some(_) => (deadline, ReflectError::Timeout),
+            None => (Instant::now() + END_OF_LIST_TIMEOUT, ReflectError::NoEndOfList),
+        };
+        let frame = tokio::time::timeout_at(until, body.frame()).await.map_err(|_| late)?;
         let Some(frame) = frame else { return Ok(()) };
         let Ok(data) = frame.map_err(|error| ReflectError::Body(error.into()))?.into_data() else { continue };
         lines.push(&data)?;
         while let Some(line) = lines.next() {
-            handle_line(informer, &line, version)?;
+            match position {
+                Some(version) => handle_line(informer, &line, version)?,
+                None => *position = handle_initial(informer, &line, &mut listed)?,
+            }
         }
     }
+}
+
+/// Collects one event of a streamed list; with the bookmark that ends it, the store is replaced and the version known.
+fn handle_initial<K: Object>(
+    informer: &Informer<K>,
+    line: &[u8],
+    listed: &mut Vec<K>,
+) -> Result<Option<String>, ReflectError> {
+    let event: WatchEvent<'_> = serde_json::from_slice(line)?;
+    let object = event.object.get();
+    match event.kind {
+        "ADDED" => listed.extend(decode::<K>(&informer.inner.source, object)),
+        "ERROR" => return Err(status_error(object)),
+        "BOOKMARK" => {
+            let meta = serde_json::from_str::<MetadataOf>(object)?.metadata;
+            if crate::meta::annotation(&meta, "k8s.io/initial-events-end") == Some("true") {
+                informer.replace(std::mem::take(listed), version_of(&meta));
+                return Ok(meta.resource_version);
+            }
+        }
+        _ => {}
+    }
+    Ok(None)
+}
+
+fn status_error(object: &str) -> ReflectError {
+    let status: StatusOf = serde_json::from_str(object).unwrap_or_default();
+    ReflectError::Status { code: status.code, message: status.message }
 }
 
 /// Applies one watch event to the store.
@@ -240,15 +293,14 @@ fn handle_line<K: Object>(
     let change = match event.kind {
         "ADDED" | "MODIFIED" => Change::Set,
         "DELETED" => Change::Delete,
-        "ERROR" => {
-            let status: StatusOf = serde_json::from_str(object).unwrap_or_default();
-            return Err(ReflectError::Status { code: status.code, message: status.message });
-        }
+        "ERROR" => return Err(status_error(object)),
         // Bookmarks carry a version only; so do event types of servers newer than this.
         _ => {
             let meta = serde_json::from_str::<MetadataOf>(object)?.metadata;
             informer.advance(version_of(&meta));
-            *version = meta.resource_version.unwrap_or_default();
+            if let Some(newer) = meta.resource_version {
+                *version = newer;
+            }
             return Ok(());
         }
     };

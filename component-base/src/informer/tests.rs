@@ -83,9 +83,17 @@ fn watch_event(kind: &str, object: &str) -> String {
 
 /// Runs an informer over the answers and returns the first `count` events as text, and the URIs asked.
 async fn run(answers: Vec<Answer>, count: usize) -> (Vec<String>, Vec<String>, Informer<ConfigMap>) {
+    run_with(answers, count, |informers| informers).await
+}
+
+async fn run_with(
+    answers: Vec<Answer>,
+    count: usize,
+    choose: fn(Informers) -> Informers,
+) -> (Vec<String>, Vec<String>, Informer<ConfigMap>) {
     let tasks = Tasks::new();
     let (client, mut uris) = serve(&tasks, answers).await;
-    let informers = Informers::new(client, &tasks);
+    let informers = choose(Informers::new(client, &tasks));
     let informer =
         informers.get::<ConfigMap>(ListWatch { labels: Some("a=b".into()), ..ListWatch::default() });
     informer
@@ -102,7 +110,8 @@ async fn run(answers: Vec<Answer>, count: usize) -> (Vec<String>, Vec<String>, I
         // The receiver is gone once the test has seen enough.
         let _enough = sender.send(text).is_err();
     });
-    informers.wait_synced().await;
+    let synced = tokio::time::timeout(Duration::from_secs(20), informers.wait_synced()).await;
+    synced.expect("the informer syncs");
     let mut seen = Vec::new();
     while seen.len() < count {
         let event = tokio::time::timeout(Duration::from_secs(20), events.recv()).await;
@@ -205,4 +214,35 @@ async fn the_same_selection_is_shared() {
         informers.metadata(&resource, ListWatch::default()).inner.source.path,
         "/apis/apps/v1/deployments"
     );
+}
+
+#[tokio::test]
+async fn a_streamed_list_ends_with_its_bookmark_and_goes_on_as_a_watch() {
+    let end = r#"{"metadata":{"resourceVersion":"9","annotations":{"k8s.io/initial-events-end":"true"}}}"#;
+    let answers = vec![answer(
+        200,
+        &[
+            &watch_event("ADDED", &config_map("a", 1)),
+            &watch_event("ADDED", &config_map("b", 2)),
+            &watch_event("BOOKMARK", end),
+            &watch_event("MODIFIED", &config_map("b", 12)),
+        ],
+        true,
+    )];
+    let (seen, asked, informer) = run_with(answers, 3, Informers::with_streaming_lists).await;
+    assert_eq!(seen, ["+a@1 initial=true", "+b@2 initial=true", "~b@2->12"]);
+    assert!(asked[0].contains("sendInitialEvents=true&resourceVersionMatch=NotOlderThan"), "{}", asked[0]);
+    assert_eq!((asked.len(), informer.store().len()), (1, 2));
+}
+
+#[tokio::test]
+async fn a_server_that_refuses_to_stream_is_paged() {
+    let answers = vec![
+        answer(422, &[r#"{"kind":"Status","code":422,"message":"sendInitialEvents is forbidden"}"#], false),
+        answer(200, &[&page(&[config_map("a", 1)], 5, "")], false),
+        answer(200, &[], true),
+    ];
+    let (seen, asked, _) = run_with(answers, 1, Informers::with_streaming_lists).await;
+    assert_eq!(seen, ["+a@1 initial=true"]);
+    assert!(asked[1].starts_with("/api/v1/configmaps?limit=500"), "{}", asked[1]);
 }
