@@ -17,13 +17,9 @@ use k8s_openapi::api::{
     core::v1::{ConfigMap, PersistentVolume, PersistentVolumeClaim, Pod, Secret, ServiceAccount},
     node::v1::RuntimeClass,
 };
-use kube::{
-    Api, Client,
-    api::{Patch, PatchParams, PostParams},
-};
+use kube::{Api, Client, api::PostParams};
 use parking_lot::Mutex;
 use serde::de::DeserializeOwned;
-use serde_json::Value;
 
 use crate::pod;
 
@@ -63,38 +59,6 @@ pub trait ObjectSource: Send + Sync {
     async fn runtime_class(&self, name: &str) -> Result<Option<Arc<RuntimeClass>>, FetchError>;
     /// A token of the pod's service account, bound to the pod; the same one until 80 % of its time has passed.
     async fn token(&self, pod: &Pod, audience: Option<&str>, seconds: i64) -> Result<String, FetchError>;
-}
-
-/// Patches a status by strategic merge; a server that takes only plain merges for the kind is sent one of those, in which
-/// lists are replaced as a whole.
-///
-/// # Errors
-/// The API server's or the connection's.
-pub async fn patch_status<K>(api: &Api<K>, name: &str, body: &Value) -> Result<K, kube::Error>
-where
-    K: Clone + DeserializeOwned + std::fmt::Debug,
-{
-    let params = PatchParams::default();
-    match api.patch_status(name, &params, &Patch::Strategic(body)).await {
-        Err(kube::Error::Api(status)) if status.code == 415 => {
-            api.patch_status(name, &params, &Patch::Merge(without_directives(body.clone()))).await
-        }
-        other => other,
-    }
-}
-
-/// A strategic patch without the entries that only steer its merging.
-fn without_directives(body: Value) -> Value {
-    match body {
-        Value::Array(items) => {
-            let plain = items.into_iter().filter(|i| i.get("$patch").is_none());
-            Value::Array(plain.map(without_directives).collect())
-        }
-        Value::Object(fields) => {
-            Value::Object(fields.into_iter().map(|(k, v)| (k, without_directives(v))).collect())
-        }
-        other => other,
-    }
 }
 
 /// No API server.

@@ -12,12 +12,12 @@ use component_base::task::Tasks;
 use k8s_openapi::api::core::v1::{Pod, PodStatus};
 use kube::{
     Api, Client,
-    api::{DeleteParams, Preconditions},
+    api::{DeleteParams, Patch, PatchParams, Preconditions},
 };
 use parking_lot::Mutex;
 use tokio::{sync::Notify, time::Instant};
 
-use crate::{api::patch_status, pod};
+use crate::pod;
 
 /// How long after a failed call it is made again.
 const RETRY: Duration = Duration::from_secs(2);
@@ -186,7 +186,7 @@ async fn send(client: &Client, call: &Call) -> Result<(), kube::Error> {
         Call::Patch { pod, before, status, .. } => {
             let api: Api<Pod> = Api::namespaced(client.clone(), pod::namespace(pod));
             let body = patch::status(pod, before.as_deref(), status);
-            patch_status(&api, pod::name(pod), &body).await?;
+            api.patch_status(pod::name(pod), &PatchParams::default(), &Patch::Strategic(&body)).await?;
         }
         Call::Delete { pod } => {
             let api: Api<Pod> = Api::namespaced(client.clone(), pod::namespace(pod));

@@ -4,11 +4,10 @@
 //! Needs root, containerd, runc and a static busybox; without them it says so and passes. Pods use the host's network, so
 //! no network plugin is needed. Everything lives in one temporary folder and below one cgroup of its own.
 
-#![allow(clippy::unwrap_used, reason = "a test fails where it stands")]
+#![allow(clippy::unwrap_used, clippy::print_stderr, reason = "a test fails, and speaks, where it stands")]
 
 use std::{
     fs,
-    io::Write as _,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     time::{Duration, Instant},
@@ -228,7 +227,7 @@ spec:
 #[test]
 fn static_pods_run_are_adopted_and_end() {
     if let Some(what) = missing() {
-        writeln!(std::io::stderr(), "skipped: this test needs {what}").unwrap();
+        eprintln!("skipped: this test needs {what}");
         return;
     }
     let folder = tempfile::tempdir().unwrap();

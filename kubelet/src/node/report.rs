@@ -23,7 +23,6 @@ use tokio::time::Instant;
 
 use super::status;
 use crate::{
-    api::patch_status,
     events::{EventSink, Severity, node_reference},
     options::Config,
 };
@@ -160,7 +159,7 @@ impl Reporter {
         if let Some(addresses) = body["status"]["addresses"].as_array_mut() {
             addresses.push(json!({ "$patch": "replace" }));
         }
-        patch_status(&self.api, &self.config.node_name, &body).await
+        self.api.patch_status(&self.config.node_name, &PatchParams::default(), &Patch::Strategic(&body)).await
     }
 
     fn tell(&self, before: Option<&NodeStatus>, now: &NodeStatus) {
