@@ -63,6 +63,13 @@ struct Inner {
     next_watcher: u64,
 }
 
+/// A load under way: values become entries page by page, so that both never lie in memory at once.
+#[derive(Debug, Default)]
+pub(super) struct Loaded {
+    objects: Objects,
+    broken: HashMap<Arc<str>, String>,
+}
+
 /// One change of the stream.
 #[derive(Clone, Debug)]
 pub(super) struct Change {
@@ -182,20 +189,21 @@ impl Cache {
             .map_err(|malformed| fail(&key, malformed.to_string()))
     }
 
-    /// Takes the result of a load as of `rev`: replaces the objects, forgets history, applies what
-    /// arrived meanwhile. Watchers of before cannot be served exactly any more and expire.
-    pub(super) fn install(&self, rev: u64, loaded: Vec<(Arc<str>, Stored)>) {
-        let mut objects = Objects::new();
-        let mut broken = HashMap::new();
-        for (key, stored) in loaded {
-            match self.decode(key.clone(), stored.rev, stored.value, None) {
-                Ok(entry) => drop(objects.insert(key, Arc::new(entry))),
-                Err(error) => {
-                    tracing::error!(%error, "stored object skipped");
-                    broken.insert(key, error.to_string());
-                }
+    /// Adds one stored value to a load.
+    pub(super) fn load(&self, loaded: &mut Loaded, key: Arc<str>, stored: Stored) {
+        match self.decode(key.clone(), stored.rev, stored.value, None) {
+            Ok(entry) => drop(loaded.objects.insert(key, Arc::new(entry))),
+            Err(error) => {
+                tracing::error!(%error, "stored object skipped");
+                loaded.broken.insert(key, error.to_string());
             }
         }
+    }
+
+    /// Takes the result of a load as of `rev`: replaces the objects, forgets history, applies what
+    /// arrived meanwhile. Watchers of before cannot be served exactly any more and expire.
+    pub(super) fn install(&self, rev: u64, loaded: Loaded) {
+        let Loaded { objects, broken } = loaded;
         let mut inner = self.inner.write();
         inner.objects = objects;
         inner.broken = broken;
@@ -516,6 +524,15 @@ impl Cache {
 pub(super) enum SubscribeFrom {
     Rev(u64),
     Snapshot { reached: u64 },
+}
+
+// === impl Loaded ===
+
+impl Loaded {
+    /// Objects read so far.
+    pub(super) fn len(&self) -> usize {
+        self.objects.len()
+    }
 }
 
 // === impl Inner ===

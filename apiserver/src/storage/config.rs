@@ -55,7 +55,7 @@ pub struct Limits {
     pub watcher_queue: usize,
     /// Time between bookmarks; default one minute.
     pub bookmark_interval: Duration,
-    /// Objects per page of the initial load; default 2000 (upstream's is 10000).
+    /// Objects per page of the initial load; default 500, a few megabytes.
     pub load_page: usize,
 }
 
@@ -102,7 +102,7 @@ impl Default for Limits {
             history_floor: 100,
             watcher_queue: 256,
             bookmark_interval: Duration::from_secs(60),
-            load_page: 2000,
+            load_page: 500,
         }
     }
 }

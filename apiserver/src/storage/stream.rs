@@ -22,8 +22,8 @@ use futures::{StreamExt, future::BoxFuture, stream::FuturesUnordered};
 
 use super::{
     ResourceId,
-    cache::{Cache, Change, Phase},
-    etcd::{EtcdError, Stored, prefix_end},
+    cache::{Cache, Change, Loaded, Phase},
+    etcd::{EtcdError, prefix_end},
     metrics,
     shared::{Shared, well_formed},
 };
@@ -42,7 +42,7 @@ enum Broken {
     Stalled,
 }
 
-type Load = BoxFuture<'static, (Arc<Cache>, u64, Result<Vec<(Arc<str>, Stored)>, EtcdError>)>;
+type Load = BoxFuture<'static, (Arc<Cache>, u64, Result<Loaded, EtcdError>)>;
 
 /// The loads under way.
 struct Loads {
@@ -160,7 +160,7 @@ impl Shared {
         loads: &mut Loads,
         cache: &Arc<Cache>,
         rev: u64,
-        result: Result<Vec<(Arc<str>, Stored)>, EtcdError>,
+        result: Result<Loaded, EtcdError>,
         position: u64,
     ) {
         let id = &cache.resource.id;
@@ -184,11 +184,11 @@ impl Shared {
     }
 
     /// All objects of a resource as of a revision, page by page.
-    async fn read_all(&self, cache: &Cache, rev: u64) -> Result<Vec<(Arc<str>, Stored)>, EtcdError> {
+    async fn read_all(&self, cache: &Cache, rev: u64) -> Result<Loaded, EtcdError> {
         let resource = &cache.resource;
         let root = self.resource_root(resource);
         let (mut start, end) = (root.clone(), prefix_end(&root));
-        let mut loaded = Vec::new();
+        let mut loaded = Loaded::default();
         loop {
             let page = self.etcd.range(&resource.id, &start, &end, rev, self.config.limits.load_page).await?;
             if let Some(last) = page.stored.last() {
@@ -197,7 +197,8 @@ impl Shared {
             for stored in page.stored {
                 let key = stored.key.strip_prefix(&root).unwrap_or_default();
                 if well_formed(resource, key) {
-                    loaded.push((Arc::from(key), stored));
+                    let key = Arc::from(key);
+                    cache.load(&mut loaded, key, stored);
                 } else {
                     metrics::decode_error(&resource.id);
                 }
