@@ -1,1 +1,8 @@
-fn main() {}
+//! Entry point: everything else is in the library.
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+fn main() -> std::process::ExitCode {
+    component_base::daemon::main::<controller_manager::run::ControllerManager>()
+}

@@ -1,0 +1,315 @@
+//! What a set of pods lacks, what it has too much of, and what its status says. Pure.
+
+use std::{sync::Arc, time::Duration};
+
+use component_base::{meta::controller_of, selector::LabelSelector};
+use jiff::Timestamp;
+use k8s_openapi::{
+    api::{
+        apps::v1::{ReplicaSet, ReplicaSetCondition, ReplicaSetStatus},
+        core::v1::{Pod, PodCondition},
+    },
+    apimachinery::pkg::apis::meta::v1::Time,
+};
+
+use super::labels;
+
+/// Most pods created or deleted in one go.
+const BURST: usize = 500;
+
+/// Whose pods are whose.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Claims {
+    /// Pods of the set.
+    pub(super) owned: Vec<Arc<Pod>>,
+    /// Orphans the set selects.
+    pub(super) adopt: Vec<Arc<Pod>>,
+    /// Pods of the set it no longer selects.
+    pub(super) release: Vec<Arc<Pod>>,
+}
+
+/// How the number of pods must change.
+#[derive(Clone, Debug)]
+pub(super) enum Scale {
+    Keep,
+    Create(usize),
+    Delete(Vec<Arc<Pod>>),
+}
+
+/// Whether a set selects a pod.
+pub(super) fn selects(set: &ReplicaSet, pod: &Pod) -> bool {
+    let selector = LabelSelector::from_api(set.spec.as_ref().map(|s| &s.selector));
+    selector.is_ok_and(|s| !s.is_everything() && s.matches(&labels(pod)))
+}
+
+/// Sorts the namespace's pods. A set that ends adopts nothing; pods that ended are nobody's concern.
+pub(super) fn claims(set: &ReplicaSet, pods: &[Arc<Pod>]) -> Claims {
+    let mut out = Claims::default();
+    let ending = set.metadata.deletion_timestamp.is_some();
+    for pod in pods.iter().filter(|p| is_active(p)) {
+        match controller_of(&pod.metadata) {
+            Some(owner) if Some(&owner.uid) == set.metadata.uid.as_ref() => {
+                if selects(set, pod) {
+                    out.owned.push(pod.clone())
+                } else {
+                    out.release.push(pod.clone())
+                }
+            }
+            None if !ending && selects(set, pod) => out.adopt.push(pod.clone()),
+            _ => {}
+        }
+    }
+    out
+}
+
+fn is_active(pod: &Pod) -> bool {
+    let phase = pod.status.as_ref().and_then(|s| s.phase.as_deref());
+    pod.metadata.deletion_timestamp.is_none() && !matches!(phase, Some("Succeeded" | "Failed"))
+}
+
+fn wanted(set: &ReplicaSet) -> usize {
+    let replicas = set.spec.as_ref().and_then(|s| s.replicas).unwrap_or(1);
+    usize::try_from(replicas).unwrap_or(0)
+}
+
+/// How many to create, or which to delete.
+pub(super) fn scale(set: &ReplicaSet, owned: &[Arc<Pod>]) -> Scale {
+    let wanted = wanted(set);
+    match owned.len().cmp(&wanted) {
+        std::cmp::Ordering::Equal => Scale::Keep,
+        std::cmp::Ordering::Less => Scale::Create((wanted - owned.len()).min(BURST)),
+        std::cmp::Ordering::Greater => {
+            let surplus = (owned.len() - wanted).min(BURST);
+            let mut sorted = owned.to_vec();
+            sorted.sort_by_key(|pod| rank(pod, owned));
+            sorted.truncate(surplus);
+            Scale::Delete(sorted)
+        }
+    }
+}
+
+/// What goes first: unscheduled, pending, not ready, cheap to delete, crowded on its node, lately ready,
+/// often restarted, young.
+type Rank = (
+    bool,
+    u8,
+    bool,
+    i32,
+    std::cmp::Reverse<usize>,
+    std::cmp::Reverse<i64>,
+    std::cmp::Reverse<i32>,
+    std::cmp::Reverse<i64>,
+    String,
+);
+
+fn rank(pod: &Pod, all: &[Arc<Pod>]) -> Rank {
+    let node = |p: &Pod| p.spec.as_ref().and_then(|s| s.node_name.clone()).unwrap_or_default();
+    let mine = node(pod);
+    let status = pod.status.as_ref();
+    let phase = match status.and_then(|s| s.phase.as_deref()) {
+        Some("Pending") | None => 0,
+        Some("Unknown") => 1,
+        Some(_) => 2,
+    };
+    let ready = ready_condition(pod);
+    let is_ready = ready.is_some_and(|c| c.status == "True");
+    let cost =
+        pod.metadata.annotations.as_ref().and_then(|a| a.get("controller.kubernetes.io/pod-deletion-cost"));
+    let crowd = if mine.is_empty() { 0 } else { all.iter().filter(|p| node(p) == mine).count() };
+    let ready_since = ready.and_then(|c| c.last_transition_time.as_ref()).map_or(0, |t| t.0.as_second());
+    let restarts = status
+        .and_then(|s| s.container_statuses.as_ref())
+        .into_iter()
+        .flatten()
+        .map(|c| c.restart_count)
+        .max();
+    let created = pod.metadata.creation_timestamp.as_ref().map_or(0, |t| t.0.as_second());
+    (
+        !mine.is_empty(),
+        phase,
+        is_ready,
+        cost.and_then(|c| c.parse().ok()).unwrap_or(0),
+        std::cmp::Reverse(crowd),
+        std::cmp::Reverse(if is_ready { ready_since } else { 0 }),
+        std::cmp::Reverse(restarts.unwrap_or(0)),
+        std::cmp::Reverse(created),
+        pod.metadata.name.clone().unwrap_or_default(),
+    )
+}
+
+fn ready_condition(pod: &Pod) -> Option<&PodCondition> {
+    pod.status.as_ref()?.conditions.as_ref()?.iter().find(|c| c.type_ == "Ready")
+}
+
+/// Whether a pod has been ready for `least` seconds.
+pub(in crate::controllers) fn is_available(pod: &Pod, least: i32, now: Timestamp) -> bool {
+    let Some(ready) = ready_condition(pod).filter(|c| c.status == "True") else { return false };
+    let since = ready.last_transition_time.as_ref().map(|t| t.0.as_second());
+    least == 0 || since.is_some_and(|s| s + i64::from(least) <= now.as_second())
+}
+
+/// When a pod that is ready but not yet available becomes so.
+pub(super) fn next_check(set: &ReplicaSet, owned: &[Arc<Pod>], now: Timestamp) -> Option<Duration> {
+    let least = set.spec.as_ref().and_then(|s| s.min_ready_seconds).unwrap_or(0);
+    let waits = owned.iter().filter(|p| !is_available(p, least, now)).filter_map(|p| {
+        let ready = ready_condition(p).filter(|c| c.status == "True")?;
+        let at = ready.last_transition_time.as_ref()?.0.as_second() + i64::from(least);
+        u64::try_from(at - now.as_second()).ok()
+    });
+    waits.min().map(|seconds| Duration::from_secs(seconds.max(1)))
+}
+
+/// The status the pods call for.
+pub(super) fn status(
+    set: &ReplicaSet,
+    owned: &[Arc<Pod>],
+    failure: Option<String>,
+    now: Timestamp,
+) -> ReplicaSetStatus {
+    let spec = set.spec.clone().unwrap_or_default();
+    let template = spec.template.and_then(|t| t.metadata).and_then(|m| m.labels).unwrap_or_default();
+    let least = spec.min_ready_seconds.unwrap_or(0);
+    let count = |test: &dyn Fn(&Pod) -> bool| {
+        i32::try_from(owned.iter().filter(|p| test(p)).count()).unwrap_or(i32::MAX)
+    };
+    let labelled = |p: &Pod| {
+        template.iter().all(|(k, v)| p.metadata.labels.as_ref().is_some_and(|l| l.get(k) == Some(v)))
+    };
+    let positive = |n: i32| (n > 0).then_some(n);
+    let old = set.status.clone().unwrap_or_default();
+    ReplicaSetStatus {
+        replicas: count(&|_| true),
+        fully_labeled_replicas: positive(count(&labelled)),
+        ready_replicas: positive(count(&|p| ready_condition(p).is_some_and(|c| c.status == "True"))),
+        available_replicas: positive(count(&|p| is_available(p, least, now))),
+        observed_generation: set.metadata.generation,
+        conditions: conditions(old.conditions, failure, owned.len() > wanted(set), now),
+        terminating_replicas: old.terminating_replicas,
+    }
+}
+
+fn conditions(
+    old: Option<Vec<ReplicaSetCondition>>,
+    failure: Option<String>,
+    deleting: bool,
+    now: Timestamp,
+) -> Option<Vec<ReplicaSetCondition>> {
+    const FAILURE: &str = "ReplicaFailure";
+    let mut out = old.unwrap_or_default();
+    let reason = if deleting { "FailedDelete" } else { "FailedCreate" };
+    let known = out.iter().any(|c| c.type_ == FAILURE && c.reason.as_deref() == Some(reason));
+    match failure {
+        None => out.retain(|c| c.type_ != FAILURE),
+        Some(_) if known => {}
+        Some(message) => {
+            out.retain(|c| c.type_ != FAILURE);
+            out.push(ReplicaSetCondition {
+                type_: FAILURE.into(),
+                status: "True".into(),
+                reason: Some(reason.into()),
+                message: Some(message),
+                last_transition_time: Some(Time(now)),
+            });
+        }
+    }
+    (!out.is_empty()).then_some(out)
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    fn set(replicas: i32) -> ReplicaSet {
+        serde_json::from_value(json!({
+            "metadata": {"name": "web", "namespace": "d", "uid": "set", "generation": 2},
+            "spec": {"replicas": replicas, "selector": {"matchLabels": {"app": "web"}},
+                "template": {"metadata": {"labels": {"app": "web"}}}},
+        }))
+        .unwrap()
+    }
+
+    fn pod(name: &str, owner: Option<&str>, extra: Value) -> Arc<Pod> {
+        let owners: Vec<Value> = owner
+            .iter()
+            .map(|uid| json!({"apiVersion": "apps/v1", "kind": "ReplicaSet", "name": "web", "uid": uid, "controller": true}))
+            .collect();
+        let mut v = json!({"metadata": {"name": name, "labels": {"app": "web"}, "ownerReferences": owners},
+            "spec": {"containers": [], "nodeName": "n1"}, "status": {"phase": "Running",
+                "conditions": [{"type": "Ready", "status": "True", "lastTransitionTime": "2026-01-01T00:00:00Z"}]}});
+        for (pointer, value) in extra.as_object().into_iter().flatten() {
+            let (a, b) = pointer.split_once('/').unwrap();
+            v[a][b] = value.clone();
+        }
+        Arc::new(serde_json::from_value(v).unwrap())
+    }
+
+    fn names(pods: &[Arc<Pod>]) -> Vec<String> {
+        pods.iter().map(|p| p.metadata.name.clone().unwrap()).collect()
+    }
+
+    #[test]
+    fn pods_are_owned_adopted_or_released() {
+        let pods = [
+            pod("mine", Some("set"), json!({})),
+            pod("orphan", None, json!({})),
+            pod("strayed", Some("set"), json!({"metadata/labels": {"app": "other"}})),
+            pod("foreign", Some("other"), json!({})),
+            pod("done", Some("set"), json!({"status/phase": "Succeeded"})),
+            pod("ending", Some("set"), json!({"metadata/deletionTimestamp": "2026-01-01T00:00:00Z"})),
+        ];
+        let claims = claims(&set(1), &pods);
+        assert_eq!(
+            (names(&claims.owned), names(&claims.adopt), names(&claims.release)),
+            (vec!["mine".into()], vec!["orphan".into()], vec!["strayed".into()])
+        );
+    }
+
+    #[test]
+    fn the_number_of_pods_follows_the_spec() {
+        let two = [pod("a", Some("set"), json!({})), pod("b", Some("set"), json!({}))];
+        assert!(matches!(scale(&set(2), &two), Scale::Keep));
+        assert!(matches!(scale(&set(5), &two), Scale::Create(3)));
+        assert!(matches!(scale(&set(1000), &two), Scale::Create(500)));
+        assert!(matches!(scale(&set(0), &two), Scale::Delete(p) if p.len() == 2));
+    }
+
+    #[test]
+    fn the_least_useful_pods_go_first() {
+        let pods = [
+            pod("good", Some("set"), json!({})),
+            pod(
+                "costly",
+                Some("set"),
+                json!({"metadata/annotations": {"controller.kubernetes.io/pod-deletion-cost": "10"}}),
+            ),
+            pod("unready", Some("set"), json!({"status/conditions": []})),
+            pod("pending", Some("set"), json!({"status/phase": "Pending"})),
+            pod("nowhere", Some("set"), json!({"spec/nodeName": "", "status/phase": "Pending"})),
+        ];
+        let order: Vec<String> = (1..=5)
+            .map(|n| match scale(&set(5 - n), &pods) {
+                Scale::Delete(gone) => names(&gone).pop().unwrap(),
+                _ => panic!("pods must go"),
+            })
+            .collect();
+        assert_eq!(order, ["nowhere", "pending", "unready", "good", "costly"]);
+    }
+
+    #[test]
+    fn the_status_counts_what_is_there_and_settles() {
+        let now = "2026-01-01T00:00:05Z".parse().unwrap();
+        let mut set = set(2);
+        set.spec.as_mut().unwrap().min_ready_seconds = Some(10);
+        let pods =
+            [pod("a", Some("set"), json!({})), pod("b", Some("set"), json!({"status/conditions": []}))];
+        let first = status(&set, &pods, None, now);
+        assert_eq!((first.replicas, first.ready_replicas, first.available_replicas), (2, Some(1), None));
+        assert_eq!(next_check(&set, &pods, now), Some(Duration::from_secs(5)));
+        set.status = Some(first.clone());
+        assert_eq!(status(&set, &pods, None, now), first, "planned twice is planned once");
+        let failed = status(&set, &pods, Some("quota".into()), now);
+        assert_eq!(failed.conditions.unwrap()[0].reason.as_deref(), Some("FailedCreate"));
+    }
+}
