@@ -20,6 +20,7 @@ pub mod http;
 pub mod negotiation;
 pub mod object;
 pub mod objects;
+pub mod openapi;
 pub mod options;
 pub mod patch;
 pub mod registry;

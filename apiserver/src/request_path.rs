@@ -93,7 +93,10 @@ async fn route(
             _ => {}
         }
     }
-    let catalog = server.catalog.load();
+    let catalog = server.catalog.load_full();
+    if let Some(answer) = server.openapi.answer(&catalog, &info, &headers).await {
+        return answer;
+    }
     discovery::answer(&catalog, &info.path, &headers).unwrap_or_else(|| Err(Status::no_such_path()))
 }
 

@@ -13,6 +13,7 @@ use crate::{
     admission::Plugin,
     auth::Authorizer,
     authn::Authentication,
+    openapi::OpenApi,
     registry::{SideEffects, catalog::Catalog},
     reviews::Virtuals,
     storage::Store,
@@ -24,6 +25,8 @@ pub struct Server {
     pub store: Store,
     /// The resources served.
     pub catalog: ArcSwap<Catalog>,
+    /// Documents that describe them.
+    pub openapi: OpenApi,
     /// Admission plugins in order.
     pub admission: Vec<Arc<dyn Plugin>>,
     /// Who is it.

@@ -114,9 +114,12 @@ pub enum ListType {
     Map(Vec<&'static str>),
 }
 
+/// The text the table is read from: what a digest of the types is taken of.
+pub const TEXT: &str = include_str!("table/builtin.tbl");
+
 /// The table of built-in types.
 pub fn builtin() -> &'static Table {
-    static TABLE: LazyLock<Table> = LazyLock::new(|| Table::parse(include_str!("table/builtin.tbl")));
+    static TABLE: LazyLock<Table> = LazyLock::new(|| Table::parse(TEXT));
     &TABLE
 }
 
@@ -234,6 +237,11 @@ impl Table {
     pub fn by_kind(&self, group: &str, version: &str, kind: &str) -> Option<TypeId> {
         // The map's keys are static; looking up borrowed text needs no allocation.
         self.by_kind.get(&(group, version, kind) as &(&str, &str, &str)).copied()
+    }
+
+    /// Every group, version and kind with its type, in no order; core's group is empty.
+    pub fn kinds(&self) -> impl Iterator<Item = ((&'static str, &'static str, &'static str), TypeId)> {
+        self.by_kind.iter().map(|(kind, id)| (*kind, *id))
     }
 
     /// Number of types.

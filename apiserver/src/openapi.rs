@@ -1,0 +1,243 @@
+//! OpenAPI: `/openapi/v3` with one document a group-version, and `/openapi/v2` with all of them in one.
+//!
+//! Both are derived from the type table (schemas) and the catalog (operations). A document is built when it
+//! is first asked for and kept compressed. Its address carries a digest of what it is built from, so that
+//! clients may keep it for good.
+//!
+//! Contract: OpenAPI 3.0 and Swagger 2.0 with the `x-kubernetes-*` extensions; KEP-2896 for the index, the
+//! digests and caching; JSON only (clients that ask for protobuf alone get 406).
+
+mod document;
+mod operations;
+mod schemas;
+
+use std::{
+    collections::HashMap,
+    io::Write,
+    sync::{Arc, LazyLock},
+};
+
+use bytes::Bytes;
+use component_base::version;
+use flate2::{Compression, write::GzEncoder};
+use http::{HeaderMap, HeaderValue, Response, header};
+use parking_lot::Mutex;
+use serde_json::{Map, Value, json};
+use sha2::{Digest, Sha256};
+
+use crate::{
+    registry::catalog::Catalog,
+    request_path::info::RequestInfo,
+    response::{self, Body},
+    status::Status,
+};
+
+/// Raised whenever the same types and resources are described differently, to make clients fetch anew.
+const REVISION: u8 = 1;
+
+/// Which form a document takes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+enum Dialect {
+    /// Swagger 2.0.
+    V2,
+    /// OpenAPI 3.0.
+    V3,
+}
+
+/// The documents of one server.
+#[derive(Default)]
+pub struct OpenApi(Mutex<Cache>);
+
+#[derive(Default)]
+struct Cache {
+    /// What the documents describe; another catalog makes them void.
+    catalog: Option<Arc<Catalog>>,
+    /// By path, compressed.
+    documents: HashMap<String, Bytes>,
+}
+
+/// One group-version.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct GroupVersion {
+    group: &'static str,
+    version: &'static str,
+}
+
+impl GroupVersion {
+    /// `api/v1`, `apis/apps/v1`.
+    fn path(&self) -> String {
+        match self.group {
+            "" => format!("api/{}", self.version),
+            group => format!("apis/{group}/{}", self.version),
+        }
+    }
+}
+
+impl OpenApi {
+    /// Answers a path below `/openapi`; `None` when the path is another.
+    pub async fn answer(
+        &self,
+        catalog: &Arc<Catalog>,
+        info: &RequestInfo,
+        headers: &HeaderMap,
+    ) -> Option<Result<Response<Body>, Status>> {
+        let rest = info.path.strip_prefix("/openapi/")?.trim_end_matches('/');
+        if !matches!(rest, "v2" | "v3") && !rest.starts_with("v3/") {
+            return None;
+        }
+        if !accepts_json(headers) {
+            return Some(Ok(response::text(406, "only application/json is served")));
+        }
+        if rest == "v3" {
+            return Some(Ok(response::json(200, &index(catalog))));
+        }
+        Some(self.document(catalog, rest, info.query.get("hash"), headers).await)
+    }
+
+    async fn document(
+        &self,
+        catalog: &Arc<Catalog>,
+        name: &str,
+        wanted: &str,
+        headers: &HeaderMap,
+    ) -> Result<Response<Body>, Status> {
+        let (dialect, versions) = match name.strip_prefix("v3/") {
+            None => (Dialect::V2, group_versions(catalog)),
+            Some(path) => {
+                let one = group_versions(catalog).into_iter().find(|gv| gv.path() == path);
+                (Dialect::V3, vec![one.ok_or_else(Status::no_such_path)?])
+            }
+        };
+        let digest = digest(catalog, &versions);
+        let tag = format!("\"{digest}\"");
+        let unchanged = headers
+            .get(header::IF_NONE_MATCH)
+            .and_then(|v| v.to_str().ok())
+            .is_some_and(|tags| tags.split(',').any(|t| t.trim().trim_start_matches("W/") == tag));
+        let mut response = if unchanged {
+            response::of(304, "application/json", response::full(""))
+        } else {
+            let packed = self.packed(catalog, name, dialect, versions).await?;
+            body(&packed, headers)?
+        };
+        let headers = response.headers_mut();
+        if let Ok(tag) = HeaderValue::from_str(&tag) {
+            headers.insert(header::ETAG, tag);
+        }
+        headers.insert(header::VARY, HeaderValue::from_static("Accept-Encoding, Accept"));
+        if wanted == digest {
+            headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("public, immutable"));
+        }
+        Ok(response)
+    }
+
+    /// The document, compressed; built off the serving threads when it is not there yet.
+    async fn packed(
+        &self,
+        catalog: &Arc<Catalog>,
+        name: &str,
+        dialect: Dialect,
+        versions: Vec<GroupVersion>,
+    ) -> Result<Bytes, Status> {
+        if let Some(packed) = self.0.lock().get(catalog, name) {
+            return Ok(packed);
+        }
+        let of = catalog.clone();
+        let built = tokio::task::spawn_blocking(move || pack(&document::build(&of, dialect, &versions)));
+        let packed = match built.await {
+            Ok(Ok(packed)) => packed,
+            Ok(Err(error)) => return Err(Status::internal(format!("packing an OpenAPI document: {error}"))),
+            Err(error) => return Err(Status::internal(format!("building an OpenAPI document: {error}"))),
+        };
+        self.0.lock().put(catalog, name, packed.clone());
+        Ok(packed)
+    }
+}
+
+impl Cache {
+    fn get(&self, catalog: &Arc<Catalog>, name: &str) -> Option<Bytes> {
+        let same = self.catalog.as_ref().is_some_and(|c| Arc::ptr_eq(c, catalog));
+        if same { self.documents.get(name).cloned() } else { None }
+    }
+
+    fn put(&mut self, catalog: &Arc<Catalog>, name: &str, packed: Bytes) {
+        if !self.catalog.as_ref().is_some_and(|c| Arc::ptr_eq(c, catalog)) {
+            self.catalog = Some(catalog.clone());
+            self.documents.clear();
+        }
+        self.documents.insert(name.to_owned(), packed);
+    }
+}
+
+fn index(catalog: &Catalog) -> Value {
+    let paths: Map<String, Value> = group_versions(catalog)
+        .into_iter()
+        .map(|gv| {
+            let path = gv.path();
+            let digest = digest(catalog, std::slice::from_ref(&gv));
+            let url = format!("/openapi/v3/{path}?hash={digest}");
+            (path, json!({"serverRelativeURL": url}))
+        })
+        .collect();
+    json!({ "paths": paths })
+}
+
+fn group_versions(catalog: &Catalog) -> Vec<GroupVersion> {
+    let groups = catalog.groups();
+    let of = |(group, versions): (&'static str, Vec<&'static str>)| {
+        versions.into_iter().map(move |version| GroupVersion { group, version })
+    };
+    groups.into_iter().flat_map(of).collect()
+}
+
+/// A digest of all that a document is built from; building it is not needed to know it.
+fn digest(catalog: &Catalog, versions: &[GroupVersion]) -> String {
+    static COMMON: LazyLock<Sha256> = LazyLock::new(|| {
+        let common = Sha256::new_with_prefix([REVISION]);
+        common.chain_update(version::GIT_VERSION).chain_update(proto::table::TEXT)
+    });
+    let mut hash = COMMON.clone();
+    for gv in versions {
+        for r in catalog.iter().filter(|r| r.group == gv.group && r.versions.contains(&gv.version)) {
+            hash.update(format!(
+                "{}/{} {} {} {} {:?} {:?}\n",
+                r.group, gv.version, r.plural, r.kind, r.namespaced, r.verbs, r.subresources
+            ));
+        }
+    }
+    hash.finalize().iter().map(|b| format!("{b:02X}")).collect()
+}
+
+/// Whether a clause of `Accept` takes JSON; none at all takes everything.
+fn accepts_json(headers: &HeaderMap) -> bool {
+    let Some(accept) = headers.get(header::ACCEPT).and_then(|v| v.to_str().ok()) else { return true };
+    let media = |clause: &str| clause.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
+    accept.trim().is_empty()
+        || accept
+            .split(',')
+            .any(|c| matches!(media(c).as_str(), "*/*" | "application/*" | "application/json"))
+}
+
+fn pack(document: &Value) -> std::io::Result<Bytes> {
+    let mut encoder = GzEncoder::new(Vec::new(), Compression::default());
+    serde_json::to_writer(&mut encoder, document)?;
+    encoder.flush()?;
+    Ok(encoder.finish()?.into())
+}
+
+/// The packed bytes as they are where the client takes gzip, unpacked otherwise.
+fn body(packed: &Bytes, headers: &HeaderMap) -> Result<Response<Body>, Status> {
+    let encodings = headers.get(header::ACCEPT_ENCODING).and_then(|v| v.to_str().ok()).unwrap_or_default();
+    if encodings.split(',').any(|e| e.trim() == "gzip") {
+        let mut response = response::of(200, "application/json", response::full(packed.clone()));
+        response.headers_mut().insert(header::CONTENT_ENCODING, HeaderValue::from_static("gzip"));
+        return Ok(response);
+    }
+    let mut plain = Vec::new();
+    std::io::copy(&mut flate2::read::GzDecoder::new(packed.as_ref()), &mut plain)
+        .map_err(|error| Status::internal(format!("unpacking an OpenAPI document: {error}")))?;
+    Ok(response::of(200, "application/json", response::full(plain)))
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,29 @@
+//! A whole document: the operations of some group-versions and the schemas they lead to.
+
+use std::collections::BTreeSet;
+
+use component_base::version;
+use serde_json::{Map, Value, json};
+
+use super::{Dialect, GroupVersion, operations, schemas};
+use crate::registry::catalog::Catalog;
+
+/// Describes every resource of these group-versions.
+pub(super) fn build(catalog: &Catalog, dialect: Dialect, versions: &[GroupVersion]) -> Value {
+    let mut types = BTreeSet::new();
+    let mut paths = Map::new();
+    for gv in versions {
+        operations::describe(catalog, dialect, gv, &mut paths, &mut types);
+    }
+    let schemas = schemas::describe(dialect, types);
+    let info = json!({"title": "Kubernetes", "version": version::GIT_VERSION});
+    let bearer =
+        json!({"type": "apiKey", "name": "authorization", "in": "header", "description": "Bearer token"});
+    match dialect {
+        Dialect::V2 => json!({"swagger": "2.0", "info": info, "paths": paths, "definitions": schemas,
+            "securityDefinitions": {"BearerToken": bearer}, "security": [{"BearerToken": []}]}),
+        Dialect::V3 => json!({"openapi": "3.0.0", "info": info, "paths": paths,
+            "components": {"schemas": schemas, "securitySchemes": {"BearerToken": bearer}},
+            "security": [{"BearerToken": []}]}),
+    }
+}

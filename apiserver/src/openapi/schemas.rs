@@ -1,0 +1,182 @@
+//! Schemas of types, read off the type table.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use proto::table::{self, Field, Kind, ListType, Scalar, Type, TypeId};
+use serde_json::{Map, Value, json};
+
+use super::Dialect;
+
+/// Scalars that have a definition of their own.
+const NAMED: [(Scalar, &str); 6] = [
+    (Scalar::Quantity, "api.resource.Quantity"),
+    (Scalar::Time, "meta.v1.Time"),
+    (Scalar::MicroTime, "meta.v1.MicroTime"),
+    (Scalar::IntOrString, "util.intstr.IntOrString"),
+    (Scalar::Raw, "runtime.RawExtension"),
+    (Scalar::Fields, "meta.v1.FieldsV1"),
+];
+
+/// A type's name among the definitions: `core.v1.Pod` is `io.k8s.api.core.v1.Pod`.
+pub(super) fn definition_name(short: &str) -> String {
+    let prefix = match short.split('.').next().unwrap_or_default() {
+        "meta" => "io.k8s.apimachinery.pkg.apis",
+        "api" | "util" | "runtime" | "version" => "io.k8s.apimachinery.pkg",
+        "apiextensions" => "io.k8s.apiextensions-apiserver.pkg.apis",
+        "apiregistration" => "io.k8s.kube-aggregator.pkg.apis",
+        _ => "io.k8s.api",
+    };
+    format!("{prefix}.{short}")
+}
+
+/// A reference to a type by its short name.
+pub(super) fn reference(dialect: Dialect, short: &str) -> Value {
+    let place = match dialect {
+        Dialect::V2 => "#/definitions/",
+        Dialect::V3 => "#/components/schemas/",
+    };
+    json!({"$ref": format!("{place}{}", definition_name(short))})
+}
+
+/// The schemas of these types and of all they lead to, by definition name.
+pub(super) fn describe(dialect: Dialect, roots: BTreeSet<TypeId>) -> Map<String, Value> {
+    let table = table::builtin();
+    let kinds = kinds_by_type();
+    let mut open: Vec<TypeId> = roots.into_iter().collect();
+    let mut seen = BTreeSet::new();
+    let mut out = Map::new();
+    while let Some(id) = open.pop() {
+        if !seen.insert(id) {
+            continue;
+        }
+        let of = table.get(id);
+        let mut schema = match of.scalar {
+            Some(scalar) => definition(dialect, scalar),
+            None => message(dialect, of),
+        };
+        if let Some(kinds) = kinds.get(&id) {
+            let all: Vec<Value> = kinds.iter().map(|(g, v, k)| group_version_kind(g, v, k)).collect();
+            schema["x-kubernetes-group-version-kind"] = Value::Array(all);
+        }
+        out.insert(definition_name(of.name), schema);
+        open.extend(of.fields.iter().filter_map(|f| target(&f.kind)));
+    }
+    out
+}
+
+/// The extension's form of a kind.
+pub(super) fn group_version_kind(group: &str, version: &str, kind: &str) -> Value {
+    json!({"group": group, "kind": kind, "version": version})
+}
+
+fn kinds_by_type() -> BTreeMap<TypeId, BTreeSet<(&'static str, &'static str, &'static str)>> {
+    let mut kinds: BTreeMap<TypeId, BTreeSet<_>> = BTreeMap::new();
+    for (kind, id) in table::builtin().kinds() {
+        kinds.entry(id).or_default().insert(kind);
+    }
+    kinds
+}
+
+/// The type a field refers to, itself, by its members or by its values.
+fn target(kind: &Kind) -> Option<TypeId> {
+    match kind {
+        Kind::Message(id) => Some(*id),
+        Kind::List(inner) | Kind::Map(inner) => target(inner),
+        Kind::Scalar(scalar) => table::builtin().by_name(named(*scalar)?),
+    }
+}
+
+fn named(scalar: Scalar) -> Option<&'static str> {
+    NAMED.iter().find(|(s, _)| *s == scalar).map(|(_, name)| *name)
+}
+
+fn message(dialect: Dialect, of: &Type) -> Value {
+    let mut schema = json!({"type": "object"});
+    if !of.fields.is_empty() {
+        let properties: Map<String, Value> =
+            of.fields.iter().map(|f| (f.name.to_owned(), property(dialect, f))).collect();
+        schema["properties"] = Value::Object(properties);
+    }
+    let required: Vec<&str> = of.fields.iter().filter(|f| f.required).map(|f| f.name).collect();
+    if !required.is_empty() {
+        schema["required"] = json!(required);
+    }
+    if of.atomic {
+        schema["x-kubernetes-map-type"] = json!("atomic");
+    }
+    schema
+}
+
+fn property(dialect: Dialect, field: &Field) -> Value {
+    let mut schema = value(dialect, &field.kind);
+    let mut extensions = Map::new();
+    let mut extend = |name: &str, value: Value| extensions.insert(format!("x-kubernetes-{name}"), value);
+    let list = matches!(field.kind, Kind::List(_) | Kind::Scalar(Scalar::Bytes));
+    match &field.list {
+        ListType::Atomic if field.atomic => {
+            extend(if list { "list-type" } else { "map-type" }, json!("atomic"));
+        }
+        ListType::Atomic => {}
+        ListType::Set => {
+            extend("list-type", json!("set"));
+        }
+        ListType::Map(keys) => {
+            extend("list-type", json!("map"));
+            extend("list-map-keys", json!(keys));
+        }
+    }
+    let strategy = match (field.patch_merge, field.retain_keys) {
+        (true, true) => Some("merge,retainKeys"),
+        (true, false) => Some("merge"),
+        (false, true) => Some("retainKeys"),
+        (false, false) => None,
+    };
+    if let Some(strategy) = strategy {
+        extend("patch-strategy", json!(strategy));
+    }
+    if let Some(key) = field.merge_key {
+        extend("patch-merge-key", json!(key));
+    }
+    // In OpenAPI 3.0 what stands beside `$ref` is not read.
+    if dialect == Dialect::V3 && schema.get("$ref").is_some() {
+        schema = json!({"allOf": [schema]});
+    }
+    if let Some(schema) = schema.as_object_mut() {
+        schema.append(&mut extensions);
+    }
+    schema
+}
+
+fn value(dialect: Dialect, kind: &Kind) -> Value {
+    match kind {
+        Kind::Message(id) => reference(dialect, table::builtin().get(*id).name),
+        Kind::List(member) => json!({"type": "array", "items": value(dialect, member)}),
+        Kind::Map(member) => json!({"type": "object", "additionalProperties": value(dialect, member)}),
+        Kind::Scalar(scalar) => match named(*scalar) {
+            Some(name) => reference(dialect, name),
+            None => definition(dialect, *scalar),
+        },
+    }
+}
+
+fn definition(dialect: Dialect, scalar: Scalar) -> Value {
+    match scalar {
+        Scalar::String | Scalar::Duration => json!({"type": "string"}),
+        Scalar::Bool => json!({"type": "boolean"}),
+        Scalar::Int32 => json!({"type": "integer", "format": "int32"}),
+        Scalar::Int64 => json!({"type": "integer", "format": "int64"}),
+        Scalar::Float => json!({"type": "number", "format": "double"}),
+        Scalar::Bytes => json!({"type": "string", "format": "byte"}),
+        Scalar::Quantity if dialect == Dialect::V3 => {
+            json!({"oneOf": [{"type": "string"}, {"type": "number"}]})
+        }
+        Scalar::Quantity => json!({"type": "string"}),
+        Scalar::Time | Scalar::MicroTime => json!({"type": "string", "format": "date-time"}),
+        Scalar::IntOrString if dialect == Dialect::V3 => {
+            json!({"oneOf": [{"type": "integer"}, {"type": "string"}], "format": "int-or-string"})
+        }
+        Scalar::IntOrString => json!({"type": "string", "format": "int-or-string"}),
+        Scalar::Raw | Scalar::Fields => json!({"type": "object"}),
+        Scalar::Any => json!({}),
+    }
+}

@@ -1,0 +1,146 @@
+//! The documents against upstream's, where those stand beside the tree, and against themselves.
+
+use std::{collections::BTreeSet, env, fs, path::PathBuf};
+
+use serde_json::Value;
+
+use super::{Dialect, GroupVersion, accepts_json, document, group_versions, index};
+use crate::registry::catalog;
+
+fn reference() -> Option<Value> {
+    let dir = env::var_os("KEELSON_REFERENCE").map_or_else(
+        || PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../shared/reference"),
+        PathBuf::from,
+    );
+    let text = fs::read(dir.join("openapi-v2.json")).ok()?;
+    Some(serde_json::from_slice(&text).unwrap())
+}
+
+fn all(dialect: Dialect) -> Value {
+    let catalog = catalog::builtin();
+    document::build(&catalog, dialect, &group_versions(&catalog))
+}
+
+fn references<'v>(value: &'v Value, out: &mut BTreeSet<&'v str>) {
+    match value {
+        Value::Object(map) => {
+            out.extend(map.get("$ref").and_then(Value::as_str));
+            map.values().for_each(|v| references(v, out));
+        }
+        Value::Array(list) => list.iter().for_each(|v| references(v, out)),
+        _ => {}
+    }
+}
+
+#[test]
+fn every_reference_points_to_a_schema() {
+    let catalog = catalog::builtin();
+    for gv in group_versions(&catalog) {
+        let doc = document::build(&catalog, Dialect::V3, std::slice::from_ref(&gv));
+        let mut refs = BTreeSet::new();
+        references(&doc, &mut refs);
+        assert!(!refs.is_empty(), "{gv:?}");
+        for to in refs {
+            let name = to.strip_prefix("#/components/schemas/").unwrap();
+            assert!(doc["components"]["schemas"].get(name).is_some(), "{gv:?}: {name}");
+        }
+    }
+    let doc = all(Dialect::V2);
+    let mut refs = BTreeSet::new();
+    references(&doc, &mut refs);
+    for to in refs {
+        assert!(doc["definitions"].get(to.strip_prefix("#/definitions/").unwrap()).is_some(), "{to}");
+    }
+}
+
+#[test]
+fn patches_take_field_validation() {
+    let gv = GroupVersion { group: "apps", version: "v1" };
+    let doc = document::build(&catalog::builtin(), Dialect::V3, &[gv]);
+    let patch = &doc["paths"]["/apis/apps/v1/namespaces/{namespace}/deployments/{name}"]["patch"];
+    assert_eq!(patch["x-kubernetes-group-version-kind"]["kind"], "Deployment");
+    let names: Vec<&str> =
+        patch["parameters"].as_array().unwrap().iter().map(|p| p["name"].as_str().unwrap()).collect();
+    assert_eq!(names, ["dryRun", "fieldManager", "fieldValidation", "force"]);
+    assert_eq!(
+        doc["components"]["schemas"]["io.k8s.api.apps.v1.Deployment"]["x-kubernetes-group-version-kind"][0]["kind"],
+        "Deployment"
+    );
+}
+
+fn names(value: &Value) -> BTreeSet<&str> {
+    value.as_object().into_iter().flatten().map(|(k, _)| k.as_str()).collect()
+}
+
+#[test]
+fn definitions_are_those_of_upstream() {
+    let Some(reference) = reference() else {
+        println!("skipped: the reference facts are not beside this tree");
+        return;
+    };
+    let doc = all(Dialect::V2);
+    let mut checked = 0;
+    for (name, schema) in doc["definitions"].as_object().unwrap() {
+        let theirs = &reference["definitions"][name];
+        assert!(theirs.is_object(), "{name} is no definition of upstream");
+        assert_eq!(names(&schema["properties"]), names(&theirs["properties"]), "{name}");
+        let set = |v: &Value| -> BTreeSet<String> {
+            v.as_array().into_iter().flatten().map(ToString::to_string).collect()
+        };
+        assert_eq!(set(&schema["required"]), set(&theirs["required"]), "{name}");
+        for extension in ["x-kubernetes-map-type", "type", "format"] {
+            assert_eq!(schema[extension], theirs[extension], "{name} {extension}");
+        }
+        for (field, mine) in schema["properties"].as_object().into_iter().flatten() {
+            for key in ["list-type", "list-map-keys", "patch-strategy", "patch-merge-key"] {
+                let key = format!("x-kubernetes-{key}");
+                assert_eq!(mine[&key], theirs["properties"][field][&key], "{name}.{field} {key}");
+            }
+        }
+        checked += 1;
+    }
+    assert!(checked > 500, "{checked} definitions");
+}
+
+#[test]
+fn operations_are_those_of_upstream() {
+    let Some(reference) = reference() else {
+        println!("skipped: the reference facts are not beside this tree");
+        return;
+    };
+    let doc = all(Dialect::V2);
+    let mut checked = 0;
+    for (path, item) in doc["paths"].as_object().unwrap() {
+        let theirs = &reference["paths"][path];
+        for (method, operation) in item.as_object().unwrap().iter().filter(|(m, _)| *m != "parameters") {
+            for key in ["operationId", "x-kubernetes-action", "x-kubernetes-group-version-kind"] {
+                assert_eq!(operation[key], theirs[method][key], "{method} {path} {key}");
+            }
+            checked += 1;
+        }
+    }
+    assert!(checked > 700, "{checked} operations");
+}
+
+#[test]
+fn the_index_leads_to_every_group_version() {
+    let index = index(&catalog::builtin());
+    let url = |path: &str| index["paths"][path]["serverRelativeURL"].as_str().unwrap().to_owned();
+    assert!(url("api/v1").starts_with("/openapi/v3/api/v1?hash="));
+    assert!(url("apis/apps/v1").starts_with("/openapi/v3/apis/apps/v1?hash="));
+    let hashes: BTreeSet<String> = names(&index["paths"]).into_iter().map(url).collect();
+    assert_eq!(hashes.len(), index["paths"].as_object().unwrap().len());
+}
+
+#[test]
+fn protobuf_alone_is_not_acceptable() {
+    let with = |accept: &'static str| {
+        let mut headers = http::HeaderMap::new();
+        headers.insert(http::header::ACCEPT, http::HeaderValue::from_static(accept));
+        accepts_json(&headers)
+    };
+    assert!(accepts_json(&http::HeaderMap::new()));
+    assert!(with("application/json") && with("*/*"));
+    assert!(with("application/com.github.proto-openapi.spec.v3@v1.0+protobuf, application/json;q=0.5"));
+    assert!(!with("application/com.github.proto-openapi.spec.v2@v1.0+protobuf"));
+}
