@@ -5,10 +5,11 @@
 //! clients may keep it for good.
 //!
 //! Contract: OpenAPI 3.0 and Swagger 2.0 with the `x-kubernetes-*` extensions; KEP-2896 for the index, the
-//! digests and caching; JSON only (clients that ask for protobuf alone get 406).
+//! digests and caching. JSON throughout; v2's definitions also as protobuf; what asks for neither gets 406.
 
 mod document;
 mod operations;
+mod protobuf;
 mod schemas;
 
 use std::{
@@ -34,6 +35,11 @@ use crate::{
 
 /// Raised whenever the same types and resources are described differently, to make clients fetch anew.
 const REVISION: u8 = 1;
+
+/// What a clause of `Accept` that takes JSON names.
+const JSON: &[&str] = &["*/*", "application/*", "application/json"];
+/// Name of the protobuf form of v2 among the documents.
+const V2_PROTOBUF: &str = "v2 as protobuf";
 
 /// Which form a document takes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -85,12 +91,14 @@ impl OpenApi {
         if !matches!(rest, "v2" | "v3") && !rest.starts_with("v3/") {
             return None;
         }
-        if !accepts_json(headers) {
+        let protobuf = rest == "v2" && !accepts(headers, JSON) && accepts(headers, protobuf::ASKED);
+        if !protobuf && !accepts(headers, JSON) {
             return Some(Ok(response::text(406, "only application/json is served")));
         }
         if rest == "v3" {
             return Some(Ok(response::json(200, &index(catalog))));
         }
+        let rest = if protobuf { V2_PROTOBUF } else { rest };
         Some(self.document(catalog, rest, info.query.get("hash"), headers).await)
     }
 
@@ -118,7 +126,7 @@ impl OpenApi {
             response::of(304, "application/json", response::full(""))
         } else {
             let packed = self.packed(catalog, name, dialect, versions).await?;
-            body(&packed, headers)?
+            body(&packed, if name == V2_PROTOBUF { protobuf::MEDIA } else { "application/json" }, headers)?
         };
         let headers = response.headers_mut();
         if let Ok(tag) = HeaderValue::from_str(&tag) {
@@ -143,7 +151,11 @@ impl OpenApi {
             return Ok(packed);
         }
         let of = catalog.clone();
-        let built = tokio::task::spawn_blocking(move || pack(&document::build(&of, dialect, &versions)));
+        let protobuf = name == V2_PROTOBUF;
+        let built = tokio::task::spawn_blocking(move || {
+            let document = document::build(&of, dialect, &versions);
+            if protobuf { pack(&protobuf::encode(&document)) } else { pack(document.to_string().as_bytes()) }
+        });
         let packed = match built.await {
             Ok(Ok(packed)) => packed,
             Ok(Err(error)) => return Err(Status::internal(format!("packing an OpenAPI document: {error}"))),
@@ -208,35 +220,31 @@ fn digest(catalog: &Catalog, versions: &[GroupVersion]) -> String {
     hash.finalize().iter().map(|b| format!("{b:02X}")).collect()
 }
 
-/// Whether a clause of `Accept` takes JSON; none at all takes everything.
-fn accepts_json(headers: &HeaderMap) -> bool {
+/// Whether a clause of `Accept` is one of these; none at all takes everything.
+fn accepts(headers: &HeaderMap, media: &[&str]) -> bool {
     let Some(accept) = headers.get(header::ACCEPT).and_then(|v| v.to_str().ok()) else { return true };
-    let media = |clause: &str| clause.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
-    accept.trim().is_empty()
-        || accept
-            .split(',')
-            .any(|c| matches!(media(c).as_str(), "*/*" | "application/*" | "application/json"))
+    let clause = |c: &str| media.contains(&c.split(';').next().unwrap_or_default().trim());
+    accept.trim().is_empty() || accept.split(',').any(clause)
 }
 
-fn pack(document: &Value) -> std::io::Result<Bytes> {
+fn pack(document: &[u8]) -> std::io::Result<Bytes> {
     let mut encoder = GzEncoder::new(Vec::new(), Compression::default());
-    serde_json::to_writer(&mut encoder, document)?;
-    encoder.flush()?;
+    encoder.write_all(document)?;
     Ok(encoder.finish()?.into())
 }
 
 /// The packed bytes as they are where the client takes gzip, unpacked otherwise.
-fn body(packed: &Bytes, headers: &HeaderMap) -> Result<Response<Body>, Status> {
+fn body(packed: &Bytes, media: &'static str, headers: &HeaderMap) -> Result<Response<Body>, Status> {
     let encodings = headers.get(header::ACCEPT_ENCODING).and_then(|v| v.to_str().ok()).unwrap_or_default();
     if encodings.split(',').any(|e| e.trim() == "gzip") {
-        let mut response = response::of(200, "application/json", response::full(packed.clone()));
+        let mut response = response::of(200, media, response::full(packed.clone()));
         response.headers_mut().insert(header::CONTENT_ENCODING, HeaderValue::from_static("gzip"));
         return Ok(response);
     }
     let mut plain = Vec::new();
     std::io::copy(&mut flate2::read::GzDecoder::new(packed.as_ref()), &mut plain)
         .map_err(|error| Status::internal(format!("unpacking an OpenAPI document: {error}")))?;
-    Ok(response::of(200, "application/json", response::full(plain)))
+    Ok(response::of(200, media, response::full(plain)))
 }
 
 #[cfg(test)]

@@ -4,7 +4,7 @@ use std::{collections::BTreeSet, env, fs, path::PathBuf};
 
 use serde_json::Value;
 
-use super::{Dialect, GroupVersion, accepts_json, document, group_versions, index};
+use super::{Dialect, GroupVersion, JSON, accepts, document, group_versions, index};
 use crate::registry::catalog;
 
 fn reference() -> Option<Value> {
@@ -133,13 +133,13 @@ fn the_index_leads_to_every_group_version() {
 }
 
 #[test]
-fn protobuf_alone_is_not_acceptable() {
+fn protobuf_alone_takes_no_json() {
     let with = |accept: &'static str| {
         let mut headers = http::HeaderMap::new();
         headers.insert(http::header::ACCEPT, http::HeaderValue::from_static(accept));
-        accepts_json(&headers)
+        accepts(&headers, JSON)
     };
-    assert!(accepts_json(&http::HeaderMap::new()));
+    assert!(accepts(&http::HeaderMap::new(), JSON));
     assert!(with("application/json") && with("*/*"));
     assert!(with("application/com.github.proto-openapi.spec.v3@v1.0+protobuf, application/json;q=0.5"));
     assert!(!with("application/com.github.proto-openapi.spec.v2@v1.0+protobuf"));
