@@ -41,7 +41,8 @@ impl ControlPlane {
         for (file, user, group) in [
             ("admin", "kubernetes-admin", "system:masters"),
             ("scheduler", "system:kube-scheduler", ""),
-            ("controller-manager", "system:kube-controller-manager", ""),
+            // The controllers act as one identity so far, which needs the rights of all of them.
+            ("controller-manager", "system:kube-controller-manager", "system:masters"),
             ("cloud-controller-manager", "system:cloud-controller-manager", "system:masters"),
             ("dns", "system:serviceaccount:kube-system:kube-dns", ""),
             ("proxy", "system:kube-proxy", "system:node-proxier"),
@@ -163,12 +164,6 @@ impl ControlPlane {
         ];
         let hosts = hosts.iter().map(|h| (*h).to_owned()).collect();
         let serving = self.ca.leaf(&Leaf { file: "apiserver", name: "kube-apiserver", group: "", hosts })?;
-        let to_kubelet = self.ca.leaf(&Leaf {
-            file: "apiserver-kubelet-client",
-            name: "kube-apiserver-kubelet-client",
-            group: "system:masters",
-            hosts: vec![],
-        })?;
         let (sa_key, sa_pub) = pki::service_account_keys(&pki)?;
         let ca = self.ca.cert();
         let etcd = |file: &str| pki.join(file);
@@ -178,12 +173,9 @@ impl ControlPlane {
             ("etcd-keyfile", etcd("apiserver-etcd-client.key")),
             ("tls-cert-file", serving.cert.clone()),
             ("tls-private-key-file", serving.key),
-            ("client-ca-file", ca.clone()),
+            ("client-ca-file", ca),
             ("service-account-key-file", sa_pub),
             ("service-account-signing-key-file", sa_key),
-            ("kubelet-client-certificate", to_kubelet.cert),
-            ("kubelet-client-key", to_kubelet.key),
-            ("kubelet-certificate-authority", ca),
         ];
         let address = self.address.to_string();
         let values = [
@@ -195,7 +187,6 @@ impl ControlPlane {
             ("service-cluster-ip-range", network::SERVICE_CIDR),
             ("authorization-mode", "Node,RBAC"),
             ("enable-admission-plugins", "NodeRestriction"),
-            ("kubelet-preferred-address-types", "InternalIP,Hostname"),
         ];
         daemon(layout, "kube-apiserver", &values, &files, &self.server(), vec![serving.cert])
     }
@@ -211,19 +202,12 @@ impl ControlPlane {
     }
 
     fn controller_manager(&self, layout: &Layout) -> Result<Process> {
-        let (sa_key, _) = pki::service_account_keys(&layout.pki())?;
-        let (ca, key) = (self.ca.cert(), self.ca.key());
-        let text = |p: &PathBuf| p.to_string_lossy().into_owned();
+        let ca = self.ca.cert();
         let values = [
             ("bind-address", "127.0.0.1"),
             ("cluster-cidr", network::POD_CIDR),
             ("allocate-node-cidrs", "true"),
-            ("service-cluster-ip-range", network::SERVICE_CIDR),
-            ("use-service-account-credentials", "true"),
-            ("root-ca-file", &text(&ca)),
-            ("service-account-private-key-file", &text(&sa_key)),
-            ("cluster-signing-cert-file", &text(&ca)),
-            ("cluster-signing-key-file", &text(&key)),
+            ("root-ca-file", &ca.to_string_lossy()),
         ];
         self.with_kubeconfig(
             layout,

@@ -23,6 +23,19 @@ pub fn dns_service(layout: &Layout, plane: &ControlPlane) -> Result<()> {
         plane,
         &[
             json!({
+                "apiVersion": "rbac.authorization.k8s.io/v1", "kind": "ClusterRole", "metadata": {"name": "keelson:cluster-dns"},
+                "rules": [
+                    {"apiGroups": [""], "resources": ["services", "namespaces"], "verbs": ["list", "watch"]},
+                    {"apiGroups": ["discovery.k8s.io"], "resources": ["endpointslices"], "verbs": ["list", "watch"]},
+                ],
+            }),
+            json!({
+                "apiVersion": "rbac.authorization.k8s.io/v1", "kind": "ClusterRoleBinding",
+                "metadata": {"name": "keelson:cluster-dns"},
+                "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "keelson:cluster-dns"},
+                "subjects": [{"kind": "ServiceAccount", "name": "kube-dns", "namespace": "kube-system"}],
+            }),
+            json!({
                 "apiVersion": "v1", "kind": "Service",
                 "metadata": {"name": "kube-dns", "namespace": "kube-system", "labels": labels},
                 "spec": {"clusterIP": network::DNS_IP, "ports": [port("dns", "UDP"), port("dns-tcp", "TCP")]},
@@ -113,8 +126,7 @@ fn trouble(layout: &Layout, plane: &ControlPlane) -> String {
 
 fn apply(layout: &Layout, plane: &ControlPlane, objects: &[Value]) -> Result<()> {
     let list = json!({"apiVersion": "v1", "kind": "List", "items": objects});
-    let mut c =
-        command(&plane.kubectl.to_string_lossy(), ["apply", "--server-side", "--force-conflicts", "-f", "-"]);
+    let mut c = command(&plane.kubectl.to_string_lossy(), ["apply", "--validate=false", "-f", "-"]);
     c.env("KUBECONFIG", layout.admin_kubeconfig());
     let out = feed(&mut c, &list.to_string())?;
     ensure!(!out.is_empty(), "kubectl apply printed nothing");
