@@ -12,6 +12,7 @@ pub mod catalog;
 
 mod event_row;
 mod kit;
+mod pod_spec;
 
 mod admissionregistration;
 mod apiextensions;

@@ -12,6 +12,7 @@ use crate::{
     registry::{
         Column, Resource, SelectableField, Strategy, StrategyContext, Subresource,
         kit::{Plain, STANDARD_VERBS, column, items, text},
+        pod_spec,
     },
     status::Status,
     table,
@@ -95,6 +96,17 @@ pub(super) fn resource() -> Resource {
 struct Pods;
 
 impl Strategy for Pods {
+    fn default(&self, obj: &mut Object, _version: &str) -> Result<(), Status> {
+        if let Some(spec) = obj.as_map_mut().get_mut("spec") {
+            pod_spec::fill(spec);
+            // Templates leave this to the pods made of them.
+            if let Some(spec) = spec.as_object_mut() {
+                spec.entry("enableServiceLinks").or_insert(true.into());
+            }
+        }
+        Ok(())
+    }
+
     fn prepare_create(&self, obj: &mut Object, ctx: &StrategyContext<'_>) -> Result<(), Status> {
         PLAIN.prepare_create(obj, ctx)
     }
