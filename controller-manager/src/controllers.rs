@@ -3,6 +3,7 @@
 mod deployment;
 mod endpointslice;
 mod node_ipam;
+mod node_lifecycle;
 mod replicaset;
 mod root_ca;
 mod serviceaccount;
@@ -61,6 +62,7 @@ pub const ALL: &[Controller] = &[
     Controller { name: "serviceaccount-controller", start: serviceaccount::start },
     Controller { name: "root-ca-certificate-publisher-controller", start: root_ca::start },
     Controller { name: "node-ipam-controller", start: node_ipam::start },
+    Controller { name: "node-lifecycle-controller", start: node_lifecycle::start },
     Controller { name: "replicaset-controller", start: replicaset::start },
     Controller { name: "deployment-controller", start: deployment::start },
     Controller { name: "endpointslice-controller", start: endpointslice::start },

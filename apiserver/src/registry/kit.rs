@@ -139,6 +139,37 @@ impl Strategy for Plain {
     }
 }
 
+/// [`Plain`] for kinds whose names may be any one segment of a path, such as `system:node`
+/// (upstream's `path.ValidatePathSegmentName`).
+#[derive(Clone, Copy)]
+pub(super) struct PathNamed(pub(super) Plain);
+
+impl Strategy for PathNamed {
+    fn prepare_create(&self, obj: &mut Object, ctx: &StrategyContext<'_>) -> Result<(), Status> {
+        self.0.prepare_create(obj, ctx)
+    }
+
+    fn prepare_update(
+        &self,
+        new: &mut Object,
+        old: &Object,
+        ctx: &StrategyContext<'_>,
+    ) -> Result<(), Status> {
+        self.0.prepare_update(new, old, ctx)
+    }
+
+    fn row(&self, obj: &Object, now: Timestamp) -> Vec<Value> {
+        self.0.row(obj, now)
+    }
+
+    fn validate_name(&self, name: &str, prefix: bool) -> Vec<String> {
+        if !prefix && (name == "." || name == "..") {
+            return vec![format!("may not be '{name}'")];
+        }
+        ["/", "%"].iter().filter(|c| name.contains(**c)).map(|c| format!("may not contain '{c}'")).collect()
+    }
+}
+
 /// Fields a write of the status may leave as it finds them in the request.
 fn is_envelope(field: &str) -> bool {
     matches!(field, "apiVersion" | "kind" | "metadata" | "status")
@@ -220,6 +251,14 @@ mod tests {
             (Some(&json!(1)), Some(&json!(2)), 3)
         );
         assert_eq!(update(old.clone(), old, "").generation(), 3);
+    }
+
+    #[test]
+    fn names_of_one_path_segment_take_colons_but_no_slashes() {
+        let errors = |name: &str| PathNamed(PLAIN).validate_name(name, false);
+        assert!(errors("system:node").is_empty());
+        assert_eq!(errors("a/b%c"), ["may not contain '/'", "may not contain '%'"]);
+        assert_eq!(errors(".."), ["may not be '..'"]);
     }
 
     #[test]

@@ -106,8 +106,11 @@ pub struct KubeletConfiguration {
     pub node_status_report_frequency: GoDuration,
     pub node_lease_duration_seconds: i32,
     pub node_status_max_images: i32,
+    #[serde(rename = "imageMinimumGCAge")]
     pub image_minimum_gc_age: GoDuration,
+    #[serde(rename = "imageGCHighThresholdPercent")]
     pub image_gc_high_threshold_percent: u8,
+    #[serde(rename = "imageGCLowThresholdPercent")]
     pub image_gc_low_threshold_percent: u8,
     pub cgroup_root: String,
     #[serde(rename = "cgroupsPerQOS")]

@@ -8,7 +8,7 @@ use crate::{
     object::Object,
     registry::{
         Column, Resource,
-        kit::{Cell, Plain, STANDARD_VERBS, column, text},
+        kit::{Cell, PathNamed, Plain, STANDARD_VERBS, column, text},
     },
 };
 
@@ -33,7 +33,7 @@ pub(super) fn resource() -> Resource {
         storage_prefix: "rolebindings",
         selectable: &[],
         columns: COLUMNS,
-        strategy: Arc::new(Plain { status: false, generation: false, cells: CELLS }),
+        strategy: Arc::new(PathNamed(Plain { status: false, generation: false, cells: CELLS })),
     }
 }
 

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use crate::registry::{
     Column, Resource,
-    kit::{Cell, Plain, STANDARD_VERBS, column},
+    kit::{Cell, PathNamed, Plain, STANDARD_VERBS, column},
 };
 
 const COLUMNS: &[Column] = &[column("Name", "string").name(), column("Age", "date")];
@@ -27,6 +27,6 @@ pub(super) fn resource() -> Resource {
         storage_prefix: "roles",
         selectable: &[],
         columns: COLUMNS,
-        strategy: Arc::new(Plain { status: false, generation: false, cells: CELLS }),
+        strategy: Arc::new(PathNamed(Plain { status: false, generation: false, cells: CELLS })),
     }
 }

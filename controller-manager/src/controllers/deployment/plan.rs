@@ -225,7 +225,9 @@ fn proportionally(spec: &DeploymentSpec, sets: &[Arc<ReplicaSet>], actions: &mut
     let wanted = spec.replicas.unwrap_or(1);
     let active: Vec<&Arc<ReplicaSet>> = sets.iter().filter(|s| size(s) > 0).collect();
     if let [only] = active[..] {
-        actions.push(Action::Scale { set: only.clone(), to: wanted });
+        if size(only) != wanted {
+            actions.push(Action::Scale { set: only.clone(), to: wanted });
+        }
         return;
     }
     let all: i32 = active.iter().map(|s| size(s)).sum();
@@ -325,17 +327,16 @@ fn status(
     let wanted = spec.replicas.unwrap_or(1);
     let running = |s: &ReplicaSet| s.status.as_ref().map_or(0, |st| st.replicas);
     let ready = |s: &ReplicaSet| s.status.as_ref().and_then(|st| st.ready_replicas).unwrap_or(0);
-    let positive = |n: i32| (n > 0).then_some(n);
     let replicas: i32 = sets.iter().map(|s| running(s)).sum();
     let usable = total(sets, available);
     let updated = current.map_or(0, |c| running(c));
     let mut out = DeploymentStatus {
         observed_generation: deployment.metadata.generation,
-        replicas: positive(replicas),
-        updated_replicas: positive(updated),
-        ready_replicas: positive(sets.iter().map(|s| ready(s)).sum()),
-        available_replicas: positive(usable),
-        unavailable_replicas: positive(total(sets, size) - usable),
+        replicas: Some(replicas),
+        updated_replicas: Some(updated),
+        ready_replicas: Some(sets.iter().map(|s| ready(s)).sum()),
+        available_replicas: Some(usable),
+        unavailable_replicas: Some(total(sets, size) - usable),
         collision_count: deployment.status.as_ref().and_then(|s| s.collision_count),
         conditions: deployment.status.as_ref().and_then(|s| s.conditions.clone()),
         terminating_replicas: deployment.status.as_ref().and_then(|s| s.terminating_replicas),

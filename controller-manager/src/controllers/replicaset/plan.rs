@@ -159,7 +159,7 @@ pub(super) fn next_check(set: &ReplicaSet, owned: &[Arc<Pod>], now: Timestamp) -
     waits.min().map(|seconds| Duration::from_secs(seconds.max(1)))
 }
 
-/// The status the pods call for.
+/// The status the pods call for. Zeros and empty lists are written out: a merge patch keeps what it does not name.
 pub(super) fn status(
     set: &ReplicaSet,
     owned: &[Arc<Pod>],
@@ -175,13 +175,12 @@ pub(super) fn status(
     let labelled = |p: &Pod| {
         template.iter().all(|(k, v)| p.metadata.labels.as_ref().is_some_and(|l| l.get(k) == Some(v)))
     };
-    let positive = |n: i32| (n > 0).then_some(n);
     let old = set.status.clone().unwrap_or_default();
     ReplicaSetStatus {
         replicas: count(&|_| true),
-        fully_labeled_replicas: positive(count(&labelled)),
-        ready_replicas: positive(count(&|p| ready_condition(p).is_some_and(|c| c.status == "True"))),
-        available_replicas: positive(count(&|p| is_available(p, least, now))),
+        fully_labeled_replicas: Some(count(&labelled)),
+        ready_replicas: Some(count(&|p| ready_condition(p).is_some_and(|c| c.status == "True"))),
+        available_replicas: Some(count(&|p| is_available(p, least, now))),
         observed_generation: set.metadata.generation,
         conditions: conditions(old.conditions, failure, owned.len() > wanted(set), now),
         terminating_replicas: old.terminating_replicas,
@@ -212,7 +211,7 @@ fn conditions(
             });
         }
     }
-    (!out.is_empty()).then_some(out)
+    Some(out)
 }
 
 #[cfg(test)]
@@ -305,10 +304,16 @@ mod tests {
         let pods =
             [pod("a", Some("set"), json!({})), pod("b", Some("set"), json!({"status/conditions": []}))];
         let first = status(&set, &pods, None, now);
-        assert_eq!((first.replicas, first.ready_replicas, first.available_replicas), (2, Some(1), None));
+        assert_eq!((first.replicas, first.ready_replicas, first.available_replicas), (2, Some(1), Some(0)));
         assert_eq!(next_check(&set, &pods, now), Some(Duration::from_secs(5)));
         set.status = Some(first.clone());
         assert_eq!(status(&set, &pods, None, now), first, "planned twice is planned once");
+        let written = serde_json::to_value(status(&set, &[], None, now)).unwrap();
+        assert_eq!(
+            (&written["readyReplicas"], &written["conditions"]),
+            (&json!(0), &json!([])),
+            "nothing old survives"
+        );
         let failed = status(&set, &pods, Some("quota".into()), now);
         assert_eq!(failed.conditions.unwrap()[0].reason.as_deref(), Some("FailedCreate"));
     }
