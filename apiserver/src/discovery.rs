@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
 use crate::{
-    registry::{Resource, Subresource, catalog::Catalog},
+    registry::{Resource, Subresource, catalog::Catalog, view_verbs},
     response::{self, Body},
     status::Status,
 };
@@ -94,7 +94,7 @@ fn entries(resource: &Resource, version: &str) -> Vec<Entry> {
         .map(|sub| {
             let (name, kind, verbs) = match *sub {
                 Subresource::Status => ("status", own(), change.clone()),
-                Subresource::View(name) => (name, own(), change.clone()),
+                Subresource::View(name) => (name, own(), view_verbs(name).to_vec()),
                 Subresource::Scale { .. } => {
                     ("scale", ("autoscaling".to_owned(), "v1".to_owned(), "Scale".to_owned()), change.clone())
                 }

@@ -11,6 +11,7 @@ pub mod alloc;
 pub mod auth;
 pub mod authn;
 pub mod authz;
+pub mod bindings;
 pub mod bootstrap;
 pub mod discovery;
 pub mod engine;

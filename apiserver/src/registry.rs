@@ -112,6 +112,11 @@ pub enum Subresource {
     },
 }
 
+/// Verbs of a [`Subresource::View`]: all but `finalize` may be read and patched too.
+pub fn view_verbs(name: &str) -> &'static [&'static str] {
+    if name == "finalize" { &["update"] } else { &["get", "patch", "update"] }
+}
+
 /// A field a selector may name, and how to read it.
 #[derive(Clone, Copy, Debug)]
 pub struct SelectableField {

@@ -21,14 +21,17 @@ use tokio::{
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
-    admission, alloc, authn, authz,
+    admission, alloc,
+    auth::Authorizer,
+    authn, authz,
+    bindings::Bindings,
     bootstrap::{self, authentication_facts::RequestHeader},
     http,
-    objects::{Objects, stored::StoreObjects},
+    objects::{self, Objects, stored::StoreObjects},
     openapi::OpenApi,
     options::Config,
     registry::{SideEffects, catalog::Catalog},
-    reviews,
+    reviews::{self, Virtuals},
     server::Server,
     status::Status,
     storage::{StorageError, Store, StoreConfig, StoredResource},
@@ -105,7 +108,7 @@ pub async fn build(config: Config, catalog: Catalog) -> Result<App, BuildError> 
         store,
         catalog: ArcSwap::from_pointee(catalog),
         admission: chain.map_err(BuildError::Admission)?.plugins(),
-        virtuals: reviews::all(&authentication, &authorization.authorizer),
+        virtuals: virtuals(&authentication, &authorization.authorizer, &objects),
         authentication,
         openapi: OpenApi::default(),
         authorizer: authorization.authorizer.clone(),
@@ -121,6 +124,18 @@ pub async fn build(config: Config, catalog: Catalog) -> Result<App, BuildError> 
 }
 
 /// What the bootstrap objects say of this server.
+/// Resources that answer instead of being stored.
+fn virtuals(
+    authentication: &Arc<authn::Authentication>,
+    authorizer: &Arc<dyn Authorizer>,
+    objects: &Arc<dyn Objects>,
+) -> Virtuals {
+    let mut all = reviews::all(authentication, authorizer);
+    let binding = Bindings { objects: objects.clone(), pods: objects::PODS };
+    all.insert(("", "pods/binding"), Arc::new(binding));
+    all
+}
+
 fn facts(config: &Config, address: SocketAddr) -> Result<bootstrap::Facts, BuildError> {
     let read = |path: &std::path::PathBuf| {
         std::fs::read_to_string(path).map_err(|e| BuildError::Read(path.clone(), e))

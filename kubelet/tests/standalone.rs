@@ -114,7 +114,9 @@ impl Machine {
                 "--fail-swap-on=false",
                 "--node-ip=127.0.0.1",
             ])
-            .args(["--enable-server=false", "--healthz-port=0", "--eviction-hard=memory.available<1Mi"]);
+            .args(["--enable-server=false", "--healthz-port=0", "--eviction-hard=memory.available<1Mi"])
+            // The image cannot be pulled again: a full disk of the machine must not cost the test its image.
+            .args(["--image-gc-high-threshold=100", "--image-gc-low-threshold=99"]);
         Process::start(&mut command, &self.file("kubelet.log"))
     }
 

@@ -50,6 +50,8 @@ pub struct Field {
     pub atomic: bool,
     /// Strategic merge patch merges instead of replacing.
     pub patch_merge: bool,
+    /// Strategic merge patch replaces a map instead of merging it.
+    pub patch_replace: bool,
     /// Strategic merge patch drops keys that `$retainKeys` does not name.
     pub retain_keys: bool,
     /// Key by which strategic merge patch tells members of a list apart.
@@ -184,6 +186,7 @@ impl Table {
             list: ListType::Atomic,
             atomic: false,
             patch_merge: false,
+            patch_replace: false,
             retain_keys: false,
             merge_key: None,
         };
@@ -194,6 +197,7 @@ impl Table {
                     "a" => field.atomic = true,
                     "s" => field.list = ListType::Set,
                     "p" => field.patch_merge = true,
+                    "x" => field.patch_replace = true,
                     "R" => field.retain_keys = true,
                     _ => return None,
                 },

@@ -6,7 +6,7 @@ use proto::table::{self, TypeId};
 use serde_json::{Map, Value, json};
 
 use super::{Dialect, GroupVersion, schemas};
-use crate::registry::{Resource, Subresource, catalog::Catalog};
+use crate::registry::{self, Resource, Subresource, catalog::Catalog};
 
 const MEDIA: [&str; 3] = ["application/json", "application/yaml", "application/vnd.kubernetes.protobuf"];
 const PATCHES: [&str; 4] = [
@@ -97,7 +97,7 @@ impl Writer<'_> {
     fn subresource(&mut self, item: &str, r: &Resource, sub: Subresource, own: GroupVersionKind<'_>) {
         let (name, kind, verbs): (_, _, &[&str]) = match sub {
             Subresource::Status => ("status", own, &["get", "patch", "update"]),
-            Subresource::View(name) => (name, own, &["get", "patch", "update"]),
+            Subresource::View(name) => (name, own, registry::view_verbs(name)),
             Subresource::Scale { .. } => {
                 ("scale", ("autoscaling", "v1", "Scale"), &["get", "patch", "update"])
             }

@@ -129,7 +129,7 @@ fn property(dialect: Dialect, field: &Field) -> Value {
         (true, true) => Some("merge,retainKeys"),
         (true, false) => Some("merge"),
         (false, true) => Some("retainKeys"),
-        (false, false) => None,
+        (false, false) => field.patch_replace.then_some("replace"),
     };
     if let Some(strategy) = strategy {
         extend("patch-strategy", json!(strategy));

@@ -80,6 +80,9 @@ fn merge_field(
             current.remove(key);
             return Ok(());
         }
+        (Value::Object(patch), _) if field.is_some_and(|f| f.patch_replace) => {
+            Value::Object(without_directives(patch))
+        }
         (Value::Object(patch), kind) => {
             // A map or message without the merge strategy merges all the same; only lists differ.
             let kind = match kind {
