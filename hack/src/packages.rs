@@ -26,6 +26,7 @@ const PROGRAMS: &[(&str, &str)] = &[
     ("ip", "iproute2"),
     ("nsenter", "util-linux"),
     ("dpkg-deb", "dpkg"),
+    ("busybox", "busybox-static"),
     ("unzip", "unzip"),
     ("curl", "curl"),
 ];
