@@ -100,7 +100,11 @@ pub fn run(layout: &Layout, plane: &ControlPlane) -> Result<()> {
         screen::wait(&format!("http://{url}/ answering"), Duration::from_secs(30), || {
             let out = try_output(&mut command("curl", ["-sS", "-m", "2", &format!("http://{url}/")]))?;
             page = String::from_utf8_lossy(&out.stdout).trim().to_owned();
-            Ok((!out.status.success()).then(|| String::from_utf8_lossy(&out.stderr).trim().to_owned()))
+            Ok(match (out.status.success(), page.is_empty()) {
+                (true, false) => None,
+                (true, true) => Some("an empty answer".into()),
+                (false, _) => Some(String::from_utf8_lossy(&out.stderr).trim().to_owned()),
+            })
         })?;
         screen::detail(&format!("$ curl http://{url}/  →  {page}"));
     }
