@@ -1,12 +1,11 @@
 //! /healthz, /livez, /readyz with their named checks, /version and /metrics.
 //!
 //! Contract: upstream's `server/healthz`: a failed check answers 500 and always lists all checks;
-//! `?verbose` lists them on success, `?exclude=` skips one, `/<path>/<check>` runs one.
+//! `?verbose` lists them on success, `?exclude=` skips one each time it is given, `/<path>/<check>` runs one.
 
 use std::sync::atomic::Ordering;
 
 use http::Response;
-use serde_json::json;
 
 use crate::{
     request_path::info::RequestInfo,
@@ -14,28 +13,73 @@ use crate::{
     server::Server,
 };
 
-const CHECKS: [&str; 2] = ["ping", "etcd"];
-const READY_CHECKS: [&str; 5] =
-    ["ping", "etcd", "informer-sync", "poststarthook/start-apiserver", "shutdown"];
+/// A check and whether it counts for readiness alone.
+struct Check {
+    name: &'static str,
+    readiness: bool,
+    kind: Kind,
+}
+
+/// What a check looks at.
+#[derive(Clone, Copy)]
+enum Kind {
+    /// The server answers, which it does.
+    Alive,
+    /// A read of etcd.
+    Etcd,
+    /// The caches are loaded.
+    Synced,
+    /// The start-up work is done.
+    Started,
+    /// Nobody told the server to stop.
+    NotStopping,
+}
+
+const fn check(name: &'static str, readiness: bool, kind: Kind) -> Check {
+    Check { name, readiness, kind }
+}
+
+const CHECKS: &[Check] = &[
+    check("ping", false, Kind::Alive),
+    check("etcd", false, Kind::Etcd),
+    check("etcd-readiness", true, Kind::Etcd),
+    check("informer-sync", true, Kind::Synced),
+    check("poststarthook/start-system-namespaces-controller", false, Kind::Started),
+    check("poststarthook/rbac/bootstrap-roles", false, Kind::Started),
+    check("poststarthook/scheduling/bootstrap-system-priority-classes", false, Kind::Started),
+    check("poststarthook/bootstrap-controller", false, Kind::Started),
+    check("poststarthook/start-service-ip-repair-controllers", false, Kind::Started),
+    check("poststarthook/start-kubernetes-service-cidr-controller", false, Kind::Started),
+    check("shutdown", true, Kind::NotStopping),
+];
+
+/// How one check came out.
+struct Outcome {
+    name: &'static str,
+    /// Why it failed.
+    failure: Option<String>,
+}
 
 /// Answers a health, version or metrics path; `None` when the path is none of them.
 pub async fn answer(server: &Server, info: &RequestInfo) -> Option<Response<Body>> {
     let path = info.path.trim_matches('/');
-    let (head, check) = path.split_once('/').unwrap_or((path, ""));
+    let (head, name) = path.split_once('/').unwrap_or((path, ""));
     match head {
-        "healthz" | "livez" => checked(server, info, head, &CHECKS, check).await,
-        "readyz" => checked(server, info, head, &READY_CHECKS, check).await,
-        "version" if check.is_empty() => Some(response::json(200, &version())),
-        "metrics" if check.is_empty() => Some(metrics()),
+        "healthz" | "livez" | "readyz" => {
+            let checks = CHECKS.iter().filter(|c| head == "readyz" || !c.readiness);
+            if name.is_empty() {
+                return Some(overall(server, info, head, checks).await);
+            }
+            let one = checks.into_iter().find(|c| c.name == name)?;
+            Some(single(run(server, one).await))
+        }
+        "version" if name.is_empty() => {
+            let version = serde_json::to_value(component_base::version::info()).unwrap_or_default();
+            Some(response::json(200, &version))
+        }
+        "metrics" if name.is_empty() => Some(metrics()),
         _ => None,
     }
-}
-
-fn version() -> serde_json::Value {
-    json!({"major": "1", "minor": "36", "emulationMajor": "1", "emulationMinor": "36",
-        "minCompatibilityMajor": "1", "minCompatibilityMinor": "35", "gitVersion": "v1.36.0",
-        "gitCommit": "", "gitTreeState": "clean", "buildDate": "1970-01-01T00:00:00Z",
-        "goVersion": "", "compiler": "rustc", "platform": "linux/amd64"})
 }
 
 fn metrics() -> Response<Body> {
@@ -45,41 +89,102 @@ fn metrics() -> Response<Body> {
     }
 }
 
-async fn passes(server: &Server, check: &str) -> bool {
-    match check {
-        "etcd" => server.store.ping().await.is_ok(),
-        "informer-sync" => server.store.is_ready(),
-        "poststarthook/start-apiserver" => server.ready.load(Ordering::Acquire),
-        "shutdown" => !server.drain.is_cancelled(),
-        _ => true,
-    }
+async fn run(server: &Server, check: &Check) -> Outcome {
+    let failed = |holds: bool, why: &str| (!holds).then(|| why.to_owned());
+    let failure = match check.kind {
+        Kind::Alive => None,
+        Kind::Etcd => server.store.ping().await.err().map(|error| error.to_string()),
+        Kind::Synced => failed(server.store.is_ready(), "the caches are not loaded yet"),
+        Kind::Started => failed(server.ready.load(Ordering::Acquire), "not finished"),
+        Kind::NotStopping => failed(!server.stopping.is_cancelled(), "process is shutting down"),
+    };
+    Outcome { name: check.name, failure }
 }
 
-async fn checked(
+async fn overall(
     server: &Server,
     info: &RequestInfo,
     head: &str,
-    checks: &[&str],
-    only: &str,
-) -> Option<Response<Body>> {
-    if !only.is_empty() && !checks.contains(&only) {
-        return None;
-    }
-    let excluded = info.query.get("exclude");
-    let (mut report, mut healthy) = (String::new(), true);
-    for check in checks.iter().filter(|c| only.is_empty() || **c == only) {
-        if *check == excluded {
-            report.push_str(&format!("[+]{check} excluded: ok\n"));
-        } else if passes(server, check).await {
-            report.push_str(&format!("[+]{check} ok\n"));
+    checks: impl Iterator<Item = &Check>,
+) -> Response<Body> {
+    let excluded = info.query.all("exclude");
+    let (mut outcomes, mut skipped) = (Vec::new(), Vec::new());
+    for check in checks {
+        let skip = excluded.iter().any(|name| name == check.name);
+        skipped.push(skip);
+        outcomes.push(if skip {
+            Outcome { name: check.name, failure: None }
         } else {
-            healthy = false;
-            report.push_str(&format!("[-]{check} failed: reason withheld\n"));
+            run(server, check).await
+        });
+    }
+    let (healthy, report) = report(head, &outcomes, &skipped, excluded);
+    match (healthy, info.query.has("verbose")) {
+        (true, false) => response::text(200, "ok"),
+        (true, true) => response::text(200, report),
+        (false, _) => {
+            let failed = outcomes.iter().filter_map(|o| Some(format!("{}: {}", o.name, o.failure.as_ref()?)));
+            tracing::info!(
+                endpoint = head,
+                failed = failed.collect::<Vec<_>>().join("; "),
+                "health check failed"
+            );
+            response::text(500, report)
         }
     }
-    Some(match (healthy, info.query.has("verbose")) {
-        (true, false) => response::text(200, "ok"),
-        (true, true) => response::text(200, format!("{report}{head} check passed\n")),
-        (false, _) => response::text(500, format!("{report}{head} check failed\n")),
-    })
+}
+
+/// Whether all is well, and upstream's list of checks. Pure.
+fn report(head: &str, outcomes: &[Outcome], skipped: &[bool], excluded: &[String]) -> (bool, String) {
+    let mut text = String::new();
+    for (Outcome { name, failure }, skip) in outcomes.iter().zip(skipped) {
+        text.push_str(&match (skip, failure) {
+            (true, _) => format!("[+]{name} excluded: ok\n"),
+            (false, None) => format!("[+]{name} ok\n"),
+            (false, Some(_)) => format!("[-]{name} failed: reason withheld\n"),
+        });
+    }
+    let mut unknown: Vec<String> = excluded
+        .iter()
+        .filter(|name| !outcomes.iter().any(|o| o.name == name.as_str()))
+        .map(|name| format!("{name:?}"))
+        .collect();
+    unknown.sort_unstable();
+    unknown.dedup();
+    if !unknown.is_empty() {
+        let unknown = unknown.join(",");
+        text.push_str(&format!("warn: some health checks cannot be excluded: no matches for {unknown}\n"));
+    }
+    let healthy = outcomes.iter().all(|o| o.failure.is_none());
+    text.push_str(&format!("{head} check {}\n", if healthy { "passed" } else { "failed" }));
+    (healthy, text)
+}
+
+fn single(outcome: Outcome) -> Response<Body> {
+    match outcome.failure {
+        None => response::text(200, "ok"),
+        Some(why) => response::text(500, format!("internal server error: {why}\n")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reports_are_upstreams() {
+        let outcome = |name, failure: Option<&str>| Outcome { name, failure: failure.map(str::to_owned) };
+        let good = [outcome("ping", None), outcome("etcd", None)];
+        let exclude = ["etcd".to_owned(), "x".to_owned(), "a".to_owned()];
+        assert_eq!(
+            report("livez", &good, &[false, false], &[]),
+            (true, "[+]ping ok\n[+]etcd ok\nlivez check passed\n".into())
+        );
+        let text = "[+]ping ok\n[+]etcd excluded: ok\nwarn: some health checks cannot be excluded: no matches for \
+                    \"a\",\"x\"\nlivez check passed\n";
+        assert_eq!(report("livez", &good, &[false, true], &exclude), (true, text.into()));
+        let bad = [outcome("ping", None), outcome("etcd", Some("gone"))];
+        let text = "[+]ping ok\n[-]etcd failed: reason withheld\nreadyz check failed\n";
+        assert_eq!(report("readyz", &bad, &[false, false], &[]), (false, text.into()));
+    }
 }

@@ -24,6 +24,7 @@ pub mod objects;
 pub mod openapi;
 pub mod options;
 pub mod patch;
+pub mod proxy;
 pub mod registry;
 pub mod request_path;
 pub mod response;

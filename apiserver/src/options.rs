@@ -1,30 +1,33 @@
-//! The server's flags, parsed and checked into one [`Config`].
+//! The server's flags and the one [`Config`] they become.
 //!
 //! Contract: upstream's kube-apiserver flags of the same names.
 
 use std::{net::IpAddr, path::PathBuf, time::Duration};
 
-use clap::{Arg, ArgAction, ArgMatches, Command};
+use component_base::{
+    flags::{Flag, FlagSet, Kind, Values, group},
+    serving::SecureServingOptions,
+};
 
-use crate::{authn, authz, bootstrap::authentication_facts::RequestHeader};
+use crate::{
+    authn, authz,
+    bootstrap::authentication_facts::RequestHeader,
+    proxy::kubelet::{AddressType, KubeletOptions},
+};
 
 /// Everything [`crate::run::build`] needs.
 #[derive(Clone, Debug)]
 pub struct Config {
-    /// `--bind-address`.
-    pub bind_address: IpAddr,
-    /// `--secure-port`; 0 picks a free one.
-    pub secure_port: u16,
-    /// `--tls-cert-file`.
-    pub tls_cert: PathBuf,
-    /// `--tls-private-key-file`.
-    pub tls_key: PathBuf,
+    /// `--bind-address`, `--secure-port` (0 picks a free one), `--tls-*`, `--cert-dir`.
+    pub serving: SecureServingOptions,
     /// `--etcd-servers`.
     pub etcd_servers: Vec<String>,
     /// `--etcd-prefix`.
     pub etcd_prefix: String,
     /// `--etcd-cafile`, `--etcd-certfile`, `--etcd-keyfile`.
     pub etcd_tls: crate::storage::TlsFiles,
+    /// `--etcd-compaction-interval`.
+    pub compaction_interval: Duration,
     /// `--authorization-mode`.
     pub modes: Vec<authz::Mode>,
     /// `--anonymous-auth`.
@@ -33,7 +36,11 @@ pub struct Config {
     pub reads_inflight: usize,
     /// `--max-mutating-requests-inflight`.
     pub writes_inflight: usize,
-    /// Time for requests in flight after SIGTERM.
+    /// `--request-timeout`, `--min-request-timeout`.
+    pub limits: RequestLimits,
+    /// `--shutdown-delay-duration`: how long a server that is told to stop goes on serving while readyz fails.
+    pub shutdown_delay: Duration,
+    /// Time for requests in flight after that.
     pub grace: Duration,
     /// Authentication.
     pub authn: authn::Options,
@@ -47,232 +54,381 @@ pub struct Config {
     pub node_ports: std::ops::RangeInclusive<u16>,
     /// `--advertise-address`; the bind address, or the address of the default route, when not given.
     pub advertise: Option<IpAddr>,
+    /// `--external-hostname`; the advertised address when empty.
+    pub external_hostname: String,
     /// `--kubernetes-service-node-port`, 0 = none.
     pub kubernetes_node_port: u16,
     /// `--requestheader-client-ca-file` and the flags beside it.
     pub request_header: Option<(PathBuf, RequestHeader)>,
+    /// `--kubelet-*`.
+    pub kubelet: KubeletOptions,
 }
 
-/// Name, default and help of a flag that takes a value; repeated values add up.
-const VALUES: [(&str, &str, &str); 36] = [
-    ("bind-address", "0.0.0.0", "Address of the secure port"),
-    ("secure-port", "6443", "Port that serves HTTPS"),
-    ("tls-cert-file", "", "Serving certificate with its chain, PEM"),
-    ("tls-private-key-file", "", "Key of the serving certificate, PEM"),
-    ("etcd-servers", "", "etcd URLs, separated by commas"),
-    ("etcd-prefix", "/registry", "Prefix of all keys in etcd"),
-    ("etcd-cafile", "", "CA that signs etcd's certificate"),
-    ("etcd-certfile", "", "Client certificate for etcd"),
-    ("etcd-keyfile", "", "Key of the client certificate for etcd"),
-    ("authorization-mode", "AlwaysAllow", "Authorizers in order: AlwaysAllow, AlwaysDeny, Node, RBAC"),
-    ("anonymous-auth", "true", "Whether requests without credentials are system:anonymous"),
-    ("max-requests-inflight", "400", "Reads in flight; 0 has no limit"),
-    ("max-mutating-requests-inflight", "200", "Writes in flight; 0 has no limit"),
-    ("client-ca-file", "", "CA of client certificates"),
-    ("token-auth-file", "", "File of static tokens"),
-    ("enable-bootstrap-token-auth", "false", "Whether bootstrap tokens of kube-system count"),
-    ("service-account-key-file", "", "Keys that verify service account tokens"),
-    ("service-account-signing-key-file", "", "Key that signs service account tokens"),
-    ("service-account-issuer", "", "Issuer of service account tokens"),
-    ("api-audiences", "", "Audiences of this server's tokens"),
-    ("service-account-lookup", "true", "Whether a token's service account must still exist"),
-    ("service-account-jwks-uri", "", "Where the OpenID document says the keys are"),
-    ("service-account-max-token-expiration", "0s", "Longest life of an issued token; 0 has no limit"),
-    (
-        "service-account-extend-token-expiration",
-        "true",
-        "Whether kubelets' tokens warn for a year before they end",
-    ),
-    ("service-cluster-ip-range", "10.0.0.0/24", "CIDRs of cluster IPs, one per family"),
-    ("service-node-port-range", "30000-32767", "Ports of services of type NodePort"),
-    ("kubernetes-service-node-port", "0", "Node port of the kubernetes service"),
-    ("advertise-address", "", "Address other members of the cluster reach this server at"),
-    ("enable-admission-plugins", "", "Admission plugins to enable beside the default ones"),
-    ("disable-admission-plugins", "", "Admission plugins to disable although they are default"),
-    ("requestheader-client-ca-file", "", "CA of the front proxy's client certificate"),
-    ("requestheader-allowed-names", "", "Common names the front proxy may have"),
-    ("requestheader-username-headers", "", "Headers with the user's name"),
-    ("requestheader-uid-headers", "", "Headers with the user's uid"),
-    ("requestheader-group-headers", "", "Headers with the user's groups"),
-    ("requestheader-extra-headers-prefix", "", "Prefixes of headers with extra values"),
+/// How long requests may take.
+#[derive(Clone, Copy, Debug)]
+pub struct RequestLimits {
+    /// `--request-timeout`, for requests that are not long-running.
+    pub timeout: Duration,
+    /// `--min-request-timeout`: watches without a timeout of their own last this long, up to twice of it.
+    pub min_watch: Duration,
+}
+
+/// Why flags do not make a configuration.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum OptionsError {
+    /// A flag that has no default.
+    #[error("--{0} must be specified")]
+    Missing(&'static str),
+    /// A value out of range or malformed.
+    #[error("invalid argument {value:?} for \"--{flag}\" flag: {reason}")]
+    Invalid {
+        /// The flag.
+        flag: &'static str,
+        /// What was given.
+        value: String,
+        /// What is wrong.
+        reason: String,
+    },
+    /// Flags that belong together.
+    #[error("--{0} and --{1} must be given together")]
+    Half(&'static str, &'static str),
+}
+
+/// One line of the table: name, kind, default, help.
+type Line = (&'static str, Kind, &'static str, &'static str);
+
+const ETCD: &[Line] = &[
+    ("etcd-servers", Kind::Strings, "", "URLs of etcd's members"),
+    ("etcd-prefix", Kind::String, "/registry", "prefix of all keys in etcd"),
+    ("etcd-cafile", Kind::String, "", "file with the CA that signs etcd's certificate"),
+    ("etcd-certfile", Kind::String, "", "file with the client certificate for etcd"),
+    ("etcd-keyfile", Kind::String, "", "file with the key of the client certificate for etcd"),
+    ("etcd-compaction-interval", Kind::Duration, "5m0s", "time between compactions; 0 leaves them to others"),
 ];
 
-fn command() -> Command {
-    let args = VALUES.iter().map(|(name, default, help)| {
-        let shown =
-            if default.is_empty() { (*help).to_owned() } else { format!("{help} (default {default})") };
-        let arg = Arg::new(*name).long(*name).help(shown).action(ArgAction::Append).require_equals(false);
-        if matches!(*default, "true" | "false") {
-            arg.num_args(0..=1).require_equals(true).default_missing_value("true")
-        } else {
-            arg
-        }
-    });
-    Command::new("kube-apiserver").version("Kubernetes v1.36.0").args(args)
-}
+const SERVER: &[Line] = &[
+    ("advertise-address", Kind::Ip, "", "address other members of the cluster reach this server at"),
+    (
+        "external-hostname",
+        Kind::String,
+        "",
+        "host name in URLs for clients, such as those of the OpenID documents",
+    ),
+    ("max-requests-inflight", Kind::Int, "400", "reads served at once; 0 has no limit"),
+    ("max-mutating-requests-inflight", Kind::Int, "200", "writes served at once; 0 has no limit"),
+    ("request-timeout", Kind::Duration, "1m0s", "time a request may take that is not long-running"),
+    (
+        "min-request-timeout",
+        Kind::Int,
+        "1800",
+        "seconds a watch without a timeout of its own lasts at least; it ends at random before twice of that",
+    ),
+    (
+        "shutdown-delay-duration",
+        Kind::Duration,
+        "0s",
+        "time to go on serving after a signal to stop, while /readyz fails already",
+    ),
+];
 
-/// Flags as given, with defaults.
-struct Flags(ArgMatches);
+const AUTHENTICATION: &[Line] = &[
+    ("anonymous-auth", Kind::Bool, "true", "take requests without credentials for system:anonymous"),
+    ("client-ca-file", Kind::String, "", "file with the CA of client certificates"),
+    ("token-auth-file", Kind::String, "", "file with static tokens"),
+    ("enable-bootstrap-token-auth", Kind::Bool, "false", "accept bootstrap tokens of kube-system"),
+    ("service-account-key-file", Kind::StringArray, "", "file with keys that verify service account tokens"),
+    (
+        "service-account-signing-key-file",
+        Kind::String,
+        "",
+        "file with the key that signs service account tokens",
+    ),
+    (
+        "service-account-issuer",
+        Kind::StringArray,
+        "",
+        "issuer of service account tokens; the first one signs",
+    ),
+    ("api-audiences", Kind::Strings, "", "audiences of this server's tokens; the issuers if empty"),
+    ("service-account-lookup", Kind::Bool, "true", "refuse tokens of service accounts that are gone"),
+    ("service-account-jwks-uri", Kind::String, "", "where the OpenID document says the keys are"),
+    (
+        "service-account-max-token-expiration",
+        Kind::Duration,
+        "0s",
+        "longest life of an issued token; 0 has no limit",
+    ),
+    (
+        "service-account-extend-token-expiration",
+        Kind::Bool,
+        "true",
+        "let tokens mounted into pods live on for a year, so that they can be warned of",
+    ),
+    ("requestheader-client-ca-file", Kind::String, "", "file with the CA of the front proxy's certificate"),
+    ("requestheader-allowed-names", Kind::Strings, "", "common names the front proxy may have"),
+    ("requestheader-username-headers", Kind::Strings, "", "headers with the user's name"),
+    ("requestheader-uid-headers", Kind::Strings, "", "headers with the user's uid"),
+    ("requestheader-group-headers", Kind::Strings, "", "headers with the user's groups"),
+    ("requestheader-extra-headers-prefix", Kind::Strings, "", "prefixes of headers with extra values"),
+];
 
-impl Flags {
-    fn all(&self, name: &str) -> Vec<String> {
-        let given = self.0.get_many::<String>(name).into_iter().flatten();
-        given.flat_map(|v| v.split(',')).filter(|v| !v.is_empty()).map(str::to_owned).collect()
-    }
+const REST: &[Line] = &[
+    (
+        "authorization-mode",
+        Kind::Strings,
+        "AlwaysAllow",
+        "authorizers in their order: AlwaysAllow, AlwaysDeny, Node, RBAC",
+    ),
+    ("enable-admission-plugins", Kind::Strings, "", "admission plugins to switch on beside the default ones"),
+    (
+        "disable-admission-plugins",
+        Kind::Strings,
+        "",
+        "admission plugins to switch off although they are default",
+    ),
+    (
+        "service-cluster-ip-range",
+        Kind::Strings,
+        "10.0.0.0/24",
+        "CIDRs of cluster IPs, at most one per family",
+    ),
+    ("service-node-port-range", Kind::String, "30000-32767", "ports of services of type NodePort"),
+    ("kubernetes-service-node-port", Kind::Int, "0", "node port of the kubernetes service; 0 for none"),
+];
 
-    fn one(&self, name: &str) -> String {
-        let default = VALUES.iter().find(|(n, ..)| *n == name).map_or("", |(_, default, _)| *default);
-        let given = self.0.get_many::<String>(name).and_then(|mut values| values.next_back().cloned());
-        given.unwrap_or_else(|| default.to_owned())
-    }
+const KUBELET: &[Line] = &[
+    ("kubelet-certificate-authority", Kind::String, "", "file with the CA of kubelets' serving certificates"),
+    ("kubelet-client-certificate", Kind::String, "", "file with the client certificate for kubelets"),
+    ("kubelet-client-key", Kind::String, "", "file with the key of the client certificate for kubelets"),
+    (
+        "kubelet-preferred-address-types",
+        Kind::Strings,
+        "Hostname,InternalDNS,InternalIP,ExternalDNS,ExternalIP",
+        "kinds of node addresses to reach a kubelet at, best first",
+    ),
+    ("kubelet-timeout", Kind::Duration, "5s", "time a connection to a kubelet may take"),
+];
 
-    fn path(&self, name: &str) -> Option<PathBuf> {
-        Some(self.one(name)).filter(|p| !p.is_empty()).map(PathBuf::from)
-    }
-
-    fn parsed<T: std::str::FromStr>(&self, name: &str) -> Result<T, clap::Error> {
-        let text = self.one(name);
-        text.parse().map_err(|_| invalid(format!("invalid argument {text:?} for \"--{name}\"")))
-    }
-
-    fn required(&self, name: &str) -> Result<PathBuf, clap::Error> {
-        self.path(name).ok_or_else(|| invalid(format!("--{name} must be given")))
-    }
-}
-
-fn invalid(why: String) -> clap::Error {
-    command().error(clap::error::ErrorKind::ValueValidation, why)
+/// The table of flags.
+pub fn flags() -> FlagSet {
+    let section = |name: &'static str, lines: &'static [Line]| {
+        lines
+            .iter()
+            .map(move |(flag, kind, default, help)| Flag::new(flag, *kind, *default, help).section(name))
+    };
+    let cert_dir = Flag::new(
+        "cert-dir",
+        Kind::String,
+        "/var/run/kubernetes",
+        "directory of the serving certificate when no --tls-cert-file is given",
+    );
+    FlagSet::new("kube-apiserver", "Serves and stores the cluster's objects.", section("generic", SERVER))
+        .with(section("etcd", ETCD))
+        .with(group::secure_serving("6443"))
+        .with([cert_dir.section("secure serving")])
+        .with(section("authentication", AUTHENTICATION))
+        .with(section("misc", REST))
+        .with(section("kubelet", KUBELET))
+        .with(group::logging())
+        .with(group::feature_gates())
 }
 
 impl Config {
-    /// Reads the command line. `--help` and `--version` come back as errors that print themselves.
-    pub fn parse(args: impl IntoIterator<Item = String>) -> Result<Self, clap::Error> {
-        let flags = Flags(command().try_get_matches_from(args)?);
-        let mut modes = flags.all("authorization-mode");
-        if modes.is_empty() {
-            modes.push("AlwaysAllow".to_owned());
-        }
-        let etcd_servers = flags.all("etcd-servers");
+    /// The configuration that checked flags make.
+    ///
+    /// # Errors
+    /// For what a flag's kind alone does not tell.
+    pub fn new(values: &Values) -> Result<Self, OptionsError> {
+        let etcd_servers = values.list("etcd-servers");
         if etcd_servers.is_empty() {
-            return Err(invalid("--etcd-servers must be specified".to_owned()));
+            return Err(OptionsError::Missing("etcd-servers"));
         }
+        let modes = values.list("authorization-mode");
+        let mode = |text: &String| text.parse().map_err(|e: String| invalid("authorization-mode", text, e));
         Ok(Self {
-            bind_address: flags.parsed("bind-address")?,
-            secure_port: flags.parsed("secure-port")?,
-            tls_cert: flags.required("tls-cert-file")?,
-            tls_key: flags.required("tls-private-key-file")?,
+            serving: serving(values)?,
             etcd_servers,
-            etcd_prefix: flags.one("etcd-prefix"),
+            etcd_prefix: values.string("etcd-prefix").to_owned(),
             etcd_tls: crate::storage::TlsFiles {
-                ca: flags.path("etcd-cafile"),
-                cert: flags.path("etcd-certfile"),
-                key: flags.path("etcd-keyfile"),
+                ca: path(values, "etcd-cafile"),
+                cert: path(values, "etcd-certfile"),
+                key: path(values, "etcd-keyfile"),
             },
-            modes: modes.iter().map(|m| m.parse()).collect::<Result<_, String>>().map_err(invalid)?,
-            anonymous: flags.parsed("anonymous-auth")?,
-            reads_inflight: flags.parsed("max-requests-inflight")?,
-            writes_inflight: flags.parsed("max-mutating-requests-inflight")?,
+            compaction_interval: values.duration("etcd-compaction-interval"),
+            modes: modes.iter().map(mode).collect::<Result<_, _>>()?,
+            anonymous: values.bool("anonymous-auth"),
+            reads_inflight: number(values, "max-requests-inflight")?,
+            writes_inflight: number(values, "max-mutating-requests-inflight")?,
+            limits: request_limits(values)?,
+            shutdown_delay: values.duration("shutdown-delay-duration"),
             grace: Duration::from_secs(10),
-            authn: flags.authn()?,
-            enable_admission: flags.all("enable-admission-plugins"),
-            disable_admission: flags.all("disable-admission-plugins"),
-            service_ranges: flags.ranges()?,
-            node_ports: flags.node_ports()?,
-            advertise: match flags.one("advertise-address").as_str() {
-                "" => None,
-                _ => Some(flags.parsed("advertise-address")?),
-            },
-            kubernetes_node_port: flags.parsed("kubernetes-service-node-port")?,
-            request_header: flags.request_header(),
+            authn: authentication(values),
+            enable_admission: values.list("enable-admission-plugins"),
+            disable_admission: values.list("disable-admission-plugins"),
+            service_ranges: service_ranges(values)?,
+            node_ports: node_ports(values.string("service-node-port-range"))?,
+            advertise: values.ip("advertise-address"),
+            external_hostname: values.string("external-hostname").to_owned(),
+            kubernetes_node_port: number(values, "kubernetes-service-node-port")?,
+            request_header: request_header(values),
+            kubelet: kubelet(values)?,
         })
     }
 }
 
-impl Flags {
-    fn ranges(&self) -> Result<Vec<ipnet::IpNet>, clap::Error> {
-        let given = self.all("service-cluster-ip-range");
-        let given = if given.is_empty() { vec![self.one("service-cluster-ip-range")] } else { given };
-        let bad =
-            |text: &str| invalid(format!("invalid argument {text:?} for \"--service-cluster-ip-range\""));
-        let ranges: Vec<ipnet::IpNet> =
-            given.iter().map(|t| t.parse().map_err(|_| bad(t))).collect::<Result<_, _>>()?;
-        match ranges.as_slice() {
-            [_] => Ok(ranges),
-            [a, b] if a.addr().is_ipv4() != b.addr().is_ipv4() => Ok(ranges),
-            _ => {
-                Err(invalid("--service-cluster-ip-range must be one CIDR, or one of each family".to_owned()))
-            }
+fn invalid(flag: &'static str, value: impl Into<String>, reason: impl Into<String>) -> OptionsError {
+    OptionsError::Invalid { flag, value: value.into(), reason: reason.into() }
+}
+
+fn path(values: &Values, flag: &str) -> Option<PathBuf> {
+    values.optional(flag).map(PathBuf::from)
+}
+
+fn number<T: TryFrom<i64>>(values: &Values, flag: &'static str) -> Result<T, OptionsError> {
+    let number = values.int(flag);
+    T::try_from(number).map_err(|_| invalid(flag, number.to_string(), "out of range"))
+}
+
+fn serving(values: &Values) -> Result<SecureServingOptions, OptionsError> {
+    let _: u16 = number(values, "secure-port")?;
+    let options = group::secure_serving_options(values, "apiserver");
+    if options.certificate.is_some() != options.key.is_some() {
+        return Err(OptionsError::Half("tls-cert-file", "tls-private-key-file"));
+    }
+    Ok(options)
+}
+
+fn request_limits(values: &Values) -> Result<RequestLimits, OptionsError> {
+    let timeout = values.duration("request-timeout");
+    if timeout.is_zero() {
+        return Err(invalid(
+            "request-timeout",
+            values.string("request-timeout"),
+            "must be greater than zero",
+        ));
+    }
+    let min_watch = Duration::from_secs(number(values, "min-request-timeout")?);
+    Ok(RequestLimits { timeout, min_watch })
+}
+
+fn service_ranges(values: &Values) -> Result<Vec<ipnet::IpNet>, OptionsError> {
+    const FLAG: &str = "service-cluster-ip-range";
+    let given = values.list(FLAG);
+    let parse = |text: &String| {
+        text.parse().map_err(|_| invalid(FLAG, text, format!("invalid CIDR address: {text}")))
+    };
+    let ranges: Vec<ipnet::IpNet> = given.iter().map(parse).collect::<Result<_, _>>()?;
+    match ranges.as_slice() {
+        [_] => Ok(ranges),
+        [a, b] if a.addr().is_ipv4() != b.addr().is_ipv4() => Ok(ranges),
+        _ => Err(invalid(FLAG, given.join(","), "must be one CIDR, or one of each family")),
+    }
+}
+
+fn node_ports(text: &str) -> Result<std::ops::RangeInclusive<u16>, OptionsError> {
+    let parse = || -> Option<std::ops::RangeInclusive<u16>> {
+        if let Some((low, size)) = text.split_once('+') {
+            let low: u16 = low.parse().ok()?;
+            return Some(low..=low.checked_add(size.parse().ok()?)?);
         }
-    }
+        let (low, high) = text.split_once('-').unwrap_or((text, text));
+        let range = low.trim().parse().ok()?..=high.trim().parse().ok()?;
+        (!range.is_empty() && *range.start() > 0).then_some(range)
+    };
+    parse().ok_or_else(|| invalid("service-node-port-range", text, "is not a valid port range"))
+}
 
-    fn node_ports(&self) -> Result<std::ops::RangeInclusive<u16>, clap::Error> {
-        let text = self.one("service-node-port-range");
-        let parse = || -> Option<std::ops::RangeInclusive<u16>> {
-            if let Some((low, size)) = text.split_once('+') {
-                let low: u16 = low.parse().ok()?;
-                return Some(low..=low.checked_add(size.parse().ok()?)?);
-            }
-            let (low, high) = text.split_once('-').unwrap_or((&text, &text));
-            let range = low.trim().parse().ok()?..=high.trim().parse().ok()?;
-            (!range.is_empty() && *range.start() > 0).then_some(range)
-        };
-        parse().ok_or_else(|| invalid(format!("invalid argument {text:?} for \"--service-node-port-range\"")))
-    }
+fn request_header(values: &Values) -> Option<(PathBuf, RequestHeader)> {
+    let header = RequestHeader {
+        client_ca: String::new(),
+        allowed_names: values.list("requestheader-allowed-names"),
+        username_headers: values.list("requestheader-username-headers"),
+        uid_headers: values.list("requestheader-uid-headers"),
+        group_headers: values.list("requestheader-group-headers"),
+        extra_headers_prefix: values.list("requestheader-extra-headers-prefix"),
+    };
+    Some((path(values, "requestheader-client-ca-file")?, header))
+}
 
-    fn request_header(&self) -> Option<(PathBuf, RequestHeader)> {
-        let path = self.path("requestheader-client-ca-file")?;
-        let header = RequestHeader {
-            client_ca: String::new(),
-            allowed_names: self.all("requestheader-allowed-names"),
-            username_headers: self.all("requestheader-username-headers"),
-            uid_headers: self.all("requestheader-uid-headers"),
-            group_headers: self.all("requestheader-group-headers"),
-            extra_headers_prefix: self.all("requestheader-extra-headers-prefix"),
-        };
-        Some((path, header))
+fn authentication(values: &Values) -> authn::Options {
+    authn::Options {
+        client_ca_file: path(values, "client-ca-file"),
+        token_auth_file: path(values, "token-auth-file"),
+        bootstrap_tokens: values.bool("enable-bootstrap-token-auth"),
+        service_account_key_files: values
+            .list("service-account-key-file")
+            .into_iter()
+            .map(PathBuf::from)
+            .collect(),
+        service_account_signing_key_file: path(values, "service-account-signing-key-file"),
+        service_account_issuers: values.list("service-account-issuer"),
+        api_audiences: values.list("api-audiences"),
+        service_account_lookup: values.bool("service-account-lookup"),
+        jwks_uri: values.optional("service-account-jwks-uri").map(str::to_owned),
+        max_token_expiration: values.duration("service-account-max-token-expiration"),
+        extend_token_expiration: values.bool("service-account-extend-token-expiration"),
     }
+}
 
-    fn authn(&self) -> Result<authn::Options, clap::Error> {
-        Ok(authn::Options {
-            client_ca_file: self.path("client-ca-file"),
-            token_auth_file: self.path("token-auth-file"),
-            bootstrap_tokens: self.parsed("enable-bootstrap-token-auth")?,
-            service_account_key_files: self
-                .all("service-account-key-file")
-                .into_iter()
-                .map(PathBuf::from)
-                .collect(),
-            service_account_signing_key_file: self.path("service-account-signing-key-file"),
-            service_account_issuers: self.all("service-account-issuer"),
-            api_audiences: self.all("api-audiences"),
-            service_account_lookup: self.parsed("service-account-lookup")?,
-            jwks_uri: Some(self.one("service-account-jwks-uri")).filter(|uri| !uri.is_empty()),
-            max_token_expiration: component_base::goduration::parse(
-                &self.one("service-account-max-token-expiration"),
-            )
-            .map_err(|e| invalid(format!("--service-account-max-token-expiration: {e}")))?,
-            extend_token_expiration: self.parsed("service-account-extend-token-expiration")?,
-        })
+fn kubelet(values: &Values) -> Result<KubeletOptions, OptionsError> {
+    const TYPES: &str = "kubelet-preferred-address-types";
+    let (certificate, key) = (path(values, "kubelet-client-certificate"), path(values, "kubelet-client-key"));
+    if certificate.is_some() != key.is_some() {
+        return Err(OptionsError::Half("kubelet-client-certificate", "kubelet-client-key"));
     }
+    let preferred = values.list(TYPES);
+    let kind =
+        |text: &String| AddressType::parse(text).ok_or_else(|| invalid(TYPES, text, "no type of address"));
+    Ok(KubeletOptions {
+        client: certificate.zip(key),
+        ca: path(values, "kubelet-certificate-authority"),
+        preferred: preferred.iter().map(kind).collect::<Result<_, _>>()?,
+        timeout: values.duration("kubelet-timeout"),
+    })
 }
 
 #[cfg(test)]
 mod tests {
-    use super::Config;
+    use component_base::flags::Parsed;
 
-    fn parse(extra: &[&str]) -> Result<Config, clap::Error> {
-        let base = ["kube-apiserver", "--tls-cert-file=c", "--tls-private-key-file=k", "--etcd-servers=a,b"];
-        Config::parse(base.iter().chain(extra).map(|s| (*s).to_owned()))
+    use super::*;
+
+    fn parse(extra: &[&str]) -> Result<Config, String> {
+        let arguments = ["--etcd-servers=a,b"].iter().chain(extra).map(|s| (*s).to_owned());
+        match flags().parse(arguments).map_err(|e| e.to_string())? {
+            Parsed::Run(values) => Config::new(&values).map_err(|e| e.to_string()),
+            Parsed::Print(text) => Err(text),
+        }
     }
 
     #[test]
     fn defaults_lists_and_refusals() {
         let config = parse(&["--authorization-mode=Node,RBAC", "--anonymous-auth=false"]).unwrap();
-        assert_eq!((config.secure_port, config.etcd_servers.len(), config.modes.len()), (6443, 2, 2));
+        assert_eq!((config.serving.port, config.etcd_servers.len(), config.modes.len()), (6443, 2, 2));
         assert!(!config.anonymous);
-        assert_eq!(parse(&["--secure-port=1", "--secure-port=2"]).unwrap().secure_port, 2);
-        for bad in ["--secure-prt=1", "--secure-port=x", "--authorization-mode=Foo"] {
-            assert!(parse(&[bad]).is_err(), "{bad}");
+        assert_eq!(config.limits.timeout, Duration::from_secs(60));
+        assert_eq!(config.kubelet.preferred.len(), 5);
+        assert_eq!(parse(&["--secure-port=1", "--secure-port=2"]).unwrap().serving.port, 2);
+        let twice = parse(&["--service-account-issuer=https://a,b", "--service-account-issuer=c"]).unwrap();
+        assert_eq!(twice.authn.service_account_issuers, ["https://a,b", "c"]);
+        let ports = parse(&["--service-node-port-range=100+5"]).unwrap().node_ports;
+        assert_eq!(ports, 100..=105);
+        for (bad, why) in [
+            ("--secure-prt=1", "did you mean --secure-port?"),
+            ("--secure-port=x", "invalid syntax"),
+            ("--secure-port=70000", "out of range"),
+            ("--authorization-mode=Foo", "Foo"),
+            ("--tls-cert-file=c", "must be given together"),
+            ("--kubelet-client-key=k", "must be given together"),
+            ("--kubelet-preferred-address-types=Street", "no type of address"),
+            ("--service-cluster-ip-range=10.0.0.0/8,11.0.0.0/8", "one of each family"),
+            ("--service-node-port-range=9-1", "valid port range"),
+            ("--max-requests-inflight=-1", "out of range"),
+            ("--request-timeout=0s", "greater than zero"),
+            ("--version", "Kubernetes v1.36.0"),
+        ] {
+            let error = parse(&[bad]).unwrap_err();
+            assert!(error.contains(why), "{bad}: {error}");
         }
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! Contract: upstream's `server.DefaultBuildHandlerChain`.
 
-use std::{convert::Infallible, sync::Arc, time::Duration};
+use std::{convert::Infallible, net::IpAddr, sync::Arc};
 
 use bytes::Bytes;
 use futures::FutureExt;
@@ -13,7 +13,7 @@ use hyper::body::Incoming;
 use crate::{
     auth::{Attributes, Credentials, Decision, User},
     authz::forbidden_message,
-    discovery, engine, health,
+    discovery, engine, health, proxy,
     request_path::info::RequestInfo,
     response::{self, Body},
     server::Server,
@@ -24,17 +24,21 @@ pub mod info;
 
 /// Largest request body, in bytes.
 const MAX_BODY: usize = 3 * 1024 * 1024;
-/// `--request-timeout`, for requests that are not long-running.
-const REQUEST_TIMEOUT: Duration = Duration::from_secs(60);
 const AUDIT_ID: HeaderName = HeaderName::from_static("audit-id");
 
-/// What the connection knows of its peer: certificates in DER, leaf first.
-pub type PeerCertificates = Arc<Vec<Vec<u8>>>;
+/// What the connection knows of its peer.
+#[derive(Debug, Default)]
+pub struct Peer {
+    /// Certificates in DER, leaf first; the chain is not checked yet.
+    pub certificates: Vec<Vec<u8>>,
+    /// Where it comes from.
+    pub address: Option<IpAddr>,
+}
 
 /// Answers one request, whatever happens on the way.
 pub async fn handle(
     server: Arc<Server>,
-    peer: PeerCertificates,
+    peer: Arc<Peer>,
     request: Request<Incoming>,
 ) -> Result<Response<Body>, Infallible> {
     let audit_id = audit_id(request.headers());
@@ -48,24 +52,26 @@ pub async fn handle(
     Ok(response)
 }
 
-/// The stages in their order.
+/// The stages in their order, within the request timeout unless the request is long-running.
 async fn stages(
     server: Arc<Server>,
-    peer: PeerCertificates,
+    peer: Arc<Peer>,
     request: Request<Incoming>,
 ) -> Result<Response<Body>, Status> {
-    let (head, body) = request.into_parts();
-    let info = RequestInfo::new(&head.method, head.uri.path(), head.uri.query().unwrap_or_default());
-    let user = authenticate(&server, &peer, &head.headers).await?;
-    let user = impersonate(&server, user, &head.headers).await?;
-    let _slot = flow_control(&server, &info)?;
-    authorize(&server, &info.attributes(&user)).await?;
-    let body = read_body(&head.headers, body).await?;
-    let serving = route(server.clone(), info.clone(), &user, head.headers, body);
-    if info.is_long_running() {
+    let uri = request.uri();
+    let info = RequestInfo::new(request.method(), uri.path(), uri.query().unwrap_or_default());
+    let (timeout, long) = (server.limits.timeout, info.is_long_running());
+    let serving = async {
+        let user = authenticate(&server, &peer, request.headers()).await?;
+        let user = impersonate(&server, user, request.headers()).await?;
+        let _slot = flow_control(&server, &info)?;
+        authorize(&server, &info.attributes(&user)).await?;
+        route(server.clone(), info, &user, &peer, request).await
+    };
+    if long {
         return serving.await;
     }
-    match tokio::time::timeout(REQUEST_TIMEOUT, serving).await {
+    match tokio::time::timeout(timeout, serving).await {
         Ok(answer) => answer,
         Err(_) => Err(Status::timeout("request did not complete within the allotted timeout")),
     }
@@ -75,9 +81,14 @@ async fn route(
     server: Arc<Server>,
     info: RequestInfo,
     user: &User,
-    headers: HeaderMap,
-    body: Bytes,
+    peer: &Peer,
+    request: Request<Incoming>,
 ) -> Result<Response<Body>, Status> {
+    if proxy::connects(&info) {
+        return proxy::serve(server, info, user, peer, request).await;
+    }
+    let (http::request::Parts { headers, .. }, body) = request.into_parts();
+    let body = read_body(&headers, body).await?;
     if info.is_resource {
         return engine::serve(server, info, user, headers, body).await;
     }
@@ -108,12 +119,18 @@ fn audit_id(headers: &HeaderMap) -> HeaderValue {
     }
 }
 
-async fn authenticate(server: &Server, peer: &PeerCertificates, headers: &HeaderMap) -> Result<User, Status> {
-    let bearer = headers.get(header::AUTHORIZATION).and_then(|v| v.to_str().ok()).and_then(|text| {
-        let (scheme, token) = text.trim().split_once(' ')?;
-        scheme.eq_ignore_ascii_case("bearer").then(|| token.trim().to_owned())
-    });
-    let credentials = Credentials { peer_certificates: peer.to_vec(), bearer };
+/// The token of an `Authorization: Bearer` header, read as upstream does: other schemes and empty tokens are no
+/// credentials, and a token that is no text is one that nobody knows.
+fn bearer(headers: &HeaderMap) -> Option<String> {
+    let text = String::from_utf8_lossy(headers.get(header::AUTHORIZATION)?.as_bytes()).into_owned();
+    let mut parts = text.trim().splitn(3, ' ');
+    let scheme = parts.next()?;
+    let token = parts.next().filter(|token| !token.is_empty())?;
+    scheme.eq_ignore_ascii_case("bearer").then(|| token.to_owned())
+}
+
+async fn authenticate(server: &Server, peer: &Peer, headers: &HeaderMap) -> Result<User, Status> {
+    let credentials = Credentials { peer_certificates: peer.certificates.clone(), bearer: bearer(headers) };
     match server.authentication.authenticator.authenticate(&credentials).await {
         Ok(Some(user)) => Ok(user),
         Ok(None) if server.anonymous && credentials.bearer.is_none() => Ok(User::anonymous()),
@@ -242,5 +259,27 @@ async fn read_body(headers: &HeaderMap, body: Incoming) -> Result<Bytes, Status>
         Ok(body) => Ok(body.to_bytes()),
         Err(error) if error.is::<LengthLimitError>() => Err(too_large()),
         Err(error) => Err(Status::bad_request(format!("unable to read the request body: {error}"))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bearer_tokens_are_read_as_upstream_does() {
+        for (header, token) in [
+            (&b"Bearer abc"[..], Some("abc")),
+            (b"bearer  abc", None),
+            (b" BEARER abc def", Some("abc")),
+            (b"Bearer ", None),
+            (b"Basic abc", None),
+            (b"abc", None),
+            (b"Bearer \xff", Some("\u{fffd}")),
+        ] {
+            let mut headers = HeaderMap::new();
+            headers.insert(header::AUTHORIZATION, HeaderValue::from_bytes(header).unwrap());
+            assert_eq!(bearer(&headers).as_deref(), token, "{header:?}");
+        }
     }
 }

@@ -11,14 +11,16 @@ use std::{
 };
 
 use arc_swap::ArcSwap;
+use component_base::{
+    daemon::Daemon,
+    flags::{FlagSet, Values},
+    serving::ServingError,
+    task::Tasks,
+};
 use futures::{FutureExt, future::BoxFuture};
 use jiff::Timestamp;
-use tokio::{
-    net::TcpListener,
-    signal::unix::{SignalKind, signal},
-    sync::Semaphore,
-};
-use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
 
 use crate::{
     admission, alloc,
@@ -26,23 +28,50 @@ use crate::{
     authn, authz,
     bindings::Bindings,
     bootstrap::{self, authentication_facts::RequestHeader},
-    http,
+    http::Listener,
     objects::{self, Objects, stored::StoreObjects},
     openapi::OpenApi,
-    options::Config,
-    registry::{SideEffects, catalog::Catalog},
+    options::{self, Config, OptionsError},
+    proxy::kubelet::{KubeletError, Kubelets},
+    registry::{SideEffects, catalog},
     reviews::{self, Virtuals},
     server::Server,
     status::Status,
     storage::{StorageError, Store, StoreConfig, StoredResource},
 };
 
+/// The daemon.
+#[derive(Debug)]
+pub struct ApiServer;
+
+impl Daemon for ApiServer {
+    type Config = Config;
+    type ConfigError = OptionsError;
+    type RunError = BuildError;
+
+    fn flags() -> FlagSet {
+        options::flags()
+    }
+
+    fn configure(values: &Values) -> Result<Config, OptionsError> {
+        Config::new(values)
+    }
+
+    async fn run(config: Config, tasks: Tasks) -> Result<(), BuildError> {
+        build(config, catalog::builtin(), &tasks).await?.run(&tasks).await;
+        Ok(())
+    }
+}
+
 /// Why the server did not start.
 #[derive(Debug, thiserror::Error)]
 pub enum BuildError {
-    /// The serving certificate.
-    #[error("TLS")]
-    Tls(#[from] http::TlsError),
+    /// The serving certificate or the port.
+    #[error("cannot serve")]
+    Serving(#[from] ServingError),
+    /// The client certificate for kubelets.
+    #[error("connections to kubelets")]
+    Kubelet(#[from] KubeletError),
     /// The store's configuration.
     #[error("storage")]
     Store(#[from] StorageError),
@@ -55,9 +84,6 @@ pub enum BuildError {
     /// A file named by a flag.
     #[error("reading {0}")]
     Read(std::path::PathBuf, #[source] std::io::Error),
-    /// The port.
-    #[error("listening on {0}")]
-    Listen(SocketAddr, #[source] std::io::Error),
 }
 
 /// A server that listens, but does not answer yet.
@@ -66,22 +92,24 @@ pub struct App {
     pub address: SocketAddr,
     server: Arc<Server>,
     authorization: authz::Authorization,
-    objects: Arc<dyn Objects>,
     facts: bootstrap::Facts,
     services: Arc<alloc::ServiceAllocator>,
     releases: BoxFuture<'static, ()>,
-    listener: TcpListener,
-    tls: rustls::ServerConfig,
-    config: Config,
+    listener: Listener,
+    shutdown_delay: Duration,
+    grace: Duration,
 }
 
-/// Loads, binds and registers.
-pub async fn build(config: Config, catalog: Catalog) -> Result<App, BuildError> {
-    let tls = http::tls_config(&config.tls_cert, &config.tls_key)?;
+/// Loads, binds and registers. `tasks` is the process's group: its drain is the order to stop.
+///
+/// # Errors
+/// When a file or the port is unusable.
+pub async fn build(config: Config, catalog: catalog::Catalog, tasks: &Tasks) -> Result<App, BuildError> {
     let resources = catalog.iter().map(|r| StoredResource::of(r)).collect();
     let store = Store::open(StoreConfig {
         tls: config.etcd_tls.clone(),
         prefix: config.etcd_prefix.clone(),
+        compaction_interval: config.compaction_interval,
         ..StoreConfig::new(config.etcd_servers.clone(), resources)
     })?;
     let objects: Arc<dyn Objects> = Arc::new(StoreObjects::new(store.clone()));
@@ -99,11 +127,12 @@ pub async fn build(config: Config, catalog: Catalog) -> Result<App, BuildError> 
         objects.clone(),
     );
     let effects: Arc<dyn SideEffects> = services.clone();
-    let wanted = SocketAddr::new(config.bind_address, config.secure_port);
-    let listener = TcpListener::bind(wanted).await.map_err(|e| BuildError::Listen(wanted, e))?;
-    let address = listener.local_addr().map_err(|e| BuildError::Listen(wanted, e))?;
+    let listener = Listener::bind(&config.serving)?;
+    let address = listener.address();
     let facts = facts(&config, address)?;
     let limit = |n: usize| Semaphore::new(if n == 0 { Semaphore::MAX_PERMITS } else { n });
+    // The server's own group outlives the order to stop by the shutdown delay.
+    let serving = tasks.child_of(CancellationToken::new());
     let server = Arc::new(Server {
         store,
         catalog: ArcSwap::from_pointee(catalog),
@@ -113,17 +142,31 @@ pub async fn build(config: Config, catalog: Catalog) -> Result<App, BuildError> 
         openapi: OpenApi::default(),
         authorizer: authorization.authorizer.clone(),
         side_effects: HashMap::from([(("", "services"), effects)]),
-        external: SocketAddr::new(facts.advertise, facts.port).to_string(),
+        external: external(&config, &facts),
         anonymous: config.anonymous,
         reads: limit(config.reads_inflight),
         writes: limit(config.writes_inflight),
+        limits: config.limits,
+        kubelets: Kubelets::new(&config.kubelet)?,
+        objects,
         ready: AtomicBool::new(false),
-        drain: CancellationToken::new(),
+        stopping: tasks.drain(),
+        drain: serving.drain(),
+        tasks: serving,
     });
-    Ok(App { address, server, authorization, objects, facts, services, releases, listener, tls, config })
+    let Config { shutdown_delay, grace, .. } = config;
+    Ok(App { address, server, authorization, facts, services, releases, listener, shutdown_delay, grace })
 }
 
-/// What the bootstrap objects say of this server.
+/// Host and port clients know this server by.
+fn external(config: &Config, facts: &bootstrap::Facts) -> String {
+    match config.external_hostname.as_str() {
+        "" => SocketAddr::new(facts.advertise, facts.port).to_string(),
+        name if name.contains(':') => name.to_owned(),
+        name => format!("{name}:{}", facts.port),
+    }
+}
+
 /// Resources that answer instead of being stored.
 fn virtuals(
     authentication: &Arc<authn::Authentication>,
@@ -136,6 +179,7 @@ fn virtuals(
     all
 }
 
+/// What the bootstrap objects say of this server.
 fn facts(config: &Config, address: SocketAddr) -> Result<bootstrap::Facts, BuildError> {
     let read = |path: &std::path::PathBuf| {
         std::fs::read_to_string(path).map_err(|e| BuildError::Read(path.clone(), e))
@@ -172,61 +216,66 @@ fn own_address(bound: IpAddr) -> IpAddr {
 }
 
 impl App {
-    /// Serves until `stop` is done, then drains.
-    pub async fn run(self, stop: impl Future<Output = ()> + Send) {
+    /// Serves until `tasks` drains, goes on for the shutdown delay, then ends what is in flight.
+    pub async fn run(self, tasks: &Tasks) {
         let Self {
             server,
             authorization,
-            objects,
             facts,
             services,
             releases,
             listener,
-            tls,
-            config,
+            shutdown_delay,
+            grace,
             address,
         } = self;
-        tracing::info!(%address, "serving securely");
-        let tasks = TaskTracker::new();
-        drop(tasks.spawn(server.store.clone().run(server.drain.clone())));
-        drop(tasks.spawn(http::serve(server.clone(), listener, tls, config.grace)));
-        let (leaving, record) = (objects.clone(), facts.clone());
-        let starter = Starter { server: server.clone(), authorization, objects, facts, services, releases };
-        let (background, starting) = (tasks.clone(), server.clone());
-        drop(tasks.spawn(async move {
-            let drain = starting.drain.clone();
-            let end = drain.clone();
-            let spawn = move |_name: &'static str, task: BoxFuture<'static, ()>| {
-                let end = end.clone();
-                drop(background.spawn(async move {
-                    tokio::select! { () = task => {}, () = end.cancelled() => {} }
-                }));
+        tracing::info!(%address, "Serving securely");
+        // Requests in flight still need the store, so it ends after them.
+        let stored = CancellationToken::new();
+        server.tasks.spawn("storage", server.store.clone().run(stored.clone()));
+        let leaving = facts.clone();
+        let starter = Starter { server: server.clone(), authorization, facts, services, releases };
+        let (group, drain) = (server.tasks.clone(), server.drain.clone());
+        server.tasks.spawn("start", async move {
+            let spawn = move |name: &'static str, task: BoxFuture<'static, ()>| {
+                let drain = group.drain();
+                group.spawn(name, async move {
+                    drain.run_until_cancelled(task).await;
+                });
             };
-            tokio::select! {
-                () = starter.start(&spawn) => {}
-                () = drain.cancelled() => {}
-            }
-        }));
-        stop.await;
-        tracing::info!("draining");
-        if server.ready.load(Ordering::Acquire)
-            && let Err(status) = bootstrap::leave(&leaving, &record).await
-        {
-            tracing::warn!(%status, "this server's address stays in the kubernetes service until it expires");
-        }
-        server.drain.cancel();
-        tasks.close();
-        if tokio::time::timeout(config.grace + Duration::from_secs(2), tasks.wait()).await.is_err() {
-            tracing::warn!("tasks were left at the end of the grace period");
-        }
+            drain.run_until_cancelled(starter.start(&spawn)).await;
+        });
+        let stop = async {
+            tasks.drain().cancelled().await;
+            tracing::info!(delay = ?shutdown_delay, "told to stop: not ready any more");
+            let delay = tokio::time::sleep(shutdown_delay);
+            leave(&server, &leaving).await;
+            delay.await;
+            server.drain.cancel();
+        };
+        tokio::join!(stop, listener.serve(server.clone(), grace));
+        stored.cancel();
     }
+}
+
+/// Takes this server out of the `kubernetes` service, as well as that is possible now.
+async fn leave(server: &Server, facts: &bootstrap::Facts) {
+    if !server.ready.load(Ordering::Acquire) {
+        return;
+    }
+    let left = tokio::time::timeout(Duration::from_secs(3), bootstrap::leave(&server.objects, facts)).await;
+    let why = match left {
+        Ok(Ok(())) => return,
+        Ok(Err(status)) => status.to_string(),
+        Err(_) => "timed out".to_owned(),
+    };
+    tracing::warn!(why, "this server's address stays in the kubernetes service until it expires");
 }
 
 /// What happens between listening and ready.
 struct Starter {
     server: Arc<Server>,
     authorization: authz::Authorization,
-    objects: Arc<dyn Objects>,
     facts: bootstrap::Facts,
     services: Arc<alloc::ServiceAllocator>,
     releases: BoxFuture<'static, ()>,
@@ -237,14 +286,15 @@ impl Starter {
     async fn start(mut self, spawn: &(dyn Fn(&'static str, BoxFuture<'static, ()>) + Sync)) {
         self.server.store.wait_ready().await;
         let rbac = self.authorization.rbac.is_some();
-        while let Err(status) = ensure(&self.objects, &self.facts, &self.services, rbac).await {
+        let objects = self.server.objects.clone();
+        while let Err(status) = ensure(&objects, &self.facts, &self.services, rbac).await {
             tracing::warn!(%status, "bootstrap objects are not stored yet, trying again");
             tokio::time::sleep(Duration::from_secs(1)).await;
         }
         spawn("service-releases", self.releases);
-        self.authorization.start(&self.objects, spawn).await;
+        self.authorization.start(&objects, spawn).await;
         self.server.ready.store(true, Ordering::Release);
-        spawn("bootstrap-renewal", bootstrap::keep_renewing(self.objects, self.facts).boxed());
+        spawn("bootstrap-renewal", bootstrap::keep_renewing(objects, self.facts).boxed());
     }
 }
 
@@ -256,11 +306,4 @@ async fn ensure(
 ) -> Result<(), Status> {
     bootstrap::ensure(objects, facts, rbac, Timestamp::now()).await?;
     services.repair().await
-}
-
-/// Resolves at SIGTERM or SIGINT.
-pub async fn stop_signal() -> std::io::Result<()> {
-    let (mut term, mut int) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
-    tokio::select! { _ = term.recv() => {}, _ = int.recv() => {} }
-    Ok(())
 }

@@ -6,6 +6,7 @@ use std::{
 };
 
 use arc_swap::ArcSwap;
+use component_base::task::Tasks;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
@@ -13,7 +14,10 @@ use crate::{
     admission::Plugin,
     auth::Authorizer,
     authn::Authentication,
+    objects::Objects,
     openapi::OpenApi,
+    options::RequestLimits,
+    proxy::kubelet::Kubelets,
     registry::{SideEffects, catalog::Catalog},
     reviews::Virtuals,
     storage::Store,
@@ -23,6 +27,8 @@ use crate::{
 pub struct Server {
     /// The objects.
     pub store: Store,
+    /// The objects as the server itself reads and writes them.
+    pub objects: Arc<dyn Objects>,
     /// The resources served.
     pub catalog: ArcSwap<Catalog>,
     /// Documents that describe them.
@@ -48,6 +54,14 @@ pub struct Server {
     pub writes: Semaphore,
     /// Set once the start-up work is done.
     pub ready: AtomicBool,
-    /// Cancelled when the server drains: readyz fails, watches end.
+    /// `--request-timeout` and `--min-request-timeout`.
+    pub limits: RequestLimits,
+    /// The way to the kubelets, and from there to pods.
+    pub kubelets: Kubelets,
+    /// Cancelled when the server is told to stop: readyz fails, everything else goes on for a while.
+    pub stopping: CancellationToken,
+    /// Cancelled when the server drains: no new connections, watches end.
     pub drain: CancellationToken,
+    /// Owner of connections and of the tunnels through them; it drains with `drain`.
+    pub tasks: Tasks,
 }

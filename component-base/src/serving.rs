@@ -180,6 +180,28 @@ pub fn json(status: StatusCode, value: &impl serde::Serialize) -> Reply {
     }
 }
 
+/// A serving certificate and the files it is reloaded from, if any.
+pub type CertificateAndFiles = (Arc<ServingCertificate>, Option<(PathBuf, PathBuf)>);
+
+impl SecureServingOptions {
+    /// The certificate of the named files, or a self-signed one; and the files to watch.
+    ///
+    /// # Errors
+    /// When files are missing or unusable.
+    pub fn certificate(&self) -> Result<CertificateAndFiles, ServingError> {
+        let files = match (&self.certificate, &self.key) {
+            (Some(certificate), Some(key)) => Some((certificate.clone(), key.clone())),
+            (None, None) => None,
+            _ => return Err(ServingError::HalfPair),
+        };
+        let pair = match &files {
+            Some((certificate, key)) => tls::load_pair(certificate, key)?,
+            None => tls::self_signed(&self.cert_dir, &self.pair_name, &self_names())?,
+        };
+        Ok((Arc::new(ServingCertificate::new(pair)), files))
+    }
+}
+
 /// A bound HTTPS server, not yet serving.
 #[derive(Debug)]
 pub struct SecureServer {
@@ -207,16 +229,7 @@ impl SecureServer {
     /// When the address is taken or the certificate is not usable.
     pub fn bind(options: &SecureServingOptions) -> Result<SecureServer, ServingError> {
         tls::install_provider();
-        let files = match (&options.certificate, &options.key) {
-            (Some(certificate), Some(key)) => Some((certificate.clone(), key.clone())),
-            (None, None) => None,
-            _ => return Err(ServingError::HalfPair),
-        };
-        let pair = match &files {
-            Some((certificate, key)) => tls::load_pair(certificate, key)?,
-            None => tls::self_signed(&options.cert_dir, &options.pair_name, &self_names())?,
-        };
-        let certificate = Arc::new(ServingCertificate::new(pair));
+        let (certificate, files) = options.certificate()?;
         let config = tls::server_config(certificate.clone(), &options.protocol)?;
         let (listener, address) =
             listen(SocketAddr::new(options.bind_address, options.port), options.share_port)?;
@@ -255,7 +268,11 @@ fn self_names() -> Vec<String> {
     ["localhost", "127.0.0.1", "::1"].map(str::to_owned).into_iter().chain(host).collect()
 }
 
-fn listen(address: SocketAddr, share_port: bool) -> Result<(TcpListener, SocketAddr), ServingError> {
+/// Binds a TCP port; 0 picks a free one, so that the real address is told too.
+///
+/// # Errors
+/// When the address cannot be bound.
+pub fn listen(address: SocketAddr, share_port: bool) -> Result<(TcpListener, SocketAddr), ServingError> {
     let bind = |address: SocketAddr| -> io::Result<(TcpListener, SocketAddr)> {
         let domain = socket2::Domain::for_address(address);
         let socket = socket2::Socket::new(domain, socket2::Type::STREAM, Some(socket2::Protocol::TCP))?;
@@ -274,7 +291,8 @@ fn listen(address: SocketAddr, share_port: bool) -> Result<(TcpListener, SocketA
     bind(address).map_err(|source| ServingError::Listen { address, source })
 }
 
-fn spawn_reload(tasks: &Tasks, served: Arc<ServingCertificate>, certificate: PathBuf, key: PathBuf) {
+/// Looks at the files of a serving certificate now and then, and serves what they hold when they change.
+pub fn spawn_reload(tasks: &Tasks, served: Arc<ServingCertificate>, certificate: PathBuf, key: PathBuf) {
     let drain = tasks.drain();
     tasks.spawn("serving certificate", async move {
         let modified =

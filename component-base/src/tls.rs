@@ -8,14 +8,15 @@ use rustls::{
     DigitallySignedStruct, DistinguishedName, RootCertStore, ServerConfig, SignatureScheme,
     SupportedProtocolVersion,
     client::danger::HandshakeSignatureValid,
-    crypto::{CryptoProvider, aws_lc_rs},
+    crypto::{CryptoProvider, WebPkiSupportedAlgorithms, aws_lc_rs},
     server::{
         ClientHello, ResolvesServerCert, WebPkiClientVerifier,
         danger::{ClientCertVerified, ClientCertVerifier},
     },
     sign::CertifiedKey,
 };
-use rustls_pki_types::{CertificateDer, PrivateKeyDer, UnixTime, pem::PemObject};
+use rustls_pki_types::{CertificateDer, PrivateKeyDer, SubjectPublicKeyInfoDer, UnixTime, pem::PemObject};
+use x509_parser::prelude::{SubjectPublicKeyInfo, X509Version};
 
 /// Why TLS could not be set up.
 #[derive(Debug, thiserror::Error)]
@@ -180,6 +181,7 @@ impl ClientCertVerifier for AnyClientCertificate {
     ) -> Result<HandshakeSignatureValid, rustls::Error> {
         let algorithms = &self.provider.signature_verification_algorithms;
         rustls::crypto::verify_tls12_signature(message, cert, signed, algorithms)
+            .or_else(|error| old_certificate(error, cert, |key| with_key(message, key, signed, algorithms)))
     }
 
     fn verify_tls13_signature(
@@ -189,11 +191,48 @@ impl ClientCertVerifier for AnyClientCertificate {
         signed: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, rustls::Error> {
         let algorithms = &self.provider.signature_verification_algorithms;
-        rustls::crypto::verify_tls13_signature(message, cert, signed, algorithms)
+        rustls::crypto::verify_tls13_signature(message, cert, signed, algorithms).or_else(|error| {
+            old_certificate(error, cert, |key| {
+                let key = SubjectPublicKeyInfoDer::from(key.raw);
+                rustls::crypto::verify_tls13_signature_with_raw_key(message, &key, signed, algorithms)
+            })
+        })
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
         self.provider.signature_verification_algorithms.supported_schemes()
+    }
+}
+
+/// webpki reads no certificates older than X.509 version 3. Their holders still have a key to prove, so that they get 401
+/// and not a handshake failure. Other errors stay.
+fn old_certificate(
+    error: rustls::Error,
+    certificate: &CertificateDer<'_>,
+    verify: impl FnOnce(&SubjectPublicKeyInfo<'_>) -> Result<HandshakeSignatureValid, rustls::Error>,
+) -> Result<HandshakeSignatureValid, rustls::Error> {
+    match x509_parser::parse_x509_certificate(certificate) {
+        Ok((_, parsed)) if parsed.version != X509Version::V3 => verify(&parsed.tbs_certificate.subject_pki),
+        _ => Err(error),
+    }
+}
+
+/// A TLS 1.2 signature by a bare key.
+fn with_key(
+    message: &[u8],
+    key: &SubjectPublicKeyInfo<'_>,
+    signed: &DigitallySignedStruct,
+    algorithms: &WebPkiSupportedAlgorithms,
+) -> Result<HandshakeSignatureValid, rustls::Error> {
+    let of_scheme = algorithms.mapping.iter().filter(|(scheme, _)| *scheme == signed.scheme);
+    let mut candidates = of_scheme.flat_map(|(_, list)| list.iter());
+    let holds = candidates.any(|candidate| {
+        candidate.verify_signature(&key.subject_public_key.data, message, signed.signature()).is_ok()
+    });
+    if holds {
+        Ok(HandshakeSignatureValid::assertion())
+    } else {
+        Err(rustls::Error::InvalidCertificate(rustls::CertificateError::BadSignature))
     }
 }
 

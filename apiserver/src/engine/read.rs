@@ -22,8 +22,6 @@ use crate::{
 
 /// Lists longer than this are compressed for clients that accept gzip (upstream's threshold).
 const GZIP_FROM: usize = 128 * 1024;
-/// Watches without `timeoutSeconds` end after 30 to 60 minutes (`--min-request-timeout`).
-const WATCH_SECONDS: u64 = 1800;
 
 impl Call {
     pub(super) async fn get(&mut self) -> Result<Response<Body>, Status> {
@@ -152,7 +150,8 @@ impl Call {
         let selection = self.selection()?;
         let bookmarks = query.flag("allowWatchBookmarks");
         let seconds = query.get("timeoutSeconds").parse().ok().filter(|s| *s > 0);
-        let seconds = seconds.unwrap_or_else(|| rand::rng().random_range(WATCH_SECONDS..2 * WATCH_SECONDS));
+        let least = self.server.limits.min_watch.as_secs().max(1);
+        let seconds = seconds.unwrap_or_else(|| rand::rng().random_range(least..2 * least));
         let timeout = Duration::from_secs(seconds);
         let request =
             WatchRequest { namespace: self.scope(), selection, from, bookmarks, timeout: Some(timeout) };

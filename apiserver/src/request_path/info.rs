@@ -10,9 +10,9 @@ use percent_encoding::percent_decode_str;
 
 use crate::auth::{Attributes, User};
 
-/// The decoded query parameters; the first value of each name counts, as in Go's `Values.Get`.
+/// The decoded query parameters; the first value of each name counts, as in Go's `Values.Get`, unless all are asked for.
 #[derive(Clone, Debug, Default)]
-pub struct Query(BTreeMap<String, String>);
+pub struct Query(BTreeMap<String, Vec<String>>);
 
 /// The resource or plain path a request is about.
 #[derive(Clone, Debug, Default)]
@@ -46,17 +46,22 @@ pub struct RequestInfo {
 impl Query {
     /// Parses `a=b&c=d`; malformed escapes stay as they are.
     pub fn parse(text: &str) -> Self {
-        let mut map = BTreeMap::new();
+        let mut map = BTreeMap::<String, Vec<String>>::new();
         for pair in text.split('&').filter(|p| !p.is_empty()) {
             let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
-            map.entry(unescape(name)).or_insert_with(|| unescape(value));
+            map.entry(unescape(name)).or_default().push(unescape(value));
         }
         Self(map)
     }
 
     /// The parameter's value; empty when missing.
     pub fn get(&self, name: &str) -> &str {
-        self.0.get(name).map_or("", String::as_str)
+        self.all(name).first().map_or("", String::as_str)
+    }
+
+    /// All values of a parameter, in their order.
+    pub fn all(&self, name: &str) -> &[String] {
+        self.0.get(name).map_or(&[], Vec::as_slice)
     }
 
     /// Whether the parameter is present.
@@ -66,7 +71,7 @@ impl Query {
 
     /// Go's conversion of a boolean query parameter: present and not `false` or `0`.
     pub fn flag(&self, name: &str) -> bool {
-        self.0.get(name).is_some_and(|v| !matches!(v.to_ascii_lowercase().as_str(), "false" | "0"))
+        self.has(name) && !matches!(self.get(name).to_ascii_lowercase().as_str(), "false" | "0")
     }
 }
 

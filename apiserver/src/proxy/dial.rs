@@ -1,0 +1,206 @@
+//! Connections to what is behind the server: TCP, TLS when asked for, and HTTP/1.1 on top.
+//!
+//! One connection carries one request: upgrades take it over, and a proxied stream may last as long as it likes.
+
+use std::{io, sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use http::{Request, Response};
+use hyper::{body::Incoming, client::conn::http1};
+use hyper_util::rt::TokioIo;
+use rustls::{
+    ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme,
+    client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
+    crypto::{CryptoProvider, aws_lc_rs, verify_tls12_signature, verify_tls13_signature},
+    pki_types::{CertificateDer, ServerName, UnixTime},
+};
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    net::TcpStream,
+};
+use tokio_rustls::TlsConnector;
+use tokio_util::sync::DropGuard;
+
+use component_base::task::Tasks;
+
+/// Where a request goes.
+#[derive(Clone)]
+pub struct Target {
+    /// Host name or address, without brackets.
+    pub host: String,
+    /// Port.
+    pub port: u16,
+    /// `None` for plain HTTP.
+    pub tls: Option<Arc<ClientConfig>>,
+    /// Time to connect, TLS included.
+    pub timeout: Duration,
+}
+
+/// Why a request was not answered.
+#[derive(Debug, thiserror::Error)]
+pub enum DialError {
+    /// TCP; worded as Go's dialer does.
+    #[error("dial tcp {address}: {reason}")]
+    Connect {
+        /// Host and port.
+        address: String,
+        /// What went wrong.
+        reason: String,
+    },
+    /// TLS.
+    #[error("tls: {0}")]
+    Tls(io::Error),
+    /// HTTP.
+    #[error(transparent)]
+    Http(#[from] hyper::Error),
+}
+
+/// An answer with its body still to come. Dropping the guard closes the connection.
+pub struct Answer {
+    /// The answer.
+    pub response: Response<Incoming>,
+    /// Keeps the connection.
+    pub guard: DropGuard,
+}
+
+trait Stream: AsyncRead + AsyncWrite + Unpin + Send {}
+impl<T: AsyncRead + AsyncWrite + Unpin + Send> Stream for T {}
+
+/// Bodies sent on.
+pub type Outgoing = http_body_util::combinators::UnsyncBoxBody<Bytes, hyper::Error>;
+
+/// A body without content.
+pub fn empty() -> Outgoing {
+    use http_body_util::BodyExt;
+    http_body_util::Empty::new().map_err(|never| match never {}).boxed_unsync()
+}
+
+impl Target {
+    /// `host:port`, with brackets around IPv6 addresses.
+    pub fn authority(&self) -> String {
+        authority(&self.host, self.port)
+    }
+
+    async fn connect(&self) -> Result<Box<dyn Stream>, DialError> {
+        let failed = |reason: String| DialError::Connect { address: self.authority(), reason };
+        let connecting = TcpStream::connect((self.host.as_str(), self.port));
+        let stream = tokio::time::timeout(self.timeout, connecting)
+            .await
+            .map_err(|_| failed("i/o timeout".to_owned()))?
+            .map_err(|error| failed(go_text(&error)))?;
+        // Keystrokes are small and must not wait for each other.
+        stream.set_nodelay(true).map_err(|error| failed(error.to_string()))?;
+        let Some(tls) = &self.tls else { return Ok(Box::new(stream)) };
+        let name = ServerName::try_from(self.host.clone()).map_err(|error| failed(error.to_string()))?;
+        let connecting = TlsConnector::from(tls.clone()).connect(name, stream);
+        let stream = tokio::time::timeout(self.timeout, connecting)
+            .await
+            .map_err(|_| failed("net/http: TLS handshake timeout".to_owned()))?
+            .map_err(DialError::Tls)?;
+        Ok(Box::new(stream))
+    }
+
+    /// Makes a connection and one request on it. The URI of the request is path and query only.
+    ///
+    /// # Errors
+    /// When there is no connection, or no answer on it.
+    pub async fn request(&self, request: Request<Outgoing>, tasks: &Tasks) -> Result<Answer, DialError> {
+        let stream = self.connect().await?;
+        let (mut sender, connection) = http1::Builder::new()
+            .preserve_header_case(true)
+            .title_case_headers(true)
+            .handshake(TokioIo::new(stream))
+            .await?;
+        let end = tokio_util::sync::CancellationToken::new();
+        let (guard, drain) = (end.clone().drop_guard(), tasks.drain());
+        tasks.spawn_contained("proxied-connection", async move {
+            tokio::select! {
+                () = drain.cancelled() => {}
+                () = end.cancelled() => {}
+                result = connection.with_upgrades() => if let Err(error) = result {
+                    tracing::debug!(%error, "proxied connection ended");
+                }
+            }
+        });
+        let response = sender.send_request(request).await?;
+        Ok(Answer { response, guard })
+    }
+}
+
+/// `host:port`, with brackets around IPv6 addresses.
+pub fn authority(host: &str, port: u16) -> String {
+    if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") }
+}
+
+/// The words Go's dialer has for the usual failures: people and tests look for them.
+fn go_text(error: &io::Error) -> String {
+    match error.kind() {
+        io::ErrorKind::ConnectionRefused => "connect: connection refused".to_owned(),
+        io::ErrorKind::HostUnreachable => "connect: no route to host".to_owned(),
+        io::ErrorKind::NetworkUnreachable => "connect: network is unreachable".to_owned(),
+        io::ErrorKind::TimedOut => "connect: connection timed out".to_owned(),
+        _ => error.to_string(),
+    }
+}
+
+/// A client's TLS configuration: `roots` to check the server against (none are checked without), and who we are.
+///
+/// # Errors
+/// When the key cannot be used.
+pub fn client_tls(
+    roots: Option<RootCertStore>,
+    pair: Option<&rustls::sign::CertifiedKey>,
+) -> Result<Arc<ClientConfig>, rustls::Error> {
+    let provider = Arc::new(aws_lc_rs::default_provider());
+    let builder =
+        ClientConfig::builder_with_provider(provider.clone()).with_safe_default_protocol_versions()?;
+    let builder = match roots {
+        Some(roots) => builder.with_root_certificates(roots),
+        None => builder.dangerous().with_custom_certificate_verifier(Arc::new(AnyServer(provider))),
+    };
+    let config = match pair {
+        None => builder.with_no_client_auth(),
+        Some(pair) => builder
+            .with_client_cert_resolver(Arc::new(component_base::tls::ClientCertificate::new(pair.clone()))),
+    };
+    Ok(Arc::new(config))
+}
+
+/// Takes any server for what it says it is: kubelets without a known CA, and pods and services, as upstream does.
+#[derive(Debug)]
+struct AnyServer(Arc<CryptoProvider>);
+
+impl ServerCertVerifier for AnyServer {
+    fn verify_server_cert(
+        &self,
+        _end_entity: &CertificateDer<'_>,
+        _intermediates: &[CertificateDer<'_>],
+        _server_name: &ServerName<'_>,
+        _ocsp: &[u8],
+        _now: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        verify_tls12_signature(message, cert, signed, &self.0.signature_verification_algorithms)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        verify_tls13_signature(message, cert, signed, &self.0.signature_verification_algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.0.signature_verification_algorithms.supported_schemes()
+    }
+}
