@@ -57,7 +57,16 @@ pub fn main<D: Daemon>() -> ExitCode {
     execute::<D>(std::env::args().skip(1))
 }
 
+/// Keeps huge pages out of this process: the allocator asks for them, and a daemon whose live heap is a few
+/// megabytes would hold most of each 2 MiB page for nothing.
+fn use_small_pages() {
+    if let Err(error) = nix::sys::prctl::set_thp_disable(true) {
+        tracing::debug!(%error, "huge pages stay as the system has them");
+    }
+}
+
 fn execute<D: Daemon>(arguments: impl IntoIterator<Item = String>) -> ExitCode {
+    use_small_pages();
     let values = match D::flags().parse(arguments) {
         Ok(Parsed::Run(values)) => values,
         Ok(Parsed::Print(text)) => return print(&text),

@@ -67,6 +67,7 @@ pub fn run(layout: &Layout, args: &Args) -> Result<()> {
     network::remove_bridge(layout)?;
     network::remove_masquerade(layout)?;
     if nodes.iter().any(|n| n.netns.is_none()) {
+        network::remove_load_balancer_addresses()?;
         for family in ["ip", "ip6"] {
             network::delete_table(family, "kube-proxy")?;
         }

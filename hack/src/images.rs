@@ -46,7 +46,7 @@ const RECIPES: &[Recipe] = &[
         reference: PAUSE,
         edition: 1,
         fill: |layout, root| {
-            fs::copy(binaries::path(layout, "pause")?, root.join("pause"))?;
+            fs::copy(binaries::path(layout, binaries::STATIC_PAUSE)?, root.join("pause"))?;
             Ok(())
         },
         config: || json!({"Entrypoint": ["/pause"]}),

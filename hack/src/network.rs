@@ -30,15 +30,35 @@ pub fn host_address(layout: &Layout, nodes: u32) -> Result<Ipv4Addr> {
     if nodes > 1 {
         return Ok(fabric_address(layout, 1));
     }
-    let routes = output(&mut command("ip", ["-4", "-o", "addr", "show", "scope", "global"]))?;
-    let first = routes.lines().find_map(|l| {
-        let mut words = l.split_whitespace();
-        words.find(|w| *w == "inet")?;
-        words.next()?.split('/').next()?.parse().ok()
-    });
-    first.context(
+    // The address traffic to the outside leaves with; loopback may carry load balancer addresses of global scope.
+    let route = output(&mut command("ip", ["-4", "-o", "route", "get", "192.0.0.8"])).unwrap_or_default();
+    let mut words = route.split_whitespace();
+    let source = words.find(|w| *w == "src").and(words.next()).and_then(|a| a.parse().ok());
+    if let Some(source) = source.filter(|a: &Ipv4Addr| !a.is_loopback()) {
+        return Ok(source);
+    }
+    let addresses = output(&mut command("ip", ["-4", "-o", "addr", "show", "scope", "global"]))?;
+    let mut others = addresses.lines().filter(|l| l.split_whitespace().nth(1) != Some("lo"));
+    others.find_map(first_address).context(
         "this machine has no IPv4 address besides loopback: give an interface one and run hack/up again",
     )
+}
+
+/// The address of a line of `ip -o addr`.
+fn first_address(line: &str) -> Option<Ipv4Addr> {
+    let mut words = line.split_whitespace();
+    words.find(|w| *w == "inet")?;
+    words.next()?.split('/').next()?.parse().ok()
+}
+
+/// Takes load balancer addresses off the host's loopback interface, where a stopped controller left them.
+pub fn remove_load_balancer_addresses() -> Result<()> {
+    let listed =
+        output(&mut command("ip", ["-4", "-o", "addr", "show", "dev", "lo", "to", LOAD_BALANCER_CIDR]))?;
+    for address in listed.lines().filter_map(first_address) {
+        ip(&["addr", "del", &format!("{address}/32"), "dev", "lo"])?;
+    }
+    Ok(())
 }
 
 /// The address of node `index` (1-based) on the fabric.
