@@ -28,10 +28,14 @@ use crate::{
 };
 
 mod delete;
+mod eviction;
 pub mod metadata;
 mod read;
+mod scale;
 mod selector;
 mod table;
+#[cfg(test)]
+pub(crate) mod testing;
 mod write;
 
 /// A resource or subresource that answers a POST instead of storing it (reviews, token requests).
@@ -130,6 +134,17 @@ impl Call {
         {
             return self.answer(&*handler).await;
         }
+        match sub.as_str() {
+            "scale" => {
+                if let Some(answer) = self.scale().await {
+                    return answer;
+                }
+            }
+            "eviction" if target == "pods/eviction" && self.info.verb == "create" => {
+                return self.evict().await;
+            }
+            _ => {}
+        }
         if !sub.is_empty() && !self.has_view(&sub) {
             return Err(Status::no_such_path());
         }
@@ -177,9 +192,13 @@ impl Call {
         self.admit(Operation::Create, Some(&mut object), None, &options, true).await?;
         self.admit(Operation::Create, Some(&mut object), None, &options, false).await?;
         let answer = handler.create(&self.attributes, object, &mut self.warnings).await?;
+        self.respond_value(201, &answer.into_value())
+    }
+
+    /// A value that has one form only.
+    fn respond_value(&self, code: u16, value: &Value) -> Result<Response<Body>, Status> {
         let media = Media { form: Form::Object, ..self.media };
-        let body = media.encode(&answer.into_value())?;
-        Ok(response::of(201, media.content_type(), response::full(body)))
+        Ok(response::of(code, media.content_type(), response::full(media.encode(value)?)))
     }
 
     pub(crate) fn id(&self) -> ResourceId {

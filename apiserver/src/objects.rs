@@ -67,6 +67,8 @@ pub const LEASES: Kind = Kind { group: "coordination.k8s.io", resource: "leases"
 pub const PRIORITY_CLASSES: Kind = Kind { group: "scheduling.k8s.io", resource: "priorityclasses" };
 /// `storageclasses.storage.k8s.io`.
 pub const STORAGE_CLASSES: Kind = Kind { group: "storage.k8s.io", resource: "storageclasses" };
+/// `poddisruptionbudgets.policy`.
+pub const POD_DISRUPTION_BUDGETS: Kind = Kind { group: "policy", resource: "poddisruptionbudgets" };
 /// `volumeattachments.storage.k8s.io`.
 pub const VOLUME_ATTACHMENTS: Kind = Kind { group: "storage.k8s.io", resource: "volumeattachments" };
 /// `runtimeclasses.node.k8s.io`.

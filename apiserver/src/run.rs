@@ -216,6 +216,12 @@ fn own_address(bound: IpAddr) -> IpAddr {
 }
 
 impl App {
+    /// What it serves with.
+    #[cfg(test)]
+    pub(crate) fn server(&self) -> Arc<Server> {
+        self.server.clone()
+    }
+
     /// Serves until `tasks` drains, goes on for the shutdown delay, then ends what is in flight.
     pub async fn run(self, tasks: &Tasks) {
         let Self {

@@ -25,7 +25,7 @@ const ORPHAN: &str = "orphan";
 const FOREGROUND: &str = "foregroundDeletion";
 
 /// What became of an object.
-enum Outcome {
+pub(super) enum Outcome {
     Gone(Object),
     Waiting(Arc<Entry>),
 }
@@ -135,13 +135,16 @@ impl Call {
         Ok(response::json(200, &value))
     }
 
-    async fn delete_named(&mut self, name: &str, options: &Object) -> Result<Outcome, Status> {
+    pub(super) async fn delete_named(&mut self, name: &str, options: &Object) -> Result<Outcome, Status> {
         for _ in 0..TRIES {
             let current = self.latest(name).await?;
             let object = self.decode_entry(&current)?;
             self.check_preconditions(options, &object)?;
-            self.admit(Operation::Delete, None, Some(&object), options, true).await?;
-            self.admit(Operation::Delete, None, Some(&object), options, false).await?;
+            // An eviction was admitted as such.
+            if self.info.subresource.is_empty() {
+                self.admit(Operation::Delete, None, Some(&object), options, true).await?;
+                self.admit(Operation::Delete, None, Some(&object), options, false).await?;
+            }
             let marked = self.marked(&object, options)?;
             if self.dry_run()? {
                 return Ok(Outcome::Gone(object));

@@ -1,0 +1,308 @@
+//! `scale`: the number of replicas of any kind that has one, as autoscaling/v1 Scale.
+//!
+//! Contract: autoscaling/v1; upstream's `ScaleREST` of deployments: a write of the Scale is a write of the object behind
+//! it, with its resourceVersion and uid as preconditions.
+
+use component_base::selector::LabelSelector;
+use http::{Response, header};
+use jiff::Timestamp;
+use proto::table;
+use serde_json::{Value, json};
+
+use super::{Call, metadata};
+use crate::{
+    admission::Operation,
+    field::{Error, ErrorList, Path},
+    negotiation::{self, Form},
+    object::Object,
+    patch,
+    registry::Subresource,
+    response::Body,
+    status::{GroupName, Status},
+    storage::StorageError,
+};
+
+const TRIES: usize = 5;
+const API_VERSION: &str = "autoscaling/v1";
+const PATCHES: [&str; 3] =
+    ["application/json-patch+json", "application/merge-patch+json", "application/strategic-merge-patch+json"];
+
+/// Where a kind keeps what a Scale shows: JSON pointers.
+#[derive(Clone, Copy)]
+struct Places {
+    replicas: &'static str,
+    status: &'static str,
+    selector: &'static str,
+}
+
+/// What is done to the current Scale.
+enum Change {
+    Replace(Object),
+    Json(json_patch::Patch),
+    Merge(Value),
+    Strategic(Value),
+}
+
+impl Call {
+    fn places(&self) -> Option<Places> {
+        self.resource.subresources.iter().find_map(|sub| match *sub {
+            Subresource::Scale { spec, status, selector } => {
+                Some(Places { replicas: spec, status, selector })
+            }
+            _ => None,
+        })
+    }
+
+    /// Answers a request for `scale`; `None` when the resource has none.
+    pub(super) async fn scale(&mut self) -> Option<Result<Response<Body>, Status>> {
+        let places = self.places()?;
+        Some(match self.info.verb.as_str() {
+            "get" => self.get_scale(places).await,
+            "update" => match self.decode_scale() {
+                Ok(scale) => self.change_scale(places, &Change::Replace(scale)).await,
+                Err(status) => Err(status),
+            },
+            "patch" => match self.scale_patch() {
+                Ok(change) => self.change_scale(places, &change).await,
+                Err(status) => Err(status),
+            },
+            verb => Err(Status::method_not_allowed(&self.resource.group_resource(), verb)),
+        })
+    }
+
+    async fn get_scale(&self, places: Places) -> Result<Response<Body>, Status> {
+        let name = self.info.name.as_str();
+        let found = self.server.store.get(&self.id(), self.key_namespace(), name).await;
+        let entry = found
+            .map_err(|e| self.store_failed(e, name))?
+            .ok_or_else(|| Status::not_found(&self.resource.group_resource(), name))?;
+        self.respond_scale(&scale_of(&self.decode_entry(&entry)?, places)?)
+    }
+
+    fn respond_scale(&self, scale: &Object) -> Result<Response<Body>, Status> {
+        match self.media.form {
+            Form::Object => self.respond_value(200, &scale.to_value()),
+            Form::Metadata => self.respond_value(200, &super::partial(scale)),
+            Form::Table => self.respond_value(200, &table_of(scale, Timestamp::now())),
+        }
+    }
+
+    fn decode_scale(&self) -> Result<Object, Status> {
+        let scale = Object::from_value(negotiation::decode(&self.headers, &self.body)?)?;
+        let (version, kind) = (scale.api_version(), scale.kind());
+        if (!kind.is_empty() && kind != "Scale") || (!version.is_empty() && version != API_VERSION) {
+            return Err(Status::bad_request(format!(
+                "{kind} in version {version:?} cannot be handled as a Scale: no kind {kind:?} is registered for \
+                 version {version:?}"
+            )));
+        }
+        if scale.name() != self.info.name {
+            return Err(Status::bad_request(format!(
+                "the name of the object ({}) does not match the name on the URL ({})",
+                scale.name(),
+                self.info.name
+            )));
+        }
+        if !scale.namespace().is_empty() && scale.namespace() != self.key_namespace() {
+            return Err(Status::bad_request(
+                "the namespace of the provided object does not match the namespace sent on the request",
+            ));
+        }
+        Ok(scale)
+    }
+
+    fn scale_patch(&self) -> Result<Change, Status> {
+        let sent = self.headers.get(header::CONTENT_TYPE).and_then(|v| v.to_str().ok()).unwrap_or_default();
+        let bad = |e: serde_json::Error| Status::bad_request(format!("error decoding patch: {e}"));
+        Ok(match sent.split(';').next().unwrap_or_default().trim() {
+            "application/json-patch+json" => Change::Json(serde_json::from_slice(&self.body).map_err(bad)?),
+            "application/merge-patch+json" => Change::Merge(serde_json::from_slice(&self.body).map_err(bad)?),
+            "application/strategic-merge-patch+json" => {
+                Change::Strategic(serde_json::from_slice(&self.body).map_err(bad)?)
+            }
+            _ => return Err(Status::unsupported_media_type(&PATCHES)),
+        })
+    }
+
+    async fn change_scale(&mut self, places: Places, change: &Change) -> Result<Response<Body>, Status> {
+        let name = self.info.name.clone();
+        for _ in 0..TRIES {
+            let said = self.warnings.len();
+            let current = self.latest(&name).await?;
+            let old = self.decode_entry(&current)?;
+            let old_scale = scale_of(&old, places)?;
+            let scale = changed(change, &old_scale)?;
+            self.check_scale(&scale, &old, &name)?;
+            let new = self.scaled(&old, &old_scale, scale, places).await?;
+            if new == old || self.dry_run()? {
+                return self.respond_scale(&scale_of(&new, places)?);
+            }
+            let namespace = self.key_namespace();
+            let stored = self
+                .server
+                .store
+                .update(&self.id(), namespace, &name, current.rev(), new.to_vec(), None)
+                .await;
+            match stored {
+                Ok(entry) => return self.respond_scale(&scale_of(&self.decode_entry(&entry)?, places)?),
+                // A named version was compared above: it will not fit the next one either, and says so there.
+                Err(StorageError::Conflict { .. }) => self.warnings.truncate(said),
+                Err(error) => return Err(self.store_failed(error, &name)),
+            }
+        }
+        Err(Status::stale(&self.resource.group_resource(), &name))
+    }
+
+    fn check_scale(&self, scale: &Object, old: &Object, name: &str) -> Result<(), Status> {
+        let resource = self.resource.group_resource();
+        if !scale.uid().is_empty() && scale.uid() != old.uid() {
+            let (want, have) = (scale.uid(), old.uid());
+            let why = format!("Precondition failed: UID in precondition: {want}, UID in object meta: {have}");
+            return Err(Status::conflict(&resource, name, &why));
+        }
+        if !scale.resource_version().is_empty() && scale.resource_version() != old.resource_version() {
+            return Err(Status::stale(&resource, name));
+        }
+        let errors = validate(scale);
+        if errors.is_empty() {
+            return Ok(());
+        }
+        Err(Status::invalid(&GroupName::new("autoscaling", "Scale"), name, &errors))
+    }
+
+    /// The object behind the Scale with the new number, admitted and validated.
+    async fn scaled(
+        &mut self,
+        old: &Object,
+        old_scale: &Object,
+        mut scale: Object,
+        places: Places,
+    ) -> Result<Object, Status> {
+        let options = Object::new();
+        self.admit(Operation::Update, Some(&mut scale), Some(old_scale), &options, true).await?;
+        let mut new = old.clone();
+        set(&mut new, places.replicas, replicas(&scale).into());
+        let strategy = self.resource.strategy.clone();
+        {
+            // To the kind this is a change of the object itself.
+            let context =
+                crate::registry::StrategyContext { subresource: "", ..self.context(Timestamp::now()) };
+            strategy.prepare_update(&mut new, old, &context)?;
+            let mut errors = metadata::validate_change(&new, old);
+            errors.extend(strategy.validate_update(&new, old, &context)?);
+            if !errors.is_empty() {
+                return Err(Status::invalid(&self.resource.group_kind(), &self.info.name, &errors));
+            }
+        }
+        let mut scale = scale_of(&new, places)?;
+        self.admit(Operation::Update, Some(&mut scale), Some(old_scale), &options, false).await?;
+        Ok(new)
+    }
+}
+
+/// The Scale of an object. Pure.
+fn scale_of(object: &Object, places: Places) -> Result<Object, Status> {
+    let number = |pointer| object.pointer(pointer).and_then(Value::as_i64);
+    let mut metadata = json!({"name": object.name()});
+    for field in ["namespace", "uid", "resourceVersion", "creationTimestamp"] {
+        if !object.meta_str(field).is_empty() {
+            metadata[field] = object.meta_str(field).into();
+        }
+    }
+    let spec = match number(places.replicas) {
+        // A missing number means one replica to every kind that is scaled; zero is left out of a Scale.
+        None => json!({"replicas": 1}),
+        Some(0) => json!({}),
+        Some(replicas) => json!({"replicas": replicas}),
+    };
+    let mut status = json!({"replicas": number(places.status).unwrap_or(0)});
+    let selector = selector(object, places.selector)?;
+    if !selector.is_empty() {
+        status["selector"] = selector.into();
+    }
+    Object::from_value(json!({"kind": "Scale", "apiVersion": API_VERSION, "metadata": metadata, "spec": spec,
+        "status": status}))
+}
+
+/// The selector in its text form: from a LabelSelector, a map of labels, or text that is it already.
+fn selector(object: &Object, pointer: &str) -> Result<String, Status> {
+    let bad = |why: String| Status::bad_request(why);
+    match object.pointer(pointer) {
+        None | Some(Value::Null) => Ok(String::new()),
+        Some(Value::String(text)) => Ok(text.clone()),
+        Some(Value::Object(map)) if map.values().all(Value::is_string) => {
+            let pairs = map.iter().filter_map(|(k, v)| Some((k.as_str(), v.as_str()?)));
+            Ok(LabelSelector::from_map(pairs).to_string())
+        }
+        Some(value) => {
+            let api = serde_json::from_value(value.clone()).map_err(|e| bad(e.to_string()))?;
+            Ok(LabelSelector::from_api(Some(&api)).map_err(|e| bad(e.to_string()))?.to_string())
+        }
+    }
+}
+
+/// The Scale the client wants. Pure.
+fn changed(change: &Change, old: &Object) -> Result<Object, Status> {
+    let mut value = old.to_value();
+    match change {
+        Change::Replace(scale) => return Ok(scale.clone()),
+        Change::Json(patch) => json_patch::patch(&mut value, patch).map_err(|e| {
+            let why = format!("the server rejected our request due to an error in our request: {e}");
+            Status::new(422, crate::status::Reason::Invalid, why)
+        })?,
+        Change::Merge(patch) => json_patch::merge(&mut value, patch),
+        Change::Strategic(body) => {
+            let kind = table::builtin().by_kind("autoscaling", "v1", "Scale");
+            value = patch::strategic(&value, body, kind)?;
+        }
+    }
+    Object::from_value(value)
+}
+
+fn replicas(scale: &Object) -> i64 {
+    scale.pointer("/spec/replicas").and_then(Value::as_i64).unwrap_or(0)
+}
+
+fn validate(scale: &Object) -> ErrorList {
+    let (mut errors, path) = (ErrorList::new(), Path::new("spec").child("replicas"));
+    match scale.pointer("/spec/replicas") {
+        None | Some(Value::Null) => {}
+        Some(value) => match value.as_i64() {
+            Some(n) if n < 0 => errors.push(Error::invalid(&path, n, "must be greater than or equal to 0")),
+            Some(n) if n <= i64::from(i32::MAX) => {}
+            _ => errors.push(Error::invalid(&path, value.clone(), "must be an integer of 32 bits")),
+        },
+    }
+    errors
+}
+
+/// Sets a value at a JSON pointer, making the objects on the way.
+fn set(object: &mut Object, pointer: &str, value: Value) {
+    let mut parts: Vec<&str> = pointer.split('/').skip(1).collect();
+    let Some(last) = parts.pop() else { return };
+    let mut at = object.as_map_mut();
+    for part in parts {
+        let next = at.entry(part).or_insert_with(|| json!({}));
+        if !next.is_object() {
+            *next = json!({});
+        }
+        let Value::Object(inner) = next else { return };
+        at = inner;
+    }
+    at.insert(last.to_owned(), value);
+}
+
+/// How kubectl prints a Scale: upstream's columns.
+fn table_of(scale: &Object, now: Timestamp) -> Value {
+    let columns: Vec<Value> = [("Name", "string", "name"), ("Desired", "integer", ""), ("Available", "integer", ""), ("Age", "string", "")]
+        .iter()
+        .map(|(name, kind, format)| json!({"name": name, "type": kind, "format": format, "description": "", "priority": 0}))
+        .collect();
+    let available = scale.pointer("/status/replicas").cloned().unwrap_or_default();
+    let cells = json!([scale.name(), replicas(scale), available, crate::table::age(scale, now)]);
+    json!({"kind": "Table", "apiVersion": "meta.k8s.io/v1", "metadata": {"resourceVersion": scale.resource_version()},
+        "columnDefinitions": columns, "rows": [{"cells": cells, "object": super::partial(scale)}]})
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,100 @@
+//! A whole API server on a real etcd for tests, asked through the engine (no connection, no authorization).
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use component_base::{flags::Parsed, task::Tasks};
+use http::{HeaderMap, HeaderValue, Method, header};
+use http_body_util::BodyExt;
+use serde_json::Value;
+
+use crate::{
+    auth::User,
+    options::{self, Config},
+    registry::catalog,
+    request_path::info::RequestInfo,
+    response, run,
+    server::Server,
+    storage::testing::EtcdServer,
+};
+
+/// The server; it ends when this is dropped.
+pub(crate) struct TestServer {
+    pub(crate) server: Arc<Server>,
+    tasks: Tasks,
+    _etcd: EtcdServer,
+}
+
+impl TestServer {
+    /// Starts etcd and the server and waits until it is ready.
+    pub(crate) async fn start() -> Self {
+        Self::start_with(&[]).await
+    }
+
+    /// With more flags.
+    pub(crate) async fn start_with(extra: &[&str]) -> Self {
+        component_base::tls::install_provider();
+        let etcd = EtcdServer::start();
+        let servers = format!("--etcd-servers={}", etcd.url());
+        let own = [
+            &servers,
+            "--bind-address=127.0.0.1",
+            "--secure-port=0",
+            "--cert-dir=",
+            "--etcd-compaction-interval=0s",
+        ];
+        let arguments = own.iter().chain(extra).map(|flag| (*flag).to_owned());
+        let Ok(Parsed::Run(values)) = options::flags().parse(arguments) else { panic!("flags") };
+        let tasks = Tasks::new();
+        let app = run::build(Config::new(&values).unwrap(), catalog::builtin(), &tasks).await.unwrap();
+        let server = app.server();
+        let group = tasks.clone();
+        tasks.spawn("app", async move { app.run(&group).await });
+        while !server.ready.load(std::sync::atomic::Ordering::Acquire) {
+            tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+        }
+        Self { server, tasks, _etcd: etcd }
+    }
+
+    /// One request: the code and the decoded body.
+    pub(crate) async fn ask(
+        &self,
+        method: Method,
+        uri: &str,
+        kind: &str,
+        body: Option<Value>,
+    ) -> (u16, Value) {
+        let (path, query) = uri.split_once('?').unwrap_or((uri, ""));
+        let info = RequestInfo::new(&method, path, query);
+        let mut headers = HeaderMap::new();
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_str(kind).unwrap());
+        let body = body.map_or_else(Bytes::new, |body| body.to_string().into());
+        let answer = crate::engine::serve(self.server.clone(), info, &User::apiserver(), headers, body).await;
+        let response = answer.unwrap_or_else(|status| response::failure(&status));
+        let code = response.status().as_u16();
+        let bytes = response.into_body().collect().await.unwrap().to_bytes();
+        (code, serde_json::from_slice(&bytes).unwrap_or_default())
+    }
+
+    pub(crate) async fn get(&self, uri: &str) -> (u16, Value) {
+        self.ask(Method::GET, uri, "", None).await
+    }
+
+    pub(crate) async fn post(&self, uri: &str, body: Value) -> (u16, Value) {
+        self.ask(Method::POST, uri, "application/json", Some(body)).await
+    }
+
+    pub(crate) async fn put(&self, uri: &str, body: Value) -> (u16, Value) {
+        self.ask(Method::PUT, uri, "application/json", Some(body)).await
+    }
+
+    pub(crate) async fn patch(&self, uri: &str, kind: &str, body: Value) -> (u16, Value) {
+        self.ask(Method::PATCH, uri, kind, Some(body)).await
+    }
+}
+
+impl Drop for TestServer {
+    fn drop(&mut self) {
+        self.tasks.cancel();
+    }
+}
