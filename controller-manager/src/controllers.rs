@@ -2,6 +2,7 @@
 
 mod deployment;
 mod endpointslice;
+mod namespace;
 mod node_ipam;
 mod node_lifecycle;
 mod replicaset;
@@ -61,6 +62,7 @@ pub struct Controller {
 pub const ALL: &[Controller] = &[
     Controller { name: "serviceaccount-controller", start: serviceaccount::start },
     Controller { name: "root-ca-certificate-publisher-controller", start: root_ca::start },
+    Controller { name: "namespace-controller", start: namespace::start },
     Controller { name: "node-ipam-controller", start: node_ipam::start },
     Controller { name: "node-lifecycle-controller", start: node_lifecycle::start },
     Controller { name: "replicaset-controller", start: replicaset::start },

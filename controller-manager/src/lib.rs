@@ -9,3 +9,4 @@
 
 pub mod controllers;
 pub mod run;
+pub mod served;

@@ -1,0 +1,221 @@
+//! A deleted namespace loses its content, then its finalizer, and is gone.
+//!
+//! Contract: upstream's namespace controller: pods go first, everything else after the last of them (KEP-5080),
+//! the namespace's conditions say what is in the way, and only then `kubernetes` leaves `spec.finalizers`.
+
+mod plan;
+
+use std::{collections::BTreeMap, time::Duration};
+
+use component_base::{
+    client,
+    clock::SharedClock,
+    informer::{Event, ListWatch},
+    meta::{ObjectKey, object_key},
+    workqueue::{Outcome, WorkQueue, run_workers},
+};
+use http::{Method, Request};
+use k8s_openapi::api::core::v1::Namespace;
+use kube::{Api, api::PostParams};
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use self::plan::{FINALIZER_ESTIMATE, Findings, Remaining};
+use super::Context;
+use crate::served::{self, Served};
+
+/// The finalizer this controller takes away.
+const FINALIZER: &str = "kubernetes";
+/// Servers that have not yet heard of the deletion may still let objects in.
+const SETTLE: Duration = Duration::from_secs(2);
+const WORKERS: usize = 10;
+
+#[derive(Clone)]
+struct Controller {
+    client: kube::Client,
+    clock: SharedClock,
+}
+
+pub(super) fn start(ctx: &Context) {
+    let namespaces = ctx.informers.get::<Namespace>(ListWatch::default());
+    let queue: WorkQueue<ObjectKey> = WorkQueue::new("namespace");
+    let on_event = queue.clone();
+    namespaces.on_event(move |event: Event<Namespace>| {
+        let namespace = event.object();
+        if !matches!(event, Event::Deleted { .. }) && namespace.metadata.deletion_timestamp.is_some() {
+            on_event.add_after(object_key(namespace.as_ref()), SETTLE);
+        }
+    });
+    let controller = Controller { client: ctx.client.clone(), clock: ctx.clock.clone() };
+    run_workers(&ctx.tasks, &queue, WORKERS, move |key| {
+        let controller = controller.clone();
+        async move { controller.sync(&key.name).await }
+    });
+}
+
+/// The little of a list that tells what is left.
+#[derive(Deserialize)]
+struct MetadataList {
+    #[serde(default)]
+    metadata: ListMeta,
+    #[serde(default)]
+    items: Vec<component_base::informer::Metadata>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct ListMeta {
+    remaining_item_count: Option<usize>,
+}
+
+/// Only this many of the remaining objects are looked at for their finalizers; the rest is counted.
+const LOOKED_AT: usize = 500;
+
+impl Controller {
+    async fn sync(&self, name: &str) -> Result<Outcome, kube::Error> {
+        let api: Api<Namespace> = Api::all(self.client.clone());
+        // Straight from the server: the cache may lag behind our own last status.
+        let Some(namespace) = api.get_opt(name).await? else { return Ok(Outcome::Done) };
+        let held = namespace.spec.as_ref().and_then(|s| s.finalizers.as_deref()).unwrap_or_default();
+        if namespace.metadata.deletion_timestamp.is_none() || held.is_empty() {
+            return Ok(Outcome::Done);
+        }
+        if !held.iter().any(|f| f == FINALIZER) {
+            return Ok(Outcome::Done);
+        }
+        let findings = self.empty(name).await;
+        self.report(&api, namespace, &findings).await?;
+        match findings.outcome() {
+            plan::Outcome::Empty => self.finalize(name).await,
+            plan::Outcome::Later(seconds) => Ok(Outcome::RequeueAfter(Duration::from_secs(seconds))),
+            plan::Outcome::Failed(why) => Err(kube::Error::Service(why.into())),
+        }
+    }
+
+    /// Deletes all there is to delete now and tells what is left.
+    async fn empty(&self, namespace: &str) -> Findings {
+        let mut findings = Findings::default();
+        let catalog = match served::discover(&self.client).await {
+            Ok(catalog) => catalog,
+            Err(error) => {
+                findings.discovery.push(error.to_string());
+                return findings;
+            }
+        };
+        findings
+            .discovery
+            .extend(catalog.stale.iter().map(|gv| format!("{gv}: stale GroupVersion discovery")));
+        let mut deletable: Vec<Served> =
+            catalog.resources.into_iter().filter(|r| r.namespaced && r.can(&["delete", "list"])).collect();
+        if let Some(at) = deletable.iter().position(|r| r.group.is_empty() && r.resource == "pods") {
+            let pods = deletable.swap_remove(at);
+            self.empty_one(&pods, namespace, &mut findings).await;
+            if findings.has_remaining() {
+                return findings;
+            }
+        }
+        for resource in deletable {
+            self.empty_one(&resource, namespace, &mut findings).await;
+        }
+        findings
+    }
+
+    async fn empty_one(&self, resource: &Served, namespace: &str, findings: &mut Findings) {
+        match self.delete_content(resource, namespace).await {
+            Ok(remaining) => findings.add(&resource.resource, &resource.group, remaining),
+            // The resource went away meanwhile: so did its objects.
+            Err(error) if client::is_not_found(&error) => {}
+            Err(error) => findings.failures.push(format!("{}: {error}", resource.resource)),
+        }
+    }
+
+    async fn delete_content(&self, resource: &Served, namespace: &str) -> Result<Remaining, kube::Error> {
+        let pods = resource.group.is_empty() && resource.resource == "pods";
+        let path = resource.path(Some(namespace));
+        let before = self.list(&path).await?;
+        if before.items.is_empty() {
+            return Ok(Remaining::default());
+        }
+        // Background: nothing here needs its owner for longer, all of it goes.
+        let options = json!({"kind": "DeleteOptions", "apiVersion": "v1", "propagationPolicy": "Background"});
+        if resource.can(&["deletecollection"]) {
+            self.send(Method::DELETE, &path, &options).await?;
+        } else {
+            for object in &before.items {
+                let name = object.metadata.name.as_deref().unwrap_or_default();
+                match self.send(Method::DELETE, &format!("{path}/{name}"), &options).await {
+                    Err(error) if client::is_not_found(&error) => {}
+                    done => drop(done?),
+                }
+            }
+        }
+        let left = self.list(&path).await?;
+        let mut finalizers = BTreeMap::new();
+        let mut estimate = 0;
+        for object in &left.items {
+            for finalizer in object.metadata.finalizers.iter().flatten() {
+                *finalizers.entry(finalizer.clone()).or_insert(0) += 1;
+            }
+            if pods {
+                estimate = estimate.max(object.metadata.deletion_grace_period_seconds.unwrap_or(0));
+            }
+        }
+        if !finalizers.is_empty() {
+            estimate = estimate.max(FINALIZER_ESTIMATE);
+        }
+        let count = left.items.len() + left.metadata.remaining_item_count.unwrap_or(0);
+        Ok(Remaining { count, finalizers, estimate: u64::try_from(estimate).unwrap_or(0) })
+    }
+
+    async fn list(&self, path: &str) -> Result<MetadataList, kube::Error> {
+        let request = Request::get(format!("{path}?limit={LOOKED_AT}"))
+            .header(http::header::ACCEPT, "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1")
+            .body(Vec::new());
+        self.client.request(request.map_err(kube::Error::HttpError)?).await
+    }
+
+    async fn send(&self, method: Method, path: &str, body: &Value) -> Result<(), kube::Error> {
+        let request = Request::builder()
+            .method(method)
+            .uri(path)
+            .header(http::header::CONTENT_TYPE, "application/json")
+            .body(body.to_string().into_bytes());
+        self.client.request_text(request.map_err(kube::Error::HttpError)?).await.map(drop)
+    }
+
+    /// Writes the conditions, if they changed.
+    async fn report(
+        &self,
+        api: &Api<Namespace>,
+        mut namespace: Namespace,
+        findings: &Findings,
+    ) -> Result<(), kube::Error> {
+        let status = namespace.status.get_or_insert_default();
+        let phase_differs = status.phase.as_deref() != Some("Terminating");
+        status.phase = Some("Terminating".into());
+        let conditions = status.conditions.get_or_insert_default();
+        if !plan::update(conditions, findings, &self.clock.time()) && !phase_differs {
+            return Ok(());
+        }
+        let name = namespace.metadata.name.clone().unwrap_or_default();
+        match api.replace_status(&name, &PostParams::default(), &namespace).await {
+            Err(error) if !client::is_not_found(&error) && !client::is_conflict(&error) => Err(error),
+            _ => Ok(()),
+        }
+    }
+
+    /// Gives the namespace free.
+    async fn finalize(&self, name: &str) -> Result<Outcome, kube::Error> {
+        let api: Api<Namespace> = Api::all(self.client.clone());
+        let Some(mut namespace) = api.get_opt(name).await? else { return Ok(Outcome::Done) };
+        if let Some(finalizers) = namespace.spec.as_mut().and_then(|s| s.finalizers.as_mut()) {
+            finalizers.retain(|f| f != FINALIZER);
+        }
+        let body = serde_json::to_value(&namespace).map_err(kube::Error::SerdeError)?;
+        match self.send(Method::PUT, &format!("/api/v1/namespaces/{name}/finalize"), &body).await {
+            Err(error) if client::is_conflict(&error) => Ok(Outcome::RequeueAfter(Duration::from_millis(50))),
+            Err(error) if !client::is_not_found(&error) => Err(error),
+            _ => Ok(Outcome::Done),
+        }
+    }
+}

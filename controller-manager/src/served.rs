@@ -1,0 +1,202 @@
+//! What the API server serves, for controllers that handle objects of any kind.
+//!
+//! Contract: aggregated discovery, `apidiscovery.k8s.io/v2` (KEP-3352); one request each for `/api` and `/apis`.
+
+use component_base::informer::GroupVersionResource;
+use http::Request;
+use serde::Deserialize;
+
+/// One resource in the version the server prefers.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Served {
+    /// API group; empty for core.
+    pub group: String,
+    /// The preferred version that has the resource.
+    pub version: String,
+    /// Plural, lower case.
+    pub resource: String,
+    /// Kind of its objects.
+    pub kind: String,
+    /// Whether objects live in namespaces.
+    pub namespaced: bool,
+    /// What may be done with it.
+    pub verbs: Vec<String>,
+}
+
+/// The resources, and the group versions whose lists were stale or missing.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Catalog {
+    /// All resources, each in its preferred version.
+    pub resources: Vec<Served>,
+    /// Group versions the server could not tell about just now.
+    pub stale: Vec<String>,
+}
+
+impl Served {
+    /// Whether all the verbs are served.
+    pub fn can(&self, verbs: &[&str]) -> bool {
+        verbs.iter().all(|verb| self.verbs.iter().any(|v| v == verb))
+    }
+
+    /// The names of the resource.
+    pub fn names(&self) -> GroupVersionResource {
+        GroupVersionResource {
+            group: self.group.clone(),
+            version: self.version.clone(),
+            resource: self.resource.clone(),
+        }
+    }
+
+    /// `v1`, `apps/v1`.
+    pub fn api_version(&self) -> String {
+        if self.group.is_empty() { self.version.clone() } else { format!("{}/{}", self.group, self.version) }
+    }
+
+    /// The path of the collection, in a namespace where one is given.
+    pub fn path(&self, namespace: Option<&str>) -> String {
+        let root = if self.group.is_empty() { "/api" } else { "/apis" };
+        let version = self.api_version();
+        match namespace {
+            Some(namespace) => format!("{root}/{version}/namespaces/{namespace}/{}", self.resource),
+            None => format!("{root}/{version}/{}", self.resource),
+        }
+    }
+}
+
+const ACCEPT: &str = "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList";
+
+#[derive(Deserialize)]
+struct GroupList {
+    #[serde(default)]
+    items: Vec<Group>,
+}
+
+#[derive(Deserialize)]
+struct Group {
+    #[serde(default)]
+    metadata: Named,
+    #[serde(default)]
+    versions: Vec<Version>,
+}
+
+#[derive(Default, Deserialize)]
+struct Named {
+    #[serde(default)]
+    name: String,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Version {
+    version: String,
+    #[serde(default)]
+    resources: Vec<Resource>,
+    #[serde(default)]
+    freshness: String,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Resource {
+    resource: String,
+    response_kind: Option<Kind>,
+    scope: String,
+    #[serde(default)]
+    verbs: Vec<String>,
+}
+
+#[derive(Deserialize)]
+struct Kind {
+    #[serde(default)]
+    kind: String,
+}
+
+/// Asks the server what it serves.
+///
+/// # Errors
+/// When either request fails; a single stale group is not an error but named in the answer.
+pub async fn discover(client: &kube::Client) -> Result<Catalog, kube::Error> {
+    let mut catalog = Catalog::default();
+    for root in ["/api", "/apis"] {
+        let request = Request::get(root).header(http::header::ACCEPT, ACCEPT).body(Vec::new());
+        let request = request.map_err(kube::Error::HttpError)?;
+        catalog.add(client.request::<GroupList>(request).await?);
+    }
+    Ok(catalog)
+}
+
+impl Catalog {
+    fn add(&mut self, groups: GroupList) {
+        for group in groups.items {
+            let name = group.metadata.name;
+            for version in group.versions {
+                if version.freshness == "Stale" {
+                    self.stale.push(format!("{name}/{}", version.version));
+                }
+                for resource in version.resources {
+                    self.add_one(&name, &version.version, resource);
+                }
+            }
+        }
+    }
+
+    /// Versions come preferred first: a resource seen before stays.
+    fn add_one(&mut self, group: &str, version: &str, resource: Resource) {
+        let known = self.resources.iter().any(|r| r.group == group && r.resource == resource.resource);
+        let Some(kind) = resource.response_kind.filter(|k| !known && !k.kind.is_empty()) else { return };
+        self.resources.push(Served {
+            group: group.to_owned(),
+            version: version.to_owned(),
+            resource: resource.resource,
+            kind: kind.kind,
+            namespaced: resource.scope == "Namespaced",
+            verbs: resource.verbs,
+        });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn catalog(groups: serde_json::Value) -> Catalog {
+        let mut catalog = Catalog::default();
+        catalog.add(serde_json::from_value(groups).unwrap());
+        catalog
+    }
+
+    #[test]
+    fn a_resource_counts_once_in_its_preferred_version() {
+        let resource = |name: &str, scope: &str| {
+            json!({"resource": name, "scope": scope, "verbs": ["delete", "list"],
+                "responseKind": {"group": "", "version": "", "kind": "K"}})
+        };
+        let catalog = catalog(json!({"items": [{"metadata": {"name": "g"}, "versions": [
+            {"version": "v2", "freshness": "Current", "resources": [resource("a", "Namespaced")]},
+            {"version": "v1", "freshness": "Stale",
+                "resources": [resource("a", "Namespaced"), resource("b", "Cluster")]},
+        ]}]}));
+        let found: Vec<String> = catalog.resources.iter().map(|r| r.path(None)).collect();
+        assert_eq!(found, ["/apis/g/v2/a", "/apis/g/v1/b"]);
+        assert_eq!(catalog.stale, ["g/v1"]);
+        assert!(catalog.resources[0].namespaced && !catalog.resources[1].namespaced);
+        assert!(catalog.resources[0].can(&["list", "delete"]) && !catalog.resources[0].can(&["watch"]));
+    }
+
+    #[test]
+    fn paths_of_core_and_other_groups() {
+        let served = |group: &str| Served {
+            group: group.into(),
+            version: "v1".into(),
+            resource: "things".into(),
+            kind: "Thing".into(),
+            namespaced: true,
+            verbs: Vec::new(),
+        };
+        assert_eq!(served("").path(Some("x")), "/api/v1/namespaces/x/things");
+        assert_eq!(served("g").path(Some("x")), "/apis/g/v1/namespaces/x/things");
+        assert_eq!(served("g").api_version(), "g/v1");
+    }
+}
