@@ -2,6 +2,7 @@
 
 mod deployment;
 mod endpointslice;
+mod garbage_collector;
 mod namespace;
 mod node_ipam;
 mod node_lifecycle;
@@ -62,6 +63,7 @@ pub struct Controller {
 pub const ALL: &[Controller] = &[
     Controller { name: "serviceaccount-controller", start: serviceaccount::start },
     Controller { name: "root-ca-certificate-publisher-controller", start: root_ca::start },
+    Controller { name: "garbage-collector-controller", start: garbage_collector::start },
     Controller { name: "namespace-controller", start: namespace::start },
     Controller { name: "node-ipam-controller", start: node_ipam::start },
     Controller { name: "node-lifecycle-controller", start: node_lifecycle::start },

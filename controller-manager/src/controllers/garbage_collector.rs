@@ -1,0 +1,275 @@
+//! Objects whose owners are gone are deleted; owners deleted in the foreground wait for them; orphans are let go.
+//!
+//! ```text
+//! metadata watch of every deletable kind → graph (pure) → queue of uids → decision (pure) → one request
+//! ```
+//! Contract: upstream's garbage collector. A deletion names uid and version it was decided for, so that an object
+//! that got another owner meanwhile stays.
+
+mod graph;
+
+use std::{collections::HashMap, collections::HashSet, sync::Arc, time::Duration};
+
+use component_base::{
+    client,
+    informer::{DynamicInformer, Event, GroupVersionResource, Informers, ListWatch, Metadata},
+    task::Tasks,
+    workqueue::{Outcome, WorkQueue, run_workers},
+};
+use http::{Method, Request};
+use kube::Resource;
+use parking_lot::Mutex;
+use serde_json::{Value, json};
+
+use self::graph::{Coordinates, Decision, Graph, KindId, Policy, Task, Uid};
+use super::Context;
+use crate::served::{self, Served};
+
+const WORKERS: usize = 20;
+/// How often new kinds are looked for.
+const DISCOVERY_PERIOD: Duration = Duration::from_secs(30);
+/// How long the first lists may take before work begins without the late ones.
+const SYNC_TIMEOUT: Duration = Duration::from_secs(30);
+
+struct Collector {
+    client: kube::Client,
+    informers: Informers,
+    tasks: Tasks,
+    queue: WorkQueue<Task>,
+    graph: Mutex<Graph>,
+    /// How objects of a kind are reached.
+    routes: Mutex<HashMap<KindId, Arc<Served>>>,
+}
+
+pub(super) fn start(ctx: &Context) {
+    let collector = Arc::new(Collector {
+        client: ctx.client.clone(),
+        informers: ctx.informers.clone(),
+        tasks: ctx.tasks.clone(),
+        queue: WorkQueue::new("garbage_collector"),
+        graph: Mutex::default(),
+        routes: Mutex::default(),
+    });
+    let drain = ctx.tasks.drain();
+    ctx.tasks.spawn("garbage collector discovery", async move {
+        drain.run_until_cancelled(collector.follow_discovery()).await;
+    });
+}
+
+impl Collector {
+    /// Watches every deletable kind, those that come later too; work begins once the first ones are known.
+    async fn follow_discovery(self: Arc<Self>) {
+        let mut watched: HashSet<GroupVersionResource> = HashSet::new();
+        let mut working = false;
+        loop {
+            match served::discover(&self.client).await {
+                Ok(catalog) => {
+                    let started = self.watch_new(catalog.resources, &mut watched);
+                    if !working {
+                        let synced =
+                            futures::future::join_all(started.iter().map(DynamicInformer::wait_synced));
+                        if tokio::time::timeout(SYNC_TIMEOUT, synced).await.is_err() {
+                            tracing::warn!("not all kinds could be listed in time, collecting what is known");
+                        }
+                        self.clone().work();
+                        tracing::info!(
+                            kinds = watched.len(),
+                            objects = self.graph.lock().len(),
+                            "collecting garbage"
+                        );
+                        working = true;
+                    }
+                }
+                Err(error) => tracing::warn!(%error, "cannot ask what the server serves, will be retried"),
+            }
+            let period = if working { DISCOVERY_PERIOD } else { Duration::from_secs(1) };
+            tokio::time::sleep(period).await;
+        }
+    }
+
+    fn watch_new(
+        self: &Arc<Self>,
+        resources: Vec<Served>,
+        watched: &mut HashSet<GroupVersionResource>,
+    ) -> Vec<DynamicInformer> {
+        let deletable = |r: &Served| r.can(&["delete", "list", "watch"]) && r.resource != "events";
+        let fresh: Vec<Arc<Served>> = resources
+            .into_iter()
+            .filter(|r| deletable(r) && watched.insert(r.names()))
+            .map(Arc::new)
+            .collect();
+        // All kinds are known before the first object is seen, so that every owner is understood.
+        let kinds: Vec<KindId> = {
+            let (mut graph, mut routes) = (self.graph.lock(), self.routes.lock());
+            let add = |served: &Arc<Served>| {
+                let kind = graph.add_kind(&served.group, &served.kind, served.namespaced);
+                routes.insert(kind, served.clone());
+                kind
+            };
+            fresh.iter().map(add).collect()
+        };
+        let started = fresh.iter().zip(kinds).map(|(served, kind)| {
+            let informer = self.informers.metadata(&served.names(), ListWatch::default());
+            let collector = self.clone();
+            informer.on_event(move |event| collector.observe(kind, &event));
+            informer.start(&self.client, &self.tasks);
+            informer
+        });
+        started.collect()
+    }
+
+    fn observe(&self, kind: KindId, event: &Event<Metadata>) {
+        let mut graph = self.graph.lock();
+        let tasks = match event {
+            Event::Added { new, .. } | Event::Updated { new, .. } => graph.observe(kind, new.meta()),
+            Event::Deleted { last, .. } => {
+                graph.forget(Uid::new(last.meta().uid.as_deref().unwrap_or_default()))
+            }
+        };
+        drop(graph);
+        self.enqueue(tasks);
+    }
+
+    fn enqueue(&self, tasks: Vec<Task>) {
+        for task in tasks {
+            self.queue.add(task);
+        }
+    }
+
+    fn work(self: Arc<Self>) {
+        let (tasks, queue) = (self.tasks.clone(), self.queue.clone());
+        run_workers(&tasks, &queue, WORKERS, move |task| {
+            let collector = self.clone();
+            async move {
+                let decision = collector.graph.lock().decide(task);
+                collector.carry_out(decision).await.map(|()| Outcome::Done)
+            }
+        });
+    }
+
+    async fn carry_out(&self, decision: Decision) -> Result<(), kube::Error> {
+        match decision {
+            Decision::Nothing => Ok(()),
+            Decision::Await(blocking) => {
+                self.enqueue(blocking.into_iter().map(Task::Examine).collect());
+                Ok(())
+            }
+            Decision::Verify(owners) => {
+                for owner in owners {
+                    if self.get(&owner).await?.is_none() {
+                        let tasks = self.graph.lock().mark_absent(&owner);
+                        self.enqueue(tasks);
+                    }
+                }
+                Ok(())
+            }
+            Decision::Delete { at, version, policy } => self.delete(&at, version, policy).await,
+            Decision::DropOwners { at, uids } => self.drop_owners(&at, &uids).await,
+            Decision::Unblock { at, then } => {
+                self.unblock(&at).await?;
+                Box::pin(self.carry_out(*then)).await
+            }
+            Decision::RemoveFinalizer { at, finalizer } => self.remove_finalizer(&at, finalizer).await,
+            Decision::Release { at, dependents } => {
+                for dependent in &dependents {
+                    self.drop_owners(dependent, std::slice::from_ref(&at.uid)).await?;
+                }
+                self.remove_finalizer(&at, graph::ORPHAN).await
+            }
+        }
+    }
+
+    fn path(&self, at: &Coordinates) -> Result<String, kube::Error> {
+        let route = self.routes.lock().get(&at.kind).cloned();
+        let route = route.ok_or_else(|| {
+            let graph = self.graph.lock();
+            let (group, kind) = graph.kind_name(at.kind);
+            kube::Error::Service(format!("{kind}.{group} is not served").into())
+        })?;
+        let namespace = (!at.namespace.is_empty()).then_some(at.namespace.as_ref());
+        Ok(format!("{}/{}", route.path(namespace), at.name))
+    }
+
+    async fn send(&self, method: Method, path: &str, kind: &str, body: &Value) -> Result<(), kube::Error> {
+        let request = Request::builder()
+            .method(method)
+            .uri(path)
+            .header(http::header::CONTENT_TYPE, kind)
+            .body(body.to_string().into_bytes())
+            .map_err(kube::Error::HttpError)?;
+        self.client.request_text(request).await.map(drop)
+    }
+
+    /// The object's metadata if it is there and still the same object.
+    async fn get(&self, at: &Coordinates) -> Result<Option<Metadata>, kube::Error> {
+        let request = Request::get(self.path(at)?)
+            .header(http::header::ACCEPT, "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1")
+            .body(Vec::new())
+            .map_err(kube::Error::HttpError)?;
+        match self.client.request::<Metadata>(request).await {
+            Ok(found) if found.metadata.uid.as_deref() == Some(at.uid.as_ref()) => Ok(Some(found)),
+            Ok(_) => Ok(None),
+            Err(error) if client::is_not_found(&error) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    async fn delete(&self, at: &Coordinates, version: u64, policy: Policy) -> Result<(), kube::Error> {
+        let policy = match policy {
+            Policy::Orphan => "Orphan",
+            Policy::Foreground => "Foreground",
+            Policy::Background => "Background",
+        };
+        let options = json!({"kind": "DeleteOptions", "apiVersion": "v1", "propagationPolicy": policy,
+            "preconditions": {"uid": at.uid.as_ref(), "resourceVersion": version.to_string()}});
+        match self.send(Method::DELETE, &self.path(at)?, "application/json", &options).await {
+            Err(error) if !client::is_not_found(&error) => Err(error),
+            _ => Ok(()),
+        }
+    }
+
+    /// Merges a change into the metadata, if the object is there and as it was when the change was made.
+    async fn amend(
+        &self,
+        at: &Coordinates,
+        change: impl FnOnce(&Metadata) -> Option<Value>,
+    ) -> Result<(), kube::Error> {
+        let Some(found) = self.get(at).await? else { return Ok(()) };
+        let Some(mut metadata) = change(&found) else { return Ok(()) };
+        metadata["resourceVersion"] = found.metadata.resource_version.clone().into();
+        metadata["uid"] = at.uid.as_ref().into();
+        let body = json!({"metadata": metadata});
+        match self.send(Method::PATCH, &self.path(at)?, "application/merge-patch+json", &body).await {
+            Err(error) if !client::is_not_found(&error) => Err(error),
+            _ => Ok(()),
+        }
+    }
+
+    async fn drop_owners(&self, at: &Coordinates, uids: &[Arc<str>]) -> Result<(), kube::Error> {
+        self.amend(at, |found| {
+            let owners = found.metadata.owner_references.as_deref().unwrap_or_default();
+            let kept: Vec<_> = owners.iter().filter(|o| !uids.iter().any(|u| **u == *o.uid)).collect();
+            (kept.len() < owners.len()).then(|| json!({"ownerReferences": kept}))
+        })
+        .await
+    }
+
+    async fn unblock(&self, at: &Coordinates) -> Result<(), kube::Error> {
+        self.amend(at, |found| {
+            let mut owners = found.metadata.owner_references.clone().unwrap_or_default();
+            let blocks = owners.iter().any(|o| o.block_owner_deletion == Some(true));
+            owners.iter_mut().for_each(|o| o.block_owner_deletion = Some(false));
+            blocks.then(|| json!({"ownerReferences": owners}))
+        })
+        .await
+    }
+
+    async fn remove_finalizer(&self, at: &Coordinates, finalizer: &str) -> Result<(), kube::Error> {
+        self.amend(at, |found| {
+            let all = found.metadata.finalizers.as_deref().unwrap_or_default();
+            let kept: Vec<&String> = all.iter().filter(|f| *f != finalizer).collect();
+            (kept.len() < all.len()).then(|| json!({"finalizers": kept}))
+        })
+        .await
+    }
+}

@@ -1,0 +1,208 @@
+use serde_json::{Value, json};
+
+use super::*;
+
+struct World {
+    graph: Graph,
+    set: KindId,
+    pod: KindId,
+    node: KindId,
+    version: u64,
+}
+
+impl World {
+    fn new() -> World {
+        let mut graph = Graph::default();
+        let set = graph.add_kind("apps", "ReplicaSet", true);
+        let pod = graph.add_kind("", "Pod", true);
+        let node = graph.add_kind("", "Node", false);
+        World { graph, set, pod, node, version: 0 }
+    }
+
+    fn see(&mut self, kind: KindId, name: &str, owners: &[Value], more: Value) -> Vec<Task> {
+        self.version += 1;
+        let mut meta = json!({"name": name, "uid": name, "resourceVersion": self.version.to_string(),
+            "ownerReferences": owners});
+        if kind != self.node {
+            meta["namespace"] = "default".into();
+        }
+        for (key, value) in more.as_object().unwrap() {
+            meta[key] = value.clone();
+        }
+        let mut tasks = self.graph.observe(kind, &serde_json::from_value(meta).unwrap());
+        tasks.sort_unstable();
+        tasks
+    }
+
+    fn examine(&self, name: &str) -> Decision {
+        self.graph.decide(Task::Examine(Uid::new(name)))
+    }
+}
+
+fn by_set(name: &str) -> Value {
+    json!({"apiVersion": "apps/v1", "kind": "ReplicaSet", "name": name, "uid": name, "blockOwnerDeletion": true})
+}
+
+fn deleting(finalizer: &str) -> Value {
+    json!({"deletionTimestamp": "2026-01-01T00:00:00Z", "finalizers": [finalizer]})
+}
+
+fn tasks(names: &[&str]) -> Vec<Task> {
+    let mut all: Vec<Task> = names.iter().map(|n| Task::Examine(Uid::new(n))).collect();
+    all.sort_unstable();
+    all
+}
+
+fn policy(decision: &Decision) -> Option<Policy> {
+    match decision {
+        Decision::Delete { policy, .. } => Some(*policy),
+        _ => None,
+    }
+}
+
+#[test]
+fn dependents_go_after_their_owner_is_gone() {
+    let mut world = World::new();
+    world.see(world.set, "web", &[], json!({}));
+    assert!(world.see(world.pod, "web-1", &[by_set("web")], json!({})).is_empty());
+    assert_eq!(world.examine("web-1"), Decision::Nothing);
+    assert_eq!(world.graph.forget(Uid::new("web")), tasks(&["web-1"]));
+    let decision = world.examine("web-1");
+    assert_eq!(policy(&decision), Some(Policy::Background));
+    assert!(
+        matches!(decision, Decision::Delete { version: 2, .. }),
+        "the version examined is the one deleted"
+    );
+}
+
+#[test]
+fn an_owner_nobody_has_seen_is_verified_before_anything_goes() {
+    let mut world = World::new();
+    assert_eq!(world.see(world.pod, "web-1", &[by_set("web")], json!({})), tasks(&["web"]));
+    let Decision::Verify(asked) = world.examine("web") else { panic!("not verified") };
+    assert_eq!(asked[0].name.as_ref(), "web");
+    assert!(matches!(world.examine("web-1"), Decision::Verify(_)));
+    assert_eq!(world.graph.mark_absent(&asked[0]), tasks(&["web-1"]));
+    assert_eq!(policy(&world.examine("web-1")), Some(Policy::Background));
+    // It may also turn up.
+    let mut world = World::new();
+    world.see(world.pod, "web-1", &[by_set("web")], json!({}));
+    world.see(world.set, "web", &[], json!({}));
+    assert_eq!(world.examine("web-1"), Decision::Nothing);
+}
+
+#[test]
+fn one_owner_that_is_there_keeps_an_object_and_the_others_leave_its_list() {
+    let mut world = World::new();
+    world.see(world.set, "a", &[], json!({}));
+    world.see(world.set, "b", &[], json!({}));
+    world.see(world.pod, "p", &[by_set("a"), by_set("b")], json!({}));
+    world.graph.forget(Uid::new("a"));
+    let Decision::DropOwners { uids, .. } = world.examine("p") else { panic!("kept the dangling owner") };
+    assert_eq!(uids, [Arc::from("a")]);
+    world.graph.forget(Uid::new("b"));
+    assert_eq!(policy(&world.examine("p")), Some(Policy::Background));
+}
+
+#[test]
+fn foreground_deletion_waits_for_dependents_that_block() {
+    let mut world = World::new();
+    world.see(world.set, "web", &[], json!({}));
+    world.see(world.pod, "p", &[by_set("web")], json!({}));
+    let seen = world.see(world.set, "web", &[], deleting(FOREGROUND));
+    assert_eq!(seen, tasks(&["web", "p"]));
+    assert_eq!(world.examine("web"), Decision::Await(vec![Uid::new("p")]));
+    assert_eq!(policy(&world.examine("p")), Some(Policy::Background));
+    assert_eq!(world.graph.forget(Uid::new("p")), tasks(&["web"]));
+    assert!(matches!(world.examine("web"), Decision::RemoveFinalizer { finalizer: FOREGROUND, .. }));
+}
+
+#[test]
+fn a_dependent_that_stops_blocking_lets_its_owner_go() {
+    let mut world = World::new();
+    world.see(world.set, "web", &[], deleting(FOREGROUND));
+    world.see(world.pod, "p", &[by_set("web")], json!({}));
+    let mut free = by_set("web");
+    free["blockOwnerDeletion"] = false.into();
+    assert_eq!(world.see(world.pod, "p", &[free], json!({})), tasks(&["web", "p"]));
+    assert!(matches!(world.examine("web"), Decision::RemoveFinalizer { .. }));
+}
+
+#[test]
+fn a_dependent_with_dependents_is_deleted_in_the_foreground_too() {
+    let mut world = World::new();
+    world.see(world.set, "top", &[], deleting(FOREGROUND));
+    world.see(world.set, "middle", &[by_set("top")], json!({}));
+    world.see(world.pod, "leaf", &[by_set("middle")], json!({}));
+    assert_eq!(policy(&world.examine("middle")), Some(Policy::Foreground));
+}
+
+#[test]
+fn a_cycle_of_owners_is_broken() {
+    let mut world = World::new();
+    world.see(world.set, "a", &[by_set("b")], deleting(FOREGROUND));
+    world.see(world.set, "b", &[by_set("a")], json!({}));
+    assert!(matches!(world.examine("b"), Decision::Unblock { .. }));
+}
+
+#[test]
+fn orphaning_releases_dependents_first() {
+    let mut world = World::new();
+    world.see(world.set, "web", &[], json!({}));
+    world.see(world.pod, "p", &[by_set("web")], json!({}));
+    let seen = world.see(world.set, "web", &[], deleting(ORPHAN));
+    assert_eq!(seen, [Task::Orphan(Uid::new("web"))]);
+    let Decision::Release { dependents, .. } = world.graph.decide(seen[0]) else { panic!("not released") };
+    assert_eq!(dependents[0].name.as_ref(), "p");
+    // Released pods have no owner and stay.
+    world.see(world.pod, "p", &[], json!({}));
+    world.graph.forget(Uid::new("web"));
+    assert_eq!(world.examine("p"), Decision::Nothing);
+}
+
+#[test]
+fn finalizers_already_there_decide_how_an_object_goes() {
+    for (finalizer, expected) in [(ORPHAN, Policy::Orphan), (FOREGROUND, Policy::Foreground)] {
+        let mut world = World::new();
+        world.see(world.set, "web", &[], json!({}));
+        world.see(world.pod, "p", &[by_set("web")], json!({"finalizers": [finalizer]}));
+        world.graph.forget(Uid::new("web"));
+        assert_eq!(policy(&world.examine("p")), Some(expected));
+    }
+}
+
+#[test]
+fn owners_that_cannot_be_checked_never_cost_an_object() {
+    let mut world = World::new();
+    let unknown = json!({"apiVersion": "x.io/v1", "kind": "Thing", "name": "t", "uid": "t"});
+    assert!(world.see(world.pod, "p", std::slice::from_ref(&unknown), json!({})).is_empty());
+    assert_eq!(world.examine("p"), Decision::Nothing);
+    // A node cannot belong to something in a namespace.
+    world.see(world.node, "n", &[by_set("web")], json!({}));
+    assert_eq!(world.examine("n"), Decision::Nothing);
+    // One unknown owner keeps an object although the known one is gone.
+    world.see(world.set, "web", &[], json!({}));
+    world.see(world.pod, "q", &[by_set("web"), unknown], json!({}));
+    world.graph.forget(Uid::new("web"));
+    assert_eq!(world.examine("q"), Decision::Nothing);
+}
+
+#[test]
+fn an_owner_in_another_namespace_is_none() {
+    let mut world = World::new();
+    world.see(world.set, "web", &[], json!({"namespace": "elsewhere"}));
+    assert_eq!(world.see(world.pod, "p", &[by_set("web")], json!({})), tasks(&["p"]));
+    let Decision::Verify(asked) = world.examine("p") else { panic!("believed the uid alone") };
+    assert_eq!(asked[0].namespace.as_ref(), "default");
+    world.graph.mark_absent(&asked[0]);
+    assert_eq!(policy(&world.examine("p")), Some(Policy::Background));
+}
+
+#[test]
+fn nothing_is_left_of_objects_that_are_gone() {
+    let mut world = World::new();
+    world.see(world.pod, "p", &[by_set("web")], json!({}));
+    world.graph.forget(Uid::new("p"));
+    assert_eq!(world.graph.len(), 0);
+    assert!(world.graph.dependents.is_empty());
+}
