@@ -6,21 +6,26 @@ mod garbage_collector;
 mod namespace;
 mod node_ipam;
 mod node_lifecycle;
+mod pod_disruption;
+mod pod_garbage_collector;
 mod replicaset;
 mod root_ca;
 mod serviceaccount;
+mod taint_eviction;
 
-use std::sync::Arc;
+use std::{future::Future, sync::Arc, time::Duration};
 
 use component_base::{
     clock::SharedClock,
     events::Recorder,
-    informer::{Event, Informer, Informers, Object},
+    informer::{Event, Informer, Informers, ListWatch, Object},
     meta::{ObjectKey, object_key},
     task::Tasks,
-    workqueue::WorkQueue,
+    workqueue::{WorkQueue, chain},
 };
-use ipnet::IpNet;
+use k8s_openapi::api::core::v1::Pod;
+
+pub use crate::settings::Settings;
 
 /// What every controller gets.
 #[derive(Clone)]
@@ -35,19 +40,6 @@ pub struct Context {
     pub clock: SharedClock,
     /// What flags say.
     pub settings: Arc<Settings>,
-}
-
-/// What flags say.
-#[derive(Clone, Debug, Default)]
-pub struct Settings {
-    /// Pods' ranges, for the range allocator; empty when nodes get none.
-    pub cluster_cidrs: Vec<IpNet>,
-    /// Prefix length of a node's IPv4 range.
-    pub node_mask_v4: u8,
-    /// Prefix length of a node's IPv6 range.
-    pub node_mask_v6: u8,
-    /// The CA bundle published to every namespace, PEM.
-    pub root_ca: Option<String>,
 }
 
 /// One controller.
@@ -67,12 +59,67 @@ pub const ALL: &[Controller] = &[
     Controller { name: "namespace-controller", start: namespace::start },
     Controller { name: "node-ipam-controller", start: node_ipam::start },
     Controller { name: "node-lifecycle-controller", start: node_lifecycle::start },
+    Controller { name: "taint-eviction-controller", start: taint_eviction::start },
+    Controller { name: "pod-garbage-collector-controller", start: pod_garbage_collector::start },
     Controller { name: "replicaset-controller", start: replicaset::start },
     Controller { name: "deployment-controller", start: deployment::start },
     Controller { name: "endpointslice-controller", start: endpointslice::start },
 ];
 
+/// Shorter names that older configurations use for controllers, ours and those to come.
+const ALIASES: &[(&str, &str)] = &[
+    ("attachdetach", "persistentvolume-attach-detach-controller"),
+    ("bootstrapsigner", "bootstrap-signer-controller"),
+    ("clusterrole-aggregation", "clusterrole-aggregation-controller"),
+    ("cronjob", "cronjob-controller"),
+    ("csrapproving", "certificatesigningrequest-approving-controller"),
+    ("csrcleaner", "certificatesigningrequest-cleaner-controller"),
+    ("csrsigning", "certificatesigningrequest-signing-controller"),
+    ("daemonset", "daemonset-controller"),
+    ("deployment", "deployment-controller"),
+    ("disruption", "disruption-controller"),
+    ("endpoint", "endpoints-controller"),
+    ("endpointslice", "endpointslice-controller"),
+    ("endpointslicemirroring", "endpointslice-mirroring-controller"),
+    ("ephemeral-volume", "ephemeral-volume-controller"),
+    ("garbagecollector", "garbage-collector-controller"),
+    ("horizontalpodautoscaling", "horizontal-pod-autoscaler-controller"),
+    ("job", "job-controller"),
+    ("legacy-service-account-token-cleaner", "legacy-serviceaccount-token-cleaner-controller"),
+    ("namespace", "namespace-controller"),
+    ("nodeipam", "node-ipam-controller"),
+    ("nodelifecycle", "node-lifecycle-controller"),
+    ("persistentvolume-binder", "persistentvolume-binder-controller"),
+    ("persistentvolume-expander", "persistentvolume-expander-controller"),
+    ("podgc", "pod-garbage-collector-controller"),
+    ("pv-protection", "persistentvolume-protection-controller"),
+    ("pvc-protection", "persistentvolumeclaim-protection-controller"),
+    ("replicaset", "replicaset-controller"),
+    ("replicationcontroller", "replicationcontroller-controller"),
+    ("resourcequota", "resourcequota-controller"),
+    ("root-ca-cert-publisher", "root-ca-certificate-publisher-controller"),
+    ("serviceaccount", "serviceaccount-controller"),
+    ("serviceaccount-token", "serviceaccount-token-controller"),
+    ("statefulset", "statefulset-controller"),
+    ("tokencleaner", "token-cleaner-controller"),
+    ("ttl", "ttl-controller"),
+    ("ttl-after-finished", "ttl-after-finished-controller"),
+];
+
+/// Controllers that `*` does not include.
+const OFF_BY_DEFAULT: &[&str] = &["bootstrap-signer-controller", "token-cleaner-controller"];
+
+/// A controller's name, whether it or its alias is given.
+pub fn canonical(name: &str) -> &str {
+    ALIASES.iter().find(|(alias, _)| *alias == name).map_or(name, |(_, canonical)| canonical)
+}
+
 impl Context {
+    /// How many workers a `--concurrent-*-syncs` flag asks for; one where there is no such flag.
+    pub fn workers(&self, flag: &str) -> usize {
+        self.settings.concurrency.get(flag).copied().unwrap_or(1)
+    }
+
     /// An event recorder for a controller.
     pub fn recorder(&self, controller: &str) -> Recorder {
         Recorder::new(self.client.clone(), self.clock.clone(), controller, "", &self.tasks)
@@ -85,12 +132,51 @@ pub fn enqueue_changes<K: Object>(informer: &Informer<K>, queue: &WorkQueue<Obje
     informer.on_event(move |event: Event<K>| queue.add(object_key(event.object().as_ref())));
 }
 
-/// Whether `--controllers` switches a controller on: named, or not excluded where `*` is.
+/// Runs `pass` now and then every `period` after it has ended, until the leadership ends. A pass that fails is
+/// logged; the next one tries again.
+pub(crate) fn run_every<F, Fut, E>(tasks: &Tasks, name: &'static str, period: Duration, mut pass: F)
+where
+    F: FnMut() -> Fut + Send + 'static,
+    Fut: Future<Output = Result<(), E>> + Send,
+    E: std::error::Error + Send,
+{
+    let drain = tasks.drain();
+    tasks.spawn(name, async move {
+        let passes = async {
+            loop {
+                if let Err(error) = pass().await {
+                    tracing::error!(
+                        controller = name,
+                        error = chain(&error),
+                        "a pass failed, the next tries again"
+                    );
+                }
+                tokio::time::sleep(period).await;
+            }
+        };
+        drain.run_until_cancelled(passes).await;
+    });
+}
+
+/// The index of pods by the node they are bound to.
+pub(crate) const PODS_BY_NODE: &str = "node";
+
+/// All pods, with an index by node.
+pub(crate) fn pods_by_node(ctx: &Context) -> Informer<Pod> {
+    let pods = ctx.informers.get::<Pod>(ListWatch::default());
+    pods.add_index(PODS_BY_NODE, |pod| pod.spec.iter().filter_map(|s| s.node_name.clone()).collect());
+    pods
+}
+
+/// Whether `--controllers` switches a controller on: named, or not excluded where `*` is. What is off by
+/// default must be named.
 pub fn is_enabled(name: &str, selection: &[String]) -> bool {
-    if selection.iter().any(|s| s == name) {
+    if selection.iter().any(|s| canonical(s) == name) {
         return true;
     }
-    !selection.iter().any(|s| s.strip_prefix('-') == Some(name)) && selection.iter().any(|s| s == "*")
+    !selection.iter().any(|s| s.strip_prefix('-').map(canonical) == Some(name))
+        && !OFF_BY_DEFAULT.contains(&name)
+        && selection.iter().any(|s| s == "*")
 }
 
 #[cfg(test)]
@@ -112,5 +198,9 @@ mod tests {
         assert!(!is_enabled("a", &of("*,-a")));
         assert!(is_enabled("a", &of("a")));
         assert!(!is_enabled("b", &of("a")));
+        assert!(!is_enabled("pod-garbage-collector-controller", &of("*,-podgc")));
+        assert!(is_enabled("pod-garbage-collector-controller", &of("podgc")));
+        assert!(!is_enabled("token-cleaner-controller", &of("*")));
+        assert!(is_enabled("token-cleaner-controller", &of("*,tokencleaner")));
     }
 }

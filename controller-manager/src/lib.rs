@@ -10,3 +10,4 @@
 pub mod controllers;
 pub mod run;
 pub mod served;
+pub mod settings;

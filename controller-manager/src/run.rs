@@ -1,6 +1,6 @@
 //! Wiring: flags, the lease, shared caches, and the controllers of the list.
 
-use std::{path::PathBuf, sync::Arc};
+use std::sync::Arc;
 
 use component_base::{
     auth::{AuthError, AuthOptions, Delegated},
@@ -13,9 +13,11 @@ use component_base::{
     serving::{SecureServer, SecureServingOptions, ServingError, Site},
     task::Tasks,
 };
-use ipnet::IpNet;
 
-use crate::controllers::{self, Context, Settings};
+use crate::{
+    controllers::{self, Context},
+    settings::{self, Settings, SettingsError},
+};
 
 /// The daemon.
 #[derive(Debug)]
@@ -35,24 +37,12 @@ pub struct Config {
 /// Why the configuration is not usable.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
-    /// A range is none.
-    #[error("--cluster-cidr: {0:?} is no address range")]
-    Range(String),
-    /// A prefix length is out of bounds.
-    #[error("--{0} must be between 1 and {1}")]
-    Mask(&'static str, u8),
+    /// A controller's flag.
+    #[error(transparent)]
+    Settings(#[from] SettingsError),
     /// No such controller.
     #[error("--controllers: {0:?} is no controller; there are {1}")]
     Controller(String, String),
-    /// The CA bundle cannot be read.
-    #[error("cannot read {path:?}")]
-    Read {
-        /// The file.
-        path: PathBuf,
-        /// Why.
-        #[source]
-        source: std::io::Error,
-    },
 }
 
 /// Why the daemon cannot start.
@@ -81,30 +71,14 @@ impl Daemon for ControllerManager {
         FlagSet::new(
             "kube-controller-manager",
             "Runs the built-in controllers: they bring the cluster to what its objects ask for.",
-            [
-                Flag::new(
-                    "controllers",
-                    Kind::Strings,
-                    "*",
-                    "controllers to run; * for all, -name for all but one",
-                ),
-                Flag::new(
-                    "allocate-node-cidrs",
-                    Kind::Bool,
-                    "false",
-                    "give every node a range of pod addresses",
-                ),
-                Flag::new("cluster-cidr", Kind::Strings, "", "ranges of pods"),
-                Flag::new("node-cidr-mask-size", Kind::Int, "24", "prefix length of a node's IPv4 range"),
-                Flag::new(
-                    "node-cidr-mask-size-ipv6",
-                    Kind::Int,
-                    "64",
-                    "prefix length of a node's IPv6 range",
-                ),
-                Flag::new("root-ca-file", Kind::String, "", "CA bundle published to every namespace"),
-            ],
+            [Flag::new(
+                "controllers",
+                Kind::Strings,
+                "*",
+                "controllers to run; * for all, -name for all but one",
+            )],
         )
+        .with(settings::flags())
         .with(group::secure_serving("10257"))
         .with(group::delegated_auth())
         .with(group::leader_election("kube-controller-manager"))
@@ -116,7 +90,7 @@ impl Daemon for ControllerManager {
     fn configure(values: &Values) -> Result<Config, ConfigError> {
         let selection = values.list("controllers");
         for name in selection.iter().map(|s| s.strip_prefix('-').unwrap_or(s)).filter(|n| *n != "*") {
-            if !controllers::ALL.iter().any(|c| c.name == name) {
+            if !controllers::ALL.iter().any(|c| c.name == controllers::canonical(name)) {
                 let known = controllers::ALL.iter().map(|c| c.name).collect::<Vec<_>>().join(", ");
                 return Err(ConfigError::Controller(name.to_owned(), known));
             }
@@ -127,7 +101,7 @@ impl Daemon for ControllerManager {
             auth: group::auth_options(values),
             election: group::leader_election_options(values),
             selection,
-            settings: settings(values)?,
+            settings: Settings::from_values(values)?,
         })
     }
 
@@ -158,26 +132,4 @@ impl Daemon for ControllerManager {
         }
         Ok(())
     }
-}
-
-fn settings(values: &Values) -> Result<Settings, ConfigError> {
-    let mut out = Settings {
-        node_mask_v4: mask(values, "node-cidr-mask-size", 32)?,
-        node_mask_v6: mask(values, "node-cidr-mask-size-ipv6", 128)?,
-        ..Settings::default()
-    };
-    if values.bool("allocate-node-cidrs") {
-        let parse = |text: &String| text.parse::<IpNet>().map_err(|_| ConfigError::Range(text.clone()));
-        out.cluster_cidrs = values.list("cluster-cidr").iter().map(parse).collect::<Result<_, _>>()?;
-    }
-    if let Some(path) = values.optional("root-ca-file").filter(|p| !p.is_empty()).map(PathBuf::from) {
-        let text = std::fs::read_to_string(&path).map_err(|source| ConfigError::Read { path, source })?;
-        out.root_ca = Some(text);
-    }
-    Ok(out)
-}
-
-fn mask(values: &Values, flag: &'static str, most: u8) -> Result<u8, ConfigError> {
-    let value = values.int(flag);
-    u8::try_from(value).ok().filter(|m| *m >= 1 && *m <= most).ok_or(ConfigError::Mask(flag, most))
 }

@@ -1,0 +1,271 @@
+//! What the flags of the controllers say, as one typed value, and the flags themselves.
+//!
+//! Contract: upstream's `cmd/kube-controller-manager/app/options`: names, defaults and bounds.
+
+use std::{collections::BTreeMap, path::PathBuf, time::Duration};
+
+use component_base::flags::{Flag, Kind, Values};
+use ipnet::IpNet;
+
+/// Flags that say how many objects of a kind are worked on at once, with their defaults.
+const CONCURRENCY: &[(&str, &str)] = &[
+    ("concurrent-cron-job-syncs", "5"),
+    ("concurrent-daemonset-syncs", "2"),
+    ("concurrent-deployment-syncs", "5"),
+    ("concurrent-endpoint-syncs", "5"),
+    ("concurrent-ephemeralvolume-syncs", "5"),
+    ("concurrent-gc-syncs", "20"),
+    ("concurrent-horizontal-pod-autoscaler-syncs", "5"),
+    ("concurrent-job-syncs", "5"),
+    ("concurrent-namespace-syncs", "10"),
+    ("concurrent-rc-syncs", "5"),
+    ("concurrent-replicaset-syncs", "5"),
+    ("concurrent-resource-quota-syncs", "5"),
+    ("concurrent-service-endpoint-syncs", "5"),
+    ("concurrent-serviceaccount-token-syncs", "5"),
+    ("concurrent-statefulset-syncs", "5"),
+    ("concurrent-ttl-after-finished-syncs", "5"),
+    ("mirroring-concurrent-service-endpoint-syncs", "5"),
+];
+
+/// What flags say.
+#[derive(Clone, Debug, Default)]
+pub struct Settings {
+    /// Pods' ranges, for the range allocator; empty when nodes get none.
+    pub cluster_cidrs: Vec<IpNet>,
+    /// Prefix length of a node's IPv4 range.
+    pub node_mask_v4: u8,
+    /// Prefix length of a node's IPv6 range.
+    pub node_mask_v6: u8,
+    /// The CA bundle published to every namespace, PEM.
+    pub root_ca: Option<String>,
+    /// Workers by flag.
+    pub concurrency: BTreeMap<&'static str, usize>,
+    /// Silence and eviction of nodes.
+    pub nodes: NodeSettings,
+    /// Finished pods kept before the oldest go; 0 keeps all.
+    pub terminated_pods: usize,
+    /// How often quotas are counted anew.
+    pub quota_period: Duration,
+    /// How long an unused token secret of a service account is kept.
+    pub legacy_token_period: Duration,
+    /// Signs tokens of service accounts.
+    pub service_account_key: Option<PathBuf>,
+    /// The signers' files and the longest life of what they sign.
+    pub signing: SigningSettings,
+}
+
+/// When a node counts as silent, and how fast the pods of silent nodes go.
+#[derive(Clone, Debug, Default)]
+pub struct NodeSettings {
+    /// How often nodes are looked at.
+    pub period: Duration,
+    /// Silence of a node that has reported.
+    pub grace: Duration,
+    /// Silence of a node that never has.
+    pub startup_grace: Duration,
+    /// Nodes per second whose pods are evicted while most of a zone is well.
+    pub rate: f64,
+    /// The same while most of a large zone is not.
+    pub secondary_rate: f64,
+    /// Nodes beyond which a cluster is large.
+    pub large: usize,
+    /// Share of silent nodes from which a zone counts as disrupted.
+    pub unhealthy_share: f64,
+}
+
+/// Files of the certificate signers. A signer of its own takes precedence over the cluster's.
+#[derive(Clone, Debug, Default)]
+pub struct SigningSettings {
+    /// Longest life of a certificate.
+    pub duration: Duration,
+    /// Certificate and key by the flag's infix: "", "kubelet-serving", "kubelet-client",
+    /// "kube-apiserver-client", "legacy-unknown".
+    pub pairs: BTreeMap<&'static str, (PathBuf, PathBuf)>,
+}
+
+/// Why flags are not usable.
+#[derive(Debug, thiserror::Error)]
+pub enum SettingsError {
+    /// A range is none.
+    #[error("--cluster-cidr: {0:?} is no address range")]
+    Range(String),
+    /// A prefix length is out of bounds.
+    #[error("--{0} must be between 1 and {1}")]
+    Mask(&'static str, u8),
+    /// A number of workers is none.
+    #[error("--{0} must be greater than 0, but got {1}")]
+    Concurrency(&'static str, i64),
+    /// Half of a pair of files.
+    #[error("--{0} and its other half must be given together")]
+    Pair(&'static str),
+    /// The CA bundle cannot be read.
+    #[error("cannot read {path:?}")]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+}
+
+/// Flags of certificate and key by signer.
+const SIGNERS: &[(&str, &str, &str)] = &[
+    ("", "cluster-signing-cert-file", "cluster-signing-key-file"),
+    (
+        "kubelet-serving",
+        "cluster-signing-kubelet-serving-cert-file",
+        "cluster-signing-kubelet-serving-key-file",
+    ),
+    ("kubelet-client", "cluster-signing-kubelet-client-cert-file", "cluster-signing-kubelet-client-key-file"),
+    (
+        "kube-apiserver-client",
+        "cluster-signing-kube-apiserver-client-cert-file",
+        "cluster-signing-kube-apiserver-client-key-file",
+    ),
+    ("legacy-unknown", "cluster-signing-legacy-unknown-cert-file", "cluster-signing-legacy-unknown-key-file"),
+];
+
+/// The flags.
+pub fn flags() -> Vec<Flag> {
+    let mut flags = vec![
+        Flag::new("allocate-node-cidrs", Kind::Bool, "false", "give every node a range of pod addresses"),
+        Flag::new("cluster-cidr", Kind::Strings, "", "ranges of pods"),
+        Flag::new("node-cidr-mask-size", Kind::Int, "24", "prefix length of a node's IPv4 range"),
+        Flag::new("node-cidr-mask-size-ipv6", Kind::Int, "64", "prefix length of a node's IPv6 range"),
+        Flag::new("root-ca-file", Kind::String, "", "CA bundle published to every namespace"),
+        Flag::new(
+            "service-account-private-key-file",
+            Kind::String,
+            "",
+            "key that signs service accounts' tokens",
+        ),
+        Flag::new(
+            "legacy-service-account-token-clean-up-period",
+            Kind::Duration,
+            "8760h0m0s",
+            "how long unused token secrets are kept",
+        ),
+        Flag::new("resource-quota-sync-period", Kind::Duration, "5m0s", "how often quotas are counted anew"),
+        Flag::new("terminated-pod-gc-threshold", Kind::Int, "12500", "finished pods kept; 0 keeps all"),
+        Flag::new("node-monitor-period", Kind::Duration, "5s", "how often nodes are looked at"),
+        Flag::new(
+            "node-monitor-grace-period",
+            Kind::Duration,
+            "50s",
+            "silence after which a node is unhealthy",
+        ),
+        Flag::new(
+            "node-startup-grace-period",
+            Kind::Duration,
+            "1m0s",
+            "the same for a node that has not reported yet",
+        ),
+        Flag::new(
+            "node-eviction-rate",
+            Kind::Float,
+            "0.1",
+            "nodes per second whose pods are evicted in a healthy zone",
+        ),
+        Flag::new("secondary-node-eviction-rate", Kind::Float, "0.01", "the same in a large unhealthy zone"),
+        Flag::new("large-cluster-size-threshold", Kind::Int, "50", "nodes beyond which a zone is large"),
+        Flag::new(
+            "unhealthy-zone-threshold",
+            Kind::Float,
+            "0.55",
+            "share of silent nodes that makes a zone unhealthy",
+        ),
+        Flag::new(
+            "cluster-signing-duration",
+            Kind::Duration,
+            "8760h0m0s",
+            "longest life of a signed certificate",
+        ),
+    ];
+    for (_, cert, key) in SIGNERS {
+        flags.push(Flag::new(cert, Kind::String, "", "CA certificate of the signer, PEM"));
+        flags.push(Flag::new(key, Kind::String, "", "CA key of the signer, PEM"));
+    }
+    for (flag, default) in CONCURRENCY {
+        flags.push(Flag::new(flag, Kind::Int, *default, "objects worked on at once"));
+    }
+    flags
+}
+
+impl Settings {
+    /// Reads the flags.
+    ///
+    /// # Errors
+    /// When a value is out of bounds or a file cannot be read.
+    pub fn from_values(values: &Values) -> Result<Settings, SettingsError> {
+        let mut out = Settings {
+            node_mask_v4: mask(values, "node-cidr-mask-size", 32)?,
+            node_mask_v6: mask(values, "node-cidr-mask-size-ipv6", 128)?,
+            concurrency: concurrency(values)?,
+            nodes: NodeSettings {
+                period: values.duration("node-monitor-period"),
+                grace: values.duration("node-monitor-grace-period"),
+                startup_grace: values.duration("node-startup-grace-period"),
+                rate: values.float("node-eviction-rate"),
+                secondary_rate: values.float("secondary-node-eviction-rate"),
+                large: count(values, "large-cluster-size-threshold"),
+                unhealthy_share: values.float("unhealthy-zone-threshold"),
+            },
+            terminated_pods: count(values, "terminated-pod-gc-threshold"),
+            quota_period: values.duration("resource-quota-sync-period"),
+            legacy_token_period: values.duration("legacy-service-account-token-clean-up-period"),
+            service_account_key: file(values, "service-account-private-key-file"),
+            signing: SigningSettings {
+                duration: values.duration("cluster-signing-duration"),
+                pairs: signing_pairs(values)?,
+            },
+            ..Settings::default()
+        };
+        if values.bool("allocate-node-cidrs") {
+            let parse = |text: &String| text.parse::<IpNet>().map_err(|_| SettingsError::Range(text.clone()));
+            out.cluster_cidrs = values.list("cluster-cidr").iter().map(parse).collect::<Result<_, _>>()?;
+        }
+        if let Some(path) = file(values, "root-ca-file") {
+            let text =
+                std::fs::read_to_string(&path).map_err(|source| SettingsError::Read { path, source })?;
+            out.root_ca = Some(text);
+        }
+        Ok(out)
+    }
+}
+
+fn file(values: &Values, flag: &str) -> Option<PathBuf> {
+    values.optional(flag).filter(|p| !p.is_empty()).map(PathBuf::from)
+}
+
+/// A number that says "none" with anything below one.
+fn count(values: &Values, flag: &str) -> usize {
+    usize::try_from(values.int(flag)).unwrap_or(0)
+}
+
+fn concurrency(values: &Values) -> Result<BTreeMap<&'static str, usize>, SettingsError> {
+    let read = |(flag, _): &(&'static str, &str)| {
+        let value = values.int(flag);
+        let workers = usize::try_from(value).ok().filter(|v| *v > 0);
+        Ok((*flag, workers.ok_or(SettingsError::Concurrency(flag, value))?))
+    };
+    CONCURRENCY.iter().map(read).collect()
+}
+
+fn signing_pairs(values: &Values) -> Result<BTreeMap<&'static str, (PathBuf, PathBuf)>, SettingsError> {
+    let mut out = BTreeMap::new();
+    for (signer, cert, key) in SIGNERS {
+        match (file(values, cert), file(values, key)) {
+            (Some(cert), Some(key)) => drop(out.insert(*signer, (cert, key))),
+            (None, None) => {}
+            _ => return Err(SettingsError::Pair(cert)),
+        }
+    }
+    Ok(out)
+}
+
+fn mask(values: &Values, flag: &'static str, most: u8) -> Result<u8, SettingsError> {
+    let value = values.int(flag);
+    u8::try_from(value).ok().filter(|m| *m >= 1 && *m <= most).ok_or(SettingsError::Mask(flag, most))
+}
