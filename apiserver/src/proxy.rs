@@ -1,38 +1,199 @@
 //! Requests that end somewhere else: at a kubelet, a pod, a service or a node.
 //!
-//! Contract: upstream's connect subresources (`pkg/registry/core/{pod,node,service}`, `apiserver/pkg/util/proxy`).
+//! ```text
+//! request → connect admission → where (target) → log | stream (exec, attach, portforward) | forward (proxy)
+//!                                                   └ as it came, or WebSocket → SPDY (translate, tunnel)
+//! ```
+//!
+//! One row of [`ENDS`] per subresource. Contract: upstream's connect subresources
+//! (`pkg/registry/core/{pod,node,service}/rest`, `apiserver/pkg/util/proxy`).
 
-pub mod dial;
-pub mod kubelet;
+use std::{net::IpAddr, sync::Arc};
 
-use std::sync::Arc;
-
-use http::{Request, Response};
+use http::{Method, Request, Response};
 use hyper::body::Incoming;
+use serde_json::Value;
 
 use crate::{
-    auth::User,
+    admission,
+    auth::{Attributes, Decision, User},
+    object::Object,
+    registry::Resource,
     request_path::{Peer, info::RequestInfo},
     response::Body,
     server::Server,
-    status::Status,
+    status::{GroupName, Status},
 };
 
-/// Whether a request is for here, and its body and connection with it.
-pub fn connects(_info: &RequestInfo) -> bool {
-    false
+pub mod dial;
+mod forward;
+pub mod kubelet;
+mod log;
+mod rewrite;
+mod spdy;
+mod stream;
+mod target;
+mod translate;
+mod tunnel;
+mod upgrade;
+mod websocket;
+
+/// What a subresource does with a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum End {
+    Log,
+    Exec,
+    Attach,
+    PortForward,
+    Proxy,
 }
 
-/// Answers such a request.
+/// A subresource of the core group that ends elsewhere.
+struct Row {
+    resource: &'static str,
+    subresource: &'static str,
+    /// Kind of its options, for admission; empty when it is no connection to admission.
+    options: &'static str,
+    end: End,
+}
+
+const ENDS: &[Row] = &[
+    Row { resource: "pods", subresource: "log", options: "", end: End::Log },
+    Row { resource: "pods", subresource: "exec", options: "PodExecOptions", end: End::Exec },
+    Row { resource: "pods", subresource: "attach", options: "PodAttachOptions", end: End::Attach },
+    Row {
+        resource: "pods",
+        subresource: "portforward",
+        options: "PodPortForwardOptions",
+        end: End::PortForward,
+    },
+    Row { resource: "pods", subresource: "proxy", options: "PodProxyOptions", end: End::Proxy },
+    Row { resource: "services", subresource: "proxy", options: "ServiceProxyOptions", end: End::Proxy },
+    Row { resource: "nodes", subresource: "proxy", options: "NodeProxyOptions", end: End::Proxy },
+];
+
+/// A request on its way elsewhere.
+struct Connect {
+    server: Arc<Server>,
+    info: RequestInfo,
+    attributes: Attributes,
+    client: Option<IpAddr>,
+    request: Request<Incoming>,
+}
+
+fn row(info: &RequestInfo) -> Option<&'static Row> {
+    let core = info.is_resource && info.group.is_empty() && info.version == "v1" && !info.name.is_empty();
+    ENDS.iter().find(|r| core && r.resource == info.resource && r.subresource == info.subresource)
+}
+
+/// Whether a request is for here, and its body and connection with it.
+pub fn connects(info: &RequestInfo) -> bool {
+    row(info).is_some()
+}
+
+fn allows(end: End, method: &Method) -> bool {
+    match end {
+        End::Log => matches!(*method, Method::GET | Method::HEAD),
+        End::Exec | End::Attach | End::PortForward => matches!(*method, Method::GET | Method::POST),
+        End::Proxy => matches!(
+            *method,
+            Method::GET
+                | Method::POST
+                | Method::PUT
+                | Method::PATCH
+                | Method::DELETE
+                | Method::HEAD
+                | Method::OPTIONS
+        ),
+    }
+}
+
+/// Answers a request that [`connects`].
 ///
 /// # Errors
 /// Whatever keeps it from its end.
 pub async fn serve(
-    _server: Arc<Server>,
-    _info: RequestInfo,
-    _user: &User,
-    _peer: &Peer,
-    _request: Request<Incoming>,
+    server: Arc<Server>,
+    info: RequestInfo,
+    user: &User,
+    peer: &Peer,
+    request: Request<Incoming>,
 ) -> Result<Response<Body>, Status> {
-    Err(Status::no_such_path())
+    let row = row(&info).ok_or_else(Status::no_such_path)?;
+    let catalog = server.catalog.load_full();
+    let resource = catalog.find("", "v1", row.resource).ok_or_else(Status::no_such_path)?;
+    if resource.namespaced == info.namespace.is_empty() {
+        return Err(Status::no_such_path());
+    }
+    if !allows(row.end, request.method()) {
+        return Err(Status::method_not_allowed(&resource.group_resource(), &info.verb));
+    }
+    let attributes = info.attributes(user);
+    let connect = Connect { server, info, attributes, client: peer.address, request };
+    if !row.options.is_empty() {
+        connect.admit(row, resource).await?;
+    }
+    match row.end {
+        End::Log => connect.log().await,
+        End::Exec | End::Attach | End::PortForward => {
+            connect.may_create().await?;
+            connect.stream(row.end).await
+        }
+        End::Proxy => connect.proxy().await,
+    }
+}
+
+impl Connect {
+    /// Admission of a connection: its options are the object.
+    async fn admit(&self, row: &Row, resource: &Arc<Resource>) -> Result<(), Status> {
+        let mut options = Object::new();
+        options.set("kind", row.options);
+        options.set("apiVersion", "v1");
+        for (name, value) in stream::options(row.end, &self.info.query) {
+            options.set(name, value);
+        }
+        if row.end == End::Proxy {
+            options.set("path", Value::from(self.info.rest.as_str()));
+        }
+        let (none, mut warnings) = (Object::new(), Vec::new());
+        for is_mutation in [true, false] {
+            for plugin in self.server.admission.iter().filter(|p| p.handles(admission::Operation::Connect)) {
+                let mut request = admission::Request {
+                    attributes: &self.attributes,
+                    resource,
+                    operation: admission::Operation::Connect,
+                    object: Some(&mut options),
+                    old: None,
+                    options: &none,
+                    dry_run: false,
+                    warnings: &mut warnings,
+                };
+                if is_mutation {
+                    plugin.admit(&mut request).await?;
+                } else {
+                    plugin.validate(&mut request).await?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// WebSockets begin with GET: who may only get must not get a shell by that.
+    async fn may_create(&self) -> Result<(), Status> {
+        if self.attributes.verb == "create" {
+            return Ok(());
+        }
+        let wanted = Attributes { verb: "create".to_owned(), ..self.attributes.clone() };
+        match self.server.authorizer.authorize(&wanted).await {
+            Decision::Allow(_) => Ok(()),
+            Decision::Deny(why) | Decision::NoOpinion(why) => {
+                let why = crate::authz::forbidden_message(&wanted, &why);
+                Err(Status::forbidden(
+                    &GroupName::new("", self.info.resource.as_str()),
+                    &self.info.name,
+                    &why,
+                ))
+            }
+        }
+    }
 }

@@ -1,0 +1,247 @@
+//! `pods/log`: what a container wrote, streamed from its kubelet.
+//!
+//! Contract: core/v1 PodLogOptions; upstream's `LogREST` and its response checker.
+
+use std::io;
+
+use bytes::Bytes;
+use futures::StreamExt;
+use http::{Request, Response, header};
+use http_body_util::{BodyExt, BodyStream, Limited};
+use jiff::Timestamp;
+
+use super::{
+    Connect,
+    dial::{self, Answer, Target},
+    stream::{container_of, encode},
+};
+use crate::{
+    field::{Error, ErrorList, Path},
+    request_path::info::Query,
+    response::{self, Body},
+    status::{Details, GroupName, Reason, Status},
+};
+
+/// How much of a kubelet's complaint is read.
+const MAX_COMPLAINT: usize = 50_000;
+const STREAMS: [&str; 3] = ["All", "Stderr", "Stdout"];
+
+/// The options as the kubelet takes them.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Options {
+    container: String,
+    insecure: bool,
+    /// Name and value.
+    parameters: Vec<(&'static str, String)>,
+}
+
+impl Connect {
+    pub(super) async fn log(self) -> Result<Response<Body>, Status> {
+        let name = self.info.name.as_str();
+        let options = parse(&self.info.query, name)?;
+        let pod = self.pod().await?;
+        let container = container_of(&pod, &options.container)?;
+        let node = pod.pointer("/spec/nodeName").and_then(|n| n.as_str()).unwrap_or_default();
+        if node.is_empty() {
+            return Ok(response::of(200, "text/plain", response::full(Bytes::new())));
+        }
+        let kubelet = self.server.kubelets.locate(&*self.server.objects, node, options.insecure).await?;
+        let path = format!("/containerLogs/{}/{}/{container}", encode(pod.namespace()), encode(pod.name()));
+        let answer = self.fetch(&kubelet, &path, &options.parameters).await?;
+        let code = answer.response.status().as_u16();
+        if !(200..=206).contains(&code) {
+            return Err(complaint(code, answer, name).await);
+        }
+        Ok(response::of(200, "text/plain", body(answer)))
+    }
+
+    async fn fetch(
+        &self,
+        kubelet: &Target,
+        path: &str,
+        parameters: &[(&'static str, String)],
+    ) -> Result<Answer, Status> {
+        let query: Vec<String> =
+            parameters.iter().map(|(name, value)| format!("{name}={}", encode(value))).collect();
+        let uri = if query.is_empty() { path.to_owned() } else { format!("{path}?{}", query.join("&")) };
+        let request = Request::get(&uri)
+            .header(header::HOST, kubelet.authority())
+            .header(header::USER_AGENT, component_base::version::user_agent("kube-apiserver"))
+            .body(dial::empty())
+            .map_err(Status::internal)?;
+        kubelet.request(request, &self.server.tasks).await.map_err(|error| {
+            let url = format!("https://{}{uri}", kubelet.authority());
+            Status::new(500, Reason::Unknown, format!("Get {url:?}: {error}"))
+        })
+    }
+}
+
+/// A body handed on as it comes. The connection lives as long as the reader.
+pub(super) fn body(answer: Answer) -> Body {
+    let Answer { response, guard } = answer;
+    let chunks = BodyStream::new(response.into_body()).filter_map(move |frame| {
+        let _connection = &guard;
+        let chunk = match frame {
+            Ok(frame) => frame.into_data().ok().map(Ok),
+            Err(error) => Some(Err(io::Error::other(error))),
+        };
+        std::future::ready(chunk)
+    });
+    response::stream(chunks)
+}
+
+/// What a kubelet's failure means to the client.
+async fn complaint(code: u16, answer: Answer, name: &str) -> Status {
+    let Answer { response, guard } = answer;
+    let read = Limited::new(response.into_body(), MAX_COMPLAINT).collect().await;
+    drop(guard);
+    let text = read.map(|b| String::from_utf8_lossy(&b.to_bytes()).into_owned()).unwrap_or_default();
+    refusal(code, &text, name)
+}
+
+/// Upstream's words for a backend's failure. Pure.
+fn refusal(code: u16, text: &str, name: &str) -> Status {
+    let resource = GroupName::new("", "pods/log");
+    let (reason, message) = match code {
+        400 => return Status::bad_request(text),
+        401 => {
+            (Reason::Unauthorized, "the server has asked for the client to provide credentials".to_owned())
+        }
+        403 => (Reason::Forbidden, text.to_owned()),
+        404 => (Reason::NotFound, "the server could not find the requested resource".to_owned()),
+        500 => return Status::internal(text),
+        503 => {
+            (Reason::ServiceUnavailable, "the server is currently unable to handle the request".to_owned())
+        }
+        501.. => (
+            Reason::InternalError,
+            format!("an error on the server ({text:?}) has prevented the request from succeeding"),
+        ),
+        _ => (
+            Reason::Unknown,
+            format!("the server responded with the status code {code} but did not return more information"),
+        ),
+    };
+    let details = Details { name: name.to_owned(), kind: resource.name.clone(), ..Details::default() };
+    Status::new(code, reason, format!("{message} ( {resource} {name})")).with_details(details)
+}
+
+fn parse(query: &Query, name: &str) -> Result<Options, Status> {
+    let mut options = Options {
+        container: query.get("container").to_owned(),
+        insecure: query.flag("insecureSkipTLSVerifyBackend"),
+        parameters: Vec::new(),
+    };
+    let mut errors = ErrorList::new();
+    let parameters = &mut options.parameters;
+    for flag in ["follow", "previous", "timestamps"] {
+        if query.flag(flag) {
+            parameters.push((flag, "true".to_owned()));
+        }
+    }
+    let since_time = query.get("sinceTime");
+    if !query.get("sinceSeconds").is_empty() && !since_time.is_empty() {
+        let why = "at most one of `sinceTime` or `sinceSeconds` may be specified";
+        errors.push(Error::forbidden(&Path::new(""), why));
+    }
+    for (field, least, why) in [
+        ("tailLines", 0, "must be greater than or equal to 0"),
+        ("limitBytes", 1, "must be greater than 0"),
+        ("sinceSeconds", 1, "must be greater than 0"),
+    ] {
+        let Some(number) = number(query, field)? else { continue };
+        if number < least {
+            errors.push(Error::invalid(&Path::new(field), number, why));
+        }
+        parameters.push((field, number.to_string()));
+    }
+    if !since_time.is_empty() {
+        let at: Timestamp = since_time.parse().map_err(|e| Status::bad_request(format!("sinceTime: {e}")))?;
+        parameters.push(("sinceTime", at.strftime("%Y-%m-%dT%H:%M:%SZ").to_string()));
+    }
+    check_stream(query, parameters, &mut errors);
+    if errors.is_empty() {
+        return Ok(options);
+    }
+    Err(Status::invalid(&GroupName::new("", "PodLogOptions"), name, &errors))
+}
+
+fn check_stream(query: &Query, parameters: &mut Vec<(&'static str, String)>, errors: &mut ErrorList) {
+    let stream = if query.has("stream") { query.get("stream") } else { "All" };
+    if !STREAMS.contains(&stream) {
+        errors.push(Error::not_supported(&Path::new("stream"), stream, &STREAMS));
+    }
+    if stream != "All" && !query.get("tailLines").is_empty() {
+        let why = "`tailLines` and specific `stream` are mutually exclusive for now";
+        errors.push(Error::forbidden(&Path::new(""), why));
+    }
+    parameters.push(("stream", stream.to_owned()));
+}
+
+fn number(query: &Query, field: &str) -> Result<Option<i64>, Status> {
+    match query.get(field) {
+        "" => Ok(None),
+        text => text
+            .parse()
+            .map(Some)
+            .map_err(|_| Status::bad_request(format!("strconv.ParseInt: parsing {text:?}: invalid syntax"))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn options_are_checked_and_handed_on() {
+        let of = |text: &str| parse(&Query::parse(text), "p").map_err(|e| (e.code, e.message));
+        let plain = of("").unwrap();
+        assert_eq!(plain.parameters, [("stream", "All".to_owned())]);
+        let all = "container=c&follow=true&previous=1&timestamps=&tailLines=5&limitBytes=9&sinceSeconds=60\
+                   &insecureSkipTLSVerifyBackend=true";
+        let all = of(all).unwrap();
+        assert!(all.insecure && all.container == "c");
+        let names: Vec<&str> = all.parameters.iter().map(|(name, _)| *name).collect();
+        assert_eq!(
+            names,
+            ["follow", "previous", "timestamps", "tailLines", "limitBytes", "sinceSeconds", "stream"]
+        );
+        let since = of("sinceTime=2024-01-02T03:04:05%2B01:00&follow=false").unwrap();
+        assert_eq!(since.parameters[0], ("sinceTime", "2024-01-02T02:04:05Z".to_owned()));
+        for (bad, code, part) in [
+            ("tailLines=-1", 422, "tailLines: Invalid value: -1: must be greater than or equal to 0"),
+            ("limitBytes=0", 422, "limitBytes: Invalid value: 0: must be greater than 0"),
+            ("sinceSeconds=0", 422, "sinceSeconds: Invalid value: 0"),
+            (
+                "sinceSeconds=1&sinceTime=2024-01-02T03:04:05Z",
+                422,
+                "at most one of `sinceTime` or `sinceSeconds`",
+            ),
+            (
+                "stream=Foo",
+                422,
+                "stream: Unsupported value: \"Foo\": supported values: \"All\", \"Stderr\", \"Stdout\"",
+            ),
+            ("stream=Stdout&tailLines=1", 422, "mutually exclusive"),
+            ("tailLines=x", 400, "invalid syntax"),
+            ("sinceTime=yesterday", 400, "sinceTime"),
+        ] {
+            let (got, message) = of(bad).unwrap_err();
+            assert!(got == code && message.contains(part), "{bad}: {got} {message}");
+        }
+    }
+
+    #[test]
+    fn complaints_keep_their_meaning() {
+        for (code, part) in [
+            (400, "container not running"),
+            (404, "the server could not find the requested resource ( pods/log p)"),
+            (500, "Internal error occurred: container not running"),
+            (503, "currently unable to handle"),
+            (502, "an error on the server (\"container not running\")"),
+        ] {
+            let status = refusal(code, "container not running", "p");
+            assert!(status.code == code && status.message.contains(part), "{status}");
+        }
+    }
+}

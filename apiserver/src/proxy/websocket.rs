@@ -1,0 +1,93 @@
+//! The server's end of a WebSocket: choice of the subprotocol, the answer, and the connection behind it.
+//!
+//! Contract: RFC 6455.
+
+use http::{HeaderMap, HeaderValue, Response, StatusCode, header};
+use hyper::upgrade::{OnUpgrade, Upgraded};
+use hyper_util::rt::TokioIo;
+use tokio_tungstenite::{
+    WebSocketStream,
+    tungstenite::{
+        handshake::derive_accept_key,
+        protocol::{Role, WebSocketConfig},
+    },
+};
+
+use super::upgrade;
+use crate::{
+    response::{self, Body},
+    status::Status,
+};
+
+/// Largest message taken from a client: one write of it.
+const MAX_MESSAGE: usize = 4 << 20;
+
+/// A WebSocket towards a client.
+pub(super) type Socket = WebSocketStream<TokioIo<Upgraded>>;
+
+/// Whether the headers ask for a WebSocket.
+pub(super) fn is_websocket(headers: &HeaderMap) -> bool {
+    let wanted = headers.get(header::UPGRADE).and_then(|v| v.to_str().ok()).unwrap_or_default();
+    upgrade::is_upgrade(headers) && wanted.eq_ignore_ascii_case("websocket")
+}
+
+/// The subprotocols a client offers.
+pub(super) fn protocols(headers: &HeaderMap) -> impl Iterator<Item = &str> {
+    let values = headers.get_all(header::SEC_WEBSOCKET_PROTOCOL).iter().filter_map(|v| v.to_str().ok());
+    values.flat_map(|v| v.split(',')).map(str::trim)
+}
+
+/// Whether this is a WebSocket with a certain subprotocol among those offered.
+pub(super) fn offers(headers: &HeaderMap, protocol: &str) -> bool {
+    is_websocket(headers) && protocols(headers).any(|offered| offered == protocol)
+}
+
+/// The answer that agrees to a WebSocket.
+///
+/// # Errors
+/// 400 for requests that are none.
+pub(super) fn agree(headers: &HeaderMap, protocol: &str) -> Result<Response<Body>, Status> {
+    let key =
+        headers.get(header::SEC_WEBSOCKET_KEY).ok_or_else(|| Status::bad_request("no Sec-WebSocket-Key"))?;
+    if headers.get(header::SEC_WEBSOCKET_VERSION).is_none_or(|version| version != "13") {
+        return Err(Status::bad_request("unsupported version of the WebSocket protocol"));
+    }
+    let value = |text: &str| HeaderValue::from_str(text).map_err(Status::internal);
+    let mut response = Response::new(response::full(bytes::Bytes::new()));
+    *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
+    let answer = response.headers_mut();
+    answer.insert(header::CONNECTION, HeaderValue::from_static("Upgrade"));
+    answer.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
+    answer.insert(header::SEC_WEBSOCKET_ACCEPT, value(&derive_accept_key(key.as_bytes()))?);
+    answer.insert(header::SEC_WEBSOCKET_PROTOCOL, value(protocol)?);
+    Ok(response)
+}
+
+/// The connection, once the answer is sent.
+pub(super) async fn open(upgrade: OnUpgrade) -> Result<Socket, hyper::Error> {
+    let config =
+        WebSocketConfig::default().max_message_size(Some(MAX_MESSAGE)).max_frame_size(Some(MAX_MESSAGE));
+    let upgraded = TokioIo::new(upgrade.await?);
+    Ok(WebSocketStream::from_raw_socket(upgraded, Role::Server, Some(config)).await)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn subprotocols_are_chosen_from_those_offered() {
+        let mut headers = HeaderMap::new();
+        headers.insert(header::CONNECTION, "Upgrade".parse().unwrap());
+        headers.insert(header::UPGRADE, "WebSocket".parse().unwrap());
+        headers.append(header::SEC_WEBSOCKET_PROTOCOL, "a, b".parse().unwrap());
+        headers.append(header::SEC_WEBSOCKET_PROTOCOL, "c".parse().unwrap());
+        assert!(offers(&headers, "b") && offers(&headers, "c") && !offers(&headers, "d"));
+        assert!(agree(&headers, "b").is_err());
+        headers.insert(header::SEC_WEBSOCKET_KEY, "dGhlIHNhbXBsZSBub25jZQ==".parse().unwrap());
+        headers.insert(header::SEC_WEBSOCKET_VERSION, "13".parse().unwrap());
+        let response = agree(&headers, "b").unwrap();
+        assert_eq!(response.headers()[header::SEC_WEBSOCKET_ACCEPT], "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=");
+        assert_eq!(response.headers()[header::SEC_WEBSOCKET_PROTOCOL], "b");
+    }
+}
