@@ -164,6 +164,12 @@ impl ControlPlane {
         ];
         let hosts = hosts.iter().map(|h| (*h).to_owned()).collect();
         let serving = self.ca.leaf(&Leaf { file: "apiserver", name: "kube-apiserver", group: "", hosts })?;
+        let client = self.ca.leaf(&Leaf {
+            file: "apiserver-kubelet-client",
+            name: "kube-apiserver-kubelet-client",
+            group: "system:masters",
+            hosts: vec![],
+        })?;
         let (sa_key, sa_pub) = pki::service_account_keys(&pki)?;
         let ca = self.ca.cert();
         let etcd = |file: &str| pki.join(file);
@@ -173,7 +179,10 @@ impl ControlPlane {
             ("etcd-keyfile", etcd("apiserver-etcd-client.key")),
             ("tls-cert-file", serving.cert.clone()),
             ("tls-private-key-file", serving.key),
-            ("client-ca-file", ca),
+            ("client-ca-file", ca.clone()),
+            ("kubelet-certificate-authority", ca),
+            ("kubelet-client-certificate", client.cert),
+            ("kubelet-client-key", client.key),
             ("service-account-key-file", sa_pub),
             ("service-account-signing-key-file", sa_key),
         ];
@@ -187,6 +196,7 @@ impl ControlPlane {
             ("service-cluster-ip-range", network::SERVICE_CIDR),
             ("authorization-mode", "Node,RBAC"),
             ("enable-admission-plugins", "NodeRestriction"),
+            ("kubelet-preferred-address-types", "InternalIP,Hostname"),
         ];
         daemon(layout, "kube-apiserver", &values, &files, &self.server(), vec![serving.cert])
     }
