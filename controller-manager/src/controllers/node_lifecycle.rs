@@ -1,115 +1,240 @@
 //! Nodes that stop reporting, and taints that say what is wrong with a node.
 //!
-//! Contract: upstream's `node-lifecycle-controller`: a node whose lease and status are older than the grace
-//! period becomes Unknown; conditions are mirrored as taints that keep new pods away (NoSchedule) and
-//! evict running ones (NoExecute, carried out by the taint eviction of pods' tolerations).
+//! Contract: upstream's `node-lifecycle-controller` (`pkg/controller/nodelifecycle`):
+//!
+//! ```text
+//! lease, heartbeat → health → Ready=Unknown, pods not ready
+//! conditions → NoSchedule taints at once; NoExecute taints as fast as the zone's state allows
+//! NoExecute taints → the taint eviction controller
+//! ```
 
-use std::time::Duration;
+mod health;
+mod taints;
+mod zones;
+
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, LazyLock},
+};
 
 use component_base::{
     client,
     clock::SharedClock,
     events::{EventType, Recorder, reference},
-    informer::{Informer, ListWatch},
+    informer::{Event, Informer, ListWatch},
     meta::ObjectKey,
-    workqueue::{Outcome, WorkQueue, run_workers},
+    metrics::{self, Stability},
+    workqueue::{Outcome, WorkQueue, chain, run_workers},
 };
-use jiff::Timestamp;
 use k8s_openapi::{
     api::{
         coordination::v1::Lease,
-        core::v1::{Node, NodeCondition, Taint},
+        core::v1::{Node, Pod},
     },
     apimachinery::pkg::apis::meta::v1::Time,
 };
 use kube::{
-    Api,
+    Api, Client,
     api::{Patch, PatchParams},
 };
-use serde_json::json;
+use parking_lot::Mutex;
+use prometheus::{GaugeVec, IntCounterVec, IntGaugeVec};
+use serde_json::{Value, json};
 
-use super::{Context, enqueue_changes};
+use super::{Context, PODS_BY_NODE, pods_by_node, run_every};
+use crate::settings::NodeSettings;
 
-/// How long a node may be silent (upstream's --node-monitor-grace-period).
-const GRACE: i64 = 50;
-/// How often silent nodes are looked for (upstream's --node-monitor-period).
-const PERIOD: Duration = Duration::from_secs(5);
+/// Nodes tainted at once.
+const WORKERS: usize = 4;
 const LEASES: &str = "kube-node-lease";
-const NOT_READY: &str = "node.kubernetes.io/not-ready";
-const UNREACHABLE: &str = "node.kubernetes.io/unreachable";
-
-/// Conditions mirrored as NoSchedule taints: condition, status, taint.
-const MIRRORED: &[(&str, &str, &str)] = &[
-    ("Ready", "False", NOT_READY),
-    ("Ready", "Unknown", UNREACHABLE),
-    ("MemoryPressure", "True", "node.kubernetes.io/memory-pressure"),
-    ("DiskPressure", "True", "node.kubernetes.io/disk-pressure"),
-    ("NetworkUnavailable", "True", "node.kubernetes.io/network-unavailable"),
-    ("PIDPressure", "True", "node.kubernetes.io/pid-pressure"),
-];
-const UNSCHEDULABLE: &str = "node.kubernetes.io/unschedulable";
 
 #[derive(Clone)]
 struct Controller {
+    client: Client,
     api: Api<Node>,
     nodes: Informer<Node>,
     leases: Informer<Lease>,
+    pods: Informer<Pod>,
     recorder: Recorder,
     clock: SharedClock,
+    settings: NodeSettings,
+    model: Arc<Mutex<Model>>,
+}
+
+/// What is remembered between passes.
+#[derive(Debug, Default)]
+struct Model {
+    /// Nodes by name, with when they were last heard of.
+    health: BTreeMap<String, health::Health>,
+    zones: zones::Zones,
 }
 
 pub(super) fn start(ctx: &Context) {
     let leases = ListWatch { namespace: Some(LEASES.into()), ..ListWatch::default() };
     let controller = Controller {
+        client: ctx.client.clone(),
         api: Api::all(ctx.client.clone()),
         nodes: ctx.informers.get(ListWatch::default()),
         leases: ctx.informers.get(leases),
+        pods: pods_by_node(ctx),
         recorder: ctx.recorder("node-controller"),
         clock: ctx.clock.clone(),
+        settings: ctx.settings.nodes.clone(),
+        model: Arc::default(),
     };
     let queue: WorkQueue<ObjectKey> = WorkQueue::new("node_lifecycle_controller");
-    enqueue_changes(&controller.nodes, &queue);
-    run_workers(&ctx.tasks, &queue, 1, move |key| {
+    super::enqueue_changes(&controller.nodes, &queue);
+    let teller = controller.clone();
+    controller.nodes.on_event(move |event| teller.tell_of(&event));
+    let (monitor, of_pass) = (controller.clone(), queue.clone());
+    run_every(&ctx.tasks, "node-lifecycle-controller", ctx.settings.nodes.period, move || {
+        let (monitor, queue) = (monitor.clone(), of_pass.clone());
+        async move { monitor.pass(&queue).await }
+    });
+    run_workers(&ctx.tasks, &queue, WORKERS, move |key| {
         let controller = controller.clone();
         async move { controller.sync(&key).await }
     });
 }
 
 impl Controller {
-    async fn sync(&self, key: &ObjectKey) -> Result<Outcome, kube::Error> {
+    fn tell_of(&self, event: &Event<Node>) {
+        let name = event.object().metadata.name.as_deref().unwrap_or_default();
+        let (reason, note) = match event {
+            Event::Added { .. } => ("RegisteredNode", format!("Registered Node {name} in Controller")),
+            Event::Deleted { .. } => ("RemovingNode", format!("Removing Node {name} from Controller")),
+            Event::Updated { .. } => return,
+        };
+        self.recorder.event(
+            &reference(event.object().as_ref()),
+            EventType::Normal,
+            reason,
+            reason,
+            note,
+            None,
+        );
+    }
+
+    /// Looks at all nodes: who is silent, and how fast pods may be evicted.
+    async fn pass(&self, queue: &WorkQueue<ObjectKey>) -> Result<(), kube::Error> {
         self.nodes.wait_synced().await;
         self.leases.wait_synced().await;
-        let Some(node) = self.nodes.store().get(key) else { return Ok(Outcome::Done) };
-        let lease = self.leases.store().get(&ObjectKey::new(LEASES, key.name.clone()));
-        let renewed = lease.and_then(|l| l.spec.as_ref()?.renew_time.as_ref().map(|t| t.0));
-        let now = self.clock.now();
-        if let Some(conditions) = silent(&node, renewed, now) {
-            self.recorder.event(
-                &reference(node.as_ref()),
-                EventType::Normal,
-                "NodeNotReady",
-                "NodeNotReady",
-                format!("Node {} status is now: NodeNotReady", key.name),
-                None,
-            );
-            let body = json!({"status": {"conditions": conditions}});
-            self.write(
-                self.api.patch_status(&key.name, &PatchParams::default(), &Patch::Strategic(body)).await,
-                key,
-            )
-            .await?;
-        } else if let Some(taints) = taints(&node, now) {
-            let body = json!({
-                "metadata": {"resourceVersion": node.metadata.resource_version}, "spec": {"taints": taints},
-            });
-            self.write(self.api.patch(&key.name, &PatchParams::default(), &Patch::Merge(body)).await, key)
-                .await?;
+        self.pods.wait_synced().await;
+        let nodes = self.nodes.store().list();
+        for node in &nodes {
+            if let Err(error) = self.monitor(node).await {
+                let name = node.metadata.name.as_deref().unwrap_or_default();
+                tracing::error!(node = name, error = chain(&error), "node's health not updated");
+            }
         }
-        Ok(Outcome::RequeueAfter(PERIOD))
+        // What monitoring has changed is read back from the store.
+        let nodes = self.nodes.store().list();
+        let mut model = self.model.lock();
+        model.health.retain(|name, _| self.nodes.store().get(&ObjectKey::cluster(name.as_str())).is_some());
+        let recovered = model.zones.update(&nodes, &self.settings);
+        if recovered {
+            // Nobody could be heard while all were silent: all get their full grace again.
+            let now = self.clock.now();
+            model.health.values_mut().for_each(|h| h.heard = now);
+        }
+        for (zone, report) in model.zones.reports() {
+            ZONE_SIZE.with_label_values(&[zone]).set(i64::try_from(report.size).unwrap_or(i64::MAX));
+            UNHEALTHY.with_label_values(&[zone]).set(i64::try_from(report.unhealthy).unwrap_or(i64::MAX));
+            ZONE_HEALTH.with_label_values(&[zone]).set(report.health());
+        }
+        drop(model);
+        for node in &nodes {
+            queue.add(component_base::meta::object_key(node.as_ref()));
+        }
+        Ok(())
+    }
+
+    /// Says `Unknown` of a silent node and of the readiness of its pods.
+    async fn monitor(&self, node: &Arc<Node>) -> Result<(), kube::Error> {
+        let name = node.metadata.name.as_deref().unwrap_or_default();
+        let key = ObjectKey::cluster(name);
+        let lease = self.leases.store().get(&ObjectKey::new(LEASES, name));
+        let now = self.clock.now();
+        let unknown = {
+            let mut model = self.model.lock();
+            let health = health::observe(model.health.get(name), node, lease.as_deref(), now);
+            let unknown = health::silent(node, &health, &self.settings, now);
+            model.health.insert(name.to_owned(), health);
+            unknown
+        };
+        if let Some(conditions) = &unknown {
+            let body = json!({"status": {"conditions": conditions}});
+            let patched = self.api.patch_status(name, &PatchParams::default(), &Patch::Strategic(body)).await;
+            self.settle(patched, &key).await?;
+            if health::ready(node) == Some("True") {
+                let note = format!("Node {name} status is now: NodeNotReady");
+                let regarding = reference(node.as_ref());
+                self.recorder.event(
+                    &regarding,
+                    EventType::Normal,
+                    "NodeNotReady",
+                    "NodeNotReady",
+                    note,
+                    None,
+                );
+            }
+        }
+        if unknown.is_some() || health::ready(node) == Some("Unknown") {
+            self.pods_not_ready(name).await?;
+        }
+        Ok(())
+    }
+
+    /// Nobody else will say that the pods of a silent node are not ready.
+    async fn pods_not_ready(&self, node: &str) -> Result<(), kube::Error> {
+        for pod in self.pods.store().by_index(PODS_BY_NODE, node) {
+            let Some(condition) = health::not_ready(&pod, Time(self.clock.now())) else { continue };
+            let namespace = pod.metadata.namespace.as_deref().unwrap_or_default();
+            let api: Api<Pod> = Api::namespaced(self.client.clone(), namespace);
+            let body = json!({"metadata": {"uid": pod.metadata.uid}, "status": {"conditions": [condition]}});
+            let name = pod.metadata.name.as_deref().unwrap_or_default();
+            match api.patch_status(name, &PatchParams::default(), &Patch::Strategic(body)).await {
+                Err(e) if client::is_not_found(&e) || client::is_conflict(&e) => continue,
+                Err(e) => return Err(e),
+                Ok(_) => {}
+            }
+            let regarding = reference(pod.as_ref());
+            let note = "Node is not ready";
+            self.recorder.event(&regarding, EventType::Warning, "NodeNotReady", "NodeNotReady", note, None);
+        }
+        Ok(())
+    }
+
+    /// Brings a node's taints and labels in line with its conditions.
+    async fn sync(&self, key: &ObjectKey) -> Result<Outcome, kube::Error> {
+        self.nodes.wait_synced().await;
+        let Some(node) = self.nodes.store().get(key) else { return Ok(Outcome::Done) };
+        let now = self.clock.now();
+        let drive = {
+            let mut model = self.model.lock();
+            taints::drive(&node, |zone| model.zones.may_evict(zone, now))
+        };
+        let mut body = json!({});
+        if let Some(taints) = taints::wanted(&node, drive, now) {
+            // The whole list is replaced, so it must be the list that was read.
+            body["metadata"]["resourceVersion"] = json!(node.metadata.resource_version);
+            body["spec"]["taints"] = json!(taints);
+        }
+        if let Some(labels) = taints::labels(&node) {
+            body["metadata"]["labels"] = json!(labels);
+        }
+        if body != Value::Object(serde_json::Map::new()) {
+            let patched = self.api.patch(&key.name, &PatchParams::default(), &Patch::Merge(body)).await;
+            self.settle(patched, key).await?;
+            if drive == taints::Drive::Begin {
+                EVICTIONS.with_label_values(&[zones::key(&node).as_str()]).inc();
+            }
+        }
+        Ok(Outcome::Done)
     }
 
     /// Waits for our own write, so that the next round sees it. A conflict is looked at anew.
-    async fn write(&self, result: Result<Node, kube::Error>, key: &ObjectKey) -> Result<(), kube::Error> {
+    async fn settle(&self, result: Result<Node, kube::Error>, key: &ObjectKey) -> Result<(), kube::Error> {
         match result {
             Ok(node) => {
                 self.nodes
@@ -123,143 +248,38 @@ impl Controller {
     }
 }
 
-/// Conditions a silent node gets: everything about it is unknown. `None` while it reports, or when that is
-/// known already.
-fn silent(node: &Node, renewed: Option<Timestamp>, now: Timestamp) -> Option<Vec<NodeCondition>> {
-    let conditions = node.status.as_ref().and_then(|s| s.conditions.clone()).unwrap_or_default();
-    let ready = conditions.iter().find(|c| c.type_ == "Ready");
-    let beat = ready.and_then(|c| c.last_heartbeat_time.as_ref()).map(|t| t.0);
-    let created = node.metadata.creation_timestamp.as_ref().map(|t| t.0);
-    let last = [beat, renewed, created].into_iter().flatten().max()?;
-    if now.as_second() - last.as_second() <= GRACE {
-        return None;
-    }
-    let unknown = |kind: &str| {
-        let old = conditions.iter().find(|c| c.type_ == kind);
-        if old.is_some_and(|c| c.status == "Unknown") {
-            return None;
-        }
-        let (reason, message) = match old {
-            Some(_) => ("NodeStatusUnknown", "Kubelet stopped posting node status."),
-            None => ("NodeStatusNeverUpdated", "Kubelet never posted node status."),
-        };
-        Some(NodeCondition {
-            type_: kind.into(),
-            status: "Unknown".into(),
-            reason: Some(reason.into()),
-            message: Some(message.into()),
-            last_heartbeat_time: old.and_then(|c| c.last_heartbeat_time.clone()).or(created.map(Time)),
-            last_transition_time: Some(Time(now)),
-        })
-    };
-    let changed: Vec<NodeCondition> = ["Ready", "MemoryPressure", "DiskPressure", "PIDPressure"]
-        .iter()
-        .filter_map(|k| unknown(k))
-        .collect();
-    (!changed.is_empty()).then_some(changed)
-}
+static ZONE_HEALTH: LazyLock<GaugeVec> = LazyLock::new(|| {
+    metrics::float_gauge_vec(
+        "node_collector_zone_health",
+        "Gauge measuring percentage of healthy nodes per zone.",
+        Stability::Alpha,
+        &["zone"],
+    )
+});
 
-/// The taints a node must have, if they differ from those it has. Taints of others stay.
-fn taints(node: &Node, now: Timestamp) -> Option<Vec<Taint>> {
-    let conditions = node.status.as_ref().and_then(|s| s.conditions.clone()).unwrap_or_default();
-    let holds = |kind: &str, status: &str| conditions.iter().any(|c| c.type_ == kind && c.status == status);
-    let mut wanted: Vec<(&str, &str)> = MIRRORED
-        .iter()
-        .filter(|(kind, status, _)| holds(kind, status))
-        .map(|(_, _, taint)| (*taint, "NoSchedule"))
-        .collect();
-    if node.spec.as_ref().and_then(|s| s.unschedulable) == Some(true) {
-        wanted.push((UNSCHEDULABLE, "NoSchedule"));
-    }
-    // A node nobody has heard of yet keeps what admission gave it.
-    if !conditions.iter().any(|c| c.type_ == "Ready") {
-        return None;
-    }
-    for (kind, status, taint) in MIRRORED.iter().filter(|(kind, ..)| *kind == "Ready") {
-        if holds(kind, status) {
-            wanted.push((taint, "NoExecute"));
-        }
-    }
-    let had = node.spec.as_ref().and_then(|s| s.taints.clone()).unwrap_or_default();
-    let ours = |t: &Taint| {
-        let known = MIRRORED.iter().any(|(_, _, key)| *key == t.key) || t.key == UNSCHEDULABLE;
-        known && (t.effect == "NoSchedule" || t.effect == "NoExecute")
-    };
-    let mut next: Vec<Taint> = had
-        .iter()
-        .filter(|t| !ours(t) || wanted.contains(&(t.key.as_str(), t.effect.as_str())))
-        .cloned()
-        .collect();
-    for (key, effect) in wanted {
-        if !next.iter().any(|t| t.key == key && t.effect == effect) {
-            next.push(Taint {
-                key: key.into(),
-                effect: effect.into(),
-                time_added: Some(Time(now)),
-                value: None,
-            });
-        }
-    }
-    (next != had).then_some(next)
-}
+static ZONE_SIZE: LazyLock<IntGaugeVec> = LazyLock::new(|| {
+    metrics::gauge_vec(
+        "node_collector_zone_size",
+        "Gauge measuring number of registered Nodes per zones.",
+        Stability::Alpha,
+        &["zone"],
+    )
+});
 
-#[cfg(test)]
-mod tests {
-    use serde_json::Value;
+static UNHEALTHY: LazyLock<IntGaugeVec> = LazyLock::new(|| {
+    metrics::gauge_vec(
+        "node_collector_unhealthy_nodes_in_zone",
+        "Gauge measuring number of not Ready Nodes per zones.",
+        Stability::Alpha,
+        &["zone"],
+    )
+});
 
-    use super::*;
-
-    fn node(spec: Value, ready: &str) -> Node {
-        serde_json::from_value(json!({
-            "metadata": {"name": "n", "creationTimestamp": "2026-01-01T00:00:00Z"}, "spec": spec,
-            "status": {"conditions": [{"type": "Ready", "status": ready, "lastHeartbeatTime": "2026-01-01T00:01:00Z"}]},
-        }))
-        .unwrap()
-    }
-
-    fn at(text: &str) -> Timestamp {
-        text.parse().unwrap()
-    }
-
-    fn keys(node: &Node) -> Option<Vec<String>> {
-        let taints = taints(node, at("2026-01-01T00:00:00Z"))?;
-        Some(taints.iter().map(|t| format!("{}:{}", t.key.rsplit('/').next().unwrap(), t.effect)).collect())
-    }
-
-    #[test]
-    fn conditions_are_mirrored_as_taints_and_others_taints_stay() {
-        assert_eq!(keys(&node(json!({}), "True")), None);
-        let fresh = json!({"taints": [{"key": NOT_READY, "effect": "NoSchedule"}, {"key": "mine", "effect": "NoSchedule"}]});
-        assert_eq!(keys(&node(fresh, "True")), Some(vec!["mine:NoSchedule".into()]));
-        assert_eq!(
-            keys(&node(json!({}), "False")),
-            Some(vec!["not-ready:NoSchedule".into(), "not-ready:NoExecute".into()])
-        );
-        assert_eq!(
-            keys(&node(json!({"unschedulable": true}), "Unknown")),
-            Some(vec![
-                "unreachable:NoSchedule".into(),
-                "unschedulable:NoSchedule".into(),
-                "unreachable:NoExecute".into()
-            ])
-        );
-    }
-
-    #[test]
-    fn planned_twice_is_planned_once() {
-        let mut sick = node(json!({"unschedulable": true}), "False");
-        let first = taints(&sick, at("2026-01-01T00:00:00Z"));
-        sick.spec.as_mut().unwrap().taints = first;
-        assert_eq!(taints(&sick, at("2026-01-01T00:09:00Z")), None);
-    }
-
-    #[test]
-    fn a_node_is_unknown_only_when_lease_and_status_are_both_old() {
-        let healthy = node(json!({}), "True");
-        assert!(silent(&healthy, None, at("2026-01-01T00:01:50Z")).is_none());
-        assert!(silent(&healthy, Some(at("2026-01-01T00:02:30Z")), at("2026-01-01T00:03:00Z")).is_none());
-        let unknown = silent(&healthy, None, at("2026-01-01T00:03:00Z")).unwrap();
-        assert_eq!((unknown.len(), unknown[0].reason.as_deref()), (4, Some("NodeStatusUnknown")));
-        assert_eq!(unknown[1].reason.as_deref(), Some("NodeStatusNeverUpdated"));
-    }
-}
+static EVICTIONS: LazyLock<IntCounterVec> = LazyLock::new(|| {
+    metrics::counter_vec(
+        "node_collector_evictions_total",
+        "Number of Node evictions that happened since current instance of NodeController started.",
+        Stability::Stable,
+        &["zone"],
+    )
+});
