@@ -1,5 +1,6 @@
 //! The controllers, one file each, one line each in [`ALL`].
 
+mod clusterrole_aggregation;
 mod deployment;
 mod endpointslice;
 mod garbage_collector;
@@ -12,6 +13,7 @@ mod replicaset;
 mod root_ca;
 mod serviceaccount;
 mod taint_eviction;
+mod ttl_after_finished;
 
 use std::{future::Future, sync::Arc, time::Duration};
 
@@ -61,6 +63,8 @@ pub const ALL: &[Controller] = &[
     Controller { name: "node-lifecycle-controller", start: node_lifecycle::start },
     Controller { name: "taint-eviction-controller", start: taint_eviction::start },
     Controller { name: "pod-garbage-collector-controller", start: pod_garbage_collector::start },
+    Controller { name: "clusterrole-aggregation-controller", start: clusterrole_aggregation::start },
+    Controller { name: "ttl-after-finished-controller", start: ttl_after_finished::start },
     Controller { name: "replicaset-controller", start: replicaset::start },
     Controller { name: "deployment-controller", start: deployment::start },
     Controller { name: "endpointslice-controller", start: endpointslice::start },
