@@ -56,6 +56,15 @@ pub struct Field {
     pub retain_keys: bool,
     /// Key by which strategic merge patch tells members of a list apart.
     pub merge_key: Option<&'static str>,
+    /// A pointer in Go: an absent value differs from a zero one. Else a scalar or message is always on the
+    /// protobuf wire.
+    pub optional: bool,
+    /// Go writes it in JSON even when it is empty.
+    pub always: bool,
+    /// Go leaves the whole struct out of JSON when it is zero.
+    pub omit_zero: bool,
+    /// A list that lies inside a message of its own on the protobuf wire, under tag 1.
+    pub wrapped: bool,
 }
 
 /// What a value is.
@@ -92,8 +101,6 @@ pub enum Scalar {
     Time,
     /// `metav1.MicroTime`: RFC 3339, microseconds.
     MicroTime,
-    /// `metav1.Duration`: Go's text form.
-    Duration,
     /// An integer or text.
     IntOrString,
     /// An embedded object of any kind.
@@ -102,6 +109,12 @@ pub enum Scalar {
     Fields,
     /// Any JSON.
     Any,
+    /// `JSONSchemaPropsOrArray`: a schema or a list of schemas.
+    SchemaOrArray,
+    /// `JSONSchemaPropsOrBool`: a schema or true or false.
+    SchemaOrBool,
+    /// `JSONSchemaPropsOrStringArray`: a schema or a list of texts.
+    SchemaOrStrings,
 }
 
 /// How a list is merged and owned (`x-kubernetes-list-type`).
@@ -123,6 +136,13 @@ pub const TEXT: &str = include_str!("table/builtin.tbl");
 pub fn builtin() -> &'static Table {
     static TABLE: LazyLock<Table> = LazyLock::new(|| Table::parse(TEXT));
     &TABLE
+}
+
+impl TypeId {
+    /// The type's place among [`Table::types`].
+    pub(crate) fn index(self) -> usize {
+        usize::from(self.0)
+    }
 }
 
 impl Table {
@@ -189,6 +209,10 @@ impl Table {
             patch_replace: false,
             retain_keys: false,
             merge_key: None,
+            optional: false,
+            always: false,
+            omit_zero: false,
+            wrapped: false,
         };
         for flag in words {
             match flag.split_once(':') {
@@ -199,6 +223,10 @@ impl Table {
                     "p" => field.patch_merge = true,
                     "x" => field.patch_replace = true,
                     "R" => field.retain_keys = true,
+                    "o" => field.optional = true,
+                    "e" => field.always = true,
+                    "z" => field.omit_zero = true,
+                    "w" => field.wrapped = true,
                     _ => return None,
                 },
                 Some(("m", keys)) => field.list = ListType::Map(keys.split(',').collect()),
@@ -283,11 +311,13 @@ impl Scalar {
             "quantity" => Self::Quantity,
             "time" => Self::Time,
             "microtime" => Self::MicroTime,
-            "duration" => Self::Duration,
             "intstr" => Self::IntOrString,
             "raw" => Self::Raw,
             "fields" => Self::Fields,
             "any" => Self::Any,
+            "schemas" => Self::SchemaOrArray,
+            "schemabool" => Self::SchemaOrBool,
+            "schemastrings" => Self::SchemaOrStrings,
             _ => return None,
         })
     }

@@ -8,13 +8,17 @@ use serde_json::{Map, Value, json};
 use super::Dialect;
 
 /// Scalars that have a definition of their own.
-const NAMED: [(Scalar, &str); 6] = [
+const NAMED: [(Scalar, &str); 10] = [
     (Scalar::Quantity, "api.resource.Quantity"),
     (Scalar::Time, "meta.v1.Time"),
     (Scalar::MicroTime, "meta.v1.MicroTime"),
     (Scalar::IntOrString, "util.intstr.IntOrString"),
     (Scalar::Raw, "runtime.RawExtension"),
     (Scalar::Fields, "meta.v1.FieldsV1"),
+    (Scalar::Any, "apiextensions.v1.JSON"),
+    (Scalar::SchemaOrArray, "apiextensions.v1.JSONSchemaPropsOrArray"),
+    (Scalar::SchemaOrBool, "apiextensions.v1.JSONSchemaPropsOrBool"),
+    (Scalar::SchemaOrStrings, "apiextensions.v1.JSONSchemaPropsOrStringArray"),
 ];
 
 /// A type's name among the definitions: `core.v1.Pod` is `io.k8s.api.core.v1.Pod`.
@@ -161,7 +165,7 @@ fn value(dialect: Dialect, kind: &Kind) -> Value {
 
 fn definition(dialect: Dialect, scalar: Scalar) -> Value {
     match scalar {
-        Scalar::String | Scalar::Duration => json!({"type": "string"}),
+        Scalar::String => json!({"type": "string"}),
         Scalar::Bool => json!({"type": "boolean"}),
         Scalar::Int32 => json!({"type": "integer", "format": "int32"}),
         Scalar::Int64 => json!({"type": "integer", "format": "int64"}),
@@ -177,6 +181,6 @@ fn definition(dialect: Dialect, scalar: Scalar) -> Value {
         }
         Scalar::IntOrString => json!({"type": "string", "format": "int-or-string"}),
         Scalar::Raw | Scalar::Fields => json!({"type": "object"}),
-        Scalar::Any => json!({}),
+        Scalar::Any | Scalar::SchemaOrArray | Scalar::SchemaOrBool | Scalar::SchemaOrStrings => json!({}),
     }
 }
