@@ -197,3 +197,7 @@ impl Connect {
         }
     }
 }
+
+#[cfg(test)]
+#[allow(clippy::disallowed_methods, reason = "the far ends of tests end with their runtime")]
+mod tests;

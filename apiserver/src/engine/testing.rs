@@ -21,6 +21,7 @@ use crate::{
 /// The server; it ends when this is dropped.
 pub(crate) struct TestServer {
     pub(crate) server: Arc<Server>,
+    pub(crate) address: std::net::SocketAddr,
     tasks: Tasks,
     _etcd: EtcdServer,
 }
@@ -47,13 +48,13 @@ impl TestServer {
         let Ok(Parsed::Run(values)) = options::flags().parse(arguments) else { panic!("flags") };
         let tasks = Tasks::new();
         let app = run::build(Config::new(&values).unwrap(), catalog::builtin(), &tasks).await.unwrap();
-        let server = app.server();
+        let (server, address) = (app.server(), app.address);
         let group = tasks.clone();
         tasks.spawn("app", async move { app.run(&group).await });
         while !server.ready.load(std::sync::atomic::Ordering::Acquire) {
             tokio::time::sleep(std::time::Duration::from_millis(20)).await;
         }
-        Self { server, tasks, _etcd: etcd }
+        Self { server, address, tasks, _etcd: etcd }
     }
 
     /// One request: the code and the decoded body.

@@ -103,7 +103,7 @@ impl Connect {
         self.exchange(target, prefix, rest, &path).await
     }
 
-    async fn exchange(
+    pub(super) async fn exchange(
         self,
         target: Target,
         prefix: &str,
