@@ -12,12 +12,13 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use http::{HeaderMap, Response};
 use jiff::Timestamp;
+use proto::codec;
 use serde_json::{Value, json};
 
 use crate::{
     admission::{Operation, Request},
     auth::{Attributes, User},
-    negotiation::{Form, Media},
+    negotiation::{Form, Media, Offer},
     object::Object,
     registry::{Resource, SideEffects, StrategyContext, Subresource, Undo},
     request_path::info::RequestInfo,
@@ -76,7 +77,12 @@ pub async fn serve(
     if !resource.namespaced && !info.namespace.is_empty() && info.resource != "namespaces" {
         return Err(Status::no_such_path());
     }
-    let media = Media::choose(&headers, matches!(info.query.get("pretty"), "1" | "true"))?;
+    let offer = Offer {
+        protobuf: codec::has_message(&info.api_version(), resource.kind),
+        watch: info.verb == "watch",
+        pretty: matches!(info.query.get("pretty"), "1" | "true"),
+    };
+    let media = Media::choose(&headers, offer)?;
     let attributes = info.attributes(user);
     let mut call = Call {
         server: server.clone(),
@@ -318,10 +324,17 @@ impl Call {
         }
     }
 
+    /// Whether what is stored has the requested version.
+    pub(crate) fn is_stored_version(&self) -> bool {
+        self.info.version == self.resource.storage_version
+    }
+
     /// An object as the client wants to see it.
     pub(crate) fn respond(&self, code: u16, entry: &Entry) -> Result<Response<Body>, Status> {
-        if self.media.is_plain() && self.info.version == self.resource.storage_version {
-            return Ok(response::of(code, "application/json", response::full(entry.json().clone())));
+        if self.is_stored_version()
+            && let Some(body) = self.media.transcode(entry.json())
+        {
+            return Ok(response::of(code, self.media.content_type(), response::full(body?)));
         }
         self.respond_object(code, self.decode_entry(entry)?)
     }

@@ -1,10 +1,13 @@
 //! Content negotiation: which encoding and which form (object, table, metadata) a response takes.
 //!
-//! Contract: upstream's `endpoints/handlers/negotiation`: clauses are tried in the order sent, the first one
-//! that can be served wins; none is 406.
+//! Contract: upstream's `endpoints/handlers/negotiation` and goautoneg: clauses are tried by quality, the more
+//! specific first, else in the order sent; the first one that can be served wins; none is 406.
+
+use std::cmp::Reverse;
 
 use bytes::Bytes;
 use http::{HeaderMap, header};
+use proto::codec;
 use serde_json::Value;
 
 use crate::status::Status;
@@ -19,6 +22,8 @@ pub enum Encoding {
     },
     /// YAML.
     Yaml,
+    /// Kubernetes' protobuf envelope.
+    Protobuf,
 }
 
 /// What of an object a response shows.
@@ -41,40 +46,56 @@ pub struct Media {
     pub form: Form,
 }
 
-const OFFERED: [&str; 2] = ["application/json", "application/yaml"];
+/// What can be served.
+#[derive(Clone, Copy, Debug)]
+pub struct Offer {
+    /// The kind has a protobuf message; custom resources have none.
+    pub protobuf: bool,
+    /// The response is a watch, which has no YAML form.
+    pub watch: bool,
+    /// `?pretty=1`.
+    pub pretty: bool,
+}
+
+/// One clause of an Accept header.
+struct Clause<'a> {
+    media: &'a str,
+    parameters: Vec<(&'a str, &'a str)>,
+    /// Quality in thousandths.
+    quality: u16,
+}
+
+const OFFERED: [&str; 3] = ["application/json", "application/yaml", codec::CONTENT_TYPE];
 
 impl Media {
-    /// Chooses by the Accept header; `pretty` is the query parameter.
-    pub fn choose(headers: &HeaderMap, pretty: bool) -> Result<Self, Status> {
-        let json = Encoding::Json { pretty };
-        let mut any = false;
+    /// Plain JSON.
+    pub const JSON: Self = Self { encoding: Encoding::Json { pretty: false }, form: Form::Object };
+
+    /// Chooses by the Accept header.
+    pub fn choose(headers: &HeaderMap, offer: Offer) -> Result<Self, Status> {
+        let mut clauses: Vec<Clause<'_>> = Vec::new();
         for value in headers.get_all(header::ACCEPT) {
-            for clause in value.to_str().unwrap_or_default().split(',').map(str::trim) {
-                if clause.is_empty() {
-                    continue;
-                }
-                any = true;
-                let mut parts = clause.split(';').map(str::trim);
-                let encoding = match parts.next().unwrap_or_default() {
-                    "application/json" | "application/*" | "*/*" => json,
-                    "application/yaml" => Encoding::Yaml,
-                    _ => continue,
-                };
-                if let Some(form) = form(parts) {
-                    return Ok(Self { encoding, form });
-                }
-            }
+            clauses.extend(value.to_str().unwrap_or_default().split(',').filter_map(Clause::parse));
         }
-        if any {
-            Err(Status::not_acceptable(&OFFERED))
-        } else {
-            Ok(Self { encoding: json, form: Form::Object })
+        if clauses.is_empty() {
+            return Ok(Self { encoding: Encoding::Json { pretty: offer.pretty }, form: Form::Object });
         }
+        clauses.sort_by_key(|c| (Reverse(c.quality), c.media == "*/*", c.media.ends_with("/*")));
+        let encodings = [Encoding::Json { pretty: offer.pretty }, Encoding::Yaml, Encoding::Protobuf];
+        let mut candidates = clauses.iter().flat_map(|c| encodings.iter().map(move |e| (c, *e)));
+        let found = candidates.find_map(|(clause, encoding)| clause.serve(encoding, offer));
+        found.ok_or_else(|| Status::not_acceptable(if offer.protobuf { &OFFERED } else { &OFFERED[..2] }))
+    }
+
+    /// How a failure is written for this client: as it asked, or else as JSON.
+    pub fn of_failure(headers: &HeaderMap) -> Self {
+        let offer = Offer { protobuf: true, watch: false, pretty: false };
+        Self { form: Form::Object, ..Self::choose(headers, offer).unwrap_or(Self::JSON) }
     }
 
     /// Whether stored bytes can be sent as they are.
     pub fn is_plain(self) -> bool {
-        self == Self { encoding: Encoding::Json { pretty: false }, form: Form::Object }
+        self == Self::JSON
     }
 
     /// The Content-Type.
@@ -82,6 +103,15 @@ impl Media {
         match self.encoding {
             Encoding::Json { .. } => "application/json",
             Encoding::Yaml => "application/yaml",
+            Encoding::Protobuf => codec::CONTENT_TYPE,
+        }
+    }
+
+    /// The Content-Type of a watch.
+    pub fn stream_type(self) -> &'static str {
+        match self.encoding {
+            Encoding::Protobuf => "application/vnd.kubernetes.protobuf;stream=watch",
+            _ => self.content_type(),
         }
     }
 
@@ -91,36 +121,88 @@ impl Media {
             Encoding::Json { pretty: false } => value.to_string().into_bytes(),
             Encoding::Json { pretty: true } => serde_json::to_vec_pretty(value).map_err(Status::internal)?,
             Encoding::Yaml => serde_saphyr::to_string(value).map_err(Status::internal)?.into_bytes(),
+            Encoding::Protobuf => {
+                return codec::from_json(value.to_string().as_bytes()).map_err(Status::internal);
+            }
         };
         if !bytes.ends_with(b"\n") {
             bytes.push(b'\n');
         }
         Ok(bytes.into())
     }
-}
 
-/// The form a clause's parameters ask for; `None` when it cannot be served.
-fn form<'a>(parameters: impl Iterator<Item = &'a str>) -> Option<Form> {
-    let (mut kind, mut group, mut version) = ("", "meta.k8s.io", "v1");
-    for (name, value) in parameters.filter_map(|p| p.split_once('=')) {
-        match name {
-            "as" => kind = value,
-            "g" => group = value,
-            "v" => version = value,
-            "stream" => return None,
-            _ => {}
+    /// Writes stored JSON of the requested version; `None` where this media needs the decoded object.
+    pub fn transcode(self, json: &Bytes) -> Option<Result<Bytes, Status>> {
+        match (self.encoding, self.form) {
+            (Encoding::Json { pretty: false }, Form::Object) => Some(Ok(json.clone())),
+            (Encoding::Protobuf, Form::Object) => Some(codec::from_json(json).map_err(Status::internal)),
+            (Encoding::Protobuf, Form::Metadata) => {
+                Some(codec::from_json_as(json, META, "PartialObjectMetadata").map_err(Status::internal))
+            }
+            _ => None,
         }
     }
-    match kind {
-        "" => Some(Form::Object),
-        _ if group != "meta.k8s.io" || version != "v1" => None,
-        "Table" => Some(Form::Table),
-        "PartialObjectMetadata" | "PartialObjectMetadataList" => Some(Form::Metadata),
-        _ => None,
+}
+
+/// The apiVersion of metadata-only forms.
+pub const META: &str = "meta.k8s.io/v1";
+
+impl<'a> Clause<'a> {
+    fn parse(text: &'a str) -> Option<Self> {
+        let mut parts = text.split(';').map(str::trim);
+        let media = parts.next().filter(|media| !media.is_empty())?;
+        let mut clause = Self { media, parameters: Vec::new(), quality: 1000 };
+        for (name, value) in parts.filter_map(|p| p.split_once('=')) {
+            if name == "q" {
+                let quality: f64 = value.parse().unwrap_or(1.0);
+                // Between 0 and 1000 after clamping.
+                #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
+                let thousandths = (quality.clamp(0.0, 1.0) * 1000.0) as u16;
+                clause.quality = thousandths;
+            } else {
+                clause.parameters.push((name, value));
+            }
+        }
+        Some(clause)
+    }
+
+    /// What an encoding gives for this clause; `None` when the two do not meet.
+    fn serve(&self, encoding: Encoding, offer: Offer) -> Option<Media> {
+        let mut media = Media { encoding, form: Form::Object };
+        if !matches!(self.media, "application/*" | "*/*") && self.media != media.content_type() {
+            return None;
+        }
+        if offer.watch && encoding == Encoding::Yaml {
+            return None;
+        }
+        let (mut convert, mut kind, mut group, mut version) = (false, "", "", "");
+        for (name, value) in &self.parameters {
+            match *name {
+                "as" => kind = value,
+                "g" => group = value,
+                "v" => version = value,
+                "stream" if *value != "watch" || encoding == Encoding::Yaml => return None,
+                "pretty" if *value == "1" && matches!(encoding, Encoding::Json { .. }) => {
+                    media.encoding = Encoding::Json { pretty: true };
+                }
+                _ => {}
+            }
+            convert |= matches!(*name, "as" | "g" | "v");
+        }
+        let protobuf = encoding == Encoding::Protobuf;
+        media.form = match kind {
+            _ if !convert => Form::Object,
+            _ if group != "meta.k8s.io" || version != "v1" => return None,
+            "Table" if !protobuf => Form::Table,
+            "PartialObjectMetadata" | "PartialObjectMetadataList" => Form::Metadata,
+            _ => return None,
+        };
+        // Metadata is a message of its own, which custom resources have as well.
+        (!protobuf || offer.protobuf || media.form == Form::Metadata).then_some(media)
     }
 }
 
-/// Reads a JSON or YAML body by its Content-Type; none means JSON.
+/// Reads a JSON, YAML or protobuf body by its Content-Type; none means JSON.
 pub fn decode(headers: &HeaderMap, body: &[u8]) -> Result<Value, Status> {
     let sent = headers.get(header::CONTENT_TYPE).and_then(|v| v.to_str().ok()).unwrap_or_default();
     let media = sent.split(';').next().unwrap_or_default().trim();
@@ -133,41 +215,13 @@ pub fn decode(headers: &HeaderMap, body: &[u8]) -> Result<Value, Status> {
             serde_saphyr::from_str(text)
                 .map_err(|e| Status::bad_request(format!("error converting YAML to JSON: {e}")))
         }
+        codec::CONTENT_TYPE => {
+            let json = codec::to_json(body).map_err(|e| Status::bad_request(e.to_string()))?;
+            serde_json::from_slice(&json).map_err(|e| Status::bad_request(e.to_string()))
+        }
         _ => Err(Status::unsupported_media_type(&OFFERED)),
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_first_servable_clause_wins() {
-        let json = Encoding::Json { pretty: false };
-        let table = "application/json;as=Table;v=v1;g=meta.k8s.io,application/json;as=Table;v=v1beta1;g=meta.k8s.io,application/json";
-        let cases = [
-            ("", Some((json, Form::Object))),
-            ("*/*", Some((json, Form::Object))),
-            (table, Some((json, Form::Table))),
-            (
-                "application/json;as=Table;v=v1beta1;g=meta.k8s.io, application/json",
-                Some((json, Form::Object)),
-            ),
-            ("application/vnd.kubernetes.protobuf, application/json", Some((json, Form::Object))),
-            ("application/yaml", Some((Encoding::Yaml, Form::Object))),
-            ("application/vnd.kubernetes.protobuf", None),
-            (
-                "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1",
-                Some((json, Form::Metadata)),
-            ),
-        ];
-        for (accept, want) in cases {
-            let mut headers = HeaderMap::new();
-            if !accept.is_empty() {
-                headers.insert(header::ACCEPT, accept.parse().unwrap());
-            }
-            let got = Media::choose(&headers, false).ok().map(|m| (m.encoding, m.form));
-            assert_eq!(got, want, "{accept}");
-        }
-    }
-}
+mod tests;

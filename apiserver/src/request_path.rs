@@ -13,7 +13,9 @@ use hyper::body::Incoming;
 use crate::{
     auth::{Attributes, Credentials, Decision, User},
     authz::forbidden_message,
-    discovery, engine, health, proxy,
+    discovery, engine, health,
+    negotiation::Media,
+    proxy,
     request_path::info::RequestInfo,
     response::{self, Body},
     server::Server,
@@ -42,12 +44,13 @@ pub async fn handle(
     request: Request<Incoming>,
 ) -> Result<Response<Body>, Infallible> {
     let audit_id = audit_id(request.headers());
+    let media = Media::of_failure(request.headers());
     let stages = std::panic::AssertUnwindSafe(stages(server, peer, request)).catch_unwind();
     let answer = stages.await.unwrap_or_else(|_| {
         tracing::error!("a request handler panicked");
         Err(Status::internal("This request caused apiserver to panic. Look in the logs for details."))
     });
-    let mut response = answer.unwrap_or_else(|status| response::failure(&status));
+    let mut response = answer.unwrap_or_else(|status| response::failure(&status, media));
     response.headers_mut().insert(AUDIT_ID, audit_id);
     Ok(response)
 }

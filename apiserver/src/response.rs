@@ -11,7 +11,7 @@ use http_body::Frame;
 use http_body_util::{BodyExt, Full, StreamBody, combinators::UnsyncBoxBody};
 use serde_json::Value;
 
-use crate::status::Status;
+use crate::{negotiation::Media, status::Status};
 
 /// Every response's body: whole or streamed.
 pub type Body = UnsyncBoxBody<Bytes, io::Error>;
@@ -50,9 +50,13 @@ pub fn text(code: u16, text: impl Into<String>) -> Response<Body> {
     response
 }
 
-/// A failure, with `Retry-After` where the status says so.
-pub fn failure(status: &Status) -> Response<Body> {
-    let mut response = json(status.code, &status.to_value());
+/// A failure as the client reads it, with `Retry-After` where the status says so.
+pub fn failure(status: &Status, media: Media) -> Response<Body> {
+    let value = status.to_value();
+    let mut response = match media.encode(&value) {
+        Ok(body) => of(status.code, media.content_type(), full(body)),
+        Err(_) => json(status.code, &value),
+    };
     let retry = status.details.as_ref().map_or(0, |d| d.retry_after_seconds);
     if retry > 0 {
         response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(retry));

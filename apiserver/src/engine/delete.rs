@@ -15,7 +15,7 @@ use crate::{
     object::Object,
     objects::rfc3339,
     registry::Propagation,
-    response::{self, Body},
+    response::Body,
     status::Status,
     storage::{Entry, ListPoint, ListRequest, StorageError},
 };
@@ -102,7 +102,7 @@ impl Call {
                 {
                     details.remove("group");
                 }
-                Ok(response::json(200, &status))
+                self.respond_value(200, &status)
             }
         }
     }
@@ -124,15 +124,17 @@ impl Call {
         for entry in &listing.entries {
             self.info.namespace = entry.namespace().to_owned();
             match self.delete_named(entry.name(), &options).await {
-                Ok(Outcome::Gone(object)) => items.push(object.into_value()),
-                Ok(Outcome::Waiting(entry)) => items.push(self.decode_entry(&entry)?.into_value()),
+                Ok(Outcome::Gone(object)) => items.push(self.to_requested(object)?.into_value()),
+                Ok(Outcome::Waiting(entry)) => {
+                    items.push(self.to_requested(self.decode_entry(&entry)?)?.into_value());
+                }
                 Err(status) if status.code == 404 => {}
                 Err(status) => return Err(status),
             }
         }
         let value = json!({"kind": format!("{}List", self.resource.kind), "apiVersion": self.info.api_version(),
             "metadata": {"resourceVersion": listing.rev.to_string()}, "items": items});
-        Ok(response::json(200, &value))
+        self.respond_value(200, &value)
     }
 
     pub(super) async fn delete_named(&mut self, name: &str, options: &Object) -> Result<Outcome, Status> {

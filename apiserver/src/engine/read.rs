@@ -5,12 +5,14 @@ use std::{io, time::Duration};
 use bytes::{BufMut, Bytes, BytesMut};
 use futures::StreamExt;
 use http::{HeaderValue, Response};
+use proto::codec;
 use rand::Rng;
-use serde_json::{Value, json};
+use serde::Deserialize;
+use serde_json::{Value, json, value::RawValue};
 
 use super::{Call, partial, selector, storage_status, table};
 use crate::{
-    negotiation::Form,
+    negotiation::{Encoding, Form, META},
     object::Object,
     response::{self, Body},
     status::Status,
@@ -73,8 +75,11 @@ impl Call {
     }
 
     fn list_body(&self, listing: &Listing, metadata: Value) -> Result<Bytes, Status> {
-        if self.media.is_plain() && self.info.version == self.resource.storage_version {
+        if self.media.is_plain() && self.is_stored_version() {
             return Ok(self.joined(listing, &metadata));
+        }
+        if self.media.encoding == Encoding::Protobuf {
+            return self.list_message(listing, &metadata);
         }
         let mut objects = Vec::with_capacity(listing.entries.len());
         for entry in &listing.entries {
@@ -96,6 +101,28 @@ impl Call {
             }
         };
         self.media.encode(&value)
+    }
+
+    /// The list as a message, encoded item by item from stored bytes.
+    fn list_message(&self, listing: &Listing, metadata: &Value) -> Result<Bytes, Status> {
+        let metadata = metadata.to_string();
+        if self.media.form == Form::Metadata {
+            let items = listing.entries.iter().map(|e| e.json());
+            return codec::list(META, "PartialObjectMetadataList", metadata.as_bytes(), items)
+                .map_err(Status::internal);
+        }
+        let (version, kind) = (self.info.api_version(), format!("{}List", self.resource.kind));
+        let list = if self.is_stored_version() {
+            codec::list(&version, &kind, metadata.as_bytes(), listing.entries.iter().map(|e| e.json()))
+        } else {
+            let converted: Result<Vec<_>, Status> = listing
+                .entries
+                .iter()
+                .map(|entry| Ok(self.to_requested(self.decode_entry(entry)?)?.to_vec()))
+                .collect();
+            codec::list(&version, &kind, metadata.as_bytes(), converted?.into_iter())
+        };
+        list.map_err(Status::internal)
     }
 
     /// The list as its items' stored bytes, joined.
@@ -157,18 +184,13 @@ impl Call {
             WatchRequest { namespace: self.scope(), selection, from, bookmarks, timeout: Some(timeout) };
         let events =
             self.server.store.watch(&self.id(), request).await.map_err(|e| self.store_failed(e, ""))?;
-        let framer = Framer {
-            plain: self.media.is_plain() && self.info.version == self.resource.storage_version,
-            form: self.media.form,
-            include: query.get("includeObject").to_owned(),
-            call: self.for_frames(),
-        };
+        let framer = Framer { include: query.get("includeObject").to_owned(), call: self.for_frames() };
         let drain = self.server.drain.clone();
         let chunks = frames(events, framer)
             .take_until(tokio::time::sleep(timeout))
             .take_until(drain.cancelled_owned())
             .map(Ok);
-        Ok(response::of(200, "application/json", response::stream(chunks)))
+        Ok(response::of(200, self.media.stream_type(), response::stream(chunks)))
     }
 
     fn for_frames(&self) -> Self {
@@ -187,10 +209,17 @@ impl Call {
 
 /// Turns stored events into what one watcher asked for.
 struct Framer {
-    plain: bool,
-    form: Form,
     include: String,
     call: Call,
+}
+
+/// A stored event's frame, taken apart.
+#[derive(Deserialize)]
+struct Frame<'a> {
+    #[serde(rename = "type")]
+    event: &'a str,
+    #[serde(borrow)]
+    object: &'a RawValue,
 }
 
 /// The frames of a watch, ending with an ERROR event where the store says so.
@@ -207,8 +236,7 @@ fn frames(events: WatchStream, framer: Framer) -> impl futures::Stream<Item = By
                 Ok(None) => return None,
                 Err(error) => {
                     let status = storage_status(&error, &framer.call.resource.group_resource(), "");
-                    let event = json!({"type": "ERROR", "object": status.to_value()});
-                    return Some((Bytes::from(format!("{event}\n")), None));
+                    return framer.written("ERROR", &status.to_value()).map(|frame| (frame, None));
                 }
             }
         }
@@ -217,12 +245,18 @@ fn frames(events: WatchStream, framer: Framer) -> impl futures::Stream<Item = By
 
 impl Framer {
     fn frame(&self, event: WatchEvent) -> Option<Bytes> {
-        if self.plain {
+        let media = self.call.media;
+        let stored = self.call.is_stored_version();
+        if media.is_plain() && stored {
             return Some(event.frame);
         }
-        let mut value: Value = serde_json::from_slice(&event.frame).ok()?;
-        let object = Object::from_value(value["object"].take()).ok()?;
-        value["object"] = match (event.kind, self.form) {
+        let Frame { event: name, object } = serde_json::from_slice(&event.frame).ok()?;
+        if media.encoding == Encoding::Protobuf && (stored || media.form == Form::Metadata) {
+            let object = event.frame.slice_ref(object.get().as_bytes());
+            return Some(codec::watch_frame(name, &media.transcode(&object)?.ok()?));
+        }
+        let object = Object::from_slice(object.get().as_bytes()).ok()?;
+        let object = match (event.kind, media.form) {
             (_, Form::Object) => self.call.to_requested(object).ok()?.into_value(),
             (WatchKind::Bookmark | WatchKind::InitialEventsEnd, Form::Table) => table::of(
                 &self.call.resource,
@@ -236,9 +270,15 @@ impl Framer {
             }
             (_, Form::Metadata) => partial(&object),
         };
-        let mut bytes = value.to_string().into_bytes();
-        bytes.push(b'\n');
-        Some(bytes.into())
+        self.written(name, &object)
+    }
+
+    /// A frame around an object that has its form.
+    fn written(&self, event: &str, object: &Value) -> Option<Bytes> {
+        if self.call.media.encoding == Encoding::Protobuf {
+            return Some(codec::watch_frame(event, &self.call.media.encode(object).ok()?));
+        }
+        Some(Bytes::from(format!("{}\n", json!({"type": event, "object": object}))))
     }
 }
 

@@ -4,16 +4,18 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use component_base::{flags::Parsed, task::Tasks};
-use http::{HeaderMap, HeaderValue, Method, header};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Response, header};
 use http_body_util::BodyExt;
 use serde_json::Value;
 
 use crate::{
     auth::User,
+    negotiation::Media,
     options::{self, Config},
     registry::catalog,
     request_path::info::RequestInfo,
-    response, run,
+    response::{self, Body},
+    run,
     server::Server,
     storage::testing::EtcdServer,
 };
@@ -57,6 +59,23 @@ impl TestServer {
         Self { server, address, tasks, _etcd: etcd }
     }
 
+    /// One request with these headers and bytes.
+    pub(crate) async fn send(
+        &self,
+        method: Method,
+        uri: &str,
+        headers: &[(HeaderName, &str)],
+        body: Bytes,
+    ) -> Response<Body> {
+        let (path, query) = uri.split_once('?').unwrap_or((uri, ""));
+        let info = RequestInfo::new(&method, path, query);
+        let sent = headers.iter().map(|(name, value)| (name.clone(), HeaderValue::from_str(value).unwrap()));
+        let headers: HeaderMap = sent.collect();
+        let media = Media::of_failure(&headers);
+        let answer = crate::engine::serve(self.server.clone(), info, &User::apiserver(), headers, body).await;
+        answer.unwrap_or_else(|status| response::failure(&status, media))
+    }
+
     /// One request: the code and the decoded body.
     pub(crate) async fn ask(
         &self,
@@ -65,13 +84,8 @@ impl TestServer {
         kind: &str,
         body: Option<Value>,
     ) -> (u16, Value) {
-        let (path, query) = uri.split_once('?').unwrap_or((uri, ""));
-        let info = RequestInfo::new(&method, path, query);
-        let mut headers = HeaderMap::new();
-        headers.insert(header::CONTENT_TYPE, HeaderValue::from_str(kind).unwrap());
         let body = body.map_or_else(Bytes::new, |body| body.to_string().into());
-        let answer = crate::engine::serve(self.server.clone(), info, &User::apiserver(), headers, body).await;
-        let response = answer.unwrap_or_else(|status| response::failure(&status));
+        let response = self.send(method, uri, &[(header::CONTENT_TYPE, kind)], body).await;
         let code = response.status().as_u16();
         let bytes = response.into_body().collect().await.unwrap().to_bytes();
         (code, serde_json::from_slice(&bytes).unwrap_or_default())

@@ -3,6 +3,7 @@
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use bytes::Bytes;
+use proto::codec;
 
 use super::{ResourceId, StoredResource};
 
@@ -68,9 +69,9 @@ pub trait Transformer: Send + Sync {
     fn encode(&self, id: &ResourceId, key: &str, json: Vec<u8>) -> Result<Vec<u8>, String>;
 }
 
-/// JSON in, JSON out.
+/// JSON is written; JSON and upstream's protobuf are read.
 #[derive(Clone, Copy, Debug, Default)]
-struct PlainJson;
+struct JsonOrProtobuf;
 
 // === impl StoreConfig ===
 
@@ -83,7 +84,7 @@ impl StoreConfig {
             prefix: "/registry".to_owned(),
             resources,
             compaction_interval: Duration::from_secs(300),
-            transformer: Arc::new(PlainJson),
+            transformer: Arc::new(JsonOrProtobuf),
             limits: Limits::default(),
         }
     }
@@ -107,14 +108,14 @@ impl Default for Limits {
     }
 }
 
-// === impl PlainJson ===
+// === impl JsonOrProtobuf ===
 
-impl Transformer for PlainJson {
+impl Transformer for JsonOrProtobuf {
     fn decode(&self, _id: &ResourceId, _key: &str, value: Bytes) -> Result<Bytes, String> {
         if value.first() == Some(&b'{') {
             Ok(value)
-        } else if value.starts_with(b"k8s\0") {
-            Err("the value is protobuf, which this store does not read".to_owned())
+        } else if value.starts_with(&codec::MAGIC) {
+            codec::to_json(&value).map(Bytes::from).map_err(|e| e.to_string())
         } else {
             Err("the value is not JSON".to_owned())
         }

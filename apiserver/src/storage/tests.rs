@@ -354,6 +354,26 @@ async fn reads_are_consistent_under_foreign_writes() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn values_that_upstream_wrote_are_read() {
+    let etcd = EtcdServer::start();
+    let running = start(&etcd, |_| {}).await;
+    let store = &running.store;
+    create(store, "a").await;
+    let theirs =
+        br#"{"apiVersion":"v1","kind":"Pod","metadata":{"name":"b","namespace":"ns","labels":{"app":"x"}},
+        "spec":{"nodeName":"n1"}}"#;
+    let value = proto::codec::from_json(theirs).unwrap();
+    store.0.etcd.put(&id(), "/registry/pods/ns/b", &value).await.unwrap();
+    let got = store.get(&id(), "ns", "b").await.unwrap().unwrap();
+    let json: serde_json::Value = serde_json::from_slice(got.json()).unwrap();
+    assert_eq!((&json["kind"], &json["spec"]["nodeName"]), (&"Pod".into(), &"n1".into()));
+    assert_eq!(json["metadata"]["resourceVersion"], got.rev().to_string());
+    assert_eq!(got.label("app"), Some("x"));
+    let second = start(&etcd, |_| {}).await;
+    assert_eq!(names(&list(&second.store, ListPoint::Consistent, 0, "").await.unwrap()), ["a", "b"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn an_unreadable_value_harms_no_other() {
     let etcd = EtcdServer::start();
     let running = start(&etcd, |_| {}).await;
