@@ -435,7 +435,9 @@ async fn requests_are_made_again_at_the_backend() {
                         let attributes = info.attributes(&crate::auth::User::apiserver());
                         let connect = Connect { server, info, attributes, client: Some(peer.ip()), request };
                         let answer = connect.exchange(target, prefix, rest, &format!("{rest}{query}")).await;
-                        Ok(answer.unwrap_or_else(|status| response::failure(&status)))
+                        Ok(answer.unwrap_or_else(|status| {
+                            response::failure(&status, crate::negotiation::Media::JSON)
+                        }))
                     }
                 });
                 drop(
