@@ -3,10 +3,9 @@
 //! One file per plugin under `admission/`, one line in its list, run in upstream's recommended
 //! order. Contract: upstream's `admission.Interface` (mutation first, then validation).
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::sync::Arc;
 
 use async_trait::async_trait;
-use component_base::quantity::Quantity;
 
 use serde_json::{Map, Value};
 
@@ -249,75 +248,6 @@ fn text<'a>(object: &'a Object, pointer: &str) -> &'a str {
 /// The items of a list below an object by JSON pointer.
 fn items<'a>(object: &'a Object, pointer: &str) -> impl Iterator<Item = &'a Value> + use<'a> {
     object.pointer(pointer).and_then(Value::as_array).into_iter().flatten()
-}
-
-/// A quantity as JSON has it: a string, or a bare number.
-fn quantity(value: &Value) -> Option<Quantity> {
-    match value {
-        Value::String(text) => text.parse().ok(),
-        Value::Number(number) => number.to_string().parse().ok(),
-        _ => None,
-    }
-}
-
-/// Amounts by resource name.
-type Amounts = BTreeMap<String, Quantity>;
-
-/// A pod's effective requests and limits: containers and sidecars together or the largest init
-/// container, what the pod itself states instead, and its overhead on top (KEP-753, KEP-2837).
-fn pod_amounts(pod: &Object) -> (Amounts, Amounts) {
-    let of = |field: &str| {
-        let list = |value: Option<&Value>| -> Amounts {
-            let list = value.and_then(Value::as_object).into_iter().flatten();
-            list.filter_map(|(k, v)| Some((k.clone(), quantity(v)?))).collect()
-        };
-        let stated = |container: &Value| list(container.get("resources").and_then(|r| r.get(field)));
-        let mut total = Amounts::new();
-        for container in items(pod, "/spec/containers") {
-            add(&mut total, &stated(container));
-        }
-        let (mut sidecars, mut peak) = (Amounts::new(), Amounts::new());
-        for container in items(pod, "/spec/initContainers") {
-            let mut now = stated(container);
-            if text_of(container, "restartPolicy") == "Always" {
-                add(&mut total, &now);
-                add(&mut sidecars, &now);
-                now = sidecars.clone();
-            } else {
-                add(&mut now, &sidecars);
-            }
-            maximum(&mut peak, &now);
-        }
-        maximum(&mut total, &peak);
-        total.extend(list(pod.pointer(&format!("/spec/resources/{field}"))));
-        let overhead = list(pod.pointer("/spec/overhead"));
-        if field == "requests" {
-            add(&mut total, &overhead);
-        } else {
-            let limited: Amounts = overhead.into_iter().filter(|(k, _)| total.contains_key(k)).collect();
-            add(&mut total, &limited);
-        }
-        total
-    };
-    (of("requests"), of("limits"))
-}
-
-fn text_of<'a>(value: &'a Value, field: &str) -> &'a str {
-    value.get(field).and_then(Value::as_str).unwrap_or_default()
-}
-
-fn add(total: &mut Amounts, more: &Amounts) {
-    for (name, amount) in more {
-        let sum = total.get(name).map_or(*amount, |t| *t + *amount);
-        total.insert(name.clone(), sum);
-    }
-}
-
-fn maximum(total: &mut Amounts, other: &Amounts) {
-    for (name, amount) in other {
-        let most = total.get(name).map_or(*amount, |t| *t.max(amount));
-        total.insert(name.clone(), most);
-    }
 }
 
 #[cfg(test)]

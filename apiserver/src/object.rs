@@ -28,6 +28,12 @@ pub struct OwnerRef {
     pub block_owner_deletion: bool,
 }
 
+impl component_base::quota::Fields for Object {
+    fn field(&self, pointer: &str) -> Option<&Value> {
+        self.pointer(pointer)
+    }
+}
+
 impl Object {
     /// An empty object.
     pub fn new() -> Self {

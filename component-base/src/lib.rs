@@ -37,4 +37,5 @@ pub mod intstr;
 pub mod meta;
 pub mod names;
 pub mod quantity;
+pub mod quota;
 pub mod selector;

@@ -10,6 +10,7 @@ mod node_lifecycle;
 mod pod_disruption;
 mod pod_garbage_collector;
 mod replicaset;
+mod resourcequota;
 mod root_ca;
 mod serviceaccount;
 mod taint_eviction;
@@ -65,6 +66,7 @@ pub const ALL: &[Controller] = &[
     Controller { name: "pod-garbage-collector-controller", start: pod_garbage_collector::start },
     Controller { name: "clusterrole-aggregation-controller", start: clusterrole_aggregation::start },
     Controller { name: "ttl-after-finished-controller", start: ttl_after_finished::start },
+    Controller { name: "resourcequota-controller", start: resourcequota::start },
     Controller { name: "replicaset-controller", start: replicaset::start },
     Controller { name: "deployment-controller", start: deployment::start },
     Controller { name: "endpointslice-controller", start: endpointslice::start },

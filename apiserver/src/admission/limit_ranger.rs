@@ -2,10 +2,10 @@
 //!
 //! Contract: core/v1 LimitRange; upstream `plugin/pkg/admission/limitranger`.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::sync::Arc;
 
 use async_trait::async_trait;
-use component_base::quantity::Quantity;
+use component_base::quota::{self, Amounts};
 use serde_json::{Map, Value, json};
 
 use super::{Operation, Parts, Plugin, Request, items};
@@ -22,9 +22,6 @@ const ANNOTATION: &str = "kubernetes.io/limit-ranger";
 struct LimitRanger {
     objects: Arc<dyn Objects>,
 }
-
-/// Amounts by resource name.
-type Amounts = BTreeMap<String, Quantity>;
 
 /// Requests and limits of a container, a pod or a claim.
 #[derive(Default)]
@@ -199,12 +196,12 @@ fn bounds(limit: &Value, kind: &str, usage: &Usage, errors: &mut Vec<String>) {
 
 fn amounts(list: Option<&Value>) -> Amounts {
     let list = list.and_then(Value::as_object).into_iter().flatten();
-    list.filter_map(|(name, value)| Some((name.clone(), super::quantity(value)?))).collect()
+    list.filter_map(|(name, value)| Some((name.clone(), quota::quantity(value)?))).collect()
 }
 
 /// A pod's sum: containers and sidecars together, or the largest init container.
 fn pod_usage(pod: &Object) -> Usage {
-    let (requests, limits) = super::pod_amounts(pod);
+    let (requests, limits) = quota::pod_amounts(pod);
     Usage { requests, limits }
 }
 

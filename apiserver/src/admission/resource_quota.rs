@@ -10,26 +10,24 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use async_trait::async_trait;
-use component_base::quantity::Quantity;
+use component_base::{
+    quantity::Quantity,
+    quota::{self, Amounts},
+};
 use serde_json::{Value, json};
 
-use super::{Operation, Parts, Plugin, Request};
+use super::{Operation, Parts, Plugin, Request, items};
 use crate::{
     object::Object,
     objects::{Objects, PODS, RESOURCE_QUOTAS},
+    registry::Resource,
     status::{Reason, Status},
 };
-
-mod scope;
-mod usage;
 
 pub(super) const NAME: &str = "ResourceQuota";
 
 /// Writers of one quota that collide try again; each round at least one of them wins.
 const ATTEMPTS: usize = 32;
-
-/// Amounts by quota resource name.
-type Amounts = BTreeMap<String, Quantity>;
 
 struct ResourceQuota {
     objects: Arc<dyn Objects>,
@@ -56,9 +54,9 @@ impl Plugin for ResourceQuota {
             return Ok(());
         }
         let Some(object) = request.object.as_deref() else { return Ok(()) };
-        let after = usage::of(request.resource, object);
+        let after = usage(request.resource, object);
         let before = match (request.operation, request.old) {
-            (Operation::Update, Some(old)) => usage::of(request.resource, old),
+            (Operation::Update, Some(old)) => usage(request.resource, old),
             _ => Amounts::new(),
         };
         let delta = increase(&before, &after);
@@ -68,7 +66,7 @@ impl Plugin for ResourceQuota {
         let mut quotas = self.objects.list(RESOURCE_QUOTAS, Some(namespace)).await?;
         quotas.sort_by(|a, b| a.name().cmp(b.name()));
         for quota in quotas {
-            if request.is_any(PODS) && !scope::matches(&quota, object) {
+            if request.is_any(PODS) && !quota::matches(&*quota, object) {
                 continue;
             }
             self.charge(request, object, quota, &delta).await?;
@@ -131,11 +129,11 @@ fn increase(before: &Amounts, after: &Amounts) -> Amounts {
 fn decide(quota: &Object, pod: bool, object: &Object, delta: &Amounts) -> Result<Option<Amounts>, String> {
     let list = |pointer: &str| -> Amounts {
         let found = quota.pointer(pointer).and_then(Value::as_object).into_iter().flatten();
-        found.filter_map(|(k, v)| Some((k.clone(), super::quantity(v)?))).collect()
+        found.filter_map(|(k, v)| Some((k.clone(), quota::quantity(v)?))).collect()
     };
     let (spec, hard, used) = (list("/spec/hard"), list("/status/hard"), list("/status/used"));
     if pod {
-        let missing = usage::missing(object, &spec);
+        let missing = missing(object, &spec);
         if !missing.is_empty() {
             return Err(format!("failed quota: {}: must specify {}", quota.name(), missing.join("; ")));
         }
@@ -172,6 +170,36 @@ fn decide(quota: &Object, pod: bool, object: &Object, delta: &Amounts) -> Result
         print(&used),
         print(&hard)
     ))
+}
+
+fn usage(resource: &Resource, object: &Object) -> Amounts {
+    quota::usage(resource.group, resource.plural, object, None)
+}
+
+/// Requests and limits a quota needs stated and containers do not state: `cpu for: a,b`.
+fn missing(pod: &Object, hard: &Amounts) -> Vec<String> {
+    let mut missing = Vec::new();
+    for name in hard.keys() {
+        let (field, resource) = match name.as_str() {
+            "cpu" | "memory" => ("requests", name.as_str()),
+            other => match other.split_once('.') {
+                Some(("requests", r @ ("cpu" | "memory"))) => ("requests", r),
+                Some(("limits", r @ ("cpu" | "memory"))) => ("limits", r),
+                _ => continue,
+            },
+        };
+        let lists = ["/spec/initContainers", "/spec/containers"];
+        let containers = lists.iter().flat_map(|list| items(pod, list));
+        let mut lacking: Vec<&str> = containers
+            .filter(|c| c.pointer(&format!("/resources/{field}/{resource}")).is_none())
+            .filter_map(|c| c.get("name").and_then(Value::as_str))
+            .collect();
+        if !lacking.is_empty() && pod.pointer(&format!("/spec/resources/{field}/{resource}")).is_none() {
+            lacking.sort_unstable();
+            missing.push(format!("{name} for: {}", lacking.join(",")));
+        }
+    }
+    missing
 }
 
 #[cfg(test)]

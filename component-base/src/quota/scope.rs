@@ -2,11 +2,16 @@
 
 use serde_json::Value;
 
-use super::super::{items, text};
-use crate::object::Object;
+use super::{Fields, items, text};
+
+/// Whether a quota is about pods of some scope alone.
+pub fn has_scopes(quota: &impl Fields) -> bool {
+    items(quota, "/spec/scopes").next().is_some()
+        || items(quota, "/spec/scopeSelector/matchExpressions").next().is_some()
+}
 
 /// Whether every scope of the quota matches the pod.
-pub(super) fn matches(quota: &Object, pod: &Object) -> bool {
+pub fn matches(quota: &impl Fields, pod: &impl Fields) -> bool {
     let scopes = items(quota, "/spec/scopes").filter_map(Value::as_str);
     let plain = scopes.into_iter().all(|scope| has(scope, "Exists", &[], pod));
     plain
@@ -23,8 +28,8 @@ pub(super) fn matches(quota: &Object, pod: &Object) -> bool {
         })
 }
 
-fn has(scope: &str, operator: &str, values: &[&str], pod: &Object) -> bool {
-    let terminating = pod.pointer("/spec/activeDeadlineSeconds").and_then(Value::as_i64).is_some();
+fn has(scope: &str, operator: &str, values: &[&str], pod: &impl Fields) -> bool {
+    let terminating = pod.field("/spec/activeDeadlineSeconds").and_then(Value::as_i64).is_some();
     match scope {
         "Terminating" => terminating,
         "NotTerminating" => !terminating,
@@ -46,7 +51,7 @@ fn has(scope: &str, operator: &str, values: &[&str], pod: &Object) -> bool {
 }
 
 /// No container asks for or limits cpu or memory.
-fn best_effort(pod: &Object) -> bool {
+fn best_effort(pod: &impl Fields) -> bool {
     let lists = ["/spec/initContainers", "/spec/containers"];
     let mut containers = lists.iter().flat_map(|list| items(pod, list));
     !containers.any(|container| {
@@ -58,7 +63,7 @@ fn best_effort(pod: &Object) -> bool {
     })
 }
 
-fn crosses_namespaces(pod: &Object) -> bool {
+fn crosses_namespaces(pod: &impl Fields) -> bool {
     let crosses = |term: &Value| {
         term.get("namespaces").and_then(Value::as_array).is_some_and(|n| !n.is_empty())
             || term.get("namespaceSelector").is_some_and(Value::is_object)

@@ -1,0 +1,248 @@
+//! What a namespace uses of its quotas, counted from what is there.
+//!
+//! ```text
+//! pods, services, claims, counts of kinds → what each hard limit uses (pure) → status
+//! ```
+//! Contract: upstream's `resourcequota-controller`: admission charges what is created, this gives back what was
+//! deleted, has ended or shrunk, and counts everything anew every `--resource-quota-sync-period`. The status is
+//! written for the version it was counted for, so that a charge of admission is never overwritten.
+
+mod plan;
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::Arc,
+    time::Duration,
+};
+
+use component_base::{
+    client,
+    clock::SharedClock,
+    informer::{DynamicInformer, Event, Informer, Informers, ListWatch, Object},
+    meta::{ObjectKey, object_key},
+    quota,
+    task::Tasks,
+    workqueue::{Outcome, WorkQueue, run_workers},
+};
+use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod, ResourceQuota, Service};
+use kube::{Api, Client, api::PostParams};
+use parking_lot::Mutex;
+use serde::Serialize;
+use serde_json::Value;
+use tokio::time::{Instant, timeout};
+
+use super::{Context, run_every};
+use crate::served::{self, Served};
+
+/// How long what the server serves is believed.
+const DISCOVERY_PERIOD: Duration = Duration::from_secs(30);
+/// How long the first list of a kind may take.
+const SYNC_TIMEOUT: Duration = Duration::from_secs(10);
+/// After a charge of admission came in between.
+const AGAIN: Duration = Duration::from_millis(50);
+
+/// Why a quota is not counted.
+#[derive(Debug, thiserror::Error)]
+enum QuotaError {
+    #[error("the API server")]
+    Api(#[from] kube::Error),
+    #[error("an object that cannot be read")]
+    Object(#[from] serde_json::Error),
+    #[error("{0} could not be listed in time")]
+    Unlisted(String),
+}
+
+#[derive(Clone)]
+struct Controller {
+    client: Client,
+    informers: Informers,
+    tasks: Tasks,
+    clock: SharedClock,
+    queue: WorkQueue<ObjectKey>,
+    quotas: Informer<ResourceQuota>,
+    pods: Informer<Pod>,
+    services: Informer<Service>,
+    claims: Informer<PersistentVolumeClaim>,
+    kinds: Arc<Mutex<Kinds>>,
+}
+
+/// Kinds that some quota counts.
+#[derive(Default)]
+struct Kinds {
+    counted: HashMap<plan::Kind, DynamicInformer>,
+    served: Vec<Served>,
+    asked: Option<Instant>,
+}
+
+pub(super) fn start(ctx: &Context) {
+    let controller = Controller {
+        client: ctx.client.clone(),
+        informers: ctx.informers.clone(),
+        tasks: ctx.tasks.clone(),
+        clock: ctx.clock.clone(),
+        queue: WorkQueue::new("resourcequota_primary"),
+        quotas: ctx.informers.get(ListWatch::default()),
+        pods: ctx.informers.get(ListWatch::default()),
+        services: ctx.informers.get(ListWatch::default()),
+        claims: ctx.informers.get(ListWatch::default()),
+        kinds: Arc::default(),
+    };
+    let queue = controller.queue.clone();
+    controller.quotas.on_event(move |event| match &event {
+        // A status that we or admission have written is no reason to count.
+        Event::Updated { old, new } if old.spec == new.spec => {}
+        Event::Deleted { .. } => {}
+        event => queue.add(object_key(event.object().as_ref())),
+    });
+    controller.follow(&controller.pods, "pods");
+    controller.follow(&controller.services, "services");
+    controller.follow(&controller.claims, "persistentvolumeclaims");
+    let all = controller.clone();
+    run_every(&ctx.tasks, "resourcequota-controller", ctx.settings.quota_period, move || {
+        let all = all.clone();
+        async move {
+            for quota in all.quotas.store().list() {
+                all.queue.add(object_key(quota.as_ref()));
+            }
+            Ok::<(), QuotaError>(())
+        }
+    });
+    let (queue, workers) = (controller.queue.clone(), ctx.workers("concurrent-resource-quota-syncs"));
+    run_workers(&ctx.tasks, &queue, workers, move |key| {
+        let controller = controller.clone();
+        async move { controller.sync(&key).await }
+    });
+}
+
+impl Controller {
+    /// Counts a namespace's quotas when an object is gone or uses something else than before.
+    fn follow<K: Object + Serialize>(&self, informer: &Informer<K>, plural: &'static str) {
+        let controller = self.clone();
+        informer.on_event(move |event| {
+            let namespace = event.object().meta().namespace.as_deref().unwrap_or_default();
+            let quotas = controller.quotas.store().in_namespace(namespace);
+            if quotas.is_empty() {
+                return;
+            }
+            let relevant = match &event {
+                Event::Added { .. } => false,
+                Event::Updated { old, new } => {
+                    let used = |object: &K| {
+                        Some(quota::usage("", plural, &serde_json::to_value(object).ok()?, None))
+                    };
+                    used(old) != used(new)
+                }
+                Event::Deleted { .. } => true,
+            };
+            if relevant {
+                quotas.iter().for_each(|quota| controller.queue.add(object_key(quota.as_ref())));
+            }
+        });
+    }
+
+    async fn sync(&self, key: &ObjectKey) -> Result<Outcome, QuotaError> {
+        let Some(quota) = self.quotas.store().get(key) else { return Ok(Outcome::Done) };
+        let content = self.content(&quota, &key.namespace).await?;
+        let now = self.clock.now();
+        let Some(status) = plan::status(&quota, &serde_json::to_value(quota.as_ref())?, &content, now) else {
+            return Ok(Outcome::Done);
+        };
+        let mut next = (*quota).clone();
+        next.status = Some(status);
+        let api: Api<ResourceQuota> = Api::namespaced(self.client.clone(), &key.namespace);
+        match api.replace_status(&key.name, &PostParams::default(), &next).await {
+            Ok(written) => {
+                let version = written.metadata.resource_version.unwrap_or_default();
+                self.quotas.wait_seen(key, &version).await;
+                Ok(Outcome::Done)
+            }
+            Err(e) if client::is_not_found(&e) => Ok(Outcome::Done),
+            Err(e) if client::is_conflict(&e) => Ok(Outcome::RequeueAfter(AGAIN)),
+            Err(e) => Err(e.into()),
+        }
+    }
+
+    /// What the namespace holds of what the quota limits.
+    async fn content(&self, quota: &ResourceQuota, namespace: &str) -> Result<plan::Content, QuotaError> {
+        let hard = quota.spec.as_ref().and_then(|s| s.hard.as_ref());
+        let needs = plan::needs(hard.into_iter().flatten().map(|(name, _)| name.as_str()));
+        let mut content = plan::Content::default();
+        if needs.pods {
+            content.pods = Some(objects(&self.pods, namespace).await?);
+        }
+        if needs.services {
+            content.services = Some(objects(&self.services, namespace).await?);
+        }
+        if needs.claims {
+            content.claims = Some(objects(&self.claims, namespace).await?);
+        }
+        let mut counts = BTreeMap::new();
+        for kind in needs.counts {
+            if let Some(informer) = self.counted(&kind).await? {
+                counts.insert(kind, informer.store().in_namespace(namespace).len());
+            }
+        }
+        content.counts = counts;
+        Ok(content)
+    }
+
+    /// The cache of a kind, started when first asked for; `None` for what is not served.
+    async fn counted(&self, kind: &plan::Kind) -> Result<Option<DynamicInformer>, QuotaError> {
+        let known = self.kinds.lock().counted.get(kind).cloned();
+        let informer = match known {
+            Some(informer) => informer,
+            None => match self.served(kind).await? {
+                Some(served) => self.begin_counting(kind, &served),
+                None => return Ok(None),
+            },
+        };
+        if timeout(SYNC_TIMEOUT, informer.wait_synced()).await.is_err() {
+            return Err(QuotaError::Unlisted(kind.to_string()));
+        }
+        Ok(Some(informer))
+    }
+
+    async fn served(&self, kind: &plan::Kind) -> Result<Option<Served>, QuotaError> {
+        let now = Instant::now();
+        let fresh = self.kinds.lock().asked.is_some_and(|asked| now - asked < DISCOVERY_PERIOD);
+        if !fresh {
+            let catalog = served::discover(&self.client).await?;
+            let mut kinds = self.kinds.lock();
+            kinds.served = catalog.resources;
+            kinds.asked = Some(now);
+        }
+        let matches = |s: &&Served| s.group == kind.group && s.resource == kind.plural;
+        let kinds = self.kinds.lock();
+        let found = kinds.served.iter().find(matches);
+        Ok(found.filter(|s| s.namespaced && s.can(&["list", "watch"])).cloned())
+    }
+
+    fn begin_counting(&self, kind: &plan::Kind, served: &Served) -> DynamicInformer {
+        let mut kinds = self.kinds.lock();
+        if let Some(informer) = kinds.counted.get(kind) {
+            return informer.clone();
+        }
+        let informer = self.informers.metadata(&served.names(), ListWatch::default());
+        let (quotas, queue) = (self.quotas.clone(), self.queue.clone());
+        informer.on_event(move |event| {
+            if let Event::Deleted { last, .. } = event {
+                let namespace = last.metadata.namespace.as_deref().unwrap_or_default();
+                for quota in quotas.store().in_namespace(namespace) {
+                    queue.add(object_key(quota.as_ref()));
+                }
+            }
+        });
+        informer.start(&self.client, &self.tasks);
+        kinds.counted.insert(kind.clone(), informer.clone());
+        informer
+    }
+}
+
+async fn objects<K: Object + Serialize>(
+    informer: &Informer<K>,
+    namespace: &str,
+) -> Result<Vec<Value>, QuotaError> {
+    informer.wait_synced().await;
+    let objects = informer.store().in_namespace(namespace);
+    Ok(objects.iter().map(|o| serde_json::to_value(o.as_ref())).collect::<Result<_, _>>()?)
+}
