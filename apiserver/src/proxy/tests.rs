@@ -324,7 +324,8 @@ async fn websockets_become_spdy_streams() {
         (&status["reason"], &status["details"]["causes"][0]["message"]),
         (&json!("NonZeroExitCode"), &json!("3"))
     );
-    assert!(ws.next().await.unwrap().unwrap().is_close());
+    let Message::Close(Some(end)) = ws.next().await.unwrap().unwrap() else { panic!("an end with a code") };
+    assert_eq!(u16::from(end.code), 1000);
 
     // What the kubelet refuses is told on the channel of errors.
     let uri = format!("{POD}/p/exec?command=nope&stdout=true");

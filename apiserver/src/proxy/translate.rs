@@ -143,7 +143,7 @@ async fn refusal(answer: Answer) -> Bytes {
 async fn finish(mut socket: Socket, status: Bytes) {
     let told = async {
         socket.send(message(ERROR, &status)).await?;
-        socket.close(None).await
+        socket.close(Some(websocket::normal())).await
     };
     if let Err(error) = told.await {
         tracing::debug!(%error, "WebSocket ended before its status was sent");
@@ -190,7 +190,7 @@ async fn translate(socket: Socket, mut answer: Answer, wanted: Wanted) {
     };
     let told = async {
         sink.send(message(ERROR, &status)).await?;
-        sink.close().await
+        sink.send(Message::Close(Some(websocket::normal()))).await
     };
     if let Err(error) = told.await {
         tracing::debug!(%error, "WebSocket ended before its status was sent");

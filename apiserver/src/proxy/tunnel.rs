@@ -73,7 +73,7 @@ async fn copy(socket: Socket, mut answer: Answer) {
             }
             buffer.reserve(CHUNK);
         }
-        if let Err(error) = sink.close().await {
+        if let Err(error) = sink.send(Message::Close(Some(websocket::normal()))).await {
             tracing::debug!(%error, "WebSocket ended");
         }
     };

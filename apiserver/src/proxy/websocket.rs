@@ -8,8 +8,9 @@ use hyper_util::rt::TokioIo;
 use tokio_tungstenite::{
     WebSocketStream,
     tungstenite::{
+        Utf8Bytes,
         handshake::derive_accept_key,
-        protocol::{Role, WebSocketConfig},
+        protocol::{CloseFrame, Role, WebSocketConfig, frame::coding::CloseCode},
     },
 };
 
@@ -61,6 +62,11 @@ pub(super) fn agree(headers: &HeaderMap, protocol: &str) -> Result<Response<Body
     answer.insert(header::SEC_WEBSOCKET_ACCEPT, value(&derive_accept_key(key.as_bytes()))?);
     answer.insert(header::SEC_WEBSOCKET_PROTOCOL, value(protocol)?);
     Ok(response)
+}
+
+/// How a connection ends that has done its work. Clients take an end without a code for a failure.
+pub(super) fn normal() -> CloseFrame {
+    CloseFrame { code: CloseCode::Normal, reason: Utf8Bytes::default() }
 }
 
 /// The connection, once the answer is sent.
