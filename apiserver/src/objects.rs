@@ -59,6 +59,8 @@ pub const LIMIT_RANGES: Kind = core("limitranges");
 pub const RESOURCE_QUOTAS: Kind = core("resourcequotas");
 /// Upstream's allocation bitmaps (`/registry/ranges/<name>`); stored, never served.
 pub const RANGES: Kind = core("ranges");
+/// Records of live API servers (`/registry/masterleases/<address>`), dropped when not renewed; stored, never served.
+pub const MASTER_LEASES: Kind = core("masterleases");
 /// `endpointslices.discovery.k8s.io`.
 pub const ENDPOINT_SLICES: Kind = Kind { group: "discovery.k8s.io", resource: "endpointslices" };
 /// `leases.coordination.k8s.io`.
@@ -118,6 +120,8 @@ pub trait Objects: Send + Sync {
     ) -> Result<Option<Arc<Object>>, Status>;
     /// All objects of a kind from the cache, of one namespace or (`None`) of all.
     async fn list(&self, kind: Kind, namespace: Option<&str>) -> Result<Vec<Arc<Object>>, Status>;
+    /// All objects of a kind as etcd has them now.
+    async fn list_latest(&self, kind: Kind) -> Result<Vec<Arc<Object>>, Status>;
     /// Stores a new object as it is; `AlreadyExists` when the key is taken.
     async fn create(&self, kind: Kind, object: Object) -> Result<Arc<Object>, Status>;
     /// Replaces the object whose `metadata.resourceVersion` still matches; else `Conflict` or `NotFound`.

@@ -91,6 +91,11 @@ pub fn connects(info: &RequestInfo) -> bool {
     row(info).is_some()
 }
 
+/// The bearer token among a WebSocket's subprotocols.
+pub fn websocket_token(headers: &http::HeaderMap) -> Option<String> {
+    websocket::token(headers)
+}
+
 fn allows(end: End, method: &Method) -> bool {
     match end {
         End::Log => matches!(*method, Method::GET | Method::HEAD),

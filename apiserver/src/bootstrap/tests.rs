@@ -59,6 +59,9 @@ async fn endpoints_are_the_live_servers() {
     renew(&memory, &one, at("2026-01-01T00:00:00Z")).await.unwrap();
     renew(&memory, &two, at("2026-01-01T00:00:10Z")).await.unwrap();
     assert_eq!(endpoints(&memory).await, ["192.0.2.1", "192.0.2.2"]);
+    renew(&memory, &two, at("2026-01-01T00:00:20Z")).await.unwrap();
+    let silent = memory.get(objects::MASTER_LEASES, "", "192.0.2.1").await.unwrap().unwrap();
+    memory.delete(objects::MASTER_LEASES, &silent).await.unwrap();
     renew(&memory, &two, at("2026-01-01T00:01:00Z")).await.unwrap();
     assert_eq!(endpoints(&memory).await, ["192.0.2.2"], "a silent server expires");
     renew(&memory, &one, at("2026-01-01T00:01:01Z")).await.unwrap();

@@ -161,12 +161,14 @@ impl Call {
     async fn change(&mut self, change: &Change) -> Result<Response<Body>, Status> {
         let name = self.info.name.clone();
         for attempt in 1..=TRIES {
+            let said = self.warnings.len();
             let current = self.latest(&name).await?;
             let old = self.decode_entry(&current)?;
             let (new, guarded) = self.changed(change, &old)?;
             match self.change_once(new, &old, &current).await? {
                 Ok(response) => return Ok(response),
-                Err(_) if !guarded && attempt < TRIES => {}
+                // The next try says again what this one warned of.
+                Err(_) if !guarded && attempt < TRIES => self.warnings.truncate(said),
                 Err(error) => return Err(self.store_failed(error, &name)),
             }
         }

@@ -74,6 +74,10 @@ impl Objects for Memory {
         Ok(wanted.collect())
     }
 
+    async fn list_latest(&self, kind: Kind) -> Result<Vec<Arc<Object>>, Status> {
+        self.list(kind, None).await
+    }
+
     async fn create(&self, kind: Kind, object: Object) -> Result<Arc<Object>, Status> {
         if self.find(kind, object.namespace(), object.name()).is_some() {
             return Err(Status::already_exists(&kind.group_name(), object.name()));

@@ -1,19 +1,22 @@
 //! Objects in the store.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use futures::{StreamExt, stream::BoxStream};
 
-use super::{Change, Kind, Objects, RANGES};
+use super::{Change, Kind, MASTER_LEASES, Objects, RANGES};
 use crate::{
     object::Object,
     status::{Reason, Status},
     storage::{
-        Entry, ListPoint, ResourceId, Selection, StorageError, Store, StoredResource, WatchFrom, WatchKind,
-        WatchRequest,
+        Entry, ListPoint, ListRequest, ResourceId, Selection, StorageError, Store, StoredResource, WatchFrom,
+        WatchKind, WatchRequest,
     },
 };
+
+/// How long an API server counts as live that says nothing (upstream's `DefaultEndpointReconcilerTTL`).
+const MASTER_LEASE: Duration = Duration::from_secs(15);
 
 /// The server's own access to its store.
 #[derive(Clone)]
@@ -24,15 +27,19 @@ pub struct StoreObjects {
 impl StoreObjects {
     /// Reads and writes `store`; registers what only the server itself stores.
     pub fn new(store: Store) -> Self {
-        store.register(StoredResource {
-            id: id(RANGES),
-            prefix: "ranges".to_owned(),
-            namespaced: false,
-            api_version: "v1".to_owned(),
-            kind: "RangeAllocation".to_owned(),
-            selectable: Vec::new(),
-            ttl: None,
-        });
+        for (kind, name, ttl) in
+            [(RANGES, "RangeAllocation", None), (MASTER_LEASES, "Endpoints", Some(MASTER_LEASE))]
+        {
+            store.register(StoredResource {
+                id: id(kind),
+                prefix: kind.resource.to_owned(),
+                namespaced: false,
+                api_version: "v1".to_owned(),
+                kind: name.to_owned(),
+                selectable: Vec::new(),
+                ttl,
+            });
+        }
         Self { store }
     }
 }
@@ -88,6 +95,19 @@ impl Objects for StoreObjects {
 
     async fn list(&self, kind: Kind, namespace: Option<&str>) -> Result<Vec<Arc<Object>>, Status> {
         self.store.list_cached(&id(kind), namespace).iter().map(|e| decode(e)).collect()
+    }
+
+    async fn list_latest(&self, kind: Kind) -> Result<Vec<Arc<Object>>, Status> {
+        let selection = Selection::default();
+        let request = ListRequest {
+            namespace: None,
+            selection: &selection,
+            point: ListPoint::Consistent,
+            limit: 0,
+            continue_token: "",
+        };
+        let listing = self.store.list(&id(kind), request).await.map_err(|e| status(kind, "", e))?;
+        listing.entries.iter().map(|e| decode(e)).collect()
     }
 
     async fn create(&self, kind: Kind, object: Object) -> Result<Arc<Object>, Status> {

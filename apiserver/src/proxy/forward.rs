@@ -50,6 +50,7 @@ pub(super) fn remove_hop_by_hop(headers: &mut HeaderMap) {
 /// Takes out what was meant for this server: credentials and impersonation.
 fn remove_credentials(headers: &mut HeaderMap) {
     headers.remove(header::AUTHORIZATION);
+    super::websocket::remove_token(headers);
     let names: Vec<HeaderName> =
         headers.keys().filter(|name| name.as_str().starts_with("impersonate-")).cloned().collect();
     for name in names {

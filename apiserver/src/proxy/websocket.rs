@@ -2,6 +2,7 @@
 //!
 //! Contract: RFC 6455.
 
+use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD as URL_SAFE_NO_PAD};
 use http::{HeaderMap, HeaderValue, Response, StatusCode, header};
 use hyper::upgrade::{OnUpgrade, Upgraded};
 use hyper_util::rt::TokioIo;
@@ -36,6 +37,33 @@ pub(super) fn is_websocket(headers: &HeaderMap) -> bool {
 pub(super) fn protocols(headers: &HeaderMap) -> impl Iterator<Item = &str> {
     let values = headers.get_all(header::SEC_WEBSOCKET_PROTOCOL).iter().filter_map(|v| v.to_str().ok());
     values.flat_map(|v| v.split(',')).map(str::trim)
+}
+
+/// What a subprotocol that is a bearer token begins with; the rest is the token in URL-safe base64.
+const TOKEN: &str = "base64url.bearer.authorization.k8s.io.";
+
+/// The bearer token among the subprotocols.
+pub(super) fn token(headers: &HeaderMap) -> Option<String> {
+    if !is_websocket(headers) {
+        return None;
+    }
+    let encoded = protocols(headers).find_map(|p| p.strip_prefix(TOKEN))?;
+    // One that is no text is no one's token.
+    Some(URL_SAFE_NO_PAD.decode(encoded).ok().and_then(|t| String::from_utf8(t).ok()).unwrap_or_default())
+}
+
+/// Takes the token out of the subprotocols: it is for this server alone.
+pub(super) fn remove_token(headers: &mut HeaderMap) {
+    if protocols(headers).all(|p| !p.starts_with(TOKEN)) {
+        return;
+    }
+    let left: Vec<&str> = protocols(headers).filter(|p| !p.starts_with(TOKEN)).collect();
+    // Parts of a valid header value are one.
+    let left = HeaderValue::from_str(&left.join(", ")).ok();
+    headers.remove(header::SEC_WEBSOCKET_PROTOCOL);
+    if let Some(left) = left.filter(|left| !left.is_empty()) {
+        headers.insert(header::SEC_WEBSOCKET_PROTOCOL, left);
+    }
 }
 
 /// Whether this is a WebSocket with a certain subprotocol among those offered.
@@ -92,6 +120,11 @@ mod tests {
         assert!(agree(&headers, "b").is_err());
         headers.insert(header::SEC_WEBSOCKET_KEY, "dGhlIHNhbXBsZSBub25jZQ==".parse().unwrap());
         headers.insert(header::SEC_WEBSOCKET_VERSION, "13".parse().unwrap());
+        assert_eq!(token(&headers), None);
+        headers.append(header::SEC_WEBSOCKET_PROTOCOL, format!("{TOKEN}YWJj, d").parse().unwrap());
+        assert_eq!(token(&headers).as_deref(), Some("abc"));
+        remove_token(&mut headers);
+        assert_eq!(headers[header::SEC_WEBSOCKET_PROTOCOL], "a, b, c, d");
         let response = agree(&headers, "b").unwrap();
         assert_eq!(response.headers()[header::SEC_WEBSOCKET_ACCEPT], "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=");
         assert_eq!(response.headers()[header::SEC_WEBSOCKET_PROTOCOL], "b");
