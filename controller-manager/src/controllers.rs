@@ -1,5 +1,6 @@
 //! The controllers, one file each, one line each in [`ALL`].
 
+mod certificatesigningrequest;
 mod clusterrole_aggregation;
 mod deployment;
 mod endpointslice;
@@ -67,6 +68,18 @@ pub const ALL: &[Controller] = &[
     Controller { name: "clusterrole-aggregation-controller", start: clusterrole_aggregation::start },
     Controller { name: "ttl-after-finished-controller", start: ttl_after_finished::start },
     Controller { name: "resourcequota-controller", start: resourcequota::start },
+    Controller {
+        name: "certificatesigningrequest-signing-controller",
+        start: certificatesigningrequest::start_signing,
+    },
+    Controller {
+        name: "certificatesigningrequest-approving-controller",
+        start: certificatesigningrequest::start_approving,
+    },
+    Controller {
+        name: "certificatesigningrequest-cleaner-controller",
+        start: certificatesigningrequest::start_cleaning,
+    },
     Controller { name: "replicaset-controller", start: replicaset::start },
     Controller { name: "deployment-controller", start: deployment::start },
     Controller { name: "endpointslice-controller", start: endpointslice::start },
