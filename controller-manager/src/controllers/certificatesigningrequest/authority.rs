@@ -371,7 +371,7 @@ mod tests {
         let issuer = x509_parser::certificate::X509Certificate::from_der(&issuer).unwrap().1;
         signed.verify_signature(Some(issuer.public_key())).unwrap();
         assert_eq!(signed.issuer(), issuer.subject());
-        assert_eq!(signed.subject().to_string(), "O=system:nodes, CN=system:node:a");
+        assert_eq!(signed.subject().to_string(), "CN=system:node:a, O=system:nodes");
         assert_eq!(signed.validity().not_before.timestamp(), now.as_second() - 300);
         assert_eq!(signed.validity().not_after.timestamp(), now.as_second() - 300 + 86_400);
         assert!(!signed.is_ca());
