@@ -28,6 +28,7 @@ use crate::{
     storage::{Entry, ResourceId, StorageError},
 };
 
+mod body;
 mod delete;
 mod eviction;
 pub mod metadata;
@@ -189,7 +190,8 @@ impl Call {
     }
 
     async fn answer(&mut self, handler: &dyn VirtualResource) -> Result<Response<Body>, Status> {
-        let mut object = Object::from_value(crate::negotiation::decode(&self.headers, &self.body)?)?;
+        let fallback = (self.info.api_version(), self.resource.kind);
+        let mut object = self.read_object(&fallback.0, fallback.1)?;
         if self.info.subresource.is_empty() {
             object.set("apiVersion", self.info.api_version());
             object.set("kind", self.resource.kind);

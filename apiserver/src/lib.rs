@@ -30,6 +30,7 @@ pub mod request_path;
 pub mod response;
 pub mod reviews;
 pub mod run;
+pub mod schema;
 pub mod server;
 pub mod status;
 pub mod storage;

@@ -10,7 +10,7 @@ use http::{HeaderMap, header};
 use proto::codec;
 use serde_json::Value;
 
-use crate::status::Status;
+use crate::{schema, status::Status};
 
 /// How a response is written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -65,7 +65,8 @@ struct Clause<'a> {
     quality: u16,
 }
 
-const OFFERED: [&str; 3] = ["application/json", "application/yaml", codec::CONTENT_TYPE];
+/// Media types of bodies and answers.
+pub const OFFERED: [&str; 3] = ["application/json", "application/yaml", codec::CONTENT_TYPE];
 
 impl Media {
     /// Plain JSON.
@@ -204,23 +205,7 @@ impl<'a> Clause<'a> {
 
 /// Reads a JSON, YAML or protobuf body by its Content-Type; none means JSON.
 pub fn decode(headers: &HeaderMap, body: &[u8]) -> Result<Value, Status> {
-    let sent = headers.get(header::CONTENT_TYPE).and_then(|v| v.to_str().ok()).unwrap_or_default();
-    let media = sent.split(';').next().unwrap_or_default().trim();
-    match media {
-        "" | "application/json" => serde_json::from_slice(body)
-            .map_err(|e| Status::bad_request(format!("error decoding JSON request body: {e}"))),
-        "application/yaml" => {
-            let text = std::str::from_utf8(body)
-                .map_err(|e| Status::bad_request(format!("error decoding YAML request body: {e}")))?;
-            serde_saphyr::from_str(text)
-                .map_err(|e| Status::bad_request(format!("error converting YAML to JSON: {e}")))
-        }
-        codec::CONTENT_TYPE => {
-            let json = codec::to_json(body).map_err(|e| Status::bad_request(e.to_string()))?;
-            serde_json::from_slice(&json).map_err(|e| Status::bad_request(e.to_string()))
-        }
-        _ => Err(Status::unsupported_media_type(&OFFERED)),
-    }
+    schema::read(headers, body).map(|sent| sent.node.to_value())
 }
 
 #[cfg(test)]

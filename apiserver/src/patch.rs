@@ -3,8 +3,10 @@
 //! JSON patch (RFC 6902) and merge patch (RFC 7396) come from a library; strategic merge patch is ours,
 //! driven by the type table.
 
+mod json;
 mod strategic;
 
+pub use json::JsonPatch;
 pub use strategic::strategic;
 
 use crate::status::Status;

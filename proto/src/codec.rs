@@ -15,11 +15,13 @@ use std::borrow::Cow;
 
 use bytes::Bytes;
 
-use crate::table::{self, Kind, TypeId};
+use crate::{
+    node::Node,
+    table::{self, Kind, TypeId},
+};
 
 mod decode;
 mod encode;
-mod node;
 mod plan;
 mod time;
 mod wire;
@@ -171,8 +173,8 @@ pub fn to_json(bytes: &[u8]) -> Result<Vec<u8>, DecodeError> {
 
 /// A JSON object, encoded.
 pub fn from_json(json: &[u8]) -> Result<Bytes, EncodeError> {
-    let node: node::Node<'_> = serde_json::from_slice(json)?;
-    let text = |name| node.get(name).and_then(node::Node::as_str).unwrap_or_default();
+    let node: Node<'_> = serde_json::from_slice(json)?;
+    let text = |name| node.get(name).and_then(Node::as_str).unwrap_or_default();
     let (api_version, kind) = (text("apiVersion"), text("kind"));
     from_node(&node, api_version, kind, json.len())
 }
@@ -182,12 +184,7 @@ pub fn from_json_as(json: &[u8], api_version: &str, kind: &str) -> Result<Bytes,
     from_node(&serde_json::from_slice(json)?, api_version, kind, json.len())
 }
 
-fn from_node(
-    node: &node::Node<'_>,
-    api_version: &str,
-    kind: &str,
-    size: usize,
-) -> Result<Bytes, EncodeError> {
+fn from_node(node: &Node<'_>, api_version: &str, kind: &str, size: usize) -> Result<Bytes, EncodeError> {
     let id = type_of(api_version, kind).ok_or_else(|| unknown(api_version, kind))?;
     let mut back = envelope(size);
     encode::message(&mut back, id, node)?;
@@ -213,7 +210,7 @@ where
     let Kind::Message(item_id) = **member else { return Err(unknown(api_version, kind)) };
     let mut back = envelope(4096);
     for item in items.rev() {
-        let node: node::Node<'_> = serde_json::from_slice(item.as_ref())?;
+        let node: Node<'_> = serde_json::from_slice(item.as_ref())?;
         let mark = back.len();
         encode::message(&mut back, item_id, &node)?;
         back.close(mark, field.tag);

@@ -2,4 +2,5 @@
 
 pub mod codec;
 pub mod cri;
+pub mod node;
 pub mod table;

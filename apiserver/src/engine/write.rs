@@ -11,7 +11,6 @@ use super::{Call, metadata};
 use crate::{
     admission::Operation,
     field::{Error, ErrorList, Path},
-    negotiation,
     object::Object,
     patch,
     response::Body,
@@ -29,15 +28,15 @@ const PATCHES: [&str; 3] =
 /// What an update does to the current object, in the requested version.
 enum Change {
     Replace(Object),
-    Json(json_patch::Patch),
+    Json(patch::JsonPatch),
     Merge(Value),
     Strategic(Value),
 }
 
 impl Call {
-    fn decode_body(&self) -> Result<Object, Status> {
-        let mut object = Object::from_value(negotiation::decode(&self.headers, &self.body)?)?;
+    fn decode_body(&mut self) -> Result<Object, Status> {
         let want = self.info.api_version();
+        let mut object = self.read_object(&want, self.resource.kind)?;
         let (version, kind) = (object.api_version().to_owned(), object.kind().to_owned());
         if !kind.is_empty() && kind != self.resource.kind {
             return Err(Status::bad_request(format!(
@@ -144,15 +143,10 @@ impl Call {
 
     pub(super) async fn patch(&mut self) -> Result<Response<Body>, Status> {
         let sent = self.headers.get(header::CONTENT_TYPE).and_then(|v| v.to_str().ok()).unwrap_or_default();
-        let body = |e: serde_json::Error| Status::bad_request(format!("error decoding patch: {e}"));
         let change = match sent.split(';').next().unwrap_or_default().trim() {
-            "application/json-patch+json" => Change::Json(serde_json::from_slice(&self.body).map_err(body)?),
-            "application/merge-patch+json" => {
-                Change::Merge(serde_json::from_slice(&self.body).map_err(body)?)
-            }
-            "application/strategic-merge-patch+json" => {
-                Change::Strategic(serde_json::from_slice(&self.body).map_err(body)?)
-            }
+            "application/json-patch+json" => Change::Json(self.read_json_patch()?),
+            "application/merge-patch+json" => Change::Merge(self.read_patch()?),
+            "application/strategic-merge-patch+json" => Change::Strategic(self.read_patch()?),
             _ => return Err(Status::unsupported_media_type(&PATCHES)),
         };
         self.change(&change).await
@@ -176,31 +170,26 @@ impl Call {
     }
 
     /// The new object in the requested version, and whether the client named the version it replaces.
-    fn changed(&self, change: &Change, old: &Object) -> Result<(Object, bool), Status> {
+    fn changed(&mut self, change: &Change, old: &Object) -> Result<(Object, bool), Status> {
         let resource = self.resource.group_resource();
-        let name = self.info.name.as_str();
+        let name = self.info.name.clone();
+        let name = name.as_str();
         let mut new = match change {
             Change::Replace(object) => object.clone(),
             Change::Json(patch) => {
                 let mut value = self.to_requested(old.clone())?.into_value();
-                json_patch::patch(&mut value, patch).map_err(|e| {
-                    Status::new(
-                        422,
-                        crate::status::Reason::Invalid,
-                        format!("the server rejected our request due to an error in our request: {e}"),
-                    )
-                })?;
-                Object::from_value(value)?
+                patch.apply(&mut value)?;
+                self.check_patched(value)?
             }
             Change::Merge(patch) => {
                 let mut value = self.to_requested(old.clone())?.into_value();
                 json_patch::merge(&mut value, patch);
-                Object::from_value(value)?
+                self.check_patched(value)?
             }
             Change::Strategic(body) => {
                 let value = self.to_requested(old.clone())?.into_value();
                 let kind = table::builtin().by_kind(&self.info.group, &self.info.version, self.resource.kind);
-                Object::from_value(patch::strategic(&value, body, kind)?)?
+                self.check_patched(patch::strategic(&value, body, kind)?)?
             }
         };
         let uid = new.uid().to_owned();

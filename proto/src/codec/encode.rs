@@ -4,12 +4,14 @@ use base64::{Engine, engine::general_purpose::STANDARD};
 
 use super::{
     EncodeError,
-    node::Node,
     plan::{self, Plan, Slot},
     time,
     wire::Back,
 };
-use crate::table::{self, Field, Kind, Scalar, Type, TypeId};
+use crate::{
+    node::Node,
+    table::{self, Field, Kind, Scalar, Type, TypeId},
+};
 
 type Done = Result<(), EncodeError>;
 

@@ -1,4 +1,6 @@
-//! JSON as a tree that borrows from its text: what a message is written from.
+//! JSON as a tree that borrows from its text and keeps what a map would lose: order and duplicate members.
+//!
+//! Messages are written from it, and request bodies are checked on it.
 
 use std::{borrow::Cow, fmt};
 
@@ -7,16 +9,24 @@ use serde::{
     de::{MapAccess, SeqAccess, Visitor},
     ser::{SerializeMap, SerializeSeq},
 };
+use serde_json::Value;
 
 /// A JSON value.
 #[derive(Clone, Debug, PartialEq)]
-pub(super) enum Node<'a> {
+pub enum Node<'a> {
+    /// `null`.
     Null,
+    /// True or false.
     Bool(bool),
+    /// A whole number that fits.
     Signed(i64),
+    /// A whole number beyond `i64`.
     Unsigned(u64),
+    /// Any other number.
     Float(f64),
+    /// Text.
     String(Cow<'a, str>),
+    /// A list.
     Array(Vec<Node<'a>>),
     /// Members in the order of the text.
     Object(Vec<(Cow<'a, str>, Node<'a>)>),
@@ -24,16 +34,73 @@ pub(super) enum Node<'a> {
 
 impl<'a> Node<'a> {
     /// A member of an object, unless it is null; of several the last one.
-    pub(super) fn get(&self, name: &str) -> Option<&Self> {
+    pub fn get(&self, name: &str) -> Option<&Self> {
         let Self::Object(members) = self else { return None };
         let found = members.iter().rev().find(|(key, _)| key == name);
         found.map(|(_, value)| value).filter(|value| **value != Self::Null)
     }
 
-    pub(super) fn as_str(&self) -> Option<&str> {
+    /// The text of a string.
+    pub fn as_str(&self) -> Option<&str> {
         match self {
             Self::String(text) => Some(text),
             _ => None,
+        }
+    }
+}
+
+impl Node<'_> {
+    /// The same value on its own.
+    pub fn into_owned(self) -> Node<'static> {
+        match self {
+            Self::Null => Node::Null,
+            Self::Bool(value) => Node::Bool(value),
+            Self::Signed(value) => Node::Signed(value),
+            Self::Unsigned(value) => Node::Unsigned(value),
+            Self::Float(value) => Node::Float(value),
+            Self::String(text) => Node::String(Cow::Owned(text.into_owned())),
+            Self::Array(members) => Node::Array(members.into_iter().map(Node::into_owned).collect()),
+            Self::Object(members) => {
+                let owned = |(key, value): (Cow<'_, str>, Node<'_>)| {
+                    (Cow::Owned(key.into_owned()), value.into_owned())
+                };
+                Node::Object(members.into_iter().map(owned).collect())
+            }
+        }
+    }
+
+    /// The value as serde_json has it; of members with the same name the last one counts.
+    pub fn to_value(&self) -> Value {
+        match self {
+            Self::Null => Value::Null,
+            Self::Bool(value) => Value::Bool(*value),
+            Self::Signed(value) => Value::from(*value),
+            Self::Unsigned(value) => Value::from(*value),
+            Self::Float(value) => Value::from(*value),
+            Self::String(text) => Value::String(text.clone().into_owned()),
+            Self::Array(members) => Value::Array(members.iter().map(Node::to_value).collect()),
+            Self::Object(members) => {
+                Value::Object(members.iter().map(|(k, v)| (k.clone().into_owned(), v.to_value())).collect())
+            }
+        }
+    }
+}
+
+impl<'a> From<&'a Value> for Node<'a> {
+    fn from(value: &'a Value) -> Self {
+        match value {
+            Value::Null => Self::Null,
+            Value::Bool(value) => Self::Bool(*value),
+            Value::Number(number) => match (number.as_i64(), number.as_u64()) {
+                (Some(value), _) => Self::Signed(value),
+                (None, Some(value)) => Self::Unsigned(value),
+                (None, None) => Self::Float(number.as_f64().unwrap_or(f64::NAN)),
+            },
+            Value::String(text) => Self::String(Cow::Borrowed(text)),
+            Value::Array(members) => Self::Array(members.iter().map(Node::from).collect()),
+            Value::Object(members) => {
+                Self::Object(members.iter().map(|(k, v)| (Cow::Borrowed(k.as_str()), v.into())).collect())
+            }
         }
     }
 }

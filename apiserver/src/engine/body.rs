@@ -1,0 +1,140 @@
+//! Bodies of writes: decoding with field validation, and patches of the current object.
+
+use std::borrow::Cow;
+
+use proto::node::Node;
+use serde_json::Value;
+
+use super::Call;
+use crate::{
+    field::{Error, ErrorList, Path},
+    object::Object,
+    patch,
+    schema::{self, FieldValidation, Sent},
+    status::{GroupName, Status},
+};
+
+impl Call {
+    fn field_validation(&self) -> Result<FieldValidation, Status> {
+        let options = match self.info.verb.as_str() {
+            "patch" => "PatchOptions",
+            "update" => "UpdateOptions",
+            _ => "CreateOptions",
+        };
+        FieldValidation::parse(self.info.query.get("fieldValidation"), options)
+    }
+
+    fn warn(&mut self, complaints: Vec<String>) {
+        for text in complaints {
+            // Duplicate keys of YAML come as one text of several lines.
+            let lines = text.strip_prefix("yaml: unmarshal errors:\n").unwrap_or(&text).lines();
+            for line in lines.map(|line| line.trim().to_owned()) {
+                if !self.warnings.contains(&line) {
+                    self.warnings.push(line);
+                }
+            }
+        }
+    }
+
+    /// The object in the body. `api_version` and `kind` are what it is where it does not say so itself.
+    pub(super) fn read_object(&mut self, api_version: &str, kind: &str) -> Result<Object, Status> {
+        let validation = self.field_validation()?;
+        let body = self.body.clone();
+        let Sent { node, duplicates, named } = schema::read(&self.headers, &body)?;
+        let said = |name| node.get(name).and_then(Node::as_str).filter(|text| !text.is_empty());
+        let (sent_version, sent_kind) =
+            (said("apiVersion").unwrap_or(api_version), said("kind").unwrap_or(kind));
+        let refuse = |why: &str| {
+            let version = sent_version.rsplit('/').next().unwrap_or_default();
+            Status::bad_request(format!(
+                "{sent_kind} in version {version:?} cannot be handled as a {kind}: {why}"
+            ))
+        };
+        let mut decoded = match schema::type_of(sent_version, sent_kind) {
+            Some(id) => schema::decode(&node, id).map_err(|why| refuse(&why))?,
+            None => schema::decode_untyped(&node),
+        };
+        let mut complaints = duplicates;
+        if named {
+            complaints.append(&mut decoded.strict);
+        }
+        match validation {
+            FieldValidation::Strict if !complaints.is_empty() => {
+                return Err(refuse(&schema::strict_error(&complaints)));
+            }
+            FieldValidation::Warn => self.warn(complaints),
+            _ => {}
+        }
+        Object::from_value(decoded.object)
+    }
+
+    /// Reads the body of a patch that is one JSON object.
+    pub(super) fn read_patch(&mut self) -> Result<Value, Status> {
+        let validation = self.field_validation()?;
+        let body = self.body.clone();
+        let bad = |why: &str| Status::bad_request(format!("error decoding patch: {why}"));
+        let node: Node<'_> = serde_json::from_slice(&body).map_err(|e| bad(&e.to_string()))?;
+        let word = match &node {
+            Node::Object(_) => "",
+            Node::Array(_) => "array",
+            Node::String(_) => "string",
+            Node::Bool(_) => "bool",
+            _ => "number",
+        };
+        if !word.is_empty() {
+            return Err(bad(&format!(
+                "json: cannot unmarshal {word} into Go value of type map[string]interface {{}}"
+            )));
+        }
+        let decoded = schema::decode_untyped(&node);
+        self.judge_patch(validation, &decoded.object, decoded.strict)?;
+        Ok(decoded.object)
+    }
+
+    /// Reads the body of a JSON patch.
+    pub(super) fn read_json_patch(&mut self) -> Result<patch::JsonPatch, Status> {
+        let validation = self.field_validation()?;
+        let body = self.body.clone();
+        let (patch, complaints) = patch::JsonPatch::parse(&body)?;
+        self.judge_patch(validation, &Value::Null, complaints)?;
+        Ok(patch)
+    }
+
+    /// The patched object in its shape: what the patch made unknown or wrong is told.
+    pub(super) fn check_patched(&mut self, patched: Value) -> Result<Object, Status> {
+        let Some(id) = schema::type_of(&self.info.api_version(), self.resource.kind) else {
+            return Object::from_value(patched);
+        };
+        let validation = self.field_validation()?;
+        let decoded = match schema::decode(&Node::from(&patched), id) {
+            Ok(decoded) => decoded,
+            Err(why) => return Err(invalid_patch(&patched, why)),
+        };
+        self.judge_patch(validation, &patched, decoded.strict)?;
+        Object::from_value(decoded.object)
+    }
+
+    fn judge_patch(
+        &mut self,
+        validation: FieldValidation,
+        patched: &Value,
+        complaints: Vec<String>,
+    ) -> Result<(), Status> {
+        match validation {
+            FieldValidation::Strict if !complaints.is_empty() => {
+                Err(invalid_patch(patched, schema::strict_error(&complaints)))
+            }
+            FieldValidation::Warn => {
+                self.warn(complaints);
+                Ok(())
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+fn invalid_patch(patched: &Value, why: impl Into<Cow<'static, str>>) -> Status {
+    let mut errors = ErrorList::new();
+    errors.push(Error::invalid(&Path::new("patch"), patched.to_string(), why.into()));
+    Status::invalid(&GroupName::new("", ""), "", &errors)
+}

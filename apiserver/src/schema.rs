@@ -1,0 +1,129 @@
+//! Decoding of request bodies by the type table: unknown and duplicate fields, wrong types, and the shape that
+//! Go's encoder would give the same object.
+//!
+//! Contract: API concepts, "Field validation"; sigs.k8s.io/json for the words. Fields are case-sensitive, a null
+//! is an absent value, of a field that is there twice the last one counts.
+
+use proto::{
+    codec,
+    node::Node,
+    table::{self, TypeId},
+};
+use serde_json::Value;
+
+use http::{HeaderMap, header};
+
+use crate::{
+    field::{Error, ErrorList, Path},
+    negotiation,
+    status::{GroupName, Status},
+};
+
+mod shape;
+mod yaml;
+
+/// What happens with unknown and duplicate fields (`fieldValidation`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FieldValidation {
+    /// They are dropped.
+    Ignore,
+    /// They are dropped with a warning.
+    Warn,
+    /// They fail the request.
+    Strict,
+}
+
+impl FieldValidation {
+    /// The query parameter; `options` is the kind of the options it belongs to.
+    pub fn parse(text: &str, options: &str) -> Result<Self, Status> {
+        Ok(match text {
+            "Ignore" => Self::Ignore,
+            "" | "Warn" => Self::Warn,
+            "Strict" => Self::Strict,
+            other => {
+                let mut errors = ErrorList::new();
+                let supported = ["", "Ignore", "Strict", "Warn"];
+                errors.push(Error::not_supported(&Path::new("fieldValidation"), other, &supported));
+                return Err(Status::invalid(&GroupName::new("meta.k8s.io", options), "", &errors));
+            }
+        })
+    }
+}
+
+/// A body as it was sent.
+#[derive(Debug)]
+pub struct Sent<'a> {
+    /// The JSON.
+    pub node: Node<'a>,
+    /// Duplicate keys of YAML, which are told apart from JSON's.
+    pub duplicates: Vec<String>,
+    /// Protobuf has no names, so none that are unknown.
+    pub named: bool,
+}
+
+/// A decoded object.
+#[derive(Debug, PartialEq)]
+pub struct Decoded {
+    /// The object without unknown fields.
+    pub object: Value,
+    /// Unknown and duplicate fields in the order of the text.
+    pub strict: Vec<String>,
+}
+
+/// The whole of several complaints, as upstream's strict decoding error puts it.
+pub fn strict_error(complaints: &[String]) -> String {
+    format!("strict decoding error: {}", complaints.join(", "))
+}
+
+/// Reads a body by its Content-Type; none means JSON.
+pub fn read<'a>(headers: &HeaderMap, body: &'a [u8]) -> Result<Sent<'a>, Status> {
+    let sent = headers.get(header::CONTENT_TYPE).and_then(|v| v.to_str().ok()).unwrap_or_default();
+    match sent.split(';').next().unwrap_or_default().trim() {
+        "" | "application/json" => {
+            let node = serde_json::from_slice(body)
+                .map_err(|e| Status::bad_request(format!("error decoding JSON request body: {e}")))?;
+            Ok(Sent { node, duplicates: Vec::new(), named: true })
+        }
+        "application/yaml" => {
+            let (node, duplicates) = yaml::parse(body).map_err(Status::bad_request)?;
+            Ok(Sent { node, duplicates, named: true })
+        }
+        codec::CONTENT_TYPE => {
+            let json = codec::to_json(body).map_err(|e| Status::bad_request(e.to_string()))?;
+            let node: Node<'_> =
+                serde_json::from_slice(&json).map_err(|e| Status::bad_request(e.to_string()))?;
+            Ok(Sent { node: node.into_owned(), duplicates: Vec::new(), named: false })
+        }
+        _ => Err(Status::unsupported_media_type(&negotiation::OFFERED)),
+    }
+}
+
+/// A YAML text with its duplicate keys.
+///
+/// # Errors
+/// When it is no YAML, in words.
+pub fn read_yaml(body: &[u8]) -> Result<(Node<'static>, Vec<String>), String> {
+    yaml::parse(body)
+}
+
+/// The type of a built-in kind.
+pub fn type_of(api_version: &str, kind: &str) -> Option<TypeId> {
+    let (group, version) = api_version.split_once('/').unwrap_or(("", api_version));
+    table::builtin().by_kind(group, version, kind)
+}
+
+/// Decodes an object of a built-in type.
+///
+/// # Errors
+/// The first value that has a wrong type, in Go's words.
+pub fn decode(node: &Node<'_>, id: TypeId) -> Result<Decoded, String> {
+    shape::typed(node, id)
+}
+
+/// Decodes an object whose type is not in the table: only duplicates can be told.
+pub fn decode_untyped(node: &Node<'_>) -> Decoded {
+    shape::untyped(node)
+}
+
+#[cfg(test)]
+mod tests;
