@@ -38,6 +38,8 @@ mod selector;
 mod table;
 #[cfg(test)]
 pub(crate) mod testing;
+#[cfg(test)]
+mod tests;
 mod write;
 
 /// A resource or subresource that answers a POST instead of storing it (reviews, token requests).
@@ -210,7 +212,7 @@ impl Call {
     }
 
     pub(crate) fn id(&self) -> ResourceId {
-        ResourceId::new(self.resource.group, self.resource.plural)
+        ResourceId::new(self.resource.stored_group(), self.resource.plural)
     }
 
     /// The namespace of the object's key; empty for cluster-scoped kinds, namespaces themselves included.
@@ -248,23 +250,33 @@ impl Call {
 
     /// From the storage version to the requested one.
     pub(crate) fn to_requested(&self, mut object: Object) -> Result<Object, Status> {
-        let (from, to) = (self.resource.storage_version, self.info.version.as_str());
-        if from != to {
-            self.resource.strategy.convert(&mut object, from, to)?;
-            object.set("apiVersion", self.info.api_version());
+        if self.resource.serves_stored(&self.info.version) {
+            return Ok(object);
         }
+        let (stored, requested) = (self.resource.stored_api_version(), self.info.api_version());
+        self.convert(&mut object, &stored, &requested)?;
         Ok(object)
     }
 
     /// From the requested version to the storage version.
     pub(crate) fn to_stored(&self, mut object: Object) -> Result<Object, Status> {
-        let (from, to) = (self.info.version.as_str(), self.resource.storage_version);
-        if from != to {
-            self.resource.strategy.convert(&mut object, from, to)?;
-            let group = self.resource.group;
-            object.set("apiVersion", if group.is_empty() { to.to_owned() } else { format!("{group}/{to}") });
+        if self.resource.serves_stored(&self.info.version) {
+            return Ok(object);
         }
+        let (stored, requested) = (self.resource.stored_api_version(), self.info.api_version());
+        self.convert(&mut object, &requested, &stored)?;
         Ok(object)
+    }
+
+    fn convert(&self, object: &mut Object, from: &str, to: &str) -> Result<(), Status> {
+        let version = |api_version: &str| api_version.rsplit('/').next().unwrap_or_default().to_owned();
+        if self.resource.strategy.stored_as().is_some() {
+            self.resource.strategy.convert(object, from, to)?;
+        } else {
+            self.resource.strategy.convert(object, &version(from), &version(to))?;
+        }
+        object.set("apiVersion", to);
+        Ok(())
     }
 
     pub(crate) fn context(&self, now: Timestamp) -> StrategyContext<'_> {
@@ -328,7 +340,7 @@ impl Call {
 
     /// Whether what is stored has the requested version.
     pub(crate) fn is_stored_version(&self) -> bool {
-        self.info.version == self.resource.storage_version
+        self.resource.serves_stored(&self.info.version)
     }
 
     /// An object as the client wants to see it.

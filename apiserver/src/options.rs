@@ -28,6 +28,8 @@ pub struct Config {
     pub etcd_tls: crate::storage::TlsFiles,
     /// `--etcd-compaction-interval`.
     pub compaction_interval: Duration,
+    /// `--event-ttl`: how long events are kept.
+    pub event_ttl: Duration,
     /// `--authorization-mode`.
     pub modes: Vec<authz::Mode>,
     /// `--anonymous-auth`.
@@ -103,6 +105,7 @@ const ETCD: &[Line] = &[
     ("etcd-cafile", Kind::String, "", "file with the CA that signs etcd's certificate"),
     ("etcd-certfile", Kind::String, "", "file with the client certificate for etcd"),
     ("etcd-keyfile", Kind::String, "", "file with the key of the client certificate for etcd"),
+    ("event-ttl", Kind::Duration, "1h0m0s", "time to keep events"),
     ("etcd-compaction-interval", Kind::Duration, "5m0s", "time between compactions; 0 leaves them to others"),
 ];
 
@@ -255,6 +258,7 @@ impl Config {
                 key: path(values, "etcd-keyfile"),
             },
             compaction_interval: values.duration("etcd-compaction-interval"),
+            event_ttl: values.duration("event-ttl"),
             modes: modes.iter().map(mode).collect::<Result<_, _>>()?,
             anonymous: values.bool("anonymous-auth"),
             reads_inflight: number(values, "max-requests-inflight")?,

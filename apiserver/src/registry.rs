@@ -10,6 +10,7 @@
 
 pub mod catalog;
 
+mod event_form;
 mod event_row;
 mod kit;
 mod pod_spec;
@@ -219,6 +220,10 @@ pub trait Strategy: Send + Sync {
     fn default_propagation(&self) -> Propagation {
         Propagation::Background
     }
+    /// The apiVersion objects are stored in when it is another group's: `convert` is then told apiVersions.
+    fn stored_as(&self) -> Option<&'static str> {
+        None
+    }
     /// Converts an object between served versions in place (apiVersion is set by the caller).
     fn convert(&self, _obj: &mut Object, _from: &str, _to: &str) -> Result<(), Status> {
         Ok(())
@@ -293,6 +298,25 @@ impl Resource {
     /// `deployments.apps`.
     pub fn group_resource(&self) -> GroupName {
         GroupName::new(self.group, self.plural)
+    }
+    /// The apiVersion objects are stored in.
+    pub fn stored_api_version(&self) -> String {
+        match self.strategy.stored_as() {
+            Some(other) => other.to_owned(),
+            None if self.group.is_empty() => self.storage_version.to_owned(),
+            None => format!("{}/{}", self.group, self.storage_version),
+        }
+    }
+    /// Group of the resource whose objects these are: another one's when `Strategy::stored_as` says so.
+    pub fn stored_group(&self) -> &'static str {
+        match self.strategy.stored_as() {
+            Some(api_version) => api_version.split_once('/').map_or("", |(group, _)| group),
+            None => self.group,
+        }
+    }
+    /// Whether stored objects are served in a version as they are.
+    pub fn serves_stored(&self, version: &str) -> bool {
+        self.strategy.stored_as().is_none() && version == self.storage_version
     }
     /// `Deployment.apps`.
     pub fn group_kind(&self) -> GroupName {

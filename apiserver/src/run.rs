@@ -33,7 +33,7 @@ use crate::{
     openapi::OpenApi,
     options::{self, Config, OptionsError},
     proxy::kubelet::{KubeletError, Kubelets},
-    registry::{SideEffects, catalog},
+    registry::{Resource, SideEffects, catalog},
     reviews::{self, Virtuals},
     server::Server,
     status::Status,
@@ -105,7 +105,7 @@ pub struct App {
 /// # Errors
 /// When a file or the port is unusable.
 pub async fn build(config: Config, catalog: catalog::Catalog, tasks: &Tasks) -> Result<App, BuildError> {
-    let resources = catalog.iter().map(|r| StoredResource::of(r)).collect();
+    let resources = stored(&catalog, config.event_ttl);
     let store = Store::open(StoreConfig {
         tls: config.etcd_tls.clone(),
         prefix: config.etcd_prefix.clone(),
@@ -156,6 +156,23 @@ pub async fn build(config: Config, catalog: catalog::Catalog, tasks: &Tasks) -> 
     });
     let Config { shutdown_delay, grace, .. } = config;
     Ok(App { address, server, authorization, facts, services, releases, listener, shutdown_delay, grace })
+}
+
+/// How the catalog's resources are stored: those that are another group's view of the same objects are one with it.
+fn stored(catalog: &catalog::Catalog, event_ttl: Duration) -> Vec<StoredResource> {
+    let (own, views): (Vec<_>, Vec<_>) = catalog.iter().partition(|r| r.stored_group() == r.group);
+    let one = |resource: &Arc<Resource>| {
+        let mut stored = StoredResource::of(resource);
+        for view in views.iter().filter(|v| v.stored_group() == resource.group && v.plural == resource.plural)
+        {
+            let known: Vec<String> = stored.selectable.iter().map(|s| s.name.clone()).collect();
+            let fields = StoredResource::of(view).selectable;
+            stored.selectable.extend(fields.into_iter().filter(|field| !known.contains(&field.name)));
+        }
+        stored.ttl = Some(event_ttl).filter(|ttl| resource.storage_prefix == "events" && !ttl.is_zero());
+        stored
+    };
+    own.into_iter().map(one).collect()
 }
 
 /// Host and port clients know this server by.

@@ -72,16 +72,11 @@ impl fmt::Display for ResourceId {
 impl StoredResource {
     /// The storage of a registered resource.
     pub fn of(resource: &Resource) -> Self {
-        let api_version = if resource.group.is_empty() {
-            resource.storage_version.to_owned()
-        } else {
-            format!("{}/{}", resource.group, resource.storage_version)
-        };
         Self {
             id: ResourceId::new(resource.group, resource.plural),
             prefix: resource.storage_prefix.to_owned(),
             namespaced: resource.namespaced,
-            api_version,
+            api_version: resource.stored_api_version(),
             kind: resource.kind.to_owned(),
             selectable: resource.selectable.iter().map(SelectablePath::from).collect(),
             ttl: None,

@@ -8,7 +8,7 @@ use serde_json::Value;
 use crate::{
     object::Object,
     registry::{
-        Column, Resource, SelectableField, Strategy, StrategyContext, event_row,
+        Column, Resource, SelectableField, Strategy, StrategyContext, event_form, event_row,
         kit::{Plain, STANDARD_VERBS, column},
     },
     status::Status,
@@ -44,17 +44,29 @@ pub(super) fn resource() -> Resource {
         subresources: &[],
         storage_prefix: "events",
         selectable: &[
-            SelectableField { name: "regarding.kind", pointer: "/regarding/kind", default: "" },
-            SelectableField { name: "regarding.namespace", pointer: "/regarding/namespace", default: "" },
-            SelectableField { name: "regarding.name", pointer: "/regarding/name", default: "" },
-            SelectableField { name: "regarding.uid", pointer: "/regarding/uid", default: "" },
-            SelectableField { name: "regarding.apiVersion", pointer: "/regarding/apiVersion", default: "" },
+            SelectableField { name: "regarding.kind", pointer: "/involvedObject/kind", default: "" },
             SelectableField {
-                name: "regarding.resourceVersion",
-                pointer: "/regarding/resourceVersion",
+                name: "regarding.namespace",
+                pointer: "/involvedObject/namespace",
                 default: "",
             },
-            SelectableField { name: "regarding.fieldPath", pointer: "/regarding/fieldPath", default: "" },
+            SelectableField { name: "regarding.name", pointer: "/involvedObject/name", default: "" },
+            SelectableField { name: "regarding.uid", pointer: "/involvedObject/uid", default: "" },
+            SelectableField {
+                name: "regarding.apiVersion",
+                pointer: "/involvedObject/apiVersion",
+                default: "",
+            },
+            SelectableField {
+                name: "regarding.resourceVersion",
+                pointer: "/involvedObject/resourceVersion",
+                default: "",
+            },
+            SelectableField {
+                name: "regarding.fieldPath",
+                pointer: "/involvedObject/fieldPath",
+                default: "",
+            },
             SelectableField { name: "reason", pointer: "/reason", default: "" },
             SelectableField { name: "reportingComponent", pointer: "/reportingComponent", default: "" },
             SelectableField { name: "type", pointer: "/type", default: "" },
@@ -64,7 +76,7 @@ pub(super) fn resource() -> Resource {
     }
 }
 
-/// Something that happened; events.k8s.io/v1 form.
+/// Something that happened; events.k8s.io/v1 form of what is stored as core/v1.
 struct Events;
 
 impl Strategy for Events {
@@ -79,6 +91,15 @@ impl Strategy for Events {
         ctx: &StrategyContext<'_>,
     ) -> Result<(), Status> {
         PLAIN.prepare_update(new, old, ctx)
+    }
+
+    fn stored_as(&self) -> Option<&'static str> {
+        Some(event_form::CORE)
+    }
+
+    fn convert(&self, obj: &mut Object, _from: &str, to: &str) -> Result<(), Status> {
+        event_form::convert(obj, to == event_form::CORE);
+        Ok(())
     }
 
     fn row(&self, obj: &Object, now: Timestamp) -> Vec<Value> {
