@@ -4,6 +4,7 @@ mod certificatesigningrequest;
 mod clusterrole_aggregation;
 mod deployment;
 mod endpointslice;
+mod ephemeral_volume;
 mod garbage_collector;
 mod namespace;
 mod node_ipam;
@@ -16,6 +17,7 @@ mod root_ca;
 mod serviceaccount;
 mod taint_eviction;
 mod ttl_after_finished;
+mod volume_protection;
 
 use std::{future::Future, sync::Arc, time::Duration};
 
@@ -80,6 +82,12 @@ pub const ALL: &[Controller] = &[
         name: "certificatesigningrequest-cleaner-controller",
         start: certificatesigningrequest::start_cleaning,
     },
+    Controller {
+        name: "persistentvolumeclaim-protection-controller",
+        start: volume_protection::start_claims,
+    },
+    Controller { name: "persistentvolume-protection-controller", start: volume_protection::start_volumes },
+    Controller { name: "ephemeral-volume-controller", start: ephemeral_volume::start },
     Controller { name: "replicaset-controller", start: replicaset::start },
     Controller { name: "deployment-controller", start: deployment::start },
     Controller { name: "endpointslice-controller", start: endpointslice::start },
