@@ -23,6 +23,7 @@ struct Entry {
 pub fn answer(catalog: &Catalog, path: &str, headers: &HeaderMap) -> Option<Result<Response<Body>, Status>> {
     let parts: Vec<&str> = path.split('/').filter(|p| !p.is_empty()).collect();
     let value = match parts.as_slice() {
+        [] => json!({"paths": paths(catalog)}),
         ["api"] if wants_aggregated(headers) => return Some(Ok(aggregated(catalog, true, headers))),
         ["apis"] if wants_aggregated(headers) => return Some(Ok(aggregated(catalog, false, headers))),
         ["api"] => json!({"kind": "APIVersions", "versions": ["v1"],
@@ -47,6 +48,32 @@ pub fn answer(catalog: &Catalog, path: &str, headers: &HeaderMap) -> Option<Resu
         _ => return None,
     };
     Some(Ok(response::json(200, &value)))
+}
+
+/// What is served beside objects.
+const PATHS: [&str; 12] = [
+    "/.well-known/openid-configuration",
+    "/api",
+    "/api/v1",
+    "/apis",
+    "/healthz",
+    "/livez",
+    "/metrics",
+    "/openapi/v2",
+    "/openapi/v3",
+    "/openid/v1/jwks",
+    "/readyz",
+    "/version",
+];
+
+fn paths(catalog: &Catalog) -> Vec<String> {
+    let mut all: Vec<String> = PATHS.iter().map(|path| (*path).to_owned()).collect();
+    for (group, versions) in catalog.groups().iter().filter(|(group, _)| !group.is_empty()) {
+        all.push(format!("/apis/{group}"));
+        all.extend(versions.iter().map(|version| format!("/apis/{group}/{version}")));
+    }
+    all.sort();
+    all
 }
 
 fn group(name: &str, versions: &[&str]) -> Value {

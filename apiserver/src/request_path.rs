@@ -2,7 +2,7 @@
 //!
 //! Contract: upstream's `server.DefaultBuildHandlerChain`.
 
-use std::{convert::Infallible, net::IpAddr, sync::Arc};
+use std::{convert::Infallible, net::IpAddr, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use futures::FutureExt;
@@ -63,7 +63,8 @@ async fn stages(
 ) -> Result<Response<Body>, Status> {
     let uri = request.uri();
     let info = RequestInfo::new(request.method(), uri.path(), uri.query().unwrap_or_default());
-    let (timeout, long) = (server.limits.timeout, info.is_long_running());
+    let long = info.is_long_running();
+    let timeout = if long { server.limits.timeout } else { deadline(&info, server.limits.timeout)? };
     let serving = async {
         let user = authenticate(&server, &peer, request.headers()).await?;
         let user = impersonate(&server, user, request.headers()).await?;
@@ -78,6 +79,18 @@ async fn stages(
         Ok(answer) => answer,
         Err(_) => Err(Status::timeout("request did not complete within the allotted timeout")),
     }
+}
+
+/// Time the request may take: what `?timeout=` asks for, within the server's own limit.
+fn deadline(info: &RequestInfo, limit: Duration) -> Result<Duration, Status> {
+    let asked = info.query.get("timeout");
+    if asked.is_empty() {
+        return Ok(limit);
+    }
+    let asked = component_base::goduration::parse(asked).map_err(|error| {
+        Status::bad_request(format!("invalid timeout specified in the request URL - {error}"))
+    })?;
+    Ok(if asked.is_zero() { limit } else { asked.min(limit) })
 }
 
 async fn route(

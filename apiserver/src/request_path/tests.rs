@@ -26,6 +26,24 @@ fn bearer_tokens_are_read_as_upstream_does() {
     }
 }
 
+#[test]
+fn clients_may_ask_for_less_time() {
+    let of = |query: &str| {
+        let info = RequestInfo::new(&http::Method::GET, MAPS, query);
+        deadline(&info, Duration::from_secs(60)).map_err(|e| e.code)
+    };
+    for (query, want) in [
+        ("", Ok(60)),
+        ("timeout=5s", Ok(5)),
+        ("timeout=0s", Ok(60)),
+        ("timeout=10m", Ok(60)),
+        ("timeout=5", Err(400)),
+        ("timeout=soon", Err(400)),
+    ] {
+        assert_eq!(of(query), want.map(Duration::from_secs), "{query}");
+    }
+}
+
 struct Client {
     server: TestServer,
     target: Target,
