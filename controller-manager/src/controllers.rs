@@ -2,13 +2,17 @@
 
 mod certificatesigningrequest;
 mod clusterrole_aggregation;
+mod daemonset;
 mod deployment;
 mod endpointslice;
 mod ephemeral_volume;
 mod garbage_collector;
+mod history;
 mod namespace;
+mod node_fit;
 mod node_ipam;
 mod node_lifecycle;
+mod pod_control;
 mod pod_disruption;
 mod pod_garbage_collector;
 mod replicaset;
@@ -89,6 +93,7 @@ pub const ALL: &[Controller] = &[
     Controller { name: "persistentvolume-protection-controller", start: volume_protection::start_volumes },
     Controller { name: "ephemeral-volume-controller", start: ephemeral_volume::start },
     Controller { name: "replicaset-controller", start: replicaset::start },
+    Controller { name: "daemonset-controller", start: daemonset::start },
     Controller { name: "deployment-controller", start: deployment::start },
     Controller { name: "endpointslice-controller", start: endpointslice::start },
 ];

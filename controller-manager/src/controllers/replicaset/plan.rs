@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use component_base::{meta::controller_of, selector::LabelSelector};
+use component_base::selector::LabelSelector;
 use jiff::Timestamp;
 use k8s_openapi::{
     api::{
@@ -13,20 +13,10 @@ use k8s_openapi::{
 };
 
 use super::labels;
+use crate::controllers::pod_disruption::is_finished;
 
 /// Most pods created or deleted in one go.
 const BURST: usize = 500;
-
-/// Whose pods are whose.
-#[derive(Clone, Debug, Default)]
-pub(super) struct Claims {
-    /// Pods of the set.
-    pub(super) owned: Vec<Arc<Pod>>,
-    /// Orphans the set selects.
-    pub(super) adopt: Vec<Arc<Pod>>,
-    /// Pods of the set it no longer selects.
-    pub(super) release: Vec<Arc<Pod>>,
-}
 
 /// How the number of pods must change.
 #[derive(Clone, Debug)]
@@ -42,27 +32,8 @@ pub(super) fn selects(set: &ReplicaSet, pod: &Pod) -> bool {
     selector.is_ok_and(|s| !s.is_everything() && s.matches(&labels(pod)))
 }
 
-/// Sorts the namespace's pods. A set that ends adopts nothing; pods that ended are nobody's concern.
-pub(super) fn claims(set: &ReplicaSet, pods: &[Arc<Pod>]) -> Claims {
-    let mut out = Claims::default();
-    let ending = set.metadata.deletion_timestamp.is_some();
-    for pod in pods.iter().filter(|p| is_active(p)) {
-        match controller_of(&pod.metadata) {
-            Some(owner) if Some(&owner.uid) == set.metadata.uid.as_ref() => {
-                if selects(set, pod) {
-                    out.owned.push(pod.clone())
-                } else {
-                    out.release.push(pod.clone())
-                }
-            }
-            None if !ending && selects(set, pod) => out.adopt.push(pod.clone()),
-            _ => {}
-        }
-    }
-    out
-}
-
-fn is_active(pod: &Pod) -> bool {
+/// Whether a pod counts: it neither ended nor is it being deleted.
+pub(super) fn is_active(pod: &Pod) -> bool {
     let phase = pod.status.as_ref().and_then(|s| s.phase.as_deref());
     pod.metadata.deletion_timestamp.is_none() && !matches!(phase, Some("Succeeded" | "Failed"))
 }
@@ -148,10 +119,18 @@ pub(in crate::controllers) fn is_available(pod: &Pod, least: i32, now: Timestamp
     least == 0 || since.is_some_and(|s| s + i64::from(least) <= now.as_second())
 }
 
-/// When a pod that is ready but not yet available becomes so.
-pub(super) fn next_check(set: &ReplicaSet, owned: &[Arc<Pod>], now: Timestamp) -> Option<Duration> {
-    let least = set.spec.as_ref().and_then(|s| s.min_ready_seconds).unwrap_or(0);
-    let waits = owned.iter().filter(|p| !is_available(p, least, now)).filter_map(|p| {
+/// Whether a pod is ready.
+pub(in crate::controllers) fn is_ready(pod: &Pod) -> bool {
+    ready_condition(pod).is_some_and(|c| c.status == "True")
+}
+
+/// When the next pod that is ready but not yet available becomes so.
+pub(in crate::controllers) fn next_available(
+    pods: &[Arc<Pod>],
+    least: i32,
+    now: Timestamp,
+) -> Option<Duration> {
+    let waits = pods.iter().filter(|p| !is_available(p, least, now)).filter_map(|p| {
         let ready = ready_condition(p).filter(|c| c.status == "True")?;
         let at = ready.last_transition_time.as_ref()?.0.as_second() + i64::from(least);
         u64::try_from(at - now.as_second()).ok()
@@ -162,10 +141,13 @@ pub(super) fn next_check(set: &ReplicaSet, owned: &[Arc<Pod>], now: Timestamp) -
 /// The status the pods call for. Zeros and empty lists are written out: a merge patch keeps what it does not name.
 pub(super) fn status(
     set: &ReplicaSet,
-    owned: &[Arc<Pod>],
+    all: &[Arc<Pod>],
     failure: Option<String>,
     now: Timestamp,
 ) -> ReplicaSetStatus {
+    let owned: Vec<&Arc<Pod>> = all.iter().filter(|p| is_active(p)).collect();
+    let terminating =
+        all.iter().filter(|p| p.metadata.deletion_timestamp.is_some() && !is_finished(p)).count();
     let spec = set.spec.clone().unwrap_or_default();
     let template = spec.template.and_then(|t| t.metadata).and_then(|m| m.labels).unwrap_or_default();
     let least = spec.min_ready_seconds.unwrap_or(0);
@@ -179,11 +161,11 @@ pub(super) fn status(
     ReplicaSetStatus {
         replicas: count(&|_| true),
         fully_labeled_replicas: Some(count(&labelled)),
-        ready_replicas: Some(count(&|p| ready_condition(p).is_some_and(|c| c.status == "True"))),
+        ready_replicas: Some(count(&is_ready)),
         available_replicas: Some(count(&|p| is_available(p, least, now))),
         observed_generation: set.metadata.generation,
         conditions: conditions(old.conditions, failure, owned.len() > wanted(set), now),
-        terminating_replicas: old.terminating_replicas,
+        terminating_replicas: i32::try_from(terminating).ok(),
     }
 }
 
@@ -249,23 +231,6 @@ mod tests {
     }
 
     #[test]
-    fn pods_are_owned_adopted_or_released() {
-        let pods = [
-            pod("mine", Some("set"), json!({})),
-            pod("orphan", None, json!({})),
-            pod("strayed", Some("set"), json!({"metadata/labels": {"app": "other"}})),
-            pod("foreign", Some("other"), json!({})),
-            pod("done", Some("set"), json!({"status/phase": "Succeeded"})),
-            pod("ending", Some("set"), json!({"metadata/deletionTimestamp": "2026-01-01T00:00:00Z"})),
-        ];
-        let claims = claims(&set(1), &pods);
-        assert_eq!(
-            (names(&claims.owned), names(&claims.adopt), names(&claims.release)),
-            (vec!["mine".into()], vec!["orphan".into()], vec!["strayed".into()])
-        );
-    }
-
-    #[test]
     fn the_number_of_pods_follows_the_spec() {
         let two = [pod("a", Some("set"), json!({})), pod("b", Some("set"), json!({}))];
         assert!(matches!(scale(&set(2), &two), Scale::Keep));
@@ -305,7 +270,7 @@ mod tests {
             [pod("a", Some("set"), json!({})), pod("b", Some("set"), json!({"status/conditions": []}))];
         let first = status(&set, &pods, None, now);
         assert_eq!((first.replicas, first.ready_replicas, first.available_replicas), (2, Some(1), Some(0)));
-        assert_eq!(next_check(&set, &pods, now), Some(Duration::from_secs(5)));
+        assert_eq!(next_available(&pods, 10, now), Some(Duration::from_secs(5)));
         set.status = Some(first.clone());
         assert_eq!(status(&set, &pods, None, now), first, "planned twice is planned once");
         let written = serde_json::to_value(status(&set, &[], None, now)).unwrap();

@@ -3,6 +3,8 @@
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::{Node, Pod, Taint, Toleration};
 
+use crate::controllers::node_fit;
+
 /// An eviction to come.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Pending {
@@ -62,23 +64,7 @@ pub(super) fn decide(
 
 /// The first toleration for every taint, or `None` when one is not tolerated.
 fn used<'a>(tolerations: &'a [Toleration], taints: &[&Taint]) -> Option<Vec<&'a Toleration>> {
-    taints.iter().map(|taint| tolerations.iter().find(|t| tolerates(t, taint))).collect()
-}
-
-fn tolerates(toleration: &Toleration, taint: &Taint) -> bool {
-    let effect = toleration.effect.as_deref().unwrap_or_default();
-    let key = toleration.key.as_deref().unwrap_or_default();
-    if (!effect.is_empty() && effect != taint.effect) || (!key.is_empty() && key != taint.key) {
-        return false;
-    }
-    match toleration.operator.as_deref().unwrap_or_default() {
-        "" | "Equal" => {
-            toleration.value.as_deref().unwrap_or_default() == taint.value.as_deref().unwrap_or_default()
-        }
-        "Exists" => true,
-        // "Lt" and "Gt" are behind a gate that is off.
-        _ => false,
-    }
+    taints.iter().map(|taint| tolerations.iter().find(|t| node_fit::tolerates(t, taint))).collect()
 }
 
 #[cfg(test)]

@@ -1,0 +1,154 @@
+use serde_json::{Value, json};
+
+use super::*;
+
+fn now() -> Timestamp {
+    "2026-01-01T01:00:00Z".parse().unwrap()
+}
+
+fn set(strategy: Value) -> DaemonSet {
+    serde_json::from_value(json!({
+        "metadata": {"name": "d", "namespace": "ns", "uid": "u", "generation": 3},
+        "spec": {"selector": {"matchLabels": {"a": "d"}}, "updateStrategy": strategy,
+            "template": {"metadata": {"labels": {"a": "d"}}, "spec": {"containers": [], "nodeSelector": {"os": "linux"}}}},
+    }))
+    .unwrap()
+}
+
+fn node(name: &str, taints: Value) -> Arc<Node> {
+    let value = json!({"metadata": {"name": name, "labels": {"os": "linux"}}, "spec": {"taints": taints}});
+    Arc::new(serde_json::from_value(value).unwrap())
+}
+
+fn pod(name: &str, node: &str, hash: &str, ready: bool) -> Arc<Pod> {
+    let status = if ready { "True" } else { "False" };
+    Arc::new(
+        serde_json::from_value(json!({
+            "metadata": {"name": name, "labels": {"a": "d", "controller-revision-hash": hash},
+                "creationTimestamp": "2026-01-01T00:00:00Z"},
+            "spec": {"containers": [], "nodeName": node},
+            "status": {"phase": "Running", "conditions": [{"type": "Ready", "status": status,
+                "lastTransitionTime": "2026-01-01T00:00:00Z"}]},
+        }))
+        .unwrap(),
+    )
+}
+
+fn deleted(changes: &Changes) -> Vec<&str> {
+    changes.delete.iter().filter_map(|p| p.metadata.name.as_deref()).collect()
+}
+
+#[test]
+fn nodes_that_take_the_pod_get_one() {
+    let nodes = [
+        node("a", json!([])),
+        node("b", json!([{"key": "k", "effect": "NoSchedule"}])),
+        node("c", json!([{"key": "node.kubernetes.io/unschedulable", "effect": "NoSchedule"}])),
+        node("d", json!([{"key": "k", "effect": "NoExecute"}])),
+    ];
+    let pods = by_node(&[pod("on-b", "b", "h", true), pod("on-d", "d", "h", true)]);
+    let changes = manage(&set(json!({})), &nodes, &pods, "h", now());
+    assert_eq!(changes.create, ["a", "c"]);
+    assert_eq!(deleted(&changes), ["on-d"], "NoSchedule keeps what runs, NoExecute does not");
+    let status = status(&set(json!({})), &nodes, &pods, "h", 0, now());
+    assert_eq!(
+        (status.desired_number_scheduled, status.current_number_scheduled, status.number_misscheduled),
+        (2, 0, 2)
+    );
+}
+
+#[test]
+fn a_pod_is_pinned_to_its_node_and_tolerates_what_nodes_suffer_from() {
+    let made = pod_for(&set(json!({})), "a", "h");
+    assert_eq!(node_of(&made).as_deref(), Some("a"));
+    let spec = made.spec.unwrap();
+    assert!(
+        spec.tolerations.unwrap().iter().any(|t| t.key.as_deref() == Some("node.kubernetes.io/not-ready"))
+    );
+    assert!(spec.node_name.is_none(), "the scheduler places it");
+    assert_eq!(made.metadata.labels.unwrap()["controller-revision-hash"], "h");
+}
+
+#[test]
+fn surplus_failed_and_finished_pods_go() {
+    let nodes = [node("a", json!([]))];
+    let mut failed = (*pod("failed", "a", "h", false)).clone();
+    failed.status.as_mut().unwrap().phase = Some("Failed".into());
+    let pods = by_node(&[pod("one", "a", "h", true), pod("two", "a", "h", true), Arc::new(failed)]);
+    let changes = manage(&set(json!({})), &nodes, &pods, "h", now());
+    assert_eq!(deleted(&changes), ["two"]);
+    assert_eq!(changes.failed.len(), 1);
+    // A pod that waits for a node that is gone goes too.
+    let mut waiting = (*pod("waiting", "gone", "h", false)).clone();
+    waiting.spec = pod_for(&set(json!({})), "gone", "h").spec;
+    let changes = manage(&set(json!({})), &nodes, &by_node(&[Arc::new(waiting)]), "h", now());
+    assert_eq!(deleted(&changes), ["waiting"]);
+}
+
+#[test]
+fn a_rolling_update_never_takes_more_than_it_may() {
+    let rolling =
+        |n: Value| json!({"type": "RollingUpdate", "rollingUpdate": {"maxUnavailable": n, "maxSurge": 0}});
+    let names = ["a", "b", "c", "d"];
+    let nodes: Vec<Arc<Node>> = names.iter().map(|n| node(n, json!([]))).collect();
+    for (limit, allowed) in [(json!(1), 1), (json!(2), 2), (json!("50%"), 2), (json!("1%"), 1)] {
+        let set = set(rolling(limit));
+        let mut hashes = BTreeMap::from(names.map(|n| (n, ("old", true))));
+        for _ in 0..20 {
+            let all: Vec<Arc<Pod>> = hashes.iter().map(|(n, (h, r))| pod(n, n, h, *r)).collect();
+            let serving = hashes.values().filter(|(_, ready)| *ready).count();
+            assert!(serving >= names.len() - allowed, "too few serve");
+            let step = roll(&set, &nodes, &by_node(&all), "new", now());
+            let gone: Vec<String> = deleted(&step).into_iter().map(str::to_owned).collect();
+            // What was started in an earlier step becomes ready, what goes now is replaced by one that is not.
+            hashes.values_mut().for_each(|(h, r)| *r |= *h == "new");
+            for name in &gone {
+                *hashes.get_mut(name.as_str()).unwrap() = ("new", false);
+            }
+        }
+        assert!(hashes.values().all(|(h, _)| *h == "new"), "{hashes:?}");
+    }
+}
+
+#[test]
+fn dead_pods_are_replaced_beyond_the_limit() {
+    let nodes = [node("a", json!([])), node("b", json!([])), node("c", json!([]))];
+    let pods =
+        by_node(&[pod("a", "a", "old", false), pod("b", "b", "old", false), pod("c", "c", "old", true)]);
+    let set = set(json!({"type": "RollingUpdate", "rollingUpdate": {"maxUnavailable": 1}}));
+    assert_eq!(deleted(&roll(&set, &nodes, &pods, "new", now())), ["a", "b", "c"]);
+}
+
+#[test]
+fn a_surging_update_starts_the_new_pod_first() {
+    let set = set(json!({"type": "RollingUpdate", "rollingUpdate": {"maxUnavailable": 0, "maxSurge": 1}}));
+    let nodes = [node("a", json!([])), node("b", json!([]))];
+    let start = by_node(&[pod("a", "a", "old", true), pod("b", "b", "old", true)]);
+    let step = roll(&set, &nodes, &start, "new", now());
+    assert_eq!((step.create, step.delete.len()), (vec!["a".to_owned()], 0));
+    let both = [pod("a", "a", "old", true), pod("a2", "a", "new", false), pod("b", "b", "old", true)];
+    assert!(roll(&set, &nodes, &by_node(&both), "new", now()).create.is_empty());
+    assert!(manage(&set, &nodes, &by_node(&both), "new", now()).delete.is_empty());
+    let both = [pod("a", "a", "old", true), pod("a2", "a", "new", true), pod("b", "b", "old", true)];
+    assert_eq!(deleted(&manage(&set, &nodes, &by_node(&both), "new", now())), ["a"]);
+}
+
+#[test]
+fn on_delete_leaves_updates_to_the_user() {
+    assert!(!rolls(&set(json!({"type": "OnDelete"}))) && rolls(&set(json!({}))));
+}
+
+#[test]
+fn the_status_counts_nodes() {
+    let nodes = [node("a", json!([])), node("b", json!([])), node("c", json!([]))];
+    let pods = by_node(&[pod("a", "a", "h", true), pod("b", "b", "old", false)]);
+    let status = status(&set(json!({})), &nodes, &pods, "h", 0, now());
+    assert_eq!(
+        (status.desired_number_scheduled, status.current_number_scheduled, status.number_ready),
+        (3, 2, 1)
+    );
+    assert_eq!(
+        (status.updated_number_scheduled, status.number_available, status.number_unavailable),
+        (Some(1), Some(1), Some(2))
+    );
+}

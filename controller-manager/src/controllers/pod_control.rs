@@ -1,0 +1,376 @@
+//! Pods made for and taken from the objects that own them: what all workload controllers share.
+//!
+//! ```text
+//! pod events → expectations seen, owner queued        sync → owned pods → plan → create / delete, expected
+//! ```
+//! Contract: upstream's `pkg/controller/controller_utils.go` and `controller_ref_manager.go`: creations start slowly,
+//! nothing is decided while expected changes have not been seen, adoption asks the server whether the owner still is
+//! the one that was cached.
+
+use std::{collections::HashMap, marker::PhantomData, sync::Arc};
+
+use component_base::{
+    client,
+    events::{EventType, Recorder, reference},
+    expectations::Expectations,
+    informer::{Event, Informer, ListWatch, Object},
+    meta::{ObjectKey, controller_of, new_controller_ref},
+    selector::LabelSelector,
+    workqueue::WorkQueue,
+};
+use k8s_openapi::{
+    NamespaceResourceScope,
+    api::core::v1::{Pod, PodTemplateSpec},
+    apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference},
+};
+use kube::{
+    Api, Client,
+    api::{DeleteParams, Patch, PatchParams, PostParams, Preconditions},
+};
+use serde_json::json;
+
+use super::Context;
+
+/// Creations at once at first; doubled while they succeed.
+const SLOW_START: usize = 1;
+const BY_CONTROLLER: &str = "controller";
+
+/// A kind that owns pods.
+pub(super) trait Owner:
+    Object + Clone + std::fmt::Debug + kube::Resource<DynamicType = (), Scope = NamespaceResourceScope>
+{
+}
+
+impl<K: Object + Clone + std::fmt::Debug + kube::Resource<DynamicType = (), Scope = NamespaceResourceScope>>
+    Owner for K
+{
+}
+
+/// The pods of one kind of owners. Clones share everything.
+#[derive(Clone)]
+pub(super) struct PodControl<K> {
+    client: Client,
+    recorder: Recorder,
+    pods: Informer<Pod>,
+    /// By namespace and uid of the owner, so that an owner made anew under an old name starts fresh.
+    expectations: Arc<Expectations>,
+    owner: PhantomData<fn() -> K>,
+}
+
+/// Creations that were made, and why the others were not.
+#[derive(Debug, Default)]
+pub(super) struct Created {
+    /// How many pods there are now that were not there before.
+    pub(super) made: usize,
+    /// The first failure; what came after it was not tried.
+    pub(super) error: Option<kube::Error>,
+}
+
+impl<K: Owner> PodControl<K> {
+    /// Pods for a controller whose events carry `component`.
+    pub(super) fn new(ctx: &Context, component: &str) -> PodControl<K> {
+        let pods: Informer<Pod> = ctx.informers.get(ListWatch::default());
+        pods.add_index(BY_CONTROLLER, |pod| {
+            controller_of(&pod.metadata).map(|o| o.uid.clone()).into_iter().collect()
+        });
+        PodControl {
+            client: ctx.client.clone(),
+            recorder: ctx.recorder(component),
+            pods,
+            expectations: Arc::new(Expectations::new(ctx.clock.clone())),
+            owner: PhantomData,
+        }
+    }
+
+    /// The cache of all pods.
+    pub(super) fn pods(&self) -> &Informer<Pod> {
+        &self.pods
+    }
+
+    /// The owner a pod names as its controller, if it is of this kind.
+    fn owner_of(pod: &Pod) -> Option<(ObjectKey, &OwnerReference)> {
+        let owner = controller_of(&pod.metadata)?;
+        let same = owner.kind == K::kind(&()) && owner.api_version == K::api_version(&());
+        let namespace = pod.metadata.namespace.as_deref().unwrap_or_default();
+        same.then(|| (ObjectKey::new(namespace, owner.name.as_str()), owner))
+    }
+
+    fn expected(namespace: &str, uid: &str) -> ObjectKey {
+        ObjectKey::new(namespace, uid)
+    }
+
+    /// Queues owners when their pods change; `candidates` are the owners that may adopt an orphan.
+    pub(super) fn watch(
+        &self,
+        queue: &WorkQueue<ObjectKey>,
+        candidates: impl Fn(&Pod) -> Vec<ObjectKey> + Send + Sync + 'static,
+    ) {
+        let (control, queue) = (self.clone(), queue.clone());
+        self.pods.on_event(move |event| {
+            let pod = event.object();
+            match Self::owner_of(pod) {
+                Some((key, owner)) => {
+                    control.observe(&event, &Self::expected(&key.namespace, &owner.uid));
+                    queue.add(key);
+                }
+                None if controller_of(&pod.metadata).is_none() && !matches!(event, Event::Deleted { .. }) => {
+                    candidates(pod).into_iter().for_each(|key| queue.add(key));
+                }
+                None => {}
+            }
+            if let Event::Updated { old, new } = &event
+                && let Some((key, owner)) = Self::owner_of(old)
+                && Self::owner_of(new).is_none_or(|(_, now)| now.uid != owner.uid)
+            {
+                queue.add(key);
+            }
+        });
+    }
+
+    fn observe(&self, event: &Event<Pod>, key: &ObjectKey) {
+        let uid = |pod: &Pod| pod.metadata.uid.clone().unwrap_or_default();
+        match event {
+            Event::Added { new, .. } if new.metadata.deletion_timestamp.is_some() => {
+                self.expectations.creation_observed(key);
+                self.expectations.deletion_observed_of(key, &uid(new));
+            }
+            Event::Added { .. } => self.expectations.creation_observed(key),
+            Event::Deleted { last, .. } => self.expectations.deletion_observed_of(key, &uid(last)),
+            Event::Updated { new, .. } if new.metadata.deletion_timestamp.is_some() => {
+                self.expectations.deletion_observed_of(key, &uid(new));
+            }
+            Event::Updated { .. } => {}
+        }
+    }
+
+    /// Whether all changes made earlier have been seen.
+    pub(super) fn settled(&self, owner: &K) -> bool {
+        self.expectations.satisfied(&Self::key_of(owner.meta()))
+    }
+
+    fn key_of(meta: &ObjectMeta) -> ObjectKey {
+        Self::expected(meta.namespace.as_deref().unwrap_or_default(), meta.uid.as_deref().unwrap_or_default())
+    }
+
+    /// Drops what was expected of an owner that is gone.
+    pub(super) fn forget(&self, owner: &K) {
+        self.expectations.forget(&Self::key_of(owner.meta()));
+    }
+
+    /// Pods that name the owner as their controller.
+    pub(super) fn owned(&self, owner: &K) -> Vec<Arc<Pod>> {
+        self.pods.store().by_index(BY_CONTROLLER, owner.meta().uid.as_deref().unwrap_or_default())
+    }
+
+    /// The owner's pods, once orphans it selects are adopted and those it no longer selects are let go.
+    pub(super) async fn claim(
+        &self,
+        owner: &K,
+        selector: &LabelSelector,
+    ) -> Result<Vec<Arc<Pod>>, kube::Error> {
+        let meta = owner.meta();
+        let selects = |pod: &Pod| {
+            !selector.is_everything() && selector.matches(&pod.metadata.labels.clone().unwrap_or_default())
+        };
+        let (kept, strayed): (Vec<Arc<Pod>>, Vec<Arc<Pod>>) =
+            self.owned(owner).into_iter().partition(|pod| selects(pod));
+        let mut kept = kept;
+        for pod in strayed.iter().filter(|p| p.metadata.deletion_timestamp.is_none()) {
+            let mut owners = pod.metadata.owner_references.clone().unwrap_or_default();
+            owners.retain(|o| Some(&o.uid) != meta.uid.as_ref());
+            self.patch_owners(pod, &owners).await?;
+        }
+        if meta.deletion_timestamp.is_some() {
+            return Ok(kept);
+        }
+        let namespace = meta.namespace.as_deref().unwrap_or_default();
+        let orphan = |pod: &Arc<Pod>| {
+            controller_of(&pod.metadata).is_none()
+                && pod.metadata.deletion_timestamp.is_none()
+                && !super::pod_disruption::is_finished(pod)
+                && selects(pod)
+        };
+        let orphans: Vec<Arc<Pod>> =
+            self.pods.store().in_namespace(namespace).into_iter().filter(orphan).collect();
+        if !orphans.is_empty() && self.is_current(owner).await? {
+            for pod in orphans {
+                let mut owners = pod.metadata.owner_references.clone().unwrap_or_default();
+                owners.push(new_controller_ref(owner));
+                self.patch_owners(&pod, &owners).await?;
+                kept.push(pod);
+            }
+        }
+        Ok(kept)
+    }
+
+    /// Whether the server still has this very owner, not being deleted.
+    async fn is_current(&self, owner: &K) -> Result<bool, kube::Error> {
+        let meta = owner.meta();
+        let api: Api<K> = Api::namespaced(self.client.clone(), meta.namespace.as_deref().unwrap_or_default());
+        let fresh = api.get_metadata_opt(meta.name.as_deref().unwrap_or_default()).await?;
+        Ok(fresh.is_some_and(|f| f.metadata.uid == meta.uid && f.metadata.deletion_timestamp.is_none()))
+    }
+
+    async fn patch_owners(&self, pod: &Pod, owners: &[OwnerReference]) -> Result<(), kube::Error> {
+        let body = json!({"metadata": {"uid": pod.metadata.uid, "ownerReferences": owners}});
+        self.patch(pod, body).await
+    }
+
+    /// Merges a change into a pod; one that is gone needs none.
+    pub(super) async fn patch(&self, pod: &Pod, body: serde_json::Value) -> Result<(), kube::Error> {
+        let api = self.api(pod.metadata.namespace.as_deref().unwrap_or_default());
+        let name = pod.metadata.name.as_deref().unwrap_or_default();
+        match api.patch(name, &PatchParams::default(), &Patch::Merge(body)).await {
+            Err(e) if !client::is_not_found(&e) => Err(e),
+            _ => Ok(()),
+        }
+    }
+
+    fn api(&self, namespace: &str) -> Api<Pod> {
+        Api::namespaced(self.client.clone(), namespace)
+    }
+
+    /// Creates pods in growing batches, so that a quota or a broken webhook is not met by a flood.
+    pub(super) async fn create(&self, owner: &K, pods: Vec<Pod>) -> Created {
+        let key = Self::key_of(owner.meta());
+        self.expectations.expect(&key, pods.len(), 0);
+        let mut out = Created::default();
+        let mut rest = pods.into_iter();
+        let mut batch = SLOW_START;
+        while rest.len() > 0 {
+            let now: Vec<Pod> = rest.by_ref().take(batch).collect();
+            let results = futures::future::join_all(now.iter().map(|pod| self.create_one(owner, pod))).await;
+            for result in results {
+                match result {
+                    Ok(()) => out.made += 1,
+                    Err(error) => {
+                        self.expectations.creation_observed(&key);
+                        // Nothing can be made in a namespace that ends.
+                        let ends = client::is_namespace_terminating(&error);
+                        out.error = out.error.take().or((!ends).then_some(error));
+                        batch = 0;
+                    }
+                }
+            }
+            if batch == 0 {
+                (0..rest.len()).for_each(|_| self.expectations.creation_observed(&key));
+                break;
+            }
+            batch *= 2;
+        }
+        out
+    }
+
+    async fn create_one(&self, owner: &K, pod: &Pod) -> Result<(), kube::Error> {
+        let namespace = owner.meta().namespace.as_deref().unwrap_or_default();
+        let made = self.api(namespace).create(&PostParams::default(), pod).await;
+        match &made {
+            Ok(made) => {
+                let name = made.metadata.name.as_deref().unwrap_or_default();
+                self.tell(
+                    owner,
+                    EventType::Normal,
+                    "SuccessfulCreate",
+                    "Create",
+                    format!("Created pod: {name}"),
+                );
+            }
+            // Upstream keeps quiet about these too: they pass by themselves.
+            Err(error) if client::is_namespace_terminating(error) => {}
+            Err(error) => {
+                self.tell(
+                    owner,
+                    EventType::Warning,
+                    "FailedCreate",
+                    "Create",
+                    format!("Error creating: {error}"),
+                );
+            }
+        }
+        made.map(drop)
+    }
+
+    /// Deletes pods; those already gone count as deleted. All are tried, the last failure is returned.
+    pub(super) async fn delete(&self, owner: &K, pods: &[Arc<Pod>]) -> Result<(), kube::Error> {
+        let key = Self::key_of(owner.meta());
+        let uid = |pod: &Arc<Pod>| pod.metadata.uid.clone().unwrap_or_default();
+        self.expectations.expect_deletions_of(&key, pods.iter().map(uid));
+        let results = futures::future::join_all(pods.iter().map(|pod| self.delete_one(owner, pod))).await;
+        let mut failure = None;
+        for (pod, result) in pods.iter().zip(results) {
+            if let Err(error) = result {
+                self.expectations.deletion_observed_of(&key, &uid(pod));
+                if !client::is_not_found(&error) {
+                    failure = Some(error);
+                }
+            }
+        }
+        failure.map_or(Ok(()), Err)
+    }
+
+    async fn delete_one(&self, owner: &K, pod: &Pod) -> Result<(), kube::Error> {
+        let name = pod.metadata.name.as_deref().unwrap_or_default();
+        let same = Preconditions { uid: pod.metadata.uid.clone(), resource_version: None };
+        let params = DeleteParams { preconditions: Some(same), ..DeleteParams::default() };
+        let api = self.api(pod.metadata.namespace.as_deref().unwrap_or_default());
+        let done = api.delete(name, &params).await;
+        match &done {
+            Ok(_) => {
+                self.tell(
+                    owner,
+                    EventType::Normal,
+                    "SuccessfulDelete",
+                    "Delete",
+                    format!("Deleted pod: {name}"),
+                );
+            }
+            Err(error) if client::is_not_found(error) => {}
+            Err(error) => {
+                self.tell(
+                    owner,
+                    EventType::Warning,
+                    "FailedDelete",
+                    "Delete",
+                    format!("Error deleting: {error}"),
+                );
+            }
+        }
+        done.map(drop)
+    }
+
+    /// An event about the owner.
+    pub(super) fn tell(&self, owner: &K, kind: EventType, reason: &str, action: &str, note: String) {
+        self.recorder.event(&reference(owner), kind, reason, action, note, None);
+    }
+}
+
+/// A pod of a template, belonging to its owner and named after it.
+pub(super) fn from_template<K: Owner>(template: &PodTemplateSpec, owner: &K) -> Pod {
+    let meta = template.metadata.clone().unwrap_or_default();
+    let mut pod = Pod { spec: template.spec.clone(), ..Pod::default() };
+    pod.metadata.labels = meta.labels;
+    pod.metadata.annotations = meta.annotations;
+    pod.metadata.finalizers = meta.finalizers;
+    pod.metadata.generate_name = Some(format!("{}-", owner.meta().name.as_deref().unwrap_or_default()));
+    pod.metadata.owner_references = Some(vec![new_controller_ref(owner)]);
+    pod
+}
+
+/// Puts one more label on a pod.
+pub(super) fn label(pod: &mut Pod, key: &str, value: impl Into<String>) {
+    pod.metadata.labels.get_or_insert_default().insert(key.to_owned(), value.into());
+}
+
+/// Pods by what `of` says of each; those of which it says nothing are left out.
+pub(super) fn group_by<T: std::hash::Hash + Eq>(
+    pods: &[Arc<Pod>],
+    of: impl Fn(&Pod) -> Option<T>,
+) -> HashMap<T, Vec<Arc<Pod>>> {
+    let mut groups: HashMap<T, Vec<Arc<Pod>>> = HashMap::new();
+    for pod in pods {
+        if let Some(value) = of(pod) {
+            groups.entry(value).or_default().push(pod.clone());
+        }
+    }
+    groups
+}
