@@ -2,6 +2,7 @@
 
 use crate::registry::Resource;
 
+mod conversion;
 mod deviceclasses;
 mod devicetaintrules;
 mod resourceclaims;

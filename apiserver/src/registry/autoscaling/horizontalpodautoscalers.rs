@@ -2,15 +2,20 @@
 
 use std::sync::Arc;
 
+use jiff::Timestamp;
 use serde_json::Value;
 
 use crate::{
     object::Object,
     registry::{
-        Column, Resource, Subresource,
+        Column, Resource, Strategy, StrategyContext, Subresource,
         kit::{Cell, Plain, STANDARD_VERBS, column, text},
     },
+    status::Status,
 };
+
+mod conversion;
+mod defaults;
 
 const COLUMNS: &[Column] = &[
     column("Name", "string").name(),
@@ -29,6 +34,8 @@ const CELLS: &[Cell] = &[
     Cell::Age,
 ];
 
+const PLAIN: Plain = Plain { status: true, generation: false, cells: CELLS };
+
 /// The resource.
 pub(super) fn resource() -> Resource {
     Resource {
@@ -46,7 +53,39 @@ pub(super) fn resource() -> Resource {
         storage_prefix: "horizontalpodautoscalers",
         selectable: &[],
         columns: COLUMNS,
-        strategy: Arc::new(Plain { status: true, generation: false, cells: CELLS }),
+        strategy: Arc::new(Autoscalers),
+    }
+}
+
+/// Autoscalers, stored as v2.
+struct Autoscalers;
+
+impl Strategy for Autoscalers {
+    fn default(&self, obj: &mut Object, version: &str) -> Result<(), Status> {
+        defaults::apply(obj, version);
+        Ok(())
+    }
+
+    fn prepare_create(&self, obj: &mut Object, ctx: &StrategyContext<'_>) -> Result<(), Status> {
+        PLAIN.prepare_create(obj, ctx)
+    }
+
+    fn prepare_update(
+        &self,
+        new: &mut Object,
+        old: &Object,
+        ctx: &StrategyContext<'_>,
+    ) -> Result<(), Status> {
+        PLAIN.prepare_update(new, old, ctx)
+    }
+
+    fn convert(&self, obj: &mut Object, _from: &str, to: &str) -> Result<(), Status> {
+        conversion::convert(obj, to);
+        Ok(())
+    }
+
+    fn row(&self, obj: &Object, now: Timestamp) -> Vec<Value> {
+        PLAIN.row(obj, now)
     }
 }
 

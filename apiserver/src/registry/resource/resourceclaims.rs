@@ -2,9 +2,10 @@
 
 use std::sync::Arc;
 
+use super::conversion;
 use crate::registry::{
     Column, Resource, Subresource,
-    kit::{Cell, Plain, STANDARD_VERBS, column},
+    kit::{Cell, Converted, Plain, STANDARD_VERBS, column},
 };
 
 const COLUMNS: &[Column] = &[column("Name", "string").name(), column("Age", "date")];
@@ -27,6 +28,9 @@ pub(super) fn resource() -> Resource {
         storage_prefix: "resourceclaims",
         selectable: &[],
         columns: COLUMNS,
-        strategy: Arc::new(Plain { status: true, generation: true, cells: CELLS }),
+        strategy: Arc::new(Converted {
+            plain: Plain { status: true, generation: true, cells: CELLS },
+            convert: conversion::claim,
+        }),
     }
 }

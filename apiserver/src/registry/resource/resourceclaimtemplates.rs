@@ -2,9 +2,10 @@
 
 use std::sync::Arc;
 
+use super::conversion;
 use crate::registry::{
     Column, Resource,
-    kit::{Cell, Plain, STANDARD_VERBS, column},
+    kit::{Cell, Converted, Plain, STANDARD_VERBS, column},
 };
 
 const COLUMNS: &[Column] = &[column("Name", "string").name(), column("Age", "date")];
@@ -27,6 +28,9 @@ pub(super) fn resource() -> Resource {
         storage_prefix: "resourceclaimtemplates",
         selectable: &[],
         columns: COLUMNS,
-        strategy: Arc::new(Plain { status: false, generation: true, cells: CELLS }),
+        strategy: Arc::new(Converted {
+            plain: Plain { status: false, generation: true, cells: CELLS },
+            convert: conversion::template,
+        }),
     }
 }

@@ -2,9 +2,10 @@
 
 use std::sync::Arc;
 
+use super::conversion;
 use crate::registry::{
     Column, Resource, SelectableField,
-    kit::{Cell, Plain, STANDARD_VERBS, column},
+    kit::{Cell, Converted, Plain, STANDARD_VERBS, column},
 };
 
 const COLUMNS: &[Column] = &[column("Name", "string").name(), column("Age", "date")];
@@ -30,6 +31,9 @@ pub(super) fn resource() -> Resource {
             SelectableField { name: "spec.driver", pointer: "/spec/driver", default: "" },
         ],
         columns: COLUMNS,
-        strategy: Arc::new(Plain { status: false, generation: true, cells: CELLS }),
+        strategy: Arc::new(Converted {
+            plain: Plain { status: false, generation: true, cells: CELLS },
+            convert: conversion::slice,
+        }),
     }
 }
