@@ -56,7 +56,7 @@ impl Client {
             host: server.address.ip().to_string(),
             port: server.address.port(),
             tls: Some(server.server.kubelets.stranger()),
-            timeout: std::time::Duration::from_secs(5),
+            timeout: Duration::from_secs(5),
         };
         Self { server, target }
     }
