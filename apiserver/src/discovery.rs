@@ -2,11 +2,14 @@
 //!
 //! Contract: `meta/v1` APIVersions, APIGroupList, APIResourceList; `apidiscovery.k8s.io/v2` (KEP-3352).
 
+use std::sync::Arc;
+
 use http::{HeaderMap, HeaderValue, Response, header};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
 use crate::{
+    aggregator::{Remote, merge_discovery, merge_groups},
     registry::{Resource, Subresource, catalog::Catalog, view_verbs},
     response::{self, Body},
     status::Status,
@@ -20,29 +23,35 @@ struct Entry {
 }
 
 /// Answers a discovery path; `None` when the path is none.
-pub fn answer(catalog: &Catalog, path: &str, headers: &HeaderMap) -> Option<Result<Response<Body>, Status>> {
+pub fn answer(
+    catalog: &Catalog,
+    remotes: &[Arc<Remote>],
+    path: &str,
+    headers: &HeaderMap,
+) -> Option<Result<Response<Body>, Status>> {
     let parts: Vec<&str> = path.split('/').filter(|p| !p.is_empty()).collect();
     let value = match parts.as_slice() {
         [] => json!({"paths": paths(catalog)}),
-        ["api"] if wants_aggregated(headers) => return Some(Ok(aggregated(catalog, true, headers))),
-        ["apis"] if wants_aggregated(headers) => return Some(Ok(aggregated(catalog, false, headers))),
+        ["api"] if wants_aggregated(headers) => return Some(Ok(aggregated(catalog, &[], true, headers))),
+        ["apis"] if wants_aggregated(headers) => {
+            return Some(Ok(aggregated(catalog, remotes, false, headers)));
+        }
         ["api"] => json!({"kind": "APIVersions", "versions": ["v1"],
             "serverAddressByClientCIDRs": []}),
         ["apis"] => {
-            let groups = catalog.groups();
-            let list: Vec<Value> =
-                groups.iter().filter(|(g, _)| !g.is_empty()).map(|(g, v)| group(g, v)).collect();
-            json!({"kind": "APIGroupList", "apiVersion": "v1", "groups": list})
+            json!({"kind": "APIGroupList", "apiVersion": "v1", "groups": groups(catalog, remotes)})
         }
-        ["apis", name] => match catalog.groups().get_key_value(*name) {
-            Some((name, versions)) => {
-                let mut one = group(name, versions);
-                one["kind"] = json!("APIGroup");
-                one["apiVersion"] = json!("v1");
-                one
+        ["apis", name] => {
+            let mut all = groups(catalog, remotes).into_iter();
+            match all.find(|g| g.get("name").and_then(Value::as_str) == Some(name)) {
+                Some(mut one) => {
+                    one["kind"] = json!("APIGroup");
+                    one["apiVersion"] = json!("v1");
+                    one
+                }
+                None => return Some(Err(Status::no_such_path())),
             }
-            None => return Some(Err(Status::no_such_path())),
-        },
+        }
         ["api", version] => return Some(list(catalog, "", version)),
         ["apis", group, version] => return Some(list(catalog, group, version)),
         _ => return None,
@@ -74,6 +83,11 @@ fn paths(catalog: &Catalog) -> Vec<String> {
     }
     all.sort();
     all
+}
+
+fn groups(catalog: &Catalog, remotes: &[Arc<Remote>]) -> Vec<Value> {
+    let own = catalog.groups();
+    merge_groups(own.iter().filter(|(g, _)| !g.is_empty()).map(|(g, v)| group(g, v)).collect(), remotes)
 }
 
 fn group(name: &str, versions: &[&str]) -> Value {
@@ -159,7 +173,7 @@ fn wants_aggregated(headers: &HeaderMap) -> bool {
     false
 }
 
-fn aggregated(catalog: &Catalog, core: bool, headers: &HeaderMap) -> Response<Body> {
+fn aggregated(catalog: &Catalog, remotes: &[Arc<Remote>], core: bool, headers: &HeaderMap) -> Response<Body> {
     let groups = catalog.groups();
     let items: Vec<Value> = groups
         .iter()
@@ -171,6 +185,7 @@ fn aggregated(catalog: &Catalog, core: bool, headers: &HeaderMap) -> Response<Bo
             json!({"metadata": metadata, "versions": versions})
         })
         .collect();
+    let items = merge_discovery(items, remotes);
     let body = json!({"kind": "APIGroupDiscoveryList", "apiVersion": "apidiscovery.k8s.io/v2",
         "metadata": {}, "items": items})
     .to_string();

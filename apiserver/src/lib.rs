@@ -7,6 +7,7 @@
 //! ```
 
 pub mod admission;
+pub mod aggregator;
 pub mod alloc;
 pub mod auth;
 pub mod authn;

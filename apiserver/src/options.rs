@@ -10,6 +10,7 @@ use component_base::{
 };
 
 use crate::{
+    aggregator::AggregatorOptions,
     authn, authz,
     bootstrap::authentication_facts::RequestHeader,
     proxy::kubelet::{AddressType, KubeletOptions},
@@ -62,6 +63,8 @@ pub struct Config {
     pub kubernetes_node_port: u16,
     /// `--requestheader-client-ca-file` and the flags beside it.
     pub request_header: Option<(PathBuf, RequestHeader)>,
+    /// `--proxy-client-*`, `--enable-aggregator-routing`.
+    pub aggregator: AggregatorOptions,
     /// `--kubelet-*`.
     pub kubelet: KubeletOptions,
 }
@@ -199,6 +202,22 @@ const REST: &[Line] = &[
     ("kubernetes-service-node-port", Kind::Int, "0", "node port of the kubernetes service; 0 for none"),
 ];
 
+const AGGREGATOR: &[Line] = &[
+    ("proxy-client-cert-file", Kind::String, "", "file with the client certificate for other API servers"),
+    (
+        "proxy-client-key-file",
+        Kind::String,
+        "",
+        "file with the key of the client certificate for other API servers",
+    ),
+    (
+        "enable-aggregator-routing",
+        Kind::Bool,
+        "false",
+        "reach other API servers by the endpoints of their service instead of its cluster IP",
+    ),
+];
+
 const KUBELET: &[Line] = &[
     ("kubelet-certificate-authority", Kind::String, "", "file with the CA of kubelets' serving certificates"),
     ("kubelet-client-certificate", Kind::String, "", "file with the client certificate for kubelets"),
@@ -231,6 +250,7 @@ pub fn flags() -> FlagSet {
         .with([cert_dir.section("secure serving")])
         .with(section("authentication", AUTHENTICATION))
         .with(section("misc", REST))
+        .with(section("aggregator", AGGREGATOR))
         .with(section("kubelet", KUBELET))
         .with(group::logging())
         .with(group::feature_gates())
@@ -275,6 +295,7 @@ impl Config {
             external_hostname: values.string("external-hostname").to_owned(),
             kubernetes_node_port: number(values, "kubernetes-service-node-port")?,
             request_header: request_header(values),
+            aggregator: aggregator(values)?,
             kubelet: kubelet(values)?,
         })
     }
@@ -372,6 +393,17 @@ fn authentication(values: &Values) -> authn::Options {
         max_token_expiration: values.duration("service-account-max-token-expiration"),
         extend_token_expiration: values.bool("service-account-extend-token-expiration"),
     }
+}
+
+fn aggregator(values: &Values) -> Result<AggregatorOptions, OptionsError> {
+    let (certificate, key) = (path(values, "proxy-client-cert-file"), path(values, "proxy-client-key-file"));
+    if certificate.is_some() != key.is_some() {
+        return Err(OptionsError::Half("proxy-client-cert-file", "proxy-client-key-file"));
+    }
+    Ok(AggregatorOptions {
+        client: certificate.zip(key),
+        by_endpoint: values.bool("enable-aggregator-routing"),
+    })
 }
 
 fn kubelet(values: &Values) -> Result<KubeletOptions, OptionsError> {

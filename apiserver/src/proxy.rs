@@ -148,6 +148,23 @@ pub async fn serve(
     }
 }
 
+/// Makes a request again at another API server, path and query as they are.
+///
+/// # Errors
+/// When that one cannot be reached.
+pub async fn forward_to(
+    server: Arc<Server>,
+    target: dial::Target,
+    info: RequestInfo,
+    user: &User,
+    peer: &Peer,
+    request: Request<Incoming>,
+) -> Result<Response<Body>, Status> {
+    let attributes = info.attributes(user);
+    let connect = Connect { server, info, attributes, client: peer.address, request };
+    connect.forward(target).await
+}
+
 impl Connect {
     /// Admission of a connection: its options are the object.
     async fn admit(&self, row: &Row, resource: &Arc<Resource>) -> Result<(), Status> {

@@ -11,6 +11,7 @@ use http_body_util::{BodyExt, LengthLimitError, Limited};
 use hyper::body::Incoming;
 
 use crate::{
+    aggregator,
     auth::{Attributes, Credentials, Decision, User},
     authz::forbidden_message,
     discovery, engine, health,
@@ -100,6 +101,9 @@ async fn route(
     peer: &Peer,
     request: Request<Incoming>,
 ) -> Result<Response<Body>, Status> {
+    if let Some(remote) = server.aggregated.find(&info.path) {
+        return aggregator::serve(server.clone(), &remote, info, user, peer, request).await;
+    }
     if proxy::connects(&info) {
         return proxy::serve(server, info, user, peer, request).await;
     }
@@ -124,7 +128,8 @@ async fn route(
     if let Some(answer) = server.openapi.answer(&catalog, &info, &headers).await {
         return answer;
     }
-    discovery::answer(&catalog, &info.path, &headers).unwrap_or_else(|| Err(Status::no_such_path()))
+    let remotes = server.aggregated.remotes();
+    discovery::answer(&catalog, &remotes, &info.path, &headers).unwrap_or_else(|| Err(Status::no_such_path()))
 }
 
 fn audit_id(headers: &HeaderMap) -> HeaderValue {

@@ -23,7 +23,9 @@ use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    admission, alloc,
+    admission,
+    aggregator::{self, Aggregator},
+    alloc,
     auth::Authorizer,
     authn, authz,
     bindings::Bindings,
@@ -69,8 +71,8 @@ pub enum BuildError {
     /// The serving certificate or the port.
     #[error("cannot serve")]
     Serving(#[from] ServingError),
-    /// The client certificate for kubelets.
-    #[error("connections to kubelets")]
+    /// The client certificate for kubelets or other API servers.
+    #[error("client certificate")]
     Kubelet(#[from] KubeletError),
     /// The store's configuration.
     #[error("storage")]
@@ -147,6 +149,7 @@ pub async fn build(config: Config, catalog: catalog::Catalog, tasks: &Tasks) -> 
         reads: limit(config.reads_inflight),
         writes: limit(config.writes_inflight),
         limits: config.limits,
+        aggregated: Aggregator::new(&config.aggregator).map_err(KubeletError::from)?,
         kubelets: Kubelets::new(&config.kubelet)?,
         objects,
         ready: AtomicBool::new(false),
@@ -317,6 +320,7 @@ impl Starter {
         spawn("service-releases", self.releases);
         self.authorization.start(&objects, spawn).await;
         self.server.ready.store(true, Ordering::Release);
+        spawn("aggregator", aggregator::run(self.server.clone()).boxed());
         spawn("bootstrap-renewal", bootstrap::keep_renewing(objects, self.facts).boxed());
     }
 }

@@ -12,6 +12,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     admission::Plugin,
+    aggregator::Aggregator,
     auth::Authorizer,
     authn::Authentication,
     objects::Objects,
@@ -56,6 +57,8 @@ pub struct Server {
     pub ready: AtomicBool,
     /// `--request-timeout` and `--min-request-timeout`.
     pub limits: RequestLimits,
+    /// Groups served by other servers.
+    pub aggregated: Aggregator,
     /// The way to the kubelets, and from there to pods.
     pub kubelets: Kubelets,
     /// Cancelled when the server is told to stop: readyz fails, everything else goes on for a while.

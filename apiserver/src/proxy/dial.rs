@@ -32,6 +32,8 @@ pub struct Target {
     pub port: u16,
     /// `None` for plain HTTP.
     pub tls: Option<Arc<ClientConfig>>,
+    /// Name the server's certificate must have, where that is not the host.
+    pub server_name: Option<String>,
     /// Time to connect, TLS included.
     pub timeout: Duration,
 }
@@ -91,7 +93,8 @@ impl Target {
         // Keystrokes are small and must not wait for each other.
         stream.set_nodelay(true).map_err(|error| failed(error.to_string()))?;
         let Some(tls) = &self.tls else { return Ok(Box::new(stream)) };
-        let name = ServerName::try_from(self.host.clone()).map_err(|error| failed(error.to_string()))?;
+        let name = ServerName::try_from(self.server_name.as_ref().unwrap_or(&self.host).clone())
+            .map_err(|error| failed(error.to_string()))?;
         let connecting = TlsConnector::from(tls.clone()).connect(name, stream);
         let stream = tokio::time::timeout(self.timeout, connecting)
             .await

@@ -104,6 +104,18 @@ impl Connect {
         self.exchange(target, prefix, rest, &path).await
     }
 
+    /// The request as it is, at another place.
+    pub(super) async fn forward(self, target: Target) -> Result<Response<Body>, Status> {
+        let path = self.request.uri().path_and_query().map_or("/", PathAndQuery::as_str).to_owned();
+        if upgrade::is_upgrade(self.request.headers()) {
+            let request = self.onward(&path, &target)?;
+            let answer = target.request(request, &self.server.tasks).await.map_err(|e| unreachable(&e))?;
+            return upgrade::join(self.request, answer, &self.server.tasks);
+        }
+        let rest = self.request.uri().path().to_owned();
+        self.exchange(target, "", &rest, &path).await
+    }
+
     pub(super) async fn exchange(
         self,
         target: Target,

@@ -106,7 +106,13 @@ impl Kubelets {
             Status::internal(format!("no preferred addresses found; known addresses: {}", known(&found)))
         })?;
         let tls = if insecure { &self.unchecked } else { &self.checked };
-        Ok(Target { host, port: port(&found), tls: Some(tls.clone()), timeout: self.timeout })
+        Ok(Target {
+            host,
+            port: port(&found),
+            tls: Some(tls.clone()),
+            server_name: None,
+            timeout: self.timeout,
+        })
     }
 
     /// Something other than a kubelet that speaks TLS: it is neither checked nor told who we are.

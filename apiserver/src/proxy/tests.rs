@@ -190,6 +190,7 @@ async fn cluster(go_on: watch::Receiver<bool>) -> (TestServer, Target) {
         host: server.address.ip().to_string(),
         port: server.address.port(),
         tls: Some(server.server.kubelets.stranger()),
+        server_name: None,
         timeout: std::time::Duration::from_secs(5),
     };
     (server, front)
@@ -455,6 +456,7 @@ async fn requests_are_made_again_at_the_backend() {
         host: "127.0.0.1".to_owned(),
         port: listener.local_addr().unwrap().port(),
         tls: None,
+        server_name: None,
         timeout: std::time::Duration::from_secs(5),
     };
     let (behind, front) = (target(&listeners[0]), target(&listeners[1]));

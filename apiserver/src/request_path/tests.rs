@@ -56,6 +56,7 @@ impl Client {
             host: server.address.ip().to_string(),
             port: server.address.port(),
             tls: Some(server.server.kubelets.stranger()),
+            server_name: None,
             timeout: Duration::from_secs(5),
         };
         Self { server, target }

@@ -1,0 +1,279 @@
+//! Whether the servers behind APIServices work, which their `Available` condition tells, and what they serve.
+
+use std::{net::IpAddr, sync::Arc, time::Duration};
+
+use futures::future::join_all;
+use http::{Request, header};
+use http_body_util::{BodyExt, Limited};
+use jiff::Timestamp;
+use serde_json::{Value, json};
+
+use super::{Remote, Service, proxied, registration::API_SERVICES};
+use crate::{
+    object::Object,
+    objects::{ENDPOINT_SLICES, SERVICES, rfc3339},
+    proxy::dial::{self, Target},
+    server::Server,
+    status::{Reason, Status},
+};
+
+/// Time for a server to answer a check.
+const CHECK: Duration = Duration::from_secs(5);
+const MAX_LIST: usize = 8 << 20;
+
+/// What a check found: a condition without its time, and the resources served.
+struct Found {
+    status: &'static str,
+    reason: &'static str,
+    message: String,
+    resources: Option<Vec<Value>>,
+}
+
+fn found(status: &'static str, reason: &'static str, message: impl Into<String>) -> Found {
+    Found { status, reason, message: message.into(), resources: None }
+}
+
+/// The condition of groups that this server serves itself.
+pub(super) fn local(now: Timestamp) -> Value {
+    let found = found("True", "Local", "Local APIServices are always available");
+    condition(&found, None, now)
+}
+
+fn condition(found: &Found, old: Option<&Value>, now: Timestamp) -> Value {
+    let since = old.filter(|c| c.get("status").and_then(Value::as_str) == Some(found.status));
+    let since = since.and_then(|c| c.get("lastTransitionTime").cloned());
+    json!({"type": "Available", "status": found.status, "reason": found.reason, "message": found.message,
+        "lastTransitionTime": since.unwrap_or_else(|| rfc3339(now).into())})
+}
+
+/// Checks all APIServices, or only those that did not work, and replaces the remotes.
+pub(super) async fn sync(server: &Arc<Server>, all: bool) {
+    let listed = match server.objects.list(API_SERVICES, None).await {
+        Ok(listed) => listed,
+        Err(status) => return tracing::warn!(%status, "APIServices cannot be listed"),
+    };
+    let checked = join_all(listed.iter().map(|service| one(server, service, all))).await;
+    server.aggregated.remotes.store(Arc::new(checked.into_iter().flatten().map(Arc::new).collect()));
+}
+
+async fn one(server: &Arc<Server>, object: &Arc<Object>, all: bool) -> Option<Remote> {
+    let Some(mut remote) = remote_of(server, object) else {
+        tell(server, object, &found("True", "Local", "Local APIServices are always available")).await;
+        return None;
+    };
+    let known = server.aggregated.remotes.load();
+    let before = known.iter().find(|r| r.group == remote.group && r.version == remote.version);
+    if let Some(before) = before {
+        remote.is_available = before.is_available;
+        remote.resources.clone_from(&before.resources);
+        if !all && before.is_available && before.service == remote.service {
+            return Some(remote);
+        }
+    }
+    let found = check(server, &remote).await;
+    remote.is_available = found.status == "True";
+    if let Some(resources) = &found.resources {
+        remote.resources.clone_from(resources);
+    }
+    tell(server, object, &found).await;
+    Some(remote)
+}
+
+fn remote_of(server: &Server, object: &Object) -> Option<Remote> {
+    let text = |pointer: &str| object.pointer(pointer).and_then(Value::as_str).unwrap_or_default().to_owned();
+    let number = |pointer: &str| object.pointer(pointer).and_then(Value::as_i64);
+    object.pointer("/spec/service").filter(|s| s.is_object())?;
+    let port = number("/spec/service/port").and_then(|p| u16::try_from(p).ok()).unwrap_or(443);
+    let is_insecure = object.pointer("/spec/insecureSkipTLSVerify") == Some(&Value::Bool(true));
+    let bundle = object.pointer("/spec/caBundle").and_then(Value::as_str);
+    Some(Remote {
+        group: text("/spec/group"),
+        version: text("/spec/version"),
+        group_priority: number("/spec/groupPriorityMinimum").unwrap_or(0),
+        version_priority: number("/spec/versionPriority").unwrap_or(0),
+        service: Service {
+            namespace: text("/spec/service/namespace"),
+            name: text("/spec/service/name"),
+            port,
+        },
+        tls: server.aggregated.tls(bundle, is_insecure),
+        is_available: false,
+        resources: Vec::new(),
+    })
+}
+
+async fn check(server: &Arc<Server>, remote: &Remote) -> Found {
+    let Service { namespace, name, port } = &remote.service;
+    let service = match server.objects.get(SERVICES, namespace, name).await {
+        Ok(Some(service)) => service,
+        Ok(None) => {
+            let why = format!("service/{name} in {namespace:?} is not present");
+            return found("False", "ServiceNotFound", why);
+        }
+        Err(status) => {
+            let why = format!("service/{name} in {namespace:?} cannot be checked due to: {status}");
+            return found("Unknown", "ServiceAccessError", why);
+        }
+    };
+    if let Some(found) = check_endpoints(server, remote, &service, *port).await {
+        return found;
+    }
+    let path = format!("/apis/{}/{}", remote.group, remote.version);
+    match tokio::time::timeout(CHECK, ask(server, remote, &path)).await {
+        Ok(Ok(resources)) => {
+            Found { resources: Some(resources), ..found("True", "Passed", "all checks passed") }
+        }
+        Ok(Err(why)) => found("False", "FailedDiscoveryCheck", why),
+        Err(_) => found("False", "FailedDiscoveryCheck", format!("timed out waiting for {path}")),
+    }
+}
+
+/// What is wrong with a service of type ClusterIP before it is even asked.
+async fn check_endpoints(server: &Server, remote: &Remote, service: &Object, port: u16) -> Option<Found> {
+    let Service { namespace, name, .. } = &remote.service;
+    if !matches!(service.pointer("/spec/type").and_then(Value::as_str), None | Some("ClusterIP")) {
+        return None;
+    }
+    let Some(port_name) = port_name(service, port) else {
+        let why = format!("service/{name} in {namespace:?} is not listening on port {port}");
+        return Some(found("False", "ServicePortError", why));
+    };
+    let slices = match slices(server, namespace, name).await {
+        Ok(slices) => slices,
+        Err(status) => {
+            let why = format!("service/{name} in {namespace:?} cannot be checked due to: {status}");
+            return Some(found("Unknown", "EndpointsAccessError", why));
+        }
+    };
+    if slices.is_empty() {
+        let why = format!("cannot find endpointslices for service/{name} in {namespace:?}");
+        return Some(found("False", "EndpointsNotFound", why));
+    }
+    if slices.iter().all(|slice| addresses(slice, &port_name).is_empty()) {
+        let why = format!(
+            "endpointslices for service/{name} in {namespace:?} have no addresses with port name {port_name:?}"
+        );
+        return Some(found("False", "MissingEndpoints", why));
+    }
+    None
+}
+
+fn port_name(service: &Object, port: u16) -> Option<String> {
+    let ports = service.pointer("/spec/ports").and_then(Value::as_array)?;
+    let port = ports.iter().find(|p| p.get("port").and_then(Value::as_u64) == Some(u64::from(port)))?;
+    Some(port.get("name").and_then(Value::as_str).unwrap_or_default().to_owned())
+}
+
+async fn slices(server: &Server, namespace: &str, service: &str) -> Result<Vec<Arc<Object>>, Status> {
+    let mut all = server.objects.list(ENDPOINT_SLICES, Some(namespace)).await?;
+    all.retain(|s| s.meta_pairs("labels").any(|pair| pair == ("kubernetes.io/service-name", service)));
+    Ok(all)
+}
+
+/// Ready addresses of a slice, if it has the port.
+fn addresses(slice: &Object, port_name: &str) -> Vec<(IpAddr, u16)> {
+    let list = |pointer: &str| slice.pointer(pointer).and_then(Value::as_array).into_iter().flatten();
+    let port =
+        list("/ports").find(|p| p.get("name").and_then(Value::as_str).unwrap_or_default() == port_name);
+    let port = port.and_then(|p| u16::try_from(p.get("port")?.as_u64()?).ok());
+    let Some(port) = port else { return Vec::new() };
+    list("/endpoints")
+        .filter(|e| e.pointer("/conditions/ready").and_then(Value::as_bool).unwrap_or(true))
+        .filter_map(|e| e.get("addresses")?.get(0)?.as_str()?.parse().ok())
+        .map(|ip| (ip, port))
+        .collect()
+}
+
+/// Where the server behind an APIService is now.
+pub(super) async fn locate(server: &Server, remote: &Remote) -> Result<Target, String> {
+    use rand::seq::IndexedRandom;
+
+    let Service { namespace, name, port } = &remote.service;
+    let service = server.objects.get(SERVICES, namespace, name).await.map_err(|e| e.to_string())?;
+    let service = service.ok_or_else(|| format!("service {name:?} not found"))?;
+    let text = |pointer: &str| service.pointer(pointer).and_then(Value::as_str).unwrap_or_default();
+    let tls = remote.tls.clone()?;
+    let server_name = Some(format!("{name}.{namespace}.svc"));
+    let target = |host: String, port: u16| Target { host, port, tls: Some(tls), server_name, timeout: CHECK };
+    if text("/spec/type") == "ExternalName" {
+        return Ok(target(text("/spec/externalName").to_owned(), *port));
+    }
+    let cluster_ip = text("/spec/clusterIP");
+    if !server.aggregated.by_endpoint && !matches!(cluster_ip, "" | "None") {
+        return Ok(target(cluster_ip.to_owned(), *port));
+    }
+    let port_name = port_name(&service, *port)
+        .ok_or_else(|| format!("no service port {port} found for service {name:?}"))?;
+    let slices = slices(server, namespace, name).await.map_err(|e| e.to_string())?;
+    let all: Vec<(IpAddr, u16)> = slices.iter().flat_map(|s| addresses(s, &port_name)).collect();
+    let chosen = all.choose(&mut rand::rng());
+    let (ip, port) = *chosen.ok_or_else(|| format!("no endpoints available for service {name:?}"))?;
+    Ok(target(ip.to_string(), port))
+}
+
+/// The resources of a server's APIResourceList.
+async fn ask(server: &Arc<Server>, remote: &Remote, path: &str) -> Result<Vec<Value>, String> {
+    let target = locate(server, remote).await?;
+    let url = format!("https://{}{path}", target.authority());
+    let failed = |why: String| format!("failing or missing response from {url}: {why}");
+    let mut request = Request::get(path)
+        .header(header::HOST, target.authority())
+        .header(header::ACCEPT, "application/json")
+        .header(header::USER_AGENT, component_base::version::user_agent("kube-apiserver"))
+        .body(dial::empty())
+        .map_err(|e| failed(e.to_string()))?;
+    let aggregator = crate::auth::User {
+        name: "system:kube-aggregator".to_owned(),
+        groups: vec!["system:masters".to_owned()],
+        ..crate::auth::User::default()
+    };
+    proxied::set_user(request.headers_mut(), &aggregator);
+    let answer = target.request(request, &server.tasks).await.map_err(|e| failed(e.to_string()))?;
+    let code = answer.response.status().as_u16();
+    if !(200..300).contains(&code) {
+        return Err(failed(format!("bad status from {url}: {code}")));
+    }
+    let body = Limited::new(answer.response.into_body(), MAX_LIST).collect().await;
+    drop(answer.guard);
+    let body = body.map_err(|e| failed(e.to_string()))?.to_bytes();
+    let list: Value = serde_json::from_slice(&body).unwrap_or_default();
+    Ok(list.get("resources").and_then(Value::as_array).cloned().unwrap_or_default())
+}
+
+fn available(object: &Object) -> Option<&Value> {
+    let all = object.pointer("/status/conditions").and_then(Value::as_array)?;
+    all.iter().find(|c| c.get("type").and_then(Value::as_str) == Some("Available"))
+}
+
+/// Writes the condition if it is another one.
+async fn tell(server: &Server, object: &Arc<Object>, found: &Found) {
+    if available(object).is_some_and(|old| condition(found, Some(old), Timestamp::UNIX_EPOCH) == *old) {
+        return;
+    }
+    for _ in 0..3 {
+        let latest = match server.objects.get_latest(API_SERVICES, "", object.name()).await {
+            Ok(Some(latest)) if latest.uid() == object.uid() => latest,
+            Ok(_) => return,
+            Err(status) => return tracing::warn!(%status, "the availability of an APIService is not written"),
+        };
+        let mut conditions =
+            latest.pointer("/status/conditions").and_then(Value::as_array).cloned().unwrap_or_default();
+        let at = conditions.iter().position(|c| c.get("type").and_then(Value::as_str) == Some("Available"));
+        let old = at.and_then(|at| conditions.get(at));
+        let new = condition(found, old, Timestamp::now());
+        if old == Some(&new) {
+            return;
+        }
+        match at.and_then(|at| conditions.get_mut(at)) {
+            Some(place) => *place = new,
+            None => conditions.push(new),
+        }
+        let mut next = (*latest).clone();
+        next.set("status", json!({"conditions": conditions}));
+        match server.objects.update(API_SERVICES, next).await {
+            Err(status) if status.reason == Reason::Conflict => {}
+            Err(status) => return tracing::warn!(%status, "the availability of an APIService is not written"),
+            Ok(_) => return,
+        }
+    }
+}
