@@ -13,6 +13,7 @@ mod node_fit;
 mod node_ipam;
 mod node_lifecycle;
 mod pod_control;
+mod persistentvolume_binder;
 mod pod_disruption;
 mod pod_garbage_collector;
 mod replicaset;
@@ -91,6 +92,7 @@ pub const ALL: &[Controller] = &[
         start: volume_protection::start_claims,
     },
     Controller { name: "persistentvolume-protection-controller", start: volume_protection::start_volumes },
+    Controller { name: "persistentvolume-binder-controller", start: persistentvolume_binder::start },
     Controller { name: "ephemeral-volume-controller", start: ephemeral_volume::start },
     Controller { name: "replicaset-controller", start: replicaset::start },
     Controller { name: "daemonset-controller", start: daemonset::start },

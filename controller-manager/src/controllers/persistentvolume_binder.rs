@@ -1,0 +1,253 @@
+//! Claims and volumes are brought together.
+//!
+//! ```text
+//! claim or volume changed → next step (pure) → one write → wait until it is seen → next step …
+//! ```
+//! Contract: upstream's `persistentvolume-binder-controller` (`pkg/controller/volume/persistentvolume`). The volume is
+//! always written first: it is what two claims may want. There are no volume plugins in this process: provisioning
+//! and deletion are for external provisioners, which the annotations here call.
+
+mod matching;
+mod plan;
+
+use std::time::Duration;
+
+use component_base::{
+    client,
+    events::{EventType, Recorder, reference},
+    informer::{Informer, ListWatch, Object},
+    meta::{ObjectKey, object_key},
+    workqueue::{Outcome, WorkQueue, run_workers},
+};
+use k8s_openapi::api::{
+    core::v1::{PersistentVolume, PersistentVolumeClaim},
+    storage::v1::StorageClass,
+};
+use kube::{
+    Api, Client,
+    api::{Patch, PatchParams, PostParams},
+};
+use serde_json::json;
+
+use super::{Context, enqueue_changes, run_every};
+
+/// How often everything is looked at again.
+const PERIOD: Duration = Duration::from_secs(15);
+/// Writes for one key before others have their turn: binding takes four.
+const STEPS: usize = 6;
+
+#[derive(Clone)]
+struct Controller {
+    client: Client,
+    volumes: Informer<PersistentVolume>,
+    claims: Informer<PersistentVolumeClaim>,
+    classes: Informer<StorageClass>,
+    recorder: Recorder,
+    queue: WorkQueue<Item>,
+}
+
+/// What to look at: one queue and one worker for both, because both write both.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+enum Item {
+    Claim(ObjectKey),
+    Volume(ObjectKey),
+}
+
+impl std::fmt::Display for Item {
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Item::Claim(key) => write!(out, "claim {key}"),
+            Item::Volume(key) => write!(out, "volume {key}"),
+        }
+    }
+}
+
+pub(super) fn start(ctx: &Context) {
+    let controller = Controller {
+        client: ctx.client.clone(),
+        volumes: ctx.informers.get(ListWatch::default()),
+        claims: ctx.informers.get(ListWatch::default()),
+        classes: ctx.informers.get(ListWatch::default()),
+        recorder: ctx.recorder("persistentvolume-controller"),
+        queue: WorkQueue::new("persistentvolume"),
+    };
+    let queue = controller.queue.clone();
+    controller.claims.on_event(move |event| queue.add(Item::Claim(object_key(event.object().as_ref()))));
+    let (queue, claims) = (controller.queue.clone(), controller.claims.clone());
+    controller.volumes.on_event(move |event| {
+        let volume = event.object();
+        queue.add(Item::Volume(object_key(volume.as_ref())));
+        for claim in claims.store().list() {
+            if plan::concerns(volume, &claim) {
+                queue.add(Item::Claim(object_key(claim.as_ref())));
+            }
+        }
+    });
+    // A claim that is gone releases its volume.
+    let of_claim: WorkQueue<ObjectKey> = WorkQueue::new("persistentvolume_released");
+    enqueue_changes(&controller.claims, &of_claim);
+    let releaser = controller.clone();
+    run_workers(&ctx.tasks, &of_claim, 1, move |key| {
+        let releaser = releaser.clone();
+        async move {
+            if releaser.claims.store().get(&key).is_none() {
+                releaser.queue_volumes_of(&key);
+            }
+            Ok::<_, kube::Error>(Outcome::Done)
+        }
+    });
+    let all = controller.clone();
+    run_every(&ctx.tasks, "persistentvolume-binder-controller", PERIOD, move || {
+        let all = all.clone();
+        async move {
+            for volume in all.volumes.store().list() {
+                all.queue.add(Item::Volume(object_key(volume.as_ref())));
+            }
+            for claim in all.claims.store().list() {
+                all.queue.add(Item::Claim(object_key(claim.as_ref())));
+            }
+            Ok::<(), kube::Error>(())
+        }
+    });
+    let queue = controller.queue.clone();
+    run_workers(&ctx.tasks, &queue, 1, move |item| {
+        let controller = controller.clone();
+        async move { controller.sync(&item).await }
+    });
+}
+
+impl Controller {
+    fn queue_volumes_of(&self, claim: &ObjectKey) {
+        for volume in self.volumes.store().list() {
+            let reference = volume.spec.as_ref().and_then(|s| s.claim_ref.as_ref());
+            let of_claim = |r: &k8s_openapi::api::core::v1::ObjectReference| {
+                r.name.as_deref() == Some(&claim.name) && r.namespace.as_deref() == Some(&claim.namespace)
+            };
+            if reference.is_some_and(of_claim) {
+                self.queue.add(Item::Volume(object_key(volume.as_ref())));
+            }
+        }
+    }
+
+    async fn sync(&self, item: &Item) -> Result<Outcome, kube::Error> {
+        self.volumes.wait_synced().await;
+        self.claims.wait_synced().await;
+        self.classes.wait_synced().await;
+        for _ in 0..STEPS {
+            let more = match item {
+                Item::Claim(key) => self.step_claim(key).await,
+                Item::Volume(key) => self.step_volume(key).await,
+            };
+            match more {
+                Ok(true) => {}
+                Ok(false) => return Ok(Outcome::Done),
+                // Somebody else has written; what it is now comes with its event.
+                Err(e) if client::is_not_found(&e) || client::is_conflict(&e) => {
+                    return Ok(Outcome::RequeueAfter(Duration::from_millis(100)));
+                }
+                Err(e) => return Err(e),
+            }
+        }
+        Ok(Outcome::RequeueAfter(Duration::ZERO))
+    }
+
+    /// One write for a claim; whether another look is needed.
+    async fn step_claim(&self, key: &ObjectKey) -> Result<bool, kube::Error> {
+        let Some(claim) = self.claims.store().get(key) else { return Ok(false) };
+        let classes = self.classes.store().list();
+        let (step, tell) = plan::claim(&claim, &self.volumes.store().list(), &classes);
+        if let Some(tell) = tell {
+            self.tell(reference(claim.as_ref()), tell);
+        }
+        let claims: Api<PersistentVolumeClaim> = Api::namespaced(self.client.clone(), &key.namespace);
+        match step {
+            plan::ClaimStep::Settled => return Ok(false),
+            plan::ClaimStep::Reserve(volume) => self.replace_volume(&volume).await?,
+            plan::ClaimStep::VolumeBound(volume) => self.phase(&volume, "Bound", None).await?,
+            plan::ClaimStep::Write(next) => {
+                let name = next.metadata.name.clone().unwrap_or_default();
+                let written = claims.replace(&name, &PostParams::default(), &next).await?;
+                see(&self.claims, &written).await;
+            }
+            plan::ClaimStep::Status(next) => {
+                let name = next.metadata.name.clone().unwrap_or_default();
+                let written = claims.replace_status(&name, &PostParams::default(), &next).await?;
+                see(&self.claims, &written).await;
+            }
+        }
+        Ok(true)
+    }
+
+    /// The same for a volume.
+    async fn step_volume(&self, key: &ObjectKey) -> Result<bool, kube::Error> {
+        let Some(volume) = self.volumes.store().get(key) else { return Ok(false) };
+        let claim = match plan::claim_key(&volume) {
+            Some(claim) => self.latest_claim(&volume, &claim).await?,
+            None => None,
+        };
+        let (step, tell) = plan::volume(&volume, claim.as_ref());
+        if let Some(tell) = tell {
+            self.tell(reference(volume.as_ref()), tell);
+        }
+        match step {
+            plan::VolumeStep::Settled => return Ok(false),
+            plan::VolumeStep::Phase(phase, message) => self.phase(&volume, phase, message.as_deref()).await?,
+            plan::VolumeStep::Write(next) => self.replace_volume(&next).await?,
+            plan::VolumeStep::Claim(claim) => {
+                self.queue.add(Item::Claim(claim));
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    /// The claim of a volume; the server is asked where the cache would have the volume given up.
+    async fn latest_claim(
+        &self,
+        volume: &PersistentVolume,
+        key: &ObjectKey,
+    ) -> Result<Option<PersistentVolumeClaim>, kube::Error> {
+        let cached = self.claims.store().get(key);
+        if let Some(claim) = cached.filter(|c| plan::is_claimed_by(volume, c)) {
+            return Ok(Some((*claim).clone()));
+        }
+        let api: Api<PersistentVolumeClaim> = Api::namespaced(self.client.clone(), &key.namespace);
+        Ok(api.get_opt(&key.name).await?.filter(|c| plan::is_claimed_by(volume, c)))
+    }
+
+    async fn replace_volume(&self, volume: &PersistentVolume) -> Result<(), kube::Error> {
+        let api: Api<PersistentVolume> = Api::all(self.client.clone());
+        let name = volume.metadata.name.clone().unwrap_or_default();
+        let written = api.replace(&name, &PostParams::default(), volume).await?;
+        see(&self.volumes, &written).await;
+        Ok(())
+    }
+
+    async fn phase(
+        &self,
+        volume: &PersistentVolume,
+        phase: &str,
+        message: Option<&str>,
+    ) -> Result<(), kube::Error> {
+        let api: Api<PersistentVolume> = Api::all(self.client.clone());
+        let body = json!({
+            "metadata": {"resourceVersion": volume.metadata.resource_version},
+            "status": {"phase": phase, "message": message},
+        });
+        let name = volume.metadata.name.as_deref().unwrap_or_default();
+        let written = api.patch_status(name, &PatchParams::default(), &Patch::Merge(body)).await?;
+        see(&self.volumes, &written).await;
+        Ok(())
+    }
+
+    fn tell(&self, about: k8s_openapi::api::core::v1::ObjectReference, tell: plan::Tell) {
+        let kind = if tell.warning { EventType::Warning } else { EventType::Normal };
+        self.recorder.event(&about, kind, tell.reason, "Binding", tell.note, None);
+    }
+}
+
+/// Waits until our own write is in the cache.
+async fn see<K: Object>(informer: &Informer<K>, written: &K) {
+    let version = written.meta().resource_version.clone().unwrap_or_default();
+    informer.wait_seen(&object_key(written), &version).await;
+}

@@ -1,0 +1,377 @@
+//! The next step for a claim and for a volume.
+
+use std::sync::Arc;
+
+use component_base::meta::{ObjectKey, annotation};
+use k8s_openapi::{
+    api::{
+        core::v1::{ObjectReference, PersistentVolume, PersistentVolumeClaim, PersistentVolumeClaimStatus},
+        storage::v1::StorageClass,
+    },
+    apimachinery::pkg::apis::meta::v1::ObjectMeta,
+};
+
+use super::matching::{self, class_of_claim, is_reserved_for};
+
+const BIND_COMPLETED: &str = "pv.kubernetes.io/bind-completed";
+const BOUND_BY_US: &str = "pv.kubernetes.io/bound-by-controller";
+const PROVISIONED_BY: &str = "pv.kubernetes.io/provisioned-by";
+const SELECTED_NODE: &str = "volume.kubernetes.io/selected-node";
+const PROVISIONER: &str = "volume.kubernetes.io/storage-provisioner";
+const OLD_PROVISIONER: &str = "volume.beta.kubernetes.io/storage-provisioner";
+const DEFAULT_CLASS: &str = "storageclass.kubernetes.io/is-default-class";
+const OLD_DEFAULT_CLASS: &str = "storageclass.beta.kubernetes.io/is-default-class";
+
+/// An event.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Tell {
+    pub warning: bool,
+    pub reason: &'static str,
+    pub note: String,
+}
+
+/// What to write next for a claim.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) enum ClaimStep {
+    /// Nothing.
+    Settled,
+    /// The volume, with its reference to the claim.
+    Reserve(Box<PersistentVolume>),
+    /// The volume's phase.
+    VolumeBound(Arc<PersistentVolume>),
+    /// The claim.
+    Write(Box<PersistentVolumeClaim>),
+    /// The claim's status.
+    Status(Box<PersistentVolumeClaim>),
+}
+
+/// What to write next for a volume.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) enum VolumeStep {
+    /// Nothing.
+    Settled,
+    /// Its phase, with a message.
+    Phase(&'static str, Option<String>),
+    /// The volume itself.
+    Write(Box<PersistentVolume>),
+    /// Nothing here, but its claim is to be looked at.
+    Claim(ObjectKey),
+}
+
+type Told<T> = (T, Option<Tell>);
+
+fn warn(reason: &'static str, note: impl Into<String>) -> Option<Tell> {
+    Some(Tell { warning: true, reason, note: note.into() })
+}
+
+fn inform(reason: &'static str, note: impl Into<String>) -> Option<Tell> {
+    Some(Tell { warning: false, reason, note: note.into() })
+}
+
+/// Whether a change of the volume may matter to the claim.
+pub(super) fn concerns(volume: &PersistentVolume, claim: &PersistentVolumeClaim) -> bool {
+    let asked = claim.spec.as_ref().and_then(|s| s.volume_name.as_deref()).unwrap_or_default();
+    asked == volume.metadata.name.as_deref().unwrap_or_default()
+        || is_reserved_for(volume, claim)
+        || (asked.is_empty() && volume.spec.as_ref().is_some_and(|s| s.claim_ref.is_none()))
+}
+
+/// The claim a volume refers to, if it is bound to one.
+pub(super) fn claim_key(volume: &PersistentVolume) -> Option<ObjectKey> {
+    let reference = volume.spec.as_ref()?.claim_ref.as_ref()?;
+    reference.uid.as_ref().filter(|uid| !uid.is_empty())?;
+    Some(ObjectKey::new(reference.namespace.as_deref()?, reference.name.as_deref()?))
+}
+
+/// Whether the volume's reference is to exactly this claim.
+pub(super) fn is_claimed_by(volume: &PersistentVolume, claim: &PersistentVolumeClaim) -> bool {
+    let uid = volume.spec.as_ref().and_then(|s| s.claim_ref.as_ref()?.uid.as_ref());
+    uid.is_some() && uid == claim.metadata.uid.as_ref()
+}
+
+/// The next step for a claim.
+pub(super) fn claim(
+    claim: &PersistentVolumeClaim,
+    volumes: &[Arc<PersistentVolume>],
+    classes: &[Arc<StorageClass>],
+) -> Told<ClaimStep> {
+    let asked = claim.spec.as_ref().and_then(|s| s.volume_name.as_deref()).unwrap_or_default();
+    let found = volumes.iter().find(|v| v.metadata.name.as_deref() == Some(asked));
+    if annotation(&claim.metadata, BIND_COMPLETED).is_some() {
+        return bound(claim, asked, found);
+    }
+    if asked.is_empty() {
+        return unbound(claim, volumes, classes);
+    }
+    let Some(volume) = found else { return (pending(claim), None) };
+    if volume.spec.as_ref().is_some_and(|s| s.claim_ref.is_none()) {
+        return match matching::refusal(volume, claim) {
+            None => (bind(volume, claim), None),
+            Some(why) => (
+                pending(claim),
+                warn("VolumeMismatch", format!("Cannot bind to requested volume {asked:?}: {why}")),
+            ),
+        };
+    }
+    if is_reserved_for(volume, claim) {
+        return (bind(volume, claim), None);
+    }
+    (pending(claim), warn("FailedBinding", format!("volume {asked:?} already bound to a different claim.")))
+}
+
+/// A claim that was bound before.
+fn bound(
+    claim: &PersistentVolumeClaim,
+    asked: &str,
+    found: Option<&Arc<PersistentVolume>>,
+) -> Told<ClaimStep> {
+    let lost = |reason, note: &str| {
+        let step = status(claim, "Lost", None);
+        let tell = if step == ClaimStep::Settled { None } else { warn(reason, note) };
+        (step, tell)
+    };
+    let Some(volume) = found else {
+        let what = if asked.is_empty() { "reference to PersistentVolume" } else { "its PersistentVolume" };
+        return lost("ClaimLost", &format!("Bound claim has lost {what}. Data on the volume is lost!"));
+    };
+    let free = volume.spec.as_ref().is_some_and(|s| s.claim_ref.is_none());
+    if free || is_claimed_by(volume, claim) {
+        return (bind(volume, claim), None);
+    }
+    lost("ClaimMisbound", "Two claims are bound to the same volume, this one is bound incorrectly")
+}
+
+/// A claim that takes any volume.
+fn unbound(
+    claim: &PersistentVolumeClaim,
+    volumes: &[Arc<PersistentVolume>],
+    classes: &[Arc<StorageClass>],
+) -> Told<ClaimStep> {
+    let asked = class_of_claim(claim);
+    let class = asked.and_then(|name| classes.iter().find(|c| c.metadata.name.as_deref() == Some(name)));
+    let waits = class.is_some_and(|c| c.volume_binding_mode.as_deref() == Some("WaitForFirstConsumer"));
+    if let Some(volume) = matching::best(claim, volumes, waits) {
+        return (bind(volume, claim), None);
+    }
+    if asked.is_none()
+        && let Some(default) = default_class(classes)
+    {
+        let mut next = claim.clone();
+        next.spec.get_or_insert_default().storage_class_name = Some(default.to_owned());
+        return (ClaimStep::Write(Box::new(next)), None);
+    }
+    let chosen = annotation(&claim.metadata, SELECTED_NODE).is_some();
+    match asked.unwrap_or_default() {
+        _ if waits && !chosen => (
+            pending(claim),
+            inform("WaitForFirstConsumer", "waiting for first consumer to be created before binding"),
+        ),
+        "" => (
+            pending(claim),
+            inform(
+                "FailedBinding",
+                "no persistent volumes available for this claim and no storage class is set",
+            ),
+        ),
+        name => provision(claim, name, class),
+    }
+}
+
+/// Calls the class's provisioner.
+fn provision(
+    claim: &PersistentVolumeClaim,
+    name: &str,
+    class: Option<&Arc<StorageClass>>,
+) -> Told<ClaimStep> {
+    let Some(class) = class else {
+        let note = format!("storageclass.storage.k8s.io {name:?} not found");
+        return (pending(claim), warn("ProvisioningFailed", note));
+    };
+    let provisioner = &class.provisioner;
+    if provisioner.starts_with("kubernetes.io/") {
+        return (
+            pending(claim),
+            warn("ProvisioningFailed", format!("no volume plugin matched name: {provisioner}")),
+        );
+    }
+    if annotation(&claim.metadata, PROVISIONER) != Some(provisioner) {
+        let mut next = claim.clone();
+        annotate(&mut next.metadata, PROVISIONER, provisioner);
+        annotate(&mut next.metadata, OLD_PROVISIONER, provisioner);
+        return (ClaimStep::Write(Box::new(next)), None);
+    }
+    let note = format!(
+        "Waiting for a volume to be created either by the external provisioner '{provisioner}' or manually by the \
+         system administrator. If volume creation is delayed, please verify that the provisioner is running and \
+         correctly registered."
+    );
+    (pending(claim), inform("ExternalProvisioning", note))
+}
+
+/// Of several defaults the youngest, then the first by name.
+fn default_class(classes: &[Arc<StorageClass>]) -> Option<&str> {
+    let is_default = |c: &&Arc<StorageClass>| {
+        [DEFAULT_CLASS, OLD_DEFAULT_CLASS].iter().any(|key| annotation(&c.metadata, key) == Some("true"))
+    };
+    let age = |c: &Arc<StorageClass>| c.metadata.creation_timestamp.as_ref().map(|t| t.0);
+    let best = classes
+        .iter()
+        .filter(is_default)
+        .min_by(|a, b| age(b).cmp(&age(a)).then_with(|| a.metadata.name.cmp(&b.metadata.name)));
+    best.and_then(|c| c.metadata.name.as_deref())
+}
+
+/// What is still to be written until both are bound to each other.
+fn bind(volume: &Arc<PersistentVolume>, claim: &PersistentVolumeClaim) -> ClaimStep {
+    if !is_claimed_by(volume, claim) {
+        return ClaimStep::Reserve(Box::new(reserved(volume, claim)));
+    }
+    if volume_phase(volume) != "Bound" {
+        return ClaimStep::VolumeBound(volume.clone());
+    }
+    let named = claim.spec.as_ref().and_then(|s| s.volume_name.as_ref()) == volume.metadata.name.as_ref();
+    if !named || annotation(&claim.metadata, BIND_COMPLETED).is_none() {
+        let mut next = claim.clone();
+        if !named {
+            next.spec.get_or_insert_default().volume_name = volume.metadata.name.clone();
+            annotate(&mut next.metadata, BOUND_BY_US, "yes");
+        }
+        annotate(&mut next.metadata, BIND_COMPLETED, "yes");
+        return ClaimStep::Write(Box::new(next));
+    }
+    status(claim, "Bound", Some(volume))
+}
+
+fn reserved(volume: &PersistentVolume, claim: &PersistentVolumeClaim) -> PersistentVolume {
+    let mut next = volume.clone();
+    // What a user has reserved stays reserved when the claim goes.
+    if !is_reserved_for(volume, claim) {
+        annotate(&mut next.metadata, BOUND_BY_US, "yes");
+    }
+    next.spec.get_or_insert_default().claim_ref = Some(ObjectReference {
+        api_version: Some("v1".into()),
+        kind: Some("PersistentVolumeClaim".into()),
+        namespace: claim.metadata.namespace.clone(),
+        name: claim.metadata.name.clone(),
+        uid: claim.metadata.uid.clone(),
+        resource_version: claim.metadata.resource_version.clone(),
+        field_path: None,
+    });
+    next
+}
+
+fn pending(claim: &PersistentVolumeClaim) -> ClaimStep {
+    status(claim, "Pending", None)
+}
+
+/// The claim's status as it must be, with what its volume has.
+fn status(claim: &PersistentVolumeClaim, phase: &str, volume: Option<&PersistentVolume>) -> ClaimStep {
+    let old = claim.status.clone().unwrap_or_default();
+    let spec = volume.and_then(|v| v.spec.as_ref());
+    let next = PersistentVolumeClaimStatus {
+        phase: Some(phase.to_owned()),
+        access_modes: spec.and_then(|s| s.access_modes.clone()),
+        // A volume that is being resized tells its size itself.
+        capacity: spec.and_then(|s| match old.phase.as_deref() {
+            Some("Bound") if old.capacity.is_some() => old.capacity.clone(),
+            _ => s.capacity.clone(),
+        }),
+        current_volume_attributes_class_name: spec.and_then(|s| s.volume_attributes_class_name.clone()),
+        ..old.clone()
+    };
+    if next == old {
+        return ClaimStep::Settled;
+    }
+    let mut out = claim.clone();
+    out.status = Some(next);
+    ClaimStep::Status(Box::new(out))
+}
+
+/// The next step for a volume; `claim` is what it refers to, `None` when that is gone.
+pub(super) fn volume(volume: &PersistentVolume, claim: Option<&PersistentVolumeClaim>) -> Told<VolumeStep> {
+    if claim_key(volume).is_none() {
+        return (phase(volume, "Available", None), None);
+    }
+    let Some(claim) = claim else { return released(volume) };
+    let asked = claim.spec.as_ref().and_then(|s| s.volume_name.as_deref()).unwrap_or_default();
+    if asked == volume.metadata.name.as_deref().unwrap_or_default() {
+        return (phase(volume, "Bound", None), None);
+    }
+    let key = component_base::meta::object_key(claim);
+    if asked.is_empty() {
+        if !matching::is_same_mode(volume, claim) {
+            let note = format!(
+                "Cannot bind PersistentVolume to requested PersistentVolumeClaim {:?} due to incompatible volumeMode.",
+                key.name
+            );
+            return (VolumeStep::Settled, warn("VolumeMismatch", note));
+        }
+        return (VolumeStep::Claim(key), None);
+    }
+    // The claim has another volume.
+    let dynamic = annotation(&volume.metadata, PROVISIONED_BY).is_some();
+    if dynamic && policy(volume) == "Delete" {
+        return released(volume);
+    }
+    (unbind(volume), None)
+}
+
+/// A volume whose claim is gone.
+fn released(volume: &PersistentVolume) -> Told<VolumeStep> {
+    if !matches!(volume_phase(volume), "Released" | "Failed") {
+        return (VolumeStep::Phase("Released", None), None);
+    }
+    let failed = |reason, note: String| match volume_phase(volume) {
+        "Failed" => (VolumeStep::Settled, None),
+        _ => (VolumeStep::Phase("Failed", Some(note.clone())), warn(reason, note)),
+    };
+    match policy(volume) {
+        "Retain" => (VolumeStep::Settled, None),
+        "Recycle" => failed("VolumeFailedRecycle", "No recycler plugin found for the volume!".into()),
+        "Delete" if annotation(&volume.metadata, PROVISIONED_BY).is_some() => (VolumeStep::Settled, None),
+        "Delete" => {
+            let name = volume.metadata.name.as_deref().unwrap_or_default();
+            let why = "no deletable volume plugin matched";
+            failed(
+                "VolumeFailedDelete",
+                format!("error getting deleter volume plugin for volume {name:?}: {why}"),
+            )
+        }
+        _ => failed(
+            "VolumeUnknownReclaimPolicy",
+            "Volume has unrecognized PersistentVolumeReclaimPolicy".into(),
+        ),
+    }
+}
+
+/// Takes back what we have written; what a user has reserved stays reserved.
+fn unbind(volume: &PersistentVolume) -> VolumeStep {
+    let mut next = volume.clone();
+    let ours = next.metadata.annotations.as_mut().is_some_and(|a| a.remove(BOUND_BY_US).is_some());
+    let spec = next.spec.get_or_insert_default();
+    if ours {
+        spec.claim_ref = None;
+    } else if let Some(reference) = &mut spec.claim_ref {
+        reference.uid = None;
+    }
+    VolumeStep::Write(Box::new(next))
+}
+
+fn phase(volume: &PersistentVolume, phase: &'static str, message: Option<String>) -> VolumeStep {
+    if volume_phase(volume) == phase { VolumeStep::Settled } else { VolumeStep::Phase(phase, message) }
+}
+
+fn volume_phase(volume: &PersistentVolume) -> &str {
+    volume.status.as_ref().and_then(|s| s.phase.as_deref()).unwrap_or_default()
+}
+
+fn policy(volume: &PersistentVolume) -> &str {
+    volume.spec.as_ref().and_then(|s| s.persistent_volume_reclaim_policy.as_deref()).unwrap_or("Retain")
+}
+
+fn annotate(meta: &mut ObjectMeta, key: &str, value: &str) {
+    meta.annotations.get_or_insert_default().insert(key.to_owned(), value.to_owned());
+}
+
+#[cfg(test)]
+mod tests;

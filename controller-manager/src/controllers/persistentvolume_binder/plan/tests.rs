@@ -1,0 +1,227 @@
+use serde_json::{Value, json};
+
+use super::*;
+
+/// Merges `more` into `value`, member by member.
+fn merge(value: &mut Value, more: Value) {
+    match (value, more) {
+        (Value::Object(into), Value::Object(from)) => {
+            for (key, field) in from {
+                merge(into.entry(key).or_insert(Value::Null), field);
+            }
+        }
+        (into, from) => *into = from,
+    }
+}
+
+fn pv(name: &str, size: &str, more: Value) -> Arc<PersistentVolume> {
+    let mut value = json!({
+        "metadata": {"name": name, "resourceVersion": "1"},
+        "spec": {"capacity": {"storage": size}, "accessModes": ["ReadWriteOnce"]},
+        "status": {"phase": "Available"},
+    });
+    merge(&mut value, more);
+    Arc::new(serde_json::from_value(value).unwrap())
+}
+
+fn pvc(more: Value) -> PersistentVolumeClaim {
+    let mut value = json!({
+        "metadata": {"name": "c", "namespace": "n", "uid": "u", "resourceVersion": "1"},
+        "spec": {"accessModes": ["ReadWriteOnce"], "storageClassName": "",
+            "resources": {"requests": {"storage": "2Gi"}}},
+        "status": {"phase": "Pending"},
+    });
+    merge(&mut value, more);
+    serde_json::from_value(value).unwrap()
+}
+
+fn class(name: &str, more: Value) -> Arc<StorageClass> {
+    let mut value = json!({"metadata": {"name": name}, "provisioner": "example.com/p"});
+    merge(&mut value, more);
+    Arc::new(serde_json::from_value(value).unwrap())
+}
+
+fn chosen(claim_: &PersistentVolumeClaim, volumes: &[Arc<PersistentVolume>]) -> Option<String> {
+    match claim(claim_, volumes, &[]).0 {
+        ClaimStep::Reserve(volume) => volume.metadata.name,
+        _ => None,
+    }
+}
+
+/// Applies steps of claim and volume until nothing is left to do; the claim's events.
+fn settle(claim_: &mut PersistentVolumeClaim, volume_: &mut Arc<PersistentVolume>) -> usize {
+    for writes in 0..10 {
+        match claim(claim_, std::slice::from_ref(volume_), &[]).0 {
+            ClaimStep::Settled => return writes,
+            ClaimStep::Reserve(next) => *volume_ = Arc::new(*next),
+            ClaimStep::VolumeBound(_) => {
+                Arc::make_mut(volume_).status.get_or_insert_default().phase = Some("Bound".into());
+            }
+            ClaimStep::Write(next) | ClaimStep::Status(next) => *claim_ = *next,
+        }
+    }
+    panic!("binding does not come to an end");
+}
+
+#[test]
+fn the_smallest_volume_that_fits_is_taken() {
+    let volumes = [
+        pv("small", "1Gi", json!({})),
+        pv("large", "9Gi", json!({})),
+        pv("right", "3Gi", json!({})),
+        pv("taken", "2Gi", json!({"spec": {"claimRef": {"namespace": "n", "name": "other", "uid": "x"}}})),
+        pv("going", "2Gi", json!({"metadata": {"deletionTimestamp": "2026-01-01T00:00:00Z"}})),
+        pv("released", "2Gi", json!({"status": {"phase": "Released"}})),
+        pv("block", "2Gi", json!({"spec": {"volumeMode": "Block"}})),
+        pv("classed", "2Gi", json!({"spec": {"storageClassName": "fast"}})),
+        pv("many", "2Gi", json!({"spec": {"accessModes": ["ReadWriteOnce", "ReadWriteMany"]}})),
+        pv("other-mode", "2Gi", json!({"spec": {"accessModes": ["ReadOnlyMany"]}})),
+    ];
+    assert_eq!(chosen(&pvc(json!({})), &volumes).as_deref(), Some("right"));
+    let fast = pvc(json!({"spec": {"storageClassName": "fast"}}));
+    assert_eq!(chosen(&fast, &volumes).as_deref(), Some("classed"));
+    let many = pvc(json!({"spec": {"accessModes": ["ReadWriteMany"]}}));
+    assert_eq!(chosen(&many, &volumes).as_deref(), Some("many"));
+    let block = pvc(json!({"spec": {"volumeMode": "Block"}}));
+    assert_eq!(chosen(&block, &volumes).as_deref(), Some("block"));
+    let selecting = pvc(json!({"spec": {"selector": {"matchLabels": {"a": "b"}}}}));
+    assert_eq!(chosen(&selecting, &volumes), None);
+    let labelled = [pv("l", "5Gi", json!({"metadata": {"labels": {"a": "b"}}}))];
+    assert_eq!(chosen(&selecting, &labelled).as_deref(), Some("l"));
+}
+
+#[test]
+fn a_volume_reserved_for_the_claim_comes_first() {
+    let volumes = [
+        pv("right", "2Gi", json!({})),
+        pv("mine", "50Gi", json!({"spec": {"claimRef": {"namespace": "n", "name": "c"}}})),
+    ];
+    assert_eq!(chosen(&pvc(json!({})), &volumes).as_deref(), Some("mine"));
+}
+
+#[test]
+fn binding_writes_volume_then_claim_and_ends() {
+    let (mut claim_, mut volume_) = (pvc(json!({})), pv("v", "3Gi", json!({})));
+    assert_eq!(settle(&mut claim_, &mut volume_), 4);
+    assert_eq!(annotation(&volume_.metadata, BOUND_BY_US), Some("yes"));
+    assert_eq!(annotation(&claim_.metadata, BIND_COMPLETED), Some("yes"));
+    let status = claim_.status.clone().unwrap();
+    assert_eq!(
+        (status.phase.as_deref(), status.capacity.unwrap()["storage"].0.as_str()),
+        (Some("Bound"), "3Gi")
+    );
+    assert_eq!(volume(&volume_, Some(&claim_)).0, VolumeStep::Settled);
+    assert_eq!(settle(&mut claim_, &mut volume_), 0);
+}
+
+#[test]
+fn what_a_user_has_reserved_is_not_marked_as_ours() {
+    let mut claim_ = pvc(json!({}));
+    let mut volume_ = pv("v", "3Gi", json!({"spec": {"claimRef": {"namespace": "n", "name": "c"}}}));
+    settle(&mut claim_, &mut volume_);
+    assert_eq!(annotation(&volume_.metadata, BOUND_BY_US), None);
+    assert!(is_claimed_by(&volume_, &claim_));
+}
+
+#[test]
+fn a_volume_asked_for_by_name_must_fit() {
+    let ask =
+        |volume: Arc<PersistentVolume>| claim(&pvc(json!({"spec": {"volumeName": "v"}})), &[volume], &[]);
+    assert!(matches!(ask(pv("v", "3Gi", json!({}))).0, ClaimStep::Reserve(_)));
+    let cases = [
+        (pv("v", "1Gi", json!({})), "requested PV is too small"),
+        (pv("v", "3Gi", json!({"spec": {"storageClassName": "x"}})), "storageClassName does not match"),
+        (pv("v", "3Gi", json!({"spec": {"volumeMode": "Block"}})), "incompatible volumeMode"),
+        (pv("v", "3Gi", json!({"spec": {"accessModes": []}})), "incompatible accessMode"),
+    ];
+    for (volume, why) in cases {
+        let tell = ask(volume).1.unwrap();
+        assert_eq!(tell.note, format!("Cannot bind to requested volume \"v\": {why}"));
+    }
+    let foreign =
+        pv("v", "3Gi", json!({"spec": {"claimRef": {"namespace": "n", "name": "other", "uid": "x"}}}));
+    assert_eq!(ask(foreign).1.unwrap().reason, "FailedBinding");
+    assert_eq!(ask(pv("other", "3Gi", json!({}))), (ClaimStep::Settled, None));
+}
+
+#[test]
+fn claims_without_a_volume_wait_or_call_a_provisioner() {
+    let reason = |claim_: &PersistentVolumeClaim, classes: &[Arc<StorageClass>]| {
+        claim(claim_, &[], classes).1.map(|t| t.reason)
+    };
+    assert_eq!(reason(&pvc(json!({})), &[]), Some("FailedBinding"));
+    let fast = pvc(json!({"spec": {"storageClassName": "fast"}}));
+    assert_eq!(reason(&fast, &[]), Some("ProvisioningFailed"));
+    let late = class("fast", json!({"volumeBindingMode": "WaitForFirstConsumer"}));
+    assert_eq!(reason(&fast, std::slice::from_ref(&late)), Some("WaitForFirstConsumer"));
+    let (step, _) = claim(&fast, &[], &[class("fast", json!({}))]);
+    let ClaimStep::Write(called) = step else { panic!("{step:?}") };
+    assert_eq!(annotation(&called.metadata, PROVISIONER), Some("example.com/p"));
+    assert_eq!(reason(&called, &[class("fast", json!({}))]), Some("ExternalProvisioning"));
+    let chosen =
+        pvc(json!({"metadata": {"annotations": {SELECTED_NODE: "a"}}, "spec": {"storageClassName": "fast"}}));
+    assert!(matches!(claim(&chosen, &[], &[late]).0, ClaimStep::Write(_)));
+    let local = class("fast", json!({"provisioner": "kubernetes.io/no-provisioner"}));
+    assert_eq!(reason(&fast, &[local]), Some("ProvisioningFailed"));
+}
+
+#[test]
+fn a_claim_that_says_nothing_gets_the_youngest_default_class() {
+    let default = |name: &str, made: &str| {
+        class(name, json!({"metadata": {"annotations": {DEFAULT_CLASS: "true"}, "creationTimestamp": made}}))
+    };
+    let mut claim_ = pvc(json!({}));
+    claim_.spec.as_mut().unwrap().storage_class_name = None;
+    let classes = [
+        default("old", "2026-01-01T00:00:00Z"),
+        default("new", "2026-01-02T00:00:00Z"),
+        class("x", json!({})),
+    ];
+    let ClaimStep::Write(next) = claim(&claim_, &[], &classes).0 else { panic!("no class") };
+    assert_eq!(next.spec.unwrap().storage_class_name.as_deref(), Some("new"));
+}
+
+#[test]
+fn a_lost_volume_is_told_once() {
+    let done = json!({"metadata": {"annotations": {BIND_COMPLETED: "yes"}}, "spec": {"volumeName": "v"}});
+    let (step, tell) = claim(&pvc(done.clone()), &[], &[]);
+    assert_eq!(tell.unwrap().reason, "ClaimLost");
+    let ClaimStep::Status(lost) = step else { panic!("{step:?}") };
+    assert_eq!(claim(&lost, &[], &[]), (ClaimStep::Settled, None));
+    let foreign = pv("v", "3Gi", json!({"spec": {"claimRef": {"namespace": "n", "name": "c", "uid": "x"}}}));
+    assert_eq!(claim(&pvc(done), &[foreign], &[]).1.unwrap().reason, "ClaimMisbound");
+}
+
+#[test]
+fn volumes_follow_their_claims() {
+    let of = |more: Value| {
+        let mut value = json!({"spec": {"claimRef": {"namespace": "n", "name": "c", "uid": "u"}}, "status": {"phase": "Bound"}});
+        merge(&mut value, more);
+        pv("v", "3Gi", value)
+    };
+    assert_eq!(
+        volume(&pv("v", "1Gi", json!({"status": {"phase": ""}})), None).0,
+        VolumeStep::Phase("Available", None)
+    );
+    assert_eq!(volume(&of(json!({})), None).0, VolumeStep::Phase("Released", None));
+    let released = |policy: &str, more: Value| {
+        let mut value =
+            json!({"spec": {"persistentVolumeReclaimPolicy": policy}, "status": {"phase": "Released"}});
+        merge(&mut value, more);
+        volume(&of(value), None)
+    };
+    assert_eq!(released("Retain", json!({})), (VolumeStep::Settled, None));
+    assert_eq!(released("Recycle", json!({})).1.unwrap().reason, "VolumeFailedRecycle");
+    assert_eq!(released("Delete", json!({})).1.unwrap().reason, "VolumeFailedDelete");
+    let dynamic = json!({"metadata": {"annotations": {PROVISIONED_BY: "example.com/p"}}});
+    assert_eq!(released("Delete", dynamic), (VolumeStep::Settled, None));
+    assert_eq!(released("Delete", json!({"status": {"phase": "Failed"}})), (VolumeStep::Settled, None));
+    let elsewhere = pvc(json!({"spec": {"volumeName": "other"}}));
+    let VolumeStep::Write(freed) = volume(&of(json!({})), Some(&elsewhere)).0 else { panic!("kept") };
+    assert_eq!(freed.spec.unwrap().claim_ref.unwrap().uid, None);
+    let ours = json!({"metadata": {"annotations": {BOUND_BY_US: "yes"}}});
+    let VolumeStep::Write(freed) = volume(&of(ours), Some(&elsewhere)).0 else { panic!("kept") };
+    assert_eq!(freed.spec.unwrap().claim_ref, None);
+    let waiting = pvc(json!({}));
+    assert_eq!(volume(&of(json!({})), Some(&waiting)).0, VolumeStep::Claim(ObjectKey::new("n", "c")));
+}
