@@ -7,6 +7,7 @@
 //! Contract: OpenAPI 3.0 and Swagger 2.0 with the `x-kubernetes-*` extensions; KEP-2896 for the index, the
 //! digests and caching. JSON throughout; v2's definitions also as protobuf; what asks for neither gets 406.
 
+mod descriptions;
 mod document;
 mod operations;
 mod protobuf;
@@ -34,7 +35,7 @@ use crate::{
 };
 
 /// Raised whenever the same types and resources are described differently, to make clients fetch anew.
-const REVISION: u8 = 1;
+const REVISION: u8 = 2;
 
 /// What a clause of `Accept` that takes JSON names.
 const JSON: &[&str] = &["*/*", "application/*", "application/json"];

@@ -9,6 +9,7 @@
 //! reference discovery for names, verbs and categories.
 
 pub mod catalog;
+pub mod stored_forms;
 
 mod event_form;
 mod event_row;

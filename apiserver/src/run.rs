@@ -35,7 +35,7 @@ use crate::{
     openapi::OpenApi,
     options::{self, Config, OptionsError},
     proxy::kubelet::{KubeletError, Kubelets},
-    registry::{Resource, SideEffects, catalog},
+    registry::{Resource, SideEffects, catalog, stored_forms::StoredForms},
     reviews::{self, Virtuals},
     server::Server,
     status::Status,
@@ -112,6 +112,7 @@ pub async fn build(config: Config, catalog: catalog::Catalog, tasks: &Tasks) -> 
         tls: config.etcd_tls.clone(),
         prefix: config.etcd_prefix.clone(),
         compaction_interval: config.compaction_interval,
+        transformer: Arc::new(StoredForms::new(catalog.clone())),
         ..StoreConfig::new(config.etcd_servers.clone(), resources)
     })?;
     let objects: Arc<dyn Objects> = Arc::new(StoreObjects::new(store.clone()));

@@ -5,8 +5,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use proto::table::{self, Field, Kind, ListType, Scalar, Type, TypeId};
 use serde_json::{Map, Value, json};
 
-use super::Dialect;
+use super::{Dialect, descriptions::Descriptions};
 
+/// A type that has the fields all kinds have.
+const COMMON: &str = "io.k8s.api.core.v1.Pod";
 /// Scalars that have a definition of their own.
 const NAMED: [(Scalar, &str); 10] = [
     (Scalar::Quantity, "api.resource.Quantity"),
@@ -46,6 +48,7 @@ pub(super) fn reference(dialect: Dialect, short: &str) -> Value {
 pub(super) fn describe(dialect: Dialect, roots: BTreeSet<TypeId>) -> Map<String, Value> {
     let table = table::builtin();
     let kinds = kinds_by_type();
+    let words = Descriptions::read();
     let mut open: Vec<TypeId> = roots.into_iter().collect();
     let mut seen = BTreeSet::new();
     let mut out = Map::new();
@@ -58,14 +61,36 @@ pub(super) fn describe(dialect: Dialect, roots: BTreeSet<TypeId>) -> Map<String,
             Some(scalar) => definition(dialect, scalar),
             None => message(dialect, of),
         };
+        let name = definition_name(of.name);
+        describe_one(&words, &name, &mut schema);
         if let Some(kinds) = kinds.get(&id) {
             let all: Vec<Value> = kinds.iter().map(|(g, v, k)| group_version_kind(g, v, k)).collect();
             schema["x-kubernetes-group-version-kind"] = Value::Array(all);
         }
-        out.insert(definition_name(of.name), schema);
+        out.insert(name, schema);
         open.extend(of.fields.iter().filter_map(|f| target(&f.kind)));
     }
     out
+}
+
+/// Adds what a type and its fields are for.
+fn describe_one(words: &Descriptions, name: &str, schema: &mut Value) {
+    let list = || {
+        let kind = name.rsplit('.').next()?.strip_suffix("List")?;
+        Some(format!("{kind}List is a list of objects of the kind {kind}."))
+    };
+    if let Some(text) = words.of(name).map(str::to_owned).or_else(list) {
+        schema["description"] = Value::String(text);
+    }
+    let Some(Value::Object(properties)) = schema.get_mut("properties") else { return };
+    for (field, property) in properties {
+        // These two are the same in all kinds, lists included.
+        let common =
+            || words.of_field(COMMON, field).filter(|_| matches!(field.as_str(), "apiVersion" | "kind"));
+        if let Some(text) = words.of_field(name, field).or_else(common) {
+            property["description"] = json!(text);
+        }
+    }
 }
 
 /// The extension's form of a kind.

@@ -106,6 +106,24 @@ fn definitions_are_those_of_upstream() {
 }
 
 #[test]
+fn types_and_fields_say_what_they_are_for() {
+    let doc = all(Dialect::V2);
+    let (mut described, mut bare) = (0, Vec::new());
+    for (name, schema) in doc["definitions"].as_object().unwrap() {
+        for (field, property) in schema["properties"].as_object().into_iter().flatten() {
+            if property["description"].is_string() {
+                described += 1;
+            } else {
+                bare.push(format!("{name}.{field}"));
+            }
+        }
+    }
+    assert!(described > 2_500 && bare.len() * 10 < described, "{described}; without: {}", bare.join(" "));
+    let containers = &doc["definitions"]["io.k8s.api.core.v1.PodSpec"]["properties"]["containers"];
+    assert!(containers["description"].as_str().unwrap().contains("containers"));
+}
+
+#[test]
 fn operations_are_those_of_upstream() {
     let Some(reference) = reference() else {
         println!("skipped: the reference facts are not beside this tree");
