@@ -8,6 +8,7 @@ mod endpointslice;
 mod ephemeral_volume;
 mod garbage_collector;
 mod history;
+mod job;
 mod namespace;
 mod node_fit;
 mod node_ipam;
@@ -97,6 +98,7 @@ pub const ALL: &[Controller] = &[
     Controller { name: "replicaset-controller", start: replicaset::start },
     Controller { name: "daemonset-controller", start: daemonset::start },
     Controller { name: "deployment-controller", start: deployment::start },
+    Controller { name: "job-controller", start: job::start },
     Controller { name: "endpointslice-controller", start: endpointslice::start },
 ];
 
