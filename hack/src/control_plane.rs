@@ -21,6 +21,9 @@ pub const API_PORT: u16 = 6443;
 /// The port the DNS daemon listens on, behind the service's port 53.
 pub const DNS_PORT: u16 = 10053;
 
+/// Who the API server is to API servers behind it.
+const FRONT_PROXY: &str = "front-proxy-client";
+
 /// What the control plane is made of.
 #[derive(Debug)]
 pub struct ControlPlane {
@@ -170,6 +173,9 @@ impl ControlPlane {
             group: "system:masters",
             hosts: vec![],
         })?;
+        let front = Authority::load_or_create(&pki, "front-proxy-ca")?;
+        let proxy =
+            front.leaf(&Leaf { file: "front-proxy-client", name: FRONT_PROXY, group: "", hosts: vec![] })?;
         let (sa_key, sa_pub) = pki::service_account_keys(&pki)?;
         let ca = self.ca.cert();
         let etcd = |file: &str| pki.join(file);
@@ -183,6 +189,9 @@ impl ControlPlane {
             ("kubelet-certificate-authority", ca),
             ("kubelet-client-certificate", client.cert),
             ("kubelet-client-key", client.key),
+            ("requestheader-client-ca-file", front.cert()),
+            ("proxy-client-cert-file", proxy.cert),
+            ("proxy-client-key-file", proxy.key),
             ("service-account-key-file", sa_pub),
             ("service-account-signing-key-file", sa_key),
         ];
@@ -197,6 +206,13 @@ impl ControlPlane {
             ("authorization-mode", "Node,RBAC"),
             ("enable-admission-plugins", "NodeRestriction"),
             ("kubelet-preferred-address-types", "InternalIP,Hostname"),
+            ("requestheader-allowed-names", FRONT_PROXY),
+            ("requestheader-username-headers", "X-Remote-User"),
+            ("requestheader-uid-headers", "X-Remote-Uid"),
+            ("requestheader-group-headers", "X-Remote-Group"),
+            ("requestheader-extra-headers-prefix", "X-Remote-Extra-"),
+            // The host of the control plane need not be a node, so cluster IPs need not lead anywhere from it.
+            ("enable-aggregator-routing", "true"),
         ];
         daemon(layout, "kube-apiserver", &values, &files, &self.server(), vec![serving.cert])
     }
