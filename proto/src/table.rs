@@ -65,6 +65,8 @@ pub struct Field {
     pub omit_zero: bool,
     /// A list that lies inside a message of its own on the protobuf wire, under tag 1.
     pub wrapped: bool,
+    /// The default that the type itself declares, as JSON.
+    pub default: Option<&'static str>,
 }
 
 /// What a value is.
@@ -213,6 +215,7 @@ impl Table {
             always: false,
             omit_zero: false,
             wrapped: false,
+            default: None,
         };
         for flag in words {
             match flag.split_once(':') {
@@ -231,6 +234,7 @@ impl Table {
                 },
                 Some(("m", keys)) => field.list = ListType::Map(keys.split(',').collect()),
                 Some(("k", key)) => field.merge_key = Some(key),
+                Some(("d", json)) => field.default = Some(json),
                 Some(("i", tags)) => field.nested = tags.split('.').filter_map(|t| t.parse().ok()).collect(),
                 Some(_) => return None,
             }
@@ -360,6 +364,11 @@ mod tests {
             "inlined in JSON, nested on the wire"
         );
         assert!(field("core.v1.PodSpec", "volumes").retain_keys);
+        assert_eq!(field("core.v1.ContainerPort", "protocol").default, Some("\"TCP\""));
+        assert!(field("core.v1.Container", "livenessProbe").optional);
+        assert!(
+            !field("core.v1.Container", "resources").optional && field("core.v1.Container", "name").always
+        );
         assert!(field("core.v1.PodSpec", "nodeSelector").atomic);
         let requests = field("core.v1.ResourceRequirements", "requests");
         assert_eq!(requests.kind, Kind::Map(Box::new(Kind::Scalar(Scalar::Quantity))));

@@ -173,7 +173,30 @@ fn property(dialect: Dialect, field: &Field) -> Value {
     if let Some(schema) = schema.as_object_mut() {
         schema.append(&mut extensions);
     }
+    if dialect == Dialect::V3
+        && let Some(default) = default(field)
+    {
+        schema["default"] = default;
+    }
     schema
+}
+
+/// What an absent value stands for: what the type declares, or the zero of what Go does not point to.
+fn default(field: &Field) -> Option<Value> {
+    if let Some(declared) = field.default {
+        return serde_json::from_str(declared).ok();
+    }
+    if field.optional || field.tag == 0 {
+        return None;
+    }
+    Some(match field.kind {
+        Kind::Message(_) => json!({}),
+        Kind::Scalar(scalar) if named(scalar).is_some() => json!({}),
+        Kind::Scalar(Scalar::String) if field.always => json!(""),
+        Kind::Scalar(Scalar::Bool) if field.always => json!(false),
+        Kind::Scalar(Scalar::Int32 | Scalar::Int64 | Scalar::Float) if field.always => json!(0),
+        _ => return None,
+    })
 }
 
 fn value(dialect: Dialect, kind: &Kind) -> Value {

@@ -124,6 +124,29 @@ fn types_and_fields_say_what_they_are_for() {
 }
 
 #[test]
+fn the_third_version_tells_defaults() {
+    let gv = GroupVersion { group: "", version: "v1" };
+    let doc = document::build(&catalog::builtin(), Dialect::V3, &[gv]);
+    let default = |of: &str, field: &str| {
+        let schema = &doc["components"]["schemas"][format!("io.k8s.api.core.v1.{of}")];
+        schema["properties"][field].get("default").map(ToString::to_string)
+    };
+    let cases = [
+        ("ContainerPort", "protocol", Some("\"TCP\"")),
+        ("Container", "name", Some("\"\"")),
+        ("Container", "image", None),
+        ("Container", "resources", Some("{}")),
+        ("Container", "livenessProbe", None),
+        ("ServicePort", "targetPort", Some("{}")),
+        ("ContainerStatus", "restartCount", Some("0")),
+        ("PodSpec", "containers", None),
+    ];
+    for (of, field, want) in cases {
+        assert_eq!(default(of, field).as_deref(), want, "{of}.{field}");
+    }
+}
+
+#[test]
 fn operations_are_those_of_upstream() {
     let Some(reference) = reference() else {
         println!("skipped: the reference facts are not beside this tree");
