@@ -7,6 +7,7 @@
 //! ```
 //! Invariant: nothing here knows a particular daemon, and nothing here speaks to etcd, the runtime or the kernel's tables.
 
+pub mod cron;
 pub mod daemon;
 pub mod shutdown;
 pub mod task;

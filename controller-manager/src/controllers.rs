@@ -2,6 +2,7 @@
 
 mod certificatesigningrequest;
 mod clusterrole_aggregation;
+mod cronjob;
 mod daemonset;
 mod deployment;
 mod endpointslice;
@@ -99,6 +100,7 @@ pub const ALL: &[Controller] = &[
     Controller { name: "daemonset-controller", start: daemonset::start },
     Controller { name: "deployment-controller", start: deployment::start },
     Controller { name: "job-controller", start: job::start },
+    Controller { name: "cronjob-controller", start: cronjob::start },
     Controller { name: "endpointslice-controller", start: endpointslice::start },
 ];
 

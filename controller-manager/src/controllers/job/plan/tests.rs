@@ -220,8 +220,10 @@ fn a_finished_job_only_lets_its_pods_go() {
 #[test]
 fn replacement_waits_for_the_end_where_the_job_asks_for_it() {
     let ending = pod("a", "Running", json!({"metadata/deletionTimestamp": "2026-01-01T00:00:00Z"}));
-    let plan =
-        run(&job(json!({"podReplacementPolicy": "Failed", "parallelism": 1}), json!({})), std::slice::from_ref(&ending));
+    let plan = run(
+        &job(json!({"podReplacementPolicy": "Failed", "parallelism": 1}), json!({})),
+        std::slice::from_ref(&ending),
+    );
     assert_eq!((plan.create.len(), plan.status.failed, plan.status.terminating), (0, Some(0), Some(1)));
     let plan = run(&job(json!({"parallelism": 1}), json!({})), &[ending]);
     assert_eq!(names(&plan.untrack), ["a"], "counted as failed although it never says so");
