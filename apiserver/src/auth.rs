@@ -83,6 +83,8 @@ pub struct Credentials {
     pub peer_certificates: Vec<Vec<u8>>,
     /// The bearer token, if any.
     pub bearer: Option<String>,
+    /// The request's headers, where a front proxy may name the user in them; empty otherwise.
+    pub headers: http::HeaderMap,
 }
 
 /// An authenticator's answer for one request: `Ok(None)` = these are not my credentials.

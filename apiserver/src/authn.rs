@@ -1,7 +1,7 @@
 //! Authentication: who is behind a request.
 //!
 //! ```text
-//! credentials → x509 → token file → service account → bootstrap token → (engine: anonymous or 401)
+//! credentials → front proxy → x509 → token file → service account → bootstrap token → (engine: anonymous or 401)
 //! ```
 //!
 //! One file per kind of credential; [`build`] puts them in upstream's order. The first that knows
@@ -14,12 +14,14 @@ use async_trait::async_trait;
 
 use crate::{
     auth::{Authenticator, Credentials, User},
+    bootstrap::authentication_facts::RequestHeader,
     objects::Objects,
 };
 
 pub mod bootstraptoken;
 pub mod issue;
 pub mod jwt;
+pub mod requestheader;
 pub mod review;
 pub mod serviceaccount;
 pub mod tokenfile;
@@ -30,6 +32,8 @@ pub mod x509;
 pub struct Options {
     /// `--client-ca-file`.
     pub client_ca_file: Option<PathBuf>,
+    /// `--requestheader-client-ca-file` and the flags beside it.
+    pub request_header: Option<(PathBuf, RequestHeader)>,
     /// `--token-auth-file`.
     pub token_auth_file: Option<PathBuf>,
     /// `--enable-bootstrap-token-auth`.
@@ -94,6 +98,8 @@ pub struct Authentication {
     pub service_accounts: Option<Arc<serviceaccount::ServiceAccountTokens>>,
     /// The audiences a token must name to be accepted by this server.
     pub audiences: Vec<String>,
+    /// Who may name users in headers.
+    pub front_proxy: Option<Arc<requestheader::FrontProxy>>,
     /// Issues service account tokens; absent without a signing key.
     pub issuer: Option<Arc<issue::Issuer>>,
 }
@@ -112,6 +118,12 @@ impl Options {
 /// Reads the key files and makes the chain of authenticators.
 pub fn build(options: &Options, objects: Arc<dyn Objects>) -> Result<Authentication, BuildError> {
     let mut chain: Vec<Arc<dyn Authenticator>> = Vec::new();
+    let mut front_proxy = None;
+    if let Some((path, header)) = &options.request_header {
+        let proxy = Arc::new(requestheader::FrontProxy::new(&read(path)?, header.clone())?);
+        chain.push(proxy.clone());
+        front_proxy = Some(proxy);
+    }
     let mut client_ca = None;
     if let Some(path) = &options.client_ca_file {
         let certificates = Arc::new(x509::ClientCertificates::new(&read(path)?)?);
@@ -154,6 +166,7 @@ pub fn build(options: &Options, objects: Arc<dyn Objects>) -> Result<Authenticat
         authenticator: Arc::new(Union(chain)),
         client_ca,
         service_accounts,
+        front_proxy,
         audiences: options.audiences(),
         issuer,
     })

@@ -378,6 +378,7 @@ fn request_header(values: &Values) -> Option<(PathBuf, RequestHeader)> {
 fn authentication(values: &Values) -> authn::Options {
     authn::Options {
         client_ca_file: path(values, "client-ca-file"),
+        request_header: request_header(values),
         token_auth_file: path(values, "token-auth-file"),
         bootstrap_tokens: values.bool("enable-bootstrap-token-auth"),
         service_account_key_files: values

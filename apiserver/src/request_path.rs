@@ -60,7 +60,7 @@ pub async fn handle(
 async fn stages(
     server: Arc<Server>,
     peer: Arc<Peer>,
-    request: Request<Incoming>,
+    mut request: Request<Incoming>,
 ) -> Result<Response<Body>, Status> {
     let uri = request.uri();
     let info = RequestInfo::new(request.method(), uri.path(), uri.query().unwrap_or_default());
@@ -68,6 +68,9 @@ async fn stages(
     let timeout = if long { server.limits.timeout } else { deadline(&info, server.limits.timeout)? };
     let serving = async {
         let user = authenticate(&server, &peer, request.headers()).await?;
+        if let Some(proxy) = &server.authentication.front_proxy {
+            proxy.clear(request.headers_mut());
+        }
         let user = impersonate(&server, user, request.headers()).await?;
         let _slot = flow_control(&server, &info)?;
         authorize(&server, &info.attributes(&user)).await?;
@@ -153,7 +156,12 @@ fn bearer(headers: &HeaderMap) -> Option<String> {
 }
 
 async fn authenticate(server: &Server, peer: &Peer, headers: &HeaderMap) -> Result<User, Status> {
-    let credentials = Credentials { peer_certificates: peer.certificates.clone(), bearer: bearer(headers) };
+    let names_users = server.authentication.front_proxy.is_some();
+    let credentials = Credentials {
+        peer_certificates: peer.certificates.clone(),
+        bearer: bearer(headers),
+        headers: if names_users { headers.clone() } else { HeaderMap::new() },
+    };
     match server.authentication.authenticator.authenticate(&credentials).await {
         Ok(Some(user)) => Ok(user),
         Ok(None) if server.anonymous && credentials.bearer.is_none() => Ok(User::anonymous()),
