@@ -226,38 +226,39 @@ struct Frame<'a> {
 fn frames(events: WatchStream, framer: Framer) -> impl futures::Stream<Item = Bytes> + Send {
     futures::stream::unfold(Some((events, framer)), |state| async move {
         let (mut events, framer) = state?;
-        loop {
-            match events.next().await {
-                Ok(Some(event)) => {
-                    if let Some(frame) = framer.frame(event) {
-                        return Some((frame, Some((events, framer))));
-                    }
+        let (status, next) = match events.next().await {
+            Ok(Some(event)) => match framer.frame(event) {
+                Ok(frame) => return Some((frame, Some((events, framer)))),
+                // A client that missed an event would believe what is no longer so.
+                Err(status) => {
+                    tracing::error!(resource = framer.call.resource.plural, %status, "an event has no form");
+                    (status, None)
                 }
-                Ok(None) => return None,
-                Err(error) => {
-                    let status = storage_status(&error, &framer.call.resource.group_resource(), "");
-                    return framer.written("ERROR", &status.to_value()).map(|frame| (frame, None));
-                }
-            }
-        }
+            },
+            Ok(None) => return None,
+            Err(error) => (storage_status(&error, &framer.call.resource.group_resource(), ""), None),
+        };
+        framer.written("ERROR", &status.to_value()).ok().map(|frame| (frame, next))
     })
 }
 
 impl Framer {
-    fn frame(&self, event: WatchEvent) -> Option<Bytes> {
+    fn frame(&self, event: WatchEvent) -> Result<Bytes, Status> {
         let media = self.call.media;
         let stored = self.call.is_stored_version();
         if media.is_plain() && stored {
-            return Some(event.frame);
+            return Ok(event.frame);
         }
-        let Frame { event: name, object } = serde_json::from_slice(&event.frame).ok()?;
+        let Frame { event: name, object } = serde_json::from_slice(&event.frame).map_err(Status::internal)?;
         if media.encoding == Encoding::Protobuf && (stored || media.form == Form::Metadata) {
             let object = event.frame.slice_ref(object.get().as_bytes());
-            return Some(codec::watch_frame(name, &media.transcode(&object)?.ok()?));
+            if let Some(message) = media.transcode(&object) {
+                return Ok(codec::watch_frame(name, &message?));
+            }
         }
-        let object = Object::from_slice(object.get().as_bytes()).ok()?;
+        let object = Object::from_slice(object.get().as_bytes()).map_err(Status::internal)?;
         let object = match (event.kind, media.form) {
-            (_, Form::Object) => self.call.to_requested(object).ok()?.into_value(),
+            (_, Form::Object) => self.call.to_requested(object)?.into_value(),
             (WatchKind::Bookmark | WatchKind::InitialEventsEnd, Form::Table) => table::of(
                 &self.call.resource,
                 &[],
@@ -265,7 +266,7 @@ impl Framer {
                 json!({"resourceVersion": object.resource_version()}),
             ),
             (_, Form::Table) => {
-                let object = self.call.to_requested(object).ok()?;
+                let object = self.call.to_requested(object)?;
                 table::of(&self.call.resource, &[object], &self.include, json!({}))
             }
             (_, Form::Metadata) => partial(&object),
@@ -274,11 +275,11 @@ impl Framer {
     }
 
     /// A frame around an object that has its form.
-    fn written(&self, event: &str, object: &Value) -> Option<Bytes> {
+    fn written(&self, event: &str, object: &Value) -> Result<Bytes, Status> {
         if self.call.media.encoding == Encoding::Protobuf {
-            return Some(codec::watch_frame(event, &self.call.media.encode(object).ok()?));
+            return Ok(codec::watch_frame(event, &self.call.media.encode(object)?));
         }
-        Some(Bytes::from(format!("{}\n", json!({"type": event, "object": object}))))
+        Ok(Bytes::from(format!("{}\n", json!({"type": event, "object": object}))))
     }
 }
 

@@ -160,3 +160,39 @@ async fn metadata_and_questions_go_in_protobuf() {
     let (code, answer) = ask(&server, Method::POST, uri, message(&own)).await;
     assert_eq!((code, answer.pointer("/status/userInfo/username").is_some()), (201, true));
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_resource_has_the_same_list_in_protobuf() {
+    let server = TestServer::start().await;
+    let catalog = crate::registry::catalog::builtin();
+    let (mut lists, mut items) = (0, 0);
+    for resource in catalog.iter().filter(|r| r.verbs.contains(&"list")) {
+        for version in resource.versions {
+            let group = match resource.group {
+                "" => format!("api/{version}"),
+                group => format!("apis/{group}/{version}"),
+            };
+            let uri = format!("/{group}/{}", resource.plural);
+            let (code, plain) = server.get(&uri).await;
+            assert_eq!(code, 200, "{uri}: {plain}");
+            let (code, list) = ask(&server, Method::GET, &uri, Bytes::new()).await;
+            assert_eq!(code, 200, "{uri}: {list}");
+            let (api_version, kind) = (list["apiVersion"].as_str().unwrap(), resource.kind);
+            let shape = |item: &Value| {
+                let id = schema::type_of(api_version, kind).unwrap();
+                let mut object = schema::decode(&(item.into()), id).unwrap().object;
+                let object = object.as_object_mut().unwrap();
+                object.remove("apiVersion");
+                object.remove("kind");
+                object.clone()
+            };
+            let of = |list: &Value| -> Vec<_> {
+                list["items"].as_array().into_iter().flatten().map(shape).collect()
+            };
+            assert_eq!(of(&list), of(&plain), "{uri}");
+            lists += 1;
+            items += of(&list).len();
+        }
+    }
+    assert!(lists > 60 && items > 20, "{items} items in {lists} lists");
+}
