@@ -22,6 +22,7 @@ mod replicaset;
 mod resourcequota;
 mod root_ca;
 mod serviceaccount;
+mod statefulset;
 mod taint_eviction;
 mod ttl_after_finished;
 mod volume_protection;
@@ -101,6 +102,7 @@ pub const ALL: &[Controller] = &[
     Controller { name: "deployment-controller", start: deployment::start },
     Controller { name: "job-controller", start: job::start },
     Controller { name: "cronjob-controller", start: cronjob::start },
+    Controller { name: "statefulset-controller", start: statefulset::start },
     Controller { name: "endpointslice-controller", start: endpointslice::start },
 ];
 

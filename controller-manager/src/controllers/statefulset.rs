@@ -1,0 +1,238 @@
+//! StatefulSets: pods with names, an order and claims of their own.
+//!
+//! Contract: upstream's `pkg/controller/statefulset`. A pod's claims are there before the pod; revisions of the
+//! template are kept, so that an ordinal below the partition comes back as it was.
+
+mod identity;
+mod plan;
+
+use std::{collections::HashSet, sync::Arc};
+
+use component_base::{
+    client,
+    clock::SharedClock,
+    events::EventType,
+    informer::{Informer, ListWatch},
+    meta::{ObjectKey, label, object_key},
+    selector::LabelSelector,
+    workqueue::{Outcome, WorkQueue, run_workers},
+};
+use k8s_openapi::api::{
+    apps::v1::{ControllerRevision, StatefulSet, StatefulSetStatus},
+    core::v1::{PersistentVolumeClaim, Pod, PodTemplateSpec},
+};
+use kube::{
+    Api, Client,
+    api::{Patch, PatchParams, PostParams},
+};
+use serde_json::json;
+
+use self::plan::{Names, Plan, Template};
+use super::{
+    Context, enqueue_changes,
+    history::{self, HASH_LABEL, History, Revisions},
+    pod_control::PodControl,
+    replicaset,
+};
+
+#[derive(Clone)]
+struct Controller {
+    client: Client,
+    sets: Informer<StatefulSet>,
+    claims: Informer<PersistentVolumeClaim>,
+    control: PodControl<StatefulSet>,
+    history: History<StatefulSet>,
+    clock: SharedClock,
+}
+
+pub(super) fn start(ctx: &Context) {
+    let controller = Controller {
+        client: ctx.client.clone(),
+        sets: ctx.informers.get(ListWatch::default()),
+        claims: ctx.informers.get(ListWatch::default()),
+        control: PodControl::new(ctx, "statefulset-controller"),
+        history: History::new(ctx),
+        clock: ctx.clock.clone(),
+    };
+    let queue: WorkQueue<ObjectKey> = WorkQueue::new("statefulset");
+    enqueue_changes(&controller.sets, &queue);
+    let sets = controller.sets.clone();
+    controller.control.watch(&queue, move |pod| {
+        let namespace = pod.metadata.namespace.as_deref().unwrap_or_default();
+        let adopts = |set: &Arc<StatefulSet>| {
+            plan::ordinal(set, pod).is_some()
+                && selector(set).is_some_and(|s| s.matches(&replicaset::labels(pod)))
+        };
+        let found = sets.store().in_namespace(namespace).into_iter().filter(adopts);
+        found.map(|set| object_key(set.as_ref())).collect()
+    });
+    run_workers(&ctx.tasks, &queue, ctx.workers("concurrent-statefulset-syncs"), move |key| {
+        let controller = controller.clone();
+        async move { controller.sync(&key).await }
+    });
+}
+
+fn selector(set: &StatefulSet) -> Option<LabelSelector> {
+    let selector = LabelSelector::from_api(set.spec.as_ref().map(|s| &s.selector)).ok()?;
+    (!selector.is_everything()).then_some(selector)
+}
+
+impl Controller {
+    async fn sync(&self, key: &ObjectKey) -> Result<Outcome, kube::Error> {
+        self.sets.wait_synced().await;
+        self.claims.wait_synced().await;
+        self.control.pods().wait_synced().await;
+        self.history.wait_synced().await;
+        let Some(set) = self.sets.store().get(key) else { return Ok(Outcome::Done) };
+        let (Some(selector), Some(spec)) = (selector(&set), set.spec.as_ref()) else {
+            return Ok(Outcome::Done);
+        };
+        if set.metadata.deletion_timestamp.is_some() {
+            self.control.forget(&set);
+            return Ok(Outcome::Done);
+        }
+        let settled = self.control.settled(&set);
+        let pods = self.control.claim(&set, &selector).await?;
+        let labels = spec.template.metadata.as_ref().and_then(|m| m.labels.clone()).unwrap_or_default();
+        let collisions = set.status.as_ref().and_then(|s| s.collision_count).unwrap_or(0);
+        let data = history::template_patch(&spec.template)?;
+        let revisions = self.history.sync(&set, &labels, &data, collisions).await?;
+        let current = current_revision(&set, &revisions);
+        let names = Names {
+            current: current.metadata.name.as_deref().unwrap_or_default(),
+            update: revisions.update.metadata.name.as_deref().unwrap_or_default(),
+        };
+        let now = self.clock.now();
+        let mut failed = None;
+        if settled {
+            let plan = plan::plan(&set, &pods, names, now);
+            failed = self.carry_out(&set, plan, &current, &revisions.update).await.err();
+        }
+        let status = plan::status(&set, &pods, names, revisions.collisions, now);
+        self.write_status(key, &set, status).await?;
+        let live: HashSet<String> = pods
+            .iter()
+            .filter_map(|p| label(&p.metadata, HASH_LABEL))
+            .chain([names.current])
+            .map(str::to_owned)
+            .collect();
+        let limit = usize::try_from(spec.revision_history_limit.unwrap_or(10)).unwrap_or(0);
+        self.history.truncate(&revisions.others, &live, limit).await?;
+        let ripe = replicaset::next_available(&pods, spec.min_ready_seconds.unwrap_or(0), now);
+        match failed {
+            Some(error) => Err(error),
+            None => Ok(ripe.map_or(Outcome::Done, Outcome::RequeueAfter)),
+        }
+    }
+
+    async fn carry_out(
+        &self,
+        set: &Arc<StatefulSet>,
+        plan: Plan,
+        current: &ControllerRevision,
+        update: &ControllerRevision,
+    ) -> Result<(), kube::Error> {
+        let mut pods = Vec::new();
+        for (ordinal, template) in &plan.create {
+            self.ensure_claims(set, *ordinal).await?;
+            let revision = if *template == Template::Current { current } else { update };
+            let template = template_of(revision)?;
+            let name = revision.metadata.name.as_deref().unwrap_or_default();
+            pods.push(identity::pod(set, &template, name, *ordinal));
+        }
+        if !pods.is_empty()
+            && let Some(error) = self.control.create(set, pods).await.error
+            && !client::is_already_exists(&error)
+        {
+            return Err(error);
+        }
+        if identity::deletes_claims_when_scaled(set) {
+            for pod in &plan.condemned {
+                self.hand_claims_over(set, pod).await?;
+            }
+        }
+        if plan.delete.is_empty() { Ok(()) } else { self.control.delete(set, &plan.delete).await }
+    }
+
+    /// Makes the claims an ordinal lacks.
+    async fn ensure_claims(&self, set: &Arc<StatefulSet>, ordinal: i32) -> Result<(), kube::Error> {
+        let namespace = set.metadata.namespace.as_deref().unwrap_or_default();
+        let api: Api<PersistentVolumeClaim> = Api::namespaced(self.client.clone(), namespace);
+        for claim in identity::claims(set, ordinal) {
+            let name = claim.metadata.name.clone().unwrap_or_default();
+            if self.claims.store().get(&ObjectKey::new(namespace, name.as_str())).is_some() {
+                continue;
+            }
+            let owner = set.metadata.name.as_deref().unwrap_or_default();
+            match api.create(&PostParams::default(), &claim).await {
+                Ok(_) => {
+                    let note =
+                        format!("create Claim {name} Pod {owner}-{ordinal} in StatefulSet {owner} success");
+                    self.control.tell(set, EventType::Normal, "SuccessfulCreate", "Create", note);
+                }
+                Err(e) if client::is_already_exists(&e) => {}
+                Err(e) => {
+                    let note = format!(
+                        "create Claim {name} for Pod {owner}-{ordinal} in StatefulSet {owner} failed error: {e}"
+                    );
+                    self.control.tell(set, EventType::Warning, "FailedCreate", "Create", note);
+                    return Err(e);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// The claims of an ordinal that is no longer wanted go when its pod is gone.
+    async fn hand_claims_over(&self, set: &Arc<StatefulSet>, pod: &Arc<Pod>) -> Result<(), kube::Error> {
+        let Some(ordinal) = plan::ordinal(set, pod) else { return Ok(()) };
+        let namespace = set.metadata.namespace.as_deref().unwrap_or_default();
+        let api: Api<PersistentVolumeClaim> = Api::namespaced(self.client.clone(), namespace);
+        for claim in identity::claims(set, ordinal) {
+            let name = claim.metadata.name.clone().unwrap_or_default();
+            let Some(found) = self.claims.store().get(&ObjectKey::new(namespace, name.as_str())) else {
+                continue;
+            };
+            let owner = identity::owner_of(pod.as_ref());
+            let mut owners = found.metadata.owner_references.clone().unwrap_or_default();
+            owners.retain(|o| o.kind != "StatefulSet" && o.kind != "Pod");
+            owners.push(owner);
+            let body = json!({"metadata": {"uid": found.metadata.uid, "ownerReferences": owners}});
+            match api.patch(&name, &PatchParams::default(), &Patch::Merge(body)).await {
+                Err(e) if !client::is_not_found(&e) => return Err(e),
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    async fn write_status(
+        &self,
+        key: &ObjectKey,
+        set: &StatefulSet,
+        status: StatefulSetStatus,
+    ) -> Result<(), kube::Error> {
+        if set.status.as_ref() == Some(&status) {
+            return Ok(());
+        }
+        let api: Api<StatefulSet> = Api::namespaced(self.client.clone(), &key.namespace);
+        let body = json!({"metadata": {"resourceVersion": set.metadata.resource_version}, "status": status});
+        match api.patch_status(&key.name, &PatchParams::default(), &Patch::Merge(body)).await {
+            Err(e) if !client::is_not_found(&e) => Err(e),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// The revision pods had before the update began; a new set has only one.
+fn current_revision(set: &StatefulSet, revisions: &Revisions) -> Arc<ControllerRevision> {
+    let name = set.status.as_ref().and_then(|s| s.current_revision.as_deref());
+    let known = revisions.others.iter().find(|r| r.metadata.name.as_deref() == name);
+    known.unwrap_or(&revisions.update).clone()
+}
+
+/// The template a revision keeps.
+fn template_of(revision: &ControllerRevision) -> Result<PodTemplateSpec, kube::Error> {
+    let kept = revision.data.as_ref().and_then(|d| d.0.pointer("/spec/template")).cloned();
+    serde_json::from_value(kept.unwrap_or_default()).map_err(kube::Error::SerdeError)
+}

@@ -1,0 +1,137 @@
+use serde_json::{Value, json};
+
+use super::*;
+
+const NAMES: Names<'static> = Names { current: "w-old", update: "w-new" };
+
+fn now() -> Timestamp {
+    "2026-01-01T01:00:00Z".parse().unwrap()
+}
+
+fn set(spec: Value, status: Value) -> StatefulSet {
+    let mut all = json!({"replicas": 3, "selector": {}, "serviceName": "w", "template": {}});
+    for (key, value) in spec.as_object().unwrap() {
+        all[key] = value.clone();
+    }
+    serde_json::from_value(json!({"metadata": {"name": "w", "uid": "w"}, "spec": all, "status": status}))
+        .unwrap()
+}
+
+fn pod(ordinal: i32, revision: &str, state: &str) -> Arc<Pod> {
+    let ready = if state == "ready" { "True" } else { "False" };
+    let phase = if state == "failed" { "Failed" } else { "Running" };
+    let mut value = json!({
+        "metadata": {"name": format!("w-{ordinal}"), "uid": format!("u{ordinal}"),
+            "labels": {"controller-revision-hash": revision}},
+        "spec": {"containers": []}, "status": {"phase": phase, "conditions": [{"type": "Ready", "status": ready,
+            "lastTransitionTime": "2026-01-01T00:00:00Z"}]}});
+    if state == "ending" {
+        value["metadata"]["deletionTimestamp"] = "2026-01-01T00:00:00Z".into();
+    }
+    Arc::new(serde_json::from_value(value).unwrap())
+}
+
+fn all(states: &[&str]) -> Vec<Arc<Pod>> {
+    let new = |(o, state): (usize, &&str)| pod(i32::try_from(o).unwrap(), "w-new", state);
+    states.iter().enumerate().map(new).collect()
+}
+
+/// Ordinals made and pods deleted.
+fn step(set: &StatefulSet, pods: &[Arc<Pod>]) -> (Vec<i32>, Vec<i32>) {
+    let plan = plan(set, pods, NAMES, now());
+    let gone = plan.delete.iter().filter_map(|p| ordinal(set, p)).collect();
+    (plan.create.iter().map(|(o, _)| *o).collect(), gone)
+}
+
+#[test]
+fn pods_come_up_one_after_the_other() {
+    let set = set(json!({}), json!({}));
+    assert_eq!(step(&set, &[]), (vec![0], vec![]));
+    assert_eq!(step(&set, &all(&["pending"])), (vec![], vec![]));
+    assert_eq!(step(&set, &all(&["ready"])), (vec![1], vec![]));
+    assert_eq!(step(&set, &all(&["ready", "ending"])), (vec![], vec![]));
+    assert_eq!(step(&set, &all(&["ready", "ready", "ready"])), (vec![], vec![]));
+}
+
+#[test]
+fn parallel_sets_do_all_at_once() {
+    let parallel = set(json!({"podManagementPolicy": "Parallel"}), json!({}));
+    assert_eq!(step(&parallel, &[]), (vec![0, 1, 2], vec![]));
+    let fewer = set(json!({"podManagementPolicy": "Parallel", "replicas": 1}), json!({}));
+    assert_eq!(step(&fewer, &all(&["pending", "pending", "ready"])), (vec![], vec![2, 1]));
+}
+
+#[test]
+fn surplus_pods_go_from_the_top_one_by_one() {
+    let one = set(json!({"replicas": 1}), json!({}));
+    assert_eq!(step(&one, &all(&["ready", "ready", "ready"])), (vec![], vec![2]));
+    assert_eq!(step(&one, &all(&["ready", "ready", "ending"])), (vec![], vec![]));
+    assert_eq!(
+        step(&one, &all(&["pending", "ready", "ready"])),
+        (vec![], vec![]),
+        "not while one is in trouble"
+    );
+}
+
+#[test]
+fn a_failed_pod_is_made_anew() {
+    let set = set(json!({}), json!({}));
+    assert_eq!(step(&set, &all(&["ready", "failed", "ready"])), (vec![], vec![1]));
+    let mut without = all(&["ready", "x", "ready"]);
+    without.remove(1);
+    assert_eq!(step(&set, &without), (vec![1], vec![]));
+}
+
+#[test]
+fn ordinals_may_start_anywhere() {
+    let set = set(json!({"ordinals": {"start": 5}, "replicas": 2}), json!({}));
+    assert_eq!(step(&set, &[]), (vec![5], vec![]));
+    let pods = [pod(5, "w-new", "ready"), pod(6, "w-new", "ready"), pod(0, "w-new", "ready")];
+    assert_eq!(step(&set, &pods), (vec![], vec![0]));
+}
+
+#[test]
+fn an_update_goes_from_the_top_down_to_the_partition() {
+    let old = |states: &[&str]| -> Vec<Arc<Pod>> {
+        states.iter().enumerate().map(|(o, s)| pod(i32::try_from(o).unwrap(), "w-old", s)).collect()
+    };
+    let whole = set(json!({}), json!({"currentReplicas": 3}));
+    let mut pods = old(&["ready", "ready", "ready"]);
+    assert_eq!(step(&whole, &pods), (vec![], vec![2]));
+    pods[2] = pod(2, "w-new", "pending");
+    assert_eq!(step(&whole, &pods), (vec![], vec![]), "the new pod must serve first");
+    pods[2] = pod(2, "w-new", "ready");
+    assert_eq!(step(&whole, &pods), (vec![], vec![1]));
+    let rolling = |partition: i32| json!({"updateStrategy": {"type": "RollingUpdate", "rollingUpdate": {"partition": partition}}});
+    assert_eq!(step(&set(rolling(2), json!({})), &pods), (vec![], vec![]));
+    assert_eq!(step(&set(rolling(1), json!({})), &pods), (vec![], vec![1]));
+    let on_delete = set(json!({"updateStrategy": {"type": "OnDelete"}}), json!({}));
+    assert_eq!(step(&on_delete, &pods), (vec![], vec![]));
+}
+
+#[test]
+fn several_may_be_updated_at_once_where_the_set_says_so() {
+    let spec = json!({"updateStrategy": {"rollingUpdate": {"maxUnavailable": 2}}});
+    let pods: Vec<Arc<Pod>> = (0..3).map(|o| pod(o, "w-old", "ready")).collect();
+    assert_eq!(step(&set(spec, json!({"currentReplicas": 3})), &pods), (vec![], vec![2, 1]));
+}
+
+#[test]
+fn pods_below_the_partition_come_back_as_they_were() {
+    let spec = json!({"updateStrategy": {"rollingUpdate": {"partition": 2}}});
+    let set = set(spec, json!({}));
+    let made = |pods: &[Arc<Pod>]| plan(&set, pods, NAMES, now()).create;
+    assert_eq!(made(&[]), [(0, Template::Current)]);
+    assert_eq!(made(&[pod(0, "w-old", "ready"), pod(1, "w-old", "ready")]), [(2, Template::Update)]);
+}
+
+#[test]
+fn a_complete_update_becomes_what_is_current() {
+    let set = set(json!({}), json!({"currentReplicas": 1}));
+    let status = |pods: &[Arc<Pod>]| status(&set, pods, NAMES, 0, now());
+    let half = status(&[pod(0, "w-old", "ready"), pod(1, "w-new", "ready")]);
+    assert_eq!((half.current_replicas, half.updated_replicas), (Some(1), Some(1)));
+    assert_eq!(half.current_revision.as_deref(), Some("w-old"));
+    let done = status(&all(&["ready", "ready", "ready"]));
+    assert_eq!((done.current_replicas, done.current_revision.as_deref()), (Some(3), Some("w-new")));
+}
