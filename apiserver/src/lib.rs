@@ -27,6 +27,7 @@ pub mod options;
 pub mod patch;
 pub mod proxy;
 pub mod registry;
+pub mod reload;
 pub mod request_path;
 pub mod response;
 pub mod reviews;

@@ -29,6 +29,7 @@ pub mod dial;
 mod forward;
 pub mod kubelet;
 mod log;
+mod metrics;
 mod rewrite;
 mod spdy;
 mod stream;

@@ -36,6 +36,7 @@ use crate::{
     options::{self, Config, OptionsError},
     proxy::kubelet::{KubeletError, Kubelets},
     registry::{Resource, SideEffects, catalog, stored_forms::StoredForms},
+    reload,
     reviews::{self, Virtuals},
     server::Server,
     status::Status,
@@ -158,8 +159,31 @@ pub async fn build(config: Config, catalog: catalog::Catalog, tasks: &Tasks) -> 
         drain: serving.drain(),
         tasks: serving,
     });
+    watch_files(&server, &config);
     let Config { shutdown_delay, grace, .. } = config;
     Ok(App { address, server, authorization, facts, services, releases, listener, shutdown_delay, grace })
+}
+
+/// Certificates change under a running server.
+fn watch_files(server: &Arc<Server>, config: &Config) {
+    let tasks = &server.tasks;
+    let kubelets = server.clone();
+    let reload_kubelets = move || kubelets.kubelets.reload().map_err(|e| e.to_string());
+    reload::watch(tasks, "kubelet certificates", server.kubelets.files(), reload_kubelets);
+    let text = |e: &dyn std::fmt::Display| e.to_string();
+    if let (Some(path), Some(ca)) =
+        (config.authn.client_ca_file.clone(), server.authentication.client_ca.clone())
+    {
+        reload::watch(tasks, "client CA", vec![path.clone()], move || {
+            ca.reload(&std::fs::read(&path).map_err(|e| text(&e))?).map_err(|e| text(&e))
+        });
+    }
+    let proxy = server.authentication.front_proxy.clone();
+    if let (Some((path, _)), Some(proxy)) = (config.authn.request_header.clone(), proxy) {
+        reload::watch(tasks, "front proxy CA", vec![path.clone()], move || {
+            proxy.reload(&std::fs::read(&path).map_err(|e| text(&e))?).map_err(|e| text(&e))
+        });
+    }
 }
 
 /// How the catalog's resources are stored: those that are another group's view of the same objects are one with it.

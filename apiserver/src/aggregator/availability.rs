@@ -1,11 +1,17 @@
 //! Whether the servers behind APIServices work, which their `Available` condition tells, and what they serve.
 
-use std::{net::IpAddr, sync::Arc, time::Duration};
+use std::{
+    net::IpAddr,
+    sync::{Arc, LazyLock},
+    time::Duration,
+};
 
+use component_base::metrics::{self, Stability};
 use futures::future::join_all;
 use http::{Request, header};
 use http_body_util::{BodyExt, Limited};
 use jiff::Timestamp;
+use prometheus::{IntCounterVec, IntGaugeVec};
 use serde_json::{Value, json};
 
 use super::{Remote, Service, proxied, registration::API_SERVICES};
@@ -20,6 +26,20 @@ use crate::{
 /// Time for a server to answer a check.
 const CHECK: Duration = Duration::from_secs(5);
 const MAX_LIST: usize = 8 << 20;
+
+static UNAVAILABLE: LazyLock<IntGaugeVec> = LazyLock::new(|| {
+    let help = "Whether an APIService is unavailable, by its name.";
+    metrics::gauge_vec("aggregator_unavailable_apiservice", help, Stability::Alpha, &["name"])
+});
+static FAILURES: LazyLock<IntCounterVec> = LazyLock::new(|| {
+    let help = "APIServices that became unavailable, by name and reason.";
+    metrics::counter_vec(
+        "aggregator_unavailable_apiservice_total",
+        help,
+        Stability::Alpha,
+        &["name", "reason"],
+    )
+});
 
 /// What a check found: a condition without its time, and the resources served.
 struct Found {
@@ -247,8 +267,13 @@ fn available(object: &Object) -> Option<&Value> {
 
 /// Writes the condition if it is another one.
 async fn tell(server: &Server, object: &Arc<Object>, found: &Found) {
+    UNAVAILABLE.with_label_values(&[object.name()]).set(i64::from(found.status != "True"));
     if available(object).is_some_and(|old| condition(found, Some(old), Timestamp::UNIX_EPOCH) == *old) {
         return;
+    }
+    if found.status != "True" && available(object).is_none_or(|old| old.get("status") == Some(&"True".into()))
+    {
+        FAILURES.with_label_values(&[object.name(), found.reason]).inc();
     }
     for _ in 0..3 {
         let latest = match server.objects.get_latest(API_SERVICES, "", object.name()).await {

@@ -30,6 +30,14 @@ impl FrontProxy {
         Ok(Self { certificates: ClientCertificates::new(pem)?, header })
     }
 
+    /// Believes certificates of another bundle from now on.
+    ///
+    /// # Errors
+    /// When it holds no usable certificate; the old one stays.
+    pub fn reload(&self, pem: &[u8]) -> Result<(), CaError> {
+        self.certificates.reload(pem)
+    }
+
     /// Takes the headers out that name a user, whoever sent them.
     pub fn clear(&self, headers: &mut HeaderMap) {
         let RequestHeader { username_headers, uid_headers, group_headers, extra_headers_prefix, .. } =

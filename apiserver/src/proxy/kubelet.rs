@@ -4,6 +4,7 @@
 
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
+use arc_swap::ArcSwap;
 use rustls::ClientConfig;
 use serde_json::Value;
 
@@ -67,11 +68,24 @@ pub enum KubeletError {
 
 /// Finds kubelets.
 pub struct Kubelets {
+    options: KubeletOptions,
+    trust: ArcSwap<Trust>,
+    anonymous: Arc<ClientConfig>,
+}
+
+/// Who we are to kubelets, and whom we take for one.
+struct Trust {
     checked: Arc<ClientConfig>,
     unchecked: Arc<ClientConfig>,
-    anonymous: Arc<ClientConfig>,
-    preferred: Vec<AddressType>,
-    timeout: Duration,
+}
+
+impl Trust {
+    fn load(options: &KubeletOptions) -> Result<Self, KubeletError> {
+        let pair = options.client.as_ref();
+        let pair = pair.map(|(cert, key)| component_base::tls::load_pair(cert, key)).transpose()?;
+        let roots = options.ca.as_ref().map(|ca| component_base::tls::load_roots(ca)).transpose()?;
+        Ok(Self { checked: client_tls(roots, pair.as_ref())?, unchecked: client_tls(None, pair.as_ref())? })
+    }
 }
 
 impl Kubelets {
@@ -80,19 +94,26 @@ impl Kubelets {
     /// # Errors
     /// When a file is unusable.
     pub fn new(options: &KubeletOptions) -> Result<Self, KubeletError> {
-        let pair = options
-            .client
-            .as_ref()
-            .map(|(cert, key)| component_base::tls::load_pair(cert, key))
-            .transpose()?;
-        let roots = options.ca.as_ref().map(|ca| component_base::tls::load_roots(ca)).transpose()?;
         Ok(Self {
-            checked: client_tls(roots, pair.as_ref())?,
-            unchecked: client_tls(None, pair.as_ref())?,
+            options: options.clone(),
+            trust: ArcSwap::from_pointee(Trust::load(options)?),
             anonymous: client_tls(None, None)?,
-            preferred: options.preferred.clone(),
-            timeout: options.timeout,
         })
+    }
+
+    /// The files connections to kubelets depend on.
+    pub fn files(&self) -> Vec<PathBuf> {
+        let pair = self.options.client.iter().flat_map(|(cert, key)| [cert.clone(), key.clone()]);
+        pair.chain(self.options.ca.clone()).collect()
+    }
+
+    /// Reads the files again for new connections.
+    ///
+    /// # Errors
+    /// When one is unusable; the old ones stay.
+    pub fn reload(&self) -> Result<(), KubeletError> {
+        self.trust.store(Arc::new(Trust::load(&self.options)?));
+        Ok(())
     }
 
     /// The kubelet of a node. `insecure` takes it for what it says it is.
@@ -102,16 +123,17 @@ impl Kubelets {
     pub async fn locate(&self, objects: &dyn Objects, node: &str, insecure: bool) -> Result<Target, Status> {
         let found = objects.get(NODES, "", node).await?;
         let found = found.ok_or_else(|| Status::not_found(&NODES.group_name(), node))?;
-        let host = address(&found, &self.preferred).ok_or_else(|| {
+        let host = address(&found, &self.options.preferred).ok_or_else(|| {
             Status::internal(format!("no preferred addresses found; known addresses: {}", known(&found)))
         })?;
-        let tls = if insecure { &self.unchecked } else { &self.checked };
+        let trust = self.trust.load();
+        let tls = if insecure { &trust.unchecked } else { &trust.checked };
         Ok(Target {
             host,
             port: port(&found),
             tls: Some(tls.clone()),
             server_name: None,
-            timeout: self.timeout,
+            timeout: self.options.timeout,
         })
     }
 

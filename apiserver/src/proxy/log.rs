@@ -12,7 +12,8 @@ use jiff::Timestamp;
 
 use super::{
     Connect,
-    dial::{self, Answer, Target},
+    dial::{self, Answer, DialError, Target},
+    metrics,
     stream::{container_of, encode},
 };
 use crate::{
@@ -39,6 +40,7 @@ impl Connect {
     pub(super) async fn log(self) -> Result<Response<Body>, Status> {
         let name = self.info.name.as_str();
         let options = parse(&self.info.query, name)?;
+        metrics::logs(options.insecure);
         let pod = self.pod().await?;
         let container = container_of(&pod, &options.container)?;
         let node = pod.pointer("/spec/nodeName").and_then(|n| n.as_str()).unwrap_or_default();
@@ -70,6 +72,9 @@ impl Connect {
             .body(dial::empty())
             .map_err(Status::internal)?;
         kubelet.request(request, &self.server.tasks).await.map_err(|error| {
+            if matches!(error, DialError::Tls(_)) {
+                metrics::logs_tls_failed();
+            }
             let url = format!("https://{}{uri}", kubelet.authority());
             Status::new(500, Reason::Unknown, format!("Get {url:?}: {error}"))
         })

@@ -7,7 +7,7 @@ use http::{HeaderName, Method, Request, Response, header};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use serde_json::Value;
 
-use super::{Connect, End, dial::Target, translate, tunnel, upgrade, websocket};
+use super::{Connect, End, dial::Target, metrics, translate, tunnel, upgrade, websocket};
 use crate::{
     object::Object,
     request_path::info::Query,
@@ -125,9 +125,11 @@ impl Connect {
         let kubelet = self.server.kubelets.locate(&*self.server.objects, node, false).await?;
         let headers = self.request.headers();
         if websocket::offers(headers, translate::PROTOCOL) && end != End::PortForward {
+            metrics::websocket(&self.info.subresource);
             return translate::run(self, kubelet, &uri).await;
         }
         if end == End::PortForward && !tunnel::protocols(headers).is_empty() {
+            metrics::websocket(&self.info.subresource);
             return tunnel::run(self, kubelet, &uri).await;
         }
         self.pass(kubelet, &uri).await

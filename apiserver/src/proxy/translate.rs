@@ -25,6 +25,7 @@ use tokio_tungstenite::tungstenite::{Error as SocketError, Message};
 use super::{
     Connect,
     dial::{Answer, Target},
+    metrics,
     spdy::{Event, Reader, Writer},
     upgrade,
     websocket::{self, Socket},
@@ -107,6 +108,7 @@ pub(super) async fn run(mut connect: Connect, kubelet: Target, uri: &str) -> Res
             let dialed = kubelet.request(request, &tasks).await;
             match dialed {
                 Err(error) => {
+                    metrics::translated(500);
                     finish(socket, status_of(&Status::internal(super::stream::dial_failed(&error)))).await
                 }
                 Ok(answer) if answer.response.status() != StatusCode::SWITCHING_PROTOCOLS => {
@@ -139,8 +141,9 @@ async fn refusal(answer: Answer) -> Bytes {
     status_of(&Status::internal(format!("unable to upgrade connection: {}", text.trim())))
 }
 
-/// Tells how it ended, and ends.
+/// Tells why there is no stream, and ends.
 async fn finish(mut socket: Socket, status: Bytes) {
+    metrics::translated(500);
     let told = async {
         socket.send(message(ERROR, &status)).await?;
         socket.close(Some(websocket::normal())).await
@@ -180,6 +183,7 @@ async fn translate(socket: Socket, mut answer: Answer, wanted: Wanted) {
         ended = outputs(Reader::new(read), &writer, &open, &mut sink) => ended,
         () = inputs(source, &writer, &open) => return,
     };
+    metrics::translated(if ended.is_ok() { 200 } else { 500 });
     let status = match ended {
         Ok(status) if status.is_empty() => {
             Bytes::from(json!({"metadata": {}, "status": "Success"}).to_string())

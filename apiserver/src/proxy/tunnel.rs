@@ -36,6 +36,7 @@ pub(super) async fn run(mut connect: Connect, kubelet: Target, uri: &str) -> Res
     let offered = protocols(connect.request.headers());
     let request = Connect::spdy_request(&kubelet, uri, &offered)?;
     let answer = kubelet.request(request, &connect.server.tasks).await.map_err(|e| dial_failed(&e))?;
+    super::metrics::tunnelled(answer.response.status().as_u16());
     if answer.response.status() != StatusCode::SWITCHING_PROTOCOLS {
         return upgrade::refused(answer);
     }
