@@ -4,7 +4,10 @@
 
 use std::{path::PathBuf, sync::Arc, sync::LazyLock, time::Duration};
 
-use http::{HeaderValue, Request, Response, header::USER_AGENT};
+use http::{
+    HeaderValue, Request, Response,
+    header::{AUTHORIZATION, USER_AGENT},
+};
 use hyper::body::Incoming;
 use hyper_rustls::{FixedServerNameResolver, HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::{
@@ -18,7 +21,7 @@ use kube::{
 };
 use parking_lot::Mutex;
 use prometheus::{HistogramVec, IntCounterVec};
-use tokio::time::Instant;
+use tokio::{sync::watch, time::Instant};
 use tower::{BoxError, ServiceBuilder, ServiceExt, util::BoxCloneSyncService};
 
 use crate::{
@@ -97,6 +100,66 @@ pub async fn connect_with_certificate(
     build(config, options, Some(certificate))
 }
 
+/// A connection without credentials of its own, which several identities share; each is a client of its own with its own
+/// rate limit.
+#[derive(Clone)]
+pub struct SharedConnection {
+    inner: Transport,
+    host: String,
+    namespace: String,
+    options: ClientOptions,
+}
+
+/// The value of `Authorization`, replaced while it is used; requests wait while there is none.
+pub type Bearer = watch::Receiver<Option<HeaderValue>>;
+
+impl std::fmt::Debug for SharedConnection {
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        out.debug_struct("SharedConnection").field("host", &self.host).finish_non_exhaustive()
+    }
+}
+
+impl SharedConnection {
+    /// Loads the configuration and forgets its credentials; connects lazily.
+    ///
+    /// # Errors
+    /// As [`connect`].
+    pub async fn new(options: &ClientOptions) -> Result<SharedConnection, ClientError> {
+        let mut config = load(options).await?;
+        config.auth_info = kube::config::AuthInfo::default();
+        let inner = transport(&config, None)?;
+        Ok(SharedConnection {
+            inner,
+            host: host_of(&config),
+            namespace: config.default_namespace,
+            options: options.clone(),
+        })
+    }
+
+    /// A client for one identity. `name` is appended to the user agent.
+    ///
+    /// # Errors
+    /// When the name cannot stand in a header.
+    pub fn client(&self, name: &str, bearer: Bearer) -> Result<kube::Client, ClientError> {
+        let agent = format!("{}/{name}", self.options.user_agent);
+        let agent = HeaderValue::from_str(&agent).map_err(|_| ClientError::UserAgent(agent))?;
+        let limiter = Limiter::new(self.options.qps, self.options.burst);
+        let (inner, host) = (self.inner.clone(), self.host.clone());
+        let service = tower::service_fn(move |mut request: Request<Body>| {
+            let (inner, limiter, host, agent) = (inner.clone(), limiter.clone(), host.clone(), agent.clone());
+            let mut bearer = bearer.clone();
+            Box::pin(async move {
+                let value = bearer.wait_for(Option::is_some).await?.clone();
+                if let Some(value) = value {
+                    request.headers_mut().insert(AUTHORIZATION, value);
+                }
+                limited(inner, limiter, host, agent, request).await
+            }) as Answer
+        });
+        Ok(kube::Client::new(service, self.namespace.clone()))
+    }
+}
+
 async fn load(options: &ClientOptions) -> Result<Config, ClientError> {
     let master = match options.master.as_deref().filter(|master| !master.is_empty()) {
         Some(text) => Some(text.parse::<http::Uri>().map_err(|_| ClientError::Master(text.to_owned()))?),
@@ -131,22 +194,8 @@ fn build(
     options: &ClientOptions,
     certificate: Option<Arc<ClientCertificate>>,
 ) -> Result<kube::Client, ClientError> {
-    crate::tls::install_provider();
-    let setup = |error| ClientError::Setup(Box::new(error));
-    let mut tls = config.rustls_client_config().map_err(setup)?;
-    if let Some(certificate) = certificate {
-        tls.client_auth_cert_resolver = certificate;
-    }
-    let http = hyper_client(&config, tls)?;
-    let inner: Transport = BoxCloneSyncService::new(
-        ServiceBuilder::new()
-            .layer(config.base_uri_layer())
-            .option_layer(config.auth_layer().map_err(setup)?)
-            .layer(config.extra_headers_layer().map_err(setup)?)
-            .map_err(BoxError::from)
-            .service(http),
-    );
-    let host = config.cluster_url.authority().map(ToString::to_string).unwrap_or_default();
+    let inner = transport(&config, certificate)?;
+    let host = host_of(&config);
     let agent = HeaderValue::from_str(&options.user_agent)
         .map_err(|_| ClientError::UserAgent(options.user_agent.clone()))?;
     let limiter = Limiter::new(options.qps, options.burst);
@@ -155,6 +204,29 @@ fn build(
         Box::pin(limited(inner, limiter, host, agent, request)) as Answer
     });
     Ok(kube::Client::new(service, config.default_namespace))
+}
+
+fn host_of(config: &Config) -> String {
+    config.cluster_url.authority().map(ToString::to_string).unwrap_or_default()
+}
+
+/// Connections with what a configuration adds to requests.
+fn transport(config: &Config, certificate: Option<Arc<ClientCertificate>>) -> Result<Transport, ClientError> {
+    crate::tls::install_provider();
+    let setup = |error| ClientError::Setup(Box::new(error));
+    let mut tls = config.rustls_client_config().map_err(setup)?;
+    if let Some(certificate) = certificate {
+        tls.client_auth_cert_resolver = certificate;
+    }
+    let http = hyper_client(config, tls)?;
+    Ok(BoxCloneSyncService::new(
+        ServiceBuilder::new()
+            .layer(config.base_uri_layer())
+            .option_layer(config.auth_layer().map_err(setup)?)
+            .layer(config.extra_headers_layer().map_err(setup)?)
+            .map_err(BoxError::from)
+            .service(http),
+    ))
 }
 
 /// One HTTP/2 (or else HTTP/1.1) connection pool.

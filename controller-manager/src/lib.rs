@@ -8,6 +8,7 @@
 //! and an act that never decides. Contract: upstream's `pkg/controller`.
 
 pub mod controllers;
+pub mod identity;
 pub mod run;
 pub mod served;
 pub mod settings;

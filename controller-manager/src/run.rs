@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use component_base::{
     auth::{AuthError, AuthOptions, Delegated},
-    client::{self, ClientError, ClientOptions},
+    client::{self, ClientError, ClientOptions, SharedConnection},
     clock,
     daemon::Daemon,
     flags::{Flag, FlagSet, Kind, Values, group},
@@ -16,6 +16,7 @@ use component_base::{
 
 use crate::{
     controllers::{self, Context},
+    identity::Identities,
     settings::{self, Settings, SettingsError},
 };
 
@@ -31,6 +32,8 @@ pub struct Config {
     auth: AuthOptions,
     election: Option<LeaderElection>,
     selection: Vec<String>,
+    /// Whether every controller has its own identity.
+    separate: bool,
     settings: Settings,
 }
 
@@ -71,12 +74,20 @@ impl Daemon for ControllerManager {
         FlagSet::new(
             "kube-controller-manager",
             "Runs the built-in controllers: they bring the cluster to what its objects ask for.",
-            [Flag::new(
-                "controllers",
-                Kind::Strings,
-                "*",
-                "controllers to run; * for all, -name for all but one",
-            )],
+            [
+                Flag::new(
+                    "controllers",
+                    Kind::Strings,
+                    "*",
+                    "controllers to run; * for all, -name for all but one",
+                ),
+                Flag::new(
+                    "use-service-account-credentials",
+                    Kind::Bool,
+                    "false",
+                    "every controller acts as its own service account",
+                ),
+            ],
         )
         .with(settings::flags())
         .with(group::secure_serving("10257"))
@@ -101,6 +112,7 @@ impl Daemon for ControllerManager {
             auth: group::auth_options(values),
             election: group::leader_election_options(values),
             selection,
+            separate: values.bool("use-service-account-credentials"),
             settings: Settings::from_values(values)?,
         })
     }
@@ -109,8 +121,13 @@ impl Daemon for ControllerManager {
         let auth = Delegated::new(config.auth, "kube-controller-manager").await?;
         SecureServer::bind(&config.serving)?.serve(Site::default(), Arc::new(auth), &tasks);
         let client = client::connect(&config.client).await?;
+        let connection = match config.separate {
+            true => Some(SharedConnection::new(&config.client).await?),
+            false => None,
+        };
         let (own, selection, settings) = (client.clone(), config.selection, Arc::new(config.settings));
         let lead = move |group: Tasks| async move {
+            let identities = connection.map(Identities::new);
             let ctx = Context {
                 informers: Informers::new(own.clone(), &group),
                 client: own,
@@ -120,6 +137,13 @@ impl Daemon for ControllerManager {
             };
             for controller in controllers::ALL.iter().filter(|c| controllers::is_enabled(c.name, &selection))
             {
+                let mut ctx = ctx.clone();
+                if let Some(identities) = &identities {
+                    match identities.client(controller.name, &ctx.client, &group) {
+                        Ok(client) => ctx.client = client,
+                        Err(error) => return group.fail(format!("{}: {error}", controller.name)),
+                    }
+                }
                 (controller.start)(&ctx);
                 tracing::info!(controller = controller.name, "started");
             }

@@ -25,9 +25,8 @@ use k8s_openapi::{
 };
 use kube::{
     Api, Client,
-    api::{DeleteParams, Patch, PatchParams, PostParams},
+    api::{DeleteParams, PostParams},
 };
-use serde_json::json;
 
 use super::{Context, run_every};
 use crate::settings::SigningSettings;
@@ -121,22 +120,20 @@ impl Controller {
         let Some(files) = plan::signer(&request).and_then(|signer| files(settings, signer)) else {
             return Ok(());
         };
-        let body = match plan::check(&request)? {
+        let mut next = (*request).clone();
+        let status = next.status.get_or_insert_default();
+        match plan::check(&request)? {
             Err(refusal) => {
-                let mut conditions = plan::conditions(&request).to_vec();
-                conditions.push(condition("Failed", "SignerValidationFailure", refusal, self.clock.time()));
-                json!({"conditions": conditions})
+                let failed = condition("Failed", "SignerValidationFailure", refusal, self.clock.time());
+                status.conditions.get_or_insert_default().push(failed);
             }
             Ok(()) => {
                 let ca = authority::Authority::load(&files.0, &files.1)?;
-                let longest = settings.duration;
-                let pem = ca.sign(&request.spec, longest, self.clock.now(), rand::random())?;
-                json!({"certificate": ByteString(pem.into_bytes())})
+                let pem = ca.sign(&request.spec, settings.duration, self.clock.now(), rand::random())?;
+                status.certificate = Some(ByteString(pem.into_bytes()));
             }
-        };
-        let body =
-            json!({"metadata": {"resourceVersion": request.metadata.resource_version}, "status": body});
-        settle(self.api.patch_status(&key.name, &PatchParams::default(), &Patch::Merge(body)).await)
+        }
+        settle(self.api.replace_status(&key.name, &PostParams::default(), &next).await)
     }
 
     async fn approve(&self, key: &ObjectKey) -> Result<Outcome, RequestError> {
@@ -146,13 +143,10 @@ impl Controller {
             if !self.may(&request, subresource).await? {
                 continue;
             }
-            let mut conditions = plan::conditions(&request).to_vec();
-            conditions.push(condition("Approved", "AutoApproved", (*message).to_owned(), self.clock.time()));
-            let body = json!({
-                "metadata": {"resourceVersion": request.metadata.resource_version},
-                "status": {"conditions": conditions},
-            });
-            settle(self.api.patch_approval(&key.name, &PatchParams::default(), &Patch::Merge(body)).await)?;
+            let mut next = (*request).clone();
+            let approved = condition("Approved", "AutoApproved", (*message).to_owned(), self.clock.time());
+            next.status.get_or_insert_default().conditions.get_or_insert_default().push(approved);
+            settle(self.api.replace_subresource("approval", &key.name, &PostParams::default(), &next).await)?;
             return Ok(Outcome::Done);
         }
         Ok(if candidates.is_empty() { Outcome::Done } else { Outcome::RequeueAfter(AGAIN) })

@@ -25,12 +25,8 @@ use k8s_openapi::api::{
     apps::v1::DaemonSet,
     core::v1::{Node, Pod},
 };
-use kube::{
-    Api, Client,
-    api::{Patch, PatchParams},
-};
+use kube::{Api, Client, api::PostParams};
 use parking_lot::Mutex;
-use serde_json::json;
 
 use super::{
     Context, enqueue_changes,
@@ -235,8 +231,8 @@ impl Controller {
             return Ok(());
         }
         let api: Api<DaemonSet> = Api::namespaced(self.client.clone(), &key.namespace);
-        let body = json!({"metadata": {"resourceVersion": set.metadata.resource_version}, "status": status});
-        match api.patch_status(&key.name, &PatchParams::default(), &Patch::Merge(body)).await {
+        let next = DaemonSet { status: Some(status), ..set.clone() };
+        match api.replace_status(&key.name, &PostParams::default(), &next).await {
             Err(e) if !client::is_not_found(&e) => Err(e),
             _ => Ok(()),
         }

@@ -81,10 +81,14 @@ impl Controller {
         for action in &plan.actions {
             self.act(key, &deployment, action).await?;
         }
+        if plan.actions.iter().any(|a| matches!(a, Action::Revision(_))) {
+            // The deployment itself has been written: its event brings the next round, and the status with it.
+            return Ok(Outcome::Done);
+        }
         if deployment.status.as_ref() != Some(&plan.status) {
             let api: Api<Deployment> = Api::namespaced(self.client.clone(), &key.namespace);
-            let body = json!({"metadata": {"resourceVersion": deployment.metadata.resource_version}, "status": plan.status});
-            gone_is_fine(api.patch_status(&key.name, &PatchParams::default(), &Patch::Merge(body)).await)?;
+            let next = Deployment { status: Some(plan.status), ..(*deployment).clone() };
+            gone_is_fine(api.replace_status(&key.name, &PostParams::default(), &next).await)?;
         }
         Ok(plan.check_after.map_or(Outcome::Done, Outcome::RequeueAfter))
     }
@@ -130,8 +134,10 @@ impl Controller {
             }
             Action::Revision(revision) => {
                 let api: Api<Deployment> = Api::namespaced(self.client.clone(), &key.namespace);
-                let body = json!({"metadata": {"annotations": {REVISION: revision.to_string()}}});
-                gone_is_fine(api.patch(&key.name, &params, &Patch::Merge(body)).await).map(drop)
+                let mut next = (**deployment).clone();
+                let annotations = next.metadata.annotations.get_or_insert_default();
+                annotations.insert(REVISION.to_owned(), revision.to_string());
+                gone_is_fine(api.replace(&key.name, &PostParams::default(), &next).await).map(drop)
             }
             Action::Delete(set) => {
                 let name = set.metadata.name.clone().unwrap_or_default();
@@ -183,9 +189,10 @@ impl Controller {
                     self.client.clone(),
                     deployment.metadata.namespace.as_deref().unwrap_or_default(),
                 );
-                let body = json!({"status": {"collisionCount": collisions.unwrap_or(0) + 1}});
+                let mut next = (**deployment).clone();
+                next.status.get_or_insert_default().collision_count = Some(collisions.unwrap_or(0) + 1);
                 let own = deployment.metadata.name.as_deref().unwrap_or_default();
-                gone_is_fine(api.patch_status(own, &PatchParams::default(), &Patch::Merge(body)).await)?;
+                gone_is_fine(api.replace_status(own, &PostParams::default(), &next).await)?;
                 Err(error)
             }
             Err(error) => Err(error),

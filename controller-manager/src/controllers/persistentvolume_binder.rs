@@ -23,11 +23,7 @@ use k8s_openapi::api::{
     core::v1::{PersistentVolume, PersistentVolumeClaim},
     storage::v1::StorageClass,
 };
-use kube::{
-    Api, Client,
-    api::{Patch, PatchParams, PostParams},
-};
-use serde_json::json;
+use kube::{Api, Client, api::PostParams};
 
 use super::{Context, enqueue_changes, run_every};
 
@@ -230,12 +226,12 @@ impl Controller {
         message: Option<&str>,
     ) -> Result<(), kube::Error> {
         let api: Api<PersistentVolume> = Api::all(self.client.clone());
-        let body = json!({
-            "metadata": {"resourceVersion": volume.metadata.resource_version},
-            "status": {"phase": phase, "message": message},
-        });
+        let mut next = volume.clone();
+        let status = next.status.get_or_insert_default();
+        status.phase = Some(phase.to_owned());
+        status.message = message.map(str::to_owned);
         let name = volume.metadata.name.as_deref().unwrap_or_default();
-        let written = api.patch_status(name, &PatchParams::default(), &Patch::Merge(body)).await?;
+        let written = api.replace_status(name, &PostParams::default(), &next).await?;
         see(&self.volumes, &written).await;
         Ok(())
     }

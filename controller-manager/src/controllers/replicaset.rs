@@ -18,11 +18,7 @@ use k8s_openapi::api::{
     apps::v1::ReplicaSet,
     core::v1::{Pod, PodTemplateSpec},
 };
-use kube::{
-    Api, Client,
-    api::{Patch, PatchParams},
-};
-use serde_json::json;
+use kube::{Api, Client, api::PostParams};
 
 pub(super) use self::plan::{is_available, is_ready, next_available};
 use super::{
@@ -81,9 +77,8 @@ impl Controller {
         let status = plan::status(&set, &all, failed.as_ref().map(ToString::to_string), now);
         if set.status.as_ref() != Some(&status) {
             let api: Api<ReplicaSet> = Api::namespaced(self.client.clone(), &key.namespace);
-            let body =
-                json!({"metadata": {"resourceVersion": set.metadata.resource_version}, "status": status});
-            match api.patch_status(&key.name, &PatchParams::default(), &Patch::Merge(body)).await {
+            let next = ReplicaSet { status: Some(status), ..(*set).clone() };
+            match api.replace_status(&key.name, &PostParams::default(), &next).await {
                 Err(e) if !client::is_not_found(&e) => return Err(e),
                 _ => {}
             }

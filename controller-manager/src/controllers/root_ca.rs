@@ -7,11 +7,7 @@ use component_base::{
     workqueue::{Outcome, WorkQueue, run_workers},
 };
 use k8s_openapi::api::core::v1::{ConfigMap, Namespace};
-use kube::{
-    Api,
-    api::{Patch, PatchParams, PostParams},
-};
-use serde_json::json;
+use kube::{Api, api::PostParams};
 
 use super::{Context, enqueue_changes, serviceaccount::is_active};
 
@@ -53,7 +49,9 @@ pub(super) fn start(ctx: &Context) {
             let namespace = namespaces.store().get(&key);
             let map = maps.store().get(&ObjectKey::new(key.name.clone(), NAME));
             let action = plan(namespace.as_deref(), map.as_deref(), &bundle);
-            act(action, &Api::namespaced(client, &key.name), &bundle).await.map(|()| Outcome::Done)
+            act(action, map.as_deref(), &Api::namespaced(client, &key.name), &bundle)
+                .await
+                .map(|()| Outcome::Done)
         }
     });
 }
@@ -69,7 +67,12 @@ fn plan(namespace: Option<&Namespace>, map: Option<&ConfigMap>, bundle: &str) ->
     }
 }
 
-async fn act(action: Action, api: &Api<ConfigMap>, bundle: &str) -> Result<(), kube::Error> {
+async fn act(
+    action: Action,
+    there: Option<&ConfigMap>,
+    api: &Api<ConfigMap>,
+    bundle: &str,
+) -> Result<(), kube::Error> {
     let result = match action {
         Action::Nothing => return Ok(()),
         Action::Create => {
@@ -82,8 +85,9 @@ async fn act(action: Action, api: &Api<ConfigMap>, bundle: &str) -> Result<(), k
             api.create(&PostParams::default(), &map).await
         }
         Action::Update => {
-            let body = json!({"data": {KEY: bundle}});
-            api.patch(NAME, &PatchParams::default(), &Patch::Merge(body)).await
+            let mut map = there.cloned().unwrap_or_default();
+            map.data.get_or_insert_default().insert(KEY.to_owned(), bundle.to_owned());
+            api.replace(NAME, &PostParams::default(), &map).await
         }
     };
     match result {
@@ -100,6 +104,8 @@ async fn act(action: Action, api: &Api<ConfigMap>, bundle: &str) -> Result<(), k
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
 
     #[test]

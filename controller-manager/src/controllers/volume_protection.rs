@@ -5,8 +5,8 @@
 
 use component_base::{
     client,
-    informer::{Event, Informer, ListWatch},
-    meta::{ObjectKey, has_finalizer, object_key},
+    informer::{Event, Informer, ListWatch, Object},
+    meta::{ObjectKey, add_finalizer, has_finalizer, object_key, remove_finalizer},
     workqueue::{Outcome, WorkQueue, run_workers},
 };
 use k8s_openapi::{
@@ -15,9 +15,9 @@ use k8s_openapi::{
 };
 use kube::{
     Api, Client,
-    api::{ListParams, Patch, PatchParams},
+    api::{ListParams, PostParams},
 };
-use serde_json::json;
+use serde::Serialize;
 
 use super::Context;
 
@@ -89,7 +89,7 @@ async fn sync_claim(
         }
     }
     let api: Api<PersistentVolumeClaim> = Api::namespaced(client.clone(), &key.namespace);
-    write(&api, &claim.metadata, CLAIM, decision).await
+    write(&api, claim.as_ref(), CLAIM, decision).await
 }
 
 /// Protects volumes.
@@ -114,7 +114,7 @@ pub(super) fn start_volumes(ctx: &Context) {
             if decision == Decision::Remove && bound {
                 return Ok(Outcome::Done);
             }
-            write(&api, &volume.metadata, VOLUME, decision).await
+            write(&api, volume.as_ref(), VOLUME, decision).await
         }
     });
 }
@@ -147,26 +147,20 @@ fn uses(pod: &Pod, claim: &PersistentVolumeClaim) -> bool {
         && claims_of(pod).iter().any(|name| Some(name) == claim.metadata.name.as_ref())
 }
 
-async fn write<K>(
+async fn write<K: Object + Clone + Serialize + std::fmt::Debug>(
     api: &Api<K>,
-    meta: &ObjectMeta,
+    object: &K,
     finalizer: &str,
     decision: Decision,
-) -> Result<Outcome, kube::Error>
-where
-    K: Clone + std::fmt::Debug + serde::de::DeserializeOwned,
-{
-    let mut finalizers = meta.finalizers.clone().unwrap_or_default();
+) -> Result<Outcome, kube::Error> {
+    let mut next = object.clone();
     match decision {
         Decision::Keep => return Ok(Outcome::Done),
-        Decision::Add => finalizers.push(finalizer.to_owned()),
-        Decision::Remove => finalizers.retain(|f| f != finalizer),
+        Decision::Add => drop(add_finalizer(next.meta_mut(), finalizer)),
+        Decision::Remove => drop(remove_finalizer(next.meta_mut(), finalizer)),
     }
-    let body = json!({"metadata": {
-        "uid": meta.uid, "resourceVersion": meta.resource_version, "finalizers": finalizers,
-    }});
-    let name = meta.name.as_deref().unwrap_or_default();
-    match api.patch(name, &PatchParams::default(), &Patch::Merge(body)).await {
+    let name = object.meta().name.as_deref().unwrap_or_default();
+    match api.replace(name, &PostParams::default(), &next).await {
         // Another version: its event brings it back.
         Err(e) if !client::is_not_found(&e) && !client::is_conflict(&e) => Err(e),
         _ => Ok(Outcome::Done),
@@ -175,7 +169,7 @@ where
 
 #[cfg(test)]
 mod tests {
-    use serde_json::Value;
+    use serde_json::{Value, json};
 
     use super::*;
 
