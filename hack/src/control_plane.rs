@@ -44,8 +44,7 @@ impl ControlPlane {
         for (file, user, group) in [
             ("admin", "kubernetes-admin", "system:masters"),
             ("scheduler", "system:kube-scheduler", ""),
-            // The controllers act as one identity so far, which needs the rights of all of them.
-            ("controller-manager", "system:kube-controller-manager", "system:masters"),
+            ("controller-manager", "system:kube-controller-manager", ""),
             ("cloud-controller-manager", "system:cloud-controller-manager", "system:masters"),
             ("dns", "system:serviceaccount:kube-system:kube-dns", ""),
             ("proxy", "system:kube-proxy", "system:node-proxier"),
@@ -229,11 +228,16 @@ impl ControlPlane {
 
     fn controller_manager(&self, layout: &Layout) -> Result<Process> {
         let ca = self.ca.cert();
+        let (sa_key, _) = pki::service_account_keys(&layout.pki())?;
         let values = [
             ("bind-address", "127.0.0.1"),
             ("cluster-cidr", network::POD_CIDR),
             ("allocate-node-cidrs", "true"),
             ("root-ca-file", &ca.to_string_lossy()),
+            ("service-account-private-key-file", &sa_key.to_string_lossy()),
+            ("cluster-signing-cert-file", &ca.to_string_lossy()),
+            ("cluster-signing-key-file", &ca.with_extension("key").to_string_lossy()),
+            ("use-service-account-credentials", "true"),
         ];
         self.with_kubeconfig(
             layout,
