@@ -228,7 +228,7 @@ impl ControlPlane {
 
     fn controller_manager(&self, layout: &Layout) -> Result<Process> {
         let ca = self.ca.cert();
-        let (sa_key, _) = pki::service_account_keys(&layout.pki())?;
+        let (ca_key, (sa_key, _)) = (self.ca.key(), pki::service_account_keys(&layout.pki())?);
         let values = [
             ("bind-address", "127.0.0.1"),
             ("cluster-cidr", network::POD_CIDR),
@@ -236,7 +236,7 @@ impl ControlPlane {
             ("root-ca-file", &ca.to_string_lossy()),
             ("service-account-private-key-file", &sa_key.to_string_lossy()),
             ("cluster-signing-cert-file", &ca.to_string_lossy()),
-            ("cluster-signing-key-file", &ca.with_extension("key").to_string_lossy()),
+            ("cluster-signing-key-file", &ca_key.to_string_lossy()),
             ("use-service-account-credentials", "true"),
         ];
         self.with_kubeconfig(
