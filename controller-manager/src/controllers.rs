@@ -1,5 +1,6 @@
 //! The controllers, one file each, one line each in [`ALL`].
 
+mod bootstrap_token;
 mod certificatesigningrequest;
 mod clusterrole_aggregation;
 mod cronjob;
@@ -22,6 +23,7 @@ mod replicaset;
 mod resourcequota;
 mod root_ca;
 mod serviceaccount;
+mod serviceaccount_token;
 mod statefulset;
 mod taint_eviction;
 mod ttl_after_finished;
@@ -68,6 +70,9 @@ pub struct Controller {
 /// All controllers.
 pub const ALL: &[Controller] = &[
     Controller { name: "serviceaccount-controller", start: serviceaccount::start },
+    Controller { name: "serviceaccount-token-controller", start: serviceaccount_token::start },
+    Controller { name: "bootstrap-signer-controller", start: bootstrap_token::start_signer },
+    Controller { name: "token-cleaner-controller", start: bootstrap_token::start_cleaner },
     Controller { name: "root-ca-certificate-publisher-controller", start: root_ca::start },
     Controller { name: "garbage-collector-controller", start: garbage_collector::start },
     Controller { name: "namespace-controller", start: namespace::start },

@@ -26,6 +26,8 @@ const SECONDS: i64 = 7200;
 /// After a failure, while the API server comes up.
 const AGAIN: Duration = Duration::from_secs(1);
 
+/// Controllers that act as the daemon itself: no role is bound to an account of theirs.
+const AS_DAEMON: &[&str] = &["serviceaccount-token-controller"];
 /// Accounts that are not called as their controllers are.
 const ACCOUNTS: &[(&str, &str)] = &[
     ("bootstrap-signer-controller", "bootstrap-signer"),
@@ -90,6 +92,9 @@ impl Identities {
         own: &Client,
         tasks: &Tasks,
     ) -> Result<Client, ClientError> {
+        if AS_DAEMON.contains(&controller) {
+            return Ok(own.clone());
+        }
         let account = account(controller);
         let mut made = self.made.lock();
         if let Some(client) = made.get(account) {
