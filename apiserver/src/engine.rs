@@ -28,6 +28,7 @@ use crate::{
     storage::{Entry, ResourceId, StorageError},
 };
 
+mod apply;
 mod body;
 mod delete;
 mod eviction;

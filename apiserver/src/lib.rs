@@ -9,6 +9,7 @@
 pub mod admission;
 pub mod aggregator;
 pub mod alloc;
+pub mod apply;
 pub mod auth;
 pub mod authn;
 pub mod authz;

@@ -15,7 +15,7 @@ use crate::{
 };
 
 impl Call {
-    fn field_validation(&self) -> Result<FieldValidation, Status> {
+    pub(super) fn field_validation(&self) -> Result<FieldValidation, Status> {
         let options = match self.info.verb.as_str() {
             "patch" => "PatchOptions",
             "update" => "UpdateOptions",
@@ -24,7 +24,7 @@ impl Call {
         FieldValidation::parse(self.info.query.get("fieldValidation"), options)
     }
 
-    fn warn(&mut self, complaints: Vec<String>) {
+    pub(super) fn warn(&mut self, complaints: Vec<String>) {
         for text in complaints {
             // Duplicate keys of YAML come as one text of several lines.
             let lines = text.strip_prefix("yaml: unmarshal errors:\n").unwrap_or(&text).lines();

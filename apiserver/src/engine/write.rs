@@ -7,7 +7,7 @@ use jiff::Timestamp;
 use proto::table;
 use serde_json::Value;
 
-use super::{Call, metadata};
+use super::{Call, apply::Applied, metadata};
 use crate::{
     admission::Operation,
     field::{Error, ErrorList, Path},
@@ -22,8 +22,12 @@ use crate::{
 const TRIES: usize = 5;
 /// Tries of a generated name.
 const NAME_TRIES: usize = 8;
-const PATCHES: [&str; 3] =
-    ["application/json-patch+json", "application/merge-patch+json", "application/strategic-merge-patch+json"];
+const PATCHES: [&str; 4] = [
+    "application/json-patch+json",
+    "application/merge-patch+json",
+    "application/strategic-merge-patch+json",
+    "application/apply-patch+yaml",
+];
 
 /// What an update does to the current object, in the requested version.
 enum Change {
@@ -31,6 +35,7 @@ enum Change {
     Json(patch::JsonPatch),
     Merge(Value),
     Strategic(Value),
+    Apply(Applied),
 }
 
 impl Call {
@@ -93,7 +98,7 @@ impl Call {
             if !stem.is_empty() {
                 one.set_meta_str("name", &metadata::generated_name(&stem));
             }
-            match self.create_one(one, now).await {
+            match self.create_one(one, now, false).await {
                 Err(status) if status.reason == crate::status::Reason::AlreadyExists && attempt < tries => {}
                 done => return done,
             }
@@ -101,9 +106,18 @@ impl Call {
         Err(Status::already_exists(&self.resource.group_resource(), &stem))
     }
 
-    async fn create_one(&mut self, mut object: Object, now: Timestamp) -> Result<Response<Body>, Status> {
+    /// Creates one object; what was `applied` has its fields noted already.
+    async fn create_one(
+        &mut self,
+        mut object: Object,
+        now: Timestamp,
+        applied: bool,
+    ) -> Result<Response<Body>, Status> {
         let strategy = self.resource.strategy.clone();
         strategy.default(&mut object, &self.info.version)?;
+        if !applied {
+            object = self.note_fields(object, None, now)?;
+        }
         let mut object = self.to_stored(object)?;
         let options = Object::new();
         self.attributes.name = object.name().to_owned();
@@ -147,6 +161,7 @@ impl Call {
             "application/json-patch+json" => Change::Json(self.read_json_patch()?),
             "application/merge-patch+json" => Change::Merge(self.read_patch()?),
             "application/strategic-merge-patch+json" => Change::Strategic(self.read_patch()?),
+            "application/apply-patch+yaml" => Change::Apply(self.read_apply()?),
             _ => return Err(Status::unsupported_media_type(&PATCHES)),
         };
         self.change(&change).await
@@ -156,10 +171,16 @@ impl Call {
         let name = self.info.name.clone();
         for attempt in 1..=TRIES {
             let said = self.warnings.len();
-            let current = self.latest(&name).await?;
+            let current = match (self.latest(&name).await, change) {
+                (Err(status), Change::Apply(applied)) if status.code == 404 && self.may_create() => {
+                    return self.create_applied(applied).await;
+                }
+                (current, _) => current?,
+            };
             let old = self.decode_entry(&current)?;
             let (new, guarded) = self.changed(change, &old)?;
-            match self.change_once(new, &old, &current).await? {
+            let applied = matches!(change, Change::Apply(_));
+            match self.change_once(new, &old, &current, applied).await? {
                 Ok(response) => return Ok(response),
                 // The next try says again what this one warned of.
                 Err(_) if !guarded && attempt < TRIES => self.warnings.truncate(said),
@@ -167,6 +188,20 @@ impl Call {
             }
         }
         Err(Status::stale(&self.resource.group_resource(), &name))
+    }
+
+    /// Whether an apply of what is not there creates it: not through a subresource.
+    fn may_create(&self) -> bool {
+        self.info.subresource.is_empty()
+    }
+
+    async fn create_applied(&mut self, applied: &Applied) -> Result<Response<Body>, Status> {
+        let now = Timestamp::now();
+        let mut object = self.applied(applied, None)?;
+        object.set_meta_str("name", &self.info.name.clone());
+        self.check_namespace(&mut object)?;
+        metadata::fill_new(&mut object, now);
+        self.create_one(object, now, true).await
     }
 
     /// The new object in the requested version, and whether the client named the version it replaces.
@@ -191,6 +226,7 @@ impl Call {
                 let kind = table::builtin().by_kind(&self.info.group, &self.info.version, self.resource.kind);
                 self.check_patched(patch::strategic(&value, body, kind)?)?
             }
+            Change::Apply(applied) => self.applied(applied, Some(old))?,
         };
         let uid = new.uid().to_owned();
         if !uid.is_empty() && uid != old.uid() {
@@ -228,11 +264,15 @@ impl Call {
         mut new: Object,
         old: &Object,
         current: &Arc<Entry>,
+        applied: bool,
     ) -> Result<Result<Response<Body>, StorageError>, Status> {
         let now = Timestamp::now();
         let strategy = self.resource.strategy.clone();
         metadata::keep_system_fields(&mut new, old);
         strategy.default(&mut new, &self.info.version)?;
+        if !applied {
+            new = self.note_fields(new, Some(old), now)?;
+        }
         let mut new = self.to_stored(new)?;
         let options = Object::new();
         self.admit(Operation::Update, Some(&mut new), Some(old), &options, true).await?;

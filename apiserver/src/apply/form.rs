@@ -1,0 +1,119 @@
+//! How a value is owned: as one, by its fields, or by its members.
+
+use proto::table::{self, Field, Kind, ListType, TypeId};
+use serde_json::Value;
+
+use super::set::Element;
+
+/// How a value is merged and owned.
+#[derive(Clone, Copy, Debug)]
+pub enum Form {
+    /// As one value: scalars, atomic lists, maps and structs.
+    Leaf,
+    /// Field by field.
+    Struct(TypeId),
+    /// Key by key; the values' kind.
+    Map(&'static Kind),
+    /// Member by member, told apart by the keys of a field's type.
+    Keyed(&'static Field),
+    /// A set of scalars.
+    Set,
+    /// Unknown: maps key by key, lists as one value.
+    Deduced,
+}
+
+impl Form {
+    /// Of an object: by its type, or unknown.
+    pub fn of_object(id: Option<TypeId>) -> Self {
+        id.map_or(Self::Deduced, Self::Struct)
+    }
+
+    fn of_field(field: &'static Field) -> Self {
+        match &field.kind {
+            _ if field.atomic => Self::Leaf,
+            Kind::List(_) => match &field.list {
+                ListType::Atomic => Self::Leaf,
+                ListType::Set => Self::Set,
+                ListType::Map(_) => Self::Keyed(field),
+            },
+            Kind::Map(value) => Self::Map(value),
+            kind => Self::of_kind(kind),
+        }
+    }
+
+    fn of_kind(kind: &'static Kind) -> Self {
+        match kind {
+            Kind::Message(id) if !table::builtin().get(*id).atomic => Self::Struct(*id),
+            _ => Self::Leaf,
+        }
+    }
+
+    /// Of a member of a map or struct.
+    pub(super) fn below(self, name: &str) -> Self {
+        match self {
+            Self::Struct(id) => table::builtin().get(id).field(name).map_or(Self::Leaf, Self::of_field),
+            Self::Map(value) => Self::of_kind(value),
+            // The metadata of all objects is known.
+            Self::Deduced if name == "metadata" => {
+                table::builtin().by_name("meta.v1.ObjectMeta").map_or(Self::Deduced, Self::Struct)
+            }
+            Self::Deduced => Self::Deduced,
+            Self::Leaf | Self::Keyed(_) | Self::Set => Self::Leaf,
+        }
+    }
+
+    /// Whether a list or map of a struct is printed even when it is nil.
+    pub(super) fn is_always_there(self, name: &str) -> bool {
+        let Self::Struct(id) = self else { return false };
+        let field = table::builtin().get(id).field(name);
+        field.is_some_and(|f| f.always && matches!(f.kind, Kind::List(_) | Kind::Map(_)))
+    }
+
+    /// Of a member of a list.
+    pub(super) fn member(self) -> Self {
+        match self {
+            Self::Keyed(Field { kind: Kind::List(member), .. }) => Self::of_kind(member),
+            _ => Self::Leaf,
+        }
+    }
+
+    /// Whether a key in this place is a member by itself: a map's is, a struct's field is not.
+    pub(super) fn has_own_keys(self) -> bool {
+        matches!(self, Self::Map(_) | Self::Deduced)
+    }
+
+    /// How a member of a list is told apart; `None` when it lacks its keys.
+    pub(super) fn element(self, member: &Value) -> Option<Element> {
+        match self {
+            Self::Keyed(field) => {
+                let ListType::Map(keys) = &field.list else { return None };
+                let of = match self.member() {
+                    Self::Struct(id) => Some(table::builtin().get(id)),
+                    _ => None,
+                };
+                let value = |key: &&'static str| {
+                    let declared = || {
+                        let default = of?.field(key)?.default?;
+                        serde_json::from_str(default).ok()
+                    };
+                    let value = member.get(*key).cloned().or_else(declared);
+                    value.map(|value| ((*key).to_owned(), value))
+                };
+                let found: Vec<(String, Value)> = keys.iter().filter_map(value).collect();
+                (!found.is_empty()).then(|| Element::key(found))
+            }
+            Self::Set => Some(Element::value(member)),
+            _ => None,
+        }
+    }
+
+    /// Whether lists here are owned member by member.
+    pub(super) fn is_associative(self) -> bool {
+        matches!(self, Self::Keyed(_) | Self::Set)
+    }
+
+    /// Whether objects here are owned key by key.
+    pub(super) fn is_granular(self) -> bool {
+        matches!(self, Self::Struct(_) | Self::Map(_) | Self::Deduced)
+    }
+}

@@ -1,0 +1,96 @@
+//! A configuration merged into a live object, and what is no longer configured taken out.
+
+use serde_json::Value;
+
+use super::{
+    Form,
+    set::{Element, FieldSet},
+};
+
+/// The live value with the configured one in it.
+pub(super) fn merge(live: Option<&Value>, patch: &Value, form: Form) -> Value {
+    match (live, patch) {
+        (Some(Value::Object(live)), Value::Object(patch)) if form.is_granular() => {
+            let mut out = live.clone();
+            for (name, value) in patch {
+                let merged = merge(live.get(name), value, form.below(name));
+                out.insert(name.clone(), merged);
+            }
+            Value::Object(out)
+        }
+        (Some(Value::Array(live)), Value::Array(patch)) if form.is_associative() => {
+            Value::Array(lists(live, patch, form))
+        }
+        _ => patch.clone(),
+    }
+}
+
+/// Members of both lists: the configured ones in their order, the others where they stood among them.
+fn lists(live: &[Value], patch: &[Value], form: Form) -> Vec<Value> {
+    let element = |member: &Value| form.element(member);
+    let configured: Vec<Option<Element>> = patch.iter().map(element).collect();
+    let is_configured = |member: &Value| element(member).is_some_and(|e| configured.contains(&Some(e)));
+    let mut out = Vec::with_capacity(live.len() + patch.len());
+    let mut rest = live.iter().peekable();
+    for (member, wanted) in patch.iter().zip(&configured) {
+        // What stood before this member and is not configured stays before it.
+        let stands = wanted.as_ref().is_some_and(|w| rest.clone().any(|m| element(m).as_ref() == Some(w)));
+        while stands && let Some(next) = rest.next_if(|m| element(m) != *wanted) {
+            if !is_configured(next) {
+                out.push(next.clone());
+            }
+        }
+        rest.next_if(|m| stands && element(m) == *wanted);
+        let existing = live.iter().find(|m| wanted.is_some() && element(m) == *wanted);
+        out.push(merge(existing, member, form.member()));
+    }
+    out.extend(rest.filter(|member| !is_configured(member)).cloned());
+    out
+}
+
+/// Takes out what is `gone`, unless it or something below it is `kept`.
+pub(super) fn prune(value: &mut Value, gone: &FieldSet, kept: &FieldSet, form: Form) {
+    match value {
+        Value::Object(members) if form.is_granular() => {
+            for (element, gone) in gone.children() {
+                let Element::Field(name) = element else { continue };
+                let below = form.below(name);
+                if let Some(child) = members.get_mut(name)
+                    && !stays(child, gone, kept.child(element), below)
+                {
+                    members.remove(name);
+                }
+            }
+        }
+        Value::Array(members) if form.is_associative() => {
+            members.retain_mut(|member| {
+                let Some(element) = form.element(member) else { return true };
+                let Some(gone) = gone.child(&element) else { return true };
+                stays(member, gone, kept.child(&element), form.member())
+            });
+        }
+        _ => {}
+    }
+}
+
+/// Prunes below a value and says whether the value itself stays.
+fn stays(child: &mut Value, gone: &FieldSet, kept: Option<&FieldSet>, form: Form) -> bool {
+    let Some(kept) = kept else {
+        if gone.is_member() {
+            return false;
+        }
+        prune(child, gone, &FieldSet::default(), form);
+        // It was there for what went.
+        return !is_empty(child);
+    };
+    prune(child, gone, kept, form);
+    true
+}
+
+fn is_empty(value: &Value) -> bool {
+    match value {
+        Value::Object(members) => members.is_empty(),
+        Value::Array(members) => members.is_empty(),
+        _ => false,
+    }
+}

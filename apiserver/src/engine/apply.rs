@@ -1,0 +1,203 @@
+//! Server-side apply, and the notes every other write leaves in `metadata.managedFields`.
+
+use http::header;
+use jiff::Timestamp;
+use proto::node::Node;
+use serde_json::{Value, json};
+
+use super::Call;
+use crate::{
+    apply::{self, Conflict, Form, Scope, Writer},
+    field::{Error, ErrorList, Path},
+    object::Object,
+    registry::Subresource,
+    schema::{self, FieldValidation},
+    status::{Cause, Details, GroupName, Reason, Status},
+};
+
+/// Longest name of a field manager.
+const MAX_MANAGER: usize = 128;
+
+/// An apply as it was sent.
+pub(super) struct Applied {
+    patch: Value,
+    force: bool,
+}
+
+impl Call {
+    /// Reads an apply: YAML or JSON that says its kind and nothing of who manages it.
+    pub(super) fn read_apply(&mut self) -> Result<Applied, Status> {
+        if self.info.query.get("fieldManager").is_empty() {
+            let mut errors = ErrorList::new();
+            errors.push(Error::required(&Path::new("fieldManager"), "is required for apply patch"));
+            return Err(Status::invalid(&GroupName::new("meta.k8s.io", "PatchOptions"), "", &errors));
+        }
+        let validation = self.field_validation()?;
+        let body = self.body.clone();
+        let (node, duplicates) = schema::read_yaml(&body)
+            .map_err(|why| Status::bad_request(format!("error decoding YAML: {why}")))?;
+        if !duplicates.is_empty() && validation == FieldValidation::Strict {
+            let why = duplicates.join(", ");
+            return Err(Status::bad_request(format!("error strict decoding YAML: {why}")));
+        }
+        let patch = node.to_value();
+        let said = |name: &str| patch.get(name).and_then(Value::as_str).unwrap_or_default();
+        let (want_version, want_kind) = (self.info.api_version(), self.resource.kind);
+        if said("apiVersion") != want_version || said("kind") != want_kind {
+            return Err(Status::bad_request(format!(
+                "invalid object type: {}, Kind={}; expected {want_version}, Kind={want_kind}",
+                said("apiVersion"),
+                said("kind")
+            )));
+        }
+        let meta = |name: &str| patch.pointer(&format!("/metadata/{name}"));
+        if meta("managedFields").is_some_and(|fields| !fields.is_null()) {
+            return Err(Status::bad_request("metadata.managedFields must be nil"));
+        }
+        if meta("name").and_then(Value::as_str).is_some_and(|name| name != self.info.name) {
+            return Err(Status::bad_request(format!(
+                "the name of the object ({}) does not match the name on the URL ({})",
+                meta("name").and_then(Value::as_str).unwrap_or_default(),
+                self.info.name
+            )));
+        }
+        let patch = self.checked_configuration(patch, validation)?;
+        if validation == FieldValidation::Warn {
+            self.warn(duplicates);
+        }
+        Ok(Applied { patch, force: self.info.query.flag("force") })
+    }
+
+    /// A configuration without fields its type does not have. Only what it says is kept, not what Go would print.
+    fn checked_configuration(&mut self, patch: Value, validation: FieldValidation) -> Result<Value, Status> {
+        let Some(id) = schema::type_of(&self.info.api_version(), self.resource.kind) else {
+            return Ok(patch);
+        };
+        let refuse = |why: String| {
+            Status::new(500, Reason::Unknown, format!("failed to create typed patch object: {why}"))
+        };
+        let decoded = schema::decode(&Node::from(&patch), id).map_err(&refuse)?;
+        if !decoded.strict.is_empty() && validation == FieldValidation::Strict {
+            return Err(refuse(schema::strict_error(&decoded.strict)));
+        }
+        if validation == FieldValidation::Warn {
+            self.warn(decoded.strict);
+        }
+        Ok(said(&patch, &decoded.object))
+    }
+
+    /// The live object (`None` when there is none) with the configuration applied, in the requested version.
+    pub(super) fn applied(&self, applied: &Applied, live: Option<&Object>) -> Result<Object, Status> {
+        let live = live.map(|live| self.to_requested(live.clone())).transpose()?.map(Object::into_value);
+        let version = self.info.api_version();
+        let manager = self.manager();
+        let ignored = |field: &str| self.is_ignored(field);
+        let merged = apply::apply(
+            live.as_ref(),
+            &self.empty(),
+            &applied.patch,
+            applied.force,
+            self.writer(&manager, &version, Timestamp::now()),
+            Scope { form: self.form(), ignored: &ignored },
+        );
+        Object::from_value(merged.map_err(|conflicts| conflict_status(&conflicts))?)
+    }
+
+    /// Notes what a create or update set; both objects in the requested version.
+    pub(super) fn note_fields(
+        &self,
+        new: Object,
+        live: Option<&Object>,
+        now: Timestamp,
+    ) -> Result<Object, Status> {
+        let live = live.map(|live| self.to_requested(live.clone())).transpose()?.map(Object::into_value);
+        let version = self.info.api_version();
+        let manager = self.manager();
+        let ignored = |field: &str| self.is_ignored(field);
+        let mut new = new.into_value();
+        apply::update(
+            live.as_ref(),
+            &self.empty(),
+            &mut new,
+            self.writer(&manager, &version, now),
+            Scope { form: self.form(), ignored: &ignored },
+        );
+        Object::from_value(new)
+    }
+
+    fn writer<'a>(&'a self, manager: &'a str, api_version: &'a str, now: Timestamp) -> Writer<'a> {
+        Writer { manager, api_version, subresource: &self.info.subresource, now }
+    }
+
+    /// `fieldManager`, or the client's name before the slash.
+    fn manager(&self) -> String {
+        let said = self.info.query.get("fieldManager");
+        let agent = self.headers.get(header::USER_AGENT).and_then(|v| v.to_str().ok()).unwrap_or_default();
+        let name = if said.is_empty() { agent.split('/').next().unwrap_or_default() } else { said };
+        let printable = name.chars().filter(|c| !c.is_control());
+        let name: String = printable.take(MAX_MANAGER).collect();
+        if name.is_empty() { "unknown".to_owned() } else { name }
+    }
+
+    fn form(&self) -> Form {
+        Form::of_object(schema::type_of(&self.info.api_version(), self.resource.kind))
+    }
+
+    /// An object of the kind with nothing in it.
+    fn empty(&self) -> Value {
+        let id = schema::type_of(&self.info.api_version(), self.resource.kind);
+        let shape = id.and_then(|id| schema::decode(&Node::Null, id).ok());
+        shape.map_or_else(|| json!({}), |shape| shape.object)
+    }
+
+    /// Whether a write through this path leaves a top-level field alone.
+    fn is_ignored(&self, field: &str) -> bool {
+        match self.info.subresource.as_str() {
+            "" => field == "status" && self.resource.subresources.contains(&Subresource::Status),
+            "status" => !matches!(field, "status" | "metadata"),
+            _ => false,
+        }
+    }
+}
+
+/// What `sent` says of the shaped object: members that Go would only add are left out.
+fn said(sent: &Value, shaped: &Value) -> Value {
+    match (sent, shaped) {
+        (Value::Object(sent), Value::Object(shaped)) => Value::Object(
+            sent.iter()
+                .filter_map(|(name, value)| match shaped.get(name) {
+                    Some(shaped) => Some((name.clone(), said(value, shaped))),
+                    // Empty values are dropped by the shape, but an apply owns them.
+                    None if is_zero(value) => Some((name.clone(), value.clone())),
+                    None => None,
+                })
+                .collect(),
+        ),
+        (Value::Array(sent), Value::Array(shaped)) => {
+            Value::Array(sent.iter().zip(shaped).map(|(sent, shaped)| said(sent, shaped)).collect())
+        }
+        _ => shaped.clone(),
+    }
+}
+
+fn is_zero(value: &Value) -> bool {
+    match value {
+        Value::Bool(value) => !value,
+        Value::Number(number) => number.as_f64() == Some(0.0),
+        Value::String(text) => text.is_empty(),
+        _ => false,
+    }
+}
+
+fn conflict_status(conflicts: &[Conflict]) -> Status {
+    let causes = conflicts.iter().map(|conflict| Cause {
+        kind: "FieldManagerConflict".to_owned(),
+        message: format!("conflict with {}", conflict.manager),
+        field: conflict.field.clone(),
+    });
+    let details = Details { causes: causes.collect(), ..Details::default() };
+    Status::new(409, Reason::Conflict, apply::conflict_message(conflicts)).with_details(details)
+}
+
+#[cfg(test)]
+mod tests;
