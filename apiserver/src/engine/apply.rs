@@ -100,7 +100,15 @@ impl Call {
             self.writer(&manager, &version, Timestamp::now()),
             Scope { form: self.form(), ignored: &ignored },
         );
-        Object::from_value(merged.map_err(|conflicts| conflict_status(&conflicts))?)
+        let merged = merged.map_err(|conflicts| conflict_status(&conflicts))?;
+        match schema::type_of(&version, self.resource.kind) {
+            // The configuration was checked, and so was the live object; what is said may still be too little.
+            Some(id) => {
+                let shaped = schema::decode(&Node::from(&merged), id).map_err(Status::bad_request)?;
+                Object::from_value(shaped.object)
+            }
+            None => Object::from_value(merged),
+        }
     }
 
     /// Notes what a create or update set; both objects in the requested version.

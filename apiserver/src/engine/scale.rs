@@ -182,6 +182,7 @@ impl Call {
         self.admit(Operation::Update, Some(&mut scale), Some(old_scale), &options, true).await?;
         let mut new = old.clone();
         set(&mut new, places.replicas, replicas(&scale).into());
+        let mut new = self.note_fields(new, Some(old), Timestamp::now())?;
         let strategy = self.resource.strategy.clone();
         {
             // To the kind this is a change of the object itself.

@@ -57,3 +57,28 @@ async fn writes_note_their_fields() {
     assert_eq!(owned(&made, "other"), Some(&json!({"f:data": {"f:a": {}}})));
     assert_eq!(owned(&made, "maker"), Some(&json!({"f:data": {}})));
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_scaled_number_has_another_owner() {
+    let server = TestServer::start().await;
+    let uri = "/apis/apps/v1/namespaces/default/deployments/d";
+    let configuration = |replicas: i32| {
+        json!({"apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": "d"},
+            "spec": {"replicas": replicas, "selector": {"matchLabels": {"a": "b"}},
+                "template": {"metadata": {"labels": {"a": "b"}}, "spec": {"containers": [{"name": "c", "image": "i"}]}}}})
+    };
+    let one = format!("{uri}?fieldManager=one");
+    let (code, made) = server.ask(Method::PATCH, &one, APPLY, Some(configuration(1))).await;
+    assert_eq!(
+        (code, &made["spec"]["template"]["spec"]["containers"][0]["resources"]),
+        (201, &json!({})),
+        "{made}"
+    );
+    let scale = json!({"spec": {"replicas": 5}});
+    let merge = "application/merge-patch+json";
+    let (code, _) = server.patch(&format!("{uri}/scale?fieldManager=scaler"), merge, scale).await;
+    assert_eq!(code, 200);
+    let (code, status) = server.ask(Method::PATCH, &one, APPLY, Some(configuration(2))).await;
+    let want = "Apply failed with 1 conflict: conflict with \"scaler\" with subresource \"scale\" using apps/v1: .spec.replicas";
+    assert_eq!((code, status["message"].as_str()), (409, Some(want)));
+}
