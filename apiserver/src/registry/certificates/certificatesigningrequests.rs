@@ -2,19 +2,130 @@
 
 use std::sync::Arc;
 
-use crate::registry::{
-    Column, Resource, SelectableField, Subresource,
-    kit::{Cell, Plain, STANDARD_VERBS, column},
+use jiff::Timestamp;
+use serde_json::{Value, json};
+
+use crate::{
+    object::Object,
+    objects::rfc3339,
+    registry::{
+        Column, Resource, SelectableField, Strategy, StrategyContext, Subresource,
+        kit::{Cell, Plain, STANDARD_VERBS, column, items, keep},
+    },
+    status::Status,
 };
 
 const COLUMNS: &[Column] = &[
     column("Name", "string").name(),
+    column("Age", "date"),
     column("SignerName", "string"),
     column("Requestor", "string"),
-    column("Age", "date"),
+    column("RequestedDuration", "string"),
+    column("Condition", "string"),
 ];
-const CELLS: &[Cell] =
-    &[Cell::Name, Cell::Field("/spec/signerName", ""), Cell::Field("/spec/username", ""), Cell::Age];
+const PLAIN: Plain = Plain { status: true, generation: false, cells: &[Cell::Name, Cell::Age] };
+
+/// The requester is noted by the server and never changes; only `approval` approves, only `status` signs.
+struct Requests;
+
+impl Strategy for Requests {
+    fn prepare_create(&self, obj: &mut Object, ctx: &StrategyContext<'_>) -> Result<(), Status> {
+        let mut spec = obj.remove("spec").filter(Value::is_object).unwrap_or_else(|| json!({}));
+        spec["username"] = json!(ctx.user.name);
+        for (field, value) in [
+            ("uid", json!(ctx.user.uid)),
+            ("groups", json!(ctx.user.groups)),
+            ("extra", json!(ctx.user.extra)),
+        ] {
+            match value {
+                // What is empty is left out.
+                Value::String(ref text) if text.is_empty() => {
+                    drop(spec.as_object_mut().map(|s| s.remove(field)))
+                }
+                Value::Object(ref map) if map.is_empty() => {
+                    drop(spec.as_object_mut().map(|s| s.remove(field)))
+                }
+                value => spec[field] = value,
+            }
+        }
+        obj.set("spec", spec);
+        PLAIN.prepare_create(obj, ctx)
+    }
+
+    fn prepare_update(
+        &self,
+        new: &mut Object,
+        old: &Object,
+        ctx: &StrategyContext<'_>,
+    ) -> Result<(), Status> {
+        let given = new.pointer("/status/conditions").cloned();
+        let is_decision = |c: &Value| matches!(c["type"].as_str(), Some("Approved" | "Denied"));
+        match ctx.subresource {
+            "" => keep(new, old, &["spec", "status"]),
+            "approval" => {
+                keep(new, old, &["spec", "status"]);
+                let status = new.as_map_mut().entry("status").or_insert_with(|| json!({}));
+                status["conditions"] = timed(items(given.as_ref()).cloned().collect(), old, ctx.now);
+            }
+            _ => {
+                keep(new, old, &["spec"]);
+                let decided = items(old.pointer("/status/conditions")).filter(|c| is_decision(c));
+                let rest = items(given.as_ref()).filter(|c| !is_decision(c));
+                let conditions: Vec<Value> = decided.chain(rest).cloned().collect();
+                if let Some(status) = new.as_map_mut().get_mut("status").filter(|s| s.is_object()) {
+                    status["conditions"] = timed(conditions, old, ctx.now);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn row(&self, obj: &Object, now: Timestamp) -> Vec<Value> {
+        let text =
+            |pointer: &str| obj.pointer(pointer).and_then(Value::as_str).unwrap_or_default().to_owned();
+        let asked = obj.pointer("/spec/expirationSeconds").and_then(Value::as_u64);
+        let asked = asked.map_or_else(
+            || "<none>".to_owned(),
+            |s| crate::table::human_duration(i64::try_from(s).unwrap_or(i64::MAX)),
+        );
+        let mut row = PLAIN.row(obj, now);
+        row.extend(
+            [text("/spec/signerName"), text("/spec/username"), asked, condition(obj)].map(Value::from),
+        );
+        row
+    }
+}
+
+/// Conditions with the times that are missing: of the last change of each type's status, and of the update.
+fn timed(mut conditions: Vec<Value>, old: &Object, now: Timestamp) -> Value {
+    for condition in &mut conditions {
+        let before = items(old.pointer("/status/conditions")).find(|c| c["type"] == condition["type"]);
+        let since =
+            before.filter(|c| c["status"] == condition["status"]).map(|c| c["lastTransitionTime"].clone());
+        if condition["lastTransitionTime"].is_null() {
+            condition["lastTransitionTime"] =
+                since.filter(Value::is_string).unwrap_or_else(|| json!(rfc3339(now)));
+        }
+        if condition["lastUpdateTime"].is_null() {
+            condition["lastUpdateTime"] = json!(rfc3339(now));
+        }
+    }
+    Value::Array(conditions)
+}
+
+/// `Pending`, `Approved,Issued`, `Denied` …
+fn condition(obj: &Object) -> String {
+    let has = |kind: &str| items(obj.pointer("/status/conditions")).any(|c| c["type"] == kind);
+    let decision = [("Denied", has("Denied")), ("Approved", has("Approved"))];
+    let mut out = decision.iter().find(|(_, is)| *is).map_or("Pending", |(name, _)| name).to_owned();
+    if has("Failed") {
+        out.push_str(",Failed");
+    }
+    if obj.pointer("/status/certificate").and_then(Value::as_str).is_some_and(|c| !c.is_empty()) {
+        out.push_str(",Issued");
+    }
+    out
+}
 
 /// The resource.
 pub(super) fn resource() -> Resource {
@@ -33,6 +144,55 @@ pub(super) fn resource() -> Resource {
         storage_prefix: "certificatesigningrequests",
         selectable: &[SelectableField { name: "spec.signerName", pointer: "/spec/signerName", default: "" }],
         columns: COLUMNS,
-        strategy: Arc::new(Plain { status: true, generation: false, cells: CELLS }),
+        strategy: Arc::new(Requests),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::auth::User;
+
+    fn object(status: Value) -> Object {
+        Object::from_value(json!({
+            "metadata": {"name": "r"}, "spec": {"username": "forged", "uid": "x", "signerName": "s"}, "status": status,
+        }))
+        .unwrap()
+    }
+
+    fn context<'a>(user: &'a User, subresource: &'a str) -> StrategyContext<'a> {
+        StrategyContext { now: Timestamp::UNIX_EPOCH, version: "v1", subresource, user }
+    }
+
+    #[test]
+    fn the_requester_is_who_asks() {
+        let user = User { name: "jane".into(), groups: vec!["devs".into()], ..User::default() };
+        let mut request = object(json!({"certificate": "eA=="}));
+        Requests.prepare_create(&mut request, &context(&user, "")).unwrap();
+        assert_eq!(
+            request.get("spec"),
+            Some(&json!({"username": "jane", "groups": ["devs"], "signerName": "s"}))
+        );
+        assert_eq!(request.get("status"), None);
+    }
+
+    #[test]
+    fn approval_and_status_touch_only_what_is_theirs() {
+        let user = User::default();
+        let approved = json!([{"type": "Approved", "status": "True"}]);
+        let mut request = object(json!({"conditions": approved, "certificate": "forged"}));
+        Requests.prepare_update(&mut request, &object(json!({})), &context(&user, "approval")).unwrap();
+        assert_eq!(condition(&request), "Approved");
+        assert_eq!(
+            request.pointer("/status/conditions/0/lastUpdateTime"),
+            Some(&json!("1970-01-01T00:00:00Z"))
+        );
+        let mut signed =
+            object(json!({"certificate": "eA==", "conditions": [{"type": "Denied", "status": "True"}]}));
+        Requests.prepare_update(&mut signed, &request, &context(&user, "status")).unwrap();
+        assert_eq!(condition(&signed), "Approved,Issued");
+        let mut edited = object(json!({}));
+        Requests.prepare_update(&mut edited, &signed, &context(&user, "")).unwrap();
+        assert_eq!(condition(&edited), "Approved,Issued");
     }
 }
