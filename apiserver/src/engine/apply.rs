@@ -61,29 +61,37 @@ impl Call {
                 self.info.name
             )));
         }
-        let patch = self.checked_configuration(patch, validation)?;
+        let patch = self.checked_configuration(&patch)?;
         if validation == FieldValidation::Warn {
             self.warn(duplicates);
         }
         Ok(Applied { patch, force: self.info.query.flag("force") })
     }
 
-    /// A configuration without fields its type does not have. Only what it says is kept, not what Go would print.
-    fn checked_configuration(&mut self, patch: Value, validation: FieldValidation) -> Result<Value, Status> {
+    /// A configuration in the shape of its type. Only what it says is kept, not what Go would print; a field
+    /// that the type does not have cannot be owned, so it is refused whatever the validation.
+    fn checked_configuration(&self, patch: &Value) -> Result<Value, Status> {
         let Some(id) = schema::type_of(&self.info.api_version(), self.resource.kind) else {
-            return Ok(patch);
+            return Ok(patch.clone());
         };
-        let refuse = |why: String| {
-            Status::new(500, Reason::Unknown, format!("failed to create typed patch object: {why}"))
+        let refuse = |why: &str| {
+            let (namespace, name) = (self.key_namespace(), &self.info.name);
+            let of = format!("{namespace}/{name}; {}, Kind={}", self.info.api_version(), self.resource.kind);
+            let why = format!("failed to create typed patch object ({of}): {why}");
+            Status::new(500, Reason::Unknown, why)
         };
-        let decoded = schema::decode(&Node::from(&patch), id).map_err(&refuse)?;
-        if !decoded.strict.is_empty() && validation == FieldValidation::Strict {
-            return Err(refuse(schema::strict_error(&decoded.strict)));
+        let decoded = schema::decode(&Node::from(patch), id).map_err(|why| refuse(&why))?;
+        let undeclared: Vec<String> = decoded
+            .strict
+            .iter()
+            .filter_map(|text| text.strip_prefix("unknown field \"")?.strip_suffix('"'))
+            .map(|path| format!(".{path}: field not declared in schema"))
+            .collect();
+        match undeclared.as_slice() {
+            [] => Ok(said(patch, &decoded.object)),
+            [one] => Err(refuse(one)),
+            many => Err(refuse(&format!("errors:\n  {}", many.join("\n  ")))),
         }
-        if validation == FieldValidation::Warn {
-            self.warn(decoded.strict);
-        }
-        Ok(said(&patch, &decoded.object))
     }
 
     /// The live object (`None` when there is none) with the configuration applied, in the requested version.

@@ -132,3 +132,11 @@ fn directives_are_three() {
     let want = "CreateOptions.meta.k8s.io \"\" is invalid: fieldValidation: Unsupported value: \"Maybe\": supported values: \"\", \"Ignore\", \"Strict\", \"Warn\"";
     assert_eq!((status.code, status.message.as_str()), (422, want));
 }
+
+#[test]
+fn yaml_may_be_json_with_tabs_and_trailing_commas() {
+    let text = "{\n\t\t\"kind\": \"Pod\",\n\t\t\"spec\": {\n\t\t\t\"containers\": [{\n\t\t\t\t\"name\":  \"c\",\n\t\t\t\t\"image\": \"i\",\n\t\t\t}]\n\t\t}\n\t}";
+    let (node, _) = sent("application/yaml", text);
+    let want = json!({"kind": "Pod", "spec": {"containers": [{"name": "c", "image": "i"}]}});
+    assert_eq!(node.to_value(), want);
+}

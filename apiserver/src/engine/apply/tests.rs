@@ -21,6 +21,11 @@ async fn an_apply_creates_changes_and_meets_conflicts() {
     let server = TestServer::start().await;
     let (code, _) = apply(&server, "", json!({"a": "1"})).await;
     assert_eq!(code, 422, "without a field manager");
+    let odd = json!({"apiVersion": "v1", "kind": "ConfigMap", "dat": {}});
+    let (code, status) =
+        server.ask(Method::PATCH, &format!("{MAPS}/m?fieldManager=one"), APPLY, Some(odd)).await;
+    let why = "failed to create typed patch object (default/m; v1, Kind=ConfigMap): .dat: field not declared in schema";
+    assert_eq!((code, status["message"].as_str()), (500, Some(why)));
     let (code, made) = apply(&server, "fieldManager=one", json!({"a": "1", "b": "2"})).await;
     assert_eq!((code, &made["data"]), (201, &json!({"a": "1", "b": "2"})), "{made}");
     assert_eq!(owned(&made, "one"), Some(&json!({"f:data": {"f:a": {}, "f:b": {}}})));
