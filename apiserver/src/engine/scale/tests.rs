@@ -62,6 +62,10 @@ async fn objects_are_scaled() {
     let (_, after) = server.get(&format!("{base}/web")).await;
     assert_eq!((&after["spec"]["replicas"], &after["metadata"]["generation"]), (&json!(5), &json!(2)));
 
+    let noted = after["metadata"]["managedFields"].as_array().unwrap();
+    let own = noted.iter().find(|entry| entry["subresource"] == "scale").expect("who scales is noted");
+    assert_eq!(own["fieldsV1"], json!({"f:spec": {"f:replicas": {}}}));
+
     // The version put back is stale now, and so is another uid.
     let (code, stale) = server.put(&path, scale.clone()).await;
     assert_eq!((code, &stale["reason"]), (409, &json!("Conflict")));
