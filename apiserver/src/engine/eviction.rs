@@ -14,7 +14,6 @@ use super::Call;
 use crate::{
     admission::Operation,
     field::{Error, ErrorList, Path},
-    negotiation,
     object::Object,
     objects::{POD_DISRUPTION_BUDGETS, PODS, rfc3339},
     response::Body,
@@ -51,8 +50,8 @@ impl Call {
         )
     }
 
-    fn decode_eviction(&self) -> Result<Object, Status> {
-        let mut eviction = Object::from_value(negotiation::decode(&self.headers, &self.body)?)?;
+    fn decode_eviction(&mut self) -> Result<Object, Status> {
+        let mut eviction = self.read_object("policy/v1", "Eviction")?;
         let (version, kind) = (eviction.api_version(), eviction.kind());
         if !matches!(version, "" | "policy/v1" | "policy/v1beta1") || !matches!(kind, "" | "Eviction") {
             return Err(Status::bad_request(format!(

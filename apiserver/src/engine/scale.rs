@@ -13,7 +13,7 @@ use super::{Call, metadata};
 use crate::{
     admission::Operation,
     field::{Error, ErrorList, Path},
-    negotiation::{self, Form},
+    negotiation::Form,
     object::Object,
     patch,
     registry::Subresource,
@@ -38,7 +38,7 @@ struct Places {
 /// What is done to the current Scale.
 enum Change {
     Replace(Object),
-    Json(json_patch::Patch),
+    Json(patch::JsonPatch),
     Merge(Value),
     Strategic(Value),
 }
@@ -87,8 +87,8 @@ impl Call {
         }
     }
 
-    fn decode_scale(&self) -> Result<Object, Status> {
-        let scale = Object::from_value(negotiation::decode(&self.headers, &self.body)?)?;
+    fn decode_scale(&mut self) -> Result<Object, Status> {
+        let scale = self.read_object(API_VERSION, "Scale")?;
         let (version, kind) = (scale.api_version(), scale.kind());
         if (!kind.is_empty() && kind != "Scale") || (!version.is_empty() && version != API_VERSION) {
             return Err(Status::bad_request(format!(
@@ -111,15 +111,12 @@ impl Call {
         Ok(scale)
     }
 
-    fn scale_patch(&self) -> Result<Change, Status> {
+    fn scale_patch(&mut self) -> Result<Change, Status> {
         let sent = self.headers.get(header::CONTENT_TYPE).and_then(|v| v.to_str().ok()).unwrap_or_default();
-        let bad = |e: serde_json::Error| Status::bad_request(format!("error decoding patch: {e}"));
         Ok(match sent.split(';').next().unwrap_or_default().trim() {
-            "application/json-patch+json" => Change::Json(serde_json::from_slice(&self.body).map_err(bad)?),
-            "application/merge-patch+json" => Change::Merge(serde_json::from_slice(&self.body).map_err(bad)?),
-            "application/strategic-merge-patch+json" => {
-                Change::Strategic(serde_json::from_slice(&self.body).map_err(bad)?)
-            }
+            "application/json-patch+json" => Change::Json(self.read_json_patch()?),
+            "application/merge-patch+json" => Change::Merge(self.read_patch()?),
+            "application/strategic-merge-patch+json" => Change::Strategic(self.read_patch()?),
             _ => return Err(Status::unsupported_media_type(&PATCHES)),
         })
     }
@@ -247,10 +244,7 @@ fn changed(change: &Change, old: &Object) -> Result<Object, Status> {
     let mut value = old.to_value();
     match change {
         Change::Replace(scale) => return Ok(scale.clone()),
-        Change::Json(patch) => json_patch::patch(&mut value, patch).map_err(|e| {
-            let why = format!("the server rejected our request due to an error in our request: {e}");
-            Status::new(422, crate::status::Reason::Invalid, why)
-        })?,
+        Change::Json(patch) => patch.apply(&mut value)?,
         Change::Merge(patch) => json_patch::merge(&mut value, patch),
         Change::Strategic(body) => {
             let kind = table::builtin().by_kind("autoscaling", "v1", "Scale");
