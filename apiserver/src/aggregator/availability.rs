@@ -72,6 +72,13 @@ pub(super) async fn sync(server: &Arc<Server>, all: bool) {
         Ok(listed) => listed,
         Err(status) => return tracing::warn!(%status, "APIServices cannot be listed"),
     };
+    for gone in server.aggregated.remotes.load().iter() {
+        let name = format!("{}.{}", gone.version, gone.group);
+        if !listed.iter().any(|service| service.name() == name) {
+            // The error says that there is no such label, which is what is wanted.
+            let _had_one = UNAVAILABLE.remove_label_values(&[name.as_str()]).is_ok();
+        }
+    }
     let checked = join_all(listed.iter().map(|service| one(server, service, all))).await;
     server.aggregated.remotes.store(Arc::new(checked.into_iter().flatten().map(Arc::new).collect()));
 }

@@ -154,4 +154,12 @@ async fn groups_of_other_servers_are_served() {
         .clone();
     assert_eq!(group["versions"][0]["resources"][0]["subresources"][0]["subresource"], "status");
     assert_eq!(group["versions"][0]["freshness"], "Current");
+
+    // A group without its APIService is gone, with everything that was known of it.
+    let path = "/apis/apiregistration.k8s.io/v1/apiservices/v1.example.org";
+    assert_eq!(server.ask(http::Method::DELETE, path, "", None).await.0, 200);
+    while !server.server.aggregated.remotes().is_empty() {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    assert_eq!(ask(&server, "/apis/example.org/v1/things", "*/*").await.0, 404);
 }
