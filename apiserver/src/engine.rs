@@ -193,17 +193,31 @@ impl Call {
     }
 
     async fn answer(&mut self, handler: &dyn VirtualResource) -> Result<Response<Body>, Status> {
-        let fallback = (self.info.api_version(), self.resource.kind);
-        let mut object = self.read_object(&fallback.0, fallback.1)?;
-        if self.info.subresource.is_empty() {
-            object.set("apiVersion", self.info.api_version());
-            object.set("kind", self.resource.kind);
+        let (api_version, kind) = self.kind_asked();
+        let mut object = self.read_object(&api_version, kind)?;
+        if self.info.subresource.is_empty() || object.kind().is_empty() {
+            object.set("apiVersion", api_version);
+            object.set("kind", kind);
         }
         let options = Object::new();
         self.admit(Operation::Create, Some(&mut object), None, &options, true).await?;
         self.admit(Operation::Create, Some(&mut object), None, &options, false).await?;
         let answer = handler.create(&self.attributes, object, &mut self.warnings).await?;
         self.respond_value(201, &answer.into_value())
+    }
+
+    /// The kind that a POST to this path takes: the subresource's own, or the resource's.
+    fn kind_asked(&self) -> (String, &'static str) {
+        let own = self.resource.subresources.iter().find_map(|sub| match sub {
+            Subresource::Action { name, kind, .. } if *name == self.info.subresource => Some(*kind),
+            _ => None,
+        });
+        match own {
+            Some(("", "", kind)) => (self.info.api_version(), kind),
+            Some(("", version, kind)) => (version.to_owned(), kind),
+            Some((group, version, kind)) => (format!("{group}/{version}"), kind),
+            None => (self.info.api_version(), self.resource.kind),
+        }
     }
 
     /// A value that has one form only.

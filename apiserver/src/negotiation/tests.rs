@@ -155,6 +155,13 @@ async fn metadata_and_questions_go_in_protobuf() {
     let uri = "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews";
     let (code, answer) = ask(&server, Method::POST, uri, message(&review)).await;
     assert_eq!((code, &answer["status"]["allowed"]), (201, &json!(true)));
+    // A body that does not say its kind is what the path takes.
+    let plain = json!({"spec": {"resourceAttributes": {"verb": "get", "resource": "pods"}}});
+    let (code, answer) = server.post(uri, plain).await;
+    assert_eq!((code, &answer["status"]["allowed"]), (201, &json!(true)));
+    let binding = json!({"target": {"kind": "Node", "name": "n"}});
+    let (code, answer) = server.post("/api/v1/namespaces/default/pods/p/binding", binding).await;
+    assert_eq!((code, &answer["reason"]), (404, &json!("NotFound")), "{answer}");
     let own = json!({"apiVersion": "authentication.k8s.io/v1", "kind": "SelfSubjectReview", "metadata": {}});
     let uri = "/apis/authentication.k8s.io/v1/selfsubjectreviews";
     let (code, answer) = ask(&server, Method::POST, uri, message(&own)).await;
