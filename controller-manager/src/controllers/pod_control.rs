@@ -169,9 +169,11 @@ impl<K: Owner> PodControl<K> {
         selector: &LabelSelector,
     ) -> Result<Vec<Arc<Pod>>, kube::Error> {
         let meta = owner.meta();
-        let selects = |pod: &Pod| {
-            !selector.is_everything() && selector.matches(&pod.metadata.labels.clone().unwrap_or_default())
-        };
+        if selector.is_everything() {
+            // Such a selector tells nothing apart: what the owner made stays with it, nothing is adopted.
+            return Ok(self.owned(owner));
+        }
+        let selects = |pod: &Pod| selector.matches(&pod.metadata.labels.clone().unwrap_or_default());
         let (kept, strayed): (Vec<Arc<Pod>>, Vec<Arc<Pod>>) =
             self.owned(owner).into_iter().partition(|pod| selects(pod));
         let mut kept = kept;
