@@ -21,11 +21,7 @@ use k8s_openapi::api::{
     apps::v1::{ControllerRevision, StatefulSet, StatefulSetStatus},
     core::v1::{PersistentVolumeClaim, Pod, PodTemplateSpec},
 };
-use kube::{
-    Api, Client,
-    api::{Patch, PatchParams, PostParams},
-};
-use serde_json::json;
+use kube::{Api, Client, api::PostParams};
 
 use self::plan::{Names, Plan, Template};
 use super::{
@@ -197,8 +193,10 @@ impl Controller {
             let mut owners = found.metadata.owner_references.clone().unwrap_or_default();
             owners.retain(|o| o.kind != "StatefulSet" && o.kind != "Pod");
             owners.push(owner);
-            let body = json!({"metadata": {"uid": found.metadata.uid, "ownerReferences": owners}});
-            match api.patch(&name, &PatchParams::default(), &Patch::Merge(body)).await {
+            // The whole claim as it was read: the role of this controller has no patch.
+            let mut next = (*found).clone();
+            next.metadata.owner_references = Some(owners);
+            match api.replace(&name, &PostParams::default(), &next).await {
                 Err(e) if !client::is_not_found(&e) => return Err(e),
                 _ => {}
             }
@@ -216,8 +214,8 @@ impl Controller {
             return Ok(());
         }
         let api: Api<StatefulSet> = Api::namespaced(self.client.clone(), &key.namespace);
-        let body = json!({"metadata": {"resourceVersion": set.metadata.resource_version}, "status": status});
-        match api.patch_status(&key.name, &PatchParams::default(), &Patch::Merge(body)).await {
+        let next = StatefulSet { status: Some(status), ..set.clone() };
+        match api.replace_status(&key.name, &PostParams::default(), &next).await {
             Err(e) if !client::is_not_found(&e) => Err(e),
             _ => Ok(()),
         }
