@@ -125,6 +125,10 @@ impl Controller {
         }
         let settled = self.control.settled(&job) && job.metadata.deletion_timestamp.is_none();
         let selector = job.spec.as_ref().and_then(|s| s.selector.as_ref());
+        if selector.is_none() {
+            // Its pods could not be found again, and it would make them without end.
+            return Ok(Outcome::Done);
+        }
         let Ok(selector) = LabelSelector::from_api(selector) else { return Ok(Outcome::Done) };
         let pods = self.control.claim(&job, &selector).await?;
         if job.metadata.deletion_timestamp.is_some() {
