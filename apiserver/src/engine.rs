@@ -32,7 +32,7 @@ mod apply;
 mod body;
 mod delete;
 mod eviction;
-pub mod metadata;
+pub(crate) mod metadata;
 mod read;
 mod scale;
 mod selector;

@@ -15,6 +15,8 @@ mod event_form;
 mod event_row;
 mod kit;
 mod pod_spec;
+#[cfg(test)]
+mod testing;
 
 mod admissionregistration;
 mod apiextensions;

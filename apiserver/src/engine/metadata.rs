@@ -21,7 +21,7 @@ const LETTERS: &[u8] = b"bcdfghjklmnpqrstvwxz2456789";
 const MAX_ANNOTATIONS: usize = 256 * 1024;
 
 /// A name from its stem, with five random letters as upstream draws them.
-pub fn generated_name(stem: &str) -> String {
+pub(crate) fn generated_name(stem: &str) -> String {
     let mut rng = rand::rng();
     let cut = stem.char_indices().map(|(i, c)| i + c.len_utf8()).take_while(|&end| end <= MAX_STEM).last();
     let mut name = stem[..cut.unwrap_or(0)].to_owned();
@@ -30,7 +30,7 @@ pub fn generated_name(stem: &str) -> String {
 }
 
 /// Sets uid and creation time and clears what a creator may not set.
-pub fn fill_new(object: &mut Object, now: Timestamp) {
+pub(crate) fn fill_new(object: &mut Object, now: Timestamp) {
     object.set_meta_str("uid", &uuid::Uuid::new_v4().to_string());
     object.set_meta_str("creationTimestamp", &rfc3339(now));
     for field in ["deletionTimestamp", "deletionGracePeriodSeconds", "selfLink", "resourceVersion"] {
@@ -39,7 +39,7 @@ pub fn fill_new(object: &mut Object, now: Timestamp) {
 }
 
 /// Carries over what an update may not change.
-pub fn keep_system_fields(new: &mut Object, old: &Object) {
+pub(crate) fn keep_system_fields(new: &mut Object, old: &Object) {
     for field in ["uid", "creationTimestamp", "deletionTimestamp", "deletionGracePeriodSeconds", "generation"]
     {
         match old.metadata().and_then(|m| m.get(field)) {
@@ -56,7 +56,7 @@ pub fn keep_system_fields(new: &mut Object, old: &Object) {
 }
 
 /// Errors of an object's metadata.
-pub fn validate(object: &Object, resource: &Resource) -> ErrorList {
+pub(crate) fn validate(object: &Object, resource: &Resource) -> ErrorList {
     let mut errors = ErrorList::new();
     let meta = Path::new("metadata");
     let name = object.name();
@@ -82,7 +82,7 @@ pub fn validate(object: &Object, resource: &Resource) -> ErrorList {
 }
 
 /// Errors of a change to immutable metadata.
-pub fn validate_change(new: &Object, old: &Object) -> ErrorList {
+pub(crate) fn validate_change(new: &Object, old: &Object) -> ErrorList {
     let mut errors = ErrorList::new();
     let meta = Path::new("metadata");
     for field in ["name", "namespace"] {
@@ -162,7 +162,7 @@ fn word(s: &str) -> bool {
 }
 
 /// Errors of `[prefix/]name` as label keys and finalizers are written.
-fn qualified_name(key: &str) -> Vec<String> {
+pub(crate) fn qualified_name(key: &str) -> Vec<String> {
     let mut errors = Vec::new();
     let name = match key.split_once('/') {
         Some(("", _)) => {
@@ -193,7 +193,8 @@ fn qualified_name(key: &str) -> Vec<String> {
     errors
 }
 
-fn label_value(value: &str) -> Vec<String> {
+/// Errors of a label's value.
+pub(crate) fn label_value(value: &str) -> Vec<String> {
     let mut errors = Vec::new();
     if value.len() > 63 {
         errors.push("must be no more than 63 bytes".to_owned());

@@ -2,6 +2,7 @@
 
 use crate::registry::Resource;
 
+mod defaults;
 mod mutatingadmissionpolicies;
 mod mutatingadmissionpolicybindings;
 mod mutatingwebhookconfigurations;

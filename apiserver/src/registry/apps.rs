@@ -8,6 +8,9 @@ mod deployments;
 mod replicasets;
 mod statefulsets;
 
+#[cfg(test)]
+mod tests;
+
 /// All of them.
 pub(super) fn resources() -> Vec<Resource> {
     vec![

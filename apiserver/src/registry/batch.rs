@@ -5,6 +5,9 @@ use crate::registry::Resource;
 mod cronjobs;
 mod jobs;
 
+#[cfg(test)]
+mod tests;
+
 /// All of them.
 pub(super) fn resources() -> Vec<Resource> {
     vec![cronjobs::resource(), jobs::resource()]

@@ -1,8 +1,15 @@
 //! What resource files are built from: columns, cells, and the strategy most kinds share.
 
+pub(super) mod at;
+pub(super) mod fill;
+pub(super) mod format;
+mod rules;
+pub(super) mod workload;
+
 use jiff::Timestamp;
 use serde_json::Value;
 
+pub(super) use self::rules::Rules;
 use super::{Column, Strategy, StrategyContext};
 use crate::{object::Object, status::Status, table};
 
@@ -139,35 +146,13 @@ impl Strategy for Plain {
     }
 }
 
-/// [`Plain`] for kinds whose names may be any one segment of a path, such as `system:node`
+/// Errors of a name that may be any one segment of a path, such as `system:node`
 /// (upstream's `path.ValidatePathSegmentName`).
-#[derive(Clone, Copy)]
-pub(super) struct PathNamed(pub(super) Plain);
-
-impl Strategy for PathNamed {
-    fn prepare_create(&self, obj: &mut Object, ctx: &StrategyContext<'_>) -> Result<(), Status> {
-        self.0.prepare_create(obj, ctx)
+pub(super) fn path_segment(name: &str, prefix: bool) -> Vec<String> {
+    if !prefix && (name == "." || name == "..") {
+        return vec![format!("may not be '{name}'")];
     }
-
-    fn prepare_update(
-        &self,
-        new: &mut Object,
-        old: &Object,
-        ctx: &StrategyContext<'_>,
-    ) -> Result<(), Status> {
-        self.0.prepare_update(new, old, ctx)
-    }
-
-    fn row(&self, obj: &Object, now: Timestamp) -> Vec<Value> {
-        self.0.row(obj, now)
-    }
-
-    fn validate_name(&self, name: &str, prefix: bool) -> Vec<String> {
-        if !prefix && (name == "." || name == "..") {
-            return vec![format!("may not be '{name}'")];
-        }
-        ["/", "%"].iter().filter(|c| name.contains(**c)).map(|c| format!("may not contain '{c}'")).collect()
-    }
+    ["/", "%"].iter().filter(|c| name.contains(**c)).map(|c| format!("may not contain '{c}'")).collect()
 }
 
 /// [`Plain`] for kinds whose versions differ.
@@ -288,7 +273,7 @@ mod tests {
 
     #[test]
     fn names_of_one_path_segment_take_colons_but_no_slashes() {
-        let errors = |name: &str| PathNamed(PLAIN).validate_name(name, false);
+        let errors = |name: &str| path_segment(name, false);
         assert!(errors("system:node").is_empty());
         assert_eq!(errors("a/b%c"), ["may not contain '/'", "may not contain '%'"]);
         assert_eq!(errors(".."), ["may not be '..'"]);

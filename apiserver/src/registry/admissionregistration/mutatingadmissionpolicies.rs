@@ -2,9 +2,12 @@
 
 use std::sync::Arc;
 
-use crate::registry::{
-    Column, Resource,
-    kit::{Cell, Plain, STANDARD_VERBS, column},
+use crate::{
+    object::Object,
+    registry::{
+        Column, Resource,
+        kit::{Cell, Plain, Rules, STANDARD_VERBS, column, fill},
+    },
 };
 
 const COLUMNS: &[Column] = &[column("Name", "string").name(), column("Age", "date")];
@@ -27,6 +30,19 @@ pub(super) fn resource() -> Resource {
         storage_prefix: "mutatingadmissionpolicies",
         selectable: &[],
         columns: COLUMNS,
-        strategy: Arc::new(Plain { status: false, generation: true, cells: CELLS }),
+        strategy: Arc::new(Rules {
+            default,
+            unconditional_update: false,
+            ..Rules::new(Plain { status: false, generation: true, cells: CELLS })
+        }),
+    }
+}
+
+/// Failures deny, and requests are matched in equivalent versions.
+fn default(obj: &mut Object) {
+    let Some(spec) = fill::spec(obj) else { return };
+    fill::missing(spec, "failurePolicy", "Fail");
+    if let Some(matched) = fill::child(spec, "matchConstraints") {
+        super::defaults::match_resources(matched);
     }
 }

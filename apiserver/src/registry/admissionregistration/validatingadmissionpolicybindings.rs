@@ -2,9 +2,12 @@
 
 use std::sync::Arc;
 
-use crate::registry::{
-    Column, Resource,
-    kit::{Cell, Plain, STANDARD_VERBS, column},
+use crate::{
+    object::Object,
+    registry::{
+        Column, Resource,
+        kit::{Cell, Plain, Rules, STANDARD_VERBS, column, fill},
+    },
 };
 
 const COLUMNS: &[Column] = &[column("Name", "string").name(), column("Age", "date")];
@@ -27,6 +30,17 @@ pub(super) fn resource() -> Resource {
         storage_prefix: "validatingadmissionpolicybindings",
         selectable: &[],
         columns: COLUMNS,
-        strategy: Arc::new(Plain { status: false, generation: true, cells: CELLS }),
+        strategy: Arc::new(Rules {
+            default,
+            unconditional_update: false,
+            ..Rules::new(Plain { status: false, generation: true, cells: CELLS })
+        }),
+    }
+}
+
+/// Requests are matched in equivalent versions.
+fn default(obj: &mut Object) {
+    if let Some(matched) = fill::spec(obj).and_then(|s| fill::child(s, "matchResources")) {
+        super::defaults::match_resources(matched);
     }
 }

@@ -2,9 +2,12 @@
 
 use std::sync::Arc;
 
-use crate::registry::{
-    Column, Resource,
-    kit::{Cell, Plain, STANDARD_VERBS, column},
+use crate::{
+    object::Object,
+    registry::{
+        Column, Resource,
+        kit::{Cell, Plain, Rules, STANDARD_VERBS, column},
+    },
 };
 
 const COLUMNS: &[Column] =
@@ -28,6 +31,15 @@ pub(super) fn resource() -> Resource {
         storage_prefix: "validatingwebhookconfigurations",
         selectable: &[],
         columns: COLUMNS,
-        strategy: Arc::new(Plain { status: false, generation: true, cells: CELLS }),
+        strategy: Arc::new(Rules {
+            default,
+            unconditional_update: false,
+            ..Rules::new(Plain { status: false, generation: true, cells: CELLS })
+        }),
     }
+}
+
+/// What webhooks leave out.
+fn default(obj: &mut Object) {
+    super::defaults::webhooks(obj, false);
 }

@@ -2,9 +2,12 @@
 
 use std::sync::Arc;
 
-use crate::registry::{
-    Column, Resource, Subresource,
-    kit::{Cell, Plain, STANDARD_VERBS, column},
+use crate::{
+    object::Object,
+    registry::{
+        Column, Resource, Subresource,
+        kit::{Cell, Plain, Rules, STANDARD_VERBS, column, fill},
+    },
 };
 
 const COLUMNS: &[Column] = &[column("Name", "string").name(), column("Created At", "date")];
@@ -27,6 +30,28 @@ pub(super) fn resource() -> Resource {
         storage_prefix: "apiextensions.k8s.io/customresourcedefinitions",
         selectable: &[],
         columns: COLUMNS,
-        strategy: Arc::new(Plain { status: true, generation: true, cells: CELLS }),
+        strategy: Arc::new(Rules {
+            default,
+            ..Rules::new(Plain { status: true, generation: true, cells: CELLS })
+        }),
+    }
+}
+
+/// Names derived from the kind, no conversion, and the version objects are stored in.
+fn default(obj: &mut Object) {
+    let Some(spec) = fill::spec(obj) else { return };
+    if let Some(names) = fill::made(spec, "names") {
+        let kind = fill::string(names, "kind").to_owned();
+        if !kind.is_empty() {
+            fill::missing(names, "singular", kind.to_lowercase());
+            fill::missing(names, "listKind", format!("{kind}List"));
+        }
+    }
+    if let Some(conversion) = fill::made(spec, "conversion") {
+        fill::missing(conversion, "strategy", "None");
+        let client = fill::child(conversion, "webhook").and_then(|w| fill::child(w, "clientConfig"));
+        if let Some(service) = client.and_then(|c| fill::child(c, "service")) {
+            fill::missing(service, "port", 443);
+        }
     }
 }

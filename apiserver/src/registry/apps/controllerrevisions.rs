@@ -5,10 +5,11 @@ use std::sync::Arc;
 use serde_json::Value;
 
 use crate::{
+    field::ErrorList,
     object::Object,
     registry::{
         Column, Resource,
-        kit::{Cell, Plain, STANDARD_VERBS, column},
+        kit::{Cell, Plain, Rules, STANDARD_VERBS, at::At, column},
     },
 };
 
@@ -37,7 +38,12 @@ pub(super) fn resource() -> Resource {
         storage_prefix: "controllerrevisions",
         selectable: &[],
         columns: COLUMNS,
-        strategy: Arc::new(Plain { status: false, generation: false, cells: CELLS }),
+        strategy: Arc::new(Rules {
+            validate_new,
+            validate_change,
+            validate,
+            ..Rules::new(Plain { status: false, generation: false, cells: CELLS })
+        }),
     }
 }
 
@@ -51,4 +57,21 @@ fn owner(obj: &Object) -> Value {
         }
         None => "<none>".into(),
     }
+}
+
+fn validate(obj: &Object, errors: &mut ErrorList) {
+    At::field(obj, "revision").check_non_negative(errors);
+}
+
+fn validate_new(obj: &Object, errors: &mut ErrorList) {
+    let data = At::field(obj, "data");
+    if !data.is_set() {
+        data.required(errors, "data is mandatory");
+    } else if !data.value().is_object() {
+        data.required(errors, "data must be a valid JSON object");
+    }
+}
+
+fn validate_change(new: &Object, old: &Object, errors: &mut ErrorList) {
+    At::field(new, "data").check_unchanged(&At::field(old, "data"), errors);
 }

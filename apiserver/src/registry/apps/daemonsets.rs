@@ -2,9 +2,13 @@
 
 use std::sync::Arc;
 
-use crate::registry::{
-    Column, Resource, Subresource,
-    kit::{Cell, Plain, STANDARD_VERBS, column},
+use crate::{
+    field::ErrorList,
+    object::Object,
+    registry::{
+        Column, Resource, StrategyContext, Subresource,
+        kit::{Cell, Plain, Rules, STANDARD_VERBS, at::At, column, fill, workload},
+    },
 };
 
 const COLUMNS: &[Column] = &[
@@ -45,6 +49,110 @@ pub(super) fn resource() -> Resource {
         storage_prefix: "daemonsets",
         selectable: &[],
         columns: COLUMNS,
-        strategy: Arc::new(Plain { status: true, generation: true, cells: CELLS }),
+        strategy: Arc::new(Rules {
+            default,
+            create,
+            change,
+            validate,
+            validate_change,
+            validate_status,
+            ..Rules::new(Plain { status: true, generation: true, cells: CELLS })
+        }),
     }
+}
+
+/// Pods are replaced one by one.
+fn default(obj: &mut Object) {
+    let Some(spec) = fill::spec(obj) else { return };
+    if let Some(strategy) = fill::made(spec, "updateStrategy") {
+        fill::missing(strategy, "type", "RollingUpdate");
+        if fill::string(strategy, "type") == "RollingUpdate"
+            && let Some(rolling) = fill::made(strategy, "rollingUpdate")
+        {
+            fill::missing(rolling, "maxUnavailable", 1);
+            fill::missing(rolling, "maxSurge", 0);
+        }
+    }
+    fill::missing(spec, "revisionHistoryLimit", 10);
+    fill::template(spec, "template");
+}
+
+/// Counts templates, as the API's first versions did in the spec.
+const TEMPLATE_GENERATION: &str = "deprecated.daemonset.template.generation";
+
+fn template_generation(obj: &Object) -> i64 {
+    obj.annotation(TEMPLATE_GENERATION).and_then(|text| text.parse().ok()).unwrap_or(0)
+}
+
+fn create(obj: &mut Object, _ctx: &StrategyContext<'_>) {
+    let generation = template_generation(obj).max(1);
+    obj.set_annotation(TEMPLATE_GENERATION, &generation.to_string());
+}
+
+fn change(new: &mut Object, old: &Object, ctx: &StrategyContext<'_>) {
+    if !ctx.subresource.is_empty() || old.annotation(TEMPLATE_GENERATION).is_none() {
+        return;
+    }
+    let changed = new.pointer("/spec/template") != old.pointer("/spec/template");
+    let generation = template_generation(old) + i64::from(changed);
+    new.set_annotation(TEMPLATE_GENERATION, &generation.to_string());
+}
+
+fn validate(obj: &Object, errors: &mut ErrorList) {
+    let spec = At::spec(obj);
+    let (selector, template) = (spec.get("selector"), spec.get("template"));
+    selector.check_selector(errors);
+    if !selector.is_set() {
+        selector.required(errors, "");
+    } else if selector.selects() {
+        workload::check_selects_template(&selector, &template, errors);
+    }
+    if selector.is_set() && selector.selects_all() {
+        selector.invalid(errors, "empty selector is invalid for daemonset");
+    }
+    workload::check_lasting_template(&template, "DaemonSet", errors);
+    spec.get("minReadySeconds").check_non_negative(errors);
+    check_strategy(&spec.get("updateStrategy"), errors);
+    spec.get("revisionHistoryLimit").check_non_negative(errors);
+}
+
+fn check_strategy(strategy: &At<'_>, errors: &mut ErrorList) {
+    let rolling = strategy.get("rollingUpdate");
+    match strategy.get("type").text() {
+        "OnDelete" => {}
+        "RollingUpdate" if !rolling.is_set() => rolling.required(errors, ""),
+        "RollingUpdate" => {
+            let both = [rolling.get("maxUnavailable"), rolling.get("maxSurge")];
+            both.iter().for_each(|number| number.check_count_or_percent(errors));
+            both.iter().for_each(|number| number.check_at_most_whole(errors));
+            let [unavailable, surge] = both;
+            match (unavailable.count_or_percent() != 0, surge.count_or_percent() != 0) {
+                (true, true) => surge.invalid(errors, "may not be set when maxUnavailable is non-zero"),
+                (false, false) => unavailable.required(errors, "cannot be 0 when maxSurge is 0"),
+                _ => {}
+            }
+        }
+        _ => strategy.not_supported(errors, &["RollingUpdate", "OnDelete"]),
+    }
+}
+
+fn validate_change(new: &Object, old: &Object, errors: &mut ErrorList) {
+    At::spec(new).get("selector").check_unchanged(&At::spec(old).get("selector"), errors);
+}
+
+fn validate_status(new: &Object, old: &Object, errors: &mut ErrorList) {
+    let status = At::status(new);
+    let counts = [
+        "currentNumberScheduled",
+        "numberMisscheduled",
+        "desiredNumberScheduled",
+        "numberReady",
+        "observedGeneration",
+        "updatedNumberScheduled",
+        "numberAvailable",
+        "numberUnavailable",
+        "collisionCount",
+    ];
+    status.check_counts(&counts, errors);
+    workload::check_grows(&status.get("collisionCount"), &At::status(old).get("collisionCount"), errors);
 }

@@ -2,9 +2,13 @@
 
 use std::sync::Arc;
 
-use crate::registry::{
-    Column, Resource, Subresource,
-    kit::{Cell, Plain, STANDARD_VERBS, column},
+use crate::{
+    field::ErrorList,
+    object::Object,
+    registry::{
+        Column, Resource, Subresource,
+        kit::{Cell, Plain, Rules, STANDARD_VERBS, at::At, column, fill, workload},
+    },
 };
 
 const COLUMNS: &[Column] = &[
@@ -46,6 +50,86 @@ pub(super) fn resource() -> Resource {
         storage_prefix: "deployments",
         selectable: &[],
         columns: COLUMNS,
-        strategy: Arc::new(Plain { status: true, generation: true, cells: CELLS }),
+        strategy: Arc::new(Rules {
+            default,
+            validate,
+            validate_change,
+            validate_status,
+            ..Rules::new(Plain { status: true, generation: true, cells: CELLS })
+        }),
     }
+}
+
+/// One replica, rolled out by quarters.
+fn default(obj: &mut Object) {
+    let Some(spec) = fill::spec(obj) else { return };
+    fill::missing(spec, "replicas", 1);
+    if let Some(strategy) = fill::made(spec, "strategy") {
+        fill::missing(strategy, "type", "RollingUpdate");
+        if fill::string(strategy, "type") == "RollingUpdate"
+            && let Some(rolling) = fill::made(strategy, "rollingUpdate")
+        {
+            fill::missing(rolling, "maxUnavailable", "25%");
+            fill::missing(rolling, "maxSurge", "25%");
+        }
+    }
+    fill::missing(spec, "revisionHistoryLimit", 10);
+    fill::missing(spec, "progressDeadlineSeconds", 600);
+    fill::template(spec, "template");
+}
+
+fn validate(obj: &Object, errors: &mut ErrorList) {
+    let spec = At::spec(obj);
+    spec.get("replicas").check_non_negative(errors);
+    workload::check_own_selector(&spec, "deployment", "invalid label selector", errors);
+    workload::check_lasting_template(&spec.get("template"), "ReplicaSet", errors);
+    check_strategy(&spec.get("strategy"), errors);
+    spec.check_counts(&["minReadySeconds", "revisionHistoryLimit", "progressDeadlineSeconds"], errors);
+    let deadline = spec.get("progressDeadlineSeconds");
+    if deadline.is_set() && deadline.int() <= spec.get("minReadySeconds").int() {
+        deadline.invalid(errors, "must be greater than minReadySeconds");
+    }
+}
+
+fn check_strategy(strategy: &At<'_>, errors: &mut ErrorList) {
+    let rolling = strategy.get("rollingUpdate");
+    match strategy.get("type").text() {
+        "Recreate" if rolling.is_set() => {
+            rolling.forbidden(errors, "may not be specified when strategy `type` is 'Recreate'");
+        }
+        "Recreate" => {}
+        "RollingUpdate" if !rolling.is_set() => {
+            rolling.required(errors, "this should be defaulted and never be nil");
+        }
+        "RollingUpdate" => {
+            let (unavailable, surge) = (rolling.get("maxUnavailable"), rolling.get("maxSurge"));
+            unavailable.check_count_or_percent(errors);
+            surge.check_count_or_percent(errors);
+            if unavailable.count_or_percent() == 0 && surge.count_or_percent() == 0 {
+                unavailable.invalid(errors, "may not be 0 when `maxSurge` is 0");
+            }
+            unavailable.check_at_most_whole(errors);
+        }
+        _ => strategy.not_supported(errors, &["Recreate", "RollingUpdate"]),
+    }
+}
+
+fn validate_change(new: &Object, old: &Object, errors: &mut ErrorList) {
+    At::spec(new).get("selector").check_unchanged(&At::spec(old).get("selector"), errors);
+}
+
+fn validate_status(new: &Object, old: &Object, errors: &mut ErrorList) {
+    let status = At::status(new);
+    let parts = ["updatedReplicas", "readyReplicas", "availableReplicas"];
+    status.check_counts(&["observedGeneration", "replicas"], errors);
+    status.check_counts(&parts, errors);
+    status.check_counts(&["unavailableReplicas", "terminatingReplicas", "collisionCount"], errors);
+    status.check_at_most(&parts, "replicas", "cannot be greater than status.replicas", errors);
+    status.check_at_most(
+        &["availableReplicas"],
+        "readyReplicas",
+        "cannot be greater than readyReplicas",
+        errors,
+    );
+    workload::check_grows(&status.get("collisionCount"), &At::status(old).get("collisionCount"), errors);
 }

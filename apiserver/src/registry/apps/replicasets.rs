@@ -2,9 +2,13 @@
 
 use std::sync::Arc;
 
-use crate::registry::{
-    Column, Resource, SelectableField, Subresource,
-    kit::{Cell, Plain, STANDARD_VERBS, column},
+use crate::{
+    field::ErrorList,
+    object::Object,
+    registry::{
+        Column, Resource, SelectableField, Subresource,
+        kit::{Cell, Plain, Rules, STANDARD_VERBS, at::At, column, fill, workload},
+    },
 };
 
 const COLUMNS: &[Column] = &[
@@ -46,6 +50,45 @@ pub(super) fn resource() -> Resource {
         storage_prefix: "replicasets",
         selectable: &[SelectableField { name: "status.replicas", pointer: "/status/replicas", default: "0" }],
         columns: COLUMNS,
-        strategy: Arc::new(Plain { status: true, generation: true, cells: CELLS }),
+        strategy: Arc::new(Rules {
+            default,
+            validate,
+            validate_change,
+            validate_status,
+            ..Rules::new(Plain { status: true, generation: true, cells: CELLS })
+        }),
     }
+}
+
+/// One replica.
+fn default(obj: &mut Object) {
+    let Some(spec) = fill::spec(obj) else { return };
+    fill::missing(spec, "replicas", 1);
+    fill::template(spec, "template");
+}
+
+fn validate(obj: &Object, errors: &mut ErrorList) {
+    let spec = At::spec(obj);
+    spec.check_counts(&["replicas", "minReadySeconds"], errors);
+    workload::check_own_selector(&spec, "deployment", "invalid label selector", errors);
+    workload::check_lasting_template(&spec.get("template"), "ReplicaSet", errors);
+}
+
+fn validate_change(new: &Object, old: &Object, errors: &mut ErrorList) {
+    At::spec(new).get("selector").check_unchanged(&At::spec(old).get("selector"), errors);
+}
+
+fn validate_status(new: &Object, _old: &Object, errors: &mut ErrorList) {
+    let status = At::status(new);
+    let parts = ["fullyLabeledReplicas", "readyReplicas", "availableReplicas"];
+    status.check_counts(&["replicas"], errors);
+    status.check_counts(&parts, errors);
+    status.check_counts(&["observedGeneration", "terminatingReplicas"], errors);
+    status.check_at_most(&parts, "replicas", "cannot be greater than status.replicas", errors);
+    status.check_at_most(
+        &["availableReplicas"],
+        "readyReplicas",
+        "cannot be greater than readyReplicas",
+        errors,
+    );
 }

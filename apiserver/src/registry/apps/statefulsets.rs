@@ -2,9 +2,15 @@
 
 use std::sync::Arc;
 
-use crate::registry::{
-    Column, Resource, Subresource,
-    kit::{Cell, Plain, STANDARD_VERBS, column},
+use serde_json::{Value, json};
+
+use crate::{
+    field::ErrorList,
+    object::Object,
+    registry::{
+        Column, Resource, Subresource,
+        kit::{Cell, Plain, Rules, STANDARD_VERBS, at::At, column, fill, format, workload},
+    },
 };
 
 const COLUMNS: &[Column] =
@@ -35,6 +41,166 @@ pub(super) fn resource() -> Resource {
         storage_prefix: "statefulsets",
         selectable: &[],
         columns: COLUMNS,
-        strategy: Arc::new(Plain { status: true, generation: true, cells: CELLS }),
+        strategy: Arc::new(Rules {
+            default,
+            validate,
+            validate_new,
+            validate_change,
+            validate_status,
+            ..Rules::new(Plain { status: true, generation: true, cells: CELLS })
+        }),
     }
+}
+
+/// One replica after the other, claims that stay.
+fn default(obj: &mut Object) {
+    let Some(spec) = fill::spec(obj) else { return };
+    fill::missing(spec, "podManagementPolicy", "OrderedReady");
+    if let Some(strategy) = fill::made(spec, "updateStrategy") {
+        if fill::string(strategy, "type").is_empty() {
+            fill::missing(strategy, "type", "RollingUpdate");
+            fill::made(strategy, "rollingUpdate");
+        }
+        if fill::string(strategy, "type") == "RollingUpdate"
+            && let Some(rolling) = fill::child(strategy, "rollingUpdate")
+        {
+            fill::missing(rolling, "partition", 0);
+        }
+    }
+    if let Some(retention) = fill::made(spec, "persistentVolumeClaimRetentionPolicy") {
+        fill::missing(retention, "whenDeleted", "Retain");
+        fill::missing(retention, "whenScaled", "Retain");
+    }
+    fill::missing(spec, "replicas", 1);
+    fill::missing(spec, "revisionHistoryLimit", 10);
+    fill::template(spec, "template");
+    for claim in fill::members(spec, "volumeClaimTemplates") {
+        fill::missing(claim, "apiVersion", "v1");
+        fill::missing(claim, "kind", "PersistentVolumeClaim");
+        if let Some(spec) = fill::made(claim, "spec") {
+            fill::missing(spec, "volumeMode", "Filesystem");
+        }
+        if let Some(status) = fill::made(claim, "status") {
+            fill::missing(status, "phase", "Pending");
+        }
+    }
+}
+
+/// What may change in the spec.
+const MUTABLE: [&str; 7] = [
+    "replicas",
+    "template",
+    "updateStrategy",
+    "minReadySeconds",
+    "ordinals",
+    "revisionHistoryLimit",
+    "persistentVolumeClaimRetentionPolicy",
+];
+
+fn validate(obj: &Object, errors: &mut ErrorList) {
+    let spec = At::spec(obj);
+    let management = spec.get("podManagementPolicy");
+    match management.text() {
+        "" => management.required(errors, ""),
+        "OrderedReady" | "Parallel" => {}
+        _ => management.invalid(errors, "must be 'OrderedReady' or 'Parallel'"),
+    }
+    check_strategy(&spec.get("updateStrategy"), errors);
+    let retention = spec.get("persistentVolumeClaimRetentionPolicy");
+    for when in ["whenDeleted", "whenScaled"] {
+        retention.get(when).check_option_of(errors, &["Retain", "Delete"]);
+    }
+    spec.check_counts(&["replicas", "minReadySeconds"], errors);
+    spec.get("ordinals").get("start").check_non_negative(errors);
+    workload::check_own_selector(&spec, "statefulset", "", errors);
+    workload::check_lasting_template(&own_volumes(&spec).at(&spec), "StatefulSet", errors);
+}
+
+/// A template with the volumes of the claims, and without the names its pods get.
+struct Filled(Value);
+
+impl Filled {
+    fn at<'f>(&'f self, spec: &At<'_>) -> At<'f> {
+        At::new(&self.0, spec.path().child("template"))
+    }
+}
+
+fn own_volumes(spec: &At<'_>) -> Filled {
+    let mut template = spec.get("template").value().clone();
+    let claims: Vec<&str> =
+        spec.get("volumeClaimTemplates").items().map(|c| c.get("metadata").get("name").text()).collect();
+    if let Some(pod) = template.get_mut("spec").and_then(Value::as_object_mut) {
+        pod.remove("subdomain");
+        pod.remove("hostname");
+        if !claims.is_empty() {
+            let own = |v: &Value| !v.get("name").and_then(Value::as_str).is_some_and(|n| claims.contains(&n));
+            let kept = pod.get("volumes").and_then(Value::as_array).into_iter().flatten().filter(|v| own(v));
+            let made =
+                claims.iter().map(|name| json!({"name": name, "persistentVolumeClaim": {"claimName": name}}));
+            let volumes: Vec<Value> = made.chain(kept.cloned()).collect();
+            pod.insert("volumes".to_owned(), volumes.into());
+        }
+    }
+    Filled(template)
+}
+
+fn check_strategy(strategy: &At<'_>, errors: &mut ErrorList) {
+    let rolling = strategy.get("rollingUpdate");
+    match strategy.get("type").text() {
+        "" => strategy.required(errors, ""),
+        "OnDelete" if rolling.is_set() => {
+            rolling.invalid(errors, "only allowed for updateStrategy 'RollingUpdate'");
+        }
+        "OnDelete" => {}
+        "RollingUpdate" => {
+            rolling.get("partition").check_non_negative(errors);
+            let unavailable = rolling.get("maxUnavailable");
+            if unavailable.is_set() {
+                unavailable.check_count_or_percent(errors);
+                if unavailable.count_or_percent() == 0 {
+                    unavailable.invalid(errors, "cannot be 0");
+                }
+                unavailable.check_at_most_whole(errors);
+            }
+        }
+        _ => strategy.invalid(errors, "must be 'RollingUpdate' or 'OnDelete'"),
+    }
+}
+
+fn validate_new(obj: &Object, errors: &mut ErrorList) {
+    let service = At::spec(obj).get("serviceName");
+    if !service.is_empty() {
+        service.check_format(errors, format::dns_label);
+    }
+}
+
+fn validate_change(new: &Object, old: &Object, errors: &mut ErrorList) {
+    let fixed = |obj: &Object| {
+        let mut spec = obj.get("spec").and_then(Value::as_object).cloned().unwrap_or_default();
+        MUTABLE.iter().for_each(|field| drop(spec.remove(*field)));
+        spec
+    };
+    if fixed(new) != fixed(old) {
+        At::spec(new).forbidden(
+            errors,
+            "updates to statefulset spec for fields other than 'replicas', 'ordinals', 'template', 'updateStrategy', \
+             'revisionHistoryLimit', 'persistentVolumeClaimRetentionPolicy' and 'minReadySeconds' are forbidden",
+        );
+    }
+}
+
+fn validate_status(new: &Object, old: &Object, errors: &mut ErrorList) {
+    let status = At::status(new);
+    let parts = ["readyReplicas", "currentReplicas", "updatedReplicas", "availableReplicas"];
+    status.check_counts(&["replicas"], errors);
+    status.check_counts(&parts, errors);
+    status.check_counts(&["observedGeneration", "collisionCount"], errors);
+    status.check_at_most(&parts, "replicas", "cannot be greater than status.replicas", errors);
+    status.check_at_most(
+        &["availableReplicas"],
+        "readyReplicas",
+        "cannot be greater than status.readyReplicas",
+        errors,
+    );
+    workload::check_grows(&status.get("collisionCount"), &At::status(old).get("collisionCount"), errors);
 }

@@ -3,17 +3,23 @@
 use std::sync::Arc;
 
 use jiff::Timestamp;
-use serde_json::{Map, Value};
+use serde_json::Value;
 
 use crate::{
     object::Object,
     registry::{
-        Column, Resource, SelectableField, Strategy, StrategyContext, Subresource,
-        kit::{Plain, STANDARD_VERBS, column, items, text},
+        Column, Propagation, Resource, SelectableField, StrategyContext, Subresource,
+        kit::{
+            Plain, Rules, STANDARD_VERBS, column,
+            fill::{self, Fields},
+            items, text,
+        },
     },
-    status::Status,
     table,
 };
+
+mod indexes;
+mod validation;
 
 const COLUMNS: &[Column] = &[
     column("Name", "string").name(),
@@ -23,9 +29,6 @@ const COLUMNS: &[Column] = &[
     column("Age", "date"),
 ];
 const PLAIN: Plain = Plain { status: true, generation: true, cells: &[] };
-
-/// The label a job selects its pods by.
-const OWN_UID: &str = "batch.kubernetes.io/controller-uid";
 
 /// The resource.
 pub(super) fn resource() -> Resource {
@@ -48,99 +51,98 @@ pub(super) fn resource() -> Resource {
             default: "0",
         }],
         columns: COLUMNS,
-        strategy: Arc::new(Jobs),
+        strategy: Arc::new(Rules {
+            default,
+            create,
+            row: Some(row),
+            propagation: Propagation::Orphan,
+            validate: validation::object,
+            validate_new: validation::new_object,
+            validate_change: validation::change,
+            validate_status: validation::status,
+            ..Rules::new(PLAIN)
+        }),
     }
 }
 
-/// A job.
-struct Jobs;
-
-impl Strategy for Jobs {
-    fn default(&self, obj: &mut Object, _version: &str) -> Result<(), Status> {
-        let template = obj.pointer("/spec/template/metadata/labels").cloned();
-        if let Some(labels) = template.filter(|l| l.as_object().is_some_and(|l| !l.is_empty()))
-            && obj.metadata().and_then(|m| m.get("labels")).is_none()
-        {
-            obj.metadata_mut().insert("labels".to_owned(), labels);
-        }
-        let Some(spec) = obj.as_map_mut().get_mut("spec").and_then(Value::as_object_mut) else {
-            return Ok(());
-        };
-        let given = |field: &str| spec.get(field).is_some_and(|v| !v.is_null());
-        let (one, indexed) = (!given("completions") && !given("parallelism"), given("backoffLimitPerIndex"));
-        let by_failure = given("podFailurePolicy");
-        let mut fill = |field: &str, value: Value| {
-            let slot = spec.entry(field).or_insert(Value::Null);
-            if slot.is_null() {
-                *slot = value;
-            }
-        };
-        if one {
-            fill("completions", 1.into());
-        }
-        fill("parallelism", 1.into());
-        fill("backoffLimit", if indexed { i64::from(i32::MAX).into() } else { 6.into() });
-        fill("completionMode", "NonIndexed".into());
-        fill("suspend", false.into());
-        fill("manualSelector", false.into());
-        fill("podReplacementPolicy", if by_failure { "Failed".into() } else { "TerminatingOrFailed".into() });
-        Ok(())
+/// One pod at a time until one has succeeded; a retry six times.
+fn default(obj: &mut Object) {
+    let labels = obj.pointer("/spec/template/metadata/labels").cloned();
+    if let Some(Value::Object(labels)) = labels
+        && !labels.is_empty()
+        && fill::none(obj.metadata_mut(), "labels")
+    {
+        obj.metadata_mut().insert("labels".to_owned(), labels.into());
     }
-
-    fn prepare_create(&self, obj: &mut Object, ctx: &StrategyContext<'_>) -> Result<(), Status> {
-        if obj.pointer("/spec/manualSelector") != Some(&Value::Bool(true)) {
-            select_own_pods(obj);
-        }
-        PLAIN.prepare_create(obj, ctx)
-    }
-
-    fn prepare_update(
-        &self,
-        new: &mut Object,
-        old: &Object,
-        ctx: &StrategyContext<'_>,
-    ) -> Result<(), Status> {
-        PLAIN.prepare_update(new, old, ctx)
-    }
-
-    fn row(&self, obj: &Object, now: Timestamp) -> Vec<Value> {
-        let number = |pointer: &str| obj.pointer(pointer).and_then(Value::as_i64);
-        let succeeded = number("/status/succeeded").unwrap_or(0);
-        let completions = match (number("/spec/completions"), number("/spec/parallelism").unwrap_or(0)) {
-            (Some(wanted), _) => format!("{succeeded}/{wanted}"),
-            (None, parallel) if parallel > 1 => format!("{succeeded}/1 of {parallel}"),
-            (None, _) => format!("{succeeded}/1"),
-        };
-        vec![
-            obj.name().into(),
-            phase(obj).into(),
-            completions.into(),
-            duration(obj, now).into(),
-            table::age(obj, now).into(),
-        ]
+    if let Some(spec) = fill::spec(obj) {
+        default_spec(spec);
     }
 }
 
-/// Labels the template with the job's name and uid, and selects by the uid: no two jobs share pods.
-fn select_own_pods(obj: &mut Object) {
+fn default_spec(spec: &mut Fields) {
+    if !fill::is_set(spec, "completions") && !fill::is_set(spec, "parallelism") {
+        fill::missing(spec, "completions", 1);
+    }
+    fill::missing(spec, "parallelism", 1);
+    // Limits per index make the limit of the whole one that is never met.
+    let retries = if fill::is_set(spec, "backoffLimitPerIndex") { i32::MAX } else { 6 };
+    fill::missing(spec, "backoffLimit", retries);
+    fill::missing(spec, "completionMode", "NonIndexed");
+    fill::missing(spec, "suspend", false);
+    let replaced = if fill::is_set(spec, "podFailurePolicy") { "Failed" } else { "TerminatingOrFailed" };
+    fill::missing(spec, "podReplacementPolicy", replaced);
+    fill::missing(spec, "manualSelector", false);
+    fill::template(spec, "template");
+    policy_conditions(spec);
+}
+
+pub(super) use self::validation::spec as check_spec;
+
+/// A failure policy's conditions are about true ones.
+pub(super) fn policy_conditions(spec: &mut Fields) {
+    let Some(policy) = fill::child(spec, "podFailurePolicy") else { return };
+    for rule in fill::members(policy, "rules") {
+        fill::members(rule, "onPodConditions").for_each(|c| fill::missing(c, "status", "True"));
+    }
+}
+
+/// Pods are told from others' by the job's uid, unless the selector is the client's own.
+fn create(obj: &mut Object, _ctx: &StrategyContext<'_>) {
     let (name, uid) = (obj.name().to_owned(), obj.uid().to_owned());
-    let Some(spec) = obj.as_map_mut().get_mut("spec").filter(|s| s.is_object()) else { return };
-    let labels = &mut spec["template"]["metadata"]["labels"];
-    if !labels.is_object() {
-        *labels = Value::Object(Map::new());
+    let Some(spec) = fill::spec(obj) else { return };
+    if spec.get("manualSelector") == Some(&Value::Bool(true)) {
+        return;
     }
-    for (key, value) in [
-        ("job-name", &name),
-        ("batch.kubernetes.io/job-name", &name),
-        ("controller-uid", &uid),
-        (OWN_UID, &uid),
-    ] {
-        labels[key] = value.as_str().into();
+    let Some(labels) = fill::made(spec, "template")
+        .and_then(|template| fill::made(template, "metadata"))
+        .and_then(|meta| fill::made(meta, "labels"))
+    else {
+        return;
+    };
+    fill::missing(labels, "controller-uid", uid.as_str());
+    fill::missing(labels, "batch.kubernetes.io/controller-uid", uid.as_str());
+    fill::missing(labels, "job-name", name.as_str());
+    fill::missing(labels, "batch.kubernetes.io/job-name", name.as_str());
+    if let Some(matched) = fill::made(spec, "selector").and_then(|s| fill::made(s, "matchLabels")) {
+        fill::missing(matched, "batch.kubernetes.io/controller-uid", uid);
     }
-    if !spec["selector"].is_object() {
-        spec["selector"] = Value::Object(Map::new());
-    }
-    spec["selector"]["matchLabels"][OWN_UID] = uid.into();
+}
+
+fn row(obj: &Object, now: Timestamp) -> Vec<Value> {
+    let number = |pointer: &str| obj.pointer(pointer).and_then(Value::as_i64);
+    let succeeded = number("/status/succeeded").unwrap_or(0);
+    let completions = match (number("/spec/completions"), number("/spec/parallelism").unwrap_or(0)) {
+        (Some(wanted), _) => format!("{succeeded}/{wanted}"),
+        (None, parallel) if parallel > 1 => format!("{succeeded}/1 of {parallel}"),
+        (None, _) => format!("{succeeded}/1"),
+    };
+    vec![
+        obj.name().into(),
+        phase(obj).into(),
+        completions.into(),
+        duration(obj, now).into(),
+        table::age(obj, now).into(),
+    ]
 }
 
 fn phase(obj: &Object) -> &'static str {
@@ -169,42 +171,5 @@ fn duration(obj: &Object, now: Timestamp) -> String {
             let end = at("/status/completionTime").unwrap_or(now);
             table::human_duration(end.as_second() - start.as_second())
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use serde_json::json;
-
-    use super::*;
-    use crate::auth::User;
-
-    #[test]
-    fn a_job_selects_the_pods_of_its_own() {
-        let job = |spec: Value| {
-            let mut job =
-                Object::from_value(json!({"metadata": {"name": "j", "uid": "u"}, "spec": spec})).unwrap();
-            Jobs.default(&mut job, "v1").unwrap();
-            let user = User::default();
-            let ctx =
-                StrategyContext { now: Timestamp::UNIX_EPOCH, version: "v1", subresource: "", user: &user };
-            Jobs.prepare_create(&mut job, &ctx).unwrap();
-            job
-        };
-        let plain = job(json!({"template": {"spec": {}}}));
-        assert_eq!(plain.pointer("/spec/selector"), Some(&json!({"matchLabels": {OWN_UID: "u"}})));
-        let labels = plain.pointer("/spec/template/metadata/labels").unwrap();
-        assert_eq!((&labels["job-name"], &labels["controller-uid"]), (&json!("j"), &json!("u")));
-        for (field, value) in
-            [("completions", json!(1)), ("parallelism", json!(1)), ("backoffLimit", json!(6))]
-        {
-            assert_eq!(plain.pointer(&format!("/spec/{field}")), Some(&value), "{field}");
-        }
-        let manual =
-            job(json!({"manualSelector": true, "parallelism": 3, "selector": {"matchLabels": {"a": "b"}},
-            "template": {"metadata": {"labels": {"a": "b"}}}}));
-        assert_eq!(manual.pointer("/spec/selector"), Some(&json!({"matchLabels": {"a": "b"}})));
-        assert_eq!(manual.pointer("/spec/completions"), None);
-        assert_eq!(manual.pointer("/metadata/labels"), Some(&json!({"a": "b"})));
     }
 }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use crate::registry::{
     Column, Resource, SelectableField,
-    kit::{Cell, Plain, STANDARD_VERBS, column},
+    kit::{Cell, Plain, Rules, STANDARD_VERBS, column},
 };
 
 const COLUMNS: &[Column] = &[column("Name", "string").name(), column("Age", "date")];
@@ -27,6 +27,9 @@ pub(super) fn resource() -> Resource {
         storage_prefix: "clustertrustbundles",
         selectable: &[SelectableField { name: "spec.signerName", pointer: "/spec/signerName", default: "" }],
         columns: COLUMNS,
-        strategy: Arc::new(Plain { status: false, generation: false, cells: CELLS }),
+        strategy: Arc::new(Rules {
+            unconditional_update: false,
+            ..Rules::new(Plain { status: false, generation: false, cells: CELLS })
+        }),
     }
 }

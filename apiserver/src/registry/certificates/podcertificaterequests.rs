@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use crate::registry::{
     Column, Resource, SelectableField, Subresource,
-    kit::{Cell, Plain, STANDARD_VERBS, column},
+    kit::{Cell, Plain, Rules, STANDARD_VERBS, column},
 };
 
 const COLUMNS: &[Column] = &[column("Name", "string").name(), column("Age", "date")];
@@ -31,6 +31,9 @@ pub(super) fn resource() -> Resource {
             SelectableField { name: "spec.podName", pointer: "/spec/podName", default: "" },
         ],
         columns: COLUMNS,
-        strategy: Arc::new(Plain { status: true, generation: false, cells: CELLS }),
+        strategy: Arc::new(Rules {
+            unconditional_update: false,
+            ..Rules::new(Plain { status: true, generation: false, cells: CELLS })
+        }),
     }
 }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use crate::registry::{
     Column, Resource,
-    kit::{Cell, Plain, STANDARD_VERBS, column},
+    kit::{Cell, Plain, Rules, STANDARD_VERBS, column},
 };
 
 const COLUMNS: &[Column] =
@@ -28,6 +28,10 @@ pub(super) fn resource() -> Resource {
         storage_prefix: "leases",
         selectable: &[],
         columns: COLUMNS,
-        strategy: Arc::new(Plain { status: false, generation: false, cells: CELLS }),
+        strategy: Arc::new(Rules {
+            unconditional_update: false,
+            create_on_update: true,
+            ..Rules::new(Plain { status: false, generation: false, cells: CELLS })
+        }),
     }
 }

@@ -8,7 +8,7 @@ use crate::{
     object::Object,
     registry::{
         Column, Resource,
-        kit::{Cell, Plain, STANDARD_VERBS, column, items, short_list},
+        kit::{Cell, Plain, Rules, STANDARD_VERBS, column, fill, items, short_list},
     },
 };
 
@@ -39,7 +39,22 @@ pub(super) fn resource() -> Resource {
         storage_prefix: "endpointslices",
         selectable: &[],
         columns: COLUMNS,
-        strategy: Arc::new(Plain { status: false, generation: true, cells: CELLS }),
+        strategy: Arc::new(Rules {
+            default,
+            ..Rules::new(Plain { status: false, generation: true, cells: CELLS })
+        }),
+    }
+}
+
+/// Ports have a name, if an empty one, and speak TCP.
+fn default(obj: &mut Object) {
+    for port in fill::members(obj.as_map_mut(), "ports") {
+        if port.get("name").is_none_or(Value::is_null) {
+            port.insert("name".to_owned(), "".into());
+        }
+        if port.get("protocol").is_none_or(Value::is_null) {
+            port.insert("protocol".to_owned(), "TCP".into());
+        }
     }
 }
 

@@ -2,9 +2,12 @@
 
 use std::sync::Arc;
 
-use crate::registry::{
-    Column, Resource, Subresource,
-    kit::{Cell, Plain, STANDARD_VERBS, column},
+use crate::{
+    object::Object,
+    registry::{
+        Column, Resource, Subresource,
+        kit::{Cell, Plain, Rules, STANDARD_VERBS, column, fill},
+    },
 };
 
 const COLUMNS: &[Column] = &[column("Name", "string").name(), column("Age", "date")];
@@ -27,6 +30,15 @@ pub(super) fn resource() -> Resource {
         storage_prefix: "flowschemas",
         selectable: &[],
         columns: COLUMNS,
-        strategy: Arc::new(Plain { status: true, generation: true, cells: CELLS }),
+        strategy: Arc::new(Rules {
+            default,
+            ..Rules::new(Plain { status: true, generation: true, cells: CELLS })
+        }),
     }
+}
+
+/// A precedence in the middle.
+fn default(obj: &mut Object) {
+    let Some(spec) = fill::spec(obj) else { return };
+    super::zero(spec, "matchingPrecedence", 1000);
 }

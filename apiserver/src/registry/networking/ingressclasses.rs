@@ -2,9 +2,12 @@
 
 use std::sync::Arc;
 
-use crate::registry::{
-    Column, Resource,
-    kit::{Cell, Plain, STANDARD_VERBS, column},
+use crate::{
+    object::Object,
+    registry::{
+        Column, Resource,
+        kit::{Cell, Plain, Rules, STANDARD_VERBS, column, fill},
+    },
 };
 
 const COLUMNS: &[Column] = &[
@@ -37,6 +40,16 @@ pub(super) fn resource() -> Resource {
         storage_prefix: "ingressclasses",
         selectable: &[],
         columns: COLUMNS,
-        strategy: Arc::new(Plain { status: false, generation: true, cells: CELLS }),
+        strategy: Arc::new(Rules {
+            default,
+            ..Rules::new(Plain { status: false, generation: true, cells: CELLS })
+        }),
+    }
+}
+
+/// Parameters are of the cluster.
+fn default(obj: &mut Object) {
+    if let Some(parameters) = fill::spec(obj).and_then(|s| fill::child(s, "parameters")) {
+        fill::missing(parameters, "scope", "Cluster");
     }
 }

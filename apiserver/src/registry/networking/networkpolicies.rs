@@ -2,9 +2,12 @@
 
 use std::sync::Arc;
 
-use crate::registry::{
-    Column, Resource,
-    kit::{Cell, Plain, STANDARD_VERBS, column},
+use crate::{
+    object::Object,
+    registry::{
+        Column, Resource,
+        kit::{Cell, Plain, Rules, STANDARD_VERBS, column, fill},
+    },
 };
 
 const COLUMNS: &[Column] =
@@ -28,6 +31,23 @@ pub(super) fn resource() -> Resource {
         storage_prefix: "networkpolicies",
         selectable: &[],
         columns: COLUMNS,
-        strategy: Arc::new(Plain { status: false, generation: true, cells: CELLS }),
+        strategy: Arc::new(Rules {
+            default,
+            ..Rules::new(Plain { status: false, generation: true, cells: CELLS })
+        }),
+    }
+}
+
+/// A policy is about what comes in, and about what goes out if it has rules for that.
+fn default(obj: &mut Object) {
+    let Some(spec) = fill::spec(obj) else { return };
+    if fill::none(spec, "policyTypes") {
+        let types: &[&str] = if fill::none(spec, "egress") { &["Ingress"] } else { &["Ingress", "Egress"] };
+        spec.insert("policyTypes".to_owned(), types.into());
+    }
+    for rules in ["ingress", "egress"] {
+        for rule in fill::members(spec, rules) {
+            fill::members(rule, "ports").for_each(|port| fill::missing(port, "protocol", "TCP"));
+        }
     }
 }

@@ -8,7 +8,7 @@ use crate::{
     object::Object,
     registry::{
         Column, Resource,
-        kit::{Cell, PathNamed, Plain, STANDARD_VERBS, column, text},
+        kit::{Cell, Plain, Rules, STANDARD_VERBS, column, path_segment, text},
     },
 };
 
@@ -33,7 +33,12 @@ pub(super) fn resource() -> Resource {
         storage_prefix: "clusterrolebindings",
         selectable: &[],
         columns: COLUMNS,
-        strategy: Arc::new(PathNamed(Plain { status: false, generation: false, cells: CELLS })),
+        strategy: Arc::new(Rules {
+            default: super::default_binding,
+            name: path_segment,
+            create_on_update: true,
+            ..Rules::new(Plain { status: false, generation: false, cells: CELLS })
+        }),
     }
 }
 

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use crate::registry::{
     Column, Resource,
-    kit::{Cell, PathNamed, Plain, STANDARD_VERBS, column},
+    kit::{Cell, Plain, Rules, STANDARD_VERBS, column, path_segment},
 };
 
 const COLUMNS: &[Column] = &[column("Name", "string").name(), column("Age", "date")];
@@ -27,6 +27,10 @@ pub(super) fn resource() -> Resource {
         storage_prefix: "clusterroles",
         selectable: &[],
         columns: COLUMNS,
-        strategy: Arc::new(PathNamed(Plain { status: false, generation: false, cells: CELLS })),
+        strategy: Arc::new(Rules {
+            create_on_update: true,
+            name: path_segment,
+            ..Rules::new(Plain { status: false, generation: false, cells: CELLS })
+        }),
     }
 }

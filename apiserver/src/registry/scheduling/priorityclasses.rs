@@ -2,9 +2,12 @@
 
 use std::sync::Arc;
 
-use crate::registry::{
-    Column, Resource,
-    kit::{Cell, Plain, STANDARD_VERBS, column},
+use crate::{
+    object::Object,
+    registry::{
+        Column, Resource,
+        kit::{Cell, Plain, Rules, STANDARD_VERBS, column, fill},
+    },
 };
 
 const COLUMNS: &[Column] = &[
@@ -33,6 +36,14 @@ pub(super) fn resource() -> Resource {
         storage_prefix: "priorityclasses",
         selectable: &[],
         columns: COLUMNS,
-        strategy: Arc::new(Plain { status: false, generation: true, cells: CELLS }),
+        strategy: Arc::new(Rules {
+            default,
+            ..Rules::new(Plain { status: false, generation: true, cells: CELLS })
+        }),
     }
+}
+
+/// Its pods may push others out.
+fn default(obj: &mut Object) {
+    fill::missing(obj.as_map_mut(), "preemptionPolicy", "PreemptLowerPriority");
 }

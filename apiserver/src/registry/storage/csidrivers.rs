@@ -2,9 +2,12 @@
 
 use std::sync::Arc;
 
-use crate::registry::{
-    Column, Resource,
-    kit::{Cell, Plain, STANDARD_VERBS, column},
+use crate::{
+    object::Object,
+    registry::{
+        Column, Resource,
+        kit::{Cell, Plain, Rules, STANDARD_VERBS, column, fill},
+    },
 };
 
 const COLUMNS: &[Column] = &[
@@ -37,6 +40,24 @@ pub(super) fn resource() -> Resource {
         storage_prefix: "csidrivers",
         selectable: &[],
         columns: COLUMNS,
-        strategy: Arc::new(Plain { status: false, generation: true, cells: CELLS }),
+        strategy: Arc::new(Rules {
+            default,
+            unconditional_update: false,
+            ..Rules::new(Plain { status: false, generation: true, cells: CELLS })
+        }),
     }
+}
+
+/// Volumes are attached, and of lasting claims.
+fn default(obj: &mut Object) {
+    let Some(spec) = fill::spec(obj) else { return };
+    fill::missing(spec, "attachRequired", true);
+    fill::missing(spec, "podInfoOnMount", false);
+    fill::missing(spec, "storageCapacity", false);
+    fill::missing(spec, "fsGroupPolicy", "ReadWriteOnceWithFSType");
+    if fill::none(spec, "volumeLifecycleModes") {
+        spec.insert("volumeLifecycleModes".to_owned(), ["Persistent"].as_slice().into());
+    }
+    fill::missing(spec, "requiresRepublish", false);
+    fill::missing(spec, "seLinuxMount", false);
 }

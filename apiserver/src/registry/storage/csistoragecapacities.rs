@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use crate::registry::{
     Column, Resource,
-    kit::{Cell, Plain, STANDARD_VERBS, column},
+    kit::{Cell, Plain, Rules, STANDARD_VERBS, column},
 };
 
 const COLUMNS: &[Column] = &[column("Name", "string").name(), column("Age", "date")];
@@ -27,6 +27,9 @@ pub(super) fn resource() -> Resource {
         storage_prefix: "csistoragecapacities",
         selectable: &[],
         columns: COLUMNS,
-        strategy: Arc::new(Plain { status: false, generation: false, cells: CELLS }),
+        strategy: Arc::new(Rules {
+            unconditional_update: false,
+            ..Rules::new(Plain { status: false, generation: false, cells: CELLS })
+        }),
     }
 }

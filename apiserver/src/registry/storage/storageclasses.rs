@@ -2,9 +2,12 @@
 
 use std::sync::Arc;
 
-use crate::registry::{
-    Column, Resource,
-    kit::{Cell, Plain, STANDARD_VERBS, column},
+use crate::{
+    object::Object,
+    registry::{
+        Column, Resource,
+        kit::{Cell, Plain, Rules, STANDARD_VERBS, column, fill},
+    },
 };
 
 const COLUMNS: &[Column] = &[
@@ -41,6 +44,15 @@ pub(super) fn resource() -> Resource {
         storage_prefix: "storageclasses",
         selectable: &[],
         columns: COLUMNS,
-        strategy: Arc::new(Plain { status: false, generation: false, cells: CELLS }),
+        strategy: Arc::new(Rules {
+            default,
+            ..Rules::new(Plain { status: false, generation: false, cells: CELLS })
+        }),
     }
+}
+
+/// Volumes are bound at once and go with their claims.
+fn default(obj: &mut Object) {
+    fill::missing(obj.as_map_mut(), "reclaimPolicy", "Delete");
+    fill::missing(obj.as_map_mut(), "volumeBindingMode", "Immediate");
 }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use crate::registry::{
     Column, Resource, Subresource,
-    kit::{Cell, Plain, STANDARD_VERBS, column},
+    kit::{Cell, Plain, Rules, STANDARD_VERBS, column},
 };
 
 const COLUMNS: &[Column] = &[
@@ -41,6 +41,9 @@ pub(super) fn resource() -> Resource {
         storage_prefix: "volumeattachments",
         selectable: &[],
         columns: COLUMNS,
-        strategy: Arc::new(Plain { status: true, generation: false, cells: CELLS }),
+        strategy: Arc::new(Rules {
+            unconditional_update: false,
+            ..Rules::new(Plain { status: true, generation: false, cells: CELLS })
+        }),
     }
 }

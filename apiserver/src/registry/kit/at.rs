@@ -1,0 +1,342 @@
+//! Reading an object with its paths: what validation of kinds is written in.
+//!
+//! Nothing here fails on a missing field or one of another type: such a field reads as empty.
+
+use jiff::Timestamp;
+use serde_json::Value;
+
+use super::format;
+use crate::{
+    field::{Error, ErrorList, Path},
+    object::Object,
+};
+
+/// A value and where it stands.
+#[derive(Clone, Debug)]
+pub(in crate::registry) struct At<'v> {
+    value: &'v Value,
+    path: Path,
+}
+
+/// A format: what is wrong with a text.
+pub(in crate::registry) type Format = fn(&str) -> Vec<String>;
+
+static NULL: Value = Value::Null;
+
+impl<'v> At<'v> {
+    /// A value at a path of its own.
+    pub(in crate::registry) fn new(value: &'v Value, path: Path) -> Self {
+        Self { value, path }
+    }
+
+    /// A top-level field of an object.
+    pub(in crate::registry) fn field(object: &'v Object, name: &str) -> Self {
+        Self::new(object.get(name).unwrap_or(&NULL), Path::new(name))
+    }
+
+    /// The spec of an object.
+    pub(in crate::registry) fn spec(object: &'v Object) -> Self {
+        Self::field(object, "spec")
+    }
+
+    /// The status of an object.
+    pub(in crate::registry) fn status(object: &'v Object) -> Self {
+        Self::field(object, "status")
+    }
+
+    /// A field of this value.
+    pub(in crate::registry) fn get(&self, name: &str) -> Self {
+        Self::new(self.value.get(name).unwrap_or(&NULL), self.path.child(name))
+    }
+
+    /// The same value, told of as another field of where it stands.
+    pub(in crate::registry) fn named(&self, path: Path) -> Self {
+        Self::new(self.value, path)
+    }
+
+    /// The members of a list.
+    pub(in crate::registry) fn items(&self) -> impl Iterator<Item = At<'v>> + use<'v> {
+        let path = self.path.clone();
+        let list = self.value.as_array().map(Vec::as_slice).unwrap_or_default();
+        list.iter().enumerate().map(move |(i, value)| At::new(value, path.index(i)))
+    }
+
+    /// The entries of a map; their path is the map's with the key in brackets.
+    pub(in crate::registry) fn entries(&self) -> impl Iterator<Item = (&'v str, At<'v>)> + use<'v> {
+        let path = self.path.clone();
+        let entries = self.value.as_object().into_iter().flatten();
+        entries.map(move |(key, value)| (key.as_str(), At::new(value, path.key(key))))
+    }
+
+    /// The value as it is.
+    pub(in crate::registry) fn value(&self) -> &'v Value {
+        self.value
+    }
+
+    /// Where it stands.
+    pub(in crate::registry) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Whether it is there.
+    pub(in crate::registry) fn is_set(&self) -> bool {
+        !self.value.is_null()
+    }
+
+    /// Whether it is missing, or an empty text, list or map.
+    pub(in crate::registry) fn is_empty(&self) -> bool {
+        match self.value {
+            Value::Null => true,
+            Value::String(s) => s.is_empty(),
+            _ => self.value.is_array() && self.len() == 0 || self.value.is_object() && self.len() == 0,
+        }
+    }
+
+    /// Members of a list or map.
+    pub(in crate::registry) fn len(&self) -> usize {
+        match self.value {
+            Value::Array(list) => list.len(),
+            Value::Object(map) => map.len(),
+            _ => 0,
+        }
+    }
+
+    /// The text; empty when there is none.
+    pub(in crate::registry) fn text(&self) -> &'v str {
+        self.value.as_str().unwrap_or_default()
+    }
+
+    /// The whole number, if there is one.
+    pub(in crate::registry) fn number(&self) -> Option<i64> {
+        self.value.as_i64()
+    }
+
+    /// The whole number; 0 when there is none.
+    pub(in crate::registry) fn int(&self) -> i64 {
+        self.number().unwrap_or(0)
+    }
+
+    /// The time, if it is one.
+    pub(in crate::registry) fn time(&self) -> Option<Timestamp> {
+        self.text().parse().ok()
+    }
+
+    /// Whether it is true.
+    pub(in crate::registry) fn is_true(&self) -> bool {
+        *self.value == Value::Bool(true)
+    }
+
+    // What is wrong with it.
+
+    /// The value is malformed or out of range.
+    pub(in crate::registry) fn invalid(&self, errors: &mut ErrorList, detail: impl Into<String>) {
+        errors.push(Error::invalid(&self.path, self.value.clone(), detail));
+    }
+
+    /// As `invalid`, without showing the value.
+    pub(in crate::registry) fn invalid_omitted(&self, errors: &mut ErrorList, detail: impl Into<String>) {
+        errors.push(Error { bad: None, ..Error::invalid(&self.path, Value::Null, detail) });
+    }
+
+    /// The value is needed.
+    pub(in crate::registry) fn required(&self, errors: &mut ErrorList, detail: impl Into<String>) {
+        errors.push(Error::required(&self.path, detail));
+    }
+
+    /// The value may not be set.
+    pub(in crate::registry) fn forbidden(&self, errors: &mut ErrorList, detail: impl Into<String>) {
+        errors.push(Error::forbidden(&self.path, detail));
+    }
+
+    /// The value stands twice.
+    pub(in crate::registry) fn duplicate(&self, errors: &mut ErrorList) {
+        errors.push(Error::duplicate(&self.path, self.value.clone()));
+    }
+
+    /// The value is none of these.
+    pub(in crate::registry) fn not_supported(&self, errors: &mut ErrorList, supported: &[&str]) {
+        errors.push(Error::not_supported(&self.path, self.value.clone(), supported));
+    }
+
+    // Checks.
+
+    /// The value is there and not empty.
+    pub(in crate::registry) fn check_required(&self, errors: &mut ErrorList) -> bool {
+        if self.is_empty() {
+            self.required(errors, "");
+        }
+        !self.is_empty()
+    }
+
+    /// The value is there.
+    pub(in crate::registry) fn check_there(&self, errors: &mut ErrorList) -> bool {
+        if !self.is_set() {
+            self.required(errors, "");
+        }
+        self.is_set()
+    }
+
+    /// A text has at most so many bytes.
+    pub(in crate::registry) fn check_length(&self, errors: &mut ErrorList, max: usize) {
+        if self.text().len() > max {
+            errors.push(Error::too_long(&self.path, max));
+        }
+    }
+
+    /// A list has at most so many members.
+    pub(in crate::registry) fn check_members(&self, errors: &mut ErrorList, max: usize) {
+        if self.len() > max {
+            errors.push(Error::too_many(&self.path, self.len(), max));
+        }
+    }
+
+    /// A number is not negative.
+    pub(in crate::registry) fn check_non_negative(&self, errors: &mut ErrorList) {
+        if self.int() < 0 {
+            self.invalid(errors, "must be greater than or equal to 0");
+        }
+    }
+
+    /// Numbers in these fields are not negative.
+    pub(in crate::registry) fn check_counts(&self, fields: &[&str], errors: &mut ErrorList) {
+        fields.iter().for_each(|field| self.get(field).check_non_negative(errors));
+    }
+
+    /// These fields are not greater than another one.
+    pub(in crate::registry) fn check_at_most(
+        &self,
+        fields: &[&str],
+        limit: &str,
+        detail: &str,
+        errors: &mut ErrorList,
+    ) {
+        let limit = self.get(limit).int();
+        for field in fields.iter().map(|field| self.get(field)).filter(|field| field.int() > limit) {
+            field.invalid(errors, detail);
+        }
+    }
+
+    /// The text has a format.
+    pub(in crate::registry) fn check_format(&self, errors: &mut ErrorList, format: Format) {
+        format(self.text()).into_iter().for_each(|detail| self.invalid(errors, detail));
+    }
+
+    /// The text is one of these; an empty one is missing.
+    pub(in crate::registry) fn check_one_of(&self, errors: &mut ErrorList, supported: &[&str]) -> bool {
+        if self.is_empty() {
+            self.required(errors, "");
+        } else if !supported.contains(&self.text()) {
+            self.not_supported(errors, supported);
+        } else {
+            return true;
+        }
+        false
+    }
+
+    /// The text is one of these, if it is set at all.
+    pub(in crate::registry) fn check_option_of(&self, errors: &mut ErrorList, supported: &[&str]) {
+        if self.is_set() && !supported.contains(&self.text()) {
+            self.not_supported(errors, supported);
+        }
+    }
+
+    /// The value is what it was.
+    pub(in crate::registry) fn check_unchanged(&self, old: &At<'_>, errors: &mut ErrorList) -> bool {
+        let same = self.value == old.value || self.is_empty() && old.is_empty();
+        if !same {
+            self.invalid(errors, "field is immutable");
+        }
+        same
+    }
+
+    /// A number or text is a count or a share.
+    pub(in crate::registry) fn check_count_or_percent(&self, errors: &mut ErrorList) {
+        match self.value {
+            Value::String(text) => {
+                format::percent(text).into_iter().for_each(|detail| self.invalid(errors, detail));
+            }
+            Value::Number(_) => self.check_non_negative(errors),
+            _ => {}
+        }
+    }
+
+    /// A share is of the whole at most.
+    pub(in crate::registry) fn check_at_most_whole(&self, errors: &mut ErrorList) {
+        if self.percent().is_some_and(|percent| percent > 100) {
+            self.invalid(errors, "must not be greater than 100%");
+        }
+    }
+
+    /// The number before a percent sign.
+    pub(in crate::registry) fn percent(&self) -> Option<i64> {
+        let digits = self.value.as_str()?.strip_suffix('%')?;
+        let digits = (!digits.is_empty() && digits.bytes().all(|b| b.is_ascii_digit())).then_some(digits)?;
+        Some(digits.parse().unwrap_or(i64::MAX))
+    }
+
+    /// The number, or the one before a percent sign; 0 for anything else.
+    pub(in crate::registry) fn count_or_percent(&self) -> i64 {
+        self.percent().unwrap_or_else(|| self.int())
+    }
+
+    /// A map of labels.
+    pub(in crate::registry) fn check_labels(&self, errors: &mut ErrorList) {
+        for (key, value) in self.value.as_object().into_iter().flatten() {
+            for detail in format::qualified_name(key) {
+                errors.push(Error::invalid(&self.path, key.as_str(), detail));
+            }
+            for detail in format::label_value(value.as_str().unwrap_or_default()) {
+                errors.push(Error::invalid(&self.path, value.clone(), detail));
+            }
+        }
+    }
+
+    /// A label selector.
+    pub(in crate::registry) fn check_selector(&self, errors: &mut ErrorList) {
+        self.get("matchLabels").check_labels(errors);
+        for term in self.get("matchExpressions").items() {
+            let (operator, values) = (term.get("operator"), term.get("values"));
+            match operator.text() {
+                "In" | "NotIn" if values.is_empty() => {
+                    values.required(errors, "must be specified when `operator` is 'In' or 'NotIn'");
+                }
+                "Exists" | "DoesNotExist" if !values.is_empty() => values
+                    .forbidden(errors, "may not be specified when `operator` is 'Exists' or 'DoesNotExist'"),
+                "In" | "NotIn" | "Exists" | "DoesNotExist" => {}
+                _ => operator.invalid(errors, "not a valid selector operator"),
+            }
+            term.get("key").check_format(errors, format::qualified_name);
+            values.items().for_each(|value| value.check_format(errors, format::label_value));
+        }
+    }
+
+    /// Whether a label selector is a good one.
+    pub(in crate::registry) fn selects(&self) -> bool {
+        let mut errors = ErrorList::new();
+        self.check_selector(&mut errors);
+        errors.is_empty()
+    }
+
+    /// Whether a selector says nothing, and so selects all.
+    pub(in crate::registry) fn selects_all(&self) -> bool {
+        self.get("matchLabels").len() + self.get("matchExpressions").len() == 0
+    }
+
+    /// Whether a label selector matches labels.
+    pub(in crate::registry) fn matches(&self, labels: &At<'_>) -> bool {
+        let label = |key: &str| labels.value.get(key).and_then(Value::as_str);
+        let pairs = self.get("matchLabels").entries().all(|(key, value)| label(key) == Some(value.text()));
+        pairs
+            && self.get("matchExpressions").items().all(|term| {
+                let found = label(term.get("key").text());
+                let among = found.is_some_and(|l| term.get("values").items().any(|v| v.text() == l));
+                match term.get("operator").text() {
+                    "In" => among,
+                    "NotIn" => !among,
+                    "Exists" => found.is_some(),
+                    "DoesNotExist" => found.is_none(),
+                    _ => false,
+                }
+            })
+    }
+}
