@@ -8,6 +8,9 @@ mod ipaddresses;
 mod networkpolicies;
 mod servicecidrs;
 
+#[cfg(test)]
+mod tests;
+
 /// All of them.
 pub(super) fn resources() -> Vec<Resource> {
     vec![

@@ -2,9 +2,13 @@
 
 use std::sync::Arc;
 
-use crate::registry::{
-    Column, Resource,
-    kit::{Cell, Plain, Rules, STANDARD_VERBS, column},
+use crate::{
+    field::ErrorList,
+    object::Object,
+    registry::{
+        Column, Resource,
+        kit::{Cell, Plain, Rules, STANDARD_VERBS, at::At, column},
+    },
 };
 
 const COLUMNS: &[Column] =
@@ -31,7 +35,20 @@ pub(super) fn resource() -> Resource {
         strategy: Arc::new(Rules {
             unconditional_update: false,
             create_on_update: true,
+            validate,
             ..Rules::new(Plain { status: false, generation: false, cells: CELLS })
         }),
+    }
+}
+
+fn validate(obj: &Object, errors: &mut ErrorList) {
+    let spec = At::spec(obj);
+    let duration = spec.get("leaseDurationSeconds");
+    if duration.is_set() && duration.int() <= 0 {
+        duration.invalid(errors, "must be greater than 0");
+    }
+    spec.get("leaseTransitions").check_non_negative(errors);
+    if !spec.get("preferredHolder").is_empty() && spec.get("strategy").is_empty() {
+        spec.get("preferredHolder").forbidden(errors, "may only be specified if `strategy` is defined");
     }
 }

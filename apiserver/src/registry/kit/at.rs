@@ -240,6 +240,27 @@ impl<'v> At<'v> {
         }
     }
 
+    /// The text is one of these, an empty one is not.
+    pub(in crate::registry) fn check_is_one_of(&self, errors: &mut ErrorList, supported: &[&str]) {
+        if !supported.contains(&self.text()) {
+            errors.push(Error::not_supported(&self.path, self.text(), supported));
+        }
+    }
+
+    /// A number stands in a range.
+    pub(in crate::registry) fn check_range(&self, errors: &mut ErrorList, from: i64, to: i64) {
+        if !(from..=to).contains(&self.int()) {
+            self.invalid(errors, format!("must be between {from} and {to}, inclusive"));
+        }
+    }
+
+    /// A name that stands for itself in a path.
+    pub(in crate::registry) fn check_path_name(&self, errors: &mut ErrorList) {
+        if self.check_required(errors) {
+            self.check_format(errors, format::path_segment);
+        }
+    }
+
     /// The value is what it was.
     pub(in crate::registry) fn check_unchanged(&self, old: &At<'_>, errors: &mut ErrorList) -> bool {
         let same = self.value == old.value || self.is_empty() && old.is_empty();

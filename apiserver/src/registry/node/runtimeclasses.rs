@@ -2,9 +2,13 @@
 
 use std::sync::Arc;
 
-use crate::registry::{
-    Column, Resource,
-    kit::{Cell, Plain, Rules, STANDARD_VERBS, column},
+use crate::{
+    field::ErrorList,
+    object::Object,
+    registry::{
+        Column, Resource,
+        kit::{Cell, Plain, Rules, STANDARD_VERBS, at::At, column, format},
+    },
 };
 
 const COLUMNS: &[Column] =
@@ -31,7 +35,22 @@ pub(super) fn resource() -> Resource {
         strategy: Arc::new(Rules {
             unconditional_update: false,
             create_on_update: true,
+            validate_updated: false,
+            validate,
+            validate_change,
             ..Rules::new(Plain { status: false, generation: true, cells: CELLS })
         }),
     }
+}
+
+fn validate(obj: &Object, errors: &mut ErrorList) {
+    let handler = At::field(obj, "handler");
+    if handler.check_required(errors) {
+        handler.check_format(errors, format::dns_label);
+    }
+    At::field(obj, "scheduling").get("nodeSelector").check_labels(errors);
+}
+
+fn validate_change(new: &Object, old: &Object, errors: &mut ErrorList) {
+    At::field(new, "handler").check_unchanged(&At::field(old, "handler"), errors);
 }

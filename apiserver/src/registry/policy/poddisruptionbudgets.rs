@@ -2,9 +2,13 @@
 
 use std::sync::Arc;
 
-use crate::registry::{
-    Column, Resource, Subresource,
-    kit::{Cell, Plain, Rules, STANDARD_VERBS, column},
+use crate::{
+    field::ErrorList,
+    object::Object,
+    registry::{
+        Column, Resource, Subresource,
+        kit::{Cell, Plain, Rules, STANDARD_VERBS, at::At, column},
+    },
 };
 
 const COLUMNS: &[Column] = &[
@@ -41,7 +45,28 @@ pub(super) fn resource() -> Resource {
         columns: COLUMNS,
         strategy: Arc::new(Rules {
             unconditional_update: false,
+            validate,
+            validate_status,
             ..Rules::new(Plain { status: true, generation: true, cells: CELLS })
         }),
     }
+}
+
+fn validate(obj: &Object, errors: &mut ErrorList) {
+    let spec = At::spec(obj);
+    let (available, unavailable) = (spec.get("minAvailable"), spec.get("maxUnavailable"));
+    if available.is_set() && unavailable.is_set() {
+        spec.invalid(errors, "minAvailable and maxUnavailable cannot be both set");
+    }
+    for number in [available, unavailable] {
+        number.check_count_or_percent(errors);
+        number.check_at_most_whole(errors);
+    }
+    spec.get("selector").check_selector(errors);
+    spec.get("unhealthyPodEvictionPolicy").check_option_of(errors, &["IfHealthyBudget", "AlwaysAllow"]);
+}
+
+fn validate_status(new: &Object, _old: &Object, errors: &mut ErrorList) {
+    At::status(new)
+        .check_counts(&["disruptionsAllowed", "currentHealthy", "desiredHealthy", "expectedPods"], errors);
 }

@@ -2,9 +2,13 @@
 
 use std::sync::Arc;
 
-use crate::registry::{
-    Column, Resource,
-    kit::{Cell, Plain, Rules, STANDARD_VERBS, column, path_segment},
+use crate::{
+    field::ErrorList,
+    object::Object,
+    registry::{
+        Column, Resource,
+        kit::{Cell, Plain, Rules, STANDARD_VERBS, at::At, column, path_segment},
+    },
 };
 
 const COLUMNS: &[Column] = &[column("Name", "string").name(), column("Age", "date")];
@@ -30,7 +34,18 @@ pub(super) fn resource() -> Resource {
         strategy: Arc::new(Rules {
             create_on_update: true,
             name: path_segment,
+            validate,
             ..Rules::new(Plain { status: false, generation: false, cells: CELLS })
         }),
     }
+}
+
+fn validate(obj: &Object, errors: &mut ErrorList) {
+    super::check_rules(obj, false, errors);
+    let rule = At::field(obj, "aggregationRule");
+    let selectors = rule.get("clusterRoleSelectors");
+    if rule.is_set() && selectors.is_empty() {
+        selectors.required(errors, "at least one clusterRoleSelector required if aggregationRule is non-nil");
+    }
+    selectors.items().for_each(|selector| selector.check_selector(errors));
 }

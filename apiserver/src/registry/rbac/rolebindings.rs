@@ -5,6 +5,7 @@ use std::sync::Arc;
 use serde_json::Value;
 
 use crate::{
+    field::ErrorList,
     object::Object,
     registry::{
         Column, Resource,
@@ -37,6 +38,8 @@ pub(super) fn resource() -> Resource {
             default: super::default_binding,
             name: path_segment,
             create_on_update: true,
+            validate,
+            validate_change: super::keeps_role,
             ..Rules::new(Plain { status: false, generation: false, cells: CELLS })
         }),
     }
@@ -45,4 +48,8 @@ pub(super) fn resource() -> Resource {
 fn roleref(obj: &Object) -> Value {
     let role = obj.get("roleRef").cloned().unwrap_or_default();
     format!("{}/{}", text(&role, "/kind"), text(&role, "/name")).into()
+}
+
+fn validate(obj: &Object, errors: &mut ErrorList) {
+    super::check_binding(obj, true, errors);
 }

@@ -2,9 +2,13 @@
 
 use std::sync::Arc;
 
-use crate::registry::{
-    Column, Resource,
-    kit::{Cell, Plain, Rules, STANDARD_VERBS, column, path_segment},
+use crate::{
+    field::ErrorList,
+    object::Object,
+    registry::{
+        Column, Resource,
+        kit::{Cell, Plain, Rules, STANDARD_VERBS, column, path_segment},
+    },
 };
 
 const COLUMNS: &[Column] = &[column("Name", "string").name(), column("Age", "date")];
@@ -30,7 +34,12 @@ pub(super) fn resource() -> Resource {
         strategy: Arc::new(Rules {
             create_on_update: true,
             name: path_segment,
+            validate,
             ..Rules::new(Plain { status: false, generation: false, cells: CELLS })
         }),
     }
+}
+
+fn validate(obj: &Object, errors: &mut ErrorList) {
+    super::check_rules(obj, true, errors);
 }

@@ -3,10 +3,11 @@
 use std::sync::Arc;
 
 use crate::{
+    field::ErrorList,
     object::Object,
     registry::{
         Column, Resource,
-        kit::{Cell, Plain, Rules, STANDARD_VERBS, column, fill},
+        kit::{Cell, Plain, Rules, STANDARD_VERBS, at::At, column, fill},
     },
 };
 
@@ -38,6 +39,9 @@ pub(super) fn resource() -> Resource {
         columns: COLUMNS,
         strategy: Arc::new(Rules {
             default,
+            validate_updated: false,
+            validate,
+            validate_change,
             ..Rules::new(Plain { status: false, generation: true, cells: CELLS })
         }),
     }
@@ -46,4 +50,45 @@ pub(super) fn resource() -> Resource {
 /// Its pods may push others out.
 fn default(obj: &mut Object) {
     fill::missing(obj.as_map_mut(), "preemptionPolicy", "PreemptLowerPriority");
+}
+
+/// Greatest priority a user may define.
+const HIGHEST: i64 = 1_000_000_000;
+const SYSTEM: [(&str, i64); 2] =
+    [("system-node-critical", 2_000_001_000), ("system-cluster-critical", 2_000_000_000)];
+
+fn validate(obj: &Object, errors: &mut ErrorList) {
+    let value = At::field(obj, "value");
+    if obj.name().starts_with("system-") {
+        let known = SYSTEM.iter().find(|(name, _)| *name == obj.name());
+        let why = match known {
+            None => Some(format!("{} is not a known system priority class", obj.name())),
+            Some((name, want)) if *want != value.int() => {
+                Some(format!("value of {name} PriorityClass must be {want}"))
+            }
+            Some((name, _)) if At::field(obj, "globalDefault").is_true() => {
+                Some(format!("globalDefault of {name} PriorityClass must be false"))
+            }
+            Some(_) => None,
+        };
+        if let Some(why) = why {
+            At::field(obj, "metadata").get("name").forbidden(
+                errors,
+                format!(
+                    "priority class names with 'system-' prefix are reserved for system use only. error: {why}"
+                ),
+            );
+        }
+    } else if value.int() > HIGHEST {
+        value.forbidden(errors, format!("maximum allowed value of a user defined priority is {HIGHEST}"));
+    }
+    At::field(obj, "preemptionPolicy").check_option_of(errors, &["PreemptLowerPriority", "Never"]);
+}
+
+fn validate_change(new: &Object, old: &Object, errors: &mut ErrorList) {
+    let value = At::field(new, "value");
+    if value.int() != At::field(old, "value").int() {
+        value.forbidden(errors, "may not be changed in an update.");
+    }
+    At::field(new, "preemptionPolicy").check_unchanged(&At::field(old, "preemptionPolicy"), errors);
 }

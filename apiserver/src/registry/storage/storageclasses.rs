@@ -3,10 +3,11 @@
 use std::sync::Arc;
 
 use crate::{
+    field::{Error, ErrorList},
     object::Object,
     registry::{
         Column, Resource,
-        kit::{Cell, Plain, Rules, STANDARD_VERBS, column, fill},
+        kit::{Cell, Plain, Rules, STANDARD_VERBS, at::At, column, fill, format},
     },
 };
 
@@ -46,6 +47,9 @@ pub(super) fn resource() -> Resource {
         columns: COLUMNS,
         strategy: Arc::new(Rules {
             default,
+            validate_updated: false,
+            validate,
+            validate_change,
             ..Rules::new(Plain { status: false, generation: false, cells: CELLS })
         }),
     }
@@ -55,4 +59,36 @@ pub(super) fn resource() -> Resource {
 fn default(obj: &mut Object) {
     fill::missing(obj.as_map_mut(), "reclaimPolicy", "Delete");
     fill::missing(obj.as_map_mut(), "volumeBindingMode", "Immediate");
+}
+
+fn validate(obj: &Object, errors: &mut ErrorList) {
+    let provisioner = At::field(obj, "provisioner");
+    if provisioner.check_required(errors) {
+        format::qualified_name(&provisioner.text().to_lowercase())
+            .into_iter()
+            .for_each(|detail| provisioner.invalid(errors, detail));
+    }
+    let parameters = At::field(obj, "parameters");
+    if parameters.len() > 512 {
+        errors.push(Error::too_long(parameters.path(), 512));
+    }
+    At::field(obj, "reclaimPolicy").check_option_of(errors, &["Delete", "Retain"]);
+    let mode = At::field(obj, "volumeBindingMode");
+    if mode.check_there(errors) {
+        mode.check_option_of(errors, &["Immediate", "WaitForFirstConsumer"]);
+    }
+}
+
+fn validate_change(new: &Object, old: &Object, errors: &mut ErrorList) {
+    let parameters = At::field(new, "parameters");
+    if parameters.value() != At::field(old, "parameters").value() {
+        parameters.forbidden(errors, "updates to parameters are forbidden.");
+    }
+    let provisioner = At::field(new, "provisioner");
+    if provisioner.value() != At::field(old, "provisioner").value() {
+        provisioner.forbidden(errors, "updates to provisioner are forbidden.");
+    }
+    for field in ["reclaimPolicy", "volumeBindingMode"] {
+        At::field(new, field).check_unchanged(&At::field(old, field), errors);
+    }
 }
