@@ -18,6 +18,7 @@ use serde_json::{Value, json};
 use crate::{
     admission::{Operation, Request},
     auth::{Attributes, User},
+    field::{Error, ErrorList, Path},
     negotiation::{Form, Media, Offer},
     object::Object,
     registry::{Resource, SideEffects, StrategyContext, Subresource, Undo},
@@ -235,13 +236,31 @@ impl Call {
         if self.resource.namespaced { &self.info.namespace } else { "" }
     }
 
+    /// The kind of the options this request's parameters are.
+    pub(crate) fn options_kind(&self) -> &'static str {
+        match self.info.verb.as_str() {
+            "patch" => "PatchOptions",
+            "update" => "UpdateOptions",
+            "delete" | "deletecollection" => "DeleteOptions",
+            _ => "CreateOptions",
+        }
+    }
+
+    /// 422 for a parameter that cannot be.
+    pub(crate) fn bad_option(&self, error: Error) -> Status {
+        let mut errors = ErrorList::new();
+        errors.push(error);
+        Status::invalid(&GroupName::new("meta.k8s.io", self.options_kind()), "", &errors)
+    }
+
     pub(crate) fn dry_run(&self) -> Result<bool, Status> {
         match self.info.query.get("dryRun") {
             "" => Ok(false),
             "All" => Ok(true),
-            other => Err(Status::bad_request(format!(
-                "dryRun: Unsupported value: {other:?}: supported values: \"All\""
-            ))),
+            other => {
+                let path = Path::new("dryRun");
+                Err(self.bad_option(Error::not_supported(&path, json!([other]), &["All"])))
+            }
         }
     }
 

@@ -8,11 +8,11 @@ use serde_json::{Value, json};
 use super::Call;
 use crate::{
     apply::{self, Conflict, Form, Scope, Writer},
-    field::{Error, ErrorList, Path},
+    field::{Error, Path},
     object::Object,
     registry::Subresource,
     schema::{self, FieldValidation},
-    status::{Cause, Details, GroupName, Reason, Status},
+    status::{Cause, Details, Reason, Status},
 };
 
 /// Longest name of a field manager.
@@ -28,9 +28,8 @@ impl Call {
     /// Reads an apply: YAML or JSON that says its kind and nothing of who manages it.
     pub(super) fn read_apply(&mut self) -> Result<Applied, Status> {
         if self.info.query.get("fieldManager").is_empty() {
-            let mut errors = ErrorList::new();
-            errors.push(Error::required(&Path::new("fieldManager"), "is required for apply patch"));
-            return Err(Status::invalid(&GroupName::new("meta.k8s.io", "PatchOptions"), "", &errors));
+            let why = "is required for apply patch";
+            return Err(self.bad_option(Error::required(&Path::new("fieldManager"), why)));
         }
         let validation = self.field_validation()?;
         let body = self.body.clone();

@@ -16,12 +16,7 @@ use crate::{
 
 impl Call {
     pub(super) fn field_validation(&self) -> Result<FieldValidation, Status> {
-        let options = match self.info.verb.as_str() {
-            "patch" => "PatchOptions",
-            "update" => "UpdateOptions",
-            _ => "CreateOptions",
-        };
-        FieldValidation::parse(self.info.query.get("fieldValidation"), options)
+        FieldValidation::parse(self.info.query.get("fieldValidation"), self.options_kind())
     }
 
     pub(super) fn warn(&mut self, complaints: Vec<String>) {

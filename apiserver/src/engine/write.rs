@@ -157,7 +157,12 @@ impl Call {
 
     pub(super) async fn patch(&mut self) -> Result<Response<Body>, Status> {
         let sent = self.headers.get(header::CONTENT_TYPE).and_then(|v| v.to_str().ok()).unwrap_or_default();
-        let change = match sent.split(';').next().unwrap_or_default().trim() {
+        let sent = sent.split(';').next().unwrap_or_default().trim();
+        if sent != "application/apply-patch+yaml" && self.info.query.has("force") {
+            let why = "may not be specified for non-apply patch";
+            return Err(self.bad_option(Error::forbidden(&Path::new("force"), why)));
+        }
+        let change = match sent {
             "application/json-patch+json" => Change::Json(self.read_json_patch()?),
             "application/merge-patch+json" => Change::Merge(self.read_patch()?),
             "application/strategic-merge-patch+json" => Change::Strategic(self.read_patch()?),

@@ -87,3 +87,16 @@ async fn a_scaled_number_has_another_owner() {
     let want = "Apply failed with 1 conflict: conflict with \"scaler\" with subresource \"scale\" using apps/v1: .spec.replicas";
     assert_eq!((code, status["message"].as_str()), (409, Some(want)));
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn parameters_that_cannot_be_are_told() {
+    let server = TestServer::start().await;
+    let map = json!({"metadata": {"name": "p"}});
+    let (code, status) = server.post(&format!("{MAPS}?dryRun=Some"), map.clone()).await;
+    let want = "CreateOptions.meta.k8s.io \"\" is invalid: dryRun: Unsupported value: [\"Some\"]: supported values: \"All\"";
+    assert_eq!((code, status["message"].as_str()), (422, Some(want)));
+    let merge = "application/merge-patch+json";
+    let (code, status) = server.patch(&format!("{MAPS}/p?force=true"), merge, map).await;
+    let want = "PatchOptions.meta.k8s.io \"\" is invalid: force: Forbidden: may not be specified for non-apply patch";
+    assert_eq!((code, status["message"].as_str()), (422, Some(want)));
+}
