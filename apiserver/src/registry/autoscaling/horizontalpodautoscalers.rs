@@ -6,10 +6,11 @@ use jiff::Timestamp;
 use serde_json::Value;
 
 use crate::{
+    field::ErrorList,
     object::Object,
     registry::{
         Column, Resource, Strategy, StrategyContext, Subresource,
-        kit::{Cell, Plain, STANDARD_VERBS, column, text},
+        kit::{Cell, Plain, STANDARD_VERBS, at::At, column, text},
     },
     status::Status,
 };
@@ -79,6 +80,27 @@ impl Strategy for Autoscalers {
         PLAIN.prepare_update(new, old, ctx)
     }
 
+    fn validate_create(&self, obj: &Object, _ctx: &StrategyContext<'_>) -> Result<ErrorList, Status> {
+        let mut errors = ErrorList::new();
+        validate(obj, &mut errors);
+        Ok(errors)
+    }
+
+    fn validate_update(
+        &self,
+        new: &Object,
+        _old: &Object,
+        ctx: &StrategyContext<'_>,
+    ) -> Result<ErrorList, Status> {
+        let mut errors = ErrorList::new();
+        if ctx.subresource == "status" {
+            At::status(new).check_counts(&["currentReplicas", "desiredReplicas"], &mut errors);
+        } else {
+            validate(new, &mut errors);
+        }
+        Ok(errors)
+    }
+
     fn convert(&self, obj: &mut Object, _from: &str, to: &str) -> Result<(), Status> {
         conversion::convert(obj, to);
         Ok(())
@@ -89,7 +111,60 @@ impl Strategy for Autoscalers {
     }
 }
 
+/// Bounds that fit each other, and something to scale.
+fn validate(obj: &Object, errors: &mut ErrorList) {
+    let spec = At::spec(obj);
+    let (least, most, target) =
+        (spec.get("minReplicas"), spec.get("maxReplicas"), spec.get("scaleTargetRef"));
+    least.check_non_negative(errors);
+    match most.int() {
+        0 => most.required(errors, "must be set and greater than 0"),
+        n if n < 0 => most.invalid(errors, "must be greater than or equal to 1"),
+        _ => {}
+    }
+    if least.is_set() && most.int() < least.int() {
+        most.invalid(errors, "must be greater than or equal to `minReplicas`");
+    }
+    target.get("kind").check_path_name(errors);
+    target.get("name").check_path_name(errors);
+    let outside = |metric: At<'_>| matches!(metric.get("type").text(), "Object" | "External");
+    if least.number() == Some(0) && !spec.get("metrics").items().any(outside) {
+        spec.get("metrics").forbidden(
+            errors,
+            "must specify at least one Object or External metric to support scaling to zero replicas",
+        );
+    }
+}
+
 fn scaletarget(obj: &Object) -> Value {
     let target = obj.pointer("/spec/scaleTargetRef").cloned().unwrap_or_default();
     format!("{}/{}", text(&target, "/kind"), text(&target, "/name")).into()
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use crate::registry::testing::Kind;
+
+    #[test]
+    fn bounds_fit_and_something_is_scaled() {
+        let kind = Kind::new("autoscaling", "horizontalpodautoscalers");
+        let target = json!({"kind": "Deployment", "name": "web", "apiVersion": "apps/v1"});
+        assert!(kind.errors(json!({"spec": {"maxReplicas": 3, "scaleTargetRef": target}})).is_empty());
+        assert_eq!(
+            kind.errors(json!({"spec": {"minReplicas": 5, "maxReplicas": 3, "scaleTargetRef": target}})),
+            ["spec.maxReplicas: Invalid value: 3: must be greater than or equal to `minReplicas`",]
+        );
+        assert_eq!(
+            kind.errors(json!({"spec": {"minReplicas": 0, "scaleTargetRef": {"kind": "a/b"}}})),
+            [
+                "spec.maxReplicas: Required value: must be set and greater than 0",
+                "spec.scaleTargetRef.kind: Invalid value: \"a/b\": may not contain '/'",
+                "spec.scaleTargetRef.name: Required value",
+                "spec.metrics: Forbidden: must specify at least one Object or External metric to support scaling to zero \
+             replicas",
+            ]
+        );
+    }
 }

@@ -98,7 +98,7 @@ impl Strategy for Requests {
 
 /// Conditions with the times that are missing: of the last change of each type's status, and of the update.
 fn timed(mut conditions: Vec<Value>, old: &Object, now: Timestamp) -> Value {
-    for condition in &mut conditions {
+    for condition in conditions.iter_mut().filter(|c| c.is_object()) {
         let before = items(old.pointer("/status/conditions")).find(|c| c["type"] == condition["type"]);
         let since =
             before.filter(|c| c["status"] == condition["status"]).map(|c| c["lastTransitionTime"].clone());
