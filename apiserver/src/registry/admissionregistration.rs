@@ -9,6 +9,7 @@ mod mutatingwebhookconfigurations;
 mod validatingadmissionpolicies;
 mod validatingadmissionpolicybindings;
 mod validatingwebhookconfigurations;
+mod validation;
 
 /// All of them.
 pub(super) fn resources() -> Vec<Resource> {

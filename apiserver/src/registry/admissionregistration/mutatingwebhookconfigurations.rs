@@ -34,6 +34,7 @@ pub(super) fn resource() -> Resource {
         strategy: Arc::new(Rules {
             default,
             unconditional_update: false,
+            validate: super::validation::webhooks,
             ..Rules::new(Plain { status: false, generation: true, cells: CELLS })
         }),
     }
