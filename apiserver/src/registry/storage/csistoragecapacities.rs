@@ -2,9 +2,13 @@
 
 use std::sync::Arc;
 
-use crate::registry::{
-    Column, Resource,
-    kit::{Cell, Plain, Rules, STANDARD_VERBS, column},
+use crate::{
+    field::ErrorList,
+    object::Object,
+    registry::{
+        Column, Resource,
+        kit::{Cell, Plain, Rules, STANDARD_VERBS, at::At, column, format},
+    },
 };
 
 const COLUMNS: &[Column] = &[column("Name", "string").name(), column("Age", "date")];
@@ -29,7 +33,20 @@ pub(super) fn resource() -> Resource {
         columns: COLUMNS,
         strategy: Arc::new(Rules {
             unconditional_update: false,
+            validate,
+            validate_change,
             ..Rules::new(Plain { status: false, generation: false, cells: CELLS })
         }),
+    }
+}
+
+fn validate(obj: &Object, errors: &mut ErrorList) {
+    At::field(obj, "storageClassName").check_format(errors, format::dns_subdomain);
+    At::field(obj, "nodeTopology").check_selector(errors);
+}
+
+fn validate_change(new: &Object, old: &Object, errors: &mut ErrorList) {
+    for field in ["nodeTopology", "storageClassName"] {
+        At::field(new, field).check_unchanged(&At::field(old, field), errors);
     }
 }
