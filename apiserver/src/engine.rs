@@ -32,6 +32,7 @@ use crate::{
 mod apply;
 mod body;
 mod delete;
+mod delete_options;
 mod eviction;
 pub(crate) mod metadata;
 mod read;
@@ -331,7 +332,7 @@ impl Call {
         options: &Object,
         mutate: bool,
     ) -> Result<(), Status> {
-        let dry_run = self.dry_run()?;
+        let dry_run = self.dry_run()? || delete_options::is_dry_run(options);
         let server = self.server.clone();
         for plugin in server.admission.iter().filter(|p| p.handles(operation)) {
             let mut request = Request {

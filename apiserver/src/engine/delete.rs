@@ -8,7 +8,7 @@ use http::Response;
 use jiff::{SignedDuration, Timestamp};
 use serde_json::{Value, json};
 
-use super::Call;
+use super::{Call, delete_options};
 use crate::{
     admission::Operation,
     negotiation,
@@ -31,13 +31,19 @@ pub(super) enum Outcome {
 }
 
 impl Call {
+    /// The options of the body or, without one, of the query.
     fn delete_options(&self) -> Result<Object, Status> {
-        let mut options = if self.body.is_empty() {
-            Object::new()
+        let options = if self.body.is_empty() {
+            self.delete_query()
         } else {
             Object::from_value(negotiation::decode(&self.headers, &self.body)?)?
         };
-        let query = &self.info.query;
+        delete_options::check(&options)?;
+        Ok(options)
+    }
+
+    fn delete_query(&self) -> Object {
+        let (query, mut options) = (&self.info.query, Object::new());
         if let Ok(seconds) = query.get("gracePeriodSeconds").parse::<i64>() {
             options.set("gracePeriodSeconds", seconds);
         }
@@ -47,7 +53,10 @@ impl Call {
         if query.has("orphanDependents") {
             options.set("orphanDependents", query.flag("orphanDependents"));
         }
-        Ok(options)
+        if query.has("dryRun") {
+            options.set("dryRun", query.all("dryRun").to_vec());
+        }
+        options
     }
 
     fn propagation(&self, options: &Object, object: &Object) -> Result<Propagation, Status> {
@@ -148,7 +157,7 @@ impl Call {
                 self.admit(Operation::Delete, None, Some(&object), options, false).await?;
             }
             let marked = self.marked(&object, options)?;
-            if self.dry_run()? {
+            if self.dry_run()? || delete_options::is_dry_run(options) {
                 return Ok(Outcome::Gone(object));
             }
             let (id, namespace) = (self.id(), self.key_namespace().to_owned());
@@ -181,7 +190,9 @@ impl Call {
 
     /// The object marked for deletion, or `None` when it may go at once.
     fn marked(&self, object: &Object, options: &Object) -> Result<Option<Object>, Status> {
+        // A negative grace period is one second.
         let requested = options.get("gracePeriodSeconds").and_then(Value::as_i64);
+        let requested = requested.map(|seconds| if seconds < 0 { 1 } else { seconds });
         let mut finalizers: Vec<&str> =
             object.finalizers().into_iter().filter(|f| *f != ORPHAN && *f != FOREGROUND).collect();
         match self.propagation(options, object)? {

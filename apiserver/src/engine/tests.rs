@@ -1,5 +1,6 @@
 //! What the verbs do with kinds that are not what they seem.
 
+use http::Method;
 use serde_json::{Value, json};
 
 use super::testing::TestServer;
@@ -41,4 +42,26 @@ async fn an_event_is_one_object_in_two_groups() {
             list["items"].as_array().unwrap().iter().map(|i| &i["apiVersion"]).collect();
         assert!(versions.iter().all(|v| **v == list["apiVersion"] || v.is_null()), "{list}");
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_delete_does_what_its_options_say() {
+    let server = TestServer::start().await;
+    let all = "/api/v1/namespaces/default/configmaps";
+    let one = format!("{all}/c");
+    let (code, made) = server.post(all, json!({"metadata": {"name": "c"}})).await;
+    assert_eq!(code, 201, "{made}");
+    for (options, code) in [
+        (json!({"propagationPolicy": "Sideways"}), 422),
+        (json!({"propagationPolicy": "Orphan", "orphanDependents": true}), 422),
+        (json!({"dryRun": ["Most"]}), 422),
+        (json!({"preconditions": {"uid": "another"}}), 409),
+        (json!({"dryRun": ["All"]}), 200),
+    ] {
+        let answer = server.ask(Method::DELETE, &one, "application/json", Some(options.clone())).await;
+        assert_eq!(answer.0, code, "{options}: {}", answer.1);
+        assert_eq!(server.get(&one).await.0, 200, "{options} must not delete");
+    }
+    let (code, _) = server.ask(Method::DELETE, &one, "application/json", Some(json!({}))).await;
+    assert_eq!((code, server.get(&one).await.0), (200, 404));
 }
