@@ -98,6 +98,27 @@ fn ready(c: &Cluster, namespace: &str, pod: &str) -> Result<()> {
     run(c, namespace, &["wait", "--for=condition=Ready", &format!("pod/{pod}"), "--timeout=60s"]).map(drop)
 }
 
+/// A name leads to an address from inside the pod `client`.
+fn resolves(c: &Cluster, ns: &str, name: &str, address: &str) -> Result<()> {
+    c.eventually(&format!("{name} is {address}"), 30, |c| {
+        // nslookup fails when one of the queries it makes has no answer, such as that for IPv6.
+        let ask = format!("nslookup {name} || true");
+        let said = run(c, ns, &["exec", "client", "--", "sh", "-c", &ask])?;
+        ensure!(said.contains(address), "{said}");
+        Ok(Some(()))
+    })
+}
+
+/// A web server at an address answers the pod `client`.
+fn fetches(c: &Cluster, ns: &str, address: &str) -> Result<()> {
+    c.eventually(&format!("http://{address}/ answers"), 30, |c| {
+        let url = format!("http://{address}/");
+        let said = run(c, ns, &["exec", "client", "--", "wget", "-q", "-O", "-", &url])?;
+        ensure!(said.contains("Keelson"), "{said}");
+        Ok(Some(()))
+    })
+}
+
 fn deployments(c: &Cluster, ns: &str) -> Result<()> {
     run(c, ns, &["create", "deployment", "web", "--image=keelson.local/web:1", "--replicas=2"])?;
     run(c, ns, &["rollout", "status", "deployment/web", "--timeout=60s"])?;
@@ -152,10 +173,9 @@ fn stateful_sets(c: &Cluster, ns: &str) -> Result<()> {
     ensure!(pod_names(c, ns, "app=db")? == ["db-0", "db-1"], "pods are named by ordinal");
     apply(c, ns, &busybox("client", ""))?;
     ready(c, ns, "client")?;
-    c.eventually("a pod of the set answers by its name", 30, |c| {
-        let url = format!("http://db-1.db.{ns}.svc.cluster.local/");
-        run(c, ns, &["exec", "client", "--", "wget", "-q", "-O", "-", "-T", "2", &url]).map(Some)
-    })?;
+    let address = field(c, ns, "pod/db-1", ".status.podIP")?;
+    resolves(c, ns, &format!("db-1.db.{ns}.svc.cluster.local"), &address)?;
+    fetches(c, ns, &address)?;
     let before = field(c, ns, "pod/db-0", ".metadata.uid")?;
     run(c, ns, &["delete", "pod", "db-0"])?;
     run(c, ns, &["rollout", "status", "statefulset/db", "--timeout=60s"])?;
@@ -245,14 +265,11 @@ fn services(c: &Cluster, ns: &str) -> Result<()> {
     apply(c, ns, &busybox("client", ""))?;
     ready(c, ns, "client")?;
     let address = field(c, ns, "service/web", ".spec.clusterIP")?;
-    for host in [address.as_str(), "web", &format!("web.{ns}.svc.cluster.local")] {
-        c.eventually(&format!("http://{host}/ answers"), 30, |c| {
-            let url = format!("http://{host}/");
-            let said = run(c, ns, &["exec", "client", "--", "wget", "-q", "-O", "-", "-T", "2", &url])?;
-            ensure!(said.contains("Keelson"), "{said}");
-            Ok(Some(()))
-        })?;
+    fetches(c, ns, &address)?;
+    for name in ["web", &format!("web.{ns}"), &format!("web.{ns}.svc.cluster.local")] {
+        resolves(c, ns, name, &address)?;
     }
+    resolves(c, ns, "kubernetes.default", &field(c, "default", "service/kubernetes", ".spec.clusterIP")?)?;
     run(c, ns, &["scale", "deployment/web", "--replicas=0"])?;
     c.eventually("endpoints follow the pods", 60, |c| {
         let path = "jsonpath={.items[*].endpoints[*].addresses[*]}";
