@@ -53,10 +53,10 @@ pub enum CronError {
     #[error("unrecognized descriptor: {0}")]
     Descriptor(String),
     /// `@every` without a duration.
-    #[error("failed to parse duration {0}")]
+    #[error("failed to parse duration @every {0}: time: invalid duration {0:?}")]
     Duration(String),
     /// Not a number where one must be.
-    #[error("failed to parse int from {0}")]
+    #[error("failed to parse int from {0}: strconv.Atoi: parsing {0:?}: invalid syntax")]
     Number(String),
     /// A number outside of the field.
     #[error("{what} ({value}) {side} ({limit}): {text}")]
@@ -82,7 +82,7 @@ pub enum CronError {
     #[error("too many {0}: {1}")]
     TooMany(&'static str, String),
     /// A zone nobody knows.
-    #[error("provided bad location {0}")]
+    #[error("provided bad location {0}: unknown time zone {0}")]
     Zone(String),
 }
 
@@ -209,7 +209,7 @@ impl Schedule {
                     return Err(CronError::Descriptor(text.to_owned()));
                 };
                 let parsed = goduration::parse(duration).ok();
-                let parsed = parsed.ok_or_else(|| CronError::Duration(text.to_owned()))?;
+                let parsed = parsed.ok_or_else(|| CronError::Duration(duration.to_owned()))?;
                 return Ok(Schedule::Every(Duration::from_secs(parsed.as_secs().max(1))));
             }
         };
@@ -436,11 +436,15 @@ mod tests {
             ("* * 0 * *", "beginning of range (0) below minimum (1): 0"),
             ("5-1 * * * *", "beginning of range (5) beyond end of range (1): 5-1"),
             ("*/0 * * * *", "step of range should be a positive number: */0"),
-            ("a * * * *", "failed to parse int from a"),
+            ("a * * * *", "failed to parse int from a: strconv.Atoi: parsing \"a\": invalid syntax"),
+            ("@every x", "failed to parse duration @every x: time: invalid duration \"x\""),
             ("* * * * 7", "end of range (7) above maximum (6): 7"),
             ("1-2-3 * * * *", "too many hyphens: 1-2-3"),
             ("@often", "unrecognized descriptor: @often"),
-            ("TZ=Nowhere/None * * * * *", "provided bad location Nowhere/None"),
+            (
+                "TZ=Nowhere/None * * * * *",
+                "provided bad location Nowhere/None: unknown time zone Nowhere/None",
+            ),
         ];
         for (text, want) in cases {
             assert_eq!(Schedule::parse(text).unwrap_err().to_string(), want, "{text}");

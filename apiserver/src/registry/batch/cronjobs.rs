@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use component_base::cron::Schedule;
 use jiff::tz::TimeZone;
 use serde_json::Value;
 
@@ -13,8 +14,6 @@ use crate::{
         kit::{Cell, Plain, Rules, STANDARD_VERBS, at::At, column, fill, format},
     },
 };
-
-mod schedule;
 
 const COLUMNS: &[Column] = &[
     column("Name", "string").name(),
@@ -80,9 +79,9 @@ fn validate(obj: &Object, errors: &mut ErrorList) {
     let spec = At::spec(obj);
     let at = spec.get("schedule");
     if at.check_required(errors)
-        && let Err(why) = schedule::check(at.text())
+        && let Err(why) = Schedule::parse(at.text())
     {
-        at.invalid(errors, why);
+        at.invalid(errors, why.to_string());
     }
     spec.get("startingDeadlineSeconds").check_non_negative(errors);
     spec.get("concurrencyPolicy").check_one_of(errors, &["Allow", "Forbid", "Replace"]);
