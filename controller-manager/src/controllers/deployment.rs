@@ -25,9 +25,6 @@ use serde_json::json;
 use self::plan::{Action, REVISION};
 use super::{Context, enqueue_changes};
 
-/// Workers, as upstream's --concurrent-deployment-syncs.
-const WORKERS: usize = 5;
-
 #[derive(Clone)]
 struct Controller {
     client: Client,
@@ -54,7 +51,7 @@ pub(super) fn start(ctx: &Context) {
             of_set.add(ObjectKey::new(meta.namespace.as_deref().unwrap_or_default(), owner.name.as_str()));
         }
     });
-    run_workers(&ctx.tasks, &queue, WORKERS, move |key| {
+    run_workers(&ctx.tasks, &queue, ctx.workers("concurrent-deployment-syncs"), move |key| {
         let controller = controller.clone();
         async move { controller.sync(&key).await }
     });
@@ -114,6 +111,9 @@ impl Controller {
                     "spec": {"replicas": to},
                 });
                 self.remember(gone_is_fine(sets.patch(&name, &params, &Patch::Merge(body)).await)?).await;
+                if *to == from {
+                    return Ok(());
+                }
                 let word = if *to > from { "up" } else { "down" };
                 let note = format!("Scaled {word} replica set {name} from {from} to {to}");
                 self.recorder.event(
@@ -167,6 +167,9 @@ impl Controller {
         match sets.create(&PostParams::default(), &set).await {
             Ok(made) => {
                 self.remember(Some(made)).await;
+                if replicas == 0 {
+                    return Ok(());
+                }
                 let note = format!("Scaled up replica set {name} from 0 to {replicas}");
                 self.recorder.event(
                     &reference(deployment.as_ref()),

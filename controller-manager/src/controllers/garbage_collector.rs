@@ -25,7 +25,6 @@ use self::graph::{Coordinates, Decision, Graph, KindId, Policy, Task, Uid};
 use super::Context;
 use crate::served::{self, Served};
 
-const WORKERS: usize = 20;
 /// How often new kinds are looked for.
 const DISCOVERY_PERIOD: Duration = Duration::from_secs(30);
 /// How long the first lists may take before work begins without the late ones.
@@ -36,6 +35,7 @@ struct Collector {
     informers: Informers,
     tasks: Tasks,
     queue: WorkQueue<Task>,
+    workers: usize,
     graph: Mutex<Graph>,
     /// How objects of a kind are reached.
     routes: Mutex<HashMap<KindId, Arc<Served>>>,
@@ -47,6 +47,7 @@ pub(super) fn start(ctx: &Context) {
         informers: ctx.informers.clone(),
         tasks: ctx.tasks.clone(),
         queue: WorkQueue::new("garbage_collector"),
+        workers: ctx.workers("concurrent-gc-syncs"),
         graph: Mutex::default(),
         routes: Mutex::default(),
     });
@@ -137,8 +138,8 @@ impl Collector {
     }
 
     fn work(self: Arc<Self>) {
-        let (tasks, queue) = (self.tasks.clone(), self.queue.clone());
-        run_workers(&tasks, &queue, WORKERS, move |task| {
+        let (tasks, queue, workers) = (self.tasks.clone(), self.queue.clone(), self.workers);
+        run_workers(&tasks, &queue, workers, move |task| {
             let collector = self.clone();
             async move {
                 let decision = collector.graph.lock().decide(task);

@@ -28,7 +28,6 @@ use crate::served::{self, Served};
 const FINALIZER: &str = "kubernetes";
 /// Servers that have not yet heard of the deletion may still let objects in.
 const SETTLE: Duration = Duration::from_secs(2);
-const WORKERS: usize = 10;
 
 #[derive(Clone)]
 struct Controller {
@@ -47,7 +46,7 @@ pub(super) fn start(ctx: &Context) {
         }
     });
     let controller = Controller { client: ctx.client.clone(), clock: ctx.clock.clone() };
-    run_workers(&ctx.tasks, &queue, WORKERS, move |key| {
+    run_workers(&ctx.tasks, &queue, ctx.workers("concurrent-namespace-syncs"), move |key| {
         let controller = controller.clone();
         async move { controller.sync(&key.name).await }
     });

@@ -1,11 +1,12 @@
 //! `pods`.
 
+mod qos;
 mod status;
 
 use std::sync::Arc;
 
 use jiff::Timestamp;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::{
     object::Object,
@@ -108,7 +109,10 @@ impl Strategy for Pods {
     }
 
     fn prepare_create(&self, obj: &mut Object, ctx: &StrategyContext<'_>) -> Result<(), Status> {
-        PLAIN.prepare_create(obj, ctx)
+        PLAIN.prepare_create(obj, ctx)?;
+        let class = obj.get("spec").map_or("BestEffort", qos::class);
+        obj.set("status", json!({"phase": "Pending", "qosClass": class}));
+        Ok(())
     }
 
     fn prepare_update(

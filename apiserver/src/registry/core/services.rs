@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use jiff::Timestamp;
-use serde_json::Value;
+use serde_json::{Map, Value, json};
 
 use crate::{
     object::Object,
@@ -57,10 +57,48 @@ pub(super) fn resource() -> Resource {
     }
 }
 
+/// What a service means where it does not say.
+fn fill(spec: &mut Map<String, Value>) {
+    let or = |fields: &mut Map<String, Value>, field: &str, value: Value| {
+        let missing = fields.get(field).is_none_or(|there| there.is_null() || there == "" || there == 0);
+        if missing && !value.is_null() {
+            fields.insert(field.to_owned(), value);
+        }
+    };
+    or(spec, "sessionAffinity", "None".into());
+    or(spec, "type", "ClusterIP".into());
+    if spec.get("sessionAffinity").is_some_and(|a| a == "ClientIP") {
+        or(spec, "sessionAffinityConfig", json!({"clientIP": {"timeoutSeconds": 10_800}}));
+    }
+    for port in spec.get_mut("ports").and_then(Value::as_array_mut).into_iter().flatten() {
+        let Some(port) = port.as_object_mut() else { continue };
+        or(port, "protocol", "TCP".into());
+        let number = port.get("port").cloned().unwrap_or_default();
+        or(port, "targetPort", number);
+    }
+    let kind = spec.get("type").and_then(Value::as_str).unwrap_or_default().to_owned();
+    if matches!(kind.as_str(), "ClusterIP" | "NodePort" | "LoadBalancer") {
+        or(spec, "internalTrafficPolicy", "Cluster".into());
+    }
+    if matches!(kind.as_str(), "NodePort" | "LoadBalancer") {
+        or(spec, "externalTrafficPolicy", "Cluster".into());
+    }
+    if kind == "LoadBalancer" {
+        or(spec, "allocateLoadBalancerNodePorts", true.into());
+    }
+}
+
 /// A service keeps its addresses; the allocators fill them in.
 struct Services;
 
 impl Strategy for Services {
+    fn default(&self, obj: &mut Object, _version: &str) -> Result<(), Status> {
+        if let Some(spec) = obj.as_map_mut().get_mut("spec").and_then(Value::as_object_mut) {
+            fill(spec);
+        }
+        Ok(())
+    }
+
     fn prepare_create(&self, obj: &mut Object, ctx: &StrategyContext<'_>) -> Result<(), Status> {
         PLAIN.prepare_create(obj, ctx)
     }
@@ -139,4 +177,32 @@ fn ports(obj: &Object) -> String {
         })
         .collect();
     if all.is_empty() { "<none>".into() } else { all.join(",") }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn filled(spec: Value) -> Value {
+        let Value::Object(mut spec) = spec else { panic!("a spec is an object") };
+        fill(&mut spec);
+        Value::Object(spec)
+    }
+
+    #[test]
+    fn what_is_not_said_is_filled_in_once() {
+        let plain =
+            filled(json!({"ports": [{"port": 80}, {"port": 53, "protocol": "UDP", "targetPort": "dns"}]}));
+        let want = json!({"sessionAffinity": "None", "type": "ClusterIP", "internalTrafficPolicy": "Cluster",
+            "ports": [{"port": 80, "protocol": "TCP", "targetPort": 80},
+                {"port": 53, "protocol": "UDP", "targetPort": "dns"}]});
+        assert_eq!(plain, want);
+        assert_eq!(filled(plain.clone()), plain);
+        let outside = filled(json!({"type": "LoadBalancer", "sessionAffinity": "ClientIP"}));
+        assert_eq!(outside["externalTrafficPolicy"], "Cluster");
+        assert_eq!(outside["allocateLoadBalancerNodePorts"], true);
+        assert_eq!(outside["sessionAffinityConfig"]["clientIP"]["timeoutSeconds"], 10_800);
+        let name = filled(json!({"type": "ExternalName", "externalName": "x", "ports": "nonsense"}));
+        assert!(name.get("internalTrafficPolicy").is_none());
+    }
 }

@@ -59,7 +59,7 @@ pub(super) fn plan(deployment: &Deployment, sets: &[Arc<ReplicaSet>], now: Times
     let paused = spec.paused == Some(true);
     let latest = old.iter().map(|s| revision(s)).max().unwrap_or(0);
     match &current {
-        None if paused => {}
+        None if paused => proportionally(&spec, &sorted, &mut actions),
         None => {
             let replicas = first_size(&spec, &old);
             actions.push(Action::Create { replicas, revision: latest + 1 });
@@ -108,6 +108,16 @@ fn available(set: &ReplicaSet) -> i32 {
     set.status.as_ref().and_then(|s| s.available_replicas).unwrap_or(0)
 }
 
+/// Pods of a set that are still there, those on their way out among them.
+fn pods(set: &ReplicaSet) -> i32 {
+    set.status.as_ref().map_or(0, |s| s.replicas + s.terminating_replicas.unwrap_or(0))
+}
+
+/// The size of the deployment a set was last scaled for.
+fn scaled_for(set: &ReplicaSet) -> Option<i32> {
+    set.metadata.annotations.as_ref()?.get(DESIRED)?.parse().ok()
+}
+
 fn total(sets: &[Arc<ReplicaSet>], of: fn(&ReplicaSet) -> i32) -> i32 {
     sets.iter().map(|s| of(s)).sum()
 }
@@ -146,8 +156,7 @@ fn recreates(spec: &DeploymentSpec) -> bool {
 fn first_size(spec: &DeploymentSpec, old: &[Arc<ReplicaSet>]) -> i32 {
     let wanted = spec.replicas.unwrap_or(1);
     if recreates(spec) {
-        let running: i32 = old.iter().map(|s| s.status.as_ref().map_or(0, |st| st.replicas)).sum();
-        return if running + total(old, size) == 0 { wanted } else { 0 };
+        return if total(old, pods) + total(old, size) == 0 { wanted } else { 0 };
     }
     let room = wanted + margins(spec).0 - total(old, size);
     room.clamp(0, wanted)
@@ -167,8 +176,7 @@ fn roll(
     };
     if recreates(spec) {
         old.iter().for_each(|s| scale(s, 0));
-        let running: i32 = old.iter().map(|s| s.status.as_ref().map_or(0, |st| st.replicas)).sum();
-        if running == 0 && total(old, size) == 0 {
+        if total(old, pods) == 0 && total(old, size) == 0 {
             scale(current, wanted);
         }
         return;
@@ -214,10 +222,7 @@ fn roll(
 /// Whether the deployment's size changed since the sets were last scaled.
 fn size_changed(deployment: &Deployment, sets: &[Arc<ReplicaSet>]) -> bool {
     let wanted = deployment.spec.as_ref().and_then(|s| s.replicas).unwrap_or(1);
-    let known = |s: &ReplicaSet| {
-        s.metadata.annotations.as_ref().and_then(|a| a.get(DESIRED)).and_then(|d| d.parse::<i32>().ok())
-    };
-    sets.iter().filter(|s| size(s) > 0).any(|s| known(s).is_some_and(|k| k != wanted))
+    sets.iter().filter(|s| size(s) > 0).any(|s| scaled_for(s).is_some_and(|k| k != wanted))
 }
 
 /// Spreads a change of size over all sets in proportion, so that a rollout under way keeps its shape.
@@ -232,6 +237,10 @@ fn proportionally(spec: &DeploymentSpec, sets: &[Arc<ReplicaSet>], actions: &mut
     }
     let all: i32 = active.iter().map(|s| size(s)).sum();
     if all == 0 {
+        // None is active: the newest takes it all.
+        if let Some(newest) = sets.last().filter(|_| wanted > 0) {
+            actions.push(Action::Scale { set: newest.clone(), to: wanted });
+        }
         return;
     }
     let surge = if recreates(spec) { 0 } else { margins(spec).0 };
@@ -250,7 +259,9 @@ fn proportionally(spec: &DeploymentSpec, sets: &[Arc<ReplicaSet>], actions: &mut
     }
     for (set, share) in ordered.into_iter().zip(shares) {
         // The annotation records the new size even where the share stays the same.
-        actions.push(Action::Scale { set: set.clone(), to: share });
+        if share != size(set) || scaled_for(set) != Some(wanted) {
+            actions.push(Action::Scale { set: set.clone(), to: share });
+        }
     }
 }
 
@@ -339,7 +350,9 @@ fn status(
         unavailable_replicas: Some(total(sets, size) - usable),
         collision_count: deployment.status.as_ref().and_then(|s| s.collision_count),
         conditions: deployment.status.as_ref().and_then(|s| s.conditions.clone()),
-        terminating_replicas: deployment.status.as_ref().and_then(|s| s.terminating_replicas),
+        terminating_replicas: Some(total(sets, |s| {
+            s.status.as_ref().and_then(|st| st.terminating_replicas).unwrap_or(0)
+        })),
     };
     let enough = usable >= wanted - if recreates(&spec) { 0 } else { margins(&spec).1 };
     let complete = updated == wanted && replicas == wanted && usable == wanted;

@@ -166,6 +166,35 @@ fn recreate_waits_until_the_old_pods_are_gone() {
 }
 
 #[test]
+fn recreate_waits_for_pods_that_are_still_ending() {
+    let mut world = World::new(deployment(2, "1", 0, 0));
+    world.deployment.spec.as_mut().unwrap().strategy.as_mut().unwrap().type_ = Some("Recreate".into());
+    world.run();
+    world.set_image("2");
+    for _ in 0..5 {
+        world.step();
+        world.settle(None);
+        // The old set's pods take their time to end.
+        world.sets[0].status.as_mut().unwrap().terminating_replicas = Some(1);
+    }
+    assert_eq!(world.sizes(), [0, 0]);
+    world.sets[0].status.as_mut().unwrap().terminating_replicas = Some(0);
+    world.run();
+    assert_eq!(world.sizes(), [0, 2]);
+}
+
+#[test]
+fn a_paused_deployment_grows_from_nothing_and_rests() {
+    let mut world = World::new(deployment(0, "1", 1, 0));
+    world.run();
+    world.deployment.spec.as_mut().unwrap().paused = Some(true);
+    world.deployment.spec.as_mut().unwrap().replicas = Some(3);
+    world.run();
+    assert_eq!(world.sizes(), [3]);
+    assert!(!world.step(), "nothing is written again and again");
+}
+
+#[test]
 fn history_is_kept_to_its_limit() {
     let mut world = World::new(deployment(1, "0", 1, 0));
     world.deployment.spec.as_mut().unwrap().revision_history_limit = Some(2);
