@@ -8,12 +8,7 @@ use bytes::Bytes;
 use http::{Request, Response};
 use hyper::{body::Incoming, client::conn::http1};
 use hyper_util::rt::TokioIo;
-use rustls::{
-    ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme,
-    client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
-    crypto::{CryptoProvider, aws_lc_rs, verify_tls12_signature, verify_tls13_signature},
-    pki_types::{CertificateDer, ServerName, UnixTime},
-};
+use rustls::{ClientConfig, RootCertStore, crypto::aws_lc_rs, pki_types::ServerName};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::TcpStream,
@@ -21,7 +16,10 @@ use tokio::{
 use tokio_rustls::TlsConnector;
 use tokio_util::sync::DropGuard;
 
-use component_base::task::Tasks;
+use component_base::{
+    task::Tasks,
+    tls::{AnyServerCertificate, ClientCertificate},
+};
 
 /// Where a request goes.
 #[derive(Clone)]
@@ -155,55 +153,16 @@ pub fn client_tls(
     pair: Option<&rustls::sign::CertifiedKey>,
 ) -> Result<Arc<ClientConfig>, rustls::Error> {
     let provider = Arc::new(aws_lc_rs::default_provider());
-    let builder =
-        ClientConfig::builder_with_provider(provider.clone()).with_safe_default_protocol_versions()?;
+    let builder = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions()?;
     let builder = match roots {
         Some(roots) => builder.with_root_certificates(roots),
-        None => builder.dangerous().with_custom_certificate_verifier(Arc::new(AnyServer(provider))),
+        None => {
+            builder.dangerous().with_custom_certificate_verifier(Arc::new(AnyServerCertificate::default()))
+        }
     };
     let config = match pair {
         None => builder.with_no_client_auth(),
-        Some(pair) => builder
-            .with_client_cert_resolver(Arc::new(component_base::tls::ClientCertificate::new(pair.clone()))),
+        Some(pair) => builder.with_client_cert_resolver(Arc::new(ClientCertificate::new(pair.clone()))),
     };
     Ok(Arc::new(config))
-}
-
-/// Takes any server for what it says it is: kubelets without a known CA, and pods and services, as upstream does.
-#[derive(Debug)]
-struct AnyServer(Arc<CryptoProvider>);
-
-impl ServerCertVerifier for AnyServer {
-    fn verify_server_cert(
-        &self,
-        _end_entity: &CertificateDer<'_>,
-        _intermediates: &[CertificateDer<'_>],
-        _server_name: &ServerName<'_>,
-        _ocsp: &[u8],
-        _now: UnixTime,
-    ) -> Result<ServerCertVerified, rustls::Error> {
-        Ok(ServerCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        signed: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        verify_tls12_signature(message, cert, signed, &self.0.signature_verification_algorithms)
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        signed: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        verify_tls13_signature(message, cert, signed, &self.0.signature_verification_algorithms)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.0.signature_verification_algorithms.supported_schemes()
-    }
 }
