@@ -128,8 +128,34 @@ pub struct SelectableField {
     pub name: &'static str,
     /// JSON pointer in the stored object.
     pub pointer: &'static str,
-    /// What a missing field counts as, for example `""`, `false`.
-    pub default: &'static str,
+    /// What a missing field counts as.
+    pub missing: Missing<&'static str>,
+}
+
+/// What a missing selectable field counts as.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Missing<T> {
+    /// A fixed text, for example `false`; mostly empty.
+    Is(T),
+    /// The value of another selectable field of this name.
+    Field(T),
+}
+
+impl SelectableField {
+    /// The field `name`, read at `pointer`; empty when it is missing.
+    pub const fn at(name: &'static str, pointer: &'static str) -> Self {
+        Self { name, pointer, missing: Missing::Is("") }
+    }
+
+    /// A missing field counts as `text`.
+    pub const fn or(self, text: &'static str) -> Self {
+        Self { missing: Missing::Is(text), ..self }
+    }
+
+    /// A missing field counts as what the field `name` is.
+    pub const fn or_field(self, name: &'static str) -> Self {
+        Self { missing: Missing::Field(name), ..self }
+    }
 }
 
 /// One printer column (`metav1.TableColumnDefinition`).

@@ -16,6 +16,7 @@ use super::{
     WatchKind,
     scan::{Malformed, Scanner, plain_text, token_text},
 };
+use crate::registry::Missing;
 
 /// One object at one revision. Shared by reference; never changes.
 #[derive(Debug)]
@@ -216,7 +217,20 @@ impl Entry {
     pub(super) fn field_at(&self, index: usize) -> &str {
         match self.fields.get(index) {
             Some(Some(text)) => self.text(text),
-            _ => self.scanner.selectable.get(index).map_or("", |s| s.default.as_str()),
+            _ => match self.scanner.selectable.get(index).map(|s| &s.missing) {
+                Some(Missing::Is(text)) => text,
+                Some(Missing::Field(other)) => self.present(other),
+                None => "",
+            },
+        }
+    }
+
+    /// A selectable field's value if the object has it, else empty.
+    fn present(&self, name: &str) -> &str {
+        let index = self.scanner.selectable.iter().position(|s| s.name == name);
+        match index.and_then(|index| self.fields.get(index)) {
+            Some(Some(text)) => self.text(text),
+            _ => "",
         }
     }
 
@@ -279,9 +293,13 @@ mod tests {
         let path = |name: &str, default: &str| SelectablePath {
             name: name.to_owned(),
             pointer: format!("/{}", name.replace('.', "/")),
-            default: default.to_owned(),
+            missing: Missing::Is(default.to_owned()),
         };
-        Arc::new(Scanner::new(vec![path("spec.nodeName", ""), path("spec.on", "false")]))
+        let source = SelectablePath {
+            missing: Missing::Field("spec.nodeName".to_owned()),
+            ..path("source.component", "")
+        };
+        Arc::new(Scanner::new(vec![path("spec.nodeName", ""), path("spec.on", "false"), source]))
     }
 
     fn entry(text: &str, kind: Option<WatchKind>) -> Entry {
@@ -325,6 +343,15 @@ mod tests {
             assert_eq!(entry.field("metadata.namespace"), "ns");
         }
         assert_eq!(entry("{}", None).field("spec.on"), "false");
+        let other = r#"{"spec":{"nodeName":"n1"}}"#;
+        assert_eq!(
+            entry(other, None).field("source.component"),
+            "n1",
+            "another field stands in for a missing one"
+        );
+        let both = r#"{"spec":{"nodeName":"n1"},"source":{"component":"c"}}"#;
+        assert_eq!(entry(both, None).field("source.component"), "c");
+        assert_eq!(entry("{}", None).field("source.component"), "");
     }
 
     #[test]

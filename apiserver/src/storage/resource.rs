@@ -2,7 +2,7 @@
 
 use std::{fmt, sync::Arc, time::Duration};
 
-use crate::registry::{Resource, SelectableField};
+use crate::registry::{Missing, Resource, SelectableField};
 
 /// A resource's name in storage, metrics and errors: group and plural.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -34,8 +34,8 @@ pub struct SelectablePath {
     pub name: String,
     /// JSON pointer, for example `/spec/nodeName`.
     pub pointer: String,
-    /// Value of a missing field.
-    pub default: String,
+    /// What a missing field counts as.
+    pub missing: Missing<String>,
 }
 
 // === impl ResourceId ===
@@ -89,7 +89,10 @@ impl From<&SelectableField> for SelectablePath {
         Self {
             name: field.name.to_owned(),
             pointer: field.pointer.to_owned(),
-            default: field.default.to_owned(),
+            missing: match field.missing {
+                Missing::Is(text) => Missing::Is(text.to_owned()),
+                Missing::Field(name) => Missing::Field(name.to_owned()),
+            },
         }
     }
 }

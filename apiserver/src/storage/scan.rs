@@ -286,12 +286,13 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::*;
+    use crate::registry::Missing;
 
     fn scanner(pointers: &[&str]) -> Scanner {
         let path = |p: &&str| SelectablePath {
             name: (*p).to_owned(),
             pointer: (*p).to_owned(),
-            default: String::new(),
+            missing: Missing::Is(String::new()),
         };
         Scanner::new(pointers.iter().map(path).collect())
     }

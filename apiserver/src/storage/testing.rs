@@ -12,6 +12,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use super::{ResourceId, SelectablePath, Store, StoreConfig, StoredResource, TlsFiles};
+use crate::registry::Missing;
 
 /// One etcd member.
 pub(crate) struct EtcdServer {
@@ -148,7 +149,7 @@ pub(crate) fn pods() -> StoredResource {
         selectable: vec![SelectablePath {
             name: "spec.nodeName".to_owned(),
             pointer: "/spec/nodeName".to_owned(),
-            default: String::new(),
+            missing: Missing::Is(String::new()),
         }],
         ttl: None,
     }

@@ -48,7 +48,7 @@ pub(super) fn resource() -> Resource {
             Subresource::Status,
         ],
         storage_prefix: "replicasets",
-        selectable: &[SelectableField { name: "status.replicas", pointer: "/status/replicas", default: "0" }],
+        selectable: const { &[SelectableField::at("status.replicas", "/status/replicas").or("0")] },
         columns: COLUMNS,
         strategy: Arc::new(Rules {
             default,

@@ -45,11 +45,7 @@ pub(super) fn resource() -> Resource {
         verbs: STANDARD_VERBS,
         subresources: &[Subresource::Status],
         storage_prefix: "jobs",
-        selectable: &[SelectableField {
-            name: "status.successful",
-            pointer: "/status/succeeded",
-            default: "0",
-        }],
+        selectable: const { &[SelectableField::at("status.successful", "/status/succeeded").or("0")] },
         columns: COLUMNS,
         strategy: Arc::new(Rules {
             default,

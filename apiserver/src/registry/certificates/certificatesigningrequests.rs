@@ -142,7 +142,7 @@ pub(super) fn resource() -> Resource {
         verbs: STANDARD_VERBS,
         subresources: &[Subresource::View("approval"), Subresource::Status],
         storage_prefix: "certificatesigningrequests",
-        selectable: &[SelectableField { name: "spec.signerName", pointer: "/spec/signerName", default: "" }],
+        selectable: const { &[SelectableField::at("spec.signerName", "/spec/signerName")] },
         columns: COLUMNS,
         strategy: Arc::new(Requests),
     }

@@ -25,7 +25,7 @@ pub(super) fn resource() -> Resource {
         verbs: STANDARD_VERBS,
         subresources: &[],
         storage_prefix: "clustertrustbundles",
-        selectable: &[SelectableField { name: "spec.signerName", pointer: "/spec/signerName", default: "" }],
+        selectable: const { &[SelectableField::at("spec.signerName", "/spec/signerName")] },
         columns: COLUMNS,
         strategy: Arc::new(Rules {
             unconditional_update: false,

@@ -25,11 +25,13 @@ pub(super) fn resource() -> Resource {
         verbs: STANDARD_VERBS,
         subresources: &[Subresource::Status],
         storage_prefix: "podcertificaterequests",
-        selectable: &[
-            SelectableField { name: "spec.signerName", pointer: "/spec/signerName", default: "" },
-            SelectableField { name: "spec.nodeName", pointer: "/spec/nodeName", default: "" },
-            SelectableField { name: "spec.podName", pointer: "/spec/podName", default: "" },
-        ],
+        selectable: const {
+            &[
+                SelectableField::at("spec.signerName", "/spec/signerName"),
+                SelectableField::at("spec.nodeName", "/spec/nodeName"),
+                SelectableField::at("spec.podName", "/spec/podName"),
+            ]
+        },
         columns: COLUMNS,
         strategy: Arc::new(Rules {
             unconditional_update: false,

@@ -43,35 +43,21 @@ pub(super) fn resource() -> Resource {
         verbs: STANDARD_VERBS,
         subresources: &[],
         storage_prefix: "events",
-        selectable: &[
-            SelectableField { name: "involvedObject.kind", pointer: "/involvedObject/kind", default: "" },
-            SelectableField {
-                name: "involvedObject.namespace",
-                pointer: "/involvedObject/namespace",
-                default: "",
-            },
-            SelectableField { name: "involvedObject.name", pointer: "/involvedObject/name", default: "" },
-            SelectableField { name: "involvedObject.uid", pointer: "/involvedObject/uid", default: "" },
-            SelectableField {
-                name: "involvedObject.apiVersion",
-                pointer: "/involvedObject/apiVersion",
-                default: "",
-            },
-            SelectableField {
-                name: "involvedObject.resourceVersion",
-                pointer: "/involvedObject/resourceVersion",
-                default: "",
-            },
-            SelectableField {
-                name: "involvedObject.fieldPath",
-                pointer: "/involvedObject/fieldPath",
-                default: "",
-            },
-            SelectableField { name: "reason", pointer: "/reason", default: "" },
-            SelectableField { name: "reportingComponent", pointer: "/reportingComponent", default: "" },
-            SelectableField { name: "source", pointer: "/source/component", default: "" },
-            SelectableField { name: "type", pointer: "/type", default: "" },
-        ],
+        selectable: const {
+            &[
+                SelectableField::at("involvedObject.kind", "/involvedObject/kind"),
+                SelectableField::at("involvedObject.namespace", "/involvedObject/namespace"),
+                SelectableField::at("involvedObject.name", "/involvedObject/name"),
+                SelectableField::at("involvedObject.uid", "/involvedObject/uid"),
+                SelectableField::at("involvedObject.apiVersion", "/involvedObject/apiVersion"),
+                SelectableField::at("involvedObject.resourceVersion", "/involvedObject/resourceVersion"),
+                SelectableField::at("involvedObject.fieldPath", "/involvedObject/fieldPath"),
+                SelectableField::at("reason", "/reason"),
+                SelectableField::at("reportingComponent", "/reportingComponent"),
+                SelectableField::at("source", "/source/component").or_field("reportingComponent"),
+                SelectableField::at("type", "/type"),
+            ]
+        },
         columns: COLUMNS,
         strategy: Arc::new(Events),
     }

@@ -35,7 +35,7 @@ pub(super) fn resource() -> Resource {
         verbs: &["create", "delete", "get", "list", "patch", "update", "watch"],
         subresources: &[Subresource::View("finalize"), Subresource::Status],
         storage_prefix: "namespaces",
-        selectable: &[SelectableField { name: "status.phase", pointer: "/status/phase", default: "" }],
+        selectable: const { &[SelectableField::at("status.phase", "/status/phase")] },
         columns: COLUMNS,
         strategy: Arc::new(Namespaces),
     }

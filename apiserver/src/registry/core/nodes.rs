@@ -51,11 +51,7 @@ pub(super) fn resource() -> Resource {
             Subresource::Status,
         ],
         storage_prefix: "minions",
-        selectable: &[SelectableField {
-            name: "spec.unschedulable",
-            pointer: "/spec/unschedulable",
-            default: "false",
-        }],
+        selectable: const { &[SelectableField::at("spec.unschedulable", "/spec/unschedulable").or("false")] },
         columns: COLUMNS,
         strategy: Arc::new(Nodes),
     }

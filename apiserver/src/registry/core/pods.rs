@@ -70,24 +70,18 @@ pub(super) fn resource() -> Resource {
             Subresource::Status,
         ],
         storage_prefix: "pods",
-        selectable: &[
-            SelectableField { name: "spec.nodeName", pointer: "/spec/nodeName", default: "" },
-            SelectableField { name: "spec.restartPolicy", pointer: "/spec/restartPolicy", default: "" },
-            SelectableField { name: "spec.schedulerName", pointer: "/spec/schedulerName", default: "" },
-            SelectableField {
-                name: "spec.serviceAccountName",
-                pointer: "/spec/serviceAccountName",
-                default: "",
-            },
-            SelectableField { name: "spec.hostNetwork", pointer: "/spec/hostNetwork", default: "false" },
-            SelectableField { name: "status.phase", pointer: "/status/phase", default: "" },
-            SelectableField { name: "status.podIP", pointer: "/status/podIP", default: "" },
-            SelectableField {
-                name: "status.nominatedNodeName",
-                pointer: "/status/nominatedNodeName",
-                default: "",
-            },
-        ],
+        selectable: const {
+            &[
+                SelectableField::at("spec.nodeName", "/spec/nodeName"),
+                SelectableField::at("spec.restartPolicy", "/spec/restartPolicy"),
+                SelectableField::at("spec.schedulerName", "/spec/schedulerName"),
+                SelectableField::at("spec.serviceAccountName", "/spec/serviceAccountName"),
+                SelectableField::at("spec.hostNetwork", "/spec/hostNetwork").or("false"),
+                SelectableField::at("status.phase", "/status/phase"),
+                SelectableField::at("status.podIP", "/status/podIP"),
+                SelectableField::at("status.nominatedNodeName", "/status/nominatedNodeName"),
+            ]
+        },
         columns: COLUMNS,
         strategy: Arc::new(Pods),
     }

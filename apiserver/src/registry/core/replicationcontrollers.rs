@@ -44,7 +44,7 @@ pub(super) fn resource() -> Resource {
             Subresource::Status,
         ],
         storage_prefix: "controllers",
-        selectable: &[SelectableField { name: "status.replicas", pointer: "/status/replicas", default: "0" }],
+        selectable: const { &[SelectableField::at("status.replicas", "/status/replicas").or("0")] },
         columns: COLUMNS,
         strategy: Arc::new(Plain { status: true, generation: true, cells: CELLS }),
     }

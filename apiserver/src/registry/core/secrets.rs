@@ -65,7 +65,7 @@ pub(super) fn resource() -> Resource {
         verbs: STANDARD_VERBS,
         subresources: &[],
         storage_prefix: "secrets",
-        selectable: &[SelectableField { name: "type", pointer: "/type", default: "" }],
+        selectable: const { &[SelectableField::at("type", "/type")] },
         columns: COLUMNS,
         strategy: Arc::new(Secrets),
     }

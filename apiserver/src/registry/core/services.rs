@@ -48,10 +48,12 @@ pub(super) fn resource() -> Resource {
             Subresource::Status,
         ],
         storage_prefix: "services/specs",
-        selectable: &[
-            SelectableField { name: "spec.clusterIP", pointer: "/spec/clusterIP", default: "" },
-            SelectableField { name: "spec.type", pointer: "/spec/type", default: "" },
-        ],
+        selectable: const {
+            &[
+                SelectableField::at("spec.clusterIP", "/spec/clusterIP"),
+                SelectableField::at("spec.type", "/spec/type"),
+            ]
+        },
         columns: COLUMNS,
         strategy: Arc::new(Services),
     }

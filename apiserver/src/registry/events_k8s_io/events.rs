@@ -43,34 +43,20 @@ pub(super) fn resource() -> Resource {
         verbs: STANDARD_VERBS,
         subresources: &[],
         storage_prefix: "events",
-        selectable: &[
-            SelectableField { name: "regarding.kind", pointer: "/involvedObject/kind", default: "" },
-            SelectableField {
-                name: "regarding.namespace",
-                pointer: "/involvedObject/namespace",
-                default: "",
-            },
-            SelectableField { name: "regarding.name", pointer: "/involvedObject/name", default: "" },
-            SelectableField { name: "regarding.uid", pointer: "/involvedObject/uid", default: "" },
-            SelectableField {
-                name: "regarding.apiVersion",
-                pointer: "/involvedObject/apiVersion",
-                default: "",
-            },
-            SelectableField {
-                name: "regarding.resourceVersion",
-                pointer: "/involvedObject/resourceVersion",
-                default: "",
-            },
-            SelectableField {
-                name: "regarding.fieldPath",
-                pointer: "/involvedObject/fieldPath",
-                default: "",
-            },
-            SelectableField { name: "reason", pointer: "/reason", default: "" },
-            SelectableField { name: "reportingComponent", pointer: "/reportingComponent", default: "" },
-            SelectableField { name: "type", pointer: "/type", default: "" },
-        ],
+        selectable: const {
+            &[
+                SelectableField::at("regarding.kind", "/involvedObject/kind"),
+                SelectableField::at("regarding.namespace", "/involvedObject/namespace"),
+                SelectableField::at("regarding.name", "/involvedObject/name"),
+                SelectableField::at("regarding.uid", "/involvedObject/uid"),
+                SelectableField::at("regarding.apiVersion", "/involvedObject/apiVersion"),
+                SelectableField::at("regarding.resourceVersion", "/involvedObject/resourceVersion"),
+                SelectableField::at("regarding.fieldPath", "/involvedObject/fieldPath"),
+                SelectableField::at("reason", "/reason"),
+                SelectableField::at("reportingController", "/reportingComponent"),
+                SelectableField::at("type", "/type"),
+            ]
+        },
         columns: COLUMNS,
         strategy: Arc::new(Events),
     }

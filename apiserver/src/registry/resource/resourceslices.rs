@@ -26,10 +26,12 @@ pub(super) fn resource() -> Resource {
         verbs: STANDARD_VERBS,
         subresources: &[],
         storage_prefix: "resourceslices",
-        selectable: &[
-            SelectableField { name: "spec.nodeName", pointer: "/spec/nodeName", default: "" },
-            SelectableField { name: "spec.driver", pointer: "/spec/driver", default: "" },
-        ],
+        selectable: const {
+            &[
+                SelectableField::at("spec.nodeName", "/spec/nodeName"),
+                SelectableField::at("spec.driver", "/spec/driver"),
+            ]
+        },
         columns: COLUMNS,
         strategy: Arc::new(Converted {
             plain: Plain { status: false, generation: true, cells: CELLS },
