@@ -6,6 +6,7 @@ mod clusterrole_aggregation;
 mod cronjob;
 mod daemonset;
 mod deployment;
+mod disruption;
 mod endpointslice;
 mod ephemeral_volume;
 mod garbage_collector;
@@ -108,6 +109,7 @@ pub const ALL: &[Controller] = &[
     Controller { name: "job-controller", start: job::start },
     Controller { name: "cronjob-controller", start: cronjob::start },
     Controller { name: "statefulset-controller", start: statefulset::start },
+    Controller { name: "disruption-controller", start: disruption::start },
     Controller { name: "endpointslice-controller", start: endpointslice::start },
 ];
 

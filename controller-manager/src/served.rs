@@ -2,9 +2,13 @@
 //!
 //! Contract: aggregated discovery, `apidiscovery.k8s.io/v2` (KEP-3352); one request each for `/api` and `/apis`.
 
+use std::time::Duration;
+
 use component_base::informer::GroupVersionResource;
 use http::Request;
+use parking_lot::Mutex;
 use serde::Deserialize;
+use tokio::time::Instant;
 
 /// One resource in the version the server prefers.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -21,6 +25,17 @@ pub struct Served {
     pub namespaced: bool,
     /// What may be done with it.
     pub verbs: Vec<String>,
+    /// Its subresources: `status`, `scale`.
+    pub subresources: Vec<String>,
+}
+
+/// How long what the server serves is believed.
+const BELIEVED: Duration = Duration::from_secs(30);
+
+/// What the server serves, asked anew when something is looked for and the last answer is old.
+pub struct Directory {
+    client: kube::Client,
+    last: Mutex<(Vec<Served>, Option<Instant>)>,
 }
 
 /// The resources, and the group versions whose lists were stale or missing.
@@ -47,6 +62,14 @@ impl Served {
         }
     }
 
+    /// `pods`, `deployments.apps`.
+    pub fn group_resource(&self) -> String {
+        match self.group.is_empty() {
+            true => self.resource.clone(),
+            false => format!("{}.{}", self.resource, self.group),
+        }
+    }
+
     /// `v1`, `apps/v1`.
     pub fn api_version(&self) -> String {
         if self.group.is_empty() { self.version.clone() } else { format!("{}/{}", self.group, self.version) }
@@ -60,6 +83,35 @@ impl Served {
             Some(namespace) => format!("{root}/{version}/namespaces/{namespace}/{}", self.resource),
             None => format!("{root}/{version}/{}", self.resource),
         }
+    }
+}
+
+// === impl Directory ===
+
+impl std::fmt::Debug for Directory {
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        out.debug_struct("Directory").field("last", &self.last).finish_non_exhaustive()
+    }
+}
+
+impl Directory {
+    /// A directory that has not been asked yet.
+    pub fn new(client: kube::Client) -> Directory {
+        Directory { client, last: Mutex::default() }
+    }
+
+    /// The first resource that `matches`.
+    ///
+    /// # Errors
+    /// When the server had to be asked and did not answer.
+    pub async fn find(&self, matches: impl Fn(&Served) -> bool) -> Result<Option<Served>, kube::Error> {
+        let now = Instant::now();
+        let fresh = self.last.lock().1.is_some_and(|asked| now - asked < BELIEVED);
+        if !fresh {
+            let resources = discover(&self.client).await?.resources;
+            *self.last.lock() = (resources, Some(now));
+        }
+        Ok(self.last.lock().0.iter().find(|s| matches(s)).cloned())
     }
 }
 
@@ -103,6 +155,13 @@ struct Resource {
     scope: String,
     #[serde(default)]
     verbs: Vec<String>,
+    #[serde(default)]
+    subresources: Vec<Subresource>,
+}
+
+#[derive(Deserialize)]
+struct Subresource {
+    subresource: String,
 }
 
 #[derive(Deserialize)]
@@ -151,6 +210,7 @@ impl Catalog {
             kind: kind.kind,
             namespaced: resource.scope == "Namespaced",
             verbs: resource.verbs,
+            subresources: resource.subresources.into_iter().map(|s| s.subresource).collect(),
         });
     }
 }
@@ -170,7 +230,7 @@ mod tests {
     #[test]
     fn a_resource_counts_once_in_its_preferred_version() {
         let resource = |name: &str, scope: &str| {
-            json!({"resource": name, "scope": scope, "verbs": ["delete", "list"],
+            json!({"resource": name, "scope": scope, "verbs": ["delete", "list"], "subresources": [{"subresource": "scale"}],
                 "responseKind": {"group": "", "version": "", "kind": "K"}})
         };
         let catalog = catalog(json!({"items": [{"metadata": {"name": "g"}, "versions": [
@@ -182,6 +242,10 @@ mod tests {
         assert_eq!(found, ["/apis/g/v2/a", "/apis/g/v1/b"]);
         assert_eq!(catalog.stale, ["g/v1"]);
         assert!(catalog.resources[0].namespaced && !catalog.resources[1].namespaced);
+        assert_eq!(
+            (catalog.resources[0].subresources[0].as_str(), catalog.resources[0].group_resource()),
+            ("scale", "a.g".to_owned())
+        );
         assert!(catalog.resources[0].can(&["list", "delete"]) && !catalog.resources[0].can(&["watch"]));
     }
 
@@ -194,6 +258,7 @@ mod tests {
             kind: "Thing".into(),
             namespaced: true,
             verbs: Vec::new(),
+            subresources: Vec::new(),
         };
         assert_eq!(served("").path(Some("x")), "/api/v1/namespaces/x/things");
         assert_eq!(served("g").path(Some("x")), "/apis/g/v1/namespaces/x/things");

@@ -29,13 +29,11 @@ use kube::{Api, Client, api::PostParams};
 use parking_lot::Mutex;
 use serde::Serialize;
 use serde_json::Value;
-use tokio::time::{Instant, timeout};
+use tokio::time::timeout;
 
 use super::{Context, run_every};
-use crate::served::{self, Served};
+use crate::served::{Directory, Served};
 
-/// How long what the server serves is believed.
-const DISCOVERY_PERIOD: Duration = Duration::from_secs(30);
 /// How long the first list of a kind may take.
 const SYNC_TIMEOUT: Duration = Duration::from_secs(10);
 /// After a charge of admission came in between.
@@ -63,15 +61,9 @@ struct Controller {
     pods: Informer<Pod>,
     services: Informer<Service>,
     claims: Informer<PersistentVolumeClaim>,
-    kinds: Arc<Mutex<Kinds>>,
-}
-
-/// Kinds that some quota counts.
-#[derive(Default)]
-struct Kinds {
-    counted: HashMap<plan::Kind, DynamicInformer>,
-    served: Vec<Served>,
-    asked: Option<Instant>,
+    directory: Arc<Directory>,
+    /// Kinds that some quota counts.
+    counted: Arc<Mutex<HashMap<plan::Kind, DynamicInformer>>>,
 }
 
 pub(super) fn start(ctx: &Context) {
@@ -85,7 +77,8 @@ pub(super) fn start(ctx: &Context) {
         pods: ctx.informers.get(ListWatch::default()),
         services: ctx.informers.get(ListWatch::default()),
         claims: ctx.informers.get(ListWatch::default()),
-        kinds: Arc::default(),
+        directory: Arc::new(Directory::new(ctx.client.clone())),
+        counted: Arc::default(),
     };
     let queue = controller.queue.clone();
     controller.quotas.on_event(move |event| match &event {
@@ -188,7 +181,7 @@ impl Controller {
 
     /// The cache of a kind, started when first asked for; `None` for what is not served.
     async fn counted(&self, kind: &plan::Kind) -> Result<Option<DynamicInformer>, QuotaError> {
-        let known = self.kinds.lock().counted.get(kind).cloned();
+        let known = self.counted.lock().get(kind).cloned();
         let informer = match known {
             Some(informer) => informer,
             None => match self.served(kind).await? {
@@ -203,23 +196,13 @@ impl Controller {
     }
 
     async fn served(&self, kind: &plan::Kind) -> Result<Option<Served>, QuotaError> {
-        let now = Instant::now();
-        let fresh = self.kinds.lock().asked.is_some_and(|asked| now - asked < DISCOVERY_PERIOD);
-        if !fresh {
-            let catalog = served::discover(&self.client).await?;
-            let mut kinds = self.kinds.lock();
-            kinds.served = catalog.resources;
-            kinds.asked = Some(now);
-        }
-        let matches = |s: &&Served| s.group == kind.group && s.resource == kind.plural;
-        let kinds = self.kinds.lock();
-        let found = kinds.served.iter().find(matches);
-        Ok(found.filter(|s| s.namespaced && s.can(&["list", "watch"])).cloned())
+        let found = self.directory.find(|s| s.group == kind.group && s.resource == kind.plural).await?;
+        Ok(found.filter(|s| s.namespaced && s.can(&["list", "watch"])))
     }
 
     fn begin_counting(&self, kind: &plan::Kind, served: &Served) -> DynamicInformer {
-        let mut kinds = self.kinds.lock();
-        if let Some(informer) = kinds.counted.get(kind) {
+        let mut counted = self.counted.lock();
+        if let Some(informer) = counted.get(kind) {
             return informer.clone();
         }
         let informer = self.informers.metadata(&served.names(), ListWatch::default());
@@ -233,7 +216,7 @@ impl Controller {
             }
         });
         informer.start(&self.client, &self.tasks);
-        kinds.counted.insert(kind.clone(), informer.clone());
+        counted.insert(kind.clone(), informer.clone());
         informer
     }
 }
