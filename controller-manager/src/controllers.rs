@@ -21,6 +21,7 @@ mod pod_control;
 mod pod_disruption;
 mod pod_garbage_collector;
 mod replicaset;
+mod replicationcontroller;
 mod resourcequota;
 mod root_ca;
 mod serviceaccount;
@@ -104,6 +105,7 @@ pub const ALL: &[Controller] = &[
     Controller { name: "persistentvolume-binder-controller", start: persistentvolume_binder::start },
     Controller { name: "ephemeral-volume-controller", start: ephemeral_volume::start },
     Controller { name: "replicaset-controller", start: replicaset::start },
+    Controller { name: "replicationcontroller-controller", start: replicationcontroller::start },
     Controller { name: "daemonset-controller", start: daemonset::start },
     Controller { name: "deployment-controller", start: deployment::start },
     Controller { name: "job-controller", start: job::start },

@@ -1,11 +1,11 @@
-//! ReplicaSets: as many pods as asked for.
+//! ReplicaSets, and what else keeps a number of equal pods: as many as asked for.
 //!
 //! Contract: upstream's `pkg/controller/replicaset`: adoption by selector, slow start of creations, the
 //! order in which surplus pods go, expectations before acting on a cached view.
 
 mod plan;
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{borrow::Cow, collections::BTreeMap, sync::Arc};
 
 use component_base::{
     client,
@@ -15,7 +15,7 @@ use component_base::{
     workqueue::{Outcome, WorkQueue, run_workers},
 };
 use k8s_openapi::api::{
-    apps::v1::ReplicaSet,
+    apps::v1::{ReplicaSet, ReplicaSetStatus},
     core::v1::{Pod, PodTemplateSpec},
 };
 use kube::{Api, Client, api::PostParams};
@@ -23,61 +23,104 @@ use kube::{Api, Client, api::PostParams};
 pub(super) use self::plan::{is_available, is_ready, next_available};
 use super::{
     Context, enqueue_changes,
-    pod_control::{self, PodControl},
+    pod_control::{self, Owner, PodControl},
 };
 
+/// A kind that keeps a number of equal pods. ReplicationControllers are replica sets of an older name.
+pub(super) trait Replicated: Owner + serde::Serialize {
+    /// Names of this kind's controller, queue and flag.
+    const NAMES: Names;
+    /// What it asks for and says, as a replica set.
+    fn as_set(&self) -> Cow<'_, ReplicaSet>;
+    /// The same object with another status.
+    fn with_status(&self, status: ReplicaSetStatus) -> Self;
+}
+
+/// How one of the kinds is called.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Names {
+    /// The component events come from.
+    pub(super) component: &'static str,
+    pub(super) queue: &'static str,
+    /// The flag that says how many are worked on at once.
+    pub(super) workers: &'static str,
+}
+
+impl Replicated for ReplicaSet {
+    const NAMES: Names = Names {
+        component: "replicaset-controller",
+        queue: "replicaset",
+        workers: "concurrent-replicaset-syncs",
+    };
+
+    fn as_set(&self) -> Cow<'_, ReplicaSet> {
+        Cow::Borrowed(self)
+    }
+
+    fn with_status(&self, status: ReplicaSetStatus) -> ReplicaSet {
+        ReplicaSet { status: Some(status), ..self.clone() }
+    }
+}
+
 #[derive(Clone)]
-struct Controller {
+struct Controller<K> {
     client: Client,
-    sets: Informer<ReplicaSet>,
-    control: PodControl<ReplicaSet>,
+    sets: Informer<K>,
+    control: PodControl<K>,
     clock: component_base::clock::SharedClock,
 }
 
 pub(super) fn start(ctx: &Context) {
-    let controller = Controller {
+    run::<ReplicaSet>(ctx);
+}
+
+/// Starts the controller of one of the kinds.
+pub(super) fn run<K: Replicated>(ctx: &Context) {
+    let controller: Controller<K> = Controller {
         client: ctx.client.clone(),
         sets: ctx.informers.get(ListWatch::default()),
-        control: PodControl::new(ctx, "replicaset-controller"),
+        control: PodControl::new(ctx, K::NAMES.component),
         clock: ctx.clock.clone(),
     };
-    let queue: WorkQueue<ObjectKey> = WorkQueue::new("replicaset");
+    let queue: WorkQueue<ObjectKey> = WorkQueue::new(K::NAMES.queue);
     enqueue_changes(&controller.sets, &queue);
     let sets = controller.sets.clone();
     // An orphan may be adopted by any set that selects it.
     controller.control.watch(&queue, move |pod| {
         let namespace = pod.metadata.namespace.as_deref().unwrap_or_default();
-        let found = sets.store().in_namespace(namespace).into_iter().filter(|set| plan::selects(set, pod));
-        found.map(|set| object_key(set.as_ref())).collect()
+        let all = sets.store().in_namespace(namespace).into_iter();
+        all.filter(|set| plan::selects(&set.as_set(), pod)).map(|set| object_key(set.as_ref())).collect()
     });
-    run_workers(&ctx.tasks, &queue, ctx.workers("concurrent-replicaset-syncs"), move |key| {
+    run_workers(&ctx.tasks, &queue, ctx.workers(K::NAMES.workers), move |key| {
         let controller = controller.clone();
         async move { controller.sync(&key).await }
     });
 }
 
-impl Controller {
+impl<K: Replicated> Controller<K> {
     async fn sync(&self, key: &ObjectKey) -> Result<Outcome, kube::Error> {
         self.sets.wait_synced().await;
         self.control.pods().wait_synced().await;
-        let Some(set) = self.sets.store().get(key) else { return Ok(Outcome::Done) };
+        let Some(owner) = self.sets.store().get(key) else { return Ok(Outcome::Done) };
+        let set = owner.as_set();
         let Ok(selector) = LabelSelector::from_api(set.spec.as_ref().map(|s| &s.selector)) else {
             return Ok(Outcome::Done);
         };
-        let settled = self.control.settled(&set);
-        let all = self.control.claim(&set, &selector).await?;
+        let settled = self.control.settled(&owner);
+        let all = self.control.claim(&owner, &selector).await?;
         let owned: Vec<Arc<Pod>> = all.iter().filter(|p| plan::is_active(p)).cloned().collect();
         let mut failed = None;
         if set.metadata.deletion_timestamp.is_some() {
-            self.control.forget(&set);
+            self.control.forget(&owner);
         } else if settled {
-            failed = self.scale(&set, plan::scale(&set, &owned)).await.err();
+            failed = self.scale(&owner, &set, plan::scale(&set, &owned)).await.err();
         }
         let now = self.clock.now();
         let status = plan::status(&set, &all, failed.as_ref().map(ToString::to_string), now);
-        if set.status.as_ref() != Some(&status) {
-            let api: Api<ReplicaSet> = Api::namespaced(self.client.clone(), &key.namespace);
-            let next = ReplicaSet { status: Some(status), ..(*set).clone() };
+        // Through the kind itself: it may have no room for everything a replica set's status says.
+        let next = owner.with_status(status);
+        if next.as_set().status != set.status {
+            let api: Api<K> = Api::namespaced(self.client.clone(), &key.namespace);
             match api.replace_status(&key.name, &PostParams::default(), &next).await {
                 Err(e) if !client::is_not_found(&e) => return Err(e),
                 _ => {}
@@ -90,16 +133,16 @@ impl Controller {
         }
     }
 
-    async fn scale(&self, set: &Arc<ReplicaSet>, scale: plan::Scale) -> Result<(), kube::Error> {
+    async fn scale(&self, owner: &K, set: &ReplicaSet, scale: plan::Scale) -> Result<(), kube::Error> {
         match scale {
             plan::Scale::Keep => Ok(()),
             plan::Scale::Create(count) => {
                 let empty = PodTemplateSpec::default();
                 let template = set.spec.as_ref().and_then(|s| s.template.as_ref()).unwrap_or(&empty);
-                let pods = vec![pod_control::from_template(template, set.as_ref()); count];
-                self.control.create(set, pods).await.error.map_or(Ok(()), Err)
+                let pods = vec![pod_control::from_template(template, owner); count];
+                self.control.create(owner, pods).await.error.map_or(Ok(()), Err)
             }
-            plan::Scale::Delete(pods) => self.control.delete(set, &pods).await,
+            plan::Scale::Delete(pods) => self.control.delete(owner, &pods).await,
         }
     }
 }
