@@ -1,5 +1,7 @@
 //! `services`.
 
+mod transition;
+
 use std::sync::Arc;
 
 use jiff::Timestamp;
@@ -111,7 +113,16 @@ impl Strategy for Services {
         old: &Object,
         ctx: &StrategyContext<'_>,
     ) -> Result<(), Status> {
-        PLAIN.prepare_update(new, old, ctx)
+        PLAIN.prepare_update(new, old, ctx)?;
+        if let Some(before) = old.get("spec").and_then(Value::as_object) {
+            if let Some(spec) = new.as_map_mut().get_mut("spec").and_then(Value::as_object_mut) {
+                transition::drop_unused(spec, before);
+            }
+            if ctx.subresource.is_empty() {
+                transition::clear_status(new.as_map_mut());
+            }
+        }
+        Ok(())
     }
 
     fn validate_name(&self, name: &str, prefix: bool) -> Vec<String> {
