@@ -152,7 +152,8 @@ impl ControlPlane {
         })
     }
 
-    fn apiserver(&self, layout: &Layout) -> Result<Process> {
+    /// The API server's process, not started.
+    pub fn apiserver(&self, layout: &Layout) -> Result<Process> {
         let pki = layout.pki();
         let hosts = [
             "kubernetes",

@@ -3,6 +3,8 @@
 //! [`Cluster`] is what `hack/up` makes; the tests speak to it as a user does. What a test waits for is polled with
 //! a deadline and named when it does not come.
 
+pub mod bench;
+
 use std::{
     env, fs,
     io::Write,
