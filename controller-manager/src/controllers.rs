@@ -7,7 +7,9 @@ mod cronjob;
 mod daemonset;
 mod deployment;
 mod disruption;
+mod endpoints;
 mod endpointslice;
+mod endpointslice_mirroring;
 mod ephemeral_volume;
 mod garbage_collector;
 mod history;
@@ -24,6 +26,7 @@ mod replicaset;
 mod replicationcontroller;
 mod resourcequota;
 mod root_ca;
+mod service_pods;
 mod serviceaccount;
 mod serviceaccount_token;
 mod statefulset;
@@ -112,7 +115,9 @@ pub const ALL: &[Controller] = &[
     Controller { name: "cronjob-controller", start: cronjob::start },
     Controller { name: "statefulset-controller", start: statefulset::start },
     Controller { name: "disruption-controller", start: disruption::start },
+    Controller { name: "endpoints-controller", start: endpoints::start },
     Controller { name: "endpointslice-controller", start: endpointslice::start },
+    Controller { name: "endpointslice-mirroring-controller", start: endpointslice_mirroring::start },
 ];
 
 /// Shorter names that older configurations use for controllers, ours and those to come.

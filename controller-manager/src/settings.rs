@@ -41,6 +41,10 @@ pub struct Settings {
     pub root_ca: Option<String>,
     /// Workers by flag.
     pub concurrency: BTreeMap<&'static str, usize>,
+    /// Most endpoints in a slice.
+    pub slice_endpoints: usize,
+    /// Most endpoints mirrored to a slice.
+    pub mirrored_endpoints: usize,
     /// Silence and eviction of nodes.
     pub nodes: NodeSettings,
     /// Finished pods kept before the oldest go; 0 keeps all.
@@ -96,6 +100,9 @@ pub enum SettingsError {
     /// A number of workers is none.
     #[error("--{0} must be greater than 0, but got {1}")]
     Concurrency(&'static str, i64),
+    /// A slice's size is out of bounds.
+    #[error("--{0} must be between 1 and 1000, but got {1}")]
+    SliceSize(&'static str, i64),
     /// Half of a pair of files.
     #[error("--{0} and its other half must be given together")]
     Pair(&'static str),
@@ -149,6 +156,13 @@ pub fn flags() -> Vec<Flag> {
         ),
         Flag::new("resource-quota-sync-period", Kind::Duration, "5m0s", "how often quotas are counted anew"),
         Flag::new("terminated-pod-gc-threshold", Kind::Int, "12500", "finished pods kept; 0 keeps all"),
+        Flag::new("max-endpoints-per-slice", Kind::Int, "100", "endpoints in one endpoint slice"),
+        Flag::new(
+            "mirroring-max-endpoints-per-subset",
+            Kind::Int,
+            "1000",
+            "endpoints of one subset that are mirrored",
+        ),
         Flag::new("node-monitor-period", Kind::Duration, "5s", "how often nodes are looked at"),
         Flag::new(
             "node-monitor-grace-period",
@@ -203,6 +217,8 @@ impl Settings {
             node_mask_v4: mask(values, "node-cidr-mask-size", 32)?,
             node_mask_v6: mask(values, "node-cidr-mask-size-ipv6", 128)?,
             concurrency: concurrency(values)?,
+            slice_endpoints: slice_size(values, "max-endpoints-per-slice")?,
+            mirrored_endpoints: slice_size(values, "mirroring-max-endpoints-per-subset")?,
             nodes: NodeSettings {
                 period: values.duration("node-monitor-period"),
                 grace: values.duration("node-monitor-grace-period"),
@@ -242,6 +258,13 @@ fn file(values: &Values, flag: &str) -> Option<PathBuf> {
 /// A number that says "none" with anything below one.
 fn count(values: &Values, flag: &str) -> usize {
     usize::try_from(values.int(flag)).unwrap_or(0)
+}
+
+/// A number of endpoints that the API lets a slice hold.
+fn slice_size(values: &Values, flag: &'static str) -> Result<usize, SettingsError> {
+    let value = values.int(flag);
+    let size = usize::try_from(value).ok().filter(|v| (1..=1000).contains(v));
+    size.ok_or(SettingsError::SliceSize(flag, value))
 }
 
 fn concurrency(values: &Values) -> Result<BTreeMap<&'static str, usize>, SettingsError> {

@@ -1,16 +1,18 @@
 //! EndpointSlices of services with a selector.
 //!
-//! Contract: KEP-752, upstream's `k8s.io/endpointslice`: at most 100 endpoints a slice, readiness and
-//! termination told apart, slices changed as little as possible.
+//! Contract: KEP-752, upstream's `k8s.io/endpointslice`: at most `--max-endpoints-per-slice` endpoints a slice, readiness
+//! and termination told apart, slices changed as little as possible, hints that keep traffic near.
 
+mod hints;
 mod plan;
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::sync::Arc;
 
 use component_base::{
     client,
-    informer::{Informer, ListWatch},
-    meta::{ObjectKey, object_key},
+    events::{Recorder, reference},
+    informer::{Event, Informer, ListWatch},
+    meta::{ObjectKey, key_of, label, new_controller_ref, object_key},
     workqueue::{Outcome, WorkQueue, run_workers},
 };
 use k8s_openapi::{
@@ -25,90 +27,168 @@ use kube::{
     api::{DeleteParams, PostParams},
 };
 
-use super::{Context, enqueue_changes};
+use self::hints::Hints;
+use super::{
+    Context, PODS_BY_NODE, enqueue_changes, pods_by_node,
+    service_pods::{self, TriggerTimes},
+};
 
-/// Workers, as upstream's --concurrent-service-endpoint-syncs.
-const WORKERS: usize = 5;
+/// Label naming the service of a slice.
+pub(super) const SERVICE_NAME: &str = "kubernetes.io/service-name";
+/// Label naming who writes a slice.
+pub(super) const MANAGED_BY: &str = "endpointslice.kubernetes.io/managed-by";
+const CONTROLLER: &str = "endpointslice-controller.k8s.io";
+
+/// One step.
+#[derive(Clone, Debug)]
+pub(super) enum Action {
+    Create(EndpointSlice),
+    Update(EndpointSlice),
+    Delete(Arc<EndpointSlice>),
+}
+
+/// The slices in the cluster: what all controllers that write some share.
+#[derive(Clone)]
+pub(super) struct SliceControl {
+    client: Client,
+    slices: Informer<EndpointSlice>,
+}
 
 #[derive(Clone)]
 struct Controller {
-    client: Client,
     services: Informer<Service>,
     pods: Informer<Pod>,
-    slices: Informer<EndpointSlice>,
+    slices: SliceControl,
     nodes: Informer<Node>,
+    times: Arc<TriggerTimes>,
+    recorder: Recorder,
+    /// Most endpoints in a slice.
+    most: usize,
 }
 
 pub(super) fn start(ctx: &Context) {
     let controller = Controller {
-        client: ctx.client.clone(),
         services: ctx.informers.get(ListWatch::default()),
-        pods: ctx.informers.get(ListWatch::default()),
-        slices: ctx.informers.get(ListWatch::default()),
+        pods: pods_by_node(ctx),
+        slices: SliceControl::new(ctx),
         nodes: ctx.informers.get(ListWatch::default()),
+        times: Arc::default(),
+        recorder: ctx.recorder("endpoint-slice-controller"),
+        most: ctx.settings.slice_endpoints,
     };
     let queue: WorkQueue<ObjectKey> = WorkQueue::new("endpoint_slice");
     enqueue_changes(&controller.services, &queue);
-    let (watcher, of_pod) = (controller.clone(), queue.clone());
-    controller.pods.on_event(move |event| {
-        let mut pods = vec![event.object().clone()];
-        if let component_base::informer::Event::Updated { old, .. } = &event {
-            pods.push(old.clone());
-        }
-        for pod in pods {
-            let namespace = pod.metadata.namespace.clone().unwrap_or_default();
-            for service in watcher.services.store().in_namespace(&namespace) {
-                if plan::selects(&service, &pod) {
-                    of_pod.add(object_key(service.as_ref()));
-                }
-            }
-        }
-    });
+    service_pods::follow(&controller.pods, &controller.services, &queue);
     let of_slice = queue.clone();
-    controller.slices.on_event(move |event| {
+    controller.slices.slices.on_event(move |event| {
         let meta = &event.object().metadata;
-        if let Some(service) = meta.labels.as_ref().and_then(|l| l.get(plan::SERVICE_NAME)) {
-            of_slice.add(ObjectKey::new(meta.namespace.as_deref().unwrap_or_default(), service.as_str()));
+        let before = match &event {
+            Event::Updated { old, .. } => label(&old.metadata, SERVICE_NAME),
+            _ => None,
+        };
+        for service in label(meta, SERVICE_NAME).into_iter().chain(before) {
+            of_slice.add(ObjectKey::new(meta.namespace.as_deref().unwrap_or_default(), service));
         }
     });
-    run_workers(&ctx.tasks, &queue, WORKERS, move |key| {
+    let (watching, of_node) = (controller.clone(), queue.clone());
+    controller.nodes.on_event(move |event| watching.follow_nodes(&event, &of_node));
+    run_workers(&ctx.tasks, &queue, ctx.workers("concurrent-service-endpoint-syncs"), move |key| {
         let controller = controller.clone();
-        async move { controller.sync(&key).await }
+        async move { controller.sync(&key).await.map(|()| Outcome::Done) }
     });
 }
 
 impl Controller {
-    async fn sync(&self, key: &ObjectKey) -> Result<Outcome, kube::Error> {
-        self.services.wait_synced().await;
-        self.pods.wait_synced().await;
-        self.slices.wait_synced().await;
-        self.nodes.wait_synced().await;
-        // A service that is gone takes its slices with it by ownership.
-        let Some(service) = self.services.store().get(key) else { return Ok(Outcome::Done) };
-        if service.metadata.deletion_timestamp.is_some() || !plan::is_ours(&service) {
-            return Ok(Outcome::Done);
+    /// Queues services of a node's pods when its zone is another, and those that share by CPU when shares change.
+    fn follow_nodes(&self, event: &Event<Node>, queue: &WorkQueue<ObjectKey>) {
+        let node = event.object();
+        let one = |node: &Arc<Node>| plan::Nodes::of(std::slice::from_ref(node));
+        let (moved, resized) = match event {
+            Event::Added { initial: true, .. } => return,
+            Event::Updated { old, new } => {
+                (one(old).zones != one(new).zones, hints::weight(old) != hints::weight(new))
+            }
+            _ => (true, true),
+        };
+        let name = node.metadata.name.as_deref().unwrap_or_default();
+        let pods = if moved { self.pods.store().by_index(PODS_BY_NODE, name) } else { Vec::new() };
+        if !resized && pods.is_empty() {
+            return;
         }
-        let pods = self.pods.store().in_namespace(&key.namespace);
-        let slices: Vec<Arc<EndpointSlice>> = self
-            .slices
-            .store()
-            .in_namespace(&key.namespace)
-            .into_iter()
-            .filter(|s| plan::belongs(s, &key.name))
-            .collect();
-        let zones: BTreeMap<String, String> = self.nodes.store().list().iter().filter_map(zone).collect();
-        for action in plan::plan(&service, &pods, &slices, &zones) {
-            self.act(key, &service, action).await?;
+        for service in self.services.store().list() {
+            let shares = resized && Hints::of(&service) == Hints::Auto;
+            let here = |pod: &Arc<Pod>| {
+                pod.metadata.namespace == service.metadata.namespace && service_pods::selects(&service, pod)
+            };
+            if shares || pods.iter().any(here) {
+                queue.add(object_key(service.as_ref()));
+            }
         }
-        Ok(Outcome::Done)
     }
 
-    async fn act(&self, key: &ObjectKey, service: &Service, action: plan::Action) -> Result<(), kube::Error> {
+    async fn sync(&self, key: &ObjectKey) -> Result<(), kube::Error> {
+        self.services.wait_synced().await;
+        self.pods.wait_synced().await;
+        self.slices.slices.wait_synced().await;
+        self.nodes.wait_synced().await;
+        // A service that is gone takes its slices with it by ownership.
+        let Some(service) = self.services.store().get(key) else {
+            self.times.forget(key);
+            return Ok(());
+        };
+        if service.metadata.deletion_timestamp.is_some() || !service_pods::has_pods(&service) {
+            return Ok(());
+        }
+        let mut pods = self.pods.store().in_namespace(&key.namespace);
+        pods.retain(|pod| service_pods::selects(&service, pod));
+        let mut slices = self.slices.of_service(key);
+        slices.retain(|s| plan::belongs(s, &key.name));
+        let nodes = plan::Nodes::of(&self.nodes.store().list());
+        let trigger = self.times.observe(key, &service, &pods);
+        let plan = plan::plan(&service, &pods, &slices, &nodes, self.most, trigger);
+        let owner = new_controller_ref(service.as_ref());
+        for action in plan.actions {
+            self.slices.act(key, Some(&owner), action).await?;
+        }
+        let regarding = reference(service.as_ref());
+        for told in plan.told {
+            self.recorder.event(&regarding, told.kind, told.reason, told.reason, told.note, None);
+        }
+        Ok(())
+    }
+}
+
+impl SliceControl {
+    /// The slices of all services.
+    pub(super) fn new(ctx: &Context) -> SliceControl {
+        SliceControl { client: ctx.client.clone(), slices: ctx.informers.get(ListWatch::default()) }
+    }
+
+    /// The cache of all slices.
+    pub(super) fn informer(&self) -> &Informer<EndpointSlice> {
+        &self.slices
+    }
+
+    /// Slices that name a service, whoever writes them.
+    pub(super) fn of_service(&self, key: &ObjectKey) -> Vec<Arc<EndpointSlice>> {
+        let mut slices = self.slices.store().in_namespace(&key.namespace);
+        slices.retain(|s| label(&s.metadata, SERVICE_NAME) == Some(&key.name));
+        slices
+    }
+
+    /// Carries out one step for a service; what is created is called after it and belongs to `owner`. Returns when
+    /// the cache shows it: the next round would make the same slice again.
+    pub(super) async fn act(
+        &self,
+        key: &ObjectKey,
+        owner: Option<&OwnerReference>,
+        action: Action,
+    ) -> Result<(), kube::Error> {
         let api: Api<EndpointSlice> = Api::namespaced(self.client.clone(), &key.namespace);
         let written = match action {
-            plan::Action::Create(mut slice) => {
+            Action::Create(mut slice) => {
                 slice.metadata.generate_name = Some(format!("{}-", key.name));
-                slice.metadata.owner_references = Some(vec![owner(service)]);
+                slice.metadata.owner_references = owner.map(|o| vec![o.clone()]);
                 match api.create(&PostParams::default(), &slice).await {
                     Err(e) if client::is_namespace_terminating(&e) || client::is_not_found(&e) => {
                         return Ok(());
@@ -116,11 +196,11 @@ impl Controller {
                     result => result?,
                 }
             }
-            plan::Action::Update(slice) => {
+            Action::Update(slice) => {
                 let name = slice.metadata.name.clone().unwrap_or_default();
                 api.replace(&name, &PostParams::default(), &slice).await?
             }
-            plan::Action::Delete(slice) => {
+            Action::Delete(slice) => {
                 let name = slice.metadata.name.clone().unwrap_or_default();
                 return match api.delete(&name, &DeleteParams::default()).await {
                     Err(e) if !client::is_not_found(&e) => Err(e),
@@ -128,18 +208,8 @@ impl Controller {
                 };
             }
         };
-        // The next round must see this write, or it would make the same slice again.
         let version = written.metadata.resource_version.clone().unwrap_or_default();
-        self.slices.wait_seen(&object_key(&written), &version).await;
+        self.slices.wait_seen(&key_of(&written.metadata), &version).await;
         Ok(())
     }
-}
-
-fn zone(node: &Arc<Node>) -> Option<(String, String)> {
-    let zone = node.metadata.labels.as_ref()?.get("topology.kubernetes.io/zone")?;
-    Some((node.metadata.name.clone()?, zone.clone()))
-}
-
-fn owner(service: &Service) -> OwnerReference {
-    component_base::meta::new_controller_ref(service)
 }

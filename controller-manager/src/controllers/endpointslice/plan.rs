@@ -2,33 +2,39 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    net::IpAddr,
     sync::Arc,
 };
 
-use component_base::selector::LabelSelector;
-use k8s_openapi::{
-    api::{
-        core::v1::{ContainerPort, ObjectReference, Pod, Service, ServicePort},
-        discovery::v1::{Endpoint, EndpointConditions, EndpointPort, EndpointSlice},
-    },
-    apimachinery::pkg::util::intstr::IntOrString,
+use jiff::Timestamp;
+use k8s_openapi::api::{
+    core::v1::{Node, Pod, Service},
+    discovery::v1::{Endpoint, EndpointConditions, EndpointPort, EndpointSlice},
 };
 
-/// Label naming the service of a slice.
-pub(super) const SERVICE_NAME: &str = "kubernetes.io/service-name";
-const MANAGED_BY: &str = "endpointslice.kubernetes.io/managed-by";
-const CONTROLLER: &str = "endpointslice-controller.k8s.io";
-const HEADLESS: &str = "service.kubernetes.io/headless";
-/// Most endpoints in one slice.
+use super::{
+    Action, CONTROLLER, MANAGED_BY, SERVICE_NAME,
+    hints::{self, Hints, Told},
+};
+use crate::controllers::service_pods::{self, HEADLESS, TRIGGER_TIME};
+
+/// Most endpoints in one slice where no flag says otherwise.
+#[cfg(test)]
 const MOST: usize = 100;
 
-/// One step.
-#[derive(Clone, Debug)]
-pub(super) enum Action {
-    Create(EndpointSlice),
-    Update(EndpointSlice),
-    Delete(Arc<EndpointSlice>),
+/// Steps, and what is worth telling about the service.
+#[derive(Debug, Default)]
+pub(super) struct Plan {
+    pub(super) actions: Vec<Action>,
+    pub(super) told: Vec<Told>,
+}
+
+/// What slices need to know of nodes.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Nodes {
+    /// Every node's zone; empty for a node without.
+    pub(super) zones: BTreeMap<String, String>,
+    /// Each zone's share of the cluster's CPU; `None` where it cannot be told.
+    pub(super) shares: Option<BTreeMap<String, f64>>,
 }
 
 /// What one family of slices is about: address type and resolved ports.
@@ -37,80 +43,142 @@ type Group = (String, Vec<Port>);
 /// A port as it stands in a slice: name, protocol, number, application protocol.
 type Port = (String, String, i32, Option<String>);
 
-/// Whether a service's slices are made here: it has a selector and is not a mere alias.
-pub(super) fn is_ours(service: &Service) -> bool {
-    let spec = service.spec.clone().unwrap_or_default();
-    spec.selector.is_some_and(|s| !s.is_empty()) && spec.type_.as_deref() != Some("ExternalName")
+/// A slice that stays and the endpoints it is to hold.
+type Kept = (Arc<EndpointSlice>, Vec<Endpoint>);
+
+impl Nodes {
+    /// What the cluster's nodes say.
+    pub(super) fn of(nodes: &[Arc<Node>]) -> Nodes {
+        let zone = |node: &Arc<Node>| {
+            let zone = component_base::meta::label(&node.metadata, hints::ZONE).unwrap_or_default();
+            Some((node.metadata.name.clone()?, zone.to_owned()))
+        };
+        Nodes { zones: nodes.iter().filter_map(zone).collect(), shares: hints::shares(nodes) }
+    }
 }
 
 /// Whether a slice is one of ours for a service.
 pub(super) fn belongs(slice: &EndpointSlice, service: &str) -> bool {
-    let label = |key: &str| slice.metadata.labels.as_ref().and_then(|l| l.get(key)).map(String::as_str);
+    let label = |key: &str| component_base::meta::label(&slice.metadata, key);
     label(SERVICE_NAME) == Some(service) && label(MANAGED_BY) == Some(CONTROLLER)
 }
 
-/// Whether a service selects a pod.
-pub(super) fn selects(service: &Service, pod: &Pod) -> bool {
-    let selector = service.spec.as_ref().and_then(|s| s.selector.as_ref());
-    selector.is_some_and(|s| !s.is_empty() && LabelSelector::from_map(s).matches(&pod.metadata.labels))
-}
-
-/// Steps from the slices there are to the ones the pods call for.
+/// Steps from the slices there are to the ones the pods call for. `most` endpoints fit in a slice; `trigger` is when
+/// the change was made that is being published.
 pub(super) fn plan(
     service: &Service,
     pods: &[Arc<Pod>],
     slices: &[Arc<EndpointSlice>],
-    zones: &BTreeMap<String, String>,
-) -> Vec<Action> {
-    let mut wanted: BTreeMap<Group, BTreeMap<String, Endpoint>> = BTreeMap::new();
-    for family in families(service) {
-        // A service without endpoints still has one, empty, slice per family.
-        let own = pods.iter().filter(|p| selects(service, p) && publishes(p));
-        let mut any = false;
-        for pod in own {
-            if let Some(address) = address(pod, &family) {
-                any = true;
-                let group = (family.clone(), ports(service, pod));
-                wanted
-                    .entry(group)
-                    .or_default()
-                    .insert(address.clone(), endpoint(service, pod, address, zones));
-            }
-        }
-        if !any {
-            wanted.entry((family.clone(), Vec::new())).or_default();
-        }
-    }
-    let mut actions = Vec::new();
+    nodes: &Nodes,
+    most: usize,
+    trigger: Option<Timestamp>,
+) -> Plan {
+    let mut plan = Plan::default();
     let mut left: Vec<Arc<EndpointSlice>> = slices.to_vec();
     left.sort_by_key(|s| s.metadata.name.clone());
-    for (group, endpoints) in wanted {
-        let (mine, others): (Vec<_>, Vec<_>) = left.into_iter().partition(|s| group_of(s) == group);
+    let mut fresh = Vec::new();
+    for (group, endpoints) in wanted(service, pods, slices, nodes, &mut plan.told) {
+        let (mine, others): (Vec<_>, Vec<_>) =
+            left.into_iter().partition(|s| group_of(s) == group && is_owned(s, service));
         left = others;
-        fill(service, &group, endpoints, &mine, &mut actions);
+        fresh.extend(fill(service, &group, endpoints, &mine, most, &mut plan.actions));
     }
-    actions.extend(left.into_iter().map(Action::Delete));
-    actions
+    for slice in fresh {
+        // A slice that would go serves the newcomer: one write instead of two.
+        let reusable = |s: &Arc<EndpointSlice>| s.address_type == slice.address_type && is_owned(s, service);
+        match left.iter().position(reusable) {
+            Some(at) => {
+                let old = left.remove(at);
+                let mut next = (*old).clone();
+                next.metadata.labels = slice.metadata.labels;
+                next.ports = slice.ports;
+                next.endpoints = slice.endpoints;
+                plan.actions.push(Action::Update(next));
+            }
+            None => plan.actions.push(Action::Create(slice)),
+        }
+    }
+    plan.actions.extend(left.into_iter().map(Action::Delete));
+    for action in &mut plan.actions {
+        if let Action::Create(slice) | Action::Update(slice) = action {
+            date(slice, trigger);
+        }
+    }
+    plan
 }
 
-/// Keeps endpoints in the slices they are in, fills gaps with new ones, and adds slices for the rest.
+/// Whether a slice is this very service's, not that of one of the same name before.
+fn is_owned(slice: &EndpointSlice, service: &Service) -> bool {
+    let owners = slice.metadata.owner_references.as_deref().unwrap_or_default();
+    owners.iter().any(|o| o.kind == "Service" && Some(&o.uid) == service.metadata.uid.as_ref())
+}
+
+fn date(slice: &mut EndpointSlice, trigger: Option<Timestamp>) {
+    let mut annotations = slice.metadata.annotations.take().unwrap_or_default();
+    annotations.remove(TRIGGER_TIME);
+    annotations.extend(trigger.map(|at| (TRIGGER_TIME.to_owned(), at.to_string())));
+    slice.metadata.annotations = (!annotations.is_empty()).then_some(annotations);
+}
+
+/// The endpoints there should be, by address, for every combination of family and ports.
+fn wanted(
+    service: &Service,
+    pods: &[Arc<Pod>],
+    slices: &[Arc<EndpointSlice>],
+    nodes: &Nodes,
+    told: &mut Vec<Told>,
+) -> BTreeMap<Group, BTreeMap<String, Endpoint>> {
+    let wish = Hints::of(service);
+    let mut wanted: BTreeMap<Group, BTreeMap<String, Endpoint>> = BTreeMap::new();
+    for family in families(service) {
+        let mut groups: BTreeMap<Group, BTreeMap<String, Endpoint>> = BTreeMap::new();
+        let everyone = service.spec.as_ref().and_then(|s| s.publish_not_ready_addresses) == Some(true);
+        for pod in pods.iter().filter(|p| service_pods::selects(service, p) && service_pods::publishes(p)) {
+            let node = pod.spec.as_ref().and_then(|s| s.node_name.as_deref()).unwrap_or_default();
+            // A pod of a node that is gone is most likely gone too.
+            if !everyone && !nodes.zones.contains_key(node) {
+                continue;
+            }
+            if let Some(address) = service_pods::address(pod, &family) {
+                let endpoint = endpoint(service, pod, address.clone(), nodes);
+                groups.entry((family.clone(), ports(service, pod))).or_default().insert(address, endpoint);
+            }
+        }
+        let there: Vec<&Arc<EndpointSlice>> = slices.iter().filter(|s| s.address_type == family).collect();
+        let all = groups.values_mut().flat_map(BTreeMap::values_mut).collect();
+        told.extend(hints::give(wish, &family, all, &there, nodes.shares.as_ref()));
+        // A service without endpoints still has one, empty, slice per family.
+        if groups.is_empty() {
+            groups.insert((family, Vec::new()), BTreeMap::new());
+        }
+        wanted.extend(groups);
+    }
+    wanted
+}
+
+/// Keeps endpoints in the slices they are in, fills gaps with new ones; returns slices for the rest.
 fn fill(
     service: &Service,
     group: &Group,
     mut wanted: BTreeMap<String, Endpoint>,
     slices: &[Arc<EndpointSlice>],
+    most: usize,
     actions: &mut Vec<Action>,
-) {
-    let mut kept: Vec<(Arc<EndpointSlice>, Vec<Endpoint>)> = Vec::new();
+) -> Vec<EndpointSlice> {
+    let mut kept: Vec<Kept> = Vec::new();
     for slice in slices {
         let still = slice.endpoints.iter().flatten().filter_map(|e| wanted.remove(e.addresses.first()?));
-        kept.push((slice.clone(), still.collect()));
+        // What a smaller limit leaves no room for moves on.
+        let mut still: Vec<Endpoint> = still.collect();
+        let beyond = still.split_off(still.len().min(most));
+        wanted.extend(beyond.into_iter().filter_map(|e| Some((e.addresses.first()?.clone(), e))));
+        kept.push((slice.clone(), still));
     }
     let mut fresh: Vec<Endpoint> = wanted.into_values().collect();
     // Slices that change anyway take new endpoints first, so that one write serves both.
     kept.sort_by_key(|(slice, endpoints)| same(slice, endpoints));
     for (_, endpoints) in &mut kept {
-        let room = MOST.saturating_sub(endpoints.len()).min(fresh.len());
+        let room = most.saturating_sub(endpoints.len()).min(fresh.len());
         endpoints.extend(fresh.drain(..room));
     }
     let mut empty_seen = kept.iter().any(|(_, e)| !e.is_empty()) || !fresh.is_empty();
@@ -125,20 +193,22 @@ fn fill(
             actions.push(Action::Update(next));
         }
     }
+    let mut out = Vec::new();
     if !empty_seen {
-        fresh_slice(service, group, Vec::new(), actions);
+        out.push(fresh_slice(service, group, Vec::new()));
     }
     while !fresh.is_empty() {
-        let batch = fresh.drain(..fresh.len().min(MOST)).collect();
-        fresh_slice(service, group, batch, actions);
+        let batch = fresh.drain(..fresh.len().min(most)).collect();
+        out.push(fresh_slice(service, group, batch));
     }
+    out
 }
 
-fn fresh_slice(service: &Service, group: &Group, endpoints: Vec<Endpoint>, actions: &mut Vec<Action>) {
+fn fresh_slice(service: &Service, group: &Group, endpoints: Vec<Endpoint>) -> EndpointSlice {
     let blank = EndpointSlice { address_type: group.0.clone(), ..EndpointSlice::default() };
     let mut slice = with(service, group, &blank, endpoints);
     slice.metadata.namespace.clone_from(&service.metadata.namespace);
-    actions.push(Action::Create(slice));
+    slice
 }
 
 /// Whether a slice holds exactly these endpoints, in any order.
@@ -156,7 +226,8 @@ fn with(service: &Service, group: &Group, slice: &EndpointSlice, endpoints: Vec<
     let mut labels = service.metadata.labels.clone().unwrap_or_default();
     labels.insert(SERVICE_NAME.into(), service.metadata.name.clone().unwrap_or_default());
     labels.insert(MANAGED_BY.into(), CONTROLLER.into());
-    if service.spec.as_ref().and_then(|s| s.cluster_ip.as_deref()) == Some("None") {
+    labels.remove(HEADLESS);
+    if service_pods::is_headless(service) {
         labels.insert(HEADLESS.into(), String::new());
     }
     out.metadata.labels = Some(labels);
@@ -187,26 +258,13 @@ fn families(service: &Service) -> BTreeSet<String> {
     if given.is_empty() { BTreeSet::from(["IPv4".to_owned()]) } else { given.into_iter().collect() }
 }
 
-/// Whether a pod has an address to publish: it has one and has not ended.
-fn publishes(pod: &Pod) -> bool {
-    let status = pod.status.as_ref();
-    let ended = matches!(status.and_then(|s| s.phase.as_deref()), Some("Succeeded" | "Failed"));
-    !ended && status.is_some_and(|s| s.pod_ip.as_deref().is_some_and(|ip| !ip.is_empty()))
-}
-
-fn address(pod: &Pod, family: &str) -> Option<String> {
-    let status = pod.status.as_ref()?;
-    let all = status.pod_ips.iter().flatten().map(|p| p.ip.clone()).chain(status.pod_ip.clone());
-    all.into_iter().find(|ip| ip.parse::<IpAddr>().is_ok_and(|a| a.is_ipv4() == (family == "IPv4")))
-}
-
 /// The service's ports on a pod; named target ports are looked up there.
 fn ports(service: &Service, pod: &Pod) -> Vec<Port> {
     let listed = service.spec.as_ref().and_then(|s| s.ports.as_ref()).into_iter().flatten();
     let mut out: Vec<Port> = listed
         .filter_map(|p| {
             let protocol = p.protocol.clone().unwrap_or_else(|| "TCP".into());
-            let number = target(p, &protocol, pod)?;
+            let number = service_pods::target(p, pod)?;
             Some((p.name.clone().unwrap_or_default(), protocol, number, p.app_protocol.clone()))
         })
         .collect();
@@ -214,39 +272,11 @@ fn ports(service: &Service, pod: &Pod) -> Vec<Port> {
     out
 }
 
-fn target(port: &ServicePort, protocol: &str, pod: &Pod) -> Option<i32> {
-    let named = |name: &str| {
-        let spec = pod.spec.as_ref()?;
-        let sidecars =
-            spec.init_containers.iter().flatten().filter(|c| c.restart_policy.as_deref() == Some("Always"));
-        let matches = |p: &&ContainerPort| {
-            p.name.as_deref() == Some(name) && p.protocol.as_deref().unwrap_or("TCP") == protocol
-        };
-        spec.containers
-            .iter()
-            .chain(sidecars)
-            .flat_map(|c| c.ports.iter().flatten())
-            .find(matches)
-            .map(|p| p.container_port)
-    };
-    match &port.target_port {
-        None => Some(port.port),
-        Some(IntOrString::Int(0)) => Some(port.port),
-        Some(IntOrString::Int(number)) => Some(*number),
-        Some(IntOrString::String(name)) if name.is_empty() => Some(port.port),
-        Some(IntOrString::String(name)) => named(name),
-    }
-}
-
-fn endpoint(service: &Service, pod: &Pod, address: String, zones: &BTreeMap<String, String>) -> Endpoint {
-    let spec = service.spec.clone().unwrap_or_default();
-    let conditions = pod.status.as_ref().and_then(|s| s.conditions.as_ref()).into_iter().flatten();
-    let serving = conditions.into_iter().any(|c| c.type_ == "Ready" && c.status == "True");
+fn endpoint(service: &Service, pod: &Pod, address: String, nodes: &Nodes) -> Endpoint {
+    let serving = crate::controllers::replicaset::is_ready(pod);
     let terminating = pod.metadata.deletion_timestamp.is_some();
-    let all = spec.publish_not_ready_addresses == Some(true);
-    let pod_spec = pod.spec.clone().unwrap_or_default();
-    // A pod's hostname counts only in the domain of its own governing service.
-    let named = pod_spec.subdomain.is_some() && pod_spec.subdomain == service.metadata.name;
+    let all = service.spec.as_ref().and_then(|s| s.publish_not_ready_addresses) == Some(true);
+    let node = pod.spec.as_ref().and_then(|s| s.node_name.clone());
     Endpoint {
         addresses: vec![address],
         conditions: Some(EndpointConditions {
@@ -254,16 +284,10 @@ fn endpoint(service: &Service, pod: &Pod, address: String, zones: &BTreeMap<Stri
             serving: Some(serving),
             terminating: Some(terminating),
         }),
-        hostname: pod_spec.hostname.filter(|h| named && !h.is_empty()),
-        zone: pod_spec.node_name.as_ref().and_then(|n| zones.get(n)).cloned(),
-        node_name: pod_spec.node_name,
-        target_ref: Some(ObjectReference {
-            kind: Some("Pod".into()),
-            namespace: pod.metadata.namespace.clone(),
-            name: pod.metadata.name.clone(),
-            uid: pod.metadata.uid.clone(),
-            ..ObjectReference::default()
-        }),
+        hostname: service_pods::hostname(service, pod),
+        zone: node.as_ref().and_then(|n| nodes.zones.get(n)).filter(|z| !z.is_empty()).cloned(),
+        node_name: node,
+        target_ref: Some(service_pods::reference(pod)),
         ..Endpoint::default()
     }
 }
@@ -275,7 +299,7 @@ mod tests {
     use super::*;
 
     fn service(extra: Value) -> Service {
-        let mut v = json!({"metadata": {"name": "web", "namespace": "d"},
+        let mut v = json!({"metadata": {"name": "web", "namespace": "d", "uid": "s"},
             "spec": {"clusterIP": "10.96.0.1", "selector": {"app": "web"}, "ports": [{"name": "http", "port": 80, "targetPort": "web"}]}});
         for (key, value) in extra.as_object().into_iter().flatten() {
             v["spec"][key] = value.clone();
@@ -302,8 +326,11 @@ mod tests {
         pods: &[Arc<Pod>],
         mut slices: Vec<Arc<EndpointSlice>>,
     ) -> (Vec<Arc<EndpointSlice>>, usize) {
-        let zones = BTreeMap::from([("n1".to_owned(), "a".to_owned())]);
-        let actions = plan(service, pods, &slices, &zones);
+        let nodes = Nodes {
+            zones: [("n1", "a"), ("n2", "b"), ("bare", "")].map(|(n, z)| (n.to_owned(), z.to_owned())).into(),
+            shares: Some([("a".to_owned(), 0.5), ("b".to_owned(), 0.5)].into()),
+        };
+        let actions = plan(service, pods, &slices, &nodes, MOST, None).actions;
         let writes = actions.len();
         for action in actions {
             match action {
@@ -311,6 +338,8 @@ mod tests {
                     let taken = |n: &usize| slices.iter().any(|s| s.metadata.name == Some(format!("s{n}")));
                     let free = (0..).find(|n| !taken(n)).unwrap();
                     slice.metadata.name = Some(format!("s{free}"));
+                    slice.metadata.owner_references =
+                        Some(vec![component_base::meta::new_controller_ref(service)]);
                     slices.push(Arc::new(slice));
                 }
                 Action::Update(slice) => {
@@ -320,7 +349,8 @@ mod tests {
                 Action::Delete(slice) => slices.retain(|s| s.metadata.name != slice.metadata.name),
             }
         }
-        assert!(plan(service, pods, &slices, &zones).is_empty(), "planned twice is planned once");
+        let again = plan(service, pods, &slices, &nodes, MOST, None).actions;
+        assert!(again.is_empty(), "planned twice is planned once");
         (slices, writes)
     }
 
@@ -394,8 +424,66 @@ mod tests {
 
     #[test]
     fn services_without_selector_are_left_alone() {
-        assert!(!is_ours(&service(json!({"selector": null}))));
-        assert!(!is_ours(&service(json!({"type": "ExternalName"}))));
-        assert!(is_ours(&service(json!({}))));
+        assert!(!service_pods::has_pods(&service(json!({"selector": null}))));
+        assert!(!service_pods::has_pods(&service(json!({"type": "ExternalName"}))));
+        assert!(service_pods::has_pods(&service(json!({}))));
+    }
+
+    #[test]
+    fn pods_of_unknown_nodes_wait_unless_everyone_is_published() {
+        let lost = [pod(1, true, json!({"spec/nodeName": "gone"}))];
+        let (slices, _) = settle(&service(json!({})), &lost, vec![]);
+        assert_eq!(slices[0].endpoints.as_ref().map(Vec::len), Some(0));
+        let (slices, _) = settle(&service(json!({"publishNotReadyAddresses": true})), &lost, slices);
+        assert_eq!(slices[0].endpoints.as_ref().map(Vec::len), Some(1));
+    }
+
+    #[test]
+    fn a_slice_of_other_ports_is_reused_and_one_of_another_service_goes() {
+        let pods = [pod(1, true, json!({}))];
+        let (slices, _) = settle(&service(json!({})), &pods, vec![]);
+        let other = service(json!({"ports": [{"name": "http", "port": 80, "targetPort": 9090}]}));
+        let (slices, writes) = settle(&other, &pods, slices);
+        assert_eq!((slices.len(), writes, slices[0].metadata.name.as_deref()), (1, 1, Some("s0")));
+        let mut anew = other;
+        anew.metadata.uid = Some("another".into());
+        let (slices, writes) = settle(&anew, &pods, slices);
+        assert_eq!((slices.len(), writes), (1, 2), "made anew, the old one deleted");
+    }
+
+    #[test]
+    fn traffic_stays_near_where_asked() {
+        let pods = [
+            pod(1, true, json!({})),
+            pod(2, false, json!({"spec/nodeName": "n2"})),
+            pod(3, true, json!({"spec/nodeName": "bare"})),
+        ];
+        let hints = |distribution: Value, there: Vec<Arc<EndpointSlice>>| {
+            let (slices, _) = settle(&service(json!({"trafficDistribution": distribution})), &pods, there);
+            let shown: Vec<Value> = slices[0]
+                .endpoints
+                .iter()
+                .flatten()
+                .map(|e| serde_json::to_value(&e.hints).unwrap())
+                .collect();
+            (shown, slices)
+        };
+        let zone = json!({"forZones": [{"name": "a"}]});
+        let (shown, slices) = hints(json!("PreferClose"), vec![]);
+        assert_eq!(shown, [zone.clone(), Value::Null, Value::Null]);
+        let (shown, slices) = hints(json!("PreferSameZone"), slices);
+        assert_eq!(shown, [zone.clone(), Value::Null, Value::Null]);
+        let (shown, slices) = hints(json!("PreferSameNode"), slices);
+        let both = json!({"forZones": [{"name": "a"}], "forNodes": [{"name": "n1"}]});
+        assert_eq!(shown, [both, Value::Null, json!({"forNodes": [{"name": "bare"}]})]);
+        assert_eq!(hints(Value::Null, slices).0, [Value::Null, Value::Null, Value::Null]);
+    }
+
+    #[test]
+    fn what_is_written_tells_when_its_cause_came_about() {
+        let at = "2026-01-01T00:00:00.5Z".parse().ok();
+        let actions = plan(&service(json!({})), &[], &[], &Nodes::default(), MOST, at).actions;
+        let [Action::Create(slice)] = actions.as_slice() else { panic!("one slice is made: {actions:?}") };
+        assert_eq!(slice.metadata.annotations.as_ref().unwrap()[TRIGGER_TIME], "2026-01-01T00:00:00.5Z");
     }
 }
