@@ -33,6 +33,7 @@ mod persistent_volume_claim_resize;
 mod pod_security;
 mod priority;
 mod rbac_escalation;
+mod reinvocation;
 mod resource_quota;
 mod runtime_class;
 mod service_account;
@@ -40,6 +41,8 @@ mod storage_object_in_use_protection;
 mod taint_nodes_by_condition;
 #[cfg(test)]
 mod testing;
+
+pub use reinvocation::Reinvocation;
 
 /// What plugins are made from.
 #[derive(Clone)]
@@ -133,23 +136,44 @@ pub fn chain(parts: &Parts, enable: &[String], disable: &[String]) -> Result<Cha
     Ok(Chain(plugins))
 }
 
-impl Chain {
-    /// Runs every plugin's mutation; the first refusal ends it.
-    pub async fn admit(&self, request: &mut Request<'_>) -> Result<(), Status> {
-        let operation = request.operation;
-        for plugin in self.0.iter().filter(|p| p.handles(operation)) {
+/// Runs every plugin's mutation; the first refusal ends it. Where a late plugin changed what earlier ones asked to see
+/// again, all of them run once more.
+///
+/// # Errors
+/// The first refusal.
+pub async fn admit(plugins: &[Arc<dyn Plugin>], request: &mut Request<'_>) -> Result<(), Status> {
+    let operation = request.operation;
+    loop {
+        for plugin in plugins.iter().filter(|p| p.handles(operation)) {
             plugin.admit(request).await?;
         }
-        Ok(())
+        if !request.reinvocation.next_round() {
+            return Ok(());
+        }
+    }
+}
+
+/// Runs every plugin's validation of the final object.
+///
+/// # Errors
+/// The first refusal.
+pub async fn validate(plugins: &[Arc<dyn Plugin>], request: &mut Request<'_>) -> Result<(), Status> {
+    let operation = request.operation;
+    for plugin in plugins.iter().filter(|p| p.handles(operation)) {
+        plugin.validate(request).await?;
+    }
+    Ok(())
+}
+
+impl Chain {
+    /// [`admit`] by these plugins.
+    pub async fn admit(&self, request: &mut Request<'_>) -> Result<(), Status> {
+        admit(&self.0, request).await
     }
 
-    /// Runs every plugin's validation of the final object.
+    /// [`validate`] by these plugins.
     pub async fn validate(&self, request: &mut Request<'_>) -> Result<(), Status> {
-        let operation = request.operation;
-        for plugin in self.0.iter().filter(|p| p.handles(operation)) {
-            plugin.validate(request).await?;
-        }
-        Ok(())
+        validate(&self.0, request).await
     }
 
     /// The enabled plugins, in order.
@@ -194,6 +218,8 @@ pub struct Request<'a> {
     pub dry_run: bool,
     /// Warnings for the client.
     pub warnings: &'a mut Vec<String>,
+    /// Which mutations are to be made again.
+    pub reinvocation: Reinvocation,
 }
 
 /// One admission plugin. A refusal is `Status::forbidden` unless upstream says otherwise.

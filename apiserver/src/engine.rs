@@ -16,7 +16,7 @@ use proto::codec;
 use serde_json::{Value, json};
 
 use crate::{
-    admission::{Operation, Request},
+    admission::{self, Operation, Reinvocation, Request},
     auth::{Attributes, User},
     field::{Error, ErrorList, Path},
     negotiation::{Form, Media, Offer},
@@ -201,7 +201,7 @@ impl Call {
             object.set("apiVersion", api_version);
             object.set("kind", kind);
         }
-        let options = Object::new();
+        let options = self.write_options("CreateOptions");
         self.admit(Operation::Create, Some(&mut object), None, &options, true).await?;
         self.admit(Operation::Create, Some(&mut object), None, &options, false).await?;
         let answer = handler.create(&self.attributes, object, &mut self.warnings).await?;
@@ -245,6 +245,22 @@ impl Call {
             "delete" | "deletecollection" => "DeleteOptions",
             _ => "CreateOptions",
         }
+    }
+
+    /// The options of a create or update as admission is told them: what of them is among the parameters.
+    pub(crate) fn write_options(&self, kind: &str) -> Object {
+        let (query, mut options) = (&self.info.query, Object::new());
+        options.set("kind", kind);
+        options.set("apiVersion", "meta.k8s.io/v1");
+        if query.has("dryRun") {
+            options.set("dryRun", query.all("dryRun").to_vec());
+        }
+        for name in ["fieldManager", "fieldValidation"] {
+            if query.has(name) {
+                options.set(name, query.get(name));
+            }
+        }
+        options
     }
 
     /// 422 for a parameter that cannot be.
@@ -327,31 +343,29 @@ impl Call {
     pub(crate) async fn admit(
         &mut self,
         operation: Operation,
-        mut object: Option<&mut Object>,
+        object: Option<&mut Object>,
         old: Option<&Object>,
         options: &Object,
         mutate: bool,
     ) -> Result<(), Status> {
         let dry_run = self.dry_run()? || delete_options::is_dry_run(options);
         let server = self.server.clone();
-        for plugin in server.admission.iter().filter(|p| p.handles(operation)) {
-            let mut request = Request {
-                attributes: &self.attributes,
-                resource: &self.resource,
-                operation,
-                object: object.as_deref_mut(),
-                old,
-                options,
-                dry_run,
-                warnings: &mut self.warnings,
-            };
-            if mutate {
-                plugin.admit(&mut request).await?;
-            } else {
-                plugin.validate(&mut request).await?;
-            }
+        let mut request = Request {
+            attributes: &self.attributes,
+            resource: &self.resource,
+            operation,
+            object,
+            old,
+            options,
+            dry_run,
+            warnings: &mut self.warnings,
+            reinvocation: Reinvocation::default(),
+        };
+        if mutate {
+            admission::admit(&server.admission, &mut request).await
+        } else {
+            admission::validate(&server.admission, &mut request).await
         }
-        Ok(())
     }
 
     fn side_effects(&self) -> Option<Arc<dyn SideEffects>> {

@@ -85,6 +85,12 @@ pub const SERVICE_CIDRS: Kind = Kind { group: "networking.k8s.io", resource: "se
 pub const RESOURCE_SLICES: Kind = Kind { group: "resource.k8s.io", resource: "resourceslices" };
 /// `resourceclaims.resource.k8s.io`.
 pub const RESOURCE_CLAIMS: Kind = Kind { group: "resource.k8s.io", resource: "resourceclaims" };
+/// `mutatingwebhookconfigurations.admissionregistration.k8s.io`.
+pub const MUTATING_WEBHOOKS: Kind =
+    Kind { group: "admissionregistration.k8s.io", resource: "mutatingwebhookconfigurations" };
+/// `validatingwebhookconfigurations.admissionregistration.k8s.io`.
+pub const VALIDATING_WEBHOOKS: Kind =
+    Kind { group: "admissionregistration.k8s.io", resource: "validatingwebhookconfigurations" };
 const RBAC: &str = "rbac.authorization.k8s.io";
 /// `roles.rbac.authorization.k8s.io`.
 pub const ROLES: Kind = Kind { group: RBAC, resource: "roles" };
@@ -120,6 +126,9 @@ pub trait Objects: Send + Sync {
     ) -> Result<Option<Arc<Object>>, Status>;
     /// All objects of a kind from the cache, of one namespace or (`None`) of all.
     async fn list(&self, kind: Kind, namespace: Option<&str>) -> Result<Vec<Arc<Object>>, Status>;
+    /// All objects of a kind from the cache; one that did not change is the same `Arc` as at the last call, so that
+    /// what is compiled from it can be kept by identity. For kinds with few objects that every request looks at.
+    async fn list_kept(&self, kind: Kind) -> Result<Vec<Arc<Object>>, Status>;
     /// All objects of a kind as etcd has them now.
     async fn list_latest(&self, kind: Kind) -> Result<Vec<Arc<Object>>, Status>;
     /// Stores a new object as it is; `AlreadyExists` when the key is taken.

@@ -179,26 +179,19 @@ impl Connect {
             options.set("path", Value::from(self.info.rest.as_str()));
         }
         let (none, mut warnings) = (Object::new(), Vec::new());
-        for is_mutation in [true, false] {
-            for plugin in self.server.admission.iter().filter(|p| p.handles(admission::Operation::Connect)) {
-                let mut request = admission::Request {
-                    attributes: &self.attributes,
-                    resource,
-                    operation: admission::Operation::Connect,
-                    object: Some(&mut options),
-                    old: None,
-                    options: &none,
-                    dry_run: false,
-                    warnings: &mut warnings,
-                };
-                if is_mutation {
-                    plugin.admit(&mut request).await?;
-                } else {
-                    plugin.validate(&mut request).await?;
-                }
-            }
-        }
-        Ok(())
+        let mut request = admission::Request {
+            attributes: &self.attributes,
+            resource,
+            operation: admission::Operation::Connect,
+            object: Some(&mut options),
+            old: None,
+            options: &none,
+            dry_run: false,
+            warnings: &mut warnings,
+            reinvocation: admission::Reinvocation::default(),
+        };
+        admission::admit(&self.server.admission, &mut request).await?;
+        admission::validate(&self.server.admission, &mut request).await
     }
 
     /// WebSockets begin with GET: who may only get must not get a shell by that.

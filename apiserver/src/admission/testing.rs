@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use serde_json::Value;
 
-use super::{Operation, Parts, Request, chain};
+use super::{Operation, Parts, Reinvocation, Request, chain};
 use crate::{
     auth::{Attributes, User},
     authz::{Mode, build},
@@ -88,6 +88,7 @@ impl Write {
             options: &options,
             dry_run: false,
             warnings: &mut warnings,
+            reinvocation: Reinvocation::default(),
         };
         chain.admit(&mut request).await?;
         chain.validate(&mut request).await?;

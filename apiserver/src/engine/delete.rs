@@ -33,12 +33,14 @@ pub(super) enum Outcome {
 impl Call {
     /// The options of the body or, without one, of the query.
     fn delete_options(&self) -> Result<Object, Status> {
-        let options = if self.body.is_empty() {
+        let mut options = if self.body.is_empty() {
             self.delete_query()
         } else {
             Object::from_value(negotiation::decode(&self.headers, &self.body)?)?
         };
         delete_options::check(&options)?;
+        options.set("kind", "DeleteOptions");
+        options.set("apiVersion", "meta.k8s.io/v1");
         Ok(options)
     }
 
@@ -132,6 +134,8 @@ impl Call {
         let mut items = Vec::new();
         for entry in &listing.entries {
             self.info.namespace = entry.namespace().to_owned();
+            self.attributes.namespace = entry.namespace().to_owned();
+            self.attributes.name = entry.name().to_owned();
             match self.delete_named(entry.name(), &options).await {
                 Ok(Outcome::Gone(object)) => items.push(self.to_requested(object)?.into_value()),
                 Ok(Outcome::Waiting(entry)) => {

@@ -38,7 +38,7 @@ impl Call {
     pub(super) async fn evict(&mut self) -> Result<Response<Body>, Status> {
         let mut eviction = self.decode_eviction()?;
         let order = order(&eviction, self.dry_run()?)?;
-        let options = Object::new();
+        let options = self.write_options("CreateOptions");
         self.admit(Operation::Create, Some(&mut eviction), None, &options, true).await?;
         self.admit(Operation::Create, Some(&mut eviction), None, &options, false).await?;
         if let Some(pod) = self.evict_unguarded(&order).await? {

@@ -175,7 +175,7 @@ impl Call {
         mut scale: Object,
         places: Places,
     ) -> Result<Object, Status> {
-        let options = Object::new();
+        let options = self.write_options("UpdateOptions");
         self.admit(Operation::Update, Some(&mut scale), Some(old_scale), &options, true).await?;
         let mut new = old.clone();
         set(&mut new, places.replicas, replicas(&scale).into());

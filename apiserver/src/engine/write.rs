@@ -119,7 +119,7 @@ impl Call {
             object = self.note_fields(object, None, now)?;
         }
         let mut object = self.to_stored(object)?;
-        let options = Object::new();
+        let options = self.write_options("CreateOptions");
         self.attributes.name = object.name().to_owned();
         self.admit(Operation::Create, Some(&mut object), None, &options, true).await?;
         let undo = self.reserve(&mut object, None).await?;
@@ -279,7 +279,7 @@ impl Call {
             new = self.note_fields(new, Some(old), now)?;
         }
         let mut new = self.to_stored(new)?;
-        let options = Object::new();
+        let options = self.write_options("UpdateOptions");
         self.admit(Operation::Update, Some(&mut new), Some(old), &options, true).await?;
         let undo = self.reserve(&mut new, Some(old)).await?;
         strategy.prepare_update(&mut new, old, &self.context(now))?;

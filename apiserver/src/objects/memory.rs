@@ -74,6 +74,10 @@ impl Objects for Memory {
         Ok(wanted.collect())
     }
 
+    async fn list_kept(&self, kind: Kind) -> Result<Vec<Arc<Object>>, Status> {
+        self.list(kind, None).await
+    }
+
     async fn list_latest(&self, kind: Kind) -> Result<Vec<Arc<Object>>, Status> {
         self.list(kind, None).await
     }

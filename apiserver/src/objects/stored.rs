@@ -1,9 +1,10 @@
 //! Objects in the store.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use futures::{StreamExt, stream::BoxStream};
+use parking_lot::Mutex;
 
 use super::{Change, Kind, MASTER_LEASES, Objects, RANGES};
 use crate::{
@@ -22,7 +23,11 @@ const MASTER_LEASE: Duration = Duration::from_secs(15);
 #[derive(Clone)]
 pub struct StoreObjects {
     store: Store,
+    kept: Arc<Mutex<HashMap<Kind, Vec<Kept>>>>,
 }
+
+/// A stored object beside what it decodes to.
+type Kept = (Arc<Entry>, Arc<Object>);
 
 impl StoreObjects {
     /// Reads and writes `store`; registers what only the server itself stores.
@@ -40,7 +45,7 @@ impl StoreObjects {
                 ttl,
             });
         }
-        Self { store }
+        Self { store, kept: Arc::default() }
     }
 }
 
@@ -95,6 +100,24 @@ impl Objects for StoreObjects {
 
     async fn list(&self, kind: Kind, namespace: Option<&str>) -> Result<Vec<Arc<Object>>, Status> {
         self.store.list_cached(&id(kind), namespace).iter().map(|e| decode(e)).collect()
+    }
+
+    async fn list_kept(&self, kind: Kind) -> Result<Vec<Arc<Object>>, Status> {
+        let entries = self.store.list_cached(&id(kind), None);
+        let mut all = self.kept.lock();
+        let kept = all.entry(kind).or_default();
+        let is_same = kept.len() == entries.len()
+            && kept.iter().zip(&entries).all(|((entry, _), other)| Arc::ptr_eq(entry, other));
+        if !is_same {
+            let decoded = |entry: Arc<Entry>| -> Result<Kept, Status> {
+                let known = kept.iter().find(|(known, _)| Arc::ptr_eq(known, &entry));
+                let object = known.map_or_else(|| decode(&entry), |(_, object)| Ok(object.clone()))?;
+                Ok((entry, object))
+            };
+            let next = entries.into_iter().map(decoded).collect::<Result<_, _>>()?;
+            *kept = next;
+        }
+        Ok(kept.iter().map(|(_, object)| object.clone()).collect())
     }
 
     async fn list_latest(&self, kind: Kind) -> Result<Vec<Arc<Object>>, Status> {
