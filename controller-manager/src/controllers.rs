@@ -18,6 +18,7 @@ mod namespace;
 mod node_fit;
 mod node_ipam;
 mod node_lifecycle;
+mod ownership;
 mod persistentvolume_binder;
 mod pod_control;
 mod pod_disruption;

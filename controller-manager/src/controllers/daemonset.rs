@@ -103,7 +103,7 @@ fn selector(set: &DaemonSet) -> Option<LabelSelector> {
 }
 
 fn takes(selector: &LabelSelector, pod: &Pod) -> bool {
-    !selector.is_everything() && selector.matches(&replicaset::labels(pod))
+    !selector.is_everything() && selector.matches(&pod.metadata.labels)
 }
 
 impl Controller {

@@ -10,12 +10,15 @@ use std::sync::Arc;
 use component_base::{
     client,
     events::{EventType, Recorder, reference},
-    hash::template_hash,
-    informer::{Informer, ListWatch},
-    meta::{ObjectKey, controller_of, key_of, new_controller_ref},
+    informer::{Event, Informer, ListWatch, Object},
+    meta::{ObjectKey, controller_of, is_controlled_by, key_of, object_key},
+    selector::LabelSelector,
     workqueue::{Outcome, WorkQueue, run_workers},
 };
-use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet};
+use k8s_openapi::{
+    api::apps::v1::{Deployment, DeploymentStatus, ReplicaSet},
+    apimachinery::pkg::apis::meta::v1::ObjectMeta,
+};
 use kube::{
     Api, Client,
     api::{DeleteParams, Patch, PatchParams, PostParams},
@@ -23,7 +26,19 @@ use kube::{
 use serde_json::json;
 
 use self::plan::{Action, REVISION};
-use super::{Context, enqueue_changes};
+use super::{Context, enqueue_changes, ownership};
+
+/// Why a round did not come to its end.
+#[derive(Debug, thiserror::Error)]
+enum SyncError {
+    #[error("the API server")]
+    Api(#[from] kube::Error),
+    #[error("the template")]
+    Template(#[from] serde_json::Error),
+}
+
+/// The index of sets by the uid of their controller.
+const BY_CONTROLLER: &str = "controller";
 
 #[derive(Clone)]
 struct Controller {
@@ -42,15 +57,13 @@ pub(super) fn start(ctx: &Context) {
         recorder: ctx.recorder("deployment-controller"),
         clock: ctx.clock.clone(),
     };
+    controller.sets.add_index(BY_CONTROLLER, |set| {
+        controller_of(&set.metadata).map(|o| o.uid.clone()).into_iter().collect()
+    });
     let queue: WorkQueue<ObjectKey> = WorkQueue::new("deployment");
     enqueue_changes(&controller.deployments, &queue);
-    let of_set = queue.clone();
-    controller.sets.on_event(move |event| {
-        let meta = &event.object().metadata;
-        if let Some(owner) = controller_of(meta).filter(|o| o.kind == "Deployment") {
-            of_set.add(ObjectKey::new(meta.namespace.as_deref().unwrap_or_default(), owner.name.as_str()));
-        }
-    });
+    let (watching, of_set) = (controller.clone(), queue.clone());
+    controller.sets.on_event(move |event| watching.follow(&event, &of_set));
     run_workers(&ctx.tasks, &queue, ctx.workers("concurrent-deployment-syncs"), move |key| {
         let controller = controller.clone();
         async move { controller.sync(&key).await }
@@ -58,157 +71,213 @@ pub(super) fn start(ctx: &Context) {
 }
 
 impl Controller {
-    async fn sync(&self, key: &ObjectKey) -> Result<Outcome, kube::Error> {
+    /// Queues the deployment of a set, the one that had it before, and those that may adopt it.
+    fn follow(&self, event: &Event<ReplicaSet>, queue: &WorkQueue<ObjectKey>) {
+        let set = event.object();
+        let namespace = set.metadata.namespace.as_deref().unwrap_or_default();
+        let owner = |set: &ReplicaSet| {
+            let owner = controller_of(&set.metadata).filter(|o| o.kind == "Deployment")?;
+            Some(ObjectKey::new(namespace, owner.name.as_str()))
+        };
+        if let Event::Updated { old, .. } = event {
+            owner(old).into_iter().for_each(|key| queue.add(key));
+        }
+        if let Some(key) = owner(set) {
+            queue.add(key);
+        } else if controller_of(&set.metadata).is_none() && !matches!(event, Event::Deleted { .. }) {
+            let selects = |d: &Arc<Deployment>| {
+                selector(d).is_some_and(|s| !s.is_everything() && s.matches(&set.metadata.labels))
+            };
+            let candidates = self.deployments.store().in_namespace(namespace).into_iter().filter(selects);
+            candidates.for_each(|d| queue.add(object_key(d.as_ref())));
+        }
+    }
+
+    async fn sync(&self, key: &ObjectKey) -> Result<Outcome, SyncError> {
         self.deployments.wait_synced().await;
         self.sets.wait_synced().await;
-        let Some(deployment) =
-            self.deployments.store().get(key).filter(|d| d.metadata.deletion_timestamp.is_none())
-        else {
-            return Ok(Outcome::Done);
-        };
-        let all = self.sets.store().in_namespace(&key.namespace);
-        let owned: Vec<Arc<ReplicaSet>> = all
-            .into_iter()
-            .filter(|s| {
-                controller_of(&s.metadata).is_some_and(|o| Some(&o.uid) == deployment.metadata.uid.as_ref())
-            })
-            .collect();
-        let now = self.clock.now();
-        let plan = plan::plan(&deployment, &owned, now);
+        let Some(deployment) = self.deployments.store().get(key) else { return Ok(Outcome::Done) };
+        let Some(selector) = selector(&deployment) else { return Ok(Outcome::Done) };
+        if selector.is_everything() {
+            return self.refuse(key, &deployment).await;
+        }
+        let uid = deployment.metadata.uid.as_deref().unwrap_or_default();
+        let mut candidates = self.sets.store().by_index(BY_CONTROLLER, uid);
+        let mut orphans = self.sets.store().in_namespace(&key.namespace);
+        orphans.retain(|set| controller_of(&set.metadata).is_none());
+        candidates.append(&mut orphans);
+        let owned =
+            ownership::claim(&self.client, deployment.as_ref(), &selector, candidates, |_| true).await?;
+        let plan = plan::plan(&deployment, &owned, self.clock.now())?;
+        let mut current = deployment.clone();
         for action in &plan.actions {
-            self.act(key, &deployment, action).await?;
+            if let Some(written) = self.act(key, &deployment, action).await? {
+                current = Arc::new(written);
+            }
         }
-        if plan.actions.iter().any(|a| matches!(a, Action::Revision(_))) {
-            // The deployment itself has been written: its event brings the next round, and the status with it.
-            return Ok(Outcome::Done);
-        }
-        if deployment.status.as_ref() != Some(&plan.status) {
-            let api: Api<Deployment> = Api::namespaced(self.client.clone(), &key.namespace);
-            let next = Deployment { status: Some(plan.status), ..(*deployment).clone() };
-            gone_is_fine(api.replace_status(&key.name, &PostParams::default(), &next).await)?;
-        }
+        self.write(key, &current, plan.status).await?;
         Ok(plan.check_after.map_or(Outcome::Done, Outcome::RequeueAfter))
     }
 
+    /// A deployment that selects everything is only told so.
+    async fn refuse(&self, key: &ObjectKey, deployment: &Deployment) -> Result<Outcome, SyncError> {
+        let note = "This deployment is selecting all pods. A non-empty selector is required.";
+        self.tell(deployment, EventType::Warning, "SelectingAll", note.to_owned());
+        let mut status = deployment.status.clone().unwrap_or_default();
+        status.observed_generation = deployment.metadata.generation;
+        self.write(key, deployment, status).await?;
+        Ok(Outcome::Done)
+    }
+
+    async fn write(
+        &self,
+        key: &ObjectKey,
+        deployment: &Deployment,
+        status: DeploymentStatus,
+    ) -> Result<(), kube::Error> {
+        if deployment.status.as_ref() == Some(&status) {
+            return Ok(());
+        }
+        let api: Api<Deployment> = Api::namespaced(self.client.clone(), &key.namespace);
+        let next = Deployment { status: Some(status), ..deployment.clone() };
+        let written = gone_is_fine(api.replace_status(&key.name, &PostParams::default(), &next).await)?;
+        self.seen(&self.deployments, written.map(|d| d.metadata)).await;
+        Ok(())
+    }
+
+    /// Carries out one step; returns the deployment where the step has written it.
     async fn act(
         &self,
         key: &ObjectKey,
-        deployment: &Arc<Deployment>,
+        deployment: &Deployment,
         action: &Action,
-    ) -> Result<(), kube::Error> {
+    ) -> Result<Option<Deployment>, kube::Error> {
         let sets: Api<ReplicaSet> = Api::namespaced(self.client.clone(), &key.namespace);
-        let params = PatchParams::default();
         match action {
-            Action::Create { replicas, revision } => {
-                self.create(deployment, *replicas, *revision, &sets).await
-            }
-            Action::Scale { set, to } => {
-                let from = set.spec.as_ref().and_then(|s| s.replicas).unwrap_or(0);
-                let name = set.metadata.name.clone().unwrap_or_default();
-                let desired = deployment.spec.as_ref().and_then(|s| s.replicas).unwrap_or(1);
-                let body = json!({
-                    "metadata": {"resourceVersion": set.metadata.resource_version, "annotations": plan::size_annotations(deployment, desired)},
-                    "spec": {"replicas": to},
-                });
-                self.remember(gone_is_fine(sets.patch(&name, &params, &Patch::Merge(body)).await)?).await;
-                if *to == from {
-                    return Ok(());
+            Action::Create(set) => self.create(key, deployment, set, &sets).await?,
+            Action::Scale { set, to } => self.scale(deployment, set, *to, &sets).await?,
+            Action::Renew { set, annotations, min_ready_seconds } => {
+                let mut body = json!({"metadata": {
+                    "resourceVersion": set.metadata.resource_version, "annotations": annotations}});
+                if let Some(seconds) = min_ready_seconds {
+                    body["spec"] = json!({"minReadySeconds": seconds});
                 }
-                let word = if *to > from { "up" } else { "down" };
-                let note = format!("Scaled {word} replica set {name} from {from} to {to}");
-                self.recorder.event(
-                    &reference(deployment.as_ref()),
-                    EventType::Normal,
-                    "ScalingReplicaSet",
-                    "ScalingReplicaSet",
-                    note,
-                    None,
-                );
-                Ok(())
-            }
-            Action::Annotate { set, revision } => {
-                let body = json!({"metadata": {"annotations": {REVISION: revision.to_string()}}});
-                let name = set.metadata.name.clone().unwrap_or_default();
-                self.remember(gone_is_fine(sets.patch(&name, &params, &Patch::Merge(body)).await)?).await;
-                Ok(())
+                self.patch(set, body, &sets).await?;
             }
             Action::Revision(revision) => {
                 let api: Api<Deployment> = Api::namespaced(self.client.clone(), &key.namespace);
-                let mut next = (**deployment).clone();
+                let mut next = deployment.clone();
                 let annotations = next.metadata.annotations.get_or_insert_default();
                 annotations.insert(REVISION.to_owned(), revision.to_string());
-                gone_is_fine(api.replace(&key.name, &PostParams::default(), &next).await).map(drop)
+                return gone_is_fine(api.replace(&key.name, &PostParams::default(), &next).await);
             }
             Action::Delete(set) => {
-                let name = set.metadata.name.clone().unwrap_or_default();
-                match sets.delete(&name, &DeleteParams::default()).await {
-                    Err(e) if !client::is_not_found(&e) => Err(e),
-                    _ => Ok(()),
-                }
+                let name = set.metadata.name.as_deref().unwrap_or_default();
+                gone_is_fine(sets.delete(name, &DeleteParams::default()).await)?;
             }
         }
+        Ok(None)
+    }
+
+    async fn scale(
+        &self,
+        deployment: &Deployment,
+        set: &ReplicaSet,
+        to: i32,
+        sets: &Api<ReplicaSet>,
+    ) -> Result<(), kube::Error> {
+        let from = set.spec.as_ref().and_then(|s| s.replicas).unwrap_or(0);
+        let body = json!({
+            "metadata": {"resourceVersion": set.metadata.resource_version,
+                "annotations": plan::size_annotations(deployment)},
+            "spec": {"replicas": to},
+        });
+        self.patch(set, body, sets).await?;
+        if to != from {
+            let word = if to > from { "up" } else { "down" };
+            let name = set.metadata.name.as_deref().unwrap_or_default();
+            self.tell_scaled(deployment, format!("Scaled {word} replica set {name} from {from} to {to}"));
+        }
+        Ok(())
+    }
+
+    async fn patch(
+        &self,
+        set: &ReplicaSet,
+        body: serde_json::Value,
+        sets: &Api<ReplicaSet>,
+    ) -> Result<(), kube::Error> {
+        let name = set.metadata.name.as_deref().unwrap_or_default();
+        let written = gone_is_fine(sets.patch(name, &PatchParams::default(), &Patch::Merge(body)).await)?;
+        self.seen(&self.sets, written.map(|s| s.metadata)).await;
+        Ok(())
     }
 
     /// Makes the replica set of the current template; a set of the same name but another template is a hash
     /// collision, which the next round avoids with a higher collision count.
     async fn create(
         &self,
-        deployment: &Arc<Deployment>,
-        replicas: i32,
-        revision: i64,
+        key: &ObjectKey,
+        deployment: &Deployment,
+        set: &ReplicaSet,
         sets: &Api<ReplicaSet>,
     ) -> Result<(), kube::Error> {
-        let collisions = deployment.status.as_ref().and_then(|s| s.collision_count);
-        let template = deployment.spec.as_ref().map(|s| &s.template);
-        let hash = template_hash(&template, collisions).map_err(kube::Error::SerdeError)?;
-        let mut set = plan::new_set(deployment, &hash, replicas, revision);
-        set.metadata.owner_references = Some(vec![new_controller_ref(deployment.as_ref())]);
-        let name = set.metadata.name.clone().unwrap_or_default();
-        match sets.create(&PostParams::default(), &set).await {
+        let name = set.metadata.name.as_deref().unwrap_or_default();
+        match sets.create(&PostParams::default(), set).await {
             Ok(made) => {
-                self.remember(Some(made)).await;
-                if replicas == 0 {
-                    return Ok(());
+                self.seen(&self.sets, Some(made.metadata)).await;
+                let replicas = set.spec.as_ref().and_then(|s| s.replicas).unwrap_or(0);
+                if replicas > 0 {
+                    self.tell_scaled(
+                        deployment,
+                        format!("Scaled up replica set {name} from 0 to {replicas}"),
+                    );
                 }
-                let note = format!("Scaled up replica set {name} from 0 to {replicas}");
-                self.recorder.event(
-                    &reference(deployment.as_ref()),
-                    EventType::Normal,
-                    "ScalingReplicaSet",
-                    "ScalingReplicaSet",
-                    note,
-                    None,
-                );
                 Ok(())
             }
             Err(error) if client::is_already_exists(&error) => {
-                let there = sets.get(&name).await?;
-                let ours = controller_of(&there.metadata)
-                    .is_some_and(|o| Some(&o.uid) == deployment.metadata.uid.as_ref());
+                let there = sets.get(name).await?;
+                let ours = is_controlled_by(&there.metadata, &deployment.metadata);
                 if ours && plan::same_template(&there, deployment) {
                     return Ok(());
                 }
-                let api: Api<Deployment> = Api::namespaced(
-                    self.client.clone(),
-                    deployment.metadata.namespace.as_deref().unwrap_or_default(),
-                );
-                let mut next = (**deployment).clone();
-                next.status.get_or_insert_default().collision_count = Some(collisions.unwrap_or(0) + 1);
-                let own = deployment.metadata.name.as_deref().unwrap_or_default();
-                gone_is_fine(api.replace_status(own, &PostParams::default(), &next).await)?;
+                let mut status = deployment.status.clone().unwrap_or_default();
+                status.collision_count = Some(status.collision_count.unwrap_or(0) + 1);
+                self.write(key, deployment, status).await?;
                 Err(error)
             }
-            Err(error) => Err(error),
+            // Nothing can be made in a namespace that ends.
+            Err(error) if client::is_namespace_terminating(&error) => Err(error),
+            Err(error) => {
+                let why = error.to_string();
+                if let Some((status, message)) = plan::create_failed(deployment, name, &why, self.clock.now())
+                {
+                    self.tell(deployment, EventType::Warning, "ReplicaSetCreateError", message);
+                    self.write(key, deployment, status).await?;
+                }
+                Err(error)
+            }
         }
     }
 
+    fn tell_scaled(&self, deployment: &Deployment, note: String) {
+        self.tell(deployment, EventType::Normal, "ScalingReplicaSet", note);
+    }
+
+    fn tell(&self, deployment: &Deployment, kind: EventType, reason: &str, note: String) {
+        self.recorder.event(&reference(deployment), kind, reason, reason, note, None);
+    }
+
     /// Waits until our own write shows in the cache: the next round must not act on the state before.
-    async fn remember(&self, set: Option<ReplicaSet>) {
-        if let Some(set) = set {
-            let version = set.metadata.resource_version.clone().unwrap_or_default();
-            self.sets.wait_seen(&key_of(&set.metadata), &version).await;
+    async fn seen<K: Object>(&self, informer: &Informer<K>, written: Option<ObjectMeta>) {
+        if let Some(meta) = written {
+            informer.wait_seen(&key_of(&meta), meta.resource_version.as_deref().unwrap_or_default()).await;
         }
     }
+}
+
+fn selector(deployment: &Deployment) -> Option<LabelSelector> {
+    LabelSelector::from_api(deployment.spec.as_ref().map(|s| &s.selector)).ok()
 }
 
 fn gone_is_fine<K>(result: Result<K, kube::Error>) -> Result<Option<K>, kube::Error> {

@@ -170,8 +170,7 @@ impl Controller {
     ) -> Result<Vec<Arc<Pod>>, DisruptionError> {
         let selector = LabelSelector::from_api(budget.spec.as_ref().and_then(|s| s.selector.as_ref()))?;
         let mut pods = self.pods.store().in_namespace(&key.namespace);
-        let none = BTreeMap::new();
-        pods.retain(|pod| selector.matches(pod.metadata.labels.as_ref().unwrap_or(&none)));
+        pods.retain(|pod| selector.matches(&pod.metadata.labels));
         Ok(pods)
     }
 

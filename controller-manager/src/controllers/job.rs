@@ -29,7 +29,6 @@ use self::plan::{INDEX, Plan, TRACKING};
 use super::{
     Context, enqueue_changes,
     pod_control::{self, PodControl},
-    replicaset,
 };
 
 #[derive(Clone)]
@@ -64,7 +63,7 @@ pub(super) fn start(ctx: &Context) {
 
 fn selects(job: &Job, pod: &Pod) -> bool {
     let selector = LabelSelector::from_api(job.spec.as_ref().and_then(|s| s.selector.as_ref()));
-    selector.is_ok_and(|s| !s.is_everything() && s.matches(&replicaset::labels(pod)))
+    selector.is_ok_and(|s| !s.is_everything() && s.matches(&pod.metadata.labels))
 }
 
 impl Controller {

@@ -27,9 +27,8 @@ use kube::{
     Api, Client,
     api::{DeleteParams, Patch, PatchParams, PostParams, Preconditions},
 };
-use serde_json::json;
 
-use super::Context;
+use super::{Context, ownership};
 
 /// Creations at once at first; doubled while they succeed.
 const SLOW_START: usize = 1;
@@ -168,54 +167,13 @@ impl<K: Owner> PodControl<K> {
         owner: &K,
         selector: &LabelSelector,
     ) -> Result<Vec<Arc<Pod>>, kube::Error> {
-        let meta = owner.meta();
-        if selector.is_everything() {
-            // Such a selector tells nothing apart: what the owner made stays with it, nothing is adopted.
-            return Ok(self.owned(owner));
-        }
-        let selects = |pod: &Pod| selector.matches(&pod.metadata.labels.clone().unwrap_or_default());
-        let (kept, strayed): (Vec<Arc<Pod>>, Vec<Arc<Pod>>) =
-            self.owned(owner).into_iter().partition(|pod| selects(pod));
-        let mut kept = kept;
-        for pod in strayed.iter().filter(|p| p.metadata.deletion_timestamp.is_none()) {
-            let mut owners = pod.metadata.owner_references.clone().unwrap_or_default();
-            owners.retain(|o| Some(&o.uid) != meta.uid.as_ref());
-            self.patch_owners(pod, &owners).await?;
-        }
-        if meta.deletion_timestamp.is_some() {
-            return Ok(kept);
-        }
-        let namespace = meta.namespace.as_deref().unwrap_or_default();
-        let orphan = |pod: &Arc<Pod>| {
-            controller_of(&pod.metadata).is_none()
-                && pod.metadata.deletion_timestamp.is_none()
-                && !super::pod_disruption::is_finished(pod)
-                && selects(pod)
-        };
-        let orphans: Vec<Arc<Pod>> =
-            self.pods.store().in_namespace(namespace).into_iter().filter(orphan).collect();
-        if !orphans.is_empty() && self.is_current(owner).await? {
-            for pod in orphans {
-                let mut owners = pod.metadata.owner_references.clone().unwrap_or_default();
-                owners.push(new_controller_ref(owner));
-                self.patch_owners(&pod, &owners).await?;
-                kept.push(pod);
-            }
-        }
-        Ok(kept)
-    }
-
-    /// Whether the server still has this very owner, not being deleted.
-    async fn is_current(&self, owner: &K) -> Result<bool, kube::Error> {
-        let meta = owner.meta();
-        let api: Api<K> = Api::namespaced(self.client.clone(), meta.namespace.as_deref().unwrap_or_default());
-        let fresh = api.get_metadata_opt(meta.name.as_deref().unwrap_or_default()).await?;
-        Ok(fresh.is_some_and(|f| f.metadata.uid == meta.uid && f.metadata.deletion_timestamp.is_none()))
-    }
-
-    async fn patch_owners(&self, pod: &Pod, owners: &[OwnerReference]) -> Result<(), kube::Error> {
-        let body = json!({"metadata": {"uid": pod.metadata.uid, "ownerReferences": owners}});
-        self.patch(pod, body).await
+        let mut candidates = self.owned(owner);
+        let namespace = owner.meta().namespace.as_deref().unwrap_or_default();
+        let mut orphans = self.pods.store().in_namespace(namespace);
+        orphans.retain(|pod| controller_of(&pod.metadata).is_none());
+        candidates.append(&mut orphans);
+        let adoptable = |pod: &Pod| !super::pod_disruption::is_finished(pod);
+        ownership::claim(&self.client, owner, selector, candidates, adoptable).await
     }
 
     /// Merges a change into a pod; one that is gone needs none.

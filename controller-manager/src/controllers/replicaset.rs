@@ -5,7 +5,7 @@
 
 mod plan;
 
-use std::{borrow::Cow, collections::BTreeMap, sync::Arc};
+use std::{borrow::Cow, sync::Arc};
 
 use component_base::{
     client,
@@ -145,9 +145,4 @@ impl<K: Replicated> Controller<K> {
             plan::Scale::Delete(pods) => self.control.delete(owner, &pods).await,
         }
     }
-}
-
-/// Labels as the selectors read them.
-pub(super) fn labels(pod: &Pod) -> BTreeMap<String, String> {
-    pod.metadata.labels.clone().unwrap_or_default()
 }

@@ -57,7 +57,7 @@ pub(super) fn start(ctx: &Context) {
         let namespace = pod.metadata.namespace.as_deref().unwrap_or_default();
         let adopts = |set: &Arc<StatefulSet>| {
             plan::ordinal(set, pod).is_some()
-                && selector(set).is_some_and(|s| s.matches(&replicaset::labels(pod)))
+                && selector(set).is_some_and(|s| s.matches(&pod.metadata.labels))
         };
         let found = sets.store().in_namespace(namespace).into_iter().filter(adopts);
         found.map(|set| object_key(set.as_ref())).collect()

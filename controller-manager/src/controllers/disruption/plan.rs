@@ -41,7 +41,7 @@ pub(super) struct Plan {
 /// Whether a budget covers a pod.
 pub(super) fn selects(budget: &PodDisruptionBudget, pod: &Pod) -> bool {
     let selector = LabelSelector::from_api(budget.spec.as_ref().and_then(|s| s.selector.as_ref()));
-    selector.is_ok_and(|s| s.matches(&pod.metadata.labels.clone().unwrap_or_default()))
+    selector.is_ok_and(|s| s.matches(&pod.metadata.labels))
 }
 
 /// Whether a budget is relative to what the pods' controllers are asked for.

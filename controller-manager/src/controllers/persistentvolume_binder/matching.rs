@@ -63,7 +63,7 @@ pub(super) fn best<'a>(
 }
 
 fn selects(selector: &LabelSelector, meta: &ObjectMeta) -> bool {
-    selector.matches(&meta.labels.clone().unwrap_or_default())
+    selector.matches(&meta.labels)
 }
 
 /// Why a volume that was asked for by name does not fit.

@@ -12,7 +12,6 @@ use k8s_openapi::{
     apimachinery::pkg::apis::meta::v1::Time,
 };
 
-use super::labels;
 use crate::controllers::pod_disruption::is_finished;
 
 /// Most pods created or deleted in one go.
@@ -29,7 +28,7 @@ pub(super) enum Scale {
 /// Whether a set selects a pod.
 pub(super) fn selects(set: &ReplicaSet, pod: &Pod) -> bool {
     let selector = LabelSelector::from_api(set.spec.as_ref().map(|s| &s.selector));
-    selector.is_ok_and(|s| !s.is_everything() && s.matches(&labels(pod)))
+    selector.is_ok_and(|s| !s.is_everything() && s.matches(&pod.metadata.labels))
 }
 
 /// Whether a pod counts: it neither ended nor is it being deleted.

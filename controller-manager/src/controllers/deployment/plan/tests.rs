@@ -4,6 +4,7 @@ use proptest::prelude::*;
 use serde_json::json;
 
 use super::*;
+use k8s_openapi::{api::apps::v1::DeploymentCondition, apimachinery::pkg::apis::meta::v1::Time};
 
 fn deployment(replicas: i32, image: &str, surge: i32, unavailable: i32) -> Deployment {
     serde_json::from_value(json!({
@@ -24,17 +25,18 @@ struct World {
     deployment: Deployment,
     sets: Vec<ReplicaSet>,
     made: i64,
+    now: Timestamp,
 }
 
 impl World {
     fn new(deployment: Deployment) -> Self {
-        Self { deployment, sets: Vec::new(), made: 0 }
+        Self { deployment, sets: Vec::new(), made: 0, now: now() }
     }
 
     /// One round of the controller; whether anything changed.
     fn step(&mut self) -> bool {
         let shared: Vec<Arc<ReplicaSet>> = self.sets.iter().cloned().map(Arc::new).collect();
-        let plan = plan(&self.deployment, &shared, now());
+        let plan = plan(&self.deployment, &shared, self.now).unwrap();
         let changed = !plan.actions.is_empty();
         for action in plan.actions {
             self.carry_out(action);
@@ -45,24 +47,24 @@ impl World {
 
     fn carry_out(&mut self, action: Action) {
         match action {
-            Action::Create { replicas, revision } => {
+            Action::Create(set) => {
                 self.made += 1;
-                let mut set = new_set(&self.deployment, &format!("h{}", self.made), replicas, revision);
+                let mut set = *set;
                 set.metadata.uid = Some(format!("u{}", self.made));
                 set.metadata.creation_timestamp = Some(Time(Timestamp::from_second(self.made).unwrap()));
                 self.sets.push(set);
             }
             Action::Scale { set, to } => {
-                let desired = self.deployment.spec.as_ref().and_then(|s| s.replicas).unwrap();
-                let marks = size_annotations(&self.deployment, desired);
+                let marks = size_annotations(&self.deployment);
                 let own = self.find(&set);
                 own.spec.as_mut().unwrap().replicas = Some(to);
-                let annotations = own.metadata.annotations.get_or_insert_with(BTreeMap::new);
-                annotations.extend(marks.into_iter().map(|(k, v)| (k.to_owned(), v)));
+                own.metadata.annotations.get_or_insert_default().extend(marks);
             }
-            Action::Annotate { set, revision } => {
-                let annotations = self.find(&set).metadata.annotations.get_or_insert_with(BTreeMap::new);
-                annotations.insert(REVISION.to_owned(), revision.to_string());
+            Action::Renew { set, annotations, min_ready_seconds } => {
+                let own = self.find(&set);
+                own.metadata.annotations.get_or_insert_default().extend(annotations);
+                let spec = own.spec.as_mut().unwrap();
+                spec.min_ready_seconds = min_ready_seconds.or(spec.min_ready_seconds);
             }
             Action::Revision(revision) => {
                 let annotations = self.deployment.metadata.annotations.get_or_insert_with(BTreeMap::new);
@@ -160,7 +162,8 @@ fn recreate_waits_until_the_old_pods_are_gone() {
     world.run();
     world.set_image("2");
     world.step();
-    assert_eq!(world.sizes(), [3, 0], "a set of the new version, still empty");
+    assert_eq!(world.sizes(), [0], "the old pods go before there is a set of the new version");
+    world.settle(None);
     world.run();
     assert_eq!(world.sizes(), [0, 3]);
 }
@@ -175,9 +178,9 @@ fn recreate_waits_for_pods_that_are_still_ending() {
         world.step();
         world.settle(None);
         // The old set's pods take their time to end.
+        assert_eq!(world.sizes(), [0]);
         world.sets[0].status.as_mut().unwrap().terminating_replicas = Some(1);
     }
-    assert_eq!(world.sizes(), [0, 0]);
     world.sets[0].status.as_mut().unwrap().terminating_replicas = Some(0);
     world.run();
     assert_eq!(world.sizes(), [0, 2]);
@@ -224,10 +227,160 @@ fn a_rollout_past_its_deadline_says_so() {
     world.settle(Some(0));
     let shared: Vec<Arc<ReplicaSet>> = world.sets.iter().cloned().map(Arc::new).collect();
     let late = Timestamp::from_second(now().as_second() + 700).unwrap();
-    let plan = plan(&world.deployment, &shared, late);
+    let plan = plan(&world.deployment, &shared, late).unwrap();
     let conditions = plan.status.conditions.unwrap();
     let progressing = conditions.iter().find(|c| c.type_ == "Progressing").unwrap();
     assert_eq!(progressing.reason.as_deref(), Some("ProgressDeadlineExceeded"));
+}
+
+fn reason(world: &World) -> &str {
+    condition(world, "Progressing").reason.as_deref().unwrap()
+}
+
+#[test]
+fn progress_is_told_from_the_first_set_to_the_last_pod() {
+    let mut world = World::new(deployment(2, "1", 1, 0));
+    world.step();
+    assert_eq!(reason(&world), "NewReplicaSetCreated");
+    world.settle(Some(0));
+    world.step();
+    assert_eq!(reason(&world), "ReplicaSetUpdated");
+    world.settle(None);
+    world.step();
+    assert_eq!(reason(&world), "NewReplicaSetAvailable");
+    world.settle(Some(0));
+    world.step();
+    assert_eq!(reason(&world), "NewReplicaSetAvailable", "a pod that fails later is no rollout");
+    assert_eq!(condition(&world, "Available").status, "False");
+    let mut found = World::new(world.deployment.clone());
+    found.sets = world.sets.clone();
+    found.deployment.status = None;
+    found.settle(Some(0));
+    found.sets[0].status = None;
+    found.step();
+    assert_eq!(reason(&found), "FoundNewReplicaSet");
+}
+
+#[test]
+fn pausing_and_resuming_are_told_and_stop_the_clock() {
+    let mut world = World::new(deployment(1, "1", 1, 0));
+    world.step();
+    world.settle(Some(0));
+    let pause = |world: &mut World, paused: bool| {
+        world.deployment.spec.as_mut().unwrap().paused = Some(paused);
+        world.step();
+    };
+    pause(&mut world, true);
+    assert_eq!(
+        (reason(&world), condition(&world, "Progressing").status.as_str()),
+        ("DeploymentPaused", "Unknown")
+    );
+    world.now = Timestamp::from_second(now().as_second() + 5000).unwrap();
+    assert!(!world.step());
+    pause(&mut world, false);
+    assert_eq!(reason(&world), "DeploymentResumed");
+    world.now = Timestamp::from_second(world.now.as_second() + 5000).unwrap();
+    world.step();
+    assert_eq!(reason(&world), "ProgressDeadlineExceeded");
+    pause(&mut world, true);
+    assert_eq!(reason(&world), "ProgressDeadlineExceeded", "a missed deadline stays told");
+}
+
+#[test]
+fn what_keeps_a_set_from_making_pods_is_told() {
+    let mut world = World::new(deployment(1, "1", 1, 0));
+    world.step();
+    let failed: k8s_openapi::api::apps::v1::ReplicaSetStatus = serde_json::from_value(json!({"replicas": 0,
+        "conditions": [{"type": "ReplicaFailure", "status": "True", "reason": "FailedCreate", "message": "quota"}]}))
+    .unwrap();
+    world.sets[0].status = Some(failed);
+    world.step();
+    assert_eq!(condition(&world, "ReplicaFailure").message.as_deref(), Some("quota"));
+    world.settle(None);
+    world.sets[0].status.as_mut().unwrap().conditions = None;
+    world.step();
+    let conditions = world.deployment.status.as_ref().unwrap().conditions.as_ref().unwrap();
+    assert!(conditions.iter().all(|c| c.type_ != "ReplicaFailure"));
+}
+
+#[test]
+fn the_current_set_follows_annotations_and_readiness() {
+    let mut world = World::new(deployment(1, "1", 1, 0));
+    world.run();
+    let annotations = world.deployment.metadata.annotations.get_or_insert_default();
+    annotations.insert("why".into(), "because".into());
+    annotations.insert("kubectl.kubernetes.io/last-applied-configuration".into(), "{}".into());
+    world.deployment.spec.as_mut().unwrap().min_ready_seconds = Some(7);
+    world.run();
+    let set = &world.sets[0];
+    let annotations = set.metadata.annotations.as_ref().unwrap();
+    assert_eq!(annotations["why"], "because");
+    assert!(!annotations.contains_key("kubectl.kubernetes.io/last-applied-configuration"));
+    assert_eq!(set.spec.as_ref().unwrap().min_ready_seconds, Some(7));
+}
+
+#[test]
+fn rollbacks_are_remembered() {
+    let mut world = World::new(deployment(1, "1", 1, 0));
+    for image in ["1", "2", "1", "2", "1"] {
+        world.set_image(image);
+        world.run();
+    }
+    let annotations = world.sets[0].metadata.annotations.as_ref().unwrap();
+    assert_eq!(annotations["deployment.kubernetes.io/revision-history"], "1,3");
+    assert_eq!(annotations[REVISION], "5");
+}
+
+#[test]
+fn scaling_within_a_rollout_keeps_its_shape() {
+    let mut world = World::new(deployment(10, "1", 3, 2));
+    world.run();
+    world.set_image("broken");
+    for _ in 0..20 {
+        world.step();
+        world.settle(Some(1));
+    }
+    assert_eq!(world.sizes(), [8, 5]);
+    world.deployment.spec.as_mut().unwrap().replicas = Some(30);
+    world.step();
+    assert_eq!(world.sizes(), [20, 13], "eight and five thirteenths of thirty-three");
+    let mut gone = world;
+    gone.deployment.spec.as_mut().unwrap().replicas = Some(0);
+    gone.step();
+    assert_eq!(gone.sizes(), [0, 0]);
+}
+
+#[test]
+fn sets_adopted_late_give_way_to_a_saturated_one() {
+    let mut world = World::new(deployment(2, "1", 1, 0));
+    world.run();
+    let mut stray = world.sets[0].clone();
+    stray.metadata.uid = Some("stray".into());
+    stray.metadata.name = Some("stray".into());
+    let spec = stray.spec.as_mut().unwrap();
+    spec.template.as_mut().unwrap().spec.as_mut().unwrap().containers[0].image = Some("0".into());
+    stray.metadata.annotations.as_mut().unwrap().insert(sizes::DESIRED.into(), "9".into());
+    world.sets.push(stray);
+    world.settle(None);
+    world.run();
+    assert_eq!(world.sizes(), [2, 0]);
+}
+
+#[test]
+fn a_paused_deployment_sheds_history_and_one_that_ends_does_nothing() {
+    let mut world = World::new(deployment(1, "0", 1, 0));
+    for image in 0..4 {
+        world.set_image(&image.to_string());
+        world.run();
+    }
+    world.deployment.spec.as_mut().unwrap().paused = Some(true);
+    world.deployment.spec.as_mut().unwrap().revision_history_limit = Some(1);
+    world.set_image("never rolled");
+    world.run();
+    assert_eq!(world.sets.len(), 1, "while no set is current, all are history, and the active one stays");
+    world.deployment.metadata.deletion_timestamp = Some(Time(now()));
+    world.deployment.spec.as_mut().unwrap().replicas = Some(5);
+    assert!(!world.step());
 }
 
 proptest! {
@@ -237,7 +390,7 @@ proptest! {
         let mut world = World::new(deployment(replicas, "1", surge, unavailable));
         world.run();
         world.set_image("2");
-        let (surge, unavailable) = margins(world.deployment.spec.as_ref().unwrap());
+        let (surge, unavailable) = sizes::margins(&world.deployment);
         for _ in 0..100 {
             let moved = world.step();
             prop_assert!(world.sizes().iter().sum::<i32>() <= replicas + surge);
