@@ -18,6 +18,7 @@ use crate::{server::Server, status::Status};
 mod availability;
 mod proxied;
 mod registration;
+pub(crate) mod service;
 
 pub use proxied::serve;
 

@@ -40,3 +40,4 @@ pub mod status;
 pub mod storage;
 pub mod table;
 pub mod validate;
+pub mod webhook;

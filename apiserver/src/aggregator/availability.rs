@@ -1,7 +1,6 @@
 //! Whether the servers behind APIServices work, which their `Available` condition tells, and what they serve.
 
 use std::{
-    net::IpAddr,
     sync::{Arc, LazyLock},
     time::Duration,
 };
@@ -14,13 +13,17 @@ use jiff::Timestamp;
 use prometheus::{IntCounterVec, IntGaugeVec};
 use serde_json::{Value, json};
 
-use super::{Remote, Service, proxied, registration::API_SERVICES};
+use super::{
+    Remote, Service, proxied,
+    registration::API_SERVICES,
+    service::{self, addresses, port_name, slices},
+};
 use crate::{
     object::Object,
-    objects::{ENDPOINT_SLICES, SERVICES, rfc3339},
+    objects::{SERVICES, rfc3339},
     proxy::dial::{self, Target},
     server::Server,
-    status::{Reason, Status},
+    status::Reason,
 };
 
 /// Time for a server to answer a check.
@@ -156,16 +159,16 @@ async fn check(server: &Arc<Server>, remote: &Remote) -> Found {
 }
 
 /// What is wrong with a service of type ClusterIP before it is even asked.
-async fn check_endpoints(server: &Server, remote: &Remote, service: &Object, port: u16) -> Option<Found> {
+async fn check_endpoints(server: &Server, remote: &Remote, object: &Object, port: u16) -> Option<Found> {
     let Service { namespace, name, .. } = &remote.service;
-    if !matches!(service.pointer("/spec/type").and_then(Value::as_str), None | Some("ClusterIP")) {
+    if !matches!(object.pointer("/spec/type").and_then(Value::as_str), None | Some("ClusterIP")) {
         return None;
     }
-    let Some(port_name) = port_name(service, port) else {
+    let Some(port_name) = port_name(object, port) else {
         let why = format!("service/{name} in {namespace:?} is not listening on port {port}");
         return Some(found("False", "ServicePortError", why));
     };
-    let slices = match slices(server, namespace, name).await {
+    let slices = match slices(&*server.objects, namespace, name).await {
         Ok(slices) => slices,
         Err(status) => {
             let why = format!("service/{name} in {namespace:?} cannot be checked due to: {status}");
@@ -185,57 +188,13 @@ async fn check_endpoints(server: &Server, remote: &Remote, service: &Object, por
     None
 }
 
-fn port_name(service: &Object, port: u16) -> Option<String> {
-    let ports = service.pointer("/spec/ports").and_then(Value::as_array)?;
-    let port = ports.iter().find(|p| p.get("port").and_then(Value::as_u64) == Some(u64::from(port)))?;
-    Some(port.get("name").and_then(Value::as_str).unwrap_or_default().to_owned())
-}
-
-async fn slices(server: &Server, namespace: &str, service: &str) -> Result<Vec<Arc<Object>>, Status> {
-    let mut all = server.objects.list(ENDPOINT_SLICES, Some(namespace)).await?;
-    all.retain(|s| s.meta_pairs("labels").any(|pair| pair == ("kubernetes.io/service-name", service)));
-    Ok(all)
-}
-
-/// Ready addresses of a slice, if it has the port.
-fn addresses(slice: &Object, port_name: &str) -> Vec<(IpAddr, u16)> {
-    let list = |pointer: &str| slice.pointer(pointer).and_then(Value::as_array).into_iter().flatten();
-    let port =
-        list("/ports").find(|p| p.get("name").and_then(Value::as_str).unwrap_or_default() == port_name);
-    let port = port.and_then(|p| u16::try_from(p.get("port")?.as_u64()?).ok());
-    let Some(port) = port else { return Vec::new() };
-    list("/endpoints")
-        .filter(|e| e.pointer("/conditions/ready").and_then(Value::as_bool).unwrap_or(true))
-        .filter_map(|e| e.get("addresses")?.get(0)?.as_str()?.parse().ok())
-        .map(|ip| (ip, port))
-        .collect()
-}
-
 /// Where the server behind an APIService is now.
 pub(super) async fn locate(server: &Server, remote: &Remote) -> Result<Target, String> {
-    use rand::seq::IndexedRandom;
-
     let Service { namespace, name, port } = &remote.service;
-    let service = server.objects.get(SERVICES, namespace, name).await.map_err(|e| e.to_string())?;
-    let service = service.ok_or_else(|| format!("service {name:?} not found"))?;
-    let text = |pointer: &str| service.pointer(pointer).and_then(Value::as_str).unwrap_or_default();
-    let tls = remote.tls.clone()?;
+    let by_endpoint = server.aggregated.by_endpoint;
+    let (host, port) = service::resolve(&*server.objects, by_endpoint, namespace, name, *port).await?;
     let server_name = Some(format!("{name}.{namespace}.svc"));
-    let target = |host: String, port: u16| Target { host, port, tls: Some(tls), server_name, timeout: CHECK };
-    if text("/spec/type") == "ExternalName" {
-        return Ok(target(text("/spec/externalName").to_owned(), *port));
-    }
-    let cluster_ip = text("/spec/clusterIP");
-    if !server.aggregated.by_endpoint && !matches!(cluster_ip, "" | "None") {
-        return Ok(target(cluster_ip.to_owned(), *port));
-    }
-    let port_name = port_name(&service, *port)
-        .ok_or_else(|| format!("no service port {port} found for service {name:?}"))?;
-    let slices = slices(server, namespace, name).await.map_err(|e| e.to_string())?;
-    let all: Vec<(IpAddr, u16)> = slices.iter().flat_map(|s| addresses(s, &port_name)).collect();
-    let chosen = all.choose(&mut rand::rng());
-    let (ip, port) = *chosen.ok_or_else(|| format!("no endpoints available for service {name:?}"))?;
-    Ok(target(ip.to_string(), port))
+    Ok(Target { host, port, tls: Some(remote.tls.clone()?), server_name, timeout: CHECK })
 }
 
 /// The resources of a server's APIResourceList.

@@ -134,7 +134,7 @@ pub fn authority(host: &str, port: u16) -> String {
 }
 
 /// The words Go's dialer has for the usual failures: people and tests look for them.
-fn go_text(error: &io::Error) -> String {
+pub(crate) fn go_text(error: &io::Error) -> String {
     match error.kind() {
         io::ErrorKind::ConnectionRefused => "connect: connection refused".to_owned(),
         io::ErrorKind::HostUnreachable => "connect: no route to host".to_owned(),

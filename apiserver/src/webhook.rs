@@ -1,0 +1,260 @@
+//! Calls to webhooks: programs of the cluster's owner that the server asks over HTTPS.
+//!
+//! ```text
+//! clientConfig ──→ Clients (one pooled client per configuration) ──→ service or URL ──→ JSON answer, or CallError
+//! ```
+//! Connections are kept and reused, HTTP/1.1 only so that the endpoints behind a service share the load; redirects are
+//! answers like any other, so never followed; answers are bounded. Contract: `WebhookClientConfig`; upstream's
+//! `util/webhook.ClientManager`, whose words the errors have.
+
+use std::{collections::HashMap, sync::Arc, time::Duration};
+
+use base64::{Engine, prelude::BASE64_STANDARD};
+use bytes::Bytes;
+use http::{Method, Request, Uri, header};
+use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
+use hyper_rustls::{FixedServerNameResolver, HttpsConnector, HttpsConnectorBuilder};
+use hyper_util::{client::legacy::Client, rt::TokioExecutor};
+use parking_lot::Mutex;
+use rustls::pki_types::ServerName;
+use serde_json::Value;
+
+use crate::{
+    objects::Objects,
+    status::{Reason, Status},
+};
+
+mod connect;
+mod failure;
+mod tls;
+
+use connect::Connector;
+
+/// Largest answer, in bytes: a patch of the largest object and some.
+const MAX_ANSWER: usize = 16 * 1024 * 1024;
+/// Clients kept at most; configurations that change leave theirs behind until then.
+const MAX_CLIENTS: usize = 1000;
+/// How long an unused connection is kept.
+const IDLE: Duration = Duration::from_secs(90);
+
+/// `clientConfig`: where a webhook is and whom it is believed.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct ClientConfig {
+    /// Where it is.
+    pub address: Address,
+    /// PEM; the system's authorities count when empty.
+    pub ca_bundle: Vec<u8>,
+}
+
+/// Where a webhook is.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Address {
+    /// Anywhere.
+    Url(String),
+    /// Behind a service of the cluster; its certificate is for `<name>.<namespace>.svc`.
+    Service {
+        /// The service's namespace.
+        namespace: String,
+        /// The service's name.
+        name: String,
+        /// Port of the service.
+        port: u16,
+        /// Path with a leading slash, or empty.
+        path: String,
+    },
+}
+
+/// Why a call gave nothing.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{message}")]
+pub struct CallError {
+    /// The code that stands for it in metrics: the answer's own, or 503.
+    pub code: u16,
+    message: String,
+}
+
+type HttpClient = Client<HttpsConnector<Connector>, Full<Bytes>>;
+
+/// One configuration's client.
+struct Known {
+    client: HttpClient,
+    /// `https://host:port/path`.
+    url: String,
+}
+
+/// The clients, by configuration.
+pub struct Clients {
+    objects: Arc<dyn Objects>,
+    by_endpoint: bool,
+    user_agent: String,
+    known: Mutex<HashMap<ClientConfig, Arc<Known>>>,
+}
+
+impl ClientConfig {
+    /// Reads a `clientConfig`; `None` when it names neither a service nor a URL.
+    pub fn of(config: &Value) -> Option<Self> {
+        let text = |value: &Value, field: &str| {
+            value.get(field).and_then(Value::as_str).unwrap_or_default().to_owned()
+        };
+        let address = match config.get("service").filter(|service| service.is_object()) {
+            Some(service) => {
+                let port = service.get("port").and_then(Value::as_u64).and_then(|p| u16::try_from(p).ok());
+                Address::Service {
+                    namespace: text(service, "namespace"),
+                    name: text(service, "name"),
+                    port: port.unwrap_or(443),
+                    path: text(service, "path"),
+                }
+            }
+            None => Address::Url(config.get("url").and_then(Value::as_str)?.to_owned()),
+        };
+        let ca_bundle = BASE64_STANDARD.decode(text(config, "caBundle")).unwrap_or_default();
+        Some(Self { address, ca_bundle })
+    }
+
+    fn url(&self) -> String {
+        match &self.address {
+            Address::Url(url) => url.clone(),
+            Address::Service { namespace, name, port, path } => {
+                let slash = if path.is_empty() || path.starts_with('/') { "" } else { "/" };
+                format!("https://{name}.{namespace}.svc:{port}{slash}{path}")
+            }
+        }
+    }
+}
+
+impl CallError {
+    fn new(code: u16, message: impl Into<String>) -> Self {
+        Self { code, message: message.into() }
+    }
+
+    /// No answer, or none that counts.
+    fn unavailable(message: impl Into<String>) -> Self {
+        Self::new(503, message)
+    }
+}
+
+impl Clients {
+    /// Clients that find services in `objects`; `by_endpoint` goes straight to their endpoints. `caller` is the end of the
+    /// user agent, for example `admission`.
+    pub fn new(objects: Arc<dyn Objects>, by_endpoint: bool, caller: &str) -> Self {
+        let user_agent = component_base::version::user_agent(&format!("kube-apiserver-{caller}"));
+        Self { objects, by_endpoint, user_agent, known: Mutex::default() }
+    }
+
+    /// Posts JSON and reads the JSON of the answer. `timeout` bounds the whole call and is told to the webhook in seconds.
+    ///
+    /// # Errors
+    /// When there is no answer in time, or none that is JSON and says success.
+    pub async fn post(
+        &self,
+        config: &ClientConfig,
+        body: &Value,
+        timeout: Duration,
+    ) -> Result<Value, CallError> {
+        let known = self.client(config)?;
+        let query = if known.url.contains('?') { '&' } else { '?' };
+        let seconds = timeout.as_secs() + u64::from(timeout.subsec_nanos() > 0);
+        let url = format!("{}{query}timeout={seconds}s", known.url);
+        let failed = |why: String| CallError::unavailable(format!("Post {url:?}: {why}"));
+        let bytes = serde_json::to_vec(body).map_err(|e| failed(e.to_string()))?;
+        let request = Request::builder()
+            .method(Method::POST)
+            .uri(&url)
+            .header(header::CONTENT_TYPE, "application/json")
+            .header(header::ACCEPT, "application/json, */*")
+            .header(header::USER_AGENT, &self.user_agent)
+            .body(Full::new(Bytes::from(bytes)))
+            .map_err(|e| failed(e.to_string()))?;
+        let asking = async {
+            let response = known.client.request(request).await.map_err(|e| failed(failure::in_words(&e)))?;
+            let code = response.status().as_u16();
+            let body = Limited::new(response.into_body(), MAX_ANSWER).collect().await;
+            let body = body.map_err(|error| {
+                if error.is::<LengthLimitError>() {
+                    failed(format!("the answer is larger than {MAX_ANSWER} bytes"))
+                } else {
+                    failed(error.to_string())
+                }
+            })?;
+            Ok((code, body.to_bytes()))
+        };
+        let answered = tokio::time::timeout(timeout, asking).await;
+        let (code, body) = answered.map_err(|_| failed("context deadline exceeded".to_owned()))??;
+        read(code, &body)
+    }
+
+    fn client(&self, config: &ClientConfig) -> Result<Arc<Known>, CallError> {
+        if let Some(known) = self.known.lock().get(config) {
+            return Ok(known.clone());
+        }
+        let known = Arc::new(self.make(config)?);
+        let mut all = self.known.lock();
+        if all.len() >= MAX_CLIENTS {
+            all.clear();
+        }
+        all.insert(config.clone(), known.clone());
+        Ok(known)
+    }
+
+    fn make(&self, config: &ClientConfig) -> Result<Known, CallError> {
+        let unusable = |why: String| CallError::unavailable(why);
+        let url = config.url();
+        let uri: Uri = url.parse().map_err(|e| unusable(format!("Unparsable URL: {e}")))?;
+        if uri.scheme_str().is_none() || uri.authority().is_none() {
+            return Err(unusable(format!("Unparsable URL: {url:?} has no host")));
+        }
+        let tls = tls::config(&config.ca_bundle).map_err(unusable)?;
+        let builder = HttpsConnectorBuilder::new().with_tls_config(tls).https_or_http();
+        let builder = match &config.address {
+            Address::Url(_) => builder,
+            Address::Service { namespace, name, .. } => {
+                let name = ServerName::try_from(format!("{name}.{namespace}.svc"))
+                    .map_err(|e| unusable(format!("service {name:?}: {e}")))?;
+                builder.with_server_name_resolver(FixedServerNameResolver::new(name))
+            }
+        };
+        let connector = Connector::new(self.objects.clone(), self.by_endpoint, &config.address);
+        let client = Client::builder(TokioExecutor::new())
+            .pool_idle_timeout(IDLE)
+            .pool_timer(hyper_util::rt::TokioTimer::new())
+            .build(builder.enable_http1().wrap_connector(connector));
+        Ok(Known { client, url })
+    }
+}
+
+/// The JSON of an answer that says success; else what it says instead.
+fn read(code: u16, body: &[u8]) -> Result<Value, CallError> {
+    let decoded = serde_json::from_slice::<Value>(body);
+    let text =
+        |value: &Value, field: &str| value.get(field).and_then(Value::as_str).unwrap_or_default().to_owned();
+    let told = decoded.as_ref().ok().filter(|value| text(value, "kind") == "Status");
+    if let Some(told) = told.filter(|told| text(told, "status") != "Success") {
+        return Err(CallError::new(code, text(told, "message")));
+    }
+    if !(200..=206).contains(&code) {
+        return Err(failure::of_code(code, body));
+    }
+    let value = decoded
+        .map_err(|e| CallError::unavailable(format!("couldn't get version/kind; json parse error: {e}")))?;
+    if text(&value, "kind").is_empty() {
+        return Err(CallError::unavailable(format!(
+            "Object 'Kind' is missing in '{}'",
+            String::from_utf8_lossy(body.get(..body.len().min(512)).unwrap_or_default()).trim()
+        )));
+    }
+    Ok(value)
+}
+
+impl From<CallError> for Status {
+    fn from(error: CallError) -> Self {
+        let reason = if error.code == 503 { Reason::ServiceUnavailable } else { Reason::Unknown };
+        Self::new(error.code, reason, error.message)
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod testing;
+#[cfg(test)]
+#[allow(clippy::disallowed_methods, reason = "the far ends of tests end with their runtime")]
+mod tests;

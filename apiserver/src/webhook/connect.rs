@@ -1,0 +1,77 @@
+//! Connections to where a webhook is: a URL's host, or a service found anew for each connection.
+
+use std::{
+    io,
+    sync::Arc,
+    task::{Context, Poll},
+};
+
+use futures::future::BoxFuture;
+use http::Uri;
+use hyper_util::rt::TokioIo;
+use tokio::net::TcpStream;
+use tower::Service;
+
+use super::Address;
+use crate::{aggregator, objects::Objects, proxy::dial};
+
+/// Makes TCP connections.
+#[derive(Clone)]
+pub(super) struct Connector {
+    objects: Arc<dyn Objects>,
+    by_endpoint: bool,
+    /// Namespace, name and port of the service.
+    service: Option<Arc<(String, String, u16)>>,
+}
+
+/// Why there is no connection, in the words Go's dialer has.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub(super) struct ConnectError(pub(super) String);
+
+impl Connector {
+    pub(super) fn new(objects: Arc<dyn Objects>, by_endpoint: bool, address: &Address) -> Self {
+        let service = match address {
+            Address::Url(_) => None,
+            Address::Service { namespace, name, port, .. } => {
+                Some(Arc::new((namespace.clone(), name.clone(), *port)))
+            }
+        };
+        Self { objects, by_endpoint, service }
+    }
+
+    async fn connect(self, uri: Uri) -> Result<TokioIo<TcpStream>, ConnectError> {
+        let (host, port) = match self.service.as_deref() {
+            Some((namespace, name, port)) => {
+                let found =
+                    aggregator::service::resolve(&*self.objects, self.by_endpoint, namespace, name, *port);
+                found.await.map_err(ConnectError)?
+            }
+            None => {
+                let default = if uri.scheme_str() == Some("http") { 80 } else { 443 };
+                let host = uri.host().unwrap_or_default().trim_matches(['[', ']']).to_owned();
+                (host, uri.port_u16().unwrap_or(default))
+            }
+        };
+        let failed = |error: io::Error| {
+            ConnectError(format!("dial tcp {}: {}", dial::authority(&host, port), dial::go_text(&error)))
+        };
+        let stream = TcpStream::connect((host.as_str(), port)).await.map_err(failed)?;
+        stream.set_nodelay(true).map_err(failed)?;
+        Ok(TokioIo::new(stream))
+    }
+}
+
+impl Service<Uri> for Connector {
+    type Response = TokioIo<TcpStream>;
+    type Error = ConnectError;
+    type Future = BoxFuture<'static, Result<TokioIo<TcpStream>, ConnectError>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), ConnectError>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, uri: Uri) -> Self::Future {
+        Box::pin(self.clone().connect(uri))
+    }
+}
