@@ -1,5 +1,6 @@
 //! What resource files are built from: columns, cells, and the strategy most kinds share.
 
+pub(super) mod address;
 pub(super) mod at;
 pub(super) mod fill;
 pub(super) mod format;

@@ -5,10 +5,11 @@ use std::sync::Arc;
 use serde_json::Value;
 
 use crate::{
+    field::ErrorList,
     object::Object,
     registry::{
         Column, Resource,
-        kit::{Cell, Plain, STANDARD_VERBS, column, text},
+        kit::{Cell, Plain, Rules, STANDARD_VERBS, address, at::At, column, format, text},
     },
 };
 
@@ -33,7 +34,35 @@ pub(super) fn resource() -> Resource {
         storage_prefix: "ipaddresses",
         selectable: &[],
         columns: COLUMNS,
-        strategy: Arc::new(Plain { status: false, generation: false, cells: CELLS }),
+        strategy: Arc::new(Rules {
+            // The name is the address, which is what makes it unique.
+            name: |name, _| address::canonical_ip(name),
+            validate_new: validate,
+            validate_change: |new, old, errors| {
+                let parent = |obj| At::spec(obj).get("parentRef");
+                parent(new).check_unchanged(&parent(old), errors);
+            },
+            ..Rules::new(Plain { status: false, generation: false, cells: CELLS })
+        }),
+    }
+}
+
+/// An address belongs to an object.
+fn validate(obj: &Object, errors: &mut ErrorList) {
+    let parent = At::spec(obj).get("parentRef");
+    if !parent.check_there(errors) {
+        return;
+    }
+    for (field, needed, shape) in [
+        ("group", false, format::dns_subdomain as fn(&str) -> Vec<String>),
+        ("resource", true, format::path_segment),
+        ("name", true, format::path_segment),
+        ("namespace", false, format::path_segment),
+    ] {
+        let part = parent.get(field);
+        if !part.is_empty() || (needed && part.check_required(errors)) {
+            part.check_format(errors, shape);
+        }
     }
 }
 

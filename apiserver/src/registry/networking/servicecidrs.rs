@@ -2,9 +2,13 @@
 
 use std::sync::Arc;
 
-use crate::registry::{
-    Column, Resource, Subresource,
-    kit::{Cell, Plain, STANDARD_VERBS, column},
+use crate::{
+    field::ErrorList,
+    object::Object,
+    registry::{
+        Column, Resource, Subresource,
+        kit::{Cell, Plain, Rules, STANDARD_VERBS, address, at::At, column},
+    },
 };
 
 const COLUMNS: &[Column] =
@@ -28,6 +32,45 @@ pub(super) fn resource() -> Resource {
         storage_prefix: "servicecidrs",
         selectable: &[],
         columns: COLUMNS,
-        strategy: Arc::new(Plain { status: true, generation: false, cells: CELLS }),
+        strategy: Arc::new(Rules {
+            validate_new: |obj, errors| validate(&At::spec(obj).get("cidrs"), errors),
+            validate_change,
+            ..Rules::new(Plain { status: true, generation: false, cells: CELLS })
+        }),
+    }
+}
+
+/// One range, or one of each family.
+fn validate(cidrs: &At<'_>, errors: &mut ErrorList) {
+    match cidrs.len() {
+        0 => cidrs.required(errors, "at least one CIDR required"),
+        1 | 2 => {
+            cidrs.items().for_each(|cidr| cidr.check_format(errors, address::canonical_cidr));
+            let six = |cidr: At<'_>| cidr.text().parse::<ipnet::IpNet>().ok().map(|net| net.addr().is_ipv6());
+            let families: Vec<bool> = cidrs.items().filter_map(six).collect();
+            if families.len() == 2 && families[0] == families[1] {
+                let detail = "may specify no more than one IP for each IP family, i.e 192.168.0.0/24 and 2001:db8::/64";
+                cidrs.invalid(errors, detail);
+            }
+        }
+        _ => cidrs.invalid(errors, "may only hold up to 2 values"),
+    }
+}
+
+/// Ranges stay; a second family may be added.
+fn validate_change(new: &Object, old: &Object, errors: &mut ErrorList) {
+    let (new, old) = (At::spec(new).get("cidrs"), At::spec(old).get("cidrs"));
+    let kept = |errors: &mut ErrorList| {
+        new.items().zip(old.items()).for_each(|(new, old)| {
+            new.check_unchanged(&old, errors);
+        });
+    };
+    match (old.len(), new.len()) {
+        (before, after) if before == after => kept(errors),
+        (1, 2) => {
+            kept(errors);
+            validate(&new, errors);
+        }
+        _ => new.invalid(errors, "field is immutable"),
     }
 }

@@ -49,3 +49,36 @@ fn a_policy_has_good_peers_and_ports() {
         ]
     );
 }
+
+#[test]
+fn an_address_has_a_name_and_a_parent() {
+    let kind = Kind::new(GROUP, "ipaddresses");
+    let parent = json!({"group": "", "resource": "services", "namespace": "default", "name": "web"});
+    assert!(kind.errors(json!({"spec": {"parentRef": parent}})).is_empty());
+    assert_eq!(kind.errors(json!({"spec": {}})), ["spec.parentRef: Required value"]);
+    assert_eq!(
+        kind.errors(json!({"spec": {"parentRef": {"group": "A", "name": "a/b"}}})),
+        [
+            "spec.parentRef.group: Invalid value: \"A\": a lowercase RFC 1123 subdomain must consist of lower case \
+             alphanumeric characters, '-' or '.', and must start and end with an alphanumeric character (e.g. \
+             'example.com', regex used for validation is \
+             '[a-z0-9]([-a-z0-9]*[a-z0-9])?(\\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*')",
+            "spec.parentRef.resource: Required value",
+            "spec.parentRef.name: Invalid value: \"a/b\": may not contain '/'",
+        ]
+    );
+}
+
+#[test]
+fn service_ranges_are_of_different_families_and_stay() {
+    let kind = Kind::new(GROUP, "servicecidrs");
+    let ranges = |cidrs: &[&str]| json!({"spec": {"cidrs": cidrs}});
+    assert!(kind.errors(ranges(&["10.0.0.0/16", "fd00::/112"])).is_empty());
+    assert_eq!(kind.errors(ranges(&[])), ["spec.cidrs: Required value: at least one CIDR required"]);
+    let twice = kind.errors(ranges(&["10.0.0.0/16", "10.1.0.0/16"]));
+    assert!(twice.len() == 1 && twice[0].contains("no more than one IP for each IP family"), "{twice:?}");
+    let loose = kind.errors(ranges(&["10.0.0.1/16"]));
+    let want =
+        "spec.cidrs[0]: Invalid value: \"10.0.0.1/16\": must not have bits set beyond the prefix length";
+    assert_eq!(loose, [want]);
+}
