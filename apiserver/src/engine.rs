@@ -21,7 +21,9 @@ use crate::{
     field::{Error, ErrorList, Path},
     negotiation::{Form, Media, Offer},
     object::Object,
-    registry::{Resource, SideEffects, StrategyContext, Subresource, Undo},
+    registry::{
+        Resource, SideEffects, StrategyContext, Subresource, Undo, apiextensions::custom::CustomKind,
+    },
     request_path::info::RequestInfo,
     response::{self, Body},
     server::Server,
@@ -100,6 +102,9 @@ pub async fn serve(
         body,
         warnings: Vec::new(),
     };
+    if let Some(warning) = call.custom().and_then(CustomKind::deprecation) {
+        call.warnings.push(warning.to_owned());
+    }
     let mut response = call.dispatch().await?;
     for warning in &call.warnings {
         let text = format!("299 - \"{}\"", warning.replace('\\', "\\\\").replace('"', "\\\""));
@@ -299,9 +304,32 @@ impl Call {
             .ok_or_else(|| Status::not_found(&self.resource.group_resource(), name))
     }
 
-    /// From the storage version to the requested one.
+    /// What the resource's objects have that built-in ones have not.
+    pub(crate) fn custom(&self) -> Option<&CustomKind> {
+        self.resource.strategy.custom()
+    }
+
+    /// A stored object in the version writes work in: custom objects in the requested one, others as stored.
+    pub(crate) async fn working(&self, entry: &Entry) -> Result<Object, Status> {
+        let object = self.decode_entry(entry)?;
+        let Some(custom) = self.custom() else { return Ok(object) };
+        let mut restored = custom.restored(vec![object]).await?;
+        restored.pop().ok_or_else(|| Status::internal("conversion returned no object"))
+    }
+
+    /// The bytes to store of an object in the version writes work in.
+    pub(crate) async fn to_store(&self, object: &Object) -> Result<Vec<u8>, Status> {
+        match self.custom() {
+            Some(custom) if !self.resource.serves_stored(&self.info.version) => {
+                Ok(custom.stored(object.clone()).await?.to_vec())
+            }
+            _ => Ok(object.to_vec()),
+        }
+    }
+
+    /// From the version writes work in to the requested one.
     pub(crate) fn to_requested(&self, mut object: Object) -> Result<Object, Status> {
-        if self.resource.serves_stored(&self.info.version) {
+        if self.custom().is_some() || self.resource.serves_stored(&self.info.version) {
             return Ok(object);
         }
         let (stored, requested) = (self.resource.stored_api_version(), self.info.api_version());
@@ -309,9 +337,9 @@ impl Call {
         Ok(object)
     }
 
-    /// From the requested version to the storage version.
-    pub(crate) fn to_stored(&self, mut object: Object) -> Result<Object, Status> {
-        if self.resource.serves_stored(&self.info.version) {
+    /// From the requested version to the one writes work in.
+    pub(crate) fn to_working(&self, mut object: Object) -> Result<Object, Status> {
+        if self.custom().is_some() || self.resource.serves_stored(&self.info.version) {
             return Ok(object);
         }
         let (stored, requested) = (self.resource.stored_api_version(), self.info.api_version());
@@ -392,14 +420,19 @@ impl Call {
         self.resource.serves_stored(&self.info.version)
     }
 
+    /// Whether these bytes are what is served: of the requested version, and stored under today's schema.
+    pub(crate) fn is_served_as_stored(&self, entry: &Entry) -> bool {
+        self.is_stored_version() && self.custom().is_none_or(|custom| custom.is_current(entry.rev()))
+    }
+
     /// An object as the client wants to see it.
-    pub(crate) fn respond(&self, code: u16, entry: &Entry) -> Result<Response<Body>, Status> {
-        if self.is_stored_version()
+    pub(crate) async fn respond(&self, code: u16, entry: &Entry) -> Result<Response<Body>, Status> {
+        if self.is_served_as_stored(entry)
             && let Some(body) = self.media.transcode(entry.json())
         {
             return Ok(response::of(code, self.media.content_type(), response::full(body?)));
         }
-        self.respond_object(code, self.decode_entry(entry)?)
+        self.respond_object(code, self.working(entry).await?)
     }
 
     pub(crate) fn respond_object(&self, code: u16, object: Object) -> Result<Response<Body>, Status> {

@@ -9,6 +9,7 @@
 pub mod admission;
 pub mod aggregator;
 pub mod alloc;
+pub mod apiextensions;
 pub mod apply;
 pub mod audit;
 pub mod auth;
@@ -16,6 +17,7 @@ pub mod authn;
 pub mod authz;
 pub mod bindings;
 pub mod bootstrap;
+pub mod customresources;
 pub mod discovery;
 pub mod engine;
 pub mod field;

@@ -8,7 +8,9 @@
 //! Contract: upstream's `registry.Store` with its strategies (`pkg/registry/*/strategy.go`), and
 //! reference discovery for names, verbs and categories.
 
+pub mod apiextensions;
 pub mod catalog;
+pub mod intern;
 pub mod stored_forms;
 
 mod event_form;
@@ -19,7 +21,6 @@ mod pod_spec;
 mod testing;
 
 mod admissionregistration;
-mod apiextensions;
 mod apiregistration;
 mod apps;
 mod authentication;
@@ -122,7 +123,7 @@ pub fn view_verbs(name: &str) -> &'static [&'static str] {
 }
 
 /// A field a selector may name, and how to read it.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SelectableField {
     /// Name in the selector, for example `spec.nodeName`.
     pub name: &'static str,
@@ -253,6 +254,12 @@ pub trait Strategy: Send + Sync {
     fn stored_as(&self) -> Option<&'static str> {
         None
     }
+    /// What custom objects have that built-in ones have not.
+    fn custom(&self) -> Option<&apiextensions::custom::CustomKind> {
+        None
+    }
+    /// Changes an object that a client deletes for the first time, before it is marked.
+    fn prepare_delete(&self, _obj: &mut Object, _now: Timestamp) {}
     /// Converts an object between served versions in place (apiVersion is set by the caller).
     fn convert(&self, _obj: &mut Object, _from: &str, _to: &str) -> Result<(), Status> {
         Ok(())
@@ -345,7 +352,8 @@ impl Resource {
     }
     /// Whether stored objects are served in a version as they are.
     pub fn serves_stored(&self, version: &str) -> bool {
-        self.strategy.stored_as().is_none() && version == self.storage_version
+        let settled = self.strategy.custom().is_none_or(apiextensions::custom::CustomKind::is_settled);
+        settled && self.strategy.stored_as().is_none() && version == self.storage_version
     }
     /// `Deployment.apps`.
     pub fn group_kind(&self) -> GroupName {

@@ -30,6 +30,7 @@ use crate::{
     authn, authz,
     bindings::Bindings,
     bootstrap::{self, authentication_facts::RequestHeader},
+    customresources,
     http::Listener,
     objects::{self, Objects, stored::StoreObjects},
     openapi::OpenApi,
@@ -344,6 +345,10 @@ impl Starter {
         }
         spawn("service-releases", self.releases);
         self.authorization.start(&objects, spawn).await;
+        let (loaded, custom_loaded) = tokio::sync::oneshot::channel();
+        spawn("custom-resources", customresources::run(self.server.clone(), loaded).boxed());
+        // It is dropped unsent only when the server ends.
+        custom_loaded.await.ok();
         self.server.ready.store(true, Ordering::Release);
         spawn("aggregator", aggregator::run(self.server.clone()).boxed());
         spawn("bootstrap-renewal", bootstrap::keep_renewing(objects, self.facts).boxed());

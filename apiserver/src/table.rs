@@ -6,6 +6,11 @@ use jiff::Timestamp;
 
 use crate::object::Object;
 
+/// What the first column of every table shows.
+pub const NAME_DESCRIPTION: &str = "The name of the object, one of its kind in its namespace.";
+/// What the column of ages shows.
+pub const CREATED_DESCRIPTION: &str = "When the object was made, by the clock of the server.";
+
 /// The AGE cell of an object: time since creation, `<unknown>` when there is none.
 pub fn age(obj: &Object, now: Timestamp) -> String {
     since(obj.meta_str("creationTimestamp"), now)

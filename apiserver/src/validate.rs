@@ -41,6 +41,27 @@ pub fn dns_subdomain(name: &str, prefix: bool) -> Vec<String> {
     errors
 }
 
+/// Errors of an RFC 1035 label.
+pub fn dns_1035_label(text: &str) -> Vec<String> {
+    let mut errors = Vec::new();
+    if text.len() > DNS_LABEL_MAX {
+        errors.push("must be no more than 63 bytes".to_owned());
+    }
+    let edge = |b: Option<u8>| b.is_some_and(|b| b.is_ascii_lowercase() || b.is_ascii_digit());
+    let good = text.bytes().next().is_some_and(|b| b.is_ascii_lowercase())
+        && edge(text.bytes().last())
+        && text.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-');
+    if !good {
+        errors.push(
+            "a DNS-1035 label must consist of lower case alphanumeric characters or '-', start with an alphabetic \
+             character, and end with an alphanumeric character (e.g. 'my-name',  or 'abc-123', regex used for \
+             validation is '[a-z]([-a-z0-9]*[a-z0-9])?')"
+                .to_owned(),
+        );
+    }
+    errors
+}
+
 /// A generated name's stem may end in `-`: what follows is the random suffix.
 fn mask(name: &str, prefix: bool) -> &str {
     if prefix { name.trim_end_matches('-') } else { name }

@@ -114,7 +114,13 @@ impl Call {
                 let shaped = schema::decode(&Node::from(&merged), id).map_err(Status::bad_request)?;
                 Object::from_value(shaped.object)
             }
-            None => Object::from_value(merged),
+            None => {
+                let mut merged = merged;
+                if let (Some(custom), Some(object)) = (self.custom(), merged.as_object_mut()) {
+                    custom.shape(object).map_err(Status::bad_request)?;
+                }
+                Object::from_value(merged)
+            }
         }
     }
 

@@ -53,6 +53,14 @@ impl Call {
         if named {
             complaints.append(&mut decoded.strict);
         }
+        if sent_kind == self.resource.kind
+            && sent_version == self.info.api_version()
+            && let Some(custom) = self.custom()
+            && let Some(object) = decoded.object.as_object_mut()
+        {
+            let unknown = custom.shape(object).map_err(|why| refuse(&why))?;
+            complaints.extend(unknown.iter().map(|path| format!("unknown field {path:?}")));
+        }
         match validation {
             FieldValidation::Strict if !complaints.is_empty() => {
                 return Err(refuse(&schema::strict_error(&complaints)));
@@ -97,16 +105,28 @@ impl Call {
 
     /// The patched object in its shape: what the patch made unknown or wrong is told.
     pub(super) fn check_patched(&mut self, patched: Value) -> Result<Object, Status> {
-        let Some(id) = schema::type_of(&self.info.api_version(), self.resource.kind) else {
-            return Object::from_value(patched);
-        };
         let validation = self.field_validation()?;
+        let Some(id) = schema::type_of(&self.info.api_version(), self.resource.kind) else {
+            return self.check_custom(patched, validation);
+        };
         let decoded = match schema::decode(&Node::from(&patched), id) {
             Ok(decoded) => decoded,
             Err(why) => return Err(invalid_patch(&patched, why)),
         };
         self.judge_patch(validation, &patched, decoded.strict)?;
         Object::from_value(decoded.object)
+    }
+
+    /// The same for a custom object.
+    fn check_custom(&mut self, mut patched: Value, validation: FieldValidation) -> Result<Object, Status> {
+        let unknown = match (self.custom(), patched.as_object_mut()) {
+            (Some(custom), Some(object)) => custom.shape(object),
+            _ => Ok(Vec::new()),
+        };
+        let unknown = unknown.map_err(|why| invalid_patch(&patched, why))?;
+        let complaints = unknown.iter().map(|path| format!("unknown field {path:?}")).collect();
+        self.judge_patch(validation, &patched, complaints)?;
+        Object::from_value(patched)
     }
 
     fn judge_patch(

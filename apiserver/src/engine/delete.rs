@@ -101,7 +101,7 @@ impl Call {
         let name = self.info.name.clone();
         let outcome = self.delete_named(&name, &options).await?;
         match outcome {
-            Outcome::Waiting(entry) => self.respond(200, &entry),
+            Outcome::Waiting(entry) => self.respond(200, &entry).await,
             Outcome::Gone(object) => {
                 let resource = &self.resource;
                 let details = json!({"name": object.name(), "group": resource.group, "kind": resource.plural,
@@ -139,13 +139,13 @@ impl Call {
             match self.delete_named(entry.name(), &options).await {
                 Ok(Outcome::Gone(object)) => items.push(self.to_requested(object)?.into_value()),
                 Ok(Outcome::Waiting(entry)) => {
-                    items.push(self.to_requested(self.decode_entry(&entry)?)?.into_value());
+                    items.push(self.to_requested(self.working(&entry).await?)?.into_value());
                 }
                 Err(status) if status.code == 404 => {}
                 Err(status) => return Err(status),
             }
         }
-        let value = json!({"kind": format!("{}List", self.resource.kind), "apiVersion": self.info.api_version(),
+        let value = json!({"kind": self.list_kind(), "apiVersion": self.info.api_version(),
             "metadata": {"resourceVersion": listing.rev.to_string()}, "items": items});
         self.respond_value(200, &value)
     }
@@ -153,7 +153,7 @@ impl Call {
     pub(super) async fn delete_named(&mut self, name: &str, options: &Object) -> Result<Outcome, Status> {
         for _ in 0..TRIES {
             let current = self.latest(name).await?;
-            let object = self.decode_entry(&current)?;
+            let object = self.working(&current).await?;
             self.check_preconditions(options, &object)?;
             // An eviction was admitted as such.
             if self.info.subresource.is_empty() {
@@ -175,11 +175,9 @@ impl Call {
                 }
                 Some(marked) if marked == object => return Ok(Outcome::Waiting(current)),
                 Some(marked) => {
-                    let kept = self
-                        .server
-                        .store
-                        .update(&id, &namespace, name, current.rev(), marked.to_vec(), None)
-                        .await;
+                    let bytes = self.to_store(&marked).await?;
+                    let kept =
+                        self.server.store.update(&id, &namespace, name, current.rev(), bytes, None).await;
                     kept.map(Outcome::Waiting)
                 }
             };
@@ -194,6 +192,13 @@ impl Call {
 
     /// The object marked for deletion, or `None` when it may go at once.
     fn marked(&self, object: &Object, options: &Object) -> Result<Option<Object>, Status> {
+        let mut prepared;
+        let mut object = object;
+        if !object.is_terminating() {
+            prepared = object.clone();
+            self.resource.strategy.prepare_delete(&mut prepared, Timestamp::now());
+            object = &prepared;
+        }
         // A negative grace period is one second.
         let requested = options.get("gracePeriodSeconds").and_then(Value::as_i64);
         let requested = requested.map(|seconds| if seconds < 0 { 1 } else { seconds });

@@ -32,7 +32,7 @@ impl Call {
         let entry = found
             .map_err(|e| self.store_failed(e, &name))?
             .ok_or_else(|| Status::not_found(&self.resource.group_resource(), &name))?;
-        self.respond(200, &entry)
+        self.respond(200, &entry).await
     }
 
     pub(super) fn selection(&self) -> Result<Selection, Status> {
@@ -70,12 +70,20 @@ impl Call {
         if let Some(remaining) = listing.remaining {
             metadata["remainingItemCount"] = json!(remaining);
         }
-        let body = self.list_body(&listing, metadata)?;
+        let body = self.list_body(&listing, metadata).await?;
         Ok(self.maybe_gzip(body))
     }
 
-    fn list_body(&self, listing: &Listing, metadata: Value) -> Result<Bytes, Status> {
-        if self.media.is_plain() && self.is_stored_version() {
+    /// The kind of lists of the resource.
+    pub(super) fn list_kind(&self) -> String {
+        match self.custom() {
+            Some(custom) => custom.list_kind().to_owned(),
+            None => format!("{}List", self.resource.kind),
+        }
+    }
+
+    async fn list_body(&self, listing: &Listing, metadata: Value) -> Result<Bytes, Status> {
+        if self.media.is_plain() && listing.entries.iter().all(|entry| self.is_served_as_stored(entry)) {
             return Ok(self.joined(listing, &metadata));
         }
         if self.media.encoding == Encoding::Protobuf {
@@ -84,6 +92,9 @@ impl Call {
         let mut objects = Vec::with_capacity(listing.entries.len());
         for entry in &listing.entries {
             objects.push(self.to_requested(self.decode_entry(entry)?)?);
+        }
+        if let Some(custom) = self.custom() {
+            objects = custom.restored(objects).await?;
         }
         let value = match self.media.form {
             Form::Table => {
@@ -96,7 +107,7 @@ impl Call {
             }
             Form::Object => {
                 let items: Vec<Value> = objects.into_iter().map(Object::into_value).collect();
-                json!({"kind": format!("{}List", self.resource.kind), "apiVersion": self.info.api_version(),
+                json!({"kind": self.list_kind(), "apiVersion": self.info.api_version(),
                     "metadata": metadata, "items": items})
             }
         };
@@ -128,8 +139,8 @@ impl Call {
     /// The list as its items' stored bytes, joined.
     fn joined(&self, listing: &Listing, metadata: &Value) -> Bytes {
         let head = format!(
-            "{{\"kind\":\"{}List\",\"apiVersion\":\"{}\",\"metadata\":{metadata},\"items\":[",
-            self.resource.kind,
+            "{{\"kind\":\"{}\",\"apiVersion\":\"{}\",\"metadata\":{metadata},\"items\":[",
+            self.list_kind(),
             self.info.api_version()
         );
         let size: usize = listing.entries.iter().map(|e| e.json().len() + 1).sum();
@@ -227,7 +238,7 @@ fn frames(events: WatchStream, framer: Framer) -> impl futures::Stream<Item = By
     futures::stream::unfold(Some((events, framer)), |state| async move {
         let (mut events, framer) = state?;
         let (status, next) = match events.next().await {
-            Ok(Some(event)) => match framer.frame(event) {
+            Ok(Some(event)) => match framer.frame(event).await {
                 Ok(frame) => return Some((frame, Some((events, framer)))),
                 // A client that missed an event would believe what is no longer so.
                 Err(status) => {
@@ -243,9 +254,12 @@ fn frames(events: WatchStream, framer: Framer) -> impl futures::Stream<Item = By
 }
 
 impl Framer {
-    fn frame(&self, event: WatchEvent) -> Result<Bytes, Status> {
+    async fn frame(&self, event: WatchEvent) -> Result<Bytes, Status> {
         let media = self.call.media;
-        let stored = self.call.is_stored_version();
+        let stored = match &event.entry {
+            Some(entry) => self.call.is_served_as_stored(entry),
+            None => self.call.is_stored_version(),
+        };
         if media.is_plain() && stored {
             return Ok(event.frame);
         }
@@ -257,6 +271,15 @@ impl Framer {
             }
         }
         let object = Object::from_slice(object.get().as_bytes()).map_err(Status::internal)?;
+        let object = match (event.kind, self.call.custom()) {
+            (WatchKind::Bookmark | WatchKind::InitialEventsEnd, Some(_)) => {
+                let mut bookmark = object;
+                bookmark.set("apiVersion", self.call.info.api_version());
+                bookmark
+            }
+            (_, Some(custom)) => custom.restored(vec![object]).await?.pop().unwrap_or_default(),
+            (_, None) => object,
+        };
         let object = match (event.kind, media.form) {
             (_, Form::Object) => self.call.to_requested(object)?.into_value(),
             (WatchKind::Bookmark | WatchKind::InitialEventsEnd, Form::Table) => table::of(

@@ -76,7 +76,7 @@ impl Call {
         let entry = found
             .map_err(|e| self.store_failed(e, name))?
             .ok_or_else(|| Status::not_found(&self.resource.group_resource(), name))?;
-        self.respond_scale(&scale_of(&self.decode_entry(&entry)?, places)?)
+        self.respond_scale(&scale_of(&self.working(&entry).await?, places)?)
     }
 
     fn respond_scale(&self, scale: &Object) -> Result<Response<Body>, Status> {
@@ -126,7 +126,7 @@ impl Call {
         for _ in 0..TRIES {
             let said = self.warnings.len();
             let current = self.latest(&name).await?;
-            let old = self.decode_entry(&current)?;
+            let old = self.working(&current).await?;
             let old_scale = scale_of(&old, places)?;
             let scale = changed(change, &old_scale)?;
             self.check_scale(&scale, &old, &name)?;
@@ -134,14 +134,11 @@ impl Call {
             if new == old || self.dry_run()? {
                 return self.respond_scale(&scale_of(&new, places)?);
             }
-            let namespace = self.key_namespace();
-            let stored = self
-                .server
-                .store
-                .update(&self.id(), namespace, &name, current.rev(), new.to_vec(), None)
-                .await;
+            let (namespace, bytes) = (self.key_namespace(), self.to_store(&new).await?);
+            let stored =
+                self.server.store.update(&self.id(), namespace, &name, current.rev(), bytes, None).await;
             match stored {
-                Ok(entry) => return self.respond_scale(&scale_of(&self.decode_entry(&entry)?, places)?),
+                Ok(entry) => return self.respond_scale(&scale_of(&self.working(&entry).await?, places)?),
                 // A named version was compared above: it will not fit the next one either, and says so there.
                 Err(StorageError::Conflict { .. }) => self.warnings.truncate(said),
                 Err(error) => return Err(self.store_failed(error, &name)),

@@ -23,6 +23,9 @@ fn row(resource: &Resource, object: &Object, include: &str, now: Timestamp) -> V
 }
 
 fn columns(resource: &Resource) -> Value {
+    if let Some(custom) = resource.strategy.custom() {
+        return custom.columns();
+    }
     if resource.columns.is_empty() {
         return json!([
             {"name": "Name", "type": "string", "format": "name", "description": "", "priority": 0},

@@ -28,6 +28,9 @@ const PATCHES: [&str; 4] = [
     "application/strategic-merge-patch+json",
     "application/apply-patch+yaml",
 ];
+/// Custom objects have no strategic merge.
+const CUSTOM_PATCHES: [&str; 3] =
+    ["application/json-patch+json", "application/merge-patch+json", "application/apply-patch+yaml"];
 
 /// What an update does to the current object, in the requested version.
 enum Change {
@@ -118,7 +121,7 @@ impl Call {
         if !applied {
             object = self.note_fields(object, None, now)?;
         }
-        let mut object = self.to_stored(object)?;
+        let mut object = self.to_working(object)?;
         let options = self.write_options("CreateOptions");
         self.attributes.name = object.name().to_owned();
         self.admit(Operation::Create, Some(&mut object), None, &options, true).await?;
@@ -133,11 +136,11 @@ impl Call {
             return self.respond_object(201, object);
         }
         let name = object.name().to_owned();
-        let stored =
-            self.server.store.create(&self.id(), self.key_namespace(), &name, object.to_vec(), None).await;
+        let bytes = self.to_store(&object).await?;
+        let stored = self.server.store.create(&self.id(), self.key_namespace(), &name, bytes, None).await;
         let entry = stored.map_err(|e| self.store_failed(e, &name))?;
         undo.commit();
-        self.respond(201, &entry)
+        self.respond(201, &entry).await
     }
 
     pub(super) async fn update(&mut self) -> Result<Response<Body>, Status> {
@@ -165,8 +168,11 @@ impl Call {
         let change = match sent {
             "application/json-patch+json" => Change::Json(self.read_json_patch()?),
             "application/merge-patch+json" => Change::Merge(self.read_patch()?),
-            "application/strategic-merge-patch+json" => Change::Strategic(self.read_patch()?),
+            "application/strategic-merge-patch+json" if self.custom().is_none() => {
+                Change::Strategic(self.read_patch()?)
+            }
             "application/apply-patch+yaml" => Change::Apply(self.read_apply()?),
+            _ if self.custom().is_some() => return Err(Status::unsupported_media_type(&CUSTOM_PATCHES)),
             _ => return Err(Status::unsupported_media_type(&PATCHES)),
         };
         self.change(&change).await
@@ -182,7 +188,7 @@ impl Call {
                 }
                 (current, _) => current?,
             };
-            let old = self.decode_entry(&current)?;
+            let old = self.working(&current).await?;
             let (new, guarded) = self.changed(change, &old)?;
             let applied = matches!(change, Change::Apply(_));
             match self.change_once(new, &old, &current, applied).await? {
@@ -278,7 +284,7 @@ impl Call {
         if !applied {
             new = self.note_fields(new, Some(old), now)?;
         }
-        let mut new = self.to_stored(new)?;
+        let mut new = self.to_working(new)?;
         let options = self.write_options("UpdateOptions");
         self.admit(Operation::Update, Some(&mut new), Some(old), &options, true).await?;
         let undo = self.reserve(&mut new, Some(old)).await?;
@@ -291,7 +297,7 @@ impl Call {
         self.warnings.extend(strategy.warnings(&new, Some(old)));
         new.set_meta_str("resourceVersion", old.resource_version());
         if new == *old {
-            return self.respond(200, current).map(Ok);
+            return self.respond(200, current).await.map(Ok);
         }
         if self.dry_run()? {
             return self.respond_object(200, new).map(Ok);
@@ -309,10 +315,11 @@ impl Call {
                 Err(error) => Ok(Err(error)),
             };
         }
-        match self.server.store.update(&id, &namespace, &name, current.rev(), new.to_vec(), None).await {
+        let bytes = self.to_store(&new).await?;
+        match self.server.store.update(&id, &namespace, &name, current.rev(), bytes, None).await {
             Ok(entry) => {
                 undo.commit();
-                self.respond(200, &entry).map(Ok)
+                self.respond(200, &entry).await.map(Ok)
             }
             Err(error) => Ok(Err(error)),
         }

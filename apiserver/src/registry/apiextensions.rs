@@ -2,6 +2,7 @@
 
 use crate::registry::Resource;
 
+pub mod custom;
 mod customresourcedefinitions;
 
 /// All of them.

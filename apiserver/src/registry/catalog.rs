@@ -7,24 +7,44 @@ use super::Resource;
 /// All served resources; replaced as a whole when custom resources come or go.
 #[derive(Clone, Default)]
 pub struct Catalog {
-    resources: BTreeMap<(String, String), Arc<Resource>>,
+    /// By group and plural. Versions of a custom resource stand apart, in their order.
+    resources: BTreeMap<(String, String), Vec<Arc<Resource>>>,
 }
 
 impl Catalog {
     /// A catalog of these resources; a second one of the same group and plural replaces the first.
     pub fn new(resources: impl IntoIterator<Item = Resource>) -> Self {
         let key = |r: &Resource| (r.group.to_owned(), r.plural.to_owned());
-        Self { resources: resources.into_iter().map(|r| (key(&r), Arc::new(r))).collect() }
+        Self { resources: resources.into_iter().map(|r| (key(&r), vec![Arc::new(r)])).collect() }
+    }
+
+    /// The same with these custom resources; one that has the name of a resource that is here is left out.
+    #[must_use]
+    pub fn with(&self, custom: impl IntoIterator<Item = Arc<Resource>>) -> Self {
+        let mut resources = self.resources.clone();
+        for resource in custom {
+            let key = (resource.group.to_owned(), resource.plural.to_owned());
+            if !self.resources.contains_key(&key) {
+                resources.entry(key).or_default().push(resource);
+            }
+        }
+        Self { resources }
+    }
+
+    /// Whether there is a resource of this name in any version.
+    pub fn contains(&self, group: &str, plural: &str) -> bool {
+        self.resources.contains_key(&(group.to_owned(), plural.to_owned()))
     }
 
     /// The resource, if the version is served.
     pub fn find(&self, group: &str, version: &str, plural: &str) -> Option<&Arc<Resource>> {
-        self.resources.get(&(group.to_owned(), plural.to_owned())).filter(|r| r.versions.contains(&version))
+        let all = self.resources.get(&(group.to_owned(), plural.to_owned()))?;
+        all.iter().find(|r| r.versions.contains(&version))
     }
 
     /// All resources, by group and plural.
     pub fn iter(&self) -> impl Iterator<Item = &Arc<Resource>> {
-        self.resources.values()
+        self.resources.values().flatten()
     }
 
     /// Groups with their versions, preferred first, in name order (core, the empty name, first).

@@ -3,6 +3,7 @@
 use std::net::IpAddr;
 
 use crate::validate;
+pub(in crate::registry) use crate::validate::dns_1035_label;
 
 /// Errors of an RFC 1123 label.
 pub(in crate::registry) fn dns_label(text: &str) -> Vec<String> {
@@ -17,27 +18,6 @@ pub(in crate::registry) fn dns_subdomain(text: &str) -> Vec<String> {
 /// Errors of a name that stands for itself in a path.
 pub(in crate::registry) fn path_segment(text: &str) -> Vec<String> {
     super::path_segment(text, false)
-}
-
-/// Errors of an RFC 1035 label.
-pub(in crate::registry) fn dns_1035_label(text: &str) -> Vec<String> {
-    let mut errors = Vec::new();
-    if text.len() > validate::DNS_LABEL_MAX {
-        errors.push("must be no more than 63 bytes".to_owned());
-    }
-    let edge = |b: Option<u8>| b.is_some_and(|b| b.is_ascii_lowercase() || b.is_ascii_digit());
-    let good = text.bytes().next().is_some_and(|b| b.is_ascii_lowercase())
-        && edge(text.bytes().last())
-        && text.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-');
-    if !good {
-        errors.push(
-            "a DNS-1035 label must consist of lower case alphanumeric characters or '-', start with an alphabetic \
-             character, and end with an alphanumeric character (e.g. 'my-name',  or 'abc-123', regex used for \
-             validation is '[a-z]([-a-z0-9]*[a-z0-9])?')"
-                .to_owned(),
-        );
-    }
-    errors
 }
 
 /// Errors of a share such as `25%`.

@@ -1,0 +1,143 @@
+//! Custom resources on a real etcd, through the engine.
+
+use http::Method;
+use serde_json::{Value, json};
+
+use crate::engine::testing::TestServer;
+
+const DEFINITIONS: &str = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions";
+const WIDGETS: &str = "/apis/example.com/v1/namespaces/default/widgets";
+
+fn definition() -> Value {
+    json!({"apiVersion": "apiextensions.k8s.io/v1", "kind": "CustomResourceDefinition",
+        "metadata": {"name": "widgets.example.com"},
+        "spec": {"group": "example.com", "scope": "Namespaced",
+            "names": {"plural": "widgets", "kind": "Widget", "shortNames": ["wd"], "categories": ["all"]},
+            "versions": [{"name": "v1", "served": true, "storage": true,
+                "subresources": {"status": {}, "scale": {"specReplicasPath": ".spec.replicas",
+                    "statusReplicasPath": ".status.replicas"}},
+                "additionalPrinterColumns": [{"name": "Size", "type": "string", "jsonPath": ".spec.size"},
+                    {"name": "Replicas", "type": "integer", "jsonPath": ".spec.replicas"}],
+                "selectableFields": [{"jsonPath": ".spec.size"}],
+                "schema": {"openAPIV3Schema": {"type": "object", "properties": {
+                    "spec": {"type": "object", "properties": {
+                        "size": {"type": "string", "default": "small"},
+                        "replicas": {"type": "integer"}}},
+                    "status": {"type": "object", "properties": {"replicas": {"type": "integer"}}}}}}}]}})
+}
+
+fn widget(name: &str, spec: Value) -> Value {
+    json!({"apiVersion": "example.com/v1", "kind": "Widget", "metadata": {"name": name}, "spec": spec})
+}
+
+async fn ask(server: &TestServer, method: Method, uri: &str, body: Option<&Value>) -> (u16, Value) {
+    server.ask(method, uri, "application/json", body.cloned()).await
+}
+
+async fn establish(server: &TestServer, definition: &Value) {
+    let (code, answer) = ask(server, Method::POST, DEFINITIONS, Some(definition)).await;
+    assert_eq!(code, 201, "{answer}");
+    let uri = format!("{DEFINITIONS}/{}", definition["metadata"]["name"].as_str().unwrap());
+    until(server, &uri, |d| condition(d, "Established") == "True").await;
+}
+
+fn condition<'v>(definition: &'v Value, kind: &str) -> &'v str {
+    let all = definition["status"]["conditions"].as_array().into_iter().flatten();
+    all.filter(|c| c["type"] == kind).find_map(|c| c["status"].as_str()).unwrap_or_default()
+}
+
+async fn until(server: &TestServer, uri: &str, is: impl Fn(&Value) -> bool) -> Value {
+    loop {
+        let (_, value) = ask(server, Method::GET, uri, None).await;
+        if is(&value) {
+            return value;
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn objects_are_served_from_definition_to_cleanup() {
+    let server = TestServer::start().await;
+    establish(&server, &definition()).await;
+
+    let sent = widget("a", json!({"replicas": 2, "unknown": 1}));
+    let (code, made) = ask(&server, Method::POST, WIDGETS, Some(&sent)).await;
+    assert_eq!(code, 201, "{made}");
+    assert_eq!(made["spec"], json!({"replicas": 2, "size": "small"}));
+    assert_eq!(made["metadata"]["generation"], 1);
+
+    let (code, refused) =
+        ask(&server, Method::POST, &format!("{WIDGETS}?fieldValidation=Strict"), Some(&sent)).await;
+    assert_eq!(code, 400);
+    assert!(refused["message"].as_str().unwrap().contains("unknown field \"spec.unknown\""), "{refused}");
+
+    let (code, listed) = ask(&server, Method::GET, WIDGETS, None).await;
+    assert_eq!((code, &listed["kind"]), (200, &json!("WidgetList")));
+    assert_eq!(listed["items"][0], made);
+
+    let (_, chosen) =
+        ask(&server, Method::GET, &format!("{WIDGETS}?fieldSelector=spec.size=large"), None).await;
+    assert_eq!(chosen["items"], json!([]));
+
+    let mut changed = made.clone();
+    changed["spec"]["size"] = json!("large");
+    changed["status"] = json!({"replicas": 5});
+    let (code, updated) = ask(&server, Method::PUT, &format!("{WIDGETS}/a"), Some(&changed)).await;
+    assert_eq!(code, 200, "{updated}");
+    assert_eq!((&updated["metadata"]["generation"], updated.get("status")), (&json!(2), None));
+
+    changed["metadata"] = updated["metadata"].clone();
+    let (code, updated) = ask(&server, Method::PUT, &format!("{WIDGETS}/a/status"), Some(&changed)).await;
+    assert_eq!(code, 200, "{updated}");
+    assert_eq!((&updated["metadata"]["generation"], &updated["status"]["replicas"]), (&json!(2), &json!(5)));
+
+    let (code, scale) = ask(&server, Method::GET, &format!("{WIDGETS}/a/scale"), None).await;
+    assert_eq!((code, &scale["spec"]["replicas"], &scale["status"]["replicas"]), (200, &json!(2), &json!(5)));
+
+    let (code, _) = ask(&server, Method::DELETE, &format!("{DEFINITIONS}/widgets.example.com"), None).await;
+    assert_eq!(code, 200);
+    until(&server, WIDGETS, |answer| answer["code"] == 404).await;
+    let (code, _) = ask(&server, Method::GET, &format!("{DEFINITIONS}/widgets.example.com"), None).await;
+    assert_eq!(code, 404);
+
+    // The same name again starts without what was there before.
+    establish(&server, &definition()).await;
+    let (_, listed) = ask(&server, Method::GET, WIDGETS, None).await;
+    assert_eq!(listed["items"], json!([]));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn objects_stored_before_have_todays_defaults_and_the_requested_version() {
+    let server = TestServer::start().await;
+    let mut first = definition();
+    first["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"]["properties"]["size"] =
+        json!({"type": "string"});
+    establish(&server, &first).await;
+    let (code, made) = ask(&server, Method::POST, WIDGETS, Some(&widget("a", json!({"replicas": 1})))).await;
+    assert_eq!((code, made["spec"].get("size")), (201, None));
+
+    let uri = format!("{DEFINITIONS}/widgets.example.com");
+    let (_, current) = ask(&server, Method::GET, &uri, None).await;
+    let mut next = current.clone();
+    next["spec"] = definition()["spec"].clone();
+    let mut v2 = next["spec"]["versions"][0].clone();
+    next["spec"]["versions"][0]["storage"] = json!(false);
+    v2["name"] = json!("v2");
+    next["spec"]["versions"].as_array_mut().unwrap().push(v2);
+    let (code, stored) = ask(&server, Method::PUT, &uri, Some(&next)).await;
+    assert_eq!((code, &stored["status"]["storedVersions"]), (200, &json!(["v1", "v2"])), "{stored}");
+
+    let in_v2 = "/apis/example.com/v2/namespaces/default/widgets";
+    let listed = until(&server, in_v2, |answer| answer["kind"] == "WidgetList").await;
+    assert_eq!(listed["items"][0]["apiVersion"], "example.com/v2");
+    assert_eq!(listed["items"][0]["spec"], json!({"replicas": 1, "size": "small"}));
+    let (code, _) = ask(&server, Method::POST, WIDGETS, Some(&widget("b", json!({})))).await;
+    assert_eq!(code, 201);
+    for (uri, version) in [(WIDGETS, "example.com/v1"), (in_v2, "example.com/v2")] {
+        let (_, listed) = ask(&server, Method::GET, uri, None).await;
+        let versions: Vec<&Value> =
+            listed["items"].as_array().unwrap().iter().map(|o| &o["apiVersion"]).collect();
+        assert_eq!(versions, [version, version]);
+    }
+}
