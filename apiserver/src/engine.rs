@@ -36,6 +36,7 @@ mod body;
 mod delete;
 mod delete_options;
 mod eviction;
+mod list_options;
 pub(crate) mod metadata;
 mod read;
 mod scale;
@@ -122,9 +123,10 @@ pub fn storage_status(error: &StorageError, resource: &GroupName, name: &str) ->
         StorageError::NotFound(_) => Status::not_found(resource, name),
         StorageError::AlreadyExists(_) => Status::already_exists(resource, name),
         StorageError::Conflict { .. } => Status::stale(resource, name),
-        StorageError::ExpiredContinue { .. } | StorageError::TooOldResourceVersion { .. } => {
-            Status::expired(error.to_string())
+        StorageError::ExpiredContinue { restart } => {
+            Status::expired(error.to_string()).with_continue(restart)
         }
+        StorageError::TooOldResourceVersion { .. } => Status::expired(error.to_string()),
         StorageError::TooLargeResourceVersion { .. } => {
             Status::timeout(error.to_string()).with_retry_after(1)
         }
@@ -178,7 +180,7 @@ impl Call {
             "list" => self.list().await,
             "watch" => self.watch().await,
             "create" if !named => self.create().await,
-            "update" => self.update().await,
+            "update" if named => self.update().await,
             "patch" => self.patch().await,
             "delete" => self.delete().await,
             "deletecollection" => self.delete_collection().await,

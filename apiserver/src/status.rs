@@ -115,6 +115,8 @@ pub struct Status {
     pub message: String,
     /// Object and causes, when there are any.
     pub details: Option<Box<Details>>,
+    /// `metadata.continue`: where an expired list can be taken up again.
+    pub continues: Option<Box<str>>,
 }
 
 fn is_zero(n: &u32) -> bool {
@@ -153,7 +155,7 @@ impl std::error::Error for Status {}
 impl Status {
     /// A status of any code and reason, without details.
     pub fn new(code: u16, reason: Reason, message: impl Into<String>) -> Self {
-        Self { code, reason, message: message.into(), details: None }
+        Self { code, reason, message: message.into(), details: None, continues: None }
     }
 
     /// Adds or replaces details.
@@ -167,6 +169,13 @@ impl Status {
     #[must_use]
     pub fn with_retry_after(mut self, seconds: u32) -> Self {
         self.details.get_or_insert_default().retry_after_seconds = seconds;
+        self
+    }
+
+    /// Sets the token a client may go on with after an expired list.
+    #[must_use]
+    pub fn with_continue(mut self, token: &str) -> Self {
+        self.continues = Some(token.into());
         self
     }
 
@@ -330,6 +339,9 @@ impl Status {
         }
         if let Some(details) = &self.details {
             v["details"] = json!(details);
+        }
+        if let Some(token) = &self.continues {
+            v["metadata"] = json!({"continue": token});
         }
         v
     }

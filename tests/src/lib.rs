@@ -1,27 +1,31 @@
 //! Conformance-style tests over the wire: a real etcd, real containers, the real binaries, a real kubectl.
 //!
-//! [`Cluster`] is what `hack/up` makes; the tests speak to it as a user does. What a test waits for is polled with
-//! a deadline and named when it does not come.
+//! ```text
+//! tests/api      → control_plane (etcd + kube-apiserver on free loopback ports) ← client (HTTPS, blocking)
+//! tests/cluster  → cluster (what `hack/up` makes)                               ← kubectl
+//! bin/bench      → bench (figures beside a peer's, for `hack/bench`)
+//! ```
+//!
+//! Nothing here links a daemon: the tests know the wire formats and what a user types, so that they hold for any
+//! implementation. What a test waits for is watched or polled with a deadline and named when it does not come.
+
+pub mod runner;
+
+pub mod client;
+pub mod control_plane;
+pub mod pki;
+
+pub mod cluster;
 
 pub mod bench;
 
-use std::{
-    env, fs,
-    io::Write,
-    path::{Path, PathBuf},
-    process::{Command, Output, Stdio},
-    time::{Duration, Instant},
-};
+use std::{env, path::PathBuf};
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result};
 
-/// One node's cluster, taken down when dropped.
-#[derive(Debug)]
-pub struct Cluster {
-    dir: tempfile::TempDir,
-    binaries: PathBuf,
-    kubectl: PathBuf,
-}
+pub use client::{Answer, Client, Watch};
+pub use cluster::Cluster;
+pub use control_plane::ControlPlane;
 
 /// Why the tests cannot run here; `None` when they can.
 ///
@@ -33,131 +37,8 @@ pub fn obstacle() -> Option<&'static str> {
     (!nix::unistd::geteuid().is_root()).then_some("nodes need root")
 }
 
-impl Cluster {
-    /// Starts a cluster with one node, the host itself, and its demo images.
-    ///
-    /// # Errors
-    /// With the last lines of `hack up` when it fails.
-    pub fn start() -> Result<Cluster> {
-        let path =
-            |name: &str| env::var_os(name).map(PathBuf::from).with_context(|| format!("{name} is not set"));
-        let cluster = Cluster {
-            dir: tempfile::Builder::new().prefix("keelson-test").tempdir()?,
-            binaries: path("KEELSON_BIN_DIR")?,
-            kubectl: path("KEELSON_KUBECTL")?,
-        };
-        cluster.hack(&["up", "--no-build", "--no-demo"])?;
-        Ok(cluster)
-    }
-
-    /// Runs a subcommand of `hack` on this cluster.
-    ///
-    /// # Errors
-    /// When it fails, with the end of what it said.
-    pub fn hack(&self, args: &[&str]) -> Result<()> {
-        let log = self.dir.path().with_extension("hack.log");
-        let out = fs::File::create(&log)?;
-        let target = self.binaries.parent().context("the binaries lie in a target directory")?;
-        // Into a file rather than a pipe: the daemons outlive the command.
-        let status = Command::new(self.binaries.join("hack"))
-            .args(args)
-            .env("KEELSON_DIR", self.state())
-            .env("CARGO_TARGET_DIR", target)
-            .stdin(Stdio::null())
-            .stdout(out.try_clone()?)
-            .stderr(out)
-            .status()?;
-        let said = fs::read_to_string(&log).unwrap_or_default();
-        fs::remove_file(&log)?;
-        ensure!(status.success(), "hack {} failed: {status}\n{}", args.join(" "), tail(&said, 30));
-        Ok(())
-    }
-
-    fn state(&self) -> PathBuf {
-        self.dir.path().join("state")
-    }
-
-    /// Runs kubectl as the admin and returns what it prints.
-    ///
-    /// # Errors
-    /// When it fails, with what it said.
-    pub fn kubectl(&self, args: &[&str]) -> Result<String> {
-        text(self.kubectl_command(args).stdin(Stdio::null()).output()?, args)
-    }
-
-    /// The same with a standard input, such as manifests for `apply -f -`.
-    ///
-    /// # Errors
-    /// When it fails, with what it said.
-    pub fn kubectl_with(&self, args: &[&str], input: &str) -> Result<String> {
-        let mut child = self
-            .kubectl_command(args)
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()?;
-        child.stdin.take().context("kubectl has a standard input")?.write_all(input.as_bytes())?;
-        text(child.wait_with_output()?, args)
-    }
-
-    fn kubectl_command(&self, args: &[&str]) -> Command {
-        let mut command = Command::new(&self.kubectl);
-        command.arg("--kubeconfig").arg(self.state().join("admin.kubeconfig")).arg("--request-timeout=30s");
-        command.args(args);
-        command
-    }
-
-    /// Polls until `probe` says something; `what` names what is waited for.
-    ///
-    /// # Errors
-    /// After `seconds`, with the last failure of the probe.
-    #[allow(clippy::disallowed_methods, reason = "no runtime is there to be blocked")]
-    pub fn eventually<T>(
-        &self,
-        what: &str,
-        seconds: u64,
-        probe: impl Fn(&Cluster) -> Result<Option<T>>,
-    ) -> Result<T> {
-        let end = Instant::now() + Duration::from_secs(seconds);
-        loop {
-            let last = match probe(self) {
-                Ok(Some(found)) => return Ok(found),
-                Ok(None) => "not yet".to_owned(),
-                Err(error) => format!("{error:#}"),
-            };
-            if Instant::now() >= end {
-                bail!("{what}: not within {seconds} s: {last}");
-            }
-            std::thread::sleep(Duration::from_millis(200));
-        }
-    }
-
-    /// The last lines of every daemon's log, for a failure nobody can look at.
-    pub fn logs(&self) -> String {
-        let files = fs::read_dir(self.state().join("log")).into_iter().flatten().flatten();
-        let of = |path: &Path| tail(&fs::read_to_string(path).unwrap_or_default(), 12);
-        files.map(|f| format!("--- {}\n{}\n", f.file_name().to_string_lossy(), of(&f.path()))).collect()
-    }
-}
-
-impl Drop for Cluster {
-    fn drop(&mut self) {
-        if let Err(error) = self.hack(&["down", "--purge"]) {
-            // Nothing else can be done here; what is left shows in the next start.
-            let _told = writeln!(std::io::stderr(), "cannot take the cluster down: {error:#}");
-        }
-    }
-}
-
-fn text(output: Output, args: &[&str]) -> Result<String> {
-    let said = String::from_utf8_lossy(&output.stdout).into_owned();
-    ensure!(
-        output.status.success(),
-        "kubectl {}: {}{said}",
-        args.join(" "),
-        String::from_utf8_lossy(&output.stderr)
-    );
-    Ok(said)
+fn path_from(variable: &str) -> Result<PathBuf> {
+    env::var_os(variable).map(PathBuf::from).with_context(|| format!("{variable} is not set"))
 }
 
 fn tail(text: &str, lines: usize) -> String {

@@ -150,6 +150,21 @@ impl Call {
         Writer { manager, api_version, subresource: &self.info.subresource, now }
     }
 
+    /// Refuses a manager's name that cannot be kept.
+    pub(super) fn check_manager(&self) -> Result<(), Status> {
+        let (name, path) = (self.info.query.get("fieldManager"), Path::new("fieldManager"));
+        if name.len() > MAX_MANAGER {
+            return Err(self.bad_option(Error::too_long(&path, MAX_MANAGER)));
+        }
+        match name.char_indices().find(|(_, c)| c.is_control()) {
+            None => Ok(()),
+            Some((at, c)) => {
+                let why = format!("invalid character U+{:04X} (at position {at})", u32::from(c));
+                Err(self.bad_option(Error::invalid(&path, name, why)))
+            }
+        }
+    }
+
     /// `fieldManager`, or the client's name before the slash.
     fn manager(&self) -> String {
         let said = self.info.query.get("fieldManager");

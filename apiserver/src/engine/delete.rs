@@ -6,16 +6,17 @@ use std::sync::Arc;
 
 use http::Response;
 use jiff::{SignedDuration, Timestamp};
+use proto::node::Node;
 use serde_json::{Value, json};
 
-use super::{Call, delete_options};
+use super::{Call, delete_options, list_options};
 use crate::{
     admission::Operation,
-    negotiation,
     object::Object,
     objects::rfc3339,
     registry::Propagation,
     response::Body,
+    schema,
     status::Status,
     storage::{Entry, ListPoint, ListRequest, StorageError},
 };
@@ -33,21 +34,30 @@ pub(super) enum Outcome {
 impl Call {
     /// The options of the body or, without one, of the query.
     fn delete_options(&self) -> Result<Object, Status> {
-        let mut options = if self.body.is_empty() {
-            self.delete_query()
-        } else {
-            Object::from_value(negotiation::decode(&self.headers, &self.body)?)?
-        };
+        let mut options = if self.body.is_empty() { self.delete_query()? } else { self.delete_body()? };
         delete_options::check(&options)?;
         options.set("kind", "DeleteOptions");
         options.set("apiVersion", "meta.k8s.io/v1");
         Ok(options)
     }
 
-    fn delete_query(&self) -> Object {
+    fn delete_body(&self) -> Result<Object, Status> {
+        let sent = schema::read(&self.headers, &self.body)?;
+        let kind = sent.node.get("kind").and_then(Node::as_str).unwrap_or_default();
+        if !matches!(kind, "" | "DeleteOptions") {
+            return Err(Status::bad_request("decoded object cannot be converted to DeleteOptions"));
+        }
+        let decoded = match schema::type_of("v1", "DeleteOptions") {
+            Some(id) => schema::decode(&sent.node, id).map_err(Status::bad_request)?,
+            None => schema::decode_untyped(&sent.node),
+        };
+        Object::from_value(decoded.object)
+    }
+
+    fn delete_query(&self) -> Result<Object, Status> {
         let (query, mut options) = (&self.info.query, Object::new());
-        if let Ok(seconds) = query.get("gracePeriodSeconds").parse::<i64>() {
-            options.set("gracePeriodSeconds", seconds);
+        if query.has("gracePeriodSeconds") {
+            options.set("gracePeriodSeconds", list_options::number(query, "gracePeriodSeconds")?);
         }
         if query.has("propagationPolicy") {
             options.set("propagationPolicy", query.get("propagationPolicy"));
@@ -58,7 +68,7 @@ impl Call {
         if query.has("dryRun") {
             options.set("dryRun", query.all("dryRun").to_vec());
         }
-        options
+        Ok(options)
     }
 
     fn propagation(&self, options: &Object, object: &Object) -> Result<Propagation, Status> {

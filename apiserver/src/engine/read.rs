@@ -10,15 +10,14 @@ use rand::Rng;
 use serde::Deserialize;
 use serde_json::{Value, json, value::RawValue};
 
-use super::{Call, partial, selector, storage_status, table};
+use super::{Call, list_options, partial, selector, storage_status, table};
 use crate::{
     negotiation::{Encoding, Form, META},
     object::Object,
     response::{self, Body},
     status::Status,
     storage::{
-        ListPoint, ListRequest, Listing, Selection, WatchEvent, WatchFrom, WatchKind, WatchRequest,
-        WatchStream,
+        FieldRequirement, ListRequest, Listing, Selection, WatchEvent, WatchKind, WatchRequest, WatchStream,
     },
 };
 
@@ -35,9 +34,22 @@ impl Call {
         self.respond(200, &entry).await
     }
 
+    /// What is selected; a name in the path of a collection request is one more condition.
     pub(super) fn selection(&self) -> Result<Selection, Status> {
-        let query = &self.info.query;
-        selector::parse(query.get("labelSelector"), query.get("fieldSelector"), self.resource.selectable)
+        let (query, name) = (&self.info.query, &self.info.name);
+        let mut chosen = selector::parse(
+            query.get("labelSelector"),
+            query.get("fieldSelector"),
+            self.resource.selectable,
+        )?;
+        if !name.is_empty() && chosen.required_field("metadata.name") != Some(name) {
+            if !chosen.fields.is_empty() {
+                return Err(Status::bad_request("fieldSelector metadata.name doesn't match requested name"));
+            }
+            let (field, value) = ("metadata.name".to_owned(), name.clone());
+            chosen.fields.push(FieldRequirement { field, value, negate: false });
+        }
+        Ok(chosen)
     }
 
     pub(super) fn scope(&self) -> Option<String> {
@@ -47,11 +59,7 @@ impl Call {
 
     pub(super) async fn list(&mut self) -> Result<Response<Body>, Status> {
         let query = &self.info.query;
-        let limit = match query.get("limit") {
-            "" => 0,
-            text => text.parse().map_err(|_| Status::bad_request(format!("invalid limit {text:?}")))?,
-        };
-        let point = list_point(query.get("resourceVersion"), query.get("resourceVersionMatch"))?;
+        let list_options::List { limit, point } = list_options::list(query)?;
         let selection = self.selection()?;
         let scope = self.scope();
         let request = ListRequest {
@@ -176,21 +184,11 @@ impl Call {
 
     pub(super) async fn watch(&mut self) -> Result<Response<Body>, Status> {
         let query = &self.info.query;
-        let initial = query.flag("sendInitialEvents");
-        let from = match query.get("resourceVersion") {
-            "" => WatchFrom::Initial { point: ListPoint::Consistent, mark_end: initial },
-            "0" => WatchFrom::Initial { point: ListPoint::Any, mark_end: initial },
-            text if initial => {
-                WatchFrom::Initial { point: ListPoint::NotOlderThan(revision(text)?), mark_end: true }
-            }
-            text => WatchFrom::Rev(revision(text)?),
-        };
+        let list_options::Watch { from, bookmarks, timeout } = list_options::watch(query)?;
         let selection = self.selection()?;
-        let bookmarks = query.flag("allowWatchBookmarks");
-        let seconds = query.get("timeoutSeconds").parse().ok().filter(|s| *s > 0);
         let least = self.server.limits.min_watch.as_secs().max(1);
-        let seconds = seconds.unwrap_or_else(|| rand::rng().random_range(least..2 * least));
-        let timeout = Duration::from_secs(seconds);
+        let timeout =
+            timeout.unwrap_or_else(|| Duration::from_secs(rand::rng().random_range(least..2 * least)));
         let request =
             WatchRequest { namespace: self.scope(), selection, from, bookmarks, timeout: Some(timeout) };
         let events =
@@ -306,25 +304,10 @@ impl Framer {
     }
 }
 
-fn revision(text: &str) -> Result<u64, Status> {
+pub(super) fn revision(text: &str) -> Result<u64, Status> {
     text.parse().map_err(|_| {
         Status::bad_request(format!(
             "invalid resource version: strconv.ParseUint: parsing {text:?}: invalid syntax"
         ))
-    })
-}
-
-/// What `resourceVersion` and `resourceVersionMatch` of a list ask for.
-fn list_point(version: &str, matching: &str) -> Result<ListPoint, Status> {
-    Ok(match (version, matching) {
-        ("", "") => ListPoint::Consistent,
-        ("0", "" | "NotOlderThan") => ListPoint::Any,
-        (v, "" | "NotOlderThan") if !v.is_empty() => ListPoint::NotOlderThan(revision(v)?),
-        (v, "Exact") if !v.is_empty() && v != "0" => ListPoint::Exact(revision(v)?),
-        _ => {
-            return Err(Status::bad_request(
-                "resourceVersionMatch is forbidden unless a matching resourceVersion is provided",
-            ));
-        }
     })
 }

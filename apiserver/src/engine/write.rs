@@ -75,6 +75,17 @@ impl Call {
         Ok(())
     }
 
+    fn check_name(&self, object: &Object) -> Result<(), Status> {
+        if object.name() == self.info.name {
+            return Ok(());
+        }
+        Err(Status::bad_request(format!(
+            "the name of the object ({}) does not match the name on the URL ({})",
+            object.name(),
+            self.info.name
+        )))
+    }
+
     fn invalid(&self, name: &str, errors: &ErrorList) -> Result<(), Status> {
         if errors.is_empty() {
             return Ok(());
@@ -84,6 +95,7 @@ impl Call {
     }
 
     pub(super) async fn create(&mut self) -> Result<Response<Body>, Status> {
+        self.check_manager()?;
         let now = Timestamp::now();
         let mut object = self.decode_body()?;
         if self.resource.namespaced && self.info.namespace.is_empty() {
@@ -144,21 +156,17 @@ impl Call {
     }
 
     pub(super) async fn update(&mut self) -> Result<Response<Body>, Status> {
+        self.check_manager()?;
         let object = self.decode_body()?;
         if object.name().is_empty() {
             return Err(Status::bad_request(format!("name must be provided for {}", self.resource.plural)));
         }
-        if object.name() != self.info.name {
-            return Err(Status::bad_request(format!(
-                "the name of the object ({}) does not match the name on the URL ({})",
-                object.name(),
-                self.info.name
-            )));
-        }
+        self.check_name(&object)?;
         self.change(&Change::Replace(object)).await
     }
 
     pub(super) async fn patch(&mut self) -> Result<Response<Body>, Status> {
+        self.check_manager()?;
         let sent = self.headers.get(header::CONTENT_TYPE).and_then(|v| v.to_str().ok()).unwrap_or_default();
         let sent = sent.split(';').next().unwrap_or_default().trim();
         if sent != "application/apply-patch+yaml" && self.info.query.has("force") {
@@ -239,6 +247,8 @@ impl Call {
             }
             Change::Apply(applied) => self.applied(applied, Some(old))?,
         };
+        self.check_namespace(&mut new)?;
+        self.check_name(&new)?;
         let uid = new.uid().to_owned();
         if !uid.is_empty() && uid != old.uid() {
             return Err(Status::conflict(

@@ -2,14 +2,15 @@
 //!
 //! The tests share a cluster and run one after the other; each works in a namespace of its own.
 
-use std::{io::Write, process::ExitCode, time::Instant};
+use std::process::ExitCode;
 
 use anyhow::{Context, Result, ensure};
-use tests::Cluster;
+use tests::{
+    Cluster,
+    runner::{Runner, Test, say, skip},
+};
 
-type Test = (&'static str, fn(&Cluster, &str) -> Result<()>);
-
-const TESTS: &[Test] = &[
+const TESTS: &[Test<Cluster>] = &[
     ("deployments roll out, scale, roll back and take their pods with them", deployments),
     ("deleted pods are replaced and ended containers restarted", healing),
     ("stateful sets have an order and names", stateful_sets),
@@ -22,39 +23,29 @@ const TESTS: &[Test] = &[
 ];
 
 fn main() -> ExitCode {
-    let mut out = std::io::stdout();
-    // Output that cannot be written says nothing about the tests.
-    let mut say = |text: String| drop(writeln!(out, "{text}"));
     if let Some(why) = tests::obstacle() {
-        say(format!("skipped: {why}"));
-        return if std::env::var_os("CI").is_some() { ExitCode::FAILURE } else { ExitCode::SUCCESS };
+        return skip(why);
     }
     let cluster = match Cluster::start() {
         Ok(cluster) => cluster,
         Err(error) => {
-            say(format!("{error:#}"));
+            say(&format!("{error:#}"));
             return ExitCode::FAILURE;
         }
     };
-    let mut failed = 0;
-    for (at, (name, test)) in TESTS.iter().enumerate() {
-        let (start, namespace) = (Instant::now(), format!("test-{at}"));
-        let made = cluster.kubectl(&["create", "namespace", &namespace]).map(drop);
-        let result = made.and_then(|()| test(&cluster, &namespace));
-        let took = start.elapsed().as_secs_f32();
-        match result {
-            Ok(()) => say(format!("test {name} ... ok ({took:.1}s)")),
-            Err(error) => {
-                failed += 1;
-                let pods = cluster.kubectl(&["get", "pods,events", "-A", "-o", "wide"]).unwrap_or_default();
-                say(format!("test {name} ... FAILED ({took:.1}s)\n{error:#}\n{pods}\n{}", cluster.logs()));
-            }
-        }
-    }
+    let runner = Runner {
+        subject: &cluster,
+        parallel: 1,
+        prepare: |c, ns| c.kubectl(&["create", "namespace", ns]).map(drop),
+        clean: |c, ns| drop(c.kubectl(&["delete", "namespace", ns, "--wait=false"])),
+        explain: |c, _| {
+            let pods = c.kubectl(&["get", "pods,events", "-A", "-o", "wide"]).unwrap_or_default();
+            format!("{pods}\n{}", c.logs())
+        },
+    };
+    let outcome = runner.run("test", TESTS);
     drop(cluster);
-    let word = if failed == 0 { "ok" } else { "FAILED" };
-    say(format!("\ntest result: {word}. {} passed; {failed} failed; 0 ignored", TESTS.len() - failed));
-    if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+    outcome.exit()
 }
 
 /// kubectl in a namespace.

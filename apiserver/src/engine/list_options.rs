@@ -1,0 +1,194 @@
+//! What the parameters of a list or watch ask for.
+//!
+//! Contract: ListOptions of the API reference; upstream `apimachinery/pkg/apis/meta/internalversion/validation`.
+//! Pure: from the query to a request or the errors in it.
+
+use std::time::Duration;
+
+use super::read::revision;
+use crate::{
+    field::{Error, ErrorList, Path},
+    request_path::info::Query,
+    status::{GroupName, Status},
+    storage::{ListPoint, WatchFrom},
+};
+
+/// Where a list stands and how much of it is wanted.
+#[derive(Debug)]
+pub(super) struct List {
+    pub(super) limit: usize,
+    pub(super) point: ListPoint,
+}
+
+/// Where a watch starts and how long it lasts.
+#[derive(Debug)]
+pub(super) struct Watch {
+    pub(super) from: WatchFrom,
+    pub(super) bookmarks: bool,
+    /// `None` leaves it to the server.
+    pub(super) timeout: Option<Duration>,
+}
+
+/// Options of a list.
+///
+/// # Errors
+/// 400 for what is no number or revision, 422 for options that exclude each other.
+pub(super) fn list(query: &Query) -> Result<List, Status> {
+    let limit = usize::try_from(number(query, "limit")?).unwrap_or(0);
+    number(query, "timeoutSeconds")?;
+    let (version, matching) = (query.get("resourceVersion"), query.get("resourceVersionMatch"));
+    let mut errors = ErrorList::new();
+    let path = Path::new("resourceVersionMatch");
+    if !matching.is_empty() {
+        if version.is_empty() {
+            let why = "resourceVersionMatch is forbidden unless resourceVersion is provided";
+            errors.push(Error::forbidden(&path, why));
+        }
+        not_with_continue(query, &path, &mut errors);
+        if !["Exact", "NotOlderThan"].contains(&matching) {
+            errors.push(Error::not_supported(&path, matching, &["", "Exact", "NotOlderThan"]));
+        }
+        if matching == "Exact" && version == "0" {
+            let why = "resourceVersionMatch \"exact\" is forbidden for resourceVersion \"0\"";
+            errors.push(Error::forbidden(&path, why));
+        }
+    }
+    if query.has("sendInitialEvents") {
+        let path = Path::new("sendInitialEvents");
+        errors.push(Error::forbidden(&path, "sendInitialEvents is forbidden for list"));
+    }
+    refuse(&errors)?;
+    if !query.get("continue").is_empty() && !matches!(version, "" | "0") {
+        return Err(Status::bad_request("specifying resource version is not allowed when using continue"));
+    }
+    let point = match (version, matching) {
+        ("", _) => ListPoint::Consistent,
+        ("0", _) => ListPoint::Any,
+        (version, "Exact") => ListPoint::Exact(revision(version)?),
+        // A page of a revision, as before there was a way to ask for it.
+        (version, "") if limit > 0 => ListPoint::Exact(revision(version)?),
+        (version, _) => ListPoint::NotOlderThan(revision(version)?),
+    };
+    Ok(List { limit, point })
+}
+
+/// Options of a watch.
+///
+/// # Errors
+/// As for [`list`].
+pub(super) fn watch(query: &Query) -> Result<Watch, Status> {
+    let seconds = number(query, "timeoutSeconds")?;
+    number(query, "limit")?;
+    let asked = query.has("sendInitialEvents");
+    let matching = query.get("resourceVersionMatch");
+    let mut errors = ErrorList::new();
+    let path = Path::new("resourceVersionMatch");
+    if asked && matching != "NotOlderThan" {
+        let why = "sendInitialEvents requires setting resourceVersionMatch to NotOlderThan";
+        errors.push(Error::forbidden(&path, why));
+    }
+    if !matching.is_empty() {
+        if !asked {
+            let why = "resourceVersionMatch is forbidden for watch unless sendInitialEvents is provided";
+            errors.push(Error::forbidden(&path, why));
+        }
+        if matching != "NotOlderThan" {
+            errors.push(Error::not_supported(&path, matching, &["NotOlderThan"]));
+        }
+        not_with_continue(query, &path, &mut errors);
+    }
+    refuse(&errors)?;
+    let initial = query.flag("sendInitialEvents");
+    let from = match query.get("resourceVersion") {
+        "" => WatchFrom::Initial { point: ListPoint::Consistent, mark_end: initial },
+        "0" => WatchFrom::Initial { point: ListPoint::Any, mark_end: initial },
+        text if initial => {
+            WatchFrom::Initial { point: ListPoint::NotOlderThan(revision(text)?), mark_end: true }
+        }
+        text => WatchFrom::Rev(revision(text)?),
+    };
+    let timeout = u64::try_from(seconds).ok().filter(|s| *s > 0).map(Duration::from_secs);
+    Ok(Watch { from, bookmarks: query.flag("allowWatchBookmarks"), timeout })
+}
+
+fn not_with_continue(query: &Query, path: &Path, errors: &mut ErrorList) {
+    if !query.get("continue").is_empty() {
+        let why = "resourceVersionMatch is forbidden when continue is provided";
+        errors.push(Error::forbidden(path, why));
+    }
+}
+
+fn refuse(errors: &ErrorList) -> Result<(), Status> {
+    if errors.is_empty() {
+        return Ok(());
+    }
+    Err(Status::invalid(&GroupName::new("meta.k8s.io", "ListOptions"), "", errors))
+}
+
+/// A parameter that is a whole number; 0 when it is not there.
+pub(super) fn number(query: &Query, name: &str) -> Result<i64, Status> {
+    match query.get(name) {
+        "" => Ok(0),
+        text => text
+            .parse()
+            .map_err(|_| Status::bad_request(format!("strconv.ParseInt: parsing {text:?}: invalid syntax"))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_lists_ask_for() {
+        for (query, want) in [
+            ("", "0 Consistent"),
+            ("limit=5", "5 Consistent"),
+            ("limit=-1", "0 Consistent"),
+            ("resourceVersion=0", "0 Any"),
+            ("resourceVersion=7", "0 NotOlderThan(7)"),
+            ("resourceVersion=7&limit=2", "2 Exact(7)"),
+            ("resourceVersion=7&resourceVersionMatch=Exact", "0 Exact(7)"),
+            ("resourceVersion=7&limit=2&resourceVersionMatch=NotOlderThan", "2 NotOlderThan(7)"),
+            ("limit=x", "400"),
+            ("timeoutSeconds=soon", "400"),
+            ("resourceVersion=x", "400"),
+            ("resourceVersion=7&continue=c", "400"),
+            ("resourceVersionMatch=Exact", "422"),
+            ("resourceVersion=0&resourceVersionMatch=Exact", "422"),
+            ("resourceVersion=7&resourceVersionMatch=Perhaps", "422"),
+            ("resourceVersion=7&resourceVersionMatch=Exact&continue=c", "422"),
+            ("sendInitialEvents=false", "422"),
+        ] {
+            let told = match list(&Query::parse(query)) {
+                Ok(List { limit, point }) => format!("{limit} {point:?}"),
+                Err(status) => status.code.to_string(),
+            };
+            assert_eq!(told, want, "{query}");
+        }
+    }
+
+    #[test]
+    fn what_watches_ask_for() {
+        for (query, want) in [
+            ("", "Initial { point: Consistent, mark_end: false }"),
+            ("resourceVersion=0", "Initial { point: Any, mark_end: false }"),
+            ("resourceVersion=7&timeoutSeconds=3", "Rev(7)"),
+            (
+                "sendInitialEvents=true&resourceVersionMatch=NotOlderThan&resourceVersion=7",
+                "Initial { point: NotOlderThan(7), mark_end: true }",
+            ),
+            ("sendInitialEvents=true", "422"),
+            ("resourceVersion=7&resourceVersionMatch=NotOlderThan", "422"),
+            ("sendInitialEvents=true&resourceVersionMatch=Exact", "422"),
+            ("timeoutSeconds=soon", "400"),
+            ("resourceVersion=x", "400"),
+        ] {
+            let told = match watch(&Query::parse(query)) {
+                Ok(watch) => format!("{:?}", watch.from),
+                Err(status) => status.code.to_string(),
+            };
+            assert_eq!(told, want, "{query}");
+        }
+    }
+}

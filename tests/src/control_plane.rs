@@ -1,0 +1,316 @@
+//! [`ControlPlane`]: a real etcd and the kube-apiserver binary on free loopback ports; no node, no controller.
+//!
+//! It needs neither root nor containers, starts in about a second, and every test that breaks it has one of its own.
+
+use std::{
+    fs::{self, File},
+    net::TcpListener,
+    os::unix::fs::PermissionsExt,
+    path::Path,
+    process::{Child, Command, Stdio},
+    sync::{Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result, bail};
+use nix::{
+    errno::Errno,
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
+use serde_json::json;
+
+use crate::{
+    client::Client,
+    path_from,
+    pki::{Authority, Identity, NOW, TokenKey},
+    tail,
+};
+
+/// Who issues tokens.
+pub const ISSUER: &str = "https://kubernetes.default.svc.cluster.local";
+
+/// etcd and an API server, ended when dropped.
+#[derive(Debug)]
+pub struct ControlPlane {
+    dir: tempfile::TempDir,
+    etcd_port: u16,
+    peer_port: u16,
+    port: u16,
+    quota: u64,
+    flags: Vec<String>,
+    /// Who signs certificates of servers and clients.
+    pub ca: Authority,
+    /// What signs tokens.
+    pub tokens: TokenKey,
+    etcd: Mutex<Option<Child>>,
+    api: Mutex<Option<Child>>,
+}
+
+/// How a control plane is started.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Bytes etcd takes before it calls its disk full.
+    pub quota: u64,
+    /// More flags for the API server.
+    pub flags: Vec<String>,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self { quota: 1 << 30, flags: Vec::new() }
+    }
+}
+
+impl ControlPlane {
+    /// Starts both and waits until the API server is ready.
+    ///
+    /// # Errors
+    /// When one does not come up, with its last lines.
+    pub fn start(options: Options) -> Result<Self> {
+        let plane = Self {
+            dir: tempfile::Builder::new().prefix("keelson-api").tempdir()?,
+            etcd_port: free_port()?,
+            peer_port: free_port()?,
+            port: free_port()?,
+            quota: options.quota,
+            flags: options.flags,
+            ca: Authority::new("test-ca")?,
+            tokens: TokenKey::new()?,
+            etcd: Mutex::default(),
+            api: Mutex::default(),
+        };
+        plane.write_files()?;
+        plane.start_etcd()?;
+        plane.start_api()?;
+        Ok(plane)
+    }
+
+    /// A client that may do everything.
+    ///
+    /// # Errors
+    /// When no certificate can be made.
+    pub fn admin(&self) -> Result<Client> {
+        self.user("admin", "system:masters")
+    }
+
+    /// A client with a certificate of this user, in a group unless that is empty.
+    ///
+    /// # Errors
+    /// When no certificate can be made.
+    pub fn user(&self, name: &str, group: &str) -> Result<Client> {
+        self.client(Some(&self.ca.client(name, group, NOW)?))
+    }
+
+    /// A client without an identity, or with any.
+    ///
+    /// # Errors
+    /// When the identity cannot be read.
+    pub fn client(&self, identity: Option<&Identity>) -> Result<Client> {
+        Client::new(&format!("https://127.0.0.1:{}", self.port), &self.ca.cert, identity)
+    }
+
+    /// Where etcd listens.
+    pub fn etcd_url(&self) -> String {
+        format!("http://127.0.0.1:{}", self.etcd_port)
+    }
+
+    /// Starts etcd on the data it had, if any.
+    ///
+    /// # Errors
+    /// When it cannot be started.
+    pub fn start_etcd(&self) -> Result<()> {
+        let (client, peer) = (self.etcd_url(), format!("http://127.0.0.1:{}", self.peer_port));
+        let etcd = which("etcd").context("etcd is not installed")?;
+        let mut command = Command::new(etcd);
+        command
+            .arg("--name=test")
+            .arg(format!("--data-dir={}", self.at("etcd")))
+            .arg(format!("--listen-client-urls={client}"))
+            .arg(format!("--advertise-client-urls={client}"))
+            .arg(format!("--listen-peer-urls={peer}"))
+            .arg(format!("--initial-advertise-peer-urls={peer}"))
+            .arg(format!("--initial-cluster=test={peer}"))
+            .arg(format!("--quota-backend-bytes={}", self.quota))
+            .args(["--logger=zap", "--log-level=warn", "--unsafe-no-fsync"]);
+        *lock(&self.etcd) = Some(self.spawn(command, "etcd.log")?);
+        Ok(())
+    }
+
+    /// Starts the API server and waits until it is ready.
+    ///
+    /// # Errors
+    /// When it is not within a minute.
+    pub fn start_api(&self) -> Result<()> {
+        let mut command = Command::new(path_from("KEELSON_BIN_DIR")?.join("kube-apiserver"));
+        command
+            .arg(format!("--etcd-servers={}", self.etcd_url()))
+            .args(["--bind-address=127.0.0.1", "--advertise-address=127.0.0.1"])
+            .arg(format!("--secure-port={}", self.port))
+            .arg(format!("--tls-cert-file={}", self.at("server.crt")))
+            .arg(format!("--tls-private-key-file={}", self.at("server.key")))
+            .arg(format!("--client-ca-file={}", self.at("ca.crt")))
+            .arg(format!("--service-account-issuer={ISSUER}"))
+            .arg(format!("--service-account-key-file={}", self.at("sa.pub")))
+            .arg(format!("--service-account-signing-key-file={}", self.at("sa.key")))
+            .args(["--service-cluster-ip-range=10.96.0.0/16", "--authorization-mode=Node,RBAC"])
+            .arg("--enable-admission-plugins=NodeRestriction")
+            .args(&self.flags);
+        *lock(&self.api) = Some(self.spawn(command, "kube-apiserver.log")?);
+        let admin = self.admin()?;
+        self.eventually("the API server is ready", 60, || {
+            if let Some(status) = lock(&self.api).as_mut().map(Child::try_wait).transpose()?.flatten() {
+                bail!("it ended: {status}\n{}", self.logs());
+            }
+            let answer = admin.get("/readyz")?;
+            Ok((answer.code == 200).then_some(()))
+        })
+        .with_context(|| self.logs())
+    }
+
+    /// Ends etcd as a crash would.
+    ///
+    /// # Errors
+    /// When it cannot be waited for.
+    pub fn kill_etcd(&self) -> Result<()> {
+        end(&mut lock(&self.etcd), Signal::SIGKILL)
+    }
+
+    /// Ends the API server as a crash would.
+    ///
+    /// # Errors
+    /// When it cannot be waited for.
+    pub fn kill_api(&self) -> Result<()> {
+        end(&mut lock(&self.api), Signal::SIGKILL)
+    }
+
+    /// Process id of the API server.
+    pub fn api_pid(&self) -> Option<u32> {
+        lock(&self.api).as_ref().map(Child::id)
+    }
+
+    /// Polls until `probe` says something; `what` names what is waited for.
+    ///
+    /// # Errors
+    /// After `seconds`, with the last failure of the probe.
+    pub fn eventually<T>(
+        &self,
+        what: &str,
+        seconds: u64,
+        mut probe: impl FnMut() -> Result<Option<T>>,
+    ) -> Result<T> {
+        poll(what, seconds, Duration::from_millis(20), &mut probe)
+    }
+
+    /// A namespace with the service account that a controller would have made.
+    ///
+    /// # Errors
+    /// When they are refused.
+    pub fn namespace(&self, name: &str) -> Result<()> {
+        let admin = self.admin()?;
+        admin.post("/api/v1/namespaces", &json!({"metadata": {"name": name}}))?.ok()?;
+        let account = json!({"metadata": {"name": "default"}});
+        admin.post(&format!("/api/v1/namespaces/{name}/serviceaccounts"), &account)?.ok()?;
+        Ok(())
+    }
+
+    /// The last lines of both logs.
+    pub fn logs(&self) -> String {
+        let of = |name: &str| tail(&fs::read_to_string(self.at(name)).unwrap_or_default(), 12);
+        format!("--- etcd\n{}\n--- kube-apiserver\n{}", of("etcd.log"), of("kube-apiserver.log"))
+    }
+
+    /// Everything the API server has logged.
+    ///
+    /// # Errors
+    /// When the log cannot be read.
+    pub fn api_log(&self) -> Result<String> {
+        Ok(fs::read_to_string(self.at("kube-apiserver.log"))?)
+    }
+
+    fn at(&self, file: &str) -> String {
+        self.dir.path().join(file).to_string_lossy().into_owned()
+    }
+
+    fn write_files(&self) -> Result<()> {
+        let server = self.ca.server()?;
+        for (file, text) in [
+            ("ca.crt", &self.ca.cert),
+            ("server.crt", &server.cert),
+            ("server.key", &server.key),
+            ("sa.key", &self.tokens.private()),
+            ("sa.pub", &self.tokens.public()),
+        ] {
+            fs::write(self.at(file), text)?;
+            fs::set_permissions(self.at(file), fs::Permissions::from_mode(0o600))?;
+        }
+        Ok(())
+    }
+
+    fn spawn(&self, mut command: Command, log: &str) -> Result<Child> {
+        let log = File::options().create(true).append(true).open(self.at(log))?;
+        let program = command.get_program().to_owned();
+        command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
+        command.spawn().with_context(|| format!("cannot start {}", Path::new(&program).display()))
+    }
+}
+
+impl Drop for ControlPlane {
+    fn drop(&mut self) {
+        for child in [&self.api, &self.etcd] {
+            // A process that cannot be ended here has ended already.
+            drop(end(&mut lock(child), Signal::SIGKILL));
+        }
+    }
+}
+
+/// Polls `probe` until it says something.
+///
+/// # Errors
+/// After `seconds`, with the last failure of the probe.
+#[expect(clippy::disallowed_methods, reason = "no runtime is there to be blocked")]
+pub fn poll<T>(
+    what: &str,
+    seconds: u64,
+    pause: Duration,
+    probe: &mut dyn FnMut() -> Result<Option<T>>,
+) -> Result<T> {
+    let end = Instant::now() + Duration::from_secs(seconds);
+    loop {
+        let last = match probe() {
+            Ok(Some(found)) => return Ok(found),
+            Ok(None) => "not yet".to_owned(),
+            Err(error) => format!("{error:#}"),
+        };
+        if Instant::now() >= end {
+            bail!("{what}: not within {seconds} s: {last}");
+        }
+        std::thread::sleep(pause);
+    }
+}
+
+fn end(child: &mut Option<Child>, signal: Signal) -> Result<()> {
+    if let Some(mut child) = child.take() {
+        match kill(Pid::from_raw(i32::try_from(child.id())?), signal) {
+            // One that is gone already is only waited for.
+            Ok(()) | Err(Errno::ESRCH) => {}
+            Err(error) => return Err(error.into()),
+        }
+        child.wait()?;
+    }
+    Ok(())
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn free_port() -> Result<u16> {
+    Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?.port())
+}
+
+fn which(program: &str) -> Option<std::path::PathBuf> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let folders = std::env::split_paths(&path).chain(["/usr/sbin".into(), "/usr/bin".into()]);
+    folders.map(|f| f.join(program)).find(|p| p.is_file())
+}

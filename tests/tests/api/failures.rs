@@ -1,0 +1,1 @@
+pub(crate) const TESTS: &[tests::runner::Test<()>] = &[];

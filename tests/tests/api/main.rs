@@ -1,0 +1,64 @@
+//! The API server over the wire: what it answers to good and bad requests, and what it survives.
+//!
+//! Tests of one list share a control plane and run several at a time, each in its own namespace; those of
+//! [`failures`] start their own and break it.
+
+mod access;
+mod discovery;
+mod failures;
+mod input;
+mod lists;
+mod objects;
+mod patches;
+
+use std::process::ExitCode;
+
+use tests::{
+    ControlPlane,
+    control_plane::Options,
+    runner::{Runner, Test, say, skip},
+};
+
+const LISTS: &[(&str, &[Test<ControlPlane>])] = &[
+    ("input", input::TESTS),
+    ("objects", objects::TESTS),
+    ("patches", patches::TESTS),
+    ("lists", lists::TESTS),
+    ("discovery", discovery::TESTS),
+    ("access", access::TESTS),
+];
+
+fn main() -> ExitCode {
+    if let Some(why) = tests::obstacle() {
+        return skip(why);
+    }
+    let plane = match ControlPlane::start(Options::default()) {
+        Ok(plane) => plane,
+        Err(error) => {
+            say(&format!("{error:#}"));
+            return ExitCode::FAILURE;
+        }
+    };
+    let shared = Runner {
+        subject: &plane,
+        parallel: 6,
+        prepare: ControlPlane::namespace,
+        clean: |_, _| (),
+        explain: |_, _| String::new(),
+    };
+    let all = LISTS.iter().map(|(name, tests)| shared.run(name, tests)).reduce(|a, b| a.and(b));
+    let alone = Runner {
+        subject: &(),
+        parallel: 4,
+        prepare: |(), _| Ok(()),
+        clean: |(), _| (),
+        explain: |(), _| String::new(),
+    };
+    all.unwrap_or_default().and(alone.run("failures", failures::TESTS)).exit()
+}
+
+/// Path of config maps in a namespace, or of one of them.
+fn config_maps(ns: &str, name: &str) -> String {
+    let slash = if name.is_empty() { "" } else { "/" };
+    format!("/api/v1/namespaces/{ns}/configmaps{slash}{name}")
+}
