@@ -1,7 +1,7 @@
 //! [`Cluster`]: what `hack/up` makes, spoken to as a user does.
 
 use std::{
-    fs,
+    env, fs,
     io::Write,
     path::{Path, PathBuf},
     process::{Command, Output, Stdio},
@@ -9,30 +9,78 @@ use std::{
 };
 
 use anyhow::{Context, Result, ensure};
+use hack::layout::Layout;
 
-use crate::{control_plane::poll, path_from, tail};
+use crate::{Background, control_plane::poll, path_from, tail};
 
-/// One node's cluster, taken down when dropped.
+/// A cluster on this machine, taken down when dropped.
+///
+/// `KEELSON_TEST_CLUSTER` names the state folder of one that runs already: it is used instead and left as it is.
 #[derive(Debug)]
 pub struct Cluster {
     dir: tempfile::TempDir,
+    state: PathBuf,
+    nodes: u32,
+    own: bool,
     binaries: PathBuf,
     kubectl: PathBuf,
 }
 
+/// Image archives of a cluster that has ended, for the next one.
+#[derive(Debug)]
+pub struct Images(tempfile::TempDir);
+
 impl Cluster {
-    /// Starts a cluster with one node, the host itself, and its demo images.
+    /// Starts a cluster with this many nodes (one is the host itself) and the demo images.
     ///
     /// # Errors
     /// With the last lines of `hack up` when it fails.
-    pub fn start() -> Result<Cluster> {
-        let cluster = Cluster {
-            dir: tempfile::Builder::new().prefix("keelson-test").tempdir()?,
-            binaries: path_from("KEELSON_BIN_DIR")?,
-            kubectl: path_from("KEELSON_KUBECTL")?,
-        };
-        cluster.hack(&["up", "--no-build", "--no-demo"])?;
+    pub fn start(nodes: u32, images: Option<Images>) -> Result<Cluster> {
+        let dir = tempfile::Builder::new().prefix("keelson-test").tempdir()?;
+        let running = env::var_os("KEELSON_TEST_CLUSTER").filter(|_| nodes == 1);
+        let own = running.is_none();
+        let state = running.map_or_else(|| dir.path().join("state"), PathBuf::from);
+        if let Some(Images(old)) = images {
+            fs::create_dir_all(&state)?;
+            fs::rename(old.path().join("images"), state.join("images"))?;
+        }
+        let (binaries, kubectl) = (path_from("KEELSON_BIN_DIR")?, path_from("KEELSON_KUBECTL")?);
+        let cluster = Cluster { dir, state, nodes, own, binaries, kubectl };
+        if own {
+            cluster.up()?;
+        }
         Ok(cluster)
+    }
+
+    /// Brings back what was stopped.
+    ///
+    /// # Errors
+    /// With the last lines of `hack up` when it fails.
+    pub fn up(&self) -> Result<()> {
+        self.hack(&["up", "--no-build", "--no-demo", "--nodes", &self.nodes.to_string()])
+    }
+
+    /// Takes the cluster down and keeps its image archives.
+    ///
+    /// # Errors
+    /// When they cannot be moved.
+    pub fn end(self) -> Result<Images> {
+        let kept = tempfile::Builder::new().prefix("keelson-images").tempdir()?;
+        if self.own {
+            fs::rename(self.state.join("images"), kept.path().join("images"))?;
+        } else {
+            fs::create_dir(kept.path().join("images"))?;
+        }
+        Ok(Images(kept))
+    }
+
+    /// Stops one process of it, as `kubelet-node-2`.
+    ///
+    /// # Errors
+    /// When it does not end.
+    pub fn stop(&self, process: &str) -> Result<()> {
+        let layout = Layout::new(self.state.clone(), PathBuf::new());
+        hack::process::stop(&layout, process, Duration::from_secs(20))
     }
 
     /// Runs a subcommand of `hack` on this cluster.
@@ -46,7 +94,7 @@ impl Cluster {
         // Into a file rather than a pipe: the daemons outlive the command.
         let status = Command::new(self.binaries.join("hack"))
             .args(args)
-            .env("KEELSON_DIR", self.state())
+            .env("KEELSON_DIR", &self.state)
             .env("CARGO_TARGET_DIR", target)
             .stdin(Stdio::null())
             .stdout(out.try_clone()?)
@@ -56,10 +104,6 @@ impl Cluster {
         fs::remove_file(&log)?;
         ensure!(status.success(), "hack {} failed: {status}\n{}", args.join(" "), tail(&said, 30));
         Ok(())
-    }
-
-    fn state(&self) -> PathBuf {
-        self.dir.path().join("state")
     }
 
     /// Runs kubectl as the admin and returns what it prints.
@@ -85,9 +129,31 @@ impl Cluster {
         text(child.wait_with_output()?, args)
     }
 
-    fn kubectl_command(&self, args: &[&str]) -> Command {
+    /// kubectl in a namespace that goes on while the test looks at it; on a terminal if it is to be interactive.
+    ///
+    /// # Errors
+    /// When it cannot be started.
+    pub fn kubectl_background(&self, namespace: &str, args: &[&str], terminal: bool) -> Result<Background> {
         let mut command = Command::new(&self.kubectl);
-        command.arg("--kubeconfig").arg(self.state().join("admin.kubeconfig")).arg("--request-timeout=30s");
+        command.arg("--kubeconfig").arg(self.state.join("admin.kubeconfig"));
+        command.args(["--namespace", namespace]).args(args);
+        if terminal { Background::on_terminal(command) } else { Background::start(command) }
+    }
+
+    /// The path of kubectl.
+    pub fn kubectl_path(&self) -> &Path {
+        &self.kubectl
+    }
+
+    /// A folder for files of the tests.
+    pub fn folder(&self) -> &Path {
+        self.dir.path()
+    }
+
+    /// kubectl as the admin, to which a test may add.
+    pub fn kubectl_command(&self, args: &[&str]) -> Command {
+        let mut command = Command::new(&self.kubectl);
+        command.arg("--kubeconfig").arg(self.state.join("admin.kubeconfig")).arg("--request-timeout=30s");
         command.args(args);
         command
     }
@@ -107,7 +173,7 @@ impl Cluster {
 
     /// The last lines of every daemon's log, for a failure nobody can look at.
     pub fn logs(&self) -> String {
-        let files = fs::read_dir(self.state().join("log")).into_iter().flatten().flatten();
+        let files = fs::read_dir(self.state.join("log")).into_iter().flatten().flatten();
         let of = |path: &Path| tail(&fs::read_to_string(path).unwrap_or_default(), 12);
         files.map(|f| format!("--- {}\n{}\n", f.file_name().to_string_lossy(), of(&f.path()))).collect()
     }
@@ -115,6 +181,9 @@ impl Cluster {
 
 impl Drop for Cluster {
     fn drop(&mut self) {
+        if !self.own {
+            return;
+        }
         if let Err(error) = self.hack(&["down", "--purge"]) {
             // Nothing else can be done here; what is left shows in the next start.
             let _told = writeln!(std::io::stderr(), "cannot take the cluster down: {error:#}");

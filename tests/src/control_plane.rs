@@ -7,12 +7,15 @@ use std::{
     net::TcpListener,
     os::unix::fs::PermissionsExt,
     path::Path,
-    process::{Child, Command, Stdio},
-    sync::{Mutex, MutexGuard, PoisonError},
+    process::{Child, Command, ExitStatus, Stdio},
+    sync::{
+        Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU16, Ordering},
+    },
     time::{Duration, Instant},
 };
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use nix::{
     errno::Errno,
     sys::signal::{Signal, kill},
@@ -21,8 +24,8 @@ use nix::{
 use serde_json::json;
 
 use crate::{
+    binary,
     client::Client,
-    path_from,
     pki::{Authority, Identity, NOW, TokenKey},
     tail,
 };
@@ -107,7 +110,7 @@ impl ControlPlane {
     /// # Errors
     /// When the identity cannot be read.
     pub fn client(&self, identity: Option<&Identity>) -> Result<Client> {
-        Client::new(&format!("https://127.0.0.1:{}", self.port), &self.ca.cert, identity)
+        Client::new(&format!("https://{}", self.address()), &self.ca.cert, identity)
     }
 
     /// Where etcd listens.
@@ -142,7 +145,7 @@ impl ControlPlane {
     /// # Errors
     /// When it is not within a minute.
     pub fn start_api(&self) -> Result<()> {
-        let mut command = Command::new(path_from("KEELSON_BIN_DIR")?.join("kube-apiserver"));
+        let mut command = Command::new(binary("kube-apiserver")?);
         command
             .arg(format!("--etcd-servers={}", self.etcd_url()))
             .args(["--bind-address=127.0.0.1", "--advertise-address=127.0.0.1"])
@@ -159,9 +162,7 @@ impl ControlPlane {
         *lock(&self.api) = Some(self.spawn(command, "kube-apiserver.log")?);
         let admin = self.admin()?;
         self.eventually("the API server is ready", 60, || {
-            if let Some(status) = lock(&self.api).as_mut().map(Child::try_wait).transpose()?.flatten() {
-                bail!("it ended: {status}\n{}", self.logs());
-            }
+            ensure!(self.is_running()?, "it ended");
             let answer = admin.get("/readyz")?;
             Ok((answer.code == 200).then_some(()))
         })
@@ -182,6 +183,32 @@ impl ControlPlane {
     /// When it cannot be waited for.
     pub fn kill_api(&self) -> Result<()> {
         end(&mut lock(&self.api), Signal::SIGKILL)
+    }
+
+    /// Ends the API server as an operator would and waits for it.
+    ///
+    /// # Errors
+    /// When it does not run.
+    pub fn terminate_api(&self) -> Result<ExitStatus> {
+        let mut child = lock(&self.api).take().context("the API server does not run")?;
+        kill(Pid::from_raw(i32::try_from(child.id())?), Signal::SIGTERM)?;
+        Ok(child.wait()?)
+    }
+
+    /// Whether the API server runs.
+    ///
+    /// # Errors
+    /// When it cannot be told.
+    pub fn is_running(&self) -> Result<bool> {
+        match lock(&self.api).as_mut() {
+            Some(child) => Ok(child.try_wait()?.is_none()),
+            None => Ok(false),
+        }
+    }
+
+    /// Host and port of the API server.
+    pub fn address(&self) -> String {
+        format!("127.0.0.1:{}", self.port)
     }
 
     /// Process id of the API server.
@@ -305,8 +332,17 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+/// A port nobody listens on, below those the kernel gives to connections, which would be taken by the time of its use.
 fn free_port() -> Result<u16> {
-    Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?.port())
+    static NEXT: AtomicU16 = AtomicU16::new(0);
+    for _ in 0..10_000 {
+        let own = u16::try_from(std::process::id() % 97)? * 100;
+        let port = 20_000 + (own + NEXT.fetch_add(1, Ordering::Relaxed)) % 10_000;
+        if TcpListener::bind(("127.0.0.1", port)).is_ok() {
+            return Ok(port);
+        }
+    }
+    bail!("no port is free")
 }
 
 fn which(program: &str) -> Option<std::path::PathBuf> {

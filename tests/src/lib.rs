@@ -15,6 +15,7 @@ pub mod client;
 pub mod control_plane;
 pub mod pki;
 
+pub mod background;
 pub mod cluster;
 
 pub mod bench;
@@ -23,6 +24,7 @@ use std::{env, path::PathBuf};
 
 use anyhow::{Context, Result};
 
+pub use background::Background;
 pub use client::{Answer, Client, Watch};
 pub use cluster::Cluster;
 pub use control_plane::ControlPlane;
@@ -35,6 +37,14 @@ pub fn obstacle() -> Option<&'static str> {
         return Some("run by hack/test, which builds the release binaries and finds kubectl");
     }
     (!nix::unistd::geteuid().is_root()).then_some("nodes need root")
+}
+
+/// A binary under test.
+///
+/// # Errors
+/// When nobody says where they are.
+pub fn binary(name: &str) -> Result<PathBuf> {
+    Ok(path_from("KEELSON_BIN_DIR")?.join(name))
 }
 
 fn path_from(variable: &str) -> Result<PathBuf> {

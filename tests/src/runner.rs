@@ -119,6 +119,7 @@ pub fn say(text: &str) {
     drop(writeln!(std::io::stdout().lock(), "{text}"));
 }
 
-fn filter() -> Option<String> {
+/// The text on the command line that names of tests must contain.
+pub fn filter() -> Option<String> {
     env::args().skip(1).find(|a| !a.starts_with('-'))
 }

@@ -1,0 +1,542 @@
+//! One pod: its containers' lives, what they see and what holds them.
+
+use std::fmt::Write as _;
+
+use anyhow::{Context, Result, ensure};
+use serde_json::Value;
+use tests::{Cluster, runner::Test};
+
+use crate::{apply, busybox, field, ready, run, shell, wait_field};
+
+pub(crate) const TESTS: &[Test<Cluster>] = &[
+    ("probes by command, HTTP and TCP restart, hold back and let through", probes),
+    ("memory and CPU limits hold containers", limits),
+    ("init containers run in order, and one that fails holds the pod", init_containers),
+    ("sidecars start before and live beside the main container", sidecars),
+    ("hooks run after the start and before the end", hooks),
+    ("a container has its grace period and no more", grace),
+    ("restart policies and the back-off between restarts", restarts),
+    ("pods see themselves through the downward API and their token", downward),
+    ("the API answers a pod by its name, with its token and under RBAC", in_cluster),
+    ("volumes are shared, of memory, of the host, read-only and in parts", volumes),
+    ("a container runs as the user, and with the rights, that it is given", security),
+    ("secrets and projected volumes follow their changes", projected),
+    ("a pod that names what is not there says so", broken),
+];
+
+fn pod(name: &str, spec: &str) -> String {
+    format!("apiVersion: v1\nkind: Pod\nmetadata: {{name: {name}, labels: {{app: {name}}}}}\nspec:\n{spec}")
+}
+
+fn json(c: &Cluster, ns: &str, pod: &str) -> Result<Value> {
+    Ok(serde_json::from_str(&run(c, ns, &["get", "pod", pod, "-o", "json"])?)?)
+}
+
+/// The status of a container of a pod.
+fn container(c: &Cluster, ns: &str, pod: &str, name: &str) -> Result<Value> {
+    let object = json(c, ns, pod)?;
+    let lists = ["containerStatuses", "initContainerStatuses"];
+    let mut all = lists.iter().filter_map(|l| object["status"][l].as_array()).flatten();
+    all.find(|s| s["name"] == name).cloned().with_context(|| format!("no status of {name} yet"))
+}
+
+fn probes(c: &Cluster, ns: &str) -> Result<()> {
+    let web = "image: 'keelson.local/web:1'";
+    let every = "periodSeconds: 1, failureThreshold: 2";
+    apply(
+        c,
+        ns,
+        &pod(
+            "good",
+            &format!(
+                "  containers:\n  - {{name: http, {web}, readinessProbe: {{httpGet: {{path: /, port: 80}}, {every}}}, \
+         livenessProbe: {{tcpSocket: {{port: 80}}, {every}}}, startupProbe: {{httpGet: {{path: /index.html, port: 80}}, {every}}}}}\n"
+            ),
+        ),
+    )?;
+    apply(
+        c,
+        ns,
+        &pod(
+            "bad",
+            &format!(
+                "  terminationGracePeriodSeconds: 1\n  containers:\n  \
+         - {{name: http, {web}, livenessProbe: {{httpGet: {{path: /missing, port: 80}}, {every}}}}}\n  \
+         - {{name: tcp, image: 'keelson.local/busybox:1', command: [sleep, '600'], livenessProbe: {{tcpSocket: {{port: 81}}, {every}}}}}\n  \
+         - {{name: exec, image: 'keelson.local/busybox:1', command: [sleep, '600'], livenessProbe: {{exec: {{command: ['false']}}, {every}}}}}\n  \
+         - {{name: start, image: 'keelson.local/busybox:1', command: [sleep, '600'], startupProbe: {{exec: {{command: ['false']}}, {every}}}}}\n"
+            ),
+        ),
+    )?;
+    apply(
+        c,
+        ns,
+        &busybox(
+            "switch",
+            &format!("    readinessProbe: {{exec: {{command: [test, -f, /tmp/ready]}}, {every}}}\n"),
+        ),
+    )?;
+    ready(c, ns, "good")?;
+    ensure!(container(c, ns, "good", "http")?["restartCount"] == 0, "a healthy container was restarted");
+    for name in ["http", "tcp", "exec", "start"] {
+        c.eventually(&format!("{name} is restarted by its probe"), 60, |c| {
+            let restarts = container(c, ns, "bad", name)?["restartCount"].as_i64().unwrap_or_default();
+            Ok((restarts >= 1).then_some(()))
+        })?;
+    }
+    let told = run(c, ns, &["get", "events", "-o", "jsonpath={range .items[*]}{.reason} {.message}\n{end}"])?;
+    ensure!(
+        told.contains("Unhealthy Liveness probe failed: HTTP probe failed with statuscode: 404"),
+        "{told}"
+    );
+    ensure!(told.contains("Unhealthy Startup probe failed"), "{told}");
+    wait_field(c, ns, "pod/switch", ".status.phase", "Running")?;
+    ensure!(container(c, ns, "switch", "main")?["ready"] == false, "it is ready without its file");
+    shell(c, ns, "switch", "touch /tmp/ready")?;
+    ready(c, ns, "switch")?;
+    shell(c, ns, "switch", "rm /tmp/ready")?;
+    wait_field(c, ns, "pod/switch", ".status.containerStatuses[0].ready", "false")?;
+    ensure!(container(c, ns, "switch", "main")?["restartCount"] == 0, "unready is no reason to restart");
+    Ok(())
+}
+
+fn limits(c: &Cluster, ns: &str) -> Result<()> {
+    apply(
+        c,
+        ns,
+        &pod(
+            "greedy",
+            "  restartPolicy: Never\n  containers:\n  - name: main\n    image: keelson.local/busybox:1\n    \
+         command: [sh, -c, 'dd if=/dev/zero of=/dev/null bs=200M count=5']\n    \
+         resources: {limits: {memory: 32Mi}}\n",
+        ),
+    )?;
+    apply(
+        c,
+        ns,
+        &busybox(
+            "held",
+            "    resources: {requests: {cpu: 100m, memory: 16Mi}, limits: {cpu: 250m, memory: 64Mi}}\n",
+        ),
+    )?;
+    c.eventually("a container over its memory limit is killed", 60, |c| {
+        let status = container(c, ns, "greedy", "main")?;
+        let ended = &status["state"]["terminated"];
+        ensure!(ended["reason"] == "OOMKilled" && ended["exitCode"] == 137, "{status}");
+        Ok(Some(()))
+    })?;
+    ready(c, ns, "held")?;
+    let v2 = "cat /sys/fs/cgroup/memory.max /sys/fs/cgroup/cpu.max";
+    let v1 = "cat /sys/fs/cgroup/memory/memory.limit_in_bytes /sys/fs/cgroup/cpu/cpu.cfs_quota_us";
+    let said = shell(c, ns, "held", &format!("{v2} 2>/dev/null || {v1}"))?;
+    let lines: Vec<&str> = said.lines().collect();
+    ensure!(lines.len() == 2 && lines[0] == "67108864" && lines[1].starts_with("25000"), "{said}");
+    ensure!(field(c, ns, "pod/held", ".status.qosClass")? == "Burstable", "its class");
+    apply(
+        c,
+        ns,
+        &pod(
+            "huge",
+            "  containers:\n  - name: main\n    image: keelson.local/busybox:1\n    resources: {requests: {memory: 500Ti}}\n",
+        ),
+    )?;
+    c.eventually("a pod that fits nowhere waits and says why", 30, |c| {
+        let why = field(c, ns, "pod/huge", ".status.conditions[?(@.type==\"PodScheduled\")].message")?;
+        ensure!(why.contains("Insufficient memory"), "{why}");
+        Ok(Some(()))
+    })
+}
+
+fn init_containers(c: &Cluster, ns: &str) -> Result<()> {
+    let step = |n: i32| {
+        format!(
+            "  - {{name: step{n}, image: 'keelson.local/busybox:1', command: [sh, -c, 'echo {n} >> /work/order'], volumeMounts: [{{name: work, mountPath: /work}}]}}\n"
+        )
+    };
+    let mut spec = String::from(
+        "  volumes: [{name: work, emptyDir: {}}]\n  terminationGracePeriodSeconds: 1\n  initContainers:\n",
+    );
+    for n in 1..=3 {
+        write!(spec, "{}", step(n))?;
+    }
+    spec += "  containers:\n  - {name: main, image: 'keelson.local/busybox:1', command: [sleep, '600'], volumeMounts: [{name: work, mountPath: /work}]}\n";
+    apply(c, ns, &pod("ordered", &spec))?;
+    apply(
+        c,
+        ns,
+        &pod(
+            "failing",
+            "  restartPolicy: Never\n  initContainers:\n  - {name: step, image: 'keelson.local/busybox:1', command: [sh, -c, 'exit 3']}\n  \
+         containers:\n  - {name: main, image: 'keelson.local/busybox:1', command: [sleep, '600']}\n",
+        ),
+    )?;
+    ready(c, ns, "ordered")?;
+    ensure!(shell(c, ns, "ordered", "cat /work/order")? == "1\n2\n3", "the order");
+    let done = container(c, ns, "ordered", "step1")?;
+    ensure!(done["state"]["terminated"]["reason"] == "Completed" && done["ready"] == true, "{done}");
+    wait_field(c, ns, "pod/failing", ".status.phase", "Failed")?;
+    ensure!(container(c, ns, "failing", "step")?["state"]["terminated"]["exitCode"] == 3, "its exit code");
+    let main = container(c, ns, "failing", "main")?;
+    ensure!(main["state"].get("running").is_none() && main["restartCount"] == 0, "{main}");
+    let told = run(c, ns, &["get", "pod", "failing"])?;
+    ensure!(told.contains("Init:Error"), "{told}");
+    Ok(())
+}
+
+fn sidecars(c: &Cluster, ns: &str) -> Result<()> {
+    let shared = "volumeMounts: [{name: work, mountPath: /work}]";
+    let image = "image: 'keelson.local/busybox:1'";
+    apply(
+        c,
+        ns,
+        &pod(
+            "pair",
+            &format!(
+                "  restartPolicy: Never\n  volumes: [{{name: work, emptyDir: {{}}}}]\n  initContainers:\n  \
+         - {{name: side, {image}, restartPolicy: Always, command: [sh, -c, 'touch /work/side; trap exit TERM; while true; do sleep 1; done'], {shared}, \
+         startupProbe: {{exec: {{command: [test, -f, /work/side]}}, periodSeconds: 1}}}}\n  \
+         containers:\n  - {{name: main, {image}, command: [sh, -c, 'test -f /work/side && sleep 2'], {shared}}}\n"
+            ),
+        ),
+    )?;
+    wait_field(c, ns, "pod/pair", ".status.phase", "Succeeded")?;
+    let side = container(c, ns, "pair", "side")?;
+    ensure!(side["started"].is_boolean() && side["state"]["terminated"].is_object(), "{side}");
+    Ok(())
+}
+
+fn hooks(c: &Cluster, ns: &str) -> Result<()> {
+    apply(
+        c,
+        ns,
+        &pod(
+            "hooked",
+            "  terminationGracePeriodSeconds: 10\n  containers:\n  - name: main\n    image: keelson.local/busybox:1\n    \
+         command: [sh, -c, 'trap \"echo got TERM; exit\" TERM; while true; do sleep 1; done']\n    \
+         lifecycle:\n      postStart: {exec: {command: [sh, -c, 'echo started > /tmp/hook']}}\n      \
+         preStop: {exec: {command: [sh, -c, 'echo told to stop > /proc/1/fd/1']}}\n",
+        ),
+    )?;
+    apply(
+        c,
+        ns,
+        &pod(
+            "unstarted",
+            "  restartPolicy: Never\n  terminationGracePeriodSeconds: 1\n  containers:\n  - name: main\n    image: keelson.local/busybox:1\n    \
+         command: [sleep, '600']\n    lifecycle: {postStart: {exec: {command: ['false']}}}\n",
+        ),
+    )?;
+    ready(c, ns, "hooked")?;
+    ensure!(shell(c, ns, "hooked", "cat /tmp/hook")? == "started", "the hook after the start");
+    let mut log = c.kubectl_background(ns, &["logs", "-f", "hooked"], false)?;
+    run(c, ns, &["delete", "pod", "hooked", "--wait=false"])?;
+    log.line("told to stop", 20)?;
+    log.line("got TERM", 20)?;
+    c.eventually("the pod is gone", 30, |c| {
+        Ok(run(c, ns, &["get", "pod", "hooked"]).is_err().then_some(()))
+    })?;
+    c.eventually("a failed hook ends its container", 30, |c| {
+        let told = run(c, ns, &["get", "events", "-o", "jsonpath={.items[*].reason}"])?;
+        Ok(told.contains("FailedPostStartHook").then_some(()))
+    })
+}
+
+fn grace(c: &Cluster, ns: &str) -> Result<()> {
+    let deaf = |name: &str, seconds: u32| {
+        pod(
+            name,
+            &format!(
+                "  terminationGracePeriodSeconds: {seconds}\n  containers:\n  - name: main\n    image: keelson.local/busybox:1\n    \
+             command: [sh, -c, 'trap \"\" TERM; while true; do sleep 1; done']\n"
+            ),
+        )
+    };
+    apply(c, ns, &deaf("short", 1))?;
+    apply(c, ns, &deaf("long", 600))?;
+    ready(c, ns, "short")?;
+    ready(c, ns, "long")?;
+    run(c, ns, &["delete", "pod", "short", "--wait=false"])?;
+    run(c, ns, &["delete", "pod", "long", "--wait=false"])?;
+    c.eventually("who does not hear is killed after its grace", 30, |c| {
+        Ok(run(c, ns, &["get", "pod", "short"]).is_err().then_some(()))
+    })?;
+    let told = run(c, ns, &["get", "pod", "long"])?;
+    ensure!(told.contains("Terminating"), "{told}");
+    run(c, ns, &["delete", "pod", "long", "--force", "--grace-period=0"])?;
+    ensure!(run(c, ns, &["get", "pod", "long"]).is_err(), "forced means at once");
+    Ok(())
+}
+
+fn restarts(c: &Cluster, ns: &str) -> Result<()> {
+    let ends = |name: &str, policy: &str, code: i32| {
+        pod(
+            name,
+            &format!(
+                "  restartPolicy: {policy}\n  containers:\n  - name: main\n    image: keelson.local/busybox:1\n    \
+             command: [sh, -c, 'echo last words > /dev/termination-log; exit {code}']\n"
+            ),
+        )
+    };
+    for (name, policy, code) in [
+        ("never-good", "Never", 0),
+        ("never-bad", "Never", 7),
+        ("onfailure-good", "OnFailure", 0),
+        ("onfailure-bad", "OnFailure", 7),
+        ("always", "Always", 0),
+    ] {
+        apply(c, ns, &ends(name, policy, code))?;
+    }
+    wait_field(c, ns, "pod/never-good", ".status.phase", "Succeeded")?;
+    wait_field(c, ns, "pod/never-bad", ".status.phase", "Failed")?;
+    wait_field(c, ns, "pod/onfailure-good", ".status.phase", "Succeeded")?;
+    let ended = container(c, ns, "never-bad", "main")?;
+    ensure!(ended["state"]["terminated"]["exitCode"] == 7 && ended["restartCount"] == 0, "{ended}");
+    ensure!(ended["state"]["terminated"]["message"] == "last words\n", "{ended}");
+    for name in ["onfailure-bad", "always"] {
+        c.eventually(&format!("{name} is restarted and then held back"), 60, |c| {
+            let status = container(c, ns, name, "main")?;
+            ensure!(status["restartCount"].as_i64().is_some_and(|n| n >= 1), "{status}");
+            ensure!(status["state"]["waiting"]["reason"] == "CrashLoopBackOff", "{status}");
+            ensure!(status["lastState"]["terminated"].is_object(), "{status}");
+            Ok(Some(()))
+        })?;
+    }
+    Ok(())
+}
+
+fn downward(c: &Cluster, ns: &str) -> Result<()> {
+    let spec = "  serviceAccountName: default\n  terminationGracePeriodSeconds: 1\n  containers:\n  - name: main\n    image: keelson.local/busybox:1\n    \
+        command: [sleep, '600']\n    resources: {requests: {cpu: 100m, memory: 16Mi}, limits: {cpu: 500m, memory: 64Mi}}\n    env:\n    \
+        - {name: POD, valueFrom: {fieldRef: {fieldPath: metadata.name}}}\n    \
+        - {name: NS, valueFrom: {fieldRef: {fieldPath: metadata.namespace}}}\n    \
+        - {name: IP, valueFrom: {fieldRef: {fieldPath: status.podIP}}}\n    \
+        - {name: HOST, valueFrom: {fieldRef: {fieldPath: status.hostIP}}}\n    \
+        - {name: MEMORY, valueFrom: {resourceFieldRef: {resource: limits.memory, divisor: 1Mi}}}\n    \
+        - {name: JOINED, value: '$(NS)/$(POD) $$(NS) $(NOBODY)'}\n    \
+        volumeMounts: [{name: about, mountPath: /about}, {name: token, mountPath: /token}]\n  volumes:\n  \
+        - name: about\n    downwardAPI: {items: [{path: labels, fieldRef: {fieldPath: metadata.labels}}, {path: cpu, resourceFieldRef: {containerName: main, resource: limits.cpu, divisor: 1m}}]}\n  \
+        - name: token\n    projected: {sources: [{serviceAccountToken: {path: vault, audience: vault, expirationSeconds: 3600}}]}\n";
+    apply(c, ns, &pod("self", spec))?;
+    ready(c, ns, "self")?;
+    let said = shell(
+        c,
+        ns,
+        "self",
+        "echo $POD $NS $IP $HOST $MEMORY; echo \"$JOINED\"; cat /about/cpu; echo; cat /about/labels",
+    )?;
+    let (ip, host) =
+        (field(c, ns, "pod/self", ".status.podIP")?, field(c, ns, "pod/self", ".status.hostIP")?);
+    let want = format!("self {ns} {ip} {host} 64\n{ns}/self $(NS) $(NOBODY)\n500\napp=\"self\"");
+    ensure!(said == want, "{said}\nis not\n{want}");
+    let services = shell(c, ns, "self", "echo $KUBERNETES_SERVICE_HOST:$KUBERNETES_SERVICE_PORT; hostname")?;
+    let address = field(c, "default", "service/kubernetes", ".spec.clusterIP")?;
+    ensure!(services == format!("{address}:443\nself"), "{services}");
+    let token = shell(c, ns, "self", "cat /token/vault")?;
+    let review = format!(
+        "{{\"apiVersion\":\"authentication.k8s.io/v1\",\"kind\":\"TokenReview\",\"spec\":{{\"token\":\"{token}\",\"audiences\":[\"vault\"]}}}}"
+    );
+    let told = c.kubectl_with(
+        &["create", "-f", "-", "-o", "jsonpath={.status.user.username} {.status.user.extra}"],
+        &review,
+    )?;
+    ensure!(told.starts_with(&format!("system:serviceaccount:{ns}:default ")), "{told}");
+    ensure!(told.contains("pod-name") && told.contains("self"), "bound to the pod: {told}");
+    let place =
+        shell(c, ns, "self", "cd /var/run/secrets/kubernetes.io/serviceaccount && ls && cat namespace")?;
+    ensure!(place == format!("ca.crt\nnamespace\ntoken\n{ns}"), "{place}");
+    // Labels in a volume follow.
+    run(c, ns, &["label", "pod", "self", "colour=red"])?;
+    c.eventually("the labels' file follows", 120, |c| {
+        Ok(shell(c, ns, "self", "cat /about/labels")?.contains("colour=\"red\"").then_some(()))
+    })
+}
+
+fn in_cluster(c: &Cluster, ns: &str) -> Result<()> {
+    run(c, ns, &["create", "serviceaccount", "reader"])?;
+    run(c, ns, &["create", "role", "reader", "--verb=get,list", "--resource=configmaps"])?;
+    run(
+        c,
+        ns,
+        &["create", "rolebinding", "reader", "--role=reader", &format!("--serviceaccount={ns}:reader")],
+    )?;
+    run(c, ns, &["create", "configmap", "open", "--from-literal=word=sesame"])?;
+    apply(c, ns, &busybox("client", "  serviceAccountName: reader\n"))?;
+    ready(c, ns, "client")?;
+    let ask = |what: &str| {
+        let command = format!(
+            "wget -q -S -O - --no-check-certificate --header \"Authorization: Bearer $(cat /var/run/secrets/kubernetes.io/serviceaccount/token)\" \
+             https://kubernetes.default/api/v1/namespaces/{ns}/{what} 2>&1; true"
+        );
+        shell(c, ns, "client", &command)
+    };
+    c.eventually("the pod reads what its role allows", 20, |_| {
+        let said = ask("configmaps/open")?;
+        ensure!(said.contains("sesame"), "{said}");
+        Ok(Some(()))
+    })?;
+    let said = ask("secrets")?;
+    ensure!(said.contains("403") && !said.contains("SecretList"), "{said}");
+    Ok(())
+}
+
+fn volumes(c: &Cluster, ns: &str) -> Result<()> {
+    let host = c.folder().join("host");
+    std::fs::create_dir_all(&host)?;
+    std::fs::write(host.join("hello"), "from the host\n")?;
+    run(c, ns, &["create", "configmap", "files", "--from-literal=one=1", "--from-literal=two=2"])?;
+    let spec = format!(
+        "  terminationGracePeriodSeconds: 1\n  volumes:\n  - {{name: shared, emptyDir: {{}}}}\n  - {{name: memory, emptyDir: {{medium: Memory, sizeLimit: 8Mi}}}}\n  \
+         - {{name: host, hostPath: {{path: {}, type: Directory}}}}\n  - {{name: files, configMap: {{name: files, defaultMode: 0400, items: [{{key: one, path: deep/uno}}]}}}}\n  \
+         containers:\n  - name: main\n    image: keelson.local/busybox:1\n    command: [sleep, '600']\n    volumeMounts:\n    \
+         - {{name: shared, mountPath: /shared}}\n    - {{name: memory, mountPath: /memory}}\n    - {{name: host, mountPath: /host}}\n    \
+         - {{name: files, mountPath: /files, readOnly: true}}\n    - {{name: shared, mountPath: /part, subPath: sub/dir}}\n  \
+         - name: other\n    image: keelson.local/busybox:1\n    command: [sleep, '600']\n    volumeMounts:\n    - {{name: shared, mountPath: /there, readOnly: true}}\n",
+        host.display()
+    );
+    apply(c, ns, &pod("full", &spec))?;
+    ready(c, ns, "full")?;
+    shell(c, ns, "full", "echo hello > /shared/word; echo part > /part/word; echo back > /host/answer")?;
+    let there =
+        run(c, ns, &["exec", "full", "-c", "other", "--", "cat", "/there/word", "/there/sub/dir/word"])?;
+    ensure!(there == "hello\npart\n", "{there}");
+    let refused = run(c, ns, &["exec", "full", "-c", "other", "--", "touch", "/there/no"]);
+    ensure!(refused.is_err_and(|e| e.to_string().contains("Read-only file system")), "it could be written");
+    ensure!(std::fs::read_to_string(host.join("answer"))? == "back\n", "the host sees it");
+    ensure!(shell(c, ns, "full", "cat /host/hello")? == "from the host", "the pod sees it");
+    ensure!(shell(c, ns, "full", "grep ' /memory ' /proc/mounts")?.starts_with("tmpfs"), "memory is memory");
+    ensure!(
+        shell(c, ns, "full", "cat /files/deep/uno; stat -L -c %a /files/deep/uno; ls /files")?
+            == "1400\ndeep",
+        "the files"
+    );
+    // What containers wrote stays over a restart of one.
+    run(c, ns, &["exec", "full", "-c", "main", "--", "kill", "-9", "1"]).ok();
+    ensure!(
+        run(c, ns, &["exec", "full", "-c", "other", "--", "cat", "/there/word"])? == "hello\n",
+        "it stayed"
+    );
+    Ok(())
+}
+
+fn security(c: &Cluster, ns: &str) -> Result<()> {
+    apply(
+        c,
+        ns,
+        &pod(
+            "user",
+            "  terminationGracePeriodSeconds: 1\n  securityContext: {runAsUser: 1000, runAsGroup: 2000, fsGroup: 3000, supplementalGroups: [4000]}\n  \
+         volumes: [{name: work, emptyDir: {}}]\n  containers:\n  - name: main\n    image: keelson.local/busybox:1\n    command: [sleep, '600']\n    \
+         securityContext: {readOnlyRootFilesystem: true, allowPrivilegeEscalation: false, capabilities: {drop: [ALL]}}\n    \
+         volumeMounts: [{name: work, mountPath: /work}]\n",
+        ),
+    )?;
+    apply(
+        c,
+        ns,
+        &pod(
+            "root",
+            "  restartPolicy: Never\n  containers:\n  - name: main\n    image: keelson.local/busybox:1\n    securityContext: {runAsNonRoot: true}\n",
+        ),
+    )?;
+    ready(c, ns, "user")?;
+    let said = shell(
+        c,
+        ns,
+        "user",
+        "id -u; id -g; id -G; touch /work/a && stat -c %g /work/a; grep -E 'CapEff|NoNewPrivs' /proc/self/status",
+    )?;
+    ensure!(said.starts_with("1000\n2000\n2000 "), "{said}");
+    for part in ["3000", "4000", "CapEff:\t0000000000000000", "NoNewPrivs:\t1"] {
+        ensure!(said.contains(part), "no {part:?} in {said}");
+    }
+    ensure!(shell(c, ns, "user", "touch /a").is_err(), "the root could be written");
+    c.eventually("an image that runs as root is refused where it may not", 30, |c| {
+        let status = container(c, ns, "root", "main")?;
+        ensure!(status["state"]["waiting"]["reason"] == "CreateContainerConfigError", "{status}");
+        Ok(Some(()))
+    })
+}
+
+fn projected(c: &Cluster, ns: &str) -> Result<()> {
+    run(c, ns, &["create", "configmap", "settings", "--from-literal=colour=blue"])?;
+    run(c, ns, &["create", "secret", "generic", "password", "--from-literal=word=sesame"])?;
+    let more = "    envFrom: [{configMapRef: {name: settings}, prefix: S_}, {secretRef: {name: nobody, optional: true}}]\n    \
+        volumeMounts: [{name: all, mountPath: /all}, {name: secret, mountPath: /secret}, {name: perhaps, mountPath: /perhaps}]\n  volumes:\n  \
+        - name: all\n    projected: {sources: [{configMap: {name: settings}}, {secret: {name: password, items: [{key: word, path: the/word}]}}]}\n  \
+        - name: secret\n    secret: {secretName: password}\n  - name: perhaps\n    configMap: {name: nobody, optional: true}\n";
+    apply(c, ns, &busybox("reader", more))?;
+    ready(c, ns, "reader")?;
+    let said = shell(
+        c,
+        ns,
+        "reader",
+        "echo $S_colour; cat /all/colour; echo; cat /all/the/word; echo; cat /secret/word; ls /perhaps; grep ' /secret ' /proc/mounts | cut -d' ' -f1",
+    )?;
+    ensure!(said == "blue\nblue\nsesame\nsesametmpfs", "{said}");
+    run(c, ns, &["patch", "secret", "password", "-p", r#"{"stringData":{"word":"mellon","new":"one"}}"#])?;
+    run(c, ns, &["create", "configmap", "nobody", "--from-literal=late=1"])?;
+    c.eventually("the files follow, and only whole", 120, |c| {
+        let now = shell(
+            c,
+            ns,
+            "reader",
+            "cat /secret/word; echo; cat /secret/new; echo; cat /all/the/word; echo; ls /perhaps",
+        )?;
+        ensure!(now == "mellon\none\nmellon\nlate", "{now}");
+        Ok(Some(()))
+    })
+}
+
+fn broken(c: &Cluster, ns: &str) -> Result<()> {
+    let main = "  containers:\n  - {name: main, image: 'keelson.local/busybox:1'";
+    apply(
+        c,
+        ns,
+        &pod(
+            "no-config",
+            &format!(
+                "{main}, env: [{{name: A, valueFrom: {{configMapKeyRef: {{name: missing, key: a}}}}}}]}}\n"
+            ),
+        ),
+    )?;
+    apply(
+        c,
+        ns,
+        &pod("no-volume", &format!("{main}}}\n  volumes: [{{name: v, secret: {{secretName: missing}}}}]\n")),
+    )?;
+    apply(
+        c,
+        ns,
+        &pod(
+            "no-image",
+            "  containers:\n  - {name: main, image: 'keelson.local/missing:1', imagePullPolicy: Never}\n",
+        ),
+    )?;
+    apply(c, ns, &pod("no-program", &format!("{main}, command: [/no/such/program]}}\n")))?;
+    for (name, reason) in [("no-config", "CreateContainerConfigError"), ("no-image", "ErrImageNeverPull")] {
+        c.eventually(&format!("{name} says {reason}"), 30, |c| {
+            let status = container(c, ns, name, "main")?;
+            ensure!(status["state"]["waiting"]["reason"] == reason, "{status}");
+            Ok(Some(()))
+        })?;
+    }
+    c.eventually("no-program cannot start", 30, |c| {
+        let status = container(c, ns, "no-program", "main")?.to_string();
+        ensure!(status.contains("StartError") || status.contains("RunContainerError"), "{status}");
+        Ok(Some(()))
+    })?;
+    c.eventually("a volume that is not there is told", 60, |c| {
+        let told =
+            run(c, ns, &["get", "events", "-o", "jsonpath={range .items[*]}{.reason} {.message}\n{end}"])?;
+        ensure!(told.contains("FailedMount") && told.contains("secret \"missing\" not found"), "{told}");
+        Ok(Some(()))
+    })?;
+    // What was missing comes, and the pod goes on by itself.
+    run(c, ns, &["create", "configmap", "missing", "--from-literal=a=b"])?;
+    c.eventually("the container starts once its config map is there", 60, |c| {
+        Ok(container(c, ns, "no-config", "main")?["state"]
+            .get("waiting")
+            .is_none_or(|w| w["reason"] == "CrashLoopBackOff")
+            .then_some(()))
+    })
+}
