@@ -143,7 +143,7 @@ fn fetches(c: &Cluster, ns: &str, host: &str) -> Result<()> {
 }
 
 /// What an HTTP server says to a plain request from outside the cluster.
-pub(crate) fn http(address: &str, port: u16) -> Result<String> {
+fn http(address: &str, port: u16) -> Result<String> {
     let mut stream =
         TcpStream::connect_timeout(&format!("{address}:{port}").parse()?, Duration::from_secs(3))?;
     stream.set_read_timeout(Some(Duration::from_secs(5)))?;

@@ -1,11 +1,19 @@
 //! Services, names and the ways to pods.
 
-use anyhow::Result;
+use anyhow::{Context, Result, ensure};
 use tests::{Cluster, runner::Test};
 
-use crate::{apply, busybox, fetches, field, ready, resolves, run};
+use crate::{apply, busybox, fetches, field, http, ready, resolves, run, shell, wait_field};
 
-pub(crate) const TESTS: &[Test<Cluster>] = &[("services are reached by address and by name", services)];
+pub(crate) const TESTS: &[Test<Cluster>] = &[
+    ("services are reached by address and by name", services),
+    ("node ports and load balancers are reached from outside", outside),
+    ("endpoints follow readiness", readiness),
+    ("headless, SRV, PTR and external names", names),
+    ("a client with affinity stays with its pod", affinity),
+    ("services without pods refuse, and named ports lead where pods say", ports),
+    ("a rolling update fails no request", rolling),
+];
 
 fn services(c: &Cluster, ns: &str) -> Result<()> {
     run(c, ns, &["create", "deployment", "web", "--image=keelson.local/web:1", "--replicas=2"])?;
@@ -28,4 +36,201 @@ fn services(c: &Cluster, ns: &str) -> Result<()> {
         let all = run(c, ns, &["get", "endpointslices", "-l", "kubernetes.io/service-name=web", "-o", path])?;
         Ok(all.trim().is_empty().then_some(()))
     })
+}
+
+fn outside(c: &Cluster, ns: &str) -> Result<()> {
+    run(c, ns, &["create", "deployment", "web", "--image=keelson.local/web:1", "--replicas=2"])?;
+    run(c, ns, &["expose", "deployment", "web", "--port=80", "--type=NodePort"])?;
+    run(
+        c,
+        ns,
+        &[
+            "expose",
+            "deployment",
+            "web",
+            "--name=balanced",
+            "--port=8080",
+            "--target-port=80",
+            "--type=LoadBalancer",
+        ],
+    )?;
+    run(c, ns, &["rollout", "status", "deployment/web", "--timeout=60s"])?;
+    let node = c.kubectl(&[
+        "get",
+        "nodes",
+        "-o",
+        "jsonpath={.items[0].status.addresses[?(@.type==\"InternalIP\")].address}",
+    ])?;
+    let port: u16 = field(c, ns, "service/web", ".spec.ports[0].nodePort")?.parse()?;
+    ensure!((30000..32768).contains(&port), "{port} is no node port");
+    let answers = |address: &str, port: u16| {
+        c.eventually(&format!("{address}:{port} answers"), 30, |_| {
+            let said = http(address, port)?;
+            ensure!(said.contains("Keelson says hello"), "{said}");
+            Ok(Some(()))
+        })
+    };
+    answers(&node, port)?;
+    let address = c.eventually("the load balancer has an address", 30, |c| {
+        let address = field(c, ns, "service/balanced", ".status.loadBalancer.ingress[0].ip")?;
+        Ok((!address.is_empty()).then_some(address))
+    })?;
+    answers(&address, 8080)?;
+    run(c, ns, &["delete", "service", "web", "balanced"])?;
+    c.eventually("nobody answers at the node port any more", 30, |_| {
+        Ok(http(&node, port).is_err().then_some(()))
+    })
+}
+
+fn readiness(c: &Cluster, ns: &str) -> Result<()> {
+    apply(
+        c,
+        ns,
+        &busybox(
+            "web",
+            "    readinessProbe: {exec: {command: [test, -f, /tmp/ready]}, periodSeconds: 1, failureThreshold: 1}\n",
+        ),
+    )?;
+    run(c, ns, &["expose", "pod", "web", "--port=80"])?;
+    wait_field(c, ns, "pod/web", ".status.phase", "Running")?;
+    let address = field(c, ns, "pod/web", ".status.podIP")?;
+    let addresses = |want: bool| {
+        c.eventually(&format!("ready endpoint: {want}"), 30, |c| {
+            let path = "jsonpath={.items[*].endpoints[?(@.conditions.ready==true)].addresses[*]}";
+            let all =
+                run(c, ns, &["get", "endpointslices", "-l", "kubernetes.io/service-name=web", "-o", path])?;
+            Ok((all.contains(&address) == want).then_some(()))
+        })
+    };
+    addresses(false)?;
+    shell(c, ns, "web", "touch /tmp/ready")?;
+    addresses(true)?;
+    shell(c, ns, "web", "rm /tmp/ready")?;
+    addresses(false)
+}
+
+fn names(c: &Cluster, ns: &str) -> Result<()> {
+    apply(
+        c,
+        ns,
+        "apiVersion: v1\nkind: Service\nmetadata: {name: db}\nspec: {clusterIP: None, selector: {app: db}, ports: [{name: http, port: 80}]}\n---\n\
+         apiVersion: v1\nkind: Service\nmetadata: {name: elsewhere}\nspec: {type: ExternalName, externalName: db.example.test}\n---\n\
+         apiVersion: v1\nkind: Service\nmetadata: {name: front}\nspec: {selector: {app: db}, ports: [{name: http, port: 80}]}\n---\n\
+         apiVersion: v1\nkind: Pod\nmetadata: {name: db, labels: {app: db}}\nspec: {hostname: first, subdomain: db, containers: [{name: web, image: 'keelson.local/web:1'}]}\n",
+    )?;
+    apply(c, ns, &busybox("client", ""))?;
+    ready(c, ns, "db")?;
+    ready(c, ns, "client")?;
+    let (pod, front) =
+        (field(c, ns, "pod/db", ".status.podIP")?, field(c, ns, "service/front", ".spec.clusterIP")?);
+    let domain = format!("{ns}.svc.cluster.local");
+    resolves(c, ns, &format!("db.{domain}"), &pod)?;
+    resolves(c, ns, &format!("first.db.{domain}"), &pod)?;
+    resolves(c, ns, &format!("{}.{ns}.pod.cluster.local", pod.replace('.', "-")), &pod)?;
+    resolves(c, ns, &pod, &format!("first.db.{domain}"))?;
+    resolves(c, ns, &front, &format!("front.{domain}"))?;
+    resolves(c, ns, &format!("-type=srv _http._tcp.front.{domain}"), &format!("0 100 80 front.{domain}"))?;
+    resolves(c, ns, &format!("-type=srv _http._tcp.db.{domain}"), &format!("80 first.db.{domain}"))?;
+    resolves(c, ns, &format!("-type=cname elsewhere.{domain}"), "db.example.test")?;
+    // The pod's own name, its search list and its host's file.
+    let said = shell(c, ns, "client", "cat /etc/resolv.conf; hostname; grep client /etc/hosts | cut -f1")?;
+    ensure!(
+        said.contains(&format!("search {ns}.svc.cluster.local svc.cluster.local cluster.local")),
+        "{said}"
+    );
+    ensure!(
+        said.contains("ndots:5") && said.contains(&field(c, ns, "pod/client", ".status.podIP")?),
+        "{said}"
+    );
+    let missing = shell(c, ns, "client", &format!("nslookup missing.{domain} 2>&1 || true"))?;
+    ensure!(missing.contains("NXDOMAIN"), "{missing}");
+    Ok(())
+}
+
+fn affinity(c: &Cluster, ns: &str) -> Result<()> {
+    run(c, ns, &["create", "deployment", "web", "--image=keelson.local/web:1", "--replicas=3"])?;
+    run(c, ns, &["expose", "deployment", "web", "--port=80"])?;
+    run(
+        c,
+        ns,
+        &["expose", "deployment", "web", "--name=sticky", "--port=80", "--session-affinity=ClientIP"],
+    )?;
+    run(c, ns, &["rollout", "status", "deployment/web", "--timeout=60s"])?;
+    apply(c, ns, &busybox("client", ""))?;
+    ready(c, ns, "client")?;
+    let pods = |service: &str| -> Result<usize> {
+        let said = shell(
+            c,
+            ns,
+            "client",
+            &format!("for i in $(seq 40); do wget -q -T 5 -O - http://{service}/hostname; done"),
+        )?;
+        let mut names: Vec<&str> = said.lines().collect();
+        ensure!(names.len() == 40, "only {} of 40 answered", names.len());
+        names.sort_unstable();
+        names.dedup();
+        Ok(names.len())
+    };
+    c.eventually("requests reach every pod", 30, |_| Ok((pods("web")? == 3).then_some(())))?;
+    c.eventually("with affinity one pod answers", 30, |_| Ok((pods("sticky")? == 1).then_some(())))
+}
+
+fn ports(c: &Cluster, ns: &str) -> Result<()> {
+    apply(
+        c,
+        ns,
+        "apiVersion: v1\nkind: Pod\nmetadata: {name: web, labels: {app: web}}\nspec: {containers: [{name: web, image: 'keelson.local/web:1', \
+         ports: [{name: pages, containerPort: 80}]}]}\n---\n\
+         apiVersion: v1\nkind: Service\nmetadata: {name: named}\nspec: {selector: {app: web}, ports: [{name: a, port: 8080, targetPort: pages}, {name: b, port: 8081, targetPort: 80}]}\n---\n\
+         apiVersion: v1\nkind: Service\nmetadata: {name: nobody}\nspec: {selector: {app: nobody}, ports: [{port: 80}]}\n",
+    )?;
+    apply(c, ns, &busybox("client", ""))?;
+    ready(c, ns, "web")?;
+    ready(c, ns, "client")?;
+    fetches(c, ns, "named:8080")?;
+    fetches(c, ns, "named:8081")?;
+    c.eventually("a service without pods refuses at once", 20, |_| {
+        let said = shell(c, ns, "client", "wget -T 10 -O - http://nobody/ 2>&1 || true")?;
+        ensure!(said.contains("refused"), "{said}");
+        Ok(Some(()))
+    })?;
+    // A pod reaches itself through its service.
+    let address = field(c, ns, "service/named", ".spec.clusterIP").context("it has an address")?;
+    ensure!(!address.is_empty(), "it has none");
+    Ok(())
+}
+
+fn rolling(c: &Cluster, ns: &str) -> Result<()> {
+    apply(
+        c,
+        ns,
+        "apiVersion: apps/v1\nkind: Deployment\nmetadata: {name: web}\nspec:\n  replicas: 2\n  strategy: {rollingUpdate: {maxUnavailable: 0, maxSurge: 1}}\n  \
+         selector: {matchLabels: {app: web}}\n  template:\n    metadata: {labels: {app: web}}\n    spec:\n      containers:\n      - name: web\n        \
+         image: keelson.local/web:1\n        readinessProbe: {httpGet: {path: /, port: 80}, periodSeconds: 1}\n        lifecycle: {preStop: {sleep: {seconds: 4}}}\n",
+    )?;
+    run(c, ns, &["expose", "deployment", "web", "--port=80"])?;
+    run(c, ns, &["rollout", "status", "deployment/web", "--timeout=60s"])?;
+    apply(
+        c,
+        ns,
+        "apiVersion: v1\nkind: Pod\nmetadata: {name: client}\nspec:\n  terminationGracePeriodSeconds: 1\n  containers:\n  - name: main\n    image: keelson.local/busybox:1\n    \
+         command: [sh, -c, 'until wget -q -T 5 -O - http://web/; do sleep 1; done; echo begun; while true; do wget -q -T 5 -O - http://web/ || echo FAILED $(date); done']\n",
+    )?;
+    let mut log = c.eventually("the client's log is there", 60, |c| {
+        ready(c, ns, "client")?;
+        c.kubectl_background(ns, &["logs", "-f", "client"], false).map(Some)
+    })?;
+    log.line("begun", 60)?;
+    run(c, ns, &["set", "image", "deployment/web", "web=keelson.local/web:2"])?;
+    run(c, ns, &["rollout", "status", "deployment/web", "--timeout=90s", "--request-timeout=100s"])?;
+    log.line("version 2", 20)?;
+    c.eventually("only the new version answers", 30, |c| {
+        let last = run(c, ns, &["logs", "client", "--tail=20"])?;
+        Ok((!last.contains("version 1")).then_some(()))
+    })?;
+    let all = run(c, ns, &["logs", "client"])?;
+    let (asked, failed) = (all.lines().count(), all.lines().filter(|l| l.contains("FAILED")).count());
+    ensure!(failed == 0, "{failed} of {asked} requests failed");
+    ensure!(asked > 50, "only {asked} requests in the whole update");
+    Ok(())
 }
