@@ -53,19 +53,24 @@ fn merge_map(
             delete_scalars(&mut current, field, change)?;
         }
     }
+    let ordered = patch.keys().filter_map(|key| key.strip_prefix(ORDER));
+    let before: Vec<Vec<Value>> = ordered.map(|field| members(current.get(field))).collect();
     for (key, change) in patch {
         if key.starts_with('$') {
             continue;
         }
         merge_field(&mut current, key, change, field_of(kind, key))?;
     }
-    for (key, order) in patch {
-        if let Some(field) = key.strip_prefix(ORDER) {
-            let rule = field_of(kind, field).and_then(list_rule);
-            set_order(&mut current, field, order, rule, patch.get(field))?;
-        }
+    let ordered = patch.iter().filter_map(|(key, order)| Some((key.strip_prefix(ORDER)?, order)));
+    for ((field, order), before) in ordered.zip(before) {
+        let rule = field_of(kind, field).and_then(list_rule);
+        set_order(&mut current, field, order, rule, patch.get(field), &before)?;
     }
     Ok(current)
+}
+
+fn members(list: Option<&Value>) -> Vec<Value> {
+    list.and_then(Value::as_array).cloned().unwrap_or_default()
 }
 
 fn merge_field(
@@ -121,7 +126,7 @@ fn merge_list(old: &[Value], patch: &[Value], rule: ListRule) -> Result<Vec<Valu
                 out.push(value.clone());
             }
         }
-        return Ok(out);
+        return Ok(interleaved(out, patch, old, None));
     };
     let mut out = old.to_vec();
     for change in patch {
@@ -145,16 +150,47 @@ fn merge_list(old: &[Value], patch: &[Value], rule: ListRule) -> Result<Vec<Valu
             (_, None) => out.push(Value::Object(merge_map(Map::new(), change, rule.member)?)),
         }
     }
-    Ok(out)
+    Ok(interleaved(out, patch, old, Some(key)))
 }
 
-/// Sorts a merged list: members the order names in its order, the others stay behind the one they stood behind.
+/// Sorts a merged list: members that `wanted` names stand in its order, the others keep the order they had `before`. One
+/// of these stands in front of the first named member that it stood in front of before; without such, behind all.
+fn interleaved(list: Vec<Value>, wanted: &[Value], before: &[Value], key: Option<&str>) -> Vec<Value> {
+    let identity = |v: &Value| match key {
+        Some(key) => v.get(key).cloned(),
+        None => Some(v.clone()),
+    };
+    let place = |list: &[Value], member: &Value| {
+        let id = identity(member)?;
+        list.iter().position(|m| identity(m).as_ref() == Some(&id))
+    };
+    let (mut named, mut others): (Vec<Value>, Vec<Value>) =
+        list.into_iter().partition(|member| place(wanted, member).is_some());
+    named.sort_by_cached_key(|member| place(wanted, member));
+    others.sort_by_cached_key(|member| place(before, member).unwrap_or(usize::MAX));
+    let mut out = Vec::with_capacity(named.len() + others.len());
+    let mut others = others.into_iter().peekable();
+    for member in named {
+        let stood = place(before, &member);
+        while let Some(other) =
+            others.next_if(|o| stood.is_some_and(|stood| place(before, o).is_some_and(|own| own < stood)))
+        {
+            out.push(other);
+        }
+        out.push(member);
+    }
+    out.extend(others);
+    out
+}
+
+/// Sorts a merged list as the directive says.
 fn set_order(
     current: &mut Map<String, Value>,
     field: &str,
     order: &Value,
     rule: Option<ListRule>,
     patched: Option<&Value>,
+    before: &[Value],
 ) -> Result<(), PatchError> {
     let Value::Array(order) = order else {
         return Err(PatchError::Directive(format!("{ORDER}{field} must be a list")));
@@ -173,22 +209,9 @@ fn set_order(
             )));
         }
     }
-    let Some(Value::Array(list)) = current.get_mut(field) else { return Ok(()) };
-    let mut named: Vec<(usize, Value)> = Vec::new();
-    let mut others: Vec<(usize, Value)> = Vec::new();
-    for (at, member) in list.drain(..).enumerate() {
-        let place = identity(&member).and_then(|id| wanted.iter().position(|w| *w == id));
-        match place {
-            Some(place) => named.push((place, member)),
-            None => others.push((at, member)),
-        }
+    if let Some(Value::Array(list)) = current.get_mut(field) {
+        *list = interleaved(std::mem::take(list), order, before, key);
     }
-    named.sort_by_key(|(place, _)| *place);
-    let mut out: Vec<Value> = named.into_iter().map(|(_, member)| member).collect();
-    for (at, member) in others {
-        out.insert(at.min(out.len()), member);
-    }
-    *list = out;
     Ok(())
 }
 
@@ -277,7 +300,8 @@ mod tests {
             spec(current, json!({"containers": [{"name": "a", "image": "2", "args": ["y"]}, {"name": "c"}]}));
         assert_eq!(
             merged,
-            json!({"containers": [{"name": "a", "image": "2", "args": ["y"]}, {"name": "b", "image": "1"}, {"name": "c"}]})
+            json!({"containers": [{"name": "a", "image": "2", "args": ["y"]}, {"name": "c"}, {"name": "b", "image": "1"}]}),
+            "b stood behind a, and nothing says that it stands before the newcomer"
         );
     }
 
@@ -287,9 +311,11 @@ mod tests {
         let cases = [
             (json!({"containers": [{"$patch": "delete", "name": "b"}]}), json!(["a", "c"])),
             (json!({"containers": [{"$patch": "replace"}, {"name": "z"}]}), json!(["z"])),
+            (json!({"containers": [{"name": "z"}]}), json!(["z", "a", "b", "c"])),
+            (json!({"containers": [{"name": "c"}, {"name": "a"}]}), json!(["b", "c", "a"])),
             (
                 json!({"$setElementOrder/containers": [{"name": "c"}, {"name": "d"}, {"name": "a"}], "containers": [{"name": "d"}]}),
-                json!(["c", "b", "d", "a"]),
+                json!(["b", "c", "d", "a"]),
             ),
             (
                 json!({"containers": [{"name": "a", "$patch": "replace", "image": "i"}]}),
