@@ -41,6 +41,7 @@ mod storage_object_in_use_protection;
 mod taint_nodes_by_condition;
 #[cfg(test)]
 mod testing;
+mod webhook;
 
 pub use reinvocation::Reinvocation;
 
@@ -53,6 +54,8 @@ pub struct Parts {
     pub authorizer: Arc<dyn Authorizer>,
     /// The RBAC index, when RBAC is on: guards writes of roles and bindings.
     pub rbac: Option<Arc<Rbac>>,
+    /// Calls webhooks.
+    pub webhooks: Arc<crate::webhook::Clients>,
 }
 
 /// One line of the plugin list: name, whether it is on by default, constructor.
@@ -78,6 +81,8 @@ const PLUGINS: &[Entry] = &[
     (certificate_subject_restriction::NAME, true, certificate_subject_restriction::new),
     (default_ingress_class::NAME, true, default_ingress_class::new),
     (deny_service_external_ips::NAME, false, deny_service_external_ips::new),
+    (webhook::mutating::NAME, true, webhook::mutating::new),
+    (webhook::validating::NAME, true, webhook::validating::new),
     (resource_quota::NAME, true, resource_quota::new),
 ];
 
@@ -92,7 +97,6 @@ const KNOWN_ELSEWHERE: &[&str] = &[
     "JobValidation",
     "LimitPodHardAntiAffinityTopology",
     "MutatingAdmissionPolicy",
-    "MutatingAdmissionWebhook",
     "NamespaceAutoProvision",
     "NamespaceExists",
     "NodeDeclaredFeatureValidator",
@@ -104,7 +108,6 @@ const KNOWN_ELSEWHERE: &[&str] = &[
     "PodTolerationRestriction",
     "PodTopologyLabels",
     "ValidatingAdmissionPolicy",
-    "ValidatingAdmissionWebhook",
 ];
 
 /// The enabled plugins in order.

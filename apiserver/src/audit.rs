@@ -33,6 +33,11 @@ impl Context {
         }
     }
 
+    /// Whether the level is `Request` or more.
+    pub fn shows_content(&self) -> bool {
+        false
+    }
+
     /// What was noted.
     pub fn annotations(&self) -> BTreeMap<String, String> {
         self.annotations.lock().clone()
@@ -53,6 +58,13 @@ pub fn current() -> Option<Arc<Context>> {
 pub fn annotate(key: &str, value: impl Into<String>) {
     if let Some(context) = current() {
         context.annotate(key, value);
+    }
+}
+
+/// Notes a value that may hold content of the object, so only where the request's level shows that.
+pub fn annotate_content(key: &str, value: impl FnOnce() -> String) {
+    if let Some(context) = current().filter(|context| context.shows_content()) {
+        context.annotate(key, value());
     }
 }
 

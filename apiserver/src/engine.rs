@@ -335,7 +335,7 @@ impl Call {
             return Ok(object);
         }
         let (stored, requested) = (self.resource.stored_api_version(), self.info.api_version());
-        self.convert(&mut object, &stored, &requested)?;
+        self.resource.convert(&mut object, &stored, &requested)?;
         Ok(object)
     }
 
@@ -345,19 +345,8 @@ impl Call {
             return Ok(object);
         }
         let (stored, requested) = (self.resource.stored_api_version(), self.info.api_version());
-        self.convert(&mut object, &requested, &stored)?;
+        self.resource.convert(&mut object, &requested, &stored)?;
         Ok(object)
-    }
-
-    fn convert(&self, object: &mut Object, from: &str, to: &str) -> Result<(), Status> {
-        let version = |api_version: &str| api_version.rsplit('/').next().unwrap_or_default().to_owned();
-        if self.resource.strategy.stored_as().is_some() {
-            self.resource.strategy.convert(object, from, to)?;
-        } else {
-            self.resource.strategy.convert(object, &version(from), &version(to))?;
-        }
-        object.set("apiVersion", to);
-        Ok(())
     }
 
     pub(crate) fn context(&self, now: Timestamp) -> StrategyContext<'_> {

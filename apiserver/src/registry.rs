@@ -355,6 +355,24 @@ impl Resource {
         let settled = self.strategy.custom().is_none_or(apiextensions::custom::CustomKind::is_settled);
         settled && self.strategy.stored_as().is_none() && version == self.storage_version
     }
+    /// Converts an object between served apiVersions, or to and from the stored one.
+    ///
+    /// # Errors
+    /// When the object does not fit the other version.
+    pub fn convert(&self, object: &mut Object, from: &str, to: &str) -> Result<(), Status> {
+        let version = |api_version: &str| api_version.rsplit('/').next().unwrap_or_default().to_owned();
+        if self.strategy.stored_as().is_some() {
+            self.strategy.convert(object, from, to)?;
+        } else {
+            self.strategy.convert(object, &version(from), &version(to))?;
+        }
+        object.set("apiVersion", to);
+        Ok(())
+    }
+    /// The apiVersion of one of the served versions.
+    pub fn api_version(&self, version: &str) -> String {
+        if self.group.is_empty() { version.to_owned() } else { format!("{}/{version}", self.group) }
+    }
     /// `Deployment.apps`.
     pub fn group_kind(&self) -> GroupName {
         GroupName::new(self.group, self.kind)

@@ -42,6 +42,7 @@ use crate::{
     server::Server,
     status::Status,
     storage::{StorageError, Store, StoreConfig, StoredResource},
+    webhook,
 };
 
 /// The daemon.
@@ -124,6 +125,11 @@ pub async fn build(config: Config, catalog: catalog::Catalog, tasks: &Tasks) -> 
         objects: objects.clone(),
         authorizer: authorization.authorizer.clone(),
         rbac: authorization.rbac.clone(),
+        webhooks: Arc::new(webhook::Clients::new(
+            objects.clone(),
+            config.aggregator.by_endpoint,
+            "admission",
+        )),
     };
     let chain = admission::chain(&parts, &config.enable_admission, &config.disable_admission);
     let (services, releases) = alloc::ServiceAllocator::new(

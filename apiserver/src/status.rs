@@ -117,6 +117,8 @@ pub struct Status {
     pub details: Option<Box<Details>>,
     /// `metadata.continue`: where an expired list can be taken up again.
     pub continues: Option<Box<str>>,
+    /// The whole Status where another program made it, which may say what the fields above cannot.
+    told: Option<Box<Value>>,
 }
 
 fn is_zero(n: &u32) -> bool {
@@ -155,7 +157,12 @@ impl std::error::Error for Status {}
 impl Status {
     /// A status of any code and reason, without details.
     pub fn new(code: u16, reason: Reason, message: impl Into<String>) -> Self {
-        Self { code, reason, message: message.into(), details: None, continues: None }
+        Self { code, reason, message: message.into(), details: None, continues: None, told: None }
+    }
+
+    /// A Status that another program made, as it is; its code must be one of a failure.
+    pub fn told(code: u16, message: impl Into<String>, status: Value) -> Self {
+        Self { told: Some(Box::new(status)), ..Self::new(code, Reason::Unknown, message) }
     }
 
     /// Adds or replaces details.
@@ -330,6 +337,9 @@ impl Status {
 
     /// The `v1.Status` object as JSON.
     pub fn to_value(&self) -> Value {
+        if let Some(told) = &self.told {
+            return (**told).clone();
+        }
         let mut v = json!({
             "kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure",
             "message": self.message, "code": self.code,

@@ -6,7 +6,7 @@ use serde_json::Value;
 
 use super::{Operation, Parts, Reinvocation, Request, chain};
 use crate::{
-    auth::{Attributes, User},
+    auth::{Attributes, Authorizer, User},
     authz::{Mode, build},
     object::Object,
     objects::{Kind, memory::Memory},
@@ -57,8 +57,7 @@ impl Write {
 
     /// Runs the named plugins, mutation then validation; the object as it came out.
     pub(crate) async fn run(self, objects: &Arc<Memory>, plugins: &[&str]) -> Result<Value, Status> {
-        let parts =
-            Parts { objects: objects.clone(), authorizer: build(&[Mode::AlwaysDeny]).authorizer, rbac: None };
+        let parts = parts(objects.clone(), build(&[Mode::AlwaysDeny]).authorizer);
         let wanted: Vec<String> = plugins.iter().map(|p| (*p).to_owned()).collect();
         let others: Vec<String> =
             super::PLUGINS.iter().map(|(n, ..)| (*n).to_owned()).filter(|n| !wanted.contains(n)).collect();
@@ -94,6 +93,12 @@ impl Write {
         chain.validate(&mut request).await?;
         Ok(object.map(Object::into_value).unwrap_or_default())
     }
+}
+
+/// Parts without RBAC.
+pub(crate) fn parts(objects: Arc<Memory>, authorizer: Arc<dyn Authorizer>) -> Parts {
+    let webhooks = Arc::new(crate::webhook::Clients::new(objects.clone(), false, "admission"));
+    Parts { objects, authorizer, rbac: None, webhooks }
 }
 
 fn resource(kind: Kind) -> Resource {

@@ -53,7 +53,7 @@ fn pod(spec: Value) -> Value {
 
 #[test]
 fn the_list_is_well_formed_and_flags_choose() {
-    let parts = Parts { objects: cluster(), authorizer: crate::authz::build(&[]).authorizer, rbac: None };
+    let parts = testing::parts(cluster(), crate::authz::build(&[]).authorizer);
     let names = |on: &[&str], off: &[&str]| {
         let owned = |l: &[&str]| l.iter().map(|s| (*s).to_owned()).collect::<Vec<_>>();
         chain(&parts, &owned(on), &owned(off)).map(|c| c.names())

@@ -1,0 +1,180 @@
+//! MutatingAdmissionWebhook: webhooks change a write one after the other, in the order of their configurations' names.
+
+use std::{sync::Arc, time::Instant};
+
+use async_trait::async_trait;
+use proto::node::Node;
+use serde_json::{Value, json};
+
+use super::{
+    Failure, Source, call, failed_closed,
+    hook::Hook,
+    is_exempt, matching, metrics,
+    review::{self, Shown},
+    warn,
+};
+use crate::{
+    admission::{Operation, Parts, Plugin, Request},
+    audit,
+    object::Object,
+    objects::{MUTATING_WEBHOOKS, Objects},
+    patch::JsonPatch,
+    registry::Resource,
+    schema,
+    status::Status,
+    webhook::Clients,
+};
+
+pub(in crate::admission) const NAME: &str = "MutatingAdmissionWebhook";
+const STEP: &str = "admit";
+
+struct Mutating {
+    source: Source,
+    objects: Arc<dyn Objects>,
+    clients: Arc<Clients>,
+}
+
+pub(in crate::admission) fn new(parts: &Parts) -> Arc<dyn Plugin> {
+    Arc::new(Mutating {
+        source: Source::new(MUTATING_WEBHOOKS, parts.objects.clone()),
+        objects: parts.objects.clone(),
+        clients: parts.webhooks.clone(),
+    })
+}
+
+#[async_trait]
+impl Plugin for Mutating {
+    fn name(&self) -> &'static str {
+        NAME
+    }
+
+    fn handles(&self, _: Operation) -> bool {
+        true
+    }
+
+    async fn admit(&self, request: &mut Request<'_>) -> Result<(), Status> {
+        let hooks = self.source.hooks().await?;
+        if hooks.is_empty() || is_exempt(request) {
+            return Ok(());
+        }
+        request.reinvocation.begin(NAME, request.object.as_deref());
+        for (at, hook) in hooks.iter().enumerate() {
+            let Some(version) = matching::shown(hook, request, &*self.objects).await? else { continue };
+            if request.reinvocation.calls(NAME, &hook.id) {
+                self.ask(hook, at, &version, request).await?;
+            }
+        }
+        request.reinvocation.end(NAME, request.object.as_deref());
+        Ok(())
+    }
+}
+
+impl Mutating {
+    /// Calls one webhook and makes its change.
+    async fn ask(
+        &self,
+        hook: &Hook,
+        at: usize,
+        version: &str,
+        request: &mut Request<'_>,
+    ) -> Result<(), Status> {
+        let begun = Instant::now();
+        let place = format!("webhook.admission.k8s.io/round_{}_index_{at}", request.reinvocation.round());
+        let shown = review::show(request, version)?;
+        let (notes, outcome) = call::call(&self.clients, hook, request, &shown, version, true).await;
+        for (key, value) in notes.annotations {
+            audit::annotate(&format!("{}/{key}", hook.name), value);
+        }
+        warn(request, notes.warnings);
+        let outcome = match outcome {
+            Ok(Some(patch)) => change(hook, &patch, shown, request, &place),
+            Ok(None) => Ok(false),
+            Err(failure) => Err(failure),
+        };
+        let failure = outcome.as_ref().err().map(|failure| (failure, hook.ignores_failures));
+        metrics::called(&hook.name, STEP, matching::word(request.operation), begun.elapsed(), failure);
+        let changed = *outcome.as_ref().unwrap_or(&false);
+        let note = json!({"configuration": hook.configuration, "webhook": hook.name, "mutated": changed});
+        audit::annotate(&format!("mutation.{place}"), note.to_string());
+        request.reinvocation.called(NAME, &hook.id, changed, hook.if_needed);
+        match outcome {
+            Ok(_) => Ok(()),
+            Err(Failure::Calling { why, .. }) if hook.ignores_failures => {
+                tracing::warn!(webhook = hook.name, why, "failed calling webhook, failing open");
+                metrics::failed_open(&hook.name, STEP);
+                audit::annotate(&format!("failed-open.mutation.{place}"), hook.name.as_str());
+                Ok(())
+            }
+            Err(Failure::Calling { why, .. }) => {
+                tracing::warn!(webhook = hook.name, why, "failed calling webhook, failing closed");
+                Err(failed_closed(&hook.name, &why))
+            }
+            Err(Failure::Refused(status) | Failure::Server(status)) => Err(status),
+        }
+    }
+}
+
+/// Applies a webhook's patch to the object it was shown, and that to the write. Tells whether anything changed.
+fn change(
+    hook: &Hook,
+    patch: &[u8],
+    shown: Shown,
+    request: &mut Request<'_>,
+    place: &str,
+) -> Result<bool, Failure> {
+    let undecodable = |why: &dyn std::fmt::Display| Failure::Calling {
+        code: 503,
+        why: format!("received undecodable patch in webhook response: {why}"),
+    };
+    let sent: Value = serde_json::from_slice(patch).map_err(|e| undecodable(&e))?;
+    if sent.as_array().is_some_and(Vec::is_empty) {
+        return Ok(false);
+    }
+    let (patch, _) = JsonPatch::parse(patch).map_err(|e| undecodable(&e))?;
+    let resource = request.resource;
+    let (Some(before), Some(object)) = (shown.object, request.object.as_deref_mut()) else {
+        return Err(Failure::Server(Status::internal(format!(
+            "admission webhook {:?} attempted to modify the object, which is not supported for this operation",
+            hook.name
+        ))));
+    };
+    let internal = |why: Status| Failure::Server(Status::internal(why));
+    let mut value = before.to_value();
+    patch.apply(&mut value).map_err(internal)?;
+    let after = decoded(value, &shown.api_version, &shown.kind).map_err(internal)?;
+    let changed = after != before;
+    audit::annotate_content(&format!("patch.{place}"), || {
+        json!({"configuration": hook.configuration, "webhook": hook.name, "patch": sent, "patchType": "JSONPatch"})
+            .to_string()
+    });
+    if !changed {
+        return Ok(false);
+    }
+    *object = if shown.is_own { own(after, &shown.api_version, resource).map_err(internal)? } else { after };
+    Ok(true)
+}
+
+/// The patched object in its shape: what its kind does not know is dropped.
+fn decoded(value: Value, api_version: &str, kind: &str) -> Result<Object, Status> {
+    let mut object = match schema::type_of(api_version, kind) {
+        Some(id) => {
+            let decoded = schema::decode(&Node::from(&value), id).map_err(Status::internal)?;
+            Object::from_value(decoded.object)?
+        }
+        None => Object::from_value(value)?,
+    };
+    object.set("apiVersion", api_version);
+    object.set("kind", kind);
+    Ok(object)
+}
+
+/// A changed object with its defaults in the version it is stored in.
+fn own(mut object: Object, api_version: &str, resource: &Resource) -> Result<Object, Status> {
+    let version = api_version.rsplit('/').next().unwrap_or_default();
+    resource.strategy.default(&mut object, version)?;
+    let stored = resource.stored_api_version();
+    if stored != api_version {
+        resource.convert(&mut object, api_version, &stored)?;
+    }
+    Ok(object)
+}

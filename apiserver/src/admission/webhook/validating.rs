@@ -1,0 +1,90 @@
+//! ValidatingAdmissionWebhook: all webhooks that see a write are asked at once; the first refusal in their order counts.
+
+use std::{sync::Arc, time::Instant};
+
+use async_trait::async_trait;
+use futures::future::join_all;
+
+use super::{Failure, Source, call, failed_closed, is_exempt, matching, metrics, review, warn};
+use crate::{
+    admission::{Operation, Parts, Plugin, Request},
+    audit,
+    objects::{Objects, VALIDATING_WEBHOOKS},
+    status::Status,
+    webhook::Clients,
+};
+
+pub(in crate::admission) const NAME: &str = "ValidatingAdmissionWebhook";
+const STEP: &str = "validating";
+
+struct Validating {
+    source: Source,
+    objects: Arc<dyn Objects>,
+    clients: Arc<Clients>,
+}
+
+pub(in crate::admission) fn new(parts: &Parts) -> Arc<dyn Plugin> {
+    Arc::new(Validating {
+        source: Source::new(VALIDATING_WEBHOOKS, parts.objects.clone()),
+        objects: parts.objects.clone(),
+        clients: parts.webhooks.clone(),
+    })
+}
+
+#[async_trait]
+impl Plugin for Validating {
+    fn name(&self) -> &'static str {
+        NAME
+    }
+
+    fn handles(&self, _: Operation) -> bool {
+        true
+    }
+
+    async fn validate(&self, request: &mut Request<'_>) -> Result<(), Status> {
+        let hooks = self.source.hooks().await?;
+        if hooks.is_empty() || is_exempt(request) {
+            return Ok(());
+        }
+        let mut asked = Vec::new();
+        for hook in hooks.iter() {
+            if let Some(version) = matching::shown(hook, request, &*self.objects).await? {
+                let shown = review::show(request, &version)?;
+                asked.push((hook, version, shown));
+            }
+        }
+        let (all, word) = (&*request, matching::word(request.operation));
+        let calls = asked.iter().map(|(hook, version, shown)| async move {
+            let begun = Instant::now();
+            let (notes, outcome) = call::call(&self.clients, hook, all, shown, version, false).await;
+            let failure = outcome.as_ref().err().map(|failure| (failure, hook.ignores_failures));
+            metrics::called(&hook.name, STEP, word, begun.elapsed(), failure);
+            (*hook, notes, outcome)
+        });
+        let answers = join_all(calls).await;
+        let mut refusal = None;
+        for (at, (hook, notes, outcome)) in answers.into_iter().enumerate() {
+            for (key, value) in notes.annotations {
+                audit::annotate(&format!("{}/{key}", hook.name), value);
+            }
+            warn(request, notes.warnings);
+            let status = match outcome {
+                Ok(_) => continue,
+                Err(Failure::Calling { why, .. }) if hook.ignores_failures => {
+                    tracing::warn!(webhook = hook.name, why, "failed calling webhook, failing open");
+                    metrics::failed_open(&hook.name, STEP);
+                    let key = format!("failed-open.validating.webhook.admission.k8s.io/round_0_index_{at}");
+                    audit::annotate(&key, hook.name.as_str());
+                    continue;
+                }
+                Err(Failure::Calling { why, .. }) => {
+                    tracing::warn!(webhook = hook.name, why, "failed calling webhook, failing closed");
+                    failed_closed(&hook.name, &why)
+                }
+                Err(Failure::Refused(status) | Failure::Server(status)) => status,
+            };
+            refusal.get_or_insert(status);
+        }
+        refusal.map_or(Ok(()), Err)
+    }
+}
