@@ -13,6 +13,7 @@ mod endpointslice_mirroring;
 mod ephemeral_volume;
 mod garbage_collector;
 mod history;
+mod horizontalpodautoscaler;
 mod job;
 mod namespace;
 mod node_fit;
@@ -116,6 +117,7 @@ pub const ALL: &[Controller] = &[
     Controller { name: "cronjob-controller", start: cronjob::start },
     Controller { name: "statefulset-controller", start: statefulset::start },
     Controller { name: "disruption-controller", start: disruption::start },
+    Controller { name: "horizontal-pod-autoscaler-controller", start: horizontalpodautoscaler::start },
     Controller { name: "endpoints-controller", start: endpoints::start },
     Controller { name: "endpointslice-controller", start: endpointslice::start },
     Controller { name: "endpointslice-mirroring-controller", start: endpointslice_mirroring::start },

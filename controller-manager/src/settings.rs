@@ -45,6 +45,8 @@ pub struct Settings {
     pub slice_endpoints: usize,
     /// Most endpoints mirrored to a slice.
     pub mirrored_endpoints: usize,
+    /// How workloads are scaled.
+    pub autoscaler: AutoscalerSettings,
     /// Silence and eviction of nodes.
     pub nodes: NodeSettings,
     /// Finished pods kept before the oldest go; 0 keeps all.
@@ -76,6 +78,21 @@ pub struct NodeSettings {
     pub large: usize,
     /// Share of silent nodes from which a zone counts as disrupted.
     pub unhealthy_share: f64,
+}
+
+/// How HorizontalPodAutoscalers look at metrics.
+#[derive(Clone, Debug, Default)]
+pub struct AutoscalerSettings {
+    /// How often each is looked at.
+    pub period: Duration,
+    /// By how much use may differ from the target without consequence, as a share.
+    pub tolerance: f64,
+    /// How long a recommendation keeps a workload from shrinking below it.
+    pub downscale_stabilization: Duration,
+    /// How long after its start a pod's CPU counts only once it is ready.
+    pub cpu_initialization: Duration,
+    /// How long after its start a pod that turns unready counts as never ready.
+    pub initial_readiness: Duration,
 }
 
 /// Files of the certificate signers. A signer of its own takes precedence over the cluster's.
@@ -163,6 +180,36 @@ pub fn flags() -> Vec<Flag> {
             "1000",
             "endpoints of one subset that are mirrored",
         ),
+        Flag::new(
+            "horizontal-pod-autoscaler-sync-period",
+            Kind::Duration,
+            "15s",
+            "how often autoscalers are looked at",
+        ),
+        Flag::new(
+            "horizontal-pod-autoscaler-tolerance",
+            Kind::Float,
+            "0.1",
+            "share by which use may differ from its target without scaling",
+        ),
+        Flag::new(
+            "horizontal-pod-autoscaler-downscale-stabilization",
+            Kind::Duration,
+            "5m0s",
+            "how long the highest recommendation keeps a workload from shrinking",
+        ),
+        Flag::new(
+            "horizontal-pod-autoscaler-cpu-initialization-period",
+            Kind::Duration,
+            "5m0s",
+            "how long after a pod's start its CPU counts only once it is ready",
+        ),
+        Flag::new(
+            "horizontal-pod-autoscaler-initial-readiness-delay",
+            Kind::Duration,
+            "30s",
+            "how long after a pod's start turning unready counts as never having been ready",
+        ),
         Flag::new("node-monitor-period", Kind::Duration, "5s", "how often nodes are looked at"),
         Flag::new(
             "node-monitor-grace-period",
@@ -219,6 +266,13 @@ impl Settings {
             concurrency: concurrency(values)?,
             slice_endpoints: slice_size(values, "max-endpoints-per-slice")?,
             mirrored_endpoints: slice_size(values, "mirroring-max-endpoints-per-subset")?,
+            autoscaler: AutoscalerSettings {
+                period: values.duration("horizontal-pod-autoscaler-sync-period"),
+                tolerance: values.float("horizontal-pod-autoscaler-tolerance"),
+                downscale_stabilization: values.duration("horizontal-pod-autoscaler-downscale-stabilization"),
+                cpu_initialization: values.duration("horizontal-pod-autoscaler-cpu-initialization-period"),
+                initial_readiness: values.duration("horizontal-pod-autoscaler-initial-readiness-delay"),
+            },
             nodes: NodeSettings {
                 period: values.duration("node-monitor-period"),
                 grace: values.duration("node-monitor-grace-period"),

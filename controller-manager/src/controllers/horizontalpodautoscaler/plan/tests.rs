@@ -1,0 +1,122 @@
+//! Rounds of an autoscaler whose metrics are given.
+
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+use super::*;
+
+fn at(second: i64) -> Timestamp {
+    Timestamp::from_second(1_000_000 + second).unwrap()
+}
+
+fn settings() -> AutoscalerSettings {
+    AutoscalerSettings {
+        period: Duration::from_secs(15),
+        tolerance: 0.1,
+        downscale_stabilization: Duration::from_secs(300),
+        cpu_initialization: Duration::from_secs(300),
+        initial_readiness: Duration::from_secs(30),
+    }
+}
+
+fn autoscaler() -> HorizontalPodAutoscaler {
+    serde_json::from_value(json!({"metadata": {"name": "web"}, "spec": {"minReplicas": 2, "maxReplicas": 10,
+        "scaleTargetRef": {"kind": "Deployment", "name": "web"}}}))
+    .unwrap()
+}
+
+fn asks(replicas: i32) -> Result<Proposal, Failure> {
+    Ok(Proposal {
+        replicas,
+        name: "cpu".into(),
+        status: MetricStatus { type_: "Resource".into(), ..MetricStatus::default() },
+    })
+}
+
+fn fails() -> Result<Proposal, Failure> {
+    Err(Failure {
+        event: "FailedGetPodsMetric".into(),
+        note: "gone".into(),
+        reason: "FailedGetPodsMetric".into(),
+        message: "cannot: gone".into(),
+    })
+}
+
+fn shown(plan: &Plan, kind: &str) -> Value {
+    let conditions = plan.status.conditions.as_deref().unwrap_or_default();
+    let found = conditions.iter().find(|c| c.type_ == kind);
+    found.map_or(Value::Null, |c| json!([c.status, c.reason]))
+}
+
+fn run(
+    autoscaler: &HorizontalPodAutoscaler,
+    wanted: i32,
+    proposals: Option<Vec<Result<Proposal, Failure>>>,
+) -> Plan {
+    let target = Target { wanted, there: wanted };
+    assert_eq!(needs_metrics(autoscaler, target), proposals.is_some());
+    plan(autoscaler, target, proposals, &mut Memory::default(), &settings(), at(0))
+}
+
+#[test]
+fn the_largest_wish_is_followed_within_bounds() {
+    for (wanted, wishes, expected, limited) in [
+        (3, vec![4, 5], Some(5), "DesiredWithinRange"),
+        (3, vec![3, 1], None, "DesiredWithinRange"),
+        (3, vec![50], Some(6), "ScaleUpLimit"),
+        (8, vec![50], Some(10), "TooManyReplicas"),
+    ] {
+        let plan = run(&autoscaler(), wanted, Some(wishes.iter().map(|w| asks(*w)).collect()));
+        assert_eq!(plan.scale_to, expected, "{wanted} {wishes:?}");
+        assert_eq!(shown(&plan, LIMITED)[1], limited);
+        assert_eq!(shown(&plan, ACTIVE), json!(["True", "ValidMetricFound"]));
+        assert_eq!(plan.status.desired_replicas, expected.unwrap_or(wanted));
+        assert_eq!(plan.status.last_scale_time.is_some(), expected.is_some());
+    }
+}
+
+#[test]
+fn sizes_out_of_bounds_are_brought_back_without_metrics() {
+    for (wanted, expected, reason) in [(1, 2, "below Spec.MinReplicas"), (12, 10, "above Spec.MaxReplicas")] {
+        let plan = run(&autoscaler(), wanted, None);
+        assert_eq!(plan.scale_to, Some(expected));
+        assert!(plan.events[0].2.contains(reason), "{:?}", plan.events);
+        assert_eq!(shown(&plan, ABLE), json!(["True", "SucceededRescale"]));
+    }
+    let off = run(&autoscaler(), 0, None);
+    assert_eq!((off.scale_to, shown(&off, ACTIVE)), (None, json!(["False", "ScalingDisabled"])));
+}
+
+#[test]
+fn a_metric_that_fails_forbids_shrinking_only() {
+    let up = run(&autoscaler(), 3, Some(vec![fails(), asks(5)]));
+    assert_eq!((up.scale_to, shown(&up, ACTIVE)), (Some(5), json!(["True", "ValidMetricFound"])));
+    let down = run(&autoscaler(), 3, Some(vec![fails(), asks(2)]));
+    assert_eq!((down.scale_to, shown(&down, ACTIVE)), (None, json!(["False", "FailedGetPodsMetric"])));
+    let none = run(&autoscaler(), 3, Some(vec![fails()]));
+    let reasons: Vec<&str> = none.events.iter().map(|(_, reason, _)| reason.as_str()).collect();
+    assert_eq!(reasons, ["FailedGetPodsMetric", "FailedComputeMetricsReplicas"]);
+}
+
+#[test]
+fn a_scale_that_is_refused_is_not_told_as_done() {
+    let mut plan = run(&autoscaler(), 3, Some(vec![asks(5)]));
+    plan.refused(&autoscaler(), Target { wanted: 3, there: 3 }, "conflict", at(0));
+    assert_eq!((plan.status.desired_replicas, plan.status.last_scale_time.is_some()), (0, false));
+    assert_eq!(shown(&plan, ABLE), json!(["False", "FailedUpdateScale"]));
+    assert_eq!(plan.events.last().unwrap().1, "FailedRescale");
+    let lost = no_scale(&autoscaler(), "gone", at(0));
+    assert_eq!(lost.conditions.unwrap()[0].reason.as_deref(), Some("FailedGetScale"));
+}
+
+#[test]
+fn a_status_rests_while_nothing_changes() {
+    let mut scaled = autoscaler();
+    let mut memory = Memory::default();
+    let target = Target { wanted: 3, there: 3 };
+    let first = plan(&scaled, target, Some(vec![asks(3)]), &mut memory, &settings(), at(0));
+    scaled.status = Some(first.status.clone());
+    let second = plan(&scaled, target, Some(vec![asks(3)]), &mut memory, &settings(), at(15));
+    assert_eq!((second.scale_to, second.status), (None, first.status));
+}
