@@ -174,6 +174,28 @@ impl Cgroups {
         Ok(())
     }
 
+    /// What a cgroup is set to, as far as pods are limited; a file that does not read counts as no limit.
+    #[must_use]
+    pub fn limits(&self, path: &str) -> CgroupLimits {
+        let read = |controller: &str, file: &str| {
+            std::fs::read_to_string(self.stats_folder(controller, path).join(file)).ok()
+        };
+        match self.version {
+            Version::V1 => v1::limits(&read),
+            Version::V2 => v2::limits(&|file| read("", file)),
+        }
+    }
+
+    /// Bytes of memory a cgroup uses, where it can be read.
+    #[must_use]
+    pub fn memory_usage(&self, path: &str) -> Option<i64> {
+        let file = match self.version {
+            Version::V1 => "memory.usage_in_bytes",
+            Version::V2 => "memory.current",
+        };
+        std::fs::read_to_string(self.stats_folder("memory", path).join(file)).ok()?.trim().parse().ok()
+    }
+
     /// Removes a cgroup with what is below it. Empty ones only: the kernel refuses while processes live.
     ///
     /// # Errors

@@ -274,11 +274,13 @@ pub fn run(shared: Arc<Shared>, pods: Arc<Pods>, config: Config, tasks: &Tasks) 
                 // Conditions stay for a while so that they do not flap.
                 if since.is_none_or(|at| at.elapsed() > config.file.eviction_pressure_transition_period.0) {
                     *pressure.lock() = Pressure::default();
+                    shared.allocations.set_pressure(Pressure::default());
                 }
                 continue;
             }
             since = Some(Instant::now());
             *pressure.lock() = plan.pressure;
+            shared.allocations.set_pressure(plan.pressure);
             evict(&plan, &pods, &*shared.events, &config.node_name);
         }
     });

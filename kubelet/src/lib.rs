@@ -7,6 +7,8 @@
 //! Invariants: every container is found again by its labels after a restart, so nothing about running containers is kept
 //! on disk; one task owns one pod, so no pod is ever run twice; no string from a pod reaches a shell.
 
+pub mod admission;
+pub mod allocation;
 pub mod api;
 pub mod cgroup;
 pub mod env;

@@ -24,6 +24,7 @@ use kube::Client;
 use tokio::{net::TcpListener, sync::watch};
 
 use crate::{
+    allocation::Allocations,
     api::{ApiObjects, ObjectSource, Standalone},
     cgroup::{CgroupError, Cgroups, Version},
     env::NodeFacts,
@@ -290,6 +291,11 @@ fn share(
             allocatable_milli_cpu: machine.cpus.saturating_mul(1000),
             allocatable_memory: machine.memory,
         },
+        allocations: Allocations::new(
+            pods_dir.clone(),
+            api.map(|(_, watched)| watched.node()),
+            file.allowed_unsafe_sysctls.clone(),
+        ),
         pulls: PullGate::new(if file.serialize_image_pulls { 1 } else { 16 }),
         pods_dir,
         container_logs,

@@ -18,10 +18,13 @@ use std::{
 
 use hyper_util::rt::TokioIo;
 use jiff::Timestamp;
+use k8s_openapi::api::core::v1::ResourceRequirements;
 use tonic::transport::{Channel, Endpoint};
 
 /// The wire types of CRI v1.
 pub use proto::cri::v1 as cri;
+
+use crate::pod::resources::{self, CgroupLimits};
 
 use self::{
     cri::{image_service_client::ImageServiceClient, runtime_service_client::RuntimeServiceClient},
@@ -252,6 +255,24 @@ impl Runtime {
             Err(error) if !error.is_not_found() => Err(error),
             _ => Ok(()),
         }
+    }
+
+    /// Changes the cgroup of a running container.
+    ///
+    /// # Errors
+    /// When the call fails.
+    pub async fn update_resources(
+        &self,
+        id: &str,
+        resources: cri::LinuxContainerResources,
+    ) -> Result<(), RuntimeError> {
+        let request = self.request(cri::UpdateContainerResourcesRequest {
+            container_id: id.to_owned(),
+            linux: Some(resources),
+            ..Default::default()
+        });
+        self.runtime.clone().update_container_resources(request).await?;
+        Ok(())
     }
 
     /// Removes a container that does not run.
@@ -544,13 +565,37 @@ fn to_record(status: cri::ContainerStatus, sandbox: &str) -> ContainerRecord {
         exit_code: status.exit_code,
         message,
         image: image_name(&status),
-        image_id: if status.image_id.is_empty() { status.image_ref.clone() } else { status.image_id.clone() },
+        image_id: if status.image_ref.is_empty() {
+            status.image_id.clone()
+        } else {
+            status.image_ref.clone()
+        },
         hash: annotation(observed::CONTAINER_HASH).and_then(|h| u64::from_str_radix(h, 16).ok()),
         restart_count: annotation(observed::RESTART_COUNT).and_then(|c| c.parse().ok()).unwrap_or(attempt),
         reason: status.reason,
+        limits: status.resources.as_ref().and_then(|r| r.linux.as_ref()).map(limits),
+        memory_request: annotation(observed::RESOURCES).and_then(memory_request),
         log_path: status.log_path,
         id: Arc::from(status.id),
     }
+}
+
+/// What the runtime says it set; zero and below is no setting.
+fn limits(resources: &cri::LinuxContainerResources) -> CgroupLimits {
+    let set = |value: i64| Some(value).filter(|v| *v > 0);
+    CgroupLimits {
+        cpu_shares: set(resources.cpu_shares),
+        cpu_quota: set(resources.cpu_quota),
+        cpu_period: set(resources.cpu_period),
+        memory_limit: set(resources.memory_limit_in_bytes),
+        pids_limit: None,
+    }
+}
+
+/// Bytes of memory in the annotation of resources; one that does not read counts as unknown.
+fn memory_request(text: &str) -> Option<i64> {
+    let made: ResourceRequirements = serde_json::from_str(text).ok()?;
+    Some(resources::amount(made.requests.as_ref(), resources::MEMORY).unwrap_or(0) / 1000)
 }
 
 fn image_name(status: &cri::ContainerStatus) -> String {

@@ -102,5 +102,7 @@ pub(crate) fn record(pod: &Pod, name: &str, phase: ContainerPhase) -> ContainerR
         hash: Some(container_hash(&spec)),
         restart_count: 0,
         log_path: String::new(),
+        limits: Some(crate::pod::resources::container_limits(pod, &spec, true)),
+        memory_request: None,
     }
 }

@@ -1,4 +1,4 @@
-//! What the kubelet watches in the API server: the pods of this node, and all services for the variables that describe them.
+//! What the kubelet watches in the API server: its node, the pods of it, and all services for the variables that describe them.
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -6,8 +6,9 @@ use component_base::{
     informer::{Event, Informer, Informers, ListWatch},
     task::Tasks,
 };
-use k8s_openapi::api::core::v1::{Pod, Service};
+use k8s_openapi::api::core::v1::{Node, Pod, Service};
 use kube::Client;
+use tokio::sync::watch;
 
 use crate::{
     env, pod,
@@ -34,6 +35,8 @@ pub struct Watched {
     informers: Informers,
     pods: Informer<Pod>,
     services: Informer<Service>,
+    node: Informer<Node>,
+    known_node: watch::Sender<Option<Arc<Node>>>,
 }
 
 impl Watched {
@@ -42,13 +45,26 @@ impl Watched {
     pub fn new(client: Client, node: &str, tasks: &Tasks) -> Self {
         let informers = Informers::new(client, tasks);
         let own = ListWatch { fields: Some(format!("spec.nodeName={node}")), ..ListWatch::default() };
-        Self { pods: informers.get(own), services: informers.get(ListWatch::default()), informers }
+        let this = ListWatch { fields: Some(format!("metadata.name={node}")), ..ListWatch::default() };
+        Self {
+            pods: informers.get(own),
+            services: informers.get(ListWatch::default()),
+            node: informers.get(this),
+            known_node: watch::Sender::new(None),
+            informers,
+        }
     }
 
     /// The services.
     #[must_use]
     pub fn services(&self) -> Arc<Services> {
         Arc::new(Services(self.services.clone()))
+    }
+
+    /// This node as the API server has it; nothing before it is registered.
+    #[must_use]
+    pub fn node(&self) -> watch::Receiver<Option<Arc<Node>>> {
+        self.known_node.subscribe()
     }
 
     /// The pods of this node, mirror pods included.
@@ -63,6 +79,12 @@ impl Watched {
         self.pods.on_event(move |event| match event {
             Event::Added { new, .. } | Event::Updated { new, .. } => sink.upsert(Source::Api, new),
             Event::Deleted { last, .. } => sink.remove(pod::uid(&last)),
+        });
+        let known = self.known_node.clone();
+        self.node.on_event(move |event| {
+            if let Event::Added { new, .. } | Event::Updated { new, .. } = event {
+                known.send_replace(Some(new));
+            }
         });
         self.informers.start();
         let (informer, sink, drain) = (self.pods.clone(), Arc::clone(pods), tasks.drain());

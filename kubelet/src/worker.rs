@@ -28,6 +28,7 @@ use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
+    allocation::{Allocations, Pending, Resize},
     api::ObjectSource,
     cgroup::Cgroups,
     env::NodeFacts,
@@ -79,6 +80,8 @@ pub struct Shared {
     pub dns: DnsSettings,
     /// What downward values need; the pod's addresses are filled in per pod.
     pub node: NodeFacts,
+    /// What the pods of this node were given.
+    pub allocations: Allocations,
     /// Image pulls.
     pub pulls: PullGate,
     /// Folder of all pods' folders, `<root>/pods`.
@@ -146,6 +149,12 @@ pub struct Worker {
     probes: probes::Probes,
     status: Option<PodStatus>,
     verdict: Option<Verdict>,
+    /// A resize that is asked for and not given.
+    pending: Option<Pending>,
+    /// Containers did not have what they were given, as of the last round.
+    resizing: bool,
+    /// Why the last attempt to resize failed.
+    resize_error: Option<String>,
     /// Rounds in a row that failed before any container could be started.
     failures: u32,
 }
@@ -165,6 +174,9 @@ impl Worker {
             probes,
             status: None,
             verdict: None,
+            pending: None,
+            resizing: false,
+            resize_error: None,
             failures: 0,
         }
     }
@@ -180,6 +192,7 @@ impl Worker {
             let pod = Arc::clone(&self.updates.borrow().pod);
             self.probes.forget(&pod);
             self.shared.statuses.forget(&pod);
+            self.shared.allocations.release(pod::uid(&pod));
         }
     }
 
@@ -189,10 +202,11 @@ impl Worker {
         if pod::is_terminal(&first.pod) {
             // It had ended before this kubelet started; what the API server has is the last word.
             self.status = first.pod.status.clone();
-        } else {
+        } else if self.admit(&first).await {
             self.keep_running().await;
         }
         self.end().await;
+        self.shared.allocations.release(pod::uid(&first.pod));
         loop {
             let wanted = self.updates.borrow_and_update().clone();
             if wanted.is_deleted() {
@@ -206,6 +220,20 @@ impl Worker {
                 return;
             }
         }
+    }
+
+    /// Asks whether this node takes the pod; one that it refuses has failed.
+    async fn admit(&mut self, wanted: &Wanted) -> bool {
+        let mut updates = self.updates.clone();
+        let answer = tokio::select! {
+            answer = self.shared.allocations.admit(&wanted.pod) => answer,
+            _ = updates.wait_for(Wanted::ends) => return false,
+        };
+        let Err(refused) = answer else { return true };
+        self.event(&wanted.pod, Severity::Warning, &refused.reason, &refused.message);
+        let message = format!("Pod was rejected: {}", refused.message);
+        self.verdict = Some(Verdict { reason: refused.reason, message });
+        false
     }
 
     /// Syncs until the pod has to end, is done, or has failed for good.
@@ -234,8 +262,10 @@ impl Worker {
     }
 
     /// One round. Answers when the next is due, or `None` when the pod is done.
-    async fn sync(&mut self, pod: &Arc<Pod>) -> Option<Timestamp> {
+    async fn sync(&mut self, wanted: &Arc<Pod>) -> Option<Timestamp> {
         let now = Timestamp::now();
+        self.reallocate(wanted);
+        let pod = &self.shared.allocations.given(wanted);
         if let Some(verdict) = deadline_passed(pod, self.status.as_ref(), now) {
             self.event(pod, Severity::Normal, &verdict.reason, &verdict.message);
             self.verdict = Some(verdict);
@@ -249,8 +279,16 @@ impl Worker {
             }
         };
         let results = self.probes.results();
-        let model = plan::Model { pod, runtime: &runtime, probes: &results, backoffs: &self.backoffs, now };
+        let model = plan::Model {
+            pod,
+            runtime: &runtime,
+            probes: &results,
+            backoffs: &self.backoffs,
+            cfs_quota: self.shared.settings.cfs_quota,
+            now,
+        };
         let plan = plan::plan(&model);
+        self.resizing = plan.is_resizing();
         self.note_back_off(pod, &plan);
         self.probes.follow(pod, &runtime);
         self.publish(pod, &runtime, false, false);
@@ -259,9 +297,10 @@ impl Worker {
         }
         let wake = plan.wake_at();
         let retry = self.carry_out(pod, &runtime, &plan).await;
-        if plan.sandbox.is_some() || !plan.start.is_empty() || !plan.kill.is_empty() {
+        if plan.sandbox.is_some() || plan.is_resizing() || !plan.start.is_empty() || !plan.kill.is_empty() {
             match self.shared.runtime.pod(pod::uid(pod)).await {
                 Ok(after) => {
+                    self.note_resized(pod, &after);
                     self.probes.follow(pod, &after);
                     self.publish(pod, &after, false, false);
                 }
@@ -272,6 +311,47 @@ impl Worker {
         }
         let due = [wake, retry, deadline(pod, self.status.as_ref())];
         Some(due.into_iter().flatten().min().unwrap_or_else(|| later(now, RESYNC)))
+    }
+
+    /// Looks whether the containers have what they were given by now.
+    fn note_resized(&mut self, pod: &Pod, runtime: &PodRuntime) {
+        let before = self.resizing;
+        self.resizing = plan::is_resizing(pod, runtime, self.shared.settings.cfs_quota);
+        if before && !self.resizing {
+            self.resize_error = None;
+            let text = resize_text(pod, "Pod resize completed", None);
+            self.event(pod, Severity::Normal, "ResizeCompleted", &text);
+        }
+    }
+
+    /// Gives the pod the resources it wants, or notes why it does not get them.
+    fn reallocate(&mut self, wanted: &Arc<Pod>) {
+        let pending = match self.shared.allocations.resize(wanted, &self.nudge) {
+            Resize::Settled => None,
+            Resize::Given => {
+                self.resize_error = None;
+                self.event(
+                    wanted,
+                    Severity::Normal,
+                    "ResizeStarted",
+                    &resize_text(wanted, "Pod resize started", None),
+                );
+                None
+            }
+            Resize::Pending(pending) => {
+                if self.pending.as_ref() != Some(&pending) {
+                    let reason = format!("Resize{}", pending.reason);
+                    let text = resize_text(
+                        wanted,
+                        &format!("Pod resize {}", pending.reason),
+                        Some(&pending.message),
+                    );
+                    self.event(wanted, Severity::Warning, &reason, &text);
+                }
+                Some(pending)
+            }
+        };
+        self.pending = pending;
     }
 
     /// Turns back-offs of the plan into waiting states and events, and forgets states that have passed.
@@ -295,8 +375,9 @@ impl Worker {
     /// Makes the status from what is seen and hands it on.
     fn publish(&mut self, pod: &Arc<Pod>, runtime: &PodRuntime, ending: bool, stopped: bool) {
         let results = self.probes.results();
+        let given = self.shared.allocations.given(pod);
         let status = generate::generate(&generate::Input {
-            pod,
+            pod: &given,
             runtime,
             probes: &results,
             waiting: &self.waiting,
@@ -307,6 +388,9 @@ impl Worker {
             host_ips: &self.shared.node.ips,
             runtime_name: &self.shared.runtime_name,
             previous: self.status.as_ref(),
+            cfs_quota: self.shared.settings.cfs_quota,
+            pending: self.pending.as_ref().filter(|_| !ending),
+            resizing: (self.resizing && !ending).then_some(self.resize_error.as_deref()),
             now: Timestamp::now(),
         });
         self.status = Some(status.clone());
@@ -332,6 +416,25 @@ impl Worker {
     fn pod_dir(&self, pod: &Pod) -> PathBuf {
         self.shared.pods_dir.join(pod::uid(pod))
     }
+}
+
+/// What the events of a resize say: the resources that are wanted, and what went wrong.
+fn resize_text(pod: &Pod, what: &str, error: Option<&str>) -> String {
+    let list = |containers: &[k8s_openapi::api::core::v1::Container]| -> Vec<serde_json::Value> {
+        let one = |c: &k8s_openapi::api::core::v1::Container| serde_json::json!({ "name": c.name, "resources": c.resources });
+        containers.iter().map(one).collect()
+    };
+    let mut summary = serde_json::json!({
+        "containers": list(pod::containers(pod)),
+        "generation": pod.metadata.generation,
+    });
+    if !pod::init_containers(pod).is_empty() {
+        summary["initContainers"] = list(pod::init_containers(pod)).into();
+    }
+    if let Some(error) = error {
+        summary["error"] = error.into();
+    }
+    format!("{what}: {summary}")
 }
 
 /// `now` and a while; saturating at the end of time.

@@ -26,6 +26,18 @@ pub fn settings(limits: &CgroupLimits) -> Vec<Setting> {
     .collect()
 }
 
+/// What these files say; the kernel writes "no limit" as a number larger than any machine.
+pub fn limits(read: &dyn Fn(&str, &str) -> Option<String>) -> CgroupLimits {
+    let number = |controller, file| read(controller, file)?.trim().parse::<i64>().ok();
+    CgroupLimits {
+        cpu_shares: number("cpu", "cpu.shares"),
+        cpu_quota: number("cpu", "cpu.cfs_quota_us").filter(|q| *q > 0),
+        cpu_period: number("cpu", "cpu.cfs_period_us"),
+        memory_limit: number("memory", "memory.limit_in_bytes").filter(|m| *m < i64::MAX / 4096 * 4096),
+        pids_limit: number("pids", "pids.max"),
+    }
+}
+
 /// A new cpuset is empty and takes no process until it is given its parent's cpus and memory nodes.
 ///
 /// # Errors

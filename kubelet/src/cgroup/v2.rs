@@ -33,6 +33,25 @@ pub fn settings(limits: &CgroupLimits) -> Vec<Setting> {
     .collect()
 }
 
+/// What these files say; `max` is no limit.
+pub fn limits(read: &dyn Fn(&str) -> Option<String>) -> CgroupLimits {
+    let number = |file| read(file)?.trim().parse::<i64>().ok();
+    let max = read("cpu.max").unwrap_or_default();
+    let mut parts = max.split_whitespace().map(|part| part.parse::<i64>().ok());
+    CgroupLimits {
+        cpu_shares: number("cpu.weight").map(shares),
+        cpu_quota: parts.next().flatten(),
+        cpu_period: parts.next().flatten(),
+        memory_limit: number("memory.max"),
+        pids_limit: number("pids.max"),
+    }
+}
+
+/// A weight as the shares it came from, rounded up.
+fn shares(weight: i64) -> i64 {
+    2 + ((weight.clamp(1, 10_000) - 1) * 262_142 + 9998) / 9999
+}
+
 /// Lets a cgroup's children have the controllers it has itself.
 ///
 /// # Errors
@@ -53,9 +72,23 @@ mod tests {
     use super::*;
 
     #[test]
+    fn limits_read_back() {
+        let read = |file: &str| {
+            let pairs = [("cpu.weight", "39"), ("cpu.max", "50000 100000"), ("memory.max", "max")];
+            pairs.iter().find(|(name, _)| *name == file).map(|(_, text)| format!("{text}\n"))
+        };
+        let limits = limits(&read);
+        assert_eq!((limits.cpu_quota, limits.cpu_period), (Some(50_000), Some(100_000)));
+        assert_eq!((limits.memory_limit, limits.pids_limit), (None, None));
+    }
+
+    #[test]
     fn weights_span_the_range() {
         assert_eq!(weight(2), 1);
         assert_eq!(weight(1024), 39);
         assert_eq!(weight(262_144), 10_000);
+        for w in [1, 39, 100, 10_000] {
+            assert_eq!(weight(shares(w)), w);
+        }
     }
 }

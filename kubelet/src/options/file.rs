@@ -125,6 +125,7 @@ pub struct KubeletConfiguration {
     pub resolv_conf: PathBuf,
     #[serde(rename = "cpuCFSQuota")]
     pub cpu_cfs_quota: bool,
+    pub allowed_unsafe_sysctls: Vec<String>,
     pub serialize_image_pulls: bool,
     pub eviction_hard: Option<BTreeMap<String, String>>,
     pub eviction_pressure_transition_period: GoDuration,
@@ -187,6 +188,7 @@ impl Default for KubeletConfiguration {
             pod_pids_limit: -1,
             resolv_conf: "/etc/resolv.conf".into(),
             cpu_cfs_quota: true,
+            allowed_unsafe_sysctls: vec![],
             serialize_image_pulls: true,
             eviction_hard: None,
             eviction_pressure_transition_period: seconds(300),

@@ -162,6 +162,12 @@ const FLAGS: &[Entry] = &[
         c.pod_cidr = Some(v.to_owned());
         Ok(())
     }),
+    field(
+        "allowed-unsafe-sysctls",
+        Kind::Strings,
+        "Sysctls beyond the safe ones that pods may set; a name may end with '*'.",
+        set!(allowed_unsafe_sysctls = list),
+    ),
     field("pod-max-pids", Kind::Int, "Most tasks per pod; -1 is no limit.", set!(pod_pids_limit = number)),
     field("address", Kind::String, "Address to serve on.", set!(address = text)),
     field("port", Kind::Int, "Port to serve on.", set!(port = number)),

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use component_base::quantity;
 use k8s_openapi::{
-    api::core::v1::{Container, Pod},
+    api::core::v1::{Container, Pod, ResourceRequirements},
     apimachinery::pkg::api::resource::Quantity,
 };
 
@@ -82,17 +82,95 @@ pub fn limit(container: &Container, name: &str) -> Option<i64> {
     amount(container.resources.as_ref()?.limits.as_ref(), name)
 }
 
-/// The limits of one container's cgroup.
+/// The limits of one container's cgroup; a limit it does not have itself is its pod's, where that has one.
 #[must_use]
-pub fn container_limits(container: &Container, cfs_quota: bool) -> CgroupLimits {
-    let cpu_limit = limit(container, CPU).filter(|v| *v > 0);
+pub fn container_limits(pod: &Pod, container: &Container, cfs_quota: bool) -> CgroupLimits {
+    let level = super::spec(pod).resources.as_ref();
+    let limit = |name| {
+        let pods = || amount(level?.limits.as_ref(), name);
+        limit(container, name).filter(|v| *v > 0).or_else(pods).filter(|v| *v > 0)
+    };
     CgroupLimits {
         cpu_shares: Some(shares(request(container, CPU).unwrap_or(0))),
-        cpu_quota: cpu_limit.filter(|_| cfs_quota).map(quota),
+        cpu_quota: limit(CPU).filter(|_| cfs_quota).map(quota),
         cpu_period: Some(CFS_PERIOD),
-        memory_limit: limit(container, MEMORY).map(|m| m / 1000).filter(|m| *m > 0),
+        memory_limit: limit(MEMORY).map(|m| m / 1000).filter(|m| *m > 0),
         pids_limit: None,
     }
+}
+
+impl CgroupLimits {
+    /// The looser of two, limit by limit.
+    #[must_use]
+    pub fn larger(&self, other: &Self) -> Self {
+        let looser = |a: Option<i64>, b: Option<i64>| Some(a?.max(b?));
+        Self {
+            cpu_shares: self.cpu_shares.max(other.cpu_shares),
+            // No quota is written as -1, since a cgroup keeps what it is not told to change.
+            cpu_quota: looser(self.cpu_quota, other.cpu_quota).or(Some(-1)),
+            cpu_period: self.cpu_period,
+            memory_limit: looser(self.memory_limit, other.memory_limit),
+            pids_limit: self.pids_limit,
+        }
+    }
+}
+
+/// Which resources of a running container differ from what they should be.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Difference {
+    /// Weight or quota.
+    pub cpu: bool,
+    /// The limit.
+    pub memory: bool,
+}
+
+impl Difference {
+    /// Between what the cgroup has and what it should have. The period is no resource of its own.
+    #[must_use]
+    pub fn between(actual: &CgroupLimits, wanted: &CgroupLimits) -> Self {
+        Self {
+            cpu: actual.cpu_shares.unwrap_or(MIN_SHARES) != wanted.cpu_shares.unwrap_or(MIN_SHARES)
+                || actual.cpu_quota != wanted.cpu_quota,
+            memory: actual.memory_limit != wanted.memory_limit,
+        }
+    }
+
+    /// There is one.
+    #[must_use]
+    pub fn any(self) -> bool {
+        self.cpu || self.memory
+    }
+}
+
+/// A container's resources as its status tells them: what it was given, except where the kernel still has something else.
+#[must_use]
+pub fn reported(
+    container: &Container,
+    actual: Option<&CgroupLimits>,
+    wanted: &CgroupLimits,
+) -> ResourceRequirements {
+    let mut told = container.resources.clone().unwrap_or_default();
+    let Some(actual) = actual else { return told };
+    let mut set = |list: fn(&mut ResourceRequirements) -> &mut Option<BTreeMap<String, Quantity>>,
+                   name: &str,
+                   value: quantity::Quantity| {
+        list(&mut told).get_or_insert_default().insert(name.to_owned(), value.to_api());
+    };
+    if let Some(shares) = actual.cpu_shares.filter(|s| Some(*s) != wanted.cpu_shares) {
+        // Shares round down, so the way back rounds up.
+        let milli = shares.saturating_mul(1000).saturating_add(1023) / 1024;
+        let value = quantity::Quantity::from_milli(milli, quantity::Format::DecimalSI);
+        set(|r| &mut r.requests, CPU, value);
+    }
+    if let Some(quota) = actual.cpu_quota.filter(|q| Some(*q) != wanted.cpu_quota) {
+        let milli = quota.saturating_mul(1000) / actual.cpu_period.unwrap_or(CFS_PERIOD).max(1);
+        let value = quantity::Quantity::from_milli(milli, quantity::Format::DecimalSI);
+        set(|r| &mut r.limits, CPU, value);
+    }
+    if let Some(bytes) = actual.memory_limit.filter(|m| Some(*m) != wanted.memory_limit) {
+        set(|r| &mut r.limits, MEMORY, quantity::Quantity::new(bytes, quantity::Format::BinarySI));
+    }
+    told
 }
 
 /// The pod's request of `name` in thousandths: the larger of what its regular containers and sidecars need together
@@ -148,5 +226,49 @@ pub fn pod_limits(pod: &Pod, cfs_quota: bool, pids: Option<i64>) -> CgroupLimits
         cpu_period: Some(CFS_PERIOD),
         memory_limit: pod_limit(pod, MEMORY).map(|m| m / 1000).filter(|m| *m > 0),
         pids_limit: pids,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::testing;
+
+    fn sized(resources: serde_json::Value) -> Container {
+        Container { resources: serde_json::from_value(resources).unwrap(), ..testing::container("c") }
+    }
+
+    #[test]
+    fn what_the_kernel_has_is_told_until_it_has_what_was_given() {
+        let pod = testing::pod("a").build();
+        let before = sized(json!({"requests": {"cpu": "20m"}, "limits": {"cpu": "30m", "memory": "40Mi"}}));
+        let after = sized(json!({"requests": {"cpu": "25m"}, "limits": {"cpu": "35m", "memory": "50Mi"}}));
+        let (old, new) = (container_limits(&pod, &before, true), container_limits(&pod, &after, true));
+        assert_eq!(Difference::between(&old, &new), Difference { cpu: true, memory: true });
+        assert!(!Difference::between(&new, &new).any());
+        assert_eq!(reported(&after, Some(&new), &new), after.resources.clone().unwrap());
+        assert_eq!(reported(&after, Some(&old), &new), before.resources.unwrap());
+    }
+
+    #[test]
+    fn a_container_without_limits_has_its_pods() {
+        let pod = testing::pod("a")
+            .with(|p| {
+                let level = json!({"limits": {"cpu": "1", "memory": "64Mi"}});
+                p.spec.get_or_insert_default().resources = serde_json::from_value(level).unwrap();
+            })
+            .build();
+        let limits = container_limits(&pod, &sized(json!({"limits": {"cpu": "500m"}})), true);
+        assert_eq!((limits.cpu_quota, limits.memory_limit), (Some(50_000), Some(64 << 20)));
+    }
+
+    #[test]
+    fn tiny_requests_share_the_least_weight() {
+        let pod = testing::pod("a").build();
+        let one = container_limits(&pod, &sized(json!({"requests": {"cpu": "1m"}})), true);
+        let two = container_limits(&pod, &sized(json!({"requests": {"cpu": "2m"}})), true);
+        assert!(!Difference::between(&one, &two).any());
     }
 }

@@ -102,7 +102,9 @@ fn port_mappings(pod: &Pod) -> Vec<cri::PortMapping> {
         .collect()
 }
 
-fn to_cri(limits: &resources::CgroupLimits) -> cri::LinuxContainerResources {
+/// Limits as the runtime takes them.
+#[must_use]
+pub fn to_cri(limits: &resources::CgroupLimits) -> cri::LinuxContainerResources {
     cri::LinuxContainerResources {
         cpu_shares: limits.cpu_shares.unwrap_or(0),
         cpu_quota: limits.cpu_quota.unwrap_or(0),
@@ -145,7 +147,7 @@ pub fn container(
     let expand = |list: &Option<Vec<String>>| {
         list.iter().flatten().map(|arg| env::expand(arg, &lookup)).collect::<Vec<_>>()
     };
-    let limits = resources::container_limits(spec, node.cfs_quota);
+    let limits = resources::container_limits(pod, spec, node.cfs_quota);
     let mut linux_resources = to_cri(&limits);
     linux_resources.oom_score_adj = qos::oom_score_adj(pod, spec, node.memory_capacity);
     if node.cgroup_v2 && limits.memory_limit.is_some() {
@@ -207,6 +209,9 @@ fn container_annotations(pod: &Pod, container: &Container, restart_count: u32) -
             container.termination_message_policy.clone().unwrap_or_else(|| "File".to_owned()),
         ),
     ]);
+    if let Ok(json) = serde_json::to_string(&container.resources.clone().unwrap_or_default()) {
+        annotations.insert(observed::RESOURCES.to_owned(), json);
+    }
     if let Some(grace) = pod::spec(pod).termination_grace_period_seconds {
         annotations.insert(observed::GRACE_PERIOD.to_owned(), grace.to_string());
     }

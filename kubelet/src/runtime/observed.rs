@@ -9,7 +9,7 @@ use component_base::hash::fnv32a;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Container, Pod};
 
-use crate::pod;
+use crate::pod::{self, resources::CgroupLimits};
 
 /// Label: name of the pod.
 pub const POD_NAME: &str = "io.kubernetes.pod.name";
@@ -31,6 +31,8 @@ pub const TERMINATION_POLICY: &str = "io.kubernetes.container.terminationMessage
 pub const GRACE_PERIOD: &str = "io.kubernetes.pod.terminationGracePeriod";
 /// Annotation: the preStop handler as JSON, so that it can be honoured for a pod the API no longer knows.
 pub const PRE_STOP: &str = "io.kubernetes.container.preStopHandler";
+/// Annotation: the resources the container was made with, as JSON.
+pub const RESOURCES: &str = "keelson.io/container-resources";
 /// Annotation: the container's ports as JSON.
 pub const PORTS: &str = "io.kubernetes.container.ports";
 
@@ -97,6 +99,10 @@ pub struct ContainerRecord {
     pub restart_count: u32,
     /// Path of its log file.
     pub log_path: String,
+    /// What its cgroup is set to, where the runtime tells.
+    pub limits: Option<CgroupLimits>,
+    /// Bytes of memory that were requested when it was made; zero for none.
+    pub memory_request: Option<i64>,
 }
 
 /// Everything the runtime has of one pod.

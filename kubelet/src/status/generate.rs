@@ -15,7 +15,11 @@ use k8s_openapi::{
 };
 
 use crate::{
-    pod::{self, Role, qos},
+    allocation::Pending,
+    pod::{
+        self, Role, qos,
+        resources::{self, CgroupLimits},
+    },
     probe::{Kind, Outcome},
     runtime::observed::{ContainerPhase, ContainerRecord, PodRuntime},
     worker::plan::ProbeResults,
@@ -62,6 +66,12 @@ pub struct Input<'a> {
     pub runtime_name: &'a str,
     /// The status made the last time; transition times come from here.
     pub previous: Option<&'a PodStatus>,
+    /// Whether cpu limits are enforced.
+    pub cfs_quota: bool,
+    /// A resize that is asked for and not given.
+    pub pending: Option<&'a Pending>,
+    /// Containers do not have what they were given yet; inside, why the last attempt failed.
+    pub resizing: Option<Option<&'a str>>,
     /// The time.
     pub now: Timestamp,
 }
@@ -101,6 +111,10 @@ pub fn generate(input: &Input<'_>) -> PodStatus {
         ephemeral_container_statuses: of(|r| matches!(r, Role::Ephemeral(_))),
         ..PodStatus::default()
     };
+    if let Some(level) = &pod::spec(input.pod).resources {
+        status.allocated_resources.clone_from(&level.requests);
+        status.resources = Some(level.clone());
+    }
     status.conditions = Some(conditions(input, previous, &status));
     status
 }
@@ -163,6 +177,12 @@ fn container_status(
         status.state = Some(waiting_state(&waiting.reason, Some(&waiting.message)));
     }
     let record_running = record.filter(|r| r.phase == ContainerPhase::Running);
+    if !matches!(role, Role::Ephemeral(_)) {
+        let wanted = resources::container_limits(input.pod, container, input.cfs_quota);
+        let actual: Option<&CgroupLimits> = record_running.and_then(|r| r.limits.as_ref());
+        status.resources = Some(resources::reported(container, actual, &wanted));
+        status.allocated_resources = container.resources.as_ref().and_then(|r| r.requests.clone());
+    }
     let (started, ready) = readiness(input, role, container, record_running, &status);
     status.started = Some(started);
     status.ready = ready;
@@ -427,12 +447,39 @@ fn conditions(input: &Input<'_>, previous: Option<&PodStatus>, status: &PodStatu
     ];
     let old = previous.and_then(|s| s.conditions.as_deref()).unwrap_or_default();
     let mut list: Vec<PodCondition> = facts.into_iter().map(|fact| condition(input, old, fact)).collect();
+    list.extend(resize_conditions(input, old));
     // Conditions of others (readiness gates, disruption) are kept as they are.
     let foreign = input.pod.status.as_ref().and_then(|s| s.conditions.as_deref()).unwrap_or_default();
-    let foreign: Vec<_> =
-        foreign.iter().filter(|c| !list.iter().any(|o| o.type_ == c.type_)).cloned().collect();
+    let foreign: Vec<_> = foreign.iter().filter(|c| !is_own(c, &list)).cloned().collect();
     list.extend(foreign);
     list
+}
+
+/// Conditions that are there only while a resize is.
+pub const RESIZE_CONDITIONS: [&str; 2] = ["PodResizePending", "PodResizeInProgress"];
+
+fn is_own(condition: &PodCondition, list: &[PodCondition]) -> bool {
+    RESIZE_CONDITIONS.contains(&condition.type_.as_str()) || list.iter().any(|o| o.type_ == condition.type_)
+}
+
+fn resize_conditions(input: &Input<'_>, old: &[PodCondition]) -> Vec<PodCondition> {
+    let make = |kind: &str, reason: Option<&str>, message: Option<&str>| {
+        let before = old.iter().find(|c| c.type_ == kind);
+        PodCondition {
+            type_: kind.to_owned(),
+            status: "True".to_owned(),
+            reason: reason.map(str::to_owned),
+            message: message.map(str::to_owned),
+            last_transition_time: before
+                .and_then(|c| c.last_transition_time.clone())
+                .or(Some(Time(input.now))),
+            observed_generation: input.pod.metadata.generation,
+            ..PodCondition::default()
+        }
+    };
+    let pending = input.pending.map(|p| make(RESIZE_CONDITIONS[0], Some(p.reason), Some(&p.message)));
+    let going = input.resizing.map(|error| make(RESIZE_CONDITIONS[1], error.map(|_| "Error"), error));
+    pending.into_iter().chain(going).collect()
 }
 
 fn condition(input: &Input<'_>, old: &[PodCondition], fact: Fact) -> PodCondition {

@@ -6,10 +6,12 @@
 use k8s_openapi::api::core::v1::{Pod, PodStatus};
 use serde_json::{Value, json};
 
-use crate::pod;
+use crate::{pod, status::generate::RESIZE_CONDITIONS};
 
 /// Fields that are nulled when they are no longer set.
-const CLEARED: [&str; 7] = [
+const CLEARED: [&str; 9] = [
+    "allocatedResources",
+    "resources",
     "message",
     "reason",
     "podIP",
@@ -30,8 +32,8 @@ pub fn status(pod: &Pod, before: Option<&PodStatus>, status: &PodStatus) -> Valu
                 fields.insert(key.to_owned(), Value::Null);
             }
         }
-        for key in ["podIPs", "hostIPs"] {
-            let gone = gone(&old[key], fields.get(key));
+        for (key, id) in [("podIPs", "ip"), ("hostIPs", "ip"), ("conditions", "type")] {
+            let gone = gone(&old[key], fields.get(key), id);
             if !gone.is_empty() {
                 let list = fields.entry(key).or_insert_with(|| json!([]));
                 if let Some(list) = list.as_array_mut() {
@@ -43,10 +45,16 @@ pub fn status(pod: &Pod, before: Option<&PodStatus>, status: &PodStatus) -> Valu
     json!({ "metadata": { "uid": pod::uid(pod) }, "status": body })
 }
 
-fn gone(old: &Value, new: Option<&Value>) -> Vec<Value> {
-    let kept: Vec<&Value> = new.and_then(Value::as_array).into_iter().flatten().map(|e| &e["ip"]).collect();
-    let before = old.as_array().into_iter().flatten().map(|e| &e["ip"]);
-    before.filter(|ip| !kept.contains(ip)).map(|ip| json!({ "$patch": "delete", "ip": ip })).collect()
+/// Deletions of the entries that are not there any more. Of conditions only those of resizes end: the others stay, or are
+/// not the kubelet's.
+fn gone(old: &Value, new: Option<&Value>, id: &str) -> Vec<Value> {
+    let kept: Vec<&Value> = new.and_then(Value::as_array).into_iter().flatten().map(|e| &e[id]).collect();
+    let before = old.as_array().into_iter().flatten().map(|e| &e[id]);
+    before
+        .filter(|value| !kept.contains(value))
+        .filter(|value| id != "type" || value.as_str().is_some_and(|v| RESIZE_CONDITIONS.contains(&v)))
+        .map(|value| json!({ "$patch": "delete", id: value }))
+        .collect()
 }
 
 #[cfg(test)]

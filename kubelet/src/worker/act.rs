@@ -20,7 +20,10 @@ use crate::{
     events::{Severity, container_reference},
     images, lifecycle,
     network::{dns, hosts},
-    pod::{self, Role, resources},
+    pod::{
+        self, Role,
+        resources::{self, CgroupLimits},
+    },
     runtime::{
         RuntimeError,
         config::{self, Prepared},
@@ -98,10 +101,11 @@ impl Worker {
             self.event(pod, Severity::Warning, "NetworkNotReady", &format!("network is not ready: {why}"));
             return self.retry();
         }
-        if let Err(error) = self.prepare_node(pod) {
+        if let Err(error) = self.prepare_node(pod, !plan.resize.is_empty()) {
             self.event(pod, Severity::Warning, error.0, &error.1);
             return self.retry();
         }
+        let resized = self.resize_all(pod, &plan.resize).await;
         for kill in &plan.kill {
             self.kill_one(pod, runtime, kill).await;
         }
@@ -114,6 +118,9 @@ impl Worker {
             }
         };
         if plan.sandbox.is_none() && plan.start.is_empty() {
+            if !resized {
+                return self.retry();
+            }
             self.failures = 0;
             return None;
         }
@@ -153,11 +160,16 @@ impl Worker {
         retry
     }
 
-    /// Folders and cgroup.
-    fn prepare_node(&self, pod: &Pod) -> Result<(), (&'static str, String)> {
+    /// Folders and cgroup. Around a resize the pod's cgroup has the larger of what it had and what it is to have, so
+    /// that containers grow into it and shrink out of it.
+    fn prepare_node(&self, pod: &Pod, resizing: bool) -> Result<(), (&'static str, String)> {
         if let Some(cgroups) = &self.shared.cgroups {
-            let limits = resources::pod_limits(pod, self.shared.settings.cfs_quota, self.shared.pod_pids);
-            cgroups.ensure(&cgroups.pod(pod), &limits).map_err(|error| {
+            let path = cgroups.pod(pod);
+            let mut limits = self.pod_limits(pod);
+            if resizing {
+                limits = limits.larger(&cgroups.limits(&path));
+            }
+            cgroups.ensure(&path, &limits).map_err(|error| {
                 ("FailedCreatePodContainer", format!("unable to ensure pod container exists: {error}"))
             })?;
         }
@@ -170,6 +182,64 @@ impl Worker {
         // Containers of the pod run as any user; what they may see is mounted into them, not found by path.
         fs::set_permissions(&dir, fs::Permissions::from_mode(0o750))
             .map_err(|error| ("Failed", format!("error making pod data directories: {error}")))
+    }
+
+    fn pod_limits(&self, pod: &Pod) -> CgroupLimits {
+        resources::pod_limits(pod, self.shared.settings.cfs_quota, self.shared.pod_pids)
+    }
+
+    /// Resizes containers where they run, then fits the pod's cgroup to them. Answers whether all of it was done.
+    async fn resize_all(&mut self, pod: &Pod, list: &[plan::Resize]) -> bool {
+        if list.is_empty() {
+            return true;
+        }
+        let mut failed = None;
+        for resize in list {
+            if let Err(text) = self.resize_one(pod, resize).await {
+                failed.get_or_insert(text);
+            }
+        }
+        if let (None, Some(cgroups)) = (&failed, &self.shared.cgroups)
+            && let Err(error) = cgroups.set(&cgroups.pod(pod), &self.pod_limits(pod))
+        {
+            failed = Some(error.to_string());
+        }
+        if let Some(text) = &failed
+            && self.resize_error.as_ref() != Some(text)
+        {
+            let message = super::resize_text(pod, "Pod resize error", Some(text));
+            self.event(pod, Severity::Warning, "ResizeError", &message);
+        }
+        self.resize_error = failed;
+        self.resize_error.is_none()
+    }
+
+    async fn resize_one(&self, pod: &Pod, resize: &plan::Resize) -> Result<(), String> {
+        let shrinks = match (resize.from.memory_limit, resize.to.memory_limit) {
+            (Some(before), Some(after)) => after < before,
+            (before, after) => before.is_none() && after.is_some(),
+        };
+        // The kernel would take what is too much from the container by killing it.
+        if let (true, Some(limit), Some(cgroups)) = (shrinks, resize.to.memory_limit, &self.shared.cgroups)
+            && let Some(usage) = cgroups.memory_usage(&format!("{}/{}", cgroups.pod(pod), resize.id))
+            && usage >= limit
+        {
+            return Err(format!(
+                "attempting to set container {:?} memory limit ({limit}) below current usage ({usage})",
+                resize.name
+            ));
+        }
+        let mut limits = config::to_cri(&resize.to);
+        // Where swap is counted with memory, its limit moves along; without a quota, one that is there is lifted.
+        limits.memory_swap_limit_in_bytes = limits.memory_limit_in_bytes;
+        if resize.to.cpu_quota.is_none() && resize.from.cpu_quota.is_some() {
+            limits.cpu_quota = -1;
+        }
+        self.shared
+            .runtime
+            .update_resources(&resize.id, limits)
+            .await
+            .map_err(|error| format!("updating container {:?}: {error}", resize.name))
     }
 
     async fn set_up_volumes(

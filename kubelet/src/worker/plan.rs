@@ -2,7 +2,7 @@
 //! sandbox and container actions that come next. Pure; the worker carries it out.
 //!
 //! Contract: pod lifecycle (init containers, sidecars of KEP-753, restart policies, restart rules of KEP-5307,
-//! crash-loop back-off); upstream's counterpart is `computePodActions`.
+//! crash-loop back-off, resizes in place of KEP-1287); upstream's counterpart is `computePodActions`.
 
 use std::{collections::HashMap, sync::Arc};
 
@@ -11,7 +11,10 @@ use k8s_openapi::api::core::v1::{Container, Pod};
 
 use super::backoff::BackOffs;
 use crate::{
-    pod::{self, Role},
+    pod::{
+        self, Role,
+        resources::{self, CgroupLimits, Difference},
+    },
     probe::{Kind, Outcome},
     runtime::observed::{ContainerPhase, ContainerRecord, PodRuntime, container_hash},
 };
@@ -30,6 +33,8 @@ pub struct Model<'a> {
     pub probes: &'a ProbeResults,
     /// Delays of crashed containers, by name.
     pub backoffs: &'a BackOffs,
+    /// Whether cpu limits are enforced.
+    pub cfs_quota: bool,
     /// The time.
     pub now: Timestamp,
 }
@@ -41,8 +46,23 @@ pub enum KillReason {
     Replaced,
     /// It failed its liveness or startup probe; the probe's own grace period applies.
     Probe(Kind),
+    /// Its resources changed, and it asked to be restarted for that.
+    Resized,
     /// The pod ends.
     PodEnds,
+}
+
+/// A running container whose cgroup is to be changed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Resize {
+    /// The instance.
+    pub id: Arc<str>,
+    /// Its name in the pod.
+    pub name: String,
+    /// What its cgroup has.
+    pub from: CgroupLimits,
+    /// What it is to have.
+    pub to: CgroupLimits,
 }
 
 /// A container to kill.
@@ -91,6 +111,8 @@ pub struct Plan {
     pub sandbox: Option<u32>,
     /// Containers to kill, before any start.
     pub kill: Vec<Kill>,
+    /// Containers to resize where they run, before any start.
+    pub resize: Vec<Resize>,
     /// Containers to start, in this order.
     pub start: Vec<Start>,
     /// Containers that would be started but for their back-off.
@@ -102,6 +124,12 @@ impl Plan {
     #[must_use]
     pub fn is_empty(&self) -> bool {
         *self == Self::default()
+    }
+
+    /// Some running container does not have the resources it was given.
+    #[must_use]
+    pub fn is_resizing(&self) -> bool {
+        !self.resize.is_empty() || self.kill.iter().any(|k| k.reason == KillReason::Resized)
     }
 
     /// When a back-off ends and the plan has to be made anew.
@@ -138,6 +166,7 @@ pub fn plan(model: &Model<'_>) -> Plan {
             return plan;
         }
         InitProgress::Going => {
+            resize_sidecars(model, &sandbox, &mut plan);
             queue(model, &mut plan, starts);
             return plan;
         }
@@ -149,6 +178,7 @@ pub fn plan(model: &Model<'_>) -> Plan {
         // Sidecars do not keep a pod alive.
         return Plan { finish: true, ..Plan::default() };
     }
+    resize_sidecars(model, &sandbox, &mut plan);
     queue(model, &mut plan, starts);
     plan
 }
@@ -303,7 +333,70 @@ fn sidecar_step(model: &Model<'_>, container: &Container, record: &ContainerReco
         let message = format!("Init container {name} failed liveness probe");
         return InitStep::Passed(Some(kill(record, KillReason::Probe(Kind::Liveness), message)));
     }
-    InitStep::Passed(None)
+    match resize(model, container, record) {
+        Some(ResizeStep::Restart(message)) => {
+            InitStep::Passed(Some(kill(record, KillReason::Resized, message)))
+        }
+        _ => InitStep::Passed(None),
+    }
+}
+
+/// How a running container gets other resources.
+enum ResizeStep {
+    /// Where it runs.
+    InPlace(Resize),
+    /// By a new instance; the text is for the event.
+    Restart(String),
+}
+
+/// What is to be done for a container whose resources are not those it was given. A runtime that does not tell what it
+/// has set is left alone.
+fn resize(model: &Model<'_>, container: &Container, record: &ContainerRecord) -> Option<ResizeStep> {
+    let from = record.limits?;
+    let to = resources::container_limits(model.pod, container, model.cfs_quota);
+    let changed = Difference::between(&from, &to);
+    let restarts = |name: &str| {
+        let policies = container.resize_policy.iter().flatten();
+        policies.into_iter().any(|p| p.resource_name == name && p.restart_policy == "RestartContainer")
+    };
+    // A request of memory is nothing the kernel knows, so only the container's beginning tells of it.
+    let asked =
+        resources::amount(container.resources.as_ref().and_then(|r| r.requests.as_ref()), resources::MEMORY);
+    let requested = record.memory_request.is_some_and(|before| before != asked.unwrap_or(0) / 1000);
+    let memory = changed.memory || requested;
+    if (changed.cpu && restarts(resources::CPU)) || (memory && restarts(resources::MEMORY)) {
+        return Some(ResizeStep::Restart(format!("Container {} resize requires restart", container.name)));
+    }
+    changed.any().then(|| {
+        ResizeStep::InPlace(Resize { id: Arc::clone(&record.id), name: container.name.clone(), from, to })
+    })
+}
+
+/// Some running container's cgroup differs from what the pod gives it.
+#[must_use]
+pub fn is_resizing(pod: &Pod, runtime: &PodRuntime, cfs_quota: bool) -> bool {
+    let Some(sandbox) = runtime.current_sandbox(pod) else { return false };
+    let sidecars = pod::init_containers(pod).iter().filter(|c| pod::is_sidecar(c));
+    pod::containers(pod).iter().chain(sidecars).any(|container| {
+        let record = runtime.latest_in(&sandbox.id, &container.name);
+        let running = record.filter(|r| r.phase == ContainerPhase::Running).and_then(|r| r.limits.as_ref());
+        let wanted = resources::container_limits(pod, container, cfs_quota);
+        running.is_some_and(|has| Difference::between(has, &wanted).any())
+    })
+}
+
+/// Sidecars that run and stay are resized like regular containers.
+fn resize_sidecars(model: &Model<'_>, sandbox: &str, plan: &mut Plan) {
+    for container in pod::init_containers(model.pod).iter().filter(|c| pod::is_sidecar(c)) {
+        let record = model.runtime.latest_in(sandbox, &container.name);
+        let Some(record) = record.filter(|r| r.phase == ContainerPhase::Running) else { continue };
+        if plan.kill.iter().any(|k| k.id == record.id) {
+            continue;
+        }
+        if let Some(ResizeStep::InPlace(resize)) = resize(model, container, record) {
+            plan.resize.push(resize);
+        }
+    }
 }
 
 /// Plans the regular containers and says how many are kept running.
@@ -324,7 +417,18 @@ fn plan_regular(model: &Model<'_>, sandbox: &str, plan: &mut Plan, starts: &mut 
             continue;
         };
         let Some((reason, why)) = kill_cause(model, container, running) else {
-            kept += 1;
+            match resize(model, container, running) {
+                Some(ResizeStep::Restart(message)) => {
+                    plan.kill.push(kill(running, KillReason::Resized, message));
+                    starts.extend(start(model, Role::Regular(i)));
+                }
+                step => {
+                    kept += 1;
+                    if let Some(ResizeStep::InPlace(resize)) = step {
+                        plan.resize.push(resize);
+                    }
+                }
+            }
             continue;
         };
         let changed = reason == KillReason::Replaced;

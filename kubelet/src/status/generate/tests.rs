@@ -40,6 +40,9 @@ impl Case {
             host_ips: &["192.0.2.1".to_owned()],
             runtime_name: "containerd",
             previous: None,
+            cfs_quota: true,
+            pending: None,
+            resizing: None,
             now: at(100),
         })
     }

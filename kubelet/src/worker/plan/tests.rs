@@ -10,7 +10,7 @@ fn run(pod: &Pod, runtime: &PodRuntime) -> Plan {
 }
 
 fn run_with(pod: &Pod, runtime: &PodRuntime, probes: &ProbeResults, backoffs: &BackOffs) -> Plan {
-    plan(&Model { pod, runtime, probes, backoffs, now: at(100) })
+    plan(&Model { pod, runtime, probes, backoffs, cfs_quota: true, now: at(100) })
 }
 
 fn started(plan: &Plan) -> Vec<&str> {
@@ -248,4 +248,57 @@ proptest! {
         prop_assert!(last.is_empty() || last.finish, "{:?}", last);
         prop_assert_eq!(run(&p, &apply(&p, &rt, &last)), last);
     }
+}
+
+fn resized(policy: &[(&str, &str)], phase: ContainerPhase) -> Plan {
+    let sized = |p: &mut Pod, cpu: &str, memory: &str| {
+        for c in p.spec.get_or_insert_default().containers.iter_mut() {
+            let resources = serde_json::json!({ "limits": { "cpu": cpu, "memory": memory } });
+            c.resources = serde_json::from_value(resources).unwrap();
+        }
+    };
+    let policies: Vec<_> = policy
+        .iter()
+        .map(|(name, restart)| k8s_openapi::api::core::v1::ContainerResizePolicy {
+            resource_name: (*name).into(),
+            restart_policy: (*restart).into(),
+        })
+        .collect();
+    let before = pod("a").container("c").with(|p| sized(p, "100m", "64Mi")).build();
+    let mut runtime = runtime();
+    runtime.containers.push(record(&before, "c", phase));
+    let after = pod("a")
+        .container("c")
+        .with(|p| {
+            sized(p, "200m", "64Mi");
+            p.spec.get_or_insert_default().containers[0].resize_policy = Some(policies);
+        })
+        .build();
+    run(&after, &runtime)
+}
+
+#[test]
+fn changed_resources_are_set_where_the_container_runs() {
+    for policy in [&[][..], &[("cpu", "NotRequired"), ("memory", "RestartContainer")]] {
+        let plan = resized(policy, ContainerPhase::Running);
+        assert!(plan.kill.is_empty() && plan.start.is_empty() && plan.is_resizing());
+        assert_eq!(plan.resize.len(), 1);
+        assert_eq!(
+            (plan.resize[0].from.cpu_quota, plan.resize[0].to.cpu_quota),
+            (Some(10_000), Some(20_000))
+        );
+    }
+}
+
+#[test]
+fn a_container_that_asks_for_it_is_restarted_to_be_resized() {
+    let plan = resized(&[("cpu", "RestartContainer")], ContainerPhase::Running);
+    assert!(plan.resize.is_empty() && plan.is_resizing());
+    assert_eq!(plan.kill[0].reason, KillReason::Resized);
+    assert_eq!(started(&plan), ["c"]);
+}
+
+#[test]
+fn what_does_not_run_is_not_resized() {
+    assert!(!resized(&[], ContainerPhase::Exited).is_resizing());
 }

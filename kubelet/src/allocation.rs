@@ -1,0 +1,263 @@
+//! What this node has given to its pods: who was admitted, with which resources, and what becomes of resizes.
+//!
+//! ```text
+//! new pod ----> admitted (its resources are written down) | rejected
+//! new resources of a known pod ----> given | deferred until others leave | infeasible
+//! ```
+//! What a pod was given is kept in `<root>/pods/<uid>/allocated.json`, because the API server has only what is wanted. A
+//! file that is missing or does not read is no harm: the pod is then given what it wants, as a new one would be.
+//! Contract: KEP-1287, in-place update of pod resources.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    io::{self, Write as _},
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use k8s_openapi::api::core::v1::{Container, Node, Pod, ResourceRequirements};
+use parking_lot::Mutex;
+use serde::{Deserialize, Serialize};
+use tokio::sync::{Notify, watch};
+
+use crate::{
+    admission::{self, View},
+    node::status::Pressure,
+    pod,
+    status::generate::Verdict,
+};
+
+/// Name of the file in a pod's folder.
+const FILE: &str = "allocated.json";
+
+/// The resources of one pod.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct Allocated {
+    /// Of the pod as a whole.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pod: Option<ResourceRequirements>,
+    /// Of its containers, by name.
+    containers: BTreeMap<String, ResourceRequirements>,
+}
+
+impl Allocated {
+    /// What the pod's spec says.
+    #[must_use]
+    pub fn wanted(pod: &Pod) -> Self {
+        let all = pod::init_containers(pod).iter().chain(pod::containers(pod));
+        Self {
+            pod: pod::spec(pod).resources.clone(),
+            containers: all.map(|c| (c.name.clone(), c.resources.clone().unwrap_or_default())).collect(),
+        }
+    }
+
+    /// The pod with these resources in place of those of its spec.
+    #[must_use]
+    pub fn apply(&self, pod: &Pod) -> Pod {
+        let mut pod = pod.clone();
+        let spec = pod.spec.get_or_insert_default();
+        spec.resources.clone_from(&self.pod);
+        let give = |container: &mut Container| {
+            if let Some(own) = self.containers.get(&container.name) {
+                container.resources = Some(own.clone());
+            }
+        };
+        spec.init_containers.iter_mut().flatten().for_each(give);
+        spec.containers.iter_mut().for_each(give);
+        pod
+    }
+
+    fn read(folder: &Path) -> Option<Self> {
+        let text = match std::fs::read(folder.join(FILE)) {
+            Ok(text) => text,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return None,
+            Err(error) => {
+                tracing::warn!(folder = %folder.display(), %error, "cannot read what the pod was given");
+                return None;
+            }
+        };
+        serde_json::from_slice(&text)
+            .inspect_err(|error| {
+                tracing::warn!(folder = %folder.display(), %error, "what the pod was given does not read");
+            })
+            .ok()
+    }
+
+    fn write(&self, folder: &Path) -> io::Result<()> {
+        std::fs::create_dir_all(folder)?;
+        let next = folder.join(format!("{FILE}.next"));
+        let mut file = std::fs::File::create(&next)?;
+        file.write_all(&serde_json::to_vec(self)?)?;
+        file.sync_all()?;
+        std::fs::rename(next, folder.join(FILE))
+    }
+}
+
+/// A resize that was asked for and is not given.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Pending {
+    /// `Deferred` or `Infeasible`.
+    pub reason: &'static str,
+    /// For people.
+    pub message: String,
+}
+
+/// What became of the resources that a known pod wants.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Resize {
+    /// It has what it wants.
+    Settled,
+    /// It was given something new.
+    Given,
+    /// It keeps what it had.
+    Pending(Pending),
+}
+
+/// One admitted pod, with its resources in place.
+struct Held {
+    pod: Arc<Pod>,
+    allocated: Allocated,
+    /// Wakes its worker when a deferred resize may succeed.
+    deferred: Option<Arc<Notify>>,
+}
+
+/// What this node has given.
+pub struct Allocations {
+    pods_dir: PathBuf,
+    node: Option<watch::Receiver<Option<Arc<Node>>>>,
+    allowed_sysctls: Vec<String>,
+    pressure: Mutex<Pressure>,
+    held: Mutex<HashMap<String, Held>>,
+}
+
+impl Allocations {
+    /// Nothing given yet. `node` is this node as the API server has it, `None` without an API server.
+    #[must_use]
+    pub fn new(
+        pods_dir: PathBuf,
+        node: Option<watch::Receiver<Option<Arc<Node>>>>,
+        allowed_sysctls: Vec<String>,
+    ) -> Self {
+        Self { pods_dir, node, allowed_sysctls, pressure: Mutex::default(), held: Mutex::default() }
+    }
+
+    /// What presses on the node; new pods may be turned away for it.
+    pub fn set_pressure(&self, pressure: Pressure) {
+        *self.pressure.lock() = pressure;
+    }
+
+    /// Takes a pod on, or does not. One that was admitted before, by this kubelet or the one that ran before it, is
+    /// not asked again: it runs.
+    ///
+    /// # Errors
+    /// Why the node does not take it.
+    pub async fn admit(&self, pod: &Arc<Pod>) -> Result<(), Verdict> {
+        let folder = self.pods_dir.join(pod::uid(pod));
+        let before = Allocated::read(&folder);
+        let known = before.is_some() || pod.status.as_ref().is_some_and(|s| s.start_time.is_some());
+        let node = if known { None } else { self.known_node().await };
+        let allocated = before.unwrap_or_else(|| Allocated::wanted(pod));
+        let mut held = self.held.lock();
+        if !known {
+            let others = others(&held, pod::uid(pod));
+            admission::admit(pod, &self.view(node.as_deref(), &others))?;
+        }
+        if let Err(error) = allocated.write(&folder) {
+            tracing::warn!(folder = %folder.display(), %error, "cannot write down what the pod was given");
+        }
+        let pod = if allocated == Allocated::wanted(pod) {
+            Arc::clone(pod)
+        } else {
+            Arc::new(allocated.apply(pod))
+        };
+        held.insert(pod::uid(&pod).to_owned(), Held { pod, allocated, deferred: None });
+        Ok(())
+    }
+
+    /// Gives a known pod the resources it wants, if they differ from what it has and can be had. `wake` is told when
+    /// what could not be had may be tried again.
+    pub fn resize(&self, pod: &Pod, wake: &Arc<Notify>) -> Resize {
+        let wanted = Allocated::wanted(pod);
+        let node = self.node.as_ref().and_then(|n| n.borrow().clone());
+        let mut held = self.held.lock();
+        let Some(own) = held.get_mut(pod::uid(pod)) else { return Resize::Settled };
+        own.deferred = None;
+        if own.allocated == wanted {
+            return Resize::Settled;
+        }
+        let others = others(&held, pod::uid(pod));
+        let pending = judge_resize(pod, &self.view(node.as_deref(), &others));
+        let Some(own) = held.get_mut(pod::uid(pod)) else { return Resize::Settled };
+        if let Some(pending) = pending {
+            own.deferred = (pending.reason == "Deferred").then(|| Arc::clone(wake));
+            return Resize::Pending(pending);
+        }
+        let folder = self.pods_dir.join(pod::uid(pod));
+        if let Err(error) = wanted.write(&folder) {
+            let message = format!("unable to write the allocation: {error}");
+            return Resize::Pending(Pending { reason: "Deferred", message });
+        }
+        own.pod = Arc::new(wanted.apply(pod));
+        own.allocated = wanted;
+        drop(others);
+        retry(&held);
+        Resize::Given
+    }
+
+    /// The pod with the resources it was given.
+    #[must_use]
+    pub fn given(&self, pod: &Arc<Pod>) -> Arc<Pod> {
+        match self.held.lock().get(pod::uid(pod)) {
+            Some(own) if own.allocated != Allocated::wanted(pod) => Arc::new(own.allocated.apply(pod)),
+            _ => Arc::clone(pod),
+        }
+    }
+
+    /// Nothing of the pod runs any more: what it had is free.
+    pub fn release(&self, uid: &str) {
+        let mut held = self.held.lock();
+        if held.remove(uid).is_some() {
+            retry(&held);
+        }
+    }
+
+    fn view<'a>(&'a self, node: Option<&'a Node>, others: &'a [Arc<Pod>]) -> View<'a> {
+        View { node, pressure: *self.pressure.lock(), allowed_sysctls: &self.allowed_sysctls, others }
+    }
+
+    /// This node, once it is known.
+    async fn known_node(&self) -> Option<Arc<Node>> {
+        let mut node = self.node.clone()?;
+        // The sender lives as long as the daemon; when it ends nobody waits for an answer.
+        node.wait_for(Option::is_some).await.ok()?.clone()
+    }
+}
+
+fn others(held: &HashMap<String, Held>, uid: &str) -> Vec<Arc<Pod>> {
+    held.iter().filter(|(key, _)| *key != uid).map(|(_, own)| Arc::clone(&own.pod)).collect()
+}
+
+/// Something became free: deferred resizes are tried again.
+fn retry(held: &HashMap<String, Held>) {
+    held.values().filter_map(|own| own.deferred.as_ref()).for_each(|wake| wake.notify_one());
+}
+
+/// Why the pod cannot have what it wants; `None` when it can.
+fn judge_resize(pod: &Pod, view: &View<'_>) -> Option<Pending> {
+    if pod::is_static(pod) {
+        let message = "In-place resize of static-pods is not supported".to_owned();
+        return Some(Pending { reason: "Infeasible", message });
+    }
+    let alone = admission::shortages(pod, &View { others: &[], ..*view });
+    if let Some(short) = alone.first() {
+        let (name, requested, capacity) = (&short.resource, short.requested, short.capacity);
+        let message =
+            format!("Node didn't have enough capacity: {name}, requested: {requested}, capacity: {capacity}");
+        return Some(Pending { reason: "Infeasible", message });
+    }
+    let short = admission::shortages(pod, view).into_iter().find(|s| s.resource != "pods")?;
+    Some(Pending { reason: "Deferred", message: short.message() })
+}
+
+#[cfg(test)]
+mod tests;
