@@ -10,6 +10,7 @@
 pub mod admission;
 pub mod allocation;
 pub mod api;
+pub mod certificate;
 pub mod cgroup;
 pub mod env;
 pub mod events;

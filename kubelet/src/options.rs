@@ -6,7 +6,11 @@
 pub mod file;
 pub mod flags;
 
-use std::{net::IpAddr, path::PathBuf, time::Duration};
+use std::{
+    net::IpAddr,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use component_base::flags::Values;
 use k8s_openapi::api::core::v1::Taint;
@@ -42,6 +46,8 @@ pub enum OptionsError {
 pub struct Config {
     /// How to reach the API server; without it the kubelet is standalone.
     pub kubeconfig: Option<PathBuf>,
+    /// A kubeconfig that may only ask for a certificate; used while there is no other.
+    pub bootstrap_kubeconfig: Option<PathBuf>,
     /// The node's name.
     pub node_name: String,
     /// The node's addresses, primary first; empty is: find out.
@@ -69,7 +75,7 @@ pub struct Config {
 pub fn load(given: &Values) -> Result<Config, OptionsError> {
     let path = |name| given.optional(name).map(PathBuf::from);
     let mut file = match path("config") {
-        Some(path) => read(path)?,
+        Some(file) => read(file, path("config-dir"))?,
         None => KubeletConfiguration::default(),
     };
     flags::overlay(given, &mut file)?;
@@ -84,6 +90,7 @@ pub fn load(given: &Values) -> Result<Config, OptionsError> {
     let root_dir = path("root-dir").unwrap_or_else(|| "/var/lib/kubelet".into());
     let config = Config {
         kubeconfig: path("kubeconfig"),
+        bootstrap_kubeconfig: path("bootstrap-kubeconfig"),
         node_name,
         node_ips: node_ips.map(address).collect::<Result<_, _>>()?,
         cert_dir: path("cert-dir").unwrap_or_else(|| root_dir.join("pki")),
@@ -98,10 +105,31 @@ pub fn load(given: &Values) -> Result<Config, OptionsError> {
     Ok(config)
 }
 
-fn read(path: PathBuf) -> Result<KubeletConfiguration, OptionsError> {
-    let text =
-        std::fs::read_to_string(&path).map_err(|source| OptionsError::Read { path: path.clone(), source })?;
-    file::decode(&text).map_err(|message| OptionsError::Decode { path, message })
+/// The file, with the drop-in files of a folder merged over it: those that end in `.conf`, in the order of their names.
+fn read(path: PathBuf, drop_ins: Option<PathBuf>) -> Result<KubeletConfiguration, OptionsError> {
+    let text = |path: &Path| {
+        std::fs::read_to_string(path).map_err(|source| OptionsError::Read { path: path.to_owned(), source })
+    };
+    let bad = |path: &Path| {
+        let path = path.to_owned();
+        |message| OptionsError::Decode { path, message }
+    };
+    let base = text(&path)?;
+    let Some(folder) = drop_ins else { return file::decode(&base).map_err(bad(&path)) };
+    let listed = std::fs::read_dir(&folder)
+        .map_err(|source| OptionsError::Read { path: folder.clone(), source })?
+        .filter_map(Result::ok)
+        .map(|entry| entry.path());
+    let mut overs: Vec<PathBuf> = listed.filter(|p| p.extension().is_some_and(|e| e == "conf")).collect();
+    overs.sort();
+    let mut merged = file::parse(&base).map_err(bad(&path))?;
+    for over in overs {
+        let next = file::parse(&text(&over)?).map_err(bad(&over))?;
+        // Each has to be right by itself, so that a mistake is told with the file it is in.
+        file::from_value(next.clone()).map_err(bad(&over))?;
+        file::merge(&mut merged, next);
+    }
+    file::from_value(merged).map_err(bad(&path))
 }
 
 fn host_name() -> Result<String, OptionsError> {
@@ -118,6 +146,15 @@ fn validate(config: &Config) -> Result<(), OptionsError> {
     let fail = |text: &str| Err(OptionsError::Invalid(text.to_owned()));
     if file.cgroup_driver != "cgroupfs" {
         return fail("cgroupDriver (--cgroup-driver): only \"cgroupfs\" is supported by this kubelet");
+    }
+    if let Some(text) = file::unsupported(&file.other) {
+        return fail(&text);
+    }
+    if file.rotate_certificates && config.kubeconfig.is_none() {
+        return fail("rotateCertificates (--rotate-certificates) needs a kubeconfig (--kubeconfig)");
+    }
+    if config.bootstrap_kubeconfig.is_some() && config.kubeconfig.is_none() {
+        return fail("--bootstrap-kubeconfig needs --kubeconfig, where the new one is written");
     }
     if file.image_gc_low_threshold_percent >= file.image_gc_high_threshold_percent {
         return fail(

@@ -18,14 +18,17 @@ use component_base::{
     flags::{FlagSet, Values},
     serving::{ServingError, Site, serve_plain},
     task::Tasks,
-    tls::{self, ServingCertificate, TlsError},
+    tls::{self, ClientCertificate, ServingCertificate, TlsError},
 };
-use kube::Client;
+use jiff::Timestamp;
+use kube::{Client, config::Kubeconfig};
+use rustls::sign::CertifiedKey;
 use tokio::{net::TcpListener, sync::watch};
 
 use crate::{
     allocation::Allocations,
     api::{ApiObjects, ObjectSource, Standalone},
+    certificate::{self, CertificateError, Purpose, bootstrap, request::Subject, store::Store},
     cgroup::{CgroupError, Cgroups, Version},
     env::NodeFacts,
     events::{ApiEvents, EventSink, LogOnly, Severity, node_reference},
@@ -78,6 +81,9 @@ pub enum RunError {
     /// The API server's address or credentials are bad.
     #[error("cannot use the kubeconfig: {0}")]
     Client(#[from] ClientError),
+    /// The node could not join.
+    #[error(transparent)]
+    Certificate(#[from] CertificateError),
     /// A certificate is bad.
     #[error(transparent)]
     Tls(#[from] TlsError),
@@ -165,7 +171,7 @@ pub async fn build(config: Config, tasks: Arc<Tasks>) -> Result<App, RunError> {
     let ips = node::addresses::of_node(&config.node_ips).map_err(RunError::Machine)?;
     let api = match &config.kubeconfig {
         Some(path) => {
-            let client = connect(&config, path).await?;
+            let client = connect(&config, path, &tasks).await?;
             let watched = Watched::new(client.clone(), &config.node_name, &tasks);
             Some((client, watched))
         }
@@ -187,11 +193,13 @@ pub async fn build(config: Config, tasks: Arc<Tasks>) -> Result<App, RunError> {
     expected.extend(config.file.static_pod_path.as_ref().map(|_| Source::File));
     expected.extend(api.as_ref().map(|_| Source::Api));
     let pods = Pods::new(Arc::clone(&shared), expected);
-    let listener = listen(&config, &ips).await?;
+    let client = api.as_ref().map(|(client, _)| client);
+    let listener = listen(&config, &ips, client, &tasks).await?;
     Ok(App { tasks, shared, pods, config, api, network, machine, ips, listener })
 }
 
-async fn connect(config: &Config, path: &Path) -> Result<Client, RunError> {
+/// The client for the API server, after joining the cluster where that is still to be done.
+async fn connect(config: &Config, path: &Path, tasks: &Tasks) -> Result<Client, RunError> {
     #[allow(clippy::cast_precision_loss, reason = "a rate of requests is a small number")]
     let qps = config.file.kube_api_qps as f32;
     let options = ClientOptions {
@@ -200,7 +208,22 @@ async fn connect(config: &Config, path: &Path) -> Result<Client, RunError> {
         burst: u32::try_from(config.file.kube_api_burst).unwrap_or(0),
         ..ClientOptions::new("kubelet")
     };
-    Ok(client::connect(&options).await?)
+    let store = Store::new(&config.cert_dir, Purpose::Client);
+    if let Some(first) = &config.bootstrap_kubeconfig
+        && bootstrap::needed(path, &store, Timestamp::now())
+    {
+        bootstrap::run(first, path, &config.node_name, &store).await?;
+    }
+    let own = Kubeconfig::read_from(path).is_ok_and(|c| bootstrap::refers_to(&c, &store.current()));
+    let Some((pair, validity)) = store.load().filter(|_| own && config.file.rotate_certificates) else {
+        return Ok(client::connect(&options).await?);
+    };
+    let certificate = Arc::new(ClientCertificate::new(pair));
+    let client = client::connect_with_certificate(&options, Arc::clone(&certificate)).await?;
+    let subject = Subject { purpose: Purpose::Client, node: config.node_name.clone(), ips: vec![] };
+    let replace = move |pair| certificate.replace(pair);
+    certificate::rotation::run(client.clone(), subject, store, Some(validity), replace, tasks);
+    Ok(client)
 }
 
 /// Waits for the runtime's first answer, half a minute at most.
@@ -323,21 +346,47 @@ async fn bind(address: &str, port: u16) -> Result<TcpListener, RunError> {
 async fn listen(
     config: &Config,
     ips: &[IpAddr],
+    client: Option<&Client>,
+    tasks: &Tasks,
 ) -> Result<Option<(TcpListener, rustls::ServerConfig)>, RunError> {
     let file = &config.file;
     if !file.enable_server {
         return Ok(None);
     }
-    let pair = match (&file.tls_cert_file, &file.tls_private_key_file) {
-        (Some(certificate), Some(key)) => tls::load_pair(certificate, key)?,
+    let certificate = match (&file.tls_cert_file, &file.tls_private_key_file) {
+        (Some(certificate), Some(key)) => {
+            Arc::new(ServingCertificate::new(tls::load_pair(certificate, key)?))
+        }
         _ => {
             let mut hosts = vec![config.node_name.clone()];
             hosts.extend(ips.iter().map(ToString::to_string));
-            tls::self_signed(&config.cert_dir, "kubelet", &hosts)?
+            let own = tls::self_signed(&config.cert_dir, "kubelet", &hosts)?;
+            match client.filter(|_| file.server_tls_bootstrap) {
+                Some(client) => signed_serving(config, ips, client, own, tasks),
+                None => Arc::new(ServingCertificate::new(own)),
+            }
         }
     };
-    let tls = tls::server_config(Arc::new(ServingCertificate::new(pair)), &tls::Protocol::default())?;
+    let tls = tls::server_config(certificate, &tls::Protocol::default())?;
     Ok(Some((bind(&file.address, file.port).await?, tls)))
+}
+
+/// The serving certificate that the cluster signs. Until it has, the kubelet serves with one of its own making.
+fn signed_serving(
+    config: &Config,
+    ips: &[IpAddr],
+    client: &Client,
+    own: CertifiedKey,
+    tasks: &Tasks,
+) -> Arc<ServingCertificate> {
+    let store = Store::new(&config.cert_dir, Purpose::Serving);
+    let (pair, validity) = store.load().map_or((own, None), |(pair, validity)| (pair, Some(validity)));
+    let certificate = Arc::new(ServingCertificate::new(pair));
+    let subject = Subject { purpose: Purpose::Serving, node: config.node_name.clone(), ips: ips.to_vec() };
+    let served = Arc::clone(&certificate);
+    let replace = move |pair| served.replace(pair);
+    certificate::rotation::run(client.clone(), subject, store, validity, replace, tasks);
+    certificate
 }
 
 fn gate(config: &Config, client: Option<Client>) -> Result<Gate, AuthError> {

@@ -1,20 +1,28 @@
 //! `pods/log`: what a container wrote, streamed from its kubelet.
 //!
-//! Contract: core/v1 PodLogOptions; upstream's `LogREST` and its response checker.
+//! A client that asks for a WebSocket gets the same bytes as messages: an empty one first, which says that the stream
+//! stands, then what the container wrote.
+//!
+//! Contract: core/v1 PodLogOptions; upstream's `LogREST` and its response checker; the subprotocols `binary.k8s.io` and
+//! `base64.binary.k8s.io`.
 
 use std::io;
 
+use base64::{Engine, prelude::BASE64_STANDARD as STANDARD};
 use bytes::Bytes;
-use futures::StreamExt;
-use http::{Request, Response, header};
+use futures::{SinkExt, StreamExt};
+use http::{HeaderMap, Request, Response, header};
 use http_body_util::{BodyExt, BodyStream, Limited};
+use hyper::upgrade::OnUpgrade;
 use jiff::Timestamp;
+use tokio_tungstenite::tungstenite::Message;
 
 use super::{
     Connect,
     dial::{self, Answer, DialError, Target},
     metrics,
     stream::{container_of, encode},
+    upgrade, websocket,
 };
 use crate::{
     field::{Error, ErrorList, Path},
@@ -22,6 +30,18 @@ use crate::{
     response::{self, Body},
     status::{Details, GroupName, Reason, Status},
 };
+
+const BINARY: &str = "binary.k8s.io";
+const BASE64: &str = "base64.binary.k8s.io";
+
+/// The client or the kubelet went away.
+#[derive(Debug, thiserror::Error)]
+enum SendError {
+    #[error(transparent)]
+    Http(#[from] hyper::Error),
+    #[error(transparent)]
+    WebSocket(#[from] tokio_tungstenite::tungstenite::Error),
+}
 
 /// How much of a kubelet's complaint is read.
 const MAX_COMPLAINT: usize = 50_000;
@@ -37,7 +57,7 @@ struct Options {
 }
 
 impl Connect {
-    pub(super) async fn log(self) -> Result<Response<Body>, Status> {
+    pub(super) async fn log(mut self) -> Result<Response<Body>, Status> {
         let name = self.info.name.as_str();
         let options = parse(&self.info.query, name)?;
         metrics::logs(options.insecure);
@@ -54,7 +74,26 @@ impl Connect {
         if !(200..=206).contains(&code) {
             return Err(complaint(code, answer, name).await);
         }
+        if websocket::is_websocket(self.request.headers()) {
+            return self.log_over_websocket(answer);
+        }
         Ok(response::of(200, "text/plain", body(answer)))
+    }
+
+    fn log_over_websocket(&mut self, answer: Answer) -> Result<Response<Body>, Status> {
+        let protocol = subprotocol(self.request.headers())?;
+        let response = websocket::agree(self.request.headers(), protocol)?;
+        let (upgrade, drain) = (upgrade::on(&mut self.request)?, self.server.tasks.drain());
+        let base64 = protocol == BASE64;
+        self.server.tasks.spawn_contained("log", async move {
+            let Some(result) = drain.run_until_cancelled(send_all(upgrade, answer, base64)).await else {
+                return;
+            };
+            if let Err(error) = result {
+                tracing::debug!(%error, "a log's reader left");
+            }
+        });
+        Ok(response)
     }
 
     async fn fetch(
@@ -78,6 +117,45 @@ impl Connect {
             let url = format!("https://{}{uri}", kubelet.authority());
             Status::new(500, Reason::Unknown, format!("Get {url:?}: {error}"))
         })
+    }
+}
+
+/// The subprotocol to speak: the first offered one that is known, or none when none is offered.
+fn subprotocol(headers: &HeaderMap) -> Result<&'static str, Status> {
+    let mut offered = websocket::protocols(headers).filter(|p| !p.is_empty()).peekable();
+    if offered.peek().is_none() {
+        return Ok("");
+    }
+    let known = offered.find_map(|offer| [BINARY, BASE64].into_iter().find(|known| *known == offer));
+    known.ok_or_else(|| Status::bad_request("requested protocol(s) are not supported"))
+}
+
+/// Sends the log as messages, until it ends or the client leaves.
+async fn send_all(upgrade: OnUpgrade, answer: Answer, base64: bool) -> Result<(), SendError> {
+    let Answer { response, guard } = answer;
+    let _connection = guard;
+    let message = |bytes: Bytes| {
+        if base64 { Message::text(STANDARD.encode(bytes)) } else { Message::binary(bytes) }
+    };
+    let (mut client, mut heard) = websocket::open(upgrade).await?.split();
+    let mut frames = BodyStream::new(response.into_body());
+    client.send(message(Bytes::new())).await?;
+    loop {
+        tokio::select! {
+            frame = frames.next() => match frame {
+                Some(frame) => {
+                    if let Ok(bytes) = frame?.into_data() {
+                        client.send(message(bytes)).await?;
+                    }
+                }
+                None => {
+                    client.send(Message::Close(Some(websocket::normal()))).await?;
+                    return Ok(());
+                }
+            },
+            // What a reader of a log says is of no interest, except that it goes.
+            said = heard.next() => if !matches!(said, Some(Ok(ref m)) if !m.is_close()) { return Ok(()) },
+        }
     }
 }
 
@@ -196,6 +274,21 @@ fn number(query: &Query, field: &str) -> Result<Option<i64>, Status> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_first_known_subprotocol_is_spoken() {
+        let of = |offered: &[&str]| {
+            let mut headers = HeaderMap::new();
+            for offer in offered {
+                headers.append(header::SEC_WEBSOCKET_PROTOCOL, offer.parse().unwrap());
+            }
+            subprotocol(&headers).map_err(|e| e.code)
+        };
+        assert_eq!(of(&[]), Ok(""));
+        assert_eq!(of(&["x, base64.binary.k8s.io", "binary.k8s.io"]), Ok(BASE64));
+        assert_eq!(of(&["binary.k8s.io"]), Ok(BINARY));
+        assert_eq!(of(&["v5.channel.k8s.io"]), Err(400));
+    }
 
     #[test]
     fn options_are_checked_and_handed_on() {

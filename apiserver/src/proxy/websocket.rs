@@ -71,7 +71,7 @@ pub(super) fn offers(headers: &HeaderMap, protocol: &str) -> bool {
     is_websocket(headers) && protocols(headers).any(|offered| offered == protocol)
 }
 
-/// The answer that agrees to a WebSocket.
+/// The answer that agrees to a WebSocket; an empty subprotocol is none.
 ///
 /// # Errors
 /// 400 for requests that are none.
@@ -88,7 +88,9 @@ pub(super) fn agree(headers: &HeaderMap, protocol: &str) -> Result<Response<Body
     answer.insert(header::CONNECTION, HeaderValue::from_static("Upgrade"));
     answer.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
     answer.insert(header::SEC_WEBSOCKET_ACCEPT, value(&derive_accept_key(key.as_bytes()))?);
-    answer.insert(header::SEC_WEBSOCKET_PROTOCOL, value(protocol)?);
+    if !protocol.is_empty() {
+        answer.insert(header::SEC_WEBSOCKET_PROTOCOL, value(protocol)?);
+    }
     Ok(response)
 }
 

@@ -4,6 +4,7 @@ use std::{collections::BTreeMap, path::PathBuf, time::Duration};
 
 use k8s_openapi::api::core::v1::Taint;
 use serde::{Deserialize, Deserializer};
+use serde_json::{Map, Value};
 
 /// A duration as Go writes it (`10s`, `1h30m`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -142,12 +143,127 @@ pub struct KubeletConfiguration {
     #[serde(rename = "failCgroupV1")]
     pub fail_cgroup_v1: bool,
     pub fail_swap_on: bool,
+    pub rotate_certificates: bool,
+    #[serde(rename = "serverTLSBootstrap")]
+    pub server_tls_bootstrap: bool,
     #[serde(rename = "kubeAPIQPS")]
     pub kube_api_qps: i32,
     #[serde(rename = "kubeAPIBurst")]
     pub kube_api_burst: i32,
     #[serde(rename = "providerID")]
     pub provider_id: Option<String>,
+    /// Fields of [`OTHER`] that the file has.
+    #[serde(skip)]
+    pub other: BTreeMap<String, Value>,
+}
+
+/// What a field that this kubelet does nothing with may say.
+#[derive(Debug, Clone, Copy)]
+enum Says {
+    /// Anything: it steers something that this kubelet does not have, and nobody misses it.
+    Anything,
+    /// Only what means "off" or upstream's default, which is what this kubelet does. Absent, empty and zero values always do.
+    Only(&'static [&'static str]),
+}
+
+/// Fields of the API that this kubelet knows and does nothing with.
+const OTHER: &[(&str, Says)] = &[
+    ("httpCheckFrequency", Says::Anything),
+    ("staticPodURL", Says::Only(&[])),
+    ("staticPodURLHeader", Says::Only(&[])),
+    ("tlsCipherSuites", Says::Only(&[])),
+    ("tlsCurvePreferences", Says::Only(&[])),
+    ("tlsMinVersion", Says::Only(&["VersionTLS10", "VersionTLS11", "VersionTLS12"])),
+    ("registryPullQPS", Says::Anything),
+    ("registryBurst", Says::Anything),
+    ("imagePullCredentialsVerificationPolicy", Says::Only(&["NeverVerify", "NeverVerifyPreloadedImages"])),
+    ("preloadedImagesVerificationAllowlist", Says::Anything),
+    ("eventRecordQPS", Says::Anything),
+    ("eventBurst", Says::Anything),
+    ("enableContentionProfiling", Says::Anything),
+    ("oomScoreAdj", Says::Anything),
+    ("streamingConnectionIdleTimeout", Says::Anything),
+    ("imageMaximumGCAge", Says::Only(&[])),
+    ("volumeStatsAggPeriod", Says::Anything),
+    ("kubeletCgroups", Says::Only(&[])),
+    ("systemCgroups", Says::Only(&[])),
+    ("cpuManagerPolicy", Says::Only(&["none"])),
+    ("singleProcessOOMKill", Says::Only(&["false"])),
+    ("cpuManagerPolicyOptions", Says::Only(&[])),
+    ("cpuManagerReconcilePeriod", Says::Anything),
+    ("memoryManagerPolicy", Says::Only(&["None"])),
+    ("topologyManagerPolicy", Says::Only(&["none"])),
+    ("topologyManagerScope", Says::Anything),
+    ("topologyManagerPolicyOptions", Says::Only(&[])),
+    ("qosReserved", Says::Only(&[])),
+    ("hairpinMode", Says::Anything),
+    ("runOnce", Says::Only(&[])),
+    ("cpuCFSQuotaPeriod", Says::Only(&["100ms"])),
+    ("maxOpenFiles", Says::Anything),
+    ("contentType", Says::Anything),
+    ("maxParallelImagePulls", Says::Anything),
+    ("evictionSoft", Says::Only(&[])),
+    ("evictionSoftGracePeriod", Says::Only(&[])),
+    ("evictionMaxPodGracePeriod", Says::Anything),
+    ("evictionMinimumReclaim", Says::Only(&[])),
+    ("mergeDefaultEvictionSettings", Says::Only(&[])),
+    ("podsPerCore", Says::Only(&[])),
+    ("enableControllerAttachDetach", Says::Only(&["true"])),
+    ("protectKernelDefaults", Says::Only(&[])),
+    ("makeIPTablesUtilChains", Says::Anything),
+    ("iptablesMasqueradeBit", Says::Anything),
+    ("iptablesDropBit", Says::Anything),
+    ("featureGates", Says::Anything),
+    ("memorySwap", Says::Only(&[])),
+    ("containerLogMaxWorkers", Says::Anything),
+    ("containerLogMonitorInterval", Says::Anything),
+    ("configMapAndSecretChangeDetectionStrategy", Says::Anything),
+    ("reservedSystemCPUs", Says::Only(&[])),
+    ("showHiddenMetricsForVersion", Says::Anything),
+    ("volumePluginDir", Says::Anything),
+    ("kernelMemcgNotification", Says::Anything),
+    ("logging", Says::Anything),
+    ("shutdownGracePeriod", Says::Only(&[])),
+    ("shutdownGracePeriodCriticalPods", Says::Only(&[])),
+    ("crashLoopBackOff", Says::Only(&[])),
+    ("enableProfilingHandler", Says::Anything),
+    ("localStorageCapacityIsolation", Says::Anything),
+    ("enableSystemLogHandler", Says::Anything),
+    ("enableSystemLogQuery", Says::Only(&[])),
+    ("shutdownGracePeriodByPodPriority", Says::Only(&[])),
+    ("reservedMemory", Says::Only(&[])),
+    ("enableDebugFlagsHandler", Says::Anything),
+    ("memoryThrottlingFactor", Says::Anything),
+    ("memoryReservationPolicy", Says::Only(&["None"])),
+    ("tracing", Says::Only(&[])),
+    ("imageServiceEndpoint", Says::Only(&[])),
+    ("userNamespaces", Says::Anything),
+    ("systemReservedCgroup", Says::Only(&[])),
+    ("kubeReservedCgroup", Says::Only(&[])),
+];
+
+/// Says nothing: absent, empty, zero, "0s", or made of such.
+fn is_empty(value: &Value) -> bool {
+    match value {
+        Value::Null | Value::Bool(false) => true,
+        Value::Bool(true) => false,
+        Value::Number(n) => n.as_f64() == Some(0.0),
+        Value::String(s) => s.is_empty() || s == "0s",
+        Value::Array(list) => list.is_empty(),
+        Value::Object(fields) => fields.values().all(is_empty),
+    }
+}
+
+/// The first field that asks for what this kubelet cannot do, in a sentence.
+#[must_use]
+pub fn unsupported(other: &BTreeMap<String, Value>) -> Option<String> {
+    other.iter().find_map(|(name, value)| {
+        let (_, says) = OTHER.iter().find(|(n, _)| *n == name.as_str())?;
+        let Says::Only(fine) = says else { return None };
+        let text = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+        let works = is_empty(value) || fine.contains(&text.as_str());
+        (!works).then(|| format!("{name}: {text} is not supported by this kubelet"))
+    })
 }
 
 impl Default for KubeletConfiguration {
@@ -204,6 +320,9 @@ impl Default for KubeletConfiguration {
             container_runtime_endpoint: "unix:///run/containerd/containerd.sock".into(),
             fail_cgroup_v1: true,
             fail_swap_on: true,
+            rotate_certificates: false,
+            server_tls_bootstrap: false,
+            other: BTreeMap::new(),
             kube_api_qps: 50,
             kube_api_burst: 100,
             provider_id: None,
@@ -216,12 +335,160 @@ impl Default for KubeletConfiguration {
 /// # Errors
 /// Where and why it is not a KubeletConfiguration.
 pub fn decode(text: &str) -> Result<KubeletConfiguration, String> {
-    let file: KubeletConfiguration = serde_saphyr::from_str(text).map_err(|e| e.to_string())?;
+    let value = parse(text)?;
+    if value.keys().any(|key| OTHER.iter().any(|(name, _)| *name == key.as_str())) {
+        return from_value(value);
+    }
+    // Straight from the text, mistakes are told with their line.
+    finish(serde_saphyr::from_str(text).map_err(|e| e.to_string())?)
+}
+
+/// The file as plain fields.
+///
+/// # Errors
+/// When it is no YAML, or no object.
+pub fn parse(text: &str) -> Result<Map<String, Value>, String> {
+    serde_saphyr::from_str(text).map_err(|e| e.to_string())
+}
+
+/// Lays a drop-in over what is there: objects are merged, everything else is replaced.
+pub fn merge(base: &mut Map<String, Value>, over: Map<String, Value>) {
+    for (key, value) in over {
+        match (base.get_mut(&key), value) {
+            (Some(Value::Object(fields)), Value::Object(more)) => merge(fields, more),
+            (_, value) => {
+                base.insert(key, value);
+            }
+        }
+    }
+}
+
+/// Decodes plain fields.
+///
+/// # Errors
+/// What is not as a KubeletConfiguration has it.
+pub fn from_value(mut value: Map<String, Value>) -> Result<KubeletConfiguration, String> {
+    let mut other = BTreeMap::new();
+    for (name, _) in OTHER {
+        if let Some(said) = value.remove(*name) {
+            other.insert((*name).to_owned(), said);
+        }
+    }
+    let file: KubeletConfiguration =
+        serde_json::from_value(Value::Object(value)).map_err(|e| e.to_string())?;
+    finish(KubeletConfiguration { other, ..file })
+}
+
+/// Checks the type and fills what was left at zero: in this API that means the default.
+fn finish(mut file: KubeletConfiguration) -> Result<KubeletConfiguration, String> {
     if file.kind != "KubeletConfiguration" || file.api_version != "kubelet.config.k8s.io/v1beta1" {
         return Err(format!(
             "no kind {:?} is registered for version {:?}, want KubeletConfiguration of kubelet.config.k8s.io/v1beta1",
             file.kind, file.api_version
         ));
     }
+    let default = KubeletConfiguration::default();
+    // A report that is not spaced by itself goes along with the update.
+    if file.node_status_report_frequency.0.is_zero() && !file.node_status_update_frequency.0.is_zero() {
+        file.node_status_report_frequency = file.node_status_update_frequency;
+    }
+    for (value, default) in [
+        (&mut file.sync_frequency, default.sync_frequency),
+        (&mut file.file_check_frequency, default.file_check_frequency),
+        (&mut file.node_status_update_frequency, default.node_status_update_frequency),
+        (&mut file.node_status_report_frequency, default.node_status_report_frequency),
+        (&mut file.image_minimum_gc_age, default.image_minimum_gc_age),
+        (&mut file.runtime_request_timeout, default.runtime_request_timeout),
+        (&mut file.eviction_pressure_transition_period, default.eviction_pressure_transition_period),
+    ] {
+        if value.0.is_zero() {
+            *value = default;
+        }
+    }
     Ok(file)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// As kubeadm writes it.
+    const JOINED: &str = "
+apiVersion: kubelet.config.k8s.io/v1beta1
+kind: KubeletConfiguration
+authentication:
+  anonymous: {enabled: false}
+  webhook: {cacheTTL: 0s, enabled: true}
+  x509: {clientCAFile: /etc/kubernetes/pki/ca.crt}
+authorization:
+  mode: Webhook
+  webhook: {cacheAuthorizedTTL: 0s, cacheUnauthorizedTTL: 0s}
+cgroupDriver: cgroupfs
+clusterDNS: [10.96.0.10]
+clusterDomain: cluster.local
+cpuManagerReconcilePeriod: 0s
+crashLoopBackOff: {}
+evictionPressureTransitionPeriod: 0s
+fileCheckFrequency: 0s
+httpCheckFrequency: 0s
+imageMaximumGCAge: 0s
+imageMinimumGCAge: 0s
+logging: {flushFrequency: 0, options: {json: {infoBufferSize: \"0\"}}, verbosity: 0}
+memorySwap: {}
+nodeStatusReportFrequency: 0s
+nodeStatusUpdateFrequency: 0s
+rotateCertificates: true
+runtimeRequestTimeout: 0s
+shutdownGracePeriod: 0s
+shutdownGracePeriodCriticalPods: 0s
+staticPodPath: /etc/kubernetes/manifests
+streamingConnectionIdleTimeout: 0s
+syncFrequency: 0s
+volumeStatsAggPeriod: 0s
+";
+
+    #[test]
+    fn a_joined_nodes_file_is_taken_and_zero_is_the_default() {
+        let file = decode(JOINED).unwrap();
+        assert!(file.rotate_certificates);
+        assert_eq!(unsupported(&file.other), None);
+        assert_eq!(file.sync_frequency, KubeletConfiguration::default().sync_frequency);
+        assert_eq!(file.node_status_report_frequency.0, Duration::from_secs(300));
+        assert_eq!(file.cluster_dns, ["10.96.0.10"]);
+    }
+
+    #[test]
+    fn what_cannot_be_done_is_refused_by_name() {
+        let with = |line: &str| {
+            let file = decode(&format!("{JOINED}{line}\n"))?;
+            unsupported(&file.other).map_or(Ok(()), Err)
+        };
+        assert_eq!(with("cpuManagerPolicy: none"), Ok(()));
+        assert_eq!(
+            with("cpuManagerPolicy: static"),
+            Err("cpuManagerPolicy: static is not supported by this kubelet".into())
+        );
+        assert!(with("evictionSoft: {memory.available: 1Gi}").unwrap_err().starts_with("evictionSoft"));
+        assert!(with("maxPodz: 5").unwrap_err().contains("maxPodz"));
+    }
+
+    #[test]
+    fn every_field_is_listed_once_and_not_implemented_as_well() {
+        for (name, _) in OTHER {
+            assert_eq!(OTHER.iter().filter(|(n, _)| n == name).count(), 1, "{name}");
+            let only = format!("{{\"{name}\": null}}");
+            assert!(serde_json::from_str::<KubeletConfiguration>(&only).is_err(), "{name}");
+        }
+    }
+
+    #[test]
+    fn drop_ins_are_laid_over_field_by_field() {
+        let mut base = parse(JOINED).unwrap();
+        let over = parse("maxPods: 7\nauthentication: {anonymous: {enabled: true}}\nclusterDNS: [10.0.0.1]");
+        merge(&mut base, over.unwrap());
+        let file = from_value(base).unwrap();
+        assert_eq!((file.max_pods, file.cluster_dns), (7, vec!["10.0.0.1".to_owned()]));
+        assert_eq!(file.authentication.anonymous.enabled, Some(true));
+        assert_eq!(file.authentication.webhook.enabled, Some(true));
+    }
 }

@@ -106,6 +106,16 @@ const FLAGS: &[Entry] = &[
         Kind::String,
         "Path of the kubeconfig for the API server. Without it the kubelet runs standalone.",
     ),
+    own(
+        "bootstrap-kubeconfig",
+        Kind::String,
+        "Path of a kubeconfig that may only ask for a client certificate; used when --kubeconfig does not exist yet.",
+    ),
+    own(
+        "config-dir",
+        Kind::String,
+        "Folder of files that end in .conf, merged over the configuration file in the order of their names.",
+    ),
     own("hostname-override", Kind::String, "The node's name, in place of the host's."),
     own("node-ip", Kind::String, "The node's address, or one of each family, separated by a comma."),
     own(
@@ -265,6 +275,18 @@ const FLAGS: &[Entry] = &[
         Kind::Bool,
         "RuntimeDefault as the default seccomp profile.",
         set!(seccomp_default = boolean),
+    ),
+    field(
+        "rotate-certificates",
+        Kind::Bool,
+        "Ask for the next client certificate before the present one runs out.",
+        set!(rotate_certificates = boolean),
+    ),
+    field(
+        "rotate-server-certificates",
+        Kind::Bool,
+        "Ask the cluster for the serving certificate.",
+        set!(server_tls_bootstrap = boolean),
     ),
     field("fail-cgroupv1", Kind::Bool, "Refuse to run on cgroup v1.", set!(fail_cgroup_v1 = boolean)),
     field("fail-swap-on", Kind::Bool, "Refuse to run with swap.", set!(fail_swap_on = boolean)),
