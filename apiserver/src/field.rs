@@ -181,6 +181,13 @@ impl Error {
         Self { kind: ErrorKind::NotSupported, field: path.to_string(), bad: Some(bad.into()), detail }
     }
 
+    /// As `not_supported`, with the values in the order they are given.
+    pub fn not_among(path: &Path, bad: impl Into<Value>, supported: &[&str]) -> Self {
+        let names: Vec<String> = supported.iter().map(|s| format!("{s:?}")).collect();
+        let detail = format!("supported values: {}", names.join(", "));
+        Self { detail, ..Self::not_supported(path, bad, &[]) }
+    }
+
     /// A string is longer than `max` bytes.
     pub fn too_long(path: &Path, max: usize) -> Self {
         let plural = if max == 1 { "byte" } else { "bytes" };

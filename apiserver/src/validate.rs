@@ -13,9 +13,12 @@ const LABEL_FMT: &str = "[a-z0-9]([-a-z0-9]*[a-z0-9])?";
 pub fn dns_label(name: &str, prefix: bool) -> Vec<String> {
     let mut errors = Vec::new();
     if name.len() > DNS_LABEL_MAX {
-        errors.push(format!("must be no more than {DNS_LABEL_MAX} bytes"));
+        errors.push(format!("must be no more than {DNS_LABEL_MAX} characters"));
     }
-    if !is_dns_label(mask(name, prefix)) {
+    let name = mask(name, prefix);
+    if !is_dns_label_any_length(name) && name.split('.').all(is_dns_label_any_length) {
+        errors.push("must not contain dots".to_owned());
+    } else if !is_dns_label_any_length(name) {
         errors.push(format!(
             "a lowercase RFC 1123 label must consist of lower case alphanumeric characters or '-', and must start \
              and end with an alphanumeric character (e.g. 'my-name',  or '123-abc', regex used for validation is \
@@ -29,7 +32,7 @@ pub fn dns_label(name: &str, prefix: bool) -> Vec<String> {
 pub fn dns_subdomain(name: &str, prefix: bool) -> Vec<String> {
     let mut errors = Vec::new();
     if name.len() > DNS_SUBDOMAIN_MAX {
-        errors.push(format!("must be no more than {DNS_SUBDOMAIN_MAX} bytes"));
+        errors.push(format!("must be no more than {DNS_SUBDOMAIN_MAX} characters"));
     }
     if !mask(name, prefix).split('.').all(is_dns_label_any_length) {
         errors.push(format!(
@@ -65,10 +68,6 @@ pub fn dns_1035_label(text: &str) -> Vec<String> {
 /// A generated name's stem may end in `-`: what follows is the random suffix.
 fn mask(name: &str, prefix: bool) -> &str {
     if prefix { name.trim_end_matches('-') } else { name }
-}
-
-fn is_dns_label(s: &str) -> bool {
-    s.len() <= DNS_LABEL_MAX && is_dns_label_any_length(s)
 }
 
 fn is_dns_label_any_length(s: &str) -> bool {

@@ -161,17 +161,30 @@ fn word(s: &str) -> bool {
     edge(b.first()) && edge(b.last()) && b.iter().all(|c| c.is_ascii_alphanumeric() || b"-_.".contains(c))
 }
 
+const WORD: &str = "must consist of alphanumeric characters, '-', '_' or '.', and must start and end with an alphanumeric \
+                    character (e.g. 'MyName',  or 'my.name',  or '123-abc', regex used for validation is \
+                    '([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9]')";
+
 /// Errors of `[prefix/]name` as label keys and finalizers are written.
 pub(crate) fn qualified_name(key: &str) -> Vec<String> {
     let mut errors = Vec::new();
     let name = match key.split_once('/') {
-        Some(("", _)) => {
+        Some((_, name)) if name.contains('/') => {
+            return vec![format!(
+                "a valid label key {WORD} with an optional DNS subdomain prefix and '/' (e.g. 'example.com/MyName')"
+            )];
+        }
+        Some(("", name)) => {
             errors.push("prefix part must be non-empty".to_owned());
-            &key[1..]
+            name
         }
         Some((prefix, name)) => {
+            let of_prefix = validate::dns_subdomain(prefix, false);
+            // Keys count bytes where names of objects count characters.
             errors.extend(
-                validate::dns_subdomain(prefix, false).into_iter().map(|e| format!("prefix part {e}")),
+                of_prefix
+                    .into_iter()
+                    .map(|e| format!("prefix part {}", e.replace(" 253 characters", " 253 bytes"))),
             );
             name
         }
@@ -183,12 +196,7 @@ pub(crate) fn qualified_name(key: &str) -> Vec<String> {
         errors.push("name part must be no more than 63 bytes".to_owned());
     }
     if !word(name) {
-        errors.push(
-            "name part must consist of alphanumeric characters, '-', '_' or '.', and must start and end with an \
-             alphanumeric character (e.g. 'MyName',  or 'my.name',  or '123-abc', regex used for validation is \
-             '([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9]')"
-                .to_owned(),
-        );
+        errors.push(format!("name part {WORD}"));
     }
     errors
 }

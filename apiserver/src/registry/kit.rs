@@ -2,9 +2,13 @@
 
 pub(super) mod address;
 pub(super) mod at;
+pub(super) mod claim;
 pub(super) mod fill;
 pub(super) mod format;
+pub(super) mod metadata;
+pub(super) mod resources;
 mod rules;
+pub(super) mod semantic;
 pub(super) mod workload;
 
 use jiff::Timestamp;

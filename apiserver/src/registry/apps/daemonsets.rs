@@ -56,6 +56,7 @@ pub(super) fn resource() -> Resource {
             validate,
             validate_change,
             validate_status,
+            warnings: |new, old| workload::warnings(new, old, false, &["spec", "template"]),
             ..Rules::new(Plain { status: true, generation: true, cells: CELLS })
         }),
     }

@@ -55,6 +55,7 @@ pub(super) fn resource() -> Resource {
             validate,
             validate_change,
             validate_status,
+            warnings: |new, old| workload::warnings(new, old, true, &["spec", "template"]),
             ..Rules::new(Plain { status: true, generation: true, cells: CELLS })
         }),
     }

@@ -47,6 +47,7 @@ pub(super) fn resource() -> Resource {
             validate_new,
             validate_change,
             validate_status,
+            warnings: |new, old| workload::warnings(new, old, false, &["spec", "template"]),
             ..Rules::new(Plain { status: true, generation: true, cells: CELLS })
         }),
     }

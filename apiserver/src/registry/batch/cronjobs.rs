@@ -147,17 +147,8 @@ fn is_zone(name: &str) -> bool {
 }
 
 fn warnings(new: &Object, old: Option<&Object>) -> Vec<String> {
-    let mut warnings = Vec::new();
-    if old.is_none() {
-        let errors = format::dns_label(new.name());
-        if !errors.is_empty() {
-            warnings.push(format!(
-                "metadata.name: this is used in Pod names and hostnames, which can result in surprising behavior; a \
-                 DNS label is recommended: [{}]",
-                errors.join(" ")
-            ));
-        }
-    }
+    let template = ["spec", "jobTemplate", "spec", "template"];
+    let mut warnings = workload::warnings(new, old, true, &template);
     let schedule = new.pointer("/spec/schedule").and_then(Value::as_str).unwrap_or_default();
     if old.is_some() && schedule.contains("TZ") {
         warnings.push(

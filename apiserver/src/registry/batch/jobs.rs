@@ -56,6 +56,7 @@ pub(super) fn resource() -> Resource {
             validate_new: validation::new_object,
             validate_change: validation::change,
             validate_status: validation::status,
+            warnings: |new, old| workload::warnings(new, old, true, &["spec", "template"]),
             ..Rules::new(PLAIN)
         }),
     }

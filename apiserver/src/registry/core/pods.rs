@@ -1,14 +1,21 @@
 //! `pods`.
 
+mod changes;
 mod qos;
+mod resize;
 mod status;
+mod status_rules;
+#[cfg(test)]
+mod tests;
+mod updates;
 
 use std::sync::Arc;
 
 use jiff::Timestamp;
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use crate::{
+    field::ErrorList,
     object::Object,
     registry::{
         Column, Resource, SelectableField, Strategy, StrategyContext, Subresource,
@@ -87,26 +94,28 @@ pub(super) fn resource() -> Resource {
     }
 }
 
-/// A pod is deleted with the grace it asks for; what runs it ends the deletion.
+/// A pod is what it was created as, but for what its views change; it is deleted with the grace it asks for.
 struct Pods;
 
 impl Strategy for Pods {
     fn default(&self, obj: &mut Object, _version: &str) -> Result<(), Status> {
         if let Some(spec) = obj.as_map_mut().get_mut("spec") {
-            pod_spec::fill(spec);
-            // Templates leave this to the pods made of them.
-            if let Some(spec) = spec.as_object_mut() {
-                spec.entry("enableServiceLinks").or_insert(true.into());
-            }
+            pod_spec::fill_pod(spec);
         }
         Ok(())
     }
 
     fn prepare_create(&self, obj: &mut Object, ctx: &StrategyContext<'_>) -> Result<(), Status> {
         PLAIN.prepare_create(obj, ctx)?;
-        let class = obj.get("spec").map_or("BestEffort", qos::class);
-        obj.set("status", json!({"phase": "Pending", "qosClass": class}));
+        changes::created(obj, ctx.now);
         Ok(())
+    }
+
+    fn validate_create(&self, obj: &Object, _ctx: &StrategyContext<'_>) -> Result<ErrorList, Status> {
+        let mut errors = ErrorList::new();
+        pod_spec::check_pod(obj, None, &mut errors);
+        pod_spec::check_new_pod(obj, &mut errors);
+        Ok(errors)
     }
 
     fn prepare_update(
@@ -115,17 +124,42 @@ impl Strategy for Pods {
         old: &Object,
         ctx: &StrategyContext<'_>,
     ) -> Result<(), Status> {
-        PLAIN.prepare_update(new, old, ctx)
+        changes::updated(new, old, ctx.subresource);
+        Ok(())
+    }
+
+    fn validate_update(
+        &self,
+        new: &Object,
+        old: &Object,
+        ctx: &StrategyContext<'_>,
+    ) -> Result<ErrorList, Status> {
+        let mut errors = ErrorList::new();
+        match ctx.subresource {
+            "" => updates::check(new, old, &mut errors),
+            "ephemeralcontainers" => updates::check_ephemeral(new, old, &mut errors),
+            "resize" => resize::check(new, old, &mut errors),
+            _ => status_rules::check(new, old, &mut errors),
+        }
+        Ok(errors)
+    }
+
+    fn warnings(&self, new: &Object, old: Option<&Object>) -> Vec<String> {
+        if old.is_some() { Vec::new() } else { pod_spec::warnings_of_pod(new) }
     }
 
     fn grace_period(&self, obj: &Object, requested: Option<i64>) -> Option<i64> {
-        let own = obj.pointer("/spec/terminationGracePeriodSeconds").and_then(Value::as_i64).unwrap_or(30);
+        let own = obj.pointer("/spec/terminationGracePeriodSeconds").and_then(Value::as_i64).unwrap_or(0);
         let unscheduled =
             obj.pointer("/spec/nodeName").and_then(Value::as_str).unwrap_or_default().is_empty();
         let ended =
             matches!(obj.pointer("/status/phase").and_then(Value::as_str), Some("Succeeded" | "Failed"));
         // Nobody has to stop anything for a pod that runs nowhere or has ended.
-        Some(if unscheduled || ended { 0 } else { requested.unwrap_or(own).max(0) })
+        Some(match requested.unwrap_or(own) {
+            _ if unscheduled || ended => 0,
+            negative if negative < 0 => 1,
+            seconds => seconds,
+        })
     }
 
     fn row(&self, obj: &Object, now: Timestamp) -> Vec<Value> {

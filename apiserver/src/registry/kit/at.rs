@@ -2,6 +2,7 @@
 //!
 //! Nothing here fails on a missing field or one of another type: such a field reads as empty.
 
+use component_base::quantity::Quantity;
 use jiff::Timestamp;
 use serde_json::Value;
 
@@ -121,12 +122,46 @@ impl<'v> At<'v> {
         self.text().parse().ok()
     }
 
+    /// The amount, if it is one.
+    pub(in crate::registry) fn quantity(&self) -> Option<Quantity> {
+        match self.value {
+            Value::String(text) => text.parse().ok(),
+            Value::Number(number) => number.to_string().parse().ok(),
+            _ => None,
+        }
+    }
+
+    /// Whether a field of this value is there.
+    pub(in crate::registry) fn has(&self, name: &str) -> bool {
+        self.value.get(name).is_some_and(|value| !value.is_null())
+    }
+
+    /// The text of a field of this value; empty when there is none.
+    pub(in crate::registry) fn text_of(&self, name: &str) -> &'v str {
+        self.value.get(name).and_then(Value::as_str).unwrap_or_default()
+    }
+
     /// Whether it is true.
     pub(in crate::registry) fn is_true(&self) -> bool {
         *self.value == Value::Bool(true)
     }
 
+    /// Whether it is there and false.
+    pub(in crate::registry) fn is_false(&self) -> bool {
+        *self.value == Value::Bool(false)
+    }
+
     // What is wrong with it.
+
+    /// The field is malformed or out of range, told with another value than what it holds.
+    pub(in crate::registry) fn invalid_as(
+        &self,
+        errors: &mut ErrorList,
+        value: impl Into<Value>,
+        detail: impl Into<String>,
+    ) {
+        errors.push(Error::invalid(&self.path, value, detail));
+    }
 
     /// The value is malformed or out of range.
     pub(in crate::registry) fn invalid(&self, errors: &mut ErrorList, detail: impl Into<String>) {
@@ -151,6 +186,25 @@ impl<'v> At<'v> {
     /// The value stands twice.
     pub(in crate::registry) fn duplicate(&self, errors: &mut ErrorList) {
         errors.push(Error::duplicate(&self.path, self.value.clone()));
+    }
+
+    /// The value names something that is not there.
+    pub(in crate::registry) fn not_found(&self, errors: &mut ErrorList) {
+        errors.push(Error::not_found(&self.path, self.text()));
+    }
+
+    /// The value is none of these, told in this order.
+    pub(in crate::registry) fn not_among(&self, errors: &mut ErrorList, supported: &[&str]) {
+        errors.push(Error::not_among(&self.path, self.text(), supported));
+    }
+
+    /// The text is one of these, told in this order; an empty one is missing.
+    pub(in crate::registry) fn check_among(&self, errors: &mut ErrorList, supported: &[&str]) {
+        if self.is_empty() {
+            self.required(errors, "");
+        } else if !supported.contains(&self.text()) {
+            self.not_among(errors, supported);
+        }
     }
 
     /// The value is none of these.
@@ -218,7 +272,7 @@ impl<'v> At<'v> {
 
     /// The text has a format.
     pub(in crate::registry) fn check_format(&self, errors: &mut ErrorList, format: Format) {
-        format(self.text()).into_iter().for_each(|detail| self.invalid(errors, detail));
+        format(self.text()).into_iter().for_each(|detail| self.invalid_as(errors, self.text(), detail));
     }
 
     /// The text is one of these; an empty one is missing.
@@ -247,10 +301,45 @@ impl<'v> At<'v> {
         }
     }
 
+    /// The text is there and has a format.
+    pub(in crate::registry) fn check_required_format(&self, errors: &mut ErrorList, format: Format) {
+        if self.check_required(errors) {
+            self.check_format(errors, format);
+        }
+    }
+
+    /// The text has a format, if it is not empty.
+    pub(in crate::registry) fn check_option_format(&self, errors: &mut ErrorList, format: Format) {
+        if !self.is_empty() {
+            self.check_format(errors, format);
+        }
+    }
+
+    /// A number is above zero.
+    pub(in crate::registry) fn check_positive(&self, errors: &mut ErrorList) {
+        if self.int() <= 0 {
+            self.invalid_as(errors, self.int(), "must be greater than zero");
+        }
+    }
+
+    /// The number of a port.
+    pub(in crate::registry) fn check_port(&self, errors: &mut ErrorList) {
+        self.check_range(errors, 1, 65_535);
+    }
+
+    /// The number or the name of a port.
+    pub(in crate::registry) fn check_port_or_name(&self, errors: &mut ErrorList) {
+        if self.value.is_string() {
+            self.check_format(errors, format::port_name);
+        } else {
+            self.check_port(errors);
+        }
+    }
+
     /// A number stands in a range.
     pub(in crate::registry) fn check_range(&self, errors: &mut ErrorList, from: i64, to: i64) {
         if !(from..=to).contains(&self.int()) {
-            self.invalid(errors, format!("must be between {from} and {to}, inclusive"));
+            self.invalid_as(errors, self.int(), format!("must be between {from} and {to}, inclusive"));
         }
     }
 

@@ -1,4 +1,4 @@
-//! Formats of texts that only kinds outside the core group use, with upstream's messages.
+//! Formats of texts in kinds, with upstream's messages.
 
 use std::net::IpAddr;
 
@@ -37,7 +37,7 @@ pub(in crate::registry) fn percent(text: &str) -> Vec<String> {
 pub(in crate::registry) fn wildcard_subdomain(text: &str) -> Vec<String> {
     let mut errors = Vec::new();
     if text.len() > validate::DNS_SUBDOMAIN_MAX {
-        errors.push("must be no more than 253 bytes".to_owned());
+        errors.push("must be no more than 253 characters".to_owned());
     }
     if text.strip_prefix("*.").is_none_or(|rest| !validate::dns_subdomain(rest, false).is_empty()) {
         errors.push(
@@ -93,4 +93,171 @@ pub(in crate::registry) fn port_name(text: &str) -> Vec<String> {
         errors.push("must not begin or end with a hyphen".to_owned());
     }
     errors
+}
+
+/// Errors of an IP address in a field that has always been checked loosely: no leading zeros, no IPv4 in IPv6.
+pub(in crate::registry) fn legacy_ip(text: &str) -> Vec<String> {
+    match text.parse::<IpAddr>() {
+        Ok(IpAddr::V6(v6)) if v6.to_ipv4_mapped().is_some() => {
+            vec!["must not be an IPv4-mapped IPv6 address".to_owned()]
+        }
+        Ok(_) => Vec::new(),
+        Err(_) if without_leading_zeros(text).parse::<IpAddr>().is_ok() => {
+            vec!["must not have leading 0s".to_owned()]
+        }
+        Err(_) => vec!["must be a valid IP address, (e.g. 10.9.8.7 or 2001:db8::ffff)".to_owned()],
+    }
+}
+
+/// Errors of a network in a field that has always been checked loosely.
+#[expect(dead_code, reason = "the kinds that need it follow")]
+pub(in crate::registry) fn legacy_cidr(text: &str) -> Vec<String> {
+    let wrong = |detail: &str| vec![detail.to_owned()];
+    let Some((address, length)) = text.split_once('/') else {
+        return wrong("must be a valid CIDR value, (e.g. 10.9.8.0/24 or 2001:db8::/64)");
+    };
+    let plain_length = length.trim_start_matches('0');
+    let sloppy = format!(
+        "{}/{}",
+        without_leading_zeros(address),
+        if plain_length.is_empty() && !length.is_empty() { "0" } else { plain_length }
+    );
+    let Ok(network) = sloppy.parse::<ipnet::IpNet>() else {
+        return wrong("must be a valid CIDR value, (e.g. 10.9.8.0/24 or 2001:db8::/64)");
+    };
+    if sloppy != text {
+        return wrong("must not have leading 0s in IP or prefix length");
+    }
+    if matches!(network.addr(), IpAddr::V6(v6) if v6.to_ipv4_mapped().is_some()) {
+        return wrong("must not have an IPv4-mapped IPv6 address");
+    }
+    if network.addr() != network.network() {
+        return wrong("must not have bits set beyond the prefix length");
+    }
+    Vec::new()
+}
+
+/// Octets of an IPv4 address as old clients meant them: `010` is ten.
+pub(in crate::registry) fn without_leading_zeros(text: &str) -> String {
+    if text.contains(':') {
+        return text.to_owned();
+    }
+    let plain = |octet: &str| match octet.trim_start_matches('0') {
+        "" if !octet.is_empty() => "0".to_owned(),
+        rest => rest.to_owned(),
+    };
+    text.split('.').map(plain).collect::<Vec<_>>().join(".")
+}
+
+/// Errors of an environment variable's name.
+pub(in crate::registry) fn env_name(text: &str) -> Vec<String> {
+    let mut errors = Vec::new();
+    if text.is_empty() {
+        errors.push("environment variable name must be non-empty".to_owned());
+    }
+    if !text.bytes().all(|b| (b' '..=b'~').contains(&b) && b != b'=') {
+        errors.push(
+            "a valid environment variable name must consist only of printable ASCII characters other than '='".to_owned(),
+        );
+    }
+    errors
+}
+
+/// Errors of a key of a config map or a secret.
+pub(in crate::registry) fn config_key(text: &str) -> Vec<String> {
+    let mut errors = Vec::new();
+    if text.len() > validate::DNS_SUBDOMAIN_MAX {
+        errors.push("must be no more than 253 characters".to_owned());
+    }
+    if text.is_empty() || !text.bytes().all(|b| b.is_ascii_alphanumeric() || b"-._".contains(&b)) {
+        errors.push(
+            "a valid config key must consist of alphanumeric characters, '-', '_' or '.' (e.g. 'key.name',  or \
+             'KEY_NAME',  or 'key-name', regex used for validation is '[-._a-zA-Z0-9]+')"
+                .to_owned(),
+        );
+    }
+    match text {
+        "." | ".." => errors.push(format!("must not be '{text}'")),
+        _ if text.starts_with("..") => errors.push("must not start with '..'".to_owned()),
+        _ => {}
+    }
+    errors
+}
+
+/// Errors of the name of an HTTP header.
+pub(in crate::registry) fn http_header(text: &str) -> Vec<String> {
+    if !text.is_empty() && text.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-') {
+        return Vec::new();
+    }
+    vec![
+        "a valid HTTP header must consist of alphanumeric characters or '-' (e.g. 'X-Header-Name', regex used for \
+         validation is '[-A-Za-z0-9]+')"
+            .to_owned(),
+    ]
+}
+
+/// Errors of a subdomain with underscores, as resolvers search them.
+pub(in crate::registry) fn search_domain(text: &str) -> Vec<String> {
+    let mut errors = Vec::new();
+    if text.len() > validate::DNS_SUBDOMAIN_MAX {
+        errors.push("must be no more than 253 characters".to_owned());
+    }
+    let edge = |b: Option<u8>| b.is_some_and(|b| b.is_ascii_lowercase() || b.is_ascii_digit());
+    let label = |label: &str| {
+        let label = label.strip_prefix('_').unwrap_or(label);
+        edge(label.bytes().next())
+            && edge(label.bytes().last())
+            && label.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b"-_".contains(&b))
+    };
+    if !text.split('.').all(label) {
+        errors.push(
+            "a lowercase RFC 1123 subdomain must consist of lower case alphanumeric characters, '_', '-' or '.', and must \
+             start and end with an alphanumeric character (e.g. 'example.com', regex used for validation is \
+             '_?[a-z0-9]([-_a-z0-9]*[a-z0-9])?(\\._?[a-z0-9]([-_a-z0-9]*[a-z0-9])?)*')"
+                .to_owned(),
+        );
+    }
+    errors
+}
+
+/// Errors of a path below a directory: relative, with no step back.
+pub(in crate::registry) fn descending_path(text: &str) -> Vec<String> {
+    let mut errors = Vec::new();
+    if text.starts_with('/') {
+        errors.push("must be a relative path".to_owned());
+    }
+    errors.extend(no_backsteps(text));
+    errors
+}
+
+/// Errors of a path that steps back.
+pub(in crate::registry) fn no_backsteps(text: &str) -> Vec<String> {
+    if text.split('/').any(|part| part == "..") {
+        vec!["must not contain '..'".to_owned()]
+    } else {
+        Vec::new()
+    }
+}
+
+/// Errors of a path in a volume whose names starting with `..` are its writer's.
+pub(in crate::registry) fn volume_path(text: &str) -> Vec<String> {
+    let mut errors = descending_path(text);
+    if text.starts_with("..") && !text.starts_with("../") {
+        errors.push("must not start with '..'".to_owned());
+    }
+    errors
+}
+
+/// Errors of a whole number as people write it.
+pub(in crate::registry) fn decimal(text: &str) -> Vec<String> {
+    if text.is_empty() {
+        return vec!["must be non-empty".to_owned()];
+    }
+    let digits = text.strip_prefix('-').unwrap_or(text);
+    let canonical = match digits.as_bytes() {
+        [b'0'] => digits.len() == text.len(),
+        [b'1'..=b'9', rest @ ..] => rest.iter().all(u8::is_ascii_digit),
+        _ => false,
+    };
+    if canonical { Vec::new() } else { vec!["must be a valid decimal integer in canonical form".to_owned()] }
 }

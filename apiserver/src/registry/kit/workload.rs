@@ -1,12 +1,11 @@
 //! What kinds that make pods of a template have in common.
 
-use super::at::At;
-use crate::field::ErrorList;
+use super::{at::At, format};
+use crate::{field::ErrorList, object::Object, registry::pod_spec};
 
 /// What is wrong with a pod template.
 pub(in crate::registry) fn check_template(template: &At<'_>, errors: &mut ErrorList) {
-    template.get("metadata").get("labels").named(template.path().child("labels")).check_labels(errors);
-    template.get("spec").get("containers").check_required(errors);
+    pod_spec::check_template(template, errors);
 }
 
 /// A template whose pods are kept running by their owner.
@@ -61,4 +60,29 @@ pub(in crate::registry) fn check_grows(new: &At<'_>, old: &At<'_>, errors: &mut 
     if old.is_set() && new.int() < old.int() {
         new.named(new.path().clone()).invalid(errors, "cannot be decremented");
     }
+}
+
+/// What to warn of at a workload: its own name, where pods are called after it, and its template, when it is new or
+/// the workload has changed.
+pub(in crate::registry) fn warnings(
+    new: &Object,
+    old: Option<&Object>,
+    names_pods: bool,
+    template: &[&str],
+) -> Vec<String> {
+    let mut warnings = Vec::new();
+    let wrong = format::dns_label(new.name());
+    if old.is_none() && names_pods && !wrong.is_empty() {
+        warnings.push(format!(
+            "metadata.name: this is used in Pod names and hostnames, which can result in surprising behavior; a DNS \
+             label is recommended: [{}]",
+            wrong.join(" ")
+        ));
+    }
+    if old.is_none_or(|old| old.generation() != new.generation()) {
+        let (first, rest) = template.split_first().unwrap_or((&"template", &[]));
+        let at = rest.iter().fold(At::field(new, first), |at, field| at.get(field));
+        warnings.extend(pod_spec::warnings_of_template(&at));
+    }
+    warnings
 }
