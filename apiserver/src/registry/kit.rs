@@ -3,6 +3,7 @@
 pub(super) mod address;
 pub(super) mod at;
 pub(super) mod claim;
+pub(super) mod contents;
 pub(super) mod fill;
 pub(super) mod format;
 pub(super) mod metadata;

@@ -22,7 +22,7 @@ pub(super) use self::{
     validation::{
         check_annotation_change, check_changed_tolerations, check_new_pod, check_pod, check_template,
     },
-    warnings::{of_pod as warnings_of_pod, of_template as warnings_of_template},
+    warnings::{of_ip as warnings_of_ip, of_pod as warnings_of_pod, of_template as warnings_of_template},
 };
 use super::kit::resources;
 

@@ -11,7 +11,7 @@ use crate::{
     object::Object,
     registry::{
         Column, Resource, Subresource,
-        kit::{Cell, Plain, Rules, STANDARD_VERBS, at::At, column, fill, format},
+        kit::{Cell, Plain, Rules, STANDARD_VERBS, at::At, column, fill, workload},
     },
 };
 

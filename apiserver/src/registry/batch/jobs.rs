@@ -12,7 +12,7 @@ use crate::{
         kit::{
             Plain, Rules, STANDARD_VERBS, column,
             fill::{self, Fields},
-            items, text,
+            items, text, workload,
         },
     },
     table,

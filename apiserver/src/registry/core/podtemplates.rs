@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use crate::registry::{
     Column, Resource,
-    kit::{Cell, Plain, STANDARD_VERBS, column},
+    kit::{Cell, Plain, Rules, STANDARD_VERBS, at::At, column, fill, workload},
 };
 
 const COLUMNS: &[Column] = &[column("Name", "string").name(), column("Age", "date")];
@@ -27,6 +27,11 @@ pub(super) fn resource() -> Resource {
         storage_prefix: "podtemplates",
         selectable: &[],
         columns: COLUMNS,
-        strategy: Arc::new(Plain { status: false, generation: false, cells: CELLS }),
+        strategy: Arc::new(Rules {
+            default: |obj| fill::template(obj.as_map_mut(), "template"),
+            validate: |obj, errors| workload::check_template(&At::field(obj, "template"), errors),
+            warnings: |new, old| workload::warnings(new, old, false, &["template"]),
+            ..Rules::new(Plain { status: false, generation: true, cells: CELLS })
+        }),
     }
 }

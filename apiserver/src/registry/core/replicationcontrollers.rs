@@ -2,9 +2,15 @@
 
 use std::sync::Arc;
 
-use crate::registry::{
-    Column, Resource, SelectableField, Subresource,
-    kit::{Cell, Plain, STANDARD_VERBS, column},
+use serde_json::Value;
+
+use crate::{
+    field::ErrorList,
+    object::Object,
+    registry::{
+        Column, Resource, SelectableField, Subresource,
+        kit::{Cell, Plain, Rules, STANDARD_VERBS, at::At, column, fill, workload},
+    },
 };
 
 const COLUMNS: &[Column] = &[
@@ -46,6 +52,64 @@ pub(super) fn resource() -> Resource {
         storage_prefix: "controllers",
         selectable: const { &[SelectableField::at("status.replicas", "/status/replicas").or("0")] },
         columns: COLUMNS,
-        strategy: Arc::new(Plain { status: true, generation: true, cells: CELLS }),
+        strategy: Arc::new(Rules {
+            default,
+            validate,
+            validate_status,
+            warnings: |new, old| workload::warnings(new, old, true, &["spec", "template"]),
+            ..Rules::new(Plain { status: true, generation: true, cells: CELLS })
+        }),
     }
+}
+
+/// One replica, of the labels of its template where it does not say.
+fn default(controller: &mut Object) {
+    let labels = controller.pointer("/spec/template/metadata/labels").cloned();
+    if let Some(spec) = fill::spec(controller) {
+        fill::missing(spec, "replicas", 1);
+        if spec.contains_key("template") {
+            fill::template(spec, "template");
+        }
+        if let Some(labels) = labels.clone().filter(Value::is_object)
+            && fill::none(spec, "selector")
+        {
+            spec.insert("selector".to_owned(), labels);
+        }
+    }
+    if let Some(labels) = labels.filter(Value::is_object)
+        && fill::none(controller.metadata_mut(), "labels")
+    {
+        controller.metadata_mut().insert("labels".to_owned(), labels);
+    }
+}
+
+fn validate(controller: &Object, errors: &mut ErrorList) {
+    let spec = At::spec(controller);
+    spec.check_counts(&["minReadySeconds"], errors);
+    let selector = spec.get("selector");
+    selector.check_required(errors);
+    if spec.get("replicas").check_there(errors) {
+        spec.get("replicas").check_non_negative(errors);
+    }
+    let template = spec.get("template");
+    if !template.check_there(errors) {
+        return;
+    }
+    let labels = template.get("metadata").get("labels");
+    let label = |key: &str| labels.value().get(key).and_then(Value::as_str);
+    if selector.entries().any(|(key, value)| label(key) != Some(value.text())) {
+        labels.invalid(errors, "`selector` does not match template `labels`");
+    }
+    workload::check_lasting_template(&template, "ReplicationController", errors);
+}
+
+fn validate_status(new: &Object, _old: &Object, errors: &mut ErrorList) {
+    let status = At::status(new);
+    let parts = ["fullyLabeledReplicas", "readyReplicas", "availableReplicas"];
+    status.check_counts(&["replicas"], errors);
+    status.check_counts(&parts, errors);
+    status.check_counts(&["observedGeneration"], errors);
+    status.check_at_most(&parts, "replicas", "cannot be greater than status.replicas", errors);
+    let detail = "cannot be greater than readyReplicas";
+    status.check_at_most(&["availableReplicas"], "readyReplicas", detail, errors);
 }

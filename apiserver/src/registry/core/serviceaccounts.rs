@@ -2,9 +2,12 @@
 
 use std::sync::Arc;
 
-use crate::registry::{
-    Column, Resource, Subresource,
-    kit::{Cell, Plain, STANDARD_VERBS, column},
+use crate::{
+    object::Object,
+    registry::{
+        Column, Resource, Subresource,
+        kit::{Cell, Plain, Rules, STANDARD_VERBS, column, fill},
+    },
 };
 
 const COLUMNS: &[Column] =
@@ -32,6 +35,29 @@ pub(super) fn resource() -> Resource {
         storage_prefix: "serviceaccounts",
         selectable: &[],
         columns: COLUMNS,
-        strategy: Arc::new(Plain { status: false, generation: false, cells: CELLS }),
+        strategy: Arc::new(Rules {
+            create: |obj, _| name_secrets(obj),
+            change: |new, _, _| name_secrets(new),
+            warnings,
+            ..Rules::new(Plain { status: false, generation: false, cells: CELLS })
+        }),
     }
+}
+
+const ENFORCE: &str = "kubernetes.io/enforce-mountable-secrets";
+
+/// Secrets are told by name and nothing else.
+fn name_secrets(account: &mut Object) {
+    fill::members(account.as_map_mut(), "secrets")
+        .for_each(|secret| secret.retain(|field, _| field == "name"));
+}
+
+fn warnings(new: &Object, old: Option<&Object>) -> Vec<String> {
+    if new.annotation(ENFORCE).is_none() || old.is_some_and(|old| old.annotation(ENFORCE).is_some()) {
+        return Vec::new();
+    }
+    vec![format!(
+        "metadata.annotations[{ENFORCE}]: deprecated in v1.32+; prefer separate namespaces to isolate access to mounted \
+         secrets"
+    )]
 }

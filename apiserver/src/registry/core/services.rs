@@ -1,6 +1,7 @@
 //! `services`.
 
 mod transition;
+mod validation;
 
 use std::sync::Arc;
 
@@ -8,6 +9,7 @@ use jiff::Timestamp;
 use serde_json::{Map, Value, json};
 
 use crate::{
+    field::ErrorList,
     object::Object,
     registry::{
         Column, Resource, SelectableField, Strategy, StrategyContext, Subresource,
@@ -71,8 +73,17 @@ fn fill(spec: &mut Map<String, Value>) {
     };
     or(spec, "sessionAffinity", "None".into());
     or(spec, "type", "ClusterIP".into());
-    if spec.get("sessionAffinity").is_some_and(|a| a == "ClientIP") {
-        or(spec, "sessionAffinityConfig", json!({"clientIP": {"timeoutSeconds": 10_800}}));
+    match spec.get("sessionAffinity").and_then(Value::as_str) {
+        Some("None") => drop(spec.remove("sessionAffinityConfig")),
+        Some("ClientIP") => {
+            let timeout =
+                spec.get("sessionAffinityConfig").and_then(|c| c.pointer("/clientIP/timeoutSeconds"));
+            if timeout.is_none_or(Value::is_null) {
+                let whole = json!({"clientIP": {"timeoutSeconds": 10_800}});
+                spec.insert("sessionAffinityConfig".to_owned(), whole);
+            }
+        }
+        _ => {}
     }
     for port in spec.get_mut("ports").and_then(Value::as_array_mut).into_iter().flatten() {
         let Some(port) = port.as_object_mut() else { continue };
@@ -84,11 +95,28 @@ fn fill(spec: &mut Map<String, Value>) {
     if matches!(kind.as_str(), "ClusterIP" | "NodePort" | "LoadBalancer") {
         or(spec, "internalTrafficPolicy", "Cluster".into());
     }
-    if matches!(kind.as_str(), "NodePort" | "LoadBalancer") {
+    let addressed = spec.get("externalIPs").and_then(Value::as_array).is_some_and(|ips| !ips.is_empty());
+    if matches!(kind.as_str(), "NodePort" | "LoadBalancer") || kind == "ClusterIP" && addressed {
         or(spec, "externalTrafficPolicy", "Cluster".into());
     }
     if kind == "LoadBalancer" {
         or(spec, "allocateLoadBalancerNodePorts", true.into());
+    }
+}
+
+/// An address of a load balancer is one that nodes take for their own, where nothing else is said.
+fn fill_status(service: &mut Object) {
+    if service.pointer("/spec/type").is_none_or(|kind| kind != "LoadBalancer") {
+        return;
+    }
+    let status = service.as_map_mut().get_mut("status");
+    let ingress = status.and_then(|status| status.pointer_mut("/loadBalancer/ingress"));
+    for point in ingress.and_then(Value::as_array_mut).into_iter().flatten() {
+        let Some(point) = point.as_object_mut() else { continue };
+        let addressed = point.get("ip").and_then(Value::as_str).is_some_and(|ip| !ip.is_empty());
+        if addressed && point.get("ipMode").is_none_or(Value::is_null) {
+            point.insert("ipMode".to_owned(), "VIP".into());
+        }
     }
 }
 
@@ -100,6 +128,7 @@ impl Strategy for Services {
         if let Some(spec) = obj.as_map_mut().get_mut("spec").and_then(Value::as_object_mut) {
             fill(spec);
         }
+        fill_status(obj);
         Ok(())
     }
 
@@ -123,6 +152,32 @@ impl Strategy for Services {
             }
         }
         Ok(())
+    }
+
+    fn validate_create(&self, obj: &Object, _ctx: &StrategyContext<'_>) -> Result<ErrorList, Status> {
+        let mut errors = ErrorList::new();
+        validation::check(obj, None, &mut errors);
+        Ok(errors)
+    }
+
+    fn validate_update(
+        &self,
+        new: &Object,
+        old: &Object,
+        ctx: &StrategyContext<'_>,
+    ) -> Result<ErrorList, Status> {
+        let mut errors = ErrorList::new();
+        if ctx.subresource == "status" {
+            validation::check_status(new, old, &mut errors);
+        } else {
+            validation::check_change(new, old, &mut errors);
+            validation::check(new, Some(old), &mut errors);
+        }
+        Ok(errors)
+    }
+
+    fn warnings(&self, new: &Object, _old: Option<&Object>) -> Vec<String> {
+        validation::warnings(new)
     }
 
     fn validate_name(&self, name: &str, prefix: bool) -> Vec<String> {

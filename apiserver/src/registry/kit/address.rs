@@ -41,7 +41,7 @@ pub(in crate::registry) fn canonical_cidr(text: &str) -> Vec<String> {
 }
 
 /// `010.002.0.1` as `10.2.0.1`; IPv6, where zeros mean nothing else, as it is.
-fn without_leading_zeros(text: &str) -> String {
+pub(in crate::registry) fn without_leading_zeros(text: &str) -> String {
     if text.contains(':') {
         return text.to_owned();
     }

@@ -2,6 +2,7 @@
 
 use std::net::IpAddr;
 
+use super::address::without_leading_zeros;
 use crate::validate;
 pub(in crate::registry) use crate::validate::dns_1035_label;
 
@@ -110,7 +111,6 @@ pub(in crate::registry) fn legacy_ip(text: &str) -> Vec<String> {
 }
 
 /// Errors of a network in a field that has always been checked loosely.
-#[expect(dead_code, reason = "the kinds that need it follow")]
 pub(in crate::registry) fn legacy_cidr(text: &str) -> Vec<String> {
     let wrong = |detail: &str| vec![detail.to_owned()];
     let Some((address, length)) = text.split_once('/') else {
@@ -135,18 +135,6 @@ pub(in crate::registry) fn legacy_cidr(text: &str) -> Vec<String> {
         return wrong("must not have bits set beyond the prefix length");
     }
     Vec::new()
-}
-
-/// Octets of an IPv4 address as old clients meant them: `010` is ten.
-pub(in crate::registry) fn without_leading_zeros(text: &str) -> String {
-    if text.contains(':') {
-        return text.to_owned();
-    }
-    let plain = |octet: &str| match octet.trim_start_matches('0') {
-        "" if !octet.is_empty() => "0".to_owned(),
-        rest => rest.to_owned(),
-    };
-    text.split('.').map(plain).collect::<Vec<_>>().join(".")
 }
 
 /// Errors of an environment variable's name.
@@ -260,4 +248,26 @@ pub(in crate::registry) fn decimal(text: &str) -> Vec<String> {
         _ => false,
     };
     if canonical { Vec::new() } else { vec!["must be a valid decimal integer in canonical form".to_owned()] }
+}
+
+/// Errors of an address that traffic is sent to: none of the node's own and none of a link.
+pub(in crate::registry) fn endpoint_ip(text: &str) -> Vec<String> {
+    let plain = without_leading_zeros(text);
+    let Ok(ip) = plain.parse::<IpAddr>() else { return vec!["must be a valid IP address".to_owned()] };
+    let ip = ip.to_canonical();
+    let (local, link) = match ip {
+        IpAddr::V4(v4) => (v4.is_link_local(), v4.octets()[..3] == [224, 0, 0]),
+        IpAddr::V6(v6) => (v6.is_unicast_link_local(), v6.segments()[0] & 0xff0f == 0xff02),
+    };
+    let mut errors = Vec::new();
+    let mut tell = |wrong: bool, detail: String| {
+        if wrong {
+            errors.push(detail);
+        }
+    };
+    tell(ip.is_unspecified(), format!("may not be unspecified ({text})"));
+    tell(ip.is_loopback(), "may not be in the loopback range (127.0.0.0/8, ::1/128)".to_owned());
+    tell(local, "may not be in the link-local range (169.254.0.0/16, fe80::/10)".to_owned());
+    tell(link, "may not be in the link-local multicast range (224.0.0.0/24, ff02::/10)".to_owned());
+    errors
 }

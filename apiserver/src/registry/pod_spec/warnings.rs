@@ -11,7 +11,7 @@ use super::containers;
 use crate::{
     field::Path,
     object::Object,
-    registry::kit::{at::At, format, semantic},
+    registry::kit::{address, at::At, format, semantic},
     validate,
 };
 
@@ -95,7 +95,7 @@ pub(in crate::registry) fn of_ip(path: &Path, text: &str) -> Option<String> {
         },
         Ok(IpAddr::V4(_)) => None,
         Err(_) => {
-            let plain = format::without_leading_zeros(text);
+            let plain = address::without_leading_zeros(text);
             let good = plain.parse::<IpAddr>().is_ok();
             good.then(|| format!("{path}: non-standard IP address {text:?} is invalid: use {plain:?}"))
         }
