@@ -12,6 +12,7 @@
 //! | [`pruning`] | `apiserver/schema/pruning` |
 //! | [`defaulting`] | `apiserver/schema/defaulting` |
 //! | [`embedded`] | `apiserver/schema/objectmeta` |
+//! | [`value`], [`formats`], [`pattern`] | `apiserver/validation`, `apiserver/schema/listtype` |
 //! | [`definition`] | `apis/apiextensions/helpers.go` |
 //! | [`conditions`] | `controller/{status,establish,nonstructuralschema,apiapproval}` |
 //! | [`jsonpath`] | client-go `util/jsonpath` |
@@ -22,9 +23,12 @@ pub mod conditions;
 pub mod defaulting;
 pub mod definition;
 pub mod embedded;
+pub mod formats;
 pub mod jsonpath;
+pub mod pattern;
 pub mod pruning;
 pub mod schema;
+pub mod value;
 
 pub use definition::{Definition, Version};
 pub use schema::Schema;

@@ -7,6 +7,8 @@ use std::collections::BTreeMap;
 
 use serde_json::{Map, Value};
 
+use super::pattern::Pattern;
+
 /// A node of a schema (`JSONSchemaProps`).
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Schema {
@@ -78,8 +80,8 @@ pub struct Limits {
     pub max_length: Option<i64>,
     /// Characters at least.
     pub min_length: Option<i64>,
-    /// Regular expression in Go's syntax; empty for none.
-    pub pattern: String,
+    /// Regular expression in Go's syntax.
+    pub pattern: Pattern,
     /// List members at most.
     pub max_items: Option<i64>,
     /// List members at least.
@@ -192,7 +194,7 @@ impl Limits {
             exclusive_minimum: flag("exclusiveMinimum"),
             max_length: integer("maxLength"),
             min_length: integer("minLength"),
-            pattern: value["pattern"].as_str().unwrap_or_default().to_owned(),
+            pattern: Pattern::new(value["pattern"].as_str().unwrap_or_default()),
             max_items: integer("maxItems"),
             min_items: integer("minItems"),
             unique_items: flag("uniqueItems"),

@@ -16,7 +16,7 @@ use crate::{
     apiextensions::{
         Definition, Schema, Version, defaulting,
         definition::{Column, Conversion},
-        embedded, pruning,
+        embedded, pruning, value,
     },
     field::{Error, ErrorList, Path},
     object::Object,
@@ -241,16 +241,26 @@ impl CustomKind {
 
     fn validate(&self, object: &Object, old: Option<&Object>, ctx: &StrategyContext<'_>) -> ErrorList {
         let mut errors = ErrorList::new();
+        let schema = &self.version.schema;
         let status_only = ctx.subresource == "status";
-        if !status_only {
+        if status_only {
+            if let (Some(status), Some(below)) = (object.get("status"), schema.properties.get("status")) {
+                errors.extend(value::validate(status, old.and_then(|o| o.get("status")), below, "status"));
+            }
+        } else {
+            let old = old.map(Object::to_value);
+            errors.extend(value::validate(&object.to_value(), old.as_ref(), schema, ""));
             errors.extend(self.validate_number(object, |scale| &scale.spec));
         }
         errors.extend(self.validate_number(object, |scale| &scale.status));
         errors.extend(self.validate_selector(object));
         if !status_only {
-            errors.extend(embedded::validate(object.as_map(), &self.version.schema));
+            errors.extend(embedded::validate(object.as_map(), schema));
         }
-        let _unchanged = old;
+        let lists = value::validate_lists(object.as_map(), schema);
+        if old.is_none_or(|old| value::validate_lists(old.as_map(), schema).is_empty()) {
+            errors.extend(lists);
+        }
         errors
     }
 
