@@ -15,12 +15,14 @@ mod garbage_collector;
 mod history;
 mod horizontalpodautoscaler;
 mod job;
+mod legacy_token;
 mod namespace;
 mod node_fit;
 mod node_ipam;
 mod node_lifecycle;
 mod ownership;
 mod persistentvolume_binder;
+mod persistentvolume_expander;
 mod pod_control;
 mod pod_disruption;
 mod pod_garbage_collector;
@@ -28,11 +30,13 @@ mod replicaset;
 mod replicationcontroller;
 mod resourcequota;
 mod root_ca;
+mod service_cidr;
 mod service_pods;
 mod serviceaccount;
 mod serviceaccount_token;
 mod statefulset;
 mod taint_eviction;
+mod ttl;
 mod ttl_after_finished;
 mod volume_protection;
 
@@ -78,6 +82,7 @@ pub struct Controller {
 pub const ALL: &[Controller] = &[
     Controller { name: "serviceaccount-controller", start: serviceaccount::start },
     Controller { name: "serviceaccount-token-controller", start: serviceaccount_token::start },
+    Controller { name: "legacy-serviceaccount-token-cleaner-controller", start: legacy_token::start },
     Controller { name: "bootstrap-signer-controller", start: bootstrap_token::start_signer },
     Controller { name: "token-cleaner-controller", start: bootstrap_token::start_cleaner },
     Controller { name: "root-ca-certificate-publisher-controller", start: root_ca::start },
@@ -88,6 +93,7 @@ pub const ALL: &[Controller] = &[
     Controller { name: "taint-eviction-controller", start: taint_eviction::start },
     Controller { name: "pod-garbage-collector-controller", start: pod_garbage_collector::start },
     Controller { name: "clusterrole-aggregation-controller", start: clusterrole_aggregation::start },
+    Controller { name: "ttl-controller", start: ttl::start },
     Controller { name: "ttl-after-finished-controller", start: ttl_after_finished::start },
     Controller { name: "resourcequota-controller", start: resourcequota::start },
     Controller {
@@ -108,6 +114,11 @@ pub const ALL: &[Controller] = &[
     },
     Controller { name: "persistentvolume-protection-controller", start: volume_protection::start_volumes },
     Controller { name: "persistentvolume-binder-controller", start: persistentvolume_binder::start },
+    Controller {
+        name: "volumeattributesclass-protection-controller",
+        start: volume_protection::start_classes,
+    },
+    Controller { name: "persistentvolume-expander-controller", start: persistentvolume_expander::start },
     Controller { name: "ephemeral-volume-controller", start: ephemeral_volume::start },
     Controller { name: "replicaset-controller", start: replicaset::start },
     Controller { name: "replicationcontroller-controller", start: replicationcontroller::start },
@@ -118,6 +129,7 @@ pub const ALL: &[Controller] = &[
     Controller { name: "statefulset-controller", start: statefulset::start },
     Controller { name: "disruption-controller", start: disruption::start },
     Controller { name: "horizontal-pod-autoscaler-controller", start: horizontalpodautoscaler::start },
+    Controller { name: "service-cidr-controller", start: service_cidr::start },
     Controller { name: "endpoints-controller", start: endpoints::start },
     Controller { name: "endpointslice-controller", start: endpointslice::start },
     Controller { name: "endpointslice-mirroring-controller", start: endpointslice_mirroring::start },

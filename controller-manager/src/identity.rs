@@ -50,6 +50,7 @@ const ACCOUNTS: &[(&str, &str)] = &[
     ("pod-garbage-collector-controller", "pod-garbage-collector"),
     ("replicationcontroller-controller", "replication-controller"),
     ("root-ca-certificate-publisher-controller", "root-ca-cert-publisher"),
+    ("service-cidr-controller", "service-cidrs-controller"),
     ("serviceaccount-controller", "service-account-controller"),
     ("taint-eviction-controller", "node-controller"),
     ("token-cleaner-controller", "token-cleaner"),

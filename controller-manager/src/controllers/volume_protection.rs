@@ -1,7 +1,8 @@
-//! Claims in use by pods and volumes in use by claims stay until they are not.
+//! Claims in use by pods, volumes in use by claims and attribute classes in use by either stay until they are not.
 //!
-//! Contract: upstream's `persistentvolumeclaim-protection-controller` and `persistentvolume-protection-controller`:
-//! finalizers `kubernetes.io/pvc-protection` and `kubernetes.io/pv-protection`, set by admission and removed here.
+//! Contract: upstream's `persistentvolumeclaim-protection-controller`, `persistentvolume-protection-controller` and
+//! `volumeattributesclass-protection-controller`: finalizers `kubernetes.io/pvc-protection`,
+//! `kubernetes.io/pv-protection` and `kubernetes.io/vac-protection`, the first two set by admission as well.
 
 use component_base::{
     client,
@@ -10,7 +11,10 @@ use component_base::{
     workqueue::{Outcome, WorkQueue, run_workers},
 };
 use k8s_openapi::{
-    api::core::v1::{PersistentVolume, PersistentVolumeClaim, Pod},
+    api::{
+        core::v1::{PersistentVolume, PersistentVolumeClaim, Pod},
+        storage::v1::VolumeAttributesClass,
+    },
     apimachinery::pkg::apis::meta::v1::ObjectMeta,
 };
 use kube::{
@@ -23,6 +27,7 @@ use super::Context;
 
 const CLAIM: &str = "kubernetes.io/pvc-protection";
 const VOLUME: &str = "kubernetes.io/pv-protection";
+const CLASS: &str = "kubernetes.io/vac-protection";
 const WORKERS: usize = 1;
 
 /// What to do with an object's finalizer.
@@ -119,6 +124,71 @@ pub(super) fn start_volumes(ctx: &Context) {
     });
 }
 
+/// The index of claims and volumes by the attribute classes they refer to.
+const BY_CLASS: &str = "attributes class";
+
+/// Protects attribute classes.
+pub(super) fn start_classes(ctx: &Context) {
+    let classes: Informer<VolumeAttributesClass> = ctx.informers.get(ListWatch::default());
+    let claims: Informer<PersistentVolumeClaim> = ctx.informers.get(ListWatch::default());
+    let volumes: Informer<PersistentVolume> = ctx.informers.get(ListWatch::default());
+    claims.add_index(BY_CLASS, classes_of_claim);
+    volumes.add_index(BY_CLASS, classes_of_volume);
+    let queue: WorkQueue<ObjectKey> = WorkQueue::new("vacprotection");
+    let of_class = queue.clone();
+    classes.on_event(move |event| {
+        if !matches!(event, Event::Deleted { .. })
+            && decide(&event.object().metadata, CLASS) != Decision::Keep
+        {
+            of_class.add(object_key(event.object().as_ref()));
+        }
+    });
+    let (of_claim, of_volume) = (queue.clone(), queue.clone());
+    claims.on_event(move |event| freed(&event, classes_of_claim).for_each(|key| of_claim.add(key)));
+    volumes.on_event(move |event| freed(&event, classes_of_volume).for_each(|key| of_volume.add(key)));
+    let api: Api<VolumeAttributesClass> = Api::all(ctx.client.clone());
+    run_workers(&ctx.tasks, &queue, WORKERS, move |key| {
+        let (classes, claims, volumes, api) = (classes.clone(), claims.clone(), volumes.clone(), api.clone());
+        async move {
+            claims.wait_synced().await;
+            volumes.wait_synced().await;
+            let Some(class) = classes.store().get(&key) else { return Ok(Outcome::Done) };
+            let decision = decide(&class.metadata, CLASS);
+            let used = !claims.store().by_index(BY_CLASS, &key.name).is_empty()
+                || !volumes.store().by_index(BY_CLASS, &key.name).is_empty();
+            if decision == Decision::Remove && used {
+                return Ok(Outcome::Done);
+            }
+            write(&api, class.as_ref(), CLASS, decision).await
+        }
+    });
+}
+
+/// The classes a claim asks for, has, or is on its way to.
+fn classes_of_claim(claim: &PersistentVolumeClaim) -> Vec<String> {
+    let asked = claim.spec.as_ref().and_then(|s| s.volume_attributes_class_name.clone());
+    let status = claim.status.as_ref();
+    let current = status.and_then(|s| s.current_volume_attributes_class_name.clone());
+    let target =
+        status.and_then(|s| s.modify_volume_status.as_ref()?.target_volume_attributes_class_name.clone());
+    [asked, current, target].into_iter().flatten().filter(|name| !name.is_empty()).collect()
+}
+
+fn classes_of_volume(volume: &PersistentVolume) -> Vec<String> {
+    let name = volume.spec.as_ref().and_then(|s| s.volume_attributes_class_name.clone());
+    name.into_iter().filter(|name| !name.is_empty()).collect()
+}
+
+/// The classes an object no longer refers to.
+fn freed<K>(event: &Event<K>, classes: fn(&K) -> Vec<String>) -> impl Iterator<Item = ObjectKey> + use<K> {
+    let (before, after) = match event {
+        Event::Added { .. } => (Vec::new(), Vec::new()),
+        Event::Updated { old, new } => (classes(old), classes(new)),
+        Event::Deleted { last, .. } => (classes(last), Vec::new()),
+    };
+    before.into_iter().filter(move |name| !after.contains(name)).map(ObjectKey::cluster)
+}
+
 fn decide(meta: &ObjectMeta, finalizer: &str) -> Decision {
     match (meta.deletion_timestamp.is_some(), has_finalizer(meta, finalizer)) {
         (true, true) => Decision::Remove,
@@ -183,6 +253,30 @@ mod tests {
         assert_eq!(decide(&meta(json!([CLAIM]), json!(null)), CLAIM), Decision::Keep);
         assert_eq!(decide(&meta(json!([CLAIM]), gone.clone()), CLAIM), Decision::Remove);
         assert_eq!(decide(&meta(json!(["other"]), gone), CLAIM), Decision::Keep);
+    }
+
+    #[test]
+    fn classes_are_free_when_the_last_reference_goes() {
+        let claim = |asked: &str, current: &str, target: &str| -> std::sync::Arc<PersistentVolumeClaim> {
+            let status = json!({
+                "currentVolumeAttributesClassName": current,
+                "modifyVolumeStatus": {"status": "InProgress", "targetVolumeAttributesClassName": target},
+            });
+            let object = json!({"spec": {"volumeAttributesClassName": asked}, "status": status});
+            std::sync::Arc::new(serde_json::from_value(object).unwrap())
+        };
+        let names = |event: Event<PersistentVolumeClaim>| -> Vec<String> {
+            freed(&event, classes_of_claim).map(|key| key.name.to_string()).collect()
+        };
+        assert_eq!(classes_of_claim(&claim("a", "", "b")), ["a", "b"]);
+        assert!(names(Event::Added { new: claim("a", "b", "c"), initial: false }).is_empty());
+        assert_eq!(names(Event::Updated { old: claim("a", "b", "a"), new: claim("a", "a", "a") }), ["b"]);
+        assert_eq!(names(Event::Deleted { last: claim("a", "b", ""), unknown_state: false }), ["a", "b"]);
+        let volume: PersistentVolume = serde_json::from_value(json!({
+            "spec": {"volumeAttributesClassName": "gold"}
+        }))
+        .unwrap();
+        assert_eq!(classes_of_volume(&volume), ["gold"]);
     }
 
     #[test]
