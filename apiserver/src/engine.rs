@@ -37,6 +37,7 @@ mod delete;
 mod delete_options;
 mod eviction;
 mod list_options;
+mod listing;
 pub(crate) mod metadata;
 mod read;
 mod scale;
@@ -47,6 +48,8 @@ pub(crate) mod testing;
 #[cfg(test)]
 mod tests;
 mod write;
+
+pub use listing::Compressed;
 
 /// A resource or subresource that answers a POST instead of storing it (reviews, token requests).
 #[async_trait]

@@ -2,12 +2,16 @@
 //!
 //! Failures become `v1.Status` objects here; nothing else turns a [`Status`] into HTTP.
 
-use std::io;
+use std::{
+    io,
+    pin::Pin,
+    task::{Context, Poll},
+};
 
 use bytes::Bytes;
 use futures::{Stream, StreamExt};
 use http::{HeaderValue, Response, StatusCode, header};
-use http_body::Frame;
+use http_body::{Frame, SizeHint};
 use http_body_util::{BodyExt, Full, StreamBody, combinators::UnsyncBoxBody};
 use serde_json::Value;
 
@@ -24,6 +28,41 @@ pub fn full(bytes: impl Into<Bytes>) -> Body {
 /// A body sent as it comes.
 pub fn stream(chunks: impl Stream<Item = Result<Bytes, io::Error>> + Send + 'static) -> Body {
     BodyExt::boxed_unsync(StreamBody::new(chunks.map(|c| c.map(Frame::data))))
+}
+
+/// A body made piece by piece, each when the connection has room for it; `length`, where it is known, is what the
+/// pieces come to in bytes.
+pub fn pieces(
+    pieces: impl Iterator<Item = io::Result<Bytes>> + Send + Unpin + 'static,
+    length: Option<u64>,
+) -> Body {
+    Pieces { pieces, left: length }.boxed_unsync()
+}
+
+struct Pieces<I> {
+    pieces: I,
+    left: Option<u64>,
+}
+
+impl<I: Iterator<Item = io::Result<Bytes>> + Unpin> http_body::Body for Pieces<I> {
+    type Data = Bytes;
+    type Error = io::Error;
+
+    fn poll_frame(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<io::Result<Frame<Bytes>>>> {
+        let next = self.pieces.next();
+        if let (Some(Ok(piece)), Some(left)) = (&next, &mut self.left) {
+            *left -= piece.len() as u64;
+        }
+        Poll::Ready(next.map(|piece| piece.map(Frame::data)))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.left == Some(0)
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.left.map_or_else(SizeHint::default, SizeHint::with_exact)
+    }
 }
 
 /// A response of one content type.

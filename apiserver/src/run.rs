@@ -157,6 +157,7 @@ pub async fn build(config: Config, catalog: catalog::Catalog, tasks: &Tasks) -> 
         anonymous: config.anonymous,
         reads: limit(config.reads_inflight),
         writes: limit(config.writes_inflight),
+        compressed: Arc::default(),
         limits: config.limits,
         aggregated: Aggregator::new(&config.aggregator).map_err(KubeletError::from)?,
         kubelets: Kubelets::new(&config.kubelet)?,

@@ -15,6 +15,7 @@ use crate::{
     aggregator::Aggregator,
     auth::Authorizer,
     authn::Authentication,
+    engine::Compressed,
     objects::Objects,
     openapi::OpenApi,
     options::RequestLimits,
@@ -55,6 +56,8 @@ pub struct Server {
     pub writes: Semaphore,
     /// Set once the start-up work is done.
     pub ready: AtomicBool,
+    /// Lists as they were compressed before.
+    pub compressed: Arc<Compressed>,
     /// `--request-timeout` and `--min-request-timeout`.
     pub limits: RequestLimits,
     /// Groups served by other servers.

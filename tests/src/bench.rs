@@ -9,8 +9,11 @@ use anyhow::{Result, ensure};
 use hack::{binaries, layout::Layout, packages, process, screen};
 use serde::Serialize;
 
+mod cache;
+mod churn;
 mod cluster;
 mod create;
+mod get;
 mod http;
 mod list;
 mod memory;
@@ -18,7 +21,10 @@ mod nginx;
 mod plane;
 mod pods;
 mod ready;
+mod slow_lists;
 mod start;
+mod usage;
+mod watch;
 
 /// One benchmark. A new one is a file and a line in [`ALL`].
 pub struct Benchmark {
@@ -40,6 +46,19 @@ pub const ALL: &[Benchmark] = &[
         about: "listing 5,000 pods, beside nginx sending the same bytes",
         run: list::run,
     },
+    Benchmark {
+        name: "get",
+        about: "reading one pod, beside nginx sending the same bytes, by processor time",
+        run: get::run,
+    },
+    Benchmark { name: "watch", about: "watchers with much to see, and with nothing", run: watch::run },
+    Benchmark { name: "slow-lists", about: "large lists read slowly", run: slow_lists::run },
+    Benchmark {
+        name: "cache",
+        about: "memory and start with 100,000 pods, beside what etcd stores and how fast it is read",
+        run: cache::run,
+    },
+    Benchmark { name: "churn", about: "leases of 5,000 nodes beside 100,000 pods", run: churn::run },
 ];
 
 /// What to run and how to print it.

@@ -2,15 +2,15 @@
 
 use std::{io, time::Duration};
 
-use bytes::{BufMut, Bytes, BytesMut};
+use bytes::Bytes;
 use futures::StreamExt;
-use http::{HeaderValue, Response};
+use http::{HeaderValue, Response, header};
 use proto::codec;
 use rand::Rng;
 use serde::Deserialize;
 use serde_json::{Value, json, value::RawValue};
 
-use super::{Call, list_options, partial, selector, storage_status, table};
+use super::{Call, list_options, listing::List, partial, selector, storage_status, table};
 use crate::{
     negotiation::{Encoding, Form, META},
     object::Object,
@@ -78,6 +78,9 @@ impl Call {
         if let Some(remaining) = listing.remaining {
             metadata["remainingItemCount"] = json!(remaining);
         }
+        if self.media.is_plain() && listing.entries.iter().all(|entry| self.is_served_as_stored(entry)) {
+            return Ok(self.respond_joined(listing, &metadata));
+        }
         let body = self.list_body(&listing, metadata).await?;
         Ok(self.maybe_gzip(body))
     }
@@ -91,9 +94,6 @@ impl Call {
     }
 
     async fn list_body(&self, listing: &Listing, metadata: Value) -> Result<Bytes, Status> {
-        if self.media.is_plain() && listing.entries.iter().all(|entry| self.is_served_as_stored(entry)) {
-            return Ok(self.joined(listing, &metadata));
-        }
         if self.media.encoding == Encoding::Protobuf {
             return self.list_message(listing, &metadata);
         }
@@ -145,41 +145,40 @@ impl Call {
     }
 
     /// The list as its items' stored bytes, joined.
-    fn joined(&self, listing: &Listing, metadata: &Value) -> Bytes {
-        let head = format!(
-            "{{\"kind\":\"{}\",\"apiVersion\":\"{}\",\"metadata\":{metadata},\"items\":[",
-            self.list_kind(),
-            self.info.api_version()
-        );
-        let size: usize = listing.entries.iter().map(|e| e.json().len() + 1).sum();
-        let mut out = BytesMut::with_capacity(head.len() + size + 3);
-        out.put_slice(head.as_bytes());
-        for (i, entry) in listing.entries.iter().enumerate() {
-            if i > 0 {
-                out.put_u8(b',');
-            }
-            out.put_slice(entry.json().trim_ascii_end());
+    fn respond_joined(&self, listing: Listing, metadata: &Value) -> Response<Body> {
+        let (kind, version) = (self.list_kind(), self.info.api_version());
+        let head = format!(r#"{{"kind":"{kind}","apiVersion":"{version}","metadata":{metadata},"items":["#);
+        let list = List { head, entries: listing.entries };
+        if self.takes_gzip() && list.len() > GZIP_FROM {
+            return self.gzipped(list.gzip(self.server.compressed.clone()));
         }
-        out.put_slice(b"]}\n");
-        out.freeze()
+        response::of(200, self.media.content_type(), list.plain())
+    }
+
+    /// Whether the client takes compressed answers.
+    fn takes_gzip(&self) -> bool {
+        let accepted = self.headers.get(header::ACCEPT_ENCODING).and_then(|v| v.to_str().ok());
+        accepted.is_some_and(|v| v.split(',').any(|c| c.trim() == "gzip"))
+    }
+
+    fn gzipped(&self, body: Body) -> Response<Body> {
+        let mut response = response::of(200, self.media.content_type(), body);
+        response.headers_mut().insert(header::CONTENT_ENCODING, HeaderValue::from_static("gzip"));
+        response.headers_mut().insert(header::VARY, HeaderValue::from_static("Accept-Encoding"));
+        response
     }
 
     fn maybe_gzip(&self, body: Bytes) -> Response<Body> {
-        let accepted = self.headers.get(http::header::ACCEPT_ENCODING).and_then(|v| v.to_str().ok());
-        let gzip = accepted.is_some_and(|v| v.split(',').any(|c| c.trim() == "gzip"));
-        let content = self.media.content_type();
-        if !gzip || body.len() <= GZIP_FROM {
-            return response::of(200, content, response::full(body));
+        let plain = |body| response::of(200, self.media.content_type(), response::full(body));
+        if !self.takes_gzip() || body.len() <= GZIP_FROM {
+            return plain(body);
         }
         let mut out = Vec::with_capacity(body.len() / 4);
         let mut encoder = flate2::read::GzEncoder::new(&body[..], flate2::Compression::fast());
         if io::Read::read_to_end(&mut encoder, &mut out).is_err() {
-            return response::of(200, content, response::full(body));
+            return plain(body);
         }
-        let mut response = response::of(200, content, response::full(out));
-        response.headers_mut().insert(http::header::CONTENT_ENCODING, HeaderValue::from_static("gzip"));
-        response.headers_mut().insert(http::header::VARY, HeaderValue::from_static("Accept-Encoding"));
-        response
+        self.gzipped(response::full(out))
     }
 
     pub(super) async fn watch(&mut self) -> Result<Response<Body>, Status> {

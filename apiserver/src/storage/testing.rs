@@ -3,6 +3,7 @@
 use std::{
     net::TcpListener,
     process::{Child, Command, Stdio},
+    sync::Arc,
     time::Duration,
 };
 
@@ -11,7 +12,7 @@ use tempfile::TempDir;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use super::{ResourceId, SelectablePath, Store, StoreConfig, StoredResource, TlsFiles};
+use super::{Entry, ResourceId, SelectablePath, Store, StoreConfig, StoredResource, TlsFiles, scan::Scanner};
 use crate::registry::Missing;
 
 /// One etcd member.
@@ -159,4 +160,10 @@ fn free_ports<const N: usize>() -> [u16; N] {
     // All are held until all are known, so that they differ.
     let listeners = [(); N].map(|()| TcpListener::bind("127.0.0.1:0").unwrap());
     listeners.map(|listener| listener.local_addr().unwrap().port())
+}
+
+/// An object of the cache, made of its JSON.
+pub(crate) fn entry(key: &str, rev: u64, json: &str) -> Arc<Entry> {
+    let scanner = Arc::new(Scanner::new(Vec::new()));
+    Arc::new(Entry::build(key.into(), true, rev, json.as_bytes(), &scanner, None).unwrap())
 }

@@ -47,6 +47,12 @@ impl Nginx {
         Ok(nginx)
     }
 
+    /// Its master process; the workers are its children.
+    pub(super) fn pid(&self) -> i32 {
+        // Process ids are far below the limit.
+        i32::try_from(self.child.id()).unwrap_or(i32::MAX)
+    }
+
     /// Where it listens.
     pub(super) fn address(&self) -> SocketAddr {
         self.address

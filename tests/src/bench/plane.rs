@@ -19,6 +19,8 @@ use hack::{
 
 use super::http::{Client, Trust};
 
+const API: &str = "kube-apiserver";
+
 /// A running pair of etcd and kube-apiserver.
 pub(super) struct Plane {
     layout: Layout,
@@ -75,6 +77,13 @@ impl Plane {
     /// The certificate authority, for servers beside this one.
     pub(super) fn ca(&self) -> &Authority {
         &self.plane.ca
+    }
+
+    /// The API server's process.
+    pub(super) fn api_pid(&self) -> Result<i32> {
+        let running = process::running(&self.layout);
+        let api = running.iter().find(|r| r.name == API).context("kube-apiserver does not run")?;
+        Ok(api.pid)
     }
 
     /// Stops one of them.

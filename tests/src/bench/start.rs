@@ -41,7 +41,7 @@ pub(super) fn run(layout: &Layout) -> Result<Vec<Figure>> {
 }
 
 /// Asks until the answer is yes.
-async fn ready(plane: &Plane, deadline: Instant) -> Result<()> {
+pub(super) async fn ready(plane: &Plane, deadline: Instant) -> Result<()> {
     let trust = plane.trust()?;
     loop {
         if let Ok(mut client) = Client::connect(Plane::address(), &trust, Version::HTTP_11).await
