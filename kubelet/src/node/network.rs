@@ -7,19 +7,18 @@ use tokio::sync::watch;
 
 use crate::{pods::Pods, runtime::Runtime};
 
+/// How often a network that works is looked at.
 const PERIOD: Duration = Duration::from_secs(5);
+/// How often one that does not: a new node is ready as soon as its network is.
+const EAGER: Duration = Duration::from_millis(200);
 
 /// Asks the runtime until the drain; `state` holds why the network does not work, or nothing.
 pub fn run(runtime: Runtime, state: watch::Sender<Option<String>>, pods: Arc<Pods>, tasks: &Tasks) {
     let drain = tasks.drain();
     tasks.spawn("network-readiness", async move {
-        let mut ticks = tokio::time::interval(PERIOD);
         loop {
-            tokio::select! {
-                () = drain.cancelled() => return,
-                _ = ticks.tick() => {}
-            }
             let now = unready(&runtime).await;
+            let wait = if now.is_none() { PERIOD } else { EAGER };
             let changed = state.send_if_modified(|before| {
                 let changed = *before != now;
                 before.clone_from(&now);
@@ -27,6 +26,10 @@ pub fn run(runtime: Runtime, state: watch::Sender<Option<String>>, pods: Arc<Pod
             });
             if changed {
                 pods.nudge_all();
+            }
+            tokio::select! {
+                () = drain.cancelled() => return,
+                () = tokio::time::sleep(wait) => {}
             }
         }
     });

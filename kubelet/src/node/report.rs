@@ -30,7 +30,7 @@ use crate::{
 /// Where leases of nodes live.
 const LEASE_NAMESPACE: &str = "kube-node-lease";
 /// While the node is not registered or not ready, it is looked at this often.
-const EAGER: Duration = Duration::from_millis(500);
+const EAGER: Duration = Duration::from_millis(200);
 
 /// Works out the node's status from the one of before.
 #[async_trait::async_trait]
