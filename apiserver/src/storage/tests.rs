@@ -399,6 +399,8 @@ async fn a_dead_etcd_is_told_quickly_and_survived() {
     let store = &running.store;
     let a = create(store, "a").await;
     let mut stream = watch(store, Selection::default(), WatchFrom::Rev(a.rev())).await;
+    // A consistent read: afterwards the cache has the object.
+    assert!(store.get(&id(), "ns", "a").await.unwrap().is_some());
     etcd.kill();
     let failed = timeout(PATIENCE, store.get(&id(), "ns", "a")).await.unwrap();
     assert!(matches!(failed, Err(StorageError::Unavailable(_) | StorageError::Timeout(_))), "{failed:?}");

@@ -13,14 +13,14 @@
 
 use std::{
     collections::HashMap,
-    io::{self, Write},
+    io,
     sync::{Arc, Weak},
     vec,
 };
 
 use bytes::{BufMut, Bytes, BytesMut};
 use component_base::hash;
-use flate2::{Compression, Crc, write::DeflateEncoder};
+use flate2::{Compress, Compression, Crc, FlushCompress};
 use parking_lot::Mutex;
 
 use super::{PIECE, TAIL, item};
@@ -34,6 +34,8 @@ const LONGEST_RUN: usize = 4 * RUN;
 const GENERATION: usize = 16 << 20;
 /// Compressed runs above this size, in bytes, are single large items, which would push everything else out.
 const MEMORABLE: usize = 256 * 1024;
+/// Least room deflate is given to write to, in bytes: much more than the end of a block takes.
+const ROOM: usize = 4096;
 /// Deflate, no name, no time, fastest algorithm, Unix.
 const HEADER: [u8; 10] = [0x1f, 0x8b, 8, 0, 0, 0, 0, 0, 4, 3];
 /// The empty block that ends a stream, with fixed codes.
@@ -126,17 +128,17 @@ impl Run {
     fn of(items: &[Arc<Entry>]) -> io::Result<Self> {
         let items = &items[..length(items)];
         let size: usize = items.iter().map(|entry| item(entry).len() + 1).sum();
-        let mut encoder = DeflateEncoder::new(Vec::with_capacity(size / 6), Compression::fast());
+        let mut deflate = Compress::new(Compression::fast(), false);
+        let mut blocks = Vec::with_capacity(size / 6);
         let mut crc = Crc::new();
         for (index, entry) in items.iter().enumerate() {
             let comma = if index > 0 { &b","[..] } else { b"" };
             for part in [comma, item(entry)] {
                 crc.update(part);
-                encoder.write_all(part)?;
+                feed(&mut deflate, part, &mut blocks)?;
             }
         }
-        encoder.flush()?;
-        let mut blocks = std::mem::take(encoder.get_mut());
+        end(&mut deflate, &mut blocks)?;
         blocks.shrink_to_fit();
         Ok(Self { items: items.iter().map(Arc::downgrade).collect(), blocks: blocks.into(), crc })
     }
@@ -148,6 +150,30 @@ impl Run {
 
     fn cost(&self) -> usize {
         self.blocks.len() + self.items.len() * (size_of::<Weak<Entry>>() + size_of::<Entry>())
+    }
+}
+
+/// Has `part` compressed, as far as that gives blocks already.
+fn feed(deflate: &mut Compress, mut part: &[u8], blocks: &mut Vec<u8>) -> io::Result<()> {
+    while !part.is_empty() {
+        blocks.reserve(ROOM);
+        let before = deflate.total_in();
+        deflate.compress_vec(part, blocks, FlushCompress::None)?;
+        let taken = deflate.total_in() - before;
+        // No more than the part was taken.
+        part = &part[usize::try_from(taken).unwrap_or(part.len())..];
+    }
+    Ok(())
+}
+
+/// Ends the last block, on a whole byte. Only room that is left over shows that all of it was written.
+fn end(deflate: &mut Compress, blocks: &mut Vec<u8>) -> io::Result<()> {
+    loop {
+        blocks.reserve(ROOM);
+        deflate.compress_vec(&[], blocks, FlushCompress::Sync)?;
+        if blocks.len() < blocks.capacity() {
+            return Ok(());
+        }
     }
 }
 
