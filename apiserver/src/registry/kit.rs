@@ -12,16 +12,47 @@ mod rules;
 pub(super) mod semantic;
 pub(super) mod workload;
 
+use std::sync::Arc;
+
 use jiff::Timestamp;
 use serde_json::Value;
 
 pub(super) use self::rules::Rules;
-use super::{Column, Strategy, StrategyContext};
+use super::{Column, Resource, Strategy, StrategyContext};
 use crate::{object::Object, status::Status, table};
 
 /// Verbs of an ordinary resource, in discovery's order.
 pub(super) const STANDARD_VERBS: &[&str] =
     &["create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"];
+
+impl Resource {
+    /// What most resources are: namespaced, of version v1 only, stored under their plural name, with all verbs,
+    /// nothing beside the object itself, and a table of names and ages. Resource files name what differs.
+    pub(super) fn of(
+        group: &'static str,
+        kind: &'static str,
+        plural: &'static str,
+        singular: &'static str,
+    ) -> Self {
+        Self {
+            group,
+            versions: &["v1"],
+            storage_version: "v1",
+            kind,
+            plural,
+            singular,
+            short_names: &[],
+            categories: &[],
+            namespaced: true,
+            verbs: STANDARD_VERBS,
+            subresources: &[],
+            storage_prefix: plural,
+            selectable: &[],
+            columns: const { &[column("Name", "string").name(), column("Age", "date")] },
+            strategy: Arc::new(Plain { status: false, generation: false, cells: NAME_AND_AGE }),
+        }
+    }
+}
 
 /// A column that is always shown.
 pub(super) const fn column(name: &'static str, kind: &'static str) -> Column {
@@ -39,6 +70,9 @@ impl Column {
         Self { priority: 1, ..self }
     }
 }
+
+/// The cells of the table that [`Resource::of`] gives.
+pub(super) const NAME_AND_AGE: &[Cell] = &[Cell::Name, Cell::Age];
 
 /// How a cell is read from an object.
 #[derive(Clone, Copy)]

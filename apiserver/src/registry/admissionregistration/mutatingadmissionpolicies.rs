@@ -5,36 +5,29 @@ use std::sync::Arc;
 use crate::{
     object::Object,
     registry::{
-        Column, Resource,
-        kit::{Cell, Plain, Rules, STANDARD_VERBS, column, fill},
+        Resource,
+        kit::{NAME_AND_AGE, Plain, Rules, fill},
     },
 };
-
-const COLUMNS: &[Column] = &[column("Name", "string").name(), column("Age", "date")];
-const CELLS: &[Cell] = &[Cell::Name, Cell::Age];
 
 /// The resource.
 pub(super) fn resource() -> Resource {
     Resource {
-        group: "admissionregistration.k8s.io",
         versions: &["v1", "v1beta1"],
         storage_version: "v1",
-        kind: "MutatingAdmissionPolicy",
-        plural: "mutatingadmissionpolicies",
-        singular: "mutatingadmissionpolicy",
-        short_names: &[],
         categories: &["api-extensions"],
         namespaced: false,
-        verbs: STANDARD_VERBS,
-        subresources: &[],
-        storage_prefix: "mutatingadmissionpolicies",
-        selectable: &[],
-        columns: COLUMNS,
         strategy: Arc::new(Rules {
             default,
             unconditional_update: false,
-            ..Rules::new(Plain { status: false, generation: true, cells: CELLS })
+            ..Rules::new(Plain { status: false, generation: true, cells: NAME_AND_AGE })
         }),
+        ..Resource::of(
+            "admissionregistration.k8s.io",
+            "MutatingAdmissionPolicy",
+            "mutatingadmissionpolicies",
+            "mutatingadmissionpolicy",
+        )
     }
 }
 

@@ -6,7 +6,7 @@ use crate::{
     object::Object,
     registry::{
         Column, Resource,
-        kit::{Cell, Plain, Rules, STANDARD_VERBS, column},
+        kit::{Cell, Plain, Rules, column},
     },
 };
 
@@ -17,19 +17,8 @@ const CELLS: &[Cell] = &[Cell::Name, Cell::Count(&["/webhooks"]), Cell::Age];
 /// The resource.
 pub(super) fn resource() -> Resource {
     Resource {
-        group: "admissionregistration.k8s.io",
-        versions: &["v1"],
-        storage_version: "v1",
-        kind: "MutatingWebhookConfiguration",
-        plural: "mutatingwebhookconfigurations",
-        singular: "mutatingwebhookconfiguration",
-        short_names: &[],
         categories: &["api-extensions"],
         namespaced: false,
-        verbs: STANDARD_VERBS,
-        subresources: &[],
-        storage_prefix: "mutatingwebhookconfigurations",
-        selectable: &[],
         columns: COLUMNS,
         strategy: Arc::new(Rules {
             default,
@@ -37,6 +26,12 @@ pub(super) fn resource() -> Resource {
             validate: super::validation::webhooks,
             ..Rules::new(Plain { status: false, generation: true, cells: CELLS })
         }),
+        ..Resource::of(
+            "admissionregistration.k8s.io",
+            "MutatingWebhookConfiguration",
+            "mutatingwebhookconfigurations",
+            "mutatingwebhookconfiguration",
+        )
     }
 }
 

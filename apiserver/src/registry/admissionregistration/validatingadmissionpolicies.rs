@@ -5,36 +5,28 @@ use std::sync::Arc;
 use crate::{
     object::Object,
     registry::{
-        Column, Resource, Subresource,
-        kit::{Cell, Plain, Rules, STANDARD_VERBS, column, fill},
+        Resource, Subresource,
+        kit::{NAME_AND_AGE, Plain, Rules, fill},
     },
 };
-
-const COLUMNS: &[Column] = &[column("Name", "string").name(), column("Age", "date")];
-const CELLS: &[Cell] = &[Cell::Name, Cell::Age];
 
 /// The resource.
 pub(super) fn resource() -> Resource {
     Resource {
-        group: "admissionregistration.k8s.io",
-        versions: &["v1"],
-        storage_version: "v1",
-        kind: "ValidatingAdmissionPolicy",
-        plural: "validatingadmissionpolicies",
-        singular: "validatingadmissionpolicy",
-        short_names: &[],
         categories: &["api-extensions"],
         namespaced: false,
-        verbs: STANDARD_VERBS,
         subresources: &[Subresource::Status],
-        storage_prefix: "validatingadmissionpolicies",
-        selectable: &[],
-        columns: COLUMNS,
         strategy: Arc::new(Rules {
             default,
             unconditional_update: false,
-            ..Rules::new(Plain { status: true, generation: true, cells: CELLS })
+            ..Rules::new(Plain { status: true, generation: true, cells: NAME_AND_AGE })
         }),
+        ..Resource::of(
+            "admissionregistration.k8s.io",
+            "ValidatingAdmissionPolicy",
+            "validatingadmissionpolicies",
+            "validatingadmissionpolicy",
+        )
     }
 }
 

@@ -13,7 +13,7 @@ use crate::{
     object::Object,
     registry::{
         Column, Resource, Strategy, StrategyContext, Subresource,
-        kit::{Cell, Plain, STANDARD_VERBS, column, fill},
+        kit::{Cell, Plain, column, fill},
     },
     status::Status,
 };
@@ -24,21 +24,19 @@ const CELLS: &[Cell] = &[Cell::Name, Cell::Field("/metadata/creationTimestamp", 
 /// The resource.
 pub(super) fn resource() -> Resource {
     Resource {
-        group: "apiextensions.k8s.io",
-        versions: &["v1"],
-        storage_version: "v1",
-        kind: "CustomResourceDefinition",
-        plural: "customresourcedefinitions",
-        singular: "customresourcedefinition",
         short_names: &["crd", "crds"],
         categories: &["api-extensions"],
         namespaced: false,
-        verbs: STANDARD_VERBS,
         subresources: &[Subresource::Status],
         storage_prefix: "apiextensions.k8s.io/customresourcedefinitions",
-        selectable: &[],
         columns: COLUMNS,
         strategy: Arc::new(Definitions),
+        ..Resource::of(
+            "apiextensions.k8s.io",
+            "CustomResourceDefinition",
+            "customresourcedefinitions",
+            "customresourcedefinition",
+        )
     }
 }
 

@@ -9,7 +9,7 @@ use crate::{
     object::Object,
     registry::{
         Column, Resource, Strategy, StrategyContext, Subresource,
-        kit::{Plain, STANDARD_VERBS, column},
+        kit::{Plain, column},
     },
     status::Status,
     table,
@@ -26,21 +26,13 @@ const PLAIN: Plain = Plain { status: true, generation: false, cells: &[] };
 /// The resource.
 pub(super) fn resource() -> Resource {
     Resource {
-        group: "apiregistration.k8s.io",
-        versions: &["v1"],
-        storage_version: "v1",
-        kind: "APIService",
-        plural: "apiservices",
-        singular: "apiservice",
-        short_names: &[],
         categories: &["api-extensions"],
         namespaced: false,
-        verbs: STANDARD_VERBS,
         subresources: &[Subresource::Status],
         storage_prefix: "apiregistration.k8s.io/apiservices",
-        selectable: &[],
         columns: COLUMNS,
         strategy: Arc::new(ApiServices),
+        ..Resource::of("apiregistration.k8s.io", "APIService", "apiservices", "apiservice")
     }
 }
 

@@ -9,7 +9,7 @@ use crate::{
     object::Object,
     registry::{
         Column, Resource,
-        kit::{Cell, Plain, Rules, STANDARD_VERBS, at::At, column},
+        kit::{Cell, Plain, Rules, at::At, column},
     },
 };
 
@@ -24,19 +24,6 @@ const CELLS: &[Cell] = &[Cell::Name, Cell::With(owner), Cell::Field("/revision",
 /// The resource.
 pub(super) fn resource() -> Resource {
     Resource {
-        group: "apps",
-        versions: &["v1"],
-        storage_version: "v1",
-        kind: "ControllerRevision",
-        plural: "controllerrevisions",
-        singular: "controllerrevision",
-        short_names: &[],
-        categories: &[],
-        namespaced: true,
-        verbs: STANDARD_VERBS,
-        subresources: &[],
-        storage_prefix: "controllerrevisions",
-        selectable: &[],
         columns: COLUMNS,
         strategy: Arc::new(Rules {
             validate_new,
@@ -44,6 +31,7 @@ pub(super) fn resource() -> Resource {
             validate,
             ..Rules::new(Plain { status: false, generation: false, cells: CELLS })
         }),
+        ..Resource::of("apps", "ControllerRevision", "controllerrevisions", "controllerrevision")
     }
 }
 

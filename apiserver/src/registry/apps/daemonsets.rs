@@ -7,7 +7,7 @@ use crate::{
     object::Object,
     registry::{
         Column, Resource, StrategyContext, Subresource,
-        kit::{Cell, Plain, Rules, STANDARD_VERBS, at::At, column, fill, workload},
+        kit::{Cell, Plain, Rules, at::At, column, fill, workload},
     },
 };
 
@@ -35,19 +35,9 @@ const CELLS: &[Cell] = &[
 /// The resource.
 pub(super) fn resource() -> Resource {
     Resource {
-        group: "apps",
-        versions: &["v1"],
-        storage_version: "v1",
-        kind: "DaemonSet",
-        plural: "daemonsets",
-        singular: "daemonset",
         short_names: &["ds"],
         categories: &["all"],
-        namespaced: true,
-        verbs: STANDARD_VERBS,
         subresources: &[Subresource::Status],
-        storage_prefix: "daemonsets",
-        selectable: &[],
         columns: COLUMNS,
         strategy: Arc::new(Rules {
             default,
@@ -59,6 +49,7 @@ pub(super) fn resource() -> Resource {
             warnings: |new, old| workload::warnings(new, old, false, &["spec", "template"]),
             ..Rules::new(Plain { status: true, generation: true, cells: CELLS })
         }),
+        ..Resource::of("apps", "DaemonSet", "daemonsets", "daemonset")
     }
 }
 

@@ -7,7 +7,7 @@ use crate::{
     object::Object,
     registry::{
         Column, Resource, Subresource,
-        kit::{Cell, Plain, Rules, STANDARD_VERBS, at::At, column, fill, workload},
+        kit::{Cell, Plain, Rules, at::At, column, fill, workload},
     },
 };
 
@@ -29,16 +29,8 @@ const CELLS: &[Cell] = &[
 /// The resource.
 pub(super) fn resource() -> Resource {
     Resource {
-        group: "apps",
-        versions: &["v1"],
-        storage_version: "v1",
-        kind: "Deployment",
-        plural: "deployments",
-        singular: "deployment",
         short_names: &["deploy"],
         categories: &["all"],
-        namespaced: true,
-        verbs: STANDARD_VERBS,
         subresources: &[
             Subresource::Scale {
                 spec: "/spec/replicas",
@@ -47,8 +39,6 @@ pub(super) fn resource() -> Resource {
             },
             Subresource::Status,
         ],
-        storage_prefix: "deployments",
-        selectable: &[],
         columns: COLUMNS,
         strategy: Arc::new(Rules {
             default,
@@ -58,6 +48,7 @@ pub(super) fn resource() -> Resource {
             warnings: |new, old| workload::warnings(new, old, true, &["spec", "template"]),
             ..Rules::new(Plain { status: true, generation: true, cells: CELLS })
         }),
+        ..Resource::of("apps", "Deployment", "deployments", "deployment")
     }
 }
 

@@ -7,7 +7,7 @@ use crate::{
     object::Object,
     registry::{
         Column, Resource, SelectableField, Subresource,
-        kit::{Cell, Plain, Rules, STANDARD_VERBS, at::At, column, fill, workload},
+        kit::{Cell, Plain, Rules, at::At, column, fill, workload},
     },
 };
 
@@ -29,16 +29,8 @@ const CELLS: &[Cell] = &[
 /// The resource.
 pub(super) fn resource() -> Resource {
     Resource {
-        group: "apps",
-        versions: &["v1"],
-        storage_version: "v1",
-        kind: "ReplicaSet",
-        plural: "replicasets",
-        singular: "replicaset",
         short_names: &["rs"],
         categories: &["all"],
-        namespaced: true,
-        verbs: STANDARD_VERBS,
         subresources: &[
             Subresource::Scale {
                 spec: "/spec/replicas",
@@ -47,7 +39,6 @@ pub(super) fn resource() -> Resource {
             },
             Subresource::Status,
         ],
-        storage_prefix: "replicasets",
         selectable: const { &[SelectableField::at("status.replicas", "/status/replicas").or("0")] },
         columns: COLUMNS,
         strategy: Arc::new(Rules {
@@ -58,6 +49,7 @@ pub(super) fn resource() -> Resource {
             warnings: |new, old| workload::warnings(new, old, true, &["spec", "template"]),
             ..Rules::new(Plain { status: true, generation: true, cells: CELLS })
         }),
+        ..Resource::of("apps", "ReplicaSet", "replicasets", "replicaset")
     }
 }
 

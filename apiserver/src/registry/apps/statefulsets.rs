@@ -9,7 +9,7 @@ use crate::{
     object::Object,
     registry::{
         Column, Resource, Subresource,
-        kit::{Cell, Plain, Rules, STANDARD_VERBS, at::At, column, fill, format, workload},
+        kit::{Cell, Plain, Rules, at::At, column, fill, format, workload},
     },
 };
 
@@ -20,16 +20,8 @@ const CELLS: &[Cell] = &[Cell::Name, Cell::Ratio("/status/readyReplicas", "/spec
 /// The resource.
 pub(super) fn resource() -> Resource {
     Resource {
-        group: "apps",
-        versions: &["v1"],
-        storage_version: "v1",
-        kind: "StatefulSet",
-        plural: "statefulsets",
-        singular: "statefulset",
         short_names: &["sts"],
         categories: &["all"],
-        namespaced: true,
-        verbs: STANDARD_VERBS,
         subresources: &[
             Subresource::Scale {
                 spec: "/spec/replicas",
@@ -38,8 +30,6 @@ pub(super) fn resource() -> Resource {
             },
             Subresource::Status,
         ],
-        storage_prefix: "statefulsets",
-        selectable: &[],
         columns: COLUMNS,
         strategy: Arc::new(Rules {
             default,
@@ -50,6 +40,7 @@ pub(super) fn resource() -> Resource {
             warnings: |new, old| workload::warnings(new, old, false, &["spec", "template"]),
             ..Rules::new(Plain { status: true, generation: true, cells: CELLS })
         }),
+        ..Resource::of("apps", "StatefulSet", "statefulsets", "statefulset")
     }
 }
 

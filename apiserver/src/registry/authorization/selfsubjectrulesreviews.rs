@@ -1,32 +1,17 @@
 //! `selfsubjectrulesreviews` of authorization.k8s.io.
 
-use std::sync::Arc;
-
-use crate::registry::{
-    Column, Resource,
-    kit::{Cell, Plain, column},
-};
-
-const COLUMNS: &[Column] = &[column("Name", "string").name(), column("Age", "date")];
-const CELLS: &[Cell] = &[Cell::Name, Cell::Age];
+use crate::registry::{ Resource};
 
 /// The resource.
 pub(super) fn resource() -> Resource {
     Resource {
-        group: "authorization.k8s.io",
-        versions: &["v1"],
-        storage_version: "v1",
-        kind: "SelfSubjectRulesReview",
-        plural: "selfsubjectrulesreviews",
-        singular: "selfsubjectrulesreview",
-        short_names: &[],
-        categories: &[],
         namespaced: false,
         verbs: &["create"],
-        subresources: &[],
-        storage_prefix: "selfsubjectrulesreviews",
-        selectable: &[],
-        columns: COLUMNS,
-        strategy: Arc::new(Plain { status: false, generation: false, cells: CELLS }),
+        ..Resource::of(
+            "authorization.k8s.io",
+            "SelfSubjectRulesReview",
+            "selfsubjectrulesreviews",
+            "selfsubjectrulesreview",
+        )
     }
 }

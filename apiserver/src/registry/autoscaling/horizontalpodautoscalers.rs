@@ -10,7 +10,7 @@ use crate::{
     object::Object,
     registry::{
         Column, Resource, Strategy, StrategyContext, Subresource,
-        kit::{Cell, Plain, STANDARD_VERBS, at::At, column, text},
+        kit::{Cell, Plain, at::At, column, text},
     },
     status::Status,
 };
@@ -40,21 +40,19 @@ const PLAIN: Plain = Plain { status: true, generation: false, cells: CELLS };
 /// The resource.
 pub(super) fn resource() -> Resource {
     Resource {
-        group: "autoscaling",
         versions: &["v2", "v1"],
         storage_version: "v2",
-        kind: "HorizontalPodAutoscaler",
-        plural: "horizontalpodautoscalers",
-        singular: "horizontalpodautoscaler",
         short_names: &["hpa"],
         categories: &["all"],
-        namespaced: true,
-        verbs: STANDARD_VERBS,
         subresources: &[Subresource::Status],
-        storage_prefix: "horizontalpodautoscalers",
-        selectable: &[],
         columns: COLUMNS,
         strategy: Arc::new(Autoscalers),
+        ..Resource::of(
+            "autoscaling",
+            "HorizontalPodAutoscaler",
+            "horizontalpodautoscalers",
+            "horizontalpodautoscaler",
+        )
     }
 }
 

@@ -11,7 +11,7 @@ use crate::{
     object::Object,
     registry::{
         Column, Resource, Subresource,
-        kit::{Cell, Plain, Rules, STANDARD_VERBS, at::At, column, fill, workload},
+        kit::{Cell, Plain, Rules, at::At, column, fill, workload},
     },
 };
 
@@ -37,19 +37,9 @@ const CELLS: &[Cell] = &[
 /// The resource.
 pub(super) fn resource() -> Resource {
     Resource {
-        group: "batch",
-        versions: &["v1"],
-        storage_version: "v1",
-        kind: "CronJob",
-        plural: "cronjobs",
-        singular: "cronjob",
         short_names: &["cj"],
         categories: &["all"],
-        namespaced: true,
-        verbs: STANDARD_VERBS,
         subresources: &[Subresource::Status],
-        storage_prefix: "cronjobs",
-        selectable: &[],
         columns: COLUMNS,
         strategy: Arc::new(Rules {
             default,
@@ -59,6 +49,7 @@ pub(super) fn resource() -> Resource {
             warnings,
             ..Rules::new(Plain { status: true, generation: true, cells: CELLS })
         }),
+        ..Resource::of("batch", "CronJob", "cronjobs", "cronjob")
     }
 }
 

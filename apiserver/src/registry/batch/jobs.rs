@@ -10,7 +10,7 @@ use crate::{
     registry::{
         Column, Propagation, Resource, SelectableField, StrategyContext, Subresource,
         kit::{
-            Plain, Rules, STANDARD_VERBS, column,
+            Plain, Rules, column,
             fill::{self, Fields},
             items, text, workload,
         },
@@ -33,18 +33,8 @@ const PLAIN: Plain = Plain { status: true, generation: true, cells: &[] };
 /// The resource.
 pub(super) fn resource() -> Resource {
     Resource {
-        group: "batch",
-        versions: &["v1"],
-        storage_version: "v1",
-        kind: "Job",
-        plural: "jobs",
-        singular: "job",
-        short_names: &[],
         categories: &["all"],
-        namespaced: true,
-        verbs: STANDARD_VERBS,
         subresources: &[Subresource::Status],
-        storage_prefix: "jobs",
         selectable: const { &[SelectableField::at("status.successful", "/status/succeeded").or("0")] },
         columns: COLUMNS,
         strategy: Arc::new(Rules {
@@ -59,6 +49,7 @@ pub(super) fn resource() -> Resource {
             warnings: |new, old| workload::warnings(new, old, true, &["spec", "template"]),
             ..Rules::new(PLAIN)
         }),
+        ..Resource::of("batch", "Job", "jobs", "job")
     }
 }
 

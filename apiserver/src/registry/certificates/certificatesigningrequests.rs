@@ -10,7 +10,7 @@ use crate::{
     objects::rfc3339,
     registry::{
         Column, Resource, SelectableField, Strategy, StrategyContext, Subresource,
-        kit::{Cell, Plain, STANDARD_VERBS, column, items, keep},
+        kit::{Cell, Plain, column, items, keep},
     },
     status::Status,
 };
@@ -130,21 +130,18 @@ fn condition(obj: &Object) -> String {
 /// The resource.
 pub(super) fn resource() -> Resource {
     Resource {
-        group: "certificates.k8s.io",
-        versions: &["v1"],
-        storage_version: "v1",
-        kind: "CertificateSigningRequest",
-        plural: "certificatesigningrequests",
-        singular: "certificatesigningrequest",
         short_names: &["csr"],
-        categories: &[],
         namespaced: false,
-        verbs: STANDARD_VERBS,
         subresources: &[Subresource::View("approval"), Subresource::Status],
-        storage_prefix: "certificatesigningrequests",
         selectable: const { &[SelectableField::at("spec.signerName", "/spec/signerName")] },
         columns: COLUMNS,
         strategy: Arc::new(Requests),
+        ..Resource::of(
+            "certificates.k8s.io",
+            "CertificateSigningRequest",
+            "certificatesigningrequests",
+            "certificatesigningrequest",
+        )
     }
 }
 

@@ -3,28 +3,16 @@
 use std::sync::Arc;
 
 use crate::registry::{
-    Column, Resource, SelectableField, Subresource,
-    kit::{Cell, Plain, Rules, STANDARD_VERBS, column},
+    Resource, SelectableField, Subresource,
+    kit::{NAME_AND_AGE, Plain, Rules},
 };
-
-const COLUMNS: &[Column] = &[column("Name", "string").name(), column("Age", "date")];
-const CELLS: &[Cell] = &[Cell::Name, Cell::Age];
 
 /// The resource.
 pub(super) fn resource() -> Resource {
     Resource {
-        group: "certificates.k8s.io",
         versions: &["v1beta1"],
         storage_version: "v1beta1",
-        kind: "PodCertificateRequest",
-        plural: "podcertificaterequests",
-        singular: "podcertificaterequest",
-        short_names: &[],
-        categories: &[],
-        namespaced: true,
-        verbs: STANDARD_VERBS,
         subresources: &[Subresource::Status],
-        storage_prefix: "podcertificaterequests",
         selectable: const {
             &[
                 SelectableField::at("spec.signerName", "/spec/signerName"),
@@ -32,10 +20,15 @@ pub(super) fn resource() -> Resource {
                 SelectableField::at("spec.podName", "/spec/podName"),
             ]
         },
-        columns: COLUMNS,
         strategy: Arc::new(Rules {
             unconditional_update: false,
-            ..Rules::new(Plain { status: true, generation: false, cells: CELLS })
+            ..Rules::new(Plain { status: true, generation: false, cells: NAME_AND_AGE })
         }),
+        ..Resource::of(
+            "certificates.k8s.io",
+            "PodCertificateRequest",
+            "podcertificaterequests",
+            "podcertificaterequest",
+        )
     }
 }

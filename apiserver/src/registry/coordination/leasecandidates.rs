@@ -3,34 +3,20 @@
 use std::sync::Arc;
 
 use crate::registry::{
-    Column, Resource,
-    kit::{Cell, Plain, Rules, STANDARD_VERBS, column},
+    Resource,
+    kit::{NAME_AND_AGE, Plain, Rules},
 };
-
-const COLUMNS: &[Column] = &[column("Name", "string").name(), column("Age", "date")];
-const CELLS: &[Cell] = &[Cell::Name, Cell::Age];
 
 /// The resource.
 pub(super) fn resource() -> Resource {
     Resource {
-        group: "coordination.k8s.io",
         versions: &["v1beta1"],
         storage_version: "v1beta1",
-        kind: "LeaseCandidate",
-        plural: "leasecandidates",
-        singular: "leasecandidate",
-        short_names: &[],
-        categories: &[],
-        namespaced: true,
-        verbs: STANDARD_VERBS,
-        subresources: &[],
-        storage_prefix: "leasecandidates",
-        selectable: &[],
-        columns: COLUMNS,
         strategy: Arc::new(Rules {
             unconditional_update: false,
             create_on_update: true,
-            ..Rules::new(Plain { status: false, generation: false, cells: CELLS })
+            ..Rules::new(Plain { status: false, generation: false, cells: NAME_AND_AGE })
         }),
+        ..Resource::of("coordination.k8s.io", "LeaseCandidate", "leasecandidates", "leasecandidate")
     }
 }

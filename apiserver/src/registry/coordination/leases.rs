@@ -7,7 +7,7 @@ use crate::{
     object::Object,
     registry::{
         Column, Resource,
-        kit::{Cell, Plain, Rules, STANDARD_VERBS, at::At, column},
+        kit::{Cell, Plain, Rules, at::At, column},
     },
 };
 
@@ -18,19 +18,6 @@ const CELLS: &[Cell] = &[Cell::Name, Cell::Field("/spec/holderIdentity", ""), Ce
 /// The resource.
 pub(super) fn resource() -> Resource {
     Resource {
-        group: "coordination.k8s.io",
-        versions: &["v1"],
-        storage_version: "v1",
-        kind: "Lease",
-        plural: "leases",
-        singular: "lease",
-        short_names: &[],
-        categories: &[],
-        namespaced: true,
-        verbs: STANDARD_VERBS,
-        subresources: &[],
-        storage_prefix: "leases",
-        selectable: &[],
         columns: COLUMNS,
         strategy: Arc::new(Rules {
             unconditional_update: false,
@@ -38,6 +25,7 @@ pub(super) fn resource() -> Resource {
             validate,
             ..Rules::new(Plain { status: false, generation: false, cells: CELLS })
         }),
+        ..Resource::of("coordination.k8s.io", "Lease", "leases", "lease")
     }
 }
 

@@ -7,7 +7,7 @@ use crate::{
     object::Object,
     registry::{
         Column, Resource,
-        kit::{Cell, Plain, Rules, STANDARD_VERBS, at::At, column, contents},
+        kit::{Cell, Plain, Rules, at::At, column, contents},
     },
 };
 
@@ -18,25 +18,14 @@ const CELLS: &[Cell] = &[Cell::Name, Cell::Count(&["/data", "/binaryData"]), Cel
 /// The resource.
 pub(super) fn resource() -> Resource {
     Resource {
-        group: "",
-        versions: &["v1"],
-        storage_version: "v1",
-        kind: "ConfigMap",
-        plural: "configmaps",
-        singular: "configmap",
         short_names: &["cm"],
-        categories: &[],
-        namespaced: true,
-        verbs: STANDARD_VERBS,
-        subresources: &[],
-        storage_prefix: "configmaps",
-        selectable: &[],
         columns: COLUMNS,
         strategy: Arc::new(Rules {
             validate,
             validate_change,
             ..Rules::new(Plain { status: false, generation: false, cells: CELLS })
         }),
+        ..Resource::of("", "ConfigMap", "configmaps", "configmap")
     }
 }
 

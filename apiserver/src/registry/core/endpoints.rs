@@ -9,7 +9,7 @@ use crate::{
     object::Object,
     registry::{
         Column, Resource,
-        kit::{Cell, Plain, Rules, STANDARD_VERBS, at::At, column, fill, format, items, short_list, text},
+        kit::{Cell, Plain, Rules, at::At, column, fill, format, items, short_list, text},
         pod_spec::warnings_of_ip,
     },
 };
@@ -21,19 +21,8 @@ const CELLS: &[Cell] = &[Cell::Name, Cell::With(addresses), Cell::Age];
 /// The resource.
 pub(super) fn resource() -> Resource {
     Resource {
-        group: "",
-        versions: &["v1"],
-        storage_version: "v1",
-        kind: "Endpoints",
-        plural: "endpoints",
-        singular: "endpoints",
         short_names: &["ep"],
-        categories: &[],
-        namespaced: true,
-        verbs: STANDARD_VERBS,
-        subresources: &[],
         storage_prefix: "services/endpoints",
-        selectable: &[],
         columns: COLUMNS,
         strategy: Arc::new(Rules {
             default,
@@ -42,6 +31,7 @@ pub(super) fn resource() -> Resource {
             warnings,
             ..Rules::new(Plain { status: false, generation: false, cells: CELLS })
         }),
+        ..Resource::of("", "Endpoints", "endpoints", "endpoints")
     }
 }
 

@@ -23,21 +23,14 @@ const PLAIN: Plain = Plain { status: true, generation: false, cells: CELLS };
 /// The resource.
 pub(super) fn resource() -> Resource {
     Resource {
-        group: "",
-        versions: &["v1"],
-        storage_version: "v1",
-        kind: "Namespace",
-        plural: "namespaces",
-        singular: "namespace",
         short_names: &["ns"],
-        categories: &[],
         namespaced: false,
         verbs: &["create", "delete", "get", "list", "patch", "update", "watch"],
         subresources: &[Subresource::View("finalize"), Subresource::Status],
-        storage_prefix: "namespaces",
         selectable: const { &[SelectableField::at("status.phase", "/status/phase")] },
         columns: COLUMNS,
         strategy: Arc::new(Namespaces),
+        ..Resource::of("", "Namespace", "namespaces", "namespace")
     }
 }
 

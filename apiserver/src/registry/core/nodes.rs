@@ -9,7 +9,7 @@ use crate::{
     object::Object,
     registry::{
         Column, Resource, SelectableField, Strategy, StrategyContext, Subresource,
-        kit::{Plain, STANDARD_VERBS, column, items, text},
+        kit::{Plain, column, items, text},
     },
     status::Status,
     table,
@@ -32,16 +32,8 @@ const PLAIN: Plain = Plain { status: false, generation: false, cells: &[] };
 /// The resource.
 pub(super) fn resource() -> Resource {
     Resource {
-        group: "",
-        versions: &["v1"],
-        storage_version: "v1",
-        kind: "Node",
-        plural: "nodes",
-        singular: "node",
         short_names: &["no"],
-        categories: &[],
         namespaced: false,
-        verbs: STANDARD_VERBS,
         subresources: &[
             Subresource::Action {
                 name: "proxy",
@@ -54,6 +46,7 @@ pub(super) fn resource() -> Resource {
         selectable: const { &[SelectableField::at("spec.unschedulable", "/spec/unschedulable").or("false")] },
         columns: COLUMNS,
         strategy: Arc::new(Nodes),
+        ..Resource::of("", "Node", "nodes", "node")
     }
 }
 

@@ -8,7 +8,7 @@ use crate::{
     object::Object,
     registry::{
         Column, Resource, Subresource,
-        kit::{Cell, Plain, STANDARD_VERBS, column, items},
+        kit::{Cell, Plain, column, items},
     },
 };
 
@@ -36,21 +36,11 @@ const CELLS: &[Cell] = &[
 /// The resource.
 pub(super) fn resource() -> Resource {
     Resource {
-        group: "",
-        versions: &["v1"],
-        storage_version: "v1",
-        kind: "PersistentVolumeClaim",
-        plural: "persistentvolumeclaims",
-        singular: "persistentvolumeclaim",
         short_names: &["pvc"],
-        categories: &[],
-        namespaced: true,
-        verbs: STANDARD_VERBS,
         subresources: &[Subresource::Status],
-        storage_prefix: "persistentvolumeclaims",
-        selectable: &[],
         columns: COLUMNS,
         strategy: Arc::new(Plain { status: true, generation: false, cells: CELLS }),
+        ..Resource::of("", "PersistentVolumeClaim", "persistentvolumeclaims", "persistentvolumeclaim")
     }
 }
 

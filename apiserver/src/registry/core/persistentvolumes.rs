@@ -8,7 +8,7 @@ use crate::{
     object::Object,
     registry::{
         Column, Resource, Subresource,
-        kit::{Cell, Plain, STANDARD_VERBS, column, items, text},
+        kit::{Cell, Plain, column, items, text},
     },
 };
 
@@ -40,21 +40,12 @@ const CELLS: &[Cell] = &[
 /// The resource.
 pub(super) fn resource() -> Resource {
     Resource {
-        group: "",
-        versions: &["v1"],
-        storage_version: "v1",
-        kind: "PersistentVolume",
-        plural: "persistentvolumes",
-        singular: "persistentvolume",
         short_names: &["pv"],
-        categories: &[],
         namespaced: false,
-        verbs: STANDARD_VERBS,
         subresources: &[Subresource::Status],
-        storage_prefix: "persistentvolumes",
-        selectable: &[],
         columns: COLUMNS,
         strategy: Arc::new(Plain { status: true, generation: false, cells: CELLS }),
+        ..Resource::of("", "PersistentVolume", "persistentvolumes", "persistentvolume")
     }
 }
 

@@ -19,7 +19,7 @@ use crate::{
     object::Object,
     registry::{
         Column, Resource, SelectableField, Strategy, StrategyContext, Subresource,
-        kit::{Plain, STANDARD_VERBS, column, items, text},
+        kit::{Plain, column, items, text},
         pod_spec,
     },
     status::Status,
@@ -42,16 +42,8 @@ const PLAIN: Plain = Plain { status: true, generation: true, cells: &[] };
 /// The resource.
 pub(super) fn resource() -> Resource {
     Resource {
-        group: "",
-        versions: &["v1"],
-        storage_version: "v1",
-        kind: "Pod",
-        plural: "pods",
-        singular: "pod",
         short_names: &["po"],
         categories: &["all"],
-        namespaced: true,
-        verbs: STANDARD_VERBS,
         subresources: &[
             Subresource::Action {
                 name: "attach",
@@ -76,7 +68,6 @@ pub(super) fn resource() -> Resource {
             Subresource::View("resize"),
             Subresource::Status,
         ],
-        storage_prefix: "pods",
         selectable: const {
             &[
                 SelectableField::at("spec.nodeName", "/spec/nodeName"),
@@ -91,6 +82,7 @@ pub(super) fn resource() -> Resource {
         },
         columns: COLUMNS,
         strategy: Arc::new(Pods),
+        ..Resource::of("", "Pod", "pods", "pod")
     }
 }
 

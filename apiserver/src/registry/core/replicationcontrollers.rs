@@ -9,7 +9,7 @@ use crate::{
     object::Object,
     registry::{
         Column, Resource, SelectableField, Subresource,
-        kit::{Cell, Plain, Rules, STANDARD_VERBS, at::At, column, fill, workload},
+        kit::{Cell, Plain, Rules, at::At, column, fill, workload},
     },
 };
 
@@ -31,16 +31,8 @@ const CELLS: &[Cell] = &[
 /// The resource.
 pub(super) fn resource() -> Resource {
     Resource {
-        group: "",
-        versions: &["v1"],
-        storage_version: "v1",
-        kind: "ReplicationController",
-        plural: "replicationcontrollers",
-        singular: "replicationcontroller",
         short_names: &["rc"],
         categories: &["all"],
-        namespaced: true,
-        verbs: STANDARD_VERBS,
         subresources: &[
             Subresource::Scale {
                 spec: "/spec/replicas",
@@ -59,6 +51,7 @@ pub(super) fn resource() -> Resource {
             warnings: |new, old| workload::warnings(new, old, true, &["spec", "template"]),
             ..Rules::new(Plain { status: true, generation: true, cells: CELLS })
         }),
+        ..Resource::of("", "ReplicationController", "replicationcontrollers", "replicationcontroller")
     }
 }
 

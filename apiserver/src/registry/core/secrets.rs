@@ -10,7 +10,7 @@ use crate::{
     object::Object,
     registry::{
         Column, Resource, SelectableField,
-        kit::{Cell, Plain, Rules, STANDARD_VERBS, at::At, column, contents},
+        kit::{Cell, Plain, Rules, at::At, column, contents},
     },
 };
 
@@ -102,18 +102,6 @@ fn validate_change(new: &Object, old: &Object, errors: &mut ErrorList) {
 /// The resource.
 pub(super) fn resource() -> Resource {
     Resource {
-        group: "",
-        versions: &["v1"],
-        storage_version: "v1",
-        kind: "Secret",
-        plural: "secrets",
-        singular: "secret",
-        short_names: &[],
-        categories: &[],
-        namespaced: true,
-        verbs: STANDARD_VERBS,
-        subresources: &[],
-        storage_prefix: "secrets",
         selectable: const { &[SelectableField::at("type", "/type")] },
         columns: COLUMNS,
         strategy: Arc::new(Rules {
@@ -122,6 +110,7 @@ pub(super) fn resource() -> Resource {
             validate_change,
             ..Rules::new(Plain { status: false, generation: false, cells: CELLS })
         }),
+        ..Resource::of("", "Secret", "secrets", "secret")
     }
 }
 

@@ -6,7 +6,7 @@ use crate::{
     object::Object,
     registry::{
         Column, Resource, Subresource,
-        kit::{Cell, Plain, Rules, STANDARD_VERBS, column, fill},
+        kit::{Cell, Plain, Rules, column, fill},
     },
 };
 
@@ -17,23 +17,12 @@ const CELLS: &[Cell] = &[Cell::Name, Cell::Count(&["/secrets"]), Cell::Age];
 /// The resource.
 pub(super) fn resource() -> Resource {
     Resource {
-        group: "",
-        versions: &["v1"],
-        storage_version: "v1",
-        kind: "ServiceAccount",
-        plural: "serviceaccounts",
-        singular: "serviceaccount",
         short_names: &["sa"],
-        categories: &[],
-        namespaced: true,
-        verbs: STANDARD_VERBS,
         subresources: &[Subresource::Action {
             name: "token",
             kind: ("authentication.k8s.io", "v1", "TokenRequest"),
             verbs: &["create"],
         }],
-        storage_prefix: "serviceaccounts",
-        selectable: &[],
         columns: COLUMNS,
         strategy: Arc::new(Rules {
             create: |obj, _| name_secrets(obj),
@@ -41,6 +30,7 @@ pub(super) fn resource() -> Resource {
             warnings,
             ..Rules::new(Plain { status: false, generation: false, cells: CELLS })
         }),
+        ..Resource::of("", "ServiceAccount", "serviceaccounts", "serviceaccount")
     }
 }
 

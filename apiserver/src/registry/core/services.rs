@@ -13,7 +13,7 @@ use crate::{
     object::Object,
     registry::{
         Column, Resource, SelectableField, Strategy, StrategyContext, Subresource,
-        kit::{Plain, STANDARD_VERBS, column, items, pairs, text},
+        kit::{Plain, column, items, pairs, text},
     },
     status::Status,
     table, validate,
@@ -33,16 +33,8 @@ const PLAIN: Plain = Plain { status: true, generation: false, cells: &[] };
 /// The resource.
 pub(super) fn resource() -> Resource {
     Resource {
-        group: "",
-        versions: &["v1"],
-        storage_version: "v1",
-        kind: "Service",
-        plural: "services",
-        singular: "service",
         short_names: &["svc"],
         categories: &["all"],
-        namespaced: true,
-        verbs: STANDARD_VERBS,
         subresources: &[
             Subresource::Action {
                 name: "proxy",
@@ -60,6 +52,7 @@ pub(super) fn resource() -> Resource {
         },
         columns: COLUMNS,
         strategy: Arc::new(Services),
+        ..Resource::of("", "Service", "services", "service")
     }
 }
 

@@ -9,7 +9,7 @@ use crate::{
     object::Object,
     registry::{
         Column, Resource,
-        kit::{Cell, Plain, Rules, STANDARD_VERBS, at::At, column, fill, format, items, short_list},
+        kit::{Cell, Plain, Rules, at::At, column, fill, format, items, short_list},
     },
 };
 
@@ -26,19 +26,6 @@ const CELLS: &[Cell] =
 /// The resource.
 pub(super) fn resource() -> Resource {
     Resource {
-        group: "discovery.k8s.io",
-        versions: &["v1"],
-        storage_version: "v1",
-        kind: "EndpointSlice",
-        plural: "endpointslices",
-        singular: "endpointslice",
-        short_names: &[],
-        categories: &[],
-        namespaced: true,
-        verbs: STANDARD_VERBS,
-        subresources: &[],
-        storage_prefix: "endpointslices",
-        selectable: &[],
         columns: COLUMNS,
         strategy: Arc::new(Rules {
             default,
@@ -46,6 +33,7 @@ pub(super) fn resource() -> Resource {
             validate_change,
             ..Rules::new(Plain { status: false, generation: true, cells: CELLS })
         }),
+        ..Resource::of("discovery.k8s.io", "EndpointSlice", "endpointslices", "endpointslice")
     }
 }
 

@@ -9,7 +9,7 @@ use crate::{
     object::Object,
     registry::{
         Column, Resource, SelectableField, Strategy, StrategyContext, event_form, event_row,
-        kit::{Plain, STANDARD_VERBS, column},
+        kit::{Plain, column},
     },
     status::Status,
 };
@@ -31,18 +31,7 @@ const PLAIN: Plain = Plain { status: false, generation: false, cells: &[] };
 /// The resource.
 pub(super) fn resource() -> Resource {
     Resource {
-        group: "events.k8s.io",
-        versions: &["v1"],
-        storage_version: "v1",
-        kind: "Event",
-        plural: "events",
-        singular: "event",
         short_names: &["ev"],
-        categories: &[],
-        namespaced: true,
-        verbs: STANDARD_VERBS,
-        subresources: &[],
-        storage_prefix: "events",
         selectable: const {
             &[
                 SelectableField::at("regarding.kind", "/involvedObject/kind"),
@@ -59,6 +48,7 @@ pub(super) fn resource() -> Resource {
         },
         columns: COLUMNS,
         strategy: Arc::new(Events),
+        ..Resource::of("events.k8s.io", "Event", "events", "event")
     }
 }
 

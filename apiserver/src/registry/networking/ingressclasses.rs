@@ -7,7 +7,7 @@ use crate::{
     object::Object,
     registry::{
         Column, Resource,
-        kit::{Cell, Plain, Rules, STANDARD_VERBS, at::At, column, fill, format},
+        kit::{Cell, Plain, Rules, at::At, column, fill, format},
     },
 };
 
@@ -27,19 +27,7 @@ const CELLS: &[Cell] = &[
 /// The resource.
 pub(super) fn resource() -> Resource {
     Resource {
-        group: "networking.k8s.io",
-        versions: &["v1"],
-        storage_version: "v1",
-        kind: "IngressClass",
-        plural: "ingressclasses",
-        singular: "ingressclass",
-        short_names: &[],
-        categories: &[],
         namespaced: false,
-        verbs: STANDARD_VERBS,
-        subresources: &[],
-        storage_prefix: "ingressclasses",
-        selectable: &[],
         columns: COLUMNS,
         strategy: Arc::new(Rules {
             default,
@@ -47,6 +35,7 @@ pub(super) fn resource() -> Resource {
             validate_change,
             ..Rules::new(Plain { status: false, generation: true, cells: CELLS })
         }),
+        ..Resource::of("networking.k8s.io", "IngressClass", "ingressclasses", "ingressclass")
     }
 }
 

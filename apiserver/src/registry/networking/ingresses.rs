@@ -6,36 +6,23 @@ use crate::{
     field::{Error, ErrorList, Path},
     object::Object,
     registry::{
-        Column, Resource, Subresource,
-        kit::{Cell, Plain, Rules, STANDARD_VERBS, at::At, column, format},
+        Resource, Subresource,
+        kit::{NAME_AND_AGE, Plain, Rules, at::At, format},
     },
 };
-
-const COLUMNS: &[Column] = &[column("Name", "string").name(), column("Age", "date")];
-const CELLS: &[Cell] = &[Cell::Name, Cell::Age];
 
 /// The resource.
 pub(super) fn resource() -> Resource {
     Resource {
-        group: "networking.k8s.io",
-        versions: &["v1"],
-        storage_version: "v1",
-        kind: "Ingress",
-        plural: "ingresses",
-        singular: "ingress",
         short_names: &["ing"],
-        categories: &[],
-        namespaced: true,
-        verbs: STANDARD_VERBS,
         subresources: &[Subresource::Status],
         storage_prefix: "ingress",
-        selectable: &[],
-        columns: COLUMNS,
         strategy: Arc::new(Rules {
             validate,
             validate_new,
-            ..Rules::new(Plain { status: true, generation: true, cells: CELLS })
+            ..Rules::new(Plain { status: true, generation: true, cells: NAME_AND_AGE })
         }),
+        ..Resource::of("networking.k8s.io", "Ingress", "ingresses", "ingress")
     }
 }
 

@@ -9,7 +9,7 @@ use crate::{
     object::Object,
     registry::{
         Column, Resource,
-        kit::{Cell, Plain, Rules, STANDARD_VERBS, address, at::At, column, format, text},
+        kit::{Cell, Plain, Rules, address, at::At, column, format, text},
     },
 };
 
@@ -20,19 +20,10 @@ const CELLS: &[Cell] = &[Cell::Name, Cell::With(parent), Cell::Age];
 /// The resource.
 pub(super) fn resource() -> Resource {
     Resource {
-        group: "networking.k8s.io",
         versions: &["v1", "v1beta1"],
         storage_version: "v1",
-        kind: "IPAddress",
-        plural: "ipaddresses",
-        singular: "ipaddress",
         short_names: &["ip"],
-        categories: &[],
         namespaced: false,
-        verbs: STANDARD_VERBS,
-        subresources: &[],
-        storage_prefix: "ipaddresses",
-        selectable: &[],
         columns: COLUMNS,
         strategy: Arc::new(Rules {
             // The name is the address, which is what makes it unique.
@@ -44,6 +35,7 @@ pub(super) fn resource() -> Resource {
             },
             ..Rules::new(Plain { status: false, generation: false, cells: CELLS })
         }),
+        ..Resource::of("networking.k8s.io", "IPAddress", "ipaddresses", "ipaddress")
     }
 }
 

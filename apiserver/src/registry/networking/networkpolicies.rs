@@ -9,7 +9,7 @@ use crate::{
     object::Object,
     registry::{
         Column, Resource,
-        kit::{Cell, Plain, Rules, STANDARD_VERBS, at::At, column, fill, format},
+        kit::{Cell, Plain, Rules, at::At, column, fill, format},
     },
 };
 
@@ -20,25 +20,14 @@ const CELLS: &[Cell] = &[Cell::Name, Cell::Pairs("/spec/podSelector/matchLabels"
 /// The resource.
 pub(super) fn resource() -> Resource {
     Resource {
-        group: "networking.k8s.io",
-        versions: &["v1"],
-        storage_version: "v1",
-        kind: "NetworkPolicy",
-        plural: "networkpolicies",
-        singular: "networkpolicy",
         short_names: &["netpol"],
-        categories: &[],
-        namespaced: true,
-        verbs: STANDARD_VERBS,
-        subresources: &[],
-        storage_prefix: "networkpolicies",
-        selectable: &[],
         columns: COLUMNS,
         strategy: Arc::new(Rules {
             default,
             validate,
             ..Rules::new(Plain { status: false, generation: true, cells: CELLS })
         }),
+        ..Resource::of("networking.k8s.io", "NetworkPolicy", "networkpolicies", "networkpolicy")
     }
 }
 

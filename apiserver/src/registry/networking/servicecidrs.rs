@@ -7,7 +7,7 @@ use crate::{
     object::Object,
     registry::{
         Column, Resource, Subresource,
-        kit::{Cell, Plain, Rules, STANDARD_VERBS, address, at::At, column},
+        kit::{Cell, Plain, Rules, address, at::At, column},
     },
 };
 
@@ -18,25 +18,17 @@ const CELLS: &[Cell] = &[Cell::Name, Cell::List("/spec/cidrs"), Cell::Age];
 /// The resource.
 pub(super) fn resource() -> Resource {
     Resource {
-        group: "networking.k8s.io",
         versions: &["v1", "v1beta1"],
         storage_version: "v1",
-        kind: "ServiceCIDR",
-        plural: "servicecidrs",
-        singular: "servicecidr",
-        short_names: &[],
-        categories: &[],
         namespaced: false,
-        verbs: STANDARD_VERBS,
         subresources: &[Subresource::Status],
-        storage_prefix: "servicecidrs",
-        selectable: &[],
         columns: COLUMNS,
         strategy: Arc::new(Rules {
             validate_new: |obj, errors| validate(&At::spec(obj).get("cidrs"), errors),
             validate_change,
             ..Rules::new(Plain { status: true, generation: false, cells: CELLS })
         }),
+        ..Resource::of("networking.k8s.io", "ServiceCIDR", "servicecidrs", "servicecidr")
     }
 }
 

@@ -7,7 +7,7 @@ use crate::{
     object::Object,
     registry::{
         Column, Resource,
-        kit::{Cell, Plain, Rules, STANDARD_VERBS, at::At, column, format},
+        kit::{Cell, Plain, Rules, at::At, column, format},
     },
 };
 
@@ -18,19 +18,7 @@ const CELLS: &[Cell] = &[Cell::Name, Cell::Field("/handler", ""), Cell::Age];
 /// The resource.
 pub(super) fn resource() -> Resource {
     Resource {
-        group: "node.k8s.io",
-        versions: &["v1"],
-        storage_version: "v1",
-        kind: "RuntimeClass",
-        plural: "runtimeclasses",
-        singular: "runtimeclass",
-        short_names: &[],
-        categories: &[],
         namespaced: false,
-        verbs: STANDARD_VERBS,
-        subresources: &[],
-        storage_prefix: "runtimeclasses",
-        selectable: &[],
         columns: COLUMNS,
         strategy: Arc::new(Rules {
             unconditional_update: false,
@@ -40,6 +28,7 @@ pub(super) fn resource() -> Resource {
             validate_change,
             ..Rules::new(Plain { status: false, generation: true, cells: CELLS })
         }),
+        ..Resource::of("node.k8s.io", "RuntimeClass", "runtimeclasses", "runtimeclass")
     }
 }
 

@@ -7,7 +7,7 @@ use crate::{
     object::Object,
     registry::{
         Column, Resource, Subresource,
-        kit::{Cell, Plain, Rules, STANDARD_VERBS, at::At, column},
+        kit::{Cell, Plain, Rules, at::At, column},
     },
 };
 
@@ -29,19 +29,8 @@ const CELLS: &[Cell] = &[
 /// The resource.
 pub(super) fn resource() -> Resource {
     Resource {
-        group: "policy",
-        versions: &["v1"],
-        storage_version: "v1",
-        kind: "PodDisruptionBudget",
-        plural: "poddisruptionbudgets",
-        singular: "poddisruptionbudget",
         short_names: &["pdb"],
-        categories: &[],
-        namespaced: true,
-        verbs: STANDARD_VERBS,
         subresources: &[Subresource::Status],
-        storage_prefix: "poddisruptionbudgets",
-        selectable: &[],
         columns: COLUMNS,
         strategy: Arc::new(Rules {
             unconditional_update: false,
@@ -49,6 +38,7 @@ pub(super) fn resource() -> Resource {
             validate_status,
             ..Rules::new(Plain { status: true, generation: true, cells: CELLS })
         }),
+        ..Resource::of("policy", "PodDisruptionBudget", "poddisruptionbudgets", "poddisruptionbudget")
     }
 }
 

@@ -9,7 +9,7 @@ use crate::{
     object::Object,
     registry::{
         Column, Resource,
-        kit::{Cell, Plain, Rules, STANDARD_VERBS, column, path_segment, text},
+        kit::{Cell, Plain, Rules, column, path_segment, text},
     },
 };
 
@@ -20,19 +20,7 @@ const CELLS: &[Cell] = &[Cell::Name, Cell::With(roleref), Cell::Age];
 /// The resource.
 pub(super) fn resource() -> Resource {
     Resource {
-        group: "rbac.authorization.k8s.io",
-        versions: &["v1"],
-        storage_version: "v1",
-        kind: "ClusterRoleBinding",
-        plural: "clusterrolebindings",
-        singular: "clusterrolebinding",
-        short_names: &[],
-        categories: &[],
         namespaced: false,
-        verbs: STANDARD_VERBS,
-        subresources: &[],
-        storage_prefix: "clusterrolebindings",
-        selectable: &[],
         columns: COLUMNS,
         strategy: Arc::new(Rules {
             default: super::default_binding,
@@ -42,6 +30,12 @@ pub(super) fn resource() -> Resource {
             validate_change: super::keeps_role,
             ..Rules::new(Plain { status: false, generation: false, cells: CELLS })
         }),
+        ..Resource::of(
+            "rbac.authorization.k8s.io",
+            "ClusterRoleBinding",
+            "clusterrolebindings",
+            "clusterrolebinding",
+        )
     }
 }
 

@@ -3,30 +3,17 @@
 use std::sync::Arc;
 
 use crate::registry::{
-    Column, Resource,
-    kit::{Cell, Plain, STANDARD_VERBS, column},
+    Resource,
+    kit::{NAME_AND_AGE, Plain},
 };
-
-const COLUMNS: &[Column] = &[column("Name", "string").name(), column("Age", "date")];
-const CELLS: &[Cell] = &[Cell::Name, Cell::Age];
 
 /// The resource.
 pub(super) fn resource() -> Resource {
     Resource {
-        group: "resource.k8s.io",
         versions: &["v1", "v1beta2", "v1beta1"],
         storage_version: "v1",
-        kind: "DeviceClass",
-        plural: "deviceclasses",
-        singular: "deviceclass",
-        short_names: &[],
-        categories: &[],
         namespaced: false,
-        verbs: STANDARD_VERBS,
-        subresources: &[],
-        storage_prefix: "deviceclasses",
-        selectable: &[],
-        columns: COLUMNS,
-        strategy: Arc::new(Plain { status: false, generation: true, cells: CELLS }),
+        strategy: Arc::new(Plain { status: false, generation: true, cells: NAME_AND_AGE }),
+        ..Resource::of("resource.k8s.io", "DeviceClass", "deviceclasses", "deviceclass")
     }
 }

@@ -4,33 +4,24 @@ use std::sync::Arc;
 
 use super::conversion;
 use crate::registry::{
-    Column, Resource,
-    kit::{Cell, Converted, Plain, STANDARD_VERBS, column},
+    Resource,
+    kit::{Converted, NAME_AND_AGE, Plain},
 };
-
-const COLUMNS: &[Column] = &[column("Name", "string").name(), column("Age", "date")];
-const CELLS: &[Cell] = &[Cell::Name, Cell::Age];
 
 /// The resource.
 pub(super) fn resource() -> Resource {
     Resource {
-        group: "resource.k8s.io",
         versions: &["v1", "v1beta2", "v1beta1"],
         storage_version: "v1",
-        kind: "ResourceClaimTemplate",
-        plural: "resourceclaimtemplates",
-        singular: "resourceclaimtemplate",
-        short_names: &[],
-        categories: &[],
-        namespaced: true,
-        verbs: STANDARD_VERBS,
-        subresources: &[],
-        storage_prefix: "resourceclaimtemplates",
-        selectable: &[],
-        columns: COLUMNS,
         strategy: Arc::new(Converted {
-            plain: Plain { status: false, generation: true, cells: CELLS },
+            plain: Plain { status: false, generation: true, cells: NAME_AND_AGE },
             convert: conversion::template,
         }),
+        ..Resource::of(
+            "resource.k8s.io",
+            "ResourceClaimTemplate",
+            "resourceclaimtemplates",
+            "resourceclaimtemplate",
+        )
     }
 }

@@ -7,7 +7,7 @@ use crate::{
     object::Object,
     registry::{
         Column, Resource,
-        kit::{Cell, Plain, Rules, STANDARD_VERBS, at::At, column, fill},
+        kit::{Cell, Plain, Rules, at::At, column, fill},
     },
 };
 
@@ -23,19 +23,8 @@ const CELLS: &[Cell] =
 /// The resource.
 pub(super) fn resource() -> Resource {
     Resource {
-        group: "scheduling.k8s.io",
-        versions: &["v1"],
-        storage_version: "v1",
-        kind: "PriorityClass",
-        plural: "priorityclasses",
-        singular: "priorityclass",
         short_names: &["pc"],
-        categories: &[],
         namespaced: false,
-        verbs: STANDARD_VERBS,
-        subresources: &[],
-        storage_prefix: "priorityclasses",
-        selectable: &[],
         columns: COLUMNS,
         strategy: Arc::new(Rules {
             default,
@@ -44,6 +33,7 @@ pub(super) fn resource() -> Resource {
             validate_change,
             ..Rules::new(Plain { status: false, generation: true, cells: CELLS })
         }),
+        ..Resource::of("scheduling.k8s.io", "PriorityClass", "priorityclasses", "priorityclass")
     }
 }
 

@@ -6,7 +6,7 @@ use crate::{
     object::Object,
     registry::{
         Column, Resource,
-        kit::{Cell, Plain, Rules, STANDARD_VERBS, column, fill},
+        kit::{Cell, Plain, Rules, column, fill},
     },
 };
 
@@ -26,25 +26,14 @@ const CELLS: &[Cell] = &[
 /// The resource.
 pub(super) fn resource() -> Resource {
     Resource {
-        group: "storage.k8s.io",
-        versions: &["v1"],
-        storage_version: "v1",
-        kind: "CSIDriver",
-        plural: "csidrivers",
-        singular: "csidriver",
-        short_names: &[],
-        categories: &[],
         namespaced: false,
-        verbs: STANDARD_VERBS,
-        subresources: &[],
-        storage_prefix: "csidrivers",
-        selectable: &[],
         columns: COLUMNS,
         strategy: Arc::new(Rules {
             default,
             unconditional_update: false,
             ..Rules::new(Plain { status: false, generation: true, cells: CELLS })
         }),
+        ..Resource::of("storage.k8s.io", "CSIDriver", "csidrivers", "csidriver")
     }
 }
 

@@ -6,37 +6,21 @@ use crate::{
     field::ErrorList,
     object::Object,
     registry::{
-        Column, Resource,
-        kit::{Cell, Plain, Rules, STANDARD_VERBS, at::At, column, format},
+        Resource,
+        kit::{NAME_AND_AGE, Plain, Rules, at::At, format},
     },
 };
-
-const COLUMNS: &[Column] = &[column("Name", "string").name(), column("Age", "date")];
-const CELLS: &[Cell] = &[Cell::Name, Cell::Age];
 
 /// The resource.
 pub(super) fn resource() -> Resource {
     Resource {
-        group: "storage.k8s.io",
-        versions: &["v1"],
-        storage_version: "v1",
-        kind: "CSIStorageCapacity",
-        plural: "csistoragecapacities",
-        singular: "csistoragecapacity",
-        short_names: &[],
-        categories: &[],
-        namespaced: true,
-        verbs: STANDARD_VERBS,
-        subresources: &[],
-        storage_prefix: "csistoragecapacities",
-        selectable: &[],
-        columns: COLUMNS,
         strategy: Arc::new(Rules {
             unconditional_update: false,
             validate,
             validate_change,
-            ..Rules::new(Plain { status: false, generation: false, cells: CELLS })
+            ..Rules::new(Plain { status: false, generation: false, cells: NAME_AND_AGE })
         }),
+        ..Resource::of("storage.k8s.io", "CSIStorageCapacity", "csistoragecapacities", "csistoragecapacity")
     }
 }
 

@@ -7,7 +7,7 @@ use crate::{
     object::Object,
     registry::{
         Column, Resource, Subresource,
-        kit::{Cell, Plain, Rules, STANDARD_VERBS, at::At, column},
+        kit::{Cell, Plain, Rules, at::At, column},
     },
 };
 
@@ -31,25 +31,15 @@ const CELLS: &[Cell] = &[
 /// The resource.
 pub(super) fn resource() -> Resource {
     Resource {
-        group: "storage.k8s.io",
-        versions: &["v1"],
-        storage_version: "v1",
-        kind: "VolumeAttachment",
-        plural: "volumeattachments",
-        singular: "volumeattachment",
-        short_names: &[],
-        categories: &[],
         namespaced: false,
-        verbs: STANDARD_VERBS,
         subresources: &[Subresource::Status],
-        storage_prefix: "volumeattachments",
-        selectable: &[],
         columns: COLUMNS,
         strategy: Arc::new(Rules {
             unconditional_update: false,
             validate_change,
             ..Rules::new(Plain { status: true, generation: false, cells: CELLS })
         }),
+        ..Resource::of("storage.k8s.io", "VolumeAttachment", "volumeattachments", "volumeattachment")
     }
 }
 

@@ -1,32 +1,19 @@
 //! `volumeattributesclasses` of storage.k8s.io.
 
-use std::sync::Arc;
-
-use crate::registry::{
-    Column, Resource,
-    kit::{Cell, Plain, STANDARD_VERBS, column},
-};
-
-const COLUMNS: &[Column] = &[column("Name", "string").name(), column("Age", "date")];
-const CELLS: &[Cell] = &[Cell::Name, Cell::Age];
+use crate::registry::{ Resource};
 
 /// The resource.
 pub(super) fn resource() -> Resource {
     Resource {
-        group: "storage.k8s.io",
         versions: &["v1", "v1beta1"],
         storage_version: "v1",
-        kind: "VolumeAttributesClass",
-        plural: "volumeattributesclasses",
-        singular: "volumeattributesclass",
         short_names: &["vac"],
-        categories: &[],
         namespaced: false,
-        verbs: STANDARD_VERBS,
-        subresources: &[],
-        storage_prefix: "volumeattributesclasses",
-        selectable: &[],
-        columns: COLUMNS,
-        strategy: Arc::new(Plain { status: false, generation: false, cells: CELLS }),
+        ..Resource::of(
+            "storage.k8s.io",
+            "VolumeAttributesClass",
+            "volumeattributesclasses",
+            "volumeattributesclass",
+        )
     }
 }

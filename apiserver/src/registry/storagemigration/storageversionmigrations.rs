@@ -3,30 +3,23 @@
 use std::sync::Arc;
 
 use crate::registry::{
-    Column, Resource, Subresource,
-    kit::{Cell, Plain, STANDARD_VERBS, column},
+    Resource, Subresource,
+    kit::{NAME_AND_AGE, Plain},
 };
-
-const COLUMNS: &[Column] = &[column("Name", "string").name(), column("Age", "date")];
-const CELLS: &[Cell] = &[Cell::Name, Cell::Age];
 
 /// The resource.
 pub(super) fn resource() -> Resource {
     Resource {
-        group: "storagemigration.k8s.io",
         versions: &["v1beta1"],
         storage_version: "v1beta1",
-        kind: "StorageVersionMigration",
-        plural: "storageversionmigrations",
-        singular: "storageversionmigration",
-        short_names: &[],
-        categories: &[],
         namespaced: false,
-        verbs: STANDARD_VERBS,
         subresources: &[Subresource::Status],
-        storage_prefix: "storageversionmigrations",
-        selectable: &[],
-        columns: COLUMNS,
-        strategy: Arc::new(Plain { status: true, generation: true, cells: CELLS }),
+        strategy: Arc::new(Plain { status: true, generation: true, cells: NAME_AND_AGE }),
+        ..Resource::of(
+            "storagemigration.k8s.io",
+            "StorageVersionMigration",
+            "storageversionmigrations",
+            "storageversionmigration",
+        )
     }
 }
