@@ -79,6 +79,11 @@ impl Aggregator {
         Ok(Self { client, by_endpoint: options.by_endpoint, remotes: ArcSwap::default() })
     }
 
+    /// Whether services are reached by their endpoints instead of their cluster IP.
+    pub fn routes_to_endpoints(&self) -> bool {
+        self.by_endpoint
+    }
+
     /// The group versions served elsewhere.
     pub fn remotes(&self) -> Arc<Vec<Arc<Remote>>> {
         self.remotes.load_full()

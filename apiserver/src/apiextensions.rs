@@ -9,6 +9,7 @@
 //! | module | upstream's `apiextensions-apiserver/pkg` |
 //! |---|---|
 //! | [`schema`] | `apiserver/schema` (structural schemas) |
+//! | [`structural`] | `apiserver/schema` (validation, completeness) |
 //! | [`pruning`] | `apiserver/schema/pruning` |
 //! | [`defaulting`] | `apiserver/schema/defaulting` |
 //! | [`embedded`] | `apiserver/schema/objectmeta` |
@@ -23,11 +24,13 @@ pub mod conditions;
 pub mod defaulting;
 pub mod definition;
 pub mod embedded;
+pub mod fieldpath;
 pub mod formats;
 pub mod jsonpath;
 pub mod pattern;
 pub mod pruning;
 pub mod schema;
+pub mod structural;
 pub mod value;
 
 pub use definition::{Definition, Version};

@@ -15,16 +15,25 @@ use jiff::Timestamp;
 use serde_json::Value;
 
 use crate::{
-    apiextensions::{Definition, conditions, definition},
+    apiextensions::{
+        Definition, conditions,
+        definition::{self, Conversion},
+    },
     object::Object,
     objects::{Change, Kind},
-    registry::{Resource, apiextensions::custom, catalog::Catalog},
+    registry::{
+        Resource,
+        apiextensions::custom::{self, Converter},
+        catalog::Catalog,
+    },
     server::Server,
     status::{Reason, Status},
     storage::{ResourceId, StoredResource},
+    webhook::Clients,
 };
 
 mod cleanup;
+mod conversion;
 
 /// `customresourcedefinitions.apiextensions.k8s.io`.
 pub const DEFINITIONS: Kind = Kind { group: "apiextensions.k8s.io", resource: "customresourcedefinitions" };
@@ -34,7 +43,8 @@ const TICK: Duration = Duration::from_secs(1);
 /// Serves custom resources until the server drains. `loaded` is told once those that are there are served.
 pub async fn run(server: Arc<Server>, loaded: tokio::sync::oneshot::Sender<()>) {
     let mut loaded = Some(loaded);
-    let mut served = Served::new(server.catalog.load_full());
+    let clients = Clients::new(server.objects.clone(), server.aggregated.routes_to_endpoints(), "conversion");
+    let mut served = Served::new(server.catalog.load_full(), Arc::new(clients));
     loop {
         let mut changes = match server.objects.watch(DEFINITIONS).await {
             Ok(changes) => changes,
@@ -114,6 +124,8 @@ async fn settle(server: &Server, all: &BTreeMap<String, Arc<Object>>, served: &S
 /// What this server answers for beside built-in resources.
 struct Served {
     builtin: Arc<Catalog>,
+    /// To webhooks that convert.
+    clients: Arc<Clients>,
     /// By the definition's name.
     definitions: BTreeMap<String, One>,
 }
@@ -129,8 +141,8 @@ struct One {
 }
 
 impl Served {
-    fn new(builtin: Arc<Catalog>) -> Self {
-        Self { builtin, definitions: BTreeMap::new() }
+    fn new(builtin: Arc<Catalog>, clients: Arc<Clients>) -> Self {
+        Self { builtin, clients, definitions: BTreeMap::new() }
     }
 
     fn is_served(&self, definition: &Object) -> bool {
@@ -182,8 +194,14 @@ impl Served {
             Some(old) if old.source[0] == source[0] => old.since,
             _ => revision,
         };
-        let resources: Vec<Arc<Resource>> =
-            custom::resources(&definition, since, None).into_iter().map(Arc::new).collect();
+        let converter: Option<Arc<dyn Converter>> = match &definition.conversion {
+            Conversion::None => None,
+            Conversion::Webhook(webhook) => {
+                Some(Arc::new(conversion::Webhook::new(self.clients.clone(), webhook)))
+            }
+        };
+        let resources = custom::resources(&definition, since, converter.as_ref());
+        let resources: Vec<Arc<Resource>> = resources.into_iter().map(Arc::new).collect();
         Some(One { stored: stored(&definition, &resources), source, since, resources })
     }
 }

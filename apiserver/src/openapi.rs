@@ -7,6 +7,7 @@
 //! Contract: OpenAPI 3.0 and Swagger 2.0 with the `x-kubernetes-*` extensions; KEP-2896 for the index, the
 //! digests and caching. JSON throughout; v2's definitions also as protobuf; what asks for neither gets 406.
 
+mod custom;
 mod descriptions;
 mod document;
 mod operations;
@@ -216,6 +217,9 @@ fn digest(catalog: &Catalog, versions: &[GroupVersion]) -> String {
                 "{}/{} {} {} {} {:?} {:?}\n",
                 r.group, gv.version, r.plural, r.kind, r.namespaced, r.verbs, r.subresources
             ));
+            if let Some(custom) = r.strategy.custom() {
+                hash.update(custom.digest());
+            }
         }
     }
     hash.finalize().iter().map(|b| format!("{b:02X}")).collect()

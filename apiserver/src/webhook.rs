@@ -73,6 +73,11 @@ pub struct CallError {
     message: String,
 }
 
+/// Why a bundle of authorities cannot be used, in words.
+pub fn bundle_error(bundle: &[u8]) -> Option<String> {
+    tls::config(bundle).err()
+}
+
 type HttpClient = Client<HttpsConnector<Connector>, Full<Bytes>>;
 
 /// One configuration's client.

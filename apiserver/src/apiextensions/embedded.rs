@@ -54,6 +54,14 @@ pub fn coerce_embedded(object: &mut Map<String, Value>, schema: &Schema) -> Resu
     Ok(unknown)
 }
 
+/// Does the same to the objects embedded in a value at `path`, or to the value itself if it is one.
+///
+/// # Errors
+/// The first malformed metadata, and where it is.
+pub fn coerce(value: &mut Value, schema: &Schema, path: &Path) -> Result<(), Error> {
+    value_of(value, schema, path, &mut Vec::new())
+}
+
 fn members(
     object: &mut Map<String, Value>,
     schema: &Schema,
@@ -101,6 +109,13 @@ fn value_of(value: &mut Value, schema: &Schema, path: &Path, unknown: &mut Vec<S
 pub fn validate(object: &Map<String, Value>, schema: &Schema) -> ErrorList {
     let mut errors = ErrorList::new();
     check_members(object, schema, &Path::root(), &mut errors);
+    errors
+}
+
+/// Errors of the objects embedded in a value at `path`, or of the value itself if it is one.
+pub fn validate_value(value: &Value, schema: &Schema, path: &Path) -> ErrorList {
+    let mut errors = ErrorList::new();
+    check(value, schema, path, &mut errors);
     errors
 }
 

@@ -17,6 +17,11 @@ pub fn prune(object: &mut Map<String, Value>, schema: &Schema) -> Vec<String> {
     walk.unknown
 }
 
+/// Drops what the schema of a value does not have.
+pub fn prune_value(value: &mut Value, schema: &Schema) {
+    Walk::default().value(value, Some(schema));
+}
+
 /// Drops nulls where the schema takes none and has no default for them.
 pub fn drop_nulls(object: &mut Map<String, Value>, schema: Option<&Schema>) {
     object.retain(|name, value| {

@@ -141,3 +141,75 @@ async fn objects_stored_before_have_todays_defaults_and_the_requested_version() 
         assert_eq!(versions, [version, version]);
     }
 }
+
+/// Moves `host` and `port` between one field and two, as versions of the same object would.
+fn convert(object: &Value, version: &Value) -> Value {
+    let mut out = object.clone();
+    out["apiVersion"] = version.clone();
+    match object.get("hostPort").and_then(Value::as_str).and_then(|both| both.split_once(':')) {
+        Some((host, port)) => {
+            (out["host"], out["port"]) = (json!(host), json!(port));
+            out.as_object_mut().unwrap().remove("hostPort");
+        }
+        None => {
+            let text = |name: &str| object[name].as_str().unwrap_or_default();
+            out["hostPort"] = json!(format!("{}:{}", text("host"), text("port")));
+            out.as_object_mut().unwrap().retain(|name, _| name != "host" && name != "port");
+        }
+    }
+    out
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_webhook_converts_what_is_read_and_written() {
+    let hook = crate::webhook::testing::Hook::start(|(_, review)| {
+        let request = &review["request"];
+        let objects = request["objects"].as_array().unwrap().iter();
+        let converted: Vec<Value> = objects.map(|o| convert(o, &request["desiredAPIVersion"])).collect();
+        let result = if converted.iter().any(|o| o["metadata"]["name"] == "bad") {
+            json!({"status": "Failed", "message": "bad is bad"})
+        } else {
+            json!({"status": "Success"})
+        };
+        let answer = json!({"kind": "ConversionReview", "apiVersion": review["apiVersion"], "response": {
+            "uid": request["uid"], "result": result, "convertedObjects": converted}});
+        crate::response::json(200, &answer)
+    })
+    .await;
+    let server = TestServer::start().await;
+    let text = json!({"type": "string"});
+    let version = |name: &str, storage: bool, fields: Value| {
+        json!({"name": name, "served": true, "storage": storage,
+            "schema": {"openAPIV3Schema": {"type": "object", "properties": fields}}})
+    };
+    let mut definition = definition();
+    definition["spec"]["versions"] = json!([
+        version("v1", true, json!({"hostPort": text})),
+        version("v2", false, json!({"host": text, "port": text})),
+    ]);
+    definition["spec"]["conversion"] = json!({"strategy": "Webhook", "webhook": {
+        "conversionReviewVersions": ["v9", "v1"],
+        "clientConfig": {"url": format!("https://localhost:{}/convert", hook.port), "caBundle": hook.ca}}});
+    establish(&server, &definition).await;
+    let in_v2 = "/apis/example.com/v2/namespaces/default/widgets";
+    let sent = json!({"apiVersion": "example.com/v1", "kind": "Widget", "metadata": {"name": "a"}, "hostPort": "h:1"});
+    let (code, made) = ask(&server, Method::POST, WIDGETS, Some(&sent)).await;
+    assert_eq!(code, 201, "{made}");
+    let (_, read) = ask(&server, Method::GET, &format!("{in_v2}/a"), None).await;
+    assert_eq!((&read["host"], &read["port"]), (&json!("h"), &json!("1")), "{read}");
+    assert_eq!(read["metadata"]["uid"], made["metadata"]["uid"]);
+
+    let sent = json!({"apiVersion": "example.com/v2", "kind": "Widget", "metadata": {"name": "b"}, "host": "i", "port": "2"});
+    let (code, made) = ask(&server, Method::POST, in_v2, Some(&sent)).await;
+    assert_eq!((code, &made["host"]), (201, &json!("i")), "{made}");
+    for (uri, field) in [(WIDGETS, "hostPort"), (in_v2, "host")] {
+        let (_, listed) = ask(&server, Method::GET, uri, None).await;
+        assert!(listed["items"].as_array().unwrap().iter().all(|o| o[field].is_string()), "{listed}");
+    }
+
+    let sent = json!({"apiVersion": "example.com/v2", "kind": "Widget", "metadata": {"name": "bad"}});
+    let (code, refused) = ask(&server, Method::POST, in_v2, Some(&sent)).await;
+    assert_eq!(code, 500);
+    let why = "conversion webhook for example.com/v2, Kind=Widget failed: bad is bad";
+    assert_eq!(refused["message"], why);
+}

@@ -1,21 +1,20 @@
 //! A whole document: the operations of some group-versions and the schemas they lead to.
 
-use std::collections::BTreeSet;
-
 use component_base::version;
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 
 use super::{Dialect, GroupVersion, operations, schemas};
 use crate::registry::catalog::Catalog;
 
 /// Describes every resource of these group-versions.
 pub(super) fn build(catalog: &Catalog, dialect: Dialect, versions: &[GroupVersion]) -> Value {
-    let mut types = BTreeSet::new();
-    let mut paths = Map::new();
+    let mut found = operations::Found::default();
     for gv in versions {
-        operations::describe(catalog, dialect, gv, &mut paths, &mut types);
+        operations::describe(catalog, dialect, gv, &mut found);
     }
-    let schemas = schemas::describe(dialect, types);
+    let operations::Found { paths, types, mut custom } = found;
+    let mut schemas = schemas::describe(dialect, types);
+    schemas.append(&mut custom);
     let info = json!({"title": "Kubernetes", "version": version::GIT_VERSION});
     let bearer =
         json!({"type": "apiKey", "name": "authorization", "in": "header", "description": "Bearer token"});

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use proto::table::{self, TypeId};
 use serde_json::{Map, Value, json};
 
-use super::{Dialect, GroupVersion, schemas};
+use super::{Dialect, GroupVersion, custom, schemas};
 use crate::registry::{self, Resource, Subresource, catalog::Catalog};
 
 const MEDIA: [&str; 3] = ["application/json", "application/yaml", "application/vnd.kubernetes.protobuf"];
@@ -15,6 +15,10 @@ const PATCHES: [&str; 4] = [
     "application/strategic-merge-patch+json",
     "application/apply-patch+yaml",
 ];
+/// Custom objects have no protobuf and no strategic merge.
+const CUSTOM_MEDIA: [&str; 2] = ["application/json", "application/yaml"];
+const CUSTOM_PATCHES: [&str; 3] =
+    ["application/json-patch+json", "application/merge-patch+json", "application/apply-patch+yaml"];
 
 const WRITE: [&str; 3] = ["dryRun", "fieldManager", "fieldValidation"];
 const PATCH: [&str; 4] = ["dryRun", "fieldManager", "fieldValidation", "force"];
@@ -45,26 +49,30 @@ const VERBS: [(&str, &str, &str, &str); 7] = [
 
 type GroupVersionKind<'a> = (&'a str, &'a str, &'a str);
 
+/// What operations there are, and what they refer to.
+#[derive(Default)]
+pub(super) struct Found {
+    /// Operations by path and method.
+    pub(super) paths: Map<String, Value>,
+    /// Types of the table.
+    pub(super) types: BTreeSet<TypeId>,
+    /// Schemas of custom kinds, by definition name.
+    pub(super) custom: Map<String, Value>,
+}
+
 struct Writer<'a> {
     dialect: Dialect,
     gv: &'a GroupVersion,
     /// `AppsV1`.
     api: String,
-    paths: &'a mut Map<String, Value>,
-    types: &'a mut BTreeSet<TypeId>,
+    found: &'a mut Found,
 }
 
 /// Adds the paths of one group-version, and the types they refer to.
-pub(super) fn describe(
-    catalog: &Catalog,
-    dialect: Dialect,
-    gv: &GroupVersion,
-    paths: &mut Map<String, Value>,
-    types: &mut BTreeSet<TypeId>,
-) {
+pub(super) fn describe(catalog: &Catalog, dialect: Dialect, gv: &GroupVersion, found: &mut Found) {
     let group = if gv.group.is_empty() { "core" } else { gv.group.trim_end_matches(".k8s.io") };
     let api = group.split('.').chain([gv.version]).map(capital).collect();
-    let mut writer = Writer { dialect, gv, api, paths, types };
+    let mut writer = Writer { dialect, gv, api, found };
     for resource in catalog.iter().filter(|r| r.group == gv.group && r.versions.contains(&gv.version)) {
         writer.resource(resource);
     }
@@ -77,6 +85,12 @@ fn capital(word: &str) -> String {
 
 impl Writer<'_> {
     fn resource(&mut self, r: &Resource) {
+        if let Some(kind) = r.strategy.custom() {
+            self.found.custom.extend(custom::describe(self.dialect, r, kind));
+            for short in ["meta.v1.ObjectMeta", "meta.v1.ListMeta"] {
+                self.named(short);
+            }
+        }
         let scope = if r.namespaced { "/namespaces/{namespace}" } else { "" };
         let prefix = format!("/{}", self.gv.path());
         let base = format!("{prefix}{scope}/{}", r.plural);
@@ -143,7 +157,7 @@ impl Writer<'_> {
         let mut operation = self.frame(action, id, format!("{verb} {}", r.kind), kind);
         let (names, body): (&[&str], _) = match verb {
             "list" => (&LIST, None),
-            "create" | "update" => (&WRITE, self.short_name(kind)),
+            "create" | "update" => (&WRITE, self.schema_of(kind)),
             "patch" => (&PATCH, self.named("meta.v1.Patch")),
             "delete" => (&DELETE, self.named("meta.v1.DeleteOptions")),
             "deletecollection" => (&DELETE, self.named("meta.v1.DeleteOptions")),
@@ -154,20 +168,29 @@ impl Writer<'_> {
             let more = LIST.iter().filter(|n| !matches!(**n, "allowWatchBookmarks" | "watch"));
             parameters.extend(more.map(|n| parameter(self.dialect, "query", n)));
         }
-        if let Some(short) = body {
-            let media: &[&str] = if verb == "patch" { &PATCHES } else { &MEDIA };
-            self.body(
-                &mut operation,
-                &mut parameters,
-                short,
-                media,
-                matches!(verb, "create" | "update" | "patch"),
-            );
+        let is_custom = r.strategy.custom().is_some();
+        let media: &[&str] = if is_custom { &CUSTOM_MEDIA } else { &MEDIA };
+        if self.dialect == Dialect::V2 {
+            operation["produces"] = json!(media);
+        }
+        if let Some(schema) = body {
+            let media: &[&str] = match (verb, is_custom) {
+                ("patch", false) => &PATCHES,
+                ("patch", true) => &CUSTOM_PATCHES,
+                _ => media,
+            };
+            let required = matches!(verb, "create" | "update" | "patch");
+            self.body(&mut operation, &mut parameters, schema, media, required);
         }
         if !parameters.is_empty() {
             operation["parameters"] = Value::Array(parameters);
         }
-        operation["responses"] = self.responses(verb, kind);
+        let list = match r.strategy.custom() {
+            Some(custom) => custom.list_kind().to_owned(),
+            None => format!("{}List", kind.2),
+        };
+        let kind = if verb == "list" { (kind.0, kind.1, list.as_str()) } else { kind };
+        operation["responses"] = self.responses(verb, kind, media);
         self.put(path, method, operation);
     }
 
@@ -183,11 +206,10 @@ impl Writer<'_> {
         &self,
         operation: &mut Value,
         parameters: &mut Vec<Value>,
-        short: &str,
+        schema: Value,
         media: &[&str],
         required: bool,
     ) {
-        let schema = schemas::reference(self.dialect, short);
         match self.dialect {
             Dialect::V2 => {
                 operation["consumes"] = json!(media);
@@ -200,51 +222,53 @@ impl Writer<'_> {
         }
     }
 
-    fn responses(&mut self, verb: &str, kind: GroupVersionKind<'_>) -> Value {
+    fn responses(&mut self, verb: &str, kind: GroupVersionKind<'_>, media: &[&str]) -> Value {
         let codes: &[(&str, &str)] = match verb {
             "create" => &[("200", "OK"), ("201", "Created"), ("202", "Accepted")],
             "update" | "patch" => &[("200", "OK"), ("201", "Created")],
             "delete" => &[("200", "OK"), ("202", "Accepted")],
             _ => &[("200", "OK")],
         };
-        let list = format!("{}List", kind.2);
-        let short = match verb {
-            "list" => self.short_name((kind.0, kind.1, &list)),
+        let schema = match verb {
             "delete" | "deletecollection" => self.named("meta.v1.Status"),
-            _ => self.short_name(kind),
+            _ => self.schema_of(kind),
         };
-        let schema =
-            short.map(|s| schemas::reference(self.dialect, s)).unwrap_or_else(|| json!({"type": "object"}));
+        let schema = schema.unwrap_or_else(|| json!({"type": "object"}));
         let mut out = json!({"401": {"description": "Unauthorized"}});
         for (code, text) in codes {
             out[*code] = match self.dialect {
                 Dialect::V2 => json!({"description": text, "schema": schema}),
-                Dialect::V3 => json!({"description": text, "content": content(&MEDIA, &schema)}),
+                Dialect::V3 => json!({"description": text, "content": content(media, &schema)}),
             };
         }
         out
     }
 
-    /// The type of a kind, noted as needed; none for kinds that are no types of the table.
-    fn short_name(&mut self, (group, version, kind): GroupVersionKind<'_>) -> Option<&'static str> {
+    /// A reference to a kind, noted as needed; none for kinds that nothing describes.
+    fn schema_of(&mut self, (group, version, kind): GroupVersionKind<'_>) -> Option<Value> {
         let table = table::builtin();
-        let id = table.by_kind(group, version, kind)?;
-        self.types.insert(id);
-        Some(table.get(id).name)
+        if let Some(id) = table.by_kind(group, version, kind) {
+            self.found.types.insert(id);
+            return Some(schemas::reference(self.dialect, table.get(id).name));
+        }
+        let name = custom::definition_name(group, version, kind);
+        self.found.custom.contains_key(&name).then(|| schemas::reference_to(self.dialect, &name))
     }
 
-    fn named(&mut self, short: &'static str) -> Option<&'static str> {
-        self.types.insert(table::builtin().by_name(short)?);
-        Some(short)
+    fn named(&mut self, short: &'static str) -> Option<Value> {
+        self.found.types.insert(table::builtin().by_name(short)?);
+        Some(schemas::reference(self.dialect, short))
     }
 
     fn put(&mut self, path: &str, method: &str, mut operation: Value) {
         if self.dialect == Dialect::V2 {
-            operation["produces"] = json!(MEDIA);
+            if operation.get("produces").is_none() {
+                operation["produces"] = json!(MEDIA);
+            }
             operation["schemes"] = json!(["https"]);
         }
         let dialect = self.dialect;
-        let item = self.paths.entry(path).or_insert_with(|| {
+        let item = self.found.paths.entry(path).or_insert_with(|| {
             let mut parameters: Vec<Value> = ["name", "namespace", "path"]
                 .iter()
                 .filter(|n| path.contains(&format!("{{{n}}}")))

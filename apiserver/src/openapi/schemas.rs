@@ -37,11 +37,16 @@ pub(super) fn definition_name(short: &str) -> String {
 
 /// A reference to a type by its short name.
 pub(super) fn reference(dialect: Dialect, short: &str) -> Value {
+    reference_to(dialect, &definition_name(short))
+}
+
+/// A reference by a definition's name.
+pub(super) fn reference_to(dialect: Dialect, name: &str) -> Value {
     let place = match dialect {
         Dialect::V2 => "#/definitions/",
         Dialect::V3 => "#/components/schemas/",
     };
-    json!({"$ref": format!("{place}{}", definition_name(short))})
+    json!({"$ref": format!("{place}{name}")})
 }
 
 /// The schemas of these types and of all they lead to, by definition name.

@@ -4,6 +4,7 @@ use crate::registry::Resource;
 
 pub mod custom;
 mod customresourcedefinitions;
+mod validation;
 
 /// All of them.
 pub(super) fn resources() -> Vec<Resource> {

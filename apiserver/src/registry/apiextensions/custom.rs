@@ -11,6 +11,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use jiff::Timestamp;
 use serde_json::{Map, Value, json};
+use sha2::{Digest, Sha256};
 
 use crate::{
     apiextensions::{
@@ -40,6 +41,8 @@ pub struct CustomKind {
     /// Objects of an earlier revision were stored under another schema.
     since: u64,
     converter: Option<Arc<dyn Converter>>,
+    /// Of all that clients are told about the version.
+    digest: [u8; 32],
 }
 
 /// The resources of a definition, one per served version; `since` is the revision its schemas hold from.
@@ -91,8 +94,14 @@ fn resource(
             version: version.clone(),
             since,
             converter,
+            digest: digest(definition, version),
         }),
     }
+}
+
+fn digest(definition: &Definition, version: &Version) -> [u8; 32] {
+    let said = (&definition.names, &version.selectable);
+    Sha256::digest(format!("{said:?} {}", version.document)).into()
 }
 
 fn selectable(version: &Version) -> &'static [SelectableField] {
@@ -114,6 +123,11 @@ impl CustomKind {
     /// The schema as it was sent.
     pub fn document(&self) -> &Value {
         &self.version.document
+    }
+
+    /// A digest of all that clients are told about the version.
+    pub fn digest(&self) -> &[u8; 32] {
+        &self.digest
     }
 
     /// The warning of every request, if the version is deprecated.

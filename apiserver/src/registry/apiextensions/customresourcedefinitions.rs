@@ -5,11 +5,13 @@ use std::sync::Arc;
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
+use super::validation;
 use crate::{
     apiextensions::{
         conditions::{self, Condition},
         definition::CLEANUP,
     },
+    field::ErrorList,
     object::Object,
     registry::{
         Column, Resource, Strategy, StrategyContext, Subresource,
@@ -81,6 +83,26 @@ impl Strategy for Definitions {
             }
         }
         Ok(())
+    }
+
+    fn validate_create(&self, obj: &Object, _ctx: &StrategyContext<'_>) -> Result<ErrorList, Status> {
+        Ok(validation::create(obj))
+    }
+
+    fn validate_update(
+        &self,
+        new: &Object,
+        old: &Object,
+        ctx: &StrategyContext<'_>,
+    ) -> Result<ErrorList, Status> {
+        Ok(match ctx.subresource {
+            "status" => validation::update_status(new),
+            _ => validation::update(new, old),
+        })
+    }
+
+    fn warnings(&self, new: &Object, old: Option<&Object>) -> Vec<String> {
+        validation::warnings(new, old)
     }
 
     fn prepare_delete(&self, obj: &mut Object, now: Timestamp) {
