@@ -76,7 +76,7 @@ impl Shortage {
 }
 
 fn refuse(reason: &str, message: impl Into<String>) -> Verdict {
-    Verdict { reason: reason.to_owned(), message: message.into() }
+    Verdict { reason: reason.to_owned(), message: message.into(), disrupted: false }
 }
 
 fn predicate(name: &str, why: &str) -> Verdict {

@@ -213,6 +213,12 @@ impl Allocations {
         }
     }
 
+    /// The pod was admitted and has not ended.
+    #[must_use]
+    pub fn holds(&self, uid: &str) -> bool {
+        self.held.lock().contains_key(uid)
+    }
+
     /// Nothing of the pod runs any more: what it had is free.
     pub fn release(&self, uid: &str) {
         let mut held = self.held.lock();

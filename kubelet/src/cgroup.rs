@@ -6,8 +6,10 @@
 //! <root>/kubepods/burstable/pod<uid>
 //! <root>/kubepods/besteffort/pod<uid>
 //! ```
-//! The containers' own cgroups below are made by the runtime. `v1` and `v2` say how limits are written.
+//! The containers' own cgroups below are made by the runtime. `v1` and `v2` say how limits are written,
+//! `usage` reads what is used.
 
+pub mod usage;
 pub mod v1;
 pub mod v2;
 

@@ -18,7 +18,12 @@ use self::{
     machine::Machine,
     status::{Input, Pressure},
 };
-use crate::{options::Config, pleg::Seen, runtime::Runtime};
+use crate::{
+    eviction::threshold::{self, Signal},
+    options::Config,
+    pleg::Seen,
+    runtime::Runtime,
+};
 
 /// Looks at the node and makes its status.
 pub struct Observer {
@@ -68,15 +73,11 @@ impl report::StatusSource for Observer {
         // The folder is made at start; should it vanish, the disk reads as empty.
         let disk = machine::fs_usage(&PathBuf::from(&self.config.root_dir)).unwrap_or_default();
         let file = &self.config.file;
-        let thresholds = crate::eviction::thresholds(file.eviction_hard.as_ref());
-        let kept = |signal| thresholds.get(&signal).map_or(0, |limit| limit.amount(disk.capacity));
-        let memory = thresholds
-            .get(&crate::eviction::Signal::MemoryAvailable)
-            .map_or(0, |limit| limit.amount(self.machine.memory));
+        let kept = |signal, all| threshold::kept(&self.config.thresholds, signal, all);
         let reserved = status::reserved(
             [&file.system_reserved, &file.kube_reserved].into_iter(),
-            memory,
-            kept(crate::eviction::Signal::NodeFsAvailable),
+            kept(Signal::MemoryAvailable, self.machine.memory),
+            kept(Signal::NodeFsAvailable, disk.capacity),
         );
         let pressure = *self.pressure.lock();
         status::generate(&Input {

@@ -16,6 +16,7 @@ use component_base::flags::Values;
 use k8s_openapi::api::core::v1::Taint;
 
 pub use self::file::KubeletConfiguration;
+use crate::eviction::threshold::{self, Threshold};
 
 /// A configuration that cannot be used; the process ends with exit code 64.
 #[derive(Debug, thiserror::Error)]
@@ -66,6 +67,8 @@ pub struct Config {
     pub external_cloud: bool,
     /// The file's fields with flags applied.
     pub file: KubeletConfiguration,
+    /// Thresholds of eviction.
+    pub thresholds: Vec<Threshold>,
 }
 
 /// Reads flags and file.
@@ -87,6 +90,7 @@ pub fn load(given: &Values) -> Result<Config, OptionsError> {
         ip.trim().parse().map_err(|_| OptionsError::Invalid(format!("--node-ip {ip:?} is no address")))
     };
     let node_ips = given.optional("node-ip").into_iter().flat_map(|text| text.split(','));
+    let thresholds = threshold::thresholds(&file).map_err(|e| OptionsError::Invalid(e.to_string()))?;
     let root_dir = path("root-dir").unwrap_or_else(|| "/var/lib/kubelet".into());
     let config = Config {
         kubeconfig: path("kubeconfig"),
@@ -100,6 +104,7 @@ pub fn load(given: &Values) -> Result<Config, OptionsError> {
         provider_id: given.optional("provider-id").map(str::to_owned).or_else(|| file.provider_id.clone()),
         external_cloud: given.optional("cloud-provider") == Some("external"),
         file,
+        thresholds,
     };
     validate(&config)?;
     Ok(config)

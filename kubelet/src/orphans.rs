@@ -105,6 +105,19 @@ pub fn run(shared: Arc<Shared>, pods: Arc<Pods>, tasks: &Tasks) {
 async fn collect(runtime: &Runtime, pods: &Pods) -> Result<(), RuntimeError> {
     let list = runtime.glimpse().await?;
     let plan = plan(&list, |uid| pods.knows(uid), 1);
+    carry_out(runtime, &plan).await;
+    Ok(())
+}
+
+/// Removes what is left of pods that have ended, whether or not somebody may still want to read its logs: the disk is full.
+pub async fn collect_dead(runtime: &Runtime, pods: &Pods) {
+    match runtime.glimpse().await {
+        Ok(list) => carry_out(runtime, &plan(&list, |uid| pods.knows(uid) && !pods.has_ended(uid), 1)).await,
+        Err(error) => tracing::warn!(%error, "cannot collect dead containers"),
+    }
+}
+
+async fn carry_out(runtime: &Runtime, plan: &Plan) {
     // What cannot be removed now is found again by the next round.
     for id in &plan.stop {
         report(runtime.stop_container(id, GRACE).await);
@@ -116,7 +129,6 @@ async fn collect(runtime: &Runtime, pods: &Pods) -> Result<(), RuntimeError> {
         report(runtime.stop_sandbox(id).await);
         report(runtime.remove_sandbox(id).await);
     }
-    Ok(())
 }
 
 fn collect_files(shared: &Shared, keeps: &dyn Fn(&str) -> bool) {

@@ -12,8 +12,9 @@ use parking_lot::Mutex;
 use tokio::time::Instant;
 
 use crate::{
+    metrics,
     pods::Pods,
-    runtime::{Glimpse, Runtime},
+    runtime::{Glimpse, Runtime, cri},
 };
 
 /// Between two lists.
@@ -48,12 +49,30 @@ fn view(list: &[Glimpse]) -> View {
     list.iter().map(|g| (g.id.clone(), (g.pod.uid.clone(), g.state))).collect()
 }
 
+/// Shows how many pods and containers there are.
+fn count(list: &[Glimpse]) {
+    use cri::{ContainerState, PodSandboxState};
+    let many = |number: usize| i64::try_from(number).unwrap_or(i64::MAX);
+    let ready =
+        list.iter().filter(|g| g.sandbox_id.is_none() && g.state == PodSandboxState::SandboxReady as i32);
+    metrics::get().running_pods.set(many(ready.count()));
+    for (state, name) in [
+        (ContainerState::ContainerCreated, "created"),
+        (ContainerState::ContainerRunning, "running"),
+        (ContainerState::ContainerExited, "exited"),
+        (ContainerState::ContainerUnknown, "unknown"),
+    ] {
+        let found = list.iter().filter(|g| g.sandbox_id.is_some() && g.state == state as i32).count();
+        metrics::get().running_containers.with_label_values(&[name]).set(many(found));
+    }
+}
+
 /// Watches the runtime until the drain and wakes the workers of pods that changed.
 pub fn run(runtime: Runtime, pods: Arc<Pods>, tasks: &Tasks) -> Arc<Seen> {
     let seen = Arc::new(Seen(Mutex::new(Instant::now())));
     let (result, drain) = (Arc::clone(&seen), tasks.drain());
     tasks.spawn("pleg", async move {
-        let mut before = View::new();
+        let (mut before, mut last) = (View::new(), Instant::now());
         let mut ticks = tokio::time::interval(PERIOD);
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
@@ -61,11 +80,19 @@ pub fn run(runtime: Runtime, pods: Arc<Pods>, tasks: &Tasks) -> Arc<Seen> {
                 () = drain.cancelled() => return,
                 _ = ticks.tick() => {}
             }
+            let (begun, metrics) = (Instant::now(), metrics::get());
+            metrics.pleg_interval.observe(last.elapsed().as_secs_f64());
+            last = begun;
             match runtime.glimpse().await {
                 Ok(list) => {
+                    metrics.pleg_relist.observe(begun.elapsed().as_secs_f64());
+                    metrics.pleg_last_seen.set(jiff::Timestamp::now().as_second());
                     *seen.0.lock() = Instant::now();
                     let now = view(&list);
-                    changed(&before, &now).iter().for_each(|uid| pods.nudge(uid));
+                    if now != before {
+                        changed(&before, &now).iter().for_each(|uid| pods.nudge(uid));
+                        count(&list);
+                    }
                     before = now;
                 }
                 Err(error) => tracing::error!(%error, "cannot list the runtime's pods"),

@@ -3,8 +3,9 @@
 //! Sources call [`Pods::set`] with everything they want; what is missing from the next call has to end. A static pod waits
 //! for an older one of the same name to be gone, so no two of them ever run at once.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{collections::HashMap, future::Future, panic::AssertUnwindSafe, sync::Arc, time::Duration};
 
+use futures::FutureExt as _;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Pod;
 use parking_lot::Mutex;
@@ -12,7 +13,6 @@ use tokio::sync::{Notify, watch};
 
 use crate::{
     pod,
-    status::generate::Verdict,
     worker::{End, Shared, Wanted, Worker},
 };
 
@@ -101,12 +101,12 @@ impl Pods {
     }
 
     /// Ends a pod from within, as an eviction does.
-    pub fn end(&self, uid: &str, grace: Option<i64>, verdict: Verdict) {
+    pub fn end(&self, uid: &str, end: End) {
         if let Some(running) = self.running.lock().get(uid) {
             running.wanted.send_if_modified(|wanted| {
                 let fresh = wanted.end.is_none();
                 if fresh {
-                    wanted.end = Some(End { grace, verdict: Some(verdict), gone: false });
+                    wanted.end = Some(end);
                 }
                 fresh
             });
@@ -129,6 +129,13 @@ impl Pods {
     #[must_use]
     pub fn knows(&self, uid: &str) -> bool {
         self.running.lock().contains_key(uid)
+    }
+
+    /// The pod has ended and its status says so.
+    #[must_use]
+    pub fn has_ended(&self, uid: &str) -> bool {
+        let phase = self.shared.statuses.get(uid).and_then(|s| s.phase);
+        matches!(phase.as_deref(), Some("Succeeded" | "Failed"))
     }
 
     /// Every source has said what it wants at least once.
@@ -173,11 +180,16 @@ impl Pods {
         tracing::info!(pod = %pod::display(&pod), "pod worker starts");
         let (wanted, updates) = watch::channel(Wanted { pod, end: None });
         let nudge = Arc::new(Notify::new());
-        let worker = Worker::new(Arc::clone(&self.shared), updates, Arc::clone(&nudge));
-        self.running.lock().insert(uid.clone(), Running { source, wanted, nudge });
         let (this, drain) = (Arc::clone(self), self.shared.tasks.drain());
+        let (shared, wakes) = (Arc::clone(&self.shared), Arc::clone(&nudge));
+        self.running.lock().insert(uid.clone(), Running { source, wanted, nudge });
         self.shared.tasks.spawn_contained("pod", async move {
-            worker.run(drain).await;
+            let attempt = || {
+                let worker = Worker::new(Arc::clone(&shared), updates.clone(), Arc::clone(&wakes));
+                worker.run(drain.clone())
+            };
+            let pause = || drain.run_until_cancelled(tokio::time::sleep(AFTER_PANIC));
+            until_through(&uid, attempt, || async { pause().await.is_some() }).await;
             this.ended(&uid);
         });
     }
@@ -188,6 +200,24 @@ impl Pods {
         let waiting = std::mem::take(&mut *self.waiting.lock());
         for pod in waiting {
             self.upsert(Source::File, pod);
+        }
+    }
+}
+
+/// How long a pod is left alone after its worker has panicked.
+const AFTER_PANIC: Duration = Duration::from_secs(1);
+
+/// Runs a worker to its end. One that panics is replaced by a new one, which finds out from the runtime how things stand,
+/// so that no pod is ever without a worker. `pause` comes before each new one and says whether to go on.
+async fn until_through<W, P>(uid: &str, mut attempt: impl FnMut() -> W, mut pause: impl FnMut() -> P)
+where
+    W: Future<Output = ()>,
+    P: Future<Output = bool>,
+{
+    while AssertUnwindSafe(attempt()).catch_unwind().await.is_err() {
+        tracing::error!(uid, "the pod's worker panicked, a new one takes over");
+        if !pause().await {
+            return;
         }
     }
 }
@@ -228,6 +258,27 @@ pub fn created(pod: &Pod) -> Timestamp {
 mod tests {
     use super::*;
     use crate::testing;
+
+    #[tokio::test]
+    async fn a_worker_that_panics_is_replaced_until_it_comes_through() {
+        let run = |panics: usize, pauses: usize| async move {
+            let (mut begun, mut paused) = (0, 0);
+            let attempt = || {
+                begun += 1;
+                let fails = begun <= panics;
+                async move { assert!(!fails, "a bug") }
+            };
+            until_through("u", attempt, || {
+                paused += 1;
+                std::future::ready(paused < pauses)
+            })
+            .await;
+            (begun, paused)
+        };
+        assert_eq!(run(0, 9).await, (1, 0));
+        assert_eq!(run(2, 9).await, (3, 2));
+        assert_eq!(run(9, 2).await, (2, 2));
+    }
 
     #[test]
     fn own_writes_wake_nobody() {

@@ -32,9 +32,10 @@ use crate::{
     cgroup::{CgroupError, Cgroups, Version},
     env::NodeFacts,
     events::{ApiEvents, EventSink, LogOnly, Severity, node_reference},
-    eviction,
+    eviction::{self, Eviction},
+    image_gc::ImageGc,
     images::PullGate,
-    manifest, mirror,
+    manifest, metrics, mirror,
     network::dns::{self, DnsSettings},
     node::{self, Observer, machine::Machine, report::StatusSource},
     options::{self, Config, OptionsError},
@@ -47,6 +48,7 @@ use crate::{
     rotation,
     runtime::{Runtime, RuntimeError, config::NodeSettings, cri, logs::Rotation, security::NodeSecurity},
     server::{Server, auth::Gate, listener::serve},
+    stats::Collector,
     status::Statuses,
     watched::Watched,
     worker::{ServiceSource, Shared},
@@ -418,11 +420,24 @@ impl App {
         let client = api.as_ref().map(|(client, _)| client.clone());
         let gate = Arc::new(gate(&config, client)?);
         let about = node_reference(&config.node_name);
+        metrics::get().node_name.with_label_values(&[&config.node_name]).set(1);
+        metrics::get().cgroup_version.set(if shared.settings.cgroup_v2 { 2 } else { 1 });
         shared.events.send(about, Severity::Normal, "Starting", "Starting kubelet.");
         let seen = pleg::run(shared.runtime.clone(), Arc::clone(&pods), &tasks);
         let ready = network.subscribe();
         node::network::run(shared.runtime.clone(), network, Arc::clone(&pods), &tasks);
-        let pressure = eviction::run(Arc::clone(&shared), Arc::clone(&pods), config.clone(), &tasks);
+        let stats = Collector::new(Arc::clone(&shared), Arc::clone(&pods));
+        let images = ImageGc::new(Arc::clone(&shared), &config);
+        images.run(&tasks);
+        let eviction = Eviction {
+            shared: Arc::clone(&shared),
+            pods: Arc::clone(&pods),
+            stats: Arc::clone(&stats),
+            images,
+            config: config.clone(),
+            thresholds: config.thresholds.clone(),
+        };
+        let pressure = eviction::run(eviction, &tasks);
         if let Some((client, watched)) = &api {
             let observer = Observer {
                 config: config.clone(),
@@ -441,6 +456,7 @@ impl App {
                 shared: Arc::clone(&shared),
                 pods: Arc::clone(&pods),
                 seen: Arc::clone(&seen),
+                stats,
                 configz: configz(&config),
             });
             serve(listener, tls, gate, server, &tasks);

@@ -5,6 +5,7 @@
 
 pub mod config;
 pub mod logs;
+pub mod measured;
 pub mod observed;
 pub mod security;
 pub mod termination;
@@ -19,7 +20,7 @@ use std::{
 use hyper_util::rt::TokioIo;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::ResourceRequirements;
-use tonic::transport::{Channel, Endpoint};
+use tonic::transport::Endpoint;
 
 /// The wire types of CRI v1.
 pub use proto::cri::v1 as cri;
@@ -28,6 +29,7 @@ use crate::pod::resources::{self, CgroupLimits};
 
 use self::{
     cri::{image_service_client::ImageServiceClient, runtime_service_client::RuntimeServiceClient},
+    measured::Measured,
     observed::{ContainerPhase, ContainerRecord, PodRuntime, Sandbox},
 };
 
@@ -70,8 +72,8 @@ impl RuntimeError {
 /// A connection to the runtime; cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Runtime {
-    runtime: RuntimeServiceClient<Channel>,
-    images: ImageServiceClient<Channel>,
+    runtime: RuntimeServiceClient<Measured>,
+    images: ImageServiceClient<Measured>,
     timeout: Duration,
 }
 
@@ -119,6 +121,7 @@ impl Runtime {
             async move { tokio::net::UnixStream::connect(path).await.map(TokioIo::new) }
         });
         let channel = Endpoint::from_static("http://localhost").connect_with_connector_lazy(connector);
+        let channel = Measured::new(channel);
         Ok(Self {
             runtime: RuntimeServiceClient::new(channel.clone()).max_decoding_message_size(MAX_MESSAGE),
             images: ImageServiceClient::new(channel).max_decoding_message_size(MAX_MESSAGE),

@@ -11,7 +11,7 @@ pub mod metrics;
 pub mod stats;
 pub mod streams;
 
-use std::{convert::Infallible, sync::Arc};
+use std::{convert::Infallible, sync::Arc, time::Instant};
 
 use bytes::Bytes;
 use http::{Method, Request, Response, StatusCode, header};
@@ -25,6 +25,7 @@ use crate::{
     pod,
     pods::Pods,
     runtime::{RuntimeError, observed::PodRuntime},
+    stats::Collector,
     worker::Shared,
 };
 
@@ -71,6 +72,8 @@ pub struct Server {
     pub pods: Arc<Pods>,
     /// When the runtime was last seen.
     pub seen: Arc<Seen>,
+    /// What is used.
+    pub stats: Arc<Collector>,
     /// The configuration as JSON.
     pub configz: serde_json::Value,
 }
@@ -125,7 +128,18 @@ impl Server {
     pub async fn serve(self: Arc<Self>, request: Request<Incoming>) -> Result<Response<Body>, Infallible> {
         let path = request.uri().path().to_owned();
         let method = request.method().clone();
-        Ok(self.route(request).await.unwrap_or_else(|error| {
+        let first = known(&path);
+        let long =
+            if matches!(first, "exec" | "attach" | "portForward" | "debug") { "true" } else { "false" };
+        let labels = [long, method.as_str(), first, "readwrite"];
+        let (begun, metrics) = (Instant::now(), crate::metrics::get());
+        metrics.http_requests.with_label_values(&labels).inc();
+        let inflight = metrics.http_inflight.with_label_values(&labels);
+        inflight.inc();
+        let result = Arc::clone(&self).route(request).await;
+        inflight.dec();
+        metrics.http_duration.with_label_values(&labels).observe(begun.elapsed().as_secs_f64());
+        Ok(result.unwrap_or_else(|error| {
             tracing::debug!(%method, path, %error, "request failed");
             answer(error.code(), "text/plain; charset=utf-8", error.to_string())
         }))
@@ -152,8 +166,13 @@ impl Server {
                 streams::port_forward(&self, rest, &query, request).await
             }
             (&Method::POST, ["run", rest @ ..]) => streams::run(&self, rest, &query).await,
-            (&Method::GET, ["stats", "summary"]) => Ok(json(&stats::summary(&self).await?)),
-            (&Method::GET, ["metrics"]) => Ok(text(metrics::process())),
+            (&Method::GET, ["stats", "summary"]) => {
+                Ok(json(&stats::summary(&self, query.on("only_cpu_and_memory")).await?))
+            }
+            (&Method::GET, ["metrics"]) => {
+                self.count();
+                Ok(text(metrics::process() + &metrics::volumes(&self).await?))
+            }
             (&Method::GET, ["metrics", "resource"]) => Ok(text(metrics::resource(&self).await?)),
             (&Method::GET, ["metrics", "cadvisor"]) => Ok(text(metrics::cadvisor(&self).await?)),
             (&Method::GET, ["metrics", "probes"]) => Ok(text(metrics::probes())),
@@ -163,6 +182,20 @@ impl Server {
             }
             _ => Err(ServeError::NotFound("404 page not found".to_owned())),
         }
+    }
+
+    /// Brings the numbers of pods up to date before they are shown.
+    fn count(&self) {
+        let (metrics, pods) = (crate::metrics::get(), self.pods.list());
+        for fixed in [false, true] {
+            let label = [if fixed { "true" } else { "false" }];
+            let of_kind = || pods.iter().filter(|p| pod::is_static(p) == fixed);
+            let active = of_kind().filter(|p| self.shared.allocations.holds(pod::uid(p))).count();
+            metrics.desired_pods.with_label_values(&label).set(i64::try_from(of_kind().count()).unwrap_or(0));
+            metrics.active_pods.with_label_values(&label).set(i64::try_from(active).unwrap_or(0));
+        }
+        let fixed = pods.iter().filter(|p| pod::is_static(p)).count();
+        metrics.mirror_pods.set(i64::try_from(fixed).unwrap_or(0));
     }
 
     /// The pod of this name, and the uid when one is given.
@@ -190,6 +223,27 @@ impl Server {
         }
         Ok(pods)
     }
+}
+
+/// The first part of a path, where it is one of the API's; requests for anything else are counted together.
+fn known(path: &str) -> &'static str {
+    const PATHS: [&str; 13] = [
+        "healthz",
+        "pods",
+        "runningpods",
+        "containerLogs",
+        "exec",
+        "attach",
+        "portForward",
+        "run",
+        "stats",
+        "metrics",
+        "configz",
+        "checkpoint",
+        "logs",
+    ];
+    let first = path.trim_matches('/').split('/').next().unwrap_or_default();
+    PATHS.into_iter().find(|known| *known == first).unwrap_or("other")
 }
 
 fn list(items: Vec<Pod>) -> serde_json::Value {

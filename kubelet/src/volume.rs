@@ -176,6 +176,14 @@ pub async fn set_up(context: &Context<'_>) -> Result<BTreeMap<String, Mounted>, 
     Ok(mounted)
 }
 
+/// Where a volume's content is when it belongs to the pod alone; `None` for what is elsewhere on the node.
+#[must_use]
+pub fn place(pod_dir: &Path, volume: &Volume) -> Option<PathBuf> {
+    let plugin = PLUGINS.iter().find(|p| p.supports(volume))?;
+    let path = pod_dir.join("volumes").join(format!("kubernetes.io~{}", plugin.name())).join(&volume.name);
+    path.exists().then_some(path)
+}
+
 /// Takes away everything below a pod's folder: bind mounts and tmpfs first, then files. What hostPath and local volumes
 /// point to is never below it.
 ///

@@ -18,7 +18,7 @@ use std::{
     collections::{BTreeMap, HashMap},
     path::PathBuf,
     sync::Arc,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use component_base::task::Tasks;
@@ -34,6 +34,7 @@ use crate::{
     env::NodeFacts,
     events::{EventSink, Severity, container_reference, pod_reference},
     images::{PullGate, PullHistory},
+    metrics,
     network::dns::DnsSettings,
     pod::{self, Role},
     runtime::{Runtime, config::NodeSettings, observed::PodRuntime},
@@ -157,6 +158,8 @@ pub struct Worker {
     resize_error: Option<String>,
     /// Rounds in a row that failed before any container could be started.
     failures: u32,
+    /// No round has been made yet.
+    fresh: bool,
 }
 
 impl Worker {
@@ -178,6 +181,7 @@ impl Worker {
             resizing: false,
             resize_error: None,
             failures: 0,
+            fresh: true,
         }
     }
 
@@ -232,7 +236,7 @@ impl Worker {
         let Err(refused) = answer else { return true };
         self.event(&wanted.pod, Severity::Warning, &refused.reason, &refused.message);
         let message = format!("Pod was rejected: {}", refused.message);
-        self.verdict = Some(Verdict { reason: refused.reason, message });
+        self.verdict = Some(Verdict { message, ..refused });
         false
     }
 
@@ -246,10 +250,14 @@ impl Worker {
             let mut updates = self.updates.clone();
             // An end that is asked for interrupts whatever is being done, a pull or a hook for instance; what a
             // dropped call leaves behind is found by the next look at the runtime.
+            let begun = Instant::now();
             let next = tokio::select! {
                 next = self.sync(&wanted.pod) => next,
                 _ = updates.wait_for(Wanted::ends) => return,
             };
+            let operation = if std::mem::replace(&mut self.fresh, false) { "create" } else { "sync" };
+            let worker = metrics::get().pod_worker.with_label_values(&[operation]);
+            worker.observe(begun.elapsed().as_secs_f64());
             let Some(next) = next else { return };
             let wait = Timestamp::now().duration_until(next).max(SignedDuration::ZERO);
             let wait = Duration::try_from(wait).unwrap_or(RESYNC).min(RESYNC);
@@ -453,5 +461,6 @@ fn deadline_passed(pod: &Pod, status: Option<&PodStatus>, now: Timestamp) -> Opt
     (deadline(pod, status)? <= now).then(|| Verdict {
         reason: "DeadlineExceeded".to_owned(),
         message: "Pod was active on the node longer than the specified deadline".to_owned(),
+        disrupted: false,
     })
 }

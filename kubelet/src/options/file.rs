@@ -109,6 +109,8 @@ pub struct KubeletConfiguration {
     pub node_status_max_images: i32,
     #[serde(rename = "imageMinimumGCAge")]
     pub image_minimum_gc_age: GoDuration,
+    #[serde(rename = "imageMaximumGCAge")]
+    pub image_maximum_gc_age: GoDuration,
     #[serde(rename = "imageGCHighThresholdPercent")]
     pub image_gc_high_threshold_percent: u8,
     #[serde(rename = "imageGCLowThresholdPercent")]
@@ -129,6 +131,11 @@ pub struct KubeletConfiguration {
     pub allowed_unsafe_sysctls: Vec<String>,
     pub serialize_image_pulls: bool,
     pub eviction_hard: Option<BTreeMap<String, String>>,
+    pub eviction_soft: BTreeMap<String, String>,
+    pub eviction_soft_grace_period: BTreeMap<String, String>,
+    pub eviction_minimum_reclaim: BTreeMap<String, String>,
+    pub eviction_max_pod_grace_period: i32,
+    pub merge_default_eviction_settings: bool,
     pub eviction_pressure_transition_period: GoDuration,
     pub enable_debugging_handlers: bool,
     pub container_log_max_size: String,
@@ -183,7 +190,6 @@ const OTHER: &[(&str, Says)] = &[
     ("enableContentionProfiling", Says::Anything),
     ("oomScoreAdj", Says::Anything),
     ("streamingConnectionIdleTimeout", Says::Anything),
-    ("imageMaximumGCAge", Says::Only(&[])),
     ("volumeStatsAggPeriod", Says::Anything),
     ("kubeletCgroups", Says::Only(&[])),
     ("systemCgroups", Says::Only(&[])),
@@ -202,11 +208,6 @@ const OTHER: &[(&str, Says)] = &[
     ("maxOpenFiles", Says::Anything),
     ("contentType", Says::Anything),
     ("maxParallelImagePulls", Says::Anything),
-    ("evictionSoft", Says::Only(&[])),
-    ("evictionSoftGracePeriod", Says::Only(&[])),
-    ("evictionMaxPodGracePeriod", Says::Anything),
-    ("evictionMinimumReclaim", Says::Only(&[])),
-    ("mergeDefaultEvictionSettings", Says::Only(&[])),
     ("podsPerCore", Says::Only(&[])),
     ("enableControllerAttachDetach", Says::Only(&["true"])),
     ("protectKernelDefaults", Says::Only(&[])),
@@ -293,6 +294,7 @@ impl Default for KubeletConfiguration {
             node_lease_duration_seconds: 40,
             node_status_max_images: 50,
             image_minimum_gc_age: seconds(120),
+            image_maximum_gc_age: seconds(0),
             image_gc_high_threshold_percent: 85,
             image_gc_low_threshold_percent: 80,
             cgroup_root: String::new(),
@@ -307,6 +309,11 @@ impl Default for KubeletConfiguration {
             allowed_unsafe_sysctls: vec![],
             serialize_image_pulls: true,
             eviction_hard: None,
+            eviction_soft: BTreeMap::new(),
+            eviction_soft_grace_period: BTreeMap::new(),
+            eviction_minimum_reclaim: BTreeMap::new(),
+            eviction_max_pod_grace_period: 0,
+            merge_default_eviction_settings: false,
             eviction_pressure_transition_period: seconds(300),
             enable_debugging_handlers: true,
             container_log_max_size: "10Mi".into(),
@@ -468,7 +475,7 @@ volumeStatsAggPeriod: 0s
             with("cpuManagerPolicy: static"),
             Err("cpuManagerPolicy: static is not supported by this kubelet".into())
         );
-        assert!(with("evictionSoft: {memory.available: 1Gi}").unwrap_err().starts_with("evictionSoft"));
+        assert!(with("qosReserved: {memory: 50%}").unwrap_err().starts_with("qosReserved"));
         assert!(with("maxPodz: 5").unwrap_err().contains("maxPodz"));
     }
 

@@ -257,6 +257,36 @@ const FLAGS: &[Entry] = &[
         },
     ),
     field(
+        "eviction-soft",
+        Kind::String,
+        "Thresholds that are acted on only after a while: signal<value, separated by commas.",
+        set!(eviction_soft = signals),
+    ),
+    field(
+        "eviction-soft-grace-period",
+        Kind::String,
+        "How long each soft threshold is waited with: signal=duration, separated by commas.",
+        set!(eviction_soft_grace_period = map),
+    ),
+    field(
+        "eviction-minimum-reclaim",
+        Kind::String,
+        "How much more than the threshold is won back: signal=amount, separated by commas.",
+        set!(eviction_minimum_reclaim = map),
+    ),
+    field(
+        "eviction-max-pod-grace-period",
+        Kind::Int,
+        "Most seconds a pod is given to end when a soft threshold is crossed.",
+        set!(eviction_max_pod_grace_period = number),
+    ),
+    field(
+        "eviction-pressure-transition-period",
+        Kind::Duration,
+        "How long the node says that it is under pressure after it no longer is.",
+        set!(eviction_pressure_transition_period = duration),
+    ),
+    field(
         "container-log-max-size",
         Kind::String,
         "Size at which a log is rotated.",

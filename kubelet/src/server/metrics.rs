@@ -1,16 +1,30 @@
 //! Metrics in Prometheus' text format: the process's own, and what containers use (`/metrics/resource`, `/metrics/cadvisor`).
 //!
-//! Contract: names and labels as upstream's kubelet; only cpu and memory of containers are measured.
+//! Contract: names and labels as upstream's kubelet and its cAdvisor. What only cAdvisor's own look into the kernel would
+//! show (block devices, schedulers, file descriptors) is left out.
 
-use std::{collections::BTreeMap, fmt::Write as _, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt::Write as _,
+    path::Path,
+    sync::Arc,
+};
 
+use jiff::Timestamp;
 use parking_lot::Mutex;
 
 use super::{
     ServeError, Server,
-    stats::{Usage, node_cpu, usages},
+    stats::{begun, node_cpu},
 };
-use crate::node::machine;
+use crate::{
+    node::machine,
+    pod::{
+        self,
+        resources::{self, CgroupLimits},
+    },
+    stats::{ContainerUsage, PodUsage, VolumeUsage, network::Interface},
+};
 
 /// A family of samples being written.
 struct Family<'a> {
@@ -43,6 +57,11 @@ fn seconds(nanos: u64) -> f64 {
 
 #[allow(clippy::cast_precision_loss, reason = "samples are floating point numbers")]
 fn number(value: u64) -> f64 {
+    value as f64
+}
+
+#[allow(clippy::cast_precision_loss, reason = "samples are floating point numbers")]
+fn signed(value: i64) -> f64 {
     value as f64
 }
 
@@ -117,91 +136,356 @@ pub fn probes() -> String {
 
 /// `/metrics/resource`: what autoscalers read.
 pub(super) async fn resource(server: &Arc<Server>) -> Result<String, ServeError> {
-    let all = usages(server).await?;
-    let mut out = String::new();
-    let labels = |u: &Usage| {
-        [("container", u.name.clone()), ("namespace", u.namespace.clone()), ("pod", u.pod.clone())]
+    let pods = server.stats.compute().await?;
+    let meminfo = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
+    let bytes = |key: &str| {
+        u64::try_from(machine::kilobytes(&meminfo, key).unwrap_or(0)).unwrap_or(0).saturating_mul(1024)
     };
-    let help = "[STABLE] Cumulative cpu time consumed by the container in core-seconds";
-    let mut family = Family::new(&mut out, "container_cpu_usage_seconds_total", "counter", help);
-    for usage in &all {
-        family.add(&borrowed(&labels(usage)), seconds(usage.cpu), Some(usage.at));
-    }
-    let help = "[STABLE] Current working set of the container in bytes";
-    let mut family = Family::new(&mut out, "container_memory_working_set_bytes", "gauge", help);
-    for usage in &all {
-        family.add(&borrowed(&labels(usage)), number(usage.working_set), Some(usage.at));
+    let node = NodeFigures {
+        cpu: node_cpu(),
+        working_set: bytes("MemTotal:").saturating_sub(bytes("MemAvailable:")),
+        swap: bytes("SwapTotal:").saturating_sub(bytes("SwapFree:")),
+        now: Timestamp::now().as_millisecond(),
+    };
+    Ok(resource_text(&pods, &node))
+}
+
+/// The node's own part of `/metrics/resource`.
+struct NodeFigures {
+    cpu: u64,
+    working_set: u64,
+    swap: u64,
+    now: i64,
+}
+
+fn resource_text(pods: &[PodUsage], node: &NodeFigures) -> String {
+    type OfContainer = fn(&PodUsage, &ContainerUsage) -> Option<f64>;
+    type OfPod = fn(&PodUsage) -> f64;
+    let of_containers: [(&str, &str, &str, OfContainer); 5] = [
+        (
+            "container_cpu_usage_seconds_total",
+            "counter",
+            "[STABLE] Cumulative cpu time consumed by the container in core-seconds",
+            |_, c| Some(seconds(c.compute.usage.cpu)),
+        ),
+        (
+            "container_memory_working_set_bytes",
+            "gauge",
+            "[STABLE] Current working set of the container in bytes",
+            |_, c| Some(number(c.compute.usage.working_set)),
+        ),
+        (
+            "container_start_time_seconds",
+            "gauge",
+            "[STABLE] Start time of the container since unix epoch in seconds",
+            |p, c| begun(p.pod.as_deref(), &c.name).map(|at| at.as_duration().as_secs_f64()),
+        ),
+        (
+            "container_swap_limit_bytes",
+            "gauge",
+            "[ALPHA] Current amount of the container swap limit in bytes. Reported only on non-windows systems",
+            |_, _| Some(0.0),
+        ),
+        (
+            "container_swap_usage_bytes",
+            "gauge",
+            "[ALPHA] Current amount of the container swap usage in bytes. Reported only on non-windows systems",
+            |_, c| Some(number(c.compute.swap)),
+        ),
+    ];
+    let of_pods: [(&str, &str, &str, OfPod); 3] = [
+        (
+            "pod_cpu_usage_seconds_total",
+            "counter",
+            "[STABLE] Cumulative cpu time consumed by the pod in core-seconds",
+            |p| seconds(p.compute.usage.cpu),
+        ),
+        ("pod_memory_working_set_bytes", "gauge", "[STABLE] Current working set of the pod in bytes", |p| {
+            number(p.compute.usage.working_set)
+        }),
+        (
+            "pod_swap_usage_bytes",
+            "gauge",
+            "[ALPHA] Current amount of the pod swap usage in bytes. Reported only on non-windows systems",
+            |p| number(p.containers.iter().map(|c| c.compute.swap).sum()),
+        ),
+    ];
+    let mut out = String::new();
+    for (name, kind, help, read) in of_containers {
+        let mut family = Family::new(&mut out, name, kind, help);
+        for (pod, container) in pods.iter().flat_map(|p| p.containers.iter().map(move |c| (p, c))) {
+            let labels =
+                [("container", container.name.as_str()), ("namespace", &pod.namespace), ("pod", &pod.name)];
+            if let Some(value) = read(pod, container) {
+                family.add(&labels, value, Some(container.at));
+            }
+        }
     }
     let help = "[STABLE] Cumulative cpu time consumed by the node in core-seconds";
-    Family::new(&mut out, "node_cpu_usage_seconds_total", "counter", help).add(
-        &[],
-        seconds(node_cpu()),
-        None,
-    );
-    let meminfo = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
-    let kilobytes = |key: &str| machine::kilobytes(&meminfo, key).unwrap_or(0);
-    let used = u64::try_from(kilobytes("MemTotal:") - kilobytes("MemAvailable:")).unwrap_or(0);
+    let mut family = Family::new(&mut out, "node_cpu_usage_seconds_total", "counter", help);
+    family.add(&[], seconds(node.cpu), Some(node.now));
     let help = "[STABLE] Current working set of the node in bytes";
     let mut family = Family::new(&mut out, "node_memory_working_set_bytes", "gauge", help);
-    family.add(&[], number(used * 1024), None);
-    let mut pods: BTreeMap<(&str, &str), (u64, u64, i64)> = BTreeMap::new();
-    for usage in &all {
-        let entry = pods.entry((&usage.namespace, &usage.pod)).or_default();
-        *entry = (entry.0 + usage.cpu, entry.1 + usage.working_set, entry.2.max(usage.at));
-    }
-    let help = "[STABLE] Cumulative cpu time consumed by the pod in core-seconds";
-    let mut family = Family::new(&mut out, "pod_cpu_usage_seconds_total", "counter", help);
-    for ((namespace, pod), (cpu, _, at)) in &pods {
-        family.add(&[("namespace", namespace), ("pod", pod)], seconds(*cpu), Some(*at));
-    }
-    let help = "[STABLE] Current working set of the pod in bytes";
-    let mut family = Family::new(&mut out, "pod_memory_working_set_bytes", "gauge", help);
-    for ((namespace, pod), (_, memory, at)) in &pods {
-        family.add(&[("namespace", namespace), ("pod", pod)], number(*memory), Some(*at));
+    family.add(&[], number(node.working_set), Some(node.now));
+    let help = "[ALPHA] Current swap usage of the node in bytes. Reported only on non-windows systems";
+    let mut family = Family::new(&mut out, "node_swap_usage_bytes", "gauge", help);
+    family.add(&[], number(node.swap), Some(node.now));
+    for (name, kind, help, read) in of_pods {
+        let mut family = Family::new(&mut out, name, kind, help);
+        for pod in pods {
+            family.add(&[("namespace", &pod.namespace), ("pod", &pod.name)], read(pod), Some(node.now));
+        }
     }
     let help = "[STABLE] 1 if there was an error while getting container metrics, 0 otherwise";
     Family::new(&mut out, "resource_scrape_error", "gauge", help).add(&[], 0.0, None);
+    out
+}
+
+/// `/metrics/cadvisor`: what containers use, in cAdvisor's names.
+pub(super) async fn cadvisor(server: &Arc<Server>) -> Result<String, ServeError> {
+    let pods = server.stats.all().await?;
+    let mut out = cadvisor_text(&pods);
+    // The machine's facts were read when the kubelet started, so they can be read.
+    let machine = machine::read(Path::new("/")).unwrap_or_default();
+    let ids = [
+        ("boot_id", machine.boot_id.as_str()),
+        ("machine_id", &machine.machine_id),
+        ("system_uuid", &machine.system_uuid),
+    ];
+    for (name, help, value) in [
+        ("machine_cpu_cores", "Number of logical CPU cores.", machine.cpus),
+        ("machine_memory_bytes", "Amount of memory installed on the machine.", machine.memory),
+        ("machine_swap_bytes", "Amount of swap memory available on the machine.", machine.swap),
+    ] {
+        let value = number(u64::try_from(value).unwrap_or(0));
+        Family::new(&mut out, name, "gauge", help).add(&ids, value, None);
+    }
+    let help = "1 if there was an error while getting machine metrics, 0 otherwise.";
+    Family::new(&mut out, "machine_scrape_error", "gauge", help).add(&[], 0.0, None);
     Ok(out)
 }
 
-fn borrowed<'a>(labels: &'a [(&'static str, String); 3]) -> [(&'static str, &'a str); 3] {
-    [(labels[0].0, &labels[0].1), (labels[1].0, &labels[1].1), (labels[2].0, &labels[2].1)]
-}
-
-/// `/metrics/cadvisor`: cpu and memory of containers.
-pub(super) async fn cadvisor(server: &Arc<Server>) -> Result<String, ServeError> {
-    type Read = fn(&Usage) -> f64;
-    let all = usages(server).await?;
-    let families: [(&'static str, &str, &str, Read); 4] = [
-        ("container_cpu_usage_seconds_total", "counter", "Cumulative cpu time consumed in seconds.", |u| {
-            seconds(u.cpu)
+fn cadvisor_text(pods: &[PodUsage]) -> String {
+    type Read = fn(&PodUsage, &ContainerUsage) -> Option<f64>;
+    let families: [(&str, &str, &str, Read); 12] = [
+        (
+            "container_cpu_usage_seconds_total",
+            "counter",
+            "Cumulative cpu time consumed in seconds.",
+            |_, c| Some(seconds(c.compute.usage.cpu)),
+        ),
+        (
+            "container_fs_usage_bytes",
+            "gauge",
+            "Number of bytes that are consumed by the container on this filesystem.",
+            |_, c| Some(number(c.root.bytes)),
+        ),
+        ("container_last_seen", "gauge", "Last time a container was seen by the exporter", |_, c| {
+            Some(number(u64::try_from(c.at / 1000).unwrap_or(0)))
         }),
-        ("container_memory_usage_bytes", "gauge", "Current memory usage in bytes.", |u| number(u.memory)),
-        ("container_memory_working_set_bytes", "gauge", "Current working set in bytes.", |u| {
-            number(u.working_set)
+        ("container_memory_rss", "gauge", "Size of RSS in bytes.", |_, c| Some(number(c.compute.usage.rss))),
+        ("container_memory_cache", "gauge", "Number of bytes of page cache memory.", |_, c| {
+            Some(number(c.compute.usage.memory.saturating_sub(c.compute.usage.rss)))
         }),
-        ("container_memory_rss", "gauge", "Size of RSS in bytes.", |u| number(u.rss)),
+        ("container_memory_swap", "gauge", "Container swap usage in bytes.", |_, c| {
+            Some(number(c.compute.swap))
+        }),
+        (
+            "container_memory_usage_bytes",
+            "gauge",
+            "Current memory usage in bytes, including all memory regardless of when it was accessed",
+            |_, c| Some(number(c.compute.usage.memory)),
+        ),
+        ("container_memory_working_set_bytes", "gauge", "Current working set in bytes.", |_, c| {
+            Some(number(c.compute.usage.working_set))
+        }),
+        ("container_spec_cpu_period", "gauge", "CPU period of the container.", |p, c| {
+            limits(p, c).map(|l| signed(l.cpu_period.unwrap_or(0)))
+        }),
+        ("container_spec_cpu_shares", "gauge", "CPU share of the container.", |p, c| {
+            limits(p, c).map(|l| signed(l.cpu_shares.unwrap_or(0)))
+        }),
+        ("container_spec_memory_limit_bytes", "gauge", "Memory limit for the container.", |p, c| {
+            limits(p, c).map(|l| signed(l.memory_limit.unwrap_or(0)))
+        }),
+        (
+            "container_start_time_seconds",
+            "gauge",
+            "Start time of the container since unix epoch in seconds.",
+            |p, c| begun(p.pod.as_deref(), &c.name).map(|at| at.as_duration().as_secs_f64()),
+        ),
     ];
     let mut out = String::new();
     for (name, kind, help, read) in families {
         let mut family = Family::new(&mut out, name, kind, help);
-        for usage in &all {
-            let labels = [
-                ("container", usage.name.as_str()),
-                ("id", &usage.id),
-                ("name", &usage.id),
-                ("namespace", &usage.namespace),
-                ("pod", &usage.pod),
-            ];
-            family.add(&labels, read(usage), Some(usage.at));
+        for (pod, container) in pods.iter().flat_map(|p| p.containers.iter().map(move |c| (p, c))) {
+            let Some(value) = read(pod, container) else { continue };
+            family.add(&container_labels(pod, container), value, Some(container.at));
         }
     }
-    Ok(out)
+    let help = "Cumulative count of memory allocation failures.";
+    let mut family = Family::new(&mut out, "container_memory_failures_total", "counter", help);
+    for (pod, container) in pods.iter().flat_map(|p| p.containers.iter().map(move |c| (p, c))) {
+        let usage = &container.compute.usage;
+        for (kind, count) in [("pgfault", usage.faults), ("pgmajfault", usage.major_faults)] {
+            let mut labels = container_labels(pod, container).to_vec();
+            labels.extend([("failure_type", kind), ("scope", "container")]);
+            family.add(&labels, number(count), Some(container.at));
+        }
+    }
+    network_families(&mut out, pods);
+    let help = "1 if there was an error while getting container metrics, 0 otherwise";
+    Family::new(&mut out, "container_scrape_error", "gauge", help).add(&[], 0.0, None);
+    out
+}
+
+fn network_families(out: &mut String, pods: &[PodUsage]) {
+    type Read = fn(&Interface) -> u64;
+    let families: [(&str, &str, Read); 4] = [
+        ("container_network_receive_bytes_total", "Cumulative count of bytes received", |i| i.rx_bytes),
+        (
+            "container_network_receive_errors_total",
+            "Cumulative count of errors encountered while receiving",
+            |i| i.rx_errors,
+        ),
+        ("container_network_transmit_bytes_total", "Cumulative count of bytes transmitted", |i| i.tx_bytes),
+        (
+            "container_network_transmit_errors_total",
+            "Cumulative count of errors encountered while transmitting",
+            |i| i.tx_errors,
+        ),
+    ];
+    for (name, help, read) in families {
+        let mut family = Family::new(out, name, "counter", help);
+        for (pod, interface) in pods.iter().flat_map(|p| p.network.iter().map(move |i| (p, i))) {
+            // The network is the whole pod's.
+            let labels = [
+                ("container", ""),
+                ("id", ""),
+                ("image", ""),
+                ("interface", interface.name.as_str()),
+                ("name", ""),
+                ("namespace", &pod.namespace),
+                ("pod", &pod.name),
+            ];
+            family.add(&labels, number(read(interface)), None);
+        }
+    }
+}
+
+fn container_labels<'a>(pod: &'a PodUsage, container: &'a ContainerUsage) -> [(&'static str, &'a str); 6] {
+    let status = pod.pod.as_ref().and_then(|p| p.status.as_ref());
+    let statuses = status
+        .into_iter()
+        .flat_map(|s| [&s.container_statuses, &s.init_container_statuses, &s.ephemeral_container_statuses]);
+    let image = statuses.flatten().flatten().find(|s| s.name == container.name).map(|s| s.image.as_str());
+    [
+        ("container", &container.name),
+        ("id", &container.id),
+        ("image", image.unwrap_or_default()),
+        ("name", &container.id),
+        ("namespace", &pod.namespace),
+        ("pod", &pod.name),
+    ]
+}
+
+fn limits(pod: &PodUsage, container: &ContainerUsage) -> Option<CgroupLimits> {
+    let pod = pod.pod.as_ref()?;
+    let (_, spec) = pod::container_named(pod, &container.name)?;
+    Some(resources::container_limits(pod, &spec, true))
+}
+
+/// The volumes of claims, for the end of `/metrics`.
+pub(super) async fn volumes(server: &Arc<Server>) -> Result<String, ServeError> {
+    Ok(volumes_text(&server.stats.all().await?))
+}
+
+fn volumes_text(pods: &[PodUsage]) -> String {
+    type Read = fn(&VolumeUsage) -> i64;
+    let families: [(&str, &str, Read); 6] = [
+        ("kubelet_volume_stats_available_bytes", "Number of available bytes in the volume", |v| {
+            v.disk.available
+        }),
+        ("kubelet_volume_stats_capacity_bytes", "Capacity in bytes of the volume", |v| v.disk.capacity),
+        ("kubelet_volume_stats_inodes", "Maximum number of inodes in the volume", |v| v.disk.inodes),
+        ("kubelet_volume_stats_inodes_free", "Number of free inodes in the volume", |v| v.disk.inodes_free),
+        ("kubelet_volume_stats_inodes_used", "Number of used inodes in the volume", |v| {
+            v.disk.inodes - v.disk.inodes_free
+        }),
+        ("kubelet_volume_stats_used_bytes", "Number of used bytes in the volume", |v| {
+            v.disk.capacity - v.disk.available
+        }),
+    ];
+    let claims = || {
+        pods.iter().flat_map(|p| {
+            p.volumes.iter().filter_map(move |v| Some((p.namespace.as_str(), v.claim.as_deref()?, v)))
+        })
+    };
+    let mut out = String::new();
+    if claims().next().is_none() {
+        return out;
+    }
+    for (name, help, read) in families {
+        let mut family = Family::new(&mut out, name, "gauge", &format!("[ALPHA] {help}"));
+        // Pods may share a claim; it is shown once.
+        let mut shown = BTreeSet::new();
+        for (namespace, claim, volume) in claims().filter(|(n, c, _)| shown.insert((*n, *c))) {
+            family.add(
+                &[("namespace", namespace), ("persistentvolumeclaim", claim)],
+                signed(read(volume)),
+                None,
+            );
+        }
+    }
+    out
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::testing;
+
+    fn usage() -> PodUsage {
+        let pod = testing::pod("a").container("c").build();
+        let mut container = ContainerUsage { name: "c".into(), id: "1".into(), at: 7, ..Default::default() };
+        container.compute.usage.cpu = 1_500_000_000;
+        PodUsage {
+            namespace: "ns".into(),
+            name: "a".into(),
+            pod: Some(Arc::new(pod)),
+            containers: vec![container],
+            network: vec![Interface { name: "eth0".into(), rx_bytes: 3, ..Interface::default() }],
+            ..PodUsage::default()
+        }
+    }
+
+    #[test]
+    fn containers_and_pods_have_their_lines() {
+        let node = NodeFigures { cpu: 0, working_set: 0, swap: 0, now: 9 };
+        let text = resource_text(&[usage()], &node);
+        let line = "container_cpu_usage_seconds_total{container=\"c\",namespace=\"ns\",pod=\"a\"} 1.5 7\n";
+        assert!(text.contains(line), "{text}");
+        assert!(!text.contains("container_start_time_seconds{"), "it has not been started: {text}");
+        let text = cadvisor_text(&[usage()]);
+        assert!(text.contains("container_spec_cpu_shares{container=\"c\",id=\"1\",image=\"\""), "{text}");
+        assert!(text.contains("interface=\"eth0\",name=\"\",namespace=\"ns\",pod=\"a\"} 3\n"), "{text}");
+    }
+
+    #[test]
+    fn a_claim_of_two_pods_is_shown_once() {
+        let volume = VolumeUsage {
+            name: "v".into(),
+            claim: Some("data".into()),
+            ephemeral: false,
+            taken: Default::default(),
+            disk: machine::FsUsage { capacity: 10, available: 4, ..Default::default() },
+        };
+        let pod = PodUsage { volumes: vec![volume], ..usage() };
+        let text = volumes_text(&[pod.clone(), pod]);
+        let line = "kubelet_volume_stats_used_bytes{namespace=\"ns\",persistentvolumeclaim=\"data\"} 6\n";
+        assert_eq!(text.matches(line).count(), 1, "{text}");
+        assert_eq!(volumes_text(&[usage()]), "");
+    }
 
     #[test]
     fn samples_are_escaped() {

@@ -1,143 +1,278 @@
-//! `GET /stats/summary`: use of cpu, memory and disk by node, pods and containers, from the runtime and cgroups.
+//! `GET /stats/summary`: use of cpu, memory, disk and network by node, pods, containers and volumes.
 //!
-//! Contract: the Summary type of stats/v1alpha1; volumes and network are not reported.
+//! Contract: the Summary type of stats/v1alpha1. `?only_cpu_and_memory=true` leaves the rest out.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{path::Path, sync::Arc};
 
 use jiff::Timestamp;
-use serde_json::{Value, json};
+use k8s_openapi::api::core::v1::{ContainerStatus, Pod};
+use serde_json::{Map, Value, json};
 
 use super::{ServeError, Server};
 use crate::{
-    eviction::working_set,
-    node::machine,
-    runtime::{cri, observed},
+    cgroup::usage::Usage,
+    node::machine::{self, FsUsage},
+    stats::{Compute, ContainerUsage, PodUsage, VolumeUsage, disk::Taken, network},
 };
 
-/// What one container uses.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Usage {
-    /// Its pod's uid.
-    pub uid: String,
-    /// Its pod's namespace.
-    pub namespace: String,
-    /// Its pod's name.
-    pub pod: String,
-    /// Its name.
-    pub name: String,
-    /// Its id.
-    pub id: String,
-    /// Nanoseconds of cpu time since its start.
-    pub cpu: u64,
-    /// Billionths of a cpu at the moment.
-    pub cpu_rate: u64,
-    /// Bytes of memory that cannot be dropped.
-    pub working_set: u64,
-    /// Bytes of memory.
-    pub memory: u64,
-    /// Bytes of memory of its own.
-    pub rss: u64,
-    /// Bytes of its writable layer.
-    pub disk: u64,
-    /// When that was, in milliseconds since 1970.
-    pub at: i64,
-}
-
-/// What all containers use, in a stable order.
-pub(super) async fn usages(server: &Server) -> Result<Vec<Usage>, ServeError> {
-    let mut all: Vec<Usage> = server.shared.runtime.stats().await?.into_iter().filter_map(usage).collect();
-    all.sort_by(|a, b| (&a.namespace, &a.pod, &a.name, &a.id).cmp(&(&b.namespace, &b.pod, &b.name, &b.id)));
-    Ok(all)
-}
-
-fn usage(stats: cri::ContainerStats) -> Option<Usage> {
-    let attributes = stats.attributes?;
-    let label = |key: &str| attributes.labels.get(key).cloned().unwrap_or_default();
-    let value = |v: Option<cri::UInt64Value>| v.map_or(0, |v| v.value);
-    // A container that has ended has no figures, and its successor has its name.
-    let cpu = stats.cpu.filter(|c| c.usage_core_nano_seconds.is_some())?;
-    let memory = stats.memory.unwrap_or_default();
-    let uid = label(observed::POD_UID);
-    (!uid.is_empty()).then(|| Usage {
-        uid,
-        namespace: label(observed::POD_NAMESPACE),
-        pod: label(observed::POD_NAME),
-        name: label(observed::CONTAINER_NAME),
-        id: attributes.id.clone(),
-        cpu: value(cpu.usage_core_nano_seconds),
-        cpu_rate: value(cpu.usage_nano_cores),
-        working_set: value(memory.working_set_bytes),
-        memory: value(memory.usage_bytes),
-        rss: value(memory.rss_bytes),
-        disk: value(stats.writable_layer.unwrap_or_default().used_bytes),
-        at: cpu.timestamp / 1_000_000,
-    })
+/// File systems and their fill, as the summary shows them.
+#[derive(Debug, Clone, Copy, Default)]
+struct Disks {
+    kubelet: FsUsage,
+    images: FsUsage,
+    image_bytes: Option<u64>,
+    image_inodes: Option<u64>,
 }
 
 /// The summary.
-pub(super) async fn summary(server: &Arc<Server>) -> Result<Value, ServeError> {
-    let now = Timestamp::now().to_string();
-    let all = usages(server).await?;
-    let mut pods: BTreeMap<&str, Vec<&Usage>> = BTreeMap::new();
-    for usage in &all {
-        pods.entry(&usage.uid).or_default().push(usage);
+pub(super) async fn summary(server: &Arc<Server>, only_compute: bool) -> Result<Value, ServeError> {
+    let now = Timestamp::now();
+    if only_compute {
+        let pods = server.stats.compute().await?;
+        let list: Vec<Value> = pods.iter().map(|usage| pod_json(usage, None, now)).collect();
+        return Ok(json!({ "node": node_json(server, None, now), "pods": list }));
     }
-    let pods: Vec<Value> = pods.values().map(|containers| pod_json(server, containers, &now)).collect();
-    // The folder exists while the kubelet runs; were it gone, figures would be zero.
-    let disk = machine::fs_usage(&server.shared.pods_dir).unwrap_or_default();
-    let meminfo = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
-    let kilobytes = |key: &str| machine::kilobytes(&meminfo, key).unwrap_or(0).saturating_mul(1024);
-    let (total, available) = (kilobytes("MemTotal:"), kilobytes("MemAvailable:"));
-    Ok(json!({
-        "node": {
-            "nodeName": server.shared.node.name,
-            "cpu": { "time": now, "usageCoreNanoSeconds": node_cpu() },
-            "memory": {
-                "time": now,
-                "availableBytes": available,
-                "usageBytes": total - kilobytes("MemFree:"),
-                "workingSetBytes": total - available,
-            },
-            "fs": {
-                "time": now,
-                "availableBytes": disk.available,
-                "capacityBytes": disk.capacity,
-                "usedBytes": disk.capacity - disk.available,
-                "inodesFree": disk.inodes_free,
-                "inodes": disk.inodes,
-            },
-        },
-        "pods": pods,
-    }))
+    let pods = server.stats.all().await?;
+    let disks = disks(server).await;
+    let list: Vec<Value> = pods.iter().map(|usage| pod_json(usage, Some(&disks), now)).collect();
+    Ok(json!({ "node": node_json(server, Some(&disks), now), "pods": list }))
 }
 
-fn pod_json(server: &Server, containers: &[&Usage], now: &str) -> Value {
-    let first = containers[0];
-    let sum = |of: fn(&Usage) -> u64| containers.iter().map(|c| of(c)).sum::<u64>();
-    let pod = server.pods.named(&first.namespace, &first.pod);
-    let cgroups = server.shared.cgroups.as_ref();
-    let whole = pod.as_ref().zip(cgroups).and_then(|(p, c)| working_set(c, &c.pod(p)));
-    let started = pod.and_then(|p| p.status?.start_time);
+async fn disks(server: &Server) -> Disks {
+    // The folder exists while the kubelet runs; were it gone, figures would be zero.
+    let kubelet = machine::fs_usage(&server.shared.pods_dir).unwrap_or_default();
+    // Without an answer of the runtime, its file system is taken for the kubelet's.
+    let images =
+        server.shared.runtime.image_filesystems().await.ok().and_then(|list| list.into_iter().next());
+    let Some(images) = images else { return Disks { kubelet, images: kubelet, ..Disks::default() } };
+    let folder = images.fs_id.map(|id| id.mountpoint).unwrap_or_default();
+    Disks {
+        kubelet,
+        images: machine::fs_usage(&folder.into()).unwrap_or(kubelet),
+        image_bytes: images.used_bytes.map(|v| v.value),
+        image_inodes: images.inodes_used.map(|v| v.value),
+    }
+}
+
+fn node_json(server: &Server, disks: Option<&Disks>, now: Timestamp) -> Value {
+    let boot = boot_time(&std::fs::read_to_string("/proc/stat").unwrap_or_default());
+    let cpu = node_cpu();
+    let mut node = json!({
+        "nodeName": server.shared.node.name,
+        "startTime": boot.unwrap_or(now),
+        "cpu": cpu_json(&Compute {
+            usage: Usage { cpu, ..Usage::default() },
+            cpu_rate: server.stats.rate("/", cpu),
+            ..Compute::default()
+        }, now),
+        "memory": node_memory(now),
+        "systemContainers": system_containers(server, now),
+    });
+    if let Some(disks) = disks {
+        let image_fs = fs_json(disks.images, disks.image_bytes, disks.image_inodes, now);
+        node["network"] = network_json(&network::of_process(Path::new("/proc")), now);
+        node["fs"] = fs_json(disks.kubelet, None, None, now);
+        node["runtime"] = json!({ "imageFs": image_fs, "containerFs": image_fs });
+        node["rlimit"] = rlimit(now);
+    }
+    node
+}
+
+fn node_memory(now: Timestamp) -> Value {
+    let meminfo = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
+    let vmstat = std::fs::read_to_string("/proc/vmstat").unwrap_or_default();
+    let bytes = |key: &str| machine::kilobytes(&meminfo, key).unwrap_or(0).saturating_mul(1024);
+    let events = |key: &str| {
+        let mut lines = vmstat.lines().filter_map(|l| l.split_once(' '));
+        lines.find(|(name, _)| *name == key).and_then(|(_, v)| v.trim().parse::<u64>().ok())
+    };
+    let (total, available) = (bytes("MemTotal:"), bytes("MemAvailable:"));
     json!({
-        "podRef": { "name": first.pod, "namespace": first.namespace, "uid": first.uid },
-        "startTime": started,
-        "cpu": { "time": now, "usageNanoCores": sum(|c| c.cpu_rate), "usageCoreNanoSeconds": sum(|c| c.cpu) },
-        "memory": {
-            "time": now,
-            "workingSetBytes": whole.and_then(|w| u64::try_from(w).ok()).unwrap_or_else(|| sum(|c| c.working_set)),
-        },
-        "containers": containers.iter().map(|c| json!({
-            "name": c.name,
-            "cpu": { "time": now, "usageNanoCores": c.cpu_rate, "usageCoreNanoSeconds": c.cpu },
-            "memory": {
-                "time": now,
-                "workingSetBytes": c.working_set,
-                "usageBytes": c.memory,
-                "rssBytes": c.rss,
-            },
-            "rootfs": { "time": now, "usedBytes": c.disk },
-        })).collect::<Vec<_>>(),
+        "time": now,
+        "availableBytes": available,
+        "usageBytes": total - bytes("MemFree:"),
+        "workingSetBytes": total - available,
+        "rssBytes": bytes("AnonPages:"),
+        "pageFaults": events("pgfault").unwrap_or(0),
+        "majorPageFaults": events("pgmajfault").unwrap_or(0),
     })
+}
+
+/// The kubelet itself, and all pods together.
+fn system_containers(server: &Server, now: Timestamp) -> Vec<Value> {
+    let own = own_usage();
+    let all = server.shared.cgroups.as_ref().and_then(|c| c.usage(&c.kubepods()));
+    [("kubelet", own), ("pods", all)]
+        .into_iter()
+        .filter_map(|(name, usage)| {
+            let usage = usage?;
+            let compute =
+                Compute { usage, cpu_rate: server.stats.rate(name, usage.cpu), ..Compute::default() };
+            Some(json!({
+                "name": name,
+                "startTime": now,
+                "cpu": cpu_json(&compute, now),
+                "memory": memory_json(&compute, now),
+            }))
+        })
+        .collect()
+}
+
+fn own_usage() -> Option<Usage> {
+    let stat = std::fs::read_to_string("/proc/self/stat").ok()?;
+    let cpu = process_cpu(&stat)?;
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let rss = u64::try_from(machine::kilobytes(&status, "VmRSS:")?).ok()?.saturating_mul(1024);
+    Some(Usage { cpu, memory: rss, working_set: rss, rss, ..Usage::default() })
+}
+
+/// Nanoseconds of cpu time of a process, from its `stat`: the fields after its name, which may hold anything.
+fn process_cpu(stat: &str) -> Option<u64> {
+    let (_, fields) = stat.rsplit_once(')')?;
+    let mut ticks = fields.split_whitespace().skip(11).map_while(|f| f.parse::<u64>().ok());
+    Some((ticks.next()? + ticks.next()?).saturating_mul(10_000_000))
+}
+
+fn rlimit(now: Timestamp) -> Value {
+    let most =
+        std::fs::read_to_string("/proc/sys/kernel/pid_max").ok().and_then(|t| t.trim().parse::<i64>().ok());
+    let load = std::fs::read_to_string("/proc/loadavg").unwrap_or_default();
+    let running = load.split(['/', ' ']).nth(4).and_then(|n| n.parse::<i64>().ok());
+    json!({ "time": now, "maxpid": most, "curproc": running })
+}
+
+/// When the machine was started, from /proc/stat.
+fn boot_time(stat: &str) -> Option<Timestamp> {
+    let seconds = stat.lines().find_map(|l| l.strip_prefix("btime "))?;
+    Timestamp::from_second(seconds.trim().parse().ok()?).ok()
+}
+
+// === pods ===
+
+fn pod_json(usage: &PodUsage, disks: Option<&Disks>, now: Timestamp) -> Value {
+    let status = usage.pod.as_ref().and_then(|p| p.status.as_ref());
+    let started = status.and_then(|s| s.start_time.as_ref()).map_or(now, |t| t.0);
+    let containers: Vec<Value> = usage
+        .containers
+        .iter()
+        .map(|c| container_json(c, begun(usage.pod.as_deref(), &c.name).unwrap_or(started), disks, now))
+        .collect();
+    let mut made = json!({
+        "podRef": { "name": usage.name, "namespace": usage.namespace, "uid": usage.uid },
+        "startTime": started,
+        "containers": containers,
+        "cpu": cpu_json(&usage.compute, now),
+        "memory": memory_json(&usage.compute, now),
+    });
+    if usage.compute.usage.tasks > 0 {
+        made["process_stats"] = json!({ "process_count": usage.compute.usage.tasks });
+    }
+    let Some(disks) = disks else { return made };
+    if !usage.network.is_empty() {
+        made["network"] = network_json(&usage.network, now);
+    }
+    if !usage.volumes.is_empty() {
+        let list: Vec<Value> = usage.volumes.iter().map(|v| volume_json(v, &usage.namespace, now)).collect();
+        made["volume"] = list.into();
+    }
+    let Taken { bytes, inodes } = usage.ephemeral;
+    made["ephemeral-storage"] = fs_json(disks.kubelet, Some(bytes), Some(inodes), now);
+    made
+}
+
+/// When the container's present instance was started.
+pub(super) fn begun(pod: Option<&Pod>, name: &str) -> Option<Timestamp> {
+    let status = pod?.status.as_ref()?;
+    let lists =
+        [&status.container_statuses, &status.init_container_statuses, &status.ephemeral_container_statuses];
+    let one = |s: &ContainerStatus| Some(s.state.as_ref()?.running.as_ref()?.started_at.as_ref()?.0);
+    lists.into_iter().flatten().flatten().find(|s| s.name == name).and_then(one)
+}
+
+fn container_json(
+    container: &ContainerUsage,
+    started: Timestamp,
+    disks: Option<&Disks>,
+    now: Timestamp,
+) -> Value {
+    let at = Timestamp::from_millisecond(container.at).unwrap_or(now);
+    let mut made = json!({
+        "name": container.name,
+        "startTime": started,
+        "cpu": cpu_json(&container.compute, at),
+        "memory": memory_json(&container.compute, at),
+        "swap": { "time": at, "swapUsageBytes": container.compute.swap },
+    });
+    if let Some(disks) = disks {
+        let (root, logs) = (container.root, container.logs);
+        made["rootfs"] = fs_json(disks.images, Some(root.bytes), Some(root.inodes), now);
+        made["logs"] = fs_json(disks.kubelet, Some(logs.bytes), Some(logs.inodes), now);
+    }
+    made
+}
+
+fn cpu_json(compute: &Compute, at: Timestamp) -> Value {
+    let mut made = json!({ "time": at, "usageCoreNanoSeconds": compute.usage.cpu });
+    if let Some(rate) = compute.cpu_rate {
+        made["usageNanoCores"] = rate.into();
+    }
+    made
+}
+
+fn memory_json(compute: &Compute, at: Timestamp) -> Value {
+    let usage = &compute.usage;
+    let mut made = json!({
+        "time": at,
+        "usageBytes": usage.memory,
+        "workingSetBytes": usage.working_set,
+        "rssBytes": usage.rss,
+        "pageFaults": usage.faults,
+        "majorPageFaults": usage.major_faults,
+    });
+    if let Some(left) = compute.memory_left {
+        made["availableBytes"] = left.into();
+    }
+    made
+}
+
+fn volume_json(volume: &VolumeUsage, namespace: &str, now: Timestamp) -> Value {
+    let mut made = fs_json(volume.disk, Some(volume.taken.bytes), Some(volume.taken.inodes), now);
+    made["name"] = volume.name.as_str().into();
+    if let Some(claim) = &volume.claim {
+        made["pvcRef"] = json!({ "name": claim, "namespace": namespace });
+    }
+    made
+}
+
+/// A file system, and what somebody takes of it; without that, what all take.
+fn fs_json(disk: FsUsage, bytes: Option<u64>, inodes: Option<u64>, now: Timestamp) -> Value {
+    let all = u64::try_from(disk.capacity - disk.available).unwrap_or(0);
+    let all_inodes = u64::try_from(disk.inodes - disk.inodes_free).unwrap_or(0);
+    json!({
+        "time": now,
+        "availableBytes": disk.available,
+        "capacityBytes": disk.capacity,
+        "usedBytes": bytes.unwrap_or(all),
+        "inodesFree": disk.inodes_free,
+        "inodes": disk.inodes,
+        "inodesUsed": inodes.unwrap_or(all_inodes),
+    })
+}
+
+fn network_json(interfaces: &[network::Interface], now: Timestamp) -> Value {
+    let one = |i: &network::Interface| {
+        Map::from_iter([
+            ("name".to_owned(), Value::from(i.name.as_str())),
+            ("rxBytes".to_owned(), i.rx_bytes.into()),
+            ("rxErrors".to_owned(), i.rx_errors.into()),
+            ("txBytes".to_owned(), i.tx_bytes.into()),
+            ("txErrors".to_owned(), i.tx_errors.into()),
+        ])
+    };
+    let mut made = interfaces.first().map(one).unwrap_or_default();
+    made.insert("time".to_owned(), json!(now));
+    made.insert("interfaces".to_owned(), interfaces.iter().map(one).map(Value::Object).collect());
+    Value::Object(made)
 }
 
 /// Nanoseconds of cpu time that the node has spent, from /proc/stat (in hundredths of a second).
@@ -149,4 +284,60 @@ pub fn node_cpu() -> u64 {
     let ticks: Vec<u64> = line.split_whitespace().skip(1).filter_map(|w| w.parse().ok()).collect();
     let idle: u64 = ticks.iter().skip(3).take(2).sum();
     ticks.iter().take(8).sum::<u64>().saturating_sub(idle).saturating_mul(10_000_000)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        pod,
+        testing::{self, at},
+    };
+
+    #[test]
+    fn a_pod_is_shown_with_what_was_asked_for() {
+        let pod = testing::pod("a").container("c").build();
+        let usage = PodUsage {
+            uid: pod::uid(&pod).into(),
+            namespace: "ns".into(),
+            name: "a".into(),
+            pod: Some(Arc::new(pod)),
+            containers: vec![ContainerUsage {
+                name: "c".into(),
+                logs: Taken { bytes: 5, inodes: 2 },
+                ..ContainerUsage::default()
+            }],
+            network: vec![network::Interface { name: "eth0".into(), rx_bytes: 9, ..Default::default() }],
+            volumes: vec![VolumeUsage {
+                name: "v".into(),
+                claim: Some("data".into()),
+                ephemeral: false,
+                taken: Taken { bytes: 3, inodes: 1 },
+                disk: FsUsage { capacity: 100, available: 40, inodes: 10, inodes_free: 4 },
+            }],
+            ..PodUsage::default()
+        };
+        let lean = pod_json(&usage, None, at(0));
+        assert_eq!(lean["podRef"]["uid"], "uid-a");
+        assert!(lean.get("volume").is_none() && lean["containers"][0].get("logs").is_none());
+        let full = pod_json(&usage, Some(&Disks::default()), at(0));
+        assert_eq!(full["containers"][0]["logs"]["usedBytes"], 5);
+        assert_eq!(full["network"]["name"], "eth0");
+        assert_eq!(full["network"]["interfaces"][0]["rxBytes"], 9);
+        assert_eq!(full["volume"][0]["pvcRef"]["name"], "data");
+        assert_eq!(
+            (&full["volume"][0]["usedBytes"], &full["volume"][0]["inodesUsed"]),
+            (&json!(3), &json!(1))
+        );
+    }
+
+    #[test]
+    fn a_file_system_without_an_owner_shows_what_all_take() {
+        let disk = FsUsage { capacity: 100, available: 40, inodes: 10, inodes_free: 4 };
+        let shown = fs_json(disk, None, None, at(0));
+        assert_eq!((&shown["usedBytes"], &shown["inodesUsed"]), (&json!(60), &json!(6)));
+        let stat = "7 (a) b) S 1 1 1 0 -1 4 5 6 7 8 30 12 0 0 20";
+        assert_eq!(process_cpu(stat), Some(420_000_000));
+        assert_eq!(boot_time("cpu 1\nbtime 1000000\n"), Some(at(0)));
+    }
 }

@@ -41,6 +41,8 @@ pub struct Verdict {
     pub reason: String,
     /// For people.
     pub message: String,
+    /// The kubelet ended the pod for the node's sake; the `DisruptionTarget` condition says so.
+    pub disrupted: bool,
 }
 
 /// Everything the status is made from.
@@ -448,6 +450,15 @@ fn conditions(input: &Input<'_>, previous: Option<&PodStatus>, status: &PodStatu
     let old = previous.and_then(|s| s.conditions.as_deref()).unwrap_or_default();
     let mut list: Vec<PodCondition> = facts.into_iter().map(|fact| condition(input, old, fact)).collect();
     list.extend(resize_conditions(input, old));
+    list.extend(input.verdict.filter(|v| v.disrupted).map(|verdict| {
+        let fact = Fact {
+            kind: "DisruptionTarget",
+            status: true,
+            reason: Some("TerminationByKubelet"),
+            message: Some(verdict.message.clone()),
+        };
+        condition(input, old, fact)
+    }));
     // Conditions of others (readiness gates, disruption) are kept as they are.
     let foreign = input.pod.status.as_ref().and_then(|s| s.conditions.as_deref()).unwrap_or_default();
     let foreign: Vec<_> = foreign.iter().filter(|c| !is_own(c, &list)).cloned().collect();

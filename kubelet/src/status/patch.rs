@@ -32,6 +32,7 @@ pub fn status(pod: &Pod, before: Option<&PodStatus>, status: &PodStatus) -> Valu
                 fields.insert(key.to_owned(), Value::Null);
             }
         }
+        clear_texts(&old["conditions"], fields.get_mut("conditions"));
         for (key, id) in [("podIPs", "ip"), ("hostIPs", "ip"), ("conditions", "type")] {
             let gone = gone(&old[key], fields.get(key), id);
             if !gone.is_empty() {
@@ -43,6 +44,20 @@ pub fn status(pod: &Pod, before: Option<&PodStatus>, status: &PodStatus) -> Valu
         }
     }
     json!({ "metadata": { "uid": pod::uid(pod) }, "status": body })
+}
+
+/// Nulls reasons and messages that conditions do not have any more: merging alone would keep them.
+fn clear_texts(old: &Value, new: Option<&mut Value>) {
+    let before = old.as_array().into_iter().flatten();
+    let mut now: Vec<&mut Value> = new.and_then(Value::as_array_mut).into_iter().flatten().collect();
+    for was in before {
+        let Some(is) = now.iter_mut().find(|c| c["type"] == was["type"]) else { continue };
+        for key in ["reason", "message"] {
+            if was.get(key).is_some() && is.get(key).is_none() {
+                is[key] = Value::Null;
+            }
+        }
+    }
 }
 
 /// Deletions of the entries that are not there any more. Of conditions only those of resizes end: the others stay, or are
@@ -59,10 +74,30 @@ fn gone(old: &Value, new: Option<&Value>, id: &str) -> Vec<Value> {
 
 #[cfg(test)]
 mod tests {
-    use k8s_openapi::api::core::v1::PodIP;
+    use k8s_openapi::api::core::v1::{PodCondition, PodIP};
 
     use super::*;
     use crate::testing;
+
+    #[test]
+    fn a_condition_loses_its_reason_and_message() {
+        let with = |reason: Option<&str>| PodStatus {
+            conditions: Some(vec![PodCondition {
+                type_: "Ready".into(),
+                status: if reason.is_some() { "False" } else { "True" }.into(),
+                reason: reason.map(Into::into),
+                message: reason.map(Into::into),
+                ..PodCondition::default()
+            }]),
+            ..PodStatus::default()
+        };
+        let pod = testing::pod("a").build();
+        let patch = status(&pod, Some(&with(Some("ContainersNotReady"))), &with(None));
+        let ready = &patch["status"]["conditions"][0];
+        assert_eq!((ready.get("reason"), ready.get("message")), (Some(&Value::Null), Some(&Value::Null)));
+        let patch = status(&pod, Some(&with(None)), &with(None));
+        assert_eq!(patch["status"]["conditions"][0].get("reason"), None);
+    }
 
     #[test]
     fn what_is_gone_is_cleared() {

@@ -8,7 +8,7 @@ use std::{
     fs,
     os::unix::fs::{PermissionsExt, symlink},
     sync::Arc,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use jiff::Timestamp;
@@ -18,7 +18,7 @@ use super::{RETRY, Worker, later, plan};
 use crate::{
     env::{self, EnvError, NodeFacts, Objects},
     events::{Severity, container_reference},
-    images, lifecycle,
+    images, lifecycle, metrics,
     network::{dns, hosts},
     pod::{
         self, Role,
@@ -306,8 +306,17 @@ impl Worker {
                 Err(error) => return Err(error.to_string()),
             },
         };
+        let (begun, metrics) = (Instant::now(), metrics::get());
         let made = self.shared.runtime.run_sandbox(config.clone(), &handler).await;
-        let id = made.map_err(|e| e.to_string())?;
+        metrics.run_sandbox.with_label_values(&[&handler]).observe(begun.elapsed().as_secs_f64());
+        let id = made.map_err(|error| {
+            metrics.run_sandbox_errors.with_label_values(&[&handler]).inc();
+            metrics.started_pods_errors.inc();
+            error.to_string()
+        })?;
+        if attempt == 0 {
+            metrics.started_pods.inc();
+        }
         let status = self.shared.runtime.sandbox_status(&id).await.map_err(|e| e.to_string())?;
         let network = status.network.unwrap_or_default();
         let mut ips: Vec<String> = Some(network.ip).filter(|ip| !ip.is_empty()).into_iter().collect();
@@ -379,6 +388,12 @@ impl Worker {
         if let Some(after) = start.after {
             self.backoffs.next(&container.name, after, now);
         }
+        let kind = match start.role {
+            Role::Init(_) => "init_container",
+            Role::Regular(_) => "container",
+            Role::Ephemeral(_) => "ephemeral_container",
+        };
+        metrics::get().started_containers.with_label_values(&[kind]).inc();
         match self.create_and_start(pod, start, container, place, mounted, image).await {
             Ok(id) => {
                 self.waiting.remove(&container.name);
@@ -386,6 +401,7 @@ impl Worker {
                 None
             }
             Err(error) => {
+                metrics::get().started_containers_errors.with_label_values(&[error.reason(), kind]).inc();
                 tell(Severity::Warning, "Failed", format!("Error: {error}"));
                 let waiting = Waiting { reason: error.reason().to_owned(), message: error.to_string() };
                 self.waiting.insert(container.name.clone(), waiting);
