@@ -15,6 +15,7 @@ pub mod stored_forms;
 
 mod event_form;
 mod event_row;
+mod event_rules;
 mod kit;
 mod pod_spec;
 #[cfg(test)]

@@ -48,7 +48,7 @@ pub fn dns_subdomain(name: &str, prefix: bool) -> Vec<String> {
 pub fn dns_1035_label(text: &str) -> Vec<String> {
     let mut errors = Vec::new();
     if text.len() > DNS_LABEL_MAX {
-        errors.push("must be no more than 63 bytes".to_owned());
+        errors.push(format!("must be no more than {DNS_LABEL_MAX} characters"));
     }
     let edge = |b: Option<u8>| b.is_some_and(|b| b.is_ascii_lowercase() || b.is_ascii_digit());
     let good = text.bytes().next().is_some_and(|b| b.is_ascii_lowercase())

@@ -304,7 +304,10 @@ impl Call {
         errors.extend(strategy.validate_update(&new, old, &self.context(now))?);
         self.invalid(&self.info.name, &errors)?;
         self.admit(Operation::Update, Some(&mut new), Some(old), &options, false).await?;
-        self.warnings.extend(strategy.warnings(&new, Some(old)));
+        // Writers of one part of an object do not answer for the rest of it.
+        if self.info.subresource.is_empty() {
+            self.warnings.extend(strategy.warnings(&new, Some(old)));
+        }
         new.set_meta_str("resourceVersion", old.resource_version());
         if new == *old {
             return self.respond(200, current).await.map(Ok);

@@ -19,6 +19,8 @@ mod resourcequotas;
 mod secrets;
 mod serviceaccounts;
 mod services;
+#[cfg(test)]
+mod tests;
 
 /// All of them.
 pub(super) fn resources() -> Vec<Resource> {

@@ -253,6 +253,19 @@ pub(super) fn text<'v>(value: &'v Value, pointer: &str) -> &'v str {
     value.pointer(pointer).and_then(Value::as_str).unwrap_or_default()
 }
 
+/// Access modes of a volume as their initials, each once and in one order.
+pub(super) fn access_modes(obj: &Object, pointer: &str) -> Value {
+    const INITIALS: &[(&str, &str)] = &[
+        ("ReadWriteOnce", "RWO"),
+        ("ReadOnlyMany", "ROX"),
+        ("ReadWriteMany", "RWX"),
+        ("ReadWriteOncePod", "RWOP"),
+    ];
+    let has = |mode: &str| items(obj.pointer(pointer)).any(|one| one == mode);
+    let initials = INITIALS.iter().filter(|(mode, _)| has(mode)).map(|(_, initials)| *initials);
+    initials.collect::<Vec<_>>().join(",").into()
+}
+
 /// The first three of a list, and how many more there are.
 pub(super) fn short_list(all: &[String]) -> Value {
     match all {

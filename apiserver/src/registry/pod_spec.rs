@@ -18,11 +18,17 @@ use component_base::quantity::Quantity;
 use serde_json::{Map, Value, json};
 
 pub(super) use self::{
+    affinity::{check_effect, check_node_selector},
     annotations::MIRROR,
     validation::{
         check_annotation_change, check_changed_tolerations, check_new_pod, check_pod, check_template,
     },
-    warnings::{of_ip as warnings_of_ip, of_pod as warnings_of_pod, of_template as warnings_of_template},
+    volumes::sources,
+    warnings::{
+        of_cidr as warnings_of_cidr, of_claim as warnings_of_claim, of_ip as warnings_of_ip,
+        of_node_term as warnings_of_node_term, of_pod as warnings_of_pod,
+        of_template as warnings_of_template,
+    },
 };
 use super::kit::resources;
 

@@ -1,6 +1,6 @@
 //! `selfsubjectreviews` of authentication.k8s.io.
 
-use crate::registry::{ Resource};
+use crate::registry::Resource;
 
 /// The resource.
 pub(super) fn resource() -> Resource {

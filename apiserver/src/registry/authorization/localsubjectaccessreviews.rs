@@ -1,6 +1,6 @@
 //! `localsubjectaccessreviews` of authorization.k8s.io.
 
-use crate::registry::{ Resource};
+use crate::registry::Resource;
 
 /// The resource.
 pub(super) fn resource() -> Resource {

@@ -1,6 +1,6 @@
 //! `bindings`.
 
-use crate::registry::{ Resource};
+use crate::registry::Resource;
 
 /// The resource.
 pub(super) fn resource() -> Resource {

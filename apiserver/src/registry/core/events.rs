@@ -2,16 +2,9 @@
 
 use std::sync::Arc;
 
-use jiff::Timestamp;
-use serde_json::Value;
-
-use crate::{
-    object::Object,
-    registry::{
-        Column, Resource, SelectableField, Strategy, StrategyContext, event_row,
-        kit::{Plain, column},
-    },
-    status::Status,
+use crate::registry::{
+    Column, Resource, SelectableField, event_row, event_rules,
+    kit::{Plain, Rules, column, path_segment},
 };
 
 const COLUMNS: &[Column] = &[
@@ -48,29 +41,13 @@ pub(super) fn resource() -> Resource {
             ]
         },
         columns: COLUMNS,
-        strategy: Arc::new(Events),
+        strategy: Arc::new(Rules {
+            name: path_segment,
+            validate: |event, errors| event_rules::check(event, true, errors),
+            row: Some(event_row::row),
+            create_on_update: true,
+            ..Rules::new(PLAIN)
+        }),
         ..Resource::of("", "Event", "events", "event")
-    }
-}
-
-/// Something that happened; core/v1 form.
-struct Events;
-
-impl Strategy for Events {
-    fn prepare_create(&self, obj: &mut Object, ctx: &StrategyContext<'_>) -> Result<(), Status> {
-        PLAIN.prepare_create(obj, ctx)
-    }
-
-    fn prepare_update(
-        &self,
-        new: &mut Object,
-        old: &Object,
-        ctx: &StrategyContext<'_>,
-    ) -> Result<(), Status> {
-        PLAIN.prepare_update(new, old, ctx)
-    }
-
-    fn row(&self, obj: &Object, now: Timestamp) -> Vec<Value> {
-        event_row::row(obj, now)
     }
 }

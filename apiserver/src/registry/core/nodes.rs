@@ -1,5 +1,7 @@
 //! `nodes`.
 
+mod validation;
+
 use std::sync::Arc;
 
 use jiff::Timestamp;
@@ -8,10 +10,9 @@ use serde_json::Value;
 use crate::{
     object::Object,
     registry::{
-        Column, Resource, SelectableField, Strategy, StrategyContext, Subresource,
-        kit::{Plain, column, items, text},
+        Column, Resource, SelectableField, StrategyContext, Subresource,
+        kit::{Plain, Rules, column, fill, items, keep, text},
     },
-    status::Status,
     table,
 };
 
@@ -45,48 +46,76 @@ pub(super) fn resource() -> Resource {
         storage_prefix: "minions",
         selectable: const { &[SelectableField::at("spec.unschedulable", "/spec/unschedulable").or("false")] },
         columns: COLUMNS,
-        strategy: Arc::new(Nodes),
+        // A node registers with its status.
+        strategy: Arc::new(Rules {
+            default,
+            create,
+            change,
+            validate: validation::check,
+            validate_change: validation::check_change,
+            validate_status: validation::check_change,
+            warnings: |node, _| validation::warnings(node),
+            row: Some(row),
+            ..Rules::new(PLAIN)
+        }),
         ..Resource::of("", "Node", "nodes", "node")
     }
 }
 
-/// A node registers with its status.
-struct Nodes;
-
-impl Strategy for Nodes {
-    fn prepare_create(&self, obj: &mut Object, ctx: &StrategyContext<'_>) -> Result<(), Status> {
-        PLAIN.prepare_create(obj, ctx)
+/// What a node can give is what it has, where it does not say.
+fn default(node: &mut Object) {
+    let Some(status) = fill::child(node.as_map_mut(), "status") else { return };
+    if let Some(capacity) = status.get("capacity").filter(|capacity| capacity.is_object()).cloned()
+        && !fill::is_set(status, "allocatable")
+    {
+        status.insert("allocatable".to_owned(), capacity);
     }
+}
 
-    fn prepare_update(
-        &self,
-        new: &mut Object,
-        old: &Object,
-        ctx: &StrategyContext<'_>,
-    ) -> Result<(), Status> {
-        PLAIN.prepare_update(new, old, ctx)
+/// The configuration that once came through the API server.
+fn drop_config(node: &mut Object, part: &str, field: &str) {
+    if let Some(part) = fill::child(node.as_map_mut(), part) {
+        part.remove(field);
     }
+}
 
-    fn row(&self, obj: &Object, now: Timestamp) -> Vec<Value> {
-        let info =
-            |field: &str| match obj.pointer(&format!("/status/nodeInfo/{field}")).and_then(Value::as_str) {
-                Some(value) if !value.is_empty() => Value::from(value),
-                _ => Value::from("<unknown>"),
-            };
-        let version = obj.pointer("/status/nodeInfo/kubeletVersion").cloned().unwrap_or_else(|| "".into());
-        vec![
-            obj.name().into(),
-            condition(obj).into(),
-            roles(obj).into(),
-            table::age(obj, now).into(),
-            version,
-            address(obj, "InternalIP"),
-            address(obj, "ExternalIP"),
-            info("osImage"),
-            info("kernelVersion"),
-            info("containerRuntimeVersion"),
-        ]
+fn create(node: &mut Object, _ctx: &StrategyContext<'_>) {
+    drop_config(node, "spec", "configSource");
+    drop_config(node, "status", "config");
+}
+
+fn change(new: &mut Object, old: &Object, ctx: &StrategyContext<'_>) {
+    let gone = |pointer: &str| old.pointer(pointer).is_none_or(Value::is_null);
+    if ctx.subresource == "status" {
+        if gone("/status/config") {
+            drop_config(new, "status", "config");
+        }
+    } else {
+        keep(new, old, &["status"]);
+        if gone("/spec/configSource") {
+            drop_config(new, "spec", "configSource");
+        }
     }
+}
+
+fn row(obj: &Object, now: Timestamp) -> Vec<Value> {
+    let info = |field: &str| match obj.pointer(&format!("/status/nodeInfo/{field}")).and_then(Value::as_str) {
+        Some(value) if !value.is_empty() => Value::from(value),
+        _ => Value::from("<unknown>"),
+    };
+    let version = obj.pointer("/status/nodeInfo/kubeletVersion").cloned().unwrap_or_else(|| "".into());
+    vec![
+        obj.name().into(),
+        condition(obj).into(),
+        roles(obj).into(),
+        table::age(obj, now).into(),
+        version,
+        address(obj, "InternalIP"),
+        address(obj, "ExternalIP"),
+        info("osImage"),
+        info("kernelVersion"),
+        info("containerRuntimeVersion"),
+    ]
 }
 
 fn condition(obj: &Object) -> String {

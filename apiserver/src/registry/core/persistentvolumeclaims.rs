@@ -1,14 +1,16 @@
 //! `persistentvolumeclaims`.
 
+mod validation;
+
 use std::sync::Arc;
 
-use serde_json::Value;
+use serde_json::{Map, Value, json};
 
 use crate::{
     object::Object,
     registry::{
-        Column, Resource, Subresource,
-        kit::{Cell, Plain, column, items},
+        Column, Resource, StrategyContext, Subresource,
+        kit::{Cell, Plain, Rules, access_modes, column, fill, keep},
     },
 };
 
@@ -39,19 +41,88 @@ pub(super) fn resource() -> Resource {
         short_names: &["pvc"],
         subresources: &[Subresource::Status],
         columns: COLUMNS,
-        strategy: Arc::new(Plain { status: true, generation: false, cells: CELLS }),
+        strategy: Arc::new(Rules {
+            default,
+            create,
+            change,
+            validate_new: validation::check_new,
+            validate_updated: false,
+            validate_change: validation::check_change,
+            validate_status: validation::check_status,
+            warnings: |claim, _| validation::warnings(claim),
+            ..Rules::new(Plain { status: true, generation: false, cells: CELLS })
+        }),
         ..Resource::of("", "PersistentVolumeClaim", "persistentvolumeclaims", "persistentvolumeclaim")
     }
 }
 
-/// Access modes as their initials.
-fn access_modes(obj: &Object, pointer: &str) -> Value {
-    let initial = |mode: &Value| match mode.as_str()? {
-        "ReadWriteOnce" => Some("RWO"),
-        "ReadOnlyMany" => Some("ROX"),
-        "ReadWriteMany" => Some("RWX"),
-        "ReadWriteOncePod" => Some("RWOP"),
-        _ => None,
+fn default(claim: &mut Object) {
+    if let Some(spec) = fill::spec(claim)
+        && !fill::is_set(spec, "volumeMode")
+    {
+        spec.insert("volumeMode".to_owned(), "Filesystem".into());
+    }
+    if let Some(status) = fill::made(claim.as_map_mut(), "status") {
+        fill::missing(status, "phase", "Pending");
+    }
+}
+
+fn create(claim: &mut Object, _ctx: &StrategyContext<'_>) {
+    claim.set("status", json!({"phase": "Pending"}));
+    if let Some(spec) = fill::spec(claim) {
+        settle_source(spec, None);
+    }
+}
+
+fn change(new: &mut Object, old: &Object, ctx: &StrategyContext<'_>) {
+    if ctx.subresource == "status" {
+        return;
+    }
+    keep(new, old, &["status"]);
+    if let Some(spec) = fill::spec(new) {
+        settle_source(spec, old.get("spec").and_then(Value::as_object));
+    }
+}
+
+/// Both fields that name the source of the data say the same. A claim that never had a source drops what the older of
+/// the two may not name, and one from another namespace.
+fn settle_source(spec: &mut Map<String, Value>, old: Option<&Map<String, Value>>) {
+    let had = |field: &str| old.is_some_and(|old| fill::is_set(old, field));
+    let foreign = |spec: &Map<String, Value>| {
+        let reference = spec.get("dataSourceRef").and_then(Value::as_object);
+        reference.is_some_and(|reference| !fill::string(reference, "namespace").is_empty())
     };
-    items(obj.pointer(pointer)).filter_map(initial).collect::<Vec<_>>().join(",").into()
+    if foreign(spec) && !had("dataSourceRef") {
+        spec.remove("dataSourceRef");
+    }
+    if !had("dataSource") && !had("dataSourceRef") && !fill::is_set(spec, "dataSourceRef") {
+        let known = spec.get("dataSource").and_then(Value::as_object).is_some_and(|source| {
+            matches!(
+                (fill::string(source, "kind"), fill::string(source, "apiGroup")),
+                ("PersistentVolumeClaim", "") | ("VolumeSnapshot", "snapshot.storage.k8s.io")
+            )
+        });
+        if !known {
+            spec.remove("dataSource");
+        }
+    }
+    mirror_source(spec);
+}
+
+/// Fills in one of the fields that name the source of the data from the other.
+fn mirror_source(spec: &mut Map<String, Value>) {
+    let (old, new) = (fill::is_set(spec, "dataSource"), fill::is_set(spec, "dataSourceRef"));
+    let (from, to) = match (old, new) {
+        (true, false) => ("dataSource", "dataSourceRef"),
+        (false, true) => ("dataSourceRef", "dataSource"),
+        _ => return,
+    };
+    let Some(source) = spec.get(from).and_then(Value::as_object) else { return };
+    if !fill::string(source, "namespace").is_empty() {
+        return;
+    }
+    let fields = ["apiGroup", "kind", "name"].into_iter();
+    let copy: Map<String, Value> =
+        fields.filter_map(|field| Some((field.to_owned(), source.get(field)?.clone()))).collect();
+    spec.insert(to.to_owned(), Value::Object(copy));
 }

@@ -1,14 +1,18 @@
 //! `persistentvolumes`.
 
+mod validation;
+
 use std::sync::Arc;
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::{
     object::Object,
+    objects::rfc3339,
     registry::{
-        Column, Resource, Subresource,
-        kit::{Cell, Plain, column, items, text},
+        Column, Resource, StrategyContext, Subresource,
+        kit::{Cell, Plain, Rules, access_modes, column, fill, keep, text},
+        pod_spec,
     },
 };
 
@@ -44,21 +48,53 @@ pub(super) fn resource() -> Resource {
         namespaced: false,
         subresources: &[Subresource::Status],
         columns: COLUMNS,
-        strategy: Arc::new(Plain { status: true, generation: false, cells: CELLS }),
+        strategy: Arc::new(Rules {
+            default,
+            create,
+            change,
+            validate_new: validation::check_new,
+            validate_updated: false,
+            validate_change: validation::check_change,
+            warnings: |volume, _| validation::warnings(volume),
+            ..Rules::new(Plain { status: true, generation: false, cells: CELLS })
+        }),
         ..Resource::of("", "PersistentVolume", "persistentvolumes", "persistentvolume")
     }
 }
 
-/// Access modes as their initials.
-fn access_modes(obj: &Object, pointer: &str) -> Value {
-    let initial = |mode: &Value| match mode.as_str()? {
-        "ReadWriteOnce" => Some("RWO"),
-        "ReadOnlyMany" => Some("ROX"),
-        "ReadWriteMany" => Some("RWX"),
-        "ReadWriteOncePod" => Some("RWOP"),
-        _ => None,
-    };
-    items(obj.pointer(pointer)).filter_map(initial).collect::<Vec<_>>().join(",").into()
+fn default(volume: &mut Object) {
+    if let Some(spec) = fill::spec(volume) {
+        fill::missing(spec, "persistentVolumeReclaimPolicy", "Retain");
+        if !fill::is_set(spec, "volumeMode") {
+            spec.insert("volumeMode".to_owned(), "Filesystem".into());
+        }
+        pod_spec::fill_source(spec);
+    }
+    if let Some(status) = fill::made(volume.as_map_mut(), "status") {
+        fill::missing(status, "phase", "Pending");
+    }
+}
+
+fn create(volume: &mut Object, ctx: &StrategyContext<'_>) {
+    volume.set("status", json!({"phase": "Pending", "lastPhaseTransitionTime": rfc3339(ctx.now)}));
+}
+
+/// The time of the last change of phase is kept, and told where a writer of the status does not.
+fn change(new: &mut Object, old: &Object, ctx: &StrategyContext<'_>) {
+    if ctx.subresource != "status" {
+        return keep(new, old, &["status"]);
+    }
+    const TIME: &str = "lastPhaseTransitionTime";
+    let before = old.pointer("/status").and_then(Value::as_object).cloned().unwrap_or_default();
+    let Some(status) = fill::made(new.as_map_mut(), "status") else { return };
+    let same_phase = fill::string(status, "phase") == fill::string(&before, "phase");
+    if same_phase && !fill::is_set(status, TIME) {
+        if let Some(time) = before.get(TIME) {
+            status.insert(TIME.to_owned(), time.clone());
+        }
+    } else if !same_phase && (!fill::is_set(status, TIME) || status.get(TIME) == before.get(TIME)) {
+        status.insert(TIME.to_owned(), rfc3339(ctx.now).into());
+    }
 }
 
 fn claim(obj: &Object) -> Value {

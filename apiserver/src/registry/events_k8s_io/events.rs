@@ -6,10 +6,11 @@ use jiff::Timestamp;
 use serde_json::Value;
 
 use crate::{
+    field::ErrorList,
     object::Object,
     registry::{
-        Column, Resource, SelectableField, Strategy, StrategyContext, event_form, event_row,
-        kit::{Plain, column},
+        Column, Resource, SelectableField, Strategy, StrategyContext, event_form, event_row, event_rules,
+        kit::column,
     },
     status::Status,
 };
@@ -26,7 +27,6 @@ const COLUMNS: &[Column] = &[
     column("Count", "string").wide(),
     column("Name", "string").name().wide(),
 ];
-const PLAIN: Plain = Plain { status: false, generation: false, cells: &[] };
 
 /// The resource.
 pub(super) fn resource() -> Resource {
@@ -56,17 +56,27 @@ pub(super) fn resource() -> Resource {
 struct Events;
 
 impl Strategy for Events {
-    fn prepare_create(&self, obj: &mut Object, ctx: &StrategyContext<'_>) -> Result<(), Status> {
-        PLAIN.prepare_create(obj, ctx)
+    fn validate_create(&self, obj: &Object, _ctx: &StrategyContext<'_>) -> Result<ErrorList, Status> {
+        let mut errors = ErrorList::new();
+        event_rules::check(obj, false, &mut errors);
+        event_rules::check_new(obj, &mut errors);
+        Ok(errors)
     }
 
-    fn prepare_update(
+    fn validate_update(
         &self,
-        new: &mut Object,
+        new: &Object,
         old: &Object,
-        ctx: &StrategyContext<'_>,
-    ) -> Result<(), Status> {
-        PLAIN.prepare_update(new, old, ctx)
+        _ctx: &StrategyContext<'_>,
+    ) -> Result<ErrorList, Status> {
+        let mut errors = ErrorList::new();
+        event_rules::check(new, false, &mut errors);
+        event_rules::check_change(new, old, &mut errors);
+        Ok(errors)
+    }
+
+    fn allow_create_on_update(&self) -> bool {
+        true
     }
 
     fn stored_as(&self) -> Option<&'static str> {

@@ -25,7 +25,6 @@ pub(in crate::registry) struct Allowed {
 
 impl Allowed {
     /// What the spec of an old claim breaks.
-    #[expect(dead_code, reason = "the kinds that need it follow")]
     pub(in crate::registry) fn by(spec: &At<'_>) -> Self {
         Self {
             source_groups: ["dataSource", "dataSourceRef"].iter().any(|s| spec.get(s).has("apiGroup")),

@@ -58,7 +58,7 @@ pub(in crate::registry) fn is_extended(name: &str) -> bool {
 }
 
 /// Whether limits may be above requests.
-fn may_overcommit(name: &str) -> bool {
+pub(in crate::registry) fn may_overcommit(name: &str) -> bool {
     is_native(name) && !is_huge_page(name)
 }
 
@@ -110,15 +110,15 @@ pub(in crate::registry) fn check_pod_name(name: &str, path: &Path, errors: &mut 
     errors.extend(wrong);
 }
 
+/// Whether a resource is one of those that a quota knows of itself.
+pub(in crate::registry) fn is_of_quotas(name: &str) -> bool {
+    CONTAINER.contains(&name) || QUOTA.contains(&name) || COUNTS.contains(&name) || is_quota_huge_page(name)
+}
+
 /// A name of a resource under quota.
-#[expect(dead_code, reason = "the kinds that need it follow")]
 pub(in crate::registry) fn check_quota_name(name: &str, path: &Path, errors: &mut ErrorList) {
     check_name(name, path, errors);
-    let standard = CONTAINER.contains(&name)
-        || QUOTA.contains(&name)
-        || COUNTS.contains(&name)
-        || is_quota_huge_page(name);
-    if !name.contains('/') && !standard {
+    if !name.contains('/') && !is_of_quotas(name) {
         errors.push(Error::invalid(path, name, "must be a standard resource for quota"));
     }
 }
@@ -136,6 +136,13 @@ pub(in crate::registry) fn check_amount(name: &str, at: &At<'_>, errors: &mut Er
 pub(in crate::registry) fn check_not_negative(at: &At<'_>, errors: &mut ErrorList) {
     if let Some(quantity) = at.quantity().filter(|quantity| quantity.sign() < 0) {
         at.invalid_as(errors, quantity.to_string(), "must be greater than or equal to 0");
+    }
+}
+
+/// An amount of storage is none below zero.
+pub(in crate::registry) fn check_basic(at: &At<'_>, errors: &mut ErrorList) {
+    if let Some(quantity) = at.quantity().filter(|quantity| quantity.value() < 0) {
+        at.invalid_as(errors, quantity.value(), "must be a valid resource quantity");
     }
 }
 

@@ -207,7 +207,6 @@ fn compared(value: &At<'_>, errors: &mut ErrorList) {
 }
 
 /// The effect of a taint.
-#[expect(dead_code, reason = "the kinds that need it follow")]
 pub(in crate::registry) fn check_effect(effect: &At<'_>, errors: &mut ErrorList) {
     effect.check_among(errors, EFFECTS);
 }

@@ -102,6 +102,36 @@ pub(in crate::registry) fn of_ip(path: &Path, text: &str) -> Option<String> {
     }
 }
 
+/// What to warn of at the network in a loosely checked field.
+pub(in crate::registry) fn of_cidr(path: &Path, text: &str) -> Vec<String> {
+    let (address, length) = text.split_once('/').unwrap_or((text, ""));
+    let bits = match length.trim_start_matches('0') {
+        "" if !length.is_empty() => "0",
+        bits => bits,
+    };
+    let plain = format!("{}/{bits}", address::without_leading_zeros(address));
+    let Ok(network) = plain.parse::<ipnet::IpNet>() else { return Vec::new() };
+    let mapped = matches!(network.addr(), IpAddr::V6(v6) if v6.to_ipv4_mapped().is_some());
+    let truncated = network.trunc();
+    let mut warnings = Vec::new();
+    if network.addr() != network.network() {
+        let single = network.max_prefix_len();
+        warnings.push(format!(
+            "{path}: CIDR value {text:?} is ambiguous in this context (should be \"{truncated}\" or \"{}/{single}\"?)",
+            network.addr()
+        ));
+    }
+    if mapped || plain != text {
+        warnings.push(format!("{path}: non-standard CIDR value {text:?} is invalid: use \"{truncated}\""));
+    }
+    if warnings.is_empty() && network.addr().is_ipv6() && network.to_string() != text {
+        warnings.push(format!(
+            "{path}: IPv6 CIDR value {text:?} should be in RFC 5952 canonical format (\"{network}\")"
+        ));
+    }
+    warnings
+}
+
 /// Warnings of a new pod.
 pub(in crate::registry) fn of_pod(pod: &Object) -> Vec<String> {
     let mut warnings = Warnings(Vec::new());

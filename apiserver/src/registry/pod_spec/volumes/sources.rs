@@ -276,7 +276,6 @@ fn secret_of_volume(source: &At<'_>, persistent: bool, errors: &mut ErrorList) {
 }
 
 /// A reference to a secret from a persistent CSI volume.
-#[expect(dead_code, reason = "the kinds that need it follow")]
 pub(in crate::registry) fn check_secret(secret: &At<'_>, errors: &mut ErrorList) {
     if secret.is_set() {
         secret.get("name").check_required_format(errors, format::dns_subdomain);
