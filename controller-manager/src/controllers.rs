@@ -1,5 +1,6 @@
 //! The controllers, one file each, one line each in [`ALL`].
 
+mod attach_detach;
 mod bootstrap_token;
 mod certificatesigningrequest;
 mod clusterrole_aggregation;
@@ -119,6 +120,7 @@ pub const ALL: &[Controller] = &[
         start: volume_protection::start_classes,
     },
     Controller { name: "persistentvolume-expander-controller", start: persistentvolume_expander::start },
+    Controller { name: "persistentvolume-attach-detach-controller", start: attach_detach::start },
     Controller { name: "ephemeral-volume-controller", start: ephemeral_volume::start },
     Controller { name: "replicaset-controller", start: replicaset::start },
     Controller { name: "replicationcontroller-controller", start: replicationcontroller::start },

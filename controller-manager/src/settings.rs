@@ -47,6 +47,8 @@ pub struct Settings {
     pub mirrored_endpoints: usize,
     /// How workloads are scaled.
     pub autoscaler: AutoscalerSettings,
+    /// How volumes are attached and detached.
+    pub attach: AttachSettings,
     /// Silence and eviction of nodes.
     pub nodes: NodeSettings,
     /// Finished pods kept before the oldest go; 0 keeps all.
@@ -78,6 +80,15 @@ pub struct NodeSettings {
     pub large: usize,
     /// Share of silent nodes from which a zone counts as disrupted.
     pub unhealthy_share: f64,
+}
+
+/// How volumes are attached and detached.
+#[derive(Clone, Debug, Default)]
+pub struct AttachSettings {
+    /// How often everything is looked at, whatever has happened; `None` for never.
+    pub sync: Option<Duration>,
+    /// Whether volumes are taken from sick nodes that do not let them go in time.
+    pub force_after_timeout: bool,
 }
 
 /// How HorizontalPodAutoscalers look at metrics.
@@ -120,6 +131,9 @@ pub enum SettingsError {
     /// A slice's size is out of bounds.
     #[error("--{0} must be between 1 and 1000, but got {1}")]
     SliceSize(&'static str, i64),
+    /// The period of the attachments is too short.
+    #[error("--attach-detach-reconcile-sync-period must be greater than one second, but got {0:?}")]
+    AttachPeriod(Duration),
     /// Half of a pair of files.
     #[error("--{0} and its other half must be given together")]
     Pair(&'static str),
@@ -210,6 +224,24 @@ pub fn flags() -> Vec<Flag> {
             "30s",
             "how long after a pod's start turning unready counts as never having been ready",
         ),
+        Flag::new(
+            "attach-detach-reconcile-sync-period",
+            Kind::Duration,
+            "1m0s",
+            "how often all attachments of volumes are looked at",
+        ),
+        Flag::new(
+            "disable-attach-detach-reconcile-sync",
+            Kind::Bool,
+            "false",
+            "look at attachments of volumes only when something changes",
+        ),
+        Flag::new(
+            "disable-force-detach-on-timeout",
+            Kind::Bool,
+            "false",
+            "never take volumes from sick nodes, however long they keep them",
+        ),
         Flag::new("node-monitor-period", Kind::Duration, "5s", "how often nodes are looked at"),
         Flag::new(
             "node-monitor-grace-period",
@@ -273,6 +305,7 @@ impl Settings {
                 cpu_initialization: values.duration("horizontal-pod-autoscaler-cpu-initialization-period"),
                 initial_readiness: values.duration("horizontal-pod-autoscaler-initial-readiness-delay"),
             },
+            attach: attach(values)?,
             nodes: NodeSettings {
                 period: values.duration("node-monitor-period"),
                 grace: values.duration("node-monitor-grace-period"),
@@ -307,6 +340,17 @@ impl Settings {
 
 fn file(values: &Values, flag: &str) -> Option<PathBuf> {
     values.optional(flag).filter(|p| !p.is_empty()).map(PathBuf::from)
+}
+
+fn attach(values: &Values) -> Result<AttachSettings, SettingsError> {
+    let period = values.duration("attach-detach-reconcile-sync-period");
+    if period < Duration::from_secs(1) {
+        return Err(SettingsError::AttachPeriod(period));
+    }
+    Ok(AttachSettings {
+        sync: (!values.bool("disable-attach-detach-reconcile-sync")).then_some(period),
+        force_after_timeout: !values.bool("disable-force-detach-on-timeout"),
+    })
 }
 
 /// A number that says "none" with anything below one.

@@ -198,7 +198,7 @@ fn decide(meta: &ObjectMeta, finalizer: &str) -> Decision {
 }
 
 /// The names of the claims a pod uses, its ephemeral volumes' among them.
-fn claims_of(pod: &Pod) -> Vec<String> {
+pub(super) fn claims_of(pod: &Pod) -> Vec<String> {
     let name = pod.metadata.name.as_deref().unwrap_or_default();
     let volumes = pod.spec.iter().flat_map(|s| s.volumes.iter().flatten());
     let claim = |v: &k8s_openapi::api::core::v1::Volume| match (&v.persistent_volume_claim, &v.ephemeral) {
