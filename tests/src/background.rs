@@ -10,7 +10,10 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail};
-use nix::pty::openpty;
+use nix::pty::{Winsize, openpty};
+
+/// The size of a terminal that programs are started on: 40 lines of 100 characters.
+const WINDOW: Winsize = Winsize { ws_row: 40, ws_col: 100, ws_xpixel: 0, ws_ypixel: 0 };
 
 /// A running program whose lines are read as they come; killed when dropped.
 #[derive(Debug)]
@@ -48,7 +51,7 @@ impl Background {
     /// # Errors
     /// When it cannot be started.
     pub fn on_terminal(mut command: Command) -> Result<Self> {
-        let pty = openpty(None, None)?;
+        let pty = openpty(Some(&WINDOW), None)?;
         let (input, output) = (File::from(pty.master.try_clone()?), File::from(pty.master));
         command.stdin(pty.slave.try_clone()?).stdout(pty.slave.try_clone()?).stderr(pty.slave);
         let child = command.spawn()?;
@@ -94,6 +97,11 @@ impl Background {
                 }
             }
         }
+    }
+
+    /// The lines that came before the last one that was waited for.
+    pub fn said(&self) -> &[String] {
+        &self.said
     }
 
     /// Waits for its end.

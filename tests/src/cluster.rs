@@ -10,6 +10,10 @@ use std::{
 
 use anyhow::{Context, Result, ensure};
 use hack::layout::Layout;
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
 
 use crate::{Background, control_plane::poll, path_from, tail};
 
@@ -81,6 +85,35 @@ impl Cluster {
     pub fn stop(&self, process: &str) -> Result<()> {
         let layout = Layout::new(self.state.clone(), PathBuf::new());
         hack::process::stop(&layout, process, Duration::from_secs(20))
+    }
+
+    /// Process id of one process of it while it runs.
+    pub fn pid(&self, process: &str) -> Option<i32> {
+        let layout = Layout::new(self.state.clone(), PathBuf::new());
+        hack::process::running(&layout).into_iter().find(|r| r.name == process).map(|r| r.pid)
+    }
+
+    /// Sends a signal to one process of it.
+    ///
+    /// # Errors
+    /// When it does not run.
+    pub fn signal(&self, process: &str, signal: Signal) -> Result<()> {
+        let pid = self.pid(process).with_context(|| format!("{process} does not run"))?;
+        Ok(kill(Pid::from_raw(pid), signal)?)
+    }
+
+    /// The end of a process's log.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    pub fn log(&self, process: &str) -> Result<String> {
+        let file = self.state.join("log").join(format!("{process}.log"));
+        Ok(tail(&fs::read_to_string(&file).with_context(|| file.display().to_string())?, 40))
+    }
+
+    /// Where the cluster's state is.
+    pub fn state(&self) -> &Path {
+        &self.state
     }
 
     /// Runs a subcommand of `hack` on this cluster.

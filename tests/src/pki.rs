@@ -94,6 +94,18 @@ impl Authority {
     }
 }
 
+/// A request for a client's certificate: the request and the key, as PEM.
+///
+/// # Errors
+/// When the library refuses.
+pub fn request(user: &str, group: &str) -> Result<(String, String)> {
+    let key = KeyPair::generate()?;
+    let mut params = CertificateParams::default();
+    params.distinguished_name.push(DnType::CommonName, user);
+    params.distinguished_name.push(DnType::OrganizationName, group);
+    Ok((params.serialize_request(&key)?.pem()?, key.serialize_pem()))
+}
+
 /// A key that signs service-account tokens.
 #[derive(Debug)]
 pub struct TokenKey(KeyPair);

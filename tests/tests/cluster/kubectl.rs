@@ -1,5 +1,8 @@
-//! Every verb of kubectl, once, as a user types it.
+//! Every verb of kubectl, as a user types it: what it prints, what it changes and how it refuses.
 
-use tests::{Cluster, runner::Test};
-
-pub(crate) const TESTS: &[Test<Cluster>] = &[];
+pub(crate) mod access;
+pub(crate) mod containers;
+pub(crate) mod reading;
+pub(crate) mod removal;
+pub(crate) mod workloads;
+pub(crate) mod writing;

@@ -1,4 +1,5 @@
-//! A cluster as `hack/up` makes it, used through kubectl: workloads, pods, network, nodes, persistence.
+//! A cluster as `hack/up` makes it, used through kubectl: workloads, pods, network, kubectl itself, daemons, nodes,
+//! persistence.
 //!
 //! Tests of one list share a cluster and run several at a time, each in a namespace of its own. What concerns all of
 //! them, such as draining the node, runs alone afterwards; what needs several nodes gets a cluster with two.
@@ -10,12 +11,13 @@ use std::{
     time::Duration,
 };
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use tests::{
     Cluster,
     runner::{Outcome, Runner, Test, say, skip},
 };
 
+mod daemons;
 mod kubectl;
 mod network;
 mod nodes;
@@ -28,7 +30,13 @@ const SHARED: &[(&str, &[Test<Cluster>])] = &[
     ("workloads", workloads::TESTS),
     ("pods", pods::TESTS),
     ("network", network::TESTS),
-    ("kubectl", kubectl::TESTS),
+    ("reading", kubectl::reading::TESTS),
+    ("writing", kubectl::writing::TESTS),
+    ("rollouts", kubectl::workloads::TESTS),
+    ("containers", kubectl::containers::TESTS),
+    ("removal", kubectl::removal::TESTS),
+    ("access", kubectl::access::TESTS),
+    ("daemons", daemons::TESTS),
 ];
 
 fn main() -> ExitCode {
@@ -51,7 +59,7 @@ fn all() -> Result<Outcome> {
     };
     let mut outcome = Outcome::default();
     let mut images = None;
-    let alone: &[Test<Cluster>] = &[nodes::ALONE, persistence::TESTS].concat();
+    let alone: &[Test<Cluster>] = &[nodes::ALONE, daemons::ALONE, persistence::TESTS].concat();
     if wanted(alone) || SHARED.iter().any(|(_, list)| wanted(list)) {
         let one = Cluster::start(1, None)?;
         for (name, list) in SHARED {
@@ -60,9 +68,10 @@ fn all() -> Result<Outcome> {
         outcome = outcome.and(runner(&one, 1).run("alone", alone));
         images = Some(one.end()?);
     }
-    if wanted(nodes::SEVERAL) {
+    if wanted(nodes::SEVERAL) || wanted(nodes::LOST) {
         let two = Cluster::start(2, images)?;
         outcome = outcome.and(runner(&two, 2).run("nodes", nodes::SEVERAL));
+        outcome = outcome.and(runner(&two, 1).run("lost", nodes::LOST));
     }
     Ok(outcome)
 }
@@ -83,6 +92,23 @@ fn runner(cluster: &Cluster, parallel: usize) -> Runner<'_, Cluster> {
 /// kubectl in a namespace.
 fn run(c: &Cluster, namespace: &str, args: &[&str]) -> Result<String> {
     c.kubectl(&[&["--namespace", namespace], args].concat())
+}
+
+/// kubectl in a namespace must fail, and say this.
+fn fails(c: &Cluster, namespace: &str, args: &[&str], why: &str) -> Result<()> {
+    match run(c, namespace, args) {
+        Ok(said) => bail!("kubectl {} did not fail but said {said}", args.join(" ")),
+        Err(error) => {
+            let told = format!("{error:#}");
+            ensure!(told.contains(why), "not {why:?} but {told}");
+            Ok(())
+        }
+    }
+}
+
+/// Whether a text has all these parts.
+fn says(text: &str, parts: &[&str]) -> bool {
+    parts.iter().all(|p| text.contains(p))
 }
 
 fn apply(c: &Cluster, namespace: &str, manifest: &str) -> Result<()> {
@@ -151,6 +177,12 @@ fn http(address: &str, port: u16) -> Result<String> {
     let mut said = String::new();
     stream.read_to_string(&mut said)?;
     Ok(said)
+}
+
+/// The local port that a line of `kubectl port-forward` names.
+fn local_port(line: &str) -> Result<u16> {
+    let rest = line.split_once("127.0.0.1:").context("an address")?.1;
+    Ok(rest.split_once(' ').context("a port")?.0.parse()?)
 }
 
 /// A shell command in a pod's first container.

@@ -13,6 +13,10 @@ pub(crate) const TESTS: &[Test<Cluster>] = &[
     ("a client with affinity stays with its pod", affinity),
     ("services without pods refuse, and named ports lead where pods say", ports),
     ("a rolling update fails no request", rolling),
+    ("host ports and the host's network lead to pods", host_ports),
+    ("services over UDP, without selectors, and with addresses from elsewhere", other_services),
+    ("a service that changes its ports and pods is followed", changes),
+    ("addresses and ports are given once and come back", addresses),
 ];
 
 fn services(c: &Cluster, ns: &str) -> Result<()> {
@@ -233,4 +237,148 @@ fn rolling(c: &Cluster, ns: &str) -> Result<()> {
     ensure!(failed == 0, "{failed} of {asked} requests failed");
     ensure!(asked > 50, "only {asked} requests in the whole update");
     Ok(())
+}
+
+fn host_ports(c: &Cluster, ns: &str) -> Result<()> {
+    apply(
+        c,
+        ns,
+        "apiVersion: v1\nkind: Pod\nmetadata: {name: web}\nspec: {terminationGracePeriodSeconds: 1, containers: [{name: web, image: 'keelson.local/web:1', ports: [{containerPort: 80, hostPort: 18473}]}]}\n",
+    )?;
+    ready(c, ns, "web")?;
+    let host = field(c, ns, "pod/web", ".status.hostIP")?;
+    let answers = || http(&host, 18473).is_ok_and(|said| said.contains("Keelson says hello"));
+    c.eventually("the host's port answers", 20, |_| Ok(answers().then_some(())))?;
+    apply(c, ns, &busybox("second", "    ports: [{containerPort: 80, hostPort: 18473}]\n"))?;
+    c.eventually("a port is taken once a node", 20, |c| {
+        let why = field(c, ns, "pod/second", ".status.conditions[?(@.type==\"PodScheduled\")].message")?;
+        ensure!(why.contains("didn't have free ports for the requested pod ports"), "{why}");
+        Ok(Some(()))
+    })?;
+    run(c, ns, &["delete", "pod", "web"])?;
+    ready(c, ns, "second")?;
+    ensure!(!answers(), "the port leads to a pod that is gone");
+    Ok(())
+}
+
+fn other_services(c: &Cluster, ns: &str) -> Result<()> {
+    apply(
+        c,
+        ns,
+        &busybox("echo", "").replace(
+            "trap exit TERM; while true; do sleep 1; done",
+            "exec nc -u -l -k -p 5000 -e cat || exec udpsvd -v 0 5000 cat",
+        ),
+    )?;
+    run(c, ns, &["run", "web", "--image=keelson.local/web:1"])?;
+    apply(c, ns, &busybox("client", ""))?;
+    ready(c, ns, "web")?;
+    ready(c, ns, "client")?;
+    let web = field(c, ns, "pod/web", ".status.podIP")?;
+    apply(
+        c,
+        ns,
+        &format!(
+            "apiVersion: v1\nkind: Service\nmetadata: {{name: by-hand}}\nspec: {{ports: [{{port: 8080, targetPort: 80}}]}}\n---\n\
+             apiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\nmetadata: {{name: by-hand-1, labels: {{kubernetes.io/service-name: by-hand}}}}\naddressType: IPv4\nports: [{{port: 80}}]\nendpoints: [{{addresses: ['{web}']}}]\n---\n\
+             apiVersion: v1\nkind: Service\nmetadata: {{name: external}}\nspec: {{selector: {{run: web}}, externalIPs: [192.0.2.80], ports: [{{port: 8081, targetPort: 80}}]}}\n---\n\
+             apiVersion: v1\nkind: Service\nmetadata: {{name: both}}\nspec: {{selector: {{run: web}}, ports: [{{name: tcp, port: 80}}, {{name: udp, port: 80, protocol: UDP}}]}}\n"
+        ),
+    )?;
+    fetches(c, ns, "by-hand:8080")?;
+    fetches(c, ns, "192.0.2.80:8081")?;
+    fetches(c, ns, "both")?;
+    // Names are asked for over UDP and over TCP at the service's address.
+    let dns = field(c, "kube-system", "service/kube-dns", ".spec.clusterIP")?;
+    let protocols = field(c, "kube-system", "service/kube-dns", ".spec.ports[*].protocol")?;
+    ensure!(protocols.contains("UDP") && protocols.contains("TCP"), "{protocols}");
+    resolves(
+        c,
+        ns,
+        &format!("by-hand.{ns}.svc.cluster.local {dns}"),
+        &field(c, ns, "service/by-hand", ".spec.clusterIP")?,
+    )
+}
+
+fn changes(c: &Cluster, ns: &str) -> Result<()> {
+    for (name, version) in [("one", 1), ("two", 2)] {
+        run(
+            c,
+            ns,
+            &["run", name, &format!("--image=keelson.local/web:{version}"), &format!("--labels=app={name}")],
+        )?;
+    }
+    apply(c, ns, &busybox("client", ""))?;
+    run(c, ns, &["create", "service", "clusterip", "web", "--tcp=80"])?;
+    run(c, ns, &["set", "selector", "service", "web", "app=one"])?;
+    for name in ["one", "two", "client"] {
+        ready(c, ns, name)?;
+    }
+    let says = |port: u16, version: u8| {
+        c.eventually(&format!("version {version} answers at {port}"), 30, |c| {
+            let said = shell(c, ns, "client", &format!("wget -q -T 3 -O - http://web:{port}/"))?;
+            ensure!(said.contains(&format!("version {version}")), "{said}");
+            Ok(Some(()))
+        })
+    };
+    says(80, 1)?;
+    run(c, ns, &["set", "selector", "service", "web", "app=two"])?;
+    says(80, 2)?;
+    run(
+        c,
+        ns,
+        &[
+            "patch",
+            "service",
+            "web",
+            "--type=json",
+            "-p",
+            r#"[{"op":"replace","path":"/spec/ports/0/port","value":8080}]"#,
+        ],
+    )?;
+    says(8080, 2)?;
+    ensure!(shell(c, ns, "client", "wget -q -T 3 -O - http://web:80/").is_err(), "the old port answers");
+    run(c, ns, &["label", "pod", "one", "app=two", "--overwrite"])?;
+    run(c, ns, &["delete", "pod", "two"])?;
+    says(8080, 1)
+}
+
+fn addresses(c: &Cluster, ns: &str) -> Result<()> {
+    let service = |name: &str, more: &str| {
+        format!(
+            "apiVersion: v1\nkind: Service\nmetadata: {{name: {name}}}\nspec: {{selector: {{app: a}}, ports: [{{port: 80{more}\n"
+        )
+    };
+    apply(c, ns, &service("first", ", nodePort: 31984}], type: NodePort}"))?;
+    let address = field(c, ns, "service/first", ".spec.clusterIP")?;
+    let refused = |text: &str, why: &str| {
+        let told = apply(c, ns, text).err().context("it was taken")?.to_string();
+        ensure!(told.contains(why), "{told}");
+        anyhow::Ok(())
+    };
+    refused(
+        &service("second", ", nodePort: 31984}], type: NodePort}"),
+        "provided port is already allocated",
+    )?;
+    refused(&service("second", &format!("}}], clusterIP: {address}}}")), "provided IP is already allocated")?;
+    refused(&service("second", ", nodePort: 80}], type: NodePort}"), "not in the valid range")?;
+    run(c, ns, &["delete", "service", "first"])?;
+    apply(
+        c,
+        ns,
+        &service("second", &format!(", nodePort: 31984}}], type: NodePort, clusterIP: {address}}}")),
+    )
+    .context("what was given back is free")?;
+    ensure!(field(c, ns, "service/second", ".spec.clusterIP")? == address, "its address");
+    run(c, ns, &["create", "service", "loadbalancer", "one", "--tcp=80"])?;
+    run(c, ns, &["create", "service", "loadbalancer", "two", "--tcp=80"])?;
+    let balanced = |name: &str| {
+        c.eventually(&format!("{name} has an address"), 30, |c| {
+            let address = field(c, ns, &format!("service/{name}"), ".status.loadBalancer.ingress[0].ip")?;
+            Ok((!address.is_empty()).then_some(address))
+        })
+    };
+    ensure!(balanced("one")? != balanced("two")?, "one address for two");
+    run(c, ns, &["patch", "service", "one", "-p", r#"{"spec":{"type":"ClusterIP"}}"#])?;
+    wait_field(c, ns, "service/one", ".status.loadBalancer.ingress", "")
 }

@@ -22,6 +22,14 @@ pub(crate) const TESTS: &[Test<Cluster>] = &[
     ("a container runs as the user, and with the rights, that it is given", security),
     ("secrets and projected volumes follow their changes", projected),
     ("a pod that names what is not there says so", broken),
+    ("gRPC probes ask the service they name", grpc),
+    ("hooks by HTTP and by sleep, and probes with their own port names", other_hooks),
+    ("a pod has its deadline, and a message of its last words", deadline),
+    ("pods share processes, see the host's, and have their own names and resolvers", sharing),
+    ("readiness gates hold a pod back until somebody says so", gates),
+    ("static pods run without the API and are mirrored in it", static_pods),
+    ("containers are resized in place", resize),
+    ("volumes by claim, by part of an expression, and too large ones", more_volumes),
 ];
 
 fn pod(name: &str, spec: &str) -> String {
@@ -538,5 +546,256 @@ fn broken(c: &Cluster, ns: &str) -> Result<()> {
             .get("waiting")
             .is_none_or(|w| w["reason"] == "CrashLoopBackOff")
             .then_some(()))
+    })
+}
+
+fn grpc(c: &Cluster, ns: &str) -> Result<()> {
+    // etcd answers the protocol of gRPC's health checks; the host has it.
+    let etcd = ["/usr/bin/etcd", "/usr/local/bin/etcd"]
+        .iter()
+        .find(|p| std::path::Path::new(p).exists())
+        .context("etcd")?;
+    let server = |name: &str, service: &str| {
+        pod(
+            name,
+            &format!(
+                "  terminationGracePeriodSeconds: 1\n  volumes: [{{name: etcd, hostPath: {{path: {etcd}, type: File}}}}]\n  containers:\n  - name: main\n    \
+                 image: keelson.local/busybox:1\n    command: [/etcd, '--data-dir=/tmp/data', '--listen-client-urls=http://0.0.0.0:2379', '--advertise-client-urls=http://127.0.0.1:2379']\n    \
+                 volumeMounts: [{{name: etcd, mountPath: /etcd}}]\n    readinessProbe: {{grpc: {{port: 2379}}, periodSeconds: 1}}\n    \
+                 livenessProbe: {{grpc: {{port: 2379{service}}}, periodSeconds: 1, failureThreshold: 2, initialDelaySeconds: 2}}\n"
+            ),
+        )
+    };
+    apply(c, ns, &server("good", ""))?;
+    apply(c, ns, &server("bad", ", service: nobody"))?;
+    ready(c, ns, "good")?;
+    c.eventually("a service nobody serves is dead", 60, |c| {
+        let status = container(c, ns, "bad", "main")?;
+        Ok(status["restartCount"].as_i64().is_some_and(|n| n >= 1).then_some(()))
+    })?;
+    let told = run(c, ns, &["get", "events", "-o", "jsonpath={range .items[*]}{.reason} {.message}\n{end}"])?;
+    ensure!(told.contains("Unhealthy Liveness probe failed"), "{told}");
+    ensure!(container(c, ns, "good", "main")?["restartCount"] == 0, "the good one was restarted");
+    Ok(())
+}
+
+fn other_hooks(c: &Cluster, ns: &str) -> Result<()> {
+    apply(
+        c,
+        ns,
+        &busybox("listener", "").replace(
+            "trap exit TERM; while true; do sleep 1; done",
+            "mkdir /www; echo hi > /www/hook; exec httpd -f -v -h /www -p 8080",
+        ),
+    )?;
+    ready(c, ns, "listener")?;
+    let address = field(c, ns, "pod/listener", ".status.podIP")?;
+    let spec = format!(
+        "  terminationGracePeriodSeconds: 20\n  containers:\n  - name: main\n    image: keelson.local/web:1\n    ports: [{{name: pages, containerPort: 80}}]\n    \
+         readinessProbe: {{httpGet: {{path: /, port: pages, httpHeaders: [{{name: X-Asked-By, value: kubelet}}]}}, periodSeconds: 1}}\n    \
+         livenessProbe: {{tcpSocket: {{port: pages}}, periodSeconds: 1}}\n    lifecycle:\n      \
+         postStart: {{httpGet: {{host: {address}, port: 8080, path: /hook}}}}\n      preStop: {{sleep: {{seconds: 3}}}}\n"
+    );
+    apply(c, ns, &pod("hooked", &spec))?;
+    ready(c, ns, "hooked")?;
+    c.eventually("the hook asked the listener", 20, |c| {
+        let said = run(c, ns, &["logs", "listener"])?;
+        ensure!(said.contains("/hook") || said.contains("200"), "{said}");
+        Ok(Some(()))
+    })?;
+    let uid = field(c, ns, "pod/hooked", ".metadata.uid")?;
+    run(c, ns, &["delete", "pod", "hooked", "--wait=false"])?;
+    let told = run(c, ns, &["get", "pod", "hooked"])?;
+    ensure!(told.contains("Terminating"), "it sleeps before it ends: {told}");
+    let there = |c: &Cluster| {
+        Ok::<_, anyhow::Error>(field(c, ns, "pod/hooked", ".metadata.uid").is_ok_and(|u| u == uid))
+    };
+    c.eventually("and then is gone", 20, |c| Ok((!there(c)?).then_some(())))
+}
+
+fn deadline(c: &Cluster, ns: &str) -> Result<()> {
+    apply(
+        c,
+        ns,
+        &pod(
+            "late",
+            "  activeDeadlineSeconds: 3\n  terminationGracePeriodSeconds: 1\n  containers:\n  - {name: main, image: 'keelson.local/busybox:1', command: [sleep, '600']}\n",
+        ),
+    )?;
+    apply(
+        c,
+        ns,
+        &pod(
+            "talker",
+            "  restartPolicy: Never\n  containers:\n  - {name: main, image: 'keelson.local/busybox:1', command: [sh, -c, 'echo what went wrong; exit 1'], terminationMessagePolicy: FallbackToLogsOnError}\n  \
+             - {name: other, image: 'keelson.local/busybox:1', command: [sh, -c, 'echo -n kept > /tmp/words'], terminationMessagePath: /tmp/words}\n",
+        ),
+    )?;
+    wait_field(c, ns, "pod/late", ".status.phase", "Failed")?;
+    ensure!(field(c, ns, "pod/late", ".status.reason")? == "DeadlineExceeded", "its reason");
+    wait_field(c, ns, "pod/talker", ".status.phase", "Failed")?;
+    let main = container(c, ns, "talker", "main")?;
+    ensure!(main["state"]["terminated"]["message"] == "what went wrong\n", "{main}");
+    let other = container(c, ns, "talker", "other")?;
+    ensure!(other["state"]["terminated"]["message"] == "kept", "{other}");
+    Ok(())
+}
+
+fn sharing(c: &Cluster, ns: &str) -> Result<()> {
+    let two = "  - {name: side, image: 'keelson.local/busybox:1', command: [sleep, '601']}\n";
+    apply(
+        c,
+        ns,
+        &busybox(
+            "shared",
+            &format!(
+                "{two}  shareProcessNamespace: true\n  hostname: own-name\n  hostAliases: [{{ip: 192.0.2.7, hostnames: [alias.example.test]}}]\n  \
+         dnsPolicy: None\n  dnsConfig: {{nameservers: [192.0.2.53], searches: [example.test], options: [{{name: ndots, value: '2'}}]}}\n"
+            ),
+        ),
+    )?;
+    apply(c, ns, &busybox("apart", two))?;
+    apply(
+        c,
+        ns,
+        &busybox("hosts", "  hostPID: true\n  hostNetwork: true\n  dnsPolicy: ClusterFirstWithHostNet\n"),
+    )?;
+    for name in ["shared", "apart", "hosts"] {
+        ready(c, ns, name)?;
+    }
+    ensure!(shell(c, ns, "shared", "ps")?.contains("sleep 601"), "processes are shared");
+    ensure!(!shell(c, ns, "apart", "ps")?.contains("sleep 601"), "processes are not shared");
+    ensure!(shell(c, ns, "shared", "hostname")? == "own-name", "its name");
+    let files = shell(c, ns, "shared", "cat /etc/resolv.conf /etc/hosts")?;
+    for part in
+        ["nameserver 192.0.2.53", "search example.test", "options ndots:2", "192.0.2.7\talias.example.test"]
+    {
+        ensure!(files.contains(part), "no {part:?} in {files}");
+    }
+    ensure!(shell(c, ns, "hosts", "ps")?.contains("containerd"), "the host's processes");
+    let (own, host) =
+        (field(c, ns, "pod/hosts", ".status.podIP")?, field(c, ns, "pod/hosts", ".status.hostIP")?);
+    ensure!(own == host, "{own} is not the host's {host}");
+    ensure!(
+        shell(c, ns, "hosts", "cat /etc/resolv.conf")?.contains(&format!("search {ns}.svc.cluster.local")),
+        "the cluster's names"
+    );
+    Ok(())
+}
+
+fn gates(c: &Cluster, ns: &str) -> Result<()> {
+    apply(c, ns, &busybox("gated", "  readinessGates: [{conditionType: example.test/open}]\n"))?;
+    let status =
+        |kind: &str| field(c, ns, "pod/gated", &format!(".status.conditions[?(@.type==\"{kind}\")].status"));
+    c.eventually("its containers are ready", 30, |_| {
+        Ok((status("ContainersReady")? == "True").then_some(()))
+    })?;
+    ensure!(status("Ready")? == "False", "the gate was passed");
+    let say = |word: &str| {
+        let patch =
+            format!(r#"{{"status":{{"conditions":[{{"type":"example.test/open","status":"{word}"}}]}}}}"#);
+        run(c, ns, &["patch", "pod", "gated", "--subresource=status", "-p", &patch])
+    };
+    say("True")?;
+    ready(c, ns, "gated")?;
+    say("False")?;
+    c.eventually("it is not ready any more", 30, |_| Ok((status("Ready")? == "False").then_some(())))
+}
+
+fn static_pods(c: &Cluster, ns: &str) -> Result<()> {
+    let node = c.kubectl(&["get", "nodes", "-o", "jsonpath={.items[0].metadata.name}"])?;
+    let file = c.state().join("nodes").join(&node).join("manifests").join(format!("{ns}.yaml"));
+    let text = busybox("still", "").replace("{name: still", &format!("{{namespace: {ns}, name: still"));
+    std::fs::write(&file, &text)?;
+    let name = format!("still-{node}");
+    let outcome = (|| {
+        c.eventually("a mirror of it is in the API", 60, |c| {
+            Ok(run(c, ns, &["get", "pod", &name]).is_ok().then_some(()))
+        })?;
+        ready(c, ns, &name)?;
+        ensure!(shell(c, ns, &name, "echo here")? == "here", "exec");
+        let uid = field(c, ns, &format!("pod/{name}"), ".metadata.uid")?;
+        let container = field(c, ns, &format!("pod/{name}"), ".status.containerStatuses[0].containerID")?;
+        run(c, ns, &["delete", "pod", &name, "--wait=false"])?;
+        c.eventually("a deleted mirror comes back, its container never left", 60, |c| {
+            let now = field(c, ns, &format!("pod/{name}"), ".metadata.uid")?;
+            let same = field(c, ns, &format!("pod/{name}"), ".status.containerStatuses[0].containerID")?;
+            Ok((now != uid && same == container).then_some(()))
+        })
+    })();
+    std::fs::remove_file(&file)?;
+    outcome?;
+    c.eventually("without its file it goes", 60, |c| {
+        Ok(run(c, ns, &["get", "pod", &name]).is_err().then_some(()))
+    })
+}
+
+fn resize(c: &Cluster, ns: &str) -> Result<()> {
+    apply(
+        c,
+        ns,
+        &busybox(
+            "grown",
+            "    resources: {requests: {cpu: 100m, memory: 32Mi}, limits: {cpu: 200m, memory: 64Mi}}\n",
+        ),
+    )?;
+    ready(c, ns, "grown")?;
+    let patch = r#"{"spec":{"containers":[{"name":"main","resources":{"requests":{"cpu":"150m"},"limits":{"cpu":"300m","memory":"96Mi"}}}]}}"#;
+    run(c, ns, &["patch", "pod", "grown", "--subresource=resize", "-p", patch])?;
+    let v2 = "cat /sys/fs/cgroup/memory.max /sys/fs/cgroup/cpu.max";
+    let v1 = "cat /sys/fs/cgroup/memory/memory.limit_in_bytes /sys/fs/cgroup/cpu/cpu.cfs_quota_us";
+    c.eventually("the new limits hold", 60, |c| {
+        let said = shell(c, ns, "grown", &format!("{v2} 2>/dev/null || {v1}"))?;
+        ensure!(said.starts_with("100663296\n30000"), "{said}");
+        Ok(Some(()))
+    })?;
+    let status = container(c, ns, "grown", "main")?;
+    ensure!(status["restartCount"] == 0, "it was restarted: {status}");
+    wait_field(c, ns, "pod/grown", ".status.containerStatuses[0].resources.limits.cpu", "300m")
+}
+
+fn more_volumes(c: &Cluster, ns: &str) -> Result<()> {
+    let path = c.folder().join(format!("{ns}-claimed"));
+    apply(
+        c,
+        ns,
+        &format!(
+            "apiVersion: v1\nkind: PersistentVolume\nmetadata: {{name: {ns}}}\nspec: {{capacity: {{storage: 1Gi}}, accessModes: [ReadWriteOnce], storageClassName: {ns}, hostPath: {{path: {}, type: DirectoryOrCreate}}}}\n---\n\
+             apiVersion: v1\nkind: PersistentVolumeClaim\nmetadata: {{name: data}}\nspec: {{accessModes: [ReadWriteOnce], storageClassName: {ns}, resources: {{requests: {{storage: 500Mi}}}}}}\n",
+            path.display()
+        ),
+    )?;
+    wait_field(c, ns, "pvc/data", ".status.phase", "Bound")?;
+    ensure!(field(c, ns, "pvc/data", ".spec.volumeName")? == ns, "the only volume that fits");
+    let more = "    env: [{name: POD, valueFrom: {fieldRef: {fieldPath: metadata.name}}}]\n    \
+         volumeMounts: [{name: data, mountPath: /data, subPathExpr: of-$(POD)}]\n  volumes: [{name: data, persistentVolumeClaim: {claimName: data}}]\n";
+    apply(c, ns, &busybox("writer", more))?;
+    ready(c, ns, "writer")?;
+    shell(c, ns, "writer", "echo kept > /data/word")?;
+    run(c, ns, &["delete", "pvc", "data", "--wait=false"])?;
+    ensure!(
+        field(c, ns, "pvc/data", ".metadata.finalizers[0]")? == "kubernetes.io/pvc-protection",
+        "a claim in use is held"
+    );
+    ensure!(std::fs::read_to_string(path.join("of-writer/word"))? == "kept\n", "on the host");
+    run(c, ns, &["delete", "pod", "writer"])?;
+    c.eventually("the claim goes with its last user", 30, |c| {
+        Ok(run(c, ns, &["get", "pvc", "data"]).is_err().then_some(()))
+    })?;
+    run(c, ns, &["delete", "pv", ns])?;
+    apply(
+        c,
+        ns,
+        &pod(
+            "full",
+            "  restartPolicy: Never\n  terminationGracePeriodSeconds: 1\n  volumes: [{name: work, emptyDir: {sizeLimit: 1Mi}}]\n  containers:\n  \
+             - {name: main, image: 'keelson.local/busybox:1', command: [sh, -c, 'head -c 8000000 /dev/zero > /work/a; sleep 600'], volumeMounts: [{name: work, mountPath: /work}]}\n",
+        ),
+    )?;
+    c.eventually("a volume over its limit costs the pod its place", 90, |c| {
+        let (phase, reason) =
+            (field(c, ns, "pod/full", ".status.phase")?, field(c, ns, "pod/full", ".status.reason")?);
+        ensure!(phase == "Failed" && reason == "Evicted", "{phase} {reason}");
+        Ok(Some(()))
     })
 }

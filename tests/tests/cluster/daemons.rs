@@ -1,0 +1,265 @@
+//! The seven daemons as processes: what they tell of themselves, how they end, and what their absence costs.
+
+use std::fs;
+
+use anyhow::{Context, Result, ensure};
+use base64::{Engine, engine::general_purpose::STANDARD};
+use nix::sys::signal::Signal;
+use tests::{Cluster, runner::Test};
+
+use crate::{apply, busybox, fetches, field, http, pod_names, ready, run, says, shell, wait_field};
+
+pub(crate) const TESTS: &[Test<Cluster>] = &[
+    ("every daemon tells its health, version and metrics, and the latter not to everybody", telling),
+    ("leaders hold their leases and nodes theirs", leases),
+];
+
+/// What stops daemons everybody needs.
+pub(crate) const ALONE: &[Test<Cluster>] = &[
+    ("daemons end at SIGTERM, at once and in order, and traffic goes on without them", sigterm),
+    ("daemons that were killed are back as if nothing had been", killed),
+    ("a dead etcd stops writes alone, and its return needs no restart", etcd),
+];
+
+/// A daemon, where it answers, and a metric that upstream's has, too.
+const DAEMONS: &[(&str, &str, &[&str])] = &[
+    (
+        "kube-apiserver",
+        "",
+        &[
+            "apiserver_request_total",
+            "apiserver_request_duration_seconds_bucket",
+            "apiserver_storage_objects",
+        ],
+    ),
+    (
+        "kube-scheduler",
+        "https://127.0.0.1:10259",
+        &["scheduler_schedule_attempts_total", "scheduler_pending_pods"],
+    ),
+    (
+        "kube-controller-manager",
+        "https://127.0.0.1:10257",
+        &["workqueue_adds_total", "leader_election_master_status"],
+    ),
+    (
+        "cloud-controller-manager",
+        "https://127.0.0.1:10258",
+        &["workqueue_adds_total", "leader_election_master_status"],
+    ),
+    ("kubelet", "https://NODE:10250", &["kubelet_running_pods", "kubelet_node_name"]),
+    ("kube-proxy", "http://127.0.0.1:10249", &["kubeproxy_sync_proxy_rules_duration_seconds_bucket"]),
+];
+
+/// A kubeconfig that trusts any server, as most daemons' certificates are their own; with the admin's certificate or none.
+fn insecure(c: &Cluster, ns: &str, server: &str, admin: bool) -> Result<String> {
+    let view = |path: &str| {
+        c.kubectl(&[
+            "config",
+            "view",
+            "--minify",
+            "--raw",
+            "--flatten",
+            "-o",
+            &format!("jsonpath={{{path}}}"),
+        ])
+    };
+    let certificate = view(".users[0].user.client-certificate-data")?;
+    let key = view(".users[0].user.client-key-data")?;
+    STANDARD.decode(&key).context("the admin has a key")?;
+    let user = if admin {
+        format!("{{client-certificate-data: {certificate}, client-key-data: {key}}}")
+    } else {
+        "{}".into()
+    };
+    let file = c.folder().join(format!("{ns}-{}-{admin}.kubeconfig", server.replace(['/', ':'], "-")));
+    fs::write(
+        &file,
+        format!(
+            "apiVersion: v1\nkind: Config\ncurrent-context: a\ncontexts: [{{name: a, context: {{cluster: a, user: a}}}}]\n\
+             clusters: [{{name: a, cluster: {{server: '{server}', insecure-skip-tls-verify: true}}}}]\nusers: [{{name: a, user: {user}}}]\n"
+        ),
+    )?;
+    Ok(format!("--kubeconfig={}", file.display()))
+}
+
+fn telling(c: &Cluster, ns: &str) -> Result<()> {
+    let node = c.kubectl(&[
+        "get",
+        "nodes",
+        "-o",
+        "jsonpath={.items[0].status.addresses[?(@.type==\"InternalIP\")].address}",
+    ])?;
+    let api = c.kubectl(&["config", "view", "--minify", "-o", "jsonpath={.clusters[0].cluster.server}"])?;
+    for (daemon, server, metrics) in DAEMONS {
+        let server = if server.is_empty() { api.clone() } else { server.replace("NODE", &node) };
+        let (admin, anybody) = (insecure(c, ns, &server, true)?, insecure(c, ns, &server, false)?);
+        let ask = |who: &str, path: &str| {
+            c.kubectl(&["get", "--raw", path, who]).with_context(|| format!("{daemon} {path}"))
+        };
+        for path in ["/healthz", "/livez", "/readyz"] {
+            ensure!(ask(&admin, path)?.starts_with("ok"), "{daemon} {path}");
+            let verbose = ask(&admin, &format!("{path}?verbose"))?;
+            ensure!(says(&verbose, &["[+]", " ok\n", "check passed"]), "{daemon} {path}?verbose: {verbose}");
+        }
+        let version = ask(&admin, "/version")?;
+        ensure!(
+            says(&version, &["\"major\": \"1\"", "\"minor\": \"36\"", "\"gitVersion\": \"v1.36"]),
+            "{daemon}: {version}"
+        );
+        let told = ask(&admin, "/metrics")?;
+        let always = ["# HELP ", "# TYPE ", "process_resident_memory_bytes ", "process_start_time_seconds "];
+        for metric in metrics.iter().chain(&always) {
+            ensure!(told.contains(metric), "{daemon} tells no {metric:?}");
+        }
+        ensure!(ask(&admin, "/no-such-page").is_err(), "{daemon} has any page");
+        if server.starts_with("https") {
+            ensure!(ask(&anybody, "/metrics").is_err(), "{daemon} tells its metrics to anybody");
+        }
+    }
+    let proxy = http(&node, 10256);
+    ensure!(proxy.is_ok(), "the proxy's health port: {proxy:?}");
+    for (port, path, part) in
+        [(8080, "/health", "OK"), (8181, "/ready", "OK"), (9153, "/metrics", "coredns_dns_requests_total")]
+    {
+        let told = c.kubectl(&[
+            "get",
+            "--raw",
+            path,
+            "--server",
+            &format!("http://127.0.0.1:{port}"),
+            &insecure(c, ns, "http://127.0.0.1", false)?,
+        ])?;
+        ensure!(told.contains(part), "kube-dns {path}: {told}");
+    }
+    Ok(())
+}
+
+fn leases(c: &Cluster, _: &str) -> Result<()> {
+    let holder = |namespace: &str, name: &str| {
+        let renewed = field(c, namespace, &format!("lease/{name}"), ".spec.renewTime")?;
+        ensure!(!renewed.is_empty(), "{name} was never renewed");
+        c.eventually(&format!("the lease {name} is renewed"), 30, |c| {
+            Ok((field(c, namespace, &format!("lease/{name}"), ".spec.renewTime")? != renewed).then_some(()))
+        })?;
+        field(c, namespace, &format!("lease/{name}"), ".spec.holderIdentity")
+    };
+    for name in ["kube-scheduler", "kube-controller-manager", "cloud-controller-manager"] {
+        ensure!(!holder("kube-system", name)?.is_empty(), "nobody holds {name}");
+    }
+    let node = c.kubectl(&["get", "nodes", "-o", "jsonpath={.items[0].metadata.name}"])?;
+    ensure!(holder("kube-node-lease", &node)? == node, "the node holds its own");
+    Ok(())
+}
+
+/// Names of pods, their containers and restarts, one a line.
+fn containers(c: &Cluster, ns: &str) -> Result<String> {
+    run(
+        c,
+        ns,
+        &[
+            "get",
+            "pods",
+            "-o",
+            "jsonpath={range .items[*]}{.metadata.name} {.status.containerStatuses[0].containerID} {.status.containerStatuses[0].restartCount}\n{end}",
+        ],
+    )
+}
+
+/// A deployment behind a node port; returns where it answers.
+fn service(c: &Cluster, ns: &str) -> Result<(String, u16)> {
+    run(c, ns, &["create", "deployment", "web", "--image=keelson.local/web:1", "--replicas=2"])?;
+    run(c, ns, &["expose", "deployment", "web", "--port=80", "--type=NodePort"])?;
+    run(c, ns, &["rollout", "status", "deployment/web", "--timeout=60s"])?;
+    let port = field(c, ns, "service/web", ".spec.ports[0].nodePort")?.parse()?;
+    let node = c.kubectl(&[
+        "get",
+        "nodes",
+        "-o",
+        "jsonpath={.items[0].status.addresses[?(@.type==\"InternalIP\")].address}",
+    ])?;
+    c.eventually("the service answers", 30, |_| Ok(http(&node, port).is_ok().then_some(())))?;
+    Ok((node, port))
+}
+
+const ALL: &[&str] = &[
+    "kube-scheduler",
+    "kube-controller-manager",
+    "cloud-controller-manager",
+    "kube-dns",
+    "kube-proxy",
+    "kubelet",
+    "kube-apiserver",
+];
+
+fn sigterm(c: &Cluster, ns: &str) -> Result<()> {
+    let (node, port) = service(c, ns)?;
+    let before = containers(c, ns)?;
+    for daemon in ALL {
+        c.signal(daemon, Signal::SIGTERM)?;
+        c.eventually(&format!("{daemon} ends"), 15, |c| Ok(c.pid(daemon).is_none().then_some(())))?;
+        let log = c.log(daemon)?;
+        ensure!(!log.contains("panicked"), "{daemon} panicked: {log}");
+    }
+    for _ in 0..20 {
+        ensure!(http(&node, port)?.contains("Keelson says hello"), "the service needs a daemon to answer");
+    }
+    c.up()?;
+    works_again(c, ns, &before)
+}
+
+fn killed(c: &Cluster, ns: &str) -> Result<()> {
+    service(c, ns)?;
+    let before = containers(c, ns)?;
+    for daemon in ALL {
+        c.signal(daemon, Signal::SIGKILL)?;
+    }
+    c.eventually("all are gone", 10, |c| Ok(ALL.iter().all(|d| c.pid(d).is_none()).then_some(())))?;
+    c.up()?;
+    works_again(c, ns, &before)
+}
+
+/// The same containers run, and what every daemon does is done.
+fn works_again(c: &Cluster, ns: &str, before: &str) -> Result<()> {
+    run(c, ns, &["rollout", "status", "deployment/web", "--timeout=60s"])?;
+    ensure!(
+        containers(c, ns)? == before,
+        "containers are not those of before:\n{before}\n{}",
+        containers(c, ns)?
+    );
+    let first = pod_names(c, ns, "app=web")?.pop().context("a pod")?;
+    ensure!(shell(c, ns, &first, "echo here")? == "here", "exec into a container of before");
+    run(c, ns, &["logs", &first])?;
+    run(c, ns, &["scale", "deployment/web", "--replicas=3"])?;
+    wait_field(c, ns, "deployment/web", ".status.readyReplicas", "3")?;
+    apply(c, ns, &busybox("client", ""))?;
+    ready(c, ns, "client")?;
+    fetches(c, ns, "web")?;
+    run(c, ns, &["delete", "pod", &first, "client"]).map(drop)
+}
+
+fn etcd(c: &Cluster, ns: &str) -> Result<()> {
+    let (node, port) = service(c, ns)?;
+    let pids = || ALL.iter().map(|d| c.pid(d)).collect::<Vec<_>>();
+    let before = (pids(), containers(c, ns)?);
+    c.signal("etcd", Signal::SIGKILL)?;
+    let refused = run(c, ns, &["create", "configmap", "during"])
+        .err()
+        .context("it was stored without a store")?
+        .to_string();
+    ensure!(
+        refused.contains("etcd")
+            || refused.contains("unavailable")
+            || refused.contains("timed out")
+            || refused.contains("timeout"),
+        "{refused}"
+    );
+    ensure!(http(&node, port)?.contains("Keelson says hello"), "traffic stopped");
+    c.up()?;
+    c.eventually("writes work again", 30, |c| {
+        drop(run(c, ns, &["create", "configmap", "after"]));
+        run(c, ns, &["get", "configmap", "after"]).map(|_| Some(()))
+    })?;
+    ensure!(before.0 == pids(), "a daemon was restarted: {:?} {:?}", before.0, pids());
+    works_again(c, ns, &before.1)
+}
