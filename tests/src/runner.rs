@@ -43,19 +43,19 @@ pub struct Outcome {
 }
 
 impl<C: Sync> Runner<'_, C> {
-    /// Runs the tests whose name contains the text given on the command line, all without one.
+    /// Runs the tests of a list that [are wanted](is_wanted).
     ///
     /// # Panics
     /// Never: a test that panics has failed.
     pub fn run(&self, prefix: &str, tests: &[Test<C>]) -> Outcome {
-        let filter = filter();
-        let chosen: Vec<_> =
-            tests.iter().filter(|(name, _)| filter.as_deref().is_none_or(|f| name.contains(f))).collect();
+        let chosen: Vec<_> = tests.iter().filter(|(name, _)| is_wanted(prefix, name)).collect();
         let (next, outcome) = (AtomicUsize::new(0), Mutex::new(Outcome::default()));
         let work = || {
             while let Some((name, test)) = chosen.get(next.fetch_add(1, Ordering::Relaxed)) {
                 let at = tests.iter().position(|(n, _)| n == name).unwrap_or_default();
-                let passed = self.one(&format!("{prefix}-{at}"), name, *test);
+                // The process makes it another one for each run on a cluster that stays.
+                let namespace = format!("{prefix}-{at}-{}", std::process::id());
+                let passed = self.one(&namespace, name, *test);
                 let mut outcome = outcome.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
                 if passed { outcome.passed += 1 } else { outcome.failed += 1 }
             }
@@ -119,7 +119,8 @@ pub fn say(text: &str) {
     drop(writeln!(std::io::stdout().lock(), "{text}"));
 }
 
-/// The text on the command line that names of tests must contain.
-pub fn filter() -> Option<String> {
-    env::args().skip(1).find(|a| !a.starts_with('-'))
+/// Whether a test is to run: the command line names its list or a part of its name, or nothing.
+pub fn is_wanted(list: &str, name: &str) -> bool {
+    let mut asked = env::args().skip(1).filter(|a| !a.starts_with('-')).peekable();
+    asked.peek().is_none() || asked.any(|a| a == list || name.contains(&a))
 }

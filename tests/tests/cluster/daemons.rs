@@ -1,13 +1,12 @@
 //! The seven daemons as processes: what they tell of themselves, how they end, and what their absence costs.
 
-use std::fs;
-
 use anyhow::{Context, Result, ensure};
-use base64::{Engine, engine::general_purpose::STANDARD};
 use nix::sys::signal::Signal;
 use tests::{Cluster, runner::Test};
 
-use crate::{apply, busybox, fetches, field, http, pod_names, ready, run, says, shell, wait_field};
+use crate::{
+    apply, busybox, fetches, field, http, kubeconfig, own, pod_names, ready, run, says, shell, wait_field,
+};
 
 pub(crate) const TESTS: &[Test<Cluster>] = &[
     ("every daemon tells its health, version and metrics, and the latter not to everybody", telling),
@@ -51,36 +50,18 @@ const DAEMONS: &[(&str, &str, &[&str])] = &[
     ("kube-proxy", "http://127.0.0.1:10249", &["kubeproxy_sync_proxy_rules_duration_seconds_bucket"]),
 ];
 
-/// A kubeconfig that trusts any server, as most daemons' certificates are their own; with the admin's certificate or none.
-fn insecure(c: &Cluster, ns: &str, server: &str, admin: bool) -> Result<String> {
-    let view = |path: &str| {
-        c.kubectl(&[
-            "config",
-            "view",
-            "--minify",
-            "--raw",
-            "--flatten",
-            "-o",
-            &format!("jsonpath={{{path}}}"),
-        ])
-    };
-    let certificate = view(".users[0].user.client-certificate-data")?;
-    let key = view(".users[0].user.client-key-data")?;
-    STANDARD.decode(&key).context("the admin has a key")?;
-    let user = if admin {
-        format!("{{client-certificate-data: {certificate}, client-key-data: {key}}}")
-    } else {
-        "{}".into()
-    };
-    let file = c.folder().join(format!("{ns}-{}-{admin}.kubeconfig", server.replace(['/', ':'], "-")));
-    fs::write(
-        &file,
-        format!(
-            "apiVersion: v1\nkind: Config\ncurrent-context: a\ncontexts: [{{name: a, context: {{cluster: a, user: a}}}}]\n\
-             clusters: [{{name: a, cluster: {{server: '{server}', insecure-skip-tls-verify: true}}}}]\nusers: [{{name: a, user: {user}}}]\n"
+/// Flags for asking a daemon, whose certificate may be its own, as the admin or as nobody.
+fn asking(c: &Cluster, ns: &str, server: &str, admin: bool) -> Result<String> {
+    let name = format!("{ns}-{}-{admin}", server.replace(['/', ':'], "-"));
+    let user = match admin {
+        true => format!(
+            "{{client-certificate-data: {}, client-key-data: {}}}",
+            own(c, ".users[0].user.client-certificate-data")?,
+            own(c, ".users[0].user.client-key-data")?
         ),
-    )?;
-    Ok(format!("--kubeconfig={}", file.display()))
+        false => "{}".to_owned(),
+    };
+    kubeconfig(c, &name, server, &user)
 }
 
 fn telling(c: &Cluster, ns: &str) -> Result<()> {
@@ -93,7 +74,7 @@ fn telling(c: &Cluster, ns: &str) -> Result<()> {
     let api = c.kubectl(&["config", "view", "--minify", "-o", "jsonpath={.clusters[0].cluster.server}"])?;
     for (daemon, server, metrics) in DAEMONS {
         let server = if server.is_empty() { api.clone() } else { server.replace("NODE", &node) };
-        let (admin, anybody) = (insecure(c, ns, &server, true)?, insecure(c, ns, &server, false)?);
+        let (admin, anybody) = (asking(c, ns, &server, true)?, asking(c, ns, &server, false)?);
         let ask = |who: &str, path: &str| {
             c.kubectl(&["get", "--raw", path, who]).with_context(|| format!("{daemon} {path}"))
         };
@@ -128,7 +109,7 @@ fn telling(c: &Cluster, ns: &str) -> Result<()> {
             path,
             "--server",
             &format!("http://127.0.0.1:{port}"),
-            &insecure(c, ns, "http://127.0.0.1", false)?,
+            &asking(c, ns, "http://127.0.0.1", false)?,
         ])?;
         ensure!(told.contains(part), "kube-dns {path}: {told}");
     }

@@ -5,6 +5,7 @@
 //! them, such as draining the node, runs alone afterwards; what needs several nodes gets a cluster with two.
 
 use std::{
+    fs,
     io::{Read, Write},
     net::TcpStream,
     process::ExitCode,
@@ -14,7 +15,7 @@ use std::{
 use anyhow::{Context, Result, bail, ensure};
 use tests::{
     Cluster,
-    runner::{Outcome, Runner, Test, say, skip},
+    runner::{Outcome, Runner, Test, is_wanted, say, skip},
 };
 
 mod daemons;
@@ -53,14 +54,11 @@ fn main() -> ExitCode {
 }
 
 fn all() -> Result<Outcome> {
-    let filter = tests::runner::filter();
-    let wanted = |list: &[Test<Cluster>]| {
-        list.iter().any(|(name, _)| filter.as_deref().is_none_or(|f| name.contains(f)))
-    };
+    let wanted = |prefix: &str, list: &[Test<Cluster>]| list.iter().any(|(name, _)| is_wanted(prefix, name));
     let mut outcome = Outcome::default();
     let mut images = None;
     let alone: &[Test<Cluster>] = &[nodes::ALONE, daemons::ALONE, persistence::TESTS].concat();
-    if wanted(alone) || SHARED.iter().any(|(_, list)| wanted(list)) {
+    if wanted("alone", alone) || SHARED.iter().any(|(name, list)| wanted(name, list)) {
         let one = Cluster::start(1, None)?;
         for (name, list) in SHARED {
             outcome = outcome.and(runner(&one, 4).run(name, list));
@@ -68,7 +66,7 @@ fn all() -> Result<Outcome> {
         outcome = outcome.and(runner(&one, 1).run("alone", alone));
         images = Some(one.end()?);
     }
-    if wanted(nodes::SEVERAL) || wanted(nodes::LOST) {
+    if wanted("nodes", nodes::SEVERAL) || wanted("lost", nodes::LOST) {
         let two = Cluster::start(2, images)?;
         outcome = outcome.and(runner(&two, 2).run("nodes", nodes::SEVERAL));
         outcome = outcome.and(runner(&two, 1).run("lost", nodes::LOST));
@@ -104,6 +102,33 @@ fn fails(c: &Cluster, namespace: &str, args: &[&str], why: &str) -> Result<()> {
             Ok(())
         }
     }
+}
+
+/// A value of the admin's kubeconfig.
+fn own(c: &Cluster, path: &str) -> Result<String> {
+    let path = format!("jsonpath={{{path}}}");
+    c.kubectl(&["config", "view", "--minify", "--raw", "--flatten", "-o", &path])
+}
+
+/// The flag of a kubeconfig for another user, written as YAML, and another server, which is not checked; for the
+/// API server where that is empty.
+fn kubeconfig(c: &Cluster, name: &str, server: &str, user: &str) -> Result<String> {
+    let cluster = if server.is_empty() {
+        let authority = own(c, ".clusters[0].cluster.certificate-authority-data")?;
+        let server = own(c, ".clusters[0].cluster.server")?;
+        format!("{{server: '{server}', certificate-authority-data: {authority}}}")
+    } else {
+        format!("{{server: '{server}', insecure-skip-tls-verify: true}}")
+    };
+    let file = c.folder().join(format!("{name}.kubeconfig"));
+    fs::write(
+        &file,
+        format!(
+            "apiVersion: v1\nkind: Config\ncurrent-context: a\ncontexts: [{{name: a, context: {{cluster: a, user: a}}}}]\n\
+             clusters: [{{name: a, cluster: {cluster}}}]\nusers: [{{name: a, user: {user}}}]\n"
+        ),
+    )?;
+    Ok(format!("--kubeconfig={}", file.display()))
 }
 
 /// Whether a text has all these parts.

@@ -175,7 +175,7 @@ fn copy(c: &Cluster, ns: &str) -> Result<()> {
     shell(c, ns, "main", "mkdir -p /tmp/there && echo from there > /tmp/there/file")?;
     run(c, ns, &["cp", &format!("{ns}/main:/tmp/there"), &at("there"), "-c", "main"])?;
     ensure!(fs::read_to_string(folder.join("there/file"))? == "from there\n", "a folder came back");
-    fails(c, ns, &["cp", "main:/tmp/missing", &at("missing")], "No such file")
+    fails(c, ns, &["cp", &at("missing"), "main:/tmp"], "doesn't exist in local filesystem")
 }
 
 fn port_forward(c: &Cluster, ns: &str) -> Result<()> {

@@ -109,7 +109,7 @@ fn create(c: &Cluster, ns: &str) -> Result<()> {
 
 fn create_refusals(c: &Cluster, ns: &str) -> Result<()> {
     run(c, ns, &["create", "configmap", "there"])?;
-    fails(c, ns, &["create", "configmap", "there"], "(AlreadyExists): configmaps \"there\" already exists")?;
+    fails(c, ns, &["create", "configmap", "there"], "configmaps \"there\" already exists")?;
     fails(c, ns, &["create", "configmap", "Not_A_Name"], "a lowercase RFC 1123 subdomain must consist of")?;
     fails(c, "no-such-place", &["create", "configmap", "a"], "namespaces \"no-such-place\" not found")?;
     let from = |text: &str| c.kubectl_with(&["--namespace", ns, "create", "-f", "-"], text);
@@ -288,11 +288,15 @@ fn patch(c: &Cluster, ns: &str) -> Result<()> {
     )?;
     ensure!(field(c, ns, "deployment/web", ".spec.replicas")? == "1", "through the scale");
     for (kind, text, why) in [
-        ("json", r#"[{"op":"remove","path":"/spec/colour"}]"#, "Unable to remove nonexistent key"),
+        (
+            "json",
+            r#"[{"op":"remove","path":"/spec/colour"}]"#,
+            "the server rejected our request due to an error in our request",
+        ),
         (
             "json",
             r#"[{"op":"test","path":"/spec/replicas","value":7}]"#,
-            "testing value /spec/replicas failed",
+            "the server rejected our request due to an error in our request",
         ),
         ("merge", r#"{"spec":{"replicas":"many"}}"#, "replicas"),
         (
