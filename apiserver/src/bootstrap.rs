@@ -1,7 +1,7 @@
 //! The objects a server makes sure of when it starts, one file per area.
 //!
 //! ```text
-//! namespaces → RBAC policy → priority classes → authentication facts → service CIDR →
+//! namespaces → RBAC policy → priority classes → flow schemas and levels → authentication facts → service CIDR →
 //! kubernetes service → allocations repaired → (loop) endpoints and identity lease
 //! ```
 //!
@@ -12,7 +12,7 @@ use std::{net::IpAddr, sync::Arc, time::Duration};
 use ipnet::IpNet;
 use jiff::Timestamp;
 
-use crate::{authz, objects::Objects, status::Status};
+use crate::{authz, flowcontrol, objects::Objects, status::Status};
 
 pub mod authentication_facts;
 pub mod identity;
@@ -57,6 +57,7 @@ pub async fn ensure(
         authz::bootstrap::reconcile(&**objects, now).await?;
     }
     priority_classes::ensure(&**objects, now).await?;
+    flowcontrol::bootstrap::ensure(&**objects, now).await?;
     authentication_facts::ensure(&**objects, facts, now).await?;
     service_cidr::ensure(&**objects, facts, now).await?;
     kubernetes_service::ensure(&**objects, facts, now).await?;

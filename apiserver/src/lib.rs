@@ -21,6 +21,7 @@ pub mod customresources;
 pub mod discovery;
 pub mod engine;
 pub mod field;
+pub mod flowcontrol;
 pub mod health;
 pub mod http;
 pub mod negotiation;

@@ -91,6 +91,11 @@ pub const MUTATING_WEBHOOKS: Kind =
 /// `validatingwebhookconfigurations.admissionregistration.k8s.io`.
 pub const VALIDATING_WEBHOOKS: Kind =
     Kind { group: "admissionregistration.k8s.io", resource: "validatingwebhookconfigurations" };
+/// `flowschemas.flowcontrol.apiserver.k8s.io`.
+pub const FLOW_SCHEMAS: Kind = Kind { group: "flowcontrol.apiserver.k8s.io", resource: "flowschemas" };
+/// `prioritylevelconfigurations.flowcontrol.apiserver.k8s.io`.
+pub const PRIORITY_LEVELS: Kind =
+    Kind { group: "flowcontrol.apiserver.k8s.io", resource: "prioritylevelconfigurations" };
 const RBAC: &str = "rbac.authorization.k8s.io";
 /// `roles.rbac.authorization.k8s.io`.
 pub const ROLES: Kind = Kind { group: RBAC, resource: "roles" };

@@ -35,6 +35,8 @@ pub struct Config {
     pub modes: Vec<authz::Mode>,
     /// `--anonymous-auth`.
     pub anonymous: bool,
+    /// `--enable-priority-and-fairness`.
+    pub fair: bool,
     /// `--max-requests-inflight`.
     pub reads_inflight: usize,
     /// `--max-mutating-requests-inflight`.
@@ -119,6 +121,12 @@ const SERVER: &[Line] = &[
         Kind::String,
         "",
         "host name in URLs for clients, such as those of the OpenID documents",
+    ),
+    (
+        "enable-priority-and-fairness",
+        Kind::Bool,
+        "true",
+        "share what is served at once by flow schemas and levels",
     ),
     ("max-requests-inflight", Kind::Int, "400", "reads served at once; 0 has no limit"),
     ("max-mutating-requests-inflight", Kind::Int, "200", "writes served at once; 0 has no limit"),
@@ -281,6 +289,7 @@ impl Config {
             event_ttl: values.duration("event-ttl"),
             modes: modes.iter().map(mode).collect::<Result<_, _>>()?,
             anonymous: values.bool("anonymous-auth"),
+            fair: values.bool("enable-priority-and-fairness"),
             reads_inflight: number(values, "max-requests-inflight")?,
             writes_inflight: number(values, "max-mutating-requests-inflight")?,
             limits: request_limits(values)?,

@@ -2,7 +2,12 @@
 //!
 //! Contract: upstream's `server.DefaultBuildHandlerChain`.
 
-use std::{convert::Infallible, net::IpAddr, sync::Arc, time::Duration};
+use std::{
+    convert::Infallible,
+    net::IpAddr,
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
 
 use bytes::Bytes;
 use futures::FutureExt;
@@ -14,12 +19,14 @@ use crate::{
     aggregator,
     auth::{Attributes, Credentials, Decision, User},
     authz::forbidden_message,
-    discovery, engine, health,
+    discovery, engine,
+    flowcontrol::{self, Flow},
+    health,
     negotiation::Media,
     proxy,
     request_path::info::RequestInfo,
     response::{self, Body},
-    server::Server,
+    server::{InFlight, Server},
     status::{GroupName, Status},
 };
 
@@ -28,6 +35,14 @@ pub mod info;
 /// Largest request body, in bytes.
 const MAX_BODY: usize = 3 * 1024 * 1024;
 const AUDIT_ID: HeaderName = HeaderName::from_static("audit-id");
+const FLOW_SCHEMA: HeaderName = HeaderName::from_static("x-kubernetes-pf-flowschema-uid");
+const PRIORITY_LEVEL: HeaderName = HeaderName::from_static("x-kubernetes-pf-prioritylevel-uid");
+
+/// What the stages note for the answer, however it ends.
+#[derive(Debug, Default)]
+struct Notes {
+    flow: OnceLock<Flow>,
+}
 
 /// What the connection knows of its peer.
 #[derive(Debug, Default)]
@@ -46,14 +61,28 @@ pub async fn handle(
 ) -> Result<Response<Body>, Infallible> {
     let audit_id = audit_id(request.headers());
     let media = Media::of_failure(request.headers());
-    let stages = std::panic::AssertUnwindSafe(stages(server, peer, request)).catch_unwind();
+    let notes = Notes::default();
+    let stages = std::panic::AssertUnwindSafe(stages(server, peer, request, &notes)).catch_unwind();
     let answer = stages.await.unwrap_or_else(|_| {
         tracing::error!("a request handler panicked");
         Err(Status::internal("This request caused apiserver to panic. Look in the logs for details."))
     });
     let mut response = answer.unwrap_or_else(|status| response::failure(&status, media));
     response.headers_mut().insert(AUDIT_ID, audit_id);
+    notes.tell(response.headers_mut());
     Ok(response)
+}
+
+impl Notes {
+    /// Whose rules a request was served or refused by.
+    fn tell(&self, headers: &mut HeaderMap) {
+        let Some(flow) = self.flow.get() else { return };
+        for (name, uid) in [(FLOW_SCHEMA, &flow.schema), (PRIORITY_LEVEL, &flow.level)] {
+            if let Ok(uid) = HeaderValue::from_str(uid) {
+                headers.insert(name, uid);
+            }
+        }
+    }
 }
 
 /// The stages in their order, within the request timeout unless the request is long-running.
@@ -61,6 +90,7 @@ async fn stages(
     server: Arc<Server>,
     peer: Arc<Peer>,
     mut request: Request<Incoming>,
+    notes: &Notes,
 ) -> Result<Response<Body>, Status> {
     let uri = request.uri();
     let info = RequestInfo::new(request.method(), uri.path(), uri.query().unwrap_or_default());
@@ -72,8 +102,9 @@ async fn stages(
             proxy.clear(request.headers_mut());
         }
         let user = impersonate(&server, user, request.headers()).await?;
-        let _slot = flow_control(&server, &info)?;
-        authorize(&server, &info.attributes(&user)).await?;
+        let attributes = info.attributes(&user);
+        let _place = flow_control(&server, &info, &attributes, notes).await?;
+        authorize(&server, &attributes).await?;
         route(server.clone(), info, &user, &peer, request).await
     };
     if long {
@@ -247,18 +278,43 @@ fn impersonation(group: &str, resource: &str, subresource: &str, namespace: &str
     }
 }
 
-/// A place among the requests in flight; long-running requests need none.
-fn flow_control<'a>(
+/// A place among the requests in flight, held until the answer begins.
+#[derive(Debug)]
+enum Place<'a> {
+    Seats(#[expect(dead_code, reason = "held, and given back when dropped")] flowcontrol::Ticket),
+    Slot(#[expect(dead_code, reason = "held, and given back when dropped")] tokio::sync::SemaphorePermit<'a>),
+    /// Long-running requests need none, except watches, while they begin.
+    Free,
+}
+
+async fn flow_control<'a>(
     server: &'a Server,
     info: &RequestInfo,
-) -> Result<Option<tokio::sync::SemaphorePermit<'a>>, Status> {
-    if info.is_long_running() {
-        return Ok(None);
+    attributes: &Attributes,
+    notes: &Notes,
+) -> Result<Place<'a>, Status> {
+    let is_watch = info.verb == "watch";
+    match &server.in_flight {
+        InFlight::Fair(_) if info.is_long_running() && !is_watch => Ok(Place::Free),
+        InFlight::Fair(filter) => {
+            let request = filter.classify(attributes);
+            // Nobody else writes the notes of this request.
+            notes.flow.set(request.told.clone()).ok();
+            let seats = if info.verb == "list" && info.name.is_empty() {
+                flowcontrol::seats_of_list(server.count(&info.group, &info.resource))
+            } else {
+                1
+            };
+            let ticket = filter.admit(request, seats).await?;
+            Ok(Place::Seats(if is_watch { ticket.of_watch() } else { ticket }))
+        }
+        InFlight::Bounded { .. } if info.is_long_running() => Ok(Place::Free),
+        InFlight::Bounded { reads, writes } => {
+            let reading = matches!(info.verb.as_str(), "get" | "list" | "head" | "options");
+            let limit = if reading { reads } else { writes };
+            limit.try_acquire().map(Place::Slot).map_err(|_| flowcontrol::refused())
+        }
     }
-    let reading = matches!(info.verb.as_str(), "get" | "list" | "head" | "options");
-    let limit = if reading { &server.reads } else { &server.writes };
-    let refused = |_| Status::too_many_requests("Too many requests, please try again later.", 1);
-    limit.try_acquire().map(Some).map_err(refused)
 }
 
 async fn authorize(server: &Server, attributes: &Attributes) -> Result<(), Status> {

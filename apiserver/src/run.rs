@@ -31,6 +31,7 @@ use crate::{
     bindings::Bindings,
     bootstrap::{self, authentication_facts::RequestHeader},
     customresources,
+    flowcontrol::{self, FlowControl},
     http::Listener,
     objects::{self, Objects, stored::StoreObjects},
     openapi::OpenApi,
@@ -39,7 +40,7 @@ use crate::{
     registry::{Resource, SideEffects, catalog, stored_forms::StoredForms},
     reload,
     reviews::{self, Virtuals},
-    server::Server,
+    server::{InFlight, Server},
     status::Status,
     storage::{StorageError, Store, StoreConfig, StoredResource},
     webhook,
@@ -141,7 +142,6 @@ pub async fn build(config: Config, catalog: catalog::Catalog, tasks: &Tasks) -> 
     let listener = Listener::bind(&config.serving)?;
     let address = listener.address();
     let facts = facts(&config, address)?;
-    let limit = |n: usize| Semaphore::new(if n == 0 { Semaphore::MAX_PERMITS } else { n });
     // The server's own group outlives the order to stop by the shutdown delay.
     let serving = tasks.child_of(CancellationToken::new());
     let server = Arc::new(Server {
@@ -155,9 +155,8 @@ pub async fn build(config: Config, catalog: catalog::Catalog, tasks: &Tasks) -> 
         side_effects: HashMap::from([(("", "services"), effects)]),
         external: external(&config, &facts),
         anonymous: config.anonymous,
-        reads: limit(config.reads_inflight),
-        writes: limit(config.writes_inflight),
         compressed: Arc::default(),
+        in_flight: in_flight(&config),
         limits: config.limits,
         aggregated: Aggregator::new(&config.aggregator).map_err(KubeletError::from)?,
         kubelets: Kubelets::new(&config.kubelet)?,
@@ -170,6 +169,16 @@ pub async fn build(config: Config, catalog: catalog::Catalog, tasks: &Tasks) -> 
     watch_files(&server, &config);
     let Config { shutdown_delay, grace, .. } = config;
     Ok(App { address, server, authorization, facts, services, releases, listener, shutdown_delay, grace })
+}
+
+/// Requests served at once: fairly, or just bounded.
+fn in_flight(config: &Config) -> InFlight {
+    let (reads, writes) = (config.reads_inflight, config.writes_inflight);
+    if config.fair && reads + writes > 0 {
+        return InFlight::Fair(Arc::new(FlowControl::new(reads + writes, config.limits.timeout)));
+    }
+    let limit = |n: usize| Semaphore::new(if n == 0 { Semaphore::MAX_PERMITS } else { n });
+    InFlight::Bounded { reads: limit(reads), writes: limit(writes) }
 }
 
 /// Certificates change under a running server.
@@ -351,6 +360,12 @@ impl Starter {
             tokio::time::sleep(Duration::from_secs(1)).await;
         }
         spawn("service-releases", self.releases);
+        if let InFlight::Fair(filter) = &self.server.in_flight {
+            spawn(
+                "priority-and-fairness",
+                flowcontrol::controller::run(filter.clone(), objects.clone()).boxed(),
+            );
+        }
         self.authorization.start(&objects, spawn).await;
         let (loaded, custom_loaded) = tokio::sync::oneshot::channel();
         spawn("custom-resources", customresources::run(self.server.clone(), loaded).boxed());

@@ -16,13 +16,14 @@ use crate::{
     auth::Authorizer,
     authn::Authentication,
     engine::Compressed,
+    flowcontrol::FlowControl,
     objects::Objects,
     openapi::OpenApi,
     options::RequestLimits,
     proxy::kubelet::Kubelets,
     registry::{SideEffects, catalog::Catalog},
     reviews::Virtuals,
-    storage::Store,
+    storage::{ResourceId, Store},
 };
 
 /// One running API server.
@@ -50,10 +51,8 @@ pub struct Server {
     pub external: String,
     /// Whether anonymous requests are authenticated as `system:anonymous`.
     pub anonymous: bool,
-    /// `--max-requests-inflight`, for reads.
-    pub reads: Semaphore,
-    /// `--max-mutating-requests-inflight`, for writes.
-    pub writes: Semaphore,
+    /// How many requests are served at once.
+    pub in_flight: InFlight,
     /// Set once the start-up work is done.
     pub ready: AtomicBool,
     /// Lists as they were compressed before.
@@ -70,4 +69,24 @@ pub struct Server {
     pub drain: CancellationToken,
     /// Owner of connections and of the tunnels through them; it drains with `drain`.
     pub tasks: Tasks,
+}
+
+/// How many requests are served at once, and who decides.
+pub enum InFlight {
+    /// `--enable-priority-and-fairness`: seats are shared by priority levels.
+    Fair(Arc<FlowControl>),
+    /// So many of each kind, first come, first served.
+    Bounded {
+        /// `--max-requests-inflight`, for reads.
+        reads: Semaphore,
+        /// `--max-mutating-requests-inflight`, for writes.
+        writes: Semaphore,
+    },
+}
+
+impl Server {
+    /// How many objects of a resource there are; 0 for what is not stored here.
+    pub fn count(&self, group: &str, plural: &str) -> usize {
+        self.store.count(&ResourceId::new(group, plural))
+    }
 }

@@ -253,6 +253,11 @@ impl Store {
         list::in_range(&objects, &list::key_range(namespace)).cloned().collect()
     }
 
+    /// How many objects of a resource the cache has; 0 for an unknown one.
+    pub fn count(&self, id: &ResourceId) -> usize {
+        self.0.cache(id).map_or(0, |cache| cache.count())
+    }
+
     /// Reads one object straight from etcd.
     pub async fn get_latest(
         &self,

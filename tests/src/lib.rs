@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! tests/api      → control_plane (etcd + kube-apiserver on free loopback ports) ← client (HTTPS, blocking)
+//!                                                                            → receiver (what it calls)
 //! tests/cluster  → cluster (what `hack/up` makes)                               ← kubectl
 //! bin/bench      → bench (figures beside a peer's, for `hack/bench`)
 //! ```
@@ -14,6 +15,7 @@ pub mod runner;
 pub mod client;
 pub mod control_plane;
 pub mod pki;
+pub mod receiver;
 
 pub mod background;
 pub mod cluster;

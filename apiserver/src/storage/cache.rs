@@ -381,6 +381,11 @@ impl Cache {
         }
     }
 
+    /// How many objects there are.
+    pub(super) fn count(&self) -> usize {
+        self.inner.read().objects.len()
+    }
+
     /// The objects now, and their revision: at least `reached`, which the caller read before.
     pub(super) fn snapshot(&self, reached: u64) -> (u64, Objects) {
         let inner = self.inner.read();

@@ -10,6 +10,7 @@ mod input;
 mod lists;
 mod objects;
 mod patches;
+mod webhooks;
 
 use std::process::ExitCode;
 
@@ -26,6 +27,7 @@ const LISTS: &[(&str, &[Test<ControlPlane>])] = &[
     ("lists", lists::TESTS),
     ("discovery", discovery::TESTS),
     ("access", access::TESTS),
+    ("webhooks", webhooks::TESTS),
 ];
 
 fn main() -> ExitCode {

@@ -85,7 +85,7 @@ impl Rule {
 
 impl Hook {
     /// The version a write is shown in, of those that are served; `None` when no rule wants it.
-    pub(super) fn version_of(&self, facts: &Facts<'_>, served: &[&'static str]) -> Option<String> {
+    pub(super) fn version_of(&self, facts: &Facts<'_>, served: &[&str]) -> Option<String> {
         if self.rules.iter().any(|rule| rule.matches(facts)) {
             return Some(facts.version.to_owned());
         }
@@ -111,7 +111,11 @@ pub(super) async fn shown(
     objects: &dyn Objects,
 ) -> Result<Option<String>, Status> {
     let facts = Facts::of(request);
-    let Some(version) = hook.version_of(&facts, request.resource.versions) else { return Ok(None) };
+    let served: Vec<&str> = match request.resource.strategy.custom() {
+        Some(custom) => custom.served().collect(),
+        None => request.resource.versions.to_vec(),
+    };
+    let Some(version) = hook.version_of(&facts, &served) else { return Ok(None) };
     if !object_matches(hook, request)? || !namespace_matches(hook, request, objects).await? {
         return Ok(None);
     }

@@ -80,14 +80,14 @@ impl Mutating {
     ) -> Result<(), Status> {
         let begun = Instant::now();
         let place = format!("webhook.admission.k8s.io/round_{}_index_{at}", request.reinvocation.round());
-        let shown = review::show(request, version)?;
+        let shown = review::show(request, version).await?;
         let (notes, outcome) = call::call(&self.clients, hook, request, &shown, version, true).await;
         for (key, value) in notes.annotations {
             audit::annotate(&format!("{}/{key}", hook.name), value);
         }
         warn(request, notes.warnings);
         let outcome = match outcome {
-            Ok(Some(patch)) => change(hook, &patch, shown, request, &place),
+            Ok(Some(patch)) => change(hook, &patch, shown, request, &place).await,
             Ok(None) => Ok(false),
             Err(failure) => Err(failure),
         };
@@ -115,7 +115,7 @@ impl Mutating {
 }
 
 /// Applies a webhook's patch to the object it was shown, and that to the write. Tells whether anything changed.
-fn change(
+async fn change(
     hook: &Hook,
     patch: &[u8],
     shown: Shown,
@@ -131,7 +131,7 @@ fn change(
         return Ok(false);
     }
     let (patch, _) = JsonPatch::parse(patch).map_err(|e| undecodable(&e))?;
-    let resource = request.resource;
+    let (resource, working) = (request.resource, review::working(request));
     let (Some(before), Some(object)) = (shown.object, request.object.as_deref_mut()) else {
         return Err(Failure::Server(Status::internal(format!(
             "admission webhook {:?} attempted to modify the object, which is not supported for this operation",
@@ -150,7 +150,11 @@ fn change(
     if !changed {
         return Ok(false);
     }
-    *object = if shown.is_own { own(after, &shown.api_version, resource).map_err(internal)? } else { after };
+    *object = if shown.is_own {
+        own(after, &shown.api_version, resource, &working).await.map_err(internal)?
+    } else {
+        after
+    };
     Ok(true)
 }
 
@@ -168,13 +172,26 @@ fn decoded(value: Value, api_version: &str, kind: &str) -> Result<Object, Status
     Ok(object)
 }
 
-/// A changed object with its defaults in the version it is stored in.
-fn own(mut object: Object, api_version: &str, resource: &Resource) -> Result<Object, Status> {
-    let version = api_version.rsplit('/').next().unwrap_or_default();
-    resource.strategy.default(&mut object, version)?;
-    let stored = resource.stored_api_version();
-    if stored != api_version {
-        resource.convert(&mut object, api_version, &stored)?;
+/// A changed object with its defaults in the version it is worked on in.
+async fn own(
+    mut object: Object,
+    api_version: &str,
+    resource: &Resource,
+    working: &str,
+) -> Result<Object, Status> {
+    let version = |api_version: &str| api_version.rsplit('/').next().unwrap_or_default().to_owned();
+    let Some(custom) = resource.strategy.custom() else {
+        resource.strategy.default(&mut object, &version(api_version))?;
+        if working != api_version {
+            resource.convert(&mut object, api_version, working)?;
+        }
+        return Ok(object);
+    };
+    if working != api_version {
+        let mut all = custom.converted(vec![object], &version(working)).await?;
+        object = all.pop().unwrap_or_default();
     }
+    custom.shape(object.as_map_mut()).map_err(Status::internal)?;
+    resource.strategy.default(&mut object, &version(working))?;
     Ok(object)
 }

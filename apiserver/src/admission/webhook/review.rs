@@ -34,30 +34,39 @@ pub(super) struct Shown {
 ///
 /// # Errors
 /// When they do not convert.
-pub(super) fn show(request: &Request<'_>, version: &str) -> Result<Shown, Status> {
+pub(super) async fn show(request: &Request<'_>, version: &str) -> Result<Shown, Status> {
     let resource = request.resource;
-    let stored = resource.stored_api_version();
+    let custom = resource.strategy.custom();
+    let working = working(request);
     let object = request.object.as_deref();
-    let is_own = object.is_none_or(|o| o.kind() == resource.kind && o.api_version() == stored);
+    let is_own = object.is_none_or(|o| o.kind() == resource.kind && o.api_version() == working);
     let (api_version, kind) = match object {
         Some(object) if !is_own => (object.api_version().to_owned(), object.kind().to_owned()),
         _ => (resource.api_version(version), resource.kind.to_owned()),
     };
-    let convert = |object: Option<&Object>| -> Result<Option<Object>, Status> {
-        let Some(mut object) = object.cloned() else { return Ok(None) };
-        if is_own && stored != api_version {
-            resource.convert(&mut object, &stored, &api_version)?;
+    let mut shown = [object.cloned(), request.old.cloned()];
+    if is_own && working != api_version {
+        for object in shown.iter_mut().flatten() {
+            let converted = match custom {
+                Some(custom) => {
+                    let all = custom.converted(vec![std::mem::take(object)], version).await;
+                    all.map(|mut all| *object = all.pop().unwrap_or_default())
+                }
+                None => resource.convert(object, &working, &api_version),
+            };
+            converted.map_err(Status::internal)?;
         }
-        Ok(Some(object))
-    };
-    let internal = |status: Status| Status::internal(status);
-    Ok(Shown {
-        object: convert(object).map_err(internal)?,
-        old: convert(request.old).map_err(internal)?,
-        api_version,
-        kind,
-        is_own,
-    })
+    }
+    let [object, old] = shown;
+    Ok(Shown { object, old, api_version, kind, is_own })
+}
+
+/// The apiVersion a write is worked on in: custom resources in the requested one, others in the stored one.
+pub(super) fn working(request: &Request<'_>) -> String {
+    match request.resource.strategy.custom() {
+        Some(_) => request.resource.api_version(&request.attributes.version),
+        None => request.resource.stored_api_version(),
+    }
 }
 
 fn split(api_version: &str) -> (&str, &str) {

@@ -49,7 +49,7 @@ impl Plugin for Validating {
         let mut asked = Vec::new();
         for hook in hooks.iter() {
             if let Some(version) = matching::shown(hook, request, &*self.objects).await? {
-                let shown = review::show(request, &version)?;
+                let shown = review::show(request, &version).await?;
                 asked.push((hook, version, shown));
             }
         }

@@ -135,6 +135,11 @@ impl CustomKind {
         self.version.deprecation.as_deref()
     }
 
+    /// The served versions of the definition, this one among them.
+    pub fn served(&self) -> impl Iterator<Item = &str> {
+        self.definition.versions.iter().filter(|version| version.served).map(|version| version.name.as_str())
+    }
+
     /// The kind of lists.
     pub fn list_kind(&self) -> &str {
         &self.definition.names.list_kind

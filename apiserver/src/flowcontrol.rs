@@ -1,0 +1,180 @@
+//! Priority and fairness: which requests are served now, which wait, which are turned away.
+//!
+//! ```text
+//! flow schemas ──→ which one a request matches (schema) ──→ its priority level ──→ a queue by shuffle sharding (queues)
+//! levels ──→ seats each has (sharing), from one total; levels in need borrow from idle ones ──→ dispatch by fair share
+//! ```
+//! A request takes seats: lists that are long take several (width). Objects every cluster has are made and kept by
+//! [`bootstrap`]; [`controller`] turns what is stored into what counts. The queues and the sharing are pure.
+//! Contract: KEP-1040 and the flowcontrol.apiserver.k8s.io API; upstream's `util/flowcontrol`.
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use arc_swap::ArcSwap;
+
+use crate::{auth::Attributes, object::Object, status::Status};
+
+pub mod bootstrap;
+pub mod controller;
+mod level;
+mod metrics;
+mod queues;
+mod schema;
+mod sharing;
+#[cfg(test)]
+mod tests;
+
+pub use level::Ticket;
+use level::{Level, Limits};
+use schema::FlowSchema;
+
+/// Part of the request timeout that a request may wait in its queue.
+const WAIT_PART: u32 = 4;
+
+/// The filter, shared by all requests.
+#[derive(Debug)]
+pub struct FlowControl {
+    /// Seats of the whole server: `--max-requests-inflight` and `--max-mutating-requests-inflight` together.
+    seats: u32,
+    /// The longest a request waits in a queue.
+    wait: Duration,
+    rules: ArcSwap<Rules>,
+}
+
+/// What counts at the moment.
+#[derive(Debug, Default)]
+struct Rules {
+    /// In order of precedence; each names a level that is there.
+    schemas: Vec<FlowSchema>,
+    levels: Vec<Arc<Level>>,
+}
+
+/// Whose rules a request is served by, as its answer tells.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Flow {
+    /// Uid of the flow schema; empty before it is stored.
+    pub schema: Arc<str>,
+    /// Uid of the priority level; empty before it is stored.
+    pub level: Arc<str>,
+}
+
+/// A request that has its level and its queue's number, but no seat yet.
+#[derive(Debug)]
+pub struct Classified {
+    level: Arc<Level>,
+    schema: Arc<str>,
+    flow: u64,
+    /// What the answer tells.
+    pub told: Flow,
+}
+
+impl FlowControl {
+    /// A filter that knows the mandatory objects alone, until the controller learns of others.
+    pub fn new(seats: usize, request_timeout: Duration) -> Self {
+        let filter = Self {
+            seats: u32::try_from(seats).unwrap_or(u32::MAX),
+            wait: request_timeout / WAIT_PART,
+            rules: ArcSwap::default(),
+        };
+        filter.take(&[], &[]);
+        filter
+    }
+
+    /// The flow schema and level of a request.
+    pub fn classify(&self, request: &Attributes) -> Classified {
+        let rules = self.rules.load();
+        let found = rules.schemas.iter().find(|schema| schema.matches(request));
+        // The catch-all schema matches whoever the filters before let through; this is for whom it does not.
+        let (name, uid, flow) = match found {
+            Some(schema) => (schema.name.clone(), schema.uid.clone(), schema.flow_of(request)),
+            None => (Arc::from(bootstrap::CATCH_ALL), Arc::from(""), String::new()),
+        };
+        let wanted = found.map_or(bootstrap::CATCH_ALL, |schema| &schema.level);
+        let level = rules.levels.iter().find(|level| *level.name == *wanted).or(rules.levels.first());
+        #[expect(clippy::expect_used, reason = "rules are never without levels")]
+        let level = level.expect("take always adds the mandatory levels").clone();
+        let told = Flow { schema: uid, level: level.uid.clone() };
+        let flow = component_base::hash::fnv64a(format!("{name},{flow}").as_bytes());
+        Classified { level, schema: name, flow, told }
+    }
+
+    /// Waits for `seats` seats.
+    ///
+    /// # Errors
+    /// 429 when the queue is full or the wait too long.
+    pub async fn admit(&self, request: Classified, seats: u32) -> Result<Ticket, Status> {
+        let Classified { level, schema, flow, .. } = request;
+        let seats = seats.min(level.widest());
+        metrics::estimated(&level.name, &schema, seats);
+        level.enter(schema, flow, seats, self.wait).await.map_err(|_| refused())
+    }
+
+    /// Takes over what is stored; the mandatory objects count even when they are not.
+    fn take(&self, schemas: &[Arc<Object>], levels: &[Arc<Object>]) {
+        let (default_levels, default_schemas) = bootstrap::mandatory();
+        let old = self.rules.load();
+        let missing = |all: &[Arc<Object>], wanted: Vec<Object>| -> Vec<Arc<Object>> {
+            let mut all = all.to_vec();
+            let absent = |one: &Object| !all.iter().any(|stored| stored.name() == one.name());
+            let absent: Vec<Arc<Object>> =
+                wanted.into_iter().filter(|one| absent(one)).map(Arc::new).collect();
+            all.extend(absent);
+            all
+        };
+        let levels = missing(levels, default_levels);
+        let limits = sharing::nominal(self.seats, &levels);
+        let kept = |object: &Object, limits: Limits| {
+            let same = |level: &&Arc<Level>| *level.name == *object.name() && *level.uid == *uid(object);
+            match old.levels.iter().find(same) {
+                Some(level) => {
+                    level.configure(limits, Instant::now());
+                    level.clone()
+                }
+                None => Arc::new(Level::new(object.name(), uid(object), limits)),
+            }
+        };
+        let levels: Vec<Arc<Level>> =
+            levels.iter().zip(limits).map(|(object, limits)| kept(object, limits)).collect();
+        let mut schemas: Vec<FlowSchema> =
+            missing(schemas, default_schemas).iter().map(|object| FlowSchema::of(object)).collect();
+        schemas.retain(|schema| levels.iter().any(|level| *level.name == *schema.level));
+        schemas.sort_by(|a, b| (a.precedence, &a.name).cmp(&(b.precedence, &b.name)));
+        for gone in old.levels.iter().filter(|old| !levels.iter().any(|level| level.name == old.name)) {
+            metrics::forget(&gone.name);
+        }
+        self.rules.store(Arc::new(Rules { schemas, levels }));
+    }
+
+    /// Lends seats of idle levels to busy ones, by what each needed since the last time.
+    fn lend(&self) {
+        let rules = self.rules.load();
+        let now = Instant::now();
+        let demands: Vec<sharing::Demand> = rules.levels.iter().map(|level| level.demand(now)).collect();
+        let (limits, fair) = sharing::lend(self.seats, &demands);
+        metrics::fair_fraction(fair);
+        for (level, limit) in rules.levels.iter().zip(limits) {
+            level.set_limit(limit, now);
+        }
+    }
+}
+
+/// Seats of a list by the number of objects there are.
+pub fn seats_of_list(objects: usize) -> u32 {
+    /// Objects that one seat is enough for.
+    const OBJECTS: usize = 100;
+    /// The most seats a list takes.
+    const MOST: usize = 10;
+    u32::try_from(objects.div_ceil(OBJECTS).clamp(1, MOST)).unwrap_or(1)
+}
+
+/// 429 of a request that found no place.
+pub fn refused() -> Status {
+    Status::too_many_requests("Too many requests, please try again later.", 1)
+}
+
+fn uid(object: &Object) -> &str {
+    object.pointer("/metadata/uid").and_then(serde_json::Value::as_str).unwrap_or_default()
+}

@@ -1,0 +1,131 @@
+use serde_json::json;
+
+use super::*;
+use crate::auth::User;
+
+fn object(value: serde_json::Value) -> Arc<Object> {
+    Arc::new(Object::from_value(value).unwrap())
+}
+
+fn request(user: &str, groups: &[&str], verb: &str, resource: &str, namespace: &str) -> Attributes {
+    Attributes {
+        user: User {
+            name: user.to_owned(),
+            groups: groups.iter().map(|g| (*g).to_owned()).collect(),
+            ..User::default()
+        },
+        verb: verb.to_owned(),
+        resource: resource.to_owned(),
+        namespace: namespace.to_owned(),
+        is_resource: true,
+        ..Attributes::default()
+    }
+}
+
+fn level(name: &str, limited: serde_json::Value) -> Arc<Object> {
+    object(json!({"metadata": {"name": name, "uid": format!("{name}-uid")},
+        "spec": {"type": "Limited", "limited": limited}}))
+}
+
+fn schema(name: &str, level: &str, precedence: u32, subject: serde_json::Value) -> Arc<Object> {
+    let rule = json!({"verbs": ["*"], "apiGroups": ["*"], "resources": ["pods", "*/status"], "namespaces": ["a"],
+        "clusterScope": false});
+    object(json!({"metadata": {"name": name, "uid": format!("{name}-uid")}, "spec": {
+        "priorityLevelConfiguration": {"name": level}, "matchingPrecedence": precedence,
+        "distinguisherMethod": {"type": "ByUser"},
+        "rules": [{"subjects": [subject], "resourceRules": [rule]}]}}))
+}
+
+fn named(user: &str) -> serde_json::Value {
+    json!({"kind": "User", "user": {"name": user}})
+}
+
+#[test]
+fn the_first_schema_that_matches_counts() {
+    let filter = FlowControl::new(600, Duration::from_secs(60));
+    let rejecting = json!({"nominalConcurrencyShares": 1, "limitResponse": {"type": "Reject"}});
+    let account = json!({"kind": "ServiceAccount", "serviceAccount": {"namespace": "a", "name": "*"}});
+    filter.take(
+        &[
+            schema("late", "l", 900, named("*")),
+            schema("early", "l", 100, named("jane")),
+            schema("accounts", "l", 200, account),
+            schema("dangling", "gone", 1, named("*")),
+        ],
+        &[level("l", rejecting)],
+    );
+    let of = |request: &Attributes| filter.classify(request).told;
+    let told = |schema: &str, level: &str| Flow { schema: schema.into(), level: level.into() };
+    let authenticated = &["system:authenticated"][..];
+    for (request, expected) in [
+        (request("jane", authenticated, "get", "pods", "a"), told("early-uid", "l-uid")),
+        (request("joe", authenticated, "get", "pods", "a"), told("late-uid", "l-uid")),
+        (
+            request("system:serviceaccount:a:x", authenticated, "get", "pods", "a"),
+            told("accounts-uid", "l-uid"),
+        ),
+        (request("jane", authenticated, "get", "pods", "b"), told("", "")),
+        (request("jane", authenticated, "get", "secrets", "a"), told("", "")),
+        (request("jane", authenticated, "get", "pods", ""), told("", "")),
+        (request("jane", &["system:masters"], "get", "pods", "b"), told("", "")),
+    ] {
+        assert_eq!(of(&request), expected, "{request:?}");
+    }
+    assert_eq!(
+        *filter.classify(&request("jane", &["system:masters"], "get", "x", "b")).level.name,
+        *"exempt"
+    );
+    assert_eq!(*filter.classify(&request("jane", authenticated, "get", "x", "b")).level.name, *"catch-all");
+}
+
+#[test]
+fn paths_match_as_a_whole_or_below_a_folder() {
+    let rule = json!({"verbs": ["get"], "nonResourceURLs": ["/healthz", "/logs/*"]});
+    let spec = json!({"priorityLevelConfiguration": {"name": "exempt"}, "matchingPrecedence": 5,
+        "rules": [{"subjects": [{"kind": "Group", "group": {"name": "*"}}], "nonResourceRules": [rule]}]});
+    let schema = FlowSchema::of(&object(json!({"metadata": {"name": "s"}, "spec": spec})));
+    for (verb, path, expected) in [
+        ("get", "/healthz", true),
+        ("get", "/healthz/etcd", true),
+        ("get", "/healthzy", false),
+        ("get", "/logs/a/b", true),
+        ("post", "/healthz", false),
+    ] {
+        let request = Attributes { verb: verb.to_owned(), path: path.to_owned(), ..Attributes::default() };
+        assert_eq!(schema.matches(&request), expected, "{verb} {path}");
+    }
+}
+
+#[tokio::test]
+async fn seats_are_waited_for_in_queues_and_refused_without_them() {
+    // The longest wait is a quarter of this.
+    let filter = FlowControl::new(2, Duration::from_millis(80));
+    let queue = json!({"queues": 1, "handSize": 1, "queueLengthLimit": 1});
+    let limited = |response| json!({"nominalConcurrencyShares": 1, "limitResponse": response});
+    let queued = level("q", limited(json!({"type": "Queue", "queuing": queue})));
+    let rejecting = level("r", limited(json!({"type": "Reject"})));
+    let schemas = [schema("qs", "q", 1, named("queued")), schema("rs", "r", 2, named("rejected"))];
+    filter.take(&schemas, &[queued, rejecting]);
+    let ask = |user: &str| filter.classify(&request(user, &[], "get", "pods", "a"));
+    // A level has a seat of its own at least.
+    let first = filter.admit(ask("queued"), 1).await.unwrap();
+    let mut second = Box::pin(filter.admit(ask("queued"), 1));
+    assert!(futures::poll!(&mut second).is_pending());
+    assert_eq!(filter.admit(ask("queued"), 1).await.unwrap_err().code, 429);
+    drop(first);
+    let second = second.await.unwrap();
+    // Who waits too long is refused, and leaves no trace.
+    assert_eq!(filter.admit(ask("queued"), 1).await.unwrap_err().code, 429);
+    let mut third = Box::pin(filter.admit(ask("queued"), 1));
+    assert!(futures::poll!(&mut third).is_pending());
+    drop(third);
+    drop(second);
+    drop(filter.admit(ask("queued"), 1).await.unwrap());
+    let held = filter.admit(ask("rejected"), 1).await.unwrap();
+    assert_eq!(filter.admit(ask("rejected"), 1).await.unwrap_err().code, 429);
+    drop(held);
+    drop(filter.admit(ask("rejected"), 1).await.unwrap());
+    let masters = || filter.classify(&request("root", &["system:masters"], "get", "pods", "a"));
+    let many = futures::future::join_all((0..100).map(|_| filter.admit(masters(), 1))).await;
+    assert!(many.iter().all(Result::is_ok));
+}
