@@ -1,22 +1,30 @@
 //! Carrying decisions out: bindings, evictions, conditions and events. Decides nothing.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use component_base::{
     client,
     clock::SharedClock,
     events::{EventType, Recorder},
+    informer::Informer,
+    meta::ObjectKey,
     task::Tasks,
+    workqueue::chain,
 };
-use k8s_openapi::api::core::v1::{ObjectReference, Pod};
+use k8s_openapi::api::core::v1::{ObjectReference, PersistentVolume, PersistentVolumeClaim, Pod};
 use kube::{
     Api, Client,
     api::{DeleteParams, Patch, PatchParams, PostParams, Preconditions},
 };
 use serde_json::{Value, json};
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::{Semaphore, mpsc, watch};
 
-use crate::{cycle::Change, model::PodInfo};
+use crate::{
+    cycle::Change,
+    framework::Reason,
+    model::{PodInfo, Reservation},
+    plugins::volume_binding,
+};
 
 /// Bindings under way at once; more wait their turn.
 const BINDINGS: usize = 32;
@@ -30,6 +38,29 @@ pub struct Actor {
     back: mpsc::UnboundedSender<Change>,
     tasks: Tasks,
     permits: Arc<Semaphore>,
+    claims: Claims,
+}
+
+/// The claims that bindings wait for.
+#[derive(Clone)]
+pub struct Claims {
+    /// All of them.
+    pub cache: Informer<PersistentVolumeClaim>,
+    /// Changes whenever one of them does.
+    pub changed: watch::Receiver<()>,
+    /// How long a pod waits for its claims to be bound.
+    pub timeout: Duration,
+}
+
+/// Why a pod was not bound.
+#[derive(Debug, thiserror::Error)]
+enum BindError {
+    #[error("the API server")]
+    Api(#[from] kube::Error),
+    #[error("binding volumes: {0}")]
+    Volumes(Reason),
+    #[error("binding volumes: context deadline exceeded")]
+    Timeout,
 }
 
 impl Actor {
@@ -40,16 +71,16 @@ impl Actor {
         clock: SharedClock,
         back: mpsc::UnboundedSender<Change>,
         tasks: Tasks,
+        claims: Claims,
     ) -> Self {
-        Self { client, recorder, clock, back, tasks, permits: Arc::new(Semaphore::new(BINDINGS)) }
+        Self { client, recorder, clock, back, tasks, permits: Arc::new(Semaphore::new(BINDINGS)), claims }
     }
 
-    /// Binds a pod to a node, in the background; a failure comes back as a change.
-    pub fn bind(&self, pod: &Arc<PodInfo>, node: String) {
+    /// Binds a pod to a node once its volumes are, in the background; a failure comes back as a change.
+    pub fn bind(&self, pod: &Arc<PodInfo>, node: String, reservation: Reservation) {
         let (actor, pod) = (self.clone(), pod.clone());
         self.tasks.spawn("binding", async move {
-            let _permit = actor.permits.acquire().await;
-            match actor.post_binding(&pod, &node).await {
+            match actor.bind_with_volumes(&pod, &node, &reservation).await {
                 Ok(()) => actor.event(
                     &pod,
                     EventType::Normal,
@@ -58,12 +89,72 @@ impl Actor {
                     &format!("Successfully assigned {} to {node}", pod.key()),
                 ),
                 Err(error) => {
-                    tracing::error!(pod = pod.key(), node, %error, "binding failed");
+                    tracing::error!(pod = pod.key(), node, error = chain(&error), "binding failed");
+                    let gone = matches!(&error, BindError::Api(e) if client::is_not_found(e))
+                        && reservation.is_empty();
+                    if !gone {
+                        let note = format!("running PreBind plugin \"VolumeBinding\": {error}");
+                        let note = if reservation.is_empty() { chain(&error) } else { note };
+                        actor.event(&pod, EventType::Warning, "FailedScheduling", "Scheduling", &note);
+                    }
                     // The loop is gone only when the daemon drains.
-                    drop(actor.back.send(Change::BindingFailed { pod, gone: client::is_not_found(&error) }));
+                    drop(actor.back.send(Change::BindingFailed { pod, reservation, gone }));
                 }
             }
         });
+    }
+
+    async fn bind_with_volumes(
+        &self,
+        pod: &PodInfo,
+        node: &str,
+        reservation: &Reservation,
+    ) -> Result<(), BindError> {
+        if !reservation.is_empty() {
+            self.write(reservation).await?;
+            let bound = self.claims_bound(&reservation.awaited, node);
+            tokio::time::timeout(self.claims.timeout, bound).await.map_err(|_| BindError::Timeout)??;
+        }
+        let _permit = self.permits.acquire().await;
+        Ok(self.post_binding(pod, node).await?)
+    }
+
+    async fn write(&self, reservation: &Reservation) -> Result<(), kube::Error> {
+        for volume in &reservation.volumes {
+            let api: Api<PersistentVolume> = Api::all(self.client.clone());
+            let name = volume.metadata.name.as_deref().unwrap_or_default();
+            api.replace(name, &PostParams::default(), volume).await?;
+        }
+        for claim in &reservation.claims {
+            let namespace = claim.metadata.namespace.as_deref().unwrap_or_default();
+            let api: Api<PersistentVolumeClaim> = Api::namespaced(self.client.clone(), namespace);
+            let name = claim.metadata.name.as_deref().unwrap_or_default();
+            let written = api.replace(name, &PostParams::default(), claim).await?;
+            // An older state would tell that the node was not selected.
+            let version = written.metadata.resource_version.clone().unwrap_or_default();
+            self.claims.cache.wait_seen(&ObjectKey::new(namespace, name), &version).await;
+        }
+        Ok(())
+    }
+
+    /// Waits until all claims are bound, or until it is clear that they will not be for this node.
+    async fn claims_bound(&self, claims: &[ObjectKey], node: &str) -> Result<(), BindError> {
+        let mut changed = self.claims.changed.clone();
+        loop {
+            changed.borrow_and_update();
+            let mut all = true;
+            for key in claims {
+                let Some(claim) = self.claims.cache.store().get(key) else {
+                    let why = format!("persistentvolumeclaim {:?} not found", key.name);
+                    return Err(BindError::Volumes(why.into()));
+                };
+                all &= volume_binding::is_bound(&claim, node).map_err(BindError::Volumes)?;
+            }
+            // The sender is gone only when the daemon drains.
+            if all || changed.changed().await.is_err() {
+                return Ok(());
+            }
+        }
     }
 
     async fn post_binding(&self, pod: &PodInfo, node: &str) -> Result<(), kube::Error> {

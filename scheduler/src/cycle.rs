@@ -18,7 +18,7 @@ use crate::{
     act::Actor,
     framework::{ClusterEvent, Plugin},
     metrics::Metrics,
-    model::{Cluster, NodeInfo, PodInfo},
+    model::{Cluster, NodeInfo, PodInfo, Reservation, StorageChange},
     plan::{self, Budget, Nominations, Options, Preemption, Unschedulable},
     plugins::{self, Weighted},
     queue::{BackOff, Instant, Queue},
@@ -32,10 +32,14 @@ pub enum Change {
     Node(Event<Node>),
     /// A namespace.
     Namespace(Event<Namespace>),
+    /// A claim, a volume, or something that makes them.
+    Storage(StorageChange),
     /// A pod could not be bound.
     BindingFailed {
         /// The pod.
         pod: Arc<PodInfo>,
+        /// What was to be written before, and may not have been.
+        reservation: Reservation,
         /// Whether it is gone.
         gone: bool,
     },
@@ -126,8 +130,14 @@ impl Cycle {
                 self.cluster.set_namespace(&name, (!gone).then_some(labels));
                 self.tell(&ClusterEvent::NamespaceChanged);
             }
-            Change::BindingFailed { pod, gone } => {
+            Change::Storage(change) => {
+                if let Some(event) = self.cluster.storage.take(&change) {
+                    self.tell(&ClusterEvent::StorageChanged(event));
+                }
+            }
+            Change::BindingFailed { pod, reservation, gone } => {
                 self.cluster.displace(&pod.uid);
+                self.cluster.storage.forget(&reservation);
                 if gone {
                     self.forget(&pod.uid);
                 } else {
@@ -219,10 +229,11 @@ impl Cycle {
                 self.start = self.start.wrapping_add(placement.evaluated);
                 self.metrics.attempt(&self.name, "scheduled", seconds);
                 self.forget(&pod.uid);
+                self.cluster.storage.assume(&placement.reservation);
                 let placed = PodInfo { node_name: placement.node.clone(), ..PodInfo::clone(pod) };
                 self.cluster.place(Arc::new(placed));
                 tracing::debug!(pod = pod.key(), node = placement.node, attempt, "placed");
-                self.actor.bind(pod, placement.node);
+                self.actor.bind(pod, placement.node, placement.reservation);
             }
             Err(failure) => {
                 self.metrics.attempt(&self.name, "unschedulable", seconds);

@@ -5,7 +5,7 @@
 
 use std::{borrow::Cow, collections::BTreeSet, sync::Arc};
 
-use crate::model::{Cluster, NodeInfo, PodInfo};
+use crate::model::{Cluster, NodeInfo, PodInfo, Reservation, StorageEvent};
 
 /// Scores range from 0 to this, after normalisation.
 pub const MAX_SCORE: i64 = 100;
@@ -57,7 +57,7 @@ pub enum ClusterEvent {
     /// A namespace's labels changed.
     NamespaceChanged,
     /// A claim, volume, class or volume capacity changed.
-    StorageChanged,
+    StorageChanged(StorageEvent),
 }
 
 /// Filters nodes for one pod.
@@ -89,6 +89,10 @@ pub trait Plugin: Send + Sync {
     /// Prepares filtering.
     fn filter<'a>(&self, _pod: &'a PodInfo, _cluster: &'a Cluster) -> Prepared<'a> {
         Prepared::Skip
+    }
+    /// What must be written before the pod is bound to a node that passed the filters.
+    fn reserve(&self, _pod: &PodInfo, _cluster: &Cluster, _node: &NodeInfo) -> Reservation {
+        Reservation::default()
     }
     /// Prepares scoring of `nodes`, those that passed the filters; `None` when the plugin does not care.
     fn score<'a>(

@@ -5,12 +5,14 @@ pub mod cluster;
 pub mod node;
 pub mod pod;
 pub mod resources;
+pub mod storage;
 
 pub use affinity::{NodeSelectorTerms, PodTerm, WeightedPodTerm};
 pub use cluster::Cluster;
 pub use node::{ImageState, NodeInfo, Taint, TaintEffect};
 pub use pod::{HostPort, PodInfo, SpreadConstraint, Toleration};
 pub use resources::Resources;
+pub use storage::{Reservation, Storage, StorageChange, StorageEvent};
 
 /// String labels of an object, in key order.
 pub type Labels = std::collections::BTreeMap<String, String>;

@@ -10,12 +10,12 @@ pub use preemption::{Budget, Nominations, Preemption, preempt};
 
 use crate::{
     framework::{Filter, Prepared, Reason, Verdict},
-    model::{Cluster, NodeInfo, PodInfo},
+    model::{Cluster, NodeInfo, PodInfo, Reservation},
     plugins::Weighted,
 };
 
 /// A node was found.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Placement {
     /// The node's name.
     pub node: String,
@@ -23,6 +23,8 @@ pub struct Placement {
     pub evaluated: usize,
     /// Nodes that fit.
     pub feasible: usize,
+    /// What must be written before the pod is bound.
+    pub reservation: Reservation,
 }
 
 /// No node takes the pod.
@@ -109,8 +111,20 @@ pub fn schedule(
     if feasible.is_empty() {
         return Err(failure);
     }
-    let node = pick(pod, cluster, plugins, &feasible, options.tie).name.to_string();
-    Ok(Placement { node, evaluated, feasible: feasible.len() })
+    let node = pick(pod, cluster, plugins, &feasible, options.tie);
+    let reservation = reserve(pod, cluster, plugins, node);
+    Ok(Placement { node: node.name.to_string(), evaluated, feasible: feasible.len(), reservation })
+}
+
+fn reserve(pod: &PodInfo, cluster: &Cluster, plugins: &[Weighted], node: &NodeInfo) -> Reservation {
+    let mut out = Reservation::default();
+    for Weighted { plugin, .. } in plugins {
+        let more = plugin.reserve(pod, cluster, node);
+        out.volumes.extend(more.volumes);
+        out.claims.extend(more.claims);
+        out.awaited.extend(more.awaited);
+    }
+    out
 }
 
 /// The filters of one cycle.

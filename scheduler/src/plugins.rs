@@ -9,9 +9,13 @@ pub mod node_name;
 pub mod node_ports;
 pub mod node_resources;
 pub mod node_unschedulable;
+pub mod node_volume_limits;
 pub mod pod_topology_spread;
 pub mod scheduling_gates;
 pub mod taint_toleration;
+pub mod volume_binding;
+pub mod volume_restrictions;
+pub mod volume_zone;
 
 /// A plugin with the weight its scores count with (0 where it does not score).
 pub struct Weighted {
@@ -33,6 +37,10 @@ pub fn defaults() -> Vec<Weighted> {
         on(Box::new(node_affinity::NodeAffinity), 2),
         on(Box::new(node_ports::NodePorts), 0),
         on(Box::<node_resources::Fit>::default(), 1),
+        on(Box::new(volume_restrictions::VolumeRestrictions), 0),
+        on(Box::new(node_volume_limits::NodeVolumeLimits), 0),
+        on(Box::new(volume_binding::VolumeBinding), 0),
+        on(Box::new(volume_zone::VolumeZone), 0),
         on(Box::new(pod_topology_spread::PodTopologySpread), 2),
         on(Box::<inter_pod_affinity::InterPodAffinity>::default(), 2),
         on(Box::new(node_resources::BalancedAllocation), 1),

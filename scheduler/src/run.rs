@@ -1,6 +1,6 @@
 //! Wiring: flags, the lease, informers, and the loop that owns model and queue.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use component_base::{
     auth::{AuthError, AuthOptions, Delegated},
@@ -15,16 +15,20 @@ use component_base::{
     task::Tasks,
 };
 use k8s_openapi::api::{
-    core::v1::{Namespace, Node, Pod},
+    core::v1::{Namespace, Node, PersistentVolumeClaim, Pod},
     policy::v1::PodDisruptionBudget,
 };
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 
 use crate::{
-    act::Actor,
+    act::{Actor, Claims},
     cycle::{Change, Cycle},
     metrics::Metrics,
+    model::StorageChange,
 };
+
+/// How long a pod waits for its claims to be bound.
+const BIND_TIMEOUT: Duration = Duration::from_secs(600);
 
 /// The daemon.
 #[derive(Debug)]
@@ -129,10 +133,15 @@ async fn lead(client: kube::Client, clock: SharedClock, name: String, metrics: A
     let informers = Informers::new(client.clone(), tasks);
     let budgets = informers.get::<PodDisruptionBudget>(ListWatch::default());
     feed(&informers, &sender);
+    feed_storage(&informers, &sender);
+    let claims = informers.get::<PersistentVolumeClaim>(ListWatch::default());
+    let (tell, changed) = watch::channel(());
+    claims.on_event(move |_| tell.send_replace(()));
     informers.start();
     informers.wait_synced().await;
     let recorder = Recorder::new(client.clone(), clock.clone(), &name, "", tasks);
-    let actor = Actor::new(client, recorder, clock.clone(), sender, tasks.clone());
+    let claims = Claims { cache: claims, changed, timeout: BIND_TIMEOUT };
+    let actor = Actor::new(client, recorder, clock.clone(), sender, tasks.clone(), claims);
     Cycle::new(name, actor, budgets, clock, metrics).run(receiver).await;
 }
 
@@ -148,6 +157,27 @@ fn feed(informers: &Informers, sender: &mpsc::UnboundedSender<Change>) {
     forward(&informers.get::<Node>(ListWatch::default()), move |event| on(Change::Node(event)));
     let on = tell(sender);
     forward(&informers.get::<Namespace>(ListWatch::default()), move |event| on(Change::Namespace(event)));
+}
+
+fn feed_storage(informers: &Informers, sender: &mpsc::UnboundedSender<Change>) {
+    fn on<K: component_base::informer::Object>(
+        informers: &Informers,
+        sender: &mpsc::UnboundedSender<Change>,
+        change: fn(Event<K>) -> StorageChange,
+    ) {
+        let sender = sender.clone();
+        // The loop is gone only when the daemon drains.
+        forward(&informers.get::<K>(ListWatch::default()), move |event| {
+            drop(sender.send(Change::Storage(change(event))));
+        });
+    }
+    on(informers, sender, StorageChange::Claim);
+    on(informers, sender, StorageChange::Volume);
+    on(informers, sender, StorageChange::Class);
+    on(informers, sender, StorageChange::Driver);
+    on(informers, sender, StorageChange::Node);
+    on(informers, sender, StorageChange::Capacity);
+    on(informers, sender, StorageChange::Attachment);
 }
 
 fn forward<K: component_base::informer::Object>(

@@ -1,4 +1,4 @@
-//! All nodes with their pods, and the namespaces' labels: the snapshot decisions are made on.
+//! All nodes with their pods, the namespaces' labels, and storage: the snapshot decisions are made on.
 //!
 //! Cloning is cheap (nodes are shared by `Arc` and copied on change), so a cycle works on a
 //! snapshot while events go on changing the model.
@@ -10,7 +10,7 @@ use std::{
 
 use smol_str::SmolStr;
 
-use super::{Labels, NodeInfo, PodInfo};
+use super::{Labels, NodeInfo, PodInfo, Storage};
 
 /// Nodes by name, pods by uid.
 #[derive(Clone, Debug, Default)]
@@ -20,6 +20,8 @@ pub struct Cluster {
     orphans: HashMap<SmolStr, Vec<Arc<PodInfo>>>,
     /// Node of every pod placed, by uid.
     placed: HashMap<SmolStr, SmolStr>,
+    /// Claims, volumes and what makes them.
+    pub storage: Storage,
     /// Labels of namespaces.
     namespaces: HashMap<String, Arc<Labels>>,
 }

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use component_base::selector::LabelSelector;
+use component_base::{meta::ObjectKey, selector::LabelSelector};
 use k8s_openapi::api::core::v1 as core;
 
 use super::{
@@ -71,10 +71,37 @@ pub struct PodInfo {
     pub tolerations: Vec<Toleration>,
     /// Topology spread constraints.
     pub spread: Vec<SpreadConstraint>,
-    /// Names of claims the pod mounts (ephemeral ones by their derived name).
-    pub claims: Vec<String>,
+    /// Claims the pod mounts.
+    pub claims: Vec<ClaimUse>,
+    /// Disks the pod mounts without a claim that cannot be shared at will.
+    pub disks: Vec<Disk>,
     /// Controller reference (kind, name), for default spreading.
     pub controller: Option<(String, String)>,
+}
+
+/// A claim that a pod mounts.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ClaimUse {
+    /// The claim's name, in the pod's namespace.
+    pub name: String,
+    /// Whether the claim is made for the pod and goes with it.
+    pub ephemeral: bool,
+}
+
+/// A disk mounted without a claim, and how.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Disk {
+    id: DiskId,
+    read_only: bool,
+}
+
+/// Which disk.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum DiskId {
+    Gce(String),
+    Ebs(String),
+    Iscsi(String),
+    Rbd { monitors: Vec<String>, pool: String, image: String },
 }
 
 /// A port taken on the host.
@@ -184,6 +211,7 @@ impl PodInfo {
                 .map(|c| SpreadConstraint::new(c, &labels))
                 .collect(),
             claims: claims(spec, meta.name.as_deref().unwrap_or_default()),
+            disks: spec.volumes.iter().flatten().filter_map(Disk::new).collect(),
             controller: meta
                 .owner_references
                 .iter()
@@ -198,6 +226,11 @@ impl PodInfo {
     /// `namespace/name`.
     pub fn key(&self) -> String {
         format!("{}/{}", self.namespace, self.name)
+    }
+
+    /// Whether the pod mounts a claim.
+    pub fn has_claim(&self, key: &ObjectKey) -> bool {
+        *key.namespace == *self.namespace && self.claims.iter().any(|used| *used.name == *key.name)
     }
 
     /// Whether the pod has any pod affinity or anti-affinity.
@@ -243,15 +276,50 @@ fn host_ports(spec: &core::PodSpec) -> Vec<HostPort> {
         .collect()
 }
 
-fn claims(spec: &core::PodSpec, pod: &str) -> Vec<String> {
+fn claims(spec: &core::PodSpec, pod: &str) -> Vec<ClaimUse> {
     spec.volumes
         .iter()
         .flatten()
         .filter_map(|v| {
-            let named = v.persistent_volume_claim.as_ref().map(|c| c.claim_name.clone());
-            named.or_else(|| v.ephemeral.as_ref().map(|_| format!("{pod}-{}", v.name)))
+            let named = v.persistent_volume_claim.as_ref().map(|c| (c.claim_name.clone(), false));
+            let (name, ephemeral) =
+                named.or_else(|| v.ephemeral.as_ref().map(|_| (format!("{pod}-{}", v.name), true)))?;
+            Some(ClaimUse { name, ephemeral })
         })
         .collect()
+}
+
+// === impl Disk ===
+
+impl Disk {
+    fn new(volume: &core::Volume) -> Option<Disk> {
+        let disk = |id, read_only: Option<bool>| Some(Disk { id, read_only: read_only.unwrap_or(false) });
+        if let Some(v) = &volume.gce_persistent_disk {
+            return disk(DiskId::Gce(v.pd_name.clone()), v.read_only);
+        }
+        if let Some(v) = &volume.aws_elastic_block_store {
+            return disk(DiskId::Ebs(v.volume_id.clone()), v.read_only);
+        }
+        if let Some(v) = &volume.iscsi {
+            return disk(DiskId::Iscsi(v.iqn.clone()), v.read_only);
+        }
+        let v = volume.rbd.as_ref()?;
+        let pool = v.pool.clone().unwrap_or_else(|| "rbd".into());
+        disk(DiskId::Rbd { monitors: v.monitors.clone(), pool, image: v.image.clone() }, v.read_only)
+    }
+
+    /// Whether two pods of one node cannot have these two.
+    pub fn excludes(&self, other: &Self) -> bool {
+        let both_read = self.read_only && other.read_only;
+        match (&self.id, &other.id) {
+            (DiskId::Ebs(a), DiskId::Ebs(b)) => a == b,
+            (DiskId::Gce(a), DiskId::Gce(b)) | (DiskId::Iscsi(a), DiskId::Iscsi(b)) => a == b && !both_read,
+            (DiskId::Rbd { monitors, pool, image }, DiskId::Rbd { monitors: theirs, pool: p, image: i }) => {
+                monitors.iter().any(|m| theirs.contains(m)) && (pool, image) == (p, i) && !both_read
+            }
+            _ => false,
+        }
+    }
 }
 
 // === impl HostPort ===

@@ -84,7 +84,7 @@ impl Plugin for InterPodAffinity {
             ClusterEvent::PodRemoved(_) | ClusterEvent::NodeAdded(_) | ClusterEvent::PodChanged => true,
             ClusterEvent::NodeUpdated { old, new } => old.labels != new.labels,
             ClusterEvent::NamespaceChanged => true,
-            ClusterEvent::StorageChanged => false,
+            ClusterEvent::StorageChanged(_) => false,
         }
     }
 }

@@ -1,0 +1,355 @@
+//! VolumeBinding: nodes must be where the pod's volumes are or can be; claims that wait for their first pod get a
+//! volume there.
+//!
+//! Contract: KEP-490 (topology-aware volume scheduling), KEP-1472 (storage capacity). Which volume a claim gets, or
+//! for which node one is made, is decided with the node and written before the pod is bound.
+
+mod matching;
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::Arc,
+};
+
+use component_base::{
+    meta::{annotation, is_deleting, object_key},
+    quantity::Quantity,
+    selector::LabelSelector,
+};
+use k8s_openapi::api::{
+    core::v1::{ObjectReference, PersistentVolume, PersistentVolumeClaim, TopologySelectorTerm},
+    storage::v1::{CSIStorageCapacity, StorageClass},
+};
+
+use crate::{
+    framework::{ClusterEvent, Filter, Plugin, Prepared, Reason, Verdict},
+    model::{
+        Cluster, Labels, NodeInfo, NodeSelectorTerms, PodInfo, Reservation, Storage, StorageEvent,
+        pod::ClaimUse,
+    },
+};
+
+const SELECTED_NODE: &str = "volume.kubernetes.io/selected-node";
+const BIND_COMPLETED: &str = "pv.kubernetes.io/bind-completed";
+const BOUND_BY_US: &str = "pv.kubernetes.io/bound-by-controller";
+const NO_PROVISIONER: &str = "kubernetes.io/no-provisioner";
+const WAITS: &str = "WaitForFirstConsumer";
+
+const NODE_CONFLICT: &str = "node(s) didn't match PersistentVolume's node affinity";
+const BIND_CONFLICT: &str = "node(s) didn't find available persistent volumes to bind";
+const NO_SPACE: &str = "node(s) did not have enough free storage";
+const NO_VOLUME: &str = "node(s) unavailable due to one or more pvc(s) bound to non-existent pv(s)";
+const UNBOUND: &str = "pod has unbound immediate PersistentVolumeClaims";
+
+/// The plugin.
+pub struct VolumeBinding;
+
+/// A volume with what its node affinity says, parsed once per cycle.
+struct Volume {
+    volume: Arc<PersistentVolume>,
+    affinity: Option<NodeSelectorTerms>,
+}
+
+/// The claims of a pod.
+struct Claims<'a> {
+    storage: &'a Storage,
+    /// Volumes of claims that are bound; `None` where the volume is missing.
+    bound: Vec<Option<Volume>>,
+    /// Claims to be bound with the pod, smallest first.
+    waiting: Vec<Arc<PersistentVolumeClaim>>,
+    /// Volumes that those may get, by class.
+    candidates: HashMap<String, Vec<Volume>>,
+}
+
+/// What a pod's claims get on a node.
+#[derive(Default)]
+struct Choice {
+    bind: Vec<(Arc<PersistentVolume>, Arc<PersistentVolumeClaim>)>,
+    provision: Vec<Arc<PersistentVolumeClaim>>,
+}
+
+impl Plugin for VolumeBinding {
+    fn name(&self) -> &'static str {
+        "VolumeBinding"
+    }
+
+    fn filter<'a>(&self, pod: &'a PodInfo, cluster: &'a Cluster) -> Prepared<'a> {
+        if pod.claims.is_empty() {
+            return Prepared::Skip;
+        }
+        match Claims::new(pod, &cluster.storage) {
+            Ok(claims) => Prepared::Filter(Box::new(claims)),
+            Err(reason) => Prepared::Reject(reason),
+        }
+    }
+
+    fn reserve(&self, pod: &PodInfo, cluster: &Cluster, node: &NodeInfo) -> Reservation {
+        if pod.claims.is_empty() {
+            return Reservation::default();
+        }
+        let Ok(claims) = Claims::new(pod, &cluster.storage) else { return Reservation::default() };
+        claims.find(node).map(|choice| choice.reserve(&node.name)).unwrap_or_default()
+    }
+
+    fn wakes(&self, pod: &PodInfo, event: &ClusterEvent) -> bool {
+        match event {
+            ClusterEvent::NodeAdded(_) => true,
+            ClusterEvent::NodeUpdated { old, new } => old.labels != new.labels,
+            ClusterEvent::StorageChanged(StorageEvent::Claim(key)) => pod.has_claim(key),
+            ClusterEvent::StorageChanged(event) => *event != StorageEvent::Detached,
+            _ => false,
+        }
+    }
+}
+
+impl Filter for Claims<'_> {
+    fn check(&self, node: &NodeInfo) -> Verdict {
+        match self.find(node) {
+            Ok(_) => Verdict::Fits,
+            Err(reasons) => Verdict::Unresolvable(reasons),
+        }
+    }
+}
+
+impl<'a> Claims<'a> {
+    /// Sorts a pod's claims; the error says why no node can help.
+    fn new(pod: &PodInfo, storage: &'a Storage) -> Result<Claims<'a>, Reason> {
+        let mut out = Claims { storage, bound: Vec::new(), waiting: Vec::new(), candidates: HashMap::new() };
+        let mut immediate = false;
+        for used in &pod.claims {
+            let claim = checked(pod, used, storage)?;
+            let volume = claim.spec.as_ref().and_then(|s| s.volume_name.as_deref()).unwrap_or_default();
+            if !volume.is_empty() && annotation(&claim.metadata, BIND_COMPLETED).is_some() {
+                out.bound.push(storage.volume(volume).map(Volume::new));
+            } else if volume.is_empty() && waits(claim, storage) {
+                out.waiting.push(claim.clone());
+            } else {
+                immediate = true;
+            }
+        }
+        if immediate {
+            return Err(UNBOUND.into());
+        }
+        out.waiting.sort_by_key(|claim| matching::asked(claim));
+        for class in out.waiting.iter().map(|claim| matching::class_of_claim(claim)) {
+            if !out.candidates.contains_key(class) {
+                let of_class = storage.volumes().filter(|v| matching::class_of_volume(v) == class);
+                let mut volumes: Vec<Volume> = of_class.map(Volume::new).collect();
+                volumes.sort_by(|a, b| a.volume.metadata.name.cmp(&b.volume.metadata.name));
+                out.candidates.insert(class.to_owned(), volumes);
+            }
+        }
+        Ok(out)
+    }
+
+    /// What the claims get on a node, or why not.
+    fn find(&self, node: &NodeInfo) -> Result<Choice, Vec<Reason>> {
+        let mut reasons: Vec<Reason> = Vec::new();
+        if self.bound.iter().flatten().any(|volume| !volume.is_at(node)) {
+            reasons.push(NODE_CONFLICT.into());
+        }
+        let choice = self.choose(node);
+        if let Err(reason) = &choice {
+            reasons.push(reason.clone());
+        }
+        if self.bound.iter().any(Option::is_none) {
+            reasons.push(NO_VOLUME.into());
+        }
+        match choice {
+            Ok(choice) if reasons.is_empty() => Ok(choice),
+            _ => Err(reasons),
+        }
+    }
+
+    fn choose(&self, node: &NodeInfo) -> Result<Choice, Reason> {
+        let mut out = Choice::default();
+        let mut chosen: Vec<&str> = Vec::new();
+        for claim in &self.waiting {
+            if let Some(selected) = annotation(&claim.metadata, SELECTED_NODE) {
+                if selected != node.name {
+                    return Err(BIND_CONFLICT.into());
+                }
+                out.provision.push(claim.clone());
+                continue;
+            }
+            let volumes =
+                self.candidates.get(matching::class_of_claim(claim)).map(Vec::as_slice).unwrap_or_default();
+            let free = volumes.iter().filter(|v| !chosen.contains(&v.name()));
+            match matching::best(claim, free.map(|v| (&v.volume, v.is_at(node)))) {
+                Some(volume) => {
+                    chosen.extend(volume.metadata.name.as_deref());
+                    out.bind.push((volume.clone(), claim.clone()));
+                }
+                None => out.provision.push(claim.clone()),
+            }
+        }
+        for claim in &out.provision {
+            self.can_provision(claim, node)?;
+        }
+        Ok(out)
+    }
+
+    fn can_provision(&self, claim: &PersistentVolumeClaim, node: &NodeInfo) -> Result<(), Reason> {
+        let name = matching::class_of_claim(claim);
+        let Some(class) = self.storage.class(name) else {
+            return Err(format!("failed to find storage class {name:?}").into());
+        };
+        if class.provisioner.is_empty() || class.provisioner == NO_PROVISIONER {
+            return Err(BIND_CONFLICT.into());
+        }
+        if !is_allowed(class.allowed_topologies.as_deref().unwrap_or_default(), &node.labels) {
+            return Err(BIND_CONFLICT.into());
+        }
+        if self.has_room(claim, class, node) { Ok(()) } else { Err(NO_SPACE.into()) }
+    }
+
+    /// Whether a pool that the node reaches has room, where the driver tells about its pools at all.
+    fn has_room(&self, claim: &PersistentVolumeClaim, class: &StorageClass, node: &NodeInfo) -> bool {
+        let Some(size) = matching::asked(claim) else { return true };
+        let driver = self.storage.driver(&class.provisioner);
+        if driver.and_then(|d| d.spec.storage_capacity) != Some(true) {
+            return true;
+        }
+        let fits = |pool: &Arc<CSIStorageCapacity>| {
+            let limit = pool.maximum_volume_size.as_ref().or(pool.capacity.as_ref());
+            Some(&pool.storage_class_name) == class.metadata.name.as_ref()
+                && limit.and_then(Quantity::from_api).is_some_and(|limit| limit >= size)
+                && pool.node_topology.as_ref().is_some_and(|topology| {
+                    LabelSelector::from_api(Some(topology)).is_ok_and(|s| s.matches(node.labels.as_ref()))
+                })
+        };
+        self.storage.capacities().any(fits)
+    }
+}
+
+impl Volume {
+    fn new(volume: &Arc<PersistentVolume>) -> Volume {
+        let affinity = volume.spec.as_ref().and_then(|s| s.node_affinity.as_ref()?.required.as_ref());
+        Volume { volume: volume.clone(), affinity: affinity.map(NodeSelectorTerms::new) }
+    }
+
+    fn name(&self) -> &str {
+        self.volume.metadata.name.as_deref().unwrap_or_default()
+    }
+
+    fn is_at(&self, node: &NodeInfo) -> bool {
+        self.affinity.as_ref().is_none_or(|affinity| affinity.matches(&node.name, &node.labels))
+    }
+}
+
+impl Choice {
+    /// What must be written for it.
+    fn reserve(self, node: &str) -> Reservation {
+        let both = self.bind.iter().map(|(_, claim)| claim).chain(&self.provision);
+        let awaited = both.map(|claim| object_key(claim.as_ref())).collect();
+        let bind = |(volume, claim): &(Arc<PersistentVolume>, Arc<PersistentVolumeClaim>)| {
+            let mut next = (**volume).clone();
+            let spec = next.spec.get_or_insert_default();
+            if !matching::is_for(volume, claim) {
+                annotate(&mut next.metadata.annotations, BOUND_BY_US, "yes");
+            }
+            spec.claim_ref = Some(ObjectReference {
+                api_version: Some("v1".into()),
+                kind: Some("PersistentVolumeClaim".into()),
+                namespace: claim.metadata.namespace.clone(),
+                name: claim.metadata.name.clone(),
+                uid: claim.metadata.uid.clone(),
+                resource_version: claim.metadata.resource_version.clone(),
+                field_path: None,
+            });
+            next
+        };
+        let select = |claim: &Arc<PersistentVolumeClaim>| {
+            let mut next = (**claim).clone();
+            annotate(&mut next.metadata.annotations, SELECTED_NODE, node);
+            next
+        };
+        let anew =
+            |claim: &&Arc<PersistentVolumeClaim>| annotation(&claim.metadata, SELECTED_NODE) != Some(node);
+        Reservation {
+            volumes: self.bind.iter().map(bind).collect(),
+            claims: self.provision.iter().filter(anew).map(select).collect(),
+            awaited,
+        }
+    }
+}
+
+/// Whether a claim has its volume for good, or, as an error, why it never will have that of this decision.
+///
+/// # Errors
+/// When whoever makes volumes has given the node up.
+pub fn is_bound(claim: &PersistentVolumeClaim, node: &str) -> Result<bool, Reason> {
+    let volume = claim.spec.as_ref().and_then(|s| s.volume_name.as_deref()).unwrap_or_default();
+    if !volume.is_empty() {
+        return Ok(annotation(&claim.metadata, BIND_COMPLETED).is_some());
+    }
+    match annotation(&claim.metadata, SELECTED_NODE) {
+        Some(selected) if selected != node => {
+            let name = claim.metadata.name.as_deref().unwrap_or_default();
+            Err(format!("selectedNode annotation value {selected:?} not set to scheduled node {node:?} for PVC {name:?}").into())
+        }
+        _ => Ok(false),
+    }
+}
+
+fn annotate(annotations: &mut Option<BTreeMap<String, String>>, key: &str, value: &str) {
+    annotations.get_or_insert_default().insert(key.to_owned(), value.to_owned());
+}
+
+/// A claim of the pod, if it is there and the pod may use it.
+fn checked<'a>(
+    pod: &PodInfo,
+    used: &ClaimUse,
+    storage: &'a Storage,
+) -> Result<&'a Arc<PersistentVolumeClaim>, Reason> {
+    let name = &used.name;
+    let Some(claim) = storage.claim(&pod.namespace, name) else {
+        return Err(match used.ephemeral {
+            true => {
+                format!(
+                    "waiting for ephemeral volume controller to create the persistentvolumeclaim {name:?}"
+                )
+            }
+            false => format!("persistentvolumeclaim {name:?} not found"),
+        }
+        .into());
+    };
+    if claim.status.as_ref().and_then(|s| s.phase.as_deref()) == Some("Lost") {
+        let volume = claim.spec.as_ref().and_then(|s| s.volume_name.as_deref()).unwrap_or_default();
+        return Err(format!(
+            "persistentvolumeclaim {name:?} bound to non-existent persistentvolume {volume:?}"
+        )
+        .into());
+    }
+    if is_deleting(&claim.metadata) {
+        return Err(format!("persistentvolumeclaim {name:?} is being deleted").into());
+    }
+    let owners = claim.metadata.owner_references.as_deref().unwrap_or_default();
+    if used.ephemeral && !owners.iter().any(|o| o.controller == Some(true) && o.uid == pod.uid) {
+        let (namespace, pod) = (&pod.namespace, &pod.name);
+        return Err(format!(
+            "PVC {namespace}/{name} was not created for pod {namespace}/{pod} (pod is not owner)"
+        )
+        .into());
+    }
+    Ok(claim)
+}
+
+/// Whether a claim's class leaves binding to the scheduler.
+fn waits(claim: &PersistentVolumeClaim, storage: &Storage) -> bool {
+    let class = storage.class(matching::class_of_claim(claim));
+    class.is_some_and(|class| class.volume_binding_mode.as_deref() == Some(WAITS))
+}
+
+/// Whether volumes may be made for a node with these labels.
+fn is_allowed(terms: &[TopologySelectorTerm], labels: &Labels) -> bool {
+    let fits = |term: &TopologySelectorTerm| {
+        let expressions = term.match_label_expressions.as_deref().unwrap_or_default();
+        !expressions.is_empty()
+            && expressions.iter().all(|e| labels.get(&e.key).is_some_and(|value| e.values.contains(value)))
+    };
+    terms.is_empty() || terms.iter().any(fits)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,281 @@
+use serde_json::{Value, json};
+
+use super::*;
+use crate::{
+    model::StorageChange,
+    testing::{cluster, node, pod},
+};
+
+fn added<K>(object: Value) -> component_base::informer::Event<K>
+where
+    K: for<'de> serde::Deserialize<'de>,
+{
+    component_base::informer::Event::Added {
+        new: Arc::new(serde_json::from_value(object).unwrap()),
+        initial: true,
+    }
+}
+
+fn claim(name: &str, class: &str, size: &str) -> Value {
+    json!({
+        "metadata": {"name": name, "namespace": "default", "uid": format!("uid-{name}")},
+        "spec": {
+            "storageClassName": class, "accessModes": ["ReadWriteOnce"],
+            "resources": {"requests": {"storage": size}},
+        },
+        "status": {"phase": "Pending"},
+    })
+}
+
+fn volume(name: &str, class: &str, size: &str, host: &str) -> Value {
+    let expression = json!({"key": "kubernetes.io/hostname", "operator": "In", "values": [host]});
+    json!({
+        "metadata": {"name": name},
+        "spec": {
+            "storageClassName": class, "accessModes": ["ReadWriteOnce"], "capacity": {"storage": size},
+            "nodeAffinity": {"required": {"nodeSelectorTerms": [{"matchExpressions": [expression]}]}},
+        },
+        "status": {"phase": "Available"},
+    })
+}
+
+fn class(name: &str, provisioner: &str, mode: &str) -> Value {
+    json!({"metadata": {"name": name}, "provisioner": provisioner, "volumeBindingMode": mode})
+}
+
+/// Two nodes, `a` in zone `x` and `b` in zone `y`, with classes `local` (no provisioner), `made` and `now`.
+fn world(claims: &[Value], volumes: &[Value]) -> Cluster {
+    let mut out = cluster(vec![node("a", "x", json!({})), node("b", "y", json!({}))], vec![]);
+    for class in [
+        class("local", NO_PROVISIONER, WAITS),
+        class("made", "p.io", WAITS),
+        class("now", "p.io", "Immediate"),
+    ] {
+        out.storage.take(&StorageChange::Class(added(class)));
+    }
+    for claim in claims {
+        out.storage.take(&StorageChange::Claim(added(claim.clone())));
+    }
+    for volume in volumes {
+        out.storage.take(&StorageChange::Volume(added(volume.clone())));
+    }
+    out
+}
+
+fn user(claims: &[&str]) -> Arc<PodInfo> {
+    let volumes: Vec<Value> = claims
+        .iter()
+        .map(|name| json!({"name": name, "persistentVolumeClaim": {"claimName": name}}))
+        .collect();
+    pod("p").set("/spec/volumes", json!(volumes)).info()
+}
+
+/// What every node says, or why none is asked.
+fn verdicts(pod: &PodInfo, cluster: &Cluster) -> Result<Vec<Vec<String>>, String> {
+    match VolumeBinding.filter(pod, cluster) {
+        Prepared::Reject(reason) => Err(reason.into_owned()),
+        Prepared::Filter(filter) => Ok(cluster
+            .nodes()
+            .map(|node| match filter.check(node) {
+                Verdict::Fits => vec![],
+                Verdict::Unschedulable(reasons) | Verdict::Unresolvable(reasons) => {
+                    reasons.into_iter().map(|r| r.into_owned()).collect()
+                }
+            })
+            .collect()),
+        Prepared::Skip | Prepared::Restrict(..) => Ok(vec![]),
+    }
+}
+
+fn reserve(pod: &PodInfo, cluster: &Cluster, node: &str) -> Reservation {
+    VolumeBinding.reserve(pod, cluster, cluster.node(node).unwrap())
+}
+
+fn with(mut object: Value, pointer: &[&str], value: Value) -> Value {
+    let mut at = &mut object;
+    for part in pointer {
+        at = &mut at[*part];
+    }
+    *at = value;
+    object
+}
+
+fn bound(claim: Value, volume: &str) -> Value {
+    let claim = with(claim, &["spec", "volumeName"], json!(volume));
+    with(claim, &["metadata", "annotations"], json!({BIND_COMPLETED: "yes"}))
+}
+
+#[test]
+fn pods_without_claims_are_no_business_of_this_plugin() {
+    assert!(matches!(VolumeBinding.filter(&pod("p").info(), &Cluster::default()), Prepared::Skip));
+}
+
+#[test]
+fn claims_that_no_node_can_help_are_told() {
+    let deleted =
+        with(claim("c", "local", "1Gi"), &["metadata", "deletionTimestamp"], json!("2026-01-01T00:00:00Z"));
+    let lost = with(bound(claim("c", "local", "1Gi"), "v"), &["status", "phase"], json!("Lost"));
+    let promised = with(claim("c", "local", "1Gi"), &["spec", "volumeName"], json!("v"));
+    let cases = [
+        (vec![], "persistentvolumeclaim \"c\" not found"),
+        (vec![deleted], "persistentvolumeclaim \"c\" is being deleted"),
+        (vec![lost], "persistentvolumeclaim \"c\" bound to non-existent persistentvolume \"v\""),
+        (vec![claim("c", "now", "1Gi")], UNBOUND),
+        (vec![claim("c", "", "1Gi")], UNBOUND),
+        (vec![promised], UNBOUND),
+    ];
+    for (claims, expected) in cases {
+        assert_eq!(verdicts(&user(&["c"]), &world(&claims, &[])).unwrap_err(), expected);
+    }
+}
+
+#[test]
+fn ephemeral_claims_must_be_there_and_be_the_pods_own() {
+    let volumes = json!([{"name": "c", "ephemeral": {"volumeClaimTemplate": {"spec": {}}}}]);
+    let user = pod("p").set("/spec/volumes", volumes).info();
+    let waiting = "waiting for ephemeral volume controller to create the persistentvolumeclaim \"p-c\"";
+    assert_eq!(verdicts(&user, &world(&[], &[])).unwrap_err(), waiting);
+    let foreign = claim("p-c", "made", "1Gi");
+    let not_owner = "PVC default/p-c was not created for pod default/p (pod is not owner)";
+    assert_eq!(verdicts(&user, &world(std::slice::from_ref(&foreign), &[])).unwrap_err(), not_owner);
+    let owner = json!([{"apiVersion": "v1", "kind": "Pod", "name": "p", "uid": "uid-p", "controller": true}]);
+    let own = with(foreign, &["metadata", "ownerReferences"], owner);
+    assert_eq!(verdicts(&user, &world(&[own], &[])).unwrap(), [vec![], Vec::<String>::new()]);
+}
+
+#[test]
+fn bound_volumes_draw_pods_to_their_nodes() {
+    let cluster = world(&[bound(claim("c", "local", "1Gi"), "v")], &[volume("v", "local", "1Gi", "b")]);
+    let user = user(&["c"]);
+    assert_eq!(verdicts(&user, &cluster).unwrap(), [vec![NODE_CONFLICT.to_owned()], vec![]]);
+    assert!(reserve(&user, &cluster, "b").is_empty());
+    let without = world(&[bound(claim("c", "local", "1Gi"), "v")], &[]);
+    assert_eq!(verdicts(&user, &without).unwrap(), [vec![NO_VOLUME.to_owned()], vec![NO_VOLUME.to_owned()]]);
+}
+
+#[test]
+fn a_waiting_claim_gets_the_smallest_volume_of_the_node() {
+    let volumes = [
+        volume("big", "local", "5Gi", "a"),
+        volume("fits", "local", "2Gi", "a"),
+        volume("small", "local", "500Mi", "a"),
+        volume("elsewhere", "local", "1Gi", "b"),
+        volume("other-class", "made", "1Gi", "a"),
+    ];
+    let cluster = world(&[claim("c", "local", "1Gi")], &volumes);
+    let user = user(&["c"]);
+    assert_eq!(verdicts(&user, &cluster).unwrap(), [vec![], Vec::<String>::new()]);
+    let reservation = reserve(&user, &cluster, "a");
+    assert_eq!(reservation.awaited.len(), 1);
+    let taken = &reservation.volumes[0];
+    assert_eq!(taken.metadata.name.as_deref(), Some("fits"));
+    let reference = taken.spec.as_ref().unwrap().claim_ref.as_ref().unwrap();
+    assert_eq!((reference.name.as_deref(), reference.uid.as_deref()), (Some("c"), Some("uid-c")));
+    assert_eq!(annotation(&taken.metadata, BOUND_BY_US), Some("yes"));
+}
+
+#[test]
+fn two_claims_get_two_volumes() {
+    let claims = [claim("large", "local", "3Gi"), claim("c", "local", "1Gi")];
+    let two = [volume("big", "local", "5Gi", "a"), volume("little", "local", "1Gi", "a")];
+    let cluster = world(&claims, &two);
+    let user = user(&["large", "c"]);
+    let none = vec![BIND_CONFLICT.to_owned()];
+    assert_eq!(verdicts(&user, &cluster).unwrap(), [vec![], none.clone()]);
+    let reservation = reserve(&user, &cluster, "a");
+    let names: Vec<&str> = reservation.volumes.iter().filter_map(|v| v.metadata.name.as_deref()).collect();
+    assert_eq!(names, ["little", "big"]);
+    assert_eq!(verdicts(&user, &world(&claims, &two[..1])).unwrap(), [none.clone(), none]);
+}
+
+#[test]
+fn a_volume_kept_for_the_claim_is_the_only_one() {
+    let reference = json!({"namespace": "default", "name": "c"});
+    let kept = with(volume("kept", "local", "5Gi", "b"), &["spec", "claimRef"], reference);
+    let cluster = world(&[claim("c", "local", "1Gi")], &[kept, volume("free", "local", "1Gi", "b")]);
+    let reservation = reserve(&user(&["c"]), &cluster, "b");
+    assert_eq!(reservation.volumes[0].metadata.name.as_deref(), Some("kept"));
+    assert_eq!(annotation(&reservation.volumes[0].metadata, BOUND_BY_US), None);
+    let taken = with(
+        volume("taken", "local", "1Gi", "a"),
+        &["spec", "claimRef"],
+        json!({"namespace": "default", "name": "x"}),
+    );
+    let cluster = world(&[claim("c", "local", "1Gi")], &[taken]);
+    assert_eq!(verdicts(&user(&["c"]), &cluster).unwrap(), vec![vec![BIND_CONFLICT.to_owned()]; 2]);
+}
+
+#[test]
+fn volumes_of_the_wrong_kind_are_not_taken() {
+    let right = volume("v", "local", "1Gi", "a");
+    let cases = [
+        with(right.clone(), &["spec", "volumeMode"], json!("Block")),
+        with(right.clone(), &["spec", "accessModes"], json!(["ReadOnlyMany"])),
+        with(right.clone(), &["status", "phase"], json!("Released")),
+        with(right.clone(), &["metadata", "deletionTimestamp"], json!("2026-01-01T00:00:00Z")),
+        with(right.clone(), &["spec", "volumeAttributesClassName"], json!("gold")),
+    ];
+    for wrong in cases {
+        let cluster = world(&[claim("c", "local", "1Gi")], std::slice::from_ref(&wrong));
+        assert_eq!(verdicts(&user(&["c"]), &cluster).unwrap()[0], [BIND_CONFLICT], "{wrong}");
+    }
+    let picky =
+        with(claim("c", "local", "1Gi"), &["spec", "selector"], json!({"matchLabels": {"disk": "fast"}}));
+    let labelled = with(right.clone(), &["metadata", "labels"], json!({"disk": "fast"}));
+    let cluster = world(&[picky], &[right, labelled]);
+    assert!(verdicts(&user(&["c"]), &cluster).unwrap()[0].is_empty());
+}
+
+#[test]
+fn volumes_are_made_where_the_class_allows_and_there_is_room() {
+    let mut cluster = world(&[claim("c", "made", "1Gi")], &[]);
+    let user = user(&["c"]);
+    let reservation = reserve(&user, &cluster, "b");
+    assert_eq!(annotation(&reservation.claims[0].metadata, SELECTED_NODE), Some("b"));
+    assert_eq!(reservation.awaited.len(), 1);
+
+    let zones = json!([{"matchLabelExpressions": [{"key": "topology.kubernetes.io/zone", "values": ["y"]}]}]);
+    let class = with(class("made", "p.io", WAITS), &["allowedTopologies"], zones);
+    cluster.storage.take(&StorageChange::Class(added(class)));
+    assert_eq!(verdicts(&user, &cluster).unwrap(), [vec![BIND_CONFLICT.to_owned()], vec![]]);
+
+    let driver = json!({"metadata": {"name": "p.io"}, "spec": {"storageCapacity": true}});
+    cluster.storage.take(&StorageChange::Driver(added(driver)));
+    assert_eq!(verdicts(&user, &cluster).unwrap()[1], [NO_SPACE]);
+    let pool = |size: &str, most: Value| {
+        json!({
+            "metadata": {"name": size, "namespace": "k"}, "storageClassName": "made", "capacity": size,
+            "maximumVolumeSize": most, "nodeTopology": {"matchLabels": {"topology.kubernetes.io/zone": "y"}},
+        })
+    };
+    cluster.storage.take(&StorageChange::Capacity(added(pool("512Mi", Value::Null))));
+    cluster.storage.take(&StorageChange::Capacity(added(pool("10Gi", json!("512Mi")))));
+    assert_eq!(verdicts(&user, &cluster).unwrap()[1], [NO_SPACE]);
+    cluster.storage.take(&StorageChange::Capacity(added(pool("2Gi", Value::Null))));
+    assert!(verdicts(&user, &cluster).unwrap()[1].is_empty());
+}
+
+#[test]
+fn a_claim_stays_with_the_node_that_was_selected_for_it() {
+    let selected = with(claim("c", "made", "1Gi"), &["metadata", "annotations"], json!({SELECTED_NODE: "b"}));
+    let cluster = world(std::slice::from_ref(&selected), &[]);
+    let user = user(&["c"]);
+    assert_eq!(verdicts(&user, &cluster).unwrap(), [vec![BIND_CONFLICT.to_owned()], vec![]]);
+    let reservation = reserve(&user, &cluster, "b");
+    assert!(reservation.claims.is_empty() && reservation.awaited.len() == 1);
+    let of = |object: &Value| -> PersistentVolumeClaim { serde_json::from_value(object.clone()).unwrap() };
+    assert_eq!(is_bound(&of(&selected), "b"), Ok(false));
+    assert!(is_bound(&of(&selected), "a").is_err());
+    assert_eq!(is_bound(&of(&bound(selected, "v")), "b"), Ok(true));
+}
+
+#[test]
+fn what_is_assumed_is_not_given_away_again() {
+    let claims = [claim("c", "local", "1Gi"), claim("d", "local", "1Gi")];
+    let mut cluster = world(&claims, &[volume("v", "local", "1Gi", "a")]);
+    let reservation = reserve(&user(&["c"]), &cluster, "a");
+    cluster.storage.assume(&reservation);
+    assert_eq!(verdicts(&user(&["d"]), &cluster).unwrap()[0], [BIND_CONFLICT]);
+    cluster.storage.forget(&reservation);
+    assert!(verdicts(&user(&["d"]), &cluster).unwrap()[0].is_empty());
+}
