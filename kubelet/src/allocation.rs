@@ -219,6 +219,12 @@ impl Allocations {
         self.held.lock().contains_key(uid)
     }
 
+    /// The pods that were admitted and have not ended, each with what it was given.
+    #[must_use]
+    pub fn pods(&self) -> Vec<Arc<Pod>> {
+        self.held.lock().values().map(|own| Arc::clone(&own.pod)).collect()
+    }
+
     /// Nothing of the pod runs any more: what it had is free.
     pub fn release(&self, uid: &str) {
         let mut held = self.held.lock();

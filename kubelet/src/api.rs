@@ -16,10 +16,15 @@ use k8s_openapi::api::{
     authentication::v1::{BoundObjectReference, TokenRequest, TokenRequestSpec},
     core::v1::{ConfigMap, PersistentVolume, PersistentVolumeClaim, Pod, Secret, ServiceAccount},
     node::v1::RuntimeClass,
+    storage::v1::{CSIDriver, VolumeAttachment},
 };
-use kube::{Api, Client, api::PostParams};
+use kube::{
+    Api, Client,
+    api::{Patch, PatchParams, PostParams},
+};
 use parking_lot::Mutex;
 use serde::de::DeserializeOwned;
+use serde_json::json;
 
 use crate::pod;
 
@@ -57,6 +62,18 @@ pub trait ObjectSource: Send + Sync {
     async fn volume(&self, name: &str) -> Result<Option<Arc<PersistentVolume>>, FetchError>;
     /// A runtime class.
     async fn runtime_class(&self, name: &str) -> Result<Option<Arc<RuntimeClass>>, FetchError>;
+    /// What a storage driver says of itself.
+    async fn csi_driver(&self, _: &str) -> Result<Option<Arc<CSIDriver>>, FetchError> {
+        Err(FetchError::Standalone)
+    }
+    /// The attachment of a volume to a node.
+    async fn attachment(&self, _: &str) -> Result<Option<Arc<VolumeAttachment>>, FetchError> {
+        Err(FetchError::Standalone)
+    }
+    /// Tells that a claim's volume has grown to this size.
+    async fn claim_has_grown(&self, _: &PersistentVolumeClaim, _: &str) -> Result<(), FetchError> {
+        Err(FetchError::Standalone)
+    }
     /// A token of the pod's service account, bound to the pod; the same one until 80 % of its time has passed.
     async fn token(&self, pod: &Pod, audience: Option<&str>, seconds: i64) -> Result<String, FetchError>;
 }
@@ -117,13 +134,20 @@ pub struct ApiObjects {
     config_maps: Memory<Key, Option<Arc<ConfigMap>>>,
     secrets: Memory<Key, Option<Arc<Secret>>>,
     tokens: Memory<TokenKey, String>,
+    csi_drivers: Memory<Key, Option<Arc<CSIDriver>>>,
 }
 
 impl ApiObjects {
     /// Fetches with this client.
     #[must_use]
     pub fn new(client: Client) -> Self {
-        Self { client, config_maps: Memory::new(), secrets: Memory::new(), tokens: Memory::new() }
+        Self {
+            client,
+            config_maps: Memory::new(),
+            secrets: Memory::new(),
+            tokens: Memory::new(),
+            csi_drivers: Memory::new(),
+        }
     }
 }
 
@@ -174,6 +198,39 @@ impl ObjectSource for ApiObjects {
 
     async fn runtime_class(&self, name: &str) -> Result<Option<Arc<RuntimeClass>>, FetchError> {
         get(Api::all(self.client.clone()), name).await
+    }
+
+    async fn csi_driver(&self, name: &str) -> Result<Option<Arc<CSIDriver>>, FetchError> {
+        let key = (String::new(), name.to_owned());
+        if let Some(known) = self.csi_drivers.get(&key, Instant::now()) {
+            return Ok(known);
+        }
+        let found = get(Api::all(self.client.clone()), name).await?;
+        self.csi_drivers.put(key, Instant::now() + FRESH, found.clone());
+        Ok(found)
+    }
+
+    async fn attachment(&self, name: &str) -> Result<Option<Arc<VolumeAttachment>>, FetchError> {
+        get(Api::all(self.client.clone()), name).await
+    }
+
+    async fn claim_has_grown(&self, claim: &PersistentVolumeClaim, size: &str) -> Result<(), FetchError> {
+        let (namespace, name) = (claim.metadata.namespace.as_deref(), claim.metadata.name.as_deref());
+        let api: Api<PersistentVolumeClaim> =
+            Api::namespaced(self.client.clone(), namespace.unwrap_or_default());
+        let body = json!({ "status": {
+            "capacity": { "storage": size },
+            "allocatedResourceStatuses": null,
+            "conditions": [
+                { "type": "FileSystemResizePending", "$patch": "delete" },
+                { "type": "Resizing", "$patch": "delete" },
+            ],
+        }});
+        let patch = Patch::Strategic(&body);
+        api.patch_status(name.unwrap_or_default(), &PatchParams::default(), &patch)
+            .await
+            .map_err(Box::new)?;
+        Ok(())
     }
 
     async fn token(&self, pod: &Pod, audience: Option<&str>, seconds: i64) -> Result<String, FetchError> {

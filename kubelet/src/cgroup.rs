@@ -7,8 +7,10 @@
 //! <root>/kubepods/besteffort/pod<uid>
 //! ```
 //! The containers' own cgroups below are made by the runtime. `v1` and `v2` say how limits are written,
-//! `usage` reads what is used.
+//! `usage` reads what is used,
+//! `classes` says what the cgroups above the pods get.
 
+pub mod classes;
 pub mod usage;
 pub mod v1;
 pub mod v2;

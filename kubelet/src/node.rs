@@ -19,6 +19,8 @@ use self::{
     status::{Input, Pressure},
 };
 use crate::{
+    csi::mount::Csi,
+    devices::Devices,
     eviction::threshold::{self, Signal},
     options::Config,
     pleg::Seen,
@@ -41,6 +43,10 @@ pub struct Observer {
     pub network: watch::Receiver<Option<String>>,
     /// What presses on the node.
     pub pressure: Arc<Mutex<Pressure>>,
+    /// Volumes of storage drivers.
+    pub csi: Arc<Csi>,
+    /// Devices of plugins.
+    pub devices: Arc<Devices>,
 }
 
 #[async_trait]
@@ -85,7 +91,7 @@ impl report::StatusSource for Observer {
             addresses: (!self.config.external_cloud).then_some(&*self.ips),
             machine: &self.machine,
             disk,
-            max_pods: file.max_pods,
+            max_pods: self.config.most_pods(self.machine.cpus),
             reserved: &reserved,
             runtime_version: &version,
             handlers: &handlers,
@@ -94,6 +100,8 @@ impl report::StatusSource for Observer {
             port: file.port,
             pressure,
             unready: &unready,
+            volumes_in_use: self.csi.in_use(),
+            devices: self.devices.capacity(Timestamp::now()),
             previous,
             now: Timestamp::now(),
         })

@@ -16,7 +16,10 @@ use component_base::flags::Values;
 use k8s_openapi::api::core::v1::Taint;
 
 pub use self::file::KubeletConfiguration;
-use crate::eviction::threshold::{self, Threshold};
+use crate::{
+    eviction::threshold::{self, Threshold},
+    worker::backoff,
+};
 
 /// A configuration that cannot be used; the process ends with exit code 64.
 #[derive(Debug, thiserror::Error)]
@@ -169,6 +172,18 @@ fn validate(config: &Config) -> Result<(), OptionsError> {
     if file.max_pods < 0 {
         return fail("maxPods (--max-pods) must not be a negative number");
     }
+    if file.serialize_image_pulls && file.max_parallel_image_pulls.is_some_and(|n| n > 1) {
+        return fail(
+            "maxParallelImagePulls (--max-parallel-image-pulls) cannot be larger than 1 unless serializeImagePulls is false",
+        );
+    }
+    if file.pods_per_core < 0 {
+        return fail("podsPerCore (--pods-per-core) must not be a negative number");
+    }
+    let longest = file.crash_loop_back_off.longest();
+    if !(Duration::from_secs(1)..=backoff::MAX).contains(&longest) {
+        return fail("crashLoopBackOff.maxContainerRestartPeriod must be at least 1s and at most 5m");
+    }
     if file.container_log_max_files <= 1 {
         return fail("containerLogMaxFiles must be greater than 1");
     }
@@ -181,6 +196,27 @@ fn validate(config: &Config) -> Result<(), OptionsError> {
 }
 
 impl Config {
+    /// Most pods of a node with so many processors.
+    #[must_use]
+    pub fn most_pods(&self, cpus: i64) -> i32 {
+        let file = &self.file;
+        let by_core = i32::try_from(cpus.saturating_mul(i64::from(file.pods_per_core))).unwrap_or(i32::MAX);
+        if file.pods_per_core > 0 { file.max_pods.min(by_core) } else { file.max_pods }
+    }
+
+    /// How many images are pulled at a time.
+    #[must_use]
+    pub fn parallel_pulls(&self) -> usize {
+        let most =
+            self.file.max_parallel_image_pulls.and_then(|n| usize::try_from(n).ok()).filter(|n| *n > 0);
+        match (self.file.serialize_image_pulls, most) {
+            (true, _) => 1,
+            (false, Some(most)) => most,
+            // Without a limit there is still one that no node comes near.
+            (false, None) => 1 << 16,
+        }
+    }
+
     /// Timeout of calls to the runtime.
     #[must_use]
     pub fn runtime_timeout(&self) -> Duration {
@@ -208,6 +244,16 @@ mod tests {
         assert_eq!(config.file.port, 10250);
         assert_eq!(config.file.max_pods, 110);
         assert_eq!(config.file.container_runtime_endpoint, "unix:///run/containerd/containerd.sock");
+    }
+
+    #[test]
+    fn pods_and_pulls_are_limited_as_asked() {
+        let config = load_with(&["--hostname-override=n", "--pods-per-core=10"]).unwrap();
+        assert_eq!((config.most_pods(2), config.most_pods(64)), (20, 110));
+        assert_eq!(config.parallel_pulls(), 1);
+        let config = load_with(&["--hostname-override=n", "--serialize-image-pulls=false"]).unwrap();
+        assert!(config.parallel_pulls() > 1000);
+        assert_eq!(config.most_pods(1), 110);
     }
 
     #[test]

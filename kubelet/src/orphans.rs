@@ -13,6 +13,7 @@ use std::{
 use component_base::task::Tasks;
 
 use crate::{
+    csi::record,
     pods::Pods,
     runtime::{Glimpse, Runtime, RuntimeError, cri},
     volume,
@@ -94,6 +95,8 @@ pub fn run(shared: Arc<Shared>, pods: Arc<Pods>, tasks: &Tasks) {
             let (shared, pods) = (Arc::clone(&shared), Arc::clone(&pods));
             let seen = shared.runtime.glimpse().await.unwrap_or_default();
             let alive: BTreeSet<String> = seen.into_iter().map(|g| g.pod.uid).collect();
+            tear_down_volumes(&shared, &|uid| pods.knows(uid) || alive.contains(uid)).await;
+            shared.csi.collect().await;
             let files = move || collect_files(&shared, &|uid| pods.knows(uid) || alive.contains(uid));
             if let Err(error) = tokio::task::spawn_blocking(files).await {
                 tracing::error!(%error, "collecting orphaned files failed");
@@ -131,8 +134,16 @@ async fn carry_out(runtime: &Runtime, plan: &Plan) {
     }
 }
 
-fn collect_files(shared: &Shared, keeps: &dyn Fn(&str) -> bool) {
+/// Volumes of storage drivers leave with their driver's help, before their folders do.
+async fn tear_down_volumes(shared: &Shared, keeps: &(dyn Fn(&str) -> bool + Sync)) {
     for uid in folders(&shared.pods_dir).into_iter().filter(|uid| !keeps(uid)) {
+        report(shared.csi.tear_down(&shared.pods_dir.join(uid)).await);
+    }
+}
+
+fn collect_files(shared: &Shared, keeps: &dyn Fn(&str) -> bool) {
+    let held = |uid: &String| !record::of_pod(&shared.pods_dir.join(uid)).is_empty();
+    for uid in folders(&shared.pods_dir).into_iter().filter(|uid| !keeps(uid) && !held(uid)) {
         report(volume::tear_down(&shared.pods_dir.join(uid)));
     }
     if let Some(cgroups) = &shared.cgroups {

@@ -1,6 +1,6 @@
 //! Log rotation: logs of running containers that have grown too large are set aside and the runtime opens new ones.
 
-use std::{path::Path, sync::Arc, time::Duration};
+use std::{path::Path, sync::Arc};
 
 use component_base::task::Tasks;
 use jiff::Timestamp;
@@ -15,13 +15,11 @@ use crate::{
     worker::Shared,
 };
 
-const PERIOD: Duration = Duration::from_secs(10);
-
 /// Rotates until the drain.
 pub fn run(shared: Arc<Shared>, pods: Arc<Pods>, rotation: Rotation, tasks: &Tasks) {
     let drain = tasks.drain();
     tasks.spawn("log-rotation", async move {
-        let mut ticks = tokio::time::interval(PERIOD);
+        let mut ticks = tokio::time::interval(rotation.period);
         loop {
             tokio::select! {
                 () = drain.cancelled() => return,

@@ -22,6 +22,7 @@ use component_base::{
 };
 use jiff::Timestamp;
 use kube::{Client, config::Kubeconfig};
+use parking_lot::Mutex;
 use rustls::sign::CertifiedKey;
 use tokio::{net::TcpListener, sync::watch};
 
@@ -29,7 +30,9 @@ use crate::{
     allocation::Allocations,
     api::{ApiObjects, ObjectSource, Standalone},
     certificate::{self, CertificateError, Purpose, bootstrap, request::Subject, store::Store},
-    cgroup::{CgroupError, Cgroups, Version},
+    cgroup::{CgroupError, Cgroups, Version, classes},
+    csi::{driver::Drivers, mount::Csi},
+    devices::{Devices, pod_resources, registration},
     env::NodeFacts,
     events::{ApiEvents, EventSink, LogOnly, Severity, node_reference},
     eviction::{self, Eviction},
@@ -39,7 +42,7 @@ use crate::{
     network::dns::{self, DnsSettings},
     node::{self, Observer, machine::Machine, report::StatusSource},
     options::{self, Config, OptionsError},
-    orphans, pleg,
+    orphans, pleg, plugin,
     pod::{
         qos::QosClass,
         resources::{self, CgroupLimits},
@@ -50,6 +53,7 @@ use crate::{
     server::{Server, auth::Gate, listener::serve},
     stats::Collector,
     status::Statuses,
+    userns::UserNamespaces,
     watched::Watched,
     worker::{ServiceSource, Shared},
 };
@@ -167,7 +171,7 @@ pub async fn build(config: Config, tasks: Arc<Tasks>) -> Result<App, RunError> {
     if machine.swap > 0 && config.file.fail_swap_on {
         return Err(RunError::Swap);
     }
-    let cgroups = prepare_cgroups(&config)?;
+    let cgroups = prepare_cgroups(&config, &machine)?;
     let runtime = Runtime::connect(&config.file.container_runtime_endpoint, config.runtime_timeout())?;
     let version = first_answer(&runtime).await?;
     let ips = node::addresses::of_node(&config.node_ips).map_err(RunError::Machine)?;
@@ -240,7 +244,7 @@ async fn first_answer(runtime: &Runtime) -> Result<cri::VersionResponse, RunErro
     Ok(runtime.version().await?)
 }
 
-fn prepare_cgroups(config: &Config) -> Result<Option<Cgroups>, RunError> {
+fn prepare_cgroups(config: &Config, machine: &Machine) -> Result<Option<Cgroups>, RunError> {
     if !config.file.cgroups_per_qos {
         return Ok(None);
     }
@@ -252,6 +256,10 @@ fn prepare_cgroups(config: &Config) -> Result<Option<Cgroups>, RunError> {
     for class in [QosClass::Guaranteed, QosClass::Burstable, QosClass::BestEffort] {
         cgroups.ensure(&cgroups.class(class), &none)?;
     }
+    let file = &config.file;
+    let reserved = node::status::reserved([&file.system_reserved, &file.kube_reserved].into_iter(), 0, 0);
+    let enforced = file.enforce_node_allocatable.iter().any(|e| e == "pods");
+    cgroups.set(&cgroups.kubepods(), &classes::of_all(machine, &reserved, enforced))?;
     let least = CgroupLimits { cpu_shares: Some(resources::MIN_SHARES), ..none };
     cgroups.set(&cgroups.class(QosClass::BestEffort), &least)?;
     Ok(Some(cgroups))
@@ -272,8 +280,9 @@ fn share(
     let file = &config.file;
     let pods_dir = config.root_dir.join("pods");
     let container_logs = file.pod_logs_dir.parent().unwrap_or(Path::new("/var/log")).join("containers");
-    for folder in [&pods_dir, &container_logs, &file.pod_logs_dir, &config.cert_dir] {
-        std::fs::create_dir_all(folder).map_err(|source| RunError::File { path: folder.clone(), source })?;
+    let registry = config.root_dir.join("plugins_registry");
+    for folder in [&pods_dir, &container_logs, &file.pod_logs_dir, &config.cert_dir, &registry] {
+        std::fs::create_dir_all(folder).map_err(at(folder))?;
     }
     // A node without the file resolves nothing of its own.
     let host_resolver = std::fs::read_to_string(&file.resolv_conf).unwrap_or_default();
@@ -285,7 +294,18 @@ fn share(
         Some((_, watched)) => watched.services(),
         None => Arc::new(NoServices),
     };
+    let drivers = Arc::new(Drivers::new(api.map(|(client, _)| client.clone()), &config.node_name));
+    let csi =
+        Csi::new(Arc::clone(&drivers), Arc::clone(&objects), config.root_dir.clone(), &config.node_name);
+    let devices = Arc::new(Devices::new(config.root_dir.join("device-plugins")));
+    let registrar = registration::run(Arc::clone(&devices), tasks).map_err(at(devices.folder()))?;
+    plugin::run(registry, vec![drivers, Arc::new(registrar)], tasks);
     Ok(Shared {
+        devices,
+        csi: Arc::new(csi),
+        handlers: Mutex::default(),
+        longest_back_off: file.crash_loop_back_off.longest(),
+        users: UserNamespaces::new(pods_dir.clone(), u32::try_from(file.max_pods).unwrap_or(0).max(1024)),
         runtime: runtime.clone(),
         runtime_name: version.runtime_name.clone(),
         settings: NodeSettings {
@@ -321,13 +341,19 @@ fn share(
             api.map(|(_, watched)| watched.node()),
             file.allowed_unsafe_sysctls.clone(),
         ),
-        pulls: PullGate::new(if file.serialize_image_pulls { 1 } else { 16 }),
+        pulls: PullGate::new(config.parallel_pulls()),
         pods_dir,
         container_logs,
         pod_pids: Some(file.pod_pids_limit).filter(|p| *p > 0),
         tasks: Arc::clone(tasks),
         network_ready: network.subscribe(),
     })
+}
+
+/// Names the path of an I/O error.
+fn at(path: &Path) -> impl FnOnce(io::Error) -> RunError {
+    let path = path.to_owned();
+    move |source| RunError::File { path, source }
 }
 
 fn events(config: &Config, api: Option<&(Client, Watched)>, tasks: &Tasks) -> Arc<dyn EventSink> {
@@ -425,7 +451,7 @@ impl App {
         shared.events.send(about, Severity::Normal, "Starting", "Starting kubelet.");
         let seen = pleg::run(shared.runtime.clone(), Arc::clone(&pods), &tasks);
         let ready = network.subscribe();
-        node::network::run(shared.runtime.clone(), network, Arc::clone(&pods), &tasks);
+        node::network::run(Arc::clone(&shared), network, Arc::clone(&pods), &tasks);
         let stats = Collector::new(Arc::clone(&shared), Arc::clone(&pods));
         let images = ImageGc::new(Arc::clone(&shared), &config);
         images.run(&tasks);
@@ -447,16 +473,24 @@ impl App {
                 seen: Arc::clone(&seen),
                 network: ready,
                 pressure: Arc::clone(&pressure),
+                csi: Arc::clone(&shared.csi),
+                devices: Arc::clone(&shared.devices),
             };
             start_reporting(client, watched, observer, &shared, &pods, &config, &tasks);
         }
+        let folder = config.root_dir.join("pod-resources");
+        pod_resources::run(folder.clone(), Arc::clone(&shared.devices), Arc::clone(&pods), &tasks)
+            .map_err(at(&folder))?;
         start_upkeep(&shared, &pods, &config, &tasks);
+        classes::run(Arc::clone(&shared), &tasks);
         if let Some((listener, tls)) = listener {
             let server = Arc::new(Server {
                 shared: Arc::clone(&shared),
                 pods: Arc::clone(&pods),
                 seen: Arc::clone(&seen),
                 stats,
+                root_dir: config.root_dir.clone(),
+                node_logs: file_logs(&config),
                 configz: configz(&config),
             });
             serve(listener, tls, gate, server, &tasks);
@@ -485,6 +519,13 @@ fn start_reporting(
     mirror::run(client.clone(), config.node_name.clone(), watched.pods(), Arc::clone(pods), statuses, tasks);
 }
 
+/// The folder of logs that the API shows, if it shows one.
+fn file_logs(config: &Config) -> Option<PathBuf> {
+    let file = &config.file;
+    let on = file.enable_debugging_handlers && file.enable_system_log_handler;
+    on.then(|| file.pod_logs_dir.parent().unwrap_or(Path::new("/var/log")).to_owned())
+}
+
 /// The local health port, without TLS.
 fn serve_health(config: &Config, seen: Arc<pleg::Seen>, tasks: &Tasks) -> Result<(), RunError> {
     let site = Site::empty();
@@ -501,6 +542,7 @@ fn start_upkeep(shared: &Arc<Shared>, pods: &Arc<Pods>, config: &Config, tasks: 
     orphans::run(Arc::clone(shared), Arc::clone(pods), tasks);
     let size = resources::whole(&config.file.container_log_max_size).and_then(|s| u64::try_from(s).ok());
     let rotation = Rotation {
+        period: config.file.container_log_monitor_interval.0,
         max_size: size.unwrap_or(10 << 20),
         max_files: usize::try_from(config.file.container_log_max_files).unwrap_or(5),
     };
@@ -520,6 +562,21 @@ fn configz(config: &Config) -> serde_json::Value {
         "port": file.port,
         "address": file.address,
         "maxPods": file.max_pods,
+        "podsPerCore": file.pods_per_core,
+        "serializeImagePulls": file.serialize_image_pulls,
+        "evictionHard": file.eviction_hard,
+        "evictionSoft": file.eviction_soft,
+        "systemReserved": file.system_reserved,
+        "kubeReserved": file.kube_reserved,
+        "rotateCertificates": file.rotate_certificates,
+        "serverTLSBootstrap": file.server_tls_bootstrap,
+        "imageGCHighThresholdPercent": file.image_gc_high_threshold_percent,
+        "imageGCLowThresholdPercent": file.image_gc_low_threshold_percent,
+        "containerLogMaxSize": file.container_log_max_size,
+        "containerLogMaxFiles": file.container_log_max_files,
+        "podPidsLimit": file.pod_pids_limit,
+        "registerNode": file.register_node,
+        "resolvConf": file.resolv_conf,
         "clusterDomain": file.cluster_domain,
         "clusterDNS": file.cluster_dns,
         "cgroupDriver": file.cgroup_driver,

@@ -298,6 +298,22 @@ impl Runtime {
         Ok(())
     }
 
+    /// Writes the state of a running container to a file of the node, within so many seconds; 0 is the usual deadline.
+    ///
+    /// # Errors
+    /// When the call fails.
+    pub async fn checkpoint(&self, id: &str, location: &str, timeout: i64) -> Result<(), RuntimeError> {
+        let message = cri::CheckpointContainerRequest {
+            container_id: id.to_owned(),
+            location: location.to_owned(),
+            timeout,
+        };
+        let more = Duration::from_secs(u64::try_from(timeout).unwrap_or(0));
+        let request = self.request_within(message, self.timeout + more);
+        self.runtime.clone().checkpoint_container(request).await?;
+        Ok(())
+    }
+
     /// Runs a command in a container to its end.
     ///
     /// # Errors
@@ -578,6 +594,11 @@ fn to_record(status: cri::ContainerStatus, sandbox: &str) -> ContainerRecord {
         reason: status.reason,
         limits: status.resources.as_ref().and_then(|r| r.linux.as_ref()).map(limits),
         memory_request: annotation(observed::RESOURCES).and_then(memory_request),
+        stop_signal: cri::Signal::try_from(status.stop_signal)
+            .ok()
+            .filter(|signal| *signal != cri::Signal::RuntimeDefault)
+            .map(|signal| signal.as_str_name()),
+        user: status.user.and_then(|u| u.linux).map(|u| (u.uid, u.gid, u.supplemental_groups)),
         log_path: status.log_path,
         id: Arc::from(status.id),
     }

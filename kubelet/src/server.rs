@@ -8,23 +8,24 @@ pub mod auth;
 pub mod listener;
 pub mod logs;
 pub mod metrics;
+pub mod node_logs;
 pub mod stats;
 pub mod streams;
 
-use std::{convert::Infallible, sync::Arc, time::Instant};
+use std::{convert::Infallible, path::PathBuf, sync::Arc, time::Instant};
 
 use bytes::Bytes;
 use http::{Method, Request, Response, StatusCode, header};
 use http_body_util::{BodyExt, Full, combinators::UnsyncBoxBody};
 use hyper::body::Incoming;
-use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::api::core::v1::{Container, Pod};
 use serde::Serialize;
 
 use crate::{
     pleg::Seen,
     pod,
     pods::Pods,
-    runtime::{RuntimeError, observed::PodRuntime},
+    runtime::{Glimpse, RuntimeError, cri, observed::PodRuntime},
     stats::Collector,
     worker::Shared,
 };
@@ -47,9 +48,9 @@ pub enum ServeError {
     /// Something else failed.
     #[error("{0}")]
     Internal(String),
-    /// Known, but not supported here.
-    #[error("{0}")]
-    NotImplemented(&'static str),
+    /// Switched off.
+    #[error("logs endpoint is disabled.")]
+    Disabled,
 }
 
 impl ServeError {
@@ -59,7 +60,7 @@ impl ServeError {
             Self::BadRequest(_) => StatusCode::BAD_REQUEST,
             Self::Runtime(error) if error.is_not_found() => StatusCode::NOT_FOUND,
             Self::Runtime(_) | Self::Internal(_) => StatusCode::INTERNAL_SERVER_ERROR,
-            Self::NotImplemented(_) => StatusCode::NOT_IMPLEMENTED,
+            Self::Disabled => StatusCode::METHOD_NOT_ALLOWED,
         }
     }
 }
@@ -74,6 +75,10 @@ pub struct Server {
     pub seen: Arc<Seen>,
     /// What is used.
     pub stats: Arc<Collector>,
+    /// The kubelet's folder.
+    pub root_dir: PathBuf,
+    /// The folder of the node's logs, where they are shown.
+    pub node_logs: Option<PathBuf>,
     /// The configuration as JSON.
     pub configz: serde_json::Value,
 }
@@ -177,8 +182,12 @@ impl Server {
             (&Method::GET, ["metrics", "cadvisor"]) => Ok(text(metrics::cadvisor(&self).await?)),
             (&Method::GET, ["metrics", "probes"]) => Ok(text(metrics::probes())),
             (&Method::GET, ["configz"]) => Ok(json(&self.configz)),
-            (_, ["checkpoint", ..]) => {
-                Err(ServeError::NotImplemented("checkpointing containers is not supported by this kubelet"))
+            (&Method::GET, ["logs", rest @ ..]) => match &self.node_logs {
+                Some(root) => node_logs::serve(root, &rest.join("/")),
+                None => Err(ServeError::Disabled),
+            },
+            (&Method::POST, ["checkpoint", namespace, name, container]) => {
+                self.checkpoint(namespace, name, container, &query).await
             }
             _ => Err(ServeError::NotFound("404 page not found".to_owned())),
         }
@@ -210,19 +219,57 @@ impl Server {
         Ok(self.shared.runtime.pod(pod::uid(pod)).await?)
     }
 
-    async fn running(&self) -> Result<Vec<Pod>, ServeError> {
-        let seen = self.shared.runtime.glimpse().await?;
-        let ready = crate::runtime::cri::PodSandboxState::SandboxReady as i32;
-        let mut pods = Vec::new();
-        for item in seen.into_iter().filter(|g| g.sandbox_id.is_none() && g.state == ready) {
-            let mut pod = Pod::default();
-            pod.metadata.name = Some(item.pod.name);
-            pod.metadata.namespace = Some(item.pod.namespace);
-            pod.metadata.uid = Some(item.pod.uid);
-            pods.push(pod);
+    /// Makes the runtime write a running container's state to a file of the node, which the answer names.
+    async fn checkpoint(
+        &self,
+        namespace: &str,
+        name: &str,
+        container: &str,
+        query: &Query,
+    ) -> Result<Response<Body>, ServeError> {
+        let pod = self.pod(namespace, name, None)?;
+        if pod::container_named(&pod, container).is_none() {
+            return Err(ServeError::NotFound(format!("container {container} does not exist")));
         }
-        Ok(pods)
+        let timeout = query.all("timeout").last().map_or(Ok(0), |text| text.parse::<i64>());
+        let timeout = timeout
+            .map_err(|_| ServeError::NotFound("cannot parse value of timeout parameter".to_owned()))?;
+        let runtime = self.runtime_of(&pod).await?;
+        let record = runtime.running().find(|r| r.name == container);
+        let record =
+            record.ok_or_else(|| ServeError::NotFound(format!("container {container} not found")))?;
+        let folder = self.root_dir.join("checkpoints");
+        std::fs::create_dir_all(&folder).map_err(|e| ServeError::Internal(e.to_string()))?;
+        let stamp = jiff::Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ");
+        let file = folder.join(format!("checkpoint-{name}_{namespace}-{container}-{stamp}.tar"));
+        let place = file.to_string_lossy().into_owned();
+        self.shared.runtime.checkpoint(&record.id, &place, timeout).await.map_err(|error| {
+            ServeError::Internal(format!("checkpointing of {namespace}/{name}/{container} failed ({error})"))
+        })?;
+        Ok(json(&serde_json::json!({ "items": [place] })))
     }
+
+    async fn running(&self) -> Result<Vec<Pod>, ServeError> {
+        Ok(running_pods(&self.shared.runtime.glimpse().await?))
+    }
+}
+
+/// The pods that have a sandbox that runs, with the names of their running containers.
+fn running_pods(seen: &[Glimpse]) -> Vec<Pod> {
+    let ready = cri::PodSandboxState::SandboxReady as i32;
+    let running = cri::ContainerState::ContainerRunning as i32;
+    let mut pods = Vec::new();
+    for item in seen.iter().filter(|g| g.sandbox_id.is_none() && g.state == ready) {
+        let mut pod = Pod::default();
+        pod.metadata.name = Some(item.pod.name.clone());
+        pod.metadata.namespace = Some(item.pod.namespace.clone());
+        pod.metadata.uid = Some(item.pod.uid.clone());
+        let own = seen.iter().filter(|g| g.sandbox_id.as_ref() == Some(&item.id) && g.state == running);
+        pod.spec.get_or_insert_default().containers =
+            own.map(|g| Container { name: g.name.clone(), ..Container::default() }).collect();
+        pods.push(pod);
+    }
+    pods
 }
 
 /// The first part of a path, where it is one of the API's; requests for anything else are counted together.

@@ -104,5 +104,7 @@ pub(crate) fn record(pod: &Pod, name: &str, phase: ContainerPhase) -> ContainerR
         log_path: String::new(),
         limits: Some(crate::pod::resources::container_limits(pod, &spec, true)),
         memory_request: None,
+        stop_signal: None,
+        user: None,
     }
 }

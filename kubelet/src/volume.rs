@@ -10,9 +10,11 @@
 pub mod atomic;
 pub mod claim;
 pub mod config_map;
+pub mod csi;
 pub mod downward_api;
 pub mod empty_dir;
 pub mod host_path;
+pub mod image;
 pub mod ownership;
 pub mod projected;
 pub mod secret;
@@ -26,10 +28,11 @@ use std::{
 
 use async_trait::async_trait;
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::{Container, Pod, Volume};
+use k8s_openapi::api::core::v1::{Container, Pod, Volume, VolumeMount};
 
 use crate::{
     api::{FetchError, ObjectSource},
+    csi::{mount::Csi, record},
     env::NodeFacts,
     pod,
     runtime::cri,
@@ -72,6 +75,35 @@ pub enum VolumeError {
     /// A value could not be made.
     #[error(transparent)]
     Value(#[from] crate::env::EnvError),
+    /// The volume's driver is not on this node.
+    #[error("kubernetes.io/csi: driver name {0} not found in the list of registered CSI drivers")]
+    NoDriver(String),
+    /// The volume's driver refuses.
+    #[error("kubernetes.io/csi: {driver}: {call} failed: {message}")]
+    Csi {
+        /// The driver.
+        driver: String,
+        /// What it was asked for.
+        call: &'static str,
+        /// Its words.
+        message: String,
+    },
+    /// The volume is not attached to this node.
+    #[error("volume {name} is not attached to the node: {why}")]
+    NotAttached {
+        /// The volume.
+        name: String,
+        /// Why not.
+        why: String,
+    },
+    /// A mount cannot be read-only all the way down.
+    #[error("volume {name:?} requested recursive read-only mode, but {why}")]
+    RecursiveReadOnly {
+        /// The volume.
+        name: String,
+        /// Why not.
+        why: String,
+    },
     /// The file system refused.
     #[error("{path}: {source}")]
     Io {
@@ -99,6 +131,8 @@ pub struct Context<'a> {
     pub node: &'a NodeFacts,
     /// The pod's folder.
     pub pod_dir: &'a Path,
+    /// Volumes of drivers.
+    pub csi: &'a Csi,
     /// The time.
     pub now: Timestamp,
 }
@@ -144,7 +178,7 @@ pub trait VolumePlugin: Send + Sync {
 }
 
 /// Every kind of volume the kubelet knows.
-pub const PLUGINS: [&dyn VolumePlugin; 7] = [
+pub const PLUGINS: [&dyn VolumePlugin; 9] = [
     &empty_dir::EmptyDir,
     &host_path::HostPath,
     &config_map::ConfigMapVolume,
@@ -152,6 +186,8 @@ pub const PLUGINS: [&dyn VolumePlugin; 7] = [
     &downward_api::DownwardApi,
     &projected::Projected,
     &claim::Claim,
+    &image::Image,
+    &csi::Inline,
 ];
 
 /// Sets up all volumes of a pod.
@@ -179,6 +215,10 @@ pub async fn set_up(context: &Context<'_>) -> Result<BTreeMap<String, Mounted>, 
 /// Where a volume's content is when it belongs to the pod alone; `None` for what is elsewhere on the node.
 #[must_use]
 pub fn place(pod_dir: &Path, volume: &Volume) -> Option<PathBuf> {
+    if let Some((folder, _)) = record::of_pod(pod_dir).into_iter().find(|(_, r)| r.pod_volume == volume.name)
+    {
+        return Some(folder.join("mount"));
+    }
     let plugin = PLUGINS.iter().find(|p| p.supports(volume))?;
     let path = pod_dir.join("volumes").join(format!("kubernetes.io~{}", plugin.name())).join(&volume.name);
     path.exists().then_some(path)
@@ -260,16 +300,53 @@ pub fn mount_tmpfs(path: &Path, size: Option<i64>) -> Result<(), VolumeError> {
         .map_err(|e| VolumeError::Io { path: path.to_owned(), source: e.into() })
 }
 
+/// Whether a mount is read-only all the way down; `supported` is what the runtime can do.
+///
+/// # Errors
+/// When that is asked for and cannot be had.
+pub fn recursive_read_only(mount: &VolumeMount, supported: bool) -> Result<bool, VolumeError> {
+    let fail = |why: String| Err(VolumeError::RecursiveReadOnly { name: mount.name.clone(), why });
+    let mode = mount.recursive_read_only.as_deref().unwrap_or("Disabled");
+    if mode == "Disabled" {
+        return Ok(false);
+    }
+    if mount.read_only != Some(true) {
+        return fail("it is not read-only".to_owned());
+    }
+    if let Some(propagation) = mount.mount_propagation.as_deref().filter(|p| *p != "None") {
+        return fail(format!("it is not compatible with propagation {propagation:?}"));
+    }
+    match (mode, supported) {
+        ("IfPossible", supported) => Ok(supported),
+        (_, true) => Ok(true),
+        (_, false) => fail("it is not supported by the runtime".to_owned()),
+    }
+}
+
+/// What the mounts of a container come from, besides its spec.
+#[derive(Debug, Clone, Copy)]
+pub struct Sources<'a> {
+    /// The pod's volumes.
+    pub mounted: &'a BTreeMap<String, Mounted>,
+    /// Ids of the images of image volumes, by volume.
+    pub images: &'a BTreeMap<String, String>,
+    /// The container's environment.
+    pub env: &'a [(String, String)],
+    /// The pod's folder.
+    pub pod_dir: &'a Path,
+    /// The runtime can make mounts read-only all the way down.
+    pub recursive: bool,
+}
+
 /// The mounts of one container, with sub-paths bound.
 ///
 /// # Errors
 /// When a sub-path cannot be resolved within its volume.
 pub fn container_mounts(
     container: &Container,
-    mounted: &BTreeMap<String, Mounted>,
-    env: &[(String, String)],
-    pod_dir: &Path,
+    sources: &Sources<'_>,
 ) -> Result<Vec<cri::Mount>, VolumeError> {
+    let Sources { mounted, images, env, pod_dir, recursive } = *sources;
     let mut mounts = Vec::new();
     for (i, mount) in container.volume_mounts.iter().flatten().enumerate() {
         let volume = mounted
@@ -281,6 +358,17 @@ pub fn container_mounts(
             (_, Some(path)) if !path.is_empty() => Some(path.clone()),
             _ => None,
         };
+        let read_only_below = recursive_read_only(mount, recursive)?;
+        if let Some(id) = images.get(&mount.name) {
+            mounts.push(cri::Mount {
+                container_path: absolute(&mount.mount_path),
+                readonly: true,
+                image: Some(cri::ImageSpec { image: id.clone(), ..cri::ImageSpec::default() }),
+                image_sub_path: sub.unwrap_or_default(),
+                ..cri::Mount::default()
+            });
+            continue;
+        }
         let host_path = match sub {
             None => volume.path.clone(),
             Some(sub) => {
@@ -298,6 +386,7 @@ pub fn container_mounts(
             host_path: host_path.to_string_lossy().into_owned(),
             readonly: mount.read_only == Some(true) || volume.read_only,
             propagation: propagation as i32,
+            recursive_read_only: read_only_below,
             ..cri::Mount::default()
         });
     }

@@ -24,6 +24,7 @@ use std::{
 use component_base::task::Tasks;
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::{Pod, PodStatus};
+use parking_lot::Mutex;
 use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 
@@ -31,17 +32,20 @@ use crate::{
     allocation::{Allocations, Pending, Resize},
     api::ObjectSource,
     cgroup::Cgroups,
+    csi::mount::Csi,
+    devices::Devices,
     env::NodeFacts,
     events::{EventSink, Severity, container_reference, pod_reference},
     images::{PullGate, PullHistory},
     metrics,
     network::dns::DnsSettings,
     pod::{self, Role},
-    runtime::{Runtime, config::NodeSettings, observed::PodRuntime},
+    runtime::{Runtime, config::NodeSettings, cri, observed::PodRuntime},
     status::{
         Statuses,
         generate::{self, Verdict, Waiting},
     },
+    userns::UserNamespaces,
     worker::backoff::BackOffs,
 };
 
@@ -91,6 +95,16 @@ pub struct Shared {
     pub container_logs: PathBuf,
     /// Most tasks of a pod.
     pub pod_pids: Option<i64>,
+    /// What the runtime's handlers can do, as of its last answer.
+    pub handlers: Mutex<Vec<cri::RuntimeHandler>>,
+    /// Longest delay of a container that crashes again and again.
+    pub longest_back_off: Duration,
+    /// Volumes of storage drivers.
+    pub csi: Arc<Csi>,
+    /// Devices of plugins.
+    pub devices: Arc<Devices>,
+    /// Ranges of ids for pods with a user namespace of their own.
+    pub users: UserNamespaces,
     /// Owner of the tasks.
     pub tasks: Arc<Tasks>,
     /// The runtime's network works; pods without the host's network wait for it.
@@ -160,18 +174,21 @@ pub struct Worker {
     failures: u32,
     /// No round has been made yet.
     fresh: bool,
+    /// What the pod's runtime handler can do, once it is known which one that is.
+    features: Option<cri::RuntimeHandlerFeatures>,
 }
 
 impl Worker {
     /// A worker for the pod that `updates` carries; `nudge` tells it that the runtime changed.
     #[must_use]
     pub fn new(shared: Arc<Shared>, updates: watch::Receiver<Wanted>, nudge: Arc<Notify>) -> Self {
+        let backoffs = BackOffs::up_to(shared.longest_back_off);
         let probes = probes::Probes::new(Arc::clone(&shared), Arc::clone(&nudge));
         Self {
             shared,
             updates,
             nudge,
-            backoffs: BackOffs::default(),
+            backoffs,
             pulls: PullHistory::default(),
             waiting: HashMap::new(),
             probes,
@@ -182,6 +199,7 @@ impl Worker {
             resize_error: None,
             failures: 0,
             fresh: true,
+            features: None,
         }
     }
 
@@ -197,6 +215,7 @@ impl Worker {
             self.probes.forget(&pod);
             self.shared.statuses.forget(&pod);
             self.shared.allocations.release(pod::uid(&pod));
+            self.shared.users.release(pod::uid(&pod));
         }
     }
 
@@ -211,6 +230,7 @@ impl Worker {
         }
         self.end().await;
         self.shared.allocations.release(pod::uid(&first.pod));
+        self.shared.devices.release(pod::uid(&first.pod));
         loop {
             let wanted = self.updates.borrow_and_update().clone();
             if wanted.is_deleted() {
@@ -232,6 +252,14 @@ impl Worker {
         let answer = tokio::select! {
             answer = self.shared.allocations.admit(&wanted.pod) => answer,
             _ = updates.wait_for(Wanted::ends) => return false,
+        };
+        let answer = match answer {
+            Ok(()) => self.shared.devices.allocate(&wanted.pod).await.map_err(|error| {
+                self.shared.allocations.release(pod::uid(&wanted.pod));
+                let message = format!("Allocate failed due to {error}, which is unexpected");
+                Verdict { reason: "UnexpectedAdmissionError".to_owned(), message, disrupted: false }
+            }),
+            refused => refused,
         };
         let Err(refused) = answer else { return true };
         self.event(&wanted.pod, Severity::Warning, &refused.reason, &refused.message);
@@ -286,6 +314,9 @@ impl Worker {
                 return Some(later(now, RETRY));
             }
         };
+        if self.features.is_none() {
+            self.features = self.handler(pod).await.ok().map(|name| self.features_of(&name));
+        }
         let results = self.probes.results();
         let model = plan::Model {
             pod,
@@ -398,6 +429,7 @@ impl Worker {
             previous: self.status.as_ref(),
             cfs_quota: self.shared.settings.cfs_quota,
             pending: self.pending.as_ref().filter(|_| !ending),
+            recursive: self.features.is_some_and(|f| f.recursive_read_only_mounts),
             resizing: (self.resizing && !ending).then_some(self.resize_error.as_deref()),
             now: Timestamp::now(),
         });

@@ -2,5 +2,9 @@
 
 pub mod codec;
 pub mod cri;
+pub mod csi;
+pub mod deviceplugin;
 pub mod node;
+pub mod pluginregistration;
+pub mod podresources;
 pub mod table;

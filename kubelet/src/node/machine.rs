@@ -14,6 +14,10 @@ pub struct Machine {
     pub memory: i64,
     /// Bytes of swap.
     pub swap: i64,
+    /// Most process ids.
+    pub pids: i64,
+    /// Huge pages: their size and how many bytes of them there are.
+    pub huge_pages: Vec<(i64, i64)>,
     /// Id from /etc/machine-id.
     pub machine_id: String,
     /// Id of the hardware.
@@ -41,12 +45,30 @@ pub fn read(root: &Path) -> io::Result<Machine> {
         cpus: i64::try_from(cpus).unwrap_or(1),
         memory: kilobytes(&meminfo, "MemTotal:").unwrap_or(0) * 1024,
         swap: kilobytes(&meminfo, "SwapTotal:").unwrap_or(0) * 1024,
+        pids: text("proc/sys/kernel/pid_max").parse().unwrap_or(i64::MAX),
+        huge_pages: huge_pages(&root.join("sys/kernel/mm/hugepages")),
         machine_id: text("etc/machine-id"),
         system_uuid: text("sys/class/dmi/id/product_uuid"),
         boot_id: text("proc/sys/kernel/random/boot_id"),
         kernel: text("proc/sys/kernel/osrelease"),
         os_image: os_image(&text("etc/os-release")),
     })
+}
+
+/// The sizes of huge pages that the kernel has set aside, with all their bytes; folders are named `hugepages-2048kB`.
+fn huge_pages(folder: &Path) -> Vec<(i64, i64)> {
+    // A kernel without huge pages has no such folder.
+    let entries = fs::read_dir(folder).into_iter().flatten().filter_map(Result::ok);
+    let one = |entry: fs::DirEntry| {
+        let name = entry.file_name().to_string_lossy().into_owned();
+        let size =
+            name.strip_prefix("hugepages-")?.strip_suffix("kB")?.parse::<i64>().ok()?.checked_mul(1024)?;
+        let count = fs::read_to_string(entry.path().join("nr_hugepages")).ok()?.trim().parse::<i64>().ok()?;
+        Some((size, size.saturating_mul(count)))
+    };
+    let mut all: Vec<(i64, i64)> = entries.filter_map(one).collect();
+    all.sort_unstable();
+    all
 }
 
 /// A line of /proc/meminfo, in kB.
@@ -99,7 +121,11 @@ mod tests {
         fs::create_dir_all(dir.path().join("etc")).unwrap();
         fs::write(dir.path().join("proc/meminfo"), "MemTotal:  2048 kB\nSwapTotal: 0 kB\n").unwrap();
         fs::write(dir.path().join("etc/os-release"), "ID=x\nPRETTY_NAME=\"An OS\"\n").unwrap();
+        let pages = dir.path().join("sys/kernel/mm/hugepages/hugepages-2048kB");
+        fs::create_dir_all(&pages).unwrap();
+        fs::write(pages.join("nr_hugepages"), "3\n").unwrap();
         let machine = read(dir.path()).unwrap();
+        assert_eq!(machine.huge_pages, [(2 << 20, 6 << 20)]);
         assert_eq!((machine.memory, machine.os_image.as_str()), (2048 * 1024, "An OS"));
         assert!(read(&dir.path().join("none")).is_err());
     }

@@ -1,11 +1,12 @@
-//! Whether the runtime's network works, from its own conditions. Pods with their own network wait for it.
+//! Whether the runtime's network works, from its own conditions. Pods with their own network wait for it. The same answer
+//! tells what the runtime's handlers can do.
 
 use std::{sync::Arc, time::Duration};
 
 use component_base::task::Tasks;
 use tokio::sync::watch;
 
-use crate::{pods::Pods, runtime::Runtime};
+use crate::{pods::Pods, worker::Shared};
 
 /// How often a network that works is looked at.
 const PERIOD: Duration = Duration::from_secs(5);
@@ -13,11 +14,11 @@ const PERIOD: Duration = Duration::from_secs(5);
 const EAGER: Duration = Duration::from_millis(200);
 
 /// Asks the runtime until the drain; `state` holds why the network does not work, or nothing.
-pub fn run(runtime: Runtime, state: watch::Sender<Option<String>>, pods: Arc<Pods>, tasks: &Tasks) {
+pub fn run(shared: Arc<Shared>, state: watch::Sender<Option<String>>, pods: Arc<Pods>, tasks: &Tasks) {
     let drain = tasks.drain();
     tasks.spawn("network-readiness", async move {
         loop {
-            let now = unready(&runtime).await;
+            let now = unready(&shared).await;
             let wait = if now.is_none() { PERIOD } else { EAGER };
             let changed = state.send_if_modified(|before| {
                 let changed = *before != now;
@@ -35,9 +36,12 @@ pub fn run(runtime: Runtime, state: watch::Sender<Option<String>>, pods: Arc<Pod
     });
 }
 
-async fn unready(runtime: &Runtime) -> Option<String> {
-    let status = match runtime.status().await {
-        Ok(answer) => answer.status.unwrap_or_default(),
+async fn unready(shared: &Shared) -> Option<String> {
+    let status = match shared.runtime.status().await {
+        Ok(answer) => {
+            *shared.handlers.lock() = answer.runtime_handlers;
+            answer.status.unwrap_or_default()
+        }
         Err(error) => return Some(error.to_string()),
     };
     let condition = status.conditions.into_iter().find(|c| c.r#type == "NetworkReady");

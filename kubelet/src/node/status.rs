@@ -4,13 +4,14 @@
 
 use std::{collections::BTreeMap, net::IpAddr};
 
+use component_base::quantity::{Format, Quantity};
 use jiff::Timestamp;
 use k8s_openapi::{
     api::core::v1::{
         ContainerImage, DaemonEndpoint, Node, NodeAddress, NodeCondition, NodeDaemonEndpoints,
         NodeRuntimeHandler, NodeRuntimeHandlerFeatures, NodeStatus, NodeSystemInfo,
     },
-    apimachinery::pkg::{api::resource::Quantity, apis::meta::v1::Time},
+    apimachinery::pkg::{api::resource::Quantity as ApiQuantity, apis::meta::v1::Time},
 };
 
 use super::machine::{FsUsage, Machine};
@@ -56,6 +57,10 @@ pub struct Input<'a> {
     pub pressure: Pressure,
     /// Why the node is not ready; empty when it is.
     pub unready: &'a [String],
+    /// Volumes that must not be detached.
+    pub volumes_in_use: Vec<String>,
+    /// Devices by resource: how many there are, and how many work.
+    pub devices: BTreeMap<String, (i64, i64)>,
     /// The status of before, for transition times.
     pub previous: Option<&'a NodeStatus>,
     /// The time.
@@ -65,8 +70,12 @@ pub struct Input<'a> {
 /// Makes the status.
 #[must_use]
 pub fn generate(input: &Input<'_>) -> NodeStatus {
-    let capacity = capacity(input);
-    let allocatable = allocatable(&capacity, input.reserved);
+    let mut capacity = capacity(input);
+    let mut allocatable = allocatable(&capacity, input.reserved);
+    for (name, (all, working)) in &input.devices {
+        capacity.insert(name.clone(), all.saturating_mul(1000));
+        allocatable.insert(name.clone(), working.saturating_mul(1000));
+    }
     NodeStatus {
         addresses: input.addresses.map(|ips| addresses(ips, input.name)),
         allocatable: Some(quantities(&allocatable)),
@@ -89,6 +98,7 @@ pub fn generate(input: &Input<'_>) -> NodeStatus {
             ..NodeSystemInfo::default()
         }),
         runtime_handlers: handlers(input.handlers),
+        volumes_in_use: Some(input.volumes_in_use.clone()).filter(|list| !list.is_empty()),
         ..NodeStatus::default()
     }
 }
@@ -104,37 +114,44 @@ pub fn go_architecture() -> &'static str {
 }
 
 /// Amounts in thousandths.
-fn capacity(input: &Input<'_>) -> BTreeMap<&'static str, i64> {
-    BTreeMap::from([
-        ("cpu", input.machine.cpus.saturating_mul(1000)),
-        ("memory", input.machine.memory.saturating_mul(1000)),
-        ("pods", i64::from(input.max_pods).saturating_mul(1000)),
-        ("ephemeral-storage", input.disk.capacity.saturating_mul(1000)),
-        ("hugepages-1Gi", 0),
-        ("hugepages-2Mi", 0),
-    ])
+fn capacity(input: &Input<'_>) -> BTreeMap<String, i64> {
+    let mut all = BTreeMap::from([
+        ("cpu".to_owned(), input.machine.cpus.saturating_mul(1000)),
+        ("memory".to_owned(), input.machine.memory.saturating_mul(1000)),
+        ("pods".to_owned(), i64::from(input.max_pods).saturating_mul(1000)),
+        ("ephemeral-storage".to_owned(), input.disk.capacity.saturating_mul(1000)),
+    ]);
+    for (size, bytes) in &input.machine.huge_pages {
+        let name = format!("hugepages-{}", Quantity::new(*size, Format::BinarySI));
+        all.insert(name, bytes.saturating_mul(1000));
+    }
+    all
 }
 
-fn allocatable(
-    capacity: &BTreeMap<&'static str, i64>,
-    reserved: &BTreeMap<String, i64>,
-) -> BTreeMap<&'static str, i64> {
-    let rest = |(name, have): (&&'static str, &i64)| {
-        (*name, have.saturating_sub(reserved.get(*name).copied().unwrap_or(0)).max(0))
+fn allocatable(capacity: &BTreeMap<String, i64>, reserved: &BTreeMap<String, i64>) -> BTreeMap<String, i64> {
+    let rest = |(name, have): (&String, &i64)| {
+        (name.clone(), have.saturating_sub(reserved.get(name).copied().unwrap_or(0)).max(0))
     };
-    capacity.iter().map(rest).collect()
+    let mut rest: BTreeMap<String, i64> = capacity.iter().map(rest).collect();
+    // Memory set aside as huge pages is no longer there as memory.
+    let huge: i64 = rest.iter().filter(|(name, _)| name.starts_with("hugepages-")).map(|(_, v)| *v).sum();
+    if let Some(memory) = rest.get_mut("memory") {
+        *memory = memory.saturating_sub(huge).max(0);
+    }
+    rest
 }
 
-fn quantities(amounts: &BTreeMap<&'static str, i64>) -> BTreeMap<String, Quantity> {
-    let text = |(name, milli): (&&'static str, &i64)| {
-        let text = match *name {
+fn quantities(amounts: &BTreeMap<String, i64>) -> BTreeMap<String, ApiQuantity> {
+    let text = |(name, milli): (&String, &i64)| {
+        let text = match name.as_str() {
+            _ if name.starts_with("hugepages-") => Quantity::new(milli / 1000, Format::BinarySI).to_string(),
             "cpu" if milli % 1000 != 0 => format!("{milli}m"),
             "memory" | "ephemeral-storage" if (milli / 1000) % 1024 == 0 && *milli > 0 => {
                 format!("{}Ki", milli / 1000 / 1024)
             }
             _ => (milli / 1000).to_string(),
         };
-        ((*name).to_owned(), Quantity(text))
+        (name.clone(), ApiQuantity(text))
     };
     amounts.iter().map(text).collect()
 }
@@ -322,25 +339,41 @@ mod tests {
     use super::*;
     use crate::testing::at;
 
-    fn made(unready: &[String], pressure: Pressure, previous: Option<&NodeStatus>, now: i64) -> NodeStatus {
-        let machine = Machine { cpus: 2, memory: 4 << 30, ..Machine::default() };
-        let lists = [BTreeMap::from([("cpu".to_owned(), "500m".to_owned())])];
-        generate(&Input {
+    const NOTHING: &BTreeMap<String, i64> = &BTreeMap::new();
+
+    fn empty(machine: &Machine) -> Input<'_> {
+        Input {
             name: "n",
-            addresses: Some(&[IpAddr::from([192, 0, 2, 1])]),
-            machine: &machine,
+            addresses: None,
+            machine,
             disk: FsUsage::default(),
             max_pods: 110,
-            reserved: &reserved(lists.iter(), 100 << 20, 0),
+            reserved: NOTHING,
             runtime_version: "containerd://1.6.20",
             handlers: &[],
             images: &[],
             max_images: 50,
             port: 10250,
+            pressure: Pressure::default(),
+            unready: &[],
+            volumes_in_use: vec![],
+            devices: BTreeMap::new(),
+            previous: None,
+            now: at(0),
+        }
+    }
+
+    fn made(unready: &[String], pressure: Pressure, previous: Option<&NodeStatus>, now: i64) -> NodeStatus {
+        let machine = Machine { cpus: 2, memory: 4 << 30, ..Machine::default() };
+        let lists = [BTreeMap::from([("cpu".to_owned(), "500m".to_owned())])];
+        generate(&Input {
+            addresses: Some(&[IpAddr::from([192, 0, 2, 1])]),
+            reserved: &reserved(lists.iter(), 100 << 20, 0),
             pressure,
             unready,
             previous,
             now: at(now),
+            ..empty(&machine)
         })
     }
 
@@ -351,6 +384,32 @@ mod tests {
         assert_eq!(status.allocatable.as_ref().unwrap()["cpu"].0, "1500m");
         assert_eq!(status.capacity.unwrap()["memory"].0, "4194304Ki");
         assert_eq!(status.allocatable.unwrap()["memory"].0, "4091904Ki");
+    }
+
+    #[test]
+    fn huge_pages_are_listed_by_size_and_taken_from_memory() {
+        let machine = Machine {
+            memory: 4 << 30,
+            huge_pages: vec![(2 << 20, 4 << 20), (1 << 30, 1 << 30)],
+            ..Machine::default()
+        };
+        let mut input = empty(&machine);
+        input.max_pods = 7;
+        input.devices = BTreeMap::from([("example.com/gpu".to_owned(), (4, 3))]);
+        let status = generate(&input);
+        let (capacity, allocatable) = (status.capacity.unwrap(), status.allocatable.unwrap());
+        assert_eq!(
+            (capacity["hugepages-2Mi"].0.as_str(), capacity["hugepages-1Gi"].0.as_str()),
+            ("4Mi", "1Gi")
+        );
+        assert_eq!(
+            (capacity["example.com/gpu"].0.as_str(), allocatable["example.com/gpu"].0.as_str()),
+            ("4", "3")
+        );
+        assert_eq!(
+            (capacity["memory"].0.as_str(), allocatable["memory"].0.as_str()),
+            ("4194304Ki", "3141632Ki")
+        );
     }
 
     #[test]

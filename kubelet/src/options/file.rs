@@ -6,6 +6,8 @@ use k8s_openapi::api::core::v1::Taint;
 use serde::{Deserialize, Deserializer};
 use serde_json::{Map, Value};
 
+use crate::worker::backoff;
+
 /// A duration as Go writes it (`10s`, `1h30m`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct GoDuration(pub Duration);
@@ -79,6 +81,22 @@ pub struct AuthorizationWebhook {
     pub cache_unauthorized_ttl: Option<GoDuration>,
 }
 
+/// How long containers that crash again and again wait.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default, rename_all = "camelCase")]
+pub struct CrashLoopBackOff {
+    /// At most; five minutes by default.
+    pub max_container_restart_period: Option<GoDuration>,
+}
+
+impl CrashLoopBackOff {
+    /// The longest delay.
+    #[must_use]
+    pub fn longest(&self) -> Duration {
+        self.max_container_restart_period.map(|d| d.0).filter(|d| !d.is_zero()).unwrap_or(backoff::MAX)
+    }
+}
+
 /// The configuration file. Defaults are upstream's.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields, default, rename_all = "camelCase")]
@@ -130,6 +148,10 @@ pub struct KubeletConfiguration {
     pub cpu_cfs_quota: bool,
     pub allowed_unsafe_sysctls: Vec<String>,
     pub serialize_image_pulls: bool,
+    pub max_parallel_image_pulls: Option<i32>,
+    pub pods_per_core: i32,
+    pub crash_loop_back_off: CrashLoopBackOff,
+    pub container_log_monitor_interval: GoDuration,
     pub eviction_hard: Option<BTreeMap<String, String>>,
     pub eviction_soft: BTreeMap<String, String>,
     pub eviction_soft_grace_period: BTreeMap<String, String>,
@@ -138,6 +160,7 @@ pub struct KubeletConfiguration {
     pub merge_default_eviction_settings: bool,
     pub eviction_pressure_transition_period: GoDuration,
     pub enable_debugging_handlers: bool,
+    pub enable_system_log_handler: bool,
     pub container_log_max_size: String,
     pub container_log_max_files: i32,
     pub system_reserved: BTreeMap<String, String>,
@@ -207,8 +230,6 @@ const OTHER: &[(&str, Says)] = &[
     ("cpuCFSQuotaPeriod", Says::Only(&["100ms"])),
     ("maxOpenFiles", Says::Anything),
     ("contentType", Says::Anything),
-    ("maxParallelImagePulls", Says::Anything),
-    ("podsPerCore", Says::Only(&[])),
     ("enableControllerAttachDetach", Says::Only(&["true"])),
     ("protectKernelDefaults", Says::Only(&[])),
     ("makeIPTablesUtilChains", Says::Anything),
@@ -217,7 +238,6 @@ const OTHER: &[(&str, Says)] = &[
     ("featureGates", Says::Anything),
     ("memorySwap", Says::Only(&[])),
     ("containerLogMaxWorkers", Says::Anything),
-    ("containerLogMonitorInterval", Says::Anything),
     ("configMapAndSecretChangeDetectionStrategy", Says::Anything),
     ("reservedSystemCPUs", Says::Only(&[])),
     ("showHiddenMetricsForVersion", Says::Anything),
@@ -226,10 +246,8 @@ const OTHER: &[(&str, Says)] = &[
     ("logging", Says::Anything),
     ("shutdownGracePeriod", Says::Only(&[])),
     ("shutdownGracePeriodCriticalPods", Says::Only(&[])),
-    ("crashLoopBackOff", Says::Only(&[])),
     ("enableProfilingHandler", Says::Anything),
     ("localStorageCapacityIsolation", Says::Anything),
-    ("enableSystemLogHandler", Says::Anything),
     ("enableSystemLogQuery", Says::Only(&[])),
     ("shutdownGracePeriodByPodPriority", Says::Only(&[])),
     ("reservedMemory", Says::Only(&[])),
@@ -308,6 +326,10 @@ impl Default for KubeletConfiguration {
             cpu_cfs_quota: true,
             allowed_unsafe_sysctls: vec![],
             serialize_image_pulls: true,
+            max_parallel_image_pulls: None,
+            pods_per_core: 0,
+            crash_loop_back_off: CrashLoopBackOff::default(),
+            container_log_monitor_interval: seconds(10),
             eviction_hard: None,
             eviction_soft: BTreeMap::new(),
             eviction_soft_grace_period: BTreeMap::new(),
@@ -316,6 +338,7 @@ impl Default for KubeletConfiguration {
             merge_default_eviction_settings: false,
             eviction_pressure_transition_period: seconds(300),
             enable_debugging_handlers: true,
+            enable_system_log_handler: true,
             container_log_max_size: "10Mi".into(),
             container_log_max_files: 5,
             system_reserved: BTreeMap::new(),
@@ -406,6 +429,7 @@ fn finish(mut file: KubeletConfiguration) -> Result<KubeletConfiguration, String
         (&mut file.node_status_report_frequency, default.node_status_report_frequency),
         (&mut file.image_minimum_gc_age, default.image_minimum_gc_age),
         (&mut file.runtime_request_timeout, default.runtime_request_timeout),
+        (&mut file.container_log_monitor_interval, default.container_log_monitor_interval),
         (&mut file.eviction_pressure_transition_period, default.eviction_pressure_transition_period),
     ] {
         if value.0.is_zero() {

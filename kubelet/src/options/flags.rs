@@ -167,6 +167,12 @@ const FLAGS: &[Entry] = &[
         "How often manifests are read again.",
         set!(file_check_frequency = duration),
     ),
+    field(
+        "pods-per-core",
+        Kind::Int,
+        "Most pods for each processor, within --max-pods; 0 is no limit of its own.",
+        set!(pods_per_core = number),
+    ),
     field("max-pods", Kind::Int, "Most pods on the node.", set!(max_pods = number)),
     field("pod-cidr", Kind::String, "Range of pod addresses, for standalone use.", |c, v| {
         c.pod_cidr = Some(v.to_owned());

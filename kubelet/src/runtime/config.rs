@@ -5,7 +5,10 @@
 
 use std::{collections::HashMap, path::PathBuf};
 
-use k8s_openapi::api::core::v1::{Container, Pod};
+use k8s_openapi::{
+    api::core::v1::{Container, Pod},
+    apimachinery::pkg::api::resource::Quantity,
+};
 
 use super::{
     cri,
@@ -13,6 +16,7 @@ use super::{
     security::{self, ImageUser, NodeSecurity, SecurityError},
 };
 use crate::{
+    devices::Granted,
     env,
     pod::{self, qos, resources},
 };
@@ -49,6 +53,7 @@ pub fn sandbox(
     dns: Option<cri::DnsConfig>,
     cgroup_parent: &str,
     node: &NodeSettings,
+    users: Option<&cri::UserNamespace>,
 ) -> Result<cri::PodSandboxConfig, SecurityError> {
     let spec = pod::spec(pod);
     let mut labels: HashMap<String, String> =
@@ -73,7 +78,7 @@ pub fn sandbox(
         annotations: pod.metadata.annotations.clone().unwrap_or_default().into_iter().collect(),
         linux: Some(cri::LinuxPodSandboxConfig {
             cgroup_parent: cgroup_parent.to_owned(),
-            security_context: Some(security::sandbox(pod, &node.security)?),
+            security_context: Some(security::sandbox(pod, &node.security, users)?),
             sysctls: sysctls.map(|s| (s.name.replace('/', "."), s.value.clone())).collect(),
             resources: Some(to_cri(&limits)),
             ..cri::LinuxPodSandboxConfig::default()
@@ -131,6 +136,10 @@ pub struct Prepared {
     pub volume_groups: Vec<i64>,
     /// Id of the container whose processes an ephemeral one is to see.
     pub target: Option<String>,
+    /// The pod's user namespace, where it has one of its own.
+    pub users: Option<cri::UserNamespace>,
+    /// What comes with its devices.
+    pub devices: Granted,
 }
 
 /// The container's configuration.
@@ -149,6 +158,7 @@ pub fn container(
     };
     let limits = resources::container_limits(pod, spec, node.cfs_quota);
     let mut linux_resources = to_cri(&limits);
+    linux_resources.hugepage_limits = hugepage_limits(spec);
     linux_resources.oom_score_adj = qos::oom_score_adj(pod, spec, node.memory_capacity);
     if node.cgroup_v2 && limits.memory_limit.is_some() {
         linux_resources.unified.insert("memory.oom.group".into(), "1".into());
@@ -163,14 +173,16 @@ pub fn container(
         command: expand(&spec.command),
         args: expand(&spec.args),
         working_dir: spec.working_dir.clone().unwrap_or_default(),
-        envs: prepared
-            .env
-            .iter()
-            .map(|(key, value)| cri::KeyValue { key: key.clone(), value: value.clone().into() })
-            .collect(),
-        mounts: prepared.mounts.clone(),
+        envs: envs(prepared),
+        mounts: mounts(prepared),
+        devices: devices(&prepared.devices),
+        cdi_devices: prepared.devices.cdi.iter().map(|name| cri::CdiDevice { name: name.clone() }).collect(),
         labels: container_labels(pod, spec),
-        annotations: container_annotations(pod, spec, prepared.restart_count),
+        annotations: {
+            let mut all: HashMap<_, _> = prepared.devices.annotations.clone().into_iter().collect();
+            all.extend(container_annotations(pod, spec, prepared.restart_count));
+            all
+        },
         log_path: format!("{}/{}.log", spec.name, prepared.restart_count),
         stdin: spec.stdin == Some(true),
         stdin_once: spec.stdin_once == Some(true),
@@ -184,10 +196,66 @@ pub fn container(
                 &prepared.volume_groups,
                 prepared.target.as_deref(),
                 &node.security,
+                prepared.users.as_ref(),
             )?),
         }),
-        ..cri::ContainerConfig::default()
+        stop_signal: stop_signal(spec),
     })
+}
+
+/// Limits of huge pages, in the runtime's names of sizes (`2MB`).
+fn hugepage_limits(container: &Container) -> Vec<cri::HugepageLimit> {
+    let limits = container.resources.as_ref().and_then(|r| r.limits.as_ref());
+    let one = |(name, amount): (&String, &Quantity)| {
+        let size = resources::whole(name.strip_prefix("hugepages-")?)?;
+        let (size, unit) = match size {
+            size if size >= 1 << 30 => (size >> 30, "GB"),
+            size if size >= 1 << 20 => (size >> 20, "MB"),
+            size => (size >> 10, "KB"),
+        };
+        let limit = u64::try_from(resources::whole(&amount.0)?).ok()?;
+        Some(cri::HugepageLimit { page_size: format!("{size}{unit}"), limit })
+    };
+    limits.into_iter().flatten().filter_map(one).collect()
+}
+
+/// The signal that ends the container, where it asks for another than its image does.
+fn stop_signal(container: &Container) -> i32 {
+    let name = container.lifecycle.as_ref().and_then(|l| l.stop_signal.as_deref());
+    name.and_then(cri::Signal::from_str_name).unwrap_or(cri::Signal::RuntimeDefault) as i32
+}
+
+/// The container's own variables win over those of its devices.
+fn envs(prepared: &Prepared) -> Vec<cri::KeyValue> {
+    let own = |key: &String| prepared.env.iter().any(|(name, _)| name == key);
+    let of_devices = prepared.devices.envs.iter().filter(|(key, _)| !own(key));
+    let all = of_devices.chain(prepared.env.iter().map(|(key, value)| (key, value)));
+    all.map(|(key, value)| cri::KeyValue { key: key.clone(), value: value.clone().into() }).collect()
+}
+
+/// The container's own mounts win over those of its devices.
+fn mounts(prepared: &Prepared) -> Vec<cri::Mount> {
+    let mut all = prepared.mounts.clone();
+    for (container_path, host_path, readonly) in &prepared.devices.mounts {
+        if !all.iter().any(|m| m.container_path == *container_path) {
+            all.push(cri::Mount {
+                container_path: container_path.clone(),
+                host_path: host_path.clone(),
+                readonly: *readonly,
+                ..cri::Mount::default()
+            });
+        }
+    }
+    all
+}
+
+fn devices(granted: &Granted) -> Vec<cri::Device> {
+    let one = |(container_path, host_path, permissions): &(String, String, String)| cri::Device {
+        container_path: container_path.clone(),
+        host_path: host_path.clone(),
+        permissions: permissions.clone(),
+    };
+    granted.nodes.iter().map(one).collect()
 }
 
 fn container_labels(pod: &Pod, container: &Container) -> HashMap<String, String> {
@@ -249,7 +317,55 @@ mod tests {
             mounts: vec![],
             volume_groups: vec![],
             target: None,
+            users: None,
+            devices: Granted::default(),
         }
+    }
+
+    #[test]
+    fn what_comes_with_devices_gives_way_to_the_containers_own() {
+        let mut prepared = prepared();
+        prepared.mounts = vec![cri::Mount { container_path: "/a".into(), ..cri::Mount::default() }];
+        prepared.devices = Granted {
+            envs: [("A".to_owned(), "2".to_owned()), ("B".to_owned(), "3".to_owned())].into(),
+            mounts: vec![("/a".into(), "/x".into(), true), ("/b".into(), "/y".into(), true)],
+            nodes: vec![("/dev/a".into(), "/dev/b".into(), "rw".into())],
+            annotations: [("k".to_owned(), "v".to_owned())].into(),
+            cdi: vec!["vendor.com/gpu=1".into()],
+        };
+        let pod = testing::pod("a").container("c").build();
+        let made = container(&pod, &testing::container("c"), &prepared, &NodeSettings::default()).unwrap();
+        let envs: Vec<(String, String)> = made
+            .envs
+            .iter()
+            .map(|e| (e.key.clone(), String::from_utf8_lossy(&e.value).into_owned()))
+            .collect();
+        assert_eq!(envs.len(), 2);
+        assert!(envs.iter().any(|(k, v)| k == "A" && v == "1"), "{envs:?}");
+        let paths: Vec<(&str, &str)> =
+            made.mounts.iter().map(|m| (m.container_path.as_str(), m.host_path.as_str())).collect();
+        assert_eq!(paths, [("/a", ""), ("/b", "/y")]);
+        assert_eq!((made.devices.len(), made.cdi_devices.len(), made.annotations["k"].as_str()), (1, 1, "v"));
+    }
+
+    #[test]
+    fn huge_pages_have_the_runtimes_names() {
+        let mut spec = testing::container("c");
+        spec.resources = serde_json::from_value(serde_json::json!({
+            "limits": {"hugepages-2Mi": "6Mi", "hugepages-1Gi": "1Gi", "memory": "1"}
+        }))
+        .unwrap();
+        let made = hugepage_limits(&spec);
+        let of = |size: &str, limit| cri::HugepageLimit { page_size: size.into(), limit };
+        assert_eq!(made, [of("1GB", 1 << 30), of("2MB", 6 << 20)]);
+    }
+
+    #[test]
+    fn the_stop_signal_is_handed_on() {
+        let mut spec = testing::container("c");
+        assert_eq!(stop_signal(&spec), cri::Signal::RuntimeDefault as i32);
+        spec.lifecycle.get_or_insert_default().stop_signal = Some("SIGUSR1".into());
+        assert_eq!(stop_signal(&spec), cri::Signal::Sigusr1 as i32);
     }
 
     #[test]

@@ -215,6 +215,8 @@ where
 /// How logs are rotated.
 #[derive(Debug, Clone, Copy)]
 pub struct Rotation {
+    /// How often logs are looked at.
+    pub period: Duration,
     /// Bytes at which a log is set aside.
     pub max_size: u64,
     /// Files kept per container, the current one included.
@@ -302,7 +304,7 @@ mod tests {
     fn rotation_keeps_the_newest() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("0.log");
-        let rotation = Rotation { max_size: 3, max_files: 3 };
+        let rotation = Rotation { period: Duration::from_secs(1), max_size: 3, max_files: 3 };
         for i in 0..5 {
             std::fs::write(&path, "xxxx").unwrap();
             let now = Timestamp::from_second(1_800_000_000 + i).unwrap();

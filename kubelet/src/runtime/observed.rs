@@ -103,6 +103,10 @@ pub struct ContainerRecord {
     pub limits: Option<CgroupLimits>,
     /// Bytes of memory that were requested when it was made; zero for none.
     pub memory_request: Option<i64>,
+    /// The signal that ends it, where the runtime tells.
+    pub stop_signal: Option<&'static str>,
+    /// Whom it was started as: user, group and further groups, where the runtime tells.
+    pub user: Option<(i64, i64, Vec<i64>)>,
 }
 
 /// Everything the runtime has of one pod.

@@ -2,7 +2,9 @@
 //!
 //! Contract: core/v1 SecurityContext and PodSecurityContext; a container's setting wins over its pod's.
 
-use k8s_openapi::api::core::v1::{Container, Pod, PodSecurityContext, SeccompProfile, SecurityContext};
+use k8s_openapi::api::core::v1::{
+    Container, Pod, PodSecurityContext, SELinuxOptions, SeccompProfile, SecurityContext,
+};
 
 use super::cri;
 use crate::pod;
@@ -39,9 +41,9 @@ pub enum SecurityError {
         /// The container.
         container: String,
     },
-    /// User namespaces are not supported by this kubelet yet.
-    #[error("user namespaces (hostUsers: false) are not supported by this kubelet")]
-    UserNamespaces,
+    /// The pod cannot have a user namespace of its own.
+    #[error("{0}")]
+    UserNamespace(String),
     /// A localhost seccomp profile without a name.
     #[error("localhostProfile must be set if seccompProfile type is Localhost")]
     SeccompProfileMissing,
@@ -122,7 +124,7 @@ pub fn verify_non_root(
 
 /// The namespaces a pod shares with its node or among its containers.
 #[must_use]
-pub fn namespaces(pod: &Pod) -> cri::NamespaceOption {
+pub fn namespaces(pod: &Pod, users: Option<&cri::UserNamespace>) -> cri::NamespaceOption {
     let spec = pod::spec(pod);
     let mode = |host: Option<bool>, otherwise: cri::NamespaceMode| {
         if host == Some(true) { cri::NamespaceMode::Node as i32 } else { otherwise as i32 }
@@ -136,6 +138,10 @@ pub fn namespaces(pod: &Pod) -> cri::NamespaceOption {
         network: mode(spec.host_network, cri::NamespaceMode::Pod),
         pid: mode(spec.host_pid, pid),
         ipc: mode(spec.host_ipc, cri::NamespaceMode::Pod),
+        userns_options: Some(users.cloned().unwrap_or(cri::UserNamespace {
+            mode: cri::NamespaceMode::Node as i32,
+            ..cri::UserNamespace::default()
+        })),
         ..cri::NamespaceOption::default()
     }
 }
@@ -178,19 +184,32 @@ pub struct NodeSecurity {
     pub apparmor: bool,
 }
 
-/// The sandbox's security context.
+/// SELinux labels; the container's win over its pod's.
+fn selinux(own: Option<&SELinuxOptions>, pods: Option<&SELinuxOptions>) -> Option<cri::SeLinuxOption> {
+    let options = own.or(pods)?;
+    let text = |value: &Option<String>| value.clone().unwrap_or_default();
+    Some(cri::SeLinuxOption {
+        user: text(&options.user),
+        role: text(&options.role),
+        r#type: text(&options.type_),
+        level: text(&options.level),
+    })
+}
+
+/// The sandbox's security context. `users` is the pod's user namespace, where it has one of its own.
 ///
 /// # Errors
 /// When the pod asks for what cannot be given.
-pub fn sandbox(pod: &Pod, node: &NodeSecurity) -> Result<cri::LinuxSandboxSecurityContext, SecurityError> {
-    let spec = pod::spec(pod);
-    if spec.host_users == Some(false) {
-        return Err(SecurityError::UserNamespaces);
-    }
+pub fn sandbox(
+    pod: &Pod,
+    node: &NodeSecurity,
+    users: Option<&cri::UserNamespace>,
+) -> Result<cri::LinuxSandboxSecurityContext, SecurityError> {
     let ctx = pod_context(pod);
     let privileged = pod::all_containers(pod).iter().any(|(_, c)| context(c).privileged == Some(true));
     Ok(cri::LinuxSandboxSecurityContext {
-        namespace_options: Some(namespaces(pod)),
+        namespace_options: Some(namespaces(pod, users)),
+        selinux_options: selinux(None, ctx.se_linux_options.as_ref()),
         run_as_user: ctx.run_as_user.map(|value| cri::Int64Value { value }),
         run_as_group: ctx
             .run_as_group
@@ -222,6 +241,7 @@ pub fn container(
     volume_groups: &[i64],
     target: Option<&str>,
     node: &NodeSecurity,
+    users: Option<&cri::UserNamespace>,
 ) -> Result<cri::LinuxContainerSecurityContext, SecurityError> {
     verify_non_root(pod, container, image_user)?;
     let (ctx, pod_ctx) = (context(container), pod_context(pod));
@@ -233,7 +253,7 @@ pub fn container(
     };
     let unmasked = ctx.proc_mount.as_deref() == Some("Unmasked") || privileged;
     let list = |paths: &[&str]| paths.iter().map(|p| (*p).to_owned()).collect::<Vec<_>>();
-    let mut namespaces = namespaces(pod);
+    let mut namespaces = namespaces(pod, users);
     if let Some(target) = target {
         namespaces.pid = cri::NamespaceMode::Target as i32;
         namespaces.target_id = target.to_owned();
@@ -248,6 +268,7 @@ pub fn container(
         }),
         privileged,
         namespace_options: Some(namespaces),
+        selinux_options: selinux(ctx.se_linux_options.as_ref(), pod_ctx.se_linux_options.as_ref()),
         run_as_user: id.map(|value| cri::Int64Value { value }),
         run_as_username: name,
         run_as_group: ctx.run_as_group.or(pod_ctx.run_as_group).map(|value| cri::Int64Value { value }),
@@ -310,7 +331,25 @@ mod tests {
     ) -> Result<cri::LinuxContainerSecurityContext, SecurityError> {
         let mut c = testing::container("c");
         change(c.security_context.get_or_insert_default());
-        container(&testing::pod("a").build(), &c, &user, &[], None, &NodeSecurity::default())
+        container(&testing::pod("a").build(), &c, &user, &[], None, &NodeSecurity::default(), None)
+    }
+
+    #[test]
+    fn namespaces_and_labels_are_handed_on() {
+        let mut pod = testing::pod("a").build();
+        let users = |pod: &Pod, own| namespaces(pod, own).userns_options.unwrap();
+        assert_eq!(users(&pod, None).mode, cri::NamespaceMode::Node as i32);
+        let own = cri::UserNamespace { mode: cri::NamespaceMode::Pod as i32, ..Default::default() };
+        assert_eq!(users(&pod, Some(&own)), own);
+        let labels = |level: &str| Some(SELinuxOptions { level: Some(level.into()), ..Default::default() });
+        let context = pod.spec.as_mut().unwrap().security_context.get_or_insert_default();
+        context.se_linux_options = labels("s0:c1");
+        let made = sandbox(&pod, &NodeSecurity::default(), None).unwrap();
+        assert_eq!(made.selinux_options.unwrap().level, "s0:c1");
+        let own = labels("s0:c2");
+        let of_pod = &pod_context(&pod).se_linux_options;
+        assert_eq!(selinux(own.as_ref(), of_pod.as_ref()).unwrap().level, "s0:c2");
+        assert_eq!(selinux(None, None), None);
     }
 
     #[test]

@@ -9,7 +9,8 @@ use jiff::Timestamp;
 use k8s_openapi::{
     api::core::v1::{
         Container, ContainerState, ContainerStateRunning, ContainerStateTerminated, ContainerStateWaiting,
-        ContainerStatus, HostIP, Pod, PodCondition, PodIP, PodStatus,
+        ContainerStatus, ContainerUser, HostIP, LinuxContainerUser, Pod, PodCondition, PodIP, PodStatus,
+        VolumeMount, VolumeMountStatus,
     },
     apimachinery::pkg::apis::meta::v1::Time,
 };
@@ -22,6 +23,7 @@ use crate::{
     },
     probe::{Kind, Outcome},
     runtime::observed::{ContainerPhase, ContainerRecord, PodRuntime},
+    volume,
     worker::plan::ProbeResults,
 };
 
@@ -74,6 +76,8 @@ pub struct Input<'a> {
     pub pending: Option<&'a Pending>,
     /// Containers do not have what they were given yet; inside, why the last attempt failed.
     pub resizing: Option<Option<&'a str>>,
+    /// The runtime can make mounts read-only all the way down.
+    pub recursive: bool,
     /// The time.
     pub now: Timestamp,
 }
@@ -185,6 +189,13 @@ fn container_status(
         status.resources = Some(resources::reported(container, actual, &wanted));
         status.allocated_resources = container.resources.as_ref().and_then(|r| r.requests.clone());
     }
+    if let Some(record) = record {
+        status.stop_signal = record.stop_signal.map(str::to_owned);
+        status.user = record.user.clone().map(|(uid, gid, groups)| ContainerUser {
+            linux: Some(LinuxContainerUser { uid, gid, supplemental_groups: Some(groups) }),
+        });
+    }
+    status.volume_mounts = volume_mounts(container, input.recursive);
     let (started, ready) = readiness(input, role, container, record_running, &status);
     status.started = Some(started);
     status.ready = ready;
@@ -193,6 +204,24 @@ fn container_status(
         status.restart_count = status.restart_count.max(old.restart_count);
     }
     status
+}
+
+/// How the container's volumes are mounted.
+fn volume_mounts(container: &Container, recursive: bool) -> Option<Vec<VolumeMountStatus>> {
+    let one = |mount: &VolumeMount| {
+        let read_only = mount.read_only.filter(|on| *on);
+        // One that cannot be had keeps the container from starting, and says why there.
+        let below = volume::recursive_read_only(mount, recursive).unwrap_or(false);
+        VolumeMountStatus {
+            name: mount.name.clone(),
+            mount_path: mount.mount_path.clone(),
+            read_only,
+            recursive_read_only: read_only.map(|_| if below { "Enabled" } else { "Disabled" }.to_owned()),
+            ..VolumeMountStatus::default()
+        }
+    };
+    let list = container.volume_mounts.as_deref().filter(|list| !list.is_empty())?;
+    Some(list.iter().map(one).collect())
 }
 
 fn status_list(status: &PodStatus, role: Role) -> Option<&Vec<ContainerStatus>> {

@@ -1,10 +1,15 @@
-//! persistentVolumeClaim: the volume a claim is bound to, when it is a path of this node (hostPath or local).
+//! persistentVolumeClaim: the volume a claim is bound to: a path of this node (hostPath or local), or a driver's volume.
+
+use std::path::Path;
 
 use async_trait::async_trait;
-use k8s_openapi::api::core::v1::{PersistentVolume, Volume};
+use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim, Volume};
 
 use super::{Context, Mounted, VolumeError, VolumePlugin, host_path, ownership};
-use crate::pod;
+use crate::{
+    csi::{CsiVolume, mount::Request},
+    pod::{self, resources},
+};
 
 /// The plugin.
 pub struct Claim;
@@ -37,14 +42,59 @@ impl VolumePlugin for Claim {
             .volume(&volume_name)
             .await?
             .ok_or(VolumeError::NotFound { resource: "persistentvolume", name: volume_name })?;
+        if let Some(made) = CsiVolume::persistent(&persistent) {
+            let (pod, pod_dir) = (context.pod, context.pod_dir);
+            let request = Request { pod, pod_dir, volume: &made, name: &volume.name, read_only };
+            let path = context.csi.set_up(&request).await?;
+            grow(context, &claim, &persistent, &made, &path).await?;
+            return Ok(Mounted { path, read_only: read_only || made.read_only });
+        }
         let path = node_path(&persistent)?;
         if let Some(group) = context.fs_group()
             && persistent.spec.as_ref().is_some_and(|s| s.local.is_some())
         {
-            ownership::apply(path.as_ref(), group, read_only)?;
+            let context = pod::spec(context.pod).security_context.as_ref();
+            let policy = context.and_then(|c| c.fs_group_change_policy.as_deref());
+            if !ownership::is_settled(path.as_ref(), group, read_only, policy) {
+                ownership::apply(path.as_ref(), group, read_only)?;
+            }
         }
         Ok(Mounted { path: path.into(), read_only })
     }
+}
+
+/// Lets the file system grow where the volume has, and tells the claim.
+async fn grow(
+    context: &Context<'_>,
+    claim: &PersistentVolumeClaim,
+    volume: &PersistentVolume,
+    made: &CsiVolume,
+    path: &Path,
+) -> Result<(), VolumeError> {
+    let Some(size) = waiting_size(claim, volume) else { return Ok(()) };
+    let bytes = resources::whole(&size).unwrap_or(0);
+    if context.csi.expand(made, path, bytes).await? {
+        context.objects.claim_has_grown(claim, &size).await?;
+    }
+    Ok(())
+}
+
+/// The size the volume has and its file system is still to get.
+fn waiting_size(claim: &PersistentVolumeClaim, volume: &PersistentVolume) -> Option<String> {
+    let status = claim.status.as_ref()?;
+    let pending = status
+        .conditions
+        .iter()
+        .flatten()
+        .any(|c| c.type_ == "FileSystemResizePending" && c.status == "True")
+        || status
+            .allocated_resource_statuses
+            .as_ref()
+            .and_then(|s| s.get("storage"))
+            .is_some_and(|s| s == "NodeResizePending");
+    let size = volume.spec.as_ref()?.capacity.as_ref()?.get("storage")?.0.clone();
+    let has = status.capacity.as_ref().and_then(|c| c.get("storage")).and_then(|q| resources::whole(&q.0));
+    (pending && resources::whole(&size)? > has.unwrap_or(0)).then_some(size)
 }
 
 fn node_path(volume: &PersistentVolume) -> Result<String, VolumeError> {
@@ -58,4 +108,29 @@ fn node_path(volume: &PersistentVolume) -> Result<String, VolumeError> {
         return Ok(local.path);
     }
     Err(VolumeError::NoPlugin(volume.metadata.name.clone().unwrap_or_default()))
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_file_system_grows_only_when_that_is_what_is_waited_for() {
+        let of = |has: &str, status: serde_json::Value| {
+            let mut status = status;
+            status["capacity"] = json!({ "storage": has });
+            let claim = serde_json::from_value(json!({ "status": status })).unwrap();
+            let volume =
+                serde_json::from_value(json!({ "spec": { "capacity": { "storage": "2Gi" } } })).unwrap();
+            waiting_size(&claim, &volume)
+        };
+        let pending = json!({ "conditions": [{ "type": "FileSystemResizePending", "status": "True" }] });
+        assert_eq!(of("1Gi", pending.clone()), Some("2Gi".into()));
+        assert_eq!(of("2Gi", pending), None);
+        assert_eq!(of("1Gi", json!({})), None);
+        let statuses = json!({ "allocatedResourceStatuses": { "storage": "NodeResizePending" } });
+        assert_eq!(of("1Gi", statuses), Some("2Gi".into()));
+    }
 }

@@ -8,6 +8,18 @@ use std::{
 
 use super::VolumeError;
 
+/// Whether the walk through a volume can be spared: its root is as it should be, and the pod says that this is enough.
+#[must_use]
+pub fn is_settled(root: &Path, group: u32, read_only: bool, policy: Option<&str>) -> bool {
+    if policy != Some("OnRootMismatch") {
+        return false;
+    }
+    // A root that cannot be looked at is told by the walk.
+    let Ok(meta) = fs::symlink_metadata(root) else { return false };
+    let wanted = if read_only { 0o2550 } else { 0o2770 };
+    meta.is_dir() && meta.gid() == group && meta.mode() & wanted == wanted
+}
+
 /// Gives everything below `root` to the group: readable and writable by it (readable only for read-only volumes),
 /// folders with the set-group-id bit so that new files follow.
 ///
@@ -34,4 +46,24 @@ pub fn apply(root: &Path, group: u32, read_only: bool) -> Result<(), VolumeError
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_root_that_fits_spares_the_walk_only_where_that_is_asked_for() {
+        let dir = tempfile::tempdir().unwrap();
+        let own = fs::metadata(dir.path()).unwrap().gid();
+        let policy = Some("OnRootMismatch");
+        fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o750)).unwrap();
+        assert!(!is_settled(dir.path(), own, false, policy));
+        apply(dir.path(), own, false).unwrap();
+        assert!(is_settled(dir.path(), own, false, policy));
+        assert!(is_settled(dir.path(), own, true, policy));
+        assert!(!is_settled(dir.path(), own + 1, false, policy));
+        assert!(!is_settled(dir.path(), own, false, Some("Always")));
+        assert!(!is_settled(dir.path(), own, false, None));
+    }
 }

@@ -16,6 +16,7 @@ use k8s_openapi::api::core::v1::{ConfigMap, Container, Pod, Secret};
 
 use super::{RETRY, Worker, later, plan};
 use crate::{
+    devices::DeviceError,
     env::{self, EnvError, NodeFacts, Objects},
     events::{Severity, container_reference},
     images, lifecycle, metrics,
@@ -32,6 +33,7 @@ use crate::{
         security::SecurityError,
     },
     status::generate::Waiting,
+    userns::UserNamespaceError,
     volume::{self, Mounted, VolumeError},
 };
 
@@ -48,6 +50,8 @@ enum StartError {
     ServicesUnknown,
     #[error(transparent)]
     Fetch(#[from] crate::api::FetchError),
+    #[error("internal PreStartContainer hook failed: {0}")]
+    Devices(#[from] DeviceError),
     #[error("{0}")]
     Create(RuntimeError),
     #[error("{0}")]
@@ -59,6 +63,7 @@ impl StartError {
         match self {
             Self::Create(_) => "CreateContainerError",
             Self::Start(_) => "RunContainerError",
+            Self::Devices(_) => "PreStartHookError",
             _ => "CreateContainerConfigError",
         }
     }
@@ -85,6 +90,13 @@ struct Place {
     id: String,
     config: cri::PodSandboxConfig,
     ips: Vec<String>,
+}
+
+/// What a container mounts: its pod's volumes, and the ids of images by the name of their volume.
+#[derive(Clone, Copy)]
+struct Files<'a> {
+    mounted: &'a BTreeMap<String, Mounted>,
+    images: &'a BTreeMap<String, String>,
 }
 
 impl Worker {
@@ -254,6 +266,7 @@ impl Worker {
             objects: &*self.shared.objects,
             node: &node,
             pod_dir: &dir,
+            csi: &self.shared.csi,
             now: Timestamp::now(),
         };
         volume::set_up(&context).await
@@ -274,7 +287,41 @@ impl Worker {
         }
         let name = hosts::node_name(pod, &self.shared.dns.cluster_domain);
         let parent = self.shared.cgroups.as_ref().map(|c| c.pod(pod)).unwrap_or_default();
-        config::sandbox(pod, attempt, &name, Some(resolver), &parent, &self.shared.settings)
+        let users = self.users(pod)?;
+        config::sandbox(pod, attempt, &name, Some(resolver), &parent, &self.shared.settings, users.as_ref())
+    }
+
+    /// The pod's user namespace, where it has one of its own.
+    fn users(&self, pod: &Pod) -> Result<Option<cri::UserNamespace>, SecurityError> {
+        if pod::spec(pod).host_users != Some(false) {
+            return Ok(None);
+        }
+        let fail = |error: UserNamespaceError| SecurityError::UserNamespace(error.to_string());
+        if !self.features.is_some_and(|f| f.user_namespaces) {
+            return Err(fail(match pod::spec(pod).runtime_class_name.clone().filter(|n| !n.is_empty()) {
+                None => UserNamespaceError::Runtime,
+                Some(class) => UserNamespaceError::Handler(class),
+            }));
+        }
+        self.shared.users.of(pod::uid(pod)).map(Some).map_err(fail)
+    }
+
+    /// The runtime handler of the pod's class.
+    pub(super) async fn handler(&self, pod: &Pod) -> Result<String, String> {
+        match pod::spec(pod).runtime_class_name.as_deref().filter(|n| !n.is_empty()) {
+            None => Ok(String::new()),
+            Some(name) => match self.shared.objects.runtime_class(name).await {
+                Ok(Some(class)) => Ok(class.handler.clone()),
+                Ok(None) => Err(format!("RuntimeClass {name:?} not found")),
+                Err(error) => Err(error.to_string()),
+            },
+        }
+    }
+
+    /// What a handler can do; nothing, where the runtime does not tell.
+    pub(super) fn features_of(&self, handler: &str) -> cri::RuntimeHandlerFeatures {
+        let known = self.shared.handlers.lock();
+        known.iter().find(|h| h.name == handler).and_then(|h| h.features).unwrap_or_default()
     }
 
     async fn new_place(&mut self, pod: &Arc<Pod>, runtime: &PodRuntime, attempt: u32) -> Option<Place> {
@@ -298,14 +345,7 @@ impl Worker {
 
     async fn make_sandbox(&self, pod: &Arc<Pod>, attempt: u32) -> Result<Place, String> {
         let config = self.sandbox_config(pod, attempt).map_err(|e| e.to_string())?;
-        let handler = match pod::spec(pod).runtime_class_name.as_deref().filter(|n| !n.is_empty()) {
-            None => String::new(),
-            Some(name) => match self.shared.objects.runtime_class(name).await {
-                Ok(Some(class)) => class.handler.clone(),
-                Ok(None) => return Err(format!("RuntimeClass {name:?} not found")),
-                Err(error) => return Err(error.to_string()),
-            },
-        };
+        let handler = self.handler(pod).await?;
         let (begun, metrics) = (Instant::now(), metrics::get());
         let made = self.shared.runtime.run_sandbox(config.clone(), &handler).await;
         metrics.run_sandbox.with_label_values(&[&handler]).observe(begun.elapsed().as_secs_f64());
@@ -385,6 +425,18 @@ impl Worker {
                 return Some(missing.retry.unwrap_or_else(|| later(now, RETRY)));
             }
         };
+        let mut images = BTreeMap::new();
+        for (volume, asks) in volume::image::mounted_by(pod, container) {
+            let request = images::Request { container: &asks, ..request };
+            match images::ensure(&runtime, &gate, &mut self.pulls, &request, &tell).await {
+                Ok(image) => images.insert(volume, image.reference),
+                Err(missing) => {
+                    tell(Severity::Warning, "Failed", format!("Error: {}", missing.waiting.reason));
+                    self.waiting.insert(container.name.clone(), missing.waiting);
+                    return Some(missing.retry.unwrap_or_else(|| later(now, RETRY)));
+                }
+            };
+        }
         if let Some(after) = start.after {
             self.backoffs.next(&container.name, after, now);
         }
@@ -394,7 +446,8 @@ impl Worker {
             Role::Ephemeral(_) => "ephemeral_container",
         };
         metrics::get().started_containers.with_label_values(&[kind]).inc();
-        match self.create_and_start(pod, start, container, place, mounted, image).await {
+        let sources = Files { mounted, images: &images };
+        match self.create_and_start(pod, start, container, place, sources, image).await {
             Ok(id) => {
                 self.waiting.remove(&container.name);
                 self.after_start(pod, &id, container, place).await;
@@ -416,11 +469,18 @@ impl Worker {
         start: &plan::Start,
         container: &Container,
         place: &Place,
-        mounted: &BTreeMap<String, Mounted>,
+        files: Files<'_>,
         image: images::Image,
     ) -> Result<String, StartError> {
         let env = self.environment(pod, container, place).await?;
-        let mut mounts = volume::container_mounts(container, mounted, &env, &self.pod_dir(pod))?;
+        let sources = volume::Sources {
+            mounted: files.mounted,
+            images: files.images,
+            env: &env,
+            pod_dir: &self.pod_dir(pod),
+            recursive: self.features.is_some_and(|f| f.recursive_read_only_mounts),
+        };
+        let mut mounts = volume::container_mounts(container, &sources)?;
         self.add_own_mounts(pod, container, place, &mut mounts)?;
         let prepared = Prepared {
             restart_count: start.restart_count,
@@ -430,6 +490,8 @@ impl Worker {
             mounts,
             volume_groups: vec![],
             target: self.target(pod, start.role).await,
+            users: self.users(pod)?,
+            devices: self.shared.devices.granted(pod::uid(pod), &container.name),
         };
         let made = config::container(pod, container, &prepared, &self.shared.settings)?;
         let log_path = made.log_path.clone();
@@ -443,6 +505,7 @@ impl Worker {
             .await
             .map_err(StartError::Create)?;
         self.shared.events.send(about.clone(), Severity::Normal, "Created", "Container created");
+        self.shared.devices.before_start(pod::uid(pod), &container.name).await?;
         runtime.start_container(&id).await.map_err(StartError::Start)?;
         self.shared.events.send(about, Severity::Normal, "Started", "Container started");
         self.link_log(pod, container, &id, &log_dir.join(log_path));

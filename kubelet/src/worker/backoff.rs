@@ -17,12 +17,25 @@ struct Entry {
 }
 
 /// Delays by key (a container's name or an image).
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct BackOffs {
     entries: HashMap<String, Entry>,
+    most: Duration,
+}
+
+impl Default for BackOffs {
+    fn default() -> Self {
+        Self::up_to(MAX)
+    }
 }
 
 impl BackOffs {
+    /// Delays of at most so long.
+    #[must_use]
+    pub fn up_to(most: Duration) -> Self {
+        Self { entries: HashMap::new(), most }
+    }
+
     /// When the next try is due, if an event at `event` has to wait at `now`; with the delay that applies.
     #[must_use]
     pub fn wait_until(&self, key: &str, event: Timestamp, now: Timestamp) -> Option<(Timestamp, Duration)> {
@@ -37,8 +50,8 @@ impl BackOffs {
     /// Notes a try at `now` after an event at `event`: the first one sets the initial delay, later ones double it.
     pub fn next(&mut self, key: &str, event: Timestamp, now: Timestamp) {
         let delay = match self.entries.get(key) {
-            Some(entry) if !expired(event, entry.updated) => (entry.delay * 2).min(MAX),
-            _ => INITIAL,
+            Some(entry) if !expired(event, entry.updated) => (entry.delay * 2).min(self.most),
+            _ => INITIAL.min(self.most),
         };
         self.entries.insert(key.to_owned(), Entry { delay, updated: now });
     }
@@ -57,6 +70,15 @@ fn expired(event: Timestamp, updated: Timestamp) -> bool {
 mod tests {
     use super::*;
     use crate::testing::at;
+
+    #[test]
+    fn a_lower_cap_holds_from_the_first_delay_on() {
+        let mut backoffs = BackOffs::up_to(Duration::from_secs(3));
+        backoffs.next("c", at(0), at(0));
+        assert_eq!(backoffs.wait_until("c", at(0), at(0)), Some((at(3), Duration::from_secs(3))));
+        backoffs.next("c", at(3), at(3));
+        assert_eq!(backoffs.wait_until("c", at(3), at(3)), Some((at(6), Duration::from_secs(3))));
+    }
 
     #[test]
     fn doubles_to_the_cap_and_forgets_after_twice_the_cap() {

@@ -80,6 +80,16 @@ impl Worker {
     async fn release(&self, pod: &Arc<Pod>) {
         let dir = self.pod_dir(pod);
         loop {
+            if let Err(error) = self.shared.csi.tear_down(&dir).await {
+                self.event(
+                    pod,
+                    Severity::Warning,
+                    "FailedUnMount",
+                    &format!("UnmountVolume.TearDown failed: {error}"),
+                );
+                tokio::time::sleep(RETRY).await;
+                continue;
+            }
             let folder = dir.clone();
             let cgroups = self.shared.cgroups.clone();
             let path = cgroups.as_ref().map(|c| c.pod(pod));

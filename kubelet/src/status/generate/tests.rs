@@ -43,6 +43,7 @@ impl Case {
             cfs_quota: true,
             pending: None,
             resizing: None,
+            recursive: false,
             now: at(100),
         })
     }

@@ -1,0 +1,469 @@
+//! Devices of plugins: which there are, which container was given which, and what that means for the container.
+//!
+//! ```text
+//! plugin --Register--> `registration` --ListAndWatch--> [`Devices`] --> capacity of the node
+//!                                                           |-- pod is admitted: chosen, Allocate, written down
+//!                                                           `-- container is made: devices, mounts, variables
+//! ```
+//! What was given is kept in `<root>/device-plugins/given.json`; a restarted kubelet goes on with it.
+//! Contract: device plugin API v1beta1, pod resources API v1. Topology is reported and not aligned by.
+
+pub mod pod_resources;
+pub mod registration;
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    io::{self, Write as _},
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use jiff::{SignedDuration, Timestamp};
+use k8s_openapi::api::core::v1::{Container, Pod};
+use parking_lot::Mutex;
+use proto::deviceplugin::v1beta1::{
+    AllocateRequest, ContainerAllocateRequest, ContainerAllocateResponse,
+    ContainerPreferredAllocationRequest, Device, DevicePluginOptions, PreStartContainerRequest,
+    PreferredAllocationRequest, device_plugin_client::DevicePluginClient,
+};
+use serde::{Deserialize, Serialize};
+use tonic::transport::Channel;
+
+use crate::{
+    plugin::channel,
+    pod::{self, Role, resources},
+};
+
+/// How long the devices of a plugin that went away still count as capacity: it may only be restarting.
+const ABSENCE: SignedDuration = SignedDuration::from_mins(5);
+/// How long a plugin may take for one call.
+const PATIENCE: Duration = Duration::from_secs(30);
+const FILE: &str = "given.json";
+
+/// Why a container cannot have its devices.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum DeviceError {
+    /// None of them works.
+    #[error("no healthy devices present; cannot allocate unhealthy devices {0}")]
+    Unhealthy(String),
+    /// Too few are free.
+    #[error("requested number of devices unavailable for {resource}. Requested: {wanted}, Available: {free}")]
+    TooFew {
+        /// The resource.
+        resource: String,
+        /// How many more are needed.
+        wanted: usize,
+        /// How many are free.
+        free: usize,
+    },
+    /// The plugin refuses.
+    #[error("rpc error: code = {code} desc = {message}")]
+    Plugin {
+        /// gRPC's code.
+        code: String,
+        /// The plugin's words.
+        message: String,
+    },
+    /// The plugin answers nonsense.
+    #[error("no containers return in allocation response of {0}")]
+    NoAnswer(String),
+}
+
+impl From<tonic::Status> for DeviceError {
+    fn from(status: tonic::Status) -> Self {
+        Self::Plugin { code: format!("{:?}", status.code()), message: status.message().to_owned() }
+    }
+}
+
+/// What a container gets with its devices.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Granted {
+    /// Environment variables.
+    pub envs: BTreeMap<String, String>,
+    /// Mounts: path in the container, on the node, read-only.
+    pub mounts: Vec<(String, String, bool)>,
+    /// Device nodes: path in the container, on the node, permissions.
+    pub nodes: Vec<(String, String, String)>,
+    /// Annotations for the runtime.
+    pub annotations: BTreeMap<String, String>,
+    /// Names of CDI devices.
+    pub cdi: Vec<String>,
+}
+
+impl Granted {
+    fn from_wire(answer: ContainerAllocateResponse) -> Self {
+        Self {
+            envs: answer.envs.into_iter().collect(),
+            mounts: answer.mounts.into_iter().map(|m| (m.container_path, m.host_path, m.read_only)).collect(),
+            nodes: answer
+                .devices
+                .into_iter()
+                .map(|d| (d.container_path, d.host_path, d.permissions))
+                .collect(),
+            annotations: answer.annotations.into_iter().collect(),
+            cdi: answer.cdi_devices.into_iter().map(|d| d.name).collect(),
+        }
+    }
+
+    fn extend(&mut self, other: &Self) {
+        self.envs.extend(other.envs.clone());
+        self.mounts
+            .extend(other.mounts.iter().filter(|m| !self.mounts.contains(m)).cloned().collect::<Vec<_>>());
+        self.nodes
+            .extend(other.nodes.iter().filter(|d| !self.nodes.contains(d)).cloned().collect::<Vec<_>>());
+        self.annotations.extend(other.annotations.clone());
+        self.cdi.extend(other.cdi.iter().filter(|d| !self.cdi.contains(d)).cloned().collect::<Vec<_>>());
+    }
+}
+
+/// Devices of one resource that one container has.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+struct Grant {
+    pod: String,
+    container: String,
+    resource: String,
+    devices: BTreeSet<String>,
+    granted: Granted,
+}
+
+#[derive(Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+struct Kept {
+    grants: Vec<Grant>,
+    resources: BTreeSet<String>,
+}
+
+/// One resource and its plugin.
+#[derive(Debug, Clone, Default)]
+struct Resource {
+    endpoint: PathBuf,
+    options: DevicePluginOptions,
+    devices: BTreeMap<String, Device>,
+    /// Since when its plugin is away.
+    away: Option<Timestamp>,
+    /// Which of the plugins that registered for it in turn this is.
+    turn: u64,
+}
+
+impl Resource {
+    fn healthy(&self) -> BTreeSet<String> {
+        self.devices
+            .iter()
+            .filter(|(_, d)| self.away.is_none() && d.health == "Healthy")
+            .map(|(id, _)| id.clone())
+            .collect()
+    }
+
+    fn client(&self) -> DevicePluginClient<Channel> {
+        DevicePluginClient::new(channel(&self.endpoint))
+    }
+}
+
+#[derive(Debug, Default)]
+struct State {
+    resources: BTreeMap<String, Resource>,
+    grants: Vec<Grant>,
+}
+
+impl State {
+    fn given(&self, resource: &str) -> BTreeSet<String> {
+        self.grants
+            .iter()
+            .filter(|g| g.resource == resource)
+            .flat_map(|g| g.devices.iter().cloned())
+            .collect()
+    }
+
+    fn of<'a>(&'a self, pod: &'a str, container: &'a str) -> impl Iterator<Item = &'a Grant> {
+        self.grants.iter().filter(move |g| g.pod == pod && g.container == container)
+    }
+}
+
+/// The devices of this node.
+pub struct Devices {
+    folder: PathBuf,
+    state: Mutex<State>,
+    /// Pods are served one after the other.
+    turn: tokio::sync::Mutex<()>,
+}
+
+fn within<T>(message: T) -> tonic::Request<T> {
+    let mut request = tonic::Request::new(message);
+    request.set_timeout(PATIENCE);
+    request
+}
+
+impl Devices {
+    /// Nothing registered; what containers were given is read from the folder.
+    #[must_use]
+    pub fn new(folder: PathBuf) -> Self {
+        let kept = read(&folder.join(FILE));
+        let mut state = State { grants: kept.grants, ..State::default() };
+        // Until their plugins are back these resources are there and empty, so that nobody counts on them.
+        let away = || Resource { away: Some(Timestamp::UNIX_EPOCH), ..Resource::default() };
+        state.resources = kept.resources.into_iter().map(|name| (name, away())).collect();
+        Self { folder, state: Mutex::new(state), turn: tokio::sync::Mutex::default() }
+    }
+
+    /// The folder of the plugins' sockets.
+    #[must_use]
+    pub fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    /// A plugin is there. Answers with its turn, by which its later reports are known.
+    pub fn registered(&self, resource: &str, endpoint: PathBuf, options: DevicePluginOptions) -> u64 {
+        let mut state = self.state.lock();
+        let entry = state.resources.entry(resource.to_owned()).or_default();
+        let devices = std::mem::take(&mut entry.devices);
+        *entry = Resource { endpoint, options, devices, away: None, turn: entry.turn + 1 };
+        let turn = entry.turn;
+        self.keep(&state);
+        turn
+    }
+
+    /// The plugin's devices are these.
+    pub fn reported(&self, resource: &str, turn: u64, devices: Vec<Device>) {
+        let mut state = self.state.lock();
+        if let Some(entry) = state.resources.get_mut(resource).filter(|r| r.turn == turn) {
+            entry.devices = devices.into_iter().map(|d| (d.id.clone(), d)).collect();
+        }
+    }
+
+    /// The plugin went away.
+    pub fn gone(&self, resource: &str, turn: u64, now: Timestamp) {
+        let mut state = self.state.lock();
+        if let Some(entry) = state.resources.get_mut(resource).filter(|r| r.turn == turn && r.away.is_none())
+        {
+            tracing::warn!(resource, "the device plugin is gone");
+            entry.away = Some(now);
+        }
+    }
+
+    /// The plugin that is at this endpoint went away, whatever its turn.
+    pub fn left(&self, resource: &str, now: Timestamp) {
+        let turn = self.state.lock().resources.get(resource).map(|r| r.turn);
+        if let Some(turn) = turn {
+            self.gone(resource, turn, now);
+        }
+    }
+
+    /// For each resource how many devices there are, and how many of them work.
+    #[must_use]
+    pub fn capacity(&self, now: Timestamp) -> BTreeMap<String, (i64, i64)> {
+        let many = |number: usize| i64::try_from(number).unwrap_or(i64::MAX);
+        let state = self.state.lock();
+        let count = |r: &Resource| match r.away {
+            Some(since) if now.duration_since(since) > ABSENCE => (0, 0),
+            _ => (many(r.devices.len()), many(r.healthy().len())),
+        };
+        state.resources.iter().map(|(name, r)| (name.clone(), count(r))).collect()
+    }
+
+    /// Chooses devices for all containers of a pod and lets the plugins prepare them. Containers that have theirs keep them.
+    ///
+    /// # Errors
+    /// Why some container cannot have what it asks for; nothing is given then.
+    pub async fn allocate(&self, pod: &Pod) -> Result<(), DeviceError> {
+        if !pod::all_containers(pod).iter().any(|(_, c)| !self.wanted(c).is_empty()) {
+            return Ok(());
+        }
+        let _turn = self.turn.lock().await;
+        let mut reusable: HashMap<String, BTreeSet<String>> = HashMap::new();
+        for (role, container) in pod::all_containers(pod) {
+            if matches!(role, Role::Ephemeral(_)) {
+                continue;
+            }
+            for (resource, count) in self.wanted(&container) {
+                let free = reusable.entry(resource.clone()).or_default();
+                let chosen = match self.container(pod, &container, &resource, count, free).await {
+                    Ok(chosen) => chosen,
+                    Err(error) => {
+                        self.release(pod::uid(pod));
+                        return Err(error);
+                    }
+                };
+                // What an init container had is free for those after it; sidecars and regular ones keep theirs.
+                let passes = matches!(role, Role::Init(_)) && !pod::is_sidecar(&container);
+                if passes {
+                    free.extend(chosen);
+                } else {
+                    free.retain(|id| !chosen.contains(id));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// How many devices of which known resource a container asks for.
+    fn wanted(&self, container: &Container) -> Vec<(String, usize)> {
+        let limits = container.resources.as_ref().and_then(|r| r.limits.as_ref());
+        let state = self.state.lock();
+        let one = |(name, amount): (&String, &k8s_openapi::apimachinery::pkg::api::resource::Quantity)| {
+            let count = usize::try_from(resources::whole(&amount.0)?).ok()?;
+            (count > 0 && state.resources.contains_key(name)).then(|| (name.clone(), count))
+        };
+        limits.into_iter().flatten().filter_map(one).collect()
+    }
+
+    async fn container(
+        &self,
+        pod: &Pod,
+        container: &Container,
+        name: &str,
+        count: usize,
+        reusable: &BTreeSet<String>,
+    ) -> Result<BTreeSet<String>, DeviceError> {
+        let uid = pod::uid(pod);
+        let (resource, given) = {
+            let state = self.state.lock();
+            let had = state.of(uid, &container.name).find(|g| g.resource == name).map(|g| g.devices.clone());
+            if let Some(had) = had {
+                return Ok(had);
+            }
+            (state.resources.get(name).cloned().unwrap_or_default(), state.given(name))
+        };
+        let healthy = resource.healthy();
+        if healthy.is_empty() {
+            return Err(DeviceError::Unhealthy(name.to_owned()));
+        }
+        let reused: BTreeSet<String> = reusable.intersection(&healthy).cloned().collect();
+        let free: BTreeSet<String> = healthy.difference(&given).cloned().collect();
+        let preferred = if resource.options.get_preferred_allocation_available && reused.len() < count {
+            preferred(&resource, &free, &reused, count).await?
+        } else {
+            vec![]
+        };
+        let chosen = choose(name, count, &reused, &free, &preferred)?;
+        let request = AllocateRequest {
+            container_requests: vec![ContainerAllocateRequest {
+                devices_ids: chosen.iter().cloned().collect(),
+            }],
+        };
+        let answer = resource.client().allocate(within(request)).await?.into_inner();
+        let granted = answer.container_responses.into_iter().next();
+        let granted = Granted::from_wire(granted.ok_or_else(|| DeviceError::NoAnswer(name.to_owned()))?);
+        let mut state = self.state.lock();
+        state.grants.push(Grant {
+            pod: uid.to_owned(),
+            container: container.name.clone(),
+            resource: name.to_owned(),
+            devices: chosen.clone(),
+            granted,
+        });
+        self.keep(&state);
+        Ok(chosen)
+    }
+
+    /// What the container gets with its devices.
+    #[must_use]
+    pub fn granted(&self, pod: &str, container: &str) -> Granted {
+        let state = self.state.lock();
+        let mut all = Granted::default();
+        state.of(pod, container).for_each(|grant| all.extend(&grant.granted));
+        all
+    }
+
+    /// Tells plugins that want to know that the container is about to start.
+    ///
+    /// # Errors
+    /// When a plugin refuses.
+    pub async fn before_start(&self, pod: &str, container: &str) -> Result<(), DeviceError> {
+        let calls: Vec<(Resource, Vec<String>)> = {
+            let state = self.state.lock();
+            let asks = |grant: &Grant| {
+                let resource = state.resources.get(&grant.resource)?;
+                let wants = resource.options.pre_start_required && resource.away.is_none();
+                wants.then(|| (resource.clone(), grant.devices.iter().cloned().collect()))
+            };
+            state.of(pod, container).filter_map(asks).collect()
+        };
+        for (resource, devices_ids) in calls {
+            resource.client().pre_start_container(within(PreStartContainerRequest { devices_ids })).await?;
+        }
+        Ok(())
+    }
+
+    /// Nothing of the pod runs any more.
+    pub fn release(&self, pod: &str) {
+        let mut state = self.state.lock();
+        let before = state.grants.len();
+        state.grants.retain(|g| g.pod != pod);
+        if state.grants.len() != before {
+            self.keep(&state);
+        }
+    }
+
+    fn keep(&self, state: &State) {
+        let kept =
+            Kept { grants: state.grants.clone(), resources: state.resources.keys().cloned().collect() };
+        if let Err(error) = write(&self.folder.join(FILE), &kept) {
+            tracing::warn!(%error, "cannot write down which devices were given");
+        }
+    }
+}
+
+async fn preferred(
+    resource: &Resource,
+    free: &BTreeSet<String>,
+    must: &BTreeSet<String>,
+    count: usize,
+) -> Result<Vec<String>, DeviceError> {
+    let request = ContainerPreferredAllocationRequest {
+        available_device_i_ds: free.union(must).cloned().collect(),
+        must_include_device_i_ds: must.iter().cloned().collect(),
+        allocation_size: i32::try_from(count).unwrap_or(i32::MAX),
+    };
+    let request = PreferredAllocationRequest { container_requests: vec![request] };
+    let answer = resource.client().get_preferred_allocation(within(request)).await?.into_inner();
+    Ok(answer.container_responses.into_iter().next().map(|r| r.device_i_ds).unwrap_or_default())
+}
+
+/// Chooses: first what the pod has already, then what the plugin would rather give, then any. Pure.
+fn choose(
+    resource: &str,
+    count: usize,
+    reused: &BTreeSet<String>,
+    free: &BTreeSet<String>,
+    preferred: &[String],
+) -> Result<BTreeSet<String>, DeviceError> {
+    let liked = preferred.iter().filter(|id| free.contains(*id));
+    let mut chosen = BTreeSet::new();
+    for id in reused.iter().chain(liked).chain(free) {
+        if chosen.len() == count {
+            break;
+        }
+        chosen.insert(id.clone());
+    }
+    if chosen.len() < count {
+        let wanted = count.saturating_sub(reused.len());
+        return Err(DeviceError::TooFew { resource: resource.to_owned(), wanted, free: free.len() });
+    }
+    Ok(chosen)
+}
+
+fn read(path: &Path) -> Kept {
+    match std::fs::read(path) {
+        Ok(text) => serde_json::from_slice(&text).unwrap_or_else(|error| {
+            tracing::warn!(path = %path.display(), %error, "what devices were given does not read");
+            Kept::default()
+        }),
+        // A node without plugins has no such file.
+        Err(_) => Kept::default(),
+    }
+}
+
+fn write(path: &Path, kept: &Kept) -> io::Result<()> {
+    if let Some(folder) = path.parent() {
+        std::fs::create_dir_all(folder)?;
+    }
+    let next = path.with_extension("next");
+    let mut file = std::fs::File::create(&next)?;
+    file.write_all(&serde_json::to_vec(kept)?)?;
+    file.sync_all()?;
+    std::fs::rename(next, path)
+}
+
+#[cfg(test)]
+mod tests;

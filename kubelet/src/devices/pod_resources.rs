@@ -1,0 +1,136 @@
+//! `<root>/pod-resources/kubelet.sock`: which containers have which devices, for monitoring agents on the node.
+//!
+//! Contract: pod resources API v1. Processors and memory are not given exclusively here, so their lists are empty.
+
+use std::{collections::BTreeMap, io, path::PathBuf, sync::Arc};
+
+use async_trait::async_trait;
+use component_base::task::Tasks;
+use k8s_openapi::api::core::v1::Pod;
+use proto::{
+    deviceplugin::v1beta1::Device,
+    podresources::v1::{
+        AllocatableResourcesRequest, AllocatableResourcesResponse, ContainerDevices, ContainerResources,
+        GetPodResourcesRequest, GetPodResourcesResponse, ListPodResourcesRequest, ListPodResourcesResponse,
+        NumaNode, PodResources, TopologyInfo,
+        pod_resources_lister_server::{PodResourcesLister, PodResourcesListerServer},
+    },
+};
+use tokio::net::UnixListener;
+use tokio_stream::wrappers::UnixListenerStream;
+use tonic::{Request, Response, Status, transport::Server};
+
+use super::{Devices, State};
+use crate::{
+    pod::{self, Role},
+    pods::Pods,
+};
+
+/// Serves the API.
+pub struct Lister {
+    devices: Arc<Devices>,
+    pods: Arc<Pods>,
+}
+
+/// Serves the socket until the drain.
+///
+/// # Errors
+/// When the socket cannot be made.
+pub fn run(folder: PathBuf, devices: Arc<Devices>, pods: Arc<Pods>, tasks: &Tasks) -> io::Result<()> {
+    std::fs::create_dir_all(&folder)?;
+    let path = folder.join("kubelet.sock");
+    match std::fs::remove_file(&path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    let listener = UnixListenerStream::new(UnixListener::bind(path)?);
+    let (service, drain) = (PodResourcesListerServer::new(Lister { devices, pods }), tasks.drain());
+    tasks.spawn("pod-resources", async move {
+        let server = Server::builder().add_service(service);
+        if let Err(error) = server.serve_with_incoming_shutdown(listener, drain.cancelled_owned()).await {
+            tracing::error!(%error, "cannot serve pod resources");
+        }
+    });
+    Ok(())
+}
+
+fn topology(device: Option<&Device>) -> Option<TopologyInfo> {
+    let nodes = &device?.topology.as_ref()?.nodes;
+    let nodes: Vec<NumaNode> = nodes.iter().map(|n| NumaNode { id: n.id }).collect();
+    (!nodes.is_empty()).then_some(TopologyInfo { nodes })
+}
+
+/// One entry for each device, since each may be near another processor.
+fn each(state: &State, resource: &str, ids: impl Iterator<Item = String>) -> Vec<ContainerDevices> {
+    let known = state.resources.get(resource);
+    let one = |id: String| ContainerDevices {
+        resource_name: resource.to_owned(),
+        topology: topology(known.and_then(|r| r.devices.get(&id))),
+        device_ids: vec![id],
+    };
+    ids.map(one).collect()
+}
+
+impl Devices {
+    /// What the pod's containers have; those of init containers that ended are others' by now.
+    #[must_use]
+    pub fn of_pod(&self, pod: &Pod) -> PodResources {
+        let state = self.state.lock();
+        let containers = pod::all_containers(pod).into_iter().filter(|(role, c)| match role {
+            Role::Regular(_) => true,
+            Role::Init(_) => pod::is_sidecar(c),
+            Role::Ephemeral(_) => false,
+        });
+        let one = |name: String| {
+            let grants = state.of(pod::uid(pod), &name);
+            let devices = grants.flat_map(|g| each(&state, &g.resource, g.devices.iter().cloned())).collect();
+            ContainerResources { devices, name, ..ContainerResources::default() }
+        };
+        PodResources {
+            name: pod::name(pod).to_owned(),
+            namespace: pod::namespace(pod).to_owned(),
+            containers: containers.map(|(_, c)| one(c.name.clone())).collect(),
+        }
+    }
+
+    /// All devices there are.
+    #[must_use]
+    pub fn all(&self) -> Vec<ContainerDevices> {
+        let state = self.state.lock();
+        let ids: BTreeMap<&String, Vec<String>> =
+            state.resources.iter().map(|(name, r)| (name, r.devices.keys().cloned().collect())).collect();
+        ids.into_iter().flat_map(|(name, ids)| each(&state, name, ids.into_iter())).collect()
+    }
+}
+
+#[async_trait]
+impl PodResourcesLister for Lister {
+    async fn list(
+        &self,
+        _: Request<ListPodResourcesRequest>,
+    ) -> Result<Response<ListPodResourcesResponse>, Status> {
+        let active = self.pods.list().into_iter().filter(|p| !pod::is_terminal(p));
+        let pod_resources = active.map(|p| self.devices.of_pod(&p)).collect();
+        Ok(Response::new(ListPodResourcesResponse { pod_resources }))
+    }
+
+    async fn get_allocatable_resources(
+        &self,
+        _: Request<AllocatableResourcesRequest>,
+    ) -> Result<Response<AllocatableResourcesResponse>, Status> {
+        let devices = self.devices.all();
+        Ok(Response::new(AllocatableResourcesResponse { devices, ..Default::default() }))
+    }
+
+    async fn get(
+        &self,
+        request: Request<GetPodResourcesRequest>,
+    ) -> Result<Response<GetPodResourcesResponse>, Status> {
+        let GetPodResourcesRequest { pod_name, pod_namespace } = request.into_inner();
+        let found = self.pods.named(&pod_namespace, &pod_name).filter(|p| !pod::is_terminal(p));
+        let pod = found.ok_or_else(|| {
+            Status::not_found(format!("pod {pod_name} in namespace {pod_namespace} not found"))
+        })?;
+        Ok(Response::new(GetPodResourcesResponse { pod_resources: Some(self.devices.of_pod(&pod)) }))
+    }
+}

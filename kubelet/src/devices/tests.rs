@@ -1,0 +1,184 @@
+//! A plugin in the test's own process stands for one on the node.
+
+use std::{pin::Pin, sync::Arc};
+
+use async_trait::async_trait;
+use component_base::task::Tasks;
+use proto::deviceplugin::v1beta1::{
+    self as wire, DeviceSpec, Empty, RegisterRequest,
+    device_plugin_server::{DevicePlugin, DevicePluginServer},
+    registration_client::RegistrationClient,
+};
+use serde_json::json;
+use tokio_stream::{Stream, StreamExt as _, wrappers::UnixListenerStream};
+use tonic::{Request, Response, Status};
+
+use super::*;
+use crate::testing::{self, at};
+
+struct Plugin {
+    started: Arc<Mutex<Vec<Vec<String>>>>,
+}
+
+#[async_trait]
+impl DevicePlugin for Plugin {
+    async fn get_device_plugin_options(
+        &self,
+        _: Request<Empty>,
+    ) -> Result<Response<DevicePluginOptions>, Status> {
+        Ok(Response::new(DevicePluginOptions::default()))
+    }
+    type ListAndWatchStream = Pin<Box<dyn Stream<Item = Result<wire::ListAndWatchResponse, Status>> + Send>>;
+    async fn list_and_watch(&self, _: Request<Empty>) -> Result<Response<Self::ListAndWatchStream>, Status> {
+        let report = wire::ListAndWatchResponse { devices: devices() };
+        Ok(Response::new(Box::pin(tokio_stream::once(Ok(report)).chain(tokio_stream::pending()))))
+    }
+    async fn get_preferred_allocation(
+        &self,
+        request: Request<PreferredAllocationRequest>,
+    ) -> Result<Response<wire::PreferredAllocationResponse>, Status> {
+        let mut ids = request.into_inner().container_requests[0].available_device_i_ds.clone();
+        ids.reverse();
+        let response = wire::ContainerPreferredAllocationResponse { device_i_ds: ids };
+        Ok(Response::new(wire::PreferredAllocationResponse { container_responses: vec![response] }))
+    }
+    async fn allocate(
+        &self,
+        request: Request<AllocateRequest>,
+    ) -> Result<Response<wire::AllocateResponse>, Status> {
+        let ids = request.into_inner().container_requests[0].devices_ids.clone();
+        let answer = ContainerAllocateResponse {
+            envs: [("IDS".to_owned(), ids.join(","))].into(),
+            devices: vec![DeviceSpec {
+                container_path: "/dev/x".into(),
+                host_path: "/dev/null".into(),
+                permissions: "rw".into(),
+            }],
+            ..Default::default()
+        };
+        Ok(Response::new(wire::AllocateResponse { container_responses: vec![answer] }))
+    }
+    async fn pre_start_container(
+        &self,
+        request: Request<PreStartContainerRequest>,
+    ) -> Result<Response<wire::PreStartContainerResponse>, Status> {
+        self.started.lock().push(request.into_inner().devices_ids);
+        Ok(Response::new(wire::PreStartContainerResponse {}))
+    }
+}
+
+fn devices() -> Vec<Device> {
+    let one = |id: &str, health: &str| Device { id: id.into(), health: health.into(), topology: None };
+    vec![one("a", "Healthy"), one("b", "Healthy"), one("c", "Unhealthy"), one("d", "Healthy")]
+}
+
+const GPU: &str = "example.com/gpu";
+
+fn pod(name: &str, counts: &[(&str, i64)]) -> Pod {
+    let mut builder = testing::pod(name);
+    for (container, _) in counts {
+        builder = if container.starts_with("init") {
+            builder.init(container)
+        } else {
+            builder.container(container)
+        };
+    }
+    builder
+        .with(|p| {
+            let spec = p.spec.as_mut().unwrap();
+            let all = spec.init_containers.iter_mut().flatten().chain(spec.containers.iter_mut());
+            for container in all {
+                let count = counts.iter().find(|(n, _)| *n == container.name).unwrap().1;
+                container.resources =
+                    serde_json::from_value(json!({ "limits": { GPU: count.to_string(), "cpu": "1" } }))
+                        .unwrap();
+            }
+        })
+        .build()
+}
+
+fn serve(folder: &Path, tasks: &Tasks) -> Arc<Mutex<Vec<Vec<String>>>> {
+    let started = Arc::new(Mutex::new(Vec::new()));
+    let service = DevicePluginServer::new(Plugin { started: Arc::clone(&started) });
+    let listener = UnixListenerStream::new(tokio::net::UnixListener::bind(folder.join("gpu.sock")).unwrap());
+    tasks.spawn("plugin", async move {
+        tonic::transport::Server::builder().add_service(service).serve_with_incoming(listener).await.unwrap();
+    });
+    started
+}
+
+#[tokio::test]
+async fn devices_are_given_kept_and_taken_back() {
+    let dir = tempfile::tempdir().unwrap();
+    let tasks = Tasks::new();
+    let started = serve(dir.path(), &tasks);
+    let all = Devices::new(dir.path().to_owned());
+    let options = DevicePluginOptions { pre_start_required: true, get_preferred_allocation_available: true };
+    let turn = all.registered(GPU, dir.path().join("gpu.sock"), options);
+    all.reported(GPU, turn, devices());
+    assert_eq!(all.capacity(at(0))[GPU], (4, 3));
+    let first = pod("first", &[("init", 2), ("c", 2)]);
+    all.allocate(&first).await.unwrap();
+    // The plugin would rather give the last ones, and the init container's are the regular one's afterwards.
+    assert_eq!(all.granted("uid-first", "init").envs["IDS"], "b,d");
+    assert_eq!(all.granted("uid-first", "c").envs["IDS"], "b,d");
+    assert_eq!(all.granted("uid-first", "c").nodes, [("/dev/x".into(), "/dev/null".into(), "rw".into())]);
+    let second = pod("second", &[("c", 2)]);
+    let error = all.allocate(&second).await.unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        "requested number of devices unavailable for example.com/gpu. Requested: 2, Available: 1"
+    );
+    all.before_start("uid-first", "c").await.unwrap();
+    assert_eq!(*started.lock(), [["b", "d"]]);
+    let listed = all.of_pod(&first);
+    assert_eq!(listed.containers.len(), 1);
+    assert_eq!(listed.containers[0].devices.len(), 2);
+    // A restarted kubelet knows what was given before any plugin is back.
+    let after = Devices::new(dir.path().to_owned());
+    assert_eq!(after.granted("uid-first", "c").envs["IDS"], "b,d");
+    assert_eq!(after.capacity(Timestamp::now())[GPU], (0, 0));
+    after.allocate(&first).await.unwrap();
+    assert!(matches!(after.allocate(&second).await, Err(DeviceError::Unhealthy(_))));
+    all.release("uid-first");
+    all.allocate(&second).await.unwrap();
+    tasks.shutdown(Duration::ZERO).await;
+}
+
+#[tokio::test]
+async fn a_plugin_registers_and_its_devices_count_a_while_after_it_left() {
+    let dir = tempfile::tempdir().unwrap();
+    let tasks = Arc::new(Tasks::new());
+    let all = Arc::new(Devices::new(dir.path().to_owned()));
+    drop(std::os::unix::net::UnixListener::bind(dir.path().join("old.sock")).unwrap());
+    registration::run(Arc::clone(&all), &tasks).unwrap();
+    assert!(!dir.path().join("old.sock").exists());
+    serve(dir.path(), &tasks);
+    let mut client = RegistrationClient::new(channel(&dir.path().join("kubelet.sock")));
+    let mut request = RegisterRequest {
+        version: "v1alpha".into(),
+        endpoint: "gpu.sock".into(),
+        resource_name: GPU.into(),
+        options: None,
+    };
+    assert!(client.register(request.clone()).await.unwrap_err().message().contains("not supported"));
+    request.version = "v1beta1".into();
+    client.register(request).await.unwrap();
+    while all.capacity(Timestamp::now())[GPU] != (4, 3) {
+        tokio::task::yield_now().await;
+    }
+    all.left(GPU, at(0));
+    assert_eq!(all.capacity(at(1))[GPU], (4, 0));
+    assert_eq!(all.capacity(at(301))[GPU], (0, 0));
+    tasks.shutdown(Duration::ZERO).await;
+}
+
+#[test]
+fn what_the_pod_has_comes_first_then_what_the_plugin_likes() {
+    let set = |ids: &[&str]| ids.iter().map(|id| (*id).to_owned()).collect::<BTreeSet<_>>();
+    let likes = ["x".to_owned(), "z".to_owned()];
+    assert_eq!(choose("r", 2, &set(&["q"]), &set(&["a", "z"]), &likes), Ok(set(&["q", "z"])));
+    assert_eq!(choose("r", 3, &set(&["q"]), &set(&["a", "z"]), &likes), Ok(set(&["a", "q", "z"])));
+    let few = DeviceError::TooFew { resource: "r".into(), wanted: 3, free: 2 };
+    assert_eq!(choose("r", 4, &set(&["q"]), &set(&["a", "z"]), &[]), Err(few));
+}
