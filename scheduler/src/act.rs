@@ -1,6 +1,6 @@
 //! Carrying decisions out: bindings, evictions, conditions and events. Decides nothing.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use component_base::{
     client,
@@ -33,7 +33,8 @@ const BINDINGS: usize = 32;
 #[derive(Clone)]
 pub struct Actor {
     client: Client,
-    recorder: Recorder,
+    /// One per profile: events say who decided.
+    recorders: HashMap<String, Recorder>,
     clock: SharedClock,
     back: mpsc::UnboundedSender<Change>,
     tasks: Tasks,
@@ -48,8 +49,6 @@ pub struct Claims {
     pub cache: Informer<PersistentVolumeClaim>,
     /// Changes whenever one of them does.
     pub changed: watch::Receiver<()>,
-    /// How long a pod waits for its claims to be bound.
-    pub timeout: Duration,
 }
 
 /// Why a pod was not bound.
@@ -67,20 +66,20 @@ impl Actor {
     /// An actor that reports results through `back`.
     pub fn new(
         client: Client,
-        recorder: Recorder,
+        recorders: HashMap<String, Recorder>,
         clock: SharedClock,
         back: mpsc::UnboundedSender<Change>,
         tasks: Tasks,
         claims: Claims,
     ) -> Self {
-        Self { client, recorder, clock, back, tasks, permits: Arc::new(Semaphore::new(BINDINGS)), claims }
+        Self { client, recorders, clock, back, tasks, permits: Arc::new(Semaphore::new(BINDINGS)), claims }
     }
 
     /// Binds a pod to a node once its volumes are, in the background; a failure comes back as a change.
-    pub fn bind(&self, pod: &Arc<PodInfo>, node: String, reservation: Reservation) {
+    pub fn bind(&self, pod: &Arc<PodInfo>, node: String, reservation: Reservation, timeout: Duration) {
         let (actor, pod) = (self.clone(), pod.clone());
         self.tasks.spawn("binding", async move {
-            match actor.bind_with_volumes(&pod, &node, &reservation).await {
+            match actor.bind_with_volumes(&pod, &node, &reservation, timeout).await {
                 Ok(()) => actor.event(
                     &pod,
                     EventType::Normal,
@@ -109,11 +108,12 @@ impl Actor {
         pod: &PodInfo,
         node: &str,
         reservation: &Reservation,
+        timeout: Duration,
     ) -> Result<(), BindError> {
         if !reservation.is_empty() {
             self.write(reservation).await?;
             let bound = self.claims_bound(&reservation.awaited, node);
-            tokio::time::timeout(self.claims.timeout, bound).await.map_err(|_| BindError::Timeout)??;
+            tokio::time::timeout(timeout, bound).await.map_err(|_| BindError::Timeout)??;
         }
         let _permit = self.permits.acquire().await;
         Ok(self.post_binding(pod, node).await?)
@@ -195,7 +195,7 @@ impl Actor {
         self.event(victim, EventType::Normal, "Preempted", "Preempting", &note);
         let condition = json!({
             "type": "DisruptionTarget", "status": "True", "reason": "PreemptionByScheduler",
-            "message": format!("default-scheduler: preempting to accommodate a higher priority pod"),
+            "message": format!("{}: preempting to accommodate a higher priority pod", preemptor.scheduler_name),
             "lastTransitionTime": now(&self.clock),
         });
         self.patch_status(victim, json!({"conditions": [condition]}));
@@ -237,7 +237,10 @@ impl Actor {
             resource_version: Some(pod.resource_version.clone()),
             ..ObjectReference::default()
         };
-        self.recorder.event(&about, kind, reason, action, note, None);
+        let recorder = self.recorders.get(&pod.scheduler_name).or_else(|| self.recorders.values().next());
+        if let Some(recorder) = recorder {
+            recorder.event(&about, kind, reason, action, note, None);
+        }
     }
 }
 

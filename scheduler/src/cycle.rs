@@ -20,7 +20,7 @@ use crate::{
     metrics::Metrics,
     model::{Cluster, NodeInfo, PodInfo, Reservation, StorageChange},
     plan::{self, Budget, Nominations, Options, Preemption, Unschedulable},
-    plugins::{self, Weighted},
+    profile::Profile,
     queue::{BackOff, Instant, Queue},
 };
 
@@ -47,11 +47,10 @@ pub enum Change {
 
 /// The loop's state.
 pub struct Cycle {
-    name: String,
+    profiles: Vec<Profile>,
     cluster: Cluster,
     queue: Queue,
     nominations: Nominations,
-    plugins: Vec<Weighted>,
     actor: Actor,
     budgets: Informer<PodDisruptionBudget>,
     clock: SharedClock,
@@ -63,9 +62,10 @@ pub struct Cycle {
 }
 
 impl Cycle {
-    /// A loop for the pods that name this scheduler.
+    /// A loop for the pods that name one of the profiles.
     pub fn new(
-        name: String,
+        profiles: Vec<Profile>,
+        back_off: BackOff,
         actor: Actor,
         budgets: Informer<PodDisruptionBudget>,
         clock: SharedClock,
@@ -73,11 +73,10 @@ impl Cycle {
     ) -> Self {
         let began = clock.now();
         Self {
-            name,
+            profiles,
             cluster: Cluster::default(),
-            queue: Queue::new(BackOff::default()),
+            queue: Queue::new(back_off),
             nominations: Nominations::default(),
-            plugins: plugins::defaults(),
             actor,
             budgets,
             clock,
@@ -183,7 +182,7 @@ impl Cycle {
             if !known {
                 self.tell(&ClusterEvent::PodPlaced(pod));
             }
-        } else if pod.scheduler_name == self.name && !pod.terminating {
+        } else if self.profile(&pod).is_some() && !pod.terminating {
             self.take_pending(event, pod);
         } else {
             self.forget(&pod.uid);
@@ -195,7 +194,8 @@ impl Cycle {
         if self.cluster.placement(&pod.uid).is_some() {
             return;
         }
-        let gated = self.plugins.iter().any(|w| w.plugin.may_enqueue(&pod).is_err());
+        let plugins = self.profile(&pod).into_iter().flat_map(|at| &self.profiles[at].plugins);
+        let gated = plugins.filter(|w| w.points.gates).any(|w| w.plugin.may_enqueue(&pod).is_err());
         let now = self.now();
         self.queue.add(pod.clone(), gated, now);
         // A status alone, such as the one we write ourselves, changes no decision.
@@ -206,6 +206,11 @@ impl Cycle {
         }
     }
 
+    /// The profile that a pod names.
+    fn profile(&self, pod: &PodInfo) -> Option<usize> {
+        self.profiles.iter().position(|profile| profile.name == pod.scheduler_name)
+    }
+
     fn forget(&mut self, uid: &str) {
         self.queue.remove(uid);
         self.nominations.remove(uid);
@@ -214,37 +219,45 @@ impl Cycle {
 
     fn tell(&mut self, event: &ClusterEvent) {
         let now = self.now();
-        let plugins: Vec<&dyn Plugin> = self.plugins.iter().map(|w| w.plugin.as_ref()).collect();
+        let all = self.profiles.iter().flat_map(|profile| &profile.plugins);
+        let plugins: Vec<&dyn Plugin> = all.map(|w| w.plugin.as_ref()).collect();
         self.queue.event(event, &plugins, now);
     }
 
     fn decide(&mut self, pod: &Arc<PodInfo>, attempt: u32) {
+        let Some(profile) = self.profile(pod).map(|at| &self.profiles[at]) else { return };
         let started = self.clock.now();
-        let options = Options { percentage: 0, start: self.start, tie: rand::random() };
+        let options = Options { percentage: profile.percentage, start: self.start, tie: rand::random() };
         let nominated = self.nominations.all();
-        let outcome = plan::schedule(pod, &self.cluster, &self.plugins, &nominated, options);
+        let outcome = plan::schedule(pod, &self.cluster, &profile.plugins, &nominated, options);
         let seconds = self.clock.now().duration_since(started).as_secs_f64();
         match outcome {
             Ok(placement) => {
+                let timeout = profile.bind_timeout;
                 self.start = self.start.wrapping_add(placement.evaluated);
-                self.metrics.attempt(&self.name, "scheduled", seconds);
+                self.metrics.attempt(&profile.name, "scheduled", seconds);
                 self.forget(&pod.uid);
                 self.cluster.storage.assume(&placement.reservation);
                 let placed = PodInfo { node_name: placement.node.clone(), ..PodInfo::clone(pod) };
                 self.cluster.place(Arc::new(placed));
                 tracing::debug!(pod = pod.key(), node = placement.node, attempt, "placed");
-                self.actor.bind(pod, placement.node, placement.reservation);
+                self.actor.bind(pod, placement.node, placement.reservation, timeout);
             }
             Err(failure) => {
-                self.metrics.attempt(&self.name, "unschedulable", seconds);
-                self.refused(pod, &failure);
+                self.metrics.attempt(&profile.name, "unschedulable", seconds);
+                let preemption = self.preempt(pod, profile, &failure);
+                self.refused(pod, &failure, preemption);
             }
         }
     }
 
-    fn refused(&mut self, pod: &Arc<PodInfo>, failure: &Unschedulable) {
+    fn preempt(&self, pod: &PodInfo, profile: &Profile, failure: &Unschedulable) -> Preemption {
+        let Some(args) = profile.preemption else { return Preemption::Helpless(String::new()) };
         let budgets = self.read_budgets();
-        let preemption = plan::preempt(pod, &self.cluster, &self.plugins, failure, &budgets, self.start);
+        plan::preempt(pod, &self.cluster, &profile.plugins, failure, &budgets, args, self.start)
+    }
+
+    fn refused(&mut self, pod: &Arc<PodInfo>, failure: &Unschedulable, preemption: Preemption) {
         let (note, nominated) = match preemption {
             Preemption::Helpless(why) => (why, None),
             Preemption::Evict { node, victims } => {

@@ -10,12 +10,14 @@
 //! Contract: the scheduling framework (KEP-624), KubeSchedulerConfiguration v1, upstream's default plugins.
 
 pub mod act;
+pub mod config;
 pub mod cycle;
 pub mod framework;
 pub mod metrics;
 pub mod model;
 pub mod plan;
 pub mod plugins;
+pub mod profile;
 pub mod queue;
 pub mod run;
 

@@ -7,7 +7,7 @@ pub mod pod;
 pub mod resources;
 pub mod storage;
 
-pub use affinity::{NodeSelectorTerms, PodTerm, WeightedPodTerm};
+pub use affinity::{NodeSelectorTerms, NodeTerm, PodTerm, WeightedPodTerm};
 pub use cluster::Cluster;
 pub use node::{ImageState, NodeInfo, Taint, TaintEffect};
 pub use pod::{HostPort, PodInfo, SpreadConstraint, Toleration};

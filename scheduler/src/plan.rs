@@ -118,7 +118,7 @@ pub fn schedule(
 
 fn reserve(pod: &PodInfo, cluster: &Cluster, plugins: &[Weighted], node: &NodeInfo) -> Reservation {
     let mut out = Reservation::default();
-    for Weighted { plugin, .. } in plugins {
+    for Weighted { plugin, .. } in plugins.iter().filter(|w| w.points.reserves) {
         let more = plugin.reserve(pod, cluster, node);
         out.volumes.extend(more.volumes);
         out.claims.extend(more.claims);
@@ -140,7 +140,7 @@ pub(crate) fn prepare<'a>(
     plugins: &[Weighted],
 ) -> Result<Filters<'a>, (&'static str, Reason)> {
     let mut out = Filters { filters: Vec::new(), restricted: None };
-    for Weighted { plugin, .. } in plugins {
+    for Weighted { plugin, .. } in plugins.iter().filter(|w| w.points.filters) {
         let filter = match plugin.filter(pod, cluster) {
             Prepared::Skip => continue,
             Prepared::Reject(reason) => return Err((plugin.name(), reason)),
@@ -222,7 +222,7 @@ fn pick<'a>(
         return only;
     }
     let mut totals = vec![0i64; nodes.len()];
-    for Weighted { plugin, weight } in plugins.iter().filter(|w| w.weight > 0) {
+    for Weighted { plugin, weight, .. } in plugins.iter().filter(|w| w.weight > 0) {
         let Some(scorer) = plugin.score(pod, cluster, nodes) else { continue };
         let mut scores: Vec<i64> = nodes.iter().map(|n| scorer.score(n)).collect();
         scorer.normalize(nodes, &mut scores);

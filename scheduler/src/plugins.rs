@@ -1,6 +1,11 @@
-//! The plugins, one file each, one line each in [`defaults`].
+//! The plugins, one file each, one line each in [`REGISTRY`].
 
-use crate::framework::Plugin;
+use serde_json::Value;
+
+use crate::{
+    config::args::{self, ArgsError, NoArgs},
+    framework::Plugin,
+};
 
 pub mod image_locality;
 pub mod inter_pod_affinity;
@@ -17,35 +22,108 @@ pub mod volume_binding;
 pub mod volume_restrictions;
 pub mod volume_zone;
 
-/// A plugin with the weight its scores count with (0 where it does not score).
+/// A plugin of a profile.
 pub struct Weighted {
     /// The plugin.
     pub plugin: Box<dyn Plugin>,
-    /// Weight of its score.
+    /// Weight of its score (0 where it does not score).
     pub weight: i64,
+    /// Where it is asked.
+    pub points: Points,
 }
 
-/// The default plugins in the order upstream runs them, with the default weights
-/// (KubeSchedulerConfiguration v1, "MultiPoint").
+/// Where a plugin is asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Points {
+    /// Whether a pod may be tried.
+    pub gates: bool,
+    /// Which nodes come into question.
+    pub filters: bool,
+    /// Which node is best.
+    pub scores: bool,
+    /// What is written before binding.
+    pub reserves: bool,
+}
+
+/// Makes a plugin with the arguments of a profile.
+pub type Make = fn(Option<&Value>) -> Result<Box<dyn Plugin>, ArgsError>;
+
+/// A plugin there is.
+pub struct Registered {
+    /// Upstream's name.
+    pub name: &'static str,
+    /// Default weight of its score (0 where it does not score).
+    pub weight: i64,
+    /// Whether it is on where nothing else is said.
+    pub is_default: bool,
+    /// Makes it with the arguments of a profile.
+    pub make: Make,
+}
+
+/// All plugins in the order upstream runs them, with the default weights (KubeSchedulerConfiguration v1,
+/// "MultiPoint").
+pub const REGISTRY: &[Registered] = &[
+    on("SchedulingGates", 0, |a| plain("SchedulingGates", a, scheduling_gates::SchedulingGates)),
+    on("NodeUnschedulable", 0, |a| plain("NodeUnschedulable", a, node_unschedulable::NodeUnschedulable)),
+    on("NodeName", 0, |a| plain("NodeName", a, node_name::NodeName)),
+    on("TaintToleration", 3, |a| plain("TaintToleration", a, taint_toleration::TaintToleration)),
+    on("NodeAffinity", 2, |a| {
+        Ok(Box::new(node_affinity::NodeAffinity::new(&args::read("NodeAffinity", a)?)))
+    }),
+    on("NodePorts", 0, |a| plain("NodePorts", a, node_ports::NodePorts)),
+    on("NodeResourcesFit", 1, |a| {
+        Ok(Box::new(node_resources::Fit::new(args::read("NodeResourcesFit", a)?)?))
+    }),
+    on("VolumeRestrictions", 0, |a| plain("VolumeRestrictions", a, volume_restrictions::VolumeRestrictions)),
+    on("NodeVolumeLimits", 0, |a| plain("NodeVolumeLimits", a, node_volume_limits::NodeVolumeLimits)),
+    on("VolumeBinding", 0, |a| {
+        args::read::<args::VolumeBindingArgs>("VolumeBinding", a)?;
+        Ok(Box::new(volume_binding::VolumeBinding))
+    }),
+    on("VolumeZone", 0, |a| plain("VolumeZone", a, volume_zone::VolumeZone)),
+    on("PodTopologySpread", 2, |a| {
+        Ok(Box::new(pod_topology_spread::PodTopologySpread::new(args::read("PodTopologySpread", a)?)?))
+    }),
+    on("InterPodAffinity", 2, |a| {
+        Ok(Box::new(inter_pod_affinity::InterPodAffinity::new(&args::read("InterPodAffinity", a)?)?))
+    }),
+    on("NodeResourcesBalancedAllocation", 1, |a| {
+        let read = args::read("NodeResourcesBalancedAllocation", a)?;
+        Ok(Box::new(node_resources::BalancedAllocation::new(read)))
+    }),
+    on("ImageLocality", 1, |a| plain("ImageLocality", a, image_locality::ImageLocality)),
+];
+
+const fn on(name: &'static str, weight: i64, make: Make) -> Registered {
+    Registered { name, weight, is_default: true, make }
+}
+
+/// A plugin that has no arguments.
+fn plain(
+    name: &str,
+    args: Option<&Value>,
+    plugin: impl Plugin + 'static,
+) -> Result<Box<dyn Plugin>, ArgsError> {
+    args::read::<NoArgs>(name, args)?;
+    Ok(Box::new(plugin))
+}
+
+impl Points {
+    /// Everywhere.
+    pub const ALL: Points = Points { gates: true, filters: true, scores: true, reserves: true };
+    /// Nowhere.
+    pub const NONE: Points = Points { gates: false, filters: false, scores: false, reserves: false };
+}
+
+/// The default plugins with their default arguments.
 pub fn defaults() -> Vec<Weighted> {
-    let on = |plugin: Box<dyn Plugin>, weight| Weighted { plugin, weight };
-    vec![
-        on(Box::new(scheduling_gates::SchedulingGates), 0),
-        on(Box::new(node_unschedulable::NodeUnschedulable), 0),
-        on(Box::new(node_name::NodeName), 0),
-        on(Box::new(taint_toleration::TaintToleration), 3),
-        on(Box::new(node_affinity::NodeAffinity), 2),
-        on(Box::new(node_ports::NodePorts), 0),
-        on(Box::<node_resources::Fit>::default(), 1),
-        on(Box::new(volume_restrictions::VolumeRestrictions), 0),
-        on(Box::new(node_volume_limits::NodeVolumeLimits), 0),
-        on(Box::new(volume_binding::VolumeBinding), 0),
-        on(Box::new(volume_zone::VolumeZone), 0),
-        on(Box::new(pod_topology_spread::PodTopologySpread), 2),
-        on(Box::<inter_pod_affinity::InterPodAffinity>::default(), 2),
-        on(Box::new(node_resources::BalancedAllocation), 1),
-        on(Box::new(image_locality::ImageLocality), 1),
-    ]
+    let all = REGISTRY.iter().filter(|p| p.is_default);
+    all.filter_map(|p| {
+        // Default arguments are right ones: a test makes them all.
+        let plugin = (p.make)(None).ok()?;
+        Some(Weighted { plugin, weight: p.weight, points: Points::ALL })
+    })
+    .collect()
 }
 
 #[cfg(test)]
@@ -55,9 +133,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_plugin_is_listed_once() {
-        let all = defaults();
-        let names: BTreeSet<&str> = all.iter().map(|w| w.plugin.name()).collect();
-        assert_eq!(names.len(), all.len());
+    fn every_plugin_is_listed_once_under_its_name() {
+        let names: BTreeSet<&str> = REGISTRY.iter().map(|p| p.name).collect();
+        assert_eq!(names.len(), REGISTRY.len());
+        for registered in REGISTRY {
+            assert_eq!((registered.make)(None).unwrap().name(), registered.name);
+        }
+        assert_eq!(defaults().len(), REGISTRY.iter().filter(|p| p.is_default).count());
     }
 }

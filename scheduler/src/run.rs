@@ -1,6 +1,6 @@
 //! Wiring: flags, the lease, informers, and the loop that owns model and queue.
 
-use std::{sync::Arc, time::Duration};
+use std::{path::Path, sync::Arc};
 
 use component_base::{
     auth::{AuthError, AuthOptions, Delegated},
@@ -22,13 +22,13 @@ use tokio::sync::{mpsc, watch};
 
 use crate::{
     act::{Actor, Claims},
+    config::{FileError, KubeSchedulerConfiguration},
     cycle::{Change, Cycle},
     metrics::Metrics,
     model::StorageChange,
+    profile::Profile,
+    queue::BackOff,
 };
-
-/// How long a pod waits for its claims to be bound.
-const BIND_TIMEOUT: Duration = Duration::from_secs(600);
 
 /// The daemon.
 #[derive(Debug)]
@@ -41,7 +41,8 @@ pub struct Config {
     serving: SecureServingOptions,
     auth: AuthOptions,
     election: Option<LeaderElection>,
-    name: String,
+    profiles: Vec<Profile>,
+    back_off: BackOff,
 }
 
 /// Why the configuration is not usable.
@@ -50,6 +51,9 @@ pub enum ConfigError {
     /// Pods name their scheduler; an empty name is none.
     #[error("--scheduler-name must not be empty")]
     Name,
+    /// The configuration file.
+    #[error("--config")]
+    File(#[from] FileError),
 }
 
 /// Why the daemon cannot start.
@@ -78,12 +82,15 @@ impl Daemon for Scheduler {
         FlagSet::new(
             "kube-scheduler",
             "Picks a node for every pod.",
-            [Flag::new(
-                "scheduler-name",
-                Kind::String,
-                "default-scheduler",
-                "pods naming this scheduler are placed",
-            )],
+            [
+                Flag::new("config", Kind::String, "", "file of kind KubeSchedulerConfiguration"),
+                Flag::new(
+                    "scheduler-name",
+                    Kind::String,
+                    "default-scheduler",
+                    "pods naming this scheduler are placed, where no --config says otherwise",
+                ),
+            ],
         )
         .with(group::secure_serving("10259"))
         .with(group::delegated_auth())
@@ -98,13 +105,26 @@ impl Daemon for Scheduler {
         if name.is_empty() {
             return Err(ConfigError::Name);
         }
-        Ok(Config {
+        let mut out = Config {
             client: group::client_options(values, "kube-scheduler"),
             serving: group::secure_serving_options(values, "kube-scheduler"),
             auth: group::auth_options(values),
             election: group::leader_election_options(values),
-            name,
-        })
+            profiles: Vec::new(),
+            back_off: BackOff::default(),
+        };
+        match values.optional("config").filter(|path| !path.is_empty()) {
+            None => out.profiles.push(Profile::with_defaults(name)),
+            Some(path) => {
+                let file = KubeSchedulerConfiguration::load(Path::new(path))?;
+                let is_set = |flag: &str| values.is_set(flag);
+                file.client(&mut out.client, is_set);
+                out.election = file.election(out.election, is_set)?;
+                out.back_off = file.back_off();
+                out.profiles = file.profiles()?;
+            }
+        }
+        Ok(out)
     }
 
     async fn run(config: Config, tasks: Tasks) -> Result<(), RunError> {
@@ -112,11 +132,13 @@ impl Daemon for Scheduler {
         SecureServer::bind(&config.serving)?.serve(Site::default(), Arc::new(auth), &tasks);
         let client = client::connect(&config.client).await?;
         let clock = clock::real();
-        let (leading_client, leading_clock, name) = (client.clone(), clock.clone(), config.name);
+        let (leading_client, leading_clock) = (client.clone(), clock.clone());
+        let (profiles, back_off) = (config.profiles, config.back_off);
         let metrics = Arc::new(Metrics::register());
         let lead = move |group: Tasks| async move {
             let drain = group.drain();
-            drain.run_until_cancelled(lead(leading_client, leading_clock, name, metrics, &group)).await;
+            let leads = lead(leading_client, leading_clock, profiles, back_off, metrics, &group);
+            drain.run_until_cancelled(leads).await;
         };
         match config.election {
             Some(election) => election.run(client, clock, &tasks, lead)?,
@@ -127,7 +149,14 @@ impl Daemon for Scheduler {
 }
 
 /// Everything a leader does.
-async fn lead(client: kube::Client, clock: SharedClock, name: String, metrics: Arc<Metrics>, tasks: &Tasks) {
+async fn lead(
+    client: kube::Client,
+    clock: SharedClock,
+    profiles: Vec<Profile>,
+    back_off: BackOff,
+    metrics: Arc<Metrics>,
+    tasks: &Tasks,
+) {
     // Each entry is a pointer to an object the caches hold anyway, so the channel is bounded by them.
     let (sender, receiver) = mpsc::unbounded_channel();
     let informers = Informers::new(client.clone(), tasks);
@@ -139,10 +168,14 @@ async fn lead(client: kube::Client, clock: SharedClock, name: String, metrics: A
     claims.on_event(move |_| tell.send_replace(()));
     informers.start();
     informers.wait_synced().await;
-    let recorder = Recorder::new(client.clone(), clock.clone(), &name, "", tasks);
-    let claims = Claims { cache: claims, changed, timeout: BIND_TIMEOUT };
-    let actor = Actor::new(client, recorder, clock.clone(), sender, tasks.clone(), claims);
-    Cycle::new(name, actor, budgets, clock, metrics).run(receiver).await;
+    let recorder = |profile: &Profile| {
+        let name = &profile.name;
+        (name.clone(), Recorder::new(client.clone(), clock.clone(), name, "", tasks))
+    };
+    let recorders = profiles.iter().map(recorder).collect();
+    let claims = Claims { cache: claims, changed };
+    let actor = Actor::new(client.clone(), recorders, clock.clone(), sender, tasks.clone(), claims);
+    Cycle::new(profiles, back_off, actor, budgets, clock, metrics).run(receiver).await;
 }
 
 fn feed(informers: &Informers, sender: &mpsc::UnboundedSender<Change>) {

@@ -7,7 +7,7 @@ mod indexes;
 mod plan;
 mod policy;
 
-use std::sync::Arc;
+use std::{collections::BTreeMap, sync::Arc};
 
 use component_base::{
     client,
@@ -25,7 +25,7 @@ use k8s_openapi::api::{
 use kube::{Api, Client, api::PostParams};
 use serde_json::json;
 
-use self::plan::{INDEX, Plan, TRACKING};
+use self::plan::{FAILURES, Failures, IGNORED, INDEX, Plan, TRACKING};
 use super::{
     Context, enqueue_changes,
     pod_control::{self, PodControl},
@@ -161,7 +161,7 @@ impl Controller {
             self.control.delete(job, &plan.remove).await?;
         }
         if !plan.create.is_empty() {
-            let pods = plan.create.iter().map(|index| pod_for(job, *index)).collect();
+            let pods = plan.create.iter().map(|index| pod_for(job, *index, &plan.failures)).collect();
             if let Some(error) = self.control.create(job, pods).await.error {
                 return Err(error);
             }
@@ -229,7 +229,7 @@ impl Controller {
 }
 
 /// A pod of the job, for one of its indexes where it has them.
-fn pod_for(job: &Arc<Job>, index: Option<i32>) -> Pod {
+fn pod_for(job: &Arc<Job>, index: Option<i32>, failures: &BTreeMap<i32, Failures>) -> Pod {
     let template = job.spec.as_ref().map(|s| s.template.clone()).unwrap_or_default();
     let mut pod = pod_control::from_template(&template, job.as_ref());
     let finalizers = pod.metadata.finalizers.get_or_insert_default();
@@ -240,7 +240,15 @@ fn pod_for(job: &Arc<Job>, index: Option<i32>) -> Pod {
     let name = job.metadata.name.as_deref().unwrap_or_default();
     let text = index.to_string();
     pod_control::label(&mut pod, INDEX, text.clone());
-    pod.metadata.annotations.get_or_insert_default().insert(INDEX.to_owned(), text);
+    let annotations = pod.metadata.annotations.get_or_insert_default();
+    annotations.insert(INDEX.to_owned(), text);
+    if job.spec.as_ref().is_some_and(|s| s.backoff_limit_per_index.is_some()) {
+        let before = failures.get(&index).copied().unwrap_or_default();
+        annotations.insert(FAILURES.to_owned(), before.counted.to_string());
+        if before.ignored > 0 {
+            annotations.insert(IGNORED.to_owned(), before.ignored.to_string());
+        }
+    }
     pod.metadata.generate_name = Some(format!("{name}-{index}-"));
     let spec = pod.spec.get_or_insert_default();
     spec.hostname = Some(format!("{name}-{index}"));
@@ -274,13 +282,22 @@ mod tests {
                 "metadata": {"labels": {"a": "b"}}, "spec": {"containers": [{"name": "c"}]}}}}))
             .unwrap(),
         );
-        let pod = pod_for(&job, Some(3));
+        let pod = pod_for(&job, Some(3), &BTreeMap::new());
         assert_eq!(pod.metadata.generate_name.as_deref(), Some("j-3-"));
         assert_eq!(plan::index_of(&pod), Some(3));
         let spec = pod.spec.unwrap();
         assert_eq!(spec.hostname.as_deref(), Some("j-3"));
         assert_eq!(spec.containers[0].env.as_ref().unwrap()[0].name, "JOB_COMPLETION_INDEX");
-        let plain = pod_for(&job, None);
+        let mut limited = (*job).clone();
+        limited.spec.as_mut().unwrap().backoff_limit_per_index = Some(1);
+        let before = BTreeMap::from([(3, Failures { counted: 2, ignored: 1 })]);
+        let of = |index: i32, key: &str| {
+            let pod = pod_for(&Arc::new(limited.clone()), Some(index), &before);
+            pod.metadata.annotations.and_then(|a| a.get(key).cloned())
+        };
+        assert_eq!((of(3, FAILURES), of(3, IGNORED)), (Some("2".into()), Some("1".into())));
+        assert_eq!((of(4, FAILURES), of(4, IGNORED)), (Some("0".into()), None));
+        let plain = pod_for(&job, None, &BTreeMap::new());
         assert_eq!(plain.metadata.generate_name.as_deref(), Some("j-"));
         assert!(has_finalizer(&plain.metadata, TRACKING) && plan::index_of(&plain).is_none());
     }

@@ -358,7 +358,8 @@ impl Toleration {
 // === impl SpreadConstraint ===
 
 impl SpreadConstraint {
-    fn new(c: &core::TopologySpreadConstraint, labels: &Labels) -> Self {
+    /// Parses a constraint of a pod with these labels.
+    pub fn new(c: &core::TopologySpreadConstraint, labels: &Labels) -> Self {
         let selector = compile(c.label_selector.as_ref(), labels, c.match_label_keys.iter().flatten(), []);
         Self {
             max_skew: c.max_skew.into(),

@@ -13,6 +13,7 @@ use component_base::selector::LabelSelector;
 
 use super::{Filters, Unschedulable, prepare};
 use crate::{
+    config::args::DefaultPreemptionArgs,
     framework::Verdict,
     model::{Cluster, NodeInfo, PodInfo},
     plugins::Weighted,
@@ -59,6 +60,7 @@ pub fn preempt(
     plugins: &[Weighted],
     failure: &Unschedulable,
     budgets: &[Budget],
+    args: DefaultPreemptionArgs,
     start: usize,
 ) -> Preemption {
     if !pod.may_preempt {
@@ -77,8 +79,9 @@ pub fn preempt(
     let Ok(mut filters) = prepare(pod, cluster, plugins) else {
         return Preemption::Helpless(message(failure.nodes, 0, failure.nodes));
     };
-    // Upstream looks at a tenth of the nodes, at least a hundred: the best of many is rarely much better.
-    let enough = (candidates.len() / 10).max(100);
+    // A tenth of the nodes, at least a hundred, unless configured: the best of many is rarely much better.
+    let share = candidates.len() * args.min_candidate_nodes_percentage / 100;
+    let enough = share.max(args.min_candidate_nodes_absolute).max(1);
     let mut found: Vec<Candidate> = Vec::new();
     for i in 0..candidates.len() {
         let node = candidates[(i + start) % candidates.len()];

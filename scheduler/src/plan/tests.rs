@@ -266,7 +266,7 @@ fn a_pod_pinned_by_field_looks_at_its_node_only() {
 fn preemption(pod: &Arc<PodInfo>, cluster: &Cluster, budgets: &[Budget]) -> Preemption {
     let all = plugins::defaults();
     let failure = schedule(pod, cluster, &all, &[], Options::default()).unwrap_err();
-    preempt(pod, cluster, &all, &failure, budgets, 0)
+    preempt(pod, cluster, &all, &failure, budgets, Default::default(), 0)
 }
 
 #[test]

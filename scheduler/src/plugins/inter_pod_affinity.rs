@@ -5,6 +5,7 @@
 use std::{collections::HashMap, sync::Arc};
 
 use crate::{
+    config::args::{ArgsError, InterPodAffinityArgs},
     framework::{ClusterEvent, Filter, MAX_SCORE, Plugin, Prepared, Score, Verdict},
     model::{Cluster, Labels, NodeInfo, PodInfo, PodTerm},
 };
@@ -16,6 +17,8 @@ type Places = HashMap<(String, String), i64>;
 pub struct InterPodAffinity {
     /// What a required affinity term of a running pod adds to places near it.
     hard_weight: i64,
+    /// Whether preferences of running pods count only for pods that have some of their own.
+    ignores_preferences: bool,
 }
 
 struct Needs<'a> {
@@ -30,9 +33,17 @@ struct Needs<'a> {
     unwanted: Places,
 }
 
-impl Default for InterPodAffinity {
-    fn default() -> Self {
-        Self { hard_weight: 1 }
+impl InterPodAffinity {
+    /// The plugin with its arguments.
+    ///
+    /// # Errors
+    /// When the weight is out of bounds.
+    pub fn new(args: &InterPodAffinityArgs) -> Result<Self, ArgsError> {
+        let hard_weight = args.hard_pod_affinity_weight;
+        if !(0..=100).contains(&hard_weight) {
+            return Err(ArgsError::Value("hardPodAffinityWeight", "not in valid range [0-100]"));
+        }
+        Ok(Self { hard_weight, ignores_preferences: args.ignore_preferred_terms_of_existing_pods })
     }
 }
 
@@ -69,6 +80,9 @@ impl Plugin for InterPodAffinity {
         _: &[&'a NodeInfo],
     ) -> Option<Box<dyn Score + 'a>> {
         let own = !pod.prefer.is_empty() || !pod.avoid.is_empty();
+        if self.ignores_preferences && !own {
+            return None;
+        }
         let mut places = Places::new();
         for node in cluster.nodes().filter(|n| own || n.with_affinity > 0) {
             for other in node.pods.iter().filter(|p| own || p.has_affinity()) {

@@ -1,14 +1,49 @@
-//! NodeAffinity: node selector, required and preferred node affinity.
+//! NodeAffinity: node selector, required and preferred node affinity, of the pod and of the profile.
 
 use crate::{
+    config::args::NodeAffinityArgs,
     framework::{ClusterEvent, Filter, Plugin, Prepared, Score, Verdict, normalize_to_max},
-    model::{Cluster, NodeInfo, PodInfo},
+    model::{Cluster, NodeInfo, NodeSelectorTerms, NodeTerm, PodInfo},
 };
 
 /// The plugin.
-pub struct NodeAffinity;
+#[derive(Default)]
+pub struct NodeAffinity {
+    /// What every pod of the profile requires.
+    required: Option<NodeSelectorTerms>,
+    /// What every pod of the profile prefers.
+    preferred: Vec<(NodeTerm, i64)>,
+}
 
-struct Affine<'a>(&'a PodInfo);
+struct Affine<'a> {
+    pod: &'a PodInfo,
+    required: Option<NodeSelectorTerms>,
+}
+
+struct Preference<'a> {
+    pod: &'a PodInfo,
+    added: Vec<(NodeTerm, i64)>,
+}
+
+impl NodeAffinity {
+    /// The plugin with what a profile adds.
+    pub fn new(args: &NodeAffinityArgs) -> Self {
+        let Some(added) = &args.added_affinity else { return Self::default() };
+        let preferred = added.preferred_during_scheduling_ignored_during_execution.iter().flatten();
+        Self {
+            required: added
+                .required_during_scheduling_ignored_during_execution
+                .as_ref()
+                .map(NodeSelectorTerms::new),
+            preferred: preferred.map(|p| (NodeTerm::new(&p.preference), p.weight.into())).collect(),
+        }
+    }
+
+    fn accepts(&self, pod: &PodInfo, node: &NodeInfo) -> bool {
+        self.required.as_ref().is_none_or(|r| r.matches(&node.name, &node.labels))
+            && pod.accepts_node(&node.name, &node.labels)
+    }
+}
 
 impl Plugin for NodeAffinity {
     fn name(&self) -> &'static str {
@@ -16,27 +51,29 @@ impl Plugin for NodeAffinity {
     }
 
     fn filter<'a>(&self, pod: &'a PodInfo, _cluster: &'a Cluster) -> Prepared<'a> {
+        let filter = Box::new(Affine { pod, required: self.required.clone() });
         match &pod.node_required {
-            None if pod.node_selector.is_empty() => Prepared::Skip,
-            None => Prepared::Filter(Box::new(Affine(pod))),
+            None if pod.node_selector.is_empty() && self.required.is_none() => Prepared::Skip,
+            None => Prepared::Filter(filter),
             Some(terms) => match terms.names() {
                 // A DaemonSet's pod names its only node: there is no need to ask the others.
-                Some(names) => Prepared::Restrict(names, Box::new(Affine(pod))),
-                None => Prepared::Filter(Box::new(Affine(pod))),
+                Some(names) => Prepared::Restrict(names, filter),
+                None => Prepared::Filter(filter),
             },
         }
     }
 
     fn score<'a>(&self, pod: &'a PodInfo, _: &'a Cluster, _: &[&'a NodeInfo]) -> Option<Box<dyn Score + 'a>> {
-        if pod.node_preferred.is_empty() { None } else { Some(Box::new(Affine(pod))) }
+        if pod.node_preferred.is_empty() && self.preferred.is_empty() {
+            return None;
+        }
+        Some(Box::new(Preference { pod, added: self.preferred.clone() }))
     }
 
     fn wakes(&self, pod: &PodInfo, event: &ClusterEvent) -> bool {
         match event {
-            ClusterEvent::NodeAdded(node) => pod.accepts_node(&node.name, &node.labels),
-            ClusterEvent::NodeUpdated { old, new } => {
-                !pod.accepts_node(&old.name, &old.labels) && pod.accepts_node(&new.name, &new.labels)
-            }
+            ClusterEvent::NodeAdded(node) => self.accepts(pod, node),
+            ClusterEvent::NodeUpdated { old, new } => !self.accepts(pod, old) && self.accepts(pod, new),
             _ => false,
         }
     }
@@ -44,20 +81,51 @@ impl Plugin for NodeAffinity {
 
 impl Filter for Affine<'_> {
     fn check(&self, node: &NodeInfo) -> Verdict {
-        Verdict::fits_or(self.0.accepts_node(&node.name, &node.labels), || {
+        if self.required.as_ref().is_some_and(|r| !r.matches(&node.name, &node.labels)) {
+            return Verdict::unresolvable("node(s) didn't match scheduler-enforced node affinity");
+        }
+        Verdict::fits_or(self.pod.accepts_node(&node.name, &node.labels), || {
             Verdict::unresolvable("node(s) didn't match Pod's node affinity/selector")
         })
     }
 }
 
-impl Score for Affine<'_> {
+impl Score for Preference<'_> {
     fn score(&self, node: &NodeInfo) -> i64 {
-        let matching =
-            self.0.node_preferred.iter().filter(|(term, _)| term.matches(&node.name, &node.labels));
-        matching.map(|(_, weight)| weight).sum()
+        let all = self.added.iter().chain(&self.pod.node_preferred);
+        all.filter(|(term, _)| term.matches(&node.name, &node.labels)).map(|(_, weight)| weight).sum()
     }
 
     fn normalize(&self, _nodes: &[&NodeInfo], scores: &mut [i64]) {
         normalize_to_max(scores, false);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::testing::{cluster, node, pod};
+
+    #[test]
+    fn a_profile_adds_its_own_affinity() {
+        let expression = json!({"key": "topology.kubernetes.io/zone", "operator": "In", "values": ["x"]});
+        let term = json!({"matchExpressions": [expression]});
+        let args: NodeAffinityArgs = serde_json::from_value(json!({"addedAffinity": {
+            "requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": [term]},
+            "preferredDuringSchedulingIgnoredDuringExecution": [{"weight": 5, "preference": term}],
+        }}))
+        .unwrap();
+        let cluster = cluster(vec![node("a", "x", json!({})), node("b", "y", json!({}))], vec![]);
+        let (plugin, pod) = (NodeAffinity::new(&args), pod("p").info());
+        let Prepared::Filter(filter) = plugin.filter(&pod, &cluster) else { panic!() };
+        let [a, b] = ["a", "b"].map(|name| cluster.node(name).unwrap());
+        assert_eq!(filter.check(a), Verdict::Fits);
+        let refusal = "node(s) didn't match scheduler-enforced node affinity";
+        assert_eq!(filter.check(b), Verdict::unresolvable(refusal));
+        let score = plugin.score(&pod, &cluster, &[a, b]).unwrap();
+        assert_eq!((score.score(a), score.score(b)), (5, 0));
+        assert!(matches!(NodeAffinity::default().filter(&pod, &cluster), Prepared::Skip));
     }
 }

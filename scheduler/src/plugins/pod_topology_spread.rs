@@ -5,8 +5,10 @@
 use std::collections::HashMap;
 
 use component_base::selector::LabelSelector;
+use k8s_openapi::api::core::v1::TopologySpreadConstraint;
 
 use crate::{
+    config::args::{ArgsError, PodTopologySpreadArgs},
     framework::{ClusterEvent, Filter, MAX_SCORE, Plugin, Prepared, Score, Verdict},
     model::{Cluster, HOSTNAME_LABEL, NodeInfo, PodInfo, SpreadConstraint, TaintEffect, ZONE_LABEL},
 };
@@ -15,11 +17,49 @@ const NO_MATCH: &str = "node(s) didn't match pod topology spread constraints";
 const NO_LABEL: &str = "node(s) didn't match pod topology spread constraints (missing required label)";
 
 /// The plugin.
-pub struct PodTopologySpread;
+#[derive(Default)]
+pub struct PodTopologySpread {
+    /// For pods that have none; upstream's own where a profile names none.
+    defaults: Option<Vec<TopologySpreadConstraint>>,
+}
+
+impl PodTopologySpread {
+    /// The plugin with its arguments.
+    ///
+    /// # Errors
+    /// When default constraints are named that cannot count, or select pods themselves.
+    pub fn new(args: PodTopologySpreadArgs) -> Result<Self, ArgsError> {
+        match args.defaulting_type.as_deref().unwrap_or("System") {
+            "List" => {}
+            "System" if args.default_constraints.is_empty() => return Ok(Self::default()),
+            "System" => {
+                let why = "when .defaultingType is System, default constraints must be empty";
+                return Err(ArgsError::Value("defaultConstraints", why));
+            }
+            _ => return Err(ArgsError::Value("defaultingType", "must be System or List")),
+        }
+        if args.default_constraints.iter().any(|c| c.label_selector.is_some()) {
+            let why = "constraint must not define a selector, as they deduced for each pod";
+            return Err(ArgsError::Value("defaultConstraints", why));
+        }
+        Ok(Self { defaults: Some(args.default_constraints) })
+    }
+
+    /// The constraints of a pod, hard or soft ones: its own, else the default ones.
+    fn constraints(&self, pod: &PodInfo, hard: bool) -> Vec<SpreadConstraint> {
+        let mut out = match (&self.defaults, pod.spread.is_empty()) {
+            (_, false) => pod.spread.clone(),
+            (None, true) => system_constraints(pod),
+            (Some(list), true) => listed_constraints(pod, list),
+        };
+        out.retain(|c| c.hard == hard);
+        out
+    }
+}
 
 /// Counts of one hard constraint.
 struct Hard<'a> {
-    constraint: &'a SpreadConstraint,
+    constraint: SpreadConstraint,
     counts: HashMap<&'a str, i64>,
     /// 1 if the pod itself matches: it will count where it lands.
     own: i64,
@@ -37,15 +77,16 @@ impl Plugin for PodTopologySpread {
     }
 
     fn filter<'a>(&self, pod: &'a PodInfo, cluster: &'a Cluster) -> Prepared<'a> {
-        let hard: Vec<&SpreadConstraint> = pod.spread.iter().filter(|c| c.hard).collect();
+        let hard = self.constraints(pod, true);
         if hard.is_empty() {
             return Prepared::Skip;
         }
+        let all: Vec<&SpreadConstraint> = hard.iter().collect();
         let constraints = hard
             .iter()
             .map(|constraint| Hard {
-                constraint,
-                counts: counts(pod, cluster, constraint, &hard),
+                constraint: constraint.clone(),
+                counts: counts(pod, cluster, constraint, &all),
                 own: i64::from(constraint.selector.matches(&pod.labels)),
             })
             .collect();
@@ -58,12 +99,8 @@ impl Plugin for PodTopologySpread {
         cluster: &'a Cluster,
         nodes: &[&'a NodeInfo],
     ) -> Option<Box<dyn Score + 'a>> {
-        let system_defaults = pod.spread.is_empty();
-        let soft: Vec<SpreadConstraint> = if system_defaults {
-            default_constraints(pod)
-        } else {
-            pod.spread.iter().filter(|c| !c.hard).cloned().collect()
-        };
+        let system_defaults = pod.spread.is_empty() && self.defaults.is_none();
+        let soft = self.constraints(pod, false);
         if soft.is_empty() {
             return None;
         }
@@ -85,7 +122,7 @@ impl Plugin for PodTopologySpread {
 
 /// Upstream's system defaults: hosts with skew 3, zones with skew 5, over the pods of the same owner.
 /// Owners are told by the labels they select with, which their pods share: the pod's own labels.
-fn default_constraints(pod: &PodInfo) -> Vec<SpreadConstraint> {
+fn system_constraints(pod: &PodInfo) -> Vec<SpreadConstraint> {
     if pod.controller.is_none() || pod.labels.is_empty() {
         return Vec::new();
     }
@@ -100,6 +137,16 @@ fn default_constraints(pod: &PodInfo) -> Vec<SpreadConstraint> {
         honor_taints: false,
     };
     vec![constraint(HOSTNAME_LABEL, 3), constraint(ZONE_LABEL, 5)]
+}
+
+/// The constraints that a profile lists, over the pods of the same owner.
+fn listed_constraints(pod: &PodInfo, list: &[TopologySpreadConstraint]) -> Vec<SpreadConstraint> {
+    if pod.controller.is_none() || pod.labels.is_empty() {
+        return Vec::new();
+    }
+    let selector = LabelSelector::from_map(&pod.labels);
+    let of = |c| SpreadConstraint { selector: selector.clone(), ..SpreadConstraint::new(c, &pod.labels) };
+    list.iter().map(of).collect()
 }
 
 fn included(pod: &PodInfo, node: &NodeInfo, constraint: &SpreadConstraint) -> bool {
@@ -152,7 +199,7 @@ impl HardFilter<'_> {
         for hard in &mut self.constraints {
             // Node states in a cycle are copies; places are looked up in the cluster the counts borrow from.
             let Some(node) = self.cluster.node(&node.name) else { continue };
-            if !hard.constraint.selector.matches(&other.labels) || !included(self.pod, node, hard.constraint)
+            if !hard.constraint.selector.matches(&other.labels) || !included(self.pod, node, &hard.constraint)
             {
                 continue;
             }

@@ -32,6 +32,10 @@ use crate::controllers::{
 pub(super) const TRACKING: &str = "batch.kubernetes.io/job-tracking";
 /// Which index a pod is of.
 pub(super) const INDEX: &str = "batch.kubernetes.io/job-completion-index";
+/// How often pods of the index of a pod had failed before it was made.
+pub(super) const FAILURES: &str = "batch.kubernetes.io/job-index-failure-count";
+/// How often they had failed without it counting.
+pub(super) const IGNORED: &str = "batch.kubernetes.io/job-index-ignored-failure-count";
 /// Most pods created, deleted or counted in one round.
 const BURST: usize = 500;
 const FIRST_BACKOFF: i64 = 10;
@@ -49,8 +53,17 @@ pub(super) struct Plan {
     pub(super) remove: Vec<Arc<Pod>>,
     /// Pods to make: their index, where the job has indexes.
     pub(super) create: Vec<Option<i32>>,
+    /// Failures by index, where each index has a limit of its own.
+    pub(super) failures: BTreeMap<i32, Failures>,
     /// When to look again.
     pub(super) again: Option<Duration>,
+}
+
+/// How often the pods of an index have failed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Failures {
+    pub(super) counted: i32,
+    pub(super) ignored: i32,
 }
 
 /// A job and its pods, read once.
@@ -268,14 +281,32 @@ impl<'j> View<'j> {
     /// An index whose pods failed more often than it may has failed.
     fn fail_indexes(&self, tally: &mut Tally) {
         let Some(limit) = self.spec.backoff_limit_per_index else { return };
-        let mut failures: BTreeMap<i32, i32> = BTreeMap::new();
+        let failures = self.failures();
+        let over = failures.iter().filter(|(index, n)| n.counted > limit && !tally.completed.contains(index));
+        tally.failed_indexes.extend(over.map(|(index, _)| *index));
+    }
+
+    /// How often the pods of each index have failed: each pod knows of those before it, so that they may be gone.
+    fn failures(&self) -> BTreeMap<i32, Failures> {
+        let mut out: BTreeMap<i32, Failures> = BTreeMap::new();
+        if self.spec.backoff_limit_per_index.is_none() {
+            return out;
+        }
+        let before =
+            |pod: &Pod, key| annotation(&pod.metadata, key).and_then(|n| n.parse().ok()).unwrap_or(0);
         for pod in &self.failed {
-            if let Some(index) = index_of(pod).filter(|_| policy::judge(self.job, pod) != Verdict::Ignore) {
-                *failures.entry(index).or_default() += 1;
+            let Some(index) = index_of(pod) else { continue };
+            let ignore = policy::judge(self.job, pod) == Verdict::Ignore;
+            let known = Failures {
+                counted: before(pod, FAILURES) + i32::from(!ignore),
+                ignored: before(pod, IGNORED) + i32::from(ignore),
+            };
+            let last = out.entry(index).or_default();
+            if known.counted + known.ignored > last.counted + last.ignored {
+                *last = known;
             }
         }
-        let over = failures.iter().filter(|(index, n)| **n > limit && !tally.completed.contains(index));
-        tally.failed_indexes.extend(over.map(|(index, _)| *index));
+        out
     }
 
     /// Whether the job is to end, and how.
@@ -434,6 +465,7 @@ impl<'j> View<'j> {
         if too_many > 0 {
             return;
         }
+        plan.failures = self.failures();
         let held: BTreeSet<i32> = if self.held_by_terminating() > 0 {
             self.terminating.iter().filter_map(|p| index_of(p)).collect()
         } else {

@@ -1,14 +1,31 @@
-//! NodeResourcesBalancedAllocation: prefers nodes whose CPU and memory use become more even.
+//! NodeResourcesBalancedAllocation: prefers nodes whose use of resources becomes more even.
 
 use crate::{
+    config::args::NodeResourcesBalancedAllocationArgs,
     framework::{MAX_SCORE, Plugin, Score},
     model::{Cluster, NodeInfo, PodInfo, Resources},
 };
 
 /// The plugin.
-pub struct BalancedAllocation;
+pub struct BalancedAllocation {
+    resources: Vec<String>,
+}
 
-struct Balance<'a>(&'a Resources);
+struct Balance<'a> {
+    requests: &'a Resources,
+    resources: Vec<String>,
+}
+
+impl BalancedAllocation {
+    /// The plugin with its arguments.
+    pub fn new(args: NodeResourcesBalancedAllocationArgs) -> Self {
+        let mut resources: Vec<String> = args.resources.into_iter().map(|r| r.name).collect();
+        if resources.is_empty() {
+            resources = vec!["cpu".into(), "memory".into()];
+        }
+        Self { resources }
+    }
+}
 
 impl Plugin for BalancedAllocation {
     fn name(&self) -> &'static str {
@@ -16,19 +33,24 @@ impl Plugin for BalancedAllocation {
     }
 
     fn score<'a>(&self, pod: &'a PodInfo, _: &'a Cluster, _: &[&'a NodeInfo]) -> Option<Box<dyn Score + 'a>> {
-        let best_effort = pod.requests.milli_cpu == 0 && pod.requests.memory == 0;
-        if best_effort { None } else { Some(Box::new(Balance(&pod.requests))) }
+        if self.resources.iter().all(|name| pod.requests.get(name) == 0) {
+            return None;
+        }
+        Some(Box::new(Balance { requests: &pod.requests, resources: self.resources.clone() }))
     }
 }
 
 impl Score for Balance<'_> {
     fn score(&self, node: &NodeInfo) -> i64 {
         let (have, used) = (&node.allocatable, &node.requested);
-        let with = evenness(&[
-            (used.milli_cpu + self.0.milli_cpu, have.milli_cpu),
-            (used.memory + self.0.memory, have.memory),
-        ]);
-        let without = evenness(&[(used.milli_cpu, have.milli_cpu), (used.memory, have.memory)]);
+        let of = |more: bool| -> Vec<(i64, i64)> {
+            let amount = |name: &String| {
+                let new = if more { self.requests.get(name) } else { 0 };
+                (used.get(name) + new, have.get(name))
+            };
+            self.resources.iter().map(amount).collect()
+        };
+        let (with, without) = (evenness(&of(true)), evenness(&of(false)));
         MAX_SCORE / 2 + (MAX_SCORE / 2 + with - without) / 2
     }
 }
@@ -43,7 +65,12 @@ fn evenness(amounts: &[(i64, i64)]) -> i64 {
         .collect();
     let deviation = match fractions.as_slice() {
         [a, b] => ((a - b) / 2.0).abs(),
-        _ => 0.0,
+        [] | [_] => 0.0,
+        many => {
+            let count = many.len() as f64;
+            let mean = many.iter().sum::<f64>() / count;
+            (many.iter().map(|x| (x - mean) * (x - mean)).sum::<f64>() / count).sqrt()
+        }
     };
     ((1.0 - deviation) * MAX_SCORE as f64) as i64
 }

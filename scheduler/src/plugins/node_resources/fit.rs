@@ -3,17 +3,20 @@
 use std::cmp::min;
 
 use crate::{
+    config::args::{ArgsError, NodeResourcesFitArgs, UtilizationShapePoint},
     framework::{ClusterEvent, Filter, MAX_SCORE, Plugin, Prepared, Reason, Score, Verdict},
     model::{Cluster, NodeInfo, PodInfo, Resources},
 };
 
 /// How full nodes should be (NodeResourcesFitArgs.scoringStrategy).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Strategy {
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Strategy {
     /// Empty nodes first.
     LeastAllocated,
     /// Full nodes first.
     MostAllocated,
+    /// As a function of use says: points of percent and score (0 to 100), linear between.
+    RequestedToCapacityRatio(Vec<(i64, i64)>),
 }
 
 /// The plugin.
@@ -21,9 +24,16 @@ pub struct Fit {
     strategy: Strategy,
     /// Resources scored, with weights.
     resources: Vec<(String, i64)>,
+    /// Extended resources nobody looks at, and groups of them.
+    ignored: Vec<String>,
+    ignored_groups: Vec<String>,
 }
 
-struct Wanted<'a>(&'a Resources);
+struct Wanted<'a> {
+    requests: &'a Resources,
+    /// Extended resources of the pod that count, the others being ignored.
+    scalar: Vec<(&'a str, i64)>,
+}
 
 struct Fullness<'a> {
     pod: &'a PodInfo,
@@ -31,17 +41,78 @@ struct Fullness<'a> {
     resources: Vec<(String, i64)>,
 }
 
-impl Default for Fit {
-    fn default() -> Self {
-        Self { strategy: Strategy::LeastAllocated, resources: vec![("cpu".into(), 1), ("memory".into(), 1)] }
+/// Scores in the arguments reach from 0 to this.
+const MAX_CUSTOM: i64 = 10;
+
+impl Fit {
+    /// The plugin with its arguments.
+    ///
+    /// # Errors
+    /// When the strategy is none, or its function or weights are out of bounds.
+    pub fn new(args: NodeResourcesFitArgs) -> Result<Self, ArgsError> {
+        let scoring = args.scoring_strategy.unwrap_or_default();
+        let strategy = match scoring.type_.as_str() {
+            "" | "LeastAllocated" => Strategy::LeastAllocated,
+            "MostAllocated" => Strategy::MostAllocated,
+            "RequestedToCapacityRatio" => {
+                let shape = scoring.requested_to_capacity_ratio.unwrap_or_default().shape;
+                Strategy::RequestedToCapacityRatio(checked(&shape)?)
+            }
+            _ => return Err(ArgsError::Value("scoringStrategy.type", "unknown scoring strategy")),
+        };
+        if scoring.resources.iter().any(|r| !(1..=100).contains(&r.weight)) {
+            let why = "resource weight of is not in valid range (0-100]";
+            return Err(ArgsError::Value("scoringStrategy.resources", why));
+        }
+        let mut resources: Vec<(String, i64)> =
+            scoring.resources.into_iter().map(|r| (r.name, r.weight)).collect();
+        if resources.is_empty() {
+            resources = vec![("cpu".into(), 1), ("memory".into(), 1)];
+        }
+        Ok(Self {
+            strategy,
+            resources,
+            ignored: args.ignored_resources,
+            ignored_groups: args.ignored_resource_groups,
+        })
+    }
+
+    fn wanted<'a>(&self, requests: &'a Resources) -> Wanted<'a> {
+        let counts = |name: &str| {
+            let group = name.split_once('/').map(|(group, _)| group);
+            !self.ignored.iter().any(|i| i == name)
+                && !group.is_some_and(|group| self.ignored_groups.iter().any(|i| i == group))
+        };
+        let scalar = requests.scalar.iter().map(|(name, amount)| (name.as_str(), *amount));
+        Wanted { requests, scalar: scalar.filter(|(name, _)| counts(name)).collect() }
     }
 }
 
-impl Fit {
-    /// The plugin with a strategy and weighted resources.
-    pub fn new(strategy: Strategy, resources: Vec<(String, i64)>) -> Self {
-        Self { strategy, resources }
+/// The points of a function, if they are in order and within bounds; scores up to 100.
+fn checked(shape: &[UtilizationShapePoint]) -> Result<Vec<(i64, i64)>, ArgsError> {
+    let field = "scoringStrategy.requestedToCapacityRatio.shape";
+    if shape.is_empty() {
+        return Err(ArgsError::Value(field, "at least one point must be specified"));
     }
+    if !shape.is_sorted_by(|a, b| a.utilization < b.utilization) {
+        return Err(ArgsError::Value(field, "utilization values must be sorted in increasing order"));
+    }
+    let within =
+        |p: &UtilizationShapePoint| (0..=100).contains(&p.utilization) && (0..=MAX_CUSTOM).contains(&p.score);
+    if !shape.iter().all(within) {
+        return Err(ArgsError::Value(field, "not in valid range: utilization 0-100, score 0-10"));
+    }
+    Ok(shape.iter().map(|p| (p.utilization, p.score * MAX_SCORE / MAX_CUSTOM)).collect())
+}
+
+/// The value of a function between its points; beyond them it stays.
+fn interpolate(shape: &[(i64, i64)], at: i64) -> i64 {
+    let Some(after) = shape.iter().position(|(x, _)| at <= *x) else {
+        return shape.last().map_or(0, |(_, y)| *y);
+    };
+    let (x, y) = shape[after];
+    let Some((x0, y0)) = after.checked_sub(1).map(|before| shape[before]) else { return y };
+    y0 + (y - y0) * (at - x0) / (x - x0)
 }
 
 impl Plugin for Fit {
@@ -50,21 +121,21 @@ impl Plugin for Fit {
     }
 
     fn filter<'a>(&self, pod: &'a PodInfo, _cluster: &'a Cluster) -> Prepared<'a> {
-        Prepared::Filter(Box::new(Wanted(&pod.requests)))
+        Prepared::Filter(Box::new(self.wanted(&pod.requests)))
     }
 
     fn score<'a>(&self, pod: &'a PodInfo, _: &'a Cluster, _: &[&'a NodeInfo]) -> Option<Box<dyn Score + 'a>> {
         // A handful of short strings per cycle.
         let resources = self.resources.clone();
-        Some(Box::new(Fullness { pod, strategy: self.strategy, resources }))
+        Some(Box::new(Fullness { pod, strategy: self.strategy.clone(), resources }))
     }
 
     fn wakes(&self, pod: &PodInfo, event: &ClusterEvent) -> bool {
         match event {
             ClusterEvent::PodRemoved(_) | ClusterEvent::PodChanged => true,
-            ClusterEvent::NodeAdded(node) => Wanted(&pod.requests).fits_empty(node),
+            ClusterEvent::NodeAdded(node) => self.wanted(&pod.requests).fits_empty(node),
             ClusterEvent::NodeUpdated { old, new } => {
-                old.allocatable != new.allocatable && Wanted(&pod.requests).fits_empty(new)
+                old.allocatable != new.allocatable && self.wanted(&pod.requests).fits_empty(new)
             }
             _ => false,
         }
@@ -74,7 +145,7 @@ impl Plugin for Fit {
 impl Wanted<'_> {
     /// Every resource the node lacks.
     fn lacking(&self, node: &NodeInfo, used: &Resources, pods: usize) -> (Vec<Reason>, bool) {
-        let (want, have) = (self.0, &node.allocatable);
+        let (want, have) = (self.requests, &node.allocatable);
         let (mut reasons, mut hopeless) = (Vec::new(), false);
         if i64::try_from(pods).unwrap_or(i64::MAX) + 1 > have.pods {
             reasons.push(Reason::Borrowed("Too many pods"));
@@ -88,7 +159,7 @@ impl Wanted<'_> {
         check("cpu", want.milli_cpu, have.milli_cpu, used.milli_cpu);
         check("memory", want.memory, have.memory, used.memory);
         check("ephemeral-storage", want.ephemeral_storage, have.ephemeral_storage, used.ephemeral_storage);
-        for (name, amount) in &want.scalar {
+        for (name, amount) in &self.scalar {
             check(name, *amount, have.get(name), used.get(name));
         }
         (reasons, hopeless)
@@ -118,14 +189,102 @@ impl Score for Fullness<'_> {
                 continue;
             }
             let used = node.counted.get(name) + self.pod.counted.get(name);
-            let score = match self.strategy {
+            let score = match &self.strategy {
                 Strategy::LeastAllocated if used > have => 0,
                 Strategy::LeastAllocated => (have - used) * MAX_SCORE / have,
                 Strategy::MostAllocated => min(used, have) * MAX_SCORE / have,
+                Strategy::RequestedToCapacityRatio(shape) => {
+                    match interpolate(shape, if used > have { 100 } else { used * 100 / have }) {
+                        // What is worth nothing does not count at all.
+                        0 => continue,
+                        score => score,
+                    }
+                }
             };
             sum += score * weight;
             weights += weight;
         }
-        if weights == 0 { 0 } else { sum / weights }
+        match &self.strategy {
+            _ if weights == 0 => 0,
+            Strategy::RequestedToCapacityRatio(_) => (2 * sum + weights) / (2 * weights),
+            _ => sum / weights,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+    use crate::testing::{cluster, node, pod};
+
+    fn fit(args: Value) -> Result<Fit, String> {
+        Fit::new(serde_json::from_value(args).unwrap()).map_err(|e| e.to_string())
+    }
+
+    #[test]
+    fn a_function_of_use_is_linear_between_its_points() {
+        let shape = [(0, 0), (50, 100), (100, 20)];
+        let table = [(0, 0), (25, 50), (50, 100), (75, 60), (100, 20), (120, 20)];
+        for (at, expected) in table {
+            assert_eq!(interpolate(&shape, at), expected, "at {at}");
+        }
+        assert_eq!(interpolate(&[(30, 70)], 10), 70);
+    }
+
+    #[test]
+    fn strategies_score_by_use() {
+        let strategy = |type_: &str, more: Value| {
+            let ratio = json!({"shape": more});
+            let resources = json!([{"name": "cpu", "weight": 1}]);
+            fit(json!({"scoringStrategy": {
+                "type": type_, "resources": resources, "requestedToCapacityRatio": ratio}}))
+            .unwrap()
+        };
+        let points = json!([{"utilization": 0, "score": 0}, {"utilization": 100, "score": 10}]);
+        let (cluster, pod) = (cluster(vec![node("a", "x", json!({}))], vec![]), pod("p").cpu("1").info());
+        let table = [("LeastAllocated", 75), ("MostAllocated", 25), ("RequestedToCapacityRatio", 25)];
+        for (name, expected) in table {
+            let plugin = strategy(name, points.clone());
+            let node = cluster.node("a").unwrap();
+            assert_eq!(plugin.score(&pod, &cluster, &[]).unwrap().score(node), expected, "{name}");
+        }
+    }
+
+    #[test]
+    fn ignored_resources_are_not_missed() {
+        let requests = json!({"requests": {"example.com/gpu": "1", "other.com/x": "1"}});
+        let pod = pod("p").set("/spec/containers/0/resources", requests).info();
+        let cluster = cluster(vec![node("a", "x", json!({}))], vec![]);
+        let lacks = |args: Value| {
+            let plugin = fit(args).unwrap();
+            let Prepared::Filter(filter) = plugin.filter(&pod, &cluster) else { panic!() };
+            match filter.check(cluster.node("a").unwrap()) {
+                Verdict::Fits => 0,
+                Verdict::Unschedulable(reasons) | Verdict::Unresolvable(reasons) => reasons.len(),
+            }
+        };
+        assert_eq!(lacks(json!({})), 2);
+        assert_eq!(lacks(json!({"ignoredResources": ["example.com/gpu"]})), 1);
+        assert_eq!(lacks(json!({"ignoredResourceGroups": ["example.com", "other.com"]})), 0);
+    }
+
+    #[test]
+    fn arguments_out_of_bounds_are_told() {
+        let shape = |points: Value| {
+            json!({"scoringStrategy": {"type": "RequestedToCapacityRatio",
+                "requestedToCapacityRatio": {"shape": points}}})
+        };
+        let table = [
+            json!({"scoringStrategy": {"type": "X"}}),
+            json!({"scoringStrategy": {"resources": [{"name": "cpu", "weight": 101}]}}),
+            shape(json!([])),
+            shape(json!([{"utilization": 5, "score": 1}, {"utilization": 5, "score": 2}])),
+            shape(json!([{"utilization": 5, "score": 11}])),
+        ];
+        for args in table {
+            assert!(fit(args.clone()).is_err(), "{args}");
+        }
     }
 }

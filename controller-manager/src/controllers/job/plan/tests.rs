@@ -210,6 +210,20 @@ fn an_index_that_fails_too_often_fails_alone() {
 }
 
 #[test]
+fn an_index_remembers_failures_of_pods_that_are_gone() {
+    let spec = json!({"backoffLimitPerIndex": 2, "backoffLimit": null});
+    let failed = |name: &str, before: &str| {
+        let annotations = json!({INDEX: "0", FAILURES: before});
+        pod(name, "Failed", json!({"metadata/annotations": annotations}))
+    };
+    let plan = run(&indexed(spec.clone()), &[failed("b", "1")]);
+    assert_eq!(plan.failures.get(&0), Some(&Failures { counted: 2, ignored: 0 }));
+    assert_eq!(plan.status.failed_indexes.as_deref(), Some(""));
+    let plan = run(&indexed(spec), &[failed("a", "0"), failed("c", "2")]);
+    assert_eq!(plan.status.failed_indexes.as_deref(), Some("0"));
+}
+
+#[test]
 fn a_finished_job_only_lets_its_pods_go() {
     let over = job(json!({}), json!({"conditions": [{"type": "Failed", "status": "True"}]}));
     let plan = run(&over, &[pod("a", "Running", json!({}))]);

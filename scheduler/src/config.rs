@@ -1,0 +1,407 @@
+//! The configuration file: KubeSchedulerConfiguration, kubescheduler.config.k8s.io/v1.
+//!
+//! Unknown fields are errors, as upstream's strict decoding makes them. Extenders are not there: a file that names one
+//! is refused.
+
+pub mod args;
+
+use std::{collections::BTreeSet, path::Path, time::Duration};
+
+use component_base::{client::ClientOptions, config, goduration, leader::LeaderElection};
+use serde::Deserialize;
+use serde_json::Value;
+
+use crate::{
+    profile::{DEFAULT_NAME, Profile, ProfileError},
+    queue::BackOff,
+};
+
+const API_VERSION: &str = "kubescheduler.config.k8s.io/v1";
+const KIND: &str = "KubeSchedulerConfiguration";
+
+/// Why a file is not usable.
+#[derive(Debug, thiserror::Error)]
+pub enum FileError {
+    /// It cannot be read or decoded.
+    #[error(transparent)]
+    Decode(#[from] config::ConfigError),
+    /// A value is out of bounds.
+    #[error("{field}: Invalid value: {value:?}: {why}")]
+    Value {
+        /// Its path.
+        field: &'static str,
+        /// What was found.
+        value: String,
+        /// What is expected.
+        why: &'static str,
+    },
+    /// Two profiles have one name.
+    #[error("profiles: Duplicate value: {0:?}")]
+    Duplicate(String),
+    /// Extenders are not there.
+    #[error("extenders: Forbidden: extenders are not supported")]
+    Extenders,
+    /// A profile cannot be built.
+    #[error("profile {name:?}")]
+    Profile {
+        /// The profile.
+        name: String,
+        /// Why.
+        #[source]
+        source: ProfileError,
+    },
+}
+
+/// The file's content.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct KubeSchedulerConfiguration {
+    #[serde(rename = "apiVersion")]
+    _api_version: String,
+    #[serde(rename = "kind")]
+    _kind: String,
+    parallelism: Option<i32>,
+    #[serde(default)]
+    leader_election: LeaderElectionConfiguration,
+    #[serde(default)]
+    client_connection: ClientConnectionConfiguration,
+    /// The endpoints for profiling are not there; the switches are accepted.
+    #[serde(rename = "enableProfiling")]
+    _enable_profiling: Option<bool>,
+    #[serde(rename = "enableContentionProfiling")]
+    _enable_contention_profiling: Option<bool>,
+    percentage_of_nodes_to_score: Option<i32>,
+    pod_initial_backoff_seconds: Option<i64>,
+    pod_max_backoff_seconds: Option<i64>,
+    #[serde(default)]
+    profiles: Vec<ProfileConfiguration>,
+    #[serde(default)]
+    extenders: Vec<Value>,
+    #[serde(rename = "delayCacheUntilActive")]
+    _delay_cache_until_active: Option<bool>,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct LeaderElectionConfiguration {
+    leader_elect: Option<bool>,
+    lease_duration: Option<String>,
+    renew_deadline: Option<String>,
+    retry_period: Option<String>,
+    resource_lock: Option<String>,
+    resource_name: Option<String>,
+    resource_namespace: Option<String>,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct ClientConnectionConfiguration {
+    kubeconfig: Option<String>,
+    #[serde(rename = "acceptContentTypes")]
+    _accept_content_types: Option<String>,
+    content_type: Option<String>,
+    qps: Option<f32>,
+    burst: Option<u32>,
+}
+
+/// One profile.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct ProfileConfiguration {
+    /// What pods call it.
+    pub scheduler_name: Option<String>,
+    /// Overrides the global one.
+    pub percentage_of_nodes_to_score: Option<i32>,
+    /// What differs from the default plugins.
+    #[serde(default)]
+    pub plugins: Plugins,
+    /// Their arguments.
+    #[serde(default)]
+    pub plugin_config: Vec<PluginConfig>,
+}
+
+/// Plugins by extension point.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct Plugins {
+    /// All points.
+    pub multi_point: PluginSet,
+    /// Whether a pod may be tried.
+    pub pre_enqueue: PluginSet,
+    /// The order of pods.
+    pub queue_sort: PluginSet,
+    /// What filters prepare.
+    pub pre_filter: PluginSet,
+    /// Which nodes come into question.
+    pub filter: PluginSet,
+    /// What to do when none does.
+    pub post_filter: PluginSet,
+    /// What scores prepare.
+    pub pre_score: PluginSet,
+    /// Which node is best.
+    pub score: PluginSet,
+    /// What a decision takes.
+    pub reserve: PluginSet,
+    /// Whether binding waits.
+    pub permit: PluginSet,
+    /// What comes before binding.
+    pub pre_bind: PluginSet,
+    /// Binding.
+    pub bind: PluginSet,
+    /// What comes after it.
+    pub post_bind: PluginSet,
+}
+
+/// What is switched on and off at a point.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct PluginSet {
+    /// On, in addition to the default ones.
+    pub enabled: Vec<PluginSwitch>,
+    /// Default ones that are off; `*` for all.
+    pub disabled: Vec<PluginSwitch>,
+}
+
+/// A plugin's name, with the weight of its score.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct PluginSwitch {
+    /// Its name.
+    pub name: String,
+    /// Weight of its score; 0 or nothing for the default.
+    pub weight: Option<i64>,
+}
+
+/// A plugin's arguments.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct PluginConfig {
+    /// Its name.
+    pub name: String,
+    /// Its `<Name>Args`.
+    #[serde(default)]
+    pub args: Value,
+}
+
+impl PluginSet {
+    /// Whether a default plugin is switched off here.
+    pub fn disables(&self, name: &str) -> bool {
+        self.disabled.iter().any(|p| p.name == name || p.name == "*")
+    }
+
+    /// The switch of a plugin that is switched on here.
+    pub fn enables(&self, name: &str) -> Option<&PluginSwitch> {
+        self.enabled.iter().find(|p| p.name == name)
+    }
+}
+
+impl KubeSchedulerConfiguration {
+    /// Reads a file.
+    ///
+    /// # Errors
+    /// When it cannot be read, or says what cannot be.
+    pub fn load(path: &Path) -> Result<Self, FileError> {
+        let read: Self = config::load(path, API_VERSION, KIND)?;
+        read.check()?;
+        Ok(read)
+    }
+
+    fn check(&self) -> Result<(), FileError> {
+        let refuse = |field, value: String, why| Err(FileError::Value { field, value, why });
+        if let Some(n) = self.parallelism.filter(|n| *n <= 0) {
+            return refuse("parallelism", n.to_string(), "should be an integer value greater than zero");
+        }
+        let all = self.profiles.iter().map(|p| p.percentage_of_nodes_to_score);
+        for n in all.chain([self.percentage_of_nodes_to_score]).flatten() {
+            if !(0..=100).contains(&n) {
+                return refuse("percentageOfNodesToScore", n.to_string(), "not in valid range [0-100]");
+            }
+        }
+        let (initial, max) = (self.initial_backoff(), self.max_backoff());
+        if initial <= 0 {
+            return refuse("podInitialBackoffSeconds", initial.to_string(), "must be greater than 0");
+        }
+        if max < initial {
+            let why = "must be greater than or equal to PodInitialBackoffSeconds";
+            return refuse("podMaxBackoffSeconds", max.to_string(), why);
+        }
+        let lock = self.leader_election.resource_lock.as_deref().unwrap_or("leases");
+        if lock != "leases" {
+            let why = "resourceLock value must be \"leases\"";
+            return refuse("leaderElection.resourceLock", lock.to_owned(), why);
+        }
+        if !self.extenders.is_empty() {
+            return Err(FileError::Extenders);
+        }
+        let mut names = BTreeSet::new();
+        for name in self.profiles.iter().map(ProfileConfiguration::name) {
+            if !names.insert(name) {
+                return Err(FileError::Duplicate(name.to_owned()));
+            }
+        }
+        Ok(())
+    }
+
+    fn initial_backoff(&self) -> i64 {
+        self.pod_initial_backoff_seconds.unwrap_or(1)
+    }
+
+    fn max_backoff(&self) -> i64 {
+        self.pod_max_backoff_seconds.unwrap_or(10)
+    }
+
+    /// How long pods wait between attempts.
+    pub fn back_off(&self) -> BackOff {
+        let seconds = |n: i64| Duration::from_secs(n.unsigned_abs());
+        BackOff { initial: seconds(self.initial_backoff()), max: seconds(self.max_backoff()) }
+    }
+
+    /// The profiles; the default one where the file names none.
+    ///
+    /// # Errors
+    /// When one names a plugin that is not there, or gives one arguments it does not have.
+    pub fn profiles(&self) -> Result<Vec<Profile>, FileError> {
+        let default = [ProfileConfiguration::default()];
+        let all = if self.profiles.is_empty() { &default[..] } else { &self.profiles };
+        let share = self.percentage_of_nodes_to_score;
+        all.iter()
+            .map(|profile| {
+                Profile::new(profile, share)
+                    .map_err(|source| FileError::Profile { name: profile.name().to_owned(), source })
+            })
+            .collect()
+    }
+
+    /// Takes over what the file says about the way to the API server, where no flag does.
+    pub fn client(&self, options: &mut ClientOptions, is_set: impl Fn(&str) -> bool) {
+        let file = &self.client_connection;
+        if let Some(path) = file.kubeconfig.as_deref().filter(|p| !p.is_empty() && !is_set("kubeconfig")) {
+            options.kubeconfig = Some(path.into());
+        }
+        if let Some(qps) = file.qps.filter(|_| !is_set("kube-api-qps")) {
+            options.qps = qps;
+        }
+        if let Some(burst) = file.burst.filter(|_| !is_set("kube-api-burst")) {
+            options.burst = burst;
+        }
+        if let Some(text) = file.content_type.as_ref().filter(|t| !t.is_empty()) {
+            options.content_type.clone_from(text);
+        }
+    }
+
+    /// Takes over what the file says about the lease, where no flag does.
+    ///
+    /// # Errors
+    /// When a duration is none.
+    pub fn election(
+        &self,
+        flags: Option<LeaderElection>,
+        is_set: impl Fn(&str) -> bool,
+    ) -> Result<Option<LeaderElection>, FileError> {
+        let file = &self.leader_election;
+        if file.leader_elect == Some(false) && !is_set("leader-elect") {
+            return Ok(None);
+        }
+        let Some(mut out) = flags else { return Ok(None) };
+        let duration = |field, flag: &str, text: &Option<String>, slot: &mut Duration| {
+            let Some(text) = text.as_ref().filter(|_| !is_set(flag)) else { return Ok(()) };
+            let why = "must be a duration";
+            *slot =
+                goduration::parse(text).map_err(|_| FileError::Value { field, value: text.clone(), why })?;
+            Ok::<(), FileError>(())
+        };
+        let lease = &mut out.lease_duration;
+        duration("leaderElection.leaseDuration", "leader-elect-lease-duration", &file.lease_duration, lease)?;
+        let renew = &mut out.renew_deadline;
+        duration("leaderElection.renewDeadline", "leader-elect-renew-deadline", &file.renew_deadline, renew)?;
+        let retry = &mut out.retry_period;
+        duration("leaderElection.retryPeriod", "leader-elect-retry-period", &file.retry_period, retry)?;
+        if let Some(name) = file.resource_name.as_ref().filter(|_| !is_set("leader-elect-resource-name")) {
+            out.name.clone_from(name);
+        }
+        let namespace = file.resource_namespace.as_ref();
+        if let Some(namespace) = namespace.filter(|_| !is_set("leader-elect-resource-namespace")) {
+            out.namespace.clone_from(namespace);
+        }
+        Ok(Some(out))
+    }
+}
+
+impl ProfileConfiguration {
+    /// What pods call it.
+    pub fn name(&self) -> &str {
+        self.scheduler_name.as_deref().filter(|name| !name.is_empty()).unwrap_or(DEFAULT_NAME)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(body: &str) -> Result<KubeSchedulerConfiguration, String> {
+        let text = format!("apiVersion: {API_VERSION}\nkind: {KIND}\n{body}");
+        let read: KubeSchedulerConfiguration =
+            config::parse(&text, "test.yaml", API_VERSION, KIND).map_err(|e| e.to_string())?;
+        read.check().map_err(|e| e.to_string())?;
+        Ok(read)
+    }
+
+    #[test]
+    fn an_empty_file_is_the_default() {
+        let read = read("").unwrap();
+        let profiles = read.profiles().unwrap();
+        assert_eq!((profiles.len(), profiles[0].name.as_str()), (1, DEFAULT_NAME));
+        assert_eq!(read.back_off().max, Duration::from_secs(10));
+    }
+
+    #[test]
+    fn what_cannot_be_is_told() {
+        let table = [
+            (
+                "parallelism: 0",
+                "parallelism: Invalid value: \"0\": should be an integer value greater than zero",
+            ),
+            (
+                "percentageOfNodesToScore: 101",
+                "percentageOfNodesToScore: Invalid value: \"101\": not in valid range [0-100]",
+            ),
+            (
+                "podInitialBackoffSeconds: 0",
+                "podInitialBackoffSeconds: Invalid value: \"0\": must be greater than 0",
+            ),
+            (
+                "podInitialBackoffSeconds: 20",
+                "podMaxBackoffSeconds: Invalid value: \"10\": must be greater than or equal to PodInitialBackoffSeconds",
+            ),
+            (
+                "profiles: [{}, {schedulerName: default-scheduler}]",
+                "profiles: Duplicate value: \"default-scheduler\"",
+            ),
+            ("extenders: [{urlPrefix: http://x}]", "extenders: Forbidden: extenders are not supported"),
+            (
+                "leaderElection: {resourceLock: endpoints}",
+                "leaderElection.resourceLock: Invalid value: \"endpoints\": resourceLock value must be \"leases\"",
+            ),
+        ];
+        for (body, expected) in table {
+            assert_eq!(read(body).unwrap_err(), expected);
+        }
+        assert!(read("profile: []").unwrap_err().contains("profile"));
+    }
+
+    #[test]
+    fn flags_win_over_the_file() {
+        let read = read(
+            "clientConnection: {kubeconfig: /a, qps: 7, burst: 9}\nleaderElection: {leaseDuration: 1m, resourceName: x}\n",
+        )
+        .unwrap();
+        let mut options = ClientOptions::new("kube-scheduler");
+        read.client(&mut options, |flag| flag == "kube-api-qps");
+        assert_eq!((options.kubeconfig, options.burst), (Some("/a".into()), 9));
+        let flags = || Some(LeaderElection::new("kube-scheduler", "kube-system"));
+        let election = read.election(flags(), |_| false).unwrap().unwrap();
+        assert_eq!((election.name.as_str(), election.lease_duration), ("x", Duration::from_secs(60)));
+        let election = read.election(flags(), |_| true).unwrap().unwrap();
+        assert_eq!(election.name, "kube-scheduler");
+    }
+}

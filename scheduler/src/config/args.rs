@@ -1,0 +1,167 @@
+//! Arguments of plugins, `<Name>Args` of kubescheduler.config.k8s.io/v1.
+
+use k8s_openapi::api::core::v1::{NodeAffinity, TopologySpreadConstraint};
+use serde::{Deserialize, de::DeserializeOwned};
+use serde_json::Value;
+
+const API_VERSION: &str = "kubescheduler.config.k8s.io/v1";
+
+/// Why arguments are not usable.
+#[derive(Debug, thiserror::Error)]
+pub enum ArgsError {
+    /// They cannot be decoded.
+    #[error("decoding args")]
+    Decode(#[from] serde_json::Error),
+    /// They are another plugin's, or of another version.
+    #[error("args for plugin {0} were not of type {1}, got {2}")]
+    Kind(String, String, String),
+    /// A value is out of bounds.
+    #[error("{0}: {1}")]
+    Value(&'static str, &'static str),
+}
+
+/// Reads the arguments of a plugin; all defaults where there are none. Type information may be left out.
+///
+/// # Errors
+/// When they are no arguments of this plugin.
+pub fn read<T: DeserializeOwned>(plugin: &str, args: Option<&Value>) -> Result<T, ArgsError> {
+    let mut args = args.cloned().filter(|v| !v.is_null()).unwrap_or_else(|| serde_json::json!({}));
+    if let Some(map) = args.as_object_mut() {
+        let kind = format!("{plugin}Args");
+        for (key, expected) in [("apiVersion", API_VERSION), ("kind", kind.as_str())] {
+            if let Some(found) = map.remove(key).filter(|found| found != expected) {
+                return Err(ArgsError::Kind(plugin.to_owned(), expected.to_owned(), found.to_string()));
+            }
+        }
+    }
+    Ok(serde_json::from_value(args)?)
+}
+
+/// Of a plugin that has none.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct NoArgs {}
+
+/// Of NodeAffinity.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct NodeAffinityArgs {
+    /// Added to every pod's own.
+    pub added_affinity: Option<NodeAffinity>,
+}
+
+/// Of InterPodAffinity.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct InterPodAffinityArgs {
+    /// What a required term of a running pod adds to places near it.
+    pub hard_pod_affinity_weight: i64,
+    /// Whether preferences of running pods count only for pods that have terms of their own.
+    pub ignore_preferred_terms_of_existing_pods: bool,
+}
+
+/// Of PodTopologySpread.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct PodTopologySpreadArgs {
+    /// For pods that have none.
+    pub default_constraints: Vec<TopologySpreadConstraint>,
+    /// `System` (the default) or `List`.
+    pub defaulting_type: Option<String>,
+}
+
+/// Of NodeResourcesFit.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct NodeResourcesFitArgs {
+    /// Extended resources nobody looks at.
+    pub ignored_resources: Vec<String>,
+    /// The same, by the part before the slash.
+    pub ignored_resource_groups: Vec<String>,
+    /// How nodes are scored.
+    pub scoring_strategy: Option<ScoringStrategy>,
+}
+
+/// How nodes are scored by how full they are.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct ScoringStrategy {
+    /// `LeastAllocated`, `MostAllocated` or `RequestedToCapacityRatio`.
+    #[serde(rename = "type")]
+    pub type_: String,
+    /// What is looked at.
+    pub resources: Vec<ResourceSpec>,
+    /// For `RequestedToCapacityRatio`.
+    pub requested_to_capacity_ratio: Option<RequestedToCapacityRatio>,
+}
+
+/// A resource with its weight.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct ResourceSpec {
+    /// Its name.
+    pub name: String,
+    /// 1 to 100; 1 when unset.
+    #[serde(default = "one")]
+    pub weight: i64,
+}
+
+/// A function of use.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct RequestedToCapacityRatio {
+    /// Its points, linear between.
+    pub shape: Vec<UtilizationShapePoint>,
+}
+
+/// A point.
+#[derive(Clone, Copy, Debug, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct UtilizationShapePoint {
+    /// Percent.
+    pub utilization: i64,
+    /// 0 to 10.
+    pub score: i64,
+}
+
+/// Of NodeResourcesBalancedAllocation.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct NodeResourcesBalancedAllocationArgs {
+    /// What is looked at; CPU and memory when empty.
+    pub resources: Vec<ResourceSpec>,
+}
+
+/// Of VolumeBinding.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct VolumeBindingArgs {
+    /// How long a pod waits for its claims to be bound; 600 when unset.
+    pub bind_timeout_seconds: Option<i64>,
+}
+
+/// Of DefaultPreemption.
+#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct DefaultPreemptionArgs {
+    /// Percent of the nodes looked at for victims, at least.
+    pub min_candidate_nodes_percentage: usize,
+    /// Number of nodes looked at, at least.
+    pub min_candidate_nodes_absolute: usize,
+}
+
+impl Default for InterPodAffinityArgs {
+    fn default() -> Self {
+        Self { hard_pod_affinity_weight: 1, ignore_preferred_terms_of_existing_pods: false }
+    }
+}
+
+impl Default for DefaultPreemptionArgs {
+    fn default() -> Self {
+        Self { min_candidate_nodes_percentage: 10, min_candidate_nodes_absolute: 100 }
+    }
+}
+
+fn one() -> i64 {
+    1
+}

@@ -1,0 +1,297 @@
+//! Profiles: which plugins decide for the pods that name one, with which weights and arguments.
+//!
+//! Contract: "Scheduler Configuration", profiles and extension points. A plugin here answers at all its points at
+//! once; a point stands for what upstream splits in two (`preFilter` and `filter`, `preScore` and `score`,
+//! `reserve` and `preBind`): off at one of them is off at both.
+
+use std::time::Duration;
+
+use serde_json::Value;
+
+use crate::{
+    config::{
+        PluginSet, Plugins, ProfileConfiguration,
+        args::{self, ArgsError, DefaultPreemptionArgs, NoArgs, VolumeBindingArgs},
+    },
+    plugins::{self, Points, Registered, Weighted},
+};
+
+/// The profile of pods that name none.
+pub const DEFAULT_NAME: &str = "default-scheduler";
+/// Plugins that are not plugins here: the queue's order, binding and preemption.
+const PREEMPTION: &str = "DefaultPreemption";
+const BUILT_IN: &[&str] = &["PrioritySort", "DefaultBinder", PREEMPTION];
+/// How long a pod waits for its claims to be bound.
+const BIND_TIMEOUT: i64 = 600;
+
+/// Why a profile cannot be built.
+#[derive(Debug, thiserror::Error)]
+pub enum ProfileError {
+    /// No such plugin.
+    #[error("{0} does not exist in the registry")]
+    Unknown(String),
+    /// A plugin that cannot be missing is switched off.
+    #[error("{0} cannot be disabled")]
+    Needed(&'static str),
+    /// A plugin has two sets of arguments.
+    #[error("repeated config for plugin {0}")]
+    Repeated(String),
+    /// Arguments are not usable.
+    #[error("initializing plugin {name:?}")]
+    Args {
+        /// The plugin.
+        name: String,
+        /// Why.
+        #[source]
+        source: ArgsError,
+    },
+}
+
+/// How pods of one scheduler name are decided on.
+pub struct Profile {
+    /// What pods call it.
+    pub name: String,
+    /// Its plugins, in order.
+    pub plugins: Vec<Weighted>,
+    /// `percentageOfNodesToScore`; 0 for adaptive.
+    pub percentage: u32,
+    /// How preemption looks for victims; `None` when it is off.
+    pub preemption: Option<DefaultPreemptionArgs>,
+    /// How long a pod waits for its claims to be bound.
+    pub bind_timeout: Duration,
+}
+
+impl std::fmt::Debug for Profile {
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let plugins: Vec<&str> = self.plugins.iter().map(|w| w.plugin.name()).collect();
+        out.debug_struct("Profile")
+            .field("name", &self.name)
+            .field("plugins", &plugins)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Profile {
+    /// Builds a profile; `percentage` is what the file says for all.
+    ///
+    /// # Errors
+    /// When it names a plugin that is not there, or gives one arguments it does not have.
+    pub fn new(profile: &ProfileConfiguration, percentage: Option<i32>) -> Result<Profile, ProfileError> {
+        let switches = &profile.plugins;
+        check_names(profile)?;
+        let args = |name: &str| profile.plugin_config.iter().find(|c| c.name == name).map(|c| &c.args);
+        let mut out = Vec::new();
+        for registered in order(switches) {
+            let points = points(switches, registered.name);
+            if points == Points::NONE {
+                continue;
+            }
+            let plugin = (registered.make)(args(registered.name)).map_err(of(registered.name))?;
+            let weight = if points.scores { weight(switches, registered) } else { 0 };
+            out.push(Weighted { plugin, weight, points });
+        }
+        let preempts = is_on(switches, &[&switches.post_filter], PREEMPTION, true);
+        let preemption: DefaultPreemptionArgs = read(PREEMPTION, args(PREEMPTION))?;
+        let binding: VolumeBindingArgs = read("VolumeBinding", args("VolumeBinding"))?;
+        let percentage = profile.percentage_of_nodes_to_score.or(percentage).unwrap_or(0);
+        let timeout = binding.bind_timeout_seconds.unwrap_or(BIND_TIMEOUT);
+        Ok(Profile {
+            name: profile.name().to_owned(),
+            plugins: out,
+            percentage: percentage.unsigned_abs(),
+            preemption: preempts.then_some(preemption),
+            bind_timeout: Duration::from_secs(timeout.unsigned_abs()),
+        })
+    }
+
+    /// The profile with the default plugins.
+    pub fn with_defaults(name: String) -> Profile {
+        Profile {
+            name,
+            plugins: plugins::defaults(),
+            percentage: 0,
+            preemption: Some(DefaultPreemptionArgs::default()),
+            bind_timeout: Duration::from_secs(BIND_TIMEOUT.unsigned_abs()),
+        }
+    }
+}
+
+fn of(name: &str) -> impl FnOnce(ArgsError) -> ProfileError {
+    move |source| ProfileError::Args { name: name.to_owned(), source }
+}
+
+fn read<T: serde::de::DeserializeOwned>(name: &str, args: Option<&Value>) -> Result<T, ProfileError> {
+    args::read(name, args).map_err(of(name))
+}
+
+fn check_names(profile: &ProfileConfiguration) -> Result<(), ProfileError> {
+    let switches = &profile.plugins;
+    let known = |name: &str| BUILT_IN.contains(&name) || plugins::REGISTRY.iter().any(|p| p.name == name);
+    let enabled = sets(switches).into_iter().flat_map(|set| &set.enabled).map(|p| p.name.as_str());
+    let configured = profile.plugin_config.iter().map(|c| c.name.as_str());
+    if let Some(name) = enabled.chain(configured).find(|name| !known(name)) {
+        return Err(ProfileError::Unknown(name.to_owned()));
+    }
+    for (at, config) in profile.plugin_config.iter().enumerate() {
+        if profile.plugin_config[..at].iter().any(|other| other.name == config.name) {
+            return Err(ProfileError::Repeated(config.name.clone()));
+        }
+        if BUILT_IN.contains(&config.name.as_str()) && config.name != PREEMPTION {
+            read::<NoArgs>(&config.name, Some(&config.args))?;
+        }
+    }
+    for (name, set) in [("PrioritySort", &switches.queue_sort), ("DefaultBinder", &switches.bind)] {
+        if !is_on(switches, &[set], name, true) {
+            return Err(ProfileError::Needed(name));
+        }
+    }
+    Ok(())
+}
+
+fn sets(switches: &Plugins) -> [&PluginSet; 13] {
+    [
+        &switches.multi_point,
+        &switches.pre_enqueue,
+        &switches.queue_sort,
+        &switches.pre_filter,
+        &switches.filter,
+        &switches.post_filter,
+        &switches.pre_score,
+        &switches.score,
+        &switches.reserve,
+        &switches.permit,
+        &switches.pre_bind,
+        &switches.bind,
+        &switches.post_bind,
+    ]
+}
+
+/// The default plugins in their order; those that the profile switches on for all points and that are not among them
+/// come last.
+fn order(switches: &Plugins) -> Vec<&'static Registered> {
+    let (mut first, mut last): (Vec<_>, Vec<_>) = plugins::REGISTRY.iter().partition(|p| p.is_default);
+    let place = |p: &&Registered| switches.multi_point.enabled.iter().position(|s| s.name == p.name);
+    last.sort_by_key(|p| place(p));
+    first.extend(last);
+    first
+}
+
+/// Whether a plugin is on at a point: switched on there, or on for all points and not switched off there.
+fn is_on(switches: &Plugins, sets: &[&PluginSet], name: &str, is_default: bool) -> bool {
+    let all = &switches.multi_point;
+    let everywhere = all.enables(name).is_some() || (is_default && !all.disables(name));
+    let here = sets.iter().any(|set| set.enables(name).is_some());
+    here || (everywhere && !sets.iter().any(|set| set.disables(name)))
+}
+
+fn points(switches: &Plugins, name: &str) -> Points {
+    let is_default = plugins::REGISTRY.iter().any(|p| p.name == name && p.is_default);
+    let on = |sets: &[&PluginSet]| is_on(switches, sets, name, is_default);
+    Points {
+        gates: on(&[&switches.pre_enqueue]),
+        filters: on(&[&switches.pre_filter, &switches.filter]),
+        scores: on(&[&switches.pre_score, &switches.score]),
+        reserves: on(&[&switches.reserve, &switches.pre_bind]),
+    }
+}
+
+/// The weight given at the point, else that given for all points, else the default one.
+fn weight(switches: &Plugins, registered: &Registered) -> i64 {
+    let given = |set: &PluginSet| set.enables(registered.name)?.weight.filter(|w| *w > 0);
+    given(&switches.score).or_else(|| given(&switches.multi_point)).unwrap_or(registered.weight)
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn build(profile: Value) -> Result<Profile, String> {
+        let parsed: ProfileConfiguration = serde_json::from_value(profile).map_err(|e| e.to_string())?;
+        Profile::new(&parsed, Some(30)).map_err(|e| component_base::workqueue::chain(&e))
+    }
+
+    fn find<'p>(profile: &'p Profile, name: &str) -> Option<&'p Weighted> {
+        profile.plugins.iter().find(|w| w.plugin.name() == name)
+    }
+
+    #[test]
+    fn nothing_said_is_the_default() {
+        let profile = build(json!({})).unwrap();
+        let names = |plugins: &[Weighted]| -> Vec<(&str, i64)> {
+            plugins.iter().map(|w| (w.plugin.name(), w.weight)).collect()
+        };
+        assert_eq!(names(&profile.plugins), names(&plugins::defaults()));
+        assert_eq!((profile.name.as_str(), profile.percentage), (DEFAULT_NAME, 30));
+        assert_eq!(profile.preemption, Some(DefaultPreemptionArgs::default()));
+        assert_eq!(profile.bind_timeout, Duration::from_secs(600));
+    }
+
+    #[test]
+    fn plugins_are_switched_at_one_point_or_at_all() {
+        let profile = build(json!({"plugins": {
+            "multiPoint": {"disabled": [{"name": "ImageLocality"}]},
+            "score": {"disabled": [{"name": "NodeAffinity"}], "enabled": [{"name": "TaintToleration", "weight": 7}]},
+            "postFilter": {"disabled": [{"name": "*"}]},
+        }}))
+        .unwrap();
+        assert!(find(&profile, "ImageLocality").is_none());
+        let affinity = find(&profile, "NodeAffinity").unwrap();
+        assert_eq!((affinity.weight, affinity.points.filters, affinity.points.scores), (0, true, false));
+        assert_eq!(find(&profile, "TaintToleration").unwrap().weight, 7);
+        assert_eq!(profile.preemption, None);
+    }
+
+    #[test]
+    fn a_star_leaves_what_is_named() {
+        let profile = build(json!({"plugins": {
+            "multiPoint": {
+                "disabled": [{"name": "*"}],
+                "enabled": [{"name": "PrioritySort"}, {"name": "DefaultBinder"}, {"name": "NodeName"},
+                    {"name": "NodeResourcesFit", "weight": 4}],
+            },
+        }}))
+        .unwrap();
+        let names: Vec<&str> = profile.plugins.iter().map(|w| w.plugin.name()).collect();
+        assert_eq!(names, ["NodeName", "NodeResourcesFit"]);
+        assert_eq!(profile.plugins[1].weight, 4);
+        assert_eq!(profile.preemption, None);
+    }
+
+    #[test]
+    fn what_cannot_be_is_told() {
+        let table = [
+            (
+                json!({"plugins": {"filter": {"enabled": [{"name": "X"}]}}}),
+                "X does not exist in the registry",
+            ),
+            (json!({"pluginConfig": [{"name": "X", "args": {}}]}), "X does not exist in the registry"),
+            (json!({"plugins": {"bind": {"disabled": [{"name": "*"}]}}}), "DefaultBinder cannot be disabled"),
+            (
+                json!({"pluginConfig": [{"name": "NodeName"}, {"name": "NodeName"}]}),
+                "repeated config for plugin NodeName",
+            ),
+        ];
+        for (profile, expected) in table {
+            assert_eq!(build(profile).unwrap_err(), expected);
+        }
+        let unknown = build(json!({"pluginConfig": [{"name": "NodeResourcesFit", "args": {"x": 1}}]}));
+        assert!(unknown.unwrap_err().starts_with("initializing plugin \"NodeResourcesFit\": decoding args"));
+        let other =
+            build(json!({"pluginConfig": [{"name": "NodeAffinity", "args": {"kind": "NodeNameArgs"}}]}));
+        assert!(other.unwrap_err().contains("were not of type NodeAffinityArgs"));
+    }
+
+    #[test]
+    fn arguments_reach_their_plugins() {
+        let profile = build(json!({"schedulerName": "own", "percentageOfNodesToScore": 50, "pluginConfig": [
+            {"name": "VolumeBinding", "args": {"bindTimeoutSeconds": 5}},
+            {"name": "DefaultPreemption", "args": {"minCandidateNodesAbsolute": 3}},
+        ]}))
+        .unwrap();
+        assert_eq!((profile.name.as_str(), profile.percentage), ("own", 50));
+        assert_eq!(profile.bind_timeout, Duration::from_secs(5));
+        assert_eq!(profile.preemption.map(|p| p.min_candidate_nodes_absolute), Some(3));
+    }
+}
