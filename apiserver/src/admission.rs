@@ -5,8 +5,8 @@
 
 use std::sync::Arc;
 
+use arc_swap::ArcSwap;
 use async_trait::async_trait;
-
 use serde_json::{Map, Value};
 
 use crate::{
@@ -14,7 +14,7 @@ use crate::{
     authz::rbac::Rbac,
     object::Object,
     objects::{Kind, Objects},
-    registry::Resource,
+    registry::{Resource, catalog::Catalog},
     status::{GroupName, Status},
 };
 
@@ -26,11 +26,13 @@ mod default_ingress_class;
 mod default_storage_class;
 mod default_toleration_seconds;
 mod deny_service_external_ips;
+mod kept;
 mod limit_ranger;
 mod namespace_lifecycle;
 mod node_restriction;
 mod persistent_volume_claim_resize;
 mod pod_security;
+mod policy;
 mod priority;
 mod rbac_escalation;
 mod reinvocation;
@@ -54,6 +56,8 @@ pub struct Parts {
     pub authorizer: Arc<dyn Authorizer>,
     /// The RBAC index, when RBAC is on: guards writes of roles and bindings.
     pub rbac: Option<Arc<Rbac>>,
+    /// The kinds that are served: parameters of policies are of any of them.
+    pub catalog: Arc<ArcSwap<Catalog>>,
     /// Calls webhooks.
     pub webhooks: Arc<crate::webhook::Clients>,
 }
@@ -81,7 +85,9 @@ const PLUGINS: &[Entry] = &[
     (certificate_subject_restriction::NAME, true, certificate_subject_restriction::new),
     (default_ingress_class::NAME, true, default_ingress_class::new),
     (deny_service_external_ips::NAME, false, deny_service_external_ips::new),
+    (policy::mutating::NAME, true, policy::mutating::new),
     (webhook::mutating::NAME, true, webhook::mutating::new),
+    (policy::validating::NAME, true, policy::validating::new),
     (webhook::validating::NAME, true, webhook::validating::new),
     (resource_quota::NAME, true, resource_quota::new),
 ];
@@ -96,7 +102,6 @@ const KNOWN_ELSEWHERE: &[&str] = &[
     "ImagePolicyWebhook",
     "JobValidation",
     "LimitPodHardAntiAffinityTopology",
-    "MutatingAdmissionPolicy",
     "NamespaceAutoProvision",
     "NamespaceExists",
     "NodeDeclaredFeatureValidator",
@@ -107,7 +112,6 @@ const KNOWN_ELSEWHERE: &[&str] = &[
     "PodResizeValidator",
     "PodTolerationRestriction",
     "PodTopologyLabels",
-    "ValidatingAdmissionPolicy",
 ];
 
 /// The enabled plugins in order.

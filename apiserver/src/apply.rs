@@ -142,6 +142,22 @@ pub fn apply(
     Ok(merged)
 }
 
+/// The live object with a configuration in it, without a word about who owns what: the mutation of a policy.
+///
+/// # Errors
+/// Fields the type does not have, and values that could only be replaced as a whole.
+pub fn overlay(live: &Value, patch: &Value, form: Form) -> Result<Value, String> {
+    let mut atomic = Vec::new();
+    merge::find_atomic(patch, form, &mut String::new(), &mut atomic)?;
+    if !atomic.is_empty() {
+        let all = atomic.join(", ");
+        return Err(format!(
+            "invalid ApplyConfiguration: may not mutate atomic arrays, maps or structs: {all}"
+        ));
+    }
+    Ok(merge::merge(Some(live), patch, form))
+}
+
 /// The whole of several conflicts, as upstream words it.
 pub fn conflict_message(conflicts: &[Conflict]) -> String {
     if let [one] = conflicts {

@@ -20,6 +20,7 @@ pub mod bootstrap;
 pub mod customresources;
 pub mod discovery;
 pub mod engine;
+pub mod expressions;
 pub mod field;
 pub mod flowcontrol;
 pub mod health;

@@ -122,10 +122,12 @@ pub async fn build(config: Config, catalog: catalog::Catalog, tasks: &Tasks) -> 
     let objects: Arc<dyn Objects> = Arc::new(StoreObjects::new(store.clone()));
     let authentication = Arc::new(authn::build(&config.authn, objects.clone())?);
     let authorization = authz::build(&config.modes);
+    let catalog = Arc::new(ArcSwap::from_pointee(catalog));
     let parts = admission::Parts {
         objects: objects.clone(),
         authorizer: authorization.authorizer.clone(),
         rbac: authorization.rbac.clone(),
+        catalog: catalog.clone(),
         webhooks: Arc::new(webhook::Clients::new(
             objects.clone(),
             config.aggregator.by_endpoint,
@@ -146,7 +148,7 @@ pub async fn build(config: Config, catalog: catalog::Catalog, tasks: &Tasks) -> 
     let serving = tasks.child_of(CancellationToken::new());
     let server = Arc::new(Server {
         store,
-        catalog: ArcSwap::from_pointee(catalog),
+        catalog,
         admission: chain.map_err(BuildError::Admission)?.plugins(),
         virtuals: virtuals(&authentication, &authorization.authorizer, &objects),
         authentication,

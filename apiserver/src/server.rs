@@ -33,7 +33,7 @@ pub struct Server {
     /// The objects as the server itself reads and writes them.
     pub objects: Arc<dyn Objects>,
     /// The resources served.
-    pub catalog: ArcSwap<Catalog>,
+    pub catalog: Arc<ArcSwap<Catalog>>,
     /// Documents that describe them.
     pub openapi: OpenApi,
     /// Admission plugins in order.

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use arc_swap::ArcSwap;
 use serde_json::Value;
 
 use super::{Operation, Parts, Reinvocation, Request, chain};
@@ -10,7 +11,7 @@ use crate::{
     authz::{Mode, build},
     object::Object,
     objects::{Kind, memory::Memory},
-    registry::{Resource, Strategy},
+    registry::{Resource, Strategy, catalog::Catalog},
     status::Status,
 };
 
@@ -98,7 +99,8 @@ impl Write {
 /// Parts without RBAC.
 pub(crate) fn parts(objects: Arc<Memory>, authorizer: Arc<dyn Authorizer>) -> Parts {
     let webhooks = Arc::new(crate::webhook::Clients::new(objects.clone(), false, "admission"));
-    Parts { objects, authorizer, rbac: None, webhooks }
+    let catalog = Arc::new(ArcSwap::from_pointee(Catalog::default()));
+    Parts { objects, authorizer, rbac: None, catalog, webhooks }
 }
 
 fn resource(kind: Kind) -> Resource {

@@ -1,7 +1,7 @@
 //! MutatingAdmissionWebhook and ValidatingAdmissionWebhook: programs of the cluster's owner change or refuse writes.
 //!
 //! ```text
-//! configurations ──→ Hooks (compiled, kept by identity) ──match (pure)──→ review (pure) ──call──→ verdict (pure)
+//! configurations ──→ Hooks (compiled, kept) ──match (pure)──→ review (pure) ──call──→ verdict (pure)
 //!                                                                             mutating: in order, one sees the other's change
 //!                                                                             validating: at once
 //! ```
@@ -9,27 +9,26 @@
 
 use std::sync::Arc;
 
-use parking_lot::Mutex;
-
 use super::Request;
 use crate::{
-    object::Object,
-    objects::{Kind, Objects},
+    auth::Authorizer,
+    expressions::{self, Evaluator, Questions, Subject, Verdict},
     status::Status,
     webhook::CallError,
 };
 
 mod call;
 mod hook;
-mod matching;
+pub(super) mod matching;
 mod metrics;
 pub(super) mod mutating;
-mod review;
+pub(super) mod review;
 #[cfg(test)]
 mod tests;
 pub(super) mod validating;
 
 use hook::Hook;
+pub(super) use hook::{Rule, selector};
 
 /// Kinds that configure admission are not subject to it: else one mistake could not be undone.
 const EXEMPT: [&str; 6] = [
@@ -63,42 +62,46 @@ impl From<CallError> for Failure {
     }
 }
 
-/// The hooks of all configurations of a kind, by the configuration's name.
-struct Source {
-    kind: Kind,
-    objects: Arc<dyn Objects>,
-    compiled: Mutex<Compiled>,
-}
-
-/// Hooks, and the configurations they were compiled from.
-#[derive(Default)]
-struct Compiled {
-    from: Vec<Arc<Object>>,
-    hooks: Arc<Vec<Hook>>,
-}
-
-impl Source {
-    fn new(kind: Kind, objects: Arc<dyn Objects>) -> Self {
-        Self { kind, objects, compiled: Mutex::default() }
-    }
-
-    async fn hooks(&self) -> Result<Arc<Vec<Hook>>, Status> {
-        let configurations = self.objects.list_kept(self.kind).await?;
-        let mut compiled = self.compiled.lock();
-        let Compiled { from, hooks } = &mut *compiled;
-        let is_same = from.len() == configurations.len()
-            && from.iter().zip(&configurations).all(|(old, new)| Arc::ptr_eq(old, new));
-        if !is_same {
-            *hooks = Arc::new(configurations.iter().flat_map(|one| Hook::all_of(one)).collect());
-            *from = configurations;
-        }
-        Ok(hooks.clone())
-    }
-}
-
-/// Whether webhooks have no say in a write.
-fn is_exempt(request: &Request<'_>) -> bool {
+/// Whether webhooks and policies have no say in a write.
+pub(super) fn is_exempt(request: &Request<'_>) -> bool {
     request.resource.group == "admissionregistration.k8s.io" && EXEMPT.contains(&request.resource.kind)
+}
+
+/// Whether a webhook's conditions hold for a write that its rules take.
+///
+/// # Errors
+/// When that cannot be known, and the webhook does not ignore failures.
+async fn conditions_hold(
+    hook: &Hook,
+    request: &Request<'_>,
+    shown: &review::Shown,
+    authorizer: &Arc<dyn Authorizer>,
+) -> Result<bool, Status> {
+    if hook.conditions.is_empty() {
+        return Ok(true);
+    }
+    let about = review::about(request, shown, &request.attributes.version);
+    let subject = Subject {
+        object: shown.object.as_ref(),
+        old: shown.old.as_ref(),
+        request: &about,
+        namespace: None,
+        params: None,
+    };
+    let questions = Arc::new(Questions::new(authorizer.clone(), request.attributes.clone()));
+    let evaluator = Evaluator::new(subject, &[], Some(questions));
+    match expressions::judge(&hook.conditions, &evaluator).await {
+        Verdict::Met => Ok(true),
+        Verdict::Unmet(_) => Ok(false),
+        Verdict::Failed(why) if hook.ignores_failures => {
+            tracing::warn!(webhook = hook.name, why, "failed evaluating match conditions, failing open");
+            Ok(false)
+        }
+        Verdict::Failed(why) => {
+            tracing::warn!(webhook = hook.name, why, "failed evaluating match conditions, failing closed");
+            Err(request.forbid(why))
+        }
+    }
 }
 
 /// 500 of a webhook that failed closed.

@@ -62,6 +62,16 @@ impl Form {
         }
     }
 
+    /// Whether a value in this place may have such a member.
+    pub(super) fn knows(self, name: &str) -> bool {
+        match self {
+            Self::Struct(id) => {
+                table::builtin().get(id).field(name).is_some() || matches!(name, "apiVersion" | "kind")
+            }
+            _ => true,
+        }
+    }
+
     /// Whether a list or map of a struct is printed even when it is nil.
     pub(super) fn is_always_there(self, name: &str) -> bool {
         let Self::Struct(id) = self else { return false };

@@ -48,6 +48,44 @@ fn lists(live: &[Value], patch: &[Value], form: Form) -> Vec<Value> {
     out
 }
 
+/// Paths of the lists, maps and structs of a configuration that are owned as one value.
+///
+/// # Errors
+/// A field the type does not have.
+pub(super) fn find_atomic(
+    patch: &Value,
+    form: Form,
+    path: &mut String,
+    found: &mut Vec<String>,
+) -> Result<(), String> {
+    let length = path.len();
+    match patch {
+        Value::Object(members) if form.is_granular() => {
+            for (name, value) in members {
+                path.push('.');
+                path.push_str(name);
+                if !form.knows(name) {
+                    return Err(format!(
+                        "failed to convert patch object to typed object: {path}: field not declared in schema"
+                    ));
+                }
+                find_atomic(value, form.below(name), path, found)?;
+                path.truncate(length);
+            }
+        }
+        Value::Array(members) if form.is_associative() => {
+            for (index, member) in members.iter().enumerate() {
+                path.push_str(&format!("[{index}]"));
+                find_atomic(member, form.member(), path, found)?;
+                path.truncate(length);
+            }
+        }
+        Value::Object(_) | Value::Array(_) => found.push(path.clone()),
+        _ => {}
+    }
+    Ok(())
+}
+
 /// Takes out what is `gone`, unless it or something below it is `kept`.
 pub(super) fn prune(value: &mut Value, gone: &FieldSet, kept: &FieldSet, form: Form) {
     match value {

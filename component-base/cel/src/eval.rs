@@ -63,6 +63,8 @@ pub struct Program {
     result_type: Type,
     estimate: CostRange,
     variables: Vec<String>,
+    fields: Vec<(String, String)>,
+    depth: u16,
 }
 
 impl fmt::Debug for Program {
@@ -81,11 +83,13 @@ impl Program {
             scopes: Vec::new(),
             slots: 0,
             variables: Vec::new(),
+            fields: Vec::new(),
             appends: Vec::new(),
         };
         let root = planner.node(&checked.ast.root);
-        let Planner { slots, variables, .. } = planner;
-        Program { root, slots, result_type, estimate, variables }
+        let Planner { slots, variables, fields, .. } = planner;
+        let depth = checked.ast.root.depth;
+        Program { root, slots, result_type, estimate, variables, fields, depth }
     }
 
     /// The type of its value.
@@ -101,6 +105,16 @@ impl Program {
     /// Whether it uses a variable.
     pub fn uses(&self, variable: &str) -> bool {
         self.variables.iter().any(|v| v == variable)
+    }
+
+    /// The fields it takes of a variable declared as lazy.
+    pub fn fields_of(&self, variable: &str) -> impl Iterator<Item = &str> {
+        self.fields.iter().filter(move |(v, _)| v == variable).map(|(_, field)| field.as_str())
+    }
+
+    /// Depth of the tree, by which its evaluation takes stack.
+    pub fn depth(&self) -> u16 {
+        self.depth
     }
 
     /// Evaluates, at most to [`PER_CALL_LIMIT`].
@@ -193,6 +207,7 @@ struct Planner<'e> {
     scopes: Vec<(String, usize)>,
     slots: usize,
     variables: Vec<String>,
+    fields: Vec<(String, String)>,
     /// Accumulators that begin as list literals, to which steps may append in place.
     appends: Vec<usize>,
 }
@@ -266,6 +281,7 @@ impl Planner<'_> {
 
     fn select(&mut self, operand: &Expr, field: &str, test: bool) -> Node {
         if let Some(variable) = self.lazy(operand) {
+            self.fields.push((variable.clone(), field.to_owned()));
             return Node::LazyField { variable, field: field.to_owned(), test, optional: false };
         }
         let (operand, field) = (self.boxed(operand), field.to_owned());
@@ -290,6 +306,7 @@ impl Planner<'_> {
                     return Node::Const(Value::Null);
                 };
                 if let Some(variable) = self.lazy(operand) {
+                    self.fields.push((variable.clone(), field.clone()));
                     return Node::LazyField { variable, field: field.clone(), test: false, optional: true };
                 }
                 return Node::OptionalSelect { operand: self.boxed(operand), field: field.clone() };

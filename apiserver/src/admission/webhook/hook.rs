@@ -5,7 +5,7 @@ use std::{collections::HashMap, time::Duration};
 use component_base::selector::LabelSelector;
 use serde_json::Value;
 
-use crate::{object::Object, webhook::ClientConfig};
+use crate::{expressions::Condition, object::Object, webhook::ClientConfig};
 
 /// One webhook.
 #[derive(Debug)]
@@ -21,7 +21,7 @@ pub(super) struct Hook {
     pub(super) takes_equivalents: bool,
     pub(super) namespaces: Result<LabelSelector, String>,
     pub(super) labels: Result<LabelSelector, String>,
-    pub(super) has_conditions: bool,
+    pub(super) conditions: Vec<Condition>,
     pub(super) ignores_failures: bool,
     /// Whether a dry run has no effects: `sideEffects` of None or NoneOnDryRun.
     pub(super) can_dry_run: bool,
@@ -33,20 +33,22 @@ pub(super) struct Hook {
     pub(super) client: Option<ClientConfig>,
 }
 
-/// What a webhook wants to see.
+/// What a webhook or policy wants to see.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub(super) struct Rule {
+pub(in crate::admission) struct Rule {
     pub(super) operations: Vec<String>,
     pub(super) groups: Vec<String>,
     pub(super) versions: Vec<String>,
     /// `resource` or `resource/subresource`, either may be `*`.
     pub(super) resources: Vec<String>,
+    /// Names of objects; none means all.
+    pub(super) names: Vec<String>,
     pub(super) scope: Scope,
 }
 
 /// `scope` of a rule.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) enum Scope {
+pub(in crate::admission) enum Scope {
     /// `*`.
     #[default]
     All,
@@ -82,7 +84,7 @@ impl Hook {
             takes_equivalents: text(hook, "matchPolicy") != "Exact",
             namespaces: selector(hook.get("namespaceSelector")),
             labels: selector(hook.get("objectSelector")),
-            has_conditions: list("matchConditions").next().is_some(),
+            conditions: Condition::all_of(hook.get("matchConditions"), false),
             ignores_failures: text(hook, "failurePolicy") == "Ignore",
             can_dry_run: matches!(text(hook, "sideEffects"), "None" | "NoneOnDryRun"),
             timeout: Duration::from_secs(seconds.clamp(1, 30)),
@@ -97,7 +99,7 @@ impl Hook {
 }
 
 impl Rule {
-    fn of(rule: &Value) -> Self {
+    pub(in crate::admission) fn of(rule: &Value) -> Self {
         let list = |field: &str| -> Vec<String> {
             let all = rule.get(field).and_then(Value::as_array).into_iter().flatten();
             all.filter_map(Value::as_str).map(str::to_owned).collect()
@@ -113,6 +115,7 @@ impl Rule {
             groups: list("apiGroups"),
             versions: list("apiVersions"),
             resources: list("resources"),
+            names: list("resourceNames"),
             scope,
         }
     }
@@ -123,7 +126,7 @@ fn text<'a>(value: &'a Value, field: &str) -> &'a str {
 }
 
 /// A selector; a missing one selects everything, as the default does.
-fn selector(value: Option<&Value>) -> Result<LabelSelector, String> {
+pub(in crate::admission) fn selector(value: Option<&Value>) -> Result<LabelSelector, String> {
     let Some(value) = value.filter(|value| !value.is_null()) else { return Ok(LabelSelector::everything()) };
     let api = serde_json::from_value(value.clone()).map_err(|e| e.to_string())?;
     LabelSelector::from_api(Some(&api)).map_err(|e| e.to_string())

@@ -7,15 +7,16 @@ use proto::node::Node;
 use serde_json::{Value, json};
 
 use super::{
-    Failure, Source, call, failed_closed,
+    Failure, call, conditions_hold, failed_closed,
     hook::Hook,
     is_exempt, matching, metrics,
     review::{self, Shown},
     warn,
 };
 use crate::{
-    admission::{Operation, Parts, Plugin, Request},
+    admission::{Operation, Parts, Plugin, Request, kept::Kept},
     audit,
+    auth::Authorizer,
     object::Object,
     objects::{MUTATING_WEBHOOKS, Objects},
     patch::JsonPatch,
@@ -29,15 +30,17 @@ pub(in crate::admission) const NAME: &str = "MutatingAdmissionWebhook";
 const STEP: &str = "admit";
 
 struct Mutating {
-    source: Source,
+    hooks: Kept<Hook>,
     objects: Arc<dyn Objects>,
+    authorizer: Arc<dyn Authorizer>,
     clients: Arc<Clients>,
 }
 
 pub(in crate::admission) fn new(parts: &Parts) -> Arc<dyn Plugin> {
     Arc::new(Mutating {
-        source: Source::new(MUTATING_WEBHOOKS, parts.objects.clone()),
+        hooks: Kept::new(MUTATING_WEBHOOKS, parts.objects.clone(), Hook::all_of),
         objects: parts.objects.clone(),
+        authorizer: parts.authorizer.clone(),
         clients: parts.webhooks.clone(),
     })
 }
@@ -53,15 +56,19 @@ impl Plugin for Mutating {
     }
 
     async fn admit(&self, request: &mut Request<'_>) -> Result<(), Status> {
-        let hooks = self.source.hooks().await?;
+        let hooks = self.hooks.all().await?;
         if hooks.is_empty() || is_exempt(request) {
             return Ok(());
         }
         request.reinvocation.begin(NAME, request.object.as_deref());
         for (at, hook) in hooks.iter().enumerate() {
             let Some(version) = matching::shown(hook, request, &*self.objects).await? else { continue };
-            if request.reinvocation.calls(NAME, &hook.id) {
-                self.ask(hook, at, &version, request).await?;
+            if !request.reinvocation.calls(NAME, &hook.id) {
+                continue;
+            }
+            let shown = review::show(request, &version).await?;
+            if conditions_hold(hook, request, &shown, &self.authorizer).await? {
+                self.ask(hook, at, &version, shown, request).await?;
             }
         }
         request.reinvocation.end(NAME, request.object.as_deref());
@@ -76,11 +83,11 @@ impl Mutating {
         hook: &Hook,
         at: usize,
         version: &str,
+        shown: Shown,
         request: &mut Request<'_>,
     ) -> Result<(), Status> {
         let begun = Instant::now();
         let place = format!("webhook.admission.k8s.io/round_{}_index_{at}", request.reinvocation.round());
-        let shown = review::show(request, version).await?;
         let (notes, outcome) = call::call(&self.clients, hook, request, &shown, version, true).await;
         for (key, value) in notes.annotations {
             audit::annotate(&format!("{}/{key}", hook.name), value);
@@ -159,7 +166,7 @@ async fn change(
 }
 
 /// The patched object in its shape: what its kind does not know is dropped.
-fn decoded(value: Value, api_version: &str, kind: &str) -> Result<Object, Status> {
+pub(in crate::admission) fn decoded(value: Value, api_version: &str, kind: &str) -> Result<Object, Status> {
     let mut object = match schema::type_of(api_version, kind) {
         Some(id) => {
             let decoded = schema::decode(&Node::from(&value), id).map_err(Status::internal)?;
@@ -173,7 +180,7 @@ fn decoded(value: Value, api_version: &str, kind: &str) -> Result<Object, Status
 }
 
 /// A changed object with its defaults in the version it is worked on in.
-async fn own(
+pub(in crate::admission) async fn own(
     mut object: Object,
     api_version: &str,
     resource: &Resource,

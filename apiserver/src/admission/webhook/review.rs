@@ -19,22 +19,22 @@ pub(super) struct Notes {
     pub(super) annotations: Vec<(String, String)>,
 }
 
-/// The objects of a write in the version a webhook sees.
-pub(super) struct Shown {
-    pub(super) object: Option<Object>,
-    pub(super) old: Option<Object>,
+/// The objects of a write in the version a webhook or policy sees.
+pub(in crate::admission) struct Shown {
+    pub(in crate::admission) object: Option<Object>,
+    pub(in crate::admission) old: Option<Object>,
     /// Their apiVersion and kind.
-    pub(super) api_version: String,
-    pub(super) kind: String,
+    pub(in crate::admission) api_version: String,
+    pub(in crate::admission) kind: String,
     /// Whether they are of the resource's own kind, so have versions; others are bodies of subresources.
-    pub(super) is_own: bool,
+    pub(in crate::admission) is_own: bool,
 }
 
 /// The write's objects in another version.
 ///
 /// # Errors
 /// When they do not convert.
-pub(super) async fn show(request: &Request<'_>, version: &str) -> Result<Shown, Status> {
+pub(in crate::admission) async fn show(request: &Request<'_>, version: &str) -> Result<Shown, Status> {
     let resource = request.resource;
     let custom = resource.strategy.custom();
     let working = working(request);
@@ -62,7 +62,7 @@ pub(super) async fn show(request: &Request<'_>, version: &str) -> Result<Shown, 
 }
 
 /// The apiVersion a write is worked on in: custom resources in the requested one, others in the stored one.
-pub(super) fn working(request: &Request<'_>) -> String {
+pub(in crate::admission) fn working(request: &Request<'_>) -> String {
     match request.resource.strategy.custom() {
         Some(_) => request.resource.api_version(&request.attributes.version),
         None => request.resource.stored_api_version(),
@@ -75,6 +75,16 @@ fn split(api_version: &str) -> (&str, &str) {
 
 /// The question.
 pub(super) fn ask(uid: &str, review: &str, request: &Request<'_>, shown: &Shown, version: &str) -> Value {
+    let object = |object: &Option<Object>| object.as_ref().map_or(Value::Null, Object::to_value);
+    let mut body = about(request, shown, version);
+    body["uid"] = uid.into();
+    body["object"] = object(&shown.object);
+    body["oldObject"] = object(&shown.old);
+    json!({"kind": "AdmissionReview", "apiVersion": format!("{GROUP}/{review}"), "request": body})
+}
+
+/// What a write is, without its objects.
+pub(in crate::admission) fn about(request: &Request<'_>, shown: &Shown, version: &str) -> Value {
     let attributes = request.attributes;
     let (group, kind_version) = split(&shown.api_version);
     let asked = if shown.is_own {
@@ -96,9 +106,7 @@ pub(super) fn ask(uid: &str, review: &str, request: &Request<'_>, shown: &Shown,
     }
     let options =
         if request.operation == Operation::Connect { Value::Null } else { request.options.to_value() };
-    let object = |object: &Option<Object>| object.as_ref().map_or(Value::Null, Object::to_value);
     let mut body = json!({
-        "uid": uid,
         "kind": {"group": group, "version": kind_version, "kind": shown.kind},
         "resource": {"group": attributes.group, "version": version, "resource": attributes.resource},
         "requestKind": {"group": asked_group, "version": asked_version, "kind": shown.kind},
@@ -106,8 +114,6 @@ pub(super) fn ask(uid: &str, review: &str, request: &Request<'_>, shown: &Shown,
             "resource": attributes.resource},
         "operation": matching::word(request.operation),
         "userInfo": who,
-        "object": object(&shown.object),
-        "oldObject": object(&shown.old),
         "dryRun": request.dry_run,
         "options": options,
     });
@@ -121,7 +127,7 @@ pub(super) fn ask(uid: &str, review: &str, request: &Request<'_>, shown: &Shown,
             body[field] = value.into();
         }
     }
-    json!({"kind": "AdmissionReview", "apiVersion": format!("{GROUP}/{review}"), "request": body})
+    body
 }
 
 /// What an answer says.

@@ -10,7 +10,10 @@ use http::Method;
 use parking_lot::Mutex;
 use serde_json::{Value, json};
 
-use super::{hook::Hook as Compiled, matching::Facts};
+use super::{
+    hook::Hook as Compiled,
+    matching::{Facts, version_of},
+};
 use crate::{
     engine::testing::TestServer,
     object::Object,
@@ -315,6 +318,7 @@ fn rules_match() {
             resource,
             subresource,
             namespace,
+            name: "x",
         }
     };
     for (rule, facts, shown) in [
@@ -332,9 +336,11 @@ fn rules_match() {
         (rule(json!(["*"]), "Namespaced"), facts("v1", "namespaces", "", "n"), None),
         (rule(json!(["*"]), "Odd"), facts("v1", "things", "", "n"), None),
     ] {
-        let found = hook(rule.clone(), "Equivalent").version_of(&facts, &["v2", "v1"]);
+        let hook = hook(rule.clone(), "Equivalent");
+        let found = version_of(&hook.rules, hook.takes_equivalents, &facts, &["v2", "v1"]);
         assert_eq!(found.as_deref(), shown, "{rule} {facts:?}");
     }
     let exact = hook(rule(json!(["things"]), "*"), "Exact");
-    assert_eq!(exact.version_of(&facts("v2", "things", "", "n"), &["v2", "v1"]), None);
+    let facts = facts("v2", "things", "", "n");
+    assert_eq!(version_of(&exact.rules, exact.takes_equivalents, &facts, &["v2", "v1"]), None);
 }

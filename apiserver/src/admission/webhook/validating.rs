@@ -5,10 +5,13 @@ use std::{sync::Arc, time::Instant};
 use async_trait::async_trait;
 use futures::future::join_all;
 
-use super::{Failure, Source, call, failed_closed, is_exempt, matching, metrics, review, warn};
+use super::{
+    Failure, call, conditions_hold, failed_closed, hook::Hook, is_exempt, matching, metrics, review, warn,
+};
 use crate::{
-    admission::{Operation, Parts, Plugin, Request},
+    admission::{Operation, Parts, Plugin, Request, kept::Kept},
     audit,
+    auth::Authorizer,
     objects::{Objects, VALIDATING_WEBHOOKS},
     status::Status,
     webhook::Clients,
@@ -18,15 +21,17 @@ pub(in crate::admission) const NAME: &str = "ValidatingAdmissionWebhook";
 const STEP: &str = "validating";
 
 struct Validating {
-    source: Source,
+    hooks: Kept<Hook>,
     objects: Arc<dyn Objects>,
+    authorizer: Arc<dyn Authorizer>,
     clients: Arc<Clients>,
 }
 
 pub(in crate::admission) fn new(parts: &Parts) -> Arc<dyn Plugin> {
     Arc::new(Validating {
-        source: Source::new(VALIDATING_WEBHOOKS, parts.objects.clone()),
+        hooks: Kept::new(VALIDATING_WEBHOOKS, parts.objects.clone(), Hook::all_of),
         objects: parts.objects.clone(),
+        authorizer: parts.authorizer.clone(),
         clients: parts.webhooks.clone(),
     })
 }
@@ -42,7 +47,7 @@ impl Plugin for Validating {
     }
 
     async fn validate(&self, request: &mut Request<'_>) -> Result<(), Status> {
-        let hooks = self.source.hooks().await?;
+        let hooks = self.hooks.all().await?;
         if hooks.is_empty() || is_exempt(request) {
             return Ok(());
         }
@@ -50,7 +55,9 @@ impl Plugin for Validating {
         for hook in hooks.iter() {
             if let Some(version) = matching::shown(hook, request, &*self.objects).await? {
                 let shown = review::show(request, &version).await?;
-                asked.push((hook, version, shown));
+                if conditions_hold(hook, request, &shown, &self.authorizer).await? {
+                    asked.push((hook, version, shown));
+                }
             }
         }
         let (all, word) = (&*request, matching::word(request.operation));

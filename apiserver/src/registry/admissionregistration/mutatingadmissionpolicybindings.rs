@@ -20,6 +20,7 @@ pub(super) fn resource() -> Resource {
         strategy: Arc::new(Rules {
             default,
             unconditional_update: false,
+            validate: super::validation::policies::mutating_binding,
             ..Rules::new(Plain { status: false, generation: true, cells: NAME_AND_AGE })
         }),
         ..Resource::of(

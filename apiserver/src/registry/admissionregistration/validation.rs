@@ -1,10 +1,13 @@
-//! What is wrong with webhooks.
+//! What is wrong with webhooks; policies beside it.
 
 use crate::{
     field::ErrorList,
     object::Object,
     registry::kit::{at::At, format},
 };
+
+mod matching;
+pub(super) mod policies;
 
 /// Webhooks have names of their own, one address each, and no side effects.
 pub(super) fn webhooks(obj: &Object, errors: &mut ErrorList) {
@@ -41,6 +44,8 @@ fn webhook(hook: &At<'_>, errors: &mut ErrorList) {
     if timeout.is_set() && !(1..=30).contains(&timeout.int()) {
         timeout.invalid(errors, "the timeout value must be between 1 and 30 seconds");
     }
+    hook.get("rules").items().for_each(|rule| matching::rule(&rule, errors));
+    matching::conditions(&hook.get("matchConditions"), false, errors);
     hook.get("namespaceSelector").check_selector(errors);
     hook.get("objectSelector").check_selector(errors);
     hook.get("reinvocationPolicy").check_option_of(errors, &["IfNeeded", "Never"]);

@@ -1,0 +1,52 @@
+//! What plugins make of objects that every request looks at, made once for each state of the object.
+
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+
+use crate::{
+    object::Object,
+    objects::{Kind, Objects},
+    status::Status,
+};
+
+/// What is made of all objects of a kind, in the order of their names.
+pub(super) struct Kept<T> {
+    kind: Kind,
+    objects: Arc<dyn Objects>,
+    read: fn(&Object) -> Vec<T>,
+    made: Mutex<Made<T>>,
+}
+
+struct Made<T> {
+    of: Vec<(Arc<Object>, Vec<Arc<T>>)>,
+    all: Arc<Vec<Arc<T>>>,
+}
+
+impl<T> Kept<T> {
+    pub(super) fn new(kind: Kind, objects: Arc<dyn Objects>, read: fn(&Object) -> Vec<T>) -> Self {
+        Self { kind, objects, read, made: Mutex::new(Made { of: Vec::new(), all: Arc::default() }) }
+    }
+
+    /// What is made of the objects as they are now; the same `Arc` while nothing changed.
+    pub(super) async fn all(&self) -> Result<Arc<Vec<Arc<T>>>, Status> {
+        let objects = self.objects.list_kept(self.kind).await?;
+        let mut made = self.made.lock();
+        let is_same = made.of.len() == objects.len()
+            && made.of.iter().zip(&objects).all(|((old, _), new)| Arc::ptr_eq(old, new));
+        if !is_same {
+            let of = |object: Arc<Object>| {
+                let known = made.of.iter().find(|(old, _)| Arc::ptr_eq(old, &object));
+                let parts = known.map_or_else(
+                    || (self.read)(&object).into_iter().map(Arc::new).collect(),
+                    |(_, parts)| parts.clone(),
+                );
+                (object, parts)
+            };
+            let of: Vec<_> = objects.into_iter().map(of).collect();
+            made.all = Arc::new(of.iter().flat_map(|(_, parts)| parts.clone()).collect());
+            made.of = of;
+        }
+        Ok(made.all.clone())
+    }
+}
