@@ -16,6 +16,7 @@ use http::{HeaderMap, header};
 use crate::{
     field::{Error, ErrorList, Path},
     negotiation,
+    object::Object,
     status::{GroupName, Status},
 };
 
@@ -118,6 +119,14 @@ pub fn type_of(api_version: &str, kind: &str) -> Option<TypeId> {
 /// The first value that has a wrong type, in Go's words.
 pub fn decode(node: &Node<'_>, id: TypeId) -> Result<Decoded, String> {
     shape::typed(node, id)
+}
+
+/// Gives an object of a built-in type the parts it always has, such as an empty status, where a strategy took
+/// them away.
+pub fn complete(object: &mut Object) {
+    if let Some(id) = type_of(object.api_version(), object.kind()) {
+        shape::fill(table::builtin().get(id), object.as_map_mut());
+    }
 }
 
 /// Decodes an object whose type is not in the table: only duplicates can be told.

@@ -14,6 +14,7 @@ use crate::{
     object::Object,
     patch,
     response::Body,
+    schema,
     status::{GroupName, Status},
     storage::{Entry, StorageError},
 };
@@ -139,6 +140,7 @@ impl Call {
         self.admit(Operation::Create, Some(&mut object), None, &options, true).await?;
         let undo = self.reserve(&mut object, None).await?;
         strategy.prepare_create(&mut object, &self.context(now))?;
+        schema::complete(&mut object);
         let mut errors = metadata::validate(&object, &self.resource);
         errors.extend(strategy.validate_create(&object, &self.context(now))?);
         self.invalid(object.name(), &errors)?;
@@ -299,6 +301,7 @@ impl Call {
         self.admit(Operation::Update, Some(&mut new), Some(old), &options, true).await?;
         let undo = self.reserve(&mut new, Some(old)).await?;
         strategy.prepare_update(&mut new, old, &self.context(now))?;
+        schema::complete(&mut new);
         let mut errors = metadata::validate(&new, &self.resource);
         errors.extend(metadata::validate_change(&new, old));
         errors.extend(strategy.validate_update(&new, old, &self.context(now))?);

@@ -352,7 +352,7 @@ impl Walk {
 }
 
 /// Adds what Go prints although it is absent: structs, and scalars without omitempty.
-fn fill(of: &'static Type, out: &mut Map<String, Value>) {
+pub(super) fn fill(of: &'static Type, out: &mut Map<String, Value>) {
     for field in of.fields.iter().filter(|f| f.tag > 0 && !f.optional) {
         if out.contains_key(field.name) {
             continue;

@@ -13,6 +13,7 @@ use crate::config_maps;
 
 pub(crate) const TESTS: &[Test<ControlPlane>] = &[
     ("JSON patches test, add, remove, replace, move and copy", json_patches),
+    ("a new object has the empty status that a JSON patch adds to", status_patches),
     ("merge patches set, and remove with null", merge_patches),
     ("strategic patches merge lists by key", strategic_patches),
     ("applying makes, keeps and removes what the applier owns", apply),
@@ -64,6 +65,20 @@ fn json_patches(plane: &ControlPlane, ns: &str) -> Result<()> {
     let half = json!([{"op": "remove", "path": "/data/one"}, {"op": "remove", "path": "/data/missing"}]);
     admin.patch(&config_maps(ns, "a"), JSON_PATCH, &half)?.refused(422, "Invalid")?;
     ensure!(admin.get(&config_maps(ns, "a"))?.ok()? == now, "half of it was done");
+    Ok(())
+}
+
+fn status_patches(plane: &ControlPlane, ns: &str) -> Result<()> {
+    let admin = plane.admin()?;
+    let claims = format!("/apis/resource.k8s.io/v1/namespaces/{ns}/resourceclaims");
+    let device = json!({"name": "one", "exactly": {"deviceClassName": "example.com"}});
+    let body = json!({"metadata": {"name": "a"}, "spec": {"devices": {"requests": [device]}},
+        "status": {"reservedFor": [{"resource": "pods", "name": "p", "uid": "u"}]}});
+    let made = admin.post(&claims, &body)?.ok()?;
+    ensure!(made["status"] == json!({}), "{made}");
+    let patch = json!([{"op": "add", "path": "/status/allocation", "value": {}}]);
+    let now = admin.patch(&format!("{claims}/a/status"), JSON_PATCH, &patch)?.ok()?;
+    ensure!(now["status"]["allocation"].is_object(), "{now}");
     Ok(())
 }
 
