@@ -22,6 +22,8 @@ mod services;
 #[cfg(test)]
 mod tests;
 
+pub(super) use self::persistentvolumes::check_inline_volume;
+
 /// All of them.
 pub(super) fn resources() -> Vec<Resource> {
     vec![

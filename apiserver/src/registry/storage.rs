@@ -5,7 +5,10 @@ use crate::registry::Resource;
 mod csidrivers;
 mod csinodes;
 mod csistoragecapacities;
+mod provision;
 mod storageclasses;
+#[cfg(test)]
+mod tests;
 mod volumeattachments;
 mod volumeattributesclasses;
 

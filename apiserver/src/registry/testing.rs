@@ -48,6 +48,11 @@ impl Kind {
         self.create(object).1
     }
 
+    /// The row of an object, at the epoch.
+    pub(super) fn row(&self, object: Value) -> Vec<Value> {
+        self.strategy().row(&Object::from_value(object).unwrap(), Timestamp::UNIX_EPOCH)
+    }
+
     /// Warnings of a new object.
     pub(super) fn warnings(&self, object: Value) -> Vec<String> {
         let object = Object::from_value(self.create(object).0).unwrap();

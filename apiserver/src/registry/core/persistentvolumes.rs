@@ -2,6 +2,8 @@
 
 mod validation;
 
+pub(in crate::registry) use self::validation::check_inline as check_inline_volume;
+
 use std::sync::Arc;
 
 use serde_json::{Value, json};

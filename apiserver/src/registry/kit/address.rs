@@ -40,6 +40,16 @@ pub(in crate::registry) fn canonical_cidr(text: &str) -> Vec<String> {
     vec![wrong]
 }
 
+/// A network as old clients wrote it, leading zeros and all.
+pub(in crate::registry) fn loose_cidr(text: &str) -> Option<IpNet> {
+    let (address, length) = text.split_once('/')?;
+    let bits = match length.trim_start_matches('0') {
+        "" if !length.is_empty() => "0",
+        bits => bits,
+    };
+    format!("{}/{bits}", without_leading_zeros(address)).parse().ok()
+}
+
 /// `010.002.0.1` as `10.2.0.1`; IPv6, where zeros mean nothing else, as it is.
 pub(in crate::registry) fn without_leading_zeros(text: &str) -> String {
     if text.contains(':') {

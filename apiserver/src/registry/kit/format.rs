@@ -67,14 +67,6 @@ pub(in crate::registry) fn label_value(text: &str) -> Vec<String> {
     crate::engine::metadata::label_value(text)
 }
 
-/// Errors of a network such as `10.0.0.0/8`.
-pub(in crate::registry) fn cidr(text: &str) -> Vec<String> {
-    if text.parse::<ipnet::IpNet>().is_ok() {
-        return Vec::new();
-    }
-    vec!["must be a valid CIDR value, (e.g. 10.9.8.0/24 or 2001:db8::/64)".to_owned()]
-}
-
 /// Errors of a service port's name.
 pub(in crate::registry) fn port_name(text: &str) -> Vec<String> {
     let mut errors = Vec::new();

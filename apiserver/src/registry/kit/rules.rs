@@ -34,6 +34,8 @@ pub(in crate::registry) struct Rules {
     pub(in crate::registry) validate_change: fn(&Object, &Object, &mut ErrorList),
     /// Errors of a write of the status, new and old.
     pub(in crate::registry) validate_status: fn(&Object, &Object, &mut ErrorList),
+    /// Whether a write of the status leaves the metadata alone too.
+    pub(in crate::registry) status_alone: bool,
     /// Whether an update is validated as a whole, or by `validate_change` alone.
     pub(in crate::registry) validate_updated: bool,
     /// Warnings of a new object, or of a changed one with the old one.
@@ -63,6 +65,7 @@ impl Rules {
             validate_new: |_, _| {},
             validate_change: |_, _, _| {},
             validate_status: |_, _, _| {},
+            status_alone: false,
             validate_updated: true,
             warnings: |_, _| Vec::new(),
             row: None,
@@ -100,6 +103,9 @@ impl Strategy for Rules {
         ctx: &StrategyContext<'_>,
     ) -> Result<(), Status> {
         (self.change)(new, old, ctx);
+        if self.status_alone && ctx.subresource == "status" {
+            keep_metadata(new, old);
+        }
         self.plain.prepare_update(new, old, ctx)
     }
 
@@ -151,5 +157,17 @@ impl Strategy for Rules {
     fn convert(&self, obj: &mut Object, from: &str, to: &str) -> Result<(), Status> {
         (self.convert)(obj, from, to);
         Ok(())
+    }
+}
+
+/// Puts metadata back to what it was, but for the notes of who wrote which field.
+fn keep_metadata(new: &mut Object, old: &Object) {
+    const KEPT: &[&str] =
+        &["deletionTimestamp", "generation", "labels", "annotations", "finalizers", "ownerReferences"];
+    for field in KEPT {
+        match old.metadata().and_then(|metadata| metadata.get(*field)) {
+            Some(value) => drop(new.metadata_mut().insert((*field).to_owned(), value.clone())),
+            None => drop(new.metadata_mut().remove(*field)),
+        }
     }
 }

@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use serde_json::Value;
+
 use crate::{
     field::ErrorList,
     object::Object,
@@ -17,12 +19,8 @@ const COLUMNS: &[Column] = &[
     column("Parameters", "string"),
     column("Age", "date"),
 ];
-const CELLS: &[Cell] = &[
-    Cell::Name,
-    Cell::Field("/spec/controller", ""),
-    Cell::Field("/spec/parameters/name", "<none>"),
-    Cell::Age,
-];
+const CELLS: &[Cell] =
+    &[Cell::With(name), Cell::Field("/spec/controller", ""), Cell::With(parameters), Cell::Age];
 
 /// The resource.
 pub(super) fn resource() -> Resource {
@@ -31,7 +29,8 @@ pub(super) fn resource() -> Resource {
         columns: COLUMNS,
         strategy: Arc::new(Rules {
             default,
-            validate,
+            validate_new: validate,
+            validate_updated: false,
             validate_change,
             ..Rules::new(Plain { status: false, generation: true, cells: CELLS })
         }),
@@ -47,7 +46,9 @@ fn default(obj: &mut Object) {
 }
 
 fn validate(obj: &Object, errors: &mut ErrorList) {
-    At::spec(obj).get("controller").check_length(errors, 250);
+    let controller = At::spec(obj).get("controller");
+    controller.check_length(errors, 250);
+    check_controller(&controller, errors);
     let parameters = At::spec(obj).get("parameters");
     if !parameters.is_set() {
         return;
@@ -59,6 +60,9 @@ fn validate(obj: &Object, errors: &mut ErrorList) {
     parameters.get("kind").check_path_name(errors);
     parameters.get("name").check_path_name(errors);
     let (scope, namespace) = (parameters.get("scope"), parameters.get("namespace"));
+    if !scope.check_there(errors) {
+        return;
+    }
     match scope.text() {
         "Namespace" if !namespace.is_set() => {
             namespace.required(errors, "`parameters.scope` is set to 'Namespace'");
@@ -72,6 +76,42 @@ fn validate(obj: &Object, errors: &mut ErrorList) {
     }
 }
 
+/// A controller has a path below a domain.
+fn check_controller(controller: &At<'_>, errors: &mut ErrorList) {
+    if !controller.check_required(errors) {
+        return;
+    }
+    let (domain, path) = controller.text().split_once('/').unwrap_or_default();
+    if domain.is_empty() || path.is_empty() {
+        return controller.invalid(errors, "must be a domain-prefixed path (such as \"acme.io/foo\")");
+    }
+    format::dns_subdomain(domain)
+        .into_iter()
+        .for_each(|detail| controller.invalid_as(errors, domain, detail));
+    if !path.bytes().all(|b| b.is_ascii_alphanumeric() || b"/-._~%!$&'()*+,;=:".contains(&b)) {
+        let detail = "Invalid path (regex used for validation is '[A-Za-z0-9/\\-._~%!$&'()*+,;=:]+')";
+        controller.invalid_as(errors, path, detail);
+    }
+}
+
 fn validate_change(new: &Object, old: &Object, errors: &mut ErrorList) {
     At::spec(new).get("controller").check_unchanged(&At::spec(old).get("controller"), errors);
+    validate(new, errors);
+}
+
+/// The name, and whether ingresses without a class are of this one.
+fn name(class: &Object) -> Value {
+    let default = class.annotation("ingressclass.kubernetes.io/is-default-class") == Some("true");
+    format!("{}{}", class.name(), if default { " (default)" } else { "" }).into()
+}
+
+/// What the class is configured by.
+fn parameters(class: &Object) -> Value {
+    let parameters = At::spec(class).get("parameters");
+    if !parameters.is_set() {
+        return "<none>".into();
+    }
+    let group = if parameters.has("apiGroup") { "." } else { "" };
+    let (kind, name) = (parameters.text_of("kind"), parameters.text_of("name"));
+    format!("{kind}{group}{}/{name}", parameters.text_of("apiGroup")).into()
 }

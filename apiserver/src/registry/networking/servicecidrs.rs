@@ -25,7 +25,9 @@ pub(super) fn resource() -> Resource {
         columns: COLUMNS,
         strategy: Arc::new(Rules {
             validate_new: |obj, errors| validate(&At::spec(obj).get("cidrs"), errors),
+            validate_updated: false,
             validate_change,
+            status_alone: true,
             ..Rules::new(Plain { status: true, generation: false, cells: CELLS })
         }),
         ..Resource::of("networking.k8s.io", "ServiceCIDR", "servicecidrs", "servicecidr")

@@ -2,7 +2,7 @@
 
 use serde_json::json;
 
-use crate::registry::testing::Kind;
+use crate::registry::testing::{Kind, changed};
 
 const GROUP: &str = "networking.k8s.io";
 
@@ -81,4 +81,80 @@ fn service_ranges_are_of_different_families_and_stay() {
     let want =
         "spec.cidrs[0]: Invalid value: \"10.0.0.1/16\": must not have bits set beyond the prefix length";
     assert_eq!(loose, [want]);
+}
+
+#[test]
+fn rows_of_ingresses_show_hosts_and_addresses() {
+    let rule = |host: &str| json!({"host": host});
+    let ingress = json!({"metadata": {"name": "i"}, "spec": {"tls": [{}],
+        "rules": [rule("a"), rule("b"), rule("c"), rule("d")]},
+        "status": {"loadBalancer": {"ingress": [{"ip": "10.0.0.2"}, {"hostname": "a.b"}, {"ip": "10.0.0.1"}]}}});
+    let row = Kind::new(GROUP, "ingresses").row(ingress);
+    let cells = [
+        json!("i"),
+        json!("<none>"),
+        json!("a,b,c + 1 more..."),
+        json!("10.0.0.1,10.0.0.2,a.b"),
+        json!("80, 443"),
+    ];
+    assert_eq!(row[..5], cells);
+}
+
+#[test]
+fn classes_of_ingresses_belong_to_a_controller() {
+    let kind = Kind::new(GROUP, "ingressclasses");
+    let errors = |controller: &str| {
+        kind.errors(json!({"metadata": {"name": "c"}, "spec": {"controller": controller}}))
+    };
+    assert_eq!(errors("a.io/b"), Vec::<String>::new());
+    assert_eq!(errors(""), ["spec.controller: Required value"]);
+    assert_eq!(
+        errors("a.io"),
+        [
+            "spec.controller: Invalid value: \"a.io\": must be a domain-prefixed path (such as \"acme.io/foo\")"
+        ]
+    );
+}
+
+#[test]
+fn networks_that_a_policy_had_stay_allowed() {
+    let kind = Kind::new(GROUP, "networkpolicies");
+    let policy = |cidr: &str| {
+        json!({"metadata": {"name": "p"}, "spec": {"podSelector": {},
+            "ingress": [{"from": [{"ipBlock": {"cidr": cidr}}]}]}})
+    };
+    let wrong = "spec.ingress[0].from[0].ipBlock.cidr: Invalid value: \"010.0.0.0/8\": must not have leading 0s in IP or \
+                 prefix length";
+    assert_eq!(kind.errors(policy("010.0.0.0/8")), [wrong]);
+    let old = kind.create(policy("010.0.0.0/8")).0;
+    assert_eq!(kind.update(old.clone(), old, "").1, Vec::<String>::new());
+}
+
+#[test]
+fn endpoints_of_slices_are_reachable_and_count_their_labels() {
+    let kind = Kind::new("discovery.k8s.io", "endpointslices");
+    let slice = |kind: &str, address: &str| json!({"metadata": {"name": "s"}, "addressType": kind, "endpoints": [{"addresses": [address]}]});
+    let errors = |of: &str, address: &str| kind.errors(slice(of, address));
+    assert_eq!(errors("IPv4", "10.0.0.1"), Vec::<String>::new());
+    assert_eq!(
+        errors("IPv4", "127.0.0.1"),
+        [
+            "endpoints[0].addresses[0]: Invalid value: \"127.0.0.1\": may not be in the loopback range (127.0.0.0/8, ::1/128)"
+        ]
+    );
+    assert_eq!(
+        errors("IPv4", "fd00::1"),
+        ["endpoints[0].addresses: Invalid value: \"fd00::1\": must be an IPv4 address"]
+    );
+    assert_eq!(
+        errors("FQDN", "a"),
+        [
+            "endpoints[0].addresses[0]: Invalid value: \"a\": should be a domain with at least two segments separated by dots"
+        ]
+    );
+    let old = kind.create(slice("IPv4", "10.0.0.1")).0;
+    assert_eq!(old["metadata"]["generation"], 1);
+    let labelled = changed(&old, &[("/metadata/labels", json!({"a": "b"}))]);
+    assert_eq!(kind.update(labelled, old.clone(), "").0["metadata"]["generation"], 2);
+    assert_eq!(kind.update(old.clone(), old, "").0["metadata"].get("generation"), Some(&json!(1)));
 }

@@ -26,7 +26,7 @@ pub(super) fn resource() -> Resource {
             validate_updated: false,
             validate,
             validate_change,
-            ..Rules::new(Plain { status: false, generation: true, cells: CELLS })
+            ..Rules::new(Plain { status: false, generation: false, cells: CELLS })
         }),
         ..Resource::of("node.k8s.io", "RuntimeClass", "runtimeclasses", "runtimeclass")
     }

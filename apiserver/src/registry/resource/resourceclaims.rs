@@ -15,7 +15,7 @@ pub(super) fn resource() -> Resource {
         storage_version: "v1",
         subresources: &[Subresource::Status],
         strategy: Arc::new(Converted {
-            plain: Plain { status: true, generation: true, cells: NAME_AND_AGE },
+            plain: Plain { status: true, generation: false, cells: NAME_AND_AGE },
             convert: conversion::claim,
         }),
         ..Resource::of("resource.k8s.io", "ResourceClaim", "resourceclaims", "resourceclaim")

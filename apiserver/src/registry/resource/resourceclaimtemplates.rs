@@ -14,7 +14,7 @@ pub(super) fn resource() -> Resource {
         versions: &["v1", "v1beta2", "v1beta1"],
         storage_version: "v1",
         strategy: Arc::new(Converted {
-            plain: Plain { status: false, generation: true, cells: NAME_AND_AGE },
+            plain: Plain { status: false, generation: false, cells: NAME_AND_AGE },
             convert: conversion::template,
         }),
         ..Resource::of(

@@ -7,7 +7,8 @@ use crate::{
     object::Object,
     registry::{
         Resource,
-        kit::{NAME_AND_AGE, Plain, Rules, at::At, format},
+        kit::{NAME_AND_AGE, Plain, Rules, at::At, format, resources},
+        pod_spec::warnings_of_node_label,
     },
 };
 
@@ -16,21 +17,45 @@ pub(super) fn resource() -> Resource {
     Resource {
         strategy: Arc::new(Rules {
             unconditional_update: false,
-            validate,
+            validate_new: |capacity, errors| check(capacity, false, errors),
+            validate_updated: false,
             validate_change,
+            warnings,
             ..Rules::new(Plain { status: false, generation: false, cells: NAME_AND_AGE })
         }),
         ..Resource::of("storage.k8s.io", "CSIStorageCapacity", "csistoragecapacities", "csistoragecapacity")
     }
 }
 
-fn validate(obj: &Object, errors: &mut ErrorList) {
-    At::field(obj, "storageClassName").check_format(errors, format::dns_subdomain);
-    At::field(obj, "nodeTopology").check_selector(errors);
+fn check(capacity: &Object, loose: bool, errors: &mut ErrorList) {
+    if !loose {
+        At::field(capacity, "nodeTopology").check_selector(errors);
+    }
+    At::field(capacity, "storageClassName").check_format(errors, format::dns_subdomain);
+    resources::check_not_negative(&At::field(capacity, "capacity"), errors);
 }
 
+/// What was asked of the driver stays; a topology that is no good selector is kept as it is.
 fn validate_change(new: &Object, old: &Object, errors: &mut ErrorList) {
+    check(new, !At::field(old, "nodeTopology").selects(), errors);
     for field in ["nodeTopology", "storageClassName"] {
         At::field(new, field).check_unchanged(&At::field(old, field), errors);
     }
+}
+
+fn warnings(capacity: &Object, _old: Option<&Object>) -> Vec<String> {
+    let topology = At::field(capacity, "nodeTopology");
+    let keys = topology.get("matchExpressions");
+    let mut warnings: Vec<String> = keys
+        .items()
+        .map(|expression| expression.get("key"))
+        .filter_map(|key| {
+            Some(format!("{}: {} is {}", key.path(), key.text(), warnings_of_node_label(key.text())?))
+        })
+        .collect();
+    for (label, _) in topology.get("matchLabels").entries() {
+        let path = topology.path().child("matchLabels").child(label);
+        warnings.extend(warnings_of_node_label(label).map(|message| format!("{path}: {message}")));
+    }
+    warnings
 }

@@ -1,6 +1,9 @@
 //! `storageclasses` of storage.k8s.io.
 
-use std::sync::Arc;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use crate::{
     field::{Error, ErrorList},
@@ -8,6 +11,8 @@ use crate::{
     registry::{
         Column, Resource,
         kit::{Cell, Plain, Rules, at::At, column, fill, format},
+        pod_spec::warnings_of_node_label,
+        storage::provision,
     },
 };
 
@@ -36,9 +41,9 @@ pub(super) fn resource() -> Resource {
         columns: COLUMNS,
         strategy: Arc::new(Rules {
             default,
-            validate_updated: false,
             validate,
             validate_change,
+            warnings,
             ..Rules::new(Plain { status: false, generation: false, cells: CELLS })
         }),
         ..Resource::of("storage.k8s.io", "StorageClass", "storageclasses", "storageclass")
@@ -51,34 +56,58 @@ fn default(obj: &mut Object) {
     fill::missing(obj.as_map_mut(), "volumeBindingMode", "Immediate");
 }
 
-fn validate(obj: &Object, errors: &mut ErrorList) {
-    let provisioner = At::field(obj, "provisioner");
-    if provisioner.check_required(errors) {
-        format::qualified_name(&provisioner.text().to_lowercase())
-            .into_iter()
-            .for_each(|detail| provisioner.invalid(errors, detail));
+fn validate(class: &Object, errors: &mut ErrorList) {
+    provision::check_provisioner(&At::field(class, "provisioner"), errors);
+    provision::check_parameters(&At::field(class, "parameters"), errors);
+    let policy = At::field(class, "reclaimPolicy");
+    if !policy.is_empty() {
+        policy.check_is_one_of(errors, &["Delete", "Retain"]);
     }
-    let parameters = At::field(obj, "parameters");
-    if parameters.len() > 512 {
-        errors.push(Error::too_long(parameters.path(), 512));
-    }
-    At::field(obj, "reclaimPolicy").check_option_of(errors, &["Delete", "Retain"]);
-    let mode = At::field(obj, "volumeBindingMode");
+    let mode = At::field(class, "volumeBindingMode");
     if mode.check_there(errors) {
-        mode.check_option_of(errors, &["Immediate", "WaitForFirstConsumer"]);
+        mode.check_is_one_of(errors, &["Immediate", "WaitForFirstConsumer"]);
+    }
+    check_topologies(&At::field(class, "allowedTopologies"), errors);
+}
+
+/// Where volumes may be made: labels with values, each term once.
+fn check_topologies(topologies: &At<'_>, errors: &mut ErrorList) {
+    let mut terms: Vec<BTreeMap<&str, BTreeSet<&str>>> = vec![BTreeMap::new(); topologies.len()];
+    for topology in topologies.items() {
+        let mut term = BTreeMap::new();
+        let expressions = topology.get("matchLabelExpressions");
+        for expression in expressions.items() {
+            let (key, values) = (expression.get("key"), expression.get("values"));
+            values.check_required(errors);
+            let mut set = BTreeSet::new();
+            for value in values.items() {
+                if !set.insert(value.text()) {
+                    value.duplicate(errors);
+                }
+            }
+            key.check_format(errors, format::qualified_name);
+            if term.insert(key.text(), set).is_some() {
+                key.duplicate(errors);
+            }
+        }
+        // A term that says nothing is the same as what stands in for every term.
+        for _ in 0..terms.iter().filter(|other| **other == term).count() {
+            errors.push(Error::duplicate(expressions.path(), ""));
+        }
+        terms.push(term);
     }
 }
 
+/// What volumes are made of stays.
 fn validate_change(new: &Object, old: &Object, errors: &mut ErrorList) {
-    let parameters = At::field(new, "parameters");
-    if parameters.value() != At::field(old, "parameters").value() {
-        parameters.forbidden(errors, "updates to parameters are forbidden.");
-    }
-    let provisioner = At::field(new, "provisioner");
-    if provisioner.value() != At::field(old, "provisioner").value() {
-        provisioner.forbidden(errors, "updates to provisioner are forbidden.");
-    }
-    for field in ["reclaimPolicy", "volumeBindingMode"] {
+    for field in ["parameters", "provisioner", "reclaimPolicy", "volumeBindingMode"] {
         At::field(new, field).check_unchanged(&At::field(old, field), errors);
     }
+}
+
+fn warnings(class: &Object, _old: Option<&Object>) -> Vec<String> {
+    let topologies = At::field(class, "allowedTopologies");
+    let expressions = topologies.items().flat_map(|topology| topology.get("matchLabelExpressions").items());
+    let keys = expressions.map(|expression| expression.get("key"));
+    keys.filter_map(|key| Some(format!("{}: {}", key.path(), warnings_of_node_label(key.text())?))).collect()
 }

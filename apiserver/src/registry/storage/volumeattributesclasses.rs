@@ -1,6 +1,20 @@
 //! `volumeattributesclasses` of storage.k8s.io.
 
-use crate::registry::Resource;
+use std::sync::Arc;
+
+use crate::{
+    field::ErrorList,
+    object::Object,
+    registry::{
+        Column, Resource,
+        kit::{Cell, Plain, Rules, at::At, column},
+        storage::provision,
+    },
+};
+
+const COLUMNS: &[Column] =
+    &[column("Name", "string").name(), column("DriverName", "string"), column("Age", "date")];
+const CELLS: &[Cell] = &[Cell::Name, Cell::Field("/driverName", ""), Cell::Age];
 
 /// The resource.
 pub(super) fn resource() -> Resource {
@@ -9,6 +23,13 @@ pub(super) fn resource() -> Resource {
         storage_version: "v1",
         short_names: &["vac"],
         namespaced: false,
+        columns: COLUMNS,
+        strategy: Arc::new(Rules {
+            validate_new: validate,
+            validate_updated: false,
+            validate_change,
+            ..Rules::new(Plain { status: false, generation: false, cells: CELLS })
+        }),
         ..Resource::of(
             "storage.k8s.io",
             "VolumeAttributesClass",
@@ -16,4 +37,24 @@ pub(super) fn resource() -> Resource {
             "volumeattributesclass",
         )
     }
+}
+
+fn validate(class: &Object, errors: &mut ErrorList) {
+    provision::check_provisioner(&At::field(class, "driverName"), errors);
+    let parameters = At::field(class, "parameters");
+    provision::check_parameters(&parameters, errors);
+    if parameters.is_empty() {
+        parameters.required(errors, "must contain at least one key/value pair");
+    }
+}
+
+/// A class is what it was made as.
+fn validate_change(new: &Object, old: &Object, errors: &mut ErrorList) {
+    for field in ["driverName", "parameters"] {
+        let (now, before) = (At::field(new, field), At::field(old, field));
+        if now.value() != before.value() {
+            now.forbidden(errors, format!("updates to {field} are forbidden."));
+        }
+    }
+    validate(new, errors);
 }

@@ -14,7 +14,7 @@ pub(super) fn resource() -> Resource {
         storage_version: "v1beta1",
         namespaced: false,
         subresources: &[Subresource::Status],
-        strategy: Arc::new(Plain { status: true, generation: true, cells: NAME_AND_AGE }),
+        strategy: Arc::new(Plain { status: true, generation: false, cells: NAME_AND_AGE }),
         ..Resource::of(
             "storagemigration.k8s.io",
             "StorageVersionMigration",

@@ -118,6 +118,41 @@ fn check(volume: &Object, loose: bool, errors: &mut ErrorList) {
     }
 }
 
+/// The spec of a volume that stands in an attachment: a CSI volume without anything that belongs to a claim.
+pub(in crate::registry) fn check_inline(spec: &At<'_>, errors: &mut ErrorList) {
+    const OUT_OF_PLACE: &str = "may not be specified in the context of inline volumes";
+    let absent = |field: &str, errors: &mut ErrorList| {
+        if !spec.get(field).is_empty() {
+            spec.get(field).forbidden(errors, OUT_OF_PLACE);
+        }
+    };
+    if spec.has("claimRef") {
+        spec.get("claimRef").forbidden(errors, OUT_OF_PLACE);
+    }
+    absent("capacity", errors);
+    if !spec.has("csi") {
+        spec.get("csi").required(errors, "has to be specified in the context of inline volumes");
+    }
+    let modes = spec.get("accessModes");
+    if modes.check_required(errors) {
+        claim::check_access_modes(&modes, errors);
+    }
+    let policy = spec.get("persistentVolumeReclaimPolicy");
+    if !matches!(policy.text(), "" | "Retain") {
+        policy.forbidden(errors, "may only be Retain in the context of inline volumes");
+    }
+    if spec.has("nodeAffinity") {
+        spec.get("nodeAffinity").forbidden(errors, OUT_OF_PLACE);
+    }
+    check_source(spec, errors);
+    absent("storageClassName", errors);
+    let mode = spec.get("volumeMode");
+    if mode.is_set() && mode.text() != "Filesystem" {
+        let detail = "may not specify volumeMode other than Filesystem in the context of inline volumes";
+        mode.forbidden(errors, detail);
+    }
+}
+
 /// What a volume can hold: storage and nothing else.
 fn check_capacity(capacity: &At<'_>, errors: &mut ErrorList) {
     capacity.check_required(errors);
