@@ -29,7 +29,7 @@ const LEVELS: [(&str, u32, u32, u32, u32); 6] = [
 ];
 
 /// The mandatory levels and schemas, without what storing adds.
-pub(super) fn mandatory() -> (Vec<Object>, Vec<Object>) {
+pub(crate) fn mandatory() -> (Vec<Object>, Vec<Object>) {
     let exempt = json!({"type": "Exempt", "exempt": {"nominalConcurrencyShares": 0, "lendablePercent": 0}});
     let catch_all = json!({"type": "Limited", "limited": {"nominalConcurrencyShares": 5, "lendablePercent": 0,
         "limitResponse": {"type": "Reject"}}});

@@ -1,6 +1,14 @@
 //! Resources of the group admissionregistration.k8s.io, one file each, one line each in [`resources`].
 
-use crate::registry::Resource;
+use serde_json::Value;
+
+use crate::{
+    object::Object,
+    registry::{
+        Column, Resource,
+        kit::{Cell, at::At, column, selector_text},
+    },
+};
 
 mod defaults;
 mod mutatingadmissionpolicies;
@@ -21,4 +29,37 @@ pub(super) fn resources() -> Vec<Resource> {
         validatingadmissionpolicybindings::resource(),
         validatingwebhookconfigurations::resource(),
     ]
+}
+
+/// Columns of bindings of policies.
+const BINDING_COLUMNS: &[Column] = &[
+    column("Name", "string").name(),
+    column("PolicyName", "string"),
+    column("ParamRef", "string"),
+    column("Age", "string"),
+];
+const BINDING_CELLS: &[Cell] =
+    &[Cell::Name, Cell::Field("/spec/policyName", ""), Cell::With(param_ref), Cell::Age];
+
+/// What a policy takes parameters from.
+fn param_kind(policy: &Object) -> Value {
+    let kind = At::spec(policy).get("paramKind");
+    match kind.is_set() {
+        true => format!("{}/{}", kind.text_of("apiVersion"), kind.text_of("kind")).into(),
+        false => "<unset>".into(),
+    }
+}
+
+/// Which parameters a binding brings: one by name, wherever it is, or all that a selector selects.
+fn param_ref(binding: &Object) -> Value {
+    let params = At::spec(binding).get("paramRef");
+    let (namespace, name) = (params.text_of("namespace"), params.text_of("name"));
+    match (namespace, name) {
+        ("", "") if params.has("selector") => {
+            selector_text::of(params.get("selector").value()).unwrap_or_default().into()
+        }
+        (_, "") => "<unset>".into(),
+        ("", name) => format!("*/{name}").into(),
+        (namespace, name) => format!("{namespace}/{name}").into(),
+    }
 }

@@ -3,12 +3,14 @@
 pub(super) mod address;
 pub(super) mod at;
 pub(super) mod claim;
+pub(super) mod conditions;
 pub(super) mod contents;
 pub(super) mod fill;
 pub(super) mod format;
 pub(super) mod metadata;
 pub(super) mod resources;
 mod rules;
+pub(super) mod selector_text;
 pub(super) mod semantic;
 pub(super) mod workload;
 
@@ -48,7 +50,7 @@ impl Resource {
             subresources: &[],
             storage_prefix: plural,
             selectable: &[],
-            columns: const { &[column("Name", "string").name(), column("Age", "date")] },
+            columns: const { &[column("Name", "string").name(), column("Age", "string")] },
             strategy: Arc::new(Plain { status: false, generation: false, cells: NAME_AND_AGE }),
         }
     }
@@ -91,6 +93,10 @@ pub(super) enum Cell {
     Pairs(&'static str),
     /// Members of a list of strings.
     List(&'static str),
+    /// A field of each member of a list: `name` of containers.
+    Each(&'static str, &'static str),
+    /// A label selector.
+    Selector(&'static str),
     /// Time since the timestamp at a pointer, or this text.
     Since(&'static str, &'static str),
     /// Whatever this function says.
@@ -103,8 +109,8 @@ impl Cell {
             Self::Name => obj.name().into(),
             Self::Age => table::age(obj, now).into(),
             Self::Field(pointer, default) => match obj.pointer(pointer) {
-                None | Some(Value::Null) => (*default).into(),
-                Some(Value::String(s)) if s.is_empty() => (*default).into(),
+                None | Some(Value::Null) => missing(default),
+                Some(Value::String(s)) if s.is_empty() => missing(default),
                 Some(value) => value.clone(),
             },
             Self::Count(pointers) => {
@@ -123,12 +129,28 @@ impl Cell {
             Self::List(pointer) => {
                 items(obj.pointer(pointer)).filter_map(Value::as_str).collect::<Vec<_>>().join(",").into()
             }
+            Self::Each(pointer, field) => {
+                let members = items(obj.pointer(pointer));
+                let texts = members.map(|one| one.get(*field).and_then(Value::as_str).unwrap_or_default());
+                texts.collect::<Vec<_>>().join(",").into()
+            }
+            Self::Selector(pointer) => selector_text::cell(obj.pointer(pointer)).into(),
             Self::Since(pointer, default) => match obj.pointer(pointer).and_then(Value::as_str) {
                 Some(timestamp) => table::since(timestamp, now).into(),
                 None => (*default).into(),
             },
             Self::With(read) => read(obj),
         }
+    }
+}
+
+/// What stands for a missing value: of the type the value would have.
+fn missing(default: &str) -> Value {
+    match default {
+        "0" => 0.into(),
+        "true" => true.into(),
+        "false" => false.into(),
+        text => text.into(),
     }
 }
 

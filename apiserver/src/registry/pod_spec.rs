@@ -18,7 +18,7 @@ use component_base::quantity::Quantity;
 use serde_json::{Map, Value, json};
 
 pub(super) use self::{
-    affinity::{check_effect, check_node_selector},
+    affinity::{check_effect, check_node_selector, check_tolerations},
     annotations::MIRROR,
     validation::{
         check_annotation_change, check_changed_tolerations, check_new_pod, check_pod, check_template,

@@ -1,11 +1,13 @@
 //! Resources of the group rbac.authorization.k8s.io, one file each, one line each in [`resources`].
 
+use serde_json::Value;
+
 use crate::{
     field::ErrorList,
     object::Object,
     registry::{
-        Resource,
-        kit::{at::At, fill, format},
+        Column, Resource,
+        kit::{Cell, at::At, column, fill, format},
     },
 };
 
@@ -101,4 +103,41 @@ fn keeps_role(new: &Object, old: &Object, errors: &mut ErrorList) {
     if role.value() != was.value() {
         role.invalid(errors, "cannot change roleRef");
     }
+}
+
+/// Columns of bindings.
+const BINDING_COLUMNS: &[Column] = &[
+    column("Name", "string").name(),
+    column("Role", "string"),
+    column("Age", "string"),
+    column("Users", "string").wide(),
+    column("Groups", "string").wide(),
+    column("ServiceAccounts", "string").wide(),
+];
+/// Cells of bindings.
+const BINDING_CELLS: &[Cell] = &[
+    Cell::Name,
+    Cell::With(role),
+    Cell::Age,
+    Cell::With(|binding| subjects(binding, "User")),
+    Cell::With(|binding| subjects(binding, "Group")),
+    Cell::With(|binding| subjects(binding, "ServiceAccount")),
+];
+
+fn role(binding: &Object) -> Value {
+    let role = At::field(binding, "roleRef");
+    format!("{}/{}", role.text_of("kind"), role.text_of("name")).into()
+}
+
+/// Who of a kind gets the role.
+fn subjects(binding: &Object, kind: &str) -> Value {
+    let all = At::field(binding, "subjects");
+    let named = all.items().filter(|subject| subject.text_of("kind") == kind).map(|subject| {
+        let (namespace, name) = (subject.text_of("namespace"), subject.text_of("name"));
+        match kind {
+            "ServiceAccount" if !namespace.is_empty() => format!("{namespace}/{name}"),
+            _ => name.to_owned(),
+        }
+    });
+    named.collect::<Vec<_>>().join(", ").into()
 }

@@ -5,10 +5,19 @@ use std::sync::Arc;
 use crate::{
     object::Object,
     registry::{
-        Resource,
-        kit::{NAME_AND_AGE, Plain, Rules, fill},
+        Column, Resource,
+        kit::{Cell, Plain, Rules, column, fill},
     },
 };
+
+const COLUMNS: &[Column] = &[
+    column("Name", "string").name(),
+    column("Mutations", "integer"),
+    column("ParamKind", "string"),
+    column("Age", "string"),
+];
+const CELLS: &[Cell] =
+    &[Cell::Name, Cell::Count(&["/spec/mutations"]), Cell::With(super::param_kind), Cell::Age];
 
 /// The resource.
 pub(super) fn resource() -> Resource {
@@ -17,11 +26,12 @@ pub(super) fn resource() -> Resource {
         storage_version: "v1",
         categories: &["api-extensions"],
         namespaced: false,
+        columns: COLUMNS,
         strategy: Arc::new(Rules {
             default,
             unconditional_update: false,
             validate: super::validation::policies::mutating,
-            ..Rules::new(Plain { status: false, generation: true, cells: NAME_AND_AGE })
+            ..Rules::new(Plain { status: false, generation: true, cells: CELLS })
         }),
         ..Resource::of(
             "admissionregistration.k8s.io",

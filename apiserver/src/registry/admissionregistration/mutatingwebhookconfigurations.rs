@@ -11,7 +11,7 @@ use crate::{
 };
 
 const COLUMNS: &[Column] =
-    &[column("Name", "string").name(), column("Webhooks", "integer"), column("Age", "date")];
+    &[column("Name", "string").name(), column("Webhooks", "integer"), column("Age", "string")];
 const CELLS: &[Cell] = &[Cell::Name, Cell::Count(&["/webhooks"]), Cell::Age];
 
 /// The resource.

@@ -5,10 +5,19 @@ use std::sync::Arc;
 use crate::{
     object::Object,
     registry::{
-        Resource, Subresource,
-        kit::{NAME_AND_AGE, Plain, Rules, fill},
+        Column, Resource, Subresource,
+        kit::{Cell, Plain, Rules, column, fill},
     },
 };
+
+const COLUMNS: &[Column] = &[
+    column("Name", "string").name(),
+    column("Validations", "integer"),
+    column("ParamKind", "string"),
+    column("Age", "string"),
+];
+const CELLS: &[Cell] =
+    &[Cell::Name, Cell::Count(&["/spec/validations"]), Cell::With(super::param_kind), Cell::Age];
 
 /// The resource.
 pub(super) fn resource() -> Resource {
@@ -16,12 +25,13 @@ pub(super) fn resource() -> Resource {
         categories: &["api-extensions"],
         namespaced: false,
         subresources: &[Subresource::Status],
+        columns: COLUMNS,
         strategy: Arc::new(Rules {
             default,
             unconditional_update: false,
             validate: super::validation::policies::validating,
             validate_status: |new, _, errors| super::validation::policies::status(new, errors),
-            ..Rules::new(Plain { status: true, generation: true, cells: NAME_AND_AGE })
+            ..Rules::new(Plain { status: true, generation: true, cells: CELLS })
         }),
         ..Resource::of(
             "admissionregistration.k8s.io",

@@ -6,7 +6,7 @@ use crate::{
     object::Object,
     registry::{
         Resource,
-        kit::{NAME_AND_AGE, Plain, Rules, fill},
+        kit::{Plain, Rules, fill},
     },
 };
 
@@ -15,11 +15,12 @@ pub(super) fn resource() -> Resource {
     Resource {
         categories: &["api-extensions"],
         namespaced: false,
+        columns: super::BINDING_COLUMNS,
         strategy: Arc::new(Rules {
             default,
             unconditional_update: false,
             validate: super::validation::policies::validating_binding,
-            ..Rules::new(Plain { status: false, generation: true, cells: NAME_AND_AGE })
+            ..Rules::new(Plain { status: false, generation: true, cells: super::BINDING_CELLS })
         }),
         ..Resource::of(
             "admissionregistration.k8s.io",

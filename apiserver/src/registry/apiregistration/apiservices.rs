@@ -19,7 +19,7 @@ const COLUMNS: &[Column] = &[
     column("Name", "string").name(),
     column("Service", "string"),
     column("Available", "string"),
-    column("Age", "date"),
+    column("Age", "string"),
 ];
 const PLAIN: Plain = Plain { status: true, generation: false, cells: &[] };
 

@@ -16,8 +16,8 @@ use crate::{
 const COLUMNS: &[Column] = &[
     column("Name", "string").name(),
     column("Controller", "string"),
-    column("Revision", "integer"),
-    column("Age", "date"),
+    column("Revision", "string"),
+    column("Age", "string"),
 ];
 const CELLS: &[Cell] = &[Cell::Name, Cell::With(owner), Cell::Field("/revision", "0"), Cell::Age];
 

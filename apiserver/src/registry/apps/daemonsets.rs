@@ -19,7 +19,10 @@ const COLUMNS: &[Column] = &[
     column("Up-to-date", "integer"),
     column("Available", "integer"),
     column("Node Selector", "string"),
-    column("Age", "date"),
+    column("Age", "string"),
+    column("Containers", "string").wide(),
+    column("Images", "string").wide(),
+    column("Selector", "string").wide(),
 ];
 const CELLS: &[Cell] = &[
     Cell::Name,
@@ -30,6 +33,9 @@ const CELLS: &[Cell] = &[
     Cell::Field("/status/numberAvailable", "0"),
     Cell::Pairs("/spec/template/spec/nodeSelector"),
     Cell::Age,
+    Cell::Each("/spec/template/spec/containers", "name"),
+    Cell::Each("/spec/template/spec/containers", "image"),
+    Cell::Selector("/spec/selector"),
 ];
 
 /// The resource.

@@ -2,12 +2,14 @@
 
 use std::sync::Arc;
 
+use serde_json::Value;
+
 use crate::{
     field::ErrorList,
     object::Object,
     registry::{
         Column, Resource, Subresource,
-        kit::{Cell, Plain, Rules, at::At, column, fill, workload},
+        kit::{Cell, Plain, Rules, at::At, column, fill, selector_text, workload},
     },
 };
 
@@ -16,7 +18,10 @@ const COLUMNS: &[Column] = &[
     column("Ready", "string"),
     column("Up-to-date", "string"),
     column("Available", "string"),
-    column("Age", "date"),
+    column("Age", "string"),
+    column("Containers", "string").wide(),
+    column("Images", "string").wide(),
+    column("Selector", "string").wide(),
 ];
 const CELLS: &[Cell] = &[
     Cell::Name,
@@ -24,6 +29,9 @@ const CELLS: &[Cell] = &[
     Cell::Field("/status/updatedReplicas", "0"),
     Cell::Field("/status/availableReplicas", "0"),
     Cell::Age,
+    Cell::Each("/spec/template/spec/containers", "name"),
+    Cell::Each("/spec/template/spec/containers", "image"),
+    Cell::With(selector),
 ];
 
 /// The resource.
@@ -124,4 +132,10 @@ fn validate_status(new: &Object, old: &Object, errors: &mut ErrorList) {
         errors,
     );
     workload::check_grows(&status.get("collisionCount"), &At::status(old).get("collisionCount"), errors);
+}
+
+/// The selector, empty when it selects all.
+fn selector(obj: &Object) -> Value {
+    let selector = obj.pointer("/spec/selector").cloned().unwrap_or_default();
+    selector_text::of(&selector).unwrap_or_else(|| "<invalid>".to_owned()).into()
 }

@@ -16,7 +16,10 @@ const COLUMNS: &[Column] = &[
     column("Desired", "integer"),
     column("Current", "integer"),
     column("Ready", "integer"),
-    column("Age", "date"),
+    column("Age", "string"),
+    column("Containers", "string").wide(),
+    column("Images", "string").wide(),
+    column("Selector", "string").wide(),
 ];
 const CELLS: &[Cell] = &[
     Cell::Name,
@@ -24,6 +27,9 @@ const CELLS: &[Cell] = &[
     Cell::Field("/status/replicas", "0"),
     Cell::Field("/status/readyReplicas", "0"),
     Cell::Age,
+    Cell::Each("/spec/template/spec/containers", "name"),
+    Cell::Each("/spec/template/spec/containers", "image"),
+    Cell::Selector("/spec/selector"),
 ];
 
 /// The resource.

@@ -13,9 +13,20 @@ use crate::{
     },
 };
 
-const COLUMNS: &[Column] =
-    &[column("Name", "string").name(), column("Ready", "string"), column("Age", "date")];
-const CELLS: &[Cell] = &[Cell::Name, Cell::Ratio("/status/readyReplicas", "/spec/replicas"), Cell::Age];
+const COLUMNS: &[Column] = &[
+    column("Name", "string").name(),
+    column("Ready", "string"),
+    column("Age", "string"),
+    column("Containers", "string").wide(),
+    column("Images", "string").wide(),
+];
+const CELLS: &[Cell] = &[
+    Cell::Name,
+    Cell::Ratio("/status/readyReplicas", "/spec/replicas"),
+    Cell::Age,
+    Cell::Each("/spec/template/spec/containers", "name"),
+    Cell::Each("/spec/template/spec/containers", "image"),
+];
 
 /// The resource.
 pub(super) fn resource() -> Resource {

@@ -22,16 +22,22 @@ const COLUMNS: &[Column] = &[
     column("Suspend", "boolean"),
     column("Active", "integer"),
     column("Last Schedule", "string"),
-    column("Age", "date"),
+    column("Age", "string"),
+    column("Containers", "string").wide(),
+    column("Images", "string").wide(),
+    column("Selector", "string").wide(),
 ];
 const CELLS: &[Cell] = &[
     Cell::Name,
     Cell::Field("/spec/schedule", ""),
     Cell::Field("/spec/timeZone", "<none>"),
-    Cell::Field("/spec/suspend", "false"),
+    Cell::With(suspended),
     Cell::Count(&["/status/active"]),
     Cell::Since("/status/lastScheduleTime", "<none>"),
     Cell::Age,
+    Cell::Each("/spec/jobTemplate/spec/template/spec/containers", "name"),
+    Cell::Each("/spec/jobTemplate/spec/template/spec/containers", "image"),
+    Cell::Selector("/spec/jobTemplate/spec/selector"),
 ];
 
 /// The resource.
@@ -149,4 +155,12 @@ fn warnings(new: &Object, old: Option<&Object>) -> Vec<String> {
         );
     }
     warnings
+}
+
+fn suspended(obj: &Object) -> Value {
+    match obj.pointer("/spec/suspend").and_then(Value::as_bool) {
+        Some(true) => "True".into(),
+        Some(false) => "False".into(),
+        None => "<unset>".into(),
+    }
 }

@@ -8,9 +8,9 @@ use serde_json::Value;
 use crate::{
     object::Object,
     registry::{
-        Column, Propagation, Resource, SelectableField, StrategyContext, Subresource,
+        Column, Propagation, Resource, SelectableField, Strategy, StrategyContext, Subresource,
         kit::{
-            Plain, Rules, column,
+            Cell, Plain, Rules, column,
             fill::{self, Fields},
             items, text, workload,
         },
@@ -26,9 +26,18 @@ const COLUMNS: &[Column] = &[
     column("Status", "string"),
     column("Completions", "string"),
     column("Duration", "string"),
-    column("Age", "date"),
+    column("Age", "string"),
+    column("Containers", "string").wide(),
+    column("Images", "string").wide(),
+    column("Selector", "string").wide(),
 ];
-const PLAIN: Plain = Plain { status: true, generation: true, cells: &[] };
+/// Cells that come after those of [`row`].
+const CELLS: &[Cell] = &[
+    Cell::Each("/spec/template/spec/containers", "name"),
+    Cell::Each("/spec/template/spec/containers", "image"),
+    Cell::Selector("/spec/selector"),
+];
+const PLAIN: Plain = Plain { status: true, generation: true, cells: CELLS };
 
 /// The resource.
 pub(super) fn resource() -> Resource {
@@ -124,13 +133,15 @@ fn row(obj: &Object, now: Timestamp) -> Vec<Value> {
         (None, parallel) if parallel > 1 => format!("{succeeded}/1 of {parallel}"),
         (None, _) => format!("{succeeded}/1"),
     };
-    vec![
+    let mut cells = vec![
         obj.name().into(),
         phase(obj).into(),
         completions.into(),
         duration(obj, now).into(),
         table::age(obj, now).into(),
-    ]
+    ];
+    cells.extend(PLAIN.row(obj, now));
+    cells
 }
 
 fn phase(obj: &Object) -> &'static str {

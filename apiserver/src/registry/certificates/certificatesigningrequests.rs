@@ -17,7 +17,7 @@ use crate::{
 
 const COLUMNS: &[Column] = &[
     column("Name", "string").name(),
-    column("Age", "date"),
+    column("Age", "string"),
     column("SignerName", "string"),
     column("Requestor", "string"),
     column("RequestedDuration", "string"),

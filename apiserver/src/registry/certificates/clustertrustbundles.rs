@@ -3,9 +3,12 @@
 use std::sync::Arc;
 
 use crate::registry::{
-    Resource, SelectableField,
-    kit::{NAME_AND_AGE, Plain, Rules},
+    Column, Resource, SelectableField,
+    kit::{Cell, Plain, Rules, column},
 };
+
+const COLUMNS: &[Column] = &[column("Name", "string").name(), column("SignerName", "string")];
+const CELLS: &[Cell] = &[Cell::Name, Cell::Field("/spec/signerName", "<none>")];
 
 /// The resource.
 pub(super) fn resource() -> Resource {
@@ -14,9 +17,10 @@ pub(super) fn resource() -> Resource {
         storage_version: "v1beta1",
         namespaced: false,
         selectable: const { &[SelectableField::at("spec.signerName", "/spec/signerName")] },
+        columns: COLUMNS,
         strategy: Arc::new(Rules {
             unconditional_update: false,
-            ..Rules::new(Plain { status: false, generation: false, cells: NAME_AND_AGE })
+            ..Rules::new(Plain { status: false, generation: false, cells: CELLS })
         }),
         ..Resource::of(
             "certificates.k8s.io",

@@ -12,7 +12,7 @@ use crate::{
 };
 
 const COLUMNS: &[Column] =
-    &[column("Name", "string").name(), column("Holder", "string"), column("Age", "date")];
+    &[column("Name", "string").name(), column("Holder", "string"), column("Age", "string")];
 const CELLS: &[Cell] = &[Cell::Name, Cell::Field("/spec/holderIdentity", ""), Cell::Age];
 
 /// The resource.
@@ -36,6 +36,9 @@ fn validate(obj: &Object, errors: &mut ErrorList) {
         duration.invalid(errors, "must be greater than 0");
     }
     spec.get("leaseTransitions").check_non_negative(errors);
+    if spec.has("strategy") {
+        super::check_strategy(&spec.get("strategy"), errors);
+    }
     if !spec.get("preferredHolder").is_empty() && spec.get("strategy").is_empty() {
         spec.get("preferredHolder").forbidden(errors, "may only be specified if `strategy` is defined");
     }

@@ -12,7 +12,7 @@ use crate::{
 };
 
 const COLUMNS: &[Column] =
-    &[column("Name", "string").name(), column("Data", "integer"), column("Age", "date")];
+    &[column("Name", "string").name(), column("Data", "string"), column("Age", "string")];
 const CELLS: &[Cell] = &[Cell::Name, Cell::Count(&["/data", "/binaryData"]), Cell::Age];
 
 /// The resource.

@@ -15,7 +15,7 @@ use crate::{
 };
 
 const COLUMNS: &[Column] =
-    &[column("Name", "string").name(), column("Endpoints", "string"), column("Age", "date")];
+    &[column("Name", "string").name(), column("Endpoints", "string"), column("Age", "string")];
 const CELLS: &[Cell] = &[Cell::Name, Cell::With(addresses), Cell::Age];
 
 /// The resource.

@@ -17,7 +17,7 @@ use crate::{
 };
 
 const COLUMNS: &[Column] =
-    &[column("Name", "string").name(), column("Status", "string"), column("Age", "date")];
+    &[column("Name", "string").name(), column("Status", "string"), column("Age", "string")];
 const CELLS: &[Cell] = &[Cell::Name, Cell::Field("/status/phase", ""), Cell::Age];
 const PLAIN: Plain = Plain { status: true, generation: false, cells: CELLS };
 

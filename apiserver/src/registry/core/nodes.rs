@@ -20,7 +20,7 @@ const COLUMNS: &[Column] = &[
     column("Name", "string").name(),
     column("Status", "string"),
     column("Roles", "string"),
-    column("Age", "date"),
+    column("Age", "string"),
     column("Version", "string"),
     column("Internal-IP", "string").wide(),
     column("External-IP", "string").wide(),
@@ -113,9 +113,19 @@ fn row(obj: &Object, now: Timestamp) -> Vec<Value> {
         address(obj, "InternalIP"),
         address(obj, "ExternalIP"),
         info("osImage"),
-        info("kernelVersion"),
+        kernel(obj, info("kernelVersion")),
         info("containerRuntimeVersion"),
     ]
+}
+
+/// The version of the kernel and what it runs on.
+fn kernel(obj: &Object, version: Value) -> Value {
+    match obj.pointer("/status/nodeInfo/architecture").and_then(Value::as_str) {
+        Some(architecture) if !architecture.is_empty() => {
+            format!("{} ({architecture})", version.as_str().unwrap_or_default()).into()
+        }
+        _ => version,
+    }
 }
 
 fn condition(obj: &Object) -> String {

@@ -10,6 +10,7 @@ use crate::{
     object::Object,
     registry::{
         Column, Resource, StrategyContext, Subresource,
+        core::persistentvolumes::{class, phase},
         kit::{Cell, Plain, Rules, access_modes, column, fill, keep},
     },
 };
@@ -22,17 +23,19 @@ const COLUMNS: &[Column] = &[
     column("Access Modes", "string"),
     column("StorageClass", "string"),
     column("VolumeAttributesClass", "string"),
-    column("Age", "date"),
+    column("Age", "string"),
+    column("VolumeMode", "string").wide(),
 ];
 const CELLS: &[Cell] = &[
     Cell::Name,
-    Cell::Field("/status/phase", ""),
+    Cell::With(phase),
     Cell::Field("/spec/volumeName", ""),
-    Cell::Field("/status/capacity/storage", ""),
-    Cell::With(|o| access_modes(o, "/status/accessModes")),
-    Cell::Field("/spec/storageClassName", ""),
+    Cell::With(capacity),
+    Cell::With(modes),
+    Cell::With(class),
     Cell::Field("/spec/volumeAttributesClassName", "<unset>"),
     Cell::Age,
+    Cell::Field("/spec/volumeMode", "<unset>"),
 ];
 
 /// The resource.
@@ -54,6 +57,22 @@ pub(super) fn resource() -> Resource {
         }),
         ..Resource::of("", "PersistentVolumeClaim", "persistentvolumeclaims", "persistentvolumeclaim")
     }
+}
+
+/// Whether the claim has a volume to tell of.
+fn has_volume(claim: &Object) -> bool {
+    claim.pointer("/spec/volumeName").and_then(Value::as_str).is_some_and(|name| !name.is_empty())
+}
+
+fn capacity(claim: &Object) -> Value {
+    match has_volume(claim) {
+        true => claim.pointer("/status/capacity/storage").cloned().unwrap_or_else(|| "0".into()),
+        false => "".into(),
+    }
+}
+
+fn modes(claim: &Object) -> Value {
+    if has_volume(claim) { access_modes(claim, "/status/accessModes") } else { "".into() }
 }
 
 fn default(claim: &mut Object) {

@@ -28,19 +28,21 @@ const COLUMNS: &[Column] = &[
     column("StorageClass", "string"),
     column("VolumeAttributesClass", "string"),
     column("Reason", "string"),
-    column("Age", "date"),
+    column("Age", "string"),
+    column("VolumeMode", "string").wide(),
 ];
 const CELLS: &[Cell] = &[
     Cell::Name,
     Cell::Field("/spec/capacity/storage", ""),
     Cell::With(|o| access_modes(o, "/spec/accessModes")),
     Cell::Field("/spec/persistentVolumeReclaimPolicy", ""),
-    Cell::Field("/status/phase", ""),
+    Cell::With(phase),
     Cell::With(claim),
-    Cell::Field("/spec/storageClassName", ""),
+    Cell::With(class),
     Cell::Field("/spec/volumeAttributesClassName", "<unset>"),
     Cell::Field("/status/reason", ""),
     Cell::Age,
+    Cell::Field("/spec/volumeMode", "<unset>"),
 ];
 
 /// The resource.
@@ -96,6 +98,22 @@ fn change(new: &mut Object, old: &Object, ctx: &StrategyContext<'_>) {
         }
     } else if !same_phase && (!fill::is_set(status, TIME) || status.get(TIME) == before.get(TIME)) {
         status.insert(TIME.to_owned(), rfc3339(ctx.now).into());
+    }
+}
+
+/// The phase, or that the volume is going.
+pub(super) fn phase(obj: &Object) -> Value {
+    match obj.is_terminating() {
+        true => "Terminating".into(),
+        false => obj.pointer("/status/phase").cloned().unwrap_or_else(|| "".into()),
+    }
+}
+
+/// The class, wherever it is told.
+pub(super) fn class(obj: &Object) -> Value {
+    match obj.annotation("volume.beta.kubernetes.io/storage-class") {
+        Some(class) => class.into(),
+        None => obj.pointer("/spec/storageClassName").cloned().unwrap_or_else(|| "".into()),
     }
 }
 

@@ -31,7 +31,7 @@ const COLUMNS: &[Column] = &[
     column("Ready", "string"),
     column("Status", "string"),
     column("Restarts", "string"),
-    column("Age", "date"),
+    column("Age", "string"),
     column("IP", "string").wide(),
     column("Node", "string").wide(),
     column("Nominated Node", "string").wide(),

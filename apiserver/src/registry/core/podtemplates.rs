@@ -3,18 +3,32 @@
 use std::sync::Arc;
 
 use crate::registry::{
-    Resource,
-    kit::{NAME_AND_AGE, Plain, Rules, at::At, fill, workload},
+    Column, Resource,
+    kit::{Cell, Plain, Rules, at::At, column, fill, workload},
 };
+
+const COLUMNS: &[Column] = &[
+    column("Name", "string").name(),
+    column("Containers", "string"),
+    column("Images", "string"),
+    column("Pod Labels", "string"),
+];
+const CELLS: &[Cell] = &[
+    Cell::Name,
+    Cell::Each("/template/spec/containers", "name"),
+    Cell::Each("/template/spec/containers", "image"),
+    Cell::Pairs("/template/metadata/labels"),
+];
 
 /// The resource.
 pub(super) fn resource() -> Resource {
     Resource {
+        columns: COLUMNS,
         strategy: Arc::new(Rules {
             default: |obj| fill::template(obj.as_map_mut(), "template"),
             validate: |obj, errors| workload::check_template(&At::field(obj, "template"), errors),
             warnings: |new, old| workload::warnings(new, old, false, &["template"]),
-            ..Rules::new(Plain { status: false, generation: true, cells: NAME_AND_AGE })
+            ..Rules::new(Plain { status: false, generation: true, cells: CELLS })
         }),
         ..Resource::of("", "PodTemplate", "podtemplates", "podtemplate")
     }

@@ -2,29 +2,55 @@
 
 use std::{collections::BTreeSet, sync::Arc};
 
+use serde_json::Value;
+
 use crate::{
     field::ErrorList,
     object::Object,
     registry::{
-        Resource, Subresource,
-        kit::{NAME_AND_AGE, Plain, Rules, at::At, resources},
+        Column, Resource, Subresource,
+        kit::{Cell, Plain, Rules, at::At, column, resources},
     },
 };
+
+const COLUMNS: &[Column] = &[
+    column("Name", "string").name(),
+    column("Request", "string"),
+    column("Limit", "string"),
+    column("Age", "string"),
+];
+const CELLS: &[Cell] =
+    &[Cell::Name, Cell::With(|quota| used(quota, false)), Cell::With(|quota| used(quota, true)), Cell::Age];
 
 /// The resource.
 pub(super) fn resource() -> Resource {
     Resource {
         short_names: &["quota"],
         subresources: &[Subresource::Status],
+        columns: COLUMNS,
         strategy: Arc::new(Rules {
             validate,
             validate_change,
             validate_status: |new, _, errors| check_amounts(&At::status(new), &["hard", "used"], errors),
             warnings,
-            ..Rules::new(Plain { status: true, generation: false, cells: NAME_AND_AGE })
+            ..Rules::new(Plain { status: true, generation: false, cells: CELLS })
         }),
         ..Resource::of("", "ResourceQuota", "resourcequotas", "resourcequota")
     }
+}
+
+/// What is used of what there is, of limits or of all else.
+fn used(quota: &Object, limits: bool) -> Value {
+    let status = At::status(quota);
+    let amount = |field: &str, name: &str| match status.get(field).get(name).quantity() {
+        Some(amount) => amount.to_string(),
+        None => "0".to_owned(),
+    };
+    let hard = status.get("hard");
+    let names = hard.entries().map(|(name, _)| name).filter(|name| name.starts_with("limits.") == limits);
+    let cells: Vec<String> =
+        names.map(|name| format!("{name}: {}/{}", amount("used", name), amount("hard", name))).collect();
+    cells.join(", ").into()
 }
 
 /// Scopes that ask for a value of their own, and those that exist or do not.

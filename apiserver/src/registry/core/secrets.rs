@@ -17,8 +17,8 @@ use crate::{
 const COLUMNS: &[Column] = &[
     column("Name", "string").name(),
     column("Type", "string"),
-    column("Data", "integer"),
-    column("Age", "date"),
+    column("Data", "string"),
+    column("Age", "string"),
 ];
 const CELLS: &[Cell] = &[Cell::Name, Cell::Field("/type", ""), Cell::Count(&["/data"]), Cell::Age];
 

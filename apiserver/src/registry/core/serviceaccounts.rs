@@ -5,14 +5,10 @@ use std::sync::Arc;
 use crate::{
     object::Object,
     registry::{
-        Column, Resource, Subresource,
-        kit::{Cell, Plain, Rules, column, fill},
+        Resource, Subresource,
+        kit::{NAME_AND_AGE, Plain, Rules, fill},
     },
 };
-
-const COLUMNS: &[Column] =
-    &[column("Name", "string").name(), column("Secrets", "integer").wide(), column("Age", "date")];
-const CELLS: &[Cell] = &[Cell::Name, Cell::Count(&["/secrets"]), Cell::Age];
 
 /// The resource.
 pub(super) fn resource() -> Resource {
@@ -23,12 +19,11 @@ pub(super) fn resource() -> Resource {
             kind: ("authentication.k8s.io", "v1", "TokenRequest"),
             verbs: &["create"],
         }],
-        columns: COLUMNS,
         strategy: Arc::new(Rules {
             create: |obj, _| name_secrets(obj),
             change: |new, _, _| name_secrets(new),
             warnings,
-            ..Rules::new(Plain { status: false, generation: false, cells: CELLS })
+            ..Rules::new(Plain { status: false, generation: false, cells: NAME_AND_AGE })
         }),
         ..Resource::of("", "ServiceAccount", "serviceaccounts", "serviceaccount")
     }

@@ -3,7 +3,7 @@
 mod transition;
 mod validation;
 
-use std::sync::Arc;
+use std::{collections::BTreeSet, sync::Arc};
 
 use jiff::Timestamp;
 use serde_json::{Map, Value, json};
@@ -25,7 +25,7 @@ const COLUMNS: &[Column] = &[
     column("Cluster-IP", "string"),
     column("External-IP", "string"),
     column("Port(s)", "string"),
-    column("Age", "date"),
+    column("Age", "string"),
     column("Selector", "string").wide(),
 ];
 const PLAIN: Plain = Plain { status: true, generation: false, cells: &[] };
@@ -179,9 +179,8 @@ impl Strategy for Services {
 
     fn row(&self, obj: &Object, now: Timestamp) -> Vec<Value> {
         let field = |pointer: &str| obj.pointer(pointer).and_then(Value::as_str).unwrap_or_default();
-        let cluster_ip = match field("/spec/clusterIP") {
+        let cluster_ip = match field("/spec/clusterIPs/0") {
             "" => "<none>",
-            "None" => "None",
             ip => ip,
         };
         vec![
@@ -205,11 +204,11 @@ fn external(obj: &Object) -> String {
     match obj.pointer("/spec/type").and_then(Value::as_str) {
         Some("ExternalName") => return text_of(obj, "/spec/externalName"),
         Some("LoadBalancer") => {
-            for ingress in items(obj.pointer("/status/loadBalancer/ingress")) {
-                let address =
-                    [text(ingress, "/ip"), text(ingress, "/hostname")].into_iter().find(|a| !a.is_empty());
-                all.extend(address.map(str::to_owned));
-            }
+            let points = items(obj.pointer("/status/loadBalancer/ingress"));
+            let told = points.filter_map(|point| {
+                [text(point, "/ip"), text(point, "/hostname")].into_iter().find(|address| !address.is_empty())
+            });
+            all.extend(told.collect::<BTreeSet<_>>().into_iter().map(str::to_owned));
             all.extend(listed("/spec/externalIPs"));
             return if all.is_empty() { "<pending>".into() } else { all.join(",") };
         }

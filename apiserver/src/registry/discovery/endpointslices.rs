@@ -23,7 +23,7 @@ const COLUMNS: &[Column] = &[
     column("AddressType", "string"),
     column("Ports", "string"),
     column("Endpoints", "string"),
-    column("Age", "date"),
+    column("Age", "string"),
 ];
 const CELLS: &[Cell] =
     &[Cell::Name, Cell::Field("/addressType", ""), Cell::With(ports), Cell::With(endpoints), Cell::Age];
@@ -59,9 +59,12 @@ fn default(obj: &mut Object) {
 }
 
 fn ports(obj: &Object) -> Value {
-    let ports =
-        items(obj.get("ports")).map(|p| p.get("port").map_or_else(|| "*".to_owned(), Value::to_string));
-    let ports: Vec<String> = ports.collect();
+    let number = |port: &Value| match (port.get("port").and_then(Value::as_i64), port.get("name")) {
+        (Some(number), _) => number.to_string(),
+        (None, Some(Value::String(name))) => name.clone(),
+        (None, _) => "*".to_owned(),
+    };
+    let ports: Vec<String> = items(obj.get("ports")).map(number).collect();
     if ports.is_empty() { "<unset>".into() } else { short_list(&ports) }
 }
 

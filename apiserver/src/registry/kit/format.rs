@@ -200,6 +200,25 @@ pub(in crate::registry) fn search_domain(text: &str) -> Vec<String> {
     errors
 }
 
+/// Errors of a word that says why a condition is what it is.
+pub(in crate::registry) fn condition_reason(text: &str) -> Vec<String> {
+    let bytes = text.as_bytes();
+    let word = |b: &u8| b.is_ascii_alphanumeric() || *b == b'_';
+    let good = bytes.first().is_some_and(u8::is_ascii_alphabetic)
+        && bytes.last().is_some_and(word)
+        && bytes.iter().all(|b| word(b) || b",:".contains(b));
+    if good {
+        return Vec::new();
+    }
+    vec![
+        "a condition reason must start with alphabetic character, optionally followed by a string of alphanumeric \
+         characters or '_,:', and must end with an alphanumeric character or '_' (e.g. 'my_name',  or 'MY_NAME',  or \
+         'MyName',  or 'ReasonA,ReasonB',  or 'ReasonA:ReasonB', regex used for validation is \
+         '[A-Za-z]([A-Za-z0-9_,:]*[A-Za-z0-9_])?')"
+            .to_owned(),
+    ]
+}
+
 /// Errors of a path below a directory: relative, with no step back.
 pub(in crate::registry) fn descending_path(text: &str) -> Vec<String> {
     let mut errors = Vec::new();

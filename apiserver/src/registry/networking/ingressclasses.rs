@@ -17,7 +17,7 @@ const COLUMNS: &[Column] = &[
     column("Name", "string").name(),
     column("Controller", "string"),
     column("Parameters", "string"),
-    column("Age", "date"),
+    column("Age", "string"),
 ];
 const CELLS: &[Cell] =
     &[Cell::With(name), Cell::Field("/spec/controller", ""), Cell::With(parameters), Cell::Age];

@@ -19,7 +19,7 @@ const COLUMNS: &[Column] = &[
     column("Hosts", "string"),
     column("Address", "string"),
     column("Ports", "string"),
-    column("Age", "date"),
+    column("Age", "string"),
 ];
 const CELLS: &[Cell] = &[
     Cell::Name,

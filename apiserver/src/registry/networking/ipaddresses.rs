@@ -13,9 +13,8 @@ use crate::{
     },
 };
 
-const COLUMNS: &[Column] =
-    &[column("Name", "string").name(), column("ParentRef", "string"), column("Age", "date")];
-const CELLS: &[Cell] = &[Cell::Name, Cell::With(parent), Cell::Age];
+const COLUMNS: &[Column] = &[column("Name", "string").name(), column("ParentRef", "string")];
+const CELLS: &[Cell] = &[Cell::Name, Cell::With(parent)];
 
 /// The resource.
 pub(super) fn resource() -> Resource {
@@ -58,8 +57,16 @@ fn validate(obj: &Object, errors: &mut ErrorList) {
     }
 }
 
+/// What the address belongs to: `resource.group/namespace/name`.
 fn parent(obj: &Object) -> Value {
-    let parent = obj.pointer("/spec/parentRef").cloned().unwrap_or_default();
-    format!("{}/{}/{}", text(&parent, "/resource"), text(&parent, "/namespace"), text(&parent, "/name"))
-        .into()
+    let Some(parent) = obj.pointer("/spec/parentRef") else { return "<none>".into() };
+    let mut out = text(parent, "/resource").to_lowercase();
+    for (before, field) in [(".", "/group"), ("/", "/namespace")] {
+        let part = text(parent, field);
+        if !part.is_empty() {
+            out.push_str(before);
+            out.push_str(part);
+        }
+    }
+    format!("{out}/{}", text(parent, "/name")).into()
 }

@@ -13,8 +13,8 @@ use crate::{
 };
 
 const COLUMNS: &[Column] =
-    &[column("Name", "string").name(), column("Pod-Selector", "string"), column("Age", "date")];
-const CELLS: &[Cell] = &[Cell::Name, Cell::Pairs("/spec/podSelector/matchLabels"), Cell::Age];
+    &[column("Name", "string").name(), column("Pod-Selector", "string"), column("Age", "string")];
+const CELLS: &[Cell] = &[Cell::Name, Cell::Selector("/spec/podSelector"), Cell::Age];
 
 /// The resource.
 pub(super) fn resource() -> Resource {

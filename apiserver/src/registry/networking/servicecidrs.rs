@@ -12,7 +12,7 @@ use crate::{
 };
 
 const COLUMNS: &[Column] =
-    &[column("Name", "string").name(), column("CIDRs", "string"), column("Age", "date")];
+    &[column("Name", "string").name(), column("CIDRs", "string"), column("Age", "string")];
 const CELLS: &[Cell] = &[Cell::Name, Cell::List("/spec/cidrs"), Cell::Age];
 
 /// The resource.

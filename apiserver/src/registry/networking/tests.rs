@@ -43,7 +43,7 @@ fn a_policy_has_good_peers_and_ports() {
         [
             "spec.ingress[0].ports[0].port: Invalid value: 0: must be between 1 and 65535, inclusive",
             "spec.ingress[0].ports[1].endPort: Invalid value: 5: may not be specified when `port` is not specified",
-            "spec.ingress[0].ports[2].endPort: Invalid value: 8: must be greater than or equal to `port`",
+            "spec.ingress[0].ports[2].endPort: Invalid value: 9: must be greater than or equal to `port`",
             "spec.ingress[0].from[0]: Required value: must specify a peer",
             "spec.ingress[0].from[1].ipBlock.except[0]: Invalid value: \"11.0.0.0/9\": must be a strict subset of `cidr`",
         ]

@@ -2,12 +2,14 @@
 
 use std::sync::Arc;
 
+use serde_json::Value;
+
 use crate::{
     field::ErrorList,
     object::Object,
     registry::{
         Column, Resource, Subresource,
-        kit::{Cell, Plain, Rules, at::At, column},
+        kit::{Cell, Plain, Rules, at::At, column, conditions},
     },
 };
 
@@ -16,12 +18,12 @@ const COLUMNS: &[Column] = &[
     column("Min Available", "string"),
     column("Max Unavailable", "string"),
     column("Allowed Disruptions", "integer"),
-    column("Age", "date"),
+    column("Age", "string"),
 ];
 const CELLS: &[Cell] = &[
     Cell::Name,
-    Cell::Field("/spec/minAvailable", "N/A"),
-    Cell::Field("/spec/maxUnavailable", "N/A"),
+    Cell::With(|budget| told(budget, "/spec/minAvailable")),
+    Cell::With(|budget| told(budget, "/spec/maxUnavailable")),
     Cell::Field("/status/disruptionsAllowed", "0"),
     Cell::Age,
 ];
@@ -34,7 +36,9 @@ pub(super) fn resource() -> Resource {
         columns: COLUMNS,
         strategy: Arc::new(Rules {
             unconditional_update: false,
-            validate,
+            validate_new: |budget, errors| check(budget, false, errors),
+            validate_updated: false,
+            validate_change: |new, old, errors| check(new, !At::spec(old).get("selector").selects(), errors),
             validate_status,
             ..Rules::new(Plain { status: true, generation: true, cells: CELLS })
         }),
@@ -42,7 +46,8 @@ pub(super) fn resource() -> Resource {
     }
 }
 
-fn validate(obj: &Object, errors: &mut ErrorList) {
+/// A budget; `loose` lets its selector be no good one.
+fn check(obj: &Object, loose: bool, errors: &mut ErrorList) {
     let spec = At::spec(obj);
     let (available, unavailable) = (spec.get("minAvailable"), spec.get("maxUnavailable"));
     if available.is_set() && unavailable.is_set() {
@@ -52,11 +57,23 @@ fn validate(obj: &Object, errors: &mut ErrorList) {
         number.check_count_or_percent(errors);
         number.check_at_most_whole(errors);
     }
-    spec.get("selector").check_selector(errors);
+    if !loose {
+        spec.get("selector").check_selector(errors);
+    }
     spec.get("unhealthyPodEvictionPolicy").check_option_of(errors, &["IfHealthyBudget", "AlwaysAllow"]);
 }
 
 fn validate_status(new: &Object, _old: &Object, errors: &mut ErrorList) {
-    At::status(new)
-        .check_counts(&["disruptionsAllowed", "currentHealthy", "desiredHealthy", "expectedPods"], errors);
+    let status = At::status(new);
+    conditions::check(&status.get("conditions"), errors);
+    status.check_counts(&["disruptionsAllowed", "currentHealthy", "desiredHealthy", "expectedPods"], errors);
+}
+
+/// A number or a share as text.
+fn told(budget: &Object, pointer: &str) -> Value {
+    match budget.pointer(pointer) {
+        None | Some(Value::Null) => "N/A".into(),
+        Some(Value::String(share)) => share.as_str().into(),
+        Some(number) => number.to_string().into(),
+    }
 }

@@ -3,9 +3,26 @@
 use std::sync::Arc;
 
 use crate::registry::{
-    Resource, Subresource,
-    kit::{NAME_AND_AGE, Plain},
+    Column, Resource, Subresource,
+    kit::{Cell, Plain, column},
 };
+
+const COLUMNS: &[Column] = &[
+    column("Name", "string").name(),
+    column("Key", "string"),
+    column("Value", "string"),
+    column("Effect", "string"),
+    column("TimeAdded", "string"),
+    column("Age", "string"),
+];
+const CELLS: &[Cell] = &[
+    Cell::Name,
+    Cell::Field("/spec/taint/key", ""),
+    Cell::Field("/spec/taint/value", ""),
+    Cell::Field("/spec/taint/effect", ""),
+    Cell::Since("/spec/taint/timeAdded", ""),
+    Cell::Age,
+];
 
 /// The resource.
 pub(super) fn resource() -> Resource {
@@ -14,7 +31,8 @@ pub(super) fn resource() -> Resource {
         storage_version: "v1beta2",
         namespaced: false,
         subresources: &[Subresource::Status],
-        strategy: Arc::new(Plain { status: true, generation: true, cells: NAME_AND_AGE }),
+        columns: COLUMNS,
+        strategy: Arc::new(Plain { status: true, generation: true, cells: CELLS }),
         ..Resource::of("resource.k8s.io", "DeviceTaintRule", "devicetaintrules", "devicetaintrule")
     }
 }

@@ -4,9 +4,24 @@ use std::sync::Arc;
 
 use super::conversion;
 use crate::registry::{
-    Resource, SelectableField,
-    kit::{Converted, NAME_AND_AGE, Plain},
+    Column, Resource, SelectableField,
+    kit::{Cell, Converted, Plain, column},
 };
+
+const COLUMNS: &[Column] = &[
+    column("Name", "string").name(),
+    column("Node", "string"),
+    column("Driver", "string"),
+    column("Pool", "string"),
+    column("Age", "string"),
+];
+const CELLS: &[Cell] = &[
+    Cell::Name,
+    Cell::Field("/spec/nodeName", ""),
+    Cell::Field("/spec/driver", ""),
+    Cell::Field("/spec/pool/name", ""),
+    Cell::Age,
+];
 
 /// The resource.
 pub(super) fn resource() -> Resource {
@@ -20,8 +35,9 @@ pub(super) fn resource() -> Resource {
                 SelectableField::at("spec.driver", "/spec/driver"),
             ]
         },
+        columns: COLUMNS,
         strategy: Arc::new(Converted {
-            plain: Plain { status: false, generation: true, cells: NAME_AND_AGE },
+            plain: Plain { status: false, generation: true, cells: CELLS },
             convert: conversion::slice,
         }),
         ..Resource::of("resource.k8s.io", "ResourceSlice", "resourceslices", "resourceslice")

@@ -15,10 +15,16 @@ const COLUMNS: &[Column] = &[
     column("Name", "string").name(),
     column("Value", "integer"),
     column("Global-Default", "boolean"),
-    column("Age", "date"),
+    column("Age", "string"),
+    column("PreemptionPolicy", "string"),
 ];
-const CELLS: &[Cell] =
-    &[Cell::Name, Cell::Field("/value", "0"), Cell::Field("/globalDefault", "false"), Cell::Age];
+const CELLS: &[Cell] = &[
+    Cell::Name,
+    Cell::Field("/value", "0"),
+    Cell::Field("/globalDefault", "false"),
+    Cell::Age,
+    Cell::Field("/preemptionPolicy", ""),
+];
 
 /// The resource.
 pub(super) fn resource() -> Resource {

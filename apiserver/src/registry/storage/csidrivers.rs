@@ -2,6 +2,8 @@
 
 use std::{collections::BTreeSet, sync::Arc};
 
+use serde_json::Value;
+
 use crate::{
     field::{ErrorList, Path},
     object::Object,
@@ -15,12 +17,20 @@ const COLUMNS: &[Column] = &[
     column("Name", "string").name(),
     column("AttachRequired", "boolean"),
     column("PodInfoOnMount", "boolean"),
-    column("Age", "date"),
+    column("StorageCapacity", "boolean"),
+    column("TokenRequests", "string"),
+    column("RequiresRepublish", "boolean"),
+    column("Modes", "string"),
+    column("Age", "string"),
 ];
 const CELLS: &[Cell] = &[
     Cell::Name,
     Cell::Field("/spec/attachRequired", "true"),
     Cell::Field("/spec/podInfoOnMount", "false"),
+    Cell::Field("/spec/storageCapacity", "false"),
+    Cell::With(tokens),
+    Cell::Field("/spec/requiresRepublish", "false"),
+    Cell::With(modes),
     Cell::Age,
 ];
 
@@ -129,4 +139,21 @@ fn warnings(new: &Object, old: Option<&Object>) -> Vec<String> {
          logging of tokens in volume attributes"
             .to_owned(),
     ]
+}
+
+/// Whom tokens are for.
+fn tokens(driver: &Object) -> Value {
+    let requests = At::spec(driver).get("tokenRequests");
+    if !requests.is_set() {
+        return "<unset>".into();
+    }
+    requests.items().map(|request| request.text_of("audience")).collect::<Vec<_>>().join(",").into()
+}
+
+fn modes(driver: &Object) -> Value {
+    let modes = At::spec(driver).get("volumeLifecycleModes");
+    match modes.items().map(|mode| mode.text()).collect::<Vec<_>>().join(",") {
+        none if none.is_empty() => "<none>".into(),
+        modes => modes.into(),
+    }
 }

@@ -13,7 +13,7 @@ use crate::{
 };
 
 const COLUMNS: &[Column] =
-    &[column("Name", "string").name(), column("Drivers", "integer"), column("Age", "date")];
+    &[column("Name", "string").name(), column("Drivers", "integer"), column("Age", "string")];
 const CELLS: &[Cell] = &[Cell::Name, Cell::Count(&["/spec/drivers"]), Cell::Age];
 
 /// The resource.

@@ -6,22 +6,28 @@ use crate::{
     field::ErrorList,
     object::Object,
     registry::{
-        Resource,
-        kit::{NAME_AND_AGE, Plain, Rules, at::At, format, resources},
+        Column, Resource,
+        kit::{Cell, Plain, Rules, at::At, column, format, resources},
         pod_spec::warnings_of_node_label,
     },
 };
 
+const COLUMNS: &[Column] =
+    &[column("Name", "string").name(), column("StorageClassName", "string"), column("Capacity", "string")];
+const CELLS: &[Cell] =
+    &[Cell::Name, Cell::Field("/storageClassName", ""), Cell::Field("/capacity", "<unset>")];
+
 /// The resource.
 pub(super) fn resource() -> Resource {
     Resource {
+        columns: COLUMNS,
         strategy: Arc::new(Rules {
             unconditional_update: false,
             validate_new: |capacity, errors| check(capacity, false, errors),
             validate_updated: false,
             validate_change,
             warnings,
-            ..Rules::new(Plain { status: false, generation: false, cells: NAME_AND_AGE })
+            ..Rules::new(Plain { status: false, generation: false, cells: CELLS })
         }),
         ..Resource::of("storage.k8s.io", "CSIStorageCapacity", "csistoragecapacities", "csistoragecapacity")
     }

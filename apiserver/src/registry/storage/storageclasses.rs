@@ -5,6 +5,8 @@ use std::{
     sync::Arc,
 };
 
+use serde_json::Value;
+
 use crate::{
     field::{Error, ErrorList},
     object::Object,
@@ -21,11 +23,11 @@ const COLUMNS: &[Column] = &[
     column("Provisioner", "string"),
     column("ReclaimPolicy", "string"),
     column("VolumeBindingMode", "string"),
-    column("AllowVolumeExpansion", "boolean"),
-    column("Age", "date"),
+    column("AllowVolumeExpansion", "string"),
+    column("Age", "string"),
 ];
 const CELLS: &[Cell] = &[
-    Cell::Name,
+    Cell::With(name),
     Cell::Field("/provisioner", ""),
     Cell::Field("/reclaimPolicy", "Delete"),
     Cell::Field("/volumeBindingMode", "Immediate"),
@@ -110,4 +112,12 @@ fn warnings(class: &Object, _old: Option<&Object>) -> Vec<String> {
     let expressions = topologies.items().flat_map(|topology| topology.get("matchLabelExpressions").items());
     let keys = expressions.map(|expression| expression.get("key"));
     keys.filter_map(|key| Some(format!("{}: {}", key.path(), warnings_of_node_label(key.text())?))).collect()
+}
+
+/// The name, and whether claims without a class are of this one.
+fn name(class: &Object) -> Value {
+    const DEFAULT: [&str; 2] =
+        ["storageclass.kubernetes.io/is-default-class", "storageclass.beta.kubernetes.io/is-default-class"];
+    let default = DEFAULT.iter().any(|key| class.annotation(key) == Some("true"));
+    format!("{}{}", class.name(), if default { " (default)" } else { "" }).into()
 }

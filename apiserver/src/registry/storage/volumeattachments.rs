@@ -15,11 +15,11 @@ use crate::{
 
 const COLUMNS: &[Column] = &[
     column("Name", "string").name(),
-    column("Attacher", "string"),
+    column("Attacher", "string").name(),
     column("PV", "string"),
     column("Node", "string"),
     column("Attached", "boolean"),
-    column("Age", "date"),
+    column("Age", "string"),
 ];
 const CELLS: &[Cell] = &[
     Cell::Name,

@@ -13,7 +13,7 @@ use crate::{
 };
 
 const COLUMNS: &[Column] =
-    &[column("Name", "string").name(), column("DriverName", "string"), column("Age", "date")];
+    &[column("Name", "string").name(), column("DriverName", "string"), column("Age", "string")];
 const CELLS: &[Cell] = &[Cell::Name, Cell::Field("/driverName", ""), Cell::Age];
 
 /// The resource.

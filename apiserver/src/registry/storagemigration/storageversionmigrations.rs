@@ -2,10 +2,19 @@
 
 use std::sync::Arc;
 
-use crate::registry::{
-    Resource, Subresource,
-    kit::{NAME_AND_AGE, Plain},
+use serde_json::Value;
+
+use crate::{
+    object::Object,
+    registry::{
+        Column, Resource, Subresource,
+        kit::{Cell, Plain, at::At, column, items, text},
+    },
 };
+
+const COLUMNS: &[Column] =
+    &[column("Name", "string"), column("Resource", "string"), column("Status", "string")];
+const CELLS: &[Cell] = &[Cell::Name, Cell::With(resource_of), Cell::With(state)];
 
 /// The resource.
 pub(super) fn resource() -> Resource {
@@ -14,7 +23,8 @@ pub(super) fn resource() -> Resource {
         storage_version: "v1beta1",
         namespaced: false,
         subresources: &[Subresource::Status],
-        strategy: Arc::new(Plain { status: true, generation: false, cells: NAME_AND_AGE }),
+        columns: COLUMNS,
+        strategy: Arc::new(Plain { status: true, generation: false, cells: CELLS }),
         ..Resource::of(
             "storagemigration.k8s.io",
             "StorageVersionMigration",
@@ -22,4 +32,25 @@ pub(super) fn resource() -> Resource {
             "storageversionmigration",
         )
     }
+}
+
+/// What is migrated, as `resource.group`.
+fn resource_of(migration: &Object) -> Value {
+    let resource = At::spec(migration).get("resource");
+    match (resource.text_of("resource"), resource.text_of("group")) {
+        (name, "") => name.into(),
+        (name, group) => format!("{name}.{group}").into(),
+    }
+}
+
+/// How far the migration is.
+fn state(migration: &Object) -> Value {
+    let conditions = items(migration.pointer("/status/conditions"));
+    let met = conditions.filter(|condition| text(condition, "/status") == "True");
+    let kinds = met.map(|condition| text(condition, "/type"));
+    kinds
+        .filter(|kind| matches!(*kind, "Running" | "Failed" | "Succeeded"))
+        .last()
+        .unwrap_or("Unknown")
+        .into()
 }
