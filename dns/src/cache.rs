@@ -52,6 +52,14 @@ pub struct Limits {
     pub denial_capacity: usize,
     /// Longest a negative answer is kept, in seconds.
     pub denial_max_ttl: u32,
+    /// Shortest, in seconds.
+    pub denial_min_ttl: u32,
+    /// How long a failure of the servers asked is kept, in seconds.
+    pub failure_ttl: u32,
+    /// For how long an answer that is over may still be given when nobody else answers.
+    pub stale: Duration,
+    /// Answers carry the TTL they came with.
+    pub keep_ttl: bool,
 }
 
 #[derive(Debug)]
@@ -71,7 +79,17 @@ pub struct Cache {
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { capacity: 9984, max_ttl: 3600, min_ttl: 5, denial_capacity: 9984, denial_max_ttl: 1800 }
+        Self {
+            capacity: 9984,
+            max_ttl: 3600,
+            min_ttl: 5,
+            denial_capacity: 9984,
+            denial_max_ttl: 1800,
+            denial_min_ttl: 5,
+            failure_ttl: 5,
+            stale: Duration::ZERO,
+            keep_ttl: false,
+        }
     }
 }
 
@@ -101,33 +119,63 @@ impl Cache {
 
     /// The reply to a question with TTLs counted down, if it still holds.
     pub fn get(&self, question: &Question, now: Instant) -> Option<Reply> {
-        let entry = self.positive.get(question).or_else(|| self.negative.get(question))?;
-        if now >= entry.until {
-            return None;
-        }
+        let holds = |entry: &&Entry| now < entry.until;
+        let entry = self
+            .positive
+            .get(question)
+            .filter(holds)
+            .or_else(|| self.negative.get(question).filter(holds))?;
         let age = u32::try_from(now.saturating_sub(entry.stored).as_secs()).unwrap_or(u32::MAX);
         let left = u32::try_from((entry.until - now).as_secs()).unwrap_or(u32::MAX).max(1);
         let mut reply = entry.reply.clone();
+        if self.limits.keep_ttl {
+            return Some(reply);
+        }
         for record in reply.answers.iter_mut().chain(&mut reply.authorities).chain(&mut reply.additionals) {
             record.ttl = record.ttl.saturating_sub(age).clamp(1, left);
         }
         Some(reply)
     }
 
+    /// A positive answer that is over, but not for too long; its TTLs are zero.
+    pub fn get_stale(&self, question: &Question, now: Instant) -> Option<Reply> {
+        let entry = self.positive.get(question)?;
+        if now < entry.until || now >= entry.until + self.limits.stale {
+            return None;
+        }
+        let mut reply = entry.reply.clone();
+        for record in reply.answers.iter_mut().chain(&mut reply.authorities).chain(&mut reply.additionals) {
+            record.ttl = 0;
+        }
+        Some(reply)
+    }
+
     /// Keeps a reply, if it may be kept.
     pub fn put(&mut self, question: Question, reply: &Reply, now: Instant) {
-        if !matches!(reply.code, ResponseCode::NoError | ResponseCode::NXDomain) {
-            return;
-        }
-        let Some(ttl) = reply.ttl() else { return };
-        let (map, capacity, most) = if reply.is_denial() {
-            self.positive.remove(&question);
-            (&mut self.negative, self.limits.denial_capacity, self.limits.denial_max_ttl)
+        let limits = self.limits;
+        let ttl = match reply.code {
+            ResponseCode::NoError | ResponseCode::NXDomain => {
+                let Some(ttl) = reply.ttl() else { return };
+                let (least, most) = if reply.is_denial() {
+                    (limits.denial_min_ttl, limits.denial_max_ttl)
+                } else {
+                    (limits.min_ttl, limits.max_ttl)
+                };
+                ttl.clamp(least.min(most), most)
+            }
+            // While there is an old answer to give, a failure must not stand in its way.
+            ResponseCode::ServFail if self.get_stale(&question, now).is_none() => limits.failure_ttl,
+            _ => return,
+        };
+        let (map, capacity) = if reply.is_denial() {
+            if reply.code != ResponseCode::ServFail {
+                self.positive.remove(&question);
+            }
+            (&mut self.negative, limits.denial_capacity)
         } else {
             self.negative.remove(&question);
-            (&mut self.positive, self.limits.capacity, self.limits.max_ttl)
+            (&mut self.positive, limits.capacity)
         };
-        let ttl = ttl.clamp(self.limits.min_ttl.min(most), most);
         if ttl == 0 || capacity == 0 {
             return;
         }
@@ -227,7 +275,26 @@ mod tests {
         let mut failure = denial(300, 20);
         failure.code = ResponseCode::ServFail;
         cache.put(question("fail."), &failure, at(0));
-        assert!(cache.get(&question("fail."), at(0)).is_none());
+        assert!(cache.get(&question("fail."), at(4)).is_some());
+        assert!(cache.get(&question("fail."), at(5)).is_none(), "failures are kept for a moment only");
+        failure.code = ResponseCode::Refused;
+        cache.put(question("refused."), &failure, at(0));
+        assert!(cache.get(&question("refused."), at(0)).is_none());
+    }
+
+    #[test]
+    fn an_old_answer_is_better_than_none_for_a_while() {
+        let limits = Limits { stale: Duration::from_secs(100), keep_ttl: true, ..Limits::default() };
+        let mut cache = Cache::new(limits);
+        cache.put(question("a."), &positive(60), at(0));
+        assert_eq!(cache.get(&question("a."), at(20)).map(|r| r.answers[0].ttl), Some(60), "as it came");
+        assert!(cache.get_stale(&question("a."), at(59)).is_none());
+        assert_eq!(cache.get_stale(&question("a."), at(60)).map(|r| r.answers[0].ttl), Some(0));
+        let failure = Reply { code: ResponseCode::ServFail, ..denial(0, 0) };
+        cache.put(question("a."), &failure, at(61));
+        assert!(cache.get(&question("a."), at(61)).is_none());
+        assert!(cache.get_stale(&question("a."), at(159)).is_some());
+        assert!(cache.get_stale(&question("a."), at(160)).is_none());
     }
 
     #[test]

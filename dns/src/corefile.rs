@@ -3,13 +3,19 @@
 //! Contract: CoreDNS' Corefile grammar (server blocks of zones and ports; directives with arguments and
 //! an optional block). A directive that is not known is an error naming its line.
 
+mod rules;
+
 use std::{
+    collections::HashMap,
     net::{IpAddr, SocketAddr},
-    path::PathBuf,
+    path::{Path, PathBuf},
     time::Duration,
 };
 
-use crate::{cache::Limits, hosts::Hosts, zone::Labels};
+use crate::{cache::Limits, hosts::Hosts, rewrite, template::Template, zone::Labels};
+
+/// How deep imports may go: one that leads back to itself ends here.
+const MAX_IMPORTS: usize = 10;
 
 /// Why a Corefile is refused.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -49,13 +55,21 @@ pub struct Block {
     /// `forward`, most specific zone first.
     pub forward: Vec<Forward>,
     /// `cache`.
-    pub cache: Option<Limits>,
+    pub cache: Option<CacheDirective>,
     /// `loop`: refuse to forward to oneself.
     pub detect_loop: bool,
     /// `reload`.
     pub reload: bool,
     /// `loadbalance`: rotate addresses.
     pub rotate: bool,
+    /// `rewrite`, in order.
+    pub rewrites: Vec<rewrite::Rule>,
+    /// `template`, in order.
+    pub templates: Vec<Template>,
+    /// `any`: answer questions for all types with a hint that there is no such answer.
+    pub refuse_any: bool,
+    /// `minimal`: leave out what was not asked for.
+    pub minimal: bool,
 }
 
 /// `kubernetes ZONES { … }`.
@@ -69,6 +83,12 @@ pub struct Kubernetes {
     pub ttl: u32,
     /// `fallthrough`: zones in which a name not found goes on to the next directive.
     pub fallthrough: Vec<Labels>,
+    /// `namespaces`: only these are answered for; empty is all.
+    pub namespaces: Vec<String>,
+    /// `ignore empty_service`: services without endpoints do not exist.
+    pub ignore_empty: bool,
+    /// `endpoint_pod_names`: endpoints without a hostname are named after their pods.
+    pub pod_names: bool,
 }
 
 /// `hosts [FILE] { … }`.
@@ -82,6 +102,19 @@ pub struct HostsDirective {
     pub ttl: u32,
     /// Whether names not found go on.
     pub fallthrough: bool,
+}
+
+/// `cache [TTL] [ZONES…] { … }`.
+#[derive(Clone, Debug, Default)]
+pub struct CacheDirective {
+    /// Names below these are kept; empty is all.
+    pub zones: Vec<Labels>,
+    /// How much and for how long.
+    pub limits: Limits,
+    /// Names below these have no answers kept.
+    pub no_success: Vec<Labels>,
+    /// Names below these have no denials kept.
+    pub no_denial: Vec<Labels>,
 }
 
 /// In which order upstreams are asked.
@@ -130,18 +163,125 @@ struct Line {
     block: Vec<Line>,
 }
 
-/// Reads a Corefile.
+/// What a Corefile may refer to: variables of the environment, and files.
+pub struct Sources<'a> {
+    /// A variable's value.
+    pub variable: &'a dyn Fn(&str) -> Option<String>,
+    /// The texts of the files that a pattern names.
+    pub files: &'a dyn Fn(&str) -> std::io::Result<Vec<String>>,
+}
+
+/// Reads a Corefile that refers to nothing.
 pub fn parse(text: &str) -> Result<Vec<Block>, CorefileError> {
-    let mut tokens = tokenize(text).into_iter().peekable();
-    let mut blocks = Vec::new();
-    while tokens.peek().is_some() {
-        let line = directive(&mut tokens, true)?;
-        blocks.push(server_block(&line)?);
-    }
+    let none = |_: &str| Err(std::io::Error::from(std::io::ErrorKind::NotFound));
+    parse_with(text, &Sources { variable: &|_| None, files: &none })
+}
+
+/// Reads a Corefile with what it imports.
+pub fn parse_with(text: &str, sources: &Sources<'_>) -> Result<Vec<Block>, CorefileError> {
+    let mut reader = Reader { sources, snippets: HashMap::new() };
+    let lines = reader.read(text, 0)?;
+    let blocks = lines.iter().map(server_block).collect::<Result<Vec<_>, _>>()?;
     if blocks.is_empty() {
         return Err(CorefileError { line: 1, message: "no server block".into() });
     }
     Ok(blocks)
+}
+
+/// The files of this folder that a pattern with one `*` in its last part names, or the one file it is.
+pub fn files_of(base: &Path, pattern: &str) -> std::io::Result<Vec<String>> {
+    let path = base.join(pattern);
+    let Some((before, after)) = pattern.rsplit('/').next().and_then(|last| last.split_once('*')) else {
+        return Ok(vec![std::fs::read_to_string(path)?]);
+    };
+    let folder = path.parent().unwrap_or(base);
+    let mut names: Vec<String> = std::fs::read_dir(folder)?
+        .filter_map(|entry| Some(entry.ok()?.file_name().to_string_lossy().into_owned()))
+        .filter(|name| {
+            name.len() >= before.len() + after.len() && name.starts_with(before) && name.ends_with(after)
+        })
+        .collect();
+    names.sort();
+    names.into_iter().map(|name| std::fs::read_to_string(folder.join(name))).collect()
+}
+
+struct Reader<'a> {
+    sources: &'a Sources<'a>,
+    /// Blocks that are there to be imported, by name.
+    snippets: HashMap<String, Vec<Line>>,
+}
+
+impl Reader<'_> {
+    /// The server blocks of a text.
+    fn read(&mut self, text: &str, depth: usize) -> Result<Vec<Line>, CorefileError> {
+        let mut tokens = tokenize(&self.fill(text)).into_iter().peekable();
+        let mut out = Vec::new();
+        while tokens.peek().is_some() {
+            if tokens.peek().is_some_and(|(_, word)| word == "import") {
+                let line = directive(&mut tokens, false)?;
+                for text in self.open(&line, depth)? {
+                    out.extend(self.read(&text, depth + 1)?);
+                }
+                continue;
+            }
+            let mut line = directive(&mut tokens, true)?;
+            line.block = self.expand(line.block, depth)?;
+            let snippet = line.name().strip_prefix('(').and_then(|name| name.strip_suffix(')'));
+            match snippet.map(str::to_owned) {
+                Some(name) => drop(self.snippets.insert(name, line.block)),
+                None => out.push(line),
+            }
+        }
+        Ok(out)
+    }
+
+    /// The directives of a block with what they import in place.
+    fn expand(&mut self, lines: Vec<Line>, depth: usize) -> Result<Vec<Line>, CorefileError> {
+        let mut out = Vec::new();
+        for line in lines {
+            if line.name() != "import" {
+                out.push(line);
+                continue;
+            }
+            let name: String = line.arg(0, "a snippet or a file")?;
+            if let Some(snippet) = self.snippets.get(&name) {
+                out.extend(snippet.iter().cloned());
+                continue;
+            }
+            for text in self.open(&line, depth)? {
+                let mut tokens = tokenize(&self.fill(&text)).into_iter().peekable();
+                let mut inner = Vec::new();
+                while tokens.peek().is_some() {
+                    inner.push(directive(&mut tokens, false)?);
+                }
+                out.extend(self.expand(inner, depth + 1)?);
+            }
+        }
+        Ok(out)
+    }
+
+    fn open(&self, line: &Line, depth: usize) -> Result<Vec<String>, CorefileError> {
+        let pattern: String = line.arg(0, "a snippet or a file")?;
+        if depth >= MAX_IMPORTS {
+            return line.error(format!("import {pattern}: imports lead too deep"));
+        }
+        (self.sources.files)(&pattern).or_else(|error| line.error(format!("import {pattern}: {error}")))
+    }
+
+    /// The text with `{$NAME}` and `{%NAME%}` replaced by variables; those that are not set are empty.
+    fn fill(&self, text: &str) -> String {
+        let mut out = text.to_owned();
+        for (open, close) in [("{$", "}"), ("{%", "%}")] {
+            let mut from = 0;
+            while let Some(at) = out[from..].find(open).map(|at| from + at) {
+                let Some(end) = out[at..].find(close).map(|end| at + end) else { break };
+                let value = (self.sources.variable)(&out[at + open.len()..end]).unwrap_or_default();
+                out.replace_range(at..end + close.len(), &value);
+                from = at + value.len();
+            }
+        }
+        out
+    }
 }
 
 /// Words with their line; braces are words of their own.
@@ -155,8 +295,10 @@ fn tokenize(text: &str) -> Vec<(usize, String)> {
                 out.push((at + 1, std::mem::take(word)));
             }
         };
-        for c in line.chars() {
+        let mut chars = line.chars().peekable();
+        while let Some(c) = chars.next() {
             match c {
+                '\\' if quoted && chars.peek() == Some(&'"') => word.extend(chars.next()),
                 '"' => quoted = !quoted,
                 '#' if !quoted && word.is_empty() => break,
                 c if c.is_whitespace() && !quoted => flush(&mut word),
@@ -248,7 +390,8 @@ impl Line {
         match unit {
             "ms" => Ok(Duration::from_millis(number)),
             "s" => Ok(Duration::from_secs(number)),
-            "m" => Ok(Duration::from_secs(number * 60)),
+            "m" => Ok(Duration::from_secs(number.saturating_mul(60))),
+            "h" => Ok(Duration::from_secs(number.saturating_mul(3600))),
             _ => self.error(format!("{text} is no duration")),
         }
     }
@@ -288,7 +431,20 @@ fn apply(block: &mut Block, line: &Line) -> Result<(), CorefileError> {
         "log" => block.log = true,
         "loop" => block.detect_loop = true,
         "reload" => block.reload = true,
-        "loadbalance" => block.rotate = true,
+        "loadbalance" => {
+            block.rotate = match line.args().first().map(String::as_str) {
+                None | Some("round_robin") => true,
+                Some(other) => {
+                    return line.error(format!("loadbalance: {other} is not supported, only round_robin"));
+                }
+            }
+        }
+        "rewrite" => block.rewrites.push(rules::rewrite(line)?),
+        "template" => block.templates.push(rules::template(line)?),
+        "any" => block.refuse_any = true,
+        "minimal" => block.minimal = true,
+        // Queries end when nobody waits, and nothing here has data for others: these are always so.
+        "cancel" | "metadata" | "debug" | "bufsize" => {}
         "health" => {
             block.health = Some(line.listen(8080)?);
             for option in &line.block {
@@ -323,7 +479,15 @@ fn apply(block: &mut Block, line: &Line) -> Result<(), CorefileError> {
 fn kubernetes(line: &Line, default: &[Labels]) -> Result<Kubernetes, CorefileError> {
     let zones_given = zones(line.args());
     let zones_served = if zones_given.is_empty() { default.to_vec() } else { zones_given };
-    let mut out = Kubernetes { zones: zones_served, pods: false, ttl: 5, fallthrough: Vec::new() };
+    let mut out = Kubernetes {
+        zones: zones_served,
+        pods: false,
+        ttl: 5,
+        fallthrough: Vec::new(),
+        namespaces: Vec::new(),
+        ignore_empty: false,
+        pod_names: false,
+    };
     for option in &line.block {
         match option.name() {
             "pods" => {
@@ -340,6 +504,12 @@ fn kubernetes(line: &Line, default: &[Labels]) -> Result<Kubernetes, CorefileErr
                     return option.error("ttl must be in range [0, 3600]");
                 }
             }
+            "namespaces" => out.namespaces.extend(option.args().iter().map(|n| n.to_ascii_lowercase())),
+            "ignore" => match option.args() {
+                [what] if what == "empty_service" => out.ignore_empty = true,
+                _ => return option.error("ignore needs empty_service"),
+            },
+            "endpoint_pod_names" => out.pod_names = true,
             "fallthrough" => {
                 let given = zones(option.args());
                 out.fallthrough = if given.is_empty() { out.zones.clone() } else { given };
@@ -418,12 +588,18 @@ fn upstream(word: &str) -> Option<Upstream> {
         .map(Upstream::Server)
 }
 
-fn cache(line: &Line) -> Result<Limits, CorefileError> {
-    let mut out = Limits::default();
-    if let Some(first) = line.args().first().filter(|a| a.parse::<u32>().is_ok()) {
-        out.max_ttl = first.parse().unwrap_or(out.max_ttl);
+fn cache(line: &Line) -> Result<CacheDirective, CorefileError> {
+    let mut directive = CacheDirective::default();
+    let out = &mut directive.limits;
+    let mut names = line.args();
+    if let Some(first) = line.args().first().and_then(|a| a.parse::<u32>().ok()) {
+        out.max_ttl = first;
         out.denial_max_ttl = out.denial_max_ttl.min(out.max_ttl);
+        names = &names[1..];
     }
+    directive.zones = zones(names);
+    // Without a zone an option is for all names, which lie in the root.
+    let below = |names: &[String]| if names.is_empty() { vec![Labels::parse(".")] } else { zones(names) };
     for option in &line.block {
         let ttl = |at| option.args().get(at).map(|_| option.arg(at, "seconds")).transpose();
         match option.name() {
@@ -435,11 +611,30 @@ fn cache(line: &Line) -> Result<Limits, CorefileError> {
             "denial" => {
                 out.denial_capacity = option.arg(0, "a capacity")?;
                 out.denial_max_ttl = ttl(1)?.unwrap_or(out.denial_max_ttl);
+                out.denial_min_ttl = ttl(2)?.unwrap_or(out.denial_min_ttl);
             }
+            "servfail" => {
+                out.failure_ttl = u32::try_from(option.duration()?.as_secs()).unwrap_or(u32::MAX);
+                if out.failure_ttl > 300 {
+                    return option.error("cache: servfail must be at most 5m");
+                }
+            }
+            // Whether the servers are asked first (`verify`) or later (`immediate`), nobody gets an old answer while
+            // there is a new one: here they are asked first.
+            "serve_stale" => {
+                out.stale =
+                    if option.args().is_empty() { Duration::from_secs(3600) } else { option.duration()? };
+            }
+            "keepttl" => out.keep_ttl = true,
+            "disable" => match option.args() {
+                [what, names @ ..] if what == "success" => directive.no_success.extend(below(names)),
+                [what, names @ ..] if what == "denial" => directive.no_denial.extend(below(names)),
+                _ => return option.error("cache: disable needs success or denial"),
+            },
             other => return option.error(format!("cache: unknown option {other}")),
         }
     }
-    Ok(out)
+    Ok(directive)
 }
 
 #[cfg(test)]
@@ -486,7 +681,7 @@ corp.example:53 {
         assert_eq!(main.lameduck, Duration::from_secs(5));
         assert_eq!(main.metrics, Some("0.0.0.0:9153".parse().unwrap()));
         assert_eq!(main.forward[0].to, [Upstream::File("/etc/resolv.conf".into())]);
-        assert_eq!(main.cache.unwrap().max_ttl, 30);
+        assert_eq!(main.cache.as_ref().unwrap().limits.max_ttl, 30);
         assert!(main.detect_loop && main.rotate && main.errors && main.zones[0].is_empty());
         let stub = &blocks[1];
         assert_eq!(stub.zones, [Labels::parse("corp.example")]);
@@ -516,6 +711,47 @@ corp.example:53 {
         for (text, want) in cases {
             assert_eq!(parse(text).unwrap_err().to_string(), want, "{text}");
         }
+    }
+
+    #[test]
+    fn snippets_files_and_variables_are_filled_in() {
+        let variable = |name: &str| (name == "TTL").then(|| "77".to_owned());
+        let files = |pattern: &str| match pattern {
+            "extra/*.server" => Ok(vec!["corp {\n import common\n}".to_owned()]),
+            "deep" => Ok(vec!["import deep".to_owned()]),
+            _ => Err(std::io::Error::from(std::io::ErrorKind::NotFound)),
+        };
+        let sources = Sources { variable: &variable, files: &files };
+        let text = "(common) {\n cache {$TTL}\n errors\n}\n. {\n import common\n}\nimport extra/*.server\n";
+        let blocks = parse_with(text, &sources).unwrap();
+        assert_eq!(blocks.len(), 2);
+        assert!(blocks.iter().all(|b| b.errors && b.cache.as_ref().unwrap().limits.max_ttl == 77));
+        let error = |text: &str| parse_with(text, &sources).unwrap_err().to_string();
+        assert_eq!(error(". {\n import deep\n}"), "Corefile:1: import deep: imports lead too deep");
+        assert!(error(". {\n import none\n}").starts_with("Corefile:2: import none: "));
+    }
+
+    #[test]
+    fn files_are_found_by_a_pattern() {
+        let dir = std::env::temp_dir().join(format!("corefile-{}", std::process::id()));
+        std::fs::create_dir_all(&dir).unwrap();
+        for name in ["b.server", "a.server", "c.other"] {
+            std::fs::write(dir.join(name), name).unwrap();
+        }
+        assert_eq!(files_of(&dir, "*.server").unwrap(), ["a.server", "b.server"]);
+        assert_eq!(files_of(&dir, "c.other").unwrap(), ["c.other"]);
+        assert!(files_of(&dir, "none").is_err());
+        std::fs::remove_dir_all(&dir).unwrap();
+    }
+
+    #[test]
+    fn the_cache_is_told_what_not_to_keep() {
+        let text = ". {\n cache 30 {\n disable success cluster.local\n disable denial\n serve_stale 1h immediate\n servfail 10s\n keepttl\n }\n}";
+        let cache = parse(text).unwrap().remove(0).cache.unwrap();
+        assert_eq!(cache.no_success, [Labels::parse("cluster.local")]);
+        assert_eq!(cache.no_denial, [Labels::parse(".")]);
+        assert_eq!((cache.limits.stale, cache.limits.failure_ttl), (Duration::from_secs(3600), 10));
+        assert!(cache.limits.keep_ttl && cache.zones.is_empty());
     }
 
     #[test]

@@ -13,8 +13,9 @@ use crate::zone::{Endpoint, EndpointSet, Index, Port, Service, ServiceKind};
 
 const SERVICE_NAME: &str = "kubernetes.io/service-name";
 
-/// Keeps `index` true from the informers' caches from now on.
-pub fn subscribe(informers: &Informers, index: &Arc<RwLock<Index>>) {
+/// Keeps `index` true from the informers' caches from now on. With `pod_names`, endpoints without a hostname are named after
+/// their pods.
+pub fn subscribe(informers: &Informers, index: &Arc<RwLock<Index>>, pod_names: bool) {
     let into = index.clone();
     informers.get::<Namespace>(ListWatch::default()).on_event(move |event| {
         let exists = !matches!(event, Event::Deleted { .. });
@@ -39,8 +40,11 @@ pub fn subscribe(informers: &Informers, index: &Arc<RwLock<Index>>) {
         {
             set_slice(&mut index, old, None);
         }
-        let parsed =
-            if matches!(event, Event::Deleted { .. }) { None } else { Some(endpoints(event.object())) };
+        let parsed = if matches!(event, Event::Deleted { .. }) {
+            None
+        } else {
+            Some(endpoints(event.object(), pod_names))
+        };
         set_slice(&mut index, event.object(), parsed);
     });
 }
@@ -89,7 +93,7 @@ fn cluster_ips(spec: &ServiceSpec) -> Option<Vec<IpAddr>> {
     Some(all.iter().filter_map(|ip| ip.parse().ok()).collect())
 }
 
-fn endpoints(slice: &EndpointSlice) -> EndpointSet {
+fn endpoints(slice: &EndpointSlice, pod_names: bool) -> EndpointSet {
     let ports = slice.ports.iter().flatten().filter_map(|p| {
         Some(Port {
             name: p.name.as_deref().unwrap_or_default().into(),
@@ -99,7 +103,9 @@ fn endpoints(slice: &EndpointSlice) -> EndpointSet {
     });
     let ready = |e: &&ApiEndpoint| e.conditions.as_ref().and_then(|c| c.ready) != Some(false);
     let endpoints = slice.endpoints.iter().flatten().filter(ready).flat_map(|e| {
-        let hostname = e.hostname.as_deref().map(Into::into);
+        let pod = e.target_ref.as_ref().filter(|t| pod_names && t.kind.as_deref() == Some("Pod"));
+        let named = e.hostname.as_deref().filter(|h| !h.is_empty()).or_else(|| pod?.name.as_deref());
+        let hostname = named.map(Into::into);
         let addresses = e.addresses.iter().filter_map(|a| a.parse().ok());
         addresses.map(move |address| Endpoint { address, hostname: Option::clone(&hostname) })
     });
@@ -140,12 +146,15 @@ mod tests {
             "endpoints": [
                 {"addresses": ["10.0.0.1"], "hostname": "db-0", "conditions": {"ready": true}},
                 {"addresses": ["10.0.0.2"], "conditions": {"ready": false}},
-                {"addresses": ["10.0.0.3"]},
+                {"addresses": ["10.0.0.3"], "targetRef": {"kind": "Pod", "name": "web-3"}},
             ],
         }))
         .unwrap();
-        let set = endpoints(&slice);
+        let set = endpoints(&slice, false);
         let labels: Vec<_> = set.endpoints.iter().map(Endpoint::label).collect();
         assert_eq!(labels, ["db-0", "10-0-0-3"]);
+        let set = endpoints(&slice, true);
+        let labels: Vec<_> = set.endpoints.iter().map(Endpoint::label).collect();
+        assert_eq!(labels, ["db-0", "web-3"]);
     }
 }

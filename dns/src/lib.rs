@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! services, endpoint slices, namespaces (informers) → zone::Index ─→ zone::answer (pure)
-//! Corefile → server blocks ─→ server (hickory) ─→ zone, hosts, cache, forward
+//! Corefile → server blocks ─→ server (hickory) ─→ rewrite, template, hosts, zone, cache, forward
 //! ```
 //!
 //! Contract: Kubernetes DNS-Based Service Discovery 1.1.0; RFC 1034, 1035, 2308 (negative answers), 2782 (SRV),
@@ -19,7 +19,9 @@ pub mod feed;
 pub mod forward;
 pub mod hosts;
 pub mod metrics;
+pub mod rewrite;
 pub mod server;
+pub mod template;
 
 pub mod listen;
 pub mod pages;

@@ -3,7 +3,7 @@
 use std::{
     collections::BTreeMap,
     net::IpAddr,
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -20,7 +20,7 @@ use component_base::{
 use parking_lot::RwLock;
 
 use crate::{
-    corefile::{self, CorefileError},
+    corefile::{self, CorefileError, Sources},
     feed,
     listen::{Current, Sockets, local_addresses},
     metrics::Metrics,
@@ -107,7 +107,10 @@ impl Plan {
     fn load(config: &Config) -> Result<Self, BuildError> {
         let path = &config.corefile;
         let text = std::fs::read_to_string(path).map_err(|e| BuildError::Read(path.clone(), e))?;
-        let mut blocks = corefile::parse(&text)?;
+        let base = path.parent().map(Path::to_owned).unwrap_or_default();
+        let variable = |name: &str| std::env::var(name).ok();
+        let files = |pattern: &str| corefile::files_of(&base, pattern);
+        let mut blocks = corefile::parse_with(&text, &Sources { variable: &variable, files: &files })?;
         for block in &mut blocks {
             if let (53, Some(port)) = (block.port, config.port) {
                 block.port = port;
@@ -200,7 +203,8 @@ impl App {
             ..ClientOptions::new("kube-dns")
         };
         let informers = Informers::new(client::connect(&options).await?, tasks);
-        feed::subscribe(&informers, &self.index);
+        let pod_names = self.plan.blocks.iter().filter_map(|b| b.kubernetes.as_ref()).any(|k| k.pod_names);
+        feed::subscribe(&informers, &self.index, pod_names);
         let drain = tasks.drain();
         tasks.spawn("sync", async move {
             tokio::select! {

@@ -1,6 +1,6 @@
 //! From a request to a reply: the directives in their order, over hickory's sockets.
 //!
-//! Order, as CoreDNS runs them: hosts, kubernetes, cache, forward.
+//! Order, as CoreDNS runs them: any, rewrite, template, hosts, kubernetes, cache, forward.
 
 use std::{
     net::IpAddr,
@@ -15,7 +15,7 @@ use hickory_proto::{
     op::{Edns, Message, Metadata, OpCode, Query, ResponseCode},
     rr::{
         DNSClass, Name, RData, Record, RecordType,
-        rdata::{A, AAAA, PTR},
+        rdata::{A, AAAA, HINFO, PTR},
     },
 };
 use hickory_server::{
@@ -27,10 +27,12 @@ use parking_lot::{Mutex, RwLock};
 
 use crate::{
     cache::{Cache, Question, Reply},
-    corefile::{self, Kubernetes},
+    corefile::{self, CacheDirective, Kubernetes},
     forward::{ForwardError, Forwarder},
     hosts::Hosts,
     metrics::{Metrics, Observation},
+    rewrite,
+    template::{Said, Template},
     zone::{self, Answer, Index, Labels, Settings},
 };
 
@@ -48,11 +50,15 @@ pub struct Block {
     hosts: Option<(Hosts, u32, bool)>,
     kubernetes: Option<(Kubernetes, Vec<Settings>)>,
     forward: Vec<(Labels, Vec<Labels>, Forwarder)>,
-    cache: Option<Mutex<Cache>>,
+    cache: Option<(CacheDirective, Mutex<Cache>)>,
     rotate: bool,
     errors: bool,
     log: bool,
     probe: Option<LoopProbe>,
+    rewrites: Vec<rewrite::Rule>,
+    templates: Vec<Template>,
+    refuse_any: bool,
+    minimal: bool,
 }
 
 /// Finds out whether forwarding leads back here (the `loop` directive).
@@ -84,8 +90,15 @@ impl Block {
         let hosts = block.hosts.as_ref().map(load_hosts).transpose()?;
         let kubernetes = block.kubernetes.clone().map(|k| {
             let forward = k.zones.iter().filter(|z| !is_reverse(z));
-            let settings =
-                forward.map(|zone| Settings { zone: zone.clone(), ttl: k.ttl, pods: k.pods }).collect();
+            let settings = forward
+                .map(|zone| Settings {
+                    zone: zone.clone(),
+                    ttl: k.ttl,
+                    pods: k.pods,
+                    namespaces: k.namespaces.clone(),
+                    ignore_empty: k.ignore_empty,
+                })
+                .collect();
             (k, settings)
         });
         let mut forward = Vec::new();
@@ -100,11 +113,15 @@ impl Block {
             hosts,
             kubernetes,
             forward,
-            cache: block.cache.map(|limits| Mutex::new(Cache::new(limits))),
+            cache: block.cache.clone().map(|d| (d.clone(), Mutex::new(Cache::new(d.limits)))),
             rotate: block.rotate,
             errors: block.errors,
             log: block.log,
             probe,
+            rewrites: block.rewrites.clone(),
+            templates: block.templates.clone(),
+            refuse_any: block.refuse_any,
+            minimal: block.minimal,
         })
     }
 
@@ -185,8 +202,17 @@ impl Server {
             probe.seen.fetch_add(1, Ordering::Relaxed);
         }
         let dnssec = request.edns.as_ref().is_some_and(|e| e.flags().dnssec_ok);
+        if block.refuse_any && query.query_type() == RecordType::ANY {
+            return (no_any(&query), Some((block, "any")));
+        }
+        let (query, undo) = rewrite::apply(&block.rewrites, &query);
         let mut outcome = self.resolve(block, &query, dnssec, request.metadata.checking_disabled).await;
         self.follow_aliases(block, &query, dnssec, &mut outcome.reply).await;
+        undo.apply(&mut outcome.reply);
+        if block.minimal && !outcome.reply.is_denial() {
+            outcome.reply.authorities.clear();
+            outcome.reply.additionals.clear();
+        }
         if block.rotate {
             rotate(&mut outcome.reply.answers);
         }
@@ -195,6 +221,11 @@ impl Server {
 
     async fn resolve(&self, block: &Block, query: &Query, dnssec: bool, checking_disabled: bool) -> Outcome {
         let labels = Labels::of(query.name());
+        for template in &block.templates {
+            if let Said::Reply(reply) = template.answer(query) {
+                return Outcome { reply, plugin: "template" };
+            }
+        }
         if let Some(reply) = block.hosts.as_ref().and_then(|hosts| from_hosts(hosts, query, &labels)) {
             return Outcome { reply, plugin: "hosts" };
         }
@@ -205,7 +236,9 @@ impl Server {
             return Outcome { reply, plugin: "kubernetes" };
         }
         let question = Question { name: labels.to_string(), kind: query.query_type(), dnssec };
-        if let Some(cache) = &block.cache {
+        let inside = |zone: &Labels| labels.within(zone).is_some();
+        let cache = block.cache.as_ref().filter(|(d, _)| d.zones.is_empty() || d.zones.iter().any(inside));
+        if let Some((_, cache)) = cache {
             let (hit, entries) = {
                 let cache = cache.lock();
                 (cache.get(&question, self.started.elapsed()), cache.len())
@@ -216,7 +249,6 @@ impl Server {
                 return Outcome { reply, plugin: "cache" };
             }
         }
-        let inside = |zone: &Labels| labels.within(zone).is_some();
         let forwarder =
             block.forward.iter().find(|(from, except, _)| inside(from) && !except.iter().any(inside));
         let Some((_, _, forwarder)) = forwarder else {
@@ -229,8 +261,17 @@ impl Server {
             Err(error) => self.forward_failed(block, query, &error),
         };
         self.metrics.forwarded("upstream", &rcode(reply.code), started.elapsed());
-        if let Some(cache) = &block.cache {
-            cache.lock().put(question, &reply, self.started.elapsed());
+        if let Some((directive, cache)) = cache {
+            let (mut cache, now) = (cache.lock(), self.started.elapsed());
+            if reply.code == ResponseCode::ServFail
+                && let Some(old) = cache.get_stale(&question, now)
+            {
+                return Outcome { reply: old, plugin: "cache" };
+            }
+            let not = if reply.is_denial() { &directive.no_denial } else { &directive.no_success };
+            if !not.iter().any(inside) {
+                cache.put(question, &reply, now);
+            }
         }
         Outcome { reply, plugin: "forward" }
     }
@@ -369,6 +410,12 @@ impl RequestHandler for Server {
 
 fn plain(code: ResponseCode) -> Reply {
     Reply { code, answers: vec![], authorities: vec![], additionals: vec![], authoritative: false }
+}
+
+/// What RFC 8482 has servers say to questions for all types.
+fn no_any(query: &Query) -> Reply {
+    let hint = HINFO::new("ANY obsoleted".to_owned(), "See RFC 8482".to_owned());
+    authoritative(vec![Record::from_rdata(query.name().clone(), 8482, RData::HINFO(hint))], vec![])
 }
 
 fn authoritative(answers: Vec<Record>, additionals: Vec<Record>) -> Reply {

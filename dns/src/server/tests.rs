@@ -87,6 +87,21 @@ fn data(message: &Message) -> Vec<String> {
 }
 
 #[tokio::test]
+async fn names_are_rewritten_and_answers_fit_the_question() {
+    let text = ". {\n rewrite name suffix .corp.example .default.svc.cluster.local\n any\n \
+        template IN A made.example {\n match ^(\\d+)[.]\n answer \"{{ .Name }} 60 IN A 10.0.0.{{ index .Match 1 }}\"\n }\n \
+        kubernetes cluster.local\n}";
+    let server = serve(text).await;
+    let answer = ask(&server, "web.corp.example.", RecordType::A, None).await;
+    assert_eq!(data(&answer), ["10.96.0.20"]);
+    assert_eq!(answer.answers[0].name.to_ascii(), "web.corp.example.");
+    assert_eq!(answer.queries[0].name().to_ascii(), "web.corp.example.");
+    assert_eq!(data(&ask(&server, "7.made.example.", RecordType::A, None).await), ["10.0.0.7"]);
+    let any = ask(&server, "web.corp.example.", RecordType::ANY, None).await;
+    assert_eq!(any.answers[0].record_type(), RecordType::HINFO);
+}
+
+#[tokio::test]
 async fn services_are_answered_with_authority() {
     let server = serve(CLUSTER).await;
     let answer = ask(&server, "web.default.svc.cluster.local.", RecordType::A, None).await;

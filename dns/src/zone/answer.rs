@@ -24,6 +24,10 @@ pub struct Settings {
     pub ttl: u32,
     /// Whether names of pods' addresses are answered (`pods insecure`).
     pub pods: bool,
+    /// Only these namespaces are answered for; empty is all.
+    pub namespaces: Vec<String>,
+    /// Services without endpoints do not exist.
+    pub ignore_empty: bool,
 }
 
 /// What the zone says.
@@ -81,6 +85,11 @@ pub fn answer(
 }
 
 impl Settings {
+    /// Whether names of this namespace are answered for.
+    fn serves(&self, namespace: &str) -> bool {
+        self.namespaces.is_empty() || self.namespaces.iter().any(|n| n == namespace)
+    }
+
     /// The SOA of the zone, for negative answers.
     pub fn soa(&self) -> Option<Record> {
         let apex = self.zone.prefixed([]).ok()?;
@@ -99,12 +108,14 @@ impl Settings {
 
     /// Names for an address (reverse queries).
     pub fn pointers(&self, index: &Index, name: &Name, address: IpAddr) -> Vec<Record> {
-        let cluster =
-            index.by_cluster_ip(address).map(|(ns, service)| self.zone.prefixed([service, ns, "svc"]));
-        let endpoints = index.by_endpoint_ip(address).map(|(ns, service, endpoint)| {
-            let label = endpoint.label();
-            self.zone.prefixed([label.as_str(), service, ns, "svc"])
-        });
+        let cluster = index.by_cluster_ip(address).filter(|(ns, _)| self.serves(ns));
+        let cluster = cluster.map(|(ns, service)| self.zone.prefixed([service, ns, "svc"]));
+        let endpoints = index.by_endpoint_ip(address).filter(|(ns, _, _)| self.serves(ns)).map(
+            |(ns, service, endpoint)| {
+                let label = endpoint.label();
+                self.zone.prefixed([label.as_str(), service, ns, "svc"])
+            },
+        );
         let names = cluster.into_iter().chain(endpoints).filter_map(Result::ok);
         names.map(|n| Record::from_rdata(name.clone(), self.ttl, RData::PTR(PTR(n)))).collect()
     }
@@ -122,6 +133,11 @@ impl<'a> Zone<'a> {
     where
         'a: 'n,
     {
+        if let [.., namespace, "svc" | "pod"] = left
+            && !self.settings.serves(namespace)
+        {
+            return None;
+        }
         match left {
             [] => Some(Target::Apex),
             ["svc"] | ["pod"] | ["dns"] => Some(Target::Node),
@@ -136,6 +152,12 @@ impl<'a> Zone<'a> {
             }
             [rest @ .., name, namespace, "svc"] => {
                 let service = self.index.service(namespace, name)?;
+                let empty = self.settings.ignore_empty
+                    && !matches!(service.kind, ServiceKind::External(_))
+                    && self.index.endpoints(namespace, name).next().is_none();
+                if empty {
+                    return None;
+                }
                 self.below_service(rest, namespace, name, service)
             }
             _ => None,

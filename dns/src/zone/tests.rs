@@ -15,7 +15,33 @@ fn port(name: &str, protocol: &str, number: u16) -> Port {
 }
 
 fn settings() -> Settings {
-    Settings { zone: Labels::parse("cluster.local"), ttl: 30, pods: true }
+    Settings {
+        zone: Labels::parse("cluster.local"),
+        ttl: 30,
+        pods: true,
+        namespaces: vec![],
+        ignore_empty: false,
+    }
+}
+
+#[test]
+fn namespaces_and_empty_services_may_be_left_out() {
+    let with = |change: fn(&mut Settings), name: &str| {
+        let mut settings = settings();
+        change(&mut settings);
+        let name = Name::from_ascii(name).unwrap();
+        !matches!(answer(&index(), &settings, &name, RecordType::A, &[]), Some(Answer::NxDomain))
+    };
+    let only: fn(&mut Settings) = |s| s.namespaces = vec!["kube-system".into()];
+    assert!(!with(only, "web.default.svc.cluster.local.") && !with(only, "default.svc.cluster.local."));
+    assert!(with(only, "kube-system.svc.cluster.local.") && with(|_| {}, "web.default.svc.cluster.local."));
+    let full: fn(&mut Settings) = |s| s.ignore_empty = true;
+    assert!(!with(full, "web.default.svc.cluster.local."), "it has no endpoints");
+    assert!(with(full, "db.default.svc.cluster.local.") && with(full, "ext.default.svc.cluster.local."));
+    let mut settings = settings();
+    settings.namespaces = vec!["kube-system".into()];
+    let name = Name::from_ascii("20.0.96.10.in-addr.arpa.").unwrap();
+    assert!(settings.pointers(&index(), &name, ip("10.96.0.20")).is_empty());
 }
 
 fn index() -> Index {
