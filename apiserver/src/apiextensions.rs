@@ -14,6 +14,7 @@
 //! | [`defaulting`] | `apiserver/schema/defaulting` |
 //! | [`embedded`] | `apiserver/schema/objectmeta` |
 //! | [`value`], [`formats`], [`pattern`] | `apiserver/validation`, `apiserver/schema/listtype` |
+//! | [`rules`], [`fieldpath`] | `apiserver/schema/cel` |
 //! | [`definition`] | `apis/apiextensions/helpers.go` |
 //! | [`conditions`] | `controller/{status,establish,nonstructuralschema,apiapproval}` |
 //! | [`jsonpath`] | client-go `util/jsonpath` |
@@ -29,6 +30,7 @@ pub mod formats;
 pub mod jsonpath;
 pub mod pattern;
 pub mod pruning;
+pub mod rules;
 pub mod schema;
 pub mod structural;
 pub mod value;

@@ -37,7 +37,7 @@ pub struct Writer<'a> {
 #[derive(Clone, Copy)]
 pub struct Scope<'a> {
     /// The object's type.
-    pub form: Form,
+    pub form: Form<'a>,
     /// Whether a top-level field is left out, such as the status of a write to the object itself.
     pub ignored: &'a dyn Fn(&str) -> bool,
 }

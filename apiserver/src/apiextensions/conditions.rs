@@ -9,7 +9,7 @@ use std::{collections::BTreeSet, sync::Arc};
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
-use super::definition::Names;
+use super::{definition::Names, structural};
 use crate::{object::Object, objects::rfc3339};
 
 /// Annotation by which groups of the project are used with consent.
@@ -83,13 +83,14 @@ pub fn next(definition: &Object, all: &[Arc<Object>], served: bool, now: Timesta
             set(&mut next, condition, now);
         }
     }
-    if definition.pointer("/spec/preserveUnknownFields") == Some(&Value::Bool(true)) {
-        let message = "spec.preserveUnknownFields: Invalid value: true: must be false";
-        let condition =
-            Condition { kind: "NonStructuralSchema", status: "True", reason: "Violations", message };
-        if !says(&next, condition) {
-            set(&mut next, condition, now);
+    match loose(definition) {
+        Some((status, reason, message)) => {
+            let condition = Condition { kind: "NonStructuralSchema", status, reason, message: &message };
+            if !says(&next, condition) {
+                set(&mut next, condition, now);
+            }
         }
+        None => remove(&mut next, "NonStructuralSchema"),
     }
     if served && is_true(definition, "NamesAccepted") && !is_true(definition, "Established") {
         let message = "the initial names have been accepted";
@@ -98,6 +99,40 @@ pub fn next(definition: &Object, all: &[Arc<Object>], served: bool, now: Timesta
         set(&mut next, condition, now);
     }
     (next != *definition).then_some(next)
+}
+
+/// What keeps the schemas of a definition from being structural: status, reason, message.
+fn loose(definition: &Object) -> Option<(&'static str, &'static str, String)> {
+    let mut told = Vec::new();
+    if definition.pointer("/spec/preserveUnknownFields") == Some(&Value::Bool(true)) {
+        told.push("spec.preserveUnknownFields: Invalid value: true: must be false".to_owned());
+    }
+    let versions = definition.pointer("/spec/versions").and_then(Value::as_array);
+    for (at, version) in versions.into_iter().flatten().enumerate() {
+        let document = &version["schema"]["openAPIV3Schema"];
+        if !document.is_object() {
+            continue;
+        }
+        if let Some(why) = structural::unreadable(document) {
+            let name = version["name"].as_str().unwrap_or_default();
+            let message = format!("failed to check validation schema for version {name}: {why}");
+            return Some(("Unknown", "StructuralError", message));
+        }
+        let path = format!("spec.versions[{at}].schema.openAPIV3Schema");
+        told.extend(structural::validate(document, &path).iter().map(ToString::to_string));
+    }
+    match told.as_slice() {
+        [] => None,
+        [one] => Some(("True", "Violations", one.clone())),
+        many => Some(("True", "Violations", format!("[{}]", many.join(", ")))),
+    }
+}
+
+fn remove(definition: &mut Object, kind: &str) {
+    let status = definition.as_map_mut().get_mut("status").and_then(|status| status.get_mut("conditions"));
+    if let Some(all) = status.and_then(Value::as_array_mut) {
+        all.retain(|c| c["type"] != kind);
+    }
 }
 
 /// Names are given out first come, first served, within a group.

@@ -1,8 +1,10 @@
 //! What a CustomResourceDefinition defines, read from the stored object.
 
+use std::sync::Arc;
+
 use serde_json::Value;
 
-use super::{conditions, jsonpath::JsonPath, schema::Schema};
+use super::{conditions, jsonpath::JsonPath, rules::Rules, schema::Schema};
 use crate::object::Object;
 
 /// Finalizer of definitions that are being deleted: their objects go first.
@@ -57,6 +59,8 @@ pub struct Version {
     pub deprecation: Option<String>,
     /// What its objects are like.
     pub schema: Schema,
+    /// Rules of the schema; `None` when it has none.
+    pub rules: Option<Arc<Rules>>,
     /// The same as it was sent, with its descriptions.
     pub document: Value,
     /// Whether the status is written apart.
@@ -184,7 +188,7 @@ impl Version {
     fn read(value: &Value, group: &str, kind: &str, preserve: bool) -> Self {
         let name = value["name"].as_str().unwrap_or_default().to_owned();
         let document = &value["schema"]["openAPIV3Schema"];
-        let mut schema = Schema::read(document);
+        let mut schema = Schema::read(document).as_root();
         schema.preserve_unknown |= preserve || document.is_null();
         let deprecated = value["deprecated"] == true;
         let warning = value["deprecationWarning"].as_str().map(str::to_owned);
@@ -193,6 +197,7 @@ impl Version {
             served: value["served"] == true,
             deprecation: deprecated.then(|| warning.unwrap_or_else(default)),
             schema,
+            rules: Rules::compile(document).map(Arc::new),
             document: document.clone(),
             status: value["subresources"].get("status").is_some_and(Value::is_object),
             scale: value["subresources"].get("scale").filter(|s| s.is_object()).map(Scale::read),

@@ -17,7 +17,7 @@ pub(super) struct Comparison {
 
 impl Comparison {
     /// Of an old and a new object.
-    pub(super) fn of(old: &Value, new: &Value, form: Form) -> Self {
+    pub(super) fn of(old: &Value, new: &Value, form: Form<'_>) -> Self {
         let mut walk = Walk { out: Self::default(), path: Vec::new() };
         walk.compare(Some(old), Some(new), form);
         walk.out
@@ -30,7 +30,7 @@ struct Walk {
 }
 
 impl Walk {
-    fn compare(&mut self, old: Option<&Value>, new: Option<&Value>, form: Form) {
+    fn compare(&mut self, old: Option<&Value>, new: Option<&Value>, form: Form<'_>) {
         let there = (old.is_some(), new.is_some());
         let (old, new) = (old.filter(|v| !v.is_null()), new.filter(|v| !v.is_null()));
         let all = |test: fn(&Value) -> bool| old.is_none_or(test) && new.is_none_or(test);
@@ -52,7 +52,7 @@ impl Walk {
         }
     }
 
-    fn objects(&mut self, old: Option<&Value>, new: Option<&Value>, form: Form, there: (bool, bool)) {
+    fn objects(&mut self, old: Option<&Value>, new: Option<&Value>, form: Form<'_>, there: (bool, bool)) {
         let members = |v: Option<&Value>| v.and_then(Value::as_object).cloned().unwrap_or_default();
         let (before, after) = (members(old), members(new));
         if before.is_empty() && after.is_empty() {
@@ -71,7 +71,7 @@ impl Walk {
         self.whole(there);
     }
 
-    fn lists(&mut self, old: Option<&Value>, new: Option<&Value>, form: Form, there: (bool, bool)) {
+    fn lists(&mut self, old: Option<&Value>, new: Option<&Value>, form: Form<'_>, there: (bool, bool)) {
         let members = |v: Option<&Value>| -> Vec<(Element, Value)> {
             let list = v.and_then(Value::as_array).into_iter().flatten();
             list.filter_map(|member| Some((form.element(member)?, member.clone()))).collect()

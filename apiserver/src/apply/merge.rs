@@ -8,7 +8,7 @@ use super::{
 };
 
 /// The live value with the configured one in it.
-pub(super) fn merge(live: Option<&Value>, patch: &Value, form: Form) -> Value {
+pub(super) fn merge(live: Option<&Value>, patch: &Value, form: Form<'_>) -> Value {
     match (live, patch) {
         (Some(Value::Object(live)), Value::Object(patch)) if form.is_granular() => {
             let mut out = live.clone();
@@ -26,7 +26,7 @@ pub(super) fn merge(live: Option<&Value>, patch: &Value, form: Form) -> Value {
 }
 
 /// Members of both lists: the configured ones in their order, the others where they stood among them.
-fn lists(live: &[Value], patch: &[Value], form: Form) -> Vec<Value> {
+fn lists(live: &[Value], patch: &[Value], form: Form<'_>) -> Vec<Value> {
     let element = |member: &Value| form.element(member);
     let configured: Vec<Option<Element>> = patch.iter().map(element).collect();
     let is_configured = |member: &Value| element(member).is_some_and(|e| configured.contains(&Some(e)));
@@ -87,7 +87,7 @@ pub(super) fn find_atomic(
 }
 
 /// Takes out what is `gone`, unless it or something below it is `kept`.
-pub(super) fn prune(value: &mut Value, gone: &FieldSet, kept: &FieldSet, form: Form) {
+pub(super) fn prune(value: &mut Value, gone: &FieldSet, kept: &FieldSet, form: Form<'_>) {
     match value {
         Value::Object(members) if form.is_granular() => {
             for (element, gone) in gone.children() {
@@ -112,7 +112,7 @@ pub(super) fn prune(value: &mut Value, gone: &FieldSet, kept: &FieldSet, form: F
 }
 
 /// Prunes below a value and says whether the value itself stays.
-fn stays(child: &mut Value, gone: &FieldSet, kept: Option<&FieldSet>, form: Form) -> bool {
+fn stays(child: &mut Value, gone: &FieldSet, kept: Option<&FieldSet>, form: Form<'_>) -> bool {
     let Some(kept) = kept else {
         if gone.is_member() {
             return false;

@@ -78,20 +78,20 @@ impl fmt::Display for Element {
 
 impl FieldSet {
     /// All fields of a value.
-    pub fn of(value: &Value, form: Form) -> Self {
+    pub fn of(value: &Value, form: Form<'_>) -> Self {
         let mut set = Self::default();
         set.fill(value, form);
         set
     }
 
-    fn fill(&mut self, value: &Value, form: Form) {
+    fn fill(&mut self, value: &Value, form: Form<'_>) {
         match value {
             Value::Object(members) if form.is_granular() => {
                 for (name, value) in members {
                     let child = self.child_mut(Element::field(name));
                     child.fill(value, form.below(name));
                     let empty = value.is_null() || value.as_object().is_some_and(Map::is_empty);
-                    child.member |= empty || form.has_own_keys();
+                    child.member |= empty || form.has_own_key(name);
                 }
             }
             Value::Array(members) if form.is_associative() => {

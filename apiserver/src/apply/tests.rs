@@ -6,7 +6,7 @@ use crate::schema;
 
 const NOW: &str = "2024-01-01T00:00:00Z";
 
-fn form() -> Form {
+fn form() -> Form<'static> {
     Form::of_object(table::builtin().by_kind("apps", "v1", "Deployment"))
 }
 

@@ -213,3 +213,57 @@ async fn a_webhook_converts_what_is_read_and_written() {
     let why = "conversion webhook for example.com/v2, Kind=Widget failed: bad is bad";
     assert_eq!(refused["message"], why);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn applies_own_members_of_lists_as_the_schema_says() {
+    let server = TestServer::start().await;
+    let mut definition = definition();
+    let port = json!({"type": "object", "required": ["name"],
+        "properties": {"name": {"type": "string"}, "number": {"type": "integer"}}});
+    definition["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"]["properties"]["ports"] = json!({"type": "array", "x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["name"], "items": port});
+    establish(&server, &definition).await;
+    let apply = async |manager: &str, spec: Value| {
+        let uri = format!("{WIDGETS}/a?fieldManager={manager}");
+        server.ask(Method::PATCH, &uri, "application/apply-patch+yaml", Some(widget("a", spec))).await
+    };
+    let (code, made) = apply("one", json!({"ports": [{"name": "x", "number": 1}]})).await;
+    assert_eq!(code, 201, "{made}");
+    let (code, both) = apply("two", json!({"ports": [{"name": "y", "number": 2}]})).await;
+    assert_eq!(code, 200, "{both}");
+    assert_eq!(both["spec"]["ports"], json!([{"name": "x", "number": 1}, {"name": "y", "number": 2}]));
+    let owned = &both["metadata"]["managedFields"][1]["fieldsV1"]["f:spec"]["f:ports"];
+    assert_eq!(owned, &json!({"k:{\"name\":\"y\"}": {".": {}, "f:name": {}, "f:number": {}}}));
+    let (code, refused) = apply("two", json!({"ports": [{"name": "x", "number": 3}]})).await;
+    assert_eq!(code, 409, "{refused}");
+    let (code, refused) = apply("two", json!({"other": 1})).await;
+    assert_eq!(code, 500);
+    assert!(
+        refused["message"].as_str().unwrap().contains(".spec.other: field not declared in schema"),
+        "{refused}"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn rules_hold_for_what_is_written() {
+    let server = TestServer::start().await;
+    let mut definition = definition();
+    definition["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"]["x-kubernetes-validations"] =
+        json!([{"rule": "self.replicas <= 5", "message": "too many"}, {"rule": "self.size == oldSelf.size"}]);
+    let mut broken = definition.clone();
+    broken["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"]["x-kubernetes-validations"] =
+        json!([{"rule": "self.none > 1"}]);
+    let (code, refused) = ask(&server, Method::POST, DEFINITIONS, Some(&broken)).await;
+    assert_eq!(code, 422);
+    assert!(refused["message"].as_str().unwrap().contains("undefined field 'none'"), "{refused}");
+    establish(&server, &definition).await;
+    let (code, refused) =
+        ask(&server, Method::POST, WIDGETS, Some(&widget("a", json!({"replicas": 6})))).await;
+    assert_eq!(code, 422);
+    assert!(refused["message"].as_str().unwrap().contains("spec: Invalid value: too many"), "{refused}");
+    let (code, made) = ask(&server, Method::POST, WIDGETS, Some(&widget("a", json!({"replicas": 2})))).await;
+    assert_eq!(code, 201, "{made}");
+    let mut changed = made;
+    changed["spec"]["size"] = json!("large");
+    let (code, refused) = ask(&server, Method::PUT, &format!("{WIDGETS}/a"), Some(&changed)).await;
+    assert_eq!(code, 422, "{refused}");
+}

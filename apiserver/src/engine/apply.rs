@@ -70,24 +70,33 @@ impl Call {
     /// A configuration in the shape of its type. Only what it says is kept, not what Go would print; a field
     /// that the type does not have cannot be owned, so it is refused whatever the validation.
     fn checked_configuration(&self, patch: &Value) -> Result<Value, Status> {
-        let Some(id) = schema::type_of(&self.info.api_version(), self.resource.kind) else {
-            return Ok(patch.clone());
-        };
         let refuse = |why: &str| {
             let (namespace, name) = (self.key_namespace(), &self.info.name);
             let of = format!("{namespace}/{name}; {}, Kind={}", self.info.api_version(), self.resource.kind);
             let why = format!("failed to create typed patch object ({of}): {why}");
             Status::new(500, Reason::Unknown, why)
         };
-        let decoded = schema::decode(&Node::from(patch), id).map_err(|why| refuse(&why))?;
-        let undeclared: Vec<String> = decoded
-            .strict
-            .iter()
-            .filter_map(|text| text.strip_prefix("unknown field \"")?.strip_suffix('"'))
-            .map(|path| format!(".{path}: field not declared in schema"))
-            .collect();
+        let (shaped, unknown) = match schema::type_of(&self.info.api_version(), self.resource.kind) {
+            Some(id) => {
+                let decoded = schema::decode(&Node::from(patch), id).map_err(|why| refuse(&why))?;
+                let path = |text: &String| {
+                    Some(text.strip_prefix("unknown field \"")?.strip_suffix('"')?.to_owned())
+                };
+                (said(patch, &decoded.object), decoded.strict.iter().filter_map(path).collect())
+            }
+            None => {
+                let mut shaped = patch.clone();
+                let unknown = match (self.custom(), shaped.as_object_mut()) {
+                    (Some(custom), Some(object)) => custom.shape(object).map_err(|why| refuse(&why))?,
+                    _ => Vec::new(),
+                };
+                (patch.clone(), unknown)
+            }
+        };
+        let undeclared: Vec<String> =
+            unknown.iter().map(|path| format!(".{path}: field not declared in schema")).collect();
         match undeclared.as_slice() {
-            [] => Ok(said(patch, &decoded.object)),
+            [] => Ok(shaped),
             [one] => Err(refuse(one)),
             many => Err(refuse(&format!("errors:\n  {}", many.join("\n  ")))),
         }
@@ -175,7 +184,10 @@ impl Call {
         if name.is_empty() { "unknown".to_owned() } else { name }
     }
 
-    fn form(&self) -> Form {
+    fn form(&self) -> Form<'_> {
+        if let Some(custom) = self.custom() {
+            return custom.form();
+        }
         Form::of_object(schema::type_of(&self.info.api_version(), self.resource.kind))
     }
 

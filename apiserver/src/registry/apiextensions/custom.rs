@@ -19,7 +19,8 @@ use crate::{
         definition::{Column, Conversion},
         embedded, pruning, value,
     },
-    field::{Error, ErrorList, Path},
+    apply::Form,
+    field::{Error, ErrorKind, ErrorList, Path},
     object::Object,
     registry::{Resource, SelectableField, Strategy, StrategyContext, Subresource, intern, kit},
     status::{GroupName, Status},
@@ -118,6 +119,14 @@ impl CustomKind {
     /// The schema of the version.
     pub fn schema(&self) -> &Schema {
         &self.version.schema
+    }
+
+    /// How fields of its objects are owned.
+    pub fn form(&self) -> Form<'_> {
+        match self.version.document {
+            Value::Null => Form::Deduced,
+            _ => Form::of_schema(&self.version.schema),
+        }
     }
 
     /// The schema as it was sent.
@@ -261,14 +270,14 @@ impl CustomKind {
     fn validate(&self, object: &Object, old: Option<&Object>, ctx: &StrategyContext<'_>) -> ErrorList {
         let mut errors = ErrorList::new();
         let schema = &self.version.schema;
+        let (new_value, old_value) = (object.to_value(), old.map(Object::to_value));
         let status_only = ctx.subresource == "status";
         if status_only {
             if let (Some(status), Some(below)) = (object.get("status"), schema.properties.get("status")) {
                 errors.extend(value::validate(status, old.and_then(|o| o.get("status")), below, "status"));
             }
         } else {
-            let old = old.map(Object::to_value);
-            errors.extend(value::validate(&object.to_value(), old.as_ref(), schema, ""));
+            errors.extend(value::validate(&new_value, old_value.as_ref(), schema, ""));
             errors.extend(self.validate_number(object, |scale| &scale.spec));
         }
         errors.extend(self.validate_number(object, |scale| &scale.status));
@@ -280,7 +289,23 @@ impl CustomKind {
         if old.is_none_or(|old| value::validate_lists(old.as_map(), schema).is_empty()) {
             errors.extend(lists);
         }
+        self.validate_rules(&new_value, old_value.as_ref(), &mut errors);
         errors
+    }
+
+    /// Rules are run over objects that have the shape their authors rely on.
+    fn validate_rules(&self, object: &Value, old: Option<&Value>, errors: &mut ErrorList) {
+        let Some(rules) = &self.version.rules else { return };
+        let is_blocking = |error: &Error| {
+            use ErrorKind::{NotSupported, Required, TooLong, TooMany, TypeInvalid};
+            matches!(error.kind, NotSupported | Required | TooLong | TooMany | TypeInvalid)
+        };
+        if errors.iter().any(is_blocking) {
+            let why = "some validation rules were not checked because the object was invalid; correct the existing \
+                       errors to complete validation";
+            return errors.push(Error::invalid(&Path::root(), Value::Null, why));
+        }
+        errors.extend(rules.validate(object, old, &Path::root(), true));
     }
 
     fn validate_number(
@@ -398,6 +423,20 @@ impl Strategy for CustomKind {
         ctx: &StrategyContext<'_>,
     ) -> Result<ErrorList, Status> {
         Ok(self.validate(new, Some(old), ctx))
+    }
+
+    fn warnings(&self, new: &Object, old: Option<&Object>) -> Vec<String> {
+        let had = old.map(Object::finalizers).unwrap_or_default();
+        let bare = new.finalizers().into_iter().filter(|name| !name.contains('/') && !had.contains(name));
+        // Those of garbage collection have no domain.
+        let bare = bare.filter(|name| !matches!(*name, "orphan" | "foregroundDeletion" | "kubernetes"));
+        bare.map(|name| {
+            format!(
+                "metadata.finalizers: {name:?}: prefer a domain-qualified finalizer name including a path (/) to avoid \
+                 accidental conflicts with other finalizer writers"
+            )
+        })
+        .collect()
     }
 
     fn allow_unconditional_update(&self) -> bool {

@@ -23,6 +23,7 @@ use crate::{
 
 mod defaults;
 mod document;
+mod rules;
 
 /// Most selectable fields of a version.
 const MAX_SELECTABLE: usize = 8;
@@ -58,6 +59,8 @@ struct Rules {
     known_review: bool,
     /// Bundles of authorities are readable.
     readable_bundle: bool,
+    /// Each rule in CEL has a bounded cost.
+    cheap_rules: bool,
 }
 
 impl Rules {
@@ -71,6 +74,7 @@ impl Rules {
         known_review: true,
         // Nothing trusts the bundle of a definition that is not served yet.
         readable_bundle: false,
+        cheap_rules: true,
     };
 
     /// Those that a stored definition keeps.
@@ -90,6 +94,7 @@ impl Rules {
             types: !any(&|node| document::is_unknown_type(node)),
             known_review: reviews.is_empty() || reviews.items().any(|v| REVIEWS.contains(&v.text())),
             readable_bundle: conditions::is_true(old, "Established") && bundle_error(old).is_none(),
+            cheap_rules: true,
         }
     }
 }
@@ -157,6 +162,15 @@ fn versions(definition: &Object) -> impl Iterator<Item = &Value> {
 
 fn schemas(definition: &Object) -> impl Iterator<Item = &Value> {
     versions(definition).map(|v| &v["schema"][SCHEMA]).filter(|schema| schema.is_object())
+}
+
+/// Whether a stored definition has this very schema.
+fn is_kept(document: &At<'_>, old: Option<&Object>, version: Option<&str>) -> bool {
+    old.is_some_and(|old| {
+        versions(old)
+            .filter(|v| version.is_none_or(|name| v["name"] == name))
+            .any(|v| v["schema"][SCHEMA] == *document.value())
+    })
 }
 
 /// What is the same in all versions.
@@ -258,6 +272,7 @@ fn each_version(spec: &At<'_>, shared: &Shared, old: Option<&Object>, rules: Rul
         deprecation(&version, errors);
         if !shared.schema {
             let document = version.get("schema").get(SCHEMA);
+            let rules = Rules { cheap_rules: !is_kept(&document, old, Some(name.text())), ..rules };
             document::check(&document, has_status(version.value()), rules, errors);
         }
         if !shared.subresources {
@@ -282,6 +297,7 @@ fn all_versions(spec: &At<'_>, shared: &Shared, old: Option<&Object>, rules: Rul
     let document = at("schema", "validation").get(SCHEMA);
     if shared.schema {
         let any_status = spec.get("versions").items().any(|v| has_status(v.value()));
+        let rules = Rules { cheap_rules: !is_kept(&document, old, None), ..rules };
         document::check(&document, any_status, rules, errors);
     }
     if shared.subresources {

@@ -3,7 +3,7 @@
 use serde_json::{Map, Value, json};
 
 use crate::{
-    apiextensions::{Schema, embedded, pruning, value},
+    apiextensions::{Schema, embedded, pruning, rules::Rules, value},
     field::{Error, ErrorList, Path},
 };
 
@@ -18,7 +18,7 @@ enum Step {
 pub(super) fn validate(document: &Value, path: &Path, pruned: bool) -> ErrorList {
     let root = Schema::read(document).as_root();
     let mut walk = Walk { root: &root, steps: Vec::new(), pruned, errors: ErrorList::new() };
-    walk.node(&root, path, false);
+    walk.node(&root, document, path, false);
     walk.errors
 }
 
@@ -44,7 +44,7 @@ struct Walk<'s> {
 }
 
 impl<'s> Walk<'s> {
-    fn node(&mut self, schema: &'s Schema, path: &Path, in_meta: bool) {
+    fn node(&mut self, schema: &'s Schema, document: &Value, path: &Path, in_meta: bool) {
         let outer = (self.root, self.steps.clone());
         let in_meta = in_meta && !schema.embedded;
         if schema.embedded {
@@ -53,26 +53,27 @@ impl<'s> Walk<'s> {
         if let Some(default) = &schema.default {
             let at = path.child("default");
             if in_meta {
-                self.meta_default(default, schema, &at);
+                self.meta_default(default, schema, document, &at);
             } else {
-                self.default(default, schema, &at);
+                self.default(default, schema, document, &at);
             }
         }
         if let Some(items) = &schema.items {
             self.steps.push(Step::Item);
-            self.node(items, &path.child("items"), in_meta);
+            self.node(items, &document["items"], &path.child("items"), in_meta);
             self.steps.pop();
         }
         for (name, below) in &schema.properties {
             let known = schema.embedded && matches!(name.as_str(), "metadata" | "apiVersion" | "kind");
             self.steps.push(Step::Key(name.clone()));
-            self.node(below, &path.child("properties").key(name), in_meta || known);
+            let node = &document["properties"][name];
+            self.node(below, node, &path.child("properties").key(name), in_meta || known);
             self.steps.pop();
         }
         (self.root, self.steps) = outer;
     }
 
-    fn default(&mut self, default: &Value, schema: &Schema, at: &Path) {
+    fn default(&mut self, default: &Value, schema: &Schema, document: &Value, at: &Path) {
         if self.pruned && !is_pruned(default, schema) {
             self.errors.push(Error::invalid(at, default.clone(), "must not have unknown fields"));
         }
@@ -81,13 +82,27 @@ impl<'s> Walk<'s> {
             return self.errors.push(error);
         }
         let wrong = embedded::validate_value(default, schema, at);
-        let wrong =
-            if wrong.is_empty() { value::validate(default, None, schema, &at.to_string()) } else { wrong };
+        if wrong.is_empty() {
+            self.value(default, schema, document, at);
+        } else {
+            self.errors.extend(wrong);
+        }
+    }
+
+    /// A default is a value as any other, whether it was there before or not.
+    fn value(&mut self, default: &Value, schema: &Schema, document: &Value, at: &Path) {
+        let mut wrong = value::validate(default, None, schema, &at.to_string());
+        if let Some(rules) = Rules::of_value(document).filter(|_| wrong.is_empty()) {
+            wrong = rules.validate(default, Some(default), at, false);
+            if wrong.is_empty() {
+                wrong = rules.validate(default, None, at, false);
+            }
+        }
         self.errors.extend(wrong);
     }
 
     /// A default inside of metadata has to make good metadata.
-    fn meta_default(&mut self, default: &Value, schema: &Schema, at: &Path) {
+    fn meta_default(&mut self, default: &Value, schema: &Schema, document: &Value, at: &Path) {
         let mut object = default.clone();
         for step in self.steps.iter().rev() {
             object = match step {
@@ -111,6 +126,6 @@ impl<'s> Walk<'s> {
         if let Some(first) = wrong.iter().next() {
             return self.errors.push(invalid(first.to_string()));
         }
-        self.errors.extend(value::validate(default, None, schema, &at.to_string()));
+        self.value(default, schema, document, at);
     }
 }

@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use super::{Rules, defaults, members};
+use super::{Rules, defaults, members, rules as cel};
 use crate::{
     apiextensions::{
         Schema, fieldpath,
@@ -71,6 +71,9 @@ pub(super) fn check(document: &At<'_>, with_status: bool, rules: Rules, errors: 
     }
     let inside = Inside { defaults: None, meta: false };
     node(value, path, inside, true, rules, &mut found);
+    if rules.structural && unreadable.is_none() && found.is_empty() {
+        found.extend(cel::check(value, path, !rules.cheap_rules));
+    }
     if let Some(why) = unreadable.filter(|_| found.is_empty()) {
         found.push(Error::invalid(path, "", why));
     }
