@@ -55,6 +55,8 @@ pub struct Remote {
     is_available: bool,
     /// `resources` of its APIResourceList, from the last check.
     resources: Vec<Value>,
+    /// Where its OpenAPI document is, with its digest, from the last check; empty when it has none.
+    openapi: String,
 }
 
 /// `spec.service`.
@@ -89,8 +91,17 @@ impl Aggregator {
         self.remotes.load_full()
     }
 
-    /// Who serves a path such as `/apis/<group>/<version>/...`, if it is not this server.
+    /// Entries of the index of OpenAPI documents: path of the group version, and where its document is.
+    pub fn documents(&self) -> Vec<(String, String)> {
+        let remotes = self.remotes.load();
+        let described = remotes.iter().filter(|r| r.is_available && !r.openapi.is_empty());
+        described.map(|r| (format!("apis/{}/{}", r.group, r.version), r.openapi.clone())).collect()
+    }
+
+    /// Who serves a path such as `/apis/<group>/<version>/...`, or describes it, if it is not this server.
     pub fn find(&self, path: &str) -> Option<Arc<Remote>> {
+        // Of OpenAPI documents each is where its group version is.
+        let path = path.strip_prefix("/openapi/v3/").unwrap_or(path);
         let mut parts = path.split('/').filter(|part| !part.is_empty());
         let (Some("apis"), Some(group), Some(version)) = (parts.next(), parts.next(), parts.next()) else {
             return None;
@@ -119,9 +130,10 @@ impl Aggregator {
     }
 }
 
-/// Registers the built-in groups, then keeps the remotes what APIServices say, until the server drains.
+/// Registers the groups served here, then keeps the remotes what APIServices say, until the server drains.
 pub async fn run(server: Arc<Server>) {
-    while let Err(status) = registration::ensure(&server).await {
+    let mut registered = server.catalog.load_full();
+    while let Err(status) = registration::ensure(&server, &registered).await {
         tracing::warn!(%status, "built-in groups are not registered as APIServices yet, trying again");
         tokio::time::sleep(Duration::from_secs(1)).await;
     }
@@ -145,6 +157,13 @@ pub async fn run(server: Arc<Server>) {
             };
             // What is there already counts as the same change: a watch begins with all of them.
             while let Some(Some(_)) = changes.next().now_or_never() {}
+            let catalog = server.catalog.load_full();
+            if !Arc::ptr_eq(&catalog, &registered) {
+                match registration::ensure(&server, &catalog).await {
+                    Ok(()) => registered = catalog,
+                    Err(status) => tracing::warn!(%status, "groups are not registered as APIServices yet"),
+                }
+            }
             round = round.wrapping_add(1);
             availability::sync(&server, is_change || round.is_multiple_of(6)).await;
         }
@@ -165,6 +184,18 @@ pub fn merge_groups(mut groups: Vec<Value>, remotes: &[Arc<Remote>]) -> Vec<Valu
             }
         }
     }
+    in_order(groups, "/name", remotes)
+}
+
+/// Groups as clients look for names in them: of higher priority first, then by name.
+fn in_order(mut groups: Vec<Value>, name_at: &str, remotes: &[Arc<Remote>]) -> Vec<Value> {
+    let name = |group: &Value| group.pointer(name_at).and_then(Value::as_str).unwrap_or_default().to_owned();
+    groups.sort_by_cached_key(|group| {
+        let name = name(group);
+        let elsewhere = remotes.iter().filter(|r| r.group == name).map(|r| r.group_priority);
+        let priority = elsewhere.max().unwrap_or_else(|| registration::group_priority(&name));
+        (std::cmp::Reverse(priority), name)
+    });
     groups
 }
 
@@ -182,7 +213,7 @@ pub fn merge_discovery(mut groups: Vec<Value>, remotes: &[Arc<Remote>]) -> Vec<V
             None => groups.push(json!({"metadata": {"name": remote.group}, "versions": [version]})),
         }
     }
-    groups
+    in_order(groups, "/metadata/name", remotes)
 }
 
 /// Higher priorities first, then names.

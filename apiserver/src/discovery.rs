@@ -4,6 +4,7 @@
 
 use std::sync::Arc;
 
+use base64::{Engine, prelude::BASE64_STANDARD};
 use http::{HeaderMap, HeaderValue, Response, header};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
@@ -112,6 +113,9 @@ fn list(catalog: &Catalog, group: &str, version: &str) -> Result<Response<Body>,
             if i == 0 && !resource.categories.is_empty() {
                 one["categories"] = json!(resource.categories);
             }
+            if i == 0 && resource.verbs.contains(&"watch") {
+                one["storageVersionHash"] = json!(storage_version_hash(resource));
+            }
             resources.push(one);
         }
     }
@@ -123,6 +127,12 @@ fn list(catalog: &Catalog, group: &str, version: &str) -> Result<Response<Body>,
         200,
         &json!({"kind": "APIResourceList", "apiVersion": "v1", "groupVersion": group_version, "resources": resources}),
     ))
+}
+
+/// Tells clients that objects are stored in another version than before; nothing else can be read from it.
+fn storage_version_hash(resource: &Resource) -> String {
+    let stored = format!("{}/{}/{}", resource.stored_group(), resource.storage_version, resource.kind);
+    BASE64_STANDARD.encode(&Sha256::digest(stored)[..8])
 }
 
 /// The resource itself, then its subresources in name order.

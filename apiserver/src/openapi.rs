@@ -82,10 +82,12 @@ impl GroupVersion {
 }
 
 impl OpenApi {
-    /// Answers a path below `/openapi`; `None` when the path is another.
+    /// Answers a path below `/openapi`; `None` when the path is another. `elsewhere` are the entries of the index for
+    /// group versions that other servers serve and describe.
     pub async fn answer(
         &self,
         catalog: &Arc<Catalog>,
+        elsewhere: &[(String, String)],
         info: &RequestInfo,
         headers: &HeaderMap,
     ) -> Option<Result<Response<Body>, Status>> {
@@ -98,7 +100,7 @@ impl OpenApi {
             return Some(Ok(response::text(406, "only application/json is served")));
         }
         if rest == "v3" {
-            return Some(Ok(response::json(200, &index(catalog))));
+            return Some(Ok(response::json(200, &index(catalog, elsewhere))));
         }
         let rest = if protobuf { V2_PROTOBUF } else { rest };
         Some(self.document(catalog, rest, info.query.get("hash"), headers).await)
@@ -183,8 +185,8 @@ impl Cache {
     }
 }
 
-fn index(catalog: &Catalog) -> Value {
-    let paths: Map<String, Value> = group_versions(catalog)
+fn index(catalog: &Catalog, elsewhere: &[(String, String)]) -> Value {
+    let mut paths: Map<String, Value> = group_versions(catalog)
         .into_iter()
         .map(|gv| {
             let path = gv.path();
@@ -193,6 +195,9 @@ fn index(catalog: &Catalog) -> Value {
             (path, json!({"serverRelativeURL": url}))
         })
         .collect();
+    for (path, url) in elsewhere {
+        paths.insert(path.clone(), json!({"serverRelativeURL": url}));
+    }
     json!({ "paths": paths })
 }
 

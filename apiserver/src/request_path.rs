@@ -159,7 +159,9 @@ async fn route(
         }
     }
     let catalog = server.catalog.load_full();
-    if let Some(answer) = server.openapi.answer(&catalog, &info, &headers).await {
+    if let Some(answer) =
+        server.openapi.answer(&catalog, &server.aggregated.documents(), &info, &headers).await
+    {
         return answer;
     }
     let remotes = server.aggregated.remotes();

@@ -50,10 +50,12 @@ struct Found {
     reason: &'static str,
     message: String,
     resources: Option<Vec<Value>>,
+    /// Where the OpenAPI document of the group version is.
+    openapi: String,
 }
 
 fn found(status: &'static str, reason: &'static str, message: impl Into<String>) -> Found {
-    Found { status, reason, message: message.into(), resources: None }
+    Found { status, reason, message: message.into(), resources: None, openapi: String::new() }
 }
 
 /// The condition of groups that this server serves itself.
@@ -96,6 +98,7 @@ async fn one(server: &Arc<Server>, object: &Arc<Object>, all: bool) -> Option<Re
     if let Some(before) = before {
         remote.is_available = before.is_available;
         remote.resources.clone_from(&before.resources);
+        remote.openapi.clone_from(&before.openapi);
         if !all && before.is_available && before.service == remote.service {
             return Some(remote);
         }
@@ -104,6 +107,7 @@ async fn one(server: &Arc<Server>, object: &Arc<Object>, all: bool) -> Option<Re
     remote.is_available = found.status == "True";
     if let Some(resources) = &found.resources {
         remote.resources.clone_from(resources);
+        remote.openapi.clone_from(&found.openapi);
     }
     tell(server, object, &found).await;
     Some(remote)
@@ -129,6 +133,7 @@ fn remote_of(server: &Server, object: &Object) -> Option<Remote> {
         tls: server.aggregated.tls(bundle, is_insecure),
         is_available: false,
         resources: Vec::new(),
+        openapi: String::new(),
     })
 }
 
@@ -150,8 +155,10 @@ async fn check(server: &Arc<Server>, remote: &Remote) -> Found {
     }
     let path = format!("/apis/{}/{}", remote.group, remote.version);
     match tokio::time::timeout(CHECK, ask(server, remote, &path)).await {
-        Ok(Ok(resources)) => {
-            Found { resources: Some(resources), ..found("True", "Passed", "all checks passed") }
+        Ok(Ok(list)) => {
+            let resources = list.get("resources").and_then(Value::as_array).cloned().unwrap_or_default();
+            let openapi = document(server, remote).await;
+            Found { resources: Some(resources), openapi, ..found("True", "Passed", "all checks passed") }
         }
         Ok(Err(why)) => found("False", "FailedDiscoveryCheck", why),
         Err(_) => found("False", "FailedDiscoveryCheck", format!("timed out waiting for {path}")),
@@ -197,8 +204,20 @@ pub(super) async fn locate(server: &Server, remote: &Remote) -> Result<Target, S
     Ok(Target { host, port, tls: Some(remote.tls.clone()?), server_name, timeout: CHECK })
 }
 
-/// The resources of a server's APIResourceList.
-async fn ask(server: &Arc<Server>, remote: &Remote, path: &str) -> Result<Vec<Value>, String> {
+/// Where a server describes the group version; empty when it does not.
+async fn document(server: &Arc<Server>, remote: &Remote) -> String {
+    // Servers need no descriptions to work.
+    let Ok(Ok(index)) = tokio::time::timeout(CHECK, ask(server, remote, "/openapi/v3")).await else {
+        return String::new();
+    };
+    let path = format!("apis/{}/{}", remote.group, remote.version);
+    let url = index["paths"][&path]["serverRelativeURL"].as_str().unwrap_or_default();
+    // Any other path would lead elsewhere.
+    if url.starts_with(&format!("/openapi/v3/{path}")) { url.to_owned() } else { String::new() }
+}
+
+/// What a server answers at a path, as JSON.
+async fn ask(server: &Arc<Server>, remote: &Remote, path: &str) -> Result<Value, String> {
     let target = locate(server, remote).await?;
     let url = format!("https://{}{path}", target.authority());
     let failed = |why: String| format!("failing or missing response from {url}: {why}");
@@ -222,8 +241,7 @@ async fn ask(server: &Arc<Server>, remote: &Remote, path: &str) -> Result<Vec<Va
     let body = Limited::new(answer.response.into_body(), MAX_LIST).collect().await;
     drop(answer.guard);
     let body = body.map_err(|e| failed(e.to_string()))?.to_bytes();
-    let list: Value = serde_json::from_slice(&body).unwrap_or_default();
-    Ok(list.get("resources").and_then(Value::as_array).cloned().unwrap_or_default())
+    Ok(serde_json::from_slice(&body).unwrap_or_default())
 }
 
 fn available(object: &Object) -> Option<&Value> {

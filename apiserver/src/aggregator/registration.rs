@@ -1,11 +1,12 @@
-//! APIServices of the groups this server serves itself.
+//! APIServices of the groups this server serves itself, built-in ones and those that definitions make.
 
 use jiff::Timestamp;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::{
     object::Object,
     objects::{Kind, new_object},
+    registry::catalog::Catalog,
     server::Server,
     status::{Reason, Status},
 };
@@ -40,6 +41,20 @@ const GROUPS: &[(&str, i64)] = &[
     ("storagemigration.k8s.io", 15800),
 ];
 
+/// Priority of a group that definitions make, and of its versions.
+const CUSTOM: (i64, i64) = (1000, 100);
+/// Label of what came with a definition and goes with it.
+const WITH_DEFINITION: &str = "true";
+
+/// The priority of a group this server serves itself.
+pub(super) fn group_priority(group: &str) -> i64 {
+    match GROUPS.iter().find(|(known, _)| *known == group) {
+        Some((_, priority)) => *priority,
+        None if group == "apiregistration.k8s.io" => i64::MAX,
+        None => CUSTOM.0,
+    }
+}
+
 /// The priority of a version in its group.
 fn version_priority(group: &str, version: &str) -> i64 {
     match (group, version) {
@@ -61,23 +76,55 @@ fn name(group: &str, version: &str) -> String {
     format!("{version}.{group}")
 }
 
-/// Creates the APIServices that are missing and puts those right that were registered before.
-pub(super) async fn ensure(server: &Server) -> Result<(), Status> {
-    let catalog = server.catalog.load_full();
+/// Creates the APIServices that are missing, puts those right that were registered before, and drops those of
+/// definitions that are gone.
+pub(super) async fn ensure(server: &Server, catalog: &Catalog) -> Result<(), Status> {
     for (group, versions) in catalog.groups() {
-        // The registry of APIs does not register itself.
-        let Some((_, priority)) = GROUPS.iter().find(|(g, _)| *g == group) else { continue };
+        let known = GROUPS.iter().find(|(g, _)| *g == group);
+        let is_custom = catalog.iter().any(|r| r.group == group && r.strategy.custom().is_some());
         for version in versions {
-            ensure_one(server, group, version, *priority).await?;
+            match known {
+                Some((_, priority)) => {
+                    let priorities = (*priority, version_priority(group, version));
+                    ensure_one(server, group, version, priorities, "onstart").await?;
+                }
+                None if is_custom => ensure_one(server, group, version, CUSTOM, WITH_DEFINITION).await?,
+                // The registry of APIs does not register itself.
+                None => {}
+            }
+        }
+    }
+    drop_stale(server, catalog).await
+}
+
+async fn drop_stale(server: &Server, catalog: &Catalog) -> Result<(), Status> {
+    let groups = catalog.groups();
+    for service in server.objects.list(API_SERVICES, None).await? {
+        let text = |pointer: &str| service.pointer(pointer).and_then(Value::as_str).unwrap_or_default();
+        let (group, version) = (text("/spec/group"), text("/spec/version"));
+        let is_served = groups.get(group).is_some_and(|versions| versions.contains(&version));
+        let came_with = service.meta_pairs("labels").any(|pair| pair == (AUTOMANAGED, WITH_DEFINITION));
+        if is_served || !came_with {
+            continue;
+        }
+        match server.objects.delete(API_SERVICES, &service).await {
+            Err(s) if matches!(s.reason, Reason::Conflict | Reason::NotFound) => {}
+            deleted => deleted?,
         }
     }
     Ok(())
 }
 
-async fn ensure_one(server: &Server, group: &str, version: &str, priority: i64) -> Result<(), Status> {
+async fn ensure_one(
+    server: &Server,
+    group: &str,
+    version: &str,
+    priorities: (i64, i64),
+    label: &str,
+) -> Result<(), Status> {
     let name = name(group, version);
-    let mut spec = json!({"version": version, "groupPriorityMinimum": priority,
-        "versionPriority": version_priority(group, version)});
+    let mut spec =
+        json!({"version": version, "groupPriorityMinimum": priorities.0, "versionPriority": priorities.1});
     if !group.is_empty() {
         spec["group"] = group.into();
     }
@@ -93,7 +140,7 @@ async fn ensure_one(server: &Server, group: &str, version: &str, priority: i64) 
             None => {
                 let now = Timestamp::now();
                 let mut made = new_object("apiregistration.k8s.io/v1", "APIService", "", &name, now);
-                made.metadata_mut().insert("labels".to_owned(), json!({AUTOMANAGED: "onstart"}));
+                made.metadata_mut().insert("labels".to_owned(), json!({AUTOMANAGED: label}));
                 made.set("spec", spec.clone());
                 made.set("status", json!({"conditions": [super::availability::local(now)]}));
                 server.objects.create(API_SERVICES, made).await

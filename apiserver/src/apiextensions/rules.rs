@@ -13,10 +13,7 @@ use std::{collections::BTreeMap, sync::Arc};
 use cel_engine::{DeclType, Env, EvalError, Program, RUNTIME_COST_BUDGET, Type, Value as Cel};
 use serde_json::{Map, Value};
 
-use super::{
-    fieldpath,
-    schema::{Additional, ListType, Schema},
-};
+use super::{fieldpath, schema::Schema};
 use crate::field::{Error, ErrorKind, ErrorList, Path};
 
 /// Longest text of a message expression, in bytes.
@@ -33,7 +30,12 @@ const SPENT: &str =
 pub struct Rules {
     own: Vec<Rule>,
     decl: Option<Arc<DeclType>>,
-    schema: Schema,
+    /// Type of the schema.
+    kind: String,
+    /// Whether fields of the value have no past of their own.
+    atomic_map: bool,
+    /// Keys that tell members of a list apart, with what they are when they are not said.
+    keys: Option<Vec<(String, Option<Value>)>>,
     properties: BTreeMap<String, Rules>,
     additional: Option<Box<Rules>>,
     items: Option<Box<Rules>>,
@@ -150,7 +152,9 @@ impl Rules {
             properties: properties.filter_map(|(name, node)| Some((name.clone(), below(node)?))).collect(),
             additional: below(&node["additionalProperties"]).map(Box::new),
             items: below(&node["items"]).map(Box::new),
-            schema: Schema::read(node),
+            kind: node["type"].as_str().unwrap_or_default().to_owned(),
+            atomic_map: node["x-kubernetes-map-type"] == "atomic",
+            keys: (node["x-kubernetes-list-type"] == "map").then(|| keys(node)),
         };
         let any = !rules.own.is_empty()
             || !rules.properties.is_empty()
@@ -169,24 +173,25 @@ impl Rules {
         run.errors
     }
 
-    fn kind(&self) -> &str {
-        &self.schema.kind
-    }
-
     /// What a member of a list was: only members told apart by keys can be found again.
     fn old_member<'v>(&self, old: Option<&'v Value>, member: &Value) -> Option<&'v Value> {
-        let (old, below) = (old?.as_array()?, self.schema.items.as_deref()?);
-        if self.schema.list_type != ListType::Map {
-            return None;
-        }
-        let key = |of: &Value, name: &str| {
-            of.get(name).cloned().or_else(|| below.properties.get(name).and_then(|s| s.default.clone()))
+        let (old, keys) = (old?.as_array()?, self.keys.as_deref()?);
+        let is_same = |other: &Value| {
+            keys.iter().all(|(name, default)| {
+                let (had, has) =
+                    (other.get(name).or(default.as_ref()), member.get(name).or(default.as_ref()));
+                had == has
+            })
         };
-        let same = |other: &&Value| {
-            self.schema.list_map_keys.iter().all(|name| key(other, name) == key(member, name))
-        };
-        old.iter().find(same)
+        old.iter().find(|other| is_same(other))
     }
+}
+
+/// The keys of a list's members, with their defaults.
+fn keys(node: &Value) -> Vec<(String, Option<Value>)> {
+    let names = node["x-kubernetes-list-map-keys"].as_array().into_iter().flatten().filter_map(Value::as_str);
+    let default = |name: &str| node["items"]["properties"][name].get("default").cloned();
+    names.map(|name| (name.to_owned(), default(name))).collect()
 }
 
 /// What is known of a value's past.
@@ -215,12 +220,12 @@ impl<'v> Known<'v> {
         }
     }
 
-    fn key(self, value: &'v Value, name: &str, schema: &Schema) -> Self {
+    fn key(self, value: &'v Value, name: &str, atomic: bool) -> Self {
         // Both are what the request says, before and after.
         if self.current.is_some() && self.nearest.is_none() && matches!(name, "apiVersion" | "kind") {
             return Self { current: None, nearest: None };
         }
-        self.below(value, |old| if schema.atomic_map { None } else { old.get(name) })
+        self.below(value, |old| if atomic { None } else { old.get(name) })
     }
 }
 
@@ -267,25 +272,21 @@ impl Run {
         path: &Path,
         known: Known<'v>,
     ) {
-        let additional = match &rules.schema.additional {
-            Some(Additional::Schema(_)) => rules.additional.as_deref(),
-            _ => None,
-        };
         for (name, member) in members {
-            let (below, at) = match (rules.properties.get(name), additional) {
+            let (below, at) = match (rules.properties.get(name), rules.additional.as_deref()) {
                 (Some(below), _) => (below, path.child(name)),
                 (None, Some(below)) => (below, path.key(name)),
                 (None, None) => continue,
             };
             let before = old.and_then(|old| old.get(name)).filter(|old| !old.is_null());
-            self.place(below, member, before, &at, known.key(value, name, &rules.schema));
+            self.place(below, member, before, &at, known.key(value, name, rules.atomic_map));
         }
     }
 
     fn own(&mut self, rules: &Rules, value: &Value, old: Option<&Value>, path: &Path, known: Known<'_>) {
         let Some(decl) = rules.decl.as_ref().filter(|_| !rules.own.is_empty()) else { return };
         if self.budget == 0 {
-            return self.stop(Error::invalid(path, rules.kind(), SPENT));
+            return self.stop(Error::invalid(path, rules.kind.as_str(), SPENT));
         }
         let as_cel = |value| Cel::json_as(value, decl).unwrap_or(Cel::Null);
         let (new, old) = (as_cel(value), old.map(as_cel));
@@ -299,7 +300,7 @@ impl Run {
                 Some(Err(why)) => {
                     self.errors.push(Error::invalid(
                         path,
-                        rules.kind(),
+                        rules.kind.as_str(),
                         format!("rule compile error: {why}"),
                     ));
                     continue;
@@ -313,7 +314,7 @@ impl Run {
             let before = if is_optional { Some(optional.clone()) } else { old.clone() };
             let mut given = vec![(SELF, new.clone())];
             given.extend(before.map(|before| (OLD_SELF, before)));
-            self.rule(rules.kind(), rule, program, &given, value, path, known);
+            self.rule(&rules.kind, rule, program, &given, value, path, known);
         }
     }
 

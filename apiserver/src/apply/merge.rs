@@ -25,22 +25,24 @@ pub(super) fn merge(live: Option<&Value>, patch: &Value, form: Form<'_>) -> Valu
     }
 }
 
-/// Members of both lists: the configured ones in their order, the others where they stood among them.
+/// Members of both lists: the configured ones in their order, the others where they stood among them; what stood first
+/// comes first.
 fn lists(live: &[Value], patch: &[Value], form: Form<'_>) -> Vec<Value> {
     let element = |member: &Value| form.element(member);
     let configured: Vec<Option<Element>> = patch.iter().map(element).collect();
     let is_configured = |member: &Value| element(member).is_some_and(|e| configured.contains(&Some(e)));
+    let lives: Vec<Option<Element>> = live.iter().map(element).collect();
     let mut out = Vec::with_capacity(live.len() + patch.len());
     let mut rest = live.iter().peekable();
-    for (member, wanted) in patch.iter().zip(&configured) {
-        // What stood before this member and is not configured stays before it.
-        let stands = wanted.as_ref().is_some_and(|w| rest.clone().any(|m| element(m).as_ref() == Some(w)));
-        while stands && let Some(next) = rest.next_if(|m| element(m) != *wanted) {
+    for (at, (member, wanted)) in patch.iter().zip(&configured).enumerate() {
+        // The next configured member that is there already; those that come later are passed over until then.
+        let next_shared = configured[at..].iter().find(|e| e.is_some() && lives.contains(e));
+        while let Some(next) = rest.next_if(|m| !is_configured(m) || Some(&element(m)) != next_shared) {
             if !is_configured(next) {
                 out.push(next.clone());
             }
         }
-        rest.next_if(|m| stands && element(m) == *wanted);
+        rest.next_if(|m| wanted.is_some() && element(m) == *wanted);
         let existing = live.iter().find(|m| wanted.is_some() && element(m) == *wanted);
         out.push(merge(existing, member, form.member()));
     }

@@ -267,3 +267,44 @@ async fn rules_hold_for_what_is_written() {
     let (code, refused) = ask(&server, Method::PUT, &format!("{WIDGETS}/a"), Some(&changed)).await;
     assert_eq!(code, 422, "{refused}");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn custom_objects_are_patched_listed_and_deleted_like_others() {
+    let server = TestServer::start().await;
+    establish(&server, &definition()).await;
+    for (name, size) in [("a", "large"), ("b", "small"), ("c", "large")] {
+        let (code, made) = server.post(WIDGETS, widget(name, json!({"size": size, "replicas": 1}))).await;
+        assert_eq!(code, 201, "{made}");
+    }
+    let at = format!("{WIDGETS}/a");
+    let merge = json!({"spec": {"replicas": 2}});
+    let (code, patched) = server.patch(&at, "application/merge-patch+json", merge).await;
+    assert_eq!((code, &patched["spec"]), (200, &json!({"size": "large", "replicas": 2})));
+    let operations = json!([{"op": "replace", "path": "/spec/replicas", "value": 3}]);
+    let (code, patched) = server.patch(&at, "application/json-patch+json", operations).await;
+    assert_eq!((code, &patched["spec"]["replicas"]), (200, &json!(3)));
+    let (code, _) = server.patch(&at, "application/strategic-merge-patch+json", json!({})).await;
+    assert_eq!(code, 415);
+    let wrong = json!({"spec": {"replicas": "three"}});
+    let (code, refused) = server.patch(&at, "application/merge-patch+json", wrong).await;
+    assert_eq!(code, 422);
+    let why =
+        r#"spec.replicas: Invalid value: "string": spec.replicas in body must be of type integer: "string""#;
+    assert!(refused["message"].as_str().unwrap().contains(why), "{refused}");
+
+    let table = "application/json;as=Table;v=v1;g=meta.k8s.io";
+    let headers = [(http::header::ACCEPT, table)];
+    let response = server.send(Method::GET, WIDGETS, &headers, bytes::Bytes::new()).await;
+    let bytes = http_body_util::BodyExt::collect(response.into_body()).await.unwrap().to_bytes();
+    let table: Value = serde_json::from_slice(&bytes).unwrap();
+    assert_eq!(table["columnDefinitions"][2]["name"], "Replicas");
+    assert_eq!(table["rows"][0]["cells"], json!(["a", "large", 3]));
+
+    let (code, _) =
+        ask(&server, Method::DELETE, &format!("{WIDGETS}?fieldSelector=spec.size%3Dlarge"), None).await;
+    assert_eq!(code, 200);
+    let (_, left) = server.get(WIDGETS).await;
+    let names: Vec<&Value> =
+        left["items"].as_array().unwrap().iter().map(|o| &o["metadata"]["name"]).collect();
+    assert_eq!(names, ["b"]);
+}

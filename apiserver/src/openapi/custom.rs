@@ -7,17 +7,13 @@
 
 use serde_json::{Map, Value, json};
 
-use super::{Dialect, schemas};
+use super::{Dialect, descriptions::Descriptions, schemas};
 use crate::{
     apiextensions::structural,
     registry::{Resource, apiextensions::custom::CustomKind},
 };
 
-const API_VERSION: &str = "The version of the schema of this object. The server converts what it knows and refuses \
-                           the rest.";
-const KIND: &str = "The kind of this object, in CamelCase. It cannot be changed.";
-const METADATA: &str = "Standard metadata of the object.";
-const LIST_METADATA: &str = "Standard metadata of the list.";
+const LIST_METADATA: &str = "Standard list metadata.";
 /// What only describes limits of values, which Swagger 2.0 cannot combine.
 const JUNCTORS: [&str; 4] = ["allOf", "anyOf", "oneOf", "not"];
 
@@ -56,7 +52,7 @@ fn object(dialect: Dialect, custom: &CustomKind) -> Value {
     if dialect == Dialect::V2 {
         simplify(&mut schema);
     }
-    set_property(&mut schema, "metadata", meta(dialect, "meta.v1.ObjectMeta", METADATA));
+    set_property(&mut schema, "metadata", object_meta(dialect));
     set_type_meta(&mut schema);
     embedded(dialect, &mut schema);
     schema
@@ -81,9 +77,14 @@ fn set_property(schema: &mut Value, name: &str, property: Value) {
 }
 
 fn set_type_meta(schema: &mut Value) {
-    for (name, text) in [("apiVersion", API_VERSION), ("kind", KIND)] {
+    for name in ["apiVersion", "kind"] {
+        let text = Descriptions::common().of_common_field(name);
         set_property(schema, name, json!({"type": "string", "description": text}));
     }
+}
+
+fn object_meta(dialect: Dialect) -> Value {
+    meta(dialect, "meta.v1.ObjectMeta", Descriptions::common().of_common_field("metadata"))
 }
 
 fn meta(dialect: Dialect, short: &str, text: &str) -> Value {
@@ -186,7 +187,7 @@ fn embedded(dialect: Dialect, schema: &mut Value) {
         }
         let mut whole = Value::Object(std::mem::take(node));
         set_type_meta(&mut whole);
-        set_property(&mut whole, "metadata", meta(dialect, "meta.v1.ObjectMeta", METADATA));
+        set_property(&mut whole, "metadata", object_meta(dialect));
         if let Value::Object(whole) = whole {
             *node = whole;
         }

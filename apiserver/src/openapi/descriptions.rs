@@ -2,6 +2,8 @@
 //!
 //! The schemas are made when a document is built and dropped after it; nothing of them stays in memory.
 
+use std::sync::LazyLock;
+
 use schemars::SchemaGenerator;
 use serde_json::{Map, Value};
 
@@ -16,6 +18,21 @@ macro_rules! add {
 }
 
 impl Descriptions {
+    /// Of what all kinds have.
+    pub(super) fn common() -> &'static Self {
+        static COMMON: LazyLock<Descriptions> = LazyLock::new(|| {
+            let mut generator = SchemaGenerator::default();
+            add!(generator, k8s_openapi::api::core::v1: ConfigMap);
+            Descriptions(generator.take_definitions(false))
+        });
+        &COMMON
+    }
+
+    /// What a field that all kinds have is for.
+    pub(super) fn of_common_field(&self, field: &str) -> &str {
+        self.of_field("io.k8s.api.core.v1.ConfigMap", field).unwrap_or_default()
+    }
+
     /// Reads them.
     pub(super) fn read() -> Self {
         let mut generator = SchemaGenerator::default();

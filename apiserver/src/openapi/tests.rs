@@ -1,11 +1,15 @@
 //! The documents against upstream's, where those stand beside the tree, and against themselves.
 
-use std::{collections::BTreeSet, env, fs, path::PathBuf};
+use std::{collections::BTreeSet, env, fs, path::PathBuf, sync::Arc};
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::{Dialect, GroupVersion, JSON, accepts, document, group_versions, index};
-use crate::registry::catalog;
+use crate::{
+    apiextensions::Definition,
+    object::Object,
+    registry::{apiextensions::custom, catalog},
+};
 
 fn reference() -> Option<Value> {
     let dir = env::var_os("KEELSON_REFERENCE").map_or_else(
@@ -174,7 +178,7 @@ fn operations_are_those_of_upstream() {
 
 #[test]
 fn the_index_leads_to_every_group_version() {
-    let index = index(&catalog::builtin());
+    let index = index(&catalog::builtin(), &[]);
     let url = |path: &str| index["paths"][path]["serverRelativeURL"].as_str().unwrap().to_owned();
     assert!(url("api/v1").starts_with("/openapi/v3/api/v1?hash="));
     assert!(url("apis/apps/v1").starts_with("/openapi/v3/apis/apps/v1?hash="));
@@ -193,4 +197,55 @@ fn protobuf_alone_takes_no_json() {
     assert!(with("application/json") && with("*/*"));
     assert!(with("application/com.github.proto-openapi.spec.v3@v1.0+protobuf, application/json;q=0.5"));
     assert!(!with("application/com.github.proto-openapi.spec.v2@v1.0+protobuf"));
+}
+
+fn with_widgets() -> catalog::Catalog {
+    let definition = json!({"metadata": {"name": "widgets.example.com"},
+        "spec": {"group": "example.com", "scope": "Namespaced",
+            "names": {"plural": "widgets", "kind": "Widget", "listKind": "WidgetList"},
+            "versions": [{"name": "v1", "served": true, "storage": true, "subresources": {"status": {}},
+                "selectableFields": [{"jsonPath": ".spec.size"}],
+                "schema": {"openAPIV3Schema": {"type": "object", "description": "A widget.", "properties": {
+                    "spec": {"type": "object", "description": "What it shall be.", "properties": {
+                        "size": {"type": "string", "nullable": true}}}}}}}]},
+        "status": {"acceptedNames": {"plural": "widgets", "kind": "Widget", "listKind": "WidgetList"}}});
+    let definition = Definition::read(&Object::from_value(definition).unwrap());
+    let resources = custom::resources(&Arc::new(definition), 0, None);
+    catalog::builtin().with(resources.into_iter().map(Arc::new))
+}
+
+#[test]
+fn custom_kinds_are_described_as_their_definitions_say() {
+    let catalog = with_widgets();
+    let gv = GroupVersion { group: "example.com", version: "v1" };
+    assert!(index(&catalog, &[])["paths"]["apis/example.com/v1"]["serverRelativeURL"].is_string());
+    let doc = document::build(&catalog, Dialect::V3, std::slice::from_ref(&gv));
+    let mut refs = BTreeSet::new();
+    references(&doc, &mut refs);
+    for to in refs {
+        let name = to.strip_prefix("#/components/schemas/").unwrap();
+        assert!(doc["components"]["schemas"].get(name).is_some(), "{name}");
+    }
+    let widget = &doc["components"]["schemas"]["com.example.v1.Widget"];
+    assert_eq!(widget["description"], "A widget.");
+    assert_eq!(
+        widget["properties"]["spec"]["properties"]["size"],
+        json!({"type": "string", "nullable": true})
+    );
+    assert!(
+        widget["properties"]["apiVersion"]["description"].as_str().unwrap().starts_with("APIVersion defines")
+    );
+    assert_eq!(widget["x-kubernetes-selectable-fields"], json!([{"fieldPath": "spec.size"}]));
+    assert_eq!(widget["x-kubernetes-group-version-kind"][0]["kind"], "Widget");
+    let list = &doc["components"]["schemas"]["com.example.v1.WidgetList"];
+    assert_eq!(list["properties"]["items"]["items"]["$ref"], "#/components/schemas/com.example.v1.Widget");
+    let patch = &doc["paths"]["/apis/example.com/v1/namespaces/{namespace}/widgets/{name}/status"]["patch"];
+    let media: Vec<&String> = patch["requestBody"]["content"].as_object().unwrap().keys().collect();
+    assert!(!media.iter().any(|m| m.contains("strategic")), "{media:?}");
+
+    let doc = document::build(&catalog, Dialect::V2, &group_versions(&catalog));
+    assert_eq!(
+        doc["definitions"]["com.example.v1.Widget"]["properties"]["spec"]["properties"]["size"],
+        json!({})
+    );
 }

@@ -2,14 +2,17 @@
 
 use std::sync::Arc;
 
+use base64::{Engine, prelude::BASE64_STANDARD};
 use jiff::Timestamp;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::{
+    field::{Error, ErrorList, Path},
     object::Object,
+    objects::rfc3339,
     registry::{
         Column, Resource, Strategy, StrategyContext, Subresource,
-        kit::{Plain, column},
+        kit::{Plain, at::At, column, format},
     },
     status::Status,
     table,
@@ -49,7 +52,37 @@ impl Strategy for ApiServices {
     }
 
     fn prepare_create(&self, obj: &mut Object, ctx: &StrategyContext<'_>) -> Result<(), Status> {
-        PLAIN.prepare_create(obj, ctx)
+        PLAIN.prepare_create(obj, ctx)?;
+        if !At::spec(obj).get("service").is_set() {
+            let condition = json!({"type": "Available", "status": "True", "reason": "Local",
+                "message": "Local APIServices are always available", "lastTransitionTime": rfc3339(ctx.now)});
+            obj.set("status", json!({"conditions": [condition]}));
+        }
+        Ok(())
+    }
+
+    fn validate_name(&self, name: &str, _prefix: bool) -> Vec<String> {
+        format::path_segment(name)
+    }
+
+    fn validate_create(&self, obj: &Object, _ctx: &StrategyContext<'_>) -> Result<ErrorList, Status> {
+        Ok(validate(obj))
+    }
+
+    fn validate_update(
+        &self,
+        new: &Object,
+        _old: &Object,
+        ctx: &StrategyContext<'_>,
+    ) -> Result<ErrorList, Status> {
+        if ctx.subresource != "status" {
+            return Ok(validate(new));
+        }
+        let mut errors = ErrorList::new();
+        for condition in At::status(new).get("conditions").items() {
+            condition.get("status").check_is_one_of(&mut errors, &["True", "False", "Unknown"]);
+        }
+        Ok(errors)
     }
 
     fn prepare_update(
@@ -81,11 +114,98 @@ impl Strategy for ApiServices {
     }
 }
 
+/// What is wrong with the registration of a group version.
+fn validate(obj: &Object) -> ErrorList {
+    let mut errors = ErrorList::new();
+    let spec = At::spec(obj);
+    let (group, version) = (spec.get("group"), spec.get("version"));
+    let name = format!("{}.{}", version.text(), group.text());
+    if obj.name() != name {
+        let why = format!("must be `spec.version+\".\"+spec.group`: {name:?}");
+        errors.push(Error::invalid(&Path::new("metadata").child("name"), obj.name(), why));
+    }
+    if group.is_empty() && version.text() != "v1" {
+        group.required(&mut errors, "only v1 may have an empty group and it better be legacy kube");
+    }
+    for why in format::dns_subdomain(group.text()).into_iter().filter(|_| !group.is_empty()) {
+        group.invalid(&mut errors, why);
+    }
+    for why in format::dns_1035_label(version.text()) {
+        version.invalid_as(&mut errors, version.text(), why);
+    }
+    for (field, most) in [("groupPriorityMinimum", 20_000), ("versionPriority", 1000)] {
+        let priority = spec.get(field);
+        if !(1..=most).contains(&priority.int()) {
+            let why = format!("must be positive and less than {most}");
+            priority.invalid_as(&mut errors, priority.int(), why);
+        }
+    }
+    who_serves(&spec, &mut errors);
+    errors
+}
+
+fn who_serves(spec: &At<'_>, errors: &mut ErrorList) {
+    let (service, bundle) = (spec.get("service"), spec.get("caBundle"));
+    let insecure = spec.get("insecureSkipTLSVerify");
+    if !service.is_set() {
+        if !bundle.is_empty() {
+            let bytes = BASE64_STANDARD.decode(bundle.text()).map_or(0, |bytes| bytes.len());
+            bundle.invalid_as(errors, format!("{bytes} bytes"), "local APIServices may not have a caBundle");
+        }
+        if insecure.is_true() {
+            insecure.invalid(errors, "local APIServices may not have insecureSkipTLSVerify");
+        }
+        return;
+    }
+    service.get("namespace").check_required(errors);
+    service.get("name").check_required(errors);
+    let port = service.get("port");
+    if !(1..=65535).contains(&port.int()) {
+        port.invalid(errors, "port is not valid: must be between 1 and 65535, inclusive");
+    }
+    if insecure.is_true() && !bundle.is_empty() {
+        insecure.invalid(errors, "may not be true if caBundle is present");
+    }
+}
+
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
-
     use super::*;
+
+    #[test]
+    fn registrations_are_named_ranked_and_reachable() {
+        let kind = crate::registry::testing::Kind::new("apiregistration.k8s.io", "apiservices");
+        let good = json!({"metadata": {"name": "v1.a.b"}, "spec": {"group": "a.b", "version": "v1",
+            "groupPriorityMinimum": 100, "versionPriority": 10, "service": {"namespace": "n", "name": "s"}}});
+        assert!(kind.errors(good.clone()).is_empty());
+        let told = |pointer: &str, value: Value| {
+            kind.errors(crate::registry::testing::changed(&good, &[(pointer, value)]))
+        };
+        let cases = [
+            (
+                "/metadata/name",
+                json!("x"),
+                r#"metadata.name: Invalid value: "x": must be `spec.version+"."+spec.group`: "v1.a.b""#,
+            ),
+            (
+                "/spec/versionPriority",
+                json!(0),
+                "spec.versionPriority: Invalid value: 0: must be positive and less than 1000",
+            ),
+            ("/spec/service/name", json!(""), "spec.service.name: Required value"),
+            (
+                "/spec/service/port",
+                json!(0),
+                "spec.service.port: Invalid value: 0: port is not valid: must be between 1 and 65535, inclusive",
+            ),
+        ];
+        for (pointer, value, want) in cases {
+            assert_eq!(told(pointer, value), [want]);
+        }
+        let local =
+            kind.create(crate::registry::testing::changed(&good, &[("/spec/service", Value::Null)])).0;
+        assert_eq!(local["status"]["conditions"][0]["reason"], "Local");
+    }
 
     #[test]
     fn rows_tell_who_serves_and_whether_that_works() {
