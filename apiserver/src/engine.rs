@@ -33,6 +33,7 @@ use crate::{
 
 mod apply;
 mod body;
+mod converted;
 mod delete;
 mod delete_options;
 mod eviction;

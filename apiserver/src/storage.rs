@@ -155,6 +155,8 @@ pub struct WatchEvent {
     pub frame: Bytes,
     /// The object (its last state when deleted); none for bookmarks.
     pub entry: Option<Arc<Entry>>,
+    /// Of a modified object, what it was before.
+    pub before: Option<Arc<Entry>>,
 }
 
 /// The store: cheap to clone, one per server.

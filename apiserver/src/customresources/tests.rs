@@ -160,6 +160,33 @@ fn convert(object: &Value, version: &Value) -> Value {
     out
 }
 
+/// Objects enter and leave what a watch selects by fields of another version than the stored one.
+async fn watch_by_converted_fields(server: &TestServer, in_v2: &str) {
+    let (_, listed) = ask(server, Method::GET, in_v2, None).await;
+    let since = listed["metadata"]["resourceVersion"].as_str().unwrap().to_owned();
+    for (name, host) in [("a", "x"), ("b", "h"), ("b", "h"), ("b", "x")] {
+        let (_, mut object) = ask(server, Method::GET, &format!("{in_v2}/{name}"), None).await;
+        object["host"] = json!(host);
+        object["metadata"]["labels"] = json!({"n": object["metadata"]["resourceVersion"]});
+        let (code, told) = ask(server, Method::PUT, &format!("{in_v2}/{name}"), Some(&object)).await;
+        assert_eq!(code, 200, "{told}");
+    }
+    let uri = format!("{in_v2}?watch=true&timeoutSeconds=1&fieldSelector=host%3Dh&resourceVersion={since}");
+    let response = server.send(Method::GET, &uri, &[], bytes::Bytes::new()).await;
+    let bytes = http_body_util::BodyExt::collect(response.into_body()).await.unwrap().to_bytes();
+    let events = serde_json::Deserializer::from_slice(&bytes).into_iter::<Value>();
+    let seen: Vec<(String, String)> = events
+        .map(|event| {
+            let event = event.unwrap();
+            let text = |value: &Value| value.as_str().unwrap().to_owned();
+            (text(&event["type"]), text(&event["object"]["metadata"]["name"]))
+        })
+        .collect();
+    let want = [("DELETED", "a"), ("ADDED", "b"), ("MODIFIED", "b"), ("DELETED", "b")];
+    let want = want.map(|(kind, name)| (kind.to_owned(), name.to_owned()));
+    assert_eq!(seen, want);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_webhook_converts_what_is_read_and_written() {
     let hook = crate::webhook::testing::Hook::start(|(_, review)| {
@@ -179,7 +206,9 @@ async fn a_webhook_converts_what_is_read_and_written() {
     let server = TestServer::start().await;
     let text = json!({"type": "string"});
     let version = |name: &str, storage: bool, fields: Value| {
-        json!({"name": name, "served": true, "storage": storage,
+        let names = fields.as_object().unwrap().keys();
+        let selectable: Vec<Value> = names.map(|name| json!({"jsonPath": format!(".{name}")})).collect();
+        json!({"name": name, "served": true, "storage": storage, "selectableFields": selectable,
             "schema": {"openAPIV3Schema": {"type": "object", "properties": fields}}})
     };
     let mut definition = definition();
@@ -206,6 +235,18 @@ async fn a_webhook_converts_what_is_read_and_written() {
         let (_, listed) = ask(&server, Method::GET, uri, None).await;
         assert!(listed["items"].as_array().unwrap().iter().all(|o| o[field].is_string()), "{listed}");
     }
+
+    for (uri, selector, want) in [
+        (in_v2, "host%3Dh", json!(["a"])),
+        (in_v2, "host%3Di,port!%3D2", json!([])),
+        (WIDGETS, "hostPort%3Di:2", json!(["b"])),
+    ] {
+        let (_, listed) = ask(&server, Method::GET, &format!("{uri}?fieldSelector={selector}"), None).await;
+        let names: Value =
+            listed["items"].as_array().unwrap().iter().map(|o| o["metadata"]["name"].clone()).collect();
+        assert_eq!(names, want, "{selector}");
+    }
+    watch_by_converted_fields(&server, in_v2).await;
 
     let sent = json!({"apiVersion": "example.com/v2", "kind": "Widget", "metadata": {"name": "bad"}});
     let (code, refused) = ask(&server, Method::POST, in_v2, Some(&sent)).await;

@@ -130,7 +130,7 @@ impl Call {
 
     pub(super) async fn delete_collection(&mut self) -> Result<Response<Body>, Status> {
         let options = self.delete_options()?;
-        let selection = self.selection()?;
+        let (selection, converted) = self.split_selection(self.selection()?);
         let scope = self.scope();
         let request = ListRequest {
             namespace: scope.as_deref(),
@@ -141,8 +141,9 @@ impl Call {
         };
         let listing =
             self.server.store.list(&self.id(), request).await.map_err(|e| self.store_failed(e, ""))?;
+        let entries = self.select_converted(listing.entries, &converted).await?;
         let mut items = Vec::new();
-        for entry in &listing.entries {
+        for entry in &entries {
             self.info.namespace = entry.namespace().to_owned();
             self.attributes.namespace = entry.namespace().to_owned();
             self.attributes.name = entry.name().to_owned();

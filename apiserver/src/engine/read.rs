@@ -10,7 +10,7 @@ use rand::Rng;
 use serde::Deserialize;
 use serde_json::{Value, json, value::RawValue};
 
-use super::{Call, list_options, listing::List, partial, selector, storage_status, table};
+use super::{Call, converted::Seen, list_options, listing::List, partial, selector, storage_status, table};
 use crate::{
     negotiation::{Encoding, Form, META},
     object::Object,
@@ -60,7 +60,7 @@ impl Call {
     pub(super) async fn list(&mut self) -> Result<Response<Body>, Status> {
         let query = &self.info.query;
         let list_options::List { limit, point } = list_options::list(query)?;
-        let selection = self.selection()?;
+        let (selection, converted) = self.split_selection(self.selection()?);
         let scope = self.scope();
         let request = ListRequest {
             namespace: scope.as_deref(),
@@ -69,8 +69,12 @@ impl Call {
             limit,
             continue_token: query.get("continue"),
         };
-        let listing =
+        let mut listing =
             self.server.store.list(&self.id(), request).await.map_err(|e| self.store_failed(e, ""))?;
+        if !converted.is_empty() {
+            listing.entries = self.select_converted(listing.entries, &converted).await?;
+            listing.remaining = None;
+        }
         let mut metadata = json!({"resourceVersion": listing.rev.to_string()});
         if !listing.continue_token.is_empty() {
             metadata["continue"] = json!(listing.continue_token);
@@ -184,7 +188,7 @@ impl Call {
     pub(super) async fn watch(&mut self) -> Result<Response<Body>, Status> {
         let query = &self.info.query;
         let list_options::Watch { from, bookmarks, timeout } = list_options::watch(query)?;
-        let selection = self.selection()?;
+        let (selection, converted) = self.split_selection(self.selection()?);
         let least = self.server.limits.min_watch.as_secs().max(1);
         let timeout =
             timeout.unwrap_or_else(|| Duration::from_secs(rand::rng().random_range(least..2 * least)));
@@ -192,7 +196,8 @@ impl Call {
             WatchRequest { namespace: self.scope(), selection, from, bookmarks, timeout: Some(timeout) };
         let events =
             self.server.store.watch(&self.id(), request).await.map_err(|e| self.store_failed(e, ""))?;
-        let framer = Framer { include: query.get("includeObject").to_owned(), call: self.for_frames() };
+        let include = query.get("includeObject").to_owned();
+        let framer = Framer { include, call: self.for_frames(), converted };
         let drain = self.server.drain.clone();
         let chunks = frames(events, framer)
             .take_until(tokio::time::sleep(timeout))
@@ -215,10 +220,22 @@ impl Call {
     }
 }
 
+/// The type of an event about an object.
+fn event_type(kind: WatchKind) -> &'static str {
+    match kind {
+        WatchKind::Added => "ADDED",
+        WatchKind::Modified => "MODIFIED",
+        WatchKind::Deleted => "DELETED",
+        WatchKind::Bookmark | WatchKind::InitialEventsEnd => "BOOKMARK",
+    }
+}
+
 /// Turns stored events into what one watcher asked for.
 struct Framer {
     include: String,
     call: Call,
+    /// Fields that only converted objects have.
+    converted: Vec<FieldRequirement>,
 }
 
 /// A stored event's frame, taken apart.
@@ -234,24 +251,46 @@ struct Frame<'a> {
 fn frames(events: WatchStream, framer: Framer) -> impl futures::Stream<Item = Bytes> + Send {
     futures::stream::unfold(Some((events, framer)), |state| async move {
         let (mut events, framer) = state?;
-        let (status, next) = match events.next().await {
-            Ok(Some(event)) => match framer.frame(event).await {
-                Ok(frame) => return Some((frame, Some((events, framer)))),
-                // A client that missed an event would believe what is no longer so.
-                Err(status) => {
-                    tracing::error!(resource = framer.call.resource.plural, %status, "an event has no form");
-                    (status, None)
+        let (status, next) = loop {
+            match events.next().await {
+                Ok(Some(event)) => match framer.frame(event).await {
+                    Ok(Some(frame)) => return Some((frame, Some((events, framer)))),
+                    Ok(None) => {}
+                    // A client that missed an event would believe what is no longer so.
+                    Err(status) => {
+                        let resource = framer.call.resource.plural;
+                        tracing::error!(resource, %status, "an event has no form");
+                        break (status, None);
+                    }
+                },
+                Ok(None) => return None,
+                Err(error) => {
+                    break (storage_status(&error, &framer.call.resource.group_resource(), ""), None);
                 }
-            },
-            Ok(None) => return None,
-            Err(error) => (storage_status(&error, &framer.call.resource.group_resource(), ""), None),
+            }
         };
         framer.written("ERROR", &status.to_value()).ok().map(|frame| (frame, next))
     })
 }
 
 impl Framer {
-    async fn frame(&self, event: WatchEvent) -> Result<Bytes, Status> {
+    /// The frame of an event; `None` when the watcher does not see it.
+    async fn frame(&self, event: WatchEvent) -> Result<Option<Bytes>, Status> {
+        if self.converted.is_empty() || event.entry.is_none() {
+            return self.selected(event).await.map(Some);
+        }
+        let Some(Seen { kind, object }) = self.call.seen(&event, &self.converted).await? else {
+            return Ok(None);
+        };
+        let object = match self.call.media.form {
+            Form::Object => object.into_value(),
+            Form::Table => table::of(&self.call.resource, &[object], &self.include, json!({})),
+            Form::Metadata => partial(&object),
+        };
+        self.written(event_type(kind), &object).map(Some)
+    }
+
+    async fn selected(&self, event: WatchEvent) -> Result<Bytes, Status> {
         let media = self.call.media;
         let stored = match &event.entry {
             Some(entry) => self.call.is_served_as_stored(entry),

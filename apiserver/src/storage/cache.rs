@@ -595,7 +595,8 @@ impl Event {
         } else {
             self.added.get_or_init(|| entry.frame(kind)).clone()
         };
-        Some(WatchEvent { kind, rev: self.rev, frame, entry: Some(entry.clone()) })
+        let before = self.prev.clone().filter(|_| kind == WatchKind::Modified);
+        Some(WatchEvent { kind, rev: self.rev, frame, entry: Some(entry.clone()), before })
     }
 }
 

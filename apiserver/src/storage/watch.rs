@@ -127,7 +127,13 @@ impl WatchStream {
     fn initial_event(&mut self) -> Option<WatchEvent> {
         if let Some(entry) = self.initial.pop_front() {
             let (kind, rev) = (WatchKind::Added, entry.rev());
-            return Some(WatchEvent { kind, rev, frame: entry.frame(kind), entry: Some(entry) });
+            return Some(WatchEvent {
+                kind,
+                rev,
+                frame: entry.frame(kind),
+                entry: Some(entry),
+                before: None,
+            });
         }
         self.mark.take().map(|rev| self.bookmark(rev, true))
     }
@@ -156,7 +162,7 @@ impl WatchStream {
             "kind": resource.kind, "apiVersion": resource.api_version, "metadata": metadata,
         });
         let frame = [frame_head(kind), object.to_string().as_bytes(), b"}\n"].concat();
-        WatchEvent { kind, rev, frame: Bytes::from(frame), entry: None }
+        WatchEvent { kind, rev, frame: Bytes::from(frame), entry: None, before: None }
     }
 }
 

@@ -159,6 +159,12 @@ impl CustomKind {
         self.definition.is_settled()
     }
 
+    /// Whether its objects have other fields than they are stored with: a webhook makes them what they are here.
+    pub fn selects_converted(&self) -> bool {
+        let stored_as_served = self.definition.storage == self.version.name && self.definition.is_settled();
+        matches!(self.definition.conversion, Conversion::Webhook(_)) && !stored_as_served
+    }
+
     /// Whether what was stored at a revision was stored under today's schema.
     pub fn is_current(&self, revision: u64) -> bool {
         revision > self.since
