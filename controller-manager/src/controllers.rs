@@ -7,6 +7,7 @@ mod clusterrole_aggregation;
 mod cronjob;
 mod daemonset;
 mod deployment;
+mod device_taint_eviction;
 mod disruption;
 mod endpoints;
 mod endpointslice;
@@ -29,6 +30,7 @@ mod pod_disruption;
 mod pod_garbage_collector;
 mod replicaset;
 mod replicationcontroller;
+mod resource_claim;
 mod resourcequota;
 mod root_ca;
 mod service_cidr;
@@ -92,6 +94,7 @@ pub const ALL: &[Controller] = &[
     Controller { name: "node-ipam-controller", start: node_ipam::start },
     Controller { name: "node-lifecycle-controller", start: node_lifecycle::start },
     Controller { name: "taint-eviction-controller", start: taint_eviction::start },
+    Controller { name: "device-taint-eviction-controller", start: device_taint_eviction::start },
     Controller { name: "pod-garbage-collector-controller", start: pod_garbage_collector::start },
     Controller { name: "clusterrole-aggregation-controller", start: clusterrole_aggregation::start },
     Controller { name: "ttl-controller", start: ttl::start },
@@ -121,6 +124,7 @@ pub const ALL: &[Controller] = &[
     },
     Controller { name: "persistentvolume-expander-controller", start: persistentvolume_expander::start },
     Controller { name: "persistentvolume-attach-detach-controller", start: attach_detach::start },
+    Controller { name: "resourceclaim-controller", start: resource_claim::start },
     Controller { name: "ephemeral-volume-controller", start: ephemeral_volume::start },
     Controller { name: "replicaset-controller", start: replicaset::start },
     Controller { name: "replicationcontroller-controller", start: replicationcontroller::start },

@@ -1,0 +1,194 @@
+//! When the users of a claim have to go. Pure.
+
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
+
+use component_base::meta::{ObjectKey, is_deleting};
+use jiff::Timestamp;
+use k8s_openapi::api::{
+    core::v1::Pod,
+    resource::v1::{
+        Device, DeviceRequestAllocationResult, DeviceTaint, DeviceToleration, ResourceClaim, ResourceSlice,
+    },
+};
+
+use super::super::pod_disruption::is_finished;
+
+const NO_EXECUTE: &str = "NoExecute";
+
+/// The slices of a pool.
+type Slices<'a> = &'a dyn Fn(&str) -> Vec<Arc<ResourceSlice>>;
+
+/// The pool of a slice, as `driver/pool`.
+pub(super) fn pool(slice: &ResourceSlice) -> String {
+    format!("{}/{}", slice.spec.driver, slice.spec.pool.name)
+}
+
+/// The pools that the devices of a claim are from.
+pub(super) fn pools(claim: &ResourceClaim) -> Vec<String> {
+    let all: BTreeSet<String> = devices(claim).map(pool_of).collect();
+    all.into_iter().collect()
+}
+
+fn pool_of(device: &DeviceRequestAllocationResult) -> String {
+    format!("{}/{}", device.driver, device.pool)
+}
+
+fn devices(claim: &ResourceClaim) -> impl Iterator<Item = &DeviceRequestAllocationResult> {
+    let allocation = claim.status.as_ref().and_then(|s| s.allocation.as_ref());
+    let results = allocation.and_then(|a| a.devices.as_ref()?.results.as_ref());
+    results.into_iter().flatten()
+}
+
+/// The pods that may use a claim.
+pub(super) fn consumers(claim: &ResourceClaim) -> impl Iterator<Item = ObjectKey> + '_ {
+    let namespace = claim.metadata.namespace.clone().unwrap_or_default();
+    let all = claim.status.iter().flat_map(|s| s.reserved_for.iter().flatten());
+    all.filter(|c| c.resource == "pods").map(move |c| ObjectKey::new(namespace.as_str(), c.name.as_str()))
+}
+
+/// Whether a claim is reserved for exactly this pod.
+pub(super) fn is_reserved(claim: &ResourceClaim, pod: &Pod) -> bool {
+    let mut all = claim.status.iter().flat_map(|s| s.reserved_for.iter().flatten());
+    all.any(|c| c.resource == "pods" && Some(&c.uid) == pod.metadata.uid.as_ref())
+}
+
+/// Whether a pod runs somewhere and is not on its way out.
+pub(super) fn may_go(pod: &Pod) -> bool {
+    let node = pod.spec.as_ref().and_then(|s| s.node_name.as_deref()).unwrap_or_default();
+    !node.is_empty() && !is_finished(pod) && !is_deleting(&pod.metadata)
+}
+
+/// When the users of a claim have to go: the earliest time any taint of its devices leaves them.
+pub(super) fn due(claim: &ResourceClaim, slices: Slices<'_>) -> Option<Timestamp> {
+    let of_device = |allocated: &DeviceRequestAllocationResult| {
+        let taints = find(allocated, &slices(&pool_of(allocated)))?.taints.unwrap_or_default();
+        let tolerations = allocated.tolerations.as_deref().unwrap_or_default();
+        taints.iter().filter_map(|taint| leaves_until(taint, tolerations)).min()
+    };
+    devices(claim).filter_map(of_device).min()
+}
+
+/// The device in the pool's newest generation.
+fn find(allocated: &DeviceRequestAllocationResult, slices: &[Arc<ResourceSlice>]) -> Option<Device> {
+    let newest = slices.iter().map(|slice| slice.spec.pool.generation).max()?;
+    let current = slices.iter().filter(|slice| slice.spec.pool.generation == newest);
+    current
+        .flat_map(|slice| slice.spec.devices.iter().flatten())
+        .find(|d| d.name == allocated.device)
+        .cloned()
+}
+
+/// Until when a taint leaves users that tolerate this much; nothing where it leaves them for good.
+fn leaves_until(taint: &DeviceTaint, tolerations: &[DeviceToleration]) -> Option<Timestamp> {
+    if taint.effect != NO_EXECUTE {
+        return None;
+    }
+    let since = taint.time_added.as_ref()?.0;
+    let mut seconds = None::<i64>;
+    for toleration in tolerations.iter().filter(|t| tolerates(t, taint)) {
+        let more = toleration.toleration_seconds?.max(0);
+        seconds = Some(seconds.map_or(more, |least| least.min(more)));
+    }
+    let stay = Duration::from_secs(seconds.unwrap_or(0).unsigned_abs());
+    // A time that cannot be told never comes.
+    since.checked_add(stay).ok()
+}
+
+fn tolerates(toleration: &DeviceToleration, taint: &DeviceTaint) -> bool {
+    let key = toleration.key.as_deref().unwrap_or_default();
+    let value = match toleration.operator.as_deref().unwrap_or_default() {
+        "" | "Equal" => {
+            toleration.value.as_deref().unwrap_or_default() == taint.value.as_deref().unwrap_or_default()
+        }
+        "Exists" => true,
+        _ => false,
+    };
+    toleration.effect.as_deref() == Some(NO_EXECUTE) && (key.is_empty() || key == taint.key) && value
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    const SINCE: &str = "2026-01-01T00:00:00Z";
+
+    fn slice(generation: i64, taints: Value) -> Arc<ResourceSlice> {
+        Arc::new(
+            serde_json::from_value(json!({"metadata": {"name": "s"}, "spec": {
+                "driver": "d", "pool": {"name": "p", "generation": generation, "resourceSliceCount": 1},
+                "devices": [{"name": "gpu", "taints": taints}],
+            }}))
+            .unwrap(),
+        )
+    }
+
+    fn claim(tolerations: Value) -> ResourceClaim {
+        let result =
+            json!({"driver": "d", "pool": "p", "device": "gpu", "request": "r", "tolerations": tolerations});
+        serde_json::from_value(json!({
+            "metadata": {"name": "c", "namespace": "n"}, "spec": {},
+            "status": {
+                "allocation": {"devices": {"results": [result]}},
+                "reservedFor": [{"resource": "pods", "name": "p", "uid": "u"}],
+            },
+        }))
+        .unwrap()
+    }
+
+    fn seconds(claim: &ResourceClaim, slices: &[Arc<ResourceSlice>]) -> Option<i64> {
+        let all = |pool: &str| if pool == "d/p" { slices.to_vec() } else { vec![] };
+        let since: Timestamp = SINCE.parse().unwrap();
+        due(claim, &all).map(|due| due.as_second() - since.as_second())
+    }
+
+    #[test]
+    fn users_go_when_their_tolerations_end() {
+        let taint = |effect: &str| json!([{"key": "k", "value": "v", "effect": effect, "timeAdded": SINCE}]);
+        let forever = json!({"key": "k", "operator": "Exists", "effect": NO_EXECUTE});
+        let a_while = |n: i64| json!({"operator": "Exists", "effect": NO_EXECUTE, "tolerationSeconds": n});
+        let other = json!({"key": "k", "value": "w", "effect": NO_EXECUTE});
+        let table = [
+            (taint(NO_EXECUTE), json!([]), Some(0)),
+            (taint("NoSchedule"), json!([]), None),
+            (json!([]), json!([]), None),
+            (taint(NO_EXECUTE), json!([forever]), None),
+            (taint(NO_EXECUTE), json!([other]), Some(0)),
+            (taint(NO_EXECUTE), json!([a_while(30)]), Some(30)),
+            (taint(NO_EXECUTE), json!([a_while(30), a_while(10), a_while(-1)]), Some(0)),
+            (taint(NO_EXECUTE), json!([a_while(30), forever]), None),
+        ];
+        for (taints, tolerations, expected) in table {
+            let found = seconds(&claim(tolerations.clone()), &[slice(1, taints.clone())]);
+            assert_eq!(found, expected, "{taints} with {tolerations}");
+        }
+    }
+
+    #[test]
+    fn only_the_newest_generation_counts() {
+        let taints = json!([{"key": "k", "effect": NO_EXECUTE, "timeAdded": SINCE}]);
+        let (old, new) = (slice(1, taints), slice(2, json!([])));
+        assert_eq!(seconds(&claim(json!([])), std::slice::from_ref(&old)), Some(0));
+        assert_eq!(seconds(&claim(json!([])), &[old, new]), None);
+        assert_eq!(seconds(&claim(json!([])), &[]), None);
+    }
+
+    #[test]
+    fn only_running_pods_that_hold_the_claim_go() {
+        let pod = |uid: &str, node: &str, phase: &str| -> Pod {
+            serde_json::from_value(json!({
+                "metadata": {"name": "p", "uid": uid}, "spec": {"containers": [], "nodeName": node},
+                "status": {"phase": phase},
+            }))
+            .unwrap()
+        };
+        assert!(is_reserved(&claim(json!([])), &pod("u", "n", "Running")));
+        assert!(!is_reserved(&claim(json!([])), &pod("w", "n", "Running")));
+        assert!(may_go(&pod("u", "n", "Running")));
+        assert!(!may_go(&pod("u", "", "Pending")));
+        assert!(!may_go(&pod("u", "n", "Failed")));
+        let keys: Vec<String> = consumers(&claim(json!([]))).map(|k| k.to_string()).collect();
+        assert_eq!((keys, pools(&claim(json!([])))), (vec!["n/p".to_owned()], vec!["d/p".to_owned()]));
+    }
+}
