@@ -4,6 +4,7 @@
 //! [`failures`] start their own and break it.
 
 mod access;
+mod admission;
 mod discovery;
 mod failures;
 mod input;
@@ -28,6 +29,7 @@ const LISTS: &[(&str, &[Test<ControlPlane>])] = &[
     ("discovery", discovery::TESTS),
     ("access", access::TESTS),
     ("webhooks", webhooks::TESTS),
+    ("admission", admission::TESTS),
 ];
 
 fn main() -> ExitCode {

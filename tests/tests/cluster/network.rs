@@ -167,7 +167,7 @@ fn affinity(c: &Cluster, ns: &str) -> Result<()> {
             c,
             ns,
             "client",
-            &format!("for i in $(seq 40); do wget -q -T 5 -O - http://{service}/hostname; done"),
+            &format!("for i in $(seq 40); do timeout 5 wget -q -O - http://{service}/hostname; done"),
         )?;
         let mut names: Vec<&str> = said.lines().collect();
         ensure!(names.len() == 40, "only {} of 40 answered", names.len());
@@ -194,7 +194,7 @@ fn ports(c: &Cluster, ns: &str) -> Result<()> {
     fetches(c, ns, "named:8080")?;
     fetches(c, ns, "named:8081")?;
     c.eventually("a service without pods refuses at once", 20, |_| {
-        let said = shell(c, ns, "client", "wget -T 10 -O - http://nobody/ 2>&1 || true")?;
+        let said = shell(c, ns, "client", "timeout 10 wget -O - http://nobody/ 2>&1 || true")?;
         ensure!(said.contains("refused"), "{said}");
         Ok(Some(()))
     })?;
@@ -218,7 +218,7 @@ fn rolling(c: &Cluster, ns: &str) -> Result<()> {
         c,
         ns,
         "apiVersion: v1\nkind: Pod\nmetadata: {name: client}\nspec:\n  terminationGracePeriodSeconds: 1\n  containers:\n  - name: main\n    image: keelson.local/busybox:1\n    \
-         command: [sh, -c, 'until wget -q -T 5 -O - http://web/; do sleep 1; done; echo begun; while true; do wget -q -T 5 -O - http://web/ || echo FAILED $(date); done']\n",
+         command: [sh, -c, 'until timeout 5 wget -q -O - http://web/; do sleep 1; done; echo begun; while true; do timeout 5 wget -q -O - http://web/ || echo FAILED $(date); done']\n",
     )?;
     let mut log = c.eventually("the client's log is there", 60, |c| {
         ready(c, ns, "client")?;
@@ -316,7 +316,7 @@ fn changes(c: &Cluster, ns: &str) -> Result<()> {
     }
     let says = |port: u16, version: u8| {
         c.eventually(&format!("version {version} answers at {port}"), 30, |c| {
-            let said = shell(c, ns, "client", &format!("wget -q -T 3 -O - http://web:{port}/"))?;
+            let said = shell(c, ns, "client", &format!("timeout 3 wget -q -O - http://web:{port}/"))?;
             ensure!(said.contains(&format!("version {version}")), "{said}");
             Ok(Some(()))
         })
@@ -337,7 +337,7 @@ fn changes(c: &Cluster, ns: &str) -> Result<()> {
         ],
     )?;
     says(8080, 2)?;
-    ensure!(shell(c, ns, "client", "wget -q -T 3 -O - http://web:80/").is_err(), "the old port answers");
+    ensure!(shell(c, ns, "client", "timeout 3 wget -q -O - http://web:80/").is_err(), "the old port answers");
     run(c, ns, &["label", "pod", "one", "app=two", "--overwrite"])?;
     run(c, ns, &["delete", "pod", "two"])?;
     says(8080, 1)

@@ -173,8 +173,12 @@ fn across(c: &Cluster, ns: &str) -> Result<()> {
             &field(c, "default", "service/kubernetes", ".spec.clusterIP")?,
         )?;
         c.eventually("the service leads to pods of both nodes", 20, |c| {
-            let said =
-                shell(c, ns, "client", "for i in $(seq 20); do wget -q -T 5 -O - http://web/hostname; done")?;
+            let said = shell(
+                c,
+                ns,
+                "client",
+                "for i in $(seq 20); do timeout 5 wget -q -O - http://web/hostname; done",
+            )?;
             ensure!(says(&said, &["web-node-1", "web-node-2"]), "{said}");
             Ok(Some(()))
         })?;
@@ -214,10 +218,10 @@ fn local_traffic(c: &Cluster, ns: &str) -> Result<()> {
     ready(c, ns, "near")?;
     ready(c, ns, "far")?;
     c.eventually("a pod beside it is answered", 20, |c| {
-        Ok(shell(c, ns, "near", "wget -q -T 5 -O - http://inner/")?.contains("Keelson").then_some(()))
+        Ok(shell(c, ns, "near", "timeout 5 wget -q -O - http://inner/")?.contains("Keelson").then_some(()))
     })?;
     ensure!(
-        shell(c, ns, "far", "wget -q -T 5 -O - http://inner/").is_err(),
+        shell(c, ns, "far", "timeout 5 wget -q -O - http://inner/").is_err(),
         "a pod elsewhere is answered, too"
     );
     Ok(())
@@ -272,7 +276,7 @@ fn reach(c: &Cluster, ns: &str) -> Result<()> {
         apply(c, ns, &web_on(node, &pod))?;
         ready(c, ns, &pod)?;
         ensure!(field(c, ns, &format!("pod/{pod}"), ".spec.nodeName")? == node, "it is elsewhere");
-        ensure!(shell(c, ns, &pod, "echo here")? == "here", "exec");
+        run(c, ns, &["exec", &pod, "--", "nginx", "-t"])?;
         run(c, ns, &["logs", &pod])?;
         let mut forward = c.kubectl_background(ns, &["port-forward", &pod, ":80"], false)?;
         let port = local_port(&forward.line("Forwarding from 127.0.0.1:", 20)?)?;
