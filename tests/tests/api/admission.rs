@@ -43,7 +43,10 @@ fn pods(plane: &ControlPlane, ns: &str) -> Result<()> {
     let sources = volume["projected"]["sources"].as_array().context("projected sources")?;
     ensure!(sources.len() == 3 && sources[0]["serviceAccountToken"]["expirationSeconds"] == 3607, "{volume}");
     let mount = &spec["containers"][0]["volumeMounts"][0];
-    ensure!(mount["mountPath"] == "/var/run/secrets/kubernetes.io/serviceaccount" && mount["readOnly"] == true, "{mount}");
+    ensure!(
+        mount["mountPath"] == "/var/run/secrets/kubernetes.io/serviceaccount" && mount["readOnly"] == true,
+        "{mount}"
+    );
     let tolerations = spec["tolerations"].to_string();
     for key in ["not-ready", "unreachable"] {
         ensure!(tolerations.contains(&format!("node.kubernetes.io/{key}")), "{tolerations}");
@@ -52,7 +55,8 @@ fn pods(plane: &ControlPlane, ns: &str) -> Result<()> {
     ensure!(spec["priority"] == 0 && spec["preemptionPolicy"] == "PreemptLowerPriority", "{spec}");
     let without = make_pod(&admin, ns, "without", json!({"automountServiceAccountToken": false}))?.ok()?;
     ensure!(without["spec"].get("volumes").is_none(), "{without}");
-    let critical = make_pod(&admin, ns, "critical", json!({"priorityClassName": "system-cluster-critical"}))?.ok()?;
+    let critical =
+        make_pod(&admin, ns, "critical", json!({"priorityClassName": "system-cluster-critical"}))?.ok()?;
     ensure!(critical["spec"]["priority"] == 2_000_000_000, "{critical}");
     make_pod(&admin, ns, "no-class", json!({"priorityClassName": "nobody"}))?.refused_with(
         403,
@@ -67,9 +71,10 @@ fn pods(plane: &ControlPlane, ns: &str) -> Result<()> {
     make_pod(&admin, ns, "wrong", json!({"priority": 7}))?.refused(403, "Forbidden")?;
     let classes = "/apis/scheduling.k8s.io/v1/priorityclasses";
     let reserved = json!({"metadata": {"name": "system-own"}, "value": 5});
-    admin.post(classes, &reserved)?.refused(403, "Forbidden").or_else(|_| {
-        admin.post(classes, &reserved)?.refused(422, "Invalid")
-    })?;
+    admin
+        .post(classes, &reserved)?
+        .refused(403, "Forbidden")
+        .or_else(|_| admin.post(classes, &reserved)?.refused(422, "Invalid"))?;
     Ok(())
 }
 
@@ -125,7 +130,8 @@ fn default_classes(plane: &ControlPlane, ns: &str) -> Result<()> {
     admin.post("/apis/storage.k8s.io/v1/storageclasses", &class)?.ok()?;
     let claims = format!("/api/v1/namespaces/{ns}/persistentvolumeclaims");
     let claim = |name: &str, class: Value| {
-        let mut spec = json!({"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "1Gi"}}});
+        let mut spec =
+            json!({"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "1Gi"}}});
         merge(&mut spec, class);
         json!({"metadata": {"name": name}, "spec": spec})
     };
@@ -200,7 +206,11 @@ fn pod_security(plane: &ControlPlane, ns: &str) -> Result<()> {
     admin.patch(&format!("/api/v1/namespaces/{ns}"), MERGE_PATCH, &levels)?.ok()?;
     for (name, more, why) in [
         ("host", json!({"hostNetwork": true}), "host namespaces (hostNetwork=true)"),
-        ("path", json!({"volumes": [{"name": "a", "hostPath": {"path": "/"}}]}), "hostPath volumes (volume \"a\")"),
+        (
+            "path",
+            json!({"volumes": [{"name": "a", "hostPath": {"path": "/"}}]}),
+            "hostPath volumes (volume \"a\")",
+        ),
         (
             "privileged",
             json!({"containers": [{"name": "main", "image": "i", "securityContext": {"privileged": true}}]}),
@@ -230,7 +240,8 @@ fn certificates(plane: &ControlPlane, ns: &str) -> Result<()> {
     made.refused(403, "Forbidden")?;
     let mut made = admin.post(path, &body)?.ok()?;
     ensure!(made["spec"]["username"] == "admin", "who asks is recorded: {made}");
-    made["status"] = json!({"conditions": [{"type": "Approved", "status": "True", "reason": "a", "message": "b"}]});
+    made["status"] =
+        json!({"conditions": [{"type": "Approved", "status": "True", "reason": "a", "message": "b"}]});
     let approval = format!("{path}/{ns}-a/approval");
     let role = json!({"metadata": {"name": format!("{ns}-approver")}, "rules": [{"apiGroups": ["certificates.k8s.io"], "resources": ["certificatesigningrequests", "certificatesigningrequests/approval"], "verbs": ["get", "update"]}]});
     admin.post("/apis/rbac.authorization.k8s.io/v1/clusterroles", &role)?.ok()?;
@@ -238,7 +249,10 @@ fn certificates(plane: &ControlPlane, ns: &str) -> Result<()> {
     admin.post("/apis/rbac.authorization.k8s.io/v1/clusterrolebindings", &binding)?.ok()?;
     let approver = plane.user("approver", "")?;
     plane.eventually("who may update but not approve is told so", 10, || {
-        approver.put(&approval, &made)?.refused_with(403, "Forbidden", "not permitted to approve requests with signerName").map(Some)
+        approver
+            .put(&approval, &made)?
+            .refused_with(403, "Forbidden", "not permitted to approve requests with signerName")
+            .map(Some)
     })?;
     let approved = admin.put(&approval, &made)?.ok()?;
     ensure!(approved["status"]["conditions"][0]["type"] == "Approved", "{approved}");
