@@ -5,9 +5,7 @@ use nix::sys::signal::Signal;
 use serde_json::Value;
 use tests::{Cluster, runner::Test};
 
-use crate::{
-    apply, busybox, fetches, field, http, kubeconfig, own, pod_names, ready, run, says, shell, wait_field,
-};
+use crate::{apply, busybox, fetches, field, http, kubeconfig, own, pod_names, ready, run, says, wait_field};
 
 pub(crate) const TESTS: &[Test<Cluster>] = &[
     ("every daemon tells its health, version and metrics, and the latter not to everybody", telling),
