@@ -78,7 +78,12 @@ fn runner(cluster: &Cluster, parallel: usize) -> Runner<'_, Cluster> {
     Runner {
         subject: cluster,
         parallel,
-        prepare: |c, ns| c.kubectl(&["create", "namespace", ns]).map(drop),
+        prepare: |c, ns| {
+            c.kubectl(&["create", "namespace", ns])?;
+            c.eventually("the namespace has its service account", 30, |c| {
+                run(c, ns, &["get", "serviceaccount", "default"]).map(|_| Some(()))
+            })
+        },
         clean: |c, ns| drop(c.kubectl(&["delete", "namespace", ns, "--wait=false"])),
         explain: |c, ns| {
             let there = run(c, ns, &["get", "pods,events", "-o", "wide"]).unwrap_or_default();
