@@ -1,5 +1,6 @@
-//! The event recorder: `events.k8s.io/v1` events with the core/v1 fields (`source`, counts and timestamps) filled, so that
-//! every reader sees them (client-go's `tools/events` and `tools/record`).
+//! The event recorder: core/v1 events with the fields of both generations filled, so that every reader sees them
+//! (client-go's `tools/events` and `tools/record`). events.k8s.io/v1 takes no event with `source`, counts and timestamps,
+//! which readers of the older generation look for.
 //!
 //! Recording never blocks: a bounded channel leads to one task that writes. The task folds repetitions into a series,
 //! aggregates more than ten similar events within ten minutes into one, and drops what one source says about one object
@@ -13,10 +14,7 @@ use std::{
 
 use jiff::Timestamp;
 use k8s_openapi::{
-    api::{
-        core::v1::{EventSource, ObjectReference},
-        events::v1::{Event, EventSeries},
-    },
+    api::core::v1::{Event, EventSeries, EventSource, ObjectReference},
     apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta, Time},
 };
 use kube::{
@@ -221,10 +219,13 @@ impl Correlator {
                 series.count = series.count.saturating_add(1);
                 series.touched = now;
                 let patch = serde_json::json!({
-                    "series": EventSeries { count: series.count, last_observed_time: MicroTime(record.at) },
-                    "deprecatedCount": series.count,
-                    "deprecatedLastTimestamp": Time(record.at),
-                    "note": record.note,
+                    "series": EventSeries {
+                        count: Some(series.count),
+                        last_observed_time: Some(MicroTime(record.at)),
+                    },
+                    "count": series.count,
+                    "lastTimestamp": Time(record.at),
+                    "message": record.note,
                 });
                 Plan::Patch { key, name: series.name.clone(), namespace: series.namespace.clone(), patch }
             }
@@ -267,21 +268,21 @@ impl Correlator {
                 ..ObjectMeta::default()
             },
             event_time: Some(MicroTime(record.at)),
-            reporting_controller: Some(self.reporter.controller.clone()),
+            reporting_component: Some(self.reporter.controller.clone()),
             reporting_instance: Some(self.reporter.instance.clone()),
             action: Some(record.action.clone()),
             reason: Some(record.reason.clone()),
-            regarding: Some(record.regarding.clone()),
+            involved_object: record.regarding.clone(),
             related: record.related.clone(),
-            note: Some(record.note.clone()),
+            message: Some(record.note.clone()),
             type_: Some(record.kind.as_str().to_owned()),
-            deprecated_source: Some(EventSource {
+            source: Some(EventSource {
                 component: Some(self.reporter.controller.clone()),
                 host: Some(self.reporter.instance.clone()),
             }),
-            deprecated_count: Some(1),
-            deprecated_first_timestamp: Some(Time(record.at)),
-            deprecated_last_timestamp: Some(Time(record.at)),
+            count: Some(1),
+            first_timestamp: Some(Time(record.at)),
+            last_timestamp: Some(Time(record.at)),
             series: None,
         }
     }
@@ -384,9 +385,9 @@ mod tests {
             Plan::Drop => "dropped".into(),
             Plan::Create(event, key) => {
                 correlator.created(key, &event, now);
-                format!("create {}", event.note.unwrap_or_default())
+                format!("create {}", event.message.unwrap_or_default())
             }
-            Plan::Patch { patch, .. } => format!("patch {} {}", patch["series"]["count"], patch["note"]),
+            Plan::Patch { patch, .. } => format!("patch {} {}", patch["series"]["count"], patch["message"]),
         }
     }
 
