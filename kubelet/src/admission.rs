@@ -185,11 +185,14 @@ fn requests(pod: &Pod) -> BTreeMap<String, i64> {
     let lists = pod::init_containers(pod).iter().chain(&spec.containers).filter_map(|c| c.resources.as_ref());
     let lists = lists.chain(&spec.resources).flat_map(|r| [&r.requests, &r.limits]).chain([&spec.overhead]);
     let names: Vec<&String> = lists.flatten().flat_map(BTreeMap::keys).collect();
-    let amount = |name: &str| {
-        let milli = resources::pod_request(pod, name);
-        if name == resources::CPU { milli } else { milli / 1000 }
-    };
-    names.into_iter().map(|name| (name.clone(), amount(name))).collect()
+    names.into_iter().map(|name| (name.clone(), asks(pod, name))).collect()
+}
+
+/// What the pod asks for of one resource: thousandths of a cpu, else whole units.
+#[must_use]
+pub fn asks(pod: &Pod, name: &str) -> i64 {
+    let milli = resources::pod_request(pod, name);
+    if name == resources::CPU { milli } else { milli / 1000 }
 }
 
 /// What the node can give of a resource, in the units of [`requests`].

@@ -23,7 +23,7 @@ use tokio::sync::{Notify, watch};
 use crate::{
     admission::{self, View},
     node::status::Pressure,
-    pod,
+    pod, preemption,
     status::generate::Verdict,
 };
 
@@ -172,6 +172,17 @@ impl Allocations {
         };
         held.insert(pod::uid(&pod).to_owned(), Held { pod, allocated, deferred: None });
         Ok(())
+    }
+
+    /// The pods that have to end so that this one, which was refused for want of resources, fits; none when that would not
+    /// help.
+    #[must_use]
+    pub fn victims(&self, pod: &Pod) -> Vec<Arc<Pod>> {
+        let node = self.node.as_ref().and_then(|n| n.borrow().clone());
+        let held = self.held.lock();
+        let others = others(&held, pod::uid(pod));
+        let short = admission::shortages(pod, &self.view(node.as_deref(), &others));
+        preemption::victims(pod, &others, &short).unwrap_or_default()
     }
 
     /// Gives a known pod the resources it wants, if they differ from what it has and can be had. `wake` is told when

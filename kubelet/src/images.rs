@@ -1,5 +1,7 @@
 //! Getting images: pull policies, pull secrets, one pull at a time, and back-off after failures.
 
+pub mod providers;
+
 use std::{collections::HashMap, sync::Arc, time::Instant};
 
 use base64::Engine as _;
@@ -7,6 +9,7 @@ use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Container, Secret};
 use tokio::sync::Semaphore;
 
+use self::providers::Providers;
 use crate::{
     pod::{self, Role},
     runtime::{Runtime, cri, security::ImageUser},
@@ -60,6 +63,8 @@ pub struct Request<'a> {
     pub container: &'a Container,
     /// The pod's pull secrets.
     pub secrets: &'a [Arc<Secret>],
+    /// Programs that know credentials.
+    pub providers: &'a Providers,
     /// The sandbox the container goes into.
     pub sandbox: &'a cri::PodSandboxConfig,
     /// The time.
@@ -81,7 +86,7 @@ pub async fn ensure(
     tell: Tell<'_>,
 ) -> Result<Image, NotThere> {
     use crate::events::Severity::{Normal, Warning};
-    let Request { role, container, secrets, sandbox, now } = *request;
+    let Request { role, container, now, .. } = *request;
     let name = container.image.clone().unwrap_or_default();
     let present = runtime.image(&name).await.map_err(|error| {
         let message = format!("Failed to inspect image {name:?}: {error}");
@@ -119,7 +124,7 @@ pub async fn ensure(
     // The semaphore is never closed; were it, pulling without waiting would still be right.
     let permit = gate.0.acquire().await.ok();
     let started = Instant::now();
-    let pulled = pull(runtime, &name, secrets, sandbox).await;
+    let pulled = pull(runtime, &name, request).await;
     drop(permit);
     let image = match pulled {
         Ok(()) => runtime.image(&name).await.ok().flatten(),
@@ -164,10 +169,11 @@ fn to_image(image: &cri::Image) -> Image {
 async fn pull(
     runtime: &Runtime,
     name: &str,
-    secrets: &[Arc<Secret>],
-    sandbox: &cri::PodSandboxConfig,
+    request: &Request<'_>,
 ) -> Result<(), crate::runtime::RuntimeError> {
-    let credentials = credentials(name, secrets);
+    let sandbox = request.sandbox;
+    let mut credentials = credentials(name, request.secrets);
+    credentials.extend(request.providers.credentials(name).await);
     if credentials.is_empty() {
         runtime.pull(name, None, sandbox.clone()).await?;
         return Ok(());

@@ -31,6 +31,7 @@ pub mod pleg;
 pub mod plugin;
 pub mod pod;
 pub mod pods;
+pub mod preemption;
 pub mod probe;
 pub mod rotation;
 pub mod run;

@@ -72,6 +72,8 @@ pub struct Config {
     pub file: KubeletConfiguration,
     /// Thresholds of eviction.
     pub thresholds: Vec<Threshold>,
+    /// The configuration of image credential providers, and the folder of their programs.
+    pub credential_providers: Option<(PathBuf, PathBuf)>,
 }
 
 /// Reads flags and file.
@@ -85,6 +87,12 @@ pub fn load(given: &Values) -> Result<Config, OptionsError> {
         None => KubeletConfiguration::default(),
     };
     flags::overlay(given, &mut file)?;
+    let both = ["image-credential-provider-config", "image-credential-provider-bin-dir"]
+        .map(|n| given.optional(n).is_some());
+    if both[0] != both[1] {
+        let text = "--image-credential-provider-config and --image-credential-provider-bin-dir go together";
+        return Err(OptionsError::Invalid(text.to_owned()));
+    }
     let node_name = match given.optional("hostname-override") {
         Some(name) => name.trim().to_lowercase(),
         None => host_name()?,
@@ -108,6 +116,8 @@ pub fn load(given: &Values) -> Result<Config, OptionsError> {
         external_cloud: given.optional("cloud-provider") == Some("external"),
         file,
         thresholds,
+        credential_providers: path("image-credential-provider-config")
+            .zip(path("image-credential-provider-bin-dir")),
     };
     validate(&config)?;
     Ok(config)

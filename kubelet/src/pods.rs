@@ -44,13 +44,17 @@ impl Pods {
     /// No pods yet; `expected` sources must have spoken before anything counts as orphaned.
     #[must_use]
     pub fn new(shared: Arc<Shared>, expected: Vec<Source>) -> Arc<Self> {
-        Arc::new(Self {
+        let this = Arc::new(Self {
             shared,
             running: Mutex::default(),
             waiting: Mutex::default(),
             synced: Mutex::default(),
             expected,
-        })
+        });
+        if this.shared.pods.set(Arc::downgrade(&this)).is_err() {
+            tracing::error!("there is more than one list of pods");
+        }
+        this
     }
 
     /// Everything a source wants.

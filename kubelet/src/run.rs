@@ -5,7 +5,7 @@ use std::{
     io,
     net::IpAddr,
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{Arc, OnceLock},
     time::Duration,
 };
 
@@ -37,7 +37,10 @@ use crate::{
     events::{ApiEvents, EventSink, LogOnly, Severity, node_reference},
     eviction::{self, Eviction},
     image_gc::ImageGc,
-    images::PullGate,
+    images::{
+        PullGate,
+        providers::{ProviderError, Providers},
+    },
     manifest, metrics, mirror,
     network::dns::{self, DnsSettings},
     node::{self, Observer, machine::Machine, report::StatusSource},
@@ -99,6 +102,9 @@ pub enum RunError {
     /// Something that should be an address is none.
     #[error("{0:?} is no address")]
     Address(String),
+    /// The programs that know credentials cannot be used.
+    #[error("cannot use the image credential providers: {0}")]
+    Providers(#[from] ProviderError),
     /// The CA of client certificates is bad.
     #[error(transparent)]
     Auth(#[from] AuthError),
@@ -259,7 +265,10 @@ fn prepare_cgroups(config: &Config, machine: &Machine) -> Result<Option<Cgroups>
     let file = &config.file;
     let reserved = node::status::reserved([&file.system_reserved, &file.kube_reserved].into_iter(), 0, 0);
     let enforced = file.enforce_node_allocatable.iter().any(|e| e == "pods");
-    cgroups.set(&cgroups.kubepods(), &classes::of_all(machine, &reserved, enforced))?;
+    if let Err(error) = cgroups.set(&cgroups.kubepods(), &classes::of_all(machine, &reserved, enforced)) {
+        // Pods run as well without; only what is reserved is not safe from them.
+        tracing::error!(%error, "failed to enforce node allocatable limits");
+    }
     let least = CgroupLimits { cpu_shares: Some(resources::MIN_SHARES), ..none };
     cgroups.set(&cgroups.class(QosClass::BestEffort), &least)?;
     Ok(Some(cgroups))
@@ -294,6 +303,10 @@ fn share(
         Some((_, watched)) => watched.services(),
         None => Arc::new(NoServices),
     };
+    let providers = match &config.credential_providers {
+        Some((path, folder)) => Providers::load(path, folder)?,
+        None => Providers::default(),
+    };
     let drivers = Arc::new(Drivers::new(api.map(|(client, _)| client.clone()), &config.node_name));
     let csi =
         Csi::new(Arc::clone(&drivers), Arc::clone(&objects), config.root_dir.clone(), &config.node_name);
@@ -305,6 +318,7 @@ fn share(
         csi: Arc::new(csi),
         handlers: Mutex::default(),
         longest_back_off: file.crash_loop_back_off.longest(),
+        pods: OnceLock::new(),
         users: UserNamespaces::new(pods_dir.clone(), u32::try_from(file.max_pods).unwrap_or(0).max(1024)),
         runtime: runtime.clone(),
         runtime_name: version.runtime_name.clone(),
@@ -342,6 +356,7 @@ fn share(
             file.allowed_unsafe_sysctls.clone(),
         ),
         pulls: PullGate::new(config.parallel_pulls()),
+        providers,
         pods_dir,
         container_logs,
         pod_pids: Some(file.pod_pids_limit).filter(|p| *p > 0),

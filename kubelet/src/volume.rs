@@ -15,6 +15,7 @@ pub mod downward_api;
 pub mod empty_dir;
 pub mod host_path;
 pub mod image;
+pub mod nfs;
 pub mod ownership;
 pub mod projected;
 pub mod secret;
@@ -85,6 +86,14 @@ pub enum VolumeError {
         driver: String,
         /// What it was asked for.
         call: &'static str,
+        /// Its words.
+        message: String,
+    },
+    /// `mount` failed.
+    #[error("mount failed: {message}\nMounting command: mount\nMounting arguments: {arguments}")]
+    Mount {
+        /// What it was called with.
+        arguments: String,
         /// Its words.
         message: String,
     },
@@ -178,7 +187,7 @@ pub trait VolumePlugin: Send + Sync {
 }
 
 /// Every kind of volume the kubelet knows.
-pub const PLUGINS: [&dyn VolumePlugin; 9] = [
+pub const PLUGINS: [&dyn VolumePlugin; 10] = [
     &empty_dir::EmptyDir,
     &host_path::HostPath,
     &config_map::ConfigMapVolume,
@@ -188,6 +197,7 @@ pub const PLUGINS: [&dyn VolumePlugin; 9] = [
     &claim::Claim,
     &image::Image,
     &csi::Inline,
+    &nfs::Nfs,
 ];
 
 /// Sets up all volumes of a pod.

@@ -17,7 +17,7 @@ pub mod probes;
 use std::{
     collections::{BTreeMap, HashMap},
     path::PathBuf,
-    sync::Arc,
+    sync::{Arc, OnceLock, Weak},
     time::{Duration, Instant},
 };
 
@@ -29,6 +29,7 @@ use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
+    admission,
     allocation::{Allocations, Pending, Resize},
     api::ObjectSource,
     cgroup::Cgroups,
@@ -36,10 +37,12 @@ use crate::{
     devices::Devices,
     env::NodeFacts,
     events::{EventSink, Severity, container_reference, pod_reference},
-    images::{PullGate, PullHistory},
+    images::{PullGate, PullHistory, providers::Providers},
     metrics,
     network::dns::DnsSettings,
     pod::{self, Role},
+    pods::Pods,
+    preemption,
     runtime::{Runtime, config::NodeSettings, cri, observed::PodRuntime},
     status::{
         Statuses,
@@ -89,6 +92,8 @@ pub struct Shared {
     pub allocations: Allocations,
     /// Image pulls.
     pub pulls: PullGate,
+    /// Programs that know the credentials of registries.
+    pub providers: Providers,
     /// Folder of all pods' folders, `<root>/pods`.
     pub pods_dir: PathBuf,
     /// Folder of log links, `/var/log/containers`.
@@ -105,6 +110,8 @@ pub struct Shared {
     pub devices: Arc<Devices>,
     /// Ranges of ids for pods with a user namespace of their own.
     pub users: UserNamespaces,
+    /// All pods, for the one that has to make room among them.
+    pub pods: OnceLock<Weak<Pods>>,
     /// Owner of the tasks.
     pub tasks: Arc<Tasks>,
     /// The runtime's network works; pods without the host's network wait for it.
@@ -250,7 +257,7 @@ impl Worker {
     async fn admit(&mut self, wanted: &Wanted) -> bool {
         let mut updates = self.updates.clone();
         let answer = tokio::select! {
-            answer = self.shared.allocations.admit(&wanted.pod) => answer,
+            answer = self.admit_with_room(&wanted.pod) => answer,
             _ = updates.wait_for(Wanted::ends) => return false,
         };
         let answer = match answer {
@@ -266,6 +273,32 @@ impl Worker {
         let message = format!("Pod was rejected: {}", refused.message);
         self.verdict = Some(Verdict { message, ..refused });
         false
+    }
+
+    /// Asks, and for a critical pod that does not fit makes room and asks again.
+    async fn admit_with_room(&self, pod: &Arc<Pod>) -> Result<(), Verdict> {
+        let refused = match self.shared.allocations.admit(pod).await {
+            Err(refused) if refused.reason.starts_with("OutOf") && admission::is_critical(pod) => refused,
+            answer => return answer,
+        };
+        let victims = self.shared.allocations.victims(pod);
+        let Some(pods) = self.shared.pods.get().and_then(Weak::upgrade).filter(|_| !victims.is_empty())
+        else {
+            return Err(refused);
+        };
+        for victim in &victims {
+            tracing::warn!(pod = %pod::display(victim), "pod has to go for {}", pod::display(pod));
+            self.event(victim, Severity::Warning, preemption::REASON, preemption::MESSAGE);
+            let (reason, message) = (preemption::REASON.to_owned(), preemption::MESSAGE.to_owned());
+            let verdict = Verdict { reason, message, disrupted: true };
+            pods.end(pod::uid(victim), End { grace: None, verdict: Some(verdict), gone: false });
+            let resource = refused.reason.trim_start_matches("OutOf");
+            metrics::get().preemptions.with_label_values(&[resource]).inc();
+        }
+        while victims.iter().any(|victim| self.shared.allocations.holds(pod::uid(victim))) {
+            tokio::time::sleep(FIRST_RETRY).await;
+        }
+        self.shared.allocations.admit(pod).await
     }
 
     /// Syncs until the pod has to end, is done, or has failed for good.

@@ -116,6 +116,12 @@ const FLAGS: &[Entry] = &[
         Kind::String,
         "Folder of files that end in .conf, merged over the configuration file in the order of their names.",
     ),
+    own(
+        "image-credential-provider-config",
+        Kind::String,
+        "Path of the configuration of programs that know the credentials of registries.",
+    ),
+    own("image-credential-provider-bin-dir", Kind::String, "Folder of those programs."),
     own("hostname-override", Kind::String, "The node's name, in place of the host's."),
     own("node-ip", Kind::String, "The node's address, or one of each family, separated by a comma."),
     own(

@@ -1,11 +1,12 @@
-//! persistentVolumeClaim: the volume a claim is bound to: a path of this node (hostPath or local), or a driver's volume.
+//! persistentVolumeClaim: the volume a claim is bound to: a path of this node (hostPath or local), a folder of a file
+//! server (nfs), or a driver's volume.
 
 use std::path::Path;
 
 use async_trait::async_trait;
 use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim, Volume};
 
-use super::{Context, Mounted, VolumeError, VolumePlugin, host_path, ownership};
+use super::{Context, Mounted, VolumeError, VolumePlugin, host_path, nfs, ownership};
 use crate::{
     csi::{CsiVolume, mount::Request},
     pod::{self, resources},
@@ -48,6 +49,12 @@ impl VolumePlugin for Claim {
             let path = context.csi.set_up(&request).await?;
             grow(context, &claim, &persistent, &made, &path).await?;
             return Ok(Mounted { path, read_only: read_only || made.read_only });
+        }
+        let spec = persistent.spec.clone().unwrap_or_default();
+        if let Some(source) = &spec.nfs {
+            let read_only = read_only || source.read_only == Some(true);
+            let options = spec.mount_options.as_deref().unwrap_or_default();
+            return nfs::set_up(context, &volume.name, source, options, read_only).await;
         }
         let path = node_path(&persistent)?;
         if let Some(group) = context.fs_group()

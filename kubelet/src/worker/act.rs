@@ -414,7 +414,10 @@ impl Worker {
         let tell = |severity: Severity, reason: &str, text: String| {
             events.send(about.clone(), severity, reason, &text);
         };
-        let request = images::Request { role: start.role, container, secrets, sandbox: &place.config, now };
+        let shared = Arc::clone(&self.shared);
+        let providers = &shared.providers;
+        let request =
+            images::Request { role: start.role, container, secrets, providers, sandbox: &place.config, now };
         let runtime = self.shared.runtime.clone();
         let gate = self.shared.pulls.clone();
         let image = match images::ensure(&runtime, &gate, &mut self.pulls, &request, &tell).await {
