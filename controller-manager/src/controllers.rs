@@ -41,6 +41,7 @@ mod statefulset;
 mod taint_eviction;
 mod ttl;
 mod ttl_after_finished;
+mod validatingadmissionpolicy_status;
 mod volume_protection;
 
 use std::{future::Future, sync::Arc, time::Duration};
@@ -139,6 +140,10 @@ pub const ALL: &[Controller] = &[
     Controller { name: "endpoints-controller", start: endpoints::start },
     Controller { name: "endpointslice-controller", start: endpointslice::start },
     Controller { name: "endpointslice-mirroring-controller", start: endpointslice_mirroring::start },
+    Controller {
+        name: "validatingadmissionpolicy-status-controller",
+        start: validatingadmissionpolicy_status::start,
+    },
 ];
 
 /// Shorter names that older configurations use for controllers, ours and those to come.

@@ -26,6 +26,7 @@ const CONCURRENCY: &[(&str, &str)] = &[
     ("concurrent-serviceaccount-token-syncs", "5"),
     ("concurrent-statefulset-syncs", "5"),
     ("concurrent-ttl-after-finished-syncs", "5"),
+    ("concurrent-validating-admission-policy-status-syncs", "5"),
     ("mirroring-concurrent-service-endpoint-syncs", "5"),
 ];
 

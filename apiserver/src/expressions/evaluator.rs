@@ -7,12 +7,13 @@ use std::{collections::HashMap, sync::Arc};
 
 use cel_engine::{
     Activation, EvalError, Evaluation, Map, PER_CALL_LIMIT, Program, Value,
+    admission::{NAMESPACE, REQUEST},
     library::authorizer::{self, Answer, Checker, Question},
 };
 use parking_lot::Mutex;
 use serde_json::Value as Json;
 
-use super::{Expression, NAMESPACE, REQUEST, Variable};
+use super::{Expression, Variable};
 use crate::{
     auth::{Attributes, Authorizer, Decision, User},
     object::Object,

@@ -41,11 +41,16 @@
 //! With `optionalOldSelf` the environment declares [`Env::optional`] and the value is `Value::some(..)` or
 //! `Value::Optional(None)`.
 //!
+//! # Admission
+//!
+//! [`admission::Compiler`] knows the names and types of admission (`object`, `request`, `params`, variables, ...).
+//!
 //! # Bounds
 //!
 //! Sources, nesting, tree size, patterns and texts made at run time are bounded, and an evaluation stops with
 //! [`EvalError::CostLimit`] at [`PER_CALL_LIMIT`]; no input makes it panic or run away.
 
+pub mod admission;
 mod ast;
 mod check;
 mod cost;

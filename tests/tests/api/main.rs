@@ -11,6 +11,7 @@ mod input;
 mod lists;
 mod objects;
 mod patches;
+mod policies;
 mod webhooks;
 
 use std::process::ExitCode;
@@ -30,6 +31,7 @@ const LISTS: &[(&str, &[Test<ControlPlane>])] = &[
     ("access", access::TESTS),
     ("webhooks", webhooks::TESTS),
     ("admission", admission::TESTS),
+    ("policies", policies::TESTS),
 ];
 
 fn main() -> ExitCode {
