@@ -3,7 +3,7 @@
 //! One file per plugin under `admission/`, one line in its list, run in upstream's recommended
 //! order. Contract: upstream's `admission.Interface` (mutation first, then validation).
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Instant};
 
 use arc_swap::ArcSwap;
 use async_trait::async_trait;
@@ -18,6 +18,7 @@ use crate::{
     status::{GroupName, Status},
 };
 
+mod always;
 mod always_pull_images;
 mod certificate_approval;
 mod certificate_signing;
@@ -26,12 +27,21 @@ mod default_ingress_class;
 mod default_storage_class;
 mod default_toleration_seconds;
 mod deny_service_external_ips;
+mod extended_resource_toleration;
 mod kept;
+mod limit_pod_hard_anti_affinity_topology;
 mod limit_ranger;
+mod metrics;
+mod namespace_exists;
 mod namespace_lifecycle;
+mod node_declared_feature_validator;
 mod node_restriction;
+mod owner_references_permission_enforcement;
 mod persistent_volume_claim_resize;
+mod pod_node_selector;
+mod pod_resize_validator;
 mod pod_security;
+mod pod_topology_labels;
 mod policy;
 mod priority;
 mod rbac_escalation;
@@ -67,17 +77,24 @@ type Entry = (&'static str, bool, fn(&Parts) -> Arc<dyn Plugin>);
 
 /// All plugins in upstream's order. Quota comes last so that it charges for the final object.
 const PLUGINS: &[Entry] = &[
+    (always::ADMIT, false, always::admit),
+    (namespace_exists::AUTO_PROVISION, false, namespace_exists::auto_provision),
     (namespace_lifecycle::NAME, true, namespace_lifecycle::new),
+    (namespace_exists::NAME, false, namespace_exists::new),
+    (limit_pod_hard_anti_affinity_topology::NAME, false, limit_pod_hard_anti_affinity_topology::new),
     (limit_ranger::NAME, true, limit_ranger::new),
     (service_account::NAME, true, service_account::new),
     (node_restriction::NAME, false, node_restriction::new),
     (taint_nodes_by_condition::NAME, true, taint_nodes_by_condition::new),
     (always_pull_images::NAME, false, always_pull_images::new),
     (pod_security::NAME, true, pod_security::new),
+    (pod_node_selector::NAME, false, pod_node_selector::new),
     (priority::NAME, true, priority::new),
     (default_toleration_seconds::NAME, true, default_toleration_seconds::new),
+    (extended_resource_toleration::NAME, false, extended_resource_toleration::new),
     (default_storage_class::NAME, true, default_storage_class::new),
     (storage_object_in_use_protection::NAME, true, storage_object_in_use_protection::new),
+    (owner_references_permission_enforcement::NAME, false, owner_references_permission_enforcement::new),
     (persistent_volume_claim_resize::NAME, true, persistent_volume_claim_resize::new),
     (runtime_class::NAME, true, runtime_class::new),
     (certificate_approval::NAME, true, certificate_approval::new),
@@ -85,33 +102,26 @@ const PLUGINS: &[Entry] = &[
     (certificate_subject_restriction::NAME, true, certificate_subject_restriction::new),
     (default_ingress_class::NAME, true, default_ingress_class::new),
     (deny_service_external_ips::NAME, false, deny_service_external_ips::new),
+    (pod_topology_labels::NAME, true, pod_topology_labels::new),
+    (node_declared_feature_validator::NAME, true, node_declared_feature_validator::new),
+    (pod_resize_validator::NAME, true, pod_resize_validator::new),
     (policy::mutating::NAME, true, policy::mutating::new),
     (webhook::mutating::NAME, true, webhook::mutating::new),
     (policy::validating::NAME, true, policy::validating::new),
     (webhook::validating::NAME, true, webhook::validating::new),
     (resource_quota::NAME, true, resource_quota::new),
+    (always::DENY, false, always::deny),
 ];
 
 /// Plugins upstream has and this server does not yet: naming them in a flag is accepted only to disable them.
 const KNOWN_ELSEWHERE: &[&str] = &[
-    "AlwaysAdmit",
-    "AlwaysDeny",
     "ClusterTrustBundleAttest",
     "EventRateLimit",
-    "ExtendedResourceToleration",
     "ImagePolicyWebhook",
     "JobValidation",
-    "LimitPodHardAntiAffinityTopology",
-    "NamespaceAutoProvision",
-    "NamespaceExists",
-    "NodeDeclaredFeatureValidator",
-    "OwnerReferencesPermissionEnforcement",
     "PodGroupProtection",
     "PodGroupWorkloadExists",
-    "PodNodeSelector",
-    "PodResizeValidator",
     "PodTolerationRestriction",
-    "PodTopologyLabels",
 ];
 
 /// The enabled plugins in order.
@@ -149,15 +159,23 @@ pub fn chain(parts: &Parts, enable: &[String], disable: &[String]) -> Result<Cha
 /// # Errors
 /// The first refusal.
 pub async fn admit(plugins: &[Arc<dyn Plugin>], request: &mut Request<'_>) -> Result<(), Status> {
-    let operation = request.operation;
-    loop {
-        for plugin in plugins.iter().filter(|p| p.handles(operation)) {
-            plugin.admit(request).await?;
+    let (operation, begun) = (request.operation, Instant::now());
+    let outcome = async {
+        loop {
+            for plugin in plugins.iter().filter(|p| p.handles(operation)) {
+                let begun = Instant::now();
+                let outcome = plugin.admit(request).await;
+                metrics::plugin(plugin.name(), operation, outcome.is_err(), "admit", begun.elapsed());
+                outcome?;
+            }
+            if !request.reinvocation.next_round() {
+                return Ok(());
+            }
         }
-        if !request.reinvocation.next_round() {
-            return Ok(());
-        }
-    }
+    };
+    let outcome = outcome.await;
+    metrics::step(operation, outcome.is_err(), "admit", begun.elapsed());
+    outcome
 }
 
 /// Runs every plugin's validation of the final object.
@@ -165,11 +183,19 @@ pub async fn admit(plugins: &[Arc<dyn Plugin>], request: &mut Request<'_>) -> Re
 /// # Errors
 /// The first refusal.
 pub async fn validate(plugins: &[Arc<dyn Plugin>], request: &mut Request<'_>) -> Result<(), Status> {
-    let operation = request.operation;
-    for plugin in plugins.iter().filter(|p| p.handles(operation)) {
-        plugin.validate(request).await?;
-    }
-    Ok(())
+    let (operation, begun) = (request.operation, Instant::now());
+    let outcome = async {
+        for plugin in plugins.iter().filter(|p| p.handles(operation)) {
+            let begun = Instant::now();
+            let outcome = plugin.validate(request).await;
+            metrics::plugin(plugin.name(), operation, outcome.is_err(), "validate", begun.elapsed());
+            outcome?;
+        }
+        Ok(())
+    };
+    let outcome = outcome.await;
+    metrics::step(operation, outcome.is_err(), "validate", begun.elapsed());
+    outcome
 }
 
 impl Chain {

@@ -1,23 +1,112 @@
 //! Audit: what is noted of each request, by which rules, and where it goes.
 //!
-//! Contract: audit.k8s.io/v1. Every stage of the request path may [`annotate`] the request it works for; the notes belong
-//! to the request, so they travel with its task.
+//! ```text
+//! request ──→ Context ──policy──→ level and stages (policy) ──→ Event (event) ──→ back ends: truncated? batched? (batch)
+//!                └─ annotations of any stage of the request path                     └─→ file (log) | webhook
+//! ```
+//! Every stage of the request path may [`annotate`] the request it works for; the notes belong to the request, so they
+//! travel with its task. Contract: audit.k8s.io/v1; upstream's `apiserver/pkg/audit` and its plugins.
 
-use std::{collections::BTreeMap, future::Future, sync::Arc};
+use std::{
+    collections::BTreeMap,
+    fmt,
+    future::Future,
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
 
 use parking_lot::Mutex;
+use serde_json::Value;
+
+use crate::auth::{Attributes, User};
+
+mod batch;
+mod event;
+mod log;
+mod metrics;
+pub mod options;
+mod policy;
+#[cfg(test)]
+mod tests;
+mod truncate;
+mod webhook;
+
+pub use event::{Described, Event, Stage};
+pub use metrics::rejected;
+use options::Backend;
+pub use options::{BuildError, Options, build};
+use policy::{Level, Verdict};
 
 tokio::task_local! {
     static CURRENT: Arc<Context>;
 }
 
+/// The policy and where its events go.
+pub struct Auditor {
+    policy: policy::Policy,
+    backends: Vec<Arc<dyn Backend>>,
+}
+
 /// What is noted of one request.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub struct Context {
     annotations: Mutex<BTreeMap<String, String>>,
+    /// Microseconds the request waited for others: webhooks and queues.
+    waited: AtomicU64,
+    recorded: OnceLock<Recorded>,
+}
+
+/// A request that the policy wants to know of.
+struct Recorded {
+    auditor: Arc<Auditor>,
+    verdict: Verdict,
+    event: Mutex<Event>,
+}
+
+impl fmt::Debug for Auditor {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Auditor").field("backends", &self.backends.len()).finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for Context {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Context").field("annotations", &self.annotations).finish_non_exhaustive()
+    }
+}
+
+impl Auditor {
+    /// Events go to these back ends.
+    fn new(policy: policy::Policy, backends: Vec<Arc<dyn Backend>>) -> Self {
+        Self { policy, backends }
+    }
+
+    /// Hands an event to all back ends; false when one that must not lose any did.
+    async fn process(&self, event: Event) -> bool {
+        metrics::made();
+        let event = Arc::new(event);
+        let all = self.backends.iter().map(|backend| backend.process(vec![event.clone()]));
+        futures::future::join_all(all).await.into_iter().all(|taken| taken)
+    }
 }
 
 impl Context {
+    /// Decides by the policy what is recorded of a request whose user is known now.
+    pub fn begin(&self, auditor: &Arc<Auditor>, attributes: &Attributes, described: Described) {
+        let verdict = auditor.policy.evaluate(attributes);
+        metrics::level(verdict.level.word());
+        if verdict.level == Level::None {
+            return;
+        }
+        let event = Event::new(verdict.level.word(), attributes, described);
+        let recorded = Recorded { auditor: auditor.clone(), verdict, event: Mutex::new(event) };
+        // A request begins once.
+        self.recorded.set(recorded).ok();
+    }
+
     /// Notes a value; a key that has one keeps it.
     pub fn annotate(&self, key: &str, value: impl Into<String>) {
         let value = value.into();
@@ -35,12 +124,70 @@ impl Context {
 
     /// Whether the level is `Request` or more.
     pub fn shows_content(&self) -> bool {
-        false
+        self.recorded.get().is_some_and(|recorded| recorded.verdict.level >= Level::Request)
+    }
+
+    /// Whether the level is `RequestResponse`.
+    pub fn shows_response(&self) -> bool {
+        self.recorded.get().is_some_and(|recorded| recorded.verdict.level >= Level::RequestResponse)
+    }
+
+    /// Adds time that the request waited for others.
+    pub fn wait(&self, time: Duration) {
+        let micros = u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
+        self.waited.fetch_add(micros, Ordering::Relaxed);
+    }
+
+    /// Time the request waited for others.
+    pub fn waited(&self) -> Duration {
+        Duration::from_micros(self.waited.load(Ordering::Relaxed))
+    }
+
+    /// Whether anything is recorded.
+    pub fn is_recorded(&self) -> bool {
+        self.recorded.get().is_some()
     }
 
     /// What was noted.
     pub fn annotations(&self) -> BTreeMap<String, String> {
         self.annotations.lock().clone()
+    }
+
+    fn edit(&self, edit: impl FnOnce(&mut Event, &Verdict)) {
+        if let Some(recorded) = self.recorded.get() {
+            edit(&mut recorded.event.lock(), &recorded.verdict);
+        }
+    }
+
+    /// Notes whom the user acts as.
+    pub fn impersonated(&self, user: &User) {
+        self.edit(|event, _| event.impersonate(user));
+    }
+
+    /// Notes the object that was sent; it says more of what the request is about than the path.
+    pub fn request_object(&self, object: Value) {
+        self.edit(|event, verdict| event.request(object, verdict));
+    }
+
+    /// Notes a patch.
+    pub fn request_patch(&self, patch: Value) {
+        self.edit(|event, verdict| {
+            if verdict.level >= Level::Request {
+                event.request_object = Some(patch);
+            }
+        });
+    }
+
+    /// Notes the answer: its code, its Status where it is one, and where the level shows that, the object.
+    pub fn response(&self, code: u16, status: Option<&Value>, object: Option<Value>) {
+        self.edit(|event, verdict| event.response(code, status, object, verdict));
+    }
+
+    /// Tells the back ends of a stage. False when one that must not lose any did.
+    pub async fn stage(&self, stage: Stage) -> bool {
+        let Some(recorded) = self.recorded.get().filter(|r| !r.verdict.omits(stage)) else { return true };
+        let event = recorded.event.lock().at(stage, self.annotations());
+        recorded.auditor.process(event).await
     }
 }
 
@@ -65,22 +212,5 @@ pub fn annotate(key: &str, value: impl Into<String>) {
 pub fn annotate_content(key: &str, value: impl FnOnce() -> String) {
     if let Some(context) = current().filter(|context| context.shows_content()) {
         context.annotate(key, value());
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[tokio::test]
-    async fn notes_belong_to_the_request_and_stay() {
-        let context = Arc::<Context>::default();
-        let work = async {
-            annotate("a", "1");
-            annotate("a", "2");
-        };
-        scope(context.clone(), work).await;
-        annotate("b", "1");
-        assert_eq!(context.annotations(), BTreeMap::from([("a".to_owned(), "1".to_owned())]));
     }
 }

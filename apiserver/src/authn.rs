@@ -1,7 +1,7 @@
 //! Authentication: who is behind a request.
 //!
 //! ```text
-//! credentials → front proxy → x509 → token file → service account → bootstrap token → (engine: anonymous or 401)
+//! credentials → front proxy → x509 → token file → service account → bootstrap token → OIDC → webhook → anonymous or 401
 //! ```
 //!
 //! One file per kind of credential; [`build`] puts them in upstream's order. The first that knows
@@ -19,12 +19,16 @@ use crate::{
 };
 
 pub mod bootstraptoken;
+pub mod cache;
+pub mod config;
 pub mod issue;
 pub mod jwt;
+pub mod oidc;
 pub mod requestheader;
 pub mod review;
 pub mod serviceaccount;
 pub mod tokenfile;
+pub mod webhook;
 pub mod x509;
 
 /// The flags of authentication, as parsed.
@@ -54,6 +58,14 @@ pub struct Options {
     pub extend_token_expiration: bool,
     /// `--service-account-lookup`.
     pub service_account_lookup: bool,
+    /// `--anonymous-auth`; `None` when nothing was said.
+    pub anonymous: Option<bool>,
+    /// `--authentication-config`.
+    pub config: Option<PathBuf>,
+    /// `--oidc-*`, and the file of `--oidc-ca-file`.
+    pub oidc: Option<(oidc::Options, Option<PathBuf>)>,
+    /// `--authentication-token-webhook-*`: kubeconfig, version of reviews, how long answers are kept.
+    pub webhook: Option<(PathBuf, &'static str, Duration)>,
 }
 
 /// Why authentication could not be set up.
@@ -83,6 +95,18 @@ pub enum BuildError {
     /// The token file is malformed.
     #[error("token auth file")]
     TokenFile(#[from] tokenfile::TokenFileError),
+    /// `--authentication-config` is of no use.
+    #[error("authentication configuration")]
+    Config(#[from] config::LoadError),
+    /// An issuer's expressions do not compile.
+    #[error("issuer of tokens: {0}")]
+    Issuer(String),
+    /// The webhook's kubeconfig is of no use.
+    #[error("token webhook")]
+    Webhook(#[from] crate::webhook::kubeconfig::KubeconfigError),
+    /// Flags and file both say it.
+    #[error("--{0} cannot be given together with what --authentication-config says")]
+    Twice(&'static str),
     /// Keys without an issuer, or the reverse.
     #[error("--service-account-issuer is required when service account keys are given")]
     NoIssuer,
@@ -100,6 +124,8 @@ pub struct Authentication {
     pub audiences: Vec<String>,
     /// Who may name users in headers.
     pub front_proxy: Option<Arc<requestheader::FrontProxy>>,
+    /// Which requests without credentials are taken for `system:anonymous`.
+    pub anonymous: config::Anonymous,
     /// Issues service account tokens; absent without a signing key.
     pub issuer: Option<Arc<issue::Issuer>>,
 }
@@ -162,14 +188,45 @@ pub fn build(options: &Options, objects: Arc<dyn Objects>) -> Result<Authenticat
     if options.bootstrap_tokens {
         chain.push(Arc::new(bootstraptoken::BootstrapTokens::new(objects)));
     }
+    let file = options.config.as_deref().map(config::load).transpose()?.unwrap_or_default();
+    chain.extend(issuers(options, file.issuers)?);
+    if let Some((path, version, ttl)) = &options.webhook {
+        let remote = crate::webhook::kubeconfig::Remote::load(path, "authentication")?;
+        chain.push(Arc::new(webhook::WebhookTokens::new(remote, version, options.audiences(), *ttl)));
+    }
+    let anonymous = match (file.anonymous, options.anonymous) {
+        (Some(_), Some(_)) => return Err(BuildError::Twice("anonymous-auth")),
+        (Some(anonymous), None) => anonymous,
+        (None, flag) => config::Anonymous { enabled: flag.unwrap_or(true), paths: Vec::new() },
+    };
     Ok(Authentication {
         authenticator: Arc::new(Union(chain)),
         client_ca,
         service_accounts,
         front_proxy,
+        anonymous,
         audiences: options.audiences(),
         issuer,
     })
+}
+
+/// The issuers of the flags or of the file.
+fn issuers(
+    options: &Options,
+    mut all: Vec<oidc::Options>,
+) -> Result<Vec<Arc<dyn Authenticator>>, BuildError> {
+    if let Some((flags, ca)) = &options.oidc {
+        if !all.is_empty() {
+            return Err(BuildError::Twice("oidc-issuer-url"));
+        }
+        let ca = ca.as_ref().map(read).transpose()?.unwrap_or_default();
+        all.push(oidc::Options { ca, ..flags.clone() });
+    }
+    let mut issuers: Vec<Arc<dyn Authenticator>> = Vec::new();
+    for one in all {
+        issuers.push(Arc::new(oidc::Issuer::new(one).map_err(BuildError::Issuer)?));
+    }
+    Ok(issuers)
 }
 
 fn read(path: &PathBuf) -> Result<Vec<u8>, BuildError> {

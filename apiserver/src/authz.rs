@@ -1,7 +1,7 @@
 //! Authorization: may this user do that?
 //!
 //! ```text
-//! attributes → system:masters → --authorization-mode in order (Node, RBAC, AlwaysAllow, AlwaysDeny)
+//! attributes → system:masters → --authorization-mode in order (Node, RBAC, Webhook, AlwaysAllow, AlwaysDeny)
 //! ```
 //!
 //! Contract: Kubernetes "Authorization"; upstream `pkg/kubeapiserver/authorizer`.
@@ -18,13 +18,15 @@ use crate::{
 };
 
 pub mod bootstrap;
+pub mod config;
 pub mod feed;
 pub mod node;
 pub mod rbac;
 pub mod review;
+pub mod webhook;
 
 /// One word of `--authorization-mode`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Mode {
     /// Everything is allowed.
     AlwaysAllow,
@@ -34,6 +36,8 @@ pub enum Mode {
     Node,
     /// Roles and bindings.
     Rbac,
+    /// A service that is asked.
+    Webhook(webhook::Options),
 }
 
 /// What [`build`] makes.
@@ -60,13 +64,35 @@ impl std::str::FromStr for Mode {
     }
 }
 
-/// Makes the chain for these modes; none means AlwaysAllow, as upstream.
-pub fn build(modes: &[Mode]) -> Authorization {
+/// The webhooks among the modes, in their order.
+///
+/// # Errors
+/// When one cannot be asked.
+pub fn webhooks(modes: &[Mode]) -> Result<Vec<Arc<dyn Authorizer>>, webhook::BuildError> {
+    let mut all: Vec<Arc<dyn Authorizer>> = Vec::new();
+    for mode in modes {
+        if let Mode::Webhook(options) = mode {
+            all.push(Arc::new(webhook::WebhookAuthorizer::new(options.clone())?));
+        }
+    }
+    Ok(all)
+}
+
+/// Makes the chain for these modes, none of which is a webhook; no mode means AlwaysAllow, as upstream.
+#[cfg(test)]
+pub(crate) fn build(modes: &[Mode]) -> Authorization {
+    build_with(modes, Vec::new())
+}
+
+/// Makes the chain for these modes and their webhooks; no mode means AlwaysAllow, as upstream.
+pub fn build_with(modes: &[Mode], webhooks: Vec<Arc<dyn Authorizer>>) -> Authorization {
+    let mut webhooks = webhooks.into_iter();
     let mut chain: Vec<Arc<dyn Authorizer>> = vec![Arc::new(Masters)];
     let mut feeds = Vec::new();
     let mut index = None;
     for mode in modes {
         match mode {
+            Mode::Webhook(_) => chain.extend(webhooks.next()),
             Mode::AlwaysAllow => chain.push(Arc::new(Always(true))),
             Mode::AlwaysDeny => chain.push(Arc::new(Always(false))),
             Mode::Rbac => {

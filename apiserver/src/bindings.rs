@@ -95,6 +95,10 @@ fn bind(pod: &Object, binding: &Object, now: Timestamp) -> Result<Object, Status
     for (key, value) in binding.meta_pairs("annotations") {
         bound.set_annotation(key, value);
     }
+    for (key, value) in binding.meta_pairs("labels") {
+        let labels = bound.metadata_mut().entry("labels").or_insert_with(|| json!({}));
+        labels[key] = value.into();
+    }
     let mut status = bound.get("status").cloned().unwrap_or_else(|| json!({}));
     let mut conditions = status.get("conditions").and_then(Value::as_array).cloned().unwrap_or_default();
     conditions.retain(|c| c.get("type").and_then(Value::as_str) != Some("PodScheduled"));

@@ -19,6 +19,7 @@ pub mod bindings;
 pub mod bootstrap;
 pub mod customresources;
 pub mod discovery;
+pub mod encryption;
 pub mod engine;
 pub mod expressions;
 pub mod field;

@@ -11,7 +11,7 @@ use component_base::{
 
 use crate::{
     aggregator::AggregatorOptions,
-    authn, authz,
+    audit, authn, authz,
     bootstrap::authentication_facts::RequestHeader,
     proxy::kubelet::{AddressType, KubeletOptions},
 };
@@ -29,12 +29,14 @@ pub struct Config {
     pub etcd_tls: crate::storage::TlsFiles,
     /// `--etcd-compaction-interval`.
     pub compaction_interval: Duration,
+    /// `--encryption-provider-config`, and whether it is read again when it changes.
+    pub encryption: Option<(PathBuf, bool)>,
     /// `--event-ttl`: how long events are kept.
     pub event_ttl: Duration,
+    /// `--authorization-config`: the chain in a file instead of flags.
+    pub authorization_config: Option<PathBuf>,
     /// `--authorization-mode`.
     pub modes: Vec<authz::Mode>,
-    /// `--anonymous-auth`.
-    pub anonymous: bool,
     /// `--enable-priority-and-fairness`.
     pub fair: bool,
     /// `--max-requests-inflight`.
@@ -49,6 +51,8 @@ pub struct Config {
     pub grace: Duration,
     /// Authentication.
     pub authn: authn::Options,
+    /// `--audit-*`.
+    pub audit: audit::Options,
     /// `--enable-admission-plugins`.
     pub enable_admission: Vec<String>,
     /// `--disable-admission-plugins`.
@@ -96,6 +100,9 @@ pub enum OptionsError {
         /// What is wrong.
         reason: String,
     },
+    /// Flags that say the same.
+    #[error("--{0} and --{1} cannot be given together")]
+    Both(&'static str, &'static str),
     /// Flags that belong together.
     #[error("--{0} and --{1} must be given together")]
     Half(&'static str, &'static str),
@@ -110,6 +117,18 @@ const ETCD: &[Line] = &[
     ("etcd-cafile", Kind::String, "", "file with the CA that signs etcd's certificate"),
     ("etcd-certfile", Kind::String, "", "file with the client certificate for etcd"),
     ("etcd-keyfile", Kind::String, "", "file with the key of the client certificate for etcd"),
+    (
+        "encryption-provider-config",
+        Kind::String,
+        "",
+        "file that says which resources are stored encrypted, and how",
+    ),
+    (
+        "encryption-provider-config-automatic-reload",
+        Kind::Bool,
+        "false",
+        "read that file again when it changes",
+    ),
     ("event-ttl", Kind::Duration, "1h0m0s", "time to keep events"),
     ("etcd-compaction-interval", Kind::Duration, "5m0s", "time between compactions; 0 leaves them to others"),
 ];
@@ -147,6 +166,24 @@ const SERVER: &[Line] = &[
 
 const AUTHENTICATION: &[Line] = &[
     ("anonymous-auth", Kind::Bool, "true", "take requests without credentials for system:anonymous"),
+    ("authentication-config", Kind::String, "", "file with issuers of tokens and who may be anonymous"),
+    (
+        "authentication-token-webhook-config-file",
+        Kind::String,
+        "",
+        "kubeconfig of the webhook that knows tokens",
+    ),
+    ("authentication-token-webhook-version", Kind::String, "v1beta1", "version of reviews it is sent"),
+    ("authentication-token-webhook-cache-ttl", Kind::Duration, "2m0s", "time its answers are kept"),
+    ("oidc-issuer-url", Kind::String, "", "URL of the OpenID provider whose tokens are taken"),
+    ("oidc-client-id", Kind::String, "", "audience of the OpenID provider's tokens"),
+    ("oidc-ca-file", Kind::String, "", "file with the CA of the OpenID provider's certificate"),
+    ("oidc-username-claim", Kind::String, "sub", "claim with the user's name"),
+    ("oidc-username-prefix", Kind::String, "", "what comes before users' names; - for nothing"),
+    ("oidc-groups-claim", Kind::String, "", "claim with the user's groups"),
+    ("oidc-groups-prefix", Kind::String, "", "what comes before groups' names"),
+    ("oidc-required-claim", Kind::Map, "", "claims that must have a value"),
+    ("oidc-signing-algs", Kind::Strings, "RS256", "algorithms of signatures that are taken"),
     ("client-ca-file", Kind::String, "", "file with the CA of client certificates"),
     ("token-auth-file", Kind::String, "", "file with static tokens"),
     ("enable-bootstrap-token-auth", Kind::Bool, "false", "accept bootstrap tokens of kube-system"),
@@ -191,8 +228,13 @@ const REST: &[Line] = &[
         "authorization-mode",
         Kind::Strings,
         "AlwaysAllow",
-        "authorizers in their order: AlwaysAllow, AlwaysDeny, Node, RBAC",
+        "authorizers in their order: AlwaysAllow, AlwaysDeny, Node, RBAC, Webhook",
     ),
+    ("authorization-config", Kind::String, "", "file with the chain of authorizers, instead of the mode"),
+    ("authorization-webhook-config-file", Kind::String, "", "kubeconfig of the webhook that authorizes"),
+    ("authorization-webhook-version", Kind::String, "v1beta1", "version of reviews it is sent"),
+    ("authorization-webhook-cache-authorized-ttl", Kind::Duration, "5m0s", "time a yes is kept"),
+    ("authorization-webhook-cache-unauthorized-ttl", Kind::Duration, "30s", "time anything else is kept"),
     ("enable-admission-plugins", Kind::Strings, "", "admission plugins to switch on beside the default ones"),
     (
         "disable-admission-plugins",
@@ -257,6 +299,7 @@ pub fn flags() -> FlagSet {
         .with(group::secure_serving("6443"))
         .with([cert_dir.section("secure serving")])
         .with(section("authentication", AUTHENTICATION))
+        .with(audit::options::flags().into_iter().map(|flag| flag.section("auditing")))
         .with(section("misc", REST))
         .with(section("aggregator", AGGREGATOR))
         .with(section("kubelet", KUBELET))
@@ -275,7 +318,10 @@ impl Config {
             return Err(OptionsError::Missing("etcd-servers"));
         }
         let modes = values.list("authorization-mode");
-        let mode = |text: &String| text.parse().map_err(|e: String| invalid("authorization-mode", text, e));
+        let config = path(values, "authorization-config");
+        if config.is_some() && values.is_set("authorization-mode") {
+            return Err(OptionsError::Both("authorization-config", "authorization-mode"));
+        }
         Ok(Self {
             serving: serving(values)?,
             etcd_servers,
@@ -286,16 +332,20 @@ impl Config {
                 key: path(values, "etcd-keyfile"),
             },
             compaction_interval: values.duration("etcd-compaction-interval"),
+            encryption: path(values, "encryption-provider-config")
+                .map(|path| (path, values.bool("encryption-provider-config-automatic-reload"))),
             event_ttl: values.duration("event-ttl"),
-            modes: modes.iter().map(mode).collect::<Result<_, _>>()?,
-            anonymous: values.bool("anonymous-auth"),
+            modes: modes.iter().map(|text| mode(values, text)).collect::<Result<_, _>>()?,
+            authorization_config: config,
             fair: values.bool("enable-priority-and-fairness"),
             reads_inflight: number(values, "max-requests-inflight")?,
             writes_inflight: number(values, "max-mutating-requests-inflight")?,
             limits: request_limits(values)?,
             shutdown_delay: values.duration("shutdown-delay-duration"),
             grace: Duration::from_secs(10),
-            authn: authentication(values),
+            authn: authentication(values)?,
+            audit: audit::Options::new(values)
+                .map_err(|(flag, value)| invalid(flag, value, "is none of the allowed values"))?,
             enable_admission: values.list("enable-admission-plugins"),
             disable_admission: values.list("disable-admission-plugins"),
             service_ranges: service_ranges(values)?,
@@ -312,6 +362,65 @@ impl Config {
 
 fn invalid(flag: &'static str, value: impl Into<String>, reason: impl Into<String>) -> OptionsError {
     OptionsError::Invalid { flag, value: value.into(), reason: reason.into() }
+}
+
+/// One word of `--authorization-mode`, with what the flags say of the webhook.
+fn mode(values: &Values, text: &str) -> Result<authz::Mode, OptionsError> {
+    if text != "Webhook" {
+        return text.parse().map_err(|e: String| invalid("authorization-mode", text, e));
+    }
+    let kubeconfig = path(values, "authorization-webhook-config-file")
+        .ok_or(OptionsError::Missing("authorization-webhook-config-file"))?;
+    Ok(authz::Mode::Webhook(authz::webhook::Options {
+        name: "default".to_owned(),
+        kubeconfig,
+        version: review_version(values, "authorization-webhook-version")?,
+        timeout: Duration::from_secs(30),
+        allowed_ttl: values.duration("authorization-webhook-cache-authorized-ttl"),
+        denied_ttl: values.duration("authorization-webhook-cache-unauthorized-ttl"),
+        fails_closed: false,
+        conditions: Vec::new(),
+    }))
+}
+
+fn review_version(values: &Values, flag: &'static str) -> Result<&'static str, OptionsError> {
+    match values.string(flag) {
+        "v1" => Ok("v1"),
+        "v1beta1" => Ok("v1beta1"),
+        other => Err(invalid(flag, other, "must be v1 or v1beta1")),
+    }
+}
+
+/// The issuer that the `--oidc-*` flags describe, and the file of its CA.
+fn oidc(values: &Values) -> Result<Option<(authn::oidc::Options, Option<PathBuf>)>, OptionsError> {
+    let Some(url) = values.optional("oidc-issuer-url") else { return Ok(None) };
+    let client =
+        values.optional("oidc-client-id").ok_or(OptionsError::Half("oidc-issuer-url", "oidc-client-id"))?;
+    if !url.starts_with("https://") {
+        return Err(invalid("oidc-issuer-url", url, "URL scheme must be https"));
+    }
+    let claim = values.string("oidc-username-claim");
+    let prefix = match values.string("oidc-username-prefix") {
+        "-" => String::new(),
+        "" if claim == "email" => String::new(),
+        "" => format!("{url}#"),
+        prefix => prefix.to_owned(),
+    };
+    let mapped =
+        |claim: &str, prefix: String| authn::oidc::Mapping::Claim { claim: claim.to_owned(), prefix };
+    let groups = values.optional("oidc-groups-claim");
+    let options = authn::oidc::Options {
+        url: url.to_owned(),
+        audiences: vec![client.to_owned()],
+        algorithms: values.list("oidc-signing-algs"),
+        required: values.map("oidc-required-claim").into_iter().collect(),
+        username: mapped(claim, prefix),
+        groups: groups.map_or(authn::oidc::Mapping::Nothing, |claim| {
+            mapped(claim, values.string("oidc-groups-prefix").to_owned())
+        }),
+        ..authn::oidc::Options::default()
+    };
+    Ok(Some((options, path(values, "oidc-ca-file"))))
 }
 
 fn path(values: &Values, flag: &str) -> Option<PathBuf> {
@@ -384,8 +493,16 @@ fn request_header(values: &Values) -> Option<(PathBuf, RequestHeader)> {
     Some((path(values, "requestheader-client-ca-file")?, header))
 }
 
-fn authentication(values: &Values) -> authn::Options {
-    authn::Options {
+fn authentication(values: &Values) -> Result<authn::Options, OptionsError> {
+    let webhook = match path(values, "authentication-token-webhook-config-file") {
+        Some(path) => Some((
+            path,
+            review_version(values, "authentication-token-webhook-version")?,
+            values.duration("authentication-token-webhook-cache-ttl"),
+        )),
+        None => None,
+    };
+    Ok(authn::Options {
         client_ca_file: path(values, "client-ca-file"),
         request_header: request_header(values),
         token_auth_file: path(values, "token-auth-file"),
@@ -402,7 +519,11 @@ fn authentication(values: &Values) -> authn::Options {
         jwks_uri: values.optional("service-account-jwks-uri").map(str::to_owned),
         max_token_expiration: values.duration("service-account-max-token-expiration"),
         extend_token_expiration: values.bool("service-account-extend-token-expiration"),
-    }
+        anonymous: values.is_set("anonymous-auth").then(|| values.bool("anonymous-auth")),
+        config: path(values, "authentication-config"),
+        oidc: oidc(values)?,
+        webhook,
+    })
 }
 
 fn aggregator(values: &Values) -> Result<AggregatorOptions, OptionsError> {
@@ -451,7 +572,7 @@ mod tests {
     fn defaults_lists_and_refusals() {
         let config = parse(&["--authorization-mode=Node,RBAC", "--anonymous-auth=false"]).unwrap();
         assert_eq!((config.serving.port, config.etcd_servers.len(), config.modes.len()), (6443, 2, 2));
-        assert!(!config.anonymous);
+        assert_eq!(config.authn.anonymous, Some(false));
         assert_eq!(config.limits.timeout, Duration::from_secs(60));
         assert_eq!(config.kubelet.preferred.len(), 5);
         assert_eq!(parse(&["--secure-port=1", "--secure-port=2"]).unwrap().serving.port, 2);

@@ -6,7 +6,7 @@ use std::{
     convert::Infallible,
     net::IpAddr,
     sync::{Arc, OnceLock},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use bytes::Bytes;
@@ -14,23 +14,30 @@ use futures::FutureExt;
 use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, header};
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use hyper::body::Incoming;
+use jiff::Timestamp;
 
 use crate::{
     aggregator,
+    audit::{self, Described, Stage},
     auth::{Attributes, Credentials, Decision, User},
     authz::forbidden_message,
     discovery, engine,
     flowcontrol::{self, Flow},
     health,
-    negotiation::Media,
+    negotiation::{self, Media},
     proxy,
     request_path::info::RequestInfo,
     response::{self, Body},
     server::{InFlight, Server},
-    status::{GroupName, Status},
+    status::{Details, GroupName, Reason, Status},
 };
 
+mod impersonation;
 pub mod info;
+mod metrics;
+mod outcome;
+
+use outcome::{Asked, Counted};
 
 /// Largest request body, in bytes.
 const MAX_BODY: usize = 3 * 1024 * 1024;
@@ -42,6 +49,9 @@ const PRIORITY_LEVEL: HeaderName = HeaderName::from_static("x-kubernetes-pf-prio
 #[derive(Debug, Default)]
 struct Notes {
     flow: OnceLock<Flow>,
+    audit: Arc<audit::Context>,
+    /// The last audit event, where it is not that of a complete answer.
+    last: OnceLock<Stage>,
 }
 
 /// What the connection knows of its peer.
@@ -59,18 +69,44 @@ pub async fn handle(
     peer: Arc<Peer>,
     request: Request<Incoming>,
 ) -> Result<Response<Body>, Infallible> {
+    let (received, begun) = (Timestamp::now(), Instant::now());
     let audit_id = audit_id(request.headers());
     let media = Media::of_failure(request.headers());
+    let uri = request.uri();
+    let info = RequestInfo::new(request.method(), uri.path(), uri.query().unwrap_or_default());
+    let id = audit_id.to_str().unwrap_or_default().to_owned();
+    let described = Described::new(id, received, uri, request.headers(), peer.address);
     let notes = Notes::default();
-    let stages = std::panic::AssertUnwindSafe(stages(server, peer, request, &notes)).catch_unwind();
-    let answer = stages.await.unwrap_or_else(|_| {
+    let asked = Asked {
+        method: request.method().clone(),
+        is_apply: is_apply(request.headers()),
+        info: info.clone(),
+        begun,
+        audit: notes.audit.clone(),
+    };
+    let _in_flight = (!info.is_long_running()).then(|| Counted::in_flight(&info));
+    let stages = stages(server.clone(), peer, request, info, described, &notes);
+    let stages = audit::scope(notes.audit.clone(), stages);
+    let answer = std::panic::AssertUnwindSafe(stages).catch_unwind().await.unwrap_or_else(|_| {
         tracing::error!("a request handler panicked");
+        // A request breaks once.
+        notes.last.set(Stage::Panic).ok();
         Err(Status::internal("This request caused apiserver to panic. Look in the logs for details."))
     });
-    let mut response = answer.unwrap_or_else(|status| response::failure(&status, media));
+    let (response, status) = match answer {
+        Ok(response) => (response, None),
+        Err(status) => (response::failure(&status, media), Some(status.to_value())),
+    };
+    let last = notes.last.get().copied().unwrap_or(Stage::ResponseComplete);
+    let mut response = asked.answered(&server, response, status, last).await;
     response.headers_mut().insert(AUDIT_ID, audit_id);
     notes.tell(response.headers_mut());
     Ok(response)
+}
+
+fn is_apply(headers: &HeaderMap) -> bool {
+    let kind = headers.get(header::CONTENT_TYPE).and_then(|v| v.to_str().ok()).unwrap_or_default();
+    kind.starts_with("application/apply-patch")
 }
 
 impl Notes {
@@ -90,18 +126,31 @@ async fn stages(
     server: Arc<Server>,
     peer: Arc<Peer>,
     mut request: Request<Incoming>,
+    info: RequestInfo,
+    described: Described,
     notes: &Notes,
 ) -> Result<Response<Body>, Status> {
-    let uri = request.uri();
-    let info = RequestInfo::new(request.method(), uri.path(), uri.query().unwrap_or_default());
     let long = info.is_long_running();
     let timeout = if long { server.limits.timeout } else { deadline(&info, server.limits.timeout)? };
     let serving = async {
-        let user = authenticate(&server, &peer, request.headers()).await?;
+        let user = match authenticate(&server, &peer, &info.path, request.headers()).await {
+            Ok(user) => user,
+            Err(status) => {
+                // As upstream, this is the first and last that is recorded.
+                notes.last.set(Stage::ResponseStarted).ok();
+                record(&server, &info.attributes(&User::default()), described, notes);
+                return Err(status);
+            }
+        };
+        record(&server, &info.attributes(&user), described, notes);
+        if !notes.audit.stage(Stage::RequestReceived).await {
+            audit::rejected();
+            return Err(Status::internal("failed to store audit event"));
+        }
         if let Some(proxy) = &server.authentication.front_proxy {
             proxy.clear(request.headers_mut());
         }
-        let user = impersonate(&server, user, request.headers()).await?;
+        let user = impersonation::act_as(&server, user, request.headers()).await?;
         let attributes = info.attributes(&user);
         let _place = flow_control(&server, &info, &attributes, notes).await?;
         authorize(&server, &attributes).await?;
@@ -128,6 +177,13 @@ fn deadline(info: &RequestInfo, limit: Duration) -> Result<Duration, Status> {
     Ok(if asked.is_zero() { limit } else { asked.min(limit) })
 }
 
+/// Decides what audit records of a request.
+fn record(server: &Server, attributes: &Attributes, described: Described, notes: &Notes) {
+    if let Some(auditor) = &server.auditor {
+        notes.audit.begin(auditor, attributes, described);
+    }
+}
+
 async fn route(
     server: Arc<Server>,
     info: RequestInfo,
@@ -143,6 +199,7 @@ async fn route(
     }
     let (http::request::Parts { headers, .. }, body) = request.into_parts();
     let body = read_body(&headers, body).await?;
+    note_body(&info, &headers, &body);
     if info.is_resource {
         return engine::serve(server, info, user, headers, body).await;
     }
@@ -168,6 +225,27 @@ async fn route(
     discovery::answer(&catalog, &remotes, &info.path, &headers).unwrap_or_else(|| Err(Status::no_such_path()))
 }
 
+/// Shows audit what was sent, as it was sent.
+fn note_body(info: &RequestInfo, headers: &HeaderMap, body: &[u8]) {
+    let Some(context) = audit::current().filter(|context| context.is_recorded()) else { return };
+    if body.is_empty() || !info.is_resource {
+        return;
+    }
+    if info.verb == "patch" {
+        if let Some(patch) = patch_in(body) {
+            context.request_patch(patch);
+        }
+    } else if let Ok(object) = negotiation::decode(headers, body) {
+        context.request_object(object);
+    }
+}
+
+/// A patch of JSON, or an applied object of YAML.
+fn patch_in(body: &[u8]) -> Option<serde_json::Value> {
+    let yaml = || serde_saphyr::from_str(std::str::from_utf8(body).ok()?).ok();
+    serde_json::from_slice(body).ok().or_else(yaml)
+}
+
 fn audit_id(headers: &HeaderMap) -> HeaderValue {
     match headers.get(AUDIT_ID) {
         Some(sent) if !sent.is_empty() && sent.len() <= 64 => sent.clone(),
@@ -188,95 +266,25 @@ fn bearer(headers: &HeaderMap) -> Option<String> {
     scheme.eq_ignore_ascii_case("bearer").then(|| token.to_owned())
 }
 
-async fn authenticate(server: &Server, peer: &Peer, headers: &HeaderMap) -> Result<User, Status> {
+async fn authenticate(server: &Server, peer: &Peer, path: &str, headers: &HeaderMap) -> Result<User, Status> {
     let names_users = server.authentication.front_proxy.is_some();
     let credentials = Credentials {
         peer_certificates: peer.certificates.clone(),
         bearer: bearer(headers),
         headers: if names_users { headers.clone() } else { HeaderMap::new() },
     };
-    match server.authentication.authenticator.authenticate(&credentials).await {
+    let begun = Instant::now();
+    let outcome = server.authentication.authenticator.authenticate(&credentials).await;
+    let user = outcome.as_ref().ok().and_then(|user| user.as_ref().map(|user| user.name.as_str()));
+    metrics::authenticated(user, outcome.is_err(), begun.elapsed());
+    match outcome {
         Ok(Some(user)) => Ok(user),
-        Ok(None) if server.anonymous && credentials.bearer.is_none() => Ok(User::anonymous()),
+        Ok(None) if server.anonymous.allows(path) && credentials.bearer.is_none() => Ok(User::anonymous()),
         Ok(None) => Err(Status::unauthorized()),
         Err(why) => {
             tracing::warn!(why, "unable to authenticate the request");
             Err(Status::unauthorized())
         }
-    }
-}
-
-/// Impersonation headers: every user, group, uid and extra value needs its own permission.
-async fn impersonate(server: &Server, user: User, headers: &HeaderMap) -> Result<User, Status> {
-    let one = |name: &str| headers.get(name).and_then(|v| v.to_str().ok()).unwrap_or_default().to_owned();
-    let wanted = one("impersonate-user");
-    let groups: Vec<String> = headers
-        .get_all("impersonate-group")
-        .iter()
-        .filter_map(|v| Some(v.to_str().ok()?.to_owned()))
-        .collect();
-    let uid = one("impersonate-uid");
-    let extra: Vec<(String, String)> = headers
-        .iter()
-        .filter_map(|(name, value)| {
-            let key = name.as_str().strip_prefix("impersonate-extra-")?;
-            let key = percent_encoding::percent_decode_str(key).decode_utf8_lossy().into_owned();
-            Some((key, value.to_str().ok()?.to_owned()))
-        })
-        .collect();
-    if wanted.is_empty() {
-        if groups.is_empty() && uid.is_empty() && extra.is_empty() {
-            return Ok(user);
-        }
-        return Err(Status::internal("requested groups, uid or extra without impersonating a user"));
-    }
-    let mut checks = Vec::new();
-    let mut target = User { name: wanted.clone(), uid: uid.clone(), groups, ..User::default() };
-    match crate::authn::serviceaccount::split_username(&wanted) {
-        Some((namespace, name)) => {
-            checks.push(impersonation("", "serviceaccounts", "", namespace, name));
-            if target.groups.is_empty() {
-                target.groups =
-                    vec!["system:serviceaccounts".to_owned(), format!("system:serviceaccounts:{namespace}")];
-            }
-        }
-        None => checks.push(impersonation("", "users", "", "", &wanted)),
-    }
-    checks.extend(
-        target
-            .groups
-            .iter()
-            .filter(|_| headers.contains_key("impersonate-group"))
-            .map(|g| impersonation("", "groups", "", "", g)),
-    );
-    if !uid.is_empty() {
-        checks.push(impersonation("authentication.k8s.io", "uids", "", "", &uid));
-    }
-    for (key, value) in extra {
-        checks.push(impersonation("authentication.k8s.io", "userextras", &key, "", &value));
-        target.extra.entry(key).or_default().push(value);
-    }
-    for check in checks {
-        authorize(server, &Attributes { user: user.clone(), ..check }).await?;
-    }
-    let base = if wanted == "system:anonymous" { "system:unauthenticated" } else { "system:authenticated" };
-    if !target.in_group(base) {
-        target.groups.push(base.to_owned());
-    }
-    Ok(target)
-}
-
-fn impersonation(group: &str, resource: &str, subresource: &str, namespace: &str, name: &str) -> Attributes {
-    Attributes {
-        verb: "impersonate".to_owned(),
-        group: group.to_owned(),
-        version: "v1".to_owned(),
-        resource: resource.to_owned(),
-        subresource: subresource.to_owned(),
-        namespace: namespace.to_owned(),
-        name: name.to_owned(),
-        is_resource: true,
-        ..Attributes::default()
     }
 }
 
@@ -307,7 +315,10 @@ async fn flow_control<'a>(
             } else {
                 1
             };
-            let ticket = filter.admit(request, seats).await?;
+            let begun = Instant::now();
+            let ticket = filter.admit(request, seats).await;
+            notes.audit.wait(begun.elapsed());
+            let ticket = ticket?;
             Ok(Place::Seats(if is_watch { ticket.of_watch() } else { ticket }))
         }
         InFlight::Bounded { .. } if info.is_long_running() => Ok(Place::Free),
@@ -319,23 +330,43 @@ async fn flow_control<'a>(
     }
 }
 
+/// Whether the request may be served; of the permission to act as somebody nothing is noted, as upstream.
+fn note_decision(word: &str, reason: String) {
+    audit::annotate("authorization.k8s.io/decision", word);
+    audit::annotate("authorization.k8s.io/reason", reason);
+}
+
 async fn authorize(server: &Server, attributes: &Attributes) -> Result<(), Status> {
-    let reason = match server.authorizer.authorize(attributes).await {
-        Decision::Allow(_) => return Ok(()),
-        Decision::Deny(reason) | Decision::NoOpinion(reason) => reason,
-    };
-    let resource = GroupName::new(&attributes.group, &attributes.resource);
-    let status = if attributes.is_resource {
-        Status::forbidden(&resource, &attributes.name, &forbidden_message(attributes, &reason))
-    } else {
-        Status::new(
-            403,
-            crate::status::Reason::Forbidden,
-            format!("forbidden: {}", forbidden_message(attributes, &reason)),
-        )
-        .with_details(crate::status::Details::default())
-    };
-    Err(status)
+    let begun = Instant::now();
+    let decision = server.authorizer.authorize(attributes).await;
+    metrics::authorized(&decision, begun.elapsed());
+    match decision {
+        Decision::Allow(reason) => {
+            note_decision("allow", reason);
+            Ok(())
+        }
+        Decision::Deny(reason) | Decision::NoOpinion(reason) => {
+            note_decision("forbid", reason.clone());
+            Err(forbidden(attributes, &reason))
+        }
+    }
+}
+
+/// The same for what is no request of its own.
+async fn may(server: &Server, attributes: &Attributes) -> Result<(), Status> {
+    match server.authorizer.authorize(attributes).await {
+        Decision::Allow(_) => Ok(()),
+        Decision::Deny(reason) | Decision::NoOpinion(reason) => Err(forbidden(attributes, &reason)),
+    }
+}
+
+fn forbidden(attributes: &Attributes, reason: &str) -> Status {
+    let why = forbidden_message(attributes, reason);
+    if attributes.is_resource {
+        let resource = GroupName::new(&attributes.group, &attributes.resource);
+        return Status::forbidden(&resource, &attributes.name, &why);
+    }
+    Status::new(403, Reason::Forbidden, format!("forbidden: {why}")).with_details(Details::default())
 }
 
 async fn read_body(headers: &HeaderMap, body: Incoming) -> Result<Bytes, Status> {

@@ -25,12 +25,13 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     admission,
     aggregator::{self, Aggregator},
-    alloc,
+    alloc, audit,
     auth::Authorizer,
     authn, authz,
     bindings::Bindings,
     bootstrap::{self, authentication_facts::RequestHeader},
     customresources,
+    encryption::{self, Encryption},
     flowcontrol::{self, FlowControl},
     http::Listener,
     objects::{self, Objects, stored::StoreObjects},
@@ -42,7 +43,7 @@ use crate::{
     reviews::{self, Virtuals},
     server::{InFlight, Server},
     status::Status,
-    storage::{StorageError, Store, StoreConfig, StoredResource},
+    storage::{StorageError, Store, StoreConfig, StoredResource, Transformer},
     webhook,
 };
 
@@ -84,6 +85,18 @@ pub enum BuildError {
     /// Authentication's files.
     #[error("authentication")]
     Authentication(#[from] authn::BuildError),
+    /// Authorization's file.
+    #[error("authorization")]
+    AuthorizationConfig(#[from] authz::config::LoadError),
+    /// A webhook of authorization.
+    #[error("authorization")]
+    AuthorizationWebhook(#[from] authz::webhook::BuildError),
+    /// Encryption's file.
+    #[error("encryption at rest")]
+    Encryption(#[from] encryption::config::ConfigError),
+    /// Audit's files.
+    #[error("audit")]
+    Audit(#[from] audit::BuildError),
     /// `--enable-admission-plugins` or its opposite.
     #[error("{0}")]
     Admission(String),
@@ -112,16 +125,23 @@ pub struct App {
 /// When a file or the port is unusable.
 pub async fn build(config: Config, catalog: catalog::Catalog, tasks: &Tasks) -> Result<App, BuildError> {
     let resources = stored(&catalog, config.event_ttl);
+    let forms: Arc<dyn Transformer> = Arc::new(StoredForms::new(catalog.clone()));
+    let encryption = encryption(&config, &catalog, forms.clone())?;
+    let transformer = encryption.clone().map_or(forms, |encryption| encryption as Arc<dyn Transformer>);
     let store = Store::open(StoreConfig {
         tls: config.etcd_tls.clone(),
         prefix: config.etcd_prefix.clone(),
         compaction_interval: config.compaction_interval,
-        transformer: Arc::new(StoredForms::new(catalog.clone())),
+        transformer: transformer.clone(),
         ..StoreConfig::new(config.etcd_servers.clone(), resources)
     })?;
     let objects: Arc<dyn Objects> = Arc::new(StoreObjects::new(store.clone()));
     let authentication = Arc::new(authn::build(&config.authn, objects.clone())?);
-    let authorization = authz::build(&config.modes);
+    let modes = match &config.authorization_config {
+        Some(path) => authz::config::load(path)?,
+        None => config.modes.clone(),
+    };
+    let authorization = authz::build_with(&modes, authz::webhooks(&modes)?);
     let catalog = Arc::new(ArcSwap::from_pointee(catalog));
     let parts = admission::Parts {
         objects: objects.clone(),
@@ -146,6 +166,7 @@ pub async fn build(config: Config, catalog: catalog::Catalog, tasks: &Tasks) -> 
     let facts = facts(&config, address)?;
     // The server's own group outlives the order to stop by the shutdown delay.
     let serving = tasks.child_of(CancellationToken::new());
+    let anonymous = authentication.anonymous.clone();
     let server = Arc::new(Server {
         store,
         catalog,
@@ -156,9 +177,10 @@ pub async fn build(config: Config, catalog: catalog::Catalog, tasks: &Tasks) -> 
         authorizer: authorization.authorizer.clone(),
         side_effects: HashMap::from([(("", "services"), effects)]),
         external: external(&config, &facts),
-        anonymous: config.anonymous,
+        anonymous,
         compressed: Arc::default(),
         in_flight: in_flight(&config),
+        auditor: audit::build(&config.audit, &serving)?,
         limits: config.limits,
         aggregated: Aggregator::new(&config.aggregator).map_err(KubeletError::from)?,
         kubelets: Kubelets::new(&config.kubelet)?,
@@ -169,8 +191,25 @@ pub async fn build(config: Config, catalog: catalog::Catalog, tasks: &Tasks) -> 
         tasks: serving,
     });
     watch_files(&server, &config);
+    if let (Some(encryption), Some((path, true))) = (encryption, config.encryption.clone()) {
+        reload::watch(&server.tasks, "encryption configuration", vec![path.clone()], move || {
+            let text = std::fs::read_to_string(&path).map_err(|e| e.to_string())?;
+            encryption.reload(&text).map_err(|e| e.to_string())
+        });
+    }
     let Config { shutdown_delay, grace, .. } = config;
     Ok(App { address, server, authorization, facts, services, releases, listener, shutdown_delay, grace })
+}
+
+/// What encrypts stored values, when the flags ask for it.
+fn encryption(
+    config: &Config,
+    catalog: &catalog::Catalog,
+    forms: Arc<dyn Transformer>,
+) -> Result<Option<Arc<Encryption>>, BuildError> {
+    let Some((path, _)) = &config.encryption else { return Ok(None) };
+    let text = std::fs::read_to_string(path).map_err(|error| BuildError::Read(path.clone(), error))?;
+    Ok(Some(Arc::new(Encryption::new(&text, &config.etcd_prefix, catalog, forms)?)))
 }
 
 /// Requests served at once: fairly, or just bounded.

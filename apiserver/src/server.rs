@@ -13,8 +13,9 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     admission::Plugin,
     aggregator::Aggregator,
+    audit::Auditor,
     auth::Authorizer,
-    authn::Authentication,
+    authn::{self, Authentication},
     engine::Compressed,
     flowcontrol::FlowControl,
     objects::Objects,
@@ -49,8 +50,10 @@ pub struct Server {
     pub side_effects: HashMap<(&'static str, &'static str), Arc<dyn SideEffects>>,
     /// Host and port clients reach this server by, for the OpenID documents.
     pub external: String,
-    /// Whether anonymous requests are authenticated as `system:anonymous`.
-    pub anonymous: bool,
+    /// Which requests without credentials are taken for `system:anonymous`.
+    pub anonymous: authn::config::Anonymous,
+    /// What is recorded of requests, if anything.
+    pub auditor: Option<Arc<Auditor>>,
     /// How many requests are served at once.
     pub in_flight: InFlight,
     /// Set once the start-up work is done.

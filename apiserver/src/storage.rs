@@ -255,6 +255,11 @@ impl Store {
         list::in_range(&objects, &list::key_range(namespace)).cloned().collect()
     }
 
+    /// Whether what is stored would be written otherwise today although it is the same object, as with a new key.
+    pub async fn is_stale(&self, id: &ResourceId, namespace: &str, name: &str) -> Result<bool> {
+        self.0.is_stale(id, namespace, name).await
+    }
+
     /// How many objects of a resource the cache has; 0 for an unknown one.
     pub fn count(&self, id: &ResourceId) -> usize {
         self.0.cache(id).map_or(0, |cache| cache.count())

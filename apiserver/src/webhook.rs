@@ -11,7 +11,7 @@ use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use base64::{Engine, prelude::BASE64_STANDARD};
 use bytes::Bytes;
-use http::{Method, Request, Uri, header};
+use http::{HeaderValue, Method, Request, Uri, header};
 use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
 use hyper_rustls::{FixedServerNameResolver, HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::{client::legacy::Client, rt::TokioExecutor};
@@ -26,6 +26,7 @@ use crate::{
 
 mod connect;
 mod failure;
+pub mod kubeconfig;
 mod tls;
 
 use connect::Connector;
@@ -133,6 +134,11 @@ impl CallError {
         Self { code, message: message.into() }
     }
 
+    /// Whether the same question may be answered another time.
+    pub fn is_temporary(&self) -> bool {
+        self.code == 429 || self.code >= 500
+    }
+
     /// No answer, or none that counts.
     fn unavailable(message: impl Into<String>) -> Self {
         Self::new(503, message)
@@ -161,31 +167,7 @@ impl Clients {
         let query = if known.url.contains('?') { '&' } else { '?' };
         let seconds = timeout.as_secs() + u64::from(timeout.subsec_nanos() > 0);
         let url = format!("{}{query}timeout={seconds}s", known.url);
-        let failed = |why: String| CallError::unavailable(format!("Post {url:?}: {why}"));
-        let bytes = serde_json::to_vec(body).map_err(|e| failed(e.to_string()))?;
-        let request = Request::builder()
-            .method(Method::POST)
-            .uri(&url)
-            .header(header::CONTENT_TYPE, "application/json")
-            .header(header::ACCEPT, "application/json, */*")
-            .header(header::USER_AGENT, &self.user_agent)
-            .body(Full::new(Bytes::from(bytes)))
-            .map_err(|e| failed(e.to_string()))?;
-        let asking = async {
-            let response = known.client.request(request).await.map_err(|e| failed(failure::in_words(&e)))?;
-            let code = response.status().as_u16();
-            let body = Limited::new(response.into_body(), MAX_ANSWER).collect().await;
-            let body = body.map_err(|error| {
-                if error.is::<LengthLimitError>() {
-                    failed(format!("the answer is larger than {MAX_ANSWER} bytes"))
-                } else {
-                    failed(error.to_string())
-                }
-            })?;
-            Ok((code, body.to_bytes()))
-        };
-        let answered = tokio::time::timeout(timeout, asking).await;
-        let (code, body) = answered.map_err(|_| failed("context deadline exceeded".to_owned()))??;
+        let (code, body) = exchange(&known, &url, &self.user_agent, Vec::new(), body, timeout).await?;
         read(code, &body)
     }
 
@@ -226,6 +208,70 @@ impl Clients {
             .build(builder.enable_http1().wrap_connector(connector));
         Ok(Known { client, url })
     }
+}
+
+/// Posts JSON; code and body of the answer.
+async fn exchange(
+    known: &Known,
+    url: &str,
+    user_agent: &str,
+    headers: Vec<(header::HeaderName, HeaderValue)>,
+    body: &Value,
+    timeout: Duration,
+) -> Result<(u16, Bytes), CallError> {
+    let failed = |why: String| CallError::unavailable(format!("Post {url:?}: {why}"));
+    let bytes = serde_json::to_vec(body).map_err(|e| failed(e.to_string()))?;
+    let mut request = Request::builder()
+        .method(Method::POST)
+        .uri(url)
+        .header(header::CONTENT_TYPE, "application/json")
+        .header(header::ACCEPT, "application/json, */*")
+        .header(header::USER_AGENT, user_agent)
+        .body(Full::new(Bytes::from(bytes)))
+        .map_err(|e| failed(e.to_string()))?;
+    request.headers_mut().extend(headers);
+    let asking = async {
+        let response = known.client.request(request).await.map_err(|e| failed(failure::in_words(&e)))?;
+        let code = response.status().as_u16();
+        let body = Limited::new(response.into_body(), MAX_ANSWER).collect().await;
+        let body = body.map_err(|error| {
+            if error.is::<LengthLimitError>() {
+                failed(format!("the answer is larger than {MAX_ANSWER} bytes"))
+            } else {
+                failed(error.to_string())
+            }
+        })?;
+        Ok((code, body.to_bytes()))
+    };
+    let begun = std::time::Instant::now();
+    let answered = tokio::time::timeout(timeout, asking).await;
+    if let Some(context) = crate::audit::current() {
+        context.wait(begun.elapsed());
+    }
+    answered.map_err(|_| failed("context deadline exceeded".to_owned()))?
+}
+
+/// The body of a GET that is answered with 200; `bundle` as in [`ClientConfig`].
+///
+/// # Errors
+/// When there is no such answer in time.
+pub async fn fetch(url: &str, bundle: &[u8], timeout: Duration) -> Result<Bytes, CallError> {
+    let failed = |why: String| CallError::unavailable(format!("Get {url:?}: {why}"));
+    let tls = tls::config(bundle).map_err(failed)?;
+    let connector = HttpsConnectorBuilder::new().with_tls_config(tls).https_only().enable_http1();
+    let client: HttpClient =
+        Client::builder(TokioExecutor::new()).build(connector.wrap_connector(Connector::outside()));
+    let request = Request::get(url).body(Full::default()).map_err(|e| failed(e.to_string()))?;
+    let asking = async {
+        let response = client.request(request).await.map_err(|e| failed(failure::in_words(&e)))?;
+        if response.status() != 200 {
+            return Err(failed(response.status().to_string()));
+        }
+        let body = Limited::new(response.into_body(), MAX_ANSWER).collect().await;
+        body.map(http_body_util::Collected::to_bytes).map_err(|e| failed(e.to_string()))
+    };
+    let answered = tokio::time::timeout(timeout, asking).await;
+    answered.map_err(|_| failed("context deadline exceeded".to_owned()))?
 }
 
 /// The JSON of an answer that says success; else what it says instead.

@@ -1,16 +1,17 @@
 //! PodSecurity: the Pod Security Standards, asked for by labels of the namespace.
 //!
-//! `enforce` refuses pods, `warn` warns the client, also about templates of workloads. Every version
-//! label is answered with the rules of this release. Contract: Kubernetes "Pod Security Admission",
+//! `enforce` refuses pods, `warn` warns the client and `audit` notes it, both also about templates of workloads; each by
+//! the rules of the release its version label names. Contract: Kubernetes "Pod Security Admission",
 //! "Pod Security Standards"; upstream `pod-security-admission`.
 
-use std::sync::Arc;
+use std::{collections::BTreeMap, fmt, sync::Arc};
 
 use async_trait::async_trait;
 use serde_json::Value;
 
 use super::{Operation, Parts, Plugin, Request};
 use crate::{
+    audit,
     field::{Error as FieldError, ErrorList, Path},
     object::Object,
     objects::{NAMESPACES, Objects, PODS},
@@ -22,6 +23,8 @@ mod checks;
 pub(super) const NAME: &str = "PodSecurity";
 
 const LABEL: &str = "pod-security.kubernetes.io/";
+/// Pods looked at when a namespace becomes stricter.
+const MAX_PODS: usize = 3000;
 /// Workloads with a pod template: group, resource, where the pod's spec is.
 const TEMPLATES: [(&str, &str, &str); 8] = [
     ("", "podtemplates", "/template/spec"),
@@ -63,7 +66,8 @@ impl Plugin for PodSecurity {
     async fn validate(&self, request: &mut Request<'_>) -> Result<(), Status> {
         let Some(object) = request.object.as_deref() else { return Ok(()) };
         if request.is(NAMESPACES) {
-            return check_labels(object);
+            check_labels(object, request.old)?;
+            return self.warn_of_pods(request).await;
         }
         let Some(pointer) = spec_pointer(request) else { return Ok(()) };
         let Some(spec) = object.pointer(pointer) else { return Ok(()) };
@@ -73,14 +77,133 @@ impl Plugin for PodSecurity {
         let Some(namespace) = self.objects.get(NAMESPACES, "", &request.attributes.namespace).await? else {
             return Ok(());
         };
-        let pod = request.is_any(PODS);
-        if pod && let Some(found) = violations(&namespace, "enforce", spec) {
-            return Err(request.forbid(format!("violates {found}")));
+        let mut refusal = None;
+        if request.is_any(PODS) {
+            let policy = Policy::of(&namespace, "enforce");
+            audit::annotate(&format!("{LABEL}enforce-policy"), policy.to_string());
+            refusal = policy.violations(spec).map(|found| request.forbid(format!("violates {found}")));
         }
-        if let Some(found) = violations(&namespace, "warn", spec) {
+        if let Some(found) = Policy::of(&namespace, "audit").violations(spec) {
+            audit::annotate(&format!("{LABEL}audit-violations"), format!("would violate {found}"));
+        }
+        if let Some(refusal) = refusal {
+            return Err(refusal);
+        }
+        if let Some(found) = Policy::of(&namespace, "warn").violations(spec) {
             request.warnings.push(format!("would violate {found}"));
         }
         Ok(())
+    }
+}
+
+impl PodSecurity {
+    /// Tells whoever makes a namespace stricter which pods would not be let in any more.
+    async fn warn_of_pods(&self, request: &mut Request<'_>) -> Result<(), Status> {
+        let (Some(new), Some(old)) = (request.object.as_deref(), request.old) else { return Ok(()) };
+        let (policy, before) = (Policy::of(new, "enforce"), Policy::of(old, "enforce"));
+        let relaxed = policy.version == before.version && policy.level <= before.level;
+        if relaxed || policy.level == Level::Privileged {
+            return Ok(());
+        }
+        let name = new.name().to_owned();
+        let pods = self.objects.list(PODS, Some(&name)).await?;
+        request.warnings.extend(policy.warnings(&name, &pods));
+        Ok(())
+    }
+}
+
+/// What a namespace asks for in a mode.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Policy {
+    level: Level,
+    version: Version,
+}
+
+/// Whose rules count: a minor release's, or today's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Version {
+    Minor(u16),
+    Latest,
+}
+
+impl Policy {
+    fn of(namespace: &Object, mode: &str) -> Self {
+        let label = |name: &str| {
+            let wanted = format!("{LABEL}{name}");
+            namespace.meta_pairs("labels").find(|(key, _)| *key == wanted).map(|(_, value)| value)
+        };
+        // A level nobody knows is taken for the strictest one, a version nobody knows for the latest, as upstream does.
+        let level =
+            label(mode).map_or(Level::Privileged, |text| Level::parse(text).unwrap_or(Level::Restricted));
+        let version = label(&format!("{mode}-version")).and_then(Version::parse).unwrap_or(Version::Latest);
+        Self { level, version }
+    }
+
+    /// `PodSecurity "level:version": reasons`, when a spec violates it.
+    fn violations(self, spec: &Value) -> Option<String> {
+        let found = checks::run(spec, self.level, self.version);
+        (!found.is_empty()).then(|| format!("PodSecurity \"{self}\": {}", found.join(", ")))
+    }
+
+    /// What to say of pods that violate it already.
+    fn warnings(self, namespace: &str, pods: &[Arc<Object>]) -> Vec<String> {
+        // Every violation is a reason with its details in brackets; only reasons count here.
+        let reasons = |pod: &Object| -> Vec<String> {
+            let spec = pod.get("spec").unwrap_or(&Value::Null);
+            let found = checks::run(spec, self.level, self.version);
+            found.iter().map(|one| one.split(" (").next().unwrap_or_default().to_owned()).collect()
+        };
+        let mut by_reason: BTreeMap<String, Vec<&str>> = BTreeMap::new();
+        for pod in pods.iter().take(MAX_PODS) {
+            let reasons = reasons(pod);
+            if !reasons.is_empty() {
+                by_reason.entry(reasons.join(", ")).or_default().push(pod.name());
+            }
+        }
+        let mut all = Vec::new();
+        if pods.len() > MAX_PODS {
+            all.push(format!(
+                "new PodSecurity enforce level only checked against the first {MAX_PODS} of {} existing pods",
+                pods.len()
+            ));
+        }
+        if !by_reason.is_empty() {
+            all.push(format!(
+                "existing pods in namespace {namespace:?} violate the new PodSecurity enforce level \"{self}\""
+            ));
+        }
+        let mut of_pods: Vec<String> = by_reason
+            .into_iter()
+            .map(|(reason, names)| {
+                let first = names.iter().min().copied().unwrap_or_default();
+                match names.len() {
+                    1 => format!("{first}: {reason}"),
+                    2 => format!("{first} (and 1 other pod): {reason}"),
+                    many => format!("{first} (and {} other pods): {reason}", many - 1),
+                }
+            })
+            .collect();
+        of_pods.sort_unstable();
+        all.extend(of_pods);
+        all
+    }
+}
+
+impl fmt::Display for Policy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.version {
+            Version::Latest => write!(f, "{}:latest", self.level.name()),
+            Version::Minor(minor) => write!(f, "{}:v1.{minor}", self.level.name()),
+        }
+    }
+}
+
+impl Version {
+    fn parse(text: &str) -> Option<Self> {
+        match text {
+            "latest" => Some(Self::Latest),
+            text => text.strip_prefix("v1.")?.parse().ok().map(Self::Minor),
+        }
     }
 }
 
@@ -97,44 +220,36 @@ fn spec_pointer(request: &Request<'_>) -> Option<&'static str> {
     TEMPLATES.iter().find(|(group, plural, _)| (*group, *plural) == resource).map(|(.., pointer)| *pointer)
 }
 
-/// `PodSecurity "level:version": reasons`, when the spec violates what the namespace asks for in a mode.
-fn violations(namespace: &Object, mode: &str, spec: &Value) -> Option<String> {
-    let label = |name: &str| {
-        let wanted = format!("{LABEL}{name}");
-        namespace.meta_pairs("labels").find(|(key, _)| *key == wanted).map(|(_, value)| value)
-    };
-    let stated = label(mode)?;
-    // A level nobody knows is taken for the strictest one, as upstream does.
-    let level = Level::parse(stated).unwrap_or(Level::Restricted);
-    let found = checks::run(spec, level);
-    if found.is_empty() {
-        return None;
-    }
-    let version = label(&format!("{mode}-version")).unwrap_or("latest");
-    Some(format!("PodSecurity \"{}:{version}\": {}", level.name(), found.join(", ")))
-}
-
-fn check_labels(namespace: &Object) -> Result<(), Status> {
-    let mut errors = ErrorList::new();
-    for (key, value) in namespace.meta_pairs("labels") {
-        let Some(mode) = key.strip_prefix(LABEL) else { continue };
-        let path = Path::new("metadata").child("labels").key(key);
-        if ["enforce", "audit", "warn"].contains(&mode) && Level::parse(value).is_none() {
-            let detail = "must be one of privileged, baseline, restricted";
-            errors.push(FieldError::invalid(&path, value, detail));
-        }
-        if ["enforce-version", "audit-version", "warn-version"].contains(&mode) && !is_version(value) {
-            errors.push(FieldError::invalid(&path, value, "must be \"latest\" or \"v1.x\""));
-        }
-    }
-    if errors.is_empty() {
+/// Refuses labels that mean nothing, unless they were there before.
+fn check_labels(namespace: &Object, old: Option<&Object>) -> Result<(), Status> {
+    let wrong = wrong_labels(namespace);
+    if wrong.is_empty() || old.is_some_and(|old| bad_pairs(old) == bad_pairs(namespace)) {
         return Ok(());
     }
-    Err(Status::invalid(&GroupName::new("", "Namespace"), namespace.name(), &errors))
+    Err(Status::invalid(&GroupName::new("", "Namespace"), namespace.name(), &wrong))
 }
 
-fn is_version(text: &str) -> bool {
-    text == "latest" || text.strip_prefix("v1.").is_some_and(|minor| minor.parse::<u16>().is_ok())
+/// The labels that mean nothing.
+fn bad_pairs(namespace: &Object) -> Vec<(&str, &str)> {
+    let is_bad = |(key, value): &(&str, &str)| match key.strip_prefix(LABEL) {
+        Some("enforce" | "audit" | "warn") => Level::parse(value).is_none(),
+        Some("enforce-version" | "audit-version" | "warn-version") => Version::parse(value).is_none(),
+        _ => false,
+    };
+    namespace.meta_pairs("labels").filter(is_bad).collect()
+}
+
+fn wrong_labels(namespace: &Object) -> ErrorList {
+    let mut errors = ErrorList::new();
+    for (key, value) in bad_pairs(namespace) {
+        let path = Path::new("metadata").child("labels").key(key);
+        let detail = match key.ends_with("-version") {
+            true => "must be \"latest\" or \"v1.x\"",
+            false => "must be one of privileged, baseline, restricted",
+        };
+        errors.push(FieldError::invalid(&path, value, detail));
+    }
+    errors
 }
 
 impl Level {

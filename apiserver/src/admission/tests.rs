@@ -319,3 +319,75 @@ async fn limit_ranges_fill_in_and_bound() {
     let claim = json!({"metadata": {"namespace": "a", "name": "d"}, "spec": {"resources": {"requests": {"storage": "1Mi"}}}});
     assert!(Write::create(PERSISTENT_VOLUME_CLAIMS, claim).run(&objects, &["LimitRanger"]).await.is_err());
 }
+
+#[tokio::test]
+async fn plugins_nobody_needs_to_name_do_what_they_are_named_for() {
+    let objects = Memory::with(vec![
+        (
+            NAMESPACES,
+            json!({"metadata": {"name": "a",
+            "annotations": {"scheduler.alpha.kubernetes.io/node-selector": "disk=fast"}}}),
+        ),
+        (
+            NODES,
+            json!({"metadata": {"name": "n", "labels": {"topology.kubernetes.io/zone": "z", "other": "o"}},
+            "status": {"allocatable": {"cpu": "2", "memory": "1Gi"},
+                "declaredFeatures": ["InPlacePodVerticalScalingInitContainers"]}}),
+        ),
+    ]);
+    let pod = |spec: Value| json!({"metadata": {"name": "p", "namespace": "a"}, "spec": spec});
+    let create = |spec: Value| Write::create(PODS, pod(spec));
+    let labelled = create(json!({"nodeName": "n"})).run(&objects, &["PodTopologyLabels"]).await.unwrap();
+    assert_eq!(labelled["metadata"]["labels"], json!({"topology.kubernetes.io/zone": "z"}));
+    let binding =
+        json!({"metadata": {"name": "p", "namespace": "a"}, "target": {"kind": "Node", "name": "n"}});
+    let bound =
+        Write::create(PODS, binding).through("binding").run(&objects, &["PodTopologyLabels"]).await.unwrap();
+    assert_eq!(bound["metadata"]["labels"], json!({"topology.kubernetes.io/zone": "z"}));
+    let selected =
+        create(json!({"nodeSelector": {"a": "b"}})).run(&objects, &["PodNodeSelector"]).await.unwrap();
+    assert_eq!(selected["spec"]["nodeSelector"], json!({"a": "b", "disk": "fast"}));
+    let other = create(json!({"nodeSelector": {"disk": "slow"}})).run(&objects, &["PodNodeSelector"]).await;
+    assert_eq!(other.unwrap_err().code, 403);
+    let device = json!({"containers": [{"resources": {"requests": {"example.com/gpu": "1", "cpu": "1"}}}]});
+    let tolerant = create(device).run(&objects, &["ExtendedResourceToleration"]).await.unwrap();
+    assert_eq!(tolerant["spec"]["tolerations"].as_array().unwrap().len(), 1);
+    let term = |key: &str| {
+        let terms = json!([{"topologyKey": key}]);
+        let required = json!({"requiredDuringSchedulingIgnoredDuringExecution": terms});
+        create(json!({"affinity": {"podAntiAffinity": required}}))
+    };
+    const TOPOLOGY: &[&str] = &["LimitPodHardAntiAffinityTopology"];
+    assert!(term("kubernetes.io/hostname").run(&objects, TOPOLOGY).await.is_ok());
+    assert!(term("topology.kubernetes.io/zone").run(&objects, TOPOLOGY).await.is_err());
+    assert!(create(json!({})).run(&objects, &["AlwaysDeny"]).await.is_err());
+    assert!(create(json!({})).run(&objects, &["AlwaysAdmit"]).await.is_ok());
+    let missing = json!({"metadata": {"name": "p", "namespace": "b"}});
+    let refused = Write::create(PODS, missing.clone()).run(&objects, &["NamespaceExists"]).await;
+    assert_eq!(refused.unwrap_err().code, 404);
+    Write::create(PODS, missing).run(&objects, &["NamespaceAutoProvision"]).await.unwrap();
+    assert!(objects.get(NAMESPACES, "", "b").await.unwrap().is_some());
+}
+
+#[tokio::test]
+async fn running_pods_are_resized_within_their_node() {
+    let node = json!({"metadata": {"name": "n"}, "status": {"allocatable": {"cpu": "2", "memory": "1Gi"},
+        "declaredFeatures": ["InPlacePodVerticalScalingInitContainers"]}});
+    let objects = Memory::with(vec![(NODES, node)]);
+    let pod = |cpu: &str, init: &str, own: Value| {
+        json!({"metadata": {"name": "p", "namespace": "a"}, "spec": {"nodeName": "n", "resources": own,
+            "initContainers": [{"name": "i", "resources": {"requests": {"cpu": init}}}],
+            "containers": [{"name": "c", "resources": {"requests": {"cpu": cpu}}}]}})
+    };
+    let resize = async |new: Value, plugin: &str| {
+        let write = Write::update(PODS, pod("1", "1", Value::Null), new).through("resize");
+        write.run(&objects, &[plugin]).await.map_err(|status| status.message)
+    };
+    assert!(resize(pod("2", "1", Value::Null), "PodResizeValidator").await.is_ok());
+    let large = resize(pod("3", "1", Value::Null), "PodResizeValidator").await.unwrap_err();
+    assert!(large.ends_with("allocatable resources: cpu, requested: 3000, allocatable: 2000"), "{large}");
+    const FEATURES: &str = "NodeDeclaredFeatureValidator";
+    assert!(resize(pod("1", "2", Value::Null), FEATURES).await.is_ok());
+    let unknown = resize(pod("1", "1", json!({"requests": {"cpu": "1"}})), FEATURES).await.unwrap_err();
+    assert!(unknown.contains("InPlacePodLevelResourcesVerticalScaling which are not available"), "{unknown}");
+}

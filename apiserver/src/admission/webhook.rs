@@ -29,6 +29,7 @@ pub(super) mod validating;
 
 use hook::Hook;
 pub(super) use hook::{Rule, selector};
+pub(super) use matching::word;
 
 /// Kinds that configure admission are not subject to it: else one mistake could not be undone.
 const EXEMPT: [&str; 6] = [

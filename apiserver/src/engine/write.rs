@@ -312,7 +312,10 @@ impl Call {
             self.warnings.extend(strategy.warnings(&new, Some(old)));
         }
         new.set_meta_str("resourceVersion", old.resource_version());
-        if new == *old {
+        // A write that changes nothing is none, unless it brings what is stored to a new key.
+        let stale =
+            async || self.server.store.is_stale(&self.id(), self.key_namespace(), &self.info.name).await;
+        if new == *old && !stale().await.map_err(|e| self.store_failed(e, &self.info.name))? {
             return self.respond(200, current).await.map(Ok);
         }
         if self.dry_run()? {

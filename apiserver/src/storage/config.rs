@@ -67,6 +67,16 @@ pub trait Transformer: Send + Sync {
 
     /// The value stored for JSON.
     fn encode(&self, id: &ResourceId, key: &str, json: Vec<u8>) -> Result<Vec<u8>, String>;
+
+    /// Whether [`Self::is_stale`] can be true of values of a resource at all.
+    fn looks_at(&self, _id: &ResourceId) -> bool {
+        false
+    }
+
+    /// Whether a stored value is not as it would be written today, with the same content.
+    fn is_stale(&self, _id: &ResourceId, _value: &[u8]) -> bool {
+        false
+    }
 }
 
 /// JSON is written; JSON and upstream's protobuf are read.

@@ -24,6 +24,17 @@ impl Shared {
         self.etcd.get(id, &path).await?.map(|stored| decode(&cache, &key, stored)).transpose()
     }
 
+    /// Whether a stored value is not as it would be written today.
+    pub(super) async fn is_stale(&self, id: &ResourceId, namespace: &str, name: &str) -> Result<bool> {
+        if !self.config.transformer.looks_at(id) {
+            return Ok(false);
+        }
+        let cache = self.cache(id)?;
+        let (path, _) = self.keys(&cache.resource, namespace, name)?;
+        let stored = self.etcd.get(id, &path).await?;
+        Ok(stored.is_some_and(|stored| self.config.transformer.is_stale(id, &stored.value)))
+    }
+
     /// Stores a new object.
     pub(super) async fn create(
         &self,

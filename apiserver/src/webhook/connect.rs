@@ -18,7 +18,8 @@ use crate::{aggregator, objects::Objects, proxy::dial};
 /// Makes TCP connections.
 #[derive(Clone)]
 pub(super) struct Connector {
-    objects: Arc<dyn Objects>,
+    /// Where services are found; nowhere for what is outside the cluster.
+    objects: Option<Arc<dyn Objects>>,
     by_endpoint: bool,
     /// Namespace, name and port of the service.
     service: Option<Arc<(String, String, u16)>>,
@@ -37,17 +38,22 @@ impl Connector {
                 Some(Arc::new((namespace.clone(), name.clone(), *port)))
             }
         };
-        Self { objects, by_endpoint, service }
+        Self { objects: Some(objects), by_endpoint, service }
+    }
+
+    /// Connections to hosts only.
+    pub(super) fn outside() -> Self {
+        Self { objects: None, by_endpoint: false, service: None }
     }
 
     async fn connect(self, uri: Uri) -> Result<TokioIo<TcpStream>, ConnectError> {
-        let (host, port) = match self.service.as_deref() {
-            Some((namespace, name, port)) => {
+        let (host, port) = match (self.service.as_deref(), &self.objects) {
+            (Some((namespace, name, port)), Some(objects)) => {
                 let found =
-                    aggregator::service::resolve(&*self.objects, self.by_endpoint, namespace, name, *port);
+                    aggregator::service::resolve(&**objects, self.by_endpoint, namespace, name, *port);
                 found.await.map_err(ConnectError)?
             }
-            None => {
+            _ => {
                 let default = if uri.scheme_str() == Some("http") { 80 } else { 443 };
                 let host = uri.host().unwrap_or_default().trim_matches(['[', ']']).to_owned();
                 (host, uri.port_u16().unwrap_or(default))

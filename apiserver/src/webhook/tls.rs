@@ -10,7 +10,7 @@ use rustls::{
         verify_server_name,
     },
     crypto::aws_lc_rs,
-    pki_types::{CertificateDer, ServerName, UnixTime, pem::PemObject},
+    pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime, pem::PemObject},
     server::ParsedCertificate,
 };
 
@@ -28,6 +28,15 @@ static SYSTEM_ROOTS: LazyLock<Vec<CertificateDer<'static>>> = LazyLock::new(|| {
 
 /// The configuration of connections to a webhook with this bundle.
 pub(super) fn config(bundle: &[u8]) -> Result<ClientConfig, String> {
+    config_with(bundle, None, false)
+}
+
+/// The same with a certificate of our own; `trusts_anybody` looks at no other's.
+pub(super) fn config_with(
+    bundle: &[u8],
+    identity: Option<(Vec<CertificateDer<'static>>, PrivateKeyDer<'static>)>,
+    trusts_anybody: bool,
+) -> Result<ClientConfig, String> {
     let certificates: Vec<CertificateDer<'static>> = if bundle.is_empty() {
         SYSTEM_ROOTS.clone()
     } else {
@@ -42,11 +51,16 @@ pub(super) fn config(bundle: &[u8]) -> Result<ClientConfig, String> {
     let provider = Arc::new(aws_lc_rs::default_provider());
     let chain = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider.clone());
     let chain = chain.build().map_err(|e| e.to_string())?;
-    let verifier = Verifier { chain, pinned: if bundle.is_empty() { Vec::new() } else { certificates } };
+    let pinned = if bundle.is_empty() { Vec::new() } else { certificates };
+    let verifier = Verifier { chain, pinned, trusts_anybody };
     let builder = ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
         .map_err(|e| e.to_string())?;
-    Ok(builder.dangerous().with_custom_certificate_verifier(Arc::new(verifier)).with_no_client_auth())
+    let builder = builder.dangerous().with_custom_certificate_verifier(Arc::new(verifier));
+    match identity {
+        Some((chain, key)) => builder.with_client_auth_cert(chain, key).map_err(|e| e.to_string()),
+        None => Ok(builder.with_no_client_auth()),
+    }
 }
 
 /// Checks the chain. Self-signed certificates of authorities that serve by themselves are no chain to the library, but
@@ -55,6 +69,8 @@ pub(super) fn config(bundle: &[u8]) -> Result<ClientConfig, String> {
 struct Verifier {
     chain: Arc<WebPkiServerVerifier>,
     pinned: Vec<CertificateDer<'static>>,
+    /// `insecure-skip-tls-verify`.
+    trusts_anybody: bool,
 }
 
 impl Verifier {
@@ -80,6 +96,9 @@ impl ServerCertVerifier for Verifier {
         ocsp: &[u8],
         now: UnixTime,
     ) -> Result<ServerCertVerified, Error> {
+        if self.trusts_anybody {
+            return Ok(ServerCertVerified::assertion());
+        }
         match self.chain.verify_server_cert(leaf, intermediates, name, ocsp, now) {
             Err(_) if self.pinned.contains(leaf) => {
                 Self::verify_pinned(leaf, name, now).map(|()| ServerCertVerified::assertion())

@@ -2,31 +2,48 @@
 
 use serde_json::Value;
 
-use super::Level;
+use super::{Level, Version};
 
 /// Reasons of one control, or none.
 type Check = fn(&Pod<'_>) -> Option<String>;
 
-/// From which level on a control counts, and until which one (a stricter one takes its place).
-const CHECKS: [(Level, Level, Check); 18] = [
-    (Level::Restricted, Level::Restricted, privilege_escalation),
-    (Level::Baseline, Level::Restricted, app_armor),
-    (Level::Baseline, Level::Baseline, capabilities_baseline),
-    (Level::Restricted, Level::Restricted, capabilities_restricted),
-    (Level::Baseline, Level::Restricted, host_namespaces),
-    (Level::Baseline, Level::Baseline, host_path),
-    (Level::Baseline, Level::Restricted, host_ports),
-    (Level::Baseline, Level::Restricted, probe_hosts),
-    (Level::Baseline, Level::Restricted, privileged),
-    (Level::Baseline, Level::Restricted, proc_mount),
-    (Level::Restricted, Level::Restricted, volume_types),
-    (Level::Restricted, Level::Restricted, run_as_non_root),
-    (Level::Restricted, Level::Restricted, run_as_user),
-    (Level::Baseline, Level::Restricted, se_linux),
-    (Level::Baseline, Level::Baseline, seccomp_baseline),
-    (Level::Restricted, Level::Restricted, seccomp_restricted),
-    (Level::Baseline, Level::Restricted, sysctls),
-    (Level::Baseline, Level::Restricted, host_process),
+/// A control and when it counts.
+struct Control {
+    from: Level,
+    until: Level,
+    /// The minor release it came with.
+    since: u16,
+    check: Check,
+}
+
+/// A control of the baseline level and above.
+const fn baseline(since: u16, check: Check) -> Control {
+    Control { from: Level::Baseline, until: Level::Restricted, since, check }
+}
+
+/// A control of the restricted level.
+const fn restricted(since: u16, check: Check) -> Control {
+    Control { from: Level::Restricted, until: Level::Restricted, since, check }
+}
+
+/// Controls of baseline whose place a stricter one takes at the restricted level are told apart inside.
+const CHECKS: [Control; 16] = [
+    restricted(8, privilege_escalation),
+    baseline(0, app_armor),
+    baseline(0, capabilities),
+    baseline(0, host_namespaces),
+    Control { from: Level::Baseline, until: Level::Baseline, since: 0, check: host_path },
+    baseline(0, host_ports),
+    baseline(34, probe_hosts),
+    baseline(0, privileged),
+    baseline(0, proc_mount),
+    restricted(0, volume_types),
+    restricted(0, run_as_non_root),
+    restricted(23, run_as_user),
+    baseline(0, se_linux),
+    baseline(19, seccomp),
+    baseline(0, sysctls),
+    baseline(0, host_process),
 ];
 
 /// Capabilities runtimes give by default; these may be added.
@@ -45,21 +62,22 @@ const DEFAULT_CAPABILITIES: [&str; 13] = [
     "SETUID",
     "SYS_CHROOT",
 ];
-/// Sysctls that change only the pod.
-const SAFE_SYSCTLS: [&str; 10] = [
-    "kernel.shm_rmid_forced",
-    "net.ipv4.ip_local_port_range",
-    "net.ipv4.ip_local_reserved_ports",
-    "net.ipv4.ip_unprivileged_port_start",
-    "net.ipv4.ping_group_range",
-    "net.ipv4.tcp_fin_timeout",
-    "net.ipv4.tcp_keepalive_intvl",
-    "net.ipv4.tcp_keepalive_probes",
-    "net.ipv4.tcp_keepalive_time",
-    "net.ipv4.tcp_syncookies",
+/// Sysctls that change only the pod, and the minor release they are safe since.
+const SAFE_SYSCTLS: [(&str, u16); 12] = [
+    ("kernel.shm_rmid_forced", 0),
+    ("net.ipv4.ip_local_port_range", 0),
+    ("net.ipv4.ip_unprivileged_port_start", 0),
+    ("net.ipv4.ping_group_range", 0),
+    ("net.ipv4.tcp_syncookies", 0),
+    ("net.ipv4.ip_local_reserved_ports", 27),
+    ("net.ipv4.tcp_fin_timeout", 29),
+    ("net.ipv4.tcp_keepalive_intvl", 29),
+    ("net.ipv4.tcp_keepalive_probes", 29),
+    ("net.ipv4.tcp_keepalive_time", 29),
+    ("net.ipv4.tcp_rmem", 32),
+    ("net.ipv4.tcp_wmem", 32),
 ];
-const SE_LINUX_TYPES: [&str; 5] =
-    ["", "container_t", "container_init_t", "container_kvm_t", "container_engine_t"];
+const SE_LINUX_TYPES: [&str; 4] = ["", "container_t", "container_init_t", "container_kvm_t"];
 /// Volume types of the restricted level.
 const VOLUMES: [&str; 8] = [
     "configMap",
@@ -75,20 +93,35 @@ const VOLUMES: [&str; 8] = [
 struct Pod<'a> {
     spec: &'a Value,
     containers: Vec<&'a Value>,
+    level: Level,
+    version: Version,
+    /// Whether it says that it is for Windows, in a release that listens to that.
     windows: bool,
+    /// Whether root inside is nobody outside, in a release that cares.
+    own_users: bool,
 }
 
-/// Violations of a pod's spec at a level.
-pub(super) fn run(spec: &Value, level: Level) -> Vec<String> {
+/// Violations of a pod's spec at a level, by the rules of a release.
+pub(super) fn run(spec: &Value, level: Level, version: Version) -> Vec<String> {
     if level == Level::Privileged {
         return Vec::new();
     }
     let lists = ["initContainers", "containers", "ephemeralContainers"];
     let containers = lists.iter().filter_map(|l| spec.get(l)?.as_array()).flatten().collect();
     let windows = spec.pointer("/os/name").and_then(Value::as_str) == Some("windows");
-    let pod = Pod { spec, containers, windows };
-    let counting = CHECKS.iter().filter(|(from, until, _)| (*from..=*until).contains(&level));
-    counting.filter_map(|(.., check)| check(&pod)).collect()
+    let own_users = spec.pointer("/hostUsers") == Some(&Value::Bool(false));
+    let pod = Pod {
+        spec,
+        containers,
+        level,
+        version,
+        windows: windows && version >= Version::Minor(25),
+        own_users: own_users && version >= Version::Minor(35),
+    };
+    let counts = |control: &&Control| {
+        (control.from..=control.until).contains(&level) && version >= Version::Minor(control.since)
+    };
+    CHECKS.iter().filter(counts).filter_map(|control| (control.check)(&pod)).collect()
 }
 
 impl<'a> Pod<'a> {
@@ -152,6 +185,13 @@ fn added(pod: &Pod<'_>, allowed: &[&str]) -> Option<String> {
     names.sort_unstable();
     names.dedup();
     Some(format!("{who} must not include {} in securityContext.capabilities.add", names.join(", ")))
+}
+
+fn capabilities(pod: &Pod<'_>) -> Option<String> {
+    match pod.level == Level::Restricted && pod.version >= Version::Minor(22) {
+        true => capabilities_restricted(pod),
+        false => capabilities_baseline(pod),
+    }
 }
 
 fn capabilities_baseline(pod: &Pod<'_>) -> Option<String> {
@@ -220,7 +260,8 @@ fn probe_hosts(pod: &Pod<'_>) -> Option<String> {
     all.sort_unstable();
     all.dedup();
     let verb = if who.starts_with("containers") { "use" } else { "uses" };
-    Some(format!("probe or lifecycle host ({who} {verb} probe or lifecycle host {})", all.join(", ")))
+    let word = if all.len() == 1 { "host" } else { "hosts" };
+    Some(format!("probe or lifecycle host ({who} {verb} probe or lifecycle {word} {})", all.join(", ")))
 }
 
 fn privileged(pod: &Pod<'_>) -> Option<String> {
@@ -229,8 +270,22 @@ fn privileged(pod: &Pod<'_>) -> Option<String> {
 }
 
 fn proc_mount(pod: &Pod<'_>) -> Option<String> {
-    let who = pod.which(|c| !["", "Default"].contains(&text(c, "/securityContext/procMount")))?;
-    Some(format!("procMount ({who} must not set securityContext.procMount to \"Unmasked\")"))
+    if pod.level == Level::Baseline && pod.own_users {
+        return None;
+    }
+    let kind = |c: &Value| text(c, "/securityContext/procMount").to_owned();
+    let is_bad = |kind: &str| !["", "Default"].contains(&kind);
+    let who = pod.which(|c| is_bad(&kind(c)))?;
+    let mut kinds: Vec<String> = pod
+        .containers
+        .iter()
+        .map(|c| kind(c))
+        .filter(|kind| is_bad(kind))
+        .map(|k| format!("{k:?}"))
+        .collect();
+    kinds.sort_unstable();
+    kinds.dedup();
+    Some(format!("procMount ({who} must not set securityContext.procMount to {})", kinds.join(", ")))
 }
 
 fn volume_types(pod: &Pod<'_>) -> Option<String> {
@@ -250,33 +305,25 @@ fn volume_types(pod: &Pod<'_>) -> Option<String> {
 
 fn run_as_non_root(pod: &Pod<'_>) -> Option<String> {
     const FIELD: &str = "/securityContext/runAsNonRoot";
-    let pod_wide = pod.spec.pointer(FIELD).and_then(Value::as_bool);
-    if is_true(pod.spec, "/hostUsers") || pod.spec.pointer("/hostUsers") != Some(&Value::Bool(false)) {
-        let denied = pod.which(|c| c.pointer(FIELD) == Some(&Value::Bool(false)));
-        if let Some(who) = denied {
-            return Some(format!(
-                "runAsNonRoot != true ({who} must not set securityContext.runAsNonRoot=false)"
-            ));
-        }
-        if pod_wide == Some(true) {
-            return None;
-        }
-        if pod_wide == Some(false) {
-            return Some(
-                "runAsNonRoot != true (pod must not set securityContext.runAsNonRoot=false)".to_owned(),
-            );
-        }
-        let who = pod.which(|c| !is_true(c, FIELD))?;
-        return Some(format!(
-            "runAsNonRoot != true (pod or {who} must set securityContext.runAsNonRoot=true)"
-        ));
+    if pod.own_users {
+        return None;
     }
-    // In a user namespace of its own, root inside is nobody outside.
-    None
+    let denied = |v: &Value| v.pointer(FIELD) == Some(&Value::Bool(false));
+    let mut who: Vec<String> = denied(pod.spec).then(|| "pod".to_owned()).into_iter().collect();
+    who.extend(pod.which(denied));
+    if !who.is_empty() {
+        let who = who.join(" and ");
+        return Some(format!("runAsNonRoot != true ({who} must not set securityContext.runAsNonRoot=false)"));
+    }
+    if is_true(pod.spec, FIELD) {
+        return None;
+    }
+    let who = pod.which(|c| !is_true(c, FIELD))?;
+    Some(format!("runAsNonRoot != true (pod or {who} must set securityContext.runAsNonRoot=true)"))
 }
 
 fn run_as_user(pod: &Pod<'_>) -> Option<String> {
-    if pod.spec.pointer("/hostUsers") == Some(&Value::Bool(false)) {
+    if pod.own_users {
         return None;
     }
     let root = |v: &Value| v.pointer("/securityContext/runAsUser").and_then(Value::as_i64) == Some(0);
@@ -287,8 +334,11 @@ fn run_as_user(pod: &Pod<'_>) -> Option<String> {
 
 fn se_linux(pod: &Pod<'_>) -> Option<String> {
     const OPTIONS: &str = "/securityContext/seLinuxOptions";
+    let good = |kind: &str| {
+        SE_LINUX_TYPES.contains(&kind) || (kind == "container_engine_t" && pod.version >= Version::Minor(31))
+    };
     let bad = |v: &Value| {
-        !SE_LINUX_TYPES.contains(&text(v, &format!("{OPTIONS}/type")))
+        !good(text(v, &format!("{OPTIONS}/type")))
             || !text(v, &format!("{OPTIONS}/user")).is_empty()
             || !text(v, &format!("{OPTIONS}/role")).is_empty()
     };
@@ -300,6 +350,13 @@ fn se_linux(pod: &Pod<'_>) -> Option<String> {
 }
 
 const SECCOMP: &str = "/securityContext/seccompProfile/type";
+
+fn seccomp(pod: &Pod<'_>) -> Option<String> {
+    match pod.level {
+        Level::Restricted => seccomp_restricted(pod),
+        _ => seccomp_baseline(pod),
+    }
+}
 
 fn seccomp_baseline(pod: &Pod<'_>) -> Option<String> {
     let bad = |v: &Value| text(v, SECCOMP) == "Unconfined";
@@ -332,7 +389,10 @@ fn seccomp_restricted(pod: &Pod<'_>) -> Option<String> {
 
 fn sysctls(pod: &Pod<'_>) -> Option<String> {
     let names = pod.items("/securityContext/sysctls").map(|s| text(s, "/name"));
-    let bad: Vec<&str> = names.filter(|n| !SAFE_SYSCTLS.contains(n)).collect();
+    let safe = |name: &str| {
+        SAFE_SYSCTLS.iter().any(|(safe, since)| *safe == name && pod.version >= Version::Minor(*since))
+    };
+    let bad: Vec<&str> = names.filter(|name| !safe(name)).collect();
     (!bad.is_empty()).then(|| format!("forbidden sysctls ({})", bad.join(", ")))
 }
 

@@ -123,3 +123,51 @@ async fn updates_that_leave_the_spec_alone_pass_and_labels_are_checked() {
         assert_eq!(write.run(&objects, &[NAME]).await.is_ok(), ok, "{label}={value}");
     }
 }
+
+#[test]
+fn rules_are_those_of_the_release_asked_for() {
+    let refused = |minor: u16, level: Level, change: fn(&mut Value)| {
+        let version = if minor == 0 { Version::Latest } else { Version::Minor(minor) };
+        !checks::run(&restricted(change), level, version).is_empty()
+    };
+    let sysctl: fn(&mut Value) = |s| s["securityContext"]["sysctls"] = json!([{"name": "net.ipv4.tcp_rmem"}]);
+    assert!(refused(31, Level::Baseline, sysctl) && !refused(32, Level::Baseline, sysctl));
+    let probe: fn(&mut Value) =
+        |s| s["containers"][0]["livenessProbe"] = json!({"httpGet": {"host": "h", "port": 1}});
+    assert!(!refused(33, Level::Baseline, probe) && refused(34, Level::Baseline, probe));
+    let root: fn(&mut Value) = |s| s["securityContext"]["runAsUser"] = json!(0);
+    assert!(!refused(22, Level::Restricted, root) && refused(23, Level::Restricted, root));
+    let own_users: fn(&mut Value) = |s| {
+        s["securityContext"]["runAsUser"] = json!(0);
+        s["hostUsers"] = json!(false);
+    };
+    assert!(refused(34, Level::Restricted, own_users) && !refused(0, Level::Restricted, own_users));
+    let windows: fn(&mut Value) = |s| {
+        s["os"] = json!({"name": "windows"});
+        s["securityContext"]["seccompProfile"] = json!({});
+    };
+    assert!(refused(24, Level::Restricted, windows) && !refused(25, Level::Restricted, windows));
+}
+
+#[test]
+fn existing_pods_are_told_by_their_reasons() {
+    let of = |name: &str, spec: Value| {
+        let pod = json!({"metadata": {"name": name, "namespace": "a"}, "spec": spec});
+        Arc::new(Object::from_value(pod).unwrap())
+    };
+    let shared = json!({"hostNetwork": true, "containers": []});
+    let pods = [
+        of("b", shared.clone()),
+        of("a", shared),
+        of("c", json!({"hostPID": true, "containers": []})),
+        of("d", json!({})),
+    ];
+    let policy = Policy { level: Level::Baseline, version: Version::Minor(30) };
+    assert_eq!(
+        policy.warnings("ns", &pods),
+        [
+            "existing pods in namespace \"ns\" violate the new PodSecurity enforce level \"baseline:v1.30\"",
+            "a (and 2 other pods): host namespaces",
+        ]
+    );
+}

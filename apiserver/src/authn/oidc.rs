@@ -1,0 +1,390 @@
+//! Tokens of OpenID Connect providers, and of any issuer of JSON web tokens: who their claims say one is.
+//!
+//! ```text
+//! token ──iss──→ issuer ──keys of its discovery document──→ claims ──rules, mappings──→ user
+//! ```
+//! Contract: "OpenID Connect Tokens", AuthenticationConfiguration; upstream's `plugin/pkg/authenticator/token/oidc`.
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use arc_swap::ArcSwapOption;
+use async_trait::async_trait;
+use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
+use cel_engine::{Env, Program, Type, Value as Cel};
+use jsonwebtoken::{Algorithm, DecodingKey, Validation, jwk::JwkSet};
+use serde_json::{Map, Value};
+use tokio::sync::Mutex;
+
+use crate::{
+    auth::{Authenticator, Credentials, User},
+    webhook,
+};
+
+/// Keys are asked for anew at most so often, whatever tokens name.
+const REFRESH: Duration = Duration::from_secs(10);
+/// Time of a request to the issuer.
+const TIMEOUT: Duration = Duration::from_secs(30);
+
+/// An issuer and what its claims mean.
+#[derive(Clone, Debug, Default)]
+pub struct Options {
+    /// `iss` of its tokens, and where its discovery document is below.
+    pub url: String,
+    /// Where the discovery document is instead.
+    pub discovery_url: String,
+    /// PEM of who signs the issuer's certificate; the system's authorities when empty.
+    pub ca: Vec<u8>,
+    /// A token names one of these.
+    pub audiences: Vec<String>,
+    /// Algorithms of signatures.
+    pub algorithms: Vec<String>,
+    /// Claims that must have a value.
+    pub required: Vec<(String, String)>,
+    /// Expressions over `claims` that must be true, and what is said when they are not.
+    pub claim_rules: Vec<(String, String)>,
+    /// Expressions over `user` that must be true, and what is said when they are not.
+    pub user_rules: Vec<(String, String)>,
+    /// The user's name.
+    pub username: Mapping,
+    /// The user's groups.
+    pub groups: Mapping,
+    /// The user's uid.
+    pub uid: Mapping,
+    /// Extra values by key, as expressions.
+    pub extra: Vec<(String, String)>,
+}
+
+/// Where a value comes from.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Mapping {
+    /// It has none.
+    #[default]
+    Nothing,
+    /// A claim, with something in front.
+    Claim {
+        /// The claim's name.
+        claim: String,
+        /// What comes before its value.
+        prefix: String,
+    },
+    /// An expression over `claims`.
+    Expression(String),
+}
+
+/// An issuer, its expressions compiled.
+pub struct Issuer {
+    options: Options,
+    algorithms: Vec<Algorithm>,
+    claim_rules: Vec<(Program, String)>,
+    user_rules: Vec<(Program, String)>,
+    username: Source,
+    groups: Source,
+    uid: Source,
+    extra: Vec<(String, Program)>,
+    keys: ArcSwapOption<JwkSet>,
+    asked: Mutex<Option<Instant>>,
+}
+
+enum Source {
+    Nothing,
+    Claim(String, String),
+    Expression(Program),
+}
+
+fn compile(variable: &str, source: &str) -> Result<Program, String> {
+    let env = Env::new().variable(variable, Type::Dyn);
+    env.compile(source).map_err(|error| format!("compilation failed: {error}"))
+}
+
+impl Source {
+    fn new(mapping: &Mapping) -> Result<Self, String> {
+        Ok(match mapping {
+            Mapping::Nothing => Self::Nothing,
+            Mapping::Claim { claim, prefix } => Self::Claim(claim.clone(), prefix.clone()),
+            Mapping::Expression(source) => Self::Expression(compile("claims", source)?),
+        })
+    }
+
+    /// The texts it gives; none where a claim is missing.
+    fn texts(&self, claims: &Value) -> Result<Option<Vec<String>>, String> {
+        let (value, prefix) = match self {
+            Self::Nothing => return Ok(None),
+            Self::Claim(claim, prefix) => match claims.get(claim) {
+                None | Some(Value::Null) => return Ok(None),
+                Some(value) => (value.clone(), prefix.as_str()),
+            },
+            Self::Expression(program) => (evaluate(program, "claims", claims)?, ""),
+        };
+        let text = |value: &Value| match value {
+            Value::String(text) => Ok(format!("{prefix}{text}")),
+            other => Err(format!("{other} is no string")),
+        };
+        match &value {
+            Value::Null => Ok(None),
+            Value::Array(all) => all.iter().map(text).collect::<Result<_, _>>().map(Some),
+            one => Ok(Some(vec![text(one)?])),
+        }
+    }
+}
+
+fn evaluate(program: &Program, variable: &str, value: &Value) -> Result<Value, String> {
+    let result = program.eval(&[(variable, Cel::json(value))]).result.map_err(|error| error.to_string())?;
+    result.to_json().ok_or_else(|| "the expression gives no value".to_owned())
+}
+
+fn hold(rules: &[(Program, String)], variable: &str, value: &Value) -> Result<(), String> {
+    for (program, message) in rules {
+        if evaluate(program, variable, value)? != Value::Bool(true) {
+            return Err(format!("validation expression failed: {message}"));
+        }
+    }
+    Ok(())
+}
+
+/// The claims of a token, nothing checked; `None` for what is no token of this kind.
+fn unchecked(token: &str) -> Option<Value> {
+    let mut parts = token.split('.');
+    let (_, claims, _) = (parts.next()?, parts.next()?, parts.next()?);
+    serde_json::from_slice(&BASE64_URL_SAFE_NO_PAD.decode(claims).ok()?).ok()
+}
+
+impl Issuer {
+    /// Compiles the expressions.
+    ///
+    /// # Errors
+    /// What does not compile, and algorithms that are none.
+    pub fn new(options: Options) -> Result<Self, String> {
+        let rules = |variable: &str, all: &[(String, String)]| -> Result<Vec<(Program, String)>, String> {
+            let one =
+                |(source, message): &(String, String)| Ok((compile(variable, source)?, message.clone()));
+            all.iter().map(one).collect()
+        };
+        let algorithm = |name: &String| {
+            name.parse::<Algorithm>().map_err(|_| format!("{name:?} is no signing algorithm"))
+        };
+        let extra = |(key, source): &(String, String)| Ok((key.clone(), compile("claims", source)?));
+        Ok(Self {
+            algorithms: options.algorithms.iter().map(algorithm).collect::<Result<_, String>>()?,
+            claim_rules: rules("claims", &options.claim_rules)?,
+            user_rules: rules("user", &options.user_rules)?,
+            username: Source::new(&options.username)?,
+            groups: Source::new(&options.groups)?,
+            uid: Source::new(&options.uid)?,
+            extra: options.extra.iter().map(extra).collect::<Result<_, String>>()?,
+            keys: ArcSwapOption::empty(),
+            asked: Mutex::default(),
+            options,
+        })
+    }
+
+    /// Asks the issuer for its keys, unless it was asked just now.
+    async fn refresh(&self) -> Result<(), String> {
+        let mut asked = self.asked.lock().await;
+        if asked.is_some_and(|at| at.elapsed() < REFRESH) {
+            return Ok(());
+        }
+        *asked = Some(Instant::now());
+        let base = match self.options.discovery_url.as_str() {
+            "" => format!("{}/.well-known/openid-configuration", self.options.url.trim_end_matches('/')),
+            url => url.to_owned(),
+        };
+        let fetch = async |url: &str| -> Result<Value, String> {
+            let body = webhook::fetch(url, &self.options.ca, TIMEOUT).await.map_err(|e| e.to_string())?;
+            serde_json::from_slice(&body).map_err(|error| format!("{url}: {error}"))
+        };
+        let document = fetch(&base).await?;
+        if document["issuer"] != self.options.url.as_str() {
+            return Err(format!("the issuer's document is of {}", document["issuer"]));
+        }
+        let keys = document["jwks_uri"].as_str().ok_or("the issuer's document names no keys")?;
+        let keys: JwkSet = serde_json::from_value(fetch(keys).await?).map_err(|error| error.to_string())?;
+        self.keys.store(Some(Arc::new(keys)));
+        Ok(())
+    }
+
+    /// The claims of a token whose signature and time are good.
+    async fn verified(&self, token: &str) -> Result<Value, String> {
+        let header = jsonwebtoken::decode_header(token).map_err(|error| error.to_string())?;
+        if !self.algorithms.contains(&header.alg) {
+            return Err(format!("id token signed with unsupported algorithm {:?}", header.alg));
+        }
+        let find = |keys: &JwkSet| {
+            let of = |id: &String| keys.find(id).cloned();
+            header.kid.as_ref().map_or_else(|| keys.keys.first().cloned(), of)
+        };
+        let mut found = self.keys.load().as_deref().and_then(find);
+        if found.is_none() {
+            self.refresh().await?;
+            found = self.keys.load().as_deref().and_then(find);
+        }
+        let key = found.ok_or("failed to verify id token signature: no key of that id")?;
+        let key = DecodingKey::from_jwk(&key).map_err(|error| error.to_string())?;
+        let mut validation = Validation::new(header.alg);
+        validation.validate_nbf = true;
+        // Audiences are checked here, where several may be.
+        validation.validate_aud = false;
+        validation.leeway = 0;
+        let decoded = jsonwebtoken::decode::<Value>(token, &key, &validation);
+        decoded.map(|token| token.claims).map_err(|error| format!("oidc: verify token: {error}"))
+    }
+
+    /// The user of verified claims.
+    fn user(&self, claims: &Value) -> Result<User, String> {
+        let audiences = match &claims["aud"] {
+            Value::String(one) => vec![one.as_str()],
+            Value::Array(all) => all.iter().filter_map(Value::as_str).collect(),
+            _ => Vec::new(),
+        };
+        if !audiences.iter().any(|audience| self.options.audiences.iter().any(|ours| ours == audience)) {
+            return Err(format!("oidc: expected audience in {:?} got {audiences:?}", self.options.audiences));
+        }
+        for (claim, value) in &self.options.required {
+            if claims.get(claim).and_then(Value::as_str) != Some(value) {
+                return Err(format!("oidc: required claim {claim} value does not match"));
+            }
+        }
+        hold(&self.claim_rules, "claims", claims)?;
+        if matches!(&self.username, Source::Claim(claim, _) if claim == "email")
+            && claims.get("email_verified").is_some_and(|verified| *verified != Value::Bool(true))
+        {
+            return Err("oidc: email not verified".to_owned());
+        }
+        let one = |source: &Source| -> Result<String, String> {
+            Ok(source.texts(claims)?.and_then(|all| all.into_iter().next()).unwrap_or_default())
+        };
+        let mut user = User {
+            name: one(&self.username)?,
+            uid: one(&self.uid)?,
+            groups: self.groups.texts(claims)?.unwrap_or_default(),
+            ..User::default()
+        };
+        if user.name.is_empty() {
+            return Err("oidc: the token names no user".to_owned());
+        }
+        for (key, program) in &self.extra {
+            let value = Source::texts_of(&evaluate(program, "claims", claims)?)?;
+            if !value.is_empty() {
+                user.extra.insert(key.clone(), value);
+            }
+        }
+        if !self.user_rules.is_empty() {
+            hold(&self.user_rules, "user", &described(&user))?;
+        }
+        Ok(user)
+    }
+}
+
+impl Source {
+    /// A value's texts; null and empty ones are none.
+    fn texts_of(value: &Value) -> Result<Vec<String>, String> {
+        let text = |value: &Value| value.as_str().map(str::to_owned).ok_or(format!("{value} is no string"));
+        match value {
+            Value::Null => Ok(Vec::new()),
+            Value::Array(all) => all.iter().map(text).collect(),
+            one => Ok(vec![text(one)?].into_iter().filter(|text| !text.is_empty()).collect()),
+        }
+    }
+}
+
+fn described(user: &User) -> Value {
+    let mut info = Map::new();
+    info.insert("username".to_owned(), user.name.as_str().into());
+    info.insert("uid".to_owned(), user.uid.as_str().into());
+    info.insert("groups".to_owned(), serde_json::json!(user.groups));
+    info.insert("extra".to_owned(), serde_json::json!(user.extra));
+    Value::Object(info)
+}
+
+#[async_trait]
+impl Authenticator for Issuer {
+    async fn authenticate(&self, credentials: &Credentials) -> Result<Option<User>, String> {
+        let Some(token) = &credentials.bearer else { return Ok(None) };
+        let Some(claims) = unchecked(token) else { return Ok(None) };
+        if claims["iss"] != self.options.url.as_str() {
+            return Ok(None);
+        }
+        self.user(&self.verified(token).await?).map(Some)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn options() -> Options {
+        let claim =
+            |claim: &str, prefix: &str| Mapping::Claim { claim: claim.to_owned(), prefix: prefix.to_owned() };
+        Options {
+            url: "https://issuer".to_owned(),
+            audiences: vec!["api".to_owned()],
+            algorithms: vec!["RS256".to_owned()],
+            username: claim("sub", "oidc:"),
+            groups: claim("roles", "g:"),
+            ..Options::default()
+        }
+    }
+
+    #[test]
+    fn claims_become_users() {
+        let issuer = Issuer::new(options()).unwrap();
+        let user = issuer.user(&json!({"aud": ["x", "api"], "sub": "jane", "roles": ["a", "b"]})).unwrap();
+        assert_eq!((user.name.as_str(), user.groups.join(",")), ("oidc:jane", "g:a,g:b".to_owned()));
+        let one = issuer.user(&json!({"aud": "api", "sub": "jane", "roles": "a"})).unwrap();
+        assert_eq!(one.groups, ["g:a"]);
+        for bad in [
+            json!({"aud": "other", "sub": "jane"}),
+            json!({"aud": "api"}),
+            json!({"aud": "api", "sub": 7}),
+            json!({"aud": "api", "sub": "jane", "roles": {"a": "b"}}),
+        ] {
+            assert!(issuer.user(&bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn emails_count_when_they_are_verified() {
+        let username = Mapping::Claim { claim: "email".to_owned(), prefix: String::new() };
+        let issuer = Issuer::new(Options { username, ..options() }).unwrap();
+        for (verified, good) in [(json!(true), true), (json!(false), false), (json!("true"), false)] {
+            let claims = json!({"aud": "api", "email": "j@x", "email_verified": verified});
+            assert_eq!(issuer.user(&claims).is_ok(), good, "{verified}");
+        }
+        assert!(issuer.user(&json!({"aud": "api", "email": "j@x"})).is_ok());
+    }
+
+    #[test]
+    fn expressions_map_and_judge() {
+        let rule = |expression: &str| vec![(expression.to_owned(), "no".to_owned())];
+        let issuer = Issuer::new(Options {
+            username: Mapping::Expression("'u:' + claims.sub".to_owned()),
+            uid: Mapping::Expression("claims.id".to_owned()),
+            extra: vec![("example.com/team".to_owned(), "claims.team".to_owned())],
+            claim_rules: rule("claims.tenant == 'one'"),
+            user_rules: rule("!user.username.startsWith('u:system')"),
+            ..options()
+        })
+        .unwrap();
+        let claims = |sub: &str, tenant: &str| json!({"aud": "api", "sub": sub, "tenant": tenant, "id": "7", "team": ["a"]});
+        let user = issuer.user(&claims("jane", "one")).unwrap();
+        assert_eq!((user.name.as_str(), user.uid.as_str()), ("u:jane", "7"));
+        assert_eq!(user.extra["example.com/team"], ["a"]);
+        assert!(issuer.user(&claims("jane", "two")).is_err());
+        assert!(issuer.user(&claims("system:x", "one")).is_err());
+        assert!(Issuer::new(Options { claim_rules: rule("claims."), ..options() }).is_err());
+    }
+
+    #[tokio::test]
+    async fn tokens_of_others_are_not_looked_at() {
+        let issuer = Issuer::new(options()).unwrap();
+        let part = |value: Value| BASE64_URL_SAFE_NO_PAD.encode(value.to_string());
+        for token in ["abc".to_owned(), format!("a.{}.c", part(json!({"iss": "https://other"})))] {
+            let credentials = Credentials { bearer: Some(token), ..Credentials::default() };
+            assert_eq!(issuer.authenticate(&credentials).await, Ok(None));
+        }
+    }
+}

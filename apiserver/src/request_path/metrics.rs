@@ -1,0 +1,72 @@
+//! Metrics of authentication and authorization, by upstream's names and labels.
+
+use std::{sync::LazyLock, time::Duration};
+
+use component_base::metrics::{self, Stability};
+use prometheus::{HistogramVec, IntCounterVec};
+
+use crate::auth::Decision;
+
+static USERS: LazyLock<IntCounterVec> = LazyLock::new(|| {
+    let help = "Requests by user; users that are none of the system's own count together.";
+    metrics::counter_vec("authenticated_user_requests", help, Stability::Alpha, &["username"])
+});
+static ATTEMPTS: LazyLock<IntCounterVec> = LazyLock::new(|| {
+    metrics::counter_vec(
+        "authentication_attempts",
+        "Attempts to authenticate.",
+        Stability::Alpha,
+        &["result"],
+    )
+});
+static AUTHENTICATION: LazyLock<HistogramVec> = LazyLock::new(|| {
+    let help = "Time of authentication, in seconds.";
+    let buckets = metrics::exponential_buckets(0.001, 2.0, 15);
+    metrics::histogram_vec("authentication_duration_seconds", help, Stability::Alpha, &["result"], buckets)
+});
+static DECISIONS: LazyLock<IntCounterVec> = LazyLock::new(|| {
+    metrics::counter_vec(
+        "authorization_attempts_total",
+        "Attempts to authorize.",
+        Stability::Alpha,
+        &["result"],
+    )
+});
+static AUTHORIZATION: LazyLock<HistogramVec> = LazyLock::new(|| {
+    let help = "Time of authorization, in seconds.";
+    let buckets = metrics::exponential_buckets(0.001, 2.0, 15);
+    metrics::histogram_vec("authorization_duration_seconds", help, Stability::Alpha, &["result"], buckets)
+});
+
+/// Counts an authentication: whose request it is, or that it is nobody's, or that it could not be told.
+pub(super) fn authenticated(user: Option<&str>, failed: bool, time: Duration) {
+    let result = match (user, failed) {
+        (Some(user), _) => {
+            USERS.with_label_values(&[known(user)]).inc();
+            "success"
+        }
+        (None, true) => "error",
+        (None, false) => "failure",
+    };
+    ATTEMPTS.with_label_values(&[result]).inc();
+    AUTHENTICATION.with_label_values(&[result]).observe(time.as_secs_f64());
+}
+
+/// The label of a user; there are more users than metrics should have.
+fn known(user: &str) -> &str {
+    match user {
+        "admin" | "client" | "kube_proxy" | "kubelet" | "system:serviceaccount:kube-system:default" => user,
+        _ => "other",
+    }
+}
+
+/// Counts an authorization.
+pub(super) fn authorized(decision: &Decision, time: Duration) {
+    let result = match decision {
+        Decision::Allow(_) => "allowed",
+        Decision::Deny(_) => "denied",
+        Decision::NoOpinion(_) => "no-opinion",
+    };
+    DECISIONS.with_label_values(&[result]).inc();
+    AUTHORIZATION.with_label_values(&[result]).observe(time.as_secs_f64());
+}
