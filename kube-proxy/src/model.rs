@@ -107,6 +107,8 @@ pub struct Settings {
     pub node_port_ips: Vec<IpAddr>,
     /// Pods' ranges: traffic from elsewhere to cluster IPs is masqueraded.
     pub pod_ranges: Vec<IpNet>,
+    /// Pods' interfaces, where they are known by those: a name, and whether it is only how names begin.
+    pub pod_interfaces: Option<(String, bool)>,
     /// Masquerade all service traffic.
     pub masquerade_all: bool,
     /// Packet mark of traffic to be masqueraded: a single bit.

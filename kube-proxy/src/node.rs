@@ -21,7 +21,14 @@ pub fn settings(config: &Config, node: Option<&Node>, machine: &[IpAddr]) -> Set
         (DetectLocal::NodeCidr, Some(node)) => {
             node.spec.pod_cidrs.iter().filter_map(|range| range.parse().ok()).collect()
         }
-        (DetectLocal::NodeCidr, None) => Vec::new(),
+        (DetectLocal::NodeCidr, None) | (DetectLocal::Bridge(_) | DetectLocal::InterfacePrefix(_), _) => {
+            Vec::new()
+        }
+    };
+    let pod_interfaces = match &config.detect_local {
+        DetectLocal::Bridge(name) => Some((name.clone(), false)),
+        DetectLocal::InterfacePrefix(prefix) => Some((prefix.clone(), true)),
+        _ => None,
     };
     let node_port_ips = match &config.node_port_addresses {
         NodePortAddresses::Primary => primary(config, node),
@@ -35,6 +42,7 @@ pub fn settings(config: &Config, node: Option<&Node>, machine: &[IpAddr]) -> Set
         zone: zone.into(),
         node_port_ips,
         pod_ranges,
+        pod_interfaces,
         masquerade_all: config.masquerade_all,
         masquerade_mark: config.masquerade_mark,
     }

@@ -49,6 +49,10 @@ pub enum DetectLocal {
     ClusterCidr(Vec<IpNet>),
     /// By the node's `spec.podCIDRs`.
     NodeCidr,
+    /// By the bridge they come in by.
+    Bridge(String),
+    /// By how the names of their interfaces begin.
+    InterfacePrefix(String),
 }
 
 /// Where node ports are served.
@@ -124,7 +128,7 @@ const FLAGS: &[(&str, bool, &str)] = &[
     ("conntrack-tcp-timeout-established", false, "Timeout of idle connections; 0 leaves it alone"),
     ("conntrack-udp-timeout", false, "Timeout of UDP flows; 0 leaves it alone"),
     ("conntrack-udp-timeout-stream", false, "Timeout of two-way UDP flows; 0 leaves it alone"),
-    ("detect-local-mode", false, "ClusterCIDR or NodeCIDR"),
+    ("detect-local-mode", false, "ClusterCIDR, NodeCIDR, BridgeInterface or InterfaceNamePrefix"),
     ("feature-gates", false, "Accepted; no gate changes this proxy"),
     ("healthz-bind-address", false, "Address of the health server; empty disables it"),
     ("hostname-override", false, "Name of this node"),
@@ -143,6 +147,8 @@ const FLAGS: &[(&str, bool, &str)] = &[
     ("metrics-bind-address", false, "Address of the metrics server; empty disables it"),
     ("nodeport-addresses", false, "primary, or ranges of addresses node ports are served on"),
     ("oom-score-adj", false, "oom_score_adj of the process"),
+    ("pod-bridge-interface", false, "Bridge of the pods, for BridgeInterface"),
+    ("pod-interface-name-prefix", false, "How names of pods' interfaces begin, for InterfaceNamePrefix"),
     ("profiling", true, "Accepted; there is no profiler"),
     ("proxy-mode", false, "nftables"),
     ("show-hidden-metrics-for-version", false, "Accepted; nothing is hidden"),
@@ -241,6 +247,8 @@ fn from_flags(given: &ArgMatches) -> Result<KubeProxyConfiguration, OptionsError
     set(&mut file.mode, "proxy-mode");
     set(&mut file.cluster_cidr, "cluster-cidr");
     set(&mut file.detect_local_mode, "detect-local-mode");
+    set(&mut file.detect_local.bridge_interface, "pod-bridge-interface");
+    set(&mut file.detect_local.interface_name_prefix, "pod-interface-name-prefix");
     set(&mut file.nftables.sync_period, "iptables-sync-period");
     set(&mut file.nftables.min_sync_period, "iptables-min-sync-period");
     set(&mut file.conntrack.tcp_established_timeout, "conntrack-tcp-timeout-established");
@@ -319,11 +327,25 @@ fn detect_local(file: &KubeProxyConfiguration) -> Result<DetectLocal, OptionsErr
                 .map(DetectLocal::ClusterCidr)
         }
         "NodeCIDR" => Ok(DetectLocal::NodeCidr),
-        other => Err(invalid(
-            "detectLocalMode",
-            format!("{other:?} is not supported: use ClusterCIDR or NodeCIDR"),
-        )),
+        "BridgeInterface" => interface("detectLocal.bridgeInterface", &file.detect_local.bridge_interface)
+            .map(DetectLocal::Bridge),
+        "InterfaceNamePrefix" => {
+            let prefix = &file.detect_local.interface_name_prefix;
+            interface("detectLocal.interfaceNamePrefix", prefix).map(DetectLocal::InterfacePrefix)
+        }
+        other => {
+            let why = "use ClusterCIDR, NodeCIDR, BridgeInterface or InterfaceNamePrefix";
+            Err(invalid("detectLocalMode", format!("{other:?} is not supported: {why}")))
+        }
     }
+}
+
+/// A name, or the beginning of one, that the kernel takes.
+fn interface(field: &'static str, name: &str) -> Result<String, OptionsError> {
+    if name.is_empty() || name.len() > 15 || name.contains(['/', ' ']) {
+        return Err(invalid(field, format!("{name:?} is no name of an interface")));
+    }
+    Ok(name.to_owned())
 }
 
 fn node_port_addresses(given: &[String]) -> Result<NodePortAddresses, OptionsError> {
@@ -369,6 +391,23 @@ mod tests {
     }
 
     #[test]
+    fn pods_are_known_by_ranges_or_interfaces() {
+        let of =
+            |given: &[&str]| flags(&[&["--hostname-override=n"], given].concat()).map(|c| c.detect_local);
+        let bridge = of(&["--detect-local-mode=BridgeInterface", "--pod-bridge-interface=cni0"]);
+        assert_eq!(bridge.unwrap(), DetectLocal::Bridge("cni0".into()));
+        let prefix = of(&["--detect-local-mode=InterfaceNamePrefix", "--pod-interface-name-prefix=veth"]);
+        assert_eq!(prefix.unwrap(), DetectLocal::InterfacePrefix("veth".into()));
+        assert!(
+            of(&[
+                "--detect-local-mode=InterfaceNamePrefix",
+                "--pod-interface-name-prefix=longer-than-a-name"
+            ])
+            .is_err()
+        );
+    }
+
+    #[test]
     fn bad_values_are_refused() {
         for bad in [
             "--proxy-mode=iptables",
@@ -377,6 +416,7 @@ mod tests {
             "--iptables-masquerade-bit=32",
             "--iptables-sync-period=soon",
             "--detect-local-mode=BridgeInterface",
+            "--detect-local-mode=Other",
             "--nodeport-addresses=x",
             "--no-such-flag",
         ] {

@@ -112,6 +112,15 @@ pub enum Statement {
         /// Match when outside.
         negate: bool,
     },
+    /// The packet came in by an interface of this name, or one that begins so (or by another one).
+    CameBy {
+        /// The name, or its beginning.
+        name: String,
+        /// Interfaces that begin so count as well.
+        prefix: bool,
+        /// Match when it came in by another one.
+        negate: bool,
+    },
     /// The transport protocol is this.
     ProtocolIs(u8),
     /// The destination address is one of this machine's.

@@ -21,6 +21,8 @@ const TRANSPORT: u32 = 2;
 const NEW: u32 = 8;
 /// `RTN_LOCAL`.
 const LOCAL: u32 = 2;
+/// Bytes of an interface's name in the kernel.
+const IFNAMSIZ: usize = 16;
 /// Lookup flag for "not in the set".
 const INVERT: u32 = 1;
 /// `NF_ACCEPT`, `NF_DROP`.
@@ -45,6 +47,15 @@ pub(super) fn encode(family: Family, statement: &Statement) -> Vec<Expressions> 
             out
         }
         Statement::Within { field, range, negate } => within(family, *field, range, *negate),
+        Statement::CameBy { name, prefix, negate } => {
+            let op = if *negate { Operator::NotEqual } else { Operator::Equal };
+            let mut data = name.as_bytes().to_vec();
+            if !prefix {
+                // A whole name is compared with the zeros behind it.
+                data.resize(IFNAMSIZ.max(data.len()), 0);
+            }
+            vec![meta_load(MetaKey::Iifname, Register::Reg1), compare(Register::Reg1, op, data)]
+        }
         Statement::ProtocolIs(number) => {
             vec![
                 meta_load(MetaKey::L4Proto, Register::Reg1),

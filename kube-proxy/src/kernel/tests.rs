@@ -146,6 +146,26 @@ fn ask(address: &str) -> Result<(String, String), io::ErrorKind> {
 }
 
 #[test]
+fn nft_shows_interfaces_by_name_and_by_prefix() {
+    in_namespace(|| {
+        let mut kernel = Kernel::open().unwrap();
+        let mut committed = None;
+        for (name, prefix, want) in
+            [("cni0", false, "iifname != \"cni0\""), ("veth", true, "iifname != \"veth*\"")]
+        {
+            let settings =
+                Settings { pod_ranges: vec![], pod_interfaces: Some((name.into(), prefix)), ..settings() };
+            let model = model(service(), &["10.244.0.1"]);
+            let table = plan(Family::V4, &model, &settings, &mut Slots::default());
+            kernel.commit(&[(Family::V4, diff(committed.as_ref(), &table))]).unwrap();
+            committed = Some(table);
+            let text = run("nft", &["list", "table", "ip", "kube-proxy"]);
+            assert!(text.contains(&format!("{want} jump mark-for-masquerade")), "{text}");
+        }
+    });
+}
+
+#[test]
 fn nft_shows_the_table_as_planned() {
     in_namespace(|| {
         let mut proxy = Proxy::new();

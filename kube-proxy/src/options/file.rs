@@ -33,7 +33,7 @@ pub struct KubeProxyConfiguration {
     pub nftables: Nftables,
     pub winkernel: serde_json::Value,
     pub detect_local_mode: String,
-    pub detect_local: serde_json::Value,
+    pub detect_local: DetectLocal,
     #[serde(rename = "clusterCIDR", deserialize_with = "or_default")]
     pub cluster_cidr: String,
     #[serde(deserialize_with = "or_default")]
@@ -55,6 +55,15 @@ pub struct ClientConnection {
     pub content_type: String,
     pub qps: f32,
     pub burst: u32,
+}
+
+/// `detectLocal`.
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
+#[serde(default, rename_all = "camelCase", deny_unknown_fields)]
+#[allow(missing_docs, reason = "the fields are those of the API reference")]
+pub struct DetectLocal {
+    pub bridge_interface: String,
+    pub interface_name_prefix: String,
 }
 
 /// `nftables`.
@@ -115,7 +124,7 @@ impl Default for KubeProxyConfiguration {
             nftables: Nftables::default(),
             winkernel: nothing.clone(),
             detect_local_mode: String::new(),
-            detect_local: nothing.clone(),
+            detect_local: DetectLocal::default(),
             cluster_cidr: String::new(),
             node_port_addresses: Vec::new(),
             oom_score_adj: Some(-999),

@@ -64,18 +64,12 @@ impl Build<'_> {
         }
         let target = self.balance(scope, takers);
         let chain = format!("internal-{}", self.stem);
-        let ranges: Vec<_> =
-            self.settings.pod_ranges.iter().filter(|r| self.family.has(&r.addr())).copied().collect();
+        let from_elsewhere = self.by_pods(true);
         if self.settings.masquerade_all {
             self.rule(&chain, vec![jump(name::MARK)]);
-        } else if !ranges.is_empty() {
-            // From outside the pods' ranges the answer must come back through here.
-            let outside = ranges.iter().map(|range| Statement::Within {
-                field: Field::Source,
-                range: *range,
-                negate: true,
-            });
-            self.rule(&chain, outside.chain([jump(name::MARK)]).collect());
+        } else if !from_elsewhere.is_empty() {
+            // From elsewhere than the pods the answer must come back through here.
+            self.rule(&chain, from_elsewhere.into_iter().chain([jump(name::MARK)]).collect());
         }
         self.rule(&chain, vec![goto(&target)]);
         self.lead(name::SERVICE_IPS, &ips, &Verdict::Goto(chain));
@@ -107,13 +101,8 @@ impl Build<'_> {
         if self.service.external_local {
             // Pods and the node itself reach all endpoints by an external address, as they do by the cluster IP.
             let everywhere = self.balance("cluster", cluster);
-            let ranges: Vec<_> =
-                self.settings.pod_ranges.iter().filter(|r| self.family.has(&r.addr())).copied().collect();
-            for range in ranges {
-                self.rule(
-                    &chain,
-                    vec![Statement::Within { field: Field::Source, range, negate: false }, goto(&everywhere)],
-                );
+            for from_pods in self.by_pods(false) {
+                self.rule(&chain, vec![from_pods, goto(&everywhere)]);
             }
             self.rule(&chain, vec![Statement::SourceIsLocal, jump(name::MARK)]);
             self.rule(&chain, vec![Statement::SourceIsLocal, goto(&everywhere)]);
@@ -200,6 +189,15 @@ impl Build<'_> {
         let protocol = Statement::ProtocolIs(self.port_name.protocol.number());
         self.rule(&chain, vec![protocol, Statement::SendTo(address, port)]);
         chain
+    }
+
+    /// What holds for packets of pods: any one of these; for packets of others (`negate`): all of these.
+    fn by_pods(&self, negate: bool) -> Vec<Statement> {
+        if let Some((name, prefix)) = &self.settings.pod_interfaces {
+            return vec![Statement::CameBy { name: name.clone(), prefix: *prefix, negate }];
+        }
+        let ranges = self.settings.pod_ranges.iter().filter(|r| self.family.has(&r.addr()));
+        ranges.map(|range| Statement::Within { field: Field::Source, range: *range, negate }).collect()
     }
 
     fn lead_external(

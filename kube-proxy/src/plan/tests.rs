@@ -54,6 +54,7 @@ fn settings() -> Settings {
         zone: "a".into(),
         node_port_ips: vec![ip("192.168.1.1")],
         pod_ranges: vec!["10.244.0.0/16".parse().unwrap()],
+        pod_interfaces: None,
         masquerade_all: false,
         masquerade_mark: 0x4000,
     }
@@ -74,10 +75,13 @@ struct Packet {
     source: IpAddr,
     destination: IpAddr,
     port: u16,
+    /// The interface it came in by.
+    by: &'static str,
 }
 
 fn packet(source: &str, destination: &str, port: u16) -> Packet {
-    Packet { source: ip(source), destination: ip(destination), port }
+    let by = if source == POD { "veth1" } else { "eth0" };
+    Packet { source: ip(source), destination: ip(destination), port, by }
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -149,6 +153,9 @@ fn step(table: &Table, statement: &Statement, p: &Packet, state: &mut State) -> 
         Statement::Within { field, range, negate } => {
             let address = if *field == Field::Source { p.source } else { p.destination };
             when(range.contains(&address) != *negate)
+        }
+        Statement::CameBy { name, prefix, negate } => {
+            when((if *prefix { p.by.starts_with(name) } else { p.by == name }) != *negate)
         }
         Statement::ProtocolIs(n) => when(*n == 6),
         Statement::DestinationIsLocal => when(p.destination == ip(OWN)),
@@ -252,6 +259,26 @@ fn the_local_policy_keeps_clients_addresses_and_drops_without_local_endpoints() 
     let table = one(external, vec![endpoint("10.244.1.1")]);
     assert_eq!(fate(&table, packet(OUTSIDE, OWN, 30080)), "drop");
     assert_eq!(fate(&table, packet(POD, OWN, 30080)), "10.244.1.1:8080");
+}
+
+#[test]
+fn pods_are_known_by_their_interfaces_where_that_is_asked_for() {
+    let external = ServicePort { node_port: 30080, external_local: true, ..service() };
+    for (name_of, prefix) in [("veth", true), ("veth1", false)] {
+        let settings =
+            Settings { pod_ranges: vec![], pod_interfaces: Some((name_of.into(), prefix)), ..settings() };
+        let model = Model {
+            services: [(name("web"), external.clone())].into(),
+            endpoints: [(name("web"), vec![endpoint("10.244.1.1"), local("10.244.0.2")])].into(),
+            ..Model::default()
+        };
+        let table = plan(Family::V4, &model, &settings, &mut Slots::default());
+        let both = "10.244.0.2:8080,10.244.1.1:8080";
+        assert_eq!(fate(&table, packet(POD, "10.96.0.5", 80)), both);
+        assert_eq!(fate(&table, packet(OUTSIDE, "10.96.0.5", 80)), format!("masq {both}"));
+        assert_eq!(fate(&table, packet(POD, OWN, 30080)), both);
+        assert_eq!(fate(&table, packet(OUTSIDE, OWN, 30080)), "10.244.0.2:8080");
+    }
 }
 
 #[test]
