@@ -70,6 +70,8 @@ pub struct Block {
     pub refuse_any: bool,
     /// `minimal`: leave out what was not asked for.
     pub minimal: bool,
+    /// `autopath @kubernetes`: the search path of pods is walked here.
+    pub autopath: bool,
 }
 
 /// `kubernetes ZONES { … }`.
@@ -77,8 +79,10 @@ pub struct Block {
 pub struct Kubernetes {
     /// Zones, reverse ones included.
     pub zones: Vec<Labels>,
-    /// `pods disabled|insecure`.
+    /// `pods disabled|insecure|verified`: whether names of pods' addresses are answered.
     pub pods: bool,
+    /// `pods verified`: only for addresses that pods have.
+    pub verified: bool,
     /// `ttl`, in seconds.
     pub ttl: u32,
     /// `fallthrough`: zones in which a name not found goes on to the next directive.
@@ -422,6 +426,9 @@ fn server_block(line: &Line) -> Result<Block, CorefileError> {
     for directive in &line.block {
         apply(&mut block, directive)?;
     }
+    if block.autopath && !block.kubernetes.as_ref().is_some_and(|k| k.verified) {
+        return line.error("autopath needs kubernetes with pods verified");
+    }
     Ok(block)
 }
 
@@ -441,6 +448,10 @@ fn apply(block: &mut Block, line: &Line) -> Result<(), CorefileError> {
         }
         "rewrite" => block.rewrites.push(rules::rewrite(line)?),
         "template" => block.templates.push(rules::template(line)?),
+        "autopath" => match line.args() {
+            [.., from] if from == "@kubernetes" => block.autopath = true,
+            _ => return line.error("autopath needs @kubernetes"),
+        },
         "any" => block.refuse_any = true,
         "minimal" => block.minimal = true,
         // Queries end when nobody waits, and nothing here has data for others: these are always so.
@@ -482,6 +493,7 @@ fn kubernetes(line: &Line, default: &[Labels]) -> Result<Kubernetes, CorefileErr
     let mut out = Kubernetes {
         zones: zones_served,
         pods: false,
+        verified: false,
         ttl: 5,
         fallthrough: Vec::new(),
         namespaces: Vec::new(),
@@ -491,11 +503,11 @@ fn kubernetes(line: &Line, default: &[Labels]) -> Result<Kubernetes, CorefileErr
     for option in &line.block {
         match option.name() {
             "pods" => {
-                out.pods = match option.args().first().map(String::as_str) {
-                    Some("disabled") => false,
-                    Some("insecure") => true,
-                    Some("verified") => return option.error("pods verified is not supported: use insecure"),
-                    _ => return option.error("pods needs disabled or insecure"),
+                (out.pods, out.verified) = match option.args().first().map(String::as_str) {
+                    Some("disabled") => (false, false),
+                    Some("insecure") => (true, false),
+                    Some("verified") => (true, true),
+                    _ => return option.error("pods needs disabled, insecure or verified"),
                 }
             }
             "ttl" => {
@@ -697,9 +709,14 @@ corp.example:53 {
             (".:53 {\n  erorrs\n}", "Corefile:2: unknown directive erorrs"),
             (".:x {\n}", "Corefile:1: .:x: x is no port"),
             (
-                ". {\n kubernetes {\n  pods verified\n }\n}",
-                "Corefile:3: pods verified is not supported: use insecure",
+                ". {\n kubernetes {\n  pods maybe\n }\n}",
+                "Corefile:3: pods needs disabled, insecure or verified",
             ),
+            (
+                ". {\n autopath @kubernetes\n kubernetes\n}",
+                "Corefile:1: autopath needs kubernetes with pods verified",
+            ),
+            (". {\n autopath /etc/resolv.conf\n}", "Corefile:2: autopath needs @kubernetes"),
             (". {\n forward .\n}", "Corefile:2: forward needs a zone and at least one server"),
             (". {\n forward . nowhere\n}", "Corefile:2: forward: nowhere is no server"),
             (

@@ -9,13 +9,20 @@ use k8s_openapi::api::{
 };
 use parking_lot::RwLock;
 
+use crate::objects::Pod;
 use crate::zone::{Endpoint, EndpointSet, Index, Port, Service, ServiceKind};
 
 const SERVICE_NAME: &str = "kubernetes.io/service-name";
 
 /// Keeps `index` true from the informers' caches from now on. With `pod_names`, endpoints without a hostname are named after
-/// their pods.
-pub fn subscribe(informers: &Informers, index: &Arc<RwLock<Index>>, pod_names: bool) {
+/// their pods; with `pods`, the addresses of pods are kept as well.
+pub fn subscribe(informers: &Informers, index: &Arc<RwLock<Index>>, pod_names: bool, pods: bool) {
+    if pods {
+        let into = index.clone();
+        informers
+            .get::<Pod>(ListWatch::default())
+            .on_event(move |event| follow_pod(&mut into.write(), &event));
+    }
     let into = index.clone();
     informers.get::<Namespace>(ListWatch::default()).on_event(move |event| {
         let exists = !matches!(event, Event::Deleted { .. });
@@ -47,6 +54,25 @@ pub fn subscribe(informers: &Informers, index: &Arc<RwLock<Index>>, pod_names: b
         };
         set_slice(&mut index, event.object(), parsed);
     });
+}
+
+fn follow_pod(index: &mut Index, event: &Event<Pod>) {
+    let namespace = event.object().metadata.namespace.clone().unwrap_or_default();
+    if let Event::Updated { old, .. } = event {
+        index.remove_pod(&namespace, &addresses(old));
+    }
+    match event {
+        Event::Deleted { last, .. } => index.remove_pod(&namespace, &addresses(last)),
+        Event::Added { new, .. } | Event::Updated { new, .. } => index.add_pod(&namespace, &addresses(new)),
+    }
+}
+
+/// The addresses that are the pod's own; one that has ended has given its back.
+fn addresses(pod: &Pod) -> Vec<IpAddr> {
+    if pod.spec.host_network || matches!(pod.status.phase.as_str(), "Succeeded" | "Failed") {
+        return Vec::new();
+    }
+    pod.status.pod_ips.iter().filter_map(|ip| ip.ip.parse().ok()).collect()
 }
 
 fn set_slice(index: &mut Index, slice: &EndpointSlice, set: Option<EndpointSet>) {
@@ -137,6 +163,16 @@ mod tests {
         let external = parsed(json!({"type": "ExternalName", "externalName": "a.example"})).unwrap();
         assert_eq!(external.kind, ServiceKind::External("a.example".into()));
         assert_eq!(parsed(json!({"clusterIP": ""})), None, "not allocated yet");
+    }
+
+    #[test]
+    fn a_pods_addresses_are_its_own_while_it_lives() {
+        let of = |json: Value| addresses(&serde_json::from_value(json).unwrap()).len();
+        let ips = json!([{"ip": "10.0.0.1"}, {"ip": "fd00::1"}]);
+        assert_eq!(of(json!({"status": {"phase": "Running", "podIPs": ips}})), 2);
+        assert_eq!(of(json!({"status": {"phase": "Failed", "podIPs": ips}})), 0);
+        assert_eq!(of(json!({"spec": {"hostNetwork": true}, "status": {"podIPs": ips}})), 0);
+        assert_eq!(of(json!({})), 0);
     }
 
     #[test]

@@ -19,6 +19,7 @@ pub mod feed;
 pub mod forward;
 pub mod hosts;
 pub mod metrics;
+pub mod objects;
 pub mod rewrite;
 pub mod server;
 pub mod template;

@@ -204,7 +204,8 @@ impl App {
         };
         let informers = Informers::new(client::connect(&options).await?, tasks);
         let pod_names = self.plan.blocks.iter().filter_map(|b| b.kubernetes.as_ref()).any(|k| k.pod_names);
-        feed::subscribe(&informers, &self.index, pod_names);
+        let pods = self.plan.blocks.iter().filter_map(|b| b.kubernetes.as_ref()).any(|k| k.verified);
+        feed::subscribe(&informers, &self.index, pod_names, pods);
         let drain = tasks.drain();
         tasks.spawn("sync", async move {
             tokio::select! {

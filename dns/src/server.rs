@@ -15,7 +15,7 @@ use hickory_proto::{
     op::{Edns, Message, Metadata, OpCode, Query, ResponseCode},
     rr::{
         DNSClass, Name, RData, Record, RecordType,
-        rdata::{A, AAAA, HINFO, PTR},
+        rdata::{A, AAAA, CNAME, HINFO, PTR},
     },
 };
 use hickory_server::{
@@ -59,6 +59,7 @@ pub struct Block {
     templates: Vec<Template>,
     refuse_any: bool,
     minimal: bool,
+    autopath: bool,
 }
 
 /// Finds out whether forwarding leads back here (the `loop` directive).
@@ -95,6 +96,7 @@ impl Block {
                     zone: zone.clone(),
                     ttl: k.ttl,
                     pods: k.pods,
+                    verified: k.verified,
                     namespaces: k.namespaces.clone(),
                     ignore_empty: k.ignore_empty,
                 })
@@ -122,6 +124,7 @@ impl Block {
             templates: block.templates.clone(),
             refuse_any: block.refuse_any,
             minimal: block.minimal,
+            autopath: block.autopath,
         })
     }
 
@@ -206,7 +209,13 @@ impl Server {
             return (no_any(&query), Some((block, "any")));
         }
         let (query, undo) = rewrite::apply(&block.rewrites, &query);
+        let searched = self.search_path(block, &query, request.src().ip());
         let mut outcome = self.resolve(block, &query, dnssec, request.metadata.checking_disabled).await;
+        if outcome.reply.code == ResponseCode::NXDomain
+            && let Some(found) = self.walk(block, &query, dnssec, searched).await
+        {
+            outcome = found;
+        }
         self.follow_aliases(block, &query, dnssec, &mut outcome.reply).await;
         undo.apply(&mut outcome.reply);
         if block.minimal && !outcome.reply.is_denial() {
@@ -217,6 +226,51 @@ impl Server {
             rotate(&mut outcome.reply.answers);
         }
         (outcome.reply, Some((block, outcome.plugin)))
+    }
+
+    /// The names a pod would ask for one after the other if this one, with the first domain of its search path, does not
+    /// exist: the others of the path, then the name by itself.
+    fn search_path(&self, block: &Block, query: &Query, client: IpAddr) -> Vec<Name> {
+        let Some((_, settings)) = block.kubernetes.as_ref().filter(|_| block.autopath) else { return vec![] };
+        if !matches!(query.query_type(), RecordType::A | RecordType::AAAA) {
+            return vec![];
+        }
+        let labels = Labels::of(query.name());
+        let index = self.index.read();
+        let Some(namespace) = index.pod_namespace(client) else { return vec![] };
+        for zone in settings.iter().map(|s| &s.zone) {
+            let Some([base @ .., own, svc]) = labels.within(zone) else { continue };
+            if own != namespace || svc != "svc" || base.is_empty() {
+                continue;
+            }
+            let with = |more: &[&'static str]| {
+                zone.prefixed(base.iter().map(String::as_str).chain(more.iter().copied())).ok()
+            };
+            let bare = Labels::parse(&base.join(".")).prefixed([]).ok();
+            return [with(&["svc"]), with(&[]), bare].into_iter().flatten().collect();
+        }
+        vec![]
+    }
+
+    /// The first of the names that exists, behind an alias from the one that was asked for.
+    async fn walk(&self, block: &Block, query: &Query, dnssec: bool, names: Vec<Name>) -> Option<Outcome> {
+        for name in names {
+            let next = Query::query(name.clone(), query.query_type());
+            let mut outcome = self.resolve(block, &next, dnssec, false).await;
+            let code = outcome.reply.code;
+            if code == ResponseCode::NXDomain
+                || (code == ResponseCode::NoError && outcome.reply.answers.is_empty())
+            {
+                continue;
+            }
+            if code == ResponseCode::NoError {
+                let ttl = outcome.reply.answers.iter().map(|r| r.ttl).min().unwrap_or(0);
+                let alias = Record::from_rdata(query.name().clone(), ttl, RData::CNAME(CNAME(name)));
+                outcome.reply.answers.insert(0, alias);
+            }
+            return Some(outcome);
+        }
+        None
     }
 
     async fn resolve(&self, block: &Block, query: &Query, dnssec: bool, checking_disabled: bool) -> Outcome {

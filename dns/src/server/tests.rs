@@ -30,6 +30,8 @@ impl RequestHandler for Shared {
 fn index() -> Arc<RwLock<Index>> {
     let mut index = Index::default();
     index.set_namespace("default", true);
+    // The tests' own address is a pod's.
+    index.add_pod("default", &["127.0.0.1".parse().unwrap()]);
     let service = |kind| Service { kind, ports: vec![] };
     index.set_service(
         "default",
@@ -99,6 +101,27 @@ async fn names_are_rewritten_and_answers_fit_the_question() {
     assert_eq!(data(&ask(&server, "7.made.example.", RecordType::A, None).await), ["10.0.0.7"]);
     let any = ask(&server, "web.corp.example.", RecordType::ANY, None).await;
     assert_eq!(any.answers[0].record_type(), RecordType::HINFO);
+}
+
+#[tokio::test]
+async fn the_search_path_of_a_pod_is_walked_for_it() {
+    let text = ". {\n autopath @kubernetes\n kubernetes cluster.local {\n pods verified\n }\n \
+        hosts {\n 192.0.2.7 outside.example\n fallthrough\n }\n}";
+    let server = serve(text).await;
+    let owners = |message: &Message| -> Vec<String> {
+        message.answers.iter().map(|r| format!("{} {}", r.name.to_ascii(), r.data)).collect()
+    };
+    let asked = "outside.example.default.svc.cluster.local.";
+    let answer = ask(&server, asked, RecordType::A, None).await;
+    assert_eq!(
+        owners(&answer),
+        [format!("{asked} outside.example."), "outside.example. 192.0.2.7".to_owned()]
+    );
+    let answer = ask(&server, "web.default.default.svc.cluster.local.", RecordType::A, None).await;
+    assert_eq!(data(&answer), ["web.default.svc.cluster.local.", "10.96.0.20"]);
+    // The client's own namespace comes first in its path; another one is what it says.
+    let answer = ask(&server, "outside.example.kube-system.svc.cluster.local.", RecordType::A, None).await;
+    assert_eq!(answer.metadata.response_code, ResponseCode::NXDomain);
 }
 
 #[tokio::test]

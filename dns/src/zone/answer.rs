@@ -24,6 +24,8 @@ pub struct Settings {
     pub ttl: u32,
     /// Whether names of pods' addresses are answered (`pods insecure`).
     pub pods: bool,
+    /// Of pods' addresses only those that pods have (`pods verified`).
+    pub verified: bool,
     /// Only these namespaces are answered for; empty is all.
     pub namespaces: Vec<String>,
     /// Services without endpoints do not exist.
@@ -148,7 +150,9 @@ impl<'a> Zone<'a> {
                 exists.then_some(Target::Node)
             }
             [address, namespace, "pod"] if self.settings.pods && self.index.has_namespace(namespace) => {
-                undashed(address).map(Target::Address)
+                let address = undashed(address)?;
+                let there = !self.settings.verified || self.index.pod_namespace(address) == Some(namespace);
+                there.then_some(Target::Address(address))
             }
             [rest @ .., name, namespace, "svc"] => {
                 let service = self.index.service(namespace, name)?;

@@ -70,6 +70,8 @@ pub struct Index {
     endpoints: HashMap<Key, BTreeMap<SmolStr, EndpointSet>>,
     /// Services by cluster IP.
     by_cluster_ip: HashMap<IpAddr, Key>,
+    /// Namespaces of pods by their addresses; empty unless somebody wants to know.
+    pods: HashMap<IpAddr, SmolStr>,
     /// Services whose endpoints include an address, with the number of slices that say so.
     by_endpoint_ip: HashMap<IpAddr, BTreeMap<Key, usize>>,
 }
@@ -98,6 +100,25 @@ impl Index {
             self.namespaces.insert(name.into());
         } else {
             self.namespaces.remove(name);
+        }
+    }
+
+    /// The namespace of the pod that has an address.
+    pub fn pod_namespace(&self, address: IpAddr) -> Option<&str> {
+        self.pods.get(&address).map(SmolStr::as_str)
+    }
+
+    /// Notes that a pod of this namespace has these addresses.
+    pub fn add_pod(&mut self, namespace: &str, addresses: &[IpAddr]) {
+        self.pods.extend(addresses.iter().map(|address| (*address, namespace.into())));
+    }
+
+    /// Notes that a pod of this namespace has these addresses no more; another may have them by now.
+    pub fn remove_pod(&mut self, namespace: &str, addresses: &[IpAddr]) {
+        for address in addresses {
+            if self.pod_namespace(*address) == Some(namespace) {
+                self.pods.remove(address);
+            }
         }
     }
 

@@ -19,9 +19,29 @@ fn settings() -> Settings {
         zone: Labels::parse("cluster.local"),
         ttl: 30,
         pods: true,
+        verified: false,
         namespaces: vec![],
         ignore_empty: false,
     }
+}
+
+#[test]
+fn verified_pods_have_their_addresses() {
+    let mut index = index();
+    index.add_pod("default", &[ip("10.244.0.9"), ip("fd00::9")]);
+    let settings = Settings { verified: true, ..settings() };
+    let exists = |index: &Index, name: &str| {
+        let name = Name::from_ascii(name).unwrap();
+        matches!(answer(index, &settings, &name, RecordType::A, &[]), Some(Answer::Records { .. }))
+    };
+    assert!(exists(&index, "10-244-0-9.default.pod.cluster.local."));
+    assert!(!exists(&index, "10-244-0-9.kube-system.pod.cluster.local."));
+    assert!(!exists(&index, "10-244-0-8.default.pod.cluster.local."));
+    index.add_pod("kube-system", &[ip("10.244.0.9")]);
+    index.remove_pod("default", &[ip("10.244.0.9"), ip("fd00::9")]);
+    assert!(exists(&index, "10-244-0-9.kube-system.pod.cluster.local."), "another pod has it by now");
+    index.remove_pod("kube-system", &[ip("10.244.0.9")]);
+    assert!(!exists(&index, "10-244-0-9.kube-system.pod.cluster.local."));
 }
 
 #[test]
