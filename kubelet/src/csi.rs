@@ -7,7 +7,8 @@
 //! <root>/pods/<uid>/volumes/kubernetes.io~csi/<volume>/{mount,vol_data.json}
 //! ```
 //! What is mounted stands in the `vol_data.json` files, so a restarted kubelet (upstream's as well) goes on from there.
-//! Contract: CSI 1.x node service; storage/v1 CSIDriver, CSINode, VolumeAttachment. Block volumes are not supported.
+//! A block volume's device is in place of `mount`, as `device`.
+//! Contract: CSI 1.x node service; storage/v1 CSIDriver, CSINode, VolumeAttachment.
 
 pub mod driver;
 pub mod mount;
@@ -21,7 +22,7 @@ use k8s_openapi::{
 };
 use proto::csi::v1::{
     VolumeCapability,
-    volume_capability::{AccessMode, AccessType, MountVolume, access_mode::Mode},
+    volume_capability::{AccessMode, AccessType, BlockVolume, MountVolume, access_mode::Mode},
 };
 use sha2::{Digest as _, Sha256};
 
@@ -54,6 +55,8 @@ pub struct CsiVolume {
     pub expand_secret: Option<SecretReference>,
     /// It lives and dies with its pod.
     pub ephemeral: bool,
+    /// It is a device, and not a file system.
+    pub block: bool,
 }
 
 impl CsiVolume {
@@ -75,6 +78,7 @@ impl CsiVolume {
             publish_secret: source.node_publish_secret_ref.clone(),
             expand_secret: source.node_expand_secret_ref.clone(),
             ephemeral: false,
+            block: spec.volume_mode.as_deref() == Some("Block"),
         })
     }
 
@@ -119,7 +123,11 @@ impl CsiVolume {
             volume_mount_group: group.map(|g| g.to_string()).unwrap_or_default(),
         };
         VolumeCapability {
-            access_type: Some(AccessType::Mount(mount)),
+            access_type: Some(if self.block {
+                AccessType::Block(BlockVolume {})
+            } else {
+                AccessType::Mount(mount)
+            }),
             access_mode: Some(AccessMode { mode: self.mode(single) as i32 }),
         }
     }

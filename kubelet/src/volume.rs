@@ -29,7 +29,7 @@ use std::{
 
 use async_trait::async_trait;
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::{Container, Pod, Volume, VolumeMount};
+use k8s_openapi::api::core::v1::{Container, Pod, Volume, VolumeDevice, VolumeMount};
 
 use crate::{
     api::{FetchError, ObjectSource},
@@ -225,9 +225,9 @@ pub async fn set_up(context: &Context<'_>) -> Result<BTreeMap<String, Mounted>, 
 /// Where a volume's content is when it belongs to the pod alone; `None` for what is elsewhere on the node.
 #[must_use]
 pub fn place(pod_dir: &Path, volume: &Volume) -> Option<PathBuf> {
-    if let Some((folder, _)) = record::of_pod(pod_dir).into_iter().find(|(_, r)| r.pod_volume == volume.name)
-    {
-        return Some(folder.join("mount"));
+    let made = record::of_pod(pod_dir).into_iter().find(|(_, r)| r.pod_volume == volume.name);
+    if let Some((folder, record)) = made {
+        return (!record.block).then(|| folder.join("mount"));
     }
     let plugin = PLUGINS.iter().find(|p| p.supports(volume))?;
     let path = pod_dir.join("volumes").join(format!("kubernetes.io~{}", plugin.name())).join(&volume.name);
@@ -401,6 +401,24 @@ pub fn container_mounts(
         });
     }
     Ok(mounts)
+}
+
+/// The block volumes of one container: path in the container, on the node, permissions.
+///
+/// # Errors
+/// When a volume is not there.
+pub fn container_devices(
+    container: &Container,
+    mounted: &BTreeMap<String, Mounted>,
+) -> Result<Vec<(String, String, String)>, VolumeError> {
+    let one = |device: &VolumeDevice| {
+        let volume = mounted
+            .get(&device.name)
+            .ok_or_else(|| VolumeError::NotFound { resource: "volume", name: device.name.clone() })?;
+        let permissions = if volume.read_only { "r" } else { "mrw" };
+        Ok((device.device_path.clone(), volume.path.to_string_lossy().into_owned(), permissions.to_owned()))
+    };
+    container.volume_devices.iter().flatten().map(one).collect()
 }
 
 fn absolute(path: &str) -> String {

@@ -95,10 +95,10 @@ impl Csi {
         let lock = self.lock(&volume.driver, &volume.handle);
         let _held = lock.lock().await;
         let folder = request.pod_dir.join("volumes").join("kubernetes.io~csi").join(&volume.name);
-        let target = folder.join("mount");
+        let target = folder.join(if volume.block { "device" } else { "mount" });
         let spec = self.spec_of(&volume.driver).await?;
         let again = spec.requires_republish == Some(true);
-        let there = self.published.lock().contains(&target) || is_mount_point(&target)?;
+        let there = self.published.lock().contains(&target) || is_mount_point(&target)? || is_device(&target);
         if there && !again {
             return Ok(target);
         }
@@ -107,7 +107,7 @@ impl Csi {
         let can =
             driver::capabilities(&mut client).await.map_err(failed(&volume.driver, "NodeGetCapabilities"))?;
         let context = self.attached(volume, &spec).await?;
-        let group = fs_group(request.pod).filter(|_| !request.read_only);
+        let group = fs_group(request.pod).filter(|_| !request.read_only && !volume.block);
         let delegated = group.filter(|_| can.mount_group).map(i64::from);
         let capability = volume.capability(delegated, can.single_node_modes);
         if can.stage && !volume.ephemeral {
@@ -182,6 +182,7 @@ impl Csi {
             node_name: self.node.clone(),
             attachment: volume.attachment(&self.node),
             volume_lifecycle_mode: if volume.ephemeral { "Ephemeral" } else { "Persistent" }.to_owned(),
+            block: volume.block,
             pod_volume: request.name.to_owned(),
         };
         record.write(folder)
@@ -295,7 +296,7 @@ impl Csi {
         for (folder, record) in record::of_pod(pod_dir) {
             let lock = self.lock(&record.driver_name, &record.volume_handle);
             let _held = lock.lock().await;
-            let target = folder.join("mount");
+            let target = folder.join(record.target());
             let mut client = self.client(&record.driver_name)?;
             let message = NodeUnpublishVolumeRequest {
                 volume_id: record.volume_handle.clone(),
@@ -413,6 +414,12 @@ impl Csi {
             .map_err(failed(&volume.driver, "NodeExpandVolume"))?;
         Ok(true)
     }
+}
+
+fn is_device(path: &Path) -> bool {
+    use std::os::unix::fs::FileTypeExt as _;
+    // What is not there is no device.
+    std::fs::symlink_metadata(path).is_ok_and(|meta| meta.file_type().is_block_device())
 }
 
 /// The staging path, where volumes of this kind are staged.

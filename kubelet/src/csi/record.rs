@@ -32,12 +32,21 @@ pub struct Record {
     /// `Persistent` or `Ephemeral`.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub volume_lifecycle_mode: String,
+    /// It is a device, and not a file system.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub block: bool,
     /// The volume's name in the pod's spec.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub pod_volume: String,
 }
 
 impl Record {
+    /// Where in the record's folder the volume is.
+    #[must_use]
+    pub fn target(&self) -> &'static str {
+        if self.block { "device" } else { "mount" }
+    }
+
     /// It is about the same volume.
     #[must_use]
     pub fn is_same(&self, other: &Self) -> bool {

@@ -58,7 +58,10 @@ impl VolumePlugin for Claim {
         }
         let path = node_path(&persistent)?;
         if let Some(group) = context.fs_group()
-            && persistent.spec.as_ref().is_some_and(|s| s.local.is_some())
+            && persistent
+                .spec
+                .as_ref()
+                .is_some_and(|s| s.local.is_some() && s.volume_mode.as_deref() != Some("Block"))
         {
             let context = pod::spec(context.pod).security_context.as_ref();
             let policy = context.and_then(|c| c.fs_group_change_policy.as_deref());
@@ -111,7 +114,8 @@ fn node_path(volume: &PersistentVolume) -> Result<String, VolumeError> {
         return Ok(host.path);
     }
     if let Some(local) = spec.local {
-        host_path::check(&local.path, "Directory")?;
+        let block = spec.volume_mode.as_deref() == Some("Block");
+        host_path::check(&local.path, if block { "BlockDevice" } else { "Directory" })?;
         return Ok(local.path);
     }
     Err(VolumeError::NoPlugin(volume.metadata.name.clone().unwrap_or_default()))

@@ -72,3 +72,20 @@ fn host_paths_are_checked_by_type() {
         assert!(host_path::check(&path(name), kind).is_err(), "{name} {kind}");
     }
 }
+
+#[test]
+fn block_volumes_are_devices_of_their_containers() {
+    let mut container = crate::testing::container("c");
+    container.volume_devices = serde_json::from_value(serde_json::json!([
+        { "name": "disk", "devicePath": "/dev/xvda" }, { "name": "fixed", "devicePath": "/dev/xvdb" },
+    ]))
+    .unwrap();
+    let one = |path: &str, read_only| Mounted { path: path.into(), read_only };
+    let mut mounted =
+        BTreeMap::from([("disk".to_owned(), one("/a", false)), ("fixed".to_owned(), one("/b", true))]);
+    let made = container_devices(&container, &mounted).unwrap();
+    let texts: Vec<String> = made.iter().map(|(to, from, how)| format!("{to} {from} {how}")).collect();
+    assert_eq!(texts, ["/dev/xvda /a mrw", "/dev/xvdb /b r"]);
+    mounted.remove("disk");
+    assert!(container_devices(&container, &mounted).is_err());
+}

@@ -485,6 +485,8 @@ impl Worker {
         };
         let mut mounts = volume::container_mounts(container, &sources)?;
         self.add_own_mounts(pod, container, place, &mut mounts)?;
+        let mut devices = self.shared.devices.granted(pod::uid(pod), &container.name);
+        devices.nodes.extend(volume::container_devices(container, files.mounted)?);
         let prepared = Prepared {
             restart_count: start.restart_count,
             image_ref: image.reference,
@@ -494,7 +496,7 @@ impl Worker {
             volume_groups: vec![],
             target: self.target(pod, start.role).await,
             users: self.users(pod)?,
-            devices: self.shared.devices.granted(pod::uid(pod), &container.name),
+            devices,
         };
         let made = config::container(pod, container, &prepared, &self.shared.settings)?;
         let log_path = made.log_path.clone();

@@ -51,7 +51,15 @@ impl Node for Driver {
     ) -> Result<Response<wire::NodePublishVolumeResponse>, Status> {
         let call = call.into_inner();
         let pod = call.volume_context.get("csi.storage.k8s.io/pod.name").cloned().unwrap_or_default();
-        let staged = if call.staging_target_path.is_empty() { "" } else { " staged" };
+        let block = matches!(
+            call.volume_capability.as_ref().and_then(|c| c.access_type.as_ref()),
+            Some(wire::volume_capability::AccessType::Block(_))
+        );
+        let staged = match (call.staging_target_path.is_empty(), block) {
+            (true, _) => "",
+            (false, false) => " staged",
+            (false, true) => " staged device",
+        };
         self.note(format!("publish {} {pod}{staged}", call.volume_id), wire::NodePublishVolumeResponse {})
     }
     async fn node_unpublish_volume(
@@ -229,6 +237,17 @@ async fn a_restarted_kubelet_takes_away_what_no_pod_has() {
     after.collect().await;
     after.collect().await;
     assert_eq!(node.take(), ["unstage h"]);
+    node.tasks.shutdown(Duration::ZERO).await;
+}
+
+#[tokio::test]
+async fn a_block_volume_is_a_device() {
+    let node = Node1::new(CSIDriverSpec { attach_required: Some(false), ..CSIDriverSpec::default() });
+    let pod = testing::pod("a").build();
+    let path = node.set_up(&pod, &CsiVolume { block: true, ..volume("h") }).await.unwrap();
+    assert!(path.ends_with("kubernetes.io~csi/pv1/device"), "{path:?}");
+    node.tear_down(&pod).await.unwrap();
+    assert_eq!(node.take(), ["stage h ", "publish h  staged device", "unpublish h", "unstage h"]);
     node.tasks.shutdown(Duration::ZERO).await;
 }
 
