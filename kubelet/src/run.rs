@@ -312,6 +312,15 @@ fn share(
         Csi::new(Arc::clone(&drivers), Arc::clone(&objects), config.root_dir.clone(), &config.node_name);
     let devices = Arc::new(Devices::new(config.root_dir.join("device-plugins")));
     let registrar = registration::run(Arc::clone(&devices), tasks).map_err(at(devices.folder()))?;
+    if api.is_some() {
+        let (drivers, drain) = (Arc::clone(&drivers), tasks.drain());
+        tasks.spawn("csinode", async move {
+            tokio::select! {
+                () = drain.cancelled() => {}
+                () = drivers.ensure_node() => {}
+            }
+        });
+    }
     plugin::run(registry, vec![drivers, Arc::new(registrar)], tasks);
     Ok(Shared {
         devices,

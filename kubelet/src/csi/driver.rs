@@ -31,6 +31,13 @@ use crate::plugin::{Introduction, PluginKind, channel};
 
 /// How long a driver may take to answer a question.
 const PATIENCE: Duration = Duration::from_secs(120);
+/// How long to wait after the CSINode could not be made: the node may not be registered yet.
+const AGAIN: Duration = Duration::from_secs(2);
+/// The kinds of volumes of earlier versions that drivers have taken over.
+const MIGRATED: [&str; 7] =
+    ["aws-ebs", "azure-disk", "azure-file", "cinder", "gce-pd", "portworx-volume", "vsphere-volume"];
+/// The annotation that says so.
+const MIGRATED_ANNOTATION: &str = "storage.alpha.kubernetes.io/migrated-plugins";
 /// Writes of the CSINode that meet another's are tried again so often.
 const CONFLICTS: usize = 5;
 
@@ -71,6 +78,15 @@ impl Drivers {
     /// Makes a driver known without asking it.
     pub fn add(&self, driver: &str, endpoint: PathBuf) {
         self.known.lock().insert(driver.to_owned(), endpoint);
+    }
+
+    /// Sees to it that the node has its CSINode, before any driver comes: schedulers and controllers read from it which
+    /// volumes go through drivers. Tries until that is done.
+    pub async fn ensure_node(&self) {
+        while let Err(error) = self.write(|_| false).await {
+            tracing::debug!(%error, "no CSINode yet");
+            tokio::time::sleep(AGAIN).await;
+        }
     }
 
     async fn announce(&self, driver: &str, info: &NodeGetInfoResponse) -> Result<(), kube::Error> {
@@ -135,6 +151,9 @@ pub async fn capabilities(client: &mut NodeClient<Channel>) -> Result<Capabiliti
 fn fresh(node: &Node) -> CSINode {
     let mut object = CSINode { spec: CSINodeSpec::default(), ..CSINode::default() };
     object.metadata.name.clone_from(&node.metadata.name);
+    let migrated: Vec<String> = MIGRATED.iter().map(|kind| format!("kubernetes.io/{kind}")).collect();
+    object.metadata.annotations =
+        Some(BTreeMap::from([(MIGRATED_ANNOTATION.to_owned(), migrated.join(","))]));
     object.metadata.owner_references = Some(vec![OwnerReference {
         api_version: "v1".into(),
         kind: "Node".into(),
@@ -222,6 +241,8 @@ mod tests {
         let mut node = Node::default();
         (node.metadata.name, node.metadata.uid) = (Some("n".into()), Some("u".into()));
         let object = fresh(&node);
+        let migrated = &object.metadata.annotations.unwrap()[MIGRATED_ANNOTATION];
+        assert!(migrated.starts_with("kubernetes.io/aws-ebs,kubernetes.io/azure-disk,"), "{migrated}");
         let owner = &object.metadata.owner_references.unwrap()[0];
         assert_eq!((owner.kind.as_str(), owner.name.as_str(), owner.uid.as_str()), ("Node", "n", "u"));
     }
