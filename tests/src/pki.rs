@@ -1,13 +1,14 @@
 //! Certificates and tokens for the tests, good ones and bad ones (RFC 5280, RFC 7519).
 
 use anyhow::Result;
+use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
 use jiff::Timestamp;
 use jsonwebtoken::{Algorithm, EncodingKey, Header};
 use rcgen::{
     BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
     KeyUsagePurpose,
 };
-use serde_json::Value;
+use serde_json::{Value, json};
 use time::{Duration, OffsetDateTime};
 
 /// When a certificate holds, in hours from now.
@@ -127,6 +128,14 @@ impl TokenKey {
     /// PEM public key.
     pub fn public(&self) -> String {
         self.0.public_key_pem()
+    }
+
+    /// The public key as a JSON web key of this id.
+    pub fn jwk(&self, id: &str) -> Value {
+        // An uncompressed point of P-256: a byte that says so, then both coordinates.
+        let (x, y) = self.0.public_key_raw()[1..].split_at(32);
+        let coordinate = |bytes: &[u8]| BASE64_URL_SAFE_NO_PAD.encode(bytes);
+        json!({"kty": "EC", "crv": "P-256", "alg": "ES256", "use": "sig", "kid": id, "x": coordinate(x), "y": coordinate(y)})
     }
 
     /// Signs claims; `header` may carry the key id of another key.

@@ -1,15 +1,19 @@
 //! The API server over the wire: what it answers to good and bad requests, and what it survives.
 //!
 //! Tests of one list share a control plane and run several at a time, each in its own namespace; those of
-//! [`failures`] start their own and break it.
+//! [`failures`], [`audit`], [`encryption`] and [`outside`] start their own, to break it or to have it otherwise.
 
 mod access;
 mod admission;
+mod audit;
 mod discovery;
+mod encryption;
 mod failures;
+mod fairness;
 mod input;
 mod lists;
 mod objects;
+mod outside;
 mod patches;
 mod policies;
 mod webhooks;
@@ -32,6 +36,7 @@ const LISTS: &[(&str, &[Test<ControlPlane>])] = &[
     ("webhooks", webhooks::TESTS),
     ("admission", admission::TESTS),
     ("policies", policies::TESTS),
+    ("fairness", fairness::TESTS),
 ];
 
 fn main() -> ExitCode {
@@ -60,7 +65,12 @@ fn main() -> ExitCode {
         clean: |(), _| (),
         explain: |(), _| String::new(),
     };
-    all.unwrap_or_default().and(alone.run("failures", failures::TESTS)).exit()
+    let own = alone
+        .run("audit", audit::TESTS)
+        .and(alone.run("encryption", encryption::TESTS))
+        .and(alone.run("outside", outside::TESTS))
+        .and(alone.run("failures", failures::TESTS));
+    all.unwrap_or_default().and(own).exit()
 }
 
 /// Path of config maps in a namespace, or of one of them.

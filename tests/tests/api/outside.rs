@@ -1,0 +1,164 @@
+//! Identities and permissions that others know: webhooks of tokens and of authorization, OpenID providers, files that say who
+//! may be anonymous.
+
+use std::{fs, path::Path};
+
+use anyhow::{Result, ensure};
+use base64::{Engine, prelude::BASE64_STANDARD};
+use serde_json::{Value, json};
+use tests::{
+    ControlPlane,
+    control_plane::Options,
+    pki::{Authority, TokenKey, seconds_from_now},
+    receiver::{Call, Receiver, Reply},
+    runner::Test,
+};
+
+use crate::config_maps;
+
+pub(crate) const TESTS: &[Test<()>] = &[
+    ("webhooks know tokens and permissions", webhooks),
+    ("tokens of an OpenID provider are users", provider),
+    ("a file says which paths are for everybody", anonymous),
+];
+
+fn answer(call: &Call) -> Reply {
+    let spec = &call.body["spec"];
+    let reply = |status: Value| {
+        Reply::Json(
+            json!({"apiVersion": call.body["apiVersion"], "kind": call.body["kind"], "status": status}),
+        )
+    };
+    match call.path.as_str() {
+        "/tokens" if spec["token"] == "known" => {
+            reply(json!({"authenticated": true, "user": {"username": "jane", "groups": ["dev"]}}))
+        }
+        "/tokens" => reply(json!({"authenticated": false})),
+        "/access" => {
+            let wanted = &spec["resourceAttributes"];
+            let allowed =
+                spec["user"] == "jane" && wanted["resource"] == "configmaps" && wanted["verb"] == "list";
+            reply(json!({"allowed": allowed, "reason": "asked outside"}))
+        }
+        _ => Reply::Code(404, json!({})),
+    }
+}
+
+fn kubeconfig(path: &Path, receiver: &Receiver, authority: &Authority, at: &str) -> Result<()> {
+    let config = json!({"apiVersion": "v1", "kind": "Config", "current-context": "c",
+        "clusters": [{"name": "c", "cluster": {"server": receiver.url(at),
+            "certificate-authority-data": BASE64_STANDARD.encode(&authority.cert)}}],
+        "users": [{"name": "u", "user": {}}],
+        "contexts": [{"name": "c", "context": {"cluster": "c", "user": "u"}}]});
+    Ok(fs::write(path, config.to_string())?)
+}
+
+fn start(flags: Vec<String>) -> Result<ControlPlane> {
+    ControlPlane::start(Options { flags, ..Options::default() })
+}
+
+fn webhooks(_: &(), _: &str) -> Result<()> {
+    let dir = tempfile::tempdir()?;
+    let (tokens, access) = (dir.path().join("tokens"), dir.path().join("access"));
+    let authority = Authority::new("outside")?;
+    let receiver = Receiver::start(&authority, answer)?;
+    kubeconfig(&tokens, &receiver, &authority, "/tokens")?;
+    kubeconfig(&access, &receiver, &authority, "/access")?;
+    let plane = start(vec![
+        format!("--authentication-token-webhook-config-file={}", tokens.display()),
+        "--authentication-token-webhook-version=v1".to_owned(),
+        format!("--authorization-webhook-config-file={}", access.display()),
+        "--authorization-webhook-version=v1".to_owned(),
+        "--authorization-mode=Webhook".to_owned(),
+    ])?;
+    let nobody = plane.client(None)?;
+    let jane = nobody.with_token("known")?;
+    nobody.with_token("unknown")?.get(&config_maps("default", ""))?.refused(401, "Unauthorized")?;
+    for _ in 0..3 {
+        jane.get(&config_maps("default", ""))?.ok()?;
+    }
+    let asked = receiver.calls("/tokens").iter().filter(|call| call.body["spec"]["token"] == "known").count();
+    ensure!(asked == 1, "a token was asked for {asked} times");
+    let asked = receiver.calls("/access").iter().filter(|call| call.body["spec"]["user"] == "jane").count();
+    ensure!(asked == 1, "a permission was asked for {asked} times");
+    jane.get("/api/v1/namespaces/default/secrets")?.refused_with(403, "Forbidden", "asked outside")?;
+    // What RBAC allows is not asked for.
+    plane.admin()?.get("/api/v1/namespaces/default/secrets")?.ok()?;
+    ensure!(
+        !receiver.calls("/access").iter().any(|call| call.body["spec"]["user"] == "admin"),
+        "masters were asked for"
+    );
+    Ok(())
+}
+
+/// The provider's key; what it serves has no other way to know it.
+static KEY: std::sync::OnceLock<TokenKey> = std::sync::OnceLock::new();
+
+fn openid(call: &Call) -> Reply {
+    let host = call.headers.get("host").and_then(|host| host.to_str().ok()).unwrap_or_default();
+    match (call.path.as_str(), KEY.get()) {
+        ("/.well-known/openid-configuration", _) => Reply::Json(
+            json!({"issuer": format!("https://{host}"), "jwks_uri": format!("https://{host}/keys")}),
+        ),
+        ("/keys", Some(key)) => Reply::Json(json!({"keys": [key.jwk("k")]})),
+        _ => Reply::Code(404, json!({})),
+    }
+}
+
+fn provider(_: &(), _: &str) -> Result<()> {
+    let dir = tempfile::tempdir()?;
+    let authority = Authority::new("provider")?;
+    let receiver = Receiver::start(&authority, openid)?;
+    let fresh = TokenKey::new()?;
+    let key = KEY.get_or_init(|| fresh);
+    let ca = dir.path().join("ca.crt");
+    fs::write(&ca, &authority.cert)?;
+    let issuer = receiver.url("");
+    let plane = start(vec![
+        format!("--oidc-issuer-url={issuer}"),
+        "--oidc-client-id=cluster".to_owned(),
+        format!("--oidc-ca-file={}", ca.display()),
+        "--oidc-username-prefix=oidc:".to_owned(),
+        "--oidc-groups-claim=groups".to_owned(),
+        "--oidc-groups-prefix=oidc:".to_owned(),
+        "--oidc-signing-algs=ES256".to_owned(),
+    ])?;
+    let nobody = plane.client(None)?;
+    let claims = |audience: &str, expires: i64| {
+        json!({"iss": issuer, "aud": audience, "sub": "joe", "groups": ["dev"], "exp": seconds_from_now(expires),
+            "iat": seconds_from_now(-10)})
+    };
+    let review = |token: &str| {
+        let path = "/apis/authentication.k8s.io/v1/selfsubjectreviews";
+        nobody.with_token(token)?.post(path, &json!({}))
+    };
+    let good = review(&key.sign(Some("k".to_owned()), &claims("cluster", 600))?)?.ok()?;
+    let user = &good["status"]["userInfo"];
+    ensure!(
+        user["username"] == "oidc:joe" && user["groups"] == json!(["oidc:dev", "system:authenticated"]),
+        "{user}"
+    );
+    let stranger = TokenKey::new()?;
+    for (which, token) in [
+        ("for others", key.sign(Some("k".to_owned()), &claims("other", 600))?),
+        ("expired", key.sign(Some("k".to_owned()), &claims("cluster", -60))?),
+        ("forged", stranger.sign(Some("k".to_owned()), &claims("cluster", 600))?),
+    ] {
+        review(&token)?.refused(401, "Unauthorized").map_err(|error| error.context(which))?;
+    }
+    Ok(())
+}
+
+fn anonymous(_: &(), _: &str) -> Result<()> {
+    let dir = tempfile::tempdir()?;
+    let path = dir.path().join("authentication.yaml");
+    let config = json!({"apiVersion": "apiserver.config.k8s.io/v1", "kind": "AuthenticationConfiguration",
+        "anonymous": {"enabled": true, "conditions": [{"path": "/livez"}]}});
+    fs::write(&path, config.to_string())?;
+    let plane = start(vec![format!("--authentication-config={}", path.display())])?;
+    let nobody = plane.client(None)?;
+    ensure!(nobody.get("/livez")?.code == 200, "/livez is closed");
+    nobody.get("/healthz")?.refused(401, "Unauthorized")?;
+    nobody.get("/api/v1/nodes")?.refused(401, "Unauthorized")?;
+    Ok(())
+}
