@@ -92,6 +92,7 @@ pub async fn serve(
     }
     let offer = Offer {
         protobuf: codec::has_message(&info.api_version(), resource.kind),
+        table: resource.verbs.contains(&"get"),
         watch: info.verb == "watch",
         pretty: matches!(info.query.get("pretty"), "1" | "true"),
     };

@@ -51,6 +51,8 @@ pub struct Media {
 pub struct Offer {
     /// The kind has a protobuf message; custom resources have none.
     pub protobuf: bool,
+    /// The resource can be shown as a table; what is only ever created cannot.
+    pub table: bool,
     /// The response is a watch, which has no YAML form.
     pub watch: bool,
     /// `?pretty=1`.
@@ -90,7 +92,7 @@ impl Media {
 
     /// How a failure is written for this client: as it asked, or else as JSON.
     pub fn of_failure(headers: &HeaderMap) -> Self {
-        let offer = Offer { protobuf: true, watch: false, pretty: false };
+        let offer = Offer { protobuf: true, table: true, watch: false, pretty: false };
         Self { form: Form::Object, ..Self::choose(headers, offer).unwrap_or(Self::JSON) }
     }
 
@@ -194,7 +196,7 @@ impl<'a> Clause<'a> {
         media.form = match kind {
             _ if !convert => Form::Object,
             _ if group != "meta.k8s.io" || version != "v1" => return None,
-            "Table" if !protobuf => Form::Table,
+            "Table" if !protobuf && offer.table => Form::Table,
             "PartialObjectMetadata" | "PartialObjectMetadataList" => Form::Metadata,
             _ => return None,
         };

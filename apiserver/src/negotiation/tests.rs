@@ -15,7 +15,7 @@ fn choose(accept: &str, protobuf: bool, watch: bool) -> Option<(Encoding, Form)>
     if !accept.is_empty() {
         headers.insert(header::ACCEPT, accept.parse().unwrap());
     }
-    let offer = Offer { protobuf, watch, pretty: false };
+    let offer = Offer { protobuf, table: true, watch, pretty: false };
     Media::choose(&headers, offer).ok().map(|m| (m.encoding, m.form))
 }
 
@@ -50,6 +50,16 @@ fn custom_resources_have_protobuf_for_their_metadata_only() {
     let both = choose("application/vnd.kubernetes.protobuf,application/json", false, false);
     assert_eq!(both, Some((JSON, Form::Object)));
     assert_eq!(choose(METADATA, false, false), Some((Encoding::Protobuf, Form::Metadata)));
+}
+
+#[test]
+fn what_has_no_table_is_shown_as_it_is_or_not_at_all() {
+    let mut headers = HeaderMap::new();
+    let offer = Offer { protobuf: true, table: false, watch: false, pretty: false };
+    headers.insert(header::ACCEPT, "application/json;as=Table;v=v1;g=meta.k8s.io".parse().unwrap());
+    assert_eq!(Media::choose(&headers, offer).map_err(|status| status.code), Err(406));
+    headers.insert(header::ACCEPT, TABLES.parse().unwrap());
+    assert_eq!(Media::choose(&headers, offer).map(|media| media.form), Ok(Form::Object));
 }
 
 #[test]
