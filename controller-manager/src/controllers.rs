@@ -186,6 +186,19 @@ const ALIASES: &[(&str, &str)] = &[
     ("ttl-after-finished", "ttl-after-finished-controller"),
 ];
 
+/// Controllers of upstream that are not there; all of them are off unless features or flags switch them on. They may be
+/// switched off, so that configurations made for upstream hold.
+const NOT_THERE: &[&str] = &[
+    "kube-apiserver-serving-clustertrustbundle-publisher-controller",
+    "podcertificaterequest-cleaner-controller",
+    "podgroup-protection-controller",
+    "resourcepoolstatusrequest-controller",
+    "selinux-warning-controller",
+    "service-ca-certificate-publisher-controller",
+    "storage-version-migrator-controller",
+    "storageversion-garbage-collector-controller",
+];
+
 /// Controllers that `*` does not include.
 const OFF_BY_DEFAULT: &[&str] = &["bootstrap-signer-controller", "token-cleaner-controller"];
 
@@ -248,6 +261,13 @@ pub(crate) fn pods_by_node(ctx: &Context) -> Informer<Pod> {
     pods
 }
 
+/// Whether an entry of `--controllers` is a good one: it names a controller, or switches off one that is not there.
+pub fn is_known(entry: &str) -> bool {
+    let (off, name) = entry.strip_prefix('-').map_or((false, entry), |name| (true, name));
+    let name = canonical(name);
+    entry == "*" || ALL.iter().any(|c| c.name == name) || (off && NOT_THERE.contains(&name))
+}
+
 /// Whether `--controllers` switches a controller on: named, or not excluded where `*` is. What is off by
 /// default must be named.
 pub fn is_enabled(name: &str, selection: &[String]) -> bool {
@@ -269,6 +289,14 @@ mod tests {
     fn every_controller_is_listed_once() {
         let names: BTreeSet<&str> = ALL.iter().map(|c| c.name).collect();
         assert_eq!(names.len(), ALL.len());
+    }
+
+    #[test]
+    fn what_is_not_there_can_only_be_switched_off() {
+        assert!(is_known("*") && is_known("ttl") && is_known("-ttl-controller"));
+        assert!(is_known("-selinux-warning-controller") && !is_known("selinux-warning-controller"));
+        assert!(!is_known("nothing") && !is_known("-nothing"));
+        assert!(NOT_THERE.iter().all(|name| !ALL.iter().any(|c| c.name == *name)));
     }
 
     #[test]

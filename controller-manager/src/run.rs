@@ -100,11 +100,10 @@ impl Daemon for ControllerManager {
 
     fn configure(values: &Values) -> Result<Config, ConfigError> {
         let selection = values.list("controllers");
-        for name in selection.iter().map(|s| s.strip_prefix('-').unwrap_or(s)).filter(|n| *n != "*") {
-            if !controllers::ALL.iter().any(|c| c.name == controllers::canonical(name)) {
-                let known = controllers::ALL.iter().map(|c| c.name).collect::<Vec<_>>().join(", ");
-                return Err(ConfigError::Controller(name.to_owned(), known));
-            }
+        if let Some(entry) = selection.iter().find(|entry| !controllers::is_known(entry)) {
+            let known = controllers::ALL.iter().map(|c| c.name).collect::<Vec<_>>().join(", ");
+            let name = entry.strip_prefix('-').unwrap_or(entry);
+            return Err(ConfigError::Controller(name.to_owned(), known));
         }
         Ok(Config {
             client: group::client_options(values, "kube-controller-manager"),

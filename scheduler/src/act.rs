@@ -11,7 +11,10 @@ use component_base::{
     task::Tasks,
     workqueue::chain,
 };
-use k8s_openapi::api::core::v1::{ObjectReference, PersistentVolume, PersistentVolumeClaim, Pod};
+use k8s_openapi::api::{
+    core::v1::{ObjectReference, PersistentVolume, PersistentVolumeClaim, Pod},
+    resource::v1::ResourceClaim,
+};
 use kube::{
     Api, Client,
     api::{DeleteParams, Patch, PatchParams, PostParams, Preconditions},
@@ -92,7 +95,9 @@ impl Actor {
                     let gone = matches!(&error, BindError::Api(e) if client::is_not_found(e))
                         && reservation.is_empty();
                     if !gone {
-                        let note = format!("running PreBind plugin \"VolumeBinding\": {error}");
+                        let plugin =
+                            if reservation.awaited.is_empty() { "DynamicResources" } else { "VolumeBinding" };
+                        let note = format!("running PreBind plugin {plugin:?}: {error}");
                         let note = if reservation.is_empty() { chain(&error) } else { note };
                         actor.event(&pod, EventType::Warning, "FailedScheduling", "Scheduling", &note);
                     }
@@ -112,6 +117,7 @@ impl Actor {
     ) -> Result<(), BindError> {
         if !reservation.is_empty() {
             self.write(reservation).await?;
+            self.write_devices(reservation).await?;
             let bound = self.claims_bound(&reservation.awaited, node);
             tokio::time::timeout(timeout, bound).await.map_err(|_| BindError::Timeout)??;
         }
@@ -133,6 +139,21 @@ impl Actor {
             // An older state would tell that the node was not selected.
             let version = written.metadata.resource_version.clone().unwrap_or_default();
             self.claims.cache.wait_seen(&ObjectKey::new(namespace, name), &version).await;
+        }
+        Ok(())
+    }
+
+    /// First the finalizer: what is allocated must not vanish.
+    async fn write_devices(&self, reservation: &Reservation) -> Result<(), kube::Error> {
+        for claim in &reservation.devices {
+            let namespace = claim.metadata.namespace.as_deref().unwrap_or_default();
+            let api: Api<ResourceClaim> = Api::namespaced(self.client.clone(), namespace);
+            let name = claim.metadata.name.as_deref().unwrap_or_default();
+            // A write that changes nothing keeps the version.
+            let kept = api.replace(name, &PostParams::default(), claim).await?;
+            let mut next = claim.clone();
+            next.metadata.resource_version = kept.metadata.resource_version;
+            api.replace_status(name, &PostParams::default(), &next).await?;
         }
         Ok(())
     }

@@ -9,7 +9,7 @@ use component_base::{
 };
 use jiff::Timestamp;
 use k8s_openapi::api::{
-    core::v1::{Namespace, Node, Pod},
+    core::v1::{Namespace, Node, Pod, PodResourceClaimStatus},
     policy::v1::PodDisruptionBudget,
 };
 use tokio::sync::mpsc;
@@ -18,7 +18,7 @@ use crate::{
     act::Actor,
     framework::{ClusterEvent, Plugin},
     metrics::Metrics,
-    model::{Cluster, NodeInfo, PodInfo, Reservation, StorageChange},
+    model::{Cluster, DeviceChange, NodeInfo, PodInfo, Reservation, StorageChange},
     plan::{self, Budget, Nominations, Options, Preemption, Unschedulable},
     profile::Profile,
     queue::{BackOff, Instant, Queue},
@@ -34,6 +34,8 @@ pub enum Change {
     Namespace(Event<Namespace>),
     /// A claim, a volume, or something that makes them.
     Storage(StorageChange),
+    /// Devices, their classes or claims.
+    Devices(DeviceChange),
     /// A pod could not be bound.
     BindingFailed {
         /// The pod.
@@ -134,9 +136,14 @@ impl Cycle {
                     self.tell(&ClusterEvent::StorageChanged(event));
                 }
             }
+            Change::Devices(change) => {
+                let event = self.cluster.devices.take(&change);
+                self.tell(&ClusterEvent::DevicesChanged(event));
+            }
             Change::BindingFailed { pod, reservation, gone } => {
                 self.cluster.displace(&pod.uid);
                 self.cluster.storage.forget(&reservation);
+                self.cluster.devices.forget(&reservation);
                 if gone {
                     self.forget(&pod.uid);
                 } else {
@@ -200,7 +207,9 @@ impl Cycle {
         self.queue.add(pod.clone(), gated, now);
         // A status alone, such as the one we write ourselves, changes no decision.
         if let Event::Updated { old, new } = event
-            && (old.spec != new.spec || old.metadata.labels != new.metadata.labels)
+            && (old.spec != new.spec
+                || old.metadata.labels != new.metadata.labels
+                || claims_made(old) != claims_made(new))
         {
             self.queue.wake(&pod.uid, now);
         }
@@ -238,6 +247,7 @@ impl Cycle {
                 self.metrics.attempt(&profile.name, "scheduled", seconds);
                 self.forget(&pod.uid);
                 self.cluster.storage.assume(&placement.reservation);
+                self.cluster.devices.assume(&placement.reservation);
                 let placed = PodInfo { node_name: placement.node.clone(), ..PodInfo::clone(pod) };
                 self.cluster.place(Arc::new(placed));
                 tracing::debug!(pod = pod.key(), node = placement.node, attempt, "placed");
@@ -293,4 +303,9 @@ impl Cycle {
         };
         self.budgets.store().list().iter().filter_map(parse).collect()
     }
+}
+
+/// The claims of devices that were made for a pod: what its status says that decisions need.
+fn claims_made(pod: &Pod) -> Option<&Vec<PodResourceClaimStatus>> {
+    pod.status.as_ref()?.resource_claim_statuses.as_ref()
 }

@@ -5,7 +5,7 @@
 
 use std::{borrow::Cow, collections::BTreeSet, sync::Arc};
 
-use crate::model::{Cluster, NodeInfo, PodInfo, Reservation, StorageEvent};
+use crate::model::{Cluster, DeviceEvent, NodeInfo, PodInfo, Reservation, StorageEvent};
 
 /// Scores range from 0 to this, after normalisation.
 pub const MAX_SCORE: i64 = 100;
@@ -58,6 +58,8 @@ pub enum ClusterEvent {
     NamespaceChanged,
     /// A claim, volume, class or volume capacity changed.
     StorageChanged(StorageEvent),
+    /// Devices, their classes or claims changed.
+    DevicesChanged(DeviceEvent),
 }
 
 /// Filters nodes for one pod.

@@ -2,6 +2,7 @@
 
 pub mod affinity;
 pub mod cluster;
+pub mod devices;
 pub mod node;
 pub mod pod;
 pub mod resources;
@@ -9,6 +10,7 @@ pub mod storage;
 
 pub use affinity::{NodeSelectorTerms, NodeTerm, PodTerm, WeightedPodTerm};
 pub use cluster::Cluster;
+pub use devices::{DeviceChange, DeviceEvent, Devices};
 pub use node::{ImageState, NodeInfo, Taint, TaintEffect};
 pub use pod::{HostPort, PodInfo, SpreadConstraint, Toleration};
 pub use resources::Resources;

@@ -123,6 +123,7 @@ fn reserve(pod: &PodInfo, cluster: &Cluster, plugins: &[Weighted], node: &NodeIn
         out.volumes.extend(more.volumes);
         out.claims.extend(more.claims);
         out.awaited.extend(more.awaited);
+        out.devices.extend(more.devices);
     }
     out
 }

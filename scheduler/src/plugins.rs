@@ -7,6 +7,7 @@ use crate::{
     framework::Plugin,
 };
 
+pub mod dynamic_resources;
 pub mod image_locality;
 pub mod inter_pod_affinity;
 pub mod node_affinity;
@@ -86,6 +87,10 @@ pub const REGISTRY: &[Registered] = &[
     }),
     on("InterPodAffinity", 2, |a| {
         Ok(Box::new(inter_pod_affinity::InterPodAffinity::new(&args::read("InterPodAffinity", a)?)?))
+    }),
+    on("DynamicResources", 0, |a| {
+        args::read::<args::DynamicResourcesArgs>("DynamicResources", a)?;
+        Ok(Box::new(dynamic_resources::DynamicResources))
     }),
     on("NodeResourcesBalancedAllocation", 1, |a| {
         let read = args::read("NodeResourcesBalancedAllocation", a)?;

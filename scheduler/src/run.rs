@@ -25,7 +25,7 @@ use crate::{
     config::{FileError, KubeSchedulerConfiguration},
     cycle::{Change, Cycle},
     metrics::Metrics,
-    model::StorageChange,
+    model::{DeviceChange, StorageChange},
     profile::Profile,
     queue::BackOff,
 };
@@ -163,6 +163,7 @@ async fn lead(
     let budgets = informers.get::<PodDisruptionBudget>(ListWatch::default());
     feed(&informers, &sender);
     feed_storage(&informers, &sender);
+    feed_devices(&informers, &sender);
     let claims = informers.get::<PersistentVolumeClaim>(ListWatch::default());
     let (tell, changed) = watch::channel(());
     claims.on_event(move |_| tell.send_replace(()));
@@ -192,25 +193,31 @@ fn feed(informers: &Informers, sender: &mpsc::UnboundedSender<Change>) {
     forward(&informers.get::<Namespace>(ListWatch::default()), move |event| on(Change::Namespace(event)));
 }
 
+/// Feeds all objects of a kind into the loop.
+fn feed_all<K: component_base::informer::Object>(
+    informers: &Informers,
+    sender: &mpsc::UnboundedSender<Change>,
+    change: impl Fn(Event<K>) -> Change + Send + Sync + 'static,
+) {
+    let sender = sender.clone();
+    // The loop is gone only when the daemon drains.
+    forward(&informers.get::<K>(ListWatch::default()), move |event| drop(sender.send(change(event))));
+}
+
 fn feed_storage(informers: &Informers, sender: &mpsc::UnboundedSender<Change>) {
-    fn on<K: component_base::informer::Object>(
-        informers: &Informers,
-        sender: &mpsc::UnboundedSender<Change>,
-        change: fn(Event<K>) -> StorageChange,
-    ) {
-        let sender = sender.clone();
-        // The loop is gone only when the daemon drains.
-        forward(&informers.get::<K>(ListWatch::default()), move |event| {
-            drop(sender.send(Change::Storage(change(event))));
-        });
-    }
-    on(informers, sender, StorageChange::Claim);
-    on(informers, sender, StorageChange::Volume);
-    on(informers, sender, StorageChange::Class);
-    on(informers, sender, StorageChange::Driver);
-    on(informers, sender, StorageChange::Node);
-    on(informers, sender, StorageChange::Capacity);
-    on(informers, sender, StorageChange::Attachment);
+    feed_all(informers, sender, |event| Change::Storage(StorageChange::Claim(event)));
+    feed_all(informers, sender, |event| Change::Storage(StorageChange::Volume(event)));
+    feed_all(informers, sender, |event| Change::Storage(StorageChange::Class(event)));
+    feed_all(informers, sender, |event| Change::Storage(StorageChange::Driver(event)));
+    feed_all(informers, sender, |event| Change::Storage(StorageChange::Node(event)));
+    feed_all(informers, sender, |event| Change::Storage(StorageChange::Capacity(event)));
+    feed_all(informers, sender, |event| Change::Storage(StorageChange::Attachment(event)));
+}
+
+fn feed_devices(informers: &Informers, sender: &mpsc::UnboundedSender<Change>) {
+    feed_all(informers, sender, |event| Change::Devices(DeviceChange::Slice(event)));
+    feed_all(informers, sender, |event| Change::Devices(DeviceChange::Class(event)));
+    feed_all(informers, sender, |event| Change::Devices(DeviceChange::Claim(event)));
 }
 
 fn forward<K: component_base::informer::Object>(

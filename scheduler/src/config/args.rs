@@ -140,6 +140,16 @@ pub struct VolumeBindingArgs {
     pub bind_timeout_seconds: Option<i64>,
 }
 
+/// Of DynamicResources. The search on a node is bounded by steps; the times are accepted.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct DynamicResourcesArgs {
+    /// How long one node may be looked at.
+    pub filter_timeout: Option<String>,
+    /// How long devices may take to be ready.
+    pub binding_timeout: Option<String>,
+}
+
 /// Of DefaultPreemption.
 #[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]

@@ -1,4 +1,4 @@
-//! All nodes with their pods, the namespaces' labels, and storage: the snapshot decisions are made on.
+//! All nodes with their pods, the namespaces' labels, storage and devices: the snapshot decisions are made on.
 //!
 //! Cloning is cheap (nodes are shared by `Arc` and copied on change), so a cycle works on a
 //! snapshot while events go on changing the model.
@@ -10,7 +10,7 @@ use std::{
 
 use smol_str::SmolStr;
 
-use super::{Labels, NodeInfo, PodInfo, Storage};
+use super::{Devices, Labels, NodeInfo, PodInfo, Storage};
 
 /// Nodes by name, pods by uid.
 #[derive(Clone, Debug, Default)]
@@ -22,6 +22,8 @@ pub struct Cluster {
     placed: HashMap<SmolStr, SmolStr>,
     /// Claims, volumes and what makes them.
     pub storage: Storage,
+    /// Devices and the claims that hold them.
+    pub devices: Devices,
     /// Labels of namespaces.
     namespaces: HashMap<String, Arc<Labels>>,
 }

@@ -73,6 +73,8 @@ pub struct PodInfo {
     pub spread: Vec<SpreadConstraint>,
     /// Claims the pod mounts.
     pub claims: Vec<ClaimUse>,
+    /// Claims of devices the pod uses.
+    pub device_claims: Vec<DeviceClaimUse>,
     /// Disks the pod mounts without a claim that cannot be shared at will.
     pub disks: Vec<Disk>,
     /// Controller reference (kind, name), for default spreading.
@@ -86,6 +88,15 @@ pub struct ClaimUse {
     pub name: String,
     /// Whether the claim is made for the pod and goes with it.
     pub ephemeral: bool,
+}
+
+/// A claim of devices that a pod uses.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DeviceClaimUse {
+    /// The claim's name, in the pod's namespace; `None` until one is made.
+    pub name: Option<String>,
+    /// Whether it is made for the pod.
+    pub is_own: bool,
 }
 
 /// A disk mounted without a claim, and how.
@@ -211,6 +222,7 @@ impl PodInfo {
                 .map(|c| SpreadConstraint::new(c, &labels))
                 .collect(),
             claims: claims(spec, meta.name.as_deref().unwrap_or_default()),
+            device_claims: device_claims(spec, status),
             disks: spec.volumes.iter().flatten().filter_map(Disk::new).collect(),
             controller: meta
                 .owner_references
@@ -274,6 +286,23 @@ fn host_ports(spec: &core::PodSpec) -> Vec<HostPort> {
             })
         })
         .collect()
+}
+
+fn device_claims(spec: &core::PodSpec, status: Option<&core::PodStatus>) -> Vec<DeviceClaimUse> {
+    let made = |name: &str| {
+        let all = status.and_then(|s| s.resource_claim_statuses.as_ref());
+        all.into_iter().flatten().find(|s| s.name == name).map(|s| s.resource_claim_name.clone())
+    };
+    let used = |entry: &core::PodResourceClaim| match &entry.resource_claim_name {
+        Some(name) => Some(DeviceClaimUse { name: Some(name.clone()), is_own: false }),
+        None => match made(&entry.name) {
+            // It turned out that none is needed.
+            Some(None) => None,
+            Some(name) => Some(DeviceClaimUse { name, is_own: true }),
+            None => Some(DeviceClaimUse { name: None, is_own: true }),
+        },
+    };
+    spec.resource_claims.iter().flatten().filter_map(used).collect()
 }
 
 fn claims(spec: &core::PodSpec, pod: &str) -> Vec<ClaimUse> {

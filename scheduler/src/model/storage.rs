@@ -14,12 +14,13 @@ use component_base::{
 };
 use k8s_openapi::api::{
     core::v1::{PersistentVolume, PersistentVolumeClaim},
+    resource::v1::ResourceClaim,
     storage::v1::{CSIDriver, CSINode, CSIStorageCapacity, StorageClass, VolumeAttachment},
 };
 
 /// Objects of one kind, with those that are about to be written in front.
 #[derive(Clone, Debug)]
-struct Assumable<K> {
+pub(super) struct Assumable<K> {
     known: HashMap<ObjectKey, Arc<K>>,
     assumed: HashMap<ObjectKey, Arc<K>>,
 }
@@ -83,12 +84,14 @@ pub struct Reservation {
     pub claims: Vec<PersistentVolumeClaim>,
     /// Claims that must be bound before the pod is.
     pub awaited: Vec<ObjectKey>,
+    /// Claims of devices, each with what it gets and the pod among its consumers.
+    pub devices: Vec<ResourceClaim>,
 }
 
 impl Reservation {
     /// Whether there is nothing to write or to wait for.
     pub fn is_empty(&self) -> bool {
-        self.awaited.is_empty()
+        self.awaited.is_empty() && self.devices.is_empty()
     }
 }
 
@@ -99,15 +102,15 @@ impl<K> Default for Assumable<K> {
 }
 
 impl<K: Object> Assumable<K> {
-    fn get(&self, key: &ObjectKey) -> Option<&Arc<K>> {
+    pub(super) fn get(&self, key: &ObjectKey) -> Option<&Arc<K>> {
         self.assumed.get(key).or_else(|| self.known.get(key))
     }
 
-    fn all(&self) -> impl Iterator<Item = &Arc<K>> {
+    pub(super) fn all(&self) -> impl Iterator<Item = &Arc<K>> {
         self.known.iter().map(|(key, object)| self.assumed.get(key).unwrap_or(object))
     }
 
-    fn take(&mut self, event: &Event<K>) {
+    pub(super) fn take(&mut self, event: &Event<K>) {
         let object = event.object();
         let key = object_key(object.as_ref());
         if matches!(event, Event::Deleted { .. }) {
@@ -122,7 +125,11 @@ impl<K: Object> Assumable<K> {
         self.known.insert(key, object.clone());
     }
 
-    fn assume(&mut self, object: &K)
+    pub(super) fn forget(&mut self, key: &ObjectKey) {
+        self.assumed.remove(key);
+    }
+
+    pub(super) fn assume(&mut self, object: &K)
     where
         K: Clone,
     {
@@ -130,7 +137,7 @@ impl<K: Object> Assumable<K> {
     }
 }
 
-fn take<K: Object>(map: &mut HashMap<String, Arc<K>>, event: &Event<K>) {
+pub(super) fn take<K: Object>(map: &mut HashMap<String, Arc<K>>, event: &Event<K>) {
     let name = event.object().meta().name.clone().unwrap_or_default();
     match event {
         Event::Deleted { .. } => drop(map.remove(&name)),
@@ -233,10 +240,10 @@ impl Storage {
     /// It was not written after all.
     pub fn forget(&mut self, reservation: &Reservation) {
         for volume in &reservation.volumes {
-            self.volumes.assumed.remove(&object_key(volume));
+            self.volumes.forget(&object_key(volume));
         }
         for claim in &reservation.claims {
-            self.claims.assumed.remove(&object_key(claim));
+            self.claims.forget(&object_key(claim));
         }
     }
 }

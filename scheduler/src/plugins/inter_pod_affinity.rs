@@ -98,7 +98,7 @@ impl Plugin for InterPodAffinity {
             ClusterEvent::PodRemoved(_) | ClusterEvent::NodeAdded(_) | ClusterEvent::PodChanged => true,
             ClusterEvent::NodeUpdated { old, new } => old.labels != new.labels,
             ClusterEvent::NamespaceChanged => true,
-            ClusterEvent::StorageChanged(_) => false,
+            ClusterEvent::StorageChanged(_) | ClusterEvent::DevicesChanged(_) => false,
         }
     }
 }

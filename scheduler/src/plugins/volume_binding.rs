@@ -270,6 +270,7 @@ impl Choice {
             volumes: self.bind.iter().map(bind).collect(),
             claims: self.provision.iter().filter(anew).map(select).collect(),
             awaited,
+            devices: Vec::new(),
         }
     }
 }

@@ -33,7 +33,8 @@ impl Plugin for VolumeRestrictions {
 
     fn filter<'a>(&self, pod: &'a PodInfo, cluster: &'a Cluster) -> Prepared<'a> {
         let mut exclusive = BTreeSet::new();
-        for used in &pod.claims {
+        // A claim that is made for the pod is nobody else's.
+        for used in pod.claims.iter().filter(|used| !used.ephemeral) {
             let name = used.name.as_str();
             let Some(claim) = cluster.storage.claim(&pod.namespace, name) else {
                 return Prepared::Reject(format!("persistentvolumeclaim {name:?} not found").into());

@@ -1,0 +1,522 @@
+//! Which devices claims get on a node: the first choice that satisfies all of them, found by trying. Pure.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    sync::Arc,
+};
+
+use component_base::quantity::Quantity;
+use k8s_openapi::api::{
+    core::v1::{NodeSelector, NodeSelectorRequirement, NodeSelectorTerm},
+    resource::v1::{
+        AllocationResult, Device, DeviceAllocationConfiguration, DeviceAllocationResult, DeviceAttribute,
+        DeviceClass, DeviceConstraint, DeviceRequest, DeviceRequestAllocationResult, DeviceTaint,
+        DeviceToleration, ResourceClaim, ResourceSlice,
+    },
+};
+
+use super::selector::{Maker, Selectors, qualified};
+use crate::{
+    framework::Reason,
+    model::{Devices, NodeInfo, NodeSelectorTerms},
+};
+
+/// Most devices of one claim.
+const MAX_DEVICES: usize = 32;
+/// Choices tried for one node before it is given up.
+const MAX_STEPS: usize = 100_000;
+
+/// Driver, pool and name of a device.
+type Id = (String, String, String);
+
+/// A claim without devices, its requests made ready.
+pub(super) struct Wanted {
+    pub(super) claim: Arc<ResourceClaim>,
+    requests: Vec<Vec<Request>>,
+}
+
+/// One way to satisfy a request.
+struct Request {
+    /// `request`, or `request/subrequest`.
+    name: String,
+    class: Arc<DeviceClass>,
+    selectors: Selectors,
+    /// How many; `None` for all there are.
+    count: Option<usize>,
+    admin: bool,
+    tolerations: Vec<DeviceToleration>,
+}
+
+/// A device that the node reaches.
+struct Candidate<'a> {
+    slice: &'a ResourceSlice,
+    device: &'a Device,
+    id: Id,
+    in_use: bool,
+}
+
+/// A device given to a request.
+#[derive(Clone, Copy)]
+struct Choice {
+    claim: usize,
+    request: usize,
+    alternative: usize,
+    candidate: usize,
+}
+
+struct Search<'a> {
+    wanted: &'a [Wanted],
+    candidates: Vec<Candidate<'a>>,
+    /// Pools whose slices are not all there.
+    incomplete: BTreeSet<(String, String)>,
+    devices: &'a Devices,
+    maker: Maker,
+    domains: Vec<String>,
+    chosen: Vec<Choice>,
+    matches: HashMap<(usize, usize, usize, usize), bool>,
+    steps: usize,
+}
+
+impl Wanted {
+    /// Makes a claim's requests ready; the error says why it cannot be satisfied anywhere.
+    pub(super) fn new(claim: &Arc<ResourceClaim>, devices: &Devices) -> Result<Wanted, Reason> {
+        let all = claim.spec.devices.as_ref().and_then(|d| d.requests.as_deref()).unwrap_or_default();
+        let requests = all.iter().map(|request| alternatives(request, devices)).collect::<Result<_, _>>()?;
+        Ok(Wanted { claim: claim.clone(), requests })
+    }
+
+    fn constraints(&self) -> &[DeviceConstraint] {
+        self.claim.spec.devices.as_ref().and_then(|d| d.constraints.as_deref()).unwrap_or_default()
+    }
+}
+
+fn alternatives(request: &DeviceRequest, devices: &Devices) -> Result<Vec<Request>, Reason> {
+    let find = |name: &str| {
+        devices.class(name).cloned().ok_or_else(|| {
+            Reason::Owned(format!("request {}: device class {name} does not exist", request.name))
+        })
+    };
+    let make = |name: String,
+                class: &str,
+                selectors: &[_],
+                mode: Option<&str>,
+                count: Option<i64>,
+                admin: Option<bool>,
+                tolerations: Option<&Vec<DeviceToleration>>| {
+        let class = find(class)?;
+        let of_class = class.spec.selectors.as_deref().unwrap_or_default();
+        let class_name = class.metadata.name.clone().unwrap_or_default();
+        let of_class = Selectors::compile(of_class, &format!("class {class_name}"))?;
+        let own = Selectors::compile(selectors, &format!("request {name}"))?;
+        let count = match mode {
+            Some("All") => None,
+            _ => Some(count.and_then(|n| usize::try_from(n).ok()).unwrap_or(1)),
+        };
+        Ok::<Request, Reason>(Request {
+            name,
+            selectors: of_class.and(&own),
+            class,
+            count,
+            admin: admin == Some(true),
+            tolerations: tolerations.cloned().unwrap_or_default(),
+        })
+    };
+    if let Some(exact) = &request.exactly {
+        let selectors = exact.selectors.as_deref().unwrap_or_default();
+        return Ok(vec![make(
+            request.name.clone(),
+            &exact.device_class_name,
+            selectors,
+            exact.allocation_mode.as_deref(),
+            exact.count,
+            exact.admin_access,
+            exact.tolerations.as_ref(),
+        )?]);
+    }
+    let sub = request.first_available.as_deref().unwrap_or_default();
+    if sub.is_empty() {
+        return Err(format!("request {}: unknown request type", request.name).into());
+    }
+    sub.iter()
+        .map(|sub| {
+            make(
+                format!("{}/{}", request.name, sub.name),
+                &sub.device_class_name,
+                sub.selectors.as_deref().unwrap_or_default(),
+                sub.allocation_mode.as_deref(),
+                sub.count,
+                None,
+                sub.tolerations.as_ref(),
+            )
+        })
+        .collect()
+}
+
+/// The devices that claims get on a node, in their order; nothing if the node does not have them.
+pub(super) fn allocate(
+    wanted: &[Wanted],
+    devices: &Devices,
+    node: &NodeInfo,
+) -> Result<Option<Vec<AllocationResult>>, Reason> {
+    let mut search = Search::new(wanted, devices, node);
+    if !search.claim(0)? {
+        return Ok(None);
+    }
+    Ok(Some((0..wanted.len()).map(|claim| search.result(claim, node)).collect()))
+}
+
+/// Devices that claims hold, those for administration aside.
+fn in_use(devices: &Devices) -> BTreeSet<Id> {
+    let results = devices
+        .claims()
+        .filter_map(|claim| claim.status.as_ref()?.allocation.as_ref()?.devices.as_ref()?.results.as_ref());
+    let held = results.flatten().filter(|result| result.admin_access != Some(true));
+    held.map(|r| (r.driver.clone(), r.pool.clone(), r.device.clone())).collect()
+}
+
+impl<'a> Search<'a> {
+    fn new(wanted: &'a [Wanted], devices: &'a Devices, node: &NodeInfo) -> Search<'a> {
+        let mut pools: BTreeMap<(String, String), Vec<&'a ResourceSlice>> = BTreeMap::new();
+        for slice in devices.slices() {
+            let pool = (slice.spec.driver.clone(), slice.spec.pool.name.clone());
+            pools.entry(pool).or_default().push(slice);
+        }
+        let used = in_use(devices);
+        let (mut candidates, mut incomplete) = (Vec::new(), BTreeSet::new());
+        let mut domains: BTreeSet<String> = BTreeSet::new();
+        for (pool, mut slices) in pools {
+            let newest = slices.iter().map(|s| s.spec.pool.generation).max().unwrap_or_default();
+            slices.retain(|slice| slice.spec.pool.generation == newest);
+            slices.sort_by(|a, b| a.metadata.name.cmp(&b.metadata.name));
+            let expected = slices.first().map_or(0, |slice| slice.spec.pool.resource_slice_count);
+            let mut here = false;
+            for slice in &slices {
+                for device in slice.spec.devices.iter().flatten() {
+                    let names = device.attributes.iter().flat_map(BTreeMap::keys);
+                    let names = names.chain(device.capacity.iter().flat_map(BTreeMap::keys));
+                    domains.extend(names.map(|name| qualified(&pool.0, name).0.to_owned()));
+                    if !reaches(slice, device, node) {
+                        continue;
+                    }
+                    here = true;
+                    let id = (pool.0.clone(), pool.1.clone(), device.name.clone());
+                    let in_use = used.contains(&id);
+                    candidates.push(Candidate { slice, device, id, in_use });
+                }
+            }
+            if here && i64::try_from(slices.len()).unwrap_or(i64::MAX) != expected {
+                incomplete.insert(pool);
+            }
+        }
+        Search {
+            wanted,
+            candidates,
+            incomplete,
+            devices,
+            maker: Maker::new(),
+            domains: domains.into_iter().collect(),
+            chosen: Vec::new(),
+            matches: HashMap::new(),
+            steps: 0,
+        }
+    }
+
+    fn claim(&mut self, claim: usize) -> Result<bool, Reason> {
+        if claim == self.wanted.len() { Ok(true) } else { self.request(claim, 0) }
+    }
+
+    /// Tries the ways to satisfy a request, then everything after it.
+    fn request(&mut self, claim: usize, request: usize) -> Result<bool, Reason> {
+        let wanted = self.wanted;
+        let Some(alternatives) = wanted[claim].requests.get(request) else { return self.claim(claim + 1) };
+        for (alternative, way) in alternatives.iter().enumerate() {
+            let choice = Choice { claim, request, alternative, candidate: 0 };
+            let before = self.chosen.len();
+            let done = match way.count {
+                Some(count) => self.some(choice, count, 0)?,
+                None => self.all(choice)?,
+            };
+            if done {
+                return Ok(true);
+            }
+            self.chosen.truncate(before);
+        }
+        Ok(false)
+    }
+
+    /// Takes `left` more devices from the candidates that come after the last one taken.
+    fn some(&mut self, choice: Choice, left: usize, from: usize) -> Result<bool, Reason> {
+        if left == 0 {
+            return self.request(choice.claim, choice.request + 1);
+        }
+        for candidate in from..self.candidates.len() {
+            self.steps += 1;
+            if self.steps > MAX_STEPS {
+                return Err("timed out trying to allocate devices".into());
+            }
+            let choice = Choice { candidate, ..choice };
+            if !self.is_matching(choice)? || !self.is_free(choice) {
+                continue;
+            }
+            self.chosen.push(choice);
+            if self.constraints_hold(choice.claim) && self.some(choice, left - 1, candidate + 1)? {
+                return Ok(true);
+            }
+            self.chosen.pop();
+        }
+        Ok(false)
+    }
+
+    /// Takes all devices that match, if there are any and all of them are free.
+    fn all(&mut self, choice: Choice) -> Result<bool, Reason> {
+        if !self.incomplete.is_empty() {
+            return Ok(false);
+        }
+        let mut any = false;
+        for candidate in 0..self.candidates.len() {
+            let choice = Choice { candidate, ..choice };
+            if !self.is_matching(choice)? {
+                continue;
+            }
+            if !self.is_free(choice) {
+                return Ok(false);
+            }
+            any = true;
+            self.chosen.push(choice);
+        }
+        Ok(any && self.constraints_hold(choice.claim) && self.request(choice.claim, choice.request + 1)?)
+    }
+
+    fn way(&self, choice: Choice) -> &'a Request {
+        &self.wanted[choice.claim].requests[choice.request][choice.alternative]
+    }
+
+    fn is_matching(&mut self, choice: Choice) -> Result<bool, Reason> {
+        let key = (choice.claim, choice.request, choice.alternative, choice.candidate);
+        if let Some(known) = self.matches.get(&key) {
+            return Ok(*known);
+        }
+        let candidate = &self.candidates[choice.candidate];
+        let seen = self.maker.device(&candidate.id.0, candidate.device, &self.domains);
+        let selected = self.way(choice).selectors.select(&seen)?;
+        self.matches.insert(key, selected);
+        Ok(selected)
+    }
+
+    /// Whether the device can be given: nobody else has it, nothing keeps it back, the claim is not full.
+    fn is_free(&self, choice: Choice) -> bool {
+        let (way, candidate) = (self.way(choice), &self.candidates[choice.candidate]);
+        let device = candidate.device;
+        let pool = (candidate.id.0.clone(), candidate.id.1.clone());
+        let shared = device.allow_multiple_allocations == Some(true)
+            || device.binding_conditions.as_ref().is_some_and(|c| !c.is_empty());
+        let in_claim = self.chosen.iter().filter(|other| other.claim == choice.claim).count();
+        if shared || in_claim >= MAX_DEVICES || self.incomplete.contains(&pool) {
+            return false;
+        }
+        let taints = device.taints.as_deref().unwrap_or_default();
+        if taints.iter().any(|taint| keeps_off(taint, &way.tolerations)) {
+            return false;
+        }
+        if way.admin {
+            return !self.chosen.iter().any(|c| c.claim == choice.claim && c.candidate == choice.candidate);
+        }
+        let taken = |c: &Choice| c.candidate == choice.candidate && !self.way(*c).admin;
+        !candidate.in_use && !self.chosen.iter().any(taken) && self.counters_suffice(choice)
+    }
+
+    /// Whether what the device takes of counters that it shares with others is left.
+    fn counters_suffice(&self, choice: Choice) -> bool {
+        let candidate = &self.candidates[choice.candidate];
+        let Some(needs) = candidate.device.consumes_counters.as_ref() else { return true };
+        let same_pool = |other: &&Candidate<'_>| other.id.0 == candidate.id.0 && other.id.1 == candidate.id.1;
+        let taken = |at: usize| self.chosen.iter().any(|c| c.candidate == at && !self.way(*c).admin);
+        let busy: Vec<&Device> = self
+            .candidates
+            .iter()
+            .enumerate()
+            .filter(|(at, other)| same_pool(other) && (other.in_use || taken(*at)))
+            .map(|(_, other)| other.device)
+            .collect();
+        needs.iter().all(|need| {
+            need.counters.iter().all(|(name, counter)| {
+                let amount = |q: &k8s_openapi::apimachinery::pkg::api::resource::Quantity| {
+                    Quantity::from_api(q).map_or(0, Quantity::value)
+                };
+                let used: i64 = busy
+                    .iter()
+                    .flat_map(|device| device.consumes_counters.iter().flatten())
+                    .filter(|other| other.counter_set == need.counter_set)
+                    .filter_map(|other| other.counters.get(name))
+                    .map(|counter| amount(&counter.value))
+                    .sum();
+                let has = self.counter(candidate, &need.counter_set, name).unwrap_or(0);
+                used.saturating_add(amount(&counter.value)) <= has
+            })
+        })
+    }
+
+    /// What a pool has of a counter.
+    fn counter(&self, candidate: &Candidate<'_>, set: &str, name: &str) -> Option<i64> {
+        let of_pool = self.devices.slices().filter(|slice| {
+            slice.spec.driver == candidate.id.0
+                && slice.spec.pool.name == candidate.id.1
+                && slice.spec.pool.generation == candidate.slice.spec.pool.generation
+        });
+        let mut sets = of_pool.flat_map(|slice| slice.spec.shared_counters.iter().flatten());
+        let found = sets.find(|s| s.name == set)?.counters.get(name)?;
+        Quantity::from_api(&found.value).map(Quantity::value)
+    }
+
+    fn constraints_hold(&self, claim: usize) -> bool {
+        self.wanted[claim].constraints().iter().all(|constraint| {
+            let names = constraint.requests.as_deref().unwrap_or_default();
+            let concerned = self.chosen.iter().filter(|c| {
+                let name = &self.way(**c).name;
+                let main = name.split_once('/').map_or(name.as_str(), |(main, _)| main);
+                c.claim == claim && (names.is_empty() || names.iter().any(|n| n == name || n == main))
+            });
+            let (attribute, distinct) = match (&constraint.match_attribute, &constraint.distinct_attribute) {
+                (Some(name), _) => (name, false),
+                (None, Some(name)) => (name, true),
+                (None, None) => return false,
+            };
+            let mut seen: Vec<&DeviceAttribute> = Vec::new();
+            for choice in concerned {
+                let candidate = &self.candidates[choice.candidate];
+                let Some(value) = attribute_of(candidate, attribute) else { return false };
+                let fits = match distinct {
+                    true => !seen.contains(&value),
+                    false => seen.first().is_none_or(|first| *first == value),
+                };
+                if !fits {
+                    return false;
+                }
+                seen.push(value);
+            }
+            true
+        })
+    }
+
+    fn result(&self, claim: usize, node: &NodeInfo) -> AllocationResult {
+        let chosen: Vec<Choice> = self.chosen.iter().filter(|c| c.claim == claim).copied().collect();
+        let results = chosen.iter().map(|choice| {
+            let (way, (driver, pool, device)) = (self.way(*choice), &self.candidates[choice.candidate].id);
+            DeviceRequestAllocationResult {
+                request: way.name.clone(),
+                driver: driver.clone(),
+                pool: pool.clone(),
+                device: device.clone(),
+                admin_access: way.admin.then_some(true),
+                tolerations: (!way.tolerations.is_empty()).then(|| way.tolerations.clone()),
+                ..DeviceRequestAllocationResult::default()
+            }
+        });
+        let slices = chosen.iter().map(|choice| &self.candidates[choice.candidate]);
+        AllocationResult {
+            allocation_timestamp: None,
+            node_selector: node_selector(slices, node),
+            devices: Some(DeviceAllocationResult {
+                results: Some(results.collect()),
+                config: Some(self.config(claim, &chosen)).filter(|all| !all.is_empty()),
+            }),
+        }
+    }
+
+    /// What classes, then the claim, tell drivers.
+    fn config(&self, claim: usize, chosen: &[Choice]) -> Vec<DeviceAllocationConfiguration> {
+        let mut out = Vec::new();
+        let ways: BTreeMap<usize, &Request> = chosen.iter().map(|c| (c.request, self.way(*c))).collect();
+        for way in ways.values() {
+            for config in way.class.spec.config.iter().flatten() {
+                out.push(DeviceAllocationConfiguration {
+                    source: "FromClass".into(),
+                    requests: Some(vec![way.name.clone()]),
+                    opaque: config.opaque.clone(),
+                });
+            }
+        }
+        let spec = self.wanted[claim].claim.spec.devices.as_ref();
+        for config in spec.iter().flat_map(|d| d.config.iter().flatten()) {
+            out.push(DeviceAllocationConfiguration {
+                source: "FromClaim".into(),
+                requests: config.requests.clone(),
+                opaque: config.opaque.clone(),
+            });
+        }
+        out
+    }
+}
+
+/// Whether a node reaches a device.
+fn reaches(slice: &ResourceSlice, device: &Device, node: &NodeInfo) -> bool {
+    let spec = &slice.spec;
+    let (name, selector, all) = match spec.per_device_node_selection {
+        Some(true) => (&device.node_name, &device.node_selector, device.all_nodes),
+        _ => (&spec.node_name, &spec.node_selector, spec.all_nodes),
+    };
+    let is_it = name.as_deref().is_some_and(|name| !name.is_empty() && name == node.name);
+    let selects = |s: &NodeSelector| NodeSelectorTerms::new(s).matches(&node.name, &node.labels);
+    is_it || all == Some(true) || selector.as_ref().is_some_and(selects)
+}
+
+/// Whether a taint keeps new users off a device.
+fn keeps_off(taint: &DeviceTaint, tolerations: &[DeviceToleration]) -> bool {
+    let tolerates = |t: &DeviceToleration| {
+        let effect = t.effect.as_deref().unwrap_or_default();
+        let key = t.key.as_deref().unwrap_or_default();
+        let value = match t.operator.as_deref().unwrap_or_default() {
+            "" | "Equal" => {
+                t.value.as_deref().unwrap_or_default() == taint.value.as_deref().unwrap_or_default()
+            }
+            "Exists" => true,
+            _ => false,
+        };
+        (effect.is_empty() || effect == taint.effect) && (key.is_empty() || key == taint.key) && value
+    };
+    matches!(taint.effect.as_str(), "NoSchedule" | "NoExecute") && !tolerations.iter().any(tolerates)
+}
+
+/// An attribute by its full name; the driver's own may be named without domain.
+fn attribute_of<'a>(candidate: &Candidate<'a>, name: &str) -> Option<&'a DeviceAttribute> {
+    let attributes = candidate.device.attributes.as_ref()?;
+    let (domain, short) = qualified(&candidate.id.0, name);
+    attributes.get(name).or_else(|| attributes.get(short).filter(|_| domain == candidate.id.0))
+}
+
+/// Where all devices can be reached: this node, where one of them is its own; else what their slices say.
+fn node_selector<'a>(
+    candidates: impl Iterator<Item = &'a Candidate<'a>>,
+    node: &NodeInfo,
+) -> Option<NodeSelector> {
+    let mut term = NodeSelectorTerm::default();
+    for candidate in candidates {
+        let (slice, device) = (&candidate.slice.spec, candidate.device);
+        let per_device = slice.per_device_node_selection == Some(true);
+        let name = if per_device { &device.node_name } else { &slice.node_name };
+        let selector = if per_device { &device.node_selector } else { &slice.node_selector };
+        if name.as_deref().is_some_and(|name| !name.is_empty()) {
+            let field = NodeSelectorRequirement {
+                key: "metadata.name".into(),
+                operator: "In".into(),
+                values: Some(vec![node.name.to_string()]),
+            };
+            term = NodeSelectorTerm { match_fields: Some(vec![field]), match_expressions: None };
+            return Some(NodeSelector { node_selector_terms: vec![term] });
+        }
+        for more in selector.iter().flat_map(|s| &s.node_selector_terms) {
+            let join = |into: &mut Option<Vec<NodeSelectorRequirement>>, from: &Option<Vec<_>>| {
+                for requirement in from.iter().flatten() {
+                    let all = into.get_or_insert_default();
+                    if !all.contains(requirement) {
+                        all.push(NodeSelectorRequirement::clone(requirement));
+                    }
+                }
+            };
+            join(&mut term.match_expressions, &more.match_expressions);
+            join(&mut term.match_fields, &more.match_fields);
+        }
+    }
+    let any = term.match_expressions.is_some() || term.match_fields.is_some();
+    any.then(|| NodeSelector { node_selector_terms: vec![term] })
+}

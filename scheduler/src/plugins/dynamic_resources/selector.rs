@@ -1,0 +1,149 @@
+//! CEL expressions that select devices, and what they see of one.
+//!
+//! Contract: `device.driver`, `device.attributes["domain"].name`, `device.capacity["domain"].name` and
+//! `device.allowMultipleAllocations`; versions are semver values, capacities quantities.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use cel_engine::{Env, MadeMap, Map, Program, Type, Value};
+use k8s_openapi::api::resource::v1::{Device, DeviceAttribute, DeviceSelector};
+
+use crate::framework::Reason;
+
+/// Compiled expressions; all must be true.
+#[derive(Clone, Default)]
+pub(super) struct Selectors(Vec<Arc<Program>>);
+
+/// Makes the values that have no literal of their own.
+pub(super) struct Maker {
+    quantity: Option<Program>,
+    semver: Option<Program>,
+}
+
+impl Selectors {
+    /// Compiles all selectors of a class or a request, named by `of` in errors.
+    pub(super) fn compile(all: &[DeviceSelector], of: &str) -> Result<Selectors, Reason> {
+        let env = Env::new().variable("device", Type::Dyn);
+        let mut out = Selectors::default();
+        for (at, selector) in all.iter().enumerate() {
+            let Some(cel) = &selector.cel else {
+                return Err(format!(
+                    "{of}: selector #{at}: CEL expression empty (unsupported selector type?)"
+                )
+                .into());
+            };
+            let program = env.compile(&cel.expression).map_err(|error| {
+                Reason::Owned(format!("{of}: selector #{at}: CEL compile error: {error}"))
+            })?;
+            out.0.push(Arc::new(program));
+        }
+        Ok(out)
+    }
+
+    /// Both.
+    pub(super) fn and(&self, other: &Selectors) -> Selectors {
+        Selectors(self.0.iter().chain(&other.0).cloned().collect())
+    }
+
+    /// Whether all are true of a device.
+    pub(super) fn select(&self, device: &Value<'_>) -> Result<bool, Reason> {
+        for program in &self.0 {
+            let seen: &[(&str, Value<'_>)] = &[("device", device.clone())];
+            match program.eval(seen).result {
+                Ok(Value::Bool(true)) => {}
+                Ok(Value::Bool(false)) => return Ok(false),
+                Ok(other) => {
+                    return Err(format!("CEL expression of type {:?}, not bool", other.type_of()).into());
+                }
+                Err(error) => return Err(format!("CEL runtime error: {error}").into()),
+            }
+        }
+        Ok(true)
+    }
+}
+
+impl Maker {
+    /// The conversions that expressions have, for values that come from devices.
+    pub(super) fn new() -> Maker {
+        let env = Env::new().variable("text", Type::String);
+        // Both functions are there: without them no device would have versions or capacities.
+        Maker { quantity: env.compile("quantity(text)").ok(), semver: env.compile("semver(text)").ok() }
+    }
+
+    fn make(program: Option<&Program>, text: &str) -> Option<Value<'static>> {
+        let value = Value::text(text);
+        let seen: &[(&str, Value<'_>)] = &[("text", value)];
+        match program?.eval(seen).result.ok()? {
+            Value::Opaque(opaque) => Some(Value::Opaque(opaque)),
+            _ => None,
+        }
+    }
+
+    /// What expressions see of a device. Attributes and capacities of `domains` are there, if empty, whether the device
+    /// has any or not.
+    pub(super) fn device(&self, driver: &str, device: &Device, domains: &[String]) -> Value<'static> {
+        let empty = || domains.iter().map(|d| (d.clone(), MadeMap::default())).collect::<BTreeMap<_, _>>();
+        let (mut attributes, mut capacity) = (empty(), empty());
+        for (name, attribute) in device.attributes.iter().flatten() {
+            let value = self.attribute(attribute);
+            put(&mut attributes, driver, name, value);
+        }
+        for (name, amount) in device.capacity.iter().flatten() {
+            put(&mut capacity, driver, name, Maker::make(self.quantity.as_ref(), &amount.value.0));
+        }
+        let mut out = MadeMap::default();
+        let members = [
+            ("driver", Value::text(driver)),
+            ("attributes", by_domain(attributes)),
+            ("capacity", by_domain(capacity)),
+            ("allowMultipleAllocations", Value::Bool(device.allow_multiple_allocations == Some(true))),
+        ];
+        for (name, value) in members {
+            insert(&mut out, name, value);
+        }
+        Value::Map(Map::Made(Arc::new(out)))
+    }
+
+    fn attribute(&self, attribute: &DeviceAttribute) -> Option<Value<'static>> {
+        if let Some(text) = &attribute.version {
+            return Maker::make(self.semver.as_ref(), text);
+        }
+        attribute
+            .bool
+            .map(Value::Bool)
+            .or(attribute.int.map(Value::Int))
+            .or_else(|| attribute.string.as_ref().map(Value::text))
+    }
+}
+
+/// The domain of a name, the driver's where it has none, and the name in it.
+pub(super) fn qualified<'n>(driver: &'n str, name: &'n str) -> (&'n str, &'n str) {
+    name.split_once('/').unwrap_or((driver, name))
+}
+
+fn put(
+    domains: &mut BTreeMap<String, MadeMap<'static>>,
+    driver: &str,
+    name: &str,
+    value: Option<Value<'static>>,
+) {
+    let (domain, name) = qualified(driver, name);
+    if let Some(value) = value {
+        insert(domains.entry(domain.to_owned()).or_default(), name, value);
+    }
+}
+
+fn by_domain(domains: BTreeMap<String, MadeMap<'static>>) -> Value<'static> {
+    let mut out = MadeMap::default();
+    for (domain, map) in domains {
+        insert(&mut out, &domain, Value::Map(Map::Made(Arc::new(map))));
+    }
+    Value::Map(Map::Made(Arc::new(out)))
+}
+
+/// Inserts under a text, which is always a good key.
+fn insert(map: &mut MadeMap<'static>, key: &str, value: Value<'static>) {
+    if let Err(error) = map.insert(Value::text(key), value) {
+        tracing::debug!(key, %error, "a member of a device was left out");
+    }
+}

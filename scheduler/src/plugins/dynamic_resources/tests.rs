@@ -1,0 +1,281 @@
+use component_base::informer::Event;
+use serde_json::{Value, json};
+
+use super::*;
+use crate::{
+    model::DeviceChange,
+    testing::{cluster, node, pod},
+};
+
+fn added<K: for<'de> serde::Deserialize<'de>>(object: Value) -> Event<K> {
+    Event::Added { new: Arc::new(serde_json::from_value(object).unwrap()), initial: true }
+}
+
+fn claim(name: &str, devices: Value) -> Value {
+    json!({"metadata": {"name": name, "namespace": "default", "uid": name}, "spec": {"devices": devices}})
+}
+
+fn exactly(name: &str, more: Value) -> Value {
+    let mut request = json!({"deviceClassName": "gpu"});
+    request.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+    json!({"name": name, "exactly": request})
+}
+
+fn cel(expression: &str) -> Value {
+    json!([{"cel": {"expression": expression}}])
+}
+
+/// A device with a model, a size and a version.
+fn device(name: &str, model: &str, memory: &str, version: &str) -> Value {
+    json!({
+        "name": name,
+        "attributes": {"model": {"string": model}, "d.io/driverVersion": {"version": version}},
+        "capacity": {"memory": {"value": memory}},
+    })
+}
+
+fn slice(name: &str, node: &str, devices: Value) -> Value {
+    json!({"metadata": {"name": name}, "spec": {
+        "driver": "d.io", "nodeName": node, "pool": {"name": name, "generation": 1, "resourceSliceCount": 1},
+        "devices": devices,
+    }})
+}
+
+/// Node `a` has two small devices and a large one, node `b` a small one; class `gpu` takes all of driver `d.io`.
+fn world(claims: &[Value]) -> Cluster {
+    let mut out = cluster(vec![node("a", "x", json!({})), node("b", "y", json!({}))], vec![]);
+    let class = json!({"metadata": {"name": "gpu"}, "spec": {"selectors": cel("device.driver == 'd.io'")}});
+    out.devices.take(&DeviceChange::Class(added(class)));
+    let on_a = json!([
+        device("s1", "small", "8Gi", "1.2.3"),
+        device("s2", "small", "8Gi", "1.4.0"),
+        device("l1", "large", "80Gi", "2.0.0"),
+    ]);
+    for slice in [slice("a", "a", on_a), slice("b", "b", json!([device("s1", "small", "8Gi", "1.0.0")]))] {
+        out.devices.take(&DeviceChange::Slice(added(slice)));
+    }
+    for claim in claims {
+        out.devices.take(&DeviceChange::Claim(added(claim.clone())));
+    }
+    out
+}
+
+fn user(claims: &[&str]) -> Arc<PodInfo> {
+    let entries: Vec<Value> = claims.iter().map(|c| json!({"name": c, "resourceClaimName": c})).collect();
+    pod("p").set("/spec/resourceClaims", json!(entries)).info()
+}
+
+/// What both nodes say, or why neither is asked.
+fn verdicts(pod: &PodInfo, cluster: &Cluster) -> Result<[Option<String>; 2], String> {
+    match DynamicResources.filter(pod, cluster) {
+        Prepared::Reject(reason) => Err(reason.into_owned()),
+        Prepared::Filter(filter) => {
+            Ok(["a", "b"].map(|name| match filter.check(cluster.node(name).unwrap()) {
+                Verdict::Fits => None,
+                Verdict::Unschedulable(reasons) | Verdict::Unresolvable(reasons) => Some(reasons.concat()),
+            }))
+        }
+        Prepared::Skip | Prepared::Restrict(..) => Ok([None, None]),
+    }
+}
+
+fn one(devices: Value) -> Result<[Option<String>; 2], String> {
+    verdicts(&user(&["c"]), &world(&[claim("c", devices)]))
+}
+
+/// The devices a claim gets on a node.
+fn given(devices: Value, node: &str) -> Vec<String> {
+    let cluster = world(&[claim("c", devices)]);
+    let reservation = DynamicResources.reserve(&user(&["c"]), &cluster, cluster.node(node).unwrap());
+    names(&reservation.devices[0])
+}
+
+fn names(claim: &ResourceClaim) -> Vec<String> {
+    let allocation = claim.status.as_ref().unwrap().allocation.as_ref().unwrap();
+    let results = allocation.devices.as_ref().unwrap().results.as_ref().unwrap();
+    results.iter().map(|r| format!("{}={}", r.request, r.device)).collect()
+}
+
+fn no() -> Option<String> {
+    Some(CANNOT.to_owned())
+}
+
+#[test]
+fn pods_without_claims_are_no_business_of_this_plugin() {
+    assert!(matches!(DynamicResources.filter(&pod("p").info(), &Cluster::default()), Prepared::Skip));
+}
+
+#[test]
+fn expressions_select_devices() {
+    let table = [
+        ("true", [None, None]),
+        ("device.attributes['d.io'].model == 'large'", [None, no()]),
+        ("device.capacity['d.io'].memory.compareTo(quantity('40Gi')) >= 0", [None, no()]),
+        ("device.attributes['d.io'].driverVersion.isGreaterThan(semver('1.1.0'))", [None, no()]),
+        ("device.driver == 'other.io'", [no(), no()]),
+        ("'model' in device.attributes['d.io']", [None, None]),
+        ("!device.allowMultipleAllocations", [None, None]),
+    ];
+    for (expression, expected) in table {
+        let devices = json!({"requests": [exactly("r", json!({"selectors": cel(expression)}))]});
+        assert_eq!(one(devices).unwrap(), expected, "{expression}");
+    }
+}
+
+#[test]
+fn what_cannot_be_is_told() {
+    let request = |selectors: Value| json!({"requests": [exactly("r", json!({"selectors": selectors}))]});
+    let table = [
+        (request(cel("device.")), "request r: selector #0: CEL compile error"),
+        (
+            json!({"requests": [exactly("r", json!({"deviceClassName": "x"}))]}),
+            "request r: device class x does not exist",
+        ),
+        (json!({"requests": [{"name": "r"}]}), "request r: unknown request type"),
+    ];
+    for (devices, expected) in table {
+        let found = one(devices).unwrap_err();
+        assert!(found.starts_with(expected), "{found}");
+    }
+    let missing = verdicts(&user(&["c"]), &world(&[])).unwrap_err();
+    assert_eq!(missing, "resourceclaim.resource.k8s.io \"c\" not found");
+    let entry = json!([{"name": "e", "resourceClaimTemplateName": "t"}]);
+    let early = pod("p").set("/spec/resourceClaims", entry).info();
+    assert_eq!(
+        verdicts(&early, &world(&[])).unwrap_err(),
+        "pod \"default/p\": ResourceClaim not created yet"
+    );
+    let failed = one(request(cel("device.attributes['d.io'].nothing == 1"))).unwrap();
+    assert!(failed[0].as_ref().unwrap().starts_with("CEL runtime error"), "{failed:?}");
+}
+
+#[test]
+fn counts_and_all() {
+    let count = |n: i64| json!({"requests": [exactly("r", json!({"count": n}))]});
+    assert_eq!(one(count(2)).unwrap(), [None, no()]);
+    assert_eq!(one(count(4)).unwrap(), [no(), no()]);
+    assert_eq!(given(count(2), "a"), ["r=s1", "r=s2"]);
+    let all = json!({"requests": [exactly("r", json!({"allocationMode": "All"}))]});
+    assert_eq!(given(all.clone(), "a").len(), 3);
+    let none = exactly("r", json!({"allocationMode": "All", "selectors": cel("false")}));
+    assert_eq!(one(json!({"requests": [none]})).unwrap(), [no(), no()]);
+}
+
+#[test]
+fn a_choice_that_leads_nowhere_is_taken_back() {
+    let large = exactly("big", json!({"selectors": cel("device.attributes['d.io'].model == 'large'")}));
+    let any = exactly("any", json!({"count": 2}));
+    assert_eq!(given(json!({"requests": [any, large]}), "a"), ["any=s1", "any=s2", "big=l1"]);
+    let three = exactly("any", json!({"count": 3}));
+    let large = exactly("big", json!({"selectors": cel("device.attributes['d.io'].model == 'large'")}));
+    assert_eq!(one(json!({"requests": [three, large]})).unwrap(), [no(), no()]);
+}
+
+#[test]
+fn constraints_bind_devices_together() {
+    let devices = |kind: &str, attribute: &str| json!({"requests": [exactly("r", json!({"count": 2}))], "constraints": [{kind: attribute}]});
+    assert_eq!(given(devices("matchAttribute", "d.io/model"), "a"), ["r=s1", "r=s2"]);
+    assert_eq!(given(devices("distinctAttribute", "d.io/model"), "a"), ["r=s1", "r=l1"]);
+    assert_eq!(one(devices("matchAttribute", "d.io/driverVersion")).unwrap(), [no(), no()]);
+    assert_eq!(one(devices("matchAttribute", "d.io/nothing")).unwrap(), [no(), no()]);
+}
+
+#[test]
+fn the_first_alternative_that_can_be_is_taken() {
+    let sub = |name: &str, model: &str| {
+        let selectors = cel(&format!("device.attributes['d.io'].model == '{model}'"));
+        json!({"name": name, "deviceClassName": "gpu", "selectors": selectors})
+    };
+    let devices =
+        json!({"requests": [{"name": "r", "firstAvailable": [sub("l", "large"), sub("s", "small")]}]});
+    assert_eq!(given(devices.clone(), "a"), ["r/l=l1"]);
+    assert_eq!(given(devices, "b"), ["r/s=s1"]);
+}
+
+#[test]
+fn devices_that_others_hold_are_not_given_except_for_administration() {
+    let held = |device: &str| {
+        let mut out = claim(&format!("held-{device}"), json!({}));
+        out["status"] = json!({"allocation": {"devices": {"results": [
+            {"driver": "d.io", "pool": "a", "device": device, "request": "r"}]}}});
+        out
+    };
+    let any = |more: Value| claim("c", json!({"requests": [exactly("r", more)]}));
+    let all = [held("s1"), held("s2"), held("l1")];
+    let with = |claim: Value| {
+        let mut claims = all.to_vec();
+        claims.push(claim);
+        verdicts(&user(&["c"]), &world(&claims)).unwrap()
+    };
+    assert_eq!(with(any(json!({}))), [no(), None]);
+    assert_eq!(with(any(json!({"adminAccess": true}))), [None, None]);
+    let two = world(&[held("s1"), any(json!({"count": 2}))]);
+    let reservation = DynamicResources.reserve(&user(&["c"]), &two, two.node("a").unwrap());
+    assert_eq!(names(&reservation.devices[0]), ["r=s2", "r=l1"]);
+}
+
+#[test]
+fn taints_keep_devices_back() {
+    let mut tainted = device("s1", "small", "8Gi", "1.0.0");
+    tainted["taints"] = json!([{"key": "k", "value": "v", "effect": "NoSchedule"}]);
+    let verdict = |tolerations: Value| {
+        let request = exactly("r", json!({"tolerations": tolerations}));
+        let mut cluster = world(&[claim("c", json!({"requests": [request]}))]);
+        cluster.devices.take(&DeviceChange::Slice(added(slice("b", "b", json!([tainted])))));
+        verdicts(&user(&["c"]), &cluster).unwrap()[1].clone()
+    };
+    assert_eq!(verdict(json!([])), no());
+    assert_eq!(verdict(json!([{"key": "k", "operator": "Exists"}])), None);
+    assert_eq!(verdict(json!([{"key": "k", "value": "w"}])), no());
+}
+
+#[test]
+fn partitions_share_their_counters() {
+    let part = |name: &str, amount: &str| {
+        let mut out = device(name, "part", "1Gi", "1.0.0");
+        out["consumesCounters"] = json!([{"counterSet": "s", "counters": {"memory": {"value": amount}}}]);
+        out
+    };
+    let mut parts = slice("b", "b", json!([part("p1", "6Gi"), part("p2", "6Gi"), part("p3", "4Gi")]));
+    parts["spec"]["sharedCounters"] = json!([{"name": "s", "counters": {"memory": {"value": "10Gi"}}}]);
+    let mut cluster = world(&[claim("c", json!({"requests": [exactly("r", json!({"count": 2}))]}))]);
+    cluster.devices.take(&DeviceChange::Slice(added(parts)));
+    let reservation = DynamicResources.reserve(&user(&["c"]), &cluster, cluster.node("b").unwrap());
+    assert_eq!(names(&reservation.devices[0]), ["r=p1", "r=p3"]);
+}
+
+#[test]
+fn pools_that_are_being_published_give_nothing() {
+    let mut half = slice("b", "b", json!([device("s1", "small", "8Gi", "1.0.0")]));
+    half["spec"]["pool"]["resourceSliceCount"] = json!(2);
+    let mut cluster = world(&[claim("c", json!({"requests": [exactly("r", json!({}))]}))]);
+    cluster.devices.take(&DeviceChange::Slice(added(half)));
+    assert_eq!(verdicts(&user(&["c"]), &cluster).unwrap(), [None, no()]);
+}
+
+#[test]
+fn a_decision_is_written_whole_and_counts_at_once() {
+    let wants = json!({
+        "requests": [exactly("r", json!({}))],
+        "config": [{"opaque": {"driver": "d.io", "parameters": {"a": 1}}}],
+    });
+    let mut cluster = world(&[claim("c", wants.clone()), claim("d", wants)]);
+    let pod = user(&["c"]);
+    let reservation = DynamicResources.reserve(&pod, &cluster, cluster.node("b").unwrap());
+    let written = &reservation.devices[0];
+    let status = written.status.as_ref().unwrap();
+    assert_eq!(status.reserved_for.as_ref().unwrap()[0].uid, pod.uid);
+    assert!(written.metadata.finalizers.as_ref().unwrap().contains(&FINALIZER.to_owned()));
+    let allocation = status.allocation.as_ref().unwrap();
+    let fields =
+        allocation.node_selector.as_ref().unwrap().node_selector_terms[0].match_fields.as_ref().unwrap();
+    assert_eq!(fields[0].values.as_deref(), Some(&["b".to_owned()][..]));
+    assert_eq!(allocation.devices.as_ref().unwrap().config.as_ref().unwrap()[0].source, "FromClaim");
+
+    cluster.devices.assume(&reservation);
+    assert_eq!(verdicts(&user(&["d"]), &cluster).unwrap(), [None, no()]);
+    assert_eq!(verdicts(&user(&["c"]), &cluster).unwrap(), [Some(ELSEWHERE.to_owned()), None]);
+    assert!(DynamicResources.reserve(&pod, &cluster, cluster.node("b").unwrap()).devices.is_empty());
+    cluster.devices.forget(&reservation);
+    assert_eq!(verdicts(&user(&["d"]), &cluster).unwrap(), [None, None]);
+}
