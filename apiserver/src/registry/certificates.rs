@@ -4,7 +4,10 @@ use crate::registry::Resource;
 
 mod certificatesigningrequests;
 mod clustertrustbundles;
+mod csr_rules;
 mod podcertificaterequests;
+#[cfg(test)]
+mod tests;
 
 /// All of them.
 pub(super) fn resources() -> Vec<Resource> {

@@ -12,6 +12,7 @@ pub(super) mod resources;
 mod rules;
 pub(super) mod selector_text;
 pub(super) mod semantic;
+pub(super) mod webhook_client;
 pub(super) mod workload;
 
 use std::sync::Arc;
@@ -215,39 +216,6 @@ pub(super) fn path_segment(name: &str, prefix: bool) -> Vec<String> {
         return vec![format!("may not be '{name}'")];
     }
     ["/", "%"].iter().filter(|c| name.contains(**c)).map(|c| format!("may not contain '{c}'")).collect()
-}
-
-/// [`Plain`] for kinds whose versions differ.
-#[derive(Clone, Copy)]
-pub(super) struct Converted {
-    /// All else.
-    pub(super) plain: Plain,
-    /// From one version to another, in place.
-    pub(super) convert: fn(&mut Object, from: &str, to: &str),
-}
-
-impl Strategy for Converted {
-    fn prepare_create(&self, obj: &mut Object, ctx: &StrategyContext<'_>) -> Result<(), Status> {
-        self.plain.prepare_create(obj, ctx)
-    }
-
-    fn prepare_update(
-        &self,
-        new: &mut Object,
-        old: &Object,
-        ctx: &StrategyContext<'_>,
-    ) -> Result<(), Status> {
-        self.plain.prepare_update(new, old, ctx)
-    }
-
-    fn row(&self, obj: &Object, now: Timestamp) -> Vec<Value> {
-        self.plain.row(obj, now)
-    }
-
-    fn convert(&self, obj: &mut Object, from: &str, to: &str) -> Result<(), Status> {
-        (self.convert)(obj, from, to);
-        Ok(())
-    }
 }
 
 /// Fields a write of the status may leave as it finds them in the request.

@@ -23,7 +23,7 @@ pub(super) use self::{
     validation::{
         check_annotation_change, check_changed_tolerations, check_new_pod, check_pod, check_template,
     },
-    volumes::sources,
+    volumes::{check_signer, sources},
     warnings::{
         of_cidr as warnings_of_cidr, of_claim as warnings_of_claim, of_ip as warnings_of_ip,
         of_node_label as warnings_of_node_label, of_node_term as warnings_of_node_term,

@@ -2,12 +2,17 @@
 
 use crate::registry::Resource;
 
+mod claims;
 mod conversion;
 mod deviceclasses;
 mod devicetaintrules;
+mod names;
 mod resourceclaims;
 mod resourceclaimtemplates;
 mod resourceslices;
+mod slices;
+#[cfg(test)]
+mod tests;
 
 /// All of them.
 pub(super) fn resources() -> Vec<Resource> {

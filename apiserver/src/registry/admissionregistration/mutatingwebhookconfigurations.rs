@@ -23,7 +23,9 @@ pub(super) fn resource() -> Resource {
         strategy: Arc::new(Rules {
             default,
             unconditional_update: false,
-            validate: super::validation::webhooks,
+            validate_new: super::validation::new_webhooks,
+            validate_updated: false,
+            validate_change: super::validation::changed_webhooks,
             ..Rules::new(Plain { status: false, generation: true, cells: CELLS })
         }),
         ..Resource::of(

@@ -17,7 +17,7 @@ use crate::{
     apiextensions::{Schema, conditions, fieldpath, formats, structural},
     field::{Error, ErrorList, Path},
     object::Object,
-    registry::kit::{at::At, format},
+    registry::kit::{at::At, format, webhook_client},
     webhook,
 };
 
@@ -513,9 +513,9 @@ fn client_config(client: &At<'_>, rules: Rules, errors: &mut ErrorList) {
     if url.is_set() == service.is_set() {
         client.required(errors, "exactly one of url or service is required");
     } else if url.is_set() {
-        webhook_url(&url, errors);
+        webhook_client::check_url(&url, errors);
     } else {
-        webhook_service(&service, errors);
+        webhook_client::check_service(&service, errors);
     }
     let bundle = client.get("caBundle");
     if rules.readable_bundle
@@ -534,58 +534,6 @@ fn unreadable(bundle: &str) -> Option<String> {
 fn bundle_error(definition: &Object) -> Option<String> {
     let bundle = definition.pointer("/spec/conversion/webhook/clientConfig/caBundle")?.as_str()?;
     if bundle.is_empty() { None } else { unreadable(bundle) }
-}
-
-fn webhook_url(url: &At<'_>, errors: &mut ErrorList) {
-    const FORM: &str = "; desired format: https://host[/path]";
-    let (rest, fragment) = url.text().split_once('#').unwrap_or((url.text(), ""));
-    let (rest, query) = rest.split_once('?').unwrap_or((rest, ""));
-    let (scheme, rest) = rest.split_once("://").unwrap_or(("", rest));
-    let authority = if scheme.is_empty() { "" } else { rest.split('/').next().unwrap_or_default() };
-    let (user, host) =
-        authority.rsplit_once('@').map_or((None, authority), |(user, host)| (Some(user), host));
-    if scheme != "https" {
-        url.invalid_as(errors, scheme, format!("'https' is the only allowed URL scheme{FORM}"));
-    }
-    if host.is_empty() {
-        url.invalid_as(errors, "", format!("host must be specified{FORM}"));
-    }
-    if let Some(user) = user {
-        url.invalid_as(errors, user, "user information is not permitted in the URL");
-    }
-    if !fragment.is_empty() {
-        url.invalid_as(errors, fragment, "fragments are not permitted in the URL");
-    }
-    if !query.is_empty() {
-        url.invalid_as(errors, query, "query parameters are not permitted in the URL");
-    }
-}
-
-fn webhook_service(service: &At<'_>, errors: &mut ErrorList) {
-    service.get("name").check_required(errors);
-    service.get("namespace").check_required(errors);
-    let port = service.get("port");
-    if port.number().is_some_and(|number| !(1..=65535).contains(&number)) {
-        port.invalid(errors, "port is not valid: must be between 1 and 65535, inclusive");
-    }
-    let path = service.get("path");
-    match path.text() {
-        "" | "/" => return,
-        "//" => return path.invalid(errors, "segment[0] may not be empty"),
-        text if !text.starts_with('/') => path.invalid(errors, "must start with a '/'"),
-        _ => {}
-    }
-    let mut letters = path.text().chars();
-    letters.next();
-    let steps = letters.as_str();
-    for (at, step) in steps.strip_suffix('/').unwrap_or(steps).split('/').enumerate() {
-        if step.is_empty() {
-            path.invalid(errors, format!("segment[{at}] may not be empty"));
-        }
-        for why in format::dns_subdomain(step).into_iter().filter(|_| !step.is_empty()) {
-            path.invalid(errors, format!("segment[{at}]: {why}"));
-        }
-    }
 }
 
 /// What storage and names are made of stays what it is.

@@ -17,6 +17,7 @@ use crate::{
 
 mod conversion;
 mod defaults;
+mod validation;
 
 const COLUMNS: &[Column] = &[
     column("Name", "string").name(),
@@ -82,21 +83,21 @@ impl Strategy for Autoscalers {
 
     fn validate_create(&self, obj: &Object, _ctx: &StrategyContext<'_>) -> Result<ErrorList, Status> {
         let mut errors = ErrorList::new();
-        validate(obj, &mut errors);
+        validation::check(obj, None, &mut errors);
         Ok(errors)
     }
 
     fn validate_update(
         &self,
         new: &Object,
-        _old: &Object,
+        old: &Object,
         ctx: &StrategyContext<'_>,
     ) -> Result<ErrorList, Status> {
         let mut errors = ErrorList::new();
         if ctx.subresource == "status" {
             At::status(new).check_counts(&["currentReplicas", "desiredReplicas"], &mut errors);
         } else {
-            validate(new, &mut errors);
+            validation::check(new, Some(old), &mut errors);
         }
         Ok(errors)
     }
@@ -108,31 +109,6 @@ impl Strategy for Autoscalers {
 
     fn row(&self, obj: &Object, now: Timestamp) -> Vec<Value> {
         PLAIN.row(obj, now)
-    }
-}
-
-/// Bounds that fit each other, and something to scale.
-fn validate(obj: &Object, errors: &mut ErrorList) {
-    let spec = At::spec(obj);
-    let (least, most, target) =
-        (spec.get("minReplicas"), spec.get("maxReplicas"), spec.get("scaleTargetRef"));
-    least.check_non_negative(errors);
-    match most.int() {
-        0 => most.required(errors, "must be set and greater than 0"),
-        n if n < 0 => most.invalid(errors, "must be greater than or equal to 1"),
-        _ => {}
-    }
-    if least.is_set() && most.int() < least.int() {
-        most.invalid(errors, "must be greater than or equal to `minReplicas`");
-    }
-    target.get("kind").check_path_name(errors);
-    target.get("name").check_path_name(errors);
-    let outside = |metric: At<'_>| matches!(metric.get("type").text(), "Object" | "External");
-    if least.number() == Some(0) && !spec.get("metrics").items().any(outside) {
-        spec.get("metrics").forbidden(
-            errors,
-            "must specify at least one Object or External metric to support scaling to zero replicas",
-        );
     }
 }
 
@@ -222,9 +198,11 @@ mod tests {
         assert_eq!(
             kind.errors(json!({"spec": {"minReplicas": 0, "scaleTargetRef": {"kind": "a/b"}}})),
             [
+                "spec.minReplicas: Invalid value: 0: must be greater than or equal to 1",
                 "spec.maxReplicas: Required value: must be set and greater than 0",
                 "spec.scaleTargetRef.kind: Invalid value: \"a/b\": may not contain '/'",
                 "spec.scaleTargetRef.name: Required value",
+                "spec.scaleTargetRef.apiVersion: Invalid value: \"\": apiVersion must specify API group",
                 "spec.metrics: Forbidden: must specify at least one Object or External metric to support scaling to zero \
              replicas",
             ]

@@ -5,12 +5,14 @@ use std::sync::Arc;
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
+use super::csr_rules;
 use crate::{
+    field::ErrorList,
     object::Object,
     objects::rfc3339,
     registry::{
         Column, Resource, SelectableField, Strategy, StrategyContext, Subresource,
-        kit::{Cell, Plain, column, items, keep},
+        kit::{Cell, Plain, column, items, keep, path_segment},
     },
     status::Status,
 };
@@ -78,6 +80,28 @@ impl Strategy for Requests {
             }
         }
         Ok(())
+    }
+
+    fn validate_create(&self, obj: &Object, _ctx: &StrategyContext<'_>) -> Result<ErrorList, Status> {
+        let mut errors = ErrorList::new();
+        csr_rules::check_new(obj, &mut errors);
+        Ok(errors)
+    }
+
+    fn validate_update(
+        &self,
+        new: &Object,
+        old: &Object,
+        ctx: &StrategyContext<'_>,
+    ) -> Result<ErrorList, Status> {
+        let mut errors = ErrorList::new();
+        csr_rules::check_change(new, old, ctx.subresource, &mut errors);
+        Ok(errors)
+    }
+
+    /// Requests are called whatever their makers like.
+    fn validate_name(&self, name: &str, prefix: bool) -> Vec<String> {
+        path_segment(name, prefix)
     }
 
     fn row(&self, obj: &Object, now: Timestamp) -> Vec<Value> {

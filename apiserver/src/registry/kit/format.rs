@@ -164,6 +164,21 @@ pub(in crate::registry) fn config_key(text: &str) -> Vec<String> {
     errors
 }
 
+/// Errors of an address of an interface: with the size of its network, in the one way of writing it.
+pub(in crate::registry) fn interface_address(text: &str) -> Vec<String> {
+    let Some(network) = super::address::loose_cidr(text) else {
+        return vec!["must be a valid address in CIDR form, (e.g. 10.9.8.7/24 or 2001:db8::1/64)".to_owned()];
+    };
+    let mut canonical = network.to_string();
+    if let (IpAddr::V6(v6), bits) = (network.addr(), network.prefix_len())
+        && let Some(v4) = v6.to_ipv4_mapped()
+    {
+        let bits = if bits > 32 { bits.saturating_sub(96) } else { bits };
+        canonical = format!("{v4}/{bits}");
+    }
+    if canonical == text { Vec::new() } else { vec![format!("must be in canonical form ({canonical:?})")] }
+}
+
 /// Errors of the name of an HTTP header.
 pub(in crate::registry) fn http_header(text: &str) -> Vec<String> {
     if !text.is_empty() && text.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-') {

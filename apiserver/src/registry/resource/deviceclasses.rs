@@ -2,10 +2,17 @@
 
 use std::sync::Arc;
 
-use crate::registry::{
-    Resource,
-    kit::{NAME_AND_AGE, Plain},
+use super::claims;
+use crate::{
+    field::ErrorList,
+    object::Object,
+    registry::{
+        Resource,
+        kit::{NAME_AND_AGE, Plain, Rules, at::At, resources},
+    },
 };
+
+const MAX_CONFIG: usize = 32;
 
 /// The resource.
 pub(super) fn resource() -> Resource {
@@ -13,7 +20,20 @@ pub(super) fn resource() -> Resource {
         versions: &["v1", "v1beta2", "v1beta1"],
         storage_version: "v1",
         namespaced: false,
-        strategy: Arc::new(Plain { status: false, generation: true, cells: NAME_AND_AGE }),
+        strategy: Arc::new(Rules {
+            validate,
+            ..Rules::new(Plain { status: false, generation: true, cells: NAME_AND_AGE })
+        }),
         ..Resource::of("resource.k8s.io", "DeviceClass", "deviceclasses", "deviceclass")
+    }
+}
+
+fn validate(class: &Object, errors: &mut ErrorList) {
+    let spec = At::spec(class);
+    claims::check_selectors(&spec.get("selectors"), errors);
+    claims::each(&spec.get("config"), MAX_CONFIG, None, errors, claims::check_config);
+    let name = spec.get("extendedResourceName");
+    if name.is_set() && !resources::is_extended(name.text()) {
+        name.invalid(errors, "must be a valid extended resource name");
     }
 }

@@ -4,12 +4,13 @@ use std::sync::Arc;
 
 use serde_json::Value;
 
-use super::conversion;
+use super::{claims, conversion};
 use crate::{
+    field::{ErrorList, Path},
     object::Object,
     registry::{
-        Column, Resource, Subresource,
-        kit::{Cell, Converted, Plain, column, items},
+        Column, Resource, StrategyContext, Subresource,
+        kit::{Cell, Plain, Rules, at::At, column, fill, items, semantic},
     },
 };
 
@@ -24,9 +25,20 @@ pub(super) fn resource() -> Resource {
         storage_version: "v1",
         subresources: &[Subresource::Status],
         columns: COLUMNS,
-        strategy: Arc::new(Converted {
-            plain: Plain { status: true, generation: false, cells: CELLS },
+        strategy: Arc::new(Rules {
+            default: |claim| {
+                if let Some(spec) = fill::child(claim.as_map_mut(), "spec") {
+                    claims::fill_requests(spec);
+                }
+            },
+            change,
+            validate_new: |claim, errors| claims::check_spec(&At::spec(claim), errors),
+            validate_updated: false,
+            validate_change,
+            validate_status,
+            status_alone: true,
             convert: conversion::claim,
+            ..Rules::new(Plain { status: true, generation: false, cells: CELLS })
         }),
         ..Resource::of("resource.k8s.io", "ResourceClaim", "resourceclaims", "resourceclaim")
     }
@@ -47,4 +59,39 @@ fn state(claim: &Object) -> Value {
         states.push("pending");
     }
     states.join(",").into()
+}
+
+/// What was asked for stays.
+fn validate_change(new: &Object, old: &Object, errors: &mut ErrorList) {
+    let (spec, was) = (At::spec(new), At::spec(old));
+    if !semantic::same(was.value(), spec.value()) {
+        spec.invalid(errors, "field is immutable");
+    }
+}
+
+fn validate_status(new: &Object, old: &Object, errors: &mut ErrorList) {
+    claims::check_status(&At::status(new), &At::status(old), &At::spec(new), new.is_terminating(), errors);
+}
+
+/// What drivers told of devices goes with their allocation.
+fn change(new: &mut Object, old: &Object, ctx: &StrategyContext<'_>) {
+    if ctx.subresource != "status" {
+        return;
+    }
+    let allocated = |claim: &Object| -> Vec<String> {
+        let results = At::status(claim).get("allocation").get("devices").get("results");
+        results.items().map(|result| claims::identity(&result)).collect()
+    };
+    let kept = allocated(new);
+    let gone: Vec<String> = allocated(old).into_iter().filter(|device| !kept.contains(device)).collect();
+    let Some(status) = fill::child(new.as_map_mut(), "status") else { return };
+    if gone.is_empty() {
+        return;
+    }
+    if let Some(Value::Array(devices)) = status.get_mut("devices") {
+        devices.retain(|device| !gone.contains(&claims::identity(&At::new(device, Path::root()))));
+    }
+    if fill::none(status, "devices") {
+        status.remove("devices");
+    }
 }

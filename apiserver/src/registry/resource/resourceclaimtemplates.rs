@@ -2,10 +2,14 @@
 
 use std::sync::Arc;
 
-use super::conversion;
-use crate::registry::{
-    Resource,
-    kit::{Converted, NAME_AND_AGE, Plain},
+use super::{claims, conversion};
+use crate::{
+    field::ErrorList,
+    object::Object,
+    registry::{
+        Resource,
+        kit::{NAME_AND_AGE, Plain, Rules, at::At, fill, metadata, semantic},
+    },
 };
 
 /// The resource.
@@ -13,9 +17,17 @@ pub(super) fn resource() -> Resource {
     Resource {
         versions: &["v1", "v1beta2", "v1beta1"],
         storage_version: "v1",
-        strategy: Arc::new(Converted {
-            plain: Plain { status: false, generation: false, cells: NAME_AND_AGE },
+        strategy: Arc::new(Rules {
+            default: |template| {
+                let spec = fill::child(template.as_map_mut(), "spec");
+                if let Some(spec) = spec.and_then(|spec| fill::child(spec, "spec")) {
+                    claims::fill_requests(spec);
+                }
+            },
+            validate,
+            validate_change,
             convert: conversion::template,
+            ..Rules::new(Plain { status: false, generation: false, cells: NAME_AND_AGE })
         }),
         ..Resource::of(
             "resource.k8s.io",
@@ -23,5 +35,18 @@ pub(super) fn resource() -> Resource {
             "resourceclaimtemplates",
             "resourceclaimtemplate",
         )
+    }
+}
+
+fn validate(template: &Object, errors: &mut ErrorList) {
+    let spec = At::spec(template);
+    metadata::check_of_template(&spec.get("metadata"), errors);
+    claims::check_spec(&spec.get("spec"), errors);
+}
+
+fn validate_change(new: &Object, old: &Object, errors: &mut ErrorList) {
+    let (spec, was) = (At::spec(new), At::spec(old));
+    if !semantic::same(was.value(), spec.value()) {
+        spec.invalid(errors, "field is immutable");
     }
 }
