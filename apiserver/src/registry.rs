@@ -226,9 +226,17 @@ pub trait Strategy: Send + Sync {
     fn warnings(&self, _new: &Object, _old: Option<&Object>) -> Vec<String> {
         Vec::new()
     }
+    /// Warnings of a write of the status.
+    fn status_warnings(&self, _new: &Object) -> Vec<String> {
+        Vec::new()
+    }
     /// The cells of a table row, one per column.
     fn row(&self, obj: &Object, now: Timestamp) -> Vec<serde_json::Value> {
         default_row(obj, now)
+    }
+    /// Why an object has run to its end, and that in words, if it has: such rows may be shown in the background.
+    fn completed(&self, _obj: &Object) -> Option<(&'static str, &'static str)> {
+        None
     }
     /// Name validation; `dns_subdomain` unless overridden. `prefix` is set for generateName.
     fn validate_name(&self, name: &str, prefix: bool) -> Vec<String> {

@@ -19,7 +19,12 @@ fn row(resource: &Resource, object: &Object, include: &str, now: Timestamp) -> V
         "Object" => object.to_value(),
         _ => super::partial(object),
     };
-    json!({"cells": resource.strategy.row(object, now), "object": shown})
+    let mut row = json!({"cells": resource.strategy.row(object, now), "object": shown});
+    if let Some((reason, message)) = resource.strategy.completed(object) {
+        row["conditions"] =
+            json!([{"type": "Completed", "status": "True", "reason": reason, "message": message}]);
+    }
+    row
 }
 
 fn columns(resource: &Resource) -> Value {

@@ -308,8 +308,10 @@ impl Call {
         self.invalid(&self.info.name, &errors)?;
         self.admit(Operation::Update, Some(&mut new), Some(old), &options, false).await?;
         // Writers of one part of an object do not answer for the rest of it.
-        if self.info.subresource.is_empty() {
-            self.warnings.extend(strategy.warnings(&new, Some(old)));
+        match self.info.subresource.as_str() {
+            "" => self.warnings.extend(strategy.warnings(&new, Some(old))),
+            "status" => self.warnings.extend(strategy.status_warnings(&new)),
+            _ => {}
         }
         new.set_meta_str("resourceVersion", old.resource_version());
         // A write that changes nothing is none, unless it brings what is stored to a new key.

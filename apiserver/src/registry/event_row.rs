@@ -14,7 +14,10 @@ pub(super) fn row(obj: &Object, now: Timestamp) -> Vec<Value> {
     };
     let about = if value.get("regarding").is_some() { "/regarding" } else { "/involvedObject" };
     let subject = |field: &str| text(&value, &format!("{about}/{field}"));
-    let object = format!("{}/{}", subject("kind").to_lowercase(), subject("name"));
+    let object = match (subject("kind").to_lowercase(), subject("name")) {
+        (kind, "") => kind,
+        (kind, name) => format!("{kind}/{name}"),
+    };
     let source = match (
         first(&[
             "/source/component",
@@ -31,10 +34,19 @@ pub(super) fn row(obj: &Object, now: Timestamp) -> Vec<Value> {
         none if none.is_empty() => "<unknown>".to_owned(),
         at => table::since(&at, now),
     };
-    let count =
-        ["/count", "/deprecatedCount", "/series/count"].iter().find_map(|p| value.pointer(p)?.as_i64());
+    let counts = ["/series/count", "/count", "/deprecatedCount"].iter();
+    // What happened once needs no count.
+    let count = counts.filter_map(|p| value.pointer(p)?.as_i64()).find(|count| *count != 0);
     vec![
-        ago(&["/series/lastObservedTime", "/lastTimestamp", "/deprecatedLastTimestamp", "/eventTime"]).into(),
+        ago(&[
+            "/series/lastObservedTime",
+            "/lastTimestamp",
+            "/deprecatedLastTimestamp",
+            "/firstTimestamp",
+            "/deprecatedFirstTimestamp",
+            "/eventTime",
+        ])
+        .into(),
         first(&["/type"]).into(),
         first(&["/reason"]).into(),
         object.into(),

@@ -20,7 +20,7 @@ use std::sync::Arc;
 use jiff::Timestamp;
 use serde_json::Value;
 
-pub(super) use self::rules::Rules;
+pub(super) use self::rules::{Rules, keep_metadata};
 use super::{Column, Resource, Strategy, StrategyContext};
 use crate::{object::Object, status::Status, table};
 

@@ -25,9 +25,10 @@ pub(super) use self::{
     },
     volumes::{check_signer, sources},
     warnings::{
-        of_cidr as warnings_of_cidr, of_claim as warnings_of_claim, of_ip as warnings_of_ip,
-        of_node_label as warnings_of_node_label, of_node_term as warnings_of_node_term,
-        of_pod as warnings_of_pod, of_template as warnings_of_template,
+        of_balancer as warnings_of_balancer, of_cidr as warnings_of_cidr, of_claim as warnings_of_claim,
+        of_ip as warnings_of_ip, of_node_label as warnings_of_node_label,
+        of_node_term as warnings_of_node_term, of_pod as warnings_of_pod,
+        of_template as warnings_of_template,
     },
 };
 use super::kit::resources;

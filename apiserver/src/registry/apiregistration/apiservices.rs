@@ -12,7 +12,7 @@ use crate::{
     objects::rfc3339,
     registry::{
         Column, Resource, Strategy, StrategyContext, Subresource,
-        kit::{Plain, at::At, column, format},
+        kit::{Plain, at::At, column, format, keep_metadata},
     },
     status::Status,
     table,
@@ -85,12 +85,19 @@ impl Strategy for ApiServices {
         Ok(errors)
     }
 
+    fn allow_unconditional_update(&self) -> bool {
+        false
+    }
+
     fn prepare_update(
         &self,
         new: &mut Object,
         old: &Object,
         ctx: &StrategyContext<'_>,
     ) -> Result<(), Status> {
+        if ctx.subresource == "status" {
+            keep_metadata(new, old);
+        }
         PLAIN.prepare_update(new, old, ctx)
     }
 

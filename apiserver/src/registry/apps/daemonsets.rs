@@ -101,7 +101,9 @@ fn validate(obj: &Object, errors: &mut ErrorList) {
     let (selector, template) = (spec.get("selector"), spec.get("template"));
     selector.check_selector(errors);
     if !selector.is_set() {
-        selector.required(errors, "");
+        // No selector selects nothing.
+        let labels = template.get("metadata").get("labels");
+        labels.invalid(errors, "`selector` does not match template `labels`");
     } else if selector.selects() {
         workload::check_selects_template(&selector, &template, errors);
     }

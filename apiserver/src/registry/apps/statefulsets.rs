@@ -9,8 +9,14 @@ use crate::{
     object::Object,
     registry::{
         Column, Resource, Subresource,
-        kit::{Cell, Plain, Rules, at::At, column, fill, format, workload},
+        kit::{
+            Cell, Plain, Rules,
+            at::At,
+            claim::{self, Allowed},
+            column, fill, format, semantic, workload,
+        },
     },
+    validate,
 };
 
 const COLUMNS: &[Column] = &[
@@ -44,8 +50,9 @@ pub(super) fn resource() -> Resource {
         columns: COLUMNS,
         strategy: Arc::new(Rules {
             default,
-            validate,
+            name: validate::dns_label,
             validate_new,
+            validate_updated: false,
             validate_change,
             validate_status,
             warnings: |new, old| workload::warnings(new, old, false, &["spec", "template"]),
@@ -100,7 +107,8 @@ const MUTABLE: [&str; 7] = [
     "persistentVolumeClaimRetentionPolicy",
 ];
 
-fn validate(obj: &Object, errors: &mut ErrorList) {
+/// A set, new or changed; `kept` when its template was no good one before.
+fn check(obj: &Object, kept: bool, errors: &mut ErrorList) {
     let spec = At::spec(obj);
     let management = spec.get("podManagementPolicy");
     match management.text() {
@@ -116,7 +124,9 @@ fn validate(obj: &Object, errors: &mut ErrorList) {
     spec.check_counts(&["replicas", "minReadySeconds"], errors);
     spec.get("ordinals").get("start").check_non_negative(errors);
     workload::check_own_selector(&spec, "statefulset", "", errors);
-    workload::check_lasting_template(&own_volumes(&spec).at(&spec), "StatefulSet", errors);
+    if !kept {
+        workload::check_lasting_template(&own_volumes(&spec).at(&spec), "StatefulSet", errors);
+    }
 }
 
 /// A template with the volumes of the claims, and without the names its pods get.
@@ -171,6 +181,10 @@ fn check_strategy(strategy: &At<'_>, errors: &mut ErrorList) {
 }
 
 fn validate_new(obj: &Object, errors: &mut ErrorList) {
+    check(obj, false, errors);
+    for claim in At::spec(obj).get("volumeClaimTemplates").items() {
+        claim::check(&claim.get("spec"), Allowed::default(), errors);
+    }
     let service = At::spec(obj).get("serviceName");
     if !service.is_empty() {
         service.check_format(errors, format::dns_label);
@@ -181,9 +195,12 @@ fn validate_change(new: &Object, old: &Object, errors: &mut ErrorList) {
     let fixed = |obj: &Object| {
         let mut spec = obj.get("spec").and_then(Value::as_object).cloned().unwrap_or_default();
         MUTABLE.iter().for_each(|field| drop(spec.remove(*field)));
-        spec
+        Value::Object(spec)
     };
-    if fixed(new) != fixed(old) {
+    let mut wrong = ErrorList::new();
+    check(old, false, &mut wrong);
+    check(new, !wrong.is_empty(), errors);
+    if !semantic::same(&fixed(old), &fixed(new)) {
         At::spec(new).forbidden(
             errors,
             "updates to statefulset spec for fields other than 'replicas', 'ordinals', 'template', 'updateStrategy', \

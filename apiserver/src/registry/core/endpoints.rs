@@ -37,19 +37,26 @@ pub(super) fn resource() -> Resource {
 
 /// Ready addresses with their ports, at most three.
 fn addresses(obj: &Object) -> Value {
-    let mut out: Vec<String> = Vec::new();
+    let mut all: Vec<String> = Vec::new();
     for subset in items(obj.get("subsets")) {
-        for address in items(subset.get("addresses")) {
-            for port in items(subset.get("ports")) {
-                out.push(format!(
-                    "{}:{}",
-                    text(address, "/ip"),
-                    port.get("port").cloned().unwrap_or_default()
-                ));
-            }
+        let ips: Vec<&str> = items(subset.get("addresses")).map(|address| text(address, "/ip")).collect();
+        let ports: Vec<i64> = items(subset.get("ports"))
+            .map(|port| port.get("port").and_then(Value::as_i64).unwrap_or(0))
+            .collect();
+        if ports.is_empty() {
+            all.extend(ips.iter().map(|ip| (*ip).to_owned()));
+        }
+        for port in ports {
+            all.extend(ips.iter().map(|ip| match ip.contains(':') {
+                true => format!("[{ip}]:{port}"),
+                false => format!("{ip}:{port}"),
+            }));
         }
     }
-    short_list(&out)
+    match items(obj.get("subsets")).next() {
+        Some(_) if all.is_empty() => "".into(),
+        _ => short_list(&all),
+    }
 }
 
 /// Ports are TCP's.

@@ -154,21 +154,27 @@ impl Strategy for Pods {
         })
     }
 
+    fn completed(&self, obj: &Object) -> Option<(&'static str, &'static str)> {
+        match obj.pointer("/status/phase").and_then(Value::as_str) {
+            Some("Succeeded") => Some(("Succeeded", "The pod has completed successfully.")),
+            Some("Failed") => Some(("Failed", "The pod failed.")),
+            _ => None,
+        }
+    }
+
     fn row(&self, obj: &Object, now: Timestamp) -> Vec<Value> {
         let or_none = |pointer: &str| match obj.pointer(pointer).and_then(Value::as_str) {
             Some(value) if !value.is_empty() => Value::from(value),
             _ => Value::from("<none>"),
         };
-        let containers: Vec<&Value> = items(obj.pointer("/status/containerStatuses")).collect();
-        let ready = containers.iter().filter(|c| c.get("ready") == Some(&Value::Bool(true))).count();
-        let total = items(obj.pointer("/spec/containers")).count();
+        let shown = status::of(obj);
         vec![
             obj.name().into(),
-            format!("{ready}/{total}").into(),
-            status::of(obj).into(),
-            status::restarts(obj, now).into(),
+            format!("{}/{}", shown.ready, shown.total).into(),
+            shown.status.as_str().into(),
+            shown.restarts(now).into(),
             table::age(obj, now).into(),
-            or_none("/status/podIP"),
+            or_none("/status/podIPs/0/ip"),
             or_none("/spec/nodeName"),
             or_none("/status/nominatedNodeName"),
             readiness_gates(obj),

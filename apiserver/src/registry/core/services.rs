@@ -14,6 +14,7 @@ use crate::{
     registry::{
         Column, Resource, SelectableField, Strategy, StrategyContext, Subresource,
         kit::{Plain, column, items, pairs, text},
+        pod_spec,
     },
     status::Status,
     table, validate,
@@ -171,6 +172,10 @@ impl Strategy for Services {
 
     fn warnings(&self, new: &Object, _old: Option<&Object>) -> Vec<String> {
         validation::warnings(new)
+    }
+
+    fn status_warnings(&self, new: &Object) -> Vec<String> {
+        pod_spec::warnings_of_balancer(new)
     }
 
     fn validate_name(&self, name: &str, prefix: bool) -> Vec<String> {

@@ -40,6 +40,8 @@ pub(in crate::registry) struct Rules {
     pub(in crate::registry) validate_updated: bool,
     /// Warnings of a new object, or of a changed one with the old one.
     pub(in crate::registry) warnings: fn(&Object, Option<&Object>) -> Vec<String>,
+    /// Warnings of a write of the status.
+    pub(in crate::registry) status_warnings: fn(&Object) -> Vec<String>,
     /// The cells of a row, when `plain` does not have them.
     pub(in crate::registry) row: Option<fn(&Object, Timestamp) -> Vec<Value>>,
     /// From one version to another, in place.
@@ -68,6 +70,7 @@ impl Rules {
             status_alone: false,
             validate_updated: true,
             warnings: |_, _| Vec::new(),
+            status_warnings: |_| Vec::new(),
             row: None,
             convert: |_, _, _| {},
             unconditional_update: true,
@@ -131,6 +134,10 @@ impl Strategy for Rules {
         (self.warnings)(new, old)
     }
 
+    fn status_warnings(&self, new: &Object) -> Vec<String> {
+        (self.status_warnings)(new)
+    }
+
     fn row(&self, obj: &Object, now: Timestamp) -> Vec<Value> {
         match self.row {
             Some(row) => row(obj, now),
@@ -161,7 +168,7 @@ impl Strategy for Rules {
 }
 
 /// Puts metadata back to what it was, but for the notes of who wrote which field.
-fn keep_metadata(new: &mut Object, old: &Object) {
+pub(in crate::registry) fn keep_metadata(new: &mut Object, old: &Object) {
     const KEPT: &[&str] =
         &["deletionTimestamp", "generation", "labels", "annotations", "finalizers", "ownerReferences"];
     for field in KEPT {

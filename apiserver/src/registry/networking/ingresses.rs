@@ -10,6 +10,7 @@ use crate::{
     registry::{
         Column, Resource, Subresource,
         kit::{Cell, Plain, Rules, address, at::At, column, format, items, text},
+        pod_spec,
     },
 };
 
@@ -43,6 +44,7 @@ pub(super) fn resource() -> Resource {
             validate_change: |new, old, errors| check(new, Allowed::by(old), errors),
             validate_status,
             warnings,
+            status_warnings: pod_spec::warnings_of_balancer,
             ..Rules::new(Plain { status: true, generation: true, cells: CELLS })
         }),
         ..Resource::of("networking.k8s.io", "Ingress", "ingresses", "ingress")

@@ -102,6 +102,13 @@ pub(in crate::registry) fn of_ip(path: &Path, text: &str) -> Option<String> {
     }
 }
 
+/// What to warn of at the addresses a load balancer has.
+pub(in crate::registry) fn of_balancer(object: &Object) -> Vec<String> {
+    let points = At::status(object).get("loadBalancer").get("ingress");
+    let addressed = points.items().filter(|point| !point.text_of("ip").is_empty());
+    addressed.filter_map(|point| of_ip(point.path(), point.text_of("ip"))).collect()
+}
+
 /// What to warn of at the network in a loosely checked field.
 pub(in crate::registry) fn of_cidr(path: &Path, text: &str) -> Vec<String> {
     let (address, length) = text.split_once('/').unwrap_or((text, ""));

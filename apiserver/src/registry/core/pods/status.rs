@@ -1,4 +1,4 @@
-//! The STATUS and RESTARTS cells of a pod: what kubectl users read first.
+//! The READY, STATUS and RESTARTS cells of a pod: what kubectl users read first.
 //!
 //! Contract: upstream's `printPod` (printers/internalversion).
 
@@ -11,59 +11,73 @@ use crate::{
     table,
 };
 
-/// The phase, or what says more: a reason of the pod, of an init container, of a container.
-pub(super) fn of(obj: &Object) -> String {
+/// What a row tells of a pod's containers.
+#[derive(Default)]
+pub(super) struct Shown {
+    /// The phase, or what says more: a reason of the pod, of an init container, of a container.
+    pub(super) status: String,
+    /// Containers that are ready, sidecars among them.
+    pub(super) ready: usize,
+    /// Containers that should be.
+    pub(super) total: usize,
+    restarts: i64,
+    last: String,
+}
+
+impl Shown {
+    /// Restarts, with the time since the last one.
+    pub(super) fn restarts(&self, now: Timestamp) -> String {
+        match (self.restarts, self.last.as_str()) {
+            (0, _) | (_, "") => self.restarts.to_string(),
+            (count, last) => format!("{count} ({} ago)", table::since(last, now)),
+        }
+    }
+
+    /// Counts the restarts of a container.
+    fn count(&mut self, status: &Value) {
+        self.restarts += status.get("restartCount").and_then(Value::as_i64).unwrap_or(0);
+        let ended = text(status, "/lastState/terminated/finishedAt");
+        if ended > self.last.as_str() {
+            ended.clone_into(&mut self.last);
+        }
+    }
+}
+
+/// What a row shows of a pod.
+pub(super) fn of(obj: &Object) -> Shown {
     let field = |pointer: &str| obj.pointer(pointer).and_then(Value::as_str).unwrap_or_default();
-    let mut reason = match field("/status/reason") {
+    let sidecars = items(obj.pointer("/spec/initContainers")).filter(|c| is_sidecar(c)).count();
+    let total = items(obj.pointer("/spec/containers")).count() + sidecars;
+    let (mut shown, mut lasting) = (Shown::default(), Shown::default());
+    shown.status = match field("/status/reason") {
         "" => field("/status/phase"),
         reason => reason,
     }
     .to_owned();
     if scheduling_gated(obj) {
-        reason = "SchedulingGated".into();
+        shown.status = "SchedulingGated".to_owned();
     }
-    let initializing = init_reason(obj);
-    if let Some(init) = &initializing {
-        reason.clone_from(init);
-    }
-    if initializing.is_none() || is_true(obj, "Initialized") {
-        if let Some(of_container) = container_reason(obj) {
-            reason = of_container;
-        }
-        let running = items(obj.pointer("/status/containerStatuses"))
-            .any(|c| c.get("ready") == Some(&Value::Bool(true)) && c.pointer("/state/running").is_some());
-        if reason == "Completed" && running {
-            reason = if is_true(obj, "Ready") { "Running".into() } else { "NotReady".into() };
-        }
+    let initializing = initialize(obj, &mut shown, &mut lasting);
+    if !initializing || is_true(obj, "Initialized") {
+        // Init containers that are done count no more.
+        shown.restarts = lasting.restarts;
+        shown.last = lasting.last;
+        run(obj, &mut shown);
     }
     if obj.is_terminating() {
         let phase = field("/status/phase");
         if field("/status/reason") == "NodeLost" {
-            reason = "Unknown".into();
+            shown.status = "Unknown".to_owned();
         } else if phase != "Succeeded" && phase != "Failed" {
-            reason = "Terminating".into();
+            shown.status = "Terminating".to_owned();
         }
     }
-    reason
+    shown.total = total;
+    shown
 }
 
-/// Restarts of all containers, with the time since the last one.
-pub(super) fn restarts(obj: &Object, now: Timestamp) -> String {
-    let sidecar = |name: &str| {
-        items(obj.pointer("/spec/initContainers"))
-            .any(|c| text(c, "/name") == name && text(c, "/restartPolicy") == "Always")
-    };
-    let init = items(obj.pointer("/status/initContainerStatuses")).filter(|c| sidecar(text(c, "/name")));
-    let (mut count, mut last) = (0, "");
-    for status in items(obj.pointer("/status/containerStatuses")).chain(init) {
-        count += status.get("restartCount").and_then(Value::as_i64).unwrap_or(0);
-        last = last.max(text(status, "/lastState/terminated/finishedAt"));
-    }
-    if count > 0 && !last.is_empty() {
-        format!("{count} ({} ago)", table::since(last, now))
-    } else {
-        count.to_string()
-    }
+fn is_sidecar(container: &Value) -> bool {
+    text(container, "/restartPolicy") == "Always"
 }
 
 fn is_true(obj: &Object, condition: &str) -> bool {
@@ -76,41 +90,68 @@ fn scheduling_gated(obj: &Object) -> bool {
         .any(|c| text(c, "/type") == "PodScheduled" && text(c, "/reason") == "SchedulingGated")
 }
 
-/// `Init:…` while the first init container that is not done is at work.
-fn init_reason(obj: &Object) -> Option<String> {
-    let sidecar = |name: &str| {
-        items(obj.pointer("/spec/initContainers"))
-            .any(|c| text(c, "/name") == name && text(c, "/restartPolicy") == "Always")
-    };
-    let total = items(obj.pointer("/spec/initContainers")).count();
+/// Counts init containers, up to the first one that is not done: whether there is one. `lasting` are sidecars.
+fn initialize(obj: &Object, shown: &mut Shown, lasting: &mut Shown) -> bool {
+    let containers = || items(obj.pointer("/spec/initContainers"));
     for (at, status) in items(obj.pointer("/status/initContainerStatuses")).enumerate() {
-        let state = |pointer: &str| status.pointer(pointer);
-        if state("/state/terminated/exitCode").and_then(Value::as_i64) == Some(0)
-            || (sidecar(text(status, "/name")) && status.get("started") == Some(&Value::Bool(true)))
-        {
+        let name = text(status, "/name");
+        let sidecar = containers().any(|c| text(c, "/name") == name && is_sidecar(c));
+        shown.count(status);
+        if sidecar {
+            lasting.count(status);
+        }
+        let done = status.pointer("/state/terminated/exitCode").and_then(Value::as_i64) == Some(0);
+        let started = sidecar && status.get("started") == Some(&Value::Bool(true));
+        if done || started {
+            shown.ready += usize::from(!done && is_ready(status));
             continue;
         }
-        return Some(if state("/state/terminated").is_some() {
+        shown.status = if status.pointer("/state/terminated").is_some() {
             format!("Init:{}", terminated(status))
         } else {
             match text(status, "/state/waiting/reason") {
-                "" | "PodInitializing" => format!("Init:{at}/{total}"),
+                "" | "PodInitializing" => format!("Init:{at}/{}", containers().count()),
                 reason => format!("Init:{reason}"),
             }
-        });
+        };
+        return true;
     }
-    None
+    false
 }
 
-/// The reason of the first container that has one.
-fn container_reason(obj: &Object) -> Option<String> {
-    items(obj.pointer("/status/containerStatuses")).find_map(|status| {
-        match text(status, "/state/waiting/reason") {
-            "" if status.pointer("/state/terminated").is_some() => Some(terminated(status)),
-            "" => None,
-            reason => Some(reason.to_owned()),
+fn is_ready(status: &Value) -> bool {
+    status.get("ready") == Some(&Value::Bool(true))
+}
+
+/// Counts containers; the reason of the first one that has one is shown.
+fn run(obj: &Object, shown: &mut Shown) {
+    let (mut running, mut failed) = (false, None);
+    let statuses: Vec<&Value> = items(obj.pointer("/status/containerStatuses")).collect();
+    for status in statuses.into_iter().rev() {
+        shown.count(status);
+        let waiting = text(status, "/state/waiting/reason");
+        if !waiting.is_empty() {
+            waiting.clone_into(&mut shown.status);
+        } else if status.pointer("/state/terminated").is_some() {
+            shown.status = terminated(status);
+            if status.pointer("/state/terminated/exitCode").and_then(Value::as_i64).unwrap_or(0) != 0 {
+                failed = Some(shown.status.clone());
+            }
+        } else if is_ready(status) && status.pointer("/state/running").is_some() {
+            running = true;
+            shown.ready += 1;
         }
-    })
+    }
+    if shown.status != "Completed" {
+        return;
+    }
+    if running && is_true(obj, "Ready") {
+        shown.status = "Running".to_owned();
+    } else if let Some(reason) = failed {
+        shown.status = reason;
+    } else if running {
+        shown.status = "NotReady".to_owned();
+    }
 }
 
 fn terminated(status: &Value) -> String {
@@ -134,7 +175,7 @@ mod tests {
         if let (Some(pod), Some(extra)) = (pod.as_object_mut(), extra.as_object()) {
             pod.extend(extra.clone());
         }
-        of(&Object::from_value(pod).unwrap())
+        of(&Object::from_value(pod).unwrap()).status
     }
 
     #[test]
@@ -184,7 +225,20 @@ mod tests {
         let pod = json!({"status": {"containerStatuses": [
             {"restartCount": 2, "lastState": {"terminated": {"finishedAt": "1970-01-01T00:00:00Z"}}}]}});
         let now = Timestamp::from_second(65).unwrap();
-        assert_eq!(restarts(&Object::from_value(pod).unwrap(), now), "2 (65s ago)");
-        assert_eq!(restarts(&Object::new(), now), "0");
+        assert_eq!(of(&Object::from_value(pod).unwrap()).restarts(now), "2 (65s ago)");
+        assert_eq!(of(&Object::new()).restarts(now), "0");
+    }
+
+    #[test]
+    fn sidecars_count_as_containers() {
+        let running = json!({"running": {}});
+        let pod = json!({"spec": {"initContainers": [{"name": "s", "restartPolicy": "Always"}],
+            "containers": [{"name": "c"}, {"name": "d"}]},
+            "status": {"phase": "Running",
+                "initContainerStatuses": [{"name": "s", "started": true, "ready": true, "restartCount": 1}],
+                "containerStatuses": [{"name": "c", "ready": true, "state": running},
+                    {"name": "d", "restartCount": 2, "state": {"terminated": {"reason": "Error", "exitCode": 1}}}]}});
+        let shown = of(&Object::from_value(pod).unwrap());
+        assert_eq!((shown.ready, shown.total, shown.restarts, shown.status.as_str()), (2, 3, 3, "Error"));
     }
 }
