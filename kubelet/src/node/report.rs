@@ -79,13 +79,20 @@ impl Reporter {
         let mut sent: Option<(Instant, NodeStatus)> = None;
         let mut cidr = String::new();
         loop {
+            // Others write to the status, too: they give up a node that is silent, and add resources to it.
+            match self.api.get(&self.config.node_name).await {
+                Ok(node) => previous = node.status,
+                Err(error) => {
+                    tracing::debug!(%error, "cannot read the node, its status goes on from what was known")
+                }
+            }
             let now = self.source.status(previous.as_ref()).await;
             let due = sent.as_ref().is_none_or(|(at, before)| {
                 at.elapsed() >= self.config.file.node_status_report_frequency.0
                     || status::differs(before, &now)
-            });
+            }) || previous.as_ref().is_none_or(|told| status::contradicts(told, &now));
             if due {
-                match self.send(&now).await {
+                match self.send(&now, previous.as_ref()).await {
                     Ok(node) => {
                         self.tell(previous.as_ref(), &now);
                         previous = Some(now.clone());
@@ -153,8 +160,15 @@ impl Reporter {
         Ok(node.status)
     }
 
-    async fn send(&self, status: &NodeStatus) -> Result<Node, kube::Error> {
+    async fn send(&self, status: &NodeStatus, previous: Option<&NodeStatus>) -> Result<Node, kube::Error> {
         let mut body = json!({ "status": status });
+        // Maps are merged: what pods cannot have any more must be taken out by name.
+        let before = previous.and_then(|p| p.allocatable.as_ref()).into_iter().flatten();
+        if let Some(allocatable) = body["status"]["allocatable"].as_object_mut() {
+            for (name, _) in before {
+                allocatable.entry(name.clone()).or_insert(serde_json::Value::Null);
+            }
+        }
         // The lists of addresses and images are replaced as a whole: what is gone must go.
         if let Some(addresses) = body["status"]["addresses"].as_array_mut() {
             addresses.push(json!({ "$patch": "replace" }));

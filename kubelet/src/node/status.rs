@@ -76,10 +76,12 @@ pub fn generate(input: &Input<'_>) -> NodeStatus {
         capacity.insert(name.clone(), all.saturating_mul(1000));
         allocatable.insert(name.clone(), working.saturating_mul(1000));
     }
+    let (mut capacity, mut allocatable) = (quantities(&capacity), quantities(&allocatable));
+    keep_others(&mut capacity, &mut allocatable, input.previous);
     NodeStatus {
         addresses: input.addresses.map(|ips| addresses(ips, input.name)),
-        allocatable: Some(quantities(&allocatable)),
-        capacity: Some(quantities(&capacity)),
+        allocatable: Some(allocatable),
+        capacity: Some(capacity),
         conditions: Some(conditions(input)),
         daemon_endpoints: Some(NodeDaemonEndpoints {
             kubelet_endpoint: Some(DaemonEndpoint { port: i32::from(input.port) }),
@@ -101,6 +103,31 @@ pub fn generate(input: &Input<'_>) -> NodeStatus {
         volumes_in_use: Some(input.volumes_in_use.clone()).filter(|list| !list.is_empty()),
         ..NodeStatus::default()
     }
+}
+
+/// Resources with a domain of their own that somebody else has put into the node's capacity stay, and all of them
+/// can be had by pods.
+fn keep_others(
+    capacity: &mut BTreeMap<String, ApiQuantity>,
+    allocatable: &mut BTreeMap<String, ApiQuantity>,
+    previous: Option<&NodeStatus>,
+) {
+    let known = previous.and_then(|p| p.capacity.as_ref()).into_iter().flatten();
+    for (name, amount) in known.filter(|(name, _)| name.contains('/')) {
+        if !capacity.contains_key(name) {
+            capacity.insert(name.clone(), amount.clone());
+            allocatable.insert(name.clone(), amount.clone());
+        }
+    }
+}
+
+/// Whether the API tells another state of the node than it is in, as when it was not heard of for a while.
+#[must_use]
+pub fn contradicts(told: &NodeStatus, now: &NodeStatus) -> bool {
+    let of = |status: &NodeStatus, kind: &str| -> Option<String> {
+        status.conditions.iter().flatten().find(|c| c.type_ == kind).map(|c| c.status.clone())
+    };
+    now.conditions.iter().flatten().any(|c| of(told, &c.type_).as_ref() != Some(&c.status))
 }
 
 /// The processor as Go names it.
@@ -384,6 +411,33 @@ mod tests {
         assert_eq!(status.allocatable.as_ref().unwrap()["cpu"].0, "1500m");
         assert_eq!(status.capacity.unwrap()["memory"].0, "4194304Ki");
         assert_eq!(status.allocatable.unwrap()["memory"].0, "4091904Ki");
+    }
+
+    #[test]
+    fn resources_of_others_stay_until_they_are_taken_away() {
+        let first = made(&[], Pressure::default(), None, 0);
+        let mut told = first.clone();
+        told.capacity.get_or_insert_default().insert("example.test/seat".into(), ApiQuantity("3".into()));
+        told.capacity.get_or_insert_default().insert("leftover".into(), ApiQuantity("3".into()));
+        let second = made(&[], Pressure::default(), Some(&told), 10);
+        let amounts = [second.capacity.unwrap(), second.allocatable.unwrap()];
+        for all in &amounts {
+            assert_eq!(all["example.test/seat"].0, "3");
+            assert!(!all.contains_key("leftover"));
+        }
+        let third = made(&[], Pressure::default(), Some(&first), 20);
+        assert!(!third.allocatable.unwrap().contains_key("example.test/seat"));
+    }
+
+    #[test]
+    fn a_node_that_was_given_up_says_that_it_is_there() {
+        let now = made(&[], Pressure::default(), None, 0);
+        let mut told = now.clone();
+        assert!(!contradicts(&told, &now));
+        for condition in told.conditions.iter_mut().flatten().filter(|c| c.type_ == "Ready") {
+            condition.status = "Unknown".into();
+        }
+        assert!(contradicts(&told, &now));
     }
 
     #[test]
