@@ -14,12 +14,14 @@ use nix::{
     sys::signal::{Signal, kill},
     unistd::Pid,
 };
+use serde_json::Value;
 
 use crate::{Background, control_plane::poll, path_from, tail};
 
 /// A cluster on this machine, taken down when dropped.
 ///
-/// `KEELSON_TEST_CLUSTER` names the state folder of one that runs already: it is used instead and left as it is.
+/// `KEELSON_TEST_CLUSTER` names the state folder of one that runs already: where it has as many nodes as are asked for,
+/// it is used instead and left as it is.
 #[derive(Debug)]
 pub struct Cluster {
     dir: tempfile::TempDir,
@@ -41,10 +43,11 @@ impl Cluster {
     /// With the last lines of `hack up` when it fails.
     pub fn start(nodes: u32, images: Option<Images>) -> Result<Cluster> {
         let dir = tempfile::Builder::new().prefix("keelson-test").tempdir()?;
-        let running = env::var_os("KEELSON_TEST_CLUSTER").filter(|_| nodes == 1);
+        let running =
+            env::var_os("KEELSON_TEST_CLUSTER").filter(|state| nodes_of(Path::new(state)) == Some(nodes));
         let own = running.is_none();
         let state = running.map_or_else(|| dir.path().join("state"), PathBuf::from);
-        if let Some(Images(old)) = images {
+        if let Some(Images(old)) = images.filter(|_| own) {
             fs::create_dir_all(&state)?;
             fs::rename(old.path().join("images"), state.join("images"))?;
         }
@@ -226,6 +229,12 @@ impl Drop for Cluster {
             let _told = writeln!(std::io::stderr(), "cannot take the cluster down: {error:#}");
         }
     }
+}
+
+/// How many nodes the cluster of a state folder was started with.
+fn nodes_of(state: &Path) -> Option<u32> {
+    let told: Value = serde_json::from_slice(&fs::read(state.join("cluster.json")).ok()?).ok()?;
+    u32::try_from(told["nodes"].as_u64()?).ok()
 }
 
 fn text(output: Output, args: &[&str]) -> Result<String> {

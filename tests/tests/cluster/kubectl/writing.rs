@@ -153,7 +153,7 @@ fn create_refusals(c: &Cluster, ns: &str) -> Result<()> {
     ensure!(names == "configmap/kube-root-ca.crt\nconfigmap/there\n", "{names}");
     // What is not asked to be strict is warned about.
     let mut lenient = c.kubectl_background(ns, &["create", "--validate=warn", "-f", "-"], false)?;
-    lenient.type_line("{apiVersion: v1, kind: ConfigMap, metadata: {name: lenient}, date: {}}")?;
+    lenient.type_line(r#"{"apiVersion":"v1","kind":"ConfigMap","metadata":{"name":"lenient"},"date":{}}"#)?;
     lenient.close_input();
     lenient.line("Warning: unknown field \"date\"", 20)?;
     ensure!(lenient.end(20)?.success(), "it was refused");
