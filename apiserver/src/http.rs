@@ -3,9 +3,15 @@
 //! A client certificate is asked for and its signature checked, but its chain is not: a bad one must
 //! give 401, not a TLS alert (upstream `RequestClientCert`). Authentication judges the chain.
 
-use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    net::SocketAddr,
+    path::PathBuf,
+    sync::{Arc, LazyLock},
+    time::Duration,
+};
 
 use component_base::{
+    metrics::{self, Stability},
     serving::{self, SecureServingOptions, ServingError},
     tls::{self, ServingCertificate},
 };
@@ -17,6 +23,7 @@ use hyper_util::{
         graceful::{GracefulShutdown, Watcher},
     },
 };
+use prometheus::IntCounter;
 use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::TlsAcceptor;
 use tokio_util::task::TaskTracker;
@@ -28,6 +35,11 @@ const MAX_STREAMS: u32 = 1000;
 const MAX_HEADERS: u32 = 64 * 1024;
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 const HEADER_TIMEOUT: Duration = Duration::from_secs(32);
+
+static HANDSHAKE_ERRORS: LazyLock<IntCounter> = LazyLock::new(|| {
+    let help = "Connections that ended before they were secure.";
+    metrics::counter("apiserver_tls_handshake_errors_total", help, Stability::Alpha)
+});
 
 /// The bound port with its certificate, not serving yet.
 pub struct Listener {
@@ -107,8 +119,14 @@ async fn connection(
     let remote = stream.peer_addr().ok().map(|peer| peer.ip());
     let stream = match tokio::time::timeout(HANDSHAKE_TIMEOUT, acceptor.accept(stream)).await {
         Ok(Ok(stream)) => stream,
-        Ok(Err(error)) => return tracing::debug!(%error, "TLS handshake error"),
-        Err(_) => return tracing::debug!("TLS handshake timed out"),
+        Ok(Err(error)) => {
+            HANDSHAKE_ERRORS.inc();
+            return tracing::debug!(%error, "TLS handshake error");
+        }
+        Err(_) => {
+            HANDSHAKE_ERRORS.inc();
+            return tracing::debug!("TLS handshake timed out");
+        }
     };
     let chain = stream.get_ref().1.peer_certificates().unwrap_or_default();
     let certificates = chain.iter().map(|c| c.to_vec()).collect::<Vec<_>>();

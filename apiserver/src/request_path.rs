@@ -200,6 +200,9 @@ async fn route(
     let (http::request::Parts { headers, .. }, body) = request.into_parts();
     let body = read_body(&headers, body).await?;
     note_body(&info, &headers, &body);
+    if !body.is_empty() && server.catalog.load().contains(&info.group, &info.resource) {
+        metrics::body(&info.group, &info.resource, &info.verb, body.len());
+    }
     if info.is_resource {
         return engine::serve(server, info, user, headers, body).await;
     }

@@ -7,6 +7,13 @@ use prometheus::{HistogramVec, IntCounterVec};
 
 use crate::auth::Decision;
 
+static BODIES: LazyLock<HistogramVec> = LazyLock::new(|| {
+    let help = "Bytes of requests' bodies.";
+    // Up to what a body may have, in steps of a hundred kilobytes.
+    let buckets = (0..31).map(|step| 50_000.0 + f64::from(step) * 100_000.0).collect();
+    let labels = ["group", "resource", "verb"];
+    metrics::histogram_vec("apiserver_request_body_size_bytes", help, Stability::Alpha, &labels, buckets)
+});
 static USERS: LazyLock<IntCounterVec> = LazyLock::new(|| {
     let help = "Requests by user; users that are none of the system's own count together.";
     metrics::counter_vec("authenticated_user_requests", help, Stability::Alpha, &["username"])
@@ -37,6 +44,12 @@ static AUTHORIZATION: LazyLock<HistogramVec> = LazyLock::new(|| {
     let buckets = metrics::exponential_buckets(0.001, 2.0, 15);
     metrics::histogram_vec("authorization_duration_seconds", help, Stability::Alpha, &["result"], buckets)
 });
+
+/// Counts the bytes of a write's body.
+pub(super) fn body(group: &str, resource: &str, verb: &str, bytes: usize) {
+    let bytes = u32::try_from(bytes).unwrap_or(u32::MAX);
+    BODIES.with_label_values(&[group, resource, verb]).observe(f64::from(bytes));
+}
 
 /// Counts an authentication: whose request it is, or that it is nobody's, or that it could not be told.
 pub(super) fn authenticated(user: Option<&str>, failed: bool, time: Duration) {
