@@ -77,6 +77,11 @@ pub async fn obtain(client: &Client, subject: &Subject) -> Result<Signed, Certif
     let wanted = object(subject, pem(subject, &key)?);
     let made = api.create(&PostParams::default(), &wanted).await.map_err(Box::new)?;
     let name = made.metadata.name.unwrap_or_default();
+    tracing::info!(
+        request = name,
+        signer = subject.purpose.signer(),
+        "waiting until the request is approved and signed"
+    );
     let answered = async {
         loop {
             match api.get(&name).await {
