@@ -80,7 +80,7 @@ pub struct Recorder {
 
 impl Recorder {
     /// Starts the writer. `controller` is the reporting component (such as `deployment-controller`), `instance` its host or
-    /// pod.
+    /// pod; the component on this host where it is empty, since an event must name one.
     pub fn new(
         client: kube::Client,
         clock: SharedClock,
@@ -89,7 +89,7 @@ impl Recorder {
         tasks: &Tasks,
     ) -> Recorder {
         let (sender, mut records) = mpsc::channel::<Record>(CAPACITY);
-        let reporter = Reporter { controller: controller.to_owned(), instance: instance.to_owned() };
+        let reporter = Reporter::new(controller, instance);
         let drain = tasks.drain();
         tasks.spawn(format!("events of {controller}"), async move {
             let mut correlator = Correlator::new(reporter);
@@ -148,6 +148,20 @@ pub fn reference<K: Resource<DynamicType = ()>>(object: &K) -> ObjectReference {
 struct Reporter {
     controller: String,
     instance: String,
+}
+
+impl Reporter {
+    fn new(controller: &str, instance: &str) -> Reporter {
+        let instance = match instance {
+            "" => {
+                // A host without a name still reports.
+                let host = nix::unistd::gethostname().ok().and_then(|host| host.into_string().ok());
+                format!("{controller}-{}", host.unwrap_or_default())
+            }
+            named => named.to_owned(),
+        };
+        Reporter { controller: controller.to_owned(), instance }
+    }
 }
 
 /// What makes events the same: everything but the note, or everything.
@@ -389,6 +403,12 @@ mod tests {
             }
             Plan::Patch { patch, .. } => format!("patch {} {}", patch["series"]["count"], patch["message"]),
         }
+    }
+
+    #[test]
+    fn somebody_always_reports() {
+        assert_eq!(Reporter::new("kubelet", "node-1").instance, "node-1");
+        assert!(Reporter::new("job-controller", "").instance.starts_with("job-controller-"));
     }
 
     #[tokio::test(start_paused = true)]
