@@ -5,11 +5,13 @@ use proto::{
     node::Node,
     table::{self, TypeId},
 };
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 
 use super::schema::Schema;
 use crate::{
+    engine::metadata,
     field::{Error, ErrorList, Path},
+    object::Object,
     schema as types,
 };
 
@@ -173,5 +175,9 @@ fn check_embedded(object: &Map<String, Value>, path: &Path, errors: &mut ErrorLi
             Some(Value::String(_)) => {}
             Some(other) => errors.push(Error::invalid(&at, other.clone(), "must be a string")),
         }
+    }
+    if let Some(meta) = object.get("metadata").filter(|meta| meta.is_object()) {
+        let only = Object::from_value(json!({"metadata": meta})).unwrap_or_default();
+        errors.extend(metadata::validate_embedded(&only, &path.child("metadata")));
     }
 }

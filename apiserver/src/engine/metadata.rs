@@ -70,15 +70,36 @@ pub(crate) fn validate(object: &Object, resource: &Resource) -> ErrorList {
     if !resource.namespaced && !object.namespace().is_empty() {
         errors.push(Error::forbidden(&meta.child("namespace"), "not allowed on this type"));
     }
-    validate_labels(object, &meta.child("labels"), &mut errors);
-    validate_annotations(object, &meta.child("annotations"), &mut errors);
-    validate_owners(object, &meta.child("ownerReferences"), &mut errors);
+    validate_rest(object, &meta, &mut errors);
+    errors
+}
+
+/// Errors of the metadata of an object inside of another one, at `meta`: it needs no name.
+pub(crate) fn validate_embedded(object: &Object, meta: &Path) -> ErrorList {
+    let mut errors = ErrorList::new();
+    let segment = |name: &str| matches!(name, "." | "..") || name.contains(['/', '%']);
+    if segment(object.name()) {
+        let why = "may not be '.' or '..' and may not contain '/' or '%'";
+        errors.push(Error::invalid(&meta.child("name"), object.name(), why));
+    }
+    if !object.namespace().is_empty() {
+        for detail in validate::dns_label(object.namespace(), false) {
+            errors.push(Error::invalid(&meta.child("namespace"), object.namespace(), detail));
+        }
+    }
+    validate_rest(object, meta, &mut errors);
+    errors
+}
+
+fn validate_rest(object: &Object, meta: &Path, errors: &mut ErrorList) {
+    validate_labels(object, &meta.child("labels"), errors);
+    validate_annotations(object, &meta.child("annotations"), errors);
+    validate_owners(object, &meta.child("ownerReferences"), errors);
     for (i, finalizer) in object.finalizers().into_iter().enumerate() {
         for detail in qualified_name(finalizer) {
             errors.push(Error::invalid(&meta.child("finalizers").index(i), finalizer, detail));
         }
     }
-    errors
 }
 
 /// Errors of a change to immutable metadata.

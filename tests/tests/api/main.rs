@@ -6,6 +6,7 @@
 mod access;
 mod admission;
 mod audit;
+mod customresources;
 mod discovery;
 mod encryption;
 mod failures;
@@ -37,6 +38,7 @@ const LISTS: &[(&str, &[Test<ControlPlane>])] = &[
     ("admission", admission::TESTS),
     ("policies", policies::TESTS),
     ("fairness", fairness::TESTS),
+    ("customresources", customresources::TESTS),
 ];
 
 fn main() -> ExitCode {
