@@ -8,7 +8,7 @@ use crate::{
     field::ErrorList,
     object::Object,
     registry::{
-        Column, Resource, SelectableField, Subresource,
+        Column, Propagation, Resource, SelectableField, Subresource,
         kit::{Cell, Plain, Rules, at::At, column, fill, workload},
     },
 };
@@ -55,6 +55,8 @@ pub(super) fn resource() -> Resource {
             validate,
             validate_status,
             warnings: |new, old| workload::warnings(new, old, true, &["spec", "template"]),
+            // Pods outlived their controller before there was a choice.
+            propagation: Propagation::Orphan,
             ..Rules::new(Plain { status: true, generation: true, cells: CELLS })
         }),
         ..Resource::of("", "ReplicationController", "replicationcontrollers", "replicationcontroller")
