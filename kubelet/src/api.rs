@@ -37,12 +37,19 @@ pub enum FetchError {
     /// The kubelet runs without an API server.
     #[error("this kubelet runs standalone, without an API server")]
     Standalone,
-    /// The API server's or the connection's error.
-    #[error(transparent)]
+    /// The API server's or the connection's error, in its own words: they go into events that users read.
+    #[error("{}", words(.0))]
     Api(#[from] Box<kube::Error>),
     /// A token without its text.
     #[error("the API server's token response is incomplete")]
     Incomplete,
+}
+
+fn words(error: &kube::Error) -> String {
+    match error {
+        kube::Error::Api(status) => status.message.clone(),
+        other => other.to_string(),
+    }
 }
 
 /// Where objects come from; `None` is: it does not exist.
