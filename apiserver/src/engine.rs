@@ -236,7 +236,7 @@ impl Call {
 
     /// A value that has one form only.
     fn respond_value(&self, code: u16, value: &Value) -> Result<Response<Body>, Status> {
-        let media = Media { form: Form::Object, ..self.media };
+        let media = Media { form: Form::Object, beta: false, ..self.media };
         Ok(response::of(code, media.content_type(), response::full(media.encode(value)?)))
     }
 

@@ -3,7 +3,7 @@
 //! Contract: upstream's `endpoints/handlers/negotiation` and goautoneg: clauses are tried by quality, the more
 //! specific first, else in the order sent; the first one that can be served wins; none is 406.
 
-use std::cmp::Reverse;
+use std::{borrow::Cow, cmp::Reverse};
 
 use bytes::Bytes;
 use http::{HeaderMap, header};
@@ -44,6 +44,8 @@ pub struct Media {
     pub encoding: Encoding,
     /// The form.
     pub form: Form,
+    /// Tables and metadata are asked for by their older name, `meta.k8s.io/v1beta1`.
+    pub beta: bool,
 }
 
 /// What can be served.
@@ -72,7 +74,8 @@ pub const OFFERED: [&str; 3] = ["application/json", "application/yaml", codec::C
 
 impl Media {
     /// Plain JSON.
-    pub const JSON: Self = Self { encoding: Encoding::Json { pretty: false }, form: Form::Object };
+    pub const JSON: Self =
+        Self { encoding: Encoding::Json { pretty: false }, form: Form::Object, beta: false };
 
     /// Chooses by the Accept header.
     pub fn choose(headers: &HeaderMap, offer: Offer) -> Result<Self, Status> {
@@ -81,7 +84,7 @@ impl Media {
             clauses.extend(value.to_str().unwrap_or_default().split(',').filter_map(Clause::parse));
         }
         if clauses.is_empty() {
-            return Ok(Self { encoding: Encoding::Json { pretty: offer.pretty }, form: Form::Object });
+            return Ok(Self { encoding: Encoding::Json { pretty: offer.pretty }, ..Self::JSON });
         }
         clauses.sort_by_key(|c| (Reverse(c.quality), c.media == "*/*", c.media.ends_with("/*")));
         let encodings = [Encoding::Json { pretty: offer.pretty }, Encoding::Yaml, Encoding::Protobuf];
@@ -118,8 +121,19 @@ impl Media {
         }
     }
 
+    /// A value of this form, in the version that was asked for.
+    pub fn versioned(self, value: &Value) -> Cow<'_, Value> {
+        if !self.beta {
+            return Cow::Borrowed(value);
+        }
+        let mut value = value.clone();
+        make_beta(&mut value);
+        Cow::Owned(value)
+    }
+
     /// Writes a value.
     pub fn encode(self, value: &Value) -> Result<Bytes, Status> {
+        let value = &*self.versioned(value);
         let mut bytes = match self.encoding {
             Encoding::Json { pretty: false } => value.to_string().into_bytes(),
             Encoding::Json { pretty: true } => serde_json::to_vec_pretty(value).map_err(Status::internal)?,
@@ -150,6 +164,25 @@ impl Media {
 /// The apiVersion of metadata-only forms.
 pub const META: &str = "meta.k8s.io/v1";
 
+/// The apiVersion that older clients know them by.
+const BETA_META: &str = "meta.k8s.io/v1beta1";
+
+/// Renames a table or metadata, and the metadata in them.
+fn make_beta(value: &mut Value) {
+    if value.get("apiVersion").is_none_or(|version| version != META) {
+        return;
+    }
+    value["apiVersion"] = BETA_META.into();
+    for member in value.get_mut("items").and_then(Value::as_array_mut).into_iter().flatten() {
+        make_beta(member);
+    }
+    for row in value.get_mut("rows").and_then(Value::as_array_mut).into_iter().flatten() {
+        if let Some(object) = row.get_mut("object") {
+            make_beta(object);
+        }
+    }
+}
+
 impl<'a> Clause<'a> {
     fn parse(text: &'a str) -> Option<Self> {
         let mut parts = text.split(';').map(str::trim);
@@ -171,7 +204,7 @@ impl<'a> Clause<'a> {
 
     /// What an encoding gives for this clause; `None` when the two do not meet.
     fn serve(&self, encoding: Encoding, offer: Offer) -> Option<Media> {
-        let mut media = Media { encoding, form: Form::Object };
+        let mut media = Media { encoding, ..Media::JSON };
         if !matches!(self.media, "application/*" | "*/*") && self.media != media.content_type() {
             return None;
         }
@@ -195,11 +228,14 @@ impl<'a> Clause<'a> {
         let protobuf = encoding == Encoding::Protobuf;
         media.form = match kind {
             _ if !convert => Form::Object,
-            _ if group != "meta.k8s.io" || version != "v1" => return None,
+            _ if group != "meta.k8s.io" || !(version == "v1" || version == "v1beta1" && !protobuf) => {
+                return None;
+            }
             "Table" if !protobuf && offer.table => Form::Table,
             "PartialObjectMetadata" | "PartialObjectMetadataList" => Form::Metadata,
             _ => return None,
         };
+        media.beta = version == "v1beta1" && media.form != Form::Object;
         // Metadata is a message of its own, which custom resources have as well.
         (!protobuf || offer.protobuf || media.form == Form::Metadata).then_some(media)
     }

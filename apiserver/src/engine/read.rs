@@ -338,6 +338,7 @@ impl Framer {
         if self.call.media.encoding == Encoding::Protobuf {
             return Ok(codec::watch_frame(event, &self.call.media.encode(object)?));
         }
+        let object = self.call.media.versioned(object);
         Ok(Bytes::from(format!("{}\n", json!({"type": event, "object": object}))))
     }
 }

@@ -27,7 +27,8 @@ fn the_first_servable_clause_wins() {
         ("*/*", Some((JSON, Form::Object))),
         ("application/*", Some((JSON, Form::Object))),
         (TABLES, Some((JSON, Form::Table))),
-        ("application/json;as=Table;v=v1beta1;g=meta.k8s.io, application/json", Some((JSON, Form::Object))),
+        ("application/json;as=Table;v=v1beta1;g=meta.k8s.io", Some((JSON, Form::Table))),
+        ("application/json;as=Table;v=v2;g=meta.k8s.io, application/json", Some((JSON, Form::Object))),
         ("application/vnd.kubernetes.protobuf, application/json", Some((proto, Form::Object))),
         ("application/vnd.kubernetes.protobuf,*/*", Some((proto, Form::Object))),
         ("application/json;q=0.5,application/vnd.kubernetes.protobuf", Some((proto, Form::Object))),
@@ -60,6 +61,23 @@ fn what_has_no_table_is_shown_as_it_is_or_not_at_all() {
     assert_eq!(Media::choose(&headers, offer).map_err(|status| status.code), Err(406));
     headers.insert(header::ACCEPT, TABLES.parse().unwrap());
     assert_eq!(Media::choose(&headers, offer).map(|media| media.form), Ok(Form::Object));
+}
+
+#[test]
+fn older_clients_get_the_names_they_know() {
+    let mut headers = HeaderMap::new();
+    headers.insert(header::ACCEPT, "application/json;as=Table;v=v1beta1;g=meta.k8s.io".parse().unwrap());
+    let offer = Offer { protobuf: true, table: true, watch: false, pretty: false };
+    let media = Media::choose(&headers, offer).unwrap();
+    let object = json!({"apiVersion": "meta.k8s.io/v1", "kind": "PartialObjectMetadata"});
+    let table =
+        json!({"apiVersion": "meta.k8s.io/v1", "kind": "Table", "rows": [{"cells": [], "object": object}]});
+    let written: Value = serde_json::from_slice(&media.encode(&table).unwrap()).unwrap();
+    assert_eq!(written["apiVersion"], "meta.k8s.io/v1beta1");
+    assert_eq!(written["rows"][0]["object"]["apiVersion"], "meta.k8s.io/v1beta1");
+    headers.insert(header::ACCEPT, TABLES.parse().unwrap());
+    let media = Media::choose(&headers, offer).unwrap();
+    assert_eq!(*media.versioned(&table), table);
 }
 
 #[test]
