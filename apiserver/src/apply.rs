@@ -85,14 +85,14 @@ pub fn update(live: Option<&Value>, empty: &Value, new: &mut Value, writer: Writ
 }
 
 fn note_update(managers: &mut Managers, live: &Value, new: &Value, writer: Writer<'_>, scope: Scope<'_>) {
-    let changed = Comparison::of(&stripped(live, scope), &stripped(new, scope), scope.form);
-    let taken = changed.added.union(&changed.modified);
+    let changed = Comparison::of(live, new, scope);
+    let taken = changed.added.union(changed.modified);
     let own = Entry::new(writer, Operation::Update);
     for entry in managers.entries_mut().filter(|entry| !entry.is_same_writer(&own)) {
         entry.set = entry.set.difference(&taken).difference(&changed.removed);
     }
     let entry = managers.entry(own);
-    let set = entry.set.difference(&changed.removed).union(&taken);
+    let set = entry.set.difference(&changed.removed).union(taken);
     entry.replace(set, writer.now);
     managers.drop_empty();
     managers.cap();
@@ -121,11 +121,11 @@ pub fn apply(
     let mut merged = merge::merge(Some(base), patch, scope.form);
     let last = managers.find(&own).map(|entry| entry.set.clone()).unwrap_or_default();
     let others = managers.union_without(&own);
-    let kept = named.union(&others);
+    let kept = named.clone().union(others);
     merge::prune(&mut merged, &last.difference(&kept), &kept, scope.form);
 
-    let changed = Comparison::of(&stripped(base, scope), &stripped(&merged, scope), scope.form);
-    let taken = changed.added.union(&changed.modified);
+    let changed = Comparison::of(base, &merged, scope);
+    let taken = changed.added.union(changed.modified);
     let mut conflicts = Vec::new();
     for entry in managers.entries_mut().filter(|entry| !entry.is_same_writer(&own)) {
         let shared = entry.set.intersection(&taken);
@@ -174,23 +174,15 @@ pub fn conflict_message(conflicts: &[Conflict]) -> String {
     format!("Apply failed with {} conflicts: {}", conflicts.len(), lines.join("\n"))
 }
 
-/// The fields a configuration names.
+/// The fields a configuration names, without what nobody owns and what the write cannot set.
 fn named(patch: &Value, scope: Scope<'_>) -> FieldSet {
-    let mut fields = stripped(patch, scope);
-    if let Some(fields) = fields.as_object_mut() {
-        fields.retain(|name, value| name != "metadata" || value.as_object().is_some_and(|m| !m.is_empty()));
-    }
-    FieldSet::of(&fields, scope.form)
-}
-
-/// An object without what nobody owns and what the write cannot set.
-fn stripped(object: &Value, scope: Scope<'_>) -> Value {
     let mut out = Map::new();
-    for (name, value) in object.as_object().into_iter().flatten() {
+    for (name, value) in patch.as_object().into_iter().flatten() {
         match (name.as_str(), value) {
             ("apiVersion" | "kind", _) => {}
-            ("metadata", Value::Object(meta)) => {
-                let owned = meta.iter().filter(|(name, _)| !UNOWNED.contains(&name.as_str()));
+            ("metadata", meta) => {
+                let owned = meta.as_object().into_iter().flatten();
+                let owned = owned.filter(|(name, _)| !UNOWNED.contains(&name.as_str()));
                 let owned: Map<String, Value> = owned.map(|(k, v)| (k.clone(), v.clone())).collect();
                 if !owned.is_empty() {
                     out.insert(name.clone(), Value::Object(owned));
@@ -202,9 +194,7 @@ fn stripped(object: &Value, scope: Scope<'_>) -> Value {
             }
         }
     }
-    // It is there in both of two objects, so that it is never what changed.
-    out.entry("metadata").or_insert_with(|| Value::Object(Map::new()));
-    Value::Object(out)
+    FieldSet::of(&Value::Object(out), scope.form)
 }
 
 #[cfg(test)]

@@ -3,9 +3,13 @@
 //! Implementations live under `authn/` and `authz/`. Contract: upstream's `authentication/user`,
 //! `authorization/authorizer`.
 
-use std::collections::BTreeMap;
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, OnceLock},
+};
 
 use async_trait::async_trait;
+use sha2::{Digest, Sha256};
 
 /// An authenticated (or anonymous) user.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -76,11 +80,42 @@ pub trait Authorizer: Send + Sync {
     }
 }
 
+/// Verified-by-signature certificates of a connection's peer in DER, leaf first (chain not yet checked).
+#[derive(Debug, Default)]
+pub struct PeerCertificates {
+    chain: Vec<Vec<u8>>,
+    fingerprint: OnceLock<[u8; 32]>,
+}
+
+impl PeerCertificates {
+    /// These, leaf first.
+    pub fn new(chain: Vec<Vec<u8>>) -> Self {
+        Self { chain, fingerprint: OnceLock::new() }
+    }
+
+    /// Leaf first; none when the peer has shown none.
+    pub fn chain(&self) -> &[Vec<u8>] {
+        &self.chain
+    }
+
+    /// What tells the chain apart from all others: SHA-256 of lengths and certificates.
+    pub fn fingerprint(&self) -> &[u8; 32] {
+        self.fingerprint.get_or_init(|| {
+            let mut hash = Sha256::new();
+            for der in &self.chain {
+                hash.update(der.len().to_be_bytes());
+                hash.update(der);
+            }
+            hash.finalize().into()
+        })
+    }
+}
+
 /// What an authenticator may look at.
 #[derive(Clone, Debug, Default)]
 pub struct Credentials {
-    /// Verified-by-signature peer certificates in DER, leaf first (chain not yet checked).
-    pub peer_certificates: Vec<Vec<u8>>,
+    /// The peer's certificates.
+    pub peer_certificates: Arc<PeerCertificates>,
     /// The bearer token, if any.
     pub bearer: Option<String>,
     /// The request's headers, where a front proxy may name the user in them; empty otherwise.

@@ -28,7 +28,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::TlsAcceptor;
 use tokio_util::task::TaskTracker;
 
-use crate::{request_path, server::Server};
+use crate::{auth::PeerCertificates, request_path, server::Server};
 
 /// Streams one HTTP/2 connection may have open unless `--http2-max-streams-per-connection` says otherwise.
 const MAX_STREAMS: u32 = 1000;
@@ -129,9 +129,11 @@ async fn connection(
         }
     };
     let chain = stream.get_ref().1.peer_certificates().unwrap_or_default();
-    let certificates = chain.iter().map(|c| c.to_vec()).collect::<Vec<_>>();
+    let certificates = Arc::new(PeerCertificates::new(chain.iter().map(|c| c.to_vec()).collect()));
     let peer = Arc::new(request_path::Peer { certificates, address: remote });
-    let service = service_fn(move |request| request_path::handle(server.clone(), peer.clone(), request));
+    // Boxed, so that only the body is left of an answered request: a watch may be that for hours.
+    let service =
+        service_fn(move |request| Box::pin(request_path::handle(server.clone(), peer.clone(), request)));
     let mut builder = auto::Builder::new(TokioExecutor::new());
     builder.http1().timer(TokioTimer::new()).header_read_timeout(HEADER_TIMEOUT);
     builder

@@ -19,7 +19,7 @@ use jiff::Timestamp;
 use crate::{
     aggregator,
     audit::{self, Described, Stage},
-    auth::{Attributes, Credentials, Decision, User},
+    auth::{Attributes, Credentials, Decision, PeerCertificates, User},
     authz::forbidden_message,
     discovery, engine,
     flowcontrol::{self, Flow},
@@ -57,8 +57,8 @@ struct Notes {
 /// What the connection knows of its peer.
 #[derive(Debug, Default)]
 pub struct Peer {
-    /// Certificates in DER, leaf first; the chain is not checked yet.
-    pub certificates: Vec<Vec<u8>>,
+    /// Its certificates; the chain is not checked yet.
+    pub certificates: Arc<PeerCertificates>,
     /// Where it comes from.
     pub address: Option<IpAddr>,
 }
@@ -270,11 +270,12 @@ fn bearer(headers: &HeaderMap) -> Option<String> {
 }
 
 async fn authenticate(server: &Server, peer: &Peer, path: &str, headers: &HeaderMap) -> Result<User, Status> {
-    let names_users = server.authentication.front_proxy.is_some();
+    let proxy = server.authentication.front_proxy.as_ref();
+    let names_user = proxy.is_some_and(|proxy| proxy.names_user(headers));
     let credentials = Credentials {
         peer_certificates: peer.certificates.clone(),
         bearer: bearer(headers),
-        headers: if names_users { headers.clone() } else { HeaderMap::new() },
+        headers: if names_user { headers.clone() } else { HeaderMap::new() },
     };
     let begun = Instant::now();
     let outcome = server.authentication.authenticator.authenticate(&credentials).await;

@@ -54,14 +54,15 @@ impl Plugin for Priority {
                 "" => "PreemptLowerPriority",
                 policy => policy,
             });
-        let pod = request.object.as_deref().and_then(|pod| pod.get("spec")).cloned().unwrap_or_default();
-        if let Some(own) = pod.get("priority").and_then(Value::as_i64).filter(|own| *own != value) {
+        let spec = request.object.as_deref().and_then(|pod| pod.get("spec"));
+        let stated = |field: &str| spec.and_then(|spec| spec.get(field));
+        if let Some(own) = stated("priority").and_then(Value::as_i64).filter(|own| *own != value) {
             return Err(request.forbid(format!(
                 "the integer value of priority ({own}) must not be provided in pod spec; priority admission controller \
                  computed {value} from the given PriorityClass name"
             )));
         }
-        if let Some(own) = pod.get("preemptionPolicy").and_then(Value::as_str).filter(|own| *own != policy) {
+        if let Some(own) = stated("preemptionPolicy").and_then(Value::as_str).filter(|own| *own != policy) {
             return Err(request.forbid(format!(
                 "the string value of PreemptionPolicy ({own}) must not be provided in pod spec; priority admission \
                  controller computed {policy} from the given PriorityClass name"
@@ -112,10 +113,10 @@ impl Priority {
 
 /// An update that leaves the computed fields out keeps them.
 fn keep(request: &mut Request<'_>) {
-    let old = request.old.and_then(|old| old.get("spec")).cloned().unwrap_or_default();
+    let old = request.old.and_then(|old| old.get("spec"));
     let Some(spec) = request.spec() else { return };
     for field in ["priority", "preemptionPolicy"] {
-        if let (None, Some(value)) = (spec.get(field), old.get(field)) {
+        if let (None, Some(value)) = (spec.get(field), old.and_then(|old| old.get(field))) {
             spec.insert(field.to_owned(), value.clone());
         }
     }

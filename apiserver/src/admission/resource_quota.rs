@@ -53,7 +53,8 @@ impl Plugin for ResourceQuota {
         if namespace.is_empty() || !(request.attributes.subresource.is_empty() || resize) {
             return Ok(());
         }
-        let Some(object) = request.object.as_deref() else { return Ok(()) };
+        let mut quotas = self.objects.list(RESOURCE_QUOTAS, Some(namespace)).await?;
+        let Some(object) = request.object.as_deref().filter(|_| !quotas.is_empty()) else { return Ok(()) };
         let after = usage(request.resource, object);
         let before = match (request.operation, request.old) {
             (Operation::Update, Some(old)) => usage(request.resource, old),
@@ -63,7 +64,6 @@ impl Plugin for ResourceQuota {
         if delta.is_empty() {
             return Ok(());
         }
-        let mut quotas = self.objects.list(RESOURCE_QUOTAS, Some(namespace)).await?;
         quotas.sort_by(|a, b| a.name().cmp(b.name()));
         for quota in quotas {
             if request.is_any(PODS) && !quota::matches(&*quota, object) {

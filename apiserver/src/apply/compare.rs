@@ -1,9 +1,11 @@
-//! What differs between two objects, field by field.
+//! What differs between two objects, field by field. Nothing of them is copied but the names of what differs.
 
-use serde_json::Value;
+use std::collections::BTreeMap;
+
+use serde_json::{Map, Value};
 
 use super::{
-    Form,
+    Form, Scope, UNOWNED,
     set::{Element, FieldSet},
 };
 
@@ -15,92 +17,133 @@ pub(super) struct Comparison {
     pub(super) removed: FieldSet,
 }
 
+type Members = Map<String, Value>;
+
 impl Comparison {
-    /// Of an old and a new object.
-    pub(super) fn of(old: &Value, new: &Value, form: Form<'_>) -> Self {
-        let mut walk = Walk { out: Self::default(), path: Vec::new() };
-        walk.compare(Some(old), Some(new), form);
-        walk.out
+    /// Of an old and a new object, without what nobody owns and what the write cannot set.
+    pub(super) fn of(old: &Value, new: &Value, scope: Scope<'_>) -> Self {
+        let (old, new) = (old.as_object(), new.as_object());
+        let is_compared =
+            |name: &str| !matches!(name, "apiVersion" | "kind" | "metadata") && !(scope.ignored)(name);
+        let mut out = Self::objects(old, new, scope.form, is_compared);
+        // Metadata is there in both, so that it is never what changed itself.
+        let is_owned = |name: &str| !UNOWNED.contains(&name);
+        let below = Self::objects(metadata(old), metadata(new), scope.form.below("metadata"), is_owned);
+        out.put(&Element::field("metadata"), below);
+        out
     }
-}
 
-struct Walk {
-    out: Comparison,
-    path: Vec<Element>,
-}
-
-impl Walk {
-    fn compare(&mut self, old: Option<&Value>, new: Option<&Value>, form: Form<'_>) {
+    /// Of two values; one that is null is as good as none, but is there.
+    fn values(old: Option<&Value>, new: Option<&Value>, form: Form<'_>) -> Self {
         let there = (old.is_some(), new.is_some());
         let (old, new) = (old.filter(|v| !v.is_null()), new.filter(|v| !v.is_null()));
+        if old == new {
+            return Self::default();
+        }
         let all = |test: fn(&Value) -> bool| old.is_none_or(test) && new.is_none_or(test);
         if form.is_granular() && all(Value::is_object) {
-            self.objects(old, new, form, there);
+            let (before, after) = (old.and_then(Value::as_object), new.and_then(Value::as_object));
+            if before.is_none_or(Map::is_empty) && after.is_none_or(Map::is_empty) {
+                return Self::leaf(old, new);
+            }
+            Self::objects(before, after, form, |_| true).whole(there)
         } else if form.is_associative() && all(Value::is_array) {
-            self.lists(old, new, form, there);
+            let (before, after) = (members(old, form), members(new, form));
+            if before.is_empty() && after.is_empty() {
+                return Self::leaf(old, new);
+            }
+            Self::lists(&before, &after, form).whole(there)
         } else {
-            self.leaf(old, new);
+            Self::leaf(old, new)
         }
     }
 
-    fn leaf(&mut self, old: Option<&Value>, new: Option<&Value>) {
+    /// Of values without parts.
+    fn leaf(old: Option<&Value>, new: Option<&Value>) -> Self {
+        let mut out = Self::default();
         match (old, new) {
-            (None, Some(_)) => self.out.added.insert(&self.path),
-            (Some(_), None) => self.out.removed.insert(&self.path),
-            (Some(old), Some(new)) if old != new => self.out.modified.insert(&self.path),
+            (None, Some(_)) => out.added = FieldSet::itself(),
+            (Some(_), None) => out.removed = FieldSet::itself(),
+            (Some(old), Some(new)) if old != new => out.modified = FieldSet::itself(),
             _ => {}
         }
+        out
     }
 
-    fn objects(&mut self, old: Option<&Value>, new: Option<&Value>, form: Form<'_>, there: (bool, bool)) {
-        let members = |v: Option<&Value>| v.and_then(Value::as_object).cloned().unwrap_or_default();
-        let (before, after) = (members(old), members(new));
-        if before.is_empty() && after.is_empty() {
-            return self.leaf(old, new);
-        }
-        let mut names: Vec<&String> = before.keys().chain(after.keys()).collect();
-        names.sort_unstable();
-        names.dedup();
-        for name in names {
-            self.path.push(Element::field(name));
+    fn objects(
+        old: Option<&Members>,
+        new: Option<&Members>,
+        form: Form<'_>,
+        is_compared: impl Fn(&str) -> bool,
+    ) -> Self {
+        let mut out = Self::default();
+        let is_old = |name: &str| old.is_some_and(|old| old.contains_key(name));
+        for name in names(old).chain(names(new).filter(|name| !is_old(name))) {
+            if !is_compared(name) {
+                continue;
+            }
             // Go prints such a field even when it is nil, so it is never what came or went.
             let nil = form.is_always_there(name).then_some(&Value::Null);
-            self.compare(before.get(name).or(nil), after.get(name).or(nil), form.below(name));
-            self.path.pop();
+            let (before, after) = (old.and_then(|o| o.get(name)), new.and_then(|n| n.get(name)));
+            let found = Self::values(before.or(nil), after.or(nil), form.below(name));
+            if !found.is_empty() {
+                out.put(&Element::field(name), found);
+            }
         }
-        self.whole(there);
+        out
     }
 
-    fn lists(&mut self, old: Option<&Value>, new: Option<&Value>, form: Form<'_>, there: (bool, bool)) {
-        let members = |v: Option<&Value>| -> Vec<(Element, Value)> {
-            let list = v.and_then(Value::as_array).into_iter().flatten();
-            list.filter_map(|member| Some((form.element(member)?, member.clone()))).collect()
-        };
-        let (before, after) = (members(old), members(new));
-        if before.is_empty() && after.is_empty() {
-            return self.leaf(old, new);
+    fn lists(old: &BTreeMap<Element, &Value>, new: &BTreeMap<Element, &Value>, form: Form<'_>) -> Self {
+        let mut out = Self::default();
+        for element in old.keys().chain(new.keys().filter(|element| !old.contains_key(element))) {
+            let (before, after) = (old.get(element).copied(), new.get(element).copied());
+            out.put(element, Self::values(before, after, form.member()));
         }
-        let find = |list: &[(Element, Value)], element: &Element| {
-            list.iter().find(|(e, _)| e == element).map(|(_, v)| v.clone())
-        };
-        let mut elements: Vec<&Element> = before.iter().chain(&after).map(|(element, _)| element).collect();
-        elements.sort_unstable();
-        elements.dedup();
-        for element in elements {
-            self.path.push(element.clone());
-            let (old, new) = (find(&before, element), find(&after, element));
-            self.compare(old.as_ref(), new.as_ref(), form.member());
-            self.path.pop();
+        out
+    }
+
+    fn is_empty(&self) -> bool {
+        self.added.is_empty() && self.modified.is_empty() && self.removed.is_empty()
+    }
+
+    /// Adds what differs below an element.
+    fn put(&mut self, element: &Element, below: Self) {
+        let Self { added, modified, removed } = below;
+        for (own, below) in
+            [(&mut self.added, added), (&mut self.modified, modified), (&mut self.removed, removed)]
+        {
+            if !below.is_empty() {
+                own.put(element.clone(), below);
+            }
         }
-        self.whole(there);
     }
 
     /// A value with members came or went as a whole; `there` says of the old and the new whether it is.
-    fn whole(&mut self, there: (bool, bool)) {
+    fn whole(mut self, there: (bool, bool)) -> Self {
         match there {
-            (false, true) => self.out.added.insert(&self.path),
-            (true, false) => self.out.removed.insert(&self.path),
+            (false, true) => self.added.mark(),
+            (true, false) => self.removed.mark(),
             _ => {}
         }
+        self
     }
+}
+
+fn metadata(of: Option<&Members>) -> Option<&Members> {
+    of?.get("metadata")?.as_object()
+}
+
+fn names(of: Option<&Members>) -> impl Iterator<Item = &str> {
+    of.into_iter().flat_map(Map::keys).map(String::as_str)
+}
+
+/// A list's members by what tells them apart; of equal ones the first.
+fn members<'v>(list: Option<&'v Value>, form: Form<'_>) -> BTreeMap<Element, &'v Value> {
+    let mut out = BTreeMap::new();
+    for member in list.and_then(Value::as_array).into_iter().flatten() {
+        if let Some(element) = form.element(member) {
+            out.entry(element).or_insert(member);
+        }
+    }
+    out
 }

@@ -3,7 +3,7 @@
 use std::fmt;
 
 use jiff::Timestamp;
-use serde_json::{Map, Value, json};
+use serde_json::{Map, Value};
 
 use super::{FieldSet, Writer};
 
@@ -83,14 +83,22 @@ impl Entry {
 
     fn write(&self) -> Value {
         let operation = if self.operation == Operation::Apply { "Apply" } else { "Update" };
-        let mut out = json!({"manager": self.manager, "operation": operation, "apiVersion": self.api_version,
-            "fieldsType": "FieldsV1", "fieldsV1": self.set.to_fields_v1()});
-        for (name, text) in [("time", &self.time), ("subresource", &self.subresource)] {
+        let mut out = Map::new();
+        // The set is moved in: `json!` would write it a second time.
+        out.insert("fieldsV1".to_owned(), self.set.to_fields_v1());
+        for (name, text) in [
+            ("manager", self.manager.as_str()),
+            ("operation", operation),
+            ("apiVersion", &self.api_version),
+            ("fieldsType", "FieldsV1"),
+            ("time", &self.time),
+            ("subresource", &self.subresource),
+        ] {
             if !text.is_empty() {
-                out[name] = json!(text);
+                out.insert(name.to_owned(), Value::String(text.to_owned()));
             }
         }
-        out
+        Value::Object(out)
     }
 }
 
@@ -149,7 +157,7 @@ impl Managers {
     /// What all others own.
     pub(super) fn union_without(&self, own: &Entry) -> FieldSet {
         let others = self.entries.iter().filter(|entry| !entry.is_same_writer(own));
-        others.fold(FieldSet::default(), |all, entry| all.union(&entry.set))
+        others.fold(FieldSet::default(), |all, entry| all.union(entry.set.clone()))
     }
 
     /// Forgets writers that own nothing.
@@ -170,9 +178,9 @@ impl Managers {
             ANCIENT.clone_into(&mut oldest.manager);
             match self.entries.iter().position(|entry| entry.is_same_writer(&oldest)) {
                 Some(at) => {
-                    let merged = self.entries[at].set.union(&oldest.set);
-                    self.entries[at].time = oldest.time.max(self.entries[at].time.clone());
-                    self.entries[at].set = merged;
+                    let entry = &mut self.entries[at];
+                    entry.time = oldest.time.max(std::mem::take(&mut entry.time));
+                    entry.set = std::mem::take(&mut entry.set).union(oldest.set);
                 }
                 None => self.entries.push(oldest),
             }

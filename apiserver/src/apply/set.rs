@@ -112,13 +112,19 @@ impl FieldSet {
         self.children.entry(element).or_default()
     }
 
-    /// Adds a path.
-    pub(super) fn insert(&mut self, path: &[Element]) {
-        let mut at = self;
-        for element in path {
-            at = at.child_mut(element.clone());
-        }
-        at.member = true;
+    /// The set of a value itself.
+    pub(super) fn itself() -> Self {
+        Self { member: true, children: BTreeMap::new() }
+    }
+
+    /// Adds the value itself.
+    pub(super) fn mark(&mut self) {
+        self.member = true;
+    }
+
+    /// Sets what is below an element.
+    pub(super) fn put(&mut self, element: Element, below: Self) {
+        self.children.insert(element, below);
     }
 
     /// Whether it has no field.
@@ -139,14 +145,13 @@ impl FieldSet {
     }
 
     /// Fields of either.
-    pub fn union(&self, other: &Self) -> Self {
-        let mut out = self.clone();
-        out.member |= other.member;
-        for (element, theirs) in &other.children {
-            let ours = out.child_mut(element.clone());
-            *ours = ours.union(theirs);
+    pub fn union(mut self, other: Self) -> Self {
+        self.member |= other.member;
+        for (element, theirs) in other.children {
+            let ours = self.children.remove(&element).unwrap_or_default();
+            self.children.insert(element, ours.union(theirs));
         }
-        out
+        self
     }
 
     /// Fields of this one that the other has not.

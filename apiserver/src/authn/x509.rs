@@ -18,7 +18,7 @@ use rustls_pki_types::{CertificateDer, UnixTime, pem::PemObject};
 use sha2::{Digest, Sha256};
 use x509_parser::prelude::{FromDer, X509Certificate};
 
-use crate::auth::{Authenticator, Credentials, User};
+use crate::auth::{Authenticator, Credentials, PeerCertificates, User};
 
 const UID_OID: &str = "1.3.6.1.4.1.57683.2";
 const CREDENTIAL_ID: &str = "authentication.kubernetes.io/credential-id";
@@ -72,11 +72,11 @@ impl ClientCertificates {
         self.trust.load().pem.clone()
     }
 
-    /// The user of a chain, leaf first, at a moment in seconds since the epoch.
-    pub fn user_at(&self, chain: &[Vec<u8>], now: i64) -> Result<Option<User>, String> {
-        let Some((leaf, rest)) = chain.split_first() else { return Ok(None) };
-        let key = fingerprint(chain);
-        if let Some(known) = self.checked.lock().get(&key).filter(|c| now <= c.not_after) {
+    /// The user of a chain at a moment in seconds since the epoch.
+    pub fn user_at(&self, peer: &PeerCertificates, now: i64) -> Result<Option<User>, String> {
+        let Some((leaf, rest)) = peer.chain().split_first() else { return Ok(None) };
+        let key = peer.fingerprint();
+        if let Some(known) = self.checked.lock().get(key).filter(|c| now <= c.not_after) {
             return Ok(Some(known.user.clone()));
         }
         let intermediates: Vec<CertificateDer<'_>> =
@@ -100,7 +100,7 @@ impl ClientCertificates {
         if checked.len() >= REMEMBERED {
             checked.clear();
         }
-        checked.insert(key, Checked { user: user.clone(), not_after });
+        checked.insert(*key, Checked { user: user.clone(), not_after });
         Ok(Some(user))
     }
 }
@@ -126,15 +126,6 @@ impl Trust {
             .map_err(CaError::Verifier)?;
         Ok(Self { verifier, pem: pem.to_vec() })
     }
-}
-
-fn fingerprint(chain: &[Vec<u8>]) -> [u8; 32] {
-    let mut hash = Sha256::new();
-    for der in chain {
-        hash.update(der.len().to_be_bytes());
-        hash.update(der);
-    }
-    hash.finalize().into()
 }
 
 /// The user a subject names. More than one uid, or an empty one, is refused as upstream does.
@@ -170,6 +161,14 @@ mod tests {
     };
 
     use super::*;
+
+    fn user_at(
+        authenticator: &ClientCertificates,
+        chain: &[Vec<u8>],
+        now: i64,
+    ) -> Result<Option<User>, String> {
+        authenticator.user_at(&PeerCertificates::new(chain.to_vec()), now)
+    }
 
     /// 2026-06-01.
     const NOW: i64 = 1_780_272_000;
@@ -209,12 +208,12 @@ mod tests {
             p.distinguished_name.push(DnType::CustomDnType(vec![1, 3, 6, 1, 4, 1, 57683, 2]), "u-1");
         });
         for _ in 0..2 {
-            let user = authenticator.user_at(&chain, NOW).unwrap().unwrap();
+            let user = user_at(&authenticator, &chain, NOW).unwrap().unwrap();
             assert_eq!((user.name.as_str(), user.uid.as_str()), ("ann", "u-1"));
             assert_eq!(user.groups, ["devs"]);
             assert!(user.extra[CREDENTIAL_ID][0].starts_with("X509SHA256="));
         }
-        assert_eq!(authenticator.user_at(&[], NOW).unwrap(), None);
+        assert_eq!(user_at(&authenticator, &[], NOW).unwrap(), None);
     }
 
     #[test]
@@ -222,16 +221,16 @@ mod tests {
         let (ours, other) = (ca("ca"), ca("ca"));
         let authenticator = ClientCertificates::new(ours.pem.as_bytes()).unwrap();
         let good = client(&ours, |_| {});
-        assert!(authenticator.user_at(&good, NOW).is_ok());
+        assert!(user_at(&authenticator, &good, NOW).is_ok());
         let year = 365 * 24 * 3600;
-        assert!(authenticator.user_at(&good, NOW + year).is_err(), "a remembered chain still expires");
-        assert!(authenticator.user_at(&client(&ours, |_| {}), NOW - year).is_err());
-        assert!(authenticator.user_at(&client(&other, |_| {}), NOW).is_err());
+        assert!(user_at(&authenticator, &good, NOW + year).is_err(), "a remembered chain still expires");
+        assert!(user_at(&authenticator, &client(&ours, |_| {}), NOW - year).is_err());
+        assert!(user_at(&authenticator, &client(&other, |_| {}), NOW).is_err());
         let server = client(&ours, |p| p.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth]);
-        assert!(authenticator.user_at(&server, NOW).is_err());
-        assert!(authenticator.user_at(&[b"garbage".to_vec()], NOW).is_err());
+        assert!(user_at(&authenticator, &server, NOW).is_err());
+        assert!(user_at(&authenticator, &[b"garbage".to_vec()], NOW).is_err());
         authenticator.reload(other.pem.as_bytes()).unwrap();
-        assert!(authenticator.user_at(&good, NOW).is_err(), "a reloaded CA forgets");
+        assert!(user_at(&authenticator, &good, NOW).is_err(), "a reloaded CA forgets");
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use std::{io, time::Duration};
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use futures::StreamExt;
 use http::{HeaderValue, Response, header};
 use proto::codec;
@@ -23,6 +23,8 @@ use crate::{
 
 /// Lists longer than this are compressed for clients that accept gzip (upstream's threshold).
 const GZIP_FROM: usize = 128 * 1024;
+/// Frames of a watch are put together up to about this size, in bytes: a TLS record.
+const CHUNK: usize = 16 * 1024;
 
 impl Call {
     pub(super) async fn get(&mut self) -> Result<Response<Body>, Status> {
@@ -251,31 +253,84 @@ struct Frame<'a> {
 fn frames(events: WatchStream, framer: Framer) -> impl futures::Stream<Item = Bytes> + Send {
     futures::stream::unfold(Some((events, framer)), |state| async move {
         let (mut events, framer) = state?;
-        let (status, next) = loop {
-            match events.next().await {
-                Ok(Some(event)) => match framer.frame(event).await {
-                    Ok(Some(frame)) => return Some((frame, Some((events, framer)))),
-                    Ok(None) => {}
-                    // A client that missed an event would believe what is no longer so.
-                    Err(status) => {
-                        let resource = framer.call.resource.plural;
-                        tracing::error!(resource, %status, "an event has no form");
-                        break (status, None);
+        let mut chunk = Chunk::default();
+        loop {
+            let event = if chunk.is_empty() {
+                match events.next().await {
+                    Ok(Some(event)) => Ok(event),
+                    Ok(None) => return None,
+                    Err(error) => Err(storage_status(&error, &framer.call.resource.group_resource(), "")),
+                }
+            } else {
+                let more = if chunk.has_room() { events.try_next() } else { None };
+                match more {
+                    Some(event) => Ok(event),
+                    None => return Some((chunk.bytes(), Some((events, framer)))),
+                }
+            };
+            let frame = match event {
+                Ok(event) => framer.frame(event).await,
+                Err(status) => Err(status),
+            };
+            match frame {
+                Ok(Some(frame)) => chunk.add(frame),
+                Ok(None) => {}
+                Err(status) => {
+                    if let Ok(frame) = framer.written("ERROR", &status.to_value()) {
+                        chunk.add(frame);
                     }
-                },
-                Ok(None) => return None,
-                Err(error) => {
-                    break (storage_status(&error, &framer.call.resource.group_resource(), ""), None);
+                    return Some((chunk.bytes(), None));
                 }
             }
-        };
-        framer.written("ERROR", &status.to_value()).ok().map(|frame| (frame, next))
+        }
     })
 }
 
+/// Frames that are sent together; a single one is not copied.
+#[derive(Default)]
+struct Chunk {
+    first: Bytes,
+    all: BytesMut,
+}
+
+impl Chunk {
+    fn add(&mut self, frame: Bytes) {
+        if self.first.is_empty() {
+            self.first = frame;
+            return;
+        }
+        if self.all.is_empty() {
+            self.all.reserve(CHUNK);
+            self.all.extend_from_slice(&self.first);
+        }
+        self.all.extend_from_slice(&frame);
+    }
+
+    fn is_empty(&self) -> bool {
+        self.first.is_empty()
+    }
+
+    fn has_room(&self) -> bool {
+        self.first.len().max(self.all.len()) < CHUNK
+    }
+
+    fn bytes(self) -> Bytes {
+        if self.all.is_empty() { self.first } else { self.all.freeze() }
+    }
+}
+
 impl Framer {
-    /// The frame of an event; `None` when the watcher does not see it.
+    /// The frame of an event; `None` when the watcher does not see it. One that has no form ends the watch, for a
+    /// client that missed an event would believe what is no longer so.
     async fn frame(&self, event: WatchEvent) -> Result<Option<Bytes>, Status> {
+        let frame = self.try_frame(event).await;
+        if let Err(status) = &frame {
+            tracing::error!(resource = self.call.resource.plural, %status, "an event has no form");
+        }
+        frame
+    }
+
+    async fn try_frame(&self, event: WatchEvent) -> Result<Option<Bytes>, Status> {
         if self.converted.is_empty() || event.entry.is_none() {
             return self.selected(event).await.map(Some);
         }

@@ -42,6 +42,47 @@ enum Change {
     Apply(Applied),
 }
 
+/// The object a change begins with.
+struct Current {
+    entry: Arc<Entry>,
+    /// It was read from etcd by this request, not from the cache.
+    is_latest: bool,
+}
+
+/// What a try came to.
+enum Outcome {
+    /// The change is stored.
+    Written(Response<Body>),
+    /// There was nothing to change, or it is a dry run.
+    Unwritten(Response<Body>),
+    /// The store refused; `guarded` when the client named the version it replaces.
+    Failed { error: StorageError, guarded: bool },
+}
+
+/// Whether what a try began with was the object of now.
+enum Doubt {
+    /// It was, or it does not matter.
+    None,
+    /// This is the object of now.
+    Newer(Arc<Entry>),
+    /// Maybe not.
+    Stale,
+}
+
+fn doubt(outcome: &Result<Outcome, Status>, current: &Current) -> Doubt {
+    match outcome {
+        Ok(Outcome::Written(_)) => Doubt::None,
+        Ok(Outcome::Failed { guarded: true, .. }) if current.is_latest => Doubt::None,
+        Ok(Outcome::Failed { error: StorageError::Conflict { current, .. }, .. }) => match current {
+            Some(entry) => Doubt::Newer(entry.clone()),
+            None => Doubt::Stale,
+        },
+        Ok(Outcome::Failed { .. }) => Doubt::None,
+        Ok(Outcome::Unwritten(_)) | Err(_) if current.is_latest => Doubt::None,
+        Ok(Outcome::Unwritten(_)) | Err(_) => Doubt::Stale,
+    }
+}
+
 impl Call {
     fn decode_body(&mut self) -> Result<Object, Status> {
         let want = self.info.api_version();
@@ -107,15 +148,16 @@ impl Call {
         }
         let stem =
             if object.name().is_empty() { object.meta_str("generateName").to_owned() } else { String::new() };
-        let tries = if stem.is_empty() { 1 } else { NAME_TRIES };
         metadata::fill_new(&mut object, now);
-        for attempt in 1..=tries {
+        if stem.is_empty() {
+            return self.create_one(object, now, false).await;
+        }
+        for attempt in 1..=NAME_TRIES {
             let mut one = object.clone();
-            if !stem.is_empty() {
-                one.set_meta_str("name", &metadata::generated_name(&stem));
-            }
+            one.set_meta_str("name", &metadata::generated_name(&stem));
             match self.create_one(one, now, false).await {
-                Err(status) if status.reason == crate::status::Reason::AlreadyExists && attempt < tries => {}
+                Err(status)
+                    if status.reason == crate::status::Reason::AlreadyExists && attempt < NAME_TRIES => {}
                 done => return done,
             }
         }
@@ -188,27 +230,62 @@ impl Call {
         self.change(&change).await
     }
 
+    /// Changes an object, first as the cache has it: that is nearly always right, and etcd refuses the write where it
+    /// is not. What is not written is decided on what etcd has.
     async fn change(&mut self, change: &Change) -> Result<Response<Body>, Status> {
         let name = self.info.name.clone();
-        for attempt in 1..=TRIES {
-            let said = self.warnings.len();
-            let current = match (self.latest(&name).await, change) {
+        let cached = self.server.store.get_cached(&self.id(), self.key_namespace(), &name);
+        let mut current = match cached {
+            Some(entry) => Current { entry, is_latest: false },
+            None => match (self.read_current(&name).await, change) {
                 (Err(status), Change::Apply(applied)) if status.code == 404 && self.may_create() => {
                     return self.create_applied(applied).await;
                 }
                 (current, _) => current?,
+            },
+        };
+        let said = self.warnings.len();
+        for attempt in 1..=TRIES {
+            let outcome = self.try_change(change, &current).await;
+            let newer = match doubt(&outcome, &current) {
+                Doubt::None => None,
+                Doubt::Newer(entry) => Some(Current { entry, is_latest: true }),
+                Doubt::Stale => match (self.read_current(&name).await, change) {
+                    (Err(status), Change::Apply(applied)) if status.code == 404 && self.may_create() => {
+                        self.warnings.truncate(said);
+                        return self.create_applied(applied).await;
+                    }
+                    (latest, _) => Some(latest?).filter(|l| l.entry.rev() != current.entry.rev()),
+                },
             };
-            let old = self.working(&current).await?;
-            let (new, guarded) = self.changed(change, &old)?;
-            let applied = matches!(change, Change::Apply(_));
-            match self.change_once(new, &old, &current, applied).await? {
-                Ok(response) => return Ok(response),
+            if let Some(newer) = newer.filter(|_| attempt < TRIES) {
                 // The next try says again what this one warned of.
-                Err(_) if !guarded && attempt < TRIES => self.warnings.truncate(said),
-                Err(error) => return Err(self.store_failed(error, &name)),
+                self.warnings.truncate(said);
+                current = newer;
+                continue;
             }
+            return match outcome? {
+                Outcome::Written(response) | Outcome::Unwritten(response) => Ok(response),
+                Outcome::Failed { error, .. } => Err(self.store_failed(error, &name)),
+            };
         }
         Err(Status::stale(&self.resource.group_resource(), &name))
+    }
+
+    /// The object as etcd has it.
+    async fn read_current(&self, name: &str) -> Result<Current, Status> {
+        Ok(Current { entry: self.latest(name).await?, is_latest: true })
+    }
+
+    async fn try_change(&mut self, change: &Change, current: &Current) -> Result<Outcome, Status> {
+        let old = self.working(&current.entry).await?;
+        let (new, guarded) = self.changed(change, &old)?;
+        let applied = matches!(change, Change::Apply(_));
+        let outcome = self.change_once(new, &old, &current.entry, applied).await?;
+        Ok(match outcome {
+            Outcome::Failed { error, .. } => Outcome::Failed { error, guarded },
+            done => done,
+        })
     }
 
     /// Whether an apply of what is not there creates it: not through a subresource.
@@ -288,7 +365,7 @@ impl Call {
         old: &Object,
         current: &Arc<Entry>,
         applied: bool,
-    ) -> Result<Result<Response<Body>, StorageError>, Status> {
+    ) -> Result<Outcome, Status> {
         let now = Timestamp::now();
         let strategy = self.resource.strategy.clone();
         metadata::keep_system_fields(&mut new, old);
@@ -318,10 +395,10 @@ impl Call {
         let stale =
             async || self.server.store.is_stale(&self.id(), self.key_namespace(), &self.info.name).await;
         if new == *old && !stale().await.map_err(|e| self.store_failed(e, &self.info.name))? {
-            return self.respond(200, current).await.map(Ok);
+            return self.respond(200, current).await.map(Outcome::Unwritten);
         }
         if self.dry_run()? {
-            return self.respond_object(200, new).map(Ok);
+            return self.respond_object(200, new).map(Outcome::Unwritten);
         }
         let (id, name) = (self.id(), self.info.name.clone());
         let namespace = self.key_namespace().to_owned();
@@ -331,18 +408,18 @@ impl Call {
             return match deleted {
                 Ok(_) => {
                     self.release(old).await;
-                    self.respond_object(200, new).map(Ok)
+                    self.respond_object(200, new).map(Outcome::Written)
                 }
-                Err(error) => Ok(Err(error)),
+                Err(error) => Ok(Outcome::Failed { error, guarded: false }),
             };
         }
         let bytes = self.to_store(&new).await?;
         match self.server.store.update(&id, &namespace, &name, current.rev(), bytes, None).await {
             Ok(entry) => {
                 undo.commit();
-                self.respond(200, &entry).await.map(Ok)
+                self.respond(200, &entry).await.map(Outcome::Written)
             }
-            Err(error) => Ok(Err(error)),
+            Err(error) => Ok(Outcome::Failed { error, guarded: false }),
         }
     }
 

@@ -1,6 +1,10 @@
 //! Objects in the store.
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{
+    collections::HashMap,
+    sync::{Arc, Weak},
+    time::Duration,
+};
 
 use async_trait::async_trait;
 use futures::{StreamExt, stream::BoxStream};
@@ -24,6 +28,36 @@ const MASTER_LEASE: Duration = Duration::from_secs(15);
 pub struct StoreObjects {
     store: Store,
     kept: Arc<Mutex<HashMap<Kind, Vec<Kept>>>>,
+    decoded: Arc<Decoded>,
+}
+
+/// Entries that were decoded lately, by address: what admission looks at in every write.
+#[derive(Default)]
+struct Decoded(Mutex<HashMap<usize, (Weak<Entry>, Arc<Object>)>>);
+
+/// Decoded entries that are remembered; a full memory forgets those that are gone, or all.
+const REMEMBERED: usize = 1024;
+/// Lists that are longer than this are not remembered.
+const SHORT: usize = 64;
+
+impl Decoded {
+    fn of(&self, entry: &Arc<Entry>) -> Result<Arc<Object>, Status> {
+        // As long as the entry is named here, nothing else can lie at its address.
+        let address = Arc::as_ptr(entry).addr();
+        if let Some((_, object)) = self.0.lock().get(&address) {
+            return Ok(object.clone());
+        }
+        let object = decode(entry)?;
+        let mut decoded = self.0.lock();
+        if decoded.len() >= REMEMBERED {
+            decoded.retain(|_, (entry, _)| entry.strong_count() > 0);
+        }
+        if decoded.len() >= REMEMBERED {
+            decoded.clear();
+        }
+        decoded.insert(address, (Arc::downgrade(entry), object.clone()));
+        Ok(object)
+    }
 }
 
 /// A stored object beside what it decodes to.
@@ -45,7 +79,7 @@ impl StoreObjects {
                 ttl,
             });
         }
-        Self { store, kept: Arc::default() }
+        Self { store, kept: Arc::default(), decoded: Arc::default() }
     }
 }
 
@@ -85,7 +119,7 @@ fn encode(mut object: Object) -> Vec<u8> {
 #[async_trait]
 impl Objects for StoreObjects {
     async fn get(&self, kind: Kind, namespace: &str, name: &str) -> Result<Option<Arc<Object>>, Status> {
-        self.store.get_cached(&id(kind), namespace, name).map(|e| decode(&e)).transpose()
+        self.store.get_cached(&id(kind), namespace, name).map(|e| self.decoded.of(&e)).transpose()
     }
 
     async fn get_latest(
@@ -99,7 +133,11 @@ impl Objects for StoreObjects {
     }
 
     async fn list(&self, kind: Kind, namespace: Option<&str>) -> Result<Vec<Arc<Object>>, Status> {
-        self.store.list_cached(&id(kind), namespace).iter().map(|e| decode(e)).collect()
+        let entries = self.store.list_cached(&id(kind), namespace);
+        if entries.len() > SHORT {
+            return entries.iter().map(|e| decode(e)).collect();
+        }
+        entries.iter().map(|e| self.decoded.of(e)).collect()
     }
 
     async fn list_kept(&self, kind: Kind) -> Result<Vec<Arc<Object>>, Status> {

@@ -58,7 +58,8 @@ struct Inner {
     /// Revision of the last event or load.
     rev: u64,
     watchers: HashMap<u64, Arc<Watcher>>,
-    buckets: HashMap<Bucket, HashSet<u64>>,
+    /// Every watcher is in one of them.
+    buckets: HashMap<Bucket, HashMap<u64, Arc<Watcher>>>,
     lagging: HashSet<u64>,
     next_watcher: u64,
 }
@@ -214,7 +215,10 @@ impl Cache {
         inner.end_watchers(End::Expired);
         for change in std::mem::take(&mut inner.pending) {
             if change.rev > rev {
-                self.apply_locked(&mut inner, change);
+                let prev = inner.objects.get(&*change.key).cloned();
+                let entry = self.changed(&change, prev.is_some());
+                // There are no watchers to wake.
+                self.apply_locked(&mut inner, change, entry, prev, &mut Vec::new());
             }
         }
         metrics::initialized(&self.resource.id);
@@ -242,23 +246,44 @@ impl Cache {
         self.ready.send_replace(Phase::Closed);
     }
 
-    /// Applies one change of the stream.
-    pub(super) fn apply(&self, change: Change) {
-        let mut inner = self.inner.write();
-        if *self.ready.borrow() == Phase::Loading {
-            inner.pending.push(change);
-        } else {
-            self.apply_locked(&mut inner, change);
+    /// Applies changes of the stream in their order. Watchers are woken once, when all is applied, so that
+    /// what came together is sent together.
+    pub(super) fn apply(&self, changes: Vec<Change>) {
+        let mut woken = Vec::new();
+        for change in changes {
+            // Only the stream, which calls this, begins and ends loads and changes objects.
+            if *self.ready.borrow() == Phase::Loading {
+                self.inner.write().pending.push(change);
+                continue;
+            }
+            let prev = self.inner.read().objects.get(&*change.key).cloned();
+            let entry = self.changed(&change, prev.is_some());
+            self.apply_locked(&mut self.inner.write(), change, entry, prev, &mut woken);
+        }
+        for watcher in woken {
+            watcher.notify.notify_one();
         }
     }
 
-    fn apply_locked(&self, inner: &mut Inner, change: Change) {
-        let Change { key, rev, value } = change;
+    /// The entry of a change; none for a deletion.
+    fn changed(&self, change: &Change, there: bool) -> Option<Result<Arc<Entry>, StorageError>> {
+        let kind = if there { WatchKind::Modified } else { WatchKind::Added };
+        let value = change.value.clone()?;
+        Some(self.decode(change.key.clone(), change.rev, value, Some(kind)).map(Arc::new))
+    }
+
+    fn apply_locked(
+        &self,
+        inner: &mut Inner,
+        change: Change,
+        entry: Option<Result<Arc<Entry>, StorageError>>,
+        prev: Option<Arc<Entry>>,
+        woken: &mut Vec<Arc<Watcher>>,
+    ) {
+        let Change { key, rev, .. } = change;
         inner.rev = inner.rev.max(rev);
-        let prev = inner.objects.get(&*key).cloned();
-        let kind = if prev.is_some() { WatchKind::Modified } else { WatchKind::Added };
-        let entry = match value.map(|value| self.decode(key.clone(), rev, value, Some(kind))) {
-            Some(Ok(entry)) => Some(Arc::new(entry)),
+        let entry = match entry {
+            Some(Ok(entry)) => Some(entry),
             Some(Err(error)) => {
                 tracing::error!(%error, "stored object skipped");
                 inner.broken.insert(key.clone(), error.to_string());
@@ -282,7 +307,7 @@ impl Cache {
             (None, None) => return,
         };
         let event = Arc::new(event);
-        let dispatched = self.dispatch(inner, &event);
+        let dispatched = self.dispatch(inner, &event, woken);
         metrics::event(&self.resource.id, dispatched);
         metrics::objects(&self.resource.id, inner.objects.len());
         inner.history_bytes += event.cost;
@@ -290,18 +315,19 @@ impl Cache {
         self.trim(inner);
     }
 
-    /// Queues an event for every watcher it may concern.
-    fn dispatch(&self, inner: &mut Inner, event: &Arc<Event>) -> u64 {
-        let mut seen: HashSet<u64> = HashSet::new();
-        for bucket in self.buckets_of(event) {
-            seen.extend(inner.buckets.get(&bucket).into_iter().flatten());
-        }
+    /// Queues an event for every watcher it may concern. Those that may be waiting are `woken`: a watcher waits
+    /// only once it has found its queue empty.
+    fn dispatch(&self, inner: &mut Inner, event: &Arc<Event>, woken: &mut Vec<Arc<Watcher>>) -> u64 {
         let mut dispatched = 0;
-        for id in seen {
-            let Some(watcher) = inner.watchers.get(&id) else { continue };
+        let Inner { buckets, lagging, .. } = inner;
+        let concerned = self.buckets_of(event);
+        for (id, watcher) in concerned.iter().filter_map(|bucket| buckets.get(bucket)).flatten() {
             let mut queue = watcher.queue.lock();
             if queue.mode != Mode::Live || !event.concerns(watcher) {
                 continue;
+            }
+            if queue.events.is_empty() {
+                woken.push(watcher.clone());
             }
             if queue.events.len() < self.limits.watcher_queue {
                 queue.events.push_back(event.clone());
@@ -309,10 +335,8 @@ impl Cache {
             } else {
                 let seen = queue.events.back().map_or(event.rev - 1, |last| last.rev);
                 queue.mode = Mode::Lagging(seen);
-                inner.lagging.insert(id);
+                lagging.insert(*id);
             }
-            drop(queue);
-            watcher.notify.notify_one();
         }
         dispatched
     }
@@ -386,6 +410,11 @@ impl Cache {
         self.inner.read().objects.len()
     }
 
+    /// One object, if it is at this revision.
+    pub(super) fn at_revision(&self, key: &str, rev: u64) -> Option<Arc<Entry>> {
+        self.inner.read().objects.get(key).filter(|entry| entry.rev() == rev).cloned()
+    }
+
     /// The objects now, and their revision: at least `reached`, which the caller read before.
     pub(super) fn snapshot(&self, reached: u64) -> (u64, Objects) {
         let inner = self.inner.read();
@@ -440,7 +469,7 @@ impl Cache {
             queue: Mutex::new(Queue { events: VecDeque::new(), mode: Mode::Lagging(rev) }),
             notify: Notify::new(),
         });
-        inner.buckets.entry(bucket).or_default().insert(id);
+        inner.buckets.entry(bucket).or_default().insert(id, watcher.clone());
         inner.lagging.insert(id);
         inner.watchers.insert(id, watcher.clone());
         Ok((watcher, rev, objects))
@@ -470,9 +499,9 @@ impl Cache {
         let mut inner = self.inner.write();
         inner.watchers.remove(&watcher.id);
         inner.lagging.remove(&watcher.id);
-        if let Some(ids) = inner.buckets.get_mut(&watcher.bucket) {
-            ids.remove(&watcher.id);
-            if ids.is_empty() {
+        if let Some(watchers) = inner.buckets.get_mut(&watcher.bucket) {
+            watchers.remove(&watcher.id);
+            if watchers.is_empty() {
                 inner.buckets.remove(&watcher.bucket);
             }
         }

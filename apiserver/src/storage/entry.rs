@@ -14,7 +14,7 @@ use bytes::Bytes;
 
 use super::{
     WatchKind,
-    scan::{Malformed, Scanner, plain_text, token_text},
+    scan::{Found, Malformed, Scanner, plain_text, token_text},
 };
 use crate::registry::Missing;
 
@@ -64,6 +64,18 @@ impl Entry {
         kind: Option<WatchKind>,
     ) -> Result<Self, Malformed> {
         let found = scanner.scan(stored)?;
+        Ok(Self::laid_out(key, namespaced, rev, (stored, &found), scanner, kind))
+    }
+
+    /// The same of a value that was scanned.
+    pub(super) fn laid_out(
+        key: Arc<str>,
+        namespaced: bool,
+        rev: u64,
+        (stored, found): (&[u8], &Found),
+        scanner: &Arc<Scanner>,
+        kind: Option<WatchKind>,
+    ) -> Self {
         let digits = rev.to_string();
         let (cut, before, after) = match (&found.resource_version, &found.metadata) {
             (Some(value), Some(_)) => (value.clone(), "\"", "\""),
@@ -96,7 +108,7 @@ impl Entry {
             let token = token.as_ref().filter(|t| !matches!(stored[t.start], b'{' | b'[' | b'n'))?;
             Some(place(token))
         };
-        Ok(Self {
+        Self {
             rev,
             namespace_len: to_u32(namespace_len),
             key,
@@ -107,7 +119,7 @@ impl Entry {
             fields: found.fields.iter().map(field).collect(),
             json,
             scanner: scanner.clone(),
-        })
+        }
     }
 
     /// The same object carrying another revision, laid out as a frame of `kind`: what a watcher is

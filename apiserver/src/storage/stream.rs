@@ -17,8 +17,8 @@ use std::{
 };
 
 use bytes::Bytes;
-use etcd_client::WatchResponse;
-use futures::{StreamExt, future::BoxFuture, stream::FuturesUnordered};
+use etcd_client::{WatchResponse, WatchStream};
+use futures::{FutureExt, StreamExt, future::BoxFuture, stream::FuturesUnordered};
 
 use super::{
     ResourceId,
@@ -30,6 +30,8 @@ use super::{
 
 const FIRST_RETRY: Duration = Duration::from_millis(100);
 const LAST_RETRY: Duration = Duration::from_secs(2);
+/// Messages that are applied together at most.
+const TOGETHER: usize = 64;
 
 /// Why the stream broke off.
 #[derive(Debug, thiserror::Error)]
@@ -48,6 +50,24 @@ type Load = BoxFuture<'static, (Arc<Cache>, u64, Result<Loaded, EtcdError>)>;
 struct Loads {
     running: FuturesUnordered<Load>,
     of: HashSet<ResourceId>,
+}
+
+/// What came together, for each cache in its order.
+#[derive(Default)]
+struct Batch {
+    changes: Vec<(Arc<Cache>, Vec<Change>)>,
+    messages: usize,
+    /// Revision of the last event; 0 without events.
+    reached: u64,
+}
+
+impl Batch {
+    fn add(&mut self, cache: Arc<Cache>, change: Change) {
+        match self.changes.iter_mut().find(|(other, _)| Arc::ptr_eq(other, &cache)) {
+            Some((_, changes)) => changes.push(change),
+            None => self.changes.push((cache, vec![change])),
+        }
+    }
 }
 
 impl Shared {
@@ -83,10 +103,13 @@ impl Shared {
         self.start_loads(&mut loads, position);
         loop {
             tokio::select! {
-                message = watch.message() => match self.take(message)? {
-                    Some(reached) => position = self.publish(position, reached),
-                    None => continue,
-                },
+                message = watch.message() => {
+                    let mut batch = Batch::default();
+                    let outcome = self.take(message, &mut batch).and_then(|()| self.take_more(&mut watch, &mut batch));
+                    // What came before the stream broke off counts.
+                    position = self.apply(batch, position);
+                    outcome?;
+                }
                 Some((cache, rev, result)) = loads.running.next() => {
                     self.finish_load(&mut loads, &cache, rev, result, position);
                 }
@@ -96,18 +119,34 @@ impl Shared {
         }
     }
 
-    /// Publishes the revision reached.
-    fn publish(&self, position: u64, reached: u64) -> u64 {
-        let position = position.max(reached);
-        self.applied.send_replace(position);
-        position
+    /// Applies a batch and publishes the revision reached.
+    fn apply(&self, batch: Batch, position: u64) -> u64 {
+        for (cache, changes) in batch.changes {
+            cache.apply(changes);
+        }
+        if batch.reached <= position {
+            return position;
+        }
+        self.applied.send_replace(batch.reached);
+        batch.reached
     }
 
-    /// Applies one message; answers the revision of its last event.
+    /// Takes the messages that are there already, up to a bound.
+    fn take_more(&self, watch: &mut WatchStream, batch: &mut Batch) -> Result<(), Broken> {
+        while batch.messages < TOGETHER
+            && let Some(message) = watch.message().now_or_never()
+        {
+            self.take(message, batch)?;
+        }
+        Ok(())
+    }
+
+    /// Adds one message to a batch.
     fn take(
         &self,
         message: Result<Option<WatchResponse>, etcd_client::Error>,
-    ) -> Result<Option<u64>, Broken> {
+        batch: &mut Batch,
+    ) -> Result<(), Broken> {
         let response = match message {
             Ok(Some(response)) => response,
             Ok(None) => return Err(Broken::Ended("by the server".to_owned())),
@@ -120,20 +159,20 @@ impl Shared {
         if response.canceled() {
             return Err(Broken::Ended(response.cancel_reason().to_owned()));
         }
+        batch.messages += 1;
         let catalog = self.catalog.load();
-        let mut reached = None;
         for event in response.0.events {
             let deleted = event.r#type == 1;
             let Some(kv) = event.kv else { continue };
             let rev = u64::try_from(kv.mod_revision).unwrap_or(0);
-            reached = Some(rev);
+            batch.reached = rev;
             let Ok(key) = std::str::from_utf8(&kv.key) else { continue };
             if let Some((cache, key)) = self.route(&catalog, key) {
                 let value = (!deleted).then(|| Bytes::from(kv.value));
-                cache.apply(Change { key: key.into(), rev, value });
+                batch.add(cache, Change { key: key.into(), rev, value });
             }
         }
-        Ok(reached)
+        Ok(())
     }
 
     /// Starts loads of caches that have none.

@@ -115,7 +115,7 @@ impl Shared {
         let resource = &cache.resource;
         // Refuses what could not be read back, and gives the entry its facts.
         let invalid = |why: String| StorageError::Internal(format!("{path}: {why}"));
-        cache.scanner.scan(&json).map_err(|malformed| invalid(malformed.to_string()))?;
+        let found = cache.scanner.scan(&json).map_err(|malformed| invalid(malformed.to_string()))?;
         let value = self.config.transformer.encode(&resource.id, key, json.clone()).map_err(invalid)?;
         let mut retried = false;
         let outcome = loop {
@@ -138,11 +138,11 @@ impl Shared {
             }
         };
         match outcome {
-            Guarded::Done(rev, _) => {
-                Entry::build(key.clone(), resource.namespaced, rev, &json, &cache.scanner, None)
-                    .map(|entry| Ok(Arc::new(entry)))
-                    .map_err(|malformed| invalid(malformed.to_string()))
-            }
+            // The stream may have brought it already.
+            Guarded::Done(rev, _) => Ok(Ok(cache.at_revision(key, rev).unwrap_or_else(|| {
+                let (key, written) = (key.clone(), (json.as_slice(), &found));
+                Arc::new(Entry::laid_out(key, resource.namespaced, rev, written, &cache.scanner, None))
+            }))),
             Guarded::Refused(there) => Ok(Err(there)),
         }
     }
