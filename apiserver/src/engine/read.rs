@@ -262,7 +262,7 @@ fn frames(events: WatchStream, framer: Framer) -> impl futures::Stream<Item = By
                     Err(error) => Err(storage_status(&error, &framer.call.resource.group_resource(), "")),
                 }
             } else {
-                let more = if chunk.has_room() { events.try_next() } else { None };
+                let more = if chunk.has_room() && !framer.waits() { events.try_next() } else { None };
                 match more {
                     Some(event) => Ok(event),
                     None => return Some((chunk.bytes(), Some((events, framer)))),
@@ -320,6 +320,11 @@ impl Chunk {
 }
 
 impl Framer {
+    /// Whether frames may take time to make, so that none may be held back for the next one.
+    fn waits(&self) -> bool {
+        !self.converted.is_empty() || self.call.custom().is_some()
+    }
+
     /// The frame of an event; `None` when the watcher does not see it. One that has no form ends the watch, for a
     /// client that missed an event would believe what is no longer so.
     async fn frame(&self, event: WatchEvent) -> Result<Option<Bytes>, Status> {

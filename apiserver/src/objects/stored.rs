@@ -33,7 +33,10 @@ pub struct StoreObjects {
 
 /// Entries that were decoded lately, by address: what admission looks at in every write.
 #[derive(Default)]
-struct Decoded(Mutex<HashMap<usize, (Weak<Entry>, Arc<Object>)>>);
+struct Decoded(Mutex<HashMap<usize, Remembered>>);
+
+/// An entry beside what it decodes to; only the latter is kept alive.
+type Remembered = (Weak<Entry>, Arc<Object>);
 
 /// Decoded entries that are remembered; a full memory forgets those that are gone, or all.
 const REMEMBERED: usize = 1024;
