@@ -311,7 +311,7 @@ fn copy_cpuset(hierarchy: &Path, root: &str) -> Result<()> {
     Ok(())
 }
 
-/// The mounted cgroup hierarchies: one on v2, one per controller on v1.
+/// The mounted cgroup hierarchies: one on v2, one per controller on v1, both on a hybrid machine.
 pub fn cgroup_hierarchies() -> Result<Vec<PathBuf>> {
     let mounts = fs::read_to_string("/proc/self/mounts")?;
     Ok(mounts
@@ -319,9 +319,8 @@ pub fn cgroup_hierarchies() -> Result<Vec<PathBuf>> {
         .filter_map(|l| {
             let mut words = l.split(' ').skip(1);
             let (path, kind) = (words.next()?, words.next()?);
-            // The unified tree of a hybrid machine has no controllers.
-            let used = kind == "cgroup" || (kind == "cgroup2" && !path.ends_with("/unified"));
-            used.then(|| PathBuf::from(path))
+            // The unified tree of a hybrid machine has no controllers, but runtimes make groups in it all the same.
+            matches!(kind, "cgroup" | "cgroup2").then(|| PathBuf::from(path))
         })
         .collect())
 }
