@@ -77,8 +77,9 @@ pub async fn answer(server: &Server, info: &RequestInfo) -> Option<Response<Body
             Some(single(run(server, one).await))
         }
         "version" if name.is_empty() => {
-            let version = serde_json::to_value(component_base::version::info()).unwrap_or_default();
-            Some(response::json(200, &version))
+            // Indented, as clients that print it as it is expect.
+            let version = serde_json::to_vec_pretty(&component_base::version::info()).unwrap_or_default();
+            Some(response::of(200, "application/json", response::full(version)))
         }
         "metrics" if name.is_empty() => Some(metrics()),
         _ => None,

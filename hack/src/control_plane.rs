@@ -218,7 +218,7 @@ impl ControlPlane {
     }
 
     fn scheduler(&self, layout: &Layout) -> Result<Process> {
-        self.with_kubeconfig(
+        self.controller(
             layout,
             "kube-scheduler",
             "scheduler",
@@ -240,7 +240,7 @@ impl ControlPlane {
             ("cluster-signing-key-file", &ca_key.to_string_lossy()),
             ("use-service-account-credentials", "true"),
         ];
-        self.with_kubeconfig(
+        self.controller(
             layout,
             "kube-controller-manager",
             "controller-manager",
@@ -258,7 +258,7 @@ impl ControlPlane {
             ("cloud-config", &config.to_string_lossy()),
             ("cluster-cidr", network::POD_CIDR),
         ];
-        self.with_kubeconfig(
+        self.controller(
             layout,
             "cloud-controller-manager",
             "cloud-controller-manager",
@@ -281,6 +281,26 @@ impl ControlPlane {
         let values = [("conf", corefile.to_string_lossy().into_owned())];
         let values: Vec<(&str, &str)> = values.iter().map(|(k, v)| (*k, v.as_str())).collect();
         self.with_kubeconfig(layout, "kube-dns", "dns", &values, &format!("{}:{DNS_PORT}", self.address))
+    }
+
+    /// A daemon that serves its metrics to whom the API server allows it, and to holders of certificates.
+    fn controller(
+        &self,
+        layout: &Layout,
+        binary: &str,
+        kubeconfig: &str,
+        values: &[(&str, &str)],
+        address: &str,
+    ) -> Result<Process> {
+        let own = layout.dir.join(format!("{kubeconfig}.kubeconfig"));
+        let (own, ca) = (own.to_string_lossy(), self.ca.cert());
+        let ca = ca.to_string_lossy();
+        let serving = [
+            ("authentication-kubeconfig", &*own),
+            ("authorization-kubeconfig", &*own),
+            ("client-ca-file", &*ca),
+        ];
+        self.with_kubeconfig(layout, binary, kubeconfig, &[values, &serving].concat(), address)
     }
 
     fn with_kubeconfig(

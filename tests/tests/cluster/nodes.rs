@@ -124,11 +124,13 @@ fn drain(c: &Cluster, ns: &str) -> Result<()> {
          template:\n    metadata: {labels: {app: agent}}\n    spec: {containers: [{name: web, image: 'keelson.local/web:1'}]}\n",
     )?;
     apply(c, ns, &busybox("bare", "  volumes: [{name: work, emptyDir: {}}]\n"))?;
+    apply(c, ns, &busybox("barer", ""))?;
     run(c, ns, &["create", "poddisruptionbudget", "web", "--selector=app=web", "--min-available=2"])?;
     run(c, ns, &["rollout", "status", "deployment/web", "--timeout=60s"])?;
     run(c, ns, &["rollout", "status", "daemonset/agent", "--timeout=60s"])?;
     ready(c, ns, "bare")?;
-    let selector = "--pod-selector=app in (web,bare,agent)";
+    ready(c, ns, "barer")?;
+    let selector = "--pod-selector=app in (web,bare,barer,agent)";
     let asked = run(c, ns, &["drain", &node, selector]).err().context("it did not ask")?.to_string();
     ensure!(says(&asked, &["--ignore-daemonsets", "--delete-emptydir-data", "--force"]), "{asked}");
     let all = ["drain", &node, selector, "--ignore-daemonsets", "--delete-emptydir-data", "--force"];
