@@ -100,7 +100,7 @@ fn get(c: &Cluster, ns: &str) -> Result<()> {
     ensure!(run(c, ns, &["get", "--raw", "/version"])?.contains("\"gitVersion\": \"v1.36"), "raw");
     fails(c, ns, &["get", "pods", "missing"], "Error from server (NotFound): pods \"missing\" not found")?;
     fails(c, ns, &["get", "chairs"], "the server doesn't have a resource type \"chairs\"")?;
-    fails(c, ns, &["get", "pods", "-l", "a=="], "unable to parse")?;
+    fails(c, ns, &["get", "pods", "-l", "a in"], "unable to parse")?;
     fails(c, ns, &["get", "pods", "--field-selector=colour=red"], "field label not supported: colour")
 }
 
