@@ -5,7 +5,9 @@ use nix::sys::signal::Signal;
 use serde_json::Value;
 use tests::{Cluster, runner::Test};
 
-use crate::{apply, busybox, fetches, field, http, kubeconfig, own, pod_names, ready, run, says, wait_field};
+use crate::{
+    apply, busybox, fetches, field, http, kubeconfig, own, pod_names, ready, run, says, shell, wait_field,
+};
 
 pub(crate) const TESTS: &[Test<Cluster>] = &[
     ("every daemon tells its health, version and metrics, and the latter not to everybody", telling),
@@ -64,6 +66,10 @@ fn asking(c: &Cluster, ns: &str, server: &str, admin: bool) -> Result<String> {
 }
 
 fn telling(c: &Cluster, ns: &str) -> Result<()> {
+    // Something to count.
+    apply(c, ns, &busybox("client", ""))?;
+    ready(c, ns, "client")?;
+    shell(c, ns, "client", "nslookup kubernetes.default.svc.cluster.local")?;
     let node = c.kubectl(&[
         "get",
         "nodes",
@@ -105,7 +111,7 @@ fn telling(c: &Cluster, ns: &str) -> Result<()> {
     let proxy = http(&node, 10256);
     ensure!(proxy.is_ok(), "the proxy's health port: {proxy:?}");
     for (port, path, part) in
-        [(8080, "/health", "OK"), (8181, "/ready", "OK"), (9153, "/metrics", "process_start_time_seconds")]
+        [(8080, "/health", "OK"), (8181, "/ready", "OK"), (9153, "/metrics", "coredns_dns_requests_total")]
     {
         let told = c.kubectl(&[
             "get",
