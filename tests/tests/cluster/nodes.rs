@@ -360,9 +360,6 @@ fn lost(c: &Cluster, ns: &str) -> Result<()> {
     c.up()?;
     wait_field(c, ns, "node/node-2", ".status.conditions[?(@.type==\"Ready\")].status", "True")?;
     wait_field(c, ns, "node/node-2", ".spec.taints", "")?;
-    c.eventually("the evicted pods are gone", 60, |c| {
-        Ok((nodes_of(c, ns, "app=web")? == ["node-1", "node-1"]).then_some(()))
-    })?;
     ready(c, ns, "bare")?;
     ensure!(
         field(c, ns, "pod/bare", ".status.containerStatuses[0].containerID")? == container,
