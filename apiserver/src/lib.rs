@@ -33,6 +33,8 @@ pub mod openapi;
 pub mod options;
 pub mod patch;
 pub mod proxy;
+#[cfg(test)]
+mod reference;
 pub mod registry;
 pub mod reload;
 pub mod request_path;

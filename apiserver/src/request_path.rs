@@ -243,7 +243,7 @@ fn note_body(info: &RequestInfo, headers: &HeaderMap, body: &[u8]) {
     }
 }
 
-/// A patch of JSON, or an applied object of YAML.
+/// A patch of JSON, or an applied object of YAML; none where the body is neither, which the verb refuses itself.
 fn patch_in(body: &[u8]) -> Option<serde_json::Value> {
     let yaml = || serde_saphyr::from_str(std::str::from_utf8(body).ok()?).ok();
     serde_json::from_slice(body).ok().or_else(yaml)

@@ -108,6 +108,7 @@ impl Plan {
         let path = &config.corefile;
         let text = std::fs::read_to_string(path).map_err(|e| BuildError::Read(path.clone(), e))?;
         let base = path.parent().map(Path::to_owned).unwrap_or_default();
+        // One that is no UTF-8 cannot stand in a Corefile and counts as unset.
         let variable = |name: &str| std::env::var(name).ok();
         let files = |pattern: &str| corefile::files_of(&base, pattern);
         let mut blocks = corefile::parse_with(&text, &Sources { variable: &variable, files: &files })?;

@@ -243,6 +243,7 @@ impl Server {
             if own != namespace || svc != "svc" || base.is_empty() {
                 continue;
             }
+            // A name that grows longer than DNS allows is not asked for.
             let with = |more: &[&'static str]| {
                 zone.prefixed(base.iter().map(String::as_str).chain(more.iter().copied())).ok()
             };

@@ -2,8 +2,9 @@
 
 use std::{
     env, fs,
+    io::{BufRead, BufReader},
     process::{Command, Stdio},
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use anyhow::{Context, Result, bail};
@@ -54,31 +55,89 @@ pub fn run(layout: &Layout, args: &Args) -> Result<()> {
     for step in STEPS.iter().filter(|s| args.only.as_deref().is_none_or(|o| s.name.contains(o))) {
         screen::step(step.name);
         let start = Instant::now();
-        let outcome = (step.run)(layout).and_then(|mut c| {
-            let status =
-                c.stdin(Stdio::null()).status().with_context(|| format!("cannot run {}", step.name))?;
-            if status.success() { Ok(()) } else { bail!("{status}") }
-        });
+        let mut failures = Failures::default();
+        let outcome = (step.run)(layout).and_then(|c| watch(c, step.name, &mut failures));
         if let Err(error) = &outcome {
             screen::failure(error);
         }
-        results.push((step.name, outcome.is_ok(), start.elapsed()));
+        results.push(Report { step: step.name, passed: outcome.is_ok(), took: start.elapsed(), failures });
     }
     summary(&results)
 }
 
-fn summary(results: &[(&str, bool, std::time::Duration)]) -> Result<()> {
-    screen::line("\nSummary");
-    for (name, passed, took) in results {
-        let word = if *passed { "passed" } else { "FAILED" };
-        screen::line(&format!("  {word}  {name} ({:.0}s)", took.as_secs_f64()));
+/// How a step went.
+struct Report {
+    step: &'static str,
+    passed: bool,
+    took: Duration,
+    failures: Failures,
+}
+
+/// Runs a step, shows what it prints and keeps what it says of failures.
+fn watch(mut step: Command, name: &str, failures: &mut Failures) -> Result<()> {
+    let run = || format!("cannot run {name}");
+    let mut child = step.stdin(Stdio::null()).stdout(Stdio::piped()).spawn().with_context(run)?;
+    if let Some(stdout) = child.stdout.take() {
+        for line in BufReader::new(stdout).split(b'\n') {
+            let line = line.with_context(run)?;
+            let line = String::from_utf8_lossy(&line);
+            screen::line(&line);
+            failures.see(&line);
+        }
     }
-    let failed = results.iter().filter(|r| !r.1).count();
+    let status = child.wait().with_context(run)?;
+    if status.success() { Ok(()) } else { bail!("{status}") }
+}
+
+fn summary(results: &[Report]) -> Result<()> {
+    screen::line("\nSummary");
+    for Report { step, passed, took, .. } in results {
+        let word = if *passed { "passed" } else { "FAILED" };
+        screen::line(&format!("  {word}  {step} ({:.0}s)", took.as_secs_f64()));
+    }
+    let failed = results.iter().filter(|r| !r.passed).count();
     screen::line(&format!("{} passed, {failed} failed", results.len() - failed));
+    for line in results.iter().flat_map(|r| &r.failures.lines) {
+        screen::line(line);
+    }
     if failed > 0 {
         bail!("{failed} of {} steps failed", results.len());
     }
     Ok(())
+}
+
+/// What tests said of their failures, told again where a log is read first: at its end.
+#[derive(Default)]
+struct Failures {
+    lines: Vec<String>,
+    /// Lines that still belong to the last failure.
+    open: usize,
+}
+
+// === impl Failures ===
+
+impl Failures {
+    /// Lines kept of one failure, characters of a line, and lines in all.
+    const EACH: usize = 4;
+    const WIDTH: usize = 300;
+    const ALL: usize = 60;
+
+    /// Takes a line of a step's output.
+    fn see(&mut self, line: &str) {
+        let named = line.starts_with("test ") && line.contains("... FAILED");
+        // The standard harness, asked to be quiet, names a failure where it shows what the test printed.
+        let shown = line.starts_with("---- ");
+        if named || shown {
+            self.open = Self::EACH;
+        }
+        if line.starts_with("test ") && !named {
+            self.open = 0;
+        }
+        if self.open > 0 && self.lines.len() < Self::ALL && !line.trim().is_empty() {
+            self.open -= 1;
+            self.lines.push(line.chars().take(Self::WIDTH).collect());
+        }
+    }
 }
 
 fn cargo(layout: &Layout, args: &[&str]) -> Command {
@@ -109,4 +168,37 @@ fn conformance(layout: &Layout) -> Result<Command> {
     c.env("KEELSON_BIN_DIR", binaries::release_dir(layout));
     c.env("KEELSON_KUBECTL", packages::kubectl(layout)?);
     Ok(c)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn failures_are_kept_with_what_explains_them() {
+        let mut failures = Failures::default();
+        for line in [
+            "test a pod starts ... ok (1.0s)",
+            "test a pod ends ... FAILED (2.0s) in pods-1",
+            "it never ended",
+            "",
+            "events: none",
+            "test a pod is replaced ... ok (1.0s)",
+            "running 3 tests",
+            "---- plan::tests::idempotent stdout ----",
+            "assertion failed",
+        ] {
+            failures.see(line);
+        }
+        assert_eq!(
+            failures.lines,
+            [
+                "test a pod ends ... FAILED (2.0s) in pods-1",
+                "it never ended",
+                "events: none",
+                "---- plan::tests::idempotent stdout ----",
+                "assertion failed",
+            ]
+        );
+    }
 }

@@ -81,6 +81,7 @@ impl Step {
                 all
             }
             (Self::Indices(indices), Value::Array(members)) => {
+                // Still negative: before the first member, where there is nothing.
                 let at = |i: &i64| usize::try_from(if *i < 0 { *i + len(members) } else { *i }).ok();
                 indices.iter().filter_map(|i| members.get(at(i)?)).collect()
             }

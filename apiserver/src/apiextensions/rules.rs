@@ -80,6 +80,7 @@ impl Rule {
             Some(Ok(_)) if !message_source.is_empty() => Some(program_of_message(env, &message_source)),
             _ => None,
         };
+        // One that names no field of the schema was refused with the definition.
         let target = fieldpath::resolve(&text("fieldPath"), schema, true).ok();
         Self {
             uses_old: matches!(&program, Some(Ok(program)) if program.uses(OLD_SELF)),

@@ -137,10 +137,12 @@ impl<'s> Form<'s> {
                     Self::Struct(id) => Some(table::builtin().get(id)),
                     _ => None,
                 };
+                // The table holds JSON; a text that were none would be no default.
                 let declared = |key: &str| serde_json::from_str(of?.field(key)?.default?).ok();
                 keyed(keys.iter().copied(), member, &declared)
             }
             Self::CustomKeyed(schema) => {
+                // The table holds JSON; a text that were none would be no default.
                 let declared = |key: &str| schema.items.as_deref()?.properties.get(key)?.default.clone();
                 keyed(schema.list_map_keys.iter().map(String::as_str), member, &declared)
             }

@@ -109,12 +109,12 @@ pub(super) fn fair_fraction(value: f64) {
 
 /// Drops the limits of a level that is gone; its counters stay.
 pub(super) fn forget(level: &str) {
+    // A level without them has none to drop.
     for metric in [&NOMINAL, &LOWER, &UPPER] {
-        // A level without them has none to drop.
-        metric.remove_label_values(&[level]).ok();
+        drop(metric.remove_label_values(&[level]));
     }
     for metric in [&CURRENT, &PEAK, &AVERAGE, &DEVIATION, &SMOOTHED] {
-        metric.remove_label_values(&[level]).ok();
+        drop(metric.remove_label_values(&[level]));
     }
 }
 

@@ -109,21 +109,15 @@ fn priority(version: &str) -> (u8, u32, u32) {
 
 #[cfg(test)]
 mod tests {
-    use std::{env, fs, path::PathBuf};
+    use std::fs;
 
     use serde_json::Value;
 
     use super::{Catalog, builtin, priority};
-    use crate::registry::{Resource, Subresource};
-
-    /// Facts of upstream's discovery, where they stand beside the source tree.
-    fn reference() -> Option<PathBuf> {
-        let dir = env::var_os("KEELSON_REFERENCE").map_or_else(
-            || PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../shared/reference"),
-            PathBuf::from,
-        );
-        dir.join("discovery").is_dir().then(|| dir.join("discovery"))
-    }
+    use crate::{
+        reference::reference,
+        registry::{Resource, Subresource},
+    };
 
     fn strings(value: &Value) -> Vec<&str> {
         let mut out: Vec<&str> = value.as_array().into_iter().flatten().filter_map(Value::as_str).collect();
@@ -169,10 +163,7 @@ mod tests {
 
     #[test]
     fn every_resource_of_a_stable_or_beta_version_is_served_as_upstream_does() {
-        let Some(dir) = reference() else {
-            println!("skipped: the reference facts are not beside this tree");
-            return;
-        };
+        let Some(dir) = reference("discovery") else { return };
         let catalog = builtin();
         let mut checked = 0;
         for entry in fs::read_dir(dir).unwrap() {

@@ -142,12 +142,12 @@ fn pointers(value: &Value, at: &str, out: &mut Vec<String>) {
 /// that were filled in once stay as they are.
 #[test]
 fn whatever_is_sent_a_strategy_says_what_it_thinks() {
-    let Some(dir) = std::env::var_os("KEELSON_REFERENCE").map(std::path::PathBuf::from) else { return };
+    let Some(goldens) = crate::reference::reference("api-golden") else { return };
     let mut seen = 0;
     for resource in catalog::builtin().iter() {
         let group = if resource.group.is_empty() { "core" } else { resource.group };
         let file = format!("{group}.{}.{}.json", resource.storage_version, resource.kind);
-        let Ok(text) = std::fs::read(dir.join("api-golden").join(file)) else { continue };
+        let Ok(text) = std::fs::read(goldens.join(file)) else { continue };
         seen += 1;
         let golden: Value = serde_json::from_slice(&text).unwrap();
         let kind = Kind(resource.as_ref().clone());

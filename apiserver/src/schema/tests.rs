@@ -1,9 +1,10 @@
-use std::{env, fs, path::PathBuf};
+use std::fs;
 
 use http::HeaderValue;
 use serde_json::json;
 
 use super::*;
+use crate::reference::reference;
 
 fn sent(media: &'static str, body: &str) -> (Node<'static>, Vec<String>) {
     let mut headers = HeaderMap::new();
@@ -108,8 +109,8 @@ fn yaml_tells_duplicate_keys_by_line() {
 
 #[test]
 fn every_filled_object_of_upstream_decodes_to_itself() {
-    let Some(root) = env::var_os("KEELSON_REFERENCE").map(PathBuf::from) else { return };
-    for entry in fs::read_dir(root.join("api-golden")).unwrap() {
+    let Some(goldens) = reference("api-golden") else { return };
+    for entry in fs::read_dir(goldens).unwrap() {
         let path = entry.unwrap().path();
         if path.extension().is_none_or(|e| e != "json") {
             continue;

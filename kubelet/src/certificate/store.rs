@@ -102,6 +102,7 @@ impl Store {
 #[must_use]
 pub fn validity(pair: &CertifiedKey) -> Option<Validity> {
     let (_, certificate) = X509Certificate::from_der(pair.cert.first()?).ok()?;
+    // Beyond what a timestamp can hold, a certificate holds at no time at all.
     let at = |time: &x509_parser::time::ASN1Time| Timestamp::from_second(time.timestamp()).ok();
     Some(Validity {
         from: at(&certificate.validity().not_before)?,

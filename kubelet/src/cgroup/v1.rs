@@ -28,6 +28,7 @@ pub fn settings(limits: &CgroupLimits) -> Vec<Setting> {
 
 /// What these files say; the kernel writes "no limit" as a number larger than any machine.
 pub fn limits(read: &dyn Fn(&str, &str) -> Option<String>) -> CgroupLimits {
+    // What is no number is no limit.
     let number = |controller, file| read(controller, file)?.trim().parse::<i64>().ok();
     CgroupLimits {
         cpu_shares: number("cpu", "cpu.shares"),

@@ -35,9 +35,11 @@ pub fn settings(limits: &CgroupLimits) -> Vec<Setting> {
 
 /// What these files say; `max` is no limit.
 pub fn limits(read: &dyn Fn(&str) -> Option<String>) -> CgroupLimits {
-    let number = |file| read(file)?.trim().parse::<i64>().ok();
+    // What is no number (`max`) is no limit.
+    let parse = |text: &str| text.parse::<i64>().ok();
+    let number = |file| parse(read(file)?.trim());
     let max = read("cpu.max").unwrap_or_default();
-    let mut parts = max.split_whitespace().map(|part| part.parse::<i64>().ok());
+    let mut parts = max.split_whitespace().map(parse);
     CgroupLimits {
         cpu_shares: number("cpu.weight").map(shares),
         cpu_quota: parts.next().flatten(),

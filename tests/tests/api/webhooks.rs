@@ -158,7 +158,7 @@ fn refusal(plane: &ControlPlane, ns: &str) -> Result<()> {
     let status = plane.eventually("the webhook counts", 10, || {
         let answer = hooks.admin.post(&config_maps(ns, ""), &guarded)?;
         if answer.code == 201 {
-            hooks.admin.delete(&config_maps(ns, "a")).ok();
+            hooks.admin.delete(&config_maps(ns, "a"))?;
         }
         Ok((answer.code == 403).then_some(answer))
     })?;

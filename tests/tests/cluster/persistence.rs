@@ -48,12 +48,12 @@ fn persistence(c: &Cluster, ns: &str) -> Result<()> {
             "true",
         ],
     )?;
-    let more = "    volumeMounts: [{name: settings, mountPath: /settings}, {name: work, mountPath: /work}]\n  \
-                volumes: [{name: settings, configMap: {name: settings}}, {name: work, emptyDir: {}}]\n";
+    let more = "    volumeMounts: [{name: settings, mountPath: /settings}, {name: scratch, mountPath: /scratch}]\n  \
+                volumes: [{name: settings, configMap: {name: settings}}, {name: scratch, emptyDir: {}}]\n";
     apply(c, ns, &busybox("client", more))?;
     run(c, ns, &["rollout", "status", "deployment/web", "--timeout=60s"])?;
     ready(c, ns, "client")?;
-    shell(c, ns, "client", "echo kept > /work/word; echo said > /proc/1/fd/1")?;
+    shell(c, ns, "client", "echo kept > /scratch/word; echo said > /proc/1/fd/1")?;
     fetches(c, ns, "web")?;
     let node = field(c, ns, "pod/client", ".status.hostIP")?;
     let port: u16 = field(c, ns, "service/web", ".spec.ports[0].nodePort")?.parse()?;
@@ -71,7 +71,7 @@ fn persistence(c: &Cluster, ns: &str) -> Result<()> {
     );
     ensure!(objects(c, ns)? == things, "objects are not those of before:\n{things}\n{}", objects(c, ns)?);
     ensure!(
-        shell(c, ns, "client", "cat /work/word /settings/colour")? == "kept\nblue",
+        shell(c, ns, "client", "cat /scratch/word /settings/colour")? == "kept\nblue",
         "what it wrote and was given"
     );
     ensure!(run(c, ns, &["logs", "client"])?.contains("said"), "its log");

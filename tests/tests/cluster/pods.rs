@@ -158,16 +158,16 @@ fn limits(c: &Cluster, ns: &str) -> Result<()> {
 fn init_containers(c: &Cluster, ns: &str) -> Result<()> {
     let step = |n: i32| {
         format!(
-            "  - {{name: step{n}, image: 'keelson.local/busybox:1', command: [sh, -c, 'echo {n} >> /work/order'], volumeMounts: [{{name: work, mountPath: /work}}]}}\n"
+            "  - {{name: step{n}, image: 'keelson.local/busybox:1', command: [sh, -c, 'echo {n} >> /scratch/order'], volumeMounts: [{{name: scratch, mountPath: /scratch}}]}}\n"
         )
     };
     let mut spec = String::from(
-        "  volumes: [{name: work, emptyDir: {}}]\n  terminationGracePeriodSeconds: 1\n  initContainers:\n",
+        "  volumes: [{name: scratch, emptyDir: {}}]\n  terminationGracePeriodSeconds: 1\n  initContainers:\n",
     );
     for n in 1..=3 {
         write!(spec, "{}", step(n))?;
     }
-    spec += "  containers:\n  - {name: main, image: 'keelson.local/busybox:1', command: [sleep, '600'], volumeMounts: [{name: work, mountPath: /work}]}\n";
+    spec += "  containers:\n  - {name: main, image: 'keelson.local/busybox:1', command: [sleep, '600'], volumeMounts: [{name: scratch, mountPath: /scratch}]}\n";
     apply(c, ns, &pod("ordered", &spec))?;
     apply(
         c,
@@ -179,7 +179,7 @@ fn init_containers(c: &Cluster, ns: &str) -> Result<()> {
         ),
     )?;
     ready(c, ns, "ordered")?;
-    ensure!(shell(c, ns, "ordered", "cat /work/order")? == "1\n2\n3", "the order");
+    ensure!(shell(c, ns, "ordered", "cat /scratch/order")? == "1\n2\n3", "the order");
     let done = container(c, ns, "ordered", "step1")?;
     ensure!(done["state"]["terminated"]["reason"] == "Completed" && done["ready"] == true, "{done}");
     wait_field(c, ns, "pod/failing", ".status.phase", "Failed")?;
@@ -192,7 +192,7 @@ fn init_containers(c: &Cluster, ns: &str) -> Result<()> {
 }
 
 fn sidecars(c: &Cluster, ns: &str) -> Result<()> {
-    let shared = "volumeMounts: [{name: work, mountPath: /work}]";
+    let shared = "volumeMounts: [{name: scratch, mountPath: /scratch}]";
     let image = "image: 'keelson.local/busybox:1'";
     apply(
         c,
@@ -200,10 +200,10 @@ fn sidecars(c: &Cluster, ns: &str) -> Result<()> {
         &pod(
             "pair",
             &format!(
-                "  restartPolicy: Never\n  volumes: [{{name: work, emptyDir: {{}}}}]\n  initContainers:\n  \
-         - {{name: side, {image}, restartPolicy: Always, command: [sh, -c, 'touch /work/side; trap exit TERM; while true; do sleep 1; done'], {shared}, \
-         startupProbe: {{exec: {{command: [test, -f, /work/side]}}, periodSeconds: 1}}}}\n  \
-         containers:\n  - {{name: main, {image}, command: [sh, -c, 'test -f /work/side && sleep 2'], {shared}}}\n"
+                "  restartPolicy: Never\n  volumes: [{{name: scratch, emptyDir: {{}}}}]\n  initContainers:\n  \
+         - {{name: side, {image}, restartPolicy: Always, command: [sh, -c, 'touch /scratch/side; trap exit TERM; while true; do sleep 1; done'], {shared}, \
+         startupProbe: {{exec: {{command: [test, -f, /scratch/side]}}, periodSeconds: 1}}}}\n  \
+         containers:\n  - {{name: main, {image}, command: [sh, -c, 'test -f /scratch/side && sleep 2'], {shared}}}\n"
             ),
         ),
     )?;
@@ -400,7 +400,7 @@ fn volumes(c: &Cluster, ns: &str) -> Result<()> {
     let spec = format!(
         "  terminationGracePeriodSeconds: 1\n  volumes:\n  - {{name: shared, emptyDir: {{}}}}\n  - {{name: memory, emptyDir: {{medium: Memory, sizeLimit: 8Mi}}}}\n  \
          - {{name: host, hostPath: {{path: {}, type: Directory}}}}\n  - {{name: files, configMap: {{name: files, defaultMode: 0400, items: [{{key: one, path: deep/uno}}]}}}}\n  \
-         containers:\n  - name: main\n    image: keelson.local/busybox:1\n    command: [sleep, '600']\n    volumeMounts:\n    \
+         containers:\n  - name: main\n    image: keelson.local/busybox:1\n    command: [sh, -c, 'trap exit TERM; while true; do sleep 1; done']\n    volumeMounts:\n    \
          - {{name: shared, mountPath: /shared}}\n    - {{name: memory, mountPath: /memory}}\n    - {{name: host, mountPath: /host}}\n    \
          - {{name: files, mountPath: /files, readOnly: true}}\n    - {{name: shared, mountPath: /part, subPath: sub/dir}}\n  \
          - name: other\n    image: keelson.local/busybox:1\n    command: [sleep, '600']\n    volumeMounts:\n    - {{name: shared, mountPath: /there, readOnly: true}}\n",
@@ -423,11 +423,10 @@ fn volumes(c: &Cluster, ns: &str) -> Result<()> {
         "the files"
     );
     // What containers wrote stays over a restart of one.
-    run(c, ns, &["exec", "full", "-c", "main", "--", "kill", "-9", "1"]).ok();
-    ensure!(
-        run(c, ns, &["exec", "full", "-c", "other", "--", "cat", "/there/word"])? == "hello\n",
-        "it stayed"
-    );
+    shell(c, ns, "full", "kill 1")?;
+    wait_field(c, ns, "pod/full", ".status.containerStatuses[?(@.name=='main')].restartCount", "1")?;
+    ready(c, ns, "full")?;
+    ensure!(shell(c, ns, "full", "cat /shared/word /part/word")? == "hello\npart", "it stayed");
     Ok(())
 }
 
@@ -438,9 +437,9 @@ fn security(c: &Cluster, ns: &str) -> Result<()> {
         &pod(
             "user",
             "  terminationGracePeriodSeconds: 1\n  securityContext: {runAsUser: 1000, runAsGroup: 2000, fsGroup: 3000, supplementalGroups: [4000]}\n  \
-         volumes: [{name: work, emptyDir: {}}]\n  containers:\n  - name: main\n    image: keelson.local/busybox:1\n    command: [sleep, '600']\n    \
+         volumes: [{name: scratch, emptyDir: {}}]\n  containers:\n  - name: main\n    image: keelson.local/busybox:1\n    command: [sleep, '600']\n    \
          securityContext: {readOnlyRootFilesystem: true, allowPrivilegeEscalation: false, capabilities: {drop: [ALL]}}\n    \
-         volumeMounts: [{name: work, mountPath: /work}]\n",
+         volumeMounts: [{name: scratch, mountPath: /scratch}]\n",
         ),
     )?;
     apply(
@@ -456,7 +455,7 @@ fn security(c: &Cluster, ns: &str) -> Result<()> {
         c,
         ns,
         "user",
-        "id -u; id -g; id -G; touch /work/a && stat -c %g /work/a; grep -E 'CapEff|NoNewPrivs' /proc/self/status",
+        "id -u; id -g; id -G; touch /scratch/a && stat -c %g /scratch/a; grep -E 'CapEff|NoNewPrivs' /proc/self/status",
     )?;
     ensure!(said.starts_with("1000\n2000\n2000 "), "{said}");
     for part in ["3000", "4000", "CapEff:\t0000000000000000", "NoNewPrivs:\t1"] {
@@ -793,8 +792,8 @@ fn more_volumes(c: &Cluster, ns: &str) -> Result<()> {
         ns,
         &pod(
             "full",
-            "  restartPolicy: Never\n  terminationGracePeriodSeconds: 1\n  volumes: [{name: work, emptyDir: {sizeLimit: 1Mi}}]\n  containers:\n  \
-             - {name: main, image: 'keelson.local/busybox:1', command: [sh, -c, 'head -c 8000000 /dev/zero > /work/a; sleep 600'], volumeMounts: [{name: work, mountPath: /work}]}\n",
+            "  restartPolicy: Never\n  terminationGracePeriodSeconds: 1\n  volumes: [{name: scratch, emptyDir: {sizeLimit: 1Mi}}]\n  containers:\n  \
+             - {name: main, image: 'keelson.local/busybox:1', command: [sh, -c, 'head -c 8000000 /dev/zero > /scratch/a; sleep 600'], volumeMounts: [{name: scratch, mountPath: /scratch}]}\n",
         ),
     )?;
     c.eventually("a volume over its limit costs the pod its place", 90, |c| {

@@ -162,7 +162,7 @@ mod tests {
     }
 
     fn settle(service: &Service, pods: &[Arc<Pod>], current: Option<&Endpoints>) -> Endpoints {
-        let at = "2026-01-01T00:00:00Z".parse().ok();
+        let at = Some("2026-01-01T00:00:00Z".parse().unwrap());
         let next = plan(service, pods, current, at).expect("there is something to write");
         assert_eq!(plan(service, pods, Some(&next), None), None, "planned twice is planned once");
         next

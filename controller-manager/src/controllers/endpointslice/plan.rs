@@ -481,7 +481,7 @@ mod tests {
 
     #[test]
     fn what_is_written_tells_when_its_cause_came_about() {
-        let at = "2026-01-01T00:00:00.5Z".parse().ok();
+        let at = Some("2026-01-01T00:00:00.5Z".parse().unwrap());
         let actions = plan(&service(json!({})), &[], &[], &Nodes::default(), MOST, at).actions;
         let [Action::Create(slice)] = actions.as_slice() else { panic!("one slice is made: {actions:?}") };
         assert_eq!(slice.metadata.annotations.as_ref().unwrap()[TRIGGER_TIME], "2026-01-01T00:00:00.5Z");

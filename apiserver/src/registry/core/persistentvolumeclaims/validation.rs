@@ -70,8 +70,7 @@ pub(super) fn check_change(new: &Object, old: &Object, errors: &mut ErrorList) {
 
 /// A claim shrinks no further than what it has got.
 fn check_size(spec: &At<'_>, was: &At<'_>, status: &At<'_>, errors: &mut ErrorList) {
-    let zero = || "0".parse().ok();
-    let amount = |at: &At<'_>| at.quantity().or_else(zero);
+    let amount = |at: &At<'_>| at.quantity().unwrap_or_default();
     let [new, old] = [spec, was].map(|spec| spec.get("resources").get("requests").get("storage"));
     let held = amount(&status.get("capacity").get("storage"));
     if amount(&new) < amount(&old) && amount(&new) <= held {
