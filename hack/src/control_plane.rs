@@ -218,13 +218,9 @@ impl ControlPlane {
     }
 
     fn scheduler(&self, layout: &Layout) -> Result<Process> {
-        self.controller(
-            layout,
-            "kube-scheduler",
-            "scheduler",
-            &[("bind-address", "127.0.0.1")],
-            "https://127.0.0.1:10259",
-        )
+        let address = "https://127.0.0.1:10259";
+        let it = Client { layout, binary: "kube-scheduler", kubeconfig: "scheduler", address };
+        self.controller(&it, &[("bind-address", "127.0.0.1")])
     }
 
     fn controller_manager(&self, layout: &Layout) -> Result<Process> {
@@ -240,13 +236,10 @@ impl ControlPlane {
             ("cluster-signing-key-file", &ca_key.to_string_lossy()),
             ("use-service-account-credentials", "true"),
         ];
-        self.controller(
-            layout,
-            "kube-controller-manager",
-            "controller-manager",
-            &values,
-            "https://127.0.0.1:10257",
-        )
+        let address = "https://127.0.0.1:10257";
+        let it =
+            Client { layout, binary: "kube-controller-manager", kubeconfig: "controller-manager", address };
+        self.controller(&it, &values)
     }
 
     fn cloud_controller(&self, layout: &Layout) -> Result<Process> {
@@ -258,13 +251,8 @@ impl ControlPlane {
             ("cloud-config", &config.to_string_lossy()),
             ("cluster-cidr", network::POD_CIDR),
         ];
-        self.controller(
-            layout,
-            "cloud-controller-manager",
-            "cloud-controller-manager",
-            &values,
-            "https://127.0.0.1:10258",
-        )
+        let (name, address) = ("cloud-controller-manager", "https://127.0.0.1:10258");
+        self.controller(&Client { layout, binary: name, kubeconfig: name, address }, &values)
     }
 
     fn dns(&self, layout: &Layout) -> Result<Process> {
@@ -280,39 +268,42 @@ impl ControlPlane {
         )?;
         let values = [("conf", corefile.to_string_lossy().into_owned())];
         let values: Vec<(&str, &str)> = values.iter().map(|(k, v)| (*k, v.as_str())).collect();
-        self.with_kubeconfig(layout, "kube-dns", "dns", &values, &format!("{}:{DNS_PORT}", self.address))
+        let address = &format!("{}:{DNS_PORT}", self.address);
+        Client { layout, binary: "kube-dns", kubeconfig: "dns", address }.process(&values)
     }
 
-    /// A daemon that serves its metrics to whom the API server allows it, and to holders of certificates.
-    fn controller(
-        &self,
-        layout: &Layout,
-        binary: &str,
-        kubeconfig: &str,
-        values: &[(&str, &str)],
-        address: &str,
-    ) -> Result<Process> {
-        let own = layout.dir.join(format!("{kubeconfig}.kubeconfig"));
-        let (own, ca) = (own.to_string_lossy(), self.ca.cert());
-        let ca = ca.to_string_lossy();
+    /// A client that serves its metrics to whom the API server allows it, and to holders of certificates.
+    fn controller(&self, client: &Client<'_>, values: &[(&str, &str)]) -> Result<Process> {
+        let (own, ca) = (client.kubeconfig(), self.ca.cert());
+        let (own, ca) = (own.to_string_lossy(), ca.to_string_lossy());
         let serving = [
             ("authentication-kubeconfig", &*own),
             ("authorization-kubeconfig", &*own),
             ("client-ca-file", &*ca),
         ];
-        self.with_kubeconfig(layout, binary, kubeconfig, &[values, &serving].concat(), address)
+        client.process(&[values, &serving].concat())
+    }
+}
+
+/// A daemon of the control plane that talks to the API server.
+struct Client<'a> {
+    layout: &'a Layout,
+    binary: &'a str,
+    /// Whose kubeconfig it uses.
+    kubeconfig: &'a str,
+    address: &'a str,
+}
+
+// === impl Client ===
+
+impl Client<'_> {
+    fn kubeconfig(&self) -> PathBuf {
+        self.layout.dir.join(format!("{}.kubeconfig", self.kubeconfig))
     }
 
-    fn with_kubeconfig(
-        &self,
-        layout: &Layout,
-        binary: &str,
-        kubeconfig: &str,
-        values: &[(&str, &str)],
-        address: &str,
-    ) -> Result<Process> {
-        let kubeconfig = layout.dir.join(format!("{kubeconfig}.kubeconfig"));
-        daemon(layout, binary, values, &[("kubeconfig", kubeconfig.clone())], address, vec![kubeconfig])
+    fn process(&self, values: &[(&str, &str)]) -> Result<Process> {
+        let own = self.kubeconfig();
+        daemon(self.layout, self.binary, values, &[("kubeconfig", own.clone())], self.address, vec![own])
     }
 }
 

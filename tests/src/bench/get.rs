@@ -1,7 +1,6 @@
 //! GET of one pod: answers per second of the server's processor, beside nginx sending the same bytes.
 
 use std::{
-    fs,
     net::SocketAddr,
     time::{Duration, Instant},
 };
@@ -34,10 +33,7 @@ pub(super) fn run(layout: &Layout) -> Result<Vec<Figure>> {
         let client = plane.client(Version::HTTP_2).await?;
         fill(&client, "get", 1).await?;
         let bytes = plane.client(Version::HTTP_11).await?.json("GET", PATH, Bytes::new()).await?;
-        let root = layout.dir.join("nginx");
-        fs::create_dir_all(root.join("www"))?;
-        fs::write(root.join("www/pod.json"), &bytes)?;
-        let nginx = Nginx::start(&root, plane.ca())?;
+        let nginx = Nginx::start(&layout.dir.join("nginx"), plane.ca(), &[("pod.json", &bytes)])?;
         let (trust, api) = (plane.trust()?, plane.api_pid()?);
         let mut figures = Vec::new();
         for (name, path, goal) in [

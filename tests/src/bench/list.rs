@@ -1,8 +1,6 @@
 //! LIST of 5,000 pods as JSON over TLS, beside nginx sending the same bytes.
 
 use std::{
-    fs,
-    io::Write,
     net::SocketAddr,
     time::{Duration, Instant},
 };
@@ -39,11 +37,8 @@ pub(super) fn run(layout: &Layout) -> Result<Vec<Figure>> {
         let mut reader = plane.client(Version::HTTP_11).await?;
         let bytes = reader.json("GET", PATH, Bytes::new()).await?;
         let zipped = zipped(&mut reader).await?;
-        let root = layout.dir.join("nginx");
-        fs::create_dir_all(root.join("www"))?;
-        fs::write(root.join("www/pods.json"), &bytes)?;
-        fs::File::create(root.join("www/pods.json.gz"))?.write_all(&zipped)?;
-        let nginx = Nginx::start(&root, plane.ca())?;
+        let files: [(&str, &[u8]); 2] = [("pods.json", &bytes), ("pods.json.gz", &zipped)];
+        let nginx = Nginx::start(&layout.dir.join("nginx"), plane.ca(), &files)?;
         let trust = plane.trust()?;
         let plain = [("accept", "application/json")];
         let gzip = [("accept", "application/json"), ("accept-encoding", "gzip")];

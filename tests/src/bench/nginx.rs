@@ -26,8 +26,12 @@ pub(super) struct Nginx {
 }
 
 impl Nginx {
-    /// Serves the files of `root` with a certificate of `ca`.
-    pub(super) fn start(root: &Path, ca: &Authority) -> Result<Self> {
+    /// Serves files by name, out of a new folder `root`, with a certificate of `ca`.
+    pub(super) fn start(root: &Path, ca: &Authority, files: &[(&str, &[u8])]) -> Result<Self> {
+        fs::create_dir_all(root.join("www"))?;
+        for (name, content) in files {
+            fs::write(root.join("www").join(name), content)?;
+        }
         let address = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?;
         let hosts = vec!["127.0.0.1".to_owned()];
         let pair = ca.leaf(&Leaf { file: "nginx", name: "nginx", group: "", hosts })?;

@@ -52,6 +52,12 @@ impl Hooks {
         Ok(Self { admin: plane.admin()?, receiver, ns: ns.to_owned(), made: Vec::new() })
     }
 
+    /// Lets requests pass when the webhook registered at a path fails.
+    fn fail_open(&self, registered: &str) -> Result<()> {
+        let patch = json!([{"op": "replace", "path": "/webhooks/0/failurePolicy", "value": "Ignore"}]);
+        self.admin.patch(registered, JSON_PATCH, &patch)?.ok().map(drop)
+    }
+
     /// One webhook for creations of config maps in this test's namespace; `more` says what is different.
     fn hook(&self, path: &str, more: &Value) -> Value {
         let mut hook = json!({
@@ -507,14 +513,7 @@ fn failure_policy(plane: &ControlPlane, ns: &str) -> Result<()> {
             let made = hooks.register(collection, name, std::slice::from_ref(hook))?;
             let answer = hooks.until(plane, "the webhook fails closed", |answer| answer.code == 500)?;
             answer.refused_with(500, "InternalError", message)?;
-            hooks
-                .admin
-                .patch(
-                    &made,
-                    JSON_PATCH,
-                    &json!([{"op": "replace", "path": "/webhooks/0/failurePolicy", "value": "Ignore"}]),
-                )?
-                .ok()?;
+            hooks.fail_open(&made)?;
             hooks.until(plane, "the webhook fails open", |answer| answer.code == 201)?;
             hooks.admin.delete(&made)?.ok()?;
         }
@@ -531,14 +530,7 @@ fn timeouts(plane: &ControlPlane, ns: &str) -> Result<()> {
     answer.refused_with(500, "InternalError", "context deadline exceeded")?;
     let call = hooks.receiver.calls("/silence").pop().context("it was asked")?;
     ensure!(call.query == "timeout=1s", "{}", call.query);
-    hooks
-        .admin
-        .patch(
-            &made,
-            JSON_PATCH,
-            &json!([{"op": "replace", "path": "/webhooks/0/failurePolicy", "value": "Ignore"}]),
-        )?
-        .ok()?;
+    hooks.fail_open(&made)?;
     hooks.until(plane, "the webhook is not waited for", |answer| answer.code == 201)?;
     for seconds in [0, 31] {
         let wrong = hooks.hook("/silence", &json!({"timeoutSeconds": seconds}));

@@ -6,7 +6,8 @@ use serde_json::Value;
 use tests::{Cluster, runner::Test};
 
 use crate::{
-    apply, busybox, fetches, field, http, kubeconfig, own, pod_names, ready, run, says, shell, wait_field,
+    apply, busybox, fetches, field, http, kubeconfig, node_address, only_node, own, pod_names, ready, run,
+    says, shell, wait_field, web_behind_port,
 };
 
 pub(crate) const TESTS: &[Test<Cluster>] = &[
@@ -70,12 +71,7 @@ fn telling(c: &Cluster, ns: &str) -> Result<()> {
     apply(c, ns, &busybox("client", ""))?;
     ready(c, ns, "client")?;
     shell(c, ns, "client", "nslookup kubernetes.default.svc.cluster.local")?;
-    let node = c.kubectl(&[
-        "get",
-        "nodes",
-        "-o",
-        "jsonpath={.items[0].status.addresses[?(@.type==\"InternalIP\")].address}",
-    ])?;
+    let node = node_address(c, &only_node(c)?)?;
     let api = c.kubectl(&["config", "view", "--minify", "-o", "jsonpath={.clusters[0].cluster.server}"])?;
     let all = DAEMONS.iter().map(|d| (d, false)).chain(ON_NODES.iter().map(|d| (d, true)));
     for ((daemon, server, metrics), on_node) in all {
@@ -159,16 +155,10 @@ fn containers(c: &Cluster, ns: &str) -> Result<String> {
 
 /// A deployment behind a node port; returns where it answers.
 fn service(c: &Cluster, ns: &str) -> Result<(String, u16)> {
-    run(c, ns, &["create", "deployment", "web", "--image=keelson.local/web:1", "--replicas=2"])?;
-    run(c, ns, &["expose", "deployment", "web", "--port=80", "--type=NodePort"])?;
+    web_behind_port(c, ns)?;
     run(c, ns, &["rollout", "status", "deployment/web", "--timeout=60s"])?;
     let port = field(c, ns, "service/web", ".spec.ports[0].nodePort")?.parse()?;
-    let node = c.kubectl(&[
-        "get",
-        "nodes",
-        "-o",
-        "jsonpath={.items[0].status.addresses[?(@.type==\"InternalIP\")].address}",
-    ])?;
+    let node = node_address(c, &only_node(c)?)?;
     c.eventually("the service answers", 30, |_| Ok(http(&node, port).is_ok().then_some(())))?;
     Ok((node, port))
 }

@@ -219,3 +219,18 @@ fn local_port(line: &str) -> Result<u16> {
 fn shell(c: &Cluster, ns: &str, pod: &str, command: &str) -> Result<String> {
     Ok(run(c, ns, &["exec", pod, "--", "sh", "-c", command])?.trim().to_owned())
 }
+
+/// The name of a cluster's first node.
+fn only_node(c: &Cluster) -> Result<String> {
+    c.kubectl(&["get", "nodes", "-o", "jsonpath={.items[0].metadata.name}"])
+}
+
+fn node_address(c: &Cluster, node: &str) -> Result<String> {
+    field(c, "default", &format!("node/{node}"), ".status.addresses[?(@.type==\"InternalIP\")].address")
+}
+
+/// A deployment of two web servers behind a node port.
+fn web_behind_port(c: &Cluster, ns: &str) -> Result<()> {
+    run(c, ns, &["create", "deployment", "web", "--image=keelson.local/web:1", "--replicas=2"])?;
+    run(c, ns, &["expose", "deployment", "web", "--port=80", "--type=NodePort"]).map(drop)
+}

@@ -3,7 +3,10 @@
 use anyhow::{Context, Result, ensure};
 use tests::{Cluster, runner::Test};
 
-use crate::{apply, busybox, fetches, field, http, ready, resolves, run, shell, wait_field};
+use crate::{
+    apply, busybox, fetches, field, http, node_address, only_node, ready, resolves, run, shell, wait_field,
+    web_behind_port,
+};
 
 pub(crate) const TESTS: &[Test<Cluster>] = &[
     ("services are reached by address and by name", services),
@@ -20,8 +23,7 @@ pub(crate) const TESTS: &[Test<Cluster>] = &[
 ];
 
 fn services(c: &Cluster, ns: &str) -> Result<()> {
-    run(c, ns, &["create", "deployment", "web", "--image=keelson.local/web:1", "--replicas=2"])?;
-    run(c, ns, &["expose", "deployment", "web", "--port=80", "--type=NodePort"])?;
+    web_behind_port(c, ns)?;
     run(c, ns, &["rollout", "status", "deployment/web", "--timeout=60s"])?;
     apply(c, ns, &busybox("client", ""))?;
     ready(c, ns, "client")?;
@@ -43,8 +45,7 @@ fn services(c: &Cluster, ns: &str) -> Result<()> {
 }
 
 fn outside(c: &Cluster, ns: &str) -> Result<()> {
-    run(c, ns, &["create", "deployment", "web", "--image=keelson.local/web:1", "--replicas=2"])?;
-    run(c, ns, &["expose", "deployment", "web", "--port=80", "--type=NodePort"])?;
+    web_behind_port(c, ns)?;
     run(
         c,
         ns,
@@ -59,12 +60,7 @@ fn outside(c: &Cluster, ns: &str) -> Result<()> {
         ],
     )?;
     run(c, ns, &["rollout", "status", "deployment/web", "--timeout=60s"])?;
-    let node = c.kubectl(&[
-        "get",
-        "nodes",
-        "-o",
-        "jsonpath={.items[0].status.addresses[?(@.type==\"InternalIP\")].address}",
-    ])?;
+    let node = node_address(c, &only_node(c)?)?;
     let port: u16 = field(c, ns, "service/web", ".spec.ports[0].nodePort")?.parse()?;
     ensure!((30000..32768).contains(&port), "{port} is no node port");
     let answers = |address: &str, port: u16| {

@@ -4,8 +4,8 @@ use anyhow::{Context, Result, ensure};
 use tests::{Cluster, runner::Test};
 
 use crate::{
-    apply, busybox, fails, fetches, field, http, local_port, pod_names, ready, resolves, run, says, shell,
-    wait_field,
+    apply, busybox, fails, fetches, field, http, local_port, node_address, only_node, pod_names, ready,
+    resolves, run, says, shell, wait_field,
 };
 
 /// What concerns everybody on the one node.
@@ -37,10 +37,6 @@ fn web_on(node: &str, name: &str) -> String {
     )
 }
 
-fn only_node(c: &Cluster) -> Result<String> {
-    c.kubectl(&["get", "nodes", "-o", "jsonpath={.items[0].metadata.name}"])
-}
-
 /// The nodes that pods of a selector are on, sorted.
 fn nodes_of(c: &Cluster, ns: &str, selector: &str) -> Result<Vec<String>> {
     let path = "jsonpath={.items[*].spec.nodeName}";
@@ -48,10 +44,6 @@ fn nodes_of(c: &Cluster, ns: &str, selector: &str) -> Result<Vec<String>> {
     let mut nodes: Vec<String> = all.split_whitespace().map(str::to_owned).collect();
     nodes.sort();
     Ok(nodes)
-}
-
-fn node_address(c: &Cluster, node: &str) -> Result<String> {
-    field(c, "default", &format!("node/{node}"), ".status.addresses[?(@.type==\"InternalIP\")].address")
 }
 
 fn cordon(c: &Cluster, ns: &str) -> Result<()> {

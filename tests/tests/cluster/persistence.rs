@@ -3,7 +3,7 @@
 use anyhow::{Result, ensure};
 use tests::{Cluster, runner::Test};
 
-use crate::{apply, busybox, fetches, field, http, ready, run, shell, wait_field};
+use crate::{apply, busybox, fetches, field, http, ready, run, shell, wait_field, web_behind_port};
 
 pub(crate) const TESTS: &[Test<Cluster>] =
     &[("everything comes back after a restart of all daemons and etcd", persistence)];
@@ -30,8 +30,7 @@ fn containers(c: &Cluster, ns: &str) -> Result<String> {
 }
 
 fn persistence(c: &Cluster, ns: &str) -> Result<()> {
-    run(c, ns, &["create", "deployment", "web", "--image=keelson.local/web:1", "--replicas=2"])?;
-    run(c, ns, &["expose", "deployment", "web", "--port=80", "--type=NodePort"])?;
+    web_behind_port(c, ns)?;
     run(c, ns, &["create", "configmap", "settings", "--from-literal=colour=blue"])?;
     run(c, ns, &["create", "secret", "generic", "password", "--from-literal=word=sesame"])?;
     run(c, ns, &["create", "role", "reader", "--verb=get", "--resource=pods"])?;

@@ -293,33 +293,18 @@ fn claims(c: &Cluster, ns: &str) -> Result<()> {
     ready(c, ns, "db-0")?;
     ensure!(shell(c, ns, "db-0", "cat /data/log")? == "db-0\ndb-0", "what was written is there");
     // A partition holds the lower ordinals back.
-    run(
-        c,
-        ns,
-        &[
-            "patch",
-            "statefulset",
-            "db",
-            "-p",
-            r#"{"spec":{"updateStrategy":{"rollingUpdate":{"partition":1}}}}"#,
-        ],
-    )?;
+    let hold_back = |partition: u32| {
+        let patch =
+            format!(r#"{{"spec":{{"updateStrategy":{{"rollingUpdate":{{"partition":{partition}}}}}}}}}"#);
+        run(c, ns, &["patch", "statefulset", "db", "-p", &patch])
+    };
+    hold_back(1)?;
     run(c, ns, &["set", "env", "statefulset/db", "A=b"])?;
     run(c, ns, &["rollout", "status", "statefulset/db", "--timeout=90s"])?;
     let env = |pod: &str| field(c, ns, &format!("pod/{pod}"), ".spec.containers[0].env[*].name");
     c.eventually("the highest ordinal is updated", 60, |_| Ok((env("db-1")? == "A").then_some(())))?;
     ensure!(env("db-0")?.is_empty(), "the partition was passed");
-    run(
-        c,
-        ns,
-        &[
-            "patch",
-            "statefulset",
-            "db",
-            "-p",
-            r#"{"spec":{"updateStrategy":{"rollingUpdate":{"partition":0}}}}"#,
-        ],
-    )?;
+    hold_back(0)?;
     c.eventually("then the others are", 60, |_| Ok((env("db-0")? == "A").then_some(())))?;
     run(c, ns, &["delete", "statefulset", "db"])?;
     c.eventually("the pods are gone", 60, |c| Ok(pod_names(c, ns, "app=db")?.is_empty().then_some(())))?;
