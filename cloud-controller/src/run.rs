@@ -3,16 +3,16 @@
 use std::{net::IpAddr, path::PathBuf, sync::Arc, time::Duration};
 
 use component_base::{
-    auth::{AuthError, Delegated},
-    client::{self, ClientError, ClientOptions},
+    auth::Delegated,
+    client::{self, ClientOptions},
     clock::{self, SharedClock},
-    daemon::Daemon,
+    daemon::{Daemon, StartError},
     events::{EventType, Recorder, reference},
     flags::{Flag, FlagSet, Kind, Values, group},
     informer::{Informers, ListWatch},
-    leader::{LeaderElection, LeaderError},
+    leader::LeaderElection,
     meta::ObjectKey,
-    serving::{SecureServer, SecureServingOptions, ServingError, Site},
+    serving::{SecureServer, SecureServingOptions, Site},
     task::Tasks,
 };
 use k8s_openapi::api::core::v1::{Node, Service};
@@ -80,27 +80,10 @@ pub enum ConfigError {
     },
 }
 
-/// Why the daemon cannot start.
-#[derive(Debug, thiserror::Error)]
-pub enum RunError {
-    /// No way to the API server.
-    #[error("no API client")]
-    Client(#[from] ClientError),
-    /// The HTTPS endpoint cannot be served.
-    #[error("cannot serve")]
-    Serving(#[from] ServingError),
-    /// Callers of the endpoint cannot be checked.
-    #[error("cannot set up delegated authentication")]
-    Auth(#[from] AuthError),
-    /// The election's settings do not fit together.
-    #[error("leader election")]
-    Election(#[from] LeaderError),
-}
-
 impl Daemon for CloudController {
     type Config = Config;
     type ConfigError = ConfigError;
-    type RunError = RunError;
+    type RunError = StartError;
 
     fn flags() -> FlagSet {
         FlagSet::new(
@@ -141,7 +124,7 @@ impl Daemon for CloudController {
         })
     }
 
-    async fn run(config: Config, tasks: Tasks) -> Result<(), RunError> {
+    async fn run(config: Config, tasks: Tasks) -> Result<(), StartError> {
         let auth = Delegated::new(config.auth, "cloud-controller-manager").await?;
         SecureServer::bind(&config.serving)?.serve(Site::default(), Arc::new(auth), &tasks);
         let client = client::connect(&config.client).await?;

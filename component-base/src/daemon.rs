@@ -8,7 +8,11 @@
 use std::{error::Error, future::Future, process::ExitCode, time::Duration};
 
 use crate::{
+    auth::AuthError,
+    client::ClientError,
     flags::{FlagSet, Parsed, Values, group},
+    leader::LeaderError,
+    serving::ServingError,
     shutdown,
     task::Tasks,
     workqueue::chain,
@@ -50,6 +54,24 @@ pub trait Daemon: 'static {
     fn grace() -> Duration {
         Duration::from_secs(20)
     }
+}
+
+/// Why a daemon's way to the API server or its own endpoint cannot be set up. Daemons whose start can fail in other
+/// ways have an error of their own.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// No way to the API server.
+    #[error("no API client")]
+    Client(#[from] ClientError),
+    /// The HTTPS endpoint cannot be served.
+    #[error("cannot serve")]
+    Serving(#[from] ServingError),
+    /// Callers of the endpoint cannot be checked.
+    #[error("cannot set up delegated authentication")]
+    Auth(#[from] AuthError),
+    /// The election's settings do not fit together.
+    #[error("leader election")]
+    Election(#[from] LeaderError),
 }
 
 /// The whole of a daemon's `main`.

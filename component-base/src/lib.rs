@@ -40,3 +40,4 @@ pub mod names;
 pub mod quantity;
 pub mod quota;
 pub mod selector;
+pub mod volumes;

@@ -116,6 +116,11 @@ pub fn annotation<'a>(meta: &'a ObjectMeta, key: &str) -> Option<&'a str> {
     meta.annotations.as_ref()?.get(key).map(String::as_str)
 }
 
+/// Sets an annotation.
+pub fn annotate(meta: &mut ObjectMeta, key: &str, value: &str) {
+    meta.annotations.get_or_insert_default().insert(key.to_owned(), value.to_owned());
+}
+
 /// A label's value.
 pub fn label<'a>(meta: &'a ObjectMeta, key: &str) -> Option<&'a str> {
     meta.labels.as_ref()?.get(key).map(String::as_str)

@@ -44,7 +44,7 @@ mod ttl_after_finished;
 mod validatingadmissionpolicy_status;
 mod volume_protection;
 
-use std::{future::Future, sync::Arc, time::Duration};
+use std::{convert::Infallible, future::Future, sync::Arc, time::Duration};
 
 use component_base::{
     clock::SharedClock,
@@ -248,6 +248,19 @@ where
             }
         };
         drain.run_until_cancelled(passes).await;
+    });
+}
+
+/// Queues everything anew now and then every `period`, so that what no event told of is looked at as well.
+pub(crate) fn queue_every(
+    tasks: &Tasks,
+    name: &'static str,
+    period: Duration,
+    queue_all: impl Fn() + Send + 'static,
+) {
+    run_every(tasks, name, period, move || {
+        queue_all();
+        std::future::ready(Ok::<(), Infallible>(()))
     });
 }
 

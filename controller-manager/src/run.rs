@@ -3,14 +3,14 @@
 use std::sync::Arc;
 
 use component_base::{
-    auth::{AuthError, AuthOptions, Delegated},
-    client::{self, ClientError, ClientOptions, SharedConnection},
+    auth::{AuthOptions, Delegated},
+    client::{self, ClientOptions, SharedConnection},
     clock,
-    daemon::Daemon,
+    daemon::{Daemon, StartError},
     flags::{Flag, FlagSet, Kind, Values, group},
     informer::Informers,
-    leader::{LeaderElection, LeaderError},
-    serving::{SecureServer, SecureServingOptions, ServingError, Site},
+    leader::LeaderElection,
+    serving::{SecureServer, SecureServingOptions, Site},
     task::Tasks,
 };
 
@@ -48,27 +48,10 @@ pub enum ConfigError {
     Controller(String, String),
 }
 
-/// Why the daemon cannot start.
-#[derive(Debug, thiserror::Error)]
-pub enum RunError {
-    /// No way to the API server.
-    #[error("no API client")]
-    Client(#[from] ClientError),
-    /// The HTTPS endpoint cannot be served.
-    #[error("cannot serve")]
-    Serving(#[from] ServingError),
-    /// Callers of the endpoint cannot be checked.
-    #[error("cannot set up delegated authentication")]
-    Auth(#[from] AuthError),
-    /// The election's settings do not fit together.
-    #[error("leader election")]
-    Election(#[from] LeaderError),
-}
-
 impl Daemon for ControllerManager {
     type Config = Config;
     type ConfigError = ConfigError;
-    type RunError = RunError;
+    type RunError = StartError;
 
     fn flags() -> FlagSet {
         FlagSet::new(
@@ -116,7 +99,7 @@ impl Daemon for ControllerManager {
         })
     }
 
-    async fn run(config: Config, tasks: Tasks) -> Result<(), RunError> {
+    async fn run(config: Config, tasks: Tasks) -> Result<(), StartError> {
         let auth = Delegated::new(config.auth, "kube-controller-manager").await?;
         SecureServer::bind(&config.serving)?.serve(Site::default(), Arc::new(auth), &tasks);
         let client = client::connect(&config.client).await?;

@@ -3,15 +3,15 @@
 use std::{path::Path, sync::Arc};
 
 use component_base::{
-    auth::{AuthError, AuthOptions, Delegated},
-    client::{self, ClientError, ClientOptions},
+    auth::{AuthOptions, Delegated},
+    client::{self, ClientOptions},
     clock::{self, SharedClock},
-    daemon::Daemon,
+    daemon::{Daemon, StartError},
     events::Recorder,
     flags::{Flag, FlagSet, Kind, Values, group},
     informer::{Event, Informer, Informers, ListWatch},
-    leader::{LeaderElection, LeaderError},
-    serving::{SecureServer, SecureServingOptions, ServingError, Site},
+    leader::LeaderElection,
+    serving::{SecureServer, SecureServingOptions, Site},
     task::Tasks,
 };
 use k8s_openapi::api::{
@@ -56,27 +56,10 @@ pub enum ConfigError {
     File(#[from] FileError),
 }
 
-/// Why the daemon cannot start.
-#[derive(Debug, thiserror::Error)]
-pub enum RunError {
-    /// No way to the API server.
-    #[error("no API client")]
-    Client(#[from] ClientError),
-    /// The HTTPS endpoint cannot be served.
-    #[error("cannot serve")]
-    Serving(#[from] ServingError),
-    /// Callers of the endpoint cannot be checked.
-    #[error("cannot set up delegated authentication")]
-    Auth(#[from] AuthError),
-    /// The election's settings do not fit together.
-    #[error("leader election")]
-    Election(#[from] LeaderError),
-}
-
 impl Daemon for Scheduler {
     type Config = Config;
     type ConfigError = ConfigError;
-    type RunError = RunError;
+    type RunError = StartError;
 
     fn flags() -> FlagSet {
         FlagSet::new(
@@ -127,7 +110,7 @@ impl Daemon for Scheduler {
         Ok(out)
     }
 
-    async fn run(config: Config, tasks: Tasks) -> Result<(), RunError> {
+    async fn run(config: Config, tasks: Tasks) -> Result<(), StartError> {
         let auth = Delegated::new(config.auth, "kube-scheduler").await?;
         SecureServer::bind(&config.serving)?.serve(Site::default(), Arc::new(auth), &tasks);
         let client = client::connect(&config.client).await?;

@@ -41,7 +41,7 @@ use prometheus::IntCounterVec;
 use serde_json::json;
 
 use self::plan::{Step, Waiting};
-use super::{Context, run_every, volume_protection::claims_of};
+use super::{Context, queue_every, volume_protection::claims_of};
 use crate::settings::AttachSettings;
 
 /// Pods by the claims they use, as `namespace/name`.
@@ -111,13 +111,7 @@ pub(super) fn start(ctx: &Context) {
     controller.watch_attachments();
     if let Some(period) = ctx.settings.attach.sync {
         let all = controller.clone();
-        run_every(&ctx.tasks, "persistentvolume-attach-detach-controller", period, move || {
-            let all = all.clone();
-            async move {
-                all.queue_all();
-                Ok::<(), kube::Error>(())
-            }
-        });
+        queue_every(&ctx.tasks, "persistentvolume-attach-detach-controller", period, move || all.queue_all());
     }
     let queue = controller.queue.clone();
     run_workers(&ctx.tasks, &queue, 1, move |item| {
@@ -243,17 +237,7 @@ impl Controller {
                         self.attach(volume, &node).await?;
                     }
                 }
-                Step::Refuse(pod, note) => {
-                    let reason = "FailedAttachVolume";
-                    self.recorder.event(
-                        &reference(pod.as_ref()),
-                        EventType::Warning,
-                        reason,
-                        reason,
-                        note,
-                        None,
-                    );
-                }
+                Step::Refuse(pod, note) => self.tell_failed(&pod, note),
                 Step::Detach { attachment, force } => {
                     self.detach(volume.as_deref(), &attachment, force).await?
                 }
@@ -350,21 +334,19 @@ impl Controller {
             }
             Err(e) if client::is_already_exists(&e) => Ok(()),
             Err(e) => {
-                let reason = "FailedAttachVolume";
                 for pod in self.wanted(Some(volume)).remove(node).unwrap_or_default() {
                     let note = plan::message("AttachVolume.Attach failed", volume, &format!(": {e}"));
-                    self.recorder.event(
-                        &reference(pod.as_ref()),
-                        EventType::Warning,
-                        reason,
-                        reason,
-                        note,
-                        None,
-                    );
+                    self.tell_failed(&pod, note);
                 }
                 Err(e)
             }
         }
+    }
+
+    /// Tells a pod that it waits for a volume that cannot be attached.
+    fn tell_failed(&self, pod: &Pod, note: String) {
+        let reason = "FailedAttachVolume";
+        self.recorder.event(&reference(pod), EventType::Warning, reason, reason, note, None);
     }
 
     /// Takes the volume from what the node may mount, makes sure that it has not mounted it meanwhile, and lets go.

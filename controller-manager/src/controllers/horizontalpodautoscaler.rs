@@ -11,6 +11,8 @@ mod pace;
 mod plan;
 mod proposal;
 mod readings;
+#[cfg(test)]
+mod testing;
 
 use std::{
     collections::{BTreeSet, HashMap},

@@ -25,7 +25,7 @@ use k8s_openapi::api::{
 };
 use kube::{Api, Client, api::PostParams};
 
-use super::{Context, enqueue_changes, run_every};
+use super::{Context, enqueue_changes, queue_every};
 
 /// How often everything is looked at again.
 const PERIOD: Duration = Duration::from_secs(15);
@@ -93,18 +93,7 @@ pub(super) fn start(ctx: &Context) {
         }
     });
     let all = controller.clone();
-    run_every(&ctx.tasks, "persistentvolume-binder-controller", PERIOD, move || {
-        let all = all.clone();
-        async move {
-            for volume in all.volumes.store().list() {
-                all.queue.add(Item::Volume(object_key(volume.as_ref())));
-            }
-            for claim in all.claims.store().list() {
-                all.queue.add(Item::Claim(object_key(claim.as_ref())));
-            }
-            Ok::<(), kube::Error>(())
-        }
-    });
+    queue_every(&ctx.tasks, "persistentvolume-binder-controller", PERIOD, move || all.queue_all());
     let queue = controller.queue.clone();
     run_workers(&ctx.tasks, &queue, 1, move |item| {
         let controller = controller.clone();
@@ -113,6 +102,15 @@ pub(super) fn start(ctx: &Context) {
 }
 
 impl Controller {
+    fn queue_all(&self) {
+        for volume in self.volumes.store().list() {
+            self.queue.add(Item::Volume(object_key(volume.as_ref())));
+        }
+        for claim in self.claims.store().list() {
+            self.queue.add(Item::Claim(object_key(claim.as_ref())));
+        }
+    }
+
     fn queue_volumes_of(&self, claim: &ObjectKey) {
         for volume in self.volumes.store().list() {
             let reference = volume.spec.as_ref().and_then(|s| s.claim_ref.as_ref());

@@ -10,12 +10,10 @@ use component_base::{
     informer::{Event, Informer, ListWatch},
     meta::{ObjectKey, annotation, object_key},
     quantity::Quantity,
+    volumes::asked,
     workqueue::{Outcome, WorkQueue, run_workers},
 };
-use k8s_openapi::{
-    api::core::v1::{PersistentVolume, PersistentVolumeClaim, PersistentVolumeSpec},
-    apimachinery::pkg::api::resource::Quantity as ApiQuantity,
-};
+use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim, PersistentVolumeSpec};
 use kube::{
     Api, Client,
     api::{Patch, PatchParams},
@@ -122,16 +120,8 @@ async fn announce(
     }
 }
 
-fn storage(of: Option<&std::collections::BTreeMap<String, ApiQuantity>>) -> Option<Quantity> {
-    Quantity::from_api(of?.get("storage")?)
-}
-
-fn asked(claim: &PersistentVolumeClaim) -> Option<Quantity> {
-    storage(claim.spec.as_ref()?.resources.as_ref()?.requests.as_ref())
-}
-
 fn given(claim: &PersistentVolumeClaim) -> Option<Quantity> {
-    storage(claim.status.as_ref()?.capacity.as_ref())
+    Quantity::from_api(claim.status.as_ref()?.capacity.as_ref()?.get("storage")?)
 }
 
 fn is_bound_to(volume: &PersistentVolume, claim: &PersistentVolumeClaim) -> bool {

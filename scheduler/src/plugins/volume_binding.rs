@@ -6,18 +6,16 @@
 
 mod matching;
 
-use std::{
-    collections::{BTreeMap, HashMap},
-    sync::Arc,
-};
+use std::{collections::HashMap, sync::Arc};
 
 use component_base::{
-    meta::{annotation, is_deleting, object_key},
+    meta::{annotate, annotation, is_deleting, object_key},
     quantity::Quantity,
     selector::LabelSelector,
+    volumes::{self, BIND_COMPLETED, SELECTED_NODE},
 };
 use k8s_openapi::api::{
-    core::v1::{ObjectReference, PersistentVolume, PersistentVolumeClaim, TopologySelectorTerm},
+    core::v1::{PersistentVolume, PersistentVolumeClaim, TopologySelectorTerm},
     storage::v1::{CSIStorageCapacity, StorageClass},
 };
 
@@ -29,9 +27,6 @@ use crate::{
     },
 };
 
-const SELECTED_NODE: &str = "volume.kubernetes.io/selected-node";
-const BIND_COMPLETED: &str = "pv.kubernetes.io/bind-completed";
-const BOUND_BY_US: &str = "pv.kubernetes.io/bound-by-controller";
 const NO_PROVISIONER: &str = "kubernetes.io/no-provisioner";
 const WAITS: &str = "WaitForFirstConsumer";
 
@@ -130,10 +125,10 @@ impl<'a> Claims<'a> {
         if immediate {
             return Err(UNBOUND.into());
         }
-        out.waiting.sort_by_key(|claim| matching::asked(claim));
-        for class in out.waiting.iter().map(|claim| matching::class_of_claim(claim)) {
+        out.waiting.sort_by_key(|claim| volumes::asked(claim));
+        for class in out.waiting.iter().map(|claim| class_of_claim(claim)) {
             if !out.candidates.contains_key(class) {
-                let of_class = storage.volumes().filter(|v| matching::class_of_volume(v) == class);
+                let of_class = storage.volumes().filter(|v| volumes::class_of_volume(v) == class);
                 let mut volumes: Vec<Volume> = of_class.map(Volume::new).collect();
                 volumes.sort_by(|a, b| a.volume.metadata.name.cmp(&b.volume.metadata.name));
                 out.candidates.insert(class.to_owned(), volumes);
@@ -172,8 +167,7 @@ impl<'a> Claims<'a> {
                 out.provision.push(claim.clone());
                 continue;
             }
-            let volumes =
-                self.candidates.get(matching::class_of_claim(claim)).map(Vec::as_slice).unwrap_or_default();
+            let volumes = self.candidates.get(class_of_claim(claim)).map(Vec::as_slice).unwrap_or_default();
             let free = volumes.iter().filter(|v| !chosen.contains(&v.name()));
             match matching::best(claim, free.map(|v| (&v.volume, v.is_at(node)))) {
                 Some(volume) => {
@@ -190,7 +184,7 @@ impl<'a> Claims<'a> {
     }
 
     fn can_provision(&self, claim: &PersistentVolumeClaim, node: &NodeInfo) -> Result<(), Reason> {
-        let name = matching::class_of_claim(claim);
+        let name = class_of_claim(claim);
         let Some(class) = self.storage.class(name) else {
             return Err(format!("failed to find storage class {name:?}").into());
         };
@@ -205,7 +199,7 @@ impl<'a> Claims<'a> {
 
     /// Whether a pool that the node reaches has room, where the driver tells about its pools at all.
     fn has_room(&self, claim: &PersistentVolumeClaim, class: &StorageClass, node: &NodeInfo) -> bool {
-        let Some(size) = matching::asked(claim) else { return true };
+        let Some(size) = volumes::asked(claim) else { return true };
         let driver = self.storage.driver(&class.provisioner);
         if driver.and_then(|d| d.spec.storage_capacity) != Some(true) {
             return true;
@@ -242,32 +236,15 @@ impl Choice {
     fn reserve(self, node: &str) -> Reservation {
         let both = self.bind.iter().map(|(_, claim)| claim).chain(&self.provision);
         let awaited = both.map(|claim| object_key(claim.as_ref())).collect();
-        let bind = |(volume, claim): &(Arc<PersistentVolume>, Arc<PersistentVolumeClaim>)| {
-            let mut next = (**volume).clone();
-            let spec = next.spec.get_or_insert_default();
-            if !matching::is_for(volume, claim) {
-                annotate(&mut next.metadata.annotations, BOUND_BY_US, "yes");
-            }
-            spec.claim_ref = Some(ObjectReference {
-                api_version: Some("v1".into()),
-                kind: Some("PersistentVolumeClaim".into()),
-                namespace: claim.metadata.namespace.clone(),
-                name: claim.metadata.name.clone(),
-                uid: claim.metadata.uid.clone(),
-                resource_version: claim.metadata.resource_version.clone(),
-                field_path: None,
-            });
-            next
-        };
         let select = |claim: &Arc<PersistentVolumeClaim>| {
             let mut next = (**claim).clone();
-            annotate(&mut next.metadata.annotations, SELECTED_NODE, node);
+            annotate(&mut next.metadata, SELECTED_NODE, node);
             next
         };
         let anew =
             |claim: &&Arc<PersistentVolumeClaim>| annotation(&claim.metadata, SELECTED_NODE) != Some(node);
         Reservation {
-            volumes: self.bind.iter().map(bind).collect(),
+            volumes: self.bind.iter().map(|(volume, claim)| volumes::reserved(volume, claim)).collect(),
             claims: self.provision.iter().filter(anew).map(select).collect(),
             awaited,
             devices: Vec::new(),
@@ -293,8 +270,9 @@ pub fn is_bound(claim: &PersistentVolumeClaim, node: &str) -> Result<bool, Reaso
     }
 }
 
-fn annotate(annotations: &mut Option<BTreeMap<String, String>>, key: &str, value: &str) {
-    annotations.get_or_insert_default().insert(key.to_owned(), value.to_owned());
+/// The class a claim asks for; empty for none.
+fn class_of_claim(claim: &PersistentVolumeClaim) -> &str {
+    volumes::class_of_claim(claim).unwrap_or_default()
 }
 
 /// A claim of the pod, if it is there and the pod may use it.
@@ -338,7 +316,7 @@ fn checked<'a>(
 
 /// Whether a claim's class leaves binding to the scheduler.
 fn waits(claim: &PersistentVolumeClaim, storage: &Storage) -> bool {
-    let class = storage.class(matching::class_of_claim(claim));
+    let class = storage.class(class_of_claim(claim));
     class.is_some_and(|class| class.volume_binding_mode.as_deref() == Some(WAITS))
 }
 

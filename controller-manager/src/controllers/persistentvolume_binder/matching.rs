@@ -2,33 +2,14 @@
 
 use std::sync::Arc;
 
-use component_base::{quantity::Quantity, selector::LabelSelector};
+use component_base::{
+    selector::LabelSelector,
+    volumes::{asked, capacity, class_of_claim, class_of_volume, is_reserved_for},
+};
 use k8s_openapi::{
     api::core::v1::{PersistentVolume, PersistentVolumeClaim},
     apimachinery::pkg::apis::meta::v1::ObjectMeta,
 };
-
-const CLASS: &str = "volume.beta.kubernetes.io/storage-class";
-
-/// The class a claim asks for, if it says anything.
-pub(super) fn class_of_claim(claim: &PersistentVolumeClaim) -> Option<&str> {
-    let annotated = component_base::meta::annotation(&claim.metadata, CLASS);
-    annotated.or_else(|| claim.spec.as_ref()?.storage_class_name.as_deref())
-}
-
-fn class_of_volume(volume: &PersistentVolume) -> &str {
-    let annotated = component_base::meta::annotation(&volume.metadata, CLASS);
-    annotated.or_else(|| volume.spec.as_ref()?.storage_class_name.as_deref()).unwrap_or_default()
-}
-
-/// Whether a volume's reference names the claim, and no other of that name.
-pub(super) fn is_reserved_for(volume: &PersistentVolume, claim: &PersistentVolumeClaim) -> bool {
-    let Some(reference) = volume.spec.as_ref().and_then(|s| s.claim_ref.as_ref()) else { return false };
-    let uid = reference.uid.as_deref().unwrap_or_default();
-    reference.name == claim.metadata.name
-        && reference.namespace == claim.metadata.namespace
-        && (uid.is_empty() || Some(uid) == claim.metadata.uid.as_deref())
-}
 
 /// The volume to bind: one that is reserved for the claim, else the smallest that fits, of those with the fewest
 /// access modes first. A claim that waits for its first consumer takes only what is reserved for it.
@@ -99,14 +80,7 @@ fn is_same_kind(volume: &PersistentVolume, claim: &PersistentVolumeClaim) -> boo
 }
 
 fn is_large_enough(volume: &PersistentVolume, claim: &PersistentVolumeClaim) -> bool {
-    let resources = claim.spec.as_ref().and_then(|s| s.resources.as_ref());
-    let requested = resources.and_then(|r| r.requests.as_ref()?.get("storage")).and_then(Quantity::from_api);
-    capacity(volume) >= requested.unwrap_or_default()
-}
-
-fn capacity(volume: &PersistentVolume) -> Quantity {
-    let capacity = volume.spec.as_ref().and_then(|s| s.capacity.as_ref());
-    capacity.and_then(|c| c.get("storage")).and_then(Quantity::from_api).unwrap_or_default()
+    capacity(volume).unwrap_or_default() >= asked(claim).unwrap_or_default()
 }
 
 fn has_modes(volume: &PersistentVolume, claim: &PersistentVolumeClaim) -> bool {

@@ -2,21 +2,20 @@
 
 use std::sync::Arc;
 
-use component_base::meta::{ObjectKey, annotation};
-use k8s_openapi::{
-    api::{
-        core::v1::{ObjectReference, PersistentVolume, PersistentVolumeClaim, PersistentVolumeClaimStatus},
-        storage::v1::StorageClass,
+use component_base::{
+    meta::{ObjectKey, annotate, annotation},
+    volumes::{
+        BIND_COMPLETED, BOUND_BY_CONTROLLER, SELECTED_NODE, class_of_claim, is_reserved_for, reserved,
     },
-    apimachinery::pkg::apis::meta::v1::ObjectMeta,
+};
+use k8s_openapi::api::{
+    core::v1::{PersistentVolume, PersistentVolumeClaim, PersistentVolumeClaimStatus},
+    storage::v1::StorageClass,
 };
 
-use super::matching::{self, class_of_claim, is_reserved_for};
+use super::matching;
 
-const BIND_COMPLETED: &str = "pv.kubernetes.io/bind-completed";
-const BOUND_BY_US: &str = "pv.kubernetes.io/bound-by-controller";
 const PROVISIONED_BY: &str = "pv.kubernetes.io/provisioned-by";
-const SELECTED_NODE: &str = "volume.kubernetes.io/selected-node";
 const PROVISIONER: &str = "volume.kubernetes.io/storage-provisioner";
 const OLD_PROVISIONER: &str = "volume.beta.kubernetes.io/storage-provisioner";
 const DEFAULT_CLASS: &str = "storageclass.kubernetes.io/is-default-class";
@@ -234,30 +233,12 @@ fn bind(volume: &Arc<PersistentVolume>, claim: &PersistentVolumeClaim) -> ClaimS
         let mut next = claim.clone();
         if !named {
             next.spec.get_or_insert_default().volume_name = volume.metadata.name.clone();
-            annotate(&mut next.metadata, BOUND_BY_US, "yes");
+            annotate(&mut next.metadata, BOUND_BY_CONTROLLER, "yes");
         }
         annotate(&mut next.metadata, BIND_COMPLETED, "yes");
         return ClaimStep::Write(Box::new(next));
     }
     status(claim, "Bound", Some(volume))
-}
-
-fn reserved(volume: &PersistentVolume, claim: &PersistentVolumeClaim) -> PersistentVolume {
-    let mut next = volume.clone();
-    // What a user has reserved stays reserved when the claim goes.
-    if !is_reserved_for(volume, claim) {
-        annotate(&mut next.metadata, BOUND_BY_US, "yes");
-    }
-    next.spec.get_or_insert_default().claim_ref = Some(ObjectReference {
-        api_version: Some("v1".into()),
-        kind: Some("PersistentVolumeClaim".into()),
-        namespace: claim.metadata.namespace.clone(),
-        name: claim.metadata.name.clone(),
-        uid: claim.metadata.uid.clone(),
-        resource_version: claim.metadata.resource_version.clone(),
-        field_path: None,
-    });
-    next
 }
 
 fn pending(claim: &PersistentVolumeClaim) -> ClaimStep {
@@ -347,7 +328,7 @@ fn released(volume: &PersistentVolume) -> Told<VolumeStep> {
 /// Takes back what we have written; what a user has reserved stays reserved.
 fn unbind(volume: &PersistentVolume) -> VolumeStep {
     let mut next = volume.clone();
-    let ours = next.metadata.annotations.as_mut().is_some_and(|a| a.remove(BOUND_BY_US).is_some());
+    let ours = next.metadata.annotations.as_mut().is_some_and(|a| a.remove(BOUND_BY_CONTROLLER).is_some());
     let spec = next.spec.get_or_insert_default();
     if ours {
         spec.claim_ref = None;
@@ -367,10 +348,6 @@ fn volume_phase(volume: &PersistentVolume) -> &str {
 
 fn policy(volume: &PersistentVolume) -> &str {
     volume.spec.as_ref().and_then(|s| s.persistent_volume_reclaim_policy.as_deref()).unwrap_or("Retain")
-}
-
-fn annotate(meta: &mut ObjectMeta, key: &str, value: &str) {
-    meta.annotations.get_or_insert_default().insert(key.to_owned(), value.to_owned());
 }
 
 #[cfg(test)]

@@ -2,40 +2,13 @@
 
 use std::sync::Arc;
 
-use component_base::{meta::is_deleting, quantity::Quantity, selector::LabelSelector};
+use component_base::{
+    meta::is_deleting,
+    quantity::Quantity,
+    selector::LabelSelector,
+    volumes::{asked, capacity, is_reserved_for},
+};
 use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim};
-
-const OLD_CLASS: &str = "volume.beta.kubernetes.io/storage-class";
-
-/// The class a claim asks for; empty for none.
-pub(super) fn class_of_claim(claim: &PersistentVolumeClaim) -> &str {
-    component_base::meta::annotation(&claim.metadata, OLD_CLASS)
-        .or_else(|| claim.spec.as_ref()?.storage_class_name.as_deref())
-        .unwrap_or_default()
-}
-
-pub(super) fn class_of_volume(volume: &PersistentVolume) -> &str {
-    component_base::meta::annotation(&volume.metadata, OLD_CLASS)
-        .or_else(|| volume.spec.as_ref()?.storage_class_name.as_deref())
-        .unwrap_or_default()
-}
-
-/// The size a claim asks for.
-pub(super) fn asked(claim: &PersistentVolumeClaim) -> Option<Quantity> {
-    Quantity::from_api(claim.spec.as_ref()?.resources.as_ref()?.requests.as_ref()?.get("storage")?)
-}
-
-fn capacity(volume: &PersistentVolume) -> Option<Quantity> {
-    Quantity::from_api(volume.spec.as_ref()?.capacity.as_ref()?.get("storage")?)
-}
-
-/// Whether the volume refers to the claim already.
-pub(super) fn is_for(volume: &PersistentVolume, claim: &PersistentVolumeClaim) -> bool {
-    let Some(reference) = volume.spec.as_ref().and_then(|s| s.claim_ref.as_ref()) else { return false };
-    reference.name == claim.metadata.name
-        && reference.namespace == claim.metadata.namespace
-        && reference.uid.as_ref().is_none_or(|uid| uid.is_empty() || Some(uid) == claim.metadata.uid.as_ref())
-}
 
 /// The volume that was kept for a claim, else the smallest that suits it; of equal ones the first. Each volume comes
 /// with whether the node reaches it; one that was kept elsewhere leaves the claim without any.
@@ -45,7 +18,7 @@ pub(super) fn best<'a>(
 ) -> Option<&'a Arc<PersistentVolume>> {
     let mut best: Option<(Quantity, &Arc<PersistentVolume>)> = None;
     for (volume, near) in volumes.filter(|(volume, _)| could_have(volume, claim)) {
-        if is_for(volume, claim) {
+        if is_reserved_for(volume, claim) {
             return near.then_some(volume);
         }
         if !near || !is_free(volume, claim) {
@@ -64,7 +37,7 @@ fn could_have(volume: &PersistentVolume, claim: &PersistentVolumeClaim) -> bool 
     let (Some(has), Some(wants)) = (volume.spec.as_ref(), claim.spec.as_ref()) else { return false };
     let mode = |mode: &Option<String>| mode.clone().unwrap_or_else(|| "Filesystem".into());
     let attributes = |class: &Option<String>| class.clone().unwrap_or_default();
-    (has.claim_ref.is_none() || is_for(volume, claim))
+    (has.claim_ref.is_none() || is_reserved_for(volume, claim))
         && capacity(volume).is_some()
         && capacity(volume) >= asked(claim)
         && mode(&has.volume_mode) == mode(&wants.volume_mode)

@@ -171,7 +171,7 @@ fn a_waiting_claim_gets_the_smallest_volume_of_the_node() {
     assert_eq!(taken.metadata.name.as_deref(), Some("fits"));
     let reference = taken.spec.as_ref().unwrap().claim_ref.as_ref().unwrap();
     assert_eq!((reference.name.as_deref(), reference.uid.as_deref()), (Some("c"), Some("uid-c")));
-    assert_eq!(annotation(&taken.metadata, BOUND_BY_US), Some("yes"));
+    assert_eq!(annotation(&taken.metadata, volumes::BOUND_BY_CONTROLLER), Some("yes"));
 }
 
 #[test]
@@ -195,7 +195,7 @@ fn a_volume_kept_for_the_claim_is_the_only_one() {
     let cluster = world(&[claim("c", "local", "1Gi")], &[kept, volume("free", "local", "1Gi", "b")]);
     let reservation = reserve(&user(&["c"]), &cluster, "b");
     assert_eq!(reservation.volumes[0].metadata.name.as_deref(), Some("kept"));
-    assert_eq!(annotation(&reservation.volumes[0].metadata, BOUND_BY_US), None);
+    assert_eq!(annotation(&reservation.volumes[0].metadata, volumes::BOUND_BY_CONTROLLER), None);
     let taken = with(
         volume("taken", "local", "1Gi", "a"),
         &["spec", "claimRef"],

@@ -5,20 +5,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use super::*;
-
-fn at(second: i64) -> Timestamp {
-    Timestamp::from_second(1_000_000 + second).unwrap()
-}
-
-fn settings() -> AutoscalerSettings {
-    AutoscalerSettings {
-        period: Duration::from_secs(15),
-        tolerance: 0.1,
-        downscale_stabilization: Duration::from_secs(300),
-        cpu_initialization: Duration::from_secs(300),
-        initial_readiness: Duration::from_secs(30),
-    }
-}
+use crate::controllers::horizontalpodautoscaler::testing::{at, settings};
 
 /// A running pod that asks for one core and 100 MiB, ready for a day.
 fn pod(name: &str, extra: Value) -> Arc<Pod> {

@@ -103,7 +103,7 @@ fn a_volume_reserved_for_the_claim_comes_first() {
 fn binding_writes_volume_then_claim_and_ends() {
     let (mut claim_, mut volume_) = (pvc(json!({})), pv("v", "3Gi", json!({})));
     assert_eq!(settle(&mut claim_, &mut volume_), 4);
-    assert_eq!(annotation(&volume_.metadata, BOUND_BY_US), Some("yes"));
+    assert_eq!(annotation(&volume_.metadata, BOUND_BY_CONTROLLER), Some("yes"));
     assert_eq!(annotation(&claim_.metadata, BIND_COMPLETED), Some("yes"));
     let status = claim_.status.clone().unwrap();
     assert_eq!(
@@ -119,7 +119,7 @@ fn what_a_user_has_reserved_is_not_marked_as_ours() {
     let mut claim_ = pvc(json!({}));
     let mut volume_ = pv("v", "3Gi", json!({"spec": {"claimRef": {"namespace": "n", "name": "c"}}}));
     settle(&mut claim_, &mut volume_);
-    assert_eq!(annotation(&volume_.metadata, BOUND_BY_US), None);
+    assert_eq!(annotation(&volume_.metadata, BOUND_BY_CONTROLLER), None);
     assert!(is_claimed_by(&volume_, &claim_));
 }
 
@@ -219,7 +219,7 @@ fn volumes_follow_their_claims() {
     let elsewhere = pvc(json!({"spec": {"volumeName": "other"}}));
     let VolumeStep::Write(freed) = volume(&of(json!({})), Some(&elsewhere)).0 else { panic!("kept") };
     assert_eq!(freed.spec.unwrap().claim_ref.unwrap().uid, None);
-    let ours = json!({"metadata": {"annotations": {BOUND_BY_US: "yes"}}});
+    let ours = json!({"metadata": {"annotations": {BOUND_BY_CONTROLLER: "yes"}}});
     let VolumeStep::Write(freed) = volume(&of(ours), Some(&elsewhere)).0 else { panic!("kept") };
     assert_eq!(freed.spec.unwrap().claim_ref, None);
     let waiting = pvc(json!({}));
