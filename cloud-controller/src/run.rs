@@ -5,8 +5,8 @@ use std::{net::IpAddr, path::PathBuf, sync::Arc, time::Duration};
 use component_base::{
     auth::Delegated,
     client::{self, ClientOptions},
-    clock::{self, SharedClock},
-    daemon::{Daemon, StartError},
+    clock,
+    daemon::{self, Daemon, StartError},
     events::{EventType, Recorder, reference},
     flags::{Flag, FlagSet, Kind, Values, group},
     informer::{Informers, ListWatch},
@@ -128,20 +128,14 @@ impl Daemon for CloudController {
         let auth = Delegated::new(config.auth, "cloud-controller-manager").await?;
         SecureServer::bind(&config.serving)?.serve(Site::default(), Arc::new(auth), &tasks);
         let client = client::connect(&config.client).await?;
-        let clock: SharedClock = clock::real();
         let provider = Arc::new(BareMetal::new(config.provider));
-        let (leading_client, leading_clock, routes) = (client.clone(), clock.clone(), config.routes);
+        let routes = config.routes;
         let lead = move |group: Tasks| async move {
-            let recorder =
-                Recorder::new(leading_client.clone(), leading_clock, "service-controller", "", &group);
+            let recorder = Recorder::new(client.clone(), clock::real(), "service-controller", "", &group);
             let drain = group.drain();
-            drain.run_until_cancelled(follow(leading_client, provider, recorder, routes, &group)).await;
+            drain.run_until_cancelled(follow(client, provider, recorder, routes, &group)).await;
         };
-        match config.election {
-            Some(election) => election.run(client, clock, &tasks, lead)?,
-            None => drop(tasks.spawn("controllers", lead(tasks.clone()))),
-        }
-        Ok(())
+        daemon::lead(config.election, &config.client, &tasks, lead).await
     }
 }
 

@@ -9,9 +9,10 @@ use std::{error::Error, future::Future, process::ExitCode, time::Duration};
 
 use crate::{
     auth::AuthError,
-    client::ClientError,
+    client::{ClientError, ClientOptions},
+    clock,
     flags::{FlagSet, Parsed, Values, group},
-    leader::LeaderError,
+    leader::{ElectionError, LeaderElection},
     serving::ServingError,
     shutdown,
     task::Tasks,
@@ -69,9 +70,30 @@ pub enum StartError {
     /// Callers of the endpoint cannot be checked.
     #[error("cannot set up delegated authentication")]
     Auth(#[from] AuthError),
-    /// The election's settings do not fit together.
+    /// The election cannot be held.
     #[error("leader election")]
-    Election(#[from] LeaderError),
+    Election(#[from] ElectionError),
+}
+
+/// Starts what a daemon does while it leads: once the election is won, or at once where there is none.
+///
+/// # Errors
+/// When the election cannot be held.
+pub async fn lead<F, Fut>(
+    election: Option<LeaderElection>,
+    options: &ClientOptions,
+    tasks: &Tasks,
+    lead: F,
+) -> Result<(), StartError>
+where
+    F: FnOnce(Tasks) -> Fut + Send + 'static,
+    Fut: Future<Output = ()> + Send + 'static,
+{
+    match election {
+        Some(election) => election.start(options, clock::real(), tasks, lead).await?,
+        None => drop(tasks.spawn("leading", lead(tasks.clone()))),
+    }
+    Ok(())
 }
 
 /// The whole of a daemon's `main`.

@@ -3,6 +3,9 @@
 //! A candidate takes the lease when nobody holds it or its holder has not renewed it for a lease duration *as this candidate
 //! observed it* (remote clocks are never compared). The leader renews every retry period; when it has not managed to for the
 //! renew deadline, it stops leading, and the process ends with an error, as upstream's daemons do.
+//!
+//! A busy daemon must not lose its lease to its own work, so a leader's renewals share neither its threads nor its
+//! connection nor its rate limit: [`LeaderElection::start`] holds the election on a thread of its own.
 
 use std::{future::Future, sync::LazyLock, time::Duration};
 
@@ -20,6 +23,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     backoff::jittered,
+    client::{self, ClientError, ClientOptions},
     clock::SharedClock,
     metrics::{self, Stability},
     task::Tasks,
@@ -61,6 +65,20 @@ pub enum LeaderError {
     Identity,
 }
 
+/// Why an election did not begin.
+#[derive(Debug, thiserror::Error)]
+pub enum ElectionError {
+    /// Its settings do not fit together.
+    #[error("settings")]
+    Settings(#[from] LeaderError),
+    /// There is no way to the API server.
+    #[error("no API client")]
+    Client(#[from] ClientError),
+    /// The system gives no thread or no runtime for it.
+    #[error("no thread")]
+    Thread(#[from] std::io::Error),
+}
+
 impl LeaderElection {
     /// Upstream's defaults (15 s, 10 s, 2 s) with an identity of host name and a random id.
     pub fn new(name: &str, namespace: &str) -> LeaderElection {
@@ -97,6 +115,28 @@ impl LeaderElection {
         Ok(())
     }
 
+    /// Holds the election on a thread, a connection and without a rate limit of its own; `lead` runs on the caller's
+    /// runtime. Otherwise as [`LeaderElection::run`].
+    ///
+    /// # Errors
+    /// When the settings do not fit together, or there is no client or thread.
+    pub async fn start<F, Fut>(
+        self,
+        options: &ClientOptions,
+        clock: SharedClock,
+        tasks: &Tasks,
+        lead: F,
+    ) -> Result<(), ElectionError>
+    where
+        F: FnOnce(Tasks) -> Fut + Send + 'static,
+        Fut: Future<Output = ()> + Send + 'static,
+    {
+        self.validate()?;
+        let client = client::connect(&ClientOptions { qps: -1.0, ..options.clone() }).await?;
+        tasks.spawn_thread("leader election", self.hold(client, clock, tasks.clone(), lead))?;
+        Ok(())
+    }
+
     /// Runs the election in a task. When the lease is won, `lead` is called with a task group that ends with the leadership;
     /// it starts its tasks there. When the lease is lost, the group is drained and the daemon fails.
     ///
@@ -114,8 +154,24 @@ impl LeaderElection {
         Fut: Future<Output = ()> + Send + 'static,
     {
         self.validate()?;
-        let group = tasks.clone();
-        tasks.spawn("leader election", async move {
+        tasks.spawn("leader election", self.hold(client, clock, tasks.clone(), lead));
+        Ok(())
+    }
+
+    /// From candidate to the end of the leadership. What leads runs on the runtime this is called from.
+    fn hold<F, Fut>(
+        self,
+        client: kube::Client,
+        clock: SharedClock,
+        group: Tasks,
+        lead: F,
+    ) -> impl Future<Output = ()> + Send + 'static
+    where
+        F: FnOnce(Tasks) -> Fut + Send + 'static,
+        Fut: Future<Output = ()> + Send + 'static,
+    {
+        let workers = tokio::runtime::Handle::current();
+        async move {
             let mut candidate = Candidate::new(self, client, clock);
             let drain = group.drain();
             if drain.run_until_cancelled(candidate.acquire()).await.is_none() {
@@ -124,7 +180,10 @@ impl LeaderElection {
             // The leaders' group outlives the drain until the lease has been dealt with, so it is not a child token.
             let leading = CancellationToken::new();
             let leaders = group.child_of(leading.clone());
-            leaders.spawn("leading", lead(leaders.clone()));
+            {
+                let _workers = workers.enter();
+                leaders.spawn("leading", lead(leaders.clone()));
+            }
             let lost = drain.run_until_cancelled(candidate.renew()).await.is_some();
             leading.cancel();
             candidate.gauge(false);
@@ -134,8 +193,7 @@ impl LeaderElection {
             } else if candidate.election.release_on_cancel {
                 candidate.release().await;
             }
-        });
-        Ok(())
+        }
     }
 }
 
@@ -151,13 +209,22 @@ struct Candidate {
     api: Api<Lease>,
     clock: SharedClock,
     observed: Option<Observed>,
+    /// When the last attempt that got the lease began: others count from some later moment.
+    held_since: Instant,
     reported: String,
 }
 
 impl Candidate {
     fn new(election: LeaderElection, client: kube::Client, clock: SharedClock) -> Candidate {
         let api = Api::namespaced(client, &election.namespace);
-        let candidate = Candidate { election, api, clock, observed: None, reported: String::new() };
+        let candidate = Candidate {
+            election,
+            api,
+            clock,
+            observed: None,
+            held_since: Instant::now(),
+            reported: String::new(),
+        };
         candidate.gauge(false);
         candidate
     }
@@ -184,11 +251,15 @@ impl Candidate {
         }
     }
 
-    /// Renews the lease; returns when it could not be renewed for the renew deadline.
+    /// Renews the lease; returns when it could not be renewed for the renew deadline, and in any case before the lease
+    /// ends for others.
     async fn renew(&mut self) {
         loop {
-            let (deadline, period) = (self.election.renew_deadline, self.election.retry_period);
-            let renewed = tokio::time::timeout(deadline, async {
+            let period = self.election.retry_period;
+            tokio::time::sleep(period).await;
+            let give_up = (Instant::now() + self.election.renew_deadline)
+                .min(self.held_since + self.election.lease_duration);
+            let renewed = tokio::time::timeout_at(give_up, async {
                 while !self.attempt().await {
                     tokio::time::sleep(period).await;
                 }
@@ -196,14 +267,15 @@ impl Candidate {
             if renewed.await.is_err() {
                 return;
             }
-            tokio::time::sleep(period).await;
         }
     }
 
-    /// One attempt, bounded by the renew deadline; failures are logged and count as not held.
+    /// One attempt, bounded by half the renew deadline so that a request that got lost leaves time for another;
+    /// failures are logged and count as not held.
     async fn attempt(&mut self) -> bool {
-        let deadline = self.election.renew_deadline;
-        let held = match tokio::time::timeout(deadline, self.try_acquire_or_renew()).await {
+        let began = Instant::now();
+        let bound = self.election.renew_deadline / 2;
+        let held = match tokio::time::timeout(bound, self.try_acquire_or_renew()).await {
             Ok(Ok(held)) => held,
             Ok(Err(error)) => {
                 tracing::error!(lock = self.lock(), error = chain(&error), "lease cannot be read or written");
@@ -214,6 +286,9 @@ impl Candidate {
                 false
             }
         };
+        if held {
+            self.held_since = began;
+        }
         self.report_holder();
         held
     }
@@ -227,6 +302,9 @@ impl Candidate {
     }
 
     async fn try_acquire_or_renew(&mut self) -> Result<bool, kube::Error> {
+        if self.renew_as_observed().await {
+            return Ok(true);
+        }
         let Some(found) = self.api.get_opt(&self.election.name).await? else {
             let lease = Lease {
                 metadata: ObjectMeta {
@@ -253,6 +331,30 @@ impl Candidate {
         let written = self.api.replace(&self.election.name, &PostParams::default(), &lease).await?;
         self.observe(written);
         Ok(true)
+    }
+
+    /// Renews what is ours by one write, without a read before it. Whatever goes wrong is for the slower way to find out.
+    async fn renew_as_observed(&mut self) -> bool {
+        let ours = |lease: &&Lease| holder(lease) == Some(self.election.identity.as_str());
+        let Some(observed) = self.observed.as_ref().map(|observed| &observed.lease).filter(ours) else {
+            return false;
+        };
+        let mut lease = observed.clone();
+        lease.spec = Some(self.spec(lease.spec.as_ref()));
+        match self.api.replace(&self.election.name, &PostParams::default(), &lease).await {
+            Ok(written) => {
+                self.observe(written);
+                true
+            }
+            Err(error) => {
+                tracing::debug!(
+                    lock = self.lock(),
+                    error = chain(&error),
+                    "lease is not as it was last seen"
+                );
+                false
+            }
+        }
     }
 
     fn observe(&mut self, lease: Lease) {

@@ -91,8 +91,30 @@ impl Tasks {
         self.start(name.into(), future, false)
     }
 
+    /// As [`Tasks::spawn`], on a thread and a runtime of its own: for the little that must go on in time however busy
+    /// the daemon is. What the future starts by [`Tasks::spawn`] is on that runtime and ends with it.
+    ///
+    /// # Errors
+    /// When the system gives no thread or no runtime.
+    pub fn spawn_thread<F>(&self, name: &'static str, future: F) -> std::io::Result<()>
+    where
+        F: Future<Output = ()> + Send + 'static,
+    {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let guarded = self.guard(name.to_owned(), future, true);
+        std::thread::Builder::new().name(name.to_owned()).spawn(move || runtime.block_on(guarded)).map(drop)
+    }
+
     #[allow(clippy::disallowed_methods, reason = "this is the one place that starts tasks")]
     fn start<F>(&self, name: String, future: F, critical: bool) -> AbortHandle
+    where
+        F: Future<Output = ()> + Send + 'static,
+    {
+        tokio::spawn(self.guard(name, future, critical)).abort_handle()
+    }
+
+    /// The future with its name, tracked, and ending with the group.
+    fn guard<F>(&self, name: String, future: F, critical: bool) -> impl Future<Output = ()> + Send + 'static
     where
         F: Future<Output = ()> + Send + 'static,
     {
@@ -109,7 +131,7 @@ impl Tasks {
                 tasks.panicked(&name, panic_text(panic.as_ref()), critical);
             }
         };
-        tokio::spawn(self.inner.tracker.track_future(guarded.instrument(span))).abort_handle()
+        self.inner.tracker.track_future(guarded.instrument(span))
     }
 
     fn panicked(&self, name: &str, text: &str, critical: bool) {

@@ -6,7 +6,7 @@ use component_base::{
     auth::{AuthOptions, Delegated},
     client::{self, ClientOptions, SharedConnection},
     clock,
-    daemon::{Daemon, StartError},
+    daemon::{self, Daemon, StartError},
     flags::{Flag, FlagSet, Kind, Values, group},
     informer::Informers,
     leader::LeaderElection,
@@ -107,12 +107,12 @@ impl Daemon for ControllerManager {
             true => Some(SharedConnection::new(&config.client).await?),
             false => None,
         };
-        let (own, selection, settings) = (client.clone(), config.selection, Arc::new(config.settings));
+        let (selection, settings) = (config.selection, Arc::new(config.settings));
         let lead = move |group: Tasks| async move {
             let identities = connection.map(Identities::new);
             let ctx = Context {
-                informers: Informers::new(own.clone(), &group),
-                client: own,
+                informers: Informers::new(client.clone(), &group),
+                client,
                 tasks: group.clone(),
                 clock: clock::real(),
                 settings,
@@ -132,10 +132,6 @@ impl Daemon for ControllerManager {
             ctx.informers.start();
             group.drain().cancelled().await;
         };
-        match config.election {
-            Some(election) => election.run(client, clock::real(), &tasks, lead)?,
-            None => drop(tasks.spawn("controllers", lead(tasks.clone()))),
-        }
-        Ok(())
+        daemon::lead(config.election, &config.client, &tasks, lead).await
     }
 }

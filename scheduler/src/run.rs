@@ -6,7 +6,7 @@ use component_base::{
     auth::{AuthOptions, Delegated},
     client::{self, ClientOptions},
     clock::{self, SharedClock},
-    daemon::{Daemon, StartError},
+    daemon::{self, Daemon, StartError},
     events::Recorder,
     flags::{Flag, FlagSet, Kind, Values, group},
     informer::{Event, Informer, Informers, ListWatch},
@@ -114,20 +114,14 @@ impl Daemon for Scheduler {
         let auth = Delegated::new(config.auth, "kube-scheduler").await?;
         SecureServer::bind(&config.serving)?.serve(Site::default(), Arc::new(auth), &tasks);
         let client = client::connect(&config.client).await?;
-        let clock = clock::real();
-        let (leading_client, leading_clock) = (client.clone(), clock.clone());
         let (profiles, back_off) = (config.profiles, config.back_off);
         let metrics = Arc::new(Metrics::register());
         let lead = move |group: Tasks| async move {
             let drain = group.drain();
-            let leads = lead(leading_client, leading_clock, profiles, back_off, metrics, &group);
+            let leads = lead(client, clock::real(), profiles, back_off, metrics, &group);
             drain.run_until_cancelled(leads).await;
         };
-        match config.election {
-            Some(election) => election.run(client, clock, &tasks, lead)?,
-            None => drop(tasks.spawn("scheduling", lead(tasks.clone()))),
-        }
-        Ok(())
+        daemon::lead(config.election, &config.client, &tasks, lead).await
     }
 }
 

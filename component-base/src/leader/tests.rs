@@ -2,7 +2,7 @@
 
 use std::sync::{
     Arc,
-    atomic::{AtomicBool, Ordering},
+    atomic::{AtomicBool, AtomicUsize, Ordering},
 };
 
 use http::{Request, Response};
@@ -17,6 +17,9 @@ use super::*;
 struct Server {
     lease: Arc<Mutex<Option<serde_json::Value>>>,
     broken: Arc<AtomicBool>,
+    /// Requests that come now are never answered.
+    silent: Arc<AtomicBool>,
+    reads: Arc<AtomicUsize>,
 }
 
 impl Server {
@@ -33,11 +36,15 @@ impl Server {
     async fn answer(&self, request: Request<Body>) -> Response<Body> {
         let (parts, body) = request.into_parts();
         let body = body.collect().await.unwrap().to_bytes();
+        if self.silent.load(Ordering::SeqCst) {
+            std::future::pending::<()>().await;
+        }
         if self.broken.load(Ordering::SeqCst) {
             return status(503, "ServiceUnavailable");
         }
         let mut lease = self.lease.lock();
         if parts.method == "GET" {
+            self.reads.fetch_add(1, Ordering::SeqCst);
             return lease.as_ref().map_or_else(|| status(404, "NotFound"), |lease| respond(200, lease));
         }
         let mut new: serde_json::Value = serde_json::from_slice(&body).unwrap();
@@ -131,6 +138,38 @@ async fn a_leader_that_cannot_renew_stops_and_fails_before_another_may_take_over
     pass(8).await;
     assert!(second_leads.load(Ordering::SeqCst));
     assert!(!leads.load(Ordering::SeqCst));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_renewal_that_gets_lost_leaves_time_for_another() {
+    let server = Server::default();
+    let (tasks, leads) = start(&server, "first");
+    pass(3).await;
+    server.silent.store(true, Ordering::SeqCst);
+    pass(4).await;
+    server.silent.store(false, Ordering::SeqCst);
+    pass(60).await;
+    assert!(leads.load(Ordering::SeqCst) && tasks.failure().is_none());
+    server.silent.store(true, Ordering::SeqCst);
+    let silent = Instant::now();
+    tasks.drain().cancelled().await;
+    assert!(silent.elapsed() < Duration::from_secs(15), "{:?}", silent.elapsed());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_leader_renews_without_reading_and_reads_when_another_wrote() {
+    let server = Server::default();
+    let (tasks, leads) = start(&server, "first");
+    pass(1).await;
+    let before = server.reads.load(Ordering::SeqCst);
+    pass(60).await;
+    assert_eq!(server.reads.load(Ordering::SeqCst), before);
+    if let Some(lease) = server.lease.lock().as_mut() {
+        lease["metadata"]["resourceVersion"] = "1000".into();
+    }
+    pass(60).await;
+    assert_eq!(server.reads.load(Ordering::SeqCst), before + 1);
+    assert!(leads.load(Ordering::SeqCst) && tasks.failure().is_none());
 }
 
 #[test]
