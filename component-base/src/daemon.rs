@@ -146,8 +146,11 @@ async fn live<D: Daemon>(config: D::Config) -> ExitCode {
     if outcome.is_ok() {
         drain.cancelled().await;
     }
-    let aborted = tasks.shutdown(D::grace()).await;
-    if aborted > 0 {
+    // What failed has nothing to end in order, and a leader that lost its lease must do no more.
+    let failed_while_running = tasks.failure().is_some();
+    let grace = if failed_while_running { Duration::ZERO } else { D::grace() };
+    let aborted = tasks.shutdown(grace).await;
+    if aborted > 0 && !failed_while_running {
         tracing::warn!(tasks = aborted, "tasks did not drain in time and were aborted");
     }
     if let Err(error) = outcome {
@@ -209,10 +212,18 @@ mod tests {
             if outcome == "misconfigured" { Err(Bad) } else { Ok(outcome) }
         }
 
+        // Longer than anybody waits for a test: what fails ends without it.
+        fn grace() -> Duration {
+            Duration::from_secs(3600)
+        }
+
         async fn run(outcome: String, tasks: Tasks) -> Result<(), Bad> {
             match outcome.as_str() {
                 "fail" => return Err(Bad),
-                "lose" => tasks.fail("leader election lost"),
+                "lose" => {
+                    tasks.spawn("stubborn", std::future::pending());
+                    tasks.fail("leader election lost");
+                }
                 _ => tasks.cancel(),
             }
             Ok(())

@@ -219,6 +219,18 @@ fn works_again(c: &Cluster, ns: &str, before: &str) -> Result<()> {
     run(c, ns, &["delete", "pod", &first, "client"]).map(drop)
 }
 
+/// Waits until every leader has either renewed its lease, now that it can, or has ended.
+fn leaders_have_decided(c: &Cluster) -> Result<()> {
+    for leader in ALL.iter().filter(|d| d.contains("scheduler") || d.contains("controller")) {
+        let renewed = |c: &Cluster| field(c, "kube-system", &format!("lease/{leader}"), ".spec.renewTime");
+        let then = renewed(c)?;
+        c.eventually(&format!("{leader} renews its lease or ends"), 60, |c| {
+            Ok((c.pid(leader).is_none() || renewed(c)? != then).then_some(()))
+        })?;
+    }
+    Ok(())
+}
+
 fn etcd(c: &Cluster, ns: &str) -> Result<()> {
     let (node, port) = service(c, ns)?;
     // Leaders that cannot keep their lease end by themselves.
@@ -243,6 +255,7 @@ fn etcd(c: &Cluster, ns: &str) -> Result<()> {
         drop(run(c, ns, &["create", "configmap", "after"]));
         run(c, ns, &["get", "configmap", "after"]).map(|_| Some(()))
     })?;
+    leaders_have_decided(c)?;
     // Starts those that ended.
     c.up()?;
     ensure!(before.0 == pids(), "a daemon was restarted: {:?} {:?}", before.0, pids());
