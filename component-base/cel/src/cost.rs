@@ -29,6 +29,20 @@ const AUTHORIZATION: u64 = 350_000;
 /// Items of two lists that are copied for one unit beyond upstream's, where copying is free.
 const COPIED_PER_UNIT: u64 = 100;
 
+/// Comparisons that look at as much as the shorter side has.
+const COMPARISONS: &[&str] = &[
+    "equals",
+    "not_equals",
+    "less_string",
+    "greater_string",
+    "less_equals_string",
+    "greater_equals_string",
+    "less_bytes",
+    "greater_bytes",
+    "less_equals_bytes",
+    "greater_equals_bytes",
+];
+
 /// A range of costs or sizes; arithmetic saturates.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct CostRange {
@@ -138,16 +152,7 @@ fn call(function: &str, overload: &str, args: &[Value<'_>], result: Option<&Valu
         "starts_with_string" | "ends_with_string" | "string_to_bytes" | "bytes_to_string"
         | "strings_quote" | "string_format" => length(0),
         "in_list" => size(args, 1),
-        "equals"
-        | "not_equals"
-        | "less_string"
-        | "greater_string"
-        | "less_equals_string"
-        | "greater_equals_string"
-        | "less_bytes"
-        | "greater_bytes"
-        | "less_equals_bytes"
-        | "greater_equals_bytes" => scaled(size(args, 0).min(size(args, 1)), TRAVERSAL),
+        _ if COMPARISONS.contains(&overload) => scaled(size(args, 0).min(size(args, 1)), TRAVERSAL),
         "add_string" | "add_bytes" => scaled(size(args, 0).saturating_add(size(args, 1)), TRAVERSAL),
         "add_list" => 1 + size(args, 0).saturating_add(size(args, 1)) / COPIED_PER_UNIT,
         "matches_string" | "matches" => regex(0, size(args, 1)),

@@ -70,7 +70,7 @@ pub use env::{Env, MessageType, Variable};
 pub use eval::{
     Activation, Evaluation, MATCH_CONDITIONS_COST_BUDGET, PER_CALL_LIMIT, Program, RUNTIME_COST_BUDGET,
 };
-pub use schema::{DeclField, DeclKind, DeclType, ListSemantics, escape};
+pub use schema::{DeclField, DeclKind, DeclType, ListSemantics, RESERVED_WORDS, escape};
 pub use source::{CompileError, Issue};
 pub use types::Type;
 pub use value::{EvalError, List, MadeMap, Map, Message, Opaque, Text, Value};

@@ -330,8 +330,8 @@ fn type_meta(field: &str, declared: &Json) -> Json {
     metadata
 }
 
-/// Words a property cannot have as its CEL name.
-const ESCAPED_WORDS: &[&str] = &[
+/// Words of the language that nothing can be named by: variables may not be, properties are escaped.
+pub const RESERVED_WORDS: &[&str] = &[
     "true",
     "false",
     "null",
@@ -361,7 +361,7 @@ pub fn escape(property: &str) -> Option<String> {
     if property.is_empty() || property.starts_with(|c: char| c.is_ascii_digit()) {
         return None;
     }
-    if ESCAPED_WORDS.contains(&property) {
+    if RESERVED_WORDS.contains(&property) {
         return Some(format!("__{property}__"));
     }
     let mut escaped = String::with_capacity(property.len());

@@ -1,6 +1,8 @@
 //! Costs of single functions: the list functions at run time, and every function that upstream estimates by itself.
 
-use super::{AUTHORIZATION, CostRange, LIST, PATTERN, TRAVERSAL, copied, has_text, scaled, selector, size};
+use super::{
+    AUTHORIZATION, COMPARISONS, CostRange, LIST, PATTERN, TRAVERSAL, copied, has_text, scaled, selector, size,
+};
 use crate::{ast::Literal, types::Type, value::Value};
 
 /// What is known of an argument before run time.
@@ -292,16 +294,7 @@ pub(super) fn standard(overload: &str, member: bool, args: &[Operand<'_>]) -> Es
             (size.scaled(TRAVERSAL), Some(size))
         }
         "add_list" => (CostRange::fixed(1), Some(sized(0).plus(sized(1)))),
-        "equals"
-        | "not_equals"
-        | "less_string"
-        | "greater_string"
-        | "less_equals_string"
-        | "greater_equals_string"
-        | "less_bytes"
-        | "greater_bytes"
-        | "less_equals_bytes"
-        | "greater_equals_bytes" => {
+        _ if COMPARISONS.contains(&overload) => {
             let max = sized(0).max.min(sized(1).max);
             (CostRange { min: u64::from(max > 0), max: scaled(max, TRAVERSAL) }, None)
         }

@@ -1,6 +1,6 @@
 //! What is wrong with policies and their bindings.
 
-use cel_engine::Type;
+use cel_engine::{RESERVED_WORDS, Type};
 use serde_json::Value;
 
 use super::matching::{compiles, conditions, constraints, mutable};
@@ -16,31 +16,6 @@ use crate::{
 const MAX_ANNOTATIONS: usize = 20;
 /// Bytes of the expression of an audit annotation.
 const MAX_ANNOTATION_EXPRESSION: usize = 5 * 1024;
-
-/// Words that cannot name a variable.
-const RESERVED: &[&str] = &[
-    "true",
-    "false",
-    "null",
-    "in",
-    "as",
-    "break",
-    "const",
-    "continue",
-    "else",
-    "for",
-    "function",
-    "if",
-    "import",
-    "let",
-    "loop",
-    "package",
-    "namespace",
-    "return",
-    "var",
-    "void",
-    "while",
-];
 
 /// A validating policy.
 pub(in crate::registry::admissionregistration) fn validating(object: &Object, errors: &mut ErrorList) {
@@ -182,7 +157,7 @@ fn variable(at: &At<'_>, compiler: &mut Compiler, names: Names, errors: &mut Err
         name.required(errors, "name is not specified");
     } else if !name.text().chars().all(word)
         || name.text().starts_with(|c: char| c.is_ascii_digit())
-        || RESERVED.contains(&name.text())
+        || RESERVED_WORDS.contains(&name.text())
     {
         name.invalid(errors, "must be a valid CEL identifier");
     }
