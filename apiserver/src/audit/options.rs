@@ -244,7 +244,7 @@ impl Options {
 pub fn build(options: &Options, tasks: &Tasks) -> Result<Option<Arc<Auditor>>, BuildError> {
     metrics::register();
     let Some(path) = &options.policy else { return Ok(None) };
-    let policy: Policy = config::load(path, "audit.k8s.io/v1", "Policy")?;
+    let policy: Policy = config::load_content(path, "audit.k8s.io/v1", "Policy")?;
     let errors = policy.validate();
     if !errors.is_empty() {
         let all: Vec<String> = errors.iter().map(ToString::to_string).collect();

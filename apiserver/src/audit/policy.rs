@@ -25,13 +25,8 @@ pub(super) enum Level {
 /// A policy file.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
-#[expect(
-    dead_code,
-    reason = "apiVersion, kind and metadata are checked by who reads the file, and else allowed for"
-)]
 pub(super) struct Policy {
-    api_version: String,
-    kind: String,
+    #[expect(dead_code, reason = "allowed for, and of no meaning")]
     #[serde(default)]
     metadata: serde_json::Value,
     #[serde(default)]

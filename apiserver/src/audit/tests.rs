@@ -4,9 +4,7 @@ use serde_json::json;
 use super::*;
 
 fn policy(rules: Value) -> policy::Policy {
-    let text = json!({"apiVersion": "audit.k8s.io/v1", "kind": "Policy", "omitStages": ["ResponseStarted"],
-        "rules": rules});
-    serde_json::from_value(text).unwrap()
+    serde_json::from_value(json!({"omitStages": ["ResponseStarted"], "rules": rules})).unwrap()
 }
 
 fn request(user: &str, verb: &str, resource: &str, namespace: &str) -> Attributes {

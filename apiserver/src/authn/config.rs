@@ -9,13 +9,12 @@ use serde::Deserialize;
 
 use super::oidc::{Mapping, Options};
 
+const GROUP_VERSION: &str = "apiserver.config.k8s.io/v1";
+const KIND: &str = "AuthenticationConfiguration";
+
 #[derive(Debug, Default, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-#[expect(dead_code, reason = "apiVersion and kind are checked by who reads the file")]
+#[serde(default, deny_unknown_fields)]
 struct File {
-    api_version: String,
-    kind: String,
-    #[serde(default)]
     jwt: Vec<Jwt>,
     anonymous: Option<AnonymousFile>,
 }
@@ -123,7 +122,10 @@ impl Anonymous {
 /// # Errors
 /// When it does not decode, or makes no sense.
 pub fn load(path: &Path) -> Result<Configuration, LoadError> {
-    let file: File = config::load(path, "apiserver.config.k8s.io/v1", "AuthenticationConfiguration")?;
+    settle(config::load_content(path, GROUP_VERSION, KIND)?)
+}
+
+fn settle(file: File) -> Result<Configuration, LoadError> {
     let mut issuers = Vec::new();
     for (at, jwt) in file.jwt.into_iter().enumerate() {
         issuers.push(issuer(jwt).map_err(|why| LoadError::Invalid(format!("jwt[{at}].{why}")))?);
@@ -212,11 +214,9 @@ mod tests {
     use super::*;
 
     fn read(jwt: &str, rest: &str) -> Result<Configuration, String> {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("config.yaml");
-        let head = "apiVersion: apiserver.config.k8s.io/v1\nkind: AuthenticationConfiguration\n";
-        std::fs::write(&path, format!("{head}jwt: [{jwt}]\n{rest}")).unwrap();
-        load(&path).map_err(|error| error.to_string())
+        let text = format!("apiVersion: {GROUP_VERSION}\nkind: {KIND}\njwt: [{jwt}]\n{rest}");
+        settle(config::parse_content(&text, "test", GROUP_VERSION, KIND).map_err(|e| e.to_string())?)
+            .map_err(|e| e.to_string())
     }
 
     #[test]

@@ -13,12 +13,8 @@ use serde::Deserialize;
 use super::{Mode, webhook::Options};
 
 #[derive(Debug, Default, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-#[expect(dead_code, reason = "apiVersion and kind are checked by who reads the file")]
+#[serde(default, deny_unknown_fields)]
 struct File {
-    api_version: String,
-    kind: String,
-    #[serde(default)]
     authorizers: Vec<One>,
 }
 
@@ -76,7 +72,10 @@ pub enum LoadError {
 /// # Errors
 /// When the file does not decode, or makes no sense.
 pub fn load(path: &Path) -> Result<Vec<Mode>, LoadError> {
-    let file: File = config::load(path, "apiserver.config.k8s.io/v1", "AuthorizationConfiguration")?;
+    chain(config::load_content(path, "apiserver.config.k8s.io/v1", "AuthorizationConfiguration")?)
+}
+
+fn chain(file: File) -> Result<Vec<Mode>, LoadError> {
     if file.authorizers.is_empty() {
         let why = "authorizers: Required value: at least one authorization mode must be defined";
         return Err(LoadError::Invalid(why.to_owned()));
@@ -141,11 +140,9 @@ mod tests {
     use super::*;
 
     fn read(authorizers: &str) -> Result<Vec<Mode>, String> {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("config.yaml");
-        let head = "apiVersion: apiserver.config.k8s.io/v1\nkind: AuthorizationConfiguration\n";
-        std::fs::write(&path, format!("{head}authorizers: [{authorizers}]\n")).unwrap();
-        load(&path).map_err(|error| error.to_string())
+        let file =
+            serde_saphyr::from_str(&format!("authorizers: [{authorizers}]")).map_err(|e| e.to_string())?;
+        chain(file).map_err(|error| error.to_string())
     }
 
     #[test]

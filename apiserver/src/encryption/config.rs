@@ -13,12 +13,8 @@ use super::{
 };
 
 #[derive(Debug, Default, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-#[expect(dead_code, reason = "apiVersion and kind are checked by who reads the file")]
+#[serde(default, deny_unknown_fields)]
 struct File {
-    api_version: String,
-    kind: String,
-    #[serde(default)]
     resources: Vec<Entry>,
 }
 
@@ -88,7 +84,7 @@ pub enum ConfigError {
 /// When it is of no use.
 pub(super) fn read(text: &str) -> Result<Vec<Rule>, ConfigError> {
     const KIND: &str = "EncryptionConfiguration";
-    let file: File = config::parse(text, KIND, "apiserver.config.k8s.io/v1", KIND)?;
+    let file: File = config::parse_content(text, KIND, "apiserver.config.k8s.io/v1", KIND)?;
     if file.resources.is_empty() {
         return Err(required("resources"));
     }
