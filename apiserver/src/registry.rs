@@ -193,34 +193,20 @@ pub struct StrategyContext<'a> {
 /// Typed kinds implement `registry::typed::Typed` instead and are adapted to this trait.
 pub trait Strategy: Send + Sync {
     /// Fills in missing fields in place (also on objects read from storage written by older versions).
-    fn default(&self, _obj: &mut Object, _version: &str) -> Result<(), Status> {
-        Ok(())
-    }
+    fn default(&self, _obj: &mut Object, _version: &str) {}
     /// Clears what a creator may not set, sets initial status and generation.
     fn prepare_create(&self, _obj: &mut Object, _ctx: &StrategyContext<'_>) -> Result<(), Status> {
         Ok(())
     }
     /// Errors of a new object. Metadata is validated generically.
-    fn validate_create(&self, _obj: &Object, _ctx: &StrategyContext<'_>) -> Result<ErrorList, Status> {
-        Ok(ErrorList::new())
+    fn validate_create(&self, _obj: &Object, _ctx: &StrategyContext<'_>) -> ErrorList {
+        ErrorList::new()
     }
     /// Resets what an update through `ctx.subresource` may not touch, bumps the generation on spec changes.
-    fn prepare_update(
-        &self,
-        _new: &mut Object,
-        _old: &Object,
-        _ctx: &StrategyContext<'_>,
-    ) -> Result<(), Status> {
-        Ok(())
-    }
+    fn prepare_update(&self, _new: &mut Object, _old: &Object, _ctx: &StrategyContext<'_>) {}
     /// Errors of a change.
-    fn validate_update(
-        &self,
-        _new: &Object,
-        _old: &Object,
-        _ctx: &StrategyContext<'_>,
-    ) -> Result<ErrorList, Status> {
-        Ok(ErrorList::new())
+    fn validate_update(&self, _new: &Object, _old: &Object, _ctx: &StrategyContext<'_>) -> ErrorList {
+        ErrorList::new()
     }
     /// Warnings sent back as `Warning: 299` headers.
     fn warnings(&self, _new: &Object, _old: Option<&Object>) -> Vec<String> {

@@ -182,9 +182,9 @@ impl Call {
             // To the kind this is a change of the object itself.
             let context =
                 crate::registry::StrategyContext { subresource: "", ..self.context(Timestamp::now()) };
-            strategy.prepare_update(&mut new, old, &context)?;
+            strategy.prepare_update(&mut new, old, &context);
             let mut errors = metadata::validate_change(&new, old);
-            errors.extend(strategy.validate_update(&new, old, &context)?);
+            errors.extend(strategy.validate_update(&new, old, &context));
             if !errors.is_empty() {
                 return Err(Status::invalid(&self.resource.group_kind(), &self.info.name, &errors));
             }

@@ -172,7 +172,7 @@ impl Call {
         applied: bool,
     ) -> Result<Response<Body>, Status> {
         let strategy = self.resource.strategy.clone();
-        strategy.default(&mut object, &self.info.version)?;
+        strategy.default(&mut object, &self.info.version);
         if !applied {
             object = self.note_fields(object, None, now)?;
         }
@@ -184,7 +184,7 @@ impl Call {
         strategy.prepare_create(&mut object, &self.context(now))?;
         schema::complete(&mut object);
         let mut errors = metadata::validate(&object, &self.resource);
-        errors.extend(strategy.validate_create(&object, &self.context(now))?);
+        errors.extend(strategy.validate_create(&object, &self.context(now)));
         self.invalid(object.name(), &errors)?;
         self.admit(Operation::Create, Some(&mut object), None, &options, false).await?;
         self.warnings.extend(strategy.warnings(&object, None));
@@ -369,7 +369,7 @@ impl Call {
         let now = Timestamp::now();
         let strategy = self.resource.strategy.clone();
         metadata::keep_system_fields(&mut new, old);
-        strategy.default(&mut new, &self.info.version)?;
+        strategy.default(&mut new, &self.info.version);
         if !applied {
             new = self.note_fields(new, Some(old), now)?;
         }
@@ -377,11 +377,11 @@ impl Call {
         let options = self.write_options("UpdateOptions");
         self.admit(Operation::Update, Some(&mut new), Some(old), &options, true).await?;
         let undo = self.reserve(&mut new, Some(old)).await?;
-        strategy.prepare_update(&mut new, old, &self.context(now))?;
+        strategy.prepare_update(&mut new, old, &self.context(now));
         schema::complete(&mut new);
         let mut errors = metadata::validate(&new, &self.resource);
         errors.extend(metadata::validate_change(&new, old));
-        errors.extend(strategy.validate_update(&new, old, &self.context(now))?);
+        errors.extend(strategy.validate_update(&new, old, &self.context(now)));
         self.invalid(&self.info.name, &errors)?;
         self.admit(Operation::Update, Some(&mut new), Some(old), &options, false).await?;
         // Writers of one part of an object do not answer for the rest of it.

@@ -20,9 +20,9 @@ use std::sync::Arc;
 use jiff::Timestamp;
 use serde_json::Value;
 
-pub(super) use self::rules::{Rules, keep_metadata};
-use super::{Column, Resource, Strategy, StrategyContext};
-use crate::{object::Object, status::Status, table};
+pub(super) use self::rules::Rules;
+use super::{Column, Resource};
+use crate::{object::Object, table};
 
 /// Verbs of an ordinary resource, in discovery's order.
 pub(super) const STANDARD_VERBS: &[&str] =
@@ -52,7 +52,7 @@ impl Resource {
             storage_prefix: plural,
             selectable: &[],
             columns: const { &[column("Name", "string").name(), column("Age", "string")] },
-            strategy: Arc::new(Plain { status: false, generation: false, cells: NAME_AND_AGE }),
+            strategy: Arc::new(Rules::new(Plain { status: false, generation: false, cells: NAME_AND_AGE })),
         }
     }
 }
@@ -167,28 +167,24 @@ pub(super) struct Plain {
     pub(super) cells: &'static [Cell],
 }
 
-impl Strategy for Plain {
-    fn prepare_create(&self, obj: &mut Object, _ctx: &StrategyContext<'_>) -> Result<(), Status> {
+impl Plain {
+    /// What a creator may not say is taken out.
+    fn create(&self, obj: &mut Object) {
         if self.status {
             obj.remove("status");
         }
         if self.generation {
             obj.metadata_mut().insert("generation".to_owned(), 1.into());
         }
-        Ok(())
     }
 
-    fn prepare_update(
-        &self,
-        new: &mut Object,
-        old: &Object,
-        ctx: &StrategyContext<'_>,
-    ) -> Result<(), Status> {
-        if ctx.subresource == "status" {
+    /// What an update through `view` may not change is put back, and the change counted.
+    fn change(&self, new: &mut Object, old: &Object, view: &str) {
+        if view == "status" {
             let spec: Vec<String> =
                 old.as_map().keys().chain(new.as_map().keys()).filter(|k| !is_envelope(k)).cloned().collect();
             keep(new, old, &spec.iter().map(String::as_str).collect::<Vec<_>>());
-        } else if self.status && ctx.subresource.is_empty() {
+        } else if self.status && view.is_empty() {
             keep(new, old, &["status"]);
         }
         if self.generation {
@@ -201,10 +197,10 @@ impl Strategy for Plain {
             let generation = old.generation() + i64::from(changed || begins_to_end);
             new.metadata_mut().insert("generation".to_owned(), generation.into());
         }
-        Ok(())
     }
 
-    fn row(&self, obj: &Object, now: Timestamp) -> Vec<Value> {
+    /// The cells of a row.
+    pub(super) fn row(&self, obj: &Object, now: Timestamp) -> Vec<Value> {
         self.cells.iter().map(|cell| cell.read(obj, now)).collect()
     }
 }
@@ -281,7 +277,6 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::auth::User;
 
     const PLAIN: Plain = Plain { status: true, generation: true, cells: &[] };
 
@@ -290,10 +285,8 @@ mod tests {
     }
 
     fn update(new: Value, old: Value, subresource: &str) -> Object {
-        let user = User::default();
-        let ctx = StrategyContext { now: Timestamp::UNIX_EPOCH, version: "v1", subresource, user: &user };
         let mut new = object(new);
-        PLAIN.prepare_update(&mut new, &object(old), &ctx).unwrap();
+        PLAIN.change(&mut new, &object(old), subresource);
         new
     }
 

@@ -29,7 +29,7 @@ impl Kind {
     /// The object with its defaults.
     pub(super) fn defaulted(&self, object: Value) -> Value {
         let mut object = Object::from_value(object).unwrap();
-        self.strategy().default(&mut object, self.0.storage_version).unwrap();
+        self.strategy().default(&mut object, self.0.storage_version);
         object.into_value()
     }
 
@@ -39,7 +39,7 @@ impl Kind {
         let user = User::default();
         let ctx = context(&user, self.0.storage_version, "");
         self.strategy().prepare_create(&mut object, &ctx).unwrap();
-        let errors = self.strategy().validate_create(&object, &ctx).unwrap();
+        let errors = self.strategy().validate_create(&object, &ctx);
         (object.into_value(), texts(&errors))
     }
 
@@ -65,8 +65,8 @@ impl Kind {
         let old = Object::from_value(old).unwrap();
         let user = User::default();
         let ctx = context(&user, self.0.storage_version, subresource);
-        self.strategy().prepare_update(&mut new, &old, &ctx).unwrap();
-        let errors = self.strategy().validate_update(&new, &old, &ctx).unwrap();
+        self.strategy().prepare_update(&mut new, &old, &ctx);
+        let errors = self.strategy().validate_update(&new, &old, &ctx);
         (new.into_value(), texts(&errors))
     }
 

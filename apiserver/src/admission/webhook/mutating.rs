@@ -14,7 +14,7 @@ use super::{
     warn,
 };
 use crate::{
-    admission::{Operation, Parts, Plugin, Request, kept::Kept},
+    admission::{Parts, Plugin, Request, kept::Kept},
     audit,
     auth::Authorizer,
     object::Object,
@@ -47,14 +47,6 @@ pub(in crate::admission) fn new(parts: &Parts) -> Arc<dyn Plugin> {
 
 #[async_trait]
 impl Plugin for Mutating {
-    fn name(&self) -> &'static str {
-        NAME
-    }
-
-    fn handles(&self, _: Operation) -> bool {
-        true
-    }
-
     async fn admit(&self, request: &mut Request<'_>) -> Result<(), Status> {
         let hooks = self.hooks.all().await?;
         if hooks.is_empty() || is_exempt(request) {
@@ -188,7 +180,7 @@ pub(in crate::admission) async fn own(
 ) -> Result<Object, Status> {
     let version = |api_version: &str| api_version.rsplit('/').next().unwrap_or_default().to_owned();
     let Some(custom) = resource.strategy.custom() else {
-        resource.strategy.default(&mut object, &version(api_version))?;
+        resource.strategy.default(&mut object, &version(api_version));
         if working != api_version {
             resource.convert(&mut object, api_version, working)?;
         }
@@ -199,6 +191,6 @@ pub(in crate::admission) async fn own(
         object = all.pop().unwrap_or_default();
     }
     custom.shape(object.as_map_mut()).map_err(Status::internal)?;
-    resource.strategy.default(&mut object, &version(working))?;
+    resource.strategy.default(&mut object, &version(working));
     Ok(object)
 }

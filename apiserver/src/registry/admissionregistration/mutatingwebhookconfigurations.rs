@@ -24,7 +24,6 @@ pub(super) fn resource() -> Resource {
             default,
             unconditional_update: false,
             validate_new: super::validation::new_webhooks,
-            validate_updated: false,
             validate_change: super::validation::changed_webhooks,
             ..Rules::new(Plain { status: false, generation: true, cells: CELLS })
         }),

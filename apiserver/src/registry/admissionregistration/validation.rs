@@ -107,15 +107,7 @@ fn webhook(hook: &At<'_>, allowed: Allowed, errors: &mut ErrorList) {
         hook.get("objectSelector").check_selector(errors);
     }
     hook.get("reinvocationPolicy").check_option_of(errors, &["IfNeeded", "Never"]);
-    let client = hook.get("clientConfig");
-    let (url, service) = (client.get("url"), client.get("service"));
-    if url.is_set() == service.is_set() {
-        client.required(errors, "exactly one of url or service is required");
-    } else if url.is_set() {
-        webhook_client::check_url(&url, errors);
-    } else {
-        webhook_client::check_service(&service, errors);
-    }
+    webhook_client::check(&hook.get("clientConfig"), errors);
     if !allowed.same_conditions {
         matching::conditions(&hook.get("matchConditions"), false, errors);
     }

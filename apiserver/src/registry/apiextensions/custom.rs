@@ -365,9 +365,8 @@ impl Strategy for CustomKind {
         Some(self)
     }
 
-    fn default(&self, obj: &mut Object, _version: &str) -> Result<(), Status> {
+    fn default(&self, obj: &mut Object, _version: &str) {
         defaulting::fill(obj.as_map_mut(), &self.version.schema);
-        Ok(())
     }
 
     fn prepare_create(&self, obj: &mut Object, _ctx: &StrategyContext<'_>) -> Result<(), Status> {
@@ -385,16 +384,11 @@ impl Strategy for CustomKind {
         Ok(())
     }
 
-    fn validate_create(&self, obj: &Object, ctx: &StrategyContext<'_>) -> Result<ErrorList, Status> {
-        Ok(self.validate(obj, None, ctx))
+    fn validate_create(&self, obj: &Object, ctx: &StrategyContext<'_>) -> ErrorList {
+        self.validate(obj, None, ctx)
     }
 
-    fn prepare_update(
-        &self,
-        new: &mut Object,
-        old: &Object,
-        ctx: &StrategyContext<'_>,
-    ) -> Result<(), Status> {
+    fn prepare_update(&self, new: &mut Object, old: &Object, ctx: &StrategyContext<'_>) {
         if ctx.subresource == "status" {
             // Of a write of the status nothing else counts, not even labels.
             let status = new.remove("status");
@@ -408,7 +402,7 @@ impl Strategy for CustomKind {
                 Some(managed) => new.metadata_mut().insert("managedFields".to_owned(), managed),
                 None => new.metadata_mut().remove("managedFields"),
             };
-            return Ok(());
+            return;
         }
         if self.version.status {
             kit::keep(new, old, &["status"]);
@@ -419,16 +413,10 @@ impl Strategy for CustomKind {
         };
         let generation = old.generation() + i64::from(content(new) != content(old));
         new.metadata_mut().insert("generation".to_owned(), generation.into());
-        Ok(())
     }
 
-    fn validate_update(
-        &self,
-        new: &Object,
-        old: &Object,
-        ctx: &StrategyContext<'_>,
-    ) -> Result<ErrorList, Status> {
-        Ok(self.validate(new, Some(old), ctx))
+    fn validate_update(&self, new: &Object, old: &Object, ctx: &StrategyContext<'_>) -> ErrorList {
+        self.validate(new, Some(old), ctx)
     }
 
     fn warnings(&self, new: &Object, old: Option<&Object>) -> Vec<String> {

@@ -11,13 +11,11 @@ use crate::{
         conditions::{self, Condition},
         definition::CLEANUP,
     },
-    field::ErrorList,
     object::Object,
     registry::{
-        Column, Resource, Strategy, StrategyContext, Subresource,
-        kit::{Cell, Plain, column, fill},
+        Column, Resource, StrategyContext, Subresource,
+        kit::{Cell, Plain, Rules, column, fill},
     },
-    status::Status,
 };
 
 const COLUMNS: &[Column] = &[column("Name", "string").name(), column("Created At", "date")];
@@ -32,7 +30,18 @@ pub(super) fn resource() -> Resource {
         subresources: &[Subresource::Status],
         storage_prefix: "apiextensions.k8s.io/customresourcedefinitions",
         columns: COLUMNS,
-        strategy: Arc::new(Definitions),
+        strategy: Arc::new(Rules {
+            default,
+            create,
+            settle,
+            delete,
+            validate_new: |definition, errors| errors.extend(validation::create(definition)),
+            validate_change: |new, old, errors| errors.extend(validation::update(new, old)),
+            validate_status: |new, _, errors| errors.extend(validation::update_status(new)),
+            warnings: validation::warnings,
+            unconditional_update: false,
+            ..Rules::new(Plain { status: true, generation: true, cells: CELLS })
+        }),
         ..Resource::of(
             "apiextensions.k8s.io",
             "CustomResourceDefinition",
@@ -42,91 +51,43 @@ pub(super) fn resource() -> Resource {
     }
 }
 
-/// What a definition does on writes.
-struct Definitions;
+fn create(definition: &mut Object, _ctx: &StrategyContext<'_>) {
+    let stored: Vec<String> = storage_version(definition).into_iter().collect();
+    definition.set(
+        "status",
+        json!({"conditions": [], "acceptedNames": {"plural": "", "kind": ""}, "storedVersions": stored}),
+    );
+}
 
-const PLAIN: Plain = Plain { status: true, generation: true, cells: CELLS };
-
-impl Strategy for Definitions {
-    fn default(&self, obj: &mut Object, _version: &str) -> Result<(), Status> {
-        default(obj);
-        Ok(())
-    }
-
-    fn prepare_create(&self, obj: &mut Object, ctx: &StrategyContext<'_>) -> Result<(), Status> {
-        PLAIN.prepare_create(obj, ctx)?;
-        let stored: Vec<String> = storage_version(obj).into_iter().collect();
-        obj.set(
-            "status",
-            json!({"conditions": [], "acceptedNames": {"plural": "", "kind": ""}, "storedVersions": stored}),
-        );
-        Ok(())
-    }
-
-    fn prepare_update(
-        &self,
-        new: &mut Object,
-        old: &Object,
-        ctx: &StrategyContext<'_>,
-    ) -> Result<(), Status> {
-        PLAIN.prepare_update(new, old, ctx)?;
-        if ctx.subresource.is_empty()
-            && let Some(version) = storage_version(new)
-            && let Some(status) =
-                new.as_map_mut().entry("status").or_insert_with(|| json!({})).as_object_mut()
+/// Objects may be stored in the version the definition names now, beside those it named before.
+fn settle(new: &mut Object, _old: &Object, ctx: &StrategyContext<'_>) {
+    if ctx.subresource.is_empty()
+        && let Some(version) = storage_version(new)
+        && let Some(status) = new.as_map_mut().entry("status").or_insert_with(|| json!({})).as_object_mut()
+    {
+        let stored = status.entry("storedVersions").or_insert_with(|| json!([]));
+        if let Some(stored) = stored.as_array_mut()
+            && !stored.iter().any(|v| v.as_str() == Some(version.as_str()))
         {
-            let stored = status.entry("storedVersions").or_insert_with(|| json!([]));
-            if let Some(stored) = stored.as_array_mut()
-                && !stored.iter().any(|v| v.as_str() == Some(version.as_str()))
-            {
-                stored.push(version.into());
-            }
+            stored.push(version.into());
         }
-        Ok(())
     }
+}
 
-    fn validate_create(&self, obj: &Object, _ctx: &StrategyContext<'_>) -> Result<ErrorList, Status> {
-        Ok(validation::create(obj))
+/// The definition goes when its objects have gone.
+fn delete(definition: &mut Object, now: Timestamp) {
+    let mut finalizers: Vec<String> = definition.finalizers().into_iter().map(str::to_owned).collect();
+    if !finalizers.iter().any(|f| f == CLEANUP) {
+        finalizers.push(CLEANUP.to_owned());
+        definition.set_finalizers(&finalizers.iter().map(String::as_str).collect::<Vec<_>>());
     }
-
-    fn validate_update(
-        &self,
-        new: &Object,
-        old: &Object,
-        ctx: &StrategyContext<'_>,
-    ) -> Result<ErrorList, Status> {
-        Ok(match ctx.subresource {
-            "status" => validation::update_status(new),
-            _ => validation::update(new, old),
-        })
-    }
-
-    fn warnings(&self, new: &Object, old: Option<&Object>) -> Vec<String> {
-        validation::warnings(new, old)
-    }
-
-    fn prepare_delete(&self, obj: &mut Object, now: Timestamp) {
-        let mut finalizers: Vec<String> = obj.finalizers().into_iter().map(str::to_owned).collect();
-        if !finalizers.iter().any(|f| f == CLEANUP) {
-            finalizers.push(CLEANUP.to_owned());
-            obj.set_finalizers(&finalizers.iter().map(String::as_str).collect::<Vec<_>>());
-        }
-        let pending = Condition {
-            kind: "Terminating",
-            status: "True",
-            reason: "InstanceDeletionPending",
-            message: "CustomResourceDefinition marked for deletion; CustomResource deletion will begin soon",
-        };
-        conditions::set(obj, pending, now);
-    }
-
-    fn row(&self, obj: &Object, now: Timestamp) -> Vec<Value> {
-        PLAIN.row(obj, now)
-    }
-
-    fn allow_unconditional_update(&self) -> bool {
-        false
-    }
+    let pending = Condition {
+        kind: "Terminating",
+        status: "True",
+        reason: "InstanceDeletionPending",
+        message: "CustomResourceDefinition marked for deletion; CustomResource deletion will begin soon",
+    };
+    conditions::set(definition, pending, now);
 }
 
 /// The version objects are to be stored in.

@@ -509,14 +509,7 @@ fn review_versions(reviews: &At<'_>, rules: Rules, errors: &mut ErrorList) {
 }
 
 fn client_config(client: &At<'_>, rules: Rules, errors: &mut ErrorList) {
-    let (url, service) = (client.get("url"), client.get("service"));
-    if url.is_set() == service.is_set() {
-        client.required(errors, "exactly one of url or service is required");
-    } else if url.is_set() {
-        webhook_client::check_url(&url, errors);
-    } else {
-        webhook_client::check_service(&service, errors);
-    }
+    webhook_client::check(client, errors);
     let bundle = client.get("caBundle");
     if rules.readable_bundle
         && !bundle.is_empty()

@@ -11,10 +11,9 @@ use crate::{
     object::Object,
     objects::rfc3339,
     registry::{
-        Column, Resource, Strategy, StrategyContext, Subresource,
-        kit::{Plain, at::At, column, format, keep_metadata},
+        Column, Resource, StrategyContext, Subresource,
+        kit::{Rules, at::At, column, format},
     },
-    status::Status,
     table,
 };
 
@@ -24,7 +23,6 @@ const COLUMNS: &[Column] = &[
     column("Available", "string"),
     column("Age", "string"),
 ];
-const PLAIN: Plain = Plain { status: true, generation: false, cells: &[] };
 
 /// The resource.
 pub(super) fn resource() -> Resource {
@@ -34,91 +32,59 @@ pub(super) fn resource() -> Resource {
         subresources: &[Subresource::Status],
         storage_prefix: "apiregistration.k8s.io/apiservices",
         columns: COLUMNS,
-        strategy: Arc::new(ApiServices),
+        strategy: Arc::new(Rules {
+            name: |name, _| format::path_segment(name),
+            default,
+            create,
+            validate: |service, errors| errors.extend(validate(service)),
+            validate_status,
+            row: Some(row),
+            unconditional_update: false,
+            ..Rules::apart(&[])
+        }),
         ..Resource::of("apiregistration.k8s.io", "APIService", "apiservices", "apiservice")
     }
 }
 
-/// A group version and who serves it.
-struct ApiServices;
-
-impl Strategy for ApiServices {
-    fn default(&self, obj: &mut Object, _version: &str) -> Result<(), Status> {
-        let spec = obj.as_map_mut().get_mut("spec").and_then(Value::as_object_mut);
-        if let Some(service) = spec.and_then(|spec| spec.get_mut("service")).and_then(Value::as_object_mut) {
-            service.entry("port").or_insert_with(|| 443.into());
-        }
-        Ok(())
+fn default(service: &mut Object) {
+    let spec = service.as_map_mut().get_mut("spec").and_then(Value::as_object_mut);
+    if let Some(service) = spec.and_then(|spec| spec.get_mut("service")).and_then(Value::as_object_mut) {
+        service.entry("port").or_insert_with(|| 443.into());
     }
+}
 
-    fn prepare_create(&self, obj: &mut Object, ctx: &StrategyContext<'_>) -> Result<(), Status> {
-        PLAIN.prepare_create(obj, ctx)?;
-        if !At::spec(obj).get("service").is_set() {
-            let condition = json!({"type": "Available", "status": "True", "reason": "Local",
-                "message": "Local APIServices are always available", "lastTransitionTime": rfc3339(ctx.now)});
-            obj.set("status", json!({"conditions": [condition]}));
-        }
-        Ok(())
+/// What this server serves itself is there.
+fn create(service: &mut Object, ctx: &StrategyContext<'_>) {
+    if !At::spec(service).get("service").is_set() {
+        let condition = json!({"type": "Available", "status": "True", "reason": "Local",
+            "message": "Local APIServices are always available", "lastTransitionTime": rfc3339(ctx.now)});
+        service.set("status", json!({"conditions": [condition]}));
     }
+}
 
-    fn validate_name(&self, name: &str, _prefix: bool) -> Vec<String> {
-        format::path_segment(name)
+fn validate_status(new: &Object, _old: &Object, errors: &mut ErrorList) {
+    for condition in At::status(new).get("conditions").items() {
+        condition.get("status").check_is_one_of(errors, &["True", "False", "Unknown"]);
     }
+}
 
-    fn validate_create(&self, obj: &Object, _ctx: &StrategyContext<'_>) -> Result<ErrorList, Status> {
-        Ok(validate(obj))
-    }
-
-    fn validate_update(
-        &self,
-        new: &Object,
-        _old: &Object,
-        ctx: &StrategyContext<'_>,
-    ) -> Result<ErrorList, Status> {
-        if ctx.subresource != "status" {
-            return Ok(validate(new));
-        }
-        let mut errors = ErrorList::new();
-        for condition in At::status(new).get("conditions").items() {
-            condition.get("status").check_is_one_of(&mut errors, &["True", "False", "Unknown"]);
-        }
-        Ok(errors)
-    }
-
-    fn allow_unconditional_update(&self) -> bool {
-        false
-    }
-
-    fn prepare_update(
-        &self,
-        new: &mut Object,
-        old: &Object,
-        ctx: &StrategyContext<'_>,
-    ) -> Result<(), Status> {
-        if ctx.subresource == "status" {
-            keep_metadata(new, old);
-        }
-        PLAIN.prepare_update(new, old, ctx)
-    }
-
-    fn row(&self, obj: &Object, now: Timestamp) -> Vec<Value> {
-        let at = |pointer: &str| obj.pointer(pointer).and_then(Value::as_str).unwrap_or_default();
-        let service = match obj.pointer("/spec/service").filter(|s| s.is_object()) {
-            Some(_) => format!("{}/{}", at("/spec/service/namespace"), at("/spec/service/name")),
-            None => "Local".to_owned(),
-        };
-        let conditions = obj.pointer("/status/conditions").and_then(Value::as_array);
-        let of = |condition: &Value, field: &str| {
-            condition.get(field).and_then(Value::as_str).unwrap_or_default().to_owned()
-        };
-        let available = conditions.into_iter().flatten().find(|c| of(c, "type") == "Available");
-        let available = match available {
-            None => "Unknown".to_owned(),
-            Some(condition) if of(condition, "status") == "True" => "True".to_owned(),
-            Some(condition) => format!("{} ({})", of(condition, "status"), of(condition, "reason")),
-        };
-        vec![obj.name().into(), service.into(), available.into(), table::age(obj, now).into()]
-    }
+fn row(obj: &Object, now: Timestamp) -> Vec<Value> {
+    let at = |pointer: &str| obj.pointer(pointer).and_then(Value::as_str).unwrap_or_default();
+    let service = match obj.pointer("/spec/service").filter(|s| s.is_object()) {
+        Some(_) => format!("{}/{}", at("/spec/service/namespace"), at("/spec/service/name")),
+        None => "Local".to_owned(),
+    };
+    let conditions = obj.pointer("/status/conditions").and_then(Value::as_array);
+    let of = |condition: &Value, field: &str| {
+        condition.get(field).and_then(Value::as_str).unwrap_or_default().to_owned()
+    };
+    let available = conditions.into_iter().flatten().find(|c| of(c, "type") == "Available");
+    let available = match available {
+        None => "Unknown".to_owned(),
+        Some(condition) if of(condition, "status") == "True" => "True".to_owned(),
+        Some(condition) => format!("{} ({})", of(condition, "status"), of(condition, "reason")),
+    };
+    vec![obj.name().into(), service.into(), available.into(), table::age(obj, now).into()]
 }
 
 /// What is wrong with the registration of a group version.
@@ -216,9 +182,8 @@ mod tests {
 
     #[test]
     fn rows_tell_who_serves_and_whether_that_works() {
-        let of = |value: Value| {
-            ApiServices.row(&Object::from_value(value).unwrap(), Timestamp::UNIX_EPOCH)[1..3].to_vec()
-        };
+        let of =
+            |value: Value| row(&Object::from_value(value).unwrap(), Timestamp::UNIX_EPOCH)[1..3].to_vec();
         let local = of(
             json!({"status": {"conditions": [{"type": "Available", "status": "True", "reason": "Local"}]}}),
         );

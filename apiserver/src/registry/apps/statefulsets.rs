@@ -52,7 +52,6 @@ pub(super) fn resource() -> Resource {
             default,
             name: validate::dns_label,
             validate_new,
-            validate_updated: false,
             validate_change,
             validate_status,
             warnings: |new, old| workload::warnings(new, old, false, &["spec", "template"]),

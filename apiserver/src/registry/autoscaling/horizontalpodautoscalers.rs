@@ -2,17 +2,15 @@
 
 use std::sync::Arc;
 
-use jiff::Timestamp;
 use serde_json::Value;
 
 use crate::{
     field::ErrorList,
     object::Object,
     registry::{
-        Column, Resource, Strategy, StrategyContext, Subresource,
-        kit::{Cell, Plain, at::At, column, text},
+        Column, Resource, Subresource,
+        kit::{Cell, Plain, Rules, at::At, column, text},
     },
-    status::Status,
 };
 
 mod conversion;
@@ -38,8 +36,6 @@ const CELLS: &[Cell] = &[
     Cell::Age,
 ];
 
-const PLAIN: Plain = Plain { status: true, generation: false, cells: CELLS };
-
 /// The resource.
 pub(super) fn resource() -> Resource {
     Resource {
@@ -49,7 +45,14 @@ pub(super) fn resource() -> Resource {
         categories: &["all"],
         subresources: &[Subresource::Status],
         columns: COLUMNS,
-        strategy: Arc::new(Autoscalers),
+        strategy: Arc::new(Rules {
+            default_version: defaults::apply,
+            validate_new: |new, errors| validation::check(new, None, errors),
+            validate_change: |new, old, errors| validation::check(new, Some(old), errors),
+            validate_status,
+            convert: |autoscaler, _, to| conversion::convert(autoscaler, to),
+            ..Rules::new(Plain { status: true, generation: false, cells: CELLS })
+        }),
         ..Resource::of(
             "autoscaling",
             "HorizontalPodAutoscaler",
@@ -59,57 +62,8 @@ pub(super) fn resource() -> Resource {
     }
 }
 
-/// Autoscalers, stored as v2.
-struct Autoscalers;
-
-impl Strategy for Autoscalers {
-    fn default(&self, obj: &mut Object, version: &str) -> Result<(), Status> {
-        defaults::apply(obj, version);
-        Ok(())
-    }
-
-    fn prepare_create(&self, obj: &mut Object, ctx: &StrategyContext<'_>) -> Result<(), Status> {
-        PLAIN.prepare_create(obj, ctx)
-    }
-
-    fn prepare_update(
-        &self,
-        new: &mut Object,
-        old: &Object,
-        ctx: &StrategyContext<'_>,
-    ) -> Result<(), Status> {
-        PLAIN.prepare_update(new, old, ctx)
-    }
-
-    fn validate_create(&self, obj: &Object, _ctx: &StrategyContext<'_>) -> Result<ErrorList, Status> {
-        let mut errors = ErrorList::new();
-        validation::check(obj, None, &mut errors);
-        Ok(errors)
-    }
-
-    fn validate_update(
-        &self,
-        new: &Object,
-        old: &Object,
-        ctx: &StrategyContext<'_>,
-    ) -> Result<ErrorList, Status> {
-        let mut errors = ErrorList::new();
-        if ctx.subresource == "status" {
-            At::status(new).check_counts(&["currentReplicas", "desiredReplicas"], &mut errors);
-        } else {
-            validation::check(new, Some(old), &mut errors);
-        }
-        Ok(errors)
-    }
-
-    fn convert(&self, obj: &mut Object, _from: &str, to: &str) -> Result<(), Status> {
-        conversion::convert(obj, to);
-        Ok(())
-    }
-
-    fn row(&self, obj: &Object, now: Timestamp) -> Vec<Value> {
-        PLAIN.row(obj, now)
-    }
+fn validate_status(new: &Object, _old: &Object, errors: &mut ErrorList) {
+    At::status(new).check_counts(&["currentReplicas", "desiredReplicas"], errors);
 }
 
 fn scaletarget(obj: &Object) -> Value {

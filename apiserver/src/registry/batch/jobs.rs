@@ -8,7 +8,7 @@ use serde_json::Value;
 use crate::{
     object::Object,
     registry::{
-        Column, Propagation, Resource, SelectableField, Strategy, StrategyContext, Subresource,
+        Column, Propagation, Resource, SelectableField, StrategyContext, Subresource,
         kit::{
             Cell, Plain, Rules, column,
             fill::{self, Fields},

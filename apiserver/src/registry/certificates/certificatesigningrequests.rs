@@ -7,14 +7,12 @@ use serde_json::{Value, json};
 
 use super::csr_rules;
 use crate::{
-    field::ErrorList,
     object::Object,
     objects::rfc3339,
     registry::{
-        Column, Resource, SelectableField, Strategy, StrategyContext, Subresource,
-        kit::{Cell, Plain, column, items, keep, path_segment},
+        Column, Resource, SelectableField, StrategyContext, Subresource,
+        kit::{Cell, Plain, Rules, column, items, keep, path_segment},
     },
-    status::Status,
 };
 
 const COLUMNS: &[Column] = &[
@@ -26,98 +24,69 @@ const COLUMNS: &[Column] = &[
     column("Condition", "string"),
 ];
 const PLAIN: Plain = Plain { status: true, generation: false, cells: &[Cell::Name, Cell::Age] };
+const STRATEGY: Rules = Rules {
+    // Requests are called whatever their makers like.
+    name: path_segment,
+    create,
+    change,
+    validate_new: csr_rules::check_new,
+    validate_change: |new, old, errors| csr_rules::check_change(new, old, "", errors),
+    validate_views: &[("approval", |new, old, errors| csr_rules::check_change(new, old, "approval", errors))],
+    validate_status: |new, old, errors| csr_rules::check_change(new, old, "status", errors),
+    row: Some(row),
+    ..Rules::new(PLAIN)
+};
 
-/// The requester is noted by the server and never changes; only `approval` approves, only `status` signs.
-struct Requests;
+/// Who asks is noted by the server and never changes.
+fn create(obj: &mut Object, ctx: &StrategyContext<'_>) {
+    let mut spec = obj.remove("spec").filter(Value::is_object).unwrap_or_else(|| json!({}));
+    spec["username"] = json!(ctx.user.name);
+    for (field, value) in
+        [("uid", json!(ctx.user.uid)), ("groups", json!(ctx.user.groups)), ("extra", json!(ctx.user.extra))]
+    {
+        match value {
+            // What is empty is left out.
+            Value::String(ref text) if text.is_empty() => drop(spec.as_object_mut().map(|s| s.remove(field))),
+            Value::Object(ref map) if map.is_empty() => drop(spec.as_object_mut().map(|s| s.remove(field))),
+            value => spec[field] = value,
+        }
+    }
+    obj.set("spec", spec);
+}
 
-impl Strategy for Requests {
-    fn prepare_create(&self, obj: &mut Object, ctx: &StrategyContext<'_>) -> Result<(), Status> {
-        let mut spec = obj.remove("spec").filter(Value::is_object).unwrap_or_else(|| json!({}));
-        spec["username"] = json!(ctx.user.name);
-        for (field, value) in [
-            ("uid", json!(ctx.user.uid)),
-            ("groups", json!(ctx.user.groups)),
-            ("extra", json!(ctx.user.extra)),
-        ] {
-            match value {
-                // What is empty is left out.
-                Value::String(ref text) if text.is_empty() => {
-                    drop(spec.as_object_mut().map(|s| s.remove(field)))
-                }
-                Value::Object(ref map) if map.is_empty() => {
-                    drop(spec.as_object_mut().map(|s| s.remove(field)))
-                }
-                value => spec[field] = value,
+/// Only `approval` approves, only `status` signs.
+fn change(new: &mut Object, old: &Object, ctx: &StrategyContext<'_>) {
+    let given = new.pointer("/status/conditions").cloned();
+    let is_decision = |c: &Value| matches!(c["type"].as_str(), Some("Approved" | "Denied"));
+    match ctx.subresource {
+        "" => keep(new, old, &["spec", "status"]),
+        "approval" => {
+            keep(new, old, &["spec", "status"]);
+            let status = new.as_map_mut().entry("status").or_insert_with(|| json!({}));
+            status["conditions"] = timed(items(given.as_ref()).cloned().collect(), old, ctx.now);
+        }
+        _ => {
+            keep(new, old, &["spec"]);
+            let decided = items(old.pointer("/status/conditions")).filter(|c| is_decision(c));
+            let rest = items(given.as_ref()).filter(|c| !is_decision(c));
+            let conditions: Vec<Value> = decided.chain(rest).cloned().collect();
+            if let Some(status) = new.as_map_mut().get_mut("status").filter(|s| s.is_object()) {
+                status["conditions"] = timed(conditions, old, ctx.now);
             }
         }
-        obj.set("spec", spec);
-        PLAIN.prepare_create(obj, ctx)
     }
+}
 
-    fn prepare_update(
-        &self,
-        new: &mut Object,
-        old: &Object,
-        ctx: &StrategyContext<'_>,
-    ) -> Result<(), Status> {
-        let given = new.pointer("/status/conditions").cloned();
-        let is_decision = |c: &Value| matches!(c["type"].as_str(), Some("Approved" | "Denied"));
-        match ctx.subresource {
-            "" => keep(new, old, &["spec", "status"]),
-            "approval" => {
-                keep(new, old, &["spec", "status"]);
-                let status = new.as_map_mut().entry("status").or_insert_with(|| json!({}));
-                status["conditions"] = timed(items(given.as_ref()).cloned().collect(), old, ctx.now);
-            }
-            _ => {
-                keep(new, old, &["spec"]);
-                let decided = items(old.pointer("/status/conditions")).filter(|c| is_decision(c));
-                let rest = items(given.as_ref()).filter(|c| !is_decision(c));
-                let conditions: Vec<Value> = decided.chain(rest).cloned().collect();
-                if let Some(status) = new.as_map_mut().get_mut("status").filter(|s| s.is_object()) {
-                    status["conditions"] = timed(conditions, old, ctx.now);
-                }
-            }
-        }
-        Ok(())
-    }
-
-    fn validate_create(&self, obj: &Object, _ctx: &StrategyContext<'_>) -> Result<ErrorList, Status> {
-        let mut errors = ErrorList::new();
-        csr_rules::check_new(obj, &mut errors);
-        Ok(errors)
-    }
-
-    fn validate_update(
-        &self,
-        new: &Object,
-        old: &Object,
-        ctx: &StrategyContext<'_>,
-    ) -> Result<ErrorList, Status> {
-        let mut errors = ErrorList::new();
-        csr_rules::check_change(new, old, ctx.subresource, &mut errors);
-        Ok(errors)
-    }
-
-    /// Requests are called whatever their makers like.
-    fn validate_name(&self, name: &str, prefix: bool) -> Vec<String> {
-        path_segment(name, prefix)
-    }
-
-    fn row(&self, obj: &Object, now: Timestamp) -> Vec<Value> {
-        let text =
-            |pointer: &str| obj.pointer(pointer).and_then(Value::as_str).unwrap_or_default().to_owned();
-        let asked = obj.pointer("/spec/expirationSeconds").and_then(Value::as_u64);
-        let asked = asked.map_or_else(
-            || "<none>".to_owned(),
-            |s| crate::table::human_duration(i64::try_from(s).unwrap_or(i64::MAX)),
-        );
-        let mut row = PLAIN.row(obj, now);
-        row.extend(
-            [text("/spec/signerName"), text("/spec/username"), asked, condition(obj)].map(Value::from),
-        );
-        row
-    }
+fn row(obj: &Object, now: Timestamp) -> Vec<Value> {
+    let text = |pointer: &str| obj.pointer(pointer).and_then(Value::as_str).unwrap_or_default().to_owned();
+    let asked = obj.pointer("/spec/expirationSeconds").and_then(Value::as_u64);
+    let asked = asked.map_or_else(
+        || "<none>".to_owned(),
+        |s| crate::table::human_duration(i64::try_from(s).unwrap_or(i64::MAX)),
+    );
+    let mut row = PLAIN.row(obj, now);
+    row.extend([text("/spec/signerName"), text("/spec/username"), asked, condition(obj)].map(Value::from));
+    row
 }
 
 /// Conditions with the times that are missing: of the last change of each type's status, and of the update.
@@ -159,7 +128,7 @@ pub(super) fn resource() -> Resource {
         subresources: &[Subresource::View("approval"), Subresource::Status],
         selectable: const { &[SelectableField::at("spec.signerName", "/spec/signerName")] },
         columns: COLUMNS,
-        strategy: Arc::new(Requests),
+        strategy: Arc::new(STRATEGY),
         ..Resource::of(
             "certificates.k8s.io",
             "CertificateSigningRequest",
@@ -172,7 +141,7 @@ pub(super) fn resource() -> Resource {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::auth::User;
+    use crate::{auth::User, registry::Strategy};
 
     fn object(status: Value) -> Object {
         Object::from_value(json!({
@@ -189,7 +158,7 @@ mod tests {
     fn the_requester_is_who_asks() {
         let user = User { name: "jane".into(), groups: vec!["devs".into()], ..User::default() };
         let mut request = object(json!({"certificate": "eA=="}));
-        Requests.prepare_create(&mut request, &context(&user, "")).unwrap();
+        STRATEGY.prepare_create(&mut request, &context(&user, "")).unwrap();
         assert_eq!(
             request.get("spec"),
             Some(&json!({"username": "jane", "groups": ["devs"], "signerName": "s"}))
@@ -202,7 +171,7 @@ mod tests {
         let user = User::default();
         let approved = json!([{"type": "Approved", "status": "True"}]);
         let mut request = object(json!({"conditions": approved, "certificate": "forged"}));
-        Requests.prepare_update(&mut request, &object(json!({})), &context(&user, "approval")).unwrap();
+        STRATEGY.prepare_update(&mut request, &object(json!({})), &context(&user, "approval"));
         assert_eq!(condition(&request), "Approved");
         assert_eq!(
             request.pointer("/status/conditions/0/lastUpdateTime"),
@@ -210,10 +179,10 @@ mod tests {
         );
         let mut signed =
             object(json!({"certificate": "eA==", "conditions": [{"type": "Denied", "status": "True"}]}));
-        Requests.prepare_update(&mut signed, &request, &context(&user, "status")).unwrap();
+        STRATEGY.prepare_update(&mut signed, &request, &context(&user, "status"));
         assert_eq!(condition(&signed), "Approved,Issued");
         let mut edited = object(json!({}));
-        Requests.prepare_update(&mut edited, &signed, &context(&user, "")).unwrap();
+        STRATEGY.prepare_update(&mut edited, &signed, &context(&user, ""));
         assert_eq!(condition(&edited), "Approved,Issued");
     }
 }

@@ -29,7 +29,6 @@ pub(super) fn resource() -> Resource {
             // A name follows from the signer, which only the whole object tells.
             name: path_segment,
             validate_new: |bundle, errors| check(bundle, true, errors),
-            validate_updated: false,
             validate_change,
             unconditional_update: false,
             ..Rules::new(Plain { status: false, generation: false, cells: CELLS })

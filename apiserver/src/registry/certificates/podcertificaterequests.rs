@@ -16,7 +16,7 @@ use crate::{
     object::Object,
     registry::{
         Column, Resource, SelectableField, Subresource,
-        kit::{Cell, Plain, Rules, at::At, column, conditions, format, items, semantic, text},
+        kit::{Cell, Rules, at::At, column, conditions, format, items, semantic, text},
         pod_spec::check_signer,
     },
 };
@@ -56,12 +56,10 @@ pub(super) fn resource() -> Resource {
         columns: COLUMNS,
         strategy: Arc::new(Rules {
             validate_new,
-            validate_updated: false,
             validate_change,
             validate_status,
-            status_alone: true,
             unconditional_update: false,
-            ..Rules::new(Plain { status: true, generation: false, cells: CELLS })
+            ..Rules::apart(CELLS)
         }),
         ..Resource::of(
             "certificates.k8s.io",

@@ -8,7 +8,7 @@ use crate::{
     object::Object,
     registry::{
         Column, Resource,
-        kit::{Cell, Plain, column, items, text},
+        kit::{Cell, Plain, Rules, column, items, text},
     },
 };
 
@@ -32,7 +32,7 @@ pub(super) fn resource() -> Resource {
         namespaced: false,
         verbs: &["get", "list"],
         columns: COLUMNS,
-        strategy: Arc::new(Plain { status: false, generation: false, cells: CELLS }),
+        strategy: Arc::new(Rules::new(Plain { status: false, generation: false, cells: CELLS })),
         ..Resource::of("", "ComponentStatus", "componentstatuses", "componentstatus")
     }
 }

@@ -2,24 +2,21 @@
 
 use std::sync::Arc;
 
-use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use crate::{
     field::{Error, ErrorList, Path},
     object::Object,
     registry::{
-        Column, Resource, SelectableField, Strategy, StrategyContext, Subresource,
-        kit::{Cell, Plain, at::At, column, fill, format, keep},
+        Column, Resource, SelectableField, StrategyContext, Subresource,
+        kit::{Cell, Plain, Rules, at::At, column, fill, format, keep},
     },
-    status::Status,
-    validate,
+    validate::dns_label,
 };
 
 const COLUMNS: &[Column] =
     &[column("Name", "string").name(), column("Status", "string"), column("Age", "string")];
 const CELLS: &[Cell] = &[Cell::Name, Cell::Field("/status/phase", ""), Cell::Age];
-const PLAIN: Plain = Plain { status: true, generation: false, cells: CELLS };
 
 /// The resource.
 pub(super) fn resource() -> Resource {
@@ -30,91 +27,63 @@ pub(super) fn resource() -> Resource {
         subresources: &[Subresource::View("finalize"), Subresource::Status],
         selectable: const { &[SelectableField::at("status.phase", "/status/phase")] },
         columns: COLUMNS,
-        strategy: Arc::new(Namespaces),
+        // A namespace is gone only when its content is (`spec.finalizers`).
+        strategy: Arc::new(Rules {
+            name: dns_label,
+            default,
+            create,
+            change,
+            validate,
+            validate_views: &[("finalize", validate_finalize)],
+            validate_status: |new, _, errors| check_phase(new, errors),
+            ..Rules::new(Plain { status: false, generation: false, cells: CELLS })
+        }),
         ..Resource::of("", "Namespace", "namespaces", "namespace")
     }
 }
 
 const KUBERNETES: &str = "kubernetes";
 
-/// Gone only when their content is (`spec.finalizers`).
-struct Namespaces;
-
-impl Strategy for Namespaces {
-    fn default(&self, obj: &mut Object, _version: &str) -> Result<(), Status> {
-        let name = obj.name().to_owned();
-        if !name.is_empty() {
-            let labels = obj.metadata_mut().entry("labels").or_insert_with(|| json!({}));
-            if let Value::Object(labels) = labels {
-                labels.insert("kubernetes.io/metadata.name".to_owned(), Value::from(name));
-            }
+/// The name is a label, too.
+fn default(namespace: &mut Object) {
+    let name = namespace.name().to_owned();
+    if !name.is_empty() {
+        let labels = namespace.metadata_mut().entry("labels").or_insert_with(|| json!({}));
+        if let Value::Object(labels) = labels {
+            labels.insert("kubernetes.io/metadata.name".to_owned(), Value::from(name));
         }
-        Ok(())
     }
+}
 
-    fn prepare_create(&self, obj: &mut Object, _ctx: &StrategyContext<'_>) -> Result<(), Status> {
-        obj.set("status", json!({"phase": "Active"}));
-        if let Some(spec) = fill::spec(obj) {
-            fill::missing(spec, "finalizers", json!([]));
-            if let Some(Value::Array(finalizers)) = spec.get_mut("finalizers")
-                && !finalizers.iter().any(|one| one == KUBERNETES)
-            {
-                finalizers.push(KUBERNETES.into());
-            }
+fn create(namespace: &mut Object, _ctx: &StrategyContext<'_>) {
+    namespace.set("status", json!({"phase": "Active"}));
+    if let Some(spec) = fill::spec(namespace) {
+        fill::missing(spec, "finalizers", json!([]));
+        if let Some(Value::Array(finalizers)) = spec.get_mut("finalizers")
+            && !finalizers.iter().any(|one| one == KUBERNETES)
+        {
+            finalizers.push(KUBERNETES.into());
         }
-        Ok(())
     }
+}
 
-    fn prepare_update(
-        &self,
-        new: &mut Object,
-        old: &Object,
-        ctx: &StrategyContext<'_>,
-    ) -> Result<(), Status> {
-        // Only `finalize` changes the finalizers, only `status` the phase.
-        let kept: &[&str] = match ctx.subresource {
-            "status" => &["spec"],
-            "finalize" => &["status"],
-            _ => &["spec", "status"],
-        };
-        keep(new, old, kept);
-        Ok(())
-    }
+/// Only `finalize` changes the finalizers, only `status` the phase.
+fn change(new: &mut Object, old: &Object, ctx: &StrategyContext<'_>) {
+    let kept: &[&str] = match ctx.subresource {
+        "status" => &["spec"],
+        "finalize" => &["status"],
+        _ => &["spec", "status"],
+    };
+    keep(new, old, kept);
+}
 
-    fn validate_create(&self, obj: &Object, _ctx: &StrategyContext<'_>) -> Result<ErrorList, Status> {
-        let mut errors = ErrorList::new();
-        let finalizers = At::spec(obj).get("finalizers");
-        finalizers
-            .items()
-            .for_each(|one| check_finalizer(&one.named(finalizers.path().clone()), &mut errors));
-        Ok(errors)
-    }
+fn validate(namespace: &Object, errors: &mut ErrorList) {
+    let finalizers = At::spec(namespace).get("finalizers");
+    finalizers.items().for_each(|one| check_finalizer(&one.named(finalizers.path().clone()), errors));
+}
 
-    fn validate_update(
-        &self,
-        new: &Object,
-        _old: &Object,
-        ctx: &StrategyContext<'_>,
-    ) -> Result<ErrorList, Status> {
-        let mut errors = ErrorList::new();
-        match ctx.subresource {
-            "status" => check_phase(new, &mut errors),
-            "finalize" => {
-                let finalizers = At::spec(new).get("finalizers");
-                finalizers.items().for_each(|one| check_finalizer(&one, &mut errors));
-            }
-            _ => errors.extend(self.validate_create(new, ctx)?),
-        }
-        Ok(errors)
-    }
-
-    fn validate_name(&self, name: &str, prefix: bool) -> Vec<String> {
-        validate::dns_label(name, prefix)
-    }
-
-    fn row(&self, obj: &Object, now: Timestamp) -> Vec<Value> {
-        PLAIN.row(obj, now)
-    }
+fn validate_finalize(new: &Object, _old: &Object, errors: &mut ErrorList) {
+    At::spec(new).get("finalizers").items().for_each(|one| check_finalizer(&one, errors));
 }
 
 /// The name of a finalizer: one of the standard ones or one of a domain.

@@ -49,7 +49,6 @@ pub(super) fn resource() -> Resource {
             create,
             change,
             validate_new: validation::check_new,
-            validate_updated: false,
             validate_change: validation::check_change,
             validate_status: validation::check_status,
             warnings: |claim, _| validation::warnings(claim),

@@ -57,7 +57,6 @@ pub(super) fn resource() -> Resource {
             create,
             change,
             validate_new: validation::check_new,
-            validate_updated: false,
             validate_change: validation::check_change,
             warnings: |volume, _| validation::warnings(volume),
             ..Rules::new(Plain { status: true, generation: false, cells: CELLS })

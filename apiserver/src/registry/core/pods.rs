@@ -18,11 +18,10 @@ use crate::{
     field::ErrorList,
     object::Object,
     registry::{
-        Column, Resource, SelectableField, Strategy, StrategyContext, Subresource,
-        kit::{Plain, column, items, text},
+        Column, Resource, SelectableField, Subresource,
+        kit::{Plain, Rules, column, items, text},
         pod_spec,
     },
-    status::Status,
     table,
 };
 
@@ -37,7 +36,6 @@ const COLUMNS: &[Column] = &[
     column("Nominated Node", "string").wide(),
     column("Readiness Gates", "string").wide(),
 ];
-const PLAIN: Plain = Plain { status: true, generation: true, cells: &[] };
 
 /// The resource.
 pub(super) fn resource() -> Resource {
@@ -81,105 +79,77 @@ pub(super) fn resource() -> Resource {
             ]
         },
         columns: COLUMNS,
-        strategy: Arc::new(Pods),
+        // A pod is what it was created as, but for what its views change; it is deleted with the grace it asks for.
+        strategy: Arc::new(Rules {
+            default,
+            create: |pod, ctx| changes::created(pod, ctx.now),
+            change: |new, old, ctx| changes::updated(new, old, ctx.subresource),
+            validate_new,
+            validate_change: updates::check,
+            validate_views: &[("ephemeralcontainers", updates::check_ephemeral), ("resize", resize::check)],
+            validate_status: status_rules::check,
+            warnings,
+            grace,
+            completed,
+            row: Some(row),
+            // Generations of pods are counted by rules of their own.
+            ..Rules::new(Plain { status: false, generation: false, cells: &[] })
+        }),
         ..Resource::of("", "Pod", "pods", "pod")
     }
 }
 
-/// A pod is what it was created as, but for what its views change; it is deleted with the grace it asks for.
-struct Pods;
-
-impl Strategy for Pods {
-    fn default(&self, obj: &mut Object, _version: &str) -> Result<(), Status> {
-        if let Some(spec) = obj.as_map_mut().get_mut("spec") {
-            pod_spec::fill_pod(spec);
-        }
-        Ok(())
+fn default(pod: &mut Object) {
+    if let Some(spec) = pod.as_map_mut().get_mut("spec") {
+        pod_spec::fill_pod(spec);
     }
+}
 
-    fn prepare_create(&self, obj: &mut Object, ctx: &StrategyContext<'_>) -> Result<(), Status> {
-        PLAIN.prepare_create(obj, ctx)?;
-        changes::created(obj, ctx.now);
-        Ok(())
-    }
+fn validate_new(pod: &Object, errors: &mut ErrorList) {
+    pod_spec::check_pod(pod, None, errors);
+    pod_spec::check_new_pod(pod, errors);
+}
 
-    fn validate_create(&self, obj: &Object, _ctx: &StrategyContext<'_>) -> Result<ErrorList, Status> {
-        let mut errors = ErrorList::new();
-        pod_spec::check_pod(obj, None, &mut errors);
-        pod_spec::check_new_pod(obj, &mut errors);
-        Ok(errors)
-    }
+fn warnings(new: &Object, old: Option<&Object>) -> Vec<String> {
+    if old.is_some() { Vec::new() } else { pod_spec::warnings_of_pod(new) }
+}
 
-    fn prepare_update(
-        &self,
-        new: &mut Object,
-        old: &Object,
-        ctx: &StrategyContext<'_>,
-    ) -> Result<(), Status> {
-        changes::updated(new, old, ctx.subresource);
-        Ok(())
-    }
+/// Nobody has to stop anything for a pod that runs nowhere or has ended.
+fn grace(pod: &Object, requested: Option<i64>) -> Option<i64> {
+    let own = pod.pointer("/spec/terminationGracePeriodSeconds").and_then(Value::as_i64).unwrap_or(0);
+    let unscheduled = pod.pointer("/spec/nodeName").and_then(Value::as_str).unwrap_or_default().is_empty();
+    Some(match requested.unwrap_or(own) {
+        _ if unscheduled || completed(pod).is_some() => 0,
+        negative if negative < 0 => 1,
+        seconds => seconds,
+    })
+}
 
-    fn validate_update(
-        &self,
-        new: &Object,
-        old: &Object,
-        ctx: &StrategyContext<'_>,
-    ) -> Result<ErrorList, Status> {
-        let mut errors = ErrorList::new();
-        match ctx.subresource {
-            "" => updates::check(new, old, &mut errors),
-            "ephemeralcontainers" => updates::check_ephemeral(new, old, &mut errors),
-            "resize" => resize::check(new, old, &mut errors),
-            _ => status_rules::check(new, old, &mut errors),
-        }
-        Ok(errors)
+fn completed(pod: &Object) -> Option<(&'static str, &'static str)> {
+    match pod.pointer("/status/phase").and_then(Value::as_str) {
+        Some("Succeeded") => Some(("Succeeded", "The pod has completed successfully.")),
+        Some("Failed") => Some(("Failed", "The pod failed.")),
+        _ => None,
     }
+}
 
-    fn warnings(&self, new: &Object, old: Option<&Object>) -> Vec<String> {
-        if old.is_some() { Vec::new() } else { pod_spec::warnings_of_pod(new) }
-    }
-
-    fn grace_period(&self, obj: &Object, requested: Option<i64>) -> Option<i64> {
-        let own = obj.pointer("/spec/terminationGracePeriodSeconds").and_then(Value::as_i64).unwrap_or(0);
-        let unscheduled =
-            obj.pointer("/spec/nodeName").and_then(Value::as_str).unwrap_or_default().is_empty();
-        let ended =
-            matches!(obj.pointer("/status/phase").and_then(Value::as_str), Some("Succeeded" | "Failed"));
-        // Nobody has to stop anything for a pod that runs nowhere or has ended.
-        Some(match requested.unwrap_or(own) {
-            _ if unscheduled || ended => 0,
-            negative if negative < 0 => 1,
-            seconds => seconds,
-        })
-    }
-
-    fn completed(&self, obj: &Object) -> Option<(&'static str, &'static str)> {
-        match obj.pointer("/status/phase").and_then(Value::as_str) {
-            Some("Succeeded") => Some(("Succeeded", "The pod has completed successfully.")),
-            Some("Failed") => Some(("Failed", "The pod failed.")),
-            _ => None,
-        }
-    }
-
-    fn row(&self, obj: &Object, now: Timestamp) -> Vec<Value> {
-        let or_none = |pointer: &str| match obj.pointer(pointer).and_then(Value::as_str) {
-            Some(value) if !value.is_empty() => Value::from(value),
-            _ => Value::from("<none>"),
-        };
-        let shown = status::of(obj);
-        vec![
-            obj.name().into(),
-            format!("{}/{}", shown.ready, shown.total).into(),
-            shown.status.as_str().into(),
-            shown.restarts(now).into(),
-            table::age(obj, now).into(),
-            or_none("/status/podIPs/0/ip"),
-            or_none("/spec/nodeName"),
-            or_none("/status/nominatedNodeName"),
-            readiness_gates(obj),
-        ]
-    }
+fn row(obj: &Object, now: Timestamp) -> Vec<Value> {
+    let or_none = |pointer: &str| match obj.pointer(pointer).and_then(Value::as_str) {
+        Some(value) if !value.is_empty() => Value::from(value),
+        _ => Value::from("<none>"),
+    };
+    let shown = status::of(obj);
+    vec![
+        obj.name().into(),
+        format!("{}/{}", shown.ready, shown.total).into(),
+        shown.status.as_str().into(),
+        shown.restarts(now).into(),
+        table::age(obj, now).into(),
+        or_none("/status/podIPs/0/ip"),
+        or_none("/spec/nodeName"),
+        or_none("/status/nominatedNodeName"),
+        readiness_gates(obj),
+    ]
 }
 
 fn readiness_gates(obj: &Object) -> Value {

@@ -12,11 +12,10 @@ use crate::{
     field::ErrorList,
     object::Object,
     registry::{
-        Column, Resource, SelectableField, Strategy, StrategyContext, Subresource,
-        kit::{Plain, column, items, pairs, text},
+        Column, Resource, SelectableField, StrategyContext, Subresource,
+        kit::{Plain, Rules, column, items, pairs, text},
         pod_spec,
     },
-    status::Status,
     table, validate,
 };
 
@@ -29,7 +28,6 @@ const COLUMNS: &[Column] = &[
     column("Age", "string"),
     column("Selector", "string").wide(),
 ];
-const PLAIN: Plain = Plain { status: true, generation: false, cells: &[] };
 
 /// The resource.
 pub(super) fn resource() -> Resource {
@@ -52,7 +50,18 @@ pub(super) fn resource() -> Resource {
             ]
         },
         columns: COLUMNS,
-        strategy: Arc::new(Services),
+        strategy: Arc::new(Rules {
+            name: validate::dns_label,
+            default,
+            settle,
+            validate_new: |new, errors| validation::check(new, None, errors),
+            validate_change,
+            validate_status: validation::check_status,
+            warnings: |new, _| validation::warnings(new),
+            status_warnings: pod_spec::warnings_of_balancer,
+            row: Some(row),
+            ..Rules::new(Plain { status: true, generation: false, cells: &[] })
+        }),
         ..Resource::of("", "Service", "services", "service")
     }
 }
@@ -98,6 +107,13 @@ fn fill(spec: &mut Map<String, Value>) {
     }
 }
 
+fn default(service: &mut Object) {
+    if let Some(spec) = service.as_map_mut().get_mut("spec").and_then(Value::as_object_mut) {
+        fill(spec);
+    }
+    fill_status(service);
+}
+
 /// An address of a load balancer is one that nodes take for their own, where nothing else is said.
 fn fill_status(service: &mut Object) {
     if service.pointer("/spec/type").is_none_or(|kind| kind != "LoadBalancer") {
@@ -115,89 +131,37 @@ fn fill_status(service: &mut Object) {
 }
 
 /// A service keeps its addresses; the allocators fill them in.
-struct Services;
-
-impl Strategy for Services {
-    fn default(&self, obj: &mut Object, _version: &str) -> Result<(), Status> {
-        if let Some(spec) = obj.as_map_mut().get_mut("spec").and_then(Value::as_object_mut) {
-            fill(spec);
+fn settle(new: &mut Object, old: &Object, ctx: &StrategyContext<'_>) {
+    if let Some(before) = old.get("spec").and_then(Value::as_object) {
+        if let Some(spec) = new.as_map_mut().get_mut("spec").and_then(Value::as_object_mut) {
+            transition::drop_unused(spec, before);
         }
-        fill_status(obj);
-        Ok(())
-    }
-
-    fn prepare_create(&self, obj: &mut Object, ctx: &StrategyContext<'_>) -> Result<(), Status> {
-        PLAIN.prepare_create(obj, ctx)
-    }
-
-    fn prepare_update(
-        &self,
-        new: &mut Object,
-        old: &Object,
-        ctx: &StrategyContext<'_>,
-    ) -> Result<(), Status> {
-        PLAIN.prepare_update(new, old, ctx)?;
-        if let Some(before) = old.get("spec").and_then(Value::as_object) {
-            if let Some(spec) = new.as_map_mut().get_mut("spec").and_then(Value::as_object_mut) {
-                transition::drop_unused(spec, before);
-            }
-            if ctx.subresource.is_empty() {
-                transition::clear_status(new.as_map_mut());
-            }
+        if ctx.subresource.is_empty() {
+            transition::clear_status(new.as_map_mut());
         }
-        Ok(())
     }
+}
 
-    fn validate_create(&self, obj: &Object, _ctx: &StrategyContext<'_>) -> Result<ErrorList, Status> {
-        let mut errors = ErrorList::new();
-        validation::check(obj, None, &mut errors);
-        Ok(errors)
-    }
+fn validate_change(new: &Object, old: &Object, errors: &mut ErrorList) {
+    validation::check_change(new, old, errors);
+    validation::check(new, Some(old), errors);
+}
 
-    fn validate_update(
-        &self,
-        new: &Object,
-        old: &Object,
-        ctx: &StrategyContext<'_>,
-    ) -> Result<ErrorList, Status> {
-        let mut errors = ErrorList::new();
-        if ctx.subresource == "status" {
-            validation::check_status(new, old, &mut errors);
-        } else {
-            validation::check_change(new, old, &mut errors);
-            validation::check(new, Some(old), &mut errors);
-        }
-        Ok(errors)
-    }
-
-    fn warnings(&self, new: &Object, _old: Option<&Object>) -> Vec<String> {
-        validation::warnings(new)
-    }
-
-    fn status_warnings(&self, new: &Object) -> Vec<String> {
-        pod_spec::warnings_of_balancer(new)
-    }
-
-    fn validate_name(&self, name: &str, prefix: bool) -> Vec<String> {
-        validate::dns_label(name, prefix)
-    }
-
-    fn row(&self, obj: &Object, now: Timestamp) -> Vec<Value> {
-        let field = |pointer: &str| obj.pointer(pointer).and_then(Value::as_str).unwrap_or_default();
-        let cluster_ip = match field("/spec/clusterIPs/0") {
-            "" => "<none>",
-            ip => ip,
-        };
-        vec![
-            obj.name().into(),
-            field("/spec/type").into(),
-            cluster_ip.into(),
-            external(obj).into(),
-            ports(obj).into(),
-            table::age(obj, now).into(),
-            pairs(obj, "/spec/selector"),
-        ]
-    }
+fn row(obj: &Object, now: Timestamp) -> Vec<Value> {
+    let field = |pointer: &str| obj.pointer(pointer).and_then(Value::as_str).unwrap_or_default();
+    let cluster_ip = match field("/spec/clusterIPs/0") {
+        "" => "<none>",
+        ip => ip,
+    };
+    vec![
+        obj.name().into(),
+        field("/spec/type").into(),
+        cluster_ip.into(),
+        external(obj).into(),
+        ports(obj).into(),
+        table::age(obj, now).into(),
+        pairs(obj, "/spec/selector"),
+    ]
 }
 
 /// Where the service is reached from outside.

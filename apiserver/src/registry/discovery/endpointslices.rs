@@ -37,7 +37,6 @@ pub(super) fn resource() -> Resource {
             create,
             change,
             validate_new: |slice, errors| check(slice, None, errors),
-            validate_updated: false,
             validate_change,
             warnings,
             ..Rules::new(Plain { status: false, generation: false, cells: CELLS })

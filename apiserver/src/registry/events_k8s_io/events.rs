@@ -2,17 +2,9 @@
 
 use std::sync::Arc;
 
-use jiff::Timestamp;
-use serde_json::Value;
-
-use crate::{
-    field::ErrorList,
-    object::Object,
-    registry::{
-        Column, Resource, SelectableField, Strategy, StrategyContext, event_form, event_row, event_rules,
-        kit::column,
-    },
-    status::Status,
+use crate::registry::{
+    Column, Resource, SelectableField, event_form, event_row, event_rules,
+    kit::{Plain, Rules, column},
 };
 
 const COLUMNS: &[Column] = &[
@@ -47,48 +39,17 @@ pub(super) fn resource() -> Resource {
             ]
         },
         columns: COLUMNS,
-        strategy: Arc::new(Events),
+        // The form of events.k8s.io/v1; stored is that of core/v1.
+        strategy: Arc::new(Rules {
+            validate: |event, errors| event_rules::check(event, false, errors),
+            validate_new: event_rules::check_new,
+            validate_change: event_rules::check_change,
+            row: Some(event_row::row),
+            create_on_update: true,
+            stored_as: Some(event_form::CORE),
+            convert: |event, _, to| event_form::convert(event, to == event_form::CORE),
+            ..Rules::new(Plain { status: false, generation: false, cells: &[] })
+        }),
         ..Resource::of("events.k8s.io", "Event", "events", "event")
-    }
-}
-
-/// Something that happened; events.k8s.io/v1 form of what is stored as core/v1.
-struct Events;
-
-impl Strategy for Events {
-    fn validate_create(&self, obj: &Object, _ctx: &StrategyContext<'_>) -> Result<ErrorList, Status> {
-        let mut errors = ErrorList::new();
-        event_rules::check(obj, false, &mut errors);
-        event_rules::check_new(obj, &mut errors);
-        Ok(errors)
-    }
-
-    fn validate_update(
-        &self,
-        new: &Object,
-        old: &Object,
-        _ctx: &StrategyContext<'_>,
-    ) -> Result<ErrorList, Status> {
-        let mut errors = ErrorList::new();
-        event_rules::check(new, false, &mut errors);
-        event_rules::check_change(new, old, &mut errors);
-        Ok(errors)
-    }
-
-    fn allow_create_on_update(&self) -> bool {
-        true
-    }
-
-    fn stored_as(&self) -> Option<&'static str> {
-        Some(event_form::CORE)
-    }
-
-    fn convert(&self, obj: &mut Object, _from: &str, to: &str) -> Result<(), Status> {
-        event_form::convert(obj, to == event_form::CORE);
-        Ok(())
-    }
-
-    fn row(&self, obj: &Object, now: Timestamp) -> Vec<Value> {
-        event_row::row(obj, now)
     }
 }

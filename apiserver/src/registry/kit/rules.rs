@@ -5,13 +5,16 @@
 use jiff::Timestamp;
 use serde_json::Value;
 
-use super::Plain;
+use super::{Cell, Plain};
 use crate::{
     field::ErrorList,
     object::Object,
     registry::{Propagation, Strategy, StrategyContext},
     status::Status,
 };
+
+/// Tells what is wrong with a change, of the new object and the old one.
+type CheckChange = fn(&Object, &Object, &mut ErrorList);
 
 /// Behaviour of a kind as a table of functions; each one does nothing unless said otherwise.
 #[derive(Clone, Copy)]
@@ -22,10 +25,16 @@ pub(in crate::registry) struct Rules {
     pub(in crate::registry) name: fn(&str, bool) -> Vec<String>,
     /// Fills in what is missing.
     pub(in crate::registry) default: fn(&mut Object),
+    /// Fills in what is missing in one version.
+    pub(in crate::registry) default_version: fn(&mut Object, version: &str),
     /// What a create changes, after status and generation are set.
     pub(in crate::registry) create: fn(&mut Object, &StrategyContext<'_>),
     /// What an update of the object or of one of its views (`ctx.subresource`) changes, before changes are counted.
     pub(in crate::registry) change: fn(&mut Object, &Object, &StrategyContext<'_>),
+    /// What an update changes after what it may not change is put back: the server's own part of the status.
+    pub(in crate::registry) settle: fn(&mut Object, &Object, &StrategyContext<'_>),
+    /// What the first delete changes, before the object is marked.
+    pub(in crate::registry) delete: fn(&mut Object, Timestamp),
     /// Errors of an object, whether it is created or updated.
     pub(in crate::registry) validate: fn(&Object, &mut ErrorList),
     /// Errors of a new object beside those.
@@ -34,100 +43,125 @@ pub(in crate::registry) struct Rules {
     pub(in crate::registry) validate_change: fn(&Object, &Object, &mut ErrorList),
     /// Errors of a write of the status, new and old.
     pub(in crate::registry) validate_status: fn(&Object, &Object, &mut ErrorList),
+    /// Errors of an update through the view of a name, in place of those of an update of the object.
+    pub(in crate::registry) validate_views: &'static [(&'static str, CheckChange)],
     /// Whether a write of the status leaves the metadata alone too.
     pub(in crate::registry) status_alone: bool,
-    /// Whether an update is validated as a whole, or by `validate_change` alone.
-    pub(in crate::registry) validate_updated: bool,
     /// Warnings of a new object, or of a changed one with the old one.
     pub(in crate::registry) warnings: fn(&Object, Option<&Object>) -> Vec<String>,
     /// Warnings of a write of the status.
     pub(in crate::registry) status_warnings: fn(&Object) -> Vec<String>,
     /// The cells of a row, when `plain` does not have them.
     pub(in crate::registry) row: Option<fn(&Object, Timestamp) -> Vec<Value>>,
+    /// Whether and why an object has run to its end.
+    pub(in crate::registry) completed: fn(&Object) -> Option<(&'static str, &'static str)>,
+    /// The apiVersion objects are stored in when it is another group's.
+    pub(in crate::registry) stored_as: Option<&'static str>,
     /// From one version to another, in place.
     pub(in crate::registry) convert: fn(&mut Object, from: &str, to: &str),
     /// Whether updates may leave the resourceVersion out.
     pub(in crate::registry) unconditional_update: bool,
     /// Whether an update of a missing object creates it.
     pub(in crate::registry) create_on_update: bool,
+    /// Seconds of grace of a deletion that asks for so many; none for kinds that go at once.
+    pub(in crate::registry) grace: fn(&Object, Option<i64>) -> Option<i64>,
     /// What a delete without a policy does to dependents.
     pub(in crate::registry) propagation: Propagation,
 }
 
 impl Rules {
+    /// A kind whose status is written apart from all else, metadata included, and whose changes nobody counts.
+    pub(in crate::registry) const fn apart(cells: &'static [Cell]) -> Self {
+        Self { status_alone: true, ..Self::new(Plain { status: true, generation: false, cells }) }
+    }
+
     /// A kind without rules of its own.
     pub(in crate::registry) const fn new(plain: Plain) -> Self {
         Self {
             plain,
             name: crate::validate::dns_subdomain,
             default: |_| {},
+            default_version: |_, _| {},
             create: |_, _| {},
             change: |_, _, _| {},
+            settle: |_, _, _| {},
+            delete: |_, _| {},
             validate: |_, _| {},
             validate_new: |_, _| {},
             validate_change: |_, _, _| {},
             validate_status: |_, _, _| {},
+            validate_views: &[],
             status_alone: false,
-            validate_updated: true,
             warnings: |_, _| Vec::new(),
             status_warnings: |_| Vec::new(),
             row: None,
+            completed: |_| None,
+            stored_as: None,
             convert: |_, _, _| {},
             unconditional_update: true,
             create_on_update: false,
+            grace: |_, _| None,
             propagation: Propagation::Background,
         }
     }
 }
 
 impl Strategy for Rules {
-    fn default(&self, obj: &mut Object, _version: &str) -> Result<(), Status> {
+    fn default(&self, obj: &mut Object, version: &str) {
         (self.default)(obj);
-        Ok(())
+        (self.default_version)(obj, version);
     }
 
     fn prepare_create(&self, obj: &mut Object, ctx: &StrategyContext<'_>) -> Result<(), Status> {
-        self.plain.prepare_create(obj, ctx)?;
+        self.plain.create(obj);
         (self.create)(obj, ctx);
         Ok(())
     }
 
-    fn validate_create(&self, obj: &Object, _ctx: &StrategyContext<'_>) -> Result<ErrorList, Status> {
+    fn validate_create(&self, obj: &Object, _ctx: &StrategyContext<'_>) -> ErrorList {
         let mut errors = ErrorList::new();
         (self.validate)(obj, &mut errors);
         (self.validate_new)(obj, &mut errors);
-        Ok(errors)
+        errors
     }
 
-    fn prepare_update(
-        &self,
-        new: &mut Object,
-        old: &Object,
-        ctx: &StrategyContext<'_>,
-    ) -> Result<(), Status> {
+    fn prepare_update(&self, new: &mut Object, old: &Object, ctx: &StrategyContext<'_>) {
         (self.change)(new, old, ctx);
         if self.status_alone && ctx.subresource == "status" {
             keep_metadata(new, old);
         }
-        self.plain.prepare_update(new, old, ctx)
+        self.plain.change(new, old, ctx.subresource);
+        (self.settle)(new, old, ctx);
     }
 
-    fn validate_update(
-        &self,
-        new: &Object,
-        old: &Object,
-        ctx: &StrategyContext<'_>,
-    ) -> Result<ErrorList, Status> {
+    fn validate_update(&self, new: &Object, old: &Object, ctx: &StrategyContext<'_>) -> ErrorList {
         let mut errors = ErrorList::new();
         if ctx.subresource == "status" {
             (self.validate_status)(new, old, &mut errors);
+        } else if let Some((_, check)) = self.validate_views.iter().find(|(view, _)| *view == ctx.subresource)
+        {
+            check(new, old, &mut errors);
         } else {
-            if self.validate_updated {
-                (self.validate)(new, &mut errors);
-            }
+            (self.validate)(new, &mut errors);
             (self.validate_change)(new, old, &mut errors);
         }
-        Ok(errors)
+        errors
+    }
+
+    fn prepare_delete(&self, obj: &mut Object, now: Timestamp) {
+        (self.delete)(obj, now);
+    }
+
+    fn grace_period(&self, obj: &Object, requested: Option<i64>) -> Option<i64> {
+        (self.grace)(obj, requested)
+    }
+
+    fn completed(&self, obj: &Object) -> Option<(&'static str, &'static str)> {
+        (self.completed)(obj)
+    }
+
+    fn stored_as(&self) -> Option<&'static str> {
+        self.stored_as
     }
 
     fn warnings(&self, new: &Object, old: Option<&Object>) -> Vec<String> {

@@ -5,6 +5,18 @@
 use super::{at::At, format};
 use crate::field::ErrorList;
 
+/// Where a webhook is: at a URL or at a service, and not at both.
+pub(in crate::registry) fn check(client: &At<'_>, errors: &mut ErrorList) {
+    let (url, service) = (client.get("url"), client.get("service"));
+    if url.is_set() == service.is_set() {
+        client.required(errors, "exactly one of url or service is required");
+    } else if url.is_set() {
+        check_url(&url, errors);
+    } else {
+        check_service(&service, errors);
+    }
+}
+
 /// The URL of a webhook: `https`, a host, perhaps a path.
 pub(in crate::registry) fn check_url(url: &At<'_>, errors: &mut ErrorList) {
     const FORM: &str = "; desired format: https://host[/path]";

@@ -30,7 +30,6 @@ pub(super) fn resource() -> Resource {
         strategy: Arc::new(Rules {
             default,
             validate_new: validate,
-            validate_updated: false,
             validate_change,
             ..Rules::new(Plain { status: false, generation: true, cells: CELLS })
         }),

@@ -40,7 +40,6 @@ pub(super) fn resource() -> Resource {
         columns: COLUMNS,
         strategy: Arc::new(Rules {
             validate_new,
-            validate_updated: false,
             validate_change: |new, old, errors| check(new, Allowed::by(old), errors),
             validate_status,
             warnings,

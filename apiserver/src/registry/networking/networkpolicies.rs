@@ -24,7 +24,6 @@ pub(super) fn resource() -> Resource {
         strategy: Arc::new(Rules {
             default,
             validate_new: |policy, errors| check(policy, &Allowed::default(), errors),
-            validate_updated: false,
             validate_change: |new, old, errors| check(new, &Allowed::by(old), errors),
             warnings,
             ..Rules::new(Plain { status: false, generation: true, cells: CELLS })

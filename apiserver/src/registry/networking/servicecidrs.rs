@@ -7,7 +7,7 @@ use crate::{
     object::Object,
     registry::{
         Column, Resource, Subresource,
-        kit::{Cell, Plain, Rules, address, at::At, column},
+        kit::{Cell, Rules, address, at::At, column},
     },
 };
 
@@ -25,10 +25,8 @@ pub(super) fn resource() -> Resource {
         columns: COLUMNS,
         strategy: Arc::new(Rules {
             validate_new: |obj, errors| validate(&At::spec(obj).get("cidrs"), errors),
-            validate_updated: false,
             validate_change,
-            status_alone: true,
-            ..Rules::new(Plain { status: true, generation: false, cells: CELLS })
+            ..Rules::apart(CELLS)
         }),
         ..Resource::of("networking.k8s.io", "ServiceCIDR", "servicecidrs", "servicecidr")
     }

@@ -9,12 +9,7 @@ use crate::{
     object::Object,
     registry::{
         Column, Resource,
-        kit::{
-            Cell, Plain, Rules,
-            at::At,
-            column, format,
-            resources::{self, Rule},
-        },
+        kit::{Cell, Plain, Rules, at::At, column, format, resources},
         pod_spec::{check_tolerations, warnings_of_node_label},
     },
 };
@@ -31,8 +26,7 @@ pub(super) fn resource() -> Resource {
         strategy: Arc::new(Rules {
             unconditional_update: false,
             create_on_update: true,
-            validate_updated: false,
-            validate,
+            validate_new: validate,
             validate_change,
             warnings,
             ..Rules::new(Plain { status: false, generation: false, cells: CELLS })
@@ -67,7 +61,11 @@ fn validate_change(new: &Object, old: &Object, errors: &mut ErrorList) {
 /// What a pod costs beside its containers, held against the rules for limits.
 fn check_overhead(overhead: &At<'_>, errors: &mut ErrorList) {
     let limits = json!({"limits": overhead.get("podFixed").value()});
-    let rule = Rule { names: resources::check_container_name, claims: &BTreeSet::new(), broken_pages: false };
+    let rule = resources::Rule {
+        names: resources::check_container_name,
+        claims: &BTreeSet::new(),
+        broken_pages: false,
+    };
     resources::check_requirements(&At::new(&limits, overhead.path().clone()), rule, errors);
 }
 

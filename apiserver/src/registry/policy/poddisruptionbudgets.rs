@@ -37,7 +37,6 @@ pub(super) fn resource() -> Resource {
         strategy: Arc::new(Rules {
             unconditional_update: false,
             validate_new: |budget, errors| check(budget, false, errors),
-            validate_updated: false,
             validate_change: |new, old, errors| check(new, !At::spec(old).get("selector").selects(), errors),
             validate_status,
             ..Rules::new(Plain { status: true, generation: true, cells: CELLS })

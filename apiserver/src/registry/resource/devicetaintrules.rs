@@ -42,7 +42,6 @@ pub(super) fn resource() -> Resource {
             create: |rule, ctx| date(rule, None, ctx),
             change: |new, old, ctx| date(new, Some(old), ctx),
             validate_new: |rule, errors| check(rule, None, errors),
-            validate_updated: false,
             validate_change: |new, old, errors| check(new, Some(old), errors),
             validate_status,
             status_alone: true,

@@ -10,7 +10,7 @@ use crate::{
     object::Object,
     registry::{
         Column, Resource, StrategyContext, Subresource,
-        kit::{Cell, Plain, Rules, at::At, column, fill, items, semantic},
+        kit::{Cell, Rules, at::At, column, fill, items, semantic},
     },
 };
 
@@ -33,12 +33,10 @@ pub(super) fn resource() -> Resource {
             },
             change,
             validate_new: |claim, errors| claims::check_spec(&At::spec(claim), errors),
-            validate_updated: false,
             validate_change,
             validate_status,
-            status_alone: true,
             convert: conversion::claim,
-            ..Rules::new(Plain { status: true, generation: false, cells: CELLS })
+            ..Rules::apart(CELLS)
         }),
         ..Resource::of("resource.k8s.io", "ResourceClaim", "resourceclaims", "resourceclaim")
     }

@@ -44,7 +44,6 @@ pub(super) fn resource() -> Resource {
             create: |slice, ctx| date_taints(slice, None, ctx),
             change: |new, old, ctx| date_taints(new, Some(old), ctx),
             validate_new: |slice, errors| slices::check(slice, None, errors),
-            validate_updated: false,
             validate_change: |new, old, errors| slices::check(new, Some(old), errors),
             warnings,
             convert: conversion::slice,

@@ -34,8 +34,7 @@ pub(super) fn resource() -> Resource {
         columns: COLUMNS,
         strategy: Arc::new(Rules {
             default,
-            validate_updated: false,
-            validate,
+            validate_new: validate,
             validate_change,
             ..Rules::new(Plain { status: false, generation: true, cells: CELLS })
         }),

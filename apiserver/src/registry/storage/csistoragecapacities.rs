@@ -24,7 +24,6 @@ pub(super) fn resource() -> Resource {
         strategy: Arc::new(Rules {
             unconditional_update: false,
             validate_new: |capacity, errors| check(capacity, false, errors),
-            validate_updated: false,
             validate_change,
             warnings,
             ..Rules::new(Plain { status: false, generation: false, cells: CELLS })

@@ -8,7 +8,7 @@ use crate::{
     registry::{
         Column, Resource, Subresource,
         core::check_inline_volume,
-        kit::{Cell, Plain, Rules, at::At, column, format, semantic},
+        kit::{Cell, Rules, at::At, column, format, semantic},
         pod_spec::sources,
     },
 };
@@ -45,8 +45,7 @@ pub(super) fn resource() -> Resource {
                 validate(new, errors);
                 validate_change(new, old, errors);
             },
-            status_alone: true,
-            ..Rules::new(Plain { status: true, generation: false, cells: CELLS })
+            ..Rules::apart(CELLS)
         }),
         ..Resource::of("storage.k8s.io", "VolumeAttachment", "volumeattachments", "volumeattachment")
     }

@@ -26,7 +26,6 @@ pub(super) fn resource() -> Resource {
         columns: COLUMNS,
         strategy: Arc::new(Rules {
             validate_new: validate,
-            validate_updated: false,
             validate_change,
             ..Rules::new(Plain { status: false, generation: false, cells: CELLS })
         }),

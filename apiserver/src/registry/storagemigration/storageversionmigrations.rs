@@ -9,7 +9,7 @@ use crate::{
     object::Object,
     registry::{
         Column, Resource, Subresource,
-        kit::{Cell, Plain, Rules, at::At, column, conditions, format, items, semantic, text},
+        kit::{Cell, Rules, at::At, column, conditions, format, items, semantic, text},
     },
 };
 
@@ -29,9 +29,8 @@ pub(super) fn resource() -> Resource {
             validate,
             validate_change,
             validate_status,
-            status_alone: true,
             unconditional_update: false,
-            ..Rules::new(Plain { status: true, generation: false, cells: CELLS })
+            ..Rules::apart(CELLS)
         }),
         ..Resource::of(
             "storagemigration.k8s.io",

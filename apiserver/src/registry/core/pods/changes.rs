@@ -31,6 +31,7 @@ pub(super) fn created(pod: &mut Object, now: Timestamp) {
         }]);
     }
     pod.set("status", status);
+    pod.metadata_mut().insert("generation".to_owned(), 1.into());
     merge_label_keys(pod);
     profiles_of_annotations(pod);
 }
