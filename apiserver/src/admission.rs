@@ -72,45 +72,58 @@ pub struct Parts {
     pub webhooks: Arc<crate::webhook::Clients>,
 }
 
-/// One line of the plugin list: name, whether it is on by default, constructor.
-type Entry = (&'static str, bool, fn(&Parts) -> Arc<dyn Plugin>);
+/// One line of the plugin list: name, whether it is on by default, the operations it sees, constructor.
+type Entry = (&'static str, bool, &'static [Operation], fn(&Parts) -> Arc<dyn Plugin>);
+
+const CREATE: &[Operation] = &[Operation::Create];
+const UPDATE: &[Operation] = &[Operation::Update];
+/// Operations that store an object.
+const WRITES: &[Operation] = &[Operation::Create, Operation::Update];
+/// Operations that change what is stored.
+const CHANGES: &[Operation] = &[Operation::Create, Operation::Update, Operation::Delete];
+const ALL: &[Operation] = &[Operation::Create, Operation::Update, Operation::Delete, Operation::Connect];
 
 /// All plugins in upstream's order. Quota comes last so that it charges for the final object.
 const PLUGINS: &[Entry] = &[
-    (always::ADMIT, false, always::admit),
-    (namespace_exists::AUTO_PROVISION, false, namespace_exists::auto_provision),
-    (namespace_lifecycle::NAME, true, namespace_lifecycle::new),
-    (namespace_exists::NAME, false, namespace_exists::new),
-    (limit_pod_hard_anti_affinity_topology::NAME, false, limit_pod_hard_anti_affinity_topology::new),
-    (limit_ranger::NAME, true, limit_ranger::new),
-    (service_account::NAME, true, service_account::new),
-    (node_restriction::NAME, false, node_restriction::new),
-    (taint_nodes_by_condition::NAME, true, taint_nodes_by_condition::new),
-    (always_pull_images::NAME, false, always_pull_images::new),
-    (pod_security::NAME, true, pod_security::new),
-    (pod_node_selector::NAME, false, pod_node_selector::new),
-    (priority::NAME, true, priority::new),
-    (default_toleration_seconds::NAME, true, default_toleration_seconds::new),
-    (extended_resource_toleration::NAME, false, extended_resource_toleration::new),
-    (default_storage_class::NAME, true, default_storage_class::new),
-    (storage_object_in_use_protection::NAME, true, storage_object_in_use_protection::new),
-    (owner_references_permission_enforcement::NAME, false, owner_references_permission_enforcement::new),
-    (persistent_volume_claim_resize::NAME, true, persistent_volume_claim_resize::new),
-    (runtime_class::NAME, true, runtime_class::new),
-    (certificate_approval::NAME, true, certificate_approval::new),
-    (certificate_signing::NAME, true, certificate_signing::new),
-    (certificate_subject_restriction::NAME, true, certificate_subject_restriction::new),
-    (default_ingress_class::NAME, true, default_ingress_class::new),
-    (deny_service_external_ips::NAME, false, deny_service_external_ips::new),
-    (pod_topology_labels::NAME, true, pod_topology_labels::new),
-    (node_declared_feature_validator::NAME, true, node_declared_feature_validator::new),
-    (pod_resize_validator::NAME, true, pod_resize_validator::new),
-    (policy::mutating::NAME, true, policy::mutating::new),
-    (webhook::mutating::NAME, true, webhook::mutating::new),
-    (policy::validating::NAME, true, policy::validating::new),
-    (webhook::validating::NAME, true, webhook::validating::new),
-    (resource_quota::NAME, true, resource_quota::new),
-    (always::DENY, false, always::deny),
+    (always::ADMIT, false, ALL, always::admit),
+    (namespace_exists::AUTO_PROVISION, false, CREATE, namespace_exists::auto_provision),
+    (namespace_lifecycle::NAME, true, CHANGES, namespace_lifecycle::new),
+    (namespace_exists::NAME, false, CHANGES, namespace_exists::new),
+    (limit_pod_hard_anti_affinity_topology::NAME, false, WRITES, limit_pod_hard_anti_affinity_topology::new),
+    (limit_ranger::NAME, true, WRITES, limit_ranger::new),
+    (service_account::NAME, true, CREATE, service_account::new),
+    (node_restriction::NAME, false, CHANGES, node_restriction::new),
+    (taint_nodes_by_condition::NAME, true, CREATE, taint_nodes_by_condition::new),
+    (always_pull_images::NAME, false, WRITES, always_pull_images::new),
+    (pod_security::NAME, true, WRITES, pod_security::new),
+    (pod_node_selector::NAME, false, CREATE, pod_node_selector::new),
+    (priority::NAME, true, WRITES, priority::new),
+    (default_toleration_seconds::NAME, true, WRITES, default_toleration_seconds::new),
+    (extended_resource_toleration::NAME, false, WRITES, extended_resource_toleration::new),
+    (default_storage_class::NAME, true, CREATE, default_storage_class::new),
+    (storage_object_in_use_protection::NAME, true, CREATE, storage_object_in_use_protection::new),
+    (
+        owner_references_permission_enforcement::NAME,
+        false,
+        WRITES,
+        owner_references_permission_enforcement::new,
+    ),
+    (persistent_volume_claim_resize::NAME, true, UPDATE, persistent_volume_claim_resize::new),
+    (runtime_class::NAME, true, CREATE, runtime_class::new),
+    (certificate_approval::NAME, true, UPDATE, certificate_approval::new),
+    (certificate_signing::NAME, true, UPDATE, certificate_signing::new),
+    (certificate_subject_restriction::NAME, true, CREATE, certificate_subject_restriction::new),
+    (default_ingress_class::NAME, true, CREATE, default_ingress_class::new),
+    (deny_service_external_ips::NAME, false, WRITES, deny_service_external_ips::new),
+    (pod_topology_labels::NAME, true, CREATE, pod_topology_labels::new),
+    (node_declared_feature_validator::NAME, true, UPDATE, node_declared_feature_validator::new),
+    (pod_resize_validator::NAME, true, UPDATE, pod_resize_validator::new),
+    (policy::mutating::NAME, true, ALL, policy::mutating::new),
+    (webhook::mutating::NAME, true, ALL, webhook::mutating::new),
+    (policy::validating::NAME, true, ALL, policy::validating::new),
+    (webhook::validating::NAME, true, ALL, webhook::validating::new),
+    (resource_quota::NAME, true, WRITES, resource_quota::new),
+    (always::DENY, false, ALL, always::deny),
 ];
 
 /// Plugins upstream has and this server does not yet: naming them in a flag is accepted only to disable them.
@@ -124,9 +137,17 @@ const KNOWN_ELSEWHERE: &[&str] = &[
     "PodTolerationRestriction",
 ];
 
+/// A plugin as it is run.
+#[derive(Clone)]
+pub struct Enabled {
+    name: &'static str,
+    operations: &'static [Operation],
+    plugin: Arc<dyn Plugin>,
+}
+
 /// The enabled plugins in order.
 #[derive(Clone)]
-pub struct Chain(Vec<Arc<dyn Plugin>>);
+pub struct Chain(Vec<Enabled>);
 
 /// The chain for `--enable-admission-plugins` and `--disable-admission-plugins`.
 pub fn chain(parts: &Parts, enable: &[String], disable: &[String]) -> Result<Chain, String> {
@@ -144,11 +165,16 @@ pub fn chain(parts: &Parts, enable: &[String], disable: &[String]) -> Result<Cha
         let named = |list: &[String]| list.iter().any(|n| n == name);
         named(enable) || (default && !named(disable))
     };
-    let wanted = PLUGINS.iter().filter(|(name, default, _)| on(name, *default));
-    let mut plugins: Vec<Arc<dyn Plugin>> = wanted.map(|(_, _, new)| new(parts)).collect();
+    let wanted = PLUGINS.iter().filter(|(name, default, ..)| on(name, *default));
+    let mut plugins: Vec<Enabled> =
+        wanted.map(|&(name, _, operations, new)| Enabled { name, operations, plugin: new(parts) }).collect();
     if let Some(rbac) = &parts.rbac {
         // Not a choice: without it, whoever may write a role may do everything.
-        plugins.push(rbac_escalation::new(rbac.clone(), parts.authorizer.clone()));
+        plugins.push(Enabled {
+            name: rbac_escalation::NAME,
+            operations: WRITES,
+            plugin: rbac_escalation::new(rbac.clone(), parts.authorizer.clone()),
+        });
     }
     Ok(Chain(plugins))
 }
@@ -158,14 +184,16 @@ pub fn chain(parts: &Parts, enable: &[String], disable: &[String]) -> Result<Cha
 ///
 /// # Errors
 /// The first refusal.
-pub async fn admit(plugins: &[Arc<dyn Plugin>], request: &mut Request<'_>) -> Result<(), Status> {
+pub async fn admit(plugins: &[Enabled], request: &mut Request<'_>) -> Result<(), Status> {
     let (operation, begun) = (request.operation, Instant::now());
     let outcome = async {
         loop {
-            for plugin in plugins.iter().filter(|p| p.handles(operation)) {
+            for Enabled { name, plugin, .. } in
+                plugins.iter().filter(|one| one.operations.contains(&operation))
+            {
                 let begun = Instant::now();
                 let outcome = plugin.admit(request).await;
-                metrics::plugin(plugin.name(), operation, outcome.is_err(), "admit", begun.elapsed());
+                metrics::plugin(name, operation, outcome.is_err(), "admit", begun.elapsed());
                 outcome?;
             }
             if !request.reinvocation.next_round() {
@@ -182,13 +210,13 @@ pub async fn admit(plugins: &[Arc<dyn Plugin>], request: &mut Request<'_>) -> Re
 ///
 /// # Errors
 /// The first refusal.
-pub async fn validate(plugins: &[Arc<dyn Plugin>], request: &mut Request<'_>) -> Result<(), Status> {
+pub async fn validate(plugins: &[Enabled], request: &mut Request<'_>) -> Result<(), Status> {
     let (operation, begun) = (request.operation, Instant::now());
     let outcome = async {
-        for plugin in plugins.iter().filter(|p| p.handles(operation)) {
+        for Enabled { name, plugin, .. } in plugins.iter().filter(|one| one.operations.contains(&operation)) {
             let begun = Instant::now();
             let outcome = plugin.validate(request).await;
-            metrics::plugin(plugin.name(), operation, outcome.is_err(), "validate", begun.elapsed());
+            metrics::plugin(name, operation, outcome.is_err(), "validate", begun.elapsed());
             outcome?;
         }
         Ok(())
@@ -210,13 +238,13 @@ impl Chain {
     }
 
     /// The enabled plugins, in order.
-    pub fn plugins(&self) -> Vec<Arc<dyn Plugin>> {
+    pub fn plugins(&self) -> Vec<Enabled> {
         self.0.clone()
     }
 
     /// Names of the enabled plugins, in order.
     pub fn names(&self) -> Vec<&'static str> {
-        self.0.iter().map(|p| p.name()).collect()
+        self.0.iter().map(|one| one.name).collect()
     }
 }
 
@@ -255,13 +283,9 @@ pub struct Request<'a> {
     pub reinvocation: Reinvocation,
 }
 
-/// One admission plugin. A refusal is `Status::forbidden` unless upstream says otherwise.
+/// One admission plugin, shown the operations its line in the list names. A refusal is `Status::forbidden` unless upstream says otherwise.
 #[async_trait]
 pub trait Plugin: Send + Sync {
-    /// Upstream's name, for example `NamespaceLifecycle`.
-    fn name(&self) -> &'static str;
-    /// Whether the plugin wants this operation.
-    fn handles(&self, operation: Operation) -> bool;
     /// Mutation.
     async fn admit(&self, _request: &mut Request<'_>) -> Result<(), Status> {
         Ok(())

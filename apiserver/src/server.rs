@@ -11,7 +11,7 @@ use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    admission::Plugin,
+    admission::Enabled,
     aggregator::Aggregator,
     audit::Auditor,
     auth::Authorizer,
@@ -38,7 +38,7 @@ pub struct Server {
     /// Documents that describe them.
     pub openapi: OpenApi,
     /// Admission plugins in order.
-    pub admission: Vec<Arc<dyn Plugin>>,
+    pub admission: Vec<Enabled>,
     /// Who is it.
     pub authentication: Arc<Authentication>,
     /// May they.

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 
-use super::{Operation, Parts, Plugin, Request};
+use super::{Parts, Plugin, Request};
 use crate::status::Status;
 
 pub(super) const ADMIT: &str = "AlwaysAdmit";
@@ -22,26 +22,10 @@ pub(super) fn deny(_: &Parts) -> Arc<dyn Plugin> {
 }
 
 #[async_trait]
-impl Plugin for AlwaysAdmit {
-    fn name(&self) -> &'static str {
-        ADMIT
-    }
-
-    fn handles(&self, _: Operation) -> bool {
-        true
-    }
-}
+impl Plugin for AlwaysAdmit {}
 
 #[async_trait]
 impl Plugin for AlwaysDeny {
-    fn name(&self) -> &'static str {
-        DENY
-    }
-
-    fn handles(&self, _: Operation) -> bool {
-        true
-    }
-
     async fn admit(&self, request: &mut Request<'_>) -> Result<(), Status> {
         Err(request.forbid("admission control is denying all modifications"))
     }

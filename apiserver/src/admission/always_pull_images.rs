@@ -5,7 +5,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use serde_json::{Value, json};
 
-use super::{Operation, Parts, Plugin, Request};
+use super::{Parts, Plugin, Request};
 use crate::{objects::PODS, status::Status};
 
 pub(super) const NAME: &str = "AlwaysPullImages";
@@ -18,14 +18,6 @@ pub(super) fn new(_parts: &Parts) -> Arc<dyn Plugin> {
 
 #[async_trait]
 impl Plugin for AlwaysPullImages {
-    fn name(&self) -> &'static str {
-        NAME
-    }
-
-    fn handles(&self, operation: Operation) -> bool {
-        matches!(operation, Operation::Create | Operation::Update)
-    }
-
     async fn admit(&self, request: &mut Request<'_>) -> Result<(), Status> {
         let covered = ["", "ephemeralcontainers"].contains(&request.attributes.subresource.as_str());
         if !request.is_any(PODS) || !covered {

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 
-use super::{Operation, Parts, Plugin, Request, certificate_subject_restriction::CSRS, text};
+use super::{Parts, Plugin, Request, certificate_subject_restriction::CSRS, text};
 use crate::{
     auth::{Attributes, Authorizer, Decision},
     status::Status,
@@ -43,14 +43,6 @@ pub(super) async fn may(authorizer: &dyn Authorizer, request: &Attributes, verb:
 
 #[async_trait]
 impl Plugin for CertificateApproval {
-    fn name(&self) -> &'static str {
-        NAME
-    }
-
-    fn handles(&self, operation: Operation) -> bool {
-        operation == Operation::Update
-    }
-
     async fn validate(&self, request: &mut Request<'_>) -> Result<(), Status> {
         if !request.is_any(CSRS) || request.attributes.subresource != "approval" {
             return Ok(());

@@ -6,8 +6,7 @@ use async_trait::async_trait;
 use serde_json::Value;
 
 use super::{
-    Operation, Parts, Plugin, Request, certificate_approval::may, certificate_subject_restriction::CSRS,
-    items, text,
+    Parts, Plugin, Request, certificate_approval::may, certificate_subject_restriction::CSRS, items, text,
 };
 use crate::{auth::Authorizer, object::Object, status::Status};
 
@@ -23,14 +22,6 @@ pub(super) fn new(parts: &Parts) -> Arc<dyn Plugin> {
 
 #[async_trait]
 impl Plugin for CertificateSigning {
-    fn name(&self) -> &'static str {
-        NAME
-    }
-
-    fn handles(&self, operation: Operation) -> bool {
-        operation == Operation::Update
-    }
-
     async fn validate(&self, request: &mut Request<'_>) -> Result<(), Status> {
         if !request.is_any(CSRS) || request.attributes.subresource != "status" {
             return Ok(());

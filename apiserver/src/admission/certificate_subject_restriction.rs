@@ -6,7 +6,7 @@ use async_trait::async_trait;
 use base64::{Engine, prelude::BASE64_STANDARD};
 use x509_parser::{certification_request::X509CertificationRequest, pem::parse_x509_pem, prelude::FromDer};
 
-use super::{Operation, Parts, Plugin, Request, text};
+use super::{Parts, Plugin, Request, text};
 use crate::{objects::Kind, status::Status};
 
 pub(super) const NAME: &str = "CertificateSubjectRestriction";
@@ -38,14 +38,6 @@ pub(super) fn subject(request: &str) -> Option<Subject> {
 
 #[async_trait]
 impl Plugin for CertificateSubjectRestriction {
-    fn name(&self) -> &'static str {
-        NAME
-    }
-
-    fn handles(&self, operation: Operation) -> bool {
-        operation == Operation::Create
-    }
-
     async fn validate(&self, request: &mut Request<'_>) -> Result<(), Status> {
         let Some(csr) = request.object.as_deref().filter(|_| request.is(CSRS)) else { return Ok(()) };
         let signer = "kubernetes.io/kube-apiserver-client";

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use serde_json::json;
 
-use super::{Operation, Parts, Plugin, Request};
+use super::{Parts, Plugin, Request};
 use crate::{
     objects::{INGRESS_CLASSES, Kind, Objects},
     status::Status,
@@ -26,14 +26,6 @@ pub(super) fn new(parts: &Parts) -> Arc<dyn Plugin> {
 
 #[async_trait]
 impl Plugin for DefaultIngressClass {
-    fn name(&self) -> &'static str {
-        NAME
-    }
-
-    fn handles(&self, operation: Operation) -> bool {
-        operation == Operation::Create
-    }
-
     async fn admit(&self, request: &mut Request<'_>) -> Result<(), Status> {
         if !request.is(INGRESSES) {
             return Ok(());

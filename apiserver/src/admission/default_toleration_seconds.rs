@@ -5,7 +5,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use serde_json::{Value, json};
 
-use super::{Operation, Parts, Plugin, Request};
+use super::{Parts, Plugin, Request};
 use crate::{objects::PODS, status::Status};
 
 pub(super) const NAME: &str = "DefaultTolerationSeconds";
@@ -21,14 +21,6 @@ pub(super) fn new(_parts: &Parts) -> Arc<dyn Plugin> {
 
 #[async_trait]
 impl Plugin for DefaultTolerationSeconds {
-    fn name(&self) -> &'static str {
-        NAME
-    }
-
-    fn handles(&self, operation: Operation) -> bool {
-        matches!(operation, Operation::Create | Operation::Update)
-    }
-
     async fn admit(&self, request: &mut Request<'_>) -> Result<(), Status> {
         if !request.is(PODS) {
             return Ok(());

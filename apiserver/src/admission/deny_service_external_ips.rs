@@ -5,7 +5,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use serde_json::Value;
 
-use super::{Operation, Parts, Plugin, Request};
+use super::{Parts, Plugin, Request};
 use crate::{object::Object, objects::SERVICES, status::Status};
 
 pub(super) const NAME: &str = "DenyServiceExternalIPs";
@@ -18,14 +18,6 @@ pub(super) fn new(_parts: &Parts) -> Arc<dyn Plugin> {
 
 #[async_trait]
 impl Plugin for DenyServiceExternalIps {
-    fn name(&self) -> &'static str {
-        NAME
-    }
-
-    fn handles(&self, operation: Operation) -> bool {
-        matches!(operation, Operation::Create | Operation::Update)
-    }
-
     async fn validate(&self, request: &mut Request<'_>) -> Result<(), Status> {
         if !request.is(SERVICES) {
             return Ok(());

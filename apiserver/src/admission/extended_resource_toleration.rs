@@ -5,7 +5,7 @@ use std::{collections::BTreeSet, sync::Arc};
 use async_trait::async_trait;
 use serde_json::{Value, json};
 
-use super::{Operation, Parts, Plugin, Request, items};
+use super::{Parts, Plugin, Request, items};
 use crate::{objects::PODS, status::Status};
 
 pub(super) const NAME: &str = "ExtendedResourceToleration";
@@ -24,14 +24,6 @@ fn is_extended(name: &str) -> bool {
 
 #[async_trait]
 impl Plugin for ExtendedResourceToleration {
-    fn name(&self) -> &'static str {
-        NAME
-    }
-
-    fn handles(&self, operation: Operation) -> bool {
-        matches!(operation, Operation::Create | Operation::Update)
-    }
-
     async fn admit(&self, request: &mut Request<'_>) -> Result<(), Status> {
         let Some(pod) = request.object.as_deref().filter(|_| request.is(PODS)) else { return Ok(()) };
         let requests = ["/spec/containers", "/spec/initContainers"]

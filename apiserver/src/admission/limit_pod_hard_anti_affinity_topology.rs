@@ -5,7 +5,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use serde_json::Value;
 
-use super::{Operation, Parts, Plugin, Request, items};
+use super::{Parts, Plugin, Request, items};
 use crate::{objects::PODS, status::Status};
 
 pub(super) const NAME: &str = "LimitPodHardAntiAffinityTopology";
@@ -21,14 +21,6 @@ pub(super) fn new(_: &Parts) -> Arc<dyn Plugin> {
 
 #[async_trait]
 impl Plugin for LimitTopology {
-    fn name(&self) -> &'static str {
-        NAME
-    }
-
-    fn handles(&self, operation: Operation) -> bool {
-        matches!(operation, Operation::Create | Operation::Update)
-    }
-
     async fn validate(&self, request: &mut Request<'_>) -> Result<(), Status> {
         let Some(pod) = request.object.as_deref().filter(|_| request.is(PODS)) else { return Ok(()) };
         let key = |term: &Value| term["topologyKey"].as_str().unwrap_or_default().to_owned();

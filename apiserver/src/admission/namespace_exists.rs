@@ -6,7 +6,7 @@ use async_trait::async_trait;
 use jiff::Timestamp;
 use serde_json::json;
 
-use super::{Operation, Parts, Plugin, Request};
+use super::{Parts, Plugin, Request};
 use crate::{
     objects::{self, NAMESPACES, Objects},
     status::Status,
@@ -43,14 +43,6 @@ async fn is_missing(objects: &dyn Objects, request: &Request<'_>) -> Result<bool
 
 #[async_trait]
 impl Plugin for NamespaceExists {
-    fn name(&self) -> &'static str {
-        NAME
-    }
-
-    fn handles(&self, operation: Operation) -> bool {
-        operation != Operation::Connect
-    }
-
     async fn validate(&self, request: &mut Request<'_>) -> Result<(), Status> {
         match is_missing(&*self.objects, request).await? {
             true => Err(Status::not_found(&NAMESPACES.group_name(), &request.attributes.namespace)),
@@ -61,14 +53,6 @@ impl Plugin for NamespaceExists {
 
 #[async_trait]
 impl Plugin for NamespaceAutoProvision {
-    fn name(&self) -> &'static str {
-        AUTO_PROVISION
-    }
-
-    fn handles(&self, operation: Operation) -> bool {
-        operation == Operation::Create
-    }
-
     async fn admit(&self, request: &mut Request<'_>) -> Result<(), Status> {
         if request.dry_run || !is_missing(&*self.objects, request).await? {
             return Ok(());

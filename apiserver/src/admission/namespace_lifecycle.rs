@@ -25,14 +25,6 @@ pub(super) fn new(parts: &Parts) -> Arc<dyn Plugin> {
 
 #[async_trait]
 impl Plugin for NamespaceLifecycle {
-    fn name(&self) -> &'static str {
-        NAME
-    }
-
-    fn handles(&self, operation: Operation) -> bool {
-        operation != Operation::Connect
-    }
-
     async fn admit(&self, request: &mut Request<'_>) -> Result<(), Status> {
         if request.is_any(NAMESPACES) {
             let immortal = IMMORTAL.contains(&request.attributes.name.as_str());

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use serde_json::Value;
 
-use super::{Operation, Parts, Plugin, Request, items, text};
+use super::{Parts, Plugin, Request, items, text};
 use crate::{
     object::Object,
     objects::{NODES, Objects, PODS},
@@ -47,14 +47,6 @@ fn resizes_init_containers(old: &Object, new: &Object) -> bool {
 
 #[async_trait]
 impl Plugin for NodeDeclaredFeatureValidator {
-    fn name(&self) -> &'static str {
-        NAME
-    }
-
-    fn handles(&self, operation: Operation) -> bool {
-        operation == Operation::Update
-    }
-
     async fn validate(&self, request: &mut Request<'_>) -> Result<(), Status> {
         if !request.is_any(PODS) || !["", "resize"].contains(&request.attributes.subresource.as_str()) {
             return Ok(());

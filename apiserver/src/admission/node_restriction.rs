@@ -52,14 +52,6 @@ pub(super) fn new(parts: &Parts) -> Arc<dyn Plugin> {
 
 #[async_trait]
 impl Plugin for NodeRestriction {
-    fn name(&self) -> &'static str {
-        NAME
-    }
-
-    fn handles(&self, operation: Operation) -> bool {
-        operation != Operation::Connect
-    }
-
     async fn admit(&self, request: &mut Request<'_>) -> Result<(), Status> {
         let Some(node) = node_of(&request.attributes.user).map(str::to_owned) else { return Ok(()) };
         if node.is_empty() {

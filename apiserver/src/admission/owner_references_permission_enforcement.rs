@@ -77,14 +77,6 @@ impl OwnerReferences {
 
 #[async_trait]
 impl Plugin for OwnerReferences {
-    fn name(&self) -> &'static str {
-        NAME
-    }
-
-    fn handles(&self, operation: Operation) -> bool {
-        matches!(operation, Operation::Create | Operation::Update)
-    }
-
     async fn validate(&self, request: &mut Request<'_>) -> Result<(), Status> {
         // The status of a pod keeps its owners, whatever is sent.
         let is_pod_status =

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use serde_json::Value;
 
-use super::{Operation, Parts, Plugin, Request, text};
+use super::{Parts, Plugin, Request, text};
 use crate::{
     objects::{Objects, PERSISTENT_VOLUME_CLAIMS, STORAGE_CLASSES},
     status::Status,
@@ -25,14 +25,6 @@ pub(super) fn new(parts: &Parts) -> Arc<dyn Plugin> {
 
 #[async_trait]
 impl Plugin for PersistentVolumeClaimResize {
-    fn name(&self) -> &'static str {
-        NAME
-    }
-
-    fn handles(&self, operation: Operation) -> bool {
-        operation == Operation::Update
-    }
-
     async fn validate(&self, request: &mut Request<'_>) -> Result<(), Status> {
         if !request.is(PERSISTENT_VOLUME_CLAIMS) {
             return Ok(());

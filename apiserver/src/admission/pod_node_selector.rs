@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, sync::Arc};
 use async_trait::async_trait;
 use serde_json::{Value, json};
 
-use super::{Operation, Parts, Plugin, Request};
+use super::{Parts, Plugin, Request};
 use crate::{
     objects::{NAMESPACES, Objects, PODS},
     status::Status,
@@ -36,14 +36,6 @@ fn parse(selector: &str) -> Result<BTreeMap<String, String>, String> {
 
 #[async_trait]
 impl Plugin for PodNodeSelector {
-    fn name(&self) -> &'static str {
-        NAME
-    }
-
-    fn handles(&self, operation: Operation) -> bool {
-        operation == Operation::Create
-    }
-
     async fn admit(&self, request: &mut Request<'_>) -> Result<(), Status> {
         if !request.is(PODS) {
             return Ok(());

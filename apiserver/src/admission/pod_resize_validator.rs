@@ -5,7 +5,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use component_base::quota;
 
-use super::{Operation, Parts, Plugin, Request, text};
+use super::{Parts, Plugin, Request, text};
 use crate::{
     object::Object,
     objects::{NODES, Objects, PODS},
@@ -49,14 +49,6 @@ fn obstacle(pod: &Object, node: &Object) -> Option<(String, &'static str)> {
 
 #[async_trait]
 impl Plugin for PodResizeValidator {
-    fn name(&self) -> &'static str {
-        NAME
-    }
-
-    fn handles(&self, operation: Operation) -> bool {
-        operation == Operation::Update
-    }
-
     async fn validate(&self, request: &mut Request<'_>) -> Result<(), Status> {
         if !request.is_any(PODS) || request.attributes.subresource != "resize" {
             return Ok(());

@@ -9,7 +9,7 @@ use std::{collections::BTreeMap, fmt, sync::Arc};
 use async_trait::async_trait;
 use serde_json::Value;
 
-use super::{Operation, Parts, Plugin, Request};
+use super::{Parts, Plugin, Request};
 use crate::{
     audit,
     field::{Error as FieldError, ErrorList, Path},
@@ -55,14 +55,6 @@ pub(super) fn new(parts: &Parts) -> Arc<dyn Plugin> {
 
 #[async_trait]
 impl Plugin for PodSecurity {
-    fn name(&self) -> &'static str {
-        NAME
-    }
-
-    fn handles(&self, operation: Operation) -> bool {
-        matches!(operation, Operation::Create | Operation::Update)
-    }
-
     async fn validate(&self, request: &mut Request<'_>) -> Result<(), Status> {
         let Some(object) = request.object.as_deref() else { return Ok(()) };
         if request.is(NAMESPACES) {

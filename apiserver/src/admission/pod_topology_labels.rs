@@ -37,14 +37,6 @@ fn node_of<'a>(request: &Request<'_>, object: &'a Object) -> &'a str {
 
 #[async_trait]
 impl Plugin for PodTopologyLabels {
-    fn name(&self) -> &'static str {
-        NAME
-    }
-
-    fn handles(&self, operation: Operation) -> bool {
-        operation == Operation::Create
-    }
-
     async fn admit(&self, request: &mut Request<'_>) -> Result<(), Status> {
         if !request.is_any(PODS) {
             return Ok(());

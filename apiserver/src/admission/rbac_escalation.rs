@@ -4,12 +4,14 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 
-use super::{Operation, Plugin, Request};
+use super::{Plugin, Request};
 use crate::{
     auth::Authorizer,
     authz::rbac::{Rbac, escalation::Escalation},
     status::Status,
 };
+
+pub(super) const NAME: &str = "RBACEscalation";
 
 struct RbacEscalation(Escalation);
 
@@ -19,14 +21,6 @@ pub(super) fn new(rbac: Arc<Rbac>, authorizer: Arc<dyn Authorizer>) -> Arc<dyn P
 
 #[async_trait]
 impl Plugin for RbacEscalation {
-    fn name(&self) -> &'static str {
-        "RBACEscalation"
-    }
-
-    fn handles(&self, operation: Operation) -> bool {
-        matches!(operation, Operation::Create | Operation::Update)
-    }
-
     async fn validate(&self, request: &mut Request<'_>) -> Result<(), Status> {
         if request.resource.group != "rbac.authorization.k8s.io" {
             return Ok(());

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use serde_json::{Value, json};
 
-use super::{Operation, Parts, Plugin, Request, items, text};
+use super::{Parts, Plugin, Request, items, text};
 use crate::{
     object::Object,
     objects::{Objects, PODS, RUNTIME_CLASSES},
@@ -28,14 +28,6 @@ pub(super) fn new(parts: &Parts) -> Arc<dyn Plugin> {
 
 #[async_trait]
 impl Plugin for RuntimeClass {
-    fn name(&self) -> &'static str {
-        NAME
-    }
-
-    fn handles(&self, operation: Operation) -> bool {
-        operation == Operation::Create
-    }
-
     async fn admit(&self, request: &mut Request<'_>) -> Result<(), Status> {
         if !request.is(PODS) {
             return Ok(());

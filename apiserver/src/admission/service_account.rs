@@ -8,7 +8,7 @@ use async_trait::async_trait;
 use rand::Rng;
 use serde_json::{Map, Value, json};
 
-use super::{Operation, Parts, Plugin, Request, items, text};
+use super::{Parts, Plugin, Request, items, text};
 use crate::{
     object::Object,
     objects::{Objects, PODS, SERVICE_ACCOUNTS},
@@ -44,14 +44,6 @@ fn random_suffix() -> String {
 
 #[async_trait]
 impl Plugin for ServiceAccount {
-    fn name(&self) -> &'static str {
-        NAME
-    }
-
-    fn handles(&self, operation: Operation) -> bool {
-        operation == Operation::Create
-    }
-
     async fn admit(&self, request: &mut Request<'_>) -> Result<(), Status> {
         if !request.is(PODS) {
             return Ok(());

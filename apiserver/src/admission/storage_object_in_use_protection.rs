@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 
-use super::{Operation, Parts, Plugin, Request};
+use super::{Parts, Plugin, Request};
 use crate::{
     objects::{PERSISTENT_VOLUME_CLAIMS, PERSISTENT_VOLUMES},
     status::Status,
@@ -20,14 +20,6 @@ pub(super) fn new(_parts: &Parts) -> Arc<dyn Plugin> {
 
 #[async_trait]
 impl Plugin for StorageObjectInUseProtection {
-    fn name(&self) -> &'static str {
-        NAME
-    }
-
-    fn handles(&self, operation: Operation) -> bool {
-        operation == Operation::Create
-    }
-
     async fn admit(&self, request: &mut Request<'_>) -> Result<(), Status> {
         let finalizer = if request.is(PERSISTENT_VOLUMES) {
             "kubernetes.io/pv-protection"

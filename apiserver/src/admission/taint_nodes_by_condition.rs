@@ -5,7 +5,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use serde_json::{Value, json};
 
-use super::{Operation, Parts, Plugin, Request};
+use super::{Parts, Plugin, Request};
 use crate::{objects::NODES, status::Status};
 
 pub(super) const NAME: &str = "TaintNodesByCondition";
@@ -20,14 +20,6 @@ pub(super) fn new(_parts: &Parts) -> Arc<dyn Plugin> {
 
 #[async_trait]
 impl Plugin for TaintNodesByCondition {
-    fn name(&self) -> &'static str {
-        NAME
-    }
-
-    fn handles(&self, operation: Operation) -> bool {
-        operation == Operation::Create
-    }
-
     async fn admit(&self, request: &mut Request<'_>) -> Result<(), Status> {
         if !request.is(NODES) {
             return Ok(());

@@ -284,37 +284,18 @@ mod tests {
 
     #[test]
     fn taken_names_are_not_given_again() {
-        let names =
-            json!({"plural": "as", "singular": "a", "shortNames": ["x"], "kind": "A", "listKind": "AList"});
-        let first = Arc::new(named("as.g", names.clone(), json!({"acceptedNames": names})));
+        let names = |[plural, singular, short, kind, list]: [&str; 5]| json!({"plural": plural, "singular": singular, "shortNames": [short], "kind": kind, "listKind": list});
+        let taken = names(["as", "a", "x", "A", "AList"]);
+        let first = Arc::new(named("as.g", taken.clone(), json!({"acceptedNames": taken})));
         let cases = [
-            (
-                json!({"plural": "a", "singular": "b", "kind": "B", "listKind": "BL"}),
-                "PluralConflict",
-                "\"a\"",
-            ),
-            (
-                json!({"plural": "b", "singular": "as", "kind": "B", "listKind": "BL"}),
-                "SingularConflict",
-                "\"as\"",
-            ),
-            (
-                json!({"plural": "b", "singular": "c", "shortNames": ["x"], "kind": "B", "listKind": "BL"}),
-                "ShortNamesConflict",
-                "\"x\"",
-            ),
-            (
-                json!({"plural": "b", "singular": "c", "kind": "AList", "listKind": "BL"}),
-                "KindConflict",
-                "\"AList\"",
-            ),
-            (
-                json!({"plural": "b", "singular": "c", "kind": "B", "listKind": "A"}),
-                "ListKindConflict",
-                "\"A\"",
-            ),
+            (["a", "b", "y", "B", "BL"], "PluralConflict", "\"a\""),
+            (["b", "as", "y", "B", "BL"], "SingularConflict", "\"as\""),
+            (["b", "c", "x", "B", "BL"], "ShortNamesConflict", "\"x\""),
+            (["b", "c", "y", "AList", "BL"], "KindConflict", "\"AList\""),
+            (["b", "c", "y", "B", "A"], "ListKindConflict", "\"A\""),
         ];
-        for (names, reason, name) in cases {
+        for (wanted, reason, name) in cases {
+            let names = names(wanted);
             let second = named("bs.g", names, json!({}));
             let told = next(&second, std::slice::from_ref(&first), true, Timestamp::UNIX_EPOCH).unwrap();
             let message = format!("{name} is already in use");

@@ -9,7 +9,7 @@ use serde_json::{Map, Value as Json};
 use super::{Definition, Kept, Policies, Policy, View, Work, bare, binding::Binding, list, text};
 use crate::{
     admission::{
-        Operation, Parts, Plugin, Request,
+        Parts, Plugin, Request,
         webhook::{
             mutating::{decoded, own},
             review,
@@ -107,14 +107,6 @@ struct Invocation {
 
 #[async_trait]
 impl Plugin for Mutating {
-    fn name(&self) -> &'static str {
-        NAME
-    }
-
-    fn handles(&self, _: Operation) -> bool {
-        true
-    }
-
     async fn admit(&self, request: &mut Request<'_>) -> Result<(), Status> {
         let active = self.policies.active(request).await?;
         let mut failures = Vec::new();

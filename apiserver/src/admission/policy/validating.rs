@@ -12,7 +12,7 @@ use super::{
     list, metrics, text,
 };
 use crate::{
-    admission::{Operation, Parts, Plugin, Request},
+    admission::{Parts, Plugin, Request},
     audit,
     expressions::{self, Evaluator, Expression, Names, Questions, Subject, Verdict},
     object::Object,
@@ -81,14 +81,6 @@ pub(in crate::admission) fn new(parts: &Parts) -> Arc<dyn Plugin> {
 
 #[async_trait]
 impl Plugin for Validating {
-    fn name(&self) -> &'static str {
-        NAME
-    }
-
-    fn handles(&self, _: Operation) -> bool {
-        true
-    }
-
     async fn validate(&self, request: &mut Request<'_>) -> Result<(), Status> {
         let active = self.policies.active(request).await?;
         if active.is_empty() {

@@ -9,7 +9,7 @@ use super::{
     Failure, call, conditions_hold, failed_closed, hook::Hook, is_exempt, matching, metrics, review, warn,
 };
 use crate::{
-    admission::{Operation, Parts, Plugin, Request, kept::Kept},
+    admission::{Parts, Plugin, Request, kept::Kept},
     audit,
     auth::Authorizer,
     objects::{Objects, VALIDATING_WEBHOOKS},
@@ -38,14 +38,6 @@ pub(in crate::admission) fn new(parts: &Parts) -> Arc<dyn Plugin> {
 
 #[async_trait]
 impl Plugin for Validating {
-    fn name(&self) -> &'static str {
-        NAME
-    }
-
-    fn handles(&self, _: Operation) -> bool {
-        true
-    }
-
     async fn validate(&self, request: &mut Request<'_>) -> Result<(), Status> {
         let hooks = self.hooks.all().await?;
         if hooks.is_empty() || is_exempt(request) {
