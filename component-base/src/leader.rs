@@ -132,9 +132,21 @@ impl LeaderElection {
         Fut: Future<Output = ()> + Send + 'static,
     {
         self.validate()?;
-        let client = client::connect(&ClientOptions { qps: -1.0, ..options.clone() }).await?;
-        tasks.spawn_thread("leader election", self.hold(client, clock, tasks.clone(), lead))?;
-        Ok(())
+        let (workers, group) = (tokio::runtime::Handle::current(), tasks.clone());
+        let options = ClientOptions { qps: -1.0, ..options.clone() };
+        let (connected, connection) = tokio::sync::oneshot::channel();
+        tasks.spawn_thread("leader election", async move {
+            // A client's connections live on the runtime it was made on.
+            match client::connect(&options).await {
+                Ok(client) => {
+                    drop(connected.send(Ok(())));
+                    self.hold(client, clock, group, workers, lead).await;
+                }
+                Err(error) => drop(connected.send(Err(error))),
+            }
+        })?;
+        // Without an answer the thread was ended by a shutdown, which is no error of the election.
+        connection.await.unwrap_or(Ok(())).map_err(ElectionError::Client)
     }
 
     /// Runs the election in a task. When the lease is won, `lead` is called with a task group that ends with the leadership;
@@ -154,45 +166,43 @@ impl LeaderElection {
         Fut: Future<Output = ()> + Send + 'static,
     {
         self.validate()?;
-        tasks.spawn("leader election", self.hold(client, clock, tasks.clone(), lead));
+        let workers = tokio::runtime::Handle::current();
+        tasks.spawn("leader election", self.hold(client, clock, tasks.clone(), workers, lead));
         Ok(())
     }
 
-    /// From candidate to the end of the leadership. What leads runs on the runtime this is called from.
-    fn hold<F, Fut>(
+    /// From candidate to the end of the leadership. What leads runs on `workers`.
+    async fn hold<F, Fut>(
         self,
         client: kube::Client,
         clock: SharedClock,
         group: Tasks,
+        workers: tokio::runtime::Handle,
         lead: F,
-    ) -> impl Future<Output = ()> + Send + 'static
-    where
+    ) where
         F: FnOnce(Tasks) -> Fut + Send + 'static,
         Fut: Future<Output = ()> + Send + 'static,
     {
-        let workers = tokio::runtime::Handle::current();
-        async move {
-            let mut candidate = Candidate::new(self, client, clock);
-            let drain = group.drain();
-            if drain.run_until_cancelled(candidate.acquire()).await.is_none() {
-                return;
-            }
-            // The leaders' group outlives the drain until the lease has been dealt with, so it is not a child token.
-            let leading = CancellationToken::new();
-            let leaders = group.child_of(leading.clone());
-            {
-                let _workers = workers.enter();
-                leaders.spawn("leading", lead(leaders.clone()));
-            }
-            let lost = drain.run_until_cancelled(candidate.renew()).await.is_some();
-            leading.cancel();
-            candidate.gauge(false);
-            if lost {
-                tracing::error!(lock = candidate.lock(), "leader election lost");
-                group.fail("leader election lost");
-            } else if candidate.election.release_on_cancel {
-                candidate.release().await;
-            }
+        let mut candidate = Candidate::new(self, client, clock);
+        let drain = group.drain();
+        if drain.run_until_cancelled(candidate.acquire()).await.is_none() {
+            return;
+        }
+        // The leaders' group outlives the drain until the lease has been dealt with, so it is not a child token.
+        let leading = CancellationToken::new();
+        let leaders = group.child_of(leading.clone());
+        {
+            let _workers = workers.enter();
+            leaders.spawn("leading", lead(leaders.clone()));
+        }
+        let lost = drain.run_until_cancelled(candidate.renew()).await.is_some();
+        leading.cancel();
+        candidate.gauge(false);
+        if lost {
+            tracing::error!(lock = candidate.lock(), "leader election lost");
+            group.fail("leader election lost");
+        } else if candidate.election.release_on_cancel {
+            candidate.release().await;
         }
     }
 }
