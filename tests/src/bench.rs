@@ -3,7 +3,7 @@
 //! Machines are noisy, so ratios count; ours and the peer take turns within one run, and the median of the turns is
 //! printed. A missed goal is printed as such and is no error: a benchmark fails only if it cannot run.
 
-use std::time::Duration;
+use std::{fs, io, time::Duration};
 
 use anyhow::{Result, ensure};
 use hack::{binaries, layout::Layout, packages, process, screen};
@@ -176,6 +176,10 @@ pub fn run(options: &Options) -> Result<()> {
                 failed.push(benchmark.name);
             }
         }
+    }
+    match fs::remove_dir_all(&layout.run) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error.into()),
+        _ => {}
     }
     report(&figures, options.json)?;
     ensure!(failed.is_empty(), "could not run: {}", failed.join(", "));
