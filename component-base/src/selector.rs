@@ -36,7 +36,7 @@ impl<L: Labels + ?Sized> Labels for &L {
 }
 
 /// What a requirement asks of a label's value.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Operator {
     In,
     NotIn,
@@ -67,7 +67,7 @@ impl Operator {
 }
 
 /// One condition of a label selector; values are sorted and distinct.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Requirement {
     key: String,
     operator: Operator,
@@ -204,7 +204,7 @@ impl fmt::Display for Requirement {
 }
 
 /// A label selector: all requirements must hold. The default selects everything.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct LabelSelector {
     requirements: Vec<Requirement>,
     nothing: bool,

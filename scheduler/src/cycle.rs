@@ -61,6 +61,8 @@ pub struct Cycle {
     /// What was last said about a pod, so that it is not said again.
     said: HashMap<String, String>,
     start: usize,
+    /// What nodes said, per profile.
+    memos: Vec<plan::Memo>,
 }
 
 impl Cycle {
@@ -75,6 +77,7 @@ impl Cycle {
     ) -> Self {
         let began = clock.now();
         Self {
+            memos: profiles.iter().map(|_| plan::Memo::default()).collect(),
             profiles,
             cluster: Cluster::default(),
             queue: Queue::new(back_off),
@@ -234,11 +237,13 @@ impl Cycle {
     }
 
     fn decide(&mut self, pod: &Arc<PodInfo>, attempt: u32) {
-        let Some(profile) = self.profile(pod).map(|at| &self.profiles[at]) else { return };
+        let Some(at) = self.profile(pod) else { return };
+        let profile = &self.profiles[at];
         let started = self.clock.now();
         let options = Options { percentage: profile.percentage, start: self.start, tie: rand::random() };
         let nominated = self.nominations.all();
-        let outcome = plan::schedule(pod, &self.cluster, &profile.plugins, &nominated, options);
+        let memo = &mut self.memos[at];
+        let outcome = plan::schedule(pod, &self.cluster, &profile.plugins, &nominated, options, memo);
         let seconds = self.clock.now().duration_since(started).as_secs_f64();
         match outcome {
             Ok(placement) => {

@@ -92,6 +92,11 @@ pub trait Plugin: Send + Sync {
     fn filter<'a>(&self, _pod: &'a PodInfo, _cluster: &'a Cluster) -> Prepared<'a> {
         Prepared::Skip
     }
+    /// Whether its verdict on a node and the node's raw score follow from that node with its pods alone, and are the
+    /// same for pods that are alike ([`PodInfo::is_like`]): they are then remembered until the node changes.
+    fn is_local(&self) -> bool {
+        false
+    }
     /// What must be written before the pod is bound to a node that passed the filters.
     fn reserve(&self, _pod: &PodInfo, _cluster: &Cluster, _node: &NodeInfo) -> Reservation {
         Reservation::default()

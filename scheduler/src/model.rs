@@ -7,6 +7,7 @@ pub mod node;
 pub mod pod;
 pub mod resources;
 pub mod storage;
+pub mod tally;
 
 pub use affinity::{NodeSelectorTerms, NodeTerm, PodTerm, WeightedPodTerm};
 pub use cluster::Cluster;
@@ -15,6 +16,7 @@ pub use node::{ImageState, NodeInfo, Taint, TaintEffect};
 pub use pod::{HostPort, PodInfo, SpreadConstraint, Toleration};
 pub use resources::Resources;
 pub use storage::{Reservation, Storage, StorageChange, StorageEvent};
+pub use tally::{NearTally, Places, SpreadTally, TermCounts};
 
 /// String labels of an object, in key order.
 pub type Labels = std::collections::BTreeMap<String, String>;

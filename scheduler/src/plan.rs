@@ -2,10 +2,18 @@
 //!
 //! Pure: `schedule` and `preempt` read a snapshot and return; randomness for ties is passed in.
 
+mod memo;
 mod preemption;
 
-use std::collections::BTreeMap;
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    sync::Arc,
+};
 
+use smol_str::SmolStr;
+
+use self::memo::Class;
+pub use self::memo::Memo;
 pub use preemption::{Budget, Nominations, Preemption, preempt};
 
 use crate::{
@@ -33,7 +41,7 @@ pub struct Unschedulable {
     /// Number of nodes there are.
     pub nodes: usize,
     /// Verdict per node that was refused.
-    pub verdicts: BTreeMap<String, Verdict>,
+    pub verdicts: BTreeMap<SmolStr, Verdict>,
     /// Plugins that refused: only events they care about wake the pod.
     pub plugins: Vec<&'static str>,
     /// Refusal of all nodes at once.
@@ -64,17 +72,17 @@ pub struct Options {
     pub tie: u64,
 }
 
-/// Picks the node with the highest score among those that fit.
+/// Picks the node with the highest score among those that fit. `memo` must be of these plugins and this cluster alone.
 pub fn schedule(
     pod: &PodInfo,
     cluster: &Cluster,
     plugins: &[Weighted],
-    nominated: &[(String, std::sync::Arc<PodInfo>)],
+    nominated: &[(String, Arc<PodInfo>)],
     options: Options,
+    memo: &mut Memo,
 ) -> Result<Placement, Unschedulable> {
     let mut failure = Unschedulable { nodes: cluster.nodes().len(), ..Unschedulable::default() };
     if failure.nodes == 0 {
-        failure.rejected = None;
         return Err(failure);
     }
     let mut filters = match prepare(pod, cluster, plugins) {
@@ -85,35 +93,51 @@ pub fn schedule(
             return Err(failure);
         }
     };
-    let all: Vec<&NodeInfo> = cluster.nodes().map(AsRef::as_ref).collect();
+    let guests = guests(pod, nominated);
+    let all = cluster.nodes();
     let enough = nodes_to_find(all.len(), options.percentage);
-    let mut feasible: Vec<&NodeInfo> = Vec::new();
+    // A pod that may go to a few named nodes has nothing in common with others.
+    let mut known = filters.restricted.is_none().then(|| memo.of(pod, cluster, plugins));
+    let mut feasible: Vec<usize> = Vec::new();
     let mut evaluated = 0;
     // A pod for which room was made looks at that node first and takes it if it fits.
-    let nominee = all.iter().position(|n| !pod.nominated_node.is_empty() && n.name == pod.nominated_node);
-    let order = nominee.into_iter().chain((0..all.len()).map(|i| (i + options.start) % all.len()));
-    for at in order {
-        let node = all[at];
-        if let Some((plugin, verdict)) = filters.refuses(node, pod, nominated) {
-            if !failure.plugins.contains(&plugin) {
-                failure.plugins.push(plugin);
-            }
-            failure.verdicts.insert(node.name.to_string(), verdict);
-            evaluated += 1;
+    let nominee = cluster.position(&pod.nominated_node).ok();
+    let named =
+        filters.restricted.as_ref().map(|(_, names)| names.iter().filter_map(|n| cluster.position(n).ok()));
+    let named: Option<Vec<usize>> = named.map(Iterator::collect);
+    let count = named.as_ref().map_or(all.len(), Vec::len);
+    let turn = |i: usize| match &named {
+        Some(positions) => positions[i],
+        None => (i + options.start) % all.len(),
+    };
+    for at in nominee.into_iter().chain((0..count).map(turn)) {
+        evaluated += 1;
+        if filters.refuses(at, cluster, &guests, known.as_deref_mut()) {
             continue;
         }
-        evaluated += 1;
-        feasible.push(node);
+        feasible.push(at);
         if feasible.len() >= enough || Some(at) == nominee {
             break;
         }
     }
     if feasible.is_empty() {
+        filters.explain(cluster, &guests, &mut failure);
         return Err(failure);
     }
-    let node = pick(pod, cluster, plugins, &feasible, options.tie);
+    let node = &all[pick(pod, cluster, plugins, &feasible, options.tie, known)];
     let reservation = reserve(pod, cluster, plugins, node);
     Ok(Placement { node: node.name.to_string(), evaluated, feasible: feasible.len(), reservation })
+}
+
+/// Pods nominated to nodes that count as there for this one, by node.
+type Guests<'a> = HashMap<&'a str, Vec<&'a Arc<PodInfo>>>;
+
+fn guests<'a>(pod: &PodInfo, nominated: &'a [(String, Arc<PodInfo>)]) -> Guests<'a> {
+    let mut out = Guests::new();
+    for (node, guest) in nominated.iter().filter(|(_, p)| p.priority >= pod.priority && p.uid != pod.uid) {
+        out.entry(node.as_str()).or_default().push(guest);
+    }
+    out
 }
 
 fn reserve(pod: &PodInfo, cluster: &Cluster, plugins: &[Weighted], node: &NodeInfo) -> Reservation {
@@ -130,9 +154,15 @@ fn reserve(pod: &PodInfo, cluster: &Cluster, plugins: &[Weighted], node: &NodeIn
 
 /// The filters of one cycle.
 pub(crate) struct Filters<'a> {
-    filters: Vec<(&'static str, Box<dyn Filter + 'a>)>,
+    filters: Vec<Ready<'a>>,
     /// Nodes some plugin restricted the cycle to, with its name.
-    restricted: Option<(&'static str, std::collections::BTreeSet<&'a str>)>,
+    restricted: Option<(&'static str, BTreeSet<&'a str>)>,
+}
+
+struct Ready<'a> {
+    plugin: &'static str,
+    is_local: bool,
+    filter: Box<dyn Filter + 'a>,
 }
 
 pub(crate) fn prepare<'a>(
@@ -151,33 +181,41 @@ pub(crate) fn prepare<'a>(
                 filter
             }
         };
-        out.filters.push((plugin.name(), filter));
+        out.filters.push(Ready { plugin: plugin.name(), is_local: plugin.is_local(), filter });
     }
     Ok(out)
 }
 
 impl Filters<'_> {
-    /// The first plugin that refuses a node, with its verdict. Pods nominated to the node that are at
-    /// least as important count as there; the pod must fit with and without them.
+    /// Whether a node is refused; see [`Filters::refusal`].
     fn refuses(
         &mut self,
-        node: &NodeInfo,
-        pod: &PodInfo,
-        nominated: &[(String, std::sync::Arc<PodInfo>)],
-    ) -> Option<(&'static str, Verdict)> {
-        let guests: Vec<&std::sync::Arc<PodInfo>> = nominated
-            .iter()
-            .filter(|(n, p)| node.name == *n && p.priority >= pod.priority && p.uid != pod.uid)
-            .map(|(_, p)| p)
-            .collect();
-        if !guests.is_empty() {
+        at: usize,
+        cluster: &Cluster,
+        guests: &Guests<'_>,
+        known: Option<&mut Class>,
+    ) -> bool {
+        let node = &cluster.nodes()[at];
+        let Some(known) = known.filter(|_| guests.is_empty() || !guests.contains_key(node.name.as_str()))
+        else {
+            return self.refusal(node, guests).is_some();
+        };
+        let fits = |ready: &Ready<'_>| ready.filter.check(node) == Verdict::Fits;
+        let local = || self.filters.iter().filter(|f| f.is_local).all(fits);
+        !known.fits(at, cluster, local) || !self.filters.iter().filter(|f| !f.is_local).all(fits)
+    }
+
+    /// The first plugin that refuses a node, with its verdict. Pods nominated to the node that are at
+    /// least as important count as there; the pod must fit with and without them.
+    fn refusal(&mut self, node: &NodeInfo, guests: &Guests<'_>) -> Option<(&'static str, Verdict)> {
+        if let Some(guests) = guests.get(node.name.as_str()) {
             let mut full = node.clone();
-            for guest in &guests {
+            for guest in guests {
                 full.add((*guest).clone());
                 self.pod_added(guest, node);
             }
             let refusal = self.check(&full);
-            for guest in &guests {
+            for guest in guests {
                 self.pod_removed(guest, node);
             }
             if refusal.is_some() {
@@ -187,54 +225,78 @@ impl Filters<'_> {
         self.check(node)
     }
 
+    /// Says of every node why it was refused.
+    fn explain(&mut self, cluster: &Cluster, guests: &Guests<'_>, failure: &mut Unschedulable) {
+        for node in cluster.nodes() {
+            let Some((plugin, verdict)) = self.refusal(node, guests) else { continue };
+            if !failure.plugins.contains(&plugin) {
+                failure.plugins.push(plugin);
+            }
+            failure.verdicts.insert(node.name.clone(), verdict);
+        }
+    }
+
     pub(crate) fn check(&self, node: &NodeInfo) -> Option<(&'static str, Verdict)> {
         if let Some((plugin, names)) = &self.restricted
             && !names.contains(node.name.as_str())
         {
             return Some((plugin, Verdict::unresolvable("node(s) didn't satisfy plugin(s) [NodeAffinity]")));
         }
-        self.filters.iter().find_map(|(plugin, filter)| match filter.check(node) {
+        self.filters.iter().find_map(|ready| match ready.filter.check(node) {
             Verdict::Fits => None,
-            verdict => Some((*plugin, verdict)),
+            verdict => Some((ready.plugin, verdict)),
         })
     }
 
     pub(crate) fn pod_added(&mut self, pod: &PodInfo, node: &NodeInfo) {
-        for (_, filter) in &mut self.filters {
-            filter.pod_added(pod, node);
+        for ready in &mut self.filters {
+            ready.filter.pod_added(pod, node);
         }
     }
 
     pub(crate) fn pod_removed(&mut self, pod: &PodInfo, node: &NodeInfo) {
-        for (_, filter) in &mut self.filters {
-            filter.pod_removed(pod, node);
+        for ready in &mut self.filters {
+            ready.filter.pod_removed(pod, node);
         }
     }
 }
 
-fn pick<'a>(
-    pod: &'a PodInfo,
-    cluster: &'a Cluster,
+/// The best of the nodes at these positions.
+fn pick(
+    pod: &PodInfo,
+    cluster: &Cluster,
     plugins: &[Weighted],
-    nodes: &[&'a NodeInfo],
+    feasible: &[usize],
     tie: u64,
-) -> &'a NodeInfo {
-    if let [only] = nodes {
-        return only;
+    mut known: Option<&mut Class>,
+) -> usize {
+    if let [only] = feasible {
+        return *only;
     }
+    let nodes: Vec<&NodeInfo> = feasible.iter().map(|at| cluster.nodes()[*at].as_ref()).collect();
     let mut totals = vec![0i64; nodes.len()];
-    for Weighted { plugin, weight, .. } in plugins.iter().filter(|w| w.weight > 0) {
-        let Some(scorer) = plugin.score(pod, cluster, nodes) else { continue };
-        let mut scores: Vec<i64> = nodes.iter().map(|n| scorer.score(n)).collect();
-        scorer.normalize(nodes, &mut scores);
-        for (total, score) in totals.iter_mut().zip(scores) {
+    let mut scores = Vec::with_capacity(nodes.len());
+    for (number, Weighted { plugin, weight, .. }) in plugins.iter().enumerate().filter(|(_, w)| w.weight > 0)
+    {
+        let Some(scorer) = plugin.score(pod, cluster, &nodes) else { continue };
+        scores.clear();
+        match known.as_deref_mut().filter(|_| plugin.is_local()) {
+            Some(known) => {
+                let of = |(at, node): (&usize, &&NodeInfo)| {
+                    known.score(number, *at, cluster, || scorer.score(node))
+                };
+                scores.extend(feasible.iter().zip(&nodes).map(of));
+            }
+            None => scores.extend(nodes.iter().map(|node| scorer.score(node))),
+        }
+        scorer.normalize(&nodes, &mut scores);
+        for (total, score) in totals.iter_mut().zip(&scores) {
             *total += score * weight;
         }
     }
     let best = totals.iter().copied().max().unwrap_or(0);
     let winners: Vec<usize> = (0..nodes.len()).filter(|i| totals[*i] == best).collect();
-    let at = usize::try_from(tie).unwrap_or(usize::MAX) % winners.len();
-    nodes[winners[at]]
+    feasible[winners[usize::try_from(tie).unwrap_or(usize::MAX) % winners.len()]]
 }
 
 impl Unschedulable {

@@ -8,7 +8,7 @@ use k8s_openapi::{api::core::v1 as core, apimachinery::pkg::apis::meta::v1::Labe
 use super::Labels;
 
 /// One requirement of a node selector term.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 struct NodeRequirement {
     key: String,
     operator: Operator,
@@ -16,7 +16,7 @@ struct NodeRequirement {
 }
 
 /// Node selector operators (API reference, NodeSelectorRequirement).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 enum Operator {
     In,
     NotIn,
@@ -29,18 +29,18 @@ enum Operator {
 }
 
 /// One node selector term: all of its requirements must hold.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct NodeTerm {
     labels: Vec<NodeRequirement>,
     fields: Vec<NodeRequirement>,
 }
 
 /// Node selector terms: one of them must hold.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct NodeSelectorTerms(Vec<NodeTerm>);
 
 /// A pod affinity or anti-affinity term.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct PodTerm {
     /// Namespaces named, or the pod's own when neither names nor a selector are given.
     pub namespaces: BTreeSet<String>,

@@ -1,73 +1,209 @@
 //! All nodes with their pods, the namespaces' labels, storage and devices: the snapshot decisions are made on.
 //!
-//! Cloning is cheap (nodes are shared by `Arc` and copied on change), so a cycle works on a
-//! snapshot while events go on changing the model.
+//! Beside the objects stand sums over them (pods per place, nodes per image), kept with every change, so that no
+//! decision has to look at everything.
 
 use std::{
-    collections::{BTreeMap, HashMap},
-    sync::Arc,
+    collections::HashMap,
+    sync::{Arc, LazyLock},
 };
 
 use smol_str::SmolStr;
 
-use super::{Devices, Labels, NodeInfo, PodInfo, Storage};
+use super::{
+    Devices, Labels, NearTally, NodeInfo, PodInfo, PodTerm, SpreadConstraint, SpreadTally, Storage,
+    TermCounts, tally::Tallies,
+};
+
+/// Labels of namespaces by name.
+#[derive(Clone, Debug, Default)]
+pub struct NamespaceLabels(HashMap<String, Arc<Labels>>);
+
+/// Terms of placed pods.
+#[derive(Clone, Debug, Default)]
+pub struct PlacedTerms {
+    /// Required anti-affinity, counted.
+    pub anti_affinity: TermCounts,
+    /// Required affinity, counted.
+    pub affinity: TermCounts,
+    /// Preferred affinity, with the sums of the weights.
+    pub prefer: TermCounts,
+    /// Preferred anti-affinity, with the sums of the weights.
+    pub avoid: TermCounts,
+}
 
 /// Nodes by name, pods by uid.
 #[derive(Clone, Debug, Default)]
 pub struct Cluster {
-    nodes: BTreeMap<SmolStr, Arc<NodeInfo>>,
+    /// In name order.
+    nodes: Vec<Arc<NodeInfo>>,
+    /// When each node last changed, in the order of the nodes; a number of [`Cluster::changes`].
+    changed: Vec<u64>,
+    /// Counts changes of nodes and of what is on them.
+    changes: u64,
+    /// Counts nodes that came or went: each shifts the places of others.
+    layout: u64,
     /// Pods whose node is not known (yet, or no more), by node name.
     orphans: HashMap<SmolStr, Vec<Arc<PodInfo>>>,
     /// Node of every pod placed, by uid.
     placed: HashMap<SmolStr, SmolStr>,
+    /// How many nodes have an image.
+    images: HashMap<String, i64>,
+    terms: PlacedTerms,
+    tallies: Tallies,
     /// Claims, volumes and what makes them.
     pub storage: Storage,
     /// Devices and the claims that hold them.
     pub devices: Devices,
-    /// Labels of namespaces.
-    namespaces: HashMap<String, Arc<Labels>>,
+    namespaces: NamespaceLabels,
+}
+
+impl NamespaceLabels {
+    /// Labels of a namespace; none when it is unknown.
+    pub fn of(&self, name: &str) -> &Labels {
+        static NONE: LazyLock<Labels> = LazyLock::new(Labels::new);
+        self.0.get(name).map_or(&*NONE, AsRef::as_ref)
+    }
+}
+
+impl PlacedTerms {
+    fn count(&mut self, pod: &PodInfo, node: &NodeInfo, by: i64) {
+        pod.anti_affinity.iter().for_each(|term| self.anti_affinity.add(term, node, by));
+        pod.affinity.iter().for_each(|term| self.affinity.add(term, node, by));
+        pod.prefer.iter().for_each(|w| self.prefer.add(&w.term, node, by * w.weight));
+        pod.avoid.iter().for_each(|w| self.avoid.add(&w.term, node, by * w.weight));
+    }
 }
 
 impl Cluster {
     /// Nodes in name order.
-    pub fn nodes(&self) -> impl ExactSizeIterator<Item = &Arc<NodeInfo>> {
-        self.nodes.values()
+    pub fn nodes(&self) -> &[Arc<NodeInfo>] {
+        &self.nodes
+    }
+
+    /// When each node last changed, in the order of [`Cluster::nodes`].
+    pub fn changed(&self) -> &[u64] {
+        &self.changed
+    }
+
+    /// Changes whenever nodes come or go, that is, when the order of nodes is another one.
+    pub fn layout(&self) -> u64 {
+        self.layout
     }
 
     /// One node.
     pub fn node(&self, name: &str) -> Option<&Arc<NodeInfo>> {
-        self.nodes.get(name)
+        self.position(name).ok().map(|at| &self.nodes[at])
+    }
+
+    /// Where a node stands in the order, or would.
+    pub fn position(&self, name: &str) -> Result<usize, usize> {
+        self.nodes.binary_search_by(|node| node.name.as_str().cmp(name))
     }
 
     /// Labels of a namespace; none when it is unknown.
-    pub fn namespace_labels(&self, name: &str) -> Arc<Labels> {
-        self.namespaces.get(name).cloned().unwrap_or_default()
+    pub fn namespace_labels(&self, name: &str) -> &Labels {
+        self.namespaces.of(name)
+    }
+
+    /// Labels of all namespaces.
+    pub fn namespaces(&self) -> &NamespaceLabels {
+        &self.namespaces
+    }
+
+    /// How many nodes have an image.
+    pub fn image_holders(&self, image: &str) -> i64 {
+        self.images.get(image).copied().unwrap_or(0)
+    }
+
+    /// Terms of placed pods.
+    pub fn terms(&self) -> &PlacedTerms {
+        &self.terms
+    }
+
+    /// Placed pods that all of the terms mean, per place.
+    pub fn near(&self, terms: &[PodTerm]) -> Arc<NearTally> {
+        self.tallies.near(terms, &self.nodes, &self.namespaces)
+    }
+
+    /// Placed pods that count for a pod's constraints, per place; nodes that lack the label of one of them count for
+    /// none if `all_labels` is set.
+    pub fn spread(
+        &self,
+        pod: &PodInfo,
+        constraints: &[SpreadConstraint],
+        all_labels: bool,
+    ) -> Arc<SpreadTally> {
+        self.tallies.spread(pod, constraints, all_labels, &self.nodes)
     }
 
     /// Sets or (with `None`) forgets a namespace.
     pub fn set_namespace(&mut self, name: &str, labels: Option<Labels>) {
+        if labels.as_ref().unwrap_or(&Labels::new()) != self.namespaces.of(name) {
+            self.tallies.clear();
+        }
         match labels {
-            Some(labels) => self.namespaces.insert(name.to_owned(), Arc::new(labels)),
-            None => self.namespaces.remove(name),
+            Some(labels) => self.namespaces.0.insert(name.to_owned(), Arc::new(labels)),
+            None => self.namespaces.0.remove(name),
         };
     }
 
     /// Adds a node or takes over its new state; its pods stay.
     pub fn set_node(&mut self, mut node: NodeInfo) {
-        let name = node.name.clone();
-        match self.nodes.get(&name) {
-            Some(old) => node.adopt(&old.pods),
-            None => node.adopt(&self.orphans.remove(&name).unwrap_or_default()),
+        self.changes += 1;
+        match self.position(&node.name) {
+            Ok(at) => {
+                let old = self.nodes[at].clone();
+                node.adopt(&old.pods);
+                self.count_images(&old, -1);
+                self.count_images(&node, 1);
+                if old.labels != node.labels {
+                    old.pods.iter().for_each(|pod| self.terms.count(pod, &old, -1));
+                    node.pods.iter().for_each(|pod| self.terms.count(pod, &node, 1));
+                }
+                if old.labels != node.labels || old.taints != node.taints {
+                    self.tallies.clear();
+                }
+                self.nodes[at] = Arc::new(node);
+                self.changed[at] = self.changes;
+            }
+            Err(at) => {
+                node.adopt(&self.orphans.remove(&node.name).unwrap_or_default());
+                self.count_images(&node, 1);
+                node.pods.iter().for_each(|pod| self.terms.count(pod, &node, 1));
+                self.tallies.clear();
+                self.layout += 1;
+                self.nodes.insert(at, Arc::new(node));
+                self.changed.insert(at, self.changes);
+            }
         }
-        self.nodes.insert(name, Arc::new(node));
     }
 
     /// Forgets a node; its pods are kept in case it comes back.
     pub fn remove_node(&mut self, name: &str) {
-        if let Some(node) = self.nodes.remove(name)
-            && !node.pods.is_empty()
-        {
+        let Ok(at) = self.position(name) else { return };
+        let node = self.nodes.remove(at);
+        self.changed.remove(at);
+        self.layout += 1;
+        self.tallies.clear();
+        self.count_images(&node, -1);
+        node.pods.iter().for_each(|pod| self.terms.count(pod, &node, -1));
+        if !node.pods.is_empty() {
             self.orphans.insert(name.into(), node.pods.clone());
+        }
+    }
+
+    fn count_images(&mut self, node: &NodeInfo, by: i64) {
+        for name in node.images.keys() {
+            match self.images.get_mut(name) {
+                Some(count) => {
+                    *count += by;
+                    if *count == 0 {
+                        self.images.remove(name);
+                    }
+                }
+                None => drop(self.images.insert(name.clone(), by)),
+            }
         }
     }
 
@@ -76,10 +212,16 @@ impl Cluster {
         self.displace(&pod.uid);
         let name = SmolStr::new(&pod.node_name);
         self.placed.insert(SmolStr::new(&pod.uid), name.clone());
-        match self.nodes.get_mut(&name) {
-            Some(node) => Arc::make_mut(node).add(pod),
-            None => self.orphans.entry(name).or_default().push(pod),
-        }
+        let Ok(at) = self.position(&name) else {
+            self.orphans.entry(name).or_default().push(pod);
+            return;
+        };
+        let node = Arc::make_mut(&mut self.nodes[at]);
+        self.terms.count(&pod, node, 1);
+        self.tallies.count(&pod, node, &self.namespaces, 1);
+        node.add(pod);
+        self.changes += 1;
+        self.changed[at] = self.changes;
     }
 
     /// Takes a pod away; false if it was nowhere.
@@ -87,8 +229,14 @@ impl Cluster {
         let Some(name) = self.placed.remove(uid) else {
             return false;
         };
-        if let Some(node) = self.nodes.get_mut(&name) {
-            return Arc::make_mut(node).remove(uid);
+        if let Ok(at) = self.position(&name) {
+            let node = Arc::make_mut(&mut self.nodes[at]);
+            let Some(pod) = node.remove(uid) else { return false };
+            self.terms.count(&pod, node, -1);
+            self.tallies.count(&pod, node, &self.namespaces, -1);
+            self.changes += 1;
+            self.changed[at] = self.changes;
+            return true;
         }
         if let Some(pods) = self.orphans.get_mut(&name) {
             pods.retain(|p| p.uid != uid);
@@ -109,3 +257,6 @@ impl Cluster {
         self.placed.len()
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -12,7 +12,7 @@ use super::{
 };
 
 /// What a taint does to pods that do not tolerate it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum TaintEffect {
     /// New pods stay away.
     NoSchedule,
@@ -65,10 +65,6 @@ pub struct NodeInfo {
     pub counted: Resources,
     /// Host ports in use.
     pub ports: Vec<HostPort>,
-    /// Pods here that have affinity terms.
-    pub with_affinity: usize,
-    /// Pods here that have required anti-affinity terms.
-    pub with_anti_affinity: usize,
 }
 
 impl TaintEffect {
@@ -112,8 +108,6 @@ impl NodeInfo {
             requested: Resources::default(),
             counted: Resources::default(),
             ports: Vec::new(),
-            with_affinity: 0,
-            with_anti_affinity: 0,
         }
     }
 
@@ -129,16 +123,12 @@ impl NodeInfo {
         self.requested.add(&pod.requests, 1);
         self.counted.add(&pod.counted, 1);
         self.ports.extend(pod.ports.iter().cloned());
-        self.with_affinity += usize::from(pod.has_affinity());
-        self.with_anti_affinity += usize::from(!pod.anti_affinity.is_empty());
         self.pods.push(pod);
     }
 
-    /// Takes a pod away; false if it is not here.
-    pub fn remove(&mut self, uid: &str) -> bool {
-        let Some(at) = self.pods.iter().position(|p| p.uid == uid) else {
-            return false;
-        };
+    /// Takes a pod away, if it is here.
+    pub fn remove(&mut self, uid: &str) -> Option<Arc<PodInfo>> {
+        let at = self.pods.iter().position(|p| p.uid == uid)?;
         let pod = self.pods.swap_remove(at);
         self.requested.add(&pod.requests, -1);
         self.counted.add(&pod.counted, -1);
@@ -147,8 +137,6 @@ impl NodeInfo {
                 self.ports.swap_remove(at);
             }
         }
-        self.with_affinity -= usize::from(pod.has_affinity());
-        self.with_anti_affinity -= usize::from(!pod.anti_affinity.is_empty());
-        true
+        Some(pod)
     }
 }

@@ -1,6 +1,9 @@
 //! A pod as the scheduler sees it: parsed once, shared by the queue, the model and every cycle.
 
-use std::sync::Arc;
+use std::{
+    hash::{DefaultHasher, Hash, Hasher},
+    sync::Arc,
+};
 
 use component_base::{meta::ObjectKey, selector::LabelSelector};
 use k8s_openapi::api::core::v1 as core;
@@ -79,6 +82,8 @@ pub struct PodInfo {
     pub disks: Vec<Disk>,
     /// Controller reference (kind, name), for default spreading.
     pub controller: Option<(String, String)>,
+    /// A hash of what [`PodInfo::is_like`] compares.
+    pub class: u64,
 }
 
 /// A claim that a pod mounts.
@@ -127,7 +132,7 @@ pub struct HostPort {
 }
 
 /// A toleration.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Toleration {
     key: String,
     exists: bool,
@@ -137,7 +142,7 @@ pub struct Toleration {
 }
 
 /// A topology spread constraint.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct SpreadConstraint {
     /// Most the counts of two places may differ, at least 1.
     pub max_skew: i64,
@@ -181,7 +186,7 @@ impl PodInfo {
             };
             terms.iter().flatten().map(weigh).collect()
         };
-        Arc::new(Self {
+        let mut out = Self {
             name: text(&meta.name),
             uid: text(&meta.uid),
             resource_version: text(&meta.resource_version),
@@ -232,7 +237,24 @@ impl PodInfo {
                 .map(|o| (o.kind.clone(), o.name.clone())),
             namespace,
             labels,
-        })
+            class: 0,
+        };
+        let class = hash_of(&out.asks());
+        out.class = class;
+        Arc::new(out)
+    }
+
+    /// Whether every node by itself says the same to both pods: they ask for the same of it. What other pods and other
+    /// objects say is left aside.
+    pub fn is_like(&self, other: &Self) -> bool {
+        self.class == other.class && self.asks() == other.asks()
+    }
+
+    fn asks(&self) -> impl Hash + PartialEq + '_ {
+        (
+            (&self.node_name, &self.node_selector, &self.node_required, &self.node_preferred),
+            (&self.requests, &self.counted, &self.ports, &self.tolerations),
+        )
     }
 
     /// `namespace/name`.
@@ -266,6 +288,13 @@ impl PodInfo {
             .filter(|t| effects.contains(&t.effect))
             .find(|t| !self.tolerations.iter().any(|toleration| toleration.tolerates(t)))
     }
+}
+
+/// A hash that is the same throughout this process.
+pub(crate) fn hash_of(value: &impl Hash) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    value.hash(&mut hasher);
+    hasher.finish()
 }
 
 fn containers(spec: &core::PodSpec) -> impl Iterator<Item = &core::Container> {

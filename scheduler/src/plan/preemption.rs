@@ -73,6 +73,7 @@ pub fn preempt(
     }
     let candidates: Vec<&Arc<NodeInfo>> = cluster
         .nodes()
+        .iter()
         .filter(|n| matches!(failure.verdicts.get(n.name.as_str()), Some(Verdict::Unschedulable(_))))
         .collect();
     let helpless = failure.nodes - candidates.len();
@@ -111,7 +112,7 @@ fn message(nodes: usize, no_victims: usize, helpless: usize) -> String {
 /// Whether room is being made for the pod already: a less important pod ends on its nominated node.
 fn waits_for_terminating(pod: &PodInfo, cluster: &Cluster, failure: &Unschedulable) -> bool {
     if pod.nominated_node.is_empty()
-        || matches!(failure.verdicts.get(&pod.nominated_node), Some(Verdict::Unresolvable(_)))
+        || matches!(failure.verdicts.get(pod.nominated_node.as_str()), Some(Verdict::Unresolvable(_)))
     {
         return false;
     }

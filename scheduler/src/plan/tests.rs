@@ -12,7 +12,7 @@ use crate::{
 
 /// The node picked, or the message shown.
 fn decide(pod: &Arc<PodInfo>, cluster: &Cluster) -> Result<String, String> {
-    schedule(pod, cluster, &plugins::defaults(), &[], Options::default())
+    schedule(pod, cluster, &plugins::defaults(), &[], Options::default(), &mut Memo::default())
         .map(|p| p.node)
         .map_err(|e| e.message(""))
 }
@@ -194,7 +194,7 @@ fn namespaces_of_a_term_are_chosen_by_name_or_label() {
         let p = p.info();
         let all = plugins::defaults();
         let filters = prepare(&p, &both, &all).ok().unwrap();
-        let refused = both.nodes().find(|n| filters.check(n).is_some()).map(|n| n.name.to_string());
+        let refused = both.nodes().iter().find(|n| filters.check(n).is_some()).map(|n| n.name.to_string());
         assert_eq!(refused.is_some(), want.is_some(), "{extra}");
     }
 }
@@ -265,7 +265,7 @@ fn a_pod_pinned_by_field_looks_at_its_node_only() {
 
 fn preemption(pod: &Arc<PodInfo>, cluster: &Cluster, budgets: &[Budget]) -> Preemption {
     let all = plugins::defaults();
-    let failure = schedule(pod, cluster, &all, &[], Options::default()).unwrap_err();
+    let failure = schedule(pod, cluster, &all, &[], Options::default(), &mut Memo::default()).unwrap_err();
     preempt(pod, cluster, &all, &failure, budgets, Default::default(), 0)
 }
 
@@ -343,7 +343,9 @@ fn nominated_pods_hold_their_room_against_lesser_ones() {
     let guest = pod("guest").cpu("4").priority(100).info();
     let nominated = vec![("n1".to_owned(), guest)];
     let try_with = |p: Arc<PodInfo>| {
-        schedule(&p, &one, &plugins::defaults(), &nominated, Options::default()).map(|p| p.node).is_ok()
+        schedule(&p, &one, &plugins::defaults(), &nominated, Options::default(), &mut Memo::default())
+            .map(|p| p.node)
+            .is_ok()
     };
     assert!(!try_with(pod("lesser").cpu("1").priority(1).info()));
     assert!(try_with(pod("greater").cpu("1").priority(200).info()));
@@ -362,4 +364,53 @@ fn the_search_is_cut_off_as_documented() {
     ] {
         assert_eq!(nodes_to_find(nodes, percentage), want, "{nodes} nodes, {percentage} %");
     }
+}
+
+/// Pods of a few kinds come and go while nodes change; what nodes said before never decides otherwise than asking
+/// them anew.
+#[test]
+fn remembered_answers_decide_as_fresh_ones() {
+    let plugins = plugins::defaults();
+    let mut cluster =
+        cluster((0..6).map(|n| node(&format!("n{n}"), ["x", "y"][n % 2], json!({}))).collect(), vec![]);
+    let mut memo = Memo::default();
+    let kind = |step: usize, name: &str| match step % 4 {
+        0 => pod(name).cpu("500m").info(),
+        1 => pod(name).cpu("1").set("/spec/nodeSelector", json!({ZONE: "x"})).info(),
+        2 => pod(name).set("/spec/containers/0/ports", json!([{"containerPort": 80, "hostPort": 80}])).info(),
+        _ => pod(name)
+            .label("app", "a")
+            .set("/spec/tolerations", json!([{"key": "k", "operator": "Exists"}]))
+            .set(
+                "/spec/affinity/podAntiAffinity/requiredDuringSchedulingIgnoredDuringExecution",
+                term(json!({"app": "a"}), HOST),
+            )
+            .info(),
+    };
+    let (mut placed, mut refused) = (0, 0);
+    for step in 0..200_usize {
+        match step % 11 {
+            3 => drop(cluster.displace(&format!("uid-p{}", step.saturating_sub(9)))),
+            5 => {
+                let tainted = json!({"spec": {"taints": [{"key": "k", "effect": "NoSchedule"}]}});
+                let extra = if step % 2 == 0 { tainted } else { json!({}) };
+                cluster.set_node(node(&format!("n{}", step % 6), "x", extra));
+            }
+            7 if step % 3 == 0 => cluster.remove_node(&format!("n{}", step % 6)),
+            _ => {}
+        }
+        let pod = kind(step * step, &format!("p{step}"));
+        let options = Options { start: step, tie: step as u64, percentage: 0 };
+        let fresh = schedule(&pod, &cluster, &plugins, &[], options, &mut Memo::default());
+        let known = schedule(&pod, &cluster, &plugins, &[], options, &mut memo);
+        assert_eq!(fresh, known, "step {step}");
+        match known {
+            Ok(placement) => {
+                placed += 1;
+                cluster.place(Arc::new(PodInfo { node_name: placement.node, ..PodInfo::clone(&pod) }));
+            }
+            Err(_) => refused += 1,
+        }
+    }
+    assert!(placed > 20 && refused > 20, "{placed} placed, {refused} refused");
 }

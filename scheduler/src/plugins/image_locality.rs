@@ -1,7 +1,5 @@
 //! ImageLocality: prefers nodes that already have the pod's images.
 
-use std::collections::HashMap;
-
 use crate::{
     framework::{MAX_SCORE, Plugin, Score},
     model::{Cluster, NodeInfo, PodInfo},
@@ -16,12 +14,11 @@ const MAX_PER_CONTAINER: i64 = 1000 * MB;
 /// The plugin.
 pub struct ImageLocality;
 
-struct Spread<'a> {
-    /// Image names, normalised.
-    images: Vec<String>,
-    /// Number of nodes having each image.
-    holders: HashMap<&'a str, i64>,
-    total: i64,
+struct Spread {
+    /// Images that some node has: names, normalised, with the share of nodes that have them.
+    images: Vec<(String, f64)>,
+    /// Containers of the pod.
+    containers: usize,
 }
 
 impl Plugin for ImageLocality {
@@ -35,34 +32,30 @@ impl Plugin for ImageLocality {
         cluster: &'a Cluster,
         _: &[&'a NodeInfo],
     ) -> Option<Box<dyn Score + 'a>> {
-        let images: Vec<String> = pod.images.iter().map(|i| normalized(i)).collect();
-        let mut holders = HashMap::new();
-        let mut total = 0;
-        for node in cluster.nodes() {
-            total += 1;
-            for image in &images {
-                if let Some((name, _)) = node.images.get_key_value(image) {
-                    *holders.entry(name.as_str()).or_insert(0) += 1;
-                }
-            }
-        }
-        Some(Box::new(Spread { images, holders, total }))
+        let total = cluster.nodes().len().max(1) as f64;
+        let held = |image: &String| {
+            let image = normalized(image);
+            let holders = cluster.image_holders(&image);
+            (holders > 0).then(|| (image, holders as f64 / total))
+        };
+        let images: Vec<(String, f64)> = pod.images.iter().filter_map(held).collect();
+        // What no node has makes none better than another.
+        if images.is_empty() { None } else { Some(Box::new(Spread { images, containers: pod.images.len() })) }
     }
 }
 
-impl Score for Spread<'_> {
+impl Score for Spread {
     fn score(&self, node: &NodeInfo) -> i64 {
         let sum: i64 = self
             .images
             .iter()
-            .filter_map(|image| {
-                let holders = *self.holders.get(image.as_str())?;
+            .filter_map(|(image, share)| {
                 let size = node.images.get(image)?.size;
                 #[expect(clippy::cast_possible_truncation, reason = "sizes are far below 2^53")]
-                Some((size as f64 * (holders as f64 / self.total.max(1) as f64)) as i64)
+                Some((size as f64 * share) as i64)
             })
             .sum();
-        let containers = i64::try_from(self.images.len()).unwrap_or(i64::MAX);
+        let containers = i64::try_from(self.containers).unwrap_or(i64::MAX);
         let max = MAX_PER_CONTAINER.saturating_mul(containers.max(1));
         MAX_SCORE * (sum.clamp(MIN, max) - MIN) / (max - MIN)
     }

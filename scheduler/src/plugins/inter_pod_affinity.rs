@@ -7,11 +7,12 @@ use std::{collections::HashMap, sync::Arc};
 use crate::{
     config::args::{ArgsError, InterPodAffinityArgs},
     framework::{ClusterEvent, Filter, MAX_SCORE, Plugin, Prepared, Score, Verdict},
-    model::{Cluster, Labels, NodeInfo, PodInfo, PodTerm},
+    model::{Cluster, Labels, NearTally, NodeInfo, Places, PodInfo, PodTerm, TermCounts},
 };
 
-/// Counts per (topology key, value).
-type Places = HashMap<(String, String), i64>;
+const NOT_NEAR: &str = "node(s) didn't match pod affinity rules";
+const TOO_NEAR: &str = "node(s) didn't match pod anti-affinity rules";
+const REPELLED: &str = "node(s) didn't satisfy existing pods anti-affinity rules";
 
 /// The plugin.
 pub struct InterPodAffinity {
@@ -24,13 +25,15 @@ pub struct InterPodAffinity {
 struct Needs<'a> {
     pod: &'a PodInfo,
     cluster: &'a Cluster,
-    own_namespace: Arc<Labels>,
-    /// Places where running pods' anti-affinity excludes this pod.
-    repelled: Places,
-    /// Places with pods matching all required affinity terms.
-    wanted: Places,
-    /// Places with pods matching an anti-affinity term.
-    unwanted: Places,
+    own_namespace: &'a Labels,
+    /// Places where placed pods' anti-affinity excludes this pod, each with its topology key.
+    repelled: Vec<(&'a str, &'a Places)>,
+    /// What a cycle has taken from them or added: by topology key and place.
+    shifted: HashMap<(String, String), i64>,
+    /// Placed pods matching all required affinity terms.
+    wanted: Arc<NearTally>,
+    /// Placed pods matching an anti-affinity term, one tally a term.
+    unwanted: Vec<Arc<NearTally>>,
 }
 
 impl InterPodAffinity {
@@ -53,24 +56,22 @@ impl Plugin for InterPodAffinity {
     }
 
     fn filter<'a>(&self, pod: &'a PodInfo, cluster: &'a Cluster) -> Prepared<'a> {
-        let mut needs = Needs {
-            pod,
-            cluster,
-            own_namespace: cluster.namespace_labels(&pod.namespace),
-            repelled: Places::new(),
-            wanted: Places::new(),
-            unwanted: Places::new(),
-        };
-        let own_terms = !pod.affinity.is_empty() || !pod.anti_affinity.is_empty();
-        for node in cluster.nodes().filter(|n| own_terms || n.with_anti_affinity > 0) {
-            for other in &node.pods {
-                needs.count(other, node, 1);
-            }
-        }
-        if !own_terms && needs.repelled.is_empty() {
+        let own_namespace = cluster.namespace_labels(&pod.namespace);
+        let repelled: Vec<(&str, &Places)> =
+            cluster.terms().anti_affinity.meaning(pod, own_namespace).collect();
+        if repelled.is_empty() && pod.affinity.is_empty() && pod.anti_affinity.is_empty() {
             return Prepared::Skip;
         }
-        Prepared::Filter(Box::new(needs))
+        let alone = |term: &PodTerm| cluster.near(std::slice::from_ref(term));
+        Prepared::Filter(Box::new(Needs {
+            pod,
+            cluster,
+            own_namespace,
+            repelled,
+            shifted: HashMap::new(),
+            wanted: if pod.affinity.is_empty() { Arc::default() } else { cluster.near(&pod.affinity) },
+            unwanted: pod.anti_affinity.iter().map(alone).collect(),
+        }))
     }
 
     fn score<'a>(
@@ -83,13 +84,20 @@ impl Plugin for InterPodAffinity {
         if self.ignores_preferences && !own {
             return None;
         }
-        let mut places = Places::new();
-        for node in cluster.nodes().filter(|n| own || n.with_affinity > 0) {
-            for other in node.pods.iter().filter(|p| own || p.has_affinity()) {
-                self.weigh(&mut places, pod, other, node, cluster);
-            }
-        }
-        if places.is_empty() { None } else { Some(Box::new(Near(places))) }
+        let mut near = Near::default();
+        let alone = |term: &PodTerm| cluster.near(std::slice::from_ref(term));
+        near.own.extend(pod.prefer.iter().map(|w| (alone(&w.term), w.weight)));
+        near.own.extend(pod.avoid.iter().map(|w| (alone(&w.term), -w.weight)));
+        let (terms, labels) = (cluster.terms(), cluster.namespace_labels(&pod.namespace));
+        let mut of = |counts: &'a TermCounts, weight: i64| {
+            let meaning = counts.meaning(pod, labels).filter(|_| weight != 0);
+            near.others.extend(meaning.map(|(key, places)| (key, places, weight)));
+        };
+        of(&terms.affinity, self.hard_weight);
+        of(&terms.prefer, 1);
+        of(&terms.avoid, -1);
+        let nobody = near.others.is_empty() && near.own.iter().all(|(tally, _)| tally.is_empty());
+        if nobody { None } else { Some(Box::new(near)) }
     }
 
     fn wakes(&self, pod: &PodInfo, event: &ClusterEvent) -> bool {
@@ -103,97 +111,73 @@ impl Plugin for InterPodAffinity {
     }
 }
 
-impl InterPodAffinity {
-    fn weigh(&self, places: &mut Places, pod: &PodInfo, other: &PodInfo, node: &NodeInfo, cluster: &Cluster) {
-        let theirs = cluster.namespace_labels(&other.namespace);
-        let ours = cluster.namespace_labels(&pod.namespace);
-        let mut add = |term: &PodTerm, matches: bool, weight: i64| {
-            if let Some(value) = node.labels.get(&term.topology_key).filter(|_| matches && weight != 0) {
-                *places.entry((term.topology_key.clone(), value.clone())).or_insert(0) += weight;
-            }
-        };
-        for w in &pod.prefer {
-            add(&w.term, w.term.matches(&other.namespace, &other.labels, &theirs), w.weight);
-        }
-        for w in &pod.avoid {
-            add(&w.term, w.term.matches(&other.namespace, &other.labels, &theirs), -w.weight);
-        }
-        for term in &other.affinity {
-            add(term, term.matches(&pod.namespace, &pod.labels, &ours), self.hard_weight);
-        }
-        for w in &other.prefer {
-            add(&w.term, w.term.matches(&pod.namespace, &pod.labels, &ours), w.weight);
-        }
-        for w in &other.avoid {
-            add(&w.term, w.term.matches(&pod.namespace, &pod.labels, &ours), -w.weight);
-        }
-    }
-}
-
 impl Needs<'_> {
     fn count(&mut self, other: &PodInfo, node: &NodeInfo, by: i64) {
-        let place = |term: &PodTerm| {
-            node.labels.get(&term.topology_key).map(|value| (term.topology_key.clone(), value.clone()))
-        };
         for term in &other.anti_affinity {
-            if term.matches(&self.pod.namespace, &self.pod.labels, &self.own_namespace) {
-                bump(&mut self.repelled, place(term), by);
+            if let Some(place) = node.labels.get(&term.topology_key)
+                && term.matches(&self.pod.namespace, &self.pod.labels, self.own_namespace)
+            {
+                *self.shifted.entry((term.topology_key.clone(), place.clone())).or_insert(0) += by;
             }
         }
-        if self.pod.affinity.is_empty() && self.pod.anti_affinity.is_empty() {
-            return;
+        let namespaces = self.cluster.namespaces();
+        if !self.pod.affinity.is_empty() {
+            Arc::make_mut(&mut self.wanted).count(other, node, namespaces, by);
         }
-        let theirs = self.cluster.namespace_labels(&other.namespace);
-        let matches = |term: &PodTerm| term.matches(&other.namespace, &other.labels, &theirs);
-        if !self.pod.affinity.is_empty() && self.pod.affinity.iter().all(matches) {
-            for term in &self.pod.affinity {
-                bump(&mut self.wanted, place(term), by);
-            }
-        }
-        for term in self.pod.anti_affinity.iter().filter(|t| matches(t)) {
-            bump(&mut self.unwanted, place(term), by);
+        for tally in &mut self.unwanted {
+            Arc::make_mut(tally).count(other, node, namespaces, by);
         }
     }
 
     /// The first pod of a group that wants to be near itself may go anywhere.
     fn starts_its_group(&self) -> bool {
-        self.wanted.is_empty()
-            && self
-                .pod
-                .affinity
-                .iter()
-                .all(|t| t.matches(&self.pod.namespace, &self.pod.labels, &self.own_namespace))
+        let means_itself = |t: &PodTerm| t.matches(&self.pod.namespace, &self.pod.labels, self.own_namespace);
+        self.wanted.is_empty() && self.pod.affinity.iter().all(means_itself)
     }
-}
 
-fn bump(places: &mut Places, place: Option<(String, String)>, by: i64) {
-    let Some(place) = place else { return };
-    let count = places.entry(place.clone()).or_insert(0);
-    *count += by;
-    if *count <= 0 {
-        places.remove(&place);
+    fn is_near(&self, node: &NodeInfo) -> bool {
+        let has_label = |t: &PodTerm| node.labels.contains_key(&t.topology_key);
+        (0..self.pod.affinity.len()).all(|term| self.wanted.at(term, node) > 0)
+            || (self.pod.affinity.iter().all(has_label) && self.starts_its_group())
     }
-}
 
-fn at(places: &Places, node: &NodeInfo, key: &str) -> bool {
-    node.labels.get(key).is_some_and(|value| places.contains_key(&(key.to_owned(), value.clone())))
+    fn is_repelled(&self, node: &NodeInfo) -> bool {
+        let shifted = |key: &str, place: &str| {
+            let found = self.shifted.iter().find(|((k, p), _)| k == key && p == place);
+            found.map_or(0, |(_, by)| *by)
+        };
+        // Each key's places add up, and so does what was shifted there.
+        let mut sums: Vec<(&str, i64)> = Vec::new();
+        for (key, places) in &self.repelled {
+            let Some(place) = node.labels.get(*key) else { continue };
+            let count = places.get(place).copied().unwrap_or(0);
+            if self.shifted.is_empty() {
+                if count > 0 {
+                    return true;
+                }
+                continue;
+            }
+            match sums.iter_mut().find(|(k, _)| k == key) {
+                Some((_, sum)) => *sum += count,
+                None => sums.push((key, count + shifted(key, place))),
+            }
+        }
+        let only_shifted = self.shifted.iter().any(|((key, place), by)| {
+            *by > 0 && node.labels.get(key) == Some(place) && !sums.iter().any(|(k, _)| k == key)
+        });
+        only_shifted || sums.iter().any(|(_, sum)| *sum > 0)
+    }
 }
 
 impl Filter for Needs<'_> {
     fn check(&self, node: &NodeInfo) -> Verdict {
-        let has_label = |t: &PodTerm| node.labels.contains_key(&t.topology_key);
-        let near = self.pod.affinity.iter().all(|t| at(&self.wanted, node, &t.topology_key))
-            || (self.pod.affinity.iter().all(has_label) && self.starts_its_group());
-        if !self.pod.affinity.is_empty() && !near {
-            return Verdict::unresolvable("node(s) didn't match pod affinity rules");
+        if !self.pod.affinity.is_empty() && !self.is_near(node) {
+            return Verdict::unresolvable(NOT_NEAR);
         }
-        if self.pod.anti_affinity.iter().any(|t| at(&self.unwanted, node, &t.topology_key)) {
-            return Verdict::unschedulable("node(s) didn't match pod anti-affinity rules");
+        if self.unwanted.iter().any(|tally| tally.at(0, node) > 0) {
+            return Verdict::unschedulable(TOO_NEAR);
         }
-        let repelled = self.repelled.keys().any(|(key, value)| node.labels.get(key) == Some(value));
-        Verdict::fits_or(!repelled, || {
-            Verdict::unschedulable("node(s) didn't satisfy existing pods anti-affinity rules")
-        })
+        Verdict::fits_or(!self.is_repelled(node), || Verdict::unschedulable(REPELLED))
     }
 
     fn pod_added(&mut self, pod: &PodInfo, node: &NodeInfo) {
@@ -205,12 +189,21 @@ impl Filter for Needs<'_> {
     }
 }
 
-struct Near(Places);
+/// Sums of weights per place: what the pod's own terms mean, and the terms of others that mean the pod.
+#[derive(Default)]
+struct Near<'a> {
+    own: Vec<(Arc<NearTally>, i64)>,
+    others: Vec<(&'a str, &'a Places, i64)>,
+}
 
-impl Score for Near {
+impl Score for Near<'_> {
     fn score(&self, node: &NodeInfo) -> i64 {
-        let here = self.0.iter().filter(|((key, value), _)| node.labels.get(key) == Some(value));
-        here.map(|(_, count)| count).sum()
+        let own = self.own.iter().map(|(tally, weight)| tally.at(0, node) * weight);
+        let others = self
+            .others
+            .iter()
+            .filter_map(|(key, places, weight)| Some(places.get(node.labels.get(*key)?)? * weight));
+        own.chain(others).sum()
     }
 
     #[expect(clippy::cast_possible_truncation, reason = "the value lies between 0 and 100")]

@@ -50,6 +50,10 @@ impl Plugin for NodeAffinity {
         "NodeAffinity"
     }
 
+    fn is_local(&self) -> bool {
+        true
+    }
+
     fn filter<'a>(&self, pod: &'a PodInfo, _cluster: &'a Cluster) -> Prepared<'a> {
         let filter = Box::new(Affine { pod, required: self.required.clone() });
         match &pod.node_required {

@@ -15,6 +15,10 @@ impl Plugin for NodeName {
         "NodeName"
     }
 
+    fn is_local(&self) -> bool {
+        true
+    }
+
     fn filter<'a>(&self, pod: &'a PodInfo, _cluster: &'a Cluster) -> Prepared<'a> {
         if pod.node_name.is_empty() {
             Prepared::Skip

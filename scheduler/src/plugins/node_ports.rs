@@ -15,6 +15,10 @@ impl Plugin for NodePorts {
         "NodePorts"
     }
 
+    fn is_local(&self) -> bool {
+        true
+    }
+
     fn filter<'a>(&self, pod: &'a PodInfo, _cluster: &'a Cluster) -> Prepared<'a> {
         if pod.ports.is_empty() { Prepared::Skip } else { Prepared::Filter(Box::new(Wanted(&pod.ports))) }
     }

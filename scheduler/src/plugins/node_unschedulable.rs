@@ -17,6 +17,10 @@ impl Plugin for NodeUnschedulable {
         "NodeUnschedulable"
     }
 
+    fn is_local(&self) -> bool {
+        true
+    }
+
     fn filter<'a>(&self, pod: &'a PodInfo, _cluster: &'a Cluster) -> Prepared<'a> {
         let taint = Taint {
             key: "node.kubernetes.io/unschedulable".into(),

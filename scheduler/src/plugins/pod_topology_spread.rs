@@ -2,7 +2,7 @@
 //!
 //! Contract: the "Pod Topology Spread Constraints" page; KEP-895, KEP-3022 (minDomains), KEP-3094 (policies).
 
-use std::collections::HashMap;
+use std::{collections::HashSet, sync::Arc};
 
 use component_base::selector::LabelSelector;
 use k8s_openapi::api::core::v1::TopologySpreadConstraint;
@@ -10,7 +10,7 @@ use k8s_openapi::api::core::v1::TopologySpreadConstraint;
 use crate::{
     config::args::{ArgsError, PodTopologySpreadArgs},
     framework::{ClusterEvent, Filter, MAX_SCORE, Plugin, Prepared, Score, Verdict},
-    model::{Cluster, HOSTNAME_LABEL, NodeInfo, PodInfo, SpreadConstraint, TaintEffect, ZONE_LABEL},
+    model::{Cluster, HOSTNAME_LABEL, NodeInfo, PodInfo, SpreadConstraint, SpreadTally, ZONE_LABEL},
 };
 
 const NO_MATCH: &str = "node(s) didn't match pod topology spread constraints";
@@ -57,18 +57,14 @@ impl PodTopologySpread {
     }
 }
 
-/// Counts of one hard constraint.
-struct Hard<'a> {
-    constraint: SpreadConstraint,
-    counts: HashMap<&'a str, i64>,
-    /// 1 if the pod itself matches: it will count where it lands.
-    own: i64,
-}
-
 struct HardFilter<'a> {
-    pod: &'a PodInfo,
     cluster: &'a Cluster,
-    constraints: Vec<Hard<'a>>,
+    constraints: Vec<SpreadConstraint>,
+    counts: Arc<SpreadTally>,
+    /// Per constraint: 1 if the pod itself matches, as it will count where it lands.
+    own: Vec<i64>,
+    /// Per constraint: the lowest count of a place.
+    least: Vec<i64>,
 }
 
 impl Plugin for PodTopologySpread {
@@ -81,16 +77,11 @@ impl Plugin for PodTopologySpread {
         if hard.is_empty() {
             return Prepared::Skip;
         }
-        let all: Vec<&SpreadConstraint> = hard.iter().collect();
-        let constraints = hard
-            .iter()
-            .map(|constraint| Hard {
-                constraint: constraint.clone(),
-                counts: counts(pod, cluster, constraint, &all),
-                own: i64::from(constraint.selector.matches(&pod.labels)),
-            })
-            .collect();
-        Prepared::Filter(Box::new(HardFilter { pod, cluster, constraints }))
+        let counts = cluster.spread(pod, &hard, true);
+        let own = hard.iter().map(|c| i64::from(c.selector.matches(&pod.labels))).collect();
+        let mut filter = HardFilter { cluster, constraints: hard, counts, own, least: Vec::new() };
+        filter.find_least();
+        Prepared::Filter(Box::new(filter))
     }
 
     fn score<'a>(
@@ -149,77 +140,39 @@ fn listed_constraints(pod: &PodInfo, list: &[TopologySpreadConstraint]) -> Vec<S
     list.iter().map(of).collect()
 }
 
-fn included(pod: &PodInfo, node: &NodeInfo, constraint: &SpreadConstraint) -> bool {
-    (!constraint.honor_affinity || pod.accepts_node(&node.name, &node.labels))
-        && (!constraint.honor_taints
-            || pod.untolerated(&node.taints, &[TaintEffect::NoSchedule, TaintEffect::NoExecute]).is_none())
-}
-
 fn matching(node: &NodeInfo, namespace: &str, selector: &LabelSelector) -> i64 {
     let pods = node.pods.iter().filter(|p| !p.terminating && p.namespace == namespace);
     pods.filter(|p| selector.matches(&p.labels)).fold(0, |n, _| n + 1)
 }
 
-/// Matching pods per place, over the nodes that have every constraint's label.
-fn counts<'a>(
-    pod: &PodInfo,
-    cluster: &'a Cluster,
-    constraint: &SpreadConstraint,
-    all: &[&SpreadConstraint],
-) -> HashMap<&'a str, i64> {
-    let mut out = HashMap::new();
-    for node in cluster.nodes() {
-        if !all.iter().all(|c| node.labels.contains_key(&c.topology_key)) || !included(pod, node, constraint)
-        {
-            continue;
-        }
-        if let Some(place) = node.labels.get(&constraint.topology_key) {
-            *out.entry(place.as_str()).or_insert(0) += matching(node, &pod.namespace, &constraint.selector);
-        }
-    }
-    out
-}
-
-impl Hard<'_> {
-    fn least(&self) -> i64 {
-        let places = i64::try_from(self.counts.len()).unwrap_or(i64::MAX);
-        if places < self.constraint.min_domains {
-            0
-        } else {
-            self.counts.values().copied().min().unwrap_or(0)
-        }
-    }
-}
-
 impl HardFilter<'_> {
+    fn find_least(&mut self) {
+        let least = |(at, constraint): (usize, &SpreadConstraint)| {
+            let places = self.counts.places(at);
+            match i64::try_from(places.len()) {
+                Ok(count) if count < constraint.min_domains => 0,
+                _ => places.values().copied().min().unwrap_or(0),
+            }
+        };
+        self.least = self.constraints.iter().enumerate().map(least).collect();
+    }
+
     fn shift(&mut self, other: &PodInfo, node: &NodeInfo, by: i64) {
-        if other.namespace != self.pod.namespace || other.terminating {
-            return;
-        }
-        for hard in &mut self.constraints {
-            // Node states in a cycle are copies; places are looked up in the cluster the counts borrow from.
-            let Some(node) = self.cluster.node(&node.name) else { continue };
-            if !hard.constraint.selector.matches(&other.labels) || !included(self.pod, node, &hard.constraint)
-            {
-                continue;
-            }
-            if let Some(count) =
-                node.labels.get(&hard.constraint.topology_key).and_then(|p| hard.counts.get_mut(p.as_str()))
-            {
-                *count += by;
-            }
-        }
+        // Node states in a cycle are copies; which of them count is asked of those in the cluster.
+        let Some(node) = self.cluster.node(&node.name) else { return };
+        Arc::make_mut(&mut self.counts).count(other, node, by);
+        self.find_least();
     }
 }
 
 impl Filter for HardFilter<'_> {
     fn check(&self, node: &NodeInfo) -> Verdict {
-        for hard in &self.constraints {
-            let Some(place) = node.labels.get(&hard.constraint.topology_key) else {
+        for (at, constraint) in self.constraints.iter().enumerate() {
+            let Some(place) = node.labels.get(&constraint.topology_key) else {
                 return Verdict::unresolvable(NO_LABEL);
             };
-            let here = hard.counts.get(place.as_str()).copied().unwrap_or(0);
-            if here + hard.own - hard.least() > hard.constraint.max_skew {
+            let here = self.counts.places(at).get(place).copied().unwrap_or(0);
+            if here + self.own[at] - self.least[at] > constraint.max_skew {
                 return Verdict::unschedulable(NO_MATCH);
             }
         }
@@ -239,8 +192,8 @@ impl Filter for HardFilter<'_> {
 struct SoftScore {
     namespace: String,
     constraints: Vec<SpreadConstraint>,
-    /// Count per place, per constraint; empty for hosts, which are counted when scored.
-    counts: Vec<HashMap<String, i64>>,
+    /// Count per place, per constraint; hosts are counted when scored.
+    counts: Arc<SpreadTally>,
     weights: Vec<f64>,
     /// Whether nodes lacking a label are left out.
     all_labels: bool,
@@ -257,27 +210,15 @@ impl SoftScore {
         let complete =
             |n: &NodeInfo| !all_labels || constraints.iter().all(|c| n.labels.contains_key(&c.topology_key));
         let candidates: Vec<&NodeInfo> = nodes.iter().copied().filter(|n| complete(n)).collect();
-        let mut counts = Vec::new();
-        let mut weights = Vec::new();
-        for c in &constraints {
-            let mut places: HashMap<String, i64> = HashMap::new();
-            let mut size = candidates.len();
-            if c.topology_key != HOSTNAME_LABEL {
-                for node in &candidates {
-                    // A missing label is a place of its own, as upstream counts it.
-                    places.insert(node.labels.get(&c.topology_key).cloned().unwrap_or_default(), 0);
-                }
-                size = places.len();
-                for node in cluster.nodes().filter(|n| complete(n) && included(pod, n, c)) {
-                    let place = node.labels.get(&c.topology_key).map(String::as_str).unwrap_or_default();
-                    if let Some(count) = places.get_mut(place) {
-                        *count += matching(node, &pod.namespace, &c.selector);
-                    }
-                }
+        let places = |c: &SpreadConstraint| {
+            if c.topology_key == HOSTNAME_LABEL {
+                return candidates.len();
             }
-            counts.push(places);
-            weights.push(((size + 2) as f64).ln());
-        }
+            // A missing label is a place of its own, as upstream counts it.
+            candidates.iter().map(|node| node.labels.get(&c.topology_key)).collect::<HashSet<_>>().len()
+        };
+        let weights = constraints.iter().map(|c| ((places(c) + 2) as f64).ln()).collect();
+        let counts = cluster.spread(pod, &constraints, all_labels);
         Self { namespace: pod.namespace.clone(), constraints, counts, weights, all_labels }
     }
 
@@ -293,12 +234,12 @@ impl Score for SoftScore {
             return 0;
         }
         let mut sum = 0.0;
-        for ((c, counts), weight) in self.constraints.iter().zip(&self.counts).zip(&self.weights) {
+        for (at, (c, weight)) in self.constraints.iter().zip(&self.weights).enumerate() {
             let Some(place) = node.labels.get(&c.topology_key) else { continue };
             let count = if c.topology_key == HOSTNAME_LABEL {
                 matching(node, &self.namespace, &c.selector)
             } else {
-                counts.get(place).copied().unwrap_or(0)
+                self.counts.places(at).get(place).copied().unwrap_or(0)
             };
             sum += count as f64 * weight + (c.max_skew - 1) as f64;
         }

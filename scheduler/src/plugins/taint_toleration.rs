@@ -18,6 +18,10 @@ impl Plugin for TaintToleration {
         "TaintToleration"
     }
 
+    fn is_local(&self) -> bool {
+        true
+    }
+
     fn filter<'a>(&self, pod: &'a PodInfo, _cluster: &'a Cluster) -> Prepared<'a> {
         Prepared::Filter(Box::new(Tolerating(pod)))
     }

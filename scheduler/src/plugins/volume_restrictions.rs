@@ -48,7 +48,7 @@ impl Plugin for VolumeRestrictions {
         }
         let mut out = Conflicts { pod, exclusive, uses: 0 };
         if !out.exclusive.is_empty() {
-            let pods = cluster.nodes().flat_map(|node| &node.pods);
+            let pods = cluster.nodes().iter().flat_map(|node| &node.pods);
             out.uses = pods.map(|other| out.uses_of(other)).sum();
         }
         Prepared::Filter(Box::new(out))
@@ -123,7 +123,7 @@ mod tests {
 
     fn verdicts(pod: &PodInfo, cluster: &Cluster) -> Vec<bool> {
         match VolumeRestrictions.filter(pod, cluster) {
-            Prepared::Filter(f) => cluster.nodes().map(|n| f.check(n) == Verdict::Fits).collect(),
+            Prepared::Filter(f) => cluster.nodes().iter().map(|n| f.check(n) == Verdict::Fits).collect(),
             _ => vec![],
         }
     }

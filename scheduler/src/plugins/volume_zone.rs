@@ -132,7 +132,7 @@ mod tests {
         let pod = pod("p").set("/spec/volumes", volumes).info();
         match VolumeZone.filter(&pod, cluster) {
             Prepared::Reject(reason) => Err(reason.into_owned()),
-            Prepared::Filter(f) => Ok(cluster.nodes().map(|n| f.check(n) == Verdict::Fits).collect()),
+            Prepared::Filter(f) => Ok(cluster.nodes().iter().map(|n| f.check(n) == Verdict::Fits).collect()),
             Prepared::Skip | Prepared::Restrict(..) => Ok(vec![]),
         }
     }

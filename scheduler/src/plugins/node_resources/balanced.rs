@@ -32,6 +32,10 @@ impl Plugin for BalancedAllocation {
         "NodeResourcesBalancedAllocation"
     }
 
+    fn is_local(&self) -> bool {
+        true
+    }
+
     fn score<'a>(&self, pod: &'a PodInfo, _: &'a Cluster, _: &[&'a NodeInfo]) -> Option<Box<dyn Score + 'a>> {
         if self.resources.iter().all(|name| pod.requests.get(name) == 0) {
             return None;

@@ -120,6 +120,10 @@ impl Plugin for Fit {
         "NodeResourcesFit"
     }
 
+    fn is_local(&self) -> bool {
+        true
+    }
+
     fn filter<'a>(&self, pod: &'a PodInfo, _cluster: &'a Cluster) -> Prepared<'a> {
         Prepared::Filter(Box::new(self.wanted(&pod.requests)))
     }

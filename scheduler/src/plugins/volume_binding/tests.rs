@@ -76,6 +76,7 @@ fn verdicts(pod: &PodInfo, cluster: &Cluster) -> Result<Vec<Vec<String>>, String
         Prepared::Reject(reason) => Err(reason.into_owned()),
         Prepared::Filter(filter) => Ok(cluster
             .nodes()
+            .iter()
             .map(|node| match filter.check(node) {
                 Verdict::Fits => vec![],
                 Verdict::Unschedulable(reasons) | Verdict::Unresolvable(reasons) => {
