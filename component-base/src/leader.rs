@@ -139,6 +139,7 @@ impl LeaderElection {
             // A client's connections live on the runtime it was made on.
             match client::connect(&options).await {
                 Ok(client) => {
+                    // Nobody waits any more where the daemon already ends.
                     drop(connected.send(Ok(())));
                     self.hold(client, clock, group, workers, lead).await;
                 }

@@ -69,6 +69,7 @@ impl Hook {
                         }
                     });
                     let http = hyper::server::conn::http1::Builder::new();
+                    // A caller that goes away is none of the webhook's business.
                     drop(http.serve_connection(TokioIo::new(stream), service).await);
                 });
             }

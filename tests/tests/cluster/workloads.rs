@@ -481,7 +481,7 @@ fn preemption(c: &Cluster, ns: &str) -> Result<()> {
         )
     };
     c.eventually("the low one runs", 60, |c| {
-        drop(apply(c, ns, &seated("low")));
+        apply(c, ns, &seated("low"))?;
         Ok((field(c, ns, "pod/low", ".status.phase")? == "Running").then_some(()))
     })?;
     apply(c, ns, &seated("high"))?;

@@ -127,7 +127,7 @@ fn get_watch(c: &Cluster, ns: &str) -> Result<()> {
     ];
     let mut events = c.kubectl_background(ns, &arguments, false)?;
     c.eventually("deletions are told", 30, |c| {
-        drop(run(c, ns, &["delete", "pod", "first", "--wait=false"]));
+        run(c, ns, &["delete", "pod", "first", "--wait=false", "--ignore-not-found"])?;
         Ok(run(c, ns, &["get", "pods", "-o", "name"])?.is_empty().then_some(()))
     })?;
     events.line("DELETED first", 30).map(drop)
