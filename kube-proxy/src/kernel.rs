@@ -15,8 +15,10 @@ use nix::sys::socket::{setsockopt, sockopt};
 
 use crate::tables::{Command, Family};
 
-/// The table's name, as upstream's nftables mode has it.
-pub const TABLE: &str = "kube-proxy";
+/// Services' table, named as upstream's nftables mode names it.
+pub const SERVICES: &str = "kube-proxy";
+/// Network policies' table.
+pub const POLICIES: &str = "kube-proxy-policies";
 /// Room for answers: one error per message of a batch at the most.
 const RECEIVE_BUFFER: usize = 4 << 20;
 
@@ -37,16 +39,17 @@ pub enum KernelError {
     },
 }
 
-/// A conversation with the kernel's nftables.
+/// A conversation with the kernel's nftables about one table of each family.
 #[derive(Debug)]
 pub struct Kernel {
+    table: &'static str,
     socket: Socket,
     sequence: u32,
 }
 
 impl Kernel {
-    /// Opens a socket in this thread's network namespace.
-    pub fn open() -> Result<Self, KernelError> {
+    /// Opens a socket in this thread's network namespace, for tables of this name.
+    pub fn open(table: &'static str) -> Result<Self, KernelError> {
         let open = || -> io::Result<Socket> {
             let mut socket = Socket::new(NETLINK_NETFILTER)?;
             socket.bind_auto()?;
@@ -54,7 +57,7 @@ impl Kernel {
             setsockopt(&socket.as_fd(), sockopt::RcvBufForce, &RECEIVE_BUFFER)?;
             Ok(socket)
         };
-        Ok(Self { socket: open().map_err(KernelError::Socket)?, sequence: 0 })
+        Ok(Self { table, socket: open().map_err(KernelError::Socket)?, sequence: 0 })
     }
 
     /// Carries out commands for both families as one transaction: all or nothing.
@@ -64,7 +67,7 @@ impl Kernel {
         let mut set_id = 0;
         for (family, commands) in changes {
             for (at, command) in commands.iter().enumerate() {
-                for (message, flags) in message::encode(*family, command, &mut set_id) {
+                for (message, flags) in message::encode(self.table, *family, command, &mut set_id) {
                     batch.push(message, flags, Some((*family, at)));
                 }
             }

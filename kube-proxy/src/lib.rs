@@ -5,6 +5,8 @@
 //!                                                       tables − what was last committed → one netlink batch
 //! ```
 //!
+//! pods, namespaces, network policies → policy: index → plan (pure) → a table of its own, committed alike
+//!
 //! Contract: "Virtual IPs and Service Proxies"; KEP-3866 (nftables mode), KEP-1669 (terminating
 //! endpoints), KEP-2433 (topology hints). The layout inside our table is our own: one map holds all
 //! endpoints, so a change of endpoints is a change of a few map elements and at most one rule.
@@ -16,6 +18,7 @@ pub mod model;
 pub mod node;
 pub mod objects;
 pub mod plan;
+pub mod policy;
 pub mod tables;
 
 pub mod conntrack;

@@ -1,6 +1,6 @@
 //! The objects the proxy watches, reduced to the fields it reads.
 //!
-//! Contract: core/v1 Service and Node, discovery.k8s.io/v1 EndpointSlice.
+//! Contract: core/v1 Service, Node, Pod and Namespace, discovery.k8s.io/v1 EndpointSlice.
 
 use std::borrow::Cow;
 
@@ -223,6 +223,84 @@ pub struct NodeAddress {
     pub address: String,
 }
 
+/// A pod, as network policies see it.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct Pod {
+    /// Metadata.
+    pub metadata: ObjectMeta,
+    /// Specification.
+    pub spec: PodSpec,
+    /// Status.
+    pub status: PodStatus,
+}
+
+/// `Pod.spec`.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+pub struct PodSpec {
+    /// Where it runs; empty before it is scheduled.
+    pub node_name: String,
+    /// Whether its network is the node's.
+    pub host_network: bool,
+    /// Containers.
+    pub containers: Vec<Container>,
+    /// Init containers; those that always restart are sidecars.
+    pub init_containers: Vec<Container>,
+}
+
+/// A container.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+pub struct Container {
+    /// Ports.
+    pub ports: Vec<ContainerPort>,
+    /// `Always` for sidecars among init containers.
+    pub restart_policy: String,
+}
+
+/// `containers[*].ports[*]`.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+pub struct ContainerPort {
+    /// Name; may be empty.
+    pub name: String,
+    /// Number.
+    pub container_port: u16,
+    /// `TCP`, `UDP` or `SCTP`; empty is TCP.
+    pub protocol: String,
+}
+
+/// `Pod.status`.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+pub struct PodStatus {
+    /// `Pending`, `Running`, `Succeeded`, `Failed` or `Unknown`.
+    pub phase: String,
+    /// First address.
+    #[serde(rename = "podIP")]
+    pub pod_ip: String,
+    /// Addresses of all families.
+    #[serde(rename = "podIPs")]
+    pub pod_ips: Vec<PodIp>,
+}
+
+/// `status.podIPs[*]`.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct PodIp {
+    /// The address.
+    pub ip: String,
+}
+
+/// A namespace.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct Namespace {
+    /// Metadata; labels are what policies select by.
+    pub metadata: ObjectMeta,
+}
+
 fn null_is_empty<'de, D, T>(deserializer: D) -> Result<Vec<T>, D::Error>
 where
     D: serde::Deserializer<'de>,
@@ -231,71 +309,37 @@ where
     Option::deserialize(deserializer).map(Option::unwrap_or_default)
 }
 
-impl Resource for Service {
-    type DynamicType = ();
-    type Scope = NamespaceResourceScope;
-    fn kind((): &()) -> Cow<'_, str> {
-        "Service".into()
-    }
-    fn group((): &()) -> Cow<'_, str> {
-        "".into()
-    }
-    fn version((): &()) -> Cow<'_, str> {
-        "v1".into()
-    }
-    fn plural((): &()) -> Cow<'_, str> {
-        "services".into()
-    }
-    fn meta(&self) -> &ObjectMeta {
-        &self.metadata
-    }
-    fn meta_mut(&mut self) -> &mut ObjectMeta {
-        &mut self.metadata
-    }
+macro_rules! resource {
+    ($($kind:ident, $scope:ident, $group:literal, $plural:literal;)*) => {$(
+        impl Resource for $kind {
+            type DynamicType = ();
+            type Scope = $scope;
+            fn kind((): &()) -> Cow<'_, str> {
+                stringify!($kind).into()
+            }
+            fn group((): &()) -> Cow<'_, str> {
+                $group.into()
+            }
+            fn version((): &()) -> Cow<'_, str> {
+                "v1".into()
+            }
+            fn plural((): &()) -> Cow<'_, str> {
+                $plural.into()
+            }
+            fn meta(&self) -> &ObjectMeta {
+                &self.metadata
+            }
+            fn meta_mut(&mut self) -> &mut ObjectMeta {
+                &mut self.metadata
+            }
+        }
+    )*};
 }
 
-impl Resource for EndpointSlice {
-    type DynamicType = ();
-    type Scope = NamespaceResourceScope;
-    fn kind((): &()) -> Cow<'_, str> {
-        "EndpointSlice".into()
-    }
-    fn group((): &()) -> Cow<'_, str> {
-        "discovery.k8s.io".into()
-    }
-    fn version((): &()) -> Cow<'_, str> {
-        "v1".into()
-    }
-    fn plural((): &()) -> Cow<'_, str> {
-        "endpointslices".into()
-    }
-    fn meta(&self) -> &ObjectMeta {
-        &self.metadata
-    }
-    fn meta_mut(&mut self) -> &mut ObjectMeta {
-        &mut self.metadata
-    }
-}
-
-impl Resource for Node {
-    type DynamicType = ();
-    type Scope = ClusterResourceScope;
-    fn kind((): &()) -> Cow<'_, str> {
-        "Node".into()
-    }
-    fn group((): &()) -> Cow<'_, str> {
-        "".into()
-    }
-    fn version((): &()) -> Cow<'_, str> {
-        "v1".into()
-    }
-    fn plural((): &()) -> Cow<'_, str> {
-        "nodes".into()
-    }
-    fn meta(&self) -> &ObjectMeta {
-        &self.metadata
-    }
-    fn meta_mut(&mut self) -> &mut ObjectMeta {
-        &mut self.metadata
-    }
+resource! {
+    Service, NamespaceResourceScope, "", "services";
+    EndpointSlice, NamespaceResourceScope, "discovery.k8s.io", "endpointslices";
+    Node, ClusterResourceScope, "", "nodes";
+    Pod, NamespaceResourceScope, "", "pods";
+    Namespace, ClusterResourceScope, "", "namespaces";
 }

@@ -2,7 +2,7 @@
 //!
 //! Contract: upstream's flag names; KubeProxyConfiguration kubeproxy.config.k8s.io/v1alpha1, strictly
 //! decoded. As upstream, the file wins over flags; only `--hostname-override`, `--kubeconfig` less a
-//! file's own, `--cleanup` and log flags count beside a file.
+//! file's own, `--cleanup` and log flags count beside a file, and `--network-policy`, which is this proxy's own.
 
 mod file;
 
@@ -97,6 +97,8 @@ pub struct Config {
     pub detect_local: DetectLocal,
     /// Where node ports are served.
     pub node_port_addresses: NodePortAddresses,
+    /// Enforce network policies on this node.
+    pub network_policy: bool,
     /// The file's fields with flags applied, for `/configz` and the conntrack settings.
     pub file: KubeProxyConfiguration,
     /// How log lines look.
@@ -145,6 +147,11 @@ const FLAGS: &[(&str, bool, &str)] = &[
     ("masquerade-all", true, "Masquerade all traffic to services"),
     ("master", false, "URL of the API server"),
     ("metrics-bind-address", false, "Address of the metrics server; empty disables it"),
+    (
+        "network-policy",
+        true,
+        "Enforce network policies on this node; needs list and watch on them, pods and namespaces",
+    ),
     ("nodeport-addresses", false, "primary, or ranges of addresses node ports are served on"),
     ("oom-score-adj", false, "oom_score_adj of the process"),
     ("pod-bridge-interface", false, "Bridge of the pods, for BridgeInterface"),
@@ -186,6 +193,7 @@ pub fn load(arguments: impl IntoIterator<Item = String>) -> Result<Config, Optio
         sync_period: duration("nftables.syncPeriod", &file.nftables.sync_period)?,
         detect_local: detect_local(&file)?,
         node_port_addresses: node_port_addresses(&file.node_port_addresses)?,
+        network_policy: given.get_flag("network-policy"),
         log_format: parse("logging-format", text(&given, "logging-format").unwrap_or("text"))?,
         verbosity: number(&given, "v")?.unwrap_or(0),
         cleanup: given.get_flag("cleanup"),

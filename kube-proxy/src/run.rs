@@ -16,12 +16,13 @@ use component_base::{
 use tokio::sync::Notify;
 
 use crate::{
-    kernel::KernelError,
+    kernel::{KernelError, POLICIES},
     model, node,
     objects::{EndpointSlice, Node, Service},
     options::Config,
+    policy::Enforcer,
     server::{self, Health, ServiceChecks},
-    sync::Syncer,
+    sync::{self, Syncer},
     sysctl,
 };
 
@@ -68,6 +69,7 @@ pub struct App {
     slices: Informer<EndpointSlice>,
     node: Informer<Node>,
     changed: Arc<Notify>,
+    enforcer: Option<Enforcer>,
 }
 
 /// Builds the proxy: client, informers, listeners.
@@ -90,6 +92,7 @@ pub async fn build(config: Config) -> Result<App, RunError> {
         services: informers.get(ours()),
         slices: informers.get(ours()),
         node: informers.get(own),
+        enforcer: enforcer(&config, &informers)?,
         changed: Arc::default(),
         informers,
         tasks,
@@ -102,11 +105,19 @@ pub async fn build(config: Config) -> Result<App, RunError> {
     Ok(app)
 }
 
+/// The enforcer of network policies, if wanted; else what an earlier proxy enforced ends.
+fn enforcer(config: &Config, informers: &Informers) -> Result<Option<Enforcer>, KernelError> {
+    if config.network_policy {
+        return Enforcer::new(informers, &config.node_name).map(Some);
+    }
+    sync::remove(POLICIES).map(|()| None)
+}
+
 // === impl App ===
 
 impl App {
     /// Runs until a signal.
-    pub async fn run(self) -> Result<(), RunError> {
+    pub async fn run(mut self) -> Result<(), RunError> {
         let tasks = self.tasks.clone();
         shutdown::signal(&tasks).map_err(RunError::Signals)?;
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
@@ -118,6 +129,9 @@ impl App {
         }
         metrics::register_build_info();
         self.informers.start();
+        if let Some(enforcer) = self.enforcer.take() {
+            tasks.spawn("network-policies", enforcer.run(tasks.clone()));
+        }
         tasks.spawn("sync", self.follow());
         tasks.drain().cancelled().await;
         tasks.shutdown(GRACE).await;
@@ -166,7 +180,7 @@ impl App {
     async fn follow(mut self) {
         let drain = self.tasks.drain();
         tokio::select! {
-            () = self.informers.wait_synced() => {}
+            () = self.synced() => {}
             () = drain.cancelled() => return,
         }
         let mut checks = ServiceChecks::new(self.tasks.clone(), self.health.clone());
@@ -186,6 +200,13 @@ impl App {
                 () = drain.cancelled() => return,
             }
         }
+    }
+
+    /// Services do not wait for what network policies need.
+    async fn synced(&self) {
+        self.services.wait_synced().await;
+        self.slices.wait_synced().await;
+        self.node.wait_synced().await;
     }
 
     /// One sync; whether it succeeded.

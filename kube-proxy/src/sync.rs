@@ -10,7 +10,7 @@ use prometheus::{GaugeVec, HistogramVec, IntCounterVec};
 
 use crate::{
     conntrack::{self, Expected},
-    kernel::{Kernel, KernelError},
+    kernel::{Kernel, KernelError, POLICIES, SERVICES},
     model::{Model, Settings},
     plan::{Slots, plan},
     tables::{Command, Family, Table, diff},
@@ -57,10 +57,9 @@ impl Syncer {
             committed: None,
             expected: Expected::default(),
         };
-        let families = if ipv6_is_there() { vec![Family::V4, Family::V6] } else { vec![Family::V4] };
         Ok(Self {
-            kernel: Kernel::open()?,
-            families: families.into_iter().map(state).collect(),
+            kernel: Kernel::open(SERVICES)?,
+            families: families().into_iter().map(state).collect(),
             repaired: Instant::now(),
             metrics: Metrics::new(),
         })
@@ -132,12 +131,22 @@ impl State {
 
 /// Deletes our tables (`--cleanup`).
 pub fn cleanup() -> Result<(), KernelError> {
-    let mut kernel = Kernel::open()?;
-    kernel.commit(&[(Family::V4, vec![Command::AddTable, Command::DeleteTable])])?;
-    if ipv6_is_there() {
-        kernel.commit(&[(Family::V6, vec![Command::AddTable, Command::DeleteTable])])?;
+    remove(SERVICES)?;
+    remove(POLICIES)
+}
+
+/// Deletes the tables of a name.
+pub fn remove(table: &'static str) -> Result<(), KernelError> {
+    let mut kernel = Kernel::open(table)?;
+    for family in families() {
+        kernel.commit(&[(family, vec![Command::AddTable, Command::DeleteTable])])?;
     }
     Ok(())
+}
+
+/// The families this machine speaks: the kernel may have no IPv6 at all.
+pub fn families() -> Vec<Family> {
+    if ipv6_is_there() { vec![Family::V4, Family::V6] } else { vec![Family::V4] }
 }
 
 /// Whether the kernel has IPv6 at all.

@@ -123,12 +123,18 @@ pub enum Statement {
     },
     /// The transport protocol is this.
     ProtocolIs(u8),
+    /// The destination port is one of these, first and last included.
+    PortIn(u16, u16),
     /// The destination address is one of this machine's.
     DestinationIsLocal,
     /// The source address is one of this machine's.
     SourceIsLocal,
     /// First packet of a connection.
     NewConnection,
+    /// Packet of a connection's answering side.
+    Reply,
+    /// Packet that belongs to another connection: an ICMP error, the data of an FTP session.
+    Related,
     /// All bits of the mark are set.
     MarkSet(u32),
     /// Sets bits of the mark.
@@ -173,6 +179,8 @@ pub enum Statement {
 /// What happens to a packet.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Verdict {
+    /// Let pass; the other hooks are asked all the same.
+    Accept,
     /// Discard.
     Drop,
     /// Go to a chain and come back.
@@ -214,6 +222,9 @@ pub enum Kind {
 pub enum Data {
     /// Nothing: a set.
     None,
+    /// Nothing: a set of ranges, each element from its key to its value. They are disjoint and do not touch;
+    /// such a set never changes.
+    Ranges,
     /// A verdict.
     Verdict,
     /// A value of these parts.
@@ -241,6 +252,8 @@ pub type Key = Vec<Part>;
 pub enum Value {
     /// Nothing.
     None,
+    /// The last address of a range that begins at the key.
+    Until(IpAddr),
     /// A verdict.
     Verdict(Verdict),
     /// Parts.

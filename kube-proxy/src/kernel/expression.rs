@@ -17,16 +17,22 @@ use crate::tables::{Family, Field, Statement, Verdict};
 /// Payload bases (`NFT_PAYLOAD_NETWORK_HEADER`, `NFT_PAYLOAD_TRANSPORT_HEADER`).
 const NETWORK: u32 = 1;
 const TRANSPORT: u32 = 2;
-/// `NF_CT_STATE` bit of new connections.
+/// `NF_CT_STATE` bits: a packet that belongs to another connection, a new connection.
+const RELATED: u32 = 4;
 const NEW: u32 = 8;
+/// `NFT_CT_STATE`, `NFT_CT_DIRECTION`, and the direction of answers (`IP_CT_DIR_REPLY`).
+const CT_STATE: u32 = 0;
+const CT_DIRECTION: u32 = 1;
+const REPLY: u8 = 1;
 /// `RTN_LOCAL`.
 const LOCAL: u32 = 2;
 /// Bytes of an interface's name in the kernel.
 const IFNAMSIZ: usize = 16;
 /// Lookup flag for "not in the set".
 const INVERT: u32 = 1;
-/// `NF_ACCEPT`, `NF_DROP`.
+/// `NF_DROP`, `NF_ACCEPT`.
 const DROP: u32 = 0;
+const ACCEPT: u32 = 1;
 /// Randomise ports fully when masquerading (`NF_NAT_RANGE_PROTO_RANDOM_FULLY`).
 const RANDOM_FULLY: u32 = 16;
 
@@ -64,10 +70,15 @@ pub(super) fn encode(family: Family, statement: &Statement) -> Vec<Expressions> 
         }
         Statement::DestinationIsLocal => address_type(2),
         Statement::SourceIsLocal => address_type(1),
-        Statement::NewConnection => {
-            // ct state: key 0 into register 1, masked.
-            let ct = other("ct", vec![nla_u32(1, register(Register::Reg1)), nla_u32(2, 0)]);
-            vec![ct, mask(NEW, 0), compare(Register::Reg1, Operator::NotEqual, vec![0; 4])]
+        Statement::PortIn(first, last) => vec![
+            load_field(family, Field::DestinationPort, Register::Reg1),
+            compare(Register::Reg1, Operator::GreatherThanEqual, first.to_be_bytes().to_vec()),
+            compare(Register::Reg1, Operator::LessThanEqual, last.to_be_bytes().to_vec()),
+        ],
+        Statement::NewConnection => connection_state(NEW),
+        Statement::Related => connection_state(RELATED),
+        Statement::Reply => {
+            vec![connection(CT_DIRECTION), compare(Register::Reg1, Operator::Equal, vec![REPLY])]
         }
         Statement::MarkSet(bits) => vec![
             meta_load(MetaKey::Mark, Register::Reg1),
@@ -117,11 +128,22 @@ pub(super) fn verdict(verdict: &Verdict) -> Vec<VerdictAttribute> {
     let to =
         |code, chain: &String| vec![VerdictAttribute::Code(code), VerdictAttribute::Chain(chain.clone())];
     match verdict {
+        Verdict::Accept => vec![VerdictAttribute::Code(VerdictCode::Other(ACCEPT))],
         Verdict::Drop => vec![VerdictAttribute::Code(VerdictCode::Other(DROP))],
         Verdict::Return => vec![VerdictAttribute::Code(VerdictCode::Return)],
         Verdict::Jump(chain) => to(VerdictCode::Jump, chain),
         Verdict::Goto(chain) => to(VerdictCode::Goto, chain),
     }
+}
+
+/// What connection tracking knows of the packet, into register 1.
+fn connection(key: u32) -> Expressions {
+    other("ct", vec![nla_u32(1, register(Register::Reg1)), nla_u32(2, key)])
+}
+
+/// The connection's state has this bit.
+fn connection_state(bit: u32) -> Vec<Expressions> {
+    vec![connection(CT_STATE), mask(bit, 0), compare(Register::Reg1, Operator::NotEqual, vec![0; 4])]
 }
 
 fn other(kind: &str, attributes: Vec<DefaultNla>) -> Expressions {

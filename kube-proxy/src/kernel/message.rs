@@ -1,20 +1,22 @@
 //! Commands as netlink messages.
 
+use std::net::IpAddr;
+
 use netlink_packet_core::{DefaultNla, NLM_F_APPEND, NLM_F_CREATE};
 use netlink_packet_netfilter::{
     NetfilterHeader, NetfilterMessage, NetfilterMessageInner, NetfilterProtoFamily,
     nftables::{
         ChainAttribute, ChainMessage, DataAttribute, Hook as HookAttribute, InetHookNumber, ListAttribute,
-        NfTablesMessage, RuleAttribute, RuleMessage, SetAttribute, SetElementAttribute, SetElementList,
-        SetElementMessage, SetFlags, SetMessage, TableAttribute, TableMessage,
+        NfTablesMessage, RuleAttribute, RuleMessage, SetAttribute, SetElementAttribute, SetElementFlags,
+        SetElementList, SetElementMessage, SetFlags, SetMessage, TableAttribute, TableMessage,
     },
     none::ControlMessage,
 };
 
-use super::{TABLE, expression};
+use super::expression;
 use crate::tables::{Chain, Command, Data, Family, HookPoint, Key, Kind, Part, Set, Value};
 
-/// Elements per message: the list's length attribute holds 16 bits.
+/// Elements per message: the list's length attribute holds 16 bits, and a range counts twice.
 const ELEMENTS: usize = 300;
 /// nfnetlink subsystem of nftables, named by batch messages.
 const SUBSYSTEM: u16 = 10;
@@ -36,49 +38,54 @@ pub(super) fn batch_end() -> NetfilterMessage {
 }
 
 /// The messages of a command with their flags.
-pub(super) fn encode(family: Family, command: &Command, set_id: &mut u32) -> Vec<(NetfilterMessage, u16)> {
-    let table = || TABLE.to_owned();
+pub(super) fn encode(
+    table: &str,
+    family: Family,
+    command: &Command,
+    set_id: &mut u32,
+) -> Vec<(NetfilterMessage, u16)> {
+    let owned = || table.to_owned();
     let one = |m: NfTablesMessage, flags| vec![(wrap(family, m), flags)];
     match command {
         Command::AddTable => {
-            let attributes = vec![TableAttribute::Name(table())];
+            let attributes = vec![TableAttribute::Name(owned())];
             one(NfTablesMessage::NewTable(TableMessage { attributes }), NLM_F_CREATE)
         }
         Command::DeleteTable => {
-            let attributes = vec![TableAttribute::Name(table())];
+            let attributes = vec![TableAttribute::Name(owned())];
             one(NfTablesMessage::DeleteTable(TableMessage { attributes }), 0)
         }
         Command::AddSet(name, set) => {
             *set_id += 1;
             one(
                 NfTablesMessage::NewSet(SetMessage {
-                    attributes: set_attributes(family, name, set, *set_id),
+                    attributes: set_attributes(table, family, name, set, *set_id),
                 }),
                 NLM_F_CREATE,
             )
         }
         Command::DeleteSet(name) => {
-            let attributes = vec![SetAttribute::Table(table()), SetAttribute::Name(name.clone())];
+            let attributes = vec![SetAttribute::Table(owned()), SetAttribute::Name(name.clone())];
             one(NfTablesMessage::DeleteSet(SetMessage { attributes }), 0)
         }
         Command::AddChain(name, chain) => one(
-            NfTablesMessage::NewChain(ChainMessage { attributes: chain_attributes(name, chain) }),
+            NfTablesMessage::NewChain(ChainMessage { attributes: chain_attributes(table, name, chain) }),
             NLM_F_CREATE,
         ),
         Command::DeleteChain(name) => {
-            let attributes = vec![ChainAttribute::Table(table()), ChainAttribute::Name(name.clone())];
+            let attributes = vec![ChainAttribute::Table(owned()), ChainAttribute::Name(name.clone())];
             one(NfTablesMessage::DeleteChain(ChainMessage { attributes }), 0)
         }
         Command::FlushChain(name) => {
-            let attributes = vec![RuleAttribute::Table(table()), RuleAttribute::Chain(name.clone())];
+            let attributes = vec![RuleAttribute::Table(owned()), RuleAttribute::Chain(name.clone())];
             one(NfTablesMessage::DeleteRule(RuleMessage { attributes }), 0)
         }
-        Command::AddRules(name, chain) => rules(family, name, chain),
+        Command::AddRules(name, chain) => rules(table, family, name, chain),
         Command::AddElements(set, elements) => {
-            split(family, set, elements, NLM_F_CREATE, NfTablesMessage::NewSetElement)
+            split(table, family, set, elements, NLM_F_CREATE, NfTablesMessage::NewSetElement)
         }
         Command::DeleteElements(set, elements) => {
-            split(family, set, elements, 0, NfTablesMessage::DeleteSetElement)
+            split(table, family, set, elements, 0, NfTablesMessage::DeleteSetElement)
         }
     }
 }
@@ -91,12 +98,12 @@ fn wrap(family: Family, message: NfTablesMessage) -> NetfilterMessage {
     NetfilterMessage::new(NetfilterHeader::new(family, 0, 0), NetfilterMessageInner::NfTables(message))
 }
 
-fn rules(family: Family, name: &str, chain: &Chain) -> Vec<(NetfilterMessage, u16)> {
+fn rules(table: &str, family: Family, name: &str, chain: &Chain) -> Vec<(NetfilterMessage, u16)> {
     let rule = |rule: &crate::tables::Rule| {
         let expressions =
             rule.statements.iter().flat_map(|s| expression::encode(family, s)).map(Into::into).collect();
         let mut attributes = vec![
-            RuleAttribute::Table(TABLE.to_owned()),
+            RuleAttribute::Table(table.to_owned()),
             RuleAttribute::Chain(name.to_owned()),
             RuleAttribute::Expressions(expressions),
         ];
@@ -118,8 +125,8 @@ fn comment(text: &str) -> Vec<u8> {
     out
 }
 
-fn chain_attributes(name: &str, chain: &Chain) -> Vec<ChainAttribute> {
-    let mut out = vec![ChainAttribute::Table(TABLE.to_owned()), ChainAttribute::Name(name.to_owned())];
+fn chain_attributes(table: &str, name: &str, chain: &Chain) -> Vec<ChainAttribute> {
+    let mut out = vec![ChainAttribute::Table(table.to_owned()), ChainAttribute::Name(name.to_owned())];
     if let Some(hook) = chain.hook {
         let point = match hook.point {
             HookPoint::Prerouting => InetHookNumber::PreRouting,
@@ -135,10 +142,10 @@ fn chain_attributes(name: &str, chain: &Chain) -> Vec<ChainAttribute> {
     out
 }
 
-fn set_attributes(family: Family, name: &str, set: &Set, id: u32) -> Vec<SetAttribute> {
+fn set_attributes(table: &str, family: Family, name: &str, set: &Set, id: u32) -> Vec<SetAttribute> {
     let mut flags = SetFlags::empty();
     let mut out = vec![
-        SetAttribute::Table(TABLE.to_owned()),
+        SetAttribute::Table(table.to_owned()),
         SetAttribute::Name(name.to_owned()),
         SetAttribute::KeyType(type_number(family, &set.key)),
         SetAttribute::KeyLen(length(family, &set.key)),
@@ -146,6 +153,7 @@ fn set_attributes(family: Family, name: &str, set: &Set, id: u32) -> Vec<SetAttr
     ];
     match &set.data {
         Data::None => {}
+        Data::Ranges => flags |= SetFlags::Interval,
         Data::Verdict => {
             flags |= SetFlags::Map;
             // NFT_DATA_VERDICT; its length is that of the kernel's verdict.
@@ -194,6 +202,7 @@ fn length(family: Family, parts: &[Kind]) -> u32 {
 }
 
 fn split(
+    table: &str,
     family: Family,
     set: &str,
     elements: &[(Key, Value)],
@@ -203,9 +212,9 @@ fn split(
     elements
         .chunks(ELEMENTS)
         .map(|chunk| {
-            let list = chunk.iter().map(element).collect();
+            let list = chunk.iter().flat_map(element).collect();
             let attributes = vec![
-                SetElementList::Table(TABLE.to_owned()),
+                SetElementList::Table(table.to_owned()),
                 SetElementList::Set(set.to_owned()),
                 SetElementList::Elements(list),
             ];
@@ -214,16 +223,35 @@ fn split(
         .collect()
 }
 
-fn element((key, value): &(Key, Value)) -> ListAttribute<SetElementAttribute> {
+/// An element; a range is two: its first address, and the first one behind it.
+fn element((key, value): &(Key, Value)) -> Vec<ListAttribute<SetElementAttribute>> {
     let mut out = vec![SetElementAttribute::Key(DataAttribute::Value(bytes(key)))];
     match value {
         Value::None => {}
+        Value::Until(last) => {
+            let mut both = vec![ListAttribute::Element(out)];
+            if let Some(next) = successor(*last) {
+                both.push(ListAttribute::Element(vec![
+                    SetElementAttribute::Key(DataAttribute::Value(bytes(&[Part::Address(next)]))),
+                    SetElementAttribute::Flags(SetElementFlags::IntervalEnd),
+                ]));
+            }
+            return both;
+        }
         Value::Verdict(verdict) => {
             out.push(SetElementAttribute::Data(DataAttribute::Verdict(expression::verdict(verdict))));
         }
         Value::Parts(parts) => out.push(SetElementAttribute::Data(DataAttribute::Value(bytes(parts)))),
     }
-    ListAttribute::Element(out)
+    vec![ListAttribute::Element(out)]
+}
+
+/// The address after another one; none after the last.
+fn successor(address: IpAddr) -> Option<IpAddr> {
+    match address {
+        IpAddr::V4(ip) => u32::from(ip).checked_add(1).map(|n| IpAddr::V4(n.into())),
+        IpAddr::V6(ip) => u128::from(ip).checked_add(1).map(|n| IpAddr::V6(n.into())),
+    }
 }
 
 /// A key or value as the kernel compares it.
@@ -231,8 +259,8 @@ fn bytes(parts: &[Part]) -> Vec<u8> {
     let mut out = Vec::with_capacity(24);
     for part in parts {
         match part {
-            Part::Address(std::net::IpAddr::V4(ip)) => out.extend_from_slice(&ip.octets()),
-            Part::Address(std::net::IpAddr::V6(ip)) => out.extend_from_slice(&ip.octets()),
+            Part::Address(IpAddr::V4(ip)) => out.extend_from_slice(&ip.octets()),
+            Part::Address(IpAddr::V6(ip)) => out.extend_from_slice(&ip.octets()),
             Part::Protocol(number) => out.push(*number),
             Part::Port(port) => out.extend_from_slice(&port.to_be_bytes()),
             Part::Slot(slot) => out.extend_from_slice(&slot.to_ne_bytes()),

@@ -103,7 +103,7 @@ struct Proxy {
 
 impl Proxy {
     fn new() -> Self {
-        Self { kernel: Kernel::open().unwrap(), slots: Default::default(), committed: [None, None] }
+        Self { kernel: Kernel::open(SERVICES).unwrap(), slots: Default::default(), committed: [None, None] }
     }
 
     fn sync(&mut self, model: &Model) {
@@ -148,7 +148,7 @@ fn ask(address: &str) -> Result<(String, String), io::ErrorKind> {
 #[test]
 fn nft_shows_interfaces_by_name_and_by_prefix() {
     in_namespace(|| {
-        let mut kernel = Kernel::open().unwrap();
+        let mut kernel = Kernel::open(SERVICES).unwrap();
         let mut committed = None;
         for (name, prefix, want) in
             [("cni0", false, "iifname != \"cni0\""), ("veth", true, "iifname != \"veth*\"")]
@@ -162,6 +162,89 @@ fn nft_shows_interfaces_by_name_and_by_prefix() {
             let text = run("nft", &["list", "table", "ip", "kube-proxy"]);
             assert!(text.contains(&format!("{want} jump mark-for-masquerade")), "{text}");
         }
+    });
+}
+
+/// Two policies with everything a policy can say, then one of them changed, then none.
+#[test]
+fn network_policies_are_taken_and_shown() {
+    use crate::policy::{self, Namespaces, Peer, Pod, PodPort, Policies, Policy, Port, PortRef, Rule};
+    use component_base::selector::LabelSelector;
+
+    let port = |port| Port { protocol: Protocol::Tcp, port };
+    let pod = |n: u8| Pod {
+        addresses: vec![ip(&format!("10.244.0.{n}")), ip(&format!("fd00::{n}"))],
+        local: true,
+        ports: vec![PodPort { name: "web".into(), protocol: Protocol::Tcp, port: 8080 }],
+        ..Pod::default()
+    };
+    let range =
+        |range: &str, except: &str| Peer::Range(range.parse().unwrap(), vec![except.parse().unwrap()]);
+    let pods = Peer::Pods(Namespaces::Own, LabelSelector::everything());
+    let rule = Rule {
+        peers: Some(vec![range("0.0.0.0/0", "10.0.0.0/8"), range("::/0", "fd00::/8"), pods]),
+        ports: Some(vec![
+            port(PortRef::Any),
+            port(PortRef::Range(80, 80)),
+            port(PortRef::Range(1000, 2000)),
+            port(PortRef::Named("web".into())),
+        ]),
+    };
+    let policy = |rules: Vec<Rule>| Policy {
+        pods: LabelSelector::everything(),
+        ingress: Some(rules.clone()),
+        egress: Some(rules),
+    };
+    let key = |name: &str| ("x".to_owned(), name.to_owned());
+    let mut model = Policies {
+        pods: [(key("a"), pod(1).into()), (key("b"), pod(2).into())].into(),
+        policies: [
+            (key("p"), policy(vec![rule.clone()]).into()),
+            (key("q"), policy(vec![Rule { peers: None, ports: None }]).into()),
+        ]
+        .into(),
+        ..Policies::default()
+    };
+    in_namespace(move || {
+        let mut kernel = Kernel::open(POLICIES).unwrap();
+        let mut committed = [None, None];
+        let mut sync = |model: &Policies| {
+            for (family, had) in [Family::V4, Family::V6].into_iter().zip(&mut committed) {
+                let table = policy::plan(family, model);
+                let commands = diff(had.as_ref(), &table);
+                kernel
+                    .commit(&[(family, commands)])
+                    .unwrap_or_else(|e| panic!("{e}: {:?}", std::error::Error::source(&e)));
+                *had = Some(table);
+            }
+        };
+        sync(&model);
+        let text = run("nft", &["list", "table", "ip", POLICIES]);
+        for want in [
+            "type filter hook forward priority filter; policy accept;",
+            "ct direction reply accept",
+            "ct state related accept",
+            "ip saddr vmap @egress-pods",
+            "10.244.0.1 : jump ingress-pods-",
+            "flags interval",
+            "0.0.0.0-9.255.255.255",
+            "11.0.0.0-255.255.255.255",
+            "tcp dport 1000-2000 accept",
+            "10.244.0.2 . tcp . 8080",
+        ] {
+            assert!(text.contains(want), "{want} is missing in:\n{text}");
+        }
+        assert!(run("nft", &["list", "table", "ip6", POLICIES]).contains("fe00::/7"));
+        let peers = Some(vec![range("10.0.0.0/8", "10.244.0.0/16")]);
+        model.policies.insert(key("p"), policy(vec![Rule { peers, ..rule }]).into());
+        model.policies.remove(&key("q"));
+        sync(&model);
+        let text = run("nft", &["list", "table", "ip", POLICIES]);
+        assert!(text.contains("10.0.0.0-10.243.255.255") && !text.contains("11.0.0.0"), "{text}");
+        model.policies.clear();
+        sync(&model);
+        let text = run("nft", &["list", "table", "ip", POLICIES]);
+        assert!(!text.contains("drop") && !text.contains("interval"), "{text}");
     });
 }
 

@@ -137,6 +137,7 @@ fn step(table: &Table, statement: &Statement, p: &Packet, state: &mut State) -> 
     let key = |fields: &[Field]| fields.iter().map(part).collect::<Vec<_>>();
     let when = |yes: bool| if yes { Step::Next } else { Step::Break };
     let verdict = |v: &Verdict| match v {
+        Verdict::Accept => Step::End("accept"),
         Verdict::Drop => Step::End("drop"),
         Verdict::Jump(chain) => Step::Into(chain.clone(), true),
         Verdict::Goto(chain) => Step::Into(chain.clone(), false),
@@ -160,7 +161,9 @@ fn step(table: &Table, statement: &Statement, p: &Packet, state: &mut State) -> 
         Statement::ProtocolIs(n) => when(*n == 6),
         Statement::DestinationIsLocal => when(p.destination == ip(OWN)),
         Statement::SourceIsLocal => when(p.source == ip(OWN)),
+        Statement::PortIn(first, last) => when((*first..=*last).contains(&p.port)),
         Statement::NewConnection => Step::Next,
+        Statement::Reply | Statement::Related => Step::Break,
         Statement::MarkSet(_) => when(state.marked),
         Statement::SetMark(_) => {
             state.marked = true;

@@ -1,0 +1,153 @@
+//! Carrying the policies' plan out: informers fill the index, the index is planned, differences are committed.
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use component_base::{
+    informer::{Informer, Informers, ListWatch},
+    metrics::{self, Stability},
+    task::Tasks,
+};
+use k8s_openapi::api::networking::v1::NetworkPolicy;
+use parking_lot::Mutex;
+use prometheus::{Histogram, IntCounter};
+use tokio::sync::Notify;
+
+use super::{Index, plan};
+use crate::{
+    kernel::{Kernel, KernelError, POLICIES},
+    objects::{Namespace, Pod},
+    sync,
+    tables::{Family, Table, diff},
+};
+
+/// Shortest time between changes of the table, so that a burst of pods is one change.
+const REST: Duration = Duration::from_millis(50);
+/// Time between repairs of what somebody else has touched.
+const REPAIR: Duration = Duration::from_secs(3600);
+/// Time before a refused change is tried again.
+const RETRY: Duration = Duration::from_secs(1);
+/// Pods that have an address of their own, or will have.
+const WITH_ADDRESS: &str = "spec.hostNetwork=false,status.phase!=Succeeded,status.phase!=Failed";
+
+/// Keeps the policies' tables right.
+#[derive(Debug)]
+pub struct Enforcer {
+    index: Arc<Mutex<Index>>,
+    changed: Arc<Notify>,
+    policies: Informer<NetworkPolicy>,
+    pods: Informer<Pod>,
+    namespaces: Informer<Namespace>,
+    kernel: Kernel,
+    committed: Vec<(Family, Option<Table>)>,
+    duration: Histogram,
+    failures: IntCounter,
+}
+
+// === impl Enforcer ===
+
+impl Enforcer {
+    /// Listens to pods, namespaces and policies; touches nothing yet.
+    ///
+    /// # Errors
+    /// When there is no conversation with the kernel.
+    pub fn new(informers: &Informers, node: &str) -> Result<Self, KernelError> {
+        let with_address = ListWatch { fields: Some(WITH_ADDRESS.to_owned()), ..ListWatch::default() };
+        let enforcer = Self {
+            index: Arc::new(Mutex::new(Index::new(node))),
+            changed: Arc::default(),
+            policies: informers.get(ListWatch::default()),
+            pods: informers.get(with_address),
+            namespaces: informers.get(ListWatch::default()),
+            kernel: Kernel::open(POLICIES)?,
+            committed: sync::families().into_iter().map(|family| (family, None)).collect(),
+            duration: metrics::histogram(
+                "kubeproxy_sync_network_policies_duration_seconds",
+                "Time of a change of the network policies' tables, in seconds",
+                Stability::Alpha,
+                metrics::exponential_buckets(0.001, 2.0, 15),
+            ),
+            failures: metrics::counter(
+                "kubeproxy_sync_network_policies_failures_total",
+                "Changes of the network policies' tables the kernel refused",
+                Stability::Alpha,
+            ),
+        };
+        let (index, changed) = (&enforcer.index, &enforcer.changed);
+        let told = |index: &Arc<Mutex<Index>>, changed: &Arc<Notify>| (index.clone(), changed.clone());
+        let (of_policies, wake) = told(index, changed);
+        enforcer.policies.on_event(move |event| wake_if(of_policies.lock().policy(&event), &wake));
+        let (of_pods, wake) = told(index, changed);
+        enforcer.pods.on_event(move |event| wake_if(of_pods.lock().pod(&event), &wake));
+        let (of_namespaces, wake) = told(index, changed);
+        enforcer.namespaces.on_event(move |event| wake_if(of_namespaces.lock().namespace(&event), &wake));
+        Ok(enforcer)
+    }
+
+    /// Enforces until the drain. What an earlier proxy left in the kernel holds until all objects are known.
+    pub async fn run(mut self, tasks: Tasks) {
+        let drain = tasks.drain();
+        tokio::select! {
+            () = self.synced() => {}
+            () = drain.cancelled() => return,
+        }
+        let mut repaired = Instant::now();
+        loop {
+            if repaired.elapsed() > REPAIR {
+                repaired = Instant::now();
+                self.committed.iter_mut().for_each(|(_, table)| *table = None);
+            }
+            // Netlink answers within the call; other tasks move to other threads meanwhile.
+            let done = tokio::task::block_in_place(|| self.sync());
+            tokio::select! {
+                () = tokio::time::sleep(if done { REPAIR } else { RETRY }) => {}
+                () = self.changed.notified() => {}
+                () = drain.cancelled() => return,
+            }
+            tokio::select! {
+                () = tokio::time::sleep(REST) => {}
+                () = drain.cancelled() => return,
+            }
+        }
+    }
+
+    async fn synced(&self) {
+        self.policies.wait_synced().await;
+        self.pods.wait_synced().await;
+        self.namespaces.wait_synced().await;
+    }
+
+    /// Makes the kernel's tables those of the model; whether both families agreed.
+    fn sync(&mut self) -> bool {
+        let began = Instant::now();
+        let tables: Vec<Table> = {
+            let index = self.index.lock();
+            self.committed.iter().map(|(family, _)| plan(*family, index.model())).collect()
+        };
+        let mut done = true;
+        for ((family, committed), table) in self.committed.iter_mut().zip(tables) {
+            // Unknown until the kernel has agreed.
+            let commands = diff(committed.take().as_ref(), &table);
+            match self.kernel.commit(&[(*family, commands)]) {
+                Ok(()) => *committed = Some(table),
+                Err(error) => {
+                    let cause =
+                        std::error::Error::source(&error).map(ToString::to_string).unwrap_or_default();
+                    tracing::error!(%error, cause, "network policies not enforced; they are tried again");
+                    self.failures.inc();
+                    done = false;
+                }
+            }
+        }
+        self.duration.observe(began.elapsed().as_secs_f64());
+        done
+    }
+}
+
+fn wake_if(matters: bool, changed: &Notify) {
+    if matters {
+        changed.notify_one();
+    }
+}

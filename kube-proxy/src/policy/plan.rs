@@ -1,0 +1,357 @@
+//! The plan: policies, pods and namespaces in, the policy table of a family out. Pure.
+//!
+//! ```text
+//! hook forward ─ map of isolated pods ─▶ chain of a set of policies ─▶ chain of a policy ─▶ ports of a rule
+//!                                        (drops what none allows)      (peers of its rules)
+//! ```
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+};
+
+use component_base::hash;
+
+use super::{Namespaces, Peer, Pod, Policies, Policy, PortRef, Rule, ranges};
+use crate::tables::{
+    Chain, Data, Family, Field, Hook, HookPoint, Kind, Part, Set, Statement, Table, Value, Verdict,
+};
+
+/// Addresses (twice) of isolated pods: a pod always reaches itself.
+const SELF: &str = "self";
+/// `NF_IP_PRI_FILTER`.
+const FILTER: i32 = 0;
+/// Bytes of a chain's readable name; the hash before it makes a cut name unique.
+const MAX_NAME: usize = 60;
+
+/// Which way a pod's traffic goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Direction {
+    Ingress,
+    Egress,
+}
+
+/// The table of a family: what pods of this node may do.
+pub fn plan(family: Family, model: &Policies) -> Table {
+    let mut build = Build { table: Table::default(), family, model };
+    build.table.declare(SELF, &[Kind::Address, Kind::Address], Data::None);
+    for direction in [Direction::Ingress, Direction::Egress] {
+        build.direction(direction);
+    }
+    build.table
+}
+
+struct Build<'a> {
+    table: Table,
+    family: Family,
+    model: &'a Policies,
+}
+
+/// A policy with its place.
+#[derive(Clone, Copy)]
+struct Selected<'a> {
+    namespace: &'a str,
+    name: &'a str,
+    policy: &'a Policy,
+}
+
+/// The same set of policies isolates many pods.
+type Groups<'a> = BTreeMap<Vec<&'a (String, String)>, Vec<&'a Pod>>;
+
+// === impl Build ===
+
+impl<'a> Build<'a> {
+    fn direction(&mut self, direction: Direction) {
+        let map = format!("{}-pods", direction.name());
+        self.table.declare(&map, &[Kind::Address], Data::Verdict);
+        self.base(direction, &map);
+        let groups = self.groups(direction);
+        let mut wanted: BTreeMap<&(String, String), Vec<&Pod>> = BTreeMap::new();
+        for (policies, pods) in &groups {
+            let chain = self.group(direction, policies);
+            for address in pods.iter().flat_map(|pod| &pod.addresses).filter(|a| self.family.has(a)) {
+                let part = Part::Address(*address);
+                self.table.element(&map, vec![part], Value::Verdict(Verdict::Jump(chain.clone())));
+                self.table.element(SELF, vec![part, part], Value::None);
+            }
+            for policy in policies {
+                wanted.entry(policy).or_default().extend(pods);
+            }
+        }
+        for (key, pods) in wanted {
+            if let Some(policy) = self.model.policies.get(key) {
+                self.policy(direction, Selected { namespace: &key.0, name: &key.1, policy }, &pods);
+            }
+        }
+    }
+
+    /// The chain the kernel enters for every packet that passes through.
+    fn base(&mut self, direction: Direction, map: &str) {
+        let chain = direction.name();
+        let hook = Some(Hook { kind: "filter", point: HookPoint::Forward, priority: FILTER });
+        self.table.chains.insert(chain.to_owned(), Chain { hook, rules: vec![] });
+        let accept = || Statement::Verdict(Verdict::Accept);
+        self.table.rule(chain, "answers", vec![Statement::Reply, accept()]);
+        self.table.rule(chain, "errors", vec![Statement::Related, accept()]);
+        let pod = Statement::VerdictMap { key: vec![direction.own()], map: map.to_owned() };
+        self.table.rule(chain, "", vec![pod]);
+    }
+
+    /// This node's isolated pods by the policies that isolate them.
+    fn groups(&self, direction: Direction) -> Groups<'a> {
+        let mut out = Groups::new();
+        for ((namespace, _), pod) in self.model.pods.iter().filter(|(_, pod)| pod.local) {
+            let of_namespace = self.model.policies.range((namespace.clone(), String::new())..);
+            let selecting: Vec<_> = of_namespace
+                .take_while(|((other, _), _)| other == namespace)
+                .filter(|(_, p)| direction.rules(p).is_some() && p.pods.matches(&pod.labels))
+                .map(|(key, _)| key)
+                .collect();
+            if !selecting.is_empty() {
+                out.entry(selecting).or_default().push(pod);
+            }
+        }
+        out
+    }
+
+    /// The chain of pods isolated by these policies: what none of them accepts is dropped.
+    fn group(&mut self, direction: Direction, policies: &[&(String, String)]) -> String {
+        let names: Vec<String> =
+            policies.iter().map(|(namespace, name)| format!("{namespace}/{name}")).collect();
+        let chain = unique(&format!("{}-pods", direction.name()), &names.join(","));
+        for name in &names {
+            let policy = Verdict::Jump(unique(direction.name(), name));
+            self.table.rule(&chain, name, vec![Statement::Verdict(policy)]);
+        }
+        let itself = In { key: &[Field::Source, Field::Destination], set: SELF.to_owned() };
+        self.table.rule(&chain, "a pod and itself", vec![itself.into(), Statement::Verdict(Verdict::Accept)]);
+        self.table.rule(&chain, "", vec![Statement::Verdict(Verdict::Drop)]);
+        chain
+    }
+
+    /// The chain of a policy: accepts what one of its rules allows.
+    fn policy(&mut self, direction: Direction, selected: Selected<'_>, pods: &[&Pod]) {
+        let name = unique(direction.name(), &format!("{}/{}", selected.namespace, selected.name));
+        self.table.chains.entry(name.clone()).or_default();
+        for (at, rule) in direction.rules(selected.policy).into_iter().flatten().enumerate() {
+            let stem = format!("{name}-{at}");
+            let peers = Peers::of(self.family, self.model, selected.namespace, rule);
+            let then = self.ports(direction, &stem, rule, &peers, pods);
+            self.peers(direction, &name, &stem, &peers, &then);
+        }
+    }
+
+    /// Leads traffic with a rule's peers to `then`.
+    fn peers(&mut self, direction: Direction, chain: &str, stem: &str, peers: &Peers<'_>, then: &Verdict) {
+        let then = || Statement::Verdict(then.clone());
+        if peers.everybody {
+            self.table.rule(chain, "", vec![then()]);
+            return;
+        }
+        if peers.any_pods {
+            let set = format!("{stem}-pods");
+            self.table.declare(&set, &[Kind::Address], Data::None);
+            for (address, _) in peers.pods.iter().filter(|(a, _)| self.family.has(a)) {
+                self.table.element(&set, vec![Part::Address(*address)], Value::None);
+            }
+            self.table.rule(chain, "", vec![In { key: &[direction.other()], set }.into(), then()]);
+        }
+        if !peers.ranges.is_empty() {
+            let set = self.ranges(&peers.ranges);
+            self.table.rule(chain, "", vec![In { key: &[direction.other()], set }.into(), then()]);
+        }
+    }
+
+    /// The set of ranges, named after what it holds: it never changes.
+    fn ranges(&mut self, ranges: &[(IpAddr, IpAddr)]) -> String {
+        let text: Vec<String> = ranges.iter().map(|(first, last)| format!("{first}-{last}")).collect();
+        let name = format!("ranges-{:016x}", hash::fnv64a(text.join(",").as_bytes()));
+        let elements = ranges.iter().map(|(first, last)| (vec![Part::Address(*first)], Value::Until(*last)));
+        let set =
+            Set { key: vec![Kind::Address], data: Data::Ranges, timeout: None, elements: elements.collect() };
+        self.table.sets.insert(name.clone(), set);
+        name
+    }
+
+    /// What happens to traffic with a rule's peers: acceptance, or the chain that looks at the port.
+    fn ports(
+        &mut self,
+        direction: Direction,
+        stem: &str,
+        rule: &Rule,
+        peers: &Peers<'_>,
+        pods: &[&Pod],
+    ) -> Verdict {
+        let Some(ports) = &rule.ports else { return Verdict::Accept };
+        let chain = format!("{stem}-ports");
+        self.table.chains.entry(chain.clone()).or_default();
+        let (numbers, names) = (format!("{stem}-numbers"), format!("{stem}-names"));
+        let mut single = BTreeSet::new();
+        let mut named = BTreeSet::new();
+        for port in ports {
+            let protocol = port.protocol.number();
+            let is = Statement::ProtocolIs(protocol);
+            let accept = Statement::Verdict(Verdict::Accept);
+            match &port.port {
+                PortRef::Any => self.table.rule(&chain, "", vec![is, accept]),
+                PortRef::Range(first, last) if first == last => drop(single.insert((protocol, *first))),
+                PortRef::Range(first, last) => {
+                    self.table.rule(&chain, "", vec![is, Statement::PortIn(*first, *last), accept]);
+                }
+                PortRef::Named(name) => {
+                    let (receivers, everyone): (Vec<(IpAddr, &Pod)>, bool) = match direction {
+                        Direction::Ingress => (of(pods).collect(), false),
+                        Direction::Egress => {
+                            (peers.pods.clone(), peers.everybody || !peers.ranges.is_empty())
+                        }
+                    };
+                    let all = everyone.then(|| of(self.model.pods.values().map(|pod| &**pod)));
+                    for (address, pod) in all.into_iter().flatten().chain(receivers) {
+                        let ports =
+                            pod.ports.iter().filter(|p| p.name == *name && p.protocol == port.protocol);
+                        named.extend(ports.map(|p| (address, protocol, p.port)));
+                    }
+                }
+            }
+        }
+        if !single.is_empty() {
+            self.table.declare(&numbers, &[Kind::Protocol, Kind::Port], Data::None);
+            for (protocol, port) in single {
+                self.table.element(&numbers, vec![Part::Protocol(protocol), Part::Port(port)], Value::None);
+            }
+            let key = &[Field::Protocol, Field::DestinationPort];
+            self.table.rule(
+                &chain,
+                "",
+                vec![In { key, set: numbers }.into(), Statement::Verdict(Verdict::Accept)],
+            );
+        }
+        if ports.iter().any(|p| matches!(p.port, PortRef::Named(_))) {
+            self.table.declare(&names, &[Kind::Address, Kind::Protocol, Kind::Port], Data::None);
+            for (address, protocol, port) in named.into_iter().filter(|(a, ..)| self.family.has(a)) {
+                let key = vec![Part::Address(address), Part::Protocol(protocol), Part::Port(port)];
+                self.table.element(&names, key, Value::None);
+            }
+            let key = &[Field::Destination, Field::Protocol, Field::DestinationPort];
+            self.table.rule(
+                &chain,
+                "",
+                vec![In { key, set: names }.into(), Statement::Verdict(Verdict::Accept)],
+            );
+        }
+        Verdict::Jump(chain)
+    }
+}
+
+/// The addresses of pods.
+fn of<'a>(
+    pods: impl IntoIterator<Item = impl std::borrow::Borrow<&'a Pod>>,
+) -> impl Iterator<Item = (IpAddr, &'a Pod)> {
+    pods.into_iter().flat_map(|pod| {
+        let pod: &'a Pod = pod.borrow();
+        pod.addresses.iter().map(move |address| (*address, pod))
+    })
+}
+
+/// The other side of a rule, found out.
+struct Peers<'a> {
+    /// No matter who.
+    everybody: bool,
+    /// Whether pods are named at all, though none may be there.
+    any_pods: bool,
+    /// Pods with their addresses.
+    pods: Vec<(IpAddr, &'a Pod)>,
+    /// Ranges of addresses.
+    ranges: Vec<(IpAddr, IpAddr)>,
+}
+
+impl<'a> Peers<'a> {
+    fn of(family: Family, model: &'a Policies, own: &str, rule: &Rule) -> Self {
+        let list = rule.peers.as_deref().unwrap_or_default();
+        let ranges = list.iter().filter_map(|peer| match peer {
+            Peer::Range(range, except) => Some((range, except.as_slice())),
+            Peer::Pods(..) => None,
+        });
+        let mut pods = Vec::new();
+        for peer in list {
+            let Peer::Pods(namespaces, selector) = peer else { continue };
+            match namespaces {
+                Namespaces::Own => {
+                    pods.extend(of(in_namespace(model, own).filter(|p| selector.matches(&p.labels))))
+                }
+                Namespaces::Matching(chosen) => {
+                    let matching = model.namespaces.iter().filter(|(_, labels)| chosen.matches(*labels));
+                    for (namespace, _) in matching {
+                        pods.extend(of(
+                            in_namespace(model, namespace).filter(|p| selector.matches(&p.labels))
+                        ));
+                    }
+                }
+            }
+        }
+        Self {
+            everybody: rule.peers.is_none(),
+            any_pods: list.iter().any(|peer| matches!(peer, Peer::Pods(..))),
+            pods,
+            ranges: ranges::union(family, ranges),
+        }
+    }
+}
+
+fn in_namespace<'a>(model: &'a Policies, namespace: &str) -> impl Iterator<Item = &'a Pod> + use<'a> {
+    let namespace = namespace.to_owned();
+    let from = model.pods.range((namespace.clone(), String::new())..);
+    from.take_while(move |((other, _), _)| *other == namespace).map(|(_, pod)| &**pod)
+}
+
+// === impl Direction ===
+
+impl Direction {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Ingress => "ingress",
+            Self::Egress => "egress",
+        }
+    }
+
+    /// The isolated pod's side of a packet.
+    fn own(self) -> Field {
+        match self {
+            Self::Ingress => Field::Destination,
+            Self::Egress => Field::Source,
+        }
+    }
+
+    /// The peer's side of a packet.
+    fn other(self) -> Field {
+        match self {
+            Self::Ingress => Field::Source,
+            Self::Egress => Field::Destination,
+        }
+    }
+
+    fn rules(self, policy: &Policy) -> Option<&[Rule]> {
+        match self {
+            Self::Ingress => policy.ingress.as_deref(),
+            Self::Egress => policy.egress.as_deref(),
+        }
+    }
+}
+
+/// Membership of fields in a set.
+struct In<'a> {
+    key: &'a [Field],
+    set: String,
+}
+
+impl From<In<'_>> for Statement {
+    fn from(given: In<'_>) -> Self {
+        Self::In { key: given.key.to_vec(), set: given.set, negate: false }
+    }
+}
+
+/// A name the kernel takes, unique for the text.
+fn unique(kind: &str, text: &str) -> String {
+    let readable: String = text.chars().take(MAX_NAME - kind.len()).filter(char::is_ascii).collect();
+    format!("{kind}-{:016x}-{readable}", hash::fnv64a(text.as_bytes()))
+}
