@@ -213,6 +213,7 @@ impl ControlPlane {
             ("requestheader-extra-headers-prefix", "X-Remote-Extra-"),
             // The host of the control plane need not be a node, so cluster IPs need not lead anywhere from it.
             ("enable-aggregator-routing", "true"),
+            ("enable-bootstrap-token-auth", "true"),
         ];
         daemon(layout, "kube-apiserver", &values, &files, &self.server(), vec![serving.cert])
     }
@@ -230,6 +231,7 @@ impl ControlPlane {
             ("bind-address", "127.0.0.1"),
             ("cluster-cidr", network::POD_CIDR),
             ("allocate-node-cidrs", "true"),
+            ("controllers", "*,bootstrap-signer-controller,token-cleaner-controller"),
             ("root-ca-file", &ca.to_string_lossy()),
             ("service-account-private-key-file", &sa_key.to_string_lossy()),
             ("cluster-signing-cert-file", &ca.to_string_lossy()),

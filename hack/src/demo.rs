@@ -1,4 +1,4 @@
-//! What `up` puts into a fresh cluster: the DNS service, and a web server that shows it all works.
+//! What `up` puts into a fresh cluster: roles, the DNS service, and a web server that shows it all works.
 
 use std::time::Duration;
 
@@ -12,6 +12,35 @@ use crate::{
     layout::Layout,
     network, screen,
 };
+
+/// The role of proxies that enforce network policies.
+pub const NETWORK_POLICY_ROLE: &str = "keelson:network-policy";
+
+/// Lets the proxies read what network policies are about; upstream's role for them knows of services only.
+pub fn network_policy_role(layout: &Layout, plane: &ControlPlane) -> Result<()> {
+    let name = NETWORK_POLICY_ROLE;
+    apply(
+        layout,
+        plane,
+        &[
+            json!({
+                "apiVersion": "rbac.authorization.k8s.io/v1", "kind": "ClusterRole", "metadata": {"name": name},
+                "rules": [
+                    {"apiGroups": [""], "resources": ["pods", "namespaces"], "verbs": ["list", "watch"]},
+                    {"apiGroups": ["networking.k8s.io"], "resources": ["networkpolicies"], "verbs": ["list", "watch"]},
+                ],
+            }),
+            json!({
+                "apiVersion": "rbac.authorization.k8s.io/v1", "kind": "ClusterRoleBinding", "metadata": {"name": name},
+                "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": name},
+                "subjects": [
+                    {"apiGroup": "rbac.authorization.k8s.io", "kind": "Group", "name": "system:node-proxier"},
+                    {"apiGroup": "rbac.authorization.k8s.io", "kind": "User", "name": "system:kube-proxy"},
+                ],
+            }),
+        ],
+    )
+}
 
 /// The `kube-dns` service, leading to the DNS daemon on the host.
 pub fn dns_service(layout: &Layout, plane: &ControlPlane) -> Result<()> {
@@ -128,7 +157,8 @@ fn trouble(layout: &Layout, plane: &ControlPlane) -> String {
     if reasons.is_empty() { String::new() } else { format!(" ({})", reasons.join("; ")) }
 }
 
-fn apply(layout: &Layout, plane: &ControlPlane, objects: &[Value]) -> Result<()> {
+/// Applies objects as administrator.
+pub fn apply(layout: &Layout, plane: &ControlPlane, objects: &[Value]) -> Result<()> {
     let list = json!({"apiVersion": "v1", "kind": "List", "items": objects});
     let mut c = command(&plane.kubectl.to_string_lossy(), ["apply", "--validate=false", "-f", "-"]);
     c.env("KUBECONFIG", layout.admin_kubeconfig());

@@ -44,7 +44,13 @@ pub fn run(layout: &Layout, args: &Args) -> Result<()> {
     }
     let state = up::load_state(layout)?;
     let nodes = match &state {
-        Some(state) => Node::all(layout, state.nodes)?,
+        Some(state) => {
+            let mut nodes = Node::all(layout, state.nodes)?;
+            if let (Some(name), Some(node)) = (&state.joined, nodes.first_mut()) {
+                node.name.clone_from(name);
+            }
+            nodes
+        }
         None => Vec::new(),
     };
     screen::step("daemons");
@@ -69,8 +75,13 @@ pub fn run(layout: &Layout, args: &Args) -> Result<()> {
     if nodes.iter().any(|n| n.netns.is_none()) {
         network::remove_load_balancer_addresses()?;
         for family in ["ip", "ip6"] {
-            network::delete_table(family, "kube-proxy")?;
+            for table in ["kube-proxy", "kube-proxy-policies"] {
+                network::delete_table(family, table)?;
+            }
         }
+    }
+    if state.is_some_and(|state| state.joined.is_some()) {
+        network::remove_pod_route()?;
     }
     network::restore_forwarding(layout)?;
     unmount_below(&layout.dir)?;

@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! hack/up    packages → binaries → PKI → images → processes (etcd, daemons, nodes) → demo
+//! hack/join  discovery → packages → images → containerd, kubelet, kube-proxy of a cluster elsewhere
 //! hack/down  the same list, backwards
 //! hack/test  format → lints → unit tests → the tests crate against a running cluster
 //! ```
@@ -26,5 +27,6 @@ pub mod process;
 
 pub mod demo;
 pub mod down;
+pub mod join;
 pub mod suite;
 pub mod up;

@@ -1,7 +1,7 @@
-//! Entry point of the tooling; the scripts `hack/up`, `hack/down` and `hack/test` call it.
+//! Entry point of the tooling; the scripts `hack/up`, `hack/join`, `hack/down` and `hack/test` call it.
 
 use clap::{Parser, Subcommand};
-use hack::{down, layout::Layout, suite, up};
+use hack::{down, join, layout::Layout, suite, up};
 
 #[derive(Parser)]
 #[command(name = "hack", about = "Builds, runs, tests and removes a Keelson cluster on this machine")]
@@ -16,6 +16,8 @@ enum Command {
     Up(up::Args),
     /// Take away everything `up` made.
     Down(down::Args),
+    /// Make this machine a node of a cluster elsewhere, or print how another one becomes a node here.
+    Join(join::Args),
     /// Run the whole suite.
     Test(suite::Args),
 }
@@ -25,6 +27,7 @@ fn main() -> std::process::ExitCode {
     let result = Layout::from_env().and_then(|layout| match args.command {
         Command::Up(args) => up::run(&layout, &args),
         Command::Down(args) => down::run(&layout, &args),
+        Command::Join(args) => join::run(&layout, &args),
         Command::Test(args) => suite::run(&layout, &args),
     });
     match result {

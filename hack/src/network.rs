@@ -101,6 +101,19 @@ pub fn restore_forwarding(layout: &Layout) -> Result<()> {
     Ok(())
 }
 
+/// Leads to pods of other nodes by way of a machine that knows where they are.
+pub fn route_pods(gateway: &str) -> Result<()> {
+    ip(&["route", "replace", POD_CIDR, "via", gateway])
+}
+
+/// Removes the route of [`route_pods`].
+pub fn remove_pod_route() -> Result<()> {
+    if output(&mut command("ip", ["-4", "route", "show", POD_CIDR]))?.trim().is_empty() {
+        return Ok(());
+    }
+    ip(&["route", "del", POD_CIDR])
+}
+
 /// Makes pods' traffic to the outside leave with the host's address. Replaces an older table at once.
 pub fn masquerade(layout: &Layout, netns: Option<&str>) -> Result<()> {
     let table = layout.kernel_name("keelson-egress");

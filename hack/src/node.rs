@@ -13,10 +13,10 @@ use crate::{
     binaries,
     command::{command, output, try_output},
     control_plane::{ControlPlane, write_if_changed},
-    images, kubeconfig,
+    images,
     layout::Layout,
     network, packages,
-    pki::Leaf,
+    pki::{Leaf, Pair},
     process::Process,
     screen,
 };
@@ -32,6 +32,21 @@ pub struct Node {
     pub netns: Option<String>,
     /// Address the API server and other nodes reach it by.
     pub address: String,
+}
+
+/// What a node's agents prove who they are with.
+#[derive(Clone, Debug)]
+pub struct Credentials {
+    /// Certificate of the CA that API server and clients have theirs from.
+    pub authority: PathBuf,
+    /// The kubelet's kubeconfig.
+    pub kubelet: PathBuf,
+    /// Where the kubelet gets its first certificate with; it writes its own kubeconfig then.
+    pub bootstrap: Option<PathBuf>,
+    /// The kubelet's serving certificate; without one it asks the cluster for it.
+    pub serving: Option<Pair>,
+    /// The proxy's kubeconfig.
+    pub proxy: PathBuf,
 }
 
 impl Node {
@@ -112,9 +127,29 @@ impl Node {
         Ok(())
     }
 
-    /// Starts kubelet and kube-proxy.
+    /// Starts kubelet and kube-proxy of a node beside its control plane.
     pub fn start_agents(&self, layout: &Layout, plane: &ControlPlane) -> Result<Vec<Process>> {
-        let agents = vec![self.kubelet(layout, plane)?, self.proxy(layout, plane)?];
+        let file = format!("kubelet-{}", self.name);
+        let user = format!("system:node:{}", self.name);
+        let kubelet = plane.kubeconfig(layout, &file, &user, "system:nodes")?;
+        let hosts = vec![self.name.clone(), self.address.clone()];
+        let serving = plane.ca.leaf(&Leaf {
+            file: &format!("{file}-server"),
+            name: &user,
+            group: "system:nodes",
+            hosts,
+        })?;
+        let proxy = layout.dir.join("proxy.kubeconfig");
+        let authority = plane.ca.cert();
+        self.start(
+            layout,
+            &Credentials { authority, kubelet, bootstrap: None, serving: Some(serving), proxy },
+        )
+    }
+
+    /// Starts kubelet and kube-proxy.
+    pub fn start(&self, layout: &Layout, credentials: &Credentials) -> Result<Vec<Process>> {
+        let agents = vec![self.kubelet(layout, credentials)?, self.proxy(layout, credentials)?];
         for process in &agents {
             process.ensure(layout)?;
         }
@@ -191,78 +226,85 @@ impl Node {
         })
     }
 
-    fn kubelet(&self, layout: &Layout, plane: &ControlPlane) -> Result<Process> {
+    fn kubelet(&self, layout: &Layout, credentials: &Credentials) -> Result<Process> {
         let dir = self.dir(layout);
-        let file = format!("kubelet-{}", self.name);
-        let user = format!("system:node:{}", self.name);
-        let kubeconfig = plane.kubeconfig(layout, &file, &user, "system:nodes")?;
-        let hosts = vec![self.name.clone(), self.address.clone()];
-        let serving = plane.ca.leaf(&Leaf {
-            file: &format!("{file}-server"),
-            name: &user,
-            group: "system:nodes",
-            hosts,
-        })?;
         let config = dir.join("kubelet.json");
-        let text = serde_json::to_string_pretty(&json!({
+        fs::create_dir_all(dir.join("manifests"))?;
+        write_if_changed(&config, &serde_json::to_string_pretty(&self.kubelet_config(layout, credentials))?)?;
+        let kubelet = binaries::path(layout, "kubelet")?;
+        let mut argv = vec![
+            kubelet.to_string_lossy().into_owned(),
+            format!("--config={}", config.display()),
+            format!("--kubeconfig={}", credentials.kubelet.display()),
+            format!("--hostname-override={}", self.name),
+            format!("--node-ip={}", self.address),
+            format!("--root-dir={}", dir.join("kubelet").display()),
+        ];
+        let mut inputs = vec![config];
+        match &credentials.bootstrap {
+            Some(bootstrap) => {
+                argv.push(format!("--bootstrap-kubeconfig={}", bootstrap.display()));
+                argv.push(format!("--cert-dir={}", dir.join("pki").display()));
+            }
+            None => inputs.push(credentials.kubelet.clone()),
+        }
+        inputs.extend(credentials.serving.iter().map(|pair| pair.cert.clone()));
+        let argv: Vec<&str> = argv.iter().map(String::as_str).collect();
+        Ok(Process {
+            name: self.process_name("kubelet"),
+            argv: self.entered(&argv),
+            env: vec![],
+            inputs,
+            address: format!("https://{}:10250", self.address),
+        })
+    }
+
+    fn kubelet_config(&self, layout: &Layout, credentials: &Credentials) -> Value {
+        let dir = self.dir(layout);
+        let mut config = json!({
             "apiVersion": "kubelet.config.k8s.io/v1beta1", "kind": "KubeletConfiguration",
             "authentication": {
                 "anonymous": {"enabled": false}, "webhook": {"enabled": true},
-                "x509": {"clientCAFile": plane.ca.cert()},
+                "x509": {"clientCAFile": credentials.authority},
             },
             "authorization": {"mode": "Webhook"},
             "cgroupDriver": "cgroupfs", "cgroupRoot": self.cgroup_root(layout), "failCgroupV1": false,
             "clusterDNS": [network::DNS_IP], "clusterDomain": "cluster.local",
             "containerRuntimeEndpoint": format!("unix://{}", self.socket(layout).display()),
             "staticPodPath": dir.join("manifests"), "podLogsDir": dir.join("logs/pods"),
-            "tlsCertFile": serving.cert, "tlsPrivateKeyFile": serving.key,
             "failSwapOn": false,
             // A working machine is often nearly full, and images that are removed cannot be pulled again here.
             "imageGCHighThresholdPercent": 100, "imageGCLowThresholdPercent": 99,
             "evictionHard": {"memory.available": "100Mi", "nodefs.available": "1%", "imagefs.available": "1%"},
-        }))?;
-        fs::create_dir_all(dir.join("manifests"))?;
-        write_if_changed(&config, &text)?;
-        let kubelet = binaries::path(layout, "kubelet")?;
-        let argv = self.entered(&[
-            &kubelet.to_string_lossy(),
-            &format!("--config={}", config.display()),
-            &format!("--kubeconfig={}", kubeconfig.display()),
-            &format!("--hostname-override={}", self.name),
-            &format!("--node-ip={}", self.address),
-            &format!("--root-dir={}", dir.join("kubelet").display()),
-        ]);
-        Ok(Process {
-            name: self.process_name("kubelet"),
-            argv,
-            env: vec![],
-            inputs: vec![config, kubeconfig, serving.cert],
-            address: format!("https://{}:10250", self.address),
-        })
+        });
+        match &credentials.serving {
+            Some(pair) => {
+                config["tlsCertFile"] = json!(pair.cert);
+                config["tlsPrivateKeyFile"] = json!(pair.key);
+            }
+            None => {
+                config["serverTLSBootstrap"] = json!(true);
+                config["rotateCertificates"] = json!(true);
+            }
+        }
+        config
     }
 
-    fn proxy(&self, layout: &Layout, plane: &ControlPlane) -> Result<Process> {
-        let pair = plane.ca.leaf(&Leaf {
-            file: "proxy-client",
-            name: "system:kube-proxy",
-            group: "system:node-proxier",
-            hosts: vec![],
-        })?;
-        let kubeconfig = layout.dir.join("proxy.kubeconfig");
-        kubeconfig::write(&kubeconfig, &plane.server(), &plane.ca.cert(), "system:kube-proxy", &pair)?;
+    fn proxy(&self, layout: &Layout, credentials: &Credentials) -> Result<Process> {
         let program = binaries::path(layout, "kube-proxy")?;
         let argv = self.entered(&[
             &program.to_string_lossy(),
-            &format!("--kubeconfig={}", kubeconfig.display()),
+            &format!("--kubeconfig={}", credentials.proxy.display()),
             &format!("--hostname-override={}", self.name),
             "--proxy-mode=nftables",
             &format!("--cluster-cidr={}", network::POD_CIDR),
+            "--network-policy",
         ]);
         Ok(Process {
             name: self.process_name("kube-proxy"),
             argv,
             env: vec![],
-            inputs: vec![kubeconfig],
+            inputs: vec![credentials.proxy.clone()],
             address: format!("http://{}:10256", self.address),
         })
     }

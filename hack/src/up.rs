@@ -10,7 +10,7 @@ use serde_json::Value;
 use crate::{
     binaries,
     control_plane::ControlPlane,
-    demo, images,
+    demo, images, join,
     layout::Layout,
     network,
     node::Node,
@@ -38,6 +38,9 @@ pub struct Args {
 pub struct State {
     /// Number of nodes.
     pub nodes: u32,
+    /// The node's name on a machine that joined a cluster elsewhere.
+    #[serde(default)]
+    pub joined: Option<String>,
 }
 
 /// Brings the cluster up, or back to what it should be.
@@ -67,6 +70,8 @@ pub fn run(layout: &Layout, args: &Args) -> Result<()> {
     let runtimes = nodes.iter().map(|n| n.start_runtime(layout)).collect::<Result<Vec<_>>>()?;
     plane.start_api(layout)?;
     let mut processes = plane.start_rest(layout)?;
+    demo::network_policy_role(layout, &plane)?;
+    join::allow_joining(layout, &plane)?;
     screen::step(&format!("{} node{}", args.nodes, if args.nodes == 1 { "" } else { "s" }));
     for (node, runtime) in nodes.iter().zip(&runtimes) {
         node.import_images(layout, runtime, &archives)?;
@@ -87,6 +92,9 @@ fn remember(layout: &Layout, nodes: u32) -> Result<()> {
     fs::create_dir_all(&layout.dir).with_context(|| format!("cannot make {}", layout.dir.display()))?;
     fs::create_dir_all(&layout.run)?;
     if let Some(state) = load_state(layout)? {
+        if let Some(name) = state.joined {
+            bail!("this machine is node {name} of another cluster: run hack/down --purge first");
+        }
         let running = !process::running(layout).is_empty();
         if running && state.nodes != nodes {
             bail!(
@@ -96,7 +104,7 @@ fn remember(layout: &Layout, nodes: u32) -> Result<()> {
             );
         }
     }
-    fs::write(layout.state_file(), serde_json::to_vec(&State { nodes })?)?;
+    fs::write(layout.state_file(), serde_json::to_vec(&State { nodes, joined: None })?)?;
     Ok(())
 }
 
@@ -133,7 +141,7 @@ fn wait_for_nodes(
 }
 
 /// Why a node is not ready, `None` when it is.
-fn not_ready(node: &Value) -> Option<String> {
+pub fn not_ready(node: &Value) -> Option<String> {
     let conditions = node["status"]["conditions"].as_array().map(Vec::as_slice).unwrap_or_default();
     match conditions.iter().find(|c| c["type"] == "Ready") {
         Some(ready) if ready["status"] == "True" => None,

@@ -20,6 +20,8 @@ pub(crate) const TESTS: &[Test<Cluster>] = &[
     ("services over UDP, without selectors, and with addresses from elsewhere", other_services),
     ("a service that changes its ports and pods is followed", changes),
     ("addresses and ports are given once and come back", addresses),
+    ("network policies let in and out what they say", policies),
+    ("network policies follow pods, names of ports and namespaces", policies_follow),
 ];
 
 fn services(c: &Cluster, ns: &str) -> Result<()> {
@@ -377,4 +379,129 @@ fn addresses(c: &Cluster, ns: &str) -> Result<()> {
     ensure!(balanced("one")? != balanced("two")?, "one address for two");
     run(c, ns, &["patch", "service", "one", "-p", r#"{"spec":{"type":"ClusterIP"}}"#])?;
     wait_field(c, ns, "service/one", ".status.loadBalancer.ingress", "")
+}
+
+/// Whether a pod reaches a web server at an address, after the rules had time to follow.
+fn reaches(c: &Cluster, ns: &str, from: &str, address: &str, want: bool) -> Result<()> {
+    c.eventually(&format!("{from} reaches {address}: {want}"), 30, |c| {
+        let said = shell(c, ns, from, &format!("timeout 2 wget -q -O - http://{address}/ || echo nothing"))?;
+        ensure!(said.contains("hello") == want, "{said}");
+        Ok(Some(()))
+    })
+}
+
+/// Applies a policy of this name; fields of its spec follow.
+fn policy(c: &Cluster, ns: &str, name: &str, spec: &str) -> Result<()> {
+    apply(
+        c,
+        ns,
+        &format!(
+            "apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: {{name: {name}}}\nspec: {{{spec}}}\n"
+        ),
+    )
+}
+
+/// A web server behind a service, and two pods to ask from.
+fn web_and_clients(c: &Cluster, ns: &str) -> Result<String> {
+    run(c, ns, &["run", "web", "--image=keelson.local/web:1", "--labels=app=web", "--port=80", "--expose"])?;
+    for name in ["friend", "stranger"] {
+        apply(c, ns, &busybox(name, ""))?;
+        run(c, ns, &["label", "pod", name, &format!("role={name}")])?;
+    }
+    for name in ["web", "friend", "stranger"] {
+        ready(c, ns, name)?;
+    }
+    field(c, ns, "pod/web", ".status.podIP")
+}
+
+fn policies(c: &Cluster, ns: &str) -> Result<()> {
+    let web = web_and_clients(c, ns)?;
+    reaches(c, ns, "stranger", &web, true)?;
+    reaches(c, ns, "stranger", "web", true)?;
+    policy(c, ns, "shut", "podSelector: {matchLabels: {app: web}}, policyTypes: [Ingress]")?;
+    reaches(c, ns, "stranger", &web, false)?;
+    reaches(c, ns, "friend", "web", false)?;
+    // The node the pod runs on always gets in, as probes must.
+    ensure!(http(&web, 80)?.contains("hello"), "the node is shut out");
+    let friends = "from: [{podSelector: {matchLabels: {role: friend}}}], ports: [{port: 80}]";
+    policy(
+        c,
+        ns,
+        "friends",
+        &format!("podSelector: {{matchLabels: {{app: web}}}}, ingress: [{{{friends}}}]"),
+    )?;
+    reaches(c, ns, "friend", &web, true)?;
+    reaches(c, ns, "friend", "web", true)?;
+    reaches(c, ns, "stranger", &web, false)?;
+    policy(c, ns, "friends", &format!("podSelector: {{}}, ingress: [{{{}}}]", friends.replace("80", "81")))?;
+    reaches(c, ns, "friend", &web, false)?;
+    policy(c, ns, "shut", "podSelector: {matchLabels: {role: friend}}, policyTypes: [Egress]")?;
+    policy(c, ns, "friends", "podSelector: {matchLabels: {role: stranger}}, policyTypes: [Ingress]")?;
+    reaches(c, ns, "friend", &web, false)?;
+    // Shut for what comes in; answers to what goes out come in all the same.
+    reaches(c, ns, "stranger", &web, true)?;
+    let block = format!("to: [{{ipBlock: {{cidr: 0.0.0.0/0, except: [{web}/32]}}}}]");
+    policy(
+        c,
+        ns,
+        "shut",
+        &format!(
+            "podSelector: {{matchLabels: {{role: friend}}}}, egress: [{{{block}}}], policyTypes: [Egress]"
+        ),
+    )?;
+    reaches(c, ns, "friend", &web, false)?;
+    let block = format!("to: [{{ipBlock: {{cidr: {web}/32}}}}], ports: [{{port: 80, endPort: 90}}]");
+    policy(
+        c,
+        ns,
+        "shut",
+        &format!(
+            "podSelector: {{matchLabels: {{role: friend}}}}, egress: [{{{block}}}], policyTypes: [Egress]"
+        ),
+    )?;
+    reaches(c, ns, "friend", &web, true)?;
+    run(c, ns, &["delete", "networkpolicy", "--all"])?;
+    reaches(c, ns, "friend", "web", true)
+}
+
+fn policies_follow(c: &Cluster, ns: &str) -> Result<()> {
+    let web = web_and_clients(c, ns)?;
+    let own = format!(
+        "from: [{{namespaceSelector: {{matchLabels: {{kubernetes.io/metadata.name: {ns}}}}}, podSelector: {{matchLabels: {{role: friend}}}}}}]"
+    );
+    policy(
+        c,
+        ns,
+        "named",
+        &format!("podSelector: {{matchLabels: {{app: web}}}}, ingress: [{{{own}, ports: [{{port: web}}]}}]"),
+    )?;
+    reaches(c, ns, "friend", &web, false)?;
+    // A pod that gives its port the name; its address is another one.
+    run(c, ns, &["delete", "pod", "web"])?;
+    apply(
+        c,
+        ns,
+        "apiVersion: v1\nkind: Pod\nmetadata: {name: web, labels: {app: web}}\nspec: {containers: [{name: web, image: 'keelson.local/web:1', ports: [{name: web, containerPort: 80}]}]}\n",
+    )?;
+    ready(c, ns, "web")?;
+    let web = field(c, ns, "pod/web", ".status.podIP")?;
+    reaches(c, ns, "friend", &web, true)?;
+    reaches(c, ns, "stranger", &web, false)?;
+    run(c, ns, &["label", "pod", "stranger", "role=friend", "--overwrite"])?;
+    run(c, ns, &["label", "pod", "friend", "role=stranger", "--overwrite"])?;
+    reaches(c, ns, "stranger", &web, true)?;
+    reaches(c, ns, "friend", &web, false)?;
+    // A selector of namespaces that none has, until this one does.
+    policy(
+        c,
+        ns,
+        "named",
+        &format!(
+            "podSelector: {{matchLabels: {{app: web}}}}, ingress: [{{from: [{{namespaceSelector: {{matchLabels: {{trusted-by: {ns}}}}}}}]}}]"
+        ),
+    )?;
+    reaches(c, ns, "stranger", &web, false)?;
+    run(c, ns, &["label", "namespace", ns, &format!("trusted-by={ns}")])?;
+    reaches(c, ns, "stranger", &web, true)?;
+    reaches(c, ns, "friend", &web, true)
 }
