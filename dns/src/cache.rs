@@ -58,8 +58,32 @@ pub struct Limits {
     pub failure_ttl: u32,
     /// For how long an answer that is over may still be given when nobody else answers.
     pub stale: Duration,
+    /// Such an answer is given at once, and a new one is asked for afterwards.
+    pub stale_at_once: bool,
+    /// Answers that are asked for often are asked for anew before they are over.
+    pub prefetch: Option<Prefetch>,
     /// Answers carry the TTL they came with.
     pub keep_ttl: bool,
+}
+
+/// Which answers are asked for anew before they are over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Prefetch {
+    /// Those asked for this many times,
+    pub amount: u32,
+    /// never longer apart than this,
+    pub within: Duration,
+    /// when less than this part of their time is left, in percent.
+    pub percentage: u32,
+}
+
+/// What the cache knows.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Hit {
+    /// The answer.
+    pub reply: Reply,
+    /// Whether the one who got it is to ask for a new one; nobody else is told until that is kept or has failed.
+    pub refresh: bool,
 }
 
 #[derive(Debug)]
@@ -67,6 +91,11 @@ struct Entry {
     reply: Reply,
     stored: Instant,
     until: Instant,
+    /// How often it was asked for, as [`Prefetch`] counts, and when last.
+    asked: u32,
+    last: Instant,
+    /// Somebody asks for a new one already.
+    refreshing: bool,
 }
 
 /// Two bounded maps: for answers, and for denials.
@@ -88,6 +117,8 @@ impl Default for Limits {
             denial_min_ttl: 5,
             failure_ttl: 5,
             stale: Duration::ZERO,
+            stale_at_once: false,
+            prefetch: None,
             keep_ttl: false,
         }
     }
@@ -97,6 +128,10 @@ impl Reply {
     /// Whether the reply denies the name or the type.
     pub fn is_denial(&self) -> bool {
         self.code != ResponseCode::NoError || self.answers.is_empty()
+    }
+
+    fn records_mut(&mut self) -> impl Iterator<Item = &mut Record> {
+        self.answers.iter_mut().chain(&mut self.authorities).chain(&mut self.additionals)
     }
 
     /// Seconds the reply holds by itself: the least TTL, for denials bounded by the SOA's minimum.
@@ -111,30 +146,52 @@ impl Reply {
     }
 }
 
+impl Entry {
+    /// Counts a question; whether a new answer is to be asked for.
+    fn is_wanted(&mut self, prefetch: &Prefetch, now: Instant) -> bool {
+        let often = now.saturating_sub(self.last) <= prefetch.within;
+        self.asked = if often { self.asked.saturating_add(1) } else { 1 };
+        self.last = now;
+        let (left, all) = (self.until.saturating_sub(now), self.until.saturating_sub(self.stored));
+        !self.refreshing && self.asked >= prefetch.amount && left * 100 < all * prefetch.percentage
+    }
+}
+
 impl Cache {
     /// An empty cache.
     pub fn new(limits: Limits) -> Self {
         Self { limits, positive: HashMap::new(), negative: HashMap::new() }
     }
 
-    /// The reply to a question with TTLs counted down, if it still holds.
-    pub fn get(&self, question: &Question, now: Instant) -> Option<Reply> {
-        let holds = |entry: &&Entry| now < entry.until;
-        let entry = self
-            .positive
-            .get(question)
-            .filter(holds)
-            .or_else(|| self.negative.get(question).filter(holds))?;
+    /// The reply to a question with TTLs counted down, if it still holds or may be given all the same.
+    pub fn get(&mut self, question: &Question, now: Instant) -> Option<Hit> {
+        let limits = self.limits;
+        let holds = |entry: &&mut Entry| now < entry.until;
+        let entry = match self.positive.get_mut(question).filter(holds) {
+            Some(entry) => Some(entry),
+            None => self.negative.get_mut(question).filter(holds),
+        };
+        let Some(entry) = entry else {
+            return if limits.stale_at_once { self.get_stale_at_once(question, now) } else { None };
+        };
+        let refresh = limits.prefetch.is_some_and(|prefetch| entry.is_wanted(&prefetch, now));
+        entry.refreshing |= refresh;
         let age = u32::try_from(now.saturating_sub(entry.stored).as_secs()).unwrap_or(u32::MAX);
         let left = u32::try_from((entry.until - now).as_secs()).unwrap_or(u32::MAX).max(1);
         let mut reply = entry.reply.clone();
-        if self.limits.keep_ttl {
-            return Some(reply);
+        if !limits.keep_ttl {
+            for record in reply.records_mut() {
+                record.ttl = record.ttl.saturating_sub(age).clamp(1, left);
+            }
         }
-        for record in reply.answers.iter_mut().chain(&mut reply.authorities).chain(&mut reply.additionals) {
-            record.ttl = record.ttl.saturating_sub(age).clamp(1, left);
-        }
-        Some(reply)
+        Some(Hit { reply, refresh })
+    }
+
+    fn get_stale_at_once(&mut self, question: &Question, now: Instant) -> Option<Hit> {
+        let reply = self.get_stale(question, now)?;
+        let entry = self.positive.get_mut(question)?;
+        let refresh = !std::mem::replace(&mut entry.refreshing, true);
+        Some(Hit { reply, refresh })
     }
 
     /// A positive answer that is over, but not for too long; its TTLs are zero.
@@ -144,15 +201,19 @@ impl Cache {
             return None;
         }
         let mut reply = entry.reply.clone();
-        for record in reply.answers.iter_mut().chain(&mut reply.authorities).chain(&mut reply.additionals) {
-            record.ttl = 0;
-        }
+        reply.records_mut().for_each(|record| record.ttl = 0);
         Some(reply)
     }
 
     /// Keeps a reply, if it may be kept.
     pub fn put(&mut self, question: Question, reply: &Reply, now: Instant) {
         let limits = self.limits;
+        let had = [self.positive.get_mut(&question), self.negative.get_mut(&question)];
+        let mut asked = (0, now);
+        for entry in had.into_iter().flatten() {
+            entry.refreshing = false;
+            asked = (entry.asked, entry.last);
+        }
         let ttl = match reply.code {
             ResponseCode::NoError | ResponseCode::NXDomain => {
                 let Some(ttl) = reply.ttl() else { return };
@@ -183,7 +244,11 @@ impl Cache {
             make_room(map, now, capacity);
         }
         let until = now + Duration::from_secs(ttl.into());
-        map.insert(question, Entry { reply: reply.clone(), stored: now, until });
+        let (asked, last) = asked;
+        map.insert(
+            question,
+            Entry { reply: reply.clone(), stored: now, until, asked, last, refreshing: false },
+        );
     }
 
     /// Number of (positive, negative) replies kept.
@@ -252,7 +317,7 @@ mod tests {
     fn ttls_count_down_and_run_out() {
         let mut cache = Cache::new(Limits::default());
         cache.put(question("a."), &positive(60), at(0));
-        assert_eq!(cache.get(&question("a."), at(20)).map(|r| r.answers[0].ttl), Some(40));
+        assert_eq!(cache.get(&question("a."), at(20)).map(|hit| hit.reply.answers[0].ttl), Some(40));
         assert_eq!(cache.get(&question("a."), at(60)), None);
     }
 
@@ -261,7 +326,7 @@ mod tests {
         let mut cache = Cache::new(Limits { max_ttl: 30, ..Limits::default() });
         cache.put(question("long."), &positive(9999), at(0));
         cache.put(question("short."), &positive(0), at(0));
-        assert_eq!(cache.get(&question("long."), at(1)).map(|r| r.answers[0].ttl), Some(29));
+        assert_eq!(cache.get(&question("long."), at(1)).map(|hit| hit.reply.answers[0].ttl), Some(29));
         assert!(cache.get(&question("long."), at(30)).is_none());
         assert!(cache.get(&question("short."), at(4)).is_some(), "kept for the least time");
     }
@@ -287,7 +352,11 @@ mod tests {
         let limits = Limits { stale: Duration::from_secs(100), keep_ttl: true, ..Limits::default() };
         let mut cache = Cache::new(limits);
         cache.put(question("a."), &positive(60), at(0));
-        assert_eq!(cache.get(&question("a."), at(20)).map(|r| r.answers[0].ttl), Some(60), "as it came");
+        assert_eq!(
+            cache.get(&question("a."), at(20)).map(|hit| hit.reply.answers[0].ttl),
+            Some(60),
+            "as it came"
+        );
         assert!(cache.get_stale(&question("a."), at(59)).is_none());
         assert_eq!(cache.get_stale(&question("a."), at(60)).map(|r| r.answers[0].ttl), Some(0));
         let failure = Reply { code: ResponseCode::ServFail, ..denial(0, 0) };
@@ -295,6 +364,48 @@ mod tests {
         assert!(cache.get(&question("a."), at(61)).is_none());
         assert!(cache.get_stale(&question("a."), at(159)).is_some());
         assert!(cache.get_stale(&question("a."), at(160)).is_none());
+    }
+
+    #[test]
+    fn an_old_answer_is_given_at_once_while_one_asks_for_another() {
+        let limits = Limits { stale: Duration::from_secs(100), stale_at_once: true, ..Limits::default() };
+        let mut cache = Cache::new(limits);
+        cache.put(question("a."), &positive(60), at(0));
+        let told = |cache: &mut Cache, now| {
+            cache.get(&question("a."), at(now)).map(|h| (h.reply.answers[0].ttl, h.refresh))
+        };
+        assert_eq!(told(&mut cache, 59), Some((1, false)));
+        assert_eq!(told(&mut cache, 60), Some((0, true)));
+        assert_eq!(told(&mut cache, 61), Some((0, false)), "somebody asks already");
+        cache.put(question("a."), &Reply { code: ResponseCode::ServFail, ..denial(0, 0) }, at(62));
+        assert_eq!(told(&mut cache, 63), Some((0, true)), "that failed, so it is somebody else's turn");
+        cache.put(question("a."), &positive(60), at(64));
+        assert_eq!(told(&mut cache, 65), Some((59, false)));
+        assert_eq!(told(&mut cache, 64 + 160), None);
+    }
+
+    #[test]
+    fn what_is_asked_for_often_is_asked_for_anew_in_time() {
+        let prefetch = Prefetch { amount: 3, within: Duration::from_secs(30), percentage: 10 };
+        let mut cache = Cache::new(Limits { prefetch: Some(prefetch), ..Limits::default() });
+        let wants = |cache: &mut Cache, now| cache.get(&question("a."), at(now)).map(|hit| hit.refresh);
+        cache.put(question("a."), &positive(100), at(0));
+        for (now, want) in [
+            (1, false),
+            (20, false),
+            (50, false),
+            (89, false),
+            (90, false),
+            (91, true),
+            (92, false),
+            (93, false),
+        ] {
+            // The gap before 89 begins the count anew.
+            assert_eq!(wants(&mut cache, now), Some(want), "{now}");
+        }
+        cache.put(question("a."), &positive(100), at(94));
+        assert_eq!(wants(&mut cache, 95), Some(false), "there is time");
+        assert_eq!(wants(&mut cache, 190), Some(false), "it is not asked for any more");
     }
 
     #[test]
@@ -312,6 +423,6 @@ mod tests {
         let mut cache = Cache::new(Limits::default());
         cache.put(question("a."), &denial(300, 300), at(0));
         cache.put(question("a."), &positive(60), at(1));
-        assert!(cache.get(&question("a."), at(2)).is_some_and(|r| !r.is_denial()));
+        assert!(cache.get(&question("a."), at(2)).is_some_and(|hit| !hit.reply.is_denial()));
     }
 }

@@ -12,7 +12,13 @@ use std::{
     time::Duration,
 };
 
-use crate::{cache::Limits, hosts::Hosts, rewrite, template::Template, zone::Labels};
+use crate::{
+    cache::{Limits, Prefetch},
+    hosts::Hosts,
+    rewrite,
+    template::Template,
+    zone::Labels,
+};
 
 /// How deep imports may go: one that leads back to itself ends here.
 const MAX_IMPORTS: usize = 10;
@@ -631,12 +637,17 @@ fn cache(line: &Line) -> Result<CacheDirective, CorefileError> {
                     return option.error("cache: servfail must be at most 5m");
                 }
             }
-            // Whether the servers are asked first (`verify`) or later (`immediate`), nobody gets an old answer while
-            // there is a new one: here they are asked first.
             "serve_stale" => {
                 out.stale =
                     if option.args().is_empty() { Duration::from_secs(3600) } else { option.duration()? };
+                // As in CoreDNS, where the way is not said.
+                out.stale_at_once = match option.args().get(1).map(String::as_str) {
+                    None | Some("immediate") => true,
+                    Some("verify") => false,
+                    Some(_) => return option.error("cache: serve_stale is immediate or verify"),
+                };
             }
+            "prefetch" => out.prefetch = Some(prefetch(option)?),
             "keepttl" => out.keep_ttl = true,
             "disable" => match option.args() {
                 [what, names @ ..] if what == "success" => directive.no_success.extend(below(names)),
@@ -647,6 +658,26 @@ fn cache(line: &Line) -> Result<CacheDirective, CorefileError> {
         }
     }
     Ok(directive)
+}
+
+/// `prefetch AMOUNT [DURATION [PERCENTAGE%]]`.
+fn prefetch(option: &Line) -> Result<Prefetch, CorefileError> {
+    let mut out =
+        Prefetch { amount: option.arg(0, "an amount")?, within: Duration::from_secs(60), percentage: 10 };
+    if let Some(text) = option.args().get(1) {
+        out.within = match component_base::goduration::parse(text) {
+            Ok(within) => within,
+            Err(error) => return option.error(format!("cache: prefetch: {error}")),
+        };
+    }
+    if let Some(text) = option.args().get(2) {
+        let number = text.strip_suffix('%').and_then(|n| n.parse().ok());
+        out.percentage = match number.filter(|n| (1..=90).contains(n)) {
+            Some(number) => number,
+            None => return option.error("cache: prefetch: a percentage is from 1% to 90%"),
+        };
+    }
+    Ok(out)
 }
 
 #[cfg(test)]
@@ -763,12 +794,18 @@ corp.example:53 {
 
     #[test]
     fn the_cache_is_told_what_not_to_keep() {
-        let text = ". {\n cache 30 {\n disable success cluster.local\n disable denial\n serve_stale 1h immediate\n servfail 10s\n keepttl\n }\n}";
+        let text = ". {\n cache 30 {\n disable success cluster.local\n disable denial\n serve_stale 1h immediate\n servfail 10s\n keepttl\n prefetch 10 1m 20%\n }\n}";
         let cache = parse(text).unwrap().remove(0).cache.unwrap();
         assert_eq!(cache.no_success, [Labels::parse("cluster.local")]);
         assert_eq!(cache.no_denial, [Labels::parse(".")]);
         assert_eq!((cache.limits.stale, cache.limits.failure_ttl), (Duration::from_secs(3600), 10));
-        assert!(cache.limits.keep_ttl && cache.zones.is_empty());
+        assert!(cache.limits.keep_ttl && cache.limits.stale_at_once && cache.zones.is_empty());
+        let prefetch = Prefetch { amount: 10, within: Duration::from_secs(60), percentage: 20 };
+        assert_eq!(cache.limits.prefetch, Some(prefetch));
+        for bad in ["prefetch", "prefetch x", "prefetch 1 soon", "prefetch 1 1m 99%", "serve_stale 1h later"]
+        {
+            assert!(parse(&format!(". {{\n cache {{\n {bad}\n }}\n}}")).is_err(), "{bad}");
+        }
     }
 
     #[test]

@@ -1,22 +1,21 @@
 //! kube-dns.
 
-use std::{process::ExitCode, time::Duration};
+use std::{io::Write, process::ExitCode, time::Duration};
 
 use component_base::{shutdown, task::Tasks};
-use dns::{options::Config, run};
+use dns::{
+    options::{self, Asked, Config},
+    run,
+};
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
-    let config = match Config::parse(std::env::args()) {
-        Ok(config) => config,
-        Err(error) if !error.use_stderr() => error.exit(),
-        Err(error) => {
-            // Nothing is left to do about a closed stderr; the exit code tells.
-            let _printed = error.print();
-            return ExitCode::from(64);
-        }
+    let config = match options::parse(std::env::args().skip(1)) {
+        Ok(Asked::Serve(config)) => config,
+        Ok(Asked::Print(text)) => return say(&mut std::io::stdout(), &text, ExitCode::SUCCESS),
+        Err(error) => return say(&mut std::io::stderr(), &format!("Error: {error}\n"), ExitCode::from(64)),
     };
     // Queries are logged by the `log` directive, not by the library.
     let filter = tracing_subscriber::EnvFilter::new("info,hickory_server=warn");
@@ -28,6 +27,12 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+fn say(to: &mut impl Write, text: &str, code: ExitCode) -> ExitCode {
+    // Nothing is left to do about a closed stream; the exit code tells.
+    drop(to.write_all(text.as_bytes()));
+    code
 }
 
 fn serve(config: Config) -> anyhow::Result<()> {

@@ -4,7 +4,7 @@
 
 use std::path::PathBuf;
 
-use clap::{Arg, ArgMatches, Command};
+use component_base::flags::{Flag, FlagError, FlagSet, Kind, Parsed, Values};
 
 /// Everything [`crate::run`] needs from the command line.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -19,39 +19,64 @@ pub struct Config {
     pub port: Option<u16>,
 }
 
-const FLAGS: [(&str, &str); 4] = [
-    ("conf", "Corefile to load (default Corefile)"),
-    ("kubeconfig", "File with the API server's address and credentials; in a pod its service account"),
-    ("master", "Address of the API server, overriding the one of the kubeconfig"),
-    ("dns.port", "Port of server blocks that name none (default 53)"),
-];
-
-fn command() -> Command {
-    let flags = FLAGS.iter().map(|(name, help)| Arg::new(*name).long(*name).help(*help).num_args(1));
-    Command::new("kube-dns").version("Kubernetes v1.36.0").args(flags)
+/// What a command line asks for.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Asked {
+    /// To serve.
+    Serve(Config),
+    /// To print this (`--help`, `--version`).
+    Print(String),
 }
 
-impl Config {
-    /// Reads the command line. `--help` and `--version` come back as errors that print themselves.
-    pub fn parse(arguments: impl IntoIterator<Item = String>) -> Result<Self, clap::Error> {
-        let matches = command().try_get_matches_from(arguments.into_iter().map(double_dash))?;
-        let text = |name: &str| matches.get_one::<String>(name).cloned();
-        Ok(Self {
-            corefile: text("conf").unwrap_or_else(|| "Corefile".to_owned()).into(),
-            kubeconfig: text("kubeconfig").map(PathBuf::from),
-            master: text("master"),
-            port: port(&matches)?,
-        })
+/// A command line that is not usable.
+#[derive(Debug, thiserror::Error)]
+pub enum OptionsError {
+    /// It does not follow the table of flags.
+    #[error(transparent)]
+    Flags(#[from] FlagError),
+    /// There is no such port.
+    #[error("invalid argument \"{0}\" for \"--dns.port\" flag: a port is from 1 to 65535")]
+    Port(i64),
+}
+
+fn flags() -> FlagSet {
+    let text = |name, default, help| Flag::new(name, Kind::String, default, help);
+    FlagSet::new(
+        "kube-dns",
+        "Answers the names of a cluster's services and pods, and forwards the others.",
+        [
+            text("conf", "Corefile", "Corefile to load"),
+            text(
+                "kubeconfig",
+                "",
+                "file with the API server's address and credentials; in a pod its service account",
+            ),
+            text("master", "", "address of the API server, overriding the one of the kubeconfig"),
+            Flag::new("dns.port", Kind::Int, "53", "port of server blocks that name none"),
+        ],
+    )
+}
+
+/// Reads a command line (without the program's name).
+///
+/// # Errors
+/// For unknown flags and values that cannot be.
+pub fn parse(arguments: impl IntoIterator<Item = String>) -> Result<Asked, OptionsError> {
+    match flags().parse(arguments.into_iter().map(double_dash))? {
+        Parsed::Run(values) => configure(&values).map(Asked::Serve),
+        Parsed::Print(text) => Ok(Asked::Print(text)),
     }
 }
 
-fn port(matches: &ArgMatches) -> Result<Option<u16>, clap::Error> {
-    let Some(text) = matches.get_one::<String>("dns.port") else { return Ok(None) };
-    let bad = |_| {
-        let why = format!("invalid value {text:?} for flag --dns.port");
-        command().error(clap::error::ErrorKind::ValueValidation, why)
-    };
-    text.parse().map(Some).map_err(bad)
+fn configure(values: &Values) -> Result<Config, OptionsError> {
+    let number = values.int("dns.port");
+    let port = u16::try_from(number).ok().filter(|port| *port != 0).ok_or(OptionsError::Port(number))?;
+    Ok(Config {
+        corefile: values.string("conf").into(),
+        kubeconfig: values.optional("kubeconfig").map(PathBuf::from),
+        master: values.optional("master").map(str::to_owned),
+        port: values.is_set("dns.port").then_some(port),
+    })
 }
 
 fn double_dash(argument: String) -> String {
@@ -63,18 +88,24 @@ fn double_dash(argument: String) -> String {
 mod tests {
     use super::*;
 
-    fn parse(arguments: &[&str]) -> Result<Config, clap::Error> {
-        Config::parse(["kube-dns"].iter().chain(arguments).map(|a| (*a).to_owned()))
+    fn config(arguments: &[&str]) -> Result<Config, OptionsError> {
+        match parse(arguments.iter().map(|a| (*a).to_owned()))? {
+            Asked::Serve(config) => Ok(config),
+            Asked::Print(text) => panic!("{text}"),
+        }
     }
 
     #[test]
     fn both_dashes_and_refusals() {
-        let config = parse(&["-conf", "/etc/Corefile", "--kubeconfig=k", "-dns.port=1053"]).unwrap();
-        assert_eq!(config.corefile, PathBuf::from("/etc/Corefile"));
-        assert_eq!((config.kubeconfig, config.port), (Some(PathBuf::from("k")), Some(1053)));
-        assert_eq!(parse(&[]).unwrap().corefile, PathBuf::from("Corefile"));
-        for bad in ["--cnf=x", "--dns.port=x", "stray"] {
-            assert!(parse(&[bad]).is_err(), "{bad}");
+        let made = config(&["-conf", "/etc/Corefile", "--kubeconfig=k", "-dns.port=1053"]).unwrap();
+        assert_eq!(made.corefile, PathBuf::from("/etc/Corefile"));
+        assert_eq!((made.kubeconfig, made.port), (Some(PathBuf::from("k")), Some(1053)));
+        let plain = config(&[]).unwrap();
+        assert_eq!((plain.corefile, plain.port, plain.master), (PathBuf::from("Corefile"), None, None));
+        for bad in ["--cnf=x", "--dns.port=x", "--dns.port=0", "--dns.port=65536", "stray", "--conf"] {
+            assert!(config(&[bad]).is_err(), "{bad}");
         }
+        let Ok(Asked::Print(help)) = parse(["-help".to_owned()]) else { panic!("no help") };
+        assert!(help.contains("--dns.port"), "{help}");
     }
 }

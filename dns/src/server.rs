@@ -79,6 +79,14 @@ pub struct Server {
     started: StdInstant,
 }
 
+/// How a question is asked, and what is to be asked for anew once it is answered.
+#[derive(Debug, Default)]
+struct Asking {
+    dnssec: bool,
+    checking_disabled: bool,
+    refresh: Vec<Query>,
+}
+
 /// A reply and the directive it came from.
 struct Outcome {
     reply: Reply,
@@ -128,9 +136,21 @@ impl Block {
         })
     }
 
+    /// The cache for a name, if there is one.
+    fn cache_of(&self, name: &Labels) -> Option<&(CacheDirective, Mutex<Cache>)> {
+        let inside = |zone: &Labels| name.within(zone).is_some();
+        self.cache.as_ref().filter(|(d, _)| d.zones.is_empty() || d.zones.iter().any(inside))
+    }
+
     /// Length of the longest zone of the block a name lies in.
     fn serves(&self, name: &Labels) -> Option<usize> {
         self.zones.iter().filter(|z| name.within(z).is_some()).map(Labels::len).max()
+    }
+}
+
+impl Question {
+    fn of(query: &Query, labels: &Labels, dnssec: bool) -> Self {
+        Self { name: labels.to_string(), kind: query.query_type(), dnssec }
     }
 }
 
@@ -180,7 +200,11 @@ impl Server {
         loops
     }
 
-    async fn answer(&self, request: &Request) -> (Reply, Option<(&Block, &'static str)>) {
+    async fn answer(
+        &self,
+        request: &Request,
+        asking: &mut Asking,
+    ) -> (Reply, Option<(&Block, &'static str)>) {
         let refused = |code| (plain(code), None);
         if request.metadata.op_code != OpCode::Query {
             return refused(ResponseCode::NotImp);
@@ -204,19 +228,20 @@ impl Server {
         {
             probe.seen.fetch_add(1, Ordering::Relaxed);
         }
-        let dnssec = request.edns.as_ref().is_some_and(|e| e.flags().dnssec_ok);
+        asking.dnssec = request.edns.as_ref().is_some_and(|e| e.flags().dnssec_ok);
+        asking.checking_disabled = request.metadata.checking_disabled;
         if block.refuse_any && query.query_type() == RecordType::ANY {
             return (no_any(&query), Some((block, "any")));
         }
         let (query, undo) = rewrite::apply(&block.rewrites, &query);
         let searched = self.search_path(block, &query, request.src().ip());
-        let mut outcome = self.resolve(block, &query, dnssec, request.metadata.checking_disabled).await;
+        let mut outcome = self.resolve(block, &query, asking).await;
         if outcome.reply.code == ResponseCode::NXDomain
-            && let Some(found) = self.walk(block, &query, dnssec, searched).await
+            && let Some(found) = self.walk(block, &query, asking, searched).await
         {
             outcome = found;
         }
-        self.follow_aliases(block, &query, dnssec, &mut outcome.reply).await;
+        self.follow_aliases(block, &query, asking, &mut outcome.reply).await;
         undo.apply(&mut outcome.reply);
         if block.minimal && !outcome.reply.is_denial() {
             outcome.reply.authorities.clear();
@@ -254,10 +279,16 @@ impl Server {
     }
 
     /// The first of the names that exists, behind an alias from the one that was asked for.
-    async fn walk(&self, block: &Block, query: &Query, dnssec: bool, names: Vec<Name>) -> Option<Outcome> {
+    async fn walk(
+        &self,
+        block: &Block,
+        query: &Query,
+        asking: &mut Asking,
+        names: Vec<Name>,
+    ) -> Option<Outcome> {
         for name in names {
             let next = Query::query(name.clone(), query.query_type());
-            let mut outcome = self.resolve(block, &next, dnssec, false).await;
+            let mut outcome = self.resolve(block, &next, asking).await;
             let code = outcome.reply.code;
             if code == ResponseCode::NXDomain
                 || (code == ResponseCode::NoError && outcome.reply.answers.is_empty())
@@ -274,7 +305,7 @@ impl Server {
         None
     }
 
-    async fn resolve(&self, block: &Block, query: &Query, dnssec: bool, checking_disabled: bool) -> Outcome {
+    async fn resolve(&self, block: &Block, query: &Query, asking: &mut Asking) -> Outcome {
         let labels = Labels::of(query.name());
         for template in &block.templates {
             if let Said::Reply(reply) = template.answer(query) {
@@ -290,37 +321,47 @@ impl Server {
             }
             return Outcome { reply, plugin: "kubernetes" };
         }
-        let question = Question { name: labels.to_string(), kind: query.query_type(), dnssec };
-        let inside = |zone: &Labels| labels.within(zone).is_some();
-        let cache = block.cache.as_ref().filter(|(d, _)| d.zones.is_empty() || d.zones.iter().any(inside));
-        if let Some((_, cache)) = cache {
+        if let Some((_, cache)) = block.cache_of(&labels) {
             let (hit, entries) = {
-                let cache = cache.lock();
+                let mut cache = cache.lock();
+                let question = Question::of(query, &labels, asking.dnssec);
                 (cache.get(&question, self.started.elapsed()), cache.len())
             };
-            let kind = hit.as_ref().map(|r| if r.is_denial() { "denial" } else { "success" });
+            let kind = hit.as_ref().map(|hit| if hit.reply.is_denial() { "denial" } else { "success" });
             self.metrics.cache(&block.label, &block.zone_label, kind, entries);
-            if let Some(reply) = hit {
-                return Outcome { reply, plugin: "cache" };
+            if let Some(hit) = hit {
+                if hit.refresh {
+                    asking.refresh.push(query.clone());
+                }
+                return Outcome { reply: hit.reply, plugin: "cache" };
             }
         }
+        self.fetch(block, query, asking).await
+    }
+
+    /// Asks the servers, and keeps what they say.
+    async fn fetch(&self, block: &Block, query: &Query, asking: &Asking) -> Outcome {
+        let labels = Labels::of(query.name());
+        let inside = |zone: &Labels| labels.within(zone).is_some();
         let forwarder =
             block.forward.iter().find(|(from, except, _)| inside(from) && !except.iter().any(inside));
         let Some((_, _, forwarder)) = forwarder else {
             return Outcome { reply: plain(ResponseCode::Refused), plugin: "" };
         };
         let started = StdInstant::now();
-        let result = forwarder.ask(query, dnssec, checking_disabled).await;
+        let result = forwarder.ask(query, asking.dnssec, asking.checking_disabled).await;
         let reply = match result {
             Ok(message) => from_message(message),
             Err(error) => self.forward_failed(block, query, &error),
         };
         self.metrics.forwarded("upstream", &rcode(reply.code), started.elapsed());
-        if let Some((directive, cache)) = cache {
+        if let Some((directive, cache)) = block.cache_of(&labels) {
+            let question = Question::of(query, &labels, asking.dnssec);
             let (mut cache, now) = (cache.lock(), self.started.elapsed());
             if reply.code == ResponseCode::ServFail
                 && let Some(old) = cache.get_stale(&question, now)
             {
+                cache.put(question, &reply, now);
                 return Outcome { reply: old, plugin: "cache" };
             }
             let not = if reply.is_denial() { &directive.no_denial } else { &directive.no_success };
@@ -372,7 +413,7 @@ impl Server {
     }
 
     /// Resolves where an alias of the cluster zone leads, so that clients get addresses in one go.
-    async fn follow_aliases(&self, block: &Block, query: &Query, dnssec: bool, reply: &mut Reply) {
+    async fn follow_aliases(&self, block: &Block, query: &Query, asking: &mut Asking, reply: &mut Reply) {
         if !matches!(query.query_type(), RecordType::A | RecordType::AAAA) {
             return;
         }
@@ -381,7 +422,7 @@ impl Server {
                 return;
             };
             let next = Query::query(target.0.clone(), query.query_type());
-            let outcome = Box::pin(self.resolve(block, &next, dnssec, false)).await;
+            let outcome = Box::pin(self.resolve(block, &next, asking)).await;
             if outcome.reply.answers.is_empty() {
                 if outcome.reply.code == ResponseCode::NXDomain {
                     reply.code = ResponseCode::NXDomain;
@@ -429,10 +470,11 @@ impl RequestHandler for Server {
         mut handle: R,
     ) -> ResponseInfo {
         let started = StdInstant::now();
+        let mut asking = Asking::default();
         let (reply, by) = if request.edns.as_ref().is_some_and(|e| e.version() > 0) {
             (plain(ResponseCode::BADVERS), None)
         } else {
-            self.answer(request).await
+            self.answer(request, &mut asking).await
         };
         self.observe(request, &reply, by, started.elapsed());
         let mut metadata = Metadata::response_from_request(&request.metadata);
@@ -451,7 +493,14 @@ impl RequestHandler for Server {
             builder.edns(edns);
         }
         let response = builder.build(metadata, &reply.answers, &reply.authorities, &[], &reply.additionals);
-        match handle.send_response(response).await {
+        let sent = handle.send_response(response).await;
+        // The client has its answer; what it was given is asked for anew before the next one comes.
+        for query in &asking.refresh {
+            if let Some((block, _)) = by {
+                self.fetch(block, query, &asking).await;
+            }
+        }
+        match sent {
             Ok(info) => info,
             Err(error) => {
                 tracing::debug!(client = %request.src(), %error, "response not sent");
