@@ -78,7 +78,12 @@ pub fn authority_hash(pem: &[u8]) -> Result<String> {
 }
 
 /// Reads and checks what the server says of its cluster; the CA's certificate is kept.
-pub(super) fn discover(layout: &Layout, server: &str, token: &Token, hashes: &[String]) -> Result<Discovered> {
+pub(super) fn discover(
+    layout: &Layout,
+    server: &str,
+    token: &Token,
+    hashes: &[String],
+) -> Result<Discovered> {
     ensure!(
         !hashes.is_empty(),
         "--discovery-token-ca-cert-hash is missing: without it the server could be anyone's"
