@@ -33,9 +33,11 @@ use crate::{
 
 mod apply;
 mod body;
+mod computed;
 mod converted;
 mod delete;
 mod delete_options;
+mod deprecation;
 mod eviction;
 mod list_options;
 mod listing;
@@ -62,6 +64,13 @@ pub trait VirtualResource: Send + Sync {
         object: Object,
         warnings: &mut Vec<String>,
     ) -> Result<Object, Status>;
+}
+
+/// A resource whose objects are found out when somebody asks, instead of stored.
+#[async_trait]
+pub trait ComputedResource: Send + Sync {
+    /// All of them, by name.
+    async fn all(&self) -> Vec<Object>;
 }
 
 /// One resource request on its way through the engine.
@@ -111,6 +120,7 @@ pub async fn serve(
     if let Some(warning) = call.custom().and_then(CustomKind::deprecation) {
         call.warnings.push(warning.to_owned());
     }
+    deprecation::tell(&mut call);
     let mut response = call.dispatch().await?;
     for warning in &call.warnings {
         let text = format!("299 - \"{}\"", warning.replace('\\', "\\\\").replace('"', "\\\""));
@@ -181,8 +191,14 @@ impl Call {
             return Err(Status::method_not_allowed(&self.resource.group_resource(), &self.info.verb));
         }
         match self.info.verb.as_str() {
-            "get" => self.get().await,
-            "list" => self.list().await,
+            "get" => match self.computed() {
+                Some(resource) => self.computed_one(&*resource).await,
+                None => self.get().await,
+            },
+            "list" => match self.computed() {
+                Some(resource) => self.computed_list(&*resource).await,
+                None => self.list().await,
+            },
             "watch" => self.watch().await,
             "create" if !named => self.create().await,
             "update" if named => self.update().await,
@@ -196,6 +212,10 @@ impl Call {
     fn virtual_resource(&self, target: &str) -> Option<Arc<dyn VirtualResource>> {
         let found = self.server.virtuals.iter().find(|((g, t), _)| *g == self.resource.group && *t == target);
         found.map(|(_, handler)| handler.clone())
+    }
+
+    fn computed(&self) -> Option<Arc<dyn ComputedResource>> {
+        self.server.computed.get(&(self.resource.group, self.resource.plural)).cloned()
     }
 
     fn has_view(&self, name: &str) -> bool {

@@ -17,6 +17,7 @@ pub mod authn;
 pub mod authz;
 pub mod bindings;
 pub mod bootstrap;
+pub mod componentstatuses;
 pub mod customresources;
 pub mod discovery;
 pub mod encryption;

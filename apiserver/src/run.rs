@@ -30,8 +30,10 @@ use crate::{
     authn, authz,
     bindings::Bindings,
     bootstrap::{self, authentication_facts::RequestHeader},
+    componentstatuses::ComponentStatuses,
     customresources,
     encryption::{self, Encryption},
+    engine::ComputedResource,
     flowcontrol::{self, FlowControl},
     http::Listener,
     objects::{self, Objects, stored::StoreObjects},
@@ -167,8 +169,11 @@ pub async fn build(config: Config, catalog: catalog::Catalog, tasks: &Tasks) -> 
     // The server's own group outlives the order to stop by the shutdown delay.
     let serving = tasks.child_of(CancellationToken::new());
     let anonymous = authentication.anonymous.clone();
+    let statuses = ComponentStatuses::new(store.clone(), config.etcd_servers.len(), serving.clone());
+    let statuses: Arc<dyn ComputedResource> = Arc::new(statuses.map_err(KubeletError::from)?);
     let server = Arc::new(Server {
         store,
+        computed: HashMap::from([(("", "componentstatuses"), statuses)]),
         catalog,
         admission: chain.map_err(BuildError::Admission)?.plugins(),
         virtuals: virtuals(&authentication, &authorization.authorizer, &objects),

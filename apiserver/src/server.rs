@@ -16,7 +16,7 @@ use crate::{
     audit::Auditor,
     auth::Authorizer,
     authn::{self, Authentication},
-    engine::Compressed,
+    engine::{Compressed, ComputedResource},
     flowcontrol::FlowControl,
     objects::Objects,
     openapi::OpenApi,
@@ -46,6 +46,8 @@ pub struct Server {
     /// Resources and subresources that answer a POST instead of storing it, by group and
     /// `resource` or `resource/subresource`.
     pub virtuals: Virtuals,
+    /// Resources that are found out instead of stored, by group and plural.
+    pub computed: HashMap<(&'static str, &'static str), Arc<dyn ComputedResource>>,
     /// Effects of writes outside the object's own key, by group and plural.
     pub side_effects: HashMap<(&'static str, &'static str), Arc<dyn SideEffects>>,
     /// Host and port clients reach this server by, for the OpenID documents.

@@ -84,7 +84,7 @@ impl ControlPlane {
             etcd.check(layout)?;
             api.check(layout)?;
             let out = self.kubectl(layout, &["get", "--raw", "/readyz"])?;
-            Ok((!out.0).then_some(out.1))
+            Ok((!out.0).then(|| not_ready(&out.1)))
         })?;
         Ok(())
     }
@@ -324,10 +324,30 @@ pub fn daemon(
     Ok(Process { name: binary.into(), argv, env: vec![], inputs, address: address.into() })
 }
 
+/// What an answer of `/readyz` still misses, or the answer itself where it names no check.
+fn not_ready(told: &str) -> String {
+    let failed: Vec<&str> =
+        told.split("[-]").skip(1).filter_map(|check| check.split_whitespace().next()).collect();
+    if failed.is_empty() { told.to_owned() } else { format!("not yet: {}", failed.join(", ")) }
+}
+
 /// Writes a file only when its text differs, so that nothing restarts for nothing.
 pub fn write_if_changed(path: &std::path::Path, text: &str) -> Result<()> {
     if fs::read_to_string(path).is_ok_and(|old| old == text) {
         return Ok(());
     }
     fs::write(path, text).with_context(|| format!("cannot write {}", path.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_waited_for_is_named() {
+        let told =
+            "Error: (\"[+]ping ok\\n[-]informer-sync failed: reason withheld\\n[-]shutdown failed: x\\n\")";
+        assert_eq!(not_ready(told), "not yet: informer-sync, shutdown");
+        assert_eq!(not_ready("connection refused"), "connection refused");
+    }
 }

@@ -223,6 +223,12 @@ impl Client {
 // === impl Answer ===
 
 impl Answer {
+    /// The `Warning` headers.
+    pub fn warnings(&self) -> Vec<&str> {
+        // The server writes them in ASCII.
+        self.headers.get_all("warning").iter().filter_map(|v| v.to_str().ok()).collect()
+    }
+
     /// The body as JSON.
     ///
     /// # Errors

@@ -110,7 +110,12 @@ impl Call {
         if let Some(custom) = self.custom() {
             objects = custom.restored(objects).await?;
         }
-        let value = match self.media.form {
+        self.media.encode(&self.list_value(objects, metadata))
+    }
+
+    /// The list in the form that was asked for.
+    pub(super) fn list_value(&self, objects: Vec<Object>, metadata: Value) -> Value {
+        match self.media.form {
             Form::Table => {
                 table::of(&self.resource, &objects, self.info.query.get("includeObject"), metadata)
             }
@@ -124,8 +129,7 @@ impl Call {
                 json!({"kind": self.list_kind(), "apiVersion": self.info.api_version(),
                     "metadata": metadata, "items": items})
             }
-        };
-        self.media.encode(&value)
+        }
     }
 
     /// The list as a message, encoded item by item from stored bytes.

@@ -115,7 +115,10 @@ pub(super) async fn attach(
     let Streams { stdin, stdout, stderr, .. } = streams(query)?;
     // The terminal is the container's, whatever the request says.
     let tty = pod::container_named(&pod, named.container).is_some_and(|(_, c)| c.tty == Some(true));
-    let attach = cri::AttachRequest { container_id, stdin, tty, stdout, stderr: stderr && !tty };
+    // A terminal has no stream of errors; one that is asked for is left out. With input from elsewhere than a terminal
+    // the runtime has to refuse that itself, as it does upstream: it would drop the output where the input ends.
+    let stderr = stderr && (stdin || !tty);
+    let attach = cri::AttachRequest { container_id, stdin, tty, stdout, stderr };
     let url = server.shared.runtime.attach(attach).await?;
     splice(server, &url, request).await
 }

@@ -15,6 +15,8 @@ pub(crate) const TESTS: &[Test<ControlPlane>] = &[
     ("metadata alone is less", metadata_only),
     ("health, version and metrics are told", health),
     ("pretty and compressed answers", encodings),
+    ("component statuses are asked for when somebody wants to know", component_statuses),
+    ("who asks for a version on its way out is warned", deprecated),
 ];
 
 fn plain(plane: &ControlPlane, _: &str) -> Result<()> {
@@ -238,6 +240,46 @@ fn health(plane: &ControlPlane, _: &str) -> Result<()> {
     for name in ["apiserver_storage_objects{", "process_resident_memory_bytes"] {
         ensure!(metrics.contains(name), "no {name}");
     }
+    Ok(())
+}
+
+fn component_statuses(plane: &ControlPlane, _: &str) -> Result<()> {
+    let admin = plane.admin()?;
+    let all = "/api/v1/componentstatuses";
+    let list = admin.get(all)?.ok()?;
+    ensure!(list["kind"] == "ComponentStatusList", "{list}");
+    let items = list["items"].as_array().context("items")?;
+    let names: Vec<_> = items.iter().map(|item| &item["metadata"]["name"]).collect();
+    ensure!(names == ["controller-manager", "etcd-0", "scheduler"], "{names:?}");
+    ensure!(
+        items[1]["conditions"] == json!([{"type": "Healthy", "status": "True", "message": "ok"}]),
+        "{list}"
+    );
+    let one = admin.get(&format!("{all}/scheduler"))?.ok()?;
+    ensure!(one["kind"] == "ComponentStatus" && one["conditions"][0]["type"] == "Healthy", "{one}");
+    admin.get(&format!("{all}/other"))?.refused_with(404, "NotFound", "\"other\" not found")?;
+    let chosen = admin.get(&format!("{all}?fieldSelector=metadata.name%3Detcd-0"))?.ok()?;
+    ensure!(chosen["items"].as_array().is_some_and(|items| items.len() == 1), "{chosen}");
+    let table =
+        admin.with_header("accept", "application/json;as=Table;v=v1;g=meta.k8s.io")?.get(all)?.ok()?;
+    ensure!(table["rows"][1]["cells"] == json!(["etcd-0", "Healthy", "ok", ""]), "{table}");
+    Ok(())
+}
+
+fn deprecated(plane: &ControlPlane, ns: &str) -> Result<()> {
+    let admin = plane.admin()?;
+    let endpoints = admin.get(&format!("/api/v1/namespaces/{ns}/endpoints"))?;
+    endpoints.ok()?;
+    let told = "299 - \"v1 Endpoints is deprecated in v1.33+; use discovery.k8s.io/v1 EndpointSlice\"";
+    ensure!(endpoints.warnings() == [told], "{:?}", endpoints.warnings());
+    let statuses = admin.get("/api/v1/componentstatuses/etcd-0")?;
+    let told = "299 - \"v1 ComponentStatus is deprecated in v1.19+\"";
+    ensure!(statuses.warnings() == [told], "{:?}", statuses.warnings());
+    ensure!(admin.get(&config_maps(ns, ""))?.warnings().is_empty(), "a good version warns");
+    let metrics = admin.get("/metrics")?.text();
+    let told = "apiserver_requested_deprecated_apis{group=\"\",removed_release=\"\",resource=\"endpoints\",\
+                subresource=\"\",version=\"v1\"} 1";
+    ensure!(metrics.contains(told), "no {told}");
     Ok(())
 }
 

@@ -117,7 +117,7 @@ fn unknown_fields(plane: &ControlPlane, ns: &str) -> Result<()> {
     let warned = admin.send(Method::POST, &path("Warn"), JSON, body("warn"))?;
     let made = warned.ok()?;
     ensure!(made.get("date").is_none() && made["metadata"].get("colour").is_none(), "kept: {made}");
-    let warnings: Vec<_> = warned.headers.get_all("warning").iter().filter_map(|v| v.to_str().ok()).collect();
+    let warnings = warned.warnings();
     ensure!(
         warnings == [r#"299 - "unknown field \"date\"""#, r#"299 - "unknown field \"metadata.colour\"""#],
         "{warnings:?}"

@@ -595,7 +595,7 @@ fn warnings(plane: &ControlPlane, ns: &str) -> Result<()> {
     let mut hooks = Hooks::new(plane, ns)?;
     hooks.register(VALIDATING, "v", &[hooks.hook("/warn", &json!({}))])?;
     let answer = hooks.until(plane, "the webhook warns", |answer| answer.headers.contains_key("warning"))?;
-    let told: Vec<&str> = answer.headers.get_all("warning").iter().filter_map(|v| v.to_str().ok()).collect();
+    let told = answer.warnings();
     ensure!(told == ["299 - \"first\"", "299 - \"second\""], "{told:?}");
     Ok(())
 }
