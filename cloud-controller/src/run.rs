@@ -1,6 +1,6 @@
 //! Wiring: flags, the lease, and one loop that brings infrastructure to what services and nodes ask for.
 
-use std::{net::IpAddr, path::PathBuf, sync::Arc, time::Duration};
+use std::{fmt, net::IpAddr, path::PathBuf, sync::Arc, time::Duration};
 
 use component_base::{
     auth::Delegated,
@@ -9,11 +9,12 @@ use component_base::{
     daemon::{self, Daemon, StartError},
     events::{EventType, Recorder, reference},
     flags::{Flag, FlagSet, Kind, Values, group},
-    informer::{Informers, ListWatch},
+    informer::{Informer, Informers, ListWatch},
     leader::LeaderElection,
     meta::ObjectKey,
     serving::{SecureServer, SecureServingOptions, Site},
     task::Tasks,
+    workqueue::{Outcome, RateLimits, WorkQueue, run_workers},
 };
 use k8s_openapi::api::core::v1::{Node, Service};
 use kube::{
@@ -21,7 +22,6 @@ use kube::{
     api::{Patch, PatchParams},
 };
 use serde_json::{Value, json};
-use tokio::sync::Notify;
 
 use crate::{
     controllers::{
@@ -36,8 +36,9 @@ use crate::{
 
 /// Everything is looked at this often even when nothing changed, so that strangers' changes are mended.
 const RESYNC: Duration = Duration::from_secs(60);
-/// Pause after a round with a failure.
-const RETRY: Duration = Duration::from_secs(5);
+/// Pause after a round with a failure, growing while rounds fail.
+const RETRY: RateLimits =
+    RateLimits { base: Duration::from_secs(5), max: Duration::from_secs(300), qps: 10.0, burst: 100.0 };
 
 /// The daemon.
 #[derive(Debug)]
@@ -128,12 +129,20 @@ impl Daemon for CloudController {
         let auth = Delegated::new(config.auth, "cloud-controller-manager").await?;
         SecureServer::bind(&config.serving)?.serve(Site::default(), Arc::new(auth), &tasks);
         let client = client::connect(&config.client).await?;
-        let provider = Arc::new(BareMetal::new(config.provider));
-        let routes = config.routes;
+        let (provider, routes) = (BareMetal::new(config.provider), config.routes);
         let lead = move |group: Tasks| async move {
-            let recorder = Recorder::new(client.clone(), clock::real(), "service-controller", "", &group);
+            let informers = Informers::new(client.clone(), &group);
+            let controller = Controller {
+                recorder: Recorder::new(client.clone(), clock::real(), "service-controller", "", &group),
+                services: informers.get(ListWatch::default()),
+                nodes: informers.get(ListWatch::default()),
+                client,
+                provider,
+                routes,
+            };
             let drain = group.drain();
-            drain.run_until_cancelled(follow(client, provider, recorder, routes, &group)).await;
+            drain.run_until_cancelled(controller.start(&informers, &group)).await;
+            drain.cancelled().await;
         };
         daemon::lead(config.election, &config.client, &tasks, lead).await
     }
@@ -148,34 +157,59 @@ fn provider_config(path: Option<&str>) -> Result<bare_metal::Config, ConfigError
     serde_saphyr::from_str(&text).map_err(|source| ConfigError::Parse { path, source: Box::new(source) })
 }
 
-/// Rounds: plan for everything there is, act, wait for a change.
-async fn follow(client: Client, provider: Arc<BareMetal>, recorder: Recorder, routes: bool, tasks: &Tasks) {
-    let informers = Informers::new(client.clone(), tasks);
-    let services = informers.get::<Service>(ListWatch::default());
-    let nodes = informers.get::<Node>(ListWatch::default());
-    let changed = Arc::new(Notify::new());
-    let (of_service, of_node) = (changed.clone(), changed.clone());
-    services.on_event(move |_| of_service.notify_one());
-    nodes.on_event(move |_| of_node.notify_one());
-    informers.start();
-    informers.wait_synced().await;
-    loop {
-        let all_nodes = nodes.store().list();
-        let plan = service::plan(&services.store().list(), &all_nodes, provider.as_ref());
-        let actor = Actor { client: &client, provider: provider.as_ref(), recorder: &recorder };
-        let lookup = |namespace: &str, name: &str| services.store().get(&ObjectKey::new(namespace, name));
-        let mut result = actor.carry_out(&plan, lookup).await;
-        if routes {
-            result =
-                result.and(provider.set_routes(&route::plan(&all_nodes)).await.map_err(RoundError::from));
+/// What is looked at: all of it. Load balancers share addresses and routes share tables, so one look decides on both.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+struct Infrastructure;
+
+impl fmt::Display for Infrastructure {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.write_str("infrastructure")
+    }
+}
+
+/// What a round reads and writes.
+struct Controller {
+    client: Client,
+    provider: BareMetal,
+    recorder: Recorder,
+    services: Informer<Service>,
+    nodes: Informer<Node>,
+    /// Whether routes are made.
+    routes: bool,
+}
+
+impl Controller {
+    /// Runs a round after every change, and after a while without one.
+    async fn start(self, informers: &Informers, tasks: &Tasks) {
+        let queue = WorkQueue::with_limits("service", RETRY);
+        let (of_service, of_node) = (queue.clone(), queue.clone());
+        self.services.on_event(move |_| of_service.add(Infrastructure));
+        self.nodes.on_event(move |_| of_node.add(Infrastructure));
+        informers.start();
+        informers.wait_synced().await;
+        // Where there is nothing, no event says so.
+        queue.add(Infrastructure);
+        let this = Arc::new(self);
+        run_workers(tasks, &queue, 1, move |Infrastructure| {
+            let this = this.clone();
+            async move { this.round().await.map(|()| Outcome::RequeueAfter(RESYNC)) }
+        });
+    }
+
+    /// Plans for everything there is, and acts.
+    async fn round(&self) -> Result<(), RoundError> {
+        let nodes = self.nodes.store().list();
+        let plan = service::plan(&self.services.store().list(), &nodes, &self.provider);
+        let actor = Actor { client: &self.client, provider: &self.provider, recorder: &self.recorder };
+        let lookup =
+            |namespace: &str, name: &str| self.services.store().get(&ObjectKey::new(namespace, name));
+        let balanced = actor.carry_out(&plan, lookup).await;
+        // A load balancer that cannot be made leaves no node without its routes.
+        if self.routes {
+            let routed = self.provider.set_routes(&route::plan(&nodes)).await.map_err(RoundError::from);
+            return balanced.and(routed);
         }
-        if let Err(error) = &result {
-            let cause = std::error::Error::source(error).map(ToString::to_string);
-            tracing::error!(cause, "{error}");
-            tokio::time::sleep(RETRY).await;
-        } else if tokio::time::timeout(RESYNC, changed.notified()).await.is_err() {
-            tracing::trace!("nothing changed for a while");
-        }
+        balanced
     }
 }
 

@@ -43,7 +43,11 @@ const DAEMONS: &[(&str, &str, &[&str])] = &[
         "https://127.0.0.1:10257",
         &["workqueue_adds_total", "leader_election_master_status"],
     ),
-    ("cloud-controller-manager", "https://127.0.0.1:10258", &["leader_election_master_status"]),
+    (
+        "cloud-controller-manager",
+        "https://127.0.0.1:10258",
+        &["workqueue_adds_total", "leader_election_master_status"],
+    ),
 ];
 
 /// Those of nodes, which have no page but /healthz that tells how they are.
