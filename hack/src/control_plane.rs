@@ -218,13 +218,15 @@ impl ControlPlane {
         daemon(layout, "kube-apiserver", &values, &files, &self.server(), vec![serving.cert])
     }
 
-    fn scheduler(&self, layout: &Layout) -> Result<Process> {
+    /// The scheduler's process, not started.
+    pub fn scheduler(&self, layout: &Layout) -> Result<Process> {
         let address = "https://127.0.0.1:10259";
         let it = Client { layout, binary: "kube-scheduler", kubeconfig: "scheduler", address };
         self.controller(&it, &[("bind-address", "127.0.0.1")])
     }
 
-    fn controller_manager(&self, layout: &Layout) -> Result<Process> {
+    /// The controller manager's process, not started.
+    pub fn controller_manager(&self, layout: &Layout) -> Result<Process> {
         let ca = self.ca.cert();
         let (ca_key, (sa_key, _)) = (self.ca.key(), pki::service_account_keys(&layout.pki())?);
         let values = [

@@ -12,7 +12,10 @@ use serde::Serialize;
 mod cache;
 mod churn;
 mod cluster;
+mod controllers;
 mod create;
+mod decisions;
+mod events;
 mod get;
 mod http;
 mod list;
@@ -21,6 +24,7 @@ mod nginx;
 mod plane;
 mod pods;
 mod ready;
+mod scheduler;
 mod slow_lists;
 mod start;
 mod usage;
@@ -57,6 +61,16 @@ pub const ALL: &[Benchmark] = &[
         name: "cache",
         about: "memory and start with 100,000 pods, beside what etcd stores and how fast it is read",
         run: cache::run,
+    },
+    Benchmark {
+        name: "scheduler",
+        about: "decisions at 5,000 nodes, and pods from created to bound, beside a client that binds them itself",
+        run: scheduler::run,
+    },
+    Benchmark {
+        name: "controllers",
+        about: "a large deployment, its deletion, namespaces and endpoints, beside a client doing the same writes",
+        run: controllers::run,
     },
     Benchmark { name: "churn", about: "leases of 5,000 nodes beside 100,000 pods", run: churn::run },
 ];

@@ -115,6 +115,11 @@ impl Client {
         self.typed("PATCH", path, "application/merge-patch+json", body).await.map(drop)
     }
 
+    /// Sends a strategic merge patch, which changes single conditions.
+    pub(super) async fn strategic(&mut self, path: &str, body: Bytes) -> Result<()> {
+        self.typed("PATCH", path, "application/strategic-merge-patch+json", body).await.map(drop)
+    }
+
     async fn typed(&mut self, method: &str, path: &str, kind: &str, body: Bytes) -> Result<Bytes> {
         let headers = [("content-type", kind), ("accept", "application/json")];
         let answer = self.send(method, path, &headers, body).await?;

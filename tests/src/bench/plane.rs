@@ -91,6 +91,22 @@ impl Plane {
         process::stop(&self.layout, name, Duration::from_secs(10))
     }
 
+    /// Starts the scheduler with as many requests to the API server as it can make: its own limit is not what is
+    /// measured.
+    pub(super) fn start_scheduler(&self) -> Result<()> {
+        self.start_unlimited(self.plane.scheduler(&self.layout)?)
+    }
+
+    /// Starts the controller manager, likewise without a limit.
+    pub(super) fn start_controller_manager(&self) -> Result<()> {
+        self.start_unlimited(self.plane.controller_manager(&self.layout)?)
+    }
+
+    fn start_unlimited(&self, mut process: process::Process) -> Result<()> {
+        process.argv.push("--kube-api-qps=-1".into());
+        process.ensure(&self.layout).map(drop)
+    }
+
     /// Starts the API server without waiting for it.
     pub(super) fn launch_api(&self) -> Result<()> {
         self.plane.apiserver(&self.layout)?.ensure(&self.layout).map(drop)
