@@ -7,7 +7,7 @@ use std::{
     collections::BTreeMap,
     convert::Infallible,
     fmt, io,
-    net::{IpAddr, SocketAddr},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     path::PathBuf,
     sync::Arc,
     time::{Duration, SystemTime},
@@ -101,7 +101,12 @@ impl Default for Site {
 impl Site {
     /// Health endpoints only.
     pub fn empty() -> Site {
-        Site { health: Health::default(), pages: Arc::default(), configz: Arc::default() }
+        Site::about(Health::default())
+    }
+
+    /// The endpoints of these health checks only, which may be told on other servers, too.
+    pub fn about(health: Health) -> Site {
+        Site { health, pages: Arc::default(), configz: Arc::default() }
     }
 
     /// The health checks.
@@ -129,18 +134,23 @@ impl Site {
         self
     }
 
-    fn with_version(self) -> Site {
+    /// With `/version`.
+    #[must_use]
+    pub fn with_version(self) -> Site {
         self.page("/version", |_| json(StatusCode::OK, &crate::version::info()));
         self
     }
 
-    fn with_configz(self) -> Site {
+    /// With `/configz`.
+    #[must_use]
+    pub fn with_configz(self) -> Site {
         let configz = self.configz.clone();
         self.page("/configz", move |_| json(StatusCode::OK, &*configz.read()));
         self
     }
 
-    fn answer(&self, parts: &Parts) -> Reply {
+    /// The answer to a request, which is 404 for all but the site's paths.
+    pub fn answer(&self, parts: &Parts) -> Reply {
         let path = parts.uri.path();
         if let Some(report) = self.health.answer(path, parts.uri.query().unwrap_or("")) {
             return text(report.status, report.text);
@@ -288,7 +298,14 @@ pub fn listen(address: SocketAddr, share_port: bool) -> Result<(TcpListener, Soc
         let address = listener.local_addr()?;
         Ok((listener, address))
     };
-    bind(address).map_err(|source| ServingError::Listen { address, source })
+    let bound = match bind(address) {
+        // Without IPv6 in the kernel, all addresses are IPv4's.
+        Err(_) if address.ip() == Ipv6Addr::UNSPECIFIED => {
+            bind(SocketAddr::from((Ipv4Addr::UNSPECIFIED, address.port())))
+        }
+        bound => bound,
+    };
+    bound.map_err(|source| ServingError::Listen { address, source })
 }
 
 /// Looks at the files of a serving certificate now and then, and serves what they hold when they change.

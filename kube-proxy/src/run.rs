@@ -10,8 +10,10 @@ use component_base::{
     informer::{Informer, Informers, ListWatch, Object},
     meta::ObjectKey,
     metrics::{self, Stability},
+    serving::ServingError,
     shutdown,
     task::Tasks,
+    workqueue,
 };
 use tokio::sync::Notify;
 
@@ -41,14 +43,8 @@ pub enum RunError {
     #[error(transparent)]
     Kernel(#[from] KernelError),
     /// A port cannot be opened, and that was said to be fatal.
-    #[error("cannot listen on {address}")]
-    Listen {
-        /// Where.
-        address: std::net::SocketAddr,
-        /// Why.
-        #[source]
-        source: std::io::Error,
-    },
+    #[error(transparent)]
+    Listen(#[from] ServingError),
     /// Signals cannot be received.
     #[error("cannot install signal handlers")]
     Signals(#[source] std::io::Error),
@@ -98,7 +94,7 @@ pub async fn build(config: Config) -> Result<App, RunError> {
         tasks,
         config,
     };
-    app.listen().await?;
+    app.listen()?;
     app.hear(&app.services, Some("service"));
     app.hear(&app.slices, Some("endpoint"));
     app.hear(&app.node, None);
@@ -138,21 +134,20 @@ impl App {
         tasks.failure().map_or(Ok(()), |why| Err(RunError::Failed(why.to_owned())))
     }
 
-    async fn listen(&self) -> Result<(), RunError> {
-        let fatal = |address, outcome: std::io::Result<()>| match outcome {
-            Ok(()) => Ok(()),
-            Err(source) if self.config.bind_hard_fail => Err(RunError::Listen { address, source }),
-            Err(error) => {
-                tracing::error!(%error, %address, "cannot listen");
+    fn listen(&self) -> Result<(), RunError> {
+        let fatal = |outcome: Result<(), ServingError>| match outcome {
+            Err(error) if !self.config.bind_hard_fail => {
+                tracing::error!(error = workqueue::chain(&error), "cannot listen");
                 Ok(())
             }
+            outcome => outcome,
         };
         if let Some(address) = self.config.healthz {
-            fatal(address, server::serve_health(&self.tasks, address, self.health.clone()).await)?;
+            fatal(server::serve_health(&self.tasks, address, self.health.clone()))?;
         }
         if let Some(address) = self.config.metrics {
             let configz = serde_json::to_value(&self.config.file).unwrap_or_default();
-            fatal(address, server::serve_metrics(&self.tasks, address, configz).await)?;
+            fatal(server::serve_metrics(&self.tasks, address, configz, self.health.clone()))?;
         }
         Ok(())
     }
@@ -219,7 +214,7 @@ impl App {
             model::build(&self.services.store().list(), &self.slices.store().list(), &self.config.node_name);
         // Netlink answers within the call; other tasks move to other threads meanwhile.
         let outcome = tokio::task::block_in_place(|| self.syncer.sync(&model, &settings));
-        checks.set(&model.health_checks).await;
+        checks.set(&model.health_checks);
         match outcome {
             Ok(()) => {
                 self.health.synced(began, jiff::Timestamp::now());

@@ -1,7 +1,8 @@
 //! What the proxy tells over HTTP: its own health, metrics, and services' health checks.
 //!
 //! Contract: upstream's `healthcheck` package: `/healthz` and `/livez` on port 10256, one port per
-//! service with `externalTrafficPolicy: Local`; `/metrics`, `/healthz` and `/proxyMode` on 10249.
+//! service with `externalTrafficPolicy: Local`; `/metrics`, `/healthz` and `/proxyMode` on 10249, with the health and
+//! version pages of every daemon.
 
 use std::{
     collections::BTreeMap,
@@ -14,17 +15,15 @@ use std::{
     time::{Duration, Instant},
 };
 
-use component_base::{metrics, task::Tasks};
-use http::{Request, Response, StatusCode, header};
-use http_body_util::Full;
-use hyper::{
-    body::{Bytes, Incoming},
-    server::conn::http1,
-    service::service_fn,
+use component_base::{
+    health::Endpoint,
+    serving::{self, Reply, ServingError, Site},
+    task::Tasks,
 };
+use http::{Request, StatusCode, header};
+use hyper::{body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use parking_lot::Mutex;
-use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 use crate::model::HealthCheck;
@@ -32,8 +31,7 @@ use crate::model::HealthCheck;
 /// A client has so long to send a request's head.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
 
-type Answer = Response<Full<Bytes>>;
-type Handler = Arc<dyn Fn(&str) -> Answer + Send + Sync>;
+type Handler = Arc<dyn Fn(&str) -> Reply + Send + Sync>;
 
 /// Whether the tables follow the API.
 #[derive(Debug)]
@@ -100,7 +98,7 @@ impl Health {
         self.synced.lock().is_some() && !self.waiting.lock().is_some_and(late)
     }
 
-    fn answer(&self, eligible: bool) -> Answer {
+    fn answer(&self, eligible: bool) -> Reply {
         let now = jiff::Timestamp::now();
         // With nothing waiting, the tables are right as of now; as of the last sync otherwise.
         let updated = match *self.waiting.lock() {
@@ -112,38 +110,41 @@ impl Health {
             "lastUpdated": updated.map(|at| at.to_string()), "currentTime": now.to_string(),
             "nodeEligible": self.node_eligible.load(Ordering::Acquire),
         });
-        json(if fine { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE }, &body)
+        serving::json(if fine { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE }, &body)
     }
 }
 
-/// Serves `/healthz` and `/livez`.
-pub async fn serve_health(tasks: &Tasks, address: SocketAddr, health: Arc<Health>) -> std::io::Result<()> {
+/// Serves `/healthz`, `/livez` and `/readyz` with what load balancers look at.
+///
+/// # Errors
+/// When the address cannot be listened on.
+pub fn serve_health(tasks: &Tasks, address: SocketAddr, health: Arc<Health>) -> Result<(), ServingError> {
     let handler = move |path: &str| match path {
-        "/healthz" => health.answer(health.node_eligible.load(Ordering::Acquire)),
+        "/healthz" | "/readyz" => health.answer(health.node_eligible.load(Ordering::Acquire)),
         "/livez" => health.answer(true),
-        _ => text(StatusCode::NOT_FOUND, "404 page not found\n"),
+        _ => serving::text(StatusCode::NOT_FOUND, "404 page not found\n"),
     };
-    serve(tasks, "healthz", address, tasks.drain(), Arc::new(handler)).await
+    serve(tasks, "healthz", address, tasks.drain(), Arc::new(handler))
 }
 
-/// Serves `/metrics`, `/healthz`, `/proxyMode` and `/configz`.
-pub async fn serve_metrics(
+/// Serves what every daemon tells of itself, and `/proxyMode`. `/healthz` says that the process answers, as upstream's does
+/// here; `/livez` and `/readyz` say whether the tables are kept up.
+///
+/// # Errors
+/// When the address cannot be listened on.
+pub fn serve_metrics(
     tasks: &Tasks,
     address: SocketAddr,
     configz: serde_json::Value,
-) -> std::io::Result<()> {
-    let configz = serde_json::json!({"kubeproxy.config.k8s.io": configz});
-    let handler = move |path: &str| match path {
-        "/metrics" => match metrics::encode() {
-            Ok(body) => with_type(StatusCode::OK, metrics::CONTENT_TYPE, body),
-            Err(error) => text(StatusCode::INTERNAL_SERVER_ERROR, &format!("{error}\n")),
-        },
-        "/healthz" => text(StatusCode::OK, "ok"),
-        "/proxyMode" => text(StatusCode::OK, "nftables"),
-        "/configz" => json(StatusCode::OK, &configz),
-        _ => text(StatusCode::NOT_FOUND, "404 page not found\n"),
-    };
-    serve(tasks, "metrics", address, tasks.drain(), Arc::new(handler)).await
+    health: Arc<Health>,
+) -> Result<(), ServingError> {
+    let site = Site::default();
+    site.configz("kubeproxy.config.k8s.io", configz);
+    site.page("/proxyMode", |_| serving::text(StatusCode::OK, "nftables"));
+    site.health().add_to(&[Endpoint::Livez, Endpoint::Readyz], "tables", move || {
+        if health.is_live(Instant::now()) { Ok(()) } else { Err("the tables are behind".to_owned()) }
+    });
+    serving::serve_plain(address, site, tasks).map(drop)
 }
 
 // === impl ServiceChecks ===
@@ -155,7 +156,7 @@ impl ServiceChecks {
     }
 
     /// Opens, changes and closes ports until they are those of the model.
-    pub async fn set(&mut self, wanted: &BTreeMap<(String, String), HealthCheck>) {
+    pub fn set(&mut self, wanted: &BTreeMap<(String, String), HealthCheck>) {
         self.open.retain(|key, open| {
             let stays = wanted.get(key).is_some_and(|check| check.port == open.port);
             if !stays {
@@ -168,7 +169,7 @@ impl ServiceChecks {
                 open.local_endpoints.store(check.local_endpoints, Ordering::Release);
                 continue;
             }
-            match self.open(key, check).await {
+            match self.open(key, check) {
                 Ok(open) => drop(self.open.insert(key.clone(), open)),
                 // Tried again with the next sync.
                 Err(error) => {
@@ -178,7 +179,7 @@ impl ServiceChecks {
         }
     }
 
-    async fn open(&self, key: &(String, String), check: &HealthCheck) -> std::io::Result<OpenCheck> {
+    fn open(&self, key: &(String, String), check: &HealthCheck) -> Result<OpenCheck, ServingError> {
         let local_endpoints = Arc::new(AtomicUsize::new(check.local_endpoints));
         let close = self.tasks.drain().child_token();
         let (key, count, health) = (key.clone(), local_endpoints.clone(), self.health.clone());
@@ -190,32 +191,26 @@ impl ServiceChecks {
                 "service": {"namespace": key.0, "name": key.1},
                 "localEndpoints": local, "serviceProxyHealthy": live,
             });
-            let mut answer = json(code, &body);
+            let mut answer = serving::json(code, &body);
             let weight = header::HeaderValue::from(local);
             answer.headers_mut().insert("x-load-balancing-endpoint-weight", weight);
             answer
         };
         let address = SocketAddr::from((Ipv6Addr::UNSPECIFIED, check.port));
-        serve(&self.tasks, "service-health", address, close.clone(), Arc::new(handler)).await?;
+        serve(&self.tasks, "service-health", address, close.clone(), Arc::new(handler))?;
         Ok(OpenCheck { port: check.port, local_endpoints, close })
     }
 }
 
 /// Listens and answers until `close`.
-async fn serve(
+fn serve(
     tasks: &Tasks,
     name: &str,
     address: SocketAddr,
     close: CancellationToken,
     handler: Handler,
-) -> std::io::Result<()> {
-    let listener = match TcpListener::bind(address).await {
-        // Without IPv6 in the kernel, all addresses are IPv4's.
-        Err(_) if address.ip() == Ipv6Addr::UNSPECIFIED => {
-            TcpListener::bind((std::net::Ipv4Addr::UNSPECIFIED, address.port())).await?
-        }
-        listener => listener?,
-    };
+) -> Result<(), ServingError> {
+    let (listener, _) = serving::listen(address, false)?;
     let connections = tasks.clone();
     tasks.spawn(name, async move {
         loop {
@@ -247,22 +242,6 @@ async fn serve(
         }
     });
     Ok(())
-}
-
-fn json(code: StatusCode, body: &serde_json::Value) -> Answer {
-    with_type(code, "application/json", body.to_string().into_bytes())
-}
-
-fn text(code: StatusCode, body: &str) -> Answer {
-    with_type(code, "text/plain; charset=utf-8", body.as_bytes().to_vec())
-}
-
-fn with_type(code: StatusCode, kind: &'static str, body: Vec<u8>) -> Answer {
-    let mut answer = Response::new(Full::new(Bytes::from(body)));
-    *answer.status_mut() = code;
-    answer.headers_mut().insert(header::CONTENT_TYPE, header::HeaderValue::from_static(kind));
-    answer.headers_mut().insert("x-content-type-options", header::HeaderValue::from_static("nosniff"));
-    answer
 }
 
 #[cfg(test)]

@@ -16,6 +16,7 @@ use component_base::{
     daemon::Daemon,
     events::Recorder,
     flags::{FlagSet, Values},
+    health::Health,
     serving::{ServingError, Site, serve_plain},
     task::Tasks,
     tls::{self, ClientCertificate, ServingCertificate, TlsError},
@@ -507,20 +508,20 @@ impl App {
             .map_err(at(&folder))?;
         start_upkeep(&shared, &pods, &config, &tasks);
         classes::run(Arc::clone(&shared), &tasks);
+        let health = health(seen, &pods);
         if let Some((listener, tls)) = listener {
             let server = Arc::new(Server {
                 shared: Arc::clone(&shared),
                 pods: Arc::clone(&pods),
-                seen: Arc::clone(&seen),
                 stats,
                 root_dir: config.root_dir.clone(),
                 node_logs: file_logs(&config),
-                configz: configz(&config),
+                site: site(&config, health.clone()),
             });
             serve(listener, tls, gate, server, &tasks);
         }
         if config.file.healthz_port != 0 {
-            serve_health(&config, seen, &tasks)?;
+            serve_health(&config, health, &tasks)?;
         }
         Ok(())
     }
@@ -550,15 +551,31 @@ fn file_logs(config: &Config) -> Option<PathBuf> {
     on.then(|| file.pod_logs_dir.parent().unwrap_or(Path::new("/var/log")).to_owned())
 }
 
-/// The local health port, without TLS.
-fn serve_health(config: &Config, seen: Arc<pleg::Seen>, tasks: &Tasks) -> Result<(), RunError> {
-    let site = Site::empty();
-    site.health().add("syncloop", move || {
+/// What the kubelet's health is made of: the runtime answers and, to be ready, every source of pods has spoken.
+fn health(seen: Arc<pleg::Seen>, pods: &Arc<Pods>) -> Health {
+    let health = Health::default();
+    health.add("syncloop", move || {
         if seen.is_fresh() { Ok(()) } else { Err("the container runtime does not answer".to_owned()) }
     });
+    let pods = Arc::clone(pods);
+    health.add_readiness("sources", move || {
+        if pods.is_synced() { Ok(()) } else { Err("not every source has told its pods".to_owned()) }
+    });
+    health
+}
+
+/// What the kubelet tells of itself as every daemon does.
+fn site(config: &Config, health: Health) -> Site {
+    let site = Site::about(health).with_version().with_configz();
+    site.configz("kubeletconfig", configz(config));
+    site
+}
+
+/// The local health port, without TLS.
+fn serve_health(config: &Config, health: Health, tasks: &Tasks) -> Result<(), RunError> {
     let text = crate::probe::join(&config.file.healthz_bind_address, config.file.healthz_port);
     let address = text.parse().map_err(|_| RunError::Address(text.clone()))?;
-    serve_plain(address, site, tasks)?;
+    serve_plain(address, Site::about(health), tasks)?;
     Ok(())
 }
 
@@ -580,7 +597,7 @@ fn start_upkeep(shared: &Arc<Shared>, pods: &Arc<Pods>, config: &Config, tasks: 
 /// The part of the configuration that `/configz` shows.
 fn configz(config: &Config) -> serde_json::Value {
     let file = &config.file;
-    serde_json::json!({ "kubeletconfig": {
+    serde_json::json!({
         "kind": "KubeletConfiguration",
         "apiVersion": "kubelet.config.k8s.io/v1beta1",
         "port": file.port,
@@ -608,5 +625,5 @@ fn configz(config: &Config) -> serde_json::Value {
         "containerRuntimeEndpoint": file.container_runtime_endpoint,
         "staticPodPath": file.static_pod_path,
         "failCgroupV1": file.fail_cgroup_v1,
-    }})
+    })
 }

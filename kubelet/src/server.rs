@@ -15,6 +15,7 @@ pub mod streams;
 use std::{convert::Infallible, path::PathBuf, sync::Arc, time::Instant};
 
 use bytes::Bytes;
+use component_base::serving::Site;
 use http::{Method, Request, Response, StatusCode, header};
 use http_body_util::{BodyExt, Full, combinators::UnsyncBoxBody};
 use hyper::body::Incoming;
@@ -22,7 +23,6 @@ use k8s_openapi::api::core::v1::{Container, Pod};
 use serde::Serialize;
 
 use crate::{
-    pleg::Seen,
     pod,
     pods::Pods,
     runtime::{Glimpse, RuntimeError, cri, observed::PodRuntime},
@@ -71,16 +71,14 @@ pub struct Server {
     pub shared: Arc<Shared>,
     /// The pods.
     pub pods: Arc<Pods>,
-    /// When the runtime was last seen.
-    pub seen: Arc<Seen>,
     /// What is used.
     pub stats: Arc<Collector>,
     /// The kubelet's folder.
     pub root_dir: PathBuf,
     /// The folder of the node's logs, where they are shown.
     pub node_logs: Option<PathBuf>,
-    /// The configuration as JSON.
-    pub configz: serde_json::Value,
+    /// Health, version and configuration, as every daemon tells them.
+    pub site: Site,
 }
 
 /// Query parameters, decoded; a name may come more than once.
@@ -155,7 +153,6 @@ impl Server {
         let query = Query::parse(request.uri().query());
         let parts: Vec<&str> = path.split('/').collect();
         match (request.method(), parts.as_slice()) {
-            (&Method::GET, ["healthz", ..]) => Ok(listener::health(&self.seen)),
             (&Method::GET, ["pods"]) => Ok(json(&list(self.pods.list()))),
             (&Method::GET, ["runningpods"]) => Ok(json(&list(self.running().await?))),
             (&Method::GET, ["containerLogs", namespace, name, container]) => {
@@ -181,7 +178,6 @@ impl Server {
             (&Method::GET, ["metrics", "resource"]) => Ok(text(metrics::resource(&self).await?)),
             (&Method::GET, ["metrics", "cadvisor"]) => Ok(text(metrics::cadvisor(&self).await?)),
             (&Method::GET, ["metrics", "probes"]) => Ok(text(metrics::probes())),
-            (&Method::GET, ["configz"]) => Ok(json(&self.configz)),
             (&Method::GET, ["logs", rest @ ..]) => match &self.node_logs {
                 Some(root) => node_logs::serve(root, &rest.join("/")),
                 None => Err(ServeError::Disabled),
@@ -189,7 +185,10 @@ impl Server {
             (&Method::POST, ["checkpoint", namespace, name, container]) => {
                 self.checkpoint(namespace, name, container, &query).await
             }
-            _ => Err(ServeError::NotFound("404 page not found".to_owned())),
+            _ => {
+                let (parts, _) = request.into_parts();
+                Ok(self.site.answer(&parts).map(|body| body.map_err(|never| match never {}).boxed_unsync()))
+            }
         }
     }
 
@@ -274,8 +273,11 @@ fn running_pods(seen: &[Glimpse]) -> Vec<Pod> {
 
 /// The first part of a path, where it is one of the API's; requests for anything else are counted together.
 fn known(path: &str) -> &'static str {
-    const PATHS: [&str; 13] = [
+    const PATHS: [&str; 16] = [
         "healthz",
+        "livez",
+        "readyz",
+        "version",
         "pods",
         "runningpods",
         "containerLogs",

@@ -28,7 +28,7 @@ pub fn subresources(path: &str) -> Vec<&'static str> {
         "checkpoint" => vec!["checkpoint"],
         "statusz" => vec!["statusz"],
         "pods" | "runningpods" => vec!["pods", "proxy"],
-        "healthz" => vec!["healthz", "proxy"],
+        "healthz" | "livez" | "readyz" => vec!["healthz", "proxy"],
         "configz" | "flagz" => vec!["configz", "proxy"],
         _ => vec!["proxy"],
     }
@@ -47,6 +47,8 @@ mod tests {
             ("/containerLogs/a/b/c", vec!["proxy"]),
             ("/exec/a/b/c", vec!["proxy"]),
             ("/healthz", vec!["healthz", "proxy"]),
+            ("/readyz/syncloop", vec!["healthz", "proxy"]),
+            ("/version", vec!["proxy"]),
         ] {
             assert_eq!(subresources(path), expected, "{path}");
         }

@@ -3,7 +3,7 @@
 use std::{convert::Infallible, net::SocketAddr, sync::Arc, time::Duration};
 
 use component_base::task::Tasks;
-use http::{Request, Response, StatusCode};
+use http::{Request, Response};
 use hyper::{body::Incoming, service::service_fn};
 use hyper_util::{
     rt::{TokioExecutor, TokioIo, TokioTimer},
@@ -13,8 +13,7 @@ use rustls::pki_types::CertificateDer;
 use tokio::net::TcpListener;
 use tokio_rustls::TlsAcceptor;
 
-use super::{Body, Server, answer, auth::Gate};
-use crate::pleg::Seen;
+use super::{Body, Server, auth::Gate};
 
 const HANDSHAKE: Duration = Duration::from_secs(10);
 
@@ -104,15 +103,4 @@ async fn guarded(
         return Ok(*refused);
     }
     server.serve(Request::from_parts(parts, body)).await
-}
-
-/// What `/healthz` says.
-#[must_use]
-pub fn health(seen: &Seen) -> Response<Body> {
-    let plain = "text/plain; charset=utf-8";
-    if seen.is_fresh() {
-        answer(StatusCode::OK, plain, "ok")
-    } else {
-        answer(StatusCode::INTERNAL_SERVER_ERROR, plain, "syncloop: the container runtime does not answer")
-    }
 }

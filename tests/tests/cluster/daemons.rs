@@ -48,10 +48,6 @@ const DAEMONS: &[(&str, &str, &[&str])] = &[
         "https://127.0.0.1:10258",
         &["workqueue_adds_total", "leader_election_master_status"],
     ),
-];
-
-/// Those of nodes, which have no page but /healthz that tells how they are.
-const ON_NODES: &[(&str, &str, &[&str])] = &[
     ("kubelet", "https://NODE:10250", &["kubelet_running_pods", "kubelet_node_name"]),
     ("kube-proxy", "http://127.0.0.1:10249", &["kubeproxy_sync_proxy_rules_duration_seconds_bucket"]),
 ];
@@ -77,27 +73,23 @@ fn telling(c: &Cluster, ns: &str) -> Result<()> {
     shell(c, ns, "client", "nslookup kubernetes.default.svc.cluster.local")?;
     let node = node_address(c, &only_node(c)?)?;
     let api = c.kubectl(&["config", "view", "--minify", "-o", "jsonpath={.clusters[0].cluster.server}"])?;
-    let all = DAEMONS.iter().map(|d| (d, false)).chain(ON_NODES.iter().map(|d| (d, true)));
-    for ((daemon, server, metrics), on_node) in all {
+    for (daemon, server, metrics) in DAEMONS {
         let server = if server.is_empty() { api.clone() } else { server.replace("NODE", &node) };
         let (admin, anybody) = (asking(c, ns, &server, true)?, asking(c, ns, &server, false)?);
         let ask = |who: &str, path: &str| {
             c.kubectl(&["get", "--raw", path, who]).with_context(|| format!("{daemon} {path}"))
         };
-        ensure!(ask(&admin, "/healthz")?.starts_with("ok"), "{daemon} /healthz");
-        for path in ["/healthz", "/livez", "/readyz"].into_iter().filter(|_| !on_node) {
+        for path in ["/healthz", "/livez", "/readyz"] {
             ensure!(ask(&admin, path)?.starts_with("ok"), "{daemon} {path}");
             let verbose = ask(&admin, &format!("{path}?verbose"))?;
             ensure!(says(&verbose, &["[+]", " ok\n", "check passed"]), "{daemon} {path}?verbose: {verbose}");
         }
-        if !on_node {
-            let version: Value = serde_json::from_str(&ask(&admin, "/version")?)?;
-            ensure!(version["major"] == "1" && version["minor"] == "36", "{daemon}: {version}");
-            ensure!(
-                version["gitVersion"].as_str().is_some_and(|v| v.starts_with("v1.36")),
-                "{daemon}: {version}"
-            );
-        }
+        let version: Value = serde_json::from_str(&ask(&admin, "/version")?)?;
+        ensure!(version["major"] == "1" && version["minor"] == "36", "{daemon}: {version}");
+        ensure!(
+            version["gitVersion"].as_str().is_some_and(|v| v.starts_with("v1.36")),
+            "{daemon}: {version}"
+        );
         let told = ask(&admin, "/metrics")?;
         let always = ["# HELP ", "# TYPE ", "process_resident_memory_bytes ", "process_start_time_seconds "];
         for metric in metrics.iter().chain(&always) {
