@@ -14,7 +14,10 @@ use std::{
 };
 
 use futures::FutureExt;
-use tokio::task::AbortHandle;
+use tokio::{
+    task::AbortHandle,
+    time::{Interval, MissedTickBehavior},
+};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::Instrument;
 
@@ -147,6 +150,16 @@ impl Tasks {
         self.inner.drain.clone()
     }
 
+    /// The pace of a task that does something every `period`, at once for the first time, until this group drains.
+    ///
+    /// # Panics
+    /// When the period is zero.
+    pub fn ticks(&self, period: Duration) -> Ticks {
+        let mut interval = tokio::time::interval(period);
+        interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        Ticks { interval, drain: self.drain() }
+    }
+
     /// Begins draining: cancels [`Tasks::drain`] and returns at once.
     pub fn cancel(&self) {
         self.inner.drain.cancel();
@@ -181,6 +194,25 @@ impl Tasks {
         let left = self.inner.tracker.len();
         self.inner.abort.cancel();
         left
+    }
+}
+
+/// What [`Tasks::ticks`] returns; a round that takes longer than the period puts the next one off.
+#[derive(Debug)]
+pub struct Ticks {
+    interval: Interval,
+    drain: CancellationToken,
+}
+
+impl Ticks {
+    /// Waits for the next round; says whether there is one, which there is not after the drain.
+    pub async fn next(&mut self) -> bool {
+        self.drain.run_until_cancelled(self.interval.tick()).await.is_some()
+    }
+
+    /// Waits for `future`, which is dropped at the drain: then there is no output.
+    pub async fn until_drain<F: Future>(&self, future: F) -> Option<F::Output> {
+        self.drain.run_until_cancelled(future).await
     }
 }
 
@@ -221,6 +253,23 @@ mod tests {
         tasks.child().spawn("controller", async { panic!("bug") });
         tasks.drain().cancelled().await;
         assert_eq!(tasks.failure(), Some("task controller panicked: bug"));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn ticks_come_at_once_and_then_at_their_pace_until_the_drain() {
+        let tasks = Tasks::new();
+        let mut ticks = tasks.ticks(Duration::from_secs(10));
+        let begun = tokio::time::Instant::now();
+        assert!(ticks.next().await && begun.elapsed().is_zero());
+        assert_eq!(ticks.until_drain(async { 1 }).await, Some(1));
+        assert!(ticks.next().await && begun.elapsed() == Duration::from_secs(10));
+        // A long round puts the next one off by a whole period.
+        tokio::time::sleep(Duration::from_secs(25)).await;
+        assert!(ticks.next().await && ticks.next().await);
+        assert_eq!(begun.elapsed(), Duration::from_secs(45));
+        tasks.cancel();
+        assert!(!ticks.next().await);
+        assert_eq!(ticks.until_drain(std::future::pending::<()>()).await, None);
     }
 
     #[tokio::test]

@@ -68,21 +68,12 @@ pub struct Eviction {
 /// Watches for pressure until the drain; the result goes into the node's conditions.
 pub fn run(eviction: Eviction, tasks: &Tasks) -> Arc<Mutex<Pressure>> {
     let result = Arc::new(Mutex::new(Pressure::default()));
-    let (pressure, drain) = (Arc::clone(&result), tasks.drain());
+    let (pressure, mut ticks) = (Arc::clone(&result), tasks.ticks(PERIOD));
     tasks.spawn("eviction", async move {
         let mut state = State::default();
-        let mut ticks = tokio::time::interval(PERIOD);
-        ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-        loop {
-            tokio::select! {
-                () = drain.cancelled() => return,
-                _ = ticks.tick() => {}
-            }
+        while ticks.next().await {
             let evicted = eviction.round(&mut state, &pressure).await;
-            tokio::select! {
-                () = drain.cancelled() => return,
-                () = eviction.wait_for(&evicted) => {}
-            }
+            ticks.until_drain(eviction.wait_for(&evicted)).await;
         }
     });
     result

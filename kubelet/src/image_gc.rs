@@ -107,14 +107,9 @@ impl ImageGc {
 
     /// Collects until the drain.
     pub fn run(self: &Arc<Self>, tasks: &Tasks) {
-        let (this, drain) = (Arc::clone(self), tasks.drain());
+        let (this, mut ticks) = (Arc::clone(self), tasks.ticks(PERIOD));
         tasks.spawn("image-gc", async move {
-            let mut ticks = tokio::time::interval(PERIOD);
-            loop {
-                tokio::select! {
-                    () = drain.cancelled() => return,
-                    _ = ticks.tick() => {}
-                }
+            while ticks.next().await {
                 if let Err(error) = this.collect().await {
                     let text = error.to_string();
                     tracing::error!(%error, "image garbage collection failed");

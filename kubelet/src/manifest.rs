@@ -110,16 +110,11 @@ fn is_manifest(path: &Path) -> bool {
 
 /// Feeds static pods to the workers until the drain.
 pub fn run(path: PathBuf, node: String, period: Duration, pods: Arc<Pods>, tasks: &Tasks) {
-    let drain = tasks.drain();
+    let mut ticks = tasks.ticks(Duration::from_secs(1));
     tasks.spawn("manifests", async move {
         let mut stamp = Vec::new();
         let mut last = tokio::time::Instant::now();
-        let mut ticks = tokio::time::interval(Duration::from_secs(1));
-        loop {
-            tokio::select! {
-                () = drain.cancelled() => return,
-                _ = ticks.tick() => {}
-            }
+        while ticks.next().await {
             let now = stamps(&path);
             if now != stamp || last.elapsed() >= period || stamp.is_empty() {
                 stamp = now;

@@ -7,10 +7,7 @@ use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use component_base::{informer::Informer, task::Tasks};
 use k8s_openapi::{api::core::v1::Pod, apimachinery::pkg::apis::meta::v1::OwnerReference};
-use kube::{
-    Api, Client,
-    api::{DeleteParams, PostParams, Preconditions},
-};
+use kube::{Api, Client, api::PostParams};
 
 use crate::{pod, pods::Pods, status::Statuses};
 
@@ -86,15 +83,10 @@ pub fn run(
     statuses: Arc<Statuses>,
     tasks: &Tasks,
 ) {
-    let drain = tasks.drain();
+    let mut ticks = tasks.ticks(PERIOD);
     tasks.spawn("mirror-pods", async move {
-        known.wait_synced().await;
-        let mut ticks = tokio::time::interval(PERIOD);
-        loop {
-            tokio::select! {
-                () = drain.cancelled() => return,
-                _ = ticks.tick() => {}
-            }
+        ticks.until_drain(known.wait_synced()).await;
+        while ticks.next().await {
             if !pods.is_synced() {
                 continue;
             }
@@ -113,13 +105,7 @@ pub fn run(
 async fn carry_out(client: &Client, node: &str, plan: &Plan) -> Result<(), kube::Error> {
     for old in &plan.delete {
         let api: Api<Pod> = Api::namespaced(client.clone(), pod::namespace(old));
-        let preconditions = Preconditions { uid: old.metadata.uid.clone(), resource_version: None };
-        let params = DeleteParams {
-            grace_period_seconds: Some(0),
-            preconditions: Some(preconditions),
-            ..DeleteParams::default()
-        };
-        ignore(api.delete(pod::name(old), &params).await.map(drop), &[404, 409])?;
+        ignore(api.delete(pod::name(old), &pod::at_once(old)).await.map(drop), &[404, 409])?;
     }
     for own in &plan.create {
         let nodes: Api<k8s_openapi::api::core::v1::Node> = Api::all(client.clone());

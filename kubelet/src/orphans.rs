@@ -78,14 +78,9 @@ pub fn plan(list: &[Glimpse], knows: impl Fn(&str) -> bool, keep: usize) -> Plan
 
 /// Collects until the drain.
 pub fn run(shared: Arc<Shared>, pods: Arc<Pods>, tasks: &Tasks) {
-    let drain = tasks.drain();
+    let mut ticks = tasks.ticks(PERIOD);
     tasks.spawn("orphans", async move {
-        let mut ticks = tokio::time::interval(PERIOD);
-        loop {
-            tokio::select! {
-                () = drain.cancelled() => return,
-                _ = ticks.tick() => {}
-            }
+        while ticks.next().await {
             if !pods.is_synced() {
                 continue;
             }

@@ -70,16 +70,10 @@ fn count(list: &[Glimpse]) {
 /// Watches the runtime until the drain and wakes the workers of pods that changed.
 pub fn run(runtime: Runtime, pods: Arc<Pods>, tasks: &Tasks) -> Arc<Seen> {
     let seen = Arc::new(Seen(Mutex::new(Instant::now())));
-    let (result, drain) = (Arc::clone(&seen), tasks.drain());
+    let (result, mut ticks) = (Arc::clone(&seen), tasks.ticks(PERIOD));
     tasks.spawn("pleg", async move {
         let (mut before, mut last) = (View::new(), Instant::now());
-        let mut ticks = tokio::time::interval(PERIOD);
-        ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-        loop {
-            tokio::select! {
-                () = drain.cancelled() => return,
-                _ = ticks.tick() => {}
-            }
+        while ticks.next().await {
             let (begun, metrics) = (Instant::now(), metrics::get());
             metrics.pleg_interval.observe(last.elapsed().as_secs_f64());
             last = begun;

@@ -79,20 +79,11 @@ enum Stage {
 
 /// Looks for plugins until the drain.
 pub fn run(folder: PathBuf, kinds: Vec<Arc<dyn PluginKind>>, tasks: &Tasks) {
-    let drain = tasks.drain();
+    let mut ticks = tasks.ticks(PERIOD);
     tasks.spawn("plugins", async move {
         let mut watcher = Watcher { kinds, known: HashMap::new() };
-        let mut ticks = tokio::time::interval(PERIOD);
-        ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-        loop {
-            tokio::select! {
-                () = drain.cancelled() => return,
-                _ = ticks.tick() => {}
-            }
-            tokio::select! {
-                () = drain.cancelled() => return,
-                () = watcher.round(&folder) => {}
-            }
+        while ticks.next().await {
+            ticks.until_drain(watcher.round(&folder)).await;
         }
     });
 }

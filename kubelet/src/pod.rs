@@ -7,6 +7,7 @@ pub mod qos;
 pub mod resources;
 
 use k8s_openapi::api::core::v1::{Container, EphemeralContainer, Pod, PodSpec};
+use kube::api::{DeleteParams, Preconditions};
 
 /// Where a container stands in its pod: which list it comes from and its index there.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -56,6 +57,17 @@ pub fn name(pod: &Pod) -> &str {
 #[must_use]
 pub fn display(pod: &Pod) -> String {
     format!("{}_{}({})", name(pod), namespace(pod), uid(pod))
+}
+
+/// How the pod, and no other of its name, is taken out of the API at once.
+#[must_use]
+pub fn at_once(pod: &Pod) -> DeleteParams {
+    let preconditions = Preconditions { uid: pod.metadata.uid.clone(), resource_version: None };
+    DeleteParams {
+        grace_period_seconds: Some(0),
+        preconditions: Some(preconditions),
+        ..DeleteParams::default()
+    }
 }
 
 /// An annotation's value.

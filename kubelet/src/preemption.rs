@@ -84,17 +84,8 @@ mod tests {
     use crate::testing;
 
     fn pod(name: &str, priority: i32, cpu: &str) -> Arc<Pod> {
-        let resources = serde_json::from_value(json!({ "requests": { "cpu": cpu } })).unwrap();
-        Arc::new(
-            testing::pod(name)
-                .container("c")
-                .with(|p| {
-                    let spec = p.spec.as_mut().unwrap();
-                    spec.priority = Some(priority);
-                    spec.containers[0].resources = Some(resources);
-                })
-                .build(),
-        )
+        let resources = json!({ "requests": { "cpu": cpu } });
+        Arc::new(testing::pod(name).container("c").priority(priority).resources(resources).build())
     }
 
     fn names(found: Option<Vec<Arc<Pod>>>) -> Option<Vec<String>> {

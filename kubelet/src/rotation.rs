@@ -17,14 +17,9 @@ use crate::{
 
 /// Rotates until the drain.
 pub fn run(shared: Arc<Shared>, pods: Arc<Pods>, rotation: Rotation, tasks: &Tasks) {
-    let drain = tasks.drain();
+    let mut ticks = tasks.ticks(rotation.period);
     tasks.spawn("log-rotation", async move {
-        let mut ticks = tokio::time::interval(rotation.period);
-        loop {
-            tokio::select! {
-                () = drain.cancelled() => return,
-                _ = ticks.tick() => {}
-            }
+        while ticks.next().await {
             for pod in pods.list() {
                 let logs = crate::runtime::config::pod_log_dir(&shared.settings.log_root, &pod);
                 if !has_large(&logs, rotation.max_size) {

@@ -12,7 +12,7 @@ use component_base::task::Tasks;
 use k8s_openapi::api::core::v1::{Pod, PodStatus};
 use kube::{
     Api, Client,
-    api::{DeleteParams, Patch, PatchParams, Preconditions},
+    api::{Patch, PatchParams},
 };
 use parking_lot::Mutex;
 use tokio::{sync::Notify, time::Instant};
@@ -54,6 +54,12 @@ impl Call {
             Self::Patch { key, .. } => key,
             Self::Delete { pod } => pod::uid(pod),
         }
+    }
+
+    /// There is no use in making the call again after this answer. A conflict ends the status of a pod whose name another
+    /// has, but not a deletion: that may as well have come in the way of another write.
+    fn is_pointless_after(&self, code: u16) -> bool {
+        code == 404 || (code == 409 && matches!(self, Self::Patch { .. }))
     }
 }
 
@@ -156,8 +162,9 @@ impl Statuses {
             };
             match send(&client, &call).await {
                 Ok(()) => self.done(call),
-                // The pod is gone, or another of its name is there: nothing is left to say.
-                Err(kube::Error::Api(status)) if matches!(status.code, 404 | 409) => self.done(call),
+                // The pod is gone, or another of its name is there: nothing is left to say. The pod is forgotten once its
+                // source says so, too; until then, a deletion that was refused is asked for again.
+                Err(kube::Error::Api(status)) if call.is_pointless_after(status.code) => self.done(call),
                 Err(error) => {
                     tracing::warn!(%error, "cannot send the pod's status");
                     self.hold(&call, Instant::now() + RETRY);
@@ -190,13 +197,7 @@ async fn send(client: &Client, call: &Call) -> Result<(), kube::Error> {
         }
         Call::Delete { pod } => {
             let api: Api<Pod> = Api::namespaced(client.clone(), pod::namespace(pod));
-            let preconditions = Preconditions { uid: pod.metadata.uid.clone(), resource_version: None };
-            let params = DeleteParams {
-                grace_period_seconds: Some(0),
-                preconditions: Some(preconditions),
-                ..DeleteParams::default()
-            };
-            api.delete(pod::name(pod), &params).await?;
+            api.delete(pod::name(pod), &pod::at_once(pod)).await?;
         }
     }
     Ok(())

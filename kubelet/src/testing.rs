@@ -40,6 +40,16 @@ impl PodBuilder {
         self.spec().init_containers.get_or_insert_default().push(sidecar);
         self
     }
+    pub(crate) fn priority(mut self, priority: i32) -> Self {
+        self.spec().priority = Some(priority);
+        self
+    }
+    /// What the container added last asks for, in the API's words.
+    pub(crate) fn resources(mut self, resources: serde_json::Value) -> Self {
+        let last = self.spec().containers.last_mut().expect("a container comes first");
+        last.resources = Some(serde_json::from_value(resources).expect("resources"));
+        self
+    }
     pub(crate) fn with(mut self, change: impl FnOnce(&mut Pod)) -> Self {
         change(&mut self.0);
         self

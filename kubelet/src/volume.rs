@@ -15,6 +15,7 @@ pub mod downward_api;
 pub mod empty_dir;
 pub mod host_path;
 pub mod image;
+pub mod keyed;
 pub mod nfs;
 pub mod ownership;
 pub mod projected;

@@ -47,15 +47,10 @@ pub fn burstable_shares<'a>(pods: impl Iterator<Item = &'a Pod>) -> i64 {
 /// Keeps the weight of burstable pods right until the drain.
 pub fn run(shared: Arc<Shared>, tasks: &Tasks) {
     let Some(cgroups) = shared.cgroups.clone() else { return };
-    let drain = tasks.drain();
+    let mut ticks = tasks.ticks(PERIOD);
     tasks.spawn("cgroup-classes", async move {
         let mut set = None;
-        let mut ticks = tokio::time::interval(PERIOD);
-        loop {
-            tokio::select! {
-                () = drain.cancelled() => return,
-                _ = ticks.tick() => {}
-            }
+        while ticks.next().await {
             let pods = shared.allocations.pods();
             let shares = burstable_shares(pods.iter().map(AsRef::as_ref));
             if set != Some(shares) && weigh(&cgroups, shares) {

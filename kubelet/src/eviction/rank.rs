@@ -205,15 +205,7 @@ mod tests {
     };
 
     fn pod(name: &str, priority: i32, requests: serde_json::Value) -> Pod {
-        let resources = serde_json::from_value(requests).unwrap();
-        testing::pod(name)
-            .container("c")
-            .with(|p| {
-                let spec = p.spec.as_mut().unwrap();
-                spec.priority = Some(priority);
-                spec.containers[0].resources = Some(resources);
-            })
-            .build()
+        testing::pod(name).container("c").priority(priority).resources(requests).build()
     }
 
     fn usage(name: &str, memory: u64, disk: u64) -> PodUsage {

@@ -6,7 +6,9 @@ use k8s_openapi::api::core::v1::{ServiceAccountTokenProjection, Volume, VolumePr
 use super::{
     Context, Mounted, VolumeError, VolumePlugin,
     atomic::{self, Payload, Projection},
-    config_map, downward_api, mount_tmpfs, secret,
+    downward_api,
+    keyed::{self, Kind, Reference},
+    mount_tmpfs,
 };
 use crate::pod;
 
@@ -41,13 +43,14 @@ async fn part_files(
     part: &VolumeProjection,
     mode: Option<i32>,
 ) -> Result<Payload, VolumeError> {
+    let of = |kind, name, items, optional| Reference { kind, name, items, default_mode: mode, optional };
     if let Some(map) = &part.config_map {
-        let optional = map.optional == Some(true);
-        return config_map::files(context, &map.name, map.items.as_deref(), mode, optional).await;
+        let reference = of(Kind::ConfigMap, &map.name, map.items.as_deref(), map.optional);
+        return keyed::files(context, &reference).await;
     }
     if let Some(secret) = &part.secret {
-        let optional = secret.optional == Some(true);
-        return secret::files(context, &secret.name, secret.items.as_deref(), mode, optional).await;
+        let reference = of(Kind::Secret, &secret.name, secret.items.as_deref(), secret.optional);
+        return keyed::files(context, &reference).await;
     }
     if let Some(downward) = &part.downward_api {
         return downward_api::files(context, downward.items.as_deref().unwrap_or_default(), mode);
