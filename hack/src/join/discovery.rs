@@ -1,7 +1,7 @@
 //! Finding out that the server is the cluster that is meant: `cluster-info`, read without trust, is taken when the token signed
 //! it and its CA has the hash that was given, and read again with that CA.
 
-use std::{fmt, fs, io::Read, path::PathBuf, str::FromStr};
+use std::{fmt, fs, io::Read, path::PathBuf, str::FromStr, time::Duration};
 
 use anyhow::{Context, Result, bail, ensure};
 use aws_lc_rs::hmac;
@@ -16,7 +16,11 @@ use x509_parser::pem::parse_x509_pem;
 use crate::{
     command::{command, output},
     layout::Layout,
+    screen,
 };
+
+/// Time `cluster-info` may take to be signed with a new token.
+const SIGNED_WITHIN: Duration = Duration::from_secs(60);
 
 /// A bootstrap token: six characters that name it, sixteen that are secret.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -91,7 +95,17 @@ pub(super) fn discover(
     let url = format!("https://{server}/api/v1/namespaces/kube-public/configmaps/cluster-info");
     let curl =
         |trust: &[&str]| output(&mut command("curl", [&["-sSf", "-m", "10"], trust, &[&url]].concat()));
-    let (url_of_cluster, pem) = check(&curl(&["-k"])?, token, hashes)?;
+    let named = format!("\"{}\"", signature_key(token));
+    let mut said = String::new();
+    // A token made just now is signed with as soon as the controller has seen it.
+    screen::wait("cluster-info signed with the token", SIGNED_WITHIN, || {
+        said = match curl(&["-k"]) {
+            Ok(said) => said,
+            Err(error) => return Ok(Some(format!("{error:#}"))),
+        };
+        Ok((!said.contains(&named)).then(|| "it is not, the token is new or has expired".to_owned()))
+    })?;
+    let (url_of_cluster, pem) = check(&said, token, hashes)?;
     let ca = layout.pki().join("ca.crt");
     fs::write(&ca, &pem)?;
     let again = curl(&["--cacert", &ca.to_string_lossy()])
@@ -103,12 +117,17 @@ pub(super) fn discover(
     Ok(Discovered { server: format!("https://{server}"), ca })
 }
 
+/// Where `cluster-info` has the token's signature.
+fn signature_key(token: &Token) -> String {
+    format!("jws-kubeconfig-{}", token.id)
+}
+
 /// The server's URL and the CA's certificate out of a `cluster-info`, if the token signed them and the hash fits.
 fn check(config_map: &str, token: &Token, hashes: &[String]) -> Result<(String, Vec<u8>)> {
     let info: Value = serde_json::from_str(config_map).context("cluster-info is no JSON")?;
     let data = |key: &str| info["data"][key].as_str().map(str::to_owned);
     let text = data("kubeconfig").context("cluster-info has no kubeconfig")?;
-    let signature = data(&format!("jws-kubeconfig-{}", token.id))
+    let signature = data(&signature_key(token))
         .with_context(|| format!("cluster-info is not signed with token {}: has it expired?", token.id))?;
     verify(&text, &signature, token)?;
     let config: Value = serde_json::from_str(&text).context("the kubeconfig of cluster-info is no JSON")?;
