@@ -1,7 +1,9 @@
 //! Which endpoints take a connection, by traffic policy.
 //!
-//! Contract: KEP-1669 (terminating endpoints take traffic when no ready one is left) and KEP-2433,
-//! KEP-3015 (hints count when every ready endpoint has one and some are for here).
+//! Contract: KEP-1669 (terminating endpoints take traffic when no ready one is left, whatever they were meant for) and KEP-2433,
+//! KEP-3015 (hints of a kind count when every ready endpoint has some and one is for here; nodes before zones).
+
+use std::sync::Arc;
 
 use crate::{
     model::{Endpoint, Settings},
@@ -10,21 +12,25 @@ use crate::{
 
 /// Endpoints for cluster-wide traffic.
 pub(super) fn cluster<'a>(family: Family, all: &'a [Endpoint], settings: &Settings) -> Vec<&'a Endpoint> {
-    let ready = usable(family, all.iter());
-    let hinted = |e: &&Endpoint| !e.nodes.is_empty() || !e.zones.is_empty();
-    if ready.iter().all(hinted) {
-        let for_node = |e: &&&Endpoint| e.nodes.contains(&settings.node);
-        let for_zone = |e: &&&Endpoint| !settings.zone.is_empty() && e.zones.contains(&settings.zone);
-        let here: Vec<&Endpoint> = ready.iter().filter(for_node).copied().collect();
-        if !here.is_empty() {
-            return here;
-        }
-        let here: Vec<&Endpoint> = ready.iter().filter(for_zone).copied().collect();
-        if !here.is_empty() {
-            return here;
-        }
+    let takers = usable(family, all.iter());
+    if takers.iter().any(|e| !e.ready) {
+        return takers;
     }
-    ready
+    let for_node = meant_for(&takers, &settings.node, |e| &e.nodes);
+    for_node.or_else(|| meant_for(&takers, &settings.zone, |e| &e.zones)).unwrap_or(takers)
+}
+
+/// The endpoints whose hints name this place, if all have hints of the kind and some do.
+fn meant_for<'a>(
+    all: &[&'a Endpoint],
+    place: &str,
+    hints: impl Fn(&'a Endpoint) -> &'a [Arc<str>],
+) -> Option<Vec<&'a Endpoint>> {
+    if all.iter().any(|e| hints(e).is_empty()) {
+        return None;
+    }
+    let here = |e: &&&'a Endpoint| !place.is_empty() && hints(e).iter().any(|name| **name == *place);
+    Some(all.iter().filter(here).copied().collect()).filter(|here: &Vec<_>| !here.is_empty())
 }
 
 /// Endpoints on this node.

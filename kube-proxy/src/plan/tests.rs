@@ -323,18 +323,36 @@ fn terminating_endpoints_serve_only_when_nothing_else_does() {
 }
 
 #[test]
-fn hints_count_when_all_endpoints_have_them() {
-    let hinted = |address: &str, zone: &str| Endpoint { zones: vec![zone.into()], ..endpoint(address) };
-    let table = one(service(), vec![hinted("10.244.1.1", "a"), hinted("10.244.1.2", "b")]);
-    assert_eq!(fate(&table, packet(POD, "10.96.0.5", 80)), "10.244.1.1:8080");
-    let table = one(service(), vec![hinted("10.244.1.1", "b"), endpoint("10.244.1.2")]);
-    assert_eq!(fate(&table, packet(POD, "10.96.0.5", 80)), "10.244.1.1:8080,10.244.1.2:8080");
-    let table = one(service(), vec![hinted("10.244.1.1", "b"), hinted("10.244.1.2", "c")]);
-    assert_eq!(
-        fate(&table, packet(POD, "10.96.0.5", 80)),
-        "10.244.1.1:8080,10.244.1.2:8080",
-        "nobody is for here"
-    );
+fn hints_of_a_kind_count_when_all_endpoints_have_them_and_some_are_for_here() {
+    let hints = |names: &[&str]| names.iter().map(|name| (*name).into()).collect::<Vec<_>>();
+    // Hints of nodes and zones of three endpoints, and the numbers of those that take connections on node n1 in zone a.
+    type Hints<'a> = (&'a [&'a str], &'a [&'a str]);
+    let cases: &[([Hints<'_>; 3], &[u8])] = &[
+        ([(&[], &["a"]), (&[], &["b"]), (&[], &["a", "b"])], &[1, 3]),
+        ([(&[], &["b"]), (&[], &[]), (&[], &["a"])], &[1, 2, 3]),
+        ([(&[], &["b"]), (&[], &["c"]), (&[], &["b"])], &[1, 2, 3]),
+        ([(&["n1"], &["b"]), (&["n2"], &["a"]), (&["n2"], &["a"])], &[1]),
+        ([(&["n2"], &["b"]), (&["n2"], &["a"]), (&["n3"], &["a"])], &[2, 3]),
+        ([(&["n1"], &["b"]), (&[], &["a"]), (&["n2"], &["b"])], &[2]),
+        ([(&["n1"], &[]), (&["n2"], &["a"]), (&["n1"], &["a"])], &[1, 3]),
+        ([(&["n1"], &[]), (&[], &["a"]), (&["n1"], &["a"])], &[1, 2, 3]),
+        ([(&[], &[]), (&[], &[]), (&[], &[])], &[1, 2, 3]),
+    ];
+    for (endpoints, want) in cases {
+        let made = endpoints.iter().enumerate().map(|(at, (nodes, zones))| Endpoint {
+            nodes: hints(nodes),
+            zones: hints(zones),
+            ..endpoint(&format!("10.244.1.{}", at + 1))
+        });
+        let all: Vec<Endpoint> = made.collect();
+        let want: Vec<String> = want.iter().map(|n| format!("10.244.1.{n}:8080")).collect();
+        let table = one(service(), all.clone());
+        assert_eq!(fate(&table, packet(POD, "10.96.0.5", 80)), want.join(","), "{endpoints:?}");
+        // The last ones take what comes, whatever they were meant for.
+        let table = one(service(), all.into_iter().map(dying).collect());
+        let want = "10.244.1.1:8080,10.244.1.2:8080,10.244.1.3:8080";
+        assert_eq!(fate(&table, packet(POD, "10.96.0.5", 80)), want, "{endpoints:?}");
+    }
 }
 
 #[test]
