@@ -1,6 +1,7 @@
 //! Long-running processes: start detached, find again, stop, show why one died.
 
 use std::{
+    collections::BTreeSet,
     fs::{self, File, OpenOptions},
     os::unix::process::CommandExt,
     path::{Path, PathBuf},
@@ -92,6 +93,19 @@ impl Process {
         let record = Record { pid, started, digest, address: self.address.clone() };
         fs::write(pid_file(layout, &self.name), serde_json::to_vec(&record)?)?;
         Ok(true)
+    }
+
+    /// Starts a process that has ended again, once: as a leader does that lost its lease while its store was away.
+    /// When it ends again that is an error, with the last log lines.
+    pub fn keep(&self, layout: &Layout, started_again: &mut BTreeSet<String>) -> Result<()> {
+        if live(layout, &self.name).is_some() {
+            return Ok(());
+        }
+        if !started_again.insert(self.name.clone()) {
+            return self.check(layout);
+        }
+        screen::detail(&format!("{} ended: starting it again", self.name));
+        self.ensure(layout).map(drop)
     }
 
     /// An error with the last log lines if the process is not running.

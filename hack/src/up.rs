@@ -1,6 +1,6 @@
 //! `hack/up`: from a source tree to a cluster that answers.
 
-use std::{fs, time::Duration};
+use std::{collections::BTreeSet, fs, time::Duration};
 
 use anyhow::{Context, Result, bail};
 use nix::unistd::geteuid;
@@ -123,10 +123,11 @@ fn wait_for_nodes(
     nodes: &[Node],
     processes: &[Process],
 ) -> Result<()> {
+    let mut started_again = BTreeSet::new();
     for node in nodes {
         screen::wait(&format!("node {} Ready", node.name), Duration::from_secs(90), || {
             for process in processes {
-                process.check(layout)?;
+                process.keep(layout, &mut started_again)?;
             }
             let Ok(object) = plane.get(layout, &["node", &node.name]) else {
                 return Ok(Some("kubelet has not registered it yet".into()));

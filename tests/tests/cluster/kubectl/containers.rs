@@ -182,6 +182,10 @@ fn port_forward(c: &Cluster, ns: &str) -> Result<()> {
     run(c, ns, &["create", "deployment", "web", "--image=keelson.local/web:1"])?;
     run(c, ns, &["expose", "deployment", "web", "--port=8080", "--target-port=80"])?;
     run(c, ns, &["rollout", "status", "deployment/web", "--timeout=60s"])?;
+    let proxied = format!("/api/v1/namespaces/{ns}/services/web:8080/proxy/");
+    c.eventually("the web server listens", 30, |c| {
+        Ok(c.kubectl(&["get", "--raw", &proxied])?.contains("Keelson says hello").then_some(()))
+    })?;
     let pod = run(c, ns, &["get", "pods", "-l", "app=web", "-o", "name"])?;
     for (target, ports) in [(pod.trim(), ":80"), ("deployment/web", ":80"), ("service/web", ":8080")] {
         let mut forward = c.kubectl_background(ns, &["port-forward", target, ports], false)?;
