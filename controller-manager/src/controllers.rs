@@ -13,6 +13,8 @@ mod endpoints;
 mod endpointslice;
 mod endpointslice_mirroring;
 mod ephemeral_volume;
+#[cfg(test)]
+mod faults;
 mod garbage_collector;
 mod history;
 mod horizontalpodautoscaler;

@@ -197,9 +197,14 @@ fn conditions(
 
 #[cfg(test)]
 mod tests {
+    use k8s_openapi::api::core::v1::PodTemplateSpec;
     use serde_json::{Value, json};
 
     use super::*;
+    use crate::controllers::{
+        faults::{Write, survives},
+        pod_control,
+    };
 
     fn set(replicas: i32) -> ReplicaSet {
         serde_json::from_value(json!({
@@ -280,5 +285,22 @@ mod tests {
         );
         let failed = status(&set, &pods, Some("quota".into()), now);
         assert_eq!(failed.conditions.unwrap()[0].reason.as_deref(), Some("FailedCreate"));
+    }
+
+    #[test]
+    fn faults_change_nothing_in_the_end() {
+        let there: Vec<Arc<Pod>> = ["a", "b"].map(|name| pod(name, Some("set"), json!({}))).into();
+        for wanted in [0, 1, 7] {
+            let set = set(wanted);
+            let plan = |seen: &[Arc<Pod>]| match scale(&set, seen) {
+                Scale::Keep => Vec::new(),
+                Scale::Create(count) => {
+                    let made = pod_control::from_template(&PodTemplateSpec::default(), &set);
+                    vec![Write::Create(Box::new(made)); count]
+                }
+                Scale::Delete(pods) => names(&pods).into_iter().map(Write::Delete).collect(),
+            };
+            survives(&there, plan, |_| "a pod".to_owned());
+        }
     }
 }

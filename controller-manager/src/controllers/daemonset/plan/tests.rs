@@ -1,6 +1,7 @@
 use serde_json::{Value, json};
 
 use super::*;
+use crate::controllers::faults::{Write, survives};
 
 fn now() -> Timestamp {
     "2026-01-01T01:00:00Z".parse().unwrap()
@@ -151,4 +152,27 @@ fn the_status_counts_nodes() {
         (status.updated_number_scheduled, status.number_available, status.number_unavailable),
         (Some(1), Some(1), Some(2))
     );
+}
+
+#[test]
+fn faults_change_nothing_in_the_end() {
+    let nodes = ["a", "b", "c", "d"].map(|name| node(name, json!([])));
+    let old: Vec<Arc<Pod>> =
+        ["a", "b", "c"].map(|name| pod(&format!("old-{name}"), name, "old", true)).into();
+    let surging = json!({"rollingUpdate": {"maxSurge": 1, "maxUnavailable": 0}});
+    for strategy in [json!({}), json!({"rollingUpdate": {"maxUnavailable": 2}}), surging] {
+        let set = set(strategy);
+        let writes = |seen: &[Arc<Pod>]| {
+            let pods = by_node(seen);
+            let mut all = manage(&set, &nodes, &pods, "new", now());
+            let step = roll(&set, &nodes, &pods, "new", now());
+            all.create.extend(step.create);
+            all.delete.extend(step.delete);
+            let made = all.create.iter().map(|node| Write::Create(Box::new(pod_for(&set, node, "new"))));
+            let gone = all.delete.iter().filter_map(|p| p.metadata.name.clone()).map(Write::Delete);
+            made.chain(gone).collect()
+        };
+        let says = |pod: &Pod| format!("{:?} {}", node_of(pod), is_new(pod, "new"));
+        survives(&old, writes, says);
+    }
 }

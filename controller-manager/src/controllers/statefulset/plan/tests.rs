@@ -1,6 +1,7 @@
 use serde_json::{Value, json};
 
 use super::*;
+use crate::controllers::faults::{Write, survives};
 
 const NAMES: Names<'static> = Names { current: "w-old", update: "w-new" };
 
@@ -134,4 +135,33 @@ fn a_complete_update_becomes_what_is_current() {
     assert_eq!(half.current_revision.as_deref(), Some("w-old"));
     let done = status(&all(&["ready", "ready", "ready"]));
     assert_eq!((done.current_replicas, done.current_revision.as_deref()), (Some(3), Some("w-new")));
+}
+
+#[test]
+fn faults_change_nothing_in_the_end() {
+    let old = |count: i32| (0..count).map(|o| pod(o, "w-old", "ready")).collect::<Vec<_>>();
+    let cases = [
+        ("it comes up", json!({}), old(0)),
+        ("all at once", json!({"podManagementPolicy": "Parallel"}), old(0)),
+        ("fewer", json!({"replicas": 1}), old(4)),
+        ("another version", json!({}), old(3)),
+        ("another version, in part", json!({"updateStrategy": {"rollingUpdate": {"partition": 1}}}), old(3)),
+    ];
+    for (what, spec, start) in cases {
+        println!("{what}");
+        let set = set(spec, Value::Null);
+        let writes = |seen: &[Arc<Pod>]| {
+            let plan = plan(&set, seen, NAMES, now());
+            let made = plan.create.into_iter().map(|(ordinal, template)| {
+                let revision = if template == Template::Current { NAMES.current } else { NAMES.update };
+                let mut made = (*pod(ordinal, revision, "pending")).clone();
+                made.status = None;
+                Write::Create(Box::new(made))
+            });
+            let gone = plan.delete.into_iter().filter_map(|p| p.metadata.name.clone()).map(Write::Delete);
+            made.chain(gone).collect()
+        };
+        let says = |pod: &Pod| format!("{:?} {}", pod.metadata.name, revision(pod));
+        survives(&start, writes, says);
+    }
 }
