@@ -2,6 +2,8 @@
 //!
 //! Contract: apimachinery `pkg/labels.Parse` and `pkg/fields.ParseSelector`.
 
+use component_base::selector::{LabelSelector, Operator, Requirement, SelectorError};
+
 use crate::{
     registry::SelectableField,
     status::Status,
@@ -10,7 +12,9 @@ use crate::{
 
 /// Both selectors; fields must be selectable.
 pub(crate) fn parse(labels: &str, fields: &str, selectable: &[SelectableField]) -> Result<Selection, Status> {
-    let labels = split(labels).into_iter().map(label).collect::<Result<_, _>>()?;
+    let labels: LabelSelector =
+        labels.parse().map_err(|error: SelectorError| Status::bad_request(error.to_string()))?;
+    let labels = labels.requirements().iter().map(requirement).collect();
     let mut requirements = Vec::new();
     for term in fields.split(',').map(str::trim).filter(|t| !t.is_empty()) {
         let one = field(term)?;
@@ -24,59 +28,17 @@ pub(crate) fn parse(labels: &str, fields: &str, selectable: &[SelectableField]) 
     Ok(Selection { labels, fields: requirements })
 }
 
-/// Splits at commas outside parentheses.
-fn split(text: &str) -> Vec<&str> {
-    let (mut parts, mut depth, mut start) = (Vec::new(), 0_u32, 0);
-    for (i, c) in text.char_indices() {
-        match c {
-            '(' => depth += 1,
-            ')' => depth = depth.saturating_sub(1),
-            ',' if depth == 0 => {
-                parts.push(&text[start..i]);
-                start = i + 1;
-            }
-            _ => {}
-        }
-    }
-    parts.push(&text[start..]);
-    parts.into_iter().map(str::trim).filter(|p| !p.is_empty()).collect()
-}
-
-fn label(term: &str) -> Result<LabelRequirement, Status> {
-    let bad = || Status::bad_request(format!("unable to parse requirement: {term:?}"));
-    let of = |key: &str, operator, values: Vec<String>| {
-        let key = key.trim();
-        let legal = |c: char| c.is_ascii_alphanumeric() || "-_./".contains(c);
-        if key.is_empty() || !key.chars().all(legal) {
-            return Err(bad());
-        }
-        Ok(LabelRequirement { key: key.to_owned(), operator, values })
+/// A requirement as the store has it, where `=` is a list of one.
+fn requirement(parsed: &Requirement) -> LabelRequirement {
+    let operator = match parsed.operator() {
+        Operator::In | Operator::Equals | Operator::DoubleEquals => LabelOperator::In,
+        Operator::NotIn | Operator::NotEquals => LabelOperator::NotIn,
+        Operator::Exists => LabelOperator::Exists,
+        Operator::DoesNotExist => LabelOperator::DoesNotExist,
+        Operator::GreaterThan => LabelOperator::GreaterThan,
+        Operator::LessThan => LabelOperator::LessThan,
     };
-    if let Some(body) = term.strip_suffix(')') {
-        let (head, values) = body.split_once('(').ok_or_else(bad)?;
-        let (key, word) = head.trim().rsplit_once(char::is_whitespace).ok_or_else(bad)?;
-        let operator = match word {
-            "in" => LabelOperator::In,
-            "notin" => LabelOperator::NotIn,
-            _ => return Err(bad()),
-        };
-        return of(key, operator, values.split(',').map(|v| v.trim().to_owned()).collect());
-    }
-    if let Some(key) = term.strip_prefix('!') {
-        return of(key, LabelOperator::DoesNotExist, Vec::new());
-    }
-    for (sign, operator) in [
-        ("!=", LabelOperator::NotIn),
-        ("==", LabelOperator::In),
-        ("=", LabelOperator::In),
-        (">", LabelOperator::GreaterThan),
-        ("<", LabelOperator::LessThan),
-    ] {
-        if let Some((key, value)) = term.split_once(sign) {
-            return of(key, operator, vec![value.trim().to_owned()]);
-        }
-    }
-    of(term, LabelOperator::Exists, Vec::new())
+    LabelRequirement { key: parsed.key().to_owned(), operator, values: parsed.values().to_vec() }
 }
 
 fn field(term: &str) -> Result<FieldRequirement, Status> {
@@ -115,8 +77,14 @@ mod tests {
             assert_eq!(got, vec![LabelRequirement { key: key.to_owned(), operator, values }], "{text}");
         }
         assert_eq!(parse("a in (b,c),d", "", &[]).unwrap().labels.len(), 2);
-        assert!(parse("a in b)", "", &[]).is_err());
-        assert!(parse("a b", "", &[]).is_err());
+        for (text, why) in [
+            ("a in", "unable to parse requirement: found '' expected: '('"),
+            ("a in b)", "unable to parse requirement: found 'b' expected: '('"),
+            ("a b", "unable to parse requirement: found 'b', expected: in, notin, =, ==, !=, gt, lt"),
+        ] {
+            let refused = parse(text, "", &[]).unwrap_err();
+            assert_eq!((refused.code, refused.message.as_str()), (400, why), "{text}");
+        }
     }
 
     #[test]
