@@ -1,12 +1,19 @@
 //! MutatingAdmissionPolicy: mutations of policies are made one after the other, each seeing what those before it did.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Instant};
 
+use arc_swap::ArcSwap;
 use async_trait::async_trait;
 use cel_engine::{List, Message, RUNTIME_COST_BUDGET, Type, Value};
 use serde_json::{Map, Value as Json};
 
-use super::{Definition, Kept, Policies, Policy, View, Work, bare, binding::Binding, list, text};
+use super::{
+    Definition, Kept, Policies, Policy, View, Work, bare,
+    binding::Binding,
+    list,
+    metrics::{self, ErrorType, Wrong},
+    text,
+};
 use crate::{
     admission::{
         Parts, Plugin, Request,
@@ -20,6 +27,7 @@ use crate::{
     object::Object,
     objects::Kind,
     patch::JsonPatch,
+    registry::{Resource, catalog::Catalog},
     schema,
     status::{Cause, Details, Reason, Status},
 };
@@ -90,11 +98,13 @@ impl MutatingPolicy {
 
 struct Mutating {
     policies: Policies<MutatingPolicy>,
+    /// Where the schemas of custom objects are found.
+    catalog: Arc<ArcSwap<Catalog>>,
 }
 
 pub(in crate::admission) fn new(parts: &Parts) -> Arc<dyn Plugin> {
     let policies = Kept::new(POLICIES, parts.objects.clone(), |object| vec![MutatingPolicy::of(object)]);
-    Arc::new(Mutating { policies: Policies::new(parts, policies, BINDINGS) })
+    Arc::new(Mutating { policies: Policies::new(parts, policies, BINDINGS), catalog: parts.catalog.clone() })
 }
 
 /// One evaluation of a policy: with a binding and one of its parameters.
@@ -197,8 +207,11 @@ impl Mutating {
             if request.object.is_none() {
                 break;
             }
+            let begun = Instant::now();
             let made = self.mutate(mutation, invocation, &view, request).await?;
-            outcome = outcome.and(made);
+            let error = made.as_ref().err().map_or(ErrorType::None, |wrong| wrong.error);
+            metrics::mutated(&policy.definition.name, &invocation.binding.name, error, begun.elapsed());
+            outcome = outcome.and(made.map_err(|wrong| Failure::invalid(wrong.message)));
         }
         let changed = before.as_ref() != request.object.as_deref();
         request.reinvocation.called(NAME, &member, changed, policy.if_needed);
@@ -222,6 +235,13 @@ impl Mutating {
         Ok(expressions::judge(&definition.conditions, &evaluator).await)
     }
 
+    /// The kind of an object of the resource written, in the object's version.
+    fn kind_of(&self, object: &Object, request: &Request<'_>) -> Option<Arc<Resource>> {
+        let (group, version) = object.api_version().split_once('/').unwrap_or(("", object.api_version()));
+        let found = self.catalog.load().find(group, version, request.resource.plural).cloned();
+        found.filter(|resource| resource.kind == object.kind())
+    }
+
     /// Makes one change.
     async fn mutate(
         &self,
@@ -229,7 +249,7 @@ impl Mutating {
         invocation: &Invocation,
         view: &View,
         request: &mut Request<'_>,
-    ) -> Result<Result<(), Failure>, Status> {
+    ) -> Result<Result<(), Wrong>, Status> {
         let seen = view.afresh(request, &invocation.version).await?;
         let subject = seen.subject(view, invocation.params.as_deref());
         let Some(object) = subject.object else { return Ok(Ok(())) };
@@ -239,11 +259,11 @@ impl Mutating {
         let mut budget = RUNTIME_COST_BUDGET;
         let value = match evaluator.evaluate(expression, &mut budget).await {
             Ok(Ok(value)) => value,
-            Ok(Err(why)) => return Ok(Err(Failure::invalid(why))),
-            Err(spent) => return Ok(Err(Failure::invalid(spent.to_string()))),
+            Ok(Err(why)) => return Ok(Err(Wrong::evaluating(expression, why))),
+            Err(spent) => return Ok(Err(spent.into())),
         };
         let changed = match mutation {
-            Mutation::Apply(_) => applied(&value, object),
+            Mutation::Apply(_) => applied(&value, object, self.kind_of(object, request).as_deref()),
             Mutation::Patch(_) => patched(&value, object),
         };
         drop(value);
@@ -251,7 +271,7 @@ impl Mutating {
         let changed = match changed {
             Ok(Some(changed)) => changed,
             Ok(None) => return Ok(Ok(())),
-            Err(why) => return Ok(Err(Failure::invalid(why))),
+            Err(why) => return Ok(Err(Wrong::other(why))),
         };
         let (api_version, kind, is_own) = (seen.shown.api_version, seen.shown.kind, seen.shown.is_own);
         let after = decoded(changed, &api_version, &kind).map_err(|s| Status::internal(s.message))?;
@@ -264,7 +284,7 @@ impl Mutating {
 }
 
 /// The object with an apply configuration in it.
-fn applied(value: &Value<'_>, object: &Object) -> Result<Option<Json>, String> {
+fn applied(value: &Value<'_>, object: &Object, kind: Option<&Resource>) -> Result<Option<Json>, String> {
     let Some(Json::Object(mut configuration)) = value.to_json() else {
         return Err(format!(
             "unsupported return type from ApplyConfiguration expression: {}",
@@ -273,7 +293,10 @@ fn applied(value: &Value<'_>, object: &Object) -> Result<Option<Json>, String> {
     };
     configuration.insert("apiVersion".to_owned(), object.api_version().into());
     configuration.insert("kind".to_owned(), object.kind().into());
-    let form = Form::of_object(schema::type_of(object.api_version(), object.kind()));
+    let form = match kind.and_then(|kind| kind.strategy.custom()) {
+        Some(custom) => custom.form(),
+        None => Form::of_object(schema::type_of(object.api_version(), object.kind())),
+    };
     let made = overlay(&object.to_value(), &Json::Object(configuration), form);
     made.map(Some).map_err(|why| format!("error applying patch: {why}"))
 }

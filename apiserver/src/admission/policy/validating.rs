@@ -1,6 +1,9 @@
 //! ValidatingAdmissionPolicy: every validation of every policy is evaluated; the first denial is the answer.
 
-use std::sync::Arc;
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use async_trait::async_trait;
 use cel_engine::{RUNTIME_COST_BUDGET, Type, Value};
@@ -9,7 +12,9 @@ use serde_json::{Value as Json, json};
 use super::{
     Definition, Kept, Policies, Policy, Work, bare,
     binding::{Action, Binding},
-    list, metrics, text,
+    list,
+    metrics::{self, ErrorType, Wrong},
+    text,
 };
 use crate::{
     admission::{Parts, Plugin, Request},
@@ -50,18 +55,27 @@ struct Annotation {
 }
 
 /// What a validation came to.
-#[derive(Debug, PartialEq)]
-enum Decision {
-    Admit,
-    Deny { message: String, reason: Reason },
+#[derive(Debug)]
+struct Decision {
+    /// Why the write is to be denied, if it is.
+    denial: Option<Denial>,
+    error: ErrorType,
+    elapsed: Duration,
+}
+
+/// An audit annotation's value; an error denies.
+#[derive(Debug)]
+struct Noted {
+    key: String,
+    value: Result<String, Wrong>,
+    elapsed: Duration,
 }
 
 /// What one evaluation of a policy came to.
 #[derive(Debug, Default)]
 struct Outcome {
     decisions: Vec<Decision>,
-    /// Annotations by key; an error denies.
-    annotations: Vec<(String, Result<String, String>)>,
+    annotations: Vec<Noted>,
 }
 
 impl Policy for ValidatingPolicy {
@@ -126,6 +140,7 @@ impl Plugin for Validating {
 }
 
 /// Why a write is refused.
+#[derive(Debug)]
 struct Denial {
     message: String,
     reason: Reason,
@@ -189,9 +204,16 @@ struct Report<'r> {
 impl Report<'_> {
     fn decisions(&mut self, decisions: Vec<Decision>, warnings: &mut Vec<String>) {
         for (index, decision) in decisions.into_iter().enumerate() {
-            let Decision::Deny { message, reason } = decision else { continue };
+            let Decision { denial, error, elapsed } = decision;
+            let count = |action| metrics::validated(self.policy, &self.binding.name, action, error, elapsed);
+            let Some(Denial { message, reason }) = denial else {
+                if error != ErrorType::None {
+                    count(None);
+                }
+                continue;
+            };
             for action in &self.binding.actions {
-                metrics::validated(self.policy, &self.binding.name, *action);
+                count(Some(*action));
                 match action {
                     Action::Deny => self.deny(&message, reason),
                     Action::Warn => {
@@ -229,8 +251,8 @@ impl Report<'_> {
         audit::annotate("validation.policy.admission.k8s.io/validation_failure", value.to_string());
     }
 
-    fn annotations(&mut self, annotations: Vec<(String, Result<String, String>)>, notes: &mut Notes) {
-        for (key, value) in annotations {
+    fn annotations(&mut self, annotations: Vec<Noted>, notes: &mut Notes) {
+        for Noted { key, value, elapsed } in annotations {
             match value {
                 Ok(mut value) => {
                     let cut =
@@ -238,7 +260,11 @@ impl Report<'_> {
                     value.truncate(cut.unwrap_or(0));
                     notes.add(key, value);
                 }
-                Err(why) => self.deny(&why, Reason::Invalid),
+                Err(wrong) => {
+                    let denied = Some(Action::Deny);
+                    metrics::validated(self.policy, &self.binding.name, denied, wrong.error, elapsed);
+                    self.deny(&wrong.message, Reason::Invalid);
+                }
             }
         }
     }
@@ -283,84 +309,77 @@ impl ValidatingPolicy {
             Verdict::Unmet(_) => return Outcome::default(),
             // A condition that failed under `Ignore` is one that does not hold.
             Verdict::Failed(_) if self.definition.ignores_failures => return Outcome::default(),
-            Verdict::Failed(why) => return self.failed(why),
+            Verdict::Failed(why) => return self.failed(Wrong::other(why)),
         }
         let decisions = match self.decide(subject, questions).await {
             Ok(decisions) => decisions,
-            Err(why) => return self.failed(why),
+            Err(wrong) => return self.failed(wrong),
         };
         match self.annotate(subject, questions).await {
             Ok(annotations) => Outcome { decisions, annotations },
-            Err(why) => self.failed(why),
+            Err(wrong) => self.failed(wrong),
         }
     }
 
-    fn error(&self, message: String) -> Decision {
-        match self.definition.ignores_failures {
-            true => Decision::Admit,
-            false => Decision::Deny { message, reason: Reason::Invalid },
-        }
+    fn error(&self, wrong: Wrong, elapsed: Duration) -> Decision {
+        let Wrong { message, error } = wrong;
+        let denial = Denial { message, reason: Reason::Invalid };
+        Decision { denial: (!self.definition.ignores_failures).then_some(denial), error, elapsed }
     }
 
-    fn failed(&self, why: String) -> Outcome {
-        Outcome { decisions: vec![self.error(why)], annotations: Vec::new() }
+    fn failed(&self, wrong: Wrong) -> Outcome {
+        Outcome { decisions: vec![self.error(wrong, Duration::ZERO)], annotations: Vec::new() }
     }
 
-    async fn decide(
-        &self,
-        subject: Subject<'_>,
-        questions: &Arc<Questions>,
-    ) -> Result<Vec<Decision>, String> {
+    async fn decide(&self, subject: Subject<'_>, questions: &Arc<Questions>) -> Result<Vec<Decision>, Wrong> {
         let variables = &self.definition.variables;
         let evaluator = Evaluator::new(subject, variables, Some(questions.clone()));
         let messages = Evaluator::new(subject, variables, None);
         let mut budget = RUNTIME_COST_BUDGET;
         let mut values = Vec::with_capacity(self.validations.len());
         for validation in &self.validations {
-            values.push(
-                evaluator.evaluate(&validation.expression, &mut budget).await.map_err(|e| e.to_string())?,
-            );
+            let begun = Instant::now();
+            let value = evaluator.evaluate(&validation.expression, &mut budget).await?;
+            values.push((value, begun.elapsed()));
         }
         let mut decisions = Vec::with_capacity(values.len());
-        for (validation, value) in self.validations.iter().zip(values) {
+        for (validation, (value, elapsed)) in self.validations.iter().zip(values) {
             decisions.push(match value {
-                Ok(Value::Bool(true)) => Decision::Admit,
+                Ok(Value::Bool(true)) => Decision { denial: None, error: ErrorType::None, elapsed },
                 Ok(_) => match validation.message(&messages, &mut budget).await {
-                    Ok(message) => Decision::Deny { message, reason: validation.reason },
-                    Err(why) => self.error(why),
+                    Ok(message) => {
+                        let denial = Some(Denial { message, reason: validation.reason });
+                        Decision { denial, error: ErrorType::Invalid, elapsed }
+                    }
+                    Err(wrong) => self.error(wrong, elapsed),
                 },
-                Err(why) => self.error(why),
+                Err(why) => self.error(Wrong::evaluating(&validation.expression, why), elapsed),
             });
         }
         Ok(decisions)
     }
 
-    async fn annotate(
-        &self,
-        subject: Subject<'_>,
-        questions: &Arc<Questions>,
-    ) -> Result<Vec<(String, Result<String, String>)>, String> {
+    async fn annotate(&self, subject: Subject<'_>, questions: &Arc<Questions>) -> Result<Vec<Noted>, Wrong> {
         let evaluator = Evaluator::new(subject, &self.definition.variables, Some(questions.clone()));
         let mut budget = RUNTIME_COST_BUDGET;
         let mut made = Vec::new();
         for annotation in &self.annotations {
-            let value =
-                evaluator.evaluate(&annotation.value, &mut budget).await.map_err(|e| e.to_string())?;
-            let value = match value {
+            let begun = Instant::now();
+            let value = match evaluator.evaluate(&annotation.value, &mut budget).await? {
                 Ok(Value::Null) => continue,
                 Ok(Value::String(text)) => match text.as_str().trim() {
                     "" => continue,
                     text => Ok(text.to_owned()),
                 },
-                Ok(other) => Err(format!(
+                Ok(other) => Err(Wrong::other(format!(
                     "valueExpression '{}' resulted in unsupported return type: {}. Return type must be either string or null.",
                     annotation.value.source,
                     other.type_of()
-                )),
+                ))),
                 Err(_) if self.definition.ignores_failures => continue,
-                Err(why) => Err(why),
+                Err(why) => Err(Wrong::evaluating(&annotation.value, why)),
             };
-            made.push((annotation.key.clone(), value));
+            made.push(Noted { key: annotation.key.clone(), value, elapsed: begun.elapsed() });
         }
         Ok(made)
     }
@@ -368,10 +387,14 @@ impl ValidatingPolicy {
 
 impl Validation {
     /// What is said of a failure: the evaluated message if it is fit to be one, else the fixed one, else the expression.
-    async fn message(&self, evaluator: &Evaluator<'_>, budget: &mut u64) -> Result<String, String> {
+    async fn message(&self, evaluator: &Evaluator<'_>, budget: &mut u64) -> Result<String, Wrong> {
         if let Some(expression) = &self.message_expression {
             let value = evaluator.evaluate(expression, budget).await;
-            match value.map_err(|e| format!("failed messageExpression: {e}"))? {
+            let spent = |e| Wrong {
+                message: format!("failed messageExpression: {e}"),
+                error: ErrorType::OutOfBudget,
+            };
+            match value.map_err(spent)? {
                 Ok(Value::String(text)) => {
                     let text = text.as_str().trim();
                     if !text.is_empty() && text.len() <= MAX_MESSAGE && !text.contains('\n') {
