@@ -10,6 +10,7 @@
 mod custom;
 mod descriptions;
 mod document;
+mod enums;
 mod operations;
 mod protobuf;
 mod schemas;
@@ -36,7 +37,7 @@ use crate::{
 };
 
 /// Raised whenever the same types and resources are described differently, to make clients fetch anew.
-const REVISION: u8 = 2;
+const REVISION: u8 = 3;
 
 /// What a clause of `Accept` that takes JSON names.
 const JSON: &[&str] = &["*/*", "application/*", "application/json"];

@@ -42,6 +42,9 @@ fn schema(value: &Value) -> Vec<u8> {
     for name in value["required"].as_array().into_iter().flatten() {
         text(&mut out, 19, name);
     }
+    for word in value["enum"].as_array().into_iter().flatten() {
+        bytes(&mut out, 20, &any(word));
+    }
     if value["additionalProperties"].is_object() {
         bytes(&mut out, 21, &wrapped(&schema(&value["additionalProperties"])));
     }
@@ -56,14 +59,18 @@ fn schema(value: &Value) -> Vec<u8> {
     }
     let extensions = value.as_object().into_iter().flatten().filter(|(name, _)| name.starts_with("x-"));
     for (name, value) in extensions {
-        // `Any` holds YAML in its second field; JSON is YAML.
-        let mut any = Vec::new();
-        bytes(&mut any, 2, value.to_string().as_bytes());
         let mut named = Vec::new();
         bytes(&mut named, 1, name.as_bytes());
-        bytes(&mut named, 2, &any);
+        bytes(&mut named, 2, &any(value));
         bytes(&mut out, 31, &named);
     }
+    out
+}
+
+/// `Any` holds YAML in its second field; JSON is YAML.
+fn any(value: &Value) -> Vec<u8> {
+    let mut out = Vec::new();
+    bytes(&mut out, 2, value.to_string().as_bytes());
     out
 }
 
@@ -104,11 +111,12 @@ mod tests {
     #[test]
     fn a_document_is_encoded_field_by_field() {
         let document = json!({"swagger": "2.0", "info": {"title": "K", "version": "1"},
-            "definitions": {"A": {"type": "string", "x-a": 1}}});
-        let schema = b"\xb2\x01\x08\x0a\x06string\xfa\x01\x0a\x0a\x03x-a\x12\x03\x12\x011";
-        let mut expected = b"\x0a\x032.0\x12\x06\x0a\x01K\x12\x011\x4a\x1f\x0a\x1d\x0a\x01A\x12\x18".to_vec();
+            "definitions": {"A": {"type": "string", "enum": ["w"], "x-a": 1}}});
+        let schema =
+            b"\xa2\x01\x05\x12\x03\"w\"\xb2\x01\x08\x0a\x06string\xfa\x01\x0a\x0a\x03x-a\x12\x03\x12\x011";
+        let mut expected = b"\x0a\x032.0\x12\x06\x0a\x01K\x12\x011\x4a\x27\x0a\x25\x0a\x01A\x12\x20".to_vec();
         expected.extend_from_slice(schema);
-        assert_eq!(schema.len(), 0x18);
+        assert_eq!(schema.len(), 0x20);
         assert_eq!(encode(&document), expected);
     }
 }

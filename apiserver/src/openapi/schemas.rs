@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use proto::table::{self, Field, Kind, ListType, Scalar, Type, TypeId};
 use serde_json::{Map, Value, json};
 
-use super::{Dialect, descriptions::Descriptions};
+use super::{Dialect, descriptions::Descriptions, enums};
 
 /// A type that has the fields all kinds have.
 const COMMON: &str = "io.k8s.api.core.v1.Pod";
@@ -128,7 +128,7 @@ fn message(dialect: Dialect, of: &Type) -> Value {
     let mut schema = json!({"type": "object"});
     if !of.fields.is_empty() {
         let properties: Map<String, Value> =
-            of.fields.iter().map(|f| (f.name.to_owned(), property(dialect, f))).collect();
+            of.fields.iter().map(|f| (f.name.to_owned(), property(dialect, of, f))).collect();
         schema["properties"] = Value::Object(properties);
     }
     let required: Vec<&str> = of.fields.iter().filter(|f| f.required).map(|f| f.name).collect();
@@ -141,8 +141,9 @@ fn message(dialect: Dialect, of: &Type) -> Value {
     schema
 }
 
-fn property(dialect: Dialect, field: &Field) -> Value {
+fn property(dialect: Dialect, of: &Type, field: &Field) -> Value {
     let mut schema = value(dialect, &field.kind);
+    enums::describe(of.name, field.name, &mut schema);
     let mut extensions = Map::new();
     let mut extend = |name: &str, value: Value| extensions.insert(format!("x-kubernetes-{name}"), value);
     let list = matches!(field.kind, Kind::List(_) | Kind::Scalar(Scalar::Bytes));

@@ -17,6 +17,7 @@ mod warnings;
 use component_base::quantity::Quantity;
 use serde_json::{Map, Value, json};
 
+pub(crate) use self::probes::SIGNALS;
 pub(super) use self::{
     affinity::{check_effect, check_node_selector, check_tolerations},
     annotations::MIRROR,

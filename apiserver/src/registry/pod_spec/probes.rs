@@ -8,7 +8,7 @@ use crate::{
 };
 
 /// Signals a container of a Linux pod may be stopped with.
-const SIGNALS: &[&str] = &[
+pub(crate) const SIGNALS: &[&str] = &[
     "SIGABRT",
     "SIGALRM",
     "SIGBUS",
