@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 use super::plan::{self, Family};
 use crate::{
     object::Object,
-    objects::{IP_ADDRESSES, Objects, new_object},
+    objects::{IP_ADDRESSES, Objects, SERVICE_CIDRS, new_object},
     status::{Reason, Status},
 };
 
@@ -41,16 +41,26 @@ pub enum IpError {
     Store(#[from] Status),
 }
 
-/// The ranges addresses come from.
+/// The ranges addresses come from: the server's own, and those of ServiceCIDR objects that are ready.
 pub struct Addresses {
-    ranges: Vec<IpNet>,
+    own: Vec<IpNet>,
     objects: Arc<dyn Objects>,
 }
 
 impl Addresses {
-    /// Allocates from `ranges`.
-    pub fn new(ranges: Vec<IpNet>, objects: Arc<dyn Objects>) -> Self {
-        Self { ranges, objects }
+    /// Allocates from `own` first.
+    pub fn new(own: Vec<IpNet>, objects: Arc<dyn Objects>) -> Self {
+        Self { own, objects }
+    }
+
+    /// All ranges, the server's own first.
+    async fn ranges(&self) -> Result<Vec<IpNet>, Status> {
+        let mut ranges = self.own.clone();
+        for object in self.objects.list(SERVICE_CIDRS, None).await? {
+            let added = added_ranges(&object).filter(|range| !ranges.contains(range)).collect::<Vec<_>>();
+            ranges.extend(added);
+        }
+        Ok(ranges)
     }
 
     /// Takes one address. A dry run only looks.
@@ -61,8 +71,9 @@ impl Addresses {
         name: &str,
         dry_run: bool,
     ) -> Result<IpAddr, IpError> {
-        if !self.ranges.iter().any(|range| usable(range, ip)) {
-            let ranges: Vec<String> = self.ranges.iter().map(IpNet::to_string).collect();
+        let ranges = self.ranges().await?;
+        if !ranges.iter().any(|range| usable(range, ip)) {
+            let ranges: Vec<String> = ranges.iter().map(IpNet::to_string).collect();
             return Err(IpError::OutOfRange(ranges.join(",")));
         }
         if dry_run {
@@ -76,7 +87,7 @@ impl Addresses {
         }
     }
 
-    /// Takes some free address of a family.
+    /// Takes some free address of a family, of the first range that has one.
     pub async fn take_any(
         &self,
         family: Family,
@@ -84,7 +95,24 @@ impl Addresses {
         name: &str,
         dry_run: bool,
     ) -> Result<IpAddr, IpError> {
-        let range = self.ranges.iter().find(|r| Family::of(r.addr()) == family).ok_or(IpError::Full)?;
+        let ranges = self.ranges().await?;
+        for range in ranges.iter().filter(|range| Family::of(range.addr()) == family) {
+            match self.take_within(range, namespace, name, dry_run).await {
+                Err(IpError::Full) => {}
+                decided => return decided,
+            }
+        }
+        Err(IpError::Full)
+    }
+
+    /// Takes some free address of a range.
+    async fn take_within(
+        &self,
+        range: &IpNet,
+        namespace: &str,
+        name: &str,
+        dry_run: bool,
+    ) -> Result<IpAddr, IpError> {
         let (size, lower) = (size(range), lower_band(range));
         if size == 0 {
             return Err(IpError::Full);
@@ -159,6 +187,16 @@ impl Addresses {
         }
         Ok(())
     }
+}
+
+/// The ranges of a ServiceCIDR that is ready and stays.
+fn added_ranges(object: &Object) -> impl Iterator<Item = IpNet> {
+    let conditions = object.pointer("/status/conditions").and_then(Value::as_array);
+    let mut conditions = conditions.into_iter().flatten();
+    let ready = conditions.any(|one| one["type"] == "Ready" && one["status"] == "True");
+    let cidrs = object.pointer("/spec/cidrs").and_then(Value::as_array);
+    let cidrs = cidrs.filter(|_| ready && !object.is_terminating()).into_iter().flatten();
+    cidrs.filter_map(|cidr| cidr.as_str()?.parse().ok())
 }
 
 fn address(ip: IpAddr, namespace: &str, name: &str) -> Object {

@@ -4,7 +4,7 @@ use proptest::prelude::*;
 use serde_json::Value;
 
 use super::{plan::Family, ports::Bitmap, *};
-use crate::objects::{IP_ADDRESSES, RANGES, memory::Memory};
+use crate::objects::{IP_ADDRESSES, RANGES, SERVICE_CIDRS, memory::Memory};
 
 fn allocator(objects: &Arc<Memory>, ranges: &[&str]) -> Arc<ServiceAllocator> {
     let ranges = ranges.iter().map(|r| r.parse().unwrap()).collect();
@@ -56,6 +56,35 @@ async fn stated_addresses_and_ports_are_checked() {
     }
     let left = objects.list(IP_ADDRESSES, None).await.unwrap().len();
     assert_eq!(left, 2, "what failed left nothing behind");
+}
+
+#[tokio::test]
+async fn ranges_may_be_added_while_the_server_runs() {
+    let cidr = |name: &str, cidrs: &[&str], ready: &str, deleted: Value| {
+        let object = json!({"metadata": {"name": name, "deletionTimestamp": deleted}, "spec": {"cidrs": cidrs},
+            "status": {"conditions": [{"type": "Ready", "status": ready}]}});
+        (SERVICE_CIDRS, object)
+    };
+    let objects = Memory::with(vec![
+        cidr("kubernetes", &["10.0.0.0/30"], "True", Value::Null),
+        cidr("late", &["10.2.0.0/24"], "False", Value::Null),
+        cidr("gone", &["10.3.0.0/24"], "True", json!("2026-01-01T00:00:00Z")),
+    ]);
+    let a = allocator(&objects, &["10.0.0.0/30"]);
+    let take = async |name: &str| {
+        let made = write(&a, service(name, json!({})), None).await;
+        made.map(|made| made.pointer("/spec/clusterIP").and_then(Value::as_str).unwrap().to_owned())
+    };
+    let first = [take("a").await.unwrap(), take("b").await.unwrap()];
+    assert!(first.iter().all(|ip| ip.starts_with("10.0.0.")), "{first:?}");
+    assert!(take("c").await.is_err(), "ranges that are not ready, or going, give nothing");
+    let (kind, added) = cidr("more", &["10.1.0.0/24", "fd00::/112"], "True", Value::Null);
+    objects.create(kind, Object::from_value(added).unwrap()).await.unwrap();
+    assert!(take("c").await.unwrap().starts_with("10.1.0."));
+    let exact = write(&a, service("d", json!({"clusterIP": "10.1.0.9"})), None).await.unwrap();
+    assert_eq!(exact.pointer("/spec/clusterIP"), Some(&json!("10.1.0.9")));
+    let refused = write(&a, service("e", json!({"clusterIP": "10.2.0.9"})), None).await.unwrap_err();
+    assert!(refused.message.contains("10.0.0.0/30,10.1.0.0/24"), "{}", refused.message);
 }
 
 #[tokio::test]
