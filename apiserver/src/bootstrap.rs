@@ -17,6 +17,7 @@ use crate::{authz, flowcontrol, objects::Objects, status::Status};
 pub mod authentication_facts;
 pub mod identity;
 pub mod kubernetes_service;
+pub mod legacy_token_tracking;
 pub mod namespaces;
 pub mod priority_classes;
 pub mod service_cidr;
@@ -64,9 +65,11 @@ pub async fn ensure(
     renew(objects, facts, now).await
 }
 
-/// What is renewed every [`RENEW`]: endpoints of the kubernetes service and the identity lease.
+/// What is renewed every [`RENEW`]: endpoints of the kubernetes service and the identity lease; and what is to be there
+/// whoever deletes it.
 pub async fn renew(objects: &Arc<dyn Objects>, facts: &Facts, now: Timestamp) -> Result<(), Status> {
     identity::renew(&**objects, facts, now).await?;
+    legacy_token_tracking::ensure(&**objects, now).await?;
     kubernetes_service::renew(&**objects, facts, now).await
 }
 

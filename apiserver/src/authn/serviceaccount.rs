@@ -16,6 +16,8 @@ use crate::{
     objects::{Kind, NODES, Objects, PODS, SECRETS, SERVICE_ACCOUNTS},
 };
 
+mod uses;
+
 /// Clock difference forgiven on `exp`, `nbf`, `iat` and deletions, in seconds.
 const LEEWAY: i64 = 60;
 /// Issuer of tokens in service account secrets.
@@ -246,6 +248,7 @@ impl ServiceAccountTokens {
         if claims.sub != username(&claims.namespace, &claims.name) {
             return Err("service account token subject does not match its claims".to_owned());
         }
+        let mut used = None;
         if self.lookup {
             let found = self.objects.get(SECRETS, &claims.namespace, &claims.secret).await;
             let secret = found.map_err(|s| s.message)?.filter(|s| !s.is_terminating());
@@ -254,10 +257,17 @@ impl ServiceAccountTokens {
             if stored != Some(ours.as_str()) {
                 return Err("service account token has been invalidated".to_owned());
             }
+            used = secret;
         }
         let account = Ref { name: claims.name.clone(), uid: claims.uid.clone() };
         self.alive(SERVICE_ACCOUNTS, &claims.namespace, &account, "service account has been deleted", now)
             .await?;
+        if let Some(secret) = used {
+            let account = self.objects.get(SERVICE_ACCOUNTS, &claims.namespace, &claims.name).await;
+            if let Some(account) = account.map_err(|s| s.message)? {
+                uses::note(&*self.objects, &secret, &account, now).await?;
+            }
+        }
         Ok(user(&claims.namespace, &claims.name, &claims.uid, BTreeMap::new()))
     }
 }
