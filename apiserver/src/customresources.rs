@@ -13,6 +13,7 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 use futures::{FutureExt, StreamExt};
 use jiff::Timestamp;
 use serde_json::Value;
+use tokio_util::sync::CancellationToken;
 
 use crate::{
     apiextensions::{
@@ -138,6 +139,8 @@ struct One {
     since: u64,
     resources: Vec<Arc<Resource>>,
     stored: StoredResource,
+    /// Ends what is watched by the schemas; of the server's drain.
+    replaced: CancellationToken,
 }
 
 impl Served {
@@ -152,6 +155,7 @@ impl Served {
     /// Takes up, changes and drops resources, as the definitions say.
     fn update(&mut self, server: &Server, all: &BTreeMap<String, Arc<Object>>) {
         let mut changed = false;
+        let mut replaced = Vec::new();
         let gone: Vec<String> = self
             .definitions
             .keys()
@@ -166,11 +170,13 @@ impl Served {
             if old.is_some_and(|old| old.source == source) {
                 continue;
             }
-            let Some(one) = self.one(object, source, old) else { continue };
+            let Some(one) = self.one(server, object, source, old) else { continue };
             let moved = old.is_none_or(|old| !same_storage(&old.stored, &one.stored));
             if moved {
                 server.store.register(one.stored.clone());
             }
+            let ended = |old: &One| old.source[..2] != one.source[..2];
+            replaced.extend(old.filter(|old| ended(old)).map(|old| old.replaced.clone()));
             self.definitions.insert(object.name().to_owned(), one);
             changed = true;
         }
@@ -178,13 +184,16 @@ impl Served {
             let custom = self.definitions.values().flat_map(|one| one.resources.iter().cloned());
             server.catalog.store(Arc::new(self.builtin.with(custom)));
         }
+        // Only now: who watches again is to find what is served from now on.
+        replaced.iter().for_each(CancellationToken::cancel);
         for one in gone {
+            one.replaced.cancel();
             server.store.unregister(&one.stored.id);
         }
     }
 
     /// `None` where the name is a built-in resource's.
-    fn one(&self, object: &Object, source: [Value; 4], old: Option<&One>) -> Option<One> {
+    fn one(&self, server: &Server, object: &Object, source: [Value; 4], old: Option<&One>) -> Option<One> {
         let definition = Arc::new(Definition::read(object));
         if self.builtin.contains(&definition.group, &definition.names.plural) {
             return None;
@@ -200,9 +209,13 @@ impl Served {
                 Some(Arc::new(conversion::Webhook::new(self.clients.clone(), webhook)))
             }
         };
-        let resources = custom::resources(&definition, since, converter.as_ref());
+        let replaced = match old {
+            Some(old) if old.source[..2] == source[..2] => old.replaced.clone(),
+            _ => server.drain.child_token(),
+        };
+        let resources = custom::resources(&definition, since, converter.as_ref(), &replaced);
         let resources: Vec<Arc<Resource>> = resources.into_iter().map(Arc::new).collect();
-        Some(One { stored: stored(&definition, &resources), source, since, resources })
+        Some(One { stored: stored(&definition, &resources), source, since, resources, replaced })
     }
 }
 

@@ -349,3 +349,38 @@ async fn custom_objects_are_patched_listed_and_deleted_like_others() {
         left["items"].as_array().unwrap().iter().map(|o| &o["metadata"]["name"]).collect();
     assert_eq!(names, ["b"]);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_watch_ends_when_another_schema_is_served() {
+    let server = TestServer::start().await;
+    establish(&server, &definition()).await;
+    let (code, _) = ask(&server, Method::POST, WIDGETS, Some(&widget("a", json!({"replicas": 1})))).await;
+    assert_eq!(code, 201);
+    let uri = format!("{WIDGETS}?watch=true&timeoutSeconds=600");
+    let mut watched = server.send(Method::GET, &uri, &[], bytes::Bytes::new()).await.into_body();
+    let bytes = http_body_util::BodyExt::frame(&mut watched).await.unwrap().unwrap().into_data().unwrap();
+    let first: Value = serde_json::from_slice(&bytes).unwrap();
+    assert_eq!((&first["type"], &first["object"]["metadata"]["name"]), (&json!("ADDED"), &json!("a")));
+
+    let of_definition = format!("{DEFINITIONS}/widgets.example.com");
+    let change = async |change: Value| {
+        let patch = server.ask(Method::PATCH, &of_definition, "application/merge-patch+json", Some(change));
+        let (code, told) = patch.await;
+        assert_eq!(code, 200, "{told}");
+    };
+    // What is said about a definition is none of the watchers' business, what it says is.
+    change(json!({"metadata": {"labels": {"a": "b"}}})).await;
+    let mut next = definition();
+    next["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"]["properties"]["color"] =
+        json!({"type": "string", "default": "red"});
+    change(json!({"spec": next["spec"]})).await;
+    let rest = http_body_util::BodyExt::collect(watched).await.unwrap().to_bytes();
+    assert!(rest.is_empty(), "{rest:?}");
+
+    // Who watches again is told by the new schema.
+    let uri = format!("{WIDGETS}?watch=true&timeoutSeconds=1");
+    let watched = server.send(Method::GET, &uri, &[], bytes::Bytes::new()).await;
+    let bytes = http_body_util::BodyExt::collect(watched.into_body()).await.unwrap().to_bytes();
+    let again: Value = serde_json::Deserializer::from_slice(&bytes).into_iter().next().unwrap().unwrap();
+    assert_eq!(again["object"]["spec"]["color"], "red");
+}

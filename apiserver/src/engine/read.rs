@@ -204,7 +204,10 @@ impl Call {
             self.server.store.watch(&self.id(), request).await.map_err(|e| self.store_failed(e, ""))?;
         let include = query.get("includeObject").to_owned();
         let framer = Framer { include, call: self.for_frames(), converted };
-        let drain = self.server.drain.clone();
+        let drain = match self.custom() {
+            Some(custom) => custom.replaced().clone(),
+            None => self.server.drain.clone(),
+        };
         let chunks = frames(events, framer)
             .take_until(tokio::time::sleep(timeout))
             .take_until(drain.cancelled_owned())

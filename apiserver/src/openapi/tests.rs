@@ -3,6 +3,7 @@
 use std::{collections::BTreeSet, fs, sync::Arc};
 
 use serde_json::{Value, json};
+use tokio_util::sync::CancellationToken;
 
 use super::{Dialect, GroupVersion, JSON, accepts, document, group_versions, index};
 use crate::{
@@ -201,7 +202,7 @@ fn with_widgets() -> catalog::Catalog {
                         "size": {"type": "string", "nullable": true}}}}}}}]},
         "status": {"acceptedNames": {"plural": "widgets", "kind": "Widget", "listKind": "WidgetList"}}});
     let definition = Definition::read(&Object::from_value(definition).unwrap());
-    let resources = custom::resources(&Arc::new(definition), 0, None);
+    let resources = custom::resources(&Arc::new(definition), 0, None, &CancellationToken::new());
     catalog::builtin().with(resources.into_iter().map(Arc::new))
 }
 

@@ -12,6 +12,7 @@ use async_trait::async_trait;
 use jiff::Timestamp;
 use serde_json::{Map, Value, json};
 use sha2::{Digest, Sha256};
+use tokio_util::sync::CancellationToken;
 
 use crate::{
     apiextensions::{
@@ -42,18 +43,22 @@ pub struct CustomKind {
     /// Objects of an earlier revision were stored under another schema.
     since: u64,
     converter: Option<Arc<dyn Converter>>,
+    /// Cancelled when another schema is served in this one's place.
+    replaced: CancellationToken,
     /// Of all that clients are told about the version.
     digest: [u8; 32],
 }
 
-/// The resources of a definition, one per served version; `since` is the revision its schemas hold from.
+/// The resources of a definition, one per served version; `since` is the revision its schemas hold from, and `replaced`
+/// is cancelled when they do no more.
 pub fn resources(
     definition: &Arc<Definition>,
     since: u64,
     converter: Option<&Arc<dyn Converter>>,
+    replaced: &CancellationToken,
 ) -> Vec<Resource> {
     let served = definition.versions.iter().filter(|v| v.served);
-    served.map(|version| resource(definition, version, since, converter.cloned())).collect()
+    served.map(|version| resource(definition, version, since, converter.cloned(), replaced.clone())).collect()
 }
 
 fn resource(
@@ -61,6 +66,7 @@ fn resource(
     version: &Version,
     since: u64,
     converter: Option<Arc<dyn Converter>>,
+    replaced: CancellationToken,
 ) -> Resource {
     let names = &definition.names;
     let mut subresources = Vec::new();
@@ -95,6 +101,7 @@ fn resource(
             version: version.clone(),
             since,
             converter,
+            replaced,
             digest: digest(definition, version),
         }),
     }
@@ -119,6 +126,11 @@ impl CustomKind {
     /// The schema of the version.
     pub fn schema(&self) -> &Schema {
         &self.version.schema
+    }
+
+    /// Cancelled when another schema is served in this one's place, or none: what is watched is to be watched anew.
+    pub fn replaced(&self) -> &CancellationToken {
+        &self.replaced
     }
 
     /// How fields of its objects are owned.
