@@ -23,11 +23,14 @@ mod always_pull_images;
 mod certificate_approval;
 mod certificate_signing;
 mod certificate_subject_restriction;
+pub mod config;
 mod default_ingress_class;
 mod default_storage_class;
 mod default_toleration_seconds;
 mod deny_service_external_ips;
+mod event_rate_limit;
 mod extended_resource_toleration;
+mod image_policy_webhook;
 mod kept;
 mod limit_pod_hard_anti_affinity_topology;
 mod limit_ranger;
@@ -41,6 +44,7 @@ mod persistent_volume_claim_resize;
 mod pod_node_selector;
 mod pod_resize_validator;
 mod pod_security;
+mod pod_toleration_restriction;
 mod pod_topology_labels;
 mod policy;
 mod priority;
@@ -55,6 +59,9 @@ mod taint_nodes_by_condition;
 mod testing;
 mod webhook;
 
+use config::Configuration;
+
+pub use config::Configurations;
 pub use reinvocation::Reinvocation;
 
 /// What plugins are made from.
@@ -73,7 +80,21 @@ pub struct Parts {
 }
 
 /// One line of the plugin list: name, whether it is on by default, the operations it sees, constructor.
-type Entry = (&'static str, bool, &'static [Operation], fn(&Parts) -> Arc<dyn Plugin>);
+type Entry = (&'static str, bool, &'static [Operation], New);
+
+type NewConfigured = fn(&Parts, Option<&Configuration>) -> Result<Arc<dyn Plugin>, String>;
+
+/// How a plugin is made.
+#[derive(Clone, Copy)]
+enum New {
+    Plain(fn(&Parts) -> Arc<dyn Plugin>),
+    /// From its part of the configuration file, if there is one.
+    Configured(NewConfigured),
+}
+use New::{Configured, Plain};
+
+/// Plugins whose configuration upstream reads and this server does not: to ignore it would be to let in what it forbids.
+const UNREAD: &[&str] = &[resource_quota::NAME, webhook::mutating::NAME, webhook::validating::NAME];
 
 const CREATE: &[Operation] = &[Operation::Create];
 const UPDATE: &[Operation] = &[Operation::Update];
@@ -85,57 +106,58 @@ const ALL: &[Operation] = &[Operation::Create, Operation::Update, Operation::Del
 
 /// All plugins in upstream's order. Quota comes last so that it charges for the final object.
 const PLUGINS: &[Entry] = &[
-    (always::ADMIT, false, ALL, always::admit),
-    (namespace_exists::AUTO_PROVISION, false, CREATE, namespace_exists::auto_provision),
-    (namespace_lifecycle::NAME, true, CHANGES, namespace_lifecycle::new),
-    (namespace_exists::NAME, false, CHANGES, namespace_exists::new),
-    (limit_pod_hard_anti_affinity_topology::NAME, false, WRITES, limit_pod_hard_anti_affinity_topology::new),
-    (limit_ranger::NAME, true, WRITES, limit_ranger::new),
-    (service_account::NAME, true, CREATE, service_account::new),
-    (node_restriction::NAME, false, CHANGES, node_restriction::new),
-    (taint_nodes_by_condition::NAME, true, CREATE, taint_nodes_by_condition::new),
-    (always_pull_images::NAME, false, WRITES, always_pull_images::new),
-    (pod_security::NAME, true, WRITES, pod_security::new),
-    (pod_node_selector::NAME, false, CREATE, pod_node_selector::new),
-    (priority::NAME, true, WRITES, priority::new),
-    (default_toleration_seconds::NAME, true, WRITES, default_toleration_seconds::new),
-    (extended_resource_toleration::NAME, false, WRITES, extended_resource_toleration::new),
-    (default_storage_class::NAME, true, CREATE, default_storage_class::new),
-    (storage_object_in_use_protection::NAME, true, CREATE, storage_object_in_use_protection::new),
+    (always::ADMIT, false, ALL, Plain(always::admit)),
+    (namespace_exists::AUTO_PROVISION, false, CREATE, Plain(namespace_exists::auto_provision)),
+    (namespace_lifecycle::NAME, true, CHANGES, Plain(namespace_lifecycle::new)),
+    (namespace_exists::NAME, false, CHANGES, Plain(namespace_exists::new)),
+    (
+        limit_pod_hard_anti_affinity_topology::NAME,
+        false,
+        WRITES,
+        Plain(limit_pod_hard_anti_affinity_topology::new),
+    ),
+    (limit_ranger::NAME, true, WRITES, Plain(limit_ranger::new)),
+    (service_account::NAME, true, CREATE, Plain(service_account::new)),
+    (node_restriction::NAME, false, CHANGES, Plain(node_restriction::new)),
+    (taint_nodes_by_condition::NAME, true, CREATE, Plain(taint_nodes_by_condition::new)),
+    (always_pull_images::NAME, false, WRITES, Plain(always_pull_images::new)),
+    (image_policy_webhook::NAME, false, WRITES, Configured(image_policy_webhook::new)),
+    (pod_security::NAME, true, WRITES, Configured(pod_security::new)),
+    (pod_node_selector::NAME, false, CREATE, Configured(pod_node_selector::new)),
+    (priority::NAME, true, WRITES, Plain(priority::new)),
+    (default_toleration_seconds::NAME, true, WRITES, Plain(default_toleration_seconds::new)),
+    (pod_toleration_restriction::NAME, false, WRITES, Configured(pod_toleration_restriction::new)),
+    (event_rate_limit::NAME, false, WRITES, Configured(event_rate_limit::new)),
+    (extended_resource_toleration::NAME, false, WRITES, Plain(extended_resource_toleration::new)),
+    (default_storage_class::NAME, true, CREATE, Plain(default_storage_class::new)),
+    (storage_object_in_use_protection::NAME, true, CREATE, Plain(storage_object_in_use_protection::new)),
     (
         owner_references_permission_enforcement::NAME,
         false,
         WRITES,
-        owner_references_permission_enforcement::new,
+        Plain(owner_references_permission_enforcement::new),
     ),
-    (persistent_volume_claim_resize::NAME, true, UPDATE, persistent_volume_claim_resize::new),
-    (runtime_class::NAME, true, CREATE, runtime_class::new),
-    (certificate_approval::NAME, true, UPDATE, certificate_approval::new),
-    (certificate_signing::NAME, true, UPDATE, certificate_signing::new),
-    (certificate_subject_restriction::NAME, true, CREATE, certificate_subject_restriction::new),
-    (default_ingress_class::NAME, true, CREATE, default_ingress_class::new),
-    (deny_service_external_ips::NAME, false, WRITES, deny_service_external_ips::new),
-    (pod_topology_labels::NAME, true, CREATE, pod_topology_labels::new),
-    (node_declared_feature_validator::NAME, true, UPDATE, node_declared_feature_validator::new),
-    (pod_resize_validator::NAME, true, UPDATE, pod_resize_validator::new),
-    (policy::mutating::NAME, true, ALL, policy::mutating::new),
-    (webhook::mutating::NAME, true, ALL, webhook::mutating::new),
-    (policy::validating::NAME, true, ALL, policy::validating::new),
-    (webhook::validating::NAME, true, ALL, webhook::validating::new),
-    (resource_quota::NAME, true, WRITES, resource_quota::new),
-    (always::DENY, false, ALL, always::deny),
+    (persistent_volume_claim_resize::NAME, true, UPDATE, Plain(persistent_volume_claim_resize::new)),
+    (runtime_class::NAME, true, CREATE, Plain(runtime_class::new)),
+    (certificate_approval::NAME, true, UPDATE, Plain(certificate_approval::new)),
+    (certificate_signing::NAME, true, UPDATE, Plain(certificate_signing::new)),
+    (certificate_subject_restriction::NAME, true, CREATE, Plain(certificate_subject_restriction::new)),
+    (default_ingress_class::NAME, true, CREATE, Plain(default_ingress_class::new)),
+    (deny_service_external_ips::NAME, false, WRITES, Plain(deny_service_external_ips::new)),
+    (pod_topology_labels::NAME, true, CREATE, Plain(pod_topology_labels::new)),
+    (node_declared_feature_validator::NAME, true, UPDATE, Plain(node_declared_feature_validator::new)),
+    (pod_resize_validator::NAME, true, UPDATE, Plain(pod_resize_validator::new)),
+    (policy::mutating::NAME, true, ALL, Plain(policy::mutating::new)),
+    (webhook::mutating::NAME, true, ALL, Plain(webhook::mutating::new)),
+    (policy::validating::NAME, true, ALL, Plain(policy::validating::new)),
+    (webhook::validating::NAME, true, ALL, Plain(webhook::validating::new)),
+    (resource_quota::NAME, true, WRITES, Plain(resource_quota::new)),
+    (always::DENY, false, ALL, Plain(always::deny)),
 ];
 
 /// Plugins upstream has and this server does not yet: naming them in a flag is accepted only to disable them.
-const KNOWN_ELSEWHERE: &[&str] = &[
-    "ClusterTrustBundleAttest",
-    "EventRateLimit",
-    "ImagePolicyWebhook",
-    "JobValidation",
-    "PodGroupProtection",
-    "PodGroupWorkloadExists",
-    "PodTolerationRestriction",
-];
+const KNOWN_ELSEWHERE: &[&str] =
+    &["ClusterTrustBundleAttest", "JobValidation", "PodGroupProtection", "PodGroupWorkloadExists"];
 
 /// A plugin as it is run.
 #[derive(Clone)]
@@ -149,8 +171,16 @@ pub struct Enabled {
 #[derive(Clone)]
 pub struct Chain(Vec<Enabled>);
 
-/// The chain for `--enable-admission-plugins` and `--disable-admission-plugins`.
-pub fn chain(parts: &Parts, enable: &[String], disable: &[String]) -> Result<Chain, String> {
+/// The chain for `--enable-admission-plugins` and `--disable-admission-plugins`, configured.
+///
+/// # Errors
+/// When a name is of no plugin, or a configuration of no use.
+pub fn chain(
+    parts: &Parts,
+    enable: &[String],
+    disable: &[String],
+    configurations: &Configurations,
+) -> Result<Chain, String> {
     let known = |name: &String| PLUGINS.iter().any(|(n, ..)| n == name);
     if let Some(name) = enable.iter().find(|n| !known(n)) {
         return Err(format!("enable-admission-plugins plugin {name:?} is unknown"));
@@ -166,8 +196,18 @@ pub fn chain(parts: &Parts, enable: &[String], disable: &[String]) -> Result<Cha
         named(enable) || (default && !named(disable))
     };
     let wanted = PLUGINS.iter().filter(|(name, default, ..)| on(name, *default));
-    let mut plugins: Vec<Enabled> =
-        wanted.map(|&(name, _, operations, new)| Enabled { name, operations, plugin: new(parts) }).collect();
+    let make = |&(name, _, operations, new): &Entry| -> Result<Enabled, String> {
+        let plugin = match new {
+            Plain(new) => new(parts),
+            Configured(new) => new(parts, configurations.of(name))
+                .map_err(|why| format!("couldn't init admission plugin {name:?}: {why}"))?,
+        };
+        Ok(Enabled { name, operations, plugin })
+    };
+    let mut plugins = wanted.map(make).collect::<Result<Vec<Enabled>, String>>()?;
+    if let Some(name) = configurations.names().find(|name| UNREAD.contains(name)) {
+        return Err(format!("a configuration of admission plugin {name:?} is not supported"));
+    }
     if let Some(rbac) = &parts.rbac {
         // Not a choice: without it, whoever may write a role may do everything.
         plugins.push(Enabled {

@@ -43,6 +43,8 @@ pub const SECRETS: Kind = core("secrets");
 pub const CONFIG_MAPS: Kind = core("configmaps");
 /// `pods`.
 pub const PODS: Kind = core("pods");
+/// `events`.
+pub const EVENTS: Kind = core("events");
 /// `nodes`.
 pub const NODES: Kind = core("nodes");
 /// `services`.

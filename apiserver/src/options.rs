@@ -53,6 +53,8 @@ pub struct Config {
     pub authn: authn::Options,
     /// `--audit-*`.
     pub audit: audit::Options,
+    /// `--admission-control-config-file`.
+    pub admission_config: Option<PathBuf>,
     /// `--enable-admission-plugins`.
     pub enable_admission: Vec<String>,
     /// `--disable-admission-plugins`.
@@ -235,6 +237,7 @@ const REST: &[Line] = &[
     ("authorization-webhook-version", Kind::String, "v1beta1", "version of reviews it is sent"),
     ("authorization-webhook-cache-authorized-ttl", Kind::Duration, "5m0s", "time a yes is kept"),
     ("authorization-webhook-cache-unauthorized-ttl", Kind::Duration, "30s", "time anything else is kept"),
+    ("admission-control-config-file", Kind::String, "", "configurations of admission plugins"),
     ("enable-admission-plugins", Kind::Strings, "", "admission plugins to switch on beside the default ones"),
     (
         "disable-admission-plugins",
@@ -346,6 +349,7 @@ impl Config {
             authn: authentication(values)?,
             audit: audit::Options::new(values)
                 .map_err(|(flag, value)| invalid(flag, value, "is none of the allowed values"))?,
+            admission_config: path(values, "admission-control-config-file"),
             enable_admission: values.list("enable-admission-plugins"),
             disable_admission: values.list("disable-admission-plugins"),
             service_ranges: service_ranges(values)?,

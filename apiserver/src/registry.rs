@@ -43,6 +43,8 @@ mod scheduling;
 mod storage;
 mod storagemigration;
 
+pub(crate) use self::{core::qos_class, pod_spec::SIGNALS};
+
 use std::sync::Arc;
 
 use async_trait::async_trait;

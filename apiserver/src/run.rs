@@ -99,6 +99,9 @@ pub enum BuildError {
     /// Audit's files.
     #[error("audit")]
     Audit(#[from] audit::BuildError),
+    /// `--admission-control-config-file`.
+    #[error("admission")]
+    AdmissionConfig(#[from] admission::config::LoadError),
     /// `--enable-admission-plugins` or its opposite.
     #[error("{0}")]
     Admission(String),
@@ -156,7 +159,10 @@ pub async fn build(config: Config, catalog: catalog::Catalog, tasks: &Tasks) -> 
             "admission",
         )),
     };
-    let chain = admission::chain(&parts, &config.enable_admission, &config.disable_admission);
+    let configurations = config.admission_config.as_deref().map(admission::Configurations::load);
+    let configurations = configurations.transpose()?.unwrap_or_default();
+    let (enable, disable) = (&config.enable_admission, &config.disable_admission);
+    let chain = admission::chain(&parts, enable, disable, &configurations);
     let (services, releases) = alloc::ServiceAllocator::new(
         config.service_ranges.clone(),
         config.node_ports.clone(),

@@ -9,7 +9,8 @@ use std::{collections::BTreeMap, fmt, sync::Arc};
 use async_trait::async_trait;
 use serde_json::Value;
 
-use super::{Parts, Plugin, Request};
+use self::settings::{Mode, Settings};
+use super::{Configuration, Parts, Plugin, Request};
 use crate::{
     audit,
     field::{Error as FieldError, ErrorList, Path},
@@ -19,6 +20,7 @@ use crate::{
 };
 
 mod checks;
+mod settings;
 
 pub(super) const NAME: &str = "PodSecurity";
 
@@ -47,10 +49,12 @@ enum Level {
 
 struct PodSecurity {
     objects: Arc<dyn Objects>,
+    settings: Settings,
 }
 
-pub(super) fn new(parts: &Parts) -> Arc<dyn Plugin> {
-    Arc::new(PodSecurity { objects: parts.objects.clone() })
+pub(super) fn new(parts: &Parts, configuration: Option<&Configuration>) -> Result<Arc<dyn Plugin>, String> {
+    let settings = Settings::read(configuration)?;
+    Ok(Arc::new(PodSecurity { objects: parts.objects.clone(), settings }))
 }
 
 #[async_trait]
@@ -59,10 +63,14 @@ impl Plugin for PodSecurity {
         let Some(object) = request.object.as_deref() else { return Ok(()) };
         if request.is(NAMESPACES) {
             check_labels(object, request.old)?;
-            return self.warn_of_pods(request).await;
+            return self.look_at_pods(request).await;
         }
         let Some(pointer) = spec_pointer(request) else { return Ok(()) };
         let Some(spec) = object.pointer(pointer) else { return Ok(()) };
+        if let Some(exempt) = self.settings.exempts(request, spec) {
+            audit::annotate(&format!("{LABEL}exempt"), exempt.to_owned());
+            return Ok(());
+        }
         if request.old.and_then(|old| old.pointer(pointer)) == Some(spec) {
             return Ok(());
         }
@@ -71,17 +79,17 @@ impl Plugin for PodSecurity {
         };
         let mut refusal = None;
         if request.is_any(PODS) {
-            let policy = Policy::of(&namespace, "enforce");
+            let policy = self.settings.policy(&namespace, Mode::Enforce);
             audit::annotate(&format!("{LABEL}enforce-policy"), policy.to_string());
             refusal = policy.violations(spec).map(|found| request.forbid(format!("violates {found}")));
         }
-        if let Some(found) = Policy::of(&namespace, "audit").violations(spec) {
+        if let Some(found) = self.settings.policy(&namespace, Mode::Audit).violations(spec) {
             audit::annotate(&format!("{LABEL}audit-violations"), format!("would violate {found}"));
         }
         if let Some(refusal) = refusal {
             return Err(refusal);
         }
-        if let Some(found) = Policy::of(&namespace, "warn").violations(spec) {
+        if let Some(found) = self.settings.policy(&namespace, Mode::Warn).violations(spec) {
             request.warnings.push(format!("would violate {found}"));
         }
         Ok(())
@@ -89,12 +97,22 @@ impl Plugin for PodSecurity {
 }
 
 impl PodSecurity {
-    /// Tells whoever makes a namespace stricter which pods would not be let in any more.
-    async fn warn_of_pods(&self, request: &mut Request<'_>) -> Result<(), Status> {
-        let (Some(new), Some(old)) = (request.object.as_deref(), request.old) else { return Ok(()) };
-        let (policy, before) = (Policy::of(new, "enforce"), Policy::of(old, "enforce"));
+    /// Tells whoever makes a namespace stricter which pods would not be let in any more, or that nothing comes of it.
+    async fn look_at_pods(&self, request: &mut Request<'_>) -> Result<(), Status> {
+        let Some(new) = request.object.as_deref() else { return Ok(()) };
+        let exempt = self.settings.namespaces.iter().any(|name| name == new.name());
+        let Some(old) = request.old else {
+            request.warnings.extend(exempt.then(|| self.settings.ignored(new)).flatten());
+            return Ok(());
+        };
+        let of = |namespace| self.settings.policy(namespace, Mode::Enforce);
+        let (policy, before) = (of(new), of(old));
         let relaxed = policy.version == before.version && policy.level <= before.level;
         if relaxed || policy.level == Level::Privileged {
+            return Ok(());
+        }
+        if exempt {
+            request.warnings.extend(self.settings.ignored(new));
             return Ok(());
         }
         let name = new.name().to_owned();
@@ -111,6 +129,12 @@ struct Policy {
     version: Version,
 }
 
+/// The value of a label of a namespace, by its name below [`LABEL`].
+fn label<'n>(namespace: &'n Object, name: &str) -> Option<&'n str> {
+    let mut labels = namespace.meta_pairs("labels");
+    labels.find(|(key, _)| key.strip_prefix(LABEL) == Some(name)).map(|(_, value)| value)
+}
+
 /// Whose rules count: a minor release's, or today's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Version {
@@ -119,15 +143,13 @@ enum Version {
 }
 
 impl Policy {
-    fn of(namespace: &Object, mode: &str) -> Self {
-        let label = |name: &str| {
-            let wanted = format!("{LABEL}{name}");
-            namespace.meta_pairs("labels").find(|(key, _)| *key == wanted).map(|(_, value)| value)
-        };
+    /// What a namespace asks for, and `default` where it does not.
+    fn of(namespace: &Object, mode: Mode, default: Self) -> Self {
         // A level nobody knows is taken for the strictest one, a version nobody knows for the latest, as upstream does.
-        let level =
-            label(mode).map_or(Level::Privileged, |text| Level::parse(text).unwrap_or(Level::Restricted));
-        let version = label(&format!("{mode}-version")).and_then(Version::parse).unwrap_or(Version::Latest);
+        let level = label(namespace, mode.word())
+            .map_or(default.level, |text| Level::parse(text).unwrap_or(Level::Restricted));
+        let version = label(namespace, mode.version_word())
+            .map_or(default.version, |text| Version::parse(text).unwrap_or(Version::Latest));
         Self { level, version }
     }
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use arc_swap::ArcSwap;
 use serde_json::Value;
 
-use super::{Operation, Parts, Reinvocation, Request, chain};
+use super::{Chain, Configurations, Operation, Parts, Reinvocation, Request, chain};
 use crate::{
     auth::{Attributes, Authorizer, User},
     authz::{Mode, build},
@@ -58,11 +58,11 @@ impl Write {
 
     /// Runs the named plugins, mutation then validation; the object as it came out.
     pub(crate) async fn run(self, objects: &Arc<Memory>, plugins: &[&str]) -> Result<Value, Status> {
-        let parts = parts(objects.clone(), build(&[Mode::AlwaysDeny]).authorizer);
-        let wanted: Vec<String> = plugins.iter().map(|p| (*p).to_owned()).collect();
-        let others: Vec<String> =
-            super::PLUGINS.iter().map(|(n, ..)| (*n).to_owned()).filter(|n| !wanted.contains(n)).collect();
-        let chain = chain(&parts, &wanted, &others).unwrap();
+        self.through_chain(&configured_over(objects, plugins, &Configurations::default()).unwrap()).await
+    }
+
+    /// As [`Write::run`], through plugins made before.
+    pub(crate) async fn through_chain(self, chain: &Chain) -> Result<Value, Status> {
         let of = |v: Value| (!v.is_null()).then(|| Object::from_value(v).unwrap());
         let (mut object, old) = (of(self.object), of(self.old));
         let shown = object.as_ref().or(old.as_ref()).unwrap();
@@ -94,6 +94,24 @@ impl Write {
         chain.validate(&mut request).await?;
         Ok(object.map(Object::into_value).unwrap_or_default())
     }
+}
+
+/// The named plugins with configurations, over no objects.
+pub(crate) fn configured(plugins: &[&str], configurations: &Configurations) -> Result<Chain, String> {
+    configured_over(&Memory::with(Vec::new()), plugins, configurations)
+}
+
+/// The named plugins with configurations.
+pub(crate) fn configured_over(
+    objects: &Arc<Memory>,
+    plugins: &[&str],
+    configurations: &Configurations,
+) -> Result<Chain, String> {
+    let parts = parts(objects.clone(), build(&[Mode::AlwaysDeny]).authorizer);
+    let wanted: Vec<String> = plugins.iter().map(|p| (*p).to_owned()).collect();
+    let others: Vec<String> =
+        super::PLUGINS.iter().map(|(n, ..)| (*n).to_owned()).filter(|n| !wanted.contains(n)).collect();
+    chain(&parts, &wanted, &others, configurations)
 }
 
 /// Parts without RBAC.

@@ -56,7 +56,7 @@ fn the_list_is_well_formed_and_flags_choose() {
     let parts = testing::parts(cluster(), crate::authz::build(&[]).authorizer);
     let names = |on: &[&str], off: &[&str]| {
         let owned = |l: &[&str]| l.iter().map(|s| (*s).to_owned()).collect::<Vec<_>>();
-        chain(&parts, &owned(on), &owned(off)).map(|c| c.names())
+        chain(&parts, &owned(on), &owned(off), &Configurations::default()).map(|c| c.names())
     };
     let all: std::collections::BTreeSet<_> = PLUGINS.iter().map(|(name, ..)| name).collect();
     assert_eq!(all.len(), PLUGINS.len(), "no plugin twice");

@@ -23,6 +23,7 @@ mod services;
 mod tests;
 
 pub(super) use self::persistentvolumes::check_inline_volume;
+pub(crate) use self::pods::qos_class;
 
 /// All of them.
 pub(super) fn resources() -> Vec<Resource> {

@@ -2,8 +2,17 @@
 
 use serde_json::json;
 
-use super::{super::testing::Write, *};
-use crate::objects::{Kind, memory::Memory};
+use super::{
+    super::{
+        config::Configurations,
+        testing::{Write, configured_over},
+    },
+    *,
+};
+use crate::{
+    auth::User,
+    objects::{Kind, memory::Memory},
+};
 
 fn cluster() -> Arc<Memory> {
     let namespace =
@@ -170,4 +179,52 @@ fn existing_pods_are_told_by_their_reasons() {
             "a (and 2 other pods): host namespaces",
         ]
     );
+}
+
+#[tokio::test]
+async fn defaults_count_where_labels_do_not_and_the_exempt_are_let_in() {
+    let text = "apiVersion: pod-security.admission.config.k8s.io/v1\nkind: PodSecurityConfiguration\n\
+        defaults: {enforce: baseline, enforce-version: v1.31}\n\
+        exemptions: {usernames: [boss], namespaces: [strict], runtimeClasses: [sandbox]}\n";
+    let configurations = Configurations::with(NAME, text);
+    let chain = configured_over(&cluster(), &[NAME], &configurations).unwrap();
+    let host =
+        |class: &str| json!({"hostNetwork": true, "runtimeClassName": class, "containers": [{"name": "c"}]});
+    let write = |namespace: &str, class: &str| Write::create(PODS, pod(namespace, host(class)));
+    let refused = write("open", "").through_chain(&chain).await.unwrap_err();
+    assert!(refused.message.contains("violates PodSecurity \"baseline:v1.31\""), "{}", refused.message);
+    assert!(write("strict", "").through_chain(&chain).await.is_ok());
+    assert!(write("open", "sandbox").through_chain(&chain).await.is_ok());
+    let boss = User { name: "boss".to_owned(), ..User::default() };
+    assert!(Write { user: boss, ..write("open", "") }.through_chain(&chain).await.is_ok());
+}
+
+#[test]
+fn exempt_namespaces_are_told_what_is_ignored() {
+    let settings = Settings::read(None).unwrap();
+    let ignored = |labels: Value| {
+        let namespace = json!({"metadata": {"name": "n", "labels": labels}});
+        settings.ignored(&Object::from_value(namespace).unwrap())
+    };
+    assert_eq!(ignored(json!({})), None);
+    let told = ignored(json!({format!("{LABEL}enforce"): "baseline", format!("{LABEL}warn"): "restricted"}));
+    let want = "namespace \"n\" is exempt from Pod Security, and the policy (enforce=baseline:latest, \
+        warn=restricted:latest) will be ignored";
+    assert_eq!(told.as_deref(), Some(want));
+}
+
+#[test]
+fn configurations_without_sense_are_refused() {
+    for (fields, want) in [
+        ("defaults: {enforce: strict}", "defaults.enforce: Invalid value: \"strict\""),
+        ("defaults: {warn-version: '1.2'}", "defaults.warn-version: Invalid value: \"1.2\""),
+        ("exemptions: {namespaces: [A]}", "exemptions.namespaces[0]: Invalid value: \"A\""),
+        ("exemptions: {usernames: [a, a]}", "exemptions.usernames[1]: Duplicate value: \"a\""),
+        ("exemptions: {usernames: ['']}", "exemptions.usernames[0]: Invalid value: \"\""),
+    ] {
+        let head = "apiVersion: pod-security.admission.config.k8s.io/v1\nkind: PodSecurityConfiguration\n";
+        let configurations = Configurations::with(NAME, &format!("{head}{fields}\n"));
+        let refused = Settings::read(configurations.of(NAME)).unwrap_err();
+        assert!(refused.starts_with(want), "{refused}");
+    }
 }

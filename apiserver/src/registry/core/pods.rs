@@ -9,6 +9,8 @@ mod status_rules;
 mod tests;
 mod updates;
 
+pub(crate) use self::qos::class as qos_class;
+
 use std::sync::Arc;
 
 use jiff::Timestamp;

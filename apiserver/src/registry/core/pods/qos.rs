@@ -10,7 +10,7 @@ use serde_json::Value;
 use crate::registry::kit::items;
 
 /// The value of `status.qosClass` for a pod's spec.
-pub(super) fn class(spec: &Value) -> &'static str {
+pub(crate) fn class(spec: &Value) -> &'static str {
     let own = spec.get("resources");
     if own.is_some_and(|r| is_set(r, "limits") || is_set(r, "requests")) {
         return class_of(std::iter::once(own));
