@@ -33,10 +33,10 @@ pub(super) fn run(layout: &Layout) -> Result<Vec<Figure>> {
         .map(|workload| {
             let name = format!("decisions, 5,000 nodes: {}", workload.name);
             let goal = ("the goal", workload.goal);
-            Figure::new(name, "/s", decisions::rate(workload), goal, Goal::AtLeast(1.0))
+            Ok(Figure::new(name, "/cpu-s", decisions::rate(workload)?, goal, Goal::AtLeast(1.0)))
         })
-        .collect();
-    let seconds = PREEMPTIONS as f64 / decisions::preemptions(PREEMPTIONS);
+        .collect::<Result<_>>()?;
+    let seconds = decisions::preemptions(PREEMPTIONS)?;
     figures.push(Figure::bounded("200 preemptions, 5,000 full nodes", "s", seconds, PREEMPTION_GOAL));
     figures.push(end_to_end(layout)?);
     Ok(figures)
