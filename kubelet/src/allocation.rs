@@ -23,7 +23,12 @@ use tokio::sync::{Notify, watch};
 use crate::{
     admission::{self, View},
     node::status::Pressure,
-    pod, preemption,
+    pod::{
+        self,
+        qos::{self, QosClass},
+        resources,
+    },
+    preemption,
     status::generate::Verdict,
 };
 
@@ -102,6 +107,13 @@ pub struct Pending {
     pub message: String,
 }
 
+impl Pending {
+    fn pinned() -> Self {
+        let message = "Resize is infeasible for Guaranteed Pods alongside CPU Manager policy \"static\"";
+        Self { reason: "Infeasible", message: message.to_owned() }
+    }
+}
+
 /// What became of the resources that a known pod wants.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Resize {
@@ -126,6 +138,8 @@ pub struct Allocations {
     pods_dir: PathBuf,
     node: Option<watch::Receiver<Option<Arc<Node>>>>,
     allowed_sysctls: Vec<String>,
+    /// Containers have processors of their own, which do not change while they run.
+    exclusive: bool,
     pressure: Mutex<Pressure>,
     held: Mutex<HashMap<String, Held>>,
 }
@@ -137,8 +151,16 @@ impl Allocations {
         pods_dir: PathBuf,
         node: Option<watch::Receiver<Option<Arc<Node>>>>,
         allowed_sysctls: Vec<String>,
+        exclusive: bool,
     ) -> Self {
-        Self { pods_dir, node, allowed_sysctls, pressure: Mutex::default(), held: Mutex::default() }
+        Self {
+            pods_dir,
+            node,
+            allowed_sysctls,
+            exclusive,
+            pressure: Mutex::default(),
+            held: Mutex::default(),
+        }
     }
 
     /// What presses on the node; new pods may be turned away for it.
@@ -196,8 +218,10 @@ impl Allocations {
         if own.allocated == wanted {
             return Resize::Settled;
         }
+        let pinned = self.exclusive && changes_cpu(&own.pod, pod);
         let others = others(&held, pod::uid(pod));
-        let pending = judge_resize(pod, &self.view(node.as_deref(), &others));
+        let pending = pinned.then(Pending::pinned);
+        let pending = pending.or_else(|| judge_resize(pod, &self.view(node.as_deref(), &others)));
         let Some(own) = held.get_mut(pod::uid(pod)) else { return Resize::Settled };
         if let Some(pending) = pending {
             own.deferred = (pending.reason == "Deferred").then(|| Arc::clone(wake));
@@ -263,6 +287,16 @@ fn others(held: &HashMap<String, Held>, uid: &str) -> Vec<Arc<Pod>> {
 /// Something became free: deferred resizes are tried again.
 fn retry(held: &HashMap<String, Held>) {
     held.values().filter_map(|own| own.deferred.as_ref()).for_each(|wake| wake.notify_one());
+}
+
+/// The pod, which may have processors of its own, wants more or fewer of them.
+fn changes_cpu(held: &Pod, wanted: &Pod) -> bool {
+    let cpus = |pod: &Pod| -> Vec<Option<i64>> {
+        let requests =
+            |c: &Container| resources::amount(c.resources.as_ref()?.requests.as_ref(), resources::CPU);
+        pod::all_containers(pod).iter().map(|(_, container)| requests(container)).collect()
+    };
+    qos::class(held) == QosClass::Guaranteed && cpus(held) != cpus(wanted)
 }
 
 /// Why the pod cannot have what it wants; `None` when it can.

@@ -17,7 +17,9 @@ use k8s_openapi::api::core::v1::Taint;
 
 pub use self::file::KubeletConfiguration;
 use crate::{
+    cpus::{self, set::CpuSet},
     eviction::threshold::{self, Threshold},
+    pod::resources,
     worker::backoff,
 };
 
@@ -72,6 +74,8 @@ pub struct Config {
     pub file: KubeletConfiguration,
     /// Thresholds of eviction.
     pub thresholds: Vec<Threshold>,
+    /// Who may have processors of their own.
+    pub cpus: cpus::Settings,
     /// The configuration of image credential providers, and the folder of their programs.
     pub credential_providers: Option<(PathBuf, PathBuf)>,
 }
@@ -87,6 +91,7 @@ pub fn load(given: &Values) -> Result<Config, OptionsError> {
         None => KubeletConfiguration::default(),
     };
     flags::overlay(given, &mut file)?;
+    let cpus = processors(&mut file)?;
     let both = ["image-credential-provider-config", "image-credential-provider-bin-dir"]
         .map(|n| given.optional(n).is_some());
     if both[0] != both[1] {
@@ -116,6 +121,7 @@ pub fn load(given: &Values) -> Result<Config, OptionsError> {
         external_cloud: given.optional("cloud-provider") == Some("external"),
         file,
         thresholds,
+        cpus,
         credential_providers: path("image-credential-provider-config")
             .zip(path("image-credential-provider-bin-dir")),
     };
@@ -148,6 +154,43 @@ fn read(path: PathBuf, drop_ins: Option<PathBuf>) -> Result<KubeletConfiguration
         file::merge(&mut merged, next);
     }
     file::from_value(merged).map_err(bad(&path))
+}
+
+/// What the file says of processors. Those that are reserved by number count in place of the amounts, as upstream's.
+fn processors(file: &mut KubeletConfiguration) -> Result<cpus::Settings, OptionsError> {
+    let invalid = |text: String| OptionsError::Invalid(text);
+    let reserved: CpuSet = file
+        .reserved_system_cpus
+        .parse()
+        .map_err(|error| invalid(format!("reservedSystemCPUs (--reserved-cpus): {error}")))?;
+    if !reserved.is_empty() {
+        file.kube_reserved.remove(resources::CPU);
+        file.system_reserved.insert(resources::CPU.to_owned(), reserved.len().to_string());
+    }
+    let exclusive = match file.cpu_manager_policy.as_str() {
+        "" | "none" => false,
+        "static" => true,
+        other => return Err(invalid(format!("unknown policy: {other:?}"))),
+    };
+    let mut options = cpus::plan::Options::default();
+    for (name, value) in &file.cpu_manager_policy_options {
+        let on = value.parse().map_err(|_| invalid(format!("bad value for option {name:?}: {value:?}")))?;
+        match name.as_str() {
+            "full-pcpus-only" => options.full_cores = on,
+            "strict-cpu-reservation" => options.strict_reservation = on,
+            _ if on => {
+                let text = format!("cpuManagerPolicyOptions: {name} is not supported by this kubelet");
+                return Err(invalid(text));
+            }
+            _ => {}
+        }
+    }
+    if !exclusive && !file.cpu_manager_policy_options.is_empty() {
+        return Err(invalid("cpuManagerPolicyOptions are of the static policy".to_owned()));
+    }
+    let amounts = [&file.system_reserved, &file.kube_reserved];
+    let milli = amounts.into_iter().filter_map(|list| resources::milli(list.get(resources::CPU)?)).sum();
+    Ok(cpus::Settings { exclusive, options, reserved, reserved_milli: milli })
 }
 
 fn host_name() -> Result<String, OptionsError> {
@@ -264,6 +307,35 @@ mod tests {
         let config = load_with(&["--hostname-override=n", "--serialize-image-pulls=false"]).unwrap();
         assert!(config.parallel_pulls() > 1000);
         assert_eq!(config.most_pods(1), 110);
+    }
+
+    #[test]
+    fn processors_are_kept_and_given_as_asked() {
+        let load = |arguments: &[&str]| {
+            let all: Vec<&str> = [&["--hostname-override=n"], arguments].concat();
+            load_with(&all)
+        };
+        let shared = load(&["--kube-reserved=cpu=300m"]).unwrap();
+        assert!(!shared.cpus.exclusive && shared.cpus.reserved_milli == 300);
+        let config = load(&[
+            "--cpu-manager-policy=static",
+            "--reserved-cpus=0,2-3",
+            "--kube-reserved=cpu=300m",
+            "--cpu-manager-policy-options=full-pcpus-only=true,distribute-cpus-across-numa=false",
+        ])
+        .unwrap();
+        assert!(config.cpus.exclusive && config.cpus.options.full_cores);
+        assert_eq!((config.cpus.reserved.to_string().as_str(), config.cpus.reserved_milli), ("0,2-3", 3000));
+        assert_eq!(config.file.system_reserved["cpu"], "3");
+        for bad in [
+            &["--cpu-manager-policy=dynamic"][..],
+            &["--reserved-cpus=x"],
+            &["--cpu-manager-policy-options=full-pcpus-only=true"],
+            &["--cpu-manager-policy=static", "--cpu-manager-policy-options=align-by-socket=true"],
+            &["--cpu-manager-policy=static", "--cpu-manager-policy-options=full-pcpus-only=often"],
+        ] {
+            assert!(load(bad).is_err(), "{bad:?}");
+        }
     }
 
     #[test]

@@ -32,6 +32,7 @@ use crate::{
     api::{ApiObjects, ObjectSource, Standalone},
     certificate::{self, CertificateError, Purpose, bootstrap, request::Subject, store::Store},
     cgroup::{CgroupError, Cgroups, Version, classes},
+    cpus::{self, CpuError, Cpus},
     csi::{driver::Drivers, mount::Csi},
     devices::{Devices, pod_resources, registration},
     env::NodeFacts,
@@ -103,6 +104,9 @@ pub enum RunError {
     /// Something that should be an address is none.
     #[error("{0:?} is no address")]
     Address(String),
+    /// Processors cannot be managed.
+    #[error(transparent)]
+    Cpus(#[from] CpuError),
     /// The programs that know credentials cannot be used.
     #[error("cannot use the image credential providers: {0}")]
     Providers(#[from] ProviderError),
@@ -322,6 +326,7 @@ fn share(
             }
         });
     }
+    let cpus = Cpus::new(&config.cpus, Path::new("/"), &config.root_dir)?;
     plugin::run(registry, vec![drivers, Arc::new(registrar)], tasks);
     Ok(Shared {
         devices,
@@ -364,7 +369,9 @@ fn share(
             pods_dir.clone(),
             api.map(|(_, watched)| watched.node()),
             file.allowed_unsafe_sysctls.clone(),
+            cpus.are_exclusive(),
         ),
+        cpus,
         pulls: PullGate::new(config.parallel_pulls()),
         providers,
         pods_dir,
@@ -504,7 +511,7 @@ impl App {
             start_reporting(client, watched, observer, &shared, &pods, &config, &tasks);
         }
         let folder = config.root_dir.join("pod-resources");
-        pod_resources::run(folder.clone(), Arc::clone(&shared.devices), Arc::clone(&pods), &tasks)
+        pod_resources::run(folder.clone(), Arc::clone(&shared), Arc::clone(&pods), &tasks)
             .map_err(at(&folder))?;
         start_upkeep(&shared, &pods, &config, &tasks);
         classes::run(Arc::clone(&shared), &tasks);
@@ -588,6 +595,8 @@ fn start_upkeep(shared: &Arc<Shared>, pods: &Arc<Pods>, config: &Config, tasks: 
         max_files: usize::try_from(config.file.container_log_max_files).unwrap_or(5),
     };
     rotation::run(Arc::clone(shared), Arc::clone(pods), rotation, tasks);
+    let period = config.file.cpu_manager_reconcile_period.0;
+    cpus::run(Arc::clone(shared), Arc::clone(pods), period, tasks);
     if let Some(path) = config.file.static_pod_path.clone() {
         let period = config.file.file_check_frequency.0;
         manifest::run(path, config.node_name.clone(), period, Arc::clone(pods), tasks);

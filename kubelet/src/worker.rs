@@ -33,6 +33,7 @@ use crate::{
     allocation::{Allocations, Pending, Resize},
     api::ObjectSource,
     cgroup::Cgroups,
+    cpus::Cpus,
     csi::mount::Csi,
     devices::Devices,
     env::NodeFacts,
@@ -108,6 +109,8 @@ pub struct Shared {
     pub csi: Arc<Csi>,
     /// Devices of plugins.
     pub devices: Arc<Devices>,
+    /// Processors of containers that have their own.
+    pub cpus: Cpus,
     /// Ranges of ids for pods with a user namespace of their own.
     pub users: UserNamespaces,
     /// All pods, for the one that has to make room among them.
@@ -238,6 +241,7 @@ impl Worker {
         self.end().await;
         self.shared.allocations.release(pod::uid(&first.pod));
         self.shared.devices.release(pod::uid(&first.pod));
+        self.shared.cpus.release(pod::uid(&first.pod));
         loop {
             let wanted = self.updates.borrow_and_update().clone();
             if wanted.is_deleted() {
@@ -268,6 +272,7 @@ impl Worker {
             }),
             refused => refused,
         };
+        let answer = answer.and_then(|()| self.shared.cpus.allocate(&wanted.pod));
         let Err(refused) = answer else { return true };
         self.event(&wanted.pod, Severity::Warning, &refused.reason, &refused.message);
         let message = format!("Pod was rejected: {}", refused.message);

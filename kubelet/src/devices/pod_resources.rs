@@ -1,6 +1,6 @@
-//! `<root>/pod-resources/kubelet.sock`: which containers have which devices, for monitoring agents on the node.
+//! `<root>/pod-resources/kubelet.sock`: which containers have which devices and processors, for monitoring agents on the node.
 //!
-//! Contract: pod resources API v1. Processors and memory are not given exclusively here, so their lists are empty.
+//! Contract: pod resources API v1. Memory is not given exclusively here, so its lists are empty.
 
 use std::{collections::BTreeMap, io, path::PathBuf, sync::Arc};
 
@@ -22,21 +22,37 @@ use tonic::{Request, Response, Status, transport::Server};
 
 use super::{Devices, State};
 use crate::{
+    cpus::set::CpuSet,
     pod::{self, Role},
     pods::Pods,
+    worker::Shared,
 };
 
 /// Serves the API.
 pub struct Lister {
-    devices: Arc<Devices>,
+    shared: Arc<Shared>,
     pods: Arc<Pods>,
+}
+
+impl Lister {
+    fn of_pod(&self, pod: &Pod) -> PodResources {
+        let mut found = self.shared.devices.of_pod(pod);
+        for container in &mut found.containers {
+            container.cpu_ids = numbers(&self.shared.cpus.own(pod::uid(pod), &container.name));
+        }
+        found
+    }
+}
+
+fn numbers(cpus: &CpuSet) -> Vec<i64> {
+    cpus.iter().map(i64::from).collect()
 }
 
 /// Serves the socket until the drain.
 ///
 /// # Errors
 /// When the socket cannot be made.
-pub fn run(folder: PathBuf, devices: Arc<Devices>, pods: Arc<Pods>, tasks: &Tasks) -> io::Result<()> {
+pub fn run(folder: PathBuf, shared: Arc<Shared>, pods: Arc<Pods>, tasks: &Tasks) -> io::Result<()> {
     std::fs::create_dir_all(&folder)?;
     let path = folder.join("kubelet.sock");
     match std::fs::remove_file(&path) {
@@ -44,7 +60,7 @@ pub fn run(folder: PathBuf, devices: Arc<Devices>, pods: Arc<Pods>, tasks: &Task
         _ => {}
     }
     let listener = UnixListenerStream::new(UnixListener::bind(path)?);
-    let (service, drain) = (PodResourcesListerServer::new(Lister { devices, pods }), tasks.drain());
+    let (service, drain) = (PodResourcesListerServer::new(Lister { shared, pods }), tasks.drain());
     tasks.spawn("pod-resources", async move {
         let server = Server::builder().add_service(service);
         if let Err(error) = server.serve_with_incoming_shutdown(listener, drain.cancelled_owned()).await {
@@ -110,7 +126,7 @@ impl PodResourcesLister for Lister {
         _: Request<ListPodResourcesRequest>,
     ) -> Result<Response<ListPodResourcesResponse>, Status> {
         let active = self.pods.list().into_iter().filter(|p| !pod::is_terminal(p));
-        let pod_resources = active.map(|p| self.devices.of_pod(&p)).collect();
+        let pod_resources = active.map(|p| self.of_pod(&p)).collect();
         Ok(Response::new(ListPodResourcesResponse { pod_resources }))
     }
 
@@ -118,8 +134,8 @@ impl PodResourcesLister for Lister {
         &self,
         _: Request<AllocatableResourcesRequest>,
     ) -> Result<Response<AllocatableResourcesResponse>, Status> {
-        let devices = self.devices.all();
-        Ok(Response::new(AllocatableResourcesResponse { devices, ..Default::default() }))
+        let (devices, cpu_ids) = (self.shared.devices.all(), numbers(&self.shared.cpus.allocatable()));
+        Ok(Response::new(AllocatableResourcesResponse { devices, cpu_ids, ..Default::default() }))
     }
 
     async fn get(
@@ -131,6 +147,6 @@ impl PodResourcesLister for Lister {
         let pod = found.ok_or_else(|| {
             Status::not_found(format!("pod {pod_name} in namespace {pod_namespace} not found"))
         })?;
-        Ok(Response::new(GetPodResourcesResponse { pod_resources: Some(self.devices.of_pod(&pod)) }))
+        Ok(Response::new(GetPodResourcesResponse { pod_resources: Some(self.of_pod(&pod)) }))
     }
 }

@@ -165,6 +165,11 @@ pub struct KubeletConfiguration {
     pub container_log_max_files: i32,
     pub system_reserved: BTreeMap<String, String>,
     pub kube_reserved: BTreeMap<String, String>,
+    #[serde(rename = "reservedSystemCPUs")]
+    pub reserved_system_cpus: String,
+    pub cpu_manager_policy: String,
+    pub cpu_manager_policy_options: BTreeMap<String, String>,
+    pub cpu_manager_reconcile_period: GoDuration,
     pub enforce_node_allocatable: Vec<String>,
     pub seccomp_default: bool,
     pub register_with_taints: Vec<Taint>,
@@ -216,10 +221,7 @@ const OTHER: &[(&str, Says)] = &[
     ("volumeStatsAggPeriod", Says::Anything),
     ("kubeletCgroups", Says::Only(&[])),
     ("systemCgroups", Says::Only(&[])),
-    ("cpuManagerPolicy", Says::Only(&["none"])),
     ("singleProcessOOMKill", Says::Only(&["false"])),
-    ("cpuManagerPolicyOptions", Says::Only(&[])),
-    ("cpuManagerReconcilePeriod", Says::Anything),
     ("memoryManagerPolicy", Says::Only(&["None"])),
     ("topologyManagerPolicy", Says::Only(&["none"])),
     ("topologyManagerScope", Says::Anything),
@@ -239,7 +241,6 @@ const OTHER: &[(&str, Says)] = &[
     ("memorySwap", Says::Only(&[])),
     ("containerLogMaxWorkers", Says::Anything),
     ("configMapAndSecretChangeDetectionStrategy", Says::Anything),
-    ("reservedSystemCPUs", Says::Only(&[])),
     ("showHiddenMetricsForVersion", Says::Anything),
     ("volumePluginDir", Says::Anything),
     ("kernelMemcgNotification", Says::Anything),
@@ -343,6 +344,10 @@ impl Default for KubeletConfiguration {
             container_log_max_files: 5,
             system_reserved: BTreeMap::new(),
             kube_reserved: BTreeMap::new(),
+            reserved_system_cpus: String::new(),
+            cpu_manager_policy: "none".into(),
+            cpu_manager_policy_options: BTreeMap::new(),
+            cpu_manager_reconcile_period: seconds(10),
             enforce_node_allocatable: vec!["pods".into()],
             seccomp_default: false,
             register_with_taints: vec![],
@@ -429,6 +434,7 @@ fn finish(mut file: KubeletConfiguration) -> Result<KubeletConfiguration, String
         (&mut file.node_status_report_frequency, default.node_status_report_frequency),
         (&mut file.image_minimum_gc_age, default.image_minimum_gc_age),
         (&mut file.runtime_request_timeout, default.runtime_request_timeout),
+        (&mut file.cpu_manager_reconcile_period, default.cpu_manager_reconcile_period),
         (&mut file.container_log_monitor_interval, default.container_log_monitor_interval),
         (&mut file.eviction_pressure_transition_period, default.eviction_pressure_transition_period),
     ] {
@@ -494,10 +500,10 @@ volumeStatsAggPeriod: 0s
             let file = decode(&format!("{JOINED}{line}\n"))?;
             unsupported(&file.other).map_or(Ok(()), Err)
         };
-        assert_eq!(with("cpuManagerPolicy: none"), Ok(()));
+        assert_eq!(with("memoryManagerPolicy: None"), Ok(()));
         assert_eq!(
-            with("cpuManagerPolicy: static"),
-            Err("cpuManagerPolicy: static is not supported by this kubelet".into())
+            with("memoryManagerPolicy: Static"),
+            Err("memoryManagerPolicy: Static is not supported by this kubelet".into())
         );
         assert!(with("qosReserved: {memory: 50%}").unwrap_err().starts_with("qosReserved"));
         assert!(with("maxPodz: 5").unwrap_err().contains("maxPodz"));

@@ -311,6 +311,30 @@ const FLAGS: &[Entry] = &[
         set!(container_log_max_files = number),
     ),
     field("system-reserved", Kind::Map, "Kept for the system: cpu=..,memory=..", set!(system_reserved = map)),
+    field(
+        "reserved-cpus",
+        Kind::String,
+        "Processors kept for the system and Kubernetes, by number.",
+        set!(reserved_system_cpus = text),
+    ),
+    field(
+        "cpu-manager-policy",
+        Kind::String,
+        "none, or static: processors of their own for those who ask for whole ones.",
+        set!(cpu_manager_policy = text),
+    ),
+    field(
+        "cpu-manager-policy-options",
+        Kind::Map,
+        "Options of the static policy: full-pcpus-only, strict-cpu-reservation.",
+        set!(cpu_manager_policy_options = map),
+    ),
+    field(
+        "cpu-manager-reconcile-period",
+        Kind::Duration,
+        "How often it is looked whether containers are on their processors.",
+        set!(cpu_manager_reconcile_period = duration),
+    ),
     field("kube-reserved", Kind::Map, "Kept for Kubernetes: cpu=..,memory=..", set!(kube_reserved = map)),
     field(
         "seccomp-default",

@@ -16,6 +16,7 @@ use super::{
     security::{self, ImageUser, NodeSecurity, SecurityError},
 };
 use crate::{
+    cpus::set::CpuSet,
     devices::Granted,
     env,
     pod::{self, qos, resources},
@@ -140,6 +141,8 @@ pub struct Prepared {
     pub users: Option<cri::UserNamespace>,
     /// What comes with its devices.
     pub devices: Granted,
+    /// The processors it is to run on, where that is managed.
+    pub cpus: Option<CpuSet>,
 }
 
 /// The container's configuration.
@@ -159,6 +162,7 @@ pub fn container(
     let limits = resources::container_limits(pod, spec, node.cfs_quota);
     let mut linux_resources = to_cri(&limits);
     linux_resources.hugepage_limits = hugepage_limits(spec);
+    linux_resources.cpuset_cpus = prepared.cpus.as_ref().map(ToString::to_string).unwrap_or_default();
     linux_resources.oom_score_adj = qos::oom_score_adj(pod, spec, node.memory_capacity);
     if node.cgroup_v2 && limits.memory_limit.is_some() {
         linux_resources.unified.insert("memory.oom.group".into(), "1".into());
@@ -319,6 +323,7 @@ mod tests {
             target: None,
             users: None,
             devices: Granted::default(),
+            cpus: None,
         }
     }
 

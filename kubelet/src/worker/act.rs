@@ -497,6 +497,7 @@ impl Worker {
             target: self.target(pod, start.role).await,
             users: self.users(pod)?,
             devices,
+            cpus: self.shared.cpus.place(pod::uid(pod), &container.name),
         };
         let made = config::container(pod, container, &prepared, &self.shared.settings)?;
         let log_path = made.log_path.clone();

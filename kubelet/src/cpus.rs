@@ -1,0 +1,275 @@
+//! Processors of their own for containers that ask for whole ones: the static policy of the CPU manager.
+//!
+//! A container of a Guaranteed pod that wants a whole number of processors gets that many for itself; everybody else runs
+//! on the rest, the shared pool. Choosing is in `plan`, the machine's shape in `topology`, what was given on disk in `state`,
+//! so that a restarted kubelet knows. Containers that run are moved when the shared pool changes.
+//!
+//! Contract: "Control CPU Management Policies on the Node"; texts of refusals and the state file's fields as upstream's.
+//! Of the policy's options there are `full-pcpus-only` and `strict-cpu-reservation`.
+
+pub mod plan;
+pub mod set;
+pub mod state;
+pub mod topology;
+
+use std::{
+    collections::HashMap,
+    io,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
+
+use component_base::task::Tasks;
+use k8s_openapi::api::core::v1::{Container, Pod};
+use parking_lot::Mutex;
+use tokio::sync::Notify;
+
+use self::{
+    plan::{Options, Refusal},
+    set::CpuSet,
+    state::{State, StateError},
+    topology::Topology,
+};
+use crate::{
+    pod::{
+        self, Role,
+        qos::{self, QosClass},
+        resources::{self, amount},
+    },
+    pods::Pods,
+    runtime::cri,
+    status::generate::Verdict,
+    worker::Shared,
+};
+
+/// Processors cannot be managed.
+#[derive(Debug, thiserror::Error)]
+pub enum CpuError {
+    /// The machine's shape cannot be read.
+    #[error("cannot read the machine's processors: {0}")]
+    Topology(io::Error),
+    /// What is on disk cannot be used.
+    #[error(
+        "could not restore state from checkpoint: {why}, please drain this node and delete the CPU manager checkpoint file {path:?} before restarting Kubelet"
+    )]
+    State {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        why: StateError,
+    },
+    /// Nothing is kept from pods.
+    #[error("the static policy requires systemreserved.cpu + kubereserved.cpu to be greater than zero")]
+    NothingReserved,
+    /// What is kept from pods is not there.
+    #[error("reserved processors {reserved} are not all among the machine's {all}")]
+    Reserved {
+        /// What is to be kept.
+        reserved: CpuSet,
+        /// What there is.
+        all: CpuSet,
+    },
+}
+
+/// What the configuration says.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Settings {
+    /// The static policy is on.
+    pub exclusive: bool,
+    /// Its options.
+    pub options: Options,
+    /// Processors kept from pods by number; empty for as many as the reservations come to.
+    pub reserved: CpuSet,
+    /// Thousandths of processors kept from pods.
+    pub reserved_milli: i64,
+}
+
+struct Exclusive {
+    topology: Topology,
+    reserved: CpuSet,
+    options: Options,
+    state: Mutex<State>,
+    changed: Notify,
+}
+
+/// Who has which processors.
+pub struct Cpus {
+    path: PathBuf,
+    exclusive: Option<Exclusive>,
+}
+
+impl Cpus {
+    /// What an earlier kubelet left in `folder`, or all processors shared. `root` is `/` but in tests.
+    ///
+    /// # Errors
+    /// When the settings do not fit the machine or what an earlier kubelet did.
+    pub fn new(settings: &Settings, root: &Path, folder: &Path) -> Result<Self, CpuError> {
+        let path = folder.join(state::FILE);
+        let failed = |why| CpuError::State { path: path.clone(), why };
+        if !settings.exclusive {
+            state::expect(&path, "none").map_err(failed)?;
+            return Ok(Self { path, exclusive: None });
+        }
+        let topology = topology::read(root).map_err(CpuError::Topology)?;
+        let all = topology.all();
+        let count = usize::try_from(settings.reserved_milli.saturating_add(999) / 1000).unwrap_or(0);
+        let reserved = match settings.reserved.is_empty() {
+            true => plan::take(&topology, &all, count).ok_or(CpuError::NothingReserved)?,
+            false => settings.reserved.clone(),
+        };
+        if reserved.is_empty() {
+            return Err(CpuError::NothingReserved);
+        }
+        if !reserved.minus(&all).is_empty() {
+            return Err(CpuError::Reserved { reserved, all });
+        }
+        let shared = if settings.options.strict_reservation { all.minus(&reserved) } else { all };
+        let state = state::load(&path, &shared).map_err(failed)?;
+        let options = settings.options;
+        let exclusive =
+            Exclusive { topology, reserved, options, state: Mutex::new(state), changed: Notify::new() };
+        Ok(Self { path, exclusive: Some(exclusive) })
+    }
+
+    /// Some containers have processors of their own.
+    #[must_use]
+    pub fn are_exclusive(&self) -> bool {
+        self.exclusive.is_some()
+    }
+
+    /// Gives the pod's containers their processors; what they have from before stays theirs.
+    ///
+    /// # Errors
+    /// Why the pod cannot run here.
+    pub fn allocate(&self, pod: &Pod) -> Result<(), Verdict> {
+        let Some(exclusive) = &self.exclusive else { return Ok(()) };
+        let wanted = wanted(pod);
+        let mut state = exclusive.state.lock();
+        if wanted.iter().all(|w| state.of(pod::uid(pod), &w.name).is_some()) {
+            return Ok(());
+        }
+        let free = state.shared.minus(&exclusive.reserved);
+        let given = plan::allocate(&exclusive.topology, &free, &wanted, exclusive.options);
+        state.give(pod::uid(pod), given.map_err(Refusal::verdict)?);
+        self.keep(&state);
+        exclusive.changed.notify_one();
+        Ok(())
+    }
+
+    /// The pod has ended.
+    pub fn release(&self, uid: &str) {
+        self.retain(|other| other != uid);
+    }
+
+    fn retain(&self, keeps: impl Fn(&str) -> bool) {
+        let Some(exclusive) = &self.exclusive else { return };
+        let mut state = exclusive.state.lock();
+        if state.retain(keeps) {
+            self.keep(&state);
+            exclusive.changed.notify_one();
+        }
+    }
+
+    fn keep(&self, state: &State) {
+        if let Err(error) = state.write(&self.path) {
+            tracing::error!(file = %self.path.display(), %error, "cannot write down who has which processors");
+        }
+    }
+
+    /// Where a container is to run; nothing where that is not managed.
+    #[must_use]
+    pub fn place(&self, uid: &str, container: &str) -> Option<CpuSet> {
+        let state = self.exclusive.as_ref()?.state.lock();
+        Some(state.of(uid, container).unwrap_or(&state.shared).clone())
+    }
+
+    /// The processors that a container has for itself.
+    #[must_use]
+    pub fn own(&self, uid: &str, container: &str) -> CpuSet {
+        let Some(exclusive) = &self.exclusive else { return CpuSet::default() };
+        exclusive.state.lock().of(uid, container).cloned().unwrap_or_default()
+    }
+
+    /// All processors that containers may be given.
+    #[must_use]
+    pub fn allocatable(&self) -> CpuSet {
+        let all = self.exclusive.as_ref().map(|e| e.topology.all().minus(&e.reserved));
+        all.unwrap_or_default()
+    }
+
+    async fn changed(&self) {
+        match &self.exclusive {
+            Some(exclusive) => exclusive.changed.notified().await,
+            None => std::future::pending().await,
+        }
+    }
+}
+
+/// How many processors the pod's containers want for themselves, in the order in which they start.
+fn wanted(pod: &Pod) -> Vec<plan::Wanted> {
+    if qos::class(pod) != QosClass::Guaranteed || pod::spec(pod).resources.is_some() {
+        return vec![];
+    }
+    let count = |container: &Container| {
+        let list = container.resources.as_ref()?;
+        let milli = amount(list.requests.as_ref(), resources::CPU)
+            .or_else(|| amount(list.limits.as_ref(), resources::CPU))?;
+        usize::try_from(milli / 1000).ok().filter(|n| *n > 0 && milli % 1000 == 0)
+    };
+    let all = pod::all_containers(pod).into_iter();
+    all.filter(|(role, _)| !matches!(role, Role::Ephemeral(_)))
+        .filter_map(|(role, container)| {
+            let passes = matches!(role, Role::Init(_)) && !pod::is_sidecar(&container);
+            Some(plan::Wanted { count: count(&container)?, name: container.name, passes })
+        })
+        .collect()
+}
+
+/// Keeps running containers where they are to run until the drain.
+pub fn run(shared: Arc<Shared>, pods: Arc<Pods>, period: Duration, tasks: &Tasks) {
+    if !shared.cpus.are_exclusive() {
+        return;
+    }
+    let drain = tasks.drain();
+    tasks.spawn("cpus", async move {
+        let mut placed = HashMap::new();
+        loop {
+            tokio::select! {
+                () = drain.cancelled() => return,
+                () = shared.cpus.changed() => {}
+                () = tokio::time::sleep(period) => {}
+            }
+            if pods.is_synced() {
+                shared.cpus.retain(|uid| pods.knows(uid));
+            }
+            move_containers(&shared, &mut placed).await;
+        }
+    });
+}
+
+/// Moves the containers that are not where they are to be; `placed` has where each was put.
+async fn move_containers(shared: &Shared, placed: &mut HashMap<String, CpuSet>) {
+    let list = match shared.runtime.glimpse().await {
+        Ok(list) => list,
+        Err(error) => return tracing::warn!(%error, "cannot see who runs on which processors"),
+    };
+    let running = cri::ContainerState::ContainerRunning as i32;
+    let containers = || list.iter().filter(|g| g.sandbox_id.is_some() && g.state == running);
+    placed.retain(|id, _| containers().any(|g| g.id == *id));
+    for container in containers() {
+        let Some(place) = shared.cpus.place(&container.pod.uid, &container.name) else { return };
+        if placed.get(&container.id) == Some(&place) {
+            continue;
+        }
+        let resources = cri::LinuxContainerResources { cpuset_cpus: place.to_string(), ..Default::default() };
+        match shared.runtime.update_resources(&container.id, resources).await {
+            Ok(()) => drop(placed.insert(container.id.clone(), place)),
+            // The next round tries again.
+            Err(error) => tracing::warn!(id = container.id, %place, %error, "cannot move the container"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,161 @@
+//! Who has which processors, on disk: `cpu_manager_state` in the kubelet's folder, written whole and atomically.
+//!
+//! The fields are upstream's. Its checksum is made of an internal print of Go's and is neither written nor read.
+
+use std::{collections::BTreeMap, fs, io, path::Path};
+
+use serde::{Deserialize, Serialize};
+
+use super::set::{BadList, CpuSet};
+
+/// The file's name.
+pub const FILE: &str = "cpu_manager_state";
+
+/// What is on disk cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum StateError {
+    /// The file cannot be read.
+    #[error(transparent)]
+    Read(#[from] io::Error),
+    /// It is not what a kubelet writes.
+    #[error(transparent)]
+    Decode(#[from] serde_json::Error),
+    /// A list in it is none.
+    #[error(transparent)]
+    List(#[from] BadList),
+    /// It is another policy's.
+    #[error("configured policy {configured:?} differs from state checkpoint policy {found:?}")]
+    Policy {
+        /// What the configuration says.
+        configured: String,
+        /// What the file says.
+        found: String,
+    },
+    /// The machine is another one by now.
+    #[error("current set of available CPUs {available} doesn't match with CPUs in state {found}")]
+    Machine {
+        /// What there is.
+        available: CpuSet,
+        /// What was there.
+        found: CpuSet,
+    },
+    /// Two have the same.
+    #[error("CPUs {0} are given more than once")]
+    Twice(CpuSet),
+}
+
+/// The file.
+#[derive(Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+struct Stored {
+    policy_name: String,
+    default_cpu_set: String,
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    entries: BTreeMap<String, BTreeMap<String, String>>,
+}
+
+/// Who has which processors.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct State {
+    /// Everybody else's.
+    pub shared: CpuSet,
+    /// By pod and container.
+    given: BTreeMap<String, BTreeMap<String, CpuSet>>,
+    /// All that were ever shared, so that what is given back is known to belong there.
+    all: CpuSet,
+}
+
+impl State {
+    /// What a container has for itself.
+    #[must_use]
+    pub fn of(&self, uid: &str, container: &str) -> Option<&CpuSet> {
+        self.given.get(uid)?.get(container)
+    }
+
+    /// Gives a pod's containers theirs.
+    pub fn give(&mut self, uid: &str, cpus: Vec<(String, CpuSet)>) {
+        self.given.insert(uid.to_owned(), cpus.into_iter().collect());
+        self.share();
+    }
+
+    /// Takes back what others have than these pods; says whether anybody had any.
+    pub fn retain(&mut self, keeps: impl Fn(&str) -> bool) -> bool {
+        let before = self.given.len();
+        self.given.retain(|uid, _| keeps(uid));
+        self.share();
+        before != self.given.len()
+    }
+
+    fn share(&mut self) {
+        let given = self.given.values().flat_map(BTreeMap::values);
+        self.shared = given.fold(self.all.clone(), |rest, own| rest.minus(own));
+    }
+
+    /// Writes it down.
+    ///
+    /// # Errors
+    /// When the folder cannot be written to.
+    pub fn write(&self, path: &Path) -> io::Result<()> {
+        let text = |cpus: &BTreeMap<String, CpuSet>| {
+            cpus.iter().map(|(name, own)| (name.clone(), own.to_string())).collect()
+        };
+        let stored = Stored {
+            policy_name: "static".to_owned(),
+            default_cpu_set: self.shared.to_string(),
+            entries: self.given.iter().map(|(uid, cpus)| (uid.clone(), text(cpus))).collect(),
+        };
+        let next = path.with_extension("next");
+        fs::write(&next, serde_json::to_vec(&stored)?)?;
+        fs::File::open(&next)?.sync_all()?;
+        fs::rename(next, path)
+    }
+}
+
+fn read(path: &Path, policy: &str) -> Result<Option<Stored>, StateError> {
+    let text = match fs::read(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        text => text?,
+    };
+    let stored: Stored = serde_json::from_slice(&text)?;
+    if stored.policy_name != policy {
+        return Err(StateError::Policy { configured: policy.to_owned(), found: stored.policy_name });
+    }
+    Ok(Some(stored))
+}
+
+/// Makes sure that no other policy left something.
+///
+/// # Errors
+/// When one did.
+pub fn expect(path: &Path, policy: &str) -> Result<(), StateError> {
+    read(path, policy).map(drop)
+}
+
+/// What was written down, or nothing given yet. `all` are the processors that are shared when nothing is given.
+///
+/// # Errors
+/// When the file does not read or does not fit the machine.
+pub fn load(path: &Path, all: &CpuSet) -> Result<State, StateError> {
+    let mut state = State { shared: all.clone(), all: all.clone(), given: BTreeMap::new() };
+    let Some(stored) = read(path, "static")? else { return Ok(state) };
+    let mut found: CpuSet = stored.default_cpu_set.parse()?;
+    for (uid, containers) in stored.entries {
+        // Containers of one pod may have the same one after the other; those of two pods may not.
+        let mut own = CpuSet::default();
+        for (name, text) in containers {
+            let cpus: CpuSet = text.parse()?;
+            own = own.plus(&cpus);
+            state.given.entry(uid.clone()).or_default().insert(name, cpus);
+        }
+        let twice = found.and(&own);
+        if !twice.is_empty() {
+            return Err(StateError::Twice(twice));
+        }
+        found = found.plus(&own);
+    }
+    if found != *all {
+        return Err(StateError::Machine { available: all.clone(), found });
+    }
+    state.share();
+    Ok(state)
+}

@@ -1,0 +1,174 @@
+//! Who gets which processors on machines of several shapes, and what a restarted kubelet knows of it.
+
+use serde_json::json;
+
+use super::{
+    plan::{Wanted, take},
+    topology::Place,
+    *,
+};
+use crate::testing;
+
+/// Sockets with cores of two threads, numbered as the kernel does: first threads of all cores, then the second ones.
+fn machine(sockets: u32, cores: u32) -> Topology {
+    let total = sockets * cores;
+    (0..total * 2)
+        .map(|cpu| {
+            let core = cpu % total;
+            (cpu, Place { numa: core / cores, socket: core / cores, core })
+        })
+        .collect()
+}
+
+fn set(text: &str) -> CpuSet {
+    text.parse().unwrap()
+}
+
+fn taken(topology: &Topology, free: &str, count: usize) -> Option<String> {
+    take(topology, &set(free), count).map(|cpus| cpus.to_string())
+}
+
+#[test]
+fn whole_parts_come_first_and_leftovers_next() {
+    let two = machine(2, 4);
+    // Socket 0 has 0-3 and 8-11, socket 1 the others.
+    for (free, count, expected) in [
+        ("0-15", 0, Some("")),
+        ("0-15", 1, Some("0")),
+        ("0-15", 2, Some("0,8")),
+        ("0-15", 3, Some("0-1,8")),
+        ("0-15", 8, Some("0-3,8-11")),
+        ("0-15", 10, Some("0-4,8-12")),
+        ("0-15", 16, Some("0-15")),
+        ("0-15", 17, None),
+        // A thread without its sibling is used up before a core is broken.
+        ("1-15", 1, Some("8")),
+        // Fewer are free on socket 0, so it is filled up first.
+        ("1-7,9-15", 2, Some("1,9")),
+        ("4-7,9-15", 2, Some("4,12")),
+        // A whole socket is free and wanted, though the other has fewer free.
+        ("2-7,12-15", 8, Some("4-7,12-15")),
+        ("", 1, None),
+    ] {
+        assert_eq!(taken(&two, free, count).as_deref(), expected, "{count} of {free:?}");
+    }
+}
+
+fn want(name: &str, count: usize, passes: bool) -> Wanted {
+    Wanted { name: name.into(), count, passes }
+}
+
+#[test]
+fn init_containers_pass_theirs_on() {
+    let one = machine(1, 4);
+    let given = |wanted: &[Wanted], free: &str, options| {
+        plan::allocate(&one, &set(free), wanted, options)
+            .map(|all| all.into_iter().map(|(name, cpus)| format!("{name}={cpus}")).collect::<Vec<_>>())
+    };
+    let none = Options::default();
+    let pod = [want("init", 4, true), want("side", 2, false), want("main", 2, false)];
+    assert_eq!(
+        given(&pod, "0-7", none),
+        Ok(vec!["init=0-1,4-5".into(), "side=0,4".into(), "main=1,5".into()])
+    );
+    let pod = [want("init", 2, true), want("main", 4, false)];
+    assert_eq!(given(&pod, "1-3,5-7", none), Ok(vec!["init=1,5".into(), "main=1-2,5-6".into()]));
+    let pod = [want("a", 2, false), want("b", 1, false)];
+    assert_eq!(given(&pod, "6-7", none), Err(Refusal::NotEnough { requested: 1, available: 0 }));
+    let full = Options { full_cores: true, ..none };
+    let odd = given(&[want("a", 3, false)], "0-7", full);
+    assert_eq!(odd, Err(Refusal::Alignment { requested: 3, per_core: 2 }));
+    let broken = given(&[want("a", 2, false)], "0-3", full);
+    assert_eq!(broken, Err(Refusal::Cores { requested: 2, available: 0, per_core: 2 }));
+    assert_eq!(given(&[want("a", 2, false)], "0-4", full), Ok(vec!["a=0,4".into()]));
+}
+
+#[test]
+fn refusals_are_told_as_upstream_does() {
+    let verdict = Refusal::NotEnough { requested: 2, available: 1 }.verdict();
+    assert_eq!(verdict.reason, "UnexpectedAdmissionError");
+    assert_eq!(
+        verdict.message,
+        "Allocate failed due to not enough cpus available to satisfy request: requested=2, available=1, which is unexpected"
+    );
+    let verdict = Refusal::Alignment { requested: 1, per_core: 2 }.verdict();
+    assert_eq!(verdict.reason, "SMTAlignmentError");
+    assert_eq!(verdict.message, "SMT Alignment Error: requested 1 cpus not multiple cpus per core = 2");
+}
+
+#[test]
+fn only_whole_processors_of_guaranteed_pods_are_their_own() {
+    let of = |cpu: &str, memory: bool| {
+        let mut list = json!({ "cpu": cpu });
+        if memory {
+            list["memory"] = "1Mi".into();
+        }
+        let pod =
+            testing::pod("a").container("c").resources(json!({ "requests": list, "limits": list })).build();
+        wanted(&pod).into_iter().map(|w| (w.name, w.count, w.passes)).collect::<Vec<_>>()
+    };
+    assert_eq!(of("2", true), [("c".to_owned(), 2, false)]);
+    assert_eq!(of("2000m", true), [("c".to_owned(), 2, false)]);
+    assert_eq!(of("1500m", true), []);
+    assert_eq!(of("2", false), [], "the pod is not Guaranteed");
+}
+
+/// A machine of four processors that tell nothing of themselves.
+fn root() -> tempfile::TempDir {
+    let dir = tempfile::tempdir().unwrap();
+    let folder = dir.path().join("sys/devices/system/cpu");
+    std::fs::create_dir_all(&folder).unwrap();
+    std::fs::write(folder.join("online"), "0-3\n").unwrap();
+    dir
+}
+
+fn pod(name: &str, cpu: &str) -> Pod {
+    let list = json!({ "cpu": cpu, "memory": "1Mi" });
+    testing::pod(name).container("c").resources(json!({ "requests": list, "limits": list })).build()
+}
+
+#[test]
+fn what_was_given_survives_a_restart_and_comes_back() {
+    let dir = root();
+    let settings = Settings { exclusive: true, reserved_milli: 500, ..Settings::default() };
+    let new = |settings: &Settings| Cpus::new(settings, dir.path(), dir.path());
+    let place = |cpus: &Cpus, uid: &str| cpus.place(uid, "c").map(|set| set.to_string());
+    let cpus = new(&settings).unwrap();
+    assert_eq!(cpus.allocatable(), set("1-3"));
+    assert_eq!(place(&cpus, "uid-b").as_deref(), Some("0-3"));
+    cpus.allocate(&pod("a", "2")).unwrap();
+    cpus.allocate(&pod("b", "500m")).unwrap();
+    assert_eq!(place(&cpus, "uid-a").as_deref(), Some("1-2"));
+    assert_eq!(place(&cpus, "uid-b").as_deref(), Some("0,3"));
+    assert!(cpus.allocate(&pod("c", "2")).is_err());
+    let cpus = new(&settings).unwrap();
+    cpus.allocate(&pod("a", "2")).unwrap();
+    assert_eq!((cpus.own("uid-a", "c"), cpus.own("uid-b", "c")), (set("1-2"), set("")));
+    let error = new(&Settings::default()).err().map(|e| e.to_string()).unwrap_or_default();
+    assert!(
+        error.contains("configured policy \"none\" differs from state checkpoint policy \"static\""),
+        "{error}"
+    );
+    std::fs::write(dir.path().join("sys/devices/system/cpu/online"), "0-1\n").unwrap();
+    assert!(new(&settings).is_err(), "the machine has shrunk");
+    cpus.release("uid-a");
+    assert_eq!(place(&cpus, "uid-b").as_deref(), Some("0-3"));
+    assert!(new(&settings).is_err(), "nothing is given, but more is shared than there is");
+    std::fs::write(dir.path().join(state::FILE), "{").unwrap();
+    assert!(new(&settings).is_err());
+}
+
+#[test]
+fn settings_have_to_fit_the_machine() {
+    let dir = root();
+    let new = |settings: &Settings| Cpus::new(settings, dir.path(), dir.path());
+    let settings = Settings { exclusive: true, ..Settings::default() };
+    assert!(matches!(new(&settings), Err(CpuError::NothingReserved)));
+    let reserved = Settings { reserved: set("3-4"), ..settings.clone() };
+    assert!(matches!(new(&reserved), Err(CpuError::Reserved { .. })));
+    let options = Options { strict_reservation: true, ..Options::default() };
+    let strict = new(&Settings { reserved: set("3"), options, ..settings }).unwrap();
+    assert_eq!(strict.place("u", "c"), Some(set("0-2")));
+    let none = new(&Settings::default()).unwrap();
+    assert_eq!((none.place("u", "c"), none.are_exclusive()), (None, false));
+}
