@@ -72,19 +72,31 @@ impl Path {
     /// `self.name` (several names may be given with dots).
     #[must_use]
     pub fn child(&self, name: &str) -> Self {
-        if self.0.is_empty() { Self(name.to_owned()) } else { Self(format!("{}.{name}", self.0)) }
+        if self.0.is_empty() { Self(name.to_owned()) } else { self.joined(&[".", name]) }
     }
 
     /// `self[i]`.
     #[must_use]
     pub fn index(&self, i: usize) -> Self {
-        Self(format!("{}[{i}]", self.0))
+        match u8::try_from(i) {
+            Ok(digit @ 0..10) => self.joined(&["[", char::from(b'0' + digit).encode_utf8(&mut [0; 4]), "]"]),
+            _ => self.joined(&["[", &i.to_string(), "]"]),
+        }
     }
 
     /// `self[key]`.
     #[must_use]
     pub fn key(&self, key: &str) -> Self {
-        Self(format!("{}[{key}]", self.0))
+        self.joined(&["[", key, "]"])
+    }
+
+    /// This path and more. Validation makes a path for every field it looks at, so this goes without formatting.
+    fn joined(&self, more: &[&str]) -> Self {
+        let mut path =
+            String::with_capacity(self.0.len() + more.iter().map(|part| part.len()).sum::<usize>());
+        path.push_str(&self.0);
+        more.iter().for_each(|part| path.push_str(part));
+        Self(path)
     }
 }
 

@@ -7,7 +7,12 @@ use jiff::Timestamp;
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::{Map, Value};
 
+mod text;
+
 use crate::status::Status;
+
+/// Room made for an object's JSON at first, in bytes.
+const TYPICAL: usize = 4096;
 
 /// An API object as JSON. The top level is always a map; `metadata`, once touched, too.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -78,8 +83,9 @@ impl Object {
 
     /// Compact JSON.
     pub fn to_vec(&self) -> Vec<u8> {
-        // A map with string keys always serialises.
-        serde_json::to_vec(&self.0).unwrap_or_default()
+        let mut out = Vec::with_capacity(TYPICAL);
+        text::object(&self.0, &mut out);
+        out
     }
 
     /// The typed struct; fails where a field has another type.

@@ -119,6 +119,15 @@ pub enum Change {
     Synced,
 }
 
+/// What of a kind's changes a reader needs to see.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Relevant {
+    /// Only objects that have this selectable field; one that loses it counts as gone.
+    pub having: Option<&'static str>,
+    /// Only changes of these parts, as JSON pointers; all without any.
+    pub parts: &'static [&'static str],
+}
+
 /// Reads and guarded writes of objects, in their storage version.
 #[async_trait]
 pub trait Objects: Send + Sync {
@@ -145,7 +154,15 @@ pub trait Objects: Send + Sync {
     /// Removes the object if its `metadata.resourceVersion` still matches; a missing one is fine.
     async fn delete(&self, kind: Kind, object: &Object) -> Result<(), Status>;
     /// Existing objects, then `Synced`, then changes; ends when the reader fell behind.
-    async fn watch(&self, kind: Kind) -> Result<BoxStream<'static, Change>, Status>;
+    async fn watch(&self, kind: Kind) -> Result<BoxStream<'static, Change>, Status> {
+        self.watch_relevant(kind, Relevant::default()).await
+    }
+    /// The same; what is not relevant may be left out.
+    async fn watch_relevant(
+        &self,
+        kind: Kind,
+        relevant: Relevant,
+    ) -> Result<BoxStream<'static, Change>, Status>;
 }
 
 impl Kind {
@@ -155,6 +172,11 @@ impl Kind {
     }
 }
 
+/// A new unique name, from this thread's generator: asking the kernel each time would be a call of its own.
+pub fn new_uid() -> String {
+    uuid::Builder::from_random_bytes(rand::random()).into_uuid().to_string()
+}
+
 /// A new object with the metadata the engine would give it.
 pub fn new_object(api_version: &str, kind: &str, namespace: &str, name: &str, now: Timestamp) -> Object {
     let mut object = Object::new();
@@ -162,7 +184,7 @@ pub fn new_object(api_version: &str, kind: &str, namespace: &str, name: &str, no
     object.set("kind", kind);
     object.set_meta_str("name", name);
     object.set_meta_str("namespace", namespace);
-    object.set_meta_str("uid", &uuid::Uuid::new_v4().to_string());
+    object.set_meta_str("uid", &new_uid());
     object.set_meta_str("creationTimestamp", &rfc3339(now));
     object
 }

@@ -25,6 +25,7 @@ use crate::{
     flowcontrol::{self, Flow},
     health,
     negotiation::{self, Media},
+    objects::new_uid,
     proxy,
     request_path::info::RequestInfo,
     response::{self, Body},
@@ -85,7 +86,8 @@ pub async fn handle(
         audit: notes.audit.clone(),
     };
     let _in_flight = (!info.is_long_running()).then(|| Counted::in_flight(&info));
-    let stages = stages(server.clone(), peer, request, info, described, &notes);
+    // Boxed where it is made: the future of all stages is too large to be moved from wrapper to wrapper.
+    let stages = Box::pin(stages(server.clone(), peer, request, info, described, &notes));
     let stages = audit::scope(notes.audit.clone(), stages);
     let answer = std::panic::AssertUnwindSafe(stages).catch_unwind().await.unwrap_or_else(|_| {
         tracing::error!("a request handler panicked");
@@ -132,7 +134,7 @@ async fn stages(
 ) -> Result<Response<Body>, Status> {
     let long = info.is_long_running();
     let timeout = if long { server.limits.timeout } else { deadline(&info, server.limits.timeout)? };
-    let serving = async {
+    let serving = std::pin::pin!(async {
         let user = match authenticate(&server, &peer, &info.path, request.headers()).await {
             Ok(user) => user,
             Err(status) => {
@@ -155,7 +157,7 @@ async fn stages(
         let _place = flow_control(&server, &info, &attributes, notes).await?;
         authorize(&server, &attributes).await?;
         route(server.clone(), info, &user, &peer, request).await
-    };
+    });
     if long {
         return serving.await;
     }
@@ -252,8 +254,7 @@ fn patch_in(body: &[u8]) -> Option<serde_json::Value> {
 fn audit_id(headers: &HeaderMap) -> HeaderValue {
     match headers.get(AUDIT_ID) {
         Some(sent) if !sent.is_empty() && sent.len() <= 64 => sent.clone(),
-        _ => HeaderValue::from_str(&uuid::Uuid::new_v4().to_string())
-            .unwrap_or_else(|_| HeaderValue::from_static("")),
+        _ => HeaderValue::from_str(&new_uid()).unwrap_or_else(|_| HeaderValue::from_static("")),
     }
 }
 

@@ -26,6 +26,7 @@ mod etcd;
 mod lease;
 mod list;
 mod metrics;
+mod parts;
 mod read_point;
 mod resource;
 mod scan;
@@ -50,6 +51,7 @@ pub use self::{
     config::{Limits, StoreConfig, TlsFiles, Transformer},
     entry::Entry,
     error::StorageError,
+    parts::Parts,
     resource::{ResourceId, SelectablePath, StoredResource},
     selection::{FieldRequirement, LabelOperator, LabelRequirement, Selection},
     watch::WatchStream,

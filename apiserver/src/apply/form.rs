@@ -103,8 +103,16 @@ impl<'s> Form<'s> {
     /// Whether a list or map of a struct is printed even when it is nil.
     pub(super) fn is_always_there(self, name: &str) -> bool {
         let Self::Struct(id) = self else { return false };
-        let field = table::builtin().get(id).field(name);
-        field.is_some_and(|f| f.always && matches!(f.kind, Kind::List(_) | Kind::Map(_)))
+        table::builtin().get(id).field(name).is_some_and(is_always_there)
+    }
+
+    /// Of a member of a map or struct, and whether it is printed even when it is nil.
+    pub(super) fn member_named(self, name: &str) -> (Self, bool) {
+        let Self::Struct(id) = self else { return (self.below(name), false) };
+        match table::builtin().get(id).field(name) {
+            Some(field) => (Self::of_field(field), is_always_there(field)),
+            None => (Self::Leaf, false),
+        }
     }
 
     /// Of a member of a list.
@@ -160,6 +168,11 @@ impl<'s> Form<'s> {
     pub(super) fn is_granular(self) -> bool {
         matches!(self, Self::Struct(_) | Self::Map(_) | Self::Deduced | Self::Custom(_))
     }
+}
+
+/// Go prints some lists and maps as null.
+fn is_always_there(field: &Field) -> bool {
+    field.always && matches!(field.kind, Kind::List(_) | Kind::Map(_))
 }
 
 /// A member by its keys, those it lacks as they are declared.

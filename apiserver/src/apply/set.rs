@@ -1,6 +1,6 @@
 //! Sets of fields, and their form in `fieldsV1`.
 
-use std::{collections::BTreeMap, fmt};
+use std::fmt;
 
 use serde_json::{Map, Value};
 
@@ -23,7 +23,8 @@ pub(super) enum Element {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct FieldSet {
     member: bool,
-    children: BTreeMap<Element, FieldSet>,
+    /// Sorted by element, each once. Most sets are small and are made in this order, as objects are.
+    children: Vec<(Element, FieldSet)>,
 }
 
 impl Element {
@@ -53,9 +54,9 @@ impl Element {
 
     fn encoded(&self) -> String {
         match self {
-            Self::Field(name) => format!("f:{name}"),
-            Self::Key(json) => format!("k:{json}"),
-            Self::Value(json) => format!("v:{json}"),
+            Self::Field(name) => ["f:", name].concat(),
+            Self::Key(json) => ["k:", json].concat(),
+            Self::Value(json) => ["v:", json].concat(),
             Self::Index(at) => format!("i:{at}"),
         }
     }
@@ -79,52 +80,51 @@ impl fmt::Display for Element {
 impl FieldSet {
     /// All fields of a value.
     pub fn of(value: &Value, form: Form<'_>) -> Self {
-        let mut set = Self::default();
-        set.fill(value, form);
-        set
-    }
-
-    fn fill(&mut self, value: &Value, form: Form<'_>) {
         match value {
             Value::Object(members) if form.is_granular() => {
-                for (name, value) in members {
-                    let child = self.child_mut(Element::field(name));
-                    child.fill(value, form.below(name));
+                let children = members.iter().map(|(name, value)| {
+                    let mut child = Self::of(value, form.below(name));
                     let empty = value.is_null() || value.as_object().is_some_and(Map::is_empty);
                     child.member |= empty || form.has_own_key(name);
-                }
+                    (Element::field(name), child)
+                });
+                Self::with(children.collect())
             }
             Value::Array(members) if form.is_associative() => {
-                for member in members {
-                    let Some(element) = form.element(member) else { continue };
-                    let child = self.child_mut(element);
-                    child.fill(member, form.member());
-                    child.member = true;
-                }
+                let children = members.iter().filter_map(|member| {
+                    let child = Self::of(member, form.member());
+                    Some((form.element(member)?, Self { member: true, ..child }))
+                });
+                Self::with(children.collect())
             }
-            Value::Object(_) | Value::Array(_) => self.member = true,
-            Value::Null if form.is_granular() || form.is_associative() => {}
-            _ => self.member = true,
+            Value::Null if form.is_granular() || form.is_associative() => Self::default(),
+            _ => Self::itself(),
         }
     }
 
-    fn child_mut(&mut self, element: Element) -> &mut Self {
-        self.children.entry(element).or_default()
+    /// A set with fields below these elements, in any order; what stands twice becomes one.
+    pub(super) fn with(mut children: Vec<(Element, Self)>) -> Self {
+        if !children.is_sorted_by(|(a, _), (b, _)| a < b) {
+            children.sort_by(|(a, _), (b, _)| a.cmp(b));
+            let all = std::mem::take(&mut children);
+            for (element, child) in all {
+                match children.last_mut() {
+                    Some((last, own)) if *last == element => *own = std::mem::take(own).union(child),
+                    _ => children.push((element, child)),
+                }
+            }
+        }
+        Self { member: false, children }
     }
 
     /// The set of a value itself.
     pub(super) fn itself() -> Self {
-        Self { member: true, children: BTreeMap::new() }
+        Self { member: true, children: Vec::new() }
     }
 
     /// Adds the value itself.
     pub(super) fn mark(&mut self) {
         self.member = true;
-    }
-
-    /// Sets what is below an element.
-    pub(super) fn put(&mut self, element: Element, below: Self) {
-        self.children.insert(element, below);
     }
 
     /// Whether it has no field.
@@ -137,27 +137,29 @@ impl FieldSet {
     }
 
     pub(super) fn child(&self, element: &Element) -> Option<&Self> {
-        self.children.get(element)
+        let at = self.children.binary_search_by(|(own, _)| own.cmp(element)).ok()?;
+        Some(&self.children[at].1)
     }
 
     pub(super) fn children(&self) -> impl Iterator<Item = (&Element, &Self)> {
-        self.children.iter()
+        self.children.iter().map(|(element, child)| (element, child))
     }
 
     /// Fields of either.
-    pub fn union(mut self, other: Self) -> Self {
-        self.member |= other.member;
-        for (element, theirs) in other.children {
-            let ours = self.children.remove(&element).unwrap_or_default();
-            self.children.insert(element, ours.union(theirs));
+    pub fn union(mut self, mut other: Self) -> Self {
+        let member = self.member || other.member;
+        if self.children.is_empty() || other.children.is_empty() {
+            self.children.append(&mut other.children);
+            return Self { member, ..self };
         }
-        self
+        self.children.append(&mut other.children);
+        Self { member, ..Self::with(self.children) }
     }
 
     /// Fields of this one that the other has not.
     pub fn difference(&self, other: &Self) -> Self {
         let children = self.children.iter().filter_map(|(element, ours)| {
-            let rest = other.children.get(element).map_or_else(|| ours.clone(), |t| ours.difference(t));
+            let rest = other.child(element).map_or_else(|| ours.clone(), |theirs| ours.difference(theirs));
             (!rest.is_empty()).then(|| (element.clone(), rest))
         });
         Self { member: self.member && !other.member, children: children.collect() }
@@ -166,7 +168,7 @@ impl FieldSet {
     /// Fields of both.
     pub fn intersection(&self, other: &Self) -> Self {
         let children = self.children.iter().filter_map(|(element, ours)| {
-            let shared = ours.intersection(other.children.get(element)?);
+            let shared = ours.intersection(other.child(element)?);
             (!shared.is_empty()).then(|| (element.clone(), shared))
         });
         Self { member: self.member && other.member, children: children.collect() }
@@ -193,18 +195,14 @@ impl FieldSet {
 
     /// Reads `fieldsV1`; what is no path is skipped.
     pub fn from_fields_v1(value: &Value) -> Self {
-        let mut set = Self::default();
-        let Some(members) = value.as_object() else { return set };
-        for (name, below) in members {
-            if name == "." {
-                set.member = true;
-            } else if let Some(element) = Element::parse(name) {
-                let mut child = Self::from_fields_v1(below);
-                child.member |= below.as_object().is_none_or(Map::is_empty);
-                set.children.insert(element, child);
-            }
-        }
-        set
+        let members = value.as_object();
+        let children = members.into_iter().flatten().filter_map(|(name, below)| {
+            let mut child = Self::from_fields_v1(below);
+            child.member |= below.as_object().is_none_or(Map::is_empty);
+            Some((Element::parse(name)?, child))
+        });
+        let member = members.is_some_and(|members| members.contains_key("."));
+        Self { member, ..Self::with(children.collect()) }
     }
 
     /// Writes `fieldsV1`.

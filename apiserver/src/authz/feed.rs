@@ -7,7 +7,7 @@ use tokio::sync::watch;
 
 use crate::{
     object::Object,
-    objects::{Change, Kind, Objects},
+    objects::{Change, Kind, Objects, Relevant},
 };
 
 /// Pause before a watch that ended is begun again.
@@ -19,6 +19,10 @@ pub trait Index: Send + Sync {
     fn apply(&self, kind: Kind, object: &Object);
     /// The object is gone.
     fn remove(&self, kind: Kind, namespace: &str, name: &str);
+    /// What it needs to know of a kind.
+    fn relevant(&self, _kind: Kind) -> Relevant {
+        Relevant::default()
+    }
 }
 
 /// One kind flowing into one index.
@@ -47,7 +51,7 @@ impl Feed {
         let mut round = 0;
         loop {
             round += 1;
-            match objects.watch(self.kind).await {
+            match objects.watch_relevant(self.kind, self.index.relevant(self.kind)).await {
                 Ok(mut changes) => {
                     while let Some(change) = changes.next().await {
                         if self.take(change, &mut known, round) {

@@ -17,11 +17,14 @@ use super::{bootstrap, feed::Index, rbac::rule::Rule};
 use crate::{
     auth::{Attributes, Authorizer, Decision, User},
     object::Object,
-    objects::{Kind, PERSISTENT_VOLUMES, PODS, VOLUME_ATTACHMENTS},
+    objects::{Kind, PERSISTENT_VOLUMES, PODS, Relevant, VOLUME_ATTACHMENTS},
 };
 
 /// What the index follows.
 pub const KINDS: [Kind; 3] = [PODS, PERSISTENT_VOLUMES, VOLUME_ATTACHMENTS];
+
+/// Where a pod says what it uses.
+const POD_PARTS: &[&str] = &["/spec", "/status/resourceClaimStatuses"];
 
 const MIRROR: &str = "kubernetes.io/config.mirror";
 
@@ -265,6 +268,14 @@ impl Index for NodeAuthorizer {
 
     fn remove(&self, kind: Kind, namespace: &str, name: &str) {
         self.graph.write().remove(kind, namespace, name);
+    }
+
+    /// Most changes of pods are reports of their status.
+    fn relevant(&self, kind: Kind) -> Relevant {
+        match kind {
+            PODS => Relevant { having: Some("spec.nodeName"), parts: POD_PARTS },
+            _ => Relevant::default(),
+        }
     }
 }
 

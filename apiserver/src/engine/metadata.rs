@@ -9,7 +9,7 @@ use serde_json::Value;
 use crate::{
     field::{Error, ErrorList, Path},
     object::Object,
-    objects::rfc3339,
+    objects::{new_uid, rfc3339},
     registry::Resource,
     validate,
 };
@@ -31,7 +31,7 @@ pub(crate) fn generated_name(stem: &str) -> String {
 
 /// Sets uid and creation time and clears what a creator may not set.
 pub(crate) fn fill_new(object: &mut Object, now: Timestamp) {
-    object.set_meta_str("uid", &uuid::Uuid::new_v4().to_string());
+    object.set_meta_str("uid", &new_uid());
     object.set_meta_str("creationTimestamp", &rfc3339(now));
     for field in ["deletionTimestamp", "deletionGracePeriodSeconds", "selfLink", "resourceVersion"] {
         object.metadata_mut().remove(field);

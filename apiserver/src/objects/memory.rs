@@ -13,7 +13,7 @@ use futures::{StreamExt, stream::BoxStream};
 use parking_lot::Mutex;
 use serde_json::Value;
 
-use super::{Change, Kind, Objects};
+use super::{Change, Kind, Objects, Relevant};
 use crate::{object::Object, status::Status};
 
 type Key = (Kind, String, String);
@@ -112,7 +112,11 @@ impl Objects for Memory {
         }
     }
 
-    async fn watch(&self, kind: Kind) -> Result<BoxStream<'static, Change>, Status> {
+    async fn watch_relevant(
+        &self,
+        kind: Kind,
+        _relevant: Relevant,
+    ) -> Result<BoxStream<'static, Change>, Status> {
         let mut steps: Vec<Change> = self.list(kind, None).await?.into_iter().map(Change::Applied).collect();
         steps.push(Change::Synced);
         Ok(futures::stream::iter(steps).chain(futures::stream::pending()).boxed())

@@ -7,16 +7,16 @@ use std::{
 };
 
 use async_trait::async_trait;
-use futures::{StreamExt, stream::BoxStream};
+use futures::{StreamExt, future, stream::BoxStream};
 use parking_lot::Mutex;
 
-use super::{Change, Kind, MASTER_LEASES, Objects, RANGES};
+use super::{Change, Kind, MASTER_LEASES, Objects, RANGES, Relevant};
 use crate::{
     object::Object,
     status::{Reason, Status},
     storage::{
-        Entry, ListPoint, ListRequest, ResourceId, Selection, StorageError, Store, StoredResource, WatchFrom,
-        WatchKind, WatchRequest,
+        Entry, FieldRequirement, ListPoint, ListRequest, Parts, ResourceId, Selection, StorageError, Store,
+        StoredResource, WatchEvent, WatchFrom, WatchKind, WatchRequest,
     },
 };
 
@@ -195,10 +195,19 @@ impl Objects for StoreObjects {
         }
     }
 
-    async fn watch(&self, kind: Kind) -> Result<BoxStream<'static, Change>, Status> {
+    async fn watch_relevant(
+        &self,
+        kind: Kind,
+        relevant: Relevant,
+    ) -> Result<BoxStream<'static, Change>, Status> {
+        let having = relevant.having.map(|field| FieldRequirement {
+            field: field.to_owned(),
+            value: String::new(),
+            negate: true,
+        });
         let request = WatchRequest {
             namespace: None,
-            selection: Selection::default(),
+            selection: Selection { fields: having.into_iter().collect(), ..Selection::default() },
             from: WatchFrom::Initial { point: ListPoint::Consistent, mark_end: true },
             bookmarks: false,
             timeout: None,
@@ -211,21 +220,32 @@ impl Objects for StoreObjects {
                 Ok(None) | Err(_) => None,
             }
         });
-        let changes = changes.filter_map(|event| async move {
-            match (event.kind, event.entry) {
-                (WatchKind::InitialEventsEnd, _) => Some(Change::Synced),
-                (WatchKind::Bookmark, _) | (_, None) => None,
-                (WatchKind::Deleted, Some(entry)) => decode(&entry).ok().map(Change::Deleted),
-                (_, Some(entry)) => match decode(&entry) {
-                    Ok(object) => Some(Change::Applied(object)),
-                    Err(error) => {
-                        tracing::warn!(key = %entry.key(), %error, "object does not decode");
-                        None
-                    }
-                },
-            }
-        });
+        let parts = (!relevant.parts.is_empty()).then(|| Parts::new(relevant.parts));
+        let changes = changes.filter_map(move |event| future::ready(seen(event, parts.as_ref())));
         Ok(changes.boxed())
+    }
+}
+
+/// An event as a reader sees it who looks at these parts, or at all.
+fn seen(event: WatchEvent, parts: Option<&Parts>) -> Option<Change> {
+    match (event.kind, event.entry) {
+        (WatchKind::InitialEventsEnd, _) => Some(Change::Synced),
+        (WatchKind::Bookmark, _) | (_, None) => None,
+        (WatchKind::Deleted, Some(entry)) => decode(&entry).ok().map(Change::Deleted),
+        (_, Some(entry)) => {
+            if let (Some(parts), Some(before)) = (parts, &event.before)
+                && parts.are_same(before, &entry)
+            {
+                return None;
+            }
+            match decode(&entry) {
+                Ok(object) => Some(Change::Applied(object)),
+                Err(error) => {
+                    tracing::warn!(key = %entry.key(), %error, "object does not decode");
+                    None
+                }
+            }
+        }
     }
 }
 

@@ -30,6 +30,8 @@ pub(super) struct Cache {
     transformer: Arc<dyn Transformer>,
     limits: Limits,
     inner: RwLock<Inner>,
+    /// What was written here and the stream has not brought yet.
+    written: Mutex<HashMap<Arc<str>, Arc<Entry>>>,
     ready: watch::Sender<Phase>,
 }
 
@@ -164,6 +166,7 @@ impl Cache {
             transformer,
             limits,
             inner: RwLock::default(),
+            written: Mutex::default(),
             ready: watch::Sender::new(Phase::Loading),
         }
     }
@@ -205,6 +208,8 @@ impl Cache {
     /// arrived meanwhile. Watchers of before cannot be served exactly any more and expire.
     pub(super) fn install(&self, rev: u64, loaded: Loaded) {
         let Loaded { objects, broken } = loaded;
+        // Of an etcd that was restored, revisions may come a second time.
+        self.written.lock().clear();
         let mut inner = self.inner.write();
         inner.objects = objects;
         inner.broken = broken;
@@ -260,15 +265,39 @@ impl Cache {
             let entry = self.changed(&change, prev.is_some());
             self.apply_locked(&mut self.inner.write(), change, entry, prev, &mut woken);
         }
+        let (reached, count) = {
+            let inner = self.inner.read();
+            (inner.rev, inner.objects.len())
+        };
+        self.written.lock().retain(|_, entry| entry.rev() > reached);
+        if *self.ready.borrow() == Phase::Ready {
+            metrics::objects(&self.resource.id, count);
+        }
         for watcher in woken {
             watcher.notify.notify_one();
         }
+    }
+
+    /// Notes an entry that was written here, so that it is not made again when the stream brings it. Answers the
+    /// stream's entry where that was first.
+    pub(super) fn note_written(&self, entry: impl FnOnce() -> Entry, key: &Arc<str>, rev: u64) -> Arc<Entry> {
+        if let Some(entry) = self.at_revision(key, rev) {
+            return entry;
+        }
+        let entry = Arc::new(entry());
+        self.written.lock().insert(key.clone(), entry.clone());
+        entry
     }
 
     /// The entry of a change; none for a deletion.
     fn changed(&self, change: &Change, there: bool) -> Option<Result<Arc<Entry>, StorageError>> {
         let kind = if there { WatchKind::Modified } else { WatchKind::Added };
         let value = change.value.clone()?;
+        // etcd gives a revision to one transaction, so that this is what it stored.
+        let written = self.written.lock().get(&change.key).cloned();
+        if let Some(entry) = written.filter(|entry| entry.rev() == change.rev && entry.has_frame(kind)) {
+            return Some(Ok(entry));
+        }
         Some(self.decode(change.key.clone(), change.rev, value, Some(kind)).map(Arc::new))
     }
 
@@ -309,7 +338,6 @@ impl Cache {
         let event = Arc::new(event);
         let dispatched = self.dispatch(inner, &event, woken);
         metrics::event(&self.resource.id, dispatched);
-        metrics::objects(&self.resource.id, inner.objects.len());
         inner.history_bytes += event.cost;
         inner.history.push_back(event);
         self.trim(inner);

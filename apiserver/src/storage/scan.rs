@@ -11,9 +11,20 @@ use super::SelectablePath;
 /// What to look for in the objects of one resource.
 #[derive(Debug)]
 pub(super) struct Scanner {
-    /// Paths, split: the four of metadata, then one per selectable field.
-    paths: Vec<Vec<String>>,
+    /// Steps of all paths, the first being the object itself.
+    places: Vec<Place>,
+    /// The paths: the four of metadata, then one per selectable field.
+    paths: usize,
     pub(super) selectable: Vec<SelectablePath>,
+}
+
+/// A value some paths lead through or end at.
+#[derive(Debug, Default)]
+struct Place {
+    /// Members looked into: names and places.
+    steps: Vec<(String, usize)>,
+    /// Paths that end here.
+    ends: Vec<usize>,
 }
 
 /// Where things are, as byte ranges of the scanned JSON.
@@ -54,21 +65,35 @@ const FIRST_FIELD: usize = 4;
 impl Scanner {
     pub(super) fn new(selectable: Vec<SelectablePath>) -> Self {
         let fixed = ["/metadata", "/metadata/resourceVersion", "/metadata/uid", "/metadata/labels"];
-        let split = |pointer: &str| pointer.split('/').skip(1).map(unescape_pointer).collect();
         let paths = fixed.into_iter().chain(selectable.iter().map(|s| s.pointer.as_str()));
-        Self { paths: paths.map(split).collect(), selectable }
+        let mut places = vec![Place::default()];
+        let mut count = 0;
+        for path in paths {
+            let mut at = 0;
+            for step in path.split('/').skip(1).map(unescape_pointer) {
+                let known = places[at].steps.iter().find(|(name, _)| *name == step).map(|(_, next)| *next);
+                at = known.unwrap_or_else(|| {
+                    places.push(Place::default());
+                    let next = places.len() - 1;
+                    places[at].steps.push((step, next));
+                    next
+                });
+            }
+            places[at].ends.push(count);
+            count += 1;
+        }
+        Self { places, paths: count, selectable }
     }
 
     /// Scans one object.
     pub(super) fn scan(&self, text: &[u8]) -> Result<Found, Malformed> {
-        let mut values: Vec<Option<Range<usize>>> = vec![None; self.paths.len()];
+        let mut values: Vec<Option<Range<usize>>> = vec![None; self.paths];
         let mut cursor = Cursor { text, at: 0 };
-        let all: Vec<usize> = (0..self.paths.len()).collect();
         cursor.space();
         if cursor.peek() != Some(b'{') {
             return Err(Malformed(cursor.at));
         }
-        self.visit(&mut cursor, 0, &all, &mut values)?;
+        self.visit(&mut cursor, &self.places[0], &mut values)?;
         cursor.space();
         if cursor.at != text.len() {
             return Err(Malformed(cursor.at));
@@ -87,29 +112,24 @@ impl Scanner {
         })
     }
 
-    /// Reads the value at the cursor; `active` are the paths that lead here.
+    /// Reads the value at the cursor, which is in this place.
     fn visit(
         &self,
         cursor: &mut Cursor<'_>,
-        depth: usize,
-        active: &[usize],
+        place: &Place,
         values: &mut [Option<Range<usize>>],
     ) -> Result<(), Malformed> {
         cursor.space();
         let start = cursor.at;
-        let deeper = |key: &str| -> Vec<usize> {
-            active.iter().copied().filter(|&p| self.paths[p].get(depth).is_some_and(|s| s == key)).collect()
-        };
-        let leads_on = active.iter().any(|&p| self.paths[p].len() > depth);
+        let leads_on = !place.steps.is_empty();
         match cursor.peek() {
             Some(b'{') if leads_on => {
                 let mut more = cursor.open(b'{', b'}')?;
                 while more {
                     let key = cursor.key()?;
-                    let name = token_text(&cursor.text[key]);
-                    match deeper(&name) {
-                        next if next.is_empty() => cursor.skip()?,
-                        next => self.visit(cursor, depth + 1, &next, values)?,
+                    match self.member(place, &cursor.text[key]) {
+                        Some(next) => self.visit(cursor, next, values)?,
+                        None => cursor.skip()?,
                     }
                     more = cursor.more(b'}')?;
                 }
@@ -117,9 +137,9 @@ impl Scanner {
             Some(b'[') if leads_on => {
                 let (mut more, mut index) = (cursor.open(b'[', b']')?, 0_usize);
                 while more {
-                    match deeper(&index.to_string()) {
-                        next if next.is_empty() => cursor.skip()?,
-                        next => self.visit(cursor, depth + 1, &next, values)?,
+                    match self.step(place, index.to_string().as_bytes()) {
+                        Some(next) => self.visit(cursor, next, values)?,
+                        None => cursor.skip()?,
                     }
                     index += 1;
                     more = cursor.more(b']')?;
@@ -127,10 +147,23 @@ impl Scanner {
             }
             _ => cursor.skip()?,
         }
-        for &path in active.iter().filter(|&&p| self.paths[p].len() == depth) {
+        for &path in &place.ends {
             values[path] = Some(start..cursor.at);
         }
         Ok(())
+    }
+
+    /// Where the member with this key token is.
+    fn member(&self, place: &Place, token: &[u8]) -> Option<&Place> {
+        match token {
+            [b'"', name @ .., b'"'] if !name.contains(&b'\\') => self.step(place, name),
+            escaped => self.step(place, token_text(escaped).as_bytes()),
+        }
+    }
+
+    fn step(&self, place: &Place, name: &[u8]) -> Option<&Place> {
+        let found = place.steps.iter().find(|(step, _)| step.as_bytes() == name);
+        found.map(|(_, next)| &self.places[*next])
     }
 }
 
@@ -197,6 +230,7 @@ impl Cursor<'_> {
     fn string(&mut self) -> Result<(), Malformed> {
         self.expect(b'"')?;
         loop {
+            self.plain();
             match self.peek() {
                 Some(b'"') => {
                     self.at += 1;
@@ -206,6 +240,19 @@ impl Cursor<'_> {
                 Some(_) => self.at += 1,
                 None => return Err(Malformed(self.at)),
             }
+        }
+    }
+
+    /// Steps over text in a string, eight bytes at once, up to something that may end it or near the end.
+    fn plain(&mut self) {
+        while let Some(chunk) = self.text.get(self.at..).and_then(<[u8]>::first_chunk) {
+            let word = u64::from_le_bytes(*chunk);
+            let special = has_byte(word, b'"') | has_byte(word, b'\\');
+            if special != 0 {
+                self.at += special.trailing_zeros() as usize / 8;
+                return;
+            }
+            self.at += chunk.len();
         }
     }
 
@@ -256,6 +303,12 @@ impl Cursor<'_> {
         }
         Ok(members)
     }
+}
+
+/// The highest bit of each byte that is `byte`, exact up to the first of them.
+fn has_byte(word: u64, byte: u8) -> u64 {
+    let differs = word ^ u64::from_ne_bytes([byte; 8]);
+    differs.wrapping_sub(u64::from_ne_bytes([0x01; 8])) & !differs & u64::from_ne_bytes([0x80; 8])
 }
 
 /// The text of a JSON token: strings without quotes and escapes, scalars as written. What is no
@@ -321,6 +374,18 @@ mod tests {
         assert_eq!(found.labels.len(), 1);
         assert_eq!(&text[found.labels[0].0.clone()], "\"k\"");
         assert!(text[found.metadata.unwrap()].starts_with(r#"{"labels""#));
+    }
+
+    #[test]
+    fn strings_end_where_they_end_whatever_their_length() {
+        for length in 0..40 {
+            let (plain, quoted) = ("x".repeat(length), "\\\"".repeat(length));
+            for (a, b) in [(&plain, &plain), (&quoted, &plain), (&plain, &quoted)] {
+                let text = format!(r#"{{"a":"{a}\\","{b}":1,"z":"{b}"}}"#);
+                let want = serde_json::from_str::<Value>(&text).unwrap()["z"].as_str().map(str::to_owned);
+                assert_eq!(field(&text, "/z"), want, "{text}");
+            }
+        }
     }
 
     #[test]

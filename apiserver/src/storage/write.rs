@@ -138,11 +138,21 @@ impl Shared {
             }
         };
         match outcome {
-            // The stream may have brought it already.
-            Guarded::Done(rev, _) => Ok(Ok(cache.at_revision(key, rev).unwrap_or_else(|| {
-                let (key, written) = (key.clone(), (json.as_slice(), &found));
-                Arc::new(Entry::laid_out(key, resource.namespaced, rev, written, &cache.scanner, None))
-            }))),
+            Guarded::Done(rev, _) => {
+                let kind = if expected == 0 { WatchKind::Added } else { WatchKind::Modified };
+                let entry = || {
+                    let written = (json.as_slice(), &found);
+                    Entry::laid_out(
+                        key.clone(),
+                        resource.namespaced,
+                        rev,
+                        written,
+                        &cache.scanner,
+                        Some(kind),
+                    )
+                };
+                Ok(Ok(cache.note_written(entry, key, rev)))
+            }
             Guarded::Refused(there) => Ok(Err(there)),
         }
     }

@@ -15,7 +15,7 @@ use crate::{
     auth::{Attributes, Decision, User},
     authz,
     bootstrap::{self, Facts, identity::lease_name},
-    objects::{CLUSTER_ROLES, CONFIG_MAPS, ENDPOINTS},
+    objects::{CLUSTER_ROLES, CONFIG_MAPS, ENDPOINTS, PODS},
     registry::{SideEffects, catalog},
     storage::{
         StoreConfig,
@@ -143,4 +143,50 @@ async fn guarded_writes_see_each_other() {
     assert_eq!(two.get_latest(CONFIG_MAPS, "a", "m").await.unwrap(), None);
     assert_eq!(two.update(CONFIG_MAPS, change(&latest, "x")).await.unwrap_err().reason, Reason::NotFound);
     two.delete(CONFIG_MAPS, &latest).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn readers_see_the_changes_they_look_at() {
+    let servers = two_servers().await;
+    let objects = &servers.objects[0];
+    let relevant = Relevant { having: Some("spec.nodeName"), parts: &["/spec", "/status/claims"] };
+    let pod = |name: &str, node: &str, phase: &str| {
+        let value = json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"namespace": "a", "name": name, "uid": name},
+            "spec": {"nodeName": node}, "status": {"phase": phase}});
+        Object::from_value(value).unwrap()
+    };
+    let store = async |mut object: Object, old: Option<Arc<Object>>| match old {
+        None => objects.create(PODS, object).await.unwrap(),
+        Some(old) => {
+            object.set_meta_str("resourceVersion", old.resource_version());
+            objects.update(PODS, object).await.unwrap()
+        }
+    };
+    let early = store(pod("early", "n", ""), None).await;
+    store(pod("waiting", "", ""), None).await;
+    let mut changes = objects.watch_relevant(PODS, relevant).await.unwrap();
+
+    let pending = store(pod("late", "", ""), None).await;
+    let running = store(pod("early", "n", "Running"), Some(early)).await;
+    store(pod("late", "n", ""), Some(pending)).await;
+    let moved = store(pod("early", "m", "Running"), Some(running)).await;
+    let mut claiming = pod("early", "m", "Running");
+    claiming.set("status", json!({"claims": [{}]}));
+    let claiming = store(claiming, Some(moved)).await;
+    objects.delete(PODS, &claiming).await.unwrap();
+
+    let mut seen = Vec::new();
+    for _ in 0..6 {
+        let step = changes.next().await.unwrap();
+        let of = |o: &Object| {
+            format!("{} on {}", o.name(), o.pointer("/spec/nodeName").unwrap().as_str().unwrap())
+        };
+        seen.push(match step {
+            Change::Applied(object) => of(&object),
+            Change::Deleted(object) => format!("{} gone", object.name()),
+            Change::Synced => "synced".to_owned(),
+        });
+    }
+    // What is no node's yet and what only reports a phase is not among them.
+    assert_eq!(seen, ["early on n", "synced", "late on n", "early on m", "early on m", "early gone"]);
 }

@@ -4,6 +4,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    fmt,
     net::IpAddr,
 };
 
@@ -73,7 +74,7 @@ const VOLUMES: &[(&str, &str, &str)] = &[
 struct Warnings(Vec<String>);
 
 impl Warnings {
-    fn tell(&mut self, path: &Path, message: impl std::fmt::Display) {
+    fn tell(&mut self, path: &Path, message: impl fmt::Display) {
         self.0.push(format!("{path}: {message}"));
     }
 }
@@ -251,8 +252,10 @@ fn of_volumes(spec: &At<'_>, warnings: &mut Warnings) {
         for (_, name, message) in VOLUMES.iter().filter(|(field, ..)| volume.has(field)) {
             warnings.tell(&volume.path().child(name), message);
         }
-        let claim = volume.get("ephemeral").get("volumeClaimTemplate").get("spec");
-        warnings.0.extend(of_claim(&claim));
+        if volume.has("ephemeral") {
+            let claim = volume.get("ephemeral").get("volumeClaimTemplate").get("spec");
+            warnings.0.extend(of_claim(&claim));
+        }
         for field in ["cephfs", "rbd"].into_iter().filter(|field| volume.has(field)) {
             warnings.tell(&volume.path().child(field), "deprecated in v1.28, non-functional in v1.31+");
         }
@@ -281,7 +284,12 @@ fn twice(list: &At<'_>, field: &str, warnings: &mut Warnings) {
 
 /// Fractions of bytes mean nothing.
 fn fractions(amounts: &At<'_>, warnings: &mut Warnings) {
-    for name in ["memory", "ephemeral-storage"] {
+    ["memory", "ephemeral-storage"].iter().for_each(|name| amount(amounts, name, warnings));
+}
+
+/// The amount of one resource.
+fn amount(amounts: &At<'_>, name: &str, warnings: &mut Warnings) {
+    if amounts.has(name) {
         fraction(&amounts.get(name).named(amounts.path().key(name)), warnings);
     }
 }
@@ -296,12 +304,12 @@ fn fraction(amount: &At<'_>, warnings: &mut Warnings) {
 
 fn of_container(container: &At<'_>, marks: &At<'_>, spec: &At<'_>, template: bool, warnings: &mut Warnings) {
     let context = container.get("securityContext");
-    let seccomp = format!("{SECCOMP_CONTAINER}{}", container.text_of("name"));
+    let seccomp = [SECCOMP_CONTAINER, container.text_of("name")].concat();
     if !context.has("seccompProfile") && marks.has(&seccomp) {
         let message = "non-functional in v1.27+; use the \"seccompProfile\" field instead";
         warnings.tell(&marks.path().key(&seccomp), message);
     }
-    let apparmor = format!("{APPARMOR}{}", container.text_of("name"));
+    let apparmor = [APPARMOR, container.text_of("name")].concat();
     // Pods get the field of the annotation, templates do not.
     if template && !context.has("appArmorProfile") && marks.has(&apparmor) {
         let of_pod = spec.get("securityContext").get("appArmorProfile");
@@ -312,10 +320,9 @@ fn of_container(container: &At<'_>, marks: &At<'_>, spec: &At<'_>, template: boo
         }
     }
     let resources = container.get("resources");
+    let amounts = ["limits", "requests"].map(|field| resources.get(field));
     for name in ["memory", "ephemeral-storage"] {
-        for field in ["limits", "requests"].map(|field| resources.get(field)) {
-            fraction(&field.get(name).named(field.path().key(name)), warnings);
-        }
+        amounts.iter().for_each(|amounts| amount(amounts, name, warnings));
     }
     hidden_variables(&container.get("env"), warnings);
 }
@@ -349,12 +356,14 @@ fn hidden_variables(env: &At<'_>, warnings: &mut Warnings) {
 }
 
 fn of_ports(spec: &At<'_>, warnings: &mut Warnings) {
-    let mut all: BTreeMap<String, Vec<At<'_>>> = BTreeMap::new();
+    let mut all: BTreeMap<(i64, &str), Vec<At<'_>>> = BTreeMap::new();
     let ports: Vec<At<'_>> = containers::all(spec)
         .flat_map(|container| container.get("ports").items().collect::<Vec<_>>())
         .collect();
+    fn outside<'v>(port: &At<'v>) -> (&'v str, i64) {
+        (port.text_of("hostIP"), port.get("hostPort").int())
+    }
     for port in &ports {
-        let outside = |port: &At<'_>| (port.text_of("hostIP").to_owned(), port.get("hostPort").int());
         let (ip, number) = outside(port);
         if !ip.is_empty() && number == 0 {
             warnings.tell(
@@ -367,7 +376,7 @@ fn of_ports(spec: &At<'_>, warnings: &mut Warnings) {
                 ),
             );
         }
-        let key = format!("{}/{}", port.get("containerPort").int(), port.text_of("protocol"));
+        let key = (port.get("containerPort").int(), port.text_of("protocol"));
         let others = all.entry(key).or_default();
         for other in others.iter() {
             let (other_ip, other_number) = outside(other);
@@ -401,18 +410,29 @@ fn of_ports(spec: &At<'_>, warnings: &mut Warnings) {
 }
 
 /// A file in a volume and what brings it.
-#[derive(PartialEq)]
-struct File {
-    path: String,
-    source: String,
+struct File<'v> {
+    path: &'v str,
+    by: Option<Source<'v>>,
 }
 
-impl File {
-    fn told(&self) -> String {
-        if self.source.is_empty() {
-            format!("{:?}", self.path)
-        } else {
-            format!("{:?} ({})", self.path, self.source)
+/// What brings files: its kind and, of an object, its name.
+#[derive(Clone, Copy)]
+struct Source<'v>(&'static str, Option<&'v str>);
+
+impl fmt::Display for Source<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self(kind, Some(name)) => write!(f, "{kind} {name:?}"),
+            Self(kind, None) => f.write_str(kind),
+        }
+    }
+}
+
+impl fmt::Display for File<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.by {
+            Some(source) => write!(f, "{:?} ({source})", self.path),
+            None => write!(f, "{:?}", self.path),
         }
     }
 }
@@ -422,63 +442,70 @@ fn overlapping(spec: &At<'_>, warnings: &mut Warnings) {
     for volume in spec.get("volumes").items() {
         let name = volume.text_of("name");
         let kinds = [("configMap", "ConfigMap", "name"), ("secret", "Secret", "secretName")];
-        let mut sources: Vec<(String, Vec<File>)> = Vec::new();
-        for (field, kind, of) in kinds {
+        let mut sources: Vec<(Source<'_>, Vec<File<'_>>)> = Vec::new();
+        for (field, kind, of) in kinds.into_iter().filter(|(field, ..)| volume.has(field)) {
             let source = volume.get(field);
-            sources.push((format!("{kind} {:?}", source.text_of(of)), files(&source, "")));
+            sources.push((Source(kind, Some(source.text_of(of))), files(&source, None)));
         }
-        sources.push(("DownwardAPI".to_owned(), files(&volume.get("downwardAPI"), "")));
-        let mut projected = Vec::new();
-        for source in volume.get("projected").get("sources").items() {
-            if source.is_empty() {
-                warnings.0.push(format!("volume {name:?} (Projected) has no sources provided"));
+        if volume.has("downwardAPI") {
+            sources.push((Source("DownwardAPI", None), files(&volume.get("downwardAPI"), None)));
+        }
+        if volume.has("projected") {
+            let mut projected = Vec::new();
+            for source in volume.get("projected").get("sources").items() {
+                if source.is_empty() {
+                    warnings.0.push(format!("volume {name:?} (Projected) has no sources provided"));
+                }
+                projected.extend(projected_files(&source));
             }
-            projected.extend(projected_files(&source));
+            sources.push((Source("Projected", None), projected));
         }
-        sources.push(("Projected".to_owned(), projected));
         for (what, files) in sources {
             for (i, file) in files.iter().enumerate() {
                 for other in files[..i].iter().filter(|other| overlap(file, other)) {
-                    warnings.0.push(format!(
-                        "volume {name:?} ({what}): overlapping paths: {} with {}",
-                        file.told(),
-                        other.told()
-                    ));
+                    warnings
+                        .0
+                        .push(format!("volume {name:?} ({what}): overlapping paths: {file} with {other}"));
                 }
             }
         }
     }
 }
 
-fn overlap(a: &File, b: &File) -> bool {
-    let (x, y) = (format!("{}/", a.path), format!("{}/", b.path));
-    !a.path.is_empty() && !b.path.is_empty() && (x.starts_with(&y) || y.starts_with(&x))
+fn overlap(a: &File<'_>, b: &File<'_>) -> bool {
+    let is_in = |inner: &str, outer: &str| {
+        inner.strip_prefix(outer).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+    };
+    !a.path.is_empty() && !b.path.is_empty() && (is_in(a.path, b.path) || is_in(b.path, a.path))
 }
 
-fn file(path: &str, source: &str) -> File {
-    File { path: path.trim_end_matches('/').to_owned(), source: source.to_owned() }
+fn file<'v>(path: &'v str, by: Option<Source<'v>>) -> File<'v> {
+    File { path: path.trim_end_matches('/'), by }
 }
 
-fn files(source: &At<'_>, by: &str) -> Vec<File> {
+fn files<'v>(source: &At<'v>, by: Option<Source<'v>>) -> Vec<File<'v>> {
     source.get("items").items().map(|item| file(item.text_of("path"), by)).collect()
 }
 
-fn projected_files(source: &At<'_>) -> Vec<File> {
+fn projected_files<'v>(source: &At<'v>) -> Vec<File<'v>> {
     let mut all = Vec::new();
+    let given = |field: &str| source.has(field).then(|| source.get(field));
     for (field, kind) in [("configMap", "ConfigMap"), ("secret", "Secret")] {
-        let at = source.get(field);
-        all.extend(files(&at, &format!("{kind} {:?}", at.text_of("name"))));
+        if let Some(at) = given(field) {
+            all.extend(files(&at, Some(Source(kind, Some(at.text_of("name"))))));
+        }
     }
-    all.extend(files(&source.get("downwardAPI"), "DownwardAPI"));
-    if source.has("serviceAccountToken") {
-        all.push(file(source.get("serviceAccountToken").text_of("path"), "ServiceAccountToken"));
+    if let Some(at) = given("downwardAPI") {
+        all.extend(files(&at, Some(Source("DownwardAPI", None))));
     }
-    if source.has("clusterTrustBundle") {
-        let bundle = source.get("clusterTrustBundle");
+    if let Some(token) = given("serviceAccountToken") {
+        all.push(file(token.text_of("path"), Some(Source("ServiceAccountToken", None))));
+    }
+    if let Some(bundle) = given("clusterTrustBundle") {
         let name = if bundle.has("name") { bundle.text_of("name") } else { bundle.text_of("signerName") };
-        all.push(file(bundle.text_of("path"), &format!("ClusterTrustBundle {name:?}")));
+        all.push(file(bundle.text_of("path"), Some(Source("ClusterTrustBundle", Some(name)))));
     }
-    let certificate = source.get("podCertificate");
+    let Some(certificate) = given("podCertificate") else { return all };
     for (field, by) in [
         ("certificateChainPath", "PodCertificate chain"),
         ("keyPath", "PodCertificate key"),
@@ -486,7 +513,7 @@ fn projected_files(source: &At<'_>) -> Vec<File> {
     ] {
         let path = certificate.text_of(field);
         if !path.is_empty() {
-            all.push(file(path, by));
+            all.push(file(path, Some(Source(by, None))));
         }
     }
     all
