@@ -1,15 +1,15 @@
 //! Creating pods, beside transactions of the same size sent to etcd by a client of its own.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use bytes::Bytes;
 use etcd_client::{Compare, CompareOp, GetOptions, Txn, TxnOp};
 use futures::{StreamExt, TryStreamExt, stream};
-use hack::layout::Layout;
+use hack::{layout::Layout, screen};
 use http::Version;
 
-use super::{Figure, Goal, block_on, http::Client, median, millis, plane::Plane, pods};
+use super::{Figure, Goal, block_on, http::Client, median, millis, plane::Plane, pods, usage};
 
 /// Requests under way at the same time.
 const IN_FLIGHT: usize = 32;
@@ -27,11 +27,19 @@ pub(super) fn run(layout: &Layout) -> Result<Vec<Figure>> {
         pods::prepare(&mut client).await?;
         create(&client, "warm", 200, IN_FLIGHT).await?;
         let value = sample(&etcd).await?;
+        let (api, store) = (plane.api_pid()?, plane.etcd_pid()?);
         let (mut ours, mut raw) = (Vec::new(), Vec::new());
+        let mut spent = Spent::default();
         for turn in 0..TURNS {
+            let before = (usage::cpu(api)?, usage::cpu(store)?);
             ours.push(rate(create(&client, &format!("p{turn}"), WRITES, IN_FLIGHT).await?));
+            let between = (usage::cpu(api)?, usage::cpu(store)?);
             raw.push(rate(transactions(&etcd, &format!("p{turn}"), &value, WRITES, IN_FLIGHT).await?));
+            spent.api += between.0 - before.0;
+            spent.etcd += between.1 - before.1;
+            spent.raw += usage::cpu(store)? - between.1;
         }
+        spent.tell();
         let mut figures = vec![Figure::new(
             "creates, 32 in flight",
             "/s",
@@ -69,6 +77,26 @@ pub(super) async fn fill(client: &Client, prefix: &str, count: usize) -> Result<
         .buffer_unordered(IN_FLIGHT)
         .try_for_each(|()| async { Ok(()) })
         .await
+}
+
+/// Processor time of all turns: of creates in the API server and in etcd, and of raw transactions in etcd.
+#[derive(Default)]
+struct Spent {
+    api: Duration,
+    etcd: Duration,
+    raw: Duration,
+}
+
+impl Spent {
+    fn tell(&self) {
+        let each = |time: Duration| time.as_secs_f64() * 1e6 / (TURNS * WRITES) as f64;
+        screen::detail(&format!(
+            "processor time of a create: kube-apiserver {:.0} µs, etcd {:.0} µs; of a raw transaction: etcd {:.0} µs",
+            each(self.api),
+            each(self.etcd),
+            each(self.raw)
+        ));
+    }
 }
 
 /// Seconds of the whole and milliseconds of each.

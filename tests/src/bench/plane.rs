@@ -81,9 +81,19 @@ impl Plane {
 
     /// The API server's process.
     pub(super) fn api_pid(&self) -> Result<i32> {
+        self.pid(API)
+    }
+
+    /// etcd's process.
+    pub(super) fn etcd_pid(&self) -> Result<i32> {
+        self.pid("etcd")
+    }
+
+    fn pid(&self, name: &str) -> Result<i32> {
         let running = process::running(&self.layout);
-        let api = running.iter().find(|r| r.name == API).context("kube-apiserver does not run")?;
-        Ok(api.pid)
+        let found =
+            running.iter().find(|r| r.name == name).with_context(|| format!("{name} does not run"))?;
+        Ok(found.pid)
     }
 
     /// Stops one of them.
