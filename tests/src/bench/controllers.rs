@@ -162,6 +162,7 @@ async fn slices(client: &Client) -> Result<Figure> {
     }
     let writes = seen.count(QUIET).await?;
     let changes = CHANGES * SERVICES / groups;
+    anyhow::ensure!(writes > 0, "no slice follows its pods");
     Ok(Figure::new(
         "1,000 services of 100 endpoints: slice writes",
         "writes",
