@@ -259,7 +259,8 @@ impl ControlPlane {
         self.controller(&Client { layout, binary: name, kubeconfig: name, address }, &values)
     }
 
-    fn dns(&self, layout: &Layout) -> Result<Process> {
+    /// The DNS server's process, not started.
+    pub fn dns(&self, layout: &Layout) -> Result<Process> {
         let corefile = layout.dir.join("Corefile");
         write_if_changed(
             &corefile,

@@ -42,11 +42,8 @@ pub fn network_policy_role(layout: &Layout, plane: &ControlPlane) -> Result<()> 
     )
 }
 
-/// The `kube-dns` service, leading to the DNS daemon on the host.
-pub fn dns_service(layout: &Layout, plane: &ControlPlane) -> Result<()> {
-    let port = |name: &str, protocol: &str| json!({"name": name, "protocol": protocol, "port": 53, "targetPort": DNS_PORT});
-    let endpoint = |name: &str, protocol: &str| json!({"name": name, "protocol": protocol, "port": DNS_PORT});
-    let labels = json!({"k8s-app": "kube-dns", "kubernetes.io/name": "CoreDNS"});
+/// Lets the DNS daemon read what its names are made of.
+pub fn dns_role(layout: &Layout, plane: &ControlPlane) -> Result<()> {
     apply(
         layout,
         plane,
@@ -64,6 +61,20 @@ pub fn dns_service(layout: &Layout, plane: &ControlPlane) -> Result<()> {
                 "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "keelson:cluster-dns"},
                 "subjects": [{"kind": "ServiceAccount", "name": "kube-dns", "namespace": "kube-system"}],
             }),
+        ],
+    )
+}
+
+/// The `kube-dns` service, leading to the DNS daemon on the host.
+pub fn dns_service(layout: &Layout, plane: &ControlPlane) -> Result<()> {
+    let port = |name: &str, protocol: &str| json!({"name": name, "protocol": protocol, "port": 53, "targetPort": DNS_PORT});
+    let endpoint = |name: &str, protocol: &str| json!({"name": name, "protocol": protocol, "port": DNS_PORT});
+    let labels = json!({"k8s-app": "kube-dns", "kubernetes.io/name": "CoreDNS"});
+    dns_role(layout, plane)?;
+    apply(
+        layout,
+        plane,
+        &[
             json!({
                 "apiVersion": "v1", "kind": "Service",
                 "metadata": {"name": "kube-dns", "namespace": "kube-system", "labels": labels},

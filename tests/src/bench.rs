@@ -15,6 +15,7 @@ mod cluster;
 mod controllers;
 mod create;
 mod decisions;
+mod dns;
 mod events;
 mod get;
 mod http;
@@ -71,6 +72,11 @@ pub const ALL: &[Benchmark] = &[
         name: "controllers",
         about: "a large deployment, its deletion, namespaces and endpoints, beside a client doing the same writes",
         run: controllers::run,
+    },
+    Benchmark {
+        name: "dns",
+        about: "DNS answers for 10,000 services, beside NSD with the same records",
+        run: dns::run,
     },
     Benchmark { name: "churn", about: "leases of 5,000 nodes beside 100,000 pods", run: churn::run },
 ];

@@ -112,6 +112,15 @@ impl Plane {
         self.start_unlimited(self.plane.controller_manager(&self.layout)?)
     }
 
+    /// Starts DNS with the role it needs; its process.
+    pub(super) fn start_dns(&self) -> Result<i32> {
+        hack::demo::dns_role(&self.layout, &self.plane)?;
+        let dns = self.plane.dns(&self.layout)?;
+        dns.ensure(&self.layout)?;
+        let running = process::running(&self.layout);
+        Ok(running.iter().find(|r| r.name == dns.name).context("kube-dns does not run")?.pid)
+    }
+
     fn start_unlimited(&self, mut process: process::Process) -> Result<()> {
         process.argv.push("--kube-api-qps=-1".into());
         process.ensure(&self.layout).map(drop)

@@ -5,12 +5,12 @@ use std::{fs, time::Duration};
 use anyhow::{Context, Result};
 use nix::unistd::{SysconfVar, sysconf};
 
-/// Processor time of a process and of the children it has now.
+/// Processor time of a process and of those it has started and that live now, and theirs.
 pub(super) fn cpu_with_children(pid: i32) -> Result<Duration> {
     let children = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children"))?;
     let mut total = cpu(pid)?;
     for child in children.split_whitespace() {
-        total += cpu(child.parse()?)?;
+        total += cpu_with_children(child.parse()?)?;
     }
     Ok(total)
 }
