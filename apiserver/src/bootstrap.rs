@@ -69,8 +69,8 @@ pub async fn ensure(
 /// whoever deletes it.
 pub async fn renew(objects: &Arc<dyn Objects>, facts: &Facts, now: Timestamp) -> Result<(), Status> {
     identity::renew(&**objects, facts, now).await?;
-    legacy_token_tracking::ensure(&**objects, now).await?;
-    kubernetes_service::renew(&**objects, facts, now).await
+    kubernetes_service::renew(&**objects, facts, now).await?;
+    legacy_token_tracking::ensure(&**objects, now).await
 }
 
 /// Renews until cancelled by the caller; failures are logged and tried again.

@@ -43,7 +43,11 @@ mod scheduling;
 mod storage;
 mod storagemigration;
 
-pub(crate) use self::{core::qos_class, pod_spec::SIGNALS};
+pub(crate) use self::{
+    certificates::USAGES,
+    core::qos_class,
+    pod_spec::{HOST_PATHS, SIGNALS},
+};
 
 use std::sync::Arc;
 

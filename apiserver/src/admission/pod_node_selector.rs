@@ -110,17 +110,14 @@ mod tests {
     use super::*;
     use crate::{
         admission::{
-            config::Configurations,
-            testing::{Write, configured_over},
+            Configurations,
+            testing::{Write, configured_over, namespace},
         },
-        objects::{NAMESPACES, memory::Memory},
+        objects::memory::Memory,
     };
 
     #[tokio::test]
     async fn the_default_counts_where_the_annotation_does_not_and_namespaces_may_be_bound() {
-        let namespace = |name: &str, annotations: Value| {
-            (NAMESPACES, json!({"metadata": {"name": name, "annotations": annotations}}))
-        };
         let objects = Memory::with(vec![
             namespace("plain", json!({})),
             namespace("own", json!({ANNOTATION: "zone=b"})),

@@ -142,10 +142,10 @@ mod tests {
     use super::*;
     use crate::{
         admission::{
-            config::Configurations,
-            testing::{Write, configured_over},
+            Configurations,
+            testing::{Write, configured_over, namespace},
         },
-        objects::{NAMESPACES, memory::Memory},
+        objects::memory::Memory,
     };
 
     #[test]
@@ -173,9 +173,6 @@ mod tests {
 
     #[tokio::test]
     async fn namespaces_come_before_the_cluster() {
-        let namespace = |name: &str, annotations: Value| {
-            (NAMESPACES, json!({"metadata": {"name": name, "annotations": annotations}}))
-        };
         let objects = Memory::with(vec![
             namespace("plain", json!({})),
             namespace("own", json!({DEFAULTS: "", ALLOWED: r#"[{"key": "b", "operator": "Exists"}]"#})),

@@ -3,14 +3,14 @@
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::{Chain, Configurations, Operation, Parts, Reinvocation, Request, chain};
 use crate::{
     auth::{Attributes, Authorizer, User},
     authz::{Mode, build},
     object::Object,
-    objects::{Kind, memory::Memory},
+    objects::{Kind, NAMESPACES, memory::Memory},
     registry::{Resource, Strategy, catalog::Catalog},
     status::Status,
 };
@@ -94,6 +94,11 @@ impl Write {
         chain.validate(&mut request).await?;
         Ok(object.map(Object::into_value).unwrap_or_default())
     }
+}
+
+/// A namespace with annotations.
+pub(crate) fn namespace(name: &str, annotations: Value) -> (Kind, Value) {
+    (NAMESPACES, json!({"metadata": {"name": name, "annotations": annotations}}))
 }
 
 /// The named plugins with configurations, over no objects.

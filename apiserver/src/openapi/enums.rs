@@ -4,7 +4,7 @@
 
 use serde_json::{Value, json};
 
-use crate::registry::SIGNALS;
+use crate::registry::{HOST_PATHS, SIGNALS, USAGES};
 
 /// Words, and the fields that take one of them: a type and a field of it. Of a list or map it is the members that do.
 type Words = (&'static [&'static str], &'static [(&'static str, &'static str)]);
@@ -91,34 +91,7 @@ const WORDS: &[Words] = &[
     (&["Failed", "TerminatingOrFailed"], &[("batch.v1.JobSpec", "podReplacementPolicy")]),
     (&["In", "NotIn"], &[("batch.v1.PodFailurePolicyOnExitCodesRequirement", "operator")]),
     (&["Count", "FailIndex", "FailJob", "Ignore"], &[("batch.v1.PodFailurePolicyRule", "action")]),
-    (
-        &[
-            "any",
-            "cert sign",
-            "client auth",
-            "code signing",
-            "content commitment",
-            "crl sign",
-            "data encipherment",
-            "decipher only",
-            "digital signature",
-            "email protection",
-            "encipher only",
-            "ipsec end system",
-            "ipsec tunnel",
-            "ipsec user",
-            "key agreement",
-            "key encipherment",
-            "microsoft sgc",
-            "netscape sgc",
-            "ocsp signing",
-            "s/mime",
-            "server auth",
-            "signing",
-            "timestamping",
-        ],
-        &[("certificates.v1.CertificateSigningRequestSpec", "usages")],
-    ),
+    (USAGES, &[("certificates.v1.CertificateSigningRequestSpec", "usages")]),
     (
         &["Localhost", "RuntimeDefault", "Unconfined"],
         &[("core.v1.AppArmorProfile", "type"), ("core.v1.SeccompProfile", "type")],
@@ -154,19 +127,7 @@ const WORDS: &[Words] = &[
     ),
     (SIGNALS, &[("core.v1.ContainerStatus", "stopSignal"), ("core.v1.Lifecycle", "stopSignal")]),
     (&["HTTP", "HTTPS"], &[("core.v1.HTTPGetAction", "scheme")]),
-    (
-        &[
-            "",
-            "BlockDevice",
-            "CharDevice",
-            "Directory",
-            "DirectoryOrCreate",
-            "File",
-            "FileOrCreate",
-            "Socket",
-        ],
-        &[("core.v1.HostPathVolumeSource", "type")],
-    ),
+    (HOST_PATHS, &[("core.v1.HostPathVolumeSource", "type")]),
     (&["InProgress", "Infeasible", "Pending"], &[("core.v1.ModifyVolumeStatus", "status")]),
     (&["Active", "Terminating"], &[("core.v1.NamespaceStatus", "phase")]),
     (

@@ -9,6 +9,8 @@ mod podcertificaterequests;
 #[cfg(test)]
 mod tests;
 
+pub(crate) use self::csr_rules::USAGES;
+
 /// All of them.
 pub(super) fn resources() -> Vec<Resource> {
     vec![

@@ -17,7 +17,6 @@ mod warnings;
 use component_base::quantity::Quantity;
 use serde_json::{Map, Value, json};
 
-pub(crate) use self::probes::SIGNALS;
 pub(super) use self::{
     affinity::{check_effect, check_node_selector, check_tolerations},
     annotations::MIRROR,
@@ -32,6 +31,7 @@ pub(super) use self::{
         of_template as warnings_of_template,
     },
 };
+pub(crate) use self::{probes::SIGNALS, volumes::HOST_PATHS};
 use super::kit::resources;
 
 /// Bits of files of projected volumes: 0644.

@@ -18,7 +18,8 @@ use crate::{
     },
 };
 
-const USAGES: &[&str] = &[
+/// What a certificate may be for.
+pub(crate) const USAGES: &[&str] = &[
     "any",
     "cert sign",
     "client auth",

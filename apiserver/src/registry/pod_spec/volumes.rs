@@ -8,6 +8,7 @@ pub(in crate::registry) mod sources;
 use std::collections::{BTreeMap, BTreeSet};
 
 pub(in crate::registry) use self::projected::check_signer;
+pub(crate) use self::sources::HOST_PATHS;
 use self::sources::check_mode;
 use super::{env, validation::Whole};
 use crate::{

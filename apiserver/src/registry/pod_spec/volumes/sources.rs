@@ -111,21 +111,15 @@ pub(in crate::registry) fn check(kind: &str, source: &At<'_>, persistent: bool, 
     }
 }
 
+/// What a path of the host may be asked to be; the empty word asks nothing.
+pub(crate) const HOST_PATHS: &[&str] =
+    &["", "BlockDevice", "CharDevice", "Directory", "DirectoryOrCreate", "File", "FileOrCreate", "Socket"];
+
 fn host_path(source: &At<'_>, errors: &mut ErrorList) {
-    const TYPES: &[&str] = &[
-        "",
-        "BlockDevice",
-        "CharDevice",
-        "Directory",
-        "DirectoryOrCreate",
-        "File",
-        "FileOrCreate",
-        "Socket",
-    ];
     let path = source.get("path");
     if path.check_required(errors) {
         path.check_format(errors, format::no_backsteps);
-        source.get("type").check_option_of(errors, TYPES);
+        source.get("type").check_option_of(errors, HOST_PATHS);
     }
 }
 
