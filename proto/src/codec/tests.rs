@@ -5,9 +5,12 @@ use serde_json::{Value, json};
 
 use super::*;
 
-/// Upstream's filled objects, one a kind and version, as JSON and as protobuf; none without the reference data,
-/// which `KEELSON_REFERENCE` names or stand beside the source tree.
-fn goldens() -> Option<Vec<(String, Vec<u8>, Vec<u8>)>> {
+/// One of upstream's filled objects: its name, as protobuf and as JSON.
+type Golden = (String, Vec<u8>, Vec<u8>);
+
+/// One for each kind and version; none without the reference data, which `KEELSON_REFERENCE` names or which stands
+/// beside the source tree.
+fn goldens() -> Option<Vec<Golden>> {
     let beside = || PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../shared/reference");
     let folder = env::var_os("KEELSON_REFERENCE").map_or_else(beside, PathBuf::from).join("api-golden");
     if !folder.exists() {

@@ -21,6 +21,7 @@ const SERVICES: usize = 1_000;
 const ENDPOINTS: usize = 100;
 /// Pods behind all services together.
 const BACKENDS: usize = 1_000;
+const NODE: &str = "node-0";
 /// Pods that stop or begin to be ready.
 const CHANGES: usize = 20;
 const IN_FLIGHT: usize = 32;
@@ -132,11 +133,14 @@ async fn namespaces(client: &Client) -> Result<Figure> {
 async fn slices(client: &Client) -> Result<Figure> {
     let groups = BACKENDS / ENDPOINTS;
     let path = "/api/v1/namespaces/default/pods";
+    // Pods of a node that is not there are no endpoints.
+    let node = json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": NODE}});
+    share(client)?.json("POST", "/api/v1/nodes", body(&node)).await?;
     each(0..BACKENDS, |index| async move {
         let name = format!("backend-{index}");
         let mut pod: Value = serde_json::from_slice(&pods::pod(&name, index))?;
         pod["metadata"]["labels"] = json!({"group": format!("g{}", index % groups)});
-        pod["spec"]["nodeName"] = json!("node-0");
+        pod["spec"]["nodeName"] = json!(NODE);
         share(client)?.json("POST", path, body(&pod)).await?;
         share(client)?.patch(&format!("{path}/{name}/status"), pods::running(&name, index)).await
     })

@@ -109,7 +109,10 @@ impl Plane {
 
     /// Starts the controller manager, likewise without a limit.
     pub(super) fn start_controller_manager(&self) -> Result<()> {
-        self.start_unlimited(self.plane.controller_manager(&self.layout)?)
+        let mut process = self.plane.controller_manager(&self.layout)?;
+        // Nodes are objects without a kubelet here; nobody is to miss its leases.
+        process.argv.push("--controllers=*,-node-lifecycle-controller".into());
+        self.start_unlimited(process)
     }
 
     /// Starts DNS with the role it needs; its process.

@@ -440,25 +440,15 @@ fn policies(c: &Cluster, ns: &str) -> Result<()> {
     reaches(c, ns, "friend", &web, false)?;
     // Shut for what comes in; answers to what goes out come in all the same.
     reaches(c, ns, "stranger", &web, true)?;
-    let block = format!("to: [{{ipBlock: {{cidr: 0.0.0.0/0, except: [{web}/32]}}}}]");
-    policy(
-        c,
-        ns,
-        "shut",
-        &format!(
+    let only = |block: &str| {
+        let spec = format!(
             "podSelector: {{matchLabels: {{role: friend}}}}, egress: [{{{block}}}], policyTypes: [Egress]"
-        ),
-    )?;
+        );
+        policy(c, ns, "shut", &spec)
+    };
+    only(&format!("to: [{{ipBlock: {{cidr: 0.0.0.0/0, except: [{web}/32]}}}}]"))?;
     reaches(c, ns, "friend", &web, false)?;
-    let block = format!("to: [{{ipBlock: {{cidr: {web}/32}}}}], ports: [{{port: 80, endPort: 90}}]");
-    policy(
-        c,
-        ns,
-        "shut",
-        &format!(
-            "podSelector: {{matchLabels: {{role: friend}}}}, egress: [{{{block}}}], policyTypes: [Egress]"
-        ),
-    )?;
+    only(&format!("to: [{{ipBlock: {{cidr: {web}/32}}}}], ports: [{{port: 80, endPort: 90}}]"))?;
     reaches(c, ns, "friend", &web, true)?;
     run(c, ns, &["delete", "networkpolicy", "--all"])?;
     reaches(c, ns, "friend", "web", true)
