@@ -60,6 +60,7 @@ const ACCOUNTS: &[(&str, &str)] = &[
 /// Makes clients for controllers, one per account.
 pub struct Identities {
     connection: SharedConnection,
+    own: Client,
     made: Mutex<BTreeMap<&'static str, Client>>,
 }
 
@@ -79,23 +80,24 @@ enum TokenError {
 }
 
 impl Identities {
-    /// Identities over one connection.
-    pub fn new(connection: SharedConnection) -> Identities {
-        Identities { connection, made: Mutex::default() }
+    /// Identities over one connection; `own`, a client of the daemon's, asks for their tokens.
+    pub fn new(connection: SharedConnection, own: Client) -> Identities {
+        Identities { connection, own, made: Mutex::default() }
     }
 
-    /// The client of a controller. Its requests wait until `own`, the daemon's own client, has got a first token.
+    /// The client of a controller, `daemon` for those without an identity of their own. The others' requests wait
+    /// for their first token.
     ///
     /// # Errors
     /// When no client can be made.
     pub fn client(
         &self,
         controller: &'static str,
-        own: &Client,
+        daemon: &Client,
         tasks: &Tasks,
     ) -> Result<Client, ClientError> {
         if AS_DAEMON.contains(&controller) {
-            return Ok(own.clone());
+            return Ok(daemon.clone());
         }
         let account = account(controller);
         let mut made = self.made.lock();
@@ -104,7 +106,7 @@ impl Identities {
         }
         let (sender, bearer) = watch::channel(None);
         let client = self.connection.client(account, bearer)?;
-        let (own, drain) = (own.clone(), tasks.drain());
+        let (own, drain) = (self.own.clone(), tasks.drain());
         tasks.spawn(format!("token of {account}"), async move {
             drain.run_until_cancelled(keep(&own, account, &sender)).await;
         });

@@ -103,13 +103,17 @@ impl Daemon for ControllerManager {
         let auth = Delegated::new(config.auth, "kube-controller-manager").await?;
         SecureServer::bind(&config.serving)?.serve(Site::default(), Arc::new(auth), &tasks);
         let client = client::connect(&config.client).await?;
-        let connection = match config.separate {
-            true => Some(SharedConnection::new(&config.client).await?),
+        let identities = match config.separate {
+            true => {
+                let connection = SharedConnection::new(&config.client).await?;
+                // Tokens are few, and every controller waits for its own: they do not queue behind the first lists.
+                let own = client::connect(&ClientOptions { qps: -1.0, ..config.client.clone() }).await?;
+                Some(Identities::new(connection, own))
+            }
             false => None,
         };
         let (selection, settings) = (config.selection, Arc::new(config.settings));
         let lead = move |group: Tasks| async move {
-            let identities = connection.map(Identities::new);
             let ctx = Context {
                 informers: Informers::new(client.clone(), &group),
                 client,
