@@ -10,7 +10,7 @@ use std::{
     net::IpAddr,
 };
 
-use component_base::hash;
+use sha2::{Digest, Sha256};
 
 use super::{Namespaces, Peer, Pod, Policies, Policy, PortRef, Rule, ranges};
 use crate::tables::{
@@ -23,6 +23,14 @@ const SELF: &str = "self";
 const FILTER: i32 = 0;
 /// Bytes of a chain's readable name; the hash before it makes a cut name unique.
 const MAX_NAME: usize = 60;
+
+/// What sets of ports hold, and the fields of a packet that are looked up in them.
+type Ports = (&'static [Kind], &'static [Field]);
+const NUMBERS: Ports = (&[Kind::Protocol, Kind::Port], &[Field::Protocol, Field::DestinationPort]);
+const NAMES: Ports = (
+    &[Kind::Address, Kind::Protocol, Kind::Port],
+    &[Field::Destination, Field::Protocol, Field::DestinationPort],
+);
 
 /// Which way a pod's traffic goes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -165,7 +173,7 @@ impl<'a> Build<'a> {
     /// The set of ranges, named after what it holds: it never changes.
     fn ranges(&mut self, ranges: &[(IpAddr, IpAddr)]) -> String {
         let text: Vec<String> = ranges.iter().map(|(first, last)| format!("{first}-{last}")).collect();
-        let name = format!("ranges-{:016x}", hash::fnv64a(text.join(",").as_bytes()));
+        let name = format!("ranges-{}", digest(&text.join(",")));
         let elements = ranges.iter().map(|(first, last)| (vec![Part::Address(*first)], Value::Until(*last)));
         let set =
             Set { key: vec![Kind::Address], data: Data::Ranges, timeout: None, elements: elements.collect() };
@@ -185,61 +193,81 @@ impl<'a> Build<'a> {
         let Some(ports) = &rule.ports else { return Verdict::Accept };
         let chain = format!("{stem}-ports");
         self.table.chains.entry(chain.clone()).or_default();
-        let (numbers, names) = (format!("{stem}-numbers"), format!("{stem}-names"));
-        let mut single = BTreeSet::new();
-        let mut named = BTreeSet::new();
+        let (mut numbers, mut names) = (BTreeSet::new(), BTreeSet::new());
+        let mut any_name = false;
         for port in ports {
             let protocol = port.protocol.number();
             let is = Statement::ProtocolIs(protocol);
-            let accept = Statement::Verdict(Verdict::Accept);
             match &port.port {
-                PortRef::Any => self.table.rule(&chain, "", vec![is, accept]),
-                PortRef::Range(first, last) if first == last => drop(single.insert((protocol, *first))),
+                PortRef::Any => self.accept(&chain, vec![is]),
+                PortRef::Range(first, last) if first == last => {
+                    numbers.insert(vec![Part::Protocol(protocol), Part::Port(*first)]);
+                }
                 PortRef::Range(first, last) => {
-                    self.table.rule(&chain, "", vec![is, Statement::PortIn(*first, *last), accept]);
+                    self.accept(&chain, vec![is, Statement::PortIn(*first, *last)]);
                 }
                 PortRef::Named(name) => {
-                    let (receivers, everyone): (Vec<(IpAddr, &Pod)>, bool) = match direction {
-                        Direction::Ingress => (of(pods).collect(), false),
-                        Direction::Egress => {
-                            (peers.pods.clone(), peers.everybody || !peers.ranges.is_empty())
-                        }
-                    };
-                    let all = everyone.then(|| of(self.model.pods.values().map(|pod| &**pod)));
-                    for (address, pod) in all.into_iter().flatten().chain(receivers) {
-                        let ports =
-                            pod.ports.iter().filter(|p| p.name == *name && p.protocol == port.protocol);
-                        named.extend(ports.map(|p| (address, protocol, p.port)));
-                    }
+                    any_name = true;
+                    let receivers = self.receivers(direction, peers, pods).into_iter();
+                    names.extend(receivers.filter(|(address, _)| self.family.has(address)).flat_map(
+                        |(address, pod)| {
+                            let own = pod.ports.iter();
+                            own.filter(|p| p.name == *name && p.protocol == port.protocol).map(move |p| {
+                                vec![Part::Address(address), Part::Protocol(protocol), Part::Port(p.port)]
+                            })
+                        },
+                    ));
                 }
             }
         }
-        if !single.is_empty() {
-            self.table.declare(&numbers, &[Kind::Protocol, Kind::Port], Data::None);
-            for (protocol, port) in single {
-                self.table.element(&numbers, vec![Part::Protocol(protocol), Part::Port(port)], Value::None);
-            }
-            let key = &[Field::Protocol, Field::DestinationPort];
-            self.table.rule(
-                &chain,
-                "",
-                vec![In { key, set: numbers }.into(), Statement::Verdict(Verdict::Accept)],
-            );
+        if !numbers.is_empty() {
+            self.accept_members(&chain, format!("{stem}-numbers"), NUMBERS, numbers);
         }
-        if ports.iter().any(|p| matches!(p.port, PortRef::Named(_))) {
-            self.table.declare(&names, &[Kind::Address, Kind::Protocol, Kind::Port], Data::None);
-            for (address, protocol, port) in named.into_iter().filter(|(a, ..)| self.family.has(a)) {
-                let key = vec![Part::Address(address), Part::Protocol(protocol), Part::Port(port)];
-                self.table.element(&names, key, Value::None);
-            }
-            let key = &[Field::Destination, Field::Protocol, Field::DestinationPort];
-            self.table.rule(
-                &chain,
-                "",
-                vec![In { key, set: names }.into(), Statement::Verdict(Verdict::Accept)],
-            );
+        if any_name {
+            self.accept_members(&chain, format!("{stem}-names"), NAMES, names);
         }
         Verdict::Jump(chain)
+    }
+
+    /// The pods whose ports a rule names, with their addresses: the isolated ones, or the peers of what they send.
+    fn receivers<'p>(
+        &self,
+        direction: Direction,
+        peers: &Peers<'p>,
+        pods: &[&'p Pod],
+    ) -> Vec<(IpAddr, &'p Pod)>
+    where
+        'a: 'p,
+    {
+        match direction {
+            Direction::Ingress => of(pods.iter().copied()).collect(),
+            // Any pod may have an address in a range.
+            Direction::Egress if peers.everybody || !peers.ranges.is_empty() => {
+                of(self.model.pods.values().map(|pod| &**pod)).collect()
+            }
+            Direction::Egress => peers.pods.clone(),
+        }
+    }
+
+    /// Accepts in a chain what the statements let through.
+    fn accept(&mut self, chain: &str, mut statements: Vec<Statement>) {
+        statements.push(Statement::Verdict(Verdict::Accept));
+        self.table.rule(chain, "", statements);
+    }
+
+    /// Accepts in a chain what is in a set of these elements.
+    fn accept_members(
+        &mut self,
+        chain: &str,
+        set: String,
+        (kinds, key): Ports,
+        elements: BTreeSet<Vec<Part>>,
+    ) {
+        self.table.declare(&set, kinds, Data::None);
+        for element in elements {
+            self.table.element(&set, element, Value::None);
+        }
+        self.accept(chain, vec![In { key, set }.into()]);
     }
 }
 
@@ -353,5 +381,10 @@ impl From<In<'_>> for Statement {
 /// A name the kernel takes, unique for the text.
 fn unique(kind: &str, text: &str) -> String {
     let readable: String = text.chars().take(MAX_NAME - kind.len()).filter(char::is_ascii).collect();
-    format!("{kind}-{:016x}-{readable}", hash::fnv64a(text.as_bytes()))
+    format!("{kind}-{}-{readable}", digest(text))
+}
+
+/// 128 bits of SHA-256: whoever writes policies must not be able to make one that takes another's name.
+fn digest(text: &str) -> String {
+    Sha256::digest(text.as_bytes())[..16].iter().map(|byte| format!("{byte:02x}")).collect()
 }
