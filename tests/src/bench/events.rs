@@ -3,21 +3,23 @@
 use std::{collections::HashMap, time::Duration};
 
 use anyhow::{Context, Result, bail, ensure};
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use serde_json::Value;
+use tokio::{sync::mpsc, task::JoinSet};
 
 use super::http::Client;
 
 const PATIENCE: Duration = Duration::from_secs(300);
 
-/// A watch of one kind, from what there is when it is opened.
+/// A watch of one kind, from what there is when it is opened. It is read as it comes, whatever else is done meanwhile:
+/// a server ends watches that are not.
 pub(super) struct Events {
-    body: Incoming,
-    rest: Vec<u8>,
+    lines: mpsc::UnboundedReceiver<Result<Bytes>>,
     /// Keeps the connection as long as the watch.
     _client: Client,
+    _reader: JoinSet<()>,
 }
 
 impl Events {
@@ -31,7 +33,10 @@ impl Events {
         let path = format!("{path}{and}watch=true&timeoutSeconds=3000&resourceVersion={now}");
         let answer = client.send("GET", &path, &[("accept", "application/json")], Bytes::new()).await?;
         ensure!(answer.status().is_success(), "watch: {}", answer.status());
-        Ok(Events { body: answer.into_body(), rest: Vec::new(), _client: client })
+        let (sender, lines) = mpsc::unbounded_channel();
+        let mut reader = JoinSet::new();
+        reader.spawn(read(answer.into_body(), sender));
+        Ok(Events { lines, _client: client, _reader: reader })
     }
 
     /// Reads until as many different objects as asked for have had an event that counts.
@@ -66,13 +71,24 @@ impl Events {
     }
 
     async fn next(&mut self) -> Result<Value> {
-        loop {
-            if let Some(end) = self.rest.iter().position(|byte| *byte == b'\n') {
-                let line: Vec<u8> = self.rest.drain(..=end).collect();
-                return Ok(serde_json::from_slice(&line)?);
+        let line = self.lines.recv().await.context("the watch ended")??;
+        Ok(serde_json::from_slice(&line)?)
+    }
+}
+
+/// Passes a body on line by line, until it ends or nobody listens.
+async fn read(mut body: Incoming, lines: mpsc::UnboundedSender<Result<Bytes>>) {
+    let mut rest = BytesMut::new();
+    while let Some(frame) = body.frame().await {
+        match frame {
+            Ok(frame) => rest.extend_from_slice(frame.data_ref().map_or(&[][..], AsRef::as_ref)),
+            // Nobody listens any more where this does not arrive.
+            Err(error) => return drop(lines.send(Err(error.into()))),
+        }
+        while let Some(end) = rest.iter().position(|byte| *byte == b'\n') {
+            if lines.send(Ok(rest.split_to(end + 1).freeze())).is_err() {
+                return;
             }
-            let frame = self.body.frame().await.context("the watch ended")??;
-            self.rest.extend_from_slice(frame.data_ref().map_or(&[][..], AsRef::as_ref));
         }
     }
 }
