@@ -2,6 +2,7 @@
 
 use std::{
     fs,
+    os::unix::ffi::OsStrExt,
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -9,8 +10,10 @@ use std::{
 use anyhow::{Context, Result, bail};
 use hyper_util::rt::TokioIo;
 use nix::{
+    errno::Errno,
     mount::{MntFlags, umount2},
-    unistd::geteuid,
+    sys::signal::{Signal, kill},
+    unistd::{Pid, geteuid},
 };
 use proto::cri::v1::{
     ListPodSandboxRequest, RemovePodSandboxRequest, StopPodSandboxRequest,
@@ -64,6 +67,9 @@ pub fn run(layout: &Layout, args: &Args) -> Result<()> {
             .with_context(|| format!("cannot remove the pods of {}", node.name))?;
     }
     stop_all(layout, |_| true)?;
+    for node in &nodes {
+        end_shims(&node.socket(layout))?;
+    }
     screen::step("network, mounts, cgroups");
     for node in &nodes {
         if node.netns.is_some() {
@@ -141,6 +147,30 @@ fn remove_sandboxes(socket: &Path) -> Result<()> {
     })
 }
 
+/// Ends shims that outlived their containers and the runtime that started them.
+fn end_shims(socket: &Path) -> Result<()> {
+    for entry in fs::read_dir("/proc")?.filter_map(Result::ok) {
+        let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse().ok()) else { continue };
+        // What has ended meanwhile has no command line any more.
+        let arguments = fs::read(entry.path().join("cmdline")).unwrap_or_default();
+        if is_shim_of(&arguments, socket) {
+            match kill(Pid::from_raw(pid), Signal::SIGKILL) {
+                Ok(()) | Err(Errno::ESRCH) => screen::detail(&format!("ended a shim (pid {pid})")),
+                Err(error) => return Err(error).with_context(|| format!("cannot end the shim {pid}")),
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Whether a command line, as /proc has it, is of a shim that a containerd at this socket started.
+fn is_shim_of(arguments: &[u8], socket: &Path) -> bool {
+    let mut words = arguments.split(|byte| *byte == 0);
+    words.next().is_some_and(|program| program.ends_with(b"/containerd-shim-runc-v2"))
+        && words.any(|word| word == b"-address")
+        && words.next() == Some(socket.as_os_str().as_bytes())
+}
+
 fn unmount_below(dir: &Path) -> Result<()> {
     let mounts = fs::read_to_string("/proc/self/mounts")?;
     let mut targets: Vec<PathBuf> = mounts
@@ -204,6 +234,18 @@ fn remove_dir(path: &Path) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn shims_are_told_by_their_runtimes_socket() {
+        let shim = b"/usr/bin/containerd-shim-runc-v2\0-namespace\0k8s.io\0-id\0a\0-address\0/run/a/containerd.sock\0";
+        assert!(is_shim_of(shim, Path::new("/run/a/containerd.sock")));
+        assert!(!is_shim_of(shim, Path::new("/run/b/containerd.sock")));
+        assert!(!is_shim_of(
+            b"/usr/bin/vi\0-address\0/run/a/containerd.sock\0",
+            Path::new("/run/a/containerd.sock")
+        ));
+        assert!(!is_shim_of(b"", Path::new("/run/a/containerd.sock")));
+    }
 
     #[test]
     fn storage_stops_last() {
