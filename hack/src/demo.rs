@@ -1,101 +1,22 @@
-//! What `up` puts into a fresh cluster: roles, the DNS service, and a web server that shows it all works.
+//! The demo: a web server that shows it all works.
 
 use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
-use serde_json::{Value, json};
+use anyhow::{Context, Result};
+use serde_json::json;
 
 use crate::{
-    command::{command, feed, try_output},
-    control_plane::{ControlPlane, DNS_PORT},
+    command::{command, try_output},
+    control_plane::ControlPlane,
     images,
     layout::Layout,
-    network, screen,
+    objects, screen,
 };
-
-/// The role of proxies that enforce network policies.
-pub const NETWORK_POLICY_ROLE: &str = "keelson:network-policy";
-
-/// Lets the proxies read what network policies are about; upstream's role for them knows of services only.
-pub fn network_policy_role(layout: &Layout, plane: &ControlPlane) -> Result<()> {
-    let name = NETWORK_POLICY_ROLE;
-    apply(
-        layout,
-        plane,
-        &[
-            json!({
-                "apiVersion": "rbac.authorization.k8s.io/v1", "kind": "ClusterRole", "metadata": {"name": name},
-                "rules": [
-                    {"apiGroups": [""], "resources": ["pods", "namespaces"], "verbs": ["list", "watch"]},
-                    {"apiGroups": ["networking.k8s.io"], "resources": ["networkpolicies"], "verbs": ["list", "watch"]},
-                ],
-            }),
-            json!({
-                "apiVersion": "rbac.authorization.k8s.io/v1", "kind": "ClusterRoleBinding", "metadata": {"name": name},
-                "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": name},
-                "subjects": [
-                    {"apiGroup": "rbac.authorization.k8s.io", "kind": "Group", "name": "system:node-proxier"},
-                    {"apiGroup": "rbac.authorization.k8s.io", "kind": "User", "name": "system:kube-proxy"},
-                ],
-            }),
-        ],
-    )
-}
-
-/// Lets the DNS daemon read what its names are made of.
-pub fn dns_role(layout: &Layout, plane: &ControlPlane) -> Result<()> {
-    apply(
-        layout,
-        plane,
-        &[
-            json!({
-                "apiVersion": "rbac.authorization.k8s.io/v1", "kind": "ClusterRole", "metadata": {"name": "keelson:cluster-dns"},
-                "rules": [
-                    {"apiGroups": [""], "resources": ["services", "namespaces"], "verbs": ["list", "watch"]},
-                    {"apiGroups": ["discovery.k8s.io"], "resources": ["endpointslices"], "verbs": ["list", "watch"]},
-                ],
-            }),
-            json!({
-                "apiVersion": "rbac.authorization.k8s.io/v1", "kind": "ClusterRoleBinding",
-                "metadata": {"name": "keelson:cluster-dns"},
-                "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "keelson:cluster-dns"},
-                "subjects": [{"kind": "ServiceAccount", "name": "kube-dns", "namespace": "kube-system"}],
-            }),
-        ],
-    )
-}
-
-/// The `kube-dns` service, leading to the DNS daemon on the host.
-pub fn dns_service(layout: &Layout, plane: &ControlPlane) -> Result<()> {
-    let port = |name: &str, protocol: &str| json!({"name": name, "protocol": protocol, "port": 53, "targetPort": DNS_PORT});
-    let endpoint = |name: &str, protocol: &str| json!({"name": name, "protocol": protocol, "port": DNS_PORT});
-    let labels = json!({"k8s-app": "kube-dns", "kubernetes.io/name": "CoreDNS"});
-    dns_role(layout, plane)?;
-    apply(
-        layout,
-        plane,
-        &[
-            json!({
-                "apiVersion": "v1", "kind": "Service",
-                "metadata": {"name": "kube-dns", "namespace": "kube-system", "labels": labels},
-                "spec": {"clusterIP": network::DNS_IP, "ports": [port("dns", "UDP"), port("dns-tcp", "TCP")]},
-            }),
-            json!({
-                "apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice",
-                "metadata": {"name": "kube-dns-host", "namespace": "kube-system", "labels": {
-                    "kubernetes.io/service-name": "kube-dns", "endpointslice.kubernetes.io/managed-by": "hack.keelson"}},
-                "addressType": "IPv4",
-                "endpoints": [{"addresses": [plane.address.to_string()], "conditions": {"ready": true}}],
-                "ports": [endpoint("dns", "UDP"), endpoint("dns-tcp", "TCP")],
-            }),
-        ],
-    )
-}
 
 /// Applies the demo and shows it answering.
 pub fn run(layout: &Layout, plane: &ControlPlane) -> Result<()> {
     let labels = json!({"app": "demo"});
-    apply(
+    objects::apply(
         layout,
         plane,
         &[
@@ -166,14 +87,4 @@ fn trouble(layout: &Layout, plane: &ControlPlane) -> String {
         })
         .collect();
     if reasons.is_empty() { String::new() } else { format!(" ({})", reasons.join("; ")) }
-}
-
-/// Applies objects as administrator.
-pub fn apply(layout: &Layout, plane: &ControlPlane, objects: &[Value]) -> Result<()> {
-    let list = json!({"apiVersion": "v1", "kind": "List", "items": objects});
-    let mut c = command(&plane.kubectl.to_string_lossy(), ["apply", "--validate=false", "-f", "-"]);
-    c.env("KUBECONFIG", layout.admin_kubeconfig());
-    let out = feed(&mut c, &list.to_string())?;
-    ensure!(!out.is_empty(), "kubectl apply printed nothing");
-    Ok(())
 }

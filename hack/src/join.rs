@@ -20,7 +20,6 @@ pub use discovery::{Token, authority_hash};
 pub use objects::allow_joining;
 
 use crate::{
-    binaries,
     command::{command, feed, output, try_output},
     images, kubeconfig,
     layout::Layout,
@@ -93,13 +92,7 @@ fn join(layout: &Layout, args: &Args, server: &str, token: &Token) -> Result<()>
     fs::create_dir_all(layout.pki()).with_context(|| format!("cannot make {}", layout.dir.display()))?;
     fs::create_dir_all(&layout.run)?;
     fs::write(layout.state_file(), serde_json::to_vec(&State { nodes: 1, joined: Some(name.clone()) })?)?;
-    screen::step("packages");
-    packages::ensure()?;
-    let kubectl = packages::kubectl(layout)?;
-    if !args.no_build {
-        screen::step("binaries (release)");
-        binaries::build(layout)?;
-    }
+    let kubectl = up::install(layout, args.no_build)?;
     screen::step("cluster");
     let found = discovery::discover(layout, server, token, &args.discovery_token_ca_cert_hash)?;
     screen::detail(&format!("{} is what the token and the hash say it is", found.server));

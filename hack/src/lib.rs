@@ -23,6 +23,7 @@ pub mod pki;
 pub mod control_plane;
 pub mod network;
 pub mod node;
+pub mod objects;
 pub mod process;
 
 pub mod demo;

@@ -1,6 +1,6 @@
 //! `hack/up`: from a source tree to a cluster that answers.
 
-use std::{collections::BTreeSet, fs, time::Duration};
+use std::{collections::BTreeSet, fs, path::PathBuf, time::Duration};
 
 use anyhow::{Context, Result, bail};
 use nix::unistd::geteuid;
@@ -14,7 +14,7 @@ use crate::{
     layout::Layout,
     network,
     node::Node,
-    packages,
+    objects, packages,
     process::{self, Process},
     screen,
 };
@@ -49,13 +49,7 @@ pub fn run(layout: &Layout, args: &Args) -> Result<()> {
         bail!("hack/up must run as root: it starts containers and changes the network");
     }
     remember(layout, args.nodes)?;
-    screen::step("packages");
-    packages::ensure()?;
-    let kubectl = packages::kubectl(layout)?;
-    if !args.no_build {
-        screen::step("binaries (release)");
-        binaries::build(layout)?;
-    }
+    let kubectl = install(layout, args.no_build)?;
     screen::step("images");
     let archives = images::ensure(layout)?;
     screen::step("control plane");
@@ -70,7 +64,7 @@ pub fn run(layout: &Layout, args: &Args) -> Result<()> {
     let runtimes = nodes.iter().map(|n| n.start_runtime(layout)).collect::<Result<Vec<_>>>()?;
     plane.start_api(layout)?;
     let mut processes = plane.start_rest(layout)?;
-    demo::network_policy_role(layout, &plane)?;
+    objects::network_policy_role(layout, &plane)?;
     join::allow_joining(layout, &plane)?;
     screen::step(&format!("{} node{}", args.nodes, if args.nodes == 1 { "" } else { "s" }));
     for (node, runtime) in nodes.iter().zip(&runtimes) {
@@ -78,7 +72,7 @@ pub fn run(layout: &Layout, args: &Args) -> Result<()> {
         processes.extend(node.start_agents(layout, &plane)?);
     }
     wait_for_nodes(layout, &plane, &nodes, &processes)?;
-    demo::dns_service(layout, &plane)?;
+    objects::dns_service(layout, &plane)?;
     if !args.no_demo {
         screen::step("demo");
         demo::run(layout, &plane)?;
@@ -86,6 +80,18 @@ pub fn run(layout: &Layout, args: &Args) -> Result<()> {
     table(layout);
     screen::line(&format!("\nexport KUBECONFIG={}", layout.admin_kubeconfig().display()));
     Ok(())
+}
+
+/// Installs what is missing and builds the binaries, unless those that are there are to be used; kubectl's path.
+pub fn install(layout: &Layout, no_build: bool) -> Result<PathBuf> {
+    screen::step("packages");
+    packages::ensure()?;
+    let kubectl = packages::kubectl(layout)?;
+    if !no_build {
+        screen::step("binaries (release)");
+        binaries::build(layout)?;
+    }
+    Ok(kubectl)
 }
 
 fn remember(layout: &Layout, nodes: u32) -> Result<()> {

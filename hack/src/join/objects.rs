@@ -4,7 +4,12 @@ use anyhow::Result;
 use serde_json::{Value, json};
 
 use super::Token;
-use crate::{control_plane::ControlPlane, demo, kubeconfig, layout::Layout};
+use crate::{
+    control_plane::ControlPlane,
+    kubeconfig,
+    layout::Layout,
+    objects::{self, binding, group, role},
+};
 
 /// Group of who holds a token of ours.
 const JOINERS: &str = "system:bootstrappers:keelson:default-node-token";
@@ -16,11 +21,10 @@ const SERVING: &str = "kubernetes.io/kubelet-serving";
 
 /// Publishes what the cluster is, and lets holders of tokens bring nodes in.
 pub fn allow_joining(layout: &Layout, plane: &ControlPlane) -> Result<()> {
-    let group = |name: &str| json!({"apiGroup": "rbac.authorization.k8s.io", "kind": "Group", "name": name});
     let joiners = group(JOINERS);
     let proxy = json!({"kind": "ServiceAccount", "name": "kube-proxy", "namespace": "kube-system"});
     let cluster = kubeconfig::cluster_only(&plane.server(), &plane.ca.cert())?;
-    demo::apply(
+    objects::apply(
         layout,
         plane,
         &[
@@ -40,7 +44,7 @@ pub fn allow_joining(layout: &Layout, plane: &ControlPlane) -> Result<()> {
                 "keelson:cluster-info",
                 "Role",
                 "keelson:cluster-info",
-                &group("system:unauthenticated"),
+                &[group("system:unauthenticated")],
             ),
             json!({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "kube-proxy", "namespace": "kube-system"}}),
             role(
@@ -50,7 +54,13 @@ pub fn allow_joining(layout: &Layout, plane: &ControlPlane) -> Result<()> {
                     {"apiGroups": [""], "resources": ["serviceaccounts/token"], "resourceNames": ["kube-proxy"], "verbs": ["create"]},
                 ]),
             ),
-            binding("kube-system", "keelson:proxy-token", "Role", "keelson:proxy-token", &joiners),
+            binding(
+                "kube-system",
+                "keelson:proxy-token",
+                "Role",
+                "keelson:proxy-token",
+                std::slice::from_ref(&joiners),
+            ),
             role(
                 "",
                 "keelson:kubelet-serving",
@@ -59,24 +69,48 @@ pub fn allow_joining(layout: &Layout, plane: &ControlPlane) -> Result<()> {
                     {"apiGroups": ["certificates.k8s.io"], "resources": ["signers"], "resourceNames": [SERVING], "verbs": ["approve"]},
                 ]),
             ),
-            binding("", "keelson:kubelet-serving", "ClusterRole", "keelson:kubelet-serving", &joiners),
-            binding("", "keelson:join", "ClusterRole", "system:node-bootstrapper", &joiners),
+            binding(
+                "",
+                "keelson:kubelet-serving",
+                "ClusterRole",
+                "keelson:kubelet-serving",
+                std::slice::from_ref(&joiners),
+            ),
+            binding(
+                "",
+                "keelson:join",
+                "ClusterRole",
+                "system:node-bootstrapper",
+                std::slice::from_ref(&joiners),
+            ),
             binding(
                 "",
                 "keelson:join-approval",
                 "ClusterRole",
                 "system:certificates.k8s.io:certificatesigningrequests:nodeclient",
-                &joiners,
+                std::slice::from_ref(&joiners),
             ),
             binding(
                 "",
                 "keelson:node-renewal",
                 "ClusterRole",
                 "system:certificates.k8s.io:certificatesigningrequests:selfnodeclient",
-                &group("system:nodes"),
+                &[group("system:nodes")],
             ),
-            binding("", "keelson:kube-proxy", "ClusterRole", "system:node-proxier", &proxy),
-            binding("", "keelson:kube-proxy-policies", "ClusterRole", demo::NETWORK_POLICY_ROLE, &proxy),
+            binding(
+                "",
+                "keelson:kube-proxy",
+                "ClusterRole",
+                "system:node-proxier",
+                std::slice::from_ref(&proxy),
+            ),
+            binding(
+                "",
+                "keelson:kube-proxy-policies",
+                "ClusterRole",
+                objects::NETWORK_POLICY_ROLE,
+                std::slice::from_ref(&proxy),
+            ),
         ],
     )
 }
@@ -102,31 +136,6 @@ pub(super) fn pending_serving<'a>(list: &'a Value, node: &str) -> Vec<&'a str> {
     ours.filter(|r| r["status"]["conditions"].is_null())
         .filter_map(|r| r["metadata"]["name"].as_str())
         .collect()
-}
-
-/// A role, of the cluster when there is no namespace.
-fn role(namespace: &str, name: &str, rules: &Value) -> Value {
-    let kind = if namespace.is_empty() { "ClusterRole" } else { "Role" };
-    let mut role = json!({
-        "apiVersion": "rbac.authorization.k8s.io/v1", "kind": kind, "metadata": {"name": name}, "rules": rules,
-    });
-    if !namespace.is_empty() {
-        role["metadata"]["namespace"] = json!(namespace);
-    }
-    role
-}
-
-/// A binding of a role to one subject.
-fn binding(namespace: &str, name: &str, kind: &str, role: &str, subject: &Value) -> Value {
-    let own = if namespace.is_empty() { "ClusterRoleBinding" } else { "RoleBinding" };
-    let mut binding = json!({
-        "apiVersion": "rbac.authorization.k8s.io/v1", "kind": own, "metadata": {"name": name},
-        "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": kind, "name": role}, "subjects": [subject],
-    });
-    if !namespace.is_empty() {
-        binding["metadata"]["namespace"] = json!(namespace);
-    }
-    binding
 }
 
 #[cfg(test)]

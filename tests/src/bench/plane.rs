@@ -117,7 +117,7 @@ impl Plane {
 
     /// Starts DNS with the role it needs; its process.
     pub(super) fn start_dns(&self) -> Result<i32> {
-        hack::demo::dns_role(&self.layout, &self.plane)?;
+        hack::objects::dns_role(&self.layout, &self.plane)?;
         let dns = self.plane.dns(&self.layout)?;
         dns.ensure(&self.layout)?;
         let running = process::running(&self.layout);
