@@ -6,7 +6,7 @@
 mod expression;
 mod message;
 
-use std::{io, os::fd::AsFd};
+use std::{fmt, io, os::fd::AsFd};
 
 use netlink_packet_core::{NLM_F_ACK, NLM_F_REQUEST, NetlinkMessage, NetlinkPayload};
 use netlink_packet_netfilter::NetfilterMessage;
@@ -39,12 +39,16 @@ pub enum KernelError {
     },
 }
 
-/// A conversation with the kernel's nftables about one table of each family.
+/// A conversation with the kernel's nftables about the tables of one name.
 #[derive(Debug)]
 pub struct Kernel {
     table: &'static str,
     socket: Socket,
     sequence: u32,
+    /// Bytes the socket takes at once.
+    room: usize,
+    /// Where answers are read to.
+    buffer: Vec<u8>,
 }
 
 impl Kernel {
@@ -57,82 +61,111 @@ impl Kernel {
             setsockopt(&socket.as_fd(), sockopt::RcvBufForce, &RECEIVE_BUFFER)?;
             Ok(socket)
         };
-        Ok(Self { table, socket: open().map_err(KernelError::Socket)?, sequence: 0 })
+        let socket = open().map_err(KernelError::Socket)?;
+        Ok(Self { table, socket, sequence: 0, room: 0, buffer: vec![0; 64 << 10] })
     }
 
-    /// Carries out commands for both families as one transaction: all or nothing.
-    pub fn commit(&mut self, changes: &[(Family, Vec<Command>)]) -> Result<(), KernelError> {
+    /// Carries out commands for a family's table as one transaction: all or nothing.
+    pub fn commit(
+        &mut self,
+        family: Family,
+        commands: impl IntoIterator<Item = Command>,
+    ) -> Result<(), KernelError> {
         let mut batch = Batch::new(self.sequence);
-        batch.push(message::batch_begin(), 0, None);
+        batch.push(message::batch_begin(), 0);
         let mut set_id = 0;
-        for (family, commands) in changes {
-            for (at, command) in commands.iter().enumerate() {
-                for (message, flags) in message::encode(self.table, *family, command, &mut set_id) {
-                    batch.push(message, flags, Some((*family, at)));
-                }
+        for command in commands {
+            for (message, flags) in message::encode(self.table, family, &command, &mut set_id) {
+                batch.last = batch.bytes.len();
+                batch.push(message, flags);
             }
+            batch.ends.push((batch.sequence, Label::of(command)));
         }
-        batch.acknowledge_last();
-        batch.push(message::batch_end(), 0, None);
-        self.sequence = batch.sequence;
-        if batch.owners.iter().flatten().next().is_none() {
+        if batch.ends.is_empty() {
             return Ok(());
         }
+        batch.acknowledge_last();
+        batch.push(message::batch_end(), 0);
+        self.sequence = batch.sequence;
         self.send(&batch.bytes).map_err(KernelError::Socket)?;
-        self.receive(&batch, changes)
+        self.receive(&batch)
     }
 
     /// The whole batch must go in one piece, whatever its size.
-    fn send(&self, bytes: &[u8]) -> io::Result<()> {
+    fn send(&mut self, bytes: &[u8]) -> io::Result<()> {
         let room = bytes.len() + (64 << 10);
-        setsockopt(&self.socket.as_fd(), sockopt::SndBufForce, &room).map_err(io::Error::from)?;
+        if room > self.room {
+            setsockopt(&self.socket.as_fd(), sockopt::SndBufForce, &room).map_err(io::Error::from)?;
+            self.room = room;
+        }
         self.socket.send(bytes, 0).map(drop)
     }
 
     /// Reads answers up to the acknowledgement of the batch's last command; a refusal comes before.
-    fn receive(&self, batch: &Batch, changes: &[(Family, Vec<Command>)]) -> Result<(), KernelError> {
-        let mut buffer = vec![0; 64 << 10];
+    fn receive(&mut self, batch: &Batch) -> Result<(), KernelError> {
         loop {
-            let size = self.socket.recv(&mut &mut buffer[..], 0).map_err(KernelError::Socket)?;
-            let mut rest = &buffer[..size];
+            let size = self.socket.recv(&mut &mut self.buffer[..], 0).map_err(KernelError::Socket)?;
+            let mut rest = &self.buffer[..size];
             while !rest.is_empty() {
                 let answer = NetlinkMessage::<NetfilterMessage>::deserialize(rest)
                     .map_err(|e| KernelError::Socket(io::Error::new(io::ErrorKind::InvalidData, e)))?;
                 let length = (answer.header.length as usize).next_multiple_of(4).max(4);
                 rest = rest.get(length..).unwrap_or_default();
                 let NetlinkPayload::Error(error) = answer.payload else { continue };
-                if batch.owners.len() <= answer.header.sequence_number.wrapping_sub(batch.first) as usize {
+                let at = answer.header.sequence_number.wrapping_sub(batch.first);
+                if at > batch.sequence.wrapping_sub(batch.first) {
                     // A late word on a batch that was given up.
                     continue;
                 }
                 if error.code.is_none() {
                     return Ok(());
                 }
-                let command = batch.owner(answer.header.sequence_number).and_then(|(family, at)| {
-                    let commands = changes.iter().find(|(f, _)| *f == family)?;
-                    commands.1.get(at)
-                });
-                let command = command.map_or_else(|| "the batch".to_owned(), describe);
+                let command = batch.ends.iter().find(|(end, _)| at <= end.wrapping_sub(batch.first));
+                let command = command.map_or_else(|| "the batch".to_owned(), |(_, label)| label.to_string());
                 return Err(KernelError::Refused { command, source: error.to_io() });
             }
         }
     }
 }
 
-/// A command in a few words: elements and rules may be thousands.
-fn describe(command: &Command) -> String {
-    let mut text = format!("{command:?}");
-    if let Some((at, _)) = text.char_indices().nth(300) {
-        text.truncate(at);
-        text.push('…');
+/// A command in a few words: its elements and rules may be thousands.
+#[derive(Debug)]
+struct Label {
+    what: &'static str,
+    name: String,
+    count: usize,
+}
+
+impl Label {
+    fn of(command: Command) -> Self {
+        let (what, name, count) = match command {
+            Command::AddTable => ("the table", String::new(), 1),
+            Command::DeleteTable => ("the table's deletion", String::new(), 1),
+            Command::AddSet(name, _) => ("the set", name, 1),
+            Command::DeleteSet(name) => ("the deletion of the set", name, 1),
+            Command::AddChain(name, _) => ("the chain", name, 1),
+            Command::DeleteChain(name) => ("the deletion of the chain", name, 1),
+            Command::FlushChain(name) => ("the emptying of the chain", name, 1),
+            Command::AddRules(name, chain) => ("rules of the chain", name, chain.rules.len()),
+            Command::AddElements(name, elements) => ("elements of the set", name, elements.len()),
+            Command::DeleteElements(name, elements) => {
+                ("the deletion of elements of the set", name, elements.len())
+            }
+        };
+        Self { what, name, count }
     }
-    text
+}
+
+impl fmt::Display for Label {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {:?} ({})", self.what, self.name, self.count)
+    }
 }
 
 struct Batch {
     bytes: Vec<u8>,
-    /// Which command a message came from, by sequence number from `first`.
-    owners: Vec<Option<(Family, usize)>>,
+    /// The last sequence number of each command.
+    ends: Vec<(u32, Label)>,
     first: u32,
     sequence: u32,
     /// Where the last command's message starts.
@@ -141,10 +174,10 @@ struct Batch {
 
 impl Batch {
     fn new(sequence: u32) -> Self {
-        Self { bytes: Vec::new(), owners: Vec::new(), first: sequence.wrapping_add(1), sequence, last: 0 }
+        Self { bytes: Vec::new(), ends: Vec::new(), first: sequence.wrapping_add(1), sequence, last: 0 }
     }
 
-    fn push(&mut self, message: NetfilterMessage, flags: u16, owner: Option<(Family, usize)>) {
+    fn push(&mut self, message: NetfilterMessage, flags: u16) {
         self.sequence = self.sequence.wrapping_add(1);
         let mut packet = NetlinkMessage::from(message);
         packet.header.flags = NLM_F_REQUEST | flags;
@@ -153,10 +186,6 @@ impl Batch {
         let start = self.bytes.len();
         self.bytes.resize(start + packet.buffer_len().next_multiple_of(4), 0);
         packet.serialize(&mut self.bytes[start..start + packet.buffer_len()]);
-        if owner.is_some() {
-            self.last = start;
-        }
-        self.owners.push(owner);
     }
 
     /// Asks for an acknowledgement of the last command: errors come unasked, and before it.
@@ -166,11 +195,6 @@ impl Batch {
             let flags = u16::from_ne_bytes([field[0], field[1]]) | NLM_F_ACK;
             field.copy_from_slice(&flags.to_ne_bytes());
         }
-    }
-
-    fn owner(&self, sequence: u32) -> Option<(Family, usize)> {
-        let at = usize::try_from(sequence.wrapping_sub(self.first)).ok()?;
-        self.owners.get(at).copied().flatten()
     }
 }
 

@@ -2,14 +2,14 @@
 //!
 //! ```text
 //! services, endpoint slices, node (informers) → model → plan (pure) → tables (plain data)
-//!                                                       tables − what was last committed → one netlink batch
+//!                      of the services that changed: their tables − what theirs were → one netlink batch
 //! ```
 //!
 //! pods, namespaces, network policies → policy: index → plan (pure) → a table of its own, committed alike
 //!
 //! Contract: "Virtual IPs and Service Proxies"; KEP-3866 (nftables mode), KEP-1669 (terminating
 //! endpoints), KEP-2433 (topology hints). The layout inside our table is our own: one map holds all
-//! endpoints, so a change of endpoints is a change of a few map elements and at most one rule.
+//! endpoints, and services are elements of sets, so a change of endpoints is a change of a few elements.
 
 pub mod options;
 pub mod run;

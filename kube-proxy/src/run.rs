@@ -1,13 +1,15 @@
 //! Wiring: informers wake the sync loop, which makes the kernel's tables those of the API.
 
 use std::{
+    cell::Cell,
+    collections::{BTreeMap, BTreeSet},
     sync::Arc,
     time::{Duration, Instant},
 };
 
 use component_base::{
     client::{self, ClientError, ClientOptions},
-    informer::{Informer, Informers, ListWatch, Object},
+    informer::{Event, Informer, Informers, ListWatch, Object},
     meta::ObjectKey,
     metrics::{self, Stability},
     serving::ServingError,
@@ -15,11 +17,14 @@ use component_base::{
     task::Tasks,
     workqueue,
 };
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use parking_lot::Mutex;
 use tokio::sync::Notify;
 
 use crate::{
     kernel::{KernelError, POLICIES},
-    model, node,
+    model::{self, HealthCheck, Settings},
+    node,
     objects::{EndpointSlice, Node, Service},
     options::Config,
     policy::Enforcer,
@@ -30,6 +35,10 @@ use crate::{
 
 /// Services and slices other proxies serve, and those that have no cluster IP.
 const OURS: &str = "!service.kubernetes.io/headless,!service.kubernetes.io/service-proxy-name";
+/// Index of slices by service.
+const BY_SERVICE: &str = "service";
+/// Time between looks at the machine's addresses while services change.
+const LOOK: Duration = Duration::from_secs(1);
 /// Time the tasks have to end.
 const GRACE: Duration = Duration::from_secs(5);
 
@@ -64,8 +73,27 @@ pub struct App {
     services: Informer<Service>,
     slices: Informer<EndpointSlice>,
     node: Informer<Node>,
-    changed: Arc<Notify>,
+    changed: Arc<Changed>,
     enforcer: Option<Enforcer>,
+}
+
+/// What the sync loop has to look at.
+#[derive(Debug, Default)]
+struct Changed {
+    /// Services by namespace and name.
+    services: Mutex<BTreeSet<(String, String)>>,
+    wake: Notify,
+}
+
+/// What the tables were last made with.
+#[derive(Debug)]
+struct Carried {
+    settings: Settings,
+    /// When the machine's addresses were looked at.
+    looked: Cell<Instant>,
+    /// When all services were looked at.
+    all: Instant,
+    health_checks: BTreeMap<(String, String), HealthCheck>,
 }
 
 /// Builds the proxy: client, informers, listeners.
@@ -95,9 +123,14 @@ pub async fn build(config: Config) -> Result<App, RunError> {
         config,
     };
     app.listen()?;
-    app.hear(&app.services, Some("service"));
-    app.hear(&app.slices, Some("endpoint"));
-    app.hear(&app.node, None);
+    app.slices
+        .add_index(BY_SERVICE, |slice| service_of(slice).into_iter().map(|(ns, s)| path(&ns, &s)).collect());
+    app.hear(&app.services, Some("service"), |service| {
+        let ObjectMeta { namespace, name, .. } = &service.metadata;
+        Some((namespace.clone().unwrap_or_default(), name.clone().unwrap_or_default()))
+    });
+    app.hear(&app.slices, Some("endpoint"), service_of);
+    app.hear(&app.node, None, |_| None);
     Ok(app)
 }
 
@@ -152,8 +185,13 @@ impl App {
         Ok(())
     }
 
-    /// Every change of a kind wakes the sync loop.
-    fn hear<K: Object>(&self, informer: &Informer<K>, counted: Option<&str>) {
+    /// Every change of a kind wakes the sync loop, which looks at the services concerned.
+    fn hear<K: Object>(
+        &self,
+        informer: &Informer<K>,
+        counted: Option<&str>,
+        service: fn(&K) -> Option<(String, String)>,
+    ) {
         let (changed, health) = (self.changed.clone(), self.health.clone());
         let counter = counted.map(|kind| {
             metrics::counter(
@@ -162,12 +200,14 @@ impl App {
                 Stability::Alpha,
             )
         });
-        informer.on_event(move |_event| {
+        informer.on_event(move |event| {
             if let Some(counter) = &counter {
                 counter.inc();
             }
+            let old = if let Event::Updated { old, .. } = &event { service(old) } else { None };
+            changed.services.lock().extend(service(event.object()).into_iter().chain(old));
             health.changed(Instant::now());
-            changed.notify_one();
+            changed.wake.notify_one();
         });
     }
 
@@ -179,15 +219,15 @@ impl App {
             () = drain.cancelled() => return,
         }
         let mut checks = ServiceChecks::new(self.tasks.clone(), self.health.clone());
-        let key = ObjectKey::cluster(self.config.node_name.as_str());
+        let mut carried = None;
         loop {
             let began = Instant::now();
-            let done = self.sync(&key, &mut checks).await;
+            let done = self.sync(&mut carried, &mut checks);
             // A refusal is tried again soon; else the next change or the repair is waited for.
             let rest = if done { self.config.sync_period } else { self.config.min_sync_period };
             tokio::select! {
                 () = tokio::time::sleep(rest.max(Duration::from_millis(100))) => {}
-                () = self.changed.notified() => {}
+                () = self.changed.wake.notified() => {}
                 () = drain.cancelled() => return,
             }
             tokio::select! {
@@ -205,26 +245,99 @@ impl App {
     }
 
     /// One sync; whether it succeeded.
-    async fn sync(&mut self, key: &ObjectKey, checks: &mut ServiceChecks) -> bool {
+    fn sync(&mut self, carried: &mut Option<Carried>, checks: &mut ServiceChecks) -> bool {
         let began = Instant::now();
-        let node = self.node.store().get(key);
-        self.health.set_node_eligible(node::is_eligible(node.as_deref()));
-        let settings = node::settings(&self.config, node.as_deref(), &node::machine_addresses());
-        let model =
-            model::build(&self.services.store().list(), &self.slices.store().list(), &self.config.node_name);
+        let services = std::mem::take(&mut *self.changed.services.lock());
         // Netlink answers within the call; other tasks move to other threads meanwhile.
-        let outcome = tokio::task::block_in_place(|| self.syncer.sync(&model, &settings));
-        checks.set(&model.health_checks);
+        let outcome = tokio::task::block_in_place(|| match carried {
+            Some(now) if self.may_follow(now) => self.sync_some(services, now, checks),
+            _ => self.sync_all(carried, checks),
+        });
         match outcome {
             Ok(()) => {
                 self.health.synced(began, jiff::Timestamp::now());
                 true
             }
             Err(error) => {
+                *carried = None;
                 let cause = std::error::Error::source(&error).map(ToString::to_string).unwrap_or_default();
                 tracing::error!(%error, cause, "sync failed; the tables are made anew");
                 false
             }
         }
     }
+
+    /// Whether looking at the changed services is enough: nothing else has changed, and all were looked at lately.
+    fn may_follow(&self, carried: &Carried) -> bool {
+        if !self.syncer.follows() || carried.all.elapsed() >= self.config.sync_period {
+            return false;
+        }
+        if carried.looked.get().elapsed() < LOOK {
+            return true;
+        }
+        carried.looked.set(Instant::now());
+        carried.settings == self.settings()
+    }
+
+    /// This node as it is now.
+    fn settings(&self) -> Settings {
+        let node = self.node.store().get(&ObjectKey::cluster(self.config.node_name.as_str()));
+        self.health.set_node_eligible(node::is_eligible(node.as_deref()));
+        node::settings(&self.config, node.as_deref(), &node::machine_addresses())
+    }
+
+    fn sync_all(
+        &mut self,
+        carried: &mut Option<Carried>,
+        checks: &mut ServiceChecks,
+    ) -> Result<(), KernelError> {
+        let settings = self.settings();
+        let (services, slices) = (self.services.store().list(), self.slices.store().list());
+        let model = model::build(&services, &slices, &self.config.node_name);
+        let outcome = self.syncer.sync(&model, &settings);
+        checks.set(&model.health_checks);
+        let now = Instant::now();
+        *carried =
+            Some(Carried { settings, looked: Cell::new(now), all: now, health_checks: model.health_checks });
+        outcome
+    }
+
+    fn sync_some(
+        &mut self,
+        services: BTreeSet<(String, String)>,
+        carried: &mut Carried,
+        checks: &mut ServiceChecks,
+    ) -> Result<(), KernelError> {
+        let mut outcome = Ok(());
+        let mut checked = false;
+        for key in services {
+            let (namespace, name) = (key.0.as_str(), key.1.as_str());
+            let service: Vec<_> =
+                self.services.store().get(&ObjectKey::new(namespace, name)).into_iter().collect();
+            let slices = self.slices.store().by_index(BY_SERVICE, &path(namespace, name));
+            let mut model = model::build(&service, &slices, &self.config.node_name);
+            outcome = outcome.and(self.syncer.change(namespace, name, &model));
+            let check = model.health_checks.remove(&key);
+            checked |= check.as_ref() != carried.health_checks.get(&key);
+            match check {
+                Some(check) => drop(carried.health_checks.insert(key, check)),
+                None => drop(carried.health_checks.remove(&key)),
+            }
+        }
+        if checked {
+            checks.set(&carried.health_checks);
+        }
+        outcome
+    }
+}
+
+/// The service of a slice: namespace and name.
+fn service_of(slice: &EndpointSlice) -> Option<(String, String)> {
+    let service = slice.metadata.labels.as_ref()?.get(model::SERVICE_NAME)?;
+    Some((slice.metadata.namespace.clone().unwrap_or_default(), service.clone()))
+}
+
+/// How slices are indexed by service.
+fn path(namespace: &str, name: &str) -> String {
+    format!("{namespace}/{name}")
 }

@@ -1,9 +1,12 @@
 //! Carrying plans out: from the model to the kernel, one batch per family and change.
 //!
-//! What was committed last is remembered; a failed batch makes it unknown, and the next one makes the
-//! table anew. So does the hourly repair, for tables somebody else has touched.
+//! A change of a service is a change of its own part of the tables. A failed batch makes unknown what they hold, and
+//! the next sync makes them anew; so does the hourly repair, for tables somebody else has touched.
 
-use std::time::{Duration, Instant};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use component_base::metrics::{self, Stability};
 use prometheus::{GaugeVec, HistogramVec, IntCounterVec};
@@ -11,9 +14,9 @@ use prometheus::{GaugeVec, HistogramVec, IntCounterVec};
 use crate::{
     conntrack::{self, Expected},
     kernel::{Kernel, KernelError, POLICIES, SERVICES},
-    model::{Model, Settings},
-    plan::{Slots, plan},
-    tables::{Command, Family, Table, diff},
+    model::{Model, PortName, Protocol, Settings},
+    plan::{Change, Planner},
+    tables::{Command, Family, diff},
 };
 
 /// Time between repairs, as upstream.
@@ -25,14 +28,16 @@ pub struct Syncer {
     kernel: Kernel,
     families: Vec<State>,
     repaired: Instant,
+    /// What UDP services there are: their flows do not end by themselves.
+    udp: Model,
     metrics: Metrics,
 }
 
 #[derive(Debug)]
 struct State {
-    family: Family,
-    slots: Slots,
-    committed: Option<Table>,
+    planner: Planner,
+    /// Whether the kernel has what the planner planned.
+    committed: bool,
     expected: Expected,
 }
 
@@ -52,17 +57,22 @@ impl Syncer {
     /// Opens the kernel's door; touches nothing yet.
     pub fn open() -> Result<Self, KernelError> {
         let state = |family| State {
-            family,
-            slots: Slots::default(),
-            committed: None,
+            planner: Planner::new(family, Settings::default()),
+            committed: false,
             expected: Expected::default(),
         };
         Ok(Self {
             kernel: Kernel::open(SERVICES)?,
             families: families().into_iter().map(state).collect(),
             repaired: Instant::now(),
+            udp: Model::default(),
             metrics: Metrics::new(),
         })
+    }
+
+    /// Whether changes can be told one by one: the tables are known to hold what was planned.
+    pub fn follows(&self) -> bool {
+        self.repaired.elapsed() <= REPAIR && self.families.iter().all(|state| state.committed)
     }
 
     /// Makes the kernel's tables those of the model. Every family is tried; the first error is
@@ -70,59 +80,119 @@ impl Syncer {
     pub fn sync(&mut self, model: &Model, settings: &Settings) -> Result<(), KernelError> {
         if self.repaired.elapsed() > REPAIR {
             self.repaired = Instant::now();
-            self.families.iter_mut().for_each(|state| state.committed = None);
+            self.families.iter_mut().for_each(|state| state.committed = false);
         }
+        self.udp = udp_of(model);
         let mut outcome = Ok(());
         for state in &mut self.families {
-            let done = state.sync(&mut self.kernel, model, settings, &self.metrics);
+            let began = Instant::now();
+            let anew = !state.committed;
+            let done = state.sync(&mut self.kernel, model, settings);
+            self.metrics.synced(state.planner.family(), began, anew, done.is_ok());
             outcome = outcome.and(done);
+            state.clean_flows(&self.udp, settings, &self.metrics);
         }
         outcome
+    }
+
+    /// Carries out a change of one service: the model holds what it is now, and nothing else; nothing when it is
+    /// gone.
+    pub fn change(&mut self, namespace: &str, service: &str, model: &Model) -> Result<(), KernelError> {
+        let of_udp = self.change_udp(namespace, service, model);
+        let mut outcome = Ok(());
+        for state in &mut self.families {
+            let began = Instant::now();
+            let done = state.change(&mut self.kernel, namespace, service, model);
+            self.metrics.synced(state.planner.family(), began, false, done.is_ok());
+            outcome = outcome.and(done);
+            if of_udp {
+                let settings = state.planner.settings().clone();
+                state.clean_flows(&self.udp, &settings, &self.metrics);
+            }
+        }
+        outcome
+    }
+
+    /// Keeps the list of UDP services; whether this one is or was in it.
+    fn change_udp(&mut self, namespace: &str, service: &str, model: &Model) -> bool {
+        let other = |name: &PortName| name.namespace != namespace || name.service != service;
+        let before = self.udp.services.len();
+        self.udp.services.retain(|name, _| other(name));
+        self.udp.endpoints.retain(|name, _| other(name));
+        let was = self.udp.services.len() != before;
+        let now = udp_of(model);
+        let is = !now.services.is_empty();
+        self.udp.services.extend(now.services);
+        self.udp.endpoints.extend(now.endpoints);
+        was || is
+    }
+}
+
+/// The UDP services of a model.
+fn udp_of(model: &Model) -> Model {
+    let is_udp = |name: &PortName| name.protocol == Protocol::Udp;
+    let services = model.services.iter().filter(|(name, _)| is_udp(name));
+    let endpoints = model.endpoints.iter().filter(|(name, _)| is_udp(name));
+    Model {
+        services: services.map(|(name, port)| (name.clone(), port.clone())).collect(),
+        endpoints: endpoints.map(|(name, all)| (name.clone(), all.clone())).collect(),
+        ..Model::default()
     }
 }
 
 impl State {
-    fn sync(
+    fn sync(&mut self, kernel: &mut Kernel, model: &Model, settings: &Settings) -> Result<(), KernelError> {
+        let family = self.planner.family();
+        // Unknown until the kernel has agreed.
+        if std::mem::replace(&mut self.committed, false) {
+            let old = self.planner.table();
+            self.planner.replace(settings, model);
+            kernel.commit(family, diff(Some(&old), &self.planner.table()))?;
+        } else {
+            self.planner.replace(settings, model);
+            kernel.commit(family, self.planner.anew())?;
+        }
+        self.committed = true;
+        Ok(())
+    }
+
+    fn change(
         &mut self,
         kernel: &mut Kernel,
+        namespace: &str,
+        service: &str,
         model: &Model,
-        settings: &Settings,
-        metrics: &Metrics,
     ) -> Result<(), KernelError> {
-        let (started, label) = (Instant::now(), &[label(self.family)][..]);
-        let table = plan(self.family, model, settings, &mut self.slots);
-        let full = self.committed.is_none();
-        let commands = diff(self.committed.as_ref(), &table);
-        // Unknown until the kernel has agreed.
-        self.committed = None;
-        if let Err(error) = kernel.commit(&[(self.family, commands)]) {
-            metrics.failures.with_label_values(label).inc();
-            return Err(error);
+        let gone =
+            self.planner.ports_of(namespace, service).filter(|name| !model.services.contains_key(name));
+        let mut changes: Vec<Change<'_>> = gone.map(|name| (name.clone(), None)).collect();
+        for (name, port) in &model.services {
+            let endpoints = model.endpoints.get(name).map(Vec::as_slice).unwrap_or_default();
+            changes.push((name.clone(), Some((Arc::new(port.clone()), endpoints))));
         }
-        self.committed = Some(table);
-        self.clean_flows(model, settings, metrics);
-        let seconds = started.elapsed().as_secs_f64();
-        metrics.duration.with_label_values(label).observe(seconds);
-        let kind = if full { &metrics.full_duration } else { &metrics.partial_duration };
-        kind.with_label_values(label).observe(seconds);
-        metrics.last.with_label_values(label).set(now_seconds());
+        let commands = self.planner.change(changes);
+        if std::mem::replace(&mut self.committed, false) {
+            kernel.commit(self.planner.family(), commands)?;
+            self.committed = true;
+        }
         Ok(())
     }
 
     /// Deletes UDP flows that do not fit any more, when what is expected has changed.
     fn clean_flows(&mut self, model: &Model, settings: &Settings, metrics: &Metrics) {
         let expected = Expected::of(model, settings);
-        if expected != self.expected && !expected.is_empty() {
-            match conntrack::clean(self.family, &expected) {
+        if !self.committed || expected == self.expected {
+            return;
+        }
+        let label = label(self.planner.family());
+        if !expected.is_empty() {
+            match conntrack::clean(self.planner.family(), &expected) {
                 Ok(deleted) => {
                     let deleted = u64::try_from(deleted).unwrap_or(u64::MAX);
-                    metrics.flows_deleted.with_label_values(&[label(self.family)]).inc_by(deleted);
+                    metrics.flows_deleted.with_label_values(&[label]).inc_by(deleted);
                 }
                 // New flows are right all the same; the next change tries again.
-                Err(error) => {
-                    tracing::warn!(%error, family = label(self.family), "stale UDP flows not deleted");
-                    return;
-                }
+                Err(error) => return tracing::warn!(%error, family = label, "stale UDP flows not deleted"),
             }
         }
         self.expected = expected;
@@ -139,7 +209,7 @@ pub fn cleanup() -> Result<(), KernelError> {
 pub fn remove(table: &'static str) -> Result<(), KernelError> {
     let mut kernel = Kernel::open(table)?;
     for family in families() {
-        kernel.commit(&[(family, vec![Command::AddTable, Command::DeleteTable])])?;
+        kernel.commit(family, [Command::AddTable, Command::DeleteTable])?;
     }
     Ok(())
 }
@@ -168,6 +238,19 @@ fn now_seconds() -> f64 {
 // === impl Metrics ===
 
 impl Metrics {
+    /// A sync that began then is over.
+    fn synced(&self, family: Family, began: Instant, anew: bool, done: bool) {
+        let label = &[label(family)][..];
+        if !done {
+            return self.failures.with_label_values(label).inc();
+        }
+        let seconds = began.elapsed().as_secs_f64();
+        self.duration.with_label_values(label).observe(seconds);
+        let kind = if anew { &self.full_duration } else { &self.partial_duration };
+        kind.with_label_values(label).observe(seconds);
+        self.last.with_label_values(label).set(now_seconds());
+    }
+
     fn new() -> Self {
         let family = &["ip_family"][..];
         let histogram = |name: &str, help: &str| {

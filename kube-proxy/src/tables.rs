@@ -141,9 +141,12 @@ pub enum Statement {
     SetMark(u32),
     /// Clears bits of the mark.
     ClearMark(u32),
-    /// Sends the connection to a random endpoint: `count` slots from `first` of a map of endpoints.
-    BalanceTo {
-        /// Map from slot to address and port.
+    /// Sends the connection to a random endpoint: a map holds `count` of them under the fields with a slot from `first`
+    /// on.
+    BalanceAt {
+        /// Fields before the slot, in the key's order.
+        key: Vec<Field>,
+        /// Map from fields and slot to address and port.
         map: String,
         /// First slot.
         first: u32,

@@ -92,11 +92,14 @@ pub(super) fn encode(family: Family, statement: &Statement) -> Vec<Expressions> 
         Statement::ClearMark(bits) => {
             vec![meta_load(MetaKey::Mark, Register::Reg1), mask(!*bits, 0), mark_store()]
         }
-        Statement::BalanceTo { map, first, count } => {
-            vec![random(*first, *count), lookup(map, Register::Reg1, Register::Reg1), nat(family)]
+        Statement::BalanceAt { key, map, first, count } => {
+            let mut out = load(family, key);
+            out.push(random(word(words(family, key)), *first, *count));
+            out.extend([lookup(map, Register::Reg1, Register::Reg1), nat(family)]);
+            out
         }
         Statement::BalanceOver { map, first, count } => {
-            vec![random(*first, *count), lookup(map, Register::Reg1, Register::Verdict)]
+            vec![random(Register::Reg1, *first, *count), lookup(map, Register::Reg1, Register::Verdict)]
         }
         Statement::SendTo(address, port) => {
             let value = |to, data| {
@@ -175,15 +178,17 @@ fn word(words: usize) -> Register {
 
 /// Loads fields into consecutive registers.
 fn load(family: Family, fields: &[Field]) -> Vec<Expressions> {
-    let mut at = 0;
-    fields
-        .iter()
-        .map(|field| {
-            let to = word(at);
-            at += if matches!(field, Field::Source | Field::Destination) { address_words(family) } else { 1 };
-            load_field(family, *field, to)
-        })
-        .collect()
+    let at = |index| word(words(family, &fields[..index]));
+    fields.iter().enumerate().map(|(index, field)| load_field(family, *field, at(index))).collect()
+}
+
+/// Registers that fields take.
+fn words(family: Family, fields: &[Field]) -> usize {
+    let of = |field: &Field| match field {
+        Field::Source | Field::Destination => address_words(family),
+        Field::Protocol | Field::DestinationPort => 1,
+    };
+    fields.iter().map(of).sum()
 }
 
 fn load_field(family: Family, field: Field, to: Register) -> Expressions {
@@ -285,13 +290,10 @@ fn remember(set: &str, timeout: u64) -> Expressions {
     )
 }
 
-/// A random number from `first` on into register 1.
-fn random(first: u32, count: u32) -> Expressions {
+/// A random number from `first` on into a register.
+fn random(to: Register, first: u32, count: u32) -> Expressions {
     const RANDOM: u32 = 1;
-    other(
-        "numgen",
-        vec![nla_u32(1, register(Register::Reg1)), nla_u32(2, count), nla_u32(3, RANDOM), nla_u32(4, first)],
-    )
+    other("numgen", vec![nla_u32(1, register(to)), nla_u32(2, count), nla_u32(3, RANDOM), nla_u32(4, first)])
 }
 
 fn octets(ip: IpAddr) -> Vec<u8> {

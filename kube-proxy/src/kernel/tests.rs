@@ -16,8 +16,8 @@ use nix::{
 use super::*;
 use crate::{
     model::{Endpoint, Model, PortName, Protocol, ServicePort, Settings},
-    plan::{Slots, plan},
-    tables::{Table, diff},
+    plan::Planner,
+    tables::{Command, diff},
 };
 
 fn run(program: &str, args: &[&str]) -> String {
@@ -97,27 +97,29 @@ fn settings() -> Settings {
 /// A proxy in miniature: what was committed, and how to get from there to a model.
 struct Proxy {
     kernel: Kernel,
-    slots: [Slots; 2],
-    committed: [Option<Table>; 2],
+    planners: Option<[Planner; 2]>,
 }
 
 impl Proxy {
     fn new() -> Self {
-        Self { kernel: Kernel::open(SERVICES).unwrap(), slots: Default::default(), committed: [None, None] }
+        Self { kernel: Kernel::open(SERVICES).unwrap(), planners: None }
     }
 
     fn sync(&mut self, model: &Model) {
-        let mut changes = Vec::new();
-        let mut next = Vec::new();
-        for ((family, old), slots) in
-            [Family::V4, Family::V6].into_iter().zip(&self.committed).zip(&mut self.slots)
-        {
-            let table = plan(family, model, &settings(), slots);
-            changes.push((family, diff(old.as_ref(), &table)));
-            next.push(Some(table));
+        for at in 0..2 {
+            let commands: Vec<Command> = match &mut self.planners {
+                Some(planners) => {
+                    let old = planners[at].table();
+                    planners[at].replace(&settings(), model);
+                    diff(Some(&old), &planners[at].table())
+                }
+                None => Planner::of([Family::V4, Family::V6][at], &settings(), model).anew().collect(),
+            };
+            let done = self.kernel.commit([Family::V4, Family::V6][at], commands);
+            done.unwrap_or_else(|e| panic!("{e}: {:?}", std::error::Error::source(&e)));
         }
-        self.kernel.commit(&changes).unwrap_or_else(|e| panic!("{e}: {:?}", std::error::Error::source(&e)));
-        self.committed = [next.remove(0), next.remove(0)];
+        self.planners
+            .get_or_insert_with(|| [Family::V4, Family::V6].map(|f| Planner::of(f, &settings(), model)));
     }
 }
 
@@ -156,8 +158,8 @@ fn nft_shows_interfaces_by_name_and_by_prefix() {
             let settings =
                 Settings { pod_ranges: vec![], pod_interfaces: Some((name.into(), prefix)), ..settings() };
             let model = model(service(), &["10.244.0.1"]);
-            let table = plan(Family::V4, &model, &settings, &mut Slots::default());
-            kernel.commit(&[(Family::V4, diff(committed.as_ref(), &table))]).unwrap();
+            let table = Planner::of(Family::V4, &settings, &model).table();
+            kernel.commit(Family::V4, diff(committed.as_ref(), &table)).unwrap();
             committed = Some(table);
             let text = run("nft", &["list", "table", "ip", "kube-proxy"]);
             assert!(text.contains(&format!("{want} jump mark-for-masquerade")), "{text}");
@@ -213,7 +215,7 @@ fn network_policies_are_taken_and_shown() {
                 let table = policy::plan(family, model);
                 let commands = diff(had.as_ref(), &table);
                 kernel
-                    .commit(&[(family, commands)])
+                    .commit(family, commands)
                     .unwrap_or_else(|e| panic!("{e}: {:?}", std::error::Error::source(&e)));
                 *had = Some(table);
             }
@@ -263,7 +265,7 @@ fn nft_shows_the_table_as_planned() {
         proxy.sync(&model(full, &["10.244.0.1", "10.244.0.2"]));
         let text = run("nft", &["list", "table", "ip", "kube-proxy"]);
         for want in [
-            "10.96.0.5 . tcp . 80 : goto internal-",
+            "10.96.0.5 . tcp . 80 : goto cluster-",
             "tcp . 30080 : goto external-",
             "203.0.113.9 . tcp . 80 : goto firewall-",
             "ip saddr 172.16.0.0/24 return",
@@ -277,6 +279,16 @@ fn nft_shows_the_table_as_planned() {
             assert!(text.contains(want), "{want} is missing in:\n{text}");
         }
         assert!(run("nft", &["list", "table", "ip6", "kube-proxy"]).contains("fd00::5"));
+        let plain = ServicePort { node_port: 30080, external_local: true, ..service() };
+        proxy.sync(&model(plain, &["10.244.0.1", "10.244.0.2"]));
+        let text = run("nft", &["list", "table", "ip", "kube-proxy"]);
+        for want in [
+            "ip daddr . meta l4proto . th dport @services-2 dnat ip to ip daddr . meta l4proto . th dport . numgen random mod 2 map @endpoints",
+            "tcp . 30080 : goto nodeport-2-local-2",
+            "10.96.0.5 . tcp . 80 . 0x00000001 : 10.244.0.2 . 8080",
+        ] {
+            assert!(text.contains(want), "{want} is missing in:\n{text}");
+        }
     });
 }
 
@@ -336,8 +348,8 @@ fn a_refused_batch_changes_nothing_and_names_the_command() {
             Command::FlushChain("services".into()),
             Command::DeleteChain("nowhere".into()),
         ];
-        let error = proxy.kernel.commit(&[(Family::V4, bad)]).unwrap_err();
-        assert_eq!(error.to_string(), "nftables refused DeleteChain(\"nowhere\")");
+        let error = proxy.kernel.commit(Family::V4, bad).unwrap_err();
+        assert_eq!(error.to_string(), "nftables refused the deletion of the chain \"nowhere\" (1)");
         assert_eq!(run("nft", &["list", "table", "ip", "kube-proxy"]), before);
     });
 }
@@ -356,8 +368,8 @@ fn thousands_of_services_go_in_one_batch() {
         }
         let mut proxy = Proxy::new();
         proxy.sync(&all);
-        let text = run("nft", &["list", "map", "ip", "kube-proxy", "service-ips"]);
-        assert_eq!(text.matches("goto").count(), 2000);
+        let text = run("nft", &["list", "set", "ip", "kube-proxy", "services-2"]);
+        assert_eq!(text.matches("tcp").count(), 2000);
     });
 }
 

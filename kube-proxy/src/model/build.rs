@@ -8,7 +8,7 @@ use super::{Endpoint, HealthCheck, Model, PortName, Protocol, ServicePort};
 use crate::objects;
 
 /// Label of slices that names their service.
-const SERVICE_NAME: &str = "kubernetes.io/service-name";
+pub const SERVICE_NAME: &str = "kubernetes.io/service-name";
 /// Seconds of affinity when nothing is said.
 const DEFAULT_AFFINITY: u32 = 10_800;
 

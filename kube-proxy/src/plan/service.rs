@@ -1,236 +1,373 @@
-//! One service port: its chains, and the elements that lead to them.
+//! One service port: what it needs of what all share, its elements, and chains of its own where it must have some.
 
-use std::net::IpAddr;
+use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
 
-use super::{endpoints, name, skeleton::AT_ADDRESS, slots::Slots};
+use super::{
+    claims::{Claims, Frontend},
+    endpoints, name,
+    route::{LOCAL_FIRST, Place, Route, by_pods},
+    skeleton,
+    slots::{Block, Slots, Target, arrange},
+};
 use crate::{
     model::{Endpoint, PortName, ServicePort, Settings},
-    tables::{Data, Family, Field, Key, Kind, Part, Set, Statement, Table, Value, Verdict},
+    tables::{Chain, Data, Family, Field, Key, Kind, Part, Rule, Set, Statement, Table, Value, Verdict},
 };
 
 /// Longest chain name the kernel takes is 127 bytes; the hash makes a cut name unique.
 const MAX_NAME: usize = 50;
 
-struct Build<'a> {
-    table: &'a mut Table,
-    family: Family,
-    port_name: &'a PortName,
-    service: &'a ServicePort,
-    settings: &'a Settings,
-    slots: &'a mut Slots,
-    /// Unique part of the names of this service port's chains.
-    stem: String,
+/// A service port with the endpoints that take its connections, in the order of their places.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Placed {
+    /// The service port.
+    pub(super) service: Arc<ServicePort>,
+    cluster: Group,
+    local: Group,
+    /// Addresses of those that may reach themselves.
+    here: Vec<IpAddr>,
 }
 
-/// Adds a service port to the table.
-pub(super) fn add(
-    table: &mut Table,
-    family: Family,
-    port_name: &PortName,
-    service: &ServicePort,
-    all: &[Endpoint],
-    settings: &Settings,
-    slots: &mut Slots,
-) {
-    let stem = stem(port_name);
-    let mut build = Build { table, family, port_name, service, settings, slots, stem };
-    let cluster = endpoints::cluster(family, all, settings);
-    let local = endpoints::local(family, all);
-    for endpoint in cluster.iter().chain(&local).filter(|e| e.local) {
-        let address = Part::Address(endpoint.address);
-        build.table.element(name::HAIRPIN, vec![address, address], Value::None);
-    }
-    build.internal(&cluster, &local);
-    build.external(&cluster, &local);
+/// Endpoints for one purpose.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+struct Group {
+    members: Vec<Target>,
+    /// For affinity: slots of their own.
+    block: Option<Block>,
 }
+
+/// What several service ports may want, and one of it is enough.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(super) enum Shared {
+    /// An address of the cluster's services.
+    ClusterIp(IpAddr),
+    /// An endpoint that may reach itself.
+    Hairpin(IpAddr),
+    /// A chain.
+    Route(Route),
+}
+
+/// A service port's part of the table.
+#[derive(Debug, Default)]
+pub(super) struct Fragment {
+    /// What it shares.
+    pub(super) shared: Vec<Shared>,
+    elements: Vec<(&'static str, Key, Value)>,
+    chains: BTreeMap<String, Chain>,
+    sets: BTreeMap<String, Set>,
+}
+
+struct Build<'a> {
+    out: Fragment,
+    family: Family,
+    name: &'a PortName,
+    port: &'a Placed,
+    settings: &'a Settings,
+    claims: &'a Claims,
+}
+
+/// The fragment of a service port.
+pub(super) fn fragment(
+    family: Family,
+    name: &PortName,
+    port: &Placed,
+    settings: &Settings,
+    claims: &Claims,
+) -> Fragment {
+    let mut build = Build { out: Fragment::default(), family, name, port, settings, claims };
+    build.out.shared.extend(port.here.iter().map(|ip| Shared::Hairpin(*ip)));
+    build.inside();
+    build.outside();
+    let mut out = build.out;
+    out.shared.sort();
+    out.shared.dedup();
+    out
+}
+
+// === impl Placed ===
+
+impl Placed {
+    /// Chooses the endpoints; those that were there keep their places.
+    pub(super) fn of(
+        family: Family,
+        service: Arc<ServicePort>,
+        all: &[Endpoint],
+        settings: &Settings,
+        had: Option<Self>,
+        slots: &mut Slots,
+    ) -> Self {
+        let (had_cluster, had_local) = had.map(|had| (had.cluster, had.local)).unwrap_or_default();
+        let sticky = service.affinity.is_some();
+        let cluster = endpoints::cluster(family, all, settings);
+        let local = match service.internal_local || service.external_local {
+            true => endpoints::local(family, all),
+            false => Vec::new(),
+        };
+        let mut here: Vec<IpAddr> =
+            cluster.iter().chain(&local).filter(|e| e.local).map(|e| e.address).collect();
+        here.sort();
+        here.dedup();
+        Self {
+            cluster: Group::of(&cluster, sticky, had_cluster, slots),
+            local: Group::of(&local, sticky, had_local, slots),
+            service,
+            here,
+        }
+    }
+
+    /// Gives up what it took of the slots.
+    pub(super) fn release(self, slots: &mut Slots) {
+        [self.cluster, self.local].into_iter().filter_map(|group| group.block).for_each(|b| slots.release(b));
+    }
+}
+
+impl Group {
+    fn of(takers: &[&Endpoint], sticky: bool, had: Self, slots: &mut Slots) -> Self {
+        let wanted: Vec<Target> = takers.iter().map(|e| (e.address, e.port)).collect();
+        let members = arrange(&had.members, &wanted);
+        let block = match sticky && !members.is_empty() {
+            true => Some(slots.place(had.block, members.len())),
+            false => {
+                had.block.into_iter().for_each(|block| slots.release(block));
+                None
+            }
+        };
+        Self { members, block }
+    }
+
+    fn count(&self) -> u32 {
+        u32::try_from(self.members.len()).unwrap_or(u32::MAX)
+    }
+}
+
+// === impl Shared ===
+
+impl Shared {
+    /// Puts it into a table.
+    pub(super) fn pour(&self, table: &mut Table, family: Family, settings: &Settings) {
+        match self {
+            Self::ClusterIp(ip) => {
+                skeleton::element(table, name::CLUSTER_IPS, vec![Part::Address(*ip)], Value::None);
+            }
+            Self::Hairpin(ip) => {
+                let both = vec![Part::Address(*ip), Part::Address(*ip)];
+                skeleton::element(table, name::HAIRPIN, both, Value::None);
+            }
+            Self::Route(route) => drop(table.chains.insert(route.name(), route.chain(family, settings))),
+        }
+    }
+}
+
+// === impl Fragment ===
+
+impl Fragment {
+    /// Puts all but what is shared into a table.
+    pub(super) fn pour(self, table: &mut Table) {
+        table.chains.extend(self.chains);
+        table.sets.extend(self.sets);
+        for (set, key, value) in self.elements {
+            skeleton::element(table, set, key, value);
+        }
+    }
+}
+
+// === impl Build ===
 
 impl Build<'_> {
     /// Traffic to cluster IPs.
-    fn internal(&mut self, cluster: &[&Endpoint], local: &[&Endpoint]) {
-        let ips: Vec<Part> = self.of_family(&self.service.cluster_ips);
-        if ips.is_empty() {
-            return;
-        }
-        for ip in &ips {
-            self.table.element(name::CLUSTER_IPS, vec![*ip], Value::None);
-        }
-        let (takers, scope) =
-            if self.service.internal_local { (local, "local") } else { (cluster, "cluster") };
-        if takers.is_empty() {
+    fn inside(&mut self) {
+        let service = &self.port.service;
+        let ips: Vec<IpAddr> = service.cluster_ips.iter().filter(|ip| self.family.has(ip)).copied().collect();
+        self.out.shared.extend(ips.iter().map(|ip| Shared::ClusterIp(*ip)));
+        let (takers, scope) = match service.internal_local {
+            true => (&self.port.local, "local"),
+            false => (&self.port.cluster, "cluster"),
+        };
+        let frontends = self.owned(&ips);
+        if takers.members.is_empty() {
             // With the Local policy, endpoints elsewhere do not count: nothing answers, nothing refuses.
-            let verdict = if cluster.is_empty() { Verdict::Goto(name::REJECT.into()) } else { Verdict::Drop };
-            self.lead(name::NO_ENDPOINT_IPS, &ips, &verdict);
-            return;
+            let refused = self.port.cluster.members.is_empty();
+            let set = if refused { name::NO_ENDPOINT_IPS } else { name::NO_LOCAL_ENDPOINT_IPS };
+            return self.list(set, &frontends);
         }
-        let target = self.balance(scope, takers);
-        let chain = format!("internal-{}", self.stem);
-        let from_elsewhere = self.by_pods(true);
-        if self.settings.masquerade_all {
-            self.rule(&chain, vec![jump(name::MARK)]);
-        } else if !from_elsewhere.is_empty() {
-            // From elsewhere than the pods the answer must come back through here.
-            self.rule(&chain, from_elsewhere.into_iter().chain([jump(name::MARK)]).collect());
+        if service.affinity.is_some() {
+            let chain = self.sticky_balance(scope, takers);
+            return self.lead(name::SERVICE_IPS, &frontends, &Verdict::Goto(chain));
         }
-        self.rule(&chain, vec![goto(&target)]);
-        self.lead(name::SERVICE_IPS, &ips, &Verdict::Goto(chain));
+        self.members(Place::Address, &frontends, 0, takers);
+        match name::BY_COUNT.get(takers.members.len() - 1) {
+            Some(set) => self.list(set, &frontends),
+            None => self.route(name::SERVICE_IPS, &frontends, Route::Inside(takers.count())),
+        }
     }
 
     /// Traffic from outside: node ports, external and load balancer addresses.
-    fn external(&mut self, cluster: &[&Endpoint], local: &[&Endpoint]) {
-        let external = self.of_family(&self.service.external_ips);
-        let balanced = self.of_family(&self.service.load_balancer_ips);
-        let ips: Vec<Part> = external.iter().chain(&balanced).copied().collect();
-        let has_node_port =
-            self.service.node_port != 0 && !self.of_family(&self.service.cluster_ips).is_empty();
-        if ips.is_empty() && !has_node_port {
+    fn outside(&mut self) {
+        let service = &self.port.service;
+        // What is a cluster IP as well is served as one.
+        let ours = |ip: &&IpAddr| self.family.has(ip) && !service.cluster_ips.contains(ip);
+        let balanced: Vec<IpAddr> = service.load_balancer_ips.iter().filter(ours).copied().collect();
+        let mut ips: Vec<IpAddr> = service.external_ips.iter().filter(ours).copied().collect();
+        ips.extend(&balanced);
+        ips.sort();
+        ips.dedup();
+        let addresses = self.owned(&ips);
+        let node = Frontend::Node(self.name.protocol.number(), service.node_port);
+        let nodes: Vec<Frontend> =
+            Some(node).filter(|node| self.claims.owns(self.name, node)).into_iter().collect();
+        if addresses.is_empty() && nodes.is_empty() {
             return;
         }
-        self.firewall(&balanced);
-        let takers = if self.service.external_local { local } else { cluster };
-        if cluster.is_empty() {
-            self.lead_external(
-                name::NO_ENDPOINT_IPS,
-                name::NO_ENDPOINT_NODE_PORTS,
-                &ips,
-                has_node_port,
-                &Verdict::Goto(name::REJECT.into()),
-            );
+        self.firewall(&self.owned(&balanced));
+        if self.port.cluster.members.is_empty() {
+            self.list(name::NO_ENDPOINT_IPS, &addresses);
+            self.list(name::NO_ENDPOINT_NODE_PORTS, &nodes);
             return;
         }
-        let chain = format!("external-{}", self.stem);
-        if self.service.external_local {
-            // Pods and the node itself reach all endpoints by an external address, as they do by the cluster IP.
-            let everywhere = self.balance("cluster", cluster);
-            for from_pods in self.by_pods(false) {
-                self.rule(&chain, vec![from_pods, goto(&everywhere)]);
-            }
-            self.rule(&chain, vec![Statement::SourceIsLocal, jump(name::MARK)]);
-            self.rule(&chain, vec![Statement::SourceIsLocal, goto(&everywhere)]);
-            if takers.is_empty() {
-                self.rule(&chain, vec![Statement::Verdict(Verdict::Drop)]);
+        if service.affinity.is_some() {
+            let chain = self.sticky_outside();
+            self.lead(name::SERVICE_IPS, &addresses, &Verdict::Goto(chain.clone()));
+            return self.lead(name::NODE_PORTS, &nodes, &Verdict::Goto(chain));
+        }
+        for (place, map, frontends) in
+            [(Place::Address, name::SERVICE_IPS, addresses), (Place::Node, name::NODE_PORTS, nodes)]
+        {
+            let (all, here) = (&self.port.cluster, &self.port.local);
+            self.members(place, &frontends, 0, all);
+            let route = if service.external_local {
+                self.members(place, &frontends, LOCAL_FIRST, here);
+                Route::OutsideLocal(place, all.count(), here.count())
             } else {
-                let here = self.balance("local", takers);
-                self.rule(&chain, vec![goto(&here)]);
-            }
-        } else {
-            let everywhere = self.balance("cluster", takers);
-            self.rule(&chain, vec![jump(name::MARK)]);
-            self.rule(&chain, vec![goto(&everywhere)]);
+                Route::Outside(place, all.count())
+            };
+            self.route(map, &frontends, route);
         }
-        self.lead_external(name::SERVICE_IPS, name::NODE_PORTS, &ips, has_node_port, &Verdict::Goto(chain));
     }
 
     /// `loadBalancerSourceRanges`: everybody else is dropped before the address is replaced.
-    fn firewall(&mut self, balanced: &[Part]) {
-        let ranges: Vec<_> =
-            self.service.source_ranges.iter().filter(|r| self.family.has(&r.addr())).copied().collect();
-        if self.service.source_ranges.is_empty() || balanced.is_empty() {
+    fn firewall(&mut self, balanced: &[Frontend]) {
+        let port = self.port;
+        let ranges = &port.service.source_ranges;
+        if ranges.is_empty() || balanced.is_empty() {
             return;
         }
-        let chain = format!("firewall-{}", self.stem);
-        for range in ranges {
-            let inside = Statement::Within { field: Field::Source, range, negate: false };
+        let chain = format!("firewall-{}", self.stem());
+        let family = self.family;
+        for range in ranges.iter().filter(|r| family.has(&r.addr())) {
+            let inside = Statement::Within { field: Field::Source, range: *range, negate: false };
             self.rule(&chain, vec![inside, Statement::Verdict(Verdict::Return)]);
         }
         self.rule(&chain, vec![Statement::Verdict(Verdict::Drop)]);
         self.lead(name::FIREWALL_IPS, balanced, &Verdict::Goto(chain));
     }
 
-    /// The chain that sends a connection to one of the endpoints; made once per scope.
-    fn balance(&mut self, scope: &str, takers: &[&Endpoint]) -> String {
-        let chain = format!("{scope}-{}", self.stem);
-        if self.table.chains.contains_key(&chain) {
+    /// The service's own chain for clients outside, with affinity.
+    fn sticky_outside(&mut self) -> String {
+        let chain = format!("external-{}", self.stem());
+        let everywhere = self.sticky_balance("cluster", &self.port.cluster);
+        if !self.port.service.external_local {
+            self.rule(&chain, vec![jump(name::MARK)]);
+            self.rule(&chain, vec![goto(&everywhere)]);
             return chain;
         }
-        let wanted: Vec<_> = takers.iter().map(|e| (e.address, e.port)).collect();
-        let (first, members) = self.slots.place(&chain, &wanted);
-        let count = u32::try_from(members.len()).unwrap_or(u32::MAX);
-        let protocol = Statement::ProtocolIs(self.port_name.protocol.number());
-        if let Some(seconds) = self.service.affinity {
-            let timeout = u64::from(seconds) * 1000;
-            for (slot, target) in (first..).zip(&members) {
-                let endpoint = self.sticky(scope, *target, timeout);
-                let known =
-                    Statement::In { key: vec![Field::Source], set: affinity(&endpoint), negate: false };
-                self.rule(&chain, vec![known, goto(&endpoint)]);
-                self.table.element(
-                    name::STICKY,
-                    vec![Part::Slot(slot)],
-                    Value::Verdict(Verdict::Goto(endpoint)),
-                );
-            }
-            self.rule(
-                &chain,
-                vec![protocol, Statement::BalanceOver { map: name::STICKY.into(), first, count }],
-            );
-            return chain;
+        for from_pods in by_pods(self.family, self.settings, false) {
+            self.rule(&chain, vec![from_pods, goto(&everywhere)]);
         }
-        for (slot, (address, port)) in (first..).zip(&members) {
-            let value = Value::Parts(vec![Part::Address(*address), Part::Port(*port)]);
-            self.table.element(name::ENDPOINTS, vec![Part::Slot(slot)], value);
+        self.rule(&chain, vec![Statement::SourceIsLocal, jump(name::MARK)]);
+        self.rule(&chain, vec![Statement::SourceIsLocal, goto(&everywhere)]);
+        if self.port.local.members.is_empty() {
+            self.rule(&chain, vec![Statement::Verdict(Verdict::Drop)]);
+        } else {
+            let here = self.sticky_balance("local", &self.port.local);
+            self.rule(&chain, vec![goto(&here)]);
         }
-        self.rule(&chain, vec![protocol, Statement::BalanceTo { map: name::ENDPOINTS.into(), first, count }]);
+        chain
+    }
+
+    /// The chain that sends a connection to one of the endpoints, the one its client knows if it does; made once per scope.
+    fn sticky_balance(&mut self, scope: &str, takers: &Group) -> String {
+        let chain = format!("{scope}-{}", self.stem());
+        let (Some(block), false) = (takers.block, self.out.chains.contains_key(&chain)) else { return chain };
+        let first = block.first();
+        for (slot, target) in (first..).zip(&takers.members) {
+            let endpoint = self.sticky(scope, *target);
+            let known = Statement::In { key: vec![Field::Source], set: affinity(&endpoint), negate: false };
+            self.rule(&chain, vec![known, goto(&endpoint)]);
+            let leads = Value::Verdict(Verdict::Goto(endpoint));
+            self.out.elements.push((name::STICKY, vec![Part::Slot(slot)], leads));
+        }
+        let over = Statement::BalanceOver { map: name::STICKY.into(), first, count: takers.count() };
+        self.rule(&chain, vec![over]);
         chain
     }
 
     /// The chain of one endpoint that remembers its clients, and the set it remembers them in: both go
     /// with the endpoint, so clients of the others stay where they are.
-    fn sticky(&mut self, scope: &str, (address, port): (IpAddr, u16), timeout: u64) -> String {
-        let chain = format!("{scope}-{}/{address}/{port}", self.stem).replace(':', ".");
+    fn sticky(&mut self, scope: &str, (address, port): Target) -> String {
+        let chain = format!("{scope}-{}/{address}/{port}", self.stem()).replace(':', ".");
         let set = affinity(&chain);
+        let timeout = u64::from(self.port.service.affinity.unwrap_or_default()) * 1000;
         let memory = Set {
             key: vec![Kind::Address],
             data: Data::None,
             timeout: Some(timeout),
-            elements: Default::default(),
+            elements: BTreeMap::default(),
         };
-        self.table.sets.insert(set.clone(), memory);
+        self.out.sets.insert(set.clone(), memory);
         self.rule(&chain, vec![Statement::Remember { set, timeout }]);
-        let protocol = Statement::ProtocolIs(self.port_name.protocol.number());
+        let protocol = Statement::ProtocolIs(self.name.protocol.number());
         self.rule(&chain, vec![protocol, Statement::SendTo(address, port)]);
         chain
     }
 
-    /// What holds for packets of pods: any one of these; for packets of others (`negate`): all of these.
-    fn by_pods(&self, negate: bool) -> Vec<Statement> {
-        if let Some((name, prefix)) = &self.settings.pod_interfaces {
-            return vec![Statement::CameBy { name: name.clone(), prefix: *prefix, negate }];
-        }
-        let ranges = self.settings.pod_ranges.iter().filter(|r| self.family.has(&r.addr()));
-        ranges.map(|range| Statement::Within { field: Field::Source, range: *range, negate }).collect()
+    /// The frontends at these addresses that are this service port's.
+    fn owned(&self, ips: &[IpAddr]) -> Vec<Frontend> {
+        let at = |ip: &IpAddr| Frontend::At(*ip, self.name.protocol.number(), self.port.service.port);
+        ips.iter().map(at).filter(|frontend| self.claims.owns(self.name, frontend)).collect()
     }
 
-    fn lead_external(
-        &mut self,
-        by_ip: &str,
-        by_port: &str,
-        ips: &[Part],
-        node_port: bool,
-        verdict: &Verdict,
-    ) {
-        self.lead(by_ip, ips, verdict);
-        if node_port {
-            let key =
-                vec![Part::Protocol(self.port_name.protocol.number()), Part::Port(self.service.node_port)];
-            self.table.element(by_port, key, Value::Verdict(verdict.clone()));
+    /// Endpoints of frontends, from a place on.
+    fn members(&mut self, place: Place, frontends: &[Frontend], first: u32, takers: &Group) {
+        for frontend in frontends {
+            for (at, (address, port)) in (first..).zip(&takers.members) {
+                let mut key = frontend.key();
+                key.push(Part::Slot(at));
+                let value = Value::Parts(vec![Part::Address(*address), Part::Port(*port)]);
+                self.out.elements.push((place.endpoints(), key, value));
+            }
         }
     }
 
-    fn lead(&mut self, map: &str, ips: &[Part], verdict: &Verdict) {
-        debug_assert_eq!(AT_ADDRESS.len(), 3, "the key below has the parts of these fields");
-        for ip in ips {
-            let key: Key =
-                vec![*ip, Part::Protocol(self.port_name.protocol.number()), Part::Port(self.service.port)];
-            self.table.element(map, key, Value::Verdict(verdict.clone()));
+    /// Leads frontends to a chain that services share.
+    fn route(&mut self, map: &'static str, frontends: &[Frontend], route: Route) {
+        if !frontends.is_empty() {
+            self.out.shared.push(Shared::Route(route));
+            self.lead(map, frontends, &Verdict::Goto(route.name()));
         }
+    }
+
+    fn lead(&mut self, map: &'static str, frontends: &[Frontend], verdict: &Verdict) {
+        let elements = frontends.iter().map(|f| (map, f.key(), Value::Verdict(verdict.clone())));
+        self.out.elements.extend(elements);
+    }
+
+    fn list(&mut self, set: &'static str, frontends: &[Frontend]) {
+        self.out.elements.extend(frontends.iter().map(|f| (set, f.key(), Value::None)));
     }
 
     fn rule(&mut self, chain: &str, statements: Vec<Statement>) {
-        self.table.rule(chain, &self.port_name.to_string(), statements);
+        let rule = Rule { comment: self.name.to_string(), statements };
+        self.out.chains.entry(chain.to_owned()).or_default().rules.push(rule);
     }
 
-    fn of_family(&self, ips: &[IpAddr]) -> Vec<Part> {
-        ips.iter().filter(|ip| self.family.has(ip)).map(|ip| Part::Address(*ip)).collect()
+    /// Unique part of the names of this service port's own chains: a short hash and the readable name, cut to what fits.
+    fn stem(&self) -> String {
+        let text = self.name.to_string();
+        // FNV-1a, 32 bits: names are no secrets, and two services would have to share name and hash.
+        let hash = text.bytes().fold(0x811c_9dc5_u32, |h, b| (h ^ u32::from(b)).wrapping_mul(0x0100_0193));
+        let mut out = format!("{hash:08x}-{text}");
+        out.truncate(MAX_NAME);
+        out
     }
 }
 
@@ -245,14 +382,4 @@ fn jump(chain: &str) -> Statement {
 
 fn goto(chain: &str) -> Statement {
     Statement::Verdict(Verdict::Goto(chain.to_owned()))
-}
-
-/// A short hash and the readable name, cut to what fits.
-fn stem(port_name: &PortName) -> String {
-    let text = port_name.to_string();
-    // FNV-1a, 32 bits: names are no secrets, and two services would have to share name and hash.
-    let hash = text.bytes().fold(0x811c_9dc5_u32, |h, b| (h ^ u32::from(b)).wrapping_mul(0x0100_0193));
-    let mut out = format!("{hash:08x}-{text}");
-    out.truncate(MAX_NAME);
-    out
 }

@@ -66,7 +66,7 @@ fn one(service: ServicePort, endpoints: Vec<Endpoint>) -> Table {
         endpoints: [(name("web"), endpoints)].into(),
         ..Model::default()
     };
-    plan(Family::V4, &model, &settings(), &mut Slots::default())
+    Planner::of(Family::V4, &settings(), &model).table()
 }
 
 /// A first packet.
@@ -186,10 +186,12 @@ fn step(table: &Table, statement: &Statement, p: &Packet, state: &mut State) -> 
             }
             Step::End("dnat")
         }
-        Statement::BalanceTo { map, first, count } => {
+        Statement::BalanceAt { key: fields, map, first, count } => {
             for slot in *first..first + count {
-                let Some(Value::Parts(parts)) = table.sets[map].elements.get(&vec![Part::Slot(slot)]) else {
-                    panic!("slot {slot} leads nowhere");
+                let mut key = key(fields);
+                key.push(Part::Slot(slot));
+                let Some(Value::Parts(parts)) = table.sets[map].elements.get(&key) else {
+                    panic!("{key:?} leads nowhere");
                 };
                 let [Part::Address(address), Part::Port(port)] = parts[..] else { panic!("{parts:?}") };
                 state.targets.insert(format!("{address}:{port}"));
@@ -275,7 +277,7 @@ fn pods_are_known_by_their_interfaces_where_that_is_asked_for() {
             endpoints: [(name("web"), vec![endpoint("10.244.1.1"), local("10.244.0.2")])].into(),
             ..Model::default()
         };
-        let table = plan(Family::V4, &model, &settings, &mut Slots::default());
+        let table = Planner::of(Family::V4, &settings, &model).table();
         let both = "10.244.0.2:8080,10.244.1.1:8080";
         assert_eq!(fate(&table, packet(POD, "10.96.0.5", 80)), both);
         assert_eq!(fate(&table, packet(OUTSIDE, "10.96.0.5", 80)), format!("masq {both}"));
@@ -363,7 +365,7 @@ fn families_do_not_mix() {
         endpoints: [(name("web"), vec![endpoint("10.244.1.1"), endpoint("fd01::1")])].into(),
         ..Model::default()
     };
-    let v6 = plan(Family::V6, &model, &settings(), &mut Slots::default());
+    let v6 = Planner::of(Family::V6, &settings(), &model).table();
     assert_eq!(fate(&v6, packet("fd99::1", "fd00::5", 80)), "[fd01::1]:8080".replace(['[', ']'], ""));
     assert_eq!(fate(&v6, packet(POD, "10.96.0.5", 80)), "pass");
 }
@@ -399,30 +401,58 @@ fn everything_led_to_exists_and_base_chains_are_hooked() {
 
 #[test]
 fn one_endpoint_more_is_a_small_change() {
-    let mut slots = Slots::default();
-    let mut model = Model {
-        services: [(name("web"), service())].into(),
-        endpoints: [(
-            name("web"),
-            vec![endpoint("10.244.1.1"), endpoint("10.244.1.2"), endpoint("10.244.1.3")],
-        )]
-        .into(),
-        ..Model::default()
-    };
-    let before = plan(Family::V4, &model, &settings(), &mut slots);
-    model.endpoints.get_mut(&name("web")).unwrap().push(endpoint("10.244.1.4"));
-    let after = plan(Family::V4, &model, &settings(), &mut slots);
-    let changes = diff(Some(&before), &after);
-    let elements: usize = changes
-        .iter()
-        .map(|c| match c {
+    let mut planner = Planner::new(Family::V4, settings());
+    let of = |addresses: &[&str]| addresses.iter().map(|a| endpoint(a)).collect::<Vec<_>>();
+    let mut change = |endpoints: &[Endpoint]| {
+        let commands = planner.change(vec![(name("web"), Some((Arc::new(service()), endpoints)))]);
+        let elements = commands.iter().map(|c| match c {
             Command::AddElements(_, e) | Command::DeleteElements(_, e) => e.len(),
-            _ => 0,
-        })
-        .sum();
-    let rules = changes.iter().filter(|c| matches!(c, Command::AddRules(..))).count();
-    assert_eq!((elements, rules), (1, 1), "{changes:?}");
-    assert!(diff(Some(&after), &after).is_empty(), "nothing to do");
+            other => panic!("no element: {other:?}"),
+        });
+        elements.sum::<usize>()
+    };
+    change(&of(&["10.244.1.1", "10.244.1.2", "10.244.1.3"]));
+    assert_eq!(change(&of(&["10.244.1.1", "10.244.1.2", "10.244.1.4"])), 2, "another address in a place");
+    assert_eq!(
+        change(&of(&["10.244.1.1", "10.244.1.2", "10.244.1.4", "10.244.1.5"])),
+        3,
+        "one more, so another set"
+    );
+    assert_eq!(change(&of(&["10.244.1.1", "10.244.1.2", "10.244.1.4", "10.244.1.5"])), 0, "nothing to do");
+}
+
+#[test]
+fn the_first_by_name_has_what_several_claim_and_the_next_one_when_it_leaves() {
+    let external = |n: u8| ServicePort {
+        cluster_ips: vec![IpAddr::from([10, 96, 0, n])],
+        external_ips: vec![ip("203.0.113.1")],
+        ..service()
+    };
+    let mut planner = Planner::new(Family::V4, settings());
+    let mut table = planner.table();
+    let mut who = |service: &str, n: u8, there: bool| {
+        let endpoints = [endpoint(&format!("10.244.1.{n}"))];
+        let now = there.then(|| (Arc::new(external(n)), &endpoints[..]));
+        planner.change(vec![(name(service), now)]).into_iter().for_each(|command| apply(&mut table, command));
+        assert_eq!(table, planner.table());
+        fate(&table, packet(OUTSIDE, "203.0.113.1", 80))
+    };
+    assert_eq!(who("m", 1, true), "masq 10.244.1.1:8080");
+    assert_eq!(who("z", 2, true), "masq 10.244.1.1:8080");
+    assert_eq!(who("a", 3, true), "masq 10.244.1.3:8080");
+    assert_eq!(who("m", 1, false), "masq 10.244.1.3:8080");
+    assert_eq!(who("a", 3, false), "masq 10.244.1.2:8080");
+    assert_eq!(who("z", 2, false), "pass");
+}
+
+#[test]
+fn many_endpoints_are_served_by_a_chain_of_their_number() {
+    let all: Vec<Endpoint> = (1..=20).map(|n| endpoint(&format!("10.244.1.{n}"))).collect();
+    for count in [1, 8, 9, 20] {
+        let table = one(service(), all[..count].to_vec());
+        assert_eq!(fate(&table, packet(POD, "10.96.0.5", 80)).split(',').count(), count);
+        assert_eq!(table.chains.contains_key(&format!("cluster-ip-{count}")), count > 8);
+    }
 }
 
 proptest! {
@@ -430,34 +460,85 @@ proptest! {
     /// exists or removed while it is used.
     #[test]
     fn differences_lead_from_any_plan_to_any_other(a in models(), b in models()) {
-        let mut slots = Slots::default();
-        let before = plan(Family::V4, &a, &settings(), &mut slots);
-        let after = plan(Family::V4, &b, &settings(), &mut slots);
+        let mut planner = Planner::of(Family::V4, &settings(), &a);
+        let before = planner.table();
+        planner.replace(&settings(), &b);
+        let after = planner.table();
         let mut table = before.clone();
         for command in diff(Some(&before), &after) {
             apply(&mut table, command);
         }
         prop_assert_eq!(table, after);
     }
+
+    /// Changes one by one lead to the table that is planned at once, from any state to any other, and clients reach
+    /// what a plan from nothing lets them reach.
+    #[test]
+    fn changes_lead_where_the_whole_plan_does(steps in prop::collection::vec(models(), 1..6)) {
+        let mut planner = Planner::new(Family::V4, settings());
+        let mut table = planner.table();
+        let mut before = Model::default();
+        for model in steps {
+            let gone = before.services.keys().filter(|name| !model.services.contains_key(*name));
+            let mut changes: Vec<Change<'_>> = gone.map(|name| (name.clone(), None)).collect();
+            for (name, service) in &model.services {
+                changes.push((name.clone(), Some((Arc::new(service.clone()), &model.endpoints[name][..]))));
+            }
+            for some in changes.chunks(2) {
+                for command in planner.change(some.to_vec()) {
+                    prop_assert!(!matches!(command, Command::AddTable | Command::DeleteTable));
+                    apply(&mut table, command);
+                }
+                prop_assert_eq!(&table, &planner.table());
+            }
+            let mut anew = Table::default();
+            planner.anew().for_each(|command| apply(&mut anew, command));
+            prop_assert_eq!(&anew, &table);
+            let fresh = Planner::of(Family::V4, &settings(), &model).table();
+            for source in [POD, OUTSIDE, OWN] {
+                for (destination, port) in destinations() {
+                    let packet = packet(source, &destination, port);
+                    prop_assert_eq!(fate(&table, packet), fate(&fresh, packet), "{} {}", destination, port);
+                }
+            }
+            before = model;
+        }
+        planner.change(before.services.keys().map(|name| (name.clone(), None)).collect())
+            .into_iter().for_each(|command| apply(&mut table, command));
+        prop_assert_eq!(table, skeleton::table(Family::V4, &settings()), "nothing is left");
+        prop_assert!(planner.shared.is_empty() && planner.ports.is_empty());
+    }
+}
+
+/// Everything services of [`models`] may be found at.
+fn destinations() -> Vec<(String, u16)> {
+    let mut out: Vec<(String, u16)> = (0..4).map(|n| (format!("10.96.0.{n}"), 80)).collect();
+    out.extend((0..4).map(|n| (OWN.to_owned(), 30080 + n)));
+    out.extend([("203.0.113.1".to_owned(), 80), ("203.0.113.2".to_owned(), 80)]);
+    out
 }
 
 fn models() -> impl Strategy<Value = Model> {
-    let endpoint = (1..6u8, any::<bool>(), any::<bool>()).prop_map(|(n, ready, here)| Endpoint {
+    let endpoint = (1..14u8, any::<bool>(), any::<bool>()).prop_map(|(n, ready, here)| Endpoint {
         ready,
         local: here,
         ..endpoint(&format!("10.244.1.{n}"))
     });
-    let service =
-        (any::<bool>(), any::<bool>(), any::<bool>(), any::<bool>()).prop_map(|(sticky, ports, el, il)| {
-            ServicePort {
-                affinity: sticky.then_some(60),
-                node_port: if ports { 30080 } else { 0 },
-                external_local: el,
-                internal_local: il,
-                ..service()
-            }
-        });
-    prop::collection::btree_map(0..4u8, (service, prop::collection::vec(endpoint, 0..5)), 0..4).prop_map(
+    let flags = (any::<bool>(), any::<bool>(), any::<bool>(), any::<bool>());
+    let service = (flags, 0..3u8, any::<bool>()).prop_map(|((sticky, ports, el, il), outer, firewall)| {
+        let outer = (outer > 0).then(|| IpAddr::from([203, 0, 113, outer]));
+        ServicePort {
+            affinity: sticky.then_some(60),
+            node_port: if ports { 30080 } else { 0 },
+            external_local: el,
+            internal_local: il,
+            external_ips: outer.into_iter().filter(|_| el).collect(),
+            load_balancer_ips: outer.into_iter().filter(|_| !el).collect(),
+            source_ranges: if firewall { vec!["172.16.0.0/24".parse().unwrap()] } else { vec![] },
+            ..service()
+        }
+    });
+    prop::collection::btree_map(0..4u8, (service, prop::collection::vec(endpoint, 0..13)), 0..4).prop_map(
         |all| {
             let mut model = Model::default();
             for (n, (mut service, endpoints)) in all {

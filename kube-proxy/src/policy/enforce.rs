@@ -130,7 +130,7 @@ impl Enforcer {
         for ((family, committed), table) in self.committed.iter_mut().zip(tables) {
             // Unknown until the kernel has agreed.
             let commands = diff(committed.take().as_ref(), &table);
-            match self.kernel.commit(&[(*family, commands)]) {
+            match self.kernel.commit(*family, commands) {
                 Ok(()) => *committed = Some(table),
                 Err(error) => {
                     let cause =

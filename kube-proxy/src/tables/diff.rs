@@ -32,16 +32,12 @@ pub enum Command {
 /// Commands from `old` (`None`: unknown, so the table is made anew) to `new`.
 pub fn diff(old: Option<&Table>, new: &Table) -> Vec<Command> {
     let nothing = Table::default();
-    let mut out = vec![Command::AddTable];
-    let old = match old {
-        Some(old) => old,
-        None => {
-            // Deleting needs an existing table, hence the first command; one batch is atomic.
-            out.extend([Command::DeleteTable, Command::AddTable]);
-            &nothing
-        }
-    };
-    let before = out.len();
+    let mut out = Vec::new();
+    let old = old.unwrap_or_else(|| {
+        // Deleting needs an existing table, hence the first command; one batch is atomic.
+        out.extend([Command::AddTable, Command::DeleteTable, Command::AddTable]);
+        &nothing
+    });
     // A set whose shape changed is made anew under the same name; none of ours ever does, but a wrong
     // table would be worse than a short gap.
     let reshaped = |name: &String| match (old.sets.get(name), new.sets.get(name)) {
@@ -76,9 +72,6 @@ pub fn diff(old: Option<&Table>, new: &Table) -> Vec<Command> {
     out.extend(gone.iter().map(|name| Command::FlushChain((*name).clone())));
     out.extend(gone.iter().map(|name| Command::DeleteChain((*name).clone())));
     out.extend(old.sets.keys().filter(|n| !new.sets.contains_key(*n)).map(|n| Command::DeleteSet(n.clone())));
-    if before == 1 && out.len() == 1 {
-        out.clear();
-    }
     out
 }
 
