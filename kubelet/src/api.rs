@@ -16,6 +16,7 @@ use k8s_openapi::api::{
     authentication::v1::{BoundObjectReference, TokenRequest, TokenRequestSpec},
     core::v1::{ConfigMap, PersistentVolume, PersistentVolumeClaim, Pod, Secret, ServiceAccount},
     node::v1::RuntimeClass,
+    resource::v1::ResourceClaim,
     storage::v1::{CSIDriver, VolumeAttachment},
 };
 use kube::{
@@ -69,6 +70,10 @@ pub trait ObjectSource: Send + Sync {
     async fn volume(&self, name: &str) -> Result<Option<Arc<PersistentVolume>>, FetchError>;
     /// A runtime class.
     async fn runtime_class(&self, name: &str) -> Result<Option<Arc<RuntimeClass>>, FetchError>;
+    /// A claim of dynamic resources, as it is now.
+    async fn resource_claim(&self, _: &str, _: &str) -> Result<Option<Arc<ResourceClaim>>, FetchError> {
+        Err(FetchError::Standalone)
+    }
     /// What a storage driver says of itself.
     async fn csi_driver(&self, _: &str) -> Result<Option<Arc<CSIDriver>>, FetchError> {
         Err(FetchError::Standalone)
@@ -205,6 +210,14 @@ impl ObjectSource for ApiObjects {
 
     async fn runtime_class(&self, name: &str) -> Result<Option<Arc<RuntimeClass>>, FetchError> {
         get(Api::all(self.client.clone()), name).await
+    }
+
+    async fn resource_claim(
+        &self,
+        namespace: &str,
+        name: &str,
+    ) -> Result<Option<Arc<ResourceClaim>>, FetchError> {
+        get(Api::namespaced(self.client.clone(), namespace), name).await
     }
 
     async fn csi_driver(&self, name: &str) -> Result<Option<Arc<CSIDriver>>, FetchError> {

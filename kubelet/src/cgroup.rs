@@ -58,6 +58,19 @@ pub struct Setting {
     pub value: String,
 }
 
+/// The version of cgroups that limits swap here, if one does. `own` is `/proc/self/cgroup`: the unified hierarchy has the
+/// file only below its root.
+#[must_use]
+pub fn limits_swap(mount: &Path, own: &str) -> Option<Version> {
+    if !mount.join("cgroup.controllers").exists() {
+        let there = mount.join("memory/memory.memsw.limit_in_bytes").exists();
+        return there.then_some(Version::V1);
+    }
+    let path = own.lines().find_map(|line| line.strip_prefix("0::"))?;
+    let there = mount.join(path.trim_start_matches('/')).join("memory.swap.max").exists();
+    there.then_some(Version::V2)
+}
+
 /// The cgroups of this node.
 #[derive(Debug, Clone)]
 pub struct Cgroups {
@@ -263,6 +276,21 @@ fn remove_tree(folder: &Path) -> Result<(), CgroupError> {
 mod tests {
     use super::*;
     use crate::testing;
+
+    #[test]
+    fn either_version_tells_whether_it_limits_swap() {
+        let dir = tempfile::tempdir().unwrap();
+        assert_eq!(limits_swap(dir.path(), "0::/a\n"), None);
+        std::fs::create_dir(dir.path().join("memory")).unwrap();
+        std::fs::write(dir.path().join("memory/memory.memsw.limit_in_bytes"), "").unwrap();
+        assert_eq!(limits_swap(dir.path(), "4:memory:/\n"), Some(Version::V1));
+        std::fs::write(dir.path().join("cgroup.controllers"), "memory").unwrap();
+        assert_eq!(limits_swap(dir.path(), "0::/a\n"), None);
+        std::fs::create_dir(dir.path().join("a")).unwrap();
+        std::fs::write(dir.path().join("a/memory.swap.max"), "max").unwrap();
+        assert_eq!(limits_swap(dir.path(), "1:name=systemd:/\n0::/a\n"), Some(Version::V2));
+        assert_eq!(limits_swap(dir.path(), ""), None);
+    }
 
     #[test]
     fn both_versions_make_set_list_and_remove() {

@@ -20,6 +20,7 @@ use crate::{
     cpus::{self, set::CpuSet},
     eviction::threshold::{self, Threshold},
     pod::resources,
+    runtime::swap,
     worker::backoff,
 };
 
@@ -76,6 +77,8 @@ pub struct Config {
     pub thresholds: Vec<Threshold>,
     /// Who may have processors of their own.
     pub cpus: cpus::Settings,
+    /// What pods may do with the node's swap.
+    pub swap: swap::Behavior,
     /// The configuration of image credential providers, and the folder of their programs.
     pub credential_providers: Option<(PathBuf, PathBuf)>,
 }
@@ -92,6 +95,7 @@ pub fn load(given: &Values) -> Result<Config, OptionsError> {
     };
     flags::overlay(given, &mut file)?;
     let cpus = processors(&mut file)?;
+    let swap = swapping(&file.memory_swap.swap_behavior)?;
     let both = ["image-credential-provider-config", "image-credential-provider-bin-dir"]
         .map(|n| given.optional(n).is_some());
     if both[0] != both[1] {
@@ -122,6 +126,7 @@ pub fn load(given: &Values) -> Result<Config, OptionsError> {
         file,
         thresholds,
         cpus,
+        swap,
         credential_providers: path("image-credential-provider-config")
             .zip(path("image-credential-provider-bin-dir")),
     };
@@ -191,6 +196,16 @@ fn processors(file: &mut KubeletConfiguration) -> Result<cpus::Settings, Options
     let amounts = [&file.system_reserved, &file.kube_reserved];
     let milli = amounts.into_iter().filter_map(|list| resources::milli(list.get(resources::CPU)?)).sum();
     Ok(cpus::Settings { exclusive, options, reserved, reserved_milli: milli })
+}
+
+fn swapping(behavior: &str) -> Result<swap::Behavior, OptionsError> {
+    match behavior {
+        "" | "NoSwap" => Ok(swap::Behavior::NoSwap),
+        "LimitedSwap" => Ok(swap::Behavior::LimitedSwap),
+        other => Err(OptionsError::Invalid(format!(
+            "memorySwap.swapBehavior {other:?} must be one of: \"\", \"LimitedSwap\" or \"NoSwap\""
+        ))),
+    }
 }
 
 fn host_name() -> Result<String, OptionsError> {
@@ -335,6 +350,18 @@ mod tests {
             &["--cpu-manager-policy=static", "--cpu-manager-policy-options=full-pcpus-only=often"],
         ] {
             assert!(load(bad).is_err(), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn swap_is_off_limited_or_refused() {
+        for (text, behavior) in [
+            ("", Some(swap::Behavior::NoSwap)),
+            ("NoSwap", Some(swap::Behavior::NoSwap)),
+            ("LimitedSwap", Some(swap::Behavior::LimitedSwap)),
+            ("UnlimitedSwap", None),
+        ] {
+            assert_eq!(swapping(text).ok(), behavior, "{text:?}");
         }
     }
 

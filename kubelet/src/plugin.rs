@@ -53,7 +53,7 @@ pub trait PluginKind: Send + Sync {
     async fn register(&self, plugin: &Introduction) -> Result<(), String>;
 
     /// The plugin is gone.
-    async fn deregister(&self, name: &str);
+    async fn deregister(&self, plugin: &Introduction);
 }
 
 /// A connection to a unix socket; it is made at the first call and remade when the other side restarts.
@@ -71,8 +71,8 @@ pub fn channel(path: &Path) -> Channel {
 type Identity = (u64, i64, i64);
 
 enum Stage {
-    /// It was taken on, as this kind and name.
-    Registered(usize, String),
+    /// It was taken on, as this kind.
+    Registered(usize, Introduction),
     /// It failed so many times and is tried again then.
     Failed(u32, Instant),
 }
@@ -104,9 +104,9 @@ impl Watcher {
             .map(|(path, _)| path.clone())
             .collect();
         for path in gone {
-            if let Some((_, Stage::Registered(kind, name))) = self.known.remove(&path) {
-                tracing::info!(kind = self.kinds[kind].kind(), name, "plugin is gone");
-                self.kinds[kind].deregister(&name).await;
+            if let Some((_, Stage::Registered(kind, plugin))) = self.known.remove(&path) {
+                tracing::info!(kind = plugin.kind, name = plugin.name, "plugin is gone");
+                self.kinds[kind].deregister(&plugin).await;
             }
         }
         for (path, identity) in found {
@@ -117,7 +117,7 @@ impl Watcher {
                 None => 0,
             };
             let stage = match self.introduce(&path).await {
-                Ok((kind, name)) => Stage::Registered(kind, name),
+                Ok((kind, plugin)) => Stage::Registered(kind, plugin),
                 Err(error) => {
                     tracing::warn!(socket = %path.display(), error, "cannot register the plugin");
                     let wait = RETRY.0.saturating_mul(1 << failures.min(10)).min(RETRY.1);
@@ -128,7 +128,7 @@ impl Watcher {
         }
     }
 
-    async fn introduce(&self, path: &Path) -> Result<(usize, String), String> {
+    async fn introduce(&self, path: &Path) -> Result<(usize, Introduction), String> {
         let mut client = RegistrationClient::new(channel(path));
         let asked = tokio::time::timeout(PATIENCE, client.get_info(InfoRequest {})).await;
         let info =
@@ -151,7 +151,7 @@ impl Watcher {
         }
         let kind = outcome?;
         tracing::info!(kind = plugin.kind, name = plugin.name, "plugin registered");
-        Ok((kind, plugin.name))
+        Ok((kind, plugin))
     }
 }
 
@@ -224,8 +224,8 @@ mod tests {
             self.0.lock().push(format!("+{} {}", plugin.name, plugin.endpoint.display()));
             Ok(())
         }
-        async fn deregister(&self, name: &str) {
-            self.0.lock().push(format!("-{name}"));
+        async fn deregister(&self, plugin: &Introduction) {
+            self.0.lock().push(format!("-{}", plugin.name));
         }
     }
 

@@ -31,7 +31,8 @@ use crate::{
     allocation::Allocations,
     api::{ApiObjects, ObjectSource, Standalone},
     certificate::{self, CertificateError, Purpose, bootstrap, request::Subject, store::Store},
-    cgroup::{CgroupError, Cgroups, Version, classes},
+    cgroup::{self, CgroupError, Cgroups, Version, classes},
+    claims::{self, Claims, drivers::Drivers as ClaimDrivers, state::StateError},
     cpus::{self, CpuError, Cpus},
     csi::{driver::Drivers, mount::Csi},
     devices::{Devices, pod_resources, registration},
@@ -54,7 +55,9 @@ use crate::{
     },
     pods::{Pods, Source},
     rotation,
-    runtime::{Runtime, RuntimeError, config::NodeSettings, cri, logs::Rotation, security::NodeSecurity},
+    runtime::{
+        Runtime, RuntimeError, config::NodeSettings, cri, logs::Rotation, security::NodeSecurity, swap::Swap,
+    },
     server::{Server, auth::Gate, listener::serve},
     stats::Collector,
     status::Statuses,
@@ -107,6 +110,9 @@ pub enum RunError {
     /// Processors cannot be managed.
     #[error(transparent)]
     Cpus(#[from] CpuError),
+    /// Claims of dynamic resources cannot be managed.
+    #[error("cannot restore the claims of dynamic resources: {0}")]
+    Claims(#[from] StateError),
     /// The programs that know credentials cannot be used.
     #[error("cannot use the image credential providers: {0}")]
     Providers(#[from] ProviderError),
@@ -327,10 +333,22 @@ fn share(
         });
     }
     let cpus = Cpus::new(&config.cpus, Path::new("/"), &config.root_dir)?;
-    plugin::run(registry, vec![drivers, Arc::new(registrar)], tasks);
+    let claim_drivers = Arc::new(ClaimDrivers::new(api.map(|(client, _)| client.clone()), &config.node_name));
+    let claims = Claims::new(Arc::clone(&claim_drivers), Arc::clone(&objects), &config.root_dir)?;
+    if api.is_some() {
+        let (drivers, drain) = (Arc::clone(&claim_drivers), tasks.drain());
+        tasks.spawn("resource-slices", async move {
+            tokio::select! {
+                () = drain.cancelled() => {}
+                () = drivers.keep_slices() => {}
+            }
+        });
+    }
+    plugin::run(registry, vec![drivers, Arc::new(registrar), claim_drivers], tasks);
     Ok(Shared {
         devices,
         csi: Arc::new(csi),
+        claims,
         handlers: Mutex::default(),
         longest_back_off: file.crash_loop_back_off.longest(),
         pods: OnceLock::new(),
@@ -347,6 +365,7 @@ fn share(
             cfs_quota: file.cpu_cfs_quota,
             log_root: file.pod_logs_dir.clone(),
             cgroup_v2: cgroups.as_ref().is_some_and(|c| c.version() == Version::V2),
+            swap: swap(config, machine),
         },
         cgroups,
         objects,
@@ -379,6 +398,19 @@ fn share(
         pod_pids: Some(file.pod_pids_limit).filter(|p| *p > 0),
         tasks: Arc::clone(tasks),
         network_ready: network.subscribe(),
+    })
+}
+
+/// The node's swap, where the kernel limits it by cgroup.
+fn swap(config: &Config, machine: &Machine) -> Option<Swap> {
+    // Without the kernel's word on the own cgroup there is nothing to tell from.
+    let own = std::fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
+    let version = cgroup::limits_swap(Path::new("/sys/fs/cgroup"), &own)?;
+    Some(Swap {
+        behavior: config.swap,
+        capacity: machine.swap,
+        memory: machine.memory,
+        unified: version == Version::V2,
     })
 }
 
@@ -597,6 +629,7 @@ fn start_upkeep(shared: &Arc<Shared>, pods: &Arc<Pods>, config: &Config, tasks: 
     rotation::run(Arc::clone(shared), Arc::clone(pods), rotation, tasks);
     let period = config.file.cpu_manager_reconcile_period.0;
     cpus::run(Arc::clone(shared), Arc::clone(pods), period, tasks);
+    claims::run(Arc::clone(shared), Arc::clone(pods), tasks);
     if let Some(path) = config.file.static_pod_path.clone() {
         let period = config.file.file_check_frequency.0;
         manifest::run(path, config.node_name.clone(), period, Arc::clone(pods), tasks);

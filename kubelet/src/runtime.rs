@@ -8,6 +8,7 @@ pub mod logs;
 pub mod measured;
 pub mod observed;
 pub mod security;
+pub mod swap;
 pub mod termination;
 
 use std::{

@@ -305,10 +305,26 @@ pub fn mount_tmpfs(path: &Path, size: Option<i64>) -> Result<(), VolumeError> {
     if is_mount_point(path)? {
         return Ok(());
     }
-    let options = size.filter(|s| *s > 0).map(|s| format!("size={s}"));
+    let options: Vec<String> = size.filter(|s| *s > 0).map(|s| format!("size={s}")).into_iter().collect();
+    if swaps() {
+        // What is in memory only has no business in swap. Kernels before 6.3 do not know the word.
+        let kept = [options.as_slice(), &["noswap".to_owned()]].concat();
+        if mount_with(path, &kept).is_ok() {
+            return Ok(());
+        }
+    }
+    mount_with(path, &options).map_err(|e| VolumeError::Io { path: path.to_owned(), source: e.into() })
+}
+
+fn mount_with(path: &Path, options: &[String]) -> Result<(), nix::errno::Errno> {
+    let options = options.join(",");
     let flags = nix::mount::MsFlags::empty();
-    nix::mount::mount(Some("tmpfs"), path, Some("tmpfs"), flags, options.as_deref())
-        .map_err(|e| VolumeError::Io { path: path.to_owned(), source: e.into() })
+    nix::mount::mount(Some("tmpfs"), path, Some("tmpfs"), flags, Some(options.as_str()))
+}
+
+/// The node swaps: below its heading, the kernel's list has something.
+fn swaps() -> bool {
+    std::fs::read_to_string("/proc/swaps").is_ok_and(|list| list.lines().count() > 1)
 }
 
 /// Whether a mount is read-only all the way down; `supported` is what the runtime can do.

@@ -33,6 +33,7 @@ use crate::{
     allocation::{Allocations, Pending, Resize},
     api::ObjectSource,
     cgroup::Cgroups,
+    claims::Claims,
     cpus::Cpus,
     csi::mount::Csi,
     devices::Devices,
@@ -107,6 +108,8 @@ pub struct Shared {
     pub longest_back_off: Duration,
     /// Volumes of storage drivers.
     pub csi: Arc<Csi>,
+    /// Claims of dynamic resources.
+    pub claims: Claims,
     /// Devices of plugins.
     pub devices: Arc<Devices>,
     /// Processors of containers that have their own.

@@ -4,6 +4,7 @@ pub mod codec;
 pub mod cri;
 pub mod csi;
 pub mod deviceplugin;
+pub mod dra;
 pub mod node;
 pub mod pluginregistration;
 pub mod podresources;

@@ -203,7 +203,8 @@ impl PluginKind for Drivers {
         Ok(())
     }
 
-    async fn deregister(&self, name: &str) {
+    async fn deregister(&self, plugin: &Introduction) {
+        let name = plugin.name.as_str();
         self.known.lock().remove(name);
         let gone = |drivers: &mut Vec<CSINodeDriver>| {
             let before = drivers.len();

@@ -1,4 +1,4 @@
-//! `<root>/pod-resources/kubelet.sock`: which containers have which devices and processors, for monitoring agents on the node.
+//! `<root>/pod-resources/kubelet.sock`: which containers have which devices, claims and processors, for monitoring agents on the node.
 //!
 //! Contract: pod resources API v1. Memory is not given exclusively here, so its lists are empty.
 
@@ -10,9 +10,10 @@ use k8s_openapi::api::core::v1::Pod;
 use proto::{
     deviceplugin::v1beta1::Device,
     podresources::v1::{
-        AllocatableResourcesRequest, AllocatableResourcesResponse, ContainerDevices, ContainerResources,
-        GetPodResourcesRequest, GetPodResourcesResponse, ListPodResourcesRequest, ListPodResourcesResponse,
-        NumaNode, PodResources, TopologyInfo,
+        AllocatableResourcesRequest, AllocatableResourcesResponse, CdiDevice, ClaimResource,
+        ContainerDevices, ContainerResources, DynamicResource, GetPodResourcesRequest,
+        GetPodResourcesResponse, ListPodResourcesRequest, ListPodResourcesResponse, NumaNode, PodResources,
+        TopologyInfo,
         pod_resources_lister_server::{PodResourcesLister, PodResourcesListerServer},
     },
 };
@@ -22,6 +23,7 @@ use tonic::{Request, Response, Status, transport::Server};
 
 use super::{Devices, State};
 use crate::{
+    claims::{self, state::Info},
     cpus::set::CpuSet,
     pod::{self, Role},
     pods::Pods,
@@ -39,8 +41,31 @@ impl Lister {
         let mut found = self.shared.devices.of_pod(pod);
         for container in &mut found.containers {
             container.cpu_ids = numbers(&self.shared.cpus.own(pod::uid(pod), &container.name));
+            if let Some((_, spec)) = pod::container_named(pod, &container.name) {
+                let claims = self.shared.claims.of_container(pod, &spec);
+                container.dynamic_resources = claims.into_iter().map(dynamic).collect();
+            }
         }
         found
+    }
+}
+
+fn dynamic(claim: Info) -> DynamicResource {
+    let devices = claim
+        .drivers
+        .into_iter()
+        .flat_map(|(name, of)| of.devices.into_iter().map(move |d| (name.clone(), d)));
+    let one = |(driver_name, device): (String, claims::state::Device)| ClaimResource {
+        cdi_devices: device.cdi.into_iter().map(|name| CdiDevice { name }).collect(),
+        driver_name,
+        pool_name: device.pool_name,
+        device_name: device.device_name,
+        share_id: device.share_id,
+    };
+    DynamicResource {
+        claim_name: claim.name,
+        claim_namespace: claim.namespace,
+        claim_resources: devices.map(one).collect(),
     }
 }
 

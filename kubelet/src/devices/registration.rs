@@ -149,8 +149,8 @@ impl PluginKind for Registrar {
         Ok(())
     }
 
-    async fn deregister(&self, name: &str) {
-        self.devices.left(name, Timestamp::now());
+    async fn deregister(&self, plugin: &Introduction) {
+        self.devices.left(&plugin.name, Timestamp::now());
     }
 }
 

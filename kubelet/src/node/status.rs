@@ -9,7 +9,7 @@ use jiff::Timestamp;
 use k8s_openapi::{
     api::core::v1::{
         ContainerImage, DaemonEndpoint, Node, NodeAddress, NodeCondition, NodeDaemonEndpoints,
-        NodeRuntimeHandler, NodeRuntimeHandlerFeatures, NodeStatus, NodeSystemInfo,
+        NodeRuntimeHandler, NodeRuntimeHandlerFeatures, NodeStatus, NodeSwapStatus, NodeSystemInfo,
     },
     apimachinery::pkg::{api::resource::Quantity as ApiQuantity, apis::meta::v1::Time},
 };
@@ -97,6 +97,7 @@ pub fn generate(input: &Input<'_>) -> NodeStatus {
             operating_system: "linux".to_owned(),
             os_image: input.machine.os_image.clone(),
             system_uuid: input.machine.system_uuid.clone(),
+            swap: (input.machine.swap > 0).then_some(NodeSwapStatus { capacity: Some(input.machine.swap) }),
             ..NodeSystemInfo::default()
         }),
         runtime_handlers: handlers(input.handlers),

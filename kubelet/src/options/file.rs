@@ -97,6 +97,14 @@ impl CrashLoopBackOff {
     }
 }
 
+/// What pods may do with the node's swap.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default, rename_all = "camelCase")]
+pub struct MemorySwap {
+    /// `NoSwap` (default) or `LimitedSwap`.
+    pub swap_behavior: String,
+}
+
 /// The configuration file. Defaults are upstream's.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields, default, rename_all = "camelCase")]
@@ -178,6 +186,7 @@ pub struct KubeletConfiguration {
     #[serde(rename = "failCgroupV1")]
     pub fail_cgroup_v1: bool,
     pub fail_swap_on: bool,
+    pub memory_swap: MemorySwap,
     pub rotate_certificates: bool,
     #[serde(rename = "serverTLSBootstrap")]
     pub server_tls_bootstrap: bool,
@@ -238,7 +247,6 @@ const OTHER: &[(&str, Says)] = &[
     ("iptablesMasqueradeBit", Says::Anything),
     ("iptablesDropBit", Says::Anything),
     ("featureGates", Says::Anything),
-    ("memorySwap", Says::Only(&[])),
     ("containerLogMaxWorkers", Says::Anything),
     ("configMapAndSecretChangeDetectionStrategy", Says::Anything),
     ("showHiddenMetricsForVersion", Says::Anything),
@@ -355,6 +363,7 @@ impl Default for KubeletConfiguration {
             container_runtime_endpoint: "unix:///run/containerd/containerd.sock".into(),
             fail_cgroup_v1: true,
             fail_swap_on: true,
+            memory_swap: MemorySwap::default(),
             rotate_certificates: false,
             server_tls_bootstrap: false,
             other: BTreeMap::new(),

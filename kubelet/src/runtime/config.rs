@@ -14,6 +14,7 @@ use super::{
     cri,
     observed::{self, container_hash},
     security::{self, ImageUser, NodeSecurity, SecurityError},
+    swap::Swap,
 };
 use crate::{
     cpus::set::CpuSet,
@@ -35,6 +36,8 @@ pub struct NodeSettings {
     pub log_root: PathBuf,
     /// The cgroup driver is cgroup v2.
     pub cgroup_v2: bool,
+    /// The node's swap, where the kernel limits it by cgroup.
+    pub swap: Option<Swap>,
 }
 
 /// Folder of a pod's logs.
@@ -164,6 +167,9 @@ pub fn container(
     linux_resources.hugepage_limits = hugepage_limits(spec);
     linux_resources.cpuset_cpus = prepared.cpus.as_ref().map(ToString::to_string).unwrap_or_default();
     linux_resources.oom_score_adj = qos::oom_score_adj(pod, spec, node.memory_capacity);
+    if let Some(swap) = &node.swap {
+        swap.apply(pod, spec, &mut linux_resources);
+    }
     if node.cgroup_v2 && limits.memory_limit.is_some() {
         linux_resources.unified.insert("memory.oom.group".into(), "1".into());
     }

@@ -16,6 +16,7 @@ use k8s_openapi::api::core::v1::{ConfigMap, Container, Pod, Secret};
 
 use super::{RETRY, Worker, later, plan};
 use crate::{
+    claims::ClaimError,
     devices::DeviceError,
     env::{self, EnvError, NodeFacts, Objects},
     events::{Severity, container_reference},
@@ -52,6 +53,8 @@ enum StartError {
     Fetch(#[from] crate::api::FetchError),
     #[error("internal PreStartContainer hook failed: {0}")]
     Devices(#[from] DeviceError),
+    #[error("failed to get resources of claims: {0}")]
+    Claims(#[from] ClaimError),
     #[error("{0}")]
     Create(RuntimeError),
     #[error("{0}")]
@@ -242,8 +245,13 @@ impl Worker {
             ));
         }
         let mut limits = config::to_cri(&resize.to);
-        // Where swap is counted with memory, its limit moves along; without a quota, one that is there is lifted.
+        // Where swap is counted with memory, its limit moves along, whether the kernel tells of it or not.
         limits.memory_swap_limit_in_bytes = limits.memory_limit_in_bytes;
+        let container = pod::container_named(pod, &resize.name);
+        if let (Some(swap), Some((_, container))) = (self.shared.settings.swap, container) {
+            swap.apply(pod, &container, &mut limits);
+        }
+        // Without a quota, one that is there is lifted.
         if resize.to.cpu_quota.is_none() && resize.from.cpu_quota.is_some() {
             limits.cpu_quota = -1;
         }
@@ -331,6 +339,11 @@ impl Worker {
         }
         if let Err(error) = self.stop_everything(pod, runtime, pod_grace(pod)).await {
             self.event(pod, Severity::Warning, "FailedKillPod", &format!("error killing pod: {error}"));
+            return None;
+        }
+        if let Err(error) = self.shared.claims.prepare(pod).await {
+            let text = format!("Failed to prepare dynamic resources: prepare dynamic resources: {error}");
+            self.event(pod, Severity::Warning, "FailedPrepareDynamicResources", &text);
             return None;
         }
         match self.make_sandbox(pod, attempt).await {
@@ -487,6 +500,7 @@ impl Worker {
         self.add_own_mounts(pod, container, place, &mut mounts)?;
         let mut devices = self.shared.devices.granted(pod::uid(pod), &container.name);
         devices.nodes.extend(volume::container_devices(container, files.mounted)?);
+        devices.cdi.extend(self.shared.claims.devices(pod, container)?);
         let prepared = Prepared {
             restart_count: start.restart_count,
             image_ref: image.reference,

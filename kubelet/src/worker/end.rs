@@ -60,6 +60,13 @@ impl Worker {
                 Ok(runtime) if runtime.is_stopped() => {
                     self.probes.stop();
                     self.waiting.clear();
+                    // Others may have the devices as soon as the status says that the pod has ended.
+                    if let Err(error) = self.shared.claims.unprepare(pod::uid(&pod)).await {
+                        let text = format!("error killing pod: unprepare dynamic resources: {error}");
+                        self.event(&pod, Severity::Warning, "FailedKillPod", &text);
+                        tokio::time::sleep(RETRY / 10).await;
+                        continue;
+                    }
                     if !terminal {
                         self.publish(&pod, &runtime, true, true);
                     }

@@ -1,0 +1,291 @@
+use std::collections::HashMap;
+
+use async_trait::async_trait;
+use k8s_openapi::api::core::v1::{ConfigMap, PersistentVolume, PersistentVolumeClaim, Secret};
+use k8s_openapi::api::node::v1::RuntimeClass;
+use proto::dra::v1::{
+    Device as WireDevice, NodePrepareResourceResponse, NodePrepareResourcesRequest,
+    NodePrepareResourcesResponse, NodeUnprepareResourceResponse, NodeUnprepareResourcesRequest,
+    NodeUnprepareResourcesResponse,
+    dra_plugin_server::{DraPlugin, DraPluginServer},
+};
+use serde_json::json;
+use tokio_stream::wrappers::UnixListenerStream;
+use tonic::{Request, Response, Status};
+
+use super::*;
+use crate::{
+    plugin::{Introduction, PluginKind as _},
+    testing,
+};
+
+/// A driver that tells what it was asked for, and fails when it is told to.
+#[derive(Default)]
+struct Fake {
+    calls: Mutex<Vec<String>>,
+    refuse: Mutex<Option<&'static str>>,
+}
+
+#[async_trait]
+impl DraPlugin for Fake {
+    async fn node_prepare_resources(
+        &self,
+        request: Request<NodePrepareResourcesRequest>,
+    ) -> Result<Response<NodePrepareResourcesResponse>, Status> {
+        let mut claims = HashMap::new();
+        for claim in request.into_inner().claims {
+            self.calls.lock().push(format!("+{}", claim.name));
+            let mut answer = NodePrepareResourceResponse::default();
+            match *self.refuse.lock() {
+                Some("skip") => continue,
+                Some(error) => answer.error = error.to_owned(),
+                None => {
+                    for request in ["small", "large"] {
+                        answer.devices.push(WireDevice {
+                            request_names: vec![request.to_owned()],
+                            pool_name: "pool".into(),
+                            device_name: request.to_owned(),
+                            cdi_device_ids: vec![format!("example/{}={request}", claim.name)],
+                            share_id: None,
+                        });
+                    }
+                }
+            }
+            claims.insert(claim.uid, answer);
+        }
+        Ok(Response::new(NodePrepareResourcesResponse { claims }))
+    }
+
+    async fn node_unprepare_resources(
+        &self,
+        request: Request<NodeUnprepareResourcesRequest>,
+    ) -> Result<Response<NodeUnprepareResourcesResponse>, Status> {
+        let error = self.refuse.lock().unwrap_or_default().to_owned();
+        let mut claims = HashMap::new();
+        for claim in request.into_inner().claims {
+            self.calls.lock().push(format!("-{}", claim.name));
+            claims.insert(claim.uid, NodeUnprepareResourceResponse { error: error.clone() });
+        }
+        Ok(Response::new(NodeUnprepareResourcesResponse { claims }))
+    }
+}
+
+/// An API server with claims and nothing else.
+#[derive(Default)]
+struct Objects(Mutex<HashMap<String, ResourceClaim>>);
+
+#[async_trait]
+impl ObjectSource for Objects {
+    async fn config_map(&self, _: &str, _: &str) -> Result<Option<Arc<ConfigMap>>, FetchError> {
+        Ok(None)
+    }
+    async fn secret(&self, _: &str, _: &str) -> Result<Option<Arc<Secret>>, FetchError> {
+        Ok(None)
+    }
+    async fn claim(&self, _: &str, _: &str) -> Result<Option<Arc<PersistentVolumeClaim>>, FetchError> {
+        Ok(None)
+    }
+    async fn volume(&self, _: &str) -> Result<Option<Arc<PersistentVolume>>, FetchError> {
+        Ok(None)
+    }
+    async fn runtime_class(&self, _: &str) -> Result<Option<Arc<RuntimeClass>>, FetchError> {
+        Ok(None)
+    }
+    async fn token(&self, _: &Pod, _: Option<&str>, _: i64) -> Result<String, FetchError> {
+        Err(FetchError::Standalone)
+    }
+    async fn resource_claim(&self, _: &str, name: &str) -> Result<Option<Arc<ResourceClaim>>, FetchError> {
+        Ok(self.0.lock().get(name).cloned().map(Arc::new))
+    }
+}
+
+/// A claim of that name, uid `uid-<name>`, with a device of the driver, reserved for pods.
+fn claim(name: &str, pods: &[&str]) -> ResourceClaim {
+    let consumers: Vec<_> =
+        pods.iter().map(|p| json!({"resource": "pods", "name": p, "uid": format!("uid-{p}")})).collect();
+    let result = json!({"request": "small", "driver": "driver.example", "pool": "pool", "device": "small"});
+    serde_json::from_value(json!({
+        "metadata": {"name": name, "namespace": "ns", "uid": format!("uid-{name}")},
+        "spec": {},
+        "status": {"allocation": {"devices": {"results": [result]}}, "reservedFor": consumers},
+    }))
+    .unwrap()
+}
+
+/// A pod whose container names the request of the claim; an empty one is all of it.
+fn pod(name: &str, claim: &str, request: &str) -> Pod {
+    let named = json!({"claims": [{"name": "own", "request": request}]});
+    testing::pod(name)
+        .container("c")
+        .resources(named)
+        .with(|p| {
+            let own = json!([{"name": "own", "resourceClaimName": claim}]);
+            p.spec.as_mut().unwrap().resource_claims = Some(serde_json::from_value(own).unwrap());
+        })
+        .build()
+}
+
+struct Node {
+    dir: tempfile::TempDir,
+    fake: Arc<Fake>,
+    objects: Arc<Objects>,
+    drivers: Arc<Drivers>,
+    claims: Claims,
+    tasks: Tasks,
+}
+
+impl Node {
+    /// A kubelet with the driver registered.
+    async fn start() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let (tasks, fake) = (Tasks::new(), Arc::new(Fake::default()));
+        let socket = dir.path().join("driver.sock");
+        let listener = UnixListenerStream::new(tokio::net::UnixListener::bind(&socket).unwrap());
+        let server =
+            tonic::transport::Server::builder().add_service(DraPluginServer::from_arc(Arc::clone(&fake)));
+        tasks.spawn("driver", async move { server.serve_with_incoming(listener).await.unwrap() });
+        let drivers = Arc::new(Drivers::new(None, "n"));
+        drivers.register(&introduction(&socket, "v1.DRAPlugin")).await.unwrap();
+        let objects = Arc::new(Objects::default());
+        let source: Arc<dyn ObjectSource> = Arc::clone(&objects) as Arc<dyn ObjectSource>;
+        let claims = Claims::new(Arc::clone(&drivers), source, dir.path()).unwrap();
+        Self { dir, fake, objects, drivers, claims, tasks }
+    }
+
+    fn put(&self, claim: ResourceClaim) {
+        self.objects.0.lock().insert(claim.metadata.name.clone().unwrap(), claim);
+    }
+
+    fn calls(&self) -> Vec<String> {
+        std::mem::take(&mut *self.fake.calls.lock())
+    }
+
+    /// The same folder with another kubelet.
+    fn restarted(&self) -> Claims {
+        let source: Arc<dyn ObjectSource> = Arc::clone(&self.objects) as Arc<dyn ObjectSource>;
+        Claims::new(Arc::clone(&self.drivers), source, self.dir.path()).unwrap()
+    }
+}
+
+fn introduction(socket: &Path, version: &str) -> Introduction {
+    Introduction {
+        kind: "DRAPlugin".into(),
+        name: "driver.example".into(),
+        endpoint: socket.to_owned(),
+        versions: vec![version.into()],
+    }
+}
+
+fn first(pod: &Pod) -> &Container {
+    &pod.spec.as_ref().unwrap().containers[0]
+}
+
+#[tokio::test]
+async fn a_claim_is_prepared_once_and_taken_back_with_its_last_pod() {
+    let node = Node::start().await;
+    node.put(claim("c", &["a", "b"]));
+    let (a, b) = (pod("a", "c", "small"), pod("b", "c", ""));
+    assert!(matches!(node.claims.devices(&a, first(&a)), Err(ClaimError::NotPrepared(_))));
+    for pod in [&a, &b, &a] {
+        node.claims.prepare(pod).await.unwrap();
+    }
+    assert_eq!(node.calls(), ["+c"]);
+    assert_eq!(node.claims.devices(&a, first(&a)).unwrap(), ["example/c=small"]);
+    assert_eq!(node.claims.devices(&b, first(&b)).unwrap(), ["example/c=large", "example/c=small"]);
+    node.claims.unprepare("uid-a").await.unwrap();
+    node.claims.unprepare("uid-a").await.unwrap();
+    assert!(node.calls().is_empty());
+    node.claims.unprepare("uid-b").await.unwrap();
+    assert_eq!(node.calls(), ["-c"]);
+    assert!(node.restarted().state.lock().pods().is_empty());
+    node.tasks.shutdown(Duration::ZERO).await;
+}
+
+#[tokio::test]
+async fn a_restarted_kubelet_knows_the_devices_and_sweeps_up() {
+    let node = Node::start().await;
+    node.put(claim("c", &["a"]));
+    let a = pod("a", "c", "");
+    node.claims.prepare(&a).await.unwrap();
+    let next = node.restarted();
+    assert_eq!(next.devices(&a, first(&a)).unwrap().len(), 2);
+    next.prepare(&a).await.unwrap();
+    assert_eq!(node.calls(), ["+c", "+c"], "a new sandbox has the driver look again");
+    next.sweep(|_| true).await;
+    assert!(node.calls().is_empty());
+    *node.fake.refuse.lock() = Some("busy");
+    next.sweep(|_| false).await;
+    *node.fake.refuse.lock() = None;
+    next.sweep(|_| false).await;
+    assert_eq!(node.calls(), ["-c", "-c"], "what failed is tried again");
+    node.tasks.shutdown(Duration::ZERO).await;
+}
+
+#[tokio::test]
+async fn what_a_driver_refuses_is_told_and_tried_again() {
+    let node = Node::start().await;
+    node.put(claim("c", &["a"]));
+    let a = pod("a", "c", "");
+    for (refuse, expected) in [
+        ("no power", "NodePrepareResources failed for ResourceClaim c: no power"),
+        ("skip", "NodePrepareResources skipped 1 ResourceClaims"),
+    ] {
+        *node.fake.refuse.lock() = Some(refuse);
+        assert_eq!(node.claims.prepare(&a).await.unwrap_err().to_string(), expected);
+    }
+    assert!(node.restarted().state.lock().pods().contains("uid-a"), "it is known to be taken back");
+    *node.fake.refuse.lock() = None;
+    node.claims.prepare(&a).await.unwrap();
+    assert_eq!(node.calls(), ["+c", "+c", "+c"]);
+    node.tasks.shutdown(Duration::ZERO).await;
+}
+
+#[tokio::test]
+async fn a_pod_that_may_not_have_the_claim_leaves_nothing_behind() {
+    let node = Node::start().await;
+    let template = |status: serde_json::Value| {
+        let mut pod = pod("a", "c", "");
+        let own = json!([{"name": "own", "resourceClaimTemplateName": "t"}]);
+        pod.spec.as_mut().unwrap().resource_claims = Some(serde_json::from_value(own).unwrap());
+        pod.status = Some(serde_json::from_value(json!({ "resourceClaimStatuses": status })).unwrap());
+        pod
+    };
+    node.put(claim("c", &["a"]));
+    node.put(claim("other", &["b"]));
+    let mut waiting = claim("waiting", &["a"]);
+    waiting.status.as_mut().unwrap().allocation = None;
+    node.put(waiting);
+    for (pod, expected) in [
+        (pod("a", "none", ""), "\"none\" not found"),
+        (pod("a", "other", ""), "not allowed to use ResourceClaim other (uid-other)"),
+        (pod("a", "waiting", ""), "ResourceClaim waiting: not allocated"),
+        (template(json!([])), "not created yet"),
+        (template(json!([{"name": "own", "resourceClaimName": "c"}])), "was not created for pod"),
+    ] {
+        let error = node.claims.prepare(&pod).await.unwrap_err().to_string();
+        assert!(error.contains(expected), "{error}");
+    }
+    // A template that made no claim needs none.
+    node.claims.prepare(&template(json!([{"name": "own"}]))).await.unwrap();
+    node.drivers.deregister(&introduction(&node.dir.path().join("driver.sock"), "")).await;
+    let error = node.claims.prepare(&pod("a", "c", "")).await.unwrap_err().to_string();
+    assert_eq!(error, "DRA driver driver.example is not registered");
+    assert!(node.calls().is_empty() && node.restarted().state.lock().pods().is_empty());
+    node.tasks.shutdown(Duration::ZERO).await;
+}
+
+#[tokio::test]
+async fn of_two_sockets_the_later_is_called_and_an_unknown_version_refused() {
+    let node = Node::start().await;
+    node.put(claim("c", &["a"]));
+    let next = node.dir.path().join("next.sock");
+    let refused = node.drivers.register(&introduction(&next, "v1alpha3.Node")).await.unwrap_err();
+    assert!(refused.contains("v1alpha3.Node"), "{refused}");
+    node.drivers.register(&introduction(&next, "v1beta1.DRAPlugin")).await.unwrap();
+    let a = pod("a", "c", "");
+    assert!(node.claims.prepare(&a).await.is_err(), "nobody serves there");
+    node.drivers.deregister(&introduction(&next, "")).await;
+    node.claims.prepare(&a).await.unwrap();
+    assert_eq!(node.calls(), ["+c"]);
+    node.tasks.shutdown(Duration::ZERO).await;
+}
