@@ -165,6 +165,7 @@ pub struct Enabled {
     name: &'static str,
     operations: &'static [Operation],
     plugin: Arc<dyn Plugin>,
+    meters: Arc<metrics::Meters>,
 }
 
 /// The enabled plugins in order.
@@ -202,7 +203,7 @@ pub fn chain(
             Configured(new) => new(parts, configurations.of(name))
                 .map_err(|why| format!("couldn't init admission plugin {name:?}: {why}"))?,
         };
-        Ok(Enabled { name, operations, plugin })
+        Ok(Enabled { name, operations, plugin, meters: Arc::default() })
     };
     let mut plugins = wanted.map(make).collect::<Result<Vec<Enabled>, String>>()?;
     if let Some(name) = configurations.names().find(|name| UNREAD.contains(name)) {
@@ -214,6 +215,7 @@ pub fn chain(
             name: rbac_escalation::NAME,
             operations: WRITES,
             plugin: rbac_escalation::new(rbac.clone(), parts.authorizer.clone()),
+            meters: Arc::default(),
         });
     }
     Ok(Chain(plugins))
@@ -225,15 +227,13 @@ pub fn chain(
 /// # Errors
 /// The first refusal.
 pub async fn admit(plugins: &[Enabled], request: &mut Request<'_>) -> Result<(), Status> {
-    let (operation, begun) = (request.operation, Instant::now());
+    let turn = Turn::new(request.operation, Step::Admit);
     let outcome = async {
         loop {
-            for Enabled { name, plugin, .. } in
-                plugins.iter().filter(|one| one.operations.contains(&operation))
-            {
-                let begun = Instant::now();
-                let outcome = plugin.admit(request).await;
-                metrics::plugin(name, operation, outcome.is_err(), "admit", begun.elapsed());
+            let mut begun = Instant::now();
+            for one in turn.of(plugins) {
+                let outcome = one.plugin.admit(request).await;
+                begun = turn.counted(one, begun, outcome.is_err());
                 outcome?;
             }
             if !request.reinvocation.next_round() {
@@ -242,7 +242,7 @@ pub async fn admit(plugins: &[Enabled], request: &mut Request<'_>) -> Result<(),
         }
     };
     let outcome = outcome.await;
-    metrics::step(operation, outcome.is_err(), "admit", begun.elapsed());
+    turn.end(outcome.is_err());
     outcome
 }
 
@@ -251,19 +251,56 @@ pub async fn admit(plugins: &[Enabled], request: &mut Request<'_>) -> Result<(),
 /// # Errors
 /// The first refusal.
 pub async fn validate(plugins: &[Enabled], request: &mut Request<'_>) -> Result<(), Status> {
-    let (operation, begun) = (request.operation, Instant::now());
+    let turn = Turn::new(request.operation, Step::Validate);
     let outcome = async {
-        for Enabled { name, plugin, .. } in plugins.iter().filter(|one| one.operations.contains(&operation)) {
-            let begun = Instant::now();
-            let outcome = plugin.validate(request).await;
-            metrics::plugin(name, operation, outcome.is_err(), "validate", begun.elapsed());
+        let mut begun = turn.begun;
+        for one in turn.of(plugins) {
+            let outcome = one.plugin.validate(request).await;
+            begun = turn.counted(one, begun, outcome.is_err());
             outcome?;
         }
         Ok(())
     };
     let outcome = outcome.await;
-    metrics::step(operation, outcome.is_err(), "validate", begun.elapsed());
+    turn.end(outcome.is_err());
     outcome
+}
+
+/// The two passes of a write through the plugins.
+#[derive(Clone, Copy, Debug)]
+enum Step {
+    Admit,
+    Validate,
+}
+
+/// One pass of a write, and its times.
+struct Turn {
+    operation: Operation,
+    step: Step,
+    begun: Instant,
+}
+
+impl Turn {
+    fn new(operation: Operation, step: Step) -> Self {
+        Self { operation, step, begun: Instant::now() }
+    }
+
+    /// The plugins that this operation concerns.
+    fn of<'p>(&self, plugins: &'p [Enabled]) -> impl Iterator<Item = &'p Enabled> + use<'p> {
+        let operation = self.operation;
+        plugins.iter().filter(move |one| one.operations.contains(&operation))
+    }
+
+    /// Counts a plugin's turn; the next one begins where it ended.
+    fn counted(&self, one: &Enabled, begun: Instant, rejected: bool) -> Instant {
+        let now = Instant::now();
+        one.meters.observe(one.name, (self.operation, self.step), rejected, now - begun);
+        now
+    }
+
+    fn end(&self, rejected: bool) {
+        metrics::step(self.operation, rejected, self.step, self.begun.elapsed());
+    }
 }
 
 impl Chain {

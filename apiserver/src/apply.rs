@@ -77,11 +77,11 @@ pub fn update(live: Option<&Value>, empty: &Value, new: &mut Value, writer: Writ
         _ => Managers::default(),
     };
     if reset || (live.is_some() && managers.is_empty()) {
-        managers::store(new, &Managers::default());
+        managers::store(new, Managers::default());
         return;
     }
     note_update(&mut managers, live.unwrap_or(empty), new, writer, scope);
-    managers::store(new, &managers);
+    managers::store(new, managers);
 }
 
 fn note_update(managers: &mut Managers, live: &Value, new: &Value, writer: Writer<'_>, scope: Scope<'_>) {
@@ -138,7 +138,7 @@ pub fn apply(
     }
     managers.entry(own).replace(named, writer.now);
     managers.drop_empty();
-    managers::store(&mut merged, &managers);
+    managers::store(&mut merged, managers);
     Ok(merged)
 }
 

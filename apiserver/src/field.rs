@@ -10,7 +10,7 @@ use serde_json::Value;
 
 use crate::status::Cause;
 
-/// A path to a field: `spec.containers[0].ports[web]`. Cheap to extend, cloned on error only.
+/// A path to a field: `spec.containers[0].ports[web]`.
 #[derive(Clone, Debug, PartialEq, Eq, Default)]
 pub struct Path(String);
 

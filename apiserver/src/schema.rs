@@ -4,12 +4,14 @@
 //! Contract: API concepts, "Field validation"; sigs.k8s.io/json for the words. Fields are case-sensitive, a null
 //! is an absent value, of a field that is there twice the last one counts.
 
+use std::sync::{LazyLock, OnceLock};
+
 use proto::{
     codec,
     node::Node,
     table::{self, TypeId},
 };
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 use http::{HeaderMap, header};
 
@@ -119,6 +121,17 @@ pub fn type_of(api_version: &str, kind: &str) -> Option<TypeId> {
 /// The first value that has a wrong type, in Go's words.
 pub fn decode(node: &Node<'_>, id: TypeId) -> Result<Decoded, String> {
     shape::typed(node, id)
+}
+
+/// An object of a built-in type with nothing in it.
+pub fn empty(id: TypeId) -> &'static Value {
+    static ALL: LazyLock<Vec<OnceLock<Value>>> =
+        LazyLock::new(|| (0..table::builtin().len()).map(|_| OnceLock::new()).collect());
+    ALL[id.index()].get_or_init(|| {
+        let mut members = Map::new();
+        shape::fill(table::builtin().get(id), &mut members);
+        Value::Object(members)
+    })
 }
 
 /// Gives an object of a built-in type the parts it always has, such as an empty status, where a strategy took

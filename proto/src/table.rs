@@ -17,7 +17,6 @@ pub struct Table {
 /// Index of a type in its table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct TypeId(u16);
-
 /// One type.
 #[derive(Debug)]
 pub struct Type {
@@ -27,6 +26,8 @@ pub struct Type {
     pub atomic: bool,
     /// Fields in name order.
     pub fields: Vec<Field>,
+    /// Places in `fields` by the length of the name, then by the name: most comparisons end at the length.
+    by_length: Vec<u16>,
     /// What the type is on the wire, when it has no fields of its own.
     pub scalar: Option<Scalar>,
 }
@@ -142,7 +143,7 @@ pub fn builtin() -> &'static Table {
 
 impl TypeId {
     /// The type's place among [`Table::types`].
-    pub(crate) fn index(self) -> usize {
+    pub fn index(self) -> usize {
         usize::from(self.0)
     }
 }
@@ -173,6 +174,9 @@ impl Table {
         }
         for kind in &mut table.types {
             kind.fields.sort_by_key(|f| f.name);
+            let name = |at: &u16| kind.fields[usize::from(*at)].name;
+            kind.by_length = (0..u16::try_from(kind.fields.len()).unwrap_or(u16::MAX)).collect();
+            kind.by_length.sort_by_key(|at| (name(at).len(), name(at)));
         }
         table
     }
@@ -180,7 +184,7 @@ impl Table {
     fn declare(&mut self, scalar: bool, mut words: std::str::Split<'static, char>) {
         let Some(name) = words.next() else { return };
         let id = TypeId(u16::try_from(self.types.len()).unwrap_or(u16::MAX));
-        let mut kind = Type { name, atomic: false, fields: Vec::new(), scalar: None };
+        let mut kind = Type { name, atomic: false, fields: Vec::new(), by_length: Vec::new(), scalar: None };
         for word in words {
             match word.split_once('/') {
                 _ if scalar => kind.scalar = Scalar::parse(word),
@@ -299,7 +303,12 @@ impl Table {
 impl Type {
     /// A field by its JSON name.
     pub fn field(&self, name: &str) -> Option<&Field> {
-        self.fields.binary_search_by(|f| f.name.cmp(name)).ok().map(|at| &self.fields[at])
+        let field = |at: u16| &self.fields[usize::from(at)];
+        let order = |at: &u16| {
+            let own = field(*at).name;
+            own.len().cmp(&name.len()).then_with(|| own.cmp(name))
+        };
+        self.by_length.binary_search_by(order).ok().map(|at| field(self.by_length[at]))
     }
 }
 

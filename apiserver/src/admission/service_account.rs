@@ -2,7 +2,7 @@
 //!
 //! Contract: Kubernetes "Managing service accounts", KEP-1205.
 
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 use async_trait::async_trait;
 use rand::Rng;
@@ -117,7 +117,7 @@ impl ServiceAccount {
             .find(|name| name.starts_with(VOLUME_PREFIX))
             .map(str::to_owned);
         let name = existing.clone().unwrap_or_else(|| format!("{VOLUME_PREFIX}{}", (self.suffix)()));
-        let mount = json!({"name": name, "readOnly": true, "mountPath": MOUNT_PATH});
+        let mount = json!({"name": &name, "readOnly": true, "mountPath": MOUNT_PATH});
         let mut needed = false;
         for list in ["initContainers", "containers"] {
             for container in spec.get_mut(list).and_then(Value::as_array_mut).into_iter().flatten() {
@@ -127,7 +127,10 @@ impl ServiceAccount {
         if needed && existing.is_none() {
             let volumes = spec.entry("volumes").or_insert_with(|| json!([]));
             if let Value::Array(volumes) = volumes {
-                volumes.push(json!({"name": name, "projected": token_volume()}));
+                volumes.push(Value::Object(Map::from_iter([
+                    ("name".to_owned(), Value::String(name)),
+                    ("projected".to_owned(), TOKEN_VOLUME.clone()),
+                ])));
             }
         }
     }
@@ -144,14 +147,15 @@ fn add_mount(container: &mut Value, mount: &Value) -> bool {
     true
 }
 
-fn token_volume() -> Value {
+/// What every pod with a token mounts.
+static TOKEN_VOLUME: LazyLock<Value> = LazyLock::new(|| {
     let field = json!({"apiVersion": "v1", "fieldPath": "metadata.namespace"});
     json!({"defaultMode": 0o644, "sources": [
         {"serviceAccountToken": {"expirationSeconds": TOKEN_SECONDS, "path": "token"}},
         {"configMap": {"name": "kube-root-ca.crt", "items": [{"key": "ca.crt", "path": "ca.crt"}]}},
         {"downwardAPI": {"items": [{"path": "namespace", "fieldRef": field}]}},
     ]})
-}
+});
 
 /// A static pod's mirror can have no account: its kubelet started it without asking.
 fn check_mirror(request: &Request<'_>, pod: &Object) -> Result<(), Status> {

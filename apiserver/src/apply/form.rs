@@ -1,7 +1,7 @@
 //! How a value is owned: as one, by its fields, or by its members.
 
 use proto::table::{self, Field, Kind, ListType, TypeId};
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 use super::set::Element;
 use crate::apiextensions::schema::{self as custom, Schema};
@@ -185,6 +185,6 @@ fn keyed<'k>(
         let value = member.get(key).cloned().or_else(|| declared(key));
         value.map(|value| (key.to_owned(), value))
     };
-    let found: Vec<(String, Value)> = keys.filter_map(value).collect();
-    (!found.is_empty()).then(|| Element::key(found))
+    let found: Map<String, Value> = keys.filter_map(value).collect();
+    (!found.is_empty()).then(|| Element::key(&found))
 }

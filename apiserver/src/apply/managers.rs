@@ -81,24 +81,20 @@ impl Entry {
         }
     }
 
-    fn write(&self) -> Value {
+    fn write(self) -> Value {
         let operation = if self.operation == Operation::Apply { "Apply" } else { "Update" };
-        let mut out = Map::new();
+        let texts = [
+            ("apiVersion", self.api_version),
+            ("fieldsType", "FieldsV1".to_owned()),
+            ("manager", self.manager),
+            ("operation", operation.to_owned()),
+            ("subresource", self.subresource),
+            ("time", self.time),
+        ];
+        let texts = texts.into_iter().filter(|(_, text)| !text.is_empty());
+        let texts = texts.map(|(name, text)| (name.to_owned(), Value::String(text)));
         // The set is moved in: `json!` would write it a second time.
-        out.insert("fieldsV1".to_owned(), self.set.to_fields_v1());
-        for (name, text) in [
-            ("manager", self.manager.as_str()),
-            ("operation", operation),
-            ("apiVersion", &self.api_version),
-            ("fieldsType", "FieldsV1"),
-            ("time", &self.time),
-            ("subresource", &self.subresource),
-        ] {
-            if !text.is_empty() {
-                out.insert(name.to_owned(), Value::String(text.to_owned()));
-            }
-        }
-        Value::Object(out)
+        texts.chain([("fieldsV1".to_owned(), self.set.into_fields_v1())]).collect()
     }
 }
 
@@ -187,20 +183,19 @@ impl Managers {
         }
     }
 
-    fn write(&self) -> Value {
-        let mut sorted: Vec<&Entry> = self.entries.iter().collect();
-        sorted.sort_by(|a, b| {
-            let key = |e: &Entry| (e.operation, e.time.clone(), e.manager.clone());
+    fn write(mut self) -> Value {
+        let key = |e: &Entry| (e.operation, e.time.clone(), e.manager.clone());
+        self.entries.sort_by(|a, b| {
             key(a)
                 .cmp(&key(b))
                 .then_with(|| (&a.api_version, &a.subresource).cmp(&(&b.api_version, &b.subresource)))
         });
-        sorted.into_iter().map(Entry::write).collect()
+        self.entries.into_iter().map(Entry::write).collect()
     }
 }
 
 /// Puts the entries into an object.
-pub(super) fn store(object: &mut Value, managers: &Managers) {
+pub(super) fn store(object: &mut Value, managers: Managers) {
     let Some(object) = object.as_object_mut() else { return };
     let meta = object.entry("metadata").or_insert_with(|| Value::Object(Map::new()));
     let Some(meta) = meta.as_object_mut() else { return };

@@ -93,7 +93,7 @@ pub(super) fn prune(value: &mut Value, gone: &FieldSet, kept: &FieldSet, form: F
     match value {
         Value::Object(members) if form.is_granular() => {
             for (element, gone) in gone.children() {
-                let Element::Field(name) = element else { continue };
+                let Some(name) = element.as_field() else { continue };
                 let below = form.below(name);
                 if let Some(child) = members.get_mut(name)
                     && !stays(child, gone, kept.child(element), below)

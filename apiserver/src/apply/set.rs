@@ -1,23 +1,15 @@
 //! Sets of fields, and their form in `fieldsV1`.
 
-use std::fmt;
+use std::{cmp::Ordering, fmt};
 
 use serde_json::{Map, Value};
 
 use super::Form;
 
-/// One step of a path.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Element {
-    /// A field of a struct or a key of a map.
-    Field(String),
-    /// A member of a list by its keys, as a JSON object.
-    Key(String),
-    /// A member of a set, as JSON.
-    Value(String),
-    /// A member of a list by its place.
-    Index(usize),
-}
+/// One step of a path, as `fieldsV1` names it: `f:name` for a field of a struct or a key of a map, `k:{…}` for a
+/// member of a list by its keys, `v:…` for a member of a set, `i:0` for a member of a list by its place.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Element(String);
 
 /// Fields of an object. A field may be in the set itself, have fields below it that are, or both.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -29,50 +21,69 @@ pub struct FieldSet {
 
 impl Element {
     pub(super) fn field(name: &str) -> Self {
-        Self::Field(name.to_owned())
+        Self(["f:", name].concat())
     }
 
-    pub(super) fn key(keys: Vec<(String, Value)>) -> Self {
-        Self::Key(Value::Object(keys.into_iter().collect()).to_string())
+    /// A member by its keys.
+    pub(super) fn key(keys: &Map<String, Value>) -> Self {
+        Self(["k:", &serde_json::to_string(keys).unwrap_or_default()].concat())
     }
 
     pub(super) fn value(value: &Value) -> Self {
-        Self::Value(value.to_string())
+        Self(format!("v:{value}"))
     }
 
     fn parse(text: &str) -> Option<Self> {
         let (form, rest) = text.split_once(':')?;
         Some(match form {
-            "f" => Self::Field(rest.to_owned()),
+            "f" => Self(text.to_owned()),
             // Canonical, whatever wrote it.
-            "k" => Self::Key(serde_json::from_str::<Value>(rest).ok()?.to_string()),
-            "v" => Self::Value(serde_json::from_str::<Value>(rest).ok()?.to_string()),
-            "i" => Self::Index(rest.parse().ok()?),
+            "k" | "v" => Self(format!("{form}:{}", serde_json::from_str::<Value>(rest).ok()?)),
+            "i" => Self(format!("i:{}", rest.parse::<usize>().ok()?)),
             _ => return None,
         })
     }
 
-    fn encoded(&self) -> String {
-        match self {
-            Self::Field(name) => ["f:", name].concat(),
-            Self::Key(json) => ["k:", json].concat(),
-            Self::Value(json) => ["v:", json].concat(),
-            Self::Index(at) => format!("i:{at}"),
+    /// The name of a field.
+    pub(super) fn as_field(&self) -> Option<&str> {
+        self.0.strip_prefix("f:")
+    }
+
+    /// Fields stand first, then keys, values and places.
+    fn order(&self) -> (u8, usize, &str) {
+        match self.0.as_bytes().first() {
+            Some(b'f') => (0, 0, &self.0),
+            Some(b'k') => (1, 0, &self.0),
+            Some(b'v') => (2, 0, &self.0),
+            _ => (3, self.0.get(2..).and_then(|at| at.parse().ok()).unwrap_or_default(), ""),
         }
+    }
+}
+
+impl Ord for Element {
+    fn cmp(&self, other: &Self) -> Ordering {
+        self.order().cmp(&other.order())
+    }
+}
+
+impl PartialOrd for Element {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
     }
 }
 
 impl fmt::Display for Element {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Field(name) => write!(f, ".{name}"),
-            Self::Key(json) => {
+        match self.0.split_once(':') {
+            Some(("f", name)) => write!(f, ".{name}"),
+            Some(("k", json)) => {
                 let keys: Map<String, Value> = serde_json::from_str(json).unwrap_or_default();
                 let pairs: Vec<String> = keys.iter().map(|(k, v)| format!("{k}={v}")).collect();
                 write!(f, "[{}]", pairs.join(","))
             }
-            Self::Value(json) => write!(f, "[={json}]"),
-            Self::Index(at) => write!(f, "[{at}]"),
+            Some(("v", json)) => write!(f, "[={json}]"),
+            Some((_, at)) => write!(f, "[{at}]"),
+            None => Ok(()),
         }
     }
 }
@@ -206,14 +217,10 @@ impl FieldSet {
     }
 
     /// Writes `fieldsV1`.
-    pub fn to_fields_v1(&self) -> Value {
-        let mut out = Map::new();
-        if self.member && !self.children.is_empty() {
-            out.insert(".".to_owned(), Value::Object(Map::new()));
-        }
-        for (element, child) in &self.children {
-            out.insert(element.encoded(), child.to_fields_v1());
-        }
-        Value::Object(out)
+    pub fn into_fields_v1(self) -> Value {
+        let dot = self.member && !self.children.is_empty();
+        let dot = dot.then(|| (".".to_owned(), Value::Object(Map::new())));
+        let children = self.children.into_iter().map(|(element, child)| (element.0, child.into_fields_v1()));
+        Value::Object(dot.into_iter().chain(children).collect())
     }
 }

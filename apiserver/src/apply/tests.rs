@@ -153,5 +153,5 @@ fn sets_are_written_as_fields_v1() {
     let set = FieldSet::from_fields_v1(&text);
     assert_eq!(set.paths(), [".a", ".a[a=1,name=\"x\"].b", ".l[=\"s\"]", ".l[3]"]);
     let want = json!({"f:a": {".": {}, "k:{\"a\":1,\"name\":\"x\"}": {"f:b": {}}}, "f:l": {"v:\"s\"": {}, "i:3": {}}});
-    assert_eq!(set.to_fields_v1(), want);
+    assert_eq!(set.into_fields_v1(), want);
 }

@@ -1,5 +1,7 @@
 //! Server-side apply, and the notes every other write leaves in `metadata.managedFields`.
 
+use std::sync::LazyLock;
+
 use http::header;
 use jiff::Timestamp;
 use proto::node::Node;
@@ -110,7 +112,7 @@ impl Call {
         let ignored = |field: &str| self.is_ignored(field);
         let merged = apply::apply(
             live.as_ref(),
-            &self.empty(),
+            self.empty(),
             &applied.patch,
             applied.force,
             self.writer(&manager, &version, Timestamp::now()),
@@ -147,7 +149,7 @@ impl Call {
         let mut new = new.into_value();
         apply::update(
             live.as_ref(),
-            &self.empty(),
+            self.empty(),
             &mut new,
             self.writer(&manager, &version, now),
             Scope { form: self.form(), ignored: &ignored },
@@ -192,10 +194,10 @@ impl Call {
     }
 
     /// An object of the kind with nothing in it.
-    fn empty(&self) -> Value {
+    fn empty(&self) -> &'static Value {
+        static NOTHING: LazyLock<Value> = LazyLock::new(|| json!({}));
         let id = schema::type_of(&self.info.api_version(), self.resource.kind);
-        let shape = id.and_then(|id| schema::decode(&Node::Null, id).ok());
-        shape.map_or_else(|| json!({}), |shape| shape.object)
+        id.map_or_else(|| &*NOTHING, schema::empty)
     }
 
     /// Whether a write through this path leaves a top-level field alone.

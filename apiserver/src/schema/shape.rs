@@ -353,22 +353,31 @@ impl Walk {
 
 /// Adds what Go prints although it is absent: structs, and scalars without omitempty.
 pub(super) fn fill(of: &'static Type, out: &mut Map<String, Value>) {
-    for field in of.fields.iter().filter(|f| f.tag > 0 && !f.optional) {
+    let printed = of.fields.iter().filter(|field| field.tag > 0 && !field.optional && is_printed(field));
+    for field in printed {
         if out.contains_key(field.name) {
             continue;
         }
         let value = match &field.kind {
-            Kind::Message(id) if !field.omit_zero => {
+            Kind::Message(id) => {
                 let mut inner = Map::new();
                 fill(table::builtin().get(*id), &mut inner);
                 Value::Object(inner)
             }
-            Kind::Scalar(Scalar::String) if field.always => json!(""),
-            Kind::Scalar(Scalar::Bool) if field.always => json!(false),
-            Kind::Scalar(Scalar::Int32 | Scalar::Int64) if field.always => json!(0),
-            _ => continue,
+            Kind::Scalar(Scalar::String) => json!(""),
+            Kind::Scalar(Scalar::Bool) => json!(false),
+            _ => json!(0),
         };
         out.insert(field.name.to_owned(), value);
+    }
+}
+
+/// Whether Go prints a field that is no pointer and holds nothing.
+fn is_printed(field: &Field) -> bool {
+    match &field.kind {
+        Kind::Message(_) => !field.omit_zero,
+        Kind::Scalar(Scalar::String | Scalar::Bool | Scalar::Int32 | Scalar::Int64) => field.always,
+        _ => false,
     }
 }
 

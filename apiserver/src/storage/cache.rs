@@ -5,7 +5,7 @@
 //! selectable field, one namespace), so an event wakes only those it may concern.
 
 use std::{
-    collections::{HashMap, HashSet, VecDeque},
+    collections::{HashMap, HashSet, VecDeque, hash_map},
     sync::{Arc, OnceLock},
     time::Instant,
 };
@@ -16,8 +16,10 @@ use parking_lot::{Mutex, RwLock};
 use tokio::sync::{Notify, watch};
 
 use super::{
-    Entry, Limits, Selection, StorageError, StoredResource, Transformer, WatchEvent, WatchKind, etcd::Stored,
-    metrics, scan::Scanner,
+    Entry, Limits, Selection, StorageError, StoredResource, Transformer, WatchEvent, WatchKind,
+    etcd::Stored,
+    metrics,
+    scan::{Found, Scanner},
 };
 
 /// Objects by `namespace/name`: the byte order of etcd's keys.
@@ -30,9 +32,45 @@ pub(super) struct Cache {
     transformer: Arc<dyn Transformer>,
     limits: Limits,
     inner: RwLock<Inner>,
-    /// What was written here and the stream has not brought yet.
-    written: Mutex<HashMap<Arc<str>, Arc<Entry>>>,
+    /// What is being written here, or was and the stream has not brought yet.
+    written: Mutex<HashMap<Arc<str>, Written>>,
     ready: watch::Sender<Phase>,
+}
+
+/// A write of this server, so that the stream's news of it need not be read again.
+#[derive(Clone)]
+enum Written {
+    /// Under way; the stream may be faster than etcd's answer.
+    Sent(Arc<Prepared>),
+    /// Done.
+    Done(Arc<Entry>),
+}
+
+/// A value about to be written.
+pub(super) struct Prepared {
+    /// The object.
+    pub(super) json: Vec<u8>,
+    /// What a scan of it found.
+    pub(super) found: Found,
+    /// As etcd gets it.
+    pub(super) value: Vec<u8>,
+}
+
+/// Forgets a write under way when it ends, however it ends.
+pub(super) struct UnderWay<'c> {
+    cache: &'c Cache,
+    key: Arc<str>,
+    pub(super) prepared: Arc<Prepared>,
+}
+
+impl Drop for UnderWay<'_> {
+    fn drop(&mut self) {
+        if let hash_map::Entry::Occupied(held) = self.cache.written.lock().entry(self.key.clone())
+            && matches!(held.get(), Written::Sent(other) if Arc::ptr_eq(other, &self.prepared))
+        {
+            held.remove();
+        }
+    }
 }
 
 /// Where a cache stands.
@@ -269,7 +307,10 @@ impl Cache {
             let inner = self.inner.read();
             (inner.rev, inner.objects.len())
         };
-        self.written.lock().retain(|_, entry| entry.rev() > reached);
+        self.written.lock().retain(|_, written| match written {
+            Written::Sent(_) => true,
+            Written::Done(entry) => entry.rev() > reached,
+        });
         if *self.ready.borrow() == Phase::Ready {
             metrics::objects(&self.resource.id, count);
         }
@@ -278,25 +319,44 @@ impl Cache {
         }
     }
 
-    /// Notes an entry that was written here, so that it is not made again when the stream brings it. Answers the
-    /// stream's entry where that was first.
-    pub(super) fn note_written(&self, entry: impl FnOnce() -> Entry, key: &Arc<str>, rev: u64) -> Arc<Entry> {
-        if let Some(entry) = self.at_revision(key, rev) {
+    /// Notes what is about to be written.
+    pub(super) fn writing(&self, key: &Arc<str>, prepared: Prepared) -> UnderWay<'_> {
+        let prepared = Arc::new(prepared);
+        self.written.lock().insert(key.clone(), Written::Sent(prepared.clone()));
+        UnderWay { cache: self, key: key.clone(), prepared }
+    }
+
+    /// The entry of what was written at `rev`: the stream's where that was first, else one that the stream's news of
+    /// it will find.
+    pub(super) fn done(&self, write: &UnderWay<'_>, rev: u64, kind: WatchKind) -> Arc<Entry> {
+        if let Some(entry) = self.at_revision(&write.key, rev) {
             return entry;
         }
-        let entry = Arc::new(entry());
-        self.written.lock().insert(key.clone(), entry.clone());
+        let entry = Arc::new(self.laid_out(&write.key, &write.prepared, rev, kind));
+        self.written.lock().insert(write.key.clone(), Written::Done(entry.clone()));
         entry
+    }
+
+    fn laid_out(&self, key: &Arc<str>, written: &Prepared, rev: u64, kind: WatchKind) -> Entry {
+        let scanned = (written.json.as_slice(), &written.found);
+        Entry::laid_out(key.clone(), self.resource.namespaced, rev, scanned, &self.scanner, Some(kind))
     }
 
     /// The entry of a change; none for a deletion.
     fn changed(&self, change: &Change, there: bool) -> Option<Result<Arc<Entry>, StorageError>> {
         let kind = if there { WatchKind::Modified } else { WatchKind::Added };
         let value = change.value.clone()?;
-        // etcd gives a revision to one transaction, so that this is what it stored.
         let written = self.written.lock().get(&change.key).cloned();
-        if let Some(entry) = written.filter(|entry| entry.rev() == change.rev && entry.has_frame(kind)) {
-            return Some(Ok(entry));
+        match written {
+            // etcd gives a revision to one transaction, so that this is what it stored.
+            Some(Written::Done(entry)) if entry.rev() == change.rev && entry.has_frame(kind) => {
+                return Some(Ok(entry));
+            }
+            // The same value is the same object, whoever wrote it.
+            Some(Written::Sent(prepared)) if prepared.value == value => {
+                return Some(Ok(Arc::new(self.laid_out(&change.key, &prepared, change.rev, kind))));
+            }
+            _ => {}
         }
         Some(self.decode(change.key.clone(), change.rev, value, Some(kind)).map(Arc::new))
     }

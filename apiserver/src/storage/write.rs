@@ -6,7 +6,7 @@ use std::{sync::Arc, time::Duration};
 
 use super::{
     Entry, ResourceId, Result, StorageError, WatchKind,
-    cache::Cache,
+    cache::{Cache, Prepared},
     etcd::{EtcdError, Guarded, Stored},
     shared::Shared,
 };
@@ -117,6 +117,8 @@ impl Shared {
         let invalid = |why: String| StorageError::Internal(format!("{path}: {why}"));
         let found = cache.scanner.scan(&json).map_err(|malformed| invalid(malformed.to_string()))?;
         let value = self.config.transformer.encode(&resource.id, key, json.clone()).map_err(invalid)?;
+        let write = cache.writing(key, Prepared { json, found, value });
+        let value = &write.prepared.value;
         let mut retried = false;
         let outcome = loop {
             let lease = match ttl {
@@ -140,18 +142,7 @@ impl Shared {
         match outcome {
             Guarded::Done(rev, _) => {
                 let kind = if expected == 0 { WatchKind::Added } else { WatchKind::Modified };
-                let entry = || {
-                    let written = (json.as_slice(), &found);
-                    Entry::laid_out(
-                        key.clone(),
-                        resource.namespaced,
-                        rev,
-                        written,
-                        &cache.scanner,
-                        Some(kind),
-                    )
-                };
-                Ok(Ok(cache.note_written(entry, key, rev)))
+                Ok(Ok(cache.done(&write, rev, kind)))
             }
             Guarded::Refused(there) => Ok(Err(there)),
         }

@@ -1,6 +1,9 @@
 //! Creating pods, beside transactions of the same size sent to etcd by a client of its own.
 
-use std::time::{Duration, Instant};
+use std::{
+    process,
+    time::{Duration, Instant},
+};
 
 use anyhow::{Context, Result, ensure};
 use bytes::Bytes;
@@ -27,17 +30,16 @@ pub(super) fn run(layout: &Layout) -> Result<Vec<Figure>> {
         pods::prepare(&mut client).await?;
         create(&client, "warm", 200, IN_FLIGHT).await?;
         let value = sample(&etcd).await?;
-        let (api, store) = (plane.api_pid()?, plane.etcd_pid()?);
+        let (api, store, load) = (plane.api_pid()?, plane.etcd_pid()?, process::id().cast_signed());
         let (mut ours, mut raw) = (Vec::new(), Vec::new());
         let mut spent = Spent::default();
         for turn in 0..TURNS {
-            let before = (usage::cpu(api)?, usage::cpu(store)?);
+            let used = || anyhow::Ok([usage::cpu(api)?, usage::cpu(store)?, usage::cpu(load)?]);
+            let before = used()?;
             ours.push(rate(create(&client, &format!("p{turn}"), WRITES, IN_FLIGHT).await?));
-            let between = (usage::cpu(api)?, usage::cpu(store)?);
+            let between = used()?;
             raw.push(rate(transactions(&etcd, &format!("p{turn}"), &value, WRITES, IN_FLIGHT).await?));
-            spent.api += between.0 - before.0;
-            spent.etcd += between.1 - before.1;
-            spent.raw += usage::cpu(store)? - between.1;
+            spent.add(before, between, used()?);
         }
         spent.tell();
         let mut figures = vec![Figure::new(
@@ -79,22 +81,31 @@ pub(super) async fn fill(client: &Client, prefix: &str, count: usize) -> Result<
         .await
 }
 
-/// Processor time of all turns: of creates in the API server and in etcd, and of raw transactions in etcd.
+/// Processor time of all turns, of the API server, of etcd and of the load: while creating, and while writing to
+/// etcd alone.
 #[derive(Default)]
 struct Spent {
-    api: Duration,
-    etcd: Duration,
-    raw: Duration,
+    creates: [Duration; 3],
+    raw: [Duration; 3],
 }
 
 impl Spent {
+    fn add(&mut self, before: [Duration; 3], between: [Duration; 3], after: [Duration; 3]) {
+        for part in 0..3 {
+            self.creates[part] += between[part] - before[part];
+            self.raw[part] += after[part] - between[part];
+        }
+    }
+
     fn tell(&self) {
         let each = |time: Duration| time.as_secs_f64() * 1e6 / (TURNS * WRITES) as f64;
+        let [api, store, load] = self.creates.map(each);
         screen::detail(&format!(
-            "processor time of a create: kube-apiserver {:.0} µs, etcd {:.0} µs; of a raw transaction: etcd {:.0} µs",
-            each(self.api),
-            each(self.etcd),
-            each(self.raw)
+            "processor time of a create: kube-apiserver {api:.0} µs, etcd {store:.0} µs, its client {load:.0} µs"
+        ));
+        let [_, store, load] = self.raw.map(each);
+        screen::detail(&format!(
+            "processor time of a raw transaction: etcd {store:.0} µs, its client {load:.0} µs"
         ));
     }
 }

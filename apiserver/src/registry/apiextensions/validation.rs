@@ -293,7 +293,7 @@ fn each_version(spec: &At<'_>, shared: &Shared, old: Option<&Object>, rules: Rul
 /// What all versions share, told of at the definition.
 fn all_versions(spec: &At<'_>, shared: &Shared, old: Option<&Object>, rules: Rules, errors: &mut ErrorList) {
     let Some(first) = spec.get("versions").items().next() else { return };
-    let at = |name: &str, place: &str| first.get(name).named(spec.path().child(place));
+    let at = |name: &'static str, place: &str| first.get(name).named(spec.path().child(place));
     let document = at("schema", "validation").get(SCHEMA);
     if shared.schema {
         let any_status = spec.get("versions").items().any(|v| has_status(v.value()));

@@ -198,7 +198,9 @@ fn validate_status(new: &Object, old: &Object, errors: &mut ErrorList) {
     let all = status.get("conditions");
     let mut known = 0;
     for (i, condition) in all.items().enumerate() {
-        let at = |field: &str| condition.get(field).named(all.path().child(&format!("[{i}]")).child(field));
+        let at = |field: &'static str| {
+            condition.get(field).named(all.path().child(&format!("[{i}]")).child(field))
+        };
         let (kind, value) = (at("type"), at("status"));
         if !KINDS.contains(&kind.text()) {
             kind.check_is_one_of(&mut wrong, KINDS);

@@ -116,7 +116,7 @@ fn check_selector(spec: &At<'_>, errors: &mut ErrorList) {
     let all = selector.get("matchExpressions");
     for term in all.items() {
         // Told of as fields of the list.
-        let at = |field: &str| term.get(field).named(all.path().child(field));
+        let at = |field: &'static str| term.get(field).named(all.path().child(field));
         let (scope, operator, values) = (at("scopeName"), at("operator"), at("values"));
         if !is_scope(scope.text()) {
             scope.invalid_as(errors, scope.text(), "unsupported scope");

@@ -2,6 +2,8 @@
 //!
 //! Nothing here fails on a missing field or one of another type: such a field reads as empty.
 
+use std::{cell::OnceCell, rc::Rc};
+
 use component_base::quantity::Quantity;
 use jiff::Timestamp;
 use serde_json::Value;
@@ -16,7 +18,52 @@ use crate::{
 #[derive(Clone, Debug)]
 pub(in crate::registry) struct At<'v> {
     value: &'v Value,
-    path: Path,
+    trail: Trail<'v>,
+    /// The trail in words, made when somebody asks: validation looks at hundreds of fields and tells of few.
+    path: OnceCell<Path>,
+}
+
+/// How a value was reached.
+#[derive(Clone, Debug)]
+struct Trail<'v> {
+    /// What the steps begin at; nothing at the object itself.
+    base: Option<Rc<Path>>,
+    steps: [Step<'v>; STEPS],
+    /// Steps taken.
+    taken: usize,
+}
+
+/// Steps kept before they become a path of their own.
+const STEPS: usize = 6;
+
+#[derive(Clone, Copy, Debug)]
+enum Step<'v> {
+    Field(&'v str),
+    Index(usize),
+    Key(&'v str),
+}
+
+impl<'v> Trail<'v> {
+    fn from(base: Option<Rc<Path>>) -> Self {
+        Self { base, steps: [Step::Index(0); STEPS], taken: 0 }
+    }
+
+    fn then(&self, step: Step<'v>) -> Self {
+        let full = self.taken == STEPS;
+        let mut more = if full { Self::from(Some(Rc::new(self.path()))) } else { self.clone() };
+        more.steps[more.taken] = step;
+        more.taken += 1;
+        more
+    }
+
+    fn path(&self) -> Path {
+        let base = self.base.as_deref().cloned().unwrap_or_default();
+        self.steps[..self.taken].iter().fold(base, |path, step| match step {
+            Step::Field(name) => path.child(name),
+            Step::Index(i) => path.index(*i),
+            Step::Key(key) => path.key(key),
+        })
+    }
 }
 
 /// A format: what is wrong with a text.
@@ -27,12 +74,13 @@ static NULL: Value = Value::Null;
 impl<'v> At<'v> {
     /// A value at a path of its own.
     pub(in crate::registry) fn new(value: &'v Value, path: Path) -> Self {
-        Self { value, path }
+        Self { value, trail: Trail::from(Some(Rc::new(path))), path: OnceCell::new() }
     }
 
     /// A top-level field of an object.
-    pub(in crate::registry) fn field(object: &'v Object, name: &str) -> Self {
-        Self::new(object.get(name).unwrap_or(&NULL), Path::new(name))
+    pub(in crate::registry) fn field(object: &'v Object, name: &'v str) -> Self {
+        let trail = Trail::from(None).then(Step::Field(name));
+        Self { value: object.get(name).unwrap_or(&NULL), trail, path: OnceCell::new() }
     }
 
     /// The spec of an object.
@@ -46,8 +94,12 @@ impl<'v> At<'v> {
     }
 
     /// A field of this value.
-    pub(in crate::registry) fn get(&self, name: &str) -> Self {
-        Self::new(self.value.get(name).unwrap_or(&NULL), self.path.child(name))
+    pub(in crate::registry) fn get(&self, name: &'v str) -> Self {
+        self.below(self.value.get(name).unwrap_or(&NULL), Step::Field(name))
+    }
+
+    fn below(&self, value: &'v Value, step: Step<'v>) -> Self {
+        Self { value, trail: self.trail.then(step), path: OnceCell::new() }
     }
 
     /// The same value, told of as another field of where it stands.
@@ -57,16 +109,16 @@ impl<'v> At<'v> {
 
     /// The members of a list.
     pub(in crate::registry) fn items(&self) -> impl Iterator<Item = At<'v>> + use<'v> {
-        let path = self.path.clone();
+        let whole = self.clone();
         let list = self.value.as_array().map(Vec::as_slice).unwrap_or_default();
-        list.iter().enumerate().map(move |(i, value)| At::new(value, path.index(i)))
+        list.iter().enumerate().map(move |(i, value)| whole.below(value, Step::Index(i)))
     }
 
     /// The entries of a map; their path is the map's with the key in brackets.
     pub(in crate::registry) fn entries(&self) -> impl Iterator<Item = (&'v str, At<'v>)> + use<'v> {
-        let path = self.path.clone();
+        let whole = self.clone();
         let entries = self.value.as_object().into_iter().flatten();
-        entries.map(move |(key, value)| (key.as_str(), At::new(value, path.key(key))))
+        entries.map(move |(key, value)| (key.as_str(), whole.below(value, Step::Key(key))))
     }
 
     /// The value as it is.
@@ -76,7 +128,7 @@ impl<'v> At<'v> {
 
     /// Where it stands.
     pub(in crate::registry) fn path(&self) -> &Path {
-        &self.path
+        self.path.get_or_init(|| self.trail.path())
     }
 
     /// Whether it is there.
@@ -160,42 +212,42 @@ impl<'v> At<'v> {
         value: impl Into<Value>,
         detail: impl Into<String>,
     ) {
-        errors.push(Error::invalid(&self.path, value, detail));
+        errors.push(Error::invalid(self.path(), value, detail));
     }
 
     /// The value is malformed or out of range.
     pub(in crate::registry) fn invalid(&self, errors: &mut ErrorList, detail: impl Into<String>) {
-        errors.push(Error::invalid(&self.path, self.value.clone(), detail));
+        errors.push(Error::invalid(self.path(), self.value.clone(), detail));
     }
 
     /// As `invalid`, without showing the value.
     pub(in crate::registry) fn invalid_omitted(&self, errors: &mut ErrorList, detail: impl Into<String>) {
-        errors.push(Error { bad: None, ..Error::invalid(&self.path, Value::Null, detail) });
+        errors.push(Error { bad: None, ..Error::invalid(self.path(), Value::Null, detail) });
     }
 
     /// The value is needed.
     pub(in crate::registry) fn required(&self, errors: &mut ErrorList, detail: impl Into<String>) {
-        errors.push(Error::required(&self.path, detail));
+        errors.push(Error::required(self.path(), detail));
     }
 
     /// The value may not be set.
     pub(in crate::registry) fn forbidden(&self, errors: &mut ErrorList, detail: impl Into<String>) {
-        errors.push(Error::forbidden(&self.path, detail));
+        errors.push(Error::forbidden(self.path(), detail));
     }
 
     /// The value stands twice.
     pub(in crate::registry) fn duplicate(&self, errors: &mut ErrorList) {
-        errors.push(Error::duplicate(&self.path, self.value.clone()));
+        errors.push(Error::duplicate(self.path(), self.value.clone()));
     }
 
     /// The value names something that is not there.
     pub(in crate::registry) fn not_found(&self, errors: &mut ErrorList) {
-        errors.push(Error::not_found(&self.path, self.text()));
+        errors.push(Error::not_found(self.path(), self.text()));
     }
 
     /// The value is none of these, told in this order.
     pub(in crate::registry) fn not_among(&self, errors: &mut ErrorList, supported: &[&str]) {
-        errors.push(Error::not_among(&self.path, self.text(), supported));
+        errors.push(Error::not_among(self.path(), self.text(), supported));
     }
 
     /// The text is one of these, told in this order; an empty one is missing.
@@ -209,7 +261,7 @@ impl<'v> At<'v> {
 
     /// The value is none of these.
     pub(in crate::registry) fn not_supported(&self, errors: &mut ErrorList, supported: &[&str]) {
-        errors.push(Error::not_supported(&self.path, self.value.clone(), supported));
+        errors.push(Error::not_supported(self.path(), self.value.clone(), supported));
     }
 
     // Checks.
@@ -233,14 +285,14 @@ impl<'v> At<'v> {
     /// A text has at most so many bytes.
     pub(in crate::registry) fn check_length(&self, errors: &mut ErrorList, max: usize) {
         if self.text().len() > max {
-            errors.push(Error::too_long(&self.path, max));
+            errors.push(Error::too_long(self.path(), max));
         }
     }
 
     /// A list has at most so many members.
     pub(in crate::registry) fn check_members(&self, errors: &mut ErrorList, max: usize) {
         if self.len() > max {
-            errors.push(Error::too_many(&self.path, self.len(), max));
+            errors.push(Error::too_many(self.path(), self.len(), max));
         }
     }
 
@@ -297,7 +349,7 @@ impl<'v> At<'v> {
     /// The text is one of these, an empty one is not.
     pub(in crate::registry) fn check_is_one_of(&self, errors: &mut ErrorList, supported: &[&str]) {
         if !supported.contains(&self.text()) {
-            errors.push(Error::not_supported(&self.path, self.text(), supported));
+            errors.push(Error::not_supported(self.path(), self.text(), supported));
         }
     }
 
@@ -393,10 +445,10 @@ impl<'v> At<'v> {
     pub(in crate::registry) fn check_labels(&self, errors: &mut ErrorList) {
         for (key, value) in self.value.as_object().into_iter().flatten() {
             for detail in format::qualified_name(key) {
-                errors.push(Error::invalid(&self.path, key.as_str(), detail));
+                errors.push(Error::invalid(self.path(), key.as_str(), detail));
             }
             for detail in format::label_value(value.as_str().unwrap_or_default()) {
-                errors.push(Error::invalid(&self.path, value.clone(), detail));
+                errors.push(Error::invalid(self.path(), value.clone(), detail));
             }
         }
     }

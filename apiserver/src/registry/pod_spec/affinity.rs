@@ -162,7 +162,7 @@ fn check_label_keys(term: &At<'_>, errors: &mut ErrorList) {
 /// Tolerations of a pod.
 pub(in crate::registry) fn check_tolerations(tolerations: &At<'_>, comparing: bool, errors: &mut ErrorList) {
     for toleration in tolerations.items() {
-        let get = |field: &str| toleration.get(field);
+        let get = |field: &'static str| toleration.get(field);
         let (key, operator, value, effect) = (get("key"), get("operator"), get("value"), get("effect"));
         key.check_option_format(errors, format::qualified_name);
         if key.is_empty() && operator.text() != "Exists" {

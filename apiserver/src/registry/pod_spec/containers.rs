@@ -238,7 +238,7 @@ fn resize_policy(policies: &At<'_>, pod_restarts: &str, errors: &mut ErrorList) 
     let mut seen = BTreeSet::new();
     for policy in policies.items() {
         // What is wrong with a member is told of as the list's.
-        let of_list = |field: &str| policy.get(field).named(policies.path().clone());
+        let of_list = |field: &'static str| policy.get(field).named(policies.path().clone());
         let (resource, restart) = (of_list("resourceName"), of_list("restartPolicy"));
         if !seen.insert(resource.text()) {
             errors.push(Error::duplicate(policy.path(), resource.text()));

@@ -68,7 +68,7 @@ pub(super) fn check(env: &At<'_>, errors: &mut ErrorList) {
 
 fn value_from(from: &At<'_>, literal: bool, errors: &mut ErrorList) {
     let mut sources = 0;
-    let mut source = |name: &str| {
+    let mut source = |name: &'static str| {
         let there = from.has(name);
         sources += usize::from(there);
         there.then(|| from.get(name))

@@ -46,7 +46,7 @@ fn check_mounts(
             path.invalid_as(errors, path.text(), "must not already exist as a path in volumeDevices");
         }
         // Paths below a volume are told of as fields of the list, as clients know it.
-        let listed = |field: &str| mount.get(field).named(mounts.path().child(field));
+        let listed = |field: &'static str| mount.get(field).named(mounts.path().child(field));
         let (below, expression) = (listed("subPath"), listed("subPathExpr"));
         below.check_option_format(errors, format::descending_path);
         if !expression.is_empty() {

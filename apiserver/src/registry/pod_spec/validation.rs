@@ -311,10 +311,10 @@ fn check_resources(whole: &Whole<'_>, errors: &mut ErrorList) {
     resources::check_requirements(&own, rule, errors);
     let spec = whole.spec.value();
     let own_amount =
-        |field: &str, name: &str| own.get(field).value().get(name).map(|v| At::new(v, Path::root()));
+        |field: &'static str, name: &str| At::new(own.get(field).value().get(name)?, Path::root()).quantity();
     for (field, all) in [("requests", true), ("limits", false)] {
         for (name, needed) in resources::of_containers(spec, field) {
-            let Some(amount) = own_amount(field, &name).and_then(|own| own.quantity()) else { continue };
+            let Some(amount) = own_amount(field, &name) else { continue };
             if (all || resources::is_huge_page(&name)) && needed > amount {
                 let path = own.path().child(field).key(&name);
                 let detail =
@@ -326,7 +326,7 @@ fn check_resources(whole: &Whole<'_>, errors: &mut ErrorList) {
     for (i, container) in items(spec.get("containers")).enumerate() {
         let limits = At::new(container, Path::root()).get("resources").get("limits");
         for (name, limit) in limits.entries() {
-            let Some(most) = own_amount("limits", name).and_then(|own| own.quantity()) else { continue };
+            let Some(most) = own_amount("limits", name) else { continue };
             if let Some(limit) = limit.quantity().filter(|limit| *limit > most) {
                 let path = own.path().child("containers").index(i).key(name).child("limits");
                 let detail = format!("must be less than or equal to pod limits of {most}");

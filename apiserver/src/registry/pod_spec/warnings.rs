@@ -189,7 +189,9 @@ fn of_spec(meta: &At<'_>, spec: &At<'_>, template: bool, warnings: &mut Warnings
     if grace.int() < 0 {
         warnings.tell(grace.path(), "must be >= 0; negative values are invalid and will be treated as 1");
     }
-    for kind in ["podAffinity", "podAntiAffinity"].map(|kind| spec.get("affinity").get(kind)) {
+    let affinity = spec.get("affinity");
+    let kinds = ["podAffinity", "podAntiAffinity"].into_iter().filter(|kind| affinity.has(kind));
+    for kind in kinds.map(|kind| affinity.get(kind)) {
         let preferred = kind.get(PREFERRED);
         let terms = kind.get(REQUIRED);
         for term in terms.items().chain(preferred.items().map(|term| term.get("podAffinityTerm"))) {
@@ -210,11 +212,14 @@ fn of_scheduling(spec: &At<'_>, warnings: &mut Warnings) {
             warnings.tell(at.path(), message);
         }
     }
-    let nodes = spec.get("affinity").get("nodeAffinity");
-    let required = nodes.get(REQUIRED).get("nodeSelectorTerms");
-    required.items().for_each(|term| warnings.0.extend(of_node_term(&term, false)));
-    for term in nodes.get(PREFERRED).items() {
-        warnings.0.extend(of_node_term(&term.get("preference"), true));
+    let affinity = spec.get("affinity");
+    if affinity.has("nodeAffinity") {
+        let nodes = affinity.get("nodeAffinity");
+        let required = nodes.get(REQUIRED).get("nodeSelectorTerms");
+        required.items().for_each(|term| warnings.0.extend(of_node_term(&term, false)));
+        for term in nodes.get(PREFERRED).items() {
+            warnings.0.extend(of_node_term(&term.get("preference"), true));
+        }
     }
     for constraint in spec.get("topologySpreadConstraints").items() {
         let key = constraint.get("topologyKey");
@@ -249,7 +254,9 @@ pub(in crate::registry) fn of_node_term(term: &At<'_>, values: bool) -> Vec<Stri
 
 fn of_volumes(spec: &At<'_>, warnings: &mut Warnings) {
     for volume in spec.get("volumes").items() {
-        for (_, name, message) in VOLUMES.iter().filter(|(field, ..)| volume.has(field)) {
+        let gone = volume.entries().filter(|(_, source)| source.is_set());
+        let gone = gone.filter_map(|(key, _)| VOLUMES.iter().find(|(field, ..)| *field == key));
+        for (_, name, message) in gone {
             warnings.tell(&volume.path().child(name), message);
         }
         if volume.has("ephemeral") {
@@ -320,9 +327,11 @@ fn of_container(container: &At<'_>, marks: &At<'_>, spec: &At<'_>, template: boo
         }
     }
     let resources = container.get("resources");
-    let amounts = ["limits", "requests"].map(|field| resources.get(field));
-    for name in ["memory", "ephemeral-storage"] {
-        amounts.iter().for_each(|amounts| amount(amounts, name, warnings));
+    if resources.is_set() {
+        let amounts = ["limits", "requests"].map(|field| resources.get(field));
+        for name in ["memory", "ephemeral-storage"] {
+            amounts.iter().for_each(|amounts| amount(amounts, name, warnings));
+        }
     }
     hidden_variables(&container.get("env"), warnings);
 }
@@ -489,7 +498,7 @@ fn files<'v>(source: &At<'v>, by: Option<Source<'v>>) -> Vec<File<'v>> {
 
 fn projected_files<'v>(source: &At<'v>) -> Vec<File<'v>> {
     let mut all = Vec::new();
-    let given = |field: &str| source.has(field).then(|| source.get(field));
+    let given = |field: &'static str| source.has(field).then(|| source.get(field));
     for (field, kind) in [("configMap", "ConfigMap"), ("secret", "Secret")] {
         if let Some(at) = given(field) {
             all.extend(files(&at, Some(Source(kind, Some(at.text_of("name"))))));

@@ -162,7 +162,7 @@ pub(super) fn check_selectors(selectors: &At<'_>, errors: &mut ErrorList) {
 }
 
 fn check_toleration(toleration: &At<'_>, errors: &mut ErrorList) {
-    let get = |field: &str| toleration.get(field);
+    let get = |field: &'static str| toleration.get(field);
     let (key, operator, value, effect) = (get("key"), get("operator"), get("value"), get("effect"));
     key.check_option_format(errors, format::qualified_name);
     match operator.text() {
