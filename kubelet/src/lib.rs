@@ -15,6 +15,7 @@ pub mod cgroup;
 pub mod claims;
 pub mod cpus;
 pub mod csi;
+pub mod dbus;
 pub mod devices;
 pub mod env;
 pub mod events;
@@ -39,6 +40,7 @@ pub mod rotation;
 pub mod run;
 pub mod runtime;
 pub mod server;
+pub mod shutdown;
 pub mod stats;
 pub mod status;
 #[cfg(test)]

@@ -41,6 +41,8 @@ pub struct Metrics {
     pub http_inflight: IntGaugeVec,
     pub http_duration: HistogramVec,
     pub preemptions: IntCounterVec,
+    pub shutdown_start: IntGauge,
+    pub shutdown_end: IntGauge,
 }
 
 /// The metrics, registered when they are first asked for.
@@ -93,6 +95,16 @@ impl Metrics {
                 "Pods that run and count when new ones are admitted.",
                 Alpha,
                 &["static"],
+            ),
+            shutdown_start: gauge(
+                "kubelet_graceful_shutdown_start_time_seconds",
+                "When the last graceful shutdown of the node began, in seconds since the epoch.",
+                Alpha,
+            ),
+            shutdown_end: gauge(
+                "kubelet_graceful_shutdown_end_time_seconds",
+                "When the last graceful shutdown of the node ended, in seconds since the epoch.",
+                Alpha,
             ),
             mirror_pods: gauge("kubelet_mirror_pods", "Mirror pods that the kubelet tries to keep.", Alpha),
             orphaned_runtime_pods: counter(

@@ -25,6 +25,7 @@ use crate::{
     options::Config,
     pleg::Seen,
     runtime::Runtime,
+    shutdown::Shutdown,
 };
 
 /// Looks at the node and makes its status.
@@ -47,6 +48,8 @@ pub struct Observer {
     pub csi: Arc<Csi>,
     /// Devices of plugins.
     pub devices: Arc<Devices>,
+    /// Whether the machine is going down.
+    pub shutdown: Arc<Shutdown>,
 }
 
 #[async_trait]
@@ -71,6 +74,9 @@ impl report::StatusSource for Observer {
             Err(error) => unready.push(format!("container runtime is down: {error}")),
         }
         unready.extend(self.network.borrow().clone());
+        if self.shutdown.is_on() {
+            unready.push("node is shutting down".to_owned());
+        }
         if let Ok(answer) = self.runtime.version().await {
             version = format!("{}://{}", answer.runtime_name, answer.runtime_version);
         }
@@ -105,6 +111,10 @@ impl report::StatusSource for Observer {
             previous,
             now: Timestamp::now(),
         })
+    }
+
+    async fn changed(&self) {
+        self.shutdown.changed().await;
     }
 
     async fn pod_cidr(&self, cidr: &str) {

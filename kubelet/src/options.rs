@@ -21,6 +21,7 @@ use crate::{
     eviction::threshold::{self, Threshold},
     pod::resources,
     runtime::swap,
+    shutdown::{self, plan::Period},
     worker::backoff,
 };
 
@@ -232,6 +233,20 @@ fn validate(config: &Config) -> Result<(), OptionsError> {
     if config.bootstrap_kubeconfig.is_some() && config.kubeconfig.is_none() {
         return fail("--bootstrap-kubeconfig needs --kubeconfig, where the new one is written");
     }
+    let (all, critical) = (file.shutdown_grace_period.0, file.shutdown_grace_period_critical_pods.0);
+    if critical > all {
+        return fail("shutdownGracePeriodCriticalPods must be <= shutdownGracePeriod");
+    }
+    if [all, critical].iter().any(|time| !time.is_zero() && *time < Duration::from_secs(1)) {
+        return fail(
+            "shutdownGracePeriod and shutdownGracePeriodCriticalPods must be either zero or otherwise >= 1 sec",
+        );
+    }
+    if !file.shutdown_grace_period_by_pod_priority.is_empty() && !all.is_zero() {
+        return fail(
+            "Cannot specify both shutdownGracePeriodByPodPriority and shutdownGracePeriod at the same time",
+        );
+    }
     if file.image_gc_low_threshold_percent >= file.image_gc_high_threshold_percent {
         return fail(
             "imageGCLowThresholdPercent (--image-gc-low-threshold) must be less than imageGCHighThresholdPercent",
@@ -283,6 +298,14 @@ impl Config {
             // Without a limit there is still one that no node comes near.
             (false, None) => 1 << 16,
         }
+    }
+
+    /// How much time pods get when the machine goes down, by priority.
+    #[must_use]
+    pub fn shutdown_periods(&self) -> Vec<Period> {
+        let file = &self.file;
+        let (all, critical) = (file.shutdown_grace_period.0, file.shutdown_grace_period_critical_pods.0);
+        shutdown::plan::periods(all, critical, &file.shutdown_grace_period_by_pod_priority)
     }
 
     /// Timeout of calls to the runtime.
@@ -350,6 +373,29 @@ mod tests {
             &["--cpu-manager-policy=static", "--cpu-manager-policy-options=full-pcpus-only=often"],
         ] {
             assert!(load(bad).is_err(), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn a_shutdown_has_one_plan_and_whole_seconds() {
+        let load = |lines: &str| {
+            let dir = tempfile::tempdir().unwrap();
+            let path = dir.path().join("c.yaml");
+            let head = "apiVersion: kubelet.config.k8s.io/v1beta1\nkind: KubeletConfiguration\n";
+            std::fs::write(&path, format!("{head}{lines}")).unwrap();
+            load_with(&["--hostname-override=n", &format!("--config={}", path.display())])
+        };
+        assert!(load("").unwrap().shutdown_periods().is_empty());
+        let old = load("shutdownGracePeriod: 30s\nshutdownGracePeriodCriticalPods: 10s").unwrap();
+        assert_eq!(shutdown::plan::all(&old.shutdown_periods()), Duration::from_secs(30));
+        let listed = "shutdownGracePeriodByPodPriority: [{priority: 5, shutdownGracePeriodSeconds: 7}]\n";
+        assert_eq!(load(listed).unwrap().shutdown_periods(), [Period { priority: 5, seconds: 7 }]);
+        for bad in [
+            "shutdownGracePeriodCriticalPods: 10s".to_owned(),
+            "shutdownGracePeriod: 500ms".to_owned(),
+            format!("{listed}shutdownGracePeriod: 30s"),
+        ] {
+            assert!(load(&bad).is_err(), "{bad}");
         }
     }
 

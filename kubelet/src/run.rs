@@ -59,6 +59,7 @@ use crate::{
         Runtime, RuntimeError, config::NodeSettings, cri, logs::Rotation, security::NodeSecurity, swap::Swap,
     },
     server::{Server, auth::Gate, listener::serve},
+    shutdown,
     stats::Collector,
     status::Statuses,
     userns::UserNamespaces,
@@ -349,6 +350,7 @@ fn share(
         devices,
         csi: Arc::new(csi),
         claims,
+        shutdown: Arc::default(),
         handlers: Mutex::default(),
         longest_back_off: file.crash_loop_back_off.longest(),
         pods: OnceLock::new(),
@@ -511,6 +513,9 @@ impl App {
         let gate = Arc::new(gate(&config, client)?);
         let about = node_reference(&config.node_name);
         metrics::get().node_name.with_label_values(&[&config.node_name]).set(1);
+        let (began, ended) = shutdown::last(&config.root_dir);
+        metrics::get().shutdown_start.set(began);
+        metrics::get().shutdown_end.set(ended);
         metrics::get().cgroup_version.set(if shared.settings.cgroup_v2 { 2 } else { 1 });
         shared.events.send(about, Severity::Normal, "Starting", "Starting kubelet.");
         let seen = pleg::run(shared.runtime.clone(), Arc::clone(&pods), &tasks);
@@ -539,6 +544,7 @@ impl App {
                 pressure: Arc::clone(&pressure),
                 csi: Arc::clone(&shared.csi),
                 devices: Arc::clone(&shared.devices),
+                shutdown: Arc::clone(&shared.shutdown),
             };
             start_reporting(client, watched, observer, &shared, &pods, &config, &tasks);
         }
@@ -620,6 +626,7 @@ fn serve_health(config: &Config, health: Health, tasks: &Tasks) -> Result<(), Ru
 
 fn start_upkeep(shared: &Arc<Shared>, pods: &Arc<Pods>, config: &Config, tasks: &Arc<Tasks>) {
     orphans::run(Arc::clone(shared), Arc::clone(pods), tasks);
+    shutdown::run(config.shutdown_periods(), &config.root_dir, Arc::clone(shared), Arc::clone(pods), tasks);
     let size = resources::whole(&config.file.container_log_max_size).and_then(|s| u64::try_from(s).ok());
     let rotation = Rotation {
         period: config.file.container_log_monitor_interval.0,

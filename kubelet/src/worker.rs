@@ -46,6 +46,7 @@ use crate::{
     pods::Pods,
     preemption,
     runtime::{Runtime, config::NodeSettings, cri, observed::PodRuntime},
+    shutdown::Shutdown,
     status::{
         Statuses,
         generate::{self, Verdict, Waiting},
@@ -108,6 +109,8 @@ pub struct Shared {
     pub longest_back_off: Duration,
     /// Volumes of storage drivers.
     pub csi: Arc<Csi>,
+    /// Whether the machine is going down.
+    pub shutdown: Arc<Shutdown>,
     /// Claims of dynamic resources.
     pub claims: Claims,
     /// Devices of plugins.
@@ -285,6 +288,7 @@ impl Worker {
 
     /// Asks, and for a critical pod that does not fit makes room and asks again.
     async fn admit_with_room(&self, pod: &Arc<Pod>) -> Result<(), Verdict> {
+        self.shared.shutdown.admit()?;
         let refused = match self.shared.allocations.admit(pod).await {
             Err(refused) if refused.reason.starts_with("OutOf") && admission::is_critical(pod) => refused,
             answer => return answer,

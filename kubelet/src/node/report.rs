@@ -37,6 +37,8 @@ const EAGER: Duration = Duration::from_millis(200);
 pub trait StatusSource: Send + Sync {
     /// The status now.
     async fn status(&self, previous: Option<&NodeStatus>) -> NodeStatus;
+    /// Waits until the status is worth a look before its time.
+    async fn changed(&self);
     /// The API server gave the node a range of pod addresses.
     async fn pod_cidr(&self, cidr: &str);
 }
@@ -109,7 +111,10 @@ impl Reporter {
             }
             let ready = now.conditions.iter().flatten().any(|c| c.type_ == "Ready" && c.status == "True");
             let frequency = self.config.file.node_status_update_frequency.0;
-            tokio::time::sleep(if ready { frequency } else { EAGER.min(frequency) }).await;
+            tokio::select! {
+                () = tokio::time::sleep(if ready { frequency } else { EAGER.min(frequency) }) => {}
+                () = self.source.changed() => {}
+            }
         }
     }
 

@@ -6,7 +6,7 @@ use k8s_openapi::api::core::v1::Taint;
 use serde::{Deserialize, Deserializer};
 use serde_json::{Map, Value};
 
-use crate::worker::backoff;
+use crate::{shutdown::plan::Period, worker::backoff};
 
 /// A duration as Go writes it (`10s`, `1h30m`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -187,6 +187,9 @@ pub struct KubeletConfiguration {
     pub fail_cgroup_v1: bool,
     pub fail_swap_on: bool,
     pub memory_swap: MemorySwap,
+    pub shutdown_grace_period: GoDuration,
+    pub shutdown_grace_period_critical_pods: GoDuration,
+    pub shutdown_grace_period_by_pod_priority: Vec<Period>,
     pub rotate_certificates: bool,
     #[serde(rename = "serverTLSBootstrap")]
     pub server_tls_bootstrap: bool,
@@ -253,12 +256,9 @@ const OTHER: &[(&str, Says)] = &[
     ("volumePluginDir", Says::Anything),
     ("kernelMemcgNotification", Says::Anything),
     ("logging", Says::Anything),
-    ("shutdownGracePeriod", Says::Only(&[])),
-    ("shutdownGracePeriodCriticalPods", Says::Only(&[])),
     ("enableProfilingHandler", Says::Anything),
     ("localStorageCapacityIsolation", Says::Anything),
     ("enableSystemLogQuery", Says::Only(&[])),
-    ("shutdownGracePeriodByPodPriority", Says::Only(&[])),
     ("reservedMemory", Says::Only(&[])),
     ("enableDebugFlagsHandler", Says::Anything),
     ("memoryThrottlingFactor", Says::Anything),
@@ -364,6 +364,9 @@ impl Default for KubeletConfiguration {
             fail_cgroup_v1: true,
             fail_swap_on: true,
             memory_swap: MemorySwap::default(),
+            shutdown_grace_period: seconds(0),
+            shutdown_grace_period_critical_pods: seconds(0),
+            shutdown_grace_period_by_pod_priority: vec![],
             rotate_certificates: false,
             server_tls_bootstrap: false,
             other: BTreeMap::new(),
