@@ -24,6 +24,7 @@ mod memory;
 mod nginx;
 mod plane;
 mod pods;
+mod proxy;
 mod ready;
 mod scheduler;
 mod slow_lists;
@@ -77,6 +78,11 @@ pub const ALL: &[Benchmark] = &[
         name: "dns",
         about: "DNS answers for 10,000 services, beside NSD with the same records",
         run: dns::run,
+    },
+    Benchmark {
+        name: "proxy",
+        about: "10,000 and 44,000 services in the kernel, beside its smallest transactions and nft",
+        run: proxy::run,
     },
     Benchmark { name: "churn", about: "leases of 5,000 nodes beside 100,000 pods", run: churn::run },
 ];

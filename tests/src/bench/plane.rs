@@ -124,6 +124,17 @@ impl Plane {
         Ok(running.iter().find(|r| r.name == dns.name).context("kube-dns does not run")?.pid)
     }
 
+    /// Starts kube-proxy for a node that has no object; its process.
+    pub(super) fn start_proxy(&self) -> Result<i32> {
+        let (binary, own) = ("kube-proxy", self.layout.dir.join("proxy.kubeconfig"));
+        let values =
+            [("hostname-override", "bench"), ("proxy-mode", "nftables"), ("cluster-cidr", "10.200.0.0/16")];
+        let files = [("kubeconfig", own.clone())];
+        let proxy = control_plane::daemon(&self.layout, binary, &values, &files, "", vec![own])?;
+        proxy.ensure(&self.layout)?;
+        self.pid(binary)
+    }
+
     fn start_unlimited(&self, mut process: process::Process) -> Result<()> {
         process.argv.push("--kube-api-qps=-1".into());
         process.ensure(&self.layout).map(drop)
