@@ -102,8 +102,8 @@ pub fn main<D: Daemon>() -> ExitCode {
 }
 
 /// Keeps huge pages out of this process: the allocator asks for them, and a daemon whose live heap is a few
-/// megabytes would hold most of each 2 MiB page for nothing.
-fn use_small_pages() {
+/// megabytes would hold most of each 2 MiB page for nothing. [`main`] calls it before anything else.
+pub fn use_small_pages() {
     if let Err(error) = nix::sys::prctl::set_thp_disable(true) {
         tracing::debug!(%error, "huge pages stay as the system has them");
     }

@@ -37,6 +37,7 @@ pub mod hash;
 pub mod intstr;
 pub mod meta;
 pub mod names;
+pub mod objects;
 pub mod quantity;
 pub mod quota;
 pub mod selector;

@@ -2,14 +2,16 @@
 
 use std::{net::IpAddr, sync::Arc};
 
-use component_base::informer::{Event, Informers, ListWatch};
-use k8s_openapi::api::{
-    core::v1::{Namespace, Service as ApiService, ServiceSpec},
-    discovery::v1::{Endpoint as ApiEndpoint, EndpointSlice},
+use component_base::{
+    informer::{Event, Informers, ListWatch},
+    objects::{
+        Endpoint as ApiEndpoint, EndpointSlice, Namespace, Pod, Service as ApiService, ServicePort,
+        ServiceSpec,
+    },
 };
 use parking_lot::RwLock;
+use smol_str::SmolStr;
 
-use crate::objects::Pod;
 use crate::zone::{Endpoint, EndpointSet, Index, Port, Service, ServiceKind};
 
 const SERVICE_NAME: &str = "kubernetes.io/service-name";
@@ -90,47 +92,52 @@ fn service_of(slice: &EndpointSlice) -> Option<&str> {
 
 /// A service as the zone knows it; `None` while it has no address yet.
 fn service(object: &ApiService) -> Option<Service> {
-    let spec = object.spec.as_ref()?;
-    let kind = match spec.type_.as_deref() {
-        Some("ExternalName") => ServiceKind::External(spec.external_name.as_deref()?.into()),
+    let spec = &object.spec;
+    let kind = match spec.kind.as_str() {
+        "ExternalName" => ServiceKind::External(spec.external_name.as_deref()?.into()),
         _ => match cluster_ips(spec) {
             None => ServiceKind::Headless,
             Some(ips) if ips.is_empty() => return None,
             Some(ips) => ServiceKind::Cluster(ips),
         },
     };
-    let ports = spec.ports.iter().flatten().filter_map(|p| {
-        Some(Port {
-            name: p.name.as_deref().unwrap_or_default().into(),
-            protocol: p.protocol.as_deref().unwrap_or("TCP").to_ascii_lowercase().into(),
-            number: u16::try_from(p.port).ok()?,
-        })
+    let ports = spec.ports.iter().map(|p: &ServicePort| Port {
+        name: p.name.as_str().into(),
+        protocol: protocol(&p.protocol),
+        number: p.port,
     });
     Some(Service { kind, ports: ports.collect() })
 }
 
 /// Cluster IPs; `None` for a headless service.
 fn cluster_ips(spec: &ServiceSpec) -> Option<Vec<IpAddr>> {
-    let primary = spec.cluster_ip.as_deref().unwrap_or_default();
-    if primary == "None" {
+    if spec.cluster_ip == "None" {
         return None;
     }
-    let all = spec.cluster_ips.clone().unwrap_or_else(|| vec![primary.to_owned()]);
+    let all = match spec.cluster_ips.is_empty() {
+        true => std::slice::from_ref(&spec.cluster_ip),
+        false => &spec.cluster_ips[..],
+    };
     Some(all.iter().filter_map(|ip| ip.parse().ok()).collect())
 }
 
+/// A protocol as names have it; nothing said is TCP.
+fn protocol(word: &str) -> SmolStr {
+    if word.is_empty() { "tcp".into() } else { word.to_ascii_lowercase().into() }
+}
+
 fn endpoints(slice: &EndpointSlice, pod_names: bool) -> EndpointSet {
-    let ports = slice.ports.iter().flatten().filter_map(|p| {
+    let ports = slice.ports.iter().filter_map(|p| {
         Some(Port {
             name: p.name.as_deref().unwrap_or_default().into(),
-            protocol: p.protocol.as_deref().unwrap_or("TCP").to_ascii_lowercase().into(),
-            number: u16::try_from(p.port?).ok()?,
+            protocol: protocol(p.protocol.as_deref().unwrap_or_default()),
+            number: p.port?,
         })
     });
-    let ready = |e: &&ApiEndpoint| e.conditions.as_ref().and_then(|c| c.ready) != Some(false);
-    let endpoints = slice.endpoints.iter().flatten().filter(ready).flat_map(|e| {
-        let pod = e.target_ref.as_ref().filter(|t| pod_names && t.kind.as_deref() == Some("Pod"));
-        let named = e.hostname.as_deref().filter(|h| !h.is_empty()).or_else(|| pod?.name.as_deref());
+    let ready = |e: &&ApiEndpoint| e.conditions.ready != Some(false);
+    let endpoints = slice.endpoints.iter().filter(ready).flat_map(|e| {
+        let pod = e.target_ref.as_ref().filter(|t| pod_names && t.kind == "Pod");
+        let named = e.hostname.as_deref().filter(|h| !h.is_empty()).or_else(|| Some(pod?.name.as_str()));
         let hostname = named.map(Into::into);
         let addresses = e.addresses.iter().filter_map(|a| a.parse().ok());
         addresses.map(move |address| Endpoint { address, hostname: Option::clone(&hostname) })

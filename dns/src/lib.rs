@@ -14,12 +14,12 @@ pub mod run;
 pub mod corefile;
 pub mod zone;
 
+pub mod answered;
 pub mod cache;
 pub mod feed;
 pub mod forward;
 pub mod hosts;
 pub mod metrics;
-pub mod objects;
 pub mod rewrite;
 pub mod server;
 pub mod template;

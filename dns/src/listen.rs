@@ -4,6 +4,8 @@
 //! tracking table between, as with service addresses) would drop the reply. Wildcard sockets are kept
 //! beside for addresses that appear later, until [`Sockets::refresh`] has found them.
 
+mod udp;
+
 use std::{
     collections::BTreeSet,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
@@ -19,7 +21,11 @@ use hickory_server::{
     server::{Request, RequestHandler, ResponseHandler, ResponseInfo},
 };
 use socket2::{Domain, Protocol, Socket, Type};
-use tokio::net::{TcpListener, UdpSocket};
+use tokio::{
+    net::{TcpListener, UdpSocket},
+    task::JoinSet,
+};
+use tokio_util::sync::CancellationToken;
 
 use crate::server::Server;
 
@@ -46,7 +52,12 @@ impl RequestHandler for Current {
 
 /// The sockets of one port.
 pub struct Sockets {
+    current: Current,
+    /// TCP.
     listener: Listener<Current>,
+    /// UDP, and the word that it is to end.
+    datagrams: JoinSet<()>,
+    stop: CancellationToken,
     port: u16,
     /// Addresses with a UDP socket of their own.
     bound: BTreeSet<IpAddr>,
@@ -58,7 +69,10 @@ impl Sockets {
     /// Binds UDP and TCP; `addresses` empty means all. Port 0 takes a free one.
     pub fn bind(current: Current, addresses: &[IpAddr], port: u16) -> std::io::Result<Self> {
         let mut sockets = Self {
-            listener: Listener::new(current),
+            listener: Listener::new(current.clone()),
+            current,
+            datagrams: JoinSet::new(),
+            stop: CancellationToken::new(),
             port,
             bound: BTreeSet::new(),
             everywhere: addresses.is_empty(),
@@ -102,6 +116,8 @@ impl Sockets {
 
     /// Answers what is under way and closes everything.
     pub async fn shutdown(mut self) {
+        self.stop.cancel();
+        while self.datagrams.join_next().await.is_some() {}
         if let Err(error) = self.listener.shutdown_gracefully().await {
             tracing::warn!(%error, "a listener failed");
         }
@@ -112,7 +128,7 @@ impl Sockets {
         socket.bind(&SocketAddr::new(address, self.port).into())?;
         let socket = UdpSocket::from_std(socket.into())?;
         self.port = socket.local_addr()?.port();
-        self.listener.register_socket(socket);
+        self.datagrams.spawn(udp::serve(socket, self.current.clone(), self.stop.clone()));
         self.bound.insert(address);
         Ok(())
     }

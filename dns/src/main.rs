@@ -2,7 +2,7 @@
 
 use std::{io::Write, process::ExitCode, time::Duration};
 
-use component_base::{shutdown, task::Tasks};
+use component_base::{daemon, shutdown, task::Tasks};
 use dns::{
     options::{self, Asked, Config},
     run,
@@ -12,6 +12,7 @@ use dns::{
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
+    daemon::use_small_pages();
     let config = match options::parse(std::env::args().skip(1)) {
         Ok(Asked::Serve(config)) => config,
         Ok(Asked::Print(text)) => return say(&mut std::io::stdout(), &text, ExitCode::SUCCESS),

@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-use prometheus::{HistogramOpts, HistogramVec, IntCounterVec, IntGaugeVec, Opts, Registry};
+use prometheus::{
+    Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGaugeVec, Opts, Registry,
+};
 
 /// Buckets of `coredns_dns_request_duration_seconds`: 0.25 ms doubling 16 times.
 const BUCKETS: usize = 16;
@@ -38,6 +40,24 @@ pub struct Observation<'a> {
     pub plugin: &'a str,
     /// How long it took.
     pub took: Duration,
+}
+
+/// The counters of queries that differ in nothing but when and by which family they were asked.
+#[derive(Debug)]
+pub struct Counted {
+    /// Over IPv4 and over IPv6.
+    requests: [IntCounter; 2],
+    responses: IntCounter,
+    durations: Histogram,
+}
+
+impl Counted {
+    /// Counts one query.
+    pub fn observe(&self, is_v4: bool, took: Duration) {
+        self.requests[usize::from(!is_v4)].inc();
+        self.responses.inc();
+        self.durations.observe(took.as_secs_f64());
+    }
 }
 
 impl Metrics {
@@ -100,6 +120,25 @@ impl Metrics {
         self.requests.with_label_values(&[o.server, o.zone, "", o.protocol, o.family, o.kind]).inc();
         self.responses.with_label_values(&[o.server, o.zone, "", o.rcode, o.plugin]).inc();
         self.durations.with_label_values(&[o.server, o.zone, ""]).observe(o.took.as_secs_f64());
+    }
+
+    /// The counters of queries over UDP of a type, answered so by a directive.
+    pub fn counted(&self, server: &str, zone: &str, kind: &str, rcode: &str, plugin: &str) -> Counted {
+        let requests =
+            |family: &str| self.requests.with_label_values(&[server, zone, "", "udp", family, kind]);
+        Counted {
+            requests: [requests("1"), requests("2")],
+            responses: self.responses.with_label_values(&[server, zone, "", rcode, plugin]),
+            durations: self.durations.with_label_values(&[server, zone, ""]),
+        }
+    }
+
+    /// How many queries the histogram of times has counted.
+    #[cfg(test)]
+    pub fn answered(&self) -> u64 {
+        use prometheus::core::Collector;
+        let families = self.durations.collect();
+        families.iter().flat_map(|f| f.get_metric()).map(|m| m.get_histogram().get_sample_count()).sum()
     }
 
     /// Counts a look into the cache; `hit` is `success`, `denial` or nothing.

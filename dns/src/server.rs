@@ -26,11 +26,12 @@ use hickory_server::{
 use parking_lot::{Mutex, RwLock};
 
 use crate::{
+    answered::{Answered, Version, Versions},
     cache::{Cache, Question, Reply},
     corefile::{self, CacheDirective, Kubernetes},
     forward::{ForwardError, Forwarder},
     hosts::Hosts,
-    metrics::{Metrics, Observation},
+    metrics::{Counted, Metrics, Observation},
     rewrite,
     template::{Said, Template},
     zone::{self, Answer, Index, Labels, Settings},
@@ -77,6 +78,8 @@ pub struct Server {
     own: Vec<IpAddr>,
     metrics: Metrics,
     started: StdInstant,
+    answered: Answered,
+    versions: Arc<Versions>,
 }
 
 /// How a question is asked, and what is to be asked for anew once it is answered.
@@ -142,6 +145,17 @@ impl Block {
         self.cache.as_ref().filter(|(d, _)| d.zones.is_empty() || d.zones.iter().any(inside))
     }
 
+    /// Whether a reply from the cluster's zone is the same every time, whoever asks, until the zone changes.
+    fn repeats(&self, reply: &Reply) -> bool {
+        let by_zone_alone =
+            self.rewrites.is_empty() && self.templates.is_empty() && !self.autopath && !self.log;
+        let addresses =
+            reply.answers.iter().filter(|r| matches!(r.record_type(), RecordType::A | RecordType::AAAA));
+        let alias = reply.answers.iter().any(|r| r.record_type() == RecordType::CNAME);
+        let certain = matches!(reply.code, ResponseCode::NoError | ResponseCode::NXDomain);
+        by_zone_alone && certain && !alias && (!self.rotate || addresses.count() < 2)
+    }
+
     /// Length of the longest zone of the block a name lies in.
     fn serves(&self, name: &Labels) -> Option<usize> {
         self.zones.iter().filter(|z| name.within(z).is_some()).map(Labels::len).max()
@@ -181,7 +195,37 @@ impl LoopProbe {
 impl Server {
     /// A server over the blocks of one listener. `own` are the addresses the name server is known by.
     pub fn new(blocks: Vec<Block>, index: Arc<RwLock<Index>>, own: Vec<IpAddr>, metrics: Metrics) -> Self {
-        Self { blocks, index, own, metrics, started: StdInstant::now() }
+        let versions = index.read().versions();
+        let (answered, started) = (Answered::default(), StdInstant::now());
+        Self { blocks, index, own, metrics, started, answered, versions }
+    }
+
+    /// Appends the answer to a question that came over UDP and was answered before, if that still holds.
+    pub fn recall(&self, question: &[u8], is_v4: bool, began: StdInstant, out: &mut Vec<u8>) -> bool {
+        self.answered.recall(question, is_v4, || began.elapsed(), &self.versions, out)
+    }
+
+    /// Keeps an answer, given as `respond` says it may be kept; `version` is from before it was made.
+    pub fn remember(&self, question: &[u8], answer: &[u8], version: Version, counted: Arc<Counted>) {
+        self.answered.remember(question, answer, version, counted);
+    }
+
+    /// How many answers are remembered.
+    #[cfg(test)]
+    fn remembered(&self) -> usize {
+        self.answered.count()
+    }
+
+    /// The version of the service a question is about, if it is about one.
+    pub fn version_of(&self, request: &Request) -> Option<Version> {
+        let [query] = request.queries.queries() else { return None };
+        let labels = Labels::of(query.original().name());
+        let settings = self.blocks.iter().filter_map(|block| block.kubernetes.as_ref());
+        let zone = settings.flat_map(|(_, all)| all).filter(|s| labels.within(&s.zone).is_some());
+        match labels.within(&zone.max_by_key(|s| s.zone.len())?.zone)? {
+            [.., name, namespace, svc] if svc == "svc" => Some(self.versions.of(namespace, name)),
+            _ => None,
+        }
     }
 
     /// Sends a probe through each block that asks for it; the zones whose queries came back.
@@ -462,13 +506,22 @@ impl Server {
     }
 }
 
-#[async_trait::async_trait]
-impl RequestHandler for Server {
-    async fn handle_request<R: ResponseHandler, T: Time>(
+impl Server {
+    /// Answers a request. The counters are told if the same request may be answered the same way until its service
+    /// changes: nothing but the zone had a say, and nothing is left to chance.
+    pub async fn respond<R: ResponseHandler>(
         &self,
         request: &Request,
-        mut handle: R,
-    ) -> ResponseInfo {
+        handle: &mut R,
+    ) -> Option<Arc<Counted>> {
+        self.respond_with(request, handle).await.1
+    }
+
+    async fn respond_with<R: ResponseHandler>(
+        &self,
+        request: &Request,
+        handle: &mut R,
+    ) -> (ResponseInfo, Option<Arc<Counted>>) {
         let started = StdInstant::now();
         let mut asking = Asking::default();
         let (reply, by) = if request.edns.as_ref().is_some_and(|e| e.version() > 0) {
@@ -493,6 +546,19 @@ impl RequestHandler for Server {
             builder.edns(edns);
         }
         let response = builder.build(metadata, &reply.answers, &reply.authorities, &[], &reply.additionals);
+        let counted = by.filter(|(block, plugin)| *plugin == "kubernetes" && block.repeats(&reply)).and_then(
+            |(block, plugin)| {
+                let kind = request.queries.queries().first()?.query_type();
+                // Rare types are not worth it, and there are many.
+                if !matches!(kind, RecordType::A | RecordType::AAAA | RecordType::SRV | RecordType::HTTPS) {
+                    return None;
+                }
+                let (zone, code) = (&block.zone_label, reply.code);
+                let make =
+                    || self.metrics.counted(&block.label, zone, &type_label(kind), &rcode(code), plugin);
+                Some(self.answered.counters(zone, kind, code, make))
+            },
+        );
         let sent = handle.send_response(response).await;
         // The client has its answer; what it was given is asked for anew before the next one comes.
         for query in &asking.refresh {
@@ -501,14 +567,25 @@ impl RequestHandler for Server {
             }
         }
         match sent {
-            Ok(info) => info,
+            Ok(info) => (info, counted),
             Err(error) => {
                 tracing::debug!(client = %request.src(), %error, "response not sent");
                 let mut header = Metadata::response_from_request(&request.metadata);
                 header.response_code = ResponseCode::ServFail;
-                hickory_proto::op::Header { metadata: header, counts: Default::default() }.into()
+                (hickory_proto::op::Header { metadata: header, counts: Default::default() }.into(), None)
             }
         }
+    }
+}
+
+#[async_trait::async_trait]
+impl RequestHandler for Server {
+    async fn handle_request<R: ResponseHandler, T: Time>(
+        &self,
+        request: &Request,
+        mut handle: R,
+    ) -> ResponseInfo {
+        self.respond_with(request, &mut handle).await.0
     }
 }
 

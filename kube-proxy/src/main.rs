@@ -2,7 +2,10 @@
 
 use std::process::ExitCode;
 
-use component_base::logging::{self, Format};
+use component_base::{
+    daemon,
+    logging::{self, Format},
+};
 use kube_proxy::{
     options::{self, OptionsError},
     run, sync, sysctl,
@@ -13,6 +16,7 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 #[tokio::main(worker_threads = 2)]
 async fn main() -> ExitCode {
+    daemon::use_small_pages();
     let config = match options::load(std::env::args()) {
         Ok(config) => config,
         Err(OptionsError::Flags(error)) => error.exit(),

@@ -20,7 +20,7 @@ mod ranges;
 pub use enforce::Enforcer;
 pub use index::Index;
 pub use model::{Namespaces, Peer, Pod, PodPort, Policies, Policy, Port, PortRef, Rule};
-pub use plan::plan;
+pub use plan::{Planner, PolicyName, plan};
 
 #[cfg(test)]
 mod tests;

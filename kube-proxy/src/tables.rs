@@ -300,3 +300,38 @@ impl Table {
         out
     }
 }
+
+#[cfg(test)]
+impl Table {
+    /// Does what the kernel would do, and refuses what it would refuse.
+    pub fn apply(&mut self, command: Command) {
+        match command {
+            Command::AddTable => {}
+            Command::DeleteTable => *self = Self::default(),
+            Command::AddSet(name, set) => assert!(self.sets.insert(name, set).is_none()),
+            Command::DeleteSet(name) => assert!(self.sets.remove(&name).is_some()),
+            Command::AddChain(name, chain) => assert!(self.chains.insert(name, chain).is_none()),
+            Command::DeleteChain(name) => {
+                assert!(!self.references().contains(name.as_str()), "{name} is still used");
+                assert!(self.chains.remove(&name).is_some_and(|c| c.rules.is_empty()));
+            }
+            Command::FlushChain(name) => self.chains.get_mut(&name).unwrap().rules.clear(),
+            Command::AddRules(name, chain) => {
+                self.chains.get_mut(&name).unwrap().rules.extend(chain.rules);
+                for used in self.references() {
+                    assert!(self.chains.contains_key(used), "{used} does not exist yet");
+                }
+            }
+            Command::AddElements(name, elements) => {
+                for (key, value) in elements {
+                    assert!(self.sets.get_mut(&name).unwrap().elements.insert(key, value).is_none());
+                }
+            }
+            Command::DeleteElements(name, elements) => {
+                for (key, value) in elements {
+                    assert_eq!(self.sets.get_mut(&name).unwrap().elements.remove(&key), Some(value));
+                }
+            }
+        }
+    }
+}

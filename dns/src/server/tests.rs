@@ -214,3 +214,89 @@ async fn hosts_win_over_everything() {
     let answer = ask(&server, "web.default.svc.cluster.local.", RecordType::A, None).await;
     assert_eq!(data(&answer), ["10.9.9.9"]);
 }
+
+/// Questions of many kinds: names that exist and that do not, in small and capital letters, types, sizes and flags.
+fn question(seed: (usize, usize, usize, bool, bool)) -> Vec<u8> {
+    const NAMES: [&str; 10] = [
+        "web.default.svc.cluster.local.",
+        "WEB.Default.svc.cluster.local.",
+        "many.default.svc.cluster.local.",
+        "ext.default.svc.cluster.local.",
+        "nothing.default.svc.cluster.local.",
+        "www.example.com.default.svc.cluster.local.",
+        "default.svc.cluster.local.",
+        "cluster.local.",
+        "10-0-0-1.default.pod.cluster.local.",
+        "_p._tcp.many.default.svc.cluster.local.",
+    ];
+    const KINDS: [RecordType; 6] = [
+        RecordType::A,
+        RecordType::AAAA,
+        RecordType::SRV,
+        RecordType::TXT,
+        RecordType::HTTPS,
+        RecordType::ANY,
+    ];
+    let (name, kind, size, recursion, checking) = seed;
+    let mut message = Message::query();
+    message.metadata.recursion_desired = recursion;
+    message.metadata.checking_disabled = checking;
+    message.add_query(Query::query(Name::from_ascii(NAMES[name % 10]).unwrap(), KINDS[kind % 6]));
+    if let Some(size) = [None, Some(512), Some(1232), Some(4096)][size % 4] {
+        let mut edns = Edns::new();
+        edns.set_max_payload(size);
+        edns.set_dnssec_ok(checking);
+        message.set_edns(edns);
+    }
+    message.to_vec().unwrap()
+}
+
+/// Sends to our own sockets and to hickory's and compares, twice each: the second time ours remember.
+#[tokio::test]
+async fn our_sockets_say_byte_by_byte_what_hickorys_say() {
+    let corefile = "cluster.local {\n kubernetes cluster.local {\n pods insecure\n ttl 30\n }\n}";
+    let slow = serve(corefile).await;
+    let blocks = corefile::parse(corefile).unwrap().iter().map(|b| Block::new(b).unwrap()).collect();
+    let metrics = Metrics::register(&prometheus::Registry::new()).unwrap();
+    let server = Arc::new(Server::new(blocks, index(), vec![], metrics.clone()));
+    let current = crate::listen::Current(Arc::new(arc_swap::ArcSwap::new(server.clone())));
+    let sockets = crate::listen::Sockets::bind(current, &["127.0.0.1".parse().unwrap()], 0).unwrap();
+    let fast = SocketAddr::from(([127, 0, 0, 1], sockets.port()));
+    let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+    let exchange = async |to: SocketAddr, bytes: &[u8]| {
+        socket.send_to(bytes, to).await.unwrap();
+        let mut buffer = vec![0; 65_535];
+        let (size, _) = tokio::time::timeout(Duration::from_secs(10), socket.recv_from(&mut buffer))
+            .await
+            .unwrap()
+            .unwrap();
+        buffer.truncate(size);
+        buffer
+    };
+    let mut asked = 0;
+    for seed in 0..480 {
+        let mut bytes = question((seed, seed / 10, seed / 60, seed % 3 == 0, seed % 7 == 0));
+        for id in [1, 2] {
+            bytes[0] = id;
+            let (ours, theirs) = (exchange(fast, &bytes).await, exchange(slow.address, &bytes).await);
+            assert_eq!(ours, theirs, "{bytes:?}");
+            asked += 1;
+        }
+    }
+    // What is no question at all.
+    for bytes in [vec![7; 12], [&[1, 2, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0][..], &[9; 3]].concat()] {
+        let bytes = [&bytes[..2], &[bytes[2] & 0x7f], &bytes[3..]].concat();
+        assert_eq!(exchange(fast, &bytes).await, exchange(slow.address, &bytes).await, "{bytes:?}");
+    }
+    assert!(server.remembered() > 10, "nothing was remembered");
+    assert_eq!(metrics.answered(), asked, "every answer is counted");
+    // A change of the service is seen at once.
+    let bytes = question((0, 0, 0, true, false));
+    let before = exchange(fast, &bytes).await;
+    let moved = Service { kind: ServiceKind::Cluster(vec!["10.96.0.21".parse().unwrap()]), ports: vec![] };
+    server.index.write().set_service("default", "web", Some(moved));
+    let after = exchange(fast, &bytes).await;
+    assert_eq!(before[before.len() - 1], 20);
+    assert_eq!(after[after.len() - 1], 21);
+    sockets.shutdown().await;
+}

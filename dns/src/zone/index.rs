@@ -3,9 +3,12 @@
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
     net::IpAddr,
+    sync::Arc,
 };
 
 use smol_str::SmolStr;
+
+use crate::answered::Versions;
 
 /// A named port.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -74,6 +77,8 @@ pub struct Index {
     pods: HashMap<IpAddr, SmolStr>,
     /// Services whose endpoints include an address, with the number of slices that say so.
     by_endpoint_ip: HashMap<IpAddr, BTreeMap<Key, usize>>,
+    /// How often services have changed.
+    versions: Arc<Versions>,
 }
 
 impl Endpoint {
@@ -89,6 +94,11 @@ pub(super) fn dashed(address: IpAddr) -> SmolStr {
 }
 
 impl Index {
+    /// How often services have changed, to be looked at without the index.
+    pub fn versions(&self) -> Arc<Versions> {
+        self.versions.clone()
+    }
+
     /// Whether a namespace exists.
     pub fn has_namespace(&self, name: &str) -> bool {
         self.namespaces.contains(name)
@@ -154,6 +164,7 @@ impl Index {
         } else if of_namespace.is_empty() {
             self.services.remove(&key.0);
         }
+        self.versions.advance(namespace, name);
     }
 
     /// Sets or forgets one slice of a service.
@@ -173,6 +184,7 @@ impl Index {
         for endpoint in set.into_iter().flat_map(|s| s.endpoints) {
             *self.by_endpoint_ip.entry(endpoint.address).or_default().entry(key.clone()).or_insert(0) += 1;
         }
+        self.versions.advance(namespace, service);
     }
 
     fn forget_address(&mut self, address: IpAddr, key: &Key) {

@@ -433,7 +433,7 @@ fn the_first_by_name_has_what_several_claim_and_the_next_one_when_it_leaves() {
     let mut who = |service: &str, n: u8, there: bool| {
         let endpoints = [endpoint(&format!("10.244.1.{n}"))];
         let now = there.then(|| (Arc::new(external(n)), &endpoints[..]));
-        planner.change(vec![(name(service), now)]).into_iter().for_each(|command| apply(&mut table, command));
+        planner.change(vec![(name(service), now)]).into_iter().for_each(|command| table.apply(command));
         assert_eq!(table, planner.table());
         fate(&table, packet(OUTSIDE, "203.0.113.1", 80))
     };
@@ -466,7 +466,7 @@ proptest! {
         let after = planner.table();
         let mut table = before.clone();
         for command in diff(Some(&before), &after) {
-            apply(&mut table, command);
+            table.apply(command);
         }
         prop_assert_eq!(table, after);
     }
@@ -487,12 +487,12 @@ proptest! {
             for some in changes.chunks(2) {
                 for command in planner.change(some.to_vec()) {
                     prop_assert!(!matches!(command, Command::AddTable | Command::DeleteTable));
-                    apply(&mut table, command);
+                    table.apply(command);
                 }
                 prop_assert_eq!(&table, &planner.table());
             }
             let mut anew = Table::default();
-            planner.anew().for_each(|command| apply(&mut anew, command));
+            planner.anew().for_each(|command| anew.apply(command));
             prop_assert_eq!(&anew, &table);
             let fresh = Planner::of(Family::V4, &settings(), &model).table();
             for source in [POD, OUTSIDE, OWN] {
@@ -504,7 +504,7 @@ proptest! {
             before = model;
         }
         planner.change(before.services.keys().map(|name| (name.clone(), None)).collect())
-            .into_iter().for_each(|command| apply(&mut table, command));
+            .into_iter().for_each(|command| table.apply(command));
         prop_assert_eq!(table, skeleton::table(Family::V4, &settings()), "nothing is left");
         prop_assert!(planner.shared.is_empty() && planner.ports.is_empty());
     }
@@ -551,35 +551,4 @@ fn models() -> impl Strategy<Value = Model> {
             model
         },
     )
-}
-
-fn apply(table: &mut Table, command: Command) {
-    match command {
-        Command::AddTable => {}
-        Command::DeleteTable => *table = Table::default(),
-        Command::AddSet(name, set) => assert!(table.sets.insert(name, set).is_none()),
-        Command::DeleteSet(name) => assert!(table.sets.remove(&name).is_some()),
-        Command::AddChain(name, chain) => assert!(table.chains.insert(name, chain).is_none()),
-        Command::DeleteChain(name) => {
-            assert!(!table.references().contains(name.as_str()), "{name} is still used");
-            assert!(table.chains.remove(&name).is_some_and(|c| c.rules.is_empty()));
-        }
-        Command::FlushChain(name) => table.chains.get_mut(&name).unwrap().rules.clear(),
-        Command::AddRules(name, chain) => {
-            table.chains.get_mut(&name).unwrap().rules.extend(chain.rules);
-            for used in table.references() {
-                assert!(table.chains.contains_key(used), "{used} does not exist yet");
-            }
-        }
-        Command::AddElements(name, elements) => {
-            for (key, value) in elements {
-                assert!(table.sets.get_mut(&name).unwrap().elements.insert(key, value).is_none());
-            }
-        }
-        Command::DeleteElements(name, elements) => {
-            for (key, value) in elements {
-                assert_eq!(table.sets.get_mut(&name).unwrap().elements.remove(&key), Some(value));
-            }
-        }
-    }
 }

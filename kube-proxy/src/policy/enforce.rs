@@ -15,12 +15,12 @@ use parking_lot::Mutex;
 use prometheus::{Histogram, IntCounter};
 use tokio::sync::Notify;
 
-use super::{Index, plan};
+use super::{Index, Planner};
 use crate::{
     kernel::{Kernel, KernelError, POLICIES},
     objects::{Namespace, Pod},
     sync,
-    tables::{Family, Table, diff},
+    tables::Command,
 };
 
 /// Shortest time between changes of the table, so that a burst of pods is one change.
@@ -41,7 +41,7 @@ pub struct Enforcer {
     pods: Informer<Pod>,
     namespaces: Informer<Namespace>,
     kernel: Kernel,
-    committed: Vec<(Family, Option<Table>)>,
+    planners: Vec<Planner>,
     duration: Histogram,
     failures: IntCounter,
 }
@@ -62,7 +62,7 @@ impl Enforcer {
             pods: informers.get(with_address),
             namespaces: informers.get(ListWatch::default()),
             kernel: Kernel::open(POLICIES)?,
-            committed: sync::families().into_iter().map(|family| (family, None)).collect(),
+            planners: sync::families().into_iter().map(Planner::new).collect(),
             duration: metrics::histogram(
                 "kubeproxy_sync_network_policies_duration_seconds",
                 "Time of a change of the network policies' tables, in seconds",
@@ -97,7 +97,7 @@ impl Enforcer {
         loop {
             if repaired.elapsed() > REPAIR {
                 repaired = Instant::now();
-                self.committed.iter_mut().for_each(|(_, table)| *table = None);
+                self.planners.iter_mut().for_each(Planner::forget);
             }
             // Netlink answers within the call; other tasks move to other threads meanwhile.
             let done = tokio::task::block_in_place(|| self.sync());
@@ -122,23 +122,19 @@ impl Enforcer {
     /// Makes the kernel's tables those of the model; whether both families agreed.
     fn sync(&mut self) -> bool {
         let began = Instant::now();
-        let tables: Vec<Table> = {
-            let index = self.index.lock();
-            self.committed.iter().map(|(family, _)| plan(*family, index.model())).collect()
+        let commands: Vec<Vec<Command>> = {
+            let mut index = self.index.lock();
+            let concerned = index.take_concerned();
+            self.planners.iter_mut().map(|planner| planner.change(index.model(), &concerned)).collect()
         };
         let mut done = true;
-        for ((family, committed), table) in self.committed.iter_mut().zip(tables) {
-            // Unknown until the kernel has agreed.
-            let commands = diff(committed.take().as_ref(), &table);
-            match self.kernel.commit(*family, commands) {
-                Ok(()) => *committed = Some(table),
-                Err(error) => {
-                    let cause =
-                        std::error::Error::source(&error).map(ToString::to_string).unwrap_or_default();
-                    tracing::error!(%error, cause, "network policies not enforced; they are tried again");
-                    self.failures.inc();
-                    done = false;
-                }
+        for (planner, commands) in self.planners.iter_mut().zip(commands) {
+            if let Err(error) = self.kernel.commit(planner.family(), commands) {
+                let cause = std::error::Error::source(&error).map(ToString::to_string).unwrap_or_default();
+                tracing::error!(%error, cause, "network policies not enforced; they are tried again");
+                planner.forget();
+                self.failures.inc();
+                done = false;
             }
         }
         self.duration.observe(began.elapsed().as_secs_f64());

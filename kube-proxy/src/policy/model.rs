@@ -154,6 +154,40 @@ impl Policy {
     }
 }
 
+impl Policy {
+    /// Whether what the policy comes to may depend on this pod: it isolates the pod, or the pod is a peer.
+    pub fn concerns(&self, own: &str, namespaces: &BTreeMap<String, Labels>, of: &str, pod: &Pod) -> bool {
+        let peer = |peer: &Peer| match peer {
+            Peer::Range(..) => false,
+            Peer::Pods(Namespaces::Own, selector) => own == of && selector.matches(&pod.labels),
+            Peer::Pods(Namespaces::Matching(chosen), selector) => {
+                namespaces.get(of).is_some_and(|labels| chosen.matches(labels))
+                    && selector.matches(&pod.labels)
+            }
+        };
+        let rules = || self.ingress.iter().chain(&self.egress).flatten();
+        let named = |port: &Port| matches!(port.port, PortRef::Named(_));
+        // What is sent to anybody's named port depends on everybody.
+        let to_anybody = |rule: &Rule| {
+            let anybody =
+                rule.peers.as_ref().is_none_or(|all| all.iter().any(|p| matches!(p, Peer::Range(..))));
+            anybody && !pod.ports.is_empty() && rule.ports.iter().flatten().any(named)
+        };
+        (own == of && self.pods.matches(&pod.labels))
+            || rules().any(|rule| rule.peers.iter().flatten().any(peer))
+            || self.egress.iter().flatten().any(to_anybody)
+    }
+
+    /// Whether what the policy comes to may depend on which pods are in a namespace with these labels.
+    pub fn concerns_namespace(&self, labels: &Labels) -> bool {
+        let rules = self.ingress.iter().chain(&self.egress).flatten();
+        rules.flat_map(|rule| rule.peers.iter().flatten()).any(|peer| match peer {
+            Peer::Pods(Namespaces::Matching(chosen), _) => chosen.matches(labels),
+            _ => false,
+        })
+    }
+}
+
 impl Rule {
     /// Missing and empty lists both stand for everything; a list of which nothing can be read allows nothing.
     fn of(peers: Option<&[NetworkPolicyPeer]>, ports: Option<&[NetworkPolicyPort]>) -> Self {

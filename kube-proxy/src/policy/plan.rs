@@ -14,7 +14,8 @@ use sha2::{Digest, Sha256};
 
 use super::{Namespaces, Peer, Pod, Policies, Policy, PortRef, Rule, ranges};
 use crate::tables::{
-    Chain, Data, Family, Field, Hook, HookPoint, Kind, Part, Set, Statement, Table, Value, Verdict,
+    Chain, Command, Data, Family, Field, Hook, HookPoint, Kind, Part, Set, Statement, Table, Value, Verdict,
+    diff,
 };
 
 /// Addresses (twice) of isolated pods: a pod always reaches itself.
@@ -33,7 +34,7 @@ const NAMES: Ports = (
 );
 
 /// Which way a pod's traffic goes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Direction {
     Ingress,
     Egress,
@@ -41,12 +42,108 @@ enum Direction {
 
 /// The table of a family: what pods of this node may do.
 pub fn plan(family: Family, model: &Policies) -> Table {
-    let mut build = Build { table: Table::default(), family, model };
-    build.table.declare(SELF, &[Kind::Address, Kind::Address], Data::None);
-    for direction in [Direction::Ingress, Direction::Egress] {
-        build.direction(direction);
+    let mut planner = Planner::new(family);
+    planner.change(model, &BTreeSet::new());
+    planner.table()
+}
+
+/// The plan of a family, kept up to date policy by policy.
+#[derive(Clone, Debug)]
+pub struct Planner {
+    family: Family,
+    /// Which pods are isolated and by what; `None` before the first plan.
+    isolation: Option<Table>,
+    /// What the policies that isolate them allow.
+    policies: BTreeMap<(Direction, PolicyName), Table>,
+    /// How many of them use a set of ranges.
+    ranges: BTreeMap<String, usize>,
+}
+
+/// A policy's namespace and name.
+pub type PolicyName = (String, String);
+
+// === impl Planner ===
+
+impl Planner {
+    /// Nothing is planned yet.
+    pub fn new(family: Family) -> Self {
+        Self { family, isolation: None, policies: BTreeMap::new(), ranges: BTreeMap::new() }
     }
-    build.table
+
+    /// Its family.
+    pub fn family(&self) -> Family {
+        self.family
+    }
+
+    /// What the kernel has is not known any more: the next change makes the table anew.
+    pub fn forget(&mut self) {
+        *self = Self::new(self.family);
+    }
+
+    /// The whole table.
+    pub fn table(&self) -> Table {
+        let mut table = self.isolation.clone().unwrap_or_default();
+        self.policies.values().for_each(|part| merge(&mut table, part));
+        table
+    }
+
+    /// Takes in a model that differs from the last one in what concerns these policies; the commands that carry it
+    /// out.
+    pub fn change(&mut self, model: &Policies, concerned: &BTreeSet<PolicyName>) -> Vec<Command> {
+        let (isolation, wanted) = Build::new(self.family, model).isolation();
+        let mut new = isolation.clone();
+        let old = self.isolation.replace(isolation);
+        let known = old.is_some();
+        let mut old = old.unwrap_or_default();
+        let mut used = BTreeMap::new();
+        let stays = |key: &(Direction, PolicyName)| {
+            wanted.contains_key(&(key.0, &key.1)) && !concerned.contains(&key.1)
+        };
+        let gone: Vec<_> = self.policies.keys().filter(|key| !stays(key)).cloned().collect();
+        for key in &gone {
+            let Some(part) = self.policies.remove(key) else { continue };
+            self.count(&part, &mut used, false);
+            merge(&mut old, &part);
+        }
+        for ((direction, name), pods) in wanted {
+            let key = (direction, name.clone());
+            if let (false, Some(policy)) = (self.policies.contains_key(&key), model.policies.get(name)) {
+                let selected = Selected { namespace: &name.0, name: &name.1, policy };
+                let part = Build::new(self.family, model).policy(direction, selected, &pods);
+                self.count(&part, &mut used, true);
+                merge(&mut new, &part);
+                self.policies.insert(key, part);
+            }
+        }
+        for (name, (set, was)) in used {
+            let is = self.ranges.contains_key(&name);
+            if was {
+                old.sets.insert(name.clone(), set.clone());
+            }
+            if is {
+                new.sets.insert(name, set);
+            }
+        }
+        diff(known.then_some(&old), &new)
+    }
+
+    /// Counts who uses sets of ranges, and notes of each whether it was used before.
+    fn count(&mut self, part: &Table, used: &mut BTreeMap<String, (Set, bool)>, more: bool) {
+        for (name, set) in part.sets.iter().filter(|(_, set)| set.data == Data::Ranges) {
+            let before = self.ranges.get(name).copied().unwrap_or_default();
+            used.entry(name.clone()).or_insert_with(|| (set.clone(), before > 0));
+            match if more { before + 1 } else { before.saturating_sub(1) } {
+                0 => drop(self.ranges.remove(name)),
+                now => drop(self.ranges.insert(name.clone(), now)),
+            }
+        }
+    }
+}
+
+/// Puts a part into a table; none has what another one has, but for sets of ranges, which are equal.
+fn merge(table: &mut Table, part: &Table) {
+    table.sets.extend(part.sets.iter().map(|(name, set)| (name.clone(), set.clone())));
+    table.chains.extend(part.chains.iter().map(|(name, chain)| (name.clone(), chain.clone())));
 }
 
 struct Build<'a> {
@@ -64,18 +161,32 @@ struct Selected<'a> {
 }
 
 /// The same set of policies isolates many pods.
-type Groups<'a> = BTreeMap<Vec<&'a (String, String)>, Vec<&'a Pod>>;
+type Groups<'a> = BTreeMap<Vec<&'a PolicyName>, Vec<&'a Pod>>;
+/// The pods that policies isolate.
+type Isolated<'a> = BTreeMap<(Direction, &'a PolicyName), Vec<&'a Pod>>;
 
 // === impl Build ===
 
 impl<'a> Build<'a> {
-    fn direction(&mut self, direction: Direction) {
+    fn new(family: Family, model: &'a Policies) -> Self {
+        Self { table: Table::default(), family, model }
+    }
+
+    /// The table of who is isolated by what, without the chains of the policies, and whom these isolate.
+    fn isolation(mut self) -> (Table, Isolated<'a>) {
+        self.table.declare(SELF, &[Kind::Address, Kind::Address], Data::None);
+        let mut isolated = Isolated::new();
+        for direction in [Direction::Ingress, Direction::Egress] {
+            self.direction(direction, &mut isolated);
+        }
+        (self.table, isolated)
+    }
+
+    fn direction(&mut self, direction: Direction, isolated: &mut Isolated<'a>) {
         let map = format!("{}-pods", direction.name());
         self.table.declare(&map, &[Kind::Address], Data::Verdict);
         self.base(direction, &map);
-        let groups = self.groups(direction);
-        let mut wanted: BTreeMap<&(String, String), Vec<&Pod>> = BTreeMap::new();
-        for (policies, pods) in &groups {
+        for (policies, pods) in &self.groups(direction) {
             let chain = self.group(direction, policies);
             for address in pods.iter().flat_map(|pod| &pod.addresses).filter(|a| self.family.has(a)) {
                 let part = Part::Address(*address);
@@ -83,12 +194,7 @@ impl<'a> Build<'a> {
                 self.table.element(SELF, vec![part, part], Value::None);
             }
             for policy in policies {
-                wanted.entry(policy).or_default().extend(pods);
-            }
-        }
-        for (key, pods) in wanted {
-            if let Some(policy) = self.model.policies.get(key) {
-                self.policy(direction, Selected { namespace: &key.0, name: &key.1, policy }, &pods);
+                isolated.entry((direction, policy)).or_default().extend(pods);
             }
         }
     }
@@ -137,8 +243,8 @@ impl<'a> Build<'a> {
         chain
     }
 
-    /// The chain of a policy: accepts what one of its rules allows.
-    fn policy(&mut self, direction: Direction, selected: Selected<'_>, pods: &[&Pod]) {
+    /// The chain of a policy: accepts what one of its rules allows. With the chains and sets that takes.
+    fn policy(mut self, direction: Direction, selected: Selected<'_>, pods: &[&Pod]) -> Table {
         let name = unique(direction.name(), &format!("{}/{}", selected.namespace, selected.name));
         self.table.chains.entry(name.clone()).or_default();
         for (at, rule) in direction.rules(selected.policy).into_iter().flatten().enumerate() {
@@ -147,6 +253,7 @@ impl<'a> Build<'a> {
             let then = self.ports(direction, &stem, rule, &peers, pods);
             self.peers(direction, &name, &stem, &peers, &then);
         }
+        self.table
     }
 
     /// Leads traffic with a rule's peers to `then`.

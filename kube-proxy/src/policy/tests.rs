@@ -385,6 +385,87 @@ proptest! {
     }
 }
 
+/// What happens in a cluster: a pod, a namespace or a policy comes, changes or goes.
+type Happening = (u8, usize, u8, bool, Json);
+
+fn take_in(index: &mut Index, (kind, which, variant, gone, policy): &Happening) {
+    let namespace = ["x", "y"][which % 2];
+    match kind % 4 {
+        0 | 1 => {
+            let (app, tier) = (["a", "b", "c"][usize::from(variant % 3)], ["front", "back"][which % 2]);
+            let node = if variant % 2 == 0 { NODE } else { "n2" };
+            // Now and then two have one address.
+            let object = pod(namespace, &format!("p{which}"), variant % 8 + 1, app, tier, node);
+            index.pod(&if *gone { deleted(object) } else { added(object) });
+        }
+        2 => {
+            let team = ["a", "b"][usize::from(variant % 2)];
+            let object =
+                json!({"metadata": {"name": namespace, "labels": {"team": team, "name": namespace}}});
+            index.namespace(&if *gone { deleted(object) } else { added(object) });
+        }
+        _ => {
+            let mut object = policy.clone();
+            object["metadata"]["name"] = json!(format!("p{}", which % 3));
+            index.policy(&if *gone { deleted(object) } else { added(object) });
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 96, ..ProptestConfig::default() })]
+
+    /// Planning only what changes concern comes to what planning all does.
+    #[test]
+    fn changes_lead_where_the_whole_plan_does(
+        all in prop::collection::vec((0..4u8, 0..6usize, 0..24u8, prop::bool::weighted(0.3), any_policy()), 1..40),
+        together in 1..4usize,
+    ) {
+        let mut index = world();
+        for family in [Family::V4, Family::V6] {
+            let mut planner = Planner::new(family);
+            let mut table = Table::default();
+            let concerned = index.take_concerned();
+            planner.change(index.model(), &concerned).into_iter().for_each(|c| table.apply(c));
+            for some in all.chunks(together) {
+                some.iter().for_each(|happening| take_in(&mut index, happening));
+                let concerned = index.take_concerned();
+                for command in planner.change(index.model(), &concerned) {
+                    prop_assert!(!matches!(command, Command::AddTable | Command::DeleteTable));
+                    table.apply(command);
+                }
+                prop_assert_eq!(&table, &plan(family, index.model()), "{:?} {:?}", some, concerned);
+                prop_assert_eq!(&table, &planner.table());
+            }
+        }
+    }
+}
+
+#[test]
+fn a_pod_concerns_the_policies_that_speak_of_it_alone() {
+    let mut index = with(&[
+        policy("x", "own", json!({"podSelector": {"matchLabels": {"app": "a"}}, "ingress": [{}]})),
+        policy("y", "other", json!({"podSelector": {}, "ingress": [{"from": [{"podSelector": {}}]}]})),
+        policy(
+            "y",
+            "peer",
+            json!({"podSelector": {}, "ingress": [{"from": [{"namespaceSelector": {"matchLabels": {"team": "a"}}}]}]}),
+        ),
+    ]);
+    assert_eq!(index.take_concerned().len(), 3);
+    let mut told = |object: Json| {
+        let matters = index.pod(&added(object));
+        let names: Vec<String> = index.take_concerned().into_iter().map(|(_, name)| name).collect();
+        assert_eq!(matters, !names.is_empty());
+        names
+    };
+    assert_eq!(told(pod("x", "new", 77, "a", "front", NODE)), ["own", "peer"]);
+    assert_eq!(told(pod("x", "new", 77, "a", "front", NODE)), [""; 0], "as it was");
+    assert_eq!(told(pod("x", "new", 77, "b", "front", NODE)), ["own", "peer"], "it was one of them");
+    assert_eq!(told(pod("x", "new", 78, "b", "front", NODE)), ["peer"]);
+    assert_eq!(told(pod("z", "new", 79, "a", "front", NODE)), [""; 0]);
+}
+
 // === cases ===
 
 const FRONT: &str = "10.244.0.1";
@@ -457,7 +538,7 @@ fn pods_and_namespaces_come_change_and_go() {
     assert!(connects(&index, FRONT, to, 80));
     assert!(index.namespace(&added(json!({"metadata": {"name": "x", "labels": {"team": "c"}}}))));
     assert!(!connects(&index, FRONT, to, 80));
-    assert!(index.namespace(&deleted(json!({"metadata": {"name": "x"}}))));
+    assert!(!index.namespace(&deleted(json!({"metadata": {"name": "x"}}))), "nobody speaks of its labels");
     // Its address may be another's once a pod has ended, and a pod of the host's network has none of its own.
     let mut ended = pod("y", "a-front", 5, "a", "front", NODE);
     ended["status"]["phase"] = json!("Succeeded");
