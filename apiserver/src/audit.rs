@@ -50,13 +50,15 @@ pub struct Auditor {
     backends: Vec<Arc<dyn Backend>>,
 }
 
-/// What is noted of one request.
+/// What is noted of one request. A watch keeps it as long as it lasts, so that it is small.
 #[derive(Default)]
 pub struct Context {
+    /// Whether anybody may want to know; else nothing is noted.
+    listens: bool,
     annotations: Mutex<BTreeMap<String, String>>,
     /// Microseconds the request waited for others: webhooks and queues.
     waited: AtomicU64,
-    recorded: OnceLock<Recorded>,
+    recorded: OnceLock<Box<Recorded>>,
 }
 
 /// A request that the policy wants to know of.
@@ -94,6 +96,11 @@ impl Auditor {
 }
 
 impl Context {
+    /// The notes of a request to a server with an auditor, or without one.
+    pub fn new(audited: bool) -> Self {
+        Self { listens: audited, ..Self::default() }
+    }
+
     /// Decides by the policy what is recorded of a request whose user is known now.
     pub fn begin(&self, auditor: &Arc<Auditor>, attributes: &Attributes, described: Described) {
         let verdict = auditor.policy.evaluate(attributes);
@@ -104,11 +111,14 @@ impl Context {
         let event = Event::new(verdict.level.word(), attributes, described);
         let recorded = Recorded { auditor: auditor.clone(), verdict, event: Mutex::new(event) };
         // A request begins once.
-        self.recorded.set(recorded).ok();
+        self.recorded.set(Box::new(recorded)).ok();
     }
 
     /// Notes a value; a key that has one keeps it.
     pub fn annotate(&self, key: &str, value: impl Into<String>) {
+        if !self.listens {
+            return;
+        }
         let value = value.into();
         let mut all = self.annotations.lock();
         match all.get(key) {

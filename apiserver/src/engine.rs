@@ -17,7 +17,7 @@ use serde_json::{Value, json};
 
 use crate::{
     admission::{self, Operation, Reinvocation, Request},
-    auth::{Attributes, User},
+    auth::Attributes,
     field::{Error, ErrorList, Path},
     negotiation::{Form, Media, Offer},
     object::Object,
@@ -77,8 +77,8 @@ pub trait ComputedResource: Send + Sync {
 pub(crate) struct Call {
     pub(crate) server: Arc<Server>,
     pub(crate) resource: Arc<Resource>,
-    pub(crate) info: RequestInfo,
-    pub(crate) attributes: Attributes,
+    pub(crate) info: Arc<RequestInfo>,
+    pub(crate) attributes: Arc<Attributes>,
     pub(crate) headers: HeaderMap,
     pub(crate) media: Media,
     pub(crate) body: Bytes,
@@ -88,8 +88,8 @@ pub(crate) struct Call {
 /// Answers a resource request.
 pub async fn serve(
     server: Arc<Server>,
-    info: RequestInfo,
-    user: &User,
+    info: Arc<RequestInfo>,
+    attributes: Attributes,
     headers: HeaderMap,
     body: Bytes,
 ) -> Result<Response<Body>, Status> {
@@ -106,12 +106,11 @@ pub async fn serve(
         pretty: matches!(info.query.get("pretty"), "1" | "true"),
     };
     let media = Media::choose(&headers, offer)?;
-    let attributes = info.attributes(user);
     let mut call = Call {
         server: server.clone(),
         resource,
         info,
-        attributes,
+        attributes: Arc::new(attributes),
         headers,
         media,
         body,

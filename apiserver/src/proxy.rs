@@ -76,7 +76,7 @@ const ENDS: &[Row] = &[
 /// A request on its way elsewhere.
 struct Connect {
     server: Arc<Server>,
-    info: RequestInfo,
+    info: Arc<RequestInfo>,
     attributes: Attributes,
     client: Option<IpAddr>,
     request: Request<Incoming>,
@@ -120,8 +120,8 @@ fn allows(end: End, method: &Method) -> bool {
 /// Whatever keeps it from its end.
 pub async fn serve(
     server: Arc<Server>,
-    info: RequestInfo,
-    user: &User,
+    info: Arc<RequestInfo>,
+    attributes: Attributes,
     peer: &Peer,
     request: Request<Incoming>,
 ) -> Result<Response<Body>, Status> {
@@ -134,7 +134,6 @@ pub async fn serve(
     if !allows(row.end, request.method()) {
         return Err(Status::method_not_allowed(&resource.group_resource(), &info.verb));
     }
-    let attributes = info.attributes(user);
     let connect = Connect { server, info, attributes, client: peer.address, request };
     if !row.options.is_empty() {
         connect.admit(row, resource).await?;
@@ -156,7 +155,7 @@ pub async fn serve(
 pub async fn forward_to(
     server: Arc<Server>,
     target: dial::Target,
-    info: RequestInfo,
+    info: Arc<RequestInfo>,
     user: &User,
     peer: &Peer,
     request: Request<Incoming>,

@@ -18,7 +18,7 @@ use jiff::Timestamp;
 
 use crate::{
     aggregator,
-    audit::{self, Described, Stage},
+    audit::{self, Auditor, Described, Stage},
     auth::{Attributes, Credentials, Decision, PeerCertificates, User},
     authz::forbidden_message,
     discovery, engine,
@@ -74,10 +74,12 @@ pub async fn handle(
     let audit_id = audit_id(request.headers());
     let media = Media::of_failure(request.headers());
     let uri = request.uri();
-    let info = RequestInfo::new(request.method(), uri.path(), uri.query().unwrap_or_default());
-    let id = audit_id.to_str().unwrap_or_default().to_owned();
-    let described = Described::new(id, received, uri, request.headers(), peer.address);
-    let notes = Notes::default();
+    let info = Arc::new(RequestInfo::new(request.method(), uri.path(), uri.query().unwrap_or_default()));
+    let described = server.auditor.as_ref().map(|auditor| {
+        let id = audit_id.to_str().unwrap_or_default().to_owned();
+        (auditor.clone(), Described::new(id, received, uri, request.headers(), peer.address))
+    });
+    let notes = Notes { audit: Arc::new(audit::Context::new(server.auditor.is_some())), ..Notes::default() };
     let asked = Asked {
         method: request.method().clone(),
         is_apply: is_apply(request.headers()),
@@ -128,8 +130,8 @@ async fn stages(
     server: Arc<Server>,
     peer: Arc<Peer>,
     mut request: Request<Incoming>,
-    info: RequestInfo,
-    described: Described,
+    info: Arc<RequestInfo>,
+    described: Option<(Arc<Auditor>, Described)>,
     notes: &Notes,
 ) -> Result<Response<Body>, Status> {
     let long = info.is_long_running();
@@ -140,11 +142,13 @@ async fn stages(
             Err(status) => {
                 // As upstream, this is the first and last that is recorded.
                 notes.last.set(Stage::ResponseStarted).ok();
-                record(&server, &info.attributes(&User::default()), described, notes);
+                record(&info.attributes(&User::default()), described, notes);
                 return Err(status);
             }
         };
-        record(&server, &info.attributes(&user), described, notes);
+        if described.is_some() {
+            record(&info.attributes(&user), described, notes);
+        }
         if !notes.audit.stage(Stage::RequestReceived).await {
             audit::rejected();
             return Err(Status::internal("failed to store audit event"));
@@ -156,7 +160,7 @@ async fn stages(
         let attributes = info.attributes(&user);
         let _place = flow_control(&server, &info, &attributes, notes).await?;
         authorize(&server, &attributes).await?;
-        route(server.clone(), info, &user, &peer, request).await
+        route(server.clone(), info, attributes, &peer, request).await
     });
     if long {
         return serving.await;
@@ -180,24 +184,24 @@ fn deadline(info: &RequestInfo, limit: Duration) -> Result<Duration, Status> {
 }
 
 /// Decides what audit records of a request.
-fn record(server: &Server, attributes: &Attributes, described: Described, notes: &Notes) {
-    if let Some(auditor) = &server.auditor {
-        notes.audit.begin(auditor, attributes, described);
+fn record(attributes: &Attributes, described: Option<(Arc<Auditor>, Described)>, notes: &Notes) {
+    if let Some((auditor, described)) = described {
+        notes.audit.begin(&auditor, attributes, described);
     }
 }
 
 async fn route(
     server: Arc<Server>,
-    info: RequestInfo,
-    user: &User,
+    info: Arc<RequestInfo>,
+    attributes: Attributes,
     peer: &Peer,
     request: Request<Incoming>,
 ) -> Result<Response<Body>, Status> {
     if let Some(remote) = server.aggregated.find(&info.path) {
-        return aggregator::serve(server.clone(), &remote, info, user, peer, request).await;
+        return aggregator::serve(server.clone(), &remote, info, &attributes.user, peer, request).await;
     }
     if proxy::connects(&info) {
-        return proxy::serve(server, info, user, peer, request).await;
+        return proxy::serve(server, info, attributes, peer, request).await;
     }
     let (http::request::Parts { headers, .. }, body) = request.into_parts();
     let body = read_body(&headers, body).await?;
@@ -206,7 +210,7 @@ async fn route(
         metrics::body(&info.group, &info.resource, &info.verb, body.len());
     }
     if info.is_resource {
-        return engine::serve(server, info, user, headers, body).await;
+        return engine::serve(server, info, attributes, headers, body).await;
     }
     if let Some(answer) = health::answer(&server, &info).await {
         return Ok(answer);

@@ -75,7 +75,7 @@ pub(super) fn set_user(headers: &mut HeaderMap, user: &User) {
 pub async fn serve(
     server: Arc<Server>,
     remote: &Remote,
-    info: RequestInfo,
+    info: Arc<RequestInfo>,
     user: &User,
     peer: &Peer,
     mut request: Request<Incoming>,

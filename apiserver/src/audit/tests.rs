@@ -89,7 +89,7 @@ async fn recorded(level: &str, omits: bool) -> Vec<Value> {
     let kept = Arc::new(Kept::default());
     let rules = json!([{"level": level, "omitManagedFields": omits}]);
     let auditor = Arc::new(Auditor::new(policy(rules), vec![kept.clone()]));
-    let context = Arc::<Context>::default();
+    let context = Arc::new(Context::new(true));
     let mut headers = http::HeaderMap::new();
     headers.insert("user-agent", "tests".parse().unwrap());
     headers.insert("x-forwarded-for", "192.0.2.1, nonsense, 192.0.2.2".parse().unwrap());
@@ -161,12 +161,15 @@ async fn large_events_lose_their_objects_and_then_themselves() {
 
 #[tokio::test]
 async fn notes_belong_to_the_request_and_stay() {
-    let context = Arc::<Context>::default();
+    let context = Arc::new(Context::new(true));
     let work = async {
         annotate("a", "1");
         annotate("a", "2");
     };
     scope(context.clone(), work).await;
+    let unheard = Arc::new(Context::new(false));
+    scope(unheard.clone(), async { annotate("a", "1") }).await;
+    assert_eq!(unheard.annotations(), BTreeMap::new());
     annotate("b", "1");
     assert_eq!(context.annotations(), BTreeMap::from([("a".to_owned(), "1".to_owned())]));
 }

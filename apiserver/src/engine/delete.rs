@@ -144,9 +144,10 @@ impl Call {
         let entries = self.select_converted(listing.entries, &converted).await?;
         let mut items = Vec::new();
         for entry in &entries {
-            self.info.namespace = entry.namespace().to_owned();
-            self.attributes.namespace = entry.namespace().to_owned();
-            self.attributes.name = entry.name().to_owned();
+            Arc::make_mut(&mut self.info).namespace = entry.namespace().to_owned();
+            let attributes = Arc::make_mut(&mut self.attributes);
+            attributes.namespace = entry.namespace().to_owned();
+            attributes.name = entry.name().to_owned();
             match self.delete_named(entry.name(), &options).await {
                 Ok(Outcome::Gone(object)) => items.push(self.to_requested(object)?.into_value()),
                 Ok(Outcome::Waiting(entry)) => {

@@ -1,6 +1,10 @@
 //! get, list and watch: stored bytes, joined or streamed.
 
-use std::{io, time::Duration};
+use std::{
+    io,
+    sync::{Arc, LazyLock},
+    time::Duration,
+};
 
 use bytes::{Bytes, BytesMut};
 use futures::StreamExt;
@@ -12,6 +16,7 @@ use serde_json::{Value, json, value::RawValue};
 
 use super::{Call, converted::Seen, list_options, listing::List, partial, selector, storage_status, table};
 use crate::{
+    auth::Attributes,
     negotiation::{Encoding, Form, META},
     object::Object,
     response::{self, Body},
@@ -203,7 +208,7 @@ impl Call {
         let events =
             self.server.store.watch(&self.id(), request).await.map_err(|e| self.store_failed(e, ""))?;
         let include = query.get("includeObject").to_owned();
-        let framer = Framer { include, call: self.for_frames(), converted };
+        let framer = Box::new(Framer { include, call: self.for_frames(), converted });
         let drain = match self.custom() {
             Some(custom) => custom.replaced().clone(),
             None => self.server.drain.clone(),
@@ -220,7 +225,8 @@ impl Call {
             server: self.server.clone(),
             resource: self.resource.clone(),
             info: self.info.clone(),
-            attributes: self.attributes.clone(),
+            // Whose watch it is was asked before it began.
+            attributes: NOBODY.clone(),
             headers: http::HeaderMap::new(),
             media: self.media,
             body: Bytes::new(),
@@ -228,6 +234,9 @@ impl Call {
         }
     }
 }
+
+/// Who asks for frames: nobody, for it is not asked.
+static NOBODY: LazyLock<Arc<Attributes>> = LazyLock::new(Arc::default);
 
 /// The type of an event about an object.
 fn event_type(kind: WatchKind) -> &'static str {
@@ -257,7 +266,7 @@ struct Frame<'a> {
 }
 
 /// The frames of a watch, ending with an ERROR event where the store says so.
-fn frames(events: WatchStream, framer: Framer) -> impl futures::Stream<Item = Bytes> + Send {
+fn frames(events: WatchStream, framer: Box<Framer>) -> impl futures::Stream<Item = Bytes> + Send {
     futures::stream::unfold(Some((events, framer)), |state| async move {
         let (mut events, framer) = state?;
         let mut chunk = Chunk::default();
@@ -276,7 +285,11 @@ fn frames(events: WatchStream, framer: Framer) -> impl futures::Stream<Item = By
                 }
             };
             let frame = match event {
-                Ok(event) => framer.frame(event).await,
+                Ok(event) => match framer.as_stored(&event) {
+                    Some(frame) => Ok(Some(frame)),
+                    // Boxed, so that watches that never wait here do not keep room for it.
+                    None => Box::pin(framer.frame(event)).await,
+                },
                 Err(status) => Err(status),
             };
             match frame {
@@ -332,6 +345,20 @@ impl Framer {
         !self.converted.is_empty() || self.call.custom().is_some()
     }
 
+    /// The frame of an event that is sent as it is stored.
+    fn as_stored(&self, event: &WatchEvent) -> Option<Bytes> {
+        let is_read = !self.converted.is_empty() && event.entry.is_some();
+        (!is_read && self.call.media.is_plain() && self.is_stored(event)).then(|| event.frame.clone())
+    }
+
+    /// Whether the object has the requested version.
+    fn is_stored(&self, event: &WatchEvent) -> bool {
+        match &event.entry {
+            Some(entry) => self.call.is_served_as_stored(entry),
+            None => self.call.is_stored_version(),
+        }
+    }
+
     /// The frame of an event; `None` when the watcher does not see it. One that has no form ends the watch, for a
     /// client that missed an event would believe what is no longer so.
     async fn frame(&self, event: WatchEvent) -> Result<Option<Bytes>, Status> {
@@ -358,14 +385,7 @@ impl Framer {
     }
 
     async fn selected(&self, event: WatchEvent) -> Result<Bytes, Status> {
-        let media = self.call.media;
-        let stored = match &event.entry {
-            Some(entry) => self.call.is_served_as_stored(entry),
-            None => self.call.is_stored_version(),
-        };
-        if media.is_plain() && stored {
-            return Ok(event.frame);
-        }
+        let (media, stored) = (self.call.media, self.is_stored(&event));
         let Frame { event: name, object } = serde_json::from_slice(&event.frame).map_err(Status::internal)?;
         if media.encoding == Encoding::Protobuf && (stored || media.form == Form::Metadata) {
             let object = event.frame.slice_ref(object.get().as_bytes());

@@ -68,11 +68,12 @@ impl TestServer {
         body: Bytes,
     ) -> Response<Body> {
         let (path, query) = uri.split_once('?').unwrap_or((uri, ""));
-        let info = RequestInfo::new(&method, path, query);
+        let info = Arc::new(RequestInfo::new(&method, path, query));
+        let attributes = info.attributes(&User::apiserver());
         let sent = headers.iter().map(|(name, value)| (name.clone(), HeaderValue::from_str(value).unwrap()));
         let headers: HeaderMap = sent.collect();
         let media = Media::of_failure(&headers);
-        let answer = crate::engine::serve(self.server.clone(), info, &User::apiserver(), headers, body).await;
+        let answer = crate::engine::serve(self.server.clone(), info, attributes, headers, body).await;
         answer.unwrap_or_else(|status| response::failure(&status, media))
     }
 

@@ -178,7 +178,7 @@ impl Call {
         }
         let mut object = self.to_working(object)?;
         let options = self.write_options("CreateOptions");
-        self.attributes.name = object.name().to_owned();
+        Arc::make_mut(&mut self.attributes).name = object.name().to_owned();
         self.admit(Operation::Create, Some(&mut object), None, &options, true).await?;
         let undo = self.reserve(&mut object, None).await?;
         strategy.prepare_create(&mut object, &self.context(now))?;

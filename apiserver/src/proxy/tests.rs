@@ -429,8 +429,8 @@ async fn requests_are_made_again_at_the_backend() {
                     async move {
                         let Some((server, target)) = connect else { return backend(request).await };
                         let uri = request.uri().clone();
-                        let info =
-                            RequestInfo::new(request.method(), uri.path(), uri.query().unwrap_or_default());
+                        let query = uri.query().unwrap_or_default();
+                        let info = Arc::new(RequestInfo::new(request.method(), uri.path(), query));
                         let (path, query) =
                             (uri.path().to_owned(), uri.query().map_or(String::new(), |q| format!("?{q}")));
                         let (prefix, rest) = path.split_at("/api/v1/nodes/n/proxy".len());

@@ -3,16 +3,14 @@
 //! Contract: upstream's `endpoints/request.RequestInfoFactory`: the URL grammar of the resource API,
 //! `/api/v1/...` and `/apis/<group>/<version>/...`, and the mapping of HTTP methods to verbs.
 
-use std::collections::BTreeMap;
-
 use http::Method;
 use percent_encoding::percent_decode_str;
 
 use crate::auth::{Attributes, User};
 
-/// The decoded query parameters; the first value of each name counts, as in Go's `Values.Get`, unless all are asked for.
+/// The decoded query parameters, by name; the first value of each name counts, as in Go's `Values.Get`, unless all are asked for.
 #[derive(Clone, Debug, Default)]
-pub struct Query(BTreeMap<String, Vec<String>>);
+pub struct Query(Vec<(String, Vec<String>)>);
 
 /// The resource or plain path a request is about.
 #[derive(Clone, Debug, Default)]
@@ -46,12 +44,21 @@ pub struct RequestInfo {
 impl Query {
     /// Parses `a=b&c=d`; malformed escapes stay as they are.
     pub fn parse(text: &str) -> Self {
-        let mut map = BTreeMap::<String, Vec<String>>::new();
-        for pair in text.split('&').filter(|p| !p.is_empty()) {
-            let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
-            map.entry(unescape(name)).or_default().push(unescape(value));
-        }
-        Self(map)
+        let pairs = text.split('&').filter(|pair| !pair.is_empty());
+        let pairs = pairs.map(|pair| pair.split_once('=').unwrap_or((pair, "")));
+        let mut all: Vec<(String, Vec<String>)> =
+            pairs.map(|(name, value)| (unescape(name), vec![unescape(value)])).collect();
+        // Equal names keep their order, and become one.
+        all.sort_by(|(a, _), (b, _)| a.cmp(b));
+        all.dedup_by(|(name, values), (first, kept)| {
+            let same = name == first;
+            if same {
+                kept.append(values);
+            }
+            same
+        });
+        all.shrink_to_fit();
+        Self(all)
     }
 
     /// The parameter's value; empty when missing.
@@ -61,12 +68,16 @@ impl Query {
 
     /// All values of a parameter, in their order.
     pub fn all(&self, name: &str) -> &[String] {
-        self.0.get(name).map_or(&[], Vec::as_slice)
+        self.place(name).map_or(&[], |at| self.0[at].1.as_slice())
     }
 
     /// Whether the parameter is present.
     pub fn has(&self, name: &str) -> bool {
-        self.0.contains_key(name)
+        self.place(name).is_some()
+    }
+
+    fn place(&self, name: &str) -> Option<usize> {
+        self.0.binary_search_by(|(own, _)| own.as_str().cmp(name)).ok()
     }
 
     /// Go's conversion of a boolean query parameter: present and not `false` or `0`.

@@ -98,7 +98,7 @@ static TERMINATIONS: LazyLock<IntCounterVec> = LazyLock::new(|| {
 
 /// A request on its way to its answer.
 pub(super) struct Asked {
-    pub(super) info: RequestInfo,
+    pub(super) info: Arc<RequestInfo>,
     pub(super) method: Method,
     pub(super) is_apply: bool,
     pub(super) begun: Instant,
@@ -110,11 +110,15 @@ pub(super) struct Asked {
 struct Labels {
     verb: &'static str,
     dry_run: String,
-    group: String,
-    version: String,
-    resource: String,
-    subresource: String,
+    of: Of,
     scope: &'static str,
+}
+
+/// What is counted: requests to a resource, or to a path that is none.
+#[derive(Clone, Debug)]
+enum Of {
+    Resource(Arc<RequestInfo>),
+    Path(&'static str),
 }
 
 /// A gauge that is one more while this lives.
@@ -149,10 +153,7 @@ impl Labels {
             return Some(Self {
                 verb: verb_of_method(&asked.method),
                 dry_run: String::new(),
-                group: String::new(),
-                version: String::new(),
-                resource: String::new(),
-                subresource: path.to_owned(),
+                of: Of::Path(path),
                 scope: "",
             });
         }
@@ -169,31 +170,17 @@ impl Labels {
             dry_run = vec!["invalid"];
         }
         dry_run.dedup();
-        Some(Self {
-            verb: verb(asked),
-            dry_run: dry_run.join(","),
-            group: info.group.clone(),
-            version: info.version.clone(),
-            resource: info.resource.clone(),
-            subresource: info.subresource.clone(),
-            scope,
-        })
-    }
-
-    fn component(&self) -> &'static str {
-        if self.resource.is_empty() { "" } else { "apiserver" }
+        Some(Self { verb: verb(asked), dry_run: dry_run.join(","), of: Of::Resource(info.clone()), scope })
     }
 
     fn seven(&self) -> [&str; 7] {
-        [
-            self.verb,
-            &self.group,
-            &self.version,
-            &self.resource,
-            &self.subresource,
-            self.scope,
-            self.component(),
-        ]
+        match &self.of {
+            Of::Path(path) => [self.verb, "", "", "", path, self.scope, ""],
+            Of::Resource(info) => {
+                let RequestInfo { group, version, resource, subresource, .. } = &**info;
+                [self.verb, group, version, resource, subresource, self.scope, "apiserver"]
+            }
+        }
     }
 }
 
@@ -243,7 +230,7 @@ impl Asked {
                 self.audit.stage(Stage::ResponseStarted).await;
             }
             self.audit.stage(last).await;
-            self.measured(labels.as_ref(), code, size);
+            measured(&self.audit, self.begun, labels.as_ref(), code, size);
             return answer;
         }
         self.audit.response(code, status.as_ref(), None);
@@ -254,12 +241,13 @@ impl Asked {
         let counted = labels.as_ref().filter(|_| is_long);
         let counted = counted.map(|labels| Counted::new(LONG_RUNNING.with_label_values(&labels.seven())));
         let server = server.clone();
+        // A watch may last for hours: what else was asked is let go now.
+        let Self { begun, audit, .. } = self;
         answer.map(|inner| {
             let end = move |bytes| {
                 drop(counted);
-                self.measured(labels.as_ref(), code, bytes);
-                if self.audit.is_recorded() {
-                    let audit = self.audit.clone();
+                measured(&audit, begun, labels.as_ref(), code, bytes);
+                if audit.is_recorded() {
                     server.tasks.spawn_contained("audit", async move {
                         audit.stage(Stage::ResponseComplete).await;
                     });
@@ -289,29 +277,29 @@ impl Asked {
         self.audit.response(code, status, object);
         Response::from_parts(parts, response::full(bytes))
     }
+}
 
-    fn measured(&self, labels: Option<&Labels>, code: u16, bytes: u64) {
-        let Some(labels) = labels else { return };
-        let [verb, group, version, resource, subresource, scope, component] = labels.seven();
-        let dry_run = labels.dry_run.as_str();
-        let text = code.to_string();
-        let all = [verb, dry_run, group, version, resource, subresource, scope, component, &text, ""];
-        REQUESTS.with_label_values(&all).inc();
-        let seconds = self.begun.elapsed().as_secs_f64();
-        let labelled = [verb, dry_run, group, version, resource, subresource, scope, component];
-        DURATION.with_label_values(&labelled).observe(seconds);
-        if !matches!(verb, "WATCH" | "CONNECT") {
-            let own = (seconds - self.audit.waited().as_secs_f64()).max(0.0);
-            SLI.with_label_values(&labels.seven()).observe(own);
-        }
-        if matches!(verb, "GET" | "LIST") {
-            #[expect(clippy::cast_precision_loss, reason = "a size to be shown")]
-            SIZES.with_label_values(&labels.seven()).observe(bytes as f64);
-        }
-        if code == 429 {
-            let all = [verb, group, version, resource, subresource, scope, component, &text];
-            TERMINATIONS.with_label_values(&all).inc();
-        }
+fn measured(audit: &Context, begun: Instant, labels: Option<&Labels>, code: u16, bytes: u64) {
+    let Some(labels) = labels else { return };
+    let [verb, group, version, resource, subresource, scope, component] = labels.seven();
+    let dry_run = labels.dry_run.as_str();
+    let text = code.to_string();
+    let all = [verb, dry_run, group, version, resource, subresource, scope, component, &text, ""];
+    REQUESTS.with_label_values(&all).inc();
+    let seconds = begun.elapsed().as_secs_f64();
+    let labelled = [verb, dry_run, group, version, resource, subresource, scope, component];
+    DURATION.with_label_values(&labelled).observe(seconds);
+    if !matches!(verb, "WATCH" | "CONNECT") {
+        let own = (seconds - audit.waited().as_secs_f64()).max(0.0);
+        SLI.with_label_values(&labels.seven()).observe(own);
+    }
+    if matches!(verb, "GET" | "LIST") {
+        #[expect(clippy::cast_precision_loss, reason = "a size to be shown")]
+        SIZES.with_label_values(&labels.seven()).observe(bytes as f64);
+    }
+    if code == 429 {
+        let all = [verb, group, version, resource, subresource, scope, component, &text];
+        TERMINATIONS.with_label_values(&all).inc();
     }
 }
 
