@@ -14,6 +14,7 @@ use async_trait::async_trait;
 use jiff::Timestamp;
 use k8s_openapi::api::{
     authentication::v1::{BoundObjectReference, TokenRequest, TokenRequestSpec},
+    certificates::v1beta1::ClusterTrustBundle,
     core::v1::{ConfigMap, PersistentVolume, PersistentVolumeClaim, Pod, Secret, ServiceAccount},
     node::v1::RuntimeClass,
     resource::v1::ResourceClaim,
@@ -21,7 +22,7 @@ use k8s_openapi::api::{
 };
 use kube::{
     Api, Client,
-    api::{Patch, PatchParams, PostParams},
+    api::{ListParams, Patch, PatchParams, PostParams},
 };
 use parking_lot::Mutex;
 use serde::de::DeserializeOwned;
@@ -72,6 +73,14 @@ pub trait ObjectSource: Send + Sync {
     async fn runtime_class(&self, name: &str) -> Result<Option<Arc<RuntimeClass>>, FetchError>;
     /// A claim of dynamic resources, as it is now.
     async fn resource_claim(&self, _: &str, _: &str) -> Result<Option<Arc<ResourceClaim>>, FetchError> {
+        Err(FetchError::Standalone)
+    }
+    /// A bundle of trust anchors.
+    async fn trust_bundle(&self, _: &str) -> Result<Option<Arc<ClusterTrustBundle>>, FetchError> {
+        Err(FetchError::Standalone)
+    }
+    /// All bundles of trust anchors of a signer.
+    async fn trust_bundles(&self, _: &str) -> Result<Arc<Vec<ClusterTrustBundle>>, FetchError> {
         Err(FetchError::Standalone)
     }
     /// What a storage driver says of itself.
@@ -147,6 +156,7 @@ pub struct ApiObjects {
     secrets: Memory<Key, Option<Arc<Secret>>>,
     tokens: Memory<TokenKey, String>,
     csi_drivers: Memory<Key, Option<Arc<CSIDriver>>>,
+    trust_bundles: Memory<String, Arc<Vec<ClusterTrustBundle>>>,
 }
 
 impl ApiObjects {
@@ -159,6 +169,7 @@ impl ApiObjects {
             secrets: Memory::new(),
             tokens: Memory::new(),
             csi_drivers: Memory::new(),
+            trust_bundles: Memory::new(),
         }
     }
 }
@@ -218,6 +229,22 @@ impl ObjectSource for ApiObjects {
         name: &str,
     ) -> Result<Option<Arc<ResourceClaim>>, FetchError> {
         get(Api::namespaced(self.client.clone(), namespace), name).await
+    }
+
+    async fn trust_bundle(&self, name: &str) -> Result<Option<Arc<ClusterTrustBundle>>, FetchError> {
+        get(Api::all(self.client.clone()), name).await
+    }
+
+    async fn trust_bundles(&self, signer: &str) -> Result<Arc<Vec<ClusterTrustBundle>>, FetchError> {
+        let key = signer.to_owned();
+        if let Some(known) = self.trust_bundles.get(&key, Instant::now()) {
+            return Ok(known);
+        }
+        let api: Api<ClusterTrustBundle> = Api::all(self.client.clone());
+        let of_signer = ListParams::default().fields(&format!("spec.signerName={signer}"));
+        let found = Arc::new(api.list(&of_signer).await.map_err(Box::new)?.items);
+        self.trust_bundles.put(key, Instant::now() + FRESH, Arc::clone(&found));
+        Ok(found)
     }
 
     async fn csi_driver(&self, name: &str) -> Result<Option<Arc<CSIDriver>>, FetchError> {

@@ -82,6 +82,10 @@ impl Pods {
         let uid = pod::uid(&pod).to_owned();
         if let Some(running) = self.running.lock().get(&uid) {
             running.wanted.send_if_modified(|wanted| {
+                // The list of everything may have been made before a change that was told in the meantime.
+                if is_older(&pod, &wanted.pod) {
+                    return false;
+                }
                 let wakes = wakes(&wanted.pod, &pod);
                 wanted.pod = pod;
                 wakes
@@ -226,6 +230,12 @@ where
     }
 }
 
+/// The first was in the API server before the second, as far as both have been there.
+fn is_older(pod: &Pod, than: &Pod) -> bool {
+    let revision = |pod: &Pod| pod.metadata.resource_version.as_deref()?.parse::<u64>().ok();
+    revision(pod).zip(revision(than)).is_some_and(|(a, b)| a < b)
+}
+
 /// The conditions that the kubelet itself writes.
 const OWN_CONDITIONS: [&str; 5] =
     ["PodReadyToStartContainers", "Initialized", "Ready", "ContainersReady", "PodScheduled"];
@@ -282,6 +292,23 @@ mod tests {
         assert_eq!(run(0, 9).await, (1, 0));
         assert_eq!(run(2, 9).await, (3, 2));
         assert_eq!(run(9, 2).await, (2, 2));
+    }
+
+    #[test]
+    fn what_is_older_is_told_by_its_revision() {
+        let at = |revision: Option<&str>| {
+            testing::pod("a").with(|p| p.metadata.resource_version = revision.map(str::to_owned)).build()
+        };
+        for (pod, than, older) in [
+            (Some("9"), Some("10"), true),
+            (Some("10"), Some("9"), false),
+            (Some("9"), Some("9"), false),
+            (None, Some("9"), false),
+            (Some("9"), None, false),
+            (Some("x"), Some("9"), false),
+        ] {
+            assert_eq!(is_older(&at(pod), &at(than)), older, "{pod:?} {than:?}");
+        }
     }
 
     #[test]

@@ -21,6 +21,7 @@ pub mod ownership;
 pub mod projected;
 pub mod secret;
 pub mod subpath;
+pub mod trust_bundle;
 
 use std::{
     collections::BTreeMap,
@@ -65,6 +66,9 @@ pub enum VolumeError {
         /// What it should be.
         wanted: &'static str,
     },
+    /// Trust anchors that cannot be told.
+    #[error("ClusterTrustBundle: {0}")]
+    TrustBundle(String),
     /// The claim is not bound yet.
     #[error("persistentvolumeclaim {0:?} is not bound")]
     NotBound(String),

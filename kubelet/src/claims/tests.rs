@@ -289,3 +289,20 @@ async fn of_two_sockets_the_later_is_called_and_an_unknown_version_refused() {
     assert_eq!(node.calls(), ["+c"]);
     node.tasks.shutdown(Duration::ZERO).await;
 }
+
+#[tokio::test]
+async fn without_room_to_write_it_down_no_driver_is_called() {
+    let node = Node::start().await;
+    node.put(claim("c", &["a"]));
+    // As on a full disk: the next version of the file cannot be made.
+    let blocked = node.dir.path().join(state::FILE).with_extension("next");
+    std::fs::create_dir(&blocked).unwrap();
+    let a = pod("a", "c", "");
+    let error = node.claims.prepare(&a).await.unwrap_err().to_string();
+    assert!(error.starts_with("cannot write down the claims"), "{error}");
+    assert!(node.calls().is_empty() && node.restarted().state.lock().pods().is_empty());
+    std::fs::remove_dir(&blocked).unwrap();
+    node.claims.prepare(&a).await.unwrap();
+    assert_eq!(node.calls(), ["+c"]);
+    node.tasks.shutdown(Duration::ZERO).await;
+}

@@ -1,9 +1,11 @@
 //! Who has which processors, on disk: `cpu_manager_state` in the kubelet's folder, written whole and atomically.
 //!
-//! The fields are upstream's. Its checksum is made of an internal print of Go's and is neither written nor read.
+//! The file is upstream's, with its checksum: that of the text in which Go prints the fields. A file without one is taken
+//! as it is.
 
 use std::{collections::BTreeMap, fs, io, path::Path};
 
+use component_base::hash::fnv32a;
 use serde::{Deserialize, Serialize};
 
 use super::set::{BadList, CpuSet};
@@ -20,6 +22,14 @@ pub enum StateError {
     /// It is not what a kubelet writes.
     #[error(transparent)]
     Decode(#[from] serde_json::Error),
+    /// It was changed, or only a part of it was written.
+    #[error("checkpoint is corrupted: its checksum is {found}, and not {stated} as it says")]
+    Corrupt {
+        /// The sum of what is there.
+        found: u64,
+        /// The sum it says.
+        stated: u64,
+    },
     /// A list in it is none.
     #[error(transparent)]
     List(#[from] BadList),
@@ -52,6 +62,26 @@ struct Stored {
     default_cpu_set: String,
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     entries: BTreeMap<String, BTreeMap<String, String>>,
+    /// Zero is none.
+    checksum: u64,
+}
+
+impl Stored {
+    /// The sum of all else, as upstream makes it.
+    fn sum(&self) -> u64 {
+        let of = |pairs: Vec<String>| format!("map[{}]", pairs.join(" "));
+        let containers = |own: &BTreeMap<String, String>| {
+            of(own.iter().map(|(name, cpus)| format!("{name}:{cpus}")).collect())
+        };
+        let entries =
+            of(self.entries.iter().map(|(uid, own)| format!("{uid}:{}", containers(own))).collect());
+        let text = format!(
+            "(*state.CPUManagerCheckpoint){{PolicyName:(string){} DefaultCPUSet:(string){} \
+             Entries:(map[string]map[string]string){entries} Checksum:(checksum.Checksum)0}}",
+            self.policy_name, self.default_cpu_set
+        );
+        fnv32a(text.as_bytes()).into()
+    }
 }
 
 /// Who has which processors.
@@ -99,11 +129,13 @@ impl State {
         let text = |cpus: &BTreeMap<String, CpuSet>| {
             cpus.iter().map(|(name, own)| (name.clone(), own.to_string())).collect()
         };
-        let stored = Stored {
+        let mut stored = Stored {
             policy_name: "static".to_owned(),
             default_cpu_set: self.shared.to_string(),
             entries: self.given.iter().map(|(uid, cpus)| (uid.clone(), text(cpus))).collect(),
+            checksum: 0,
         };
+        stored.checksum = stored.sum();
         let next = path.with_extension("next");
         fs::write(&next, serde_json::to_vec(&stored)?)?;
         fs::File::open(&next)?.sync_all()?;
@@ -117,6 +149,10 @@ fn read(path: &Path, policy: &str) -> Result<Option<Stored>, StateError> {
         text => text?,
     };
     let stored: Stored = serde_json::from_slice(&text)?;
+    let (found, stated) = (stored.sum(), stored.checksum);
+    if stated != 0 && found != stated {
+        return Err(StateError::Corrupt { found, stated });
+    }
     if stored.policy_name != policy {
         return Err(StateError::Policy { configured: policy.to_owned(), found: stored.policy_name });
     }
@@ -158,4 +194,54 @@ pub fn load(path: &Path, all: &CpuSet) -> Result<State, StateError> {
     }
     state.share();
     Ok(state)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Sums that upstream's kubelet writes.
+    #[test]
+    fn sums_are_upstreams() {
+        let two = BTreeMap::from([("container1", "4-6"), ("container2", "1-3")]);
+        for (policy, shared, containers, sum) in [
+            ("none", "4-6", None, 354_655_845),
+            ("other", "1-3", None, 1_394_507_217),
+            ("none", "1-3", Some(two), 3_610_638_499),
+        ] {
+            let own = |list: BTreeMap<&str, &str>| {
+                list.into_iter().map(|(name, cpus)| (name.to_owned(), cpus.to_owned())).collect()
+            };
+            let stored = Stored {
+                policy_name: policy.to_owned(),
+                default_cpu_set: shared.to_owned(),
+                entries: containers.map(|list| ("pod".to_owned(), own(list))).into_iter().collect(),
+                checksum: 9,
+            };
+            assert_eq!(stored.sum(), sum);
+        }
+    }
+
+    #[test]
+    fn a_file_that_was_changed_or_cut_is_told() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join(FILE);
+        let all: CpuSet = "0-3".parse().unwrap();
+        let mut state = load(&path, &all).unwrap();
+        state.give("u", vec![("c".to_owned(), "1".parse().unwrap())]);
+        state.write(&path).unwrap();
+        assert_eq!(load(&path, &all).unwrap(), state);
+        let text = fs::read_to_string(&path).unwrap();
+        let changed = text.replace("\"c\":\"1\"", "\"c\":\"2\"").replace("0,2-3", "0-1,3");
+        for (bad, expected) in
+            [(changed.as_str(), "corrupted"), (&text[..text.len() / 2], "EOF"), ("", "EOF")]
+        {
+            fs::write(&path, bad).unwrap();
+            let error = load(&path, &all).unwrap_err().to_string();
+            assert!(error.contains(expected), "{error}");
+        }
+        let start = changed.rfind(",\"checksum\"").unwrap();
+        fs::write(&path, format!("{}}}", &changed[..start])).unwrap();
+        assert_eq!(load(&path, &all).unwrap().of("u", "c"), Some(&"2".parse().unwrap()), "without a sum");
+    }
 }

@@ -182,3 +182,17 @@ fn what_the_pod_has_comes_first_then_what_the_plugin_likes() {
     let few = DeviceError::TooFew { resource: "r".into(), wanted: 3, free: 2 };
     assert_eq!(choose("r", 4, &set(&["q"]), &set(&["a", "z"]), &[]), Err(few));
 }
+
+#[test]
+fn a_damaged_file_is_as_none_and_written_anew() {
+    let dir = tempfile::tempdir().unwrap();
+    for text in ["", "{\"grants\": [{\"pod\": ", "[]", "{\"resources\": 7}"] {
+        std::fs::write(dir.path().join(FILE), text).unwrap();
+        let devices = Devices::new(dir.path().to_owned());
+        assert_eq!(devices.granted("uid-a", "c"), Granted::default(), "{text:?}");
+        assert!(devices.capacity(at(0)).is_empty());
+        devices.registered("example.com/x", dir.path().join("x.sock"), DevicePluginOptions::default());
+        let after = Devices::new(dir.path().to_owned());
+        assert_eq!(after.capacity(at(0)).into_keys().collect::<Vec<_>>(), ["example.com/x"]);
+    }
+}

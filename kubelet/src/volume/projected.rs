@@ -1,4 +1,4 @@
-//! projected: config maps, secrets, downward values and service account tokens in one folder, in memory only.
+//! projected: config maps, secrets, downward values, service account tokens and trust anchors in one folder, in memory only.
 
 use async_trait::async_trait;
 use k8s_openapi::api::core::v1::{ServiceAccountTokenProjection, Volume, VolumeProjection};
@@ -8,7 +8,7 @@ use super::{
     atomic::{self, Payload, Projection},
     downward_api,
     keyed::{self, Kind, Reference},
-    mount_tmpfs,
+    mount_tmpfs, trust_bundle,
 };
 use crate::pod;
 
@@ -58,6 +58,10 @@ async fn part_files(
     if let Some(token) = &part.service_account_token {
         return token_file(context, token, mode).await;
     }
+    if let Some(source) = &part.cluster_trust_bundle {
+        let data = trust_bundle::content(context, source).await?;
+        return Ok(Payload::from([(source.path.clone(), private(context, data, mode))]));
+    }
     Err(VolumeError::NoPlugin("projected source".to_owned()))
 }
 
@@ -69,14 +73,17 @@ async fn token_file(
     let seconds = source.expiration_seconds.unwrap_or(3600);
     let audience = source.audience.as_deref().filter(|a| !a.is_empty());
     let token = context.objects.token(context.pod, audience, seconds).await?;
+    Ok(Payload::from([(source.path.clone(), private(context, token.into_bytes(), mode))]))
+}
+
+/// A file for the pod's user, and for the group when there is one.
+fn private(context: &Context<'_>, data: Vec<u8>, mode: Option<i32>) -> Projection {
     let owner = sole_user(context);
     let mut mode = mode.and_then(|m| u32::try_from(m).ok()).unwrap_or(0o644);
     if owner.is_some() || context.fs_group().is_some() {
-        // The token is for its user, and for the group when there is one.
         mode = 0o600;
     }
-    let file = Projection { data: token.into_bytes(), mode, owner };
-    Ok(Payload::from([(source.path.clone(), file)]))
+    Projection { data, mode, owner }
 }
 
 /// The one user all containers run as, if they do.
