@@ -15,7 +15,6 @@ pub mod cgroup;
 pub mod claims;
 pub mod cpus;
 pub mod csi;
-pub mod dbus;
 pub mod devices;
 pub mod env;
 pub mod events;
