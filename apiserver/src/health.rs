@@ -29,6 +29,8 @@ enum Kind {
     Etcd,
     /// The caches are loaded.
     Synced,
+    /// The plugins that encrypt what is stored.
+    Plugins,
     /// The start-up work is done.
     Started,
     /// Nobody told the server to stop.
@@ -44,6 +46,7 @@ const CHECKS: &[Check] = &[
     check("etcd", false, Kind::Etcd),
     check("etcd-readiness", true, Kind::Etcd),
     check("informer-sync", true, Kind::Synced),
+    check("kms-providers", false, Kind::Plugins),
     check("poststarthook/start-system-namespaces-controller", false, Kind::Started),
     check("poststarthook/rbac/bootstrap-roles", false, Kind::Started),
     check("poststarthook/scheduling/bootstrap-system-priority-classes", false, Kind::Started),
@@ -69,7 +72,8 @@ pub async fn answer(server: &Server, info: &RequestInfo) -> Option<Response<Body
     let (head, name) = path.split_once('/').unwrap_or((path, ""));
     match head {
         "healthz" | "livez" | "readyz" => {
-            let checks = CHECKS.iter().filter(|c| head == "readyz" || !c.readiness);
+            let served = |c: &&Check| !matches!(c.kind, Kind::Plugins) || server.plugins.is_some();
+            let checks = CHECKS.iter().filter(|c| head == "readyz" || !c.readiness).filter(served);
             if name.is_empty() {
                 return Some(overall(server, info, head, checks).await);
             }
@@ -99,6 +103,10 @@ async fn run(server: &Server, check: &Check) -> Outcome {
         Kind::Alive => None,
         Kind::Etcd => server.store.ping().await.err().map(|error| error.to_string()),
         Kind::Synced => failed(server.store.is_ready(), "the caches are not loaded yet"),
+        Kind::Plugins => match &server.plugins {
+            Some(plugins) => plugins.check().await.err(),
+            None => None,
+        },
         Kind::Started => failed(server.ready.load(Ordering::Acquire), "not finished"),
         Kind::NotStopping => failed(!server.stopping.is_cancelled(), "process is shutting down"),
     };

@@ -122,6 +122,8 @@ pub struct App {
     listener: Listener,
     shutdown_delay: Duration,
     grace: Duration,
+    /// Ends the store.
+    stored_until: CancellationToken,
 }
 
 /// Loads, binds and registers. `tasks` is the process's group: its drain is the order to stop.
@@ -131,7 +133,16 @@ pub struct App {
 pub async fn build(config: Config, catalog: catalog::Catalog, tasks: &Tasks) -> Result<App, BuildError> {
     let resources = stored(&catalog, config.event_ttl);
     let forms: Arc<dyn Transformer> = Arc::new(StoredForms::new(catalog.clone()));
-    let encryption = encryption(&config, &catalog, forms.clone())?;
+    // Requests in flight still need the store and what decrypts it, so these end after them.
+    let stored_until = CancellationToken::new();
+    let keepers = tasks.child_of(stored_until.clone());
+    let encryption = encryption(&config, &catalog, forms.clone(), &keepers)?;
+    if let Some(encryption) = &encryption
+        && let Err(why) = encryption.check().await
+    {
+        // Readiness tells; the plugin may come yet.
+        tracing::warn!(why, "encryption at rest is not ready");
+    }
     let transformer = encryption.clone().map_or(forms, |encryption| encryption as Arc<dyn Transformer>);
     let store = Store::open(StoreConfig {
         tls: config.etcd_tls.clone(),
@@ -196,6 +207,9 @@ pub async fn build(config: Config, catalog: catalog::Catalog, tasks: &Tasks) -> 
         aggregated: Aggregator::new(&config.aggregator).map_err(KubeletError::from)?,
         kubelets: Kubelets::new(&config.kubelet)?,
         objects,
+        plugins: encryption.clone().filter(|encryption| {
+            encryption.has_plugins() || config.encryption.as_ref().is_some_and(|(_, reloads)| *reloads)
+        }),
         ready: AtomicBool::new(false),
         stopping: tasks.drain(),
         drain: serving.drain(),
@@ -209,7 +223,18 @@ pub async fn build(config: Config, catalog: catalog::Catalog, tasks: &Tasks) -> 
         });
     }
     let Config { shutdown_delay, grace, .. } = config;
-    Ok(App { address, server, authorization, facts, services, releases, listener, shutdown_delay, grace })
+    Ok(App {
+        address,
+        server,
+        authorization,
+        facts,
+        services,
+        releases,
+        listener,
+        shutdown_delay,
+        grace,
+        stored_until,
+    })
 }
 
 /// What encrypts stored values, when the flags ask for it.
@@ -217,10 +242,14 @@ fn encryption(
     config: &Config,
     catalog: &catalog::Catalog,
     forms: Arc<dyn Transformer>,
+    tasks: &Tasks,
 ) -> Result<Option<Arc<Encryption>>, BuildError> {
+    encryption::metrics::register();
     let Some((path, _)) = &config.encryption else { return Ok(None) };
     let text = std::fs::read_to_string(path).map_err(|error| BuildError::Read(path.clone(), error))?;
-    Ok(Some(Arc::new(Encryption::new(&text, &config.etcd_prefix, catalog, forms)?)))
+    let server = bootstrap::identity::lease_name(&hostname());
+    let encryption = Encryption::new(&text, &config.etcd_prefix, catalog, forms, (&server, tasks))?;
+    Ok(Some(Arc::new(encryption)))
 }
 
 /// Requests served at once: fairly, or just bounded.
@@ -302,7 +331,7 @@ fn facts(config: &Config, address: SocketAddr) -> Result<bootstrap::Facts, Build
         None => None,
         Some((path, header)) => Some(RequestHeader { client_ca: read(path)?, ..header.clone() }),
     };
-    let hostname = nix::unistd::gethostname().ok().and_then(|h| h.into_string().ok()).unwrap_or_default();
+    let hostname = hostname();
     let unique = uuid::Uuid::new_v4();
     Ok(bootstrap::Facts {
         service_ranges: config.service_ranges.clone(),
@@ -314,6 +343,11 @@ fn facts(config: &Config, address: SocketAddr) -> Result<bootstrap::Facts, Build
         identity: format!("{}_{unique}", bootstrap::identity::lease_name(&hostname)),
         hostname,
     })
+}
+
+/// This machine's name, empty when it has none.
+fn hostname() -> String {
+    nix::unistd::gethostname().ok().and_then(|name| name.into_string().ok()).unwrap_or_default()
 }
 
 /// The bind address, or where that is a wildcard the address of the default route.
@@ -348,10 +382,9 @@ impl App {
             shutdown_delay,
             grace,
             address,
+            stored_until: stored,
         } = self;
         tracing::info!(%address, "Serving securely");
-        // Requests in flight still need the store, so it ends after them.
-        let stored = CancellationToken::new();
         server.tasks.spawn("storage", server.store.clone().run(stored.clone()));
         let leaving = facts.clone();
         let starter = Starter { server: server.clone(), authorization, facts, services, releases };

@@ -16,6 +16,7 @@ use crate::{
     audit::Auditor,
     auth::Authorizer,
     authn::{self, Authentication},
+    encryption::Encryption,
     engine::{Compressed, ComputedResource},
     flowcontrol::FlowControl,
     objects::Objects,
@@ -58,6 +59,8 @@ pub struct Server {
     pub auditor: Option<Arc<Auditor>>,
     /// How many requests are served at once.
     pub in_flight: InFlight,
+    /// What encrypts stored values, where KMS plugins may be part of it: its health is the server's.
+    pub plugins: Option<Arc<Encryption>>,
     /// Set once the start-up work is done.
     pub ready: AtomicBool,
     /// Lists as they were compressed before.

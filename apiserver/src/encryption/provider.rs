@@ -1,9 +1,10 @@
 //! One way to encrypt values, with its keys: the first seals, all of them open.
 //!
 //! Sealed values are `k8s:enc:<kind>:v1:<key's name>:` and then, for AES-CBC the vector and the padded text, for AES-GCM
-//! the nonce and the text with its tag, bound to etcd's key; for secretbox the nonce and the box.
+//! the nonce and the text with its tag, bound to etcd's key; for secretbox the nonce and the box. Those of plugins are
+//! [`super::kms`]'s.
 
-use std::fmt;
+use std::{fmt, sync::Arc};
 
 use aws_lc_rs::{
     aead::{self, Aad, LessSafeKey, Nonce, UnboundKey},
@@ -16,7 +17,10 @@ use crypto_secretbox::{
     aead::{Aead, KeyInit},
 };
 
-use super::MARK;
+use super::{
+    MARK,
+    kms::{CallError, Kms},
+};
 
 const IV: usize = 16;
 const GCM_NONCE: usize = 12;
@@ -25,12 +29,42 @@ const BOX_NONCE: usize = 24;
 /// Why a key is of no use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum KeyError {
-    /// AES has keys of 16, 24 and 32 bytes, of which these are supported.
-    #[error("secret is not of the expected length, should be one of 16 or 32 bytes")]
+    /// AES has keys of these lengths.
+    #[error("secret is not of the expected length, should be one of 16, 24 or 32 bytes")]
     Aes,
     /// Secretbox has keys of 32 bytes.
     #[error("secret is not of the expected length, should be 32 bytes")]
     Secretbox,
+}
+
+/// Why a value cannot be encrypted or decrypted.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub(super) enum Failure {
+    /// It, or the key, is of no use.
+    #[error("{0}")]
+    Value(String),
+    /// The plugin did not decrypt its seed.
+    #[error("failed to decrypt DEK, error: {0}")]
+    Plugin(#[from] CallError),
+    /// The server is ending.
+    #[error("the KMS provider is looked after no more")]
+    Abandoned,
+}
+
+impl From<String> for Failure {
+    fn from(text: String) -> Self {
+        Self::Value(text)
+    }
+}
+
+impl Failure {
+    /// The metrics' word for it, which is gRPC's.
+    pub(super) fn word(&self) -> &'static str {
+        match self {
+            Self::Value(_) | Self::Abandoned => "unknown-non-grpc",
+            Self::Plugin(error) => error.word(),
+        }
+    }
 }
 
 /// A kind of provider with keys.
@@ -48,6 +82,8 @@ pub(super) enum Provider {
     Identity,
     /// Values sealed with one of these keys.
     Keys(Kind, Vec<Key>),
+    /// Values sealed by a plugin's key.
+    Kms(Arc<Kms>),
 }
 
 /// A key by its name.
@@ -64,11 +100,12 @@ impl fmt::Debug for Key {
 }
 
 impl Kind {
-    fn word(self) -> &'static str {
+    /// What its values begin with, the key's name to follow.
+    fn prefix(self) -> &'static str {
         match self {
-            Self::AesCbc => "aescbc",
-            Self::AesGcm => "aesgcm",
-            Self::Secretbox => "secretbox",
+            Self::AesCbc => "k8s:enc:aescbc:v1:",
+            Self::AesGcm => "k8s:enc:aesgcm:v1:",
+            Self::Secretbox => "k8s:enc:secretbox:v1:",
         }
     }
 }
@@ -80,24 +117,21 @@ impl Key {
     /// When it has the wrong length.
     pub(super) fn new(kind: Kind, name: &str, secret: Vec<u8>) -> Result<Self, KeyError> {
         match (kind, secret.len()) {
-            (Kind::Secretbox, 32) | (Kind::AesCbc | Kind::AesGcm, 16 | 32) => {}
+            (Kind::Secretbox, 32) | (Kind::AesCbc | Kind::AesGcm, 16 | 24 | 32) => {}
             (Kind::Secretbox, _) => return Err(KeyError::Secretbox),
             _ => return Err(KeyError::Aes),
         }
-        let mut prefix = MARK.to_vec();
-        prefix.extend_from_slice(format!("{}:v1:{name}:", kind.word()).as_bytes());
+        let prefix = format!("{}{name}:", kind.prefix()).into_bytes();
         Ok(Self { prefix, secret })
     }
 
     fn cipher(&self) -> Result<UnboundCipherKey, String> {
-        let algorithm = if self.secret.len() == 16 { &cipher::AES_128 } else { &cipher::AES_256 };
+        let algorithm = match self.secret.len() {
+            16 => &cipher::AES_128,
+            24 => &cipher::AES_192,
+            _ => &cipher::AES_256,
+        };
         UnboundCipherKey::new(algorithm, &self.secret).map_err(|_| "the key is of no use".to_owned())
-    }
-
-    fn gcm(&self) -> Result<LessSafeKey, String> {
-        let algorithm = if self.secret.len() == 16 { &aead::AES_128_GCM } else { &aead::AES_256_GCM };
-        let key = UnboundKey::new(algorithm, &self.secret).map_err(|_| "the key is of no use".to_owned())?;
-        Ok(LessSafeKey::new(key))
     }
 
     fn seal(&self, kind: Kind, mut plain: Vec<u8>, path: &[u8]) -> Result<Vec<u8>, String> {
@@ -114,13 +148,7 @@ impl Key {
                 sealed.extend_from_slice(&plain);
             }
             Kind::AesGcm => {
-                let mut nonce = [0; GCM_NONCE];
-                rand::fill(&mut nonce).map_err(failed)?;
-                let key = self.gcm()?;
-                let bound = Nonce::assume_unique_for_key(nonce);
-                key.seal_in_place_append_tag(bound, Aad::from(path), &mut plain).map_err(failed)?;
-                sealed.extend_from_slice(&nonce);
-                sealed.extend_from_slice(&plain);
+                seal_gcm(&self.secret, plain, path, &mut sealed)?;
             }
             Kind::Secretbox => {
                 let mut nonce = [0; BOX_NONCE];
@@ -150,15 +178,7 @@ impl Key {
                 text.truncate(plain);
                 Ok(text)
             }
-            Kind::AesGcm => {
-                let (nonce, text) = sealed.split_at_checked(GCM_NONCE).ok_or_else(failed)?;
-                let nonce = Nonce::try_assume_unique_for_key(nonce).map_err(|_| failed())?;
-                let mut text = text.to_vec();
-                let opened = self.gcm()?.open_in_place(nonce, Aad::from(path), &mut text);
-                let plain = opened.map_err(|_| failed())?.len();
-                text.truncate(plain);
-                Ok(text)
-            }
+            Kind::AesGcm => open_gcm(&self.secret, sealed, path),
             Kind::Secretbox => {
                 let (nonce, text) = sealed.split_at_checked(BOX_NONCE).ok_or_else(failed)?;
                 let nonce: [u8; BOX_NONCE] = nonce.try_into().map_err(|_| failed())?;
@@ -166,6 +186,44 @@ impl Key {
             }
         }
     }
+}
+
+/// Appends a nonce, and the text with its tag; the tag is of `path` as well.
+pub(super) fn seal_gcm(
+    key: &[u8],
+    mut plain: Vec<u8>,
+    path: &[u8],
+    sealed: &mut Vec<u8>,
+) -> Result<(), String> {
+    let failed = |_| "the value cannot be encrypted".to_owned();
+    let mut nonce = [0; GCM_NONCE];
+    rand::fill(&mut nonce).map_err(failed)?;
+    let bound = Nonce::assume_unique_for_key(nonce);
+    gcm(key)?.seal_in_place_append_tag(bound, Aad::from(path), &mut plain).map_err(failed)?;
+    sealed.extend_from_slice(&nonce);
+    sealed.extend_from_slice(&plain);
+    Ok(())
+}
+
+/// The text of what [`seal_gcm`] appended.
+pub(super) fn open_gcm(key: &[u8], sealed: &[u8], path: &[u8]) -> Result<Vec<u8>, String> {
+    let failed = || "the value cannot be decrypted: no key fits, or it is damaged".to_owned();
+    let (nonce, text) = sealed.split_at_checked(GCM_NONCE).ok_or_else(failed)?;
+    let nonce = Nonce::try_assume_unique_for_key(nonce).map_err(|_| failed())?;
+    let mut text = text.to_vec();
+    let plain = gcm(key)?.open_in_place(nonce, Aad::from(path), &mut text).map_err(|_| failed())?.len();
+    text.truncate(plain);
+    Ok(text)
+}
+
+fn gcm(key: &[u8]) -> Result<LessSafeKey, String> {
+    let algorithm = match key.len() {
+        16 => &aead::AES_128_GCM,
+        24 => &aead::AES_192_GCM,
+        _ => &aead::AES_256_GCM,
+    };
+    let key = UnboundKey::new(algorithm, key).map_err(|_| "the key is of no use".to_owned())?;
+    Ok(LessSafeKey::new(key))
 }
 
 impl Provider {
@@ -178,6 +236,7 @@ impl Provider {
         match self {
             Self::Identity => !value.starts_with(MARK),
             Self::Keys(_, keys) => keys.iter().any(|key| value.starts_with(&key.prefix)),
+            Self::Kms(kms) => kms.reads(value),
         }
     }
 
@@ -186,23 +245,38 @@ impl Provider {
         match self {
             Self::Identity => !value.starts_with(MARK),
             Self::Keys(_, keys) => keys.first().is_some_and(|key| value.starts_with(&key.prefix)),
+            Self::Kms(kms) => kms.wrote(value),
+        }
+    }
+
+    /// What metrics call it.
+    pub(super) fn prefix(&self) -> &str {
+        match self {
+            Self::Identity => "identity",
+            Self::Keys(kind, _) => kind.prefix(),
+            Self::Kms(kms) => kms.prefix(),
         }
     }
 
     /// Encrypts with the first key.
-    pub(super) fn seal(&self, plain: Vec<u8>, path: &[u8]) -> Result<Vec<u8>, String> {
+    pub(super) fn seal(&self, plain: Vec<u8>, path: &[u8]) -> Result<Vec<u8>, Failure> {
         match self {
             Self::Identity => Ok(plain),
             Self::Keys(kind, keys) => {
-                let key = keys.first().ok_or("the provider has no key")?;
-                key.seal(*kind, plain, path)
+                let key = keys.first().ok_or_else(|| "the provider has no key".to_owned())?;
+                Ok(key.seal(*kind, plain, path)?)
             }
+            Self::Kms(kms) => kms.seal(plain, path),
         }
     }
 
     /// Decrypts with the key that a value names; several may have the same name.
-    pub(super) fn open(&self, value: &[u8], path: &[u8]) -> Result<Vec<u8>, String> {
-        let Self::Keys(kind, keys) = self else { return Ok(value.to_vec()) };
+    pub(super) fn open(&self, value: &[u8], path: &[u8]) -> Result<Vec<u8>, Failure> {
+        let (kind, keys) = match self {
+            Self::Identity => return Ok(value.to_vec()),
+            Self::Kms(kms) => return kms.open(value, path),
+            Self::Keys(kind, keys) => (kind, keys),
+        };
         let mut outcome = Err("no key of that name".to_owned());
         for key in keys.iter().filter(|key| value.starts_with(&key.prefix)) {
             outcome = key.open(*kind, value, path);
@@ -210,6 +284,6 @@ impl Provider {
                 break;
             }
         }
-        outcome
+        outcome.map_err(Failure::Value)
     }
 }

@@ -23,7 +23,7 @@ fn encryption(providers: &Value) -> Encryption {
     let catalog = catalog::builtin();
     let inner = Arc::new(StoredForms::new(catalog.clone()));
     let rules = json!([{"resources": ["secrets", "*.apps"], "providers": providers}]);
-    Encryption::new(&text(&rules), "/registry", &catalog, inner).unwrap()
+    Encryption::new(&text(&rules), "/registry", &catalog, inner, ("server", &Tasks::new())).unwrap()
 }
 
 const JSON: &[u8] = b"{\"kind\":\"Secret\"}";
@@ -34,8 +34,15 @@ fn secrets() -> ResourceId {
 
 #[test]
 fn every_provider_reads_what_it_wrote() {
-    for (word, length) in [("aescbc", 32), ("aescbc", 16), ("aesgcm", 32), ("aesgcm", 16), ("secretbox", 32)]
-    {
+    for (word, length) in [
+        ("aescbc", 32),
+        ("aescbc", 24),
+        ("aescbc", 16),
+        ("aesgcm", 32),
+        ("aesgcm", 24),
+        ("aesgcm", 16),
+        ("secretbox", 32),
+    ] {
         let encryption = encryption(&json!([{word: keys(&["k1"], length)}, {"identity": {}}]));
         let sealed = encryption.encode(&secrets(), "a/s", JSON.to_vec()).unwrap();
         assert!(sealed.starts_with(format!("k8s:enc:{word}:v1:k1:").as_bytes()), "{word}");
@@ -89,13 +96,18 @@ fn keys_are_changed_one_after_the_other() {
 #[test]
 fn configurations_without_sense_are_refused() {
     let of = |resources: Value| {
-        let error = config::read(&text(&resources)).err().map(|error| {
+        let read = config::read(&text(&resources), &Plugins::new("server", &Tasks::new()));
+        let error = read.err().map(|error| {
             let cause = error.source().map(ToString::to_string).unwrap_or_default();
             format!("{error} {cause}")
         });
         error.unwrap_or_default()
     };
     let secrets = |providers: Value| json!([{"resources": ["secrets"], "providers": providers}]);
+    let kms = |settings: Value| secrets(json!([{"kms": settings}]));
+    let rule = |resources: &[&str]| json!({"resources": resources, "providers": [{"identity": {}}]});
+    let of_resources = |resources: &[&str]| json!([rule(resources)]);
+    let two = |first: &[&str], second: &[&str]| json!([rule(first), rule(second)]);
     for (resources, why) in [
         (json!([]), "resources: Required"),
         (json!([{"resources": [], "providers": [{"identity": {}}]}]), "resources[0].resources: Required"),
@@ -106,9 +118,64 @@ fn configurations_without_sense_are_refused() {
         (secrets(json!([{"secretbox": keys(&["k"], 16)}])), "32 bytes"),
         (secrets(json!([{"aescbc": {"keys": [{"name": "k", "secret": "?"}]}}])), "base64"),
         (secrets(json!([{"aescbc": keys(&["a:b"], 32)}])), "must not contain"),
-        (secrets(json!([{"kms": {"name": "k"}}])), "not supported"),
+        (of_resources(&["secrets", "secrets"]), "resources[0].resources: Invalid value: the same resource"),
+        (of_resources(&["secrets", "*."]), "overlapping"),
+        (of_resources(&["*.*", "pods"]), "overlapping"),
+        (
+            of_resources(&["Secrets"]),
+            "resources[0].resources[0]: Invalid value: \"Secrets\": resource name should",
+        ),
+        (of_resources(&["*"]), "use '*.' to encrypt"),
+        (of_resources(&["pods", "serviceipallocations"]), "resources[0].resources[1]: Invalid value"),
+        (of_resources(&["events.events.k8s.io"]), "use 'events'"),
+        (of_resources(&["ingresses.extensions"]), "'extensions' group"),
+        (of_resources(&["pods.*"]), "across groups"),
+        (
+            two(&["*.apps"], &["deployments.apps"]),
+            "\"deployments.apps\" is masked by earlier rule \"*.apps\"",
+        ),
+        (two(&["*.*"], &["*."]), "\"*.\" is masked by earlier rule \"*.*\""),
+        (two(&["*."], &["*."]), "is masked"),
+        (kms(json!({"apiVersion": "v1", "name": "k"})), "KMS v1 is deprecated"),
+        (kms(json!({"apiVersion": "v3", "name": "k"})), "unsupported apiVersion v3"),
+        (kms(json!({"apiVersion": "v2"})), "providers[0].kms.name: Required"),
+        (kms(json!({"apiVersion": "v2", "name": "a:b"})), "must not contain ':'"),
+        (
+            kms(json!({"apiVersion": "v2", "name": "k"})),
+            "kms.endpoint: Invalid value: endpoint is a mandatory",
+        ),
+        (kms(json!({"apiVersion": "v2", "name": "k", "endpoint": "tcp://a"})), "unsupported scheme \"tcp\""),
+        (kms(json!({"apiVersion": "v2", "name": "k", "endpoint": "unix://a"})), "should be unix:///path"),
+        (
+            kms(json!({"apiVersion": "v2", "name": "k", "endpoint": "unix:///a", "cachesize": 1})),
+            "cachesize is not",
+        ),
+        (
+            kms(json!({"apiVersion": "v2", "name": "k", "endpoint": "unix:///a", "timeout": "0s"})),
+            "positive value",
+        ),
+        (kms(json!({"apiVersion": "v2", "name": "k", "endpoint": "unix:///a", "timeout": "-1s"})), "timeout"),
     ] {
         let error = of(resources.clone());
         assert!(error.contains(why), "{resources}: {error}");
     }
+}
+
+#[test]
+fn a_resource_named_twice_has_the_providers_of_both() {
+    let rule = |resources: &[&str], name: &str| json!({"resources": resources, "providers": [{"aesgcm": keys(&[name], 32)}]});
+    let catalog = catalog::builtin();
+    let with = |rules: Value| {
+        let inner = Arc::new(StoredForms::new(catalog.clone()));
+        Encryption::new(&text(&rules), "/registry", &catalog, inner, ("server", &Tasks::new())).unwrap()
+    };
+    let before = with(json!([rule(&["secrets"], "old")]));
+    let after =
+        with(json!([rule(&["secrets"], "new"), rule(&["pods", "secrets"], "old"), rule(&["*.*"], "all")]));
+    let old = before.encode(&secrets(), "a/s", JSON.to_vec()).unwrap();
+    assert_eq!(&*after.decode(&secrets(), "a/s", old.into()).unwrap(), JSON);
+    let new = after.encode(&secrets(), "a/s", JSON.to_vec()).unwrap();
+    assert!(new.starts_with(b"k8s:enc:aesgcm:v1:new:"));
+    let other = after.encode(&ResourceId::new("", "configmaps"), "a/c", JSON.to_vec()).unwrap();
+    assert!(other.starts_with(b"k8s:enc:aesgcm:v1:all:"));
 }
