@@ -23,6 +23,7 @@ mod always_pull_images;
 mod certificate_approval;
 mod certificate_signing;
 mod certificate_subject_restriction;
+mod cluster_trust_bundle_attest;
 pub mod config;
 mod default_ingress_class;
 mod default_storage_class;
@@ -93,9 +94,6 @@ enum New {
 }
 use New::{Configured, Plain};
 
-/// Plugins whose configuration upstream reads and this server does not: to ignore it would be to let in what it forbids.
-const UNREAD: &[&str] = &[resource_quota::NAME, webhook::mutating::NAME, webhook::validating::NAME];
-
 const CREATE: &[Operation] = &[Operation::Create];
 const UPDATE: &[Operation] = &[Operation::Update];
 /// Operations that store an object.
@@ -141,6 +139,7 @@ const PLUGINS: &[Entry] = &[
     (runtime_class::NAME, true, CREATE, Plain(runtime_class::new)),
     (certificate_approval::NAME, true, UPDATE, Plain(certificate_approval::new)),
     (certificate_signing::NAME, true, UPDATE, Plain(certificate_signing::new)),
+    (cluster_trust_bundle_attest::NAME, true, WRITES, Plain(cluster_trust_bundle_attest::new)),
     (certificate_subject_restriction::NAME, true, CREATE, Plain(certificate_subject_restriction::new)),
     (default_ingress_class::NAME, true, CREATE, Plain(default_ingress_class::new)),
     (deny_service_external_ips::NAME, false, WRITES, Plain(deny_service_external_ips::new)),
@@ -148,16 +147,15 @@ const PLUGINS: &[Entry] = &[
     (node_declared_feature_validator::NAME, true, UPDATE, Plain(node_declared_feature_validator::new)),
     (pod_resize_validator::NAME, true, UPDATE, Plain(pod_resize_validator::new)),
     (policy::mutating::NAME, true, ALL, Plain(policy::mutating::new)),
-    (webhook::mutating::NAME, true, ALL, Plain(webhook::mutating::new)),
+    (webhook::mutating::NAME, true, ALL, Configured(webhook::mutating::new)),
     (policy::validating::NAME, true, ALL, Plain(policy::validating::new)),
-    (webhook::validating::NAME, true, ALL, Plain(webhook::validating::new)),
-    (resource_quota::NAME, true, WRITES, Plain(resource_quota::new)),
+    (webhook::validating::NAME, true, ALL, Configured(webhook::validating::new)),
+    (resource_quota::NAME, true, WRITES, Configured(resource_quota::new)),
     (always::DENY, false, ALL, Plain(always::deny)),
 ];
 
-/// Plugins upstream has and this server does not yet: naming them in a flag is accepted only to disable them.
-const KNOWN_ELSEWHERE: &[&str] =
-    &["ClusterTrustBundleAttest", "JobValidation", "PodGroupProtection", "PodGroupWorkloadExists"];
+/// Plugins that see to kinds behind gates that are off: flags may name them, and they do nothing.
+const GATED: &[&str] = &["JobValidation", "PodGroupProtection", "PodGroupWorkloadExists"];
 
 /// A plugin as it is run.
 #[derive(Clone)]
@@ -182,11 +180,11 @@ pub fn chain(
     disable: &[String],
     configurations: &Configurations,
 ) -> Result<Chain, String> {
-    let known = |name: &String| PLUGINS.iter().any(|(n, ..)| n == name);
+    let known = |name: &String| PLUGINS.iter().any(|(n, ..)| n == name) || GATED.contains(&name.as_str());
     if let Some(name) = enable.iter().find(|n| !known(n)) {
         return Err(format!("enable-admission-plugins plugin {name:?} is unknown"));
     }
-    if let Some(name) = disable.iter().find(|n| !known(n) && !KNOWN_ELSEWHERE.contains(&n.as_str())) {
+    if let Some(name) = disable.iter().find(|n| !known(n)) {
         return Err(format!("disable-admission-plugins plugin {name:?} is unknown"));
     }
     if let Some(name) = enable.iter().find(|n| disable.contains(n)) {
@@ -206,9 +204,6 @@ pub fn chain(
         Ok(Enabled { name, operations, plugin, meters: Arc::default() })
     };
     let mut plugins = wanted.map(make).collect::<Result<Vec<Enabled>, String>>()?;
-    if let Some(name) = configurations.names().find(|name| UNREAD.contains(name)) {
-        return Err(format!("a configuration of admission plugin {name:?} is not supported"));
-    }
     if let Some(rbac) = &parts.rbac {
         // Not a choice: without it, whoever may write a role may do everything.
         plugins.push(Enabled {

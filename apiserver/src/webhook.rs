@@ -11,6 +11,7 @@ use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use base64::{Engine, prelude::BASE64_STANDARD};
 use bytes::Bytes;
+use component_base::workqueue::chain;
 use http::{HeaderValue, Method, Request, Uri, header};
 use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
 use hyper_rustls::{FixedServerNameResolver, HttpsConnector, HttpsConnectorBuilder};
@@ -30,6 +31,7 @@ pub mod kubeconfig;
 mod tls;
 
 use connect::Connector;
+use kubeconfig::{Credentials, Headers};
 
 /// Largest answer, in bytes: a patch of the largest object and some.
 const MAX_ANSWER: usize = 16 * 1024 * 1024;
@@ -86,6 +88,8 @@ struct Known {
     client: HttpClient,
     /// `https://host:port/path`.
     url: String,
+    /// What it shows of who it is.
+    headers: Headers,
 }
 
 /// The clients, by configuration.
@@ -93,6 +97,7 @@ pub struct Clients {
     objects: Arc<dyn Objects>,
     by_endpoint: bool,
     user_agent: String,
+    credentials: Option<Credentials>,
     known: Mutex<HashMap<ClientConfig, Arc<Known>>>,
 }
 
@@ -150,7 +155,16 @@ impl Clients {
     /// user agent, for example `admission`.
     pub fn new(objects: Arc<dyn Objects>, by_endpoint: bool, caller: &str) -> Self {
         let user_agent = component_base::version::user_agent(&format!("kube-apiserver-{caller}"));
-        Self { objects, by_endpoint, user_agent, known: Mutex::default() }
+        Self { objects, by_endpoint, user_agent, credentials: None, known: Mutex::default() }
+    }
+
+    /// The same, telling webhooks who asks.
+    #[must_use]
+    pub fn with_credentials(&self, credentials: Credentials) -> Self {
+        let Self { objects, by_endpoint, user_agent, .. } = self;
+        let (objects, user_agent) = (objects.clone(), user_agent.clone());
+        let credentials = Some(credentials);
+        Self { objects, by_endpoint: *by_endpoint, user_agent, credentials, known: Mutex::default() }
     }
 
     /// Posts JSON and reads the JSON of the answer. `timeout` bounds the whole call and is told to the webhook in seconds.
@@ -167,7 +181,8 @@ impl Clients {
         let query = if known.url.contains('?') { '&' } else { '?' };
         let seconds = timeout.as_secs() + u64::from(timeout.subsec_nanos() > 0);
         let url = format!("{}{query}timeout={seconds}s", known.url);
-        let (code, body) = exchange(&known, &url, &self.user_agent, Vec::new(), body, timeout).await?;
+        let (code, body) =
+            exchange(&known, &url, &self.user_agent, known.headers.now().await, body, timeout).await?;
         read(code, &body)
     }
 
@@ -191,7 +206,15 @@ impl Clients {
         if uri.scheme_str().is_none() || uri.authority().is_none() {
             return Err(unusable(format!("Unparsable URL: {url:?} has no host")));
         }
-        let tls = tls::config(&config.ca_bundle).map_err(unusable)?;
+        let (headers, identity) = match &self.credentials {
+            Some(credentials) => {
+                let host = uri.host().unwrap_or_default().trim_matches(['[', ']']);
+                let shown = credentials.of(host, uri.port_u16().unwrap_or(443));
+                shown.map_err(|error| unusable(chain(&error)))?
+            }
+            None => Default::default(),
+        };
+        let tls = tls::config_with(&config.ca_bundle, identity, false).map_err(unusable)?;
         let builder = HttpsConnectorBuilder::new().with_tls_config(tls).https_or_http();
         let builder = match &config.address {
             Address::Url(_) => builder,
@@ -206,7 +229,7 @@ impl Clients {
             .pool_idle_timeout(IDLE)
             .pool_timer(hyper_util::rt::TokioTimer::new())
             .build(builder.enable_http1().wrap_connector(connector));
-        Ok(Known { client, url })
+        Ok(Known { client, url, headers })
     }
 }
 

@@ -13,7 +13,7 @@ use crate::quantity::{Format, Quantity};
 
 mod scope;
 
-pub use scope::{has_scopes, matches};
+pub use scope::{has_scopes, matched, matches, selects};
 
 /// Amounts by quota resource name.
 pub type Amounts = BTreeMap<String, Quantity>;

@@ -83,11 +83,6 @@ impl Configurations {
         self.0.get(plugin)
     }
 
-    /// The plugins it speaks of.
-    pub(super) fn names(&self) -> impl Iterator<Item = &str> {
-        self.0.keys().map(String::as_str)
-    }
-
     #[cfg(test)]
     pub(super) fn with(plugin: &str, text: &str) -> Self {
         let configuration = Configuration { text: text.to_owned(), path: PathBuf::from("test") };

@@ -3,12 +3,13 @@
 //! Contract: eventratelimit.admission.k8s.io/v1alpha1; refusals are 429.
 
 use std::{
-    collections::HashMap,
+    num::NonZeroUsize,
     sync::Arc,
     time::{Duration, Instant},
 };
 
 use async_trait::async_trait;
+use lru::LruCache;
 use parking_lot::Mutex;
 use serde::Deserialize;
 
@@ -18,7 +19,7 @@ use crate::{objects::EVENTS, status::Status};
 pub(super) const NAME: &str = "EventRateLimit";
 
 /// Buckets kept of a limit that does not say.
-const BUCKETS: usize = 4096;
+const BUCKETS: NonZeroUsize = NonZeroUsize::new(4096).expect("it is not zero");
 
 /// Whose events a limit counts together.
 #[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq)]
@@ -57,8 +58,9 @@ struct Limit {
     of: LimitType,
     rate: f64,
     burst: f64,
-    most: usize,
-    buckets: Mutex<HashMap<String, Bucket>>,
+    /// Buckets kept; the one that was not asked for longest makes room for a new one.
+    most: NonZeroUsize,
+    buckets: Mutex<LruCache<String, Bucket>>,
 }
 
 /// What may still come at once, as of when it was last asked.
@@ -114,8 +116,9 @@ impl Limit {
             of: file.r#type,
             rate: file.qps.into(),
             burst: file.burst.into(),
-            most: if most == 0 { BUCKETS } else { most },
-            buckets: Mutex::default(),
+            most: NonZeroUsize::new(most).unwrap_or(BUCKETS),
+            // It grows with what comes, not with what may come.
+            buckets: LruCache::unbounded().into(),
         })
     }
 
@@ -139,14 +142,13 @@ impl Limit {
         }
     }
 
-    /// Whether one more may come. The bucket that was not asked for longest makes room for a new one.
+    /// Whether one more may come.
     fn takes(&self, key: String, now: Instant) -> bool {
         let mut buckets = self.buckets.lock();
-        if buckets.len() >= self.most && !buckets.contains_key(&key) {
-            let oldest = buckets.iter().min_by_key(|(_, bucket)| bucket.asked).map(|(key, _)| key.clone());
-            oldest.map(|key| buckets.remove(&key));
+        if buckets.len() >= self.most.get() && !buckets.contains(&key) {
+            buckets.pop_lru();
         }
-        let bucket = buckets.entry(key).or_insert(Bucket { left: self.burst, asked: now });
+        let bucket = buckets.get_or_insert_mut(key, || Bucket { left: self.burst, asked: now });
         let passed = now.checked_duration_since(bucket.asked).unwrap_or(Duration::ZERO).as_secs_f64();
         let left = (bucket.left + passed * self.rate).min(self.burst);
         let takes = left >= 1.0;
@@ -184,7 +186,8 @@ mod tests {
         for (at, key) in ["a", "b", "c", "a"].into_iter().enumerate() {
             assert!(limit.takes(key.to_owned(), begin + Duration::from_millis(at as u64)));
         }
-        assert_eq!(limit.buckets.lock().len(), 2);
+        let buckets = limit.buckets.lock();
+        assert_eq!(buckets.iter().map(|(key, _)| key.as_str()).collect::<Vec<_>>(), ["a", "c"]);
     }
 
     #[tokio::test]

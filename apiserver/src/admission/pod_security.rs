@@ -20,6 +20,7 @@ use crate::{
 };
 
 mod checks;
+mod metrics;
 mod settings;
 
 pub(super) const NAME: &str = "PodSecurity";
@@ -68,28 +69,41 @@ impl Plugin for PodSecurity {
         let Some(pointer) = spec_pointer(request) else { return Ok(()) };
         let Some(spec) = object.pointer(pointer) else { return Ok(()) };
         if let Some(exempt) = self.settings.exempts(request, spec) {
+            metrics::exempt(request);
             audit::annotate(&format!("{LABEL}exempt"), exempt.to_owned());
             return Ok(());
         }
         if request.old.and_then(|old| old.pointer(pointer)) == Some(spec) {
             return Ok(());
         }
-        let Some(namespace) = self.objects.get(NAMESPACES, "", &request.attributes.namespace).await? else {
-            return Ok(());
-        };
+        let namespace = self.objects.get(NAMESPACES, "", &request.attributes.namespace).await;
+        let namespace = namespace.inspect_err(|_| metrics::failed(request, true))?;
+        let Some(namespace) = namespace else { return Ok(()) };
+        let wrong = wrong_labels(&namespace);
+        if !wrong.is_empty() {
+            let why: Vec<String> = wrong.iter().map(ToString::to_string).collect();
+            audit::annotate(&format!("{LABEL}error"), format!("Failed to parse policy: {}", why.join(", ")));
+            metrics::failed(request, false);
+        }
         let mut refusal = None;
         if request.is_any(PODS) {
             let policy = self.settings.policy(&namespace, Mode::Enforce);
             audit::annotate(&format!("{LABEL}enforce-policy"), policy.to_string());
-            refusal = policy.violations(spec).map(|found| request.forbid(format!("violates {found}")));
+            let found = policy.violations(spec);
+            metrics::evaluated(request, Mode::Enforce, policy, found.is_none());
+            refusal = found.map(|found| request.forbid(format!("violates {found}")));
         }
-        if let Some(found) = self.settings.policy(&namespace, Mode::Audit).violations(spec) {
+        let policy = self.settings.policy(&namespace, Mode::Audit);
+        if let Some(found) = policy.violations(spec) {
             audit::annotate(&format!("{LABEL}audit-violations"), format!("would violate {found}"));
+            metrics::evaluated(request, Mode::Audit, policy, false);
         }
         if let Some(refusal) = refusal {
             return Err(refusal);
         }
-        if let Some(found) = self.settings.policy(&namespace, Mode::Warn).violations(spec) {
+        let policy = self.settings.policy(&namespace, Mode::Warn);
+        if let Some(found) = policy.violations(spec) {
+            metrics::evaluated(request, Mode::Warn, policy, false);
             request.warnings.push(format!("would violate {found}"));
         }
         Ok(())

@@ -4,22 +4,25 @@
 //! write → usage (pure) → delta → quotas that match → guarded update of status.used → write goes on
 //! ```
 //!
-//! What a write uses is charged before it is stored; the quota controller gives back what deletions
-//! and failures free. Contract: core/v1 ResourceQuota; upstream `pkg/quota/v1`.
+//! What a write uses is charged before it is stored; the quota controller gives back what deletions and failures free. A
+//! configuration may limit resources and scopes everywhere: what no quota covers is then refused. Contract: core/v1
+//! ResourceQuota; apiserver.config.k8s.io/v1 ResourceQuotaConfiguration; upstream `pkg/quota/v1`.
 
 use std::{collections::BTreeMap, sync::Arc};
 
 use async_trait::async_trait;
 use component_base::{
+    config::ConfigError,
     quantity::Quantity,
     quota::{self, Amounts},
 };
+use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::{Operation, Parts, Plugin, Request, items};
+use super::{Configuration, Operation, Parts, Plugin, Request, items};
 use crate::{
     object::Object,
-    objects::{Objects, PODS, RESOURCE_QUOTAS},
+    objects::{Objects, PERSISTENT_VOLUME_CLAIMS, PODS, RESOURCE_QUOTAS},
     registry::Resource,
     status::{Reason, Status},
 };
@@ -31,10 +34,46 @@ const ATTEMPTS: usize = 32;
 
 struct ResourceQuota {
     objects: Arc<dyn Objects>,
+    limited: Vec<Limited>,
 }
 
-pub(super) fn new(parts: &Parts) -> Arc<dyn Plugin> {
-    Arc::new(ResourceQuota { objects: parts.objects.clone() })
+/// What a configuration says.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields, rename_all = "camelCase")]
+struct File {
+    limited_resources: Vec<Limited>,
+}
+
+/// What may be used only as far as a quota covers it.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields, rename_all = "camelCase")]
+struct Limited {
+    api_group: String,
+    /// The plural.
+    resource: String,
+    /// Parts of names of what objects of the resource use.
+    match_contains: Vec<String>,
+    /// Scopes of pods and claims, as a quota's selector has them.
+    match_scopes: Vec<Value>,
+}
+
+pub(super) fn new(parts: &Parts, configuration: Option<&Configuration>) -> Result<Arc<dyn Plugin>, String> {
+    let limited = configuration.map(limited).transpose()?.unwrap_or_default();
+    Ok(Arc::new(ResourceQuota { objects: parts.objects.clone(), limited }))
+}
+
+fn limited(configuration: &Configuration) -> Result<Vec<Limited>, String> {
+    const OLD: &[&str] =
+        &["resourcequota.admission.k8s.io/v1beta1", "resourcequota.admission.k8s.io/v1alpha1"];
+    let file = match configuration.decode(&["apiserver.config.k8s.io/v1"], "ResourceQuotaConfiguration") {
+        Err(ConfigError::Kind { .. }) => configuration.decode(OLD, "Configuration"),
+        decided => decided,
+    };
+    let File { limited_resources } = file.map_err(|error| error.to_string())?;
+    match limited_resources.iter().position(|limited| limited.resource.is_empty()) {
+        Some(at) => Err(format!("limitedResources[{at}].resource: Required value")),
+        None => Ok(limited_resources),
+    }
 }
 
 #[async_trait]
@@ -46,28 +85,90 @@ impl Plugin for ResourceQuota {
             return Ok(());
         }
         let mut quotas = self.objects.list(RESOURCE_QUOTAS, Some(namespace)).await?;
-        let Some(object) = request.object.as_deref().filter(|_| !quotas.is_empty()) else { return Ok(()) };
-        let after = usage(request.resource, object);
-        let before = match (request.operation, request.old) {
-            (Operation::Update, Some(old)) => usage(request.resource, old),
-            _ => Amounts::new(),
-        };
-        let delta = increase(&before, &after);
-        if delta.is_empty() {
+        if quotas.is_empty() && self.limited.is_empty() {
             return Ok(());
         }
+        let Some(object) = request.object.as_deref() else { return Ok(()) };
+        let after = usage(request.resource, object);
+        let old = request.old.filter(|_| request.operation == Operation::Update);
+        let before = old.map(|old| usage(request.resource, old)).unwrap_or_default();
+        let delta = increase(&before, &after);
+        let all: Vec<Arc<Object>> = quotas.clone();
+        quotas.retain(|quota| concerns(request, quota, object));
+        // An object that comes into a quota's scope by this write is charged for as a new one.
+        let entered = |quota: &Object| old.is_some_and(|old| !concerns(request, quota, old));
+        let is_charged = |quota: &Arc<Object>| !delta.is_empty() || entered(quota);
+        quotas.retain(is_charged);
+        if delta.is_empty() && quotas.is_empty() {
+            return Ok(());
+        }
+        self.covered(request, object, &after, &quotas).map_err(|why| request.forbid(why))?;
+        self.in_scope(request, object, &all).map_err(|why| request.forbid(why))?;
         quotas.sort_by(|a, b| a.name().cmp(b.name()));
         for quota in quotas {
-            if request.is_any(PODS) && !quota::matches(&*quota, object) {
-                continue;
-            }
-            self.charge(request, object, quota, &delta).await?;
+            let delta = if entered(&quota) { &after } else { &delta };
+            self.charge(request, object, quota, delta).await?;
         }
         Ok(())
     }
 }
 
+/// Whether a quota is about an object of the request's resource.
+fn concerns(request: &Request<'_>, quota: &Object, object: &Object) -> bool {
+    if request.is_any(PODS) || request.is_any(PERSISTENT_VOLUME_CLAIMS) {
+        return quota::matches(quota, object);
+    }
+    !quota::has_scopes(quota)
+}
+
 impl ResourceQuota {
+    /// Whether quotas cover all that is limited by its name.
+    fn covered(
+        &self,
+        request: &Request<'_>,
+        object: &Object,
+        used: &Amounts,
+        quotas: &[Arc<Object>],
+    ) -> Result<(), String> {
+        let limited = self.limited.iter().filter(|limited| {
+            limited.api_group == request.resource.group && limited.resource == request.resource.plural
+        });
+        let parts: Vec<&String> = limited.flat_map(|limited| &limited.match_contains).collect();
+        let is_limited = |name: &str| parts.iter().any(|part| name.contains(part.as_str()));
+        let is_covered = |name: &str| {
+            let hard = |quota: &Arc<Object>| {
+                quota.pointer("/status/hard").is_some_and(|hard| hard.get(name).is_some())
+            };
+            quotas.iter().filter(|quota| concerns(request, quota, object)).any(hard)
+        };
+        let zero = Quantity::default();
+        let open =
+            used.iter().filter(|(name, amount)| **amount > zero && is_limited(name) && !is_covered(name));
+        let open: Vec<&str> = open.map(|(name, _)| name.as_str()).collect();
+        match open.is_empty() {
+            true => Ok(()),
+            false => Err(format!("insufficient quota to consume: {}", open.join(","))),
+        }
+    }
+
+    /// Whether quotas cover all scopes that are limited and the object is in.
+    fn in_scope(&self, request: &Request<'_>, object: &Object, quotas: &[Arc<Object>]) -> Result<(), String> {
+        if !request.is_any(PODS) && !request.is_any(PERSISTENT_VOLUME_CLAIMS) {
+            return Ok(());
+        }
+        let covered: Vec<&str> = quotas.iter().flat_map(|quota| quota::matched(&**quota, object)).collect();
+        let name =
+            |scope: &Value| scope.get("scopeName").and_then(Value::as_str).unwrap_or_default().to_owned();
+        let limited = self.limited.iter().flat_map(|limited| &limited.match_scopes);
+        let open =
+            limited.filter(|scope| quota::selects(scope, object) && !covered.contains(&name(scope).as_str()));
+        let open: Vec<String> = open.map(shown).collect();
+        match open.is_empty() {
+            true => Ok(()),
+            false => Err(format!("insufficient quota to match these scopes: [{}]", open.join(" "))),
+        }
+    }
+
     /// Adds the delta to one quota's status, again from its latest state when another write was faster.
     async fn charge(
         &self,
@@ -162,6 +263,14 @@ fn decide(quota: &Object, pod: bool, object: &Object, delta: &Amounts) -> Result
         print(&used),
         print(&hard)
     ))
+}
+
+/// A scope as messages have it: `{PriorityClass In [high]}`.
+fn shown(scope: &Value) -> String {
+    let field = |name: &str| scope.get(name).and_then(Value::as_str).unwrap_or_default();
+    let values = scope.get("values").and_then(Value::as_array).into_iter().flatten();
+    let values: Vec<&str> = values.filter_map(Value::as_str).collect();
+    format!("{{{} {} [{}]}}", field("scopeName"), field("operator"), values.join(" "))
 }
 
 fn usage(resource: &Resource, object: &Object) -> Amounts {

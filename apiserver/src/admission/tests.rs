@@ -65,6 +65,7 @@ fn the_list_is_well_formed_and_flags_choose() {
     assert!(!default.contains(&"NodeRestriction"));
     assert!(names(&["NodeRestriction"], &[]).unwrap().contains(&"NodeRestriction"));
     assert!(!names(&[], &["Priority", "PodSecurity"]).unwrap().contains(&"Priority"));
+    assert_eq!(names(&["JobValidation"], &["PodGroupProtection"]).unwrap(), default);
     assert!(names(&["Nonsense"], &[]).is_err());
     assert!(names(&[], &["Nonsense"]).is_err());
     assert!(names(&["Priority"], &["Priority"]).is_err());

@@ -7,14 +7,20 @@
 //! ```
 //! Contract: admissionregistration.k8s.io/v1, admission.k8s.io/v1; upstream's `plugin/webhook`.
 
-use std::sync::Arc;
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
-use super::Request;
+use component_base::workqueue::chain;
+use serde::Deserialize;
+
+use super::{Configuration, Parts, Request};
 use crate::{
     auth::Authorizer,
     expressions::{self, Evaluator, Questions, Subject, Verdict},
     status::Status,
-    webhook::CallError,
+    webhook::{CallError, Clients, kubeconfig::Credentials},
 };
 
 mod call;
@@ -61,6 +67,32 @@ impl From<CallError> for Failure {
     fn from(error: CallError) -> Self {
         Self::Calling { code: error.code, why: format!("failed to call webhook: {error}") }
     }
+}
+
+/// What a configuration says.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields, rename_all = "camelCase")]
+struct File {
+    /// Who the server is to which webhook.
+    kube_config_file: PathBuf,
+}
+
+/// What webhooks are called with: as nobody, or as a configuration says.
+fn clients(parts: &Parts, configuration: Option<&Configuration>) -> Result<Arc<Clients>, String> {
+    const VERSIONS: &[&str] = &["apiserver.config.k8s.io/v1"];
+    let file: Option<File> = configuration
+        .map(|configuration| configuration.decode(VERSIONS, "WebhookAdmissionConfiguration"))
+        .transpose()
+        .map_err(|error| error.to_string())?;
+    let path = file.unwrap_or_default().kube_config_file;
+    if path == Path::new("") {
+        return Ok(parts.webhooks.clone());
+    }
+    if !path.is_absolute() {
+        return Err(format!("kubeConfigFile: Invalid value: {path:?}: must be an absolute file path"));
+    }
+    let credentials = Credentials::load(&path).map_err(|error| chain(&error))?;
+    Ok(Arc::new(parts.webhooks.with_credentials(credentials)))
 }
 
 /// Whether webhooks and policies have no say in a write.

@@ -1,6 +1,7 @@
-//! A webhook that a kubeconfig file names: where the server's own flags point, outside the cluster.
+//! What kubeconfig files say: where a webhook of the server's own flags is, and who the server is to others.
 //!
-//! Of the file, the current context counts. Credentials that a program would have to be run for are refused.
+//! Of the first, the current context counts; of the second, the user whose name is the host's. Credentials that a program
+//! would have to be run for are refused. Contract: upstream's `util/webhook` authentication.
 
 use std::path::{Path, PathBuf};
 
@@ -28,10 +29,25 @@ pub enum KubeconfigError {
 /// A service named by a kubeconfig.
 pub struct Remote {
     known: Known,
-    headers: Vec<(header::HeaderName, HeaderValue)>,
+    headers: Headers,
+    user_agent: String,
+}
+
+/// Users of a kubeconfig, named for the hosts they are shown to: `host:port`, `*.domain:port`, `*`.
+pub struct Credentials {
+    config: Kubeconfig,
+    path: PathBuf,
+}
+
+/// The certificate and key a client shows.
+pub(super) type Identity = (Vec<CertificateDer<'static>>, PrivateKeyDer<'static>);
+
+/// What requests of a user carry.
+#[derive(Clone, Default)]
+pub(super) struct Headers {
+    pub(super) fixed: Vec<(header::HeaderName, HeaderValue)>,
     /// Read again for every request, as tokens are replaced.
     token_file: Option<PathBuf>,
-    user_agent: String,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -82,8 +98,15 @@ struct UserEntry {
     token_file: String,
     username: String,
     password: String,
+    #[serde(rename = "as")]
+    impersonate: String,
+    as_uid: String,
+    as_groups: Vec<String>,
     exec: Option<Value>,
+    auth_provider: Option<Value>,
 }
+
+// === impl Remote ===
 
 impl Remote {
     /// Reads the file. `caller` is the end of the user agent, for example `audit`.
@@ -92,63 +115,25 @@ impl Remote {
     /// When the file is of no use.
     pub fn load(path: &Path, caller: &str) -> Result<Self, KubeconfigError> {
         let unusable = |why: &str| KubeconfigError::Unusable(path.to_owned(), why.to_owned());
-        let text = read_file(path)?;
-        let text = String::from_utf8_lossy(&text);
-        let config: Kubeconfig = serde_saphyr::from_str(&text)
-            .map_err(|error| KubeconfigError::Decode(path.to_owned(), Box::new(error)))?;
-        let named = |all: &[Named], name: &str| all.iter().position(|one| one.name == name);
-        let context = named(&config.contexts, &config.current_context)
-            .map(|at| &config.contexts[at].context)
-            .ok_or_else(|| unusable("the current context is not there"))?;
+        let config = Kubeconfig::read(path)?;
+        let context = config.current().ok_or_else(|| unusable("the current context is not there"))?;
         let cluster = named(&config.clusters, &context.cluster)
-            .map(|at| &config.clusters[at].cluster)
+            .map(|one| &one.cluster)
             .ok_or_else(|| unusable("the cluster of the current context is not there"))?;
         let nobody = UserEntry::default();
         let user = match named(&config.users, &context.user) {
-            Some(at) => &config.users[at].user,
+            Some(one) => &one.user,
             None if context.user.is_empty() => &nobody,
             None => return Err(unusable("the user of the current context is not there")),
         };
-        if user.exec.is_some() {
-            return Err(unusable("credentials of a program (exec) are not supported here"));
-        }
         if !cluster.proxy_url.is_empty() {
             return Err(unusable("a proxy is not supported here"));
         }
-        let folder = path.parent().unwrap_or_else(|| Path::new(""));
-        let known = connection(path, folder, cluster, user)?;
-        let mut headers = Vec::new();
-        let credentials = if !user.token.is_empty() {
-            Some(format!("Bearer {}", user.token))
-        } else if !user.username.is_empty() {
-            let both = format!("{}:{}", user.username, user.password);
-            Some(format!("Basic {}", BASE64_STANDARD.encode(both)))
-        } else {
-            None
-        };
-        if let Some(credentials) = credentials {
-            let mut value = HeaderValue::try_from(credentials).map_err(|e| unusable(&e.to_string()))?;
-            value.set_sensitive(true);
-            headers.push((header::AUTHORIZATION, value));
-        }
         Ok(Self {
-            known,
-            headers,
-            token_file: (!user.token_file.is_empty()).then(|| folder.join(&user.token_file)),
+            headers: user.headers(path)?,
+            known: connection(path, cluster, user.identity(path)?)?,
             user_agent: component_base::version::user_agent(&format!("kube-apiserver-{caller}")),
         })
-    }
-
-    async fn headers(&self) -> Vec<(header::HeaderName, HeaderValue)> {
-        let mut headers = self.headers.clone();
-        if let Some(path) = &self.token_file
-            && let Ok(token) = tokio::fs::read_to_string(path).await
-            && let Ok(value) = HeaderValue::try_from(format!("Bearer {}", token.trim()))
-        {
-            headers.retain(|(name, _)| name != header::AUTHORIZATION);
-            headers.push((header::AUTHORIZATION, value));
-        }
-        headers
     }
 
     /// Posts JSON and reads the JSON of the answer.
@@ -157,7 +142,7 @@ impl Remote {
     /// When there is no answer in time, or none that is JSON and says success.
     pub async fn ask(&self, body: &Value, timeout: Duration) -> Result<Value, CallError> {
         let (code, answer) =
-            exchange(&self.known, &self.known.url, &self.user_agent, self.headers().await, body, timeout)
+            exchange(&self.known, &self.known.url, &self.user_agent, self.headers.now().await, body, timeout)
                 .await?;
         read(code, &answer)
     }
@@ -168,43 +153,153 @@ impl Remote {
     /// When there is no answer in time, or none that says success.
     pub async fn send(&self, body: &Value, timeout: Duration) -> Result<(), CallError> {
         let (code, answer) =
-            exchange(&self.known, &self.known.url, &self.user_agent, self.headers().await, body, timeout)
+            exchange(&self.known, &self.known.url, &self.user_agent, self.headers.now().await, body, timeout)
                 .await?;
         if (200..=206).contains(&code) { Ok(()) } else { Err(failure::of_code(code, &answer)) }
     }
+}
+
+// === impl Credentials ===
+
+impl Credentials {
+    /// Reads the file; that every user in it is of use is seen to at once.
+    ///
+    /// # Errors
+    /// When the file is of no use.
+    pub fn load(path: &Path) -> Result<Self, KubeconfigError> {
+        let config = Kubeconfig::read(path)?;
+        for one in &config.users {
+            one.user.headers(path)?;
+            one.user.identity(path)?;
+        }
+        Ok(Self { config, path: path.to_owned() })
+    }
+
+    /// What is shown to a host: its own user's, its domain's, that of all hosts, or the current context's.
+    pub(super) fn of(&self, host: &str, port: u16) -> Result<(Headers, Option<Identity>), KubeconfigError> {
+        let user = self.user(host, port);
+        user.map_or_else(
+            || Ok(Default::default()),
+            |user| Ok((user.headers(&self.path)?, user.identity(&self.path)?)),
+        )
+    }
+
+    fn user(&self, host: &str, port: u16) -> Option<&UserEntry> {
+        let of = |name: &str| named(&self.config.users, name).map(|one| &one.user);
+        let or_its_domain = |target: &str| {
+            let mut rests = target.match_indices('.').map(|(at, _)| format!("*{}", &target[at..]));
+            of(target).or_else(|| rests.find_map(|name| of(&name)))
+        };
+        or_its_domain(&format!("{host}:{port}"))
+            .or_else(|| if port == 443 { or_its_domain(host) } else { None })
+            .or_else(|| of("*"))
+            .or_else(|| of(&self.config.current()?.user))
+    }
+}
+
+// === impl Headers ===
+
+impl Headers {
+    /// As they are for a request now.
+    pub(super) async fn now(&self) -> Vec<(header::HeaderName, HeaderValue)> {
+        let mut headers = self.fixed.clone();
+        if let Some(path) = &self.token_file
+            && let Ok(token) = tokio::fs::read_to_string(path).await
+            && let Ok(value) = HeaderValue::try_from(format!("Bearer {}", token.trim()))
+        {
+            headers.retain(|(name, _)| name != header::AUTHORIZATION);
+            headers.push((header::AUTHORIZATION, value));
+        }
+        headers
+    }
+}
+
+// === impl Kubeconfig ===
+
+impl Kubeconfig {
+    fn read(path: &Path) -> Result<Self, KubeconfigError> {
+        let text = read_file(path)?;
+        serde_saphyr::from_str(&String::from_utf8_lossy(&text))
+            .map_err(|error| KubeconfigError::Decode(path.to_owned(), Box::new(error)))
+    }
+
+    fn current(&self) -> Option<&Context> {
+        named(&self.contexts, &self.current_context).map(|one| &one.context)
+    }
+}
+
+fn named<'a>(all: &'a [Named], name: &str) -> Option<&'a Named> {
+    all.iter().find(|one| one.name == name)
+}
+
+// === impl UserEntry ===
+
+impl UserEntry {
+    fn headers(&self, path: &Path) -> Result<Headers, KubeconfigError> {
+        let unusable = |why: String| KubeconfigError::Unusable(path.to_owned(), why);
+        if self.exec.is_some() || self.auth_provider.is_some() {
+            return Err(unusable("credentials of a program (exec) are not supported here".to_owned()));
+        }
+        let credentials = if !self.token.is_empty() {
+            Some(format!("Bearer {}", self.token))
+        } else if !self.username.is_empty() {
+            let both = format!("{}:{}", self.username, self.password);
+            Some(format!("Basic {}", BASE64_STANDARD.encode(both)))
+        } else {
+            None
+        };
+        let texts = credentials.map(|text| ("authorization", text)).into_iter();
+        let texts = texts
+            .chain([("impersonate-user", self.impersonate.clone()), ("impersonate-uid", self.as_uid.clone())])
+            .chain(self.as_groups.iter().map(|group| ("impersonate-group", group.clone())));
+        let mut fixed = Vec::new();
+        for (name, text) in texts.filter(|(_, text)| !text.is_empty()) {
+            let mut value = HeaderValue::try_from(text).map_err(|error| unusable(error.to_string()))?;
+            value.set_sensitive(true);
+            fixed.push((header::HeaderName::from_static(name), value));
+        }
+        let token_file = (!self.token_file.is_empty()).then(|| folder(path).join(&self.token_file));
+        Ok(Headers { fixed, token_file })
+    }
+
+    fn identity(&self, path: &Path) -> Result<Option<Identity>, KubeconfigError> {
+        let unusable = |why: String| KubeconfigError::Unusable(path.to_owned(), why);
+        let certificate = content(path, &self.client_certificate_data, &self.client_certificate)?;
+        let key = content(path, &self.client_key_data, &self.client_key)?;
+        if certificate.is_empty() {
+            return Ok(None);
+        }
+        let chain = CertificateDer::pem_slice_iter(&certificate)
+            .collect::<Result<Vec<_>, _>>()
+            .map_err(|error| unusable(format!("client certificate: {error}")))?;
+        let key =
+            PrivateKeyDer::from_pem_slice(&key).map_err(|error| unusable(format!("client key: {error}")))?;
+        Ok(Some((chain, key)))
+    }
+}
+
+fn folder(path: &Path) -> &Path {
+    path.parent().unwrap_or_else(|| Path::new(""))
 }
 
 fn read_file(path: &Path) -> Result<Vec<u8>, KubeconfigError> {
     std::fs::read(path).map_err(|error| KubeconfigError::Read(path.to_owned(), error))
 }
 
-fn connection(
-    path: &Path,
-    folder: &Path,
-    cluster: &Cluster,
-    user: &UserEntry,
-) -> Result<Known, KubeconfigError> {
+/// What stands in a kubeconfig itself, or in a file it names.
+fn content(path: &Path, data: &str, file: &str) -> Result<Vec<u8>, KubeconfigError> {
+    match (data, file) {
+        ("", "") => Ok(Vec::new()),
+        ("", file) => read_file(&folder(path).join(file)),
+        (data, _) => BASE64_STANDARD
+            .decode(data)
+            .map_err(|error| KubeconfigError::Unusable(path.to_owned(), error.to_string())),
+    }
+}
+
+fn connection(path: &Path, cluster: &Cluster, identity: Option<Identity>) -> Result<Known, KubeconfigError> {
     let unusable = |why: String| KubeconfigError::Unusable(path.to_owned(), why);
-    let content = |data: &str, file: &str| -> Result<Vec<u8>, KubeconfigError> {
-        match (data, file) {
-            ("", "") => Ok(Vec::new()),
-            ("", file) => read_file(&folder.join(file)),
-            (data, _) => BASE64_STANDARD.decode(data).map_err(|error| unusable(error.to_string())),
-        }
-    };
-    let bundle = content(&cluster.certificate_authority_data, &cluster.certificate_authority)?;
-    let certificate = content(&user.client_certificate_data, &user.client_certificate)?;
-    let key = content(&user.client_key_data, &user.client_key)?;
-    let identity = if certificate.is_empty() {
-        None
-    } else {
-        let chain = CertificateDer::pem_slice_iter(&certificate)
-            .collect::<Result<Vec<_>, _>>()
-            .map_err(|error| unusable(format!("client certificate: {error}")))?;
-        let key =
-            PrivateKeyDer::from_pem_slice(&key).map_err(|error| unusable(format!("client key: {error}")))?;
-        Some((chain, key))
-    };
+    let bundle = content(path, &cluster.certificate_authority_data, &cluster.certificate_authority)?;
     let uri: Uri = cluster.server.parse().map_err(|error| unusable(format!("server: {error}")))?;
     if uri.scheme_str().is_none() || uri.authority().is_none() {
         return Err(unusable(format!("server {:?} is no URL", cluster.server)));
@@ -220,5 +315,5 @@ fn connection(
         .pool_idle_timeout(IDLE)
         .pool_timer(hyper_util::rt::TokioTimer::new())
         .build(builder.enable_http1().wrap_connector(Connector::outside()));
-    Ok(Known { client, url: cluster.server.clone() })
+    Ok(Known { client, url: cluster.server.clone(), headers: Headers::default() })
 }

@@ -102,3 +102,49 @@ fn client_configs_are_read() {
         ClientConfig::of(&json!({"service": {"namespace": "n", "name": "s", "path": "p"}})).unwrap();
     assert_eq!(service.url(), "https://s.n.svc:443/p");
 }
+
+#[test]
+fn every_host_is_shown_the_user_that_is_named_for_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("kubeconfig");
+    let user = |name: &str, fields: Value| json!({"name": name, "user": fields});
+    let token = |name: &str, token: &str| user(name, json!({"token": token}));
+    let write = |users: &[Value], context: &str| {
+        let contexts = json!([{"name": "c", "context": {"user": context}}]);
+        let config = json!({"users": users, "contexts": contexts, "current-context": "c"});
+        std::fs::write(&path, config.to_string()).unwrap();
+    };
+    write(
+        &[
+            token("a.n.svc:8443", "exact"),
+            token("*.n.svc:8443", "domain"),
+            token("a.n.svc", "default port"),
+            token("*.svc", "wide"),
+            user("*", json!({"username": "u", "password": "p", "as": "i", "as-groups": ["g"]})),
+        ],
+        "",
+    );
+    let credentials = Credentials::load(&path).unwrap();
+    let shown = |host: &str, port: u16| {
+        let (headers, identity) = credentials.of(host, port).unwrap();
+        assert!(identity.is_none());
+        let headers =
+            headers.fixed.iter().map(|(name, value)| format!("{name}: {}", value.to_str().unwrap()));
+        headers.collect::<Vec<_>>()
+    };
+    for (host, port, token) in [
+        ("a.n.svc", 8443, "exact"),
+        ("b.n.svc", 8443, "domain"),
+        ("a.n.svc", 443, "default port"),
+        ("b.m.svc", 443, "wide"),
+    ] {
+        assert_eq!(shown(host, port), [format!("authorization: Bearer {token}")], "{host}:{port}");
+    }
+    let all = ["authorization: Basic dTpw", "impersonate-user: i", "impersonate-group: g"];
+    assert_eq!(shown("b.m.svc", 8443), all);
+    write(&[token("current", "mine")], "current");
+    let credentials = Credentials::load(&path).unwrap();
+    assert_eq!(credentials.of("anywhere", 443).unwrap().0.fixed.len(), 1);
+    write(&[user("x", json!({"exec": {"command": "c"}}))], "");
+    assert!(Credentials::load(&path).is_err());
+}

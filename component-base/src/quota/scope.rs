@@ -1,51 +1,71 @@
-//! Which pods a quota is about: `scopes` and `scopeSelector`.
+//! Which pods and claims a quota is about: `scopes` and `scopeSelector`.
 
 use serde_json::Value;
 
 use super::{Fields, items, text};
 
-/// Whether a quota is about pods of some scope alone.
+/// Whether a quota is about objects of some scope alone.
 pub fn has_scopes(quota: &impl Fields) -> bool {
     items(quota, "/spec/scopes").next().is_some()
         || items(quota, "/spec/scopeSelector/matchExpressions").next().is_some()
 }
 
-/// Whether every scope of the quota matches the pod.
-pub fn matches(quota: &impl Fields, pod: &impl Fields) -> bool {
+/// Whether every scope of the quota matches the pod or claim.
+pub fn matches(quota: &impl Fields, object: &impl Fields) -> bool {
     let scopes = items(quota, "/spec/scopes").filter_map(Value::as_str);
-    let plain = scopes.into_iter().all(|scope| has(scope, "Exists", &[], pod));
+    let plain = scopes.into_iter().all(|scope| has(scope, "Exists", &[], object));
     plain
-        && items(quota, "/spec/scopeSelector/matchExpressions").all(|expression| {
-            let field = |name: &str| expression.get(name).and_then(Value::as_str).unwrap_or_default();
-            let values: Vec<&str> = expression
-                .get("values")
-                .and_then(Value::as_array)
-                .into_iter()
-                .flatten()
-                .filter_map(Value::as_str)
-                .collect();
-            has(field("scopeName"), field("operator"), &values, pod)
-        })
+        && items(quota, "/spec/scopeSelector/matchExpressions").all(|expression| selects(expression, object))
 }
 
-fn has(scope: &str, operator: &str, values: &[&str], pod: &impl Fields) -> bool {
-    let terminating = pod.field("/spec/activeDeadlineSeconds").and_then(Value::as_i64).is_some();
+/// The names of the quota's scopes that match the pod or claim.
+pub fn matched<'q>(quota: &'q impl Fields, object: &impl Fields) -> Vec<&'q str> {
+    let plain = items(quota, "/spec/scopes").filter_map(Value::as_str);
+    let plain = plain.filter(|scope| has(scope, "Exists", &[], object));
+    let selected = items(quota, "/spec/scopeSelector/matchExpressions");
+    let selected = selected.filter(|expression| selects(expression, object));
+    plain.chain(selected.filter_map(|expression| expression.get("scopeName")?.as_str())).collect()
+}
+
+/// Whether one expression of a scope selector matches the pod or claim.
+pub fn selects(expression: &Value, object: &impl Fields) -> bool {
+    let field = |name: &str| expression.get(name).and_then(Value::as_str).unwrap_or_default();
+    let values = expression.get("values").and_then(Value::as_array).into_iter().flatten();
+    let values: Vec<&str> = values.filter_map(Value::as_str).collect();
+    has(field("scopeName"), field("operator"), &values, object)
+}
+
+fn has(scope: &str, operator: &str, values: &[&str], object: &impl Fields) -> bool {
+    let terminating = object.field("/spec/activeDeadlineSeconds").and_then(Value::as_i64).is_some();
     match scope {
         "Terminating" => terminating,
         "NotTerminating" => !terminating,
-        "BestEffort" => best_effort(pod),
-        "NotBestEffort" => !best_effort(pod),
-        "PriorityClass" => {
-            let class = text(pod, "/spec/priorityClassName");
-            match operator {
-                "In" => values.contains(&class),
-                "NotIn" => !values.contains(&class),
-                "Exists" => !class.is_empty(),
-                "DoesNotExist" => class.is_empty(),
-                _ => false,
-            }
+        "BestEffort" => best_effort(object),
+        "NotBestEffort" => !best_effort(object),
+        "PriorityClass" => names(operator, values, &[text(object, "/spec/priorityClassName")]),
+        "CrossNamespacePodAffinity" => crosses_namespaces(object),
+        // What a claim has, and what it is on the way from or to.
+        "VolumeAttributesClass" => {
+            let fields = [
+                "/spec/volumeAttributesClassName",
+                "/status/currentVolumeAttributesClassName",
+                "/status/modifyVolumeStatus/targetVolumeAttributesClassName",
+            ];
+            names(operator, values, &fields.map(|field| text(object, field)))
         }
-        "CrossNamespacePodAffinity" => crosses_namespaces(pod),
+        _ => false,
+    }
+}
+
+/// Whether one of the names an object has (empty: none) is as an operator asks; having none is a case of its own.
+fn names(operator: &str, values: &[&str], named: &[&str]) -> bool {
+    let mut named = named.iter().filter(|name| !name.is_empty()).peekable();
+    let none = named.peek().is_none();
+    match operator {
+        "In" => named.any(|name| values.contains(name)),
+        "NotIn" => none || named.any(|name| !values.contains(name)),
+        "Exists" => !none,
+        "DoesNotExist" => none,
         _ => false,
     }
 }

@@ -2,7 +2,11 @@
 
 use serde_json::json;
 
-use super::{super::testing::Write, *};
+use super::{
+    super::testing::{Write, configured_over},
+    *,
+};
+use crate::admission::Configurations;
 use crate::objects::{CONFIG_MAPS, Kind, PERSISTENT_VOLUME_CLAIMS, SERVICES, memory::Memory};
 
 fn quota(name: &str, hard: Value, used: Value, scopes: Value) -> (Kind, Value) {
@@ -93,4 +97,85 @@ async fn concurrent_writers_never_exceed_the_quota() {
     let done = futures::future::join_all(writes).await;
     assert_eq!(done.iter().filter(|r| r.is_ok()).count(), 10);
     assert_eq!(used(&objects, "q").await, json!({"configmaps": "10"}));
+}
+
+fn configured(objects: &Arc<Memory>, limited: &str) -> Result<crate::admission::Chain, String> {
+    let head = "apiVersion: apiserver.config.k8s.io/v1\nkind: ResourceQuotaConfiguration\n";
+    let configurations = Configurations::with(NAME, &format!("{head}limitedResources: {limited}"));
+    configured_over(objects, &[NAME], &configurations)
+}
+
+#[tokio::test]
+async fn what_is_limited_needs_a_quota() {
+    let class = "gold.storageclass.storage.k8s.io/requests.storage";
+    let limited = "[{resource: persistentvolumeclaims, matchContains: [.storageclass.storage.k8s.io/requests.storage]}]";
+    let claim = |class: &str| {
+        json!({"metadata": {"namespace": "a", "name": "c"},
+        "spec": {"storageClassName": class, "resources": {"requests": {"storage": "1Gi"}}}})
+    };
+    let create = |class: &str| Write::create(PERSISTENT_VOLUME_CLAIMS, claim(class));
+    let objects = Memory::with(vec![quota("q", json!({class: "5Gi"}), json!({class: "0"}), json!([]))]);
+    let chain = configured(&objects, limited).unwrap();
+    assert!(create("gold").through_chain(&chain).await.is_ok());
+    assert_eq!(used(&objects, "q").await, json!({class: "1Gi"}));
+    let refused = create("lead").through_chain(&chain).await.unwrap_err();
+    assert_eq!(
+        refused.message,
+        "persistentvolumeclaims \"c\" is forbidden: insufficient quota to consume: \
+         lead.storageclass.storage.k8s.io/requests.storage"
+    );
+    assert!(create("").through_chain(&chain).await.is_ok());
+    // Without any quota as well.
+    let chain = configured(&Memory::with(Vec::new()), limited).unwrap();
+    assert!(create("gold").through_chain(&chain).await.is_err());
+}
+
+#[tokio::test]
+async fn scopes_that_are_limited_need_a_quota_of_theirs() {
+    let limited =
+        "[{resource: pods, matchScopes: [{scopeName: PriorityClass, operator: In, values: [high]}]}]";
+    let classy = |class: &str| {
+        json!({"metadata": {"namespace": "a", "name": "p"},
+        "spec": {"priorityClassName": class, "containers": [{"name": "c"}]}})
+    };
+    let bare = Memory::with(vec![quota("q", json!({"pods": "9"}), json!({"pods": "0"}), json!([]))]);
+    let chain = configured(&bare, limited).unwrap();
+    assert!(Write::create(PODS, classy("low")).through_chain(&chain).await.is_ok());
+    let refused = Write::create(PODS, classy("high")).through_chain(&chain).await.unwrap_err();
+    let why = "insufficient quota to match these scopes: [{PriorityClass In [high]}]";
+    assert!(refused.message.ends_with(why), "{}", refused.message);
+    let (kind, mut scoped) = quota("q", json!({"pods": "9"}), json!({"pods": "0"}), json!([]));
+    scoped["spec"]["scopeSelector"] =
+        json!({"matchExpressions": [{"scopeName": "PriorityClass", "operator": "In", "values": ["high"]}]});
+    let chain = configured(&Memory::with(vec![(kind, scoped)]), limited).unwrap();
+    assert!(Write::create(PODS, classy("high")).through_chain(&chain).await.is_ok());
+}
+
+#[test]
+fn configurations_without_sense_are_refused() {
+    let objects = Memory::with(Vec::new());
+    let error = |limited: &str| configured(&objects, limited).err().unwrap_or_default();
+    assert!(error("[{matchContains: [a]}]").contains("limitedResources[0].resource: Required value"));
+    assert!(error("[{resorce: pods}]").contains("resorce"));
+    assert_eq!(error("[{resource: pods, matchContains: [cpu]}]"), "");
+    let old = "apiVersion: resourcequota.admission.k8s.io/v1beta1\nkind: Configuration\n";
+    assert!(configured_over(&objects, &[NAME], &Configurations::with(NAME, old)).is_ok());
+}
+
+#[tokio::test]
+async fn claims_that_come_into_a_scope_are_charged_for() {
+    let (kind, mut scoped) =
+        quota("q", json!({"persistentvolumeclaims": "1"}), json!({"persistentvolumeclaims": "0"}), json!([]));
+    scoped["spec"]["scopeSelector"] = json!({"matchExpressions": [{"scopeName": "VolumeAttributesClass", "operator": "In", "values": ["fast"]}]});
+    let objects = Memory::with(vec![(kind, scoped)]);
+    let claim = |class: &str| json!({"metadata": {"namespace": "a", "name": "c"}, "spec": {"volumeAttributesClassName": class}});
+    let slow = Write::create(PERSISTENT_VOLUME_CLAIMS, claim("slow"));
+    slow.run(&objects, &[NAME]).await.unwrap();
+    assert_eq!(used(&objects, "q").await, json!({"persistentvolumeclaims": "0"}));
+    let change = || Write::update(PERSISTENT_VOLUME_CLAIMS, claim("slow"), claim("fast"));
+    change().run(&objects, &[NAME]).await.unwrap();
+    assert_eq!(used(&objects, "q").await, json!({"persistentvolumeclaims": "1"}));
+    let same = Write::update(PERSISTENT_VOLUME_CLAIMS, claim("fast"), claim("fast"));
+    same.run(&objects, &[NAME]).await.unwrap();
+    assert!(change().run(&objects, &[NAME]).await.is_err());
 }

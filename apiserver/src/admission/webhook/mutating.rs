@@ -7,14 +7,14 @@ use proto::node::Node;
 use serde_json::{Value, json};
 
 use super::{
-    Failure, call, conditions_hold, failed_closed,
+    Failure, call, clients, conditions_hold, failed_closed,
     hook::Hook,
     is_exempt, matching, metrics,
     review::{self, Shown},
     warn,
 };
 use crate::{
-    admission::{Parts, Plugin, Request, kept::Kept},
+    admission::{Configuration, Parts, Plugin, Request, kept::Kept},
     audit,
     auth::Authorizer,
     object::Object,
@@ -36,13 +36,16 @@ struct Mutating {
     clients: Arc<Clients>,
 }
 
-pub(in crate::admission) fn new(parts: &Parts) -> Arc<dyn Plugin> {
-    Arc::new(Mutating {
+pub(in crate::admission) fn new(
+    parts: &Parts,
+    configuration: Option<&Configuration>,
+) -> Result<Arc<dyn Plugin>, String> {
+    Ok(Arc::new(Mutating {
         hooks: Kept::new(MUTATING_WEBHOOKS, parts.objects.clone(), Hook::all_of),
         objects: parts.objects.clone(),
         authorizer: parts.authorizer.clone(),
-        clients: parts.webhooks.clone(),
-    })
+        clients: clients(parts, configuration)?,
+    }))
 }
 
 #[async_trait]

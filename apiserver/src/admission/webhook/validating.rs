@@ -6,10 +6,11 @@ use async_trait::async_trait;
 use futures::future::join_all;
 
 use super::{
-    Failure, call, conditions_hold, failed_closed, hook::Hook, is_exempt, matching, metrics, review, warn,
+    Failure, call, clients, conditions_hold, failed_closed, hook::Hook, is_exempt, matching, metrics, review,
+    warn,
 };
 use crate::{
-    admission::{Parts, Plugin, Request, kept::Kept},
+    admission::{Configuration, Parts, Plugin, Request, kept::Kept},
     audit,
     auth::Authorizer,
     objects::{Objects, VALIDATING_WEBHOOKS},
@@ -27,13 +28,16 @@ struct Validating {
     clients: Arc<Clients>,
 }
 
-pub(in crate::admission) fn new(parts: &Parts) -> Arc<dyn Plugin> {
-    Arc::new(Validating {
+pub(in crate::admission) fn new(
+    parts: &Parts,
+    configuration: Option<&Configuration>,
+) -> Result<Arc<dyn Plugin>, String> {
+    Ok(Arc::new(Validating {
         hooks: Kept::new(VALIDATING_WEBHOOKS, parts.objects.clone(), Hook::all_of),
         objects: parts.objects.clone(),
         authorizer: parts.authorizer.clone(),
-        clients: parts.webhooks.clone(),
-    })
+        clients: clients(parts, configuration)?,
+    }))
 }
 
 #[async_trait]

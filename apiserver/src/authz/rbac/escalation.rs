@@ -146,7 +146,7 @@ fn everything() -> [Rule; 2] {
 }
 
 /// Whether only owner references, finalizers and managed fields differ: what garbage collection needs.
-fn only_owners_differ(new: &Object, old: &Object) -> bool {
+pub fn only_owners_differ(new: &Object, old: &Object) -> bool {
     let strip = |object: &Object| {
         let mut object = object.clone();
         for field in ["ownerReferences", "finalizers", "managedFields", "resourceVersion", "generation"] {
