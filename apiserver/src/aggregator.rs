@@ -13,7 +13,11 @@ use futures::{FutureExt, StreamExt};
 use rustls::{RootCertStore, pki_types::CertificateDer, sign::CertifiedKey};
 use serde_json::{Value, json};
 
-use crate::{server::Server, status::Status};
+use crate::{
+    openapi::{Described, Elsewhere},
+    server::Server,
+    status::Status,
+};
 
 mod availability;
 mod proxied;
@@ -57,6 +61,8 @@ pub struct Remote {
     resources: Vec<Value>,
     /// Where its OpenAPI document is, with its digest, from the last check; empty when it has none.
     openapi: String,
+    /// What its server's Swagger document says of it.
+    described: Option<Arc<Described>>,
 }
 
 /// `spec.service`.
@@ -91,11 +97,15 @@ impl Aggregator {
         self.remotes.load_full()
     }
 
-    /// Entries of the index of OpenAPI documents: path of the group version, and where its document is.
-    pub fn documents(&self) -> Vec<(String, String)> {
+    /// What other servers say of what they serve.
+    pub fn documents(&self) -> Elsewhere {
         let remotes = self.remotes.load();
-        let described = remotes.iter().filter(|r| r.is_available && !r.openapi.is_empty());
-        described.map(|r| (format!("apis/{}/{}", r.group, r.version), r.openapi.clone())).collect()
+        let available = || remotes.iter().filter(|remote| remote.is_available);
+        let entry = |r: &Arc<Remote>| (format!("apis/{}/{}", r.group, r.version), r.openapi.clone());
+        Elsewhere {
+            index: available().filter(|remote| !remote.openapi.is_empty()).map(entry).collect(),
+            described: available().filter_map(|remote| remote.described.clone()).collect(),
+        }
     }
 
     /// Who serves a path such as `/apis/<group>/<version>/...`, or describes it, if it is not this server.

@@ -121,6 +121,11 @@ impl Media {
         }
     }
 
+    /// The apiVersion of tables and metadata as they were asked for.
+    pub fn meta_version(self) -> &'static str {
+        if self.beta { BETA_META } else { META }
+    }
+
     /// A value of this form, in the version that was asked for.
     pub fn versioned(self, value: &Value) -> Cow<'_, Value> {
         if !self.beta {
@@ -154,7 +159,8 @@ impl Media {
             (Encoding::Json { pretty: false }, Form::Object) => Some(Ok(json.clone())),
             (Encoding::Protobuf, Form::Object) => Some(codec::from_json(json).map_err(Status::internal)),
             (Encoding::Protobuf, Form::Metadata) => {
-                Some(codec::from_json_as(json, META, "PartialObjectMetadata").map_err(Status::internal))
+                let version = self.meta_version();
+                Some(codec::from_json_as(json, version, "PartialObjectMetadata").map_err(Status::internal))
             }
             _ => None,
         }
@@ -228,9 +234,7 @@ impl<'a> Clause<'a> {
         let protobuf = encoding == Encoding::Protobuf;
         media.form = match kind {
             _ if !convert => Form::Object,
-            _ if group != "meta.k8s.io" || !(version == "v1" || version == "v1beta1" && !protobuf) => {
-                return None;
-            }
+            _ if group != "meta.k8s.io" || !matches!(version, "v1" | "v1beta1") => return None,
             "Table" if !protobuf && offer.table => Form::Table,
             "PartialObjectMetadata" | "PartialObjectMetadataList" => Form::Metadata,
             _ => return None,

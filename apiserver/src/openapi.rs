@@ -11,6 +11,7 @@ mod custom;
 mod descriptions;
 mod document;
 mod enums;
+mod merge;
 mod operations;
 mod protobuf;
 mod schemas;
@@ -35,6 +36,8 @@ use crate::{
     response::{self, Body},
     status::Status,
 };
+
+pub use merge::Described;
 
 /// Raised whenever the same types and resources are described differently, to make clients fetch anew.
 const REVISION: u8 = 3;
@@ -61,8 +64,17 @@ pub struct OpenApi(Mutex<Cache>);
 struct Cache {
     /// What the documents describe; another catalog makes them void.
     catalog: Option<Arc<Catalog>>,
-    /// By path, compressed.
-    documents: HashMap<String, Bytes>,
+    /// By path, compressed, with their digests.
+    documents: HashMap<String, (String, Bytes)>,
+}
+
+/// Group versions that other servers serve and describe.
+#[derive(Clone, Debug, Default)]
+pub struct Elsewhere {
+    /// Entries of the index of v3: path of the group version, and where its document is.
+    pub index: Vec<(String, String)>,
+    /// What goes into v2.
+    pub described: Vec<Arc<Described>>,
 }
 
 /// One group-version.
@@ -83,12 +95,11 @@ impl GroupVersion {
 }
 
 impl OpenApi {
-    /// Answers a path below `/openapi`; `None` when the path is another. `elsewhere` are the entries of the index for
-    /// group versions that other servers serve and describe.
+    /// Answers a path below `/openapi`; `None` when the path is another.
     pub async fn answer(
         &self,
         catalog: &Arc<Catalog>,
-        elsewhere: &[(String, String)],
+        elsewhere: &Elsewhere,
         info: &RequestInfo,
         headers: &HeaderMap,
     ) -> Option<Result<Response<Body>, Status>> {
@@ -101,17 +112,17 @@ impl OpenApi {
             return Some(Ok(response::text(406, "only application/json is served")));
         }
         if rest == "v3" {
-            return Some(Ok(response::json(200, &index(catalog, elsewhere))));
+            return Some(Ok(response::json(200, &index(catalog, &elsewhere.index))));
         }
         let rest = if protobuf { V2_PROTOBUF } else { rest };
-        Some(self.document(catalog, rest, info.query.get("hash"), headers).await)
+        Some(self.document(catalog, &elsewhere.described, (rest, info.query.get("hash")), headers).await)
     }
 
     async fn document(
         &self,
         catalog: &Arc<Catalog>,
-        name: &str,
-        wanted: &str,
+        described: &[Arc<Described>],
+        (name, wanted): (&str, &str),
         headers: &HeaderMap,
     ) -> Result<Response<Body>, Status> {
         let (dialect, versions) = match name.strip_prefix("v3/") {
@@ -121,7 +132,8 @@ impl OpenApi {
                 (Dialect::V3, vec![one.ok_or_else(Status::no_such_path)?])
             }
         };
-        let digest = digest(catalog, &versions);
+        let described = if dialect == Dialect::V2 { described } else { &[] };
+        let digest = digest(catalog, &versions, described);
         let tag = format!("\"{digest}\"");
         let unchanged = headers
             .get(header::IF_NONE_MATCH)
@@ -130,7 +142,9 @@ impl OpenApi {
         let mut response = if unchanged {
             response::of(304, "application/json", response::full(""))
         } else {
-            let packed = self.packed(catalog, name, dialect, versions).await?;
+            let build =
+                Build { dialect, versions, described: described.to_vec(), protobuf: name == V2_PROTOBUF };
+            let packed = self.packed(catalog, (name, &digest), build).await?;
             body(&packed, if name == V2_PROTOBUF { protobuf::MEDIA } else { "application/json" }, headers)?
         };
         let headers = response.headers_mut();
@@ -148,41 +162,57 @@ impl OpenApi {
     async fn packed(
         &self,
         catalog: &Arc<Catalog>,
-        name: &str,
-        dialect: Dialect,
-        versions: Vec<GroupVersion>,
+        (name, digest): (&str, &str),
+        build: Build,
     ) -> Result<Bytes, Status> {
-        if let Some(packed) = self.0.lock().get(catalog, name) {
+        if let Some(packed) = self.0.lock().get(catalog, name, digest) {
             return Ok(packed);
         }
         let of = catalog.clone();
-        let protobuf = name == V2_PROTOBUF;
-        let built = tokio::task::spawn_blocking(move || {
-            let document = document::build(&of, dialect, &versions);
-            if protobuf { pack(&protobuf::encode(&document)) } else { pack(document.to_string().as_bytes()) }
-        });
-        let packed = match built.await {
+        let packed = match tokio::task::spawn_blocking(move || build.run(&of)).await {
             Ok(Ok(packed)) => packed,
             Ok(Err(error)) => return Err(Status::internal(format!("packing an OpenAPI document: {error}"))),
             Err(error) => return Err(Status::internal(format!("building an OpenAPI document: {error}"))),
         };
-        self.0.lock().put(catalog, name, packed.clone());
+        self.0.lock().put(catalog, name, digest, packed.clone());
         Ok(packed)
     }
 }
 
+/// What a document is built from, beside the catalog.
+struct Build {
+    dialect: Dialect,
+    versions: Vec<GroupVersion>,
+    described: Vec<Arc<Described>>,
+    protobuf: bool,
+}
+
+impl Build {
+    fn run(self, catalog: &Catalog) -> std::io::Result<Bytes> {
+        let mut document = document::build(catalog, self.dialect, &self.versions);
+        for other in &self.described {
+            merge::add(&mut document, other);
+        }
+        match self.protobuf {
+            true => pack(&protobuf::encode(&document)),
+            false => pack(document.to_string().as_bytes()),
+        }
+    }
+}
+
 impl Cache {
-    fn get(&self, catalog: &Arc<Catalog>, name: &str) -> Option<Bytes> {
+    fn get(&self, catalog: &Arc<Catalog>, name: &str, digest: &str) -> Option<Bytes> {
         let same = self.catalog.as_ref().is_some_and(|c| Arc::ptr_eq(c, catalog));
-        if same { self.documents.get(name).cloned() } else { None }
+        let (of, packed) = self.documents.get(name).filter(|_| same)?;
+        (of == digest).then(|| packed.clone())
     }
 
-    fn put(&mut self, catalog: &Arc<Catalog>, name: &str, packed: Bytes) {
+    fn put(&mut self, catalog: &Arc<Catalog>, name: &str, digest: &str, packed: Bytes) {
         if !self.catalog.as_ref().is_some_and(|c| Arc::ptr_eq(c, catalog)) {
             self.catalog = Some(catalog.clone());
             self.documents.clear();
         }
-        self.documents.insert(name.to_owned(), packed);
+        self.documents.insert(name.to_owned(), (digest.to_owned(), packed));
     }
 }
 
@@ -191,7 +221,7 @@ fn index(catalog: &Catalog, elsewhere: &[(String, String)]) -> Value {
         .into_iter()
         .map(|gv| {
             let path = gv.path();
-            let digest = digest(catalog, std::slice::from_ref(&gv));
+            let digest = digest(catalog, std::slice::from_ref(&gv), &[]);
             let url = format!("/openapi/v3/{path}?hash={digest}");
             (path, json!({"serverRelativeURL": url}))
         })
@@ -211,7 +241,7 @@ fn group_versions(catalog: &Catalog) -> Vec<GroupVersion> {
 }
 
 /// A digest of all that a document is built from; building it is not needed to know it.
-fn digest(catalog: &Catalog, versions: &[GroupVersion]) -> String {
+fn digest(catalog: &Catalog, versions: &[GroupVersion], described: &[Arc<Described>]) -> String {
     static COMMON: LazyLock<Sha256> = LazyLock::new(|| {
         let common = Sha256::new_with_prefix([REVISION]);
         common.chain_update(version::GIT_VERSION).chain_update(proto::table::TEXT)
@@ -227,6 +257,9 @@ fn digest(catalog: &Catalog, versions: &[GroupVersion]) -> String {
                 hash.update(custom.digest());
             }
         }
+    }
+    for other in described {
+        hash.update(&other.digest);
     }
     hash.finalize().iter().map(|b| format!("{b:02X}")).collect()
 }

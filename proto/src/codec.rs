@@ -209,15 +209,25 @@ where
     };
     let Kind::Message(item_id) = **member else { return Err(unknown(api_version, kind)) };
     let mut back = envelope(4096);
+    let put_metadata = |back: &mut Back| {
+        let mark = back.len();
+        encode::message(back, *meta_id, &serde_json::from_slice(metadata)?)?;
+        back.close(mark, meta.tag);
+        Ok::<(), EncodeError>(())
+    };
+    // From the back, so what has the higher number comes first.
+    if meta.tag > field.tag {
+        put_metadata(&mut back)?;
+    }
     for item in items.rev() {
         let node: Node<'_> = serde_json::from_slice(item.as_ref())?;
         let mark = back.len();
         encode::message(&mut back, item_id, &node)?;
         back.close(mark, field.tag);
     }
-    let mark = back.len();
-    encode::message(&mut back, *meta_id, &serde_json::from_slice(metadata)?)?;
-    back.close(mark, meta.tag);
+    if meta.tag < field.tag {
+        put_metadata(&mut back)?;
+    }
     Ok(seal(back, api_version, kind))
 }
 

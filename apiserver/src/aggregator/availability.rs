@@ -21,6 +21,7 @@ use super::{
 use crate::{
     object::Object,
     objects::{SERVICES, rfc3339},
+    openapi::Described,
     proxy::dial::{self, Target},
     server::Server,
     status::Reason,
@@ -52,10 +53,19 @@ struct Found {
     resources: Option<Vec<Value>>,
     /// Where the OpenAPI document of the group version is.
     openapi: String,
+    /// What the server's Swagger document says of it.
+    described: Option<Arc<Described>>,
 }
 
 fn found(status: &'static str, reason: &'static str, message: impl Into<String>) -> Found {
-    Found { status, reason, message: message.into(), resources: None, openapi: String::new() }
+    Found {
+        status,
+        reason,
+        message: message.into(),
+        resources: None,
+        openapi: String::new(),
+        described: None,
+    }
 }
 
 /// The condition of groups that this server serves itself.
@@ -99,6 +109,7 @@ async fn one(server: &Arc<Server>, object: &Arc<Object>, all: bool) -> Option<Re
         remote.is_available = before.is_available;
         remote.resources.clone_from(&before.resources);
         remote.openapi.clone_from(&before.openapi);
+        remote.described.clone_from(&before.described);
         if !all && before.is_available && before.service == remote.service {
             return Some(remote);
         }
@@ -108,6 +119,7 @@ async fn one(server: &Arc<Server>, object: &Arc<Object>, all: bool) -> Option<Re
     if let Some(resources) = &found.resources {
         remote.resources.clone_from(resources);
         remote.openapi.clone_from(&found.openapi);
+        remote.described.clone_from(&found.described);
     }
     tell(server, object, &found).await;
     Some(remote)
@@ -134,6 +146,7 @@ fn remote_of(server: &Server, object: &Object) -> Option<Remote> {
         is_available: false,
         resources: Vec::new(),
         openapi: String::new(),
+        described: None,
     })
 }
 
@@ -158,7 +171,9 @@ async fn check(server: &Arc<Server>, remote: &Remote) -> Found {
         Ok(Ok(list)) => {
             let resources = list.get("resources").and_then(Value::as_array).cloned().unwrap_or_default();
             let openapi = document(server, remote).await;
-            Found { resources: Some(resources), openapi, ..found("True", "Passed", "all checks passed") }
+            let described = described(server, remote, &openapi).await;
+            let found = found("True", "Passed", "all checks passed");
+            Found { resources: Some(resources), openapi, described, ..found }
         }
         Ok(Err(why)) => found("False", "FailedDiscoveryCheck", why),
         Err(_) => found("False", "FailedDiscoveryCheck", format!("timed out waiting for {path}")),
@@ -214,6 +229,15 @@ async fn document(server: &Arc<Server>, remote: &Remote) -> String {
     let url = index["paths"][&path]["serverRelativeURL"].as_str().unwrap_or_default();
     // Any other path would lead elsewhere.
     if url.starts_with(&format!("/openapi/v3/{path}")) { url.to_owned() } else { String::new() }
+}
+
+/// What a server's Swagger document says of the group version: as before, while its newer document has the same address.
+async fn described(server: &Arc<Server>, remote: &Remote, openapi: &str) -> Option<Arc<Described>> {
+    if remote.is_available && remote.described.is_some() && remote.openapi == openapi {
+        return remote.described.clone();
+    }
+    let document = tokio::time::timeout(CHECK, ask(server, remote, "/openapi/v2")).await.ok()?.ok()?;
+    Described::of(&document, &remote.group, &remote.version).map(Arc::new)
 }
 
 /// What a server answers at a path, as JSON.

@@ -17,7 +17,7 @@ use serde_json::{Value, json, value::RawValue};
 use super::{Call, converted::Seen, list_options, listing::List, partial, selector, storage_status, table};
 use crate::{
     auth::Attributes,
-    negotiation::{Encoding, Form, META},
+    negotiation::{Encoding, Form},
     object::Object,
     response::{self, Body},
     status::Status,
@@ -142,7 +142,8 @@ impl Call {
         let metadata = metadata.to_string();
         if self.media.form == Form::Metadata {
             let items = listing.entries.iter().map(|e| e.json());
-            return codec::list(META, "PartialObjectMetadataList", metadata.as_bytes(), items)
+            let version = self.media.meta_version();
+            return codec::list(version, "PartialObjectMetadataList", metadata.as_bytes(), items)
                 .map_err(Status::internal);
         }
         let (version, kind) = (self.info.api_version(), format!("{}List", self.resource.kind));

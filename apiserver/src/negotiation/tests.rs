@@ -36,7 +36,12 @@ fn the_first_servable_clause_wins() {
         ("application/yaml", Some((Encoding::Yaml, Form::Object))),
         ("application/json;pretty=1", Some((Encoding::Json { pretty: true }, Form::Object))),
         ("application/vnd.kubernetes.protobuf;as=Table;v=v1;g=meta.k8s.io", None),
+        ("application/vnd.kubernetes.protobuf;as=Table;v=v1beta1;g=meta.k8s.io", None),
         (METADATA, Some((proto, Form::Metadata))),
+        (
+            "application/vnd.kubernetes.protobuf;as=PartialObjectMetadataList;v=v1beta1;g=meta.k8s.io",
+            Some((proto, Form::Metadata)),
+        ),
         ("text/html", None),
         ("application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1", Some((JSON, Form::Metadata))),
     ];

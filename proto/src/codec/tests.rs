@@ -112,6 +112,16 @@ fn lists_are_their_items() {
     let want = json!({"apiVersion": "v1", "kind": "ConfigMapList", "metadata": {"resourceVersion": "7"},
         "items": [{"metadata": {"name": "a"}}, {"metadata": {"name": "b"}}]});
     assert_eq!(got, want);
+    // The older list of metadata has its fields the other way round.
+    for version in ["meta.k8s.io/v1", "meta.k8s.io/v1beta1"] {
+        let kind = "PartialObjectMetadataList";
+        let list = super::list(version, kind, br#"{"resourceVersion":"7"}"#, items.iter()).unwrap();
+        let got: Value = serde_json::from_slice(&to_json(&list).unwrap()).unwrap();
+        assert_eq!((&got["metadata"]["resourceVersion"], &got["apiVersion"]), (&json!("7"), &json!(version)));
+        assert_eq!(got["items"][1]["metadata"]["name"], "b");
+        let whole = from_json(&serde_json::to_vec(&got).unwrap()).unwrap();
+        assert_eq!(whole, list, "as the object as a whole is encoded");
+    }
     let partial = from_json_as(items[0], "meta.k8s.io/v1", "PartialObjectMetadata").unwrap();
     let got: Value = serde_json::from_slice(&to_json(&partial).unwrap()).unwrap();
     assert_eq!(got["metadata"], json!({"name": "a"}));
