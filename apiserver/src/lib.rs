@@ -6,6 +6,10 @@
 //!                auth, admission                 registry (one file per resource)
 //! ```
 
+// The fuzz targets name it as others do.
+#[cfg(test)]
+extern crate self as apiserver;
+
 pub mod admission;
 pub mod aggregator;
 pub mod alloc;
@@ -26,6 +30,8 @@ pub mod expressions;
 pub mod field;
 pub mod flowcontrol;
 pub mod health;
+#[cfg(test)]
+mod hostile;
 pub mod http;
 pub mod negotiation;
 pub mod object;
