@@ -28,7 +28,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::TlsAcceptor;
 use tokio_util::task::TaskTracker;
 
-use crate::{auth::PeerCertificates, request_path, server::Server};
+use crate::{auth::PeerCertificates, cork::Cork, request_path, server::Server};
 
 /// Streams one HTTP/2 connection may have open unless `--http2-max-streams-per-connection` says otherwise.
 const MAX_STREAMS: u32 = 1000;
@@ -128,6 +128,8 @@ async fn connection(
             return tracing::debug!("TLS handshake timed out");
         }
     };
+    // Only there: tunnels over HTTP/1.1 write and read in tasks of their own.
+    let is_http2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
     let chain = stream.get_ref().1.peer_certificates().unwrap_or_default();
     let certificates = Arc::new(PeerCertificates::new(chain.iter().map(|c| c.to_vec()).collect()));
     let peer = Arc::new(request_path::Peer { certificates, address: remote });
@@ -142,7 +144,11 @@ async fn connection(
         .max_concurrent_streams(max_streams)
         .max_header_list_size(MAX_HEADERS)
         .keep_alive_interval(Duration::from_secs(30));
-    let serving = builder.serve_connection_with_upgrades(TokioIo::new(stream), service).into_owned();
+    if is_http2 {
+        builder = builder.http2_only();
+    }
+    let stream = Cork::only_if(is_http2, TokioIo::new(stream));
+    let serving = builder.serve_connection_with_upgrades(stream, service).into_owned();
     if let Err(error) = watcher.watch(serving).await {
         tracing::debug!(error, "connection ended");
     }

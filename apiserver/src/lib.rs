@@ -22,6 +22,7 @@ pub mod authz;
 pub mod bindings;
 pub mod bootstrap;
 pub mod componentstatuses;
+mod cork;
 pub mod customresources;
 pub mod discovery;
 pub mod encryption;

@@ -18,13 +18,20 @@ use etcd_client::{
     TlsOptions, Txn, TxnOp, WatchClient, WatchOptions, WatchStream, proto::PbTxnOpResponse,
 };
 use futures::FutureExt;
+use http::Uri;
+use hyper_util::{client::legacy::connect::HttpConnector, rt::TokioIo};
+use tokio::{io::BufReader, net::TcpStream};
 use tonic::{
     Code,
     transport::{Certificate, Channel, Endpoint, Identity},
 };
+use tower::{BoxError, Service, ServiceExt};
 
 use super::{ResourceId, StorageError, StoreConfig, TlsFiles, metrics};
+use crate::cork::Cork;
 
+/// Bytes taken from a connection at once.
+const READ_AHEAD: usize = 32 * 1024;
 /// Large pages and long watches batches are legal; etcd itself limits writes.
 const MAX_MESSAGE: usize = 1 << 30;
 
@@ -319,6 +326,21 @@ impl Etcd {
     }
 }
 
+/// A connection to etcd below TLS: what is written by requests under way at the same time goes out together, and what
+/// has arrived is read at once, where TLS would ask for four kilobytes at a time.
+type Wire = Cork<TokioIo<BufReader<TcpStream>>>;
+
+/// Connects by TCP.
+fn connector() -> impl Service<Uri, Response = Wire, Error = BoxError, Future: Send> + Send {
+    let mut tcp = HttpConnector::new();
+    tcp.enforce_http(false);
+    tcp.set_nodelay(true);
+    let wire = |tcp: TokioIo<TcpStream>| {
+        Cork::new(TokioIo::new(BufReader::with_capacity(READ_AHEAD, tcp.into_inner())))
+    };
+    tcp.map_response(wire).map_err(BoxError::from)
+}
+
 // === impl Member ===
 
 impl Member {
@@ -329,7 +351,7 @@ impl Member {
             false => format!("http://{server}"),
         };
         let secure = url.starts_with("https://") || url.starts_with("unixs://");
-        let mut endpoint = Endpoint::from_shared(url)
+        let mut endpoint = Endpoint::from_shared(url.clone())
             .map_err(|error| bad(error.to_string()))?
             .connect_timeout(Duration::from_secs(3))
             .http2_keep_alive_interval(Duration::from_secs(30))
@@ -339,7 +361,11 @@ impl Member {
         if secure {
             endpoint = endpoint.tls_config(tls_options(tls)?).map_err(|error| bad(error.to_string()))?;
         }
-        let channel: Channel = endpoint.connect_lazy();
+        let channel: Channel = if url.starts_with("unix") {
+            endpoint.connect_lazy()
+        } else {
+            endpoint.connect_with_connector_lazy(connector())
+        };
         let options = ConnectOptions::new().with_require_leader(true);
         let client = Client::from_channel(etcd_client::Channel::Tonic(channel), Some(options))
             // Without a user name there is nothing to wait for.
