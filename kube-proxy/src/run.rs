@@ -91,8 +91,6 @@ struct Carried {
     settings: Settings,
     /// When the machine's addresses were looked at.
     looked: Cell<Instant>,
-    /// When all services were looked at.
-    all: Instant,
     health_checks: BTreeMap<(String, String), HealthCheck>,
 }
 
@@ -267,9 +265,9 @@ impl App {
         }
     }
 
-    /// Whether looking at the changed services is enough: nothing else has changed, and all were looked at lately.
+    /// Whether looking at the changed services is enough: the tables are known, and nothing else has changed.
     fn may_follow(&self, carried: &Carried) -> bool {
-        if !self.syncer.follows() || carried.all.elapsed() >= self.config.sync_period {
+        if !self.syncer.follows() {
             return false;
         }
         if carried.looked.get().elapsed() < LOOK {
@@ -296,9 +294,8 @@ impl App {
         let model = model::build(&services, &slices, &self.config.node_name);
         let outcome = self.syncer.sync(&model, &settings);
         checks.set(&model.health_checks);
-        let now = Instant::now();
-        *carried =
-            Some(Carried { settings, looked: Cell::new(now), all: now, health_checks: model.health_checks });
+        let looked = Cell::new(Instant::now());
+        *carried = Some(Carried { settings, looked, health_checks: model.health_checks });
         outcome
     }
 
@@ -309,7 +306,8 @@ impl App {
         checks: &mut ServiceChecks,
     ) -> Result<(), KernelError> {
         let mut outcome = Ok(());
-        let mut checked = false;
+        // What could not be opened is tried again when nothing else is to do.
+        let mut checked = services.is_empty();
         for key in services {
             let (namespace, name) = (key.0.as_str(), key.1.as_str());
             let service: Vec<_> =
