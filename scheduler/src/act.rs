@@ -24,6 +24,7 @@ use tokio::sync::{Semaphore, mpsc, watch};
 
 use crate::{
     cycle::Change,
+    extender::{ExtenderError, Extenders},
     framework::Reason,
     model::{PodInfo, Reservation},
     plugins::volume_binding,
@@ -43,6 +44,7 @@ pub struct Actor {
     tasks: Tasks,
     permits: Arc<Semaphore>,
     claims: Claims,
+    extenders: Extenders,
 }
 
 /// The claims that bindings wait for.
@@ -59,6 +61,8 @@ pub struct Claims {
 enum BindError {
     #[error("the API server")]
     Api(#[from] kube::Error),
+    #[error("the extender")]
+    Extender(#[from] ExtenderError),
     #[error("binding volumes: {0}")]
     Volumes(Reason),
     #[error("binding volumes: context deadline exceeded")]
@@ -74,15 +78,25 @@ impl Actor {
         back: mpsc::UnboundedSender<Change>,
         tasks: Tasks,
         claims: Claims,
+        extenders: Extenders,
     ) -> Self {
-        Self { client, recorders, clock, back, tasks, permits: Arc::new(Semaphore::new(BINDINGS)), claims }
+        let permits = Arc::new(Semaphore::new(BINDINGS));
+        Self { client, recorders, clock, back, tasks, permits, claims, extenders }
     }
 
-    /// Binds a pod to a node once its volumes are, in the background; a failure comes back as a change.
-    pub fn bind(&self, pod: &Arc<PodInfo>, node: String, reservation: Reservation, timeout: Duration) {
+    /// Binds a pod to a node once its volumes are, in the background; a failure comes back as a change. `object` is the
+    /// pod itself, where an extender may bind it.
+    pub fn bind(
+        &self,
+        pod: &Arc<PodInfo>,
+        object: Option<Arc<Pod>>,
+        node: String,
+        reservation: Reservation,
+        timeout: Duration,
+    ) {
         let (actor, pod) = (self.clone(), pod.clone());
         self.tasks.spawn("binding", async move {
-            match actor.bind_with_volumes(&pod, &node, &reservation, timeout).await {
+            match actor.bind_with_volumes(&pod, object.as_deref(), &node, &reservation, timeout).await {
                 Ok(()) => actor.event(
                     &pod,
                     EventType::Normal,
@@ -111,6 +125,7 @@ impl Actor {
     async fn bind_with_volumes(
         &self,
         pod: &PodInfo,
+        object: Option<&Pod>,
         node: &str,
         reservation: &Reservation,
         timeout: Duration,
@@ -122,6 +137,11 @@ impl Actor {
             tokio::time::timeout(timeout, bound).await.map_err(|_| BindError::Timeout)??;
         }
         let _permit = self.permits.acquire().await;
+        if let Some(object) = object
+            && self.extenders.bind(object, node).await?
+        {
+            return Ok(());
+        }
         Ok(self.post_binding(pod, node).await?)
     }
 

@@ -1,16 +1,17 @@
 //! The configuration file: KubeSchedulerConfiguration, kubescheduler.config.k8s.io/v1.
 //!
-//! Unknown fields are errors, as upstream's strict decoding makes them. Extenders are not there: a file that names one
-//! is refused.
+//! Unknown fields are errors, as upstream's strict decoding makes them.
 
 pub mod args;
+pub mod extenders;
 
 use std::{collections::BTreeSet, path::Path, time::Duration};
 
 use component_base::{client::ClientOptions, config, goduration, leader::LeaderElection};
 use serde::Deserialize;
-use serde_json::Value;
+use serde_json::{Value, json};
 
+use self::extenders::ExtenderConfiguration;
 use crate::{
     profile::{DEFAULT_NAME, Profile, ProfileError},
     queue::BackOff,
@@ -38,9 +39,16 @@ pub enum FileError {
     /// Two profiles have one name.
     #[error("profiles: Duplicate value: {0:?}")]
     Duplicate(String),
-    /// Extenders are not there.
-    #[error("extenders: Forbidden: extenders are not supported")]
-    Extenders,
+    /// What is said of an extender is out of bounds.
+    #[error("{field}: Invalid value: {value:?}: {why}")]
+    Extender {
+        /// Its path.
+        field: String,
+        /// What was found.
+        value: String,
+        /// What is expected.
+        why: &'static str,
+    },
     /// A profile cannot be built.
     #[error("profile {name:?}")]
     Profile {
@@ -76,7 +84,7 @@ pub struct KubeSchedulerConfiguration {
     #[serde(default)]
     profiles: Vec<ProfileConfiguration>,
     #[serde(default)]
-    extenders: Vec<Value>,
+    extenders: Vec<ExtenderConfiguration>,
     #[serde(rename = "delayCacheUntilActive")]
     _delay_cache_until_active: Option<bool>,
 }
@@ -230,9 +238,7 @@ impl KubeSchedulerConfiguration {
             let why = "resourceLock value must be \"leases\"";
             return refuse("leaderElection.resourceLock", lock.to_owned(), why);
         }
-        if !self.extenders.is_empty() {
-            return Err(FileError::Extenders);
-        }
+        extenders::check(&self.extenders)?;
         let mut names = BTreeSet::new();
         for name in self.profiles.iter().map(ProfileConfiguration::name) {
             if !names.insert(name) {
@@ -264,12 +270,18 @@ impl KubeSchedulerConfiguration {
         let default = [ProfileConfiguration::default()];
         let all = if self.profiles.is_empty() { &default[..] } else { &self.profiles };
         let share = self.percentage_of_nodes_to_score;
+        let ignored = extenders::ignored(&self.extenders);
         all.iter()
             .map(|profile| {
-                Profile::new(profile, share)
+                Profile::new(&profile.without(&ignored), share)
                     .map_err(|source| FileError::Profile { name: profile.name().to_owned(), source })
             })
             .collect()
+    }
+
+    /// The extenders.
+    pub fn extenders(&self) -> &[ExtenderConfiguration] {
+        &self.extenders
     }
 
     /// Takes over what the file says about the way to the API server, where no flag does.
@@ -332,6 +344,30 @@ impl ProfileConfiguration {
     pub fn name(&self) -> &str {
         self.scheduler_name.as_deref().filter(|name| !name.is_empty()).unwrap_or(DEFAULT_NAME)
     }
+
+    /// The same profile, in which nodes need not have enough of these resources.
+    fn without(&self, ignored: &[&str]) -> ProfileConfiguration {
+        const FIT: &str = "NodeResourcesFit";
+        let mut out = self.clone();
+        if ignored.is_empty() {
+            return out;
+        }
+        if !out.plugin_config.iter().any(|config| config.name == FIT) {
+            out.plugin_config.push(PluginConfig { name: FIT.to_owned(), args: json!({}) });
+        }
+        for config in out.plugin_config.iter_mut().filter(|config| config.name == FIT) {
+            if config.args.is_null() {
+                config.args = json!({});
+            }
+            // Arguments that are no object are refused when they are read.
+            let Some(args) = config.args.as_object_mut() else { continue };
+            let all = args.entry("ignoredResources").or_insert_with(|| json!([]));
+            if let Some(all) = all.as_array_mut() {
+                all.extend(ignored.iter().map(|name| Value::from(*name)));
+            }
+        }
+        out
+    }
 }
 
 #[cfg(test)]
@@ -377,7 +413,26 @@ mod tests {
                 "profiles: [{}, {schedulerName: default-scheduler}]",
                 "profiles: Duplicate value: \"default-scheduler\"",
             ),
-            ("extenders: [{urlPrefix: http://x}]", "extenders: Forbidden: extenders are not supported"),
+            (
+                "extenders: [{urlPrefix: http://x, prioritizeVerb: p}]",
+                "extenders[0].weight: Invalid value: \"0\": must have a positive weight applied to it",
+            ),
+            (
+                "extenders: [{urlPrefix: http://x, bindVerb: b}, {urlPrefix: http://y, bindVerb: b}]",
+                "extenders: Invalid value: \"found 2 extenders implementing bind\": only one extender can implement bind",
+            ),
+            (
+                "extenders: [{urlPrefix: http://x, managedResources: [{name: cpu}]}]",
+                "extenders[0].managedResources[0].name: Invalid value: \"cpu\": is an invalid extended resource name",
+            ),
+            (
+                "extenders: [{urlPrefix: http://x, managedResources: [{name: a.b/c}, {name: a.b/c}]}]",
+                "extenders[0].managedResources[1].name: Invalid value: \"a.b/c\": duplicate extender managed resource name",
+            ),
+            (
+                "extenders: [{urlPrefix: http://x, httpTimeout: soon}]",
+                "extenders.httpTimeout: Invalid value: \"soon\": must be a duration",
+            ),
             (
                 "leaderElection: {resourceLock: endpoints}",
                 "leaderElection.resourceLock: Invalid value: \"endpoints\": resourceLock value must be \"leases\"",
@@ -387,6 +442,22 @@ mod tests {
             assert_eq!(read(body).unwrap_err(), expected);
         }
         assert!(read("profile: []").unwrap_err().contains("profile"));
+    }
+
+    #[test]
+    fn what_extenders_keep_for_themselves_is_not_missed() {
+        let read = read(
+            "profiles: [{pluginConfig: [{name: NodeResourcesFit, args: {ignoredResources: [a.b/c]}}]}, {schedulerName: x}]\n\
+             extenders: [{urlPrefix: http://x, filterVerb: f, managedResources: [{name: a.b/d, ignoredByScheduler: true}, {name: a.b/e}]}]\n",
+        )
+        .unwrap();
+        let args = |at: usize| {
+            let profile = read.profiles[at].without(&extenders::ignored(&read.extenders));
+            profile.plugin_config[0].args["ignoredResources"].clone()
+        };
+        assert_eq!((args(0), args(1)), (json!(["a.b/c", "a.b/d"]), json!(["a.b/d"])));
+        assert_eq!(read.profiles().unwrap().len(), 2);
+        assert_eq!(read.extenders()[0].timeout().unwrap(), Duration::from_secs(5));
     }
 
     #[test]

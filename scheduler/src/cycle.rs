@@ -1,25 +1,33 @@
 //! The loop that owns model and queue: takes changes in, decides pod by pod, hands decisions to `act`.
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeSet, HashMap},
+    sync::Arc,
+    time::Duration,
+};
 
 use component_base::{
     clock::SharedClock,
     informer::{Event, Informer},
+    meta::ObjectKey,
     selector::LabelSelector,
+    workqueue::chain,
 };
 use jiff::Timestamp;
 use k8s_openapi::api::{
     core::v1::{Namespace, Node, Pod, PodResourceClaimStatus},
     policy::v1::PodDisruptionBudget,
 };
+use smol_str::SmolStr;
 use tokio::sync::mpsc;
 
 use crate::{
     act::Actor,
+    extender::{self, ExtenderError, Extenders},
     framework::{ClusterEvent, Plugin},
     metrics::Metrics,
     model::{Cluster, DeviceChange, NodeInfo, PodInfo, Reservation, StorageChange},
-    plan::{self, Budget, Nominations, Options, Preemption, Unschedulable},
+    plan::{self, Budget, Nominations, Options, Placement, Preemption, Unschedulable},
     profile::Profile,
     queue::{BackOff, Instant, Queue},
 };
@@ -47,6 +55,24 @@ pub enum Change {
     },
 }
 
+/// The extenders, and the caches of what they are asked about.
+pub struct Advisers {
+    /// Who is asked.
+    pub extenders: Extenders,
+    /// All pods.
+    pub pods: Informer<Pod>,
+    /// All nodes.
+    pub nodes: Informer<Node>,
+}
+
+/// What an attempt came to.
+enum Outcome {
+    Placed(Placement),
+    Unschedulable(Unschedulable),
+    /// Somebody who has a say could not be asked.
+    Failed(ExtenderError),
+}
+
 /// The loop's state.
 pub struct Cycle {
     profiles: Vec<Profile>,
@@ -55,6 +81,7 @@ pub struct Cycle {
     nominations: Nominations,
     actor: Actor,
     budgets: Informer<PodDisruptionBudget>,
+    advisers: Advisers,
     clock: SharedClock,
     metrics: Arc<Metrics>,
     began: Timestamp,
@@ -72,6 +99,7 @@ impl Cycle {
         back_off: BackOff,
         actor: Actor,
         budgets: Informer<PodDisruptionBudget>,
+        advisers: Advisers,
         clock: SharedClock,
         metrics: Arc<Metrics>,
     ) -> Self {
@@ -84,6 +112,7 @@ impl Cycle {
             nominations: Nominations::default(),
             actor,
             budgets,
+            advisers,
             clock,
             metrics,
             began,
@@ -99,7 +128,7 @@ impl Cycle {
                 self.take(change);
             }
             if let Some((pod, attempt, _)) = self.queue.pop(self.now()) {
-                self.decide(&pod, attempt);
+                self.decide(&pod, attempt).await;
                 // Changes come first again, so that a decision sees what happened meanwhile.
                 tokio::task::yield_now().await;
                 continue;
@@ -236,17 +265,18 @@ impl Cycle {
         self.queue.event(event, &plugins, now);
     }
 
-    fn decide(&mut self, pod: &Arc<PodInfo>, attempt: u32) {
+    async fn decide(&mut self, pod: &Arc<PodInfo>, attempt: u32) {
         let Some(at) = self.profile(pod) else { return };
-        let profile = &self.profiles[at];
         let started = self.clock.now();
-        let options = Options { percentage: profile.percentage, start: self.start, tie: rand::random() };
-        let nominated = self.nominations.all();
-        let memo = &mut self.memos[at];
-        let outcome = plan::schedule(pod, &self.cluster, &profile.plugins, &nominated, options, memo);
+        let asked = self.asked(pod);
+        let outcome = match &asked {
+            Some(object) => self.consult(at, pod, object).await,
+            None => self.schedule(at, pod),
+        };
         let seconds = self.clock.now().duration_since(started).as_secs_f64();
+        let profile = &self.profiles[at];
         match outcome {
-            Ok(placement) => {
+            Outcome::Placed(placement) => {
                 let timeout = profile.bind_timeout;
                 self.start = self.start.wrapping_add(placement.evaluated);
                 self.metrics.attempt(&profile.name, "scheduled", seconds);
@@ -256,20 +286,113 @@ impl Cycle {
                 let placed = PodInfo { node_name: placement.node.clone(), ..PodInfo::clone(pod) };
                 self.cluster.place(Arc::new(placed));
                 tracing::debug!(pod = pod.key(), node = placement.node, attempt, "placed");
-                self.actor.bind(pod, placement.node, placement.reservation, timeout);
+                let object = self.object(pod).filter(|_| !self.advisers.extenders.is_empty());
+                self.actor.bind(pod, object, placement.node, placement.reservation, timeout);
             }
-            Err(failure) => {
+            Outcome::Unschedulable(failure) => {
                 self.metrics.attempt(&profile.name, "unschedulable", seconds);
-                let preemption = self.preempt(pod, profile, &failure);
-                self.refused(pod, &failure, preemption);
+                match self.preempt(pod, at, &failure).await {
+                    Ok(preemption) => self.refused(pod, &failure, preemption),
+                    Err(error) => self.failed(pod, &error),
+                }
+            }
+            Outcome::Failed(error) => {
+                self.metrics.attempt(&profile.name, "error", seconds);
+                self.failed(pod, &error);
             }
         }
     }
 
-    fn preempt(&self, pod: &PodInfo, profile: &Profile, failure: &Unschedulable) -> Preemption {
-        let Some(args) = profile.preemption else { return Preemption::Helpless(String::new()) };
+    /// The pod as its user wrote it, if the cache still has it.
+    fn object(&self, pod: &PodInfo) -> Option<Arc<Pod>> {
+        let key = ObjectKey::new(pod.namespace.as_str(), pod.name.as_str());
+        self.advisers.pods.store().get(&key)
+    }
+
+    /// The pod's object, if an extender has a say about where the pod goes.
+    fn asked(&self, pod: &PodInfo) -> Option<Arc<Pod>> {
+        if self.advisers.extenders.is_empty() {
+            return None;
+        }
+        self.object(pod).filter(|object| self.advisers.extenders.decide_on(object))
+    }
+
+    fn options(&self, at: usize) -> Options {
+        Options { percentage: self.profiles[at].percentage, start: self.start, tie: rand::random() }
+    }
+
+    fn schedule(&mut self, at: usize, pod: &PodInfo) -> Outcome {
+        let (options, nominated) = (self.options(at), self.nominations.all());
+        let (plugins, memo) = (&self.profiles[at].plugins, &mut self.memos[at]);
+        match plan::schedule(pod, &self.cluster, plugins, &nominated, options, memo) {
+            Ok(placement) => Outcome::Placed(placement),
+            Err(failure) => Outcome::Unschedulable(failure),
+        }
+    }
+
+    /// As `schedule`, with the extenders' say. Nothing else is decided meanwhile.
+    async fn consult(&self, at: usize, pod: &PodInfo, object: &Pod) -> Outcome {
+        let (options, nominated) = (self.options(at), self.nominations.all());
+        let plugins = &self.profiles[at].plugins;
+        let found = match plan::search(pod, &self.cluster, plugins, &nominated, options) {
+            Ok(found) => found,
+            Err(failure) => return Outcome::Unschedulable(failure),
+        };
+        let node = |name: &SmolStr| self.advisers.nodes.store().get(&ObjectKey::new("", name.as_str()));
+        let mut nodes: Vec<Arc<Node>> = found.names(&self.cluster).into_iter().filter_map(node).collect();
+        let filtered = match self.advisers.extenders.filter(object, &nodes).await {
+            Ok(filtered) => filtered,
+            Err(error) => return Outcome::Failed(error),
+        };
+        let kept: BTreeSet<&str> = filtered.kept.iter().map(String::as_str).collect();
+        nodes.retain(|node| node.metadata.name.as_deref().is_some_and(|name| kept.contains(name)));
+        let scores = match nodes.len() {
+            0 | 1 => HashMap::new(),
+            _ => self.advisers.extenders.prioritize(object, &nodes).await,
+        };
+        match plan::choose(pod, &self.cluster, plugins, found, &kept, &scores, options.tie) {
+            Some(placement) => Outcome::Placed(placement),
+            None => {
+                let mut failure = plan::refusals(pod, &self.cluster, plugins, &nominated);
+                failure.verdicts.extend(filtered.refused);
+                failure.plugins.push(extender::NAME);
+                Outcome::Unschedulable(failure)
+            }
+        }
+    }
+
+    /// An error is told, and the pod tried again after its back-off.
+    fn failed(&mut self, pod: &Arc<PodInfo>, error: &ExtenderError) {
+        let message = chain(error);
+        tracing::error!(pod = pod.key(), error = message, "attempt failed");
+        if self.said.get(&pod.uid) != Some(&message) {
+            self.said.insert(pod.uid.clone(), message.clone());
+            self.actor.unschedulable(pod, "SchedulerError", message, None);
+        }
+        let now = self.now();
+        self.queue.failed(&pod.uid, Vec::new(), now);
+    }
+
+    async fn preempt(
+        &self,
+        pod: &PodInfo,
+        at: usize,
+        failure: &Unschedulable,
+    ) -> Result<Preemption, ExtenderError> {
+        let profile = &self.profiles[at];
+        let Some(args) = profile.preemption else { return Ok(Preemption::Helpless(String::new())) };
         let budgets = self.read_budgets();
-        plan::preempt(pod, &self.cluster, &profile.plugins, failure, &budgets, args, self.start)
+        let found =
+            plan::candidates(pod, &self.cluster, &profile.plugins, failure, &budgets, args, self.start);
+        let mut found = match found {
+            Ok(found) => found,
+            Err(why) => return Ok(Preemption::Helpless(why)),
+        };
+        let object = self.object(pod).filter(|_| !self.advisers.extenders.is_empty());
+        if let Some(object) = object {
+            found = self.advisers.extenders.preempt(&object, found, |victim| self.object(victim)).await?;
+        }
+        Ok(plan::best(found))
     }
 
     fn refused(&mut self, pod: &Arc<PodInfo>, failure: &Unschedulable, preemption: Preemption) {

@@ -6,12 +6,15 @@
 //!                    unschedulable)        ─┘
 //! ```
 //!
+//! Extenders, where the configuration names some, are asked between filter and score, before preemption, and to bind.
+//!
 //! One event loop owns the model and the queue; `plan` is a pure function of a pod and the model.
 //! Contract: the scheduling framework (KEP-624), KubeSchedulerConfiguration v1, upstream's default plugins.
 
 pub mod act;
 pub mod config;
 pub mod cycle;
+pub mod extender;
 pub mod framework;
 pub mod metrics;
 pub mod model;

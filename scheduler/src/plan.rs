@@ -14,7 +14,7 @@ use smol_str::SmolStr;
 
 use self::memo::Class;
 pub use self::memo::Memo;
-pub use preemption::{Budget, Nominations, Preemption, preempt};
+pub use preemption::{Budget, Candidate, Nominations, Preemption, best, candidates, preempt};
 
 use crate::{
     framework::{Filter, Prepared, Reason, Verdict},
@@ -94,39 +94,101 @@ pub fn schedule(
         }
     };
     let guests = guests(pod, nominated);
-    let all = cluster.nodes();
-    let enough = nodes_to_find(all.len(), options.percentage);
     // A pod that may go to a few named nodes has nothing in common with others.
     let mut known = filters.restricted.is_none().then(|| memo.of(pod, cluster, plugins));
-    let mut feasible: Vec<usize> = Vec::new();
-    let mut evaluated = 0;
-    // A pod for which room was made looks at that node first and takes it if it fits.
-    let nominee = cluster.position(&pod.nominated_node).ok();
-    let named =
-        filters.restricted.as_ref().map(|(_, names)| names.iter().filter_map(|n| cluster.position(n).ok()));
-    let named: Option<Vec<usize>> = named.map(Iterator::collect);
-    let count = named.as_ref().map_or(all.len(), Vec::len);
-    let turn = |i: usize| match &named {
-        Some(positions) => positions[i],
-        None => (i + options.start) % all.len(),
-    };
-    for at in nominee.into_iter().chain((0..count).map(turn)) {
-        evaluated += 1;
-        if filters.refuses(at, cluster, &guests, known.as_deref_mut()) {
-            continue;
-        }
-        feasible.push(at);
-        if feasible.len() >= enough || Some(at) == nominee {
-            break;
-        }
-    }
-    if feasible.is_empty() {
+    let found = filters.find(pod, cluster, &guests, options, known.as_deref_mut());
+    if found.nodes.is_empty() {
         filters.explain(cluster, &guests, &mut failure);
         return Err(failure);
     }
-    let node = &all[pick(pod, cluster, plugins, &feasible, options.tie, known)];
+    Ok(place(pod, cluster, plugins, &found, options.tie, known, &HashMap::new()))
+}
+
+/// Nodes that fit, at least as many as are wanted if there are so many.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Found {
+    /// Their positions.
+    nodes: Vec<usize>,
+    /// How many were looked at.
+    evaluated: usize,
+}
+
+impl Found {
+    /// Their names.
+    pub fn names<'c>(&self, cluster: &'c Cluster) -> Vec<&'c SmolStr> {
+        self.nodes.iter().map(|at| &cluster.nodes()[*at].name).collect()
+    }
+}
+
+/// The first half of [`schedule`], for those who have a say between the halves: which nodes fit.
+pub fn search(
+    pod: &PodInfo,
+    cluster: &Cluster,
+    plugins: &[Weighted],
+    nominated: &[(String, Arc<PodInfo>)],
+    options: Options,
+) -> Result<Found, Unschedulable> {
+    let found = match prepare(pod, cluster, plugins) {
+        Ok(mut filters) => filters.find(pod, cluster, &guests(pod, nominated), options, None),
+        Err(_) => Found::default(),
+    };
+    match found.nodes.is_empty() {
+        false => Ok(found),
+        true => Err(refusals(pod, cluster, plugins, nominated)),
+    }
+}
+
+/// The second half: the node with the highest score among those found that are `kept`, where others add `scores`.
+/// There is none when none is kept.
+pub fn choose(
+    pod: &PodInfo,
+    cluster: &Cluster,
+    plugins: &[Weighted],
+    mut found: Found,
+    kept: &BTreeSet<&str>,
+    scores: &HashMap<SmolStr, i64>,
+    tie: u64,
+) -> Option<Placement> {
+    found.nodes.retain(|at| kept.contains(cluster.nodes()[*at].name.as_str()));
+    let some = !found.nodes.is_empty();
+    some.then(|| place(pod, cluster, plugins, &found, tie, None, scores))
+}
+
+/// Why the nodes that do not fit do not.
+pub fn refusals(
+    pod: &PodInfo,
+    cluster: &Cluster,
+    plugins: &[Weighted],
+    nominated: &[(String, Arc<PodInfo>)],
+) -> Unschedulable {
+    let mut failure = Unschedulable { nodes: cluster.nodes().len(), ..Unschedulable::default() };
+    if failure.nodes == 0 {
+        return failure;
+    }
+    match prepare(pod, cluster, plugins) {
+        Ok(mut filters) => filters.explain(cluster, &guests(pod, nominated), &mut failure),
+        Err((plugin, reason)) => {
+            failure.plugins.push(plugin);
+            failure.rejected = Some(reason);
+        }
+    }
+    failure
+}
+
+/// Decides for the best of the nodes found.
+fn place(
+    pod: &PodInfo,
+    cluster: &Cluster,
+    plugins: &[Weighted],
+    found: &Found,
+    tie: u64,
+    known: Option<&mut Class>,
+    more: &HashMap<SmolStr, i64>,
+) -> Placement {
+    let node = &cluster.nodes()[pick(pod, cluster, plugins, &found.nodes, tie, known, more)];
     let reservation = reserve(pod, cluster, plugins, node);
-    Ok(Placement { node: node.name.to_string(), evaluated, feasible: feasible.len(), reservation })
+    let (evaluated, feasible) = (found.evaluated, found.nodes.len());
+    Placement { node: node.name.to_string(), evaluated, feasible, reservation }
 }
 
 /// Pods nominated to nodes that count as there for this one, by node.
@@ -187,6 +249,41 @@ pub(crate) fn prepare<'a>(
 }
 
 impl Filters<'_> {
+    /// Looks for nodes that fit.
+    fn find(
+        &mut self,
+        pod: &PodInfo,
+        cluster: &Cluster,
+        guests: &Guests<'_>,
+        options: Options,
+        mut known: Option<&mut Class>,
+    ) -> Found {
+        let all = cluster.nodes();
+        let enough = nodes_to_find(all.len(), options.percentage);
+        let mut found = Found::default();
+        // A pod for which room was made looks at that node first and takes it if it fits.
+        let nominee = cluster.position(&pod.nominated_node).ok();
+        let named =
+            self.restricted.as_ref().map(|(_, names)| names.iter().filter_map(|n| cluster.position(n).ok()));
+        let named: Option<Vec<usize>> = named.map(Iterator::collect);
+        let count = named.as_ref().map_or(all.len(), Vec::len);
+        let turn = |i: usize| match &named {
+            Some(positions) => positions[i],
+            None => (i + options.start) % all.len(),
+        };
+        for at in nominee.into_iter().chain((0..count).map(turn)) {
+            found.evaluated += 1;
+            if self.refuses(at, cluster, guests, known.as_deref_mut()) {
+                continue;
+            }
+            found.nodes.push(at);
+            if found.nodes.len() >= enough || Some(at) == nominee {
+                break;
+            }
+        }
+        found
+    }
+
     /// Whether a node is refused; see [`Filters::refusal`].
     fn refuses(
         &mut self,
@@ -261,7 +358,7 @@ impl Filters<'_> {
     }
 }
 
-/// The best of the nodes at these positions.
+/// The best of the nodes at these positions; `more` is added to their scores.
 fn pick(
     pod: &PodInfo,
     cluster: &Cluster,
@@ -269,12 +366,13 @@ fn pick(
     feasible: &[usize],
     tie: u64,
     mut known: Option<&mut Class>,
+    more: &HashMap<SmolStr, i64>,
 ) -> usize {
     if let [only] = feasible {
         return *only;
     }
     let nodes: Vec<&NodeInfo> = feasible.iter().map(|at| cluster.nodes()[*at].as_ref()).collect();
-    let mut totals = vec![0i64; nodes.len()];
+    let mut totals: Vec<i64> = nodes.iter().map(|n| more.get(&n.name).copied().unwrap_or(0)).collect();
     let mut scores = Vec::with_capacity(nodes.len());
     for (number, Weighted { plugin, weight, .. }) in plugins.iter().enumerate().filter(|(_, w)| w.weight > 0)
     {

@@ -12,6 +12,7 @@ use std::{
 };
 
 use crate::{
+    extender,
     framework::{ClusterEvent, Plugin},
     model::PodInfo,
 };
@@ -266,6 +267,8 @@ impl Queue {
 
 fn helped(entry: &Entry, event: &ClusterEvent, plugins: &[&dyn Plugin]) -> bool {
     match entry.place {
+        // Nobody knows what changes an extender's mind.
+        Place::Waiting if entry.refused_by.contains(&extender::NAME) => true,
         Place::Waiting => plugins
             .iter()
             .filter(|p| entry.refused_by.contains(&p.name()))

@@ -22,8 +22,9 @@ use tokio::sync::{mpsc, watch};
 
 use crate::{
     act::{Actor, Claims},
-    config::{FileError, KubeSchedulerConfiguration},
-    cycle::{Change, Cycle},
+    config::{FileError, KubeSchedulerConfiguration, extenders::ExtenderConfiguration},
+    cycle::{Advisers, Change, Cycle},
+    extender::{ConnectError, Extenders},
     metrics::Metrics,
     model::{DeviceChange, StorageChange},
     profile::Profile,
@@ -43,6 +44,7 @@ pub struct Config {
     election: Option<LeaderElection>,
     profiles: Vec<Profile>,
     back_off: BackOff,
+    extenders: Vec<ExtenderConfiguration>,
 }
 
 /// Why the configuration is not usable.
@@ -56,10 +58,21 @@ pub enum ConfigError {
     File(#[from] FileError),
 }
 
+/// Why the daemon cannot run.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    /// What all daemons need.
+    #[error(transparent)]
+    Start(#[from] StartError),
+    /// The extenders.
+    #[error("extenders")]
+    Extenders(#[from] ConnectError),
+}
+
 impl Daemon for Scheduler {
     type Config = Config;
     type ConfigError = ConfigError;
-    type RunError = StartError;
+    type RunError = RunError;
 
     fn flags() -> FlagSet {
         FlagSet::new(
@@ -95,6 +108,7 @@ impl Daemon for Scheduler {
             election: group::leader_election_options(values),
             profiles: Vec::new(),
             back_off: BackOff::default(),
+            extenders: Vec::new(),
         };
         match values.optional("config").filter(|path| !path.is_empty()) {
             None => out.profiles.push(Profile::with_defaults(name)),
@@ -104,36 +118,47 @@ impl Daemon for Scheduler {
                 file.client(&mut out.client, is_set);
                 out.election = file.election(out.election, is_set)?;
                 out.back_off = file.back_off();
+                out.extenders = file.extenders().to_vec();
                 out.profiles = file.profiles()?;
             }
         }
         Ok(out)
     }
 
-    async fn run(config: Config, tasks: Tasks) -> Result<(), StartError> {
-        let auth = Delegated::new(config.auth, "kube-scheduler").await?;
-        SecureServer::bind(&config.serving)?.serve(Site::default(), Arc::new(auth), &tasks);
-        let client = client::connect(&config.client).await?;
-        let (profiles, back_off) = (config.profiles, config.back_off);
-        let metrics = Arc::new(Metrics::register());
+    async fn run(config: Config, tasks: Tasks) -> Result<(), RunError> {
+        let auth = Delegated::new(config.auth, "kube-scheduler").await.map_err(StartError::from)?;
+        let server = SecureServer::bind(&config.serving).map_err(StartError::from)?;
+        server.serve(Site::default(), Arc::new(auth), &tasks);
+        let client = client::connect(&config.client).await.map_err(StartError::from)?;
+        let office = Office {
+            client,
+            clock: clock::real(),
+            profiles: config.profiles,
+            back_off: config.back_off,
+            extenders: Extenders::connect(&config.extenders).await?,
+            metrics: Arc::new(Metrics::register()),
+        };
         let lead = move |group: Tasks| async move {
             let drain = group.drain();
-            let leads = lead(client, clock::real(), profiles, back_off, metrics, &group);
-            drain.run_until_cancelled(leads).await;
+            drain.run_until_cancelled(lead(office, &group)).await;
         };
-        daemon::lead(config.election, &config.client, &tasks, lead).await
+        Ok(daemon::lead(config.election, &config.client, &tasks, lead).await?)
     }
 }
 
-/// Everything a leader does.
-async fn lead(
+/// What a leader begins with.
+struct Office {
     client: kube::Client,
     clock: SharedClock,
     profiles: Vec<Profile>,
     back_off: BackOff,
+    extenders: Extenders,
     metrics: Arc<Metrics>,
-    tasks: &Tasks,
-) {
+}
+
+/// Everything a leader does.
+async fn lead(office: Office, tasks: &Tasks) {
+    let Office { client, clock, profiles, back_off, extenders, metrics } = office;
     // Each entry is a pointer to an object the caches hold anyway, so the channel is bounded by them.
     let (sender, receiver) = mpsc::unbounded_channel();
     let informers = Informers::new(client.clone(), tasks);
@@ -152,8 +177,12 @@ async fn lead(
     };
     let recorders = profiles.iter().map(recorder).collect();
     let claims = Claims { cache: claims, changed };
-    let actor = Actor::new(client.clone(), recorders, clock.clone(), sender, tasks.clone(), claims);
-    Cycle::new(profiles, back_off, actor, budgets, clock, metrics).run(receiver).await;
+    let binders = extenders.clone();
+    let actor = Actor::new(client.clone(), recorders, clock.clone(), sender, tasks.clone(), claims, binders);
+    let pods = informers.get::<Pod>(ListWatch::default());
+    let nodes = informers.get::<Node>(ListWatch::default());
+    let advisers = Advisers { extenders, pods, nodes };
+    Cycle::new(profiles, back_off, actor, budgets, advisers, clock, metrics).run(receiver).await;
 }
 
 fn feed(informers: &Informers, sender: &mpsc::UnboundedSender<Change>) {

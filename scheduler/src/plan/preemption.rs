@@ -46,11 +46,15 @@ pub enum Preemption {
     Helpless(String),
 }
 
-struct Candidate {
-    node: String,
-    victims: Vec<Arc<PodInfo>>,
+/// A node that room can be made on.
+#[derive(Clone, Debug)]
+pub struct Candidate {
+    /// Its name.
+    pub node: String,
+    /// Pods that would have to go, most important first.
+    pub victims: Vec<Arc<PodInfo>>,
     /// Victims whose budget forbids it.
-    violations: usize,
+    pub violations: usize,
 }
 
 /// Finds the best victims for a pod that fits nowhere. `start` varies where the search begins.
@@ -63,13 +67,38 @@ pub fn preempt(
     args: DefaultPreemptionArgs,
     start: usize,
 ) -> Preemption {
+    match candidates(pod, cluster, plugins, failure, budgets, args, start) {
+        Ok(found) => best(found),
+        Err(why) => Preemption::Helpless(why),
+    }
+}
+
+/// The best of the candidates.
+pub fn best(found: Vec<Candidate>) -> Preemption {
+    match found.into_iter().min_by_key(rank) {
+        Some(best) => Preemption::Evict { node: best.node, victims: best.victims },
+        None => Preemption::Helpless(String::new()),
+    }
+}
+
+/// Nodes that room can be made on.
+///
+/// # Errors
+/// When there are none: why, as it joins the pod's message.
+pub fn candidates(
+    pod: &PodInfo,
+    cluster: &Cluster,
+    plugins: &[Weighted],
+    failure: &Unschedulable,
+    budgets: &[Budget],
+    args: DefaultPreemptionArgs,
+    start: usize,
+) -> Result<Vec<Candidate>, String> {
     if !pod.may_preempt {
-        return Preemption::Helpless("preemption: not eligible due to preemptionPolicy=Never.".into());
+        return Err("preemption: not eligible due to preemptionPolicy=Never.".into());
     }
     if waits_for_terminating(pod, cluster, failure) {
-        return Preemption::Helpless(
-            "preemption: not eligible due to a terminating pod on the nominated node.".into(),
-        );
+        return Err("preemption: not eligible due to a terminating pod on the nominated node.".into());
     }
     let candidates: Vec<&Arc<NodeInfo>> = cluster
         .nodes()
@@ -78,7 +107,7 @@ pub fn preempt(
         .collect();
     let helpless = failure.nodes - candidates.len();
     let Ok(mut filters) = prepare(pod, cluster, plugins) else {
-        return Preemption::Helpless(message(failure.nodes, 0, failure.nodes));
+        return Err(message(failure.nodes, 0, failure.nodes));
     };
     // A tenth of the nodes, at least a hundred, unless configured: the best of many is rarely much better.
     let share = candidates.len() * args.min_candidate_nodes_percentage / 100;
@@ -91,9 +120,9 @@ pub fn preempt(
             break;
         }
     }
-    match found.into_iter().min_by_key(rank) {
-        Some(best) => Preemption::Evict { node: best.node, victims: best.victims },
-        None => Preemption::Helpless(message(failure.nodes, candidates.len(), helpless)),
+    match found.is_empty() {
+        true => Err(message(failure.nodes, candidates.len(), helpless)),
+        false => Ok(found),
     }
 }
 

@@ -1,0 +1,148 @@
+//! Extenders in the configuration file: where they are asked, for which pods, and over which connection.
+//!
+//! Contract: `Extender` of kubescheduler.config.k8s.io/v1.
+
+use std::{collections::BTreeSet, time::Duration};
+
+use component_base::goduration;
+use serde::Deserialize;
+
+use super::FileError;
+
+/// How long an extender may take where nothing is said.
+const TIMEOUT: Duration = Duration::from_secs(5);
+
+/// One extender. A verb that is empty is not asked.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct ExtenderConfiguration {
+    /// What the verbs are appended to.
+    pub url_prefix: String,
+    /// Says which nodes come into question.
+    #[serde(default)]
+    pub filter_verb: String,
+    /// Says which victims of preemption there may be.
+    #[serde(default)]
+    pub preempt_verb: String,
+    /// Gives nodes scores from 0 to 10.
+    #[serde(default)]
+    pub prioritize_verb: String,
+    /// What those are multiplied with.
+    #[serde(default)]
+    pub weight: i64,
+    /// Binds pods.
+    #[serde(default)]
+    pub bind_verb: String,
+    /// Without a CA to check it with, its certificate is not checked.
+    #[serde(default, rename = "enableHTTPS")]
+    pub enable_https: bool,
+    /// Its certificate and ours.
+    #[serde(default)]
+    pub tls_config: ExtenderTls,
+    /// Longest call.
+    pub http_timeout: Option<String>,
+    /// It knows the nodes itself: names are enough.
+    #[serde(default)]
+    pub node_cache_capable: bool,
+    /// Only pods that ask for one of these are its business; none for all pods.
+    #[serde(default)]
+    pub managed_resources: Vec<ManagedResource>,
+    /// Pods are placed without it when it fails.
+    #[serde(default)]
+    pub ignorable: bool,
+}
+
+/// A resource that an extender cares for.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct ManagedResource {
+    /// Its name.
+    pub name: String,
+    /// Whether nodes need not have enough of it.
+    #[serde(default)]
+    pub ignored_by_scheduler: bool,
+}
+
+/// Certificates; `*_data` are base64 and go before files.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct ExtenderTls {
+    /// Whether its certificate is believed unchecked.
+    pub insecure: bool,
+    /// The name in its certificate, where that is not the address's.
+    pub server_name: Option<String>,
+    /// Our certificate, PEM.
+    pub cert_file: Option<String>,
+    /// Our key, PEM.
+    pub key_file: Option<String>,
+    /// The authority of its certificate, PEM.
+    pub ca_file: Option<String>,
+    /// Our certificate.
+    pub cert_data: Option<String>,
+    /// Our key.
+    pub key_data: Option<String>,
+    /// The authority.
+    pub ca_data: Option<String>,
+}
+
+impl ExtenderConfiguration {
+    /// How long a call may take.
+    ///
+    /// # Errors
+    /// When that is not a duration.
+    pub fn timeout(&self) -> Result<Duration, FileError> {
+        let Some(text) = &self.http_timeout else { return Ok(TIMEOUT) };
+        let parsed = goduration::parse(text).map_err(|_| FileError::Value {
+            field: "extenders.httpTimeout",
+            value: text.clone(),
+            why: "must be a duration",
+        })?;
+        Ok(if parsed.is_zero() { TIMEOUT } else { parsed })
+    }
+}
+
+/// Resources that nodes need not have enough of.
+pub(super) fn ignored(all: &[ExtenderConfiguration]) -> Vec<&str> {
+    let resources = all.iter().flat_map(|extender| &extender.managed_resources);
+    resources.filter(|r| r.ignored_by_scheduler).map(|r| r.name.as_str()).collect()
+}
+
+/// Checks what each says, and that they do not contradict each other.
+pub(super) fn check(all: &[ExtenderConfiguration]) -> Result<(), FileError> {
+    let mut managed = BTreeSet::new();
+    for (at, extender) in all.iter().enumerate() {
+        let refuse = |field: String, value: String, why| {
+            Err(FileError::Extender { field: format!("extenders[{at}].{field}"), value, why })
+        };
+        if !extender.prioritize_verb.is_empty() && extender.weight <= 0 {
+            let why = "must have a positive weight applied to it";
+            return refuse("weight".into(), extender.weight.to_string(), why);
+        }
+        extender.timeout()?;
+        for (number, resource) in extender.managed_resources.iter().enumerate() {
+            let (field, name) = (format!("managedResources[{number}].name"), resource.name.clone());
+            if !is_extended(&name) {
+                return refuse(field, name, "is an invalid extended resource name");
+            }
+            if !managed.insert(resource.name.as_str()) {
+                return refuse(field, name, "duplicate extender managed resource name");
+            }
+        }
+    }
+    let binders = all.iter().filter(|extender| !extender.bind_verb.is_empty()).count();
+    if binders > 1 {
+        return Err(FileError::Extender {
+            field: "extenders".into(),
+            value: format!("found {binders} extenders implementing bind"),
+            why: "only one extender can implement bind",
+        });
+    }
+    Ok(())
+}
+
+/// Whether a resource's name is of a domain that is not Kubernetes' own.
+fn is_extended(name: &str) -> bool {
+    let Some((domain, rest)) = name.split_once('/') else { return false };
+    let native = domain == "kubernetes.io" || domain.ends_with(".kubernetes.io");
+    !native && !domain.is_empty() && !rest.is_empty() && !name.starts_with("requests.")
+}
