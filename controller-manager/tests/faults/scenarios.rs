@@ -1,0 +1,371 @@
+//! What each controller is to do while it is disturbed: one line per controller, and what the line is about below.
+
+use serde_json::{Value, json};
+
+use crate::{
+    Scenario, seed,
+    store::{Key, Part, RESOURCES, Store},
+    survives,
+};
+
+macro_rules! scenarios {
+    ($($name:ident $controller:literal $with:tt $flags:tt $objects:expr, $then:tt;)*) => {
+        const COVERED: &[&str] = &[$($controller),*];
+        $(#[test]
+        fn $name() {
+            survives(&Scenario {
+                controller: $controller, with: &$with, flags: &$flags, objects: $objects, then: &$then,
+                except: except($controller),
+            });
+        })*
+    };
+}
+
+scenarios! {
+    replicasets "replicaset-controller" [] [] vec![set("apps/v1", "ReplicaSet", 2), orphan()],
+        [|s, _| scale(s, "replicasets", 3)];
+    replicationcontrollers "replicationcontroller-controller" [] [] vec![controller(2)],
+        [|s, _| scale(s, "replicationcontrollers", 1)];
+    deployments "deployment-controller" ["replicaset-controller"] [] vec![deployment()],
+        [|s, _| renew(s, "deployments")];
+    statefulsets "statefulset-controller" [] [] vec![set("apps/v1", "StatefulSet", 2)],
+        [|s, _| renew(s, "statefulsets"), |s, _| scale(s, "statefulsets", 1)];
+    daemonsets "daemonset-controller" [] [] vec![node("n1"), set("apps/v1", "DaemonSet", 0)],
+        [|s, now| seed(s, node("n3"), now), |s, _| renew(s, "daemonsets")];
+    jobs "job-controller" [] [] vec![job("plain", json!({"completions": 3}), "well")], [];
+    indexed_jobs "job-controller" [] []
+        vec![job("indexed", json!({"completions": 3, "completionMode": "Indexed", "backoffLimitPerIndex": 1,
+            "backoffLimit": 100}), "badly-at-1")], [];
+    failing_jobs "job-controller" [] [] vec![job("failing", json!({"backoffLimit": 1}), "badly")], [];
+    suspended_jobs "job-controller" [] [] vec![job("held", json!({}), "never")],
+        [|s, _| edit(s, "jobs", "held", |job| job["spec"]["suspend"] = true.into()),
+            |s, _| edit(s, "jobs", "held", |job| job["spec"]["suspend"] = false.into())];
+    cronjobs "cronjob-controller" ["job-controller"] [] vec![cronjob()], [];
+    service_endpoints "endpoints-controller" [] [] vec![service(), backend("a", 1), backend("b", 2)],
+        [|s, _| unready(s, "a"), |s, _| remove(s, "pods", "b")];
+    endpointslices "endpointslice-controller" [] [] vec![node("n1"), service(), backend("a", 1), backend("b", 2)],
+        [|s, _| unready(s, "a"), |s, _| remove(s, "pods", "b")];
+    mirrored_endpoints "endpointslice-mirroring-controller" [] [] vec![bare_service(), endpoints(1)],
+        [|s, _| readdress(s, 2), |s, _| remove(s, "endpoints", "web")];
+    budgets "disruption-controller" [] [] vec![budget(), set("apps/v1", "ReplicaSet", 2), backend("a", 1), backend("b", 2)],
+        [|s, _| unready(s, "a")];
+    garbage "garbage-collector-controller" [] [] garbage_there(),
+        [|s, now| remove_with(s, "configmaps", "front", "Foreground", now), |s, now| remove_with(s, "configmaps", "orphaning", "Orphan", now)];
+    namespaces "namespace-controller" [] [] vec![namespace("d"), config("one", json!([])), config("two", json!([])), backend("a", 1)],
+        [|s, _| remove(s, "namespaces", "d")];
+    quotas "resourcequota-controller" [] [] vec![quota(), config("one", json!([])), backend("a", 1)],
+        [|s, now| seed(s, config("two", json!([])), now), |s, _| remove(s, "pods", "a")];
+    volumes "persistentvolume-binder-controller" [] [] vec![volume("v", "Retain"), claim("c")],
+        [|s, _| remove(s, "persistentvolumeclaims", "c")];
+    protected_claims "persistentvolumeclaim-protection-controller" [] [] vec![claim("c")],
+        [|s, _| remove(s, "persistentvolumeclaims", "c")];
+    protected_volumes "persistentvolume-protection-controller" [] [] vec![volume("v", "Retain")],
+        [|s, _| remove(s, "persistentvolumes", "v")];
+    accounts "serviceaccount-controller" [] [] vec![namespace("d")], [|s, _| remove(s, "serviceaccounts", "default")];
+    finished_jobs "ttl-after-finished-controller" [] [] vec![finished_job()], [];
+    lost_pods "pod-garbage-collector-controller" [] [] vec![node("n1"), lost_pod(), backend("a", 1)], [];
+    aggregated_roles "clusterrole-aggregation-controller" [] [] vec![role("all", &[], true), role("one", &["pods"], false)],
+        [|s, now| seed(s, role("two", &["nodes"], false), now)];
+    node_ttls "ttl-controller" [] [] vec![node("n1"), node("n2")], [];
+    node_ranges "node-ipam-controller" [] ["--allocate-node-cidrs", "--cluster-cidr=10.4.0.0/16"]
+        vec![node("n1")], [|s, now| seed(s, node("n2"), now)];
+    silent_nodes "node-lifecycle-controller" [] [] vec![node("n1"), backend("a", 1)], [];
+    evicted_pods "taint-eviction-controller" [] [] vec![node("n1"), backend("a", 1), tolerant()],
+        [|s, _| edit(s, "nodes", "n1", |node| node["spec"]["taints"] = json!([{"key": "k", "effect": "NoExecute"}]))];
+    service_ranges "service-cidr-controller" [] [] vec![range("kubernetes"), range("more")],
+        [|s, _| remove(s, "servicecidrs", "more")];
+    old_requests "certificatesigningrequest-cleaner-controller" [] [] vec![old_request()], [];
+    own_claims "ephemeral-volume-controller" [] [] vec![ephemeral()], [];
+    expired_tokens "token-cleaner-controller" [] [] vec![token()], [];
+}
+
+#[test]
+fn every_controller_is_covered_or_named() {
+    for controller in controller_manager::controllers::ALL {
+        let (covered, named) = (COVERED.contains(&controller.name), NOT_YET.contains(&controller.name));
+        assert!(covered != named, "{} is covered: {covered}, named: {named}", controller.name);
+    }
+}
+
+/// A job that ends kills pods that an old view shows running: how many finished ones are left depends on it.
+fn except(controller: &str) -> &'static [&'static str] {
+    if controller == "job-controller" { &["pods"] } else { &[] }
+}
+
+/// Controllers without a scenario.
+const NOT_YET: &[&str] = &[
+    // What its status says of the last decision is not found again.
+    "horizontal-pod-autoscaler-controller",
+    // It waits for keys and writes secrets with random content.
+    "serviceaccount-token-controller",
+    "legacy-serviceaccount-token-cleaner-controller",
+    "bootstrap-signer-controller",
+    "root-ca-certificate-publisher-controller",
+    "device-taint-eviction-controller",
+    // They need an authority's key or a request that is signed.
+    "certificatesigningrequest-signing-controller",
+    "certificatesigningrequest-approving-controller",
+    "volumeattributesclass-protection-controller",
+    // They answer to what drivers do.
+    "persistentvolume-expander-controller",
+    "persistentvolume-attach-detach-controller",
+    "resourceclaim-controller",
+    "validatingadmissionpolicy-status-controller",
+];
+
+// === What there is ===
+
+fn template(labels: &Value) -> Value {
+    json!({"metadata": {"labels": labels}, "spec": {"containers": [{"name": "c", "image": "i:1"}],
+        "restartPolicy": "Always"}})
+}
+
+fn set(version: &str, kind: &str, replicas: i32) -> Value {
+    let labels = json!({"app": "web"});
+    let mut out = json!({"apiVersion": version, "kind": kind, "metadata": {"name": "web", "labels": labels},
+        "spec": {"selector": {"matchLabels": labels}, "template": template(&labels)}});
+    let spec = &mut out["spec"];
+    match kind {
+        "DaemonSet" => {
+            spec["updateStrategy"] = json!({"type": "RollingUpdate", "rollingUpdate":
+            {"maxUnavailable": 1, "maxSurge": 0}})
+        }
+        "StatefulSet" => {
+            spec["serviceName"] = "web".into();
+            spec["podManagementPolicy"] = "OrderedReady".into();
+            spec["updateStrategy"] = json!({"type": "RollingUpdate", "rollingUpdate": {"partition": 0}});
+        }
+        _ => {}
+    }
+    if kind != "DaemonSet" {
+        spec["replicas"] = replicas.into();
+    }
+    if kind == "DaemonSet" || kind == "StatefulSet" {
+        spec["revisionHistoryLimit"] = 10.into();
+    }
+    out
+}
+
+fn orphan() -> Value {
+    json!({"kind": "Pod", "metadata": {"name": "orphan", "labels": {"app": "web"}},
+        "spec": {"containers": [{"name": "c", "image": "i:1"}]}})
+}
+
+fn controller(replicas: i32) -> Value {
+    let labels = json!({"app": "web"});
+    json!({"kind": "ReplicationController", "metadata": {"name": "web"},
+        "spec": {"replicas": replicas, "selector": labels, "template": template(&labels)}})
+}
+
+fn deployment() -> Value {
+    let mut out = set("apps/v1", "Deployment", 2);
+    let spec = &mut out["spec"];
+    spec["strategy"] =
+        json!({"type": "RollingUpdate", "rollingUpdate": {"maxSurge": 1, "maxUnavailable": 0}});
+    spec["revisionHistoryLimit"] = 1.into();
+    spec["progressDeadlineSeconds"] = 600.into();
+    out
+}
+
+fn node(name: &str) -> Value {
+    json!({"kind": "Node", "metadata": {"name": name, "labels": {"kubernetes.io/hostname": name}},
+        "status": {"conditions": [{"type": "Ready", "status": "True"}],
+            "allocatable": {"cpu": "4", "memory": "4Gi", "pods": "110"}}})
+}
+
+fn job(name: &str, spec: Value, ends: &str) -> Value {
+    let mut labels = json!({"batch.kubernetes.io/controller-uid": name});
+    if ends != "never" {
+        labels["ends"] = ends.into();
+    }
+    let mut all = json!({"completions": 1, "parallelism": 2, "backoffLimit": 6, "completionMode": "NonIndexed",
+        "suspend": false, "podReplacementPolicy": "TerminatingOrFailed",
+        "selector": {"matchLabels": {"batch.kubernetes.io/controller-uid": name}}, "template": template(&labels)});
+    all["template"]["spec"]["restartPolicy"] = "Never".into();
+    for (field, value) in spec.as_object().into_iter().flatten() {
+        all[field] = value.clone();
+    }
+    json!({"apiVersion": "batch/v1", "kind": "Job", "metadata": {"name": name}, "spec": all})
+}
+
+fn cronjob() -> Value {
+    let job = job("hourly", json!({}), "well");
+    json!({"apiVersion": "batch/v1", "kind": "CronJob", "metadata": {"name": "hourly"}, "spec": {
+        "schedule": "0 * * * *", "timeZone": "Etc/UTC", "concurrencyPolicy": "Forbid", "suspend": false,
+        "successfulJobsHistoryLimit": 3, "failedJobsHistoryLimit": 1,
+        "jobTemplate": {"metadata": {}, "spec": job["spec"]}}})
+}
+
+fn service() -> Value {
+    json!({"kind": "Service", "metadata": {"name": "web"}, "spec": {"selector": {"app": "web"}, "type": "ClusterIP",
+        "clusterIP": "10.0.0.1", "clusterIPs": ["10.0.0.1"], "ipFamilies": ["IPv4"], "ipFamilyPolicy": "SingleStack",
+        "ports": [{"name": "http", "port": 80, "targetPort": 8080, "protocol": "TCP"}]}})
+}
+
+fn bare_service() -> Value {
+    let mut out = service();
+    out["spec"].as_object_mut().map(|spec| spec.remove("selector"));
+    out
+}
+
+fn endpoints(last: u8) -> Value {
+    json!({"kind": "Endpoints", "metadata": {"name": "web"}, "subsets": [{
+        "addresses": [{"ip": format!("10.3.0.{last}")}], "ports": [{"name": "http", "port": 80, "protocol": "TCP"}]}]})
+}
+
+/// A pod with an address behind the service.
+fn backend(name: &str, last: u8) -> Value {
+    let address = format!("10.2.0.{last}");
+    json!({"kind": "Pod", "metadata": {"name": name, "labels": {"app": "web"}},
+        "spec": {"nodeName": "n1", "containers": [{"name": "c", "image": "i:1"}]},
+        "status": {"podIP": address, "podIPs": [{"ip": address}]}})
+}
+
+fn budget() -> Value {
+    json!({"apiVersion": "policy/v1", "kind": "PodDisruptionBudget", "metadata": {"name": "web"},
+        "spec": {"minAvailable": 1, "selector": {"matchLabels": {"app": "web"}}}})
+}
+
+fn namespace(name: &str) -> Value {
+    json!({"kind": "Namespace", "metadata": {"name": name}, "status": {"phase": "Active"}})
+}
+
+fn config(name: &str, owners: Value) -> Value {
+    json!({"kind": "ConfigMap", "metadata": {"name": name, "ownerReferences": owners}})
+}
+
+/// Owners that go in each of the ways there are, and one that is not there.
+fn garbage_there() -> Vec<Value> {
+    let owner = |name: &str| {
+        json!([{"apiVersion": "v1", "kind": "ConfigMap", "name": name,
+        "uid": format!("uid-{name}-"), "blockOwnerDeletion": true}])
+    };
+    let mut out = vec![config("absent-child", owner("absent"))];
+    for name in ["front", "orphaning"] {
+        let mut one = config(name, json!([]));
+        one["metadata"]["uid"] = format!("uid-{name}-").into();
+        out.push(one);
+        out.push(config(&format!("{name}-child"), owner(name)));
+    }
+    out
+}
+
+fn quota() -> Value {
+    json!({"kind": "ResourceQuota", "metadata": {"name": "q"},
+        "spec": {"hard": {"pods": "5", "configmaps": "10"}}})
+}
+
+fn volume(name: &str, policy: &str) -> Value {
+    json!({"kind": "PersistentVolume", "metadata": {"name": name}, "spec": {"capacity": {"storage": "1Gi"},
+        "accessModes": ["ReadWriteOnce"], "persistentVolumeReclaimPolicy": policy, "volumeMode": "Filesystem",
+        "hostPath": {"path": "/x"}}, "status": {"phase": "Pending"}})
+}
+
+fn claim(name: &str) -> Value {
+    json!({"kind": "PersistentVolumeClaim", "metadata": {"name": name}, "spec": {"accessModes": ["ReadWriteOnce"],
+        "resources": {"requests": {"storage": "1Gi"}}, "storageClassName": "", "volumeMode": "Filesystem"},
+        "status": {"phase": "Pending"}})
+}
+
+fn finished_job() -> Value {
+    let mut out = job("done", json!({"ttlSecondsAfterFinished": 60}), "never");
+    out["status"] = json!({"completionTime": "2026-03-02T11:59:00Z", "conditions": [{"type": "Complete",
+        "status": "True", "lastTransitionTime": "2026-03-02T11:59:00Z"}]});
+    out
+}
+
+fn lost_pod() -> Value {
+    let mut out = backend("lost", 9);
+    out["spec"]["nodeName"] = "gone".into();
+    out["status"]["phase"] = "Running".into();
+    out
+}
+
+/// A role that has the rules of others, or one of the others.
+fn role(name: &str, resources: &[&str], aggregates: bool) -> Value {
+    let mut out = json!({"apiVersion": "rbac.authorization.k8s.io/v1", "kind": "ClusterRole",
+        "metadata": {"name": name}, "rules": []});
+    if aggregates {
+        out["aggregationRule"] = json!({"clusterRoleSelectors": [{"matchLabels": {"to": "all"}}]});
+    } else {
+        out["metadata"]["labels"] = json!({"to": "all"});
+        out["rules"] = json!([{"apiGroups": [""], "resources": resources, "verbs": ["get"]}]);
+    }
+    out
+}
+
+fn tolerant() -> Value {
+    let mut out = backend("tolerant", 7);
+    out["spec"]["tolerations"] =
+        json!([{"key": "k", "operator": "Exists", "effect": "NoExecute", "tolerationSeconds": 60}]);
+    out
+}
+
+fn range(name: &str) -> Value {
+    let cidr = if name == "kubernetes" { "10.0.0.0/24" } else { "10.5.0.0/24" };
+    json!({"apiVersion": "networking.k8s.io/v1", "kind": "ServiceCIDR", "metadata": {"name": name},
+        "spec": {"cidrs": [cidr]}})
+}
+
+fn old_request() -> Value {
+    json!({"apiVersion": "certificates.k8s.io/v1", "kind": "CertificateSigningRequest", "metadata": {"name": "old",
+        "creationTimestamp": "2026-02-01T00:00:00Z"}, "spec": {"request": "", "signerName": "example.com/own"}})
+}
+
+fn ephemeral() -> Value {
+    let mut out = backend("scratch", 8);
+    out["spec"]["volumes"] = json!([{"name": "own", "ephemeral": {"volumeClaimTemplate": {"spec": {
+        "accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "1Gi"}}}}}}]);
+    out
+}
+
+fn token() -> Value {
+    json!({"kind": "Secret", "metadata": {"name": "bootstrap-token-abcdef", "namespace": "kube-system"},
+        "type": "bootstrap.kubernetes.io/token",
+        // 2026-03-02T12:01:00Z
+        "data": {"expiration": "MjAyNi0wMy0wMlQxMjowMTowMFo="}})
+}
+
+// === What happens ===
+
+fn remove(store: &mut Store, resource: &str, name: &str) {
+    store.delete(&key(resource, name), None, true, "2026-03-02T13:00:00Z").unwrap();
+}
+
+fn remove_with(store: &mut Store, resource: &str, name: &str, policy: &str, now: &str) {
+    store.delete(&key(resource, name), Some(policy), true, now).unwrap();
+}
+
+fn unready(store: &mut Store, name: &str) {
+    let key = key("pods", name);
+    let mut next = store.get(&key).unwrap().clone();
+    next["status"]["conditions"] = json!([{"type": "Ready", "status": "False"}]);
+    store.replace(&key, Part::Status, next).unwrap();
+}
+
+fn readdress(store: &mut Store, last: u8) {
+    edit(store, "endpoints", "web", |object| object["subsets"] = endpoints(last)["subsets"].clone());
+}
+
+fn key(resource: &str, name: &str) -> Key {
+    let resource = RESOURCES.iter().find(|r| r.plural == resource).unwrap();
+    let namespace = if resource.namespaced { "d" } else { "" };
+    Key { resource, namespace: namespace.to_owned(), name: name.to_owned() }
+}
+
+fn edit(store: &mut Store, resource: &str, name: &str, change: impl FnOnce(&mut Value)) {
+    let key = key(resource, name);
+    let mut next = store.get(&key).unwrap().clone();
+    change(&mut next);
+    store.replace(&key, Part::Main, next).unwrap();
+}
+
+fn scale(store: &mut Store, resource: &str, replicas: i32) {
+    edit(store, resource, "web", |object| object["spec"]["replicas"] = replicas.into());
+}
+
+/// Another version of the template.
+fn renew(store: &mut Store, resource: &str) {
+    let image = "/spec/template/spec/containers/0/image";
+    edit(store, resource, "web", |object| *object.pointer_mut(image).unwrap() = "i:2".into());
+}
