@@ -183,7 +183,9 @@ impl Controller {
         }
         let mut error = self.carry_out(set, changes, hash).await.err();
         if error.is_none() && self.control.settled(set) && plan::rolls(set) {
-            let step = plan::roll(set, nodes, by_node, hash, now);
+            // What was made or deleted just now is seen already: the next step must not be taken from the view before it.
+            let by_node = plan::by_node(&self.control.owned(set));
+            let step = plan::roll(set, nodes, &by_node, hash, now);
             error = self.carry_out(set, step, hash).await.err();
         }
         Converged { error, retry }

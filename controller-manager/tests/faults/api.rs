@@ -28,7 +28,7 @@ use crate::store::{
     CONFLICT, Change, Key, NOT_FOUND, Part, RESOURCES, Refusal, Resource, Store, api_version, merge,
 };
 
-/// How long a server that lags shows an older view.
+/// How long a server that lags shows nothing new.
 const LAG: Duration = Duration::from_secs(3);
 
 /// What goes wrong, once in a run. Writes are those of the controllers that are disturbed, from nought.
@@ -44,8 +44,8 @@ pub(crate) enum Fault {
     Conflict(usize),
     /// No watch shows this change, whoever made it.
     Hidden(usize),
-    /// After the write all watches end, and lists and watches show an older view for a while.
-    Lagging { after: usize, by: usize },
+    /// For a while nobody is shown the write and what comes after it, neither by lists nor by watches.
+    Lagging(usize),
     /// Lists and watches show objects that do not decode.
     Broken,
 }
@@ -286,6 +286,10 @@ impl Api {
                 caller.kill();
                 return std::future::pending().await;
             }
+            Some(Fault::Lagging(_)) => {
+                let mut state = self.state.lock();
+                state.lag = Some((state.store.version(), Instant::now() + LAG));
+            }
             Some(Fault::Conflict(_)) => drop(self.with(|store, _| store.touch(&target.key()))),
             _ => {}
         }
@@ -296,14 +300,6 @@ impl Api {
                 std::future::pending().await
             }
             Some(Fault::Unanswered(_)) => Err(io::Error::new(io::ErrorKind::ConnectionReset, "disturbed")),
-            Some(Fault::Lagging { by, .. }) => {
-                let mut state = self.state.lock();
-                state.epoch += 1;
-                state.lag = Some((state.store.version().saturating_sub(by), Instant::now() + LAG));
-                drop(state);
-                self.changed.send_modify(|_| {});
-                Ok(finish(result))
-            }
             _ => Ok(finish(result)),
         }
     }
@@ -321,7 +317,7 @@ impl Api {
             | Fault::KilledAfter(at)
             | Fault::Unanswered(at)
             | Fault::Conflict(at)
-            | Fault::Lagging { after: at, .. } => at,
+            | Fault::Lagging(at) => at,
             Fault::Hidden(_) | Fault::Broken => return None,
         };
         if at == number { state.fault.take() } else { None }

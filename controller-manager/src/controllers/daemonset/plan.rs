@@ -287,16 +287,23 @@ pub(super) fn roll(
     hash: &str,
     now: Timestamp,
 ) -> Changes {
-    let desired = nodes.iter().filter(|n| fit(set, n).should_run).count();
-    let limits = limits(set, desired);
+    let desired = || nodes.iter().filter(|n| fit(set, n).should_run);
+    let limits = limits(set, desired().count());
     let least = min_ready(set);
     if limits.surge > 0 {
         return surge(set, nodes, pods, hash, limits, now);
     }
-    let (mut unavailable, mut dead, mut candidates) = (0, Vec::new(), Vec::new());
+    // A node that has no pod yet is without one that serves, too.
+    let is_bare =
+        |node: &&Arc<Node>| node.metadata.name.as_ref().is_some_and(|name| !pods.contains_key(name));
+    let mut unavailable = desired().filter(is_bare).count();
+    let (mut dead, mut candidates) = (Vec::new(), Vec::new());
     for here in pods.values() {
         match pair(here, hash) {
-            Some((None, Some(old))) if !is_available(&old, least, now) => dead.push(old),
+            Some((None, Some(old))) if !is_available(&old, least, now) => {
+                unavailable += 1;
+                dead.push(old);
+            }
             Some((None, Some(old))) => candidates.push(old),
             Some((Some(new), None)) if is_available(&new, least, now) => {}
             // Whatever else there is, the node is without a pod that serves.

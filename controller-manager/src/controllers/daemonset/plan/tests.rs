@@ -117,7 +117,22 @@ fn dead_pods_are_replaced_beyond_the_limit() {
     let pods =
         by_node(&[pod("a", "a", "old", false), pod("b", "b", "old", false), pod("c", "c", "old", true)]);
     let set = set(json!({"type": "RollingUpdate", "rollingUpdate": {"maxUnavailable": 1}}));
-    assert_eq!(deleted(&roll(&set, &nodes, &pods, "new", now())), ["a", "b", "c"]);
+    // They are the ones that do not serve: one that does has to wait.
+    assert_eq!(deleted(&roll(&set, &nodes, &pods, "new", now())), ["a", "b"]);
+}
+
+#[test]
+fn a_node_without_a_pod_counts_as_one_that_does_not_serve() {
+    let nodes = [
+        node("a", json!([])),
+        node("b", json!([])),
+        node("tainted", json!([{"key": "k", "effect": "NoExecute"}])),
+    ];
+    let set = set(json!({"type": "RollingUpdate", "rollingUpdate": {"maxUnavailable": 1}}));
+    let left = by_node(&[pod("b", "b", "old", true)]);
+    assert!(deleted(&roll(&set, &nodes, &left, "new", now())).is_empty());
+    let made = by_node(&[pod("a", "a", "new", true), pod("b", "b", "old", true)]);
+    assert_eq!(deleted(&roll(&set, &nodes, &made, "new", now())), ["b"]);
 }
 
 #[test]
