@@ -7,10 +7,19 @@ use proto::kms::v2::{
     DecryptRequest, DecryptResponse, EncryptRequest, EncryptResponse, StatusRequest, StatusResponse,
     key_management_service_server::{KeyManagementService, KeyManagementServiceServer},
 };
+use serde_json::json;
 use tokio_stream::wrappers::UnixListenerStream;
 use tonic::{Request, Response, Status, transport::Server};
 
 use super::{keeper::Probe, *};
+use crate::{
+    encryption::Encryption,
+    registry::{catalog, stored_forms::StoredForms},
+    storage::{
+        ResourceId, StoreConfig,
+        testing::{EtcdServer, Running, pods},
+    },
+};
 
 /// A plugin whose ciphertext is the text behind its key's name.
 #[derive(Clone, Default)]
@@ -221,5 +230,56 @@ async fn a_plugin_may_come_later_but_not_too_late() {
     };
     let (status, ()) = tokio::join!(service.status(), late);
     assert_eq!(status.unwrap().key_id, "k1");
+    tasks.cancel();
+}
+
+/// What etcd has of the one pod.
+async fn stored(etcd: &EtcdServer) -> Vec<u8> {
+    let mut client = etcd_client::Client::connect([etcd.url()], None).await.unwrap();
+    let found = client.get("/registry/pods/ns/a", None).await.unwrap();
+    found.kvs()[0].value().to_vec()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn etcd_holds_nothing_plain_and_every_server_with_the_plugin_reads_it() {
+    let (tasks, dir) = (Tasks::new(), tempfile::tempdir().unwrap());
+    let (plugin, settings) = (Plugin::new("k1"), settings(dir.path(), LONG));
+    plugin.serve(&tasks, &settings);
+    let (etcd, catalog) = (EtcdServer::start(), catalog::builtin());
+    let text = json!({"apiVersion": "apiserver.config.k8s.io/v1", "kind": "EncryptionConfiguration",
+        "resources": [{"resources": ["pods"], "providers": [{"kms": {"apiVersion": "v2", "name": "one",
+            "endpoint": format!("unix://{}", settings.socket.display()), "timeout": "60s"}}]}]});
+    let start = async || {
+        let inner = Arc::new(StoredForms::new(catalog.clone()));
+        let server = ("server", &tasks);
+        let encryption = Encryption::new(&text.to_string(), "/registry", &catalog, inner, server).unwrap();
+        encryption.check().await.unwrap();
+        assert!(encryption.has_plugins());
+        let config = StoreConfig::new(vec![etcd.url()], vec![pods()]);
+        Running::start(StoreConfig { transformer: Arc::new(encryption), ..config }).await
+    };
+    let pod = |label: &str| {
+        let pod = json!({"apiVersion": "v1", "kind": "Pod", "spec": {"nodeName": "n1"},
+            "metadata": {"name": "a", "namespace": "ns", "labels": {"app": label}}});
+        pod.to_string().into_bytes()
+    };
+    let (id, one) = (ResourceId::new("", "pods"), start().await);
+    one.store.create(&id, "ns", "a", pod("x"), None).await.unwrap();
+    let value = stored(&etcd).await;
+    assert!(value.starts_with(b"k8s:enc:kms:v2:one:"));
+    assert!(!value.windows(8).any(|part| part == b"nodeName"));
+    assert!(!one.store.is_stale(&id, "ns", "a").await.unwrap());
+    // A server that comes when the plugin has another key reads the old one's, and writes with the new one.
+    plugin.turns("k2", "ok");
+    let two = start().await;
+    let read = two.store.get(&id, "ns", "a").await.unwrap().unwrap();
+    assert_eq!(read.label("app"), Some("x"));
+    assert!(two.store.is_stale(&id, "ns", "a").await.unwrap());
+    two.store.update(&id, "ns", "a", read.rev(), pod("y"), None).await.unwrap();
+    assert!(stored(&etcd).await.windows(2).any(|part| part == b"k2"));
+    assert!(!two.store.is_stale(&id, "ns", "a").await.unwrap());
+    // The first one, which does not know of that key yet, reads it as well.
+    let read = one.store.get(&id, "ns", "a").await.unwrap().unwrap();
+    assert_eq!(read.label("app"), Some("y"));
     tasks.cancel();
 }
