@@ -145,6 +145,21 @@ impl ControlPlane {
     /// # Errors
     /// When it is not within a minute.
     pub fn start_api(&self) -> Result<()> {
+        self.launch_api()?;
+        let admin = self.admin()?;
+        self.eventually("the API server is ready", 60, || {
+            ensure!(self.is_running()?, "it ended");
+            let answer = admin.get("/readyz")?;
+            Ok((answer.code == 200).then_some(()))
+        })
+        .with_context(|| self.logs())
+    }
+
+    /// Starts the API server, which need not become ready.
+    ///
+    /// # Errors
+    /// When it cannot be started.
+    pub fn launch_api(&self) -> Result<()> {
         let mut command = Command::new(binary("kube-apiserver")?);
         command
             .arg(format!("--etcd-servers={}", self.etcd_url()))
@@ -160,13 +175,7 @@ impl ControlPlane {
             .arg("--enable-admission-plugins=NodeRestriction")
             .args(&self.flags);
         *lock(&self.api) = Some(self.spawn(command, "kube-apiserver.log")?);
-        let admin = self.admin()?;
-        self.eventually("the API server is ready", 60, || {
-            ensure!(self.is_running()?, "it ended");
-            let answer = admin.get("/readyz")?;
-            Ok((answer.code == 200).then_some(()))
-        })
-        .with_context(|| self.logs())
+        Ok(())
     }
 
     /// Ends etcd as a crash would.
