@@ -2,6 +2,7 @@
 //! the same rules, and beside connections without a service. All in network namespaces of their own.
 
 use std::{
+    borrow::Cow,
     fs,
     net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream},
     path::Path,
@@ -188,13 +189,34 @@ fn micros(began: Instant) -> f64 {
 
 /// Writes the tables down as `nft` shows them.
 fn save(to: &Path) -> Result<()> {
-    let mut text = Vec::new();
+    let mut text = String::new();
     for family in ["ip", "ip6"] {
         let shown = command("nft", ["list", "table", family, SERVICES]).output()?;
-        text.extend(if shown.status.success() { shown.stdout } else { Vec::new() });
+        if shown.status.success() {
+            text.extend(
+                String::from_utf8(shown.stdout)?.lines().flat_map(|line| [loadable(line), "\n".into()]),
+            );
+        }
     }
     ensure!(!text.is_empty(), "nft shows no table");
     Ok(fs::write(to, text)?)
+}
+
+/// A line as `nft` takes it back: a place among endpoints has the type of a mark, which it does not take a random number
+/// for, so that such keys are said by what they are compared with.
+fn loadable(line: &str) -> Cow<'_, str> {
+    let Some(types) = line.trim().strip_prefix("type ").filter(|types| types.contains(" . mark")) else {
+        return line.into();
+    };
+    let said = types.split(' ').map(|word| match word {
+        "ipv4_addr" => "ip daddr",
+        "ipv6_addr" => "ip6 daddr",
+        "inet_proto" => "meta l4proto",
+        "inet_service" => "th dport",
+        "mark" => "numgen random mod 2",
+        other => other,
+    });
+    format!("typeof {}", said.collect::<Vec<_>>().join(" ")).into()
 }
 
 /// Seconds `nft` takes to load them.
