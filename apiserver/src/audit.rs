@@ -108,10 +108,11 @@ impl Context {
         if verdict.level == Level::None {
             return;
         }
-        let event = Event::new(verdict.level.word(), attributes, described);
-        let recorded = Recorded { auditor: auditor.clone(), verdict, event: Mutex::new(event) };
         // A request begins once.
-        self.recorded.set(Box::new(recorded)).ok();
+        self.recorded.get_or_init(|| {
+            let event = Event::new(verdict.level.word(), attributes, described);
+            Box::new(Recorded { auditor: auditor.clone(), verdict, event: Mutex::new(event) })
+        });
     }
 
     /// Notes a value; a key that has one keeps it.

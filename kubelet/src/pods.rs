@@ -232,6 +232,7 @@ where
 
 /// The first was in the API server before the second, as far as both have been there.
 fn is_older(pod: &Pod, than: &Pod) -> bool {
+    // What is no number was never in the API server, and is compared with nothing.
     let revision = |pod: &Pod| pod.metadata.resource_version.as_deref()?.parse::<u64>().ok();
     revision(pod).zip(revision(than)).is_some_and(|(a, b)| a < b)
 }

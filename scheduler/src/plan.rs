@@ -261,7 +261,7 @@ impl Filters<'_> {
         let all = cluster.nodes();
         let enough = nodes_to_find(all.len(), options.percentage);
         let mut found = Found::default();
-        // A pod for which room was made looks at that node first and takes it if it fits.
+        // A pod for which room was made looks at that node first and takes it if it fits; a node that is gone is none.
         let nominee = cluster.position(&pod.nominated_node).ok();
         let named =
             self.restricted.as_ref().map(|(_, names)| names.iter().filter_map(|n| cluster.position(n).ok()));

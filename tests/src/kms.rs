@@ -74,8 +74,11 @@ impl Plugin {
 
 impl Drop for Plugin {
     fn drop(&mut self) {
-        // An error: it is gone already.
-        std::fs::remove_file(&self.socket).ok();
+        if let Err(error) = std::fs::remove_file(&self.socket)
+            && !std::thread::panicking()
+        {
+            panic!("{}: {error}", self.socket.display());
+        }
     }
 }
 

@@ -165,14 +165,19 @@ pub(super) fn called(provider: &str, method: &str, code: &str, took: Duration) {
     CALLS.with_label_values(&[provider, method, code]).observe(took.as_secs_f64());
 }
 
+/// Tells of series that could not be taken away: they were not shown.
+fn gone<const N: usize>(removed: [prometheus::Result<()>; N]) {
+    for error in removed.into_iter().filter_map(Result::err) {
+        tracing::debug!(%error, "a key was not among the metrics");
+    }
+}
+
 /// A value was sealed or opened with a plugin's key.
 pub(super) fn key_used(way: Way, provider: &str, key: &str, server: &str) {
     let labels = [way.word(), provider, key, server];
     let old = USES.lock().push(labels.map(str::to_owned), ()).map(|(old, ())| old);
     if let Some(old) = old.filter(|old| *old != labels) {
-        // An error: it was not shown, which is what is wanted.
-        KEY_USES.remove_label_values(&old).ok();
-        KEY_USED.remove_label_values(&old).ok();
+        gone([KEY_USES.remove_label_values(&old), KEY_USED.remove_label_values(&old)]);
     }
     KEY_USES.with_label_values(&labels).inc();
     KEY_USED.with_label_values(&labels).set(now());
@@ -183,8 +188,7 @@ pub(super) fn key_told(provider: &str, key: &str, server: &str) {
     let labels = [provider, key, server];
     let old = TOLD.lock().push(labels.map(str::to_owned), ()).map(|(old, ())| old);
     if let Some(old) = old.filter(|old| *old != labels) {
-        // An error: it was not shown, which is what is wanted.
-        KEY_TOLD.remove_label_values(&old).ok();
+        gone([KEY_TOLD.remove_label_values(&old)]);
     }
     KEY_TOLD.with_label_values(&labels).set(now());
 }

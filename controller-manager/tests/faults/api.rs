@@ -438,6 +438,7 @@ impl Watching {
                 return Some(lines);
             }
             let change = self.changed.changed();
+            // Whether something changed or the time came: what there is to read is looked at again.
             match until {
                 Some(until) => drop(tokio::time::timeout_at(until, change).await),
                 None => drop(change.await),

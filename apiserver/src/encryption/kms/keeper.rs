@@ -60,8 +60,9 @@ async fn decrypt(service: &Service, mut decryptions: mpsc::UnboundedReceiver<Dec
             asked = decryptions.recv() => match asked {
                 None => return,
                 Some(Decryption { sealed, reply }) => calls.push(async move {
-                    // An error: who asked is gone.
-                    reply.send(service.decrypt(&sealed).await).ok();
+                    if reply.send(service.decrypt(&sealed).await).is_err() {
+                        tracing::debug!("nobody waits for the seed any more");
+                    }
                 }),
             },
             Some(()) = calls.next() => {}
@@ -86,8 +87,9 @@ impl Probe {
             tokio::select! {
                 look = looks.recv() => {
                     let Some(reply) = look else { return };
-                    // An error: who asked is gone.
-                    reply.send(self.look().await).ok();
+                    if reply.send(self.look().await).is_err() {
+                        tracing::debug!("nobody waits for the plugin's state any more");
+                    }
                 }
                 () = tokio::time::sleep_until(next) => {
                     let outcome = self.look().await;
