@@ -22,6 +22,7 @@ mod http;
 mod list;
 mod memory;
 mod nginx;
+mod node;
 mod plane;
 mod pods;
 mod proxy;
@@ -83,6 +84,11 @@ pub const ALL: &[Benchmark] = &[
         name: "proxy",
         about: "10,000 and 44,000 services in the kernel, beside its smallest transactions and nft",
         run: proxy::run,
+    },
+    Benchmark {
+        name: "node",
+        about: "pods from created to running, and what 110 of them cost the kubelet, beside bare CRI calls",
+        run: node::run,
     },
     Benchmark { name: "churn", about: "leases of 5,000 nodes beside 100,000 pods", run: churn::run },
 ];
