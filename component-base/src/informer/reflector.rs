@@ -30,6 +30,9 @@ const MAX_PAGE: usize = 1024 * 1024 * 1024;
 const MIN_WATCH_SECONDS: u64 = 300;
 /// How long a streamed list may pause before it counts as not supported.
 const END_OF_LIST_TIMEOUT: Duration = Duration::from_secs(10);
+/// How often a list older than what is already known is asked for again before it is believed: then the server's past has
+/// changed (it was restored from a backup), it does not merely lag.
+const OLDER_LISTS: u32 = 10;
 /// How long the server may take to send a page.
 const LIST_TIMEOUT: Duration = Duration::from_secs(60);
 
@@ -88,6 +91,8 @@ pub(super) enum ReflectError {
     Body(#[source] tower::BoxError),
     #[error("answer does not decode")]
     Decode(#[from] serde_json::Error),
+    #[error("the list is older than what is known")]
+    Older,
     #[error("no answer in time")]
     Timeout,
     #[error("the bookmark that ends the list did not come")]
@@ -114,14 +119,16 @@ pub(super) async fn run<K: Object>(informer: &Informer<K>, client: &kube::Client
     let mut backoff = Backoff::new(Duration::from_millis(800), Duration::from_secs(30), 1.0);
     let mut streaming = streaming;
     let mut position: Option<String> = None;
+    let mut older = 0;
     loop {
         let started = Instant::now();
         let paging = position.is_none() && !streaming;
         let result = if paging {
-            list(informer, client).await.map(|version| position = Some(version))
+            list(informer, client, older < OLDER_LISTS).await.map(|version| position = Some(version))
         } else {
             watch(informer, client, &mut position).await
         };
+        older = if matches!(result, Err(ReflectError::Older)) { older + 1 } else { 0 };
         if started.elapsed() > Duration::from_secs(60) {
             backoff.reset();
         }
@@ -165,8 +172,12 @@ struct PageMeta {
     next: String,
 }
 
-/// Lists all pages into the store and returns the version to watch from.
-async fn list<K: Object>(informer: &Informer<K>, client: &kube::Client) -> Result<String, ReflectError> {
+/// Lists all pages into the store and returns the version to watch from. `only_newer`: the store does not go back in time.
+async fn list<K: Object>(
+    informer: &Informer<K>,
+    client: &kube::Client,
+    only_newer: bool,
+) -> Result<String, ReflectError> {
     let source = &informer.inner.source;
     let mut objects = Vec::new();
     let mut next = String::new();
@@ -187,7 +198,11 @@ async fn list<K: Object>(informer: &Informer<K>, client: &kube::Client) -> Resul
         }
         if page.metadata.next.is_empty() {
             let version = page.metadata.resource_version;
-            informer.replace(objects, version.parse().unwrap_or(0));
+            let number = version.parse().unwrap_or(0);
+            if only_newer && number < informer.inner.progress.borrow().version {
+                return Err(ReflectError::Older);
+            }
+            informer.replace(objects, number);
             return Ok(version);
         }
         next = page.metadata.next;

@@ -186,6 +186,20 @@ async fn an_expired_watch_lists_again_and_tells_the_differences() {
 }
 
 #[tokio::test]
+async fn a_list_that_is_older_than_what_is_known_is_asked_for_again() {
+    let gone = r#"{"kind":"Status","code":410,"reason":"Expired","message":"too old"}"#;
+    let answers = vec![
+        answer(200, &[&page(&[config_map("a", 9)], 10, "")], false),
+        answer(200, &[&watch_event("ERROR", gone)], false),
+        answer(200, &[&page(&[config_map("b", 3)], 5, "")], false),
+        answer(200, &[&page(&[config_map("a", 12)], 12, "")], false),
+    ];
+    let (seen, _, informer) = run(answers, 2).await;
+    assert_eq!(seen, ["+a@9 initial=true", "~a@9->12"]);
+    assert_eq!(informer.store().len(), 1);
+}
+
+#[tokio::test]
 async fn a_failing_server_is_retried_and_a_closed_watch_resumes_where_it_was() {
     let answers = vec![
         answer(500, &["{}"], false),

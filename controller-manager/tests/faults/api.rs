@@ -4,6 +4,7 @@
 //! begins shows the changes there are and goes on with those to come.
 
 use std::{
+    collections::HashMap,
     convert::Infallible,
     io,
     sync::{
@@ -30,6 +31,8 @@ use crate::store::{
 
 /// How long a server that lags shows nothing new.
 const LAG: Duration = Duration::from_secs(3);
+/// How many changes a server is behind that a controller is connected to anew.
+const BEHIND: usize = 3;
 
 /// What goes wrong, once in a run. Writes are those of the controllers that are disturbed, from nought.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -46,6 +49,11 @@ pub(crate) enum Fault {
     Hidden(usize),
     /// For a while nobody is shown the write and what comes after it, neither by lists nor by watches.
     Lagging(usize),
+    /// All connections break after the write, and for a while the server they are made to anew is some changes behind.
+    Older(usize),
+    /// The process is killed before it learns that the write was done, and the one after it is connected to a server
+    /// that is some changes behind for a while.
+    KilledOlder(usize),
     /// Lists and watches show objects that do not decode.
     Broken,
 }
@@ -77,6 +85,8 @@ pub(crate) struct Caller {
     pub(crate) disturbed: bool,
     dead: Arc<AtomicBool>,
     died: Arc<tokio::sync::Notify>,
+    /// The epoch in which it last listed each selection: a watch that goes on from an earlier one has expired.
+    listed: Arc<Mutex<HashMap<Selection, usize>>>,
 }
 
 impl Caller {
@@ -141,7 +151,7 @@ impl Target {
 }
 
 /// What a list or a watch selects.
-#[derive(Clone)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 struct Selection {
     resource: &'static Resource,
     namespace: String,
@@ -260,12 +270,15 @@ impl Api {
             review["status"] = json!({"allowed": true});
             return Ok(answer(201, &review));
         }
-        let Some(target) = Target::parse(path) else { return Ok(refused(NOT_FOUND)) };
         let query = |name: &str| {
             let pairs = parts.uri.query().unwrap_or_default().split('&').filter_map(|p| p.split_once('='));
             let found = pairs.filter(|(key, _)| *key == name).map(|(_, value)| value).next();
             found.map(|v| percent_decode_str(v).decode_utf8_lossy().into_owned()).unwrap_or_default()
         };
+        if let Some(document) = self.described(path, &query("labelSelector")) {
+            return Ok(answer(200, &document));
+        }
+        let Some(target) = Target::parse(path) else { return Ok(refused(NOT_FOUND)) };
         if parts.method == Method::GET {
             let selection = Selection {
                 resource: target.resource,
@@ -274,9 +287,9 @@ impl Api {
                 fields: query("fieldSelector"),
             };
             if query("watch") == "true" {
-                return Ok(self.watch(selection, &query("resourceVersion")));
+                return Ok(self.watch(caller, selection, &query("resourceVersion")));
             }
-            return Ok(self.read(&target, &selection));
+            return Ok(self.read(caller, &target, &selection));
         }
         let content = parts.headers.get(http::header::CONTENT_TYPE).and_then(|v| v.to_str().ok());
         let body: Value = serde_json::from_slice(&body).unwrap_or_default();
@@ -299,9 +312,70 @@ impl Api {
                 caller.kill();
                 std::future::pending().await
             }
+            Some(Fault::KilledOlder(_)) => {
+                caller.kill();
+                self.connect_to_older();
+                std::future::pending().await
+            }
+            Some(Fault::Older(_)) => {
+                self.connect_to_older();
+                Ok(finish(result))
+            }
             Some(Fault::Unanswered(_)) => Err(io::Error::new(io::ErrorKind::ConnectionReset, "disturbed")),
             _ => Ok(finish(result)),
         }
+    }
+
+    /// Documents that are no objects: the resources of a group, the schemas of one, and what pods use.
+    fn described(&self, path: &str, labels: &str) -> Option<Value> {
+        match path {
+            "/apis/apps/v1" => {
+                Some(json!({"kind": "APIResourceList", "groupVersion": "apps/v1", "resources": [
+                {"name": "deployments", "singularName": "deployment", "namespaced": true, "kind": "Deployment",
+                    "verbs": ["get"]}]}))
+            }
+            "/openapi/v3/apis/apps/v1" => {
+                Some(json!({"components": {"schemas": {"Deployment": {"type": "object",
+                "x-kubernetes-group-version-kind": [{"group": "apps", "version": "v1", "kind": "Deployment"}],
+                "properties": {"spec": {"type": "object", "properties": {"replicas": {"type": "integer"}}}}}}}}))
+            }
+            "/apis/metrics.k8s.io/v1beta1/namespaces/d/pods" => Some(self.usage(labels)),
+            _ => None,
+        }
+    }
+
+    /// What running pods use: each its share of the load that their replica set's annotation tells.
+    fn usage(&self, labels: &str) -> Value {
+        let pods = Selection {
+            resource: Target::parse("/api/v1/pods").map(|t| t.resource).unwrap(),
+            namespace: "d".into(),
+            labels: labels.to_owned(),
+            fields: String::new(),
+        };
+        let now = self.now();
+        self.with(|store, _| {
+            let load = store.all().find_map(|(_, object)| object["metadata"]["annotations"]["load"].as_str());
+            let load: usize = load.and_then(|text| text.trim_end_matches('m').parse().ok()).unwrap_or(0);
+            let running =
+                |(key, pod): &(&Key, &Value)| pods.takes(key, pod) && pod["status"]["phase"] == "Running";
+            let names: Vec<&String> = store.all().filter(running).map(|(key, _)| &key.name).collect();
+            let share = format!("{}m", load / names.len().max(1));
+            let item = |name: &&String| {
+                json!({"metadata": {"name": name, "namespace": "d"}, "timestamp": &now, "window": "30s",
+                    "containers": [{"name": "c", "usage": {"cpu": &share}}]})
+            };
+            json!({"kind": "PodMetricsList", "apiVersion": "metrics.k8s.io/v1beta1",
+                "items": names.iter().map(item).collect::<Vec<_>>()})
+        })
+    }
+
+    /// Ends all watches, and shows an older view to those that come.
+    fn connect_to_older(&self) {
+        let mut state = self.state.lock();
+        state.epoch += 1;
+        state.lag = Some((state.store.version().saturating_sub(BEHIND), Instant::now() + LAG));
+        drop(state);
+        self.changed.send_modify(|_| {});
     }
 
     /// The fault there is for this write, which is then no more.
@@ -317,7 +391,9 @@ impl Api {
             | Fault::KilledAfter(at)
             | Fault::Unanswered(at)
             | Fault::Conflict(at)
-            | Fault::Lagging(at) => at,
+            | Fault::Lagging(at)
+            | Fault::Older(at)
+            | Fault::KilledOlder(at) => at,
             Fault::Hidden(_) | Fault::Broken => return None,
         };
         if at == number { state.fault.take() } else { None }
@@ -361,7 +437,7 @@ impl Api {
         })
     }
 
-    fn read(&self, target: &Target, selection: &Selection) -> Answer {
+    fn read(&self, caller: &Caller, target: &Target, selection: &Selection) -> Answer {
         let state = self.state.lock();
         if !target.name.is_empty() {
             return match state.store.get(&target.key()) {
@@ -371,6 +447,7 @@ impl Api {
             };
         }
         let version = state.seen();
+        caller.listed.lock().insert(selection.clone(), state.epoch);
         let mut items: Vec<Value> = state
             .store
             .at(version)
@@ -391,9 +468,10 @@ impl Api {
         )
     }
 
-    fn watch(self: Arc<Api>, selection: Selection, from: &str) -> Answer {
+    fn watch(self: Arc<Api>, caller: &Caller, selection: Selection, from: &str) -> Answer {
         let next = from.parse().unwrap_or(0);
-        let (epoch, changed) = (self.state.lock().epoch, self.changed.subscribe());
+        let epoch = caller.listed.lock().get(&selection).copied().unwrap_or(0);
+        let changed = self.changed.subscribe();
         let watching = Watching { api: self, selection, next, epoch, changed, ended: false };
         let frames = stream::unfold(watching, |mut watching| async move {
             watching.more().await.map(|lines| (lines, watching))

@@ -1,4 +1,5 @@
 //! Kubelets and a scheduler that do what they are told: every pod gets a node, runs, is ready, and ends when it is to.
+//! An attacher attaches what is asked for.
 //!
 //! The label `ends` says how a pod ends: `well`, `badly`, or `badly-at-1` for the pod of that index of a job; without
 //! it the pod runs for ever.
@@ -31,6 +32,7 @@ pub(crate) fn start(api: &Arc<Api>, tasks: &Tasks) {
 }
 
 fn step(store: &mut Store, now: &str) {
+    attach(store);
     let pods = store.all().filter(|(key, _)| key.resource.plural == "pods");
     let pods: Vec<(Key, Value)> = pods.map(|(key, pod)| (key.clone(), pod.clone())).collect();
     for (key, pod) in pods {
@@ -56,6 +58,16 @@ fn step(store: &mut Store, now: &str) {
         }
         // Whoever was faster is seen the next time.
         drop(store.replace(&key, Part::Status, next));
+    }
+}
+
+fn attach(store: &mut Store) {
+    let asked =
+        store.all().filter(|(key, a)| key.resource.plural == "volumeattachments" && a["status"].is_null());
+    let asked: Vec<(Key, Value)> = asked.map(|(key, attachment)| (key.clone(), attachment.clone())).collect();
+    for (key, mut attachment) in asked {
+        attachment["status"] = json!({"attached": true});
+        drop(store.replace(&key, Part::Status, attachment));
     }
 }
 

@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use serde_json::{Map, Value, json};
 
 /// A resource the server serves.
-#[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct Resource {
     pub(crate) group: &'static str,
     pub(crate) version: &'static str,
@@ -233,7 +233,12 @@ impl Store {
                     next["metadata"]["generation"] = (generation + 1).into();
                 }
             }
-            Part::Status => next = json_with(old, "status", next.get("status")),
+            // Most kinds take annotations with the status.
+            Part::Status => {
+                let annotations = next["metadata"]["annotations"].take();
+                next = json_with(old, "status", next.get("status"));
+                next["metadata"]["annotations"] = annotations;
+            }
             Part::Finalize => next = json_with(old, "spec", next.get("spec")),
         }
         next["kind"] = key.resource.kind.into();
