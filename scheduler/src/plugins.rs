@@ -11,6 +11,7 @@ pub mod dynamic_resources;
 pub mod image_locality;
 pub mod inter_pod_affinity;
 pub mod node_affinity;
+pub mod node_declared_features;
 pub mod node_name;
 pub mod node_ports;
 pub mod node_resources;
@@ -97,6 +98,9 @@ pub const REGISTRY: &[Registered] = &[
         Ok(Box::new(node_resources::BalancedAllocation::new(read)))
     }),
     on("ImageLocality", 1, |a| plain("ImageLocality", a, image_locality::ImageLocality)),
+    on("NodeDeclaredFeatures", 0, |a| {
+        plain("NodeDeclaredFeatures", a, node_declared_features::NodeDeclaredFeatures)
+    }),
 ];
 
 const fn on(name: &'static str, weight: i64, make: Make) -> Registered {

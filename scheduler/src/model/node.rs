@@ -55,6 +55,8 @@ pub struct NodeInfo {
     pub unschedulable: bool,
     /// `status.allocatable`.
     pub allocatable: Resources,
+    /// `status.declaredFeatures`.
+    pub features: Arc<[String]>,
     /// Images by full name.
     pub images: Arc<HashMap<String, ImageState>>,
     /// Pods bound or assumed here.
@@ -103,6 +105,7 @@ impl NodeInfo {
                 .and_then(|s| s.allocatable.as_ref())
                 .map(Resources::from_list)
                 .unwrap_or_default(),
+            features: status.and_then(|s| s.declared_features.as_deref()).unwrap_or_default().into(),
             images: Arc::new(images),
             pods: Vec::new(),
             requested: Resources::default(),

@@ -78,6 +78,8 @@ pub struct PodInfo {
     pub claims: Vec<ClaimUse>,
     /// Claims of devices the pod uses.
     pub device_claims: Vec<DeviceClaimUse>,
+    /// Features that its node must have declared.
+    pub features: Vec<&'static str>,
     /// Disks the pod mounts without a claim that cannot be shared at will.
     pub disks: Vec<Disk>,
     /// Controller reference (kind, name), for default spreading.
@@ -228,6 +230,7 @@ impl PodInfo {
                 .collect(),
             claims: claims(spec, meta.name.as_deref().unwrap_or_default()),
             device_claims: device_claims(spec, status),
+            features: features(spec),
             disks: spec.volumes.iter().flatten().filter_map(Disk::new).collect(),
             controller: meta
                 .owner_references
@@ -253,7 +256,7 @@ impl PodInfo {
     fn asks(&self) -> impl Hash + PartialEq + '_ {
         (
             (&self.node_name, &self.node_selector, &self.node_required, &self.node_preferred),
-            (&self.requests, &self.counted, &self.ports, &self.tolerations),
+            (&self.requests, &self.counted, &self.ports, &self.tolerations, &self.features),
         )
     }
 
@@ -299,6 +302,19 @@ pub(crate) fn hash_of(value: &impl Hash) -> u64 {
 
 fn containers(spec: &core::PodSpec) -> impl Iterator<Item = &core::Container> {
     spec.init_containers.iter().flatten().chain(&spec.containers)
+}
+
+/// What a pod asks of its node that not every node can (upstream's `nodedeclaredfeatures/features`).
+fn features(spec: &core::PodSpec) -> Vec<&'static str> {
+    let restarts_all = containers(spec)
+        .flat_map(|c| c.restart_policy_rules.iter().flatten())
+        .any(|rule| rule.action == "RestartAllContainers");
+    let shares_network = spec.host_network == Some(true) && spec.host_users == Some(false);
+    let all = [
+        (restarts_all, "RestartAllContainersOnContainerExits"),
+        (shares_network, "UserNamespacesHostNetworkSupport"),
+    ];
+    all.into_iter().filter(|(needed, _)| *needed).map(|(_, name)| name).collect()
 }
 
 fn host_ports(spec: &core::PodSpec) -> Vec<HostPort> {

@@ -1,11 +1,12 @@
 //! DynamicResources: nodes must have the devices that the pod's claims ask for; claims get them with the node.
 //!
-//! Contract: KEP-4381 (structured parameters), KEP-4816 (prioritized lists), KEP-5055 (taints), KEP-4815 (partitions).
-//! Devices that several claims share (KEP-5075), binding conditions (KEP-5007) and claims for extended resources
+//! Contract: KEP-4381 (structured parameters), KEP-4816 (prioritized lists), KEP-5055 (taints), KEP-4815 (partitions),
+//! KEP-5075 (devices that several claims share). Binding conditions (KEP-5007) and claims for extended resources
 //! (KEP-5004) are not there: such devices are given to nobody.
 
 mod allocation;
 mod selector;
+mod sharing;
 
 use std::sync::Arc;
 

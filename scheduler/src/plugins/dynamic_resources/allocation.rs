@@ -9,13 +9,17 @@ use component_base::quantity::Quantity;
 use k8s_openapi::api::{
     core::v1::{NodeSelector, NodeSelectorRequirement, NodeSelectorTerm},
     resource::v1::{
-        AllocationResult, Device, DeviceAllocationConfiguration, DeviceAllocationResult, DeviceAttribute,
-        DeviceClass, DeviceConstraint, DeviceRequest, DeviceRequestAllocationResult, DeviceTaint,
-        DeviceToleration, ResourceClaim, ResourceSlice,
+        AllocationResult, CapacityRequirements, Device, DeviceAllocationConfiguration,
+        DeviceAllocationResult, DeviceAttribute, DeviceCapacity, DeviceClass, DeviceConstraint,
+        DeviceRequest, DeviceRequestAllocationResult, DeviceTaint, DeviceToleration, ResourceClaim,
+        ResourceSlice,
     },
 };
 
-use super::selector::{Maker, Selectors, qualified};
+use super::{
+    selector::{Maker, Selectors, qualified},
+    sharing::{self, Amounts},
+};
 use crate::{
     framework::Reason,
     model::{Devices, NodeInfo, NodeSelectorTerms},
@@ -45,6 +49,8 @@ struct Request {
     count: Option<usize>,
     admin: bool,
     tolerations: Vec<DeviceToleration>,
+    /// How much of each device.
+    capacity: Option<CapacityRequirements>,
 }
 
 /// A device that the node reaches.
@@ -52,7 +58,10 @@ struct Candidate<'a> {
     slice: &'a ResourceSlice,
     device: &'a Device,
     id: Id,
+    /// Whether a claim has all of it.
     in_use: bool,
+    /// What claims have of it that share it.
+    shares: Vec<Amounts>,
 }
 
 /// A device given to a request.
@@ -64,6 +73,19 @@ struct Choice {
     candidate: usize,
 }
 
+/// A device given, and how much of it.
+struct Chosen {
+    choice: Choice,
+    amounts: Amounts,
+}
+
+/// What claims hold, what is held for administration aside.
+#[derive(Default)]
+struct Held {
+    whole: BTreeSet<Id>,
+    shares: BTreeMap<Id, Vec<Amounts>>,
+}
+
 struct Search<'a> {
     wanted: &'a [Wanted],
     candidates: Vec<Candidate<'a>>,
@@ -72,7 +94,7 @@ struct Search<'a> {
     devices: &'a Devices,
     maker: Maker,
     domains: Vec<String>,
-    chosen: Vec<Choice>,
+    chosen: Vec<Chosen>,
     matches: HashMap<(usize, usize, usize, usize), bool>,
     steps: usize,
 }
@@ -96,31 +118,33 @@ fn alternatives(request: &DeviceRequest, devices: &Devices) -> Result<Vec<Reques
             Reason::Owned(format!("request {}: device class {name} does not exist", request.name))
         })
     };
-    let make = |name: String,
-                class: &str,
-                selectors: &[_],
-                mode: Option<&str>,
-                count: Option<i64>,
-                admin: Option<bool>,
-                tolerations: Option<&Vec<DeviceToleration>>| {
-        let class = find(class)?;
-        let of_class = class.spec.selectors.as_deref().unwrap_or_default();
-        let class_name = class.metadata.name.clone().unwrap_or_default();
-        let of_class = Selectors::compile(of_class, &format!("class {class_name}"))?;
-        let own = Selectors::compile(selectors, &format!("request {name}"))?;
-        let count = match mode {
-            Some("All") => None,
-            _ => Some(count.and_then(|n| usize::try_from(n).ok()).unwrap_or(1)),
+    let make =
+        |name: String,
+         class: &str,
+         selectors: &[_],
+         mode: Option<&str>,
+         count: Option<i64>,
+         admin: Option<bool>,
+         (tolerations, capacity): (Option<&Vec<DeviceToleration>>, Option<&CapacityRequirements>)| {
+            let class = find(class)?;
+            let of_class = class.spec.selectors.as_deref().unwrap_or_default();
+            let class_name = class.metadata.name.clone().unwrap_or_default();
+            let of_class = Selectors::compile(of_class, &format!("class {class_name}"))?;
+            let own = Selectors::compile(selectors, &format!("request {name}"))?;
+            let count = match mode {
+                Some("All") => None,
+                _ => Some(count.and_then(|n| usize::try_from(n).ok()).unwrap_or(1)),
+            };
+            Ok::<Request, Reason>(Request {
+                name,
+                selectors: of_class.and(&own),
+                class,
+                count,
+                admin: admin == Some(true),
+                tolerations: tolerations.cloned().unwrap_or_default(),
+                capacity: capacity.cloned(),
+            })
         };
-        Ok::<Request, Reason>(Request {
-            name,
-            selectors: of_class.and(&own),
-            class,
-            count,
-            admin: admin == Some(true),
-            tolerations: tolerations.cloned().unwrap_or_default(),
-        })
-    };
     if let Some(exact) = &request.exactly {
         let selectors = exact.selectors.as_deref().unwrap_or_default();
         return Ok(vec![make(
@@ -130,7 +154,7 @@ fn alternatives(request: &DeviceRequest, devices: &Devices) -> Result<Vec<Reques
             exact.allocation_mode.as_deref(),
             exact.count,
             exact.admin_access,
-            exact.tolerations.as_ref(),
+            (exact.tolerations.as_ref(), exact.capacity.as_ref()),
         )?]);
     }
     let sub = request.first_available.as_deref().unwrap_or_default();
@@ -146,7 +170,7 @@ fn alternatives(request: &DeviceRequest, devices: &Devices) -> Result<Vec<Reques
                 sub.allocation_mode.as_deref(),
                 sub.count,
                 None,
-                sub.tolerations.as_ref(),
+                (sub.tolerations.as_ref(), sub.capacity.as_ref()),
             )
         })
         .collect()
@@ -165,13 +189,23 @@ pub(super) fn allocate(
     Ok(Some((0..wanted.len()).map(|claim| search.result(claim, node)).collect()))
 }
 
-/// Devices that claims hold, those for administration aside.
-fn in_use(devices: &Devices) -> BTreeSet<Id> {
+/// Devices that claims hold.
+fn held(devices: &Devices) -> Held {
     let results = devices
         .claims()
         .filter_map(|claim| claim.status.as_ref()?.allocation.as_ref()?.devices.as_ref()?.results.as_ref());
-    let held = results.flatten().filter(|result| result.admin_access != Some(true));
-    held.map(|r| (r.driver.clone(), r.pool.clone(), r.device.clone())).collect()
+    let mut out = Held::default();
+    for result in results.flatten().filter(|result| result.admin_access != Some(true)) {
+        let id = (result.driver.clone(), result.pool.clone(), result.device.clone());
+        if result.share_id.is_none() {
+            out.whole.insert(id);
+            continue;
+        }
+        let amounts = result.consumed_capacity.iter().flatten();
+        let amounts = amounts.filter_map(|(name, amount)| Some((name.clone(), Quantity::from_api(amount)?)));
+        out.shares.entry(id).or_default().push(amounts.collect());
+    }
+    out
 }
 
 impl<'a> Search<'a> {
@@ -181,7 +215,7 @@ impl<'a> Search<'a> {
             let pool = (slice.spec.driver.clone(), slice.spec.pool.name.clone());
             pools.entry(pool).or_default().push(slice);
         }
-        let used = in_use(devices);
+        let mut held = held(devices);
         let (mut candidates, mut incomplete) = (Vec::new(), BTreeSet::new());
         let mut domains: BTreeSet<String> = BTreeSet::new();
         for (pool, mut slices) in pools {
@@ -200,8 +234,9 @@ impl<'a> Search<'a> {
                     }
                     here = true;
                     let id = (pool.0.clone(), pool.1.clone(), device.name.clone());
-                    let in_use = used.contains(&id);
-                    candidates.push(Candidate { slice, device, id, in_use });
+                    let in_use = held.whole.contains(&id);
+                    let shares = held.shares.remove(&id).unwrap_or_default();
+                    candidates.push(Candidate { slice, device, id, in_use, shares });
                 }
             }
             if here && i64::try_from(slices.len()).unwrap_or(i64::MAX) != expected {
@@ -255,11 +290,14 @@ impl<'a> Search<'a> {
                 return Err("timed out trying to allocate devices".into());
             }
             let choice = Choice { candidate, ..choice };
-            if !self.is_matching(choice)? || !self.is_free(choice) {
+            if !self.is_matching(choice)? {
                 continue;
             }
-            self.chosen.push(choice);
-            if self.constraints_hold(choice.claim) && self.some(choice, left - 1, candidate + 1)? {
+            let Some(amounts) = self.available(choice) else { continue };
+            self.chosen.push(Chosen { choice, amounts });
+            // More may be left of a device that is shared.
+            let next = if is_shared(self.candidates[candidate].device) { candidate } else { candidate + 1 };
+            if self.constraints_hold(choice.claim) && self.some(choice, left - 1, next)? {
                 return Ok(true);
             }
             self.chosen.pop();
@@ -278,11 +316,13 @@ impl<'a> Search<'a> {
             if !self.is_matching(choice)? {
                 continue;
             }
-            if !self.is_free(choice) {
-                return Ok(false);
+            let device = self.candidates[candidate].device;
+            if sharing::taken(self.way(choice).capacity.as_ref(), capacity(device)).is_none() {
+                continue;
             }
+            let Some(amounts) = self.available(choice) else { return Ok(false) };
             any = true;
-            self.chosen.push(choice);
+            self.chosen.push(Chosen { choice, amounts });
         }
         Ok(any && self.constraints_hold(choice.claim) && self.request(choice.claim, choice.request + 1)?)
     }
@@ -303,26 +343,35 @@ impl<'a> Search<'a> {
         Ok(selected)
     }
 
-    /// Whether the device can be given: nobody else has it, nothing keeps it back, the claim is not full.
-    fn is_free(&self, choice: Choice) -> bool {
+    /// How much of the device is given, if it can be: nobody else has it, nothing keeps it back, the claim is not full.
+    fn available(&self, choice: Choice) -> Option<Amounts> {
         let (way, candidate) = (self.way(choice), &self.candidates[choice.candidate]);
         let device = candidate.device;
         let pool = (candidate.id.0.clone(), candidate.id.1.clone());
-        let shared = device.allow_multiple_allocations == Some(true)
-            || device.binding_conditions.as_ref().is_some_and(|c| !c.is_empty());
-        let in_claim = self.chosen.iter().filter(|other| other.claim == choice.claim).count();
-        if shared || in_claim >= MAX_DEVICES || self.incomplete.contains(&pool) {
-            return false;
+        let waits = device.binding_conditions.as_ref().is_some_and(|c| !c.is_empty());
+        let in_claim = self.chosen.iter().filter(|other| other.choice.claim == choice.claim).count();
+        if waits || in_claim >= MAX_DEVICES || self.incomplete.contains(&pool) {
+            return None;
         }
         let taints = device.taints.as_deref().unwrap_or_default();
         if taints.iter().any(|taint| keeps_off(taint, &way.tolerations)) {
-            return false;
+            return None;
         }
-        if way.admin {
-            return !self.chosen.iter().any(|c| c.claim == choice.claim && c.candidate == choice.candidate);
-        }
-        let taken = |c: &Choice| c.candidate == choice.candidate && !self.way(*c).admin;
-        !candidate.in_use && !self.chosen.iter().any(taken) && self.counters_suffice(choice)
+        let of_device = |c: &&Chosen| c.choice.candidate == choice.candidate;
+        let chosen = || self.chosen.iter().filter(of_device);
+        let shared = is_shared(device);
+        let free = match (way.admin, shared) {
+            (true, true) => true,
+            (true, false) => !chosen().any(|c| c.choice.claim == choice.claim),
+            (false, _) if candidate.in_use => false,
+            // Its counters are taken once, whoever shares it.
+            (false, true) if !candidate.shares.is_empty() || chosen().next().is_some() => true,
+            (false, true) => self.counters_suffice(choice),
+            (false, false) => !chosen().any(|c| !self.way(c.choice).admin) && self.counters_suffice(choice),
+        };
+        let amounts = sharing::taken(way.capacity.as_ref(), capacity(device)).filter(|_| free)?;
+        let others = candidate.shares.iter().chain(chosen().filter(|_| shared).map(|c| &c.amounts));
+        sharing::fits(capacity(device), others, &amounts).then_some(amounts)
     }
 
     /// Whether what the device takes of counters that it shares with others is left.
@@ -330,12 +379,13 @@ impl<'a> Search<'a> {
         let candidate = &self.candidates[choice.candidate];
         let Some(needs) = candidate.device.consumes_counters.as_ref() else { return true };
         let same_pool = |other: &&Candidate<'_>| other.id.0 == candidate.id.0 && other.id.1 == candidate.id.1;
-        let taken = |at: usize| self.chosen.iter().any(|c| c.candidate == at && !self.way(*c).admin);
+        let taken =
+            |at: usize| self.chosen.iter().any(|c| c.choice.candidate == at && !self.way(c.choice).admin);
         let busy: Vec<&Device> = self
             .candidates
             .iter()
             .enumerate()
-            .filter(|(at, other)| same_pool(other) && (other.in_use || taken(*at)))
+            .filter(|(at, other)| same_pool(other) && (other.is_held() || taken(*at)))
             .map(|(_, other)| other.device)
             .collect();
         needs.iter().all(|need| {
@@ -371,7 +421,7 @@ impl<'a> Search<'a> {
     fn constraints_hold(&self, claim: usize) -> bool {
         self.wanted[claim].constraints().iter().all(|constraint| {
             let names = constraint.requests.as_deref().unwrap_or_default();
-            let concerned = self.chosen.iter().filter(|c| {
+            let concerned = self.chosen.iter().map(|c| &c.choice).filter(|c| {
                 let name = &self.way(**c).name;
                 let main = name.split_once('/').map_or(name.as_str(), |(main, _)| main);
                 c.claim == claim && (names.is_empty() || names.iter().any(|n| n == name || n == main))
@@ -399,8 +449,12 @@ impl<'a> Search<'a> {
     }
 
     fn result(&self, claim: usize, node: &NodeInfo) -> AllocationResult {
-        let chosen: Vec<Choice> = self.chosen.iter().filter(|c| c.claim == claim).copied().collect();
-        let results = chosen.iter().map(|choice| {
+        let of_claim = |c: &&Chosen| c.choice.claim == claim;
+        let given = self.chosen.iter().filter(of_claim);
+        let chosen: Vec<Choice> = given.clone().map(|c| c.choice).collect();
+        let results = given.enumerate().map(|(at, Chosen { choice, amounts })| {
+            let shared = is_shared(self.candidates[choice.candidate].device);
+            let consumed = amounts.iter().map(|(name, amount)| (name.clone(), amount.to_api()));
             let (way, (driver, pool, device)) = (self.way(*choice), &self.candidates[choice.candidate].id);
             DeviceRequestAllocationResult {
                 request: way.name.clone(),
@@ -409,6 +463,9 @@ impl<'a> Search<'a> {
                 device: device.clone(),
                 admin_access: way.admin.then_some(true),
                 tolerations: (!way.tolerations.is_empty()).then(|| way.tolerations.clone()),
+                share_id: shared.then(|| self.share(claim, at, device)),
+                consumed_capacity: Some(consumed.collect::<BTreeMap<_, _>>())
+                    .filter(|consumed| shared && !consumed.is_empty()),
                 ..DeviceRequestAllocationResult::default()
             }
         });
@@ -421,6 +478,14 @@ impl<'a> Search<'a> {
                 config: Some(self.config(claim, &chosen)).filter(|all| !all.is_empty()),
             }),
         }
+    }
+
+    /// The name of a share: of this version of the claim, and of the place among its devices.
+    fn share(&self, claim: usize, at: usize, device: &str) -> String {
+        let meta = &self.wanted[claim].claim.metadata;
+        let uid = meta.uid.as_deref().unwrap_or_default();
+        let version = meta.resource_version.as_deref().unwrap_or_default();
+        sharing::id(&[uid, version, &at.to_string(), device])
     }
 
     /// What classes, then the claim, tell drivers.
@@ -446,6 +511,22 @@ impl<'a> Search<'a> {
         }
         out
     }
+}
+
+impl Candidate<'_> {
+    fn is_held(&self) -> bool {
+        self.in_use || !self.shares.is_empty()
+    }
+}
+
+/// Whether several claims may have some of a device each.
+fn is_shared(device: &Device) -> bool {
+    device.allow_multiple_allocations == Some(true)
+}
+
+fn capacity(device: &Device) -> &BTreeMap<String, DeviceCapacity> {
+    static NONE: BTreeMap<String, DeviceCapacity> = BTreeMap::new();
+    device.capacity.as_ref().unwrap_or(&NONE)
 }
 
 /// Whether a node reaches a device.

@@ -244,6 +244,72 @@ fn partitions_share_their_counters() {
     assert_eq!(names(&reservation.devices[0]), ["r=p1", "r=p3"]);
 }
 
+/// Node `b` with a device of 10 Gi that claims share.
+fn shared(claims: &[Value]) -> Cluster {
+    let mut out = world(claims);
+    let mut device = device("big", "shared", "10Gi", "1.0.0");
+    device["allowMultipleAllocations"] = json!(true);
+    device["capacity"]["memory"]["requestPolicy"] =
+        json!({"default": "1Gi", "validRange": {"min": "1Gi", "step": "1Gi"}});
+    out.devices.take(&DeviceChange::Slice(added(slice("b", "b", json!([device])))));
+    out
+}
+
+fn some_memory(amount: &str, more: Value) -> Value {
+    let mut request = exactly("r", more);
+    request["exactly"]["selectors"] = cel("device.allowMultipleAllocations");
+    request["exactly"]["capacity"] = json!({"requests": {"memory": amount}});
+    json!({"requests": [request]})
+}
+
+#[test]
+fn claims_share_a_device_until_its_capacity_is_taken() {
+    let all = [
+        claim("c", some_memory("5.5Gi", json!({}))),
+        claim("d", some_memory("5Gi", json!({}))),
+        claim("e", some_memory("4Gi", json!({}))),
+    ];
+    let mut cluster = shared(&all);
+    let reservation = DynamicResources.reserve(&user(&["c"]), &cluster, cluster.node("b").unwrap());
+    let status = reservation.devices[0].status.as_ref().unwrap();
+    let result = &status.allocation.as_ref().unwrap().devices.as_ref().unwrap().results.as_ref().unwrap()[0];
+    let consumed = result.consumed_capacity.as_ref().unwrap();
+    assert_eq!((result.device.as_str(), consumed["memory"].0.as_str()), ("big", "6Gi"));
+    assert_eq!(result.share_id.as_ref().unwrap().len(), 36);
+    cluster.devices.assume(&reservation);
+    assert_eq!(verdicts(&user(&["d"]), &cluster).unwrap(), [no(), no()]);
+    assert_eq!(verdicts(&user(&["e"]), &cluster).unwrap(), [no(), None]);
+    // Both of one pod together.
+    assert_eq!(verdicts(&user(&["d", "e"]), &shared(&all)).unwrap(), [no(), None]);
+    assert_eq!(verdicts(&user(&["c", "d"]), &shared(&all)).unwrap(), [no(), no()]);
+}
+
+#[test]
+fn one_request_may_have_several_shares_of_a_device() {
+    let shares = |count: i64| claim("c", some_memory("3Gi", json!({"count": count})));
+    assert_eq!(verdicts(&user(&["c"]), &shared(&[shares(3)])).unwrap(), [no(), None]);
+    assert_eq!(verdicts(&user(&["c"]), &shared(&[shares(4)])).unwrap(), [no(), no()]);
+    let cluster = shared(&[shares(2)]);
+    let reservation = DynamicResources.reserve(&user(&["c"]), &cluster, cluster.node("b").unwrap());
+    let allocation = reservation.devices[0].status.as_ref().unwrap().allocation.as_ref().unwrap();
+    let results = allocation.devices.as_ref().unwrap().results.as_ref().unwrap();
+    assert_ne!(results[0].share_id, results[1].share_id);
+}
+
+#[test]
+fn what_a_device_cannot_be_asked_for_it_does_not_give() {
+    let asks = |name: &str, amount: &str| {
+        let mut request = exactly("r", json!({}));
+        request["exactly"]["capacity"] = json!({"requests": {name: amount}});
+        claim("c", json!({"requests": [request]}))
+    };
+    let with = |claim: Value| verdicts(&user(&["c"]), &world(&[claim])).unwrap();
+    assert_eq!(with(asks("cores", "1")), [no(), no()]);
+    assert_eq!(with(asks("memory", "1Gi")), [None, None]);
+    // A device that is not shared is given whole, to who asks for no more than it has.
+    assert_eq!(with(asks("memory", "40Gi")), [None, no()]);
+}
+
 #[test]
 fn pools_that_are_being_published_give_nothing() {
     let mut half = slice("b", "b", json!([device("s1", "small", "8Gi", "1.0.0")]));
