@@ -27,7 +27,8 @@ use crate::{
     extender::{ExtenderError, Extenders},
     framework::Reason,
     model::{PodInfo, Reservation},
-    plugins::volume_binding,
+    plugins::{dynamic_resources, volume_binding},
+    profile::Timeouts,
 };
 
 /// Bindings under way at once; more wait their turn.
@@ -50,8 +51,10 @@ pub struct Actor {
 /// The claims that bindings wait for.
 #[derive(Clone)]
 pub struct Claims {
-    /// All of them.
-    pub cache: Informer<PersistentVolumeClaim>,
+    /// Those of volumes.
+    pub volumes: Informer<PersistentVolumeClaim>,
+    /// Those of devices.
+    pub devices: Informer<ResourceClaim>,
     /// Changes whenever one of them does.
     pub changed: watch::Receiver<()>,
 }
@@ -67,6 +70,10 @@ enum BindError {
     Volumes(Reason),
     #[error("binding volumes: context deadline exceeded")]
     Timeout,
+    #[error("{0}")]
+    Devices(Reason),
+    #[error("device binding timeout")]
+    DevicesTimeout,
 }
 
 impl Actor {
@@ -92,11 +99,11 @@ impl Actor {
         object: Option<Arc<Pod>>,
         node: String,
         reservation: Reservation,
-        timeout: Duration,
+        timeouts: Timeouts,
     ) {
         let (actor, pod) = (self.clone(), pod.clone());
         self.tasks.spawn("binding", async move {
-            match actor.bind_with_volumes(&pod, object.as_deref(), &node, &reservation, timeout).await {
+            match actor.bind_with_volumes(&pod, object.as_deref(), &node, &reservation, timeouts).await {
                 Ok(()) => actor.event(
                     &pod,
                     EventType::Normal,
@@ -109,8 +116,11 @@ impl Actor {
                     let gone = matches!(&error, BindError::Api(e) if client::is_not_found(e))
                         && reservation.is_empty();
                     if !gone {
-                        let plugin =
-                            if reservation.awaited.is_empty() { "DynamicResources" } else { "VolumeBinding" };
+                        let of_devices = matches!(error, BindError::Devices(_) | BindError::DevicesTimeout);
+                        let plugin = match reservation.awaited.is_empty() || of_devices {
+                            true => "DynamicResources",
+                            false => "VolumeBinding",
+                        };
                         let note = format!("running PreBind plugin {plugin:?}: {error}");
                         let note = if reservation.is_empty() { chain(&error) } else { note };
                         actor.event(&pod, EventType::Warning, "FailedScheduling", "Scheduling", &note);
@@ -128,13 +138,24 @@ impl Actor {
         object: Option<&Pod>,
         node: &str,
         reservation: &Reservation,
-        timeout: Duration,
+        timeouts: Timeouts,
     ) -> Result<(), BindError> {
         if !reservation.is_empty() {
             self.write(reservation).await?;
             self.write_devices(reservation).await?;
             let bound = self.claims_bound(&reservation.awaited, node);
-            tokio::time::timeout(timeout, bound).await.map_err(|_| BindError::Timeout)??;
+            tokio::time::timeout(timeouts.volumes, bound).await.map_err(|_| BindError::Timeout)??;
+        }
+        let waiting: Vec<ObjectKey> =
+            pod.device_claim_keys().filter(|key| self.is_conditional(key)).collect();
+        if !waiting.is_empty() {
+            let note = format!("waiting for binding conditions for device on node {node}");
+            self.event(pod, EventType::Normal, "BindingConditionsPending", "Scheduling", &note);
+            let done = self.devices_ready(&waiting, timeouts.devices).await;
+            if done.is_err() {
+                self.give_back(pod, &waiting).await?;
+            }
+            done?;
         }
         let _permit = self.permits.acquire().await;
         if let Some(object) = object
@@ -158,7 +179,7 @@ impl Actor {
             let written = api.replace(name, &PostParams::default(), claim).await?;
             // An older state would tell that the node was not selected.
             let version = written.metadata.resource_version.clone().unwrap_or_default();
-            self.claims.cache.wait_seen(&ObjectKey::new(namespace, name), &version).await;
+            self.claims.volumes.wait_seen(&ObjectKey::new(namespace, name), &version).await;
         }
         Ok(())
     }
@@ -173,9 +194,80 @@ impl Actor {
             let kept = api.replace(name, &PostParams::default(), claim).await?;
             let mut next = claim.clone();
             next.metadata.resource_version = kept.metadata.resource_version;
-            api.replace_status(name, &PostParams::default(), &next).await?;
+            if let Some(allocation) = next.status.as_mut().and_then(|status| status.allocation.as_mut()) {
+                allocation.allocation_timestamp.get_or_insert_with(|| self.clock.time());
+            }
+            let written = api.replace_status(name, &PostParams::default(), &next).await?;
+            if dynamic_resources::has_conditions(&written) {
+                // An older state would tell that there is nothing to wait for.
+                let version = written.metadata.resource_version.clone().unwrap_or_default();
+                self.claims.devices.wait_seen(&ObjectKey::new(namespace, name), &version).await;
+            }
         }
         Ok(())
+    }
+
+    fn is_conditional(&self, key: &ObjectKey) -> bool {
+        self.claims.devices.store().get(key).is_some_and(|claim| dynamic_resources::has_conditions(&claim))
+    }
+
+    /// Waits until the devices of all claims are ready, or until it is clear that they will not be.
+    async fn devices_ready(&self, claims: &[ObjectKey], timeout: Duration) -> Result<(), BindError> {
+        let mut changed = self.claims.changed.clone();
+        loop {
+            changed.borrow_and_update();
+            let mut left = None;
+            for key in claims {
+                let Some(claim) = self.claims.devices.store().get(key) else {
+                    let why = format!("resourceclaim.resource.k8s.io {:?} not found", key.name);
+                    return Err(BindError::Devices(why.into()));
+                };
+                if !dynamic_resources::is_ready(&claim).map_err(BindError::Devices)? {
+                    let allocation = claim.status.as_ref().and_then(|status| status.allocation.as_ref());
+                    let since = allocation.and_then(|a| a.allocation_timestamp.as_ref()).map(|time| time.0);
+                    let gone = since.map(|since| self.clock.now().duration_since(since)).unwrap_or_default();
+                    let of_claim = timeout.saturating_sub(Duration::try_from(gone).unwrap_or_default());
+                    left = Some(left.map_or(of_claim, |left: Duration| left.min(of_claim)));
+                }
+            }
+            let Some(left) = left else { return Ok(()) };
+            match tokio::time::timeout(left, changed.changed()).await {
+                Err(_) => return Err(BindError::DevicesTimeout),
+                // The sender is gone only when the daemon drains.
+                Ok(Err(_)) => return Ok(()),
+                Ok(Ok(())) => {}
+            }
+        }
+    }
+
+    /// Takes devices that did not become ready from the pod's claims, so that it may get others.
+    async fn give_back(&self, pod: &PodInfo, claims: &[ObjectKey]) -> Result<(), kube::Error> {
+        let cached = claims.iter().filter_map(|key| self.claims.devices.store().get(key));
+        for claim in cached.filter_map(|claim| dynamic_resources::given_back(&claim, &pod.uid)) {
+            self.write_released(&claim).await?;
+        }
+        Ok(())
+    }
+
+    /// Writes a claim that was given back, in the background. Who was faster is seen, and the pod tried again.
+    pub fn release(&self, claim: ResourceClaim) {
+        let actor = self.clone();
+        self.tasks.spawn("release", async move {
+            if let Err(error) = actor.write_released(&claim).await {
+                let name = claim.metadata.name.as_deref().unwrap_or_default();
+                tracing::warn!(claim = name, error = %error, "claim not given back");
+            }
+        });
+    }
+
+    async fn write_released(&self, claim: &ResourceClaim) -> Result<(), kube::Error> {
+        let namespace = claim.metadata.namespace.as_deref().unwrap_or_default();
+        let api: Api<ResourceClaim> = Api::namespaced(self.client.clone(), namespace);
+        let name = claim.metadata.name.as_deref().unwrap_or_default();
+        match api.replace_status(name, &PostParams::default(), claim).await {
+            Err(e) if !client::is_not_found(&e) && !client::is_conflict(&e) => Err(e),
+            _ => Ok(()),
+        }
     }
 
     /// Waits until all claims are bound, or until it is clear that they will not be for this node.
@@ -185,7 +277,7 @@ impl Actor {
             changed.borrow_and_update();
             let mut all = true;
             for key in claims {
-                let Some(claim) = self.claims.cache.store().get(key) else {
+                let Some(claim) = self.claims.volumes.store().get(key) else {
                     let why = format!("persistentvolumeclaim {:?} not found", key.name);
                     return Err(BindError::Volumes(why.into()));
                 };

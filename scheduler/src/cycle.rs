@@ -277,7 +277,7 @@ impl Cycle {
         let profile = &self.profiles[at];
         match outcome {
             Outcome::Placed(placement) => {
-                let timeout = profile.bind_timeout;
+                let timeouts = profile.timeouts;
                 self.start = self.start.wrapping_add(placement.evaluated);
                 self.metrics.attempt(&profile.name, "scheduled", seconds);
                 self.forget(&pod.uid);
@@ -287,10 +287,14 @@ impl Cycle {
                 self.cluster.place(Arc::new(placed));
                 tracing::debug!(pod = pod.key(), node = placement.node, attempt, "placed");
                 let object = self.object(pod).filter(|_| !self.advisers.extenders.is_empty());
-                self.actor.bind(pod, object, placement.node, placement.reservation, timeout);
+                self.actor.bind(pod, object, placement.node, placement.reservation, timeouts);
             }
             Outcome::Unschedulable(failure) => {
                 self.metrics.attempt(&profile.name, "unschedulable", seconds);
+                if let Some(claim) = plan::release(pod, &self.cluster, &profile.plugins, &failure) {
+                    self.actor.release(claim);
+                    return self.refused(pod, &failure, Preemption::Helpless(String::new()));
+                }
                 match self.preempt(pod, at, &failure).await {
                     Ok(preemption) => self.refused(pod, &failure, preemption),
                     Err(error) => self.failed(pod, &error),

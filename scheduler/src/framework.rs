@@ -5,6 +5,8 @@
 
 use std::{borrow::Cow, collections::BTreeSet, sync::Arc};
 
+use k8s_openapi::api::resource::v1::ResourceClaim;
+
 use crate::model::{Cluster, DeviceEvent, NodeInfo, PodInfo, Reservation, StorageEvent};
 
 /// Scores range from 0 to this, after normalisation.
@@ -100,6 +102,11 @@ pub trait Plugin: Send + Sync {
     /// What must be written before the pod is bound to a node that passed the filters.
     fn reserve(&self, _pod: &PodInfo, _cluster: &Cluster, _node: &NodeInfo) -> Reservation {
         Reservation::default()
+    }
+    /// A claim as it is to be, given back because no node takes the pod while it has it. Asked only where this plugin
+    /// refused nodes.
+    fn release(&self, _pod: &PodInfo, _cluster: &Cluster) -> Option<ResourceClaim> {
+        None
     }
     /// Prepares scoring of `nodes`, those that passed the filters; `None` when the plugin does not care.
     fn score<'a>(

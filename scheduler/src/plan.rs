@@ -10,6 +10,7 @@ use std::{
     sync::Arc,
 };
 
+use k8s_openapi::api::resource::v1::ResourceClaim;
 use smol_str::SmolStr;
 
 use self::memo::Class;
@@ -212,6 +213,17 @@ fn reserve(pod: &PodInfo, cluster: &Cluster, plugins: &[Weighted], node: &NodeIn
         out.devices.extend(more.devices);
     }
     out
+}
+
+/// What is given back when no node takes a pod, before others are evicted for it.
+pub fn release(
+    pod: &PodInfo,
+    cluster: &Cluster,
+    plugins: &[Weighted],
+    failure: &Unschedulable,
+) -> Option<ResourceClaim> {
+    let asked = plugins.iter().filter(|w| w.points.reserves && failure.plugins.contains(&w.plugin.name()));
+    asked.filter_map(|w| w.plugin.release(pod, cluster)).next()
 }
 
 /// The filters of one cycle.

@@ -11,7 +11,7 @@ use serde_json::Value;
 use crate::{
     config::{
         PluginSet, Plugins, ProfileConfiguration,
-        args::{self, ArgsError, DefaultPreemptionArgs, NoArgs, VolumeBindingArgs},
+        args::{self, ArgsError, DefaultPreemptionArgs, DynamicResourcesArgs, NoArgs, VolumeBindingArgs},
     },
     plugins::{self, Points, Registered, Weighted},
 };
@@ -21,6 +21,7 @@ pub const DEFAULT_NAME: &str = "default-scheduler";
 /// Plugins that are not plugins here: the queue's order, binding and preemption.
 const PREEMPTION: &str = "DefaultPreemption";
 const BUILT_IN: &[&str] = &["PrioritySort", "DefaultBinder", PREEMPTION];
+const DEVICES: &str = "DynamicResources";
 /// How long a pod waits for its claims to be bound.
 const BIND_TIMEOUT: i64 = 600;
 
@@ -57,8 +58,24 @@ pub struct Profile {
     pub percentage: u32,
     /// How preemption looks for victims; `None` when it is off.
     pub preemption: Option<DefaultPreemptionArgs>,
-    /// How long a pod waits for its claims to be bound.
-    pub bind_timeout: Duration,
+    /// How long its pods wait for what they are bound with.
+    pub timeouts: Timeouts,
+}
+
+/// How long a pod that has its node waits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Timeouts {
+    /// Until its claims are bound to volumes.
+    pub volumes: Duration,
+    /// Until its devices are ready, from when they were given to its claims.
+    pub devices: Duration,
+}
+
+impl Default for Timeouts {
+    fn default() -> Timeouts {
+        let usual = Duration::from_secs(BIND_TIMEOUT.unsigned_abs());
+        Timeouts { volumes: usual, devices: usual }
+    }
 }
 
 impl std::fmt::Debug for Profile {
@@ -93,6 +110,7 @@ impl Profile {
         let preempts = is_on(switches, &[&switches.post_filter], PREEMPTION, true);
         let preemption: DefaultPreemptionArgs = read(PREEMPTION, args(PREEMPTION))?;
         let binding: VolumeBindingArgs = read("VolumeBinding", args("VolumeBinding"))?;
+        let devices: DynamicResourcesArgs = read(DEVICES, args(DEVICES))?;
         let percentage = profile.percentage_of_nodes_to_score.or(percentage).unwrap_or(0);
         let timeout = binding.bind_timeout_seconds.unwrap_or(BIND_TIMEOUT);
         Ok(Profile {
@@ -100,7 +118,10 @@ impl Profile {
             plugins: out,
             percentage: percentage.unsigned_abs(),
             preemption: preempts.then_some(preemption),
-            bind_timeout: Duration::from_secs(timeout.unsigned_abs()),
+            timeouts: Timeouts {
+                volumes: Duration::from_secs(timeout.unsigned_abs()),
+                devices: devices.binding_timeout().map_err(of(DEVICES))?,
+            },
         })
     }
 
@@ -111,7 +132,7 @@ impl Profile {
             plugins: plugins::defaults(),
             percentage: 0,
             preemption: Some(DefaultPreemptionArgs::default()),
-            bind_timeout: Duration::from_secs(BIND_TIMEOUT.unsigned_abs()),
+            timeouts: Timeouts::default(),
         }
     }
 }
@@ -225,7 +246,7 @@ mod tests {
         assert_eq!(names(&profile.plugins), names(&plugins::defaults()));
         assert_eq!((profile.name.as_str(), profile.percentage), (DEFAULT_NAME, 30));
         assert_eq!(profile.preemption, Some(DefaultPreemptionArgs::default()));
-        assert_eq!(profile.bind_timeout, Duration::from_secs(600));
+        assert_eq!(profile.timeouts, Timeouts::default());
     }
 
     #[test]
@@ -291,7 +312,7 @@ mod tests {
         ]}))
         .unwrap();
         assert_eq!((profile.name.as_str(), profile.percentage), ("own", 50));
-        assert_eq!(profile.bind_timeout, Duration::from_secs(5));
+        assert_eq!(profile.timeouts.volumes, Duration::from_secs(5));
         assert_eq!(profile.preemption.map(|p| p.min_candidate_nodes_absolute), Some(3));
     }
 }

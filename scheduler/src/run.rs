@@ -17,6 +17,7 @@ use component_base::{
 use k8s_openapi::api::{
     core::v1::{Namespace, Node, PersistentVolumeClaim, Pod},
     policy::v1::PodDisruptionBudget,
+    resource::v1::ResourceClaim,
 };
 use tokio::sync::{mpsc, watch};
 
@@ -167,8 +168,12 @@ async fn lead(office: Office, tasks: &Tasks) {
     feed_storage(&informers, &sender);
     feed_devices(&informers, &sender);
     let claims = informers.get::<PersistentVolumeClaim>(ListWatch::default());
+    let devices = informers.get::<ResourceClaim>(ListWatch::default());
     let (tell, changed) = watch::channel(());
+    let tell = Arc::new(tell);
+    let told = tell.clone();
     claims.on_event(move |_| tell.send_replace(()));
+    devices.on_event(move |_| told.send_replace(()));
     informers.start();
     informers.wait_synced().await;
     let recorder = |profile: &Profile| {
@@ -176,7 +181,7 @@ async fn lead(office: Office, tasks: &Tasks) {
         (name.clone(), Recorder::new(client.clone(), clock.clone(), name, "", tasks))
     };
     let recorders = profiles.iter().map(recorder).collect();
-    let claims = Claims { cache: claims, changed };
+    let claims = Claims { volumes: claims, devices, changed };
     let binders = extenders.clone();
     let actor = Actor::new(client.clone(), recorders, clock.clone(), sender, tasks.clone(), claims, binders);
     let pods = informers.get::<Pod>(ListWatch::default());

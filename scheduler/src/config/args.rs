@@ -1,5 +1,8 @@
 //! Arguments of plugins, `<Name>Args` of kubescheduler.config.k8s.io/v1.
 
+use std::time::Duration;
+
+use component_base::goduration;
 use k8s_openapi::api::core::v1::{NodeAffinity, TopologySpreadConstraint};
 use serde::{Deserialize, de::DeserializeOwned};
 use serde_json::Value;
@@ -146,8 +149,24 @@ pub struct VolumeBindingArgs {
 pub struct DynamicResourcesArgs {
     /// How long one node may be looked at.
     pub filter_timeout: Option<String>,
-    /// How long devices may take to be ready.
+    /// How long devices may take to be ready; ten minutes when unset.
     pub binding_timeout: Option<String>,
+}
+
+impl DynamicResourcesArgs {
+    /// How long devices may take to be ready.
+    ///
+    /// # Errors
+    /// When it is no duration of a second at least.
+    pub fn binding_timeout(&self) -> Result<Duration, ArgsError> {
+        const WHAT: &str = "bindingTimeout";
+        let Some(text) = &self.binding_timeout else { return Ok(Duration::from_secs(600)) };
+        let parsed = goduration::parse(text).map_err(|_| ArgsError::Value(WHAT, "not a duration"))?;
+        let least = Duration::from_secs(1);
+        Some(parsed)
+            .filter(|timeout| *timeout >= least)
+            .ok_or(ArgsError::Value(WHAT, "must be at least one second"))
+    }
 }
 
 /// Of DefaultPreemption.

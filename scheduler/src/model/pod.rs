@@ -270,6 +270,12 @@ impl PodInfo {
         *key.namespace == *self.namespace && self.claims.iter().any(|used| *used.name == *key.name)
     }
 
+    /// The claims of devices that the pod uses and that are made.
+    pub fn device_claim_keys(&self) -> impl Iterator<Item = ObjectKey> {
+        let names = self.device_claims.iter().filter_map(|used| used.name.as_deref());
+        names.map(|name| ObjectKey::new(self.namespace.as_str(), name))
+    }
+
     /// Whether the pod has any pod affinity or anti-affinity.
     pub fn has_affinity(&self) -> bool {
         !(self.affinity.is_empty()

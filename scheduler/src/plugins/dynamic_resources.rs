@@ -1,8 +1,8 @@
 //! DynamicResources: nodes must have the devices that the pod's claims ask for; claims get them with the node.
 //!
 //! Contract: KEP-4381 (structured parameters), KEP-4816 (prioritized lists), KEP-5055 (taints), KEP-4815 (partitions),
-//! KEP-5075 (devices that several claims share). Binding conditions (KEP-5007) and claims for extended resources
-//! (KEP-5004) are not there: such devices are given to nobody.
+//! KEP-5075 (devices that several claims share), KEP-5007 (devices that must be made ready). Claims for extended
+//! resources (KEP-5004) are not there.
 
 mod allocation;
 mod selector;
@@ -11,7 +11,9 @@ mod sharing;
 use std::sync::Arc;
 
 use component_base::meta::{add_finalizer, is_deleting};
-use k8s_openapi::api::resource::v1::{ResourceClaim, ResourceClaimConsumerReference};
+use k8s_openapi::api::resource::v1::{
+    DeviceRequestAllocationResult, ResourceClaim, ResourceClaimConsumerReference,
+};
 
 use self::allocation::Wanted;
 use crate::{
@@ -22,6 +24,8 @@ use crate::{
 const FINALIZER: &str = "resource.kubernetes.io/delete-protection";
 /// Most pods that one claim is reserved for.
 const MAX_CONSUMERS: usize = 256;
+/// Why a pod is not bound whose devices do not become ready.
+const NOT_READY: &str = "device binding failed";
 const ELSEWHERE: &str = "resourceclaim not available on the node";
 const CANNOT: &str = "cannot allocate all claims";
 
@@ -61,6 +65,15 @@ impl Plugin for DynamicResources {
         Reservation { devices: claims.reserve(node), ..Reservation::default() }
     }
 
+    /// A claim that some node does not reach, and that nobody else has: with other devices the pod may go elsewhere.
+    fn release(&self, pod: &PodInfo, cluster: &Cluster) -> Option<ResourceClaim> {
+        let claims = Claims::new(pod, cluster).ok()?;
+        let reaches = |at: &NodeSelectorTerms, node: &NodeInfo| at.matches(&node.name, &node.labels);
+        let is_bound = |at: &NodeSelectorTerms| cluster.nodes().iter().any(|node| !reaches(at, node));
+        let bound = claims.allocated.iter().filter(|(_, at)| at.as_ref().is_some_and(is_bound));
+        bound.filter_map(|(claim, _)| given_back(claim, &pod.uid)).next()
+    }
+
     fn wakes(&self, pod: &PodInfo, event: &ClusterEvent) -> bool {
         match event {
             ClusterEvent::NodeAdded(_) | ClusterEvent::PodChanged => true,
@@ -73,6 +86,57 @@ impl Plugin for DynamicResources {
             _ => false,
         }
     }
+}
+
+/// Whether some of a claim's devices must be made ready before its pod is bound.
+pub fn has_conditions(claim: &ResourceClaim) -> bool {
+    results(claim).any(|result| result.binding_conditions.as_ref().is_some_and(|c| !c.is_empty()))
+}
+
+/// Whether all devices of a claim are ready; the error says which will not be.
+///
+/// # Errors
+/// When one of them failed.
+pub fn is_ready(claim: &ResourceClaim) -> Result<bool, Reason> {
+    for result in results(claim) {
+        let conditions = result.binding_conditions.as_deref().unwrap_or_default();
+        if conditions.is_empty() {
+            continue;
+        }
+        let devices = claim.status.iter().flat_map(|status| status.devices.iter().flatten());
+        let told = { devices }.find(|device| {
+            (&device.driver, &device.pool, &device.device, &device.share_id)
+                == (&result.driver, &result.pool, &result.device, &result.share_id)
+        });
+        let Some(told) = told else { return Ok(false) };
+        let is_true = |kind: &String| {
+            let all = told.conditions.iter().flatten();
+            all.into_iter().find(|c| c.type_ == *kind && c.status == "True")
+        };
+        if let Some(failed) = result.binding_failure_conditions.iter().flatten().find_map(is_true) {
+            let name = claim.metadata.name.as_deref().unwrap_or_default();
+            let (reason, message) = (&failed.reason, &failed.message);
+            return Err(format!("{NOT_READY}: claim={name}, reason={reason}, message={message:?}").into());
+        }
+        if !conditions.iter().all(|kind| is_true(kind).is_some()) {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
+/// A claim without its devices, if nobody but this pod has it.
+pub fn given_back(claim: &ResourceClaim, pod_uid: &str) -> Option<ResourceClaim> {
+    let consumers = claim.status.as_ref()?.reserved_for.as_deref().unwrap_or_default();
+    let mut out = claim.clone();
+    let status = out.status.as_mut()?;
+    (status.allocation, status.reserved_for, status.devices) = (None, None, None);
+    consumers.iter().all(|consumer| consumer.uid == pod_uid).then_some(out)
+}
+
+fn results(claim: &ResourceClaim) -> impl Iterator<Item = &DeviceRequestAllocationResult> {
+    let allocation = claim.status.as_ref().and_then(|status| status.allocation.as_ref());
+    allocation.and_then(|a| a.devices.as_ref()).into_iter().flat_map(|d| d.results.iter().flatten())
 }
 
 impl<'a> Claims<'a> {

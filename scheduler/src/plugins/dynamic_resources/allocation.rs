@@ -218,7 +218,13 @@ impl<'a> Search<'a> {
         let mut held = held(devices);
         let (mut candidates, mut incomplete) = (Vec::new(), BTreeSet::new());
         let mut domains: BTreeSet<String> = BTreeSet::new();
-        for (pool, mut slices) in pools {
+        // Devices that must be made ready first are taken where there are no others.
+        let slow = |slices: &[&ResourceSlice]| {
+            let devices = slices.iter().flat_map(|slice| slice.spec.devices.iter().flatten());
+            devices.into_iter().any(|device| device.binding_conditions.is_some())
+        };
+        let (last, first): (Vec<_>, Vec<_>) = pools.into_iter().partition(|(_, slices)| slow(slices));
+        for (pool, mut slices) in first.into_iter().chain(last) {
             let newest = slices.iter().map(|s| s.spec.pool.generation).max().unwrap_or_default();
             slices.retain(|slice| slice.spec.pool.generation == newest);
             slices.sort_by(|a, b| a.metadata.name.cmp(&b.metadata.name));
@@ -348,9 +354,8 @@ impl<'a> Search<'a> {
         let (way, candidate) = (self.way(choice), &self.candidates[choice.candidate]);
         let device = candidate.device;
         let pool = (candidate.id.0.clone(), candidate.id.1.clone());
-        let waits = device.binding_conditions.as_ref().is_some_and(|c| !c.is_empty());
         let in_claim = self.chosen.iter().filter(|other| other.choice.claim == choice.claim).count();
-        if waits || in_claim >= MAX_DEVICES || self.incomplete.contains(&pool) {
+        if in_claim >= MAX_DEVICES || self.incomplete.contains(&pool) {
             return None;
         }
         let taints = device.taints.as_deref().unwrap_or_default();
@@ -453,7 +458,8 @@ impl<'a> Search<'a> {
         let given = self.chosen.iter().filter(of_claim);
         let chosen: Vec<Choice> = given.clone().map(|c| c.choice).collect();
         let results = given.enumerate().map(|(at, Chosen { choice, amounts })| {
-            let shared = is_shared(self.candidates[choice.candidate].device);
+            let published = self.candidates[choice.candidate].device;
+            let shared = is_shared(published);
             let consumed = amounts.iter().map(|(name, amount)| (name.clone(), amount.to_api()));
             let (way, (driver, pool, device)) = (self.way(*choice), &self.candidates[choice.candidate].id);
             DeviceRequestAllocationResult {
@@ -463,10 +469,11 @@ impl<'a> Search<'a> {
                 device: device.clone(),
                 admin_access: way.admin.then_some(true),
                 tolerations: (!way.tolerations.is_empty()).then(|| way.tolerations.clone()),
+                binding_conditions: published.binding_conditions.clone(),
+                binding_failure_conditions: published.binding_failure_conditions.clone(),
                 share_id: shared.then(|| self.share(claim, at, device)),
                 consumed_capacity: Some(consumed.collect::<BTreeMap<_, _>>())
                     .filter(|consumed| shared && !consumed.is_empty()),
-                ..DeviceRequestAllocationResult::default()
             }
         });
         let slices = chosen.iter().map(|choice| &self.candidates[choice.candidate]);
@@ -576,7 +583,7 @@ fn node_selector<'a>(
         let per_device = slice.per_device_node_selection == Some(true);
         let name = if per_device { &device.node_name } else { &slice.node_name };
         let selector = if per_device { &device.node_selector } else { &slice.node_selector };
-        if name.as_deref().is_some_and(|name| !name.is_empty()) {
+        if device.binds_to_node == Some(true) || name.as_deref().is_some_and(|name| !name.is_empty()) {
             let field = NodeSelectorRequirement {
                 key: "metadata.name".into(),
                 operator: "In".into(),

@@ -310,6 +310,93 @@ fn what_a_device_cannot_be_asked_for_it_does_not_give() {
     assert_eq!(with(asks("memory", "40Gi")), [None, no()]);
 }
 
+/// A claim of node `a`'s first device, with the conditions its driver tells of it.
+fn conditional(conditions: Value) -> ResourceClaim {
+    let mut out = claim("c", json!({}));
+    out["status"] = json!({
+        "allocation": {"devices": {"results": [{"driver": "d.io", "pool": "a", "device": "s1", "request": "r",
+            "bindingConditions": ["Attached", "Warm"], "bindingFailureConditions": ["Broken"]}]}},
+        "devices": conditions,
+    });
+    serde_json::from_value(out).unwrap()
+}
+
+#[test]
+fn devices_are_ready_when_their_drivers_say_so() {
+    let told = |conditions: &[(&str, &str)]| {
+        let conditions: Vec<Value> = conditions
+            .iter()
+            .map(|(kind, status)| {
+                json!({"type": kind, "status": status, "reason": "R", "message": "m",
+                "lastTransitionTime": "2026-01-01T00:00:00Z"})
+            })
+            .collect();
+        json!([{"driver": "d.io", "pool": "a", "device": "s1", "conditions": conditions}])
+    };
+    let broken = "device binding failed: claim=c, reason=R, message=\"m\"".to_owned();
+    let table = [
+        (Value::Null, Ok(false)),
+        (told(&[]), Ok(false)),
+        (told(&[("Attached", "True")]), Ok(false)),
+        (told(&[("Attached", "True"), ("Warm", "False")]), Ok(false)),
+        (told(&[("Attached", "True"), ("Warm", "True"), ("Broken", "False")]), Ok(true)),
+        (told(&[("Attached", "True"), ("Warm", "True"), ("Broken", "True")]), Err(broken)),
+    ];
+    for (conditions, expected) in table {
+        let found = is_ready(&conditional(conditions.clone())).map_err(|reason| reason.to_string());
+        assert_eq!(found, expected, "{conditions}");
+    }
+    assert!(has_conditions(&conditional(Value::Null)));
+    let plain: ResourceClaim = serde_json::from_value(claim("c", json!({}))).unwrap();
+    assert!(!has_conditions(&plain) && is_ready(&plain) == Ok(true));
+}
+
+#[test]
+fn devices_that_are_ready_come_first_and_others_keep_their_conditions() {
+    let mut slow = device("a0", "small", "8Gi", "1.0.0");
+    slow["bindingConditions"] = json!(["Attached"]);
+    slow["bindsToNode"] = json!(true);
+    let anywhere = json!({"metadata": {"name": "0"}, "spec": {"driver": "d.io", "allNodes": true, "devices": [slow],
+        "pool": {"name": "0", "generation": 1, "resourceSliceCount": 1}}});
+    let given = |count: i64| {
+        let mut cluster = world(&[claim("c", json!({"requests": [exactly("r", json!({"count": count}))]}))]);
+        cluster.devices.take(&DeviceChange::Slice(added(anywhere.clone())));
+        DynamicResources.reserve(&user(&["c"]), &cluster, cluster.node("b").unwrap()).devices[0].clone()
+    };
+    assert_eq!(names(&given(1)), ["r=s1"]);
+    let both = given(2);
+    assert_eq!(names(&both), ["r=s1", "r=a0"]);
+    let allocation = both.status.unwrap().allocation.unwrap();
+    let result = &allocation.devices.unwrap().results.unwrap()[1];
+    assert_eq!(result.binding_conditions.as_deref(), Some(&["Attached".to_owned()][..]));
+    assert!(allocation.node_selector.unwrap().node_selector_terms[0].match_fields.is_some());
+}
+
+#[test]
+fn a_claim_that_binds_its_pod_to_a_node_is_given_back_if_nobody_else_has_it() {
+    let on_a = |consumers: &[&str]| {
+        let reserved: Vec<Value> =
+            consumers.iter().map(|uid| json!({"resource": "pods", "name": uid, "uid": uid})).collect();
+        let terms = json!([{"matchFields": [{"key": "metadata.name", "operator": "In", "values": ["a"]}]}]);
+        let mut out = claim("c", json!({}));
+        out["status"] = json!({"reservedFor": reserved, "allocation": {"devices": {"results": []},
+            "nodeSelector": {"nodeSelectorTerms": terms}}});
+        out
+    };
+    let pod = user(&["c"]);
+    let released = |claim: Value| DynamicResources.release(&pod, &world(&[claim])).and_then(|c| c.status);
+    for consumers in [&[][..], &[pod.uid.as_str()]] {
+        let status = released(on_a(consumers)).unwrap();
+        assert!(status.allocation.is_none() && status.reserved_for.is_none());
+    }
+    assert_eq!(released(on_a(&["other"])), None);
+    assert_eq!(released(on_a(&["other", &pod.uid])), None);
+    assert_eq!(released(claim("c", json!({"requests": [exactly("r", json!({}))]}))), None);
+    let mut everywhere = on_a(&[]);
+    everywhere["status"]["allocation"]["nodeSelector"] = Value::Null;
+    assert_eq!(released(everywhere), None);
+}
+
 #[test]
 fn pools_that_are_being_published_give_nothing() {
     let mut half = slice("b", "b", json!([device("s1", "small", "8Gi", "1.0.0")]));
