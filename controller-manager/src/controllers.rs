@@ -4,6 +4,7 @@ mod attach_detach;
 mod bootstrap_token;
 mod certificatesigningrequest;
 mod clusterrole_aggregation;
+mod clustertrustbundle;
 mod cronjob;
 mod daemonset;
 mod deployment;
@@ -30,6 +31,7 @@ mod persistentvolume_expander;
 mod pod_control;
 mod pod_disruption;
 mod pod_garbage_collector;
+mod podcertificaterequest;
 mod replicaset;
 mod replicationcontroller;
 mod resource_claim;
@@ -92,6 +94,10 @@ pub const ALL: &[Controller] = &[
     Controller { name: "bootstrap-signer-controller", start: bootstrap_token::start_signer },
     Controller { name: "token-cleaner-controller", start: bootstrap_token::start_cleaner },
     Controller { name: "root-ca-certificate-publisher-controller", start: root_ca::start },
+    Controller {
+        name: "kube-apiserver-serving-clustertrustbundle-publisher-controller",
+        start: clustertrustbundle::start,
+    },
     Controller { name: "garbage-collector-controller", start: garbage_collector::start },
     Controller { name: "namespace-controller", start: namespace::start },
     Controller { name: "node-ipam-controller", start: node_ipam::start },
@@ -115,6 +121,7 @@ pub const ALL: &[Controller] = &[
         name: "certificatesigningrequest-cleaner-controller",
         start: certificatesigningrequest::start_cleaning,
     },
+    Controller { name: "podcertificaterequest-cleaner-controller", start: podcertificaterequest::start },
     Controller {
         name: "persistentvolumeclaim-protection-controller",
         start: volume_protection::start_claims,
@@ -191,8 +198,6 @@ const ALIASES: &[(&str, &str)] = &[
 /// Controllers of upstream that are not there; all of them are off unless features or flags switch them on. They may be
 /// switched off, so that configurations made for upstream hold.
 const NOT_THERE: &[&str] = &[
-    "kube-apiserver-serving-clustertrustbundle-publisher-controller",
-    "podcertificaterequest-cleaner-controller",
     "podgroup-protection-controller",
     "resourcepoolstatusrequest-controller",
     "selinux-warning-controller",

@@ -39,6 +39,10 @@ const ACCOUNTS: &[(&str, &str)] = &[
     ("endpointslice-mirroring-controller", "endpointslicemirroring-controller"),
     ("garbage-collector-controller", "generic-garbage-collector"),
     ("horizontal-pod-autoscaler-controller", "horizontal-pod-autoscaler"),
+    (
+        "kube-apiserver-serving-clustertrustbundle-publisher-controller",
+        "kube-apiserver-serving-clustertrustbundle-publisher",
+    ),
     ("legacy-serviceaccount-token-cleaner-controller", "legacy-service-account-token-cleaner"),
     ("node-ipam-controller", "node-controller"),
     ("node-lifecycle-controller", "node-controller"),
@@ -48,6 +52,7 @@ const ACCOUNTS: &[(&str, &str)] = &[
     ("persistentvolume-protection-controller", "pv-protection-controller"),
     ("persistentvolumeclaim-protection-controller", "pvc-protection-controller"),
     ("pod-garbage-collector-controller", "pod-garbage-collector"),
+    ("podcertificaterequest-cleaner-controller", "podcertificaterequestcleaner"),
     ("replicationcontroller-controller", "replication-controller"),
     ("resourceclaim-controller", "resource-claim-controller"),
     ("root-ca-certificate-publisher-controller", "root-ca-cert-publisher"),

@@ -33,6 +33,8 @@ const CONCURRENCY: &[(&str, &str)] = &[
 /// What flags say.
 #[derive(Clone, Debug, Default)]
 pub struct Settings {
+    /// `--feature-gates`, as they are given.
+    pub gates: BTreeMap<String, bool>,
     /// Pods' ranges, for the range allocator; empty when nodes get none.
     pub cluster_cidrs: Vec<IpNet>,
     /// Prefix length of a node's IPv4 range.
@@ -295,6 +297,7 @@ impl Settings {
     /// When a value is out of bounds or a file cannot be read.
     pub fn from_values(values: &Values) -> Result<Settings, SettingsError> {
         let mut out = Settings {
+            gates: values.bool_map("feature-gates"),
             node_mask_v4: mask(values, "node-cidr-mask-size", 32)?,
             node_mask_v6: mask(values, "node-cidr-mask-size-ipv6", 128)?,
             concurrency: concurrency(values)?,
@@ -337,6 +340,11 @@ impl Settings {
             out.root_ca = Some(text);
         }
         Ok(out)
+    }
+
+    /// Whether a feature is on that is off unless it is asked for.
+    pub fn is_on(&self, gate: &str) -> bool {
+        self.gates.get(gate).copied().unwrap_or(false)
     }
 }
 

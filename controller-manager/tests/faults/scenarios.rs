@@ -107,6 +107,11 @@ scenarios! {
         [|s, _| remove(s, "pods", "user")];
     device_claims "resourceclaim-controller" [] [] vec![devices::template(), devices::asking(), devices::claim("c", "a", 0),
         devices::user("a", "c")], [|s, _| remove(s, "pods", "a")];
+    trust_bundles "kube-apiserver-serving-clustertrustbundle-publisher-controller" []
+        ["--root-ca-file=KEYS/ca.crt", "--feature-gates=ClusterTrustBundle=true"] vec![keys::old_bundle()],
+        [|s, _| remove_bundles(s)];
+    old_pod_requests "podcertificaterequest-cleaner-controller" [] ["--feature-gates=PodCertificateRequest=true"]
+        vec![keys::pod_request("old", "2026-03-02T11:30:00Z"), keys::pod_request("new", "2026-03-02T11:59:00Z")], [];
     checked_policies "validatingadmissionpolicy-status-controller" [] [] vec![policy("object.spec.none > 1")],
         [|s, _| edit(s, "validatingadmissionpolicies", "p", |p| p["spec"] = policy("object.spec.replicas > 1")["spec"].clone())];
 }
@@ -375,6 +380,13 @@ fn remove(store: &mut Store, resource: &str, name: &str) {
 
 fn remove_with(store: &mut Store, resource: &str, name: &str, policy: &str, now: &str) {
     store.delete(&key(resource, name), Some(policy), true, now).unwrap();
+}
+
+fn remove_bundles(store: &mut Store) {
+    let bundles = store.all().map(|(key, _)| key).filter(|key| key.resource.plural == "clustertrustbundles");
+    for key in bundles.cloned().collect::<Vec<_>>() {
+        store.delete(&key, None, true, "2026-03-02T13:00:00Z").unwrap();
+    }
 }
 
 fn unready(store: &mut Store, name: &str) {

@@ -51,6 +51,21 @@ pub(super) fn approved_request() -> Value {
     out
 }
 
+/// A bundle that was the cluster's.
+pub(super) fn old_bundle() -> Value {
+    json!({"apiVersion": "certificates.k8s.io/v1beta1", "kind": "ClusterTrustBundle",
+        "metadata": {"name": "kubernetes.io:kube-apiserver-serving:old"},
+        "spec": {"signerName": "kubernetes.io/kube-apiserver-serving", "trustBundle": "old"}})
+}
+
+/// A request for a pod's certificate.
+pub(super) fn pod_request(name: &str, made: &str) -> Value {
+    json!({"apiVersion": "certificates.k8s.io/v1beta1", "kind": "PodCertificateRequest",
+        "metadata": {"name": name, "creationTimestamp": made},
+        "spec": {"signerName": "example.com/pods", "podName": "p", "podUID": "u", "serviceAccountName": "default",
+            "serviceAccountUID": "u", "nodeName": "n1", "nodeUID": "u", "pkixPublicKey": "", "proofOfPossession": ""}})
+}
+
 /// The secret of an account's token, that has its token or not.
 pub(super) fn token_secret(name: &str, filled: bool) -> Value {
     let mut out = json!({"kind": "Secret", "metadata": {"name": name, "creationTimestamp": "2024-01-01T00:00:00Z",
