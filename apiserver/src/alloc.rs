@@ -14,7 +14,6 @@ use std::{net::IpAddr, ops::RangeInclusive, sync::Arc};
 use async_trait::async_trait;
 use futures::{FutureExt, future::BoxFuture};
 use ipnet::IpNet;
-use serde_json::json;
 use tokio::sync::mpsc;
 
 use crate::{
@@ -25,6 +24,7 @@ use crate::{
     status::{GroupName, Status},
 };
 
+mod families;
 pub mod ip;
 pub mod plan;
 pub mod ports;
@@ -197,7 +197,8 @@ fn ip_error(service: &Object, ip: IpAddr, error: &ip::IpError) -> Status {
     }
     let detail = format!("failed to allocate IP {ip}: {error}");
     let path = Path::new("spec").child("clusterIPs");
-    invalid(service, FieldError::invalid(&path, json!([ip.to_string()]), detail))
+    let stated = service.pointer("/spec/clusterIPs").cloned().unwrap_or_default();
+    invalid(service, FieldError::invalid(&path, stated, detail))
 }
 
 fn port_error(service: &Object, want: &plan::Port, port: u16, error: &ports::PortError) -> Status {
@@ -210,7 +211,11 @@ fn port_error(service: &Object, want: &plan::Port, port: u16, error: &ports::Por
 fn invalid(service: &Object, error: FieldError) -> Status {
     let mut errors = ErrorList::new();
     errors.push(error);
-    Status::invalid(&GroupName::new("", "Service"), service.name(), &errors)
+    refused(service, &errors)
+}
+
+fn refused(service: &Object, errors: &ErrorList) -> Status {
+    Status::invalid(&GroupName::new("", "Service"), service.name(), errors)
 }
 
 #[cfg(test)]

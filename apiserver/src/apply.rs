@@ -13,6 +13,7 @@ mod compare;
 mod form;
 mod managers;
 mod merge;
+pub mod scale;
 mod set;
 
 use compare::Comparison;

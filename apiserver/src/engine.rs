@@ -50,6 +50,7 @@ mod table;
 pub(crate) mod testing;
 #[cfg(test)]
 mod tests;
+pub(crate) mod warning;
 mod write;
 
 pub use listing::Compressed;
@@ -120,14 +121,11 @@ pub async fn serve(
         call.warnings.push(warning.to_owned());
     }
     deprecation::tell(&mut call);
-    let mut response = call.dispatch().await?;
-    for warning in &call.warnings {
-        let text = format!("299 - \"{}\"", warning.replace('\\', "\\\\").replace('"', "\\\""));
-        // A warning that is no legal header value is dropped: it must not fail a write that happened.
-        if let Ok(value) = text.parse() {
-            response.headers_mut().append(http::header::WARNING, value);
-        }
-    }
+    let mut response = match call.dispatch().await {
+        Ok(response) => response,
+        Err(status) => return Err(status.with_warnings(call.warnings)),
+    };
+    warning::append(response.headers_mut(), &call.warnings);
     Ok(response)
 }
 

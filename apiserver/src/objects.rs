@@ -55,6 +55,9 @@ pub const ENDPOINTS: Kind = core("endpoints");
 pub const PERSISTENT_VOLUMES: Kind = core("persistentvolumes");
 /// `persistentvolumeclaims`.
 pub const PERSISTENT_VOLUME_CLAIMS: Kind = core("persistentvolumeclaims");
+/// `volumeattributesclasses`.
+pub const VOLUME_ATTRIBUTES_CLASSES: Kind =
+    Kind { group: "storage.k8s.io", resource: "volumeattributesclasses" };
 /// `limitranges`.
 pub const LIMIT_RANGES: Kind = core("limitranges");
 /// `resourcequotas`.

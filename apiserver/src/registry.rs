@@ -45,7 +45,7 @@ mod storagemigration;
 
 pub(crate) use self::{
     certificates::USAGES,
-    core::qos_class,
+    core::{check_stated_families as check_service_families, qos_class},
     pod_spec::{HOST_PATHS, SIGNALS},
 };
 

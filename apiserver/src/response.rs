@@ -96,6 +96,7 @@ pub fn failure(status: &Status, media: Media) -> Response<Body> {
         Ok(body) => of(status.code, media.content_type(), full(body)),
         Err(_) => json(status.code, &value),
     };
+    crate::engine::warning::append(response.headers_mut(), status.warnings());
     let retry = status.details.as_ref().map_or(0, |d| d.retry_after_seconds);
     if retry > 0 {
         response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(retry));

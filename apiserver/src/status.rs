@@ -119,6 +119,8 @@ pub struct Status {
     pub continues: Option<Box<str>>,
     /// The whole Status where another program made it, which may say what the fields above cannot.
     told: Option<Box<Value>>,
+    /// What the client is warned of beside the failure.
+    warnings: Vec<String>,
 }
 
 fn is_zero(n: &u32) -> bool {
@@ -157,7 +159,15 @@ impl std::error::Error for Status {}
 impl Status {
     /// A status of any code and reason, without details.
     pub fn new(code: u16, reason: Reason, message: impl Into<String>) -> Self {
-        Self { code, reason, message: message.into(), details: None, continues: None, told: None }
+        Self {
+            code,
+            reason,
+            message: message.into(),
+            details: None,
+            continues: None,
+            told: None,
+            warnings: Vec::new(),
+        }
     }
 
     /// A Status that another program made, as it is; its code must be one of a failure.
@@ -287,6 +297,17 @@ impl Status {
             Reason::NotAcceptable,
             format!("only the following media types are accepted: {}", offered.join(", ")),
         )
+    }
+
+    /// With what the client is warned of beside the failure.
+    #[must_use]
+    pub fn with_warnings(self, warnings: Vec<String>) -> Self {
+        Self { warnings, ..self }
+    }
+
+    /// What the client is warned of beside the failure.
+    pub fn warnings(&self) -> &[String] {
+        &self.warnings
     }
 
     /// 415.

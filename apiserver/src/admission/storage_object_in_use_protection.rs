@@ -1,4 +1,4 @@
-//! StorageObjectInUseProtection: volumes and claims carry the finalizer that keeps them while in use.
+//! StorageObjectInUseProtection: volumes, claims and their classes of attributes carry the finalizer that keeps them while in use.
 
 use std::sync::Arc;
 
@@ -6,7 +6,7 @@ use async_trait::async_trait;
 
 use super::{Parts, Plugin, Request};
 use crate::{
-    objects::{PERSISTENT_VOLUME_CLAIMS, PERSISTENT_VOLUMES},
+    objects::{PERSISTENT_VOLUME_CLAIMS, PERSISTENT_VOLUMES, VOLUME_ATTRIBUTES_CLASSES},
     status::Status,
 };
 
@@ -25,6 +25,8 @@ impl Plugin for StorageObjectInUseProtection {
             "kubernetes.io/pv-protection"
         } else if request.is(PERSISTENT_VOLUME_CLAIMS) {
             "kubernetes.io/pvc-protection"
+        } else if request.is(VOLUME_ATTRIBUTES_CLASSES) {
+            "kubernetes.io/vac-protection"
         } else {
             return Ok(());
         };

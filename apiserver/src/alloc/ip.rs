@@ -31,8 +31,13 @@ pub enum IpError {
     #[error("provided IP is already allocated")]
     Taken,
     /// Outside all ranges, or the network or broadcast address.
-    #[error("the provided IP is not in the valid range. The range of valid IPs is {0}")]
-    OutOfRange(String),
+    #[error("the provided IP ({ip}) is not in the valid range. The range of valid IPs is {ranges}")]
+    OutOfRange {
+        /// The address.
+        ip: IpAddr,
+        /// The ranges of its family.
+        ranges: String,
+    },
     /// No range of the family, or no address left in it.
     #[error("range is full")]
     Full,
@@ -73,8 +78,9 @@ impl Addresses {
     ) -> Result<IpAddr, IpError> {
         let ranges = self.ranges().await?;
         if !ranges.iter().any(|range| usable(range, ip)) {
-            let ranges: Vec<String> = ranges.iter().map(IpNet::to_string).collect();
-            return Err(IpError::OutOfRange(ranges.join(",")));
+            let same = ranges.iter().filter(|range| range.addr().is_ipv4() == ip.is_ipv4());
+            let ranges = same.map(IpNet::to_string).collect::<Vec<_>>().join(",");
+            return Err(IpError::OutOfRange { ip, ranges });
         }
         if dry_run {
             let found = self.objects.get(IP_ADDRESSES, "", &ip.to_string()).await?;
@@ -165,7 +171,7 @@ impl Addresses {
     pub async fn ensure(&self, ip: IpAddr, namespace: &str, name: &str) -> Result<(), Status> {
         match self.take_exact(ip, namespace, name, false).await {
             Err(IpError::Store(status)) => Err(status),
-            Err(IpError::OutOfRange(_)) => {
+            Err(IpError::OutOfRange { .. }) => {
                 tracing::warn!(%ip, namespace, name, "service has a cluster IP outside the service ranges");
                 Ok(())
             }

@@ -4,14 +4,10 @@
 
 use std::net::IpAddr;
 
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
-use super::Held;
-use crate::{
-    field::{Error as FieldError, Path},
-    object::Object,
-    status::Status,
-};
+use super::{Held, families};
+use crate::{field::Path, object::Object, status::Status};
 
 /// IP family.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -45,14 +41,8 @@ pub struct Port {
 /// What a write takes, and what it fills in.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Demand {
-    /// Addresses in order; empty when the service has none.
+    /// All addresses in order, kept and taken; empty when none is taken.
     pub ips: Vec<Ip>,
-    /// Families to state; empty leaves them alone.
-    pub families: Vec<Family>,
-    /// Policy to state; empty leaves it alone.
-    pub policy: String,
-    /// The service is headless.
-    pub headless: bool,
     /// Ports to take.
     pub ports: Vec<Port>,
 }
@@ -71,14 +61,16 @@ impl Family {
         }
     }
 
-    fn other(self) -> Self {
+    /// The one that is not this.
+    pub(super) fn other(self) -> Self {
         match self {
             Self::V4 => Self::V6,
             Self::V6 => Self::V4,
         }
     }
 
-    fn parse(name: &str) -> Option<Self> {
+    /// By its name.
+    pub(super) fn parse(name: &str) -> Option<Self> {
         match name {
             "IPv4" => Some(Self::V4),
             "IPv6" => Some(Self::V6),
@@ -109,22 +101,12 @@ impl Port {
 }
 
 impl Demand {
-    /// Fills in addresses, families and policy.
+    /// Fills in addresses.
     pub fn write_ips(&self, service: &mut Object, ips: &[String]) {
         let Some(spec) = service.as_map_mut().get_mut("spec").and_then(Value::as_object_mut) else { return };
-        if self.headless {
-            spec.insert("clusterIP".to_owned(), json!("None"));
-            spec.insert("clusterIPs".to_owned(), json!(["None"]));
-        } else if let Some(first) = ips.first() {
+        if let Some(first) = ips.first() {
             spec.insert("clusterIP".to_owned(), json!(first));
             spec.insert("clusterIPs".to_owned(), json!(ips));
-        }
-        if !self.families.is_empty() {
-            let names: Vec<&str> = self.families.iter().map(|f| f.name()).collect();
-            spec.insert("ipFamilies".to_owned(), json!(names));
-        }
-        if !self.policy.is_empty() {
-            spec.insert("ipFamilyPolicy".to_owned(), json!(self.policy));
         }
     }
 }
@@ -154,80 +136,60 @@ pub fn obsolete(old: &Held, new: &Held) -> Held {
 }
 
 /// What a write must take. `available` are the families of the cluster's ranges, primary first.
+///
+/// # Errors
+/// Addresses, families and a policy that do not go together, or not with the cluster.
 pub fn plan(new: &mut Object, old: Option<&Object>, available: &[Family]) -> Result<Demand, Status> {
     let mut demand = Demand::default();
+    let before = old.and_then(spec);
+    if let (Some(old), Some(before)) = (old, before) {
+        carry_over(new, old);
+        if let Some(spec) = new.as_map_mut().get_mut("spec").and_then(Value::as_object_mut) {
+            families::normalize(spec, Some(before));
+        }
+    } else if let Some(spec) = new.as_map_mut().get_mut("spec").and_then(Value::as_object_mut) {
+        families::normalize(spec, None);
+    }
     if kind(new) == "ExternalName" {
         return Ok(demand);
     }
+    let Some(Value::Object(fields)) = new.as_map_mut().get_mut("spec") else { return Ok(demand) };
+    families::settle(fields, before, available).map_err(|errors| super::refused(new, &errors))?;
+    plan_ips(new, old, &mut demand);
     let previous = old.filter(|old| kind(old) != "ExternalName");
-    if let Some(old) = previous {
-        carry_over(new, old);
-    }
-    let held = previous.map(held).unwrap_or_default();
-    plan_ips(new, &held, available, &mut demand)?;
-    plan_ports(new, &held, &mut demand);
+    plan_ports(new, &previous.map(held).unwrap_or_default(), &mut demand);
     Ok(demand)
 }
 
-fn plan_ips(new: &Object, held: &Held, available: &[Family], demand: &mut Demand) -> Result<(), Status> {
-    let stated = stated_ips(new);
-    demand.headless = stated.first().is_some_and(|ip| ip == "None");
-    let ips: Vec<IpAddr> = stated.iter().filter_map(|ip| ip.parse().ok()).collect();
-    let listed = new.pointer("/spec/ipFamilies").and_then(Value::as_array).into_iter().flatten();
-    let mut families: Vec<Family> = listed.filter_map(|f| Family::parse(f.as_str()?)).collect();
-    for (i, ip) in ips.iter().enumerate() {
-        if i >= families.len() {
-            families.push(Family::of(*ip));
-        }
+/// A service that had none gets an address of each family; one that is given a second family gets the second address.
+fn plan_ips(new: &Object, old: Option<&Object>, demand: &mut Demand) {
+    let old = old.filter(|old| kind(old) != "ExternalName");
+    let (before, families) = (old.map(families_of), families_of(new));
+    let (stated, first) = (stated_ips(new), old.map(stated_ips).unwrap_or_default());
+    if stated.first().or(first.first()).is_some_and(|ip| ip == "None") {
+        return;
     }
-    let primary = available.first().copied().unwrap_or(Family::V4);
-    let stated_policy = new.pointer("/spec/ipFamilyPolicy").and_then(Value::as_str).unwrap_or_default();
-    let selects = new.pointer("/spec/selector").and_then(Value::as_object).is_some_and(|s| !s.is_empty());
-    demand.policy = match stated_policy {
-        "" if families.len() > 1 => "RequireDualStack".to_owned(),
-        "" if demand.headless && !selects && families.is_empty() => "RequireDualStack".to_owned(),
-        "" => "SingleStack".to_owned(),
-        stated => stated.to_owned(),
+    match before {
+        Some(before) if (before.len(), families.len()) == (1, 2) => {}
+        Some(_) => return,
+        None => {}
+    }
+    let kept = usize::from(old.is_some());
+    let one = |(i, family): (usize, &Family)| match stated.get(i).and_then(|ip| ip.parse().ok()) {
+        Some(ip) if i < kept => Ip::Keep(ip),
+        Some(ip) => Ip::Exact(ip),
+        None => Ip::Any(*family),
     };
-    let selectorless_headless = demand.headless && !selects;
-    if demand.policy == "RequireDualStack" && available.len() < 2 && !selectorless_headless {
-        let path = Path::new("spec").child("ipFamilyPolicy");
-        let detail = "this cluster is not configured for dual-stack services";
-        return Err(super::invalid(new, FieldError::invalid(&path, "RequireDualStack", detail)));
-    }
-    if let Some(missing) = families.iter().find(|f| !available.contains(f)).filter(|_| !selectorless_headless)
-    {
-        let path = Path::new("spec").child("ipFamilies").index(0);
-        let detail = format!("not configured on this cluster: {}", missing.name());
-        return Err(super::invalid(new, FieldError::invalid(&path, missing.name(), detail)));
-    }
-    if families.is_empty() {
-        families.push(primary);
-    }
-    let both = match demand.policy.as_str() {
-        "RequireDualStack" => true,
-        "PreferDualStack" => available.len() > 1 || selectorless_headless,
-        _ => false,
-    };
-    if both && families.len() == 1 {
-        families.push(families[0].other());
-    }
-    if !both {
-        families.truncate(1);
-    }
-    if !demand.headless {
-        demand.ips = families
-            .iter()
-            .enumerate()
-            .map(|(i, family)| match ips.get(i) {
-                Some(ip) if held.ips.contains(ip) => Ip::Keep(*ip),
-                Some(ip) => Ip::Exact(*ip),
-                None => Ip::Any(*family),
-            })
-            .collect();
-    }
-    demand.families = families;
-    Ok(())
+    demand.ips = families.iter().enumerate().map(one).collect();
+}
+
+fn families_of(service: &Object) -> Vec<Family> {
+    let listed = service.pointer("/spec/ipFamilies").and_then(Value::as_array).into_iter().flatten();
+    listed.filter_map(|f| Family::parse(f.as_str()?)).collect()
+}
+
+fn spec(service: &Object) -> Option<&Map<String, Value>> {
+    service.get("spec").and_then(Value::as_object)
 }
 
 fn plan_ports(new: &Object, held: &Held, demand: &mut Demand) {
@@ -265,17 +227,24 @@ fn plan_ports(new: &Object, held: &Held, demand: &mut Demand) {
     }
 }
 
-/// An update that leaves out what was allocated keeps it.
+/// An update that leaves out what was allocated keeps it: addresses, node ports of the same name, the port of health
+/// checks.
 fn carry_over(new: &mut Object, old: &Object) {
-    let old_ips = stated_ips(old);
-    let keep_ips = stated_ips(new).is_empty() && !old_ips.is_empty();
-    let keep_ports = needs_ports(new) && needs_ports(old);
+    let keep_ips = kind(old) != "ExternalName" && kind(new) != "ExternalName";
+    let keep_ports = has_node_ports(new) && has_node_ports(old);
     let keep_health = needs_health_port(new) && needs_health_port(old) && health_port(new).is_none();
     let old_ports = ports(old);
-    let Some(spec) = new.as_map_mut().get_mut("spec").and_then(Value::as_object_mut) else { return };
-    if keep_ips {
-        spec.insert("clusterIP".to_owned(), json!(old_ips[0]));
-        spec.insert("clusterIPs".to_owned(), json!(old_ips));
+    let (Some(spec), Some(before)) =
+        (new.as_map_mut().get_mut("spec").and_then(Value::as_object_mut), spec(old))
+    else {
+        return;
+    };
+    for field in ["clusterIP", "clusterIPs"].into_iter().filter(|_| keep_ips) {
+        if families::is_nothing(spec.get(field))
+            && let Some(value) = before.get(field)
+        {
+            spec.insert(field.to_owned(), value.clone());
+        }
     }
     if let Some(port) = health_port(old).filter(|_| keep_health) {
         spec.insert("healthCheckNodePort".to_owned(), json!(port));
@@ -284,16 +253,20 @@ fn carry_over(new: &mut Object, old: &Object) {
         return;
     }
     let Some(list) = spec.get_mut("ports").and_then(Value::as_array_mut) else { return };
-    let mut used: Vec<(u16, String)> =
-        list.iter().filter_map(|p| Some((node_port(p)?, protocol(p).to_owned()))).collect();
+    let still: Vec<u16> = list.iter().filter_map(node_port).collect();
+    let name = |port: &Value| port.get("name").and_then(Value::as_str).unwrap_or_default().to_owned();
     for port in list.iter_mut().filter(|p| node_port(p).is_none()) {
-        let same = |o: &&Value| o.get("port") == port.get("port") && protocol(o) == protocol(port);
-        let found = old_ports.iter().find(same).and_then(node_port);
-        if let Some(kept) = found.filter(|kept| !used.contains(&(*kept, protocol(port).to_owned()))) {
-            used.push((kept, protocol(port).to_owned()));
+        let found = old_ports.iter().rfind(|old| name(old) == name(port)).and_then(node_port);
+        if let Some(kept) = found.filter(|kept| !still.contains(kept)) {
             port["nodePort"] = json!(kept);
         }
     }
+}
+
+/// Whether the service is given a node port for each of its ports.
+fn has_node_ports(service: &Object) -> bool {
+    let declined = service.pointer("/spec/allocateLoadBalancerNodePorts") == Some(&Value::Bool(false));
+    kind(service) == "NodePort" || kind(service) == "LoadBalancer" && !declined
 }
 
 fn kind(service: &Object) -> &str {

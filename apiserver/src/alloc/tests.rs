@@ -1,7 +1,7 @@
 //! Addresses and ports: no two services share one, and nothing leaks.
 
 use proptest::prelude::*;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::{plan::Family, ports::Bitmap, *};
 use crate::objects::{IP_ADDRESSES, RANGES, SERVICE_CIDRS, memory::Memory};

@@ -54,10 +54,25 @@ impl Entry {
 
     /// Whether it is the same writer's: an applier is the same in all versions.
     pub(super) fn is_same_writer(&self, other: &Self) -> bool {
+        self.is_same_manager(other)
+            && (self.operation == Operation::Apply || self.api_version == other.api_version)
+    }
+
+    /// Whether it is the same writer's, in whatever version.
+    pub(super) fn is_same_manager(&self, other: &Self) -> bool {
         self.operation == other.operation
             && self.manager == other.manager
             && self.subresource == other.subresource
-            && (self.operation == Operation::Apply || self.api_version == other.api_version)
+    }
+
+    /// The version its fields are those of.
+    pub(super) fn api_version(&self) -> &str {
+        &self.api_version
+    }
+
+    /// The same writer's, with these fields of another version.
+    pub(super) fn moved(self, api_version: &str, set: FieldSet) -> Self {
+        Self { api_version: api_version.to_owned(), set, ..self }
     }
 
     /// Sets what is owned; the time is that of the last change.
@@ -120,6 +135,15 @@ impl Managers {
         let reset = matches!(list.as_slice(), [Value::Object(one)] if one.is_empty());
         let entries = if reset { Vec::new() } else { list.iter().map(Entry::read).collect() };
         Self { entries, reset }
+    }
+
+    /// Of these entries.
+    pub(super) fn from_entries(entries: Vec<Entry>) -> Self {
+        Self { entries, reset: false }
+    }
+
+    pub(super) fn into_entries(self) -> impl Iterator<Item = Entry> {
+        self.entries.into_iter()
     }
 
     pub(super) fn is_empty(&self) -> bool {

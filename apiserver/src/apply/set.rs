@@ -176,6 +176,11 @@ impl FieldSet {
         Self { member: self.member && !other.member, children: children.collect() }
     }
 
+    /// Whether it has all fields of another one.
+    pub(super) fn has(&self, other: &Self) -> bool {
+        other.difference(self).is_empty()
+    }
+
     /// Fields of both.
     pub fn intersection(&self, other: &Self) -> Self {
         let children = self.children.iter().filter_map(|(element, ours)| {

@@ -19,6 +19,8 @@ use crate::{
 
 /// Longest name of a field manager.
 const MAX_MANAGER: usize = 128;
+/// The version and kind of Scales.
+pub(super) const SCALE: (&str, &str) = ("autoscaling/v1", "Scale");
 
 /// An apply as it was sent.
 pub(super) struct Applied {
@@ -27,8 +29,14 @@ pub(super) struct Applied {
 }
 
 impl Call {
-    /// Reads an apply: YAML or JSON that says its kind and nothing of who manages it.
+    /// Reads an apply of the kind that is asked for.
     pub(super) fn read_apply(&mut self) -> Result<Applied, Status> {
+        let version = self.info.api_version();
+        self.read_apply_of(&version, self.resource.kind)
+    }
+
+    /// Reads an apply: YAML or JSON that says its kind and nothing of who manages it.
+    pub(super) fn read_apply_of(&mut self, want_version: &str, want_kind: &str) -> Result<Applied, Status> {
         if self.info.query.get("fieldManager").is_empty() {
             let why = "is required for apply patch";
             return Err(self.bad_option(Error::required(&Path::new("fieldManager"), why)));
@@ -43,7 +51,6 @@ impl Call {
         }
         let patch = node.to_value();
         let said = |name: &str| patch.get(name).and_then(Value::as_str).unwrap_or_default();
-        let (want_version, want_kind) = (self.info.api_version(), self.resource.kind);
         if said("apiVersion") != want_version || said("kind") != want_kind {
             return Err(Status::bad_request(format!(
                 "invalid object type: {}, Kind={}; expected {want_version}, Kind={want_kind}",
@@ -62,7 +69,7 @@ impl Call {
                 self.info.name
             )));
         }
-        let patch = self.checked_configuration(&patch)?;
+        let patch = self.checked_configuration(&patch, want_version, want_kind)?;
         if validation == FieldValidation::Warn {
             self.warn(duplicates);
         }
@@ -71,14 +78,14 @@ impl Call {
 
     /// A configuration in the shape of its type. Only what it says is kept, not what Go would print; a field
     /// that the type does not have cannot be owned, so it is refused whatever the validation.
-    fn checked_configuration(&self, patch: &Value) -> Result<Value, Status> {
+    fn checked_configuration(&self, patch: &Value, version: &str, kind: &str) -> Result<Value, Status> {
         let refuse = |why: &str| {
             let (namespace, name) = (self.key_namespace(), &self.info.name);
-            let of = format!("{namespace}/{name}; {}, Kind={}", self.info.api_version(), self.resource.kind);
+            let of = format!("{namespace}/{name}; {version}, Kind={kind}");
             let why = format!("failed to create typed patch object ({of}): {why}");
             Status::new(500, Reason::Unknown, why)
         };
-        let (shaped, unknown) = match schema::type_of(&self.info.api_version(), self.resource.kind) {
+        let (shaped, unknown) = match schema::type_of(version, kind) {
             Some(id) => {
                 let decoded = schema::decode(&Node::from(patch), id).map_err(|why| refuse(&why))?;
                 let path = |text: &String| {
@@ -157,6 +164,29 @@ impl Call {
         Object::from_value(new)
     }
 
+    /// The Scale with a configuration applied.
+    pub(super) fn applied_scale(&self, applied: &Applied, live: &Object) -> Result<Object, Status> {
+        let (manager, live) = (self.manager(), live.to_value());
+        let writer = self.writer(&manager, SCALE.0, Timestamp::now());
+        let merged = apply::apply(
+            Some(&live),
+            scale_of_nothing(),
+            &applied.patch,
+            applied.force,
+            writer,
+            scale_scope(),
+        );
+        Object::from_value(merged.map_err(|conflicts| conflict_status(&conflicts))?)
+    }
+
+    /// Notes what a write set in a Scale.
+    pub(super) fn note_scale(&self, new: Object, live: &Object) -> Result<Object, Status> {
+        let (manager, live, mut new) = (self.manager(), live.to_value(), new.into_value());
+        let writer = self.writer(&manager, SCALE.0, Timestamp::now());
+        apply::update(Some(&live), scale_of_nothing(), &mut new, writer, scale_scope());
+        Object::from_value(new)
+    }
+
     fn writer<'a>(&'a self, manager: &'a str, api_version: &'a str, now: Timestamp) -> Writer<'a> {
         Writer { manager, api_version, subresource: &self.info.subresource, now }
     }
@@ -208,6 +238,17 @@ impl Call {
             _ => false,
         }
     }
+}
+
+/// A Scale with nothing in it.
+fn scale_of_nothing() -> &'static Value {
+    static NOTHING: LazyLock<Value> = LazyLock::new(|| json!({}));
+    schema::type_of(SCALE.0, SCALE.1).map_or_else(|| &*NOTHING, schema::empty)
+}
+
+/// All of a Scale can be owned.
+fn scale_scope() -> Scope<'static> {
+    Scope { form: Form::of_object(schema::type_of(SCALE.0, SCALE.1)), ignored: &|_| false }
 }
 
 /// What `sent` says of the shaped object: members that Go would only add are left out.

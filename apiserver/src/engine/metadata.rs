@@ -19,6 +19,10 @@ const MAX_STEM: usize = 58;
 const LETTERS: &[u8] = b"bcdfghjklmnpqrstvwxz2456789";
 /// All annotations of an object together, in bytes.
 const MAX_ANNOTATIONS: usize = 256 * 1024;
+const ORPHAN: &str = "orphan";
+const FOREGROUND: &str = "foregroundDeletion";
+/// Finalizers that are one word.
+const BARE_FINALIZERS: [&str; 3] = ["kubernetes", ORPHAN, FOREGROUND];
 
 /// A name from its stem, with five random letters as upstream draws them.
 pub(crate) fn generated_name(stem: &str) -> String {
@@ -59,7 +63,12 @@ pub(crate) fn keep_system_fields(new: &mut Object, old: &Object) {
 pub(crate) fn validate(object: &Object, resource: &Resource) -> ErrorList {
     let mut errors = ErrorList::new();
     let meta = Path::new("metadata");
-    let name = object.name();
+    let (name, stem) = (object.name(), object.meta_str("generateName"));
+    if !stem.is_empty() {
+        for detail in resource.strategy.validate_name(stem, true) {
+            errors.push(Error::invalid(&meta.child("generateName"), stem, detail));
+        }
+    }
     if name.is_empty() {
         errors.push(Error::required(&meta.child("name"), "name or generateName is required"));
     } else {
@@ -71,7 +80,30 @@ pub(crate) fn validate(object: &Object, resource: &Resource) -> ErrorList {
         errors.push(Error::forbidden(&meta.child("namespace"), "not allowed on this type"));
     }
     validate_rest(object, &meta, &mut errors);
+    validate_finalizers(object, &meta.child("finalizers"), &mut errors);
+    if !is_lenient(resource) {
+        for (i, finalizer) in object.finalizers().into_iter().enumerate() {
+            if !finalizer.contains('/') && !BARE_FINALIZERS.contains(&finalizer) {
+                let why = "name is neither a standard finalizer name nor is it fully qualified";
+                errors.push(Error::invalid(&meta.child("finalizers").index(i), finalizer, why));
+            }
+        }
+    }
     errors
+}
+
+/// Whether the kind takes finalizers of one word whoever made them up: custom ones, and those of these groups.
+fn is_lenient(resource: &Resource) -> bool {
+    const GROUPS: [&str; 5] = [
+        "admissionregistration.k8s.io",
+        "apiextensions.k8s.io",
+        "apiregistration.k8s.io",
+        "coordination.k8s.io",
+        "node.k8s.io",
+    ];
+    resource.strategy.custom().is_some()
+        || GROUPS.contains(&resource.group)
+        || matches!(resource.plural, "poddisruptionbudgets" | "podtemplates" | "deviceclasses")
 }
 
 /// Errors of the metadata of an object inside of another one, at `meta`: it needs no name.
@@ -88,6 +120,7 @@ pub(crate) fn validate_embedded(object: &Object, meta: &Path) -> ErrorList {
         }
     }
     validate_rest(object, meta, &mut errors);
+    validate_finalizers(object, &meta.child("finalizers"), &mut errors);
     errors
 }
 
@@ -95,10 +128,18 @@ fn validate_rest(object: &Object, meta: &Path, errors: &mut ErrorList) {
     validate_labels(object, &meta.child("labels"), errors);
     validate_annotations(object, &meta.child("annotations"), errors);
     validate_owners(object, &meta.child("ownerReferences"), errors);
-    for (i, finalizer) in object.finalizers().into_iter().enumerate() {
+}
+
+fn validate_finalizers(object: &Object, path: &Path, errors: &mut ErrorList) {
+    let all = object.finalizers();
+    for finalizer in &all {
         for detail in qualified_name(finalizer) {
-            errors.push(Error::invalid(&meta.child("finalizers").index(i), finalizer, detail));
+            errors.push(Error::invalid(path, *finalizer, detail));
         }
+    }
+    if [ORPHAN, FOREGROUND].iter().all(|one| all.contains(one)) {
+        let why = format!("finalizer {FOREGROUND} and {ORPHAN} cannot be both set");
+        errors.push(Error::invalid(path, all.into_iter().map(Value::from).collect::<Value>(), why));
     }
 }
 
@@ -149,31 +190,52 @@ fn validate_annotations(object: &Object, path: &Path, errors: &mut ErrorList) {
 }
 
 fn validate_owners(object: &Object, path: &Path, errors: &mut ErrorList) {
-    let refs = object.metadata().and_then(|m| m.get("ownerReferences")).and_then(Value::as_array);
+    let refs = object.metadata().and_then(|m| m.get("ownerReferences"));
     let mut controller: Option<String> = None;
-    for (i, (owner, raw)) in object.owner_references().iter().zip(refs.into_iter().flatten()).enumerate() {
-        let at = path.index(i);
-        for (field, value) in [
-            ("apiVersion", &owner.api_version),
-            ("kind", &owner.kind),
-            ("name", &owner.name),
-            ("uid", &owner.uid),
+    let members = refs.and_then(Value::as_array).into_iter().flatten();
+    for (owner, raw) in object.owner_references().iter().zip(members) {
+        let (group, version) = owner.api_version.rsplit_once('/').unwrap_or(("", &owner.api_version));
+        for (field, value, told, why) in [
+            ("apiVersion", version, owner.api_version.as_str(), "version must not be empty"),
+            ("kind", &owner.kind, &owner.kind, "must not be empty"),
+            ("name", &owner.name, &owner.name, "must not be empty"),
+            ("uid", &owner.uid, &owner.uid, "must not be empty"),
         ] {
             if value.is_empty() {
-                errors.push(Error::invalid(&at.child(field), value.as_str(), "must not be empty"));
+                errors.push(Error::invalid(&path.child(field), told, why));
             }
+        }
+        if group.is_empty() && version == "v1" && owner.kind == "Event" {
+            let why = "/v1, Kind=Event is disallowed from being an owner";
+            errors.push(Error::invalid(path, raw.clone(), why));
         }
         if raw.get("controller").and_then(Value::as_bool) == Some(true) {
+            let name = format!("{}/{}", owner.kind, owner.name);
             if let Some(first) = &controller {
-                let detail = format!(
-                    "Only one reference can have Controller set to true. Found \"true\" in references for {first} and {}/{}",
-                    owner.kind, owner.name
+                let why = format!(
+                    "Only one reference can have Controller set to true. Found \"true\" in references for {first} and {name}"
                 );
-                errors.push(Error::invalid(path, raw.clone(), detail));
+                errors.push(Error::invalid(path, refs.cloned().unwrap_or_default(), why));
             }
-            controller.get_or_insert(format!("{}/{}", owner.kind, owner.name));
+            controller.get_or_insert(name);
         }
     }
+}
+
+/// Leaves each owner once, and tells the uids of those that stood there more often.
+pub(crate) fn unite_owners(object: &mut Object) -> Vec<String> {
+    let repeats =
+        |all: &[Value]| (1..all.len()).filter(|&i| all[..i].contains(&all[i])).rev().collect::<Vec<usize>>();
+    let owners = object.metadata().and_then(|m| m.get("ownerReferences")).and_then(Value::as_array);
+    let repeated = owners.map(|all| repeats(all)).unwrap_or_default();
+    if repeated.is_empty() {
+        return Vec::new();
+    }
+    let Some(Value::Array(all)) = object.metadata_mut().get_mut("ownerReferences") else { return Vec::new() };
+    let mut uids: Vec<String> =
+        repeated.into_iter().map(|i| all.remove(i)["uid"].as_str().unwrap_or_default().to_owned()).collect();
+    uids.reverse();
+    uids
 }
 
 fn word(s: &str) -> bool {
@@ -250,6 +312,47 @@ mod tests {
             assert_eq!(name.len(), stem.len().min(MAX_STEM) + 5);
             assert!(name.starts_with(&stem[..stem.len().min(MAX_STEM)]));
         }
+    }
+
+    #[test]
+    fn an_owner_stands_once() {
+        let owner =
+            |uid: &str| serde_json::json!({"apiVersion": "v1", "kind": "Pod", "name": "p", "uid": uid});
+        let with = |uids: &[&str]| {
+            let owners: Vec<Value> = uids.iter().map(|uid| owner(uid)).collect();
+            Object::from_value(serde_json::json!({"metadata": {"ownerReferences": owners}})).unwrap()
+        };
+        let mut object = with(&["a", "b", "a", "b", "a"]);
+        assert_eq!(unite_owners(&mut object), ["a", "b", "a"]);
+        assert_eq!(object, with(&["a", "b"]));
+        assert!(unite_owners(&mut object).is_empty());
+    }
+
+    #[test]
+    fn owners_and_finalizers_are_told_of_as_lists() {
+        let object = Object::from_value(serde_json::json!({"metadata": {
+            "finalizers": ["orphan", "foregroundDeletion", "-"],
+            "ownerReferences": [{"apiVersion": "a/", "controller": true},
+                {"apiVersion": "v1", "kind": "Event", "name": "e", "uid": "u", "controller": true}]}}))
+        .unwrap();
+        let mut errors = ErrorList::new();
+        validate_owners(&object, &Path::new("o"), &mut errors);
+        validate_finalizers(&object, &Path::new("f"), &mut errors);
+        let texts: Vec<String> = errors.iter().map(|e| format!("{} {}", e.field, e.detail)).collect();
+        let (last, first) = texts.split_last().unwrap();
+        assert_eq!(
+            first[..7],
+            [
+                "o.apiVersion version must not be empty",
+                "o.kind must not be empty",
+                "o.name must not be empty",
+                "o.uid must not be empty",
+                "o /v1, Kind=Event is disallowed from being an owner",
+                "o Only one reference can have Controller set to true. Found \"true\" in references for / and Event/e",
+                &format!("f name part {WORD}"),
+            ]
+        );
+        assert_eq!(last, "f finalizer foregroundDeletion and orphan cannot be both set");
     }
 
     #[test]

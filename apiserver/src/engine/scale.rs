@@ -9,9 +9,15 @@ use jiff::Timestamp;
 use proto::table;
 use serde_json::{Value, json};
 
-use super::{Call, metadata};
+use super::{
+    Call,
+    apply::{Applied, SCALE},
+    metadata,
+    write::{CUSTOM_PATCHES, PATCHES},
+};
 use crate::{
     admission::Operation,
+    apply::scale::{self as ownership, Replicas},
     field::{Error, ErrorList, Path},
     negotiation::Form,
     object::Object,
@@ -23,9 +29,9 @@ use crate::{
 };
 
 const TRIES: usize = 5;
-const API_VERSION: &str = "autoscaling/v1";
-const PATCHES: [&str; 3] =
-    ["application/json-patch+json", "application/merge-patch+json", "application/strategic-merge-patch+json"];
+const API_VERSION: &str = SCALE.0;
+/// Versions of apps that objects were once written in.
+const FORMER: [&str; 2] = ["apps/v1beta1", "apps/v1beta2"];
 
 /// Where a kind keeps what a Scale shows: JSON pointers.
 #[derive(Clone, Copy)]
@@ -41,6 +47,7 @@ enum Change {
     Json(patch::JsonPatch),
     Merge(Value),
     Strategic(Value),
+    Apply(Applied),
 }
 
 impl Call {
@@ -53,12 +60,22 @@ impl Call {
         })
     }
 
+    /// Where objects of a version keep the number.
+    fn replicas_in<'p>(&self, places: &'p Places, version: &str) -> Replicas<'p> {
+        let group = version.rsplit_once('/').map_or("", |(group, _)| group);
+        // Versions of definitions come and go; those of other kinds are known.
+        let known = self.custom().is_some()
+            || FORMER.contains(&version)
+            || self.resource.versions.iter().any(|v| version.ends_with(v));
+        if group == self.resource.group && known { Replicas::At(places.replicas) } else { Replicas::Unknown }
+    }
+
     /// Answers a request for `scale`; `None` when the resource has none.
     pub(super) async fn scale(&mut self) -> Option<Result<Response<Body>, Status>> {
         let places = self.places()?;
         Some(match self.info.verb.as_str() {
             "get" => self.get_scale(places).await,
-            "update" => match self.decode_scale() {
+            "update" => match self.check_manager().and_then(|()| self.decode_scale()) {
                 Ok(scale) => self.change_scale(places, &Change::Replace(scale)).await,
                 Err(status) => Err(status),
             },
@@ -112,11 +129,21 @@ impl Call {
     }
 
     fn scale_patch(&mut self) -> Result<Change, Status> {
+        self.check_manager()?;
         let sent = self.headers.get(header::CONTENT_TYPE).and_then(|v| v.to_str().ok()).unwrap_or_default();
-        Ok(match sent.split(';').next().unwrap_or_default().trim() {
+        let sent = sent.split(';').next().unwrap_or_default().trim();
+        if sent != "application/apply-patch+yaml" && self.info.query.has("force") {
+            let why = "may not be specified for non-apply patch";
+            return Err(self.bad_option(Error::forbidden(&Path::new("force"), why)));
+        }
+        Ok(match sent {
             "application/json-patch+json" => Change::Json(self.read_json_patch()?),
             "application/merge-patch+json" => Change::Merge(self.read_patch()?),
-            "application/strategic-merge-patch+json" => Change::Strategic(self.read_patch()?),
+            "application/strategic-merge-patch+json" if self.custom().is_none() => {
+                Change::Strategic(self.read_patch()?)
+            }
+            "application/apply-patch+yaml" => Change::Apply(self.read_apply_of(SCALE.0, SCALE.1)?),
+            _ if self.custom().is_some() => return Err(Status::unsupported_media_type(&CUSTOM_PATCHES)),
             _ => return Err(Status::unsupported_media_type(&PATCHES)),
         })
     }
@@ -127,8 +154,13 @@ impl Call {
             let said = self.warnings.len();
             let current = self.latest(&name).await?;
             let old = self.working(&current).await?;
-            let old_scale = scale_of(&old, places)?;
-            let scale = changed(change, &old_scale)?;
+            let mut noted = scale_of(&old, places)?.into_value();
+            ownership::show(&old.to_value(), &mut noted, |version| self.replicas_in(&places, version));
+            let old_scale = Object::from_value(noted)?;
+            let scale = match change {
+                Change::Apply(applied) => self.applied_scale(applied, &old_scale)?,
+                change => self.note_scale(changed(change, &old_scale)?, &old_scale)?,
+            };
             self.check_scale(&scale, &old, &name)?;
             let new = self.scaled(&old, &old_scale, scale, places).await?;
             if new == old || self.dry_run()? {
@@ -176,7 +208,11 @@ impl Call {
         self.admit(Operation::Update, Some(&mut scale), Some(old_scale), &options, true).await?;
         let mut new = old.clone();
         set(&mut new, places.replicas, replicas(&scale).into());
-        let mut new = self.note_fields(new, Some(old), Timestamp::now())?;
+        let (version, mut value) = (self.info.api_version(), new.into_value());
+        ownership::bring_back(&mut value, &scale.to_value(), (&version, places.replicas), |version| {
+            self.replicas_in(&places, version)
+        });
+        let mut new = Object::from_value(value)?;
         let strategy = self.resource.strategy.clone();
         {
             // To the kind this is a change of the object itself.
@@ -241,6 +277,7 @@ fn changed(change: &Change, old: &Object) -> Result<Object, Status> {
     let mut value = old.to_value();
     match change {
         Change::Replace(scale) => return Ok(scale.clone()),
+        Change::Apply(_) => {}
         Change::Json(patch) => patch.apply(&mut value)?,
         Change::Merge(patch) => json_patch::merge(&mut value, patch),
         Change::Strategic(body) => {

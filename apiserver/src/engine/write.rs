@@ -23,14 +23,14 @@ use crate::{
 const TRIES: usize = 5;
 /// Tries of a generated name.
 const NAME_TRIES: usize = 8;
-const PATCHES: [&str; 4] = [
+pub(super) const PATCHES: [&str; 4] = [
     "application/json-patch+json",
     "application/merge-patch+json",
     "application/strategic-merge-patch+json",
     "application/apply-patch+yaml",
 ];
 /// Custom objects have no strategic merge.
-const CUSTOM_PATCHES: [&str; 3] =
+pub(super) const CUSTOM_PATCHES: [&str; 3] =
     ["application/json-patch+json", "application/merge-patch+json", "application/apply-patch+yaml"];
 
 /// What an update does to the current object, in the requested version.
@@ -136,6 +136,18 @@ impl Call {
         Err(Status::invalid(&kind, name, errors))
     }
 
+    /// Leaves each owner once, and warns of it.
+    fn unite_owners(&mut self, object: &mut Object) {
+        let uids = metadata::unite_owners(object);
+        if !uids.is_empty() {
+            self.warnings.push(format!(
+                ".metadata.ownerReferences contains duplicate entries; API server dedups owner references in 1.20+, and \
+                 may reject such requests as early as 1.24; please fix your requests; duplicate UID(s) observed: {}",
+                uids.join(", ")
+            ));
+        }
+    }
+
     pub(super) async fn create(&mut self) -> Result<Response<Body>, Status> {
         self.check_manager()?;
         let now = Timestamp::now();
@@ -172,6 +184,7 @@ impl Call {
         applied: bool,
     ) -> Result<Response<Body>, Status> {
         let strategy = self.resource.strategy.clone();
+        self.unite_owners(&mut object);
         strategy.default(&mut object, &self.info.version);
         if !applied {
             object = self.note_fields(object, None, now)?;
@@ -345,7 +358,7 @@ impl Call {
                 let mut errors = ErrorList::new();
                 errors.push(Error::invalid(
                     &Path::new("metadata").child("resourceVersion"),
-                    "",
+                    0,
                     "must be specified for an update",
                 ));
                 self.invalid(name, &errors)?;
@@ -369,6 +382,7 @@ impl Call {
         let now = Timestamp::now();
         let strategy = self.resource.strategy.clone();
         metadata::keep_system_fields(&mut new, old);
+        self.unite_owners(&mut new);
         strategy.default(&mut new, &self.info.version);
         if !applied {
             new = self.note_fields(new, Some(old), now)?;

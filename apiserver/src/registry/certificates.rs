@@ -6,6 +6,7 @@ mod certificatesigningrequests;
 mod clustertrustbundles;
 mod csr_rules;
 mod podcertificaterequests;
+mod possession;
 #[cfg(test)]
 mod tests;
 

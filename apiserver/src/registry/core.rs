@@ -23,7 +23,7 @@ mod services;
 mod tests;
 
 pub(super) use self::persistentvolumes::check_inline_volume;
-pub(crate) use self::pods::qos_class;
+pub(crate) use self::{pods::qos_class, services::check_stated_families};
 
 /// All of them.
 pub(super) fn resources() -> Vec<Resource> {

@@ -7,6 +7,7 @@ mod affinity;
 mod annotations;
 mod containers;
 mod env;
+mod gated;
 mod mounts;
 mod probes;
 mod security;
@@ -14,12 +15,16 @@ mod validation;
 mod volumes;
 mod warnings;
 
+use std::sync::LazyLock;
+
 use component_base::quantity::Quantity;
+use regex::Regex;
 use serde_json::{Map, Value, json};
 
 pub(super) use self::{
     affinity::{check_effect, check_node_selector, check_tolerations},
     annotations::MIRROR,
+    gated::drop_disabled,
     validation::{
         check_annotation_change, check_changed_tolerations, check_new_pod, check_pod, check_template,
     },
@@ -47,6 +52,9 @@ pub(super) fn fill(spec: &mut Value) {
     }
     missing(spec, "schedulerName", || "default-scheduler".into());
     missing(spec, "securityContext", || json!({}));
+    name_account(spec);
+    resources::round_up(spec.get_mut("overhead"));
+    resources::round_requirements(spec.get_mut("resources"));
     for list in ["initContainers", "containers", "ephemeralContainers"] {
         // Ephemeral containers have no ports and no resources.
         let ordinary = list != "ephemeralContainers";
@@ -59,6 +67,10 @@ pub(super) fn fill(spec: &mut Value) {
 pub(super) fn fill_pod(spec: &mut Value) {
     fill(spec);
     let Some(fields) = spec.as_object_mut() else { return };
+    if fields.get("terminationGracePeriodSeconds").and_then(Value::as_i64).is_some_and(|grace| grace < 0) {
+        // What was once stored so means the shortest time there is.
+        fields.insert("terminationGracePeriodSeconds".to_owned(), 1.into());
+    }
     for list in ["containers", "initContainers"] {
         for container in members(fields, list) {
             if let Some(resources) = container.get_mut("resources").and_then(Value::as_object_mut) {
@@ -84,6 +96,19 @@ pub(super) fn fill_pod(spec: &mut Value) {
     }
 }
 
+/// The service account has two names, of which the older one counts where it stands alone.
+fn name_account(spec: &mut Map<String, Value>) {
+    let said = |field: &str| spec.get(field).and_then(Value::as_str).filter(|name| !name.is_empty());
+    let (name, former) = (said("serviceAccountName"), said("serviceAccount"));
+    if name == former {
+        return;
+    }
+    let Some(name) = name.or(former).map(str::to_owned) else { return };
+    for field in ["serviceAccountName", "serviceAccount"] {
+        spec.insert(field.to_owned(), name.as_str().into());
+    }
+}
+
 fn fill_container(container: &mut Map<String, Value>, ordinary: bool) {
     missing(container, "terminationMessagePath", || "/dev/termination-log".into());
     missing(container, "terminationMessagePolicy", || "File".into());
@@ -95,6 +120,7 @@ fn fill_container(container: &mut Map<String, Value>, ordinary: bool) {
             field.as_object_mut().into_iter().for_each(|f| missing(f, "apiVersion", || "v1".into()));
         }
     }
+    resources::round_requirements(container.get_mut("resources"));
     if ordinary {
         missing(container, "resources", || json!({}));
     }
@@ -115,9 +141,26 @@ fn fill_container(container: &mut Map<String, Value>, ordinary: bool) {
     }
 }
 
-/// An image without a tag may be another one tomorrow.
+/// An image without a tag may be another one tomorrow. Of a name that is none nothing is known.
 fn pull_policy(image: &str) -> &'static str {
-    if is_latest(image) { "Always" } else { "IfNotPresent" }
+    if is_latest(image) && is_reference(image) { "Always" } else { "IfNotPresent" }
+}
+
+/// Whether a text names an image: `[domain/]path[:tag][@digest]`, as container registries know it.
+fn is_reference(image: &str) -> bool {
+    const MAX: usize = 255;
+    #[expect(clippy::expect_used, reason = "the pattern is a constant that compiles")]
+    static NAME: LazyLock<Regex> = LazyLock::new(|| {
+        let label = "[a-zA-Z0-9](?:[a-zA-Z0-9-]*[a-zA-Z0-9])?";
+        let domain = format!(r"(?:{label}(?:\.{label})*|\[[a-fA-F0-9:]+\])(?::[0-9]+)?/");
+        let part = r"[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*";
+        let digest = "(?:sha256:[a-f0-9]{64}|sha384:[a-f0-9]{96}|sha512:[a-f0-9]{128})";
+        let pattern = format!(r"^((?:{domain})?{part}(?:/{part})*)(?::[\w][\w.-]{{0,127}})?(?:@{digest})?$");
+        Regex::new(&pattern).expect("the pattern compiles")
+    });
+    let identifier = image.len() == 64 && image.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
+    let name = NAME.captures(image).and_then(|found| found.get(1));
+    !identifier && name.is_some_and(|name| name.len() <= MAX)
 }
 
 /// A container that limits a resource and requests none of it requests its limit.
@@ -251,7 +294,10 @@ fn fill_volume(volume: &mut Map<String, Value>) {
     if let Some(template) = volume.get_mut("ephemeral").and_then(|e| e.get_mut("volumeClaimTemplate"))
         && let Some(spec) = template.get_mut("spec").and_then(Value::as_object_mut)
     {
-        missing(spec, "volumeMode", || "Filesystem".into());
+        if spec.get("volumeMode").is_none_or(Value::is_null) {
+            spec.insert("volumeMode".to_owned(), "Filesystem".into());
+        }
+        resources::round_requirements(spec.get_mut("resources"));
     }
     for item in volume
         .get_mut("downwardAPI")
@@ -361,9 +407,15 @@ mod tests {
             ("host:5000/nginx:1", false),
             ("nginx@sha256:00", false),
             ("nginx:1@sha256:00", false),
-            ("nginx:latest@sha256:00", true),
+            (&format!("nginx:latest@sha256:{}", "0".repeat(64)), true),
+            ("host/Nginx", false),
+            ("Host/nginx", true),
+            ("not an image", false),
+            (&"a".repeat(64), false),
+            (&"x".repeat(256), false),
         ] {
-            assert_eq!(is_latest(image), latest, "{image}");
+            let policy = if latest { "Always" } else { "IfNotPresent" };
+            assert_eq!(pull_policy(image), policy, "{image}");
         }
     }
 }

@@ -72,7 +72,10 @@ fn check_binding(obj: &Object, namespaced: bool, errors: &mut ErrorList) {
     let role = At::field(obj, "roleRef");
     role.get("apiGroup").check_is_one_of(errors, &[GROUP]);
     let kinds: &[&str] = if namespaced { &["Role", "ClusterRole"] } else { &["ClusterRole"] };
-    role.get("kind").check_is_one_of(errors, kinds);
+    let kind = role.get("kind");
+    if !kinds.contains(&kind.text()) {
+        kind.not_among(errors, kinds);
+    }
     role.get("name").check_path_name(errors);
     At::field(obj, "subjects").items().for_each(|subject| check_subject(&subject, namespaced, errors));
 }
@@ -93,7 +96,7 @@ fn check_subject(subject: &At<'_>, namespaced: bool, errors: &mut ErrorList) {
             }
         }
         "User" | "Group" => group.check_is_one_of(errors, &[GROUP]),
-        _ => subject.get("kind").not_supported(errors, &["ServiceAccount", "User", "Group"]),
+        _ => subject.get("kind").not_among(errors, &["ServiceAccount", "User", "Group"]),
     }
 }
 

@@ -91,3 +91,52 @@ async fn objects_are_scaled() {
     assert_eq!(server.get("/api/v1/namespaces/default/configmaps/x/scale").await.0, 404);
     assert_eq!(server.post(&path, json!({})).await.0, 405);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_number_is_applied_through_the_scale() {
+    const APPLY: &str = "application/apply-patch+yaml";
+    let server = TestServer::start().await;
+    let base = "/apis/apps/v1/namespaces/default/deployments";
+    let apply = async |path: &str, manager: &str, force: bool, body: Value| {
+        server.patch(&format!("{base}/web{path}?fieldManager={manager}&force={force}"), APPLY, body).await
+    };
+    let scale = |replicas: Value| json!({"apiVersion": "autoscaling/v1", "kind": "Scale", "metadata": {"name": "web"}, "spec": replicas});
+    let owners = async || {
+        let (_, object) = server.get(&format!("{base}/web")).await;
+        let entries = object["metadata"]["managedFields"].as_array().cloned().unwrap_or_default();
+        let owner = |e: &Value| {
+            assert_eq!(e["apiVersion"], "apps/v1");
+            format!("{}/{}", e["manager"].as_str().unwrap(), e["subresource"].as_str().unwrap_or_default())
+        };
+        let of_replicas = entries.iter().filter(|e| e["fieldsV1"]["f:spec"].get("f:replicas").is_some());
+        of_replicas.map(owner).collect::<Vec<_>>()
+    };
+    let (code, _) = apply("/scale", "hand", false, scale(json!({"replicas": 3}))).await;
+    assert_eq!(code, 404, "a scale makes no object");
+    let (code, made) = apply("", "maker", false, deployment("web")).await;
+    assert_eq!(code, 201, "{made}");
+
+    let (code, conflict) = apply("/scale", "hand", false, scale(json!({"replicas": 3}))).await;
+    assert_eq!((code, &conflict["reason"]), (409, &json!("Conflict")), "{conflict}");
+    assert_eq!(conflict["message"], "Apply failed with 1 conflict: conflict with \"maker\": .spec.replicas");
+    let (code, shared) = apply("/scale", "hand", false, scale(json!({"replicas": 2}))).await;
+    assert_eq!((code, shared["metadata"].get("managedFields")), (200, None), "{shared}");
+    assert_eq!(owners().await, ["hand/scale", "maker/"]);
+    let (code, forced) = apply("/scale", "hand", true, scale(json!({"replicas": 3}))).await;
+    assert_eq!((code, &forced["spec"]["replicas"]), (200, &json!(3)));
+    assert_eq!(owners().await, ["hand/scale"]);
+
+    // Who owned the number meets the new owner, unless it does not name the number.
+    assert_eq!(apply("", "maker", false, deployment("web")).await.0, 409);
+    let mut less = deployment("web");
+    less["spec"].as_object_mut().unwrap().remove("replicas");
+    assert_eq!(apply("", "maker", false, less).await.1["spec"]["replicas"], 3);
+    let merge = "application/merge-patch+json";
+    let path = format!("{base}/web/scale?fieldManager=other");
+    let (code, _) = server.patch(&path, merge, json!({"spec": {"replicas": 4}})).await;
+    assert_eq!((code, owners().await), (200, vec!["other/scale".to_owned()]));
+    let (code, bad) = server.patch(&format!("{path}&force=true"), merge, json!({})).await;
+    assert_eq!((code, &bad["reason"]), (422, &json!("Invalid")), "only an apply forces");
+    let (code, odd) = apply("/scale", "hand", true, deployment("web")).await;
+    assert_eq!(code, 400, "{odd}");
+}

@@ -10,11 +10,11 @@ use crate::{
 /// Webhooks fail closed within ten seconds; mutating ones are not called again.
 pub(super) fn webhooks(obj: &mut Object, mutating: bool) {
     for webhook in fill::members(obj.as_map_mut(), "webhooks") {
-        fill::missing(webhook, "failurePolicy", "Fail");
+        fill::absent(webhook, "failurePolicy", "Fail");
         fill::missing(webhook, "timeoutSeconds", 10);
         selection(webhook);
         if mutating {
-            fill::missing(webhook, "reinvocationPolicy", "Never");
+            fill::absent(webhook, "reinvocationPolicy", "Never");
         }
         fill::members(webhook, "rules").for_each(scope);
         if let Some(service) = fill::child(webhook, "clientConfig").and_then(|c| fill::child(c, "service")) {
@@ -32,11 +32,11 @@ pub(super) fn match_resources(matched: &mut Fields) {
 }
 
 fn selection(object: &mut Fields) {
-    fill::missing(object, "matchPolicy", "Equivalent");
+    fill::absent(object, "matchPolicy", "Equivalent");
     fill::missing(object, "namespaceSelector", json!({}));
     fill::missing(object, "objectSelector", json!({}));
 }
 
 fn scope(rule: &mut Fields) {
-    fill::missing(rule, "scope", "*");
+    fill::absent(rule, "scope", "*");
 }

@@ -45,7 +45,7 @@ pub(super) fn resource() -> Resource {
 /// Failures deny, and requests are matched in equivalent versions.
 fn default(obj: &mut Object) {
     let Some(spec) = fill::spec(obj) else { return };
-    fill::missing(spec, "failurePolicy", "Fail");
+    fill::absent(spec, "failurePolicy", "Fail");
     if let Some(matched) = fill::child(spec, "matchConstraints") {
         super::defaults::match_resources(matched);
     }

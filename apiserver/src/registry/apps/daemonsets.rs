@@ -67,8 +67,8 @@ fn default(obj: &mut Object) {
         if fill::string(strategy, "type") == "RollingUpdate"
             && let Some(rolling) = fill::made(strategy, "rollingUpdate")
         {
-            fill::missing(rolling, "maxUnavailable", 1);
-            fill::missing(rolling, "maxSurge", 0);
+            fill::absent(rolling, "maxUnavailable", 1);
+            fill::absent(rolling, "maxSurge", 0);
         }
     }
     fill::missing(spec, "revisionHistoryLimit", 10);
@@ -83,11 +83,13 @@ fn template_generation(obj: &Object) -> i64 {
 }
 
 fn create(obj: &mut Object, _ctx: &StrategyContext<'_>) {
+    workload::drop_gated(obj, None, "/spec/template");
     let generation = template_generation(obj).max(1);
     obj.set_annotation(TEMPLATE_GENERATION, &generation.to_string());
 }
 
 fn change(new: &mut Object, old: &Object, ctx: &StrategyContext<'_>) {
+    workload::drop_gated(new, Some(old), "/spec/template");
     if !ctx.subresource.is_empty() || old.annotation(TEMPLATE_GENERATION).is_none() {
         return;
     }

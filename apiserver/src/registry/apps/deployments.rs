@@ -50,6 +50,8 @@ pub(super) fn resource() -> Resource {
         columns: COLUMNS,
         strategy: Arc::new(Rules {
             default,
+            create: |new, _| workload::drop_gated(new, None, "/spec/template"),
+            change: |new, old, _| workload::drop_gated(new, Some(old), "/spec/template"),
             validate,
             validate_change,
             validate_status,
@@ -69,8 +71,8 @@ fn default(obj: &mut Object) {
         if fill::string(strategy, "type") == "RollingUpdate"
             && let Some(rolling) = fill::made(strategy, "rollingUpdate")
         {
-            fill::missing(rolling, "maxUnavailable", "25%");
-            fill::missing(rolling, "maxSurge", "25%");
+            fill::absent(rolling, "maxUnavailable", "25%");
+            fill::absent(rolling, "maxSurge", "25%");
         }
     }
     fill::missing(spec, "revisionHistoryLimit", 10);

@@ -49,6 +49,8 @@ pub(super) fn resource() -> Resource {
         columns: COLUMNS,
         strategy: Arc::new(Rules {
             default,
+            create: |new, _| workload::drop_gated(new, None, "/spec/template"),
+            change: |new, old, _| workload::drop_gated(new, Some(old), "/spec/template"),
             validate,
             validate_change,
             validate_status,

@@ -50,6 +50,8 @@ pub(super) fn resource() -> Resource {
         columns: COLUMNS,
         strategy: Arc::new(Rules {
             default,
+            create: |new, _| workload::drop_gated(new, None, "/spec/template"),
+            change: |new, old, _| workload::drop_gated(new, Some(old), "/spec/template"),
             name: validate::dns_label,
             validate_new,
             validate_change,

@@ -49,6 +49,8 @@ pub(super) fn resource() -> Resource {
         columns: COLUMNS,
         strategy: Arc::new(Rules {
             default,
+            create: |new, _| workload::drop_gated(new, None, "/spec/jobTemplate/spec/template"),
+            change: |new, old, _| workload::drop_gated(new, Some(old), "/spec/jobTemplate/spec/template"),
             validate,
             validate_new,
             validate_change,
@@ -89,7 +91,8 @@ fn validate(obj: &Object, errors: &mut ErrorList) {
         selector.invalid(errors, "`selector` will be auto-generated");
     }
     if job.get("manualSelector").is_true() {
-        job.get("manualSelector").not_supported(errors, &["nil", "false"]);
+        let manual = job.get("manualSelector");
+        errors.push(crate::field::Error::not_among(manual.path(), true, &["nil", "false"]));
     }
     spec.check_counts(&["successfulJobsHistoryLimit", "failedJobsHistoryLimit"], errors);
 }

@@ -49,6 +49,7 @@ pub(super) fn resource() -> Resource {
         strategy: Arc::new(Rules {
             default,
             create,
+            change: |new, old, _| workload::drop_gated(new, Some(old), "/spec/template"),
             row: Some(row),
             propagation: Propagation::Orphan,
             validate: validation::object,
@@ -84,10 +85,10 @@ fn default_spec(spec: &mut Fields) {
     // Limits per index make the limit of the whole one that is never met.
     let retries = if fill::is_set(spec, "backoffLimitPerIndex") { i32::MAX } else { 6 };
     fill::missing(spec, "backoffLimit", retries);
-    fill::missing(spec, "completionMode", "NonIndexed");
+    fill::absent(spec, "completionMode", "NonIndexed");
     fill::missing(spec, "suspend", false);
     let replaced = if fill::is_set(spec, "podFailurePolicy") { "Failed" } else { "TerminatingOrFailed" };
-    fill::missing(spec, "podReplacementPolicy", replaced);
+    fill::absent(spec, "podReplacementPolicy", replaced);
     fill::missing(spec, "manualSelector", false);
     fill::template(spec, "template");
     policy_conditions(spec);
@@ -105,6 +106,7 @@ pub(super) fn policy_conditions(spec: &mut Fields) {
 
 /// Pods are told from others' by the job's uid, unless the selector is the client's own.
 fn create(obj: &mut Object, _ctx: &StrategyContext<'_>) {
+    workload::drop_gated(obj, None, "/spec/template");
     let (name, uid) = (obj.name().to_owned(), obj.uid().to_owned());
     let Some(spec) = fill::spec(obj) else { return };
     if spec.get("manualSelector") == Some(&Value::Bool(true)) {

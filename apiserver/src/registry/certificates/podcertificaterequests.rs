@@ -11,6 +11,7 @@ use x509_parser::{
     x509::SubjectPublicKeyInfo,
 };
 
+use super::possession;
 use crate::{
     field::{Error, ErrorList},
     object::Object,
@@ -119,7 +120,7 @@ fn validate_new(request: &Object, errors: &mut ErrorList) {
     let stub = spec.get("stubPKCS10Request");
     match (stub.is_empty(), spec.get("pkixPublicKey").is_empty(), spec.get("proofOfPossession").is_empty()) {
         (false, true, true) => check_stub(&stub, errors),
-        (true, false, false) => check_key(&spec.get("pkixPublicKey"), errors),
+        (true, false, false) => check_key(&spec, errors),
         _ => spec.invalid_omitted(
             errors,
             "exactly one of (stubPKCS10Request) or (pkixPublicKey, proofOfPossession) must be set",
@@ -144,15 +145,22 @@ fn check_stub(stub: &At<'_>, errors: &mut ErrorList) {
     }
 }
 
-/// A key that clients of an older form send by itself.
-fn check_key(key: &At<'_>, errors: &mut ErrorList) {
+/// A key that clients of an older form send by itself, with the pod's UID signed by it.
+fn check_key(spec: &At<'_>, errors: &mut ErrorList) {
+    let (key, proof) = (spec.get("pkixPublicKey"), spec.get("proofOfPossession"));
     let der = BASE64_STANDARD.decode(key.text()).unwrap_or_default();
+    let signature = BASE64_STANDARD.decode(proof.text()).unwrap_or_default();
     if der.len() > MAX_REQUEST {
         return errors.push(Error::too_long(key.path(), MAX_REQUEST));
     }
-    match SubjectPublicKeyInfo::from_der(&der) {
-        Ok((_, info)) => drop(check_kind(key, &info, errors)),
-        Err(_) => key.invalid(errors, "must be a valid PKIX-serialized public key"),
+    if signature.len() > MAX_REQUEST {
+        return errors.push(Error::too_long(proof.path(), MAX_REQUEST));
+    }
+    let Ok((_, info)) = SubjectPublicKeyInfo::from_der(&der) else {
+        return key.invalid(errors, "must be a valid PKIX-serialized public key");
+    };
+    if check_kind(&key, &info, errors) && !possession::is_proven(&info, spec.text_of("podUID"), &signature) {
+        proof.invalid_omitted(errors, "could not verify proof-of-possession signature");
     }
 }
 

@@ -7,7 +7,7 @@ use crate::{
     object::Object,
     registry::{
         Column, Resource,
-        kit::{Cell, Plain, Rules, at::At, column},
+        kit::{Cell, Plain, Rules, at::At, column, fill},
     },
 };
 
@@ -22,10 +22,25 @@ pub(super) fn resource() -> Resource {
         strategy: Arc::new(Rules {
             unconditional_update: false,
             create_on_update: true,
+            create: |lease, _| drop_coordination(lease, None),
+            change: |lease, old, _| drop_coordination(lease, Some(old)),
             validate,
             ..Rules::new(Plain { status: false, generation: false, cells: CELLS })
         }),
         ..Resource::of("coordination.k8s.io", "Lease", "leases", "lease")
+    }
+}
+
+/// Leaders that are chosen by the server are behind a feature gate: who chooses is not kept, where it is not there
+/// already.
+fn drop_coordination(lease: &mut Object, old: Option<&Object>) {
+    const FIELDS: [&str; 2] = ["strategy", "preferredHolder"];
+    let known = |field: &&str| old.is_some_and(|old| At::spec(old).has(field));
+    if FIELDS.iter().any(known) {
+        return;
+    }
+    if let Some(spec) = fill::child(lease.as_map_mut(), "spec") {
+        FIELDS.iter().for_each(|field| drop(spec.remove(*field)));
     }
 }
 

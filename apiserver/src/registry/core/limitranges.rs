@@ -40,7 +40,11 @@ pub(super) fn resource() -> Resource {
 
 /// Containers get what is at most allowed where no default is told, and ask for that, or for the least allowed.
 fn default(range: &mut Object) {
+    const AMOUNTS: [&str; 5] = ["min", "max", "default", "defaultRequest", "maxLimitRequestRatio"];
     let Some(spec) = fill::spec(range) else { return };
+    for limit in fill::members(spec, "limits") {
+        AMOUNTS.iter().for_each(|field| resources::round_up(limit.get_mut(*field)));
+    }
     for limit in fill::members(spec, "limits").filter(|limit| fill::string(limit, "type") == "Container") {
         copy_missing(limit, "max", "default");
         copy_missing(limit, "default", "defaultRequest");

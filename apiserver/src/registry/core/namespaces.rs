@@ -53,6 +53,9 @@ fn default(namespace: &mut Object) {
             labels.insert("kubernetes.io/metadata.name".to_owned(), Value::from(name));
         }
     }
+    if let Some(status) = fill::made(namespace.as_map_mut(), "status") {
+        fill::missing(status, "phase", "Active");
+    }
 }
 
 fn create(namespace: &mut Object, _ctx: &StrategyContext<'_>) {

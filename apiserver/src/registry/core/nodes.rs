@@ -11,7 +11,7 @@ use crate::{
     object::Object,
     registry::{
         Column, Resource, SelectableField, StrategyContext, Subresource,
-        kit::{Plain, Rules, column, fill, items, keep, text},
+        kit::{Plain, Rules, column, fill, items, keep, resources, text},
     },
     table,
 };
@@ -64,11 +64,30 @@ pub(super) fn resource() -> Resource {
 
 /// What a node can give is what it has, where it does not say.
 fn default(node: &mut Object) {
+    if let Some(spec) = fill::child(node.as_map_mut(), "spec") {
+        join_networks(spec);
+    }
     let Some(status) = fill::child(node.as_map_mut(), "status") else { return };
+    ["capacity", "allocatable"].iter().for_each(|field| resources::round_up(status.get_mut(*field)));
     if let Some(capacity) = status.get("capacity").filter(|capacity| capacity.is_object()).cloned()
         && !fill::is_set(status, "allocatable")
     {
         status.insert("allocatable".to_owned(), capacity);
+    }
+}
+
+/// The one network of older clients is the first of the list.
+fn join_networks(spec: &mut fill::Fields) {
+    let one = fill::string(spec, "podCIDR").to_owned();
+    let first = spec.get("podCIDRs").and_then(|all| all.get(0)).and_then(Value::as_str).unwrap_or_default();
+    if one == first {
+        return;
+    }
+    if one.is_empty() {
+        let first = first.to_owned();
+        spec.insert("podCIDR".to_owned(), first.into());
+    } else {
+        spec.insert("podCIDRs".to_owned(), serde_json::json!([one]));
     }
 }
 

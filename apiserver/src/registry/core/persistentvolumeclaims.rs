@@ -11,7 +11,7 @@ use crate::{
     registry::{
         Column, Resource, StrategyContext, Subresource,
         core::persistentvolumes::{class, phase},
-        kit::{Cell, Plain, Rules, access_modes, column, fill, keep},
+        kit::{Cell, Plain, Rules, access_modes, column, fill, keep, resources},
     },
 };
 
@@ -75,12 +75,14 @@ fn modes(claim: &Object) -> Value {
 }
 
 fn default(claim: &mut Object) {
-    if let Some(spec) = fill::spec(claim)
-        && !fill::is_set(spec, "volumeMode")
-    {
-        spec.insert("volumeMode".to_owned(), "Filesystem".into());
+    if let Some(spec) = fill::spec(claim) {
+        fill::absent(spec, "volumeMode", "Filesystem");
+        resources::round_requirements(spec.get_mut("resources"));
     }
     if let Some(status) = fill::made(claim.as_map_mut(), "status") {
+        ["capacity", "allocatedResources"]
+            .iter()
+            .for_each(|field| resources::round_up(status.get_mut(*field)));
         fill::missing(status, "phase", "Pending");
     }
 }

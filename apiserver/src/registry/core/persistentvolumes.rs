@@ -13,7 +13,7 @@ use crate::{
     objects::rfc3339,
     registry::{
         Column, Resource, StrategyContext, Subresource,
-        kit::{Cell, Plain, Rules, access_modes, column, fill, keep, text},
+        kit::{Cell, Plain, Rules, access_modes, column, fill, keep, resources, text},
         pod_spec,
     },
 };
@@ -72,6 +72,7 @@ fn default(volume: &mut Object) {
             spec.insert("volumeMode".to_owned(), "Filesystem".into());
         }
         pod_spec::fill_source(spec);
+        resources::round_up(spec.get_mut("capacity"));
     }
     if let Some(status) = fill::made(volume.as_map_mut(), "status") {
         fill::missing(status, "phase", "Pending");

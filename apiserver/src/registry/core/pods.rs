@@ -21,7 +21,7 @@ use crate::{
     object::Object,
     registry::{
         Column, Resource, SelectableField, Subresource,
-        kit::{Plain, Rules, column, items, text},
+        kit::{Plain, Rules, column, fill, items, text},
         pod_spec,
     },
     table,
@@ -104,6 +104,25 @@ pub(super) fn resource() -> Resource {
 fn default(pod: &mut Object) {
     if let Some(spec) = pod.as_map_mut().get_mut("spec") {
         pod_spec::fill_pod(spec);
+    }
+    if let Some(status) = fill::child(pod.as_map_mut(), "status") {
+        join_addresses(status);
+    }
+}
+
+/// The one address of older clients is the first of the list.
+fn join_addresses(status: &mut fill::Fields) {
+    let one = fill::string(status, "podIP");
+    let first = status.get("podIPs").and_then(|all| all.pointer("/0/ip")).and_then(Value::as_str);
+    if one == first.unwrap_or_default() {
+        return;
+    }
+    if one.is_empty() {
+        let first = Value::from(first.unwrap_or_default());
+        status.insert("podIP".to_owned(), first);
+    } else {
+        let only = serde_json::json!([{"ip": one}]);
+        status.insert("podIPs".to_owned(), only);
     }
 }
 

@@ -26,6 +26,8 @@ pub(super) fn resource() -> Resource {
         columns: COLUMNS,
         strategy: Arc::new(Rules {
             default: |obj| fill::template(obj.as_map_mut(), "template"),
+            create: |new, _| workload::drop_gated(new, None, "/template"),
+            change: |new, old, _| workload::drop_gated(new, Some(old), "/template"),
             validate: |obj, errors| workload::check_template(&At::field(obj, "template"), errors),
             warnings: |new, old| workload::warnings(new, old, false, &["template"]),
             ..Rules::new(Plain { status: false, generation: true, cells: CELLS })

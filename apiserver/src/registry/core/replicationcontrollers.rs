@@ -52,6 +52,8 @@ pub(super) fn resource() -> Resource {
         columns: COLUMNS,
         strategy: Arc::new(Rules {
             default,
+            create: |new, _| workload::drop_gated(new, None, "/spec/template"),
+            change: |new, old, _| workload::drop_gated(new, Some(old), "/spec/template"),
             validate,
             validate_status,
             warnings: |new, old| workload::warnings(new, old, true, &["spec", "template"]),

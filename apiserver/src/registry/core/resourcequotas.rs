@@ -9,7 +9,7 @@ use crate::{
     object::Object,
     registry::{
         Column, Resource, Subresource,
-        kit::{Cell, Plain, Rules, at::At, column, resources},
+        kit::{Cell, Plain, Rules, at::At, column, fill, resources},
     },
 };
 
@@ -22,6 +22,14 @@ const COLUMNS: &[Column] = &[
 const CELLS: &[Cell] =
     &[Cell::Name, Cell::With(|quota| used(quota, false)), Cell::With(|quota| used(quota, true)), Cell::Age];
 
+/// Amounts are whole thousandths.
+fn default(quota: &mut Object) {
+    for (part, fields) in [("spec", &["hard"][..]), ("status", &["hard", "used"])] {
+        let Some(part) = fill::child(quota.as_map_mut(), part) else { continue };
+        fields.iter().for_each(|field| resources::round_up(part.get_mut(*field)));
+    }
+}
+
 /// The resource.
 pub(super) fn resource() -> Resource {
     Resource {
@@ -29,6 +37,7 @@ pub(super) fn resource() -> Resource {
         subresources: &[Subresource::Status],
         columns: COLUMNS,
         strategy: Arc::new(Rules {
+            default,
             validate,
             validate_change,
             validate_status: |new, _, errors| check_amounts(&At::status(new), &["hard", "used"], errors),

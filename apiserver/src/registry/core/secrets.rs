@@ -1,5 +1,7 @@
 //! `secrets`: what is given as `stringData` is stored as `data`, and what has no type is `Opaque`.
 
+mod key_pair;
+
 use std::sync::Arc;
 
 use base64::{Engine, prelude::BASE64_STANDARD};
@@ -108,6 +110,7 @@ pub(super) fn resource() -> Resource {
             default,
             validate,
             validate_change,
+            warnings: |new, _| key_pair::warnings(new),
             ..Rules::new(Plain { status: false, generation: false, cells: CELLS })
         }),
         ..Resource::of("", "Secret", "secrets", "secret")

@@ -13,7 +13,7 @@ use crate::{
     object::Object,
     registry::{
         Column, Resource, SelectableField, StrategyContext, Subresource,
-        kit::{Plain, Rules, column, items, pairs, text},
+        kit::{self, Plain, Rules, column, items, pairs, text},
         pod_spec,
     },
     table, validate,
@@ -28,6 +28,8 @@ const COLUMNS: &[Column] = &[
     column("Age", "string"),
     column("Selector", "string").wide(),
 ];
+
+pub(crate) use validation::check_stated_families;
 
 /// The resource.
 pub(super) fn resource() -> Resource {
@@ -96,7 +98,7 @@ fn fill(spec: &mut Map<String, Value>) {
     }
     let kind = spec.get("type").and_then(Value::as_str).unwrap_or_default().to_owned();
     if matches!(kind.as_str(), "ClusterIP" | "NodePort" | "LoadBalancer") {
-        or(spec, "internalTrafficPolicy", "Cluster".into());
+        kit::fill::absent(spec, "internalTrafficPolicy", "Cluster");
     }
     let addressed = spec.get("externalIPs").and_then(Value::as_array).is_some_and(|ips| !ips.is_empty());
     if matches!(kind.as_str(), "NodePort" | "LoadBalancer") || kind == "ClusterIP" && addressed {

@@ -109,7 +109,10 @@ fn check_ports(ports: &At<'_>, errors: &mut ErrorList) {
         } else {
             seen.push(name.text());
         }
-        port.get("protocol").check_one_of(errors, &["TCP", "UDP", "SCTP"]);
+        let protocol = port.get("protocol");
+        if protocol.check_there(errors) {
+            protocol.check_is_one_of(errors, &["TCP", "UDP", "SCTP"]);
+        }
         let application = port.get("appProtocol");
         if application.is_set() {
             application.check_format(errors, format::qualified_name);

@@ -70,6 +70,7 @@ impl<'v> Trail<'v> {
 pub(in crate::registry) type Format = fn(&str) -> Vec<String>;
 
 static NULL: Value = Value::Null;
+static EMPTY: Value = Value::String(String::new());
 
 impl<'v> At<'v> {
     /// A value at a path of its own.
@@ -406,7 +407,9 @@ impl<'v> At<'v> {
     pub(in crate::registry) fn check_unchanged(&self, old: &At<'_>, errors: &mut ErrorList) -> bool {
         let same = self.value == old.value || self.is_empty() && old.is_empty();
         if !same {
-            self.invalid(errors, "field is immutable");
+            // A text that was taken away is an empty one.
+            let told = if self.value.is_null() && old.value.is_string() { &EMPTY } else { self.value };
+            self.invalid_as(errors, told.clone(), "field is immutable");
         }
         same
     }

@@ -2,6 +2,8 @@
 //!
 //! Contract: core/v1 `PersistentVolumeClaimSpec`; sources of data are KEP-1495 and KEP-3294.
 
+use serde_json::Value;
+
 use super::{at::At, format, resources};
 use crate::{
     field::{Error, ErrorList},
@@ -94,11 +96,12 @@ fn check_sources(spec: &At<'_>, allowed: Allowed, errors: &mut ErrorList) {
         return;
     }
     let same = |field: &str| source.get(field).value() == reference.get(field).value();
-    let at = source.path().to_string();
+    // Told as clients know it: without the value.
+    let at = || Value::Object(serde_json::Map::new());
     if !reference.text_of("namespace").is_empty() {
-        spec.invalid_as(errors, at, "may not be specified when dataSourceRef.namespace is specified");
+        spec.invalid_as(errors, at(), "may not be specified when dataSourceRef.namespace is specified");
     } else if !["apiGroup", "kind", "name"].iter().all(|field| same(field)) {
-        spec.invalid_as(errors, at, "must match dataSourceRef");
+        spec.invalid_as(errors, at(), "must match dataSourceRef");
     }
 }
 

@@ -19,6 +19,13 @@ pub(in crate::registry) fn missing(object: &mut Fields, field: &str, value: impl
     object.insert(field.to_owned(), value.into());
 }
 
+/// Sets a field that is not there: an empty text is one that was said.
+pub(in crate::registry) fn absent(object: &mut Fields, field: &str, value: impl Into<Value>) {
+    if !is_set(object, field) {
+        object.insert(field.to_owned(), value.into());
+    }
+}
+
 /// The object in a field, if it is one.
 pub(in crate::registry) fn child<'o>(object: &'o mut Fields, field: &str) -> Option<&'o mut Fields> {
     object.get_mut(field).and_then(Value::as_object_mut)

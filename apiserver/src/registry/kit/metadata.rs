@@ -26,8 +26,11 @@ pub(in crate::registry) fn check_of_template(meta: &At<'_>, errors: &mut ErrorLi
     meta.get("labels").check_labels(errors);
     for (field, value) in meta.entries() {
         let allowed = matches!(field, "labels" | "annotations");
-        if !allowed && value.is_set() && !value.is_empty() && *value.value() != 0 {
-            meta.get(field).forbidden(errors, "cannot be set");
+        // A number that may be missing is there even when it is zero.
+        let empty = value.is_empty() || field == "generation" && value.int() == 0;
+        if !allowed && value.is_set() && !empty {
+            let told = if field == "uid" { "uID" } else { field };
+            errors.push(Error::forbidden(&meta.path().child(told), "cannot be set"));
         }
     }
 }

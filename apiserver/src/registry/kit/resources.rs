@@ -36,6 +36,27 @@ const QUOTA: &[&str] = &[
     "limits.ephemeral-storage",
 ];
 
+/// Rounds the amounts of a map up to thousandths, which is as fine as amounts of resources are kept.
+pub(in crate::registry) fn round_up(amounts: Option<&mut Value>) {
+    for amount in amounts.and_then(Value::as_object_mut).into_iter().flat_map(|map| map.values_mut()) {
+        // Nothing finer than a thousandth is written without one of these.
+        let Some(text) = amount.as_str().filter(|t| t.ends_with(['n', 'u']) || t.contains("e-")) else {
+            continue;
+        };
+        let rounded = text.parse::<Quantity>().ok().map(|exact| format!("{}m", exact.milli_value()));
+        if let Some(rounded) = rounded.and_then(|text| text.parse::<Quantity>().ok()) {
+            *amount = rounded.to_string().into();
+        }
+    }
+}
+
+/// Rounds limits and requests up.
+pub(in crate::registry) fn round_requirements(resources: Option<&mut Value>) {
+    if let Some(resources) = resources.and_then(Value::as_object_mut) {
+        ["limits", "requests"].iter().for_each(|field| round_up(resources.get_mut(*field)));
+    }
+}
+
 /// Whether a resource is huge pages of some size.
 pub(in crate::registry) fn is_huge_page(name: &str) -> bool {
     name.starts_with("hugepages-")

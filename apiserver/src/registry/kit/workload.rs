@@ -1,7 +1,23 @@
 //! What kinds that make pods of a template have in common.
 
+use serde_json::Value;
+
 use super::{at::At, format};
 use crate::{field::ErrorList, object::Object, registry::pod_spec};
+
+const OTHER_LABELS: &str = "`selector` does not match template `labels`";
+
+/// Takes out of the template of pods at a JSON pointer what is behind a feature gate, unless it was there before.
+pub(in crate::registry) fn drop_gated(new: &mut Object, old: Option<&Object>, template: &str) {
+    let (first, rest) = template.trim_start_matches('/').split_once('/').unwrap_or((template, ""));
+    let below = if rest.is_empty() { "/spec".to_owned() } else { format!("/{rest}/spec") };
+    let before =
+        old.and_then(|old| old.get(first.trim_start_matches('/'))).and_then(|part| part.pointer(&below));
+    let part = new.as_map_mut().get_mut(first.trim_start_matches('/'));
+    if let Some(Value::Object(spec)) = part.and_then(|part| part.pointer_mut(&below)) {
+        pod_spec::drop_disabled(spec, before);
+    }
+}
 
 /// What is wrong with a pod template.
 pub(in crate::registry) fn check_template(template: &At<'_>, errors: &mut ErrorList) {
@@ -31,7 +47,10 @@ pub(in crate::registry) fn check_own_selector(
 ) {
     let (selector, template) = (spec.get("selector"), spec.get("template"));
     if !selector.is_set() {
-        return selector.required(errors, "");
+        selector.required(errors, "");
+        // What selects nothing does not select the pods either.
+        let labels = template.get("metadata").get("labels");
+        return labels.invalid(errors, OTHER_LABELS);
     }
     selector.check_selector(errors);
     if selector.selects_all() {
@@ -51,14 +70,14 @@ pub(in crate::registry) fn check_selects_template(
 ) {
     let labels = template.get("metadata").get("labels");
     if !selector.matches(&labels) {
-        labels.invalid(errors, "`selector` does not match template `labels`");
+        labels.invalid(errors, OTHER_LABELS);
     }
 }
 
 /// A counter that never goes down.
 pub(in crate::registry) fn check_grows(new: &At<'_>, old: &At<'_>, errors: &mut ErrorList) {
     if old.is_set() && new.int() < old.int() {
-        new.named(new.path().clone()).invalid(errors, "cannot be decremented");
+        new.invalid_as(errors, new.int(), "cannot be decremented");
     }
 }
 

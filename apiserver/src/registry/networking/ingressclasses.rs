@@ -40,7 +40,7 @@ pub(super) fn resource() -> Resource {
 /// Parameters are of the cluster.
 fn default(obj: &mut Object) {
     if let Some(parameters) = fill::spec(obj).and_then(|s| fill::child(s, "parameters")) {
-        fill::missing(parameters, "scope", "Cluster");
+        fill::absent(parameters, "scope", "Cluster");
     }
 }
 

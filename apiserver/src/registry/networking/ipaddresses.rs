@@ -27,7 +27,7 @@ pub(super) fn resource() -> Resource {
         strategy: Arc::new(Rules {
             // The name is the address, which is what makes it unique.
             name: |name, _| address::canonical_ip(name),
-            validate_new: validate,
+            validate,
             validate_change: |new, old, errors| {
                 let parent = |obj| At::spec(obj).get("parentRef");
                 parent(new).check_unchanged(&parent(old), errors);

@@ -41,7 +41,7 @@ fn default(obj: &mut Object) {
     }
     for rules in ["ingress", "egress"] {
         for rule in fill::members(spec, rules) {
-            fill::members(rule, "ports").for_each(|port| fill::missing(port, "protocol", "TCP"));
+            fill::members(rule, "ports").for_each(|port| fill::absent(port, "protocol", "TCP"));
         }
     }
 }

@@ -26,7 +26,7 @@ pub(super) fn resource() -> Resource {
         strategy: Arc::new(Rules {
             unconditional_update: false,
             create_on_update: true,
-            validate_new: validate,
+            validate,
             validate_change,
             warnings,
             ..Rules::new(Plain { status: false, generation: false, cells: CELLS })

@@ -26,6 +26,8 @@ const NOT_EPHEMERAL: &[&str] = &[
     "lifecycle",
 ];
 
+const RULES_NEED_POLICY: &str = "must specify restartPolicy when restart rules are used";
+
 /// The containers of a pod, of all kinds.
 pub(super) fn check(whole: &Whole<'_>, errors: &mut ErrorList) {
     let spec = &whole.spec;
@@ -65,7 +67,11 @@ fn init(containers: &At<'_>, whole: &Whole<'_>, errors: &mut ErrorList) {
         whole.spec.get("containers").items().map(|container| container.text_of("name")).collect();
     for (i, container) in containers.items().enumerate() {
         common(&container, whole, errors);
-        restart(&container, errors);
+        if container.has("restartPolicy") {
+            restart(&container, errors);
+        } else if !container.get("restartPolicyRules").is_empty() {
+            container.get("restartPolicy").required(errors, RULES_NEED_POLICY);
+        }
         let name = container.text_of("name");
         if names.contains(name) {
             errors.push(Error::duplicate(container.get("name").path(), name));
@@ -217,7 +223,7 @@ fn restart(container: &At<'_>, errors: &mut ErrorList) {
     if policy.is_set() {
         policy.check_is_one_of(errors, &["Always", "Never", "OnFailure"]);
     } else if !rules.is_empty() {
-        policy.required(errors, "must specify restartPolicy when restart rules are used");
+        policy.required(errors, RULES_NEED_POLICY);
     } else {
         return;
     }

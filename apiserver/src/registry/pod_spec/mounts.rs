@@ -75,7 +75,7 @@ fn recursive_read_only(mount: &At<'_>, mode: &At<'_>, errors: &mut ErrorList) {
             if !mount.get("readOnly").is_true() {
                 mode.forbidden(errors, "may only be specified when readOnly is true");
             }
-            if !["", "None"].contains(&mount.text_of("mountPropagation")) {
+            if mount.has("mountPropagation") && mount.text_of("mountPropagation") != "None" {
                 let detail = "may only be specified when mountPropagation is None or not specified";
                 mode.forbidden(errors, detail);
             }

@@ -32,5 +32,10 @@ fn validate(obj: &Object, errors: &mut ErrorList) {
     if rule.is_set() && selectors.is_empty() {
         selectors.required(errors, "at least one clusterRoleSelector required if aggregationRule is non-nil");
     }
-    selectors.items().for_each(|selector| selector.check_selector(errors));
+    for selector in selectors.items() {
+        selector.check_selector(errors);
+        if !selector.selects() {
+            selector.invalid_as(errors, serde_json::Value::Null, "invalid label selector.");
+        }
+    }
 }

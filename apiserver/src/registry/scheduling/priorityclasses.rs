@@ -34,9 +34,11 @@ pub(super) fn resource() -> Resource {
         columns: COLUMNS,
         strategy: Arc::new(Rules {
             default,
+            // It is counted once: nothing of it that matters may change.
+            create: |class, _| drop(class.metadata_mut().insert("generation".to_owned(), 1.into())),
             validate_new: validate,
             validate_change,
-            ..Rules::new(Plain { status: false, generation: true, cells: CELLS })
+            ..Rules::new(Plain { status: false, generation: false, cells: CELLS })
         }),
         ..Resource::of("scheduling.k8s.io", "PriorityClass", "priorityclasses", "priorityclass")
     }
@@ -44,7 +46,7 @@ pub(super) fn resource() -> Resource {
 
 /// Its pods may push others out.
 fn default(obj: &mut Object) {
-    fill::missing(obj.as_map_mut(), "preemptionPolicy", "PreemptLowerPriority");
+    fill::absent(obj.as_map_mut(), "preemptionPolicy", "PreemptLowerPriority");
 }
 
 /// Greatest priority a user may define.
@@ -77,7 +79,10 @@ fn validate(obj: &Object, errors: &mut ErrorList) {
     } else if value.int() > HIGHEST {
         value.forbidden(errors, format!("maximum allowed value of a user defined priority is {HIGHEST}"));
     }
-    At::field(obj, "preemptionPolicy").check_option_of(errors, &["PreemptLowerPriority", "Never"]);
+    let policy = At::field(obj, "preemptionPolicy");
+    if policy.is_set() {
+        policy.check_among(errors, &["PreemptLowerPriority", "Never"]);
+    }
 }
 
 fn validate_change(new: &Object, old: &Object, errors: &mut ErrorList) {

@@ -41,6 +41,7 @@ pub(super) fn resource() -> Resource {
         columns: COLUMNS,
         strategy: Arc::new(Rules {
             default,
+            create: |driver, _| drop_gated(driver, None),
             unconditional_update: false,
             change,
             validate,
@@ -58,7 +59,7 @@ fn default(obj: &mut Object) {
     fill::missing(spec, "attachRequired", true);
     fill::missing(spec, "podInfoOnMount", false);
     fill::missing(spec, "storageCapacity", false);
-    fill::missing(spec, "fsGroupPolicy", "ReadWriteOnceWithFSType");
+    fill::absent(spec, "fsGroupPolicy", "ReadWriteOnceWithFSType");
     if fill::none(spec, "volumeLifecycleModes") {
         spec.insert("volumeLifecycleModes".to_owned(), ["Persistent"].as_slice().into());
     }
@@ -66,8 +67,19 @@ fn default(obj: &mut Object) {
     fill::missing(spec, "seLinuxMount", false);
 }
 
+/// What is behind a feature gate is not kept, where it is not there already.
+fn drop_gated(driver: &mut Object, old: Option<&Object>) {
+    const FIELD: &str = "preventPodSchedulingIfMissing";
+    if !old.is_some_and(|old| At::spec(old).has(FIELD))
+        && let Some(spec) = fill::child(driver.as_map_mut(), "spec")
+    {
+        spec.remove(FIELD);
+    }
+}
+
 /// Changes are counted from the first one on.
 fn change(new: &mut Object, old: &Object, _ctx: &StrategyContext<'_>) {
+    drop_gated(new, Some(old));
     if !semantic::same(At::spec(old).value(), At::spec(new).value()) {
         new.metadata_mut().insert("generation".to_owned(), (old.generation() + 1).into());
     }

@@ -54,8 +54,8 @@ pub(super) fn resource() -> Resource {
 
 /// Volumes are bound at once and go with their claims.
 fn default(obj: &mut Object) {
-    fill::missing(obj.as_map_mut(), "reclaimPolicy", "Delete");
-    fill::missing(obj.as_map_mut(), "volumeBindingMode", "Immediate");
+    fill::absent(obj.as_map_mut(), "reclaimPolicy", "Delete");
+    fill::absent(obj.as_map_mut(), "volumeBindingMode", "Immediate");
 }
 
 fn validate(class: &Object, errors: &mut ErrorList) {

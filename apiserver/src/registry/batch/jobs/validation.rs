@@ -17,6 +17,7 @@ const MAX_WITH_MANY: i64 = 10_000;
 const MAX_RULES: usize = 20;
 const MAX_EXIT_CODES: usize = 255;
 const ACTIONS: [&str; 4] = ["Count", "FailIndex", "FailJob", "Ignore"];
+const MODES: [&str; 2] = ["NonIndexed", "Indexed"];
 const CONDITION_STATUSES: [&str; 3] = ["False", "True", "Unknown"];
 
 /// A job, new or changed.
@@ -92,7 +93,9 @@ pub(in crate::registry::batch) fn spec(spec: &At<'_>, errors: &mut ErrorList) {
     }
     managed_by(&spec.get("managedBy"), errors);
     let mode = spec.get("completionMode");
-    mode.check_option_of(errors, &["NonIndexed", "Indexed"]);
+    if mode.is_set() && !MODES.contains(&mode.text()) {
+        mode.not_among(errors, &MODES);
+    }
     match mode.text() {
         "Indexed" => indexed(spec, errors),
         "" | "NonIndexed" => {
@@ -173,7 +176,7 @@ fn restart_policy(spec: &At<'_>, errors: &mut ErrorList) {
         "OnFailure" => {
             policy.invalid(errors, "only \"Never\" is supported when podFailurePolicy is specified");
         }
-        _ => policy.not_supported(errors, &["OnFailure", "Never"]),
+        _ => policy.not_among(errors, &["OnFailure", "Never"]),
     }
 }
 

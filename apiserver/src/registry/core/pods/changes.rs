@@ -9,7 +9,10 @@ use super::qos;
 use crate::{
     object::Object,
     objects::rfc3339,
-    registry::kit::{fill, items, keep, semantic, text},
+    registry::{
+        kit::{fill, items, keep, semantic, text},
+        pod_spec,
+    },
 };
 
 const REQUIRED: &str = "requiredDuringSchedulingIgnoredDuringExecution";
@@ -233,41 +236,31 @@ fn keep_of_status(new: &mut Object, old: &Object) {
 
 /// Takes out fields of features that are off, unless the old pod has them.
 fn drop_disabled(pod: &mut Object, old: Option<&Object>) {
-    let used = |field: &str| old.and_then(|old| old.pointer("/spec")).is_some_and(|spec| names(spec, field));
-    let (signals, groups) = (used("stopSignal"), used("schedulingGroup"));
-    let (bundles, certificates) = (used("clusterTrustBundle"), used("podCertificate"));
-    let Some(spec) = pod.as_map_mut().get_mut("spec").and_then(Value::as_object_mut) else { return };
-    if !groups {
-        spec.remove("schedulingGroup");
+    if let Some(spec) = fill::child(pod.as_map_mut(), "spec") {
+        pod_spec::drop_disabled(spec, old.and_then(|old| old.get("spec")));
     }
-    for list in ["containers", "initContainers", "ephemeralContainers"] {
-        for container in fill::members(spec, list) {
-            if let Some(lifecycle) = fill::child(container, "lifecycle").filter(|_| !signals) {
-                lifecycle.remove("stopSignal");
-                if lifecycle.is_empty() {
-                    container.remove("lifecycle");
-                }
-            }
-        }
-    }
-    for volume in fill::members(spec, "volumes") {
-        let Some(projected) = fill::child(volume, "projected") else { continue };
-        for source in fill::members(projected, "sources") {
-            if !bundles {
-                source.remove("clusterTrustBundle");
-            }
-            if !certificates {
-                source.remove("podCertificate");
-            }
-        }
-    }
+    drop_disabled_of_status(pod, old);
 }
 
-/// Whether a field of a name stands anywhere in a value.
-fn names(value: &Value, field: &str) -> bool {
-    match value {
-        Value::Object(map) => map.contains_key(field) || map.values().any(|value| names(value, field)),
-        Value::Array(list) => list.iter().any(|value| names(value, field)),
-        _ => false,
+fn drop_disabled_of_status(pod: &mut Object, old: Option<&Object>) {
+    const CLAIMS: &str = "nodeAllocatableResourceClaimStatuses";
+    const LISTS: [&str; 3] = ["containerStatuses", "initContainerStatuses", "ephemeralContainerStatuses"];
+    let before = old.and_then(|old| old.get("status"));
+    let mounts = before.is_some_and(|status| {
+        let all = LISTS.iter().flat_map(|list| items(status.get(*list)));
+        all.flat_map(|container| items(container.get("volumeMounts")))
+            .any(|m| m.get("volumeStatus").is_some())
+    });
+    let claims = before.is_some_and(|status| status.get(CLAIMS).is_some());
+    let Some(status) = fill::child(pod.as_map_mut(), "status") else { return };
+    if !claims {
+        status.remove(CLAIMS);
+    }
+    for list in LISTS.into_iter().filter(|_| !mounts) {
+        for container in fill::members(status, list) {
+            for mount in fill::members(container, "volumeMounts") {
+                mount.remove("volumeStatus");
+            }
+        }
     }
 }

@@ -190,6 +190,12 @@ fn check_ips(list: &At<'_>, before: &At<'_>, errors: &mut ErrorList) {
         }
         families.push(ip.text().parse::<IpAddr>().map(|ip| ip.is_ipv4()));
     }
+    let broken = list.items().zip(&families).enumerate().find(|(_, (_, family))| family.is_err());
+    if let Some((i, (entry, _))) = broken.filter(|_| families.len() > 1) {
+        let ip = entry.text_of("ip");
+        let detail = format!("failed to check for dual stack with error:invalid IP[{i}]: {ip}");
+        return errors.push(Error::internal(list.path(), detail));
+    }
     let both = matches!(families.as_slice(), [Ok(a), Ok(b)] if a != b);
     if families.len() > 1 && !both {
         list.invalid(errors, "may specify no more than one IP for each IP family");

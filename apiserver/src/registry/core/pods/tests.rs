@@ -873,16 +873,43 @@ fn likely_mistakes_are_warned_of() {
             json!({"limits": {"memory": "100m"}}),
             "spec.containers[0].resources.limits[memory]: fractional byte value \"100m\" is invalid, must be an integer",
         ),
-        (
-            "/spec/terminationGracePeriodSeconds",
-            json!(-1),
-            "spec.terminationGracePeriodSeconds: must be >= 0; negative values are invalid and will be treated as 1",
-        ),
     ];
     for (pointer, value, want) in cases {
         let found = warned(&[(pointer, value)]);
         assert!(found.iter().any(|w| w == want), "{want}\n{found:#?}");
     }
+}
+
+#[test]
+fn pods_are_stored_as_they_were_meant() {
+    let stored = |changes: &[(&str, Value)]| {
+        let (stored, errors) = pods().create(changed(&pod(), changes));
+        assert_eq!(errors, Vec::<String>::new());
+        stored
+    };
+    let short = stored(&[("/spec/terminationGracePeriodSeconds", json!(-1))]);
+    assert_eq!(short["spec"]["terminationGracePeriodSeconds"], 1);
+    for (changes, account) in [
+        (vec![("/spec/serviceAccount", json!("old"))], "old"),
+        (vec![("/spec/serviceAccountName", json!("new"))], "new"),
+        (vec![("/spec/serviceAccount", json!("old")), ("/spec/serviceAccountName", json!("new"))], "new"),
+    ] {
+        let spec = &stored(&changes)["spec"];
+        assert_eq!(
+            (&spec["serviceAccountName"], &spec["serviceAccount"]),
+            (&json!(account), &json!(account))
+        );
+    }
+    let fine = stored(&[(
+        "/spec/containers/0/resources",
+        json!({"limits": {"cpu": "1500u"}, "requests": {"cpu": "1n", "memory": "1Gi"}}),
+    )]);
+    assert_eq!(
+        fine["spec"]["containers"][0]["resources"],
+        json!({"limits": {"cpu": "2m"}, "requests": {"cpu": "1m", "memory": "1Gi"}})
+    );
+    let hooks = stored(&[("/spec/containers/0/lifecycle", json!({}))]);
+    assert_eq!(hooks["spec"]["containers"][0]["lifecycle"], json!({}), "what is empty is not missing");
 }
 
 #[test]

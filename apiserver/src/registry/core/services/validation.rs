@@ -5,7 +5,7 @@
 
 use std::{collections::BTreeSet, net::IpAddr};
 
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 use crate::{
     field::{Error, ErrorList, Path},
@@ -242,6 +242,19 @@ fn check_affinity(spec: &At<'_>, errors: &mut ErrorList) {
     }
 }
 
+/// What is wrong with the addresses, families and policy of a spec by themselves; `old` is the spec before.
+pub(crate) fn check_stated_families(
+    spec: &Map<String, Value>,
+    old: Option<&Map<String, Value>>,
+) -> ErrorList {
+    let (spec, old) = (Value::Object(spec.clone()), old.map(|old| Value::Object(old.clone())));
+    let path = || Path::new("spec");
+    let (spec, old) = (At::new(&spec, path()), old.as_ref().map(|old| At::new(old, path())));
+    let mut errors = ErrorList::new();
+    check_families(&spec, old.as_ref(), &mut errors);
+    errors
+}
+
 fn check_families(spec: &At<'_>, old: Option<&At<'_>>, errors: &mut ErrorList) {
     if spec.text_of("type") == "ExternalName" {
         return;
@@ -263,8 +276,10 @@ fn check_families(spec: &At<'_>, old: Option<&At<'_>>, errors: &mut ErrorList) {
             family.duplicate(errors);
         }
     }
-    spec.get("ipFamilyPolicy")
-        .check_option_of(errors, &["PreferDualStack", "RequireDualStack", "SingleStack"]);
+    let policy = spec.get("ipFamilyPolicy");
+    if policy.is_set() {
+        policy.check_is_one_of(errors, &["PreferDualStack", "RequireDualStack", "SingleStack"]);
+    }
     if check_ips(&ips, old, errors) {
         check_match(spec, &ips, &families, errors);
     }
