@@ -78,6 +78,8 @@ pub struct Parts {
     pub catalog: Arc<ArcSwap<Catalog>>,
     /// Calls webhooks.
     pub webhooks: Arc<crate::webhook::Clients>,
+    /// Seconds that pods tolerate nodes that are not ready, and unreachable ones, where they do not say.
+    pub toleration_seconds: (i64, i64),
 }
 
 /// One line of the plugin list: name, whether it is on by default, the operations it sees, constructor.

@@ -75,6 +75,12 @@ pub struct Config {
     pub aggregator: AggregatorOptions,
     /// `--kubelet-*`.
     pub kubelet: KubeletOptions,
+    /// `--allow-privileged`.
+    pub privileged: bool,
+    /// `--runtime-config`: what is served, by `group/version`, `api/all`, `api/ga`, `api/beta` and `api/alpha`.
+    pub served: std::collections::BTreeMap<String, bool>,
+    /// `--default-not-ready-toleration-seconds`, `--default-unreachable-toleration-seconds`.
+    pub toleration_seconds: (i64, i64),
 }
 
 /// How long requests may take.
@@ -252,6 +258,25 @@ const REST: &[Line] = &[
         "CIDRs of cluster IPs, at most one per family",
     ),
     ("service-node-port-range", Kind::String, "30000-32767", "ports of services of type NodePort"),
+    ("allow-privileged", Kind::Bool, "false", "let containers be privileged"),
+    (
+        "runtime-config",
+        Kind::Map,
+        "",
+        "what is served and what is not: group/version, api/all, api/ga, api/beta or api/alpha, each =true or =false",
+    ),
+    (
+        "default-not-ready-toleration-seconds",
+        Kind::Int,
+        "300",
+        "seconds that pods tolerate a node that is not ready, where they do not say",
+    ),
+    (
+        "default-unreachable-toleration-seconds",
+        Kind::Int,
+        "300",
+        "seconds that pods tolerate a node that is unreachable, where they do not say",
+    ),
     ("kubernetes-service-node-port", Kind::Int, "0", "node port of the kubernetes service; 0 for none"),
 ];
 
@@ -360,6 +385,12 @@ impl Config {
             request_header: request_header(values),
             aggregator: aggregator(values)?,
             kubelet: kubelet(values)?,
+            privileged: values.bool("allow-privileged"),
+            served: served(values)?,
+            toleration_seconds: (
+                values.int("default-not-ready-toleration-seconds"),
+                values.int("default-unreachable-toleration-seconds"),
+            ),
         })
     }
 }
@@ -485,6 +516,17 @@ fn node_ports(text: &str) -> Result<std::ops::RangeInclusive<u16>, OptionsError>
     parse().ok_or_else(|| invalid("service-node-port-range", text, "is not a valid port range"))
 }
 
+/// What `--runtime-config` switches on and off; nothing stands for on.
+fn served(values: &Values) -> Result<std::collections::BTreeMap<String, bool>, OptionsError> {
+    const FLAG: &str = "runtime-config";
+    let parse = |(what, value): (String, String)| match value.as_str() {
+        "" | "true" | "1" => Ok((what, true)),
+        "false" | "0" => Ok((what, false)),
+        _ => Err(invalid(FLAG, format!("{what}={value}"), "must be true or false")),
+    };
+    values.map(FLAG).into_iter().map(parse).collect()
+}
+
 fn request_header(values: &Values) -> Option<(PathBuf, RequestHeader)> {
     let header = RequestHeader {
         client_ca: String::new(),
@@ -582,6 +624,8 @@ mod tests {
         assert_eq!(parse(&["--secure-port=1", "--secure-port=2"]).unwrap().serving.port, 2);
         let twice = parse(&["--service-account-issuer=https://a,b", "--service-account-issuer=c"]).unwrap();
         assert_eq!(twice.authn.service_account_issuers, ["https://a,b", "c"]);
+        let served = parse(&["--runtime-config=api/beta=false,batch/v1=true"]).unwrap().served;
+        assert_eq!((served.get("api/beta"), served.get("batch/v1")), (Some(&false), Some(&true)));
         let ports = parse(&["--service-node-port-range=100+5"]).unwrap().node_ports;
         assert_eq!(ports, 100..=105);
         for (bad, why) in [
@@ -596,6 +640,7 @@ mod tests {
             ("--service-node-port-range=9-1", "valid port range"),
             ("--max-requests-inflight=-1", "out of range"),
             ("--request-timeout=0s", "greater than zero"),
+            ("--runtime-config=batch/v1=maybe", "must be true or false"),
             ("--version", "Kubernetes v1.36.0"),
         ] {
             let error = parse(&[bad]).unwrap_err();

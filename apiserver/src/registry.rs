@@ -9,6 +9,7 @@
 //! reference discovery for names, verbs and categories.
 
 pub mod apiextensions;
+pub mod capabilities;
 pub mod catalog;
 pub mod intern;
 pub mod stored_forms;

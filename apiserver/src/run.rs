@@ -40,7 +40,7 @@ use crate::{
     openapi::OpenApi,
     options::{self, Config, OptionsError},
     proxy::kubelet::{KubeletError, Kubelets},
-    registry::{Resource, SideEffects, catalog, stored_forms::StoredForms},
+    registry::{Resource, SideEffects, capabilities, catalog, stored_forms::StoredForms},
     reload,
     reviews::{self, Virtuals},
     server::{InFlight, Server},
@@ -67,7 +67,8 @@ impl Daemon for ApiServer {
     }
 
     async fn run(config: Config, tasks: Tasks) -> Result<(), BuildError> {
-        build(config, catalog::builtin(), &tasks).await?.run(&tasks).await;
+        let catalog = catalog::builtin().served(&config.served);
+        build(config, catalog, &tasks).await?.run(&tasks).await;
         Ok(())
     }
 }
@@ -131,6 +132,7 @@ pub struct App {
 /// # Errors
 /// When a file or the port is unusable.
 pub async fn build(config: Config, catalog: catalog::Catalog, tasks: &Tasks) -> Result<App, BuildError> {
+    capabilities::allow_privileged(config.privileged);
     let resources = stored(&catalog, config.event_ttl);
     let forms: Arc<dyn Transformer> = Arc::new(StoredForms::new(catalog.clone()));
     // Requests in flight still need the store and what decrypts it, so these end after them.
@@ -169,6 +171,7 @@ pub async fn build(config: Config, catalog: catalog::Catalog, tasks: &Tasks) -> 
             config.aggregator.by_endpoint,
             "admission",
         )),
+        toleration_seconds: config.toleration_seconds,
     };
     let configurations = config.admission_config.as_deref().map(admission::Configurations::load);
     let configurations = configurations.transpose()?.unwrap_or_default();

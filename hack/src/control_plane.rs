@@ -203,6 +203,7 @@ impl ControlPlane {
             ("advertise-address", &address),
             ("service-account-issuer", "https://kubernetes.default.svc.cluster.local"),
             ("service-cluster-ip-range", network::SERVICE_CIDR),
+            ("allow-privileged", "true"),
             ("authorization-mode", "Node,RBAC"),
             ("enable-admission-plugins", "NodeRestriction"),
             ("kubelet-preferred-address-types", "InternalIP,Hostname"),

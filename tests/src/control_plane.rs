@@ -163,6 +163,7 @@ impl ControlPlane {
         let mut command = Command::new(binary("kube-apiserver")?);
         command
             .arg(format!("--etcd-servers={}", self.etcd_url()))
+            .arg("--allow-privileged=true")
             .args(["--bind-address=127.0.0.1", "--advertise-address=127.0.0.1"])
             .arg(format!("--secure-port={}", self.port))
             .arg(format!("--tls-cert-file={}", self.at("server.crt")))

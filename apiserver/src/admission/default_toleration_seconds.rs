@@ -11,12 +11,12 @@ use crate::{objects::PODS, status::Status};
 pub(super) const NAME: &str = "DefaultTolerationSeconds";
 
 const TAINTS: [&str; 2] = ["node.kubernetes.io/not-ready", "node.kubernetes.io/unreachable"];
-const SECONDS: i64 = 300;
 
-struct DefaultTolerationSeconds;
+/// Seconds for each of the taints.
+struct DefaultTolerationSeconds([i64; 2]);
 
-pub(super) fn new(_parts: &Parts) -> Arc<dyn Plugin> {
-    Arc::new(DefaultTolerationSeconds)
+pub(super) fn new(parts: &Parts) -> Arc<dyn Plugin> {
+    Arc::new(DefaultTolerationSeconds(parts.toleration_seconds.into()))
 }
 
 #[async_trait]
@@ -29,9 +29,10 @@ impl Plugin for DefaultTolerationSeconds {
         let existing = spec.get("tolerations").and_then(Value::as_array).cloned().unwrap_or_default();
         let missing: Vec<Value> = TAINTS
             .iter()
-            .filter(|taint| !existing.iter().any(|t| tolerates(t, taint)))
-            .map(|taint| {
-                json!({"key": taint, "operator": "Exists", "effect": "NoExecute", "tolerationSeconds": SECONDS})
+            .zip(self.0)
+            .filter(|(taint, _)| !existing.iter().any(|t| tolerates(t, taint)))
+            .map(|(taint, seconds)| {
+                json!({"key": taint, "operator": "Exists", "effect": "NoExecute", "tolerationSeconds": seconds})
             })
             .collect();
         if !missing.is_empty() {

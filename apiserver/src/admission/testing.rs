@@ -123,7 +123,7 @@ pub(crate) fn configured_over(
 pub(crate) fn parts(objects: Arc<Memory>, authorizer: Arc<dyn Authorizer>) -> Parts {
     let webhooks = Arc::new(crate::webhook::Clients::new(objects.clone(), false, "admission"));
     let catalog = Arc::new(ArcSwap::from_pointee(Catalog::default()));
-    Parts { objects, authorizer, rbac: None, catalog, webhooks }
+    Parts { objects, authorizer, rbac: None, catalog, webhooks, toleration_seconds: (300, 300) }
 }
 
 fn resource(kind: Kind) -> Resource {

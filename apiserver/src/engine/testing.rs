@@ -44,6 +44,8 @@ impl TestServer {
             "--bind-address=127.0.0.1",
             "--secure-port=0",
             "--cert-dir=",
+            // What containers may be is asked of the whole process, whichever test runs in it.
+            "--allow-privileged",
             "--etcd-compaction-interval=0s",
         ];
         let arguments = own.iter().chain(extra).map(|flag| (*flag).to_owned());

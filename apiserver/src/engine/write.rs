@@ -201,10 +201,14 @@ impl Call {
         self.invalid(object.name(), &errors)?;
         self.admit(Operation::Create, Some(&mut object), None, &options, false).await?;
         self.warnings.extend(strategy.warnings(&object, None));
+        let name = object.name().to_owned();
         if self.dry_run()? {
+            let found = self.server.store.get(&self.id(), self.key_namespace(), &name).await;
+            if found.map_err(|e| self.store_failed(e, &name))?.is_some() {
+                return Err(Status::already_exists(&self.resource.group_resource(), &name));
+            }
             return self.respond_object(201, object);
         }
-        let name = object.name().to_owned();
         let bytes = self.to_store(&object).await?;
         let stored = self.server.store.create(&self.id(), self.key_namespace(), &name, bytes, None).await;
         let entry = stored.map_err(|e| self.store_failed(e, &name))?;

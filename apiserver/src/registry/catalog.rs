@@ -31,6 +31,36 @@ impl Catalog {
         Self { resources }
     }
 
+    /// Only what is served. `says` tells of `group/version` (the core group's is its version alone), of `api/all`, and
+    /// of `api/ga`, `api/beta` and `api/alpha`, the narrower before the wider; what nobody speaks of is served.
+    #[must_use]
+    pub fn served(self, says: &BTreeMap<String, bool>) -> Self {
+        if says.is_empty() {
+            return self;
+        }
+        let serves = |group: &str, version: &str| {
+            let stage = match priority(version).0 {
+                0 => "api/alpha",
+                1 => "api/beta",
+                _ => "api/ga",
+            };
+            let own = if group.is_empty() { version.to_owned() } else { format!("{group}/{version}") };
+            let said = [own.as_str(), stage, "api/all"].iter().find_map(|what| says.get(*what));
+            said.copied().unwrap_or(true)
+        };
+        let left = |resource: &Arc<Resource>| {
+            let versions = resource.versions.iter().copied().filter(|v| serves(resource.group, v));
+            let versions = super::intern::texts(versions);
+            let kept = Resource { versions, ..resource.as_ref().clone() };
+            (!versions.is_empty()).then(|| Arc::new(kept))
+        };
+        let resources = self.resources.into_iter().filter_map(|(key, all)| {
+            let all: Vec<_> = all.iter().filter_map(left).collect();
+            (!all.is_empty()).then_some((key, all))
+        });
+        Self { resources: resources.collect() }
+    }
+
     /// Whether there is a resource of this name in any version.
     pub fn contains(&self, group: &str, plural: &str) -> bool {
         self.resources.contains_key(&(group.to_owned(), plural.to_owned()))
@@ -118,6 +148,21 @@ mod tests {
         reference::reference,
         registry::{Resource, Subresource},
     };
+
+    #[test]
+    fn what_is_switched_off_is_not_served() {
+        let says = |all: &[(&str, bool)]| {
+            builtin().served(&all.iter().map(|(what, on)| ((*what).to_owned(), *on)).collect())
+        };
+        assert_eq!(says(&[]).groups(), builtin().groups());
+        let stable = says(&[("api/beta", false), ("resource.k8s.io/v1beta1", true), ("batch/v1", false)]);
+        let groups = stable.groups();
+        assert_eq!((groups.get("networking.k8s.io"), groups.get("batch")), (Some(&vec!["v1"]), None));
+        assert_eq!(groups["resource.k8s.io"], ["v1", "v1beta1"]);
+        assert!(stable.find("", "v1", "pods").is_some());
+        let core = says(&[("api/all", false), ("v1", true)]).groups();
+        assert_eq!(core.into_keys().collect::<Vec<_>>(), [""]);
+    }
 
     fn strings(value: &Value) -> Vec<&str> {
         let mut out: Vec<&str> = value.as_array().into_iter().flatten().filter_map(Value::as_str).collect();

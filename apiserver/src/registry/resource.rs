@@ -10,6 +10,7 @@ mod names;
 mod resourceclaims;
 mod resourceclaimtemplates;
 mod resourceslices;
+mod selectors;
 mod slices;
 #[cfg(test)]
 mod tests;

@@ -1,11 +1,12 @@
 //! The API server over the wire: what it answers to good and bad requests, and what it survives.
 //!
 //! Tests of one list share a control plane and run several at a time, each in its own namespace; those of
-//! [`failures`], [`audit`], [`encryption`] and [`outside`] start their own, to break it or to have it otherwise.
+//! [`failures`], [`audit`], [`encryption`], [`configurations`] and [`outside`] start their own, to break it or to have it otherwise.
 
 mod access;
 mod admission;
 mod audit;
+mod configurations;
 mod customresources;
 mod discovery;
 mod encryption;
@@ -70,6 +71,7 @@ fn main() -> ExitCode {
     let own = alone
         .run("audit", audit::TESTS)
         .and(alone.run("encryption", encryption::TESTS))
+        .and(alone.run("configurations", configurations::TESTS))
         .and(alone.run("outside", outside::TESTS))
         .and(alone.run("failures", failures::TESTS));
     all.unwrap_or_default().and(own).exit()

@@ -109,7 +109,9 @@ async fn the_number_is_applied_through_the_scale() {
             format!("{}/{}", e["manager"].as_str().unwrap(), e["subresource"].as_str().unwrap_or_default())
         };
         let of_replicas = entries.iter().filter(|e| e["fieldsV1"]["f:spec"].get("f:replicas").is_some());
-        of_replicas.map(owner).collect::<Vec<_>>()
+        let mut owners: Vec<String> = of_replicas.map(owner).collect();
+        owners.sort();
+        owners
     };
     let (code, _) = apply("/scale", "hand", false, scale(json!({"replicas": 3}))).await;
     assert_eq!(code, 404, "a scale makes no object");

@@ -50,17 +50,41 @@ pub(super) fn resource() -> Resource {
         columns: COLUMNS,
         strategy: Arc::new(Rules {
             default,
-            create: |new, _| workload::drop_gated(new, None, "/spec/template"),
-            change: |new, old, _| workload::drop_gated(new, Some(old), "/spec/template"),
+            create: |new, _| drop_gated(new, None),
+            change: |new, old, _| drop_gated(new, Some(old)),
             name: validate::dns_label,
             validate_new,
             validate_change,
             validate_status,
-            warnings: |new, old| workload::warnings(new, old, false, &["spec", "template"]),
+            warnings,
             ..Rules::new(Plain { status: true, generation: true, cells: CELLS })
         }),
         ..Resource::of("apps", "StatefulSet", "statefulsets", "statefulset")
     }
+}
+
+/// How many pods may be away at once is behind a feature gate: not kept, where it is not there already.
+fn drop_gated(new: &mut Object, old: Option<&Object>) {
+    const FIELD: &str = "/spec/updateStrategy/rollingUpdate/maxUnavailable";
+    workload::drop_gated(new, old, "/spec/template");
+    if old.and_then(|old| old.pointer(FIELD)).is_none_or(Value::is_null)
+        && let Some(rolling) = fill::child(new.as_map_mut(), "spec")
+            .and_then(|spec| fill::child(spec, "updateStrategy"))
+            .and_then(|strategy| fill::child(strategy, "rollingUpdate"))
+    {
+        rolling.remove("maxUnavailable");
+    }
+}
+
+fn warnings(new: &Object, old: Option<&Object>) -> Vec<String> {
+    let mut all = workload::warnings(new, old, false, &["spec", "template"]);
+    if At::spec(new).get("revisionHistoryLimit").int() < 0 {
+        all.push(
+            "spec.revisionHistoryLimit: a negative value retains all historical revisions; a value >= 0 is recommended"
+                .to_owned(),
+        );
+    }
+    all
 }
 
 /// One replica after the other, claims that stay.
@@ -120,7 +144,10 @@ fn check(obj: &Object, kept: bool, errors: &mut ErrorList) {
     check_strategy(&spec.get("updateStrategy"), errors);
     let retention = spec.get("persistentVolumeClaimRetentionPolicy");
     for when in ["whenDeleted", "whenScaled"] {
-        retention.get(when).check_option_of(errors, &["Retain", "Delete"]);
+        let policy = retention.get(when);
+        if policy.is_set() && !["Retain", "Delete"].contains(&policy.text()) {
+            policy.not_among(errors, &["Retain", "Delete"]);
+        }
     }
     spec.check_counts(&["replicas", "minReadySeconds"], errors);
     spec.get("ordinals").get("start").check_non_negative(errors);

@@ -58,7 +58,26 @@ fn a_strategy_of_its_own_has_no_rolling_update() {
 fn bad_workloads_are_told_where_and_why() {
     let no_match = "spec.template.metadata.labels: Invalid value: {\"app\":\"web\"}: `selector` does not match template `labels`";
     for (plural, changes, want) in [
-        ("deployments", vec![("/spec/selector", Value::Null)], vec!["spec.selector: Required value"]),
+        (
+            "deployments",
+            vec![("/spec/selector", Value::Null)],
+            vec!["spec.selector: Required value", no_match],
+        ),
+        (
+            "daemonsets",
+            vec![(
+                "/spec/updateStrategy",
+                json!({"rollingUpdate": {"maxSurge": "1", "maxUnavailable": "1"}}),
+            )],
+            vec![
+                "spec.updateStrategy.rollingUpdate.maxUnavailable: Invalid value: \"1\": a valid percent string must be a \
+                 numeric string followed by an ending '%' (e.g. '1%',  or '93%', regex used for validation is '[0-9]+%')",
+                "spec.updateStrategy.rollingUpdate.maxSurge: Invalid value: \"1\": a valid percent string must be a \
+                 numeric string followed by an ending '%' (e.g. '1%',  or '93%', regex used for validation is '[0-9]+%')",
+                "spec.updateStrategy.rollingUpdate.maxSurge: Invalid value: \"1\": may not be set when maxUnavailable is \
+                 non-zero",
+            ],
+        ),
         (
             "deployments",
             vec![("/spec/replicas", json!(-1))],

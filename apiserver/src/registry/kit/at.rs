@@ -439,9 +439,10 @@ impl<'v> At<'v> {
         Some(digits.parse().unwrap_or(i64::MAX))
     }
 
-    /// The number, or the one before a percent sign; 0 for anything else.
+    /// The number, or the one before a percent sign or in a text; 0 for anything else.
     pub(in crate::registry) fn count_or_percent(&self) -> i64 {
-        self.percent().unwrap_or_else(|| self.int())
+        let written = || self.text().parse().unwrap_or_else(|_| self.int());
+        self.percent().unwrap_or_else(written)
     }
 
     /// A map of labels.

@@ -9,7 +9,10 @@ use regex::Regex;
 use super::{containers, validation::Whole};
 use crate::{
     field::{Error, ErrorList},
-    registry::kit::{at::At, format},
+    registry::{
+        capabilities::may_be_privileged,
+        kit::{at::At, format},
+    },
 };
 
 const SYSCTL: &str = "^([a-z0-9]([-_a-z0-9]*[a-z0-9])?[\\./])*[a-z0-9]([-_a-z0-9]*[a-z0-9])?$";
@@ -67,6 +70,9 @@ pub(super) fn check_pod(whole: &Whole<'_>, errors: &mut ErrorList) {
 pub(super) fn check_container(context: &At<'_>, host_users: bool, errors: &mut ErrorList) {
     if !context.is_set() {
         return;
+    }
+    if context.get("privileged").is_true() && !may_be_privileged() {
+        context.get("privileged").forbidden(errors, "disallowed by cluster policy");
     }
     ids(context, &["runAsUser", "runAsGroup"], errors);
     let proc = context.get("procMount");

@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::Value;
 
-use super::names;
+use super::{names, selectors};
 use crate::{
     field::{Error, ErrorList},
     registry::{
@@ -23,7 +23,6 @@ use crate::{
 const MAX_REQUESTS: usize = 32;
 const MAX_ENTRIES: usize = 32;
 const MAX_ALTERNATIVES: usize = 8;
-const MAX_EXPRESSION: usize = 10 * 1024;
 const MAX_PARAMETERS: usize = 10 * 1024;
 const MAX_CONSUMERS: usize = 256;
 const MAX_CONDITIONS: usize = 8;
@@ -147,16 +146,12 @@ fn check_exact(request: &At<'_>, errors: &mut ErrorList) {
     request.get("tolerations").items().for_each(|toleration| check_toleration(&toleration, errors));
 }
 
-/// Selectors of devices; what they say is checked where they are compiled.
-pub(super) fn check_selectors(selectors: &At<'_>, errors: &mut ErrorList) {
-    each(selectors, MAX_ENTRIES, None, errors, |selector, errors| {
+/// Selectors of devices.
+pub(super) fn check_selectors(list: &At<'_>, errors: &mut ErrorList) {
+    each(list, MAX_ENTRIES, None, errors, |selector, errors| {
         let cel = selector.get("cel");
         if cel.check_there(errors) {
-            let expression = cel.get("expression");
-            expression.check_length(errors, MAX_EXPRESSION);
-            if expression.is_empty() {
-                expression.required(errors, "");
-            }
+            selectors::check(&cel.get("expression"), errors);
         }
     });
 }

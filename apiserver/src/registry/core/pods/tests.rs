@@ -894,6 +894,8 @@ fn pods_are_stored_as_they_were_meant() {
         (vec![("/spec/serviceAccountName", json!("new"))], "new"),
         (vec![("/spec/serviceAccount", json!("old")), ("/spec/serviceAccountName", json!("new"))], "new"),
     ] {
+        let changes: Vec<(&str, Value)> =
+            [("/spec/serviceAccountName", Value::Null)].into_iter().chain(changes).collect();
         let spec = &stored(&changes)["spec"];
         assert_eq!(
             (&spec["serviceAccountName"], &spec["serviceAccount"]),
