@@ -80,6 +80,7 @@ pub fn run(layout: &Layout, args: &Args) -> Result<()> {
     network::remove_masquerade(layout)?;
     if nodes.iter().any(|n| n.netns.is_none()) {
         network::remove_load_balancer_addresses()?;
+        network::remove_host_ports()?;
         for family in ["ip", "ip6"] {
             for table in ["kube-proxy", "kube-proxy-policies"] {
                 network::delete_table(family, table)?;

@@ -6,6 +6,7 @@
 use std::{fs, net::Ipv4Addr, path::Path};
 
 use anyhow::{Context, Result, bail};
+use serde_json::Value;
 
 use crate::{
     command::{command, feed, output, try_output},
@@ -101,9 +102,17 @@ pub fn restore_forwarding(layout: &Layout) -> Result<()> {
     Ok(())
 }
 
-/// Leads to pods of other nodes by way of a machine that knows where they are.
+/// Leads to pods of other nodes by way of a machine that knows where they are, or of the router on the way there.
 pub fn route_pods(gateway: &str) -> Result<()> {
-    ip(&["route", "replace", POD_CIDR, "via", gateway])
+    let route = output(&mut command("ip", ["-4", "-o", "route", "get", gateway]))?;
+    ip(&["route", "replace", POD_CIDR, "via", router(&route).unwrap_or(gateway)])
+}
+
+/// The router of a route as `ip route get` shows it; none where the destination is reached directly.
+fn router(route: &str) -> Option<&str> {
+    let mut words = route.split_whitespace();
+    words.find(|word| *word == "via")?;
+    words.next()
 }
 
 /// Removes the route of [`route_pods`].
@@ -138,6 +147,51 @@ pub fn delete_table(family: &str, table: &str) -> Result<()> {
         output(&mut command("nft", ["delete", "table", family, table]))?;
     }
     Ok(())
+}
+
+/// Removes what the portmap plugin of CNI keeps in the host's `nat` tables once it has led a port to a pod, if it leads
+/// no port any more: with those of others that still use it, it stays.
+pub fn remove_host_ports() -> Result<()> {
+    for family in ["ip", "ip6"] {
+        let listed = try_output(&mut command("nft", ["--json", "list", "table", family, "nat"]))?;
+        if !listed.status.success() {
+            continue;
+        }
+        let commands = host_port_leftovers(family, &serde_json::from_slice(&listed.stdout)?);
+        if !commands.is_empty() {
+            feed(&mut command("nft", ["-f", "-"]), &commands.join("\n"))?;
+        }
+    }
+    Ok(())
+}
+
+/// What to tell nft so that the plugin's chains go, given a `nat` table as nft shows it: first the ways into them.
+fn host_port_leftovers(family: &str, table: &Value) -> Vec<String> {
+    let all = || table["nftables"].as_array().into_iter().flatten();
+    let chains = || all().filter_map(|o| o["chain"]["name"].as_str()).filter(|n| is_of_host_ports(n));
+    let rules = || all().map(|object| &object["rule"]).filter(|rule| rule.is_object());
+    if rules().any(|rule| rule["chain"] == HOST_PORTS) {
+        return Vec::new();
+    }
+    let jumps = rules().filter(|rule| {
+        let mut parts = rule["expr"].as_array().into_iter().flatten();
+        parts.any(|part| part["jump"]["target"].as_str().is_some_and(is_of_host_ports))
+    });
+    let mut commands: Vec<String> = jumps
+        .filter_map(|rule| Some((rule["chain"].as_str()?, rule["handle"].as_u64()?)))
+        .map(|(chain, handle)| format!("delete rule {family} nat {chain} handle {handle}"))
+        .collect();
+    for verb in ["flush", "delete"] {
+        commands.extend(chains().map(|chain| format!("{verb} chain {family} nat {chain}")));
+    }
+    commands
+}
+
+/// The chain with one rule for each port that leads to a pod.
+const HOST_PORTS: &str = "CNI-HOSTPORT-DNAT";
+
+fn is_of_host_ports(chain: &str) -> bool {
+    chain.starts_with("CNI-HOSTPORT-")
 }
 
 /// The bridge that joins namespaced nodes.
@@ -214,4 +268,47 @@ fn link_exists(name: &str) -> Result<bool> {
 
 fn ip(args: &[&str]) -> Result<()> {
     output(&mut command("ip", args)).map(drop)
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn chain(name: &str) -> Value {
+        json!({"chain": {"family": "ip", "table": "nat", "name": name}})
+    }
+
+    fn rule(chain: &str, handle: u64, target: &str) -> Value {
+        json!({"rule": {"family": "ip", "table": "nat", "chain": chain, "handle": handle,
+            "expr": [{"xt": null}, {"counter": {"packets": 0}}, {"jump": {"target": target}}]}})
+    }
+
+    #[test]
+    fn the_router_is_read_from_the_route() {
+        let far = "192.0.2.7 via 10.0.0.1 dev eth0 src 10.0.0.2 uid 0 \\    cache";
+        assert_eq!(router(far), Some("10.0.0.1"));
+        assert_eq!(router("10.0.0.7 dev eth0 src 10.0.0.2 uid 0"), None);
+    }
+
+    #[test]
+    fn the_ways_into_the_plugins_chains_go_before_them() {
+        let names = ["PREROUTING", "CNI-HOSTPORT-DNAT", "CNI-HOSTPORT-MASQ", "OTHER"];
+        let mut objects: Vec<Value> = names.map(chain).into();
+        objects.extend([rule("PREROUTING", 7, "CNI-HOSTPORT-DNAT"), rule("PREROUTING", 8, "OTHER")]);
+        objects.push(rule("CNI-HOSTPORT-MASQ", 9, "OTHER"));
+        let commands = host_port_leftovers("ip", &json!({ "nftables": objects.clone() }));
+        let expected = [
+            "delete rule ip nat PREROUTING handle 7",
+            "flush chain ip nat CNI-HOSTPORT-DNAT",
+            "flush chain ip nat CNI-HOSTPORT-MASQ",
+            "delete chain ip nat CNI-HOSTPORT-DNAT",
+            "delete chain ip nat CNI-HOSTPORT-MASQ",
+        ];
+        assert_eq!(commands, expected);
+        objects.push(rule("CNI-HOSTPORT-DNAT", 10, "CNI-DN-0123"));
+        assert!(host_port_leftovers("ip", &json!({ "nftables": objects })).is_empty(), "a port is in use");
+        assert!(host_port_leftovers("ip", &json!({ "nftables": [chain("PREROUTING")] })).is_empty());
+    }
 }

@@ -64,7 +64,7 @@ impl Cluster {
     /// # Errors
     /// With the last lines of `hack up` when it fails.
     pub fn up(&self) -> Result<()> {
-        self.hack(&["up", "--no-build", "--no-demo", "--nodes", &self.nodes.to_string()])
+        self.hack(&["up", "--no-build", "--no-demo", "--nodes", &self.nodes.to_string()]).map(drop)
     }
 
     /// Takes the cluster down and keeps its image archives.
@@ -119,19 +119,38 @@ impl Cluster {
         &self.state
     }
 
-    /// Runs a subcommand of `hack` on this cluster.
+    /// Runs a subcommand of `hack` on this cluster; what it said.
     ///
     /// # Errors
     /// When it fails, with the end of what it said.
-    pub fn hack(&self, args: &[&str]) -> Result<()> {
+    pub fn hack(&self, args: &[&str]) -> Result<String> {
+        self.hack_on(Command::new(self.binaries.join("hack")), &self.state, args)
+    }
+
+    /// The same on another host, which is a network namespace, with a state folder of its own.
+    ///
+    /// # Errors
+    /// As [`Self::hack`].
+    pub fn hack_inside(&self, namespace: &str, state: &Path, args: &[&str]) -> Result<String> {
+        let mut command = Command::new("nsenter");
+        // Not by `ip netns exec`, which hides the cgroups.
+        command.arg(format!("--net=/run/netns/{namespace}")).arg("--").arg(self.binaries.join("hack"));
+        self.hack_on(command, state, args)
+    }
+
+    fn hack_on(&self, mut command: Command, state: &Path, args: &[&str]) -> Result<String> {
         let log = self.dir.path().with_extension("hack.log");
         let out = fs::File::create(&log)?;
         let target = self.binaries.parent().context("the binaries lie in a target directory")?;
+        let own = self.kubectl.parent().unwrap_or(Path::new("/"));
+        let path = env::var_os("PATH").unwrap_or_default();
+        let path = env::join_paths(env::split_paths(&path).chain([own.to_owned()]))?;
         // Into a file rather than a pipe: the daemons outlive the command.
-        let status = Command::new(self.binaries.join("hack"))
+        let status = command
             .args(args)
-            .env("KEELSON_DIR", &self.state)
+            .env("KEELSON_DIR", state)
             .env("CARGO_TARGET_DIR", target)
+            .env("PATH", path)
             .stdin(Stdio::null())
             .stdout(out.try_clone()?)
             .stderr(out)
@@ -139,7 +158,7 @@ impl Cluster {
         let said = fs::read_to_string(&log).unwrap_or_default();
         fs::remove_file(&log)?;
         ensure!(status.success(), "hack {} failed: {status}\n{}", args.join(" "), tail(&said, 30));
-        Ok(())
+        Ok(said)
     }
 
     /// Runs kubectl as the admin and returns what it prints.

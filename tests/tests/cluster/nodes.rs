@@ -30,7 +30,7 @@ pub(crate) const LOST: &[Test<Cluster>] = &[
 ];
 
 /// A pod's web server on a node.
-fn web_on(node: &str, name: &str) -> String {
+pub(crate) fn web_on(node: &str, name: &str) -> String {
     format!(
         "apiVersion: v1\nkind: Pod\nmetadata: {{name: {name}, labels: {{app: web, name: {name}}}}}\nspec: {{nodeSelector: {{kubernetes.io/hostname: {node}}}, \
          terminationGracePeriodSeconds: 1, containers: [{{name: web, image: 'keelson.local/web:1'}}]}}\n"
