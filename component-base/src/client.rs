@@ -265,7 +265,7 @@ async fn limited(
     agent: HeaderValue,
     mut request: Request<Body>,
 ) -> Result<Response<Incoming>, BoxError> {
-    limiter.acquire().await;
+    limiter.acquire(request.uri().path()).await;
     request.headers_mut().insert(USER_AGENT, agent);
     let method = request.method().as_str().to_owned();
     let start = Instant::now();
@@ -282,9 +282,16 @@ async fn limited(
     result
 }
 
-/// Client-side rate limit shared by all requests of a client.
+/// Client-side rate limit of a client: one for events, so that telling what is done never holds it up, and one shared by
+/// all other requests. Upstream's daemons have a client of its own for events to the same end.
 #[derive(Clone, Debug)]
-struct Limiter(Option<Arc<Mutex<Bucket>>>);
+struct Limiter(Option<Arc<Buckets>>);
+
+#[derive(Debug)]
+struct Buckets {
+    events: Mutex<Bucket>,
+    others: Mutex<Bucket>,
+}
 
 impl Limiter {
     fn new(qps: f32, burst: u32) -> Limiter {
@@ -293,16 +300,24 @@ impl Limiter {
         }
         let qps = if qps == 0.0 { 50.0 } else { f64::from(qps) };
         let burst = if burst == 0 { 100 } else { burst };
-        Limiter(Some(Arc::new(Mutex::new(Bucket::new(qps, f64::from(burst))))))
+        let bucket = || Mutex::new(Bucket::new(qps, f64::from(burst)));
+        Limiter(Some(Arc::new(Buckets { events: bucket(), others: bucket() })))
     }
 
-    async fn acquire(&self) {
-        let Some(bucket) = &self.0 else { return };
+    /// Waits until the request to this path may be made.
+    async fn acquire(&self, path: &str) {
+        let Some(buckets) = &self.0 else { return };
+        let bucket = if is_of_event(path) { &buckets.events } else { &buckets.others };
         let delay = bucket.lock().reserve(Instant::now());
         if !delay.is_zero() {
             tokio::time::sleep(delay).await;
         }
     }
+}
+
+/// The path is that of a namespace's events or one of them.
+fn is_of_event(path: &str) -> bool {
+    path.split_once("/namespaces/").is_some_and(|(_, rest)| rest.split('/').nth(1) == Some("events"))
 }
 
 struct Families {
@@ -350,4 +365,24 @@ pub fn is_namespace_terminating(error: &kube::Error) -> bool {
 
 fn has_code(error: &kube::Error, code: u16) -> bool {
     matches!(error, kube::Error::Api(status) if status.code == code)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn events_are_told_by_their_path() {
+        for (path, expected) in [
+            ("/api/v1/namespaces/a/events", true),
+            ("/api/v1/namespaces/a/events/b", true),
+            ("/apis/events.k8s.io/v1/namespaces/a/events", true),
+            ("/api/v1/namespaces/events/pods/events", false),
+            ("/api/v1/namespaces/events", false),
+            ("/api/v1/events", false),
+            ("/api/v1/nodes/a", false),
+        ] {
+            assert_eq!(is_of_event(path), expected, "{path}");
+        }
+    }
 }

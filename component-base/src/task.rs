@@ -123,6 +123,8 @@ impl Tasks {
     {
         let tasks = self.clone();
         let span = tracing::debug_span!("task", name = %name);
+        // On the heap once: every future around it would hold it twice, as what it was given and as what it awaits.
+        let future = Box::pin(future);
         let guarded = async move {
             let abort = tasks.inner.abort.clone();
             let outcome = tokio::select! {

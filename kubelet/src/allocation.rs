@@ -88,12 +88,15 @@ impl Allocated {
             .ok()
     }
 
-    fn write(&self, folder: &Path) -> io::Result<()> {
+    /// Writes it down; to the disk itself only where losing it with the machine's power would be a loss.
+    fn write(&self, folder: &Path, durably: bool) -> io::Result<()> {
         std::fs::create_dir_all(folder)?;
         let next = folder.join(format!("{FILE}.next"));
         let mut file = std::fs::File::create(&next)?;
         file.write_all(&serde_json::to_vec(self)?)?;
-        file.sync_all()?;
+        if durably {
+            file.sync_all()?;
+        }
         std::fs::rename(next, folder.join(FILE))
     }
 }
@@ -184,7 +187,8 @@ impl Allocations {
             let others = others(&held, pod::uid(pod));
             admission::admit(pod, &self.view(node.as_deref(), &others))?;
         }
-        if let Err(error) = allocated.write(&folder) {
+        // What a pod is given that has just been admitted is what it wants, and what it is given without the file, too.
+        if let Err(error) = allocated.write(&folder, known) {
             tracing::warn!(folder = %folder.display(), %error, "cannot write down what the pod was given");
         }
         let pod = if allocated == Allocated::wanted(pod) {
@@ -209,13 +213,15 @@ impl Allocations {
 
     /// Gives a known pod the resources it wants, if they differ from what it has and can be had. `wake` is told when
     /// what could not be had may be tried again.
-    pub fn resize(&self, pod: &Pod, wake: &Arc<Notify>) -> Resize {
+    pub fn resize(&self, pod: &Arc<Pod>, wake: &Arc<Notify>) -> Resize {
         let wanted = Allocated::wanted(pod);
         let node = self.node.as_ref().and_then(|n| n.borrow().clone());
         let mut held = self.held.lock();
         let Some(own) = held.get_mut(pod::uid(pod)) else { return Resize::Settled };
         own.deferred = None;
         if own.allocated == wanted {
+            // The copy that others hold as well serves here, too.
+            own.pod = Arc::clone(pod);
             return Resize::Settled;
         }
         let pinned = self.exclusive && changes_cpu(&own.pod, pod);
@@ -228,7 +234,7 @@ impl Allocations {
             return Resize::Pending(pending);
         }
         let folder = self.pods_dir.join(pod::uid(pod));
-        if let Err(error) = wanted.write(&folder) {
+        if let Err(error) = wanted.write(&folder, true) {
             let message = format!("unable to write the allocation: {error}");
             return Resize::Pending(Pending { reason: "Deferred", message });
         }

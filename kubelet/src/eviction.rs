@@ -160,10 +160,10 @@ impl Eviction {
 
     /// Ends pods that take more of the disk than they may.
     async fn end_overruns(&self, separate: bool) -> Vec<String> {
-        let pods = self.active();
-        if !pods.iter().any(rank::is_limited) {
+        if !self.pods.current().iter().any(|pod| rank::is_limited(pod)) {
             return vec![];
         }
+        let pods = self.active();
         let usage = self.usage(Starved::Disk).await;
         let mut ended = Vec::new();
         for pod in pods.iter().filter(|p| rank::is_limited(p) && !admission::is_critical(p)) {

@@ -30,14 +30,14 @@ fn name_of(pod: &Pod) -> (String, String) {
 
 /// Decides.
 #[must_use]
-pub fn plan(statics: &[Pod], known: &[Arc<Pod>]) -> Plan {
+pub fn plan(statics: &[Arc<Pod>], known: &[Arc<Pod>]) -> Plan {
     let mut plan = Plan::default();
     let mut mirrors: HashMap<_, &Arc<Pod>> =
         known.iter().filter(|p| pod::is_mirror(p)).map(|p| (name_of(p), p)).collect();
     for own in statics {
         let hash = pod::annotation(own, pod::HASH_ANNOTATION);
         match mirrors.remove(&name_of(own)) {
-            None => plan.create.push(own.clone()),
+            None => plan.create.push(Pod::clone(own)),
             Some(mirror) => {
                 let current = pod::annotation(mirror, pod::MIRROR_ANNOTATION) == hash;
                 if current && mirror.metadata.deletion_timestamp.is_none() {
@@ -90,7 +90,7 @@ pub fn run(
             if !pods.is_synced() {
                 continue;
             }
-            let statics: Vec<Pod> = pods.list().into_iter().filter(pod::is_static).collect();
+            let statics: Vec<Arc<Pod>> = pods.current().into_iter().filter(|p| pod::is_static(p)).collect();
             let plan = plan(&statics, &known.store().list());
             for (uid, mirror) in &plan.paired {
                 statuses.mirrored(uid, mirror);
@@ -139,7 +139,7 @@ mod tests {
 
     #[test]
     fn mirrors_follow_their_static_pods() {
-        let statics = [own("same", "1"), own("changed", "2"), own("new", "3")];
+        let statics = [own("same", "1"), own("changed", "2"), own("new", "3")].map(Arc::new);
         let known: Vec<Arc<Pod>> = [own("same", "1"), own("changed", "1"), own("gone", "1")]
             .iter()
             .map(|p| Arc::new(mirror(p, "n", Some("u".into()))))

@@ -7,7 +7,7 @@ use std::{collections::HashMap, future::Future, panic::AssertUnwindSafe, sync::A
 
 use futures::FutureExt as _;
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::api::core::v1::{Pod, PodStatus};
 use parking_lot::Mutex;
 use tokio::sync::{Notify, watch};
 
@@ -142,8 +142,8 @@ impl Pods {
     /// The pod has ended and its status says so.
     #[must_use]
     pub fn has_ended(&self, uid: &str) -> bool {
-        let phase = self.shared.statuses.get(uid).and_then(|s| s.phase);
-        matches!(phase.as_deref(), Some("Succeeded" | "Failed"))
+        let status = self.shared.statuses.get(uid);
+        matches!(status.as_ref().and_then(|s| s.phase.as_deref()), Some("Succeeded" | "Failed"))
     }
 
     /// Every source has said what it wants at least once.
@@ -156,22 +156,31 @@ impl Pods {
     /// All pods with a worker, each with its newest status.
     #[must_use]
     pub fn list(&self) -> Vec<Pod> {
-        let running = self.running.lock();
-        let mut pods: Vec<Pod> = running.values().map(|r| Pod::clone(&r.wanted.borrow().pod)).collect();
-        drop(running);
-        for pod in &mut pods {
-            if let Some(status) = self.shared.statuses.get(pod::uid(pod)) {
-                pod.status = Some(status);
-            }
-        }
+        let mut pods: Vec<Pod> = self.current().iter().map(|pod| self.with_status(pod)).collect();
         pods.sort_by(|a, b| (pod::namespace(a), pod::name(a)).cmp(&(pod::namespace(b), pod::name(b))));
         pods
+    }
+
+    /// All pods with a worker, as their sources have them, in no order: for those who look at all of them often.
+    #[must_use]
+    pub fn current(&self) -> Vec<Arc<Pod>> {
+        self.running.lock().values().map(|r| Arc::clone(&r.wanted.borrow().pod)).collect()
     }
 
     /// The pod of this name.
     #[must_use]
     pub fn named(&self, namespace: &str, name: &str) -> Option<Pod> {
-        self.list().into_iter().find(|p| pod::namespace(p) == namespace && pod::name(p) == name)
+        let all = self.current();
+        let found = all.iter().find(|p| pod::namespace(p) == namespace && pod::name(p) == name);
+        found.map(|pod| self.with_status(pod))
+    }
+
+    fn with_status(&self, pod: &Pod) -> Pod {
+        let mut pod = pod.clone();
+        if let Some(status) = self.shared.statuses.get(pod::uid(&pod)) {
+            pod.status = Some(PodStatus::clone(&status));
+        }
+        pod
     }
 
     fn name_is_taken(&self, pod: &Pod) -> bool {
@@ -194,7 +203,7 @@ impl Pods {
         self.shared.tasks.spawn_contained("pod", async move {
             let attempt = || {
                 let worker = Worker::new(Arc::clone(&shared), updates.clone(), Arc::clone(&wakes));
-                worker.run(drain.clone())
+                Box::pin(worker.run(drain.clone()))
             };
             let pause = || drain.run_until_cancelled(tokio::time::sleep(AFTER_PANIC));
             until_through(&uid, attempt, || async { pause().await.is_some() }).await;

@@ -20,7 +20,7 @@ pub fn run(shared: Arc<Shared>, pods: Arc<Pods>, rotation: Rotation, tasks: &Tas
     let mut ticks = tasks.ticks(rotation.period);
     tasks.spawn("log-rotation", async move {
         while ticks.next().await {
-            for pod in pods.list() {
+            for pod in pods.current() {
                 let logs = crate::runtime::config::pod_log_dir(&shared.settings.log_root, &pod);
                 if !has_large(&logs, rotation.max_size) {
                     continue;

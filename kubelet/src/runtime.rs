@@ -18,6 +18,7 @@ use std::{
     time::Duration,
 };
 
+use futures::future::{try_join, try_join_all};
 use hyper_util::rt::TokioIo;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::ResourceRequirements;
@@ -59,6 +60,14 @@ pub enum RuntimeError {
 impl From<tonic::Status> for RuntimeError {
     fn from(status: tonic::Status) -> Self {
         Self::Call { code: status.code(), message: status.message().to_owned() }
+    }
+}
+
+/// What was listed may be gone by the time its details are asked for: that is none.
+fn found<T>(answer: Result<T, RuntimeError>) -> Result<Option<T>, RuntimeError> {
+    match answer {
+        Err(error) if error.is_not_found() => Ok(None),
+        answer => answer.map(Some),
     }
 }
 
@@ -414,39 +423,34 @@ impl Runtime {
     /// # Errors
     /// When a call fails.
     pub async fn pod(&self, uid: &str) -> Result<PodRuntime, RuntimeError> {
-        let selector = HashMap::from([(observed::POD_UID.to_owned(), uid.to_owned())]);
-        let filter = cri::PodSandboxFilter { label_selector: selector.clone(), ..Default::default() };
-        let listed = self
-            .runtime
-            .clone()
-            .list_pod_sandbox(self.request(cri::ListPodSandboxRequest { filter: Some(filter) }))
-            .await?
-            .into_inner();
-        let mut pod = PodRuntime::default();
-        for item in listed.items {
-            match self.sandbox_status(&item.id).await {
-                Ok(status) => pod.sandboxes.push(to_sandbox(status)),
-                Err(error) if error.is_not_found() => {}
-                Err(error) => return Err(error),
-            }
-        }
-        let filter = cri::ContainerFilter { label_selector: selector, ..Default::default() };
-        let listed = self
-            .runtime
-            .clone()
-            .list_containers(self.request(cri::ListContainersRequest { filter: Some(filter) }))
-            .await?
-            .into_inner();
-        for item in listed.containers {
-            match self.container_status(&item.id).await {
-                Ok(status) => pod.containers.push(to_record(status, &item.pod_sandbox_id)),
-                Err(error) if error.is_not_found() => {}
-                Err(error) => return Err(error),
-            }
-        }
+        let (sandboxes, containers) = try_join(self.sandboxes_of(uid), self.containers_of(uid)).await?;
+        let mut pod = PodRuntime { sandboxes, containers };
         pod.sandboxes.sort_by_key(|s| std::cmp::Reverse(s.created_at));
         pod.containers.sort_by_key(|c| std::cmp::Reverse(c.created_at));
         Ok(pod)
+    }
+
+    async fn sandboxes_of(&self, uid: &str) -> Result<Vec<Sandbox>, RuntimeError> {
+        let selector = HashMap::from([(observed::POD_UID.to_owned(), uid.to_owned())]);
+        let filter = cri::PodSandboxFilter { label_selector: selector, ..Default::default() };
+        let request = self.request(cri::ListPodSandboxRequest { filter: Some(filter) });
+        let listed = self.runtime.clone().list_pod_sandbox(request).await?.into_inner();
+        let details = listed
+            .items
+            .iter()
+            .map(|item| async { found(self.sandbox_status(&item.id).await.map(to_sandbox)) });
+        Ok(try_join_all(details).await?.into_iter().flatten().collect())
+    }
+
+    async fn containers_of(&self, uid: &str) -> Result<Vec<ContainerRecord>, RuntimeError> {
+        let selector = HashMap::from([(observed::POD_UID.to_owned(), uid.to_owned())]);
+        let filter = cri::ContainerFilter { label_selector: selector, ..Default::default() };
+        let request = self.request(cri::ListContainersRequest { filter: Some(filter) });
+        let listed = self.runtime.clone().list_containers(request).await?.into_inner();
+        let details = listed.containers.iter().map(|item| async {
+            found(self.container_status(&item.id).await.map(|status| to_record(status, &item.pod_sandbox_id)))
+        });
+        Ok(try_join_all(details).await?.into_iter().flatten().collect())
     }
 
     /// One sandbox.

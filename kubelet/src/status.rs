@@ -24,8 +24,8 @@ const RETRY: Duration = Duration::from_secs(2);
 
 struct Entry {
     pod: Arc<Pod>,
-    status: Option<PodStatus>,
-    sent: Option<PodStatus>,
+    status: Option<Arc<PodStatus>>,
+    sent: Option<Arc<PodStatus>>,
     finished: bool,
     deleted: bool,
     /// The API server's reflection of a static pod: its status goes there.
@@ -43,7 +43,7 @@ pub struct Statuses {
 
 /// One call to be made.
 enum Call {
-    Patch { key: String, pod: Arc<Pod>, before: Option<Box<PodStatus>>, status: Box<PodStatus> },
+    Patch { key: String, pod: Arc<Pod>, sent: Option<Arc<PodStatus>>, status: Arc<PodStatus> },
     Delete { pod: Arc<Pod> },
 }
 
@@ -65,7 +65,7 @@ impl Call {
 
 impl Statuses {
     /// Takes a pod's new status.
-    pub fn set(&self, pod: &Arc<Pod>, status: PodStatus) {
+    pub fn set(&self, pod: &Arc<Pod>, status: Arc<PodStatus>) {
         let mut entries = self.entries.lock();
         let entry = entries.entry(pod::uid(pod).to_owned()).or_insert_with(|| Entry::new(pod));
         entry.pod = Arc::clone(pod);
@@ -102,7 +102,7 @@ impl Statuses {
 
     /// The newest status of a pod.
     #[must_use]
-    pub fn get(&self, uid: &str) -> Option<PodStatus> {
+    pub fn get(&self, uid: &str) -> Option<Arc<PodStatus>> {
         self.entries.lock().get(uid)?.status.clone()
     }
 
@@ -115,8 +115,8 @@ impl Statuses {
                 return Some(Call::Patch {
                     key: pod::uid(&entry.pod).to_owned(),
                     pod: Arc::clone(target),
-                    before: entry.sent.clone().or_else(|| target.status.clone()).map(Box::new),
-                    status: Box::new(status.clone()),
+                    sent: entry.sent.clone(),
+                    status: Arc::clone(status),
                 });
             }
             if entry.finished && !entry.deleted && entry.pod.metadata.deletion_timestamp.is_some() {
@@ -130,7 +130,7 @@ impl Statuses {
         let mut entries = self.entries.lock();
         let Some(entry) = entries.get_mut(call.key()) else { return };
         match call {
-            Call::Patch { status, .. } => entry.sent = Some(*status),
+            Call::Patch { status, .. } => entry.sent = Some(status),
             Call::Delete { .. } => entry.deleted = true,
         }
     }
@@ -190,9 +190,10 @@ impl Entry {
 
 async fn send(client: &Client, call: &Call) -> Result<(), kube::Error> {
     match call {
-        Call::Patch { pod, before, status, .. } => {
+        Call::Patch { pod, sent, status, .. } => {
             let api: Api<Pod> = Api::namespaced(client.clone(), pod::namespace(pod));
-            let body = patch::status(pod, before.as_deref(), status);
+            let before = sent.as_deref().or(pod.status.as_ref());
+            let body = patch::status(pod, before, status);
             api.patch_status(pod::name(pod), &PatchParams::default(), &Patch::Strategic(&body)).await?;
         }
         Call::Delete { pod } => {

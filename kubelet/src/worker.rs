@@ -178,7 +178,7 @@ pub struct Worker {
     pulls: PullHistory,
     waiting: HashMap<String, Waiting>,
     probes: probes::Probes,
-    status: Option<PodStatus>,
+    status: Option<Arc<PodStatus>>,
     verdict: Option<Verdict>,
     /// A resize that is asked for and not given.
     pending: Option<Pending>,
@@ -240,18 +240,18 @@ impl Worker {
         let first = self.updates.borrow().clone();
         if pod::is_terminal(&first.pod) {
             // It had ended before this kubelet started; what the API server has is the last word.
-            self.status = first.pod.status.clone();
-        } else if self.admit(&first).await {
+            self.status = first.pod.status.clone().map(Arc::new);
+        } else if Box::pin(self.admit(&first)).await {
             self.keep_running().await;
         }
-        self.end().await;
+        Box::pin(self.end()).await;
         self.shared.allocations.release(pod::uid(&first.pod));
         self.shared.devices.release(pod::uid(&first.pod));
         self.shared.cpus.release(pod::uid(&first.pod));
         loop {
             let wanted = self.updates.borrow_and_update().clone();
             if wanted.is_deleted() {
-                self.remove_all(&wanted.pod).await;
+                Box::pin(self.remove_all(&wanted.pod)).await;
                 self.shared.statuses.finished(&wanted.pod);
                 if wanted.end.as_ref().is_some_and(|e| e.gone) {
                     return;
@@ -325,7 +325,8 @@ impl Worker {
             // dropped call leaves behind is found by the next look at the runtime.
             let begun = Instant::now();
             let next = tokio::select! {
-                next = self.sync(&wanted.pod) => next,
+                // A round takes tens of kilobytes, which a pod that waits for the next one does not hold.
+                next = Box::pin(self.sync(&wanted.pod)) => next,
                 _ = updates.wait_for(Wanted::ends) => return,
             };
             let operation = if std::mem::replace(&mut self.fresh, false) { "create" } else { "sync" };
@@ -347,7 +348,7 @@ impl Worker {
         let now = Timestamp::now();
         self.reallocate(wanted);
         let pod = &self.shared.allocations.given(wanted);
-        if let Some(verdict) = deadline_passed(pod, self.status.as_ref(), now) {
+        if let Some(verdict) = deadline_passed(pod, self.status.as_deref(), now) {
             self.event(pod, Severity::Normal, &verdict.reason, &verdict.message);
             self.verdict = Some(verdict);
             return None;
@@ -393,7 +394,7 @@ impl Worker {
                 }
             }
         }
-        let due = [wake, retry, deadline(pod, self.status.as_ref())];
+        let due = [wake, retry, deadline(pod, self.status.as_deref())];
         Some(due.into_iter().flatten().min().unwrap_or_else(|| later(now, RESYNC)))
     }
 
@@ -471,14 +472,19 @@ impl Worker {
             stopped,
             host_ips: &self.shared.node.ips,
             runtime_name: &self.shared.runtime_name,
-            previous: self.status.as_ref(),
+            previous: self.status.as_deref(),
             cfs_quota: self.shared.settings.cfs_quota,
             pending: self.pending.as_ref().filter(|_| !ending),
             recursive: self.features.is_some_and(|f| f.recursive_read_only_mounts),
             resizing: (self.resizing && !ending).then_some(self.resize_error.as_deref()),
             now: Timestamp::now(),
         });
-        self.status = Some(status.clone());
+        // One copy serves all who keep it.
+        let status = match &self.status {
+            Some(known) if **known == status => Arc::clone(known),
+            _ => Arc::new(status),
+        };
+        self.status = Some(Arc::clone(&status));
         self.shared.statuses.set(pod, status);
     }
 
