@@ -9,6 +9,7 @@
 
 use std::{
     any::{Any, TypeId},
+    borrow::Cow,
     collections::HashMap,
     fmt,
     sync::{
@@ -23,7 +24,10 @@ use parking_lot::Mutex;
 use serde::{Deserialize, de::DeserializeOwned};
 use tokio::sync::watch;
 
-use crate::{meta::ObjectKey, task::Tasks};
+use crate::{
+    meta::{ObjectKey, key_of},
+    task::Tasks,
+};
 
 mod reflector;
 mod store;
@@ -76,19 +80,19 @@ impl Resource for Metadata {
     type DynamicType = ();
     type Scope = kube::core::DynamicResourceScope;
 
-    fn kind(_: &()) -> std::borrow::Cow<'_, str> {
+    fn kind(_: &()) -> Cow<'_, str> {
         "PartialObjectMetadata".into()
     }
 
-    fn group(_: &()) -> std::borrow::Cow<'_, str> {
+    fn group(_: &()) -> Cow<'_, str> {
         "meta.k8s.io".into()
     }
 
-    fn version(_: &()) -> std::borrow::Cow<'_, str> {
+    fn version(_: &()) -> Cow<'_, str> {
         "v1".into()
     }
 
-    fn plural(_: &()) -> std::borrow::Cow<'_, str> {
+    fn plural(_: &()) -> Cow<'_, str> {
         "partialobjectmetadatas".into()
     }
 
@@ -145,10 +149,44 @@ impl<K> Event<K> {
     }
 }
 
-/// What an informer can hold.
+/// A kind of the API.
 pub trait Object: Resource<DynamicType = ()> + DeserializeOwned + Send + Sync + 'static {}
 
 impl<K: Resource<DynamicType = ()> + DeserializeOwned + Send + Sync + 'static> Object for K {}
+
+/// What an informer can hold: any kind of the API, or what a daemon keeps of one, which need not have its metadata.
+pub trait Cached: DeserializeOwned + Send + Sync + 'static {
+    /// Path of the collection, in one namespace or in all.
+    fn path(namespace: Option<&str>) -> String;
+
+    /// Namespace and name.
+    fn key(&self) -> ObjectKey;
+
+    /// The resource version.
+    fn resource_version(&self) -> Option<Cow<'_, str>>;
+
+    /// Is called before the object is kept, with the key it is kept by: what nobody reads may go, and an object that has
+    /// its key may share this one.
+    fn settle(&mut self, key: &ObjectKey);
+}
+
+impl<K: Object> Cached for K {
+    fn path(namespace: Option<&str>) -> String {
+        K::url_path(&(), namespace)
+    }
+
+    fn key(&self) -> ObjectKey {
+        key_of(self.meta())
+    }
+
+    fn resource_version(&self) -> Option<Cow<'_, str>> {
+        self.meta().resource_version.as_deref().map(Cow::Borrowed)
+    }
+
+    fn settle(&mut self, _key: &ObjectKey) {
+        self.meta_mut().managed_fields = None;
+    }
+}
 
 type Handler<K> = Box<dyn Fn(Event<K>) + Send + Sync>;
 
@@ -186,7 +224,7 @@ struct Inner<K> {
     started: AtomicBool,
 }
 
-impl<K: Object> Informer<K> {
+impl<K: Cached> Informer<K> {
     fn new(source: reflector::Source) -> Informer<K> {
         let inner = Inner {
             source,
@@ -239,7 +277,7 @@ impl<K: Object> Informer<K> {
     /// An informer with selectors may learn of an unselected object's version only with the next bookmark.
     pub async fn wait_seen(&self, key: &ObjectKey, resource_version: &str) {
         let version: u64 = resource_version.parse().unwrap_or(0);
-        let stored = |key| self.store().get(key).is_some_and(|object| version_of(object.meta()) >= version);
+        let stored = |key| self.store().get(key).is_some_and(|object| number(object.resource_version()) >= version);
         if !stored(key) {
             self.wait(|progress| progress.version >= version).await;
         }
@@ -277,20 +315,19 @@ impl<K: Object> Informer<K> {
 
     /// Applies one watch event.
     fn apply(&self, change: Change, mut object: K) {
-        object.meta_mut().managed_fields = None;
-        let version = version_of(object.meta());
+        let version = number(object.resource_version());
         let handlers = self.inner.handlers.lock();
-        let object = Arc::new(object);
         let event = match change {
-            Change::Set => match self.inner.store.insert(object.clone()) {
-                Some(old) => Some(Event::Updated { old, new: object }),
-                None => Some(Event::Added { new: object, initial: false }),
+            Change::Set => match self.inner.store.insert(object) {
+                (new, Some(old)) => Some(Event::Updated { old, new }),
+                (new, None) => Some(Event::Added { new, initial: false }),
             },
-            Change::Delete => self
-                .inner
-                .store
-                .remove(&crate::meta::key_of(object.meta()))
-                .map(|_last| Event::Deleted { last: object, unknown_state: false }),
+            Change::Delete => {
+                let key = object.key();
+                object.settle(&key);
+                let last = Arc::new(object);
+                self.inner.store.remove(&key).map(|_| Event::Deleted { last, unknown_state: false })
+            }
         };
         if let Some(event) = event {
             Self::tell(&handlers, &event);
@@ -304,14 +341,14 @@ impl<K: Object> Informer<K> {
         let handlers = self.inner.handlers.lock();
         let initial = !self.synced();
         let mut vanished = self.inner.store.keys();
-        for mut object in objects {
-            object.meta_mut().managed_fields = None;
-            vanished.remove(&crate::meta::key_of(object.meta()));
-            let new = Arc::new(object);
-            match self.inner.store.insert(new.clone()) {
-                Some(old) if old.meta().resource_version == new.meta().resource_version => {}
-                Some(old) => Self::tell(&handlers, &Event::Updated { old, new }),
-                None => Self::tell(&handlers, &Event::Added { new, initial }),
+        for object in objects {
+            if !vanished.is_empty() {
+                vanished.remove(&object.key());
+            }
+            match self.inner.store.insert(object) {
+                (new, Some(old)) if old.resource_version() == new.resource_version() => {}
+                (new, Some(old)) => Self::tell(&handlers, &Event::Updated { old, new }),
+                (new, None) => Self::tell(&handlers, &Event::Added { new, initial }),
             }
         }
         for key in vanished {
@@ -343,7 +380,11 @@ enum Change {
 
 /// The numeric resource version, 0 if absent.
 pub fn version_of(meta: &ObjectMeta) -> u64 {
-    meta.resource_version.as_deref().and_then(|text| text.parse().ok()).unwrap_or(0)
+    number(meta.resource_version.as_deref().map(Cow::Borrowed))
+}
+
+fn number(version: Option<Cow<'_, str>>) -> u64 {
+    version.and_then(|text| text.parse().ok()).unwrap_or(0)
 }
 
 /// All informers of a process. Clones share them.
@@ -389,8 +430,8 @@ impl Informers {
     }
 
     /// The shared informer for a kind and selection; [`Informers::start`] makes it run.
-    pub fn get<K: Object>(&self, selection: ListWatch) -> Informer<K> {
-        let path = K::url_path(&(), selection.namespace.as_deref());
+    pub fn get<K: Cached>(&self, selection: ListWatch) -> Informer<K> {
+        let path = K::path(selection.namespace.as_deref());
         self.shared(reflector::Source::new(path, false, &selection))
     }
 
@@ -400,7 +441,7 @@ impl Informers {
         self.shared(reflector::Source::new(path, true, &selection))
     }
 
-    fn shared<K: Object>(&self, source: reflector::Source) -> Informer<K> {
+    fn shared<K: Cached>(&self, source: reflector::Source) -> Informer<K> {
         let mut known = self.known.lock();
         let entry = known.entry((TypeId::of::<K>(), source.identity())).or_insert_with(|| {
             let informer = Informer::<K>::new(source);

@@ -13,7 +13,7 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 use tokio::time::Instant;
 
-use super::{Change, Informer, ListWatch, Object, version_of};
+use super::{Cached, Change, Informer, ListWatch, version_of};
 use crate::{
     backoff::Backoff,
     metrics::{self, Stability},
@@ -114,7 +114,7 @@ impl ReflectError {
 }
 
 /// Lists and watches for ever.
-pub(super) async fn run<K: Object>(informer: &Informer<K>, client: &kube::Client, streaming: bool) {
+pub(super) async fn run<K: Cached>(informer: &Informer<K>, client: &kube::Client, streaming: bool) {
     let path = &informer.inner.source.path;
     let mut backoff = Backoff::new(Duration::from_millis(800), Duration::from_secs(30), 1.0);
     let mut streaming = streaming;
@@ -173,7 +173,7 @@ struct PageMeta {
 }
 
 /// Lists all pages into the store and returns the version to watch from. `only_newer`: the store does not go back in time.
-async fn list<K: Object>(
+async fn list<K: Cached>(
     informer: &Informer<K>,
     client: &kube::Client,
     only_newer: bool,
@@ -233,7 +233,7 @@ struct StatusOf {
 
 /// Watches until the server ends the stream, moving `position` along. Without a position, the stream begins with a list: all
 /// objects, then the bookmark that ends it.
-async fn watch<K: Object>(
+async fn watch<K: Cached>(
     informer: &Informer<K>,
     client: &kube::Client,
     position: &mut Option<String>,
@@ -270,7 +270,7 @@ async fn watch<K: Object>(
 }
 
 /// Collects one event of a streamed list; with the bookmark that ends it, the store is replaced and the version known.
-fn handle_initial<K: Object>(
+fn handle_initial<K: Cached>(
     informer: &Informer<K>,
     line: &[u8],
     listed: &mut Vec<K>,
@@ -298,7 +298,7 @@ fn status_error(object: &str) -> ReflectError {
 }
 
 /// Applies one watch event to the store.
-fn handle_line<K: Object>(
+fn handle_line<K: Cached>(
     informer: &Informer<K>,
     line: &[u8],
     version: &mut String,
@@ -321,8 +321,8 @@ fn handle_line<K: Object>(
     };
     match decode::<K>(&informer.inner.source, object) {
         Some(object) => {
-            if let Some(newer) = &object.meta().resource_version {
-                version.clone_from(newer);
+            if let Some(newer) = object.resource_version() {
+                newer.as_ref().clone_into(version);
             }
             informer.apply(change, object);
         }
@@ -338,7 +338,7 @@ fn handle_line<K: Object>(
 }
 
 /// Decodes one object; a failure costs this object only.
-fn decode<K: Object>(source: &Source, text: &str) -> Option<K> {
+fn decode<K: Cached>(source: &Source, text: &str) -> Option<K> {
     match serde_json::from_str(text) {
         Ok(object) => Some(object),
         Err(error) => {

@@ -1,16 +1,16 @@
 //! The informer's cache: objects ordered by namespace and name, with indexes by computed values.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet, hash_map::Entry},
     fmt,
     ops::Bound,
     sync::Arc,
 };
 
-use kube::Resource;
 use parking_lot::RwLock;
 
-use crate::meta::{ObjectKey, key_of};
+use super::Cached;
+use crate::meta::ObjectKey;
 
 /// Cached objects of one informer. Reads take a short shared lock and return `Arc`s.
 pub struct Store<K> {
@@ -27,7 +27,13 @@ struct State<K> {
 struct Index<K> {
     name: &'static str,
     values: fn(&K) -> Vec<String>,
-    keys: HashMap<String, BTreeSet<ObjectKey>>,
+    keys: HashMap<String, Keys>,
+}
+
+/// Keys of objects: most values have one, and a tree for one is large.
+enum Keys {
+    One(ObjectKey),
+    Many(BTreeSet<ObjectKey>),
 }
 
 impl<K> Default for Store<K> {
@@ -71,8 +77,12 @@ impl<K> Store<K> {
     pub fn by_index(&self, index: &str, value: &str) -> Vec<Arc<K>> {
         let state = self.state.read();
         let Some(index) = state.indexes.iter().find(|own| own.name == index) else { return Vec::new() };
-        let keys = index.keys.get(value);
-        keys.into_iter().flatten().filter_map(|key| state.objects.get(key).cloned()).collect()
+        let of = |key: &ObjectKey| state.objects.get(key).cloned();
+        match index.keys.get(value) {
+            None => Vec::new(),
+            Some(Keys::One(key)) => of(key).into_iter().collect(),
+            Some(Keys::Many(keys)) => keys.iter().filter_map(of).collect(),
+        }
     }
 
     /// How many objects.
@@ -86,12 +96,12 @@ impl<K> Store<K> {
     }
 }
 
-impl<K: Resource> Store<K> {
+impl<K: Cached> Store<K> {
     /// A store filled by hand, for tests of what reads one.
     pub fn of(objects: impl IntoIterator<Item = K>) -> Store<K> {
         let store = Store::default();
         for object in objects {
-            store.insert(Arc::new(object));
+            store.insert(object);
         }
         store
     }
@@ -112,16 +122,17 @@ impl<K: Resource> Store<K> {
         state.indexes.push(index);
     }
 
-    /// Stores an object and returns the one it replaces.
-    pub(super) fn insert(&self, object: Arc<K>) -> Option<Arc<K>> {
+    /// Stores an object and returns it with the one it replaces.
+    pub(super) fn insert(&self, mut object: K) -> (Arc<K>, Option<Arc<K>>) {
         let mut state = self.state.write();
-        let mut key = key_of(object.meta());
-        match state.namespaces.get(&key.namespace) {
-            Some(shared) => key.namespace = shared.clone(),
-            None => {
-                state.namespaces.insert(key.namespace.clone());
-            }
+        let mut key = object.key();
+        match (state.objects.get_key_value(&key), state.namespaces.get(&key.namespace)) {
+            (Some((known, _)), _) => key = known.clone(),
+            (None, Some(shared)) => key.namespace = shared.clone(),
+            (None, None) => drop(state.namespaces.insert(key.namespace.clone())),
         }
+        object.settle(&key);
+        let object = Arc::new(object);
         let old = state.objects.insert(key.clone(), object.clone());
         for index in &mut state.indexes {
             if let Some(old) = &old {
@@ -129,7 +140,7 @@ impl<K: Resource> Store<K> {
             }
             index.insert(&key, &object);
         }
-        old
+        (object, old)
     }
 
     pub(super) fn remove(&self, key: &ObjectKey) -> Option<Arc<K>> {
@@ -145,17 +156,40 @@ impl<K: Resource> Store<K> {
 impl<K> Index<K> {
     fn insert(&mut self, key: &ObjectKey, object: &K) {
         for value in (self.values)(object) {
-            self.keys.entry(value).or_default().insert(key.clone());
+            match self.keys.entry(value) {
+                Entry::Vacant(entry) => drop(entry.insert(Keys::One(key.clone()))),
+                Entry::Occupied(mut entry) => entry.get_mut().insert(key),
+            }
         }
     }
 
     fn remove(&mut self, key: &ObjectKey, object: &K) {
         for value in (self.values)(object) {
-            if let Some(keys) = self.keys.get_mut(&value) {
+            if let Entry::Occupied(mut entry) = self.keys.entry(value)
+                && entry.get_mut().remove(key)
+            {
+                entry.remove();
+            }
+        }
+    }
+}
+
+impl Keys {
+    fn insert(&mut self, key: &ObjectKey) {
+        match self {
+            Self::One(one) if one == key => {}
+            Self::One(one) => *self = Self::Many(BTreeSet::from([one.clone(), key.clone()])),
+            Self::Many(keys) => drop(keys.insert(key.clone())),
+        }
+    }
+
+    /// Whether there are none then.
+    fn remove(&mut self, key: &ObjectKey) -> bool {
+        match self {
+            Self::One(one) => one == key,
+            Self::Many(keys) => {
                 keys.remove(key);
-                if keys.is_empty() {
-                    self.keys.remove(&value);
-                }
+                keys.is_empty()
             }
         }
     }
