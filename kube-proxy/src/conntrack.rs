@@ -218,9 +218,10 @@ mod tests {
         let key = PortName {
             namespace: "ns".into(),
             service: "dns".into(),
-            port: String::new(),
+            port: "".into(),
             protocol: Protocol::Udp,
         };
+        let key = std::sync::Arc::new(key);
         let endpoint = |text: &&str| Endpoint {
             address: at(text).ip(),
             port: at(text).port(),
@@ -238,7 +239,7 @@ mod tests {
             ..ServicePort::default()
         };
         let model = Model {
-            services: [(key.clone(), service)].into(),
+            services: [(key.clone(), service.into())].into(),
             endpoints: [(key, endpoints.iter().map(endpoint).collect())].into(),
             ..Model::default()
         };

@@ -3,13 +3,13 @@
 //! Contract: nf_tables' netlink interface (linux/netfilter/nf_tables.h). What the typed crate lacks
 //! (numgen, nat, masq, ct, fib, reject, dynset) is emitted as raw attributes in `expression`.
 
+mod batch;
 mod expression;
 mod message;
 
-use std::{fmt, io, os::fd::AsFd};
+use std::{io, os::fd::AsFd};
 
-use netlink_packet_core::{NLM_F_ACK, NLM_F_REQUEST, NetlinkMessage, NetlinkPayload};
-use netlink_packet_netfilter::NetfilterMessage;
+use batch::Batch;
 use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_NETFILTER};
 use nix::sys::socket::{setsockopt, sockopt};
 
@@ -21,6 +21,9 @@ pub const SERVICES: &str = "kube-proxy";
 pub const POLICIES: &str = "kube-proxy-policies";
 /// Room for answers: one error per message of a batch at the most.
 const RECEIVE_BUFFER: usize = 4 << 20;
+
+/// Bytes of a batch whose memory is kept for the next one.
+const KEPT: usize = 64 << 10;
 
 /// Why a batch was not committed.
 #[derive(Debug, thiserror::Error)]
@@ -49,6 +52,8 @@ pub struct Kernel {
     room: usize,
     /// Where answers are read to.
     buffer: Vec<u8>,
+    /// The last batch's memory.
+    batch: Vec<u8>,
 }
 
 impl Kernel {
@@ -62,7 +67,7 @@ impl Kernel {
             Ok(socket)
         };
         let socket = open().map_err(KernelError::Socket)?;
-        Ok(Self { table, socket, sequence: 0, room: 0, buffer: vec![0; 64 << 10] })
+        Ok(Self { table, socket, sequence: 0, room: 0, buffer: vec![0; 16 << 10], batch: Vec::new() })
     }
 
     /// Carries out commands for a family's table as one transaction: all or nothing.
@@ -71,24 +76,26 @@ impl Kernel {
         family: Family,
         commands: impl IntoIterator<Item = Command>,
     ) -> Result<(), KernelError> {
-        let mut batch = Batch::new(self.sequence);
-        batch.push(message::batch_begin(), 0);
+        let mut batch = Batch::begin(self.sequence, std::mem::take(&mut self.batch));
         let mut set_id = 0;
         for command in commands {
-            for (message, flags) in message::encode(self.table, family, &command, &mut set_id) {
-                batch.last = batch.bytes.len();
-                batch.push(message, flags);
-            }
-            batch.ends.push((batch.sequence, Label::of(command)));
+            message::encode(&mut batch, self.table, family, &command, &mut set_id);
+            batch.end_command(command);
         }
-        if batch.ends.is_empty() {
-            return Ok(());
+        let outcome = if batch.is_empty() { Ok(()) } else { self.transact(&mut batch) };
+        // Large ones are rare: their memory is not kept.
+        self.batch = batch.into_bytes();
+        if self.batch.capacity() > KEPT {
+            self.batch = Vec::new();
         }
-        batch.acknowledge_last();
-        batch.push(message::batch_end(), 0);
-        self.sequence = batch.sequence;
-        self.send(&batch.bytes).map_err(KernelError::Socket)?;
-        self.receive(&batch)
+        outcome
+    }
+
+    fn transact(&mut self, batch: &mut Batch) -> Result<(), KernelError> {
+        batch.end();
+        self.sequence = batch.sequence();
+        self.send(batch.bytes()).map_err(KernelError::Socket)?;
+        self.receive(batch)
     }
 
     /// The whole batch must go in one piece, whatever its size.
@@ -106,94 +113,20 @@ impl Kernel {
         loop {
             let size = self.socket.recv(&mut &mut self.buffer[..], 0).map_err(KernelError::Socket)?;
             let mut rest = &self.buffer[..size];
-            while !rest.is_empty() {
-                let answer = NetlinkMessage::<NetfilterMessage>::deserialize(rest)
-                    .map_err(|e| KernelError::Socket(io::Error::new(io::ErrorKind::InvalidData, e)))?;
-                let length = (answer.header.length as usize).next_multiple_of(4).max(4);
-                rest = rest.get(length..).unwrap_or_default();
-                let NetlinkPayload::Error(error) = answer.payload else { continue };
-                let at = answer.header.sequence_number.wrapping_sub(batch.first);
-                if at > batch.sequence.wrapping_sub(batch.first) {
-                    // A late word on a batch that was given up.
-                    continue;
+            while let Some((answer, behind)) = batch::answer(rest) {
+                rest = behind;
+                match answer {
+                    Some((sequence, code)) if batch.has(sequence) => {
+                        if code == 0 {
+                            return Ok(());
+                        }
+                        let source = io::Error::from_raw_os_error(code.saturating_neg());
+                        return Err(KernelError::Refused { command: batch.command(sequence), source });
+                    }
+                    // A late word on a batch that was given up, or none on one.
+                    _ => {}
                 }
-                if error.code.is_none() {
-                    return Ok(());
-                }
-                let command = batch.ends.iter().find(|(end, _)| at <= end.wrapping_sub(batch.first));
-                let command = command.map_or_else(|| "the batch".to_owned(), |(_, label)| label.to_string());
-                return Err(KernelError::Refused { command, source: error.to_io() });
             }
-        }
-    }
-}
-
-/// A command in a few words: its elements and rules may be thousands.
-#[derive(Debug)]
-struct Label {
-    what: &'static str,
-    name: String,
-    count: usize,
-}
-
-impl Label {
-    fn of(command: Command) -> Self {
-        let (what, name, count) = match command {
-            Command::AddTable => ("the table", String::new(), 1),
-            Command::DeleteTable => ("the table's deletion", String::new(), 1),
-            Command::AddSet(name, _) => ("the set", name, 1),
-            Command::DeleteSet(name) => ("the deletion of the set", name, 1),
-            Command::AddChain(name, _) => ("the chain", name, 1),
-            Command::DeleteChain(name) => ("the deletion of the chain", name, 1),
-            Command::FlushChain(name) => ("the emptying of the chain", name, 1),
-            Command::AddRules(name, chain) => ("rules of the chain", name, chain.rules.len()),
-            Command::AddElements(name, elements) => ("elements of the set", name, elements.len()),
-            Command::DeleteElements(name, elements) => {
-                ("the deletion of elements of the set", name, elements.len())
-            }
-        };
-        Self { what, name, count }
-    }
-}
-
-impl fmt::Display for Label {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} {:?} ({})", self.what, self.name, self.count)
-    }
-}
-
-struct Batch {
-    bytes: Vec<u8>,
-    /// The last sequence number of each command.
-    ends: Vec<(u32, Label)>,
-    first: u32,
-    sequence: u32,
-    /// Where the last command's message starts.
-    last: usize,
-}
-
-impl Batch {
-    fn new(sequence: u32) -> Self {
-        Self { bytes: Vec::new(), ends: Vec::new(), first: sequence.wrapping_add(1), sequence, last: 0 }
-    }
-
-    fn push(&mut self, message: NetfilterMessage, flags: u16) {
-        self.sequence = self.sequence.wrapping_add(1);
-        let mut packet = NetlinkMessage::from(message);
-        packet.header.flags = NLM_F_REQUEST | flags;
-        packet.header.sequence_number = self.sequence;
-        packet.finalize();
-        let start = self.bytes.len();
-        self.bytes.resize(start + packet.buffer_len().next_multiple_of(4), 0);
-        packet.serialize(&mut self.bytes[start..start + packet.buffer_len()]);
-    }
-
-    /// Asks for an acknowledgement of the last command: errors come unasked, and before it.
-    fn acknowledge_last(&mut self) {
-        const FLAGS: usize = 6;
-        if let Some(field) = self.bytes.get_mut(self.last + FLAGS..self.last + FLAGS + 2) {
-            let flags = u16::from_ne_bytes([field[0], field[1]]) | NLM_F_ACK;
-            field.copy_from_slice(&flags.to_ne_bytes());
         }
     }
 }

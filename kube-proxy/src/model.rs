@@ -4,19 +4,21 @@ mod build;
 
 use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
 
+use component_base::meta::ObjectKey;
 use ipnet::IpNet;
+use smol_str::SmolStr;
 
-pub use build::{SERVICE_NAME, build};
+pub use build::{build, ports, protocol};
 
 /// Identity of a port of a service.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct PortName {
     /// Namespace.
-    pub namespace: String,
+    pub namespace: Arc<str>,
     /// Service.
-    pub service: String,
+    pub service: Arc<str>,
     /// Port name, may be empty.
-    pub port: String,
+    pub port: SmolStr,
     /// Transport protocol.
     pub protocol: Protocol,
 }
@@ -76,15 +78,18 @@ pub struct Endpoint {
     pub nodes: Vec<Arc<str>>,
 }
 
+/// The ports of a service, in order.
+pub type Ports = Box<[(Arc<PortName>, Arc<ServicePort>)]>;
+
 /// Everything.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Model {
     /// Ports of services.
-    pub services: BTreeMap<PortName, ServicePort>,
+    pub services: BTreeMap<Arc<PortName>, Arc<ServicePort>>,
     /// Endpoints per port of a service.
-    pub endpoints: BTreeMap<PortName, Vec<Endpoint>>,
-    /// Health check ports by namespace and name of the service.
-    pub health_checks: BTreeMap<(String, String), HealthCheck>,
+    pub endpoints: BTreeMap<Arc<PortName>, Vec<Endpoint>>,
+    /// Health check ports of services.
+    pub health_checks: BTreeMap<ObjectKey, HealthCheck>,
 }
 
 /// What a service's health check port tells (`externalTrafficPolicy: Local`).
@@ -113,6 +118,48 @@ pub struct Settings {
     pub masquerade_all: bool,
     /// Packet mark of traffic to be masqueraded: a single bit.
     pub masquerade_mark: u32,
+}
+
+impl PortName {
+    /// Whether it is a port of this service.
+    pub fn is_of(&self, service: &ObjectKey) -> bool {
+        self.service == service.name && self.namespace == service.namespace
+    }
+
+    /// The service it is a port of.
+    pub fn key(&self) -> ObjectKey {
+        ObjectKey { namespace: self.namespace.clone(), name: self.service.clone() }
+    }
+
+    /// What comes before all ports of a service, in order.
+    fn before(service: &ObjectKey) -> Self {
+        let ObjectKey { namespace, name } = service.clone();
+        Self { namespace, service: name, port: SmolStr::default(), protocol: Protocol::Tcp }
+    }
+}
+
+impl Model {
+    /// The ports of a service with their endpoints.
+    pub fn ports_of<'a>(
+        &'a self,
+        service: &'a ObjectKey,
+    ) -> impl Iterator<Item = (&'a Arc<PortName>, &'a Arc<ServicePort>, &'a [Endpoint])> {
+        let from = self.services.range(PortName::before(service)..);
+        from.take_while(|(name, _)| name.is_of(service)).map(|(name, port)| {
+            let endpoints = self.endpoints.get(name).map(Vec::as_slice).unwrap_or_default();
+            (name, port, endpoints)
+        })
+    }
+
+    /// Forgets a service; whether there was one.
+    pub fn remove(&mut self, service: &ObjectKey) -> bool {
+        let names: Vec<_> = self.ports_of(service).map(|(name, ..)| name.clone()).collect();
+        for name in &names {
+            self.services.remove(name);
+            self.endpoints.remove(name);
+        }
+        !names.is_empty()
+    }
 }
 
 impl Protocol {

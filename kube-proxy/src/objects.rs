@@ -1,16 +1,79 @@
-//! The node, reduced to the fields the proxy reads.
+//! What the proxy keeps of the API's objects: of services the ports it serves, of slices the endpoints, of its node the
+//! fields it reads.
 //!
-//! Contract: core/v1 Node.
+//! Contract: core/v1 Service and Node, discovery.k8s.io/v1 EndpointSlice.
 
-use std::borrow::Cow;
+use std::{borrow::Cow, net::IpAddr, sync::Arc};
 
-use component_base::objects::identity;
-pub use component_base::objects::{
-    Endpoint, EndpointSlice, ForName, LoadBalancerIngress, Namespace, Pod, Service,
+pub use component_base::objects::{Namespace, Pod};
+use component_base::{
+    informer::Cached,
+    meta::{ObjectKey, key_of},
+    objects::{self, identity},
 };
 use k8s_openapi::{api::core::v1::Taint, apimachinery::pkg::apis::meta::v1::ObjectMeta};
 use kube::core::{ClusterResourceScope, Resource};
 use serde::Deserialize;
+use smol_str::SmolStr;
+
+use crate::model::{self, Ports, Protocol};
+
+/// Label of slices that names their service.
+const SERVICE_NAME: &str = "kubernetes.io/service-name";
+
+/// A service, as the ports of it that are served: none for headless services and external names.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(from = "objects::Service")]
+pub struct Service {
+    /// Namespace and name.
+    pub key: ObjectKey,
+    version: u64,
+    /// Its ports, in order.
+    pub ports: Ports,
+    /// Where load balancers ask for endpoints on this node; 0 for nowhere.
+    pub health_check_port: u16,
+}
+
+/// A slice of a service's endpoints.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(from = "objects::EndpointSlice")]
+pub struct EndpointSlice {
+    /// Namespace and name.
+    pub key: ObjectKey,
+    version: u64,
+    /// Name of the service; empty for a slice that no service is served from.
+    pub service: SmolStr,
+    /// Ports all endpoints have: names, protocols and numbers.
+    pub ports: Box<[(SmolStr, Protocol, u16)]>,
+    /// The endpoints.
+    pub endpoints: Box<[Endpoint]>,
+}
+
+/// An endpoint of a slice.
+#[derive(Clone, Debug)]
+pub struct Endpoint {
+    /// Its first address.
+    pub address: IpAddr,
+    /// Takes new connections.
+    pub ready: bool,
+    /// Answers, though it may be terminating.
+    pub serving: bool,
+    /// Its pod is being deleted.
+    pub terminating: bool,
+    /// Where it runs; may be empty.
+    pub node: SmolStr,
+    /// Whom it is meant for, if that is said.
+    pub hints: Option<Box<Hints>>,
+}
+
+/// Zones and nodes an endpoint is meant for.
+#[derive(Clone, Debug)]
+pub struct Hints {
+    /// `hints.forZones`.
+    pub zones: Vec<Arc<str>>,
+    /// `hints.forNodes`.
+    pub nodes: Vec<Arc<str>>,
+}
 
 /// A node.
 #[derive(Clone, Debug, Default, Deserialize)]
@@ -54,6 +117,109 @@ pub struct NodeAddress {
     /// The address.
     pub address: String,
 }
+
+// === impl Service ===
+
+impl From<objects::Service> for Service {
+    fn from(service: objects::Service) -> Self {
+        let key = key_of(&service.metadata);
+        let (ports, health_check_port) = model::ports(&key, &service);
+        Self { version: version(&service.metadata), key, ports, health_check_port }
+    }
+}
+
+impl Cached for Service {
+    fn path(namespace: Option<&str>) -> String {
+        <objects::Service as Cached>::path(namespace)
+    }
+
+    fn key(&self) -> ObjectKey {
+        self.key.clone()
+    }
+
+    fn resource_version(&self) -> Option<Cow<'_, str>> {
+        Some(self.version.to_string().into())
+    }
+
+    fn settle(&mut self, key: &ObjectKey) {
+        for (name, _) in &mut self.ports {
+            let name = Arc::make_mut(name);
+            (name.namespace, name.service) = (key.namespace.clone(), key.name.clone());
+        }
+        self.key = key.clone();
+    }
+}
+
+// === impl EndpointSlice ===
+
+impl EndpointSlice {
+    /// The service it is of.
+    pub fn of(&self) -> Option<ObjectKey> {
+        (!self.service.is_empty())
+            .then(|| ObjectKey { namespace: self.key.namespace.clone(), name: self.service.as_str().into() })
+    }
+}
+
+impl From<objects::EndpointSlice> for EndpointSlice {
+    fn from(slice: objects::EndpointSlice) -> Self {
+        let label = slice.metadata.labels.as_ref().and_then(|labels| labels.get(SERVICE_NAME));
+        let served = matches!(slice.address_type.as_str(), "IPv4" | "IPv6");
+        let port = |port: &objects::EndpointPort| {
+            let protocol = model::protocol(port.protocol.as_deref().unwrap_or_default())?;
+            Some((port.name.as_deref().unwrap_or_default().into(), protocol, port.port?))
+        };
+        Self {
+            key: key_of(&slice.metadata),
+            version: version(&slice.metadata),
+            service: label.filter(|_| served).map(Into::into).unwrap_or_default(),
+            ports: slice.ports.iter().filter_map(port).collect(),
+            endpoints: slice.endpoints.iter().filter_map(Endpoint::of).collect(),
+        }
+    }
+}
+
+impl Cached for EndpointSlice {
+    fn path(namespace: Option<&str>) -> String {
+        <objects::EndpointSlice as Cached>::path(namespace)
+    }
+
+    fn key(&self) -> ObjectKey {
+        self.key.clone()
+    }
+
+    fn resource_version(&self) -> Option<Cow<'_, str>> {
+        Some(self.version.to_string().into())
+    }
+
+    fn settle(&mut self, key: &ObjectKey) {
+        self.key = key.clone();
+    }
+}
+
+impl Endpoint {
+    fn of(endpoint: &objects::Endpoint) -> Option<Self> {
+        let conditions = &endpoint.conditions;
+        let ready = conditions.ready.unwrap_or(true);
+        let names =
+            |hints: &[objects::ForName]| hints.iter().map(|hint| Arc::from(hint.name.as_str())).collect();
+        let hints = endpoint.hints.as_ref();
+        Some(Self {
+            address: endpoint.addresses.first()?.parse().ok()?,
+            ready,
+            serving: conditions.serving.unwrap_or(ready),
+            terminating: conditions.terminating.unwrap_or(false),
+            node: endpoint.node_name.as_deref().unwrap_or_default().into(),
+            hints: hints.map(|h| Box::new(Hints { zones: names(&h.for_zones), nodes: names(&h.for_nodes) })),
+        })
+    }
+}
+
+/// A resource version as a number, which servers from 1.35 on promise it is; 0 for another one.
+fn version(metadata: &ObjectMeta) -> u64 {
+    component_base::informer::version_of(metadata)
+}
+
+// === impl Node ===
 
 impl Resource for Node {
     type DynamicType = ();

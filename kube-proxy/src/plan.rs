@@ -18,17 +18,18 @@ mod skeleton;
 mod slots;
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
+    collections::{BTreeSet, HashMap, hash_map::Entry},
     net::IpAddr,
     sync::Arc,
 };
 
 use claims::{Claims, Frontend};
+use component_base::meta::ObjectKey;
 use service::{Fragment, Placed, Shared};
 use slots::Slots;
 
 use crate::{
-    model::{Endpoint, Model, PortName, Protocol, ServicePort, Settings},
+    model::{Endpoint, Model, PortName, ServicePort, Settings},
     tables::{Command, Family, Table, diff},
 };
 
@@ -65,15 +66,19 @@ mod name {
 /// Ports planned at a time when all are: bounds the memory that takes.
 const CHUNK: usize = 256;
 
-/// A change of a service's port: what it is now and which endpoints it has, or that it is gone.
-pub type Change<'a> = (PortName, Option<(Arc<ServicePort>, &'a [Endpoint])>);
+/// A port of a service with its endpoints.
+pub type Port<'a> = (&'a Arc<PortName>, &'a Arc<ServicePort>, &'a [Endpoint]);
+
+/// A port of a service, planned.
+type Planned = (Arc<PortName>, Placed);
 
 /// The plan of a family, kept up to date change by change.
 #[derive(Clone, Debug)]
 pub struct Planner {
     family: Family,
     settings: Settings,
-    ports: BTreeMap<Arc<PortName>, Placed>,
+    /// The ports of services.
+    services: HashMap<ObjectKey, Box<[Planned]>>,
     claims: Claims,
     /// How many ports want what several may want.
     shared: HashMap<Shared, u32>,
@@ -88,7 +93,7 @@ impl Planner {
         Self {
             family,
             settings,
-            ports: BTreeMap::new(),
+            services: HashMap::new(),
             claims: Claims::default(),
             shared: HashMap::new(),
             slots: Slots::default(),
@@ -115,20 +120,26 @@ impl Planner {
     /// Makes this the plan of a model. Endpoints keep their places as far as they can.
     pub fn replace(&mut self, settings: &Settings, model: &Model) {
         self.settings = settings.clone();
-        let gone: Vec<Arc<PortName>> =
-            self.ports.keys().filter(|name| !model.services.contains_key(&***name)).cloned().collect();
-        for name in gone {
-            self.remove(&name);
+        let there = |service: &ObjectKey| model.ports_of(service).next().is_some();
+        let gone: Vec<ObjectKey> = self.services.keys().filter(|service| !there(service)).cloned().collect();
+        for service in gone {
+            self.put(&service, &[]);
         }
-        for (name, service) in &model.services {
-            let endpoints = model.endpoints.get(name).map(Vec::as_slice).unwrap_or_default();
-            let name =
-                self.ports.get_key_value(name).map_or_else(|| Arc::new(name.clone()), |(k, _)| k.clone());
-            self.put(&name, Arc::new(service.clone()), endpoints);
+        let mut last = None;
+        for name in model.services.keys().filter(|name| {
+            let service = Some((&name.namespace, &name.service));
+            std::mem::replace(&mut last, service) != service
+        }) {
+            let service = name.key();
+            let ports: Vec<Port<'_>> =
+                model.ports_of(&service).filter(|(name, port, _)| self.serves(name, port)).collect();
+            self.put(&service, &ports);
         }
+        let mut all = Fragment::default();
         self.shared.clear();
-        for (name, placed) in &self.ports {
-            for wanted in self.fragment(name, placed).shared {
+        for (name, placed) in self.services.values().flatten() {
+            self.fragment(&mut all, name, placed);
+            for wanted in std::mem::take(&mut all).shared {
                 *self.shared.entry(wanted).or_default() += 1;
             }
         }
@@ -138,8 +149,10 @@ impl Planner {
     pub fn table(&self) -> Table {
         let mut table = skeleton::table(self.family, &self.settings);
         self.shared.keys().for_each(|shared| shared.pour(&mut table, self.family, &self.settings));
-        for (name, placed) in &self.ports {
-            self.fragment(name, placed).pour(&mut table);
+        for (name, placed) in self.services.values().flatten() {
+            let mut part = Fragment::default();
+            self.fragment(&mut part, name, placed);
+            part.pour(&mut table);
         }
         table
     }
@@ -148,125 +161,123 @@ impl Planner {
     pub fn anew(&self) -> impl Iterator<Item = Command> + '_ {
         let mut first = skeleton::table(self.family, &self.settings);
         self.shared.keys().for_each(|shared| shared.pour(&mut first, self.family, &self.settings));
-        let mut ports = self.ports.iter();
+        let mut ports = self.services.values().flatten();
         let parts = std::iter::from_fn(move || {
-            let mut part = Table::default();
+            let mut part = Fragment::default();
             let chunk =
-                ports.by_ref().take(CHUNK).map(|(name, placed)| self.fragment(name, placed).pour(&mut part));
-            (chunk.count() > 0).then(|| {
-                let mut nothing = Table::default();
-                skeleton::agree(&mut nothing, &mut part);
-                diff(Some(&nothing), &part)
-            })
+                ports.by_ref().take(CHUNK).map(|(name, placed)| self.fragment(&mut part, name, placed));
+            let size = chunk.count();
+            let nothing = (&[][..], &[][..]);
+            (size > 0).then(|| Fragment::default().lead(part, nothing, (self.family, &self.settings)))
         });
         diff(None, &first).into_iter().chain(parts.flatten())
     }
 
-    /// Takes in changes; the commands that carry them out.
-    pub fn change(&mut self, changes: Vec<Change<'_>>) -> Vec<Command> {
-        let touched = self.touched(&changes);
-        let (mut old, mut new) = (Table::default(), Table::default());
-        let mut had: BTreeMap<Shared, bool> = BTreeMap::new();
-        for (name, placed) in touched.iter().filter_map(|name| self.ports.get_key_value(name)) {
-            let fragment = self.fragment(name, placed);
-            for wanted in &fragment.shared {
-                had.insert(wanted.clone(), true);
-                if let Some(count) = self.shared.get_mut(wanted) {
-                    *count -= 1;
+    /// Takes in what the ports of a service are now, all of them; the commands that carry it out.
+    pub fn change(&mut self, service: &ObjectKey, now: &[Port<'_>]) -> Vec<Command> {
+        let now: Vec<Port<'_>> =
+            now.iter().copied().filter(|(name, port, _)| self.serves(name, port)).collect();
+        if now.is_empty() && !self.services.contains_key(service) {
+            return Vec::new();
+        }
+        let rivals = self.rivals(service, &now);
+        let (mut old, mut new) = (Fragment::default(), Fragment::default());
+        std::iter::once(service).chain(&rivals).for_each(|service| self.part(&mut old, service));
+        self.put(service, &now);
+        std::iter::once(service).chain(&rivals).for_each(|service| self.part(&mut new, service));
+        let (gone, come) = self.share(std::mem::take(&mut old.shared), std::mem::take(&mut new.shared));
+        let (gone, come) = (old.own(gone), new.own(come));
+        old.lead(new, (&gone, &come), (self.family, &self.settings))
+    }
+
+    /// Other services whose part of the plan may be another one after a change of this one: they claim the same.
+    fn rivals(&self, service: &ObjectKey, now: &[Port<'_>]) -> BTreeSet<ObjectKey> {
+        let before = self.services.get(service).into_iter().flatten();
+        let before = before.map(|(name, placed)| (name, &placed.service));
+        let ports = before.chain(now.iter().map(|(name, port, _)| (*name, *port)));
+        let frontends = ports.flat_map(|(name, port)| claims::frontends(self.family, name, port));
+        let mut rivals = BTreeSet::new();
+        for frontend in frontends {
+            let others = self.claims.claimants(&frontend).filter(|name| !name.is_of(service));
+            rivals.extend(others.map(|name| name.key()));
+        }
+        rivals
+    }
+
+    /// Counts who wants what is shared; what nobody wants any more, and what nobody had wanted.
+    fn share(&mut self, mut old: Vec<Shared>, mut new: Vec<Shared>) -> (Vec<Shared>, Vec<Shared>) {
+        let (mut gone, mut come) = (Vec::new(), Vec::new());
+        old.sort_unstable();
+        new.sort_unstable();
+        if old == new {
+            return (gone, come);
+        }
+        for wanted in new {
+            let count = self.shared.entry(wanted.clone()).or_default();
+            if *count == 0 {
+                come.push(wanted);
+            }
+            *count += 1;
+        }
+        for wanted in old {
+            if let Entry::Occupied(mut entry) = self.shared.entry(wanted.clone()) {
+                *entry.get_mut() -= 1;
+                if *entry.get() == 0 {
+                    entry.remove();
+                    gone.push(wanted);
                 }
             }
-            fragment.pour(&mut old);
         }
-        for (name, now) in changes {
-            match now {
-                Some((service, endpoints)) => {
-                    let name =
-                        self.ports.get_key_value(&name).map_or_else(|| Arc::new(name), |(k, _)| k.clone());
-                    self.put(&name, service, endpoints);
-                }
-                None => self.remove(&name),
-            }
-        }
-        for (name, placed) in touched.iter().filter_map(|name| self.ports.get_key_value(name)) {
-            let fragment = self.fragment(name, placed);
-            for wanted in &fragment.shared {
-                let count = self.shared.entry(wanted.clone()).or_default();
-                had.entry(wanted.clone()).or_insert(*count > 0);
-                *count += 1;
-            }
-            fragment.pour(&mut new);
-        }
-        for (shared, had) in had {
-            let has = self.shared.get(&shared).is_some_and(|count| *count > 0);
-            if !has {
-                self.shared.remove(&shared);
-            }
-            if had != has {
-                let part = if has { &mut new } else { &mut old };
-                shared.pour(part, self.family, &self.settings);
-            }
-        }
-        skeleton::agree(&mut old, &mut new);
-        diff(Some(&old), &new)
+        (gone, come)
     }
 
-    /// Ports whose part of the plan may be another one after these changes: they, and those that claim the same.
-    fn touched(&self, changes: &[Change<'_>]) -> BTreeSet<Arc<PortName>> {
-        let mut out = BTreeSet::new();
-        for (name, now) in changes {
-            let key =
-                self.ports.get_key_value(name).map_or_else(|| Arc::new(name.clone()), |(k, _)| k.clone());
-            let before = self.ports.get(name).map(|placed| &*placed.service);
-            for service in before.into_iter().chain(now.as_ref().map(|(service, _)| &**service)) {
-                for frontend in claims::frontends(self.family, name, service) {
-                    out.extend(self.claims.claimants(&frontend).cloned());
-                }
+    /// Makes these the ports of a service, all of this family; none when it is gone.
+    fn put(&mut self, service: &ObjectKey, ports: &[Port<'_>]) {
+        let had = self.services.remove_entry(service);
+        let (key, mut had) = had.map_or_else(|| (service.clone(), Vec::new()), |(k, p)| (k, p.into_vec()));
+        let mut placed = Vec::with_capacity(ports.len());
+        for (name, port, endpoints) in ports {
+            let before = had.iter().position(|(had, _)| had == *name).map(|at| had.swap_remove(at));
+            let (name, before) = before.map_or_else(|| (Arc::clone(name), None), |(n, p)| (n, Some(p)));
+            if before.as_ref().is_none_or(|before| before.service != **port) {
+                let new = self.frontends(&name, port);
+                let old = before.as_ref().map(|b| self.frontends(&name, &b.service)).unwrap_or_default();
+                old.difference(&new).for_each(|frontend| self.claims.release(frontend, &name));
+                new.difference(&old).for_each(|frontend| self.claims.claim(*frontend, &name));
             }
-            out.insert(key);
+            let port = Arc::clone(port);
+            let now = Placed::of(self.family, port, endpoints, &self.settings, before, &mut self.slots);
+            placed.push((name, now));
         }
-        out
-    }
-
-    /// Ports of a service that are planned.
-    pub fn ports_of(&self, namespace: &str, service: &str) -> impl Iterator<Item = &PortName> {
-        let first = PortName {
-            namespace: namespace.to_owned(),
-            service: service.to_owned(),
-            port: String::new(),
-            protocol: Protocol::Tcp,
-        };
-        let from = self.ports.range::<PortName, _>(&first..).map(|(name, _)| &**name);
-        from.take_while(move |name| name.namespace == first.namespace && name.service == first.service)
-    }
-
-    fn put(&mut self, name: &Arc<PortName>, service: Arc<ServicePort>, endpoints: &[Endpoint]) {
-        let new = self.frontends(name, &service);
-        if new.is_empty() {
-            // Of the other family.
-            return self.remove(name);
-        }
-        let had = self.ports.remove(name);
-        let old = had.as_ref().map(|placed| self.frontends(name, &placed.service)).unwrap_or_default();
-        old.difference(&new).for_each(|frontend| self.claims.release(frontend, name));
-        new.difference(&old).for_each(|frontend| self.claims.claim(*frontend, name));
-        let placed = Placed::of(self.family, service, endpoints, &self.settings, had, &mut self.slots);
-        self.ports.insert(name.clone(), placed);
-    }
-
-    fn remove(&mut self, name: &PortName) {
-        if let Some(placed) = self.ports.remove(name) {
-            let frontends = self.frontends(name, &placed.service);
-            frontends.iter().for_each(|frontend| self.claims.release(frontend, name));
+        for (name, placed) in had {
+            let frontends = self.frontends(&name, &placed.service);
+            frontends.iter().for_each(|frontend| self.claims.release(frontend, &name));
             placed.release(&mut self.slots);
         }
+        if !placed.is_empty() {
+            self.services.insert(key, placed.into());
+        }
+    }
+
+    /// Whether a port of a service is of this family.
+    fn serves(&self, name: &PortName, port: &ServicePort) -> bool {
+        claims::frontends(self.family, name, port).next().is_some()
     }
 
     fn frontends(&self, name: &PortName, service: &ServicePort) -> BTreeSet<Frontend> {
         claims::frontends(self.family, name, service).collect()
     }
 
-    fn fragment(&self, name: &PortName, placed: &Placed) -> Fragment {
-        service::fragment(self.family, name, placed, &self.settings, &self.claims)
+    /// Adds a service's part.
+    fn part(&self, out: &mut Fragment, service: &ObjectKey) {
+        for (name, placed) in self.services.get(service).into_iter().flatten() {
+            self.fragment(out, name, placed);
+        }
+    }
+
+    /// Adds a port's part.
+    fn fragment(&self, out: &mut Fragment, name: &PortName, placed: &Placed) {
+        service::fragment(out, self.family, name, placed, &self.settings, &self.claims);
     }
 }
 

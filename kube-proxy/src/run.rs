@@ -9,7 +9,7 @@ use std::{
 
 use component_base::{
     client::{self, ClientError, ClientOptions},
-    informer::{Event, Informer, Informers, ListWatch, Object},
+    informer::{Cached, Event, Informer, Informers, ListWatch},
     meta::ObjectKey,
     metrics::{self, Stability},
     serving::ServingError,
@@ -17,7 +17,6 @@ use component_base::{
     task::Tasks,
     workqueue,
 };
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
@@ -80,8 +79,8 @@ pub struct App {
 /// What the sync loop has to look at.
 #[derive(Debug, Default)]
 struct Changed {
-    /// Services by namespace and name.
-    services: Mutex<BTreeSet<(String, String)>>,
+    /// Services.
+    services: Mutex<BTreeSet<ObjectKey>>,
     wake: Notify,
 }
 
@@ -91,7 +90,7 @@ struct Carried {
     settings: Settings,
     /// When the machine's addresses were looked at.
     looked: Cell<Instant>,
-    health_checks: BTreeMap<(String, String), HealthCheck>,
+    health_checks: BTreeMap<ObjectKey, HealthCheck>,
 }
 
 /// Builds the proxy: client, informers, listeners.
@@ -121,13 +120,9 @@ pub async fn build(config: Config) -> Result<App, RunError> {
         config,
     };
     app.listen()?;
-    app.slices
-        .add_index(BY_SERVICE, |slice| service_of(slice).into_iter().map(|(ns, s)| path(&ns, &s)).collect());
-    app.hear(&app.services, Some("service"), |service| {
-        let ObjectMeta { namespace, name, .. } = &service.metadata;
-        Some((namespace.clone().unwrap_or_default(), name.clone().unwrap_or_default()))
-    });
-    app.hear(&app.slices, Some("endpoint"), service_of);
+    app.slices.add_index(BY_SERVICE, |slice| slice.of().into_iter().map(|key| key.to_string()).collect());
+    app.hear(&app.services, Some("service"), |service| Some(service.key.clone()));
+    app.hear(&app.slices, Some("endpoint"), EndpointSlice::of);
     app.hear(&app.node, None, |_| None);
     Ok(app)
 }
@@ -184,11 +179,11 @@ impl App {
     }
 
     /// Every change of a kind wakes the sync loop, which looks at the services concerned.
-    fn hear<K: Object>(
+    fn hear<K: Cached>(
         &self,
         informer: &Informer<K>,
         counted: Option<&str>,
-        service: fn(&K) -> Option<(String, String)>,
+        service: fn(&K) -> Option<ObjectKey>,
     ) {
         let (changed, health) = (self.changed.clone(), self.health.clone());
         let counter = counted.map(|kind| {
@@ -301,7 +296,7 @@ impl App {
 
     fn sync_some(
         &mut self,
-        services: BTreeSet<(String, String)>,
+        services: BTreeSet<ObjectKey>,
         carried: &mut Carried,
         checks: &mut ServiceChecks,
     ) -> Result<(), KernelError> {
@@ -309,12 +304,10 @@ impl App {
         // What could not be opened is tried again when nothing else is to do.
         let mut checked = services.is_empty();
         for key in services {
-            let (namespace, name) = (key.0.as_str(), key.1.as_str());
-            let service: Vec<_> =
-                self.services.store().get(&ObjectKey::new(namespace, name)).into_iter().collect();
-            let slices = self.slices.store().by_index(BY_SERVICE, &path(namespace, name));
+            let service: Vec<_> = self.services.store().get(&key).into_iter().collect();
+            let slices = self.slices.store().by_index(BY_SERVICE, &key.to_string());
             let mut model = model::build(&service, &slices, &self.config.node_name);
-            outcome = outcome.and(self.syncer.change(namespace, name, &model));
+            outcome = outcome.and(self.syncer.change(&key, &model));
             let check = model.health_checks.remove(&key);
             checked |= check.as_ref() != carried.health_checks.get(&key);
             match check {
@@ -327,15 +320,4 @@ impl App {
         }
         outcome
     }
-}
-
-/// The service of a slice: namespace and name.
-fn service_of(slice: &EndpointSlice) -> Option<(String, String)> {
-    let service = slice.metadata.labels.as_ref()?.get(model::SERVICE_NAME)?;
-    Some((slice.metadata.namespace.clone().unwrap_or_default(), service.clone()))
-}
-
-/// How slices are indexed by service.
-fn path(namespace: &str, name: &str) -> String {
-    format!("{namespace}/{name}")
 }

@@ -17,6 +17,7 @@ use std::{
 
 use component_base::{
     health::Endpoint,
+    meta::ObjectKey,
     serving::{self, Reply, ServingError, Site},
     task::Tasks,
 };
@@ -50,7 +51,7 @@ pub struct Health {
 pub struct ServiceChecks {
     tasks: Tasks,
     health: Arc<Health>,
-    open: BTreeMap<(String, String), OpenCheck>,
+    open: BTreeMap<ObjectKey, OpenCheck>,
 }
 
 #[derive(Debug)]
@@ -156,7 +157,7 @@ impl ServiceChecks {
     }
 
     /// Opens, changes and closes ports until they are those of the model.
-    pub fn set(&mut self, wanted: &BTreeMap<(String, String), HealthCheck>) {
+    pub fn set(&mut self, wanted: &BTreeMap<ObjectKey, HealthCheck>) {
         self.open.retain(|key, open| {
             let stays = wanted.get(key).is_some_and(|check| check.port == open.port);
             if !stays {
@@ -173,13 +174,13 @@ impl ServiceChecks {
                 Ok(open) => drop(self.open.insert(key.clone(), open)),
                 // Tried again with the next sync.
                 Err(error) => {
-                    tracing::error!(%error, service = %format!("{}/{}", key.0, key.1), port = check.port, "health check port not opened");
+                    tracing::error!(%error, service = %key, port = check.port, "health check port not opened");
                 }
             }
         }
     }
 
-    fn open(&self, key: &(String, String), check: &HealthCheck) -> Result<OpenCheck, ServingError> {
+    fn open(&self, key: &ObjectKey, check: &HealthCheck) -> Result<OpenCheck, ServingError> {
         let local_endpoints = Arc::new(AtomicUsize::new(check.local_endpoints));
         let close = self.tasks.drain().child_token();
         let (key, count, health) = (key.clone(), local_endpoints.clone(), self.health.clone());
@@ -188,7 +189,7 @@ impl ServiceChecks {
             let live = health.is_live(Instant::now());
             let code = if local > 0 && live { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
             let body = serde_json::json!({
-                "service": {"namespace": key.0, "name": key.1},
+                "service": {"namespace": *key.namespace, "name": *key.name},
                 "localEndpoints": local, "serviceProxyHealthy": live,
             });
             let mut answer = serving::json(code, &body);

@@ -3,19 +3,19 @@
 //! A change of a service is a change of its own part of the tables. A failed batch makes unknown what they hold, and
 //! the next sync makes them anew; so does the hourly repair, for tables somebody else has touched.
 
-use std::{
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::time::{Duration, Instant};
 
-use component_base::metrics::{self, Stability};
-use prometheus::{GaugeVec, HistogramVec, IntCounterVec};
+use component_base::{
+    meta::ObjectKey,
+    metrics::{self, Stability},
+};
+use prometheus::{Gauge, Histogram, IntCounter};
 
 use crate::{
     conntrack::{self, Expected},
     kernel::{Kernel, KernelError, POLICIES, SERVICES},
     model::{Model, PortName, Protocol, Settings},
-    plan::{Change, Planner},
+    plan::{Planner, Port},
     tables::{Command, Family, diff},
 };
 
@@ -43,12 +43,18 @@ struct State {
 
 #[derive(Debug)]
 struct Metrics {
-    duration: HistogramVec,
-    full_duration: HistogramVec,
-    partial_duration: HistogramVec,
-    last: GaugeVec,
-    failures: IntCounterVec,
-    flows_deleted: IntCounterVec,
+    v4: FamilyMetrics,
+    v6: FamilyMetrics,
+}
+
+#[derive(Debug)]
+struct FamilyMetrics {
+    duration: Histogram,
+    full_duration: Histogram,
+    partial_duration: Histogram,
+    last: Gauge,
+    failures: IntCounter,
+    flows_deleted: IntCounter,
 }
 
 // === impl Syncer ===
@@ -88,7 +94,7 @@ impl Syncer {
             let began = Instant::now();
             let anew = !state.committed;
             let done = state.sync(&mut self.kernel, model, settings);
-            self.metrics.synced(state.planner.family(), began, anew, done.is_ok());
+            self.metrics.of(state.planner.family()).synced(began, anew, done.is_ok());
             outcome = outcome.and(done);
             state.clean_flows(&self.udp, settings, &self.metrics);
         }
@@ -97,29 +103,28 @@ impl Syncer {
 
     /// Carries out a change of one service: the model holds what it is now, and nothing else; nothing when it is
     /// gone.
-    pub fn change(&mut self, namespace: &str, service: &str, model: &Model) -> Result<(), KernelError> {
-        let of_udp = self.change_udp(namespace, service, model);
+    pub fn change(&mut self, service: &ObjectKey, model: &Model) -> Result<(), KernelError> {
+        let of_udp = self.change_udp(service, model);
         let mut outcome = Ok(());
         for state in &mut self.families {
             let began = Instant::now();
-            let done = state.change(&mut self.kernel, namespace, service, model);
-            self.metrics.synced(state.planner.family(), began, false, done.is_ok());
-            outcome = outcome.and(done);
-            if of_udp {
-                let settings = state.planner.settings().clone();
-                state.clean_flows(&self.udp, &settings, &self.metrics);
+            let done = state.change(&mut self.kernel, service, model);
+            if let Ok(false) = done {
+                continue;
             }
+            self.metrics.of(state.planner.family()).synced(began, false, done.is_ok());
+            outcome = outcome.and(done.map(drop));
+        }
+        for state in self.families.iter_mut().filter(|_| of_udp) {
+            let settings = state.planner.settings().clone();
+            state.clean_flows(&self.udp, &settings, &self.metrics);
         }
         outcome
     }
 
     /// Keeps the list of UDP services; whether this one is or was in it.
-    fn change_udp(&mut self, namespace: &str, service: &str, model: &Model) -> bool {
-        let other = |name: &PortName| name.namespace != namespace || name.service != service;
-        let before = self.udp.services.len();
-        self.udp.services.retain(|name, _| other(name));
-        self.udp.endpoints.retain(|name, _| other(name));
-        let was = self.udp.services.len() != before;
+    fn change_udp(&mut self, service: &ObjectKey, model: &Model) -> bool {
+        let was = self.udp.remove(service);
         let now = udp_of(model);
         let is = !now.services.is_empty();
         self.udp.services.extend(now.services);
@@ -156,26 +161,23 @@ impl State {
         Ok(())
     }
 
+    /// Whether there was anything to change.
     fn change(
         &mut self,
         kernel: &mut Kernel,
-        namespace: &str,
-        service: &str,
+        service: &ObjectKey,
         model: &Model,
-    ) -> Result<(), KernelError> {
-        let gone =
-            self.planner.ports_of(namespace, service).filter(|name| !model.services.contains_key(name));
-        let mut changes: Vec<Change<'_>> = gone.map(|name| (name.clone(), None)).collect();
-        for (name, port) in &model.services {
-            let endpoints = model.endpoints.get(name).map(Vec::as_slice).unwrap_or_default();
-            changes.push((name.clone(), Some((Arc::new(port.clone()), endpoints))));
+    ) -> Result<bool, KernelError> {
+        let ports: Vec<Port<'_>> = model.ports_of(service).collect();
+        let commands = self.planner.change(service, &ports);
+        if commands.is_empty() {
+            return Ok(false);
         }
-        let commands = self.planner.change(changes);
         if std::mem::replace(&mut self.committed, false) {
             kernel.commit(self.planner.family(), commands)?;
             self.committed = true;
         }
-        Ok(())
+        Ok(true)
     }
 
     /// Deletes UDP flows that do not fit any more, when what is expected has changed.
@@ -189,7 +191,7 @@ impl State {
             match conntrack::clean(self.planner.family(), &expected) {
                 Ok(deleted) => {
                     let deleted = u64::try_from(deleted).unwrap_or(u64::MAX);
-                    metrics.flows_deleted.with_label_values(&[label]).inc_by(deleted);
+                    metrics.of(self.planner.family()).flows_deleted.inc_by(deleted);
                 }
                 // New flows are right all the same; the next change tries again.
                 Err(error) => return tracing::warn!(%error, family = label, "stale UDP flows not deleted"),
@@ -238,55 +240,63 @@ fn now_seconds() -> f64 {
 // === impl Metrics ===
 
 impl Metrics {
-    /// A sync that began then is over.
-    fn synced(&self, family: Family, began: Instant, anew: bool, done: bool) {
-        let label = &[label(family)][..];
-        if !done {
-            return self.failures.with_label_values(label).inc();
-        }
-        let seconds = began.elapsed().as_secs_f64();
-        self.duration.with_label_values(label).observe(seconds);
-        let kind = if anew { &self.full_duration } else { &self.partial_duration };
-        kind.with_label_values(label).observe(seconds);
-        self.last.with_label_values(label).set(now_seconds());
-    }
-
     fn new() -> Self {
         let family = &["ip_family"][..];
         let histogram = |name: &str, help: &str| {
-            metrics::histogram_vec(
-                name,
-                help,
-                Stability::Alpha,
-                family,
-                metrics::exponential_buckets(0.001, 2.0, 15),
-            )
+            let buckets = metrics::exponential_buckets(0.001, 2.0, 15);
+            metrics::histogram_vec(name, help, Stability::Alpha, family, buckets)
         };
         let counter = |name: &str, help: &str| metrics::counter_vec(name, help, Stability::Alpha, family);
-        Self {
-            duration: histogram("kubeproxy_sync_proxy_rules_duration_seconds", "Time of a sync, in seconds"),
-            full_duration: histogram(
-                "kubeproxy_sync_full_proxy_rules_duration_seconds",
-                "Time of a sync that makes the tables anew, in seconds",
-            ),
-            partial_duration: histogram(
-                "kubeproxy_sync_partial_proxy_rules_duration_seconds",
-                "Time of a sync that changes the tables, in seconds",
-            ),
-            last: metrics::float_gauge_vec(
-                "kubeproxy_sync_proxy_rules_last_timestamp_seconds",
-                "When the tables were last right, in seconds since 1970",
-                Stability::Alpha,
-                family,
-            ),
-            failures: counter(
-                "kubeproxy_sync_proxy_rules_nftables_sync_failures_total",
-                "Batches the kernel refused",
-            ),
-            flows_deleted: counter(
-                "kubeproxy_conntrack_reconciler_deleted_entries_total",
-                "Stale UDP flows deleted",
-            ),
+        let duration = histogram("kubeproxy_sync_proxy_rules_duration_seconds", "Time of a sync, in seconds");
+        let full_duration = histogram(
+            "kubeproxy_sync_full_proxy_rules_duration_seconds",
+            "Time of a sync that makes the tables anew, in seconds",
+        );
+        let partial_duration = histogram(
+            "kubeproxy_sync_partial_proxy_rules_duration_seconds",
+            "Time of a sync that changes the tables, in seconds",
+        );
+        let last = metrics::float_gauge_vec(
+            "kubeproxy_sync_proxy_rules_last_timestamp_seconds",
+            "When the tables were last right, in seconds since 1970",
+            Stability::Alpha,
+            family,
+        );
+        let failures =
+            counter("kubeproxy_sync_proxy_rules_nftables_sync_failures_total", "Batches the kernel refused");
+        let flows_deleted =
+            counter("kubeproxy_conntrack_reconciler_deleted_entries_total", "Stale UDP flows deleted");
+        let of = |family| {
+            let label = &[label(family)];
+            FamilyMetrics {
+                duration: duration.with_label_values(label),
+                full_duration: full_duration.with_label_values(label),
+                partial_duration: partial_duration.with_label_values(label),
+                last: last.with_label_values(label),
+                failures: failures.with_label_values(label),
+                flows_deleted: flows_deleted.with_label_values(label),
+            }
+        };
+        Self { v4: of(Family::V4), v6: of(Family::V6) }
+    }
+
+    fn of(&self, family: Family) -> &FamilyMetrics {
+        match family {
+            Family::V4 => &self.v4,
+            Family::V6 => &self.v6,
         }
+    }
+}
+
+impl FamilyMetrics {
+    /// A sync that began then is over.
+    fn synced(&self, began: Instant, anew: bool, done: bool) {
+        if !done {
+            return self.failures.inc();
+        }
+        let seconds = began.elapsed().as_secs_f64();
+        self.duration.observe(seconds);
+        if anew { &self.full_duration } else { &self.partial_duration }.observe(seconds);
+        self.last.set(now_seconds());
     }
 }

@@ -7,6 +7,8 @@ use std::{
     net::IpAddr,
 };
 
+use smallvec::SmallVec;
+
 pub use diff::{Command, diff};
 
 /// Address family of a table.
@@ -247,8 +249,8 @@ pub enum Part {
     Slot(u32),
 }
 
-/// A key.
-pub type Key = Vec<Part>;
+/// A key: few parts, and so many of them that each one's own memory would show.
+pub type Key = SmallVec<[Part; 4]>;
 
 /// What an element leads to.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -260,7 +262,7 @@ pub enum Value {
     /// A verdict.
     Verdict(Verdict),
     /// Parts.
-    Parts(Vec<Part>),
+    Parts(SmallVec<[Part; 2]>),
 }
 
 impl Table {

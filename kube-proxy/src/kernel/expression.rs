@@ -33,6 +33,10 @@ const INVERT: u32 = 1;
 /// `NF_DROP`, `NF_ACCEPT`.
 const DROP: u32 = 0;
 const ACCEPT: u32 = 1;
+/// `NFT_JUMP`, `NFT_GOTO`, `NFT_RETURN`.
+const JUMP: i32 = -3;
+const GOTO: i32 = -4;
+const RETURN: i32 = -5;
 /// Randomise ports fully when masquerading (`NF_NAT_RANGE_PROTO_RANDOM_FULLY`).
 const RANDOM_FULLY: u32 = 16;
 
@@ -127,15 +131,20 @@ pub(super) fn encode(family: Family, statement: &Statement) -> Vec<Expressions> 
     }
 }
 
-pub(super) fn verdict(verdict: &Verdict) -> Vec<VerdictAttribute> {
-    let to =
-        |code, chain: &String| vec![VerdictAttribute::Code(code), VerdictAttribute::Chain(chain.clone())];
+fn verdict(verdict: &Verdict) -> Vec<VerdictAttribute> {
+    let (code, chain) = verdict_code(verdict);
+    let code = VerdictAttribute::Code(VerdictCode::from(code));
+    std::iter::once(code).chain(chain.map(|chain| VerdictAttribute::Chain(chain.to_owned()))).collect()
+}
+
+/// A verdict's number, as the kernel casts it to one without sign, and the chain it leads to.
+pub(super) fn verdict_code(verdict: &Verdict) -> (u32, Option<&str>) {
     match verdict {
-        Verdict::Accept => vec![VerdictAttribute::Code(VerdictCode::Other(ACCEPT))],
-        Verdict::Drop => vec![VerdictAttribute::Code(VerdictCode::Other(DROP))],
-        Verdict::Return => vec![VerdictAttribute::Code(VerdictCode::Return)],
-        Verdict::Jump(chain) => to(VerdictCode::Jump, chain),
-        Verdict::Goto(chain) => to(VerdictCode::Goto, chain),
+        Verdict::Accept => (ACCEPT, None),
+        Verdict::Drop => (DROP, None),
+        Verdict::Return => (RETURN.cast_unsigned(), None),
+        Verdict::Jump(chain) => (JUMP.cast_unsigned(), Some(chain)),
+        Verdict::Goto(chain) => (GOTO.cast_unsigned(), Some(chain)),
     }
 }
 

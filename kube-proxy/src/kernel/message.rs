@@ -6,86 +6,77 @@ use netlink_packet_core::{DefaultNla, NLM_F_APPEND, NLM_F_CREATE};
 use netlink_packet_netfilter::{
     NetfilterHeader, NetfilterMessage, NetfilterMessageInner, NetfilterProtoFamily,
     nftables::{
-        ChainAttribute, ChainMessage, DataAttribute, Hook as HookAttribute, InetHookNumber, ListAttribute,
-        NfTablesMessage, RuleAttribute, RuleMessage, SetAttribute, SetElementAttribute, SetElementFlags,
-        SetElementList, SetElementMessage, SetFlags, SetMessage, TableAttribute, TableMessage,
+        ChainAttribute, ChainMessage, Hook as HookAttribute, InetHookNumber, NfTablesMessage, RuleAttribute,
+        RuleMessage, SetAttribute, SetFlags, SetMessage, TableAttribute, TableMessage,
     },
-    none::ControlMessage,
 };
 
-use super::expression;
-use crate::tables::{Chain, Command, Data, Family, HookPoint, Key, Kind, Part, Set, Value};
+use super::{batch::Batch, expression};
+use crate::tables::{Chain, Command, Data, Family, HookPoint, Key, Kind, Part, Set, Value, Verdict};
 
 /// Elements per message: the list's length attribute holds 16 bits, and a range counts twice.
 const ELEMENTS: usize = 300;
-/// nfnetlink subsystem of nftables, named by batch messages.
-const SUBSYSTEM: u16 = 10;
+/// `NFT_MSG_NEWSETELEM`, `NFT_MSG_DELSETELEM`.
+const NEW_ELEMENTS: u8 = 12;
+const DELETE_ELEMENTS: u8 = 14;
+/// Attributes of a list of elements (`NFTA_SET_ELEM_LIST_*`), of an element in it, and of what that holds
+/// (`NFTA_SET_ELEM_*`, `NFTA_DATA_*`).
+const LIST_TABLE: u16 = 1;
+const LIST_SET: u16 = 2;
+const LIST_ELEMENTS: u16 = 3;
+const ELEMENT: u16 = 1;
+const ELEMENT_KEY: u16 = 1;
+const ELEMENT_DATA: u16 = 2;
+const ELEMENT_FLAGS: u16 = 3;
+const DATA_VALUE: u16 = 1;
+const DATA_VERDICT: u16 = 2;
+const VERDICT_CODE: u16 = 1;
+const VERDICT_CHAIN: u16 = 2;
+/// `NFT_SET_ELEM_INTERVAL_END`.
+const INTERVAL_END: u32 = 1;
 /// `NFTA_CHAIN_TYPE` is typed; a rule's comment is user data of type 0 (libnftnl).
 const COMMENT: u8 = 0;
 
-pub(super) fn batch_begin() -> NetfilterMessage {
-    NetfilterMessage::new(
-        NetfilterHeader::new(NetfilterProtoFamily::Unspec, 0, SUBSYSTEM),
-        ControlMessage::BatchBegin,
-    )
-}
-
-pub(super) fn batch_end() -> NetfilterMessage {
-    NetfilterMessage::new(
-        NetfilterHeader::new(NetfilterProtoFamily::Unspec, 0, SUBSYSTEM),
-        ControlMessage::BatchEnd,
-    )
-}
-
-/// The messages of a command with their flags.
-pub(super) fn encode(
-    table: &str,
-    family: Family,
-    command: &Command,
-    set_id: &mut u32,
-) -> Vec<(NetfilterMessage, u16)> {
+/// Writes the messages of a command.
+pub(super) fn encode(batch: &mut Batch, table: &str, family: Family, command: &Command, set_id: &mut u32) {
     let owned = || table.to_owned();
-    let one = |m: NfTablesMessage, flags| vec![(wrap(family, m), flags)];
+    let mut one = |message: NfTablesMessage, flags| batch.push(wrap(family, message), flags);
     match command {
         Command::AddTable => {
             let attributes = vec![TableAttribute::Name(owned())];
-            one(NfTablesMessage::NewTable(TableMessage { attributes }), NLM_F_CREATE)
+            one(NfTablesMessage::NewTable(TableMessage { attributes }), NLM_F_CREATE);
         }
         Command::DeleteTable => {
             let attributes = vec![TableAttribute::Name(owned())];
-            one(NfTablesMessage::DeleteTable(TableMessage { attributes }), 0)
+            one(NfTablesMessage::DeleteTable(TableMessage { attributes }), 0);
         }
         Command::AddSet(name, set) => {
             *set_id += 1;
-            one(
-                NfTablesMessage::NewSet(SetMessage {
-                    attributes: set_attributes(table, family, name, set, *set_id),
-                }),
-                NLM_F_CREATE,
-            )
+            let attributes = set_attributes(table, family, name, set, *set_id);
+            one(NfTablesMessage::NewSet(SetMessage { attributes }), NLM_F_CREATE);
         }
         Command::DeleteSet(name) => {
             let attributes = vec![SetAttribute::Table(owned()), SetAttribute::Name(name.clone())];
-            one(NfTablesMessage::DeleteSet(SetMessage { attributes }), 0)
+            one(NfTablesMessage::DeleteSet(SetMessage { attributes }), 0);
         }
-        Command::AddChain(name, chain) => one(
-            NfTablesMessage::NewChain(ChainMessage { attributes: chain_attributes(table, name, chain) }),
-            NLM_F_CREATE,
-        ),
+        Command::AddChain(name, chain) => {
+            let attributes = chain_attributes(table, name, chain);
+            one(NfTablesMessage::NewChain(ChainMessage { attributes }), NLM_F_CREATE);
+        }
         Command::DeleteChain(name) => {
             let attributes = vec![ChainAttribute::Table(owned()), ChainAttribute::Name(name.clone())];
-            one(NfTablesMessage::DeleteChain(ChainMessage { attributes }), 0)
+            one(NfTablesMessage::DeleteChain(ChainMessage { attributes }), 0);
         }
         Command::FlushChain(name) => {
             let attributes = vec![RuleAttribute::Table(owned()), RuleAttribute::Chain(name.clone())];
-            one(NfTablesMessage::DeleteRule(RuleMessage { attributes }), 0)
+            one(NfTablesMessage::DeleteRule(RuleMessage { attributes }), 0);
         }
-        Command::AddRules(name, chain) => rules(table, family, name, chain),
+        Command::AddRules(name, chain) => rules(batch, table, family, name, chain),
         Command::AddElements(set, elements) => {
-            split(table, family, set, elements, NLM_F_CREATE, NfTablesMessage::NewSetElement)
+            write(batch, (NEW_ELEMENTS, NLM_F_CREATE), table, family, set, elements);
         }
         Command::DeleteElements(set, elements) => {
-            split(table, family, set, elements, 0, NfTablesMessage::DeleteSetElement)
+            write(batch, (DELETE_ELEMENTS, 0), table, family, set, elements);
         }
     }
 }
@@ -98,8 +89,8 @@ fn wrap(family: Family, message: NfTablesMessage) -> NetfilterMessage {
     NetfilterMessage::new(NetfilterHeader::new(family, 0, 0), NetfilterMessageInner::NfTables(message))
 }
 
-fn rules(table: &str, family: Family, name: &str, chain: &Chain) -> Vec<(NetfilterMessage, u16)> {
-    let rule = |rule: &crate::tables::Rule| {
+fn rules(batch: &mut Batch, table: &str, family: Family, name: &str, chain: &Chain) {
+    for rule in &chain.rules {
         let expressions =
             rule.statements.iter().flat_map(|s| expression::encode(family, s)).map(Into::into).collect();
         let mut attributes = vec![
@@ -110,9 +101,9 @@ fn rules(table: &str, family: Family, name: &str, chain: &Chain) -> Vec<(Netfilt
         if !rule.comment.is_empty() {
             attributes.push(RuleAttribute::UserData(comment(&rule.comment)));
         }
-        (wrap(family, NfTablesMessage::NewRule(RuleMessage { attributes })), NLM_F_CREATE | NLM_F_APPEND)
-    };
-    chain.rules.iter().map(rule).collect()
+        let message = NfTablesMessage::NewRule(RuleMessage { attributes });
+        batch.push(wrap(family, message), NLM_F_CREATE | NLM_F_APPEND);
+    }
 }
 
 /// A comment as nft shows it: type, length, text with a final zero; at most 128 bytes.
@@ -201,49 +192,76 @@ fn length(family: Family, parts: &[Kind]) -> u32 {
     }
 }
 
-fn split(
+/// Writes elements, as many to a message as it can hold.
+fn write(
+    batch: &mut Batch,
+    (kind, flags): (u8, u16),
     table: &str,
     family: Family,
     set: &str,
     elements: &[(Key, Value)],
-    flags: u16,
-    message: fn(SetElementMessage) -> NfTablesMessage,
-) -> Vec<(NetfilterMessage, u16)> {
-    elements
-        .chunks(ELEMENTS)
-        .map(|chunk| {
-            let list = chunk.iter().flat_map(element).collect();
-            let attributes = vec![
-                SetElementList::Table(table.to_owned()),
-                SetElementList::Set(set.to_owned()),
-                SetElementList::Elements(list),
-            ];
-            (wrap(family, message(SetElementMessage { attributes })), flags)
-        })
-        .collect()
+) {
+    let family = match family {
+        Family::V4 => NetfilterProtoFamily::IPv4,
+        Family::V6 => NetfilterProtoFamily::IPv6,
+    };
+    for chunk in elements.chunks(ELEMENTS) {
+        let message = batch.nftables(family.into(), kind, flags);
+        batch.attribute(LIST_TABLE, &[table.as_bytes(), &[0]]);
+        batch.attribute(LIST_SET, &[set.as_bytes(), &[0]]);
+        let list = batch.nest(LIST_ELEMENTS);
+        chunk.iter().for_each(|element| write_element(batch, element));
+        batch.close(list);
+        batch.close_message(message);
+    }
 }
 
 /// An element; a range is two: its first address, and the first one behind it.
-fn element((key, value): &(Key, Value)) -> Vec<ListAttribute<SetElementAttribute>> {
-    let mut out = vec![SetElementAttribute::Key(DataAttribute::Value(bytes(key)))];
+fn write_element(batch: &mut Batch, (key, value): &(Key, Value)) {
+    let element = batch.nest(ELEMENT);
+    write_parts(batch, ELEMENT_KEY, key);
     match value {
-        Value::None => {}
-        Value::Until(last) => {
-            let mut both = vec![ListAttribute::Element(out)];
-            if let Some(next) = successor(*last) {
-                both.push(ListAttribute::Element(vec![
-                    SetElementAttribute::Key(DataAttribute::Value(bytes(&[Part::Address(next)]))),
-                    SetElementAttribute::Flags(SetElementFlags::IntervalEnd),
-                ]));
-            }
-            return both;
-        }
-        Value::Verdict(verdict) => {
-            out.push(SetElementAttribute::Data(DataAttribute::Verdict(expression::verdict(verdict))));
-        }
-        Value::Parts(parts) => out.push(SetElementAttribute::Data(DataAttribute::Value(bytes(parts)))),
+        Value::None | Value::Until(_) => {}
+        Value::Verdict(verdict) => write_verdict(batch, verdict),
+        Value::Parts(parts) => write_parts(batch, ELEMENT_DATA, parts),
     }
-    vec![ListAttribute::Element(out)]
+    batch.close(element);
+    if let Value::Until(last) = value
+        && let Some(next) = successor(*last)
+    {
+        let end = batch.nest(ELEMENT);
+        write_parts(batch, ELEMENT_KEY, &[Part::Address(next)]);
+        batch.attribute(ELEMENT_FLAGS, &[&INTERVAL_END.to_be_bytes()]);
+        batch.close(end);
+    }
+}
+
+fn write_verdict(batch: &mut Batch, verdict: &Verdict) {
+    let (code, chain) = expression::verdict_code(verdict);
+    let (data, inside) = (batch.nest(ELEMENT_DATA), batch.nest(DATA_VERDICT));
+    batch.attribute(VERDICT_CODE, &[&code.to_be_bytes()]);
+    if let Some(chain) = chain {
+        batch.attribute(VERDICT_CHAIN, &[chain.as_bytes(), &[0]]);
+    }
+    batch.close(inside);
+    batch.close(data);
+}
+
+/// A key or value as the kernel compares it: every part of several is padded.
+fn write_parts(batch: &mut Batch, kind: u16, parts: &[Part]) {
+    let (outside, value) = (batch.nest(kind), batch.header(DATA_VALUE));
+    let several = parts.len() > 1;
+    for part in parts {
+        match part {
+            Part::Address(IpAddr::V4(ip)) => batch.raw(&ip.octets(), several),
+            Part::Address(IpAddr::V6(ip)) => batch.raw(&ip.octets(), several),
+            Part::Protocol(number) => batch.raw(&[*number], several),
+            Part::Port(port) => batch.raw(&port.to_be_bytes(), several),
+            Part::Slot(slot) => batch.raw(&slot.to_ne_bytes(), several),
+        }
+    }
+    batch.close(value);
+    batch.close(outside);
 }
 
 /// The address after another one; none after the last.
@@ -252,24 +270,6 @@ fn successor(address: IpAddr) -> Option<IpAddr> {
         IpAddr::V4(ip) => u32::from(ip).checked_add(1).map(|n| IpAddr::V4(n.into())),
         IpAddr::V6(ip) => u128::from(ip).checked_add(1).map(|n| IpAddr::V6(n.into())),
     }
-}
-
-/// A key or value as the kernel compares it.
-fn bytes(parts: &[Part]) -> Vec<u8> {
-    let mut out = Vec::with_capacity(24);
-    for part in parts {
-        match part {
-            Part::Address(IpAddr::V4(ip)) => out.extend_from_slice(&ip.octets()),
-            Part::Address(IpAddr::V6(ip)) => out.extend_from_slice(&ip.octets()),
-            Part::Protocol(number) => out.push(*number),
-            Part::Port(port) => out.extend_from_slice(&port.to_be_bytes()),
-            Part::Slot(slot) => out.extend_from_slice(&slot.to_ne_bytes()),
-        }
-        if parts.len() > 1 {
-            out.resize(out.len().next_multiple_of(4), 0);
-        }
-    }
-    out
 }
 
 /// A raw 32-bit attribute in network byte order.

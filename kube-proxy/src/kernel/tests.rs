@@ -5,6 +5,7 @@ use std::{
     io::{Read, Write},
     net::{IpAddr, SocketAddr, TcpListener, TcpStream},
     process::Command as Program,
+    sync::Arc,
     time::Duration,
 };
 
@@ -75,8 +76,8 @@ fn model(service: ServicePort, endpoints: &[&str]) -> Model {
         nodes: vec![],
     };
     Model {
-        services: [(name(), service)].into(),
-        endpoints: [(name(), endpoints.iter().map(endpoint).collect())].into(),
+        services: [(name().into(), service.into())].into(),
+        endpoints: [(name().into(), endpoints.iter().map(endpoint).collect())].into(),
         ..Model::default()
     }
 }
@@ -360,9 +361,9 @@ fn thousands_of_services_go_in_one_batch() {
         let mut all = Model::default();
         for n in 0..2000u16 {
             let [high, low] = n.to_be_bytes();
-            let name = PortName { service: format!("s{n}"), ..name() };
+            let name = Arc::new(PortName { service: format!("s{n}").into(), ..name() });
             let service = ServicePort { cluster_ips: vec![IpAddr::from([10, 97, high, low])], ..service() };
-            all.services.insert(name.clone(), service);
+            all.services.insert(name.clone(), service.into());
             let one = model(ServicePort::default(), &["10.244.0.1", "10.244.0.2"]);
             all.endpoints.insert(name, one.endpoints.into_values().next().unwrap());
         }
@@ -394,7 +395,7 @@ fn udp_flows_follow_their_endpoints() {
             serve_udp(address);
         }
         let model = |endpoint: &str| {
-            let name = PortName { protocol: Protocol::Udp, ..name() };
+            let name = Arc::new(PortName { protocol: Protocol::Udp, ..name() });
             let mut model = model(ServicePort { port: 53, ..service() }, &[endpoint]);
             let services = std::mem::take(&mut model.services).into_values();
             let endpoints = std::mem::take(&mut model.endpoints).into_values();

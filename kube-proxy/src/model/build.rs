@@ -2,25 +2,28 @@
 //!
 //! Values the API's validation would refuse are skipped, never guessed at.
 
-use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
+use std::{collections::BTreeSet, sync::Arc};
 
-use super::{Endpoint, HealthCheck, Model, PortName, Protocol, ServicePort};
-use crate::objects;
+use component_base::{
+    meta::ObjectKey,
+    objects::{LoadBalancerIngress, Service as ApiService},
+};
 
-/// Label of slices that names their service.
-pub const SERVICE_NAME: &str = "kubernetes.io/service-name";
+use super::{Endpoint, HealthCheck, Model, PortName, Ports, Protocol, ServicePort};
+use crate::objects::{self, EndpointSlice, Service};
+
 /// Seconds of affinity when nothing is said.
 const DEFAULT_AFFINITY: u32 = 10_800;
 
 /// Builds the model as seen from node `node`.
-pub fn build(
-    services: &[Arc<objects::Service>],
-    slices: &[Arc<objects::EndpointSlice>],
-    node: &str,
-) -> Model {
+pub fn build(services: &[Arc<Service>], slices: &[Arc<EndpointSlice>], node: &str) -> Model {
     let mut model = Model::default();
     for service in services {
-        add_service(&mut model, service);
+        model.services.extend(service.ports.iter().cloned());
+        if service.health_check_port != 0 {
+            let check = HealthCheck { port: service.health_check_port, local_endpoints: 0 };
+            model.health_checks.insert(service.key.clone(), check);
+        }
     }
     for slice in slices {
         add_slice(&mut model, slice, node);
@@ -29,7 +32,8 @@ pub fn build(
     model
 }
 
-fn add_service(model: &mut Model, service: &objects::Service) {
+/// The ports of a service that are served, in order, and its health check port.
+pub fn ports(key: &ObjectKey, service: &ApiService) -> (Ports, u16) {
     let spec = &service.spec;
     let cluster_ips = match spec.cluster_ips.is_empty() {
         true => parse_all(std::slice::from_ref(&spec.cluster_ip)),
@@ -37,11 +41,11 @@ fn add_service(model: &mut Model, service: &objects::Service) {
     };
     // Headless services and external names have no address to serve.
     if cluster_ips.is_empty() || spec.kind == "ExternalName" {
-        return;
+        return (Box::default(), 0);
     }
     let on_nodes = matches!(spec.kind.as_str(), "NodePort" | "LoadBalancer");
     let external_local = spec.external_traffic_policy == "Local";
-    let vip = |i: &&objects::LoadBalancerIngress| i.ip_mode != "Proxy";
+    let vip = |i: &&LoadBalancerIngress| i.ip_mode != "Proxy";
     let ingress = service.status.load_balancer.ingress.iter().filter(vip);
     let load_balancer_ips = match spec.kind.as_str() {
         "LoadBalancer" => ingress.filter_map(|i| i.ip.parse().ok()).collect(),
@@ -63,83 +67,60 @@ fn add_service(model: &mut Model, service: &objects::Service) {
         external_local,
         ..ServicePort::default()
     };
-    let namespace = service.metadata.namespace.clone().unwrap_or_default();
-    let name = service.metadata.name.clone().unwrap_or_default();
-    for port in &spec.ports {
-        let Some(protocol) = protocol(&port.protocol) else { continue };
+    let ports = spec.ports.iter().filter_map(|port| {
+        let ObjectKey { namespace, name } = key.clone();
+        let (port_name, protocol) = (port.name.as_str().into(), protocol(&port.protocol)?);
+        let node_port = if on_nodes { port.node_port } else { 0 };
+        Some((
+            Arc::new(PortName { namespace, service: name, port: port_name, protocol }),
+            Arc::new(ServicePort { port: port.port, node_port, ..common.clone() }),
+        ))
+    });
+    let mut ports: Ports = ports.collect();
+    ports.sort_by(|(a, _), (b, _)| a.cmp(b));
+    (ports, if external_local { spec.health_check_node_port } else { 0 })
+}
+
+fn add_slice(model: &mut Model, slice: &EndpointSlice, node: &str) {
+    let Some(ObjectKey { namespace, name }) = slice.of() else { return };
+    for (port, protocol, number) in &slice.ports {
         let key = PortName {
             namespace: namespace.clone(),
             service: name.clone(),
-            port: port.name.clone(),
-            protocol,
-        };
-        let node_port = if on_nodes { port.node_port } else { 0 };
-        model.services.insert(key, ServicePort { port: port.port, node_port, ..common.clone() });
-    }
-    if external_local && spec.health_check_node_port != 0 {
-        let check = HealthCheck { port: spec.health_check_node_port, local_endpoints: 0 };
-        model.health_checks.insert((namespace, name), check);
-    }
-}
-
-fn add_slice(model: &mut Model, slice: &objects::EndpointSlice, node: &str) {
-    let label = slice.metadata.labels.as_ref().and_then(|labels| labels.get(SERVICE_NAME));
-    let Some(service) = label.filter(|_| matches!(slice.address_type.as_str(), "IPv4" | "IPv6")) else {
-        return;
-    };
-    for port in &slice.ports {
-        let protocol = protocol(port.protocol.as_deref().unwrap_or_default());
-        let (Some(number), Some(protocol)) = (port.port, protocol) else { continue };
-        let key = PortName {
-            namespace: slice.metadata.namespace.clone().unwrap_or_default(),
-            service: service.clone(),
-            port: port.name.clone().unwrap_or_default(),
-            protocol,
+            port: port.clone(),
+            protocol: *protocol,
         };
         // Slices of services we do not serve would only take memory.
-        if !model.services.contains_key(&key) {
-            continue;
-        }
-        let of_port = slice.endpoints.iter().filter_map(|e| endpoint(e, number, node));
-        model.endpoints.entry(key).or_default().extend(of_port);
+        let Some((key, _)) = model.services.get_key_value(&key) else { continue };
+        let of_port = slice.endpoints.iter().map(|e| endpoint(e, *number, node));
+        model.endpoints.entry(key.clone()).or_default().extend(of_port);
     }
 }
 
-fn endpoint(endpoint: &objects::Endpoint, port: u16, node: &str) -> Option<Endpoint> {
-    let conditions = &endpoint.conditions;
-    let ready = conditions.ready.unwrap_or(true);
-    let names = |hints: &[objects::ForName]| hints.iter().map(|h| Arc::from(h.name.as_str())).collect();
-    let hints = endpoint.hints.as_ref();
-    Some(Endpoint {
-        address: endpoint.addresses.first()?.parse().ok()?,
-        port,
-        ready,
-        serving: conditions.serving.unwrap_or(ready),
-        terminating: conditions.terminating.unwrap_or(false),
-        local: endpoint.node_name.as_deref() == Some(node),
-        zones: hints.map(|h| names(&h.for_zones)).unwrap_or_default(),
-        nodes: hints.map(|h| names(&h.for_nodes)).unwrap_or_default(),
-    })
+fn endpoint(endpoint: &objects::Endpoint, port: u16, node: &str) -> Endpoint {
+    let objects::Endpoint { address, ready, serving, terminating, .. } = *endpoint;
+    let (zones, nodes) =
+        endpoint.hints.as_ref().map(|h| (h.zones.clone(), h.nodes.clone())).unwrap_or_default();
+    Endpoint { address, port, ready, serving, terminating, local: endpoint.node == node, zones, nodes }
 }
 
 /// Ready endpoints of each service on this node, for its health check.
 fn count_local(model: &mut Model) {
-    let mut counts: BTreeMap<(&str, &str), std::collections::BTreeSet<IpAddr>> = BTreeMap::new();
-    for (key, endpoints) in &model.endpoints {
-        let ready = endpoints.iter().filter(|e| e.local && e.ready).map(|e| e.address);
-        counts.entry((&key.namespace, &key.service)).or_default().extend(ready);
+    let mut checks = std::mem::take(&mut model.health_checks);
+    for (service, check) in &mut checks {
+        let all = model.ports_of(service).flat_map(|(_, _, endpoints)| endpoints);
+        let ready: BTreeSet<_> = all.filter(|e| e.local && e.ready).map(|e| e.address).collect();
+        check.local_endpoints = ready.len();
     }
-    for ((namespace, service), check) in &mut model.health_checks {
-        let found = counts.get(&(namespace.as_str(), service.as_str()));
-        check.local_endpoints = found.map_or(0, std::collections::BTreeSet::len);
-    }
+    model.health_checks = checks;
 }
 
-fn protocol(word: &str) -> Option<Protocol> {
+/// A protocol by the API's word; nothing said is TCP.
+pub fn protocol(word: &str) -> Option<Protocol> {
     if word.is_empty() { Some(Protocol::Tcp) } else { Protocol::parse(word) }
 }
 
-fn parse_all(texts: &[String]) -> Vec<IpAddr> {
+fn parse_all(texts: &[String]) -> Vec<std::net::IpAddr> {
     texts.iter().filter_map(|text| text.parse().ok()).collect()
 }
 
@@ -149,7 +130,7 @@ mod tests {
 
     use super::*;
 
-    fn service(spec: Value) -> Arc<objects::Service> {
+    fn service(spec: Value) -> Arc<Service> {
         let object = json!({
             "metadata": {"name": "web", "namespace": "ns"}, "spec": spec,
             "status": {"loadBalancer": {"ingress": [{"ip": "203.0.113.1"}, {"ip": "203.0.113.2", "ipMode": "Proxy"}, {"hostname": "x"}]}},
@@ -157,7 +138,7 @@ mod tests {
         Arc::new(serde_json::from_value(object).unwrap())
     }
 
-    fn slice(endpoints: Value, ports: Value) -> Arc<objects::EndpointSlice> {
+    fn slice(endpoints: Value, ports: Value) -> Arc<EndpointSlice> {
         let object = json!({
             "metadata": {"name": "web-1", "namespace": "ns", "labels": {"kubernetes.io/service-name": "web"}},
             "addressType": "IPv4", "endpoints": endpoints, "ports": ports,
@@ -194,8 +175,8 @@ mod tests {
             internal_local: false,
             external_local: true,
         };
-        assert_eq!(only(&model), &want);
-        assert_eq!(model.health_checks[&("ns".into(), "web".into())].port, 32000);
+        assert_eq!(*only(&model), want);
+        assert_eq!(model.health_checks[&ObjectKey::new("ns", "web")].port, 32000);
     }
 
     #[test]
@@ -242,6 +223,6 @@ mod tests {
             ]
         );
         assert_eq!(found[0].zones, [Arc::from("a")]);
-        assert_eq!(model.health_checks[&("ns".into(), "web".into())].local_endpoints, 1);
+        assert_eq!(model.health_checks[&ObjectKey::new("ns", "web")].local_endpoints, 1);
     }
 }

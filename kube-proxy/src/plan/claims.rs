@@ -6,6 +6,8 @@ use std::{
     sync::Arc,
 };
 
+use smallvec::smallvec;
+
 use crate::{
     model::{PortName, ServicePort},
     tables::{Family, Key, Part},
@@ -47,9 +49,9 @@ impl Frontend {
     pub(super) fn key(&self) -> Key {
         match self {
             Self::At(ip, protocol, port) => {
-                vec![Part::Address(*ip), Part::Protocol(*protocol), Part::Port(*port)]
+                smallvec![Part::Address(*ip), Part::Protocol(*protocol), Part::Port(*port)]
             }
-            Self::Node(protocol, port) => vec![Part::Protocol(*protocol), Part::Port(*port)],
+            Self::Node(protocol, port) => smallvec![Part::Protocol(*protocol), Part::Port(*port)],
         }
     }
 }

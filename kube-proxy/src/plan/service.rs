@@ -2,6 +2,8 @@
 
 use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
 
+use smallvec::smallvec;
+
 use super::{
     claims::{Claims, Frontend},
     endpoints, name,
@@ -11,7 +13,10 @@ use super::{
 };
 use crate::{
     model::{Endpoint, PortName, ServicePort, Settings},
-    tables::{Chain, Data, Family, Field, Key, Kind, Part, Rule, Set, Statement, Table, Value, Verdict},
+    tables::{
+        Chain, Command, Data, Family, Field, Key, Kind, Part, Rule, Set, Statement, Table, Value, Verdict,
+        diff,
+    },
 };
 
 /// Longest chain name the kernel takes is 127 bytes; the hash makes a cut name unique.
@@ -25,13 +30,13 @@ pub(super) struct Placed {
     cluster: Group,
     local: Group,
     /// Addresses of those that may reach themselves.
-    here: Vec<IpAddr>,
+    here: Box<[IpAddr]>,
 }
 
 /// Endpoints for one purpose.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 struct Group {
-    members: Vec<Target>,
+    members: Box<[Target]>,
     /// For affinity: slots of their own.
     block: Option<Block>,
 }
@@ -47,18 +52,21 @@ pub(super) enum Shared {
     Route(Route),
 }
 
-/// A service port's part of the table.
+/// An element with its set.
+pub(super) type Element = (&'static str, Key, Value);
+
+/// The part of the table that some service ports have.
 #[derive(Debug, Default)]
 pub(super) struct Fragment {
-    /// What it shares.
+    /// What they share with others.
     pub(super) shared: Vec<Shared>,
-    elements: Vec<(&'static str, Key, Value)>,
+    elements: Vec<Element>,
     chains: BTreeMap<String, Chain>,
     sets: BTreeMap<String, Set>,
 }
 
 struct Build<'a> {
-    out: Fragment,
+    out: &'a mut Fragment,
     family: Family,
     name: &'a PortName,
     port: &'a Placed,
@@ -66,22 +74,19 @@ struct Build<'a> {
     claims: &'a Claims,
 }
 
-/// The fragment of a service port.
+/// Adds a service port's part to a fragment.
 pub(super) fn fragment(
+    out: &mut Fragment,
     family: Family,
     name: &PortName,
     port: &Placed,
     settings: &Settings,
     claims: &Claims,
-) -> Fragment {
-    let mut build = Build { out: Fragment::default(), family, name, port, settings, claims };
-    build.out.shared.extend(port.here.iter().map(|ip| Shared::Hairpin(*ip)));
+) {
+    out.shared.extend(port.here.iter().map(|ip| Shared::Hairpin(*ip)));
+    let mut build = Build { out, family, name, port, settings, claims };
     build.inside();
     build.outside();
-    let mut out = build.out;
-    out.shared.sort();
-    out.shared.dedup();
-    out
 }
 
 // === impl Placed ===
@@ -111,7 +116,7 @@ impl Placed {
             cluster: Group::of(&cluster, sticky, had_cluster, slots),
             local: Group::of(&local, sticky, had_local, slots),
             service,
-            here,
+            here: here.into(),
         }
     }
 
@@ -124,7 +129,7 @@ impl Placed {
 impl Group {
     fn of(takers: &[&Endpoint], sticky: bool, had: Self, slots: &mut Slots) -> Self {
         let wanted: Vec<Target> = takers.iter().map(|e| (e.address, e.port)).collect();
-        let members = arrange(&had.members, &wanted);
+        let members: Box<[Target]> = arrange(&had.members, &wanted).into();
         let block = match sticky && !members.is_empty() {
             true => Some(slots.place(had.block, members.len())),
             false => {
@@ -145,15 +150,24 @@ impl Group {
 impl Shared {
     /// Puts it into a table.
     pub(super) fn pour(&self, table: &mut Table, family: Family, settings: &Settings) {
+        match (self.element(), self) {
+            (Some((set, key, value)), _) => skeleton::element(table, set, key, value),
+            (None, Self::Route(route)) => {
+                table.chains.insert(route.name(), route.chain(family, settings));
+            }
+            (None, _) => {}
+        }
+    }
+
+    /// The element it is, if it is one.
+    fn element(&self) -> Option<Element> {
         match self {
-            Self::ClusterIp(ip) => {
-                skeleton::element(table, name::CLUSTER_IPS, vec![Part::Address(*ip)], Value::None);
-            }
+            Self::ClusterIp(ip) => Some((name::CLUSTER_IPS, smallvec![Part::Address(*ip)], Value::None)),
             Self::Hairpin(ip) => {
-                let both = vec![Part::Address(*ip), Part::Address(*ip)];
-                skeleton::element(table, name::HAIRPIN, both, Value::None);
+                let both = smallvec![Part::Address(*ip), Part::Address(*ip)];
+                Some((name::HAIRPIN, both, Value::None))
             }
-            Self::Route(route) => drop(table.chains.insert(route.name(), route.chain(family, settings))),
+            Self::Route(_) => None,
         }
     }
 }
@@ -161,6 +175,17 @@ impl Shared {
 // === impl Fragment ===
 
 impl Fragment {
+    /// Takes in things that had been shared by nobody else, or are now; what is left is no element.
+    pub(super) fn own(&mut self, shared: Vec<Shared>) -> Vec<Shared> {
+        self.elements.extend(shared.iter().filter_map(Shared::element));
+        shared.into_iter().filter(|shared| shared.element().is_none()).collect()
+    }
+
+    /// Whether it has nothing but elements.
+    fn is_plain(&self) -> bool {
+        self.chains.is_empty() && self.sets.is_empty()
+    }
+
     /// Puts all but what is shared into a table.
     pub(super) fn pour(self, table: &mut Table) {
         table.chains.extend(self.chains);
@@ -169,6 +194,59 @@ impl Fragment {
             skeleton::element(table, set, key, value);
         }
     }
+
+    /// The commands that lead from this fragment, with these chains of what is shared, to another one.
+    pub(super) fn lead(
+        mut self,
+        mut to: Self,
+        shared: (&[Shared], &[Shared]),
+        (family, settings): (Family, &Settings),
+    ) -> Vec<Command> {
+        if shared.0.is_empty() && shared.1.is_empty() && self.is_plain() && to.is_plain() {
+            return lead(sorted(&mut self.elements), sorted(&mut to.elements));
+        }
+        let (mut old, mut new) = (Table::default(), Table::default());
+        self.pour(&mut old);
+        to.pour(&mut new);
+        shared.0.iter().for_each(|shared| shared.pour(&mut old, family, settings));
+        shared.1.iter().for_each(|shared| shared.pour(&mut new, family, settings));
+        skeleton::agree(&mut old, &mut new);
+        diff(Some(&old), &new)
+    }
+}
+
+/// Elements in order, the first of each key.
+fn sorted(elements: &mut Vec<Element>) -> &[Element] {
+    elements.sort_by(|(set, key, _), (other_set, other, _)| (set, key).cmp(&(other_set, other)));
+    elements.dedup_by(|(set, key, _), (other_set, other, _)| set == other_set && key == other);
+    elements
+}
+
+/// The commands that lead from some elements in order to others.
+fn lead(old: &[Element], new: &[Element]) -> Vec<Command> {
+    let mut out = Vec::new();
+    for (this, other, delete) in [(old, new, true), (new, old, false)] {
+        let mut rest = other;
+        let mut found: Vec<&Element> = Vec::new();
+        for element in this {
+            let key = (element.0, &element.1);
+            while rest.first().is_some_and(|other| (other.0, &other.1) < key) {
+                rest = &rest[1..];
+            }
+            if rest.first() != Some(element) {
+                found.push(element);
+            }
+        }
+        for of_set in found.chunk_by(|a, b| a.0 == b.0) {
+            let elements = of_set.iter().map(|(_, key, value)| (key.clone(), value.clone())).collect();
+            let name = of_set.iter().map(|(set, ..)| (*set).to_owned()).next().unwrap_or_default();
+            out.push(match delete {
+                true => Command::DeleteElements(name, elements),
+                false => Command::AddElements(name, elements),
+            });
+        }
+    }
+    out
 }
 
 // === impl Build ===
@@ -289,12 +367,12 @@ impl Build<'_> {
         let chain = format!("{scope}-{}", self.stem());
         let (Some(block), false) = (takers.block, self.out.chains.contains_key(&chain)) else { return chain };
         let first = block.first();
-        for (slot, target) in (first..).zip(&takers.members) {
+        for (slot, target) in (first..).zip(&*takers.members) {
             let endpoint = self.sticky(scope, *target);
             let known = Statement::In { key: vec![Field::Source], set: affinity(&endpoint), negate: false };
             self.rule(&chain, vec![known, goto(&endpoint)]);
             let leads = Value::Verdict(Verdict::Goto(endpoint));
-            self.out.elements.push((name::STICKY, vec![Part::Slot(slot)], leads));
+            self.out.elements.push((name::STICKY, smallvec![Part::Slot(slot)], leads));
         }
         let over = Statement::BalanceOver { map: name::STICKY.into(), first, count: takers.count() };
         self.rule(&chain, vec![over]);
@@ -329,10 +407,10 @@ impl Build<'_> {
     /// Endpoints of frontends, from a place on.
     fn members(&mut self, place: Place, frontends: &[Frontend], first: u32, takers: &Group) {
         for frontend in frontends {
-            for (at, (address, port)) in (first..).zip(&takers.members) {
+            for (at, (address, port)) in (first..).zip(&*takers.members) {
                 let mut key = frontend.key();
                 key.push(Part::Slot(at));
-                let value = Value::Parts(vec![Part::Address(*address), Part::Port(*port)]);
+                let value = Value::Parts(smallvec![Part::Address(*address), Part::Port(*port)]);
                 self.out.elements.push((place.endpoints(), key, value));
             }
         }

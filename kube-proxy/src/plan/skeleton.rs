@@ -1,5 +1,7 @@
 //! What our table holds whatever services there are.
 
+use smallvec::smallvec;
+
 use super::{
     name,
     route::{Place, balance, by_pods},
@@ -147,7 +149,7 @@ pub(super) fn table(family: Family, settings: &Settings) -> Table {
     };
     table.rule("masquerading", "a pod reaching itself", vec![hairpin, Statement::Masquerade]);
     for ip in settings.node_port_ips.iter().filter(|ip| family.has(ip)) {
-        table.element(name::NODE_PORT_IPS, vec![Part::Address(*ip)], Value::None);
+        table.element(name::NODE_PORT_IPS, smallvec![Part::Address(*ip)], Value::None);
     }
     table
 }

@@ -6,21 +6,21 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::{
-    model::{Endpoint, PortName, Protocol, ServicePort},
-    tables::{Command, Field, HookPoint, Part, Statement, Value, Verdict, diff},
+    model::Protocol,
+    tables::{Command, Field, HookPoint, Key, Part, Statement, Value, Verdict, diff},
 };
 
 fn ip(s: &str) -> IpAddr {
     s.parse().unwrap()
 }
 
-fn name(service: &str) -> PortName {
-    PortName {
+fn name(service: &str) -> Arc<PortName> {
+    Arc::new(PortName {
         namespace: "default".into(),
         service: service.into(),
         port: "http".into(),
         protocol: Protocol::Tcp,
-    }
+    })
 }
 
 fn endpoint(address: &str) -> Endpoint {
@@ -62,7 +62,7 @@ fn settings() -> Settings {
 
 fn one(service: ServicePort, endpoints: Vec<Endpoint>) -> Table {
     let model = Model {
-        services: [(name("web"), service)].into(),
+        services: [(name("web"), service.into())].into(),
         endpoints: [(name("web"), endpoints)].into(),
         ..Model::default()
     };
@@ -134,7 +134,7 @@ fn step(table: &Table, statement: &Statement, p: &Packet, state: &mut State) -> 
         Field::Protocol => Part::Protocol(6),
         Field::DestinationPort => Part::Port(p.port),
     };
-    let key = |fields: &[Field]| fields.iter().map(part).collect::<Vec<_>>();
+    let key = |fields: &[Field]| fields.iter().map(part).collect::<Key>();
     let when = |yes: bool| if yes { Step::Next } else { Step::Break };
     let verdict = |v: &Verdict| match v {
         Verdict::Accept => Step::End("accept"),
@@ -178,7 +178,7 @@ fn step(table: &Table, statement: &Statement, p: &Packet, state: &mut State) -> 
         Statement::BalanceOver { map, first, count } => {
             for slot in *first..first + count {
                 let Some(Value::Verdict(Verdict::Goto(chain))) =
-                    table.sets[map].elements.get(&vec![Part::Slot(slot)])
+                    table.sets[map].elements.get(&[Part::Slot(slot)][..])
                 else {
                     panic!("slot {slot} leads nowhere");
                 };
@@ -273,7 +273,7 @@ fn pods_are_known_by_their_interfaces_where_that_is_asked_for() {
         let settings =
             Settings { pod_ranges: vec![], pod_interfaces: Some((name_of.into(), prefix)), ..settings() };
         let model = Model {
-            services: [(name("web"), external.clone())].into(),
+            services: [(name("web"), external.clone().into())].into(),
             endpoints: [(name("web"), vec![endpoint("10.244.1.1"), local("10.244.0.2")])].into(),
             ..Model::default()
         };
@@ -361,7 +361,7 @@ fn hints_of_a_kind_count_when_all_endpoints_have_them_and_some_are_for_here() {
 fn families_do_not_mix() {
     let dual = ServicePort { cluster_ips: vec![ip("10.96.0.5"), ip("fd00::5")], ..service() };
     let model = Model {
-        services: [(name("web"), dual)].into(),
+        services: [(name("web"), dual.into())].into(),
         endpoints: [(name("web"), vec![endpoint("10.244.1.1"), endpoint("fd01::1")])].into(),
         ..Model::default()
     };
@@ -404,7 +404,8 @@ fn one_endpoint_more_is_a_small_change() {
     let mut planner = Planner::new(Family::V4, settings());
     let of = |addresses: &[&str]| addresses.iter().map(|a| endpoint(a)).collect::<Vec<_>>();
     let mut change = |endpoints: &[Endpoint]| {
-        let commands = planner.change(vec![(name("web"), Some((Arc::new(service()), endpoints)))]);
+        let (name, service) = (name("web"), Arc::new(service()));
+        let commands = planner.change(&name.key(), &[(&name, &service, endpoints)]);
         let elements = commands.iter().map(|c| match c {
             Command::AddElements(_, e) | Command::DeleteElements(_, e) => e.len(),
             other => panic!("no element: {other:?}"),
@@ -432,8 +433,9 @@ fn the_first_by_name_has_what_several_claim_and_the_next_one_when_it_leaves() {
     let mut table = planner.table();
     let mut who = |service: &str, n: u8, there: bool| {
         let endpoints = [endpoint(&format!("10.244.1.{n}"))];
-        let now = there.then(|| (Arc::new(external(n)), &endpoints[..]));
-        planner.change(vec![(name(service), now)]).into_iter().for_each(|command| table.apply(command));
+        let (name, service) = (name(service), Arc::new(external(n)));
+        let now = there.then_some((&name, &service, &endpoints[..]));
+        planner.change(&name.key(), now.as_slice()).into_iter().for_each(|command| table.apply(command));
         assert_eq!(table, planner.table());
         fate(&table, packet(OUTSIDE, "203.0.113.1", 80))
     };
@@ -479,13 +481,9 @@ proptest! {
         let mut table = planner.table();
         let mut before = Model::default();
         for model in steps {
-            let gone = before.services.keys().filter(|name| !model.services.contains_key(*name));
-            let mut changes: Vec<Change<'_>> = gone.map(|name| (name.clone(), None)).collect();
-            for (name, service) in &model.services {
-                changes.push((name.clone(), Some((Arc::new(service.clone()), &model.endpoints[name][..]))));
-            }
-            for some in changes.chunks(2) {
-                for command in planner.change(some.to_vec()) {
+            let concerned: BTreeSet<_> = before.services.keys().chain(model.services.keys()).map(|n| n.key()).collect();
+            for service in concerned {
+                for command in planner.change(&service, &model.ports_of(&service).collect::<Vec<_>>()) {
                     prop_assert!(!matches!(command, Command::AddTable | Command::DeleteTable));
                     table.apply(command);
                 }
@@ -503,10 +501,11 @@ proptest! {
             }
             before = model;
         }
-        planner.change(before.services.keys().map(|name| (name.clone(), None)).collect())
-            .into_iter().for_each(|command| table.apply(command));
+        for name in before.services.keys() {
+            planner.change(&name.key(), &[]).into_iter().for_each(|command| table.apply(command));
+        }
         prop_assert_eq!(table, skeleton::table(Family::V4, &settings()), "nothing is left");
-        prop_assert!(planner.shared.is_empty() && planner.ports.is_empty());
+        prop_assert!(planner.shared.is_empty() && planner.services.is_empty());
     }
 }
 
@@ -544,8 +543,10 @@ fn models() -> impl Strategy<Value = Model> {
             for (n, (mut service, endpoints)) in all {
                 service.cluster_ips = vec![IpAddr::from([10, 96, 0, n])];
                 service.node_port += if service.node_port == 0 { 0 } else { n.into() };
-                let name = name(&format!("s{n}"));
-                model.services.insert(name.clone(), service);
+                // Two ports are of one service.
+                let port = format!("p{}", n % 2).into();
+                let name = Arc::new(PortName { port, ..(*name(&format!("s{}", n / 2))).clone() });
+                model.services.insert(name.clone(), service.into());
                 model.endpoints.insert(name, endpoints);
             }
             model

@@ -11,11 +11,12 @@ use std::{
 };
 
 use sha2::{Digest, Sha256};
+use smallvec::smallvec;
 
 use super::{Namespaces, Peer, Pod, Policies, Policy, PortRef, Rule, ranges};
 use crate::tables::{
-    Chain, Command, Data, Family, Field, Hook, HookPoint, Kind, Part, Set, Statement, Table, Value, Verdict,
-    diff,
+    Chain, Command, Data, Family, Field, Hook, HookPoint, Key, Kind, Part, Set, Statement, Table, Value,
+    Verdict, diff,
 };
 
 /// Addresses (twice) of isolated pods: a pod always reaches itself.
@@ -190,8 +191,8 @@ impl<'a> Build<'a> {
             let chain = self.group(direction, policies);
             for address in pods.iter().flat_map(|pod| &pod.addresses).filter(|a| self.family.has(a)) {
                 let part = Part::Address(*address);
-                self.table.element(&map, vec![part], Value::Verdict(Verdict::Jump(chain.clone())));
-                self.table.element(SELF, vec![part, part], Value::None);
+                self.table.element(&map, smallvec![part], Value::Verdict(Verdict::Jump(chain.clone())));
+                self.table.element(SELF, smallvec![part, part], Value::None);
             }
             for policy in policies {
                 isolated.entry((direction, policy)).or_default().extend(pods);
@@ -267,7 +268,7 @@ impl<'a> Build<'a> {
             let set = format!("{stem}-pods");
             self.table.declare(&set, &[Kind::Address], Data::None);
             for (address, _) in peers.pods.iter().filter(|(a, _)| self.family.has(a)) {
-                self.table.element(&set, vec![Part::Address(*address)], Value::None);
+                self.table.element(&set, smallvec![Part::Address(*address)], Value::None);
             }
             self.table.rule(chain, "", vec![In { key: &[direction.other()], set }.into(), then()]);
         }
@@ -281,7 +282,8 @@ impl<'a> Build<'a> {
     fn ranges(&mut self, ranges: &[(IpAddr, IpAddr)]) -> String {
         let text: Vec<String> = ranges.iter().map(|(first, last)| format!("{first}-{last}")).collect();
         let name = format!("ranges-{}", digest(&text.join(",")));
-        let elements = ranges.iter().map(|(first, last)| (vec![Part::Address(*first)], Value::Until(*last)));
+        let elements =
+            ranges.iter().map(|(first, last)| (smallvec![Part::Address(*first)], Value::Until(*last)));
         let set =
             Set { key: vec![Kind::Address], data: Data::Ranges, timeout: None, elements: elements.collect() };
         self.table.sets.insert(name.clone(), set);
@@ -308,7 +310,7 @@ impl<'a> Build<'a> {
             match &port.port {
                 PortRef::Any => self.accept(&chain, vec![is]),
                 PortRef::Range(first, last) if first == last => {
-                    numbers.insert(vec![Part::Protocol(protocol), Part::Port(*first)]);
+                    numbers.insert(smallvec![Part::Protocol(protocol), Part::Port(*first)]);
                 }
                 PortRef::Range(first, last) => {
                     self.accept(&chain, vec![is, Statement::PortIn(*first, *last)]);
@@ -320,7 +322,11 @@ impl<'a> Build<'a> {
                         |(address, pod)| {
                             let own = pod.ports.iter();
                             own.filter(|p| p.name == *name && p.protocol == port.protocol).map(move |p| {
-                                vec![Part::Address(address), Part::Protocol(protocol), Part::Port(p.port)]
+                                smallvec![
+                                    Part::Address(address),
+                                    Part::Protocol(protocol),
+                                    Part::Port(p.port)
+                                ]
                             })
                         },
                     ));
@@ -363,13 +369,7 @@ impl<'a> Build<'a> {
     }
 
     /// Accepts in a chain what is in a set of these elements.
-    fn accept_members(
-        &mut self,
-        chain: &str,
-        set: String,
-        (kinds, key): Ports,
-        elements: BTreeSet<Vec<Part>>,
-    ) {
+    fn accept_members(&mut self, chain: &str, set: String, (kinds, key): Ports, elements: BTreeSet<Key>) {
         self.table.declare(&set, kinds, Data::None);
         for element in elements {
             self.table.element(&set, element, Value::None);

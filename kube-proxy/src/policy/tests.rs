@@ -115,7 +115,7 @@ fn walk(table: &Table, chain: &str, p: &Packet) -> Option<bool> {
                     continue;
                 }
                 Statement::VerdictMap { key: fields, map } => {
-                    match table.sets[map].elements.get(&key(fields)) {
+                    match table.sets[map].elements.get(&key(fields)[..]) {
                         Some(Value::Verdict(verdict)) => verdict,
                         _ => continue 'rules,
                     }

@@ -7,6 +7,7 @@ use std::{
     net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream},
     path::Path,
     process::Command as Program,
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -23,6 +24,7 @@ use kube_proxy::{
 };
 use nix::sched::{CloneFlags, unshare};
 use serde_json::json;
+use smallvec::smallvec;
 
 use super::{Figure, Goal, block_on, median, plane::Plane, pods::NAMESPACE, usage};
 
@@ -71,9 +73,9 @@ fn ip(args: &[&str]) -> Result<()> {
 
 // === the plan ===
 
-fn name(index: usize) -> PortName {
-    let (namespace, service) = (NAMESPACE.to_owned(), format!("s{index}"));
-    PortName { namespace, service, port: "http".into(), protocol: Protocol::Tcp }
+fn name(index: usize) -> Arc<PortName> {
+    let (namespace, service) = (NAMESPACE.into(), format!("s{index}").into());
+    Arc::new(PortName { namespace, service, port: "http".into(), protocol: Protocol::Tcp })
 }
 
 fn endpoint(high: u8, index: usize) -> Endpoint {
@@ -94,7 +96,7 @@ fn endpoint(high: u8, index: usize) -> Endpoint {
 fn add(model: &mut Model, index: usize, second: u8) {
     let service =
         ServicePort { cluster_ips: vec![address(index).into()], port: 80, ..ServicePort::default() };
-    model.services.insert(name(index), service);
+    model.services.insert(name(index), service.into());
     model.endpoints.insert(name(index), vec![endpoint(1, index), endpoint(second, index)]);
 }
 
@@ -166,17 +168,17 @@ fn changes(layout: &Layout, count: usize) -> Result<Vec<Figure>> {
 fn change(syncer: &mut Syncer, index: usize, at: usize) -> Result<f64> {
     let mut model = Model::default();
     add(&mut model, index, if at.is_multiple_of(2) { 3 } else { 4 });
-    let PortName { namespace, service, .. } = name(index);
+    let service = name(index).key();
     let began = Instant::now();
-    syncer.change(&namespace, &service, &model)?;
+    syncer.change(&service, &model)?;
     Ok(micros(began))
 }
 
 /// Microseconds of a transaction of one element, in the same table and map.
 fn touch(kernel: &mut Kernel, at: usize) -> Result<f64> {
     let unused = Part::Address(Ipv4Addr::new(10, 255, 0, 1).into());
-    let key = vec![unused, Part::Protocol(6), Part::Port(80), Part::Slot(u32::try_from(at)?)];
-    let value = Value::Parts(vec![unused, Part::Port(80)]);
+    let key = smallvec![unused, Part::Protocol(6), Part::Port(80), Part::Slot(u32::try_from(at)?)];
+    let value = Value::Parts(smallvec![unused, Part::Port(80)]);
     let command = Command::AddElements("endpoints".into(), vec![(key, value)]);
     let began = Instant::now();
     kernel.commit(Family::V4, [command])?;
