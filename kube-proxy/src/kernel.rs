@@ -5,6 +5,8 @@
 
 mod batch;
 mod expression;
+mod generation;
+mod guard;
 mod message;
 
 use std::{io, os::fd::AsFd};
@@ -14,6 +16,8 @@ use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_NETFILTER};
 use nix::sys::socket::{setsockopt, sockopt};
 
 use crate::tables::{Command, Family};
+
+pub use guard::{Guard, LOOK};
 
 /// Services' table, named as upstream's nftables mode names it.
 pub const SERVICES: &str = "kube-proxy";
@@ -54,6 +58,7 @@ pub struct Kernel {
     buffer: Vec<u8>,
     /// The last batch's memory.
     batch: Vec<u8>,
+    generations: generation::Generations,
 }
 
 impl Kernel {
@@ -67,7 +72,15 @@ impl Kernel {
             Ok(socket)
         };
         let socket = open().map_err(KernelError::Socket)?;
-        Ok(Self { table, socket, sequence: 0, room: 0, buffer: vec![0; 16 << 10], batch: Vec::new() })
+        Ok(Self {
+            table,
+            socket,
+            sequence: 0,
+            room: 0,
+            buffer: vec![0; 16 << 10],
+            batch: Vec::new(),
+            generations: generation::Generations::default(),
+        })
     }
 
     /// Carries out commands for a family's table as one transaction: all or nothing.
@@ -95,7 +108,9 @@ impl Kernel {
         batch.end();
         self.sequence = batch.sequence();
         self.send(batch.bytes()).map_err(KernelError::Socket)?;
-        self.receive(batch)
+        self.receive(batch)?;
+        self.generations.committed();
+        Ok(())
     }
 
     /// The whole batch must go in one piece, whatever its size.
@@ -113,15 +128,14 @@ impl Kernel {
         loop {
             let size = self.socket.recv(&mut &mut self.buffer[..], 0).map_err(KernelError::Socket)?;
             let mut rest = &self.buffer[..size];
-            while let Some((answer, behind)) = batch::answer(rest) {
+            while let Some((answer, behind)) = batch::message(rest) {
                 rest = behind;
-                match answer {
-                    Some((sequence, code)) if batch.has(sequence) => {
-                        if code == 0 {
-                            return Ok(());
-                        }
+                match answer.code() {
+                    Some(0) if batch.has(answer.sequence) => return Ok(()),
+                    Some(code) if batch.has(answer.sequence) => {
                         let source = io::Error::from_raw_os_error(code.saturating_neg());
-                        return Err(KernelError::Refused { command: batch.command(sequence), source });
+                        let command = batch.command(answer.sequence);
+                        return Err(KernelError::Refused { command, source });
                     }
                     // A late word on a batch that was given up, or none on one.
                     _ => {}

@@ -63,6 +63,8 @@ mod name {
     ];
 }
 
+/// The chain all connections go through.
+pub const ENTRY: &str = name::SERVICES;
 /// Ports planned at a time when all are: bounds the memory that takes.
 const CHUNK: usize = 256;
 

@@ -21,7 +21,7 @@ use parking_lot::Mutex;
 use tokio::sync::Notify;
 
 use crate::{
-    kernel::{KernelError, POLICIES},
+    kernel::{self, KernelError, POLICIES},
     model::{self, HealthCheck, Settings},
     node,
     objects::{EndpointSlice, Node, Service},
@@ -219,13 +219,32 @@ impl App {
             // A refusal is tried again soon; else the next change or the repair is waited for.
             let rest = if done { self.config.sync_period } else { self.config.min_sync_period };
             tokio::select! {
-                () = tokio::time::sleep(rest.max(Duration::from_millis(100))) => {}
-                () = self.changed.wake.notified() => {}
+                () = self.something_to_do(rest.max(Duration::from_millis(100))) => {}
                 () = drain.cancelled() => return,
             }
             tokio::select! {
                 () = tokio::time::sleep(self.config.min_sync_period.saturating_sub(began.elapsed())) => {}
                 () = drain.cancelled() => return,
+            }
+        }
+    }
+
+    /// Returns after so long, with a change, or when others have taken our tables away.
+    async fn something_to_do(&mut self, rest: Duration) {
+        let rest = tokio::time::sleep(rest);
+        tokio::pin!(rest);
+        loop {
+            tokio::select! {
+                () = &mut rest => return,
+                () = self.changed.wake.notified() => return,
+                () = tokio::time::sleep(kernel::LOOK) => {}
+            }
+            match self.syncer.lost(Instant::now()) {
+                Ok(false) => {}
+                Ok(true) => {
+                    return tracing::warn!("our tables were taken away by others; they are made anew");
+                }
+                Err(error) => tracing::warn!(error = workqueue::chain(&error), "tables not looked at"),
             }
         }
     }

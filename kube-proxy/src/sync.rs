@@ -1,7 +1,8 @@
 //! Carrying plans out: from the model to the kernel, one batch per family and change.
 //!
 //! A change of a service is a change of its own part of the tables. A failed batch makes unknown what they hold, and
-//! the next sync makes them anew; so does the hourly repair, for tables somebody else has touched.
+//! the next sync makes them anew. Tables others have taken away are noticed at once, and what they have changed inside
+//! them is set right by the hourly repair.
 
 use std::time::{Duration, Instant};
 
@@ -13,9 +14,9 @@ use prometheus::{Gauge, Histogram, IntCounter};
 
 use crate::{
     conntrack::{self, Expected},
-    kernel::{Kernel, KernelError, POLICIES, SERVICES},
+    kernel::{Guard, Kernel, KernelError, POLICIES, SERVICES},
     model::{Model, PortName, Protocol, Settings},
-    plan::{Planner, Port},
+    plan::{self, Planner, Port},
     tables::{Command, Family, diff},
 };
 
@@ -26,6 +27,7 @@ const REPAIR: Duration = Duration::from_secs(3600);
 #[derive(Debug)]
 pub struct Syncer {
     kernel: Kernel,
+    guard: Guard,
     families: Vec<State>,
     repaired: Instant,
     /// What UDP services there are: their flows do not end by themselves.
@@ -69,6 +71,7 @@ impl Syncer {
         };
         Ok(Self {
             kernel: Kernel::open(SERVICES)?,
+            guard: Guard::new(plan::ENTRY),
             families: families().into_iter().map(state).collect(),
             repaired: Instant::now(),
             udp: Model::default(),
@@ -79,6 +82,17 @@ impl Syncer {
     /// Whether changes can be told one by one: the tables are known to hold what was planned.
     pub fn follows(&self) -> bool {
         self.repaired.elapsed() <= REPAIR && self.families.iter().all(|state| state.committed)
+    }
+
+    /// Whether others have taken tables away, which the next sync makes anew then. To be asked every [`LOOK`].
+    ///
+    /// [`LOOK`]: crate::kernel::LOOK
+    pub fn lost(&mut self, now: Instant) -> Result<bool, KernelError> {
+        let lost = self.guard.lost(&mut self.kernel, now)?;
+        for state in self.families.iter_mut().filter(|state| lost.contains(&state.planner.family())) {
+            state.committed = false;
+        }
+        Ok(!lost.is_empty())
     }
 
     /// Makes the kernel's tables those of the model. Every family is tried; the first error is
@@ -93,7 +107,10 @@ impl Syncer {
         for state in &mut self.families {
             let began = Instant::now();
             let anew = !state.committed;
-            let done = state.sync(&mut self.kernel, model, settings);
+            let mut done = state.sync(&mut self.kernel, model, settings);
+            if anew && done.is_ok() {
+                done = self.guard.made(&mut self.kernel, state.planner.family());
+            }
             self.metrics.of(state.planner.family()).synced(began, anew, done.is_ok());
             outcome = outcome.and(done);
             state.clean_flows(&self.udp, settings, &self.metrics);

@@ -7,7 +7,7 @@
 
 use std::fmt;
 
-use netlink_packet_core::{NLM_F_ACK, NLM_F_REQUEST, NetlinkMessage};
+use netlink_packet_core::{NLM_F_ACK, NLM_F_DUMP, NLM_F_REQUEST, NetlinkMessage};
 use netlink_packet_netfilter::NetfilterMessage;
 
 use crate::tables::Command;
@@ -44,6 +44,15 @@ pub(super) struct Batch {
 #[must_use]
 pub(super) struct Open(usize);
 
+/// A message of the kernel's.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Answer<'a> {
+    pub(super) kind: u16,
+    /// The message it answers.
+    pub(super) sequence: u32,
+    body: &'a [u8],
+}
+
 /// A command in a few words: its elements and rules may be thousands.
 #[derive(Debug)]
 struct Label {
@@ -56,12 +65,26 @@ struct Label {
 
 impl Batch {
     /// Begins a batch behind a sequence number, in memory that had been used for another one.
-    pub(super) fn begin(sequence: u32, mut bytes: Vec<u8>) -> Self {
-        bytes.clear();
-        let mut batch = Self { bytes, ends: Vec::new(), first: sequence.wrapping_add(1), sequence, last: 0 };
+    pub(super) fn begin(sequence: u32, bytes: Vec<u8>) -> Self {
+        let mut batch = Self::empty(sequence, bytes);
         let begin = batch.message([0, 0], BEGIN, 0, u16::from(SUBSYSTEM));
         batch.close_message(begin);
         batch
+    }
+
+    /// No batch at all: single messages.
+    pub(super) fn empty(sequence: u32, mut bytes: Vec<u8>) -> Self {
+        bytes.clear();
+        Self { bytes, ends: Vec::new(), first: sequence.wrapping_add(1), sequence, last: 0 }
+    }
+
+    /// Appends a question about things of these names: one (an acknowledgement follows the answer), or a list of all.
+    pub(super) fn request(&mut self, family: u8, kind: u8, list: bool, names: &[(u16, &str)]) {
+        let message = self.nftables(family, kind, if list { NLM_F_DUMP } else { NLM_F_ACK });
+        for (kind, name) in names {
+            self.attribute(*kind, &[name.as_bytes(), &[0]]);
+        }
+        self.close_message(message);
     }
 
     /// What was written since the last command's end was this command.
@@ -187,18 +210,29 @@ impl Batch {
     }
 }
 
-/// The first of the kernel's answers and the bytes behind it: the sequence number it is about and its code, if it is a
-/// refusal or an acknowledgement.
-#[allow(clippy::type_complexity, reason = "two pairs, said above")]
-pub(super) fn answer(bytes: &[u8]) -> Option<(Option<(u32, i32)>, &[u8])> {
-    let word = |at: usize| bytes.get(at..at + 4).and_then(|word| word.try_into().ok());
-    let length = usize::try_from(u32::from_ne_bytes(word(0)?)).ok().filter(|length| *length >= HEADER)?;
+/// The first of the kernel's messages, and the bytes behind it.
+pub(super) fn message(bytes: &[u8]) -> Option<(Answer<'_>, &[u8])> {
+    let word = |at: usize| bytes.get(at..at + 4)?.try_into().ok().map(u32::from_ne_bytes);
+    let length = usize::try_from(word(0)?).ok().filter(|length| *length >= HEADER)?;
     let kind = u16::from_ne_bytes(bytes.get(4..6)?.try_into().ok()?);
-    let told = match (kind, word(HEADER)) {
-        (ERROR, Some(code)) => Some((u32::from_ne_bytes(word(8)?), i32::from_ne_bytes(code))),
-        _ => None,
-    };
-    Some((told, bytes.get(length.next_multiple_of(4)..).unwrap_or_default()))
+    let body = bytes.get(HEADER..length)?;
+    let behind = bytes.get(length.next_multiple_of(4)..).unwrap_or_default();
+    Some((Answer { kind, sequence: word(8)?, body }, behind))
+}
+
+// === impl Answer ===
+
+impl Answer<'_> {
+    /// The code of a refusal, or 0 of an acknowledgement.
+    pub(super) fn code(&self) -> Option<i32> {
+        let code = self.body.get(..4).filter(|_| self.kind == ERROR)?;
+        code.try_into().ok().map(i32::from_ne_bytes)
+    }
+
+    /// What it says of a thing of nftables.
+    pub(super) fn attributes(&self) -> &[u8] {
+        self.body.get(OWN_HEADER..).unwrap_or_default()
+    }
 }
 
 // === impl Label ===
@@ -247,11 +281,11 @@ mod tests {
         bytes.extend_from_slice(&[3, 0, 0, 0, 1]);
         let mut rest = &bytes[..];
         let mut told = Vec::new();
-        while let Some((one, behind)) = answer(rest) {
-            told.push(one);
+        while let Some((one, behind)) = message(rest) {
+            told.push((one.sequence, one.code()));
             rest = behind;
         }
-        assert_eq!(told, [Some((7, -2)), None, Some((9, 0))]);
-        assert_eq!(answer(&u32::MAX.to_ne_bytes()), None);
+        assert_eq!(told, [(7, Some(-2)), (8, None), (9, Some(0))]);
+        assert!(message(&u32::MAX.to_ne_bytes()).is_none());
     }
 }

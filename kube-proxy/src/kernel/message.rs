@@ -81,12 +81,23 @@ pub(super) fn encode(batch: &mut Batch, table: &str, family: Family, command: &C
     }
 }
 
-fn wrap(family: Family, message: NfTablesMessage) -> NetfilterMessage {
-    let family = match family {
+/// A family's number (`NFPROTO_*`).
+pub(super) fn family_number(family: Family) -> u8 {
+    protocol_family(family).into()
+}
+
+fn protocol_family(family: Family) -> NetfilterProtoFamily {
+    match family {
         Family::V4 => NetfilterProtoFamily::IPv4,
         Family::V6 => NetfilterProtoFamily::IPv6,
-    };
-    NetfilterMessage::new(NetfilterHeader::new(family, 0, 0), NetfilterMessageInner::NfTables(message))
+    }
+}
+
+fn wrap(family: Family, message: NfTablesMessage) -> NetfilterMessage {
+    NetfilterMessage::new(
+        NetfilterHeader::new(protocol_family(family), 0, 0),
+        NetfilterMessageInner::NfTables(message),
+    )
 }
 
 fn rules(batch: &mut Batch, table: &str, family: Family, name: &str, chain: &Chain) {
@@ -201,12 +212,8 @@ fn write(
     set: &str,
     elements: &[(Key, Value)],
 ) {
-    let family = match family {
-        Family::V4 => NetfilterProtoFamily::IPv4,
-        Family::V6 => NetfilterProtoFamily::IPv6,
-    };
     for chunk in elements.chunks(ELEMENTS) {
-        let message = batch.nftables(family.into(), kind, flags);
+        let message = batch.nftables(family_number(family), kind, flags);
         batch.attribute(LIST_TABLE, &[table.as_bytes(), &[0]]);
         batch.attribute(LIST_SET, &[set.as_bytes(), &[0]]);
         let list = batch.nest(LIST_ELEMENTS);

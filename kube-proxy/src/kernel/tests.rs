@@ -6,7 +6,7 @@ use std::{
     net::{IpAddr, SocketAddr, TcpListener, TcpStream},
     process::Command as Program,
     sync::Arc,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use nix::{
@@ -311,6 +311,43 @@ fn connections_reach_every_endpoint_and_follow_changes() {
         assert_eq!(who("10.96.0.5:80"), BTreeSet::from(["10.244.0.3".into()]));
         proxy.sync(&model(exposed, &[]));
         assert_eq!(ask("10.96.0.5:80"), Err(io::ErrorKind::ConnectionRefused));
+    });
+}
+
+#[test]
+fn tables_taken_away_are_noticed_and_come_back_and_connections_live() {
+    in_namespace(|| {
+        let listener = TcpListener::bind(("10.244.0.1", 8080)).unwrap();
+        let mut syncer = crate::sync::Syncer::open().unwrap();
+        let served = model(service(), &["10.244.0.1"]);
+        syncer.sync(&served, &settings()).unwrap();
+        let mut client = TcpStream::connect("10.96.0.5:80").unwrap();
+        let (mut server, _) = listener.accept().unwrap();
+        let mut now = Instant::now();
+        assert!(!syncer.lost(now).unwrap(), "nobody has done anything");
+        syncer.change(&name().key(), &model(service(), &["10.244.0.1", "10.244.0.2"])).unwrap();
+        syncer.change(&name().key(), &served).unwrap();
+        assert!(!syncer.lost(now).unwrap(), "only the proxy itself has");
+        run("nft", &["add", "table", "ip", "other"]);
+        assert!(!syncer.lost(now).unwrap(), "others' tables are theirs");
+        let takings = [
+            &["flush", "ruleset"][..],
+            &["flush", "table", "ip", SERVICES],
+            &["delete", "table", "ip", SERVICES],
+        ];
+        for taking in takings {
+            run("nft", taking);
+            assert!(syncer.lost(now).unwrap() && !syncer.follows(), "{taking:?}");
+            syncer.sync(&served, &settings()).unwrap();
+            assert!(syncer.follows());
+            TcpStream::connect("10.96.0.5:80").unwrap();
+            server.write_all(b"x").unwrap();
+            client.read_exact(&mut [0]).unwrap();
+            client.write_all(b"y").unwrap();
+            server.read_exact(&mut [0]).unwrap();
+            assert!(!syncer.lost(now).unwrap());
+            now += Duration::from_secs(60);
+        }
     });
 }
 

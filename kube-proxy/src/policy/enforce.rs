@@ -9,15 +9,16 @@ use component_base::{
     informer::{Informer, Informers, ListWatch},
     metrics::{self, Stability},
     task::Tasks,
+    workqueue,
 };
 use k8s_openapi::api::networking::v1::NetworkPolicy;
 use parking_lot::Mutex;
 use prometheus::{Histogram, IntCounter};
 use tokio::sync::Notify;
 
-use super::{Index, Planner};
+use super::{Index, Planner, plan};
 use crate::{
-    kernel::{Kernel, KernelError, POLICIES},
+    kernel::{Guard, Kernel, KernelError, LOOK, POLICIES},
     objects::{Namespace, Pod},
     sync,
     tables::Command,
@@ -41,6 +42,7 @@ pub struct Enforcer {
     pods: Informer<Pod>,
     namespaces: Informer<Namespace>,
     kernel: Kernel,
+    guard: Guard,
     planners: Vec<Planner>,
     duration: Histogram,
     failures: IntCounter,
@@ -62,6 +64,7 @@ impl Enforcer {
             pods: informers.get(with_address),
             namespaces: informers.get(ListWatch::default()),
             kernel: Kernel::open(POLICIES)?,
+            guard: Guard::new(plan::ENTRY),
             planners: sync::families().into_iter().map(Planner::new).collect(),
             duration: metrics::histogram(
                 "kubeproxy_sync_network_policies_duration_seconds",
@@ -102,13 +105,38 @@ impl Enforcer {
             // Netlink answers within the call; other tasks move to other threads meanwhile.
             let done = tokio::task::block_in_place(|| self.sync());
             tokio::select! {
-                () = tokio::time::sleep(if done { REPAIR } else { RETRY }) => {}
-                () = self.changed.notified() => {}
+                () = self.something_to_do(if done { REPAIR } else { RETRY }) => {}
                 () = drain.cancelled() => return,
             }
             tokio::select! {
                 () = tokio::time::sleep(REST) => {}
                 () = drain.cancelled() => return,
+            }
+        }
+    }
+
+    /// Returns after so long, with a change, or when others have taken our tables away.
+    async fn something_to_do(&mut self, rest: Duration) {
+        let rest = tokio::time::sleep(rest);
+        tokio::pin!(rest);
+        loop {
+            tokio::select! {
+                () = &mut rest => return,
+                () = self.changed.notified() => return,
+                () = tokio::time::sleep(LOOK) => {}
+            }
+            match self.guard.lost(&mut self.kernel, Instant::now()) {
+                Ok(lost) if lost.is_empty() => {}
+                Ok(lost) => {
+                    tracing::warn!(
+                        "tables of network policies were taken away by others; they are made anew"
+                    );
+                    let planners = self.planners.iter_mut();
+                    return planners.filter(|p| lost.contains(&p.family())).for_each(Planner::forget);
+                }
+                Err(error) => {
+                    tracing::warn!(error = workqueue::chain(&error), "network policies not looked at")
+                }
             }
         }
     }
@@ -122,14 +150,22 @@ impl Enforcer {
     /// Makes the kernel's tables those of the model; whether both families agreed.
     fn sync(&mut self) -> bool {
         let began = Instant::now();
-        let commands: Vec<Vec<Command>> = {
+        let commands: Vec<(bool, Vec<Command>)> = {
             let mut index = self.index.lock();
             let concerned = index.take_concerned();
-            self.planners.iter_mut().map(|planner| planner.change(index.model(), &concerned)).collect()
+            let plan = |planner: &mut Planner| {
+                let anew = !planner.has_planned();
+                (anew, planner.change(index.model(), &concerned))
+            };
+            self.planners.iter_mut().map(plan).collect()
         };
         let mut done = true;
-        for (planner, commands) in self.planners.iter_mut().zip(commands) {
-            if let Err(error) = self.kernel.commit(planner.family(), commands) {
+        for (planner, (anew, commands)) in self.planners.iter_mut().zip(commands) {
+            let mut outcome = self.kernel.commit(planner.family(), commands);
+            if anew && outcome.is_ok() {
+                outcome = self.guard.made(&mut self.kernel, planner.family());
+            }
+            if let Err(error) = outcome {
                 let cause = std::error::Error::source(&error).map(ToString::to_string).unwrap_or_default();
                 tracing::error!(%error, cause, "network policies not enforced; they are tried again");
                 planner.forget();

@@ -21,6 +21,8 @@ use crate::tables::{
 
 /// Addresses (twice) of isolated pods: a pod always reaches itself.
 const SELF: &str = "self";
+/// A chain of packets that pass through; it always has rules.
+pub(super) const ENTRY: &str = "ingress";
 /// `NF_IP_PRI_FILTER`.
 const FILTER: i32 = 0;
 /// Bytes of a chain's readable name; the hash before it makes a cut name unique.
@@ -74,6 +76,11 @@ impl Planner {
     /// Its family.
     pub fn family(&self) -> Family {
         self.family
+    }
+
+    /// Whether there has been a plan since [`Planner::forget`].
+    pub fn has_planned(&self) -> bool {
+        self.isolation.is_some()
     }
 
     /// What the kernel has is not known any more: the next change makes the table anew.
