@@ -7,6 +7,7 @@ use std::{
         Arc,
         atomic::{AtomicBool, Ordering},
     },
+    thread,
     time::Duration,
 };
 
@@ -64,6 +65,11 @@ impl Daemon for ApiServer {
 
     fn configure(values: &Values) -> Result<Config, OptionsError> {
         Config::new(values)
+    }
+
+    /// All of the machine: what a request costs is its processor time.
+    fn workers() -> usize {
+        thread::available_parallelism().map_or(2, usize::from).max(2)
     }
 
     async fn run(config: Config, tasks: Tasks) -> Result<(), BuildError> {

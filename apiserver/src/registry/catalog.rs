@@ -2,20 +2,37 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
+use indexmap::{Equivalent, IndexMap};
+
 use super::Resource;
+
+/// Group and plural.
+type Name = (&'static str, &'static str);
+
+/// A name as a request has it.
+#[derive(Hash)]
+struct Asked<'a>(&'a str, &'a str);
+
+impl Equivalent<Name> for Asked<'_> {
+    fn equivalent(&self, (group, plural): &Name) -> bool {
+        self.0 == *group && self.1 == *plural
+    }
+}
 
 /// All served resources; replaced as a whole when custom resources come or go.
 #[derive(Clone, Default)]
 pub struct Catalog {
-    /// By group and plural. Versions of a custom resource stand apart, in their order.
-    resources: BTreeMap<(String, String), Vec<Arc<Resource>>>,
+    /// In the order of their names. Versions of a custom resource stand apart, in their order.
+    resources: IndexMap<Name, Vec<Arc<Resource>>>,
 }
 
 impl Catalog {
     /// A catalog of these resources; a second one of the same group and plural replaces the first.
     pub fn new(resources: impl IntoIterator<Item = Resource>) -> Self {
-        let key = |r: &Resource| (r.group.to_owned(), r.plural.to_owned());
-        Self { resources: resources.into_iter().map(|r| (key(&r), vec![Arc::new(r)])).collect() }
+        let named = resources.into_iter().map(|r| ((r.group, r.plural), vec![Arc::new(r)]));
+        let mut resources: IndexMap<_, _> = named.collect();
+        resources.sort_unstable_keys();
+        Self { resources }
     }
 
     /// The same with these custom resources; one that has the name of a resource that is here is left out.
@@ -23,11 +40,12 @@ impl Catalog {
     pub fn with(&self, custom: impl IntoIterator<Item = Arc<Resource>>) -> Self {
         let mut resources = self.resources.clone();
         for resource in custom {
-            let key = (resource.group.to_owned(), resource.plural.to_owned());
-            if !self.resources.contains_key(&key) {
-                resources.entry(key).or_default().push(resource);
+            let name = (resource.group, resource.plural);
+            if !self.resources.contains_key(&name) {
+                resources.entry(name).or_default().push(resource);
             }
         }
+        resources.sort_unstable_keys();
         Self { resources }
     }
 
@@ -63,13 +81,16 @@ impl Catalog {
 
     /// Whether there is a resource of this name in any version.
     pub fn contains(&self, group: &str, plural: &str) -> bool {
-        self.resources.contains_key(&(group.to_owned(), plural.to_owned()))
+        self.named(group, plural).is_some()
     }
 
     /// The resource, if the version is served.
     pub fn find(&self, group: &str, version: &str, plural: &str) -> Option<&Arc<Resource>> {
-        let all = self.resources.get(&(group.to_owned(), plural.to_owned()))?;
-        all.iter().find(|r| r.versions.contains(&version))
+        self.named(group, plural)?.iter().find(|r| r.versions.contains(&version))
+    }
+
+    fn named(&self, group: &str, plural: &str) -> Option<&Vec<Arc<Resource>>> {
+        self.resources.get(&Asked(group, plural))
     }
 
     /// All resources, by group and plural.

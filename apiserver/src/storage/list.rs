@@ -48,6 +48,9 @@ impl Shared {
     /// Waits until a resource's cache is loaded.
     pub(super) async fn loaded(&self, id: &ResourceId) -> Result<()> {
         let mut phase = self.cache(id)?.phase();
+        if *phase.borrow() == Phase::Ready {
+            return Ok(());
+        }
         let wait = phase.wait_for(|phase| *phase != Phase::Loading);
         match tokio::time::timeout(self.config.limits.read_point_timeout, wait).await {
             Ok(Ok(phase)) if *phase == Phase::Ready => Ok(()),
