@@ -352,6 +352,12 @@ fn lost(c: &Cluster, ns: &str) -> Result<()> {
     c.up()?;
     wait_field(c, ns, "node/node-2", ".status.conditions[?(@.type==\"Ready\")].status", "True")?;
     wait_field(c, ns, "node/node-2", ".spec.taints", "")?;
+    c.eventually("the evicted pods are gone", 60, |c| {
+        // Those of the deployment: the bare pod, which stays, is a web server as well.
+        let nodes = nodes_of(c, ns, "app=web,pod-template-hash")?;
+        ensure!(nodes == ["node-1", "node-1"], "they are on {nodes:?}");
+        Ok(Some(()))
+    })?;
     ready(c, ns, "bare")?;
     ensure!(
         field(c, ns, "pod/bare", ".status.containerStatuses[0].containerID")? == container,
