@@ -58,25 +58,25 @@ fn limited(_: &(), _: &str) -> Result<()> {
     let (plane, _dir) = start(&[(
         "ResourceQuota",
         json!({"apiVersion": "apiserver.config.k8s.io/v1", "kind": "ResourceQuotaConfiguration",
-            "limitedResources": [{"resource": "configmaps", "matchContains": ["count/configmaps"]}]}),
+            "limitedResources": [{"resource": "secrets", "matchContains": ["count/secrets"]}]}),
     )])?;
     let admin = plane.admin()?;
-    let maps = config_maps("default", "");
-    let map = |name: &str| json!({"metadata": {"name": name}});
-    let uncovered = "insufficient quota to consume: count/configmaps";
-    admin.post(&maps, &map("none"))?.refused_with(403, "Forbidden", uncovered)?;
-    admin.post("/api/v1/namespaces/default/secrets", &map("free"))?.ok()?;
+    let secrets = "/api/v1/namespaces/default/secrets";
+    let named = |name: &str| json!({"metadata": {"name": name}});
+    let uncovered = "insufficient quota to consume: count/secrets";
+    admin.post(secrets, &named("none"))?.refused_with(403, "Forbidden", uncovered)?;
+    admin.post(&config_maps("default", ""), &named("free"))?.ok()?;
     let quotas = "/api/v1/namespaces/default/resourcequotas";
-    let hard = json!({"count/configmaps": "1"});
+    let hard = json!({"count/secrets": "1"});
     let mut quota = admin.post(quotas, &json!({"metadata": {"name": "q"}, "spec": {"hard": hard}}))?.ok()?;
-    quota["status"] = json!({"hard": hard, "used": {"count/configmaps": "0"}});
+    quota["status"] = json!({"hard": hard, "used": {"count/secrets": "0"}});
     admin.put(&format!("{quotas}/q/status"), &quota)?.ok()?;
     // The plugin sees the quota some moments after it is there.
-    plane.eventually("the quota covers config maps", 20, || {
-        let made = admin.post(&maps, &map("one"))?;
+    plane.eventually("the quota covers secrets", 20, || {
+        let made = admin.post(secrets, &named("one"))?;
         Ok((made.code == 201).then_some(()))
     })?;
-    admin.post(&maps, &map("two"))?.refused_with(403, "Forbidden", "exceeded quota: q").map(drop)
+    admin.post(secrets, &named("two"))?.refused_with(403, "Forbidden", "exceeded quota: q").map(drop)
 }
 
 fn events(_: &(), _: &str) -> Result<()> {

@@ -1,17 +1,16 @@
 //! The API server over the wire: what it answers to good and bad requests, and what it survives.
 //!
 //! Tests of one list share a control plane and run several at a time, each in its own namespace; those of
-//! [`failures`], [`audit`], [`encryption`], [`configurations`], [`extenders`] and [`outside`] start their own, to break it
-//! or to have it otherwise.
+//! [`failures`], [`audit`], [`encryption`], [`configurations`] and [`outside`] start their own, to break it or to have it otherwise.
 
 mod access;
 mod admission;
+mod aggregation;
 mod audit;
 mod configurations;
 mod customresources;
 mod discovery;
 mod encryption;
-mod extenders;
 mod failures;
 mod fairness;
 mod input;
@@ -42,6 +41,7 @@ const LISTS: &[(&str, &[Test<ControlPlane>])] = &[
     ("policies", policies::TESTS),
     ("fairness", fairness::TESTS),
     ("customresources", customresources::TESTS),
+    ("aggregation", aggregation::TESTS),
 ];
 
 fn main() -> ExitCode {
@@ -74,7 +74,6 @@ fn main() -> ExitCode {
         .run("audit", audit::TESTS)
         .and(alone.run("encryption", encryption::TESTS))
         .and(alone.run("configurations", configurations::TESTS))
-        .and(alone.run("extenders", extenders::TESTS))
         .and(alone.run("outside", outside::TESTS))
         .and(alone.run("failures", failures::TESTS));
     all.unwrap_or_default().and(own).exit()
