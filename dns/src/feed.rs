@@ -1,20 +1,45 @@
 //! What the cluster says, put into the zone's index: one function per kind, called for every change.
+//!
+//! Services and slices are turned into what the zone has of them as they are read, so that the informers' caches and the
+//! index share one small copy.
 
-use std::{net::IpAddr, sync::Arc};
+use std::{borrow::Cow, net::IpAddr, sync::Arc};
 
 use component_base::{
-    informer::{Event, Informers, ListWatch},
+    informer::{self, Cached, Event, Informers, ListWatch},
+    meta::{ObjectKey, key_of},
     objects::{
         Endpoint as ApiEndpoint, EndpointSlice, Namespace, Pod, Service as ApiService, ServicePort,
         ServiceSpec,
     },
 };
 use parking_lot::RwLock;
+use serde::Deserialize;
 use smol_str::SmolStr;
 
 use crate::zone::{Endpoint, EndpointSet, Index, Port, Service, ServiceKind};
 
 const SERVICE_NAME: &str = "kubernetes.io/service-name";
+
+/// A service as it is kept; without what the zone has of it while it has no address yet.
+#[derive(Debug, Deserialize)]
+#[serde(from = "ApiService")]
+struct KeptService {
+    key: ObjectKey,
+    version: u64,
+    service: Option<Arc<Service>>,
+}
+
+/// A slice as it is kept. With `POD_NAMES`, endpoints without a hostname are named after their pods.
+#[derive(Debug, Deserialize)]
+#[serde(from = "EndpointSlice")]
+struct KeptSlice<const POD_NAMES: bool> {
+    key: ObjectKey,
+    version: u64,
+    /// The service it is of, if it is of one.
+    service: Option<SmolStr>,
+    endpoints: Arc<EndpointSet>,
+}
 
 /// Keeps `index` true from the informers' caches from now on. With `pod_names`, endpoints without a hostname are named after
 /// their pods; with `pods`, the addresses of pods are kept as well.
@@ -33,28 +58,30 @@ pub fn subscribe(informers: &Informers, index: &Arc<RwLock<Index>>, pod_names: b
         }
     });
     let into = index.clone();
-    informers.get::<ApiService>(ListWatch::default()).on_event(move |event| {
-        let object = event.object();
-        let parsed = if matches!(event, Event::Deleted { .. }) { None } else { service(object) };
-        if let (Some(namespace), Some(name)) = (&object.metadata.namespace, &object.metadata.name) {
-            into.write().set_service(namespace, name, parsed);
-        }
+    informers.get::<KeptService>(ListWatch::default()).on_event(move |event| {
+        let kept = event.object();
+        let there = kept.service.clone().filter(|_| !matches!(event, Event::Deleted { .. }));
+        into.write().set_service(&kept.key.namespace, &kept.key.name, there);
     });
+    match pod_names {
+        true => follow_slices::<true>(informers, index),
+        false => follow_slices::<false>(informers, index),
+    }
+}
+
+fn follow_slices<const POD_NAMES: bool>(informers: &Informers, index: &Arc<RwLock<Index>>) {
     let into = index.clone();
-    informers.get::<EndpointSlice>(ListWatch::default()).on_event(move |event| {
+    informers.get::<KeptSlice<POD_NAMES>>(ListWatch::default()).on_event(move |event| {
         let mut index = into.write();
         // A slice that moved to another service leaves the old one first.
         if let Event::Updated { old, new } = &event
-            && service_of(old) != service_of(new)
+            && old.service != new.service
         {
-            set_slice(&mut index, old, None);
+            old.set(&mut index, None);
         }
-        let parsed = if matches!(event, Event::Deleted { .. }) {
-            None
-        } else {
-            Some(endpoints(event.object(), pod_names))
-        };
-        set_slice(&mut index, event.object(), parsed);
+        let there = !matches!(event, Event::Deleted { .. });
+        let slice = event.object();
+        slice.set(&mut index, there.then(|| slice.endpoints.clone()));
     });
 }
 
@@ -77,13 +104,71 @@ fn addresses(pod: &Pod) -> Vec<IpAddr> {
     pod.status.pod_ips.iter().filter_map(|ip| ip.ip.parse().ok()).collect()
 }
 
-fn set_slice(index: &mut Index, slice: &EndpointSlice, set: Option<EndpointSet>) {
-    let (Some(namespace), Some(name), Some(service)) =
-        (&slice.metadata.namespace, &slice.metadata.name, service_of(slice))
-    else {
-        return;
-    };
-    index.set_slice(namespace, service, name, set);
+// === impl KeptService ===
+
+impl From<ApiService> for KeptService {
+    fn from(object: ApiService) -> Self {
+        let (key, version) = (key_of(&object.metadata), informer::version_of(&object.metadata));
+        Self { key, version, service: service(&object).map(Arc::new) }
+    }
+}
+
+impl Cached for KeptService {
+    fn path(namespace: Option<&str>) -> String {
+        <ApiService as Cached>::path(namespace)
+    }
+
+    fn key(&self) -> ObjectKey {
+        self.key.clone()
+    }
+
+    fn resource_version(&self) -> Option<Cow<'_, str>> {
+        Some(self.version.to_string().into())
+    }
+
+    fn settle(&mut self, key: &ObjectKey) {
+        self.key = key.clone();
+    }
+}
+
+// === impl KeptSlice ===
+
+impl<const POD_NAMES: bool> KeptSlice<POD_NAMES> {
+    /// Sets or forgets it in the index.
+    fn set(&self, index: &mut Index, endpoints: Option<Arc<EndpointSet>>) {
+        if let Some(service) = &self.service {
+            index.set_slice(&self.key.namespace, service, &self.key.name, endpoints);
+        }
+    }
+}
+
+impl<const POD_NAMES: bool> From<EndpointSlice> for KeptSlice<POD_NAMES> {
+    fn from(slice: EndpointSlice) -> Self {
+        Self {
+            key: key_of(&slice.metadata),
+            version: informer::version_of(&slice.metadata),
+            service: service_of(&slice).map(Into::into),
+            endpoints: Arc::new(endpoints(&slice, POD_NAMES)),
+        }
+    }
+}
+
+impl<const POD_NAMES: bool> Cached for KeptSlice<POD_NAMES> {
+    fn path(namespace: Option<&str>) -> String {
+        <EndpointSlice as Cached>::path(namespace)
+    }
+
+    fn key(&self) -> ObjectKey {
+        self.key.clone()
+    }
+
+    fn resource_version(&self) -> Option<Cow<'_, str>> {
+        Some(self.version.to_string().into())
+    }
+
+    fn settle(&mut self, key: &ObjectKey) {
+        self.key = key.clone();
+    }
 }
 
 fn service_of(slice: &EndpointSlice) -> Option<&str> {

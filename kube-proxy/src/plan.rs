@@ -179,24 +179,30 @@ impl Planner {
     pub fn change(&mut self, service: &ObjectKey, now: &[Port<'_>]) -> Vec<Command> {
         let now: Vec<Port<'_>> =
             now.iter().copied().filter(|(name, port, _)| self.serves(name, port)).collect();
-        if now.is_empty() && !self.services.contains_key(service) {
+        let had = self.services.remove_entry(service);
+        if now.is_empty() && had.is_none() {
             return Vec::new();
         }
-        let rivals = self.rivals(service, &now);
+        let (key, had) = had.unwrap_or_else(|| (service.clone(), Box::default()));
+        let rivals = self.rivals(&key, &had, &now);
         let (mut old, mut new) = (Fragment::default(), Fragment::default());
-        std::iter::once(service).chain(&rivals).for_each(|service| self.part(&mut old, service));
-        self.put(service, &now);
-        std::iter::once(service).chain(&rivals).for_each(|service| self.part(&mut new, service));
+        self.part(&mut old, &had, &rivals);
+        let placed = self.place(had, &now);
+        self.part(&mut new, &placed, &rivals);
+        if !placed.is_empty() {
+            self.services.insert(key, placed);
+        }
         let (gone, come) = self.share(std::mem::take(&mut old.shared), std::mem::take(&mut new.shared));
         let (gone, come) = (old.own(gone), new.own(come));
         old.lead(new, (&gone, &come), (self.family, &self.settings))
     }
 
     /// Other services whose part of the plan may be another one after a change of this one: they claim the same.
-    fn rivals(&self, service: &ObjectKey, now: &[Port<'_>]) -> BTreeSet<ObjectKey> {
-        let before = self.services.get(service).into_iter().flatten();
-        let before = before.map(|(name, placed)| (name, &placed.service));
-        let ports = before.chain(now.iter().map(|(name, port, _)| (*name, *port)));
+    fn rivals(&self, service: &ObjectKey, had: &[Planned], now: &[Port<'_>]) -> BTreeSet<ObjectKey> {
+        let before = had.iter().map(|(name, placed)| (name, &placed.service));
+        let after = now.iter().map(|(name, port, _)| (*name, *port));
+        let after = after.filter(|(name, port)| !before.clone().any(|had| had == (*name, *port)));
+        let ports = before.clone().chain(after);
         let frontends = ports.flat_map(|(name, port)| claims::frontends(self.family, name, port));
         let mut rivals = BTreeSet::new();
         for frontend in frontends {
@@ -236,7 +242,16 @@ impl Planner {
     /// Makes these the ports of a service, all of this family; none when it is gone.
     fn put(&mut self, service: &ObjectKey, ports: &[Port<'_>]) {
         let had = self.services.remove_entry(service);
-        let (key, mut had) = had.map_or_else(|| (service.clone(), Vec::new()), |(k, p)| (k, p.into_vec()));
+        let (key, had) = had.unwrap_or_else(|| (service.clone(), Box::default()));
+        let placed = self.place(had, ports);
+        if !placed.is_empty() {
+            self.services.insert(key, placed);
+        }
+    }
+
+    /// Places the ports a service has now, where it had these.
+    fn place(&mut self, had: Box<[Planned]>, ports: &[Port<'_>]) -> Box<[Planned]> {
+        let mut had = had.into_vec();
         let mut placed = Vec::with_capacity(ports.len());
         for (name, port, endpoints) in ports {
             let before = had.iter().position(|(had, _)| had == *name).map(|at| had.swap_remove(at));
@@ -256,9 +271,7 @@ impl Planner {
             frontends.iter().for_each(|frontend| self.claims.release(frontend, &name));
             placed.release(&mut self.slots);
         }
-        if !placed.is_empty() {
-            self.services.insert(key, placed.into());
-        }
+        placed.into()
     }
 
     /// Whether a port of a service is of this family.
@@ -270,9 +283,10 @@ impl Planner {
         claims::frontends(self.family, name, service).collect()
     }
 
-    /// Adds a service's part.
-    fn part(&self, out: &mut Fragment, service: &ObjectKey) {
-        for (name, placed) in self.services.get(service).into_iter().flatten() {
+    /// Adds the part of these ports and of these services.
+    fn part(&self, out: &mut Fragment, ports: &[Planned], services: &BTreeSet<ObjectKey>) {
+        let services = services.iter().filter_map(|service| self.services.get(service));
+        for (name, placed) in services.flatten().chain(ports) {
             self.fragment(out, name, placed);
         }
     }

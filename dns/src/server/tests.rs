@@ -32,7 +32,7 @@ fn index() -> Arc<RwLock<Index>> {
     index.set_namespace("default", true);
     // The tests' own address is a pod's.
     index.add_pod("default", &["127.0.0.1".parse().unwrap()]);
-    let service = |kind| Service { kind, ports: vec![] };
+    let service = |kind| Arc::new(Service { kind, ports: vec![] });
     index.set_service(
         "default",
         "web",
@@ -43,7 +43,7 @@ fn index() -> Arc<RwLock<Index>> {
     let endpoint = |n: u32| Endpoint { address: IpAddr::V4((0x0af4_0000 + n).into()), hostname: None };
     let port = Port { name: "p".into(), protocol: "tcp".into(), number: 1 };
     let set = EndpointSet { endpoints: (1..=100).map(endpoint).collect(), ports: vec![port] };
-    index.set_slice("default", "many", "s", Some(set));
+    index.set_slice("default", "many", "s", Some(set.into()));
     Arc::new(RwLock::new(index))
 }
 
@@ -294,7 +294,7 @@ async fn our_sockets_say_byte_by_byte_what_hickorys_say() {
     let bytes = question((0, 0, 0, true, false));
     let before = exchange(fast, &bytes).await;
     let moved = Service { kind: ServiceKind::Cluster(vec!["10.96.0.21".parse().unwrap()]), ports: vec![] };
-    server.index.write().set_service("default", "web", Some(moved));
+    server.index.write().set_service("default", "web", Some(moved.into()));
     let after = exchange(fast, &bytes).await;
     assert_eq!(before[before.len() - 1], 20);
     assert_eq!(after[after.len() - 1], 21);

@@ -1,7 +1,7 @@
 //! Services and endpoints in the form queries ask for them.
 
 use std::{
-    collections::{BTreeMap, HashMap, HashSet},
+    collections::{HashMap, HashSet},
     net::IpAddr,
     sync::Arc,
 };
@@ -68,15 +68,15 @@ pub struct Index {
     /// The first lists are not complete yet: a name not found may still exist.
     pub loading: bool,
     namespaces: HashSet<SmolStr>,
-    services: HashMap<SmolStr, HashMap<SmolStr, Service>>,
-    /// Slices of a service, by slice name, so that answers come in one order.
-    endpoints: HashMap<Key, BTreeMap<SmolStr, EndpointSet>>,
+    services: HashMap<SmolStr, HashMap<SmolStr, Arc<Service>>>,
+    /// Slices of a service, by slice name, so that answers come in one order: nearly always one.
+    endpoints: HashMap<Key, Vec<(SmolStr, Arc<EndpointSet>)>>,
     /// Services by cluster IP.
     by_cluster_ip: HashMap<IpAddr, Key>,
     /// Namespaces of pods by their addresses; empty unless somebody wants to know.
     pods: HashMap<IpAddr, SmolStr>,
-    /// Services whose endpoints include an address, with the number of slices that say so.
-    by_endpoint_ip: HashMap<IpAddr, BTreeMap<Key, usize>>,
+    /// Services whose endpoints include an address, in order, with the number of slices that say so: nearly always one.
+    by_endpoint_ip: HashMap<IpAddr, Vec<(Key, usize)>>,
     /// How often services have changed.
     versions: Arc<Versions>,
 }
@@ -134,7 +134,7 @@ impl Index {
 
     /// A service.
     pub fn service(&self, namespace: &str, name: &str) -> Option<&Service> {
-        self.services.get(namespace)?.get(name)
+        self.services.get(namespace)?.get(name).map(|service| &**service)
     }
 
     /// Whether a namespace has services.
@@ -143,16 +143,16 @@ impl Index {
     }
 
     /// Sets or (with `None`) forgets a service.
-    pub fn set_service(&mut self, namespace: &str, name: &str, service: Option<Service>) {
+    pub fn set_service(&mut self, namespace: &str, name: &str, service: Option<Arc<Service>>) {
         let key: Key = (namespace.into(), name.into());
         let of_namespace = self.services.entry(key.0.clone()).or_default();
         if let Some(old) = of_namespace.remove(&key.1)
-            && let ServiceKind::Cluster(addresses) = old.kind
+            && let ServiceKind::Cluster(addresses) = &old.kind
         {
             for address in addresses {
                 // Another service may have taken the address over already.
-                if self.by_cluster_ip.get(&address) == Some(&key) {
-                    self.by_cluster_ip.remove(&address);
+                if self.by_cluster_ip.get(address) == Some(&key) {
+                    self.by_cluster_ip.remove(address);
                 }
             }
         }
@@ -168,31 +168,44 @@ impl Index {
     }
 
     /// Sets or forgets one slice of a service.
-    pub fn set_slice(&mut self, namespace: &str, service: &str, slice: &str, set: Option<EndpointSet>) {
+    pub fn set_slice(&mut self, namespace: &str, service: &str, slice: &str, set: Option<Arc<EndpointSet>>) {
         let key: Key = (namespace.into(), service.into());
         let slices = self.endpoints.entry(key.clone()).or_default();
-        let old = match set.clone() {
-            Some(set) => slices.insert(slice.into(), set),
-            None => slices.remove(slice),
+        let old = match (slices.binary_search_by(|(name, _)| name.as_str().cmp(slice)), set.clone()) {
+            (Ok(at), Some(set)) => Some(std::mem::replace(&mut slices[at].1, set)),
+            (Ok(at), None) => Some(slices.remove(at).1),
+            (Err(at), Some(set)) => {
+                slices.reserve_exact(1);
+                slices.insert(at, (slice.into(), set));
+                None
+            }
+            (Err(_), None) => None,
         };
         if slices.is_empty() {
             self.endpoints.remove(&key);
         }
-        for endpoint in old.into_iter().flat_map(|o| o.endpoints) {
+        for endpoint in old.iter().flat_map(|old| &old.endpoints) {
             self.forget_address(endpoint.address, &key);
         }
-        for endpoint in set.into_iter().flat_map(|s| s.endpoints) {
-            *self.by_endpoint_ip.entry(endpoint.address).or_default().entry(key.clone()).or_insert(0) += 1;
+        for endpoint in set.iter().flat_map(|set| &set.endpoints) {
+            let services = self.by_endpoint_ip.entry(endpoint.address).or_default();
+            match services.binary_search_by(|(other, _)| other.cmp(&key)) {
+                Ok(at) => services[at].1 += 1,
+                Err(at) => {
+                    services.reserve_exact(1);
+                    services.insert(at, (key.clone(), 1));
+                }
+            }
         }
         self.versions.advance(namespace, service);
     }
 
     fn forget_address(&mut self, address: IpAddr, key: &Key) {
         let Some(services) = self.by_endpoint_ip.get_mut(&address) else { return };
-        if let Some(count) = services.get_mut(key) {
-            *count -= 1;
-            if *count == 0 {
-                services.remove(key);
+        if let Ok(at) = services.binary_search_by(|(other, _)| other.cmp(key)) {
+            services[at].1 -= 1;
+            if services[at].1 == 0 {
+                services.remove(at);
             }
         }
         if services.is_empty() {
@@ -207,10 +220,7 @@ impl Index {
         service: &str,
     ) -> impl Iterator<Item = (&'i Endpoint, &'i [Port])> + use<'i> {
         let slices = self.endpoints.get(&(namespace.into(), service.into()));
-        slices
-            .into_iter()
-            .flat_map(BTreeMap::values)
-            .flat_map(|s| s.endpoints.iter().map(|e| (e, s.ports.as_slice())))
+        slices.into_iter().flatten().flat_map(|(_, s)| s.endpoints.iter().map(|e| (e, s.ports.as_slice())))
     }
 
     /// The service with a cluster IP, as (namespace, name).
@@ -220,14 +230,14 @@ impl Index {
 
     /// Headless services with an endpoint of this address: (namespace, service, endpoint).
     pub fn by_endpoint_ip(&self, address: IpAddr) -> impl Iterator<Item = (&str, &str, &Endpoint)> {
-        let keys = self.by_endpoint_ip.get(&address).into_iter().flat_map(BTreeMap::keys);
+        let keys = self.by_endpoint_ip.get(&address).into_iter().flatten().map(|(key, _)| key);
         keys.filter(|(ns, n)| self.service(ns, n).is_some_and(|s| s.kind == ServiceKind::Headless))
             .filter_map(move |key| {
                 let endpoint = self
                     .endpoints
                     .get(key)?
-                    .values()
-                    .flat_map(|s| &s.endpoints)
+                    .iter()
+                    .flat_map(|(_, s)| &s.endpoints)
                     .find(|e| e.address == address)?;
                 Some((key.0.as_str(), key.1.as_str(), endpoint))
             })

@@ -73,18 +73,18 @@ fn index() -> Index {
         kind: ServiceKind::Cluster(vec![ip("10.96.0.20"), ip("fd00::20")]),
         ports: vec![port("http", "tcp", 80), port("dns", "udp", 53)],
     };
-    index.set_service("default", "web", Some(web));
+    index.set_service("default", "web", Some(web.into()));
     index.set_service(
         "default",
         "db",
-        Some(Service { kind: ServiceKind::Headless, ports: vec![port("sql", "tcp", 5432)] }),
+        Some(Service { kind: ServiceKind::Headless, ports: vec![port("sql", "tcp", 5432)] }.into()),
     );
     index.set_service(
         "default",
         "ext",
-        Some(Service { kind: ServiceKind::External("example.org".into()), ports: vec![] }),
+        Some(Service { kind: ServiceKind::External("example.org".into()), ports: vec![] }.into()),
     );
-    index.set_service("default", "bare", Some(Service { kind: ServiceKind::Headless, ports: vec![] }));
+    index.set_service("default", "bare", Some(Service { kind: ServiceKind::Headless, ports: vec![] }.into()));
     let endpoint = |address: &str, hostname: Option<&str>| Endpoint {
         address: ip(address),
         hostname: hostname.map(Into::into),
@@ -93,7 +93,7 @@ fn index() -> Index {
         endpoints: vec![endpoint("10.244.0.5", Some("db-0")), endpoint("10.244.0.6", None)],
         ports: vec![port("sql", "tcp", 5432)],
     };
-    index.set_slice("default", "db", "db-1", Some(set));
+    index.set_slice("default", "db", "db-1", Some(set.into()));
     index
 }
 
@@ -212,7 +212,7 @@ fn what_is_taken_away_is_not_answered() {
 fn an_address_that_moved_belongs_to_its_new_service() {
     let mut index = index();
     let taker = Service { kind: ServiceKind::Cluster(vec![ip("10.96.0.20")]), ports: vec![] };
-    index.set_service("default", "taker", Some(taker));
+    index.set_service("default", "taker", Some(taker.into()));
     index.set_service("default", "web", None);
     assert_eq!(index.by_cluster_ip(ip("10.96.0.20")), Some(("default", "taker")));
 }

@@ -84,6 +84,8 @@ pub(super) fn fragment(
     claims: &Claims,
 ) {
     out.shared.extend(port.here.iter().map(|ip| Shared::Hairpin(*ip)));
+    // A frontend inside and one outside, each with its endpoints.
+    out.elements.reserve(2 + port.cluster.members.len());
     let mut build = Build { out, family, name, port, settings, claims };
     build.inside();
     build.outside();
@@ -217,6 +219,9 @@ impl Fragment {
 
 /// Elements in order, the first of each key.
 fn sorted(elements: &mut Vec<Element>) -> &[Element] {
+    if elements.is_sorted_by(|(set, key, _), (other_set, other, _)| (set, key) < (other_set, other)) {
+        return elements;
+    }
     elements.sort_by(|(set, key, _), (other_set, other, _)| (set, key).cmp(&(other_set, other)));
     elements.dedup_by(|(set, key, _), (other_set, other, _)| set == other_set && key == other);
     elements
@@ -226,25 +231,29 @@ fn sorted(elements: &mut Vec<Element>) -> &[Element] {
 fn lead(old: &[Element], new: &[Element]) -> Vec<Command> {
     let mut out = Vec::new();
     for (this, other, delete) in [(old, new, true), (new, old, false)] {
-        let mut rest = other;
-        let mut found: Vec<&Element> = Vec::new();
+        let mut rest = other.iter().peekable();
+        let mut of_set: Option<(&'static str, Vec<(Key, Value)>)> = None;
+        let command = |(name, elements): (&'static str, Vec<(Key, Value)>)| match delete {
+            true => Command::DeleteElements(name.to_owned(), elements),
+            false => Command::AddElements(name.to_owned(), elements),
+        };
         for element in this {
             let key = (element.0, &element.1);
-            while rest.first().is_some_and(|other| (other.0, &other.1) < key) {
-                rest = &rest[1..];
+            while rest.next_if(|other| (other.0, &other.1) < key).is_some() {}
+            if rest.peek() == Some(&element) {
+                continue;
             }
-            if rest.first() != Some(element) {
-                found.push(element);
+            match &mut of_set {
+                Some((set, elements)) if *set == element.0 => {
+                    elements.push((element.1.clone(), element.2.clone()));
+                }
+                of_set => {
+                    let next = (element.0, vec![(element.1.clone(), element.2.clone())]);
+                    out.extend(of_set.replace(next).map(command));
+                }
             }
         }
-        for of_set in found.chunk_by(|a, b| a.0 == b.0) {
-            let elements = of_set.iter().map(|(_, key, value)| (key.clone(), value.clone())).collect();
-            let name = of_set.iter().map(|(set, ..)| (*set).to_owned()).next().unwrap_or_default();
-            out.push(match delete {
-                true => Command::DeleteElements(name, elements),
-                false => Command::AddElements(name, elements),
-            });
-        }
+        out.extend(of_set.map(command));
     }
     out
 }
