@@ -58,3 +58,26 @@ fn validate(obj: &Object, errors: &mut ErrorList) {
         spec.get("preferredHolder").forbidden(errors, "may only be specified if `strategy` is defined");
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use crate::registry::testing::{Kind, changed};
+
+    #[test]
+    fn who_chooses_the_holder_is_kept_only_where_it_is() {
+        let kind = Kind::new("coordination.k8s.io", "leases");
+        let lease =
+            json!({"metadata": {"name": "l"}, "spec": {"holderIdentity": "h", "leaseDurationSeconds": 5}});
+        let chosen =
+            changed(&lease, &[("/spec/strategy", json!("x")), ("/spec/preferredHolder", json!("p"))]);
+        let (stored, errors) = kind.create(chosen.clone());
+        assert_eq!((&stored["spec"], errors), (&lease["spec"], Vec::new()));
+        let (kept, errors) = kind.update(chosen.clone(), chosen.clone(), "");
+        assert_eq!(kept["spec"], chosen["spec"]);
+        assert_eq!(errors.len(), 1, "what is there is looked at: {errors:?}");
+        let found = kind.errors(changed(&lease, &[("/spec/leaseDurationSeconds", json!(0))]));
+        assert_eq!(found, ["spec.leaseDurationSeconds: Invalid value: 0: must be greater than 0"]);
+    }
+}

@@ -45,8 +45,12 @@ pub(in crate::registry) fn check_url(url: &At<'_>, errors: &mut ErrorList) {
 
 /// The service of a webhook.
 pub(in crate::registry) fn check_service(service: &At<'_>, errors: &mut ErrorList) {
-    service.get("name").check_required(errors);
-    service.get("namespace").check_required(errors);
+    // Clients know each of the two by the other's path.
+    for (field, told) in [("namespace", "name"), ("name", "namespace")] {
+        if service.get(field).is_empty() {
+            service.get(told).required(errors, "");
+        }
+    }
     let port = service.get("port");
     if port.number().is_some_and(|number| !(1..=65535).contains(&number)) {
         port.invalid(errors, "port is not valid: must be between 1 and 65535, inclusive");

@@ -41,8 +41,14 @@ pub(super) fn resource() -> Resource {
         },
         columns: COLUMNS,
         strategy: Arc::new(Rules {
-            create: |slice, ctx| date_taints(slice, None, ctx),
-            change: |new, old, ctx| date_taints(new, Some(old), ctx),
+            create: |slice, ctx| {
+                drop_gated(slice, None);
+                date_taints(slice, None, ctx);
+            },
+            change: |new, old, ctx| {
+                drop_gated(new, Some(old));
+                date_taints(new, Some(old), ctx);
+            },
             validate_new: |slice, errors| slices::check(slice, None, errors),
             validate_change: |new, old, errors| slices::check(new, Some(old), errors),
             warnings,
@@ -50,6 +56,32 @@ pub(super) fn resource() -> Resource {
             ..Rules::new(Plain { status: false, generation: true, cells: CELLS })
         }),
         ..Resource::of("resource.k8s.io", "ResourceSlice", "resourceslices", "resourceslice")
+    }
+}
+
+/// Attributes that are lists, and what devices give of a node's own resources, are behind feature gates: not kept, where
+/// they are not there already.
+fn drop_gated(slice: &mut Object, old: Option<&Object>) {
+    const LISTS: [&str; 4] = ["bools", "ints", "strings", "versions"];
+    const MAPPINGS: &str = "nodeAllocatableResourceMappings";
+    let before: Vec<At<'_>> =
+        old.map(|old| At::spec(old).get("devices").items().collect()).unwrap_or_default();
+    let lists = before.iter().any(|device| {
+        let mut attributes = device.get("attributes").entries();
+        attributes.any(|(_, attribute)| LISTS.iter().any(|list| attribute.has(list)))
+    });
+    let mappings = before.iter().any(|device| device.has(MAPPINGS));
+    let Some(spec) = fill::child(slice.as_map_mut(), "spec") else { return };
+    for device in fill::members(spec, "devices") {
+        if !mappings {
+            device.remove(MAPPINGS);
+        }
+        let attributes = fill::child(device, "attributes").filter(|_| !lists);
+        for attribute in attributes.into_iter().flat_map(|all| all.values_mut()) {
+            if let Some(attribute) = attribute.as_object_mut() {
+                LISTS.iter().for_each(|list| drop(attribute.remove(*list)));
+            }
+        }
     }
 }
 

@@ -146,3 +146,40 @@ fn rules_date_their_taint_by_its_effect() {
     assert_eq!(new["spec"]["taint"]["timeAdded"], "1970-01-01T00:00:00Z");
     assert_eq!(kind.update(old.clone(), old, "").0["spec"]["taint"]["timeAdded"], "2020-01-01T00:00:00Z");
 }
+
+#[test]
+fn fields_behind_gates_are_kept_only_where_they_are() {
+    let kind = Kind::new(GROUP, "resourceslices");
+    let gated = json!({"name": "d", "attributes": {"a": {"strings": ["x"], "string": "y"}},
+        "nodeAllocatableResourceMappings": {"cpu": {"allocationMultiplier": "1"}}});
+    let slice = json!({"metadata": {"name": "s"}, "spec": {"driver": "d.io", "nodeName": "n", "devices": [gated],
+        "pool": {"name": "p", "generation": 1, "resourceSliceCount": 1}}});
+    let (stored, errors) = kind.create(slice.clone());
+    assert_eq!(errors, Vec::<String>::new());
+    assert_eq!(stored["spec"]["devices"][0], json!({"name": "d", "attributes": {"a": {"string": "y"}}}));
+    let (kept, _) = kind.update(slice.clone(), slice.clone(), "");
+    assert_eq!(kept["spec"]["devices"], slice["spec"]["devices"]);
+}
+
+#[test]
+fn selectors_compile() {
+    let with = |expression: &str| json!([{"cel": {"expression": expression}}]);
+    let class = json!({"metadata": {"name": "c"}, "spec": {"selectors": with("device.driver == 'd.io'")}});
+    let classes = Kind::new(GROUP, "deviceclasses");
+    assert_eq!(classes.errors(class.clone()), Vec::<String>::new());
+    let found = classes.errors(changed(&class, &[("/spec/selectors", with("device.driver"))]));
+    assert_eq!(
+        found,
+        [
+            "spec.selectors[0].cel.expression: Invalid value: \"device.driver\": must evaluate to bool or the unknown \
+             type, not string"
+        ]
+    );
+    let requests = "/spec/devices/requests/0/exactly/selectors";
+    let found = Kind::new(GROUP, "resourceclaims").errors(changed(&claim(), &[(requests, with("nothing"))]));
+    assert_eq!(found.len(), 1);
+    assert!(
+        found[0].contains("compilation failed: ERROR: <input>:1:1: undeclared reference to 'nothing'"),
+        "{found:?}"
+    );
+}

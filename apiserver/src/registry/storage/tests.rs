@@ -164,3 +164,24 @@ fn attachments_have_one_source_and_their_status_leaves_all_else_alone() {
     let (status, errors) = kind.update(told, stored, "status");
     assert_eq!((&status["metadata"]["labels"], errors), (&json!({"a": "b"}), Vec::new()));
 }
+
+#[test]
+fn texts_that_are_said_are_not_missing() {
+    let class = json!({"metadata": {"name": "c"}, "provisioner": "d.io"});
+    let kind = Kind::new(GROUP, "storageclasses");
+    let filled = kind.defaulted(class.clone());
+    assert_eq!(
+        (&filled["reclaimPolicy"], &filled["volumeBindingMode"]),
+        (&json!("Delete"), &json!("Immediate"))
+    );
+    let found = kind.errors(changed(&class, &[("/volumeBindingMode", json!(""))]));
+    assert_eq!(
+        found,
+        [
+            "volumeBindingMode: Unsupported value: \"\": supported values: \"Immediate\", \"WaitForFirstConsumer\""
+        ]
+    );
+    let driver = json!({"metadata": {"name": "d.io"}, "spec": {"preventPodSchedulingIfMissing": true}});
+    let (stored, errors) = Kind::new(GROUP, "csidrivers").create(driver);
+    assert_eq!((stored["spec"].get("preventPodSchedulingIfMissing"), errors), (None, Vec::new()));
+}

@@ -8,7 +8,7 @@ use crate::{
     expressions::{Compiler, Names, json_patch_type, object_type},
     field::{ErrorList, Path},
     object::Object,
-    registry::kit::{at::At, format},
+    registry::kit::{at::At, conditions, format},
     validate,
 };
 
@@ -273,15 +273,16 @@ fn param_ref(at: &At<'_>, errors: &mut ErrorList) {
     }
     let action = at.get("parameterNotFoundAction");
     if action.check_required(errors) {
-        action.check_option_of(errors, &["Allow", "Deny"]);
+        action.check_among(errors, &["Deny", "Allow"]);
     }
 }
 
-/// The status of a validating policy: what its type check found.
+/// The status of a validating policy: what its type check found, and conditions.
 pub(in crate::registry::admissionregistration) fn status(object: &Object, errors: &mut ErrorList) {
     let found = At::new(object.get("status").unwrap_or(&Value::Null), Path::new("status"));
     for warning in found.get("typeChecking").get("expressionWarnings").items() {
         warning.get("warning").check_required(errors);
         warning.get("fieldRef").check_required(errors);
     }
+    conditions::check(&found.get("conditions"), errors);
 }
