@@ -322,8 +322,10 @@ impl<'a> Search<'a> {
             if !self.is_matching(choice)? {
                 continue;
             }
-            let device = self.candidates[candidate].device;
-            if sharing::taken(self.way(choice).capacity.as_ref(), capacity(device)).is_none() {
+            // Those that do not have as much are not among all there are.
+            let Candidate { device, shares, .. } = &self.candidates[candidate];
+            let amounts = sharing::taken(self.way(choice).capacity.as_ref(), capacity(device));
+            if !amounts.is_some_and(|amounts| sharing::fits(capacity(device), shares.iter(), &amounts)) {
                 continue;
             }
             let Some(amounts) = self.available(choice) else { return Ok(false) };

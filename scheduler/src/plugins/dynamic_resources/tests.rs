@@ -308,6 +308,11 @@ fn what_a_device_cannot_be_asked_for_it_does_not_give() {
     assert_eq!(with(asks("memory", "1Gi")), [None, None]);
     // A device that is not shared is given whole, to who asks for no more than it has.
     assert_eq!(with(asks("memory", "40Gi")), [None, no()]);
+    let mut all = asks("memory", "40Gi");
+    all["spec"]["devices"]["requests"][0]["exactly"]["allocationMode"] = json!("All");
+    let cluster = world(&[all]);
+    let reservation = DynamicResources.reserve(&user(&["c"]), &cluster, cluster.node("a").unwrap());
+    assert_eq!(names(&reservation.devices[0]), ["r=l1"]);
 }
 
 /// A claim of node `a`'s first device, with the conditions its driver tells of it.
