@@ -103,7 +103,8 @@ pub async fn build(config: Config) -> Result<App, RunError> {
         burst: config.burst,
         ..ClientOptions::new("kube-proxy")
     };
-    let informers = Informers::new(client::connect(&options).await?, &tasks);
+    // Thousands of services come in one stream: their pages would each be held as a whole, and wait for their turn.
+    let informers = Informers::new(client::connect(&options).await?, &tasks).with_streaming_lists();
     let ours = || ListWatch { labels: Some(OURS.to_owned()), ..ListWatch::default() };
     let own =
         ListWatch { fields: Some(format!("metadata.name={}", config.node_name)), ..ListWatch::default() };
