@@ -56,7 +56,7 @@ pub struct Limits {
     pub watcher_queue: usize,
     /// Time between bookmarks; default one minute.
     pub bookmark_interval: Duration,
-    /// Objects per page of the initial load; default 500, a few megabytes.
+    /// Objects of the first page of a load, before their size is known; default 100.
     pub load_page: usize,
 }
 
@@ -113,7 +113,7 @@ impl Default for Limits {
             history_floor: 100,
             watcher_queue: 256,
             bookmark_interval: Duration::from_secs(60),
-            load_page: 500,
+            load_page: 100,
         }
     }
 }

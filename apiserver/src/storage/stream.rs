@@ -23,7 +23,7 @@ use futures::{FutureExt, StreamExt, future::BoxFuture, stream::FuturesUnordered}
 use super::{
     ResourceId,
     cache::{Cache, Change, Loaded, Phase},
-    etcd::{EtcdError, prefix_end},
+    etcd::{EtcdError, Page, Stored, prefix_end},
     metrics,
     shared::{Shared, well_formed},
 };
@@ -32,6 +32,12 @@ const FIRST_RETRY: Duration = Duration::from_millis(100);
 const LAST_RETRY: Duration = Duration::from_secs(2);
 /// Messages that are applied together at most.
 const TOGETHER: usize = 64;
+/// Bytes of values a page of a load is to have, about.
+const PAGE_BYTES: usize = 8 << 20;
+/// Objects of a page of a load at most.
+const MAX_PAGE: usize = 10_000;
+/// Objects taken in before others get their turn.
+const TURN: usize = 32;
 
 /// Why the stream broke off.
 #[derive(Debug, thiserror::Error)]
@@ -222,29 +228,47 @@ impl Shared {
         }
     }
 
-    /// All objects of a resource as of a revision, page by page.
+    /// All objects of a resource as of a revision, page by page. While one page is taken in, the next is on its way.
     async fn read_all(&self, cache: &Cache, rev: u64) -> Result<Loaded, EtcdError> {
         let resource = &cache.resource;
         let root = self.resource_root(resource);
-        let (mut start, end) = (root.clone(), prefix_end(&root));
+        let end = prefix_end(&root);
         let mut loaded = Loaded::default();
+        let mut page = self.etcd.range(&resource.id, &root, &end, rev, self.config.limits.load_page).await?;
         loop {
-            let page = self.etcd.range(&resource.id, &start, &end, rev, self.config.limits.load_page).await?;
-            if let Some(last) = page.stored.last() {
-                start = format!("{}\0", last.key);
-            }
-            for stored in page.stored {
-                let key = stored.key.strip_prefix(&root).unwrap_or_default();
-                if well_formed(resource, key) {
-                    let key = Arc::from(key);
-                    cache.load(&mut loaded, key, stored);
-                } else {
-                    metrics::decode_error(&resource.id);
-                }
-            }
-            if !page.more {
+            let next = page.stored.last().filter(|_| page.more).map(|last| format!("{}\0", last.key));
+            let limit = page_after(&page);
+            let taken = take_in(cache, &root, page.stored, &mut loaded);
+            let Some(start) = next else {
+                taken.await;
                 return Ok(loaded);
-            }
+            };
+            let read = self.etcd.range(&resource.id, &start, &end, rev, limit);
+            page = futures::future::join(read, taken).await.0?;
+        }
+    }
+}
+
+/// Objects to ask for after this page. A read of etcd 3.4 costs it a look at every key of the range, so pages are as
+/// large as memory allows.
+fn page_after(page: &Page) -> usize {
+    let bytes: usize = page.stored.iter().map(|stored| stored.value.len()).sum();
+    let mean = bytes / page.stored.len().max(1);
+    (PAGE_BYTES / mean.max(1)).clamp(1, MAX_PAGE)
+}
+
+/// Adds a page to a load, in turns: what else is under way in the task goes on between them.
+async fn take_in(cache: &Cache, root: &str, page: Vec<Stored>, loaded: &mut Loaded) {
+    for (index, stored) in page.into_iter().enumerate() {
+        if index % TURN == TURN - 1 {
+            tokio::task::yield_now().await;
+        }
+        let key = stored.key.strip_prefix(root).unwrap_or_default();
+        if well_formed(&cache.resource, key) {
+            let key = Arc::from(key);
+            cache.load(loaded, key, stored);
+        } else {
+            metrics::decode_error(&cache.resource.id);
         }
     }
 }
