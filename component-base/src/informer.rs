@@ -277,7 +277,8 @@ impl<K: Cached> Informer<K> {
     /// An informer with selectors may learn of an unselected object's version only with the next bookmark.
     pub async fn wait_seen(&self, key: &ObjectKey, resource_version: &str) {
         let version: u64 = resource_version.parse().unwrap_or(0);
-        let stored = |key| self.store().get(key).is_some_and(|object| number(object.resource_version()) >= version);
+        let stored =
+            |key| self.store().get(key).is_some_and(|object| number(object.resource_version()) >= version);
         if !stored(key) {
             self.wait(|progress| progress.version >= version).await;
         }

@@ -9,6 +9,7 @@
 
 pub mod cron;
 pub mod daemon;
+pub mod memory;
 pub mod shutdown;
 pub mod task;
 

@@ -15,6 +15,7 @@ use arc_swap::ArcSwap;
 use component_base::{
     client::{self, ClientError, ClientOptions},
     informer::Informers,
+    memory,
     task::Tasks,
 };
 use parking_lot::RwLock;
@@ -150,6 +151,7 @@ impl App {
 
     /// Serves until the tasks drain, then through the lame duck's time.
     pub async fn run(mut self, tasks: &Tasks) -> Result<(), BuildError> {
+        memory::give_back(tasks);
         self.serve_pages(tasks).await?;
         self.follow_cluster(tasks).await?;
         self.watch_loops(tasks);

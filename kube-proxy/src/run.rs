@@ -10,6 +10,7 @@ use std::{
 use component_base::{
     client::{self, ClientError, ClientOptions},
     informer::{Cached, Event, Informer, Informers, ListWatch},
+    memory,
     meta::ObjectKey,
     metrics::{self, Stability},
     serving::ServingError,
@@ -151,6 +152,7 @@ impl App {
             tracing::debug!(%error, score, "oom_score_adj not applied");
         }
         metrics::register_build_info();
+        memory::give_back(&tasks);
         self.informers.start();
         if let Some(enforcer) = self.enforcer.take() {
             tasks.spawn("network-policies", enforcer.run(tasks.clone()));

@@ -17,6 +17,7 @@ use component_base::{
     events::Recorder,
     flags::{FlagSet, Values},
     health::Health,
+    memory,
     serving::{ServingError, Site, serve_plain},
     task::Tasks,
     tls::{self, ClientCertificate, ServingCertificate, TlsError},
@@ -176,6 +177,7 @@ impl Daemon for Kubelet {
     }
 
     async fn run(config: Config, tasks: Tasks) -> Result<(), RunError> {
+        memory::give_back(&tasks);
         build(config, Arc::new(tasks)).await?.start()
     }
 }
