@@ -5,7 +5,9 @@
 use std::sync::Arc;
 
 use base64::{Engine, prelude::BASE64_STANDARD};
+use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Response, header};
+use parking_lot::Mutex;
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
@@ -23,20 +25,56 @@ struct Entry {
     verbs: Vec<&'static str>,
 }
 
-/// Answers a discovery path; `None` when the path is none.
-pub fn answer(
-    catalog: &Catalog,
-    remotes: &[Arc<Remote>],
-    path: &str,
-    headers: &HeaderMap,
-) -> Option<Result<Response<Body>, Status>> {
+/// What other servers serve.
+type Remotes = Vec<Arc<Remote>>;
+
+/// Answers discovery. The aggregated documents are long, and asked for often: each is made once for what is served.
+#[derive(Default)]
+pub struct Discovery {
+    core: Mutex<Option<Document>>,
+    groups: Mutex<Option<Document>>,
+}
+
+/// An aggregated document, and what it was made of.
+struct Document {
+    catalog: Arc<Catalog>,
+    remotes: Arc<Remotes>,
+    body: Bytes,
+    tag: String,
+}
+
+impl Discovery {
+    /// Answers a discovery path; `None` when the path is none.
+    pub fn answer(
+        &self,
+        catalog: &Arc<Catalog>,
+        remotes: &Arc<Remotes>,
+        path: &str,
+        headers: &HeaderMap,
+    ) -> Option<Result<Response<Body>, Status>> {
+        let kept = match path.trim_matches('/') {
+            "api" => &self.core,
+            "apis" => &self.groups,
+            _ => return plain(catalog, remotes, path),
+        };
+        if !wants_aggregated(headers) {
+            return plain(catalog, remotes, path);
+        }
+        let mut kept = kept.lock();
+        let same = |d: &Document| Arc::ptr_eq(&d.catalog, catalog) && Arc::ptr_eq(&d.remotes, remotes);
+        let document = match kept.take().filter(same) {
+            Some(document) => document,
+            None => Document::new(catalog.clone(), remotes.clone(), path.trim_matches('/') == "api"),
+        };
+        Some(Ok(kept.insert(document).answer(headers)))
+    }
+}
+
+/// Answers in the form of one document for each group and version.
+fn plain(catalog: &Catalog, remotes: &[Arc<Remote>], path: &str) -> Option<Result<Response<Body>, Status>> {
     let parts: Vec<&str> = path.split('/').filter(|p| !p.is_empty()).collect();
     let value = match parts.as_slice() {
         [] => json!({"paths": paths(catalog)}),
-        ["api"] if wants_aggregated(headers) => return Some(Ok(aggregated(catalog, &[], true, headers))),
-        ["apis"] if wants_aggregated(headers) => {
-            return Some(Ok(aggregated(catalog, remotes, false, headers)));
-        }
         ["api"] => json!({"kind": "APIVersions", "versions": ["v1"],
             "serverAddressByClientCIDRs": []}),
         ["apis"] => {
@@ -183,37 +221,45 @@ fn wants_aggregated(headers: &HeaderMap) -> bool {
     false
 }
 
-fn aggregated(catalog: &Catalog, remotes: &[Arc<Remote>], core: bool, headers: &HeaderMap) -> Response<Body> {
-    let groups = catalog.groups();
-    let items: Vec<Value> = groups
-        .iter()
-        .filter(|(group, _)| group.is_empty() == core)
-        .map(|(group, versions)| {
-            let versions: Vec<Value> =
-                versions.iter().map(|v| aggregated_version(catalog, group, v)).collect();
-            let metadata = if core { json!({"creationTimestamp": null}) } else { json!({"name": group}) };
-            json!({"metadata": metadata, "versions": versions})
-        })
-        .collect();
-    let items = merge_discovery(items, remotes);
-    let body = json!({"kind": "APIGroupDiscoveryList", "apiVersion": "apidiscovery.k8s.io/v2",
-        "metadata": {}, "items": items})
-    .to_string();
-    let tag: String = Sha256::digest(&body).iter().map(|b| format!("{b:02X}")).collect();
-    let tag = format!("\"{tag}\"");
-    let unchanged = headers.get(header::IF_NONE_MATCH).is_some_and(|v| v.as_bytes() == tag.as_bytes());
-    let content = "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList";
-    let mut response = if unchanged {
-        response::of(304, content, response::full(""))
-    } else {
-        response::of(200, content, response::full(body))
-    };
-    if let Ok(tag) = HeaderValue::from_str(&tag) {
-        response.headers_mut().insert(header::ETAG, tag);
+impl Document {
+    /// Of the core group, or of all others.
+    fn new(catalog: Arc<Catalog>, remotes: Arc<Remotes>, core: bool) -> Self {
+        let items: Vec<Value> = catalog
+            .groups()
+            .iter()
+            .filter(|(group, _)| group.is_empty() == core)
+            .map(|(group, versions)| {
+                let versions: Vec<Value> =
+                    versions.iter().map(|v| aggregated_version(&catalog, group, v)).collect();
+                let metadata = if core { json!({"creationTimestamp": null}) } else { json!({"name": group}) };
+                json!({"metadata": metadata, "versions": versions})
+            })
+            .collect();
+        let items = if core { items } else { merge_discovery(items, &remotes) };
+        let body = json!({"kind": "APIGroupDiscoveryList", "apiVersion": "apidiscovery.k8s.io/v2",
+            "metadata": {}, "items": items})
+        .to_string();
+        let tag: String = Sha256::digest(&body).iter().map(|b| format!("{b:02X}")).collect();
+        Self { catalog, remotes, body: body.into(), tag: format!("\"{tag}\"") }
     }
-    response.headers_mut().insert(header::VARY, HeaderValue::from_static("Accept"));
-    response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("public"));
-    response
+
+    /// The document, unless the client has it.
+    fn answer(&self, headers: &HeaderMap) -> Response<Body> {
+        let unchanged =
+            headers.get(header::IF_NONE_MATCH).is_some_and(|v| v.as_bytes() == self.tag.as_bytes());
+        let content = "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList";
+        let mut response = if unchanged {
+            response::of(304, content, response::full(""))
+        } else {
+            response::of(200, content, response::full(self.body.clone()))
+        };
+        if let Ok(tag) = HeaderValue::from_str(&self.tag) {
+            response.headers_mut().insert(header::ETAG, tag);
+        }
+        response.headers_mut().insert(header::VARY, HeaderValue::from_static("Accept"));
+        response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("public"));
+        response
+    }
 }
 
 fn aggregated_version(catalog: &Catalog, group: &str, version: &str) -> Value {

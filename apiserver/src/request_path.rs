@@ -21,7 +21,7 @@ use crate::{
     audit::{self, Auditor, Described, Stage},
     auth::{Attributes, Credentials, Decision, PeerCertificates, User},
     authz::forbidden_message,
-    discovery, engine,
+    engine,
     flowcontrol::{self, Flow},
     health,
     negotiation::{self, Media},
@@ -231,7 +231,8 @@ async fn route(
         return answer;
     }
     let remotes = server.aggregated.remotes();
-    discovery::answer(&catalog, &remotes, &info.path, &headers).unwrap_or_else(|| Err(Status::no_such_path()))
+    let answer = server.discovery.answer(&catalog, &remotes, &info.path, &headers);
+    answer.unwrap_or_else(|| Err(Status::no_such_path()))
 }
 
 /// Shows audit what was sent, as it was sent.

@@ -16,6 +16,7 @@ use crate::{
     audit::Auditor,
     auth::Authorizer,
     authn::{self, Authentication},
+    discovery::Discovery,
     encryption::Encryption,
     engine::{Compressed, ComputedResource},
     flowcontrol::FlowControl,
@@ -38,6 +39,8 @@ pub struct Server {
     pub catalog: Arc<ArcSwap<Catalog>>,
     /// Documents that describe them.
     pub openapi: OpenApi,
+    /// What is served, as clients ask for it.
+    pub discovery: Discovery,
     /// Admission plugins in order.
     pub admission: Vec<Enabled>,
     /// Who is it.

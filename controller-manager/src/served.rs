@@ -1,11 +1,13 @@
 //! What the API server serves, for controllers that handle objects of any kind.
 //!
-//! Contract: aggregated discovery, `apidiscovery.k8s.io/v2` (KEP-3352); one request each for `/api` and `/apis`.
+//! Contract: aggregated discovery, `apidiscovery.k8s.io/v2` (KEP-3352); one request each for `/api` and `/apis`, which
+//! the server answers briefly (304) while nothing has changed.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use component_base::informer::GroupVersionResource;
-use http::Request;
+use http::{Request, StatusCode, header};
+use kube::client::Body;
 use parking_lot::Mutex;
 use serde::Deserialize;
 use tokio::time::Instant;
@@ -34,8 +36,23 @@ const BELIEVED: Duration = Duration::from_secs(30);
 
 /// What the server serves, asked anew when something is looked for and the last answer is old.
 pub struct Directory {
+    discovery: Discovery,
+    asked: Mutex<Option<(Instant, Arc<Catalog>)>>,
+}
+
+/// Asks the server what it serves; what has not changed is not read again.
+#[derive(Clone)]
+pub struct Discovery {
     client: kube::Client,
-    last: Mutex<(Vec<Served>, Option<Instant>)>,
+    /// What each root answered last.
+    known: Arc<Mutex<[Option<Answer>; 2]>>,
+}
+
+/// A root's resources, as of a version of its document.
+#[derive(Clone)]
+struct Answer {
+    tag: header::HeaderValue,
+    catalog: Arc<Catalog>,
 }
 
 /// The resources, and the group versions whose lists were stale or missing.
@@ -90,14 +107,14 @@ impl Served {
 
 impl std::fmt::Debug for Directory {
     fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        out.debug_struct("Directory").field("last", &self.last).finish_non_exhaustive()
+        out.debug_struct("Directory").field("asked", &self.asked).finish_non_exhaustive()
     }
 }
 
 impl Directory {
     /// A directory that has not been asked yet.
     pub fn new(client: kube::Client) -> Directory {
-        Directory { client, last: Mutex::default() }
+        Directory { discovery: Discovery::new(client), asked: Mutex::default() }
     }
 
     /// The first resource that `matches`.
@@ -106,12 +123,16 @@ impl Directory {
     /// When the server had to be asked and did not answer.
     pub async fn find(&self, matches: impl Fn(&Served) -> bool) -> Result<Option<Served>, kube::Error> {
         let now = Instant::now();
-        let fresh = self.last.lock().1.is_some_and(|asked| now - asked < BELIEVED);
-        if !fresh {
-            let resources = discover(&self.client).await?.resources;
-            *self.last.lock() = (resources, Some(now));
-        }
-        Ok(self.last.lock().0.iter().find(|s| matches(s)).cloned())
+        let last = self.asked.lock().clone().filter(|(asked, _)| now - *asked < BELIEVED);
+        let catalog = match last {
+            Some((_, catalog)) => catalog,
+            None => {
+                let catalog = Arc::new(self.discovery.ask().await?);
+                *self.asked.lock() = Some((now, catalog.clone()));
+                catalog
+            }
+        };
+        Ok(catalog.resources.iter().find(|s| matches(s)).cloned())
     }
 }
 
@@ -170,18 +191,61 @@ struct Kind {
     kind: String,
 }
 
-/// Asks the server what it serves.
-///
-/// # Errors
-/// When either request fails; a single stale group is not an error but named in the answer.
-pub async fn discover(client: &kube::Client) -> Result<Catalog, kube::Error> {
-    let mut catalog = Catalog::default();
-    for root in ["/api", "/apis"] {
-        let request = Request::get(root).header(http::header::ACCEPT, ACCEPT).body(Vec::new());
-        let request = request.map_err(kube::Error::HttpError)?;
-        catalog.add(client.request::<GroupList>(request).await?);
+// === impl Discovery ===
+
+const ROOTS: [&str; 2] = ["/api", "/apis"];
+
+impl Discovery {
+    /// For what the client's server serves.
+    pub fn new(client: kube::Client) -> Discovery {
+        Discovery { client, known: Arc::default() }
     }
-    Ok(catalog)
+
+    /// What the server serves now.
+    ///
+    /// # Errors
+    /// When either request fails; a single stale group is not an error but named in the answer.
+    pub async fn ask(&self) -> Result<Catalog, kube::Error> {
+        let mut all = Catalog::default();
+        for (root, path) in ROOTS.into_iter().enumerate() {
+            let one = self.ask_root(root, path).await?;
+            all.resources.extend_from_slice(&one.resources);
+            all.stale.extend_from_slice(&one.stale);
+        }
+        Ok(all)
+    }
+
+    async fn ask_root(&self, root: usize, path: &str) -> Result<Arc<Catalog>, kube::Error> {
+        let last = self.known.lock()[root].clone();
+        let mut request = Request::get(path).header(header::ACCEPT, ACCEPT);
+        if let Some(last) = &last {
+            request = request.header(header::IF_NONE_MATCH, &last.tag);
+        }
+        let response = self.client.send(request.body(Body::empty()).map_err(kube::Error::HttpError)?).await?;
+        match last {
+            Some(last) if response.status() == StatusCode::NOT_MODIFIED => return Ok(last.catalog),
+            _ => {}
+        }
+        let (status, tag) = (response.status(), response.headers().get(header::ETAG).cloned());
+        let body = response.into_body().collect_bytes().await?;
+        if !status.is_success() {
+            return Err(refused(status, &body));
+        }
+        let mut catalog = Catalog::default();
+        catalog.add(serde_json::from_slice(&body).map_err(kube::Error::SerdeError)?);
+        let catalog = Arc::new(catalog);
+        self.known.lock()[root] = tag.map(|tag| Answer { tag, catalog: catalog.clone() });
+        Ok(catalog)
+    }
+}
+
+/// The error a server answered with.
+fn refused(status: StatusCode, body: &[u8]) -> kube::Error {
+    let told = serde_json::from_slice(body).unwrap_or_else(|_| {
+        let text = String::from_utf8_lossy(body).into_owned();
+        kube::core::Status::failure(&text, "Unknown").with_code(status.as_u16())
+    });
+    kube::Error::Api(Box::new(told))
 }
 
 impl Catalog {

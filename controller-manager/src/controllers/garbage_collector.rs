@@ -23,7 +23,7 @@ use serde_json::{Value, json};
 
 use self::graph::{Coordinates, Decision, Graph, KindId, Policy, Task, Uid};
 use super::Context;
-use crate::served::{self, Served};
+use crate::served::{Discovery, Served};
 
 /// How often new kinds are looked for.
 const DISCOVERY_PERIOD: Duration = Duration::from_secs(30);
@@ -62,8 +62,9 @@ impl Collector {
     async fn follow_discovery(self: Arc<Self>) {
         let mut watched: HashSet<GroupVersionResource> = HashSet::new();
         let mut working = false;
+        let discovery = Discovery::new(self.client.clone());
         loop {
-            match served::discover(&self.client).await {
+            match discovery.ask().await {
                 Ok(catalog) => {
                     let started = self.watch_new(catalog.resources, &mut watched);
                     if !working {

@@ -1,11 +1,16 @@
 //! A deleted namespace loses its content, then its finalizer, and is gone.
 //!
 //! Contract: upstream's namespace controller: pods go first, everything else after the last of them (KEP-5080),
-//! the namespace's conditions say what is in the way, and only then `kubernetes` leaves `spec.finalizers`.
+//! the namespace's conditions say what is in the way, and only then `kubernetes` leaves `spec.finalizers`. Content goes at
+//! once; that none is left counts when all servers have heard of the deletion.
 
 mod plan;
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::{BTreeMap, HashMap, hash_map::Entry},
+    sync::Arc,
+    time::Duration,
+};
 
 use component_base::{
     client,
@@ -17,12 +22,14 @@ use component_base::{
 use http::{Method, Request};
 use k8s_openapi::api::core::v1::Namespace;
 use kube::{Api, api::PostParams};
+use parking_lot::Mutex;
 use serde::Deserialize;
 use serde_json::{Value, json};
+use tokio::time::Instant;
 
 use self::plan::{FINALIZER_ESTIMATE, Findings, Remaining};
 use super::Context;
-use crate::served::{self, Served};
+use crate::served::{Discovery, Served};
 
 /// The finalizer this controller takes away.
 const FINALIZER: &str = "kubernetes";
@@ -33,19 +40,36 @@ const SETTLE: Duration = Duration::from_secs(2);
 struct Controller {
     client: kube::Client,
     clock: SharedClock,
+    discovery: Discovery,
+    /// When this process heard of a namespace's deletion, by name.
+    heard: Arc<Mutex<HashMap<String, Instant>>>,
 }
 
 pub(super) fn start(ctx: &Context) {
     let namespaces = ctx.informers.get::<Namespace>(ListWatch::default());
     let queue: WorkQueue<ObjectKey> = WorkQueue::new("namespace");
-    let on_event = queue.clone();
+    let controller = Controller {
+        client: ctx.client.clone(),
+        clock: ctx.clock.clone(),
+        discovery: Discovery::new(ctx.client.clone()),
+        heard: Arc::default(),
+    };
+    let (on_event, heard) = (queue.clone(), controller.heard.clone());
     namespaces.on_event(move |event: Event<Namespace>| {
         let namespace = event.object();
-        if !matches!(event, Event::Deleted { .. }) && namespace.metadata.deletion_timestamp.is_some() {
-            on_event.add_after(object_key(namespace.as_ref()), SETTLE);
+        let key = object_key(namespace.as_ref());
+        let is_going = namespace.metadata.deletion_timestamp.is_some();
+        let mut heard = heard.lock();
+        if matches!(event, Event::Deleted { .. }) || !is_going {
+            heard.remove(&*key.name);
+        } else if let Entry::Vacant(news) = heard.entry(key.name.to_string()) {
+            news.insert(Instant::now());
+            on_event.add(key);
+        } else {
+            // Our own conditions above all: no reason to hurry.
+            on_event.add_after(key, SETTLE);
         }
     });
-    let controller = Controller { client: ctx.client.clone(), clock: ctx.clock.clone() };
     run_workers(&ctx.tasks, &queue, ctx.workers("concurrent-namespace-syncs"), move |key| {
         let controller = controller.clone();
         async move { controller.sync(&key.name).await }
@@ -82,19 +106,30 @@ impl Controller {
         if !held.iter().any(|f| f == FINALIZER) {
             return Ok(Outcome::Done);
         }
+        let looked = Instant::now();
         let findings = self.empty(name).await;
         self.report(&api, namespace, &findings).await?;
         match findings.outcome() {
-            plan::Outcome::Empty => self.finalize(name).await,
+            plan::Outcome::Empty => match self.unsettled(name, looked) {
+                Some(rest) => Ok(Outcome::RequeueAfter(rest)),
+                None => self.finalize(name).await,
+            },
             plan::Outcome::Later(seconds) => Ok(Outcome::RequeueAfter(Duration::from_secs(seconds))),
             plan::Outcome::Failed(why) => Err(kube::Error::Service(why.into())),
         }
     }
 
+    /// How long objects may still come in. `looked` is when this round began to look.
+    fn unsettled(&self, name: &str, looked: Instant) -> Option<Duration> {
+        let heard = *self.heard.lock().get(name)?;
+        let rest = SETTLE.saturating_sub(looked - heard);
+        (!rest.is_zero()).then_some(rest)
+    }
+
     /// Deletes all there is to delete now and tells what is left.
     async fn empty(&self, namespace: &str) -> Findings {
         let mut findings = Findings::default();
-        let catalog = match served::discover(&self.client).await {
+        let catalog = match self.discovery.ask().await {
             Ok(catalog) => catalog,
             Err(error) => {
                 findings.discovery.push(error.to_string());
