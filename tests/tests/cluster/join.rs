@@ -95,10 +95,14 @@ impl Drop for Host<'_> {
     }
 }
 
+/// The files of a folder, without the folders in it.
 fn copy_files(from: &Path, to: &Path) -> Result<()> {
     fs::create_dir_all(to)?;
     for entry in fs::read_dir(from).with_context(|| from.display().to_string())? {
         let entry = entry?;
+        if !entry.file_type()?.is_file() {
+            continue;
+        }
         let target = to.join(entry.file_name());
         match fs::hard_link(entry.path(), &target) {
             Err(error) if error.kind() != ErrorKind::AlreadyExists => {
