@@ -29,9 +29,11 @@ use crate::{
     task::Tasks,
 };
 
+mod kept;
 mod reflector;
 mod store;
 
+pub use kept::{Digest, Kept};
 pub use store::Store;
 
 /// What an informer lists and watches of a kind. The default is everything in all namespaces.
@@ -154,7 +156,7 @@ pub trait Object: Resource<DynamicType = ()> + DeserializeOwned + Send + Sync + 
 
 impl<K: Resource<DynamicType = ()> + DeserializeOwned + Send + Sync + 'static> Object for K {}
 
-/// What an informer can hold: any kind of the API, or what a daemon keeps of one, which need not have its metadata.
+/// What an informer can hold: any kind of the API, or what is [`Kept`] of one, without its metadata.
 pub trait Cached: DeserializeOwned + Send + Sync + 'static {
     /// Path of the collection, in one namespace or in all.
     fn path(namespace: Option<&str>) -> String;

@@ -3,39 +3,27 @@
 //! Services and slices are turned into what the zone has of them as they are read, so that the informers' caches and the
 //! index share one small copy.
 
-use std::{borrow::Cow, net::IpAddr, sync::Arc};
+use std::{net::IpAddr, sync::Arc};
 
 use component_base::{
-    informer::{self, Cached, Event, Informers, ListWatch},
-    meta::{ObjectKey, key_of},
+    informer::{Digest, Event, Informers, Kept, ListWatch},
     objects::{
         Endpoint as ApiEndpoint, EndpointSlice, Namespace, Pod, Service as ApiService, ServicePort,
         ServiceSpec,
     },
 };
 use parking_lot::RwLock;
-use serde::Deserialize;
 use smol_str::SmolStr;
 
 use crate::zone::{Endpoint, EndpointSet, Index, Port, Service, ServiceKind};
 
 const SERVICE_NAME: &str = "kubernetes.io/service-name";
 
-/// A service as it is kept; without what the zone has of it while it has no address yet.
-#[derive(Debug, Deserialize)]
-#[serde(from = "ApiService")]
-struct KeptService {
-    key: ObjectKey,
-    version: u64,
-    service: Option<Arc<Service>>,
-}
+/// What is kept of a service: what the zone has of it, nothing while it has no address yet.
+struct Named(Option<Arc<Service>>);
 
-/// A slice as it is kept. With `POD_NAMES`, endpoints without a hostname are named after their pods.
-#[derive(Debug, Deserialize)]
-#[serde(from = "EndpointSlice")]
-struct KeptSlice<const POD_NAMES: bool> {
-    key: ObjectKey,
-    version: u64,
+/// What is kept of a slice. With `POD_NAMES`, endpoints without a hostname are named after their pods.
+struct Slice<const POD_NAMES: bool> {
     /// The service it is of, if it is of one.
     service: Option<SmolStr>,
     endpoints: Arc<EndpointSet>,
@@ -58,9 +46,9 @@ pub fn subscribe(informers: &Informers, index: &Arc<RwLock<Index>>, pod_names: b
         }
     });
     let into = index.clone();
-    informers.get::<KeptService>(ListWatch::default()).on_event(move |event| {
+    informers.get::<Kept<Named>>(ListWatch::default()).on_event(move |event| {
         let kept = event.object();
-        let there = kept.service.clone().filter(|_| !matches!(event, Event::Deleted { .. }));
+        let there = kept.0.clone().filter(|_| !matches!(event, Event::Deleted { .. }));
         into.write().set_service(&kept.key.namespace, &kept.key.name, there);
     });
     match pod_names {
@@ -71,18 +59,29 @@ pub fn subscribe(informers: &Informers, index: &Arc<RwLock<Index>>, pod_names: b
 
 fn follow_slices<const POD_NAMES: bool>(informers: &Informers, index: &Arc<RwLock<Index>>) {
     let into = index.clone();
-    informers.get::<KeptSlice<POD_NAMES>>(ListWatch::default()).on_event(move |event| {
+    informers.get::<Kept<Slice<POD_NAMES>>>(ListWatch::default()).on_event(move |event| {
         let mut index = into.write();
         // A slice that moved to another service leaves the old one first.
         if let Event::Updated { old, new } = &event
             && old.service != new.service
         {
-            old.set(&mut index, None);
+            set(&mut index, old, None);
         }
         let there = !matches!(event, Event::Deleted { .. });
         let slice = event.object();
-        slice.set(&mut index, there.then(|| slice.endpoints.clone()));
+        set(&mut index, slice, there.then(|| slice.endpoints.clone()));
     });
+}
+
+/// Sets or forgets the endpoints of a slice in the index.
+fn set<const POD_NAMES: bool>(
+    index: &mut Index,
+    slice: &Kept<Slice<POD_NAMES>>,
+    endpoints: Option<Arc<EndpointSet>>,
+) {
+    if let Some(service) = &slice.service {
+        index.set_slice(&slice.key.namespace, service, &slice.key.name, endpoints);
+    }
 }
 
 fn follow_pod(index: &mut Index, event: &Event<Pod>) {
@@ -104,70 +103,22 @@ fn addresses(pod: &Pod) -> Vec<IpAddr> {
     pod.status.pod_ips.iter().filter_map(|ip| ip.ip.parse().ok()).collect()
 }
 
-// === impl KeptService ===
+impl Digest for Named {
+    type Of = ApiService;
 
-impl From<ApiService> for KeptService {
-    fn from(object: ApiService) -> Self {
-        let (key, version) = (key_of(&object.metadata), informer::version_of(&object.metadata));
-        Self { key, version, service: service(&object).map(Arc::new) }
+    fn of(object: ApiService) -> Self {
+        Self(service(&object).map(Arc::new))
     }
 }
 
-impl Cached for KeptService {
-    fn path(namespace: Option<&str>) -> String {
-        <ApiService as Cached>::path(namespace)
-    }
+impl<const POD_NAMES: bool> Digest for Slice<POD_NAMES> {
+    type Of = EndpointSlice;
 
-    fn key(&self) -> ObjectKey {
-        self.key.clone()
-    }
-
-    fn resource_version(&self) -> Option<Cow<'_, str>> {
-        Some(self.version.to_string().into())
-    }
-
-    fn settle(&mut self, key: &ObjectKey) {
-        self.key = key.clone();
-    }
-}
-
-// === impl KeptSlice ===
-
-impl<const POD_NAMES: bool> KeptSlice<POD_NAMES> {
-    /// Sets or forgets it in the index.
-    fn set(&self, index: &mut Index, endpoints: Option<Arc<EndpointSet>>) {
-        if let Some(service) = &self.service {
-            index.set_slice(&self.key.namespace, service, &self.key.name, endpoints);
-        }
-    }
-}
-
-impl<const POD_NAMES: bool> From<EndpointSlice> for KeptSlice<POD_NAMES> {
-    fn from(slice: EndpointSlice) -> Self {
+    fn of(slice: EndpointSlice) -> Self {
         Self {
-            key: key_of(&slice.metadata),
-            version: informer::version_of(&slice.metadata),
             service: service_of(&slice).map(Into::into),
             endpoints: Arc::new(endpoints(&slice, POD_NAMES)),
         }
-    }
-}
-
-impl<const POD_NAMES: bool> Cached for KeptSlice<POD_NAMES> {
-    fn path(namespace: Option<&str>) -> String {
-        <EndpointSlice as Cached>::path(namespace)
-    }
-
-    fn key(&self) -> ObjectKey {
-        self.key.clone()
-    }
-
-    fn resource_version(&self) -> Option<Cow<'_, str>> {
-        Some(self.version.to_string().into())
-    }
-
-    fn settle(&mut self, key: &ObjectKey) {
-        self.key = key.clone();
     }
 }
 

@@ -17,7 +17,7 @@ use nix::sys::socket::{setsockopt, sockopt};
 
 use crate::tables::{Command, Family};
 
-pub use guard::{Guard, LOOK};
+pub use guard::{Guard, something_to_do};
 
 /// Services' table, named as upstream's nftables mode names it.
 pub const SERVICES: &str = "kube-proxy";

@@ -7,7 +7,7 @@ use std::{borrow::Cow, net::IpAddr, sync::Arc};
 
 pub use component_base::objects::{Namespace, Pod};
 use component_base::{
-    informer::Cached,
+    informer::{Digest, Kept},
     meta::{ObjectKey, key_of},
     objects::{self, identity},
 };
@@ -21,28 +21,26 @@ use crate::model::{self, Ports, Protocol};
 /// Label of slices that names their service.
 const SERVICE_NAME: &str = "kubernetes.io/service-name";
 
-/// A service, as the ports of it that are served: none for headless services and external names.
-#[derive(Clone, Debug, Deserialize)]
-#[serde(from = "objects::Service")]
-pub struct Service {
-    /// Namespace and name.
-    pub key: ObjectKey,
-    version: u64,
+/// A service, as the ports of it that are served.
+pub type Service = Kept<Served>;
+
+/// A slice of a service's endpoints.
+pub type EndpointSlice = Kept<Slice>;
+
+/// What is served of a service: no ports for headless services and external names.
+#[derive(Clone, Debug)]
+pub struct Served {
     /// Its ports, in order.
     pub ports: Ports,
     /// Where load balancers ask for endpoints on this node; 0 for nowhere.
     pub health_check_port: u16,
 }
 
-/// A slice of a service's endpoints.
-#[derive(Clone, Debug, Deserialize)]
-#[serde(from = "objects::EndpointSlice")]
-pub struct EndpointSlice {
-    /// Namespace and name.
-    pub key: ObjectKey,
-    version: u64,
+/// What is served of a slice.
+#[derive(Clone, Debug)]
+pub struct Slice {
     /// Name of the service; empty for a slice that no service is served from.
-    pub service: SmolStr,
+    service: SmolStr,
     /// Ports all endpoints have: names, protocols and numbers.
     pub ports: Box<[(SmolStr, Protocol, u16)]>,
     /// The endpoints.
@@ -118,27 +116,14 @@ pub struct NodeAddress {
     pub address: String,
 }
 
-// === impl Service ===
+// === impl Served ===
 
-impl From<objects::Service> for Service {
-    fn from(service: objects::Service) -> Self {
-        let key = key_of(&service.metadata);
-        let (ports, health_check_port) = model::ports(&key, &service);
-        Self { version: version(&service.metadata), key, ports, health_check_port }
-    }
-}
+impl Digest for Served {
+    type Of = objects::Service;
 
-impl Cached for Service {
-    fn path(namespace: Option<&str>) -> String {
-        <objects::Service as Cached>::path(namespace)
-    }
-
-    fn key(&self) -> ObjectKey {
-        self.key.clone()
-    }
-
-    fn resource_version(&self) -> Option<Cow<'_, str>> {
-        Some(self.version.to_string().into())
+    fn of(service: objects::Service) -> Self {
+        let (ports, health_check_port) = model::ports(&key_of(&service.metadata), &service);
+        Self { ports, health_check_port }
     }
 
     fn settle(&mut self, key: &ObjectKey) {
@@ -146,22 +131,21 @@ impl Cached for Service {
             let name = Arc::make_mut(name);
             (name.namespace, name.service) = (key.namespace.clone(), key.name.clone());
         }
-        self.key = key.clone();
     }
 }
 
-// === impl EndpointSlice ===
+// === impl Slice ===
 
-impl EndpointSlice {
-    /// The service it is of.
-    pub fn of(&self) -> Option<ObjectKey> {
-        (!self.service.is_empty())
-            .then(|| ObjectKey { namespace: self.key.namespace.clone(), name: self.service.as_str().into() })
-    }
+/// The service a slice is of.
+pub fn service_of(slice: &EndpointSlice) -> Option<ObjectKey> {
+    (!slice.service.is_empty())
+        .then(|| ObjectKey { namespace: slice.key.namespace.clone(), name: slice.service.as_str().into() })
 }
 
-impl From<objects::EndpointSlice> for EndpointSlice {
-    fn from(slice: objects::EndpointSlice) -> Self {
+impl Digest for Slice {
+    type Of = objects::EndpointSlice;
+
+    fn of(slice: objects::EndpointSlice) -> Self {
         let label = slice.metadata.labels.as_ref().and_then(|labels| labels.get(SERVICE_NAME));
         let served = matches!(slice.address_type.as_str(), "IPv4" | "IPv6");
         let port = |port: &objects::EndpointPort| {
@@ -169,30 +153,10 @@ impl From<objects::EndpointSlice> for EndpointSlice {
             Some((port.name.as_deref().unwrap_or_default().into(), protocol, port.port?))
         };
         Self {
-            key: key_of(&slice.metadata),
-            version: version(&slice.metadata),
             service: label.filter(|_| served).map(Into::into).unwrap_or_default(),
             ports: slice.ports.iter().filter_map(port).collect(),
             endpoints: slice.endpoints.iter().filter_map(Endpoint::of).collect(),
         }
-    }
-}
-
-impl Cached for EndpointSlice {
-    fn path(namespace: Option<&str>) -> String {
-        <objects::EndpointSlice as Cached>::path(namespace)
-    }
-
-    fn key(&self) -> ObjectKey {
-        self.key.clone()
-    }
-
-    fn resource_version(&self) -> Option<Cow<'_, str>> {
-        Some(self.version.to_string().into())
-    }
-
-    fn settle(&mut self, key: &ObjectKey) {
-        self.key = key.clone();
     }
 }
 
@@ -212,11 +176,6 @@ impl Endpoint {
             hints: hints.map(|h| Box::new(Hints { zones: names(&h.for_zones), nodes: names(&h.for_nodes) })),
         })
     }
-}
-
-/// A resource version as a number, which servers from 1.35 on promise it is; 0 for another one.
-fn version(metadata: &ObjectMeta) -> u64 {
-    component_base::informer::version_of(metadata)
 }
 
 // === impl Node ===

@@ -25,7 +25,7 @@ use crate::{
     kernel::{self, KernelError, POLICIES},
     model::{self, HealthCheck, Settings},
     node,
-    objects::{EndpointSlice, Node, Service},
+    objects::{EndpointSlice, Node, Service, service_of},
     options::Config,
     policy::Enforcer,
     server::{self, Health, ServiceChecks},
@@ -122,9 +122,10 @@ pub async fn build(config: Config) -> Result<App, RunError> {
         config,
     };
     app.listen()?;
-    app.slices.add_index(BY_SERVICE, |slice| slice.of().into_iter().map(|key| key.to_string()).collect());
+    app.slices
+        .add_index(BY_SERVICE, |slice| service_of(slice).into_iter().map(|key| key.to_string()).collect());
     app.hear(&app.services, Some("service"), |service| Some(service.key.clone()));
-    app.hear(&app.slices, Some("endpoint"), EndpointSlice::of);
+    app.hear(&app.slices, Some("endpoint"), service_of);
     app.hear(&app.node, None, |_| None);
     Ok(app)
 }
@@ -232,24 +233,19 @@ impl App {
         }
     }
 
-    /// Returns after so long, with a change, or when others have taken our tables away.
     async fn something_to_do(&mut self, rest: Duration) {
-        let rest = tokio::time::sleep(rest);
-        tokio::pin!(rest);
-        loop {
-            tokio::select! {
-                () = &mut rest => return,
-                () = self.changed.wake.notified() => return,
-                () = tokio::time::sleep(kernel::LOOK) => {}
+        let lost = || match self.syncer.lost(Instant::now()) {
+            Ok(false) => false,
+            Ok(true) => {
+                tracing::warn!("our tables were taken away by others; they are made anew");
+                true
             }
-            match self.syncer.lost(Instant::now()) {
-                Ok(false) => {}
-                Ok(true) => {
-                    return tracing::warn!("our tables were taken away by others; they are made anew");
-                }
-                Err(error) => tracing::warn!(error = workqueue::chain(&error), "tables not looked at"),
+            Err(error) => {
+                tracing::warn!(error = workqueue::chain(&error), "tables not looked at");
+                false
             }
-        }
+        };
+        kernel::something_to_do(rest, &self.changed.wake, lost).await;
     }
 
     /// Services do not wait for what network policies need.

@@ -84,9 +84,7 @@ impl Syncer {
         self.repaired.elapsed() <= REPAIR && self.families.iter().all(|state| state.committed)
     }
 
-    /// Whether others have taken tables away, which the next sync makes anew then. To be asked every [`LOOK`].
-    ///
-    /// [`LOOK`]: crate::kernel::LOOK
+    /// Whether others have taken tables away, which the next sync makes anew then.
     pub fn lost(&mut self, now: Instant) -> Result<bool, KernelError> {
         let lost = self.guard.lost(&mut self.kernel, now)?;
         for state in self.families.iter_mut().filter(|state| lost.contains(&state.planner.family())) {

@@ -6,11 +6,13 @@ use std::{
     time::{Duration, Instant},
 };
 
+use tokio::sync::Notify;
+
 use super::{Kernel, KernelError};
 use crate::tables::Family;
 
 /// Time between looks.
-pub const LOOK: Duration = Duration::from_millis(500);
+const LOOK: Duration = Duration::from_millis(500);
 /// Time between two losses from which on they have nothing to do with each other.
 const PEACE: Duration = Duration::from_secs(60);
 /// Longest time without a look.
@@ -32,6 +34,22 @@ struct Truce {
     /// How long the last one was.
     pause: Duration,
     until: Option<Instant>,
+}
+
+/// Returns after `rest`, with a change, or when `lost`, asked from time to time, says that others have taken tables away.
+pub async fn something_to_do(rest: Duration, changed: &Notify, mut lost: impl FnMut() -> bool) {
+    let rest = tokio::time::sleep(rest);
+    tokio::pin!(rest);
+    loop {
+        tokio::select! {
+            () = &mut rest => return,
+            () = changed.notified() => return,
+            () = tokio::time::sleep(LOOK) => {}
+        }
+        if lost() {
+            return;
+        }
+    }
 }
 
 impl Guard {

@@ -82,7 +82,7 @@ pub fn ports(key: &ObjectKey, service: &ApiService) -> (Ports, u16) {
 }
 
 fn add_slice(model: &mut Model, slice: &EndpointSlice, node: &str) {
-    let Some(ObjectKey { namespace, name }) = slice.of() else { return };
+    let Some(ObjectKey { namespace, name }) = objects::service_of(slice) else { return };
     for (port, protocol, number) in &slice.ports {
         let key = PortName {
             namespace: namespace.clone(),

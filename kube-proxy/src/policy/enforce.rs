@@ -18,7 +18,7 @@ use tokio::sync::Notify;
 
 use super::{Index, Planner, plan};
 use crate::{
-    kernel::{Guard, Kernel, KernelError, LOOK, POLICIES},
+    kernel::{self, Guard, Kernel, KernelError, POLICIES},
     objects::{Namespace, Pod},
     sync,
     tables::Command,
@@ -115,30 +115,21 @@ impl Enforcer {
         }
     }
 
-    /// Returns after so long, with a change, or when others have taken our tables away.
     async fn something_to_do(&mut self, rest: Duration) {
-        let rest = tokio::time::sleep(rest);
-        tokio::pin!(rest);
-        loop {
-            tokio::select! {
-                () = &mut rest => return,
-                () = self.changed.notified() => return,
-                () = tokio::time::sleep(LOOK) => {}
+        let lost = || match self.guard.lost(&mut self.kernel, Instant::now()) {
+            Ok(lost) if lost.is_empty() => false,
+            Ok(lost) => {
+                tracing::warn!("tables of network policies were taken away by others; they are made anew");
+                let planners = self.planners.iter_mut();
+                planners.filter(|p| lost.contains(&p.family())).for_each(Planner::forget);
+                true
             }
-            match self.guard.lost(&mut self.kernel, Instant::now()) {
-                Ok(lost) if lost.is_empty() => {}
-                Ok(lost) => {
-                    tracing::warn!(
-                        "tables of network policies were taken away by others; they are made anew"
-                    );
-                    let planners = self.planners.iter_mut();
-                    return planners.filter(|p| lost.contains(&p.family())).for_each(Planner::forget);
-                }
-                Err(error) => {
-                    tracing::warn!(error = workqueue::chain(&error), "network policies not looked at")
-                }
+            Err(error) => {
+                tracing::warn!(error = workqueue::chain(&error), "network policies not looked at");
+                false
             }
-        }
+        };
+        kernel::something_to_do(rest, &self.changed, lost).await;
     }
 
     async fn synced(&self) {
