@@ -211,30 +211,26 @@ impl Actor {
         self.claims.devices.store().get(key).is_some_and(|claim| dynamic_resources::has_conditions(&claim))
     }
 
-    /// Waits until the devices of all claims are ready, or until it is clear that they will not be.
+    /// Waits until the devices of all claims are ready, or until it is clear that they will not be; for ever where no news
+    /// come any more, since the daemon ends then.
     async fn devices_ready(&self, claims: &[ObjectKey], timeout: Duration) -> Result<(), BindError> {
         let mut changed = self.claims.changed.clone();
         loop {
             changed.borrow_and_update();
-            let mut left = None;
+            let mut left: Option<Duration> = None;
             for key in claims {
                 let Some(claim) = self.claims.devices.store().get(key) else {
                     let why = format!("resourceclaim.resource.k8s.io {:?} not found", key.name);
                     return Err(BindError::Devices(why.into()));
                 };
-                if !dynamic_resources::is_ready(&claim).map_err(BindError::Devices)? {
-                    let allocation = claim.status.as_ref().and_then(|status| status.allocation.as_ref());
-                    let since = allocation.and_then(|a| a.allocation_timestamp.as_ref()).map(|time| time.0);
-                    let gone = since.map(|since| self.clock.now().duration_since(since)).unwrap_or_default();
-                    let of_claim = timeout.saturating_sub(Duration::try_from(gone).unwrap_or_default());
-                    left = Some(left.map_or(of_claim, |left: Duration| left.min(of_claim)));
-                }
+                let of_claim = dynamic_resources::time_left(&claim, timeout, self.clock.now())
+                    .map_err(BindError::Devices)?;
+                left = left.into_iter().chain(of_claim).min();
             }
             let Some(left) = left else { return Ok(()) };
             match tokio::time::timeout(left, changed.changed()).await {
                 Err(_) => return Err(BindError::DevicesTimeout),
-                // The sender is gone only when the daemon drains.
-                Ok(Err(_)) => return Ok(()),
+                Ok(Err(_)) => std::future::pending().await,
                 Ok(Ok(())) => {}
             }
         }
@@ -283,9 +279,12 @@ impl Actor {
                 };
                 all &= volume_binding::is_bound(&claim, node).map_err(BindError::Volumes)?;
             }
-            // The sender is gone only when the daemon drains.
-            if all || changed.changed().await.is_err() {
+            if all {
                 return Ok(());
+            }
+            if changed.changed().await.is_err() {
+                // No news come any more: the daemon ends, and the pod is another's to bind.
+                std::future::pending::<()>().await;
             }
         }
     }

@@ -8,9 +8,10 @@ mod allocation;
 mod selector;
 mod sharing;
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use component_base::meta::{add_finalizer, is_deleting};
+use jiff::Timestamp;
 use k8s_openapi::api::resource::v1::{
     DeviceRequestAllocationResult, ResourceClaim, ResourceClaimConsumerReference,
 };
@@ -97,7 +98,7 @@ pub fn has_conditions(claim: &ResourceClaim) -> bool {
 ///
 /// # Errors
 /// When one of them failed.
-pub fn is_ready(claim: &ResourceClaim) -> Result<bool, Reason> {
+fn is_ready(claim: &ResourceClaim) -> Result<bool, Reason> {
     for result in results(claim) {
         let conditions = result.binding_conditions.as_deref().unwrap_or_default();
         if conditions.is_empty() {
@@ -123,6 +124,24 @@ pub fn is_ready(claim: &ResourceClaim) -> Result<bool, Reason> {
         }
     }
     Ok(true)
+}
+
+/// How long devices of a claim that are not ready may still take, `timeout` after they were allocated; none for ready ones.
+///
+/// # Errors
+/// When one of them failed.
+pub fn time_left(
+    claim: &ResourceClaim,
+    timeout: Duration,
+    now: Timestamp,
+) -> Result<Option<Duration>, Reason> {
+    if is_ready(claim)? {
+        return Ok(None);
+    }
+    let allocation = claim.status.as_ref().and_then(|status| status.allocation.as_ref());
+    let since = allocation.and_then(|a| a.allocation_timestamp.as_ref()).map(|time| time.0);
+    let gone = since.map(|since| now.duration_since(since)).unwrap_or_default();
+    Ok(Some(timeout.saturating_sub(Duration::try_from(gone).unwrap_or_default())))
 }
 
 /// A claim without its devices, if nobody but this pod has it.

@@ -357,6 +357,23 @@ fn devices_are_ready_when_their_drivers_say_so() {
 }
 
 #[test]
+fn devices_may_take_so_long_from_their_allocation_on() {
+    let (timeout, second) = (Duration::from_secs(10), Duration::from_secs(1));
+    let at = |seconds: i64| Timestamp::from_second(seconds).unwrap();
+    let plain: ResourceClaim = serde_json::from_value(claim("c", json!({}))).unwrap();
+    assert_eq!(time_left(&plain, timeout, at(0)).unwrap(), None);
+    let mut waiting = conditional(Value::Null);
+    assert_eq!(time_left(&waiting, timeout, at(5)).unwrap(), Some(timeout), "nobody says since when");
+    let allocation = waiting.status.as_mut().unwrap().allocation.as_mut().unwrap();
+    allocation.allocation_timestamp = Some(k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(at(100)));
+    for (now, left) in
+        [(99, timeout), (100, timeout), (109, second), (110, Duration::ZERO), (500, Duration::ZERO)]
+    {
+        assert_eq!(time_left(&waiting, timeout, at(now)).unwrap(), Some(left), "{now}");
+    }
+}
+
+#[test]
 fn devices_that_are_ready_come_first_and_others_keep_their_conditions() {
     let mut slow = device("a0", "small", "8Gi", "1.0.0");
     slow["bindingConditions"] = json!(["Attached"]);
