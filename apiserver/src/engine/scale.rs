@@ -62,11 +62,10 @@ impl Call {
 
     /// Where objects of a version keep the number.
     fn replicas_in<'p>(&self, places: &'p Places, version: &str) -> Replicas<'p> {
-        let group = version.rsplit_once('/').map_or("", |(group, _)| group);
+        let (group, number) = version.rsplit_once('/').unwrap_or(("", version));
         // Versions of definitions come and go; those of other kinds are known.
-        let known = self.custom().is_some()
-            || FORMER.contains(&version)
-            || self.resource.versions.iter().any(|v| version.ends_with(v));
+        let known =
+            self.custom().is_some() || FORMER.contains(&version) || self.resource.versions.contains(&number);
         if group == self.resource.group && known { Replicas::At(places.replicas) } else { Replicas::Unknown }
     }
 
