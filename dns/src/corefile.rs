@@ -3,6 +3,7 @@
 //! Contract: CoreDNS' Corefile grammar (server blocks of zones and ports; directives with arguments and
 //! an optional block). A directive that is not known is an error naming its line.
 
+mod forward;
 mod rules;
 
 use std::{
@@ -19,6 +20,8 @@ use crate::{
     template::Template,
     zone::Labels,
 };
+
+pub use self::forward::{Check, Forward, Identity, Policy, Upstream};
 
 /// How deep imports may go: one that leads back to itself ends here.
 const MAX_IMPORTS: usize = 10;
@@ -38,8 +41,12 @@ pub struct CorefileError {
 pub struct Block {
     /// Zones served; the root is empty labels.
     pub zones: Vec<Labels>,
+    /// How it is asked.
+    pub transport: Transport,
     /// Port.
     pub port: u16,
+    /// `tls`: what is served with over TLS.
+    pub tls: Option<Tls>,
     /// `bind` addresses; empty means all.
     pub bind: Vec<IpAddr>,
     /// `errors`.
@@ -127,42 +134,59 @@ pub struct CacheDirective {
     pub no_denial: Vec<Labels>,
 }
 
-/// In which order upstreams are asked.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Policy {
-    /// Any.
+/// How a server block is asked.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Transport {
+    /// Over UDP and TCP.
     #[default]
-    Random,
-    /// One after the other.
-    RoundRobin,
-    /// Always the first that works.
-    Sequential,
+    Plain,
+    /// Over TLS.
+    Tls,
 }
 
-/// `forward FROM TO… { … }`.
-#[derive(Clone, Debug)]
-pub struct Forward {
-    /// Names below this are forwarded.
-    pub from: Labels,
-    /// Upstream servers, files of resolv.conf form resolved when the server starts.
-    pub to: Vec<Upstream>,
-    /// Order.
-    pub policy: Policy,
-    /// Most queries under way at once; 0 for the default.
-    pub max_concurrent: usize,
-    /// Use TCP although the client did not.
-    pub force_tcp: bool,
-    /// Names below these are not forwarded.
-    pub except: Vec<Labels>,
+impl Transport {
+    /// What stands before the zones of a block.
+    pub fn scheme(self) -> &'static str {
+        match self {
+            Self::Plain => "dns",
+            Self::Tls => "tls",
+        }
+    }
+
+    /// The port of blocks that name none.
+    pub fn port(self) -> u16 {
+        match self {
+            Self::Plain => 53,
+            Self::Tls => 853,
+        }
+    }
 }
 
-/// Where to forward to.
+/// `tls CERT KEY [CA] { … }`.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Upstream {
-    /// A server.
-    Server(SocketAddr),
-    /// A file of resolv.conf form.
-    File(PathBuf),
+pub struct Tls {
+    /// What is served with.
+    pub certificate: PathBuf,
+    /// Its key.
+    pub key: PathBuf,
+    /// Authorities of clients; those of the system when absent.
+    pub authorities: Option<PathBuf>,
+    /// `client_auth`.
+    pub client_auth: ClientAuth,
+}
+
+/// What clients have to show.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum ClientAuth {
+    /// Nothing.
+    #[default]
+    None,
+    /// A certificate if they like, which nobody looks at.
+    Request,
+    /// A certificate if they like, of an authority that is known.
+    VerifyIfGiven,
+    /// A certificate of an authority that is known.
+    RequireAndVerify,
 }
 
 /// A directive as written.
@@ -392,18 +416,7 @@ impl Line {
 
     fn duration(&self) -> Result<Duration, CorefileError> {
         let text: String = self.arg(0, "a duration such as 5s")?;
-        let (number, unit) = text.split_at(text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len()));
-        let number: u64 = match number.parse() {
-            Ok(n) => n,
-            Err(_) => return self.error(format!("{text} is no duration")),
-        };
-        match unit {
-            "ms" => Ok(Duration::from_millis(number)),
-            "s" => Ok(Duration::from_secs(number)),
-            "m" => Ok(Duration::from_secs(number.saturating_mul(60))),
-            "h" => Ok(Duration::from_secs(number.saturating_mul(3600))),
-            _ => self.error(format!("{text} is no duration")),
-        }
+        component_base::goduration::parse(&text).or_else(|_| self.error(format!("{text} is no duration")))
     }
 }
 
@@ -412,20 +425,30 @@ fn zones(words: &[String]) -> Vec<Labels> {
 }
 
 fn server_block(line: &Line) -> Result<Block, CorefileError> {
-    let mut block = Block { port: 53, ..Block::default() };
-    for key in &line.words {
+    let mut block = Block::default();
+    let mut port_given = None;
+    for (at, key) in line.words.iter().enumerate() {
         let key = key.trim_end_matches(',');
-        let key = key.strip_prefix("dns://").unwrap_or(key);
-        let (zone, port) = match key.rsplit_once(':') {
+        let (transport, rest) = match key.split_once("://") {
+            None | Some(("dns", _)) => (Transport::Plain, key.trim_start_matches("dns://")),
+            Some(("tls", rest)) => (Transport::Tls, rest),
+            Some((scheme, _)) => return line.error(format!("{key}: {scheme} is not supported")),
+        };
+        if at > 0 && block.transport != transport {
+            return line.error(format!("{key}: a server block is asked in one way"));
+        }
+        block.transport = transport;
+        let (zone, port) = match rest.rsplit_once(':') {
             Some((zone, port)) => match port.parse() {
                 Ok(port) => (zone, Some(port)),
                 Err(_) => return line.error(format!("{key}: {port} is no port")),
             },
-            None => (key, None),
+            None => (rest, None),
         };
-        block.port = port.unwrap_or(block.port);
+        port_given = port.or(port_given);
         block.zones.push(Labels::parse(zone));
     }
+    block.port = port_given.unwrap_or(block.transport.port());
     if block.zones.is_empty() {
         return line.error("a server block needs a zone, for example '.'");
     }
@@ -435,7 +458,11 @@ fn server_block(line: &Line) -> Result<Block, CorefileError> {
     if block.autopath && !block.kubernetes.as_ref().is_some_and(|k| k.verified) {
         return line.error("autopath needs kubernetes with pods verified");
     }
-    Ok(block)
+    match (block.transport, &block.tls) {
+        (Transport::Tls, None) => line.error("a block asked over tls needs the directive tls"),
+        (Transport::Plain, Some(_)) => line.error("tls is for blocks that are asked over it, as in tls://."),
+        _ => Ok(block),
+    }
 }
 
 fn apply(block: &mut Block, line: &Line) -> Result<(), CorefileError> {
@@ -484,9 +511,10 @@ fn apply(block: &mut Block, line: &Line) -> Result<(), CorefileError> {
         "kubernetes" => block.kubernetes = Some(kubernetes(line, &block.zones)?),
         "hosts" => block.hosts = Some(hosts(line)?),
         "forward" => {
-            block.forward.push(forward(line)?);
+            block.forward.push(forward::forward(line)?);
             block.forward.sort_by_key(|f| std::cmp::Reverse(f.from.len()));
         }
+        "tls" => block.tls = Some(tls(line)?),
         "cache" => block.cache = Some(cache(line)?),
         other => return line.error(format!("unknown directive {other}")),
     }
@@ -558,52 +586,33 @@ fn hosts(line: &Line) -> Result<HostsDirective, CorefileError> {
     Ok(out)
 }
 
-fn forward(line: &Line) -> Result<Forward, CorefileError> {
-    let from: String = line.arg(0, "a zone and at least one server")?;
-    let mut out = Forward {
-        from: Labels::parse(&from),
-        to: Vec::new(),
-        policy: Policy::default(),
-        max_concurrent: 0,
-        force_tcp: false,
-        except: Vec::new(),
+/// `tls CERT KEY [CA] { client_auth HOW }`.
+fn tls(line: &Line) -> Result<Tls, CorefileError> {
+    let [certificate, key, rest @ ..] = line.args() else {
+        return line.error("tls needs a certificate and its key");
     };
-    for word in &line.args()[1..] {
-        out.to.push(upstream(word).map_or_else(|| line.error(format!("forward: {word} is no server")), Ok)?);
-    }
-    if out.to.is_empty() {
-        return line.error("forward needs a zone and at least one server");
+    let (certificate, key) = (certificate.into(), key.into());
+    let mut out = Tls { certificate, key, authorities: None, client_auth: ClientAuth::None };
+    match rest {
+        [] => {}
+        [ca] => out.authorities = Some(ca.into()),
+        _ => return line.error("tls takes a certificate, its key and an authority"),
     }
     for option in &line.block {
-        match option.name() {
-            "policy" => {
-                out.policy = match option.args().first().map(String::as_str) {
-                    Some("random") => Policy::Random,
-                    Some("round_robin") => Policy::RoundRobin,
-                    Some("sequential") => Policy::Sequential,
-                    _ => return option.error("policy needs random, round_robin or sequential"),
-                }
+        let how = option.args().first().map(String::as_str);
+        out.client_auth = match (option.name(), how) {
+            ("client_auth", Some("nocert")) => ClientAuth::None,
+            ("client_auth", Some("request")) => ClientAuth::Request,
+            ("client_auth", Some("verify_if_given")) => ClientAuth::VerifyIfGiven,
+            ("client_auth", Some("require_and_verify")) => ClientAuth::RequireAndVerify,
+            ("client_auth", _) => {
+                return option
+                    .error("client_auth needs nocert, request, verify_if_given or require_and_verify");
             }
-            "max_concurrent" => out.max_concurrent = option.arg(0, "a number")?,
-            "force_tcp" => out.force_tcp = true,
-            "prefer_udp" => {}
-            "except" => out.except.extend(zones(option.args())),
-            other => return option.error(format!("forward: unknown option {other}")),
-        }
+            (other, _) => return option.error(format!("tls: unknown option {other}")),
+        };
     }
     Ok(out)
-}
-
-fn upstream(word: &str) -> Option<Upstream> {
-    let plain = word.strip_prefix("dns://").unwrap_or(word);
-    if plain.starts_with('/') {
-        return Some(Upstream::File(plain.into()));
-    }
-    plain
-        .parse::<SocketAddr>()
-        .ok()
-        .or_else(|| plain.parse::<IpAddr>().ok().map(|ip| SocketAddr::new(ip, 53)))
-        .map(Upstream::Server)
 }
 
 fn cache(line: &Line) -> Result<CacheDirective, CorefileError> {
@@ -733,6 +742,18 @@ corp.example:53 {
     }
 
     #[test]
+    fn blocks_are_asked_over_tls_where_they_say_so() {
+        let text = "tls://. tls://corp.example {\n tls cert key ca {\n client_auth require_and_verify\n }\n}\n\
+            tls://.:8853 {\n tls cert key\n}";
+        let blocks = parse(text).unwrap();
+        assert_eq!((blocks[0].transport, blocks[0].port, blocks[0].zones.len()), (Transport::Tls, 853, 2));
+        let tls = blocks[0].tls.as_ref().unwrap();
+        assert_eq!((&tls.certificate, &tls.authorities), (&"cert".into(), &Some("ca".into())));
+        assert_eq!(tls.client_auth, ClientAuth::RequireAndVerify);
+        assert_eq!((blocks[1].port, blocks[1].tls.as_ref().unwrap().client_auth), (8853, ClientAuth::None));
+    }
+
+    #[test]
     fn mistakes_are_named_with_their_line() {
         let cases = [
             ("", "Corefile:1: no server block"),
@@ -755,6 +776,15 @@ corp.example:53 {
                 "Corefile:3: hosts: bogus is neither an option nor an address",
             ),
             ("}", "Corefile:1: unexpected '}'"),
+            ("https://. {\n}", "Corefile:1: https://.: https is not supported"),
+            ("tls://. a.example {\n}", "Corefile:1: a.example: a server block is asked in one way"),
+            ("tls://. {\n}", "Corefile:1: a block asked over tls needs the directive tls"),
+            (". {\n tls a b\n}", "Corefile:1: tls is for blocks that are asked over it, as in tls://."),
+            ("tls://. {\n tls a\n}", "Corefile:2: tls needs a certificate and its key"),
+            (
+                "tls://. {\n tls a b {\n  client_auth maybe\n }\n}",
+                "Corefile:3: client_auth needs nocert, request, verify_if_given or require_and_verify",
+            ),
         ];
         for (text, want) in cases {
             assert_eq!(parse(text).unwrap_err().to_string(), want, "{text}");

@@ -1,34 +1,56 @@
 //! Asking other servers (the `forward` directive).
 //!
-//! Queries go out over UDP with a fresh id from a fresh port each (RFC 5452), over TCP when the answer
-//! was cut. A server that fails is asked last for a while; the number of queries under way is bounded.
+//! A server that fails is asked last until a check goes well; one whose checks fail is passed over, unless all are
+//! down: then it is more likely that the checks are wrong. The number of queries under way is bounded.
+
+mod server;
 
 use std::{
     io,
-    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    net::{IpAddr, SocketAddr},
     path::Path,
-    sync::atomic::{AtomicU64, AtomicUsize, Ordering},
+    sync::atomic::{AtomicUsize, Ordering},
     time::Duration,
 };
 
-use hickory_proto::op::{Edns, Message, MessageType, OpCode, Query};
+use component_base::tls::TlsError;
+use hickory_proto::{
+    op::{Edns, Message, MessageType, OpCode, Query, ResponseCode},
+    rr::RecordType,
+};
 use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
-    net::{TcpStream, UdpSocket},
     sync::Semaphore,
-    time::timeout,
+    time::{Instant, timeout},
 };
 
-use crate::corefile::{Forward, Policy, Upstream};
+use self::server::{Server, Way};
+use crate::{
+    corefile::{Check, Forward, Policy, Upstream},
+    metrics::Metrics,
+    secure,
+};
 
 /// How long one server may take.
 const PATIENCE: Duration = Duration::from_secs(2);
-/// How long a server that failed is asked last, in milliseconds.
-const PENALTY: u64 = 10_000;
+/// How long all servers together may take.
+const DEADLINE: Duration = Duration::from_secs(5);
+/// How long a server may take to answer a check.
+const CHECK_PATIENCE: Duration = Duration::from_secs(1);
 /// Queries under way at once unless configured.
 const DEFAULT_CONCURRENT: usize = 1000;
 /// Advertised UDP size (DNS flag day 2020).
 const UDP_SIZE: u16 = 1232;
+
+/// Why a directive cannot be followed.
+#[derive(Debug, thiserror::Error)]
+pub enum SetUpError {
+    /// A file of resolv.conf form.
+    #[error("cannot read {0}")]
+    File(std::path::PathBuf, #[source] io::Error),
+    /// Certificates or authorities.
+    #[error("cannot ask over TLS")]
+    Tls(#[from] TlsError),
+}
 
 /// Why no answer came.
 #[derive(Debug, thiserror::Error)]
@@ -36,7 +58,7 @@ pub enum ForwardError {
     /// Too many queries are under way.
     #[error("more than {0} queries are being forwarded")]
     Overloaded(usize),
-    /// No server is configured.
+    /// No server is configured, or all are down and nobody is to be asked then.
     #[error("no upstream server")]
     NoServer,
     /// The last server asked failed.
@@ -50,45 +72,72 @@ pub enum ForwardError {
     },
 }
 
+/// How a query is asked.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Manner {
+    /// DNSSEC records are wanted.
+    pub dnssec: bool,
+    /// The servers need not check them.
+    pub checking_disabled: bool,
+    /// The client asked over TCP or TLS.
+    pub stream: bool,
+}
+
 /// One `forward` directive at work.
 #[derive(Debug)]
 pub struct Forwarder {
     servers: Vec<Server>,
     policy: Policy,
     force_tcp: bool,
+    prefer_udp: bool,
+    max_fails: u32,
+    fail_fast: bool,
+    next: Vec<ResponseCode>,
+    check: Check,
     permits: Semaphore,
     most: usize,
     turn: AtomicUsize,
-    started: std::time::Instant,
-}
-
-#[derive(Debug)]
-struct Server {
-    address: SocketAddr,
-    /// Milliseconds since the start until which the server is asked last.
-    avoid_until: AtomicU64,
+    metrics: Metrics,
 }
 
 impl Forwarder {
     /// Resolves the directive's servers; files are read now.
-    pub fn new(directive: &Forward) -> io::Result<Self> {
+    ///
+    /// # Errors
+    /// When a file is unusable.
+    pub fn new(directive: &Forward, metrics: Metrics) -> Result<Self, SetUpError> {
+        let new = |address| Server::new(address, directive.expire, directive.max_idle);
+        let is_secure = |upstream: &Upstream| matches!(upstream, Upstream::Tls(..));
+        let secure = directive.to.iter().any(is_secure).then(|| secure::client_config(&directive.tls));
+        let secure = secure.transpose()?;
         let mut servers = Vec::new();
         for upstream in &directive.to {
-            match upstream {
-                Upstream::Server(address) => servers.push(*address),
-                Upstream::File(path) => servers.extend(read_resolv_conf(path)?),
+            match (upstream, &secure) {
+                (Upstream::Tls(address, name), Some(config)) => {
+                    let name = name.clone().or_else(|| directive.server_name.clone());
+                    servers.push(new(*address).over_tls(config.clone(), name));
+                }
+                (Upstream::Server(address) | Upstream::Tls(address, _), _) => servers.push(new(*address)),
+                (Upstream::File(path), _) => {
+                    let read = read_resolv_conf(path).map_err(|e| SetUpError::File(path.clone(), e))?;
+                    servers.extend(read.into_iter().map(new));
+                }
             }
         }
-        let servers = servers.into_iter().map(|address| Server { address, avoid_until: AtomicU64::new(0) });
         let most = if directive.max_concurrent == 0 { DEFAULT_CONCURRENT } else { directive.max_concurrent };
         Ok(Self {
-            servers: servers.collect(),
+            servers,
             policy: directive.policy,
             force_tcp: directive.force_tcp,
-            permits: Semaphore::new(most),
+            prefer_udp: directive.prefer_udp,
+            max_fails: directive.max_fails,
+            fail_fast: directive.fail_fast,
+            next: directive.next.clone(),
+            check: directive.check.clone(),
+            permits: Semaphore::new(most.min(Semaphore::MAX_PERMITS)),
             most,
             turn: AtomicUsize::new(0),
-            started: std::time::Instant::now(),
+            metrics,
         })
     }
 
@@ -98,35 +147,84 @@ impl Forwarder {
     }
 
     /// Asks the servers in turn until one answers.
-    pub async fn ask(
-        &self,
-        query: &Query,
-        dnssec: bool,
-        checking_disabled: bool,
-    ) -> Result<Message, ForwardError> {
+    ///
+    /// # Errors
+    /// When none does.
+    pub async fn ask(&self, query: &Query, manner: Manner) -> Result<Message, ForwardError> {
         let Ok(_permit) = self.permits.try_acquire() else {
+            self.metrics.forward_rejected();
             return Err(ForwardError::Overloaded(self.most));
         };
-        let mut failure = ForwardError::NoServer;
+        let (message, way) = (self.message(query, manner), self.way(manner));
+        let (mut failure, mut unwanted) = (ForwardError::NoServer, None);
+        let deadline = Instant::now() + DEADLINE;
         for server in self.order() {
-            match timeout(PATIENCE, self.ask_one(server.address, query, dnssec, checking_disabled)).await {
-                Ok(Ok(message)) => return Ok(message),
-                Ok(Err(source)) => failure = ForwardError::Upstream { server: server.address, source },
-                Err(_) => {
-                    let source = io::Error::from(io::ErrorKind::TimedOut);
+            let patience = PATIENCE.min(deadline.saturating_duration_since(Instant::now()));
+            if patience.is_zero() {
+                break;
+            }
+            let started = Instant::now();
+            let outcome = timeout(patience, server.ask(&message, way)).await;
+            match outcome.unwrap_or_else(|_| Err(io::Error::from(io::ErrorKind::TimedOut))) {
+                Ok(answer) => {
+                    let code = answer.metadata.response_code;
+                    self.metrics.forwarded(&server.address.to_string(), code, started.elapsed());
+                    if !self.next.contains(&code) {
+                        return Ok(answer);
+                    }
+                    unwanted = Some(answer);
+                }
+                Err(source) => {
                     failure = ForwardError::Upstream { server: server.address, source };
+                    server.has_failed();
                 }
             }
-            server.avoid_until.store(self.now() + PENALTY, Ordering::Relaxed);
         }
-        Err(failure)
+        unwanted.ok_or(failure)
     }
 
-    fn now(&self) -> u64 {
-        u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX)
+    /// Looks after servers that failed, until dropped.
+    pub async fn watch(&self) {
+        if self.max_fails == 0 {
+            // They count as well whatever a check says; the next query finds out.
+            futures::future::join_all(self.servers.iter().map(|server| self.forgive(server))).await;
+        } else {
+            futures::future::join_all(self.servers.iter().map(|server| self.watch_one(server))).await;
+        }
     }
 
-    /// Servers in the policy's order, failed ones last.
+    async fn forgive(&self, server: &Server) {
+        loop {
+            server.wait_suspect().await;
+            tokio::time::sleep(self.check.every).await;
+            server.checked(true);
+        }
+    }
+
+    async fn watch_one(&self, server: &Server) {
+        loop {
+            server.wait_suspect().await;
+            while server.is_suspect() {
+                let well = self.is_well(server).await;
+                server.checked(well);
+                if !well {
+                    self.metrics.health_check_failed(&server.address.to_string());
+                    tokio::time::sleep(self.check.every).await;
+                }
+            }
+        }
+    }
+
+    /// Any answer will do, an error as well.
+    async fn is_well(&self, server: &Server) -> bool {
+        let query = Query::query(self.check.name.clone(), RecordType::NS);
+        let mut message = self.message(&query, Manner::default());
+        message.metadata.recursion_desired = self.check.recursion;
+        let way = if self.force_tcp { Way::Stream } else { Way::Udp };
+        matches!(timeout(CHECK_PATIENCE, server.ask(&message, way)).await, Ok(Ok(_)))
+    }
+
+    /// Servers in the policy's order: those that failed last, those that are down not at all.
     fn order(&self) -> Vec<&Server> {
         let count = self.servers.len().max(1);
         let start = match self.policy {
@@ -134,82 +232,34 @@ impl Forwarder {
             Policy::RoundRobin => self.turn.fetch_add(1, Ordering::Relaxed) % count,
             Policy::Sequential => 0,
         };
-        let now = self.now();
-        let mut out: Vec<&Server> =
-            self.servers.iter().cycle().skip(start).take(self.servers.len()).collect();
-        out.sort_by_key(|s| s.avoid_until.load(Ordering::Relaxed) > now);
+        let turned = || self.servers.iter().cycle().skip(start).take(self.servers.len());
+        let mut out: Vec<&Server> = turned().filter(|server| !server.is_down(self.max_fails)).collect();
+        if out.is_empty() && !self.servers.is_empty() {
+            self.metrics.all_upstreams_down();
+            if !self.fail_fast {
+                out.extend(self.servers.get(rand::random_range(0..count)));
+            }
+        }
+        out.sort_by_key(|server| server.is_suspect());
         out
     }
 
-    async fn ask_one(
-        &self,
-        server: SocketAddr,
-        query: &Query,
-        dnssec: bool,
-        checking_disabled: bool,
-    ) -> io::Result<Message> {
+    fn way(&self, manner: Manner) -> Way {
+        if self.force_tcp || (manner.stream && !self.prefer_udp) { Way::Stream } else { Way::Udp }
+    }
+
+    /// The query under a fresh id.
+    fn message(&self, query: &Query, manner: Manner) -> Message {
         let mut message = Message::new(rand::random(), MessageType::Query, OpCode::Query);
         message.metadata.recursion_desired = true;
-        message.metadata.checking_disabled = checking_disabled;
+        message.metadata.checking_disabled = manner.checking_disabled;
         message.add_query(query.clone());
         let mut edns = Edns::new();
         edns.set_max_payload(UDP_SIZE);
-        edns.set_dnssec_ok(dnssec);
+        edns.set_dnssec_ok(manner.dnssec);
         message.set_edns(edns);
-        let bytes = message.to_vec().map_err(invalid)?;
-        if !self.force_tcp {
-            let answer = over_udp(server, &bytes, &message).await?;
-            if !answer.metadata.truncation {
-                return Ok(answer);
-            }
-        }
-        over_tcp(server, &bytes, &message).await
+        message
     }
-}
-
-fn invalid(error: impl std::error::Error + Send + Sync + 'static) -> io::Error {
-    io::Error::new(io::ErrorKind::InvalidData, error)
-}
-
-/// Whether `answer` answers `asked`: anything else is noise or an attack.
-fn answers(asked: &Message, answer: &Message) -> bool {
-    let same = |(a, b): (&Query, &Query)| {
-        a.query_type() == b.query_type() && a.name().to_lowercase() == b.name().to_lowercase()
-    };
-    answer.metadata.id == asked.metadata.id
-        && answer.metadata.message_type == MessageType::Response
-        && asked.queries.len() == answer.queries.len()
-        && asked.queries.iter().zip(&answer.queries).all(same)
-}
-
-async fn over_udp(server: SocketAddr, bytes: &[u8], asked: &Message) -> io::Result<Message> {
-    let any =
-        if server.is_ipv4() { IpAddr::V4(Ipv4Addr::UNSPECIFIED) } else { IpAddr::V6(Ipv6Addr::UNSPECIFIED) };
-    let socket = UdpSocket::bind((any, 0)).await?;
-    // A connected socket takes datagrams from this server only.
-    socket.connect(server).await?;
-    socket.send(bytes).await?;
-    let mut buffer = vec![0; 4096];
-    loop {
-        let size = socket.recv(&mut buffer).await?;
-        match Message::from_vec(&buffer[..size]) {
-            Ok(answer) if answers(asked, &answer) => return Ok(answer),
-            // A forged datagram must not end the wait for the real one.
-            _ => {}
-        }
-    }
-}
-
-async fn over_tcp(server: SocketAddr, bytes: &[u8], asked: &Message) -> io::Result<Message> {
-    let mut stream = TcpStream::connect(server).await?;
-    let length = u16::try_from(bytes.len()).map_err(invalid)?;
-    let mut framed = length.to_be_bytes().to_vec();
-    framed.extend_from_slice(bytes);
-    stream.write_all(&framed).await?;
-    let mut buffer = vec![0; usize::from(stream.read_u16().await?)];
-    stream.read_exact(&mut buffer).await?;
-    let answer = Message::from_vec(&buffer).map_err(invalid)?;
-    if answers(asked, &answer) { Ok(answer) } else { Err(io::Error::from(io::ErrorKind::InvalidData)) }
 }
 
 fn read_resolv_conf(path: &Path) -> io::Result<Vec<SocketAddr>> {
@@ -226,99 +276,4 @@ fn nameservers(text: &str) -> Vec<SocketAddr> {
 }
 
 #[cfg(test)]
-mod tests {
-    use hickory_proto::rr::{Name, RData, Record, RecordType, rdata::A};
-
-    use super::*;
-
-    fn directive(to: &[SocketAddr], policy: Policy) -> Forward {
-        Forward {
-            from: crate::zone::Labels::parse("."),
-            to: to.iter().copied().map(Upstream::Server).collect(),
-            policy,
-            max_concurrent: 0,
-            force_tcp: false,
-            except: vec![],
-        }
-    }
-
-    fn query() -> Query {
-        Query::query(Name::from_ascii("a.example.").unwrap(), RecordType::A)
-    }
-
-    fn reply(request: &[u8]) -> Message {
-        let asked = Message::from_vec(request).unwrap();
-        let mut answer = Message::response(asked.metadata.id, OpCode::Query);
-        answer.add_query(asked.queries[0].clone());
-        let data = RData::A(A([192, 0, 2, 1].into()));
-        answer.add_answer(Record::from_rdata(asked.queries[0].name().clone(), 60, data));
-        answer
-    }
-
-    #[test]
-    fn servers_come_from_resolv_conf() {
-        let text = "# x\nnameserver 10.0.0.1\n search a b\nnameserver  fd00::1 \nnameserver bogus\n";
-        let got: Vec<String> = nameservers(text).iter().map(ToString::to_string).collect();
-        assert_eq!(got, ["10.0.0.1:53", "[fd00::1]:53"]);
-    }
-
-    #[tokio::test]
-    async fn forged_answers_are_ignored_and_cut_ones_asked_for_again_over_tcp() {
-        let udp = UdpSocket::bind("127.0.0.1:0").await.unwrap();
-        let address = udp.local_addr().unwrap();
-        let tcp = tokio::net::TcpListener::bind(address).await.unwrap();
-        let server = async {
-            let mut buffer = [0; 512];
-            let (size, client) = udp.recv_from(&mut buffer).await.unwrap();
-            let mut forged = reply(&buffer[..size]);
-            forged.metadata.id = forged.metadata.id.wrapping_add(1);
-            udp.send_to(&forged.to_vec().unwrap(), client).await.unwrap();
-            let mut cut = reply(&buffer[..size]).truncate();
-            cut.metadata.truncation = true;
-            udp.send_to(&cut.to_vec().unwrap(), client).await.unwrap();
-            let (mut stream, _) = tcp.accept().await.unwrap();
-            let mut request = vec![0; usize::from(stream.read_u16().await.unwrap())];
-            stream.read_exact(&mut request).await.unwrap();
-            let bytes = reply(&request).to_vec().unwrap();
-            stream.write_u16(u16::try_from(bytes.len()).unwrap()).await.unwrap();
-            stream.write_all(&bytes).await.unwrap();
-        };
-        let forwarder = Forwarder::new(&directive(&[address], Policy::Sequential)).unwrap();
-        let query = query();
-        let (answer, ()) = tokio::join!(forwarder.ask(&query, false, false), server);
-        assert_eq!(answer.unwrap().answers.len(), 1);
-    }
-
-    #[tokio::test]
-    async fn a_dead_server_is_passed_over() {
-        // Nobody listens on the first port once the socket is dropped: the kernel says so at once.
-        let dead = UdpSocket::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
-        let udp = UdpSocket::bind("127.0.0.1:0").await.unwrap();
-        let address = udp.local_addr().unwrap();
-        let server = async {
-            for _ in 0..2 {
-                let mut buffer = [0; 512];
-                let (size, client) = udp.recv_from(&mut buffer).await.unwrap();
-                udp.send_to(&reply(&buffer[..size]).to_vec().unwrap(), client).await.unwrap();
-            }
-        };
-        let forwarder = Forwarder::new(&directive(&[dead, address], Policy::Sequential)).unwrap();
-        let query = query();
-        let asks = async {
-            assert!(forwarder.ask(&query, false, false).await.is_ok());
-            assert_eq!(forwarder.order()[0].address, address, "the dead one is asked last now");
-            assert!(forwarder.ask(&query, false, false).await.is_ok());
-        };
-        tokio::join!(asks, server);
-    }
-
-    #[tokio::test]
-    async fn more_than_allowed_at_once_is_refused() {
-        let silent = UdpSocket::bind("127.0.0.1:0").await.unwrap();
-        let mut directive = directive(&[silent.local_addr().unwrap()], Policy::Sequential);
-        directive.max_concurrent = 1;
-        let forwarder = Forwarder::new(&directive).unwrap();
-        let _held = forwarder.permits.acquire().await.unwrap();
-        assert!(matches!(forwarder.ask(&query(), false, false).await, Err(ForwardError::Overloaded(1))));
-    }
-}
+mod tests;

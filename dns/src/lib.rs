@@ -6,7 +6,7 @@
 //! ```
 //!
 //! Contract: Kubernetes DNS-Based Service Discovery 1.1.0; RFC 1034, 1035, 2308 (negative answers), 2782 (SRV),
-//! 6891 (EDNS); Corefile and metrics as CoreDNS has them.
+//! 6891 (EDNS), 7858 (TLS); Corefile and metrics as CoreDNS has them.
 
 pub mod options;
 pub mod run;
@@ -21,6 +21,7 @@ pub mod forward;
 pub mod hosts;
 pub mod metrics;
 pub mod rewrite;
+pub mod secure;
 pub mod server;
 pub mod template;
 

@@ -20,6 +20,7 @@ use hickory_server::{
     net::runtime::Time,
     server::{Request, RequestHandler, ResponseHandler, ResponseInfo},
 };
+use rustls::ServerConfig;
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::{
     net::{TcpListener, UdpSocket},
@@ -29,7 +30,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::server::Server;
 
-/// Idle time after which a TCP client is let go.
+/// Idle time after which a client of TCP or TLS is let go.
 const TCP_IDLE: Duration = Duration::from_secs(10);
 /// Replies waiting on one TCP connection.
 const TCP_REPLIES: usize = 64;
@@ -63,11 +64,21 @@ pub struct Sockets {
     bound: BTreeSet<IpAddr>,
     /// Whether all local addresses are served.
     everywhere: bool,
+    /// How to serve over TLS, and then over nothing else.
+    tls: Option<Arc<ServerConfig>>,
 }
 
 impl Sockets {
-    /// Binds UDP and TCP; `addresses` empty means all. Port 0 takes a free one.
-    pub fn bind(current: Current, addresses: &[IpAddr], port: u16) -> std::io::Result<Self> {
+    /// Binds UDP and TCP, or TLS alone; `addresses` empty means all. Port 0 takes a free one.
+    ///
+    /// # Errors
+    /// When an address cannot be listened on.
+    pub fn bind(
+        current: Current,
+        addresses: &[IpAddr],
+        port: u16,
+        tls: Option<Arc<ServerConfig>>,
+    ) -> std::io::Result<Self> {
         let mut sockets = Self {
             listener: Listener::new(current.clone()),
             current,
@@ -76,20 +87,17 @@ impl Sockets {
             port,
             bound: BTreeSet::new(),
             everywhere: addresses.is_empty(),
+            tls,
         };
         if !sockets.everywhere {
             for address in addresses {
-                sockets.udp(*address)?;
-                sockets.tcp(*address)?;
+                sockets.address(*address)?;
             }
             return Ok(sockets);
         }
-        sockets.udp(Ipv4Addr::UNSPECIFIED.into())?;
-        sockets.tcp(Ipv4Addr::UNSPECIFIED.into())?;
-        for v6 in [Self::udp, Self::tcp] {
-            if let Err(error) = v6(&mut sockets, Ipv6Addr::UNSPECIFIED.into()) {
-                tracing::info!(%error, "not listening on IPv6");
-            }
+        sockets.address(Ipv4Addr::UNSPECIFIED.into())?;
+        if let Err(error) = sockets.address(Ipv6Addr::UNSPECIFIED.into()) {
+            tracing::info!(%error, "not listening on IPv6");
         }
         sockets.refresh();
         Ok(sockets)
@@ -102,7 +110,7 @@ impl Sockets {
 
     /// Binds addresses that the host has got meanwhile.
     pub fn refresh(&mut self) {
-        if !self.everywhere {
+        if !self.everywhere || self.tls.is_some() {
             return;
         }
         for address in local_addresses() {
@@ -123,6 +131,13 @@ impl Sockets {
         }
     }
 
+    fn address(&mut self, address: IpAddr) -> std::io::Result<()> {
+        if self.tls.is_none() {
+            self.udp(address)?;
+        }
+        self.tcp(address)
+    }
+
     fn udp(&mut self, address: IpAddr) -> std::io::Result<()> {
         let socket = socket(address, Type::DGRAM, Protocol::UDP)?;
         socket.bind(&SocketAddr::new(address, self.port).into())?;
@@ -137,7 +152,14 @@ impl Sockets {
         let socket = socket(address, Type::STREAM, Protocol::TCP)?;
         socket.bind(&SocketAddr::new(address, self.port).into())?;
         socket.listen(1024)?;
-        self.listener.register_listener(TcpListener::from_std(socket.into())?, TCP_IDLE, TCP_REPLIES);
+        let listener = TcpListener::from_std(socket.into())?;
+        self.port = listener.local_addr()?.port();
+        match &self.tls {
+            Some(tls) => {
+                self.listener.register_tls_listener_with_tls_config(listener, TCP_IDLE, tls.clone())?;
+            }
+            None => self.listener.register_listener(listener, TCP_IDLE, TCP_REPLIES),
+        }
         Ok(())
     }
 }

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use hickory_proto::op::ResponseCode;
 use prometheus::{
     Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGaugeVec, Opts, Registry,
 };
@@ -19,6 +20,9 @@ pub struct Metrics {
     cache_misses: IntCounterVec,
     cache_entries: IntGaugeVec,
     proxy: HistogramVec,
+    forward_rejects: IntCounter,
+    forward_broken: IntCounter,
+    health_failures: IntCounterVec,
 }
 
 /// What is counted of one query.
@@ -104,6 +108,19 @@ impl Metrics {
                 "Histogram of the time each proxied request took.",
                 &["proxy_name", "to", "rcode"],
             )?,
+            forward_rejects: IntCounter::new(
+                "coredns_forward_max_concurrent_rejects_total",
+                "Counter of the number of queries rejected because the concurrent queries were at maximum.",
+            )?,
+            forward_broken: IntCounter::new(
+                "coredns_forward_healthcheck_broken_total",
+                "Counter of the number of complete failures of the healthchecks.",
+            )?,
+            health_failures: counter(
+                "coredns_proxy_healthcheck_failures_total",
+                "Counter of the number of failed healthchecks.",
+                &["proxy_name", "to"],
+            )?,
         };
         registry.register(Box::new(metrics.requests.clone()))?;
         registry.register(Box::new(metrics.responses.clone()))?;
@@ -112,6 +129,9 @@ impl Metrics {
         registry.register(Box::new(metrics.cache_misses.clone()))?;
         registry.register(Box::new(metrics.cache_entries.clone()))?;
         registry.register(Box::new(metrics.proxy.clone()))?;
+        registry.register(Box::new(metrics.forward_rejects.clone()))?;
+        registry.register(Box::new(metrics.forward_broken.clone()))?;
+        registry.register(Box::new(metrics.health_failures.clone()))?;
         Ok(metrics)
     }
 
@@ -153,8 +173,36 @@ impl Metrics {
         }
     }
 
-    /// Counts a forwarded query.
-    pub fn forwarded(&self, to: &str, rcode: &str, took: Duration) {
-        self.proxy.with_label_values(&["forward", to, rcode]).observe(took.as_secs_f64());
+    /// Counts a query that a server answered.
+    pub fn forwarded(&self, to: &str, code: ResponseCode, took: Duration) {
+        self.proxy.with_label_values(&["forward", to, &rcode(code)]).observe(took.as_secs_f64());
+    }
+
+    /// Counts a query that was one too many.
+    pub fn forward_rejected(&self) {
+        self.forward_rejects.inc();
+    }
+
+    /// Counts a query for which no server was well.
+    pub fn all_upstreams_down(&self) {
+        self.forward_broken.inc();
+    }
+
+    /// Counts a check of a server that went wrong.
+    pub fn health_check_failed(&self, to: &str) {
+        self.health_failures.with_label_values(&["forward", to]).inc();
+    }
+}
+
+/// A response code as metrics and logs have it.
+pub fn rcode(code: ResponseCode) -> String {
+    match code {
+        ResponseCode::NoError => "NOERROR".into(),
+        ResponseCode::NXDomain => "NXDOMAIN".into(),
+        ResponseCode::ServFail => "SERVFAIL".into(),
+        ResponseCode::Refused => "REFUSED".into(),
+        ResponseCode::FormErr => "FORMERR".into(),
+        ResponseCode::NotImp => "NOTIMP".into(),
+        other => u16::from(other).to_string(),
     }
 }

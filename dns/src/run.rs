@@ -17,17 +17,20 @@ use component_base::{
     informer::Informers,
     memory,
     task::Tasks,
+    tls::TlsError,
 };
 use parking_lot::RwLock;
+use rustls::ServerConfig;
 
 use crate::{
-    corefile::{self, CorefileError, Sources},
+    corefile::{self, CorefileError, Sources, Tls, Transport},
     feed,
     listen::{Current, Sockets, local_addresses},
     metrics::Metrics,
     options::Config,
     pages::{self, Page},
-    server::{Block, Server},
+    secure::Served,
+    server::{Block, BlockError, Server},
     zone::Index,
 };
 
@@ -45,9 +48,15 @@ pub enum BuildError {
     /// The Corefile is wrong.
     #[error(transparent)]
     Corefile(#[from] CorefileError),
-    /// A server block names a file that cannot be read.
+    /// A server block cannot be set up.
     #[error("server block of port {0}")]
-    Block(u16, #[source] std::io::Error),
+    Block(u16, #[source] BlockError),
+    /// What is served over TLS is unusable.
+    #[error("certificate of port {0}")]
+    Tls(u16, #[source] TlsError),
+    /// Blocks of one port are served with one certificate.
+    #[error("the server blocks of port {0} differ in what they are served with over TLS")]
+    SeveralCertificates(u16),
     /// A DNS socket.
     #[error("listening on port {0}")]
     Listen(u16, #[source] std::io::Error),
@@ -59,8 +68,8 @@ pub enum BuildError {
     Metrics(#[from] prometheus::Error),
 }
 
-/// Port and addresses of one listener.
-type Place = (u16, Vec<IpAddr>);
+/// Port and addresses of one listener, and how it is asked.
+type Place = (u16, Vec<IpAddr>, Transport);
 
 /// What a Corefile says, ready to serve.
 struct Plan {
@@ -73,7 +82,10 @@ pub struct App {
     config: Config,
     plan: Plan,
     current: BTreeMap<Place, Arc<ArcSwap<Server>>>,
+    /// What looks after the upstreams of the servers in use.
+    watch: Option<Tasks>,
     sockets: Vec<Sockets>,
+    certificates: Vec<Served>,
     index: Arc<RwLock<Index>>,
     metrics: Metrics,
     ready: Arc<AtomicBool>,
@@ -89,7 +101,9 @@ pub fn build(config: Config) -> Result<App, BuildError> {
     let mut app = App {
         config,
         current: BTreeMap::new(),
+        watch: None,
         sockets: Vec::new(),
+        certificates: Vec::new(),
         index,
         metrics,
         ready: Arc::default(),
@@ -97,7 +111,8 @@ pub fn build(config: Config) -> Result<App, BuildError> {
     };
     for (place, server) in app.servers(&app.plan)? {
         let current = Arc::new(ArcSwap::from_pointee(server));
-        let sockets = Sockets::bind(Current(current.clone()), &place.1, place.0);
+        let tls = app.certificate(&place)?;
+        let sockets = Sockets::bind(Current(current.clone()), &place.1, place.0, tls);
         app.sockets.push(sockets.map_err(|e| BuildError::Listen(place.0, e))?);
         app.current.insert(place, current);
     }
@@ -114,11 +129,25 @@ impl Plan {
         let files = |pattern: &str| corefile::files_of(&base, pattern);
         let mut blocks = corefile::parse_with(&text, &Sources { variable: &variable, files: &files })?;
         for block in &mut blocks {
-            if let (53, Some(port)) = (block.port, config.port) {
+            if let (Transport::Plain, 53, Some(port)) = (block.transport, block.port, config.port) {
                 block.port = port;
             }
         }
         Ok(Self { blocks, text })
+    }
+
+    /// Where is listened, and with which certificates.
+    fn listens(&self) -> BTreeMap<Place, Vec<&Tls>> {
+        let mut places: BTreeMap<Place, Vec<&Tls>> = BTreeMap::new();
+        for block in &self.blocks {
+            let directives = places.entry(Self::place_of(block)).or_default();
+            directives.extend(block.tls.as_ref().filter(|tls| !directives.contains(tls)));
+        }
+        places
+    }
+
+    fn place_of(block: &corefile::Block) -> Place {
+        (block.port, block.bind.clone(), block.transport)
     }
 
     fn lameduck(&self) -> Duration {
@@ -136,8 +165,8 @@ impl App {
     fn servers(&self, plan: &Plan) -> Result<BTreeMap<Place, Server>, BuildError> {
         let mut places: BTreeMap<Place, Vec<Block>> = BTreeMap::new();
         for block in &plan.blocks {
-            let built = Block::new(block).map_err(|e| BuildError::Block(block.port, e))?;
-            places.entry((block.port, block.bind.clone())).or_default().push(built);
+            let built = Block::new(block, &self.metrics).map_err(|e| BuildError::Block(block.port, e))?;
+            places.entry(Plan::place_of(block)).or_default().push(built);
         }
         let own = |bind: &[IpAddr]| -> Vec<IpAddr> {
             let all = if bind.is_empty() { local_addresses() } else { bind.to_vec() };
@@ -149,12 +178,26 @@ impl App {
         Ok(places.into_iter().map(|(place, blocks)| (place.clone(), server(&place, blocks))).collect())
     }
 
+    /// How a place is served over TLS, if it is.
+    fn certificate(&mut self, place: &Place) -> Result<Option<Arc<ServerConfig>>, BuildError> {
+        let directives = self.plan.listens().remove(place).unwrap_or_default();
+        let directive = match directives.as_slice() {
+            [] => return Ok(None),
+            [directive] => *directive,
+            _ => return Err(BuildError::SeveralCertificates(place.0)),
+        };
+        let (served, config) = Served::load(directive).map_err(|e| BuildError::Tls(place.0, e))?;
+        self.certificates.push(served);
+        Ok(Some(config))
+    }
+
     /// Serves until the tasks drain, then through the lame duck's time.
     pub async fn run(mut self, tasks: &Tasks) -> Result<(), BuildError> {
         memory::give_back(tasks);
         self.serve_pages(tasks).await?;
         self.follow_cluster(tasks).await?;
         self.watch_loops(tasks);
+        self.watch_upstreams(tasks);
         let drain = tasks.drain();
         let mut tick = tokio::time::interval(REFRESH);
         loop {
@@ -162,7 +205,8 @@ impl App {
                 () = drain.cancelled() => break,
                 _ = tick.tick() => {
                     self.sockets.iter_mut().for_each(Sockets::refresh);
-                    self.reload();
+                    self.certificates.iter_mut().for_each(Served::refresh);
+                    self.reload(tasks);
                 }
             }
         }
@@ -240,8 +284,25 @@ impl App {
         }
     }
 
+    /// Looks after the upstreams of the servers in use, and no more after those of others.
+    fn watch_upstreams(&mut self, tasks: &Tasks) {
+        let watch = tasks.child();
+        for current in self.current.values() {
+            let (server, end) = (current.load_full(), watch.drain());
+            watch.spawn("upstreams", async move {
+                tokio::select! {
+                    () = server.watch_upstreams() => {}
+                    () = end.cancelled() => {}
+                }
+            });
+        }
+        if let Some(before) = self.watch.replace(watch) {
+            before.cancel();
+        }
+    }
+
     /// Takes a changed Corefile over, if it asks for that and listens where the old one did.
-    fn reload(&mut self) {
+    fn reload(&mut self, tasks: &Tasks) {
         if !self.plan.blocks.iter().any(|b| b.reload) {
             return;
         }
@@ -252,7 +313,7 @@ impl App {
         };
         match self.servers(&next) {
             Err(error) => tracing::error!(%error, "the changed Corefile is not taken over"),
-            Ok(servers) if !servers.keys().eq(self.current.keys()) => {
+            Ok(_) if next.listens() != self.plan.listens() => {
                 tracing::error!("the changed Corefile listens elsewhere; it is taken over by a restart only");
             }
             Ok(servers) => {
@@ -261,6 +322,7 @@ impl App {
                 }
                 tracing::info!("the changed Corefile is in use");
                 self.plan = next;
+                self.watch_upstreams(tasks);
             }
         }
     }

@@ -29,9 +29,9 @@ use crate::{
     answered::{Answered, Version, Versions},
     cache::{Cache, Question, Reply},
     corefile::{self, CacheDirective, Kubernetes},
-    forward::{ForwardError, Forwarder},
+    forward::{ForwardError, Forwarder, Manner, SetUpError},
     hosts::Hosts,
-    metrics::{Counted, Metrics, Observation},
+    metrics::{Counted, Metrics, Observation, rcode},
     rewrite,
     template::{Said, Template},
     zone::{self, Answer, Index, Labels, Settings},
@@ -63,6 +63,17 @@ pub struct Block {
     autopath: bool,
 }
 
+/// Why a block cannot be set up.
+#[derive(Debug, thiserror::Error)]
+pub enum BlockError {
+    /// The file of `hosts`.
+    #[error("hosts")]
+    Hosts(#[source] std::io::Error),
+    /// `forward`.
+    #[error("forward")]
+    Forward(#[from] SetUpError),
+}
+
 /// Finds out whether forwarding leads back here (the `loop` directive).
 #[derive(Debug)]
 pub struct LoopProbe {
@@ -85,8 +96,7 @@ pub struct Server {
 /// How a question is asked, and what is to be asked for anew once it is answered.
 #[derive(Debug, Default)]
 struct Asking {
-    dnssec: bool,
-    checking_disabled: bool,
+    manner: Manner,
     refresh: Vec<Query>,
 }
 
@@ -98,8 +108,11 @@ struct Outcome {
 
 impl Block {
     /// Builds a block: reads files, opens nothing.
-    pub fn new(block: &corefile::Block) -> std::io::Result<Self> {
-        let hosts = block.hosts.as_ref().map(load_hosts).transpose()?;
+    ///
+    /// # Errors
+    /// When a file is unusable.
+    pub fn new(block: &corefile::Block, metrics: &Metrics) -> Result<Self, BlockError> {
+        let hosts = block.hosts.as_ref().map(load_hosts).transpose().map_err(BlockError::Hosts)?;
         let kubernetes = block.kubernetes.clone().map(|k| {
             let forward = k.zones.iter().filter(|z| !is_reverse(z));
             let settings = forward
@@ -116,11 +129,12 @@ impl Block {
         });
         let mut forward = Vec::new();
         for directive in &block.forward {
-            forward.push((directive.from.clone(), directive.except.clone(), Forwarder::new(directive)?));
+            let forwarder = Forwarder::new(directive, metrics.clone())?;
+            forward.push((directive.from.clone(), directive.except.clone(), forwarder));
         }
         let probe = (block.detect_loop && !forward.is_empty()).then(LoopProbe::new);
         Ok(Self {
-            label: format!("dns://:{}", block.port),
+            label: format!("{}://:{}", block.transport.scheme(), block.port),
             zone_label: block.zones.first().map(ToString::to_string).unwrap_or_default(),
             zones: block.zones.clone(),
             hosts,
@@ -235,13 +249,20 @@ impl Server {
             let Some(probe) = &block.probe else { continue };
             for (_, _, forwarder) in &block.forward {
                 // Only whether the probe comes back matters, not what is answered.
-                drop(forwarder.ask(&Query::query(probe.name.clone(), RecordType::HINFO), false, false).await);
+                let query = Query::query(probe.name.clone(), RecordType::HINFO);
+                drop(forwarder.ask(&query, Manner::default()).await);
             }
             if probe.seen.load(Ordering::Relaxed) > 0 {
                 loops.push(block.zone_label.clone());
             }
         }
         loops
+    }
+
+    /// Looks after the servers that are asked, until dropped.
+    pub async fn watch_upstreams(&self) {
+        let forwarders = self.blocks.iter().flat_map(|block| &block.forward);
+        futures::future::join_all(forwarders.map(|(_, _, forwarder)| forwarder.watch())).await;
     }
 
     async fn answer(
@@ -272,8 +293,11 @@ impl Server {
         {
             probe.seen.fetch_add(1, Ordering::Relaxed);
         }
-        asking.dnssec = request.edns.as_ref().is_some_and(|e| e.flags().dnssec_ok);
-        asking.checking_disabled = request.metadata.checking_disabled;
+        asking.manner = Manner {
+            dnssec: request.edns.as_ref().is_some_and(|e| e.flags().dnssec_ok),
+            checking_disabled: request.metadata.checking_disabled,
+            stream: request.protocol() != Protocol::Udp,
+        };
         if block.refuse_any && query.query_type() == RecordType::ANY {
             return (no_any(&query), Some((block, "any")));
         }
@@ -368,7 +392,7 @@ impl Server {
         if let Some((_, cache)) = block.cache_of(&labels) {
             let (hit, entries) = {
                 let mut cache = cache.lock();
-                let question = Question::of(query, &labels, asking.dnssec);
+                let question = Question::of(query, &labels, asking.manner.dnssec);
                 (cache.get(&question, self.started.elapsed()), cache.len())
             };
             let kind = hit.as_ref().map(|hit| if hit.reply.is_denial() { "denial" } else { "success" });
@@ -392,15 +416,13 @@ impl Server {
         let Some((_, _, forwarder)) = forwarder else {
             return Outcome { reply: plain(ResponseCode::Refused), plugin: "" };
         };
-        let started = StdInstant::now();
-        let result = forwarder.ask(query, asking.dnssec, asking.checking_disabled).await;
+        let result = forwarder.ask(query, asking.manner).await;
         let reply = match result {
             Ok(message) => from_message(message),
             Err(error) => self.forward_failed(block, query, &error),
         };
-        self.metrics.forwarded("upstream", &rcode(reply.code), started.elapsed());
         if let Some((directive, cache)) = block.cache_of(&labels) {
-            let question = Question::of(query, &labels, asking.dnssec);
+            let question = Question::of(query, &labels, asking.manner.dnssec);
             let (mut cache, now) = (cache.lock(), self.started.elapsed());
             if reply.code == ResponseCode::ServFail
                 && let Some(old) = cache.get_stale(&question, now)
@@ -421,7 +443,11 @@ impl Server {
             let cause = std::error::Error::source(error).map(ToString::to_string).unwrap_or_default();
             tracing::error!(name = %query.name(), kind = %query.query_type(), cause, "{error}");
         }
-        plain(ResponseCode::ServFail)
+        match error {
+            // A client that is told so goes elsewhere.
+            ForwardError::Overloaded(_) => plain(ResponseCode::Refused),
+            _ => plain(ResponseCode::ServFail),
+        }
     }
 
     fn cluster_reply(&self, block: &Block, query: &Query, labels: &Labels) -> Option<Reply> {
@@ -648,18 +674,6 @@ fn rotate(answers: &mut [Record]) {
     if let Some(addresses) = first.and_then(|at| answers.get_mut(at..)).filter(|a| a.len() > 1) {
         let step = rand::random_range(0..addresses.len());
         addresses.rotate_left(step);
-    }
-}
-
-fn rcode(code: ResponseCode) -> String {
-    match code {
-        ResponseCode::NoError => "NOERROR".into(),
-        ResponseCode::NXDomain => "NXDOMAIN".into(),
-        ResponseCode::ServFail => "SERVFAIL".into(),
-        ResponseCode::Refused => "REFUSED".into(),
-        ResponseCode::FormErr => "FORMERR".into(),
-        ResponseCode::NotImp => "NOTIMP".into(),
-        other => u16::from(other).to_string(),
     }
 }
 

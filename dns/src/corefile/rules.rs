@@ -142,7 +142,7 @@ fn any_code(line: &Line, text: &str) -> Result<Option<ResponseCode>, CorefileErr
     if text == "ANY" { Ok(None) } else { code(line, text).map(Some) }
 }
 
-fn code(line: &Line, text: &str) -> Result<ResponseCode, CorefileError> {
+pub(super) fn code(line: &Line, text: &str) -> Result<ResponseCode, CorefileError> {
     Ok(match text.to_ascii_uppercase().as_str() {
         "NOERROR" => ResponseCode::NoError,
         "FORMERR" => ResponseCode::FormErr,

@@ -48,8 +48,9 @@ fn index() -> Arc<RwLock<Index>> {
 }
 
 async fn serve(corefile: &str) -> Running {
-    let blocks = corefile::parse(corefile).unwrap().iter().map(|b| Block::new(b).unwrap()).collect();
     let metrics = Metrics::register(&prometheus::Registry::new()).unwrap();
+    let blocks = corefile::parse(corefile).unwrap();
+    let blocks = blocks.iter().map(|block| Block::new(block, &metrics).unwrap()).collect();
     let server = Arc::new(Server::new(blocks, index(), vec![], metrics));
     let udp = UdpSocket::bind("127.0.0.1:0").await.unwrap();
     let address = udp.local_addr().unwrap();
@@ -256,11 +257,12 @@ fn question(seed: (usize, usize, usize, bool, bool)) -> Vec<u8> {
 async fn our_sockets_say_byte_by_byte_what_hickorys_say() {
     let corefile = "cluster.local {\n kubernetes cluster.local {\n pods insecure\n ttl 30\n }\n}";
     let slow = serve(corefile).await;
-    let blocks = corefile::parse(corefile).unwrap().iter().map(|b| Block::new(b).unwrap()).collect();
     let metrics = Metrics::register(&prometheus::Registry::new()).unwrap();
+    let blocks = corefile::parse(corefile).unwrap();
+    let blocks = blocks.iter().map(|block| Block::new(block, &metrics).unwrap()).collect();
     let server = Arc::new(Server::new(blocks, index(), vec![], metrics.clone()));
     let current = crate::listen::Current(Arc::new(arc_swap::ArcSwap::new(server.clone())));
-    let sockets = crate::listen::Sockets::bind(current, &["127.0.0.1".parse().unwrap()], 0).unwrap();
+    let sockets = crate::listen::Sockets::bind(current, &["127.0.0.1".parse().unwrap()], 0, None).unwrap();
     let fast = SocketAddr::from(([127, 0, 0, 1], sockets.port()));
     let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
     let exchange = async |to: SocketAddr, bytes: &[u8]| {
@@ -299,4 +301,48 @@ async fn our_sockets_say_byte_by_byte_what_hickorys_say() {
     assert_eq!(before[before.len() - 1], 20);
     assert_eq!(after[after.len() - 1], 21);
     sockets.shutdown().await;
+}
+
+#[tokio::test]
+async fn over_tls_the_same_is_answered_to_whom_the_server_lets_in() {
+    use crate::{
+        corefile::{ClientAuth, Forward, Identity, Upstream},
+        secure::{Served, testing::Files},
+    };
+    let files = Files::new("server");
+    let pair = (files.directive.certificate.clone(), files.directive.key.clone());
+    let metrics = Metrics::register(&prometheus::Registry::new()).unwrap();
+    for (client_auth, shown, let_in) in [
+        (ClientAuth::None, false, true),
+        (ClientAuth::VerifyIfGiven, false, true),
+        (ClientAuth::RequireAndVerify, false, false),
+        (ClientAuth::RequireAndVerify, true, true),
+    ] {
+        let directive =
+            corefile::Tls { client_auth, authorities: Some(pair.0.clone()), ..files.directive.clone() };
+        let (_served, config) = Served::load(&directive).unwrap();
+        let text = format!(
+            "tls://. {{\n tls {} {}\n kubernetes cluster.local\n}}",
+            pair.0.display(),
+            pair.1.display()
+        );
+        let block = Block::new(&corefile::parse(&text).unwrap()[0], &metrics).unwrap();
+        let server = Server::new(vec![block], index(), vec![], metrics.clone());
+        let current = crate::listen::Current(Arc::new(arc_swap::ArcSwap::from_pointee(server)));
+        let host: IpAddr = "127.0.0.1".parse().unwrap();
+        let sockets = crate::listen::Sockets::bind(current, &[host], 0, Some(config)).unwrap();
+        let name = rustls_pki_types::ServerName::try_from("dns.example").unwrap();
+        let upstream = Upstream::Tls(SocketAddr::new(host, sockets.port()), Some(name));
+        let identity = Identity { pair: shown.then(|| pair.clone()), authorities: Some(pair.0.clone()) };
+        let directive = Forward { tls: identity, ..Forward::new(Labels::parse("."), vec![upstream]) };
+        let forwarder = Forwarder::new(&directive, metrics.clone()).unwrap();
+        let name = Name::from_ascii("web.default.svc.cluster.local.").unwrap();
+        let answer = forwarder.ask(&Query::query(name, RecordType::A), Manner::default()).await;
+        assert_eq!(
+            answer.as_ref().is_ok_and(|a| data(a) == ["10.96.0.20"]),
+            let_in,
+            "{client_auth:?} {answer:?}"
+        );
+        sockets.shutdown().await;
+    }
 }
