@@ -20,6 +20,8 @@ mod event_rules;
 mod kit;
 mod pod_spec;
 #[cfg(test)]
+mod ratcheting;
+#[cfg(test)]
 mod testing;
 
 mod admissionregistration;

@@ -22,7 +22,7 @@ use regex::Regex;
 use serde_json::{Map, Value, json};
 
 pub(super) use self::{
-    affinity::{check_effect, check_node_selector, check_tolerations},
+    affinity::{breaks_selectors, check_effect, check_node_selector, check_tolerations},
     annotations::MIRROR,
     gated::drop_disabled,
     validation::{

@@ -30,7 +30,7 @@ pub(super) fn resource() -> Resource {
         strategy: Arc::new(Rules {
             default,
             unconditional_update: false,
-            validate: super::validation::policies::mutating,
+            validate_over: super::validation::policies::mutating,
             ..Rules::new(Plain { status: false, generation: true, cells: CELLS })
         }),
         ..Resource::of(

@@ -102,9 +102,8 @@ fn webhook(hook: &At<'_>, allowed: Allowed, errors: &mut ErrorList) {
     if timeout.is_set() && !(1..=30).contains(&timeout.int()) {
         timeout.invalid(errors, "the timeout value must be between 1 and 30 seconds");
     }
-    if !allowed.selectors {
-        hook.get("namespaceSelector").check_selector(errors);
-        hook.get("objectSelector").check_selector(errors);
+    for selector in ["namespaceSelector", "objectSelector"] {
+        hook.get(selector).check_selector_after(allowed.selectors, errors);
     }
     hook.get("reinvocationPolicy").check_option_of(errors, &["IfNeeded", "Never"]);
     webhook_client::check(&hook.get("clientConfig"), errors);

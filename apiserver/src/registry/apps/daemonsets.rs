@@ -8,6 +8,7 @@ use crate::{
     registry::{
         Column, Resource, StrategyContext, Subresource,
         kit::{Cell, Plain, Rules, at::At, column, fill, workload},
+        pod_spec,
     },
 };
 
@@ -49,7 +50,7 @@ pub(super) fn resource() -> Resource {
             default,
             create,
             change,
-            validate,
+            validate_over,
             validate_change,
             validate_status,
             warnings: |new, old| workload::warnings(new, old, false, &["spec", "template"]),
@@ -98,10 +99,15 @@ fn change(new: &mut Object, old: &Object, ctx: &StrategyContext<'_>) {
     new.set_annotation(TEMPLATE_GENERATION, &generation.to_string());
 }
 
-fn validate(obj: &Object, errors: &mut ErrorList) {
+fn validate_over(obj: &Object, old: Option<&Object>, errors: &mut ErrorList) {
     let spec = At::spec(obj);
     let (selector, template) = (spec.get("selector"), spec.get("template"));
-    selector.check_selector(errors);
+    let broken = old.is_some_and(|old| {
+        let spec = At::spec(old);
+        pod_spec::breaks_selectors(&spec.get("template").get("spec"))
+            || !spec.get("selector").selects_by_labels()
+    });
+    selector.check_selector_after(broken, errors);
     if !selector.is_set() {
         // No selector selects nothing.
         let labels = template.get("metadata").get("labels");
@@ -112,7 +118,7 @@ fn validate(obj: &Object, errors: &mut ErrorList) {
     if selector.is_set() && selector.selects_all() {
         selector.invalid(errors, "empty selector is invalid for daemonset");
     }
-    workload::check_lasting_template(&template, "DaemonSet", errors);
+    workload::check_lasting_template(&template, old.map(workload::template).as_ref(), "DaemonSet", errors);
     spec.get("minReadySeconds").check_non_negative(errors);
     check_strategy(&spec.get("updateStrategy"), errors);
     spec.get("revisionHistoryLimit").check_non_negative(errors);

@@ -52,7 +52,7 @@ pub(super) fn resource() -> Resource {
             default,
             create: |new, _| workload::drop_gated(new, None, "/spec/template"),
             change: |new, old, _| workload::drop_gated(new, Some(old), "/spec/template"),
-            validate,
+            validate_over,
             validate_change,
             validate_status,
             warnings: |new, old| workload::warnings(new, old, true, &["spec", "template"]),
@@ -80,11 +80,16 @@ fn default(obj: &mut Object) {
     fill::template(spec, "template");
 }
 
-fn validate(obj: &Object, errors: &mut ErrorList) {
+fn validate_over(obj: &Object, old: Option<&Object>, errors: &mut ErrorList) {
     let spec = At::spec(obj);
     spec.get("replicas").check_non_negative(errors);
     workload::check_own_selector(&spec, "deployment", "invalid label selector", errors);
-    workload::check_lasting_template(&spec.get("template"), "ReplicaSet", errors);
+    workload::check_lasting_template(
+        &spec.get("template"),
+        old.map(workload::template).as_ref(),
+        "ReplicaSet",
+        errors,
+    );
     check_strategy(&spec.get("strategy"), errors);
     spec.check_counts(&["minReadySeconds", "revisionHistoryLimit", "progressDeadlineSeconds"], errors);
     let deadline = spec.get("progressDeadlineSeconds");

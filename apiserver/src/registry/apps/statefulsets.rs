@@ -132,8 +132,19 @@ const MUTABLE: [&str; 7] = [
     "persistentVolumeClaimRetentionPolicy",
 ];
 
-/// A set, new or changed; `kept` when its template was no good one before.
-fn check(obj: &Object, kept: bool, errors: &mut ErrorList) {
+/// How the template of a set is looked at.
+#[derive(Clone, Copy)]
+enum Template<'o> {
+    /// As one that nothing was before.
+    New,
+    /// As one that takes the place of this set's.
+    After(&'o Object),
+    /// Not at all: the one before was no good one either.
+    Kept,
+}
+
+/// A set, new or changed.
+fn check(obj: &Object, template: Template<'_>, errors: &mut ErrorList) {
     let spec = At::spec(obj);
     let management = spec.get("podManagementPolicy");
     match management.text() {
@@ -152,9 +163,13 @@ fn check(obj: &Object, kept: bool, errors: &mut ErrorList) {
     spec.check_counts(&["replicas", "minReadySeconds"], errors);
     spec.get("ordinals").get("start").check_non_negative(errors);
     workload::check_own_selector(&spec, "statefulset", "", errors);
-    if !kept {
-        workload::check_lasting_template(&own_volumes(&spec).at(&spec), "StatefulSet", errors);
-    }
+    let was = match template {
+        Template::New => None,
+        Template::After(old) => Some(workload::template(old)),
+        Template::Kept => return workload::check_lasting(&spec.get("template"), "StatefulSet", errors),
+    };
+    let own = own_volumes(&spec);
+    workload::check_lasting_template(&own.at(&spec), was.as_ref(), "StatefulSet", errors);
 }
 
 /// A template with the volumes of the claims, and without the names its pods get.
@@ -209,7 +224,7 @@ fn check_strategy(strategy: &At<'_>, errors: &mut ErrorList) {
 }
 
 fn validate_new(obj: &Object, errors: &mut ErrorList) {
-    check(obj, false, errors);
+    check(obj, Template::New, errors);
     for claim in At::spec(obj).get("volumeClaimTemplates").items() {
         claim::check(&claim.get("spec"), Allowed::default(), errors);
     }
@@ -226,8 +241,9 @@ fn validate_change(new: &Object, old: &Object, errors: &mut ErrorList) {
         Value::Object(spec)
     };
     let mut wrong = ErrorList::new();
-    check(old, false, &mut wrong);
-    check(new, !wrong.is_empty(), errors);
+    check(old, Template::After(old), &mut wrong);
+    let template = if wrong.is_empty() { Template::After(old) } else { Template::Kept };
+    check(new, template, errors);
     if !semantic::same(&fixed(old), &fixed(new)) {
         At::spec(new).forbidden(
             errors,

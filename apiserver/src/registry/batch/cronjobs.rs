@@ -51,7 +51,7 @@ pub(super) fn resource() -> Resource {
             default,
             create: |new, _| workload::drop_gated(new, None, "/spec/jobTemplate/spec/template"),
             change: |new, old, _| workload::drop_gated(new, Some(old), "/spec/jobTemplate/spec/template"),
-            validate,
+            validate_over,
             validate_new,
             validate_change,
             warnings,
@@ -74,7 +74,7 @@ fn default(obj: &mut Object) {
     }
 }
 
-fn validate(obj: &Object, errors: &mut ErrorList) {
+fn validate_over(obj: &Object, old: Option<&Object>, errors: &mut ErrorList) {
     let spec = At::spec(obj);
     let at = spec.get("schedule");
     if at.check_required(errors)
@@ -85,7 +85,8 @@ fn validate(obj: &Object, errors: &mut ErrorList) {
     spec.get("startingDeadlineSeconds").check_non_negative(errors);
     spec.get("concurrencyPolicy").check_one_of(errors, &["Allow", "Forbid", "Replace"]);
     let job = spec.get("jobTemplate").get("spec");
-    super::jobs::check_spec(&job, errors);
+    let was = old.map(|old| At::spec(old).get("jobTemplate").get("spec"));
+    super::jobs::check_spec(&job, was.as_ref(), errors);
     let selector = job.get("selector");
     if selector.is_set() {
         selector.invalid(errors, "`selector` will be auto-generated");

@@ -28,7 +28,10 @@ pub(super) fn resource() -> Resource {
             default: |obj| fill::template(obj.as_map_mut(), "template"),
             create: |new, _| workload::drop_gated(new, None, "/template"),
             change: |new, old, _| workload::drop_gated(new, Some(old), "/template"),
-            validate: |obj, errors| workload::check_template(&At::field(obj, "template"), errors),
+            validate_over: |obj, old, errors| {
+                let old = old.map(|old| At::field(old, "template"));
+                workload::check_template(&At::field(obj, "template"), old.as_ref(), errors);
+            },
             warnings: |new, old| workload::warnings(new, old, false, &["template"]),
             ..Rules::new(Plain { status: false, generation: true, cells: CELLS })
         }),

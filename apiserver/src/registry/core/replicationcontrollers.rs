@@ -54,7 +54,7 @@ pub(super) fn resource() -> Resource {
             default,
             create: |new, _| workload::drop_gated(new, None, "/spec/template"),
             change: |new, old, _| workload::drop_gated(new, Some(old), "/spec/template"),
-            validate,
+            validate_over,
             validate_status,
             warnings: |new, old| workload::warnings(new, old, true, &["spec", "template"]),
             // Pods outlived their controller before there was a choice.
@@ -86,7 +86,7 @@ fn default(controller: &mut Object) {
     }
 }
 
-fn validate(controller: &Object, errors: &mut ErrorList) {
+fn validate_over(controller: &Object, old: Option<&Object>, errors: &mut ErrorList) {
     let spec = At::spec(controller);
     spec.check_counts(&["minReadySeconds"], errors);
     let selector = spec.get("selector");
@@ -103,7 +103,12 @@ fn validate(controller: &Object, errors: &mut ErrorList) {
     if selector.entries().any(|(key, value)| label(key) != Some(value.text())) {
         labels.invalid(errors, "`selector` does not match template `labels`");
     }
-    workload::check_lasting_template(&template, "ReplicationController", errors);
+    workload::check_lasting_template(
+        &template,
+        old.map(workload::template).as_ref(),
+        "ReplicationController",
+        errors,
+    );
 }
 
 fn validate_status(new: &Object, _old: &Object, errors: &mut ErrorList) {

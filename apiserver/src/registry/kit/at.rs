@@ -459,6 +459,12 @@ impl<'v> At<'v> {
 
     /// A label selector.
     pub(in crate::registry) fn check_selector(&self, errors: &mut ErrorList) {
+        self.check_selector_after(false, errors);
+    }
+
+    /// A label selector that takes the place of another one. Where that was `broken`, expressions may compare with
+    /// what no label can be.
+    pub(in crate::registry) fn check_selector_after(&self, broken: bool, errors: &mut ErrorList) {
         self.get("matchLabels").check_labels(errors);
         for term in self.get("matchExpressions").items() {
             let (operator, values) = (term.get("operator"), term.get("values"));
@@ -472,8 +478,16 @@ impl<'v> At<'v> {
                 _ => operator.invalid(errors, "not a valid selector operator"),
             }
             term.get("key").check_format(errors, format::qualified_name);
-            values.items().for_each(|value| value.check_format(errors, format::label_value));
+            if !broken {
+                values.items().for_each(|value| value.check_format(errors, format::label_value));
+            }
         }
+    }
+
+    /// Whether the values of a label selector's expressions are those that labels can have.
+    pub(in crate::registry) fn selects_by_labels(&self) -> bool {
+        let mut values = self.get("matchExpressions").items().flat_map(|term| term.get("values").items());
+        values.all(|value| format::label_value(value.text()).is_empty())
     }
 
     /// Whether a label selector is a good one.

@@ -37,6 +37,8 @@ pub(in crate::registry) struct Rules {
     pub(in crate::registry) delete: fn(&mut Object, Timestamp),
     /// Errors of an object, whether it is created or updated.
     pub(in crate::registry) validate: fn(&Object, &mut ErrorList),
+    /// Errors of an object beside those, with the one it replaces: what is wrong with that one already may stay.
+    pub(in crate::registry) validate_over: fn(&Object, Option<&Object>, &mut ErrorList),
     /// Errors of a new object beside those.
     pub(in crate::registry) validate_new: fn(&Object, &mut ErrorList),
     /// Errors of an update of the object, new and old, beside those of `validate`.
@@ -87,6 +89,7 @@ impl Rules {
             settle: |_, _, _| {},
             delete: |_, _| {},
             validate: |_, _| {},
+            validate_over: |_, _, _| {},
             validate_new: |_, _| {},
             validate_change: |_, _, _| {},
             validate_status: |_, _, _| {},
@@ -121,6 +124,7 @@ impl Strategy for Rules {
     fn validate_create(&self, obj: &Object, _ctx: &StrategyContext<'_>) -> ErrorList {
         let mut errors = ErrorList::new();
         (self.validate)(obj, &mut errors);
+        (self.validate_over)(obj, None, &mut errors);
         (self.validate_new)(obj, &mut errors);
         errors
     }
@@ -143,6 +147,7 @@ impl Strategy for Rules {
             check(new, old, &mut errors);
         } else {
             (self.validate)(new, &mut errors);
+            (self.validate_over)(new, Some(old), &mut errors);
             (self.validate_change)(new, old, &mut errors);
         }
         errors

@@ -7,6 +7,11 @@ use crate::{field::ErrorList, object::Object, registry::pod_spec};
 
 const OTHER_LABELS: &str = "`selector` does not match template `labels`";
 
+/// The template of an object's spec.
+pub(in crate::registry) fn template(obj: &Object) -> At<'_> {
+    At::spec(obj).get("template")
+}
+
 /// Takes out of the template of pods at a JSON pointer what is behind a feature gate, unless it was there before.
 pub(in crate::registry) fn drop_gated(new: &mut Object, old: Option<&Object>, template: &str) {
     let (first, rest) = template.trim_start_matches('/').split_once('/').unwrap_or((template, ""));
@@ -19,14 +24,24 @@ pub(in crate::registry) fn drop_gated(new: &mut Object, old: Option<&Object>, te
     }
 }
 
-/// What is wrong with a pod template.
-pub(in crate::registry) fn check_template(template: &At<'_>, errors: &mut ErrorList) {
-    pod_spec::check_template(template, errors);
+/// What is wrong with a pod template; what is wrong with the one it replaces already may stay.
+pub(in crate::registry) fn check_template(template: &At<'_>, old: Option<&At<'_>>, errors: &mut ErrorList) {
+    pod_spec::check_template(template, old, errors);
 }
 
 /// A template whose pods are kept running by their owner.
-pub(in crate::registry) fn check_lasting_template(template: &At<'_>, kind: &str, errors: &mut ErrorList) {
-    check_template(template, errors);
+pub(in crate::registry) fn check_lasting_template(
+    template: &At<'_>,
+    old: Option<&At<'_>>,
+    kind: &str,
+    errors: &mut ErrorList,
+) {
+    check_template(template, old, errors);
+    check_lasting(template, kind, errors);
+}
+
+/// Pods that are kept running are started again and have no deadline.
+pub(in crate::registry) fn check_lasting(template: &At<'_>, kind: &str, errors: &mut ErrorList) {
     let spec = template.get("spec");
     let restart = spec.get("restartPolicy");
     if restart.text() != "Always" {

@@ -66,9 +66,7 @@ impl<'o> Allowed<'o> {
     }
 
     fn check_selector(&self, selector: &At<'_>, errors: &mut ErrorList) {
-        if !self.selectors {
-            selector.check_selector(errors);
-        }
+        selector.check_selector_after(self.selectors, errors);
     }
 
     fn check_network(&self, network: &At<'_>, errors: &mut ErrorList) {

@@ -104,11 +104,7 @@ fn node_field(requirement: &At<'_>, errors: &mut ErrorList) {
 
 fn pod_term(term: &At<'_>, loose: bool, errors: &mut ErrorList) {
     for selector in ["labelSelector", "namespaceSelector"].map(|field| term.get(field)) {
-        if loose {
-            loose_selector(&selector, errors);
-        } else {
-            selector.check_selector(errors);
-        }
+        selector.check_selector_after(loose, errors);
     }
     for namespace in term.get("namespaces").items() {
         for detail in validate::dns_label(namespace.text(), false) {
@@ -121,14 +117,6 @@ fn pod_term(term: &At<'_>, loose: bool, errors: &mut ErrorList) {
         topology.required(errors, "can not be empty");
     }
     topology.check_format(errors, format::qualified_name);
-}
-
-/// A selector without a look at its values.
-fn loose_selector(selector: &At<'_>, errors: &mut ErrorList) {
-    let mut all = ErrorList::new();
-    selector.check_selector(&mut all);
-    let of_value = |error: &Error| error.field.contains(".values[");
-    all.into_iter().filter(|error| !of_value(error)).for_each(|error| errors.push(error));
 }
 
 /// Keys of the pod's own labels a term selects by.
@@ -282,6 +270,12 @@ pub(super) fn check_gates(gates: &At<'_>, errors: &mut ErrorList) {
             errors.push(Error::duplicate(gate.path(), name.text()));
         }
     }
+}
+
+/// Whether a spec's rules about other pods select by what labels cannot be.
+pub(in crate::registry) fn breaks_selectors(spec: &At<'_>) -> bool {
+    let [_, pod_labels, ..] = broken(spec);
+    pod_labels
 }
 
 /// What of a pod's rules an old pod breaks, which then stays allowed: labels of node affinity, labels of pod

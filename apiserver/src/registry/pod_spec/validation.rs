@@ -61,8 +61,16 @@ pub(super) struct Whole<'v> {
 impl Allowed {
     /// What an old pod breaks.
     fn by(old: &Object) -> Self {
-        let spec = At::spec(old);
-        let [node_labels, pod_labels, spread_selector, spread_keys] = affinity::broken(&spec);
+        Self::by_spec(&At::spec(old), &At::field(old, "metadata").get("annotations"))
+    }
+
+    /// What an old template breaks.
+    fn by_template(old: &At<'_>) -> Self {
+        Self::by_spec(&old.get("spec"), &old.get("metadata").get("annotations"))
+    }
+
+    fn by_spec(spec: &At<'_>, annotations: &At<'_>) -> Self {
+        let [node_labels, pod_labels, spread_selector, spread_keys] = affinity::broken(spec);
         let context = spec.get("securityContext");
         let own_users = spec.get("hostUsers").is_false();
         let sources = |volume: At<'_>| {
@@ -75,7 +83,7 @@ impl Allowed {
         let mut pages = ErrorList::new();
         let none = BTreeSet::new();
         let rule = Rule { names: |_, _, _| {}, claims: &none, broken_pages: false };
-        for container in containers::all(&spec) {
+        for container in containers::all(spec) {
             resources::check_requirements(&container.get("resources"), rule, &mut pages);
         }
         let restarts = |container: At<'_>| {
@@ -98,13 +106,13 @@ impl Allowed {
             host_sysctls: context
                 .get("sysctls")
                 .items()
-                .any(|sysctl| security::of_host(sysctl.text_of("name"), &spec).is_some()),
+                .any(|sysctl| security::of_host(sysctl.text_of("name"), spec).is_some()),
             mounted_labels: context.text_of("seLinuxChangePolicy") == "MountOption",
             comparing_tolerations: spec.get("tolerations").items().any(compares),
             host_network_users: own_users && spec.get("hostNetwork").is_true(),
-            devices_of_users: own_users && containers::all(&spec).any(|c| !c.get("volumeDevices").is_empty()),
+            devices_of_users: own_users && containers::all(spec).any(|c| !c.get("volumeDevices").is_empty()),
             restarting_init: spec.get("initContainers").items().any(restarts),
-            deletion_cost: annotations::has_wrong_cost(&At::field(old, "metadata").get("annotations")),
+            deletion_cost: annotations::has_wrong_cost(annotations),
         }
     }
 }
@@ -158,14 +166,15 @@ pub(in crate::registry) fn check_changed_tolerations(new: &Object, old: &Object,
     affinity::check_tolerations(&At::spec(new).get("tolerations"), comparing, errors);
 }
 
-/// What is wrong with a template of pods.
-pub(in crate::registry) fn check_template(template: &At<'_>, errors: &mut ErrorList) {
+/// What is wrong with a template of pods, whether it is new or replaces an old one.
+pub(in crate::registry) fn check_template(template: &At<'_>, old: Option<&At<'_>>, errors: &mut ErrorList) {
+    let allowed = old.map(Allowed::by_template).unwrap_or_default();
     let (meta, spec) = (template.get("metadata"), template.get("spec"));
     meta.get("labels").named(template.path().child("labels")).check_labels(errors);
     let marks = meta.get("annotations").named(template.path().child("annotations"));
     metadata::check_annotations(&marks, errors);
-    annotations::check(&marks, &spec, false, errors);
-    check_spec(whole(spec.clone(), false, "", false, Allowed::default()), errors);
+    annotations::check(&marks, &spec, allowed.deletion_cost, errors);
+    check_spec(whole(spec.clone(), false, "", false, allowed), errors);
     annotations::check_match(&marks, &spec, errors);
     let ephemeral = spec.get("ephemeralContainers");
     if !ephemeral.is_empty() {

@@ -36,8 +36,9 @@ pub(super) fn resource() -> Resource {
         columns: COLUMNS,
         strategy: Arc::new(Rules {
             unconditional_update: false,
-            validate_new: |budget, errors| check(budget, false, errors),
-            validate_change: |new, old, errors| check(new, !At::spec(old).get("selector").selects(), errors),
+            validate_over: |budget, old, errors| {
+                check(budget, old.is_some_and(|old| !At::spec(old).get("selector").selects()), errors);
+            },
             validate_status,
             ..Rules::new(Plain { status: true, generation: true, cells: CELLS })
         }),
@@ -45,8 +46,8 @@ pub(super) fn resource() -> Resource {
     }
 }
 
-/// A budget; `loose` lets its selector be no good one.
-fn check(obj: &Object, loose: bool, errors: &mut ErrorList) {
+/// A budget; `broken` tells that its selector was no good one before.
+fn check(obj: &Object, broken: bool, errors: &mut ErrorList) {
     let spec = At::spec(obj);
     let (available, unavailable) = (spec.get("minAvailable"), spec.get("maxUnavailable"));
     if available.is_set() && unavailable.is_set() {
@@ -56,9 +57,7 @@ fn check(obj: &Object, loose: bool, errors: &mut ErrorList) {
         number.check_count_or_percent(errors);
         number.check_at_most_whole(errors);
     }
-    if !loose {
-        spec.get("selector").check_selector(errors);
-    }
+    spec.get("selector").check_selector_after(broken, errors);
     spec.get("unhealthyPodEvictionPolicy").check_option_of(errors, &["IfHealthyBudget", "AlwaysAllow"]);
 }
 

@@ -32,15 +32,13 @@ pub(super) fn resource() -> Resource {
     }
 }
 
-fn check(capacity: &Object, loose: bool, errors: &mut ErrorList) {
-    if !loose {
-        At::field(capacity, "nodeTopology").check_selector(errors);
-    }
+fn check(capacity: &Object, broken: bool, errors: &mut ErrorList) {
+    At::field(capacity, "nodeTopology").check_selector_after(broken, errors);
     At::field(capacity, "storageClassName").check_format(errors, format::dns_subdomain);
     resources::check_not_negative(&At::field(capacity, "capacity"), errors);
 }
 
-/// What was asked of the driver stays; a topology that is no good selector is kept as it is.
+/// What was asked of the driver stays; a topology that was no good selector need not become one.
 fn validate_change(new: &Object, old: &Object, errors: &mut ErrorList) {
     check(new, !At::field(old, "nodeTopology").selects(), errors);
     for field in ["nodeTopology", "storageClassName"] {

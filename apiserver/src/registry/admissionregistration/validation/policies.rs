@@ -8,7 +8,7 @@ use crate::{
     expressions::{Compiler, Names, json_patch_type, object_type},
     field::{ErrorList, Path},
     object::Object,
-    registry::kit::{at::At, conditions, format},
+    registry::kit::{at::At, conditions, format, semantic},
     validate,
 };
 
@@ -18,9 +18,13 @@ const MAX_ANNOTATIONS: usize = 20;
 const MAX_ANNOTATION_EXPRESSION: usize = 5 * 1024;
 
 /// A validating policy.
-pub(in crate::registry::admissionregistration) fn validating(object: &Object, errors: &mut ErrorList) {
+pub(in crate::registry::admissionregistration) fn validating(
+    object: &Object,
+    old: Option<&Object>,
+    errors: &mut ErrorList,
+) {
     let spec = At::spec(object);
-    let (compiler, names) = common(&spec, errors);
+    let (compiler, names) = common(&spec, old.map(At::spec).as_ref(), errors);
     let (validations, annotations) = (spec.get("validations"), spec.get("auditAnnotations"));
     if validations.is_empty() && annotations.is_empty() {
         for missing in [&validations, &annotations] {
@@ -46,9 +50,13 @@ pub(in crate::registry::admissionregistration) fn validating(object: &Object, er
 }
 
 /// A mutating policy.
-pub(in crate::registry::admissionregistration) fn mutating(object: &Object, errors: &mut ErrorList) {
+pub(in crate::registry::admissionregistration) fn mutating(
+    object: &Object,
+    old: Option<&Object>,
+    errors: &mut ErrorList,
+) {
     let spec = At::spec(object);
-    let (compiler, names) = common(&spec, errors);
+    let (compiler, names) = common(&spec, old.map(At::spec).as_ref(), errors);
     mutable(&spec.get("matchConstraints"), errors);
     let mutations = spec.get("mutations");
     if mutations.is_empty() {
@@ -94,8 +102,9 @@ pub(in crate::registry::admissionregistration) fn mutating_binding(object: &Obje
     mutable(&spec.get("matchResources"), errors);
 }
 
-/// What both kinds of policies have; the compiler knows the variables afterwards.
-fn common(spec: &At<'_>, errors: &mut ErrorList) -> (Compiler, Names) {
+/// What both kinds of policies have; the compiler knows the variables afterwards. Conditions that are what they were
+/// and speak of the same parameters are not looked at again.
+fn common(spec: &At<'_>, was: Option<&At<'_>>, errors: &mut ErrorList) -> (Compiler, Names) {
     let failures = spec.get("failurePolicy");
     if failures.check_there(errors) {
         failures.check_option_of(errors, &["Fail", "Ignore"]);
@@ -109,7 +118,10 @@ fn common(spec: &At<'_>, errors: &mut ErrorList) -> (Compiler, Names) {
         constraints(&matched, errors);
         matched.get("resourceRules").check_required(errors);
     }
-    conditions(&spec.get("matchConditions"), kind.is_set(), errors);
+    let same = |field: &str, was: &At<'_>| semantic::same(was.get(field).value(), spec.get(field).value());
+    if !was.is_some_and(|was| same("paramKind", was) && same("matchConditions", was)) {
+        conditions(&spec.get("matchConditions"), kind.is_set(), errors);
+    }
     let names = Names { params: kind.is_set(), authorizer: true, patches: false };
     let mut compiler = Compiler::new();
     for one in spec.get("variables").items() {

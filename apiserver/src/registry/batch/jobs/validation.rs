@@ -6,7 +6,10 @@ use super::indexes;
 use crate::{
     field::{Error, ErrorList},
     object::Object,
-    registry::kit::{at::At, format, workload},
+    registry::{
+        kit::{at::At, format, workload},
+        pod_spec,
+    },
 };
 
 const MAX_PARALLELISM: i64 = 100_000;
@@ -18,25 +21,26 @@ const MAX_RULES: usize = 20;
 const MAX_EXIT_CODES: usize = 255;
 const ACTIONS: [&str; 4] = ["Count", "FailIndex", "FailJob", "Ignore"];
 const MODES: [&str; 2] = ["NonIndexed", "Indexed"];
+/// Labels of a job's pods with a prefix: its uid, its name.
+const PREFIXED: [&str; 2] = ["batch.kubernetes.io/controller-uid", "batch.kubernetes.io/job-name"];
 const CONDITION_STATUSES: [&str; 3] = ["False", "True", "Unknown"];
 
-/// A job, new or changed.
-pub(super) fn object(obj: &Object, errors: &mut ErrorList) {
-    let at = At::spec(obj);
-    spec(&at, errors);
+/// A job, new or changed: its selector is its own, and its pods have names.
+pub(super) fn object(obj: &Object, old: Option<&Object>, errors: &mut ErrorList) {
+    let (at, was) = (At::spec(obj), old.map(At::spec));
+    generated_selector(obj, &at, was.as_ref(), errors);
+    spec(&at, was.as_ref(), errors);
     let (selector, template) = (at.get("selector"), at.get("template"));
     if selector.check_there(errors) {
-        selector.check_selector(errors);
+        let broken = was.is_some_and(|was| {
+            pod_spec::breaks_selectors(&was.get("template").get("spec"))
+                || !was.get("selector").selects_by_labels()
+        });
+        selector.check_selector_after(broken, errors);
         if selector.selects() {
             workload::check_selects_template(&selector, &template, errors);
         }
     }
-}
-
-/// A new job: its selector is its own, and its pods have names.
-pub(super) fn new_object(obj: &Object, errors: &mut ErrorList) {
-    let at = At::spec(obj);
-    generated_selector(obj, &at, errors);
     let completions = at.get("completions").int();
     if at.get("completionMode").text() == "Indexed" && completions > 0 {
         let host = format!("{}-{}", obj.name(), completions - 1);
@@ -47,19 +51,22 @@ pub(super) fn new_object(obj: &Object, errors: &mut ErrorList) {
     }
 }
 
-fn generated_selector(obj: &Object, spec: &At<'_>, errors: &mut ErrorList) {
+/// The selector and the labels a job was given. Jobs of before labels had a prefix need none with it.
+fn generated_selector(obj: &Object, spec: &At<'_>, was: Option<&At<'_>>, errors: &mut ErrorList) {
     let selector = spec.get("selector");
     if spec.get("manualSelector").is_true() || !selector.is_set() {
         return;
     }
     let meta = spec.get("template").get("metadata");
-    let labels = [
-        ("controller-uid", obj.uid()),
-        ("job-name", obj.name()),
-        ("batch.kubernetes.io/controller-uid", obj.uid()),
-        ("batch.kubernetes.io/job-name", obj.name()),
-    ];
-    for (key, want) in labels {
+    let prefixed = was.is_none_or(|was| {
+        let labels = was.get("template").get("metadata").get("labels");
+        PREFIXED.iter().all(|label| labels.has(label))
+    });
+    let mut labels = vec![("controller-uid", obj.uid()), ("job-name", obj.name())];
+    if prefixed {
+        labels.extend(PREFIXED.iter().copied().zip([obj.uid(), obj.name()]));
+    }
+    for (key, want) in labels.iter().copied() {
         let at = meta.path().child("labels");
         match meta.value().get("labels").and_then(|labels| labels.get(key)).and_then(Value::as_str) {
             None => errors.push(Error::required(&at.key(key), format!("must be '{want}'"))),
@@ -75,8 +82,8 @@ fn generated_selector(obj: &Object, spec: &At<'_>, errors: &mut ErrorList) {
     }
 }
 
-/// A job's spec, or that of a cron job's template.
-pub(in crate::registry::batch) fn spec(spec: &At<'_>, errors: &mut ErrorList) {
+/// A job's spec, or that of a cron job's template; what is wrong with the template of pods it replaces may stay.
+pub(in crate::registry::batch) fn spec(spec: &At<'_>, was: Option<&At<'_>>, errors: &mut ErrorList) {
     let counts = [
         "parallelism",
         "completions",
@@ -115,7 +122,7 @@ pub(in crate::registry::batch) fn spec(spec: &At<'_>, errors: &mut ErrorList) {
     } else {
         replacement.check_option_of(errors, &["Failed", "TerminatingOrFailed"]);
     }
-    workload::check_template(&spec.get("template"), errors);
+    workload::check_template(&spec.get("template"), was.map(|was| was.get("template")).as_ref(), errors);
     restart_policy(spec, errors);
 }
 
