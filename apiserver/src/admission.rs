@@ -29,6 +29,7 @@ mod default_ingress_class;
 mod default_storage_class;
 mod default_toleration_seconds;
 mod deny_service_external_ips;
+mod device_access;
 mod event_rate_limit;
 mod extended_resource_toleration;
 mod image_policy_webhook;
@@ -215,6 +216,13 @@ pub fn chain(
             meters: Arc::default(),
         });
     }
+    // Nor is this: what a claim may be given depends on its namespace and on who gives it.
+    plugins.push(Enabled {
+        name: device_access::NAME,
+        operations: WRITES,
+        plugin: device_access::new(parts),
+        meters: Arc::default(),
+    });
     Ok(Chain(plugins))
 }
 

@@ -25,6 +25,7 @@ pub(crate) struct Write {
     pub(crate) operation: Operation,
     pub(crate) kind: Kind,
     pub(crate) subresource: &'static str,
+    pub(crate) verb: &'static str,
     pub(crate) object: Value,
     pub(crate) old: Value,
 }
@@ -32,7 +33,7 @@ pub(crate) struct Write {
 impl Write {
     pub(crate) fn create(kind: Kind, object: Value) -> Self {
         let user = User { name: "ann".to_owned(), ..User::default() };
-        Self { user, operation: Operation::Create, kind, subresource: "", object, old: Value::Null }
+        Self { user, operation: Operation::Create, kind, subresource: "", verb: "", object, old: Value::Null }
     }
 
     pub(crate) fn update(kind: Kind, old: Value, object: Value) -> Self {
@@ -68,6 +69,7 @@ impl Write {
         let shown = object.as_ref().or(old.as_ref()).unwrap();
         let attributes = Attributes {
             user: self.user,
+            verb: self.verb.to_owned(),
             namespace: shown.namespace().to_owned(),
             group: self.kind.group.to_owned(),
             resource: self.kind.resource.to_owned(),
