@@ -20,18 +20,20 @@ use std::{
     time::Duration,
 };
 
+use async_trait::async_trait;
 use component_base::task::Tasks;
 use k8s_openapi::api::core::v1::{Container, Pod};
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
 use self::{
-    plan::{Options, Refusal},
+    plan::Options,
     set::CpuSet,
     state::{State, StateError},
     topology::Topology,
 };
 use crate::{
+    metrics,
     pod::{
         self, Role,
         qos::{self, QosClass},
@@ -40,6 +42,11 @@ use crate::{
     pods::Pods,
     runtime::cri,
     status::generate::Verdict,
+    topology::{
+        Provider,
+        hint::{Hint, Hints},
+        nodes::NodeSet,
+    },
     worker::Shared,
 };
 
@@ -138,23 +145,64 @@ impl Cpus {
         self.exclusive.is_some()
     }
 
-    /// Gives the pod's containers their processors; what they have from before stays theirs.
+    /// Gives one of the pod's containers its processors, near the given memory nodes; what it has from before stays its own.
     ///
     /// # Errors
     /// Why the pod cannot run here.
-    pub fn allocate(&self, pod: &Pod) -> Result<(), Verdict> {
+    pub fn allocate(&self, pod: &Pod, container: &str, near: Option<NodeSet>) -> Result<(), Verdict> {
         let Some(exclusive) = &self.exclusive else { return Ok(()) };
         let wanted = wanted(pod);
+        let Some(index) = wanted.iter().position(|w| w.name == container) else { return Ok(()) };
         let mut state = exclusive.state.lock();
-        if wanted.iter().all(|w| state.of(pod::uid(pod), &w.name).is_some()) {
+        if state.of(pod::uid(pod), container).is_some() {
             return Ok(());
         }
-        let free = state.shared.minus(&exclusive.reserved);
-        let given = plan::allocate(&exclusive.topology, &free, &wanted, exclusive.options);
-        state.give(pod::uid(pod), given.map_err(Refusal::verdict)?);
+        metrics::get().cpu_requests.inc();
+        let (free, reusable) = (exclusive.free(&state), of_earlier(&state, pod, &wanted[..index]));
+        let count = wanted[index].count;
+        let chosen = plan::choose(&exclusive.topology, &free, &reusable, count, near, exclusive.options);
+        let chosen = chosen.map_err(|refusal| {
+            metrics::get().cpu_errors.inc();
+            refusal.verdict()
+        })?;
+        state.give(pod::uid(pod), container, chosen);
         self.keep(&state);
         exclusive.changed.notify_one();
         Ok(())
+    }
+
+    /// From which memory nodes the processors of one of the pod's containers could come.
+    #[must_use]
+    pub fn hints(&self, pod: &Pod, container: &str) -> Hints {
+        let Some(exclusive) = &self.exclusive else { return Hints::new() };
+        let wanted = wanted(pod);
+        let Some(index) = wanted.iter().position(|w| w.name == container) else { return Hints::new() };
+        let state = exclusive.state.lock();
+        let count = wanted[index].count;
+        match state.of(pod::uid(pod), container) {
+            Some(own) => exclusive.hints(own, &CpuSet::default(), count),
+            None => {
+                exclusive.hints(&exclusive.free(&state), &of_earlier(&state, pod, &wanted[..index]), count)
+            }
+        }
+    }
+
+    /// From which memory nodes the processors of the whole pod could come.
+    #[must_use]
+    pub fn pod_hints(&self, pod: &Pod) -> Hints {
+        let Some(exclusive) = &self.exclusive else { return Hints::new() };
+        let wanted = wanted(pod);
+        let count = plan::together(&wanted);
+        if count == 0 {
+            return Hints::new();
+        }
+        let state = exclusive.state.lock();
+        let own = wanted.iter().filter_map(|w| state.of(pod::uid(pod), &w.name));
+        let own = own.fold(CpuSet::default(), |all, cpus| all.plus(cpus));
+        if own.len() == count {
+            return exclusive.hints(&own, &CpuSet::default(), count);
+        }
+        exclusive.hints(&exclusive.free(&state), &own, count)
     }
 
     /// The pod has ended.
@@ -206,6 +254,42 @@ impl Cpus {
     }
 }
 
+impl Exclusive {
+    /// Processors that nobody has and that are not reserved.
+    fn free(&self, state: &State) -> CpuSet {
+        state.shared.minus(&self.reserved)
+    }
+
+    fn hints(&self, free: &CpuSet, reusable: &CpuSet, count: usize) -> Hints {
+        let hints = plan::hints(&self.topology, free, reusable, count);
+        Hints::from([(resources::CPU.to_owned(), Some(hints))])
+    }
+}
+
+#[async_trait]
+impl Provider for Cpus {
+    fn hints(&self, pod: &Pod, container: &Container) -> Hints {
+        self.hints(pod, &container.name)
+    }
+
+    fn pod_hints(&self, pod: &Pod) -> Hints {
+        self.pod_hints(pod)
+    }
+
+    async fn give(&self, pod: &Pod, container: &Container, from: Hint) -> Result<(), Verdict> {
+        self.allocate(pod, &container.name, from.nodes)
+    }
+
+    fn release(&self, uid: &str) {
+        self.release(uid);
+    }
+}
+
+/// Processors of the pod's earlier containers that the next one can have.
+fn of_earlier(state: &State, pod: &Pod, earlier: &[plan::Wanted]) -> CpuSet {
+    plan::reusable(earlier.iter().filter_map(|w| Some((state.of(pod::uid(pod), &w.name)?, w.passes))))
+}
+
 /// How many processors the pod's containers want for themselves, in the order in which they start.
 fn wanted(pod: &Pod) -> Vec<plan::Wanted> {
     if qos::class(pod) != QosClass::Guaranteed || pod::spec(pod).resources.is_some() {
@@ -226,9 +310,9 @@ fn wanted(pod: &Pod) -> Vec<plan::Wanted> {
         .collect()
 }
 
-/// Keeps running containers where they are to run until the drain.
+/// Keeps running containers where they are to run until the drain; what pods had that are gone is taken back.
 pub fn run(shared: Arc<Shared>, pods: Arc<Pods>, period: Duration, tasks: &Tasks) {
-    if !shared.cpus.are_exclusive() {
+    if !shared.cpus.are_exclusive() && !shared.memory.is_pinned() {
         return;
     }
     let drain = tasks.drain();
@@ -242,8 +326,11 @@ pub fn run(shared: Arc<Shared>, pods: Arc<Pods>, period: Duration, tasks: &Tasks
             }
             if pods.is_synced() {
                 shared.cpus.retain(|uid| pods.knows(uid));
+                shared.memory.retain(|uid| pods.knows(uid));
             }
-            move_containers(&shared, &mut placed).await;
+            if shared.cpus.are_exclusive() {
+                move_containers(&shared, &mut placed).await;
+            }
         }
     });
 }

@@ -6,18 +6,19 @@
 //!                                                           `-- container is made: devices, mounts, variables
 //! ```
 //! What was given is kept in `<root>/device-plugins/given.json`; a restarted kubelet goes on with it.
-//! Contract: device plugin API v1beta1, pod resources API v1. Topology is reported and not aligned by.
+//! Contract: device plugin API v1beta1, pod resources API v1; where devices should come from, `topology` says.
 
 pub mod pod_resources;
 pub mod registration;
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
+    collections::{BTreeMap, BTreeSet},
     io::{self, Write as _},
     path::{Path, PathBuf},
     time::Duration,
 };
 
+use async_trait::async_trait;
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::{Container, Pod};
 use parking_lot::Mutex;
@@ -32,6 +33,12 @@ use tonic::transport::Channel;
 use crate::{
     plugin::channel,
     pod::{self, Role, resources},
+    status::generate::Verdict,
+    topology::{
+        self, Provider,
+        hint::{Hint, Hints},
+        nodes::NodeSet,
+    },
 };
 
 /// How long the devices of a plugin that went away still count as capacity: it may only be restarting.
@@ -155,6 +162,36 @@ impl Resource {
             .collect()
     }
 
+    /// The memory nodes that a device is near.
+    fn nodes(&self, id: &str) -> NodeSet {
+        let topology = self.devices.get(id).and_then(|d| d.topology.as_ref());
+        let nodes = topology.into_iter().flat_map(|t| &t.nodes);
+        nodes.filter_map(|node| u32::try_from(node.id).ok()).collect()
+    }
+
+    /// Those of the devices that are near one of the memory nodes.
+    fn close(&self, devices: &BTreeSet<String>, near: Option<NodeSet>) -> BTreeSet<String> {
+        let Some(near) = near else { return BTreeSet::new() };
+        devices.iter().filter(|id| !self.nodes(id).and(near).is_empty()).cloned().collect()
+    }
+
+    /// From near which memory nodes so many devices could come; those the pod has have to be among them. Nothing to say
+    /// when no device tells where it is.
+    fn hints(&self, free: &BTreeSet<String>, reusable: &BTreeSet<String>, count: usize) -> Option<Vec<Hint>> {
+        let all: BTreeSet<String> = self.devices.keys().cloned().collect();
+        let nodes = all.iter().fold(NodeSet::default(), |nodes, id| nodes.plus(self.nodes(id)));
+        if nodes.is_empty() {
+            return None;
+        }
+        let on = |ids: &BTreeSet<String>, part| self.close(ids, Some(part)).len();
+        let placed = reusable.iter().filter(|id| !self.nodes(id).is_empty()).count();
+        Some(topology::hints(
+            nodes,
+            |part| on(&all, part) >= count,
+            |part| on(reusable, part) == placed && placed + on(free, part) >= count,
+        ))
+    }
+
     fn client(&self) -> DevicePluginClient<Channel> {
         DevicePluginClient::new(channel(&self.endpoint))
     }
@@ -173,6 +210,44 @@ impl State {
             .filter(|g| g.resource == resource)
             .flat_map(|g| g.devices.iter().cloned())
             .collect()
+    }
+
+    /// What earlier containers of the pod had and no longer need when this one starts: sidecars and regular containers keep
+    /// theirs.
+    fn reusable(&self, pod: &Pod, container: &str, resource: &str) -> BTreeSet<String> {
+        let mut free = BTreeSet::new();
+        let earlier = pod::all_containers(pod).into_iter().take_while(|(_, c)| c.name != container);
+        for (role, one) in earlier {
+            let passes = matches!(role, Role::Init(_)) && !pod::is_sidecar(&one);
+            for id in
+                self.of(pod::uid(pod), &one.name).filter(|g| g.resource == resource).flat_map(|g| &g.devices)
+            {
+                if passes {
+                    free.insert(id.clone());
+                } else {
+                    free.remove(id);
+                }
+            }
+        }
+        free
+    }
+
+    /// From near which memory nodes the devices could come that a pod, or one of its containers, asks for. `own` is what it
+    /// has already, `reusable` what the pod has besides.
+    fn hints(
+        &self,
+        resource: &str,
+        count: usize,
+        own: &BTreeSet<String>,
+        reusable: &BTreeSet<String>,
+    ) -> Option<Vec<Hint>> {
+        let known = self.resources.get(resource)?;
+        let nothing = BTreeSet::new();
+        if !own.is_empty() {
+            return if own.len() == count { known.hints(own, &nothing, count) } else { Some(vec![]) };
+        }
+        let free = known.healthy().difference(&self.given(resource)).cloned().collect();
+        known.hints(&free, reusable, count)
     }
 
     fn of<'a>(&'a self, pod: &'a str, container: &'a str) -> impl Iterator<Item = &'a Grant> {
@@ -261,39 +336,37 @@ impl Devices {
         state.resources.iter().map(|(name, r)| (name.clone(), count(r))).collect()
     }
 
-    /// Chooses devices for all containers of a pod and lets the plugins prepare them. Containers that have theirs keep them.
+    /// Chooses devices for a container, near the given memory nodes as far as possible, and lets the plugins prepare them.
+    /// What it has already stays its own.
     ///
     /// # Errors
-    /// Why some container cannot have what it asks for; nothing is given then.
-    pub async fn allocate(&self, pod: &Pod) -> Result<(), DeviceError> {
-        if !pod::all_containers(pod).iter().any(|(_, c)| !self.wanted(c).is_empty()) {
+    /// Why it cannot have what it asks for.
+    pub async fn allocate(
+        &self,
+        pod: &Pod,
+        container: &Container,
+        near: Option<NodeSet>,
+    ) -> Result<(), DeviceError> {
+        let wanted = self.wanted(container);
+        if wanted.is_empty() {
             return Ok(());
         }
         let _turn = self.turn.lock().await;
-        let mut reusable: HashMap<String, BTreeSet<String>> = HashMap::new();
-        for (role, container) in pod::all_containers(pod) {
-            if matches!(role, Role::Ephemeral(_)) {
-                continue;
-            }
-            for (resource, count) in self.wanted(&container) {
-                let free = reusable.entry(resource.clone()).or_default();
-                let chosen = match self.container(pod, &container, &resource, count, free).await {
-                    Ok(chosen) => chosen,
-                    Err(error) => {
-                        self.release(pod::uid(pod));
-                        return Err(error);
-                    }
-                };
-                // What an init container had is free for those after it; sidecars and regular ones keep theirs.
-                let passes = matches!(role, Role::Init(_)) && !pod::is_sidecar(&container);
-                if passes {
-                    free.extend(chosen);
-                } else {
-                    free.retain(|id| !chosen.contains(id));
-                }
-            }
+        for (resource, count) in wanted {
+            self.container(pod, container, &resource, count, near).await?;
         }
         Ok(())
+    }
+
+    /// What each container of the pod asks for, and whether it has ended before the next one starts.
+    fn wanted_by(&self, pod: &Pod) -> Vec<(bool, Vec<(String, usize)>)> {
+        let all =
+            pod::all_containers(pod).into_iter().filter(|(role, _)| !matches!(role, Role::Ephemeral(_)));
+        let one = |(role, container): (Role, Container)| {
+            let passes = matches!(role, Role::Init(_)) && !pod::is_sidecar(&container);
+            (passes, self.wanted(&container))
+        };
+        all.map(one).collect()
     }
 
     /// How many devices of which known resource a container asks for.
@@ -313,16 +386,16 @@ impl Devices {
         container: &Container,
         name: &str,
         count: usize,
-        reusable: &BTreeSet<String>,
-    ) -> Result<BTreeSet<String>, DeviceError> {
+        near: Option<NodeSet>,
+    ) -> Result<(), DeviceError> {
         let uid = pod::uid(pod);
-        let (resource, given) = {
+        let (resource, given, reusable) = {
             let state = self.state.lock();
-            let had = state.of(uid, &container.name).find(|g| g.resource == name).map(|g| g.devices.clone());
-            if let Some(had) = had {
-                return Ok(had);
+            if state.of(uid, &container.name).any(|g| g.resource == name) {
+                return Ok(());
             }
-            (state.resources.get(name).cloned().unwrap_or_default(), state.given(name))
+            let resource = state.resources.get(name).cloned().unwrap_or_default();
+            (resource, state.given(name), state.reusable(pod, &container.name, name))
         };
         let healthy = resource.healthy();
         if healthy.is_empty() {
@@ -330,12 +403,16 @@ impl Devices {
         }
         let reused: BTreeSet<String> = reusable.intersection(&healthy).cloned().collect();
         let free: BTreeSet<String> = healthy.difference(&given).cloned().collect();
+        let close = resource.close(&free, near);
         let preferred = if resource.options.get_preferred_allocation_available && reused.len() < count {
-            preferred(&resource, &free, &reused, count).await?
+            // Among those that are close, if there are more than enough; else all of them are taken, and some others.
+            let enough = close.len() > count - reused.len();
+            let must = if enough { reused.clone() } else { reused.union(&close).cloned().collect() };
+            preferred(&resource, if enough { &close } else { &free }, &must, count).await?
         } else {
             vec![]
         };
-        let chosen = choose(name, count, &reused, &free, &preferred)?;
+        let chosen = choose(name, count, &reused, &free, &close, &preferred)?;
         let request = AllocateRequest {
             container_requests: vec![ContainerAllocateRequest {
                 devices_ids: chosen.iter().cloned().collect(),
@@ -349,11 +426,11 @@ impl Devices {
             pod: uid.to_owned(),
             container: container.name.clone(),
             resource: name.to_owned(),
-            devices: chosen.clone(),
+            devices: chosen,
             granted,
         });
         self.keep(&state);
-        Ok(chosen)
+        Ok(())
     }
 
     /// What the container gets with its devices.
@@ -404,6 +481,63 @@ impl Devices {
     }
 }
 
+#[async_trait]
+impl Provider for Devices {
+    fn hints(&self, pod: &Pod, container: &Container) -> Hints {
+        let wanted = self.wanted(container);
+        let (state, uid) = (self.state.lock(), pod::uid(pod));
+        let one = |(resource, count): (String, usize)| {
+            let grants = state.of(uid, &container.name).filter(|g| g.resource == resource);
+            let own = grants.flat_map(|g| g.devices.iter().cloned()).collect();
+            let reusable = state.reusable(pod, &container.name, &resource);
+            let hints = state.hints(&resource, count, &own, &reusable);
+            (resource, hints)
+        };
+        wanted.into_iter().map(one).collect()
+    }
+
+    fn pod_hints(&self, pod: &Pod) -> Hints {
+        let wanted = together(&self.wanted_by(pod));
+        let (state, uid) = (self.state.lock(), pod::uid(pod));
+        let one = |(resource, count): (String, usize)| {
+            let grants = state.grants.iter().filter(|g| g.pod == uid && g.resource == resource);
+            let own = grants.flat_map(|g| g.devices.iter().cloned()).collect();
+            let hints = state.hints(&resource, count, &own, &BTreeSet::new());
+            (resource, hints)
+        };
+        wanted.into_iter().map(one).collect()
+    }
+
+    async fn give(&self, pod: &Pod, container: &Container, from: Hint) -> Result<(), Verdict> {
+        self.allocate(pod, container, from.nodes).await.map_err(|error| Verdict {
+            reason: "UnexpectedAdmissionError".to_owned(),
+            message: format!("Allocate failed due to {error}, which is unexpected"),
+            disrupted: false,
+        })
+    }
+
+    fn release(&self, uid: &str) {
+        self.release(uid);
+    }
+}
+
+/// How many of each resource the containers of a pod have at most at a time. With each count goes whether the container has
+/// ended before the next one starts.
+fn together(containers: &[(bool, Vec<(String, usize)>)]) -> BTreeMap<String, usize> {
+    let (mut most, mut lasting) = (BTreeMap::new(), BTreeMap::<String, usize>::new());
+    for (passes, wanted) in containers {
+        for (resource, count) in wanted {
+            let now = lasting.get(resource).copied().unwrap_or(0) + count;
+            let largest: &mut usize = most.entry(resource.clone()).or_default();
+            *largest = now.max(*largest);
+            if !passes {
+                lasting.insert(resource.clone(), now);
+            }
+        }
+    }
+    most
+}
+
 async fn preferred(
     resource: &Resource,
     free: &BTreeSet<String>,
@@ -420,17 +554,20 @@ async fn preferred(
     Ok(answer.container_responses.into_iter().next().map(|r| r.device_i_ds).unwrap_or_default())
 }
 
-/// Chooses: first what the pod has already, then what the plugin would rather give, then any. Pure.
+/// Chooses: first what the pod has already, then what is close, then any; what the plugin would rather give comes first each
+/// time. Pure.
 fn choose(
     resource: &str,
     count: usize,
     reused: &BTreeSet<String>,
     free: &BTreeSet<String>,
+    close: &BTreeSet<String>,
     preferred: &[String],
 ) -> Result<BTreeSet<String>, DeviceError> {
-    let liked = preferred.iter().filter(|id| free.contains(*id));
+    let liked =
+        |among: &BTreeSet<String>| preferred.iter().filter(|id| among.contains(*id)).collect::<Vec<_>>();
     let mut chosen = BTreeSet::new();
-    for id in reused.iter().chain(liked).chain(free) {
+    for id in reused.iter().chain(liked(close)).chain(close).chain(liked(free)).chain(free) {
         if chosen.len() == count {
             break;
         }

@@ -23,6 +23,7 @@ pub mod image_gc;
 pub mod images;
 pub mod lifecycle;
 pub mod manifest;
+pub mod memory;
 pub mod metrics;
 pub mod mirror;
 pub mod network;
@@ -44,6 +45,7 @@ pub mod stats;
 pub mod status;
 #[cfg(test)]
 pub(crate) mod testing;
+pub mod topology;
 pub mod userns;
 pub mod volume;
 pub mod watched;

@@ -43,6 +43,15 @@ pub struct Metrics {
     pub preemptions: IntCounterVec,
     pub shutdown_start: IntGauge,
     pub shutdown_end: IntGauge,
+    pub cpu_requests: IntCounter,
+    pub cpu_errors: IntCounter,
+    pub memory_requests: IntCounter,
+    pub memory_errors: IntCounter,
+    pub topology_requests: IntCounter,
+    pub topology_errors: IntCounter,
+    pub topology_duration: Histogram,
+    pub aligned: IntCounterVec,
+    pub aligned_failures: IntCounterVec,
 }
 
 /// The metrics, registered when they are first asked for.
@@ -216,6 +225,54 @@ impl Metrics {
                 "Pods ended so that a critical one fits, by the resource that was short.",
                 Alpha,
                 &["preemption_signal"],
+            ),
+            cpu_requests: counter(
+                "kubelet_cpu_manager_pinning_requests_total",
+                "Containers that asked for processors of their own.",
+                Alpha,
+            ),
+            cpu_errors: counter(
+                "kubelet_cpu_manager_pinning_errors_total",
+                "Containers that asked for processors of their own and could not have them.",
+                Alpha,
+            ),
+            memory_requests: counter(
+                "kubelet_memory_manager_pinning_requests_total",
+                "Containers whose memory was to be given from certain nodes.",
+                Alpha,
+            ),
+            memory_errors: counter(
+                "kubelet_memory_manager_pinning_errors_total",
+                "Containers whose memory could not be given from certain nodes.",
+                Alpha,
+            ),
+            topology_requests: counter(
+                "kubelet_topology_manager_admission_requests_total",
+                "Pods whose resources were to be aligned.",
+                Alpha,
+            ),
+            topology_errors: counter(
+                "kubelet_topology_manager_admission_errors_total",
+                "Pods that were refused because their resources could not be aligned.",
+                Alpha,
+            ),
+            topology_duration: histogram(
+                "kubelet_topology_manager_admission_duration_ms",
+                "How long aligning a pod's resources took, in milliseconds.",
+                Alpha,
+                exponential_buckets(0.05, 2.0, 15),
+            ),
+            aligned: counter_vec(
+                "kubelet_container_aligned_compute_resources_count",
+                "Times that resources were given aligned, by what they are aligned to.",
+                Alpha,
+                &["boundary", "scope"],
+            ),
+            aligned_failures: counter_vec(
+                "kubelet_container_aligned_compute_resources_failure_count",
+                "Times that resources could not be given aligned.",
+                Alpha,
+                &["boundary", "scope"],
             ),
         }
     }

@@ -19,9 +19,11 @@ pub use self::file::KubeletConfiguration;
 use crate::{
     cpus::{self, set::CpuSet},
     eviction::threshold::{self, Threshold},
+    memory::{self, reserved},
     pod::resources,
     runtime::swap,
     shutdown::{self, plan::Period},
+    topology,
     worker::backoff,
 };
 
@@ -78,6 +80,10 @@ pub struct Config {
     pub thresholds: Vec<Threshold>,
     /// Who may have processors of their own.
     pub cpus: cpus::Settings,
+    /// Whose memory comes from certain nodes.
+    pub memory: memory::Settings,
+    /// What of a pod's resources has to be near each other.
+    pub topology: topology::Settings,
     /// What pods may do with the node's swap.
     pub swap: swap::Behavior,
     /// The configuration of image credential providers, and the folder of their programs.
@@ -96,6 +102,7 @@ pub fn load(given: &Values) -> Result<Config, OptionsError> {
     };
     flags::overlay(given, &mut file)?;
     let cpus = processors(&mut file)?;
+    let (memory, topology) = (memory_nodes(&file)?, alignment(&file)?);
     let swap = swapping(&file.memory_swap.swap_behavior)?;
     let both = ["image-credential-provider-config", "image-credential-provider-bin-dir"]
         .map(|n| given.optional(n).is_some());
@@ -127,6 +134,8 @@ pub fn load(given: &Values) -> Result<Config, OptionsError> {
         file,
         thresholds,
         cpus,
+        memory,
+        topology,
         swap,
         credential_providers: path("image-credential-provider-config")
             .zip(path("image-credential-provider-bin-dir")),
@@ -197,6 +206,55 @@ fn processors(file: &mut KubeletConfiguration) -> Result<cpus::Settings, Options
     let amounts = [&file.system_reserved, &file.kube_reserved];
     let milli = amounts.into_iter().filter_map(|list| resources::milli(list.get(resources::CPU)?)).sum();
     Ok(cpus::Settings { exclusive, options, reserved, reserved_milli: milli })
+}
+
+/// What the file says of memory from certain nodes.
+fn memory_nodes(file: &KubeletConfiguration) -> Result<memory::Settings, OptionsError> {
+    let pinned = match file.memory_manager_policy.as_str() {
+        "" | "None" => false,
+        memory::STATIC => true,
+        other => return Err(OptionsError::Invalid(format!("unknown policy: {other:?}"))),
+    };
+    // What is wrong with the reservations is told even where nobody needs them.
+    reserved::amounts(&file.reserved_memory).map_err(|e| OptionsError::Invalid(e.to_string()))?;
+    Ok(memory::Settings { pinned, reserved: file.reserved_memory.clone() })
+}
+
+/// What the file says of resources that are near each other.
+fn alignment(file: &KubeletConfiguration) -> Result<topology::Settings, OptionsError> {
+    let invalid = |text: String| OptionsError::Invalid(text);
+    let name = &file.topology_manager_policy;
+    let policy = topology::Policy::named(name).ok_or_else(|| {
+        invalid(format!(
+            "topologyManagerPolicy (--topology-manager-policy) {name:?} must be one of: [\"none\" \"best-effort\" \"restricted\" \"single-numa-node\"]"
+        ))
+    })?;
+    let scope = match file.topology_manager_scope.as_str() {
+        "" | "container" => topology::Scope::Container,
+        "pod" => topology::Scope::Pod,
+        other => {
+            let text = "must be one of: \"container\", or \"pod\"";
+            return Err(invalid(format!("topologyManagerScope (--topology-manager-scope) {other:?} {text}")));
+        }
+    };
+    let mut settings = topology::Settings { policy, scope, ..topology::Settings::default() };
+    for (name, value) in &file.topology_manager_policy_options {
+        let bad = || invalid(format!("bad value for option {name:?}: {value:?}"));
+        match name.as_str() {
+            "prefer-closest-numa-nodes" => settings.closest = value.parse().map_err(|_| bad())?,
+            "max-allowable-numa-nodes" => {
+                settings.most_nodes = value.parse().map_err(|_| bad())?;
+                if settings.most_nodes < topology::MOST_NODES {
+                    let least = topology::MOST_NODES;
+                    return Err(invalid(format!(
+                        "the minimum value of {name:?} should not be less than {least}"
+                    )));
+                }
+            }
+            _ => return Err(invalid(format!("unknown Topology Manager Policy option: {name:?}"))),
+        }
+    }
+    Ok(settings)
 }
 
 fn swapping(behavior: &str) -> Result<swap::Behavior, OptionsError> {
@@ -345,6 +403,36 @@ mod tests {
         let config = load_with(&["--hostname-override=n", "--serialize-image-pulls=false"]).unwrap();
         assert!(config.parallel_pulls() > 1000);
         assert_eq!(config.most_pods(1), 110);
+    }
+
+    #[test]
+    fn memory_and_alignment_are_as_asked() {
+        let load = |arguments: &[&str]| load_with(&[&["--hostname-override=n"], arguments].concat());
+        let config = load(&[]).unwrap();
+        assert_eq!((config.memory, config.topology), Default::default());
+        let config = load(&[
+            "--memory-manager-policy=Static",
+            "--reserved-memory=0:memory=1Gi;1:memory=2Gi",
+            "--topology-manager-policy=restricted",
+            "--topology-manager-scope=pod",
+            "--topology-manager-policy-options=prefer-closest-numa-nodes=true,max-allowable-numa-nodes=10",
+        ])
+        .unwrap();
+        assert!(config.memory.pinned && config.memory.reserved.len() == 2);
+        let (policy, scope) = (topology::Policy::Restricted, topology::Scope::Pod);
+        assert_eq!(config.topology, topology::Settings { policy, scope, closest: true, most_nodes: 10 });
+        for bad in [
+            "--memory-manager-policy=static",
+            "--reserved-memory=0:cpu=1",
+            "--reserved-memory=0",
+            "--topology-manager-policy=best",
+            "--topology-manager-scope=node",
+            "--topology-manager-policy-options=max-allowable-numa-nodes=7",
+            "--topology-manager-policy-options=prefer-closest-numa-nodes=often",
+            "--topology-manager-policy-options=x=true",
+        ] {
+            assert!(load(&[bad]).is_err(), "{bad}");
+        }
     }
 
     #[test]

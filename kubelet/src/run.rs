@@ -17,7 +17,7 @@ use component_base::{
     events::Recorder,
     flags::{FlagSet, Values},
     health::Health,
-    memory,
+    memory::give_back,
     serving::{ServingError, Site, serve_plain},
     task::Tasks,
     tls::{self, ClientCertificate, ServingCertificate, TlsError},
@@ -39,13 +39,18 @@ use crate::{
     devices::{Devices, pod_resources, registration},
     env::NodeFacts,
     events::{ApiEvents, EventSink, LogOnly, Severity, node_reference},
-    eviction::{self, Eviction},
+    eviction::{
+        self, Eviction,
+        threshold::{self, Signal},
+    },
     image_gc::ImageGc,
     images::{
         PullGate,
         providers::{ProviderError, Providers},
     },
-    manifest, metrics, mirror,
+    manifest,
+    memory::{Memory, MemoryError, plan::Amounts},
+    metrics, mirror,
     network::dns::{self, DnsSettings},
     node::{self, Observer, machine::Machine, report::StatusSource},
     options::{self, Config, OptionsError},
@@ -63,6 +68,7 @@ use crate::{
     shutdown,
     stats::Collector,
     status::Statuses,
+    topology::{Provider, Topology, TopologyError, nodes},
     userns::UserNamespaces,
     watched::Watched,
     worker::{ServiceSource, Shared},
@@ -112,6 +118,12 @@ pub enum RunError {
     /// Processors cannot be managed.
     #[error(transparent)]
     Cpus(#[from] CpuError),
+    /// Memory cannot be managed.
+    #[error(transparent)]
+    Memory(#[from] MemoryError),
+    /// Resources cannot be aligned.
+    #[error(transparent)]
+    Topology(#[from] TopologyError),
     /// Claims of dynamic resources cannot be managed.
     #[error("cannot restore the claims of dynamic resources: {0}")]
     Claims(#[from] StateError),
@@ -177,7 +189,7 @@ impl Daemon for Kubelet {
     }
 
     async fn run(config: Config, tasks: Tasks) -> Result<(), RunError> {
-        memory::give_back(&tasks);
+        give_back(&tasks);
         build(config, Arc::new(tasks)).await?.start()
     }
 }
@@ -335,7 +347,13 @@ fn share(
             }
         });
     }
-    let cpus = Cpus::new(&config.cpus, Path::new("/"), &config.root_dir)?;
+    let cpus = Arc::new(Cpus::new(&config.cpus, Path::new("/"), &config.root_dir)?);
+    let nodes = nodes::read(Path::new("/")).map_err(TopologyError::Read)?;
+    let memory = Memory::new(&config.memory, &nodes, &kept_memory(config, machine), &config.root_dir)?;
+    let memory = Arc::new(memory);
+    let sources: Vec<Arc<dyn Provider>> =
+        vec![Arc::clone(&devices) as _, Arc::clone(&cpus) as _, Arc::clone(&memory) as _];
+    let topology = Topology::new(config.topology, nodes, sources)?;
     let claim_drivers = Arc::new(ClaimDrivers::new(api.map(|(client, _)| client.clone()), &config.node_name));
     let claims = Claims::new(Arc::clone(&claim_drivers), Arc::clone(&objects), &config.root_dir)?;
     if api.is_some() {
@@ -395,6 +413,8 @@ fn share(
             cpus.are_exclusive(),
         ),
         cpus,
+        memory,
+        topology,
         pulls: PullGate::new(config.parallel_pulls()),
         providers,
         pods_dir,
@@ -403,6 +423,14 @@ fn share(
         tasks: Arc::clone(tasks),
         network_ready: network.subscribe(),
     })
+}
+
+/// What node allocatable keeps of memory and huge pages, in bytes.
+fn kept_memory(config: &Config, machine: &Machine) -> Amounts {
+    let file = &config.file;
+    let evicted = threshold::kept(&config.thresholds, Signal::MemoryAvailable, machine.memory);
+    let kept = node::status::reserved([&file.system_reserved, &file.kube_reserved].into_iter(), evicted, 0);
+    kept.into_iter().map(|(kind, milli)| (kind, u64::try_from(milli / 1000).unwrap_or(0))).collect()
 }
 
 /// The node's swap, where the kernel limits it by cgroup.

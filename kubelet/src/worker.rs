@@ -40,6 +40,7 @@ use crate::{
     env::NodeFacts,
     events::{EventSink, Severity, container_reference, pod_reference},
     images::{PullGate, PullHistory, providers::Providers},
+    memory::Memory,
     metrics,
     network::dns::DnsSettings,
     pod::{self, Role},
@@ -51,6 +52,7 @@ use crate::{
         Statuses,
         generate::{self, Verdict, Waiting},
     },
+    topology::Topology,
     userns::UserNamespaces,
     worker::backoff::BackOffs,
 };
@@ -116,7 +118,11 @@ pub struct Shared {
     /// Devices of plugins.
     pub devices: Arc<Devices>,
     /// Processors of containers that have their own.
-    pub cpus: Cpus,
+    pub cpus: Arc<Cpus>,
+    /// Memory of containers that have theirs from certain nodes.
+    pub memory: Arc<Memory>,
+    /// All of the three together, for pods that come and go.
+    pub topology: Topology,
     /// Ranges of ids for pods with a user namespace of their own.
     pub users: UserNamespaces,
     /// All pods, for the one that has to make room among them.
@@ -246,8 +252,7 @@ impl Worker {
         }
         Box::pin(self.end()).await;
         self.shared.allocations.release(pod::uid(&first.pod));
-        self.shared.devices.release(pod::uid(&first.pod));
-        self.shared.cpus.release(pod::uid(&first.pod));
+        self.shared.topology.release(pod::uid(&first.pod));
         loop {
             let wanted = self.updates.borrow_and_update().clone();
             if wanted.is_deleted() {
@@ -271,14 +276,11 @@ impl Worker {
             _ = updates.wait_for(Wanted::ends) => return false,
         };
         let answer = match answer {
-            Ok(()) => self.shared.devices.allocate(&wanted.pod).await.map_err(|error| {
+            Ok(()) => self.shared.topology.admit(&wanted.pod).await.inspect_err(|_| {
                 self.shared.allocations.release(pod::uid(&wanted.pod));
-                let message = format!("Allocate failed due to {error}, which is unexpected");
-                Verdict { reason: "UnexpectedAdmissionError".to_owned(), message, disrupted: false }
             }),
             refused => refused,
         };
-        let answer = answer.and_then(|()| self.shared.cpus.allocate(&wanted.pod));
         let Err(refused) = answer else { return true };
         self.event(&wanted.pod, Severity::Warning, &refused.reason, &refused.message);
         let message = format!("Pod was rejected: {}", refused.message);

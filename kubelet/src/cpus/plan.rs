@@ -5,7 +5,10 @@ use super::{
     set::CpuSet,
     topology::{Level, Topology},
 };
-use crate::status::generate::Verdict;
+use crate::{
+    status::generate::Verdict,
+    topology::{self, hint::Hint, nodes::NodeSet},
+};
 
 /// Options of the policy.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -75,37 +78,68 @@ impl Refusal {
     }
 }
 
-/// Gives every container what it wants, in order.
+/// How many the containers of a pod have at most at a time.
+#[must_use]
+pub fn together(wanted: &[Wanted]) -> usize {
+    let (mut most, mut lasting) = (0, 0);
+    for one in wanted {
+        most = most.max(lasting + one.count);
+        lasting += if one.passes { 0 } else { one.count };
+    }
+    most
+}
+
+/// What containers that come earlier in a pod have and no longer need when the next one starts: what each of them has,
+/// and whether it has ended by then.
+pub fn reusable<'a>(earlier: impl Iterator<Item = (&'a CpuSet, bool)>) -> CpuSet {
+    earlier.fold(CpuSet::default(), |all, (own, passes)| if passes { all.plus(own) } else { all.minus(own) })
+}
+
+/// Chooses for one container among the free ones and those that its pod can use again; those near the given memory nodes
+/// come first.
 ///
 /// # Errors
-/// When one of them cannot have it.
-pub fn allocate(
+/// When it cannot have as many.
+pub fn choose(
     topology: &Topology,
     free: &CpuSet,
-    wanted: &[Wanted],
+    reusable: &CpuSet,
+    count: usize,
+    near: Option<NodeSet>,
     options: Options,
-) -> Result<Vec<(String, CpuSet)>, Refusal> {
-    let (mut free, mut reusable) = (free.clone(), CpuSet::default());
-    let mut given = Vec::new();
-    for one in wanted {
-        let there = free.plus(&reusable);
-        if options.full_cores {
-            aligned(topology, &there, one.count)?;
-        }
-        let refusal = || Refusal::NotEnough { requested: one.count, available: there.len() };
-        // What an init container had comes first, so that the pod takes no more than its largest need.
-        let again = if reusable.len() <= one.count {
-            reusable.clone()
-        } else {
-            take(topology, &reusable, one.count).ok_or_else(refusal)?
-        };
-        let more = take(topology, &free, one.count - again.len()).ok_or_else(refusal)?;
-        let chosen = again.plus(&more);
-        free = free.minus(&chosen);
-        reusable = if one.passes { reusable.plus(&chosen) } else { reusable.minus(&chosen) };
-        given.push((one.name.clone(), chosen));
+) -> Result<CpuSet, Refusal> {
+    let there = free.plus(reusable);
+    if options.full_cores {
+        aligned(topology, &there, count)?;
     }
-    Ok(given)
+    let refusal = || Refusal::NotEnough { requested: count, available: there.len() };
+    let is_near =
+        |cpu: &u32| near.zip(topology.place(*cpu)).is_some_and(|(nodes, place)| nodes.contains(place.numa));
+    let close: CpuSet = there.iter().filter(is_near).collect();
+    let pick = |among: &CpuSet, count: usize| {
+        // What an init container had comes first, so that the pod takes no more than its largest need.
+        let again = among.and(reusable);
+        let again = if again.len() <= count { again } else { take(topology, &again, count)? };
+        let more = take(topology, &among.minus(reusable), count - again.len())?;
+        Some(again.plus(&more))
+    };
+    let first = pick(&close, count.min(close.len())).ok_or_else(refusal)?;
+    let rest = pick(&there.minus(&first), count - first.len()).ok_or_else(refusal)?;
+    Ok(first.plus(&rest))
+}
+
+/// From which memory nodes so many processors could come. The pod's own have to be among them.
+#[must_use]
+pub fn hints(topology: &Topology, free: &CpuSet, reusable: &CpuSet, count: usize) -> Vec<Hint> {
+    let node = |cpu: u32| topology.place(cpu).map_or(0, |place| place.numa);
+    let on = |cpus: &CpuSet, part: NodeSet| cpus.iter().filter(|cpu| part.contains(node(*cpu))).count();
+    let all = topology.all();
+    let nodes: NodeSet = all.iter().map(node).collect();
+    topology::hints(
+        nodes,
+        |part| on(&all, part) >= count,
+        |part| on(reusable, part) == reusable.len() && reusable.len() + on(free, part) >= count,
+    )
 }
 
 fn aligned(topology: &Topology, free: &CpuSet, requested: usize) -> Result<(), Refusal> {

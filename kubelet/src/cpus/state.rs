@@ -102,9 +102,9 @@ impl State {
         self.given.get(uid)?.get(container)
     }
 
-    /// Gives a pod's containers theirs.
-    pub fn give(&mut self, uid: &str, cpus: Vec<(String, CpuSet)>) {
-        self.given.insert(uid.to_owned(), cpus.into_iter().collect());
+    /// Gives a pod's container its own.
+    pub fn give(&mut self, uid: &str, container: &str, cpus: CpuSet) {
+        self.given.entry(uid.to_owned()).or_default().insert(container.to_owned(), cpus);
         self.share();
     }
 
@@ -228,7 +228,7 @@ mod tests {
         let path = dir.path().join(FILE);
         let all: CpuSet = "0-3".parse().unwrap();
         let mut state = load(&path, &all).unwrap();
-        state.give("u", vec![("c".to_owned(), "1".parse().unwrap())]);
+        state.give("u", "c", "1".parse().unwrap());
         state.write(&path).unwrap();
         assert_eq!(load(&path, &all).unwrap(), state);
         let text = fs::read_to_string(&path).unwrap();

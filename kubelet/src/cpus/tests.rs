@@ -3,7 +3,7 @@
 use serde_json::json;
 
 use super::{
-    plan::{Wanted, take},
+    plan::{Refusal, Wanted, take},
     topology::Place,
     *,
 };
@@ -62,8 +62,18 @@ fn want(name: &str, count: usize, passes: bool) -> Wanted {
 fn init_containers_pass_theirs_on() {
     let one = machine(1, 4);
     let given = |wanted: &[Wanted], free: &str, options| {
-        plan::allocate(&one, &set(free), wanted, options)
-            .map(|all| all.into_iter().map(|(name, cpus)| format!("{name}={cpus}")).collect::<Vec<_>>())
+        let mut given: Vec<(CpuSet, bool)> = Vec::new();
+        for want in wanted {
+            let all = given.iter().fold(CpuSet::default(), |all, (own, _)| all.plus(own));
+            let reusable = plan::reusable(given.iter().map(|(own, passes)| (own, *passes)));
+            let free = set(free).minus(&all);
+            given.push((plan::choose(&one, &free, &reusable, want.count, None, options)?, want.passes));
+        }
+        Ok(wanted
+            .iter()
+            .zip(given)
+            .map(|(want, (own, _))| format!("{}={own}", want.name))
+            .collect::<Vec<_>>())
     };
     let none = Options::default();
     let pod = [want("init", 4, true), want("side", 2, false), want("main", 2, false)];
@@ -81,6 +91,38 @@ fn init_containers_pass_theirs_on() {
     let broken = given(&[want("a", 2, false)], "0-3", full);
     assert_eq!(broken, Err(Refusal::Cores { requested: 2, available: 0, per_core: 2 }));
     assert_eq!(given(&[want("a", 2, false)], "0-4", full), Ok(vec!["a=0,4".into()]));
+}
+
+#[test]
+fn those_near_the_memory_come_first() {
+    let two = machine(2, 2);
+    // Socket 0 has 0-1 and 4-5, socket 1 has 2-3 and 6-7.
+    let near = |nodes: &[u32], free: &str, reusable: &str, count| {
+        let nodes = Some(nodes.iter().copied().collect());
+        let chosen = plan::choose(&two, &set(free), &set(reusable), count, nodes, Options::default());
+        chosen.map(|cpus| cpus.to_string())
+    };
+    assert_eq!(near(&[1], "0-7", "", 2), Ok("2,6".into()));
+    assert_eq!(near(&[1], "0-6", "", 4), Ok("0,2-3,6".into()), "three are near");
+    assert_eq!(near(&[0, 1], "0-7", "", 2), Ok("0,4".into()));
+    assert_eq!(near(&[1], "2-3", "0,6", 2), Ok("2,6".into()), "what it has near comes first");
+    assert_eq!(near(&[0], "2-3", "", 3), Err(Refusal::NotEnough { requested: 3, available: 2 }));
+}
+
+#[test]
+fn hints_tell_where_processors_could_come_from() {
+    let two = machine(2, 2);
+    let hints = |free: &str, reusable: &str, count| {
+        let text = |h: Hint| format!("{}{}", h.nodes.unwrap(), if h.preferred { "!" } else { "" });
+        let all = plan::hints(&two, &set(free), &set(reusable), count);
+        all.into_iter().map(text).collect::<Vec<_>>()
+    };
+    assert_eq!(hints("0-7", "", 2), ["0!", "1!", "0,1"]);
+    assert_eq!(hints("0-7", "", 6), ["0,1!"]);
+    assert_eq!(hints("0,2-3", "", 2), ["1!", "0,1"]);
+    assert_eq!(hints("0,2", "", 2), ["0,1"], "one node would do if it were free");
+    assert_eq!(hints("0-3", "4", 2), ["0!", "0,1"], "the pod's own are among them");
+    assert!(hints("0", "", 2).is_empty());
 }
 
 #[test]
@@ -136,13 +178,13 @@ fn what_was_given_survives_a_restart_and_comes_back() {
     let cpus = new(&settings).unwrap();
     assert_eq!(cpus.allocatable(), set("1-3"));
     assert_eq!(place(&cpus, "uid-b").as_deref(), Some("0-3"));
-    cpus.allocate(&pod("a", "2")).unwrap();
-    cpus.allocate(&pod("b", "500m")).unwrap();
+    cpus.allocate(&pod("a", "2"), "c", None).unwrap();
+    cpus.allocate(&pod("b", "500m"), "c", None).unwrap();
     assert_eq!(place(&cpus, "uid-a").as_deref(), Some("1-2"));
     assert_eq!(place(&cpus, "uid-b").as_deref(), Some("0,3"));
-    assert!(cpus.allocate(&pod("c", "2")).is_err());
+    assert!(cpus.allocate(&pod("c", "2"), "c", None).is_err());
     let cpus = new(&settings).unwrap();
-    cpus.allocate(&pod("a", "2")).unwrap();
+    cpus.allocate(&pod("a", "2"), "c", None).unwrap();
     assert_eq!((cpus.own("uid-a", "c"), cpus.own("uid-b", "c")), (set("1-2"), set("")));
     let error = new(&Settings::default()).err().map(|e| e.to_string()).unwrap_or_default();
     assert!(

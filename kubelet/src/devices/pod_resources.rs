@@ -1,6 +1,6 @@
 //! `<root>/pod-resources/kubelet.sock`: which containers have which devices, claims and processors, for monitoring agents on the node.
 //!
-//! Contract: pod resources API v1. Memory is not given exclusively here, so its lists are empty.
+//! Contract: pod resources API v1.
 
 use std::{collections::BTreeMap, io, path::PathBuf, sync::Arc};
 
@@ -11,7 +11,7 @@ use proto::{
     deviceplugin::v1beta1::Device,
     podresources::v1::{
         AllocatableResourcesRequest, AllocatableResourcesResponse, CdiDevice, ClaimResource,
-        ContainerDevices, ContainerResources, DynamicResource, GetPodResourcesRequest,
+        ContainerDevices, ContainerMemory, ContainerResources, DynamicResource, GetPodResourcesRequest,
         GetPodResourcesResponse, ListPodResourcesRequest, ListPodResourcesResponse, NumaNode, PodResources,
         TopologyInfo,
         pod_resources_lister_server::{PodResourcesLister, PodResourcesListerServer},
@@ -25,6 +25,7 @@ use super::{Devices, State};
 use crate::{
     claims::{self, state::Info},
     cpus::set::CpuSet,
+    memory::plan::Block,
     pod::{self, Role},
     pods::Pods,
     worker::Shared,
@@ -41,6 +42,8 @@ impl Lister {
         let mut found = self.shared.devices.of_pod(pod);
         for container in &mut found.containers {
             container.cpu_ids = numbers(&self.shared.cpus.own(pod::uid(pod), &container.name));
+            let memory = self.shared.memory.own(pod::uid(pod), &container.name);
+            container.memory = memory.into_iter().map(of_nodes).collect();
             if let Some((_, spec)) = pod::container_named(pod, &container.name) {
                 let claims = self.shared.claims.of_container(pod, &spec);
                 container.dynamic_resources = claims.into_iter().map(dynamic).collect();
@@ -67,6 +70,11 @@ fn dynamic(claim: Info) -> DynamicResource {
         claim_namespace: claim.namespace,
         claim_resources: devices.map(one).collect(),
     }
+}
+
+fn of_nodes(block: Block) -> ContainerMemory {
+    let nodes = block.numa_affinity.iter().map(|node| NumaNode { id: i64::from(*node) }).collect();
+    ContainerMemory { memory_type: block.kind, size: block.size, topology: Some(TopologyInfo { nodes }) }
 }
 
 fn numbers(cpus: &CpuSet) -> Vec<i64> {
@@ -160,7 +168,8 @@ impl PodResourcesLister for Lister {
         _: Request<AllocatableResourcesRequest>,
     ) -> Result<Response<AllocatableResourcesResponse>, Status> {
         let (devices, cpu_ids) = (self.shared.devices.all(), numbers(&self.shared.cpus.allocatable()));
-        Ok(Response::new(AllocatableResourcesResponse { devices, cpu_ids, ..Default::default() }))
+        let memory = self.shared.memory.allocatable().into_iter().map(of_nodes).collect();
+        Ok(Response::new(AllocatableResourcesResponse { devices, cpu_ids, memory }))
     }
 
     async fn get(

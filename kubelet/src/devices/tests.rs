@@ -97,6 +97,14 @@ fn pod(name: &str, counts: &[(&str, i64)]) -> Pod {
         .build()
 }
 
+/// Gives all containers of a pod their devices.
+async fn allocate(all: &Devices, pod: &Pod) -> Result<(), DeviceError> {
+    for (_, container) in pod::all_containers(pod) {
+        all.allocate(pod, &container, None).await?;
+    }
+    Ok(())
+}
+
 fn serve(folder: &Path, tasks: &Tasks) -> Arc<Mutex<Vec<Vec<String>>>> {
     let started = Arc::new(Mutex::new(Vec::new()));
     let service = DevicePluginServer::new(Plugin { started: Arc::clone(&started) });
@@ -118,13 +126,13 @@ async fn devices_are_given_kept_and_taken_back() {
     all.reported(GPU, turn, devices());
     assert_eq!(all.capacity(at(0))[GPU], (4, 3));
     let first = pod("first", &[("init", 2), ("c", 2)]);
-    all.allocate(&first).await.unwrap();
+    allocate(&all, &first).await.unwrap();
     // The plugin would rather give the last ones, and the init container's are the regular one's afterwards.
     assert_eq!(all.granted("uid-first", "init").envs["IDS"], "b,d");
     assert_eq!(all.granted("uid-first", "c").envs["IDS"], "b,d");
     assert_eq!(all.granted("uid-first", "c").nodes, [("/dev/x".into(), "/dev/null".into(), "rw".into())]);
     let second = pod("second", &[("c", 2)]);
-    let error = all.allocate(&second).await.unwrap_err();
+    let error = allocate(&all, &second).await.unwrap_err();
     assert_eq!(
         error.to_string(),
         "requested number of devices unavailable for example.com/gpu. Requested: 2, Available: 1"
@@ -138,10 +146,10 @@ async fn devices_are_given_kept_and_taken_back() {
     let after = Devices::new(dir.path().to_owned());
     assert_eq!(after.granted("uid-first", "c").envs["IDS"], "b,d");
     assert_eq!(after.capacity(Timestamp::now())[GPU], (0, 0));
-    after.allocate(&first).await.unwrap();
-    assert!(matches!(after.allocate(&second).await, Err(DeviceError::Unhealthy(_))));
+    allocate(&after, &first).await.unwrap();
+    assert!(matches!(allocate(&after, &second).await, Err(DeviceError::Unhealthy(_))));
     all.release("uid-first");
-    all.allocate(&second).await.unwrap();
+    allocate(&all, &second).await.unwrap();
     tasks.shutdown(Duration::ZERO).await;
 }
 
@@ -177,10 +185,48 @@ async fn a_plugin_registers_and_its_devices_count_a_while_after_it_left() {
 fn what_the_pod_has_comes_first_then_what_the_plugin_likes() {
     let set = |ids: &[&str]| ids.iter().map(|id| (*id).to_owned()).collect::<BTreeSet<_>>();
     let likes = ["x".to_owned(), "z".to_owned()];
-    assert_eq!(choose("r", 2, &set(&["q"]), &set(&["a", "z"]), &likes), Ok(set(&["q", "z"])));
-    assert_eq!(choose("r", 3, &set(&["q"]), &set(&["a", "z"]), &likes), Ok(set(&["a", "q", "z"])));
+    let none = set(&[]);
+    assert_eq!(choose("r", 2, &set(&["q"]), &set(&["a", "z"]), &none, &likes), Ok(set(&["q", "z"])));
+    assert_eq!(choose("r", 3, &set(&["q"]), &set(&["a", "z"]), &none, &likes), Ok(set(&["a", "q", "z"])));
     let few = DeviceError::TooFew { resource: "r".into(), wanted: 3, free: 2 };
-    assert_eq!(choose("r", 4, &set(&["q"]), &set(&["a", "z"]), &[]), Err(few));
+    let (free, close) = (set(&["a", "b", "y", "z"]), set(&["b", "y"]));
+    assert_eq!(choose("r", 1, &none, &free, &close, &likes), Ok(set(&["b"])), "near the memory before liked");
+    assert_eq!(choose("r", 3, &none, &free, &close, &likes), Ok(set(&["b", "y", "z"])));
+    assert_eq!(choose("r", 4, &set(&["q"]), &set(&["a", "z"]), &none, &[]), Err(few));
+}
+
+#[test]
+fn hints_tell_near_which_memory_devices_could_come_from() {
+    let dir = tempfile::tempdir().unwrap();
+    let all = Devices::new(dir.path().to_owned());
+    let turn = all.registered(GPU, dir.path().join("x.sock"), DevicePluginOptions::default());
+    let device = |id: &str, nodes: &[i64]| Device {
+        id: id.into(),
+        health: "Healthy".into(),
+        topology: Some(wire::TopologyInfo {
+            nodes: nodes.iter().map(|id| wire::NumaNode { id: *id }).collect(),
+        }),
+    };
+    let pods = [pod("one", &[("c", 1)]), pod("two", &[("c", 2)]), pod("three", &[("init", 3), ("c", 1)])];
+    let hints = |pod: &Pod| {
+        let text = |h: &Hint| format!("{}{}", h.nodes.unwrap(), if h.preferred { "!" } else { "" });
+        let of_pod = all.pod_hints(pod)[GPU].clone();
+        of_pod.map(|list| list.iter().map(text).collect::<Vec<_>>())
+    };
+    all.reported(GPU, turn, devices());
+    assert_eq!(hints(&pods[0]), None, "they do not tell where they are");
+    all.reported(GPU, turn, vec![device("a", &[0]), device("b", &[2]), device("c", &[2])]);
+    assert_eq!(hints(&pods[0]).unwrap(), ["0!", "2!", "0,2"]);
+    assert_eq!(hints(&pods[1]).unwrap(), ["2!", "0,2"]);
+    assert_eq!(hints(&pods[2]).unwrap(), ["0,2!"], "the init container's need is the largest");
+    all.reported(
+        GPU,
+        turn,
+        vec![device("a", &[0]), Device { health: "Unhealthy".into(), ..device("b", &[2]) }],
+    );
+    assert_eq!(hints(&pods[1]).unwrap(), [] as [String; 0]);
+    assert_eq!(all.hints(&pods[0], &pod::containers(&pods[0])[0])[GPU].as_ref().map(Vec::len), Some(2));
+    assert!(all.pod_hints(&testing::pod("none").container("c").build()).is_empty());
 }
 
 #[test]

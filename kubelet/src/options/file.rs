@@ -6,7 +6,7 @@ use k8s_openapi::api::core::v1::Taint;
 use serde::{Deserialize, Deserializer};
 use serde_json::{Map, Value};
 
-use crate::{shutdown::plan::Period, worker::backoff};
+use crate::{memory::reserved::Reservation, shutdown::plan::Period, worker::backoff};
 
 /// A duration as Go writes it (`10s`, `1h30m`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -178,6 +178,11 @@ pub struct KubeletConfiguration {
     pub cpu_manager_policy: String,
     pub cpu_manager_policy_options: BTreeMap<String, String>,
     pub cpu_manager_reconcile_period: GoDuration,
+    pub memory_manager_policy: String,
+    pub reserved_memory: Vec<Reservation>,
+    pub topology_manager_policy: String,
+    pub topology_manager_scope: String,
+    pub topology_manager_policy_options: BTreeMap<String, String>,
     pub enforce_node_allocatable: Vec<String>,
     pub seccomp_default: bool,
     pub register_with_taints: Vec<Taint>,
@@ -234,10 +239,6 @@ const OTHER: &[(&str, Says)] = &[
     ("kubeletCgroups", Says::Only(&[])),
     ("systemCgroups", Says::Only(&[])),
     ("singleProcessOOMKill", Says::Only(&["false"])),
-    ("memoryManagerPolicy", Says::Only(&["None"])),
-    ("topologyManagerPolicy", Says::Only(&["none"])),
-    ("topologyManagerScope", Says::Anything),
-    ("topologyManagerPolicyOptions", Says::Only(&[])),
     ("qosReserved", Says::Only(&[])),
     ("hairpinMode", Says::Anything),
     ("runOnce", Says::Only(&[])),
@@ -259,7 +260,6 @@ const OTHER: &[(&str, Says)] = &[
     ("enableProfilingHandler", Says::Anything),
     ("localStorageCapacityIsolation", Says::Anything),
     ("enableSystemLogQuery", Says::Only(&[])),
-    ("reservedMemory", Says::Only(&[])),
     ("enableDebugFlagsHandler", Says::Anything),
     ("memoryThrottlingFactor", Says::Anything),
     ("memoryReservationPolicy", Says::Only(&["None"])),
@@ -356,6 +356,11 @@ impl Default for KubeletConfiguration {
             cpu_manager_policy: "none".into(),
             cpu_manager_policy_options: BTreeMap::new(),
             cpu_manager_reconcile_period: seconds(10),
+            memory_manager_policy: "None".into(),
+            reserved_memory: vec![],
+            topology_manager_policy: "none".into(),
+            topology_manager_scope: "container".into(),
+            topology_manager_policy_options: BTreeMap::new(),
             enforce_node_allocatable: vec!["pods".into()],
             seccomp_default: false,
             register_with_taints: vec![],
@@ -512,10 +517,10 @@ volumeStatsAggPeriod: 0s
             let file = decode(&format!("{JOINED}{line}\n"))?;
             unsupported(&file.other).map_or(Ok(()), Err)
         };
-        assert_eq!(with("memoryManagerPolicy: None"), Ok(()));
+        assert_eq!(with("memoryReservationPolicy: None"), Ok(()));
         assert_eq!(
-            with("memoryManagerPolicy: Static"),
-            Err("memoryManagerPolicy: Static is not supported by this kubelet".into())
+            with("memoryReservationPolicy: TieredReservation"),
+            Err("memoryReservationPolicy: TieredReservation is not supported by this kubelet".into())
         );
         assert!(with("qosReserved: {memory: 50%}").unwrap_err().starts_with("qosReserved"));
         assert!(with("maxPodz: 5").unwrap_err().contains("maxPodz"));

@@ -9,6 +9,7 @@ use super::{
     OptionsError,
     file::{GoDuration, KubeletConfiguration},
 };
+use crate::memory::reserved::{self, Reservation};
 
 /// How a flag that has a field in the file is applied to it.
 type Overlay = fn(&mut KubeletConfiguration, &str) -> Result<(), String>;
@@ -55,6 +56,10 @@ fn map(text: &str) -> Result<BTreeMap<String, String>, String> {
         Ok((key.to_owned(), value.to_owned()))
     });
     pairs.collect()
+}
+
+fn reservations(text: &str) -> Result<Vec<Reservation>, String> {
+    reserved::parse(text).map_err(|error| error.to_string())
 }
 
 fn signals(text: &str) -> Result<BTreeMap<String, String>, String> {
@@ -334,6 +339,36 @@ const FLAGS: &[Entry] = &[
         Kind::Duration,
         "How often it is looked whether containers are on their processors.",
         set!(cpu_manager_reconcile_period = duration),
+    ),
+    field(
+        "memory-manager-policy",
+        Kind::String,
+        "None, or Static: memory from certain nodes for containers of Guaranteed pods.",
+        set!(memory_manager_policy = text),
+    ),
+    field(
+        "reserved-memory",
+        Kind::String,
+        "Memory kept from pods on each node: 0:memory=1Gi,hugepages-1Gi=2Gi;1:memory=2Gi.",
+        set!(reserved_memory = reservations),
+    ),
+    field(
+        "topology-manager-policy",
+        Kind::String,
+        "none, best-effort, restricted or single-numa-node.",
+        set!(topology_manager_policy = text),
+    ),
+    field(
+        "topology-manager-scope",
+        Kind::String,
+        "What is put together: container or pod.",
+        set!(topology_manager_scope = text),
+    ),
+    field(
+        "topology-manager-policy-options",
+        Kind::Map,
+        "prefer-closest-numa-nodes, max-allowable-numa-nodes.",
+        set!(topology_manager_policy_options = map),
     ),
     field("kube-reserved", Kind::Map, "Kept for Kubernetes: cpu=..,memory=..", set!(kube_reserved = map)),
     field(

@@ -21,6 +21,7 @@ use crate::{
     devices::Granted,
     env,
     pod::{self, qos, resources},
+    topology::nodes::NodeSet,
 };
 
 /// What the node adds to every sandbox and container.
@@ -146,6 +147,8 @@ pub struct Prepared {
     pub devices: Granted,
     /// The processors it is to run on, where that is managed.
     pub cpus: Option<CpuSet>,
+    /// The nodes its memory is to come from, where that is managed.
+    pub memory_nodes: Option<NodeSet>,
 }
 
 /// The container's configuration.
@@ -166,6 +169,7 @@ pub fn container(
     let mut linux_resources = to_cri(&limits);
     linux_resources.hugepage_limits = hugepage_limits(spec);
     linux_resources.cpuset_cpus = prepared.cpus.as_ref().map(ToString::to_string).unwrap_or_default();
+    linux_resources.cpuset_mems = prepared.memory_nodes.as_ref().map(ToString::to_string).unwrap_or_default();
     linux_resources.oom_score_adj = qos::oom_score_adj(pod, spec, node.memory_capacity);
     if let Some(swap) = &node.swap {
         swap.apply(pod, spec, &mut linux_resources);
@@ -330,6 +334,7 @@ mod tests {
             users: None,
             devices: Granted::default(),
             cpus: None,
+            memory_nodes: None,
         }
     }
 

@@ -512,6 +512,7 @@ impl Worker {
             users: self.users(pod)?,
             devices,
             cpus: self.shared.cpus.place(pod::uid(pod), &container.name),
+            memory_nodes: self.shared.memory.place(pod::uid(pod), &container.name),
         };
         let made = config::container(pod, container, &prepared, &self.shared.settings)?;
         let log_path = made.log_path.clone();
