@@ -32,16 +32,21 @@ mod pod_control;
 mod pod_disruption;
 mod pod_garbage_collector;
 mod podcertificaterequest;
+mod podgroup_protection;
 mod replicaset;
 mod replicationcontroller;
 mod resource_claim;
+mod resourcepoolstatusrequest;
 mod resourcequota;
 mod root_ca;
+mod selinux_warning;
 mod service_cidr;
 mod service_pods;
 mod serviceaccount;
 mod serviceaccount_token;
 mod statefulset;
+mod storage_version_migrator;
+mod storageversion_garbage_collector;
 mod taint_eviction;
 mod ttl;
 mod ttl_after_finished;
@@ -153,9 +158,17 @@ pub const ALL: &[Controller] = &[
         name: "validatingadmissionpolicy-status-controller",
         start: validatingadmissionpolicy_status::start,
     },
+    Controller { name: "podgroup-protection-controller", start: podgroup_protection::start },
+    Controller { name: "resourcepoolstatusrequest-controller", start: resourcepoolstatusrequest::start },
+    Controller { name: "selinux-warning-controller", start: selinux_warning::start },
+    Controller { name: "storage-version-migrator-controller", start: storage_version_migrator::start },
+    Controller {
+        name: "storageversion-garbage-collector-controller",
+        start: storageversion_garbage_collector::start,
+    },
 ];
 
-/// Shorter names that older configurations use for controllers, ours and those to come.
+/// Shorter names that older configurations use for controllers.
 const ALIASES: &[(&str, &str)] = &[
     ("attachdetach", "persistentvolume-attach-detach-controller"),
     ("bootstrapsigner", "bootstrap-signer-controller"),
@@ -190,6 +203,8 @@ const ALIASES: &[(&str, &str)] = &[
     ("serviceaccount", "serviceaccount-controller"),
     ("serviceaccount-token", "serviceaccount-token-controller"),
     ("statefulset", "statefulset-controller"),
+    ("storage-version-gc", "storageversion-garbage-collector-controller"),
+    ("svm", "storage-version-migrator-controller"),
     ("tokencleaner", "token-cleaner-controller"),
     ("ttl", "ttl-controller"),
     ("ttl-after-finished", "ttl-after-finished-controller"),
@@ -197,17 +212,11 @@ const ALIASES: &[(&str, &str)] = &[
 
 /// Controllers of upstream that are not there; all of them are off unless features or flags switch them on. They may be
 /// switched off, so that configurations made for upstream hold.
-const NOT_THERE: &[&str] = &[
-    "podgroup-protection-controller",
-    "resourcepoolstatusrequest-controller",
-    "selinux-warning-controller",
-    "service-ca-certificate-publisher-controller",
-    "storage-version-migrator-controller",
-    "storageversion-garbage-collector-controller",
-];
+const NOT_THERE: &[&str] = &["service-ca-certificate-publisher-controller"];
 
 /// Controllers that `*` does not include.
-const OFF_BY_DEFAULT: &[&str] = &["bootstrap-signer-controller", "token-cleaner-controller"];
+const OFF_BY_DEFAULT: &[&str] =
+    &["bootstrap-signer-controller", "selinux-warning-controller", "token-cleaner-controller"];
 
 /// A controller's name, whether it or its alias is given.
 pub fn canonical(name: &str) -> &str {
@@ -314,7 +323,8 @@ mod tests {
     #[test]
     fn what_is_not_there_can_only_be_switched_off() {
         assert!(is_known("*") && is_known("ttl") && is_known("-ttl-controller"));
-        assert!(is_known("-selinux-warning-controller") && !is_known("selinux-warning-controller"));
+        assert!(is_known("-service-ca-certificate-publisher-controller"));
+        assert!(!is_known("service-ca-certificate-publisher-controller"));
         assert!(!is_known("nothing") && !is_known("-nothing"));
         assert!(NOT_THERE.iter().all(|name| !ALL.iter().any(|c| c.name == *name)));
     }

@@ -346,6 +346,11 @@ impl Settings {
     pub fn is_on(&self, gate: &str) -> bool {
         self.gates.get(gate).copied().unwrap_or(false)
     }
+
+    /// Whether a feature is off that is on unless it is switched off.
+    pub fn is_off(&self, gate: &str) -> bool {
+        self.gates.get(gate) == Some(&false)
+    }
 }
 
 fn file(values: &Values, flag: &str) -> Option<PathBuf> {

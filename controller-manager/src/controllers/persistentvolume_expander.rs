@@ -142,7 +142,7 @@ fn plan(claim: &PersistentVolumeClaim, volume: &PersistentVolume) -> Hand {
 }
 
 /// The in-tree plugin of a volume and the CSI driver that does its work now.
-fn successor(spec: &PersistentVolumeSpec) -> Option<(&'static str, &'static str)> {
+pub(super) fn successor(spec: &PersistentVolumeSpec) -> Option<(&'static str, &'static str)> {
     let table = [
         (spec.aws_elastic_block_store.is_some(), "kubernetes.io/aws-ebs", "ebs.csi.aws.com"),
         (spec.azure_disk.is_some(), "kubernetes.io/azure-disk", "disk.csi.azure.com"),

@@ -621,22 +621,26 @@ fn discovery(core: bool) -> Value {
     const SCALED: [&str; 4] = ["deployments", "replicasets", "statefulsets", "replicationcontrollers"];
     let mut groups: Vec<&str> = RESOURCES.iter().map(|r| r.group).filter(|g| g.is_empty() == core).collect();
     groups.dedup();
+    let described = |r: &Resource| {
+        let subresources: Vec<Value> =
+            SCALED.iter().filter(|s| **s == r.plural).map(|_| json!({"subresource": "scale"})).collect();
+        json!({
+            "resource": r.plural, "scope": if r.namespaced { "Namespaced" } else { "Cluster" },
+            "responseKind": {"group": r.group, "version": r.version, "kind": r.kind},
+            "verbs": ["create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"],
+            "subresources": subresources,
+        })
+    };
     let item = |group: &str| {
-        let mine = RESOURCES.iter().filter(|r| r.group == group);
-        let resources: Vec<Value> = mine
-            .map(|r| {
-                let subresources: Vec<Value> = SCALED.iter().filter(|s| **s == r.plural).map(|_| json!({"subresource": "scale"})).collect();
-                json!({
-                    "resource": r.plural, "scope": if r.namespaced { "Namespaced" } else { "Cluster" },
-                    "responseKind": {"group": r.group, "version": r.version, "kind": r.kind},
-                    "verbs": ["create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"],
-                    "subresources": subresources,
-                })
-            })
-            .collect();
-        let version = RESOURCES.iter().find(|r| r.group == group).map_or("v1", |r| r.version);
-        json!({"metadata": {"name": group}, "versions": [
-            {"version": version, "freshness": "Current", "resources": resources}]})
+        let mine: Vec<&Resource> = RESOURCES.iter().filter(|r| r.group == group).collect();
+        let mut versions: Vec<&str> = mine.iter().map(|r| r.version).collect();
+        versions.sort_unstable();
+        versions.dedup();
+        let one = |version: &str| {
+            let resources = mine.iter().filter(|r| r.version == version).map(|r| described(r));
+            json!({"version": version, "freshness": "Current", "resources": resources.collect::<Vec<_>>()})
+        };
+        json!({"metadata": {"name": group}, "versions": versions.into_iter().map(one).collect::<Vec<_>>()})
     };
     json!({"kind": "APIGroupDiscoveryList", "apiVersion": "apidiscovery.k8s.io/v2",
         "items": groups.into_iter().map(item).collect::<Vec<_>>()})

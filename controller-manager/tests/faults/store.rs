@@ -22,6 +22,10 @@ const fn of(group: &'static str, plural: &'static str, kind: &'static str, names
     Resource { group, version: "v1", plural, kind, namespaced }
 }
 
+const fn version(version: &'static str, resource: Resource) -> Resource {
+    Resource { version, ..resource }
+}
+
 /// All of them.
 pub(crate) const RESOURCES: &[Resource] = &[
     of("", "configmaps", "ConfigMap", true),
@@ -39,37 +43,21 @@ pub(crate) const RESOURCES: &[Resource] = &[
     of("", "serviceaccounts", "ServiceAccount", true),
     of("", "services", "Service", true),
     of("admissionregistration.k8s.io", "validatingadmissionpolicies", "ValidatingAdmissionPolicy", false),
+    of("apiextensions.k8s.io", "customresourcedefinitions", "CustomResourceDefinition", false),
     of("apps", "controllerrevisions", "ControllerRevision", true),
     of("apps", "daemonsets", "DaemonSet", true),
     of("apps", "deployments", "Deployment", true),
     of("apps", "replicasets", "ReplicaSet", true),
     of("apps", "statefulsets", "StatefulSet", true),
-    Resource {
-        group: "autoscaling",
-        version: "v2",
-        plural: "horizontalpodautoscalers",
-        kind: "HorizontalPodAutoscaler",
-        namespaced: true,
-    },
+    version("v2", of("autoscaling", "horizontalpodautoscalers", "HorizontalPodAutoscaler", true)),
     of("batch", "cronjobs", "CronJob", true),
     of("batch", "jobs", "Job", true),
     of("certificates.k8s.io", "certificatesigningrequests", "CertificateSigningRequest", false),
-    Resource {
-        group: "certificates.k8s.io",
-        version: "v1beta1",
-        plural: "clustertrustbundles",
-        kind: "ClusterTrustBundle",
-        namespaced: false,
-    },
-    Resource {
-        group: "certificates.k8s.io",
-        version: "v1beta1",
-        plural: "podcertificaterequests",
-        kind: "PodCertificateRequest",
-        namespaced: true,
-    },
+    version("v1beta1", of("certificates.k8s.io", "clustertrustbundles", "ClusterTrustBundle", false)),
+    version("v1beta1", of("certificates.k8s.io", "podcertificaterequests", "PodCertificateRequest", true)),
     of("coordination.k8s.io", "leases", "Lease", true),
     of("discovery.k8s.io", "endpointslices", "EndpointSlice", true),
+    version("v1alpha1", of("internal.apiserver.k8s.io", "storageversions", "StorageVersion", false)),
     of("networking.k8s.io", "ipaddresses", "IPAddress", false),
     of("networking.k8s.io", "servicecidrs", "ServiceCIDR", false),
     of("policy", "poddisruptionbudgets", "PodDisruptionBudget", true),
@@ -79,11 +67,20 @@ pub(crate) const RESOURCES: &[Resource] = &[
     of("resource.k8s.io", "resourceclaims", "ResourceClaim", true),
     of("resource.k8s.io", "resourceclaimtemplates", "ResourceClaimTemplate", true),
     of("resource.k8s.io", "resourceslices", "ResourceSlice", false),
+    version(
+        "v1alpha3",
+        of("resource.k8s.io", "resourcepoolstatusrequests", "ResourcePoolStatusRequest", false),
+    ),
+    version("v1alpha2", of("scheduling.k8s.io", "podgroups", "PodGroup", true)),
     of("storage.k8s.io", "csidrivers", "CSIDriver", false),
     of("storage.k8s.io", "csinodes", "CSINode", false),
     of("storage.k8s.io", "storageclasses", "StorageClass", false),
     of("storage.k8s.io", "volumeattachments", "VolumeAttachment", false),
     of("storage.k8s.io", "volumeattributesclasses", "VolumeAttributesClass", false),
+    version(
+        "v1beta1",
+        of("storagemigration.k8s.io", "storageversionmigrations", "StorageVersionMigration", false),
+    ),
 ];
 
 /// Where an object is.

@@ -43,3 +43,17 @@ pub(super) fn asking() -> Value {
     out["spec"]["resourceClaims"] = json!([{"name": "e", "resourceClaimTemplateName": "t"}]);
     out
 }
+
+/// A request for the state of the driver's pools.
+pub(super) fn asked_pools(name: &str) -> Value {
+    json!({"apiVersion": "resource.k8s.io/v1alpha3", "kind": "ResourcePoolStatusRequest",
+        "metadata": {"name": name}, "spec": {"driver": "d.io"}})
+}
+
+/// One that was answered long ago.
+pub(super) fn answered_pools() -> Value {
+    let mut out = asked_pools("old");
+    out["status"] = json!({"poolCount": 0, "conditions": [{"type": "Complete", "status": "True", "reason": "Done",
+        "message": "", "lastTransitionTime": "2026-03-02T08:00:00Z"}]});
+    out
+}
