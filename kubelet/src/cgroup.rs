@@ -1,16 +1,18 @@
-//! The cgroups of quality-of-service classes and pods, under a configurable root, with the cgroupfs driver.
+//! The cgroups of quality-of-service classes and pods, under a configurable root.
 //!
 //! ```text
-//! <root>/kubepods                     all pods
-//! <root>/kubepods/pod<uid>            a guaranteed pod
-//! <root>/kubepods/burstable/pod<uid>
-//! <root>/kubepods/besteffort/pod<uid>
+//! cgroupfs                            systemd
+//! <root>/kubepods                     kubepods.slice                         all pods
+//! <root>/kubepods/pod<uid>            .../kubepods-pod<uid>.slice            a guaranteed pod
+//! <root>/kubepods/burstable/pod<uid>  .../kubepods-burstable.slice/...
+//! <root>/kubepods/besteffort/pod<uid> .../kubepods-besteffort.slice/...
 //! ```
-//! The containers' own cgroups below are made by the runtime. `v1` and `v2` say how limits are written,
+//! The containers' own cgroups below are made by the runtime. `systemd` is the driver of that name, `v1` and `v2` say how limits are written,
 //! `usage` reads what is used,
 //! `classes` says what the cgroups above the pods get.
 
 pub mod classes;
+pub mod systemd;
 pub mod usage;
 pub mod v1;
 pub mod v2;
@@ -18,10 +20,12 @@ pub mod v2;
 use std::{
     io,
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
 use k8s_openapi::api::core::v1::Pod;
 
+use self::systemd::{Systemd, SystemdError};
 use crate::pod::{
     self,
     qos::{self, QosClass},
@@ -39,12 +43,39 @@ pub enum Version {
 
 /// A cgroup that could not be made, set or removed.
 #[derive(Debug, thiserror::Error)]
-#[error("cgroup {path}: {source}")]
-pub struct CgroupError {
-    /// The file or folder.
-    pub path: PathBuf,
-    /// The kernel's answer.
-    pub source: io::Error,
+pub enum CgroupError {
+    /// By the kernel.
+    #[error("cgroup {path}: {source}")]
+    File {
+        /// The file or folder.
+        path: PathBuf,
+        /// The kernel's answer.
+        source: io::Error,
+    },
+    /// By systemd.
+    #[error(transparent)]
+    Systemd(#[from] SystemdError),
+}
+
+/// Who makes cgroups.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Driver {
+    /// The kubelet, as folders.
+    Cgroupfs,
+    /// systemd, as slices.
+    Systemd,
+}
+
+impl Driver {
+    /// By the configuration's names.
+    #[must_use]
+    pub fn named(name: &str) -> Option<Self> {
+        match name {
+            "cgroupfs" => Some(Self::Cgroupfs),
+            "systemd" => Some(Self::Systemd),
+            _ => None,
+        }
+    }
 }
 
 /// One setting: a file below the cgroup's folder and what to write.
@@ -75,16 +106,24 @@ pub fn limits_swap(mount: &Path, own: &str) -> Option<Version> {
 #[derive(Debug, Clone)]
 pub struct Cgroups {
     mount: PathBuf,
-    root: String,
+    /// Names from the outermost to the one below which all pods live.
+    root: Vec<String>,
     version: Version,
+    systemd: Option<Arc<Systemd>>,
+}
+
+/// The kernel's version of cgroups.
+#[must_use]
+pub fn version(mount: &Path) -> Version {
+    if mount.join("cgroup.controllers").exists() { Version::V2 } else { Version::V1 }
 }
 
 impl Cgroups {
-    /// Looks at the mount to tell the version. `root` is `/` or a path below which all pods live.
+    /// `root` is `/` or a path below which all pods live; `systemd` makes them where that is its part.
     #[must_use]
-    pub fn new(mount: &Path, root: &str) -> Self {
-        let version = if mount.join("cgroup.controllers").exists() { Version::V2 } else { Version::V1 };
-        Self { mount: mount.to_owned(), root: root.trim_end_matches('/').to_owned(), version }
+    pub fn new(mount: &Path, root: &str, systemd: Option<Systemd>) -> Self {
+        let root = root.split('/').filter(|part| !part.is_empty()).map(str::to_owned).collect();
+        Self { mount: mount.to_owned(), root, version: version(mount), systemd: systemd.map(Arc::new) }
     }
 
     /// The kernel's version of cgroups.
@@ -93,10 +132,18 @@ impl Cgroups {
         self.version
     }
 
+    /// Path of the cgroup with these names below the root.
+    fn path(&self, names: &[&str]) -> String {
+        let names: Vec<String> =
+            self.root.iter().cloned().chain(names.iter().map(|n| (*n).to_owned())).collect();
+        let folders = if self.systemd.is_some() { systemd::slices(&names) } else { names };
+        format!("/{}", folders.join("/"))
+    }
+
     /// Path of all pods' cgroup within a hierarchy.
     #[must_use]
     pub fn kubepods(&self) -> String {
-        format!("{}/kubepods", self.root)
+        self.path(&["kubepods"])
     }
 
     /// Path of a class's cgroup within a hierarchy.
@@ -104,15 +151,38 @@ impl Cgroups {
     pub fn class(&self, class: QosClass) -> String {
         match class {
             QosClass::Guaranteed => self.kubepods(),
-            QosClass::Burstable => format!("{}/burstable", self.kubepods()),
-            QosClass::BestEffort => format!("{}/besteffort", self.kubepods()),
+            QosClass::Burstable => self.path(&["kubepods", "burstable"]),
+            QosClass::BestEffort => self.path(&["kubepods", "besteffort"]),
         }
     }
 
     /// Path of a pod's cgroup within a hierarchy; the runtime's cgroup parent.
     #[must_use]
     pub fn pod(&self, pod: &Pod) -> String {
-        format!("{}/pod{}", self.class(qos::class(pod)), pod::uid(pod))
+        self.pod_of(qos::class(pod), pod::uid(pod))
+    }
+
+    fn pod_of(&self, class: QosClass, uid: &str) -> String {
+        let name = format!("pod{uid}");
+        match class {
+            QosClass::Guaranteed => self.path(&["kubepods", &name]),
+            QosClass::Burstable => self.path(&["kubepods", "burstable", &name]),
+            QosClass::BestEffort => self.path(&["kubepods", "besteffort", &name]),
+        }
+    }
+
+    /// Path of a container's cgroup within a hierarchy. Runtimes name it after the container, with systemd as a scope with a
+    /// word of theirs before that.
+    #[must_use]
+    pub fn container(&self, pod: &Pod, id: &str) -> String {
+        let parent = self.pod(pod);
+        let end = format!("-{id}.scope");
+        // A pod without a folder has no containers.
+        let entries = std::fs::read_dir(self.stats_folder("memory", &parent)).into_iter().flatten();
+        let names = entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
+        let scope =
+            self.systemd.is_some().then(|| names.into_iter().find(|name| name.ends_with(&end))).flatten();
+        format!("{parent}/{}", scope.as_deref().unwrap_or(id))
     }
 
     fn controllers(&self) -> &'static [&'static str] {
@@ -138,8 +208,17 @@ impl Cgroups {
     /// Makes the cgroup and its parents, and sets its limits.
     ///
     /// # Errors
-    /// When the kernel refuses.
-    pub fn ensure(&self, path: &str, limits: &CgroupLimits) -> Result<(), CgroupError> {
+    /// When the kernel or systemd refuses.
+    pub async fn ensure(&self, path: &str, limits: &CgroupLimits) -> Result<(), CgroupError> {
+        if let Some(systemd) = &self.systemd {
+            systemd.ensure(slice(path), self.version, limits).await?;
+        }
+        // systemd makes the cgroup with the controllers it manages; the others' folders are made here.
+        self.make(path)?;
+        self.write(path, limits)
+    }
+
+    fn make(&self, path: &str) -> Result<(), CgroupError> {
         for controller in self.controllers() {
             if !self.mount.join(controller).exists() {
                 continue;
@@ -156,7 +235,7 @@ impl Cgroups {
                 }
                 match std::fs::create_dir(&folder) {
                     Err(source) if source.kind() != io::ErrorKind::AlreadyExists => {
-                        return Err(CgroupError { path: folder, source });
+                        return Err(CgroupError::File { path: folder, source });
                     }
                     _ => {}
                 }
@@ -168,14 +247,21 @@ impl Cgroups {
         if self.version == Version::V2 {
             v2::delegate(&self.folder("", path))?;
         }
-        self.set(path, limits)
+        Ok(())
     }
 
     /// Sets a cgroup's limits.
     ///
     /// # Errors
-    /// When the kernel refuses.
-    pub fn set(&self, path: &str, limits: &CgroupLimits) -> Result<(), CgroupError> {
+    /// When the kernel or systemd refuses.
+    pub async fn set(&self, path: &str, limits: &CgroupLimits) -> Result<(), CgroupError> {
+        if let Some(systemd) = &self.systemd {
+            systemd.set(slice(path), self.version, limits).await?;
+        }
+        self.write(path, limits)
+    }
+
+    fn write(&self, path: &str, limits: &CgroupLimits) -> Result<(), CgroupError> {
         let settings = match self.version {
             Version::V1 => v1::settings(limits),
             Version::V2 => v2::settings(limits),
@@ -186,7 +272,8 @@ impl Cgroups {
                 continue;
             }
             let file = folder.join(setting.file);
-            std::fs::write(&file, &setting.value).map_err(|source| CgroupError { path: file, source })?;
+            std::fs::write(&file, &setting.value)
+                .map_err(|source| CgroupError::File { path: file, source })?;
         }
         Ok(())
     }
@@ -216,13 +303,16 @@ impl Cgroups {
     /// Removes a cgroup with what is below it. Empty ones only: the kernel refuses while processes live.
     ///
     /// # Errors
-    /// When the kernel refuses.
-    pub fn remove(&self, path: &str) -> Result<(), CgroupError> {
+    /// When the kernel or systemd refuses.
+    pub async fn remove(&self, path: &str) -> Result<(), CgroupError> {
+        if let Some(systemd) = &self.systemd {
+            systemd.remove(slice(path)).await?;
+        }
         let roots: Vec<PathBuf> = match self.version {
             Version::V2 => vec![self.folder("", path)],
             // The runtime makes its cgroups in every hierarchy, also in those the kubelet has no setting for.
             Version::V1 => std::fs::read_dir(&self.mount)
-                .map_err(|source| CgroupError { path: self.mount.clone(), source })?
+                .map_err(|source| CgroupError::File { path: self.mount.clone(), source })?
                 .filter_map(Result::ok)
                 .filter(|e| e.file_type().is_ok_and(|t| t.is_dir()))
                 .map(|e| e.path().join(path.trim_start_matches('/')))
@@ -243,17 +333,35 @@ impl Cgroups {
         };
         let mut found = Vec::new();
         for class in [QosClass::Guaranteed, QosClass::Burstable, QosClass::BestEffort] {
-            let path = self.class(class);
             // A class without a folder has no pods.
-            let Ok(entries) = std::fs::read_dir(self.folder(controller, &path)) else { continue };
+            let Ok(entries) = std::fs::read_dir(self.folder(controller, &self.class(class))) else {
+                continue;
+            };
             for entry in entries.filter_map(Result::ok) {
-                if let Some(uid) = entry.file_name().to_string_lossy().strip_prefix("pod") {
-                    found.push((uid.to_owned(), format!("{path}/pod{uid}")));
+                if let Some(uid) = self.uid(class, &entry.file_name().to_string_lossy()) {
+                    let path = self.pod_of(class, &uid);
+                    found.push((uid, path));
                 }
             }
         }
         found
     }
+
+    /// The uid of the pod whose cgroup has this name.
+    fn uid(&self, class: QosClass, name: &str) -> Option<String> {
+        if self.systemd.is_none() {
+            return name.strip_prefix("pod").map(str::to_owned);
+        }
+        let above = self.class(class);
+        let name =
+            name.strip_suffix(systemd::SUFFIX)?.strip_prefix(slice(&above).strip_suffix(systemd::SUFFIX)?)?;
+        name.strip_prefix("-pod").map(|uid| uid.replace('_', "-"))
+    }
+}
+
+/// The slice at a path.
+fn slice(path: &str) -> &str {
+    path.rsplit('/').next().unwrap_or(path)
 }
 
 fn remove_tree(folder: &Path) -> Result<(), CgroupError> {
@@ -266,7 +374,7 @@ fn remove_tree(folder: &Path) -> Result<(), CgroupError> {
     }
     match std::fs::remove_dir(folder) {
         Err(source) if source.kind() != io::ErrorKind::NotFound => {
-            Err(CgroupError { path: folder.to_owned(), source })
+            Err(CgroupError::File { path: folder.to_owned(), source })
         }
         _ => Ok(()),
     }
@@ -292,8 +400,38 @@ mod tests {
         assert_eq!(limits_swap(dir.path(), ""), None);
     }
 
-    #[test]
-    fn both_versions_make_set_list_and_remove() {
+    #[tokio::test]
+    async fn systemd_makes_slices_that_are_listed_and_removed() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join("cgroup.controllers"), "").unwrap();
+        let fake = systemd::tests::fake(dir.path());
+        let (line, _far) = systemd::tests::connected(fake.clone()).await;
+        let cgroups = Cgroups::new(dir.path(), "/", Some(line));
+        let pod = testing::pod("a-b").container("c").build();
+        let path = cgroups.pod(&pod);
+        assert_eq!(path, "/kubepods.slice/kubepods-besteffort.slice/kubepods-besteffort-poduid_a_b.slice");
+        let folder = dir.path().join(&path[1..]);
+        // The kernel has these files in every cgroup.
+        for part in folder.ancestors().take(3) {
+            std::fs::create_dir_all(part).unwrap();
+            std::fs::write(part.join("cgroup.controllers"), "").unwrap();
+        }
+        let limits = CgroupLimits { memory_limit: Some(42), ..CgroupLimits::default() };
+        cgroups.ensure(&path, &limits).await.unwrap();
+        assert_eq!(std::fs::read_to_string(folder.join("memory.max")).unwrap(), "42");
+        let units: Vec<String> = fake.units.lock().keys().cloned().collect();
+        assert_eq!(units, ["kubepods-besteffort-poduid_a_b.slice"]);
+        assert_eq!(cgroups.pods(), [("uid-a-b".to_owned(), path.clone())]);
+        std::fs::create_dir(folder.join("cri-containerd-id1.scope")).unwrap();
+        assert_eq!(cgroups.container(&pod, "id1"), format!("{path}/cri-containerd-id1.scope"));
+        std::fs::remove_file(folder.join("memory.max")).unwrap();
+        std::fs::remove_file(folder.join("cgroup.controllers")).unwrap();
+        cgroups.remove(&path).await.unwrap();
+        assert!(!folder.exists() && fake.units.lock().is_empty());
+    }
+
+    #[tokio::test]
+    async fn both_versions_make_set_list_and_remove() {
         for version in [Version::V1, Version::V2] {
             let dir = tempfile::tempdir().unwrap();
             if version == Version::V2 {
@@ -303,19 +441,20 @@ mod tests {
                     std::fs::create_dir(dir.path().join(controller)).unwrap();
                 }
             }
-            let cgroups = Cgroups::new(dir.path(), "/keelson/n1/");
+            let cgroups = Cgroups::new(dir.path(), "/keelson/n1/", None);
             assert_eq!(cgroups.version(), version);
             let pod = testing::pod("a").container("c").build();
             let path = cgroups.pod(&pod);
             assert_eq!(path, "/keelson/n1/kubepods/besteffort/poduid-a");
             let folder = cgroups.stats_folder("memory", &path);
             std::fs::create_dir_all(&folder).unwrap();
-            cgroups.set(&path, &CgroupLimits { memory_limit: Some(42), ..CgroupLimits::default() }).unwrap();
+            let limits = CgroupLimits { memory_limit: Some(42), ..CgroupLimits::default() };
+            cgroups.set(&path, &limits).await.unwrap();
             let file = if version == Version::V1 { "memory.limit_in_bytes" } else { "memory.max" };
             assert_eq!(std::fs::read_to_string(folder.join(file)).unwrap(), "42");
             std::fs::remove_file(folder.join(file)).unwrap();
             assert_eq!(cgroups.pods(), [("uid-a".to_owned(), path.clone())]);
-            cgroups.remove(&path).unwrap();
+            cgroups.remove(&path).await.unwrap();
             assert!(!folder.exists());
         }
     }

@@ -43,6 +43,7 @@ pub struct Metrics {
     pub preemptions: IntCounterVec,
     pub shutdown_start: IntGauge,
     pub shutdown_end: IntGauge,
+    pub cri_losing_support: IntGaugeVec,
     pub cpu_requests: IntCounter,
     pub cpu_errors: IntCounter,
     pub memory_requests: IntCounter,
@@ -225,6 +226,12 @@ impl Metrics {
                 "Pods ended so that a critical one fits, by the resource that was short.",
                 Alpha,
                 &["preemption_signal"],
+            ),
+            cri_losing_support: gauge_vec(
+                "kubelet_cri_losing_support",
+                "The version of Kubernetes that no longer works with the present runtime.",
+                Alpha,
+                &["version"],
             ),
             cpu_requests: counter(
                 "kubelet_cpu_manager_pinning_requests_total",

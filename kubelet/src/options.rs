@@ -17,6 +17,7 @@ use k8s_openapi::api::core::v1::Taint;
 
 pub use self::file::KubeletConfiguration;
 use crate::{
+    cgroup::Driver,
     cpus::{self, set::CpuSet},
     eviction::threshold::{self, Threshold},
     memory::{self, reserved},
@@ -279,8 +280,8 @@ fn host_name() -> Result<String, OptionsError> {
 fn validate(config: &Config) -> Result<(), OptionsError> {
     let file = &config.file;
     let fail = |text: &str| Err(OptionsError::Invalid(text.to_owned()));
-    if file.cgroup_driver != "cgroupfs" {
-        return fail("cgroupDriver (--cgroup-driver): only \"cgroupfs\" is supported by this kubelet");
+    if Driver::named(&file.cgroup_driver).is_none() {
+        return fail("cgroupDriver (--cgroup-driver) must be one of: \"cgroupfs\", or \"systemd\"");
     }
     if let Some(text) = file::unsupported(&file.other) {
         return fail(&text);
@@ -517,7 +518,7 @@ mod tests {
     #[test]
     fn bad_input_is_refused() {
         assert!(load_with(&["--no-such-flag"]).is_err());
-        assert!(load_with(&["--cgroup-driver=systemd"]).is_err());
+        assert!(load_with(&["--cgroup-driver=none"]).is_err());
         assert!(load_with(&["--node-ip=x"]).is_err());
         assert!(load_with(&["--max-pods=many"]).is_err());
         let dir = tempfile::tempdir().unwrap();

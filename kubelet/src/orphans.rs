@@ -92,6 +92,7 @@ pub fn run(shared: Arc<Shared>, pods: Arc<Pods>, tasks: &Tasks) {
             let alive: BTreeSet<String> = seen.into_iter().map(|g| g.pod.uid).collect();
             tear_down_volumes(&shared, &|uid| pods.knows(uid) || alive.contains(uid)).await;
             shared.csi.collect().await;
+            collect_cgroups(&shared, &|uid| pods.knows(uid) || alive.contains(uid)).await;
             let files = move || collect_files(&shared, &|uid| pods.knows(uid) || alive.contains(uid));
             if let Err(error) = tokio::task::spawn_blocking(files).await {
                 tracing::error!(%error, "collecting orphaned files failed");
@@ -136,15 +137,18 @@ async fn tear_down_volumes(shared: &Shared, keeps: &(dyn Fn(&str) -> bool + Sync
     }
 }
 
+async fn collect_cgroups(shared: &Shared, keeps: &(dyn Fn(&str) -> bool + Sync)) {
+    if let Some(cgroups) = &shared.cgroups {
+        for (_, path) in cgroups.pods().into_iter().filter(|(uid, _)| !keeps(uid)) {
+            report(cgroups.remove(&path).await);
+        }
+    }
+}
+
 fn collect_files(shared: &Shared, keeps: &dyn Fn(&str) -> bool) {
     let held = |uid: &String| !record::of_pod(&shared.pods_dir.join(uid)).is_empty();
     for uid in folders(&shared.pods_dir).into_iter().filter(|uid| !keeps(uid) && !held(uid)) {
         report(volume::tear_down(&shared.pods_dir.join(uid)));
-    }
-    if let Some(cgroups) = &shared.cgroups {
-        for (_, path) in cgroups.pods().into_iter().filter(|(uid, _)| !keeps(uid)) {
-            report(cgroups.remove(&path));
-        }
     }
     let logs = &shared.settings.log_root;
     for name in folders(logs) {

@@ -32,7 +32,7 @@ use crate::{
     allocation::Allocations,
     api::{ApiObjects, ObjectSource, Standalone},
     certificate::{self, CertificateError, Purpose, bootstrap, request::Subject, store::Store},
-    cgroup::{self, CgroupError, Cgroups, Version, classes},
+    cgroup::{self, CgroupError, Cgroups, Driver, Version, classes, systemd},
     claims::{self, Claims, drivers::Drivers as ClaimDrivers, state::StateError},
     cpus::{self, CpuError, Cpus},
     csi::{driver::Drivers, mount::Csi},
@@ -73,6 +73,9 @@ use crate::{
     watched::Watched,
     worker::{ServiceSource, Shared},
 };
+
+/// Where the kernel's cgroups are mounted.
+const CGROUPS: &str = "/sys/fs/cgroup";
 
 /// The kubelet could not start.
 #[derive(Debug, thiserror::Error)]
@@ -203,9 +206,15 @@ pub async fn build(config: Config, tasks: Arc<Tasks>) -> Result<App, RunError> {
     if machine.swap > 0 && config.file.fail_swap_on {
         return Err(RunError::Swap);
     }
-    let cgroups = prepare_cgroups(&config, &machine)?;
+    if config.file.cgroups_per_qos
+        && config.file.fail_cgroup_v1
+        && cgroup::version(Path::new(CGROUPS)) == Version::V1
+    {
+        return Err(RunError::CgroupV1);
+    }
     let runtime = Runtime::connect(&config.file.container_runtime_endpoint, config.runtime_timeout())?;
     let version = first_answer(&runtime).await?;
+    let cgroups = prepare_cgroups(&config, &machine, &runtime).await?;
     let ips = node::addresses::of_node(&config.node_ips).map_err(RunError::Machine)?;
     let api = match &config.kubeconfig {
         Some(path) => {
@@ -276,27 +285,42 @@ async fn first_answer(runtime: &Runtime) -> Result<cri::VersionResponse, RunErro
     Ok(runtime.version().await?)
 }
 
-fn prepare_cgroups(config: &Config, machine: &Machine) -> Result<Option<Cgroups>, RunError> {
+/// Who makes cgroups: the runtime's word counts, and what the configuration says where the runtime has none.
+async fn cgroup_driver(config: &Config, runtime: &Runtime) -> Result<Driver, RunError> {
+    match runtime.cgroup_driver().await? {
+        Some(driver) => Ok(driver),
+        // The configuration has been checked.
+        None => Ok(Driver::named(&config.file.cgroup_driver).unwrap_or(Driver::Cgroupfs)),
+    }
+}
+
+async fn prepare_cgroups(
+    config: &Config,
+    machine: &Machine,
+    runtime: &Runtime,
+) -> Result<Option<Cgroups>, RunError> {
     if !config.file.cgroups_per_qos {
         return Ok(None);
     }
-    let cgroups = Cgroups::new(Path::new("/sys/fs/cgroup"), &config.file.cgroup_root);
-    if cgroups.version() == Version::V1 && config.file.fail_cgroup_v1 {
-        return Err(RunError::CgroupV1);
-    }
+    let systemd = match cgroup_driver(config, runtime).await? {
+        Driver::Cgroupfs => None,
+        Driver::Systemd => Some(systemd::connect(Path::new("/")).await.map_err(CgroupError::Systemd)?),
+    };
+    let cgroups = Cgroups::new(Path::new(CGROUPS), &config.file.cgroup_root, systemd);
     let none = CgroupLimits::default();
     for class in [QosClass::Guaranteed, QosClass::Burstable, QosClass::BestEffort] {
-        cgroups.ensure(&cgroups.class(class), &none)?;
+        cgroups.ensure(&cgroups.class(class), &none).await?;
     }
     let file = &config.file;
     let reserved = node::status::reserved([&file.system_reserved, &file.kube_reserved].into_iter(), 0, 0);
     let enforced = file.enforce_node_allocatable.iter().any(|e| e == "pods");
-    if let Err(error) = cgroups.set(&cgroups.kubepods(), &classes::of_all(machine, &reserved, enforced)) {
+    let limits = classes::of_all(machine, &reserved, enforced);
+    if let Err(error) = cgroups.set(&cgroups.kubepods(), &limits).await {
         // Pods run as well without; only what is reserved is not safe from them.
         tracing::error!(%error, "failed to enforce node allocatable limits");
     }
     let least = CgroupLimits { cpu_shares: Some(resources::MIN_SHARES), ..none };
-    cgroups.set(&cgroups.class(QosClass::BestEffort), &least)?;
+    cgroups.set(&cgroups.class(QosClass::BestEffort), &least).await?;
     Ok(Some(cgroups))
 }
 

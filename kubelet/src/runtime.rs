@@ -27,7 +27,11 @@ use tonic::transport::Endpoint;
 /// The wire types of CRI v1.
 pub use proto::cri::v1 as cri;
 
-use crate::pod::resources::{self, CgroupLimits};
+use crate::{
+    cgroup::Driver,
+    metrics,
+    pod::resources::{self, CgroupLimits},
+};
 
 use self::{
     cri::{image_service_client::ImageServiceClient, runtime_service_client::RuntimeServiceClient},
@@ -55,6 +59,9 @@ pub enum RuntimeError {
     /// An answer without what it must have.
     #[error("the runtime's answer lacks {0}")]
     Incomplete(&'static str),
+    /// A way to make cgroups that nobody knows.
+    #[error("runtime returned an unknown cgroup driver {0}")]
+    Driver(i32),
 }
 
 impl From<tonic::Status> for RuntimeError {
@@ -156,6 +163,29 @@ impl Runtime {
     pub async fn version(&self) -> Result<cri::VersionResponse, RuntimeError> {
         let request = self.request(cri::VersionRequest { version: "0.1.0".into() });
         Ok(self.runtime.clone().version(request).await?.into_inner())
+    }
+
+    /// Who makes cgroups for this runtime; `None` when it does not tell, as those before containerd 2 do not.
+    ///
+    /// # Errors
+    /// When the call fails, or with a driver that nobody knows.
+    pub async fn cgroup_driver(&self) -> Result<Option<Driver>, RuntimeError> {
+        let request = self.request(cri::RuntimeConfigRequest::default());
+        let config = match self.runtime.clone().runtime_config(request).await {
+            Ok(answer) => answer.into_inner(),
+            Err(status) if status.code() == tonic::Code::Unimplemented => {
+                metrics::get().cri_losing_support.with_label_values(&["1.37.0"]).set(1);
+                tracing::info!("the runtime does not tell its cgroup driver, so what is configured counts");
+                return Ok(None);
+            }
+            Err(status) => return Err(status.into()),
+        };
+        let Some(linux) = config.linux else { return Ok(None) };
+        match cri::CgroupDriver::try_from(linux.cgroup_driver) {
+            Ok(cri::CgroupDriver::Systemd) => Ok(Some(Driver::Systemd)),
+            Ok(cri::CgroupDriver::Cgroupfs) => Ok(Some(Driver::Cgroupfs)),
+            Err(_) => Err(RuntimeError::Driver(linux.cgroup_driver)),
+        }
     }
 
     /// Conditions of runtime and network, runtime handlers.

@@ -53,16 +53,16 @@ pub fn run(shared: Arc<Shared>, tasks: &Tasks) {
         while ticks.next().await {
             let pods = shared.allocations.pods();
             let shares = burstable_shares(pods.iter().map(AsRef::as_ref));
-            if set != Some(shares) && weigh(&cgroups, shares) {
+            if set != Some(shares) && weigh(&cgroups, shares).await {
                 set = Some(shares);
             }
         }
     });
 }
 
-fn weigh(cgroups: &Cgroups, shares: i64) -> bool {
+async fn weigh(cgroups: &Cgroups, shares: i64) -> bool {
     let limits = CgroupLimits { cpu_shares: Some(shares), ..CgroupLimits::default() };
-    let done = cgroups.set(&cgroups.class(QosClass::Burstable), &limits);
+    let done = cgroups.set(&cgroups.class(QosClass::Burstable), &limits).await;
     if let Err(error) = &done {
         tracing::warn!(%error, "cannot set the weight of burstable pods");
     }

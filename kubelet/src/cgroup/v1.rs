@@ -46,12 +46,13 @@ pub fn limits(read: &dyn Fn(&str, &str) -> Option<String>) -> CgroupLimits {
 pub fn inherit_cpuset(parent: &Path, folder: &Path) -> Result<(), CgroupError> {
     for file in ["cpuset.cpus", "cpuset.mems"] {
         let from = parent.join(file);
-        let value = std::fs::read_to_string(&from).map_err(|source| CgroupError { path: from, source })?;
+        let value =
+            std::fs::read_to_string(&from).map_err(|source| CgroupError::File { path: from, source })?;
         if value.trim().is_empty() {
             continue;
         }
         let to = folder.join(file);
-        std::fs::write(&to, value.trim()).map_err(|source| CgroupError { path: to, source })?;
+        std::fs::write(&to, value.trim()).map_err(|source| CgroupError::File { path: to, source })?;
     }
     Ok(())
 }

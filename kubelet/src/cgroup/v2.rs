@@ -60,11 +60,12 @@ fn shares(weight: i64) -> i64 {
 /// When the kernel refuses.
 pub fn delegate(folder: &Path) -> Result<(), CgroupError> {
     let from = folder.join("cgroup.controllers");
-    let available = std::fs::read_to_string(&from).map_err(|source| CgroupError { path: from, source })?;
+    let available =
+        std::fs::read_to_string(&from).map_err(|source| CgroupError::File { path: from, source })?;
     let file = folder.join("cgroup.subtree_control");
     for controller in available.split_whitespace().filter(|c| WANTED.contains(c)) {
         std::fs::write(&file, format!("+{controller}"))
-            .map_err(|source| CgroupError { path: file.clone(), source })?;
+            .map_err(|source| CgroupError::File { path: file.clone(), source })?;
     }
     Ok(())
 }

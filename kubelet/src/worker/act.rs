@@ -116,7 +116,7 @@ impl Worker {
             self.event(pod, Severity::Warning, "NetworkNotReady", &format!("network is not ready: {why}"));
             return self.retry();
         }
-        if let Err(error) = self.prepare_node(pod, !plan.resize.is_empty()) {
+        if let Err(error) = self.prepare_node(pod, !plan.resize.is_empty()).await {
             self.event(pod, Severity::Warning, error.0, &error.1);
             return self.retry();
         }
@@ -177,14 +177,14 @@ impl Worker {
 
     /// Folders and cgroup. Around a resize the pod's cgroup has the larger of what it had and what it is to have, so
     /// that containers grow into it and shrink out of it.
-    fn prepare_node(&self, pod: &Pod, resizing: bool) -> Result<(), (&'static str, String)> {
+    async fn prepare_node(&self, pod: &Pod, resizing: bool) -> Result<(), (&'static str, String)> {
         if let Some(cgroups) = &self.shared.cgroups {
             let path = cgroups.pod(pod);
             let mut limits = self.pod_limits(pod);
             if resizing {
                 limits = limits.larger(&cgroups.limits(&path));
             }
-            cgroups.ensure(&path, &limits).map_err(|error| {
+            cgroups.ensure(&path, &limits).await.map_err(|error| {
                 ("FailedCreatePodContainer", format!("unable to ensure pod container exists: {error}"))
             })?;
         }
@@ -215,7 +215,7 @@ impl Worker {
             }
         }
         if let (None, Some(cgroups)) = (&failed, &self.shared.cgroups)
-            && let Err(error) = cgroups.set(&cgroups.pod(pod), &self.pod_limits(pod))
+            && let Err(error) = cgroups.set(&cgroups.pod(pod), &self.pod_limits(pod)).await
         {
             failed = Some(error.to_string());
         }
@@ -236,7 +236,7 @@ impl Worker {
         };
         // The kernel would take what is too much from the container by killing it.
         if let (true, Some(limit), Some(cgroups)) = (shrinks, resize.to.memory_limit, &self.shared.cgroups)
-            && let Some(usage) = cgroups.memory_usage(&format!("{}/{}", cgroups.pod(pod), resize.id))
+            && let Some(usage) = cgroups.memory_usage(&cgroups.container(pod, &resize.id))
             && usage >= limit
         {
             return Err(format!(

@@ -98,19 +98,16 @@ impl Worker {
                 continue;
             }
             let folder = dir.clone();
-            let cgroups = self.shared.cgroups.clone();
-            let path = cgroups.as_ref().map(|c| c.pod(pod));
-            let done = tokio::task::spawn_blocking(move || {
-                let volumes = volume::tear_down(&folder).map_err(|e| e.to_string());
-                let cgroup = match (cgroups, path) {
-                    (Some(cgroups), Some(path)) => cgroups.remove(&path).map_err(|e| e.to_string()),
-                    _ => Ok(()),
-                };
-                volumes.and(cgroup)
-            });
-            match done.await {
-                Ok(Ok(())) | Err(_) => return,
-                Ok(Err(error)) => {
+            let volumes =
+                tokio::task::spawn_blocking(move || volume::tear_down(&folder).map_err(|e| e.to_string()));
+            let cgroup = match &self.shared.cgroups {
+                Some(cgroups) => cgroups.remove(&cgroups.pod(pod)).await.map_err(|e| e.to_string()),
+                None => Ok(()),
+            };
+            // A blocking task that was dropped goes with the whole kubelet.
+            match volumes.await.unwrap_or(Ok(())).and(cgroup) {
+                Ok(()) => return,
+                Err(error) => {
                     tracing::warn!(pod = %pod::display(pod), error, "cannot clean up after the pod yet");
                     tokio::time::sleep(RETRY / 5).await;
                 }
