@@ -5,28 +5,24 @@
 
 use std::{
     net::SocketAddr,
-    path::PathBuf,
     sync::{Arc, LazyLock},
     time::Duration,
 };
 
 use component_base::{
     metrics::{self, Stability},
-    serving::{self, SecureServingOptions, ServingError},
-    tls::{self, ServingCertificate},
+    serving::{self, SecureServingOptions, ServingError, Shown},
+    tls,
 };
 use hyper::service::service_fn;
 use hyper_util::{
     rt::{TokioExecutor, TokioIo, TokioTimer},
-    server::{
-        conn::auto,
-        graceful::{GracefulShutdown, Watcher},
-    },
+    server::conn::auto,
 };
 use prometheus::IntCounter;
 use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::TlsAcceptor;
-use tokio_util::task::TaskTracker;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{auth::PeerCertificates, cork::Cork, request_path, server::Server};
 
@@ -46,8 +42,7 @@ pub struct Listener {
     listener: TcpListener,
     address: SocketAddr,
     acceptor: TlsAcceptor,
-    certificate: Arc<ServingCertificate>,
-    files: Option<(PathBuf, PathBuf)>,
+    shown: Shown,
     max_streams: u32,
 }
 
@@ -57,13 +52,13 @@ impl Listener {
     /// # Errors
     /// When the port is taken or the certificate of no use.
     pub fn bind(options: &SecureServingOptions) -> Result<Self, ServingError> {
-        let (certificate, files) = options.certificate()?;
-        let config = tls::server_config(certificate.clone(), &options.protocol)?;
+        let shown = options.certificate()?;
+        let config = tls::server_config(shown.certificates.clone(), &options.protocol)?;
         let wanted = SocketAddr::new(options.bind_address, options.port);
         let (listener, address) = serving::listen(wanted, options.share_port)?;
         let max_streams = if options.max_streams == 0 { MAX_STREAMS } else { options.max_streams };
         let acceptor = TlsAcceptor::from(Arc::new(config));
-        Ok(Self { listener, address, acceptor, certificate, files, max_streams })
+        Ok(Self { listener, address, acceptor, shown, max_streams })
     }
 
     /// Where it listens, with the real port.
@@ -73,10 +68,8 @@ impl Listener {
 
     /// Accepts connections until the server drains, then lets those in flight end.
     pub async fn serve(self, server: Arc<Server>, grace: Duration) {
-        if let Some((certificate, key)) = self.files {
-            serving::spawn_reload(&server.tasks, self.certificate, certificate, key);
-        }
-        let (connections, graceful) = (TaskTracker::new(), GracefulShutdown::new());
+        self.shown.spawn_reload(&server.tasks);
+        let (connections, end) = (TaskTracker::new(), CancellationToken::new());
         loop {
             let accepted = tokio::select! {
                 accepted = self.listener.accept() => accepted,
@@ -84,8 +77,8 @@ impl Listener {
             };
             match accepted {
                 Ok((stream, _)) => {
-                    let (acceptor, watcher) = (self.acceptor.clone(), graceful.watcher());
-                    let one = connection(server.clone(), acceptor, self.max_streams, stream, watcher);
+                    let acceptor = self.acceptor.clone();
+                    let one = connection(server.clone(), acceptor, self.max_streams, stream, end.clone());
                     server.tasks.spawn_contained("connection", connections.track_future(one));
                 }
                 Err(error) => {
@@ -96,11 +89,8 @@ impl Listener {
         }
         drop(self.listener);
         connections.close();
-        let ended = async {
-            graceful.shutdown().await;
-            connections.wait().await;
-        };
-        if tokio::time::timeout(grace, ended).await.is_err() {
+        end.cancel();
+        if tokio::time::timeout(grace, connections.wait()).await.is_err() {
             tracing::warn!(open = connections.len(), "connections were cut at the end of the grace period");
         }
     }
@@ -111,7 +101,7 @@ async fn connection(
     acceptor: TlsAcceptor,
     max_streams: u32,
     stream: TcpStream,
-    watcher: Watcher,
+    end: CancellationToken,
 ) {
     if let Err(error) = stream.set_nodelay(true) {
         tracing::debug!(%error, "TCP_NODELAY");
@@ -132,7 +122,8 @@ async fn connection(
     let is_http2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
     let chain = stream.get_ref().1.peer_certificates().unwrap_or_default();
     let certificates = Arc::new(PeerCertificates::new(chain.iter().map(|c| c.to_vec()).collect()));
-    let peer = Arc::new(request_path::Peer { certificates, address: remote });
+    let peer = Arc::new(request_path::Peer { certificates, address: remote, ..Default::default() });
+    let told = peer.clone();
     // Boxed, so that only the body is left of an answered request: a watch may be that for hours.
     let service =
         service_fn(move |request| Box::pin(request_path::handle(server.clone(), peer.clone(), request)));
@@ -149,7 +140,21 @@ async fn connection(
     }
     let stream = Cork::only_if(is_http2, TokioIo::new(stream));
     let serving = builder.serve_connection_with_upgrades(stream, service).into_owned();
-    if let Err(error) = watcher.watch(serving).await {
+    let mut serving = std::pin::pin!(serving);
+    let ends = async {
+        tokio::select! {
+            () = end.cancelled() => {}
+            () = told.leaves.notified() => {}
+        }
+    };
+    let ended = tokio::select! {
+        ended = serving.as_mut() => ended,
+        () = ends => {
+            serving.as_mut().graceful_shutdown();
+            serving.await
+        }
+    };
+    if let Err(error) = ended {
         tracing::debug!(error, "connection ended");
     }
 }

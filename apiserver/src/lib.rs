@@ -30,6 +30,7 @@ pub mod engine;
 pub mod expressions;
 pub mod field;
 pub mod flowcontrol;
+pub mod front;
 pub mod health;
 #[cfg(test)]
 mod hostile;

@@ -16,6 +16,9 @@ use crate::{
     proxy::kubelet::{AddressType, KubeletOptions},
 };
 
+mod fixed;
+mod front;
+
 /// Everything [`crate::run::build`] needs.
 #[derive(Clone, Debug)]
 pub struct Config {
@@ -49,6 +52,8 @@ pub struct Config {
     pub shutdown_delay: Duration,
     /// Time for requests in flight after that.
     pub grace: Duration,
+    /// `--cors-*`, `--goaway-chance` and what else is decided before anybody asks who sends a request.
+    pub front: crate::front::Options,
     /// Authentication.
     pub authn: authn::Options,
     /// `--audit-*`.
@@ -323,6 +328,8 @@ pub fn flags() -> FlagSet {
         "directory of the serving certificate when no --tls-cert-file is given",
     );
     FlagSet::new("kube-apiserver", "Serves and stores the cluster's objects.", section("generic", SERVER))
+        .with(section("generic", front::FLAGS))
+        .with(fixed::flags())
         .with(section("etcd", ETCD))
         .with(group::secure_serving("6443"))
         .with([cert_dir.section("secure serving")])
@@ -341,6 +348,7 @@ impl Config {
     /// # Errors
     /// For what a flag's kind alone does not tell.
     pub fn new(values: &Values) -> Result<Self, OptionsError> {
+        fixed::check(values)?;
         let etcd_servers = values.list("etcd-servers");
         if etcd_servers.is_empty() {
             return Err(OptionsError::Missing("etcd-servers"));
@@ -371,6 +379,7 @@ impl Config {
             limits: request_limits(values)?,
             shutdown_delay: values.duration("shutdown-delay-duration"),
             grace: Duration::from_secs(10),
+            front: front::options(values)?,
             authn: authentication(values)?,
             audit: audit::Options::new(values)
                 .map_err(|(flag, value)| invalid(flag, value, "is none of the allowed values"))?,
@@ -615,6 +624,30 @@ mod tests {
     }
 
     #[test]
+    fn values_that_change_nothing_are_taken() {
+        let taken = parse(&[
+            "--storage-backend=etcd3",
+            "--watch-cache-sizes=pods#100,leases.coordination.k8s.io#5000",
+            "--emulated-version=kube=1.36",
+            "--min-compatibility-version=1.35",
+            "--show-hidden-metrics-for-version=1.35",
+            "--log-flush-frequency=1s",
+            "--contention-profiling=false",
+            "--coordinated-leadership-retry-period=3s",
+        ]);
+        assert!(taken.is_ok(), "{taken:?}");
+        let front = parse(&[
+            "--goaway-chance=0.01",
+            "--cors-allowed-origins=//a.test$,^https://b.test(:|$)",
+            "--strict-transport-security-directives=max-age=1,includeSubDomains",
+            "--shutdown-watch-termination-grace-period=3s",
+        ]);
+        let front = front.unwrap().front;
+        assert_eq!((front.goaway, front.origins.len(), front.watch_grace.as_secs()), (0.01, 2, 3));
+        assert_eq!(front.transport_security.unwrap(), "max-age=1; includeSubDomains");
+    }
+
+    #[test]
     fn defaults_lists_and_refusals() {
         let config = parse(&["--authorization-mode=Node,RBAC", "--anonymous-auth=false"]).unwrap();
         assert_eq!((config.serving.port, config.etcd_servers.len(), config.modes.len()), (6443, 2, 2));
@@ -642,6 +675,25 @@ mod tests {
             ("--request-timeout=0s", "greater than zero"),
             ("--runtime-config=batch/v1=maybe", "must be true or false"),
             ("--version", "Kubernetes v1.36.0"),
+            ("--goaway-chance=0.03", "greater than 0.02"),
+            ("--goaway-chance=NaN", "greater than 0.02"),
+            ("--cors-allowed-origins=a.test", "does not pin"),
+            ("--cors-allowed-origins=//(.test$", "regex parse error"),
+            ("--strict-transport-security-directives=max-age=1,forever", "allowed values"),
+            ("--storage-backend=etcd2", "\"--storage-backend\" flag: etcd3 is the only"),
+            ("--watch-cache=false", "cannot be switched off"),
+            ("--watch-cache-sizes=pods#0", "every resource has a cache"),
+            ("--watch-cache-sizes=pods", "resource[.group]#size"),
+            ("--tracing-config-file=t", "traces are not exported"),
+            ("--egress-selector-config-file=e", "reached directly"),
+            ("--emulated-version=kube=1.35", "no other version"),
+            ("--min-compatibility-version=1.33", "1.35 and nothing older"),
+            ("--show-hidden-metrics-for-version=1.34", "previous minor version"),
+            ("--enable-logs-handler", "not served"),
+            ("--contention-profiling", "not recorded"),
+            ("--log-json-split-stream=true", "LoggingAlphaOptions"),
+            ("--lease-reuse-duration-seconds=30", "60 seconds"),
+            ("--etcd-servers-overrides=/events#http://e:2379", "--etcd-servers"),
         ] {
             let error = parse(&[bad]).unwrap_err();
             assert!(error.contains(why), "{bad}: {error}");

@@ -5,7 +5,7 @@
 use std::{
     convert::Infallible,
     net::IpAddr,
-    sync::{Arc, OnceLock},
+    sync::{Arc, OnceLock, atomic::Ordering},
     time::{Duration, Instant},
 };
 
@@ -15,6 +15,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, header};
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use hyper::body::Incoming;
 use jiff::Timestamp;
+use tokio::sync::Notify;
 
 use crate::{
     aggregator,
@@ -62,10 +63,33 @@ pub struct Peer {
     pub certificates: Arc<PeerCertificates>,
     /// Where it comes from.
     pub address: Option<IpAddr>,
+    /// Told when the connection is to end after the requests it has.
+    pub leaves: Notify,
 }
 
 /// Answers one request, whatever happens on the way.
 pub async fn handle(
+    server: Arc<Server>,
+    peer: Arc<Peer>,
+    request: Request<Incoming>,
+) -> Result<Response<Body>, Infallible> {
+    if server.front.is_plain() {
+        return serve(server, peer, request).await;
+    }
+    let origin = server.front.allowed_origin(request.headers());
+    if server.front.sends_away(&request) {
+        peer.leaves.notify_one();
+    }
+    let mut response = match server.front.at_the_door(&request, origin.is_some()) {
+        Some(response) => response,
+        None => serve(server.clone(), peer, request).await?,
+    };
+    server.front.mark(response.headers_mut(), origin);
+    Ok(response)
+}
+
+/// Serves a request that was let in.
+async fn serve(
     server: Arc<Server>,
     peer: Arc<Peer>,
     request: Request<Incoming>,
@@ -87,6 +111,7 @@ pub async fn handle(
         begun,
         audit: notes.audit.clone(),
     };
+    let _held = server.front.hold(&info);
     let _in_flight = (!info.is_long_running()).then(|| Counted::in_flight(&info));
     // Boxed where it is made: the future of all stages is too large to be moved from wrapper to wrapper.
     let stages = Box::pin(stages(server.clone(), peer, request, info, described, &notes));
@@ -156,6 +181,7 @@ async fn stages(
         if let Some(proxy) = &server.authentication.front_proxy {
             proxy.clear(request.headers_mut());
         }
+        server.front.wait_until_ready(&info, &user, server.ready.load(Ordering::Acquire))?;
         let user = impersonation::act_as(&server, user, request.headers()).await?;
         let attributes = info.attributes(&user);
         let _place = flow_control(&server, &info, &attributes, notes).await?;

@@ -37,6 +37,7 @@ use crate::{
     encryption::{self, Encryption},
     engine::ComputedResource,
     flowcontrol::{self, FlowControl},
+    front::Front,
     http::Listener,
     objects::{self, Objects, stored::StoreObjects},
     openapi::OpenApi,
@@ -211,6 +212,7 @@ pub async fn build(config: Config, catalog: catalog::Catalog, tasks: &Tasks) -> 
         side_effects: HashMap::from([(("", "services"), effects)]),
         external: external(&config, &facts),
         anonymous,
+        front: Front::new(config.front.clone()),
         compressed: Arc::default(),
         in_flight: in_flight(&config),
         auditor: audit::build(&config.audit, &serving)?,
@@ -415,6 +417,7 @@ impl App {
             let delay = tokio::time::sleep(shutdown_delay);
             leave(&server, &leaving).await;
             delay.await;
+            server.front.close(server.limits.timeout).await;
             server.drain.cancel();
         };
         tokio::join!(stop, listener.serve(server.clone(), grace));

@@ -20,6 +20,7 @@ use crate::{
     encryption::Encryption,
     engine::{Compressed, ComputedResource},
     flowcontrol::FlowControl,
+    front::Front,
     objects::Objects,
     openapi::OpenApi,
     options::RequestLimits,
@@ -60,6 +61,8 @@ pub struct Server {
     pub anonymous: authn::config::Anonymous,
     /// What is recorded of requests, if anything.
     pub auditor: Option<Arc<Auditor>>,
+    /// What is decided of a request before anybody asks who sends it.
+    pub front: Front,
     /// How many requests are served at once.
     pub in_flight: InFlight,
     /// What encrypts stored values, where KMS plugins may be part of it: its health is the server's.

@@ -346,6 +346,15 @@ impl Values {
         self.given.contains_key(name)
     }
 
+    /// All flags with the values that count, in their own notation.
+    pub fn effective(&self) -> BTreeMap<&'static str, String> {
+        let value = |flag: &Flag| match self.given.get(flag.name) {
+            Some(values) => values.join(","),
+            None => flag.default.clone(),
+        };
+        self.flags.iter().map(|flag| (flag.name, value(flag))).collect()
+    }
+
     /// Whether the program has this flag.
     pub fn has(&self, name: &str) -> bool {
         self.flags.iter().any(|flag| flag.name == name)
@@ -480,6 +489,11 @@ mod tests {
         assert_eq!(given.duration("period"), Duration::from_secs(90));
         assert_eq!(given.list("paths"), ["/x", "/y", "/z"]);
         assert_eq!(given.map("labels"), BTreeMap::from([("a".into(), "e".into()), ("c".into(), "d".into())]));
+        let all = given.effective();
+        assert_eq!(
+            (all["feature-gates"].as_str(), all["leader-elect"].as_str()),
+            ("A=true,B=false", "false")
+        );
         assert!(!given.bool_map("feature-gates")["B"]);
         assert_eq!(given.string("kubeconfig"), "-f=1");
         assert_eq!(values(&["-v=4"]).int("v"), 4);

@@ -35,7 +35,10 @@ use crate::{
     health::Health,
     metrics,
     task::Tasks,
-    tls::{self, Protocol, ServingCertificate, TlsError},
+    tls::{
+        self, Protocol, ServingCertificate, TlsError,
+        named::{Certificates, NamedPair},
+    },
 };
 
 /// Connections served at once; each costs some 20 KB.
@@ -56,6 +59,8 @@ pub struct SecureServingOptions {
     pub pair_name: String,
     pub certificate: Option<PathBuf>,
     pub key: Option<PathBuf>,
+    /// Values of `--tls-sni-cert-key`: certificates for those who ask for a name.
+    pub named: Vec<String>,
     pub protocol: Protocol,
     /// Requests at once on an HTTP/2 connection; 0 for 250.
     pub max_streams: u32,
@@ -72,6 +77,8 @@ pub enum ServingError {
     Tls(#[from] TlsError),
     #[error("--tls-cert-file and --tls-private-key-file must be given together")]
     HalfPair,
+    #[error("invalid argument {value:?} for \"--tls-sni-cert-key\" flag: {reason}")]
+    Named { value: String, reason: String },
 }
 
 /// A page's answer.
@@ -190,15 +197,22 @@ pub fn json(status: StatusCode, value: &impl serde::Serialize) -> Reply {
     }
 }
 
-/// A serving certificate and the files it is reloaded from, if any.
-pub type CertificateAndFiles = (Arc<ServingCertificate>, Option<(PathBuf, PathBuf)>);
+/// What a server shows its clients, and the files it is reloaded from.
+#[derive(Debug)]
+pub struct Shown {
+    /// By name.
+    pub certificates: Arc<Certificates>,
+    fallback: Arc<ServingCertificate>,
+    /// Of the one for all other names.
+    files: Option<(PathBuf, PathBuf)>,
+}
 
 impl SecureServingOptions {
-    /// The certificate of the named files, or a self-signed one; and the files to watch.
+    /// The certificate of the given files, or a self-signed one, and those for names.
     ///
     /// # Errors
     /// When files are missing or unusable.
-    pub fn certificate(&self) -> Result<CertificateAndFiles, ServingError> {
+    pub fn certificate(&self) -> Result<Shown, ServingError> {
         let files = match (&self.certificate, &self.key) {
             (Some(certificate), Some(key)) => Some((certificate.clone(), key.clone())),
             (None, None) => None,
@@ -208,7 +222,13 @@ impl SecureServingOptions {
             Some((certificate, key)) => tls::load_pair(certificate, key)?,
             None => tls::self_signed(&self.cert_dir, &self.pair_name, &self_names())?,
         };
-        Ok((Arc::new(ServingCertificate::new(pair)), files))
+        let parse = |value: &String| {
+            NamedPair::parse(value).map_err(|reason| ServingError::Named { value: value.clone(), reason })
+        };
+        let named = self.named.iter().map(parse).collect::<Result<_, _>>()?;
+        let fallback = Arc::new(ServingCertificate::new(pair));
+        let certificates = Arc::new(Certificates::new(fallback.clone(), named)?);
+        Ok(Shown { certificates, fallback, files })
     }
 }
 
@@ -218,8 +238,7 @@ pub struct SecureServer {
     listener: TcpListener,
     address: SocketAddr,
     acceptor: Acceptor,
-    certificate: Arc<ServingCertificate>,
-    files: Option<(PathBuf, PathBuf)>,
+    shown: Shown,
     max_streams: u32,
 }
 
@@ -239,13 +258,13 @@ impl SecureServer {
     /// When the address is taken or the certificate is not usable.
     pub fn bind(options: &SecureServingOptions) -> Result<SecureServer, ServingError> {
         tls::install_provider();
-        let (certificate, files) = options.certificate()?;
-        let config = tls::server_config(certificate.clone(), &options.protocol)?;
+        let shown = options.certificate()?;
+        let config = tls::server_config(shown.certificates.clone(), &options.protocol)?;
         let (listener, address) =
             listen(SocketAddr::new(options.bind_address, options.port), options.share_port)?;
         let acceptor = Acceptor(TlsAcceptor::from(Arc::new(config)));
         let max_streams = if options.max_streams == 0 { 250 } else { options.max_streams };
-        Ok(SecureServer { listener, address, acceptor, certificate, files, max_streams })
+        Ok(SecureServer { listener, address, acceptor, shown, max_streams })
     }
 
     /// The address bound, with the real port.
@@ -255,9 +274,7 @@ impl SecureServer {
 
     /// Serves until the group drains; certificate files are reloaded when they change.
     pub fn serve(self, site: Site, auth: Arc<Delegated>, tasks: &Tasks) {
-        if let Some((certificate, key)) = self.files {
-            spawn_reload(tasks, self.certificate, certificate, key);
-        }
+        self.shown.spawn_reload(tasks);
         let server = Server { site, auth: Some(auth), max_streams: self.max_streams };
         spawn_accept(tasks, self.listener, Some(self.acceptor), server);
     }
@@ -308,27 +325,48 @@ pub fn listen(address: SocketAddr, share_port: bool) -> Result<(TcpListener, Soc
     bound.map_err(|source| ServingError::Listen { address, source })
 }
 
-/// Looks at the files of a serving certificate now and then, and serves what they hold when they change.
-pub fn spawn_reload(tasks: &Tasks, served: Arc<ServingCertificate>, certificate: PathBuf, key: PathBuf) {
+impl Shown {
+    /// Looks at the files now and then, and serves what they hold when they change.
+    pub fn spawn_reload(self, tasks: &Tasks) {
+        if let Some((certificate, key)) = self.files {
+            let (fallback, files) = (self.fallback, vec![certificate.clone(), key.clone()]);
+            spawn_reload(tasks, "serving certificate", files, move || {
+                fallback.replace(tls::load_pair(&certificate, &key)?);
+                Ok(())
+            });
+        }
+        let (named, files) = (self.certificates.clone(), self.certificates.files());
+        if !files.is_empty() {
+            spawn_reload(tasks, "serving certificates by name", files, move || named.reload());
+        }
+    }
+}
+
+fn spawn_reload(
+    tasks: &Tasks,
+    what: &'static str,
+    files: Vec<PathBuf>,
+    load: impl Fn() -> Result<(), TlsError> + Send + Sync + 'static,
+) {
     let drain = tasks.drain();
-    tasks.spawn("serving certificate", async move {
-        let modified =
-            || [&certificate, &key].map(|path| std::fs::metadata(path).and_then(|meta| meta.modified()).ok());
-        let mut known: [Option<SystemTime>; 2] = modified();
+    tasks.spawn(what, async move {
+        let modified = || -> Vec<Option<SystemTime>> {
+            files.iter().map(|path| std::fs::metadata(path).and_then(|meta| meta.modified()).ok()).collect()
+        };
+        let mut known = modified();
         while drain.run_until_cancelled(tokio::time::sleep(RELOAD)).await.is_some() {
             let now = modified();
             if now == known {
                 continue;
             }
-            match tls::load_pair(&certificate, &key) {
-                Ok(pair) => {
-                    served.replace(pair);
+            match load() {
+                Ok(()) => {
                     known = now;
-                    tracing::info!(file = %certificate.display(), "serving certificate reloaded");
+                    tracing::info!(what, "changed files were loaded");
                 }
                 Err(error) => {
                     let error = crate::workqueue::chain(&error);
-                    tracing::error!(error, "changed serving certificate is not usable, the old one stays");
+                    tracing::error!(what, error, "changed files are not usable, the old ones stay");
                 }
             }
         }

@@ -1,6 +1,8 @@
 //! TLS for daemons: the one crypto provider, certificates from files with reload, and client certificates that are asked
 //! for but judged by the authenticator, so that a bad one gives 401 and not a handshake failure (as upstream's servers do).
 
+pub mod named;
+
 use std::{path::Path, path::PathBuf, sync::Arc};
 
 use arc_swap::ArcSwap;
@@ -35,6 +37,8 @@ pub enum TlsError {
     Version(String),
     #[error("Cipher suite {0} not supported or doesn't exist")]
     CipherSuite(String),
+    #[error("Curve preference {0} not supported or doesn't exist")]
+    Curve(String),
     #[error("cannot make a self-signed certificate in {path:?}")]
     SelfSigned { path: PathBuf, source: std::io::Error },
     #[error("cannot make a self-signed certificate")]
@@ -312,6 +316,8 @@ pub struct Protocol {
     pub min_version: String,
     /// Go's names of the TLS 1.2 cipher suites to offer; empty for the provider's choice.
     pub cipher_suites: Vec<String>,
+    /// Numbers of the key exchanges to take (IANA's TLS supported groups); empty for the provider's choice.
+    pub curves: Vec<String>,
     /// Offer HTTP/1.1 only.
     pub disable_http2: bool,
 }
@@ -331,7 +337,9 @@ pub fn server_config(
         "VersionTLS13" => TLS13,
         other => return Err(TlsError::Version(other.to_owned())),
     };
-    let provider = Arc::new(provider_with(&protocol.cipher_suites)?);
+    let mut provider = provider_with(&protocol.cipher_suites)?;
+    restrict_curves(&mut provider, &protocol.curves)?;
+    let provider = Arc::new(provider);
     let mut config = ServerConfig::builder_with_provider(provider)
         .with_protocol_versions(versions)
         .map_err(TlsError::Settings)?
@@ -366,6 +374,21 @@ fn provider_with(names: &[String]) -> Result<CryptoProvider, TlsError> {
         .cipher_suites
         .retain(|suite| suite.tls13().is_some() || names.iter().any(|name| same(name, &go_name(suite))));
     Ok(provider)
+}
+
+/// Leaves the key exchanges of these numbers, in the provider's order: that is the server's choice, as in Go.
+fn restrict_curves(provider: &mut CryptoProvider, numbers: &[String]) -> Result<(), TlsError> {
+    if numbers.is_empty() {
+        return Ok(());
+    }
+    let mut wanted = Vec::new();
+    for number in numbers {
+        let known = number.trim().parse::<u16>().ok().map(rustls::NamedGroup::from);
+        let group = known.filter(|group| provider.kx_groups.iter().any(|kx| kx.name() == *group));
+        wanted.push(group.ok_or_else(|| TlsError::Curve(number.clone()))?);
+    }
+    provider.kx_groups.retain(|kx| wanted.contains(&kx.name()));
+    Ok(())
 }
 
 /// The pair `<cert_dir>/<name>.crt` and `.key`, made (self-signed, for one year) if missing. An empty directory name keeps

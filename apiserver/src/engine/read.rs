@@ -212,7 +212,7 @@ impl Call {
         let framer = Box::new(Framer { include, call: self.for_frames(), converted });
         let drain = match self.custom() {
             Some(custom) => custom.replaced().clone(),
-            None => self.server.drain.clone(),
+            None => self.server.front.end_of_watch(&self.server.drain),
         };
         let chunks = frames(events, framer)
             .take_until(tokio::time::sleep(timeout))

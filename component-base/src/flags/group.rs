@@ -97,6 +97,18 @@ pub fn secure_serving(port: &str) -> Vec<Flag> {
         ("tls-private-key-file", Kind::String, "", "file with the private key of --tls-cert-file"),
         ("tls-min-version", Kind::String, "", "least TLS version served: VersionTLS12 or VersionTLS13"),
         ("tls-cipher-suites", Kind::Strings, "", "cipher suites served with TLS 1.2, by their IANA names"),
+        (
+            "tls-sni-cert-key",
+            Kind::StringArray,
+            "",
+            "files with a certificate and its key, and names it is for: certificate,key[:name,*.name]; may be repeated",
+        ),
+        (
+            "tls-curve-preferences",
+            Kind::Strings,
+            "",
+            "key exchanges served, by their IANA numbers; the order is the server's own",
+        ),
         ("disable-http2-serving", Kind::Bool, "false", "serve HTTP/1.1 only"),
         (
             "http2-max-streams-per-connection",
@@ -121,9 +133,11 @@ pub fn secure_serving_options(values: &Values, pair_name: &str) -> SecureServing
         pair_name: pair_name.to_owned(),
         certificate: values.optional("tls-cert-file").map(PathBuf::from),
         key: values.optional("tls-private-key-file").map(PathBuf::from),
+        named: values.list("tls-sni-cert-key"),
         protocol: Protocol {
             min_version: values.string("tls-min-version").to_owned(),
             cipher_suites: values.list("tls-cipher-suites"),
+            curves: values.list("tls-curve-preferences"),
             disable_http2: values.bool("disable-http2-serving"),
         },
         max_streams: u32::try_from(values.int("http2-max-streams-per-connection")).unwrap_or(0),

@@ -92,6 +92,7 @@ async fn start_with(pki: &Pki, tasks: &Tasks, furnish: impl FnOnce(&Site)) -> u1
         pair_name: "kube-test".to_owned(),
         certificate: Some(pki.file("server.crt")),
         key: Some(pki.file("server.key")),
+        named: Vec::new(),
         protocol: Protocol::default(),
         max_streams: 0,
         share_port: false,
@@ -152,21 +153,25 @@ fn protocol_settings_are_checked() {
         let pair = tls::self_signed(std::path::Path::new(""), "x", &["localhost".to_owned()]).unwrap();
         Arc::new(ServingCertificate::new(pair))
     };
-    let config = |version: &str, suites: &[&str]| {
+    let config = |version: &str, suites: &[&str], curves: &[&str]| {
         let protocol = Protocol {
             min_version: version.to_owned(),
             cipher_suites: suites.iter().map(|suite| (*suite).to_owned()).collect(),
+            curves: curves.iter().map(|curve| (*curve).to_owned()).collect(),
             disable_http2: false,
         };
         tls::server_config(certificate(), &protocol).map(drop)
     };
-    assert!(config("VersionTLS13", &[]).is_ok());
+    assert!(config("VersionTLS13", &[], &["29", "23"]).is_ok());
     assert!(
-        config("", &["TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256", "TLS_ECDHE_RSA_WITH_CHACHA20_POLY1305"])
+        config("", &["TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256", "TLS_ECDHE_RSA_WITH_CHACHA20_POLY1305"], &[])
             .is_ok()
     );
-    assert!(matches!(config("VersionTLS99", &[]), Err(TlsError::Version(_))));
-    assert!(matches!(config("", &["TLS_NOPE"]), Err(TlsError::CipherSuite(_))));
+    assert!(matches!(config("VersionTLS99", &[], &[]), Err(TlsError::Version(_))));
+    assert!(matches!(config("", &["TLS_NOPE"], &[]), Err(TlsError::CipherSuite(_))));
+    for unknown in ["25", "1", "x"] {
+        assert!(matches!(config("", &[], &["29", unknown]), Err(TlsError::Curve(_))), "{unknown}");
+    }
 }
 
 #[tokio::test]

@@ -1,0 +1,165 @@
+//! Flags of which not every value can be served: the others are refused by name, never ignored.
+//!
+//! Contract: upstream's flags of the same names; what each of them would ask for stands in its reason.
+
+use component_base::flags::{Flag, Kind, Values};
+
+use super::OptionsError;
+
+/// A flag, and the values of it that this server can serve.
+struct Fixed {
+    name: &'static str,
+    kind: Kind,
+    default: &'static str,
+    help: &'static str,
+    /// Whether a value can be served.
+    serves: fn(&str) -> bool,
+    /// Why others cannot.
+    why: &'static str,
+}
+
+const fn fixed(name: &'static str, kind: Kind, default: &'static str, help: &'static str) -> Fixed {
+    Fixed { name, kind, default, help, serves: |_| true, why: "" }
+}
+
+impl Fixed {
+    /// Serves these values only.
+    const fn only(self, serves: fn(&str) -> bool, why: &'static str) -> Self {
+        Self { serves, why, ..self }
+    }
+}
+
+fn is_off(value: &str) -> bool {
+    matches!(value, "" | "false" | "f" | "F" | "FALSE" | "False" | "0")
+}
+
+fn is_on(value: &str) -> bool {
+    !is_off(value)
+}
+
+fn is_empty(value: &str) -> bool {
+    value.is_empty()
+}
+
+/// Whether a version is said of this component, and is the one that is wanted.
+fn is_version(value: &str, wanted: &str) -> bool {
+    value.is_empty() || value.strip_prefix("kube=").unwrap_or(value).trim_start_matches('v') == wanted
+}
+
+const NO_ALPHA_LOGGING: &str = "the feature LoggingAlphaOptions is off, and cannot be switched on";
+const FLAGS: &[Fixed] = &[
+    fixed("storage-backend", Kind::String, "", "where objects are stored: etcd3")
+        .only(|value| matches!(value, "" | "etcd3"), "etcd3 is the only storage backend"),
+    fixed("storage-media-type", Kind::String, "application/vnd.kubernetes.protobuf", "form objects are stored in")
+        .only(
+            |value| value == "application/vnd.kubernetes.protobuf",
+            "objects are written as application/vnd.kubernetes.protobuf only",
+        ),
+    fixed("watch-cache", Kind::Bool, "true", "serve reads from memory")
+        .only(is_on, "all reads are served from the cache; it cannot be switched off"),
+    fixed(
+        "watch-cache-sizes",
+        Kind::Strings,
+        "",
+        "resource#size pairs; sizes follow the changes there are, so that only whether there is a cache can be said",
+    )
+    .only(sizes_are_cached, "expected resource[.group]#size with a size above zero: every resource has a cache"),
+    fixed("lease-reuse-duration-seconds", Kind::Int, "60", "seconds a lease in etcd is given to objects that expire")
+        .only(|value| value == "60", "a lease is reused for 60 seconds, or a twentieth of its life if that is less"),
+    fixed("etcd-servers-overrides", Kind::Strings, "", "etcd members of single resources")
+        .only(is_empty, "all resources are stored in the members of --etcd-servers"),
+    fixed("enable-logs-handler", Kind::Bool, "false", "serve files of /var/log under /logs")
+        .only(is_off, "files of the machine are not served"),
+    fixed("contention-profiling", Kind::Bool, "false", "record waiting for locks, where profiling is on")
+        .only(is_off, "waiting for locks is not recorded"),
+    fixed("tracing-config-file", Kind::String, "", "file that says where traces of requests are sent")
+        .only(is_empty, "traces are not exported"),
+    fixed("egress-selector-config-file", Kind::String, "", "file that says by which proxy which network is reached")
+        .only(is_empty, "all networks are reached directly"),
+    fixed("service-account-signing-endpoint", Kind::String, "", "socket of a signer of service account tokens")
+        .only(is_empty, "tokens are signed with --service-account-signing-key-file only"),
+    fixed("authorization-policy-file", Kind::String, "", "file with policies of the authorization mode ABAC")
+        .only(is_empty, "the authorization mode ABAC is not served"),
+    fixed("peer-ca-file", Kind::String, "", "file with the CA of other API servers of this cluster")
+        .only(is_empty, "requests are not passed on to other API servers of this cluster"),
+    fixed("peer-advertise-ip", Kind::String, "", "address for other API servers of this cluster")
+        .only(is_empty, "requests are not passed on to other API servers of this cluster"),
+    fixed("peer-advertise-port", Kind::String, "", "port for other API servers of this cluster")
+        .only(is_empty, "requests are not passed on to other API servers of this cluster"),
+    fixed("emulated-version", Kind::Strings, "", "version that is emulated: kube=1.36")
+        .only(|value| is_version(value, "1.36"), "this server emulates no other version than its own, 1.36"),
+    fixed("min-compatibility-version", Kind::Strings, "", "oldest version to be compatible with: kube=1.35")
+        .only(|value| is_version(value, "1.35"), "this server is compatible with 1.35 and nothing older"),
+    fixed(
+        "emulation-forward-compatible",
+        Kind::Bool,
+        "false",
+        "serve what came after the emulated version; as that is the server's own, nothing did",
+    ),
+    fixed(
+        "runtime-config-emulation-forward-compatible",
+        Kind::Bool,
+        "false",
+        "let --runtime-config name what came after the emulated version; as that is the server's own, nothing did",
+    ),
+    fixed(
+        "show-hidden-metrics-for-version",
+        Kind::String,
+        "",
+        "version, the one before this, whose hidden metrics are shown; there are none",
+    )
+    .only(
+        |value| matches!(value, "" | "1.35"),
+        "must be omitted or have the value '1.35': only the previous minor version is allowed",
+    ),
+    fixed("log-flush-frequency", Kind::Duration, "5s", "longest time between flushes of the log; each line is one"),
+    fixed("log-json-split-stream", Kind::Bool, "false", "write JSON log messages below errors to standard output")
+        .only(is_off, NO_ALPHA_LOGGING),
+    fixed("log-text-split-stream", Kind::Bool, "false", "write text log messages below errors to standard output")
+        .only(is_off, NO_ALPHA_LOGGING),
+    fixed("log-json-info-buffer-size", Kind::Quantity, "", "buffer of the stream of JSON messages below errors")
+        .only(|value| matches!(value, "" | "0"), NO_ALPHA_LOGGING),
+    fixed("log-text-info-buffer-size", Kind::Quantity, "", "buffer of the stream of text messages below errors")
+        .only(|value| matches!(value, "" | "0"), NO_ALPHA_LOGGING),
+    fixed(
+        "coordinated-leadership-lease-duration",
+        Kind::Duration,
+        "15s",
+        "life of a lease of coordinated leader election, which is behind a gate that is off",
+    ),
+    fixed(
+        "coordinated-leadership-renew-deadline",
+        Kind::Duration,
+        "10s",
+        "time to renew such a lease in",
+    ),
+    fixed("coordinated-leadership-retry-period", Kind::Duration, "2s", "pause between attempts at such a lease"),
+];
+
+/// Sizes of `--watch-cache-sizes`: `resource[.group]#size` each.
+fn sizes_are_cached(value: &str) -> bool {
+    value.split(',').filter(|part| !part.is_empty()).all(|part| {
+        let size = part.split_once('#').filter(|(resource, _)| !resource.is_empty());
+        size.and_then(|(_, size)| size.parse::<u32>().ok()).is_some_and(|size| size > 0)
+    })
+}
+
+/// The flags.
+pub(super) fn flags() -> impl Iterator<Item = Flag> {
+    FLAGS.iter().map(|flag| Flag::new(flag.name, flag.kind, flag.default, flag.help))
+}
+
+/// Refuses values that cannot be served.
+///
+/// # Errors
+/// For the first of them.
+pub(super) fn check(values: &Values) -> Result<(), OptionsError> {
+    let given = values.effective();
+    for flag in FLAGS {
+        let value = given.get(flag.name).map_or("", String::as_str);
+        if !(flag.serves)(value) {
+            return Err(super::invalid(flag.name, value, flag.why));
+        }
+    }
+    Ok(())
+}
