@@ -4,6 +4,7 @@
 //! the namespace's conditions say what is in the way, and only then `kubernetes` leaves `spec.finalizers`. Content goes at
 //! once; that none is left counts when all servers have heard of the deletion.
 
+mod look;
 mod plan;
 
 use std::{
@@ -27,20 +28,25 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
-use self::plan::{FINALIZER_ESTIMATE, Findings, Remaining};
+use self::{
+    look::{Looks, Round, is_pods},
+    plan::{FINALIZER_ESTIMATE, Findings, Remaining},
+};
 use super::Context;
-use crate::served::{Discovery, Served};
+use crate::served::Served;
 
 /// The finalizer this controller takes away.
 const FINALIZER: &str = "kubernetes";
 /// Servers that have not yet heard of the deletion may still let objects in.
 const SETTLE: Duration = Duration::from_secs(2);
+/// Until the next look when somebody else has changed the namespace.
+const SOON: Duration = Duration::from_millis(50);
 
 #[derive(Clone)]
 struct Controller {
     client: kube::Client,
     clock: SharedClock,
-    discovery: Discovery,
+    looks: Arc<Looks>,
     /// When this process heard of a namespace's deletion, by name.
     heard: Arc<Mutex<HashMap<String, Instant>>>,
 }
@@ -51,7 +57,7 @@ pub(super) fn start(ctx: &Context) {
     let controller = Controller {
         client: ctx.client.clone(),
         clock: ctx.clock.clone(),
-        discovery: Discovery::new(ctx.client.clone()),
+        looks: Arc::new(Looks::new(ctx.client.clone())),
         heard: Arc::default(),
     };
     let (on_event, heard) = (queue.clone(), controller.heard.clone());
@@ -107,12 +113,14 @@ impl Controller {
             return Ok(Outcome::Done);
         }
         let looked = Instant::now();
-        let findings = self.empty(name).await;
-        self.report(&api, namespace, &findings).await?;
+        let round = self.looks.look(name).await;
+        let findings = self.empty(name, &round).await;
+        let current = self.report(&api, namespace, &findings).await?;
         match findings.outcome() {
-            plan::Outcome::Empty => match self.unsettled(name, looked) {
-                Some(rest) => Ok(Outcome::RequeueAfter(rest)),
-                None => self.finalize(name).await,
+            plan::Outcome::Empty => match (self.unsettled(name, looked), current) {
+                (Some(rest), _) => Ok(Outcome::RequeueAfter(rest)),
+                (None, Some(namespace)) => self.finalize(name, namespace).await,
+                (None, None) => Ok(Outcome::RequeueAfter(SOON)),
             },
             plan::Outcome::Later(seconds) => Ok(Outcome::RequeueAfter(Duration::from_secs(seconds))),
             plan::Outcome::Failed(why) => Err(kube::Error::Service(why.into())),
@@ -127,29 +135,16 @@ impl Controller {
     }
 
     /// Deletes all there is to delete now and tells what is left.
-    async fn empty(&self, namespace: &str) -> Findings {
+    async fn empty(&self, namespace: &str, round: &Round) -> Findings {
+        let found = round.of(namespace);
         let mut findings = Findings::default();
-        let catalog = match self.discovery.ask().await {
-            Ok(catalog) => catalog,
-            Err(error) => {
-                findings.discovery.push(error.to_string());
-                return findings;
+        findings.discovery.clone_from(&round.discovery);
+        findings.failures = found.failures;
+        for resource in &found.resources {
+            self.empty_one(resource, namespace, &mut findings).await;
+            if is_pods(resource) && findings.has_remaining() {
+                break;
             }
-        };
-        findings
-            .discovery
-            .extend(catalog.stale.iter().map(|gv| format!("{gv}: stale GroupVersion discovery")));
-        let mut deletable: Vec<Served> =
-            catalog.resources.into_iter().filter(|r| r.namespaced && r.can(&["delete", "list"])).collect();
-        if let Some(at) = deletable.iter().position(|r| r.group.is_empty() && r.resource == "pods") {
-            let pods = deletable.swap_remove(at);
-            self.empty_one(&pods, namespace, &mut findings).await;
-            if findings.has_remaining() {
-                return findings;
-            }
-        }
-        for resource in deletable {
-            self.empty_one(&resource, namespace, &mut findings).await;
         }
         findings
     }
@@ -164,18 +159,13 @@ impl Controller {
     }
 
     async fn delete_content(&self, resource: &Served, namespace: &str) -> Result<Remaining, kube::Error> {
-        let pods = resource.group.is_empty() && resource.resource == "pods";
         let path = resource.path(Some(namespace));
-        let before = self.list(&path).await?;
-        if before.items.is_empty() {
-            return Ok(Remaining::default());
-        }
         // Background: nothing here needs its owner for longer, all of it goes.
         let options = json!({"kind": "DeleteOptions", "apiVersion": "v1", "propagationPolicy": "Background"});
         if resource.can(&["deletecollection"]) {
             self.send(Method::DELETE, &path, &options).await?;
         } else {
-            for object in &before.items {
+            for object in &self.list(&path).await?.items {
                 let name = object.metadata.name.as_deref().unwrap_or_default();
                 match self.send(Method::DELETE, &format!("{path}/{name}"), &options).await {
                     Err(error) if client::is_not_found(&error) => {}
@@ -190,7 +180,7 @@ impl Controller {
             for finalizer in object.metadata.finalizers.iter().flatten() {
                 *finalizers.entry(finalizer.clone()).or_insert(0) += 1;
             }
-            if pods {
+            if is_pods(resource) {
                 estimate = estimate.max(object.metadata.deletion_grace_period_seconds.unwrap_or(0));
             }
         }
@@ -217,37 +207,36 @@ impl Controller {
         self.client.request_text(request.map_err(kube::Error::HttpError)?).await.map(drop)
     }
 
-    /// Writes the conditions, if they changed.
+    /// Writes the conditions, if they changed. The namespace as it is now; `None` when somebody else has changed it.
     async fn report(
         &self,
         api: &Api<Namespace>,
         mut namespace: Namespace,
         findings: &Findings,
-    ) -> Result<(), kube::Error> {
+    ) -> Result<Option<Namespace>, kube::Error> {
         let status = namespace.status.get_or_insert_default();
         let phase_differs = status.phase.as_deref() != Some("Terminating");
         status.phase = Some("Terminating".into());
         let conditions = status.conditions.get_or_insert_default();
         if !plan::update(conditions, findings, &self.clock.time()) && !phase_differs {
-            return Ok(());
+            return Ok(Some(namespace));
         }
         let name = namespace.metadata.name.clone().unwrap_or_default();
         match api.replace_status(&name, &PostParams::default(), &namespace).await {
-            Err(error) if !client::is_not_found(&error) && !client::is_conflict(&error) => Err(error),
-            _ => Ok(()),
+            Ok(written) => Ok(Some(written)),
+            Err(error) if client::is_not_found(&error) || client::is_conflict(&error) => Ok(None),
+            Err(error) => Err(error),
         }
     }
 
     /// Gives the namespace free.
-    async fn finalize(&self, name: &str) -> Result<Outcome, kube::Error> {
-        let api: Api<Namespace> = Api::all(self.client.clone());
-        let Some(mut namespace) = api.get_opt(name).await? else { return Ok(Outcome::Done) };
+    async fn finalize(&self, name: &str, mut namespace: Namespace) -> Result<Outcome, kube::Error> {
         if let Some(finalizers) = namespace.spec.as_mut().and_then(|s| s.finalizers.as_mut()) {
             finalizers.retain(|f| f != FINALIZER);
         }
         let body = serde_json::to_value(&namespace).map_err(kube::Error::SerdeError)?;
         match self.send(Method::PUT, &format!("/api/v1/namespaces/{name}/finalize"), &body).await {
-            Err(error) if client::is_conflict(&error) => Ok(Outcome::RequeueAfter(Duration::from_millis(50))),
+            Err(error) if client::is_conflict(&error) => Ok(Outcome::RequeueAfter(SOON)),
             Err(error) if !client::is_not_found(&error) => Err(error),
             _ => Ok(Outcome::Done),
         }

@@ -59,8 +59,9 @@ scenarios! {
         [|s, _| unready(s, "a")];
     garbage "garbage-collector-controller" [] [] garbage_there(),
         [|s, now| remove_with(s, "configmaps", "front", "Foreground", now), |s, now| remove_with(s, "configmaps", "orphaning", "Orphan", now)];
-    namespaces "namespace-controller" [] [] vec![namespace("d"), config("one", json!([])), config("two", json!([])), backend("a", 1)],
-        [|s, _| remove(s, "namespaces", "d")];
+    namespaces "namespace-controller" [] [] vec![namespace("d"), config("one", json!([])), config("two", json!([])), backend("a", 1),
+        namespace("e"), elsewhere(config("three", json!([])))],
+        [|s, _| { remove(s, "namespaces", "d"); remove(s, "namespaces", "e"); }];
     quotas "resourcequota-controller" [] [] vec![quota(), config("one", json!([])), backend("a", 1)],
         [|s, now| seed(s, config("two", json!([])), now), |s, _| remove(s, "pods", "a")];
     volumes "persistentvolume-binder-controller" [] [] vec![volume("v", "Retain"), claim("c")],
@@ -273,6 +274,12 @@ fn namespace(name: &str) -> Value {
 
 fn config(name: &str, owners: Value) -> Value {
     json!({"kind": "ConfigMap", "metadata": {"name": name, "ownerReferences": owners}})
+}
+
+/// The object in another namespace.
+fn elsewhere(mut object: Value) -> Value {
+    object["metadata"]["namespace"] = "e".into();
+    object
 }
 
 /// Owners that go in each of the ways there are, and one that is not there.

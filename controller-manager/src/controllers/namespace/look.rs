@@ -1,0 +1,212 @@
+//! What there is in namespaces that go, found out at once for all that ask.
+//!
+//! ```text
+//! names that gathered → round: one list per resource, across all namespaces where it is short → what is in each
+//! ```
+//! Who asks while a round is on its way waits for the next: a round begins after everybody it answers has asked, so that
+//! its answer is never older than the question.
+
+use std::{
+    collections::{BTreeSet, HashMap},
+    sync::Arc,
+};
+
+use component_base::client;
+use futures::StreamExt;
+use http::Request;
+use parking_lot::Mutex;
+use serde::Deserialize;
+use tokio::sync::{Mutex as Turn, watch};
+
+use crate::served::{Discovery, Served};
+
+/// Lists of different resources that are on their way at once.
+const AT_ONCE: usize = 4;
+/// A list of all namespaces is read whole if it is not longer; otherwise each namespace is looked at by itself.
+const SHORT: usize = 500;
+const METADATA: &str = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1";
+
+/// Looks into namespaces.
+pub(super) struct Looks {
+    client: kube::Client,
+    discovery: Discovery,
+    gathering: Mutex<Gathering>,
+    /// Held by the round on its way.
+    turn: Turn<()>,
+}
+
+/// Who asks for the next round.
+#[derive(Default)]
+struct Gathering {
+    names: BTreeSet<String>,
+    answer: watch::Sender<Option<Arc<Round>>>,
+}
+
+/// What a round found.
+#[derive(Debug, Default)]
+pub(super) struct Round {
+    /// What could not be asked for.
+    pub(super) discovery: Vec<String>,
+    found: HashMap<String, Found>,
+}
+
+/// What is in a namespace.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Found {
+    /// Resources that have objects in it, pods first.
+    pub(super) resources: Vec<Arc<Served>>,
+    /// What could not be listed, and why.
+    pub(super) failures: Vec<String>,
+}
+
+/// The namespaces with objects of one resource, and those of which this could not be found out.
+#[derive(Default)]
+struct Places {
+    with: BTreeSet<String>,
+    failures: Vec<(String, String)>,
+}
+
+/// Where the objects of a list are.
+#[derive(Deserialize)]
+struct Page {
+    #[serde(default)]
+    metadata: PageMeta,
+    #[serde(default)]
+    items: Vec<Item>,
+}
+
+#[derive(Default, Deserialize)]
+struct PageMeta {
+    #[serde(default, rename = "continue")]
+    rest: String,
+}
+
+#[derive(Deserialize)]
+struct Item {
+    metadata: Place,
+}
+
+#[derive(Deserialize)]
+struct Place {
+    #[serde(default)]
+    namespace: String,
+}
+
+// === impl Round ===
+
+impl Round {
+    /// What is in a namespace.
+    pub(super) fn of(&self, namespace: &str) -> Found {
+        self.found.get(namespace).cloned().unwrap_or_default()
+    }
+
+    fn add(&mut self, resource: &Arc<Served>, places: Places) {
+        for namespace in places.with {
+            self.found.entry(namespace).or_default().resources.push(resource.clone());
+        }
+        for (namespace, failure) in places.failures {
+            self.found.entry(namespace).or_default().failures.push(failure);
+        }
+    }
+}
+
+// === impl Looks ===
+
+impl Looks {
+    pub(super) fn new(client: kube::Client) -> Looks {
+        Looks {
+            discovery: Discovery::new(client.clone()),
+            client,
+            gathering: Mutex::default(),
+            turn: Turn::default(),
+        }
+    }
+
+    /// What is in a namespace now, or in a moment.
+    pub(super) async fn look(&self, namespace: &str) -> Arc<Round> {
+        let answer = {
+            let mut gathering = self.gathering.lock();
+            gathering.names.insert(namespace.to_owned());
+            gathering.answer.subscribe()
+        };
+        let _turn = self.turn.lock().await;
+        // Whoever has the first turn goes for all that gathered.
+        if let Some(round) = answer.borrow().clone() {
+            return round;
+        }
+        let Gathering { mut names, answer } = std::mem::take(&mut *self.gathering.lock());
+        // Those this one gathered with may have been given up, and their round with them.
+        names.insert(namespace.to_owned());
+        let round = Arc::new(self.round(&names).await);
+        answer.send_replace(Some(round.clone()));
+        round
+    }
+
+    async fn round(&self, names: &BTreeSet<String>) -> Round {
+        let mut round = Round::default();
+        let catalog = match self.discovery.ask().await {
+            Ok(catalog) => catalog,
+            Err(error) => {
+                round.discovery.push(error.to_string());
+                return round;
+            }
+        };
+        round.discovery =
+            catalog.stale.iter().map(|gv| format!("{gv}: stale GroupVersion discovery")).collect();
+        let deletable = catalog.resources.into_iter().filter(|r| r.namespaced && r.can(&["delete", "list"]));
+        let mut resources: Vec<Arc<Served>> = deletable.map(Arc::new).collect();
+        resources.sort_by_key(|resource| !is_pods(resource));
+        let lists = resources.into_iter().map(|resource| async move {
+            let places = self.find(&resource, names).await;
+            (resource, places)
+        });
+        let mut lists = futures::stream::iter(lists).buffered(AT_ONCE);
+        while let Some((resource, places)) = lists.next().await {
+            round.add(&resource, places);
+        }
+        round
+    }
+
+    /// Which of the namespaces have objects of a resource.
+    async fn find(&self, resource: &Served, names: &BTreeSet<String>) -> Places {
+        let mut places = Places::default();
+        if names.len() > 1 {
+            // What cannot be listed so may still be listed by namespace.
+            if let Ok(page) = self.list(&resource.path(None), SHORT).await {
+                let all = page.items.into_iter().map(|item| item.metadata.namespace);
+                places.with = all.filter(|namespace| names.contains(namespace)).collect();
+                if page.metadata.rest.is_empty() {
+                    return places;
+                }
+            }
+        }
+        for name in names {
+            if places.with.contains(name) {
+                continue;
+            }
+            match self.list(&resource.path(Some(name)), 1).await {
+                Ok(page) if page.items.is_empty() => {}
+                Ok(_) => drop(places.with.insert(name.clone())),
+                // The resource went away meanwhile: so did its objects.
+                Err(error) if client::is_not_found(&error) => {}
+                Err(error) => places.failures.push((name.clone(), format!("{}: {error}", resource.resource))),
+            }
+        }
+        places
+    }
+
+    async fn list(&self, path: &str, limit: usize) -> Result<Page, kube::Error> {
+        let request = Request::get(format!("{path}?limit={limit}"))
+            .header(http::header::ACCEPT, METADATA)
+            .body(Vec::new());
+        self.client.request(request.map_err(kube::Error::HttpError)?).await
+    }
+}
+
+/// Whether the resource is pods, which go first.
+pub(super) fn is_pods(resource: &Served) -> bool {
+    resource.group.is_empty() && resource.resource == "pods"
+}
+
+#[cfg(test)]
+mod tests;
