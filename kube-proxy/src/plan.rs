@@ -18,15 +18,17 @@ mod skeleton;
 mod slots;
 
 use std::{
-    collections::{BTreeSet, HashMap, hash_map::Entry},
+    collections::{BTreeSet, hash_map::Entry},
     net::IpAddr,
     sync::Arc,
 };
 
 use claims::{Claims, Frontend};
 use component_base::meta::ObjectKey;
+use foldhash::HashMap;
 use service::{Fragment, Placed, Shared};
 use slots::Slots;
+use smallvec::SmallVec;
 
 use crate::{
     model::{Endpoint, Model, PortName, ServicePort, Settings},
@@ -95,9 +97,9 @@ impl Planner {
         Self {
             family,
             settings,
-            services: HashMap::new(),
+            services: HashMap::default(),
             claims: Claims::default(),
-            shared: HashMap::new(),
+            shared: HashMap::default(),
             slots: Slots::default(),
         }
     }
@@ -177,20 +179,22 @@ impl Planner {
 
     /// Takes in what the ports of a service are now, all of them; the commands that carry it out.
     pub fn change(&mut self, service: &ObjectKey, now: &[Port<'_>]) -> Vec<Command> {
-        let now: Vec<Port<'_>> =
+        let now: SmallVec<[Port<'_>; 4]> =
             now.iter().copied().filter(|(name, port, _)| self.serves(name, port)).collect();
-        let had = self.services.remove_entry(service);
+        let had = self.services.get_mut(service).map(std::mem::take);
         if now.is_empty() && had.is_none() {
             return Vec::new();
         }
-        let (key, had) = had.unwrap_or_else(|| (service.clone(), Box::default()));
-        let rivals = self.rivals(&key, &had, &now);
+        let had = had.unwrap_or_default();
+        let rivals = self.rivals(service, &had, &now);
         let (mut old, mut new) = (Fragment::default(), Fragment::default());
         self.part(&mut old, &had, &rivals);
         let placed = self.place(had, &now);
         self.part(&mut new, &placed, &rivals);
-        if !placed.is_empty() {
-            self.services.insert(key, placed);
+        match self.services.get_mut(service) {
+            Some(_) if placed.is_empty() => drop(self.services.remove(service)),
+            Some(kept) => *kept = placed,
+            None => drop(self.services.insert(service.clone(), placed)),
         }
         let (gone, come) = self.share(std::mem::take(&mut old.shared), std::mem::take(&mut new.shared));
         let (gone, come) = (old.own(gone), new.own(come));
@@ -202,6 +206,10 @@ impl Planner {
         let before = had.iter().map(|(name, placed)| (name, &placed.service));
         let after = now.iter().map(|(name, port, _)| (*name, *port));
         let after = after.filter(|(name, port)| !before.clone().any(|had| had == (*name, *port)));
+        if !self.claims.anybody_waits() && after.clone().next().is_none() {
+            // All is its own, and stays so.
+            return BTreeSet::new();
+        }
         let ports = before.clone().chain(after);
         let frontends = ports.flat_map(|(name, port)| claims::frontends(self.family, name, port));
         let mut rivals = BTreeSet::new();

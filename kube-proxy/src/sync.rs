@@ -4,13 +4,14 @@
 //! the next sync makes them anew. Tables others have taken away are noticed at once, and what they have changed inside
 //! them is set right by the hourly repair.
 
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use component_base::{
     meta::ObjectKey,
     metrics::{self, Stability},
 };
 use prometheus::{Gauge, Histogram, IntCounter};
+use smallvec::SmallVec;
 
 use crate::{
     conntrack::{self, Expected},
@@ -121,9 +122,10 @@ impl Syncer {
     pub fn change(&mut self, service: &ObjectKey, model: &Model) -> Result<(), KernelError> {
         let of_udp = self.change_udp(service, model);
         let mut outcome = Ok(());
+        let ports: SmallVec<[Port<'_>; 4]> = model.ports_of(service).collect();
         for state in &mut self.families {
             let began = Instant::now();
-            let done = state.change(&mut self.kernel, service, model);
+            let done = state.change(&mut self.kernel, service, &ports);
             if let Ok(false) = done {
                 continue;
             }
@@ -181,10 +183,9 @@ impl State {
         &mut self,
         kernel: &mut Kernel,
         service: &ObjectKey,
-        model: &Model,
+        ports: &[Port<'_>],
     ) -> Result<bool, KernelError> {
-        let ports: Vec<Port<'_>> = model.ports_of(service).collect();
-        let commands = self.planner.change(service, &ports);
+        let commands = self.planner.change(service, ports);
         if commands.is_empty() {
             return Ok(false);
         }
@@ -249,7 +250,8 @@ fn label(family: Family) -> &'static str {
 }
 
 fn now_seconds() -> f64 {
-    jiff::Timestamp::now().as_duration().as_secs_f64()
+    // A clock before 1970 is wrong, and so would be any number.
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64()
 }
 
 // === impl Metrics ===

@@ -326,12 +326,12 @@ impl Table {
             }
             Command::AddElements(name, elements) => {
                 for (key, value) in elements {
-                    assert!(self.sets.get_mut(&name).unwrap().elements.insert(key, value).is_none());
+                    assert!(self.sets.get_mut(&*name).unwrap().elements.insert(key, value).is_none());
                 }
             }
             Command::DeleteElements(name, elements) => {
                 for (key, value) in elements {
-                    assert_eq!(self.sets.get_mut(&name).unwrap().elements.remove(&key), Some(value));
+                    assert_eq!(self.sets.get_mut(&*name).unwrap().elements.remove(&key), Some(value));
                 }
             }
         }

@@ -9,6 +9,7 @@ use std::fmt;
 
 use netlink_packet_core::{NLM_F_ACK, NLM_F_DUMP, NLM_F_REQUEST, NetlinkMessage};
 use netlink_packet_netfilter::NetfilterMessage;
+use smol_str::SmolStr;
 
 use crate::tables::Command;
 
@@ -57,7 +58,7 @@ pub(super) struct Answer<'a> {
 #[derive(Debug)]
 struct Label {
     what: &'static str,
-    name: String,
+    name: SmolStr,
     count: usize,
 }
 
@@ -240,14 +241,14 @@ impl Answer<'_> {
 impl Label {
     fn of(command: Command) -> Self {
         let (what, name, count) = match command {
-            Command::AddTable => ("the table", String::new(), 1),
-            Command::DeleteTable => ("the table's deletion", String::new(), 1),
-            Command::AddSet(name, _) => ("the set", name, 1),
-            Command::DeleteSet(name) => ("the deletion of the set", name, 1),
-            Command::AddChain(name, _) => ("the chain", name, 1),
-            Command::DeleteChain(name) => ("the deletion of the chain", name, 1),
-            Command::FlushChain(name) => ("the emptying of the chain", name, 1),
-            Command::AddRules(name, chain) => ("rules of the chain", name, chain.rules.len()),
+            Command::AddTable => ("the table", SmolStr::default(), 1),
+            Command::DeleteTable => ("the table's deletion", SmolStr::default(), 1),
+            Command::AddSet(name, _) => ("the set", name.into(), 1),
+            Command::DeleteSet(name) => ("the deletion of the set", name.into(), 1),
+            Command::AddChain(name, _) => ("the chain", name.into(), 1),
+            Command::DeleteChain(name) => ("the deletion of the chain", name.into(), 1),
+            Command::FlushChain(name) => ("the emptying of the chain", name.into(), 1),
+            Command::AddRules(name, chain) => ("rules of the chain", name.into(), chain.rules.len()),
             Command::AddElements(name, elements) => ("elements of the set", name, elements.len()),
             Command::DeleteElements(name, elements) => {
                 ("the deletion of elements of the set", name, elements.len())

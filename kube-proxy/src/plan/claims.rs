@@ -1,11 +1,12 @@
 //! Who owns an address and port when several services claim it: the first by name, and the next one when it leaves.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
+    collections::{BTreeMap, BTreeSet},
     net::IpAddr,
     sync::Arc,
 };
 
+use foldhash::HashMap;
 use smallvec::smallvec;
 
 use crate::{
@@ -61,12 +62,23 @@ impl Frontend {
 impl Claims {
     /// Whether a port of a service owns a frontend.
     pub(super) fn owns(&self, name: &PortName, frontend: &Frontend) -> bool {
-        self.owners.get(frontend).is_some_and(|owner| **owner == *name)
+        // Mostly they are one and the same, which is seen without reading them.
+        self.owners.get(frontend).is_some_and(|owner| std::ptr::eq(&**owner, name) || **owner == *name)
+    }
+
+    /// The same for a frontend that this port has claimed.
+    pub(super) fn won(&self, name: &PortName, frontend: &Frontend) -> bool {
+        !self.anybody_waits() || self.owns(name, frontend)
     }
 
     /// The owner and those who wait.
     pub(super) fn claimants(&self, frontend: &Frontend) -> impl Iterator<Item = &Arc<PortName>> {
         self.owners.get(frontend).into_iter().chain(self.waiting.get(frontend).into_iter().flatten())
+    }
+
+    /// Whether anybody waits for a frontend.
+    pub(super) fn anybody_waits(&self) -> bool {
+        !self.waiting.is_empty()
     }
 
     /// A port of a service wants a frontend.

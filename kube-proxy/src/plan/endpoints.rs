@@ -38,11 +38,15 @@ pub(super) fn local(family: Family, all: &[Endpoint]) -> Vec<&Endpoint> {
     usable(family, all.iter().filter(|e| e.local))
 }
 
-/// Ready endpoints, or those that still serve while terminating when none is ready.
+/// Ready endpoints in the order of their addresses, or those that still serve while terminating when none is ready.
 fn usable<'a>(family: Family, all: impl Iterator<Item = &'a Endpoint> + Clone) -> Vec<&'a Endpoint> {
     let mut all: Vec<&Endpoint> = all.filter(|e| family.has(&e.address)).collect();
-    all.sort();
+    all.sort_unstable();
     all.dedup_by_key(|e| (e.address, e.port));
-    let ready: Vec<&Endpoint> = all.iter().copied().filter(|e| e.ready).collect();
-    if ready.is_empty() { all.into_iter().filter(|e| e.serving && e.terminating).collect() } else { ready }
+    if all.iter().any(|e| e.ready) {
+        all.retain(|e| e.ready);
+    } else {
+        all.retain(|e| e.serving && e.terminating);
+    }
+    all
 }

@@ -2,7 +2,8 @@
 
 use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
 
-use smallvec::smallvec;
+use smallvec::{SmallVec, smallvec};
+use smol_str::SmolStr;
 
 use super::{
     claims::{Claims, Frontend},
@@ -131,7 +132,7 @@ impl Placed {
 impl Group {
     fn of(takers: &[&Endpoint], sticky: bool, had: Self, slots: &mut Slots) -> Self {
         let wanted: Vec<Target> = takers.iter().map(|e| (e.address, e.port)).collect();
-        let members: Box<[Target]> = arrange(&had.members, &wanted).into();
+        let members = arrange(&had.members, &wanted);
         let block = match sticky && !members.is_empty() {
             true => Some(slots.place(had.block, members.len())),
             false => {
@@ -234,8 +235,8 @@ fn lead(old: &[Element], new: &[Element]) -> Vec<Command> {
         let mut rest = other.iter().peekable();
         let mut of_set: Option<(&'static str, Vec<(Key, Value)>)> = None;
         let command = |(name, elements): (&'static str, Vec<(Key, Value)>)| match delete {
-            true => Command::DeleteElements(name.to_owned(), elements),
-            false => Command::AddElements(name.to_owned(), elements),
+            true => Command::DeleteElements(SmolStr::new_static(name), elements),
+            false => Command::AddElements(SmolStr::new_static(name), elements),
         };
         for element in this {
             let key = (element.0, &element.1);
@@ -264,7 +265,8 @@ impl Build<'_> {
     /// Traffic to cluster IPs.
     fn inside(&mut self) {
         let service = &self.port.service;
-        let ips: Vec<IpAddr> = service.cluster_ips.iter().filter(|ip| self.family.has(ip)).copied().collect();
+        let ips: SmallVec<[IpAddr; 2]> =
+            service.cluster_ips.iter().filter(|ip| self.family.has(ip)).copied().collect();
         self.out.shared.extend(ips.iter().map(|ip| Shared::ClusterIp(*ip)));
         let (takers, scope) = match service.internal_local {
             true => (&self.port.local, "local"),
@@ -299,9 +301,10 @@ impl Build<'_> {
         ips.sort();
         ips.dedup();
         let addresses = self.owned(&ips);
-        let node = Frontend::Node(self.name.protocol.number(), service.node_port);
-        let nodes: Vec<Frontend> =
-            Some(node).filter(|node| self.claims.owns(self.name, node)).into_iter().collect();
+        let node = (service.node_port != 0)
+            .then_some(Frontend::Node(self.name.protocol.number(), service.node_port))
+            .filter(|node| self.claims.owns(self.name, node));
+        let nodes: SmallVec<[Frontend; 2]> = node.into_iter().collect();
         if addresses.is_empty() && nodes.is_empty() {
             return;
         }
@@ -407,10 +410,10 @@ impl Build<'_> {
         chain
     }
 
-    /// The frontends at these addresses that are this service port's.
-    fn owned(&self, ips: &[IpAddr]) -> Vec<Frontend> {
+    /// The frontends at these addresses of its own that no other service port has.
+    fn owned(&self, ips: &[IpAddr]) -> SmallVec<[Frontend; 2]> {
         let at = |ip: &IpAddr| Frontend::At(*ip, self.name.protocol.number(), self.port.service.port);
-        ips.iter().map(at).filter(|frontend| self.claims.owns(self.name, frontend)).collect()
+        ips.iter().map(at).filter(|frontend| self.claims.won(self.name, frontend)).collect()
     }
 
     /// Endpoints of frontends, from a place on.

@@ -8,6 +8,8 @@ use std::{
     net::IpAddr,
 };
 
+use smallvec::{SmallVec, smallvec};
+
 /// Address and port of an endpoint.
 pub(super) type Target = (IpAddr, u16);
 
@@ -66,18 +68,20 @@ impl Slots {
     }
 }
 
-/// Members in places 0..n: those that were there keep theirs, the rest fills the gaps in order.
-pub(super) fn arrange(had: &[Target], wanted: &[Target]) -> Vec<Target> {
-    let mut left: BTreeSet<Target> = wanted.iter().copied().collect();
-    let count = left.len();
-    let mut out: Vec<Option<Target>> = vec![None; count];
-    for (slot, target) in had.iter().enumerate().take(count) {
-        if left.remove(target) {
-            out[slot] = Some(*target);
+/// Members in places 0..n: those that were there keep theirs, the rest fills the gaps in order. `wanted` is in order, each
+/// target once.
+pub(super) fn arrange(had: &[Target], wanted: &[Target]) -> Box<[Target]> {
+    // Where each of those wanted stands already; the others are given what is left.
+    let mut stays: SmallVec<[bool; 64]> = smallvec![false; wanted.len()];
+    let mut taken: SmallVec<[bool; 64]> = smallvec![false; wanted.len()];
+    for (slot, target) in had.iter().enumerate().take(wanted.len()) {
+        if let Ok(at) = wanted.binary_search(target) {
+            (stays[slot], taken[at]) = (true, true);
         }
     }
-    let mut rest = left.into_iter();
-    out.into_iter().filter_map(|slot| slot.or_else(|| rest.next())).collect()
+    let mut rest = wanted.iter().zip(&taken).filter(|(_, taken)| !**taken).map(|(target, _)| *target);
+    let slots = stays.iter().enumerate();
+    slots.filter_map(|(slot, stays)| if *stays { had.get(slot).copied() } else { rest.next() }).collect()
 }
 
 #[cfg(test)]
@@ -94,10 +98,29 @@ mod tests {
     fn members_keep_their_places_when_one_leaves() {
         let before = arrange(&[], &[target(1), target(2), target(3), target(4)]);
         let after = arrange(&before, &[target(1), target(3), target(4)]);
-        assert_eq!(after, [before[0], target(4), before[2]], "the last one fills the gap");
+        assert_eq!(*after, [before[0], target(4), before[2]], "the last one fills the gap");
     }
 
     proptest! {
+        #[test]
+        fn all_are_there_once_and_stay_where_they_can(
+            had in prop::collection::btree_set(0..30u8, 0..20),
+            wanted in prop::collection::btree_set(0..30u8, 0..20),
+            turn in 0..20usize,
+        ) {
+            let mut had: Vec<Target> = had.into_iter().map(target).collect();
+            let turn = turn.checked_rem(had.len()).unwrap_or(0);
+            had.rotate_left(turn);
+            let wanted: Vec<Target> = wanted.into_iter().map(target).collect();
+            let out = arrange(&had, &wanted);
+            for (slot, before) in had.iter().enumerate().take(wanted.len()) {
+                prop_assert!(!wanted.contains(before) || out[slot] == *before);
+            }
+            let mut sorted = out.into_vec();
+            sorted.sort();
+            prop_assert_eq!(sorted, wanted);
+        }
+
         #[test]
         fn blocks_never_overlap_and_have_room(steps in prop::collection::vec((0..4usize, 0..20usize), 1..60)) {
             let mut slots = Slots::default();

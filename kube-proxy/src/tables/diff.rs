@@ -2,6 +2,8 @@
 //!
 //! Things come into being before anything leads to them and go after nothing does any more.
 
+use smol_str::SmolStr;
+
 use super::{Chain, Key, Set, Table, Value};
 
 /// One change of a table.
@@ -24,9 +26,9 @@ pub enum Command {
     /// Append a chain's rules.
     AddRules(String, Chain),
     /// Add elements.
-    AddElements(String, Vec<(Key, Value)>),
+    AddElements(SmolStr, Vec<(Key, Value)>),
     /// Delete elements.
-    DeleteElements(String, Vec<(Key, Value)>),
+    DeleteElements(SmolStr, Vec<(Key, Value)>),
 }
 
 /// Commands from `old` (`None`: unknown, so the table is made anew) to `new`.
@@ -82,7 +84,7 @@ fn elements_gone(old: &Table, new: &Table, out: &mut Vec<Command>) {
         let stale = had.elements.iter().filter(|(key, value)| set.elements.get(*key) != Some(*value));
         let stale: Vec<(Key, Value)> = stale.map(|(k, v)| (k.clone(), v.clone())).collect();
         if !stale.is_empty() {
-            out.push(Command::DeleteElements(name.clone(), stale));
+            out.push(Command::DeleteElements(name.into(), stale));
         }
     }
 }
@@ -94,7 +96,7 @@ fn elements_come(old: &Table, new: &Table, out: &mut Vec<Command>) {
         let fresh = set.elements.iter().filter(|(key, value)| had.and_then(|h| h.get(*key)) != Some(*value));
         let fresh: Vec<(Key, Value)> = fresh.map(|(k, v)| (k.clone(), v.clone())).collect();
         if !fresh.is_empty() {
-            out.push(Command::AddElements(name.clone(), fresh));
+            out.push(Command::AddElements(name.into(), fresh));
         }
     }
 }
