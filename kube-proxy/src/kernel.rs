@@ -4,6 +4,7 @@
 //! (numgen, nat, masq, ct, fib, reject, dynset) is emitted as raw attributes in `expression`.
 
 mod batch;
+mod content;
 mod expression;
 mod generation;
 mod guard;
@@ -17,6 +18,7 @@ use nix::sys::socket::{setsockopt, sockopt};
 
 use crate::tables::{Command, Family};
 
+pub use content::Content;
 pub use guard::{Guard, something_to_do};
 
 /// Services' table, named as upstream's nftables mode names it.

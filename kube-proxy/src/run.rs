@@ -74,6 +74,8 @@ pub struct App {
     slices: Informer<EndpointSlice>,
     node: Informer<Node>,
     changed: Arc<Changed>,
+    /// When the tables were looked at.
+    looked: Instant,
     enforcer: Option<Enforcer>,
 }
 
@@ -117,6 +119,7 @@ pub async fn build(config: Config) -> Result<App, RunError> {
         node: informers.get(own),
         enforcer: enforcer(&config, &informers)?,
         changed: Arc::default(),
+        looked: Instant::now(),
         informers,
         tasks,
         config,
@@ -237,7 +240,7 @@ impl App {
         let lost = || match self.syncer.lost(Instant::now()) {
             Ok(false) => false,
             Ok(true) => {
-                tracing::warn!("our tables were taken away by others; they are made anew");
+                tracing::warn!("our tables were changed by others; they are made anew");
                 true
             }
             Err(error) => {
@@ -245,7 +248,7 @@ impl App {
                 false
             }
         };
-        kernel::something_to_do(rest, &self.changed.wake, lost).await;
+        kernel::something_to_do(rest, &self.changed.wake, &mut self.looked, lost).await;
     }
 
     /// Services do not wait for what network policies need.

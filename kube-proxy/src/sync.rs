@@ -1,8 +1,8 @@
 //! Carrying plans out: from the model to the kernel, one batch per family and change.
 //!
 //! A change of a service is a change of its own part of the tables. A failed batch makes unknown what they hold, and
-//! the next sync makes them anew. Tables others have taken away are noticed at once, and what they have changed inside
-//! them is set right by the hourly repair.
+//! the next sync makes them anew. Tables others have taken away are noticed at once, what they have changed inside them
+//! within seconds, and all is made anew every hour.
 
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -15,7 +15,7 @@ use smallvec::SmallVec;
 
 use crate::{
     conntrack::{self, Expected},
-    kernel::{Guard, Kernel, KernelError, POLICIES, SERVICES},
+    kernel::{Content, Guard, Kernel, KernelError, POLICIES, SERVICES},
     model::{Model, PortName, Protocol, Settings},
     plan::{self, Planner, Port},
     tables::{Command, Family, diff},
@@ -85,9 +85,20 @@ impl Syncer {
         self.repaired.elapsed() <= REPAIR && self.families.iter().all(|state| state.committed)
     }
 
-    /// Whether others have taken tables away, which the next sync makes anew then.
+    /// Whether others have taken tables away or changed what is in them; the next sync makes them anew then.
+    ///
+    /// # Errors
+    /// When the kernel does not answer.
     pub fn lost(&mut self, now: Instant) -> Result<bool, KernelError> {
-        let lost = self.guard.lost(&mut self.kernel, now)?;
+        let mut lost = self.guard.lost(&mut self.kernel, now)?;
+        if lost.is_empty() && self.families.iter().all(|state| state.committed) {
+            let states = &self.families;
+            let planned = |family| {
+                let state = states.iter().find(|state| state.planner.family() == family);
+                state.map(|state| Content::of(family, state.planner.anew())).unwrap_or_default()
+            };
+            lost = self.guard.altered(&mut self.kernel, now, planned)?;
+        }
         for state in self.families.iter_mut().filter(|state| lost.contains(&state.planner.family())) {
             state.committed = false;
         }

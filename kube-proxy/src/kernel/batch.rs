@@ -20,6 +20,8 @@ const BEGIN: u16 = 16;
 const END: u16 = 17;
 /// nfnetlink subsystem of nftables: the high byte of its messages' types, and what a batch is for.
 const SUBSYSTEM: u8 = 10;
+/// `NLM_F_DUMP_INTR`.
+const INTERRUPTED: u16 = 0x10;
 /// `NLA_F_NESTED`.
 const NESTED: u16 = 0x8000;
 /// Bytes of a message's header, and of nfnetlink's own behind it.
@@ -49,6 +51,8 @@ pub(super) struct Open(usize);
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Answer<'a> {
     pub(super) kind: u16,
+    /// Others changed what is listed while it was.
+    pub(super) interrupted: bool,
     /// The message it answers.
     pub(super) sequence: u32,
     body: &'a [u8],
@@ -216,9 +220,10 @@ pub(super) fn message(bytes: &[u8]) -> Option<(Answer<'_>, &[u8])> {
     let word = |at: usize| bytes.get(at..at + 4)?.try_into().ok().map(u32::from_ne_bytes);
     let length = usize::try_from(word(0)?).ok().filter(|length| *length >= HEADER)?;
     let kind = u16::from_ne_bytes(bytes.get(4..6)?.try_into().ok()?);
+    let flags = u16::from_ne_bytes(bytes.get(FLAGS..FLAGS + 2)?.try_into().ok()?);
     let body = bytes.get(HEADER..length)?;
     let behind = bytes.get(length.next_multiple_of(4)..).unwrap_or_default();
-    Some((Answer { kind, sequence: word(8)?, body }, behind))
+    Some((Answer { kind, interrupted: flags & INTERRUPTED != 0, sequence: word(8)?, body }, behind))
 }
 
 // === impl Answer ===

@@ -100,12 +100,13 @@ impl Kernel {
         Ok(rules)
     }
 
-    /// Sends one request and reads its answers up to the last; what does not exist has none.
-    fn ask(
+    /// Sends one request and reads its answers up to the last; what does not exist has none. Whether they are of one time.
+    pub(super) fn ask(
         &mut self,
         request: impl FnOnce(&mut Batch),
         mut answered: impl FnMut(u8, &[u8]),
-    ) -> Result<(), KernelError> {
+    ) -> Result<bool, KernelError> {
+        let mut whole = true;
         let mut message = Batch::empty(self.sequence, std::mem::take(&mut self.batch));
         request(&mut message);
         self.sequence = message.sequence();
@@ -120,9 +121,10 @@ impl Kernel {
                 if answer.sequence != self.sequence {
                     continue;
                 }
+                whole &= !answer.interrupted;
                 match (answer.code(), answer.kind) {
-                    (Some(0), _) | (_, DONE) => return Ok(()),
-                    (Some(code), _) if code.saturating_neg() == nix::libc::ENOENT => return Ok(()),
+                    (Some(0), _) | (_, DONE) => return Ok(whole),
+                    (Some(code), _) if code.saturating_neg() == nix::libc::ENOENT => return Ok(whole),
                     (Some(code), _) => {
                         return Err(KernelError::Socket(io::Error::from_raw_os_error(code.saturating_neg())));
                     }

@@ -1,20 +1,24 @@
-//! Sees when others take our tables away (`nft flush ruleset`), so that they come back within a second; and that
-//! a war with another agent over them is fought seldom.
+//! Sees when others take our tables away (`nft flush ruleset`), so that they come back within a second; when they
+//! change what is inside, which takes a look at all of it and is noticed within seconds; and that a war with another
+//! agent over them is fought seldom.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     time::{Duration, Instant},
 };
 
 use tokio::sync::Notify;
 
-use super::{Kernel, KernelError};
+use super::{Content, Kernel, KernelError};
 use crate::tables::Family;
 
 /// Time between looks.
 const LOOK: Duration = Duration::from_millis(500);
 /// Time between two losses from which on they have nothing to do with each other.
 const PEACE: Duration = Duration::from_secs(60);
+/// Least time between comparisons of contents, and how many times as long as one takes.
+const AUDIT: Duration = Duration::from_secs(2);
+const SHARE: u32 = 100;
 /// Longest time without a look.
 const LONGEST: Duration = Duration::from_secs(30);
 
@@ -26,6 +30,19 @@ pub struct Guard {
     /// The tables that were made.
     handles: BTreeMap<Family, u64>,
     truce: Truce,
+    audit: Audit,
+}
+
+/// When the contents of tables are compared: others have changed something, though it may be only theirs.
+#[derive(Debug, Default)]
+struct Audit {
+    due: bool,
+    /// Not before.
+    not_before: Option<Instant>,
+    /// Families whose contents were others', until they have been seen to be right.
+    altered: BTreeSet<Family>,
+    /// The kernel says things in other words than we do, so that comparing leads nowhere.
+    useless: bool,
 }
 
 /// When tables that were lost are looked at again.
@@ -36,18 +53,27 @@ struct Truce {
     until: Option<Instant>,
 }
 
-/// Returns after `rest`, with a change, or when `lost`, asked from time to time, says that others have taken tables away.
-pub async fn something_to_do(rest: Duration, changed: &Notify, mut lost: impl FnMut() -> bool) {
+/// Returns after `rest`, with a change, or when `lost`, asked from time to time however many changes there are, says that
+/// others have taken tables away. `looked` is when it was asked last.
+pub async fn something_to_do(
+    rest: Duration,
+    changed: &Notify,
+    looked: &mut Instant,
+    mut lost: impl FnMut() -> bool,
+) {
     let rest = tokio::time::sleep(rest);
     tokio::pin!(rest);
     loop {
+        if looked.elapsed() >= LOOK {
+            *looked = Instant::now();
+            if lost() {
+                return;
+            }
+        }
         tokio::select! {
             () = &mut rest => return,
             () = changed.notified() => return,
-            () = tokio::time::sleep(LOOK) => {}
-        }
-        if lost() {
-            return;
+            () = tokio::time::sleep(LOOK.saturating_sub(looked.elapsed())) => {}
         }
     }
 }
@@ -55,7 +81,7 @@ pub async fn something_to_do(rest: Duration, changed: &Notify, mut lost: impl Fn
 impl Guard {
     /// Nothing is known yet.
     pub fn new(entry: &'static str) -> Self {
-        Self { entry, handles: BTreeMap::new(), truce: Truce::default() }
+        Self { entry, handles: BTreeMap::new(), truce: Truce::default(), audit: Audit::default() }
     }
 
     /// A family's table was made.
@@ -80,6 +106,7 @@ impl Guard {
         if self.truce.holds(now) || !kernel.others_changed()? {
             return Ok(Vec::new());
         }
+        self.audit.due = true;
         let mut lost = Vec::new();
         for (family, handle) in &self.handles {
             if kernel.handle(*family)? != Some(*handle) || kernel.rules(*family, self.entry)? == 0 {
@@ -90,6 +117,62 @@ impl Guard {
             self.truce.broken(now);
         }
         Ok(lost)
+    }
+}
+
+impl Guard {
+    /// The families whose tables hold something else than `planned` says; looked at when others have changed something,
+    /// and seldom enough to cost next to nothing.
+    ///
+    /// # Errors
+    /// When the kernel does not answer.
+    pub fn altered(
+        &mut self,
+        kernel: &mut Kernel,
+        now: Instant,
+        mut planned: impl FnMut(Family) -> Content,
+    ) -> Result<Vec<Family>, KernelError> {
+        if self.truce.holds(now) || !self.audit.is_due(now) {
+            return Ok(Vec::new());
+        }
+        let began = Instant::now();
+        let (mut altered, mut whole) = (Vec::new(), true);
+        for family in self.handles.keys() {
+            let planned = planned(*family);
+            match kernel.content(*family, &planned)? {
+                Some(found) if found != planned => altered.push(*family),
+                Some(_) => drop(self.audit.altered.remove(family)),
+                None => whole = false,
+            }
+        }
+        self.audit.done(now, began.elapsed(), whole);
+        // Tables that were made anew and are wrong at once were not changed by others.
+        if altered.iter().any(|family| self.audit.altered.contains(family)) && !kernel.others_changed()? {
+            tracing::warn!(
+                "the kernel lists our tables in other words than ours; their contents are not compared"
+            );
+            self.audit.useless = true;
+            return Ok(Vec::new());
+        }
+        self.audit.altered.extend(&altered);
+        if !altered.is_empty() {
+            // What is made anew is looked at once more.
+            self.audit.due = true;
+            self.truce.broken(now);
+        }
+        Ok(altered)
+    }
+}
+
+impl Audit {
+    fn is_due(&self, now: Instant) -> bool {
+        self.due && !self.useless && self.not_before.is_none_or(|at| now >= at)
+    }
+
+    /// A look that took so long is over; one that was disturbed is taken again.
+    fn done(&mut self, now: Instant, took: Duration, whole: bool) {
+        self.due = !whole;
+        self.not_before = Some(now + (took * SHARE).max(AUDIT));
     }
 }
 
@@ -109,6 +192,26 @@ impl Truce {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn changes_that_never_end_do_not_keep_from_looking() {
+        let (changed, mut looked) = (Notify::new(), Instant::now() + PEACE);
+        changed.notify_one();
+        something_to_do(Duration::MAX, &changed, &mut looked, || panic!("it is not time yet")).await;
+        looked = Instant::now() - LOOK;
+        let mut looks = 0;
+        let mut lost = || {
+            looks += 1;
+            false
+        };
+        for _ in 0..3 {
+            changed.notify_one();
+            something_to_do(Duration::MAX, &changed, &mut looked, &mut lost).await;
+        }
+        assert!(looks >= 1, "it was time");
+        looked -= LOOK;
+        something_to_do(Duration::MAX, &changed, &mut looked, || true).await;
+    }
 
     #[test]
     fn a_war_is_fought_ever_less_often_and_peace_ends_it() {

@@ -170,6 +170,101 @@ fn nft_shows_interfaces_by_name_and_by_prefix() {
 
 /// Two policies with everything a policy can say, then one of them changed, then none.
 #[test]
+fn what_others_change_inside_is_noticed_and_set_right_and_connections_live() {
+    in_namespace(|| {
+        let listener = TcpListener::bind(("10.244.0.1", 8080)).unwrap();
+        let mut syncer = crate::sync::Syncer::open().unwrap();
+        let served = model(service(), &["10.244.0.1"]);
+        syncer.sync(&served, &settings()).unwrap();
+        let mut client = TcpStream::connect("10.96.0.5:80").unwrap();
+        let (mut server, _) = listener.accept().unwrap();
+        let mut now = Instant::now();
+        assert!(!syncer.lost(now).unwrap(), "nobody has done anything");
+        let before = run("nft", &["list", "table", "ip", SERVICES]);
+        let changes = [
+            "delete element ip kube-proxy endpoints { 10.96.0.5 . tcp . 80 . 0x00000000 }",
+            "add element ip kube-proxy endpoints { 10.96.0.6 . tcp . 80 . 0x00000000 : 10.244.0.1 . 8080 }",
+            "flush set ip kube-proxy cluster-ips",
+            "insert rule ip kube-proxy services drop",
+            "flush chain ip kube-proxy mark-for-masquerade",
+            "add chain ip kube-proxy strange; add rule ip kube-proxy strange drop",
+        ];
+        for change in changes {
+            run("nft", &[change]);
+            assert!(syncer.lost(now).unwrap() && !syncer.follows(), "{change}");
+            syncer.sync(&served, &settings()).unwrap();
+            now += Duration::from_secs(60);
+            assert!(!syncer.lost(now).unwrap(), "all is right after {change}");
+            assert_eq!(run("nft", &["list", "table", "ip", SERVICES]).len(), before.len(), "{change}");
+            TcpStream::connect("10.96.0.5:80").unwrap();
+            server.write_all(b"x").unwrap();
+            client.read_exact(&mut [0]).unwrap();
+            now += Duration::from_secs(60);
+        }
+        run("nft", &["add", "table", "ip", "other"]);
+        run("nft", &["add", "chain", "ip", "other", "some"]);
+        assert!(!syncer.lost(now).unwrap(), "others' tables are theirs");
+    });
+}
+
+/// Services of all kinds, so that all kinds of rules and elements are in the tables.
+fn all_kinds() -> Model {
+    let full = |affinity| ServicePort {
+        node_port: 30080,
+        external_ips: vec![ip("192.168.9.1"), ip("fd00:9::1")],
+        load_balancer_ips: vec![ip("192.168.9.2"), ip("fd00:9::2")],
+        source_ranges: vec!["10.0.0.0/8".parse().unwrap(), "fd00::/16".parse().unwrap()],
+        external_local: true,
+        affinity,
+        ..service()
+    };
+    let kinds = [
+        (full(None), 2),
+        (full(Some(600)), 2),
+        (service(), 12),
+        (service(), 0),
+        (ServicePort { internal_local: true, ..service() }, 1),
+        (ServicePort { node_port: 1, ..full(None) }, 0),
+    ];
+    let mut all = Model::default();
+    for (at, (kind, count)) in (1_u8..).zip(kinds) {
+        let shifted = |ip: &IpAddr| match ip {
+            IpAddr::V4(v4) => IpAddr::V4((u32::from(*v4) + (u32::from(at) << 8)).into()),
+            IpAddr::V6(v6) => IpAddr::V6((u128::from(*v6) + (u128::from(at) << 16)).into()),
+        };
+        let all_of = |ips: &[IpAddr]| -> Vec<IpAddr> { ips.iter().map(shifted).collect() };
+        let kind = ServicePort {
+            cluster_ips: all_of(&kind.cluster_ips),
+            external_ips: all_of(&kind.external_ips),
+            load_balancer_ips: all_of(&kind.load_balancer_ips),
+            node_port: if kind.node_port == 0 { 0 } else { 30_000 + u16::from(at) },
+            ..kind
+        };
+        let name: Arc<PortName> = PortName { port: format!("p{at}").into(), ..name() }.into();
+        let addresses: Vec<String> =
+            (0..count).flat_map(|n| [format!("10.244.{at}.{n}"), format!("fd00:2::{at}:{n}")]).collect();
+        let addresses: Vec<&str> = addresses.iter().map(String::as_str).collect();
+        let endpoints = model(service(), &addresses).endpoints.into_values().next().unwrap();
+        all.services.insert(name.clone(), kind.into());
+        all.endpoints.insert(name, endpoints);
+    }
+    all
+}
+
+#[test]
+fn the_kernel_says_of_all_kinds_of_services_what_was_sent() {
+    in_namespace(|| {
+        let mut kernel = Kernel::open(SERVICES).unwrap();
+        for family in [Family::V4, Family::V6] {
+            let planner = Planner::of(family, &settings(), &all_kinds());
+            kernel.commit(family, planner.anew()).unwrap();
+            let planned = Content::of(family, planner.anew());
+            assert_eq!(kernel.content(family, &planned).unwrap().unwrap(), planned, "{family:?}");
+        }
+    });
+}
+
+#[test]
 fn network_policies_are_taken_and_shown() {
     use crate::policy::{self, Namespaces, Peer, Pod, PodPort, Policies, Policy, Port, PortRef, Rule};
     use component_base::selector::LabelSelector;
@@ -218,6 +313,8 @@ fn network_policies_are_taken_and_shown() {
                 kernel
                     .commit(family, commands)
                     .unwrap_or_else(|e| panic!("{e}: {:?}", std::error::Error::source(&e)));
+                let planned = Content::of(family, diff(None, &table));
+                assert_eq!(kernel.content(family, &planned).unwrap().unwrap(), planned, "{family:?}");
                 *had = Some(table);
             }
         };

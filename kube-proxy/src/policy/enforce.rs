@@ -18,10 +18,10 @@ use tokio::sync::Notify;
 
 use super::{Index, Planner, plan};
 use crate::{
-    kernel::{self, Guard, Kernel, KernelError, POLICIES},
+    kernel::{self, Content, Guard, Kernel, KernelError, POLICIES},
     objects::{Namespace, Pod},
     sync,
-    tables::Command,
+    tables::{Command, Family, diff},
 };
 
 /// Shortest time between changes of the table, so that a burst of pods is one change.
@@ -43,6 +43,8 @@ pub struct Enforcer {
     namespaces: Informer<Namespace>,
     kernel: Kernel,
     guard: Guard,
+    /// When the tables were looked at.
+    looked: Instant,
     planners: Vec<Planner>,
     duration: Histogram,
     failures: IntCounter,
@@ -65,6 +67,7 @@ impl Enforcer {
             namespaces: informers.get(ListWatch::default()),
             kernel: Kernel::open(POLICIES)?,
             guard: Guard::new(plan::ENTRY),
+            looked: Instant::now(),
             planners: sync::families().into_iter().map(Planner::new).collect(),
             duration: metrics::histogram(
                 "kubeproxy_sync_network_policies_duration_seconds",
@@ -116,10 +119,11 @@ impl Enforcer {
     }
 
     async fn something_to_do(&mut self, rest: Duration) {
-        let lost = || match self.guard.lost(&mut self.kernel, Instant::now()) {
+        let (changed, mut looked) = (self.changed.clone(), self.looked);
+        let lost = || match self.lost(Instant::now()) {
             Ok(lost) if lost.is_empty() => false,
             Ok(lost) => {
-                tracing::warn!("tables of network policies were taken away by others; they are made anew");
+                tracing::warn!("tables of network policies were changed by others; they are made anew");
                 let planners = self.planners.iter_mut();
                 planners.filter(|p| lost.contains(&p.family())).for_each(Planner::forget);
                 true
@@ -129,7 +133,22 @@ impl Enforcer {
                 false
             }
         };
-        kernel::something_to_do(rest, &self.changed, lost).await;
+        kernel::something_to_do(rest, &changed, &mut looked, lost).await;
+        self.looked = looked;
+    }
+
+    /// The families whose tables others have taken away or changed.
+    fn lost(&mut self, now: Instant) -> Result<Vec<Family>, KernelError> {
+        let lost = self.guard.lost(&mut self.kernel, now)?;
+        if !lost.is_empty() || !self.planners.iter().all(Planner::has_planned) {
+            return Ok(lost);
+        }
+        let planners = &self.planners;
+        self.guard.altered(&mut self.kernel, now, |family| {
+            let planner = planners.iter().find(|planner| planner.family() == family);
+            let commands = planner.map(|planner| diff(None, &planner.table()));
+            Content::of(family, commands.unwrap_or_default())
+        })
     }
 
     async fn synced(&self) {
