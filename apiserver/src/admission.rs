@@ -173,6 +173,11 @@ pub struct Enabled {
 #[derive(Clone)]
 pub struct Chain(Vec<Enabled>);
 
+/// Names of all plugins that flags may name.
+pub fn names() -> impl Iterator<Item = &'static str> {
+    PLUGINS.iter().map(|(name, ..)| *name).chain(GATED.iter().copied())
+}
+
 /// The chain for `--enable-admission-plugins` and `--disable-admission-plugins`, configured.
 ///
 /// # Errors

@@ -36,12 +36,15 @@ pub struct AggregatorOptions {
     pub client: Option<(PathBuf, PathBuf)>,
     /// `--enable-aggregator-routing`: straight to the endpoints instead of the cluster IP.
     pub by_endpoint: bool,
+    /// `--aggregator-reject-forwarding-redirect`.
+    pub refuses_redirects: bool,
 }
 
 /// The aggregation layer's state.
 pub struct Aggregator {
     client: Option<CertifiedKey>,
     by_endpoint: bool,
+    refuses_redirects: bool,
     remotes: ArcSwap<Vec<Arc<Remote>>>,
 }
 
@@ -84,12 +87,18 @@ impl Aggregator {
             .as_ref()
             .map(|(cert, key)| component_base::tls::load_pair(cert, key))
             .transpose()?;
-        Ok(Self { client, by_endpoint: options.by_endpoint, remotes: ArcSwap::default() })
+        let AggregatorOptions { by_endpoint, refuses_redirects, .. } = *options;
+        Ok(Self { client, by_endpoint, refuses_redirects, remotes: ArcSwap::default() })
     }
 
     /// Whether services are reached by their endpoints instead of their cluster IP.
     pub fn routes_to_endpoints(&self) -> bool {
         self.by_endpoint
+    }
+
+    /// Whether redirects of other servers are kept from clients.
+    pub fn refuses_redirects(&self) -> bool {
+        self.refuses_redirects
     }
 
     /// The group versions served elsewhere.

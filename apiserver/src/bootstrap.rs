@@ -34,6 +34,8 @@ pub struct Facts {
     pub advertise: IpAddr,
     /// `--secure-port`.
     pub port: u16,
+    /// Whether this server is among the endpoints of the `kubernetes` service (`--endpoint-reconciler-type`).
+    pub publishes: bool,
     /// `--kubernetes-service-node-port`, 0 = none.
     pub node_port: u16,
     /// `--client-ca-file`'s content.
@@ -69,7 +71,9 @@ pub async fn ensure(
 /// whoever deletes it.
 pub async fn renew(objects: &Arc<dyn Objects>, facts: &Facts, now: Timestamp) -> Result<(), Status> {
     identity::renew(&**objects, facts, now).await?;
-    kubernetes_service::renew(&**objects, facts, now).await?;
+    if facts.publishes {
+        kubernetes_service::renew(&**objects, facts, now).await?;
+    }
     legacy_token_tracking::ensure(&**objects, now).await
 }
 
@@ -85,7 +89,10 @@ pub async fn keep_renewing(objects: Arc<dyn Objects>, facts: Facts) {
 
 /// On shutdown: this server leaves the endpoints at once instead of by expiry.
 pub async fn leave(objects: &Arc<dyn Objects>, facts: &Facts) -> Result<(), Status> {
-    kubernetes_service::leave(&**objects, facts, Timestamp::now()).await
+    if facts.publishes {
+        kubernetes_service::leave(&**objects, facts, Timestamp::now()).await?;
+    }
+    Ok(())
 }
 
 #[cfg(test)]

@@ -3,7 +3,10 @@
 //! Contract: upstream's `server/healthz`: a failed check answers 500 and always lists all checks;
 //! `?verbose` lists them on success, `?exclude=` skips one each time it is given, `/<path>/<check>` runs one.
 
-use std::sync::atomic::Ordering;
+use std::{
+    sync::atomic::Ordering,
+    time::{Duration, Instant},
+};
 
 use http::Response;
 
@@ -12,6 +15,19 @@ use crate::{
     response::{self, Body},
     server::Server,
 };
+
+/// What the flags say of checks.
+#[derive(Clone, Copy, Debug)]
+pub struct Settings {
+    /// `--livez-grace-period`: how long start-up work that is not finished leaves the server alive.
+    pub livez_grace: Duration,
+    /// `--etcd-healthcheck-timeout`.
+    pub etcd: Duration,
+    /// `--etcd-readycheck-timeout`.
+    pub etcd_ready: Duration,
+    /// When the server began.
+    pub begun: Instant,
+}
 
 /// A check and whether it counts for readiness alone.
 struct Check {
@@ -27,6 +43,8 @@ enum Kind {
     Alive,
     /// A read of etcd.
     Etcd,
+    /// A read of etcd, in the time readiness gives it.
+    EtcdReady,
     /// The caches are loaded.
     Synced,
     /// The plugins that encrypt what is stored.
@@ -44,7 +62,7 @@ const fn check(name: &'static str, readiness: bool, kind: Kind) -> Check {
 const CHECKS: &[Check] = &[
     check("ping", false, Kind::Alive),
     check("etcd", false, Kind::Etcd),
-    check("etcd-readiness", true, Kind::Etcd),
+    check("etcd-readiness", true, Kind::EtcdReady),
     check("informer-sync", true, Kind::Synced),
     check("kms-providers", false, Kind::Plugins),
     check("poststarthook/start-system-namespaces-controller", false, Kind::Started),
@@ -78,7 +96,7 @@ pub async fn answer(server: &Server, info: &RequestInfo) -> Option<Response<Body
                 return Some(overall(server, info, head, checks).await);
             }
             let one = checks.into_iter().find(|c| c.name == name)?;
-            Some(single(run(server, one).await))
+            Some(single(run(server, one, head).await))
         }
         "version" if name.is_empty() => {
             // Indented, as clients that print it as it is expect.
@@ -97,20 +115,33 @@ fn metrics() -> Response<Body> {
     }
 }
 
-async fn run(server: &Server, check: &Check) -> Outcome {
+/// Runs a check for one of the endpoints.
+async fn run(server: &Server, check: &Check, head: &str) -> Outcome {
     let failed = |holds: bool, why: &str| (!holds).then(|| why.to_owned());
     let failure = match check.kind {
         Kind::Alive => None,
-        Kind::Etcd => server.store.ping().await.err().map(|error| error.to_string()),
+        Kind::Etcd => ping(server, server.health.etcd).await.err(),
+        Kind::EtcdReady => ping(server, server.health.etcd_ready).await.err(),
         Kind::Synced => failed(server.store.is_ready(), "the caches are not loaded yet"),
         Kind::Plugins => match &server.plugins {
             Some(plugins) => plugins.check().await.err(),
             None => None,
         },
-        Kind::Started => failed(server.ready.load(Ordering::Acquire), "not finished"),
+        Kind::Started => {
+            let is_given_time = head == "livez" && server.health.begun.elapsed() < server.health.livez_grace;
+            failed(is_given_time || server.ready.load(Ordering::Acquire), "not finished")
+        }
         Kind::NotStopping => failed(!server.stopping.is_cancelled(), "process is shutting down"),
     };
     Outcome { name: check.name, failure }
+}
+
+/// A read of etcd, in a time.
+async fn ping(server: &Server, timeout: Duration) -> Result<(), String> {
+    match tokio::time::timeout(timeout, server.store.ping()).await {
+        Ok(answer) => answer.map_err(|error| error.to_string()),
+        Err(_) => Err("etcd did not answer in time".to_owned()),
+    }
 }
 
 async fn overall(
@@ -127,7 +158,7 @@ async fn overall(
         outcomes.push(if skip {
             Outcome { name: check.name, failure: None }
         } else {
-            run(server, check).await
+            run(server, check, head).await
         });
     }
     let (healthy, report) = report(head, &outcomes, &skipped, excluded);

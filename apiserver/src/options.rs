@@ -10,9 +10,11 @@ use component_base::{
 };
 
 use crate::{
+    admission,
     aggregator::AggregatorOptions,
     audit, authn, authz,
     bootstrap::authentication_facts::RequestHeader,
+    health,
     proxy::kubelet::{AddressType, KubeletOptions},
 };
 
@@ -52,6 +54,24 @@ pub struct Config {
     pub shutdown_delay: Duration,
     /// Time for requests in flight after that.
     pub grace: Duration,
+    /// `--storage-initialization-timeout`: after so long, waiting for storage is told of.
+    pub storage_patience: Duration,
+    /// `--livez-grace-period`, `--etcd-healthcheck-timeout`, `--etcd-readycheck-timeout`.
+    pub health: health::Settings,
+    /// All flags with their values, for `/flagz`.
+    pub flags: std::collections::BTreeMap<&'static str, String>,
+    /// `--disabled-metrics`, `--allow-metric-labels`.
+    pub metrics: component_base::metrics::view::View,
+    /// `--profiling`.
+    pub profiling: bool,
+    /// `--debug-socket-path`.
+    pub debug_socket: Option<PathBuf>,
+    /// `--enable-garbage-collector`.
+    pub collects_garbage: bool,
+    /// `--delete-collection-workers`.
+    pub deletes_at_once: usize,
+    /// `--endpoint-reconciler-type`: whether this server is among the endpoints of `kubernetes`.
+    pub publishes_endpoints: bool,
     /// `--cors-*`, `--goaway-chance` and what else is decided before anybody asks who sends a request.
     pub front: crate::front::Options,
     /// Authentication.
@@ -142,6 +162,33 @@ const ETCD: &[Line] = &[
         "false",
         "read that file again when it changes",
     ),
+    (
+        "etcd-healthcheck-timeout",
+        Kind::Duration,
+        "2s",
+        "time etcd has to answer when the server's health is asked",
+    ),
+    ("etcd-readycheck-timeout", Kind::Duration, "2s", "the same for whether the server is ready"),
+    (
+        "etcd-count-metric-poll-period",
+        Kind::Duration,
+        "1m0s",
+        "0 leaves out the metrics of numbers of objects; else they are right whenever they are asked",
+    ),
+    (
+        "etcd-db-metric-poll-interval",
+        Kind::Duration,
+        "30s",
+        "0 leaves out the metrics of the size of etcd's database",
+    ),
+    (
+        "storage-initialization-timeout",
+        Kind::Duration,
+        "1m0s",
+        "time after which the log tells that storage is not initialized; the server is ready only when it is",
+    ),
+    ("enable-garbage-collector", Kind::Bool, "true", "mark deleted objects for the garbage collector"),
+    ("delete-collection-workers", Kind::Int, "1", "objects of a collection that are deleted at once"),
     ("event-ttl", Kind::Duration, "1h0m0s", "time to keep events"),
     ("etcd-compaction-interval", Kind::Duration, "5m0s", "time between compactions; 0 leaves them to others"),
 ];
@@ -169,6 +216,20 @@ const SERVER: &[Line] = &[
         "1800",
         "seconds a watch without a timeout of its own lasts at least; it ends at random before twice of that",
     ),
+    (
+        "endpoint-reconciler-type",
+        Kind::String,
+        "lease",
+        "how this server's address gets into the kubernetes service: lease, or none for not at all",
+    ),
+    (
+        "livez-grace-period",
+        Kind::Duration,
+        "0s",
+        "time in which /livez holds although the work of starting is not done",
+    ),
+    ("profiling", Kind::Bool, "true", "serve /debug, to those who may ask for it"),
+    ("debug-socket-path", Kind::String, "", "socket that /debug is served at, to this machine's user only"),
     (
         "shutdown-delay-duration",
         Kind::Duration,
@@ -249,6 +310,12 @@ const REST: &[Line] = &[
     ("authorization-webhook-cache-authorized-ttl", Kind::Duration, "5m0s", "time a yes is kept"),
     ("authorization-webhook-cache-unauthorized-ttl", Kind::Duration, "30s", "time anything else is kept"),
     ("admission-control-config-file", Kind::String, "", "configurations of admission plugins"),
+    (
+        "admission-control",
+        Kind::Strings,
+        "",
+        "all admission plugins that are on; deprecated, use --enable-admission-plugins",
+    ),
     ("enable-admission-plugins", Kind::Strings, "", "admission plugins to switch on beside the default ones"),
     (
         "disable-admission-plugins",
@@ -292,6 +359,12 @@ const AGGREGATOR: &[Line] = &[
         Kind::String,
         "",
         "file with the key of the client certificate for other API servers",
+    ),
+    (
+        "aggregator-reject-forwarding-redirect",
+        Kind::Bool,
+        "true",
+        "answer 502 instead of passing on redirects of other API servers",
     ),
     (
         "enable-aggregator-routing",
@@ -338,6 +411,7 @@ pub fn flags() -> FlagSet {
         .with(section("misc", REST))
         .with(section("aggregator", AGGREGATOR))
         .with(section("kubelet", KUBELET))
+        .with(group::metrics())
         .with(group::logging())
         .with(group::feature_gates())
 }
@@ -358,6 +432,7 @@ impl Config {
         if config.is_some() && values.is_set("authorization-mode") {
             return Err(OptionsError::Both("authorization-config", "authorization-mode"));
         }
+        let (enable_admission, disable_admission) = plugins(values)?;
         Ok(Self {
             serving: serving(values)?,
             etcd_servers,
@@ -379,13 +454,22 @@ impl Config {
             limits: request_limits(values)?,
             shutdown_delay: values.duration("shutdown-delay-duration"),
             grace: Duration::from_secs(10),
+            storage_patience: values.duration("storage-initialization-timeout"),
+            health: health(values),
+            flags: values.effective(),
+            metrics: metrics(values)?,
+            profiling: values.bool("profiling"),
+            debug_socket: path(values, "debug-socket-path"),
+            collects_garbage: values.bool("enable-garbage-collector"),
+            deletes_at_once: at_least_one(values, "delete-collection-workers")?,
+            publishes_endpoints: publishes_endpoints(values)?,
             front: front::options(values)?,
             authn: authentication(values)?,
             audit: audit::Options::new(values)
                 .map_err(|(flag, value)| invalid(flag, value, "is none of the allowed values"))?,
             admission_config: path(values, "admission-control-config-file"),
-            enable_admission: values.list("enable-admission-plugins"),
-            disable_admission: values.list("disable-admission-plugins"),
+            enable_admission,
+            disable_admission,
             service_ranges: service_ranges(values)?,
             node_ports: node_ports(values.string("service-node-port-range"))?,
             advertise: values.ip("advertise-address"),
@@ -401,6 +485,68 @@ impl Config {
                 values.int("default-unreachable-toleration-seconds"),
             ),
         })
+    }
+}
+
+/// Admission plugins to switch on and off. What the old flag names is all there is.
+fn plugins(values: &Values) -> Result<(Vec<String>, Vec<String>), OptionsError> {
+    const OLD: &str = "admission-control";
+    const ON: &str = "enable-admission-plugins";
+    const OFF: &str = "disable-admission-plugins";
+    if !values.is_set(OLD) {
+        return Ok((values.list(ON), values.list(OFF)));
+    }
+    if let Some(other) = [ON, OFF].into_iter().find(|flag| values.is_set(flag)) {
+        return Err(OptionsError::Both(OLD, other));
+    }
+    let on = values.list(OLD);
+    if let Some(unknown) = on.iter().find(|name| !admission::names().any(|known| known == name.as_str())) {
+        return Err(invalid(OLD, unknown, "no plugin has this name"));
+    }
+    let off = admission::names().filter(|name| !on.iter().any(|n| n == name)).map(str::to_owned).collect();
+    Ok((on, off))
+}
+
+fn health(values: &Values) -> health::Settings {
+    health::Settings {
+        livez_grace: values.duration("livez-grace-period"),
+        etcd: values.duration("etcd-healthcheck-timeout"),
+        etcd_ready: values.duration("etcd-readycheck-timeout"),
+        begun: std::time::Instant::now(),
+    }
+}
+
+/// How metrics are shown. Those that upstream asks etcd for are shown unless their period is zero.
+fn metrics(values: &Values) -> Result<component_base::metrics::view::View, OptionsError> {
+    const POLLED: [(&str, &[&str]); 2] = [
+        ("etcd-count-metric-poll-period", &["apiserver_resource_objects", "apiserver_storage_objects"]),
+        ("etcd-db-metric-poll-interval", &["apiserver_storage_size_bytes"]),
+    ];
+    let mut view = group::metrics_view(values).map_err(|(flag, value, why)| invalid(flag, value, why))?;
+    for (flag, names) in POLLED {
+        if values.duration(flag).is_zero() {
+            view.disabled.extend(names.iter().map(|name| (*name).to_owned()));
+        }
+    }
+    Ok(view)
+}
+
+fn at_least_one(values: &Values, flag: &'static str) -> Result<usize, OptionsError> {
+    let number: usize = number(values, flag)?;
+    if number == 0 { Err(invalid(flag, "0", "must be at least 1")) } else { Ok(number) }
+}
+
+fn publishes_endpoints(values: &Values) -> Result<bool, OptionsError> {
+    const FLAG: &str = "endpoint-reconciler-type";
+    match values.string(FLAG) {
+        "lease" => Ok(true),
+        "none" => Ok(false),
+        "master-count" => Err(invalid(
+            FLAG,
+            "master-count",
+            "servers are told apart by their leases, not counted; use lease",
+        )),
+        other => Err(invalid(FLAG, other, "must be one of: [master-count lease none]")),
     }
 }
 
@@ -589,6 +735,7 @@ fn aggregator(values: &Values) -> Result<AggregatorOptions, OptionsError> {
     Ok(AggregatorOptions {
         client: certificate.zip(key),
         by_endpoint: values.bool("enable-aggregator-routing"),
+        refuses_redirects: values.bool("aggregator-reject-forwarding-redirect"),
     })
 }
 
@@ -636,6 +783,13 @@ mod tests {
             "--coordinated-leadership-retry-period=3s",
         ]);
         assert!(taken.is_ok(), "{taken:?}");
+        let quiet = parse(&["--etcd-count-metric-poll-period=0s", "--disabled-metrics=a,b"]).unwrap().metrics;
+        assert_eq!(quiet.disabled.len(), 4);
+        let only = parse(&["--admission-control=NamespaceLifecycle,ResourceQuota"]).unwrap();
+        assert_eq!(only.enable_admission, ["NamespaceLifecycle", "ResourceQuota"]);
+        assert!(only.disable_admission.iter().any(|name| name == "PodSecurity"));
+        let both = parse(&["--admission-control=PodSecurity", "--enable-admission-plugins=Priority"]);
+        assert!(both.unwrap_err().contains("cannot be given together"));
         let front = parse(&[
             "--goaway-chance=0.01",
             "--cors-allowed-origins=//a.test$,^https://b.test(:|$)",
@@ -675,6 +829,13 @@ mod tests {
             ("--request-timeout=0s", "greater than zero"),
             ("--runtime-config=batch/v1=maybe", "must be true or false"),
             ("--version", "Kubernetes v1.36.0"),
+            ("--endpoint-reconciler-type=master-count", "use lease"),
+            ("--endpoint-reconciler-type=x", "must be one of"),
+            ("--delete-collection-workers=0", "at least 1"),
+            ("--admission-control=Nothing", "no plugin has this name"),
+            ("--allow-metric-labels=a=b", "metric,label=value"),
+            ("--allow-metric-labels-manifest=/no/such/file", "No such file"),
+            ("--max-connection-bytes-per-sec=1", "not throttled"),
             ("--goaway-chance=0.03", "greater than 0.02"),
             ("--goaway-chance=NaN", "greater than 0.02"),
             ("--cors-allowed-origins=a.test", "does not pin"),

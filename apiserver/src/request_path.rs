@@ -22,7 +22,7 @@ use crate::{
     audit::{self, Auditor, Described, Stage},
     auth::{Attributes, Credentials, Decision, PeerCertificates, User},
     authz::forbidden_message,
-    engine,
+    debug, engine,
     flowcontrol::{self, Flow},
     health,
     negotiation::{self, Media},
@@ -229,7 +229,7 @@ async fn route(
     if proxy::connects(&info) {
         return proxy::serve(server, info, attributes, peer, request).await;
     }
-    let (http::request::Parts { headers, .. }, body) = request.into_parts();
+    let (http::request::Parts { method, headers, .. }, body) = request.into_parts();
     let body = read_body(&headers, body).await?;
     note_body(&info, &headers, &body);
     if !body.is_empty() && server.catalog.load().contains(&info.group, &info.resource) {
@@ -239,6 +239,14 @@ async fn route(
         return engine::serve(server, info, attributes, headers, body).await;
     }
     if let Some(answer) = health::answer(&server, &info).await {
+        return Ok(answer);
+    }
+    if let Some(answer) = server.pages.answer(&info.path, &headers) {
+        return answer;
+    }
+    if server.profiling
+        && let Some(answer) = debug::answer(&method, &info.path, &body)
+    {
         return Ok(answer);
     }
     if let Some(issuer) = &server.authentication.issuer {

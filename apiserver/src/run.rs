@@ -8,7 +8,7 @@ use std::{
         atomic::{AtomicBool, Ordering},
     },
     thread,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use arc_swap::ArcSwap;
@@ -32,12 +32,13 @@ use crate::{
     bindings::Bindings,
     bootstrap::{self, authentication_facts::RequestHeader},
     componentstatuses::ComponentStatuses,
-    customresources,
+    customresources, debug,
     discovery::Discovery,
     encryption::{self, Encryption},
     engine::ComputedResource,
     flowcontrol::{self, FlowControl},
     front::Front,
+    health,
     http::Listener,
     objects::{self, Objects, stored::StoreObjects},
     openapi::OpenApi,
@@ -50,6 +51,7 @@ use crate::{
     status::Status,
     storage::{StorageError, Store, StoreConfig, StoredResource, Transformer},
     webhook,
+    zpages::Pages,
 };
 
 /// The daemon.
@@ -114,6 +116,9 @@ pub enum BuildError {
     /// `--enable-admission-plugins` or its opposite.
     #[error("{0}")]
     Admission(String),
+    /// `--debug-socket-path`.
+    #[error("serving {0}")]
+    DebugSocket(std::path::PathBuf, #[source] std::io::Error),
     /// A file named by a flag.
     #[error("reading {0}")]
     Read(std::path::PathBuf, #[source] std::io::Error),
@@ -131,6 +136,7 @@ pub struct App {
     listener: Listener,
     shutdown_delay: Duration,
     grace: Duration,
+    storage_patience: Duration,
     /// Ends the store.
     stored_until: CancellationToken,
 }
@@ -212,6 +218,11 @@ pub async fn build(config: Config, catalog: catalog::Catalog, tasks: &Tasks) -> 
         side_effects: HashMap::from([(("", "services"), effects)]),
         external: external(&config, &facts),
         anonymous,
+        health: health::Settings { begun: Instant::now(), ..config.health },
+        pages: Pages::new(config.flags.clone()),
+        profiling: config.profiling,
+        collects_garbage: config.collects_garbage,
+        deletes_at_once: config.deletes_at_once,
         front: Front::new(config.front.clone()),
         compressed: Arc::default(),
         in_flight: in_flight(&config),
@@ -228,6 +239,10 @@ pub async fn build(config: Config, catalog: catalog::Catalog, tasks: &Tasks) -> 
         drain: serving.drain(),
         tasks: serving,
     });
+    if let Some(path) = &config.debug_socket {
+        debug::serve(path, &server.tasks).map_err(|error| BuildError::DebugSocket(path.clone(), error))?;
+    }
+    component_base::metrics::show(config.metrics.clone());
     watch_files(&server, &config);
     if let (Some(encryption), Some((path, true))) = (encryption, config.encryption.clone()) {
         reload::watch(&server.tasks, "encryption configuration", vec![path.clone()], move || {
@@ -235,7 +250,7 @@ pub async fn build(config: Config, catalog: catalog::Catalog, tasks: &Tasks) -> 
             encryption.reload(&text).map_err(|e| e.to_string())
         });
     }
-    let Config { shutdown_delay, grace, .. } = config;
+    let Config { shutdown_delay, grace, storage_patience, .. } = config;
     Ok(App {
         address,
         server,
@@ -246,6 +261,7 @@ pub async fn build(config: Config, catalog: catalog::Catalog, tasks: &Tasks) -> 
         listener,
         shutdown_delay,
         grace,
+        storage_patience,
         stored_until,
     })
 }
@@ -351,6 +367,7 @@ fn facts(config: &Config, address: SocketAddr) -> Result<bootstrap::Facts, Build
         advertise: config.advertise.unwrap_or_else(|| own_address(address.ip())),
         port: address.port(),
         node_port: config.kubernetes_node_port,
+        publishes: config.publishes_endpoints,
         client_ca: config.authn.client_ca_file.as_ref().map(read).transpose()?,
         request_header,
         identity: format!("{}_{unique}", bootstrap::identity::lease_name(&hostname)),
@@ -394,13 +411,15 @@ impl App {
             listener,
             shutdown_delay,
             grace,
+            storage_patience,
             address,
             stored_until: stored,
         } = self;
         tracing::info!(%address, "Serving securely");
         server.tasks.spawn("storage", server.store.clone().run(stored.clone()));
         let leaving = facts.clone();
-        let starter = Starter { server: server.clone(), authorization, facts, services, releases };
+        let starter =
+            Starter { server: server.clone(), authorization, facts, services, releases, storage_patience };
         let (group, drain) = (server.tasks.clone(), server.drain.clone());
         server.tasks.spawn("start", async move {
             let spawn = move |name: &'static str, task: BoxFuture<'static, ()>| {
@@ -446,12 +465,18 @@ struct Starter {
     facts: bootstrap::Facts,
     services: Arc<alloc::ServiceAllocator>,
     releases: BoxFuture<'static, ()>,
+    /// `--storage-initialization-timeout`.
+    storage_patience: Duration,
 }
 
 impl Starter {
     /// Caches, bootstrap objects, allocations, authorization's indexes; then ready, and renewals go on.
     async fn start(mut self, spawn: &(dyn Fn(&'static str, BoxFuture<'static, ()>) + Sync)) {
-        self.server.store.wait_ready().await;
+        let (store, patience) = (&self.server.store, self.storage_patience);
+        if tokio::time::timeout(patience, store.wait_ready()).await.is_err() {
+            tracing::warn!(?patience, "storage is not initialized yet; the server is not ready until it is");
+            store.wait_ready().await;
+        }
         let rbac = self.authorization.rbac.is_some();
         let objects = self.server.objects.clone();
         while let Err(status) = ensure(&objects, &self.facts, &self.services, rbac).await {

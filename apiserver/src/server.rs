@@ -21,6 +21,7 @@ use crate::{
     engine::{Compressed, ComputedResource},
     flowcontrol::FlowControl,
     front::Front,
+    health,
     objects::Objects,
     openapi::OpenApi,
     options::RequestLimits,
@@ -28,6 +29,7 @@ use crate::{
     registry::{SideEffects, catalog::Catalog},
     reviews::Virtuals,
     storage::{ResourceId, Store},
+    zpages::Pages,
 };
 
 /// One running API server.
@@ -61,6 +63,16 @@ pub struct Server {
     pub anonymous: authn::config::Anonymous,
     /// What is recorded of requests, if anything.
     pub auditor: Option<Arc<Auditor>>,
+    /// What checks of this server's health go by.
+    pub health: health::Settings,
+    /// What it tells of itself.
+    pub pages: Pages,
+    /// `--profiling`.
+    pub profiling: bool,
+    /// `--enable-garbage-collector`: whether deletions leave marks for it.
+    pub collects_garbage: bool,
+    /// `--delete-collection-workers`.
+    pub deletes_at_once: usize,
     /// What is decided of a request before anybody asks who sends it.
     pub front: Front,
     /// How many requests are served at once.

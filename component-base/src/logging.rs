@@ -100,6 +100,11 @@ pub fn init(format: Format, verbosity: u8, modules: Vec<ModuleLevel>) {
     let _installed = tracing::subscriber::set_global_default(subscriber).is_ok();
 }
 
+/// Sets the verbosity that [`enabled`] goes by; what is written of libraries stays as [`init`] said.
+pub fn set_verbosity(verbosity: u8) {
+    VERBOSITY.store(verbosity, Ordering::Relaxed);
+}
+
 /// Whether messages of a verbosity are written for a source file.
 pub fn enabled(level: u8, file: &str) -> bool {
     if level <= VERBOSITY.load(Ordering::Relaxed) {

@@ -3,12 +3,18 @@
 //! Help texts carry upstream's stability level in front (`[ALPHA] ..`). Keep the handles that `with_label_values` returns:
 //! each call hashes and locks.
 
-use std::sync::LazyLock;
+use std::sync::{LazyLock, OnceLock};
 
 use prometheus::{
     Encoder, Gauge, GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge,
     IntGaugeVec, Opts, Registry, TextEncoder, core::Collector,
 };
+
+pub mod view;
+
+use view::View;
+
+static VIEW: OnceLock<View> = OnceLock::new();
 
 static REGISTRY: LazyLock<Registry> = LazyLock::new(|| {
     let registry = Registry::new();
@@ -42,13 +48,23 @@ pub fn registry() -> &'static Registry {
     &REGISTRY
 }
 
-/// The Prometheus text exposition of everything registered.
+/// Says how metrics are shown from now on; only the first call of a process does.
+pub fn show(view: View) {
+    // What was said first stays.
+    let _is_first = VIEW.set(view).is_ok();
+}
+
+/// The Prometheus text exposition of everything registered, as far as it is shown.
 ///
 /// # Errors
 /// When a collector yields metrics that cannot be written as text.
 pub fn encode() -> prometheus::Result<Vec<u8>> {
     let mut text = Vec::with_capacity(16 * 1024);
-    TextEncoder::new().encode(&REGISTRY.gather(), &mut text)?;
+    let mut families = REGISTRY.gather();
+    if let Some(view) = VIEW.get() {
+        view.apply(&mut families);
+    }
+    TextEncoder::new().encode(&families, &mut text)?;
     Ok(text)
 }
 

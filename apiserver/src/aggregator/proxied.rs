@@ -4,7 +4,7 @@
 
 use std::sync::Arc;
 
-use http::{HeaderMap, HeaderName, HeaderValue, Request, Response};
+use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, header};
 use hyper::body::Incoming;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 
@@ -13,7 +13,7 @@ use crate::{
     auth::User,
     proxy,
     request_path::{Peer, info::RequestInfo},
-    response::Body,
+    response::{self, Body},
     server::Server,
     status::Status,
 };
@@ -88,7 +88,14 @@ pub async fn serve(
         unavailable()
     })?;
     set_user(request.headers_mut(), user);
-    proxy::forward_to(server, target, info, user, peer, request).await
+    let refuses = server.aggregated.refuses_redirects();
+    let answer = proxy::forward_to(server, target, info, user, peer, request).await?;
+    let leads_away = answer.status().is_redirection() && answer.headers().contains_key(header::LOCATION);
+    if refuses && leads_away {
+        let why = "the backend attempted to redirect this request, which is not permitted";
+        return Ok(response::text(502, why));
+    }
+    Ok(answer)
 }
 
 #[cfg(test)]

@@ -10,6 +10,7 @@ fn facts(advertise: &str) -> Facts {
         service_ranges: vec!["10.96.0.0/16".parse().unwrap()],
         advertise: advertise.parse().unwrap(),
         port: 6443,
+        publishes: true,
         node_port: 0,
         client_ca: Some("PEM".to_owned()),
         request_header: None,

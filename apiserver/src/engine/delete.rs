@@ -4,6 +4,8 @@
 
 use std::sync::Arc;
 
+use bytes::Bytes;
+use futures::{FutureExt, StreamExt, future::BoxFuture};
 use http::Response;
 use jiff::{SignedDuration, Timestamp};
 use proto::node::Node;
@@ -142,24 +144,54 @@ impl Call {
         let listing =
             self.server.store.list(&self.id(), request).await.map_err(|e| self.store_failed(e, ""))?;
         let entries = self.select_converted(listing.entries, &converted).await?;
-        let mut items = Vec::new();
-        for entry in &entries {
-            Arc::make_mut(&mut self.info).namespace = entry.namespace().to_owned();
-            let attributes = Arc::make_mut(&mut self.attributes);
-            attributes.namespace = entry.namespace().to_owned();
-            attributes.name = entry.name().to_owned();
-            match self.delete_named(entry.name(), &options).await {
-                Ok(Outcome::Gone(object)) => items.push(self.to_requested(object)?.into_value()),
-                Ok(Outcome::Waiting(entry)) => {
-                    items.push(self.to_requested(self.working(&entry).await?)?.into_value());
-                }
-                Err(status) if status.code == 404 => {}
-                Err(status) => return Err(status),
+        let (mut items, mut warnings) = (Vec::new(), Vec::new());
+        {
+            // Boxed, so that their type does not hold what they borrow.
+            let deletions: Vec<BoxFuture<'_, _>> =
+                entries.iter().map(|entry| self.delete_one(entry, &options).boxed()).collect();
+            let mut deletions = futures::stream::iter(deletions).buffered(self.server.deletes_at_once);
+            while let Some((deleted, warned)) = deletions.next().await {
+                items.extend(deleted?);
+                warnings.extend(warned);
             }
         }
+        self.warnings.extend(warnings);
         let value = json!({"kind": self.list_kind(), "apiVersion": self.info.api_version(),
             "metadata": {"resourceVersion": listing.rev.to_string()}, "items": items});
         self.respond_value(200, &value)
+    }
+
+    /// Deletes one object of a collection: what it was, unless somebody else was faster; and what to warn of.
+    async fn delete_one(
+        &self,
+        entry: &Entry,
+        options: &Object,
+    ) -> (Result<Option<Value>, Status>, Vec<String>) {
+        let mut call = Call {
+            server: self.server.clone(),
+            resource: self.resource.clone(),
+            info: self.info.clone(),
+            attributes: self.attributes.clone(),
+            headers: self.headers.clone(),
+            media: self.media,
+            body: Bytes::new(),
+            warnings: Vec::new(),
+        };
+        Arc::make_mut(&mut call.info).namespace = entry.namespace().to_owned();
+        let attributes = Arc::make_mut(&mut call.attributes);
+        attributes.namespace = entry.namespace().to_owned();
+        attributes.name = entry.name().to_owned();
+        let deleted = async {
+            let object = match call.delete_named(entry.name(), options).await {
+                Ok(Outcome::Gone(object)) => object,
+                Ok(Outcome::Waiting(entry)) => call.working(&entry).await?,
+                Err(status) if status.code == 404 => return Ok(None),
+                Err(status) => return Err(status),
+            };
+            Ok(Some(call.to_requested(object)?.into_value()))
+        };
+        let deleted = deleted.await;
+        (deleted, call.warnings)
     }
 
     pub(super) async fn delete_named(&mut self, name: &str, options: &Object) -> Result<Outcome, Status> {
@@ -214,12 +246,15 @@ impl Call {
         // A negative grace period is one second.
         let requested = options.get("gracePeriodSeconds").and_then(Value::as_i64);
         let requested = requested.map(|seconds| if seconds < 0 { 1 } else { seconds });
-        let mut finalizers: Vec<&str> =
-            object.finalizers().into_iter().filter(|f| *f != ORPHAN && *f != FOREGROUND).collect();
-        match self.propagation(options, object)? {
-            Propagation::Orphan => finalizers.push(ORPHAN),
-            Propagation::Foreground => finalizers.push(FOREGROUND),
-            Propagation::Background => {}
+        let mut finalizers = object.finalizers();
+        // Where nobody collects garbage, nobody would take the marks away.
+        if self.server.collects_garbage {
+            finalizers.retain(|finalizer| *finalizer != ORPHAN && *finalizer != FOREGROUND);
+            match self.propagation(options, object)? {
+                Propagation::Orphan => finalizers.push(ORPHAN),
+                Propagation::Foreground => finalizers.push(FOREGROUND),
+                Propagation::Background => {}
+            }
         }
         let mut grace = self.resource.strategy.grace_period(object, requested).unwrap_or(0).max(0);
         let earlier = object.pointer("/metadata/deletionGracePeriodSeconds").and_then(Value::as_i64);
@@ -250,3 +285,6 @@ impl Call {
         Ok(Some(marked))
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -112,6 +112,8 @@ const FLAGS: &[Fixed] = &[
         |value| matches!(value, "" | "1.35"),
         "must be omitted or have the value '1.35': only the previous minor version is allowed",
     ),
+    fixed("max-connection-bytes-per-sec", Kind::Int, "0", "bytes per second of a client's connection to a kubelet")
+        .only(|value| value == "0", "connections are not throttled"),
     fixed("log-flush-frequency", Kind::Duration, "5s", "longest time between flushes of the log; each line is one"),
     fixed("log-json-split-stream", Kind::Bool, "false", "write JSON log messages below errors to standard output")
         .only(is_off, NO_ALPHA_LOGGING),

@@ -5,7 +5,7 @@ use std::{net::IpAddr, net::Ipv4Addr, path::PathBuf, time::Duration};
 use super::{Flag, Kind, Values};
 use crate::{
     auth::AuthOptions, client::ClientOptions, leader::LeaderElection, logging, logging::LoggingError,
-    serving::SecureServingOptions, tls::Protocol,
+    metrics::view::View, serving::SecureServingOptions, tls::Protocol,
 };
 
 /// `-v`, `--vmodule`, `--logging-format`.
@@ -32,6 +32,43 @@ pub fn init_logging(values: &Values) -> Result<(), LoggingError> {
     let modules = logging::parse_modules(values.string("vmodule"))?;
     logging::init(format, u8::try_from(values.int("v").max(0)).unwrap_or(u8::MAX), modules);
     Ok(())
+}
+
+/// `--disabled-metrics`, `--allow-metric-labels`, `--allow-metric-labels-manifest`.
+pub fn metrics() -> Vec<Flag> {
+    [
+        ("disabled-metrics", Kind::Strings, "names of metrics that are not shown"),
+        (
+            "allow-metric-labels",
+            Kind::StringArray,
+            "values that are shown of a metric's label, as metric,label=value,value; may be repeated",
+        ),
+        (
+            "allow-metric-labels-manifest",
+            Kind::String,
+            "file that says the same under allowListMapping; what the flag says of a label counts",
+        ),
+    ]
+    .map(|(name, kind, help)| Flag::new(name, kind, "", help).section("metrics"))
+    .into()
+}
+
+/// How metrics are shown, from [`metrics`]'s flags.
+///
+/// # Errors
+/// The flag, its value and what is wrong with it.
+pub fn metrics_view(values: &Values) -> Result<View, (&'static str, String, String)> {
+    let mut view = View::default();
+    view.disabled.extend(values.list("disabled-metrics"));
+    for text in values.list("allow-metric-labels") {
+        view.allow(&text).map_err(|error| ("allow-metric-labels", text, error.to_string()))?;
+    }
+    if let Some(path) = values.optional("allow-metric-labels-manifest") {
+        let failed = |why: String| ("allow-metric-labels-manifest", path.to_owned(), why);
+        let text = std::fs::read_to_string(path).map_err(|error| failed(error.to_string()))?;
+        view.allow_manifest(&text).map_err(|error| failed(error.to_string()))?;
+    }
+    Ok(view)
 }
 
 /// `--feature-gates`.
