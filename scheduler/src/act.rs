@@ -1,5 +1,7 @@
 //! Carrying decisions out: bindings, evictions, conditions and events. Decides nothing.
 
+mod extended;
+
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use component_base::{
@@ -7,7 +9,7 @@ use component_base::{
     clock::SharedClock,
     events::{EventType, Recorder},
     informer::Informer,
-    meta::ObjectKey,
+    meta::{ObjectKey, object_key},
     task::Tasks,
     workqueue::chain,
 };
@@ -26,7 +28,7 @@ use crate::{
     cycle::Change,
     extender::{ExtenderError, Extenders},
     framework::Reason,
-    model::{PodInfo, Reservation},
+    model::{PodInfo, Release, Reservation},
     plugins::{dynamic_resources, volume_binding},
     profile::Timeouts,
 };
@@ -74,6 +76,20 @@ enum BindError {
     Devices(Reason),
     #[error("device binding timeout")]
     DevicesTimeout,
+}
+
+impl BindError {
+    /// Whether it is known that the pod was not bound.
+    fn is_certain(&self) -> bool {
+        match self {
+            BindError::Api(kube::Error::Api(status)) => status.code < 500,
+            BindError::Api(_) | BindError::Extender(_) => false,
+            BindError::Volumes(_)
+            | BindError::Timeout
+            | BindError::Devices(_)
+            | BindError::DevicesTimeout => true,
+        }
+    }
 }
 
 impl Actor {
@@ -140,14 +156,36 @@ impl Actor {
         reservation: &Reservation,
         timeouts: Timeouts,
     ) -> Result<(), BindError> {
+        let made = match &reservation.extended {
+            Some(extended) => Some(self.make_extended(pod, extended).await?),
+            None => None,
+        };
+        let done = self.bind_prepared(pod, object, (node, made.as_ref()), reservation, timeouts).await;
+        match (&done, &made) {
+            // With an answer that was lost the pod may be bound: its claim stays until it is known not to be.
+            (Err(error), Some(claim)) if error.is_certain() => self.delete_claim(claim).await,
+            _ => {}
+        }
+        done
+    }
+
+    /// Binds a pod once what is reserved for it is there; `made` is the claim for its extended resources.
+    async fn bind_prepared(
+        &self,
+        pod: &PodInfo,
+        object: Option<&Pod>,
+        (node, made): (&str, Option<&ResourceClaim>),
+        reservation: &Reservation,
+        timeouts: Timeouts,
+    ) -> Result<(), BindError> {
         if !reservation.is_empty() {
             self.write(reservation).await?;
             self.write_devices(reservation).await?;
             let bound = self.claims_bound(&reservation.awaited, node);
             tokio::time::timeout(timeouts.volumes, bound).await.map_err(|_| BindError::Timeout)??;
         }
-        let waiting: Vec<ObjectKey> =
-            pod.device_claim_keys().filter(|key| self.is_conditional(key)).collect();
+        let claims = pod.device_claim_keys().chain(made.map(object_key));
+        let waiting: Vec<ObjectKey> = claims.filter(|key| self.is_conditional(key)).collect();
         if !waiting.is_empty() {
             let note = format!("waiting for binding conditions for device on node {node}");
             self.event(pod, EventType::Normal, "BindingConditionsPending", "Scheduling", &note);
@@ -194,17 +232,25 @@ impl Actor {
             let kept = api.replace(name, &PostParams::default(), claim).await?;
             let mut next = claim.clone();
             next.metadata.resource_version = kept.metadata.resource_version;
-            if let Some(allocation) = next.status.as_mut().and_then(|status| status.allocation.as_mut()) {
-                allocation.allocation_timestamp.get_or_insert_with(|| self.clock.time());
-            }
-            let written = api.replace_status(name, &PostParams::default(), &next).await?;
-            if dynamic_resources::has_conditions(&written) {
-                // An older state would tell that there is nothing to wait for.
-                let version = written.metadata.resource_version.clone().unwrap_or_default();
-                self.claims.devices.wait_seen(&ObjectKey::new(namespace, name), &version).await;
-            }
+            self.write_allocated(&mut next).await?;
         }
         Ok(())
+    }
+
+    /// Writes which devices a claim has, and since when.
+    async fn write_allocated(&self, claim: &mut ResourceClaim) -> Result<ResourceClaim, kube::Error> {
+        if let Some(allocation) = claim.status.as_mut().and_then(|status| status.allocation.as_mut()) {
+            allocation.allocation_timestamp.get_or_insert_with(|| self.clock.time());
+        }
+        let key = object_key(claim);
+        let api: Api<ResourceClaim> = Api::namespaced(self.client.clone(), &key.namespace);
+        let written = api.replace_status(&key.name, &PostParams::default(), claim).await?;
+        if dynamic_resources::has_conditions(&written) {
+            // An older state would tell that there is nothing to wait for.
+            let version = written.metadata.resource_version.clone().unwrap_or_default();
+            self.claims.devices.wait_seen(&key, &version).await;
+        }
+        Ok(written)
     }
 
     fn is_conditional(&self, key: &ObjectKey) -> bool {
@@ -246,9 +292,13 @@ impl Actor {
     }
 
     /// Writes a claim that was given back, in the background. Who was faster is seen, and the pod tried again.
-    pub fn release(&self, claim: ResourceClaim) {
+    pub fn release(&self, claim: Release) {
         let actor = self.clone();
         self.tasks.spawn("release", async move {
+            let claim = match claim {
+                Release::GiveBack(claim) => claim,
+                Release::Delete(claim) => return actor.delete_claim(&claim).await,
+            };
             if let Err(error) = actor.write_released(&claim).await {
                 let name = claim.metadata.name.as_deref().unwrap_or_default();
                 tracing::warn!(claim = name, error = %error, "claim not given back");

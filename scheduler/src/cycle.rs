@@ -26,7 +26,7 @@ use crate::{
     extender::{self, ExtenderError, Extenders},
     framework::{ClusterEvent, Plugin},
     metrics::Metrics,
-    model::{Cluster, DeviceChange, NodeInfo, PodInfo, Reservation, StorageChange},
+    model::{Cluster, DeviceChange, DeviceEvent, NodeInfo, PodInfo, Reservation, StorageChange},
     plan::{self, Budget, Nominations, Options, Placement, Preemption, Unschedulable},
     profile::Profile,
     queue::{BackOff, Instant, Queue},
@@ -121,6 +121,12 @@ impl Cycle {
         }
     }
 
+    /// The same loop; devices stand for no extended resources (the feature `DRAExtendedResource` is off).
+    pub fn without_extended_resources(mut self) -> Self {
+        self.cluster.devices.without_extended_resources();
+        self
+    }
+
     /// Runs until the feed ends.
     pub async fn run(mut self, mut changes: mpsc::UnboundedReceiver<Change>) {
         loop {
@@ -170,6 +176,10 @@ impl Cycle {
             }
             Change::Devices(change) => {
                 let event = self.cluster.devices.take(&change);
+                if event == DeviceEvent::Class {
+                    // What nodes said of extended resources depended on it.
+                    self.memos.iter_mut().for_each(|memo| *memo = plan::Memo::default());
+                }
                 self.tell(&ClusterEvent::DevicesChanged(event));
             }
             Change::BindingFailed { pod, reservation, gone } => {

@@ -5,9 +5,7 @@
 
 use std::{borrow::Cow, collections::BTreeSet, sync::Arc};
 
-use k8s_openapi::api::resource::v1::ResourceClaim;
-
-use crate::model::{Cluster, DeviceEvent, NodeInfo, PodInfo, Reservation, StorageEvent};
+use crate::model::{Cluster, DeviceEvent, NodeInfo, PodInfo, Release, Reservation, StorageEvent};
 
 /// Scores range from 0 to this, after normalisation.
 pub const MAX_SCORE: i64 = 100;
@@ -103,9 +101,9 @@ pub trait Plugin: Send + Sync {
     fn reserve(&self, _pod: &PodInfo, _cluster: &Cluster, _node: &NodeInfo) -> Reservation {
         Reservation::default()
     }
-    /// A claim as it is to be, given back because no node takes the pod while it has it. Asked only where this plugin
-    /// refused nodes.
-    fn release(&self, _pod: &PodInfo, _cluster: &Cluster) -> Option<ResourceClaim> {
+    /// A claim that is let go of because no node takes the pod while it has it. Asked only where this plugin refused
+    /// nodes.
+    fn release(&self, _pod: &PodInfo, _cluster: &Cluster) -> Option<Release> {
         None
     }
     /// Prepares scoring of `nodes`, those that passed the filters; `None` when the plugin does not care.

@@ -15,7 +15,7 @@ pub use devices::{DeviceChange, DeviceEvent, Devices};
 pub use node::{ImageState, NodeInfo, Taint, TaintEffect};
 pub use pod::{HostPort, PodInfo, SpreadConstraint, Toleration};
 pub use resources::Resources;
-pub use storage::{Reservation, Storage, StorageChange, StorageEvent};
+pub use storage::{ExtendedClaim, Release, Reservation, Storage, StorageChange, StorageEvent};
 pub use tally::{NearTally, Places, SpreadTally, TermCounts};
 
 /// String labels of an object, in key order.

@@ -10,7 +10,6 @@ use std::{
     sync::Arc,
 };
 
-use k8s_openapi::api::resource::v1::ResourceClaim;
 use smol_str::SmolStr;
 
 use self::memo::Class;
@@ -19,7 +18,7 @@ pub use preemption::{Budget, Candidate, Nominations, Preemption, best, candidate
 
 use crate::{
     framework::{Filter, Prepared, Reason, Verdict},
-    model::{Cluster, NodeInfo, PodInfo, Reservation},
+    model::{Cluster, NodeInfo, PodInfo, Release, Reservation},
     plugins::Weighted,
 };
 
@@ -211,6 +210,7 @@ fn reserve(pod: &PodInfo, cluster: &Cluster, plugins: &[Weighted], node: &NodeIn
         out.claims.extend(more.claims);
         out.awaited.extend(more.awaited);
         out.devices.extend(more.devices);
+        out.extended = more.extended.or(out.extended);
     }
     out
 }
@@ -221,7 +221,7 @@ pub fn release(
     cluster: &Cluster,
     plugins: &[Weighted],
     failure: &Unschedulable,
-) -> Option<ResourceClaim> {
+) -> Option<Release> {
     let asked = plugins.iter().filter(|w| w.points.reserves && failure.plugins.contains(&w.plugin.name()));
     asked.filter_map(|w| w.plugin.release(pod, cluster)).next()
 }

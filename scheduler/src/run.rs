@@ -46,6 +46,8 @@ pub struct Config {
     profiles: Vec<Profile>,
     back_off: BackOff,
     extenders: Vec<ExtenderConfiguration>,
+    /// Devices stand for extended resources.
+    extended_resources: bool,
 }
 
 /// Why the configuration is not usable.
@@ -110,6 +112,7 @@ impl Daemon for Scheduler {
             profiles: Vec::new(),
             back_off: BackOff::default(),
             extenders: Vec::new(),
+            extended_resources: values.bool_map("feature-gates").get("DRAExtendedResource") != Some(&false),
         };
         match values.optional("config").filter(|path| !path.is_empty()) {
             None => out.profiles.push(Profile::with_defaults(name)),
@@ -137,6 +140,7 @@ impl Daemon for Scheduler {
             profiles: config.profiles,
             back_off: config.back_off,
             extenders: Extenders::connect(&config.extenders).await?,
+            extended_resources: config.extended_resources,
             metrics: Arc::new(Metrics::register()),
         };
         let lead = move |group: Tasks| async move {
@@ -154,12 +158,13 @@ struct Office {
     profiles: Vec<Profile>,
     back_off: BackOff,
     extenders: Extenders,
+    extended_resources: bool,
     metrics: Arc<Metrics>,
 }
 
 /// Everything a leader does.
 async fn lead(office: Office, tasks: &Tasks) {
-    let Office { client, clock, profiles, back_off, extenders, metrics } = office;
+    let Office { client, clock, profiles, back_off, extenders, extended_resources, metrics } = office;
     // Each entry is a pointer to an object the caches hold anyway, so the channel is bounded by them.
     let (sender, receiver) = mpsc::unbounded_channel();
     let informers = Informers::new(client.clone(), tasks);
@@ -187,7 +192,9 @@ async fn lead(office: Office, tasks: &Tasks) {
     let pods = informers.get::<Pod>(ListWatch::default());
     let nodes = informers.get::<Node>(ListWatch::default());
     let advisers = Advisers { extenders, pods, nodes };
-    Cycle::new(profiles, back_off, actor, budgets, advisers, clock, metrics).run(receiver).await;
+    let cycle = Cycle::new(profiles, back_off, actor, budgets, advisers, clock, metrics);
+    let cycle = if extended_resources { cycle } else { cycle.without_extended_resources() };
+    cycle.run(receiver).await;
 }
 
 fn feed(informers: &Informers, sender: &mpsc::UnboundedSender<Change>) {

@@ -5,8 +5,9 @@ use std::{
     sync::Arc,
 };
 
-use component_base::{meta::ObjectKey, selector::LabelSelector};
+use component_base::{meta::ObjectKey, quantity::Quantity, selector::LabelSelector};
 use k8s_openapi::api::core::v1 as core;
+use smol_str::SmolStr;
 
 use super::{
     Labels,
@@ -78,6 +79,8 @@ pub struct PodInfo {
     pub claims: Vec<ClaimUse>,
     /// Claims of devices the pod uses.
     pub device_claims: Vec<DeviceClaimUse>,
+    /// What its containers ask of resources that devices may stand for, in the order of the containers.
+    pub device_asks: Vec<DeviceAsk>,
     /// Features that its node must have declared.
     pub features: Vec<&'static str>,
     /// Disks the pod mounts without a claim that cannot be shared at will.
@@ -104,6 +107,23 @@ pub struct DeviceClaimUse {
     pub name: Option<String>,
     /// Whether it is made for the pod.
     pub is_own: bool,
+}
+
+/// What a container asks of a resource that devices may stand for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DeviceAsk {
+    /// The container's name.
+    pub container: String,
+    /// Its place among the init containers and, after them, the containers.
+    pub at: usize,
+    /// Whether it keeps what it has as long as the pod lasts.
+    pub lasts: bool,
+    /// The resource.
+    pub resource: SmolStr,
+    /// The resource's place among all that the container asks for, by their names.
+    pub place: usize,
+    /// How many devices.
+    pub count: i64,
 }
 
 /// A disk mounted without a claim, and how.
@@ -230,6 +250,7 @@ impl PodInfo {
                 .collect(),
             claims: claims(spec, meta.name.as_deref().unwrap_or_default()),
             device_claims: device_claims(spec, status),
+            device_asks: device_asks(spec),
             features: features(spec),
             disks: spec.volumes.iter().flatten().filter_map(Disk::new).collect(),
             controller: meta
@@ -354,6 +375,46 @@ fn device_claims(spec: &core::PodSpec, status: Option<&core::PodStatus>) -> Vec<
         },
     };
     spec.resource_claims.iter().flatten().filter_map(used).collect()
+}
+
+/// Resources that are named after a class of devices.
+pub(super) const CLASS_PREFIX: &str = "deviceclass.resource.kubernetes.io/";
+
+/// Whether devices may stand for a resource: it is none of Kubernetes' own, or is named after a class of them.
+pub fn may_be_devices(resource: &str) -> bool {
+    let foreign = resource.contains('/') && !resource.contains("kubernetes.io/");
+    resource.starts_with(CLASS_PREFIX) || (foreign && !resource.starts_with("requests."))
+}
+
+fn device_asks(spec: &core::PodSpec) -> Vec<DeviceAsk> {
+    let init = spec.init_containers.iter().flatten();
+    let init = init.map(|c| (c, c.restart_policy.as_deref() == Some("Always")));
+    let all = init.chain(spec.containers.iter().map(|c| (c, true)));
+    let mut out = Vec::new();
+    for (at, (container, lasts)) in all.enumerate() {
+        let requests = container.resources.iter().flat_map(|r| r.requests.iter().flatten());
+        for (place, (resource, amount)) in requests.enumerate() {
+            let count = amount.0.parse::<Quantity>().ok().and_then(|q| whole(&q)).unwrap_or(0);
+            if count > 0 && may_be_devices(resource) {
+                let container = container.name.clone();
+                out.push(DeviceAsk {
+                    container,
+                    at,
+                    lasts,
+                    resource: resource.as_str().into(),
+                    place,
+                    count,
+                });
+            }
+        }
+    }
+    out
+}
+
+/// An amount without fraction.
+fn whole(amount: &Quantity) -> Option<i64> {
+    let value = amount.value();
+    (amount.milli_value() == value.saturating_mul(1000)).then_some(value)
 }
 
 fn claims(spec: &core::PodSpec, pod: &str) -> Vec<ClaimUse> {

@@ -13,7 +13,7 @@ use component_base::{
     meta::{ObjectKey, object_key},
 };
 use k8s_openapi::api::{
-    core::v1::{PersistentVolume, PersistentVolumeClaim},
+    core::v1::{ContainerExtendedResourceRequest, PersistentVolume, PersistentVolumeClaim},
     resource::v1::ResourceClaim,
     storage::v1::{CSIDriver, CSINode, CSIStorageCapacity, StorageClass, VolumeAttachment},
 };
@@ -86,12 +86,32 @@ pub struct Reservation {
     pub awaited: Vec<ObjectKey>,
     /// Claims of devices, each with what it gets and the pod among its consumers.
     pub devices: Vec<ResourceClaim>,
+    /// A claim to be made for the devices that stand for resources of the pod.
+    pub extended: Option<Box<ExtendedClaim>>,
+}
+
+/// A claim that is made with its devices, for what containers ask of extended resources.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ExtendedClaim {
+    /// The claim with what it gets; it has no name yet.
+    pub claim: ResourceClaim,
+    /// Which container has which of its requests.
+    pub mappings: Vec<ContainerExtendedResourceRequest>,
+}
+
+/// What becomes of a claim of devices with which no node takes its pod.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Release {
+    /// It is written so, without devices.
+    GiveBack(Box<ResourceClaim>),
+    /// It goes: it was made for extended resources, and another will be.
+    Delete(Arc<ResourceClaim>),
 }
 
 impl Reservation {
     /// Whether there is nothing to write or to wait for.
     pub fn is_empty(&self) -> bool {
-        self.awaited.is_empty() && self.devices.is_empty()
+        self.awaited.is_empty() && self.devices.is_empty() && self.extended.is_none()
     }
 }
 

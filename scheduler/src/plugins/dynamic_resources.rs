@@ -1,10 +1,11 @@
 //! DynamicResources: nodes must have the devices that the pod's claims ask for; claims get them with the node.
 //!
 //! Contract: KEP-4381 (structured parameters), KEP-4816 (prioritized lists), KEP-5055 (taints), KEP-4815 (partitions),
-//! KEP-5075 (devices that several claims share), KEP-5007 (devices that must be made ready). Claims for extended
-//! resources (KEP-5004) are not there.
+//! KEP-5075 (devices that several claims share), KEP-5007 (devices that must be made ready), KEP-5004 (devices for
+//! extended resources).
 
 mod allocation;
+mod extended;
 mod selector;
 mod sharing;
 
@@ -16,19 +17,27 @@ use k8s_openapi::api::resource::v1::{
     DeviceRequestAllocationResult, ResourceClaim, ResourceClaimConsumerReference,
 };
 
-use self::allocation::Wanted;
+use self::{
+    allocation::Wanted,
+    extended::{Extended, Made},
+};
 use crate::{
     framework::{ClusterEvent, Filter, Plugin, Prepared, Reason, Verdict},
-    model::{Cluster, DeviceEvent, NodeInfo, NodeSelectorTerms, PodInfo, Reservation, pod::DeviceClaimUse},
+    model::{
+        Cluster, DeviceEvent, ExtendedClaim, NodeInfo, NodeSelectorTerms, PodInfo, Release, Reservation,
+        pod::DeviceClaimUse,
+    },
 };
 
-const FINALIZER: &str = "resource.kubernetes.io/delete-protection";
+/// Keeps a claim that has devices.
+pub const FINALIZER: &str = "resource.kubernetes.io/delete-protection";
 /// Most pods that one claim is reserved for.
 const MAX_CONSUMERS: usize = 256;
 /// Why a pod is not bound whose devices do not become ready.
 const NOT_READY: &str = "device binding failed";
 const ELSEWHERE: &str = "resourceclaim not available on the node";
 const CANNOT: &str = "cannot allocate all claims";
+const STALE: &str = "cannot schedule extended resource claim";
 
 /// The plugin.
 pub struct DynamicResources;
@@ -41,6 +50,8 @@ struct Claims<'a> {
     allocated: Vec<(Arc<ResourceClaim>, Option<NodeSelectorTerms>)>,
     /// Claims that have none yet.
     open: Vec<Wanted>,
+    /// The claim that is made for extended resources.
+    extended: Option<Extended>,
 }
 
 impl Plugin for DynamicResources {
@@ -49,44 +60,58 @@ impl Plugin for DynamicResources {
     }
 
     fn filter<'a>(&self, pod: &'a PodInfo, cluster: &'a Cluster) -> Prepared<'a> {
-        if pod.device_claims.is_empty() {
+        if has_nothing(pod) {
             return Prepared::Skip;
         }
         match Claims::new(pod, cluster) {
+            Ok(claims) if claims.is_empty() => Prepared::Skip,
             Ok(claims) => Prepared::Filter(Box::new(claims)),
             Err(reason) => Prepared::Reject(reason),
         }
     }
 
     fn reserve(&self, pod: &PodInfo, cluster: &Cluster, node: &NodeInfo) -> Reservation {
-        if pod.device_claims.is_empty() {
+        if has_nothing(pod) {
             return Reservation::default();
         }
         let Ok(claims) = Claims::new(pod, cluster) else { return Reservation::default() };
-        Reservation { devices: claims.reserve(node), ..Reservation::default() }
+        let (devices, extended) = claims.reserve(node);
+        Reservation { devices, extended, ..Reservation::default() }
     }
 
-    /// A claim that some node does not reach, and that nobody else has: with other devices the pod may go elsewhere.
-    fn release(&self, pod: &PodInfo, cluster: &Cluster) -> Option<ResourceClaim> {
+    /// A claim that some node does not reach, and that nobody else has: with other devices the pod may go elsewhere. And
+    /// one that was made for extended resources when the pod was to go to another node.
+    fn release(&self, pod: &PodInfo, cluster: &Cluster) -> Option<Release> {
         let claims = Claims::new(pod, cluster).ok()?;
         let reaches = |at: &NodeSelectorTerms, node: &NodeInfo| at.matches(&node.name, &node.labels);
         let is_bound = |at: &NodeSelectorTerms| cluster.nodes().iter().any(|node| !reaches(at, node));
         let bound = claims.allocated.iter().filter(|(_, at)| at.as_ref().is_some_and(is_bound));
-        bound.filter_map(|(claim, _)| given_back(claim, &pod.uid)).next()
+        let given_back = bound.filter_map(|(claim, _)| given_back(claim, &pod.uid)).next();
+        let stale = claims.extended.as_ref().and_then(|extended| extended.stale.clone());
+        given_back.map(|claim| Release::GiveBack(Box::new(claim))).or(stale.map(Release::Delete))
     }
 
     fn wakes(&self, pod: &PodInfo, event: &ClusterEvent) -> bool {
         match event {
             ClusterEvent::NodeAdded(_) | ClusterEvent::PodChanged => true,
-            ClusterEvent::NodeUpdated { old, new } => old.labels != new.labels,
+            ClusterEvent::NodeUpdated { old, new } => {
+                old.labels != new.labels
+                    || (!pod.device_asks.is_empty() && old.allocatable != new.allocatable)
+            }
             ClusterEvent::DevicesChanged(DeviceEvent::Claim(key)) => {
-                *key.namespace == *pod.namespace
-                    && pod.device_claims.iter().any(|used| used.name.as_deref() == Some(&*key.name))
+                let uses = || pod.device_claims.iter().any(|used| used.name.as_deref() == Some(&*key.name));
+                // The claim for its extended resources has a name that the pod does not know.
+                *key.namespace == *pod.namespace && (!pod.device_asks.is_empty() || uses())
             }
             ClusterEvent::DevicesChanged(_) => true,
             _ => false,
         }
     }
+}
+
+/// Whether a pod asks for no devices, whatever classes there are.
+fn has_nothing(pod: &PodInfo) -> bool {
+    pod.device_claims.is_empty() && pod.device_asks.is_empty()
 }
 
 /// Whether some of a claim's devices must be made ready before its pod is bound.
@@ -161,7 +186,8 @@ fn results(claim: &ResourceClaim) -> impl Iterator<Item = &DeviceRequestAllocati
 impl<'a> Claims<'a> {
     /// Sorts a pod's claims; the error says why no node can help.
     fn new(pod: &'a PodInfo, cluster: &'a Cluster) -> Result<Claims<'a>, Reason> {
-        let mut out = Claims { cluster, pod, allocated: Vec::new(), open: Vec::new() };
+        let extended = Extended::new(pod, &cluster.devices)?;
+        let mut out = Claims { cluster, pod, allocated: Vec::new(), open: Vec::new(), extended };
         for used in &pod.device_claims {
             let claim = checked(pod, used, cluster)?;
             let status = claim.status.as_ref();
@@ -179,31 +205,55 @@ impl<'a> Claims<'a> {
         Ok(out)
     }
 
-    fn reserve(self, node: &NodeInfo) -> Vec<ResourceClaim> {
+    fn is_empty(&self) -> bool {
+        self.allocated.is_empty() && self.open.is_empty() && self.extended.is_none()
+    }
+
+    /// The claim that is to be made for extended resources on a node.
+    fn made(&self, node: &NodeInfo) -> Result<Option<Arc<Made>>, Reason> {
+        self.extended.as_ref().map_or(Ok(None), |extended| extended.on(node, &self.cluster.devices))
+    }
+
+    /// What there is to allocate on a node: the pod's claims, and after them the one for extended resources.
+    fn wanted<'w>(&'w self, made: Option<&'w Arc<Made>>) -> Vec<&'w Wanted> {
+        self.open.iter().chain(made.map(|made| &made.wanted)).collect()
+    }
+
+    fn reserve(self, node: &NodeInfo) -> (Vec<ResourceClaim>, Option<Box<ExtendedClaim>>) {
         let mut out: Vec<ResourceClaim> = Vec::new();
-        let allocations = allocation::allocate(&self.open, &self.cluster.devices, node).ok().flatten();
-        for (wanted, allocation) in self.open.iter().zip(allocations.unwrap_or_default()) {
+        let made = self.made(node).ok().flatten();
+        let wanted = self.wanted(made.as_ref());
+        let allocations = allocation::allocate(&wanted, &self.cluster.devices, node).ok().flatten();
+        for (wanted, allocation) in wanted.iter().zip(allocations.unwrap_or_default()) {
             let mut next = (*wanted.claim).clone();
             next.status.get_or_insert_default().allocation = Some(allocation);
             out.push(next);
         }
+        let extended = out.len() > self.open.len();
+        let extended = if extended { out.pop() } else { None };
         out.extend(self.allocated.iter().map(|(claim, _)| (**claim).clone()));
-        let pod = self.pod;
-        out.retain_mut(|claim| {
-            let is_new = add_finalizer(&mut claim.metadata, FINALIZER);
-            let consumers = claim.status.get_or_insert_default().reserved_for.get_or_insert_default();
-            if consumers.iter().any(|c| c.uid == pod.uid) {
-                return is_new;
-            }
-            consumers.push(ResourceClaimConsumerReference {
-                api_group: None,
-                resource: "pods".into(),
-                name: pod.name.clone(),
-                uid: pod.uid.clone(),
-            });
-            true
+        out.retain_mut(|claim| self.hold(claim));
+        let extended = extended.zip(made).map(|(mut claim, made)| {
+            self.hold(&mut claim);
+            Box::new(ExtendedClaim { claim, mappings: made.mappings.clone() })
         });
-        out
+        (out, extended)
+    }
+
+    /// Keeps a claim for the pod; whether that is new.
+    fn hold(&self, claim: &mut ResourceClaim) -> bool {
+        let is_new = add_finalizer(&mut claim.metadata, FINALIZER);
+        let consumers = claim.status.get_or_insert_default().reserved_for.get_or_insert_default();
+        if consumers.iter().any(|c| c.uid == self.pod.uid) {
+            return is_new;
+        }
+        consumers.push(ResourceClaimConsumerReference {
+            api_group: None,
+            resource: "pods".into(),
+            name: self.pod.name.clone(),
+            uid: self.pod.uid.clone(),
+        });
+        true
     }
 }
 
@@ -213,10 +263,18 @@ impl Filter for Claims<'_> {
         if self.allocated.iter().any(|(_, at)| at.as_ref().is_some_and(|at| !reaches(at))) {
             return Verdict::unresolvable(ELSEWHERE);
         }
-        if self.open.is_empty() {
+        if self.extended.as_ref().is_some_and(|extended| extended.stale.is_some()) {
+            return Verdict::unschedulable(STALE);
+        }
+        let made = match self.made(node) {
+            Ok(made) => made,
+            Err(reason) => return Verdict::unresolvable(reason),
+        };
+        let wanted = self.wanted(made.as_ref());
+        if wanted.is_empty() {
             return Verdict::Fits;
         }
-        match allocation::allocate(&self.open, &self.cluster.devices, node) {
+        match allocation::allocate(&wanted, &self.cluster.devices, node) {
             Ok(Some(_)) => Verdict::Fits,
             Ok(None) => Verdict::unresolvable(CANNOT),
             Err(reason) => Verdict::unresolvable(reason),

@@ -247,7 +247,7 @@ impl Choice {
             volumes: self.bind.iter().map(|(volume, claim)| volumes::reserved(volume, claim)).collect(),
             claims: self.provision.iter().filter(anew).map(select).collect(),
             awaited,
-            devices: Vec::new(),
+            ..Reservation::default()
         }
     }
 }

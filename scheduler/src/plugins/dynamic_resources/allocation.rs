@@ -87,7 +87,7 @@ struct Held {
 }
 
 struct Search<'a> {
-    wanted: &'a [Wanted],
+    wanted: &'a [&'a Wanted],
     candidates: Vec<Candidate<'a>>,
     /// Pools whose slices are not all there.
     incomplete: BTreeSet<(String, String)>,
@@ -178,7 +178,7 @@ fn alternatives(request: &DeviceRequest, devices: &Devices) -> Result<Vec<Reques
 
 /// The devices that claims get on a node, in their order; nothing if the node does not have them.
 pub(super) fn allocate(
-    wanted: &[Wanted],
+    wanted: &[&Wanted],
     devices: &Devices,
     node: &NodeInfo,
 ) -> Result<Option<Vec<AllocationResult>>, Reason> {
@@ -209,7 +209,7 @@ fn held(devices: &Devices) -> Held {
 }
 
 impl<'a> Search<'a> {
-    fn new(wanted: &'a [Wanted], devices: &'a Devices, node: &NodeInfo) -> Search<'a> {
+    fn new(wanted: &'a [&'a Wanted], devices: &'a Devices, node: &NodeInfo) -> Search<'a> {
         let mut pools: BTreeMap<(String, String), Vec<&'a ResourceSlice>> = BTreeMap::new();
         for slice in devices.slices() {
             let pool = (slice.spec.driver.clone(), slice.spec.pool.name.clone());

@@ -406,7 +406,10 @@ fn a_claim_that_binds_its_pod_to_a_node_is_given_back_if_nobody_else_has_it() {
         out
     };
     let pod = user(&["c"]);
-    let released = |claim: Value| DynamicResources.release(&pod, &world(&[claim])).and_then(|c| c.status);
+    let released = |claim: Value| match DynamicResources.release(&pod, &world(&[claim])) {
+        Some(Release::GiveBack(claim)) => claim.status,
+        Some(Release::Delete(_)) | None => None,
+    };
     for consumers in [&[][..], &[pod.uid.as_str()]] {
         let status = released(on_a(consumers)).unwrap();
         assert!(status.allocation.is_none() && status.reserved_for.is_none());
@@ -453,4 +456,94 @@ fn a_decision_is_written_whole_and_counts_at_once() {
     assert!(DynamicResources.reserve(&pod, &cluster, cluster.node("b").unwrap()).devices.is_empty());
     cluster.devices.forget(&reservation);
     assert_eq!(verdicts(&user(&["d"]), &cluster).unwrap(), [None, None]);
+}
+
+/// A world in which class `gpu` stands for `d.io/gpu`; node `b` has some of its own, besides its device.
+fn extended_world(claims: &[Value]) -> Cluster {
+    let mut out = world(claims);
+    let class = json!({"metadata": {"name": "gpu"}, "spec": {"extendedResourceName": "d.io/gpu",
+        "selectors": cel("device.driver == 'd.io'")}});
+    out.devices.take(&DeviceChange::Class(added(class)));
+    out.set_node(node("b", "y", json!({"status": {"allocatable": {"d.io/gpu": "1"}}})));
+    out
+}
+
+fn asking(resource: &str, count: &str) -> Arc<PodInfo> {
+    pod("p").set("/spec/containers/0/resources", json!({"requests": {"cpu": "1", resource: count}})).info()
+}
+
+#[test]
+fn devices_stand_for_extended_resources_where_nodes_have_none() {
+    let cluster = extended_world(&[]);
+    let table = [
+        // What node b has of its own is another plugin's business.
+        (asking("d.io/gpu", "3"), [None, None]),
+        (asking("d.io/gpu", "4"), [no(), None]),
+        (asking("deviceclass.resource.kubernetes.io/gpu", "1"), [None, None]),
+        (asking("deviceclass.resource.kubernetes.io/gpu", "2"), [None, no()]),
+        (asking("d.io/other", "9"), [None, None]),
+    ];
+    for (pod, expected) in table {
+        assert_eq!(verdicts(&pod, &cluster).unwrap(), expected, "{:?}", pod.device_asks);
+    }
+    assert!(matches!(DynamicResources.filter(&asking("d.io/other", "9"), &cluster), Prepared::Skip));
+}
+
+#[test]
+fn the_claim_for_extended_resources_is_made_with_its_devices() {
+    let cluster = extended_world(&[]);
+    let pod = asking("d.io/gpu", "2");
+    let on = |name: &str| DynamicResources.reserve(&pod, &cluster, cluster.node(name).unwrap());
+    assert_eq!(on("b"), Reservation::default());
+    let made = on("a").extended.unwrap();
+    assert_eq!(names(&made.claim), ["container-0-request-1=s1", "container-0-request-1=s2"]);
+    assert_eq!(made.mappings[0].resource_name, "d.io/gpu");
+    let meta = &made.claim.metadata;
+    assert_eq!(meta.generate_name.as_deref(), Some("p-extended-resources-"));
+    assert_eq!(meta.finalizers.as_deref(), Some(&[FINALIZER.to_owned()][..]));
+    assert_eq!(made.claim.status.unwrap().reserved_for.unwrap()[0].uid, pod.uid);
+}
+
+#[test]
+fn claims_and_extended_resources_get_their_devices_together() {
+    let devices = json!({"requests": [exactly("r", json!({"count": 2}))]});
+    let cluster = extended_world(&[claim("c", devices)]);
+    let both = |count: &str| {
+        let resources = json!({"requests": {"d.io/gpu": count}});
+        let entries = json!([{"name": "c", "resourceClaimName": "c"}]);
+        pod("p").set("/spec/resourceClaims", entries).set("/spec/containers/0/resources", resources).info()
+    };
+    assert_eq!(verdicts(&both("1"), &cluster).unwrap(), [None, no()]);
+    assert_eq!(verdicts(&both("2"), &cluster).unwrap(), [no(), no()]);
+    let reservation = DynamicResources.reserve(&both("1"), &cluster, cluster.node("a").unwrap());
+    assert_eq!(names(&reservation.devices[0]), ["r=s1", "r=s2"]);
+    assert_eq!(names(&reservation.extended.unwrap().claim), ["container-0-request-0=l1"]);
+}
+
+#[test]
+fn what_is_about_to_be_made_is_not_given_away_again() {
+    let mut cluster = extended_world(&[]);
+    let pod = asking("d.io/gpu", "2");
+    let reservation = DynamicResources.reserve(&pod, &cluster, cluster.node("a").unwrap());
+    cluster.devices.assume(&reservation);
+    assert_eq!(verdicts(&asking("d.io/gpu", "2"), &cluster).unwrap(), [no(), None]);
+    cluster.devices.forget(&reservation);
+    assert_eq!(verdicts(&asking("d.io/gpu", "2"), &cluster).unwrap(), [None, None]);
+}
+
+#[test]
+fn a_claim_of_an_attempt_before_goes_first() {
+    let pod = asking("d.io/gpu", "1");
+    let mut stale = claim("p-extended-resources-x", json!({"requests": [exactly("r", json!({}))]}));
+    stale["metadata"]["annotations"] = json!({"resource.kubernetes.io/extended-resource-claim": "true"});
+    stale["metadata"]["ownerReferences"] =
+        json!([{"apiVersion": "v1", "kind": "Pod", "name": "p", "uid": pod.uid, "controller": true}]);
+    let cluster = extended_world(&[stale.clone()]);
+    let stands = Some(STALE.to_owned());
+    assert_eq!(verdicts(&pod, &cluster).unwrap(), [stands.clone(), stands]);
+    let Some(Release::Delete(gone)) = DynamicResources.release(&pod, &cluster) else { panic!("it stays") };
+    assert_eq!(gone.metadata.name.as_deref(), Some("p-extended-resources-x"));
+    // Another pod's is no business of this one.
+    stale["metadata"]["ownerReferences"][0]["uid"] = "other".into();
+    assert_eq!(verdicts(&pod, &extended_world(&[stale])).unwrap(), [None, None]);
 }

@@ -5,7 +5,7 @@ use std::cmp::min;
 use crate::{
     config::args::{ArgsError, NodeResourcesFitArgs, UtilizationShapePoint},
     framework::{ClusterEvent, Filter, MAX_SCORE, Plugin, Prepared, Reason, Score, Verdict},
-    model::{Cluster, NodeInfo, PodInfo, Resources},
+    model::{Cluster, DeviceEvent, NodeInfo, PodInfo, Resources, pod::may_be_devices},
 };
 
 /// How full nodes should be (NodeResourcesFitArgs.scoringStrategy).
@@ -32,7 +32,14 @@ pub struct Fit {
 struct Wanted<'a> {
     requests: &'a Resources,
     /// Extended resources of the pod that count, the others being ignored.
-    scalar: Vec<(&'a str, i64)>,
+    scalar: Vec<Scalar<'a>>,
+}
+
+struct Scalar<'a> {
+    name: &'a str,
+    amount: i64,
+    /// Devices stand for it where a node has none itself: another plugin decides there.
+    devices: bool,
 }
 
 struct Fullness<'a> {
@@ -77,14 +84,16 @@ impl Fit {
         })
     }
 
-    fn wanted<'a>(&self, requests: &'a Resources) -> Wanted<'a> {
+    /// What counts of a pod's requests; `devices` says for which resources devices may stand.
+    fn wanted<'a>(&self, requests: &'a Resources, devices: impl Fn(&str) -> bool) -> Wanted<'a> {
         let counts = |name: &str| {
             let group = name.split_once('/').map(|(group, _)| group);
             !self.ignored.iter().any(|i| i == name)
                 && !group.is_some_and(|group| self.ignored_groups.iter().any(|i| i == group))
         };
-        let scalar = requests.scalar.iter().map(|(name, amount)| (name.as_str(), *amount));
-        Wanted { requests, scalar: scalar.filter(|(name, _)| counts(name)).collect() }
+        let scalar = requests.scalar.iter().filter(|(name, _)| counts(name));
+        let scalar = scalar.map(|(name, amount)| Scalar { name, amount: *amount, devices: devices(name) });
+        Wanted { requests, scalar: scalar.collect() }
     }
 }
 
@@ -124,8 +133,9 @@ impl Plugin for Fit {
         true
     }
 
-    fn filter<'a>(&self, pod: &'a PodInfo, _cluster: &'a Cluster) -> Prepared<'a> {
-        Prepared::Filter(Box::new(self.wanted(&pod.requests)))
+    fn filter<'a>(&self, pod: &'a PodInfo, cluster: &'a Cluster) -> Prepared<'a> {
+        let devices = |name: &str| may_be_devices(name) && cluster.devices.class_for(name).is_some();
+        Prepared::Filter(Box::new(self.wanted(&pod.requests, devices)))
     }
 
     fn score<'a>(&self, pod: &'a PodInfo, _: &'a Cluster, _: &[&'a NodeInfo]) -> Option<Box<dyn Score + 'a>> {
@@ -137,10 +147,13 @@ impl Plugin for Fit {
     fn wakes(&self, pod: &PodInfo, event: &ClusterEvent) -> bool {
         match event {
             ClusterEvent::PodRemoved(_) | ClusterEvent::PodChanged => true,
-            ClusterEvent::NodeAdded(node) => self.wanted(&pod.requests).fits_empty(node),
+            ClusterEvent::NodeAdded(node) => self.wanted(&pod.requests, may_be_devices).fits_empty(node),
             ClusterEvent::NodeUpdated { old, new } => {
-                old.allocatable != new.allocatable && self.wanted(&pod.requests).fits_empty(new)
+                old.allocatable != new.allocatable
+                    && self.wanted(&pod.requests, may_be_devices).fits_empty(new)
             }
+            // There may be devices for what no node has.
+            ClusterEvent::DevicesChanged(DeviceEvent::Class) => !pod.device_asks.is_empty(),
             _ => false,
         }
     }
@@ -163,8 +176,11 @@ impl Wanted<'_> {
         check("cpu", want.milli_cpu, have.milli_cpu, used.milli_cpu);
         check("memory", want.memory, have.memory, used.memory);
         check("ephemeral-storage", want.ephemeral_storage, have.ephemeral_storage, used.ephemeral_storage);
-        for (name, amount) in &self.scalar {
-            check(name, *amount, have.get(name), used.get(name));
+        for Scalar { name, amount, devices } in &self.scalar {
+            let own = have.get(name);
+            if own > 0 || !devices {
+                check(name, *amount, own, used.get(name));
+            }
         }
         (reasons, hopeless)
     }
@@ -218,10 +234,14 @@ impl Score for Fullness<'_> {
 
 #[cfg(test)]
 mod tests {
+    use component_base::informer::Event;
     use serde_json::{Value, json};
 
     use super::*;
-    use crate::testing::{cluster, node, pod};
+    use crate::{
+        model::DeviceChange,
+        testing::{cluster, node, pod},
+    };
 
     fn fit(args: Value) -> Result<Fit, String> {
         Fit::new(serde_json::from_value(args).unwrap()).map_err(|e| e.to_string())
@@ -272,6 +292,27 @@ mod tests {
         assert_eq!(lacks(json!({})), 2);
         assert_eq!(lacks(json!({"ignoredResources": ["example.com/gpu"]})), 1);
         assert_eq!(lacks(json!({"ignoredResourceGroups": ["example.com", "other.com"]})), 0);
+    }
+
+    #[test]
+    fn devices_may_stand_for_what_a_node_does_not_have() {
+        let requests = json!({"requests": {"d.io/gpu": "2"}});
+        let pod = pod("p").set("/spec/containers/0/resources", requests).info();
+        let own = json!({"status": {"allocatable": {"d.io/gpu": "1"}}});
+        let mut cluster = cluster(vec![node("a", "x", json!({})), node("b", "x", own)], vec![]);
+        let plugin = fit(json!({})).unwrap();
+        let fits = |cluster: &Cluster| {
+            let Prepared::Filter(filter) = plugin.filter(&pod, cluster) else { panic!() };
+            ["a", "b"].map(|name| filter.check(cluster.node(name).unwrap()) == Verdict::Fits)
+        };
+        assert_eq!(fits(&cluster), [false, false]);
+        let class = json!({"metadata": {"name": "gpu"}, "spec": {"extendedResourceName": "d.io/gpu"}});
+        let new = std::sync::Arc::new(serde_json::from_value(class).unwrap());
+        cluster.devices.take(&DeviceChange::Class(Event::Added { new, initial: true }));
+        assert_eq!(fits(&cluster), [true, false]);
+        assert!(plugin.wakes(&pod, &ClusterEvent::DevicesChanged(DeviceEvent::Class)));
+        let unasked = crate::testing::pod("q").info();
+        assert!(!plugin.wakes(&unasked, &ClusterEvent::DevicesChanged(DeviceEvent::Class)));
     }
 
     #[test]
