@@ -127,7 +127,12 @@ impl ImageGc {
     }
 
     async fn collect(&self) -> Result<(), RuntimeError> {
+        let begun = Timestamp::now();
         let now = self.detect().await?;
+        {
+            let known = self.records.lock();
+            self.shared.pulled.prune(|reference| known.contains_key(reference), begun);
+        }
         if !self.policy.most_age.is_zero() && older(self.begun, self.policy.most_age, now) {
             let due: Vec<String> = candidates(&self.records.lock())
                 .into_iter()

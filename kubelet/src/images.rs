@@ -1,15 +1,21 @@
-//! Getting images: pull policies, pull secrets, one pull at a time, and back-off after failures.
+//! Getting images: pull policies, pull secrets, one pull at a time, and back-off after failures. Whether a pod may use one that
+//! is there is in `verified`.
 
 pub mod providers;
+pub mod verified;
 
 use std::{collections::HashMap, sync::Arc, time::Instant};
 
+use aws_lc_rs::digest::{SHA256, digest};
 use base64::Engine as _;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Container, Secret};
 use tokio::sync::Semaphore;
 
-use self::providers::Providers;
+use self::{
+    providers::Providers,
+    verified::{PullSecret, Records},
+};
 use crate::{
     pod::{self, Role},
     runtime::{Runtime, cri, security::ImageUser},
@@ -24,6 +30,24 @@ pub struct Image {
     pub reference: String,
     /// Its user.
     pub user: ImageUser,
+}
+
+/// Where credentials come from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Origin {
+    /// The node itself, or nowhere: every pod has them.
+    Node,
+    /// A secret.
+    Secret(PullSecret),
+}
+
+/// What a registry may ask for.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Credential {
+    /// For the runtime.
+    pub auth: cri::AuthConfig,
+    /// Whose they are.
+    pub origin: Origin,
 }
 
 /// The gate pulls go through, shared by all pods.
@@ -65,6 +89,8 @@ pub struct Request<'a> {
     pub secrets: &'a [Arc<Secret>],
     /// Programs that know credentials.
     pub providers: &'a Providers,
+    /// Who may use what is there.
+    pub records: &'a Records,
     /// The sandbox the container goes into.
     pub sandbox: &'a cri::PodSandboxConfig,
     /// The time.
@@ -98,14 +124,18 @@ pub async fn ensure(
     } else {
         pod::image_pull_policy(container)
     };
+    let usable = |image: &cri::Image| {
+        let own = || credentials(&name, request.secrets);
+        !request.records.must_pull(&name, &image.id, &own(), now)
+    };
     match (present, policy) {
-        (Some(image), "IfNotPresent" | "Never") => {
+        (Some(image), "IfNotPresent" | "Never") if usable(&image) => {
             let text =
                 format!("Container image {name:?} already present on machine and can be accessed by the pod");
             tell(Normal, "Pulled", text);
             return Ok(to_image(&image));
         }
-        (None, "Never") => {
+        (_, "Never") => {
             let message = format!("Container image {name:?} is not present with pull policy of Never");
             tell(Warning, "ErrImageNeverPull", message.clone());
             return Err(not_there("ErrImageNeverPull", message, None));
@@ -119,6 +149,12 @@ pub async fn ensure(
         let message = format!("Back-off pulling image {name:?}: ErrImagePull: {why}");
         return Err(not_there("ImagePullBackOff", message, Some(until)));
     }
+    let intent = |why: std::io::Error| {
+        let message = format!("Failed to record image pull intent for container image {name:?}: {why}");
+        not_there("ErrImagePull", message, None)
+    };
+    request.records.pulling(&name).map_err(intent)?;
+    let intent = Intent { records: request.records, image: &name, ended: false };
     tell(Normal, "Pulling", format!("Pulling image {name:?}"));
     let waited = Instant::now();
     // The semaphore is never closed; were it, pulling without waiting would still be right.
@@ -127,12 +163,16 @@ pub async fn ensure(
     let pulled = pull(runtime, &name, request).await;
     drop(permit);
     let image = match pulled {
-        Ok(()) => runtime.image(&name).await.ok().flatten(),
+        Ok(origin) => {
+            let image = runtime.image(&name).await.ok().flatten();
+            image.inspect(|image| intent.pulled(&image.id, &origin))
+        }
         Err(error) => {
+            drop(intent);
             let why = error.to_string();
             tell(Warning, "Failed", format!("Failed to pull image {name:?}: {why}"));
             history.backoffs.next(&name, now, now);
-            history.failures.insert(name, (now, why.clone()));
+            history.failures.insert(name.clone(), (now, why.clone()));
             let (until, _) =
                 history.backoffs.wait_until(container.image.as_deref().unwrap_or_default(), now, now).unzip();
             return Err(not_there("ErrImagePull", why, until));
@@ -170,22 +210,45 @@ async fn pull(
     runtime: &Runtime,
     name: &str,
     request: &Request<'_>,
-) -> Result<(), crate::runtime::RuntimeError> {
+) -> Result<Origin, crate::runtime::RuntimeError> {
     let sandbox = request.sandbox;
     let mut credentials = credentials(name, request.secrets);
-    credentials.extend(request.providers.credentials(name).await);
+    let of_node = |auth| Credential { auth, origin: Origin::Node };
+    credentials.extend(request.providers.credentials(name).await.into_iter().map(of_node));
     if credentials.is_empty() {
         runtime.pull(name, None, sandbox.clone()).await?;
-        return Ok(());
+        return Ok(Origin::Node);
     }
     let mut last = None;
-    for auth in credentials {
+    for Credential { auth, origin } in credentials {
         match runtime.pull(name, Some(auth), sandbox.clone()).await {
-            Ok(_) => return Ok(()),
+            Ok(_) => return Ok(origin),
             Err(error) => last = Some(error),
         }
     }
-    last.map_or(Ok(()), Err)
+    last.map_or(Ok(Origin::Node), Err)
+}
+
+/// The record of a pull that goes on: it ends with the pull, also with one that is broken off.
+struct Intent<'a> {
+    records: &'a Records,
+    image: &'a str,
+    ended: bool,
+}
+
+impl Intent<'_> {
+    fn pulled(mut self, reference: &str, with: &Origin) {
+        self.records.pulled(self.image, reference, with, Timestamp::now());
+        self.ended = true;
+    }
+}
+
+impl Drop for Intent<'_> {
+    fn drop(&mut self) {
+        if !self.ended {
+            self.records.failed(self.image);
+        }
+    }
 }
 
 /// The host of an image's registry.
@@ -199,7 +262,7 @@ pub fn registry(image: &str) -> &str {
 
 /// The credentials in pull secrets that are for the image's registry.
 #[must_use]
-pub fn credentials(image: &str, secrets: &[Arc<Secret>]) -> Vec<cri::AuthConfig> {
+pub fn credentials(image: &str, secrets: &[Arc<Secret>]) -> Vec<Credential> {
     let mut found = Vec::new();
     for secret in secrets {
         let Some(data) = &secret.data else { continue };
@@ -213,7 +276,14 @@ pub fn credentials(image: &str, secrets: &[Arc<Secret>]) -> Vec<cri::AuthConfig>
         let entries = if nested { &document["auths"] } else { &document };
         for (server, entry) in entries.as_object().into_iter().flatten() {
             if server_matches(server, image) {
-                found.extend(credential(entry));
+                let text = |field: &Option<String>| field.clone().unwrap_or_default();
+                let origin = |credential_hash| {
+                    let (namespace, name) = (text(&secret.metadata.namespace), text(&secret.metadata.name));
+                    let uid = text(&secret.metadata.uid);
+                    Origin::Secret(PullSecret { namespace, name, uid, credential_hash })
+                };
+                let auth = credential(entry);
+                found.extend(auth.map(|auth| Credential { origin: origin(hash(&auth, entry)), auth }));
             }
         }
     }
@@ -248,6 +318,25 @@ fn credential(entry: &serde_json::Value) -> Option<cri::AuthConfig> {
     Some(cri::AuthConfig { username, password, identity_token: token, ..cri::AuthConfig::default() })
 }
 
+/// What credentials come to: the SHA-256 of the text that Go makes of them.
+fn hash(auth: &cri::AuthConfig, entry: &serde_json::Value) -> String {
+    let email = entry["email"].as_str().unwrap_or_default();
+    let fields = [("username", auth.username.as_str()), ("password", &auth.password), ("email", email)];
+    let named = |(key, value): (&str, &str)| format!("{key:?}:{}", serde_json::Value::from(value));
+    let text: Vec<String> = fields.into_iter().filter(|(_, value)| !value.is_empty()).map(named).collect();
+    let mut text = format!("{{{}}}", text.join(","));
+    for (letter, written) in [
+        ("<", "\\u003c"),
+        (">", "\\u003e"),
+        ("&", "\\u0026"),
+        ("\u{2028}", "\\u2028"),
+        ("\u{2029}", "\\u2029"),
+    ] {
+        text = text.replace(letter, written);
+    }
+    verified::hex(digest(&SHA256, text.as_bytes()).as_ref())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -267,7 +356,18 @@ mod tests {
         )];
         let found = credentials("reg.example:5000/a/b:1", &secrets);
         assert_eq!(found.len(), 1);
-        assert_eq!((found[0].username.as_str(), found[0].password.as_str()), ("u", "p"));
+        let auth = &found[0].auth;
+        assert_eq!((auth.username.as_str(), auth.password.as_str()), ("u", "p"));
+        // printf '{"username":"u","password":"p"}' | sha256sum
+        let Origin::Secret(origin) = &found[0].origin else { panic!("it is from a secret") };
+        assert_eq!(
+            origin.credential_hash,
+            "edbd57ca9372e64eb1c9070ecf3a049ac553596b0529acf034c7a71d4e618e88"
+        );
+        let odd = serde_json::json!({ "email": "e" });
+        let auth = cri::AuthConfig { password: "<&>\u{2028}".into(), ..cri::AuthConfig::default() };
+        // printf '{"password":"\\u003c\\u0026\\u003e\\u2028","email":"e"}' | sha256sum
+        assert_eq!(hash(&auth, &odd), "b371fd5af292ae80f98f3fc30246093f8cf7adb605092417bad414498956e514");
         assert!(credentials("busybox", &secrets).is_empty());
         assert!(credentials("busybox", &[secret("nonsense")]).is_empty());
     }

@@ -43,6 +43,7 @@ pub struct Metrics {
     pub preemptions: IntCounterVec,
     pub shutdown_start: IntGauge,
     pub shutdown_end: IntGauge,
+    pub must_pull: IntCounterVec,
     pub cri_losing_support: IntGaugeVec,
     pub cpu_requests: IntCounter,
     pub cpu_errors: IntCounter,
@@ -226,6 +227,12 @@ impl Metrics {
                 "Pods ended so that a critical one fits, by the resource that was short.",
                 Alpha,
                 &["preemption_signal"],
+            ),
+            must_pull: counter_vec(
+                "kubelet_imagemanager_image_mustpull_checks_total",
+                "Times that it was judged whether a pod may use an image that is there.",
+                Alpha,
+                &["result"],
             ),
             cri_losing_support: gauge_vec(
                 "kubelet_cri_losing_support",

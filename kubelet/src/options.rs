@@ -20,6 +20,7 @@ use crate::{
     cgroup::Driver,
     cpus::{self, set::CpuSet},
     eviction::threshold::{self, Threshold},
+    images::verified::Policy,
     memory::{self, reserved},
     pod::resources,
     runtime::swap,
@@ -87,6 +88,8 @@ pub struct Config {
     pub topology: topology::Settings,
     /// What pods may do with the node's swap.
     pub swap: swap::Behavior,
+    /// Who may use images that are there.
+    pub verification: Policy,
     /// The configuration of image credential providers, and the folder of their programs.
     pub credential_providers: Option<(PathBuf, PathBuf)>,
 }
@@ -104,6 +107,9 @@ pub fn load(given: &Values) -> Result<Config, OptionsError> {
     flags::overlay(given, &mut file)?;
     let cpus = processors(&mut file)?;
     let (memory, topology) = (memory_nodes(&file)?, alignment(&file)?);
+    let (policy, list) =
+        (&file.image_pull_credentials_verification_policy, &file.preloaded_images_verification_allowlist);
+    let verification = Policy::named(policy, list).map_err(|e| OptionsError::Invalid(e.to_string()))?;
     let swap = swapping(&file.memory_swap.swap_behavior)?;
     let both = ["image-credential-provider-config", "image-credential-provider-bin-dir"]
         .map(|n| given.optional(n).is_some());
@@ -138,6 +144,7 @@ pub fn load(given: &Values) -> Result<Config, OptionsError> {
         memory,
         topology,
         swap,
+        verification,
         credential_providers: path("image-credential-provider-config")
             .zip(path("image-credential-provider-bin-dir")),
     };

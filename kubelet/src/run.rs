@@ -47,6 +47,7 @@ use crate::{
     images::{
         PullGate,
         providers::{ProviderError, Providers},
+        verified::Records,
     },
     manifest,
     memory::{Memory, MemoryError, plan::Amounts},
@@ -236,6 +237,9 @@ pub async fn build(config: Config, tasks: Arc<Tasks>) -> Result<App, RunError> {
         api.as_ref(),
         &network,
     )?);
+    if shared.pulled.has_intents() {
+        shared.pulled.recover(&runtime.list_images().await?, Timestamp::now());
+    }
     let mut expected = Vec::new();
     expected.extend(config.file.static_pod_path.as_ref().map(|_| Source::File));
     expected.extend(api.as_ref().map(|_| Source::Api));
@@ -441,6 +445,7 @@ fn share(
         topology,
         pulls: PullGate::new(config.parallel_pulls()),
         providers,
+        pulled: Records::new(&config.root_dir, config.verification.clone()).map_err(at(&config.root_dir))?,
         pods_dir,
         container_logs,
         pod_pids: Some(file.pod_pids_limit).filter(|p| *p > 0),

@@ -39,7 +39,7 @@ use crate::{
     devices::Devices,
     env::NodeFacts,
     events::{EventSink, Severity, container_reference, pod_reference},
-    images::{PullGate, PullHistory, providers::Providers},
+    images::{PullGate, PullHistory, providers::Providers, verified::Records},
     memory::Memory,
     metrics,
     network::dns::DnsSettings,
@@ -123,6 +123,8 @@ pub struct Shared {
     pub memory: Arc<Memory>,
     /// All of the three together, for pods that come and go.
     pub topology: Topology,
+    /// Who may use the images that are there.
+    pub pulled: Records,
     /// Ranges of ids for pods with a user namespace of their own.
     pub users: UserNamespaces,
     /// All pods, for the one that has to make room among them.

@@ -429,8 +429,15 @@ impl Worker {
         };
         let shared = Arc::clone(&self.shared);
         let providers = &shared.providers;
-        let request =
-            images::Request { role: start.role, container, secrets, providers, sandbox: &place.config, now };
+        let request = images::Request {
+            role: start.role,
+            container,
+            secrets,
+            providers,
+            records: &shared.pulled,
+            sandbox: &place.config,
+            now,
+        };
         let runtime = self.shared.runtime.clone();
         let gate = self.shared.pulls.clone();
         let image = match images::ensure(&runtime, &gate, &mut self.pulls, &request, &tell).await {
