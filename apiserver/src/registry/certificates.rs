@@ -5,6 +5,7 @@ use crate::registry::Resource;
 mod certificatesigningrequests;
 mod clustertrustbundles;
 mod csr_rules;
+mod pem;
 mod podcertificaterequests;
 mod possession;
 #[cfg(test)]

@@ -2,8 +2,7 @@
 
 use std::sync::Arc;
 
-use x509_parser::pem::Pem;
-
+use super::pem;
 use crate::{
     field::{Error, ErrorList, Path},
     object::Object,
@@ -81,13 +80,16 @@ fn check_anchors(anchors: &At<'_>, errors: &mut ErrorList) {
     }
     let mut found: Vec<(Vec<u8>, Vec<usize>)> = Vec::new();
     let mut wrong = Vec::new();
-    for (i, pem) in Pem::iter_from_buffer(anchors.text().as_bytes()).enumerate() {
-        let Ok(pem) = pem else { break };
+    for (i, pem) in pem::blocks(anchors.text()).into_iter().enumerate() {
         if pem.label != "CERTIFICATE" {
             wrong.push(format!("entry {i} has bad block type: {}", pem.label));
             continue;
         }
-        let Ok(certificate) = pem.parse_x509() else {
+        if pem.has_headers {
+            wrong.push(format!("entry {i} has PEM block headers"));
+            continue;
+        }
+        let Ok((_, certificate)) = x509_parser::parse_x509_certificate(&pem.contents) else {
             wrong.push(format!("entry {i} does not parse as X.509"));
             continue;
         };

@@ -3,12 +3,9 @@
 //! Contract: certificates/v1 `CertificateSigningRequest`: only `approval` decides, only `status` signs, once.
 
 use base64::{Engine, prelude::BASE64_STANDARD};
-use x509_parser::{
-    certification_request::X509CertificationRequest,
-    pem::{Pem, parse_x509_pem},
-    prelude::FromDer,
-};
+use x509_parser::{certification_request::X509CertificationRequest, prelude::FromDer};
 
+use super::pem;
 use crate::{
     field::{Error, ErrorList},
     object::Object,
@@ -192,9 +189,8 @@ pub(super) fn check_change(new: &Object, old: &Object, subresource: &str, errors
 fn request_error(text: &str) -> Option<String> {
     const KIND: &str = "PEM block type must be CERTIFICATE REQUEST";
     let bytes = BASE64_STANDARD.decode(text).unwrap_or_default();
-    let Some(pem) =
-        parse_x509_pem(&bytes).ok().map(|(_, pem)| pem).filter(|p| p.label == "CERTIFICATE REQUEST")
-    else {
+    let first = pem::blocks(&String::from_utf8_lossy(&bytes)).into_iter().next();
+    let Some(pem) = first.filter(|block| block.label == "CERTIFICATE REQUEST") else {
         return Some(KIND.to_owned());
     };
     let request = match X509CertificationRequest::from_der(&pem.contents) {
@@ -210,16 +206,17 @@ fn certificate_error(text: &str) -> Option<String> {
         return None;
     }
     let bytes = BASE64_STANDARD.decode(text).unwrap_or_default();
-    let mut blocks = 0;
-    for pem in Pem::iter_from_buffer(&bytes) {
-        let Ok(pem) = pem else { break };
-        if pem.label != "CERTIFICATE" {
-            return Some(format!("only CERTIFICATE PEM blocks are allowed, found {:?}", pem.label));
+    let blocks = pem::blocks(&String::from_utf8_lossy(&bytes));
+    for block in &blocks {
+        if block.label != "CERTIFICATE" {
+            return Some(format!("only CERTIFICATE PEM blocks are allowed, found {:?}", block.label));
         }
-        if let Err(error) = pem.parse_x509() {
+        if block.has_headers {
+            return Some("no PEM block headers are permitted".to_owned());
+        }
+        if let Err(error) = x509_parser::parse_x509_certificate(&block.contents) {
             return Some(error.to_string());
         }
-        blocks += 1;
     }
-    (blocks == 0).then(|| "must contain at least one CERTIFICATE PEM block".to_owned())
+    blocks.is_empty().then(|| "must contain at least one CERTIFICATE PEM block".to_owned())
 }

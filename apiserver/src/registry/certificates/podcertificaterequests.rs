@@ -3,15 +3,16 @@
 use std::sync::Arc;
 
 use base64::{Engine, prelude::BASE64_STANDARD};
+use jiff::Timestamp;
 use serde_json::Value;
 use x509_parser::{
     certification_request::X509CertificationRequest,
-    prelude::{FromDer, Pem},
+    prelude::{FromDer, GeneralName, X509Certificate},
     public_key::PublicKey,
     x509::SubjectPublicKeyInfo,
 };
 
-use super::possession;
+use super::{pem, possession};
 use crate::{
     field::{Error, ErrorList},
     object::Object,
@@ -59,6 +60,7 @@ pub(super) fn resource() -> Resource {
             validate_new,
             validate_change,
             validate_status,
+            validate_status_at,
             unconditional_update: false,
             ..Rules::apart(CELLS)
         }),
@@ -255,7 +257,7 @@ fn check_issued(status: &At<'_>, spec: &At<'_>, errors: &mut ErrorList) {
     if chain.text().len() > MAX_CHAIN {
         return errors.push(Error::too_long(chain.path(), MAX_CHAIN));
     }
-    let blocks: Vec<Pem> = Pem::iter_from_buffer(chain.text().as_bytes()).map_while(Result::ok).collect();
+    let blocks = pem::blocks(chain.text());
     let Some((leaf, rest)) = blocks.split_first() else {
         return chain.invalid(errors, "issued certificate chain must contain at least one certificate");
     };
@@ -263,9 +265,10 @@ fn check_issued(status: &At<'_>, spec: &At<'_>, errors: &mut ErrorList) {
         return chain
             .invalid(errors, "issued certificate chain must consist entirely of CERTIFICATE PEM blocks");
     }
-    let Ok(certificate) = leaf.parse_x509() else {
+    let Ok((_, certificate)) = x509_parser::parse_x509_certificate(&leaf.contents) else {
         return chain.invalid(errors, "leaf certificate does not parse as valid X.509");
     };
+    check_names(&certificate, &chain, errors);
     let der = |field: &str| BASE64_STANDARD.decode(spec.text_of(field)).unwrap_or_default();
     let (stub, key) = (der("stubPKCS10Request"), der("pkixPublicKey"));
     let asked = match X509CertificationRequest::from_der(&stub) {
@@ -283,10 +286,55 @@ fn check_issued(status: &At<'_>, spec: &At<'_>, errors: &mut ErrorList) {
                 let detail = "issued certificate chain must consist entirely of CERTFICATE PEM blocks";
                 return chain.invalid(errors, detail);
             }
-            if block.parse_x509().is_err() {
+            if x509_parser::parse_x509_certificate(&block.contents).is_err() {
                 return chain.invalid(errors, "intermediate certificate does not parse as valid X.509");
             }
         }
+    }
+}
+
+/// Names in a certificate are names.
+fn check_names(certificate: &X509Certificate<'_>, chain: &At<'_>, errors: &mut ErrorList) {
+    let Ok(Some(alternatives)) = certificate.subject_alternative_name() else { return };
+    let names = &alternatives.value.general_names;
+    for name in
+        names.iter().filter_map(|name| if let GeneralName::DNSName(name) = name { Some(*name) } else { None })
+    {
+        if name.is_empty() {
+            chain.invalid_as(errors, name, "leaf certificate should not contain empty DNSName");
+        }
+        if name.contains("..") {
+            chain.invalid_as(errors, name, "leaf certificate's DNSName should not contain '..'");
+        }
+        if name.starts_with('.') || name.ends_with('.') {
+            chain.invalid_as(errors, name, "leaf certificate's DNSName should not start or end with '.'");
+        }
+    }
+    for name in names
+        .iter()
+        .filter_map(|name| if let GeneralName::RFC822Name(name) = name { Some(*name) } else { None })
+    {
+        let is_address = name.rsplit_once('@').is_some_and(|(user, domain)| {
+            !user.is_empty() && !domain.is_empty() && !name.contains(char::is_whitespace)
+        });
+        if !is_address {
+            chain.invalid_as(errors, name, "leaf certificate should not contain invalid EmailAddress");
+        }
+    }
+}
+
+/// What was issued begins about now.
+fn validate_status_at(new: &Object, old: &Object, now: Timestamp, errors: &mut ErrorList) {
+    const NEAR: i64 = 300;
+    let issued = |request: &Object| {
+        items(request.pointer("/status/conditions"))
+            .any(|condition| text(condition, "/type") == "Issued" && text(condition, "/status") == "True")
+    };
+    let before = At::status(new).get("notBefore");
+    let Some(from) = before.time() else { return };
+    let is_near = (from.as_second() - now.as_second()).abs() <= NEAR;
+    if errors.is_empty() && issued(new) && !issued(old) && !is_near {
+        before.invalid(errors, "must be set to within 5 minutes of kube-apiserver's current time");
     }
 }
 

@@ -1,7 +1,7 @@
 //! Kinds of certificates.k8s.io through their strategies.
 
 use base64::{Engine, prelude::BASE64_STANDARD};
-use rcgen::{BasicConstraints, CertificateParams, IsCa, KeyPair};
+use rcgen::{BasicConstraints, CertificateParams, IsCa, KeyPair, SanType};
 use serde_json::{Value, json};
 
 use crate::registry::testing::{Kind, changed};
@@ -153,5 +153,71 @@ fn requests_of_pods_name_who_asks_and_end_once() {
     assert_eq!(
         kind.update(undone, denied, "status").1,
         ["status: Invalid value: immutable after PodCertificateRequest is issued, denied, or failed"]
+    );
+}
+
+/// A certificate of a key for these hours since the epoch, which is the time in tests.
+fn leaf(key: &KeyPair, hours: (i64, i64), name: &str) -> String {
+    let mut params = CertificateParams::default();
+    params.not_before =
+        rcgen::date_time_ymd(1970, 1, 1) + std::time::Duration::from_secs(hours.0 as u64 * 3600);
+    params.not_after =
+        rcgen::date_time_ymd(1970, 1, 1) + std::time::Duration::from_secs(hours.1 as u64 * 3600);
+    params.subject_alt_names = vec![SanType::DnsName(name.try_into().unwrap())];
+    params.self_signed(key).unwrap().pem()
+}
+
+#[test]
+fn what_is_issued_to_a_pod_begins_now_and_is_for_names() {
+    let kind = Kind::new(GROUP, "podcertificaterequests");
+    let key = KeyPair::generate().unwrap();
+    let stub = CertificateParams::default().serialize_request(&key).unwrap();
+    let request = json!({"metadata": {"name": "r", "namespace": "d"}, "spec": {"signerName": "a.io/b", "podName": "p",
+        "podUID": "u", "serviceAccountName": "s", "serviceAccountUID": "v", "nodeName": "n", "nodeUID": "w",
+        "maxExpirationSeconds": 86400, "stubPKCS10Request": BASE64_STANDARD.encode(stub.der())}});
+    let (old, errors) = kind.create(request);
+    assert_eq!(errors, Vec::<String>::new());
+    let issued = |hours: (i64, i64), name: &str| {
+        let condition = json!({"type": "Issued", "status": "True", "reason": "Yes", "message": "",
+            "lastTransitionTime": "1970-01-01T00:00:00Z"});
+        let status = json!({"conditions": [condition], "certificateChain": leaf(&key, hours, name),
+            "notBefore": format!("1970-01-01T{:02}:00:00Z", hours.0),
+            "notAfter": format!("1970-01-01T{:02}:00:00Z", hours.1),
+            "beginRefreshAt": format!("1970-01-01T{:02}:30:00Z", hours.0)});
+        kind.update(changed(&old, &[("/status", status)]), old.clone(), "status").1
+    };
+    assert_eq!(issued((0, 12), "a.test"), Vec::<String>::new());
+    assert_eq!(
+        issued((1, 12), "a.test"),
+        ["status.notBefore: Invalid value: \"1970-01-01T01:00:00Z\": must be set to within 5 minutes of \
+             kube-apiserver's current time"]
+    );
+    for (name, why) in [
+        ("a..test", "leaf certificate's DNSName should not contain '..'"),
+        (".a.test", "leaf certificate's DNSName should not start or end with '.'"),
+        ("a.test.", "leaf certificate's DNSName should not start or end with '.'"),
+        ("", "leaf certificate should not contain empty DNSName"),
+    ] {
+        assert_eq!(
+            issued((0, 12), name),
+            [format!("status.certificateChain: Invalid value: {name:?}: {why}")]
+        );
+    }
+}
+
+#[test]
+fn blocks_of_certificates_have_no_headers() {
+    let headed = anchor(true).replacen("-----\n", "-----\nKey: value\n\n", 1);
+    let bundle = json!({"metadata": {"name": "b"}, "spec": {"trustBundle": headed}});
+    assert_eq!(
+        Kind::new(GROUP, "clustertrustbundles").errors(bundle),
+        ["spec.trustBundle: Invalid value: \"<value omitted>\": entry 0 has PEM block headers"]
+    );
+    let kind = Kind::new(GROUP, "certificatesigningrequests");
+    let old = kind.create(request()).0;
+    let signed = changed(&old, &[("/status", json!({"certificate": BASE64_STANDARD.encode(headed)}))]);
+    assert_eq!(
+        kind.update(signed, old, "status").1,
+        ["status.certificate: Invalid value: \"<certificate data>\": no PEM block headers are permitted"]
     );
 }

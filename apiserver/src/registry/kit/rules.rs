@@ -45,6 +45,8 @@ pub(in crate::registry) struct Rules {
     pub(in crate::registry) validate_change: fn(&Object, &Object, &mut ErrorList),
     /// Errors of a write of the status, new and old.
     pub(in crate::registry) validate_status: fn(&Object, &Object, &mut ErrorList),
+    /// Errors of a write of the status that the time has a part in, after those.
+    pub(in crate::registry) validate_status_at: fn(&Object, &Object, Timestamp, &mut ErrorList),
     /// Errors of an update through the view of a name, in place of those of an update of the object.
     pub(in crate::registry) validate_views: &'static [(&'static str, CheckChange)],
     /// Whether a write of the status leaves the metadata alone too.
@@ -93,6 +95,7 @@ impl Rules {
             validate_new: |_, _| {},
             validate_change: |_, _, _| {},
             validate_status: |_, _, _| {},
+            validate_status_at: |_, _, _, _| {},
             validate_views: &[],
             status_alone: false,
             warnings: |_, _| Vec::new(),
@@ -142,6 +145,7 @@ impl Strategy for Rules {
         let mut errors = ErrorList::new();
         if ctx.subresource == "status" {
             (self.validate_status)(new, old, &mut errors);
+            (self.validate_status_at)(new, old, ctx.now, &mut errors);
         } else if let Some((_, check)) = self.validate_views.iter().find(|(view, _)| *view == ctx.subresource)
         {
             check(new, old, &mut errors);
