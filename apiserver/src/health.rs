@@ -8,6 +8,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use component_base::metrics::slis;
 use http::Response;
 
 use crate::{
@@ -103,13 +104,14 @@ pub async fn answer(server: &Server, info: &RequestInfo) -> Option<Response<Body
             let version = serde_json::to_vec_pretty(&component_base::version::info()).unwrap_or_default();
             Some(response::of(200, "application/json", response::full(version)))
         }
-        "metrics" if name.is_empty() => Some(metrics()),
+        "metrics" if name.is_empty() => Some(metrics(component_base::metrics::encode())),
+        "metrics" if name == "slis" => Some(metrics(slis::encode())),
         _ => None,
     }
 }
 
-fn metrics() -> Response<Body> {
-    match component_base::metrics::encode() {
+fn metrics(encoded: Result<Vec<u8>, prometheus::Error>) -> Response<Body> {
+    match encoded {
         Ok(out) => response::of(200, component_base::metrics::CONTENT_TYPE, response::full(out)),
         Err(error) => response::text(500, error.to_string()),
     }
@@ -158,7 +160,9 @@ async fn overall(
         outcomes.push(if skip {
             Outcome { name: check.name, failure: None }
         } else {
-            run(server, check, head).await
+            let outcome = run(server, check, head).await;
+            slis::observe(check.name, head, outcome.failure.is_none());
+            outcome
         });
     }
     let (healthy, report) = report(head, &outcomes, &skipped, excluded);

@@ -6,6 +6,8 @@ use std::{fmt, sync::Arc};
 use http::StatusCode;
 use parking_lot::RwLock;
 
+use crate::metrics::slis;
+
 /// A check: quick, synchronous, the error says what is wrong (it is logged, and shown only on the check's own path).
 type Check = Arc<dyn Fn() -> Result<(), String> + Send + Sync>;
 
@@ -126,7 +128,9 @@ fn overall(endpoint: Endpoint, checks: &[Named], query: &str) -> Report {
             text.push_str(&format!("[+]{} excluded: ok\n", named.name));
             continue;
         }
-        match (named.check)() {
+        let found = (named.check)();
+        slis::observe(&named.name, name, found.is_ok());
+        match found {
             Ok(()) => text.push_str(&format!("[+]{} ok\n", named.name)),
             Err(reason) => {
                 text.push_str(&format!("[-]{} failed: reason withheld\n", named.name));

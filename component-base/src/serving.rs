@@ -131,13 +131,15 @@ impl Site {
         self.configz.write().insert(name.to_owned(), config);
     }
 
-    /// With `/metrics`.
+    /// With `/metrics` and `/metrics/slis`.
     #[must_use]
     pub fn with_metrics(self) -> Site {
-        self.page("/metrics", |_| match metrics::encode() {
+        let shown = |encoded: prometheus::Result<Vec<u8>>| match encoded {
             Ok(body) => reply(StatusCode::OK, metrics::CONTENT_TYPE, body),
             Err(error) => text(StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")),
-        });
+        };
+        self.page("/metrics", move |_| shown(metrics::encode()));
+        self.page("/metrics/slis", move |_| shown(metrics::slis::encode()));
         self
     }
 
