@@ -10,6 +10,7 @@
 
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
+use arc_swap::ArcSwap;
 use async_trait::async_trait;
 
 use crate::{
@@ -124,6 +125,8 @@ pub struct Authentication {
     pub audiences: Vec<String>,
     /// Who may name users in headers.
     pub front_proxy: Option<Arc<requestheader::FrontProxy>>,
+    /// Those of `--authentication-config`, which are replaced when the file changes.
+    pub issuers: Arc<Issuers>,
     /// Which requests without credentials are taken for `system:anonymous`.
     pub anonymous: config::Anonymous,
     /// Issues service account tokens; absent without a signing key.
@@ -189,7 +192,8 @@ pub fn build(options: &Options, objects: Arc<dyn Objects>) -> Result<Authenticat
         chain.push(Arc::new(bootstraptoken::BootstrapTokens::new(objects)));
     }
     let file = options.config.as_deref().map(config::load).transpose()?.unwrap_or_default();
-    chain.extend(issuers(options, file.issuers)?);
+    let issuers = Arc::new(Issuers(ArcSwap::from_pointee(Union(issuers(options, file.issuers)?))));
+    chain.push(issuers.clone());
     if let Some((path, version, ttl)) = &options.webhook {
         let remote = crate::webhook::kubeconfig::Remote::load(path, "authentication")?;
         chain.push(Arc::new(webhook::WebhookTokens::new(remote, version, options.audiences(), *ttl)));
@@ -204,10 +208,34 @@ pub fn build(options: &Options, objects: Arc<dyn Objects>) -> Result<Authenticat
         client_ca,
         service_accounts,
         front_proxy,
+        issuers,
         anonymous,
         audiences: options.audiences(),
         issuer,
     })
+}
+
+/// Authenticators of issuers of tokens, all of which change at once.
+pub struct Issuers(ArcSwap<Union>);
+
+impl Issuers {
+    /// Takes the issuers of a changed file in the place of the former ones.
+    ///
+    /// # Errors
+    /// When the file is of no use; the former ones stay then.
+    pub fn reload(&self, options: &Options) -> Result<(), BuildError> {
+        let file = options.config.as_deref().map(config::load).transpose()?.unwrap_or_default();
+        self.0.store(Arc::new(Union(issuers(options, file.issuers)?)));
+        Ok(())
+    }
+}
+
+#[async_trait]
+impl Authenticator for Issuers {
+    async fn authenticate(&self, credentials: &Credentials) -> Result<Option<User>, String> {
+        let current = self.0.load_full();
+        current.authenticate(credentials).await
+    }
 }
 
 /// The issuers of the flags or of the file.

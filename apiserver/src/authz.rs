@@ -8,6 +8,7 @@
 
 use std::sync::Arc;
 
+use arc_swap::ArcSwap;
 use async_trait::async_trait;
 use futures::future::BoxFuture;
 use serde_json::{Value, json};
@@ -44,6 +45,8 @@ pub enum Mode {
 pub struct Authorization {
     /// The chain of modes.
     pub authorizer: Arc<dyn Authorizer>,
+    /// The same, whose webhooks may be replaced.
+    pub chain: Arc<Chain>,
     /// The RBAC index, for escalation checks; present when RBAC is a mode.
     pub rbac: Option<Arc<rbac::Rbac>>,
     /// Follows the store until `start`ed tasks end.
@@ -86,32 +89,87 @@ pub(crate) fn build(modes: &[Mode]) -> Authorization {
 
 /// Makes the chain for these modes and their webhooks; no mode means AlwaysAllow, as upstream.
 pub fn build_with(modes: &[Mode], webhooks: Vec<Arc<dyn Authorizer>>) -> Authorization {
-    let mut webhooks = webhooks.into_iter();
-    let mut chain: Vec<Arc<dyn Authorizer>> = vec![Arc::new(Masters)];
+    let mut own: Vec<(Mode, Arc<dyn Authorizer>)> = Vec::new();
     let mut feeds = Vec::new();
     let mut index = None;
+    let modes = if modes.is_empty() { &[Mode::AlwaysAllow] } else { modes };
     for mode in modes {
-        match mode {
-            Mode::Webhook(_) => chain.extend(webhooks.next()),
-            Mode::AlwaysAllow => chain.push(Arc::new(Always(true))),
-            Mode::AlwaysDeny => chain.push(Arc::new(Always(false))),
+        let authorizer: Arc<dyn Authorizer> = match mode {
+            Mode::Webhook(_) => continue,
+            Mode::AlwaysAllow => Arc::new(Always(true)),
+            Mode::AlwaysDeny => Arc::new(Always(false)),
             Mode::Rbac => {
                 let rbac = Arc::new(rbac::Rbac::default());
                 feeds.extend(rbac::KINDS.map(|kind| feed::Feed::new(kind, rbac.clone())));
                 index = Some(rbac.clone());
-                chain.push(rbac);
+                rbac
             }
             Mode::Node => {
                 let node = Arc::new(node::NodeAuthorizer::default());
                 feeds.extend(node::KINDS.map(|kind| feed::Feed::new(kind, node.clone())));
-                chain.push(node);
+                node
             }
+        };
+        own.push((mode.clone(), authorizer));
+    }
+    let current = ArcSwap::from_pointee(assemble(modes, &own, webhooks));
+    let chain = Arc::new(Chain { own, current });
+    Authorization { authorizer: chain.clone(), chain, rbac: index, feeds }
+}
+
+/// The authorizers in the order of their modes, behind the group that may do everything.
+fn assemble(
+    modes: &[Mode],
+    own: &[(Mode, Arc<dyn Authorizer>)],
+    webhooks: Vec<Arc<dyn Authorizer>>,
+) -> Union {
+    let mut webhooks = webhooks.into_iter();
+    let mut all: Vec<Arc<dyn Authorizer>> = vec![Arc::new(Masters)];
+    for mode in modes {
+        match mode {
+            Mode::Webhook(_) => all.extend(webhooks.next()),
+            mode => all.extend(own.iter().find(|(of, _)| of == mode).map(|(_, own)| own.clone())),
         }
     }
-    if modes.is_empty() {
-        chain.push(Arc::new(Always(true)));
+    Union(all)
+}
+
+/// A chain of authorizers. What the server is itself stays; webhooks, and the order of all, may change.
+pub struct Chain {
+    own: Vec<(Mode, Arc<dyn Authorizer>)>,
+    current: ArcSwap<Union>,
+}
+
+impl Chain {
+    /// Puts these modes and their webhooks in the place of the former ones.
+    ///
+    /// # Errors
+    /// When a mode that is no webhook came or went: that takes a new start.
+    pub fn replace(&self, modes: &[Mode], webhooks: Vec<Arc<dyn Authorizer>>) -> Result<(), String> {
+        let is_own = |mode: &&Mode| !matches!(mode, Mode::Webhook(_));
+        let wanted: Vec<&Mode> = modes.iter().filter(is_own).collect();
+        if let Some((gone, _)) = self.own.iter().find(|(mode, _)| !wanted.contains(&mode)) {
+            return Err(format!("authorizers: {gone:?} cannot be left out while the server runs"));
+        }
+        if let Some(new) = wanted.iter().find(|mode| !self.own.iter().any(|(own, _)| own == **mode)) {
+            return Err(format!("authorizers: {new:?} cannot be added while the server runs"));
+        }
+        self.current.store(Arc::new(assemble(modes, &self.own, webhooks)));
+        Ok(())
     }
-    Authorization { authorizer: Arc::new(Union(chain)), rbac: index, feeds }
+}
+
+#[async_trait]
+impl Authorizer for Chain {
+    async fn authorize(&self, attributes: &Attributes) -> Decision {
+        let current = self.current.load_full();
+        current.authorize(attributes).await
+    }
+
+    async fn rules(&self, user: &User, namespace: &str) -> (Vec<Value>, Vec<Value>, bool) {
+        let current = self.current.load_full();
+        current.rules(user, namespace).await
+    }
 }
 
 impl Authorization {
@@ -222,4 +280,53 @@ pub fn forbidden_message(attributes: &Attributes, reason: &str) -> String {
         ns => format!("in the namespace {ns:?}"),
     };
     format!("User {:?} cannot {verb} resource {resource:?} in API group {group:?} {scope}{why}", user.name)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Allows one verb.
+    struct Verb(&'static str);
+
+    #[async_trait]
+    impl Authorizer for Verb {
+        async fn authorize(&self, attributes: &Attributes) -> Decision {
+            let yes = attributes.verb == self.0;
+            if yes { Decision::Allow(String::new()) } else { Decision::NoOpinion(String::new()) }
+        }
+    }
+
+    fn webhook(name: &str) -> Mode {
+        let options = webhook::Options {
+            name: name.to_owned(),
+            kubeconfig: "/none".into(),
+            version: "v1",
+            timeout: std::time::Duration::from_secs(1),
+            allowed_ttl: std::time::Duration::ZERO,
+            denied_ttl: std::time::Duration::ZERO,
+            fails_closed: false,
+            conditions: Vec::new(),
+        };
+        Mode::Webhook(options)
+    }
+
+    #[tokio::test]
+    async fn webhooks_are_replaced_and_what_the_server_is_itself_stays() {
+        let before = [webhook("a"), Mode::AlwaysDeny];
+        let made = build_with(&before, vec![Arc::new(Verb("get"))]);
+        let asks = |verb: &str| Attributes { verb: verb.to_owned(), ..Attributes::default() };
+        let allowed =
+            async |verb: &str| matches!(made.authorizer.authorize(&asks(verb)).await, Decision::Allow(_));
+        assert!(allowed("get").await && !allowed("list").await);
+        let after = [webhook("b"), webhook("c"), Mode::AlwaysDeny];
+        made.chain.replace(&after, vec![Arc::new(Verb("list")), Arc::new(Verb("watch"))]).unwrap();
+        assert!(!allowed("get").await && allowed("list").await && allowed("watch").await);
+        for wrong in [&[webhook("b")][..], &[Mode::AlwaysDeny, Mode::AlwaysAllow], &[]] {
+            assert!(made.chain.replace(wrong, vec![Arc::new(Verb("get"))]).is_err(), "{wrong:?}");
+        }
+        assert!(!allowed("get").await && allowed("list").await);
+        made.chain.replace(&[Mode::AlwaysDeny], Vec::new()).unwrap();
+        assert!(!allowed("list").await);
+    }
 }

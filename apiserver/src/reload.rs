@@ -2,13 +2,64 @@
 
 use std::{
     path::PathBuf,
+    sync::LazyLock,
     time::{Duration, SystemTime},
 };
 
-use component_base::task::Tasks;
+use component_base::{
+    metrics::{self, Stability},
+    task::Tasks,
+};
+use prometheus::{GaugeVec, IntCounterVec};
+use sha2::{Digest, Sha256};
 
 /// How often files are looked at, as upstream's dynamic certificates.
 const INTERVAL: Duration = Duration::from_secs(60);
+
+/// How often a configuration was taken over from a changed file, and when last, or not.
+pub struct Counts {
+    configuration: &'static str,
+    server: String,
+}
+
+const BY_RESULT: &[&str] = &["apiserver_id_hash", "status"];
+static RELOADS: LazyLock<[IntCounterVec; 2]> = LazyLock::new(|| {
+    ["authentication", "authorization"].map(|configuration| {
+        let name = format!("apiserver_{configuration}_config_controller_automatic_reloads_total");
+        let help = "Changed configurations, by whether they were taken over.";
+        metrics::counter_vec(&name, help, Stability::Beta, BY_RESULT)
+    })
+});
+static RELOADED: LazyLock<[GaugeVec; 2]> = LazyLock::new(|| {
+    ["authentication", "authorization"].map(|configuration| {
+        let name =
+            format!("apiserver_{configuration}_config_controller_automatic_reload_last_timestamp_seconds");
+        let help = "When a changed configuration was last taken over, or not.";
+        metrics::float_gauge_vec(&name, help, Stability::Beta, BY_RESULT)
+    })
+});
+
+impl Counts {
+    /// For `authentication` or `authorization`, of the server with this identity.
+    pub fn new(configuration: &'static str, identity: &str) -> Self {
+        let hash = Sha256::digest(identity.as_bytes());
+        let server = hash.iter().fold("sha256:".to_owned(), |text, byte| format!("{text}{byte:02x}"));
+        Self { configuration, server }
+    }
+
+    /// Counts an outcome, and gives it back.
+    ///
+    /// # Errors
+    /// The outcome's own.
+    pub fn count(&self, outcome: Result<(), String>) -> Result<(), String> {
+        let at = usize::from(self.configuration != "authentication");
+        let labels = [self.server.as_str(), if outcome.is_ok() { "success" } else { "failure" }];
+        RELOADS[at].with_label_values(&labels).inc();
+        let now = jiff::Timestamp::now().as_duration().as_secs_f64();
+        RELOADED[at].with_label_values(&labels).set(now);
+        outcome
+    }
+}
 
 /// Calls `reload` when one of the files has another time than before. What cannot be used is logged, and tried again when
 /// the files change once more or, as writing several files takes a while, the next time.

@@ -244,6 +244,7 @@ pub async fn build(config: Config, catalog: catalog::Catalog, tasks: &Tasks) -> 
     }
     component_base::metrics::show(config.metrics.clone());
     watch_files(&server, &config);
+    watch_configurations(&server, &config, &authorization, &bootstrap::identity::lease_name(&facts.hostname));
     if let (Some(encryption), Some((path, true))) = (encryption, config.encryption.clone()) {
         reload::watch(&server.tasks, "encryption configuration", vec![path.clone()], move || {
             let text = std::fs::read_to_string(&path).map_err(|e| e.to_string())?;
@@ -311,6 +312,38 @@ fn watch_files(server: &Arc<Server>, config: &Config) {
             proxy.reload(&std::fs::read(&path).map_err(|e| text(&e))?).map_err(|e| text(&e))
         });
     }
+}
+
+/// Configurations of authentication and authorization change under a running server.
+fn watch_configurations(
+    server: &Arc<Server>,
+    config: &Config,
+    authorization: &authz::Authorization,
+    identity: &str,
+) {
+    if let Some(path) = config.authorization_config.clone() {
+        let (chain, counts) = (authorization.chain.clone(), reload::Counts::new("authorization", identity));
+        reload::watch(&server.tasks, "authorization configuration", vec![path.clone()], move || {
+            let load = || -> Result<(), String> {
+                let modes = authz::config::load(&path).map_err(|error| chain_of(&error))?;
+                let webhooks = authz::webhooks(&modes).map_err(|error| chain_of(&error))?;
+                chain.replace(&modes, webhooks)
+            };
+            counts.count(load())
+        });
+    }
+    if let Some(path) = config.authn.config.clone() {
+        let (server, options) = (server.clone(), config.authn.clone());
+        let counts = reload::Counts::new("authentication", identity);
+        reload::watch(&server.tasks.clone(), "authentication configuration", vec![path], move || {
+            counts.count(server.authentication.issuers.reload(&options).map_err(|error| chain_of(&error)))
+        });
+    }
+}
+
+/// An error and what caused it.
+fn chain_of(error: &dyn std::error::Error) -> String {
+    component_base::workqueue::chain(error)
 }
 
 /// How the catalog's resources are stored: those that are another group's view of the same objects are one with it.
