@@ -144,6 +144,7 @@ pub struct FlagSet {
     program: &'static str,
     summary: &'static str,
     flags: Vec<Flag>,
+    single_dash: bool,
 }
 
 /// A command line that is not usable. Display is pflag's wording, with a suggestion for unknown flags.
@@ -176,7 +177,14 @@ impl FlagSet {
         summary: &'static str,
         flags: impl IntoIterator<Item = Flag>,
     ) -> FlagSet {
-        FlagSet { program, summary, flags: flags.into_iter().collect() }
+        FlagSet { program, summary, flags: flags.into_iter().collect(), single_dash: false }
+    }
+
+    /// One dash is as good as two, as with Go's package `flag`.
+    #[must_use]
+    pub fn or_single_dash(mut self) -> FlagSet {
+        self.single_dash = true;
+        self
     }
 
     /// More flags; one of the same name replaces the earlier one (other default, other help).
@@ -209,7 +217,8 @@ impl FlagSet {
         let mut values = Values { flags: self.flags.clone(), given: BTreeMap::new() };
         let mut arguments = arguments.into_iter();
         while let Some(argument) = arguments.next() {
-            let (name, value) = match argument.strip_prefix("--") {
+            let one = argument.strip_prefix('-').filter(|rest| self.single_dash && rest.len() > 1);
+            let (name, value) = match argument.strip_prefix("--").or(one) {
                 Some("") => match arguments.next() {
                     Some(extra) => return Err(FlagError::Positional(extra)),
                     None => break,

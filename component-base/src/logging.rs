@@ -20,8 +20,12 @@ use tracing::{
 };
 use tracing_subscriber::{
     fmt::{FmtContext, FormatEvent, FormatFields, format::Writer},
+    layer::SubscriberExt,
     registry::LookupSpan,
 };
+
+/// Libraries that say at INFO what they do for each request: that is for `-v=4`.
+const CHATTY: [&str; 1] = ["hickory_server"];
 
 static VERBOSITY: AtomicU8 = AtomicU8::new(0);
 static MODULES: LazyLock<RwLock<Vec<ModuleLevel>>> = LazyLock::new(RwLock::default);
@@ -91,11 +95,18 @@ pub fn init(format: Format, verbosity: u8, modules: Vec<ModuleLevel>) {
         4..6 => Level::DEBUG,
         _ => Level::TRACE,
     };
+    // Warnings of theirs are heard in any case.
+    let quiet = move |metadata: &tracing::Metadata<'_>| {
+        level > Level::INFO
+            || *metadata.level() < Level::INFO
+            || !CHATTY.iter().any(|library| metadata.target().starts_with(library))
+    };
     let subscriber = tracing_subscriber::fmt()
         .with_writer(std::io::stderr)
         .with_max_level(level)
         .event_format(Lines { format, pid: std::process::id() })
-        .finish();
+        .finish()
+        .with(tracing_subscriber::filter::filter_fn(quiet));
     // An error means that a logger is installed already (a test harness, or an earlier call).
     let _installed = tracing::subscriber::set_global_default(subscriber).is_ok();
 }

@@ -4,7 +4,7 @@
 
 use std::path::PathBuf;
 
-use component_base::flags::{Flag, FlagError, FlagSet, Kind, Parsed, Values};
+use component_base::flags::{Flag, FlagSet, Kind, Values, group};
 
 /// Everything [`crate::run`] needs from the command line.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -19,27 +19,16 @@ pub struct Config {
     pub port: Option<u16>,
 }
 
-/// What a command line asks for.
-#[derive(Debug, PartialEq, Eq)]
-pub enum Asked {
-    /// To serve.
-    Serve(Config),
-    /// To print this (`--help`, `--version`).
-    Print(String),
-}
-
 /// A command line that is not usable.
 #[derive(Debug, thiserror::Error)]
 pub enum OptionsError {
-    /// It does not follow the table of flags.
-    #[error(transparent)]
-    Flags(#[from] FlagError),
     /// There is no such port.
     #[error("invalid argument \"{0}\" for \"--dns.port\" flag: a port is from 1 to 65535")]
     Port(i64),
 }
 
-fn flags() -> FlagSet {
+/// The flags.
+pub fn flags() -> FlagSet {
     let text = |name, default, help| Flag::new(name, Kind::String, default, help);
     FlagSet::new(
         "kube-dns",
@@ -55,20 +44,15 @@ fn flags() -> FlagSet {
             Flag::new("dns.port", Kind::Int, "53", "port of server blocks that name none"),
         ],
     )
+    .with(group::logging())
+    .or_single_dash()
 }
 
-/// Reads a command line (without the program's name).
+/// Takes in what the flags say.
 ///
 /// # Errors
-/// For unknown flags and values that cannot be.
-pub fn parse(arguments: impl IntoIterator<Item = String>) -> Result<Asked, OptionsError> {
-    match flags().parse(arguments.into_iter().map(double_dash))? {
-        Parsed::Run(values) => configure(&values).map(Asked::Serve),
-        Parsed::Print(text) => Ok(Asked::Print(text)),
-    }
-}
-
-fn configure(values: &Values) -> Result<Config, OptionsError> {
+/// For values that cannot be.
+pub fn configure(values: &Values) -> Result<Config, OptionsError> {
     let number = values.int("dns.port");
     let port = u16::try_from(number).ok().filter(|port| *port != 0).ok_or(OptionsError::Port(number))?;
     Ok(Config {
@@ -79,19 +63,16 @@ fn configure(values: &Values) -> Result<Config, OptionsError> {
     })
 }
 
-fn double_dash(argument: String) -> String {
-    let letters = argument.strip_prefix('-').filter(|rest| !rest.starts_with('-') && rest.len() > 1);
-    letters.map(|rest| format!("--{rest}")).unwrap_or(argument)
-}
-
 #[cfg(test)]
 mod tests {
+    use component_base::flags::Parsed;
+
     use super::*;
 
-    fn config(arguments: &[&str]) -> Result<Config, OptionsError> {
-        match parse(arguments.iter().map(|a| (*a).to_owned()))? {
-            Asked::Serve(config) => Ok(config),
-            Asked::Print(text) => panic!("{text}"),
+    fn config(arguments: &[&str]) -> Result<Config, String> {
+        match flags().parse(arguments.iter().map(|a| (*a).to_owned())).map_err(|e| e.to_string())? {
+            Parsed::Run(values) => configure(&values).map_err(|e| e.to_string()),
+            Parsed::Print(text) => panic!("{text}"),
         }
     }
 
@@ -105,7 +86,7 @@ mod tests {
         for bad in ["--cnf=x", "--dns.port=x", "--dns.port=0", "--dns.port=65536", "stray", "--conf"] {
             assert!(config(&[bad]).is_err(), "{bad}");
         }
-        let Ok(Asked::Print(help)) = parse(["-help".to_owned()]) else { panic!("no help") };
+        let Ok(Parsed::Print(help)) = flags().parse(["-help".to_owned()]) else { panic!("no help") };
         assert!(help.contains("--dns.port"), "{help}");
     }
 }

@@ -14,6 +14,8 @@ use std::{
 use arc_swap::ArcSwap;
 use component_base::{
     client::{self, ClientError, ClientOptions},
+    daemon::Daemon,
+    flags::{FlagSet, Values},
     informer::Informers,
     memory,
     task::Tasks,
@@ -27,7 +29,7 @@ use crate::{
     feed,
     listen::{Current, Sockets, local_addresses},
     metrics::Metrics,
-    options::Config,
+    options::{self, Config, OptionsError},
     pages::{self, Page},
     secure::Served,
     server::{Block, BlockError, Server},
@@ -89,6 +91,32 @@ pub struct App {
     index: Arc<RwLock<Index>>,
     metrics: Metrics,
     ready: Arc<AtomicBool>,
+}
+
+/// The daemon.
+#[derive(Debug)]
+pub struct Dns;
+
+impl Daemon for Dns {
+    type Config = Config;
+    type ConfigError = OptionsError;
+    type RunError = BuildError;
+
+    fn flags() -> FlagSet {
+        options::flags()
+    }
+
+    fn configure(values: &Values) -> Result<Config, OptionsError> {
+        options::configure(values)
+    }
+
+    async fn run(config: Config, tasks: Tasks) -> Result<(), BuildError> {
+        build(config)?.run(&tasks).await
+    }
+
+    fn grace() -> Duration {
+        GRACE
+    }
 }
 
 /// Loads the Corefile and binds its ports.

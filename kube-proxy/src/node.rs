@@ -99,8 +99,7 @@ mod tests {
     use crate::options;
 
     fn config(flags: &[&str]) -> Config {
-        let all = ["kube-proxy", "--hostname-override=n1"].into_iter().chain(flags.iter().copied());
-        options::load(all.map(str::to_owned)).unwrap()
+        options::configured(&[&["--hostname-override=n1"], flags].concat()).unwrap()
     }
 
     fn node() -> Node {

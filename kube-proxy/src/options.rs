@@ -12,12 +12,10 @@ use std::{
     time::Duration,
 };
 
-use clap::{Arg, ArgAction, ArgMatches, Command};
 use component_base::{
     config::{self, ConfigError},
+    flags::{Flag, FlagSet, Kind, Values, group},
     goduration,
-    logging::Format,
-    version,
 };
 use ipnet::IpNet;
 
@@ -37,9 +35,6 @@ pub enum OptionsError {
         /// What is wrong.
         why: String,
     },
-    /// Bad flags, or `--help` and `--version`; the text is complete.
-    #[error("{0}")]
-    Flags(#[from] clap::Error),
 }
 
 /// How the proxy knows traffic of its own pods.
@@ -101,85 +96,137 @@ pub struct Config {
     pub network_policy: bool,
     /// The file's fields with flags applied, for `/configz` and the conntrack settings.
     pub file: KubeProxyConfiguration,
-    /// How log lines look.
-    pub log_format: Format,
-    /// Log verbosity.
-    pub verbosity: u8,
     /// Only delete the tables and end.
     pub cleanup: bool,
     /// Only do what needs privileges and end.
     pub init_only: bool,
 }
 
-/// Flags by name, whether they are switches, and their help.
-const FLAGS: &[(&str, bool, &str)] = &[
-    ("bind-address", false, "Address the node is known by when the API names none"),
-    ("bind-address-hard-fail", true, "End when a port cannot be opened"),
-    ("cleanup", true, "Delete the proxy's nftables tables and exit"),
-    (
-        "cluster-cidr",
-        false,
-        "Ranges of the cluster's pods; traffic from elsewhere to cluster IPs is masqueraded",
-    ),
-    ("config", false, "Configuration file; it wins over flags"),
-    ("config-sync-period", false, "Accepted; watches are kept without refresh"),
-    ("conntrack-max-per-core", false, "Connections tracked per core; 0 leaves the limit alone"),
-    ("conntrack-min", false, "Connections tracked at least"),
-    ("conntrack-tcp-be-liberal", true, "Accept out-of-window packets of tracked connections"),
-    ("conntrack-tcp-timeout-close-wait", false, "Timeout of connections in CLOSE_WAIT"),
-    ("conntrack-tcp-timeout-established", false, "Timeout of idle connections; 0 leaves it alone"),
-    ("conntrack-udp-timeout", false, "Timeout of UDP flows; 0 leaves it alone"),
-    ("conntrack-udp-timeout-stream", false, "Timeout of two-way UDP flows; 0 leaves it alone"),
-    ("detect-local-mode", false, "ClusterCIDR, NodeCIDR, BridgeInterface or InterfaceNamePrefix"),
-    ("feature-gates", false, "Accepted; no gate changes this proxy"),
-    ("healthz-bind-address", false, "Address of the health server; empty disables it"),
-    ("hostname-override", false, "Name of this node"),
-    ("init-only", true, "Apply what needs privileges (conntrack settings) and exit"),
-    ("iptables-masquerade-bit", false, "Bit of the packet mark for masquerading"),
-    ("iptables-min-sync-period", false, "Shortest time between syncs"),
-    ("iptables-sync-period", false, "Longest time a change may wait"),
-    ("kube-api-burst", false, "Requests to the API server at once"),
-    ("kube-api-content-type", false, "Accepted; requests are JSON"),
-    ("kube-api-qps", false, "Requests to the API server per second"),
-    ("kubeconfig", false, "File with cluster and credentials"),
-    ("log-flush-frequency", false, "Accepted; lines are written at once"),
-    ("logging-format", false, "text or json"),
-    ("masquerade-all", true, "Masquerade all traffic to services"),
-    ("master", false, "URL of the API server"),
-    ("metrics-bind-address", false, "Address of the metrics server; empty disables it"),
-    (
-        "network-policy",
-        true,
-        "Enforce network policies on this node; needs list and watch on them, pods and namespaces",
-    ),
-    ("nodeport-addresses", false, "primary, or ranges of addresses node ports are served on"),
-    ("oom-score-adj", false, "oom_score_adj of the process"),
-    ("pod-bridge-interface", false, "Bridge of the pods, for BridgeInterface"),
-    ("pod-interface-name-prefix", false, "How names of pods' interfaces begin, for InterfaceNamePrefix"),
-    ("profiling", true, "Accepted; there is no profiler"),
-    ("proxy-mode", false, "nftables"),
-    ("show-hidden-metrics-for-version", false, "Accepted; nothing is hidden"),
-    ("v", false, "Log verbosity"),
-    ("vmodule", false, "Accepted for compatibility"),
-];
+/// Only for the other modes of upstream's proxy.
+const OTHER_MODES: &str = "accepted; this proxy has one mode, nftables";
 
-/// Reads flags and file.
+/// The flags, with upstream's names and defaults.
+pub fn flags() -> FlagSet {
+    let own = [
+        ("bind-address", Kind::Ip, "0.0.0.0", "address the node is known by when the API names none"),
+        ("bind-address-hard-fail", Kind::Bool, "false", "end when a port cannot be opened"),
+        ("cleanup", Kind::Bool, "false", "delete the proxy's nftables tables and exit"),
+        (
+            "cluster-cidr",
+            Kind::String,
+            "",
+            "ranges of the cluster's pods; traffic from elsewhere to cluster IPs is masqueraded",
+        ),
+        ("config", Kind::String, "", "configuration file; it wins over flags"),
+        ("config-sync-period", Kind::Duration, "15m0s", "accepted; watches are kept without refresh"),
+        (
+            "conntrack-max-per-core",
+            Kind::Int,
+            "32768",
+            "connections tracked per core; 0 leaves the limit alone",
+        ),
+        ("conntrack-min", Kind::Int, "131072", "connections tracked at least"),
+        (
+            "conntrack-tcp-be-liberal",
+            Kind::Bool,
+            "false",
+            "accept out-of-window packets of tracked connections",
+        ),
+        (
+            "conntrack-tcp-timeout-close-wait",
+            Kind::Duration,
+            "1h0m0s",
+            "timeout of connections in CLOSE_WAIT",
+        ),
+        (
+            "conntrack-tcp-timeout-established",
+            Kind::Duration,
+            "24h0m0s",
+            "timeout of idle connections; 0 leaves it alone",
+        ),
+        ("conntrack-udp-timeout", Kind::Duration, "0s", "timeout of UDP flows; 0 leaves it alone"),
+        (
+            "conntrack-udp-timeout-stream",
+            Kind::Duration,
+            "0s",
+            "timeout of two-way UDP flows; 0 leaves it alone",
+        ),
+        (
+            "detect-local-mode",
+            Kind::String,
+            "",
+            "how traffic of pods is known: ClusterCIDR, NodeCIDR, BridgeInterface or InterfaceNamePrefix",
+        ),
+        (
+            "healthz-bind-address",
+            Kind::String,
+            "0.0.0.0:10256",
+            "address and port of the health server; empty disables it",
+        ),
+        ("hostname-override", Kind::String, "", "name of this node"),
+        ("init-only", Kind::Bool, "false", "apply what needs privileges (conntrack settings) and exit"),
+        ("iptables-localhost-nodeports", Kind::Bool, "true", OTHER_MODES),
+        ("iptables-masquerade-bit", Kind::Int, "14", "bit of the packet mark for masquerading"),
+        ("iptables-min-sync-period", Kind::Duration, "1s", "shortest time between syncs"),
+        ("iptables-sync-period", Kind::Duration, "30s", "longest time a change may wait"),
+        ("ipvs-exclude-cidrs", Kind::Strings, "", OTHER_MODES),
+        ("ipvs-min-sync-period", Kind::Duration, "1s", OTHER_MODES),
+        ("ipvs-scheduler", Kind::String, "", OTHER_MODES),
+        ("ipvs-strict-arp", Kind::Bool, "false", OTHER_MODES),
+        ("ipvs-sync-period", Kind::Duration, "30s", OTHER_MODES),
+        ("ipvs-tcp-timeout", Kind::Duration, "0s", OTHER_MODES),
+        ("ipvs-tcpfin-timeout", Kind::Duration, "0s", OTHER_MODES),
+        ("ipvs-udp-timeout", Kind::Duration, "0s", OTHER_MODES),
+        ("log-flush-frequency", Kind::Duration, "5s", "accepted; lines are written at once"),
+        ("masquerade-all", Kind::Bool, "false", "masquerade all traffic to services"),
+        (
+            "metrics-bind-address",
+            Kind::String,
+            "127.0.0.1:10249",
+            "address and port of the metrics server; empty disables it",
+        ),
+        (
+            "network-policy",
+            Kind::Bool,
+            "false",
+            "enforce network policies on this node; needs list and watch on them, pods and namespaces",
+        ),
+        ("nodeport-addresses", Kind::Strings, "", "primary, or ranges of addresses node ports are served on"),
+        ("oom-score-adj", Kind::Int, "-999", "oom_score_adj of the process"),
+        ("pod-bridge-interface", Kind::String, "", "bridge of the pods, for BridgeInterface"),
+        (
+            "pod-interface-name-prefix",
+            Kind::String,
+            "",
+            "how names of pods' interfaces begin, for InterfaceNamePrefix",
+        ),
+        ("profiling", Kind::Bool, "false", "accepted; there is no profiler"),
+        ("proxy-mode", Kind::String, "", "nftables"),
+        ("show-hidden-metrics-for-version", Kind::String, "", "accepted; nothing is hidden"),
+    ];
+    let own = own.map(|(name, kind, default, help)| Flag::new(name, kind, default, help));
+    FlagSet::new("kube-proxy", "Makes Kubernetes services reachable on this node with nftables.", own)
+        .with(group::client("5", "10"))
+        .with(group::feature_gates())
+        .with(group::logging())
+}
+
+/// Reads flags and the file they name.
 ///
 /// # Errors
-/// When a flag, the file or a value is bad, and for `--help` and `--version`.
-pub fn load(arguments: impl IntoIterator<Item = String>) -> Result<Config, OptionsError> {
-    let given = command().try_get_matches_from(arguments)?;
-    let mut file = match text(&given, "config") {
+/// When the file or a value is bad.
+pub fn load(given: &Values) -> Result<Config, OptionsError> {
+    let mut file = match given.optional("config") {
         Some(path) => config::load(Path::new(path), file::API_VERSION, file::KIND)?,
-        None => from_flags(&given)?,
+        None => from_flags(given)?,
     };
-    if let Some(name) = text(&given, "hostname-override") {
+    if let Some(name) = given.optional("hostname-override") {
         file.hostname_override = name.to_owned();
     }
     check_mode(&file.mode)?;
     Ok(Config {
         kubeconfig: Some(&file.client_connection.kubeconfig).filter(|p| !p.is_empty()).map(PathBuf::from),
-        master: text(&given, "master").map(str::to_owned),
+        master: given.optional("master").map(str::to_owned),
         qps: file.client_connection.qps,
         burst: file.client_connection.burst,
         node_name: node_name(&file.hostname_override)?,
@@ -193,40 +240,19 @@ pub fn load(arguments: impl IntoIterator<Item = String>) -> Result<Config, Optio
         sync_period: duration("nftables.syncPeriod", &file.nftables.sync_period)?,
         detect_local: detect_local(&file)?,
         node_port_addresses: node_port_addresses(&file.node_port_addresses)?,
-        network_policy: given.get_flag("network-policy"),
-        log_format: parse("logging-format", text(&given, "logging-format").unwrap_or("text"))?,
-        verbosity: number(&given, "v")?.unwrap_or(0),
-        cleanup: given.get_flag("cleanup"),
-        init_only: given.get_flag("init-only"),
+        network_policy: given.bool("network-policy"),
+        cleanup: given.bool("cleanup"),
+        init_only: given.bool("init-only"),
         file,
     })
 }
 
-fn command() -> Command {
-    let flag = |(name, switch, help): &(&'static str, bool, &'static str)| {
-        let arg = Arg::new(*name).long(*name).help(*help);
-        match (*switch, *name) {
-            (true, _) => arg.action(ArgAction::SetTrue),
-            (false, "v") => arg.short('v').value_name("N"),
-            (false, _) => arg.allow_hyphen_values(true),
-        }
-    };
-    Command::new("kube-proxy")
-        .about("Makes Kubernetes services reachable on this node with nftables.")
-        .version(version::GIT_VERSION)
-        .args_override_self(true)
-        .args(FLAGS.iter().map(flag))
-}
-
-fn text<'a>(given: &'a ArgMatches, name: &str) -> Option<&'a str> {
-    given.get_one::<String>(name).map(String::as_str)
-}
-
-fn number<T: std::str::FromStr<Err: std::fmt::Display>>(
-    given: &ArgMatches,
-    name: &'static str,
-) -> Result<Option<T>, OptionsError> {
-    text(given, name).map(|value| parse(name, value)).transpose()
+/// A number that was given.
+fn number<T: TryFrom<i64>>(given: &Values, name: &'static str) -> Result<Option<T>, OptionsError> {
+    let set = given.is_set(name).then(|| given.int(name));
+    let fit =
+        |number: i64| T::try_from(number).map_err(|_| invalid(name, format!("{number} is out of range")));
+    set.map(fit).transpose()
 }
 
 fn parse<T: std::str::FromStr<Err: std::fmt::Display>>(
@@ -241,11 +267,11 @@ fn invalid(field: &'static str, why: impl Into<String>) -> OptionsError {
 }
 
 /// The configuration flags alone make.
-fn from_flags(given: &ArgMatches) -> Result<KubeProxyConfiguration, OptionsError> {
+fn from_flags(given: &Values) -> Result<KubeProxyConfiguration, OptionsError> {
     let mut file = KubeProxyConfiguration::default();
     let set = |target: &mut String, name: &str| {
-        if let Some(value) = text(given, name) {
-            value.clone_into(target);
+        if given.is_set(name) {
+            given.string(name).clone_into(target);
         }
     };
     set(&mut file.client_connection.kubeconfig, "kubeconfig");
@@ -257,23 +283,30 @@ fn from_flags(given: &ArgMatches) -> Result<KubeProxyConfiguration, OptionsError
     set(&mut file.detect_local_mode, "detect-local-mode");
     set(&mut file.detect_local.bridge_interface, "pod-bridge-interface");
     set(&mut file.detect_local.interface_name_prefix, "pod-interface-name-prefix");
+    let set = |target: &mut String, name: &str| {
+        if given.is_set(name) {
+            *target = goduration::format(given.duration(name));
+        }
+    };
     set(&mut file.nftables.sync_period, "iptables-sync-period");
     set(&mut file.nftables.min_sync_period, "iptables-min-sync-period");
     set(&mut file.conntrack.tcp_established_timeout, "conntrack-tcp-timeout-established");
     set(&mut file.conntrack.tcp_close_wait_timeout, "conntrack-tcp-timeout-close-wait");
     set(&mut file.conntrack.udp_timeout, "conntrack-udp-timeout");
     set(&mut file.conntrack.udp_stream_timeout, "conntrack-udp-timeout-stream");
+    if given.is_set("kube-api-qps") {
+        file.client_connection.qps = given.float("kube-api-qps") as f32;
+    }
     file.nftables.masquerade_bit = number(given, "iptables-masquerade-bit")?.or(file.nftables.masquerade_bit);
-    file.client_connection.qps = number(given, "kube-api-qps")?.unwrap_or(file.client_connection.qps);
     file.client_connection.burst = number(given, "kube-api-burst")?.unwrap_or(file.client_connection.burst);
     file.conntrack.max_per_core = number(given, "conntrack-max-per-core")?.or(file.conntrack.max_per_core);
     file.conntrack.min = number(given, "conntrack-min")?.or(file.conntrack.min);
     file.oom_score_adj = number(given, "oom-score-adj")?.or(file.oom_score_adj);
-    file.conntrack.tcp_be_liberal = given.get_flag("conntrack-tcp-be-liberal");
-    file.nftables.masquerade_all = given.get_flag("masquerade-all");
-    file.bind_address_hard_fail = given.get_flag("bind-address-hard-fail");
-    if let Some(list) = text(given, "nodeport-addresses") {
-        file.node_port_addresses = list.split(',').map(|part| part.trim().to_owned()).collect();
+    file.conntrack.tcp_be_liberal = given.bool("conntrack-tcp-be-liberal");
+    file.nftables.masquerade_all = given.bool("masquerade-all");
+    file.bind_address_hard_fail = given.bool("bind-address-hard-fail");
+    if given.is_set("nodeport-addresses") {
+        file.node_port_addresses = given.list("nodeport-addresses");
     }
     Ok(file)
 }
@@ -368,17 +401,24 @@ fn node_port_addresses(given: &[String]) -> Result<NodePortAddresses, OptionsErr
     }
 }
 
+/// The configuration of a command line.
+#[cfg(test)]
+pub(crate) fn configured(given: &[&str]) -> Result<Config, OptionsError> {
+    use component_base::flags::Parsed;
+    match flags().parse(given.iter().map(|flag| (*flag).to_owned())) {
+        Ok(Parsed::Run(values)) => load(&values),
+        Ok(Parsed::Print(text)) => panic!("{text}"),
+        Err(error) => Err(invalid("flags", error.to_string())),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn flags(flags: &[&str]) -> Result<Config, OptionsError> {
-        load(std::iter::once("kube-proxy").chain(flags.iter().copied()).map(str::to_owned))
-    }
-
     #[test]
     fn flags_make_a_configuration() {
-        let config = flags(&[
+        let config = configured(&[
             "--kubeconfig=/k",
             "--hostname-override= Node-1 ",
             "--proxy-mode=nftables",
@@ -395,13 +435,13 @@ mod tests {
         let DetectLocal::ClusterCidr(ranges) = config.detect_local else { panic!() };
         assert_eq!(ranges.len(), 2);
         assert_eq!(config.min_sync_period, Duration::from_secs(1));
-        assert_eq!(config.verbosity, 4);
     }
 
     #[test]
     fn pods_are_known_by_ranges_or_interfaces() {
-        let of =
-            |given: &[&str]| flags(&[&["--hostname-override=n"], given].concat()).map(|c| c.detect_local);
+        let of = |given: &[&str]| {
+            configured(&[&["--hostname-override=n"], given].concat()).map(|c| c.detect_local)
+        };
         let bridge = of(&["--detect-local-mode=BridgeInterface", "--pod-bridge-interface=cni0"]);
         assert_eq!(bridge.unwrap(), DetectLocal::Bridge("cni0".into()));
         let prefix = of(&["--detect-local-mode=InterfaceNamePrefix", "--pod-interface-name-prefix=veth"]);
@@ -428,7 +468,7 @@ mod tests {
             "--nodeport-addresses=x",
             "--no-such-flag",
         ] {
-            assert!(flags(&[bad]).is_err(), "{bad}");
+            assert!(configured(&[bad]).is_err(), "{bad}");
         }
     }
 
@@ -440,7 +480,7 @@ mod tests {
         let with = |text: &str| {
             std::fs::write(&path, text).unwrap();
             let path = format!("--config={}", path.display());
-            flags(&[&path, "--hostname-override=n2", "--proxy-mode=iptables"])
+            configured(&[&path, "--hostname-override=n2", "--proxy-mode=iptables"])
         };
         let head = "apiVersion: kubeproxy.config.k8s.io/v1alpha1\nkind: KubeProxyConfiguration\n";
         let config = with(&format!(

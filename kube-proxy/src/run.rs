@@ -9,12 +9,13 @@ use std::{
 
 use component_base::{
     client::{self, ClientError, ClientOptions},
+    daemon::Daemon,
+    flags::{FlagSet, Values},
     informer::{Cached, Event, Informer, Informers, ListWatch},
     memory,
     meta::ObjectKey,
     metrics::{self, Stability},
     serving::ServingError,
-    shutdown,
     task::Tasks,
     workqueue,
 };
@@ -26,7 +27,7 @@ use crate::{
     model::{self, HealthCheck, Settings},
     node,
     objects::{EndpointSlice, Node, Service, service_of},
-    options::Config,
+    options::{self, Config, OptionsError},
     policy::Enforcer,
     server::{self, Health, ServiceChecks},
     sync::{self, Syncer},
@@ -54,12 +55,6 @@ pub enum RunError {
     /// A port cannot be opened, and that was said to be fatal.
     #[error(transparent)]
     Listen(#[from] ServingError),
-    /// Signals cannot be received.
-    #[error("cannot install signal handlers")]
-    Signals(#[source] std::io::Error),
-    /// A task that must run ended.
-    #[error("{0}")]
-    Failed(String),
 }
 
 /// A proxy that is built and not running yet.
@@ -96,9 +91,52 @@ struct Carried {
     health_checks: BTreeMap<ObjectKey, HealthCheck>,
 }
 
+/// The daemon.
+#[derive(Debug)]
+pub struct Proxy;
+
+impl Daemon for Proxy {
+    type Config = Config;
+    type ConfigError = OptionsError;
+    type RunError = RunError;
+
+    fn flags() -> FlagSet {
+        options::flags()
+    }
+
+    fn configure(values: &Values) -> Result<Config, OptionsError> {
+        options::load(values)
+    }
+
+    async fn run(config: Config, tasks: Tasks) -> Result<(), RunError> {
+        if config.cleanup {
+            sync::cleanup()?;
+            tasks.cancel();
+            return Ok(());
+        }
+        sysctl::apply(&sysctl::wanted(&config.file, cores()));
+        if config.init_only {
+            tasks.cancel();
+            return Ok(());
+        }
+        build(config, tasks).await?.start();
+        Ok(())
+    }
+
+    fn grace() -> Duration {
+        GRACE
+    }
+}
+
+fn cores() -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from)
+}
+
 /// Builds the proxy: client, informers, listeners.
-pub async fn build(config: Config) -> Result<App, RunError> {
-    let tasks = Tasks::new();
+///
+/// # Errors
+/// When a part cannot be had.
+pub async fn build(config: Config, tasks: Tasks) -> Result<App, RunError> {
     let options = ClientOptions {
         kubeconfig: config.kubeconfig.clone(),
         master: config.master.clone(),
@@ -144,27 +182,20 @@ fn enforcer(config: &Config, informers: &Informers) -> Result<Option<Enforcer>, 
 // === impl App ===
 
 impl App {
-    /// Runs until a signal.
-    pub async fn run(mut self) -> Result<(), RunError> {
+    /// Starts what runs until the drain.
+    pub fn start(mut self) {
         let tasks = self.tasks.clone();
-        shutdown::signal(&tasks).map_err(RunError::Signals)?;
-        let cores = std::thread::available_parallelism().map_or(1, usize::from);
-        sysctl::apply(&sysctl::wanted(&self.config.file, cores));
         if let Some(score) = self.config.file.oom_score_adj
             && let Err(error) = std::fs::write("/proc/self/oom_score_adj", score.to_string())
         {
             tracing::debug!(%error, score, "oom_score_adj not applied");
         }
-        metrics::register_build_info();
         memory::give_back(&tasks);
         self.informers.start();
         if let Some(enforcer) = self.enforcer.take() {
             tasks.spawn("network-policies", enforcer.run(tasks.clone()));
         }
         tasks.spawn("sync", self.follow());
-        tasks.drain().cancelled().await;
-        tasks.shutdown(GRACE).await;
-        tasks.failure().map_or(Ok(()), |why| Err(RunError::Failed(why.to_owned())))
     }
 
     fn listen(&self) -> Result<(), RunError> {
