@@ -5,6 +5,7 @@
 //!                        |              |
 //!                        `-- prepare <--'  before the sandbox; written down before the driver is called and after
 //!                               |-- container is made: CDI devices of the requests it names
+//!                               |-- statuses: how the devices are (`health`)
 //!                        unprepare         after the last container, before the status says that the pod has ended
 //! ```
 //! What is ready is kept in `<root>/dra_manager_state`; a restarted kubelet goes on with it, and what no pod of this node
@@ -12,6 +13,7 @@
 //! Contract: "Dynamic Resource Allocation" (KEP-4381), driver API dra/v1 and v1beta1.
 
 pub mod drivers;
+pub mod health;
 pub mod state;
 
 use std::{
@@ -358,8 +360,20 @@ fn requests(pod: &Pod, container: &Container) -> Result<BTreeMap<String, Vec<Str
     Ok(all)
 }
 
-/// Takes back what pods that are gone have left, until the drain.
+/// Takes back what pods that are gone have left, and wakes those that have claims when their devices feel otherwise, until
+/// the drain.
 pub fn run(shared: Arc<Shared>, pods: Arc<Pods>, tasks: &Tasks) {
+    let (drain, woken, waking) = (tasks.drain(), Arc::clone(&pods), Arc::clone(&shared));
+    tasks.spawn("claims-health", async move {
+        loop {
+            tokio::select! {
+                () = drain.cancelled() => return,
+                () = waking.claims.drivers.health().changed() => {}
+            }
+            let users = waking.claims.state.lock().pods();
+            users.iter().for_each(|uid| woken.nudge(uid));
+        }
+    });
     let mut ticks = tasks.ticks(PERIOD);
     tasks.spawn("claims", async move {
         while ticks.next().await {

@@ -15,12 +15,14 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     io::{self, Write as _},
     path::{Path, PathBuf},
+    sync::Arc,
     time::Duration,
 };
 
 use async_trait::async_trait;
+use component_base::task::Tasks;
 use jiff::{SignedDuration, Timestamp};
-use k8s_openapi::api::core::v1::{Container, Pod};
+use k8s_openapi::api::core::v1::{Container, Pod, ResourceHealth, ResourceStatus};
 use parking_lot::Mutex;
 use proto::deviceplugin::v1beta1::{
     AllocateRequest, ContainerAllocateRequest, ContainerAllocateResponse,
@@ -28,17 +30,20 @@ use proto::deviceplugin::v1beta1::{
     PreferredAllocationRequest, device_plugin_client::DevicePluginClient,
 };
 use serde::{Deserialize, Serialize};
+use tokio::sync::Notify;
 use tonic::transport::Channel;
 
 use crate::{
     plugin::channel,
     pod::{self, Role, resources},
+    pods::Pods,
     status::generate::Verdict,
     topology::{
         self, Provider,
         hint::{Hint, Hints},
         nodes::NodeSet,
     },
+    worker::Shared,
 };
 
 /// How long the devices of a plugin that went away still count as capacity: it may only be restarting.
@@ -46,6 +51,8 @@ const ABSENCE: SignedDuration = SignedDuration::from_mins(5);
 /// How long a plugin may take for one call.
 const PATIENCE: Duration = Duration::from_secs(30);
 const FILE: &str = "given.json";
+/// The word for a device that works, of plugins and in statuses.
+const HEALTHY: &str = "Healthy";
 
 /// Why a container cannot have its devices.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -157,7 +164,7 @@ impl Resource {
     fn healthy(&self) -> BTreeSet<String> {
         self.devices
             .iter()
-            .filter(|(_, d)| self.away.is_none() && d.health == "Healthy")
+            .filter(|(_, d)| self.away.is_none() && d.health == HEALTHY)
             .map(|(id, _)| id.clone())
             .collect()
     }
@@ -261,6 +268,8 @@ pub struct Devices {
     state: Mutex<State>,
     /// Pods are served one after the other.
     turn: tokio::sync::Mutex<()>,
+    /// Devices that somebody has feel otherwise than before.
+    changed: Notify,
 }
 
 fn within<T>(message: T) -> tonic::Request<T> {
@@ -278,7 +287,7 @@ impl Devices {
         // Until their plugins are back these resources are there and empty, so that nobody counts on them.
         let away = || Resource { away: Some(Timestamp::UNIX_EPOCH), ..Resource::default() };
         state.resources = kept.resources.into_iter().map(|name| (name, away())).collect();
-        Self { folder, state: Mutex::new(state), turn: tokio::sync::Mutex::default() }
+        Self { folder, state: Mutex::new(state), turn: tokio::sync::Mutex::default(), changed: Notify::new() }
     }
 
     /// The folder of the plugins' sockets.
@@ -302,8 +311,30 @@ impl Devices {
     pub fn reported(&self, resource: &str, turn: u64, devices: Vec<Device>) {
         let mut state = self.state.lock();
         if let Some(entry) = state.resources.get_mut(resource).filter(|r| r.turn == turn) {
+            let before = entry.healthy();
             entry.devices = devices.into_iter().map(|d| (d.id.clone(), d)).collect();
+            if entry.healthy() != before {
+                self.changed.notify_one();
+            }
         }
+    }
+
+    /// How the devices are that a container has, for its status.
+    #[must_use]
+    pub fn statuses(&self, uid: &str, container: &str) -> Vec<ResourceStatus> {
+        let state = self.state.lock();
+        let health = |resource: &str, id: &String| {
+            // What nobody tells of is taken to be well.
+            let known = state.resources.get(resource).filter(|r| r.devices.contains_key(id));
+            let is_well = known.is_none_or(|r| r.away.is_none() && r.devices[id].health == HEALTHY);
+            let health = Some(if is_well { HEALTHY } else { "Unhealthy" }.to_owned());
+            ResourceHealth { health, resource_id: id.clone(), message: None }
+        };
+        let one = |grant: &Grant| ResourceStatus {
+            name: grant.resource.clone(),
+            resources: Some(grant.devices.iter().map(|id| health(&grant.resource, id)).collect()),
+        };
+        state.of(uid, container).map(one).collect()
     }
 
     /// The plugin went away.
@@ -313,6 +344,7 @@ impl Devices {
         {
             tracing::warn!(resource, "the device plugin is gone");
             entry.away = Some(now);
+            self.changed.notify_one();
         }
     }
 
@@ -536,6 +568,22 @@ fn together(containers: &[(bool, Vec<(String, usize)>)]) -> BTreeMap<String, usi
         }
     }
     most
+}
+
+/// Wakes pods that have devices when these feel otherwise, until the drain.
+pub fn run(shared: Arc<Shared>, pods: Arc<Pods>, tasks: &Tasks) {
+    let drain = tasks.drain();
+    tasks.spawn("devices", async move {
+        loop {
+            tokio::select! {
+                () = drain.cancelled() => return,
+                () = shared.devices.changed.notified() => {}
+            }
+            let users: BTreeSet<String> =
+                shared.devices.state.lock().grants.iter().map(|g| g.pod.clone()).collect();
+            users.iter().for_each(|uid| pods.nudge(uid));
+        }
+    });
 }
 
 async fn preferred(

@@ -36,7 +36,7 @@ use crate::{
     claims::{self, Claims, drivers::Drivers as ClaimDrivers, state::StateError},
     cpus::{self, CpuError, Cpus},
     csi::{driver::Drivers, mount::Csi},
-    devices::{Devices, pod_resources, registration},
+    devices::{self, Devices, pod_resources, registration},
     env::NodeFacts,
     events::{ApiEvents, EventSink, LogOnly, Severity, node_reference},
     eviction::{
@@ -382,7 +382,11 @@ fn share(
     let sources: Vec<Arc<dyn Provider>> =
         vec![Arc::clone(&devices) as _, Arc::clone(&cpus) as _, Arc::clone(&memory) as _];
     let topology = Topology::new(config.topology, nodes, sources)?;
-    let claim_drivers = Arc::new(ClaimDrivers::new(api.map(|(client, _)| client.clone()), &config.node_name));
+    let claim_drivers = Arc::new(ClaimDrivers::new(
+        api.map(|(client, _)| client.clone()),
+        &config.node_name,
+        Arc::clone(tasks),
+    ));
     let claims = Claims::new(Arc::clone(&claim_drivers), Arc::clone(&objects), &config.root_dir)?;
     if api.is_some() {
         let (drivers, drain) = (Arc::clone(&claim_drivers), tasks.drain());
@@ -696,6 +700,7 @@ fn start_upkeep(shared: &Arc<Shared>, pods: &Arc<Pods>, config: &Config, tasks: 
     let period = config.file.cpu_manager_reconcile_period.0;
     cpus::run(Arc::clone(shared), Arc::clone(pods), period, tasks);
     claims::run(Arc::clone(shared), Arc::clone(pods), tasks);
+    devices::run(Arc::clone(shared), Arc::clone(pods), tasks);
     if let Some(path) = config.file.static_pod_path.clone() {
         let period = config.file.file_check_frequency.0;
         manifest::run(path, config.node_name.clone(), period, Arc::clone(pods), tasks);

@@ -23,7 +23,7 @@ use std::{
 
 use component_base::task::Tasks;
 use jiff::{SignedDuration, Timestamp};
-use k8s_openapi::api::core::v1::{Pod, PodStatus};
+use k8s_openapi::api::core::v1::{Pod, PodStatus, ResourceStatus};
 use parking_lot::Mutex;
 use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
@@ -461,11 +461,20 @@ impl Worker {
         }
     }
 
+    /// How the devices are that a container has.
+    fn device_health(&self, pod: &Pod, container: &str) -> Option<Vec<ResourceStatus>> {
+        let mut all = self.shared.devices.statuses(pod::uid(pod), container);
+        if let Some(spec) = pod::containers(pod).iter().find(|c| c.name == container) {
+            all.extend(self.shared.claims.statuses(pod, spec, Timestamp::now()));
+        }
+        (!all.is_empty()).then_some(all)
+    }
+
     /// Makes the status from what is seen and hands it on.
     fn publish(&mut self, pod: &Arc<Pod>, runtime: &PodRuntime, ending: bool, stopped: bool) {
         let results = self.probes.results();
         let given = self.shared.allocations.given(pod);
-        let status = generate::generate(&generate::Input {
+        let mut status = generate::generate(&generate::Input {
             pod: &given,
             runtime,
             probes: &results,
@@ -483,6 +492,9 @@ impl Worker {
             resizing: (self.resizing && !ending).then_some(self.resize_error.as_deref()),
             now: Timestamp::now(),
         });
+        for one in status.container_statuses.iter_mut().flatten() {
+            one.allocated_resources_status = self.device_health(pod, &one.name);
+        }
         // One copy serves all who keep it.
         let status = match &self.status {
             Some(known) if **known == status => Arc::clone(known),

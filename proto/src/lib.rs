@@ -5,6 +5,7 @@ pub mod cri;
 pub mod csi;
 pub mod deviceplugin;
 pub mod dra;
+pub mod drahealth;
 pub mod kms;
 pub mod node;
 pub mod pluginregistration;

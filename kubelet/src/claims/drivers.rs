@@ -6,10 +6,12 @@
 use std::{
     collections::{BTreeMap, HashMap},
     path::PathBuf,
+    sync::Arc,
     time::Duration,
 };
 
 use async_trait::async_trait;
+use component_base::task::Tasks;
 use http::uri::PathAndQuery;
 use k8s_openapi::api::resource::v1::ResourceSlice;
 use kube::{
@@ -21,7 +23,9 @@ use proto::dra::v1::{
     Claim, Device, NodePrepareResourcesRequest, NodePrepareResourcesResponse, NodeUnprepareResourcesRequest,
     NodeUnprepareResourcesResponse,
 };
+use tokio_util::sync::{CancellationToken, DropGuard};
 
+use super::health::Health;
 use crate::plugin::{Introduction, PluginKind, channel};
 
 /// How long a driver may take for one call.
@@ -173,13 +177,46 @@ pub struct Drivers {
     /// By name, in the order in which they came.
     known: Mutex<BTreeMap<String, Vec<Driver>>>,
     gone: tokio::sync::Notify,
+    health: Arc<Health>,
+    tasks: Arc<Tasks>,
+    /// Ears at sockets; dropping one ends the listening.
+    ears: Mutex<HashMap<PathBuf, DropGuard>>,
 }
 
 impl Drivers {
     /// None yet.
     #[must_use]
-    pub fn new(client: Option<Client>, node: &str) -> Self {
-        Self { client, node: node.to_owned(), known: Mutex::default(), gone: tokio::sync::Notify::new() }
+    pub fn new(client: Option<Client>, node: &str, tasks: Arc<Tasks>) -> Self {
+        Self {
+            client,
+            node: node.to_owned(),
+            known: Mutex::default(),
+            gone: tokio::sync::Notify::new(),
+            health: Arc::default(),
+            tasks,
+            ears: Mutex::default(),
+        }
+    }
+
+    /// How their devices are.
+    #[must_use]
+    pub fn health(&self) -> &Health {
+        &self.health
+    }
+
+    /// Listens to what a driver tells of its devices until it leaves.
+    fn listen(&self, plugin: &Introduction) {
+        let (health, drain, ended) = (Arc::clone(&self.health), self.tasks.drain(), CancellationToken::new());
+        let (name, endpoint) = (plugin.name.clone(), plugin.endpoint.clone());
+        let guard = ended.clone().drop_guard();
+        self.tasks.spawn("device-health", async move {
+            tokio::select! {
+                () = drain.cancelled() => {}
+                () = ended.cancelled() => health.silent(&name),
+                () = health.listen(&name, &endpoint) => {}
+            }
+        });
+        self.ears.lock().insert(plugin.endpoint.clone(), guard);
     }
 
     /// A registered driver.
@@ -254,6 +291,7 @@ impl PluginKind for Drivers {
         let all = known.entry(plugin.name.clone()).or_default();
         all.retain(|driver| driver.endpoint != plugin.endpoint);
         all.push(Driver { endpoint: plugin.endpoint.clone(), service: *service });
+        self.listen(plugin);
         Ok(())
     }
 
@@ -261,6 +299,7 @@ impl PluginKind for Drivers {
         if let Some(all) = self.known.lock().get_mut(&plugin.name) {
             all.retain(|driver| driver.endpoint != plugin.endpoint);
         }
+        self.ears.lock().remove(&plugin.endpoint);
         self.gone.notify_one();
     }
 }

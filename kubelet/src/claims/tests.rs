@@ -1,4 +1,4 @@
-use std::collections::HashMap;
+use std::{collections::HashMap, pin::Pin};
 
 use async_trait::async_trait;
 use k8s_openapi::api::core::v1::{ConfigMap, PersistentVolume, PersistentVolumeClaim, Secret};
@@ -9,8 +9,12 @@ use proto::dra::v1::{
     NodeUnprepareResourcesResponse,
     dra_plugin_server::{DraPlugin, DraPluginServer},
 };
+use proto::drahealth::v1alpha1::{
+    DeviceHealth, DeviceIdentifier, HealthStatus, NodeWatchResourcesRequest, NodeWatchResourcesResponse,
+    dra_resource_health_server::{DraResourceHealth, DraResourceHealthServer},
+};
 use serde_json::json;
-use tokio_stream::wrappers::UnixListenerStream;
+use tokio_stream::{Stream, StreamExt as _, wrappers::UnixListenerStream};
 use tonic::{Request, Response, Status};
 
 use super::*;
@@ -67,6 +71,23 @@ impl DraPlugin for Fake {
             claims.insert(claim.uid, NodeUnprepareResourceResponse { error: error.clone() });
         }
         Ok(Response::new(NodeUnprepareResourcesResponse { claims }))
+    }
+}
+
+#[async_trait]
+impl DraResourceHealth for Fake {
+    type NodeWatchResourcesStream =
+        Pin<Box<dyn Stream<Item = Result<NodeWatchResourcesResponse, Status>> + Send>>;
+    async fn node_watch_resources(
+        &self,
+        _: Request<NodeWatchResourcesRequest>,
+    ) -> Result<Response<Self::NodeWatchResourcesStream>, Status> {
+        let place = DeviceIdentifier { pool_name: "pool".into(), device_name: "small".into() };
+        let health = HealthStatus::Unhealthy.into();
+        let small =
+            DeviceHealth { device: Some(place), health, message: "hot".into(), ..DeviceHealth::default() };
+        let word = NodeWatchResourcesResponse { devices: vec![small] };
+        Ok(Response::new(Box::pin(tokio_stream::once(Ok(word)).chain(tokio_stream::pending()))))
     }
 }
 
@@ -131,20 +152,21 @@ struct Node {
     objects: Arc<Objects>,
     drivers: Arc<Drivers>,
     claims: Claims,
-    tasks: Tasks,
+    tasks: Arc<Tasks>,
 }
 
 impl Node {
     /// A kubelet with the driver registered.
     async fn start() -> Self {
         let dir = tempfile::tempdir().unwrap();
-        let (tasks, fake) = (Tasks::new(), Arc::new(Fake::default()));
+        let (tasks, fake) = (Arc::new(Tasks::new()), Arc::new(Fake::default()));
         let socket = dir.path().join("driver.sock");
         let listener = UnixListenerStream::new(tokio::net::UnixListener::bind(&socket).unwrap());
         let server =
             tonic::transport::Server::builder().add_service(DraPluginServer::from_arc(Arc::clone(&fake)));
+        let server = server.add_service(DraResourceHealthServer::from_arc(Arc::clone(&fake)));
         tasks.spawn("driver", async move { server.serve_with_incoming(listener).await.unwrap() });
-        let drivers = Arc::new(Drivers::new(None, "n"));
+        let drivers = Arc::new(Drivers::new(None, "n", Arc::clone(&tasks)));
         drivers.register(&introduction(&socket, "v1.DRAPlugin")).await.unwrap();
         let objects = Arc::new(Objects::default());
         let source: Arc<dyn ObjectSource> = Arc::clone(&objects) as Arc<dyn ObjectSource>;
@@ -198,6 +220,34 @@ async fn a_claim_is_prepared_once_and_taken_back_with_its_last_pod() {
     node.claims.unprepare("uid-b").await.unwrap();
     assert_eq!(node.calls(), ["-c"]);
     assert!(node.restarted().state.lock().pods().is_empty());
+    node.tasks.shutdown(Duration::ZERO).await;
+}
+
+#[tokio::test]
+async fn statuses_say_how_devices_are() {
+    let node = Node::start().await;
+    node.put(claim("c", &["a", "b"]));
+    let (a, b) = (pod("a", "c", "small/special"), pod("b", "c", ""));
+    let of = |pod: &Pod| {
+        let mut all = node.claims.statuses(pod, first(pod), jiff::Timestamp::now());
+        all.pop().map(|one| {
+            let text = |h: &k8s_openapi::api::core::v1::ResourceHealth| {
+                let (health, message) = (h.health.clone().unwrap(), h.message.clone().unwrap_or_default());
+                format!("{} {health} {message}", h.resource_id)
+            };
+            (one.name, one.resources.unwrap().iter().map(text).collect::<Vec<_>>())
+        })
+    };
+    assert_eq!(of(&a), None, "it is not ready");
+    node.claims.prepare(&a).await.unwrap();
+    node.drivers.health().changed().await;
+    let small = "example/c=small Unhealthy hot".to_owned();
+    assert_eq!(of(&a), Some(("claim:own/small/special".into(), vec![small.clone()])));
+    let large = "example/c=large Unknown ".to_owned();
+    assert_eq!(of(&b), Some(("claim:own".into(), vec![small, large.clone()])));
+    node.drivers.deregister(&introduction(&node.dir.path().join("driver.sock"), "v1.DRAPlugin")).await;
+    node.drivers.health().changed().await;
+    assert_eq!(of(&b).unwrap().1[0], "example/c=small Unknown ");
     node.tasks.shutdown(Duration::ZERO).await;
 }
 

@@ -137,6 +137,20 @@ async fn devices_are_given_kept_and_taken_back() {
         error.to_string(),
         "requested number of devices unavailable for example.com/gpu. Requested: 2, Available: 1"
     );
+    let health = |all: &Devices| {
+        let of = all.statuses("uid-first", "c").remove(0);
+        assert_eq!(of.name, GPU);
+        let text =
+            |h: &ResourceHealth| format!("{}={}", h.resource_id, h.health.as_deref().unwrap_or_default());
+        of.resources.unwrap().iter().map(text).collect::<Vec<_>>()
+    };
+    assert_eq!(health(&all), ["b=Healthy", "d=Healthy"]);
+    let mut worse = devices();
+    worse[3].health = "Unhealthy".into();
+    all.reported(GPU, turn, worse);
+    assert_eq!(health(&all), ["b=Healthy", "d=Unhealthy"]);
+    all.reported(GPU, turn, devices());
+    assert!(all.statuses("uid-first", "other").is_empty());
     all.before_start("uid-first", "c").await.unwrap();
     assert_eq!(*started.lock(), [["b", "d"]]);
     let listed = all.of_pod(&first);
@@ -145,6 +159,7 @@ async fn devices_are_given_kept_and_taken_back() {
     // A restarted kubelet knows what was given before any plugin is back.
     let after = Devices::new(dir.path().to_owned());
     assert_eq!(after.granted("uid-first", "c").envs["IDS"], "b,d");
+    assert_eq!(health(&after), ["b=Healthy", "d=Healthy"], "nobody tells otherwise");
     assert_eq!(after.capacity(Timestamp::now())[GPU], (0, 0));
     allocate(&after, &first).await.unwrap();
     assert!(matches!(allocate(&after, &second).await, Err(DeviceError::Unhealthy(_))));
