@@ -28,6 +28,7 @@ use crate::{
     cycle::Change,
     extender::{ExtenderError, Extenders},
     framework::Reason,
+    metrics::{Attempt, Metrics},
     model::{PodInfo, Release, Reservation},
     plugins::{dynamic_resources, volume_binding},
     profile::Timeouts,
@@ -48,6 +49,7 @@ pub struct Actor {
     permits: Arc<Semaphore>,
     claims: Claims,
     extenders: Extenders,
+    metrics: Arc<Metrics>,
 }
 
 /// The claims that bindings wait for.
@@ -101,10 +103,10 @@ impl Actor {
         back: mpsc::UnboundedSender<Change>,
         tasks: Tasks,
         claims: Claims,
-        extenders: Extenders,
+        (extenders, metrics): (Extenders, Arc<Metrics>),
     ) -> Self {
         let permits = Arc::new(Semaphore::new(BINDINGS));
-        Self { client, recorders, clock, back, tasks, permits, claims, extenders }
+        Self { client, recorders, clock, back, tasks, permits, claims, extenders, metrics }
     }
 
     /// Binds a pod to a node once its volumes are, in the background; a failure comes back as a change. `object` is the
@@ -115,19 +117,23 @@ impl Actor {
         object: Option<Arc<Pod>>,
         node: String,
         reservation: Reservation,
-        timeouts: Timeouts,
+        (timeouts, attempt): (Timeouts, Attempt),
     ) {
         let (actor, pod) = (self.clone(), pod.clone());
         self.tasks.spawn("binding", async move {
-            match actor.bind_with_volumes(&pod, object.as_deref(), &node, &reservation, timeouts).await {
-                Ok(()) => actor.event(
-                    &pod,
-                    EventType::Normal,
-                    "Scheduled",
-                    "Binding",
-                    &format!("Successfully assigned {} to {node}", pod.key()),
-                ),
+            actor.metrics.binding(true);
+            let done = actor.bind_with_volumes(&pod, object.as_deref(), &node, &reservation, timeouts).await;
+            actor.metrics.binding(false);
+            let now = actor.clock.now();
+            match done {
+                Ok(()) => {
+                    actor.metrics.bound(&attempt, now);
+                    let note = format!("Successfully assigned {} to {node}", pod.key());
+                    actor.event(&pod, EventType::Normal, "Scheduled", "Binding", &note);
+                }
                 Err(error) => {
+                    let took = now.duration_since(attempt.began).as_secs_f64();
+                    actor.metrics.attempt(&attempt.profile, "error", took);
                     tracing::error!(pod = pod.key(), node, error = chain(&error), "binding failed");
                     let gone = matches!(&error, BindError::Api(e) if client::is_not_found(e))
                         && reservation.is_empty();
@@ -196,6 +202,15 @@ impl Actor {
             done?;
         }
         let _permit = self.permits.acquire().await;
+        let began = self.clock.now();
+        let done = self.bind_now(pod, object, node).await;
+        let status = if done.is_ok() { "Success" } else { "Error" };
+        let took = self.clock.now().duration_since(began).as_secs_f64();
+        self.metrics.point("Bind", status, &pod.scheduler_name, took);
+        done
+    }
+
+    async fn bind_now(&self, pod: &PodInfo, object: Option<&Pod>, node: &str) -> Result<(), BindError> {
         if let Some(object) = object
             && self.extenders.bind(object, node).await?
         {

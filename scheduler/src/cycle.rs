@@ -23,9 +23,10 @@ use tokio::sync::mpsc;
 
 use crate::{
     act::Actor,
+    config::args::DefaultPreemptionArgs,
     extender::{self, ExtenderError, Extenders},
     framework::{ClusterEvent, Plugin},
-    metrics::Metrics,
+    metrics::{Attempt, Metrics},
     model::{Cluster, DeviceChange, DeviceEvent, NodeInfo, PodInfo, Reservation, StorageChange},
     plan::{self, Budget, Nominations, Options, Placement, Preemption, Unschedulable},
     profile::Profile,
@@ -133,13 +134,14 @@ impl Cycle {
             while let Ok(change) = changes.try_recv() {
                 self.take(change);
             }
-            if let Some((pod, attempt, _)) = self.queue.pop(self.now()) {
-                self.decide(&pod, attempt).await;
+            if let Some((pod, number, waited)) = self.queue.pop(self.now()) {
+                self.decide(&pod, number, waited).await;
                 // Changes come first again, so that a decision sees what happened meanwhile.
                 tokio::task::yield_now().await;
                 continue;
             }
-            self.metrics.pending(self.queue.pending());
+            self.metrics.queue(&mut self.queue);
+            self.metrics.model(self.cluster.nodes().len(), self.cluster.placed());
             let wait = self
                 .queue
                 .next_deadline()
@@ -275,7 +277,7 @@ impl Cycle {
         self.queue.event(event, &plugins, now);
     }
 
-    async fn decide(&mut self, pod: &Arc<PodInfo>, attempt: u32) {
+    async fn decide(&mut self, pod: &Arc<PodInfo>, number: u32, waited: Duration) {
         let Some(at) = self.profile(pod) else { return };
         let started = self.clock.now();
         let asked = self.asked(pod);
@@ -284,20 +286,21 @@ impl Cycle {
             None => self.schedule(at, pod),
         };
         let seconds = self.clock.now().duration_since(started).as_secs_f64();
+        self.metrics.decided(seconds);
         let profile = &self.profiles[at];
         match outcome {
             Outcome::Placed(placement) => {
                 let timeouts = profile.timeouts;
+                let attempt = Attempt { profile: profile.name.clone(), began: started, number, waited };
                 self.start = self.start.wrapping_add(placement.evaluated);
-                self.metrics.attempt(&profile.name, "scheduled", seconds);
                 self.forget(&pod.uid);
                 self.cluster.storage.assume(&placement.reservation);
                 self.cluster.devices.assume(&placement.reservation);
                 let placed = PodInfo { node_name: placement.node.clone(), ..PodInfo::clone(pod) };
                 self.cluster.place(Arc::new(placed));
-                tracing::debug!(pod = pod.key(), node = placement.node, attempt, "placed");
+                tracing::debug!(pod = pod.key(), node = placement.node, attempt = number, "placed");
                 let object = self.object(pod).filter(|_| !self.advisers.extenders.is_empty());
-                self.actor.bind(pod, object, placement.node, placement.reservation, timeouts);
+                self.actor.bind(pod, object, placement.node, placement.reservation, (timeouts, attempt));
             }
             Outcome::Unschedulable(failure) => {
                 self.metrics.attempt(&profile.name, "unschedulable", seconds);
@@ -395,6 +398,27 @@ impl Cycle {
     ) -> Result<Preemption, ExtenderError> {
         let profile = &self.profiles[at];
         let Some(args) = profile.preemption else { return Ok(Preemption::Helpless(String::new())) };
+        let began = self.clock.now();
+        let done = self.make_room(pod, at, failure, args).await;
+        let (status, victims) = match &done {
+            Ok(Preemption::Evict { victims, .. }) => ("Success", Some(victims.len())),
+            Ok(Preemption::Helpless(_)) => ("Unschedulable", None),
+            Err(_) => ("Error", None),
+        };
+        let took = self.clock.now().duration_since(began).as_secs_f64();
+        self.metrics.preempted(victims);
+        self.metrics.point("PostFilter", status, &profile.name, took);
+        done
+    }
+
+    async fn make_room(
+        &self,
+        pod: &PodInfo,
+        at: usize,
+        failure: &Unschedulable,
+        args: DefaultPreemptionArgs,
+    ) -> Result<Preemption, ExtenderError> {
+        let profile = &self.profiles[at];
         let budgets = self.read_budgets();
         let found =
             plan::candidates(pod, &self.cluster, &profile.plugins, failure, &budgets, args, self.start);

@@ -62,6 +62,41 @@ pub enum ClusterEvent {
     DevicesChanged(DeviceEvent),
 }
 
+// === impl ClusterEvent ===
+
+impl ClusterEvent {
+    /// What metrics call it.
+    pub fn label(&self) -> &'static str {
+        match self {
+            Self::NodeAdded(_) => "NodeAdd",
+            Self::NodeUpdated { old, new } if old.allocatable != new.allocatable => {
+                "NodeUpdateNodeAllocatable"
+            }
+            Self::NodeUpdated { old, new } if old.labels != new.labels => "NodeUpdateNodeLabel",
+            Self::NodeUpdated { old, new } if old.taints != new.taints => "NodeUpdateNodeTaint",
+            Self::NodeUpdated { .. } => "NodeUpdate",
+            Self::PodRemoved(_) => "AssignedPodDelete",
+            Self::PodPlaced(_) => "AssignedPodAdd",
+            Self::PodChanged => "UnschedulablePodUpdate",
+            Self::NamespaceChanged => "NamespaceUpdate",
+            Self::StorageChanged(event) => match event {
+                StorageEvent::Claim(_) => "PersistentVolumeClaimUpdate",
+                StorageEvent::Volume => "PersistentVolumeUpdate",
+                StorageEvent::Class => "storage.k8s.io/StorageClassUpdate",
+                StorageEvent::Driver => "storage.k8s.io/CSIDriverUpdate",
+                StorageEvent::Node => "storage.k8s.io/CSINodeUpdate",
+                StorageEvent::Capacity => "storage.k8s.io/CSIStorageCapacityUpdate",
+                StorageEvent::Detached => "storage.k8s.io/VolumeAttachmentDelete",
+            },
+            Self::DevicesChanged(event) => match event {
+                DeviceEvent::Slice => "resource.k8s.io/ResourceSliceUpdate",
+                DeviceEvent::Class => "resource.k8s.io/DeviceClassUpdate",
+                DeviceEvent::Claim(_) | DeviceEvent::Released => "resource.k8s.io/ResourceClaimUpdate",
+            },
+        }
+    }
+}
+
 /// Filters nodes for one pod.
 pub trait Filter {
     /// The verdict on a node (with the pods it has in this cycle).

@@ -1,22 +1,50 @@
 //! Metrics under upstream's names.
 
-use component_base::metrics::{self, Stability};
-use prometheus::{HistogramVec, IntCounterVec, IntGaugeVec};
+use std::time::Duration;
 
-use crate::queue::Pending;
+use component_base::metrics::{self, Stability, exponential_buckets};
+use jiff::Timestamp;
+use prometheus::{Histogram, HistogramVec, IntCounter, IntCounterVec, IntGaugeVec};
+
+use crate::queue::{Incoming, Pending, Queue};
+
+/// From here on attempts are not told apart.
+const MANY_ATTEMPTS: u32 = 15;
 
 /// The scheduler's metrics.
 #[derive(Debug)]
 pub struct Metrics {
     attempts: IntCounterVec,
     duration: HistogramVec,
+    algorithm: Histogram,
     pending: IntGaugeVec,
+    incoming: IntCounterVec,
+    unschedulable: IntGaugeVec,
+    pod_attempts: Histogram,
+    pod_duration: HistogramVec,
+    preemptions: IntCounter,
+    victims: Histogram,
+    points: HistogramVec,
+    running: IntGaugeVec,
+    cache: IntGaugeVec,
+}
+
+/// An attempt to place a pod, until it is known what became of it.
+#[derive(Clone, Debug)]
+pub struct Attempt {
+    /// The profile's name.
+    pub profile: String,
+    /// When it began.
+    pub began: Timestamp,
+    /// The pod's first is 1.
+    pub number: u32,
+    /// How long the pod had waited by then, since it first could be tried.
+    pub waited: Duration,
 }
 
 impl Metrics {
     /// Registers them in the process's registry.
     pub fn register() -> Self {
-        let buckets = metrics::exponential_buckets(0.001, 2.0, 15);
         Self {
             attempts: metrics::counter_vec(
                 "scheduler_schedule_attempts_total",
@@ -26,10 +54,16 @@ impl Metrics {
             ),
             duration: metrics::histogram_vec(
                 "scheduler_scheduling_attempt_duration_seconds",
-                "Scheduling attempt latency in seconds",
+                "Scheduling attempt latency in seconds (scheduling algorithm + binding)",
                 Stability::Stable,
                 &["profile", "result"],
-                buckets,
+                exponential_buckets(0.001, 2.0, 15),
+            ),
+            algorithm: metrics::histogram(
+                "scheduler_scheduling_algorithm_duration_seconds",
+                "Scheduling algorithm latency in seconds",
+                Stability::Alpha,
+                exponential_buckets(0.001, 2.0, 15),
             ),
             pending: metrics::gauge_vec(
                 "scheduler_pending_pods",
@@ -37,17 +71,129 @@ impl Metrics {
                 Stability::Stable,
                 &["queue"],
             ),
+            incoming: metrics::counter_vec(
+                "scheduler_queue_incoming_pods_total",
+                "Number of pods added to scheduling queues by event and queue type.",
+                Stability::Stable,
+                &["queue", "event"],
+            ),
+            unschedulable: metrics::gauge_vec(
+                "scheduler_unschedulable_pods",
+                "The number of unschedulable pods by each plugin that refused them",
+                Stability::Beta,
+                &["plugin", "profile"],
+            ),
+            pod_attempts: metrics::histogram(
+                "scheduler_pod_scheduling_attempts",
+                "Number of attempts to successfully schedule a pod.",
+                Stability::Stable,
+                exponential_buckets(1.0, 2.0, 5),
+            ),
+            pod_duration: metrics::histogram_vec(
+                "scheduler_pod_scheduling_sli_duration_seconds",
+                "Latency for a pod being scheduled, from when it enters the queue, in all its attempts",
+                Stability::Beta,
+                &["attempts"],
+                exponential_buckets(0.01, 2.0, 20),
+            ),
+            preemptions: metrics::counter(
+                "scheduler_preemption_attempts_total",
+                "Total preemption attempts in the cluster till now",
+                Stability::Stable,
+            ),
+            victims: metrics::histogram(
+                "scheduler_preemption_victims",
+                "Number of selected preemption victims",
+                Stability::Stable,
+                exponential_buckets(1.0, 2.0, 7),
+            ),
+            points: metrics::histogram_vec(
+                "scheduler_framework_extension_point_duration_seconds",
+                "Latency for running all plugins of a specific extension point.",
+                Stability::Stable,
+                &["extension_point", "status", "profile"],
+                exponential_buckets(0.0001, 2.0, 12),
+            ),
+            running: metrics::gauge_vec(
+                "scheduler_goroutines",
+                "Number of running tasks split by the work they do such as binding.",
+                Stability::Beta,
+                &["operation"],
+            ),
+            cache: metrics::gauge_vec(
+                "scheduler_cache_size",
+                "Number of nodes and pods in the scheduler's model",
+                Stability::Alpha,
+                &["type"],
+            ),
         }
     }
 
-    /// Counts an attempt: `scheduled`, `unschedulable` or `error`.
+    /// Counts an attempt that has ended: `scheduled`, `unschedulable` or `error`.
     pub fn attempt(&self, profile: &str, result: &str, seconds: f64) {
         self.attempts.with_label_values(&[profile, result]).inc();
         self.duration.with_label_values(&[profile, result]).observe(seconds);
     }
 
-    /// Shows how many pods wait where.
-    pub fn pending(&self, pending: Pending) {
+    /// How long a decision took.
+    pub fn decided(&self, seconds: f64) {
+        self.algorithm.observe(seconds);
+    }
+
+    /// A pod was bound.
+    pub fn bound(&self, attempt: &Attempt, now: Timestamp) {
+        let took = now.duration_since(attempt.began).as_secs_f64();
+        self.attempt(&attempt.profile, "scheduled", took);
+        self.pod_attempts.observe(f64::from(attempt.number));
+        let number = match attempt.number {
+            MANY_ATTEMPTS.. => format!("{MANY_ATTEMPTS}+"),
+            few => few.to_string(),
+        };
+        self.pod_duration.with_label_values(&[&number]).observe(attempt.waited.as_secs_f64() + took);
+    }
+
+    /// Room for a pod was looked for among those of less importance; how many have to go for it.
+    pub fn preempted(&self, victims: Option<usize>) {
+        self.preemptions.inc();
+        if let Some(victims) = victims {
+            self.victims.observe(u32::try_from(victims).map_or(f64::INFINITY, f64::from));
+        }
+    }
+
+    /// All plugins of an extension point have run.
+    pub fn point(&self, point: &str, status: &str, profile: &str, seconds: f64) {
+        self.points.with_label_values(&[point, status, profile]).observe(seconds);
+    }
+
+    /// A binding began or ended.
+    pub fn binding(&self, begins: bool) {
+        self.running.with_label_values(&["binding"]).add(if begins { 1 } else { -1 });
+    }
+
+    /// How much the model holds.
+    pub fn model(&self, nodes: usize, pods: usize) {
+        for (kind, count) in [("nodes", nodes), ("pods", pods)] {
+            self.cache.with_label_values(&[kind]).set(i64::try_from(count).unwrap_or(i64::MAX));
+        }
+    }
+
+    /// Shows how many pods wait where, and because of whom.
+    pub fn queue(&self, queue: &mut Queue) {
+        self.pending(queue.pending());
+        self.came(queue.take_incoming());
+        self.unschedulable.reset();
+        for ((plugin, profile), count) in queue.refusals() {
+            self.unschedulable.with_label_values(&[plugin, profile]).set(count);
+        }
+    }
+
+    fn came(&self, incoming: Incoming) {
+        for ((queue, event), count) in incoming {
+            self.incoming.with_label_values(&[queue, event]).inc_by(count);
+        }
+    }
+
+    fn pending(&self, pending: Pending) {
         for (queue, count) in [
             ("active", pending.active),
             ("backoff", pending.backoff),
@@ -56,5 +202,28 @@ impl Metrics {
         ] {
             self.pending.with_label_values(&[queue]).set(i64::try_from(count).unwrap_or(i64::MAX));
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_bound_pod_is_counted_with_its_attempts() {
+        let metrics = Metrics::register();
+        let began: Timestamp = "2026-01-01T00:00:00Z".parse().unwrap();
+        let attempt = |number: u32| Attempt {
+            profile: "counted".into(),
+            began,
+            number,
+            waited: Duration::from_secs(3),
+        };
+        let now = began + Duration::from_secs(1);
+        [2, 2, 15, 40].into_iter().for_each(|number| metrics.bound(&attempt(number), now));
+        let took = metrics.duration.with_label_values(&["counted", "scheduled"]);
+        assert_eq!((took.get_sample_count(), took.get_sample_sum()), (4, 4.0));
+        let sums = ["2", "15+"].map(|n| metrics.pod_duration.with_label_values(&[n]).get_sample_sum());
+        assert_eq!(sums, [8.0, 8.0]);
     }
 }

@@ -71,7 +71,19 @@ pub struct Queue {
     backing_off: BTreeSet<(Instant, String)>,
     back_off: BackOff,
     sequence: u64,
+    incoming: Incoming,
 }
+
+/// How many pods came to which queue because of what, for the `scheduler_queue_incoming_pods_total` metric.
+pub type Incoming = BTreeMap<(&'static str, &'static str), u64>;
+
+/// A pod came to be.
+const POD_ADDED: &str = "UnschedulablePodAdd";
+/// A pod that waits changed.
+const POD_UPDATED: &str = "UnschedulablePodUpdate";
+const FAILED: &str = "ScheduleAttemptFailure";
+const BACKED_OFF: &str = "BackoffComplete";
+const FORGOTTEN: &str = "UnschedulableTimeout";
 
 /// Counts for the `scheduler_pending_pods` metric.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -101,6 +113,7 @@ impl Queue {
             backing_off: BTreeSet::new(),
             back_off,
             sequence: 0,
+            incoming: Incoming::new(),
         }
     }
 
@@ -119,15 +132,16 @@ impl Queue {
                     place: Place::Gated,
                 };
                 self.entries.insert(uid.clone(), entry);
-                if !gated {
-                    self.activate(&uid);
+                match gated {
+                    true => self.came("unschedulable", POD_ADDED),
+                    false => self.activate(&uid, POD_ADDED),
                 }
             }
             Some(entry) => {
                 entry.pod = pod;
                 if entry.place == Place::Gated && !gated {
                     entry.added = now;
-                    self.activate(&uid);
+                    self.activate(&uid, POD_UPDATED);
                 }
             }
         }
@@ -164,9 +178,10 @@ impl Queue {
         let retry = woken || refused_by.is_empty();
         entry.refused_by = refused_by;
         if retry {
-            self.begin_back_off(uid, now);
+            self.begin_back_off(uid, now, FAILED);
         } else {
             entry.place = Place::Waiting;
+            self.came("unschedulable", FAILED);
         }
     }
 
@@ -179,15 +194,19 @@ impl Queue {
             .map(|(uid, _)| uid.clone())
             .collect();
         for uid in woken {
-            self.wake(&uid, now);
+            self.wake_for(&uid, now, event.label());
         }
     }
 
     /// Wakes one pod, because it changed itself.
     pub fn wake(&mut self, uid: &str, now: Instant) {
+        self.wake_for(uid, now, POD_UPDATED);
+    }
+
+    fn wake_for(&mut self, uid: &str, now: Instant, event: &'static str) {
         match self.entries.get_mut(uid).map(|e| &mut e.place) {
             Some(Place::InFlight { woken }) => *woken = true,
-            Some(Place::Waiting) => self.begin_back_off(uid, now),
+            Some(Place::Waiting) => self.begin_back_off(uid, now, event),
             _ => {}
         }
     }
@@ -220,35 +239,58 @@ impl Queue {
         out
     }
 
+    /// How many pods that wait each plugin refused last, by the scheduler they name.
+    pub fn refusals(&self) -> BTreeMap<(&'static str, &str), i64> {
+        let mut out = BTreeMap::new();
+        let waiting = |e: &&Entry| matches!(e.place, Place::Waiting | Place::BackOff(_));
+        for entry in self.entries.values().filter(waiting) {
+            for plugin in &entry.refused_by {
+                *out.entry((*plugin, entry.pod.scheduler_name.as_str())).or_insert(0) += 1;
+            }
+        }
+        out
+    }
+
+    /// What came since this was asked last.
+    pub fn take_incoming(&mut self) -> Incoming {
+        std::mem::take(&mut self.incoming)
+    }
+
+    fn came(&mut self, queue: &'static str, event: &'static str) {
+        *self.incoming.entry((queue, event)).or_insert(0) += 1;
+    }
+
     fn end_waits(&mut self, now: Instant) {
         while let Some((at, uid)) = self.backing_off.first().cloned() {
             if at > now {
                 break;
             }
             self.backing_off.remove(&(at, uid.clone()));
-            self.activate(&uid);
+            self.activate(&uid, BACKED_OFF);
         }
         let forgotten = |e: &Entry| e.place == Place::Waiting && e.failed + FORGOTTEN_AFTER <= now;
         let due: Vec<String> =
             self.entries.iter().filter(|(_, e)| forgotten(e)).map(|(u, _)| u.clone()).collect();
         for uid in due {
-            self.activate(&uid);
+            self.activate(&uid, FORGOTTEN);
         }
     }
 
-    fn begin_back_off(&mut self, uid: &str, now: Instant) {
+    fn begin_back_off(&mut self, uid: &str, now: Instant, event: &'static str) {
         let Some(entry) = self.entries.get_mut(uid) else { return };
         let doubled = self.back_off.initial * 2u32.saturating_pow(entry.attempts.saturating_sub(1).min(16));
         let until = entry.failed + doubled.min(self.back_off.max);
         if entry.attempts == 0 || until <= now {
-            self.activate(uid);
+            self.activate(uid, event);
         } else {
             entry.place = Place::BackOff(until);
             self.backing_off.insert((until, uid.to_owned()));
+            self.came("backoff", event);
         }
     }
 
-    fn activate(&mut self, uid: &str) {
+    fn activate(&mut self, uid: &str, event: &'static str) {
+        self.came("active", event);
         self.sequence += 1;
         let Some(entry) = self.entries.get_mut(uid) else { return };
         let rank = (Reverse(entry.pod.priority), entry.added, self.sequence);

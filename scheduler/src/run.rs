@@ -187,8 +187,8 @@ async fn lead(office: Office, tasks: &Tasks) {
     };
     let recorders = profiles.iter().map(recorder).collect();
     let claims = Claims { volumes: claims, devices, changed };
-    let binders = extenders.clone();
-    let actor = Actor::new(client.clone(), recorders, clock.clone(), sender, tasks.clone(), claims, binders);
+    let with = (extenders.clone(), metrics.clone());
+    let actor = Actor::new(client.clone(), recorders, clock.clone(), sender, tasks.clone(), claims, with);
     let pods = informers.get::<Pod>(ListWatch::default());
     let nodes = informers.get::<Node>(ListWatch::default());
     let advisers = Advisers { extenders, pods, nodes };

@@ -247,6 +247,11 @@ impl Cluster {
         true
     }
 
+    /// How many pods have a node.
+    pub fn placed(&self) -> usize {
+        self.placed.len()
+    }
+
     /// The node a pod is placed on.
     pub fn placement(&self, uid: &str) -> Option<&str> {
         self.placed.get(uid).map(SmolStr::as_str)

@@ -86,3 +86,28 @@ fn a_forgotten_pod_is_tried_again_and_a_removed_one_never() {
     assert_eq!(q.pop(at(300)).map(|p| p.0.name.clone()), Some("stays".into()));
     assert!(q.pop(at(300)).is_none());
 }
+
+#[test]
+fn what_comes_to_each_queue_is_counted_by_its_cause() {
+    let mut q = Queue::new(BackOff::default());
+    q.add(pod("gated").info(), true, at(0));
+    q.add(pod("gated").info(), false, at(0));
+    q.add(pod("p").cpu("1").info(), false, at(0));
+    while q.pop(at(0)).is_some() {}
+    q.failed("uid-p", vec!["NodeResourcesFit"], at(0));
+    q.failed("uid-gated", Vec::new(), at(0));
+    assert_eq!(q.refusals(), BTreeMap::from([(("NodeResourcesFit", ""), 1)]));
+    with_plugins(&mut q, &ClusterEvent::PodRemoved(pod("x").info()), at(0));
+    assert_eq!(q.pop(at(1)).map(|(_, attempt, _)| attempt), Some(2));
+    let expected = [
+        (("active", "BackoffComplete"), 2),
+        (("active", "UnschedulablePodAdd"), 1),
+        (("active", "UnschedulablePodUpdate"), 1),
+        (("backoff", "AssignedPodDelete"), 1),
+        (("backoff", "ScheduleAttemptFailure"), 1),
+        (("unschedulable", "ScheduleAttemptFailure"), 1),
+        (("unschedulable", "UnschedulablePodAdd"), 1),
+    ];
+    assert_eq!(q.take_incoming(), BTreeMap::from(expected));
+    assert!(q.take_incoming().is_empty());
+}
