@@ -5,7 +5,7 @@
 
 mod plan;
 
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 use component_base::{
     client,
@@ -13,6 +13,7 @@ use component_base::{
     events::{EventType, Recorder, reference},
     informer::{Event, Informer, ListWatch},
     meta::{ObjectKey, controller_of, object_key},
+    metrics::{self, Stability, exponential_buckets},
     workqueue::{Outcome, WorkQueue, run_workers},
 };
 use k8s_openapi::api::{
@@ -23,6 +24,7 @@ use kube::{
     Api, Client,
     api::{DeleteParams, PostParams},
 };
+use prometheus::Histogram;
 
 use self::plan::{Plan, Say};
 use super::{Context, enqueue_changes};
@@ -65,6 +67,15 @@ pub(super) fn start(ctx: &Context) {
     });
 }
 
+static SKEW: LazyLock<Histogram> = LazyLock::new(|| {
+    metrics::histogram(
+        "cronjob_controller_job_creation_skew_duration_seconds",
+        "Time between when a cronjob is scheduled to be run, and when the corresponding job is created",
+        Stability::Stable,
+        exponential_buckets(1.0, 2.0, 10),
+    )
+});
+
 impl Controller {
     async fn sync(&self, key: &ObjectKey) -> Result<Outcome, kube::Error> {
         self.crons.wait_synced().await;
@@ -90,6 +101,9 @@ impl Controller {
         let mut status = plan.status;
         if let Some(job) = plan.create {
             if let Some(made) = self.create(cron, &job).await? {
+                if let Some(due) = &plan.scheduled {
+                    SKEW.observe(self.clock.now().duration_since(due.0).as_secs_f64());
+                }
                 status.active.get_or_insert_default().push(made);
             }
             status.last_schedule_time = plan.scheduled;

@@ -8,17 +8,23 @@
 
 mod graph;
 
-use std::{collections::HashMap, collections::HashSet, sync::Arc, time::Duration};
+use std::{
+    collections::{HashMap, HashSet},
+    sync::{Arc, LazyLock},
+    time::Duration,
+};
 
 use component_base::{
     client,
     informer::{DynamicInformer, Event, GroupVersionResource, Informers, ListWatch, Metadata},
+    metrics::{self, Stability},
     task::Tasks,
     workqueue::{Outcome, WorkQueue, run_workers},
 };
 use http::{Method, Request};
 use kube::Resource;
 use parking_lot::Mutex;
+use prometheus::IntCounter;
 use serde_json::{Value, json};
 
 use self::graph::{Coordinates, Decision, Graph, KindId, Policy, Task, Uid};
@@ -29,6 +35,14 @@ use crate::served::{Discovery, Served};
 const DISCOVERY_PERIOD: Duration = Duration::from_secs(30);
 /// How long the first lists may take before work begins without the late ones.
 const SYNC_TIMEOUT: Duration = Duration::from_secs(30);
+
+static SYNC_ERRORS: LazyLock<IntCounter> = LazyLock::new(|| {
+    metrics::counter(
+        "garbagecollector_controller_resources_sync_error_total",
+        "Number of garbage collector resources sync errors",
+        Stability::Alpha,
+    )
+});
 
 struct Collector {
     client: kube::Client,
@@ -71,6 +85,7 @@ impl Collector {
                         let synced =
                             futures::future::join_all(started.iter().map(DynamicInformer::wait_synced));
                         if tokio::time::timeout(SYNC_TIMEOUT, synced).await.is_err() {
+                            SYNC_ERRORS.inc();
                             tracing::warn!("not all kinds could be listed in time, collecting what is known");
                         }
                         self.clone().work();
@@ -82,7 +97,10 @@ impl Collector {
                         working = true;
                     }
                 }
-                Err(error) => tracing::warn!(%error, "cannot ask what the server serves, will be retried"),
+                Err(error) => {
+                    SYNC_ERRORS.inc();
+                    tracing::warn!(%error, "cannot ask what the server serves, will be retried");
+                }
             }
             let period = if working { DISCOVERY_PERIOD } else { Duration::from_secs(1) };
             tokio::time::sleep(period).await;

@@ -4,6 +4,7 @@
 //! pods, then their finalizers, then (seen on the watch) the numbers.
 
 mod indexes;
+mod metrics;
 mod plan;
 mod policy;
 
@@ -25,7 +26,10 @@ use k8s_openapi::api::{
 use kube::{Api, Client, api::PostParams};
 use serde_json::json;
 
-use self::plan::{FAILURES, Failures, IGNORED, INDEX, Plan, TRACKING};
+use self::{
+    metrics::Action,
+    plan::{FAILURES, Failures, IGNORED, INDEX, Plan, TRACKING},
+};
 use super::{
     Context, enqueue_changes,
     pod_control::{self, PodControl},
@@ -48,6 +52,7 @@ pub(super) fn start(ctx: &Context) {
     };
     let queue: WorkQueue<ObjectKey> = WorkQueue::new("job");
     enqueue_changes(&controller.jobs, &queue);
+    controller.measure();
     let jobs = controller.jobs.clone();
     controller.control.watch(&queue, move |pod| {
         let namespace = pod.metadata.namespace.as_deref().unwrap_or_default();
@@ -61,12 +66,33 @@ pub(super) fn start(ctx: &Context) {
     });
 }
 
+/// Whose a job is that another controller looks after.
+fn managed_elsewhere(job: &Job) -> Option<&str> {
+    job.spec.as_ref().and_then(|s| s.managed_by.as_deref()).filter(|by| *by != "kubernetes.io/job-controller")
+}
+
 fn selects(job: &Job, pod: &Pod) -> bool {
     let selector = LabelSelector::from_api(job.spec.as_ref().and_then(|s| s.selector.as_ref()));
     selector.is_ok_and(|s| !s.is_everything() && s.matches(&pod.metadata.labels))
 }
 
 impl Controller {
+    /// Counts what comes and goes.
+    fn measure(&self) {
+        self.jobs.on_event(|event| {
+            if let Event::Added { new, .. } = event
+                && let Some(other) = managed_elsewhere(&new)
+            {
+                metrics::external(other);
+            }
+        });
+        self.control.pods().on_event(|event| match &event {
+            Event::Added { new, .. } => metrics::tracked(None, Some(new)),
+            Event::Updated { old, new } => metrics::tracked(Some(old), Some(new)),
+            Event::Deleted { last, .. } => metrics::tracked(Some(last), None),
+        });
+    }
+
     /// Pods whose job is gone, or another one of the same name, are let go: nobody will count them.
     fn watch_orphans(&self, ctx: &Context) {
         let queue: WorkQueue<ObjectKey> = WorkQueue::new("job_orphan_pod");
@@ -118,8 +144,7 @@ impl Controller {
         self.jobs.wait_synced().await;
         self.control.pods().wait_synced().await;
         let Some(job) = self.jobs.store().get(key) else { return Ok(Outcome::Done) };
-        let elsewhere = job.spec.as_ref().and_then(|s| s.managed_by.as_deref());
-        if elsewhere.is_some_and(|by| by != "kubernetes.io/job-controller") {
+        if managed_elsewhere(&job).is_some() {
             return Ok(Outcome::Done);
         }
         let settled = self.control.settled(&job) && job.metadata.deletion_timestamp.is_none();
@@ -129,12 +154,28 @@ impl Controller {
             return Ok(Outcome::Done);
         }
         let Ok(selector) = LabelSelector::from_api(selector) else { return Ok(Outcome::Done) };
-        let pods = self.control.claim(&job, &selector).await?;
+        let (started, mut action) = (self.clock.now(), Action::Reconciling);
+        let done = self.look(&job, &selector, settled, &mut action).await;
+        let took = self.clock.now().duration_since(started).as_secs_f64();
+        metrics::synced(&job, action, done.is_ok(), took);
+        done
+    }
+
+    /// Looks at a job and its pods; tells in `action` what came of it.
+    async fn look(
+        &self,
+        job: &Arc<Job>,
+        selector: &LabelSelector,
+        settled: bool,
+        action: &mut Action,
+    ) -> Result<Outcome, kube::Error> {
+        let pods = self.control.claim(job, selector).await?;
         if job.metadata.deletion_timestamp.is_some() {
-            return self.end(&job, &pods).await;
+            return self.end(job, &pods).await;
         }
-        let plan = plan::plan(&job, &pods, settled, self.clock.now());
-        self.carry_out(&job, plan).await
+        let plan = plan::plan(job, &pods, settled, self.clock.now());
+        *action = Action::of(&plan);
+        self.carry_out(job, plan).await
     }
 
     /// The pods of a job being deleted are let go, so that the collector can take them.
@@ -162,7 +203,9 @@ impl Controller {
         }
         if !plan.create.is_empty() {
             let pods = plan.create.iter().map(|index| pod_for(job, *index, &plan.failures)).collect();
-            if let Some(error) = self.control.create(job, pods).await.error {
+            let created = self.control.create(job, pods).await;
+            metrics::created(job, &created);
+            if let Some(error) = created.error {
                 return Err(error);
             }
         }
@@ -183,6 +226,7 @@ impl Controller {
             Ok(written) => {
                 let version = written.metadata.resource_version.unwrap_or_default();
                 self.jobs.wait_seen(&ObjectKey::new(namespace, name), &version).await;
+                metrics::counted(job, &new);
                 self.announce(job, &new);
                 Ok(())
             }

@@ -9,13 +9,17 @@
 
 mod plan;
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, LazyLock},
+};
 
 use component_base::{
     client,
     events::{EventType, Recorder, reference},
     informer::{Event, Informer, ListWatch},
     meta::{ObjectKey, object_key},
+    metrics::{self, Stability},
     workqueue::{Outcome, WorkQueue, run_workers},
 };
 use k8s_openapi::api::{
@@ -26,6 +30,7 @@ use kube::{
     Api, Client,
     api::{DeleteParams, Patch, PatchParams, PostParams},
 };
+use prometheus::IntCounterVec;
 use serde_json::json;
 
 use self::plan::Consumer;
@@ -66,6 +71,15 @@ impl std::fmt::Display for Item {
         }
     }
 }
+
+static CREATES: LazyLock<IntCounterVec> = LazyLock::new(|| {
+    metrics::counter_vec(
+        "resourceclaim_controller_creates_total",
+        "Number of ResourceClaims creation requests, categorized by creation status and admin access",
+        Stability::Alpha,
+        &["status", "admin_access"],
+    )
+});
 
 #[derive(Clone)]
 struct Controller {
@@ -156,7 +170,10 @@ impl Controller {
         let api: Api<ResourceClaim> = Api::namespaced(self.client.clone(), &key.namespace);
         let mut failure = plan.failure.map(|(claim, source)| ClaimError::Pod { claim, source });
         for (name, new) in plan.create {
-            match api.create(&PostParams::default(), &new).await {
+            let made = api.create(&PostParams::default(), &new).await;
+            let status = if made.is_ok() { "success" } else { "failure" };
+            CREATES.with_label_values(&[status, plan::asks_for_admin_access(&new)]).inc();
+            match made {
                 Ok(made) => {
                     let version = made.metadata.resource_version.clone().unwrap_or_default();
                     self.claims.wait_seen(&object_key(&made), &version).await;

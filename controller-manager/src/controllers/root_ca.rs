@@ -1,13 +1,17 @@
 //! Every active namespace has a ConfigMap `kube-root-ca.crt` with the cluster's CA bundle.
 
+use std::sync::LazyLock;
+
 use component_base::{
     client,
     informer::ListWatch,
     meta::ObjectKey,
+    metrics::{self, Stability, exponential_buckets},
     workqueue::{Outcome, WorkQueue, run_workers},
 };
 use k8s_openapi::api::core::v1::{ConfigMap, Namespace};
 use kube::{Api, api::PostParams};
+use prometheus::{HistogramVec, IntCounterVec};
 
 use super::{Context, enqueue_changes, serviceaccount::is_active};
 
@@ -39,22 +43,52 @@ pub(super) fn start(ctx: &Context) {
     maps.on_event(move |event| {
         of_map.add(ObjectKey::cluster(event.object().metadata.namespace.clone().unwrap_or_default()));
     });
-    let client = ctx.client.clone();
+    let (client, clock) = (ctx.client.clone(), ctx.clock.clone());
     run_workers(&ctx.tasks, &queue, 1, move |key| {
         let (namespaces, maps, client, bundle) =
             (namespaces.clone(), maps.clone(), client.clone(), bundle.clone());
+        let clock = clock.clone();
         async move {
             namespaces.wait_synced().await;
             maps.wait_synced().await;
+            let started = clock.now();
             let namespace = namespaces.store().get(&key);
             let map = maps.store().get(&ObjectKey::new(key.name.clone(), NAME));
             let action = plan(namespace.as_deref(), map.as_deref(), &bundle);
-            act(action, map.as_deref(), &Api::namespaced(client, &key.name), &bundle)
-                .await
-                .map(|()| Outcome::Done)
+            let api = Api::namespaced(client, &key.name);
+            let done = act(action, map.as_deref(), &api, &bundle).await;
+            let code = match &done {
+                Ok(()) => 200,
+                Err(kube::Error::Api(status)) => status.code,
+                Err(_) => 500,
+            };
+            let code = code.to_string();
+            SYNCS.with_label_values(&[&code]).inc();
+            let took = clock.now().duration_since(started).as_secs_f64();
+            LATENCY.with_label_values(&[&code]).observe(took);
+            done.map(|()| Outcome::Done)
         }
     });
 }
+
+static SYNCS: LazyLock<IntCounterVec> = LazyLock::new(|| {
+    metrics::counter_vec(
+        "root_ca_cert_publisher_sync_total",
+        "Number of namespace syncs happened in root ca cert publisher.",
+        Stability::Alpha,
+        &["code"],
+    )
+});
+
+static LATENCY: LazyLock<HistogramVec> = LazyLock::new(|| {
+    metrics::histogram_vec(
+        "root_ca_cert_publisher_sync_duration_seconds",
+        "How long namespace syncs took in root ca cert publisher.",
+        Stability::Alpha,
+        &["code"],
+        exponential_buckets(0.001, 2.0, 15),
+    )
+});
 
 fn plan(namespace: Option<&Namespace>, map: Option<&ConfigMap>, bundle: &str) -> Action {
     match (namespace.is_some_and(is_active), map) {

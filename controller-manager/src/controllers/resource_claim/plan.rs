@@ -272,5 +272,12 @@ pub(super) fn claim(claim: &ResourceClaim, gone: &[String], owner: Option<&Pod>)
     plan
 }
 
+/// Whether any of a claim's requests wants devices for administration, as metrics say it.
+pub(super) fn asks_for_admin_access(claim: &ResourceClaim) -> &'static str {
+    let requests = claim.spec.devices.iter().flat_map(|devices| devices.requests.iter().flatten());
+    let mut exact = requests.filter_map(|request| request.exactly.as_ref());
+    if exact.any(|request| request.admin_access == Some(true)) { "true" } else { "false" }
+}
+
 #[cfg(test)]
 mod tests;
