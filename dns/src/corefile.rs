@@ -22,7 +22,10 @@ use crate::{
 };
 
 pub use self::forward::{Check, Forward, Identity, Policy, Upstream};
+pub use crate::querylog::Log;
 
+/// Bytes of an answer over UDP (DNS flag day 2020).
+const UDP_SIZE: u16 = 1232;
 /// How deep imports may go: one that leads back to itself ends here.
 const MAX_IMPORTS: usize = 10;
 
@@ -51,8 +54,8 @@ pub struct Block {
     pub bind: Vec<IpAddr>,
     /// `errors`.
     pub errors: bool,
-    /// `log`.
-    pub log: bool,
+    /// `log`: as many as there are.
+    pub logs: Vec<Log>,
     /// `health`: address of /health.
     pub health: Option<SocketAddr>,
     /// `health { lameduck }`: how long to go on answering after a signal.
@@ -83,6 +86,8 @@ pub struct Block {
     pub refuse_any: bool,
     /// `minimal`: leave out what was not asked for.
     pub minimal: bool,
+    /// `bufsize`: bytes of an answer over UDP at the most.
+    pub buffer: u16,
     /// `autopath @kubernetes`: the search path of pods is walked here.
     pub autopath: bool,
 }
@@ -117,6 +122,10 @@ pub struct HostsDirective {
     pub inline: Hosts,
     /// TTL in seconds.
     pub ttl: u32,
+    /// `reload`: whether a changed file is read again.
+    pub reload: bool,
+    /// `no_reverse`: addresses do not lead back to names.
+    pub no_reverse: bool,
     /// Whether names not found go on.
     pub fallthrough: bool,
 }
@@ -229,7 +238,13 @@ pub fn files_of(base: &Path, pattern: &str) -> std::io::Result<Vec<String>> {
         return Ok(vec![std::fs::read_to_string(path)?]);
     };
     let folder = path.parent().unwrap_or(base);
-    let mut names: Vec<String> = std::fs::read_dir(folder)?
+    let entries = match std::fs::read_dir(folder) {
+        Ok(entries) => entries,
+        // A pattern that fits nothing imports nothing.
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) => return Err(error),
+    };
+    let mut names: Vec<String> = entries
         .filter_map(|entry| Some(entry.ok()?.file_name().to_string_lossy().into_owned()))
         .filter(|name| {
             name.len() >= before.len() + after.len() && name.starts_with(before) && name.ends_with(after)
@@ -415,7 +430,11 @@ impl Line {
     }
 
     fn duration(&self) -> Result<Duration, CorefileError> {
-        let text: String = self.arg(0, "a duration such as 5s")?;
+        self.duration_at(0)
+    }
+
+    fn duration_at(&self, at: usize) -> Result<Duration, CorefileError> {
+        let text: String = self.arg(at, "a duration such as 5s")?;
         component_base::goduration::parse(&text).or_else(|_| self.error(format!("{text} is no duration")))
     }
 }
@@ -425,7 +444,7 @@ fn zones(words: &[String]) -> Vec<Labels> {
 }
 
 fn server_block(line: &Line) -> Result<Block, CorefileError> {
-    let mut block = Block::default();
+    let mut block = Block { buffer: UDP_SIZE, ..Block::default() };
     let mut port_given = None;
     for (at, key) in line.words.iter().enumerate() {
         let key = key.trim_end_matches(',');
@@ -467,10 +486,22 @@ fn server_block(line: &Line) -> Result<Block, CorefileError> {
 
 fn apply(block: &mut Block, line: &Line) -> Result<(), CorefileError> {
     match line.name() {
-        "errors" => block.errors = true,
-        "log" => block.log = true,
+        "errors" => {
+            block.errors = true;
+            // Where they come from is not told with a stack in any case.
+            if let Some(option) = line.block.iter().find(|option| option.name() != "stacktrace") {
+                return option.error(format!("errors: {} is not supported", option.name()));
+            }
+        }
+        "log" => block.logs.push(rules::log(line)?),
         "loop" => block.detect_loop = true,
-        "reload" => block.reload = true,
+        "reload" => {
+            block.reload = true;
+            // The file is looked at more often than anybody asks for, and each server at its own time.
+            for at in 0..line.args().len() {
+                line.duration_at(at)?;
+            }
+        }
         "loadbalance" => {
             block.rotate = match line.args().first().map(String::as_str) {
                 None | Some("round_robin") => true,
@@ -488,7 +519,13 @@ fn apply(block: &mut Block, line: &Line) -> Result<(), CorefileError> {
         "any" => block.refuse_any = true,
         "minimal" => block.minimal = true,
         // Queries end when nobody waits, and nothing here has data for others: these are always so.
-        "cancel" | "metadata" | "debug" | "bufsize" => {}
+        "cancel" | "metadata" | "debug" => {}
+        "bufsize" => {
+            block.buffer = if line.args().is_empty() { UDP_SIZE } else { line.arg(0, "a number of bytes")? };
+            if !(512..=4096).contains(&block.buffer) {
+                return line.error("bufsize must be within 512 and 4096");
+            }
+        }
         "health" => {
             block.health = Some(line.listen(8080)?);
             for option in &line.block {
@@ -498,7 +535,17 @@ fn apply(block: &mut Block, line: &Line) -> Result<(), CorefileError> {
                 }
             }
         }
-        "ready" => block.ready = Some(line.listen(8181)?),
+        "ready" => {
+            block.ready = Some(line.listen(8181)?);
+            for option in &line.block {
+                // What was loaded once stays: ready is ready, however often that is asked.
+                match (option.name(), option.args().first().map(String::as_str)) {
+                    ("monitor", Some("until-ready" | "continuously")) => {}
+                    ("monitor", _) => return option.error("monitor needs until-ready or continuously"),
+                    (other, _) => return option.error(format!("ready: unknown option {other}")),
+                }
+            }
+        }
         "prometheus" => block.metrics = Some(line.listen(9153)?),
         "bind" => {
             for address in line.args() {
@@ -567,15 +614,14 @@ fn kubernetes(line: &Line, default: &[Labels]) -> Result<Kubernetes, CorefileErr
 }
 
 fn hosts(line: &Line) -> Result<HostsDirective, CorefileError> {
-    let mut out =
-        HostsDirective { file: line.args().first().map(PathBuf::from), ttl: 3600, ..Default::default() };
+    let file = line.args().first().map(PathBuf::from);
+    let mut out = HostsDirective { file, ttl: 3600, reload: true, ..Default::default() };
     for option in &line.block {
         match option.name() {
             "ttl" => out.ttl = option.arg(0, "seconds")?,
             "fallthrough" => out.fallthrough = true,
-            "reload" | "no_reverse" => {
-                return option.error(format!("hosts: {} is not supported", option.name()));
-            }
+            "reload" => out.reload = !option.duration()?.is_zero(),
+            "no_reverse" => out.no_reverse = true,
             other => {
                 if !out.inline.add_line(&option.words.join(" ")) {
                     return option.error(format!("hosts: {other} is neither an option nor an address"));
@@ -771,6 +817,15 @@ corp.example:53 {
             (". {\n autopath /etc/resolv.conf\n}", "Corefile:2: autopath needs @kubernetes"),
             (". {\n forward .\n}", "Corefile:2: forward needs a zone and at least one server"),
             (". {\n forward . nowhere\n}", "Corefile:2: forward: nowhere is no server"),
+            (". {\n errors {\n  consolidate 5m x\n }\n}", "Corefile:3: errors: consolidate is not supported"),
+            (". {\n bufsize 9\n}", "Corefile:2: bufsize must be within 512 and 4096"),
+            (". {\n reload soon\n}", "Corefile:2: soon is no duration"),
+            (
+                ". {\n ready {\n  monitor never\n }\n}",
+                "Corefile:3: monitor needs until-ready or continuously",
+            ),
+            (". {\n log . {\n  class some\n }\n}", "Corefile:3: log: class some is not known"),
+            (". {\n log . \"{who}\"\n}", "Corefile:2: log: {who} is not known here"),
             (
                 ". {\n hosts {\n  bogus x\n }\n}",
                 "Corefile:3: hosts: bogus is neither an option nor an address",
@@ -819,6 +874,7 @@ corp.example:53 {
         assert_eq!(files_of(&dir, "*.server").unwrap(), ["a.server", "b.server"]);
         assert_eq!(files_of(&dir, "c.other").unwrap(), ["c.other"]);
         assert!(files_of(&dir, "none").is_err());
+        assert_eq!(files_of(&dir, "none/*.server").unwrap(), [""; 0]);
         std::fs::remove_dir_all(&dir).unwrap();
     }
 
@@ -840,9 +896,13 @@ corp.example:53 {
 
     #[test]
     fn inline_hosts_are_read() {
-        let blocks = parse(". {\n hosts {\n  10.0.0.1 a.example\n  ttl 60\n  fallthrough\n }\n}").unwrap();
+        let text = ". {\n hosts {\n  10.0.0.1 a.example\n  ttl 60\n  fallthrough\n }\n}\n\
+            b.example {\n hosts /etc/hosts {\n  reload 0s\n  no_reverse\n }\n}";
+        let blocks = parse(text).unwrap();
         let hosts = blocks[0].hosts.as_ref().unwrap();
-        assert!(hosts.fallthrough && hosts.ttl == 60);
+        assert!(hosts.fallthrough && hosts.ttl == 60 && hosts.reload && !hosts.no_reverse);
+        let other = blocks[1].hosts.as_ref().unwrap();
+        assert!(!other.reload && other.no_reverse && other.file.is_some());
         assert!(hosts.inline.addresses(&Labels::parse("a.example")).is_some());
     }
 }

@@ -1,8 +1,11 @@
 //! The `hosts` directive: names with fixed addresses.
 
-use std::{collections::HashMap, net::IpAddr};
+use std::{collections::HashMap, io, net::IpAddr, time::SystemTime};
 
-use crate::zone::Labels;
+use arc_swap::ArcSwap;
+use parking_lot::Mutex;
+
+use crate::{corefile::HostsDirective, zone::Labels};
 
 /// Names and their addresses, both ways.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -10,6 +13,74 @@ pub struct Hosts {
     by_name: HashMap<String, Vec<IpAddr>>,
     by_address: HashMap<IpAddr, Vec<String>>,
 }
+
+/// A directive at work: its lines, and those of its file as they are now.
+#[derive(Debug)]
+pub struct Table {
+    directive: HostsDirective,
+    now: ArcSwap<Hosts>,
+    /// When the file was changed, and how long it was, when it was read last.
+    read: Mutex<Option<(SystemTime, u64)>>,
+}
+
+// === impl Table ===
+
+impl Table {
+    /// Reads the directive's file.
+    ///
+    /// # Errors
+    /// When there is a file and it cannot be read.
+    pub fn load(directive: &HostsDirective) -> io::Result<Self> {
+        let table = Self { directive: directive.clone(), now: ArcSwap::default(), read: Mutex::default() };
+        table.read()?;
+        Ok(table)
+    }
+
+    /// What it says.
+    pub fn directive(&self) -> &HostsDirective {
+        &self.directive
+    }
+
+    /// The names and addresses in use.
+    pub fn current(&self) -> arc_swap::Guard<std::sync::Arc<Hosts>> {
+        self.now.load()
+    }
+
+    /// Reads the file again if it has changed. What was read of one that is gone or unreadable stays.
+    pub fn refresh(&self) {
+        if self.directive.reload
+            && self.stamp().is_some_and(|now| Some(now) != *self.read.lock())
+            && let Err(error) = self.read()
+        {
+            tracing::warn!(%error, "the changed hosts file is not taken over");
+        }
+    }
+
+    fn read(&self) -> io::Result<()> {
+        let mut hosts = self.directive.inline.clone();
+        let stamp = self.stamp();
+        if let Some(file) = &self.directive.file {
+            for line in std::fs::read_to_string(file)?.lines() {
+                if !hosts.add_line(line) {
+                    tracing::warn!(file = %file.display(), line, "not a hosts line");
+                }
+            }
+        }
+        if self.directive.no_reverse {
+            hosts.by_address.clear();
+        }
+        self.now.store(hosts.into());
+        *self.read.lock() = stamp;
+        Ok(())
+    }
+
+    fn stamp(&self) -> Option<(SystemTime, u64)> {
+        let metadata = std::fs::metadata(self.directive.file.as_ref()?).ok()?;
+        Some((metadata.modified().ok()?, metadata.len()))
+    }
+}
+
+// === impl Hosts ===
 
 impl Hosts {
     /// Adds a line of a hosts file: an address and its names. Returns whether the address was one.
@@ -43,6 +114,28 @@ impl Hosts {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_changed_file_is_read_again_where_that_is_asked_for() {
+        let file = std::env::temp_dir().join(format!("dns-hosts-{}", std::process::id()));
+        std::fs::write(&file, "10.0.0.1 a.example\n").unwrap();
+        let directive =
+            HostsDirective { file: Some(file.clone()), reload: true, ..HostsDirective::default() };
+        let table = Table::load(&directive).unwrap();
+        let fixed = Table::load(&HostsDirective { reload: false, no_reverse: true, ..directive }).unwrap();
+        let has = |table: &Table, name: &str| table.current().addresses(&Labels::parse(name)).is_some();
+        assert!(has(&table, "a.example") && has(&fixed, "a.example"));
+        let reverse = |table: &Table| table.current().names("10.0.0.1".parse().unwrap()).len();
+        assert_eq!((reverse(&table), reverse(&fixed)), (1, 0));
+        std::fs::write(&file, "10.0.0.1 a.example\n10.0.0.2 b.example\n").unwrap();
+        table.refresh();
+        fixed.refresh();
+        assert!(has(&table, "b.example") && !has(&fixed, "b.example"));
+        std::fs::remove_file(&file).unwrap();
+        table.refresh();
+        assert!(has(&table, "b.example"), "what was read stays");
+        assert!(Table::load(&HostsDirective { file: Some(file), ..HostsDirective::default() }).is_err());
+    }
 
     #[test]
     fn lines_are_read_as_in_etc_hosts() {

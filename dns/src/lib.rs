@@ -20,6 +20,7 @@ pub mod feed;
 pub mod forward;
 pub mod hosts;
 pub mod metrics;
+pub mod querylog;
 pub mod rewrite;
 pub mod secure;
 pub mod server;

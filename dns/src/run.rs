@@ -36,8 +36,8 @@ use crate::{
     zone::Index,
 };
 
-/// How often local addresses and the Corefile are looked at.
-const REFRESH: Duration = Duration::from_secs(10);
+/// How often local addresses, the Corefile and the files it names are looked at.
+const REFRESH: Duration = Duration::from_secs(5);
 /// Time for queries under way once the lame duck is over.
 const GRACE: Duration = Duration::from_secs(2);
 
@@ -234,6 +234,7 @@ impl App {
                 _ = tick.tick() => {
                     self.sockets.iter_mut().for_each(Sockets::refresh);
                     self.certificates.iter_mut().for_each(Served::refresh);
+                    self.current.values().for_each(|server| server.load().refresh());
                     self.reload(tasks);
                 }
             }

@@ -30,8 +30,9 @@ use crate::{
     cache::{Cache, Question, Reply},
     corefile::{self, CacheDirective, Kubernetes},
     forward::{ForwardError, Forwarder, Manner, SetUpError},
-    hosts::Hosts,
+    hosts,
     metrics::{Counted, Metrics, Observation, rcode},
+    querylog::{Log, Spoken},
     rewrite,
     template::{Said, Template},
     zone::{self, Answer, Index, Labels, Settings},
@@ -39,8 +40,10 @@ use crate::{
 
 /// Most names an alias chain may have.
 const MAX_CHAIN: usize = 8;
-/// UDP size answered with (DNS flag day 2020).
+/// UDP size answered with where no block has a say (DNS flag day 2020).
 const UDP_SIZE: u16 = 1232;
+/// Bytes a client without EDNS takes over UDP (RFC 1035).
+const PLAIN_SIZE: u16 = 512;
 
 /// One server block at work.
 #[derive(Debug)]
@@ -48,13 +51,14 @@ pub struct Block {
     zones: Vec<Labels>,
     label: String,
     zone_label: String,
-    hosts: Option<(Hosts, u32, bool)>,
+    hosts: Option<hosts::Table>,
     kubernetes: Option<(Kubernetes, Vec<Settings>)>,
     forward: Vec<(Labels, Vec<Labels>, Forwarder)>,
     cache: Option<(CacheDirective, Mutex<Cache>)>,
     rotate: bool,
     errors: bool,
-    log: bool,
+    logs: Vec<Log>,
+    buffer: u16,
     probe: Option<LoopProbe>,
     rewrites: Vec<rewrite::Rule>,
     templates: Vec<Template>,
@@ -112,7 +116,7 @@ impl Block {
     /// # Errors
     /// When a file is unusable.
     pub fn new(block: &corefile::Block, metrics: &Metrics) -> Result<Self, BlockError> {
-        let hosts = block.hosts.as_ref().map(load_hosts).transpose().map_err(BlockError::Hosts)?;
+        let hosts = block.hosts.as_ref().map(hosts::Table::load).transpose().map_err(BlockError::Hosts)?;
         let kubernetes = block.kubernetes.clone().map(|k| {
             let forward = k.zones.iter().filter(|z| !is_reverse(z));
             let settings = forward
@@ -143,7 +147,8 @@ impl Block {
             cache: block.cache.clone().map(|d| (d.clone(), Mutex::new(Cache::new(d.limits)))),
             rotate: block.rotate,
             errors: block.errors,
-            log: block.log,
+            logs: block.logs.clone(),
+            buffer: block.buffer,
             probe,
             rewrites: block.rewrites.clone(),
             templates: block.templates.clone(),
@@ -162,7 +167,7 @@ impl Block {
     /// Whether a reply from the cluster's zone is the same every time, whoever asks, until the zone changes.
     fn repeats(&self, reply: &Reply) -> bool {
         let by_zone_alone =
-            self.rewrites.is_empty() && self.templates.is_empty() && !self.autopath && !self.log;
+            self.rewrites.is_empty() && self.templates.is_empty() && !self.autopath && self.logs.is_empty();
         let addresses =
             reply.answers.iter().filter(|r| matches!(r.record_type(), RecordType::A | RecordType::AAAA));
         let alias = reply.answers.iter().any(|r| r.record_type() == RecordType::CNAME);
@@ -180,18 +185,6 @@ impl Question {
     fn of(query: &Query, labels: &Labels, dnssec: bool) -> Self {
         Self { name: labels.to_string(), kind: query.query_type(), dnssec }
     }
-}
-
-fn load_hosts(directive: &corefile::HostsDirective) -> std::io::Result<(Hosts, u32, bool)> {
-    let mut hosts = directive.inline.clone();
-    if let Some(file) = &directive.file {
-        for line in std::fs::read_to_string(file)?.lines() {
-            if !hosts.add_line(line) {
-                tracing::warn!(file = %file.display(), line, "not a hosts line");
-            }
-        }
-    }
-    Ok((hosts, directive.ttl, directive.fallthrough))
 }
 
 fn is_reverse(zone: &Labels) -> bool {
@@ -257,6 +250,11 @@ impl Server {
             }
         }
         loops
+    }
+
+    /// Reads what has changed of the files that blocks name.
+    pub fn refresh(&self) {
+        self.blocks.iter().filter_map(|block| block.hosts.as_ref()).for_each(hosts::Table::refresh);
     }
 
     /// Looks after the servers that are asked, until dropped.
@@ -523,12 +521,6 @@ impl Server {
             plugin,
             took,
         });
-        if by.is_some_and(|(b, _)| b.log)
-            && let Some(query) = request.queries.queries().first()
-        {
-            tracing::info!(client = %request.src(), kind = %kind, name = %query.name(), rcode = %rcode(reply.code),
-                duration = took.as_secs_f64(), "query");
-        }
     }
 }
 
@@ -562,7 +554,8 @@ impl Server {
         metadata.recursion_available = by.is_some_and(|(b, _)| !b.forward.is_empty());
         let edns = request.edns.as_ref().map(|asked| {
             let mut edns = Edns::new();
-            edns.set_max_payload(asked.max_payload().clamp(512, UDP_SIZE));
+            let most = by.map_or(UDP_SIZE, |(block, _)| block.buffer);
+            edns.set_max_payload(asked.max_payload().clamp(PLAIN_SIZE, most));
             edns.set_dnssec_ok(asked.flags().dnssec_ok);
             edns.set_rcode_high(reply.code.high());
             edns
@@ -585,6 +578,9 @@ impl Server {
                 Some(self.answered.counters(zone, kind, code, make))
             },
         );
+        if let Some((block, _)) = by.filter(|(block, _)| !block.logs.is_empty()) {
+            self.write(block, request, &reply, metadata, edns.as_ref(), started.elapsed());
+        }
         let sent = handle.send_response(response).await;
         // The client has its answer; what it was given is asked for anew before the next one comes.
         for query in &asking.refresh {
@@ -600,6 +596,67 @@ impl Server {
                 header.response_code = ResponseCode::ServFail;
                 (hickory_proto::op::Header { metadata: header, counts: Default::default() }.into(), None)
             }
+        }
+    }
+}
+
+impl Server {
+    /// Writes the lines about a query that its block wants.
+    fn write(
+        &self,
+        block: &Block,
+        request: &Request,
+        reply: &Reply,
+        metadata: Metadata,
+        edns: Option<&Edns>,
+        took: std::time::Duration,
+    ) {
+        let Some(query) = request.queries.queries().first().map(|query| query.original()) else { return };
+        let is_udp = request.protocol() == Protocol::Udp;
+        let most = edns.map_or(PLAIN_SIZE, Edns::max_payload);
+        let mut message = Message::response(metadata.id, metadata.op_code);
+        message.metadata = metadata;
+        message.add_query(query.clone());
+        message.add_answers(reply.answers.iter().cloned());
+        message.add_authorities(reply.authorities.iter().cloned());
+        message.add_additionals(reply.additionals.iter().cloned());
+        if let Some(edns) = edns {
+            message.set_edns(edns.clone());
+        }
+        // What does not make a message is not sent either.
+        let whole = message.to_vec().map_or(0, |bytes| bytes.len());
+        let is_cut = is_udp && whole > usize::from(most);
+        let flags = [
+            ("qr", true),
+            ("aa", metadata.authoritative),
+            ("tc", is_cut),
+            ("rd", metadata.recursion_desired),
+            ("ra", metadata.recursion_available),
+            ("ad", metadata.authentic_data),
+            ("cd", metadata.checking_disabled),
+        ];
+        let flags: Vec<&str> = flags.into_iter().filter(|(_, set)| *set).map(|(name, _)| name).collect();
+        let name = Labels::of(query.name());
+        let said = Spoken {
+            client: request.src(),
+            protocol: if is_udp { "udp" } else { "tcp" },
+            id: metadata.id,
+            opcode: metadata.op_code.into(),
+            name: &name,
+            kind: &query.query_type().to_string(),
+            class: &query.query_class().to_string(),
+            size: request.as_slice().len(),
+            dnssec: request.edns.as_ref().is_some_and(|edns| edns.flags().dnssec_ok),
+            buffer: request.edns.as_ref().map_or(PLAIN_SIZE, Edns::max_payload),
+            code: reply.code,
+            code_name: &rcode(reply.code),
+            has_answers: !reply.answers.is_empty(),
+            flags: &flags.join(","),
+            answer_size: if is_cut { whole.min(usize::from(most)) } else { whole },
+            took,
+        };
+        for line in block.logs.iter().filter_map(|log| log.line(&said)) {
+            tracing::info!("{line}");
         }
     }
 }
@@ -643,12 +700,9 @@ fn from_message(message: Message) -> Reply {
     }
 }
 
-fn from_hosts(
-    (hosts, ttl, falls_through): &(Hosts, u32, bool),
-    query: &Query,
-    labels: &Labels,
-) -> Option<Reply> {
-    let record = |data| Record::from_rdata(query.name().clone(), *ttl, data);
+fn from_hosts(table: &hosts::Table, query: &Query, labels: &Labels) -> Option<Reply> {
+    let (directive, hosts) = (table.directive(), table.current());
+    let record = |data| Record::from_rdata(query.name().clone(), directive.ttl, data);
     if query.query_type() == RecordType::PTR {
         let address = query.name().parse_arpa_name().ok()?.addr();
         let names = hosts.names(address).iter().filter_map(|n| Name::from_ascii(n).ok());
@@ -665,7 +719,7 @@ fn from_hosts(
         })
         .collect();
     // The name is ours: with other types there is nothing, unless others may know more.
-    if answers.is_empty() && *falls_through { None } else { Some(authoritative(answers, Vec::new())) }
+    if answers.is_empty() && directive.fallthrough { None } else { Some(authoritative(answers, Vec::new())) }
 }
 
 /// Turns the addresses by a random step; aliases stay in front.

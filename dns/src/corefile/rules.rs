@@ -5,6 +5,7 @@ use regex::Regex;
 
 use super::{CorefileError, Line, zones};
 use crate::{
+    querylog::{Class, Format, Log},
     rewrite::{Back, NameRule, Rule, What},
     template::{self, Template},
 };
@@ -155,6 +156,29 @@ pub(super) fn code(line: &Line, text: &str) -> Result<ResponseCode, CorefileErro
             _ => return line.error(format!("{text} is no response code")),
         },
     })
+}
+
+/// `log [NAMES…] [FORMAT] { class CLASSES… }`.
+pub(super) fn log(line: &Line) -> Result<Log, CorefileError> {
+    let (format, names) = match line.args().split_last() {
+        Some((last, names)) if last.contains('{') => (last.as_str(), names),
+        _ => ("{common}", line.args()),
+    };
+    let format =
+        Format::parse(format).or_else(|what| line.error(format!("log: {what} is not known here")))?;
+    let mut classes = Vec::new();
+    for option in &line.block {
+        if option.name() != "class" || option.args().is_empty() {
+            return option.error(format!("log: unknown option {}", option.words.join(" ")));
+        }
+        for word in option.args() {
+            match Class::parse(word) {
+                Some(class) => classes.push(class),
+                None => return option.error(format!("log: class {word} is not known")),
+            }
+        }
+    }
+    Ok(Log { names: zones(names), format, classes })
 }
 
 /// `template CLASS TYPE [ZONE…] { … }`.

@@ -346,3 +346,14 @@ async fn over_tls_the_same_is_answered_to_whom_the_server_lets_in() {
         sockets.shutdown().await;
     }
 }
+
+#[tokio::test]
+async fn answers_are_as_long_as_the_block_allows_and_the_client_takes() {
+    let limited = serve(". {\n bufsize 700\n log . \"{name} {rsize}\"\n kubernetes cluster.local\n}").await;
+    let free = serve(". {\n kubernetes cluster.local\n}").await;
+    for (server, asked, want) in [(&limited, 4096, 700), (&limited, 600, 600), (&free, 4096, 1232)] {
+        let answer = ask(server, "many.default.svc.cluster.local.", RecordType::A, Some(asked)).await;
+        assert_eq!(answer.edns.as_ref().unwrap().max_payload(), want);
+        assert!(answer.metadata.truncation && answer.to_vec().unwrap().len() <= usize::from(want));
+    }
+}
