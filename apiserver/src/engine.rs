@@ -441,7 +441,7 @@ impl Call {
     /// An object as the client wants to see it.
     pub(crate) async fn respond(&self, code: u16, entry: &Entry) -> Result<Response<Body>, Status> {
         if self.is_served_as_stored(entry)
-            && let Some(body) = self.media.transcode(entry.json())
+            && let Some(body) = self.media.transcode(&entry.share(entry.json()))
         {
             return Ok(response::of(code, self.media.content_type(), response::full(body?)));
         }

@@ -96,7 +96,7 @@ impl Pieces {
             }
             self.begun = true;
             if large {
-                let item = entry.json().slice_ref(item);
+                let item = entry.share(item);
                 self.entries.next();
                 // Between two large items there is a comma, and before the first the head: never nothing.
                 self.large = Some(item);

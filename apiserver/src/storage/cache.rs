@@ -104,11 +104,19 @@ struct Inner {
     next_watcher: u64,
 }
 
-/// A load under way: values become entries page by page, so that both never lie in memory at once.
+/// A load under way: values become entries page by page, so that all of both never lie in memory at once.
 #[derive(Debug, Default)]
 pub(super) struct Loaded {
     objects: Objects,
     broken: HashMap<Arc<str>, String>,
+}
+
+/// A stored value, taken in.
+#[derive(Debug)]
+pub(super) enum Taken {
+    Object(Arc<str>, Arc<Entry>),
+    /// Why it cannot be read.
+    Broken(Arc<str>, String),
 }
 
 /// One change of the stream.
@@ -231,13 +239,13 @@ impl Cache {
             .map_err(|malformed| fail(&key, malformed.to_string()))
     }
 
-    /// Adds one stored value to a load.
-    pub(super) fn load(&self, loaded: &mut Loaded, key: Arc<str>, stored: Stored) {
+    /// What a stored value becomes in a load.
+    pub(super) fn load(&self, key: Arc<str>, stored: Stored) -> Taken {
         match self.decode(key.clone(), stored.rev, stored.value, None) {
-            Ok(entry) => drop(loaded.objects.insert(key, Arc::new(entry))),
+            Ok(entry) => Taken::Object(key, Arc::new(entry)),
             Err(error) => {
                 tracing::error!(%error, "stored object skipped");
-                loaded.broken.insert(key, error.to_string());
+                Taken::Broken(key, error.to_string())
             }
         }
     }
@@ -654,6 +662,16 @@ impl Loaded {
     /// Objects read so far.
     pub(super) fn len(&self) -> usize {
         self.objects.len()
+    }
+
+    /// Adds what was taken in.
+    pub(super) fn extend(&mut self, part: Vec<Taken>) {
+        for taken in part {
+            match taken {
+                Taken::Object(key, entry) => drop(self.objects.insert(key, entry)),
+                Taken::Broken(key, why) => drop(self.broken.insert(key, why)),
+            }
+        }
     }
 }
 

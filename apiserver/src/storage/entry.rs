@@ -1,14 +1,15 @@
 //! A stored object as the cache holds it: encoded bytes and the facts selection reads.
 //!
 //! ```text
-//! {"type":"MODIFIED","object":{"kind":"Pod","metadata":{"resourceVersion":"7","name":…}}}\n
-//! └───────── frame ───────────└──────────────── json ──────────────────────────────────┘──┘
+//! {"type":"MODIFIED","object":{"kind":"Pod","metadata":{"resourceVersion":"7","name":…}}}\n   q"ä
+//! └───────── frame ───────────└──────────────── json ──────────────────────────────────┘──┘   └ texts the JSON escapes
+//! └─────────────────────────────────────────── buffer ────────────────────────────────────────────┘
 //! ```
 //!
 //! An object that arrives through the stream is laid out inside the watch frame it will be sent as,
-//! so the frame costs no copy; facts are offsets into the JSON.
+//! so the frame costs no copy; facts are places in the buffer, eight bytes each.
 
-use std::{borrow::Cow, ops::Range, sync::Arc};
+use std::{num::NonZero, ops::Range, sync::Arc};
 
 use bytes::Bytes;
 
@@ -24,31 +25,91 @@ pub struct Entry {
     rev: u64,
     /// `namespace/name`, or `name` without namespaces.
     key: Arc<str>,
-    namespace_len: u32,
-    /// The digits of the resourceVersion in `json`.
-    digits: Span,
-    uid: Text,
-    json: Bytes,
-    /// The watch frame `json` lies in, and its kind.
-    frame: Option<(WatchKind, Bytes)>,
-    labels: Box<[(Text, Text)]>,
-    fields: Box<[Option<Text>]>,
+    buffer: Bytes,
+    labels: Box<[(Span, Span)]>,
+    fields: Box<[Option<Span>]>,
     scanner: Arc<Scanner>,
+    /// Where the JSON begins in the buffer, and its length.
+    json_at: u32,
+    json_len: u32,
+    namespace_len: u32,
+    /// The digits of the resourceVersion in the JSON.
+    digits: Span,
+    uid: Option<Span>,
+    /// The kind of the watch frame the JSON lies in.
+    kind: Option<WatchKind>,
 }
 
-/// Offset and length in the JSON.
+/// Offset and length in the buffer; no text begins where the first brace is.
 #[derive(Clone, Copy, Debug)]
-struct Span(u32, u32);
-
-/// A piece of text: in the JSON as it stands, or (rarely) unescaped.
-#[derive(Clone, Debug)]
-enum Text {
-    In(Span),
-    Own(Box<str>),
-}
+struct Span(NonZero<u32>, u32);
 
 /// Closes a watch frame.
 const FRAME_END: &[u8] = b"}\n";
+
+/// What stands around the JSON in the buffer.
+#[derive(Clone, Copy)]
+struct Around {
+    head: &'static [u8],
+    tail: &'static [u8],
+}
+
+/// Gathers texts and where they will lie.
+struct Placing<'a> {
+    stored: &'a [u8],
+    /// What is cut out of the stored value, and how much comes in its stead.
+    cut: Range<usize>,
+    inserted: usize,
+    /// Where the JSON begins.
+    json_at: usize,
+    /// Where the texts begin that the JSON escapes.
+    own_at: usize,
+    own: String,
+}
+
+// === impl Around ===
+
+impl Around {
+    fn of(kind: Option<WatchKind>) -> Self {
+        match kind {
+            Some(kind) => Self { head: frame_head(kind), tail: FRAME_END },
+            None => Self { head: b"", tail: b"" },
+        }
+    }
+}
+
+// === impl Span ===
+
+impl Span {
+    /// Offsets fit: etcd refuses values over a few megabytes.
+    fn new(at: usize, len: usize) -> Self {
+        Self(NonZero::new(to_u32(at)).unwrap_or(NonZero::<u32>::MIN), to_u32(len))
+    }
+
+    fn range(self) -> Range<usize> {
+        let at = self.0.get() as usize;
+        at..at + self.1 as usize
+    }
+}
+
+// === impl Placing ===
+
+impl Placing<'_> {
+    /// Where a token's text will lie in the buffer.
+    fn place(&mut self, token: &Range<usize>) -> Span {
+        let bytes = &self.stored[token.clone()];
+        let Some(plain) = plain_text(bytes) else {
+            let text = token_text(bytes);
+            let at = self.own_at + self.own.len();
+            self.own.push_str(&text);
+            return Span::new(at, text.len());
+        };
+        let quote = usize::from(bytes.first() == Some(&b'"'));
+        let at = token.start + quote;
+        let at = if at >= self.cut.end { at - self.cut.len() + self.inserted } else { at };
+        Span::new(self.json_at + at, plain.len())
+    }
+}
 
 // === impl Entry ===
 
@@ -93,85 +154,108 @@ impl Entry {
             }
         };
         let insert = format!("{before}{digits}{after}");
-        let head = kind.map_or(&b""[..], frame_head);
-        let tail = if kind.is_some() { FRAME_END } else { b"" };
-        let len = stored.len() - cut.len() + insert.len();
-        let mut buffer = Vec::with_capacity(head.len() + len + tail.len());
-        for part in [head, &stored[..cut.start], insert.as_bytes(), &stored[cut.end..], tail] {
-            buffer.extend_from_slice(part);
-        }
-        let buffer = Bytes::from(buffer);
-        let json = buffer.slice(head.len()..head.len() + len);
-        let place = |token: &Range<usize>| place_text(stored, token, &cut, insert.len());
-        let namespace_len = if namespaced { key.find('/').unwrap_or(0) } else { 0 };
-        let field = |token: &Option<Range<usize>>| {
-            let token = token.as_ref().filter(|t| !matches!(stored[t.start], b'{' | b'[' | b'n'))?;
-            Some(place(token))
+        let Around { head, tail } = Around::of(kind);
+        let json_len = stored.len() - cut.len() + insert.len();
+        let digits = Span::new(head.len() + cut.start + before.len(), digits.len());
+        let mut placing = Placing {
+            stored,
+            cut: cut.clone(),
+            inserted: insert.len(),
+            json_at: head.len(),
+            own_at: head.len() + json_len + tail.len(),
+            own: String::new(),
         };
+        let uid = found.uid.as_ref().map(|token| placing.place(token));
+        let labels = found.labels.iter().map(|(k, v)| (placing.place(k), placing.place(v))).collect();
+        let is_text = |token: &&Range<usize>| !matches!(stored[token.start], b'{' | b'[' | b'n');
+        let fields = found
+            .fields
+            .iter()
+            .map(|f| f.as_ref().filter(is_text).map(|token| placing.place(token)))
+            .collect();
+        let buffer =
+            [head, &stored[..cut.start], insert.as_bytes(), &stored[cut.end..], tail, placing.own.as_bytes()];
         Self {
             rev,
-            namespace_len: to_u32(namespace_len),
+            namespace_len: to_u32(if namespaced { key.find('/').unwrap_or(0) } else { 0 }),
             key,
-            digits: Span(to_u32(cut.start + before.len()), to_u32(digits.len())),
-            uid: found.uid.as_ref().map_or(Text::Own("".into()), place),
-            frame: kind.map(|kind| (kind, buffer)),
-            labels: found.labels.iter().map(|(k, v)| (place(k), place(v))).collect(),
-            fields: found.fields.iter().map(field).collect(),
-            json,
+            buffer: Bytes::from(buffer.concat()),
+            labels,
+            fields,
             scanner: scanner.clone(),
+            json_at: to_u32(head.len()),
+            json_len: to_u32(json_len),
+            digits,
+            uid,
+            kind,
         }
     }
 
     /// The same object carrying another revision, laid out as a frame of `kind`: what a watcher is
     /// sent when the object is deleted or leaves its selection.
     pub(super) fn at(&self, rev: u64, kind: WatchKind) -> Self {
-        let Span(at, len) = self.digits;
-        let (cut, digits) = (at as usize..(at + len) as usize, rev.to_string());
-        let head = frame_head(kind);
-        let json_len = self.json.len() - cut.len() + digits.len();
-        let mut buffer = Vec::with_capacity(head.len() + json_len + FRAME_END.len());
-        for part in [head, &self.json[..cut.start], digits.as_bytes(), &self.json[cut.end..], FRAME_END] {
-            buffer.extend_from_slice(part);
-        }
-        let buffer = Bytes::from(buffer);
-        let shift = |text: &Text| match text {
-            Text::In(Span(at, len)) if *at as usize >= cut.end => {
-                Text::In(Span(to_u32(*at as usize - cut.len() + digits.len()), *len))
-            }
-            other => other.clone(),
+        let (json, cut, digits) = (self.json_range(), self.digits.range(), rev.to_string());
+        let own = &self.buffer[json.end + Around::of(self.kind).tail.len()..];
+        let Around { head, tail } = Around::of(Some(kind));
+        let parts = [
+            head,
+            &self.buffer[json.start..cut.start],
+            digits.as_bytes(),
+            &self.buffer[cut.end..json.end],
+            tail,
+            own,
+        ];
+        let buffer = Bytes::from(parts.concat());
+        let own_at = buffer.len() - own.len();
+        let shift = |span: Span| {
+            let Range { start, end } = span.range();
+            let at = if start >= json.end {
+                own_at + start - (self.buffer.len() - own.len())
+            } else if start >= cut.end {
+                head.len() + start - json.start - cut.len() + digits.len()
+            } else {
+                head.len() + start - json.start
+            };
+            Span::new(at, end - start)
         };
         Self {
             rev,
             key: self.key.clone(),
             namespace_len: self.namespace_len,
-            digits: Span(at, to_u32(digits.len())),
-            uid: shift(&self.uid),
-            json: buffer.slice(head.len()..head.len() + json_len),
-            frame: Some((kind, buffer)),
-            labels: self.labels.iter().map(|(k, v)| (shift(k), shift(v))).collect(),
-            fields: self.fields.iter().map(|f| f.as_ref().map(shift)).collect(),
+            labels: self.labels.iter().map(|&(k, v)| (shift(k), shift(v))).collect(),
+            fields: self.fields.iter().map(|f| f.map(shift)).collect(),
             scanner: self.scanner.clone(),
+            json_at: to_u32(head.len()),
+            json_len: to_u32(json.len() - cut.len() + digits.len()),
+            digits: Span::new(head.len() + cut.start - json.start, digits.len()),
+            uid: self.uid.map(shift),
+            kind: Some(kind),
+            buffer,
         }
+    }
+
+    fn json_range(&self) -> Range<usize> {
+        let at = self.json_at as usize;
+        at..at + self.json_len as usize
     }
 
     /// The watch frame of `kind`: shared where the entry lies in one, else made.
     pub(super) fn frame(&self, kind: WatchKind) -> Bytes {
-        match &self.frame {
-            Some((own, frame)) if *own == kind => frame.clone(),
-            _ => Bytes::from([frame_head(kind), &self.json, FRAME_END].concat()),
+        if self.has_frame(kind) {
+            return self.buffer.slice(..self.json_range().end + FRAME_END.len());
         }
+        Bytes::from([frame_head(kind), self.json(), FRAME_END].concat())
     }
 
     /// Whether the entry lies in a frame of this kind.
     pub(super) fn has_frame(&self, kind: WatchKind) -> bool {
-        self.frame.as_ref().is_some_and(|(own, _)| *own == kind)
+        self.kind == Some(kind)
     }
 
     /// What the entry costs in memory, about, in bytes.
     pub(super) fn cost(&self) -> usize {
-        let text = size_of::<Text>();
-        let own = self.frame.as_ref().map_or(self.json.len(), |(_, frame)| frame.len());
-        size_of::<Self>() + self.key.len() + own + text * (self.labels.len() * 2 + self.fields.len()) + 64
+        let facts = size_of_val(&*self.labels) + size_of_val(&*self.fields);
+        size_of::<Self>() + self.key.len() + self.buffer.len() + facts + 64
     }
 
     /// The object's `resourceVersion`: the etcd revision of its last change.
@@ -198,18 +282,23 @@ impl Entry {
     }
 
     /// The object as JSON, with `metadata.resourceVersion` in place.
-    pub fn json(&self) -> &Bytes {
-        &self.json
+    pub fn json(&self) -> &[u8] {
+        &self.buffer[self.json_range()]
+    }
+
+    /// A piece of [`Self::json`], shared.
+    pub fn share(&self, piece: &[u8]) -> Bytes {
+        self.buffer.slice_ref(piece)
     }
 
     /// A label's value.
     pub fn label(&self, key: &str) -> Option<&str> {
-        self.labels.iter().find(|(k, _)| self.text(k) == key).map(|(_, v)| self.text(v))
+        self.labels.iter().find(|&&(k, _)| self.text(k) == key).map(|&(_, v)| self.text(v))
     }
 
     /// All labels.
     pub fn labels(&self) -> impl Iterator<Item = (&str, &str)> {
-        self.labels.iter().map(|(k, v)| (self.text(k), self.text(v)))
+        self.labels.iter().map(|&(k, v)| (self.text(k), self.text(v)))
     }
 
     /// A selectable field's value: `metadata.name`, `metadata.namespace` or one of the resource's;
@@ -228,7 +317,7 @@ impl Entry {
     /// The value of the resource's selectable field number `index`.
     pub(super) fn field_at(&self, index: usize) -> &str {
         match self.fields.get(index) {
-            Some(Some(text)) => self.text(text),
+            Some(&Some(text)) => self.text(text),
             _ => match self.scanner.selectable.get(index).map(|s| &s.missing) {
                 Some(Missing::Is(text)) => text,
                 Some(Missing::Field(other)) => self.present(other),
@@ -241,25 +330,19 @@ impl Entry {
     fn present(&self, name: &str) -> &str {
         let index = self.scanner.selectable.iter().position(|s| s.name == name);
         match index.and_then(|index| self.fields.get(index)) {
-            Some(Some(text)) => self.text(text),
+            Some(&Some(text)) => self.text(text),
             _ => "",
         }
     }
 
     /// `metadata.uid`; empty when missing.
     pub fn uid(&self) -> &str {
-        self.text(&self.uid)
+        self.uid.map_or("", |uid| self.text(uid))
     }
 
-    fn text<'a>(&'a self, text: &'a Text) -> &'a str {
-        match text {
-            Text::In(Span(at, len)) => {
-                let bytes = &self.json[*at as usize..(*at + *len) as usize];
-                // Checked to be UTF-8 when it was noted.
-                std::str::from_utf8(bytes).unwrap_or_default()
-            }
-            Text::Own(own) => own,
-        }
+    fn text(&self, span: Span) -> &str {
+        // Checked to be UTF-8 when it was noted.
+        std::str::from_utf8(&self.buffer[span.range()]).unwrap_or_default()
     }
 }
 
@@ -273,22 +356,6 @@ pub(super) fn frame_head(kind: WatchKind) -> &'static [u8] {
     }
 }
 
-/// A token's text as it will lie in the spliced JSON.
-fn place_text(stored: &[u8], token: &Range<usize>, cut: &Range<usize>, inserted: usize) -> Text {
-    let bytes = &stored[token.clone()];
-    let Some(plain) = plain_text(bytes) else {
-        return Text::Own(match token_text(bytes) {
-            Cow::Owned(text) => text.into(),
-            Cow::Borrowed(text) => text.into(),
-        });
-    };
-    let quote = usize::from(bytes.first() == Some(&b'"'));
-    let at = token.start + quote;
-    let at = if at >= cut.end { at - cut.len() + inserted } else { at };
-    Text::In(Span(to_u32(at), to_u32(plain.len())))
-}
-
-/// Offsets fit: etcd refuses values over a few megabytes.
 fn to_u32(n: usize) -> u32 {
     u32::try_from(n).unwrap_or(u32::MAX)
 }

@@ -12,6 +12,7 @@
 
 use std::{
     collections::HashSet,
+    num::NonZero,
     sync::{Arc, atomic::Ordering},
     time::Duration,
 };
@@ -19,10 +20,11 @@ use std::{
 use bytes::Bytes;
 use etcd_client::{WatchResponse, WatchStream};
 use futures::{FutureExt, StreamExt, future::BoxFuture, stream::FuturesUnordered};
+use tokio::task::JoinSet;
 
 use super::{
     ResourceId,
-    cache::{Cache, Change, Loaded, Phase},
+    cache::{Cache, Change, Loaded, Phase, Taken},
     etcd::{EtcdError, Page, Stored, prefix_end},
     metrics,
     shared::{Shared, well_formed},
@@ -38,6 +40,8 @@ const PAGE_BYTES: usize = 8 << 20;
 const MAX_PAGE: usize = 10_000;
 /// Objects taken in before others get their turn.
 const TURN: usize = 32;
+/// Objects that are not worth a task of their own.
+const SMALL_PART: usize = 128;
 
 /// Why the stream broke off.
 #[derive(Debug, thiserror::Error)]
@@ -229,22 +233,26 @@ impl Shared {
     }
 
     /// All objects of a resource as of a revision, page by page. While one page is taken in, the next is on its way.
-    async fn read_all(&self, cache: &Cache, rev: u64) -> Result<Loaded, EtcdError> {
+    async fn read_all(&self, cache: &Arc<Cache>, rev: u64) -> Result<Loaded, EtcdError> {
         let resource = &cache.resource;
-        let root = self.resource_root(resource);
+        let root: Arc<str> = self.resource_root(resource).into();
         let end = prefix_end(&root);
         let mut loaded = Loaded::default();
+        let mut parts = JoinSet::new();
         let mut page = self.etcd.range(&resource.id, &root, &end, rev, self.config.limits.load_page).await?;
         loop {
             let next = page.stored.last().filter(|_| page.more).map(|last| format!("{}\0", last.key));
             let limit = page_after(&page);
-            let taken = take_in(cache, &root, page.stored, &mut loaded);
+            // Two pages are in memory at most.
+            gather(&mut parts, &mut loaded).await?;
+            for part in split(page.stored) {
+                parts.spawn(take_in(cache.clone(), root.clone(), part));
+            }
             let Some(start) = next else {
-                taken.await;
+                gather(&mut parts, &mut loaded).await?;
                 return Ok(loaded);
             };
-            let read = self.etcd.range(&resource.id, &start, &end, rev, limit);
-            page = futures::future::join(read, taken).await.0?;
+            page = self.etcd.range(&resource.id, &start, &end, rev, limit).await?;
         }
     }
 }
@@ -257,18 +265,39 @@ fn page_after(page: &Page) -> usize {
     (PAGE_BYTES / mean.max(1)).clamp(1, MAX_PAGE)
 }
 
-/// Adds a page to a load, in turns: what else is under way in the task goes on between them.
-async fn take_in(cache: &Cache, root: &str, page: Vec<Stored>, loaded: &mut Loaded) {
-    for (index, stored) in page.into_iter().enumerate() {
+/// A page in as many parts as there are processors, none of them small.
+fn split(mut page: Vec<Stored>) -> Vec<Vec<Stored>> {
+    let processors = std::thread::available_parallelism().map_or(1, NonZero::get);
+    let size = page.len().div_ceil(processors).max(SMALL_PART);
+    let mut parts = Vec::with_capacity(processors);
+    while page.len() > size {
+        parts.push(page.split_off(page.len() - size));
+    }
+    parts.push(page);
+    parts
+}
+
+/// Takes in a part of a page, in turns: what else waits for the processor goes on between them.
+async fn take_in(cache: Arc<Cache>, root: Arc<str>, part: Vec<Stored>) -> Vec<Taken> {
+    let mut taken = Vec::with_capacity(part.len());
+    for (index, stored) in part.into_iter().enumerate() {
         if index % TURN == TURN - 1 {
             tokio::task::yield_now().await;
         }
-        let key = stored.key.strip_prefix(root).unwrap_or_default();
+        let key = stored.key.strip_prefix(&*root).unwrap_or_default();
         if well_formed(&cache.resource, key) {
-            let key = Arc::from(key);
-            cache.load(loaded, key, stored);
+            taken.push(cache.load(key.into(), stored));
         } else {
             metrics::decode_error(&cache.resource.id);
         }
     }
+    taken
+}
+
+/// Waits for the parts under way and adds them to the load.
+async fn gather(parts: &mut JoinSet<Vec<Taken>>, loaded: &mut Loaded) -> Result<(), EtcdError> {
+    while let Some(part) = parts.join_next().await {
+        loaded.extend(part.map_err(|panicked| EtcdError::Other(panicked.to_string()))?);
+    }
+    Ok(())
 }
