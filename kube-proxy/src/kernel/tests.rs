@@ -1,5 +1,7 @@
 //! Against the kernel's real nftables, in network namespaces of this test's own.
 
+mod features;
+
 use std::{
     collections::BTreeSet,
     io::{Read, Write},
