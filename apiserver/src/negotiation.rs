@@ -61,8 +61,6 @@ pub struct Offer {
     pub pretty: bool,
 }
 
-pub mod page;
-
 /// One clause of an Accept header.
 struct Clause<'a> {
     media: &'a str,

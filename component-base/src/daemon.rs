@@ -17,6 +17,7 @@ use crate::{
     shutdown,
     task::Tasks,
     workqueue::chain,
+    zpages,
 };
 
 const EX_USAGE: u8 = 64;
@@ -116,6 +117,7 @@ fn execute<D: Daemon>(arguments: impl IntoIterator<Item = String>) -> ExitCode {
         Ok(Parsed::Print(text)) => return print(&text),
         Err(error) => return usage(&error),
     };
+    zpages::describe(D::flags().program(), values.effective());
     if let Err(error) = group::init_logging(&values) {
         return usage(&error);
     }

@@ -30,6 +30,7 @@ pub mod expectations;
 pub mod informer;
 pub mod leader;
 pub mod workqueue;
+pub mod zpages;
 
 pub mod backoff;
 pub mod clock;

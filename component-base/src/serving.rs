@@ -39,11 +39,15 @@ use crate::{
         self, Protocol, ServingCertificate, TlsError,
         named::{Certificates, NamedPair},
     },
+    zpages,
 };
 
 /// Connections served at once; each costs some 20 KB.
 const CONNECTIONS: usize = 512;
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
+/// Where else than at `/statusz` to look, sorted.
+const PATHS: &[&str] =
+    &["/configz", "/flagz", "/healthz", "/livez", "/metrics", "/readyz", "/statusz", "/version"];
 /// How often certificate files are looked at.
 const RELOAD: Duration = Duration::from_secs(60);
 
@@ -101,7 +105,7 @@ impl fmt::Debug for Site {
 
 impl Default for Site {
     fn default() -> Site {
-        Site::empty().with_metrics().with_version().with_configz()
+        Site::empty().with_metrics().with_version().with_configz().with_zpages()
     }
 }
 
@@ -155,6 +159,26 @@ impl Site {
     pub fn with_configz(self) -> Site {
         let configz = self.configz.clone();
         self.page("/configz", move |_| json(StatusCode::OK, &*configz.read()));
+        self
+    }
+
+    /// With `/statusz` and `/flagz`, where the process has said what it is.
+    #[must_use]
+    pub fn with_zpages(self) -> Site {
+        let Some(process) = zpages::described() else { return self };
+        for path in ["/statusz", "/flagz"] {
+            self.page(path, move |parts| match process.answer(path, &parts.headers, PATHS) {
+                Some(Ok(page)) => {
+                    let mut answer = reply(StatusCode::OK, page.content_type, page.body);
+                    if let Some(warning) = page.warning.and_then(|text| HeaderValue::from_str(&text).ok()) {
+                        answer.headers_mut().insert(header::WARNING, warning);
+                    }
+                    answer
+                }
+                Some(Err(error)) => failure(StatusCode::NOT_ACCEPTABLE, "NotAcceptable", &error.to_string()),
+                None => text(StatusCode::NOT_FOUND, "404 page not found\n"),
+            });
+        }
         self
     }
 

@@ -1,7 +1,7 @@
 //! The API server over the wire: what it answers to good and bad requests, and what it survives.
 //!
 //! Tests of one list share a control plane and run several at a time, each in its own namespace; those of
-//! [`failures`], [`audit`], [`encryption`], [`configurations`] and [`outside`] start their own, to break it or to have it otherwise.
+//! [`failures`], [`audit`], [`encryption`], [`configurations`], [`front`] and [`outside`] start their own, to break it or to have it otherwise.
 
 mod access;
 mod admission;
@@ -13,6 +13,7 @@ mod discovery;
 mod encryption;
 mod failures;
 mod fairness;
+mod front;
 mod input;
 mod lists;
 mod objects;
@@ -74,6 +75,7 @@ fn main() -> ExitCode {
         .run("audit", audit::TESTS)
         .and(alone.run("encryption", encryption::TESTS))
         .and(alone.run("configurations", configurations::TESTS))
+        .and(alone.run("front", front::TESTS))
         .and(alone.run("outside", outside::TESTS))
         .and(alone.run("failures", failures::TESTS));
     all.unwrap_or_default().and(own).exit()

@@ -1,0 +1,158 @@
+//! What the server's flags change at its front: who may read answers, which certificate is shown, what it tells of itself.
+
+use std::{
+    io::{Read, Write},
+    net::TcpStream,
+    os::unix::net::UnixStream,
+    sync::{Arc, Mutex},
+};
+
+use anyhow::{Result, anyhow, ensure};
+use http::Method;
+use rustls::{
+    ClientConfig, ClientConnection, DigitallySignedStruct, SignatureScheme,
+    client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
+    pki_types::{CertificateDer, ServerName, UnixTime},
+};
+use tests::{ControlPlane, control_plane::Options, pki::Authority, runner::Test};
+
+pub(crate) const TESTS: &[Test<()>] =
+    &[("flags of the front hold for whoever comes, and the server tells which it has", front)];
+
+fn front(_: &(), _: &str) -> Result<()> {
+    let dir = tempfile::tempdir()?;
+    let at = |file: &str| dir.path().join(file).display().to_string();
+    let other = Authority::new("other-ca")?;
+    let named = other.server()?;
+    std::fs::write(at("named.crt"), &named.cert)?;
+    std::fs::write(at("named.key"), &named.key)?;
+    let flags = [
+        "--cors-allowed-origins=^https://console\\.test$".to_owned(),
+        "--strict-transport-security-directives=max-age=31536000,includeSubDomains".to_owned(),
+        format!("--tls-sni-cert-key={},{}:*.named.test", at("named.crt"), at("named.key")),
+        "--disabled-metrics=apiserver_current_inflight_requests".to_owned(),
+        format!("--debug-socket-path={}", at("debug.sock")),
+        "--shutdown-send-retry-after".to_owned(),
+        "--shutdown-watch-termination-grace-period=1s".to_owned(),
+    ];
+    let plane = ControlPlane::start(Options { flags: flags.to_vec(), ..Options::default() })?;
+    origins(&plane)?;
+    certificates(&plane)?;
+    pages(&plane)?;
+    let mut stream = UnixStream::connect(at("debug.sock"))?;
+    stream.write_all(b"GET /debug/pprof/cmdline HTTP/1.0\r\n\r\n")?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer)?;
+    ensure!(answer.contains("--shutdown-send-retry-after"), "{answer}");
+    let mut watch = plane.admin()?.watch("/api/v1/namespaces?watch=true&sendInitialEvents=false")?;
+    let ended = plane.terminate_api()?;
+    ensure!(ended.success(), "{ended}: {}", plane.logs());
+    // Its last words may be an event; then it has ended.
+    while let Ok(Some(_)) = watch.more() {}
+    Ok(())
+}
+
+/// Pages of one origin may read answers, and all answers are for TLS only.
+fn origins(plane: &ControlPlane) -> Result<()> {
+    let nobody = plane.client(None)?;
+    for (origin, allowed) in [("https://console.test", true), ("https://console.test.evil", false)] {
+        let asking = nobody.with_header("origin", origin)?;
+        let answer = asking.send(Method::OPTIONS, "/api/v1/pods", "", "")?;
+        ensure!((answer.code == 204) == allowed, "{origin}: {}", answer.code);
+        let shown = answer.header("access-control-allow-origin");
+        ensure!(shown == if allowed { origin } else { "" }, "{origin}: {shown}");
+    }
+    let refused = nobody.get("/api/v1/pods")?;
+    ensure!(refused.code == 403, "{}", refused.code);
+    let transport = refused.header("strict-transport-security");
+    ensure!(transport == "max-age=31536000; includeSubDomains", "{transport}");
+    Ok(())
+}
+
+/// Who asks for a name gets its certificate, everybody else the server's own.
+fn certificates(plane: &ControlPlane) -> Result<()> {
+    let shown = |name: &str| -> Result<Vec<u8>> {
+        let seen = Arc::new(Seen::default());
+        let config = ClientConfig::builder()
+            .dangerous()
+            .with_custom_certificate_verifier(seen.clone())
+            .with_no_client_auth();
+        let mut connection = ClientConnection::new(Arc::new(config), ServerName::try_from(name.to_owned())?)?;
+        let mut stream = TcpStream::connect(plane.address())?;
+        while connection.is_handshaking() {
+            connection.complete_io(&mut stream)?;
+        }
+        let shown = seen.0.lock().map_err(|_| anyhow!("the verifier broke"))?.clone();
+        Ok(shown)
+    };
+    let (own, named) = (shown("localhost")?, shown("a.named.test")?);
+    ensure!(own != named && own == shown("a.b.named.test")?, "the certificate of a name is shown to others");
+    Ok(())
+}
+
+/// Remembers the certificate it is shown, and takes any.
+#[derive(Debug, Default)]
+struct Seen(Mutex<Vec<u8>>);
+
+impl ServerCertVerifier for Seen {
+    fn verify_server_cert(
+        &self,
+        shown: &CertificateDer<'_>,
+        _intermediates: &[CertificateDer<'_>],
+        _name: &ServerName<'_>,
+        _ocsp: &[u8],
+        _now: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        let mut seen = self.0.lock().map_err(|_| rustls::Error::General("the verifier broke".to_owned()))?;
+        *seen = shown.to_vec();
+        Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        _message: &[u8],
+        _cert: &CertificateDer<'_>,
+        _signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        Ok(HandshakeSignatureValid::assertion())
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        _message: &[u8],
+        _cert: &CertificateDer<'_>,
+        _signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        Ok(HandshakeSignatureValid::assertion())
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        vec![
+            SignatureScheme::ECDSA_NISTP256_SHA256,
+            SignatureScheme::RSA_PSS_SHA256,
+            SignatureScheme::ED25519,
+        ]
+    }
+}
+
+/// What it tells of itself, to those who may ask.
+fn pages(plane: &ControlPlane) -> Result<()> {
+    let (admin, nobody) = (plane.admin()?, plane.client(None)?);
+    for (path, expected) in [
+        ("/flagz", "debug-socket-path="),
+        ("/statusz", "Binary version: 1.36.0"),
+        ("/debug/pprof/", "cmdline"),
+    ] {
+        let answer = admin.get(path)?;
+        ensure!(answer.code == 200 && answer.text().contains(expected), "{path}: {}", answer.text());
+        ensure!(nobody.get(path)?.code == 403, "{path} is open");
+    }
+    ensure!(admin.get("/debug/pprof/heap")?.code == 501, "there is a heap profile");
+    let object = admin.with_header("accept", "application/json;g=config.k8s.io;v=v1beta1;as=Flagz")?;
+    let flags = object.get("/flagz")?.ok()?;
+    ensure!(flags["flags"]["shutdown-send-retry-after"] == "true", "{flags}");
+    let metrics = admin.get("/metrics")?.text();
+    ensure!(metrics.contains("\napiserver_request_total{"), "requests are not counted");
+    ensure!(!metrics.contains("apiserver_current_inflight_requests"), "a disabled metric is shown");
+    Ok(())
+}
