@@ -77,6 +77,12 @@ impl Daemon for ApiServer {
     }
 
     async fn run(config: Config, tasks: Tasks) -> Result<(), BuildError> {
+        if let Some(gates) = config.flags.get("feature-gates").filter(|gates| !gates.is_empty()) {
+            tracing::warn!(
+                gates,
+                "feature gates cannot be switched, every feature is as upstream has it by default"
+            );
+        }
         let catalog = catalog::builtin().served(&config.served);
         build(config, catalog, &tasks).await?.run(&tasks).await;
         Ok(())

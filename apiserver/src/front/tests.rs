@@ -1,3 +1,5 @@
+//! The front, as requests of all kinds come to it and the server ends.
+
 use super::*;
 
 fn request(method: Method, path: &str, headers: &[(&str, &str)]) -> Request<()> {

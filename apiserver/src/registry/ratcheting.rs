@@ -192,3 +192,31 @@ fn conditions_of_a_policy_are_not_compiled_again_while_they_stay() {
         assert_eq!(kind.update(with_params, old, "").1.len(), 1);
     }
 }
+
+#[test]
+fn parameters_of_before_there_was_a_limit_stay_as_large_as_they_are() {
+    let class = |size: usize, selectors: Value| {
+        let opaque = json!({"driver": "d.io", "parameters": {"a": "x".repeat(size)}});
+        json!({"metadata": {"name": "c"}, "spec": {"selectors": selectors, "config": [{"opaque": opaque}]}})
+    };
+    let kind = Kind::new("resource.k8s.io", "deviceclasses");
+    let large = kind.defaulted(class(20_000, json!([])));
+    let too_long = ["spec.config[0].opaque.parameters: Too long: may not be more than 10240 bytes"];
+    assert_eq!(kind.errors(large.clone()), too_long);
+    let selecting = class(20_000, json!([{"cel": {"expression": "device.driver == 'd.io'"}}]));
+    assert_eq!(kind.update(selecting, large.clone(), "").1, Vec::<String>::new());
+    assert_eq!(kind.update(class(20_001, json!([])), large, "").1, too_long);
+}
+
+#[test]
+fn a_template_of_claims_is_looked_at_once() {
+    let kind = Kind::new("resource.k8s.io", "resourceclaimtemplates");
+    let request = json!({"name": "r", "exactly": {"deviceClassName": "No Name", "allocationMode": "ExactCount", "count": 1}});
+    let template = json!({"metadata": {"name": "t"}, "spec": {"spec": {"devices": {"requests": [request]}}}});
+    let (old, errors) = kind.create(template);
+    assert_ne!(errors, Vec::<String>::new());
+    let relabelled = changed(&old, &[("/metadata/labels", json!({"touched": "yes"}))]);
+    assert_eq!(kind.update(relabelled, old.clone(), "").1, Vec::<String>::new());
+    let more = changed(&old, &[("/spec/spec/devices/requests/0/name", json!("s"))]);
+    assert_eq!(kind.update(more, old, "").1.len(), 1);
+}

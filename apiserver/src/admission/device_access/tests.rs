@@ -1,3 +1,5 @@
+//! Claims on devices through the guard, by who writes them and in which namespace.
+
 use serde_json::json;
 
 use super::*;

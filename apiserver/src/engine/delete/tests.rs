@@ -1,3 +1,5 @@
+//! Deletions on a real etcd.
+
 use http::Method;
 use serde_json::json;
 

@@ -200,12 +200,17 @@ fn check_reference(name: &At<'_>, known: &Requests<'_>, errors: &mut ErrorList) 
 
 /// Configuration for a driver.
 pub(super) fn check_config(config: &At<'_>, errors: &mut ErrorList) {
+    check_config_after(config, false, errors);
+}
+
+/// The same; one that `is_kept` from before there was a limit may be of any size.
+pub(super) fn check_config_after(config: &At<'_>, is_kept: bool, errors: &mut ErrorList) {
     let opaque = config.get("opaque");
     if !opaque.check_there(errors) {
         return;
     }
     names::check_driver(&opaque.get("driver"), errors);
-    check_raw(&opaque.get("parameters"), MAX_PARAMETERS, errors);
+    check_raw(&opaque.get("parameters"), if is_kept { usize::MAX } else { MAX_PARAMETERS }, errors);
 }
 
 /// An object of any kind, of limited size.

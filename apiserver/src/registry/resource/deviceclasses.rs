@@ -8,7 +8,7 @@ use crate::{
     object::Object,
     registry::{
         Resource,
-        kit::{NAME_AND_AGE, Plain, Rules, at::At, resources},
+        kit::{NAME_AND_AGE, Plain, Rules, at::At, resources, semantic},
     },
 };
 
@@ -21,17 +21,22 @@ pub(super) fn resource() -> Resource {
         storage_version: "v1",
         namespaced: false,
         strategy: Arc::new(Rules {
-            validate,
+            validate_over,
             ..Rules::new(Plain { status: false, generation: true, cells: NAME_AND_AGE })
         }),
         ..Resource::of("resource.k8s.io", "DeviceClass", "deviceclasses", "deviceclass")
     }
 }
 
-fn validate(class: &Object, errors: &mut ErrorList) {
+/// Configurations that stay as they were may be larger than new ones.
+fn validate_over(class: &Object, old: Option<&Object>, errors: &mut ErrorList) {
     let spec = At::spec(class);
+    let is_kept = old
+        .is_some_and(|old| semantic::same(At::spec(old).get("config").value(), spec.get("config").value()));
     claims::check_selectors(&spec.get("selectors"), errors);
-    claims::each(&spec.get("config"), MAX_CONFIG, None, errors, claims::check_config);
+    claims::each(&spec.get("config"), MAX_CONFIG, None, errors, |config, errors| {
+        claims::check_config_after(config, is_kept, errors);
+    });
     let name = spec.get("extendedResourceName");
     if name.is_set() && !resources::is_extended(name.text()) {
         name.invalid(errors, "must be a valid extended resource name");

@@ -24,7 +24,8 @@ pub(super) fn resource() -> Resource {
                     claims::fill_requests(spec);
                 }
             },
-            validate,
+            // What was stored once does not change, and so is not looked at again.
+            validate_new: validate,
             validate_change,
             convert: conversion::template,
             ..Rules::new(Plain { status: false, generation: false, cells: NAME_AND_AGE })
