@@ -10,7 +10,7 @@
 
 use std::{
     collections::{BTreeMap, HashMap},
-    io::{self, Write as _},
+    io,
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -22,6 +22,7 @@ use tokio::sync::{Notify, watch};
 
 use crate::{
     admission::{self, View},
+    checkpoint::{replace, replace_lazily},
     node::status::Pressure,
     pod::{
         self,
@@ -90,14 +91,8 @@ impl Allocated {
 
     /// Writes it down; to the disk itself only where losing it with the machine's power would be a loss.
     fn write(&self, folder: &Path, durably: bool) -> io::Result<()> {
-        std::fs::create_dir_all(folder)?;
-        let next = folder.join(format!("{FILE}.next"));
-        let mut file = std::fs::File::create(&next)?;
-        file.write_all(&serde_json::to_vec(self)?)?;
-        if durably {
-            file.sync_all()?;
-        }
-        std::fs::rename(next, folder.join(FILE))
+        let (path, text) = (folder.join(FILE), serde_json::to_vec(self)?);
+        if durably { replace(&path, &text) } else { replace_lazily(&path, &text) }
     }
 }
 

@@ -13,7 +13,7 @@ pub mod registration;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    io::{self, Write as _},
+    io,
     path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
@@ -34,6 +34,7 @@ use tokio::sync::Notify;
 use tonic::transport::Channel;
 
 use crate::{
+    checkpoint::replace,
     plugin::channel,
     pod::{self, Role, resources},
     pods::Pods,
@@ -640,14 +641,7 @@ fn read(path: &Path) -> Kept {
 }
 
 fn write(path: &Path, kept: &Kept) -> io::Result<()> {
-    if let Some(folder) = path.parent() {
-        std::fs::create_dir_all(folder)?;
-    }
-    let next = path.with_extension("next");
-    let mut file = std::fs::File::create(&next)?;
-    file.write_all(&serde_json::to_vec(kept)?)?;
-    file.sync_all()?;
-    std::fs::rename(next, path)
+    replace(path, &serde_json::to_vec(kept)?)
 }
 
 #[cfg(test)]

@@ -12,6 +12,7 @@ pub mod allocation;
 pub mod api;
 pub mod certificate;
 pub mod cgroup;
+pub mod checkpoint;
 pub mod claims;
 pub mod cpus;
 pub mod csi;

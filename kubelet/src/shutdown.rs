@@ -30,6 +30,7 @@ use tokio::sync::Notify;
 
 use self::plan::Period;
 use crate::{
+    checkpoint::replace_lazily,
     events::{Severity, node_reference},
     metrics, pod,
     pods::Pods,
@@ -242,9 +243,7 @@ impl<E: Ender> Watcher<E> {
     /// Writes down when the shutdown began and ended, for the metrics of the next kubelet.
     fn keep(&self, begun: Timestamp, ended: Option<Timestamp>) {
         let text = json!({ "startTime": begun, "endTime": ended }).to_string();
-        let next = self.file.with_extension("next");
-        let written = std::fs::write(&next, text).and_then(|()| std::fs::rename(&next, &self.file));
-        if let Err(error) = written {
+        if let Err(error) = replace_lazily(&self.file, text.as_bytes()) {
             tracing::error!(file = %self.file.display(), %error, "cannot write down the shutdown");
         }
     }

@@ -6,14 +6,14 @@
 
 use std::{
     collections::{BTreeSet, HashMap},
-    io::{self, Write as _},
+    io,
     path::{Path, PathBuf},
 };
 
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 
-use crate::runtime::cri;
+use crate::{checkpoint::replace, runtime::cri};
 
 /// Ids in a range.
 const LENGTH: u32 = 65_536;
@@ -153,14 +153,7 @@ fn read(path: &Path) -> Result<Option<Record>, UserNamespaceError> {
 }
 
 fn write(path: &Path, record: &Record) -> io::Result<()> {
-    let next = path.with_extension("next");
-    if let Some(folder) = path.parent() {
-        std::fs::create_dir_all(folder)?;
-    }
-    let mut file = std::fs::File::create(&next)?;
-    file.write_all(&serde_json::to_vec(record)?)?;
-    file.sync_all()?;
-    std::fs::rename(&next, path)
+    replace(path, &serde_json::to_vec(record)?)
 }
 
 #[cfg(test)]

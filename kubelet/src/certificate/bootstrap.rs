@@ -1,11 +1,7 @@
 //! Joining a cluster: with a kubeconfig that may do no more than ask, the node gets a certificate of its own and a kubeconfig
 //! that refers to it.
 
-use std::{
-    io::Write as _,
-    os::unix::fs::OpenOptionsExt as _,
-    path::{Path, PathBuf},
-};
+use std::path::{Path, PathBuf};
 
 use component_base::client::{self, ClientOptions};
 use jiff::Timestamp;
@@ -17,6 +13,7 @@ use super::{
     rotation::until_had,
     store::Store,
 };
+use crate::checkpoint::replace;
 
 /// Whether the node has to ask for a first certificate: it has no kubeconfig, or one whose certificate has run out.
 #[must_use]
@@ -94,20 +91,8 @@ fn write(path: &Path, config: &Kubeconfig) -> Result<(), CertificateError> {
         let path: PathBuf = path.to_owned();
         move |source| CertificateError::File { path, source }
     };
-    if let Some(folder) = path.parent() {
-        std::fs::create_dir_all(folder).map_err(failed(folder))?;
-    }
-    let next = path.with_extension("next");
-    let mut file = std::fs::OpenOptions::new()
-        .write(true)
-        .create(true)
-        .truncate(true)
-        .mode(0o600)
-        .open(&next)
-        .map_err(failed(&next))?;
-    let text = serde_json::to_vec_pretty(config).map_err(|e| failed(&next)(e.into()))?;
-    file.write_all(&text).and_then(|()| file.sync_all()).map_err(failed(&next))?;
-    std::fs::rename(&next, path).map_err(failed(path))
+    let text = serde_json::to_vec_pretty(config).map_err(|error| failed(path)(error.into()))?;
+    replace(path, &text).map_err(failed(path))
 }
 
 #[cfg(test)]

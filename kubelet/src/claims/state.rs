@@ -10,6 +10,8 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
+use crate::checkpoint::replace;
+
 /// The file's name.
 pub const FILE: &str = "dra_manager_state";
 const API_VERSION: &str = "checkpoint.dra.kubelet.k8s.io/v1";
@@ -217,13 +219,7 @@ impl State {
         let data = serde_json::to_string(&data).map_err(decode)?;
         let checksum = crc32fast::hash(data.as_bytes());
         let text = serde_json::to_vec(&Checkpoint { data, checksum }).map_err(decode)?;
-        let next = path.with_extension("next");
-        let written = || {
-            fs::write(&next, text)?;
-            fs::File::open(&next)?.sync_all()?;
-            fs::rename(&next, path)
-        };
-        written().map_err(|source| StateError::File { path: path.to_owned(), source })
+        replace(path, &text).map_err(|source| StateError::File { path: path.to_owned(), source })
     }
 
     /// A claim.

@@ -1,14 +1,13 @@
 //! Who has which processors, on disk: `cpu_manager_state` in the kubelet's folder, written whole and atomically.
 //!
-//! The file is upstream's, with its checksum: that of the text in which Go prints the fields. A file without one is taken
-//! as it is.
+//! The file is upstream's, with its checksum.
 
-use std::{collections::BTreeMap, fs, io, path::Path};
+use std::{collections::BTreeMap, io, path::Path};
 
-use component_base::hash::fnv32a;
 use serde::{Deserialize, Serialize};
 
 use super::set::{BadList, CpuSet};
+use crate::checkpoint::{self, Checkpoint, CheckpointError, go_map};
 
 /// The file's name.
 pub const FILE: &str = "cpu_manager_state";
@@ -16,20 +15,9 @@ pub const FILE: &str = "cpu_manager_state";
 /// What is on disk cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum StateError {
-    /// The file cannot be read.
+    /// It does not read.
     #[error(transparent)]
-    Read(#[from] io::Error),
-    /// It is not what a kubelet writes.
-    #[error(transparent)]
-    Decode(#[from] serde_json::Error),
-    /// It was changed, or only a part of it was written.
-    #[error("checkpoint is corrupted: its checksum is {found}, and not {stated} as it says")]
-    Corrupt {
-        /// The sum of what is there.
-        found: u64,
-        /// The sum it says.
-        stated: u64,
-    },
+    File(#[from] CheckpointError),
     /// A list in it is none.
     #[error(transparent)]
     List(#[from] BadList),
@@ -66,21 +54,18 @@ struct Stored {
     checksum: u64,
 }
 
-impl Stored {
-    /// The sum of all else, as upstream makes it.
-    fn sum(&self) -> u64 {
-        let of = |pairs: Vec<String>| format!("map[{}]", pairs.join(" "));
-        let containers = |own: &BTreeMap<String, String>| {
-            of(own.iter().map(|(name, cpus)| format!("{name}:{cpus}")).collect())
-        };
-        let entries =
-            of(self.entries.iter().map(|(uid, own)| format!("{uid}:{}", containers(own))).collect());
-        let text = format!(
+impl Checkpoint for Stored {
+    fn checksum(&mut self) -> &mut u64 {
+        &mut self.checksum
+    }
+
+    fn printed(&self) -> String {
+        let entries = go_map(&self.entries, |own| go_map(own, String::clone));
+        format!(
             "(*state.CPUManagerCheckpoint){{PolicyName:(string){} DefaultCPUSet:(string){} \
              Entries:(map[string]map[string]string){entries} Checksum:(checksum.Checksum)0}}",
             self.policy_name, self.default_cpu_set
-        );
-        fnv32a(text.as_bytes()).into()
+        )
     }
 }
 
@@ -129,30 +114,18 @@ impl State {
         let text = |cpus: &BTreeMap<String, CpuSet>| {
             cpus.iter().map(|(name, own)| (name.clone(), own.to_string())).collect()
         };
-        let mut stored = Stored {
+        let stored = Stored {
             policy_name: "static".to_owned(),
             default_cpu_set: self.shared.to_string(),
             entries: self.given.iter().map(|(uid, cpus)| (uid.clone(), text(cpus))).collect(),
             checksum: 0,
         };
-        stored.checksum = stored.sum();
-        let next = path.with_extension("next");
-        fs::write(&next, serde_json::to_vec(&stored)?)?;
-        fs::File::open(&next)?.sync_all()?;
-        fs::rename(next, path)
+        checkpoint::write(path, stored)
     }
 }
 
 fn read(path: &Path, policy: &str) -> Result<Option<Stored>, StateError> {
-    let text = match fs::read(path) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-        text => text?,
-    };
-    let stored: Stored = serde_json::from_slice(&text)?;
-    let (found, stated) = (stored.sum(), stored.checksum);
-    if stated != 0 && found != stated {
-        return Err(StateError::Corrupt { found, stated });
-    }
+    let Some(stored) = checkpoint::read::<Stored>(path)? else { return Ok(None) };
     if stored.policy_name != policy {
         return Err(StateError::Policy { configured: policy.to_owned(), found: stored.policy_name });
     }
@@ -198,6 +171,8 @@ pub fn load(path: &Path, all: &CpuSet) -> Result<State, StateError> {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
 
     /// Sums that upstream's kubelet writes.
@@ -218,7 +193,7 @@ mod tests {
                 entries: containers.map(|list| ("pod".to_owned(), own(list))).into_iter().collect(),
                 checksum: 9,
             };
-            assert_eq!(stored.sum(), sum);
+            assert_eq!(checkpoint::sum(&stored), sum);
         }
     }
 

@@ -1,13 +1,13 @@
 //! `vol_data.json`: what is known of a volume, beside where it is mounted. Names of fields as upstream's.
 
 use std::{
-    io::{self, Write as _},
+    io,
     path::{Path, PathBuf},
 };
 
 use serde::{Deserialize, Serialize};
 
-use crate::volume::VolumeError;
+use crate::{checkpoint::replace, volume::VolumeError};
 
 /// The file's name.
 const FILE: &str = "vol_data.json";
@@ -66,15 +66,8 @@ impl Record {
     /// When the folder cannot be written.
     pub fn write(&self, folder: &Path) -> Result<(), VolumeError> {
         let path = folder.join(FILE);
-        let done = || -> io::Result<()> {
-            std::fs::create_dir_all(folder)?;
-            let next = folder.join(format!("{FILE}.next"));
-            let mut file = std::fs::File::create(&next)?;
-            file.write_all(&serde_json::to_vec(self)?)?;
-            file.sync_all()?;
-            std::fs::rename(&next, &path)
-        };
-        done().map_err(VolumeError::io(&path))
+        let text = serde_json::to_vec(self).map_err(io::Error::from);
+        text.and_then(|text| replace(&path, &text)).map_err(VolumeError::io(&path))
     }
 }
 

@@ -20,11 +20,12 @@ use parking_lot::Mutex;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use super::{Credential, Origin};
-use crate::{metrics, runtime::cri};
+use crate::{checkpoint, metrics, runtime::cri};
 
 const FOLDER: &str = "image_manager";
 const PREFIX: &str = "sha256-";
-const TEMPORARY: &str = ".tmp";
+/// The ends of names of what is being written, here and by upstream.
+const UNFINISHED: [&str; 2] = [checkpoint::NEXT, ".tmp"];
 const PULLED: &str = "ImagePulledRecord";
 const VERSION: &str = "kubelet.config.k8s.io/v1beta1";
 /// From so many secrets on, a record no longer takes in those that prove to have the same credentials.
@@ -377,13 +378,7 @@ impl Records {
     }
 
     fn write(&self, folder: &str, key: &str, what: &impl Serialize) -> io::Result<()> {
-        let path = self.path(folder, key);
-        let next = path.with_extension(TEMPORARY.trim_start_matches('.'));
-        let written = fs::write(&next, serde_json::to_vec(what)?).and_then(|()| fs::rename(&next, &path));
-        if written.is_err() {
-            report("remove what was half written", fs::remove_file(&next));
-        }
-        written
+        checkpoint::replace(&self.path(folder, key), &serde_json::to_vec(what)?)
     }
 
     /// All records of a folder that read.
@@ -391,7 +386,7 @@ impl Records {
         let entries = fs::read_dir(self.folder.join(folder)).into_iter().flatten().filter_map(Result::ok);
         let one = |entry: fs::DirEntry| {
             let name = entry.file_name().into_string().ok()?;
-            if !name.starts_with(PREFIX) || name.ends_with(TEMPORARY) {
+            if !name.starts_with(PREFIX) || UNFINISHED.iter().any(|end| name.ends_with(end)) {
                 return None;
             }
             let read = fs::read(entry.path()).and_then(|text| Ok(serde_json::from_slice(&text)?));

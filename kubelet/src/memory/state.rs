@@ -1,15 +1,14 @@
 //! Which container's memory comes from which nodes, on disk: `memory_manager_state` in the kubelet's folder, written whole and
 //! atomically.
 //!
-//! The file is upstream's, with its checksum: that of the text in which Go prints the fields. A file without one is taken
-//! as it is.
+//! The file is upstream's, with its checksum.
 
-use std::{collections::BTreeMap, fmt::Display, fs, io, path::Path};
+use std::{collections::BTreeMap, io, path::Path};
 
-use component_base::hash::fnv32a;
 use serde::{Deserialize, Serialize};
 
 use super::plan::{Block, Machine};
+use crate::checkpoint::{self, Checkpoint, CheckpointError, go_list, go_map};
 
 /// The file's name.
 pub const FILE: &str = "memory_manager_state";
@@ -17,20 +16,9 @@ pub const FILE: &str = "memory_manager_state";
 /// What is on disk cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum StateError {
-    /// The file cannot be read or written.
+    /// It does not read.
     #[error(transparent)]
-    File(#[from] io::Error),
-    /// It is not what a kubelet writes.
-    #[error(transparent)]
-    Decode(#[from] serde_json::Error),
-    /// It was changed, or only a part of it was written.
-    #[error("checkpoint is corrupted: its checksum is {found}, and not {stated} as it says")]
-    Corrupt {
-        /// The sum of what is there.
-        found: u64,
-        /// The sum it says.
-        stated: u64,
-    },
+    File(#[from] CheckpointError),
     /// It is another policy's.
     #[error(
         "[memorymanager] configured policy {configured:?} differs from state checkpoint policy {found:?}"
@@ -88,18 +76,12 @@ struct Stored {
     checksum: u64,
 }
 
-fn go_list<T: Display>(items: impl IntoIterator<Item = T>) -> String {
-    let items: Vec<String> = items.into_iter().map(|item| item.to_string()).collect();
-    format!("[{}]", items.join(" "))
-}
+impl Checkpoint for Stored {
+    fn checksum(&mut self) -> &mut u64 {
+        &mut self.checksum
+    }
 
-fn go_map<K: Display, V>(map: &BTreeMap<K, V>, value: impl Fn(&V) -> String) -> String {
-    format!("map{}", go_list(map.iter().map(|(key, v)| format!("{key}:{}", value(v)))))
-}
-
-impl Stored {
-    /// The sum of all else, as upstream makes it.
-    fn sum(&self) -> u64 {
+    fn printed(&self) -> String {
         let machine = self.machine_state.as_ref().map_or_else(
             || "<nil>".to_owned(),
             |machine| {
@@ -126,12 +108,11 @@ impl Stored {
             format!("{{NUMAAffinity:([]int){nodes} Type:(v1.ResourceName){kind} Size:(uint64){size}}}")
         };
         let entries = go_map(&self.entries, |own| go_map(own, |blocks| go_list(blocks.iter().map(block))));
-        let text = format!(
+        format!(
             "(*state.MemoryManagerCheckpoint){{PolicyName:(string){} MachineState:(state.NUMANodeMap){machine} \
              Entries:(state.ContainerMemoryAssignments){entries} Checksum:(checksum.Checksum)0}}",
             self.policy_name
-        );
-        fnv32a(text.as_bytes()).into()
+        )
     }
 }
 
@@ -140,17 +121,13 @@ impl Stored {
 /// # Errors
 /// When the folder cannot be written to.
 pub fn write(path: &Path, state: &State) -> io::Result<()> {
-    let mut stored = Stored {
+    let stored = Stored {
         policy_name: super::STATIC.to_owned(),
         machine_state: Some(state.machine.clone()),
         entries: state.given.clone(),
         checksum: 0,
     };
-    stored.checksum = stored.sum();
-    let next = path.with_extension("next");
-    fs::write(&next, serde_json::to_vec(&stored)?)?;
-    fs::File::open(&next)?.sync_all()?;
-    fs::rename(next, path)
+    checkpoint::write(path, stored)
 }
 
 /// What was written down, if anything was: what the machine was, and who has what of it.
@@ -158,15 +135,7 @@ pub fn write(path: &Path, state: &State) -> io::Result<()> {
 /// # Errors
 /// When the file does not read or is another policy's.
 pub fn read(path: &Path, policy: &str) -> Result<Option<State>, StateError> {
-    let text = match fs::read(path) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-        text => text?,
-    };
-    let stored: Stored = serde_json::from_slice(&text)?;
-    let (found, stated) = (stored.sum(), stored.checksum);
-    if stated != 0 && found != stated {
-        return Err(StateError::Corrupt { found, stated });
-    }
+    let Some(stored) = checkpoint::read::<Stored>(path)? else { return Ok(None) };
     if stored.policy_name != policy {
         return Err(StateError::Policy { configured: policy.to_owned(), found: stored.policy_name });
     }
@@ -175,6 +144,8 @@ pub fn read(path: &Path, policy: &str) -> Result<Option<State>, StateError> {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
 
     /// A file that upstream's kubelet takes, with the sum it has there.
