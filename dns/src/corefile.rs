@@ -10,6 +10,7 @@ use std::{
     collections::HashMap,
     net::{IpAddr, SocketAddr},
     path::{Path, PathBuf},
+    sync::Arc,
     time::Duration,
 };
 
@@ -31,8 +32,10 @@ const MAX_IMPORTS: usize = 10;
 
 /// Why a Corefile is refused.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("Corefile:{line}: {message}")]
+#[error("{file}:{line}: {message}")]
 pub struct CorefileError {
+    /// The file, as it was imported.
+    pub file: Arc<str>,
     /// 1-based.
     pub line: usize,
     /// What is wrong.
@@ -201,6 +204,7 @@ pub enum ClientAuth {
 /// A directive as written.
 #[derive(Clone, Debug)]
 struct Line {
+    file: Arc<str>,
     number: usize,
     words: Vec<String>,
     block: Vec<Line>,
@@ -210,8 +214,17 @@ struct Line {
 pub struct Sources<'a> {
     /// A variable's value.
     pub variable: &'a dyn Fn(&str) -> Option<String>,
-    /// The texts of the files that a pattern names.
-    pub files: &'a dyn Fn(&str) -> std::io::Result<Vec<String>>,
+    /// The files that a pattern names.
+    pub files: &'a dyn Fn(&str) -> std::io::Result<Vec<File>>,
+}
+
+/// A file that is read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct File {
+    /// What it is called.
+    pub name: Arc<str>,
+    /// What it says.
+    pub text: String,
 }
 
 /// Reads a Corefile that refers to nothing.
@@ -223,19 +236,24 @@ pub fn parse(text: &str) -> Result<Vec<Block>, CorefileError> {
 /// Reads a Corefile with what it imports.
 pub fn parse_with(text: &str, sources: &Sources<'_>) -> Result<Vec<Block>, CorefileError> {
     let mut reader = Reader { sources, snippets: HashMap::new() };
-    let lines = reader.read(text, 0)?;
+    let file = File { name: "Corefile".into(), text: text.to_owned() };
+    let lines = reader.read(&file, 0)?;
     let blocks = lines.iter().map(server_block).collect::<Result<Vec<_>, _>>()?;
     if blocks.is_empty() {
-        return Err(CorefileError { line: 1, message: "no server block".into() });
+        return Err(CorefileError { file: file.name, line: 1, message: "no server block".into() });
     }
     Ok(blocks)
 }
 
 /// The files of this folder that a pattern with one `*` in its last part names, or the one file it is.
-pub fn files_of(base: &Path, pattern: &str) -> std::io::Result<Vec<String>> {
+pub fn files_of(base: &Path, pattern: &str) -> std::io::Result<Vec<File>> {
     let path = base.join(pattern);
+    let read = |path: &Path| {
+        let text = std::fs::read_to_string(path)?;
+        Ok(File { name: path.to_string_lossy().into(), text })
+    };
     let Some((before, after)) = pattern.rsplit('/').next().and_then(|last| last.split_once('*')) else {
-        return Ok(vec![std::fs::read_to_string(path)?]);
+        return Ok(vec![read(&path)?]);
     };
     let folder = path.parent().unwrap_or(base);
     let entries = match std::fs::read_dir(folder) {
@@ -251,7 +269,7 @@ pub fn files_of(base: &Path, pattern: &str) -> std::io::Result<Vec<String>> {
         })
         .collect();
     names.sort();
-    names.into_iter().map(|name| std::fs::read_to_string(folder.join(name))).collect()
+    names.into_iter().map(|name| read(&folder.join(name))).collect()
 }
 
 struct Reader<'a> {
@@ -261,19 +279,19 @@ struct Reader<'a> {
 }
 
 impl Reader<'_> {
-    /// The server blocks of a text.
-    fn read(&mut self, text: &str, depth: usize) -> Result<Vec<Line>, CorefileError> {
-        let mut tokens = tokenize(&self.fill(text)).into_iter().peekable();
+    /// The server blocks of a file.
+    fn read(&mut self, file: &File, depth: usize) -> Result<Vec<Line>, CorefileError> {
+        let mut tokens = tokenize(&self.fill(&file.text)).into_iter().peekable();
         let mut out = Vec::new();
         while tokens.peek().is_some() {
             if tokens.peek().is_some_and(|(_, word)| word == "import") {
-                let line = directive(&mut tokens, false)?;
-                for text in self.open(&line, depth)? {
-                    out.extend(self.read(&text, depth + 1)?);
+                let line = directive(&file.name, &mut tokens, false)?;
+                for file in self.open(&line, depth)? {
+                    out.extend(self.read(&file, depth + 1)?);
                 }
                 continue;
             }
-            let mut line = directive(&mut tokens, true)?;
+            let mut line = directive(&file.name, &mut tokens, true)?;
             line.block = self.expand(line.block, depth)?;
             let snippet = line.name().strip_prefix('(').and_then(|name| name.strip_suffix(')'));
             match snippet.map(str::to_owned) {
@@ -297,11 +315,11 @@ impl Reader<'_> {
                 out.extend(snippet.iter().cloned());
                 continue;
             }
-            for text in self.open(&line, depth)? {
-                let mut tokens = tokenize(&self.fill(&text)).into_iter().peekable();
+            for file in self.open(&line, depth)? {
+                let mut tokens = tokenize(&self.fill(&file.text)).into_iter().peekable();
                 let mut inner = Vec::new();
                 while tokens.peek().is_some() {
-                    inner.push(directive(&mut tokens, false)?);
+                    inner.push(directive(&file.name, &mut tokens, false)?);
                 }
                 out.extend(self.expand(inner, depth + 1)?);
             }
@@ -309,7 +327,7 @@ impl Reader<'_> {
         Ok(out)
     }
 
-    fn open(&self, line: &Line, depth: usize) -> Result<Vec<String>, CorefileError> {
+    fn open(&self, line: &Line, depth: usize) -> Result<Vec<File>, CorefileError> {
         let pattern: String = line.arg(0, "a snippet or a file")?;
         if depth >= MAX_IMPORTS {
             return line.error(format!("import {pattern}: imports lead too deep"));
@@ -363,28 +381,27 @@ type Tokens = std::iter::Peekable<std::vec::IntoIter<(usize, String)>>;
 
 /// One directive: words up to the end of the line, and a block if a brace follows.
 /// The keys of a server block may span lines.
-fn directive(tokens: &mut Tokens, server: bool) -> Result<Line, CorefileError> {
+fn directive(file: &Arc<str>, tokens: &mut Tokens, server: bool) -> Result<Line, CorefileError> {
     let number = tokens.peek().map_or(0, |(n, _)| *n);
-    let mut line = Line { number, words: Vec::new(), block: Vec::new() };
+    let mut line = Line { file: file.clone(), number, words: Vec::new(), block: Vec::new() };
     while let Some((at, word)) = tokens.peek() {
         if word == "{" {
             tokens.next();
             loop {
                 match tokens.peek() {
-                    None => {
-                        return Err(CorefileError { line: number, message: "block is not closed".into() });
-                    }
+                    None => return line.error("block is not closed"),
                     Some((_, w)) if w == "}" => {
                         tokens.next();
                         return Ok(line);
                     }
-                    Some(_) => line.block.push(directive(tokens, false)?),
+                    Some(_) => line.block.push(directive(file, tokens, false)?),
                 }
             }
         }
         if word == "}" {
             if server {
-                return Err(CorefileError { line: *at, message: "unexpected '}'".into() });
+                let (file, message) = (file.clone(), "unexpected '}'".into());
+                return Err(CorefileError { file, line: *at, message });
             }
             return Ok(line);
         }
@@ -399,7 +416,7 @@ fn directive(tokens: &mut Tokens, server: bool) -> Result<Line, CorefileError> {
 
 impl Line {
     fn error<T>(&self, message: impl Into<String>) -> Result<T, CorefileError> {
-        Err(CorefileError { line: self.number, message: message.into() })
+        Err(CorefileError { file: self.file.clone(), line: self.number, message: message.into() })
     }
 
     fn name(&self) -> &str {
@@ -848,10 +865,12 @@ corp.example:53 {
 
     #[test]
     fn snippets_files_and_variables_are_filled_in() {
+        let file = |name: &str, text: &str| File { name: name.into(), text: text.to_owned() };
         let variable = |name: &str| (name == "TTL").then(|| "77".to_owned());
         let files = |pattern: &str| match pattern {
-            "extra/*.server" => Ok(vec!["corp {\n import common\n}".to_owned()]),
-            "deep" => Ok(vec!["import deep".to_owned()]),
+            "extra/*.server" => Ok(vec![file(pattern, "corp {\n import common\n}")]),
+            "deep" => Ok(vec![file(pattern, "import deep")]),
+            "wrong" => Ok(vec![file("/etc/wrong", "errors\n oops")]),
             _ => Err(std::io::Error::from(std::io::ErrorKind::NotFound)),
         };
         let sources = Sources { variable: &variable, files: &files };
@@ -860,7 +879,8 @@ corp.example:53 {
         assert_eq!(blocks.len(), 2);
         assert!(blocks.iter().all(|b| b.errors && b.cache.as_ref().unwrap().limits.max_ttl == 77));
         let error = |text: &str| parse_with(text, &sources).unwrap_err().to_string();
-        assert_eq!(error(". {\n import deep\n}"), "Corefile:1: import deep: imports lead too deep");
+        assert_eq!(error(". {\n import deep\n}"), "deep:1: import deep: imports lead too deep");
+        assert_eq!(error(". {\n import wrong\n}"), "/etc/wrong:2: unknown directive oops");
         assert!(error(". {\n import none\n}").starts_with("Corefile:2: import none: "));
     }
 
@@ -871,10 +891,13 @@ corp.example:53 {
         for name in ["b.server", "a.server", "c.other"] {
             std::fs::write(dir.join(name), name).unwrap();
         }
-        assert_eq!(files_of(&dir, "*.server").unwrap(), ["a.server", "b.server"]);
-        assert_eq!(files_of(&dir, "c.other").unwrap(), ["c.other"]);
+        let texts = |pattern: &str| -> Vec<String> {
+            files_of(&dir, pattern).unwrap().into_iter().map(|file| file.text).collect()
+        };
+        assert_eq!(texts("*.server"), ["a.server", "b.server"]);
+        assert_eq!(texts("c.other"), ["c.other"]);
         assert!(files_of(&dir, "none").is_err());
-        assert_eq!(files_of(&dir, "none/*.server").unwrap(), [""; 0]);
+        assert_eq!(texts("none/*.server"), [""; 0]);
         std::fs::remove_dir_all(&dir).unwrap();
     }
 

@@ -1,6 +1,7 @@
 //! Wiring: Corefile → blocks → sockets; informers → index; then until a signal, and the lame duck's time after.
 
 use std::{
+    cell::RefCell,
     collections::BTreeMap,
     net::IpAddr,
     path::{Path, PathBuf},
@@ -76,6 +77,7 @@ type Place = (u16, Vec<IpAddr>, Transport);
 /// What a Corefile says, ready to serve.
 struct Plan {
     blocks: Vec<corefile::Block>,
+    /// All that was read.
     text: String,
 }
 
@@ -154,14 +156,20 @@ impl Plan {
         let base = path.parent().map(Path::to_owned).unwrap_or_default();
         // One that is no UTF-8 cannot stand in a Corefile and counts as unset.
         let variable = |name: &str| std::env::var(name).ok();
-        let files = |pattern: &str| corefile::files_of(&base, pattern);
+        // What is imported may change as well.
+        let all = RefCell::new(text.clone());
+        let files = |pattern: &str| {
+            let files = corefile::files_of(&base, pattern)?;
+            files.iter().for_each(|file| all.borrow_mut().push_str(&file.text));
+            Ok(files)
+        };
         let mut blocks = corefile::parse_with(&text, &Sources { variable: &variable, files: &files })?;
         for block in &mut blocks {
             if let (Transport::Plain, 53, Some(port)) = (block.transport, block.port, config.port) {
                 block.port = port;
             }
         }
-        Ok(Self { blocks, text })
+        Ok(Self { blocks, text: all.into_inner() })
     }
 
     /// Where is listened, and with which certificates.
@@ -354,5 +362,32 @@ impl App {
                 self.watch_upstreams(tasks);
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_change_of_what_is_imported_is_a_change() {
+        let folder = std::env::temp_dir().join(format!("dns-plan-{}", std::process::id()));
+        std::fs::create_dir_all(&folder).unwrap();
+        let config = Config { corefile: folder.join("Corefile"), port: Some(1053), ..Config::default() };
+        let load = || Plan::load(&config).unwrap();
+        std::fs::write(&config.corefile, ". {\n reload\n import *.override\n}\ntls://. {\n tls a b\n}")
+            .unwrap();
+        let before = load();
+        assert_eq!(before.text, load().text);
+        assert!(before.blocks[0].cache.is_none());
+        let ports: Vec<u16> = before.blocks.iter().map(|block| block.port).collect();
+        assert_eq!(ports, [1053, 853], "the flag is for plain DNS");
+        std::fs::write(folder.join("more.override"), "cache 30").unwrap();
+        let after = load();
+        assert!(before.text != after.text && after.blocks[0].cache.is_some());
+        std::fs::write(folder.join("more.override"), "cache 30\noops").unwrap();
+        let error = Plan::load(&config).err().unwrap().to_string();
+        assert!(error.ends_with("more.override:2: unknown directive oops"), "{error}");
+        std::fs::remove_dir_all(&folder).unwrap();
     }
 }
