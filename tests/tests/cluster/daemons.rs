@@ -20,6 +20,7 @@ pub(crate) const ALONE: &[Test<Cluster>] = &[
     ("daemons end at SIGTERM, at once and in order, and traffic goes on without them", sigterm),
     ("daemons that were killed are back as if nothing had been", killed),
     ("a dead etcd stops writes alone, and its return needs no restart", etcd),
+    ("a runtime that hangs stops no container and loses no pod", hanging_runtime),
 ];
 
 /// A daemon, where it answers, and a metric that upstream's has, too.
@@ -213,6 +214,47 @@ fn works_again(c: &Cluster, ns: &str, before: &str) -> Result<()> {
     ready(c, ns, "client")?;
     fetches(c, ns, "web")?;
     run(c, ns, &["delete", "pod", &first, "client"]).map(drop)
+}
+
+/// The runtime does not answer for a while: what runs goes on, the node stays, and what was asked for meanwhile is done once
+/// it answers again.
+fn hanging_runtime(c: &Cluster, ns: &str) -> Result<()> {
+    let at = service(c, ns)?;
+    let before = containers(c, ns)?;
+    apply(c, ns, &busybox("leaves", ""))?;
+    ready(c, ns, "leaves")?;
+    c.signal("containerd", Signal::SIGSTOP)?;
+    let meanwhile = while_it_hangs(c, ns, &at);
+    c.signal("containerd", Signal::SIGCONT)?;
+    meanwhile?;
+    ready(c, ns, "comes")?;
+    c.eventually("the deleted pod is gone", 60, |c| {
+        let left = run(c, ns, &["get", "pod", "leaves", "--ignore-not-found", "-o", "name"])?;
+        Ok(left.is_empty().then_some(()))
+    })?;
+    let only = run(c, ns, &["exec", "comes", "--", "ls", "/"]);
+    ensure!(only.is_ok(), "exec into the pod that was made meanwhile: {only:?}");
+    run(c, ns, &["delete", "pod", "comes"])?;
+    works_again(c, ns, &before)
+}
+
+/// Everything that needs no runtime works, and what needs it waits.
+fn while_it_hangs(c: &Cluster, ns: &str, (node, port): &(String, u16)) -> Result<()> {
+    let lease = format!("lease/{}", only_node(c)?);
+    let renewed = |c: &Cluster| field(c, "kube-node-lease", &lease, ".spec.renewTime");
+    apply(c, ns, &busybox("comes", ""))?;
+    run(c, ns, &["delete", "pod", "leaves", "--wait=false"])?;
+    // As long as the lease takes to be renewed twice.
+    for _ in 0..2 {
+        let then = renewed(c)?;
+        c.eventually("the node renews its lease", 60, |c| Ok((renewed(c)? != then).then_some(())))?;
+        ensure!(http(node, *port)?.contains("Keelson says hello"), "traffic stopped");
+    }
+    let phase = field(c, ns, "pod/comes", ".status.phase")?;
+    ensure!(phase == "Pending", "a pod without a runtime is {phase}");
+    let going = field(c, ns, "pod/leaves", ".metadata.deletionTimestamp")?;
+    ensure!(!going.is_empty(), "a pod has ended though nobody could end it");
+    Ok(())
 }
 
 /// Waits until every leader has either renewed its lease, now that it can, or has ended.
