@@ -7,7 +7,7 @@
 use std::{
     collections::BTreeMap,
     convert::Infallible,
-    net::{Ipv6Addr, SocketAddr},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicUsize, Ordering},
@@ -27,7 +27,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use parking_lot::Mutex;
 use tokio_util::sync::CancellationToken;
 
-use crate::model::HealthCheck;
+use crate::{model::HealthCheck, sync, tables::Family};
 
 /// A client has so long to send a request's head.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
@@ -197,7 +197,12 @@ impl ServiceChecks {
             answer.headers_mut().insert("x-load-balancing-endpoint-weight", weight);
             answer
         };
-        let address = SocketAddr::from((Ipv6Addr::UNSPECIFIED, check.port));
+        // Both families come by the one of them, where the machine has it.
+        let any: IpAddr = match sync::families().contains(&Family::V6) {
+            true => Ipv6Addr::UNSPECIFIED.into(),
+            false => Ipv4Addr::UNSPECIFIED.into(),
+        };
+        let address = SocketAddr::new(any, check.port);
         serve(&self.tasks, "service-health", address, close.clone(), Arc::new(handler))?;
         Ok(OpenCheck { port: check.port, local_endpoints, close })
     }
