@@ -1,9 +1,17 @@
 //! The seven daemons as processes: what they tell of themselves, how they end, and what their absence costs.
 
+use std::path::PathBuf;
+
 use anyhow::{Context, Result, ensure};
-use nix::sys::signal::Signal;
+use nix::{
+    mount::{MntFlags, MsFlags, mount, umount2},
+    sys::signal::Signal,
+};
 use serde_json::Value;
-use tests::{Cluster, runner::Test};
+use tests::{
+    Cluster,
+    runner::{Test, say},
+};
 
 use crate::{
     apply, busybox, fetches, field, http, kubeconfig, node_address, only_node, own, pod_names, ready, run,
@@ -21,6 +29,7 @@ pub(crate) const ALONE: &[Test<Cluster>] = &[
     ("daemons that were killed are back as if nothing had been", killed),
     ("a dead etcd stops writes alone, and its return needs no restart", etcd),
     ("a runtime that hangs stops no container and loses no pod", hanging_runtime),
+    ("pods wait for room on a full disk", full_disk),
 ];
 
 /// A daemon, where it answers, and a metric that upstream's has, too.
@@ -256,6 +265,62 @@ fn while_it_hangs(c: &Cluster, ns: &str, (node, port): &(String, u16)) -> Result
     ensure!(!going.is_empty(), "a pod has ended though nobody could end it");
     Ok(())
 }
+
+/// A small file system over a folder, until it is dropped.
+struct Small(PathBuf);
+
+impl Small {
+    fn over(folder: PathBuf) -> Result<Self> {
+        let (kind, size) = ("tmpfs", "size=64k");
+        mount(Some(kind), &folder, Some(kind), MsFlags::empty(), Some(size)).context("mount")?;
+        Ok(Self(folder))
+    }
+}
+
+impl Drop for Small {
+    fn drop(&mut self) {
+        if let Err(error) = umount2(&self.0, MntFlags::MNT_DETACH) {
+            say(&format!("cannot unmount {}: {error}", self.0.display()));
+        }
+    }
+}
+
+/// The disk of the pods' folders is full: a pod whose volume does not fit waits, and starts once there is room.
+fn full_disk(c: &Cluster, ns: &str) -> Result<()> {
+    let (node, port) = service(c, ns)?;
+    let before = containers(c, ns)?;
+    run(c, ns, &["create", "configmap", "large", &format!("--from-literal=file={}", "x".repeat(100_000))])?;
+    let pods = c.state().join("nodes").join(only_node(c)?).join("kubelet/pods");
+    let small = Small::over(pods)?;
+    apply(c, ns, LARGE)?;
+    let of_pod =
+        ["get", "events", "--field-selector=involvedObject.name=large", "-o", "jsonpath={.items[*].message}"];
+    c.eventually("the pod tells that there is no room", 60, |c| {
+        Ok(run(c, ns, &of_pod)?.contains("No space left on device").then_some(()))
+    })?;
+    ensure!(http(&node, port)?.contains("Keelson says hello"), "traffic stopped");
+    drop(small);
+    ready(c, ns, "large")?;
+    let size = run(c, ns, &["exec", "large", "--", "wc", "-c", "/large/file"])?;
+    ensure!(size.starts_with("100000 "), "the file has {size}");
+    run(c, ns, &["delete", "pod", "large"])?;
+    works_again(c, ns, &before)
+}
+
+/// A pod with a volume of a hundred kilobytes.
+const LARGE: &str = "
+apiVersion: v1
+kind: Pod
+metadata: {name: large}
+spec:
+  terminationGracePeriodSeconds: 1
+  volumes: [{name: large, configMap: {name: large}}]
+  containers:
+  - name: main
+    image: keelson.local/busybox:1
+    command: [sleep, '1000']
+    volumeMounts: [{name: large, mountPath: /large}]
+";
 
 /// Waits until every leader has either renewed its lease, now that it can, or has ended.
 fn leaders_have_decided(c: &Cluster) -> Result<()> {
