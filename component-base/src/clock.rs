@@ -1,6 +1,6 @@
 //! The wall clock as a parameter, so that decisions about time can be tested exactly.
 
-use std::{fmt, sync::Arc};
+use std::{fmt, sync::Arc, time::Duration};
 
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, Time};
@@ -9,6 +9,11 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, Time};
 pub trait Clock: fmt::Debug + Send + Sync {
     /// The present moment.
     fn now(&self) -> Timestamp;
+
+    /// How long ago a moment was; zero for one to come.
+    fn since(&self, moment: Timestamp) -> Duration {
+        self.now().duration_since(moment).try_into().unwrap_or_default()
+    }
 
     /// The present moment as an API time (whole seconds when printed).
     fn time(&self) -> Time {
@@ -70,7 +75,7 @@ impl FakeClock {
     }
 
     /// Moves forward.
-    pub fn advance(&self, by: std::time::Duration) {
+    pub fn advance(&self, by: Duration) {
         let mut now = self.0.lock();
         *now += by;
     }

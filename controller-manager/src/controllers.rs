@@ -33,6 +33,7 @@ mod pod_disruption;
 mod pod_garbage_collector;
 mod podcertificaterequest;
 mod podgroup_protection;
+mod published;
 mod replicaset;
 mod replicationcontroller;
 mod resource_claim;

@@ -12,7 +12,6 @@ use component_base::{
     client,
     informer::{Informer, ListWatch},
     meta::ObjectKey,
-    metrics::{self, Stability},
     workqueue::{Outcome, WorkQueue, run_workers},
 };
 use k8s_openapi::api::certificates::v1beta1::{ClusterTrustBundle, ClusterTrustBundleSpec};
@@ -20,10 +19,9 @@ use kube::{
     Api,
     api::{DeleteParams, ObjectMeta, PostParams},
 };
-use prometheus::{HistogramVec, IntCounterVec};
 use sha2::{Digest, Sha256};
 
-use super::Context;
+use super::{Context, published::Syncs};
 
 const SIGNER: &str = "kubernetes.io/kube-apiserver-serving";
 const GATE: &str = "ClusterTrustBundle";
@@ -62,15 +60,7 @@ pub(super) fn start(ctx: &Context) {
             bundles.wait_synced().await;
             let started = clock.now();
             let done = act(&api, plan(&bundle, &bundles.store().list())).await;
-            let code = match &done {
-                Ok(()) => 200,
-                Err(kube::Error::Api(status)) => status.code,
-                Err(_) => 500,
-            };
-            let code = code.to_string();
-            SYNCS.with_label_values(&[&code]).inc();
-            let took = clock.now().duration_since(started).as_secs_f64();
-            LATENCY.with_label_values(&[&code]).observe(took);
+            SYNCS.observe(clock.since(started), &done);
             done.map(|()| Outcome::Done)
         }
     });
@@ -124,22 +114,16 @@ async fn act(api: &Api<ClusterTrustBundle>, plan: Plan) -> Result<(), kube::Erro
     failure.map_or(Ok(()), Err)
 }
 
-static SYNCS: LazyLock<IntCounterVec> = LazyLock::new(|| {
-    metrics::counter_vec(
-        "clustertrustbundle_publisher_sync_total",
-        "Number of syncs that occurred in cluster trust bundle publisher.",
-        Stability::Alpha,
-        &["code"],
-    )
-});
-
-static LATENCY: LazyLock<HistogramVec> = LazyLock::new(|| {
-    metrics::histogram_vec(
-        "clustertrustbundle_publisher_sync_duration_seconds",
-        "The time it took to sync a cluster trust bundle.",
-        Stability::Alpha,
-        &["code"],
-        (0..15).map(|n| 0.001 * f64::from(1 << n)).collect(),
+static SYNCS: LazyLock<Syncs> = LazyLock::new(|| {
+    Syncs::register(
+        [
+            "clustertrustbundle_publisher_sync_total",
+            "Number of syncs that occurred in cluster trust bundle publisher.",
+        ],
+        [
+            "clustertrustbundle_publisher_sync_duration_seconds",
+            "The time it took to sync a cluster trust bundle.",
+        ],
     )
 });
 

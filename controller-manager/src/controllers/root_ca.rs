@@ -6,14 +6,12 @@ use component_base::{
     client,
     informer::ListWatch,
     meta::ObjectKey,
-    metrics::{self, Stability, exponential_buckets},
     workqueue::{Outcome, WorkQueue, run_workers},
 };
 use k8s_openapi::api::core::v1::{ConfigMap, Namespace};
 use kube::{Api, api::PostParams};
-use prometheus::{HistogramVec, IntCounterVec};
 
-use super::{Context, enqueue_changes, serviceaccount::is_active};
+use super::{Context, enqueue_changes, published::Syncs, serviceaccount::is_active};
 
 const NAME: &str = "kube-root-ca.crt";
 const KEY: &str = "ca.crt";
@@ -57,36 +55,22 @@ pub(super) fn start(ctx: &Context) {
             let action = plan(namespace.as_deref(), map.as_deref(), &bundle);
             let api = Api::namespaced(client, &key.name);
             let done = act(action, map.as_deref(), &api, &bundle).await;
-            let code = match &done {
-                Ok(()) => 200,
-                Err(kube::Error::Api(status)) => status.code,
-                Err(_) => 500,
-            };
-            let code = code.to_string();
-            SYNCS.with_label_values(&[&code]).inc();
-            let took = clock.now().duration_since(started).as_secs_f64();
-            LATENCY.with_label_values(&[&code]).observe(took);
+            SYNCS.observe(clock.since(started), &done);
             done.map(|()| Outcome::Done)
         }
     });
 }
 
-static SYNCS: LazyLock<IntCounterVec> = LazyLock::new(|| {
-    metrics::counter_vec(
-        "root_ca_cert_publisher_sync_total",
-        "Number of namespace syncs happened in root ca cert publisher.",
-        Stability::Alpha,
-        &["code"],
-    )
-});
-
-static LATENCY: LazyLock<HistogramVec> = LazyLock::new(|| {
-    metrics::histogram_vec(
-        "root_ca_cert_publisher_sync_duration_seconds",
-        "How long namespace syncs took in root ca cert publisher.",
-        Stability::Alpha,
-        &["code"],
-        exponential_buckets(0.001, 2.0, 15),
+static SYNCS: LazyLock<Syncs> = LazyLock::new(|| {
+    Syncs::register(
+        [
+            "root_ca_cert_publisher_sync_total",
+            "Number of namespace syncs happened in root ca cert publisher.",
+        ],
+        [
+            "root_ca_cert_publisher_sync_duration_seconds",
+            "How long namespace syncs took in root ca cert publisher.",
+        ],
     )
 });
 
