@@ -59,6 +59,12 @@ impl ClientOptions {
             content_type: "application/json".to_owned(),
         }
     }
+
+    /// These options for a client that sends many requests: `qps` times as many per second, `burst` times as many at once.
+    #[must_use]
+    pub fn scaled(&self, qps: f32, burst: u32) -> ClientOptions {
+        ClientOptions { qps: self.qps * qps, burst: self.burst.saturating_mul(burst), ..self.clone() }
+    }
 }
 
 /// Why no client could be made.
@@ -134,6 +140,13 @@ impl SharedConnection {
             namespace: config.default_namespace,
             options: options.clone(),
         })
+    }
+
+    /// The same connection, whose clients have other limits and else the same options.
+    #[must_use]
+    pub fn with_limits_of(&self, options: &ClientOptions) -> SharedConnection {
+        let options = ClientOptions { qps: options.qps, burst: options.burst, ..self.options.clone() };
+        SharedConnection { options, ..self.clone() }
     }
 
     /// A client for one identity. `name` is appended to the user agent.
@@ -370,6 +383,14 @@ fn has_code(error: &kube::Error, code: u16) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn limits_are_scaled_where_there_are_any() {
+        let of =
+            |qps: f32, burst: u32| ClientOptions { qps, burst, ..ClientOptions::new("x") }.scaled(20.0, 100);
+        assert_eq!((of(20.0, 30).qps, of(20.0, 30).burst), (400.0, 3000));
+        assert!(of(-1.0, 30).qps < 0.0);
+    }
 
     #[test]
     fn events_are_told_by_their_path() {

@@ -7,7 +7,7 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use component_base::{
-    client::{self, ClientError, SharedConnection},
+    client::{self, ClientError, ClientOptions, SharedConnection},
     task::Tasks,
     workqueue::chain,
 };
@@ -92,7 +92,7 @@ impl Identities {
     }
 
     /// The client of a controller, `daemon` for those without an identity of their own. The others' requests wait
-    /// for their first token.
+    /// for their first token. `hurried` has the limits of a controller that sends many requests.
     ///
     /// # Errors
     /// When no client can be made.
@@ -100,6 +100,7 @@ impl Identities {
         &self,
         controller: &'static str,
         daemon: &Client,
+        hurried: Option<&ClientOptions>,
         tasks: &Tasks,
     ) -> Result<Client, ClientError> {
         if AS_DAEMON.contains(&controller) {
@@ -111,7 +112,11 @@ impl Identities {
             return Ok(client.clone());
         }
         let (sender, bearer) = watch::channel(None);
-        let client = self.connection.client(account, bearer)?;
+        let connection = match hurried {
+            Some(options) => self.connection.with_limits_of(options),
+            None => self.connection.clone(),
+        };
+        let client = connection.client(account, bearer)?;
         let (own, drain) = (self.own.clone(), tasks.drain());
         tasks.spawn(format!("token of {account}"), async move {
             drain.run_until_cancelled(keep(&own, account, &sender)).await;

@@ -20,6 +20,10 @@ use crate::{
     settings::{self, Settings, SettingsError},
 };
 
+/// Controllers whose requests are many and short: they may send twenty times as many as others, and a hundred times as
+/// many at once, as upstream's may.
+const HURRIED: &[&str] = &["namespace-controller", "storage-version-migrator-controller"];
+
 /// The daemon.
 #[derive(Debug)]
 pub struct ControllerManager;
@@ -112,6 +116,8 @@ impl Daemon for ControllerManager {
             }
             false => None,
         };
+        let hurried = config.client.scaled(20.0, 100);
+        let hurried_client = client::connect(&hurried).await?;
         let (selection, settings) = (config.selection, Arc::new(config.settings));
         let lead = move |group: Tasks| async move {
             let ctx = Context {
@@ -124,8 +130,13 @@ impl Daemon for ControllerManager {
             for controller in controllers::ALL.iter().filter(|c| controllers::is_enabled(c.name, &selection))
             {
                 let mut ctx = ctx.clone();
+                let hurries = HURRIED.contains(&controller.name);
+                if hurries {
+                    ctx.client = hurried_client.clone();
+                }
                 if let Some(identities) = &identities {
-                    match identities.client(controller.name, &ctx.client, &group) {
+                    let hurried = hurries.then_some(&hurried);
+                    match identities.client(controller.name, &ctx.client, hurried, &group) {
                         Ok(client) => ctx.client = client,
                         Err(error) => return group.fail(format!("{}: {error}", controller.name)),
                     }
