@@ -19,6 +19,8 @@ const PEACE: Duration = Duration::from_secs(60);
 /// Least time between comparisons of contents, and how many times as long as one takes.
 const AUDIT: Duration = Duration::from_secs(2);
 const SHARE: u32 = 100;
+/// How many times in a row a table nobody touched may be wrong.
+const STRIKES: u32 = 3;
 /// Longest time without a look.
 const LONGEST: Duration = Duration::from_secs(30);
 
@@ -41,8 +43,11 @@ struct Audit {
     not_before: Option<Instant>,
     /// Families whose contents were others', until they have been seen to be right.
     altered: BTreeSet<Family>,
-    /// The kernel says things in other words than we do, so that comparing leads nowhere.
-    useless: bool,
+    /// Whether others have changed anything since a table was made.
+    touched: bool,
+    /// How many times in a row a table was wrong that nobody had touched since it was made: the kernel says things in
+    /// other words than we do then, and comparing leads nowhere.
+    strikes: u32,
 }
 
 /// When tables that were lost are looked at again.
@@ -91,6 +96,7 @@ impl Guard {
     pub fn made(&mut self, kernel: &mut Kernel, family: Family) -> Result<(), KernelError> {
         // What was done until now is known by the handle alone.
         kernel.others_changed()?;
+        self.audit.touched = false;
         match kernel.handle(family)? {
             Some(handle) => drop(self.handles.insert(family, handle)),
             None => drop(self.handles.remove(&family)),
@@ -106,7 +112,7 @@ impl Guard {
         if self.truce.holds(now) || !kernel.others_changed()? {
             return Ok(Vec::new());
         }
-        self.audit.due = true;
+        (self.audit.due, self.audit.touched) = (true, true);
         let mut lost = Vec::new();
         for (family, handle) in &self.handles {
             if kernel.handle(*family)? != Some(*handle) || kernel.rules(*family, self.entry)? == 0 {
@@ -146,13 +152,14 @@ impl Guard {
             }
         }
         self.audit.done(now, began.elapsed(), whole);
-        // Tables that were made anew and are wrong at once were not changed by others.
-        if altered.iter().any(|family| self.audit.altered.contains(family)) && !kernel.others_changed()? {
-            tracing::warn!(
-                "the kernel lists our tables in other words than ours; their contents are not compared"
-            );
-            self.audit.useless = true;
-            return Ok(Vec::new());
+        if altered.iter().any(|family| self.audit.altered.contains(family)) && !self.audit.touched {
+            self.audit.strikes += 1;
+            if self.audit.strikes == STRIKES {
+                tracing::warn!("the kernel lists our tables in other words; their contents are not compared");
+                return Ok(Vec::new());
+            }
+        } else {
+            self.audit.strikes = 0;
         }
         self.audit.altered.extend(&altered);
         if !altered.is_empty() {
@@ -166,7 +173,7 @@ impl Guard {
 
 impl Audit {
     fn is_due(&self, now: Instant) -> bool {
-        self.due && !self.useless && self.not_before.is_none_or(|at| now >= at)
+        self.due && self.strikes < STRIKES && self.not_before.is_none_or(|at| now >= at)
     }
 
     /// A look that took so long is over; one that was disturbed is taken again.

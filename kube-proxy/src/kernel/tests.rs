@@ -203,6 +203,13 @@ fn what_others_change_inside_is_noticed_and_set_right_and_connections_live() {
             client.read_exact(&mut [0]).unwrap();
             now += Duration::from_secs(60);
         }
+        for _ in 0..5 {
+            // Again and again, before there was a look at what was made anew.
+            run("nft", &[changes[0]]);
+            assert!(syncer.lost(now).unwrap());
+            syncer.sync(&served, &settings()).unwrap();
+            now += Duration::from_secs(60);
+        }
         run("nft", &["add", "table", "ip", "other"]);
         run("nft", &["add", "chain", "ip", "other", "some"]);
         assert!(!syncer.lost(now).unwrap(), "others' tables are theirs");
