@@ -5,6 +5,7 @@ use std::{
     net::TcpStream,
     os::unix::net::UnixStream,
     sync::{Arc, Mutex},
+    thread,
 };
 
 use anyhow::{Result, anyhow, ensure};
@@ -44,11 +45,17 @@ fn front(_: &(), _: &str) -> Result<()> {
     let mut answer = String::new();
     stream.read_to_string(&mut answer)?;
     ensure!(answer.contains("--shutdown-send-retry-after"), "{answer}");
-    let mut watch = plane.admin()?.watch("/api/v1/namespaces?watch=true&sendInitialEvents=false")?;
-    let ended = plane.terminate_api()?;
+    let mut watch = plane.admin()?.watch("/api/v1/namespaces?watch=true")?;
+    watch.expect("ADDED")?;
+    let running = &plane;
+    let ended = thread::scope(move |scope| {
+        let ending = scope.spawn(|| running.terminate_api());
+        while watch.more()?.is_some() {}
+        // Watches end before connections do: a client that reads no more would not hear of that.
+        drop(watch);
+        ending.join().map_err(|_| anyhow!("the wait panicked"))?
+    })?;
     ensure!(ended.success(), "{ended}: {}", plane.logs());
-    // Its last words may be an event; then it has ended.
-    while let Ok(Some(_)) = watch.more() {}
     Ok(())
 }
 
