@@ -2,6 +2,7 @@
 //! for but judged by the authenticator, so that a bad one gives 401 and not a handshake failure (as upstream's servers do).
 
 pub mod named;
+pub mod trust;
 
 use std::{path::Path, path::PathBuf, sync::Arc};
 

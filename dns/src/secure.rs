@@ -5,28 +5,18 @@
 
 use std::{path::PathBuf, sync::Arc};
 
-use component_base::tls::{self, AnyClientCertificate, ServingCertificate, TlsError};
-use rustls::{
-    CertificateError, ClientConfig, DigitallySignedStruct, Error, RootCertStore, ServerConfig,
-    SignatureScheme,
-    client::{
-        VerifierBuilderError, WebPkiServerVerifier,
-        danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
-        verify_server_name,
-    },
-    crypto::{CryptoProvider, aws_lc_rs},
-    server::{ParsedCertificate, ResolvesServerCert, WebPkiClientVerifier},
+use component_base::tls::{
+    self, AnyClientCertificate, ServingCertificate, TlsError,
+    trust::{ServerTrust, system_roots},
 };
-use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls::{
+    ClientConfig, Error, RootCertStore, ServerConfig,
+    crypto::{CryptoProvider, aws_lc_rs},
+    server::{ResolvesServerCert, WebPkiClientVerifier},
+};
 
 use crate::corefile::{ClientAuth, Identity, Tls};
 
-/// Where systems keep the authorities they trust.
-const SYSTEM: [&str; 3] = [
-    "/etc/ssl/certs/ca-certificates.crt",
-    "/etc/pki/tls/certs/ca-bundle.crt",
-    "/etc/pki/ca-trust/extracted/pem/tls-ca-bundle.pem",
-];
 /// The protocol's name in handshakes.
 const ALPN: &[u8] = b"dot";
 
@@ -107,11 +97,14 @@ fn server_config(
 /// # Errors
 /// When a file is unusable.
 pub fn client_config(identity: &Identity) -> Result<Arc<ClientConfig>, TlsError> {
+    let authorities = identity.authorities.as_ref();
+    let pinned = authorities.map(|file| tls::load_certificates(file)).transpose()?.unwrap_or_default();
+    let trust = ServerTrust::new(roots(authorities)?, pinned).map_err(TlsError::Settings)?;
     let builder = ClientConfig::builder_with_provider(provider())
         .with_safe_default_protocol_versions()
         .map_err(TlsError::Settings)?
         .dangerous()
-        .with_custom_certificate_verifier(Arc::new(Verifier::new(identity)?));
+        .with_custom_certificate_verifier(Arc::new(trust));
     let mut config = match &identity.pair {
         None => builder.with_no_client_auth(),
         Some((certificate, key)) => builder
@@ -122,89 +115,9 @@ pub fn client_config(identity: &Identity) -> Result<Arc<ClientConfig>, TlsError>
     Ok(Arc::new(config))
 }
 
-/// Checks the chain. An authority that serves with its own certificate is no chain to the library, but where just that
-/// certificate is to be believed there is nothing left to doubt.
-#[derive(Debug)]
-struct Verifier {
-    chain: Arc<WebPkiServerVerifier>,
-    pinned: Vec<CertificateDer<'static>>,
-}
-
-impl Verifier {
-    fn new(identity: &Identity) -> Result<Self, TlsError> {
-        let roots = Arc::new(roots(identity.authorities.as_ref())?);
-        let chain = WebPkiServerVerifier::builder_with_provider(roots, provider());
-        let unusable = |error: VerifierBuilderError| TlsError::Settings(Error::General(error.to_string()));
-        let pinned = identity.authorities.as_ref().map(|file| tls::load_certificates(file)).transpose()?;
-        Ok(Self { chain: chain.build().map_err(unusable)?, pinned: pinned.unwrap_or_default() })
-    }
-
-    /// What is left to check of a certificate that is believed: its time, and the name it bears.
-    fn verify_pinned(leaf: &CertificateDer<'_>, name: &ServerName<'_>, now: UnixTime) -> Result<(), Error> {
-        let bad = |why| Error::InvalidCertificate(why);
-        let (_, parsed) =
-            x509_parser::parse_x509_certificate(leaf).map_err(|_| bad(CertificateError::BadEncoding))?;
-        let at = i64::try_from(now.as_secs()).unwrap_or(i64::MAX);
-        let validity = parsed.validity();
-        if at < validity.not_before.timestamp() || at > validity.not_after.timestamp() {
-            return Err(bad(CertificateError::Expired));
-        }
-        verify_server_name(&ParsedCertificate::try_from(leaf)?, name)
-    }
-}
-
-impl ServerCertVerifier for Verifier {
-    fn verify_server_cert(
-        &self,
-        leaf: &CertificateDer<'_>,
-        intermediates: &[CertificateDer<'_>],
-        name: &ServerName<'_>,
-        ocsp: &[u8],
-        now: UnixTime,
-    ) -> Result<ServerCertVerified, Error> {
-        match self.chain.verify_server_cert(leaf, intermediates, name, ocsp, now) {
-            Err(_) if self.pinned.contains(leaf) => {
-                Self::verify_pinned(leaf, name, now).map(|()| ServerCertVerified::assertion())
-            }
-            verified => verified,
-        }
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        leaf: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        self.chain.verify_tls12_signature(message, leaf, signature)
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        leaf: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        self.chain.verify_tls13_signature(message, leaf, signature)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.chain.supported_verify_schemes()
-    }
-}
-
 /// Authorities of a file, or those of the system, which may have none.
 fn roots(file: Option<&PathBuf>) -> Result<RootCertStore, TlsError> {
-    if let Some(file) = file {
-        return tls::load_roots(file);
-    }
-    let mut roots = RootCertStore::empty();
-    let found = SYSTEM.iter().map(PathBuf::from).find(|path| path.exists());
-    if let Some(found) = found {
-        // Systems have some that are no use here.
-        let (_added, _left_out) = roots.add_parsable_certificates(tls::load_certificates(&found)?);
-    }
-    Ok(roots)
+    file.map_or_else(|| Ok(system_roots()), |file| tls::load_roots(file))
 }
 
 #[cfg(test)]
@@ -249,8 +162,6 @@ pub(crate) mod testing {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::{testing::Files, *};
 
     #[test]
@@ -272,34 +183,6 @@ mod tests {
         std::fs::remove_file(&files.directive.key).unwrap();
         served.refresh();
         assert!(served.read.is_some(), "what was read stays");
-    }
-
-    #[test]
-    fn an_authority_may_serve_by_itself_under_its_name_and_in_its_time() {
-        let folder = std::env::temp_dir().join(format!("dns-tls-authority-{}", std::process::id()));
-        std::fs::create_dir_all(&folder).unwrap();
-        let key = rcgen::KeyPair::generate().unwrap();
-        let mut params = rcgen::CertificateParams::new(["dns.example".to_owned()]).unwrap();
-        params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
-        params.not_before = rcgen::date_time_ymd(2020, 1, 1);
-        params.not_after = rcgen::date_time_ymd(2030, 1, 1);
-        let made = params.self_signed(&key).unwrap();
-        let file = folder.join("ca.crt");
-        std::fs::write(&file, made.pem()).unwrap();
-        let verifier = Verifier::new(&Identity { pair: None, authorities: Some(file) }).unwrap();
-        std::fs::remove_dir_all(&folder).unwrap();
-        let at =
-            |year: u64| UnixTime::since_unix_epoch(Duration::from_secs((year - 1970) * 31_557_600 + 86_400));
-        let believed = |leaf: &rcgen::Certificate, name: &str, year| {
-            let name = ServerName::try_from(name.to_owned()).unwrap();
-            verifier.verify_server_cert(leaf.der(), &[], &name, &[], at(year)).is_ok()
-        };
-        assert!(believed(&made, "dns.example", 2025));
-        assert!(!believed(&made, "other.example", 2025));
-        assert!(!believed(&made, "dns.example", 2031));
-        assert!(!believed(&made, "dns.example", 2019));
-        let stranger = rcgen::generate_simple_self_signed(["dns.example".to_owned()]).unwrap().cert;
-        assert!(!believed(&stranger, "dns.example", 2025));
     }
 
     #[test]
