@@ -14,6 +14,7 @@ use component_base::{
     serving::{self, SecureServingOptions, ServingError, Shown},
     tls,
 };
+use futures::FutureExt as _;
 use hyper::service::service_fn;
 use hyper_util::{
     rt::{TokioExecutor, TokioIo, TokioTimer},
@@ -66,10 +67,12 @@ impl Listener {
         self.address
     }
 
-    /// Accepts connections until the server drains, then lets those in flight end.
+    /// Accepts connections until the server drains, then lets those in flight end for the time of `grace`: a client that
+    /// reads nothing any more does not hear that they are to.
     pub async fn serve(self, server: Arc<Server>, grace: Duration) {
         self.shown.spawn_reload(&server.tasks);
-        let (connections, end) = (TaskTracker::new(), CancellationToken::new());
+        let (connections, end, cut) =
+            (TaskTracker::new(), CancellationToken::new(), CancellationToken::new());
         loop {
             let accepted = tokio::select! {
                 accepted = self.listener.accept() => accepted,
@@ -79,7 +82,8 @@ impl Listener {
                 Ok((stream, _)) => {
                     let acceptor = self.acceptor.clone();
                     let one = connection(server.clone(), acceptor, self.max_streams, stream, end.clone());
-                    server.tasks.spawn_contained("connection", connections.track_future(one));
+                    let one = cut.clone().run_until_cancelled_owned(one);
+                    server.tasks.spawn_contained("connection", connections.track_future(one.map(drop)));
                 }
                 Err(error) => {
                     tracing::warn!(%error, "accepting a connection failed");
@@ -91,7 +95,9 @@ impl Listener {
         connections.close();
         end.cancel();
         if tokio::time::timeout(grace, connections.wait()).await.is_err() {
-            tracing::warn!(open = connections.len(), "connections were cut at the end of the grace period");
+            tracing::warn!(open = connections.len(), "connections are cut at the end of the grace period");
+            cut.cancel();
+            connections.wait().await;
         }
     }
 }
