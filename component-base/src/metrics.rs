@@ -77,7 +77,7 @@ pub fn exponential_buckets(start: f64, factor: f64, count: usize) -> Vec<f64> {
     std::iter::successors(Some(start), |bound| Some(bound * factor)).take(count).collect()
 }
 
-fn opts(name: &str, help: &str, stability: Stability) -> Opts {
+pub(crate) fn opts(name: &str, help: &str, stability: Stability) -> Opts {
     Opts::new(name, format!("{}{help}", stability.prefix()))
 }
 
@@ -90,6 +90,11 @@ fn register<C: Collector + Clone + 'static>(made: prometheus::Result<C>) -> C {
         tracing::error!(%error, "metric registered twice");
     }
     collector
+}
+
+/// A collector of its own making.
+pub fn collector<C: Collector + Clone + 'static>(make: impl FnOnce() -> prometheus::Result<C>) -> C {
+    register(make())
 }
 
 /// A counter.

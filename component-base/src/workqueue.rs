@@ -5,24 +5,23 @@
 //! of 10 per second (burst 100) allows.
 
 use std::{
-    collections::{HashMap, HashSet, VecDeque},
+    collections::{HashMap, VecDeque},
     error::Error,
     fmt::Display,
     future::Future,
     hash::Hash,
-    sync::{Arc, LazyLock},
+    sync::Arc,
     time::Duration,
 };
 
 use parking_lot::Mutex;
-use prometheus::{Histogram, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec};
 use tokio::{sync::Notify, time::Instant};
 use tokio_util::time::{DelayQueue, delay_queue};
 
-use crate::{
-    metrics::{self, Stability},
-    task::Tasks,
-};
+use self::metrics::{Progress, QueueMetrics, Worked};
+use crate::task::Tasks;
+
+mod metrics;
 
 /// How often failures of one item and of the whole queue are retried.
 #[derive(Clone, Copy, Debug)]
@@ -67,8 +66,9 @@ struct Inner<T> {
 
 #[derive(Debug)]
 struct State<T> {
-    queue: VecDeque<(T, Instant)>,
-    dirty: HashSet<T>,
+    queue: VecDeque<T>,
+    /// Items to hand out, since when: those of `queue`, and those in work that were added again.
+    dirty: HashMap<T, Instant>,
     processing: HashMap<T, Instant>,
     waiting: DelayQueue<T>,
     waiting_keys: HashMap<T, delay_queue::Key>,
@@ -89,7 +89,7 @@ impl<T: Clone + Eq + Hash + Send + 'static> WorkQueue<T> {
         let metrics = QueueMetrics::new(&name);
         let state = State {
             queue: VecDeque::new(),
-            dirty: HashSet::new(),
+            dirty: HashMap::new(),
             processing: HashMap::new(),
             waiting: DelayQueue::new(),
             waiting_keys: HashMap::new(),
@@ -97,9 +97,9 @@ impl<T: Clone + Eq + Hash + Send + 'static> WorkQueue<T> {
             bucket: Bucket::new(limits.qps, limits.burst),
             shut_down: false,
         };
-        WorkQueue {
-            inner: Arc::new(Inner { name, limits, state: Mutex::new(state), ready: Notify::new(), metrics }),
-        }
+        let inner = Arc::new(Inner { name, limits, state: Mutex::new(state), ready: Notify::new(), metrics });
+        metrics::watch(&inner.name, &(inner.clone() as Arc<dyn Progress>));
+        WorkQueue { inner }
     }
 
     /// The name given at creation.
@@ -114,15 +114,16 @@ impl<T: Clone + Eq + Hash + Send + 'static> WorkQueue<T> {
     }
 
     fn insert(&self, state: &mut State<T>, item: T) {
-        if state.shut_down || !state.dirty.insert(item.clone()) {
+        if state.shut_down || state.dirty.contains_key(&item) {
             return;
         }
+        state.dirty.insert(item.clone(), Instant::now());
         self.inner.metrics.adds.inc();
+        self.inner.metrics.depth.set(state.dirty.len() as i64);
         if state.processing.contains_key(&item) {
             return;
         }
-        state.queue.push_back((item, Instant::now()));
-        self.inner.metrics.depth.set(state.queue.len() as i64);
+        state.queue.push_back(item);
         self.inner.ready.notify_one();
     }
 
@@ -214,11 +215,11 @@ impl<T: Clone + Eq + Hash + Send + 'static> WorkQueue<T> {
     }
 
     fn take(&self, state: &mut State<T>) -> Option<T> {
-        let (item, since) = state.queue.pop_front()?;
+        let item = state.queue.pop_front()?;
         let now = Instant::now();
-        self.inner.metrics.depth.set(state.queue.len() as i64);
+        let since = state.dirty.remove(&item).unwrap_or(now);
+        self.inner.metrics.depth.set(state.dirty.len() as i64);
         self.inner.metrics.queued.observe((now - since).as_secs_f64());
-        state.dirty.remove(&item);
         state.processing.insert(item.clone(), now);
         if !state.queue.is_empty() {
             // Permits of notify_one do not add up: pass the hint on to the next idle worker.
@@ -233,9 +234,8 @@ impl<T: Clone + Eq + Hash + Send + 'static> WorkQueue<T> {
         if let Some(since) = state.processing.remove(item) {
             self.inner.metrics.worked.observe(since.elapsed().as_secs_f64());
         }
-        if state.dirty.contains(item) {
-            state.queue.push_back((item.clone(), Instant::now()));
-            self.inner.metrics.depth.set(state.queue.len() as i64);
+        if state.dirty.contains_key(item) {
+            state.queue.push_back(item.clone());
             self.inner.ready.notify_one();
         } else if state.shut_down {
             self.inner.ready.notify_waiters();
@@ -261,6 +261,14 @@ impl<T: Clone + Eq + Hash + Send + 'static> WorkQueue<T> {
         drop(state);
         self.inner.ready.notify_waiters();
         self.inner.ready.notify_one();
+    }
+}
+
+impl<T: Send> Progress for Inner<T> {
+    fn worked(&self) -> Worked {
+        let mut worked = Worked::default();
+        self.state.lock().processing.values().for_each(|since| worked.add(since.elapsed()));
+        worked
     }
 }
 
@@ -368,70 +376,6 @@ pub fn chain(error: &dyn Error) -> String {
         cause = error.source();
     }
     text
-}
-
-#[derive(Debug)]
-struct QueueMetrics {
-    adds: IntCounter,
-    retries: IntCounter,
-    depth: IntGauge,
-    queued: Histogram,
-    worked: Histogram,
-}
-
-struct Families {
-    adds: IntCounterVec,
-    retries: IntCounterVec,
-    depth: IntGaugeVec,
-    queued: HistogramVec,
-    worked: HistogramVec,
-}
-
-static FAMILIES: LazyLock<Families> = LazyLock::new(|| {
-    let labels = &["name"];
-    let buckets = || metrics::exponential_buckets(10e-9, 10.0, 10);
-    let alpha = Stability::Alpha;
-    Families {
-        adds: metrics::counter_vec(
-            "workqueue_adds_total",
-            "Total number of adds handled by workqueue",
-            alpha,
-            labels,
-        ),
-        retries: metrics::counter_vec(
-            "workqueue_retries_total",
-            "Total number of retries handled by workqueue",
-            alpha,
-            labels,
-        ),
-        depth: metrics::gauge_vec("workqueue_depth", "Current depth of workqueue", alpha, labels),
-        queued: metrics::histogram_vec(
-            "workqueue_queue_duration_seconds",
-            "How long in seconds an item stays in workqueue before being requested.",
-            alpha,
-            labels,
-            buckets(),
-        ),
-        worked: metrics::histogram_vec(
-            "workqueue_work_duration_seconds",
-            "How long in seconds processing an item from workqueue takes.",
-            alpha,
-            labels,
-            buckets(),
-        ),
-    }
-});
-
-impl QueueMetrics {
-    fn new(name: &str) -> QueueMetrics {
-        QueueMetrics {
-            adds: FAMILIES.adds.with_label_values(&[name]),
-            retries: FAMILIES.retries.with_label_values(&[name]),
-            depth: FAMILIES.depth.with_label_values(&[name]),
-            queued: FAMILIES.queued.with_label_values(&[name]),
-            worked: FAMILIES.worked.with_label_values(&[name]),
-        }
-    }
 }
 
 #[cfg(test)]

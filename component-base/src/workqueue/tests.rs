@@ -120,3 +120,28 @@ async fn workers_retry_failures_and_requeue() {
     assert_eq!(queue.num_requeues(&"a".to_owned()), 0);
     assert_eq!(tasks.shutdown(Duration::from_secs(1)).await, 0);
 }
+
+#[tokio::test(start_paused = true)]
+async fn what_is_in_work_is_told_while_it_is() {
+    let queue = WorkQueue::new("in-work");
+    let told = |name: &str| {
+        let text = String::from_utf8(crate::metrics::encode().unwrap()).unwrap();
+        let line = format!("workqueue_{name}{{name=\"in-work\"}} ");
+        let value = text.lines().find_map(|l| l.strip_prefix(&line)).map(|v| v.parse::<f64>().unwrap());
+        value.unwrap_or_else(|| panic!("no {name} in {text}"))
+    };
+    for item in ["a", "b", "c"] {
+        queue.add(item);
+    }
+    assert_eq!((told("depth"), told("unfinished_work_seconds")), (3.0, 0.0));
+    assert_eq!(queue.get().await, Some("a"));
+    tokio::time::advance(Duration::from_secs(2)).await;
+    assert_eq!(queue.get().await, Some("b"));
+    tokio::time::advance(Duration::from_secs(1)).await;
+    queue.add("a");
+    assert_eq!((told("depth"), told("adds_total")), (2.0, 4.0), "one in the queue, one again");
+    assert_eq!((told("unfinished_work_seconds"), told("longest_running_processor_seconds")), (4.0, 3.0));
+    queue.done(&"a");
+    assert_eq!((told("unfinished_work_seconds"), told("longest_running_processor_seconds")), (1.0, 1.0));
+    drop(queue);
+}
