@@ -4,6 +4,7 @@
 //! and termination told apart, slices changed as little as possible, hints that keep traffic near.
 
 mod hints;
+mod metrics;
 mod plan;
 
 use std::sync::Arc;
@@ -62,6 +63,7 @@ struct Controller {
     nodes: Informer<Node>,
     times: Arc<TriggerTimes>,
     recorder: Recorder,
+    sums: Arc<metrics::Sums>,
     /// Most endpoints in a slice.
     most: usize,
 }
@@ -74,6 +76,7 @@ pub(super) fn start(ctx: &Context) {
         nodes: ctx.informers.get(ListWatch::default()),
         times: Arc::default(),
         recorder: ctx.recorder("endpoint-slice-controller"),
+        sums: Arc::default(),
         most: ctx.settings.slice_endpoints,
     };
     let queue: WorkQueue<ObjectKey> = WorkQueue::new("endpoint_slice");
@@ -94,7 +97,11 @@ pub(super) fn start(ctx: &Context) {
     controller.nodes.on_event(move |event| watching.follow_nodes(&event, &of_node));
     run_workers(&ctx.tasks, &queue, ctx.workers("concurrent-service-endpoint-syncs"), move |key| {
         let controller = controller.clone();
-        async move { controller.sync(&key).await.map(|()| Outcome::Done) }
+        async move {
+            let done = controller.sync(&key).await;
+            metrics::synced(&done);
+            done.map(|()| Outcome::Done)
+        }
     });
 }
 
@@ -134,6 +141,7 @@ impl Controller {
         // A service that is gone takes its slices with it by ownership.
         let Some(service) = self.services.store().get(key) else {
             self.times.forget(key);
+            self.sums.forget(key);
             return Ok(());
         };
         if service.metadata.deletion_timestamp.is_some() || !service_pods::has_pods(&service) {
@@ -146,9 +154,13 @@ impl Controller {
         let nodes = plan::Nodes::of(&self.nodes.store().list());
         let trigger = self.times.observe(key, &service, &pods);
         let plan = plan::plan(&service, &pods, &slices, &nodes, self.most, trigger);
+        let (counts, changes) = metrics::count(&service, &slices, &plan.actions, self.most);
+        self.sums.observe(key, &service, counts, changes);
         let owner = new_controller_ref(service.as_ref());
         for action in plan.actions {
+            let told = metrics::Operation::of(&action);
             self.slices.act(key, Some(&owner), action).await?;
+            told.carried_out();
         }
         let regarding = reference(service.as_ref());
         for told in plan.told {

@@ -38,10 +38,10 @@ pub(super) struct Nodes {
 }
 
 /// What one family of slices is about: address type and resolved ports.
-type Group = (String, Vec<Port>);
+pub(super) type Group = (String, Vec<Port>);
 
 /// A port as it stands in a slice: name, protocol, number, application protocol.
-type Port = (String, String, i32, Option<String>);
+pub(super) type Port = (String, String, i32, Option<String>);
 
 /// A slice that stays and the endpoints it is to hold.
 type Kept = (Arc<EndpointSlice>, Vec<Endpoint>);
@@ -243,7 +243,7 @@ fn slice_port((name, protocol, number, app): &Port) -> EndpointPort {
     }
 }
 
-fn group_of(slice: &EndpointSlice) -> Group {
+pub(super) fn group_of(slice: &EndpointSlice) -> Group {
     let port = |p: &EndpointPort| {
         let text = |s: &Option<String>| s.clone().unwrap_or_default();
         (text(&p.name), text(&p.protocol), p.port.unwrap_or(0), p.app_protocol.clone())
