@@ -50,11 +50,17 @@ const NO_ALPHA_LOGGING: &str = "the feature LoggingAlphaOptions is off, and cann
 const FLAGS: &[Fixed] = &[
     fixed("storage-backend", Kind::String, "", "where objects are stored: etcd3")
         .only(|value| matches!(value, "" | "etcd3"), "etcd3 is the only storage backend"),
-    fixed("storage-media-type", Kind::String, "application/vnd.kubernetes.protobuf", "form objects are stored in")
-        .only(
-            |value| value == "application/vnd.kubernetes.protobuf",
-            "objects are written as application/vnd.kubernetes.protobuf only",
-        ),
+    // The default is upstream's, so that whoever states it is not refused.
+    fixed(
+        "storage-media-type",
+        Kind::String,
+        "application/vnd.kubernetes.protobuf",
+        "form objects are stored in; those of upstream's server are read in every form, and written as JSON, which it reads",
+    )
+    .only(
+        |value| matches!(value, "application/vnd.kubernetes.protobuf" | "application/json"),
+        "objects are written as JSON only",
+    ),
     fixed("watch-cache", Kind::Bool, "true", "serve reads from memory")
         .only(is_on, "all reads are served from the cache; it cannot be switched off"),
     fixed(
