@@ -7,6 +7,7 @@
 //! KEP-4951 tolerances). Every autoscaler is looked at every `--horizontal-pod-autoscaler-sync-period`. What was recommended
 //! and done before is remembered by the process alone.
 
+mod metrics;
 mod pace;
 mod plan;
 mod proposal;
@@ -40,6 +41,7 @@ use kube::{Api, Client, api::PostParams};
 use parking_lot::Mutex;
 
 use self::{
+    metrics::{Fault, Scaling},
     pace::Memory,
     plan::Target,
     proposal::{Failure, Proposal, Source},
@@ -99,7 +101,14 @@ pub(super) fn start(ctx: &Context) {
     controller.autoscalers.on_event(move |event| match &event {
         // A status, most likely our own, is no reason to look before it is time.
         Event::Updated { old, new } if old.spec == new.spec => {}
-        event => of_autoscaler.add(object_key(event.object().as_ref())),
+        event => {
+            match event {
+                Event::Added { .. } => metrics::came(),
+                Event::Deleted { .. } => metrics::went(&object_key(event.object().as_ref())),
+                Event::Updated { .. } => {}
+            }
+            of_autoscaler.add(object_key(event.object().as_ref()));
+        }
     });
     let workers = ctx.workers("concurrent-horizontal-pod-autoscaler-syncs");
     run_workers(&ctx.tasks, &queue, workers, move |key| {
@@ -116,7 +125,11 @@ impl Controller {
             self.memory.lock().remove(key);
             return Ok(Outcome::Done);
         };
-        if let Err(error) = self.sync(key, &autoscaler).await {
+        let begun = self.clock.now();
+        let looked = self.sync(key, &autoscaler).await;
+        let (scaling, fault) = *looked.as_ref().unwrap_or(&(Scaling::None, Fault::Internal));
+        metrics::looked(scaling, fault, self.clock.since(begun));
+        if let Err(error) = looked {
             tracing::warn!(autoscaler = %key, error = chain(&error), "not scaled, looked at again in time");
         }
         Ok(Outcome::RequeueAfter(self.settings.period))
@@ -126,7 +139,7 @@ impl Controller {
         &self,
         key: &ObjectKey,
         autoscaler: &HorizontalPodAutoscaler,
-    ) -> Result<(), AutoscaleError> {
+    ) -> Result<(Scaling, Fault), AutoscaleError> {
         let (served, scale) = match self.scale_of(key, autoscaler).await {
             Ok(found) => found,
             Err(error) => {
@@ -145,20 +158,29 @@ impl Controller {
             let selector = scale.status.as_ref().and_then(|s| s.selector.as_deref()).unwrap_or_default();
             proposals = Some(self.propose(key, autoscaler, target, selector).await);
         }
+        let failed = proposals.iter().flatten().any(Result::is_err);
         let mut memory = self.memory.lock().get(key).map(|(memory, _)| memory.clone()).unwrap_or_default();
         let now = self.clock.now();
         let mut plan = plan::plan(autoscaler, target, proposals, &mut memory, &self.settings, now);
+        let mut done = (Scaling::None, if failed { Fault::Internal } else { Fault::None });
         if let Some(replicas) = plan.scale_to {
             match self.rescale(key, &served, scale, replicas).await {
-                Ok(()) => memory.scaled(target.wanted, replicas, now),
-                Err(error) => plan.refused(autoscaler, target, &chain(&error), now),
+                Ok(()) => {
+                    memory.scaled(target.wanted, replicas, now);
+                    done.0 = Scaling::between(target.wanted, replicas);
+                }
+                Err(error) => {
+                    done.1 = Fault::Internal;
+                    plan.refused(autoscaler, target, &chain(&error), now);
+                }
             }
         }
         self.memory.lock().entry(key.clone()).or_default().0 = memory;
         for (kind, reason, note) in plan.events {
             self.tell(autoscaler, kind, &reason, note);
         }
-        self.write(key, autoscaler, plan.status).await
+        metrics::wants(key, plan.status.desired_replicas);
+        self.write(key, autoscaler, plan.status).await.map(|()| done)
     }
 
     /// What each metric asks for; one failure where the pods cannot be told.
@@ -182,7 +204,20 @@ impl Controller {
         };
         let mut out = Vec::new();
         for spec in autoscaler.spec.metrics.iter().flatten() {
-            out.push(self.propose_one(key, spec, &view, selector).await);
+            let begun = self.clock.now();
+            let proposed = match Source::of(spec) {
+                Err(failure) => Err((Fault::Spec, failure)),
+                Ok(source) => {
+                    let proposed = self.propose_one(key, spec, &source, &view, selector).await;
+                    proposed.map_err(|failure| (Fault::Internal, failure))
+                }
+            };
+            let (scaling, fault) = match &proposed {
+                Ok(proposal) => (Scaling::between(target.there, proposal.replicas), Fault::None),
+                Err((fault, _)) => (Scaling::None, *fault),
+            };
+            metrics::computed(scaling, fault, &spec.type_, self.clock.since(begun));
+            out.push(proposed.map_err(|(_, failure)| failure));
         }
         out
     }
@@ -191,12 +226,12 @@ impl Controller {
         &self,
         key: &ObjectKey,
         spec: &MetricSpec,
+        source: &Source,
         view: &proposal::View<'_>,
         selector: &str,
     ) -> Result<Proposal, Failure> {
-        let source = Source::of(spec)?;
-        match self.readings.read(&key.namespace, selector, &source).await {
-            Ok(reading) => proposal::propose(spec, &source, reading, view),
+        match self.readings.read(&key.namespace, selector, source).await {
+            Ok(reading) => proposal::propose(spec, source, reading, view),
             Err(error) => Err(source.failed(chain(&error))),
         }
     }
