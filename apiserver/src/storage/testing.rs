@@ -3,7 +3,10 @@
 use std::{
     net::TcpListener,
     process::{Child, Command, Stdio},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicU16, Ordering},
+    },
     time::Duration,
 };
 
@@ -156,10 +159,19 @@ pub(crate) fn pods() -> StoredResource {
     }
 }
 
+/// Ports nobody listens on, no two servers of this process the same, and below those the kernel gives to connections: one
+/// that is only held for a moment may be another server's by the time etcd binds it, and two tests then share an etcd.
 fn free_ports<const N: usize>() -> [u16; N] {
-    // All are held until all are known, so that they differ.
-    let listeners = [(); N].map(|()| TcpListener::bind("127.0.0.1:0").unwrap());
-    listeners.map(|listener| listener.local_addr().unwrap().port())
+    static NEXT: AtomicU16 = AtomicU16::new(0);
+    [(); N].map(|()| {
+        let own = u16::try_from(std::process::id() % 97).unwrap() * 100;
+        let mut ports = std::iter::repeat_with(|| NEXT.fetch_add(1, Ordering::Relaxed)).take(10_000);
+        let port = ports.find_map(|next| {
+            let port = 10_000 + own.wrapping_add(next) % 10_000;
+            TcpListener::bind(("127.0.0.1", port)).is_ok().then_some(port)
+        });
+        port.expect("a port is free")
+    })
 }
 
 /// An object of the cache, made of its JSON.
