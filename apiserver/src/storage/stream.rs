@@ -265,11 +265,12 @@ fn page_after(page: &Page) -> usize {
     (PAGE_BYTES / mean.max(1)).clamp(1, MAX_PAGE)
 }
 
-/// A page in as many parts as there are processors, none of them small.
+/// A page in as many equal parts as there are processors, or fewer where they would be small.
 fn split(mut page: Vec<Stored>) -> Vec<Vec<Stored>> {
     let processors = std::thread::available_parallelism().map_or(1, NonZero::get);
-    let size = page.len().div_ceil(processors).max(SMALL_PART);
-    let mut parts = Vec::with_capacity(processors);
+    let count = (page.len() / SMALL_PART).clamp(1, processors);
+    let size = page.len().div_ceil(count);
+    let mut parts = Vec::with_capacity(count);
     while page.len() > size {
         parts.push(page.split_off(page.len() - size));
     }
@@ -300,4 +301,27 @@ async fn gather(parts: &mut JoinSet<Vec<Taken>>, loaded: &mut Loaded) -> Result<
         loaded.extend(part.map_err(|panicked| EtcdError::Other(panicked.to_string()))?);
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_page_is_split_into_parts_that_are_all_of_it() {
+        let page = |count: u64| -> Vec<Stored> {
+            (0..count).map(|rev| Stored { key: String::new(), value: Bytes::new(), rev }).collect()
+        };
+        let processors = std::thread::available_parallelism().map_or(1, NonZero::get);
+        for count in [0, 1, SMALL_PART, SMALL_PART + 1, SMALL_PART * processors, 10_007] {
+            let parts = split(page(count as u64));
+            assert!(parts.len() <= processors, "{} parts of {count}", parts.len());
+            // Equal but for the rounding.
+            let is_worth_it = |part: &Vec<Stored>| part.len() + processors > SMALL_PART;
+            assert!(parts.len() == 1 || parts.iter().all(is_worth_it), "{count}");
+            let mut revisions: Vec<u64> = parts.iter().flatten().map(|stored| stored.rev).collect();
+            revisions.sort_unstable();
+            assert_eq!(revisions, (0..count as u64).collect::<Vec<_>>());
+        }
+    }
 }
