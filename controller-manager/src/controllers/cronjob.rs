@@ -102,7 +102,7 @@ impl Controller {
         if let Some(job) = plan.create {
             if let Some(made) = self.create(cron, &job).await? {
                 if let Some(due) = &plan.scheduled {
-                    SKEW.observe(self.clock.now().duration_since(due.0).as_secs_f64());
+                    SKEW.observe(self.clock.since(due.0).as_secs_f64());
                 }
                 status.active.get_or_insert_default().push(made);
             }

@@ -119,7 +119,7 @@ impl Controller {
                 pod_disruption::evict(&self.client, &self.clock, &pod, WHY).await?;
                 self.pending.lock().remove(key);
                 DELETIONS.inc();
-                LATENCY.observe(self.clock.now().duration_since(due).as_secs_f64().max(0.0));
+                LATENCY.observe(self.clock.since(due).as_secs_f64());
                 Ok(Outcome::Done)
             }
         }

@@ -156,7 +156,7 @@ impl Controller {
         let Ok(selector) = LabelSelector::from_api(selector) else { return Ok(Outcome::Done) };
         let (started, mut action) = (self.clock.now(), Action::Reconciling);
         let done = self.look(&job, &selector, settled, &mut action).await;
-        let took = self.clock.now().duration_since(started).as_secs_f64();
+        let took = self.clock.since(started).as_secs_f64();
         metrics::synced(&job, action, done.is_ok(), took);
         done
     }

@@ -131,7 +131,7 @@ impl Controller {
         let written = api.replace_status(&key.name, &PostParams::default(), &next).await;
         let driver = [request.spec.driver.as_str()];
         PROCESSED.with_label_values(&driver).inc();
-        DURATION.with_label_values(&driver).observe(self.clock.now().duration_since(started).as_secs_f64());
+        DURATION.with_label_values(&driver).observe(self.clock.since(started).as_secs_f64());
         match written {
             Err(e) if !client::is_not_found(&e) && !client::is_conflict(&e) => {
                 ERRORS.with_label_values(&driver).inc();

@@ -120,7 +120,7 @@ impl Controller {
         self.tell(pod, format!("Marking for deletion Pod {}", object_key(pod.as_ref())));
         pod_disruption::evict(&self.client, &self.clock, pod, WHY).await?;
         DELETIONS.inc();
-        LATENCY.observe(self.clock.now().duration_since(since).as_secs_f64().max(0.0));
+        LATENCY.observe(self.clock.since(since).as_secs_f64());
         Ok(())
     }
 

@@ -60,7 +60,7 @@ async fn sync(
         Err(e) if client::is_not_found(&e) || client::is_conflict(&e) => Ok(Outcome::Done),
         Err(e) => Err(e),
         Ok(_) => {
-            DURATION.observe(clock.now().duration_since(expiry).as_secs_f64().max(0.0));
+            DURATION.observe(clock.since(expiry).as_secs_f64());
             Ok(Outcome::Done)
         }
     }
