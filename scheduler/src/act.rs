@@ -16,7 +16,9 @@ use component_base::{
 use k8s_openapi::api::{
     core::v1::{ObjectReference, PersistentVolume, PersistentVolumeClaim, Pod},
     resource::v1::ResourceClaim,
+    scheduling::v1alpha2::PodGroup,
 };
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::{
     Api, Client,
     api::{DeleteParams, Patch, PatchParams, PostParams, Preconditions},
@@ -29,7 +31,7 @@ use crate::{
     extender::{ExtenderError, Extenders},
     framework::Reason,
     metrics::{Attempt, Metrics},
-    model::{PodInfo, Release, Reservation},
+    model::{GroupInfo, PodInfo, Release, Reservation},
     plugins::{dynamic_resources, volume_binding},
     profile::Timeouts,
 };
@@ -366,7 +368,7 @@ impl Actor {
             .map(drop)
     }
 
-    /// Tells why a pod found no node: event and condition.
+    /// Tells why a pod found no node: event and condition; `nominated` replaces the node room is made on.
     pub fn unschedulable(
         &self,
         pod: &Arc<PodInfo>,
@@ -381,18 +383,42 @@ impl Actor {
         });
         let mut status = json!({"conditions": [condition]});
         if let Some(node) = nominated {
-            status["nominatedNodeName"] = node.into();
+            status["nominatedNodeName"] = if node.is_empty() { Value::Null } else { node.into() };
         }
         self.patch_status(pod, status);
     }
 
     /// Evicts a pod for a more important one.
     pub fn evict(&self, victim: &Arc<PodInfo>, preemptor: &Arc<PodInfo>, node: &str) {
-        let note = format!("Preempted by pod {} on node {node}", preemptor.uid);
+        self.evict_for(victim, ("pod", &preemptor.uid, node), &preemptor.scheduler_name);
+    }
+
+    /// Evicts a pod for a group of pods.
+    pub fn evict_for_group(&self, victim: &Arc<PodInfo>, group: &GroupInfo, scheduler: &str) {
+        self.evict_for(victim, ("podgroup", &group.uid, "cluster"), scheduler);
+    }
+
+    /// Writes how a group of pods stands.
+    pub fn group_status(&self, group: &GroupInfo, condition: Condition) {
+        let (actor, key) = (self.clone(), group.key());
+        self.tasks.spawn("pod group status", async move {
+            let api: Api<PodGroup> = Api::namespaced(actor.client.clone(), &key.namespace);
+            let body = json!({"status": {"conditions": [condition]}});
+            match api.patch_status(&key.name, &PatchParams::default(), &Patch::Strategic(body)).await {
+                Err(e) if !client::is_not_found(&e) => {
+                    tracing::warn!(group = %key, error = %e, "status not written")
+                }
+                _ => {}
+            }
+        });
+    }
+
+    fn evict_for(&self, victim: &Arc<PodInfo>, (kind, uid, node): (&str, &str, &str), scheduler: &str) {
+        let note = format!("Preempted by {kind} {uid} on node {node}");
         self.event(victim, EventType::Normal, "Preempted", "Preempting", &note);
         let condition = json!({
             "type": "DisruptionTarget", "status": "True", "reason": "PreemptionByScheduler",
-            "message": format!("{}: preempting to accommodate a higher priority pod", preemptor.scheduler_name),
+            "message": format!("{scheduler}: preempting to accommodate a higher priority {kind}"),
             "lastTransitionTime": now(&self.clock),
         });
         self.patch_status(victim, json!({"conditions": [condition]}));

@@ -13,6 +13,7 @@ use serde_json::{Value, json};
 
 use self::extenders::ExtenderConfiguration;
 use crate::{
+    features::Features,
     profile::{DEFAULT_NAME, Profile, ProfileError},
     queue::BackOff,
 };
@@ -158,6 +159,10 @@ pub struct Plugins {
     pub bind: PluginSet,
     /// What comes after it.
     pub post_bind: PluginSet,
+    /// Which nodes a group of pods may go to together.
+    pub placement_generate: PluginSet,
+    /// Which of those are best.
+    pub placement_score: PluginSet,
 }
 
 /// What is switched on and off at a point.
@@ -266,14 +271,14 @@ impl KubeSchedulerConfiguration {
     ///
     /// # Errors
     /// When one names a plugin that is not there, or gives one arguments it does not have.
-    pub fn profiles(&self) -> Result<Vec<Profile>, FileError> {
+    pub fn profiles(&self, features: Features) -> Result<Vec<Profile>, FileError> {
         let default = [ProfileConfiguration::default()];
         let all = if self.profiles.is_empty() { &default[..] } else { &self.profiles };
         let share = self.percentage_of_nodes_to_score;
         let ignored = extenders::ignored(&self.extenders);
         all.iter()
             .map(|profile| {
-                Profile::new(&profile.without(&ignored), share)
+                Profile::new(&profile.without(&ignored), share, features)
                     .map_err(|source| FileError::Profile { name: profile.name().to_owned(), source })
             })
             .collect()
@@ -385,7 +390,7 @@ mod tests {
     #[test]
     fn an_empty_file_is_the_default() {
         let read = read("").unwrap();
-        let profiles = read.profiles().unwrap();
+        let profiles = read.profiles(Features::default()).unwrap();
         assert_eq!((profiles.len(), profiles[0].name.as_str()), (1, DEFAULT_NAME));
         assert_eq!(read.back_off().max, Duration::from_secs(10));
     }
@@ -456,7 +461,7 @@ mod tests {
             profile.plugin_config[0].args["ignoredResources"].clone()
         };
         assert_eq!((args(0), args(1)), (json!(["a.b/c", "a.b/d"]), json!(["a.b/d"])));
-        assert_eq!(read.profiles().unwrap().len(), 2);
+        assert_eq!(read.profiles(Features::default()).unwrap().len(), 2);
         assert_eq!(read.extenders()[0].timeout().unwrap(), Duration::from_secs(5));
     }
 

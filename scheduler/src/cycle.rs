@@ -1,4 +1,7 @@
-//! The loop that owns model and queue: takes changes in, decides pod by pod, hands decisions to `act`.
+//! The loop that owns model and queue: takes changes in, decides pod by pod or group by group, hands decisions to
+//! `act`.
+
+mod group;
 
 use std::{
     collections::{BTreeSet, HashMap},
@@ -17,6 +20,7 @@ use jiff::Timestamp;
 use k8s_openapi::api::{
     core::v1::{Namespace, Node, Pod, PodResourceClaimStatus},
     policy::v1::PodDisruptionBudget,
+    scheduling::v1alpha2::PodGroup,
 };
 use smol_str::SmolStr;
 use tokio::sync::mpsc;
@@ -25,6 +29,7 @@ use crate::{
     act::Actor,
     config::args::DefaultPreemptionArgs,
     extender::{self, ExtenderError, Extenders},
+    features::{Features, Gate},
     framework::{ClusterEvent, Plugin},
     metrics::{Attempt, Metrics},
     model::{Cluster, DeviceChange, DeviceEvent, NodeInfo, PodInfo, Reservation, StorageChange},
@@ -45,6 +50,8 @@ pub enum Change {
     Storage(StorageChange),
     /// Devices, their classes or claims.
     Devices(DeviceChange),
+    /// A group of pods.
+    Group(Event<PodGroup>),
     /// A pod could not be bound.
     BindingFailed {
         /// The pod.
@@ -77,6 +84,7 @@ enum Outcome {
 /// The loop's state.
 pub struct Cycle {
     profiles: Vec<Profile>,
+    features: Features,
     cluster: Cluster,
     queue: Queue,
     nominations: Nominations,
@@ -96,7 +104,7 @@ pub struct Cycle {
 impl Cycle {
     /// A loop for the pods that name one of the profiles.
     pub fn new(
-        profiles: Vec<Profile>,
+        (profiles, features): (Vec<Profile>, Features),
         back_off: BackOff,
         actor: Actor,
         budgets: Informer<PodDisruptionBudget>,
@@ -105,10 +113,15 @@ impl Cycle {
         metrics: Arc<Metrics>,
     ) -> Self {
         let began = clock.now();
+        let mut cluster = Cluster::default();
+        if !features.is_on(Gate::DraExtendedResource) {
+            cluster.devices.without_extended_resources();
+        }
         Self {
             memos: profiles.iter().map(|_| plan::Memo::default()).collect(),
             profiles,
-            cluster: Cluster::default(),
+            features,
+            cluster,
             queue: Queue::new(back_off),
             nominations: Nominations::default(),
             actor,
@@ -122,12 +135,6 @@ impl Cycle {
         }
     }
 
-    /// The same loop; devices stand for no extended resources (the feature `DRAExtendedResource` is off).
-    pub fn without_extended_resources(mut self) -> Self {
-        self.cluster.devices.without_extended_resources();
-        self
-    }
-
     /// Runs until the feed ends.
     pub async fn run(mut self, mut changes: mpsc::UnboundedReceiver<Change>) {
         loop {
@@ -135,7 +142,10 @@ impl Cycle {
                 self.take(change);
             }
             if let Some((pod, number, waited)) = self.queue.pop(self.now()) {
-                self.decide(&pod, number, waited).await;
+                match pod.group_key().filter(|_| self.features.is_on(Gate::GenericWorkload)) {
+                    Some(group) => self.decide_group(&group, (pod, number, waited)).await,
+                    None => self.decide(&pod, number, waited).await,
+                }
                 // Changes come first again, so that a decision sees what happened meanwhile.
                 tokio::task::yield_now().await;
                 continue;
@@ -184,6 +194,7 @@ impl Cycle {
                 }
                 self.tell(&ClusterEvent::DevicesChanged(event));
             }
+            Change::Group(event) => self.take_group(&event),
             Change::BindingFailed { pod, reservation, gone } => {
                 self.cluster.displace(&pod.uid);
                 self.cluster.storage.forget(&reservation);
@@ -221,6 +232,7 @@ impl Cycle {
 
     fn take_pod(&mut self, event: &Event<Pod>) {
         let pod = PodInfo::new(event.object());
+        self.take_member(event, &pod);
         if matches!(event, Event::Deleted { .. }) || pod.finished {
             self.forget(&pod.uid);
             if self.cluster.displace(&pod.uid) {
@@ -234,7 +246,10 @@ impl Cycle {
                 self.tell(&ClusterEvent::PodPlaced(pod));
             }
         } else if self.profile(&pod).is_some() && !pod.terminating {
-            self.take_pending(event, pod);
+            self.take_pending(event, pod.clone());
+            if let Some(group) = pod.group_key() {
+                self.reconsider(&group, "UnscheduledPodAdd");
+            }
         } else {
             self.forget(&pod.uid);
         }
@@ -245,8 +260,7 @@ impl Cycle {
         if self.cluster.placement(&pod.uid).is_some() {
             return;
         }
-        let plugins = self.profile(&pod).into_iter().flat_map(|at| &self.profiles[at].plugins);
-        let gated = plugins.filter(|w| w.points.gates).any(|w| w.plugin.may_enqueue(&pod).is_err());
+        let gated = self.is_gated(&pod);
         let now = self.now();
         self.queue.add(pod.clone(), gated, now);
         // A status alone, such as the one we write ourselves, changes no decision.
@@ -257,6 +271,12 @@ impl Cycle {
         {
             self.queue.wake(&pod.uid, now);
         }
+    }
+
+    /// Whether a plugin holds the pod back.
+    fn is_gated(&self, pod: &PodInfo) -> bool {
+        let plugins = self.profile(pod).into_iter().flat_map(|at| &self.profiles[at].plugins);
+        plugins.filter(|w| w.points.gates).any(|w| w.plugin.may_enqueue(pod, &self.cluster).is_err())
     }
 
     /// The profile that a pod names.
@@ -282,7 +302,7 @@ impl Cycle {
         let started = self.clock.now();
         let asked = self.asked(pod);
         let outcome = match &asked {
-            Some(object) => self.consult(at, pod, object).await,
+            Some(object) => self.consult(at, pod, object, &self.cluster).await,
             None => self.schedule(at, pod),
         };
         let seconds = self.clock.now().duration_since(started).as_secs_f64();
@@ -290,17 +310,8 @@ impl Cycle {
         let profile = &self.profiles[at];
         match outcome {
             Outcome::Placed(placement) => {
-                let timeouts = profile.timeouts;
                 let attempt = Attempt { profile: profile.name.clone(), began: started, number, waited };
-                self.start = self.start.wrapping_add(placement.evaluated);
-                self.forget(&pod.uid);
-                self.cluster.storage.assume(&placement.reservation);
-                self.cluster.devices.assume(&placement.reservation);
-                let placed = PodInfo { node_name: placement.node.clone(), ..PodInfo::clone(pod) };
-                self.cluster.place(Arc::new(placed));
-                tracing::debug!(pod = pod.key(), node = placement.node, attempt = number, "placed");
-                let object = self.object(pod).filter(|_| !self.advisers.extenders.is_empty());
-                self.actor.bind(pod, object, placement.node, placement.reservation, (timeouts, attempt));
+                self.bind(pod, at, placement, attempt);
             }
             Outcome::Unschedulable(failure) => {
                 self.metrics.attempt(&profile.name, "unschedulable", seconds);
@@ -310,14 +321,28 @@ impl Cycle {
                 }
                 match self.preempt(pod, at, &failure).await {
                     Ok(preemption) => self.refused(pod, &failure, preemption),
-                    Err(error) => self.failed(pod, &error),
+                    Err(error) => self.failed(pod, chain(&error)),
                 }
             }
             Outcome::Failed(error) => {
                 self.metrics.attempt(&profile.name, "error", seconds);
-                self.failed(pod, &error);
+                self.failed(pod, chain(&error));
             }
         }
+    }
+
+    /// A pod counts as placed from now on, and is bound.
+    fn bind(&mut self, pod: &Arc<PodInfo>, at: usize, placement: Placement, attempt: Attempt) {
+        let timeouts = self.profiles[at].timeouts;
+        self.start = self.start.wrapping_add(placement.evaluated);
+        self.forget(&pod.uid);
+        self.cluster.storage.assume(&placement.reservation);
+        self.cluster.devices.assume(&placement.reservation);
+        let placed = PodInfo { node_name: placement.node.clone(), ..PodInfo::clone(pod) };
+        self.cluster.place(Arc::new(placed));
+        tracing::debug!(pod = pod.key(), node = placement.node, attempt = attempt.number, "placed");
+        let object = self.object(pod).filter(|_| !self.advisers.extenders.is_empty());
+        self.actor.bind(pod, object, placement.node, placement.reservation, (timeouts, attempt));
     }
 
     /// The pod as its user wrote it, if the cache still has it.
@@ -348,15 +373,15 @@ impl Cycle {
     }
 
     /// As `schedule`, with the extenders' say. Nothing else is decided meanwhile.
-    async fn consult(&self, at: usize, pod: &PodInfo, object: &Pod) -> Outcome {
+    async fn consult(&self, at: usize, pod: &PodInfo, object: &Pod, cluster: &Cluster) -> Outcome {
         let (options, nominated) = (self.options(at), self.nominations.all());
         let plugins = &self.profiles[at].plugins;
-        let found = match plan::search(pod, &self.cluster, plugins, &nominated, options) {
+        let found = match plan::search(pod, cluster, plugins, &nominated, options) {
             Ok(found) => found,
             Err(failure) => return Outcome::Unschedulable(failure),
         };
         let node = |name: &SmolStr| self.advisers.nodes.store().get(&ObjectKey::new("", name.as_str()));
-        let mut nodes: Vec<Arc<Node>> = found.names(&self.cluster).into_iter().filter_map(node).collect();
+        let mut nodes: Vec<Arc<Node>> = found.names(cluster).into_iter().filter_map(node).collect();
         let filtered = match self.advisers.extenders.filter(object, &nodes).await {
             Ok(filtered) => filtered,
             Err(error) => return Outcome::Failed(error),
@@ -367,10 +392,10 @@ impl Cycle {
             0 | 1 => HashMap::new(),
             _ => self.advisers.extenders.prioritize(object, &nodes).await,
         };
-        match plan::choose(pod, &self.cluster, plugins, found, &kept, &scores, options.tie) {
+        match plan::choose(pod, cluster, plugins, found, &kept, &scores, options.tie) {
             Some(placement) => Outcome::Placed(placement),
             None => {
-                let mut failure = plan::refusals(pod, &self.cluster, plugins, &nominated);
+                let mut failure = plan::refusals(pod, cluster, plugins, &nominated);
                 failure.verdicts.extend(filtered.refused);
                 failure.plugins.push(extender::NAME);
                 Outcome::Unschedulable(failure)
@@ -379,8 +404,7 @@ impl Cycle {
     }
 
     /// An error is told, and the pod tried again after its back-off.
-    fn failed(&mut self, pod: &Arc<PodInfo>, error: &ExtenderError) {
-        let message = chain(error);
+    fn failed(&mut self, pod: &Arc<PodInfo>, message: String) {
         tracing::error!(pod = pod.key(), error = message, "attempt failed");
         if self.said.get(&pod.uid) != Some(&message) {
             self.said.insert(pod.uid.clone(), message.clone());

@@ -5,7 +5,10 @@
 
 use std::{borrow::Cow, collections::BTreeSet, sync::Arc};
 
-use crate::model::{Cluster, DeviceEvent, NodeInfo, PodInfo, Release, Reservation, StorageEvent};
+use crate::{
+    model::{Cluster, DeviceEvent, GroupInfo, NodeInfo, PodInfo, Release, Reservation, StorageEvent},
+    plan::group::Domain,
+};
 
 /// Scores range from 0 to this, after normalisation.
 pub const MAX_SCORE: i64 = 100;
@@ -120,7 +123,7 @@ pub trait Plugin: Send + Sync {
     /// Upstream's name: it stands in configurations, metrics and events.
     fn name(&self) -> &'static str;
     /// Whether the pod may enter the queue; the error says why not.
-    fn may_enqueue(&self, _pod: &PodInfo) -> Result<(), String> {
+    fn may_enqueue(&self, _pod: &PodInfo, _cluster: &Cluster) -> Result<(), String> {
         Ok(())
     }
     /// Prepares filtering.
@@ -135,6 +138,23 @@ pub trait Plugin: Send + Sync {
     /// What must be written before the pod is bound to a node that passed the filters.
     fn reserve(&self, _pod: &PodInfo, _cluster: &Cluster, _node: &NodeInfo) -> Reservation {
         Reservation::default()
+    }
+    /// Whether a pod of a group may be bound now that it has a node, which the cluster shows; the error says what it
+    /// waits for.
+    fn permit(&self, _pod: &PodInfo, _cluster: &Cluster) -> Result<(), Reason> {
+        Ok(())
+    }
+    /// The sets of nodes that a group may be placed on, if the plugin has a say about it.
+    fn domains(&self, _group: &GroupInfo, _cluster: &Cluster) -> Option<Result<Vec<Domain>, String>> {
+        None
+    }
+    /// The raw score of a domain that has taken these pods of a group; the cluster shows the domain alone, with them.
+    fn score_domain(&self, _pods: &[Arc<PodInfo>], _cluster: &Cluster) -> Option<i64> {
+        None
+    }
+    /// Brings the raw scores of domains to 0..=100.
+    fn normalize_domains(&self, scores: Vec<i64>) -> Vec<i64> {
+        scores
     }
     /// A claim that is let go of because no node takes the pod while it has it. Asked only where this plugin refused
     /// nodes.

@@ -27,6 +27,15 @@ pub struct Metrics {
     points: HistogramVec,
     running: IntGaugeVec,
     cache: IntGaugeVec,
+    groups: Option<GroupMetrics>,
+}
+
+/// Of groups of pods, where there are some.
+#[derive(Debug)]
+struct GroupMetrics {
+    attempts: IntCounterVec,
+    duration: HistogramVec,
+    algorithm: Histogram,
 }
 
 /// An attempt to place a pod, until it is known what became of it.
@@ -126,7 +135,42 @@ impl Metrics {
                 Stability::Alpha,
                 &["type"],
             ),
+            groups: None,
         }
+    }
+
+    /// The same with those of groups of pods (the feature `GenericWorkload`).
+    pub fn with_groups(self) -> Self {
+        let groups = GroupMetrics {
+            attempts: metrics::counter_vec(
+                "scheduler_podgroup_schedule_attempts_total",
+                "Number of attempts to schedule pod group, by the result",
+                Stability::Alpha,
+                &["result", "profile"],
+            ),
+            duration: metrics::histogram_vec(
+                "scheduler_podgroup_scheduling_attempt_duration_seconds",
+                "Pod group scheduling attempt latency in seconds",
+                Stability::Alpha,
+                &["result", "profile"],
+                exponential_buckets(0.001, 2.0, 15),
+            ),
+            algorithm: metrics::histogram(
+                "scheduler_podgroup_scheduling_algorithm_duration_seconds",
+                "Pod group scheduling algorithm latency in seconds",
+                Stability::Alpha,
+                exponential_buckets(0.001, 2.0, 15),
+            ),
+        };
+        Self { groups: Some(groups), ..self }
+    }
+
+    /// A group was tried: `scheduled`, `unschedulable`, `waiting_on_preemption` or `error`.
+    pub fn group(&self, result: &str, profile: &str, (decided, took): (f64, f64)) {
+        let Some(groups) = &self.groups else { return };
+        groups.algorithm.observe(decided);
+        groups.attempts.with_label_values(&[result, profile]).inc();
+        groups.duration.with_label_values(&[result, profile]).observe(took);
     }
 
     /// Counts an attempt that has ended: `scheduled`, `unschedulable` or `error`.

@@ -3,6 +3,7 @@
 pub mod affinity;
 pub mod cluster;
 pub mod devices;
+pub mod groups;
 pub mod node;
 pub mod pod;
 pub mod resources;
@@ -12,6 +13,7 @@ pub mod tally;
 pub use affinity::{NodeSelectorTerms, NodeTerm, PodTerm, WeightedPodTerm};
 pub use cluster::Cluster;
 pub use devices::{DeviceChange, DeviceEvent, Devices};
+pub use groups::{GroupInfo, Groups};
 pub use node::{ImageState, NodeInfo, Taint, TaintEffect};
 pub use pod::{HostPort, PodInfo, SpreadConstraint, Toleration};
 pub use resources::Resources;

@@ -2,6 +2,7 @@
 //!
 //! Pure: `schedule` and `preempt` read a snapshot and return; randomness for ties is passed in.
 
+pub mod group;
 mod memo;
 mod preemption;
 

@@ -4,10 +4,12 @@ use serde_json::Value;
 
 use crate::{
     config::args::{self, ArgsError, NoArgs},
+    features::{Features, Gate},
     framework::Plugin,
 };
 
 pub mod dynamic_resources;
+pub mod gang_scheduling;
 pub mod image_locality;
 pub mod inter_pod_affinity;
 pub mod node_affinity;
@@ -17,9 +19,11 @@ pub mod node_ports;
 pub mod node_resources;
 pub mod node_unschedulable;
 pub mod node_volume_limits;
+pub mod pod_group_pods_count;
 pub mod pod_topology_spread;
 pub mod scheduling_gates;
 pub mod taint_toleration;
+pub mod topology_placement;
 pub mod volume_binding;
 pub mod volume_restrictions;
 pub mod volume_zone;
@@ -30,6 +34,8 @@ pub struct Weighted {
     pub plugin: Box<dyn Plugin>,
     /// Weight of its score (0 where it does not score).
     pub weight: i64,
+    /// Weight of its score of places for groups (0 where it does not score them).
+    pub domain_weight: i64,
     /// Where it is asked.
     pub points: Points,
 }
@@ -45,6 +51,10 @@ pub struct Points {
     pub scores: bool,
     /// What is written before binding.
     pub reserves: bool,
+    /// Whether a pod of a group may be bound.
+    pub permits: bool,
+    /// Which nodes a group may go to together.
+    pub generates: bool,
 }
 
 /// Makes a plugin with the arguments of a profile.
@@ -56,8 +66,8 @@ pub struct Registered {
     pub name: &'static str,
     /// Default weight of its score (0 where it does not score).
     pub weight: i64,
-    /// Whether it is on where nothing else is said.
-    pub is_default: bool,
+    /// The feature it is on with where nothing else is said; always if there is none.
+    pub gate: Option<Gate>,
     /// Makes it with the arguments of a profile.
     pub make: Make,
 }
@@ -101,10 +111,30 @@ pub const REGISTRY: &[Registered] = &[
     on("NodeDeclaredFeatures", 0, |a| {
         plain("NodeDeclaredFeatures", a, node_declared_features::NodeDeclaredFeatures)
     }),
+    with(Gate::GangScheduling, "GangScheduling", 0, |a| {
+        plain("GangScheduling", a, gang_scheduling::GangScheduling)
+    }),
+    with(Gate::TopologyAwareWorkloadScheduling, "TopologyPlacementGenerator", 0, |a| {
+        plain("TopologyPlacementGenerator", a, topology_placement::TopologyPlacementGenerator)
+    }),
+    with(Gate::TopologyAwareWorkloadScheduling, "PodGroupPodsCount", 1, |a| {
+        plain("PodGroupPodsCount", a, pod_group_pods_count::PodGroupPodsCount)
+    }),
 ];
 
 const fn on(name: &'static str, weight: i64, make: Make) -> Registered {
-    Registered { name, weight, is_default: true, make }
+    Registered { name, weight, gate: None, make }
+}
+
+const fn with(gate: Gate, name: &'static str, weight: i64, make: Make) -> Registered {
+    Registered { name, weight, gate: Some(gate), make }
+}
+
+impl Registered {
+    /// Whether it is on where nothing else is said.
+    pub fn is_default(&self, features: Features) -> bool {
+        self.gate.is_none_or(|gate| features.is_on(gate))
+    }
 }
 
 /// A plugin that has no arguments.
@@ -119,18 +149,26 @@ fn plain(
 
 impl Points {
     /// Everywhere.
-    pub const ALL: Points = Points { gates: true, filters: true, scores: true, reserves: true };
+    pub const ALL: Points =
+        Points { gates: true, filters: true, scores: true, reserves: true, permits: true, generates: true };
     /// Nowhere.
-    pub const NONE: Points = Points { gates: false, filters: false, scores: false, reserves: false };
+    pub const NONE: Points = Points {
+        gates: false,
+        filters: false,
+        scores: false,
+        reserves: false,
+        permits: false,
+        generates: false,
+    };
 }
 
 /// The default plugins with their default arguments.
-pub fn defaults() -> Vec<Weighted> {
-    let all = REGISTRY.iter().filter(|p| p.is_default);
+pub fn defaults(features: Features) -> Vec<Weighted> {
+    let all = REGISTRY.iter().filter(|p| p.is_default(features));
     all.filter_map(|p| {
         // Default arguments are right ones: a test makes them all.
         let plugin = (p.make)(None).ok()?;
-        Some(Weighted { plugin, weight: p.weight, points: Points::ALL })
+        Some(Weighted { plugin, weight: p.weight, domain_weight: p.weight, points: Points::ALL })
     })
     .collect()
 }
@@ -148,6 +186,8 @@ mod tests {
         for registered in REGISTRY {
             assert_eq!((registered.make)(None).unwrap().name(), registered.name);
         }
-        assert_eq!(defaults().len(), REGISTRY.iter().filter(|p| p.is_default).count());
+        let off = REGISTRY.iter().filter(|p| p.gate.is_none()).count();
+        assert_eq!(defaults(Features::default()).len(), off);
+        assert_eq!(defaults(Features::all()).len(), REGISTRY.len());
     }
 }

@@ -13,6 +13,7 @@ use crate::{
         PluginSet, Plugins, ProfileConfiguration,
         args::{self, ArgsError, DefaultPreemptionArgs, DynamicResourcesArgs, NoArgs, VolumeBindingArgs},
     },
+    features::Features,
     plugins::{self, Points, Registered, Weighted},
 };
 
@@ -93,19 +94,34 @@ impl Profile {
     ///
     /// # Errors
     /// When it names a plugin that is not there, or gives one arguments it does not have.
-    pub fn new(profile: &ProfileConfiguration, percentage: Option<i32>) -> Result<Profile, ProfileError> {
+    pub fn new(
+        profile: &ProfileConfiguration,
+        percentage: Option<i32>,
+        features: Features,
+    ) -> Result<Profile, ProfileError> {
         let switches = &profile.plugins;
         check_names(profile)?;
         let args = |name: &str| profile.plugin_config.iter().find(|c| c.name == name).map(|c| &c.args);
         let mut out = Vec::new();
-        for registered in order(switches) {
-            let points = points(switches, registered.name);
+        for registered in order(switches, features) {
+            let points = points(switches, registered, features);
             if points == Points::NONE {
                 continue;
             }
             let plugin = (registered.make)(args(registered.name)).map_err(of(registered.name))?;
-            let weight = if points.scores { weight(switches, registered) } else { 0 };
-            out.push(Weighted { plugin, weight, points });
+            let weigh =
+                |set: &PluginSet, is_on: bool| if is_on { weight(switches, set, registered) } else { 0 };
+            let weight = weigh(&switches.score, points.scores);
+            let domain_weight = weigh(
+                &switches.placement_score,
+                is_on(
+                    switches,
+                    &[&switches.placement_score],
+                    registered.name,
+                    registered.is_default(features),
+                ),
+            );
+            out.push(Weighted { plugin, weight, domain_weight, points });
         }
         let preempts = is_on(switches, &[&switches.post_filter], PREEMPTION, true);
         let preemption: DefaultPreemptionArgs = read(PREEMPTION, args(PREEMPTION))?;
@@ -126,10 +142,10 @@ impl Profile {
     }
 
     /// The profile with the default plugins.
-    pub fn with_defaults(name: String) -> Profile {
+    pub fn with_defaults(name: String, features: Features) -> Profile {
         Profile {
             name,
-            plugins: plugins::defaults(),
+            plugins: plugins::defaults(features),
             percentage: 0,
             preemption: Some(DefaultPreemptionArgs::default()),
             timeouts: Timeouts::default(),
@@ -169,7 +185,7 @@ fn check_names(profile: &ProfileConfiguration) -> Result<(), ProfileError> {
     Ok(())
 }
 
-fn sets(switches: &Plugins) -> [&PluginSet; 13] {
+fn sets(switches: &Plugins) -> [&PluginSet; 15] {
     [
         &switches.multi_point,
         &switches.pre_enqueue,
@@ -184,13 +200,16 @@ fn sets(switches: &Plugins) -> [&PluginSet; 13] {
         &switches.pre_bind,
         &switches.bind,
         &switches.post_bind,
+        &switches.placement_generate,
+        &switches.placement_score,
     ]
 }
 
 /// The default plugins in their order; those that the profile switches on for all points and that are not among them
 /// come last.
-fn order(switches: &Plugins) -> Vec<&'static Registered> {
-    let (mut first, mut last): (Vec<_>, Vec<_>) = plugins::REGISTRY.iter().partition(|p| p.is_default);
+fn order(switches: &Plugins, features: Features) -> Vec<&'static Registered> {
+    let (mut first, mut last): (Vec<_>, Vec<_>) =
+        plugins::REGISTRY.iter().partition(|p| p.is_default(features));
     let place = |p: &&Registered| switches.multi_point.enabled.iter().position(|s| s.name == p.name);
     last.sort_by_key(|p| place(p));
     first.extend(last);
@@ -205,21 +224,23 @@ fn is_on(switches: &Plugins, sets: &[&PluginSet], name: &str, is_default: bool) 
     here || (everywhere && !sets.iter().any(|set| set.disables(name)))
 }
 
-fn points(switches: &Plugins, name: &str) -> Points {
-    let is_default = plugins::REGISTRY.iter().any(|p| p.name == name && p.is_default);
-    let on = |sets: &[&PluginSet]| is_on(switches, sets, name, is_default);
+fn points(switches: &Plugins, registered: &Registered, features: Features) -> Points {
+    let is_default = registered.is_default(features);
+    let on = |sets: &[&PluginSet]| is_on(switches, sets, registered.name, is_default);
     Points {
         gates: on(&[&switches.pre_enqueue]),
         filters: on(&[&switches.pre_filter, &switches.filter]),
         scores: on(&[&switches.pre_score, &switches.score]),
         reserves: on(&[&switches.reserve, &switches.pre_bind]),
+        permits: on(&[&switches.permit]),
+        generates: on(&[&switches.placement_generate]),
     }
 }
 
 /// The weight given at the point, else that given for all points, else the default one.
-fn weight(switches: &Plugins, registered: &Registered) -> i64 {
+fn weight(switches: &Plugins, point: &PluginSet, registered: &Registered) -> i64 {
     let given = |set: &PluginSet| set.enables(registered.name)?.weight.filter(|w| *w > 0);
-    given(&switches.score).or_else(|| given(&switches.multi_point)).unwrap_or(registered.weight)
+    given(point).or_else(|| given(&switches.multi_point)).unwrap_or(registered.weight)
 }
 
 #[cfg(test)]
@@ -230,7 +251,7 @@ mod tests {
 
     fn build(profile: Value) -> Result<Profile, String> {
         let parsed: ProfileConfiguration = serde_json::from_value(profile).map_err(|e| e.to_string())?;
-        Profile::new(&parsed, Some(30)).map_err(|e| component_base::workqueue::chain(&e))
+        Profile::new(&parsed, Some(30), Features::default()).map_err(|e| component_base::workqueue::chain(&e))
     }
 
     fn find<'p>(profile: &'p Profile, name: &str) -> Option<&'p Weighted> {
@@ -243,7 +264,7 @@ mod tests {
         let names = |plugins: &[Weighted]| -> Vec<(&str, i64)> {
             plugins.iter().map(|w| (w.plugin.name(), w.weight)).collect()
         };
-        assert_eq!(names(&profile.plugins), names(&plugins::defaults()));
+        assert_eq!(names(&profile.plugins), names(&plugins::defaults(Features::default())));
         assert_eq!((profile.name.as_str(), profile.percentage), (DEFAULT_NAME, 30));
         assert_eq!(profile.preemption, Some(DefaultPreemptionArgs::default()));
         assert_eq!(profile.timeouts, Timeouts::default());

@@ -168,6 +168,38 @@ impl Queue {
         Some((entry.pod.clone(), entry.attempts + 1, now.saturating_sub(entry.added)))
     }
 
+    /// A certain pod out of its turn, as [`Queue::pop`] would give it, unless it is gated or being decided on.
+    pub fn pop_pod(&mut self, uid: &str, now: Instant) -> Option<(Arc<PodInfo>, u32, Duration)> {
+        let entry = self.entries.get(uid)?;
+        if matches!(entry.place, Place::Gated | Place::InFlight { .. }) {
+            return None;
+        }
+        let entry = entry.clone();
+        self.unlink(&entry);
+        let there = self.entries.get_mut(uid)?;
+        there.place = Place::InFlight { woken: false };
+        Some((entry.pod, entry.attempts + 1, now.saturating_sub(entry.added)))
+    }
+
+    /// A pod may not be tried any more, for what others do.
+    pub fn gate(&mut self, uid: &str) {
+        let Some(entry) = self.entries.get_mut(uid) else { return };
+        let before = entry.clone();
+        entry.place = Place::Gated;
+        self.unlink(&before);
+        self.came("unschedulable", FAILED);
+    }
+
+    /// A gated pod may be tried, because of something that happened to others.
+    pub fn ungate(&mut self, uid: &str, event: &'static str, now: Instant) {
+        if let Some(entry) = self.entries.get_mut(uid).filter(|entry| entry.place == Place::Gated) {
+            if entry.attempts == 0 {
+                entry.added = now;
+            }
+            self.activate(uid, event);
+        }
+    }
+
     /// The pod in flight found no node: it waits for an event one of `refused_by` cares about, or, when an
     /// event came meanwhile or nobody refused (an error), backs off.
     pub fn failed(&mut self, uid: &str, refused_by: Vec<&'static str>, now: Instant) {

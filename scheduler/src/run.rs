@@ -26,6 +26,7 @@ use crate::{
     config::{FileError, KubeSchedulerConfiguration, extenders::ExtenderConfiguration},
     cycle::{Advisers, Change, Cycle},
     extender::{ConnectError, Extenders},
+    features::{Features, Gate},
     metrics::Metrics,
     model::{DeviceChange, StorageChange},
     profile::Profile,
@@ -46,8 +47,7 @@ pub struct Config {
     profiles: Vec<Profile>,
     back_off: BackOff,
     extenders: Vec<ExtenderConfiguration>,
-    /// Devices stand for extended resources.
-    extended_resources: bool,
+    features: Features,
 }
 
 /// Why the configuration is not usable.
@@ -112,10 +112,10 @@ impl Daemon for Scheduler {
             profiles: Vec::new(),
             back_off: BackOff::default(),
             extenders: Vec::new(),
-            extended_resources: values.bool_map("feature-gates").get("DRAExtendedResource") != Some(&false),
+            features: Features::new(&values.bool_map("feature-gates")),
         };
         match values.optional("config").filter(|path| !path.is_empty()) {
-            None => out.profiles.push(Profile::with_defaults(name)),
+            None => out.profiles.push(Profile::with_defaults(name, out.features)),
             Some(path) => {
                 let file = KubeSchedulerConfiguration::load(Path::new(path))?;
                 let is_set = |flag: &str| values.is_set(flag);
@@ -123,7 +123,7 @@ impl Daemon for Scheduler {
                 out.election = file.election(out.election, is_set)?;
                 out.back_off = file.back_off();
                 out.extenders = file.extenders().to_vec();
-                out.profiles = file.profiles()?;
+                out.profiles = file.profiles(out.features)?;
             }
         }
         Ok(out)
@@ -140,8 +140,11 @@ impl Daemon for Scheduler {
             profiles: config.profiles,
             back_off: config.back_off,
             extenders: Extenders::connect(&config.extenders).await?,
-            extended_resources: config.extended_resources,
-            metrics: Arc::new(Metrics::register()),
+            metrics: Arc::new(match config.features.is_on(Gate::GenericWorkload) {
+                true => Metrics::register().with_groups(),
+                false => Metrics::register(),
+            }),
+            features: config.features,
         };
         let lead = move |group: Tasks| async move {
             let drain = group.drain();
@@ -158,13 +161,13 @@ struct Office {
     profiles: Vec<Profile>,
     back_off: BackOff,
     extenders: Extenders,
-    extended_resources: bool,
+    features: Features,
     metrics: Arc<Metrics>,
 }
 
 /// Everything a leader does.
 async fn lead(office: Office, tasks: &Tasks) {
-    let Office { client, clock, profiles, back_off, extenders, extended_resources, metrics } = office;
+    let Office { client, clock, profiles, back_off, extenders, features, metrics } = office;
     // Each entry is a pointer to an object the caches hold anyway, so the channel is bounded by them.
     let (sender, receiver) = mpsc::unbounded_channel();
     let informers = Informers::new(client.clone(), tasks);
@@ -172,6 +175,9 @@ async fn lead(office: Office, tasks: &Tasks) {
     feed(&informers, &sender);
     feed_storage(&informers, &sender);
     feed_devices(&informers, &sender);
+    if features.is_on(Gate::GenericWorkload) {
+        feed_all(&informers, &sender, Change::Group);
+    }
     let claims = informers.get::<PersistentVolumeClaim>(ListWatch::default());
     let devices = informers.get::<ResourceClaim>(ListWatch::default());
     let (tell, changed) = watch::channel(());
@@ -192,8 +198,7 @@ async fn lead(office: Office, tasks: &Tasks) {
     let pods = informers.get::<Pod>(ListWatch::default());
     let nodes = informers.get::<Node>(ListWatch::default());
     let advisers = Advisers { extenders, pods, nodes };
-    let cycle = Cycle::new(profiles, back_off, actor, budgets, advisers, clock, metrics);
-    let cycle = if extended_resources { cycle } else { cycle.without_extended_resources() };
+    let cycle = Cycle::new((profiles, features), back_off, actor, budgets, advisers, clock, metrics);
     cycle.run(receiver).await;
 }
 

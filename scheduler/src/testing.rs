@@ -2,7 +2,8 @@
 
 use std::sync::Arc;
 
-use k8s_openapi::api::core::v1 as core;
+use component_base::informer::Event;
+use k8s_openapi::api::{core::v1 as core, scheduling::v1alpha2::PodGroup};
 use serde_json::{Value, json};
 
 use crate::model::{Cluster, NodeInfo, PodInfo};
@@ -41,6 +42,10 @@ impl Pod {
         self.set(&format!("/metadata/labels/{key}"), json!(value))
     }
 
+    pub(crate) fn group(self, name: &str) -> Self {
+        self.set("/spec/schedulingGroup", json!({"podGroupName": name}))
+    }
+
     pub(crate) fn on(self, node: &str) -> Self {
         self.set("/spec/nodeName", json!(node))
     }
@@ -53,6 +58,15 @@ impl Pod {
         let pod: core::Pod = serde_json::from_value(self.0).expect("a valid pod");
         PodInfo::new(&pod)
     }
+}
+
+/// A group of pods with a scheduling policy, just made.
+pub(crate) fn gang(name: &str, policy: Value) -> Event<PodGroup> {
+    let group = json!({
+        "metadata": {"name": name, "namespace": "default", "uid": format!("uid-{name}")},
+        "spec": {"schedulingPolicy": policy},
+    });
+    Event::Added { new: serde_json::from_value(group).expect("a valid group"), initial: false }
 }
 
 /// A node of 4 cores and 8 Gi for 110 pods, labelled with its name and a zone, with `extra` merged in.
@@ -78,7 +92,7 @@ pub(crate) fn cluster(nodes: Vec<NodeInfo>, pods: Vec<Arc<PodInfo>>) -> Cluster 
     out
 }
 
-fn merge(into: &mut Value, from: Value) {
+pub(crate) fn merge(into: &mut Value, from: Value) {
     match (into, from) {
         (Value::Object(a), Value::Object(b)) => {
             for (k, v) in b {

@@ -8,10 +8,11 @@ use std::{
     sync::{Arc, LazyLock},
 };
 
+use component_base::meta::ObjectKey;
 use smol_str::SmolStr;
 
 use super::{
-    Devices, Labels, NearTally, NodeInfo, PodInfo, PodTerm, SpreadConstraint, SpreadTally, Storage,
+    Devices, Groups, Labels, NearTally, NodeInfo, PodInfo, PodTerm, SpreadConstraint, SpreadTally, Storage,
     TermCounts, tally::Tallies,
 };
 
@@ -55,6 +56,8 @@ pub struct Cluster {
     pub storage: Storage,
     /// Devices and the claims that hold them.
     pub devices: Devices,
+    /// Groups of pods that are placed together.
+    pub groups: Groups,
     namespaces: NamespaceLabels,
 }
 
@@ -245,6 +248,27 @@ impl Cluster {
             }
         }
         true
+    }
+
+    /// The same cluster with only those nodes that are `kept`, and the pods on them.
+    pub fn within(&self, kept: impl Fn(&NodeInfo) -> bool) -> Cluster {
+        let mut out = self.clone();
+        out.nodes.retain(|node| kept(node));
+        let changed = self.nodes.iter().zip(&self.changed).filter(|(node, _)| kept(node));
+        out.changed = changed.map(|(_, at)| *at).collect();
+        for node in self.nodes.iter().filter(|node| !kept(node)) {
+            out.count_images(node, -1);
+            node.pods.iter().for_each(|pod| out.terms.count(pod, node, -1));
+            out.orphans.insert(node.name.clone(), node.pods.clone());
+        }
+        out.layout += 1;
+        out.tallies.clear();
+        out
+    }
+
+    /// How many members of a group have a node.
+    pub fn placed_members(&self, group: &ObjectKey) -> usize {
+        self.groups.members(group).filter(|pod| self.placement(&pod.uid).is_some()).count()
     }
 
     /// How many pods have a node.

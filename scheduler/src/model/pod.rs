@@ -47,6 +47,8 @@ pub struct PodInfo {
     pub created: i64,
     /// Seconds since the epoch the pod started at, for preemption.
     pub started: i64,
+    /// The group it is placed with, in its namespace.
+    pub group: Option<SmolStr>,
     /// Names of scheduling gates still closed.
     pub gates: Vec<String>,
     /// Effective requests.
@@ -221,6 +223,7 @@ impl PodInfo {
             finished: matches!(status.and_then(|s| s.phase.as_deref()), Some("Succeeded" | "Failed")),
             created: meta.creation_timestamp.as_ref().map_or(0, |t| t.0.as_second()),
             started: status.and_then(|s| s.start_time.as_ref()).map_or(i64::MAX, |t| t.0.as_second()),
+            group: spec.scheduling_group.as_ref().and_then(|g| g.pod_group_name.as_deref()).map(SmolStr::new),
             gates: spec.scheduling_gates.iter().flatten().map(|g| g.name.clone()).collect(),
             requests,
             counted,
@@ -284,6 +287,11 @@ impl PodInfo {
     /// `namespace/name`.
     pub fn key(&self) -> String {
         format!("{}/{}", self.namespace, self.name)
+    }
+
+    /// The group it is placed with.
+    pub fn group_key(&self) -> Option<ObjectKey> {
+        self.group.as_deref().map(|name| ObjectKey::new(self.namespace.as_str(), name))
     }
 
     /// Whether the pod mounts a claim.

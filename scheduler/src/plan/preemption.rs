@@ -203,7 +203,11 @@ fn importance(pod: &PodInfo) -> (Reverse<i32>, i64) {
     (Reverse(pod.priority), pod.started)
 }
 
-fn split_by_budget(pods: &[Arc<PodInfo>], budgets: &[Budget]) -> (Vec<Arc<PodInfo>>, Vec<Arc<PodInfo>>) {
+/// Those whose going some budget forbids, and the others.
+pub(super) fn split_by_budget(
+    pods: &[Arc<PodInfo>],
+    budgets: &[Budget],
+) -> (Vec<Arc<PodInfo>>, Vec<Arc<PodInfo>>) {
     let mut left: Vec<i64> = budgets.iter().map(|b| b.allowed).collect();
     let (mut violating, mut harmless) = (Vec::new(), Vec::new());
     for pod in pods {

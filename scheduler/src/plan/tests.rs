@@ -6,15 +6,23 @@ use serde_json::{Value, json};
 
 use super::*;
 use crate::{
+    features::Features,
     plugins,
     testing::{cluster, node, pod},
 };
 
 /// The node picked, or the message shown.
 fn decide(pod: &Arc<PodInfo>, cluster: &Cluster) -> Result<String, String> {
-    schedule(pod, cluster, &plugins::defaults(), &[], Options::default(), &mut Memo::default())
-        .map(|p| p.node)
-        .map_err(|e| e.message(""))
+    schedule(
+        pod,
+        cluster,
+        &plugins::defaults(Features::default()),
+        &[],
+        Options::default(),
+        &mut Memo::default(),
+    )
+    .map(|p| p.node)
+    .map_err(|e| e.message(""))
 }
 
 fn term(labels: Value, key: &str) -> Value {
@@ -192,7 +200,7 @@ fn namespaces_of_a_term_are_chosen_by_name_or_label() {
             json!({"podAntiAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": terms}}),
         );
         let p = p.info();
-        let all = plugins::defaults();
+        let all = plugins::defaults(Features::default());
         let filters = prepare(&p, &both, &all).ok().unwrap();
         let refused = both.nodes().iter().find(|n| filters.check(n).is_some()).map(|n| n.name.to_string());
         assert_eq!(refused.is_some(), want.is_some(), "{extra}");
@@ -264,7 +272,7 @@ fn a_pod_pinned_by_field_looks_at_its_node_only() {
 }
 
 fn preemption(pod: &Arc<PodInfo>, cluster: &Cluster, budgets: &[Budget]) -> Preemption {
-    let all = plugins::defaults();
+    let all = plugins::defaults(Features::default());
     let failure = schedule(pod, cluster, &all, &[], Options::default(), &mut Memo::default()).unwrap_err();
     preempt(pod, cluster, &all, &failure, budgets, Default::default(), 0)
 }
@@ -343,9 +351,16 @@ fn nominated_pods_hold_their_room_against_lesser_ones() {
     let guest = pod("guest").cpu("4").priority(100).info();
     let nominated = vec![("n1".to_owned(), guest)];
     let try_with = |p: Arc<PodInfo>| {
-        schedule(&p, &one, &plugins::defaults(), &nominated, Options::default(), &mut Memo::default())
-            .map(|p| p.node)
-            .is_ok()
+        schedule(
+            &p,
+            &one,
+            &plugins::defaults(Features::default()),
+            &nominated,
+            Options::default(),
+            &mut Memo::default(),
+        )
+        .map(|p| p.node)
+        .is_ok()
     };
     assert!(!try_with(pod("lesser").cpu("1").priority(1).info()));
     assert!(try_with(pod("greater").cpu("1").priority(200).info()));
@@ -370,7 +385,7 @@ fn the_search_is_cut_off_as_documented() {
 /// them anew.
 #[test]
 fn remembered_answers_decide_as_fresh_ones() {
-    let plugins = plugins::defaults();
+    let plugins = plugins::defaults(Features::default());
     let mut cluster =
         cluster((0..6).map(|n| node(&format!("n{n}"), ["x", "y"][n % 2], json!({}))).collect(), vec![]);
     let mut memo = Memo::default();

@@ -2,7 +2,7 @@
 
 use crate::{
     framework::{ClusterEvent, Plugin},
-    model::PodInfo,
+    model::{Cluster, PodInfo},
 };
 
 /// The plugin.
@@ -13,7 +13,7 @@ impl Plugin for SchedulingGates {
         "SchedulingGates"
     }
 
-    fn may_enqueue(&self, pod: &PodInfo) -> Result<(), String> {
+    fn may_enqueue(&self, pod: &PodInfo, _: &Cluster) -> Result<(), String> {
         if pod.gates.is_empty() {
             Ok(())
         } else {

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use super::*;
 use crate::{
+    features::Features,
     plugins,
     testing::{node, pod},
 };
@@ -13,7 +14,7 @@ fn at(seconds: u64) -> Instant {
 }
 
 fn with_plugins(queue: &mut Queue, event: &ClusterEvent, now: Instant) {
-    let all = plugins::defaults();
+    let all = plugins::defaults(Features::default());
     let all: Vec<&dyn Plugin> = all.iter().map(|w| w.plugin.as_ref()).collect();
     queue.event(event, &all, now);
 }
@@ -110,4 +111,28 @@ fn what_comes_to_each_queue_is_counted_by_its_cause() {
     ];
     assert_eq!(q.take_incoming(), BTreeMap::from(expected));
     assert!(q.take_incoming().is_empty());
+}
+
+#[test]
+fn members_of_a_group_are_taken_out_of_their_turn_and_held_back_again() {
+    let mut q = Queue::new(BackOff::default());
+    for name in ["active", "backs-off", "waits"] {
+        q.add(pod(name).info(), false, at(0));
+    }
+    q.add(pod("gated").info(), true, at(0));
+    q.pop_pod("uid-backs-off", at(0)).unwrap();
+    q.failed("uid-backs-off", vec![], at(0));
+    q.pop_pod("uid-waits", at(0)).unwrap();
+    q.failed("uid-waits", vec!["NodeName"], at(0));
+    let attempts = ["active", "backs-off", "waits", "gated"]
+        .map(|name| q.pop_pod(&format!("uid-{name}"), at(0)).map(|(_, number, _)| number));
+    assert_eq!(attempts, [Some(1), Some(2), Some(2), None]);
+    assert!(q.pop_pod("uid-active", at(0)).is_none() && q.pop(at(9)).is_none(), "all are being decided on");
+    q.gate("uid-active");
+    assert_eq!(q.pending().gated, 2);
+    q.ungate("uid-active", "X", at(1));
+    q.ungate("uid-waits", "X", at(1));
+    assert_eq!(q.pop(at(1)).map(|p| p.0.name.clone()), Some("active".into()));
+    assert!(q.pop(at(1)).is_none());
+    assert_eq!(q.take_incoming().get(&("active", "X")), Some(&1));
 }

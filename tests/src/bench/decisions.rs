@@ -7,6 +7,7 @@ use anyhow::{Result, ensure};
 use k8s_openapi::api::core::v1 as core;
 use scheduler::{
     config::args::DefaultPreemptionArgs,
+    features::Features,
     model::{Cluster, NodeInfo, PodInfo},
     plan::{self, Memo, Options, Preemption},
     plugins::{self, Weighted},
@@ -112,7 +113,13 @@ impl Bench {
             }));
             cluster.set_node(NodeInfo::new(&node));
         }
-        Bench { cluster, plugins: plugins::defaults(), memo: Memo::default(), start: 0, tie: 0 }
+        Bench {
+            cluster,
+            plugins: plugins::defaults(Features::default()),
+            memo: Memo::default(),
+            start: 0,
+            tie: 0,
+        }
     }
 
     fn options(&mut self) -> Options {

@@ -1,6 +1,6 @@
 //! NodeResourcesFit: filters by free resources, scores by how full the node would be.
 
-use std::cmp::min;
+use std::{cmp::min, sync::Arc};
 
 use crate::{
     config::args::{ArgsError, NodeResourcesFitArgs, UtilizationShapePoint},
@@ -142,6 +142,21 @@ impl Plugin for Fit {
         // A handful of short strings per cycle.
         let resources = self.resources.clone();
         Some(Box::new(Fullness { pod, strategy: self.strategy.clone(), resources }))
+    }
+
+    /// How full the domain is, whatever the strategy for nodes: a group leaves others as much room together as it can.
+    fn score_domain(&self, _: &[Arc<PodInfo>], cluster: &Cluster) -> Option<i64> {
+        let (mut sum, mut weights) = (0, 0);
+        for (name, weight) in &self.resources {
+            let have: i64 = cluster.nodes().iter().map(|node| node.allocatable.get(name)).sum();
+            if have == 0 {
+                continue;
+            }
+            let used: i64 = cluster.nodes().iter().map(|node| node.counted.get(name)).sum();
+            sum += min(used, have) * MAX_SCORE / have * weight;
+            weights += weight;
+        }
+        Some(if weights == 0 { 0 } else { sum / weights })
     }
 
     fn wakes(&self, pod: &PodInfo, event: &ClusterEvent) -> bool {
@@ -307,7 +322,7 @@ mod tests {
         };
         assert_eq!(fits(&cluster), [false, false]);
         let class = json!({"metadata": {"name": "gpu"}, "spec": {"extendedResourceName": "d.io/gpu"}});
-        let new = std::sync::Arc::new(serde_json::from_value(class).unwrap());
+        let new = Arc::new(serde_json::from_value(class).unwrap());
         cluster.devices.take(&DeviceChange::Class(Event::Added { new, initial: true }));
         assert_eq!(fits(&cluster), [true, false]);
         assert!(plugin.wakes(&pod, &ClusterEvent::DevicesChanged(DeviceEvent::Class)));
