@@ -30,6 +30,8 @@ const RECEIVE_BUFFER: usize = 4 << 20;
 
 /// Bytes of a batch whose memory is kept for the next one.
 const KEPT: usize = 64 << 10;
+/// Bytes of a piece of a table that is made in pieces.
+const PIECE: usize = 256 << 10;
 
 /// Why a batch was not committed.
 #[derive(Debug, thiserror::Error)]
@@ -97,7 +99,12 @@ impl Kernel {
             message::encode(&mut batch, self.table, family, &command, &mut set_id);
             batch.end_command(command);
         }
-        let outcome = if batch.is_empty() { Ok(()) } else { self.transact(&mut batch) };
+        let outcome = if batch.is_empty() {
+            Ok(())
+        } else {
+            batch.end();
+            self.transact(&batch)
+        };
         // Large ones are rare: their memory is not kept.
         self.batch = batch.into_bytes();
         if self.batch.capacity() > KEPT {
@@ -106,8 +113,52 @@ impl Kernel {
         outcome
     }
 
-    fn transact(&mut self, batch: &mut Batch) -> Result<(), KernelError> {
-        batch.end();
+    /// Makes a family's table that is not there yet, a piece after the other: while the kernel takes one in, the next is
+    /// written. The rules of chains that packets enter come last, so that none goes by half a table. What was made of one
+    /// that is refused stays.
+    pub fn make(
+        &mut self,
+        family: Family,
+        commands: impl IntoIterator<Item = Command>,
+    ) -> Result<(), KernelError> {
+        let (table, mut set_id) = (self.table, 0);
+        let mut piece = Batch::begin(self.sequence, Vec::new());
+        let (carried, written) = std::sync::mpsc::sync_channel::<Batch>(1);
+        std::thread::scope(|scope| {
+            let carrier =
+                scope.spawn(move || written.into_iter().try_for_each(|piece| self.transact(&piece)));
+            let mut entries = Vec::new();
+            let mut write = |piece: &mut Batch, command| {
+                message::encode(piece, table, family, &command, &mut set_id);
+                piece.end_command(command);
+            };
+            for command in commands {
+                if matches!(&command, Command::AddRules(_, chain) if chain.hook.is_some()) {
+                    entries.push(command);
+                    continue;
+                }
+                write(&mut piece, command);
+                if piece.bytes().len() >= PIECE {
+                    piece.end();
+                    let next = Batch::begin(piece.sequence(), Vec::new());
+                    if carried.send(std::mem::replace(&mut piece, next)).is_err() {
+                        break;
+                    }
+                }
+            }
+            entries.into_iter().for_each(|command| write(&mut piece, command));
+            if !piece.is_empty() {
+                piece.end();
+                // A carrier that is gone says itself why.
+                carried.send(piece).unwrap_or_default();
+            }
+            drop(carried);
+            carrier.join().unwrap_or_else(|panicked| std::panic::resume_unwind(panicked))
+        })
+    }
+
+    /// Sends a batch that has ended and waits for the kernel's word on it.
+    fn transact(&mut self, batch: &Batch) -> Result<(), KernelError> {
         self.sequence = batch.sequence();
         self.send(batch.bytes()).map_err(KernelError::Socket)?;
         self.receive(batch)?;

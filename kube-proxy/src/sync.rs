@@ -183,7 +183,10 @@ impl State {
             kernel.commit(family, diff(Some(&old), &self.planner.table()))?;
         } else {
             self.planner.replace(settings, model);
-            kernel.commit(family, self.planner.anew())?;
+            match kernel.handle(family)? {
+                Some(_) => kernel.commit(family, self.planner.anew())?,
+                None => kernel.make(family, self.planner.anew())?,
+            }
         }
         self.committed = true;
         Ok(())

@@ -498,22 +498,59 @@ fn a_refused_batch_changes_nothing_and_names_the_command() {
     });
 }
 
+/// So many services with two endpoints each.
+fn many(count: u16) -> Model {
+    let mut all = Model::default();
+    for n in 0..count {
+        let [high, low] = n.to_be_bytes();
+        let name = Arc::new(PortName { service: format!("s{n}").into(), ..name() });
+        let service = ServicePort { cluster_ips: vec![IpAddr::from([10, 97, high, low])], ..service() };
+        all.services.insert(name.clone(), service.into());
+        let one = model(ServicePort::default(), &["10.244.0.1", "10.244.0.2"]);
+        all.endpoints.insert(name, one.endpoints.into_values().next().unwrap());
+    }
+    all
+}
+
 #[test]
 fn thousands_of_services_go_in_one_batch() {
     in_namespace(|| {
-        let mut all = Model::default();
-        for n in 0..2000u16 {
-            let [high, low] = n.to_be_bytes();
-            let name = Arc::new(PortName { service: format!("s{n}").into(), ..name() });
-            let service = ServicePort { cluster_ips: vec![IpAddr::from([10, 97, high, low])], ..service() };
-            all.services.insert(name.clone(), service.into());
-            let one = model(ServicePort::default(), &["10.244.0.1", "10.244.0.2"]);
-            all.endpoints.insert(name, one.endpoints.into_values().next().unwrap());
-        }
         let mut proxy = Proxy::new();
-        proxy.sync(&all);
+        proxy.sync(&many(2000));
         let text = run("nft", &["list", "set", "ip", "kube-proxy", "services-2"]);
         assert_eq!(text.matches("tcp").count(), 2000);
+    });
+}
+
+#[test]
+fn a_table_made_in_pieces_is_the_one_made_at_once() {
+    in_namespace(|| {
+        let planner = Planner::of(Family::V4, &settings(), &many(4000));
+        let mut kernel = Kernel::open(SERVICES).unwrap();
+        kernel.others_changed().unwrap();
+        kernel.make(Family::V4, planner.anew()).unwrap();
+        assert!(!kernel.others_changed().unwrap(), "each piece is this conversation's own");
+        let planned = Content::of(Family::V4, planner.anew());
+        assert_eq!(kernel.content(Family::V4, &planned).unwrap().unwrap(), planned);
+    });
+}
+
+#[test]
+fn no_packet_goes_by_a_table_that_was_not_made_whole_and_the_next_sync_makes_it() {
+    in_namespace(|| {
+        let all = many(4000);
+        let planner = Planner::of(Family::V4, &settings(), &all);
+        let mut kernel = Kernel::open(SERVICES).unwrap();
+        let bad = [Command::DeleteChain("nowhere".into())];
+        let commands = planner.anew().chain(bad);
+        let error = kernel.make(Family::V4, commands).unwrap_err();
+        assert_eq!(error.to_string(), "nftables refused the deletion of the chain \"nowhere\" (1)");
+        let text = run("nft", &["list", "table", "ip", "kube-proxy"]);
+        assert!(text.contains("10.244.0.1 . 8080"), "the first piece stays");
+        assert!(!text.contains("jump services"), "packets enter no chain that leads anywhere");
+        crate::sync::Syncer::open().unwrap().sync(&all, &settings()).unwrap();
+        let text = run("nft", &["list", "set", "ip", "kube-proxy", "services-2"]);
+        assert_eq!(text.matches("tcp").count(), 4000);
     });
 }
 
