@@ -8,8 +8,8 @@ use crate::{
     field::ErrorList,
     object::Object,
     registry::{
-        Column, Resource, Subresource,
-        kit::{Cell, Plain, Rules, at::At, column, fill, selector_text, workload},
+        Column, Resource,
+        kit::{Cell, Rules, at::At, column, fill, selector_text, workload},
     },
 };
 
@@ -39,24 +39,14 @@ pub(super) fn resource() -> Resource {
     Resource {
         short_names: &["deploy"],
         categories: &["all"],
-        subresources: &[
-            Subresource::Scale {
-                spec: "/spec/replicas",
-                status: "/status/replicas",
-                selector: "/spec/selector",
-            },
-            Subresource::Status,
-        ],
+        subresources: workload::SCALED,
         columns: COLUMNS,
         strategy: Arc::new(Rules {
             default,
-            create: |new, _| workload::drop_gated(new, None, "/spec/template"),
-            change: |new, old, _| workload::drop_gated(new, Some(old), "/spec/template"),
             validate_over,
             validate_change,
             validate_status,
-            warnings: |new, old| workload::warnings(new, old, true, &["spec", "template"]),
-            ..Rules::new(Plain { status: true, generation: true, cells: CELLS })
+            ..workload::rules(CELLS)
         }),
         ..Resource::of("apps", "Deployment", "deployments", "deployment")
     }

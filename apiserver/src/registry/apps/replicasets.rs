@@ -6,21 +6,11 @@ use crate::{
     field::ErrorList,
     object::Object,
     registry::{
-        Column, Resource, SelectableField, Subresource,
-        kit::{Cell, Plain, Rules, at::At, column, fill, workload},
+        Resource, SelectableField,
+        kit::{Cell, Rules, at::At, fill, workload},
     },
 };
 
-const COLUMNS: &[Column] = &[
-    column("Name", "string").name(),
-    column("Desired", "integer"),
-    column("Current", "integer"),
-    column("Ready", "integer"),
-    column("Age", "string"),
-    column("Containers", "string").wide(),
-    column("Images", "string").wide(),
-    column("Selector", "string").wide(),
-];
 const CELLS: &[Cell] = &[
     Cell::Name,
     Cell::Field("/spec/replicas", "0"),
@@ -37,25 +27,15 @@ pub(super) fn resource() -> Resource {
     Resource {
         short_names: &["rs"],
         categories: &["all"],
-        subresources: &[
-            Subresource::Scale {
-                spec: "/spec/replicas",
-                status: "/status/replicas",
-                selector: "/spec/selector",
-            },
-            Subresource::Status,
-        ],
+        subresources: workload::SCALED,
         selectable: const { &[SelectableField::at("status.replicas", "/status/replicas").or("0")] },
-        columns: COLUMNS,
+        columns: workload::REPLICA_COLUMNS,
         strategy: Arc::new(Rules {
             default,
-            create: |new, _| workload::drop_gated(new, None, "/spec/template"),
-            change: |new, old, _| workload::drop_gated(new, Some(old), "/spec/template"),
             validate_over,
             validate_change,
             validate_status,
-            warnings: |new, old| workload::warnings(new, old, true, &["spec", "template"]),
-            ..Rules::new(Plain { status: true, generation: true, cells: CELLS })
+            ..workload::rules(CELLS)
         }),
         ..Resource::of("apps", "ReplicaSet", "replicasets", "replicaset")
     }
@@ -85,16 +65,5 @@ fn validate_change(new: &Object, old: &Object, errors: &mut ErrorList) {
 }
 
 fn validate_status(new: &Object, _old: &Object, errors: &mut ErrorList) {
-    let status = At::status(new);
-    let parts = ["fullyLabeledReplicas", "readyReplicas", "availableReplicas"];
-    status.check_counts(&["replicas"], errors);
-    status.check_counts(&parts, errors);
-    status.check_counts(&["observedGeneration", "terminatingReplicas"], errors);
-    status.check_at_most(&parts, "replicas", "cannot be greater than status.replicas", errors);
-    status.check_at_most(
-        &["availableReplicas"],
-        "readyReplicas",
-        "cannot be greater than readyReplicas",
-        errors,
-    );
+    workload::check_replica_status(&At::status(new), &["observedGeneration", "terminatingReplicas"], errors);
 }

@@ -8,7 +8,7 @@ use crate::{
     field::ErrorList,
     object::Object,
     registry::{
-        Column, Resource, Subresource,
+        Column, Resource,
         kit::{
             Cell, Plain, Rules,
             at::At,
@@ -39,14 +39,7 @@ pub(super) fn resource() -> Resource {
     Resource {
         short_names: &["sts"],
         categories: &["all"],
-        subresources: &[
-            Subresource::Scale {
-                spec: "/spec/replicas",
-                status: "/status/replicas",
-                selector: "/spec/selector",
-            },
-            Subresource::Status,
-        ],
+        subresources: workload::SCALED,
         columns: COLUMNS,
         strategy: Arc::new(Rules {
             default,

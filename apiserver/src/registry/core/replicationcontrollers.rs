@@ -8,21 +8,11 @@ use crate::{
     field::ErrorList,
     object::Object,
     registry::{
-        Column, Propagation, Resource, SelectableField, Subresource,
-        kit::{Cell, Plain, Rules, at::At, column, fill, workload},
+        Propagation, Resource, SelectableField,
+        kit::{Cell, Rules, at::At, fill, workload},
     },
 };
 
-const COLUMNS: &[Column] = &[
-    column("Name", "string").name(),
-    column("Desired", "integer"),
-    column("Current", "integer"),
-    column("Ready", "integer"),
-    column("Age", "string"),
-    column("Containers", "string").wide(),
-    column("Images", "string").wide(),
-    column("Selector", "string").wide(),
-];
 const CELLS: &[Cell] = &[
     Cell::Name,
     Cell::Field("/spec/replicas", "0"),
@@ -39,27 +29,17 @@ pub(super) fn resource() -> Resource {
     Resource {
         short_names: &["rc"],
         categories: &["all"],
-        subresources: &[
-            Subresource::Scale {
-                spec: "/spec/replicas",
-                status: "/status/replicas",
-                selector: "/spec/selector",
-            },
-            Subresource::Status,
-        ],
+        subresources: workload::SCALED,
         storage_prefix: "controllers",
         selectable: const { &[SelectableField::at("status.replicas", "/status/replicas").or("0")] },
-        columns: COLUMNS,
+        columns: workload::REPLICA_COLUMNS,
         strategy: Arc::new(Rules {
             default,
-            create: |new, _| workload::drop_gated(new, None, "/spec/template"),
-            change: |new, old, _| workload::drop_gated(new, Some(old), "/spec/template"),
             validate_over,
             validate_status,
-            warnings: |new, old| workload::warnings(new, old, true, &["spec", "template"]),
             // Pods outlived their controller before there was a choice.
             propagation: Propagation::Orphan,
-            ..Rules::new(Plain { status: true, generation: true, cells: CELLS })
+            ..workload::rules(CELLS)
         }),
         ..Resource::of("", "ReplicationController", "replicationcontrollers", "replicationcontroller")
     }
@@ -112,12 +92,5 @@ fn validate_over(controller: &Object, old: Option<&Object>, errors: &mut ErrorLi
 }
 
 fn validate_status(new: &Object, _old: &Object, errors: &mut ErrorList) {
-    let status = At::status(new);
-    let parts = ["fullyLabeledReplicas", "readyReplicas", "availableReplicas"];
-    status.check_counts(&["replicas"], errors);
-    status.check_counts(&parts, errors);
-    status.check_counts(&["observedGeneration"], errors);
-    status.check_at_most(&parts, "replicas", "cannot be greater than status.replicas", errors);
-    let detail = "cannot be greater than readyReplicas";
-    status.check_at_most(&["availableReplicas"], "readyReplicas", detail, errors);
+    workload::check_replica_status(&At::status(new), &["observedGeneration"], errors);
 }

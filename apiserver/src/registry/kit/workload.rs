@@ -2,10 +2,42 @@
 
 use serde_json::Value;
 
-use super::{at::At, format};
-use crate::{field::ErrorList, object::Object, registry::pod_spec};
+use super::{Cell, Plain, Rules, at::At, column, format};
+use crate::{
+    field::ErrorList,
+    object::Object,
+    registry::{Column, Subresource, pod_spec},
+};
 
 const OTHER_LABELS: &str = "`selector` does not match template `labels`";
+
+/// What there is beside a workload whose number of pods is set.
+pub(in crate::registry) const SCALED: &[Subresource] = &[
+    Subresource::Scale { spec: "/spec/replicas", status: "/status/replicas", selector: "/spec/selector" },
+    Subresource::Status,
+];
+
+/// Columns of kinds that keep a number of equal pods.
+pub(in crate::registry) const REPLICA_COLUMNS: &[Column] = &[
+    column("Name", "string").name(),
+    column("Desired", "integer"),
+    column("Current", "integer"),
+    column("Ready", "integer"),
+    column("Age", "string"),
+    column("Containers", "string").wide(),
+    column("Images", "string").wide(),
+    column("Selector", "string").wide(),
+];
+
+/// What workloads that name pods after themselves have in common.
+pub(in crate::registry) const fn rules(cells: &'static [Cell]) -> Rules {
+    Rules {
+        create: |new, _| drop_gated(new, None, "/spec/template"),
+        change: |new, old, _| drop_gated(new, Some(old), "/spec/template"),
+        warnings: |new, old| warnings(new, old, true, &["spec", "template"]),
+        ..Rules::new(Plain { status: true, generation: true, cells })
+    }
+}
 
 /// The template of an object's spec.
 pub(in crate::registry) fn template(obj: &Object) -> At<'_> {
@@ -51,6 +83,17 @@ pub(in crate::registry) fn check_lasting(template: &At<'_>, kind: &str, errors: 
     if deadline.is_set() {
         deadline.forbidden(errors, format!("activeDeadlineSeconds in {kind} is not Supported"));
     }
+}
+
+/// The counts in the status of kinds that keep a number of equal pods, and others it has.
+pub(in crate::registry) fn check_replica_status(status: &At<'_>, others: &[&str], errors: &mut ErrorList) {
+    let parts = ["fullyLabeledReplicas", "readyReplicas", "availableReplicas"];
+    status.check_counts(&["replicas"], errors);
+    status.check_counts(&parts, errors);
+    status.check_counts(others, errors);
+    status.check_at_most(&parts, "replicas", "cannot be greater than status.replicas", errors);
+    let detail = "cannot be greater than readyReplicas";
+    status.check_at_most(&["availableReplicas"], "readyReplicas", detail, errors);
 }
 
 /// The selector of a workload: there, good, not empty, and its pods' own.
