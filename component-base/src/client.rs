@@ -41,6 +41,8 @@ pub struct ClientOptions {
     pub qps: f32,
     /// Requests that may be sent at once; 0 takes the default of 100.
     pub burst: u32,
+    /// Other rates for events: per second and at once, as `qps` and `burst`; without them, the same ones of their own.
+    pub events: Option<(f32, u32)>,
     /// `User-Agent` header; see [`crate::version::user_agent`].
     pub user_agent: String,
     /// Upstream's wire format flag. Accepted for compatibility; requests are sent as JSON.
@@ -55,6 +57,7 @@ impl ClientOptions {
             master: None,
             qps: 0.0,
             burst: 0,
+            events: None,
             user_agent: crate::version::user_agent(component),
             content_type: "application/json".to_owned(),
         }
@@ -156,7 +159,7 @@ impl SharedConnection {
     pub fn client(&self, name: &str, bearer: Bearer) -> Result<kube::Client, ClientError> {
         let agent = format!("{}/{name}", self.options.user_agent);
         let agent = HeaderValue::from_str(&agent).map_err(|_| ClientError::UserAgent(agent))?;
-        let limiter = Limiter::new(self.options.qps, self.options.burst);
+        let limiter = Limiter::of(&self.options);
         let (inner, host) = (self.inner.clone(), self.host.clone());
         let service = tower::service_fn(move |mut request: Request<Body>| {
             let (inner, limiter, host, agent) = (inner.clone(), limiter.clone(), host.clone(), agent.clone());
@@ -211,7 +214,7 @@ fn build(
     let host = host_of(&config);
     let agent = HeaderValue::from_str(&options.user_agent)
         .map_err(|_| ClientError::UserAgent(options.user_agent.clone()))?;
-    let limiter = Limiter::new(options.qps, options.burst);
+    let limiter = Limiter::of(options);
     let service = tower::service_fn(move |request: Request<Body>| {
         let (inner, limiter, host, agent) = (inner.clone(), limiter.clone(), host.clone(), agent.clone());
         Box::pin(limited(inner, limiter, host, agent, request)) as Answer
@@ -302,25 +305,30 @@ struct Limiter(Option<Arc<Buckets>>);
 
 #[derive(Debug)]
 struct Buckets {
-    events: Mutex<Bucket>,
-    others: Mutex<Bucket>,
+    events: Option<Mutex<Bucket>>,
+    others: Option<Mutex<Bucket>>,
+}
+
+/// A bucket with defaults for what is zero; none for a rate below that.
+fn bucket((qps, burst): (f32, u32)) -> Option<Mutex<Bucket>> {
+    let qps = if qps == 0.0 { 50.0 } else { f64::from(qps) };
+    let burst = if burst == 0 { 100 } else { burst };
+    (qps > 0.0).then(|| Mutex::new(Bucket::new(qps, f64::from(burst))))
 }
 
 impl Limiter {
-    fn new(qps: f32, burst: u32) -> Limiter {
-        if qps < 0.0 {
-            return Limiter(None);
-        }
-        let qps = if qps == 0.0 { 50.0 } else { f64::from(qps) };
-        let burst = if burst == 0 { 100 } else { burst };
-        let bucket = || Mutex::new(Bucket::new(qps, f64::from(burst)));
-        Limiter(Some(Arc::new(Buckets { events: bucket(), others: bucket() })))
+    fn of(options: &ClientOptions) -> Limiter {
+        let (others, events) = ((options.qps, options.burst), options.events);
+        let buckets = Buckets { events: bucket(events.unwrap_or(others)), others: bucket(others) };
+        let limits = buckets.events.is_some() || buckets.others.is_some();
+        Limiter(limits.then(|| Arc::new(buckets)))
     }
 
     /// Waits until the request to this path may be made.
     async fn acquire(&self, path: &str) {
         let Some(buckets) = &self.0 else { return };
         let bucket = if is_of_event(path) { &buckets.events } else { &buckets.others };
+        let Some(bucket) = bucket else { return };
         let delay = bucket.lock().reserve(Instant::now());
         if !delay.is_zero() {
             tokio::time::sleep(delay).await;

@@ -5,6 +5,7 @@
 
 use std::{
     collections::HashMap,
+    future::Future,
     hash::Hash,
     sync::Arc,
     time::{Duration, Instant},
@@ -127,22 +128,47 @@ impl ObjectSource for Standalone {
 
 type Key = (String, String);
 
-/// A bounded-in-time memory of fetched objects.
-struct Memory<K, V>(Mutex<HashMap<K, (Instant, V)>>);
+/// A bounded-in-time memory of fetched objects. Those who want the same one at once wait for one fetch.
+struct Memory<K, V> {
+    known: Mutex<HashMap<K, (Instant, V)>>,
+    turns: Mutex<HashMap<K, Arc<tokio::sync::Mutex<()>>>>,
+}
 
-impl<K: Eq + Hash, V: Clone> Memory<K, V> {
+impl<K: Clone + Eq + Hash, V: Clone> Memory<K, V> {
     fn new() -> Self {
-        Self(Mutex::new(HashMap::new()))
+        Self { known: Mutex::default(), turns: Mutex::default() }
     }
 
     fn get(&self, key: &K, now: Instant) -> Option<V> {
-        let mut map = self.0.lock();
+        let mut map = self.known.lock();
         map.retain(|_, (until, _)| *until > now);
         map.get(key).map(|(_, value)| value.clone())
     }
 
-    fn put(&self, key: K, until: Instant, value: V) {
-        self.0.lock().insert(key, (until, value));
+    /// What is known, or else what the fetch gives, which is kept until the time that it tells, if any.
+    async fn get_or(
+        &self,
+        key: K,
+        fetch: impl Future<Output = Result<(V, Option<Instant>), FetchError>> + Send,
+    ) -> Result<V, FetchError> {
+        if let Some(known) = self.get(&key, Instant::now()) {
+            return Ok(known);
+        }
+        let turn = {
+            let mut turns = self.turns.lock();
+            // Those that nobody waits for any more.
+            turns.retain(|_, turn| Arc::strong_count(turn) > 1);
+            Arc::clone(turns.entry(key.clone()).or_default())
+        };
+        let _turn = turn.lock().await;
+        if let Some(known) = self.get(&key, Instant::now()) {
+            return Ok(known);
+        }
+        let (value, until) = fetch.await?;
+        if let Some(until) = until {
+            self.known.lock().insert(key, (until, value.clone()));
+        }
+        Ok(value)
     }
 }
 
@@ -181,30 +207,26 @@ where
     Ok(api.get_opt(name).await.map_err(Box::new)?.map(Arc::new))
 }
 
+/// An object, and how long it is good for; one that does not exist is asked for again.
+async fn fresh<K>(api: Api<K>, name: &str) -> Result<(Option<Arc<K>>, Option<Instant>), FetchError>
+where
+    K: Clone + DeserializeOwned + std::fmt::Debug,
+{
+    let found = get(api, name).await?;
+    let until = found.is_some().then(|| Instant::now() + FRESH);
+    Ok((found, until))
+}
+
 #[async_trait]
 impl ObjectSource for ApiObjects {
     async fn config_map(&self, namespace: &str, name: &str) -> Result<Option<Arc<ConfigMap>>, FetchError> {
         let key = (namespace.to_owned(), name.to_owned());
-        if let Some(known) = self.config_maps.get(&key, Instant::now()) {
-            return Ok(known);
-        }
-        let found = get(Api::namespaced(self.client.clone(), namespace), name).await?;
-        if found.is_some() {
-            self.config_maps.put(key, Instant::now() + FRESH, found.clone());
-        }
-        Ok(found)
+        self.config_maps.get_or(key, fresh(Api::namespaced(self.client.clone(), namespace), name)).await
     }
 
     async fn secret(&self, namespace: &str, name: &str) -> Result<Option<Arc<Secret>>, FetchError> {
         let key = (namespace.to_owned(), name.to_owned());
-        if let Some(known) = self.secrets.get(&key, Instant::now()) {
-            return Ok(known);
-        }
-        let found = get(Api::namespaced(self.client.clone(), namespace), name).await?;
-        if found.is_some() {
-            self.secrets.put(key, Instant::now() + FRESH, found.clone());
-        }
-        Ok(found)
+        self.secrets.get_or(key, fresh(Api::namespaced(self.client.clone(), namespace), name)).await
     }
 
     async fn claim(
@@ -236,25 +258,19 @@ impl ObjectSource for ApiObjects {
     }
 
     async fn trust_bundles(&self, signer: &str) -> Result<Arc<Vec<ClusterTrustBundle>>, FetchError> {
-        let key = signer.to_owned();
-        if let Some(known) = self.trust_bundles.get(&key, Instant::now()) {
-            return Ok(known);
-        }
-        let api: Api<ClusterTrustBundle> = Api::all(self.client.clone());
-        let of_signer = ListParams::default().fields(&format!("spec.signerName={signer}"));
-        let found = Arc::new(api.list(&of_signer).await.map_err(Box::new)?.items);
-        self.trust_bundles.put(key, Instant::now() + FRESH, Arc::clone(&found));
-        Ok(found)
+        let fetch = async {
+            let api: Api<ClusterTrustBundle> = Api::all(self.client.clone());
+            let of_signer = ListParams::default().fields(&format!("spec.signerName={signer}"));
+            let found = Arc::new(api.list(&of_signer).await.map_err(Box::new)?.items);
+            Ok((found, Some(Instant::now() + FRESH)))
+        };
+        self.trust_bundles.get_or(signer.to_owned(), fetch).await
     }
 
     async fn csi_driver(&self, name: &str) -> Result<Option<Arc<CSIDriver>>, FetchError> {
-        let key = (String::new(), name.to_owned());
-        if let Some(known) = self.csi_drivers.get(&key, Instant::now()) {
-            return Ok(known);
-        }
-        let found = get(Api::all(self.client.clone()), name).await?;
-        self.csi_drivers.put(key, Instant::now() + FRESH, found.clone());
-        Ok(found)
+        let fetch =
+            async { Ok((get(Api::all(self.client.clone()), name).await?, Some(Instant::now() + FRESH))) };
+        self.csi_drivers.get_or((String::new(), name.to_owned()), fetch).await
     }
 
     async fn attachment(&self, name: &str) -> Result<Option<Arc<VolumeAttachment>>, FetchError> {
@@ -282,9 +298,18 @@ impl ObjectSource for ApiObjects {
 
     async fn token(&self, pod: &Pod, audience: Option<&str>, seconds: i64) -> Result<String, FetchError> {
         let key = (pod::uid(pod).to_owned(), audience.map(str::to_owned), seconds);
-        if let Some(known) = self.tokens.get(&key, Instant::now()) {
-            return Ok(known);
-        }
+        self.tokens.get_or(key, self.ask_for_token(pod, audience, seconds)).await
+    }
+}
+
+impl ApiObjects {
+    /// A new token, and until when it is used.
+    async fn ask_for_token(
+        &self,
+        pod: &Pod,
+        audience: Option<&str>,
+        seconds: i64,
+    ) -> Result<(String, Option<Instant>), FetchError> {
         let account = pod::spec(pod).service_account_name.as_deref().unwrap_or("default");
         let request = TokenRequest {
             spec: Some(TokenRequestSpec {
@@ -308,7 +333,35 @@ impl ObjectSource for ApiObjects {
         // A negative remainder reads as zero: such a token is not kept.
         let life =
             Duration::try_from(expires.duration_since(Timestamp::now())).unwrap_or_default().mul_f64(0.8);
-        self.tokens.put(key, Instant::now() + life, token.clone());
-        Ok(token)
+        Ok((token, Some(Instant::now() + life)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn those_who_want_the_same_wait_for_one_fetch() {
+        let (memory, fetched) = (Memory::<&str, usize>::new(), AtomicUsize::new(0));
+        let fetch = |keeps: bool| {
+            let fetched = &fetched;
+            async move {
+                tokio::task::yield_now().await;
+                let until = keeps.then(|| Instant::now() + FRESH);
+                Ok((fetched.fetch_add(1, Ordering::SeqCst), until))
+            }
+        };
+        let all = (0..5).map(|_| memory.get_or("a", fetch(true)));
+        let answers = futures::future::join_all(all).await;
+        assert!(answers.into_iter().all(|answer| matches!(answer, Ok(0))));
+        assert!(matches!(memory.get_or("b", fetch(false)).await, Ok(1)));
+        assert!(matches!(memory.get_or("b", fetch(false)).await, Ok(2)), "it was not to be kept");
+        let failed = memory.get_or("c", async { Err(FetchError::Incomplete) }).await;
+        assert!(failed.is_err());
+        assert!(matches!(memory.get_or("c", fetch(true)).await, Ok(3)));
+        assert!(memory.turns.lock().len() <= 1);
     }
 }

@@ -1,5 +1,6 @@
 //! Certificates that the cluster signs for this node: the one the kubelet shows to the API server, and the one it serves
-//! with. `request` makes and sends signing requests, `store` keeps what comes back, `rotation` asks again in time.
+//! with. `request` makes and sends signing requests, `store` keeps what comes back, `rotation` asks again in time; `pod` has
+//! those of pods.
 //!
 //! ```text
 //! bootstrap kubeconfig -> request -> approved and signed -> <cert-dir>/kubelet-client-current.pem, kubeconfig
@@ -9,13 +10,35 @@
 //! names of files as upstream, so that either kubelet goes on with the other's.
 
 pub mod bootstrap;
+pub mod pod;
 pub mod request;
 pub mod rotation;
 pub mod store;
 
 use std::{io, path::PathBuf};
 
+use base64::{Engine as _, engine::general_purpose::STANDARD};
 use component_base::{client::ClientError, tls::TlsError};
+
+/// Letters in a line of PEM.
+const COLUMNS: usize = 64;
+
+/// Certificates as PEM, with nothing beside.
+pub fn to_pem(certificates: impl IntoIterator<Item = impl AsRef<[u8]>>) -> Vec<u8> {
+    let mut text = String::new();
+    for one in certificates {
+        text.push_str("-----BEGIN CERTIFICATE-----\n");
+        let mut letters = STANDARD.encode(one);
+        while !letters.is_empty() {
+            let rest = letters.split_off(COLUMNS.min(letters.len()));
+            text.push_str(&letters);
+            text.push('\n');
+            letters = rest;
+        }
+        text.push_str("-----END CERTIFICATE-----\n");
+    }
+    text.into_bytes()
+}
 
 /// What a certificate is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -1,12 +1,12 @@
 //! Processors of their own for containers that ask for whole ones: the static policy of the CPU manager.
 //!
 //! A container of a Guaranteed pod that wants a whole number of processors gets that many for itself; everybody else runs
-//! on the rest, the shared pool. Choosing is in `plan`, the machine's shape in `topology`, what was given on disk in `state`,
+//! on the rest, the shared pool. Choosing is in `plan`, taking what is chosen in `pick`, the machine's shape in `topology`, what was given on disk in `state`,
 //! so that a restarted kubelet knows. Containers that run are moved when the shared pool changes.
 //!
 //! Contract: "Control CPU Management Policies on the Node"; texts of refusals and the state file's fields as upstream's.
-//! Of the policy's options there are `full-pcpus-only` and `strict-cpu-reservation`.
 
+pub mod pick;
 pub mod plan;
 pub mod set;
 pub mod state;
@@ -30,7 +30,7 @@ use self::{
     plan::Options,
     set::CpuSet,
     state::{State, StateError},
-    topology::Topology,
+    topology::{Level, Topology},
 };
 use crate::{
     metrics,
@@ -69,6 +69,11 @@ pub enum CpuError {
     /// Nothing is kept from pods.
     #[error("the static policy requires systemreserved.cpu + kubereserved.cpu to be greater than zero")]
     NothingReserved,
+    /// A socket is no whole number of nodes.
+    #[error(
+        "Align by socket is not compatible with hardware where number of sockets are more than number of NUMA"
+    )]
+    Sockets,
     /// What is kept from pods is not there.
     #[error("reserved processors {reserved} are not all among the machine's {all}")]
     Reserved {
@@ -119,10 +124,13 @@ impl Cpus {
             return Ok(Self { path, exclusive: None });
         }
         let topology = topology::read(root).map_err(CpuError::Topology)?;
+        if settings.options.by_socket && topology.count(Level::Socket) > topology.count(Level::Numa) {
+            return Err(CpuError::Sockets);
+        }
         let all = topology.all();
         let count = usize::try_from(settings.reserved_milli.saturating_add(999) / 1000).unwrap_or(0);
         let reserved = match settings.reserved.is_empty() {
-            true => plan::take(&topology, &all, count).ok_or(CpuError::NothingReserved)?,
+            true => pick::take(&topology, &all, count, settings.options).ok_or(CpuError::NothingReserved)?,
             false => settings.reserved.clone(),
         };
         if reserved.is_empty() {
@@ -261,7 +269,7 @@ impl Exclusive {
     }
 
     fn hints(&self, free: &CpuSet, reusable: &CpuSet, count: usize) -> Hints {
-        let hints = plan::hints(&self.topology, free, reusable, count);
+        let hints = plan::hints(&self.topology, free, reusable, count, self.options);
         Hints::from([(resources::CPU.to_owned(), Some(hints))])
     }
 }

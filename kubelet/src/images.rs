@@ -8,8 +8,10 @@ use std::{collections::HashMap, sync::Arc, time::Instant};
 
 use aws_lc_rs::digest::{SHA256, digest};
 use base64::Engine as _;
+use component_base::workqueue::Bucket;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Container, Secret};
+use parking_lot::Mutex;
 use tokio::sync::Semaphore;
 
 use self::{
@@ -18,7 +20,7 @@ use self::{
 };
 use crate::{
     pod::{self, Role},
-    runtime::{Runtime, cri, security::ImageUser},
+    runtime::{Runtime, RuntimeError, cri, security::ImageUser},
     status::generate::Waiting,
     worker::backoff::BackOffs,
 };
@@ -52,13 +54,25 @@ pub struct Credential {
 
 /// The gate pulls go through, shared by all pods.
 #[derive(Debug, Clone)]
-pub struct PullGate(Arc<Semaphore>);
+pub struct PullGate(Arc<Gate>);
+
+#[derive(Debug)]
+struct Gate {
+    at_once: Semaphore,
+    rate: Option<Mutex<Bucket>>,
+}
 
 impl PullGate {
-    /// So many pulls at a time.
+    /// So many pulls at a time, and in a second with so many at once; a rate of zero is none.
     #[must_use]
-    pub fn new(parallel: usize) -> Self {
-        Self(Arc::new(Semaphore::new(parallel)))
+    pub fn new(parallel: usize, qps: i32, burst: i32) -> Self {
+        let rate = (qps > 0).then(|| Mutex::new(Bucket::new(qps.into(), burst.into())));
+        Self(Arc::new(Gate { at_once: Semaphore::new(parallel), rate }))
+    }
+
+    /// One more may begin.
+    fn admits(&self, now: tokio::time::Instant) -> bool {
+        self.0.rate.as_ref().is_none_or(|rate| rate.lock().try_take(now))
     }
 }
 
@@ -158,9 +172,9 @@ pub async fn ensure(
     tell(Normal, "Pulling", format!("Pulling image {name:?}"));
     let waited = Instant::now();
     // The semaphore is never closed; were it, pulling without waiting would still be right.
-    let permit = gate.0.acquire().await.ok();
+    let permit = gate.0.at_once.acquire().await.ok();
     let started = Instant::now();
-    let pulled = pull(runtime, &name, request).await;
+    let pulled = pull(runtime, gate, &name, request).await;
     drop(permit);
     let image = match pulled {
         Ok(origin) => {
@@ -208,20 +222,24 @@ fn to_image(image: &cri::Image) -> Image {
 
 async fn pull(
     runtime: &Runtime,
+    gate: &PullGate,
     name: &str,
     request: &Request<'_>,
-) -> Result<Origin, crate::runtime::RuntimeError> {
-    let sandbox = request.sandbox;
+) -> Result<Origin, RuntimeError> {
+    let pull = async |auth| match gate.admits(tokio::time::Instant::now()) {
+        true => runtime.pull(name, auth, request.sandbox.clone()).await,
+        false => Err(RuntimeError::Throttled),
+    };
     let mut credentials = credentials(name, request.secrets);
     let of_node = |auth| Credential { auth, origin: Origin::Node };
     credentials.extend(request.providers.credentials(name).await.into_iter().map(of_node));
     if credentials.is_empty() {
-        runtime.pull(name, None, sandbox.clone()).await?;
+        pull(None).await?;
         return Ok(Origin::Node);
     }
     let mut last = None;
     for Credential { auth, origin } in credentials {
-        match runtime.pull(name, Some(auth), sandbox.clone()).await {
+        match pull(Some(auth)).await {
             Ok(_) => return Ok(origin),
             Err(error) => last = Some(error),
         }

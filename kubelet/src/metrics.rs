@@ -54,6 +54,7 @@ pub struct Metrics {
     pub topology_duration: Histogram,
     pub aligned: IntCounterVec,
     pub aligned_failures: IntCounterVec,
+    pub pod_certificates: IntGaugeVec,
 }
 
 /// The metrics, registered when they are first asked for.
@@ -287,6 +288,12 @@ impl Metrics {
                 "Times that resources could not be given aligned.",
                 Alpha,
                 &["boundary", "scope"],
+            ),
+            pod_certificates: gauge_vec(
+                "kubelet_podcertificate_states",
+                "Projected certificates of pods, by signer and how they are.",
+                Alpha,
+                &["signer_name", "state"],
             ),
         }
     }

@@ -3,6 +3,7 @@
 pub mod addresses;
 pub mod machine;
 pub mod network;
+pub mod own;
 pub mod report;
 pub mod status;
 

@@ -5,6 +5,7 @@
 
 pub mod file;
 pub mod flags;
+pub mod gates;
 
 use std::{
     net::IpAddr,
@@ -22,12 +23,21 @@ use crate::{
     eviction::threshold::{self, Threshold},
     images::verified::Policy,
     memory::{self, reserved},
+    orphans,
     pod::resources,
     runtime::swap,
     shutdown::{self, plan::Period},
     topology,
     worker::backoff,
 };
+
+/// Options of the static policy of the CPU manager.
+const FULL: &str = "full-pcpus-only";
+const STRICT: &str = "strict-cpu-reservation";
+const CACHES: &str = "prefer-align-cpus-by-uncorecache";
+const NODES: &str = "distribute-cpus-across-numa";
+const SOCKETS: &str = "align-by-socket";
+const CORES: &str = "distribute-cpus-across-cores";
 
 /// A configuration that cannot be used; the process ends with exit code 64.
 #[derive(Debug, thiserror::Error)]
@@ -86,6 +96,12 @@ pub struct Config {
     pub memory: memory::Settings,
     /// What of a pod's resources has to be near each other.
     pub topology: topology::Settings,
+    /// How many containers that have ended are kept.
+    pub dead: orphans::Keep,
+    /// File that is locked while the kubelet runs.
+    pub lock_file: Option<PathBuf>,
+    /// The kubelet ends when somebody else opens that file.
+    pub exit_on_lock_contention: bool,
     /// What pods may do with the node's swap.
     pub swap: swap::Behavior,
     /// Who may use images that are there.
@@ -143,6 +159,9 @@ pub fn load(given: &Values) -> Result<Config, OptionsError> {
         cpus,
         memory,
         topology,
+        dead: dead(given)?,
+        lock_file: path("lock-file"),
+        exit_on_lock_contention: given.bool("exit-on-lock-contention"),
         swap,
         verification,
         credential_providers: path("image-credential-provider-config")
@@ -195,25 +214,47 @@ fn processors(file: &mut KubeletConfiguration) -> Result<cpus::Settings, Options
         "static" => true,
         other => return Err(invalid(format!("unknown policy: {other:?}"))),
     };
-    let mut options = cpus::plan::Options::default();
-    for (name, value) in &file.cpu_manager_policy_options {
-        let on = value.parse().map_err(|_| invalid(format!("bad value for option {name:?}: {value:?}")))?;
-        match name.as_str() {
-            "full-pcpus-only" => options.full_cores = on,
-            "strict-cpu-reservation" => options.strict_reservation = on,
-            _ if on => {
-                let text = format!("cpuManagerPolicyOptions: {name} is not supported by this kubelet");
-                return Err(invalid(text));
-            }
-            _ => {}
-        }
-    }
+    let options = processor_options(file).map_err(invalid)?;
     if !exclusive && !file.cpu_manager_policy_options.is_empty() {
         return Err(invalid("cpuManagerPolicyOptions are of the static policy".to_owned()));
     }
     let amounts = [&file.system_reserved, &file.kube_reserved];
     let milli = amounts.into_iter().filter_map(|list| resources::milli(list.get(resources::CPU)?)).sum();
     Ok(cpus::Settings { exclusive, options, reserved, reserved_milli: milli })
+}
+
+/// The options of the static policy, as far as their stage is switched on and they go together.
+fn processor_options(file: &KubeletConfiguration) -> Result<cpus::plan::Options, String> {
+    let mut options = cpus::plan::Options::default();
+    for (name, value) in &file.cpu_manager_policy_options {
+        let (option, gate) = match name.as_str() {
+            FULL => (&mut options.full_cores, None),
+            STRICT => (&mut options.strict_reservation, None),
+            CACHES => (&mut options.by_cache, None),
+            NODES => (&mut options.across_nodes, Some(("Beta", gates::CPU_BETA_OPTIONS))),
+            SOCKETS => (&mut options.by_socket, Some(("Alpha", gates::CPU_ALPHA_OPTIONS))),
+            CORES => (&mut options.across_cores, Some(("Alpha", gates::CPU_ALPHA_OPTIONS))),
+            _ => return Err(format!("unknown CPU Manager Policy option: {name:?}")),
+        };
+        if let Some((stage, _)) = gate.filter(|(_, gate)| !gate.is_on(&file.feature_gates)) {
+            let text =
+                format!("CPU Manager Policy {stage}-level Options not enabled, but option {name:?} provided");
+            return Err(text);
+        }
+        *option = flags::boolean(value).map_err(|error| format!("bad value for option {name:?}: {error}"))?;
+    }
+    let on =
+        |name: &str| file.cpu_manager_policy_options.get(name).is_some_and(|v| flags::boolean(v) == Ok(true));
+    for (one, other) in [(FULL, CORES), (NODES, CORES), (CACHES, CORES), (CACHES, NODES)] {
+        if on(one) && on(other) {
+            return Err(format!("static policy options {one} and {other} can not be used at the same time"));
+        }
+    }
+    if options.by_socket && file.topology_manager_policy == "single-numa-node" {
+        let text = "Topolgy manager single-numa-node policy is incompatible with CPUManager align-by-socket policy option";
+        return Err(text.to_owned());
+    }
+    Ok(options)
 }
 
 /// What the file says of memory from certain nodes.
@@ -263,6 +304,22 @@ fn alignment(file: &KubeletConfiguration) -> Result<topology::Settings, OptionsE
         }
     }
     Ok(settings)
+}
+
+/// What flags say of containers that have ended.
+fn dead(given: &Values) -> Result<orphans::Keep, OptionsError> {
+    let default = orphans::Keep::default();
+    let number = |name: &str, default| if given.is_set(name) { given.int(name) } else { default };
+    let age = match given.optional("minimum-container-ttl-duration") {
+        None => default.age,
+        Some(text) => component_base::goduration::parse(text)
+            .map_err(|error| OptionsError::Invalid(format!("--minimum-container-ttl-duration: {error}")))?,
+    };
+    Ok(orphans::Keep {
+        age,
+        each: number("maximum-dead-containers-per-container", default.each),
+        all: number("maximum-dead-containers", default.all),
+    })
 }
 
 fn swapping(behavior: &str) -> Result<swap::Behavior, OptionsError> {
@@ -317,6 +374,30 @@ fn validate(config: &Config) -> Result<(), OptionsError> {
         return fail(
             "imageGCLowThresholdPercent (--image-gc-low-threshold) must be less than imageGCHighThresholdPercent",
         );
+    }
+    if config.exit_on_lock_contention && config.lock_file.is_none() {
+        return fail("cannot exit on lock file contention: no lock file specified");
+    }
+    if file.read_only_port != 0 {
+        return fail(
+            "readOnlyPort (--read-only-port) is not supported by this kubelet: nothing is served without authentication",
+        );
+    }
+    if !(-1000..=1000).contains(&file.oom_score_adj) {
+        return fail("oomScoreAdj (--oom-score-adj) must be between -1000 and 1000, inclusive");
+    }
+    for (value, name) in [
+        (i64::from(file.event_record_qps), "eventRecordQPS (--event-qps)"),
+        (i64::from(file.event_burst), "eventBurst (--event-burst)"),
+        (i64::from(file.registry_pull_qps), "registryPullQPS (--registry-qps)"),
+        (i64::from(file.registry_burst), "registryBurst (--registry-burst)"),
+        (i64::from(file.kube_api_qps), "kubeAPIQPS (--kube-api-qps)"),
+        (i64::from(file.kube_api_burst), "kubeAPIBurst (--kube-api-burst)"),
+        (file.max_open_files, "maxOpenFiles (--max-open-files)"),
+    ] {
+        if value < 0 {
+            return fail(&format!("{name} {value} must not be a negative number"));
+        }
     }
     if file.max_pods < 0 {
         return fail("maxPods (--max-pods) must not be a negative number");
@@ -470,6 +551,46 @@ mod tests {
         ] {
             assert!(load(bad).is_err(), "{bad:?}");
         }
+    }
+
+    #[test]
+    fn options_of_processors_need_their_stage_and_go_together() {
+        let load = |options: &str, more: &[&str]| {
+            let options = format!("--cpu-manager-policy-options={options}");
+            let all = [&["--hostname-override=n", "--cpu-manager-policy=static", &options], more].concat();
+            load_with(&all).map(|config| config.cpus.options).map_err(|error| error.to_string())
+        };
+        let alpha = "--feature-gates=CPUManagerPolicyAlphaOptions=true";
+        let caches = load("prefer-align-cpus-by-uncorecache=true,strict-cpu-reservation=true", &[]).unwrap();
+        assert!(caches.by_cache && caches.strict_reservation);
+        assert!(load("distribute-cpus-across-numa=true,full-pcpus-only=true", &[]).unwrap().across_nodes);
+        let apart = load("align-by-socket=true,distribute-cpus-across-cores=true", &[alpha]).unwrap();
+        assert!(apart.by_socket && apart.across_cores);
+        for (options, more, said) in [
+            ("align-by-socket=false", "", "Alpha-level Options not enabled, but option \"align-by-socket\""),
+            (
+                "distribute-cpus-across-numa=true",
+                "--feature-gates=AllBeta=false",
+                "Beta-level Options not enabled, but option \"distribute-cpus-across-numa\"",
+            ),
+            ("fast=true", "", "unknown CPU Manager Policy option: \"fast\""),
+            (
+                "full-pcpus-only=true,distribute-cpus-across-cores=true",
+                alpha,
+                "static policy options full-pcpus-only and distribute-cpus-across-cores can not be used",
+            ),
+            (
+                "prefer-align-cpus-by-uncorecache=true,distribute-cpus-across-numa=true",
+                "",
+                "prefer-align-cpus-by-uncorecache and distribute-cpus-across-numa can not be used",
+            ),
+        ] {
+            let more: Vec<&str> = Some(more).filter(|more| !more.is_empty()).into_iter().collect();
+            let error = load(options, &more).unwrap_err();
+            assert!(error.contains(said), "{error}");
+        }
+        let single = [alpha, "--topology-manager-policy=single-numa-node"];
+        assert!(load("align-by-socket=true", &single).unwrap_err().contains("is incompatible with"));
     }
 
     #[test]

@@ -11,6 +11,7 @@ use std::{
 };
 
 use component_base::task::Tasks;
+use jiff::Timestamp;
 
 use crate::{
     csi::record,
@@ -24,6 +25,23 @@ const PERIOD: Duration = Duration::from_secs(30);
 /// Grace of containers whose pod nobody knows any more.
 const GRACE: Duration = Duration::from_secs(30);
 
+/// How much of containers that have ended is kept, while their pod lives.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Keep {
+    /// Those that were made less than this ago.
+    pub age: Duration,
+    /// So many instances of each container; below zero is all.
+    pub each: i64,
+    /// So many in all; below zero is no limit.
+    pub all: i64,
+}
+
+impl Default for Keep {
+    fn default() -> Self {
+        Self { age: Duration::ZERO, each: 1, all: -1 }
+    }
+}
+
 /// What to take away. Pure.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Plan {
@@ -35,10 +53,11 @@ pub struct Plan {
     pub sandboxes: Vec<String>,
 }
 
-/// Decides what is orphaned: everything of unknown pods; of known ones, all but the newest `keep` dead instances of each
+/// Decides what is orphaned: everything of unknown pods; of known ones, all but the newest dead instances of each
 /// container, and sandboxes that are not ready, not the newest, and hold no container.
 #[must_use]
-pub fn plan(list: &[Glimpse], knows: impl Fn(&str) -> bool, keep: usize) -> Plan {
+pub fn plan(list: &[Glimpse], knows: impl Fn(&str) -> bool, keep: Keep, now: Timestamp) -> Plan {
+    let old = now.checked_sub(keep.age).unwrap_or(Timestamp::MIN).as_nanosecond();
     let mut plan = Plan::default();
     let running = cri::ContainerState::ContainerRunning as i32;
     let mut dead: BTreeMap<(&str, &str), Vec<&Glimpse>> = BTreeMap::new();
@@ -56,7 +75,8 @@ pub fn plan(list: &[Glimpse], knows: impl Fn(&str) -> bool, keep: usize) -> Plan
             None if orphan => plan.sandboxes.push(item.id.clone()),
             Some(sandbox) => {
                 used.insert(sandbox);
-                if item.state == cri::ContainerState::ContainerExited as i32 {
+                let ended = item.state == cri::ContainerState::ContainerExited as i32;
+                if ended && i128::from(item.created_at) <= old {
                     dead.entry((&item.pod.uid, &item.name)).or_default().push(item);
                 }
             }
@@ -65,7 +85,20 @@ pub fn plan(list: &[Glimpse], knows: impl Fn(&str) -> bool, keep: usize) -> Plan
     }
     for instances in dead.values_mut() {
         instances.sort_by_key(|g| std::cmp::Reverse(g.created_at));
-        plan.containers.extend(instances.iter().skip(keep).map(|g| g.id.clone()));
+    }
+    if let Ok(each) = usize::try_from(keep.each) {
+        thin(&mut dead, each, &mut plan.containers);
+    }
+    let count = |dead: &BTreeMap<_, Vec<&Glimpse>>| dead.values().map(Vec::len).sum::<usize>();
+    if let Ok(all) = usize::try_from(keep.all)
+        && count(&dead) > all
+    {
+        // As many of each as there is room for, one at least; then the oldest of all go.
+        let each = (all / dead.len()).max(1);
+        thin(&mut dead, each, &mut plan.containers);
+        let mut rest: Vec<&Glimpse> = dead.into_values().flatten().collect();
+        rest.sort_by_key(|g| std::cmp::Reverse(g.created_at));
+        plan.containers.extend(rest.into_iter().skip(all).map(|g| g.id.clone()));
     }
     for list in sandboxes.values_mut() {
         list.sort_by_key(|g| std::cmp::Reverse(g.created_at));
@@ -76,15 +109,22 @@ pub fn plan(list: &[Glimpse], knows: impl Fn(&str) -> bool, keep: usize) -> Plan
     plan
 }
 
+/// Leaves so many of each and lists the others.
+fn thin(dead: &mut BTreeMap<(&str, &str), Vec<&Glimpse>>, most: usize, gone: &mut Vec<String>) {
+    for instances in dead.values_mut() {
+        gone.extend(instances.drain(most.min(instances.len())..).map(|g| g.id.clone()));
+    }
+}
+
 /// Collects until the drain.
-pub fn run(shared: Arc<Shared>, pods: Arc<Pods>, tasks: &Tasks) {
+pub fn run(shared: Arc<Shared>, pods: Arc<Pods>, keep: Keep, tasks: &Tasks) {
     let mut ticks = tasks.ticks(PERIOD);
     tasks.spawn("orphans", async move {
         while ticks.next().await {
             if !pods.is_synced() {
                 continue;
             }
-            if let Err(error) = collect(&shared.runtime, &pods).await {
+            if let Err(error) = collect(&shared.runtime, &pods, keep).await {
                 tracing::warn!(%error, "cannot collect orphaned containers");
             }
             let (shared, pods) = (Arc::clone(&shared), Arc::clone(&pods));
@@ -101,9 +141,9 @@ pub fn run(shared: Arc<Shared>, pods: Arc<Pods>, tasks: &Tasks) {
     });
 }
 
-async fn collect(runtime: &Runtime, pods: &Pods) -> Result<(), RuntimeError> {
+async fn collect(runtime: &Runtime, pods: &Pods, keep: Keep) -> Result<(), RuntimeError> {
     let list = runtime.glimpse().await?;
-    let plan = plan(&list, |uid| pods.knows(uid), 1);
+    let plan = plan(&list, |uid| pods.knows(uid), keep, Timestamp::now());
     carry_out(runtime, &plan).await;
     Ok(())
 }
@@ -111,7 +151,10 @@ async fn collect(runtime: &Runtime, pods: &Pods) -> Result<(), RuntimeError> {
 /// Removes what is left of pods that have ended, whether or not somebody may still want to read its logs: the disk is full.
 pub async fn collect_dead(runtime: &Runtime, pods: &Pods) {
     match runtime.glimpse().await {
-        Ok(list) => carry_out(runtime, &plan(&list, |uid| pods.knows(uid) && !pods.has_ended(uid), 1)).await,
+        Ok(list) => {
+            let knows = |uid: &str| pods.knows(uid) && !pods.has_ended(uid);
+            carry_out(runtime, &plan(&list, knows, Keep::default(), Timestamp::now())).await;
+        }
         Err(error) => tracing::warn!(%error, "cannot collect dead containers"),
     }
 }
@@ -210,9 +253,29 @@ mod tests {
             item("known", "c3", Some("s2"), exited, 3),
             item("known", "c2", Some("s2"), exited, 2),
         ];
-        let plan = plan(&list, |uid| uid == "known", 1);
+        let plan = plan(&list, |uid| uid == "known", Keep::default(), Timestamp::MAX);
         assert_eq!(plan.stop, ["c1"]);
         assert_eq!(plan.containers, ["c1", "c2"]);
         assert_eq!(plan.sandboxes, ["s1", "s0"]);
+    }
+
+    #[test]
+    fn as_many_dead_ones_are_kept_as_is_asked_for() {
+        let list: Vec<Glimpse> =
+            [("a", "a3", 30), ("a", "a2", 20), ("a", "a1", 10), ("b", "b1", 15), ("c", "c1", 5)]
+                .map(|(uid, id, second)| item(uid, id, Some("s"), 2, second * 1_000_000_000))
+                .into();
+        let gone = |age, each, all| {
+            let keep = Keep { age: Duration::from_secs(age), each, all };
+            let mut gone = plan(&list, |_| true, keep, Timestamp::from_second(30).unwrap()).containers;
+            gone.sort();
+            gone.join(" ")
+        };
+        assert_eq!(gone(0, 1, -1), "a1 a2");
+        assert_eq!(gone(0, -1, -1), "");
+        assert_eq!(gone(0, 0, -1), "a1 a2 a3 b1 c1");
+        assert_eq!(gone(15, 0, -1), "a1 b1 c1", "others are too young");
+        assert_eq!(gone(0, -1, 4), "a1 a2", "one of each");
+        assert_eq!(gone(0, -1, 2), "a1 a2 c1", "and then the oldest");
     }
 }

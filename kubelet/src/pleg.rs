@@ -84,7 +84,11 @@ pub fn run(runtime: Runtime, pods: Arc<Pods>, tasks: &Tasks) -> Arc<Seen> {
                     *seen.0.lock() = Instant::now();
                     let now = view(&list);
                     if now != before {
-                        changed(&before, &now).iter().for_each(|uid| pods.nudge(uid));
+                        for uid in changed(&before, &now) {
+                            let own = now.iter().filter(|(_, (pod, _))| *pod == uid);
+                            let own = own.map(|(id, (_, state))| (id.as_str(), *state)).collect();
+                            pods.changed(&uid, &own);
+                        }
                         count(&list);
                     }
                     before = now;

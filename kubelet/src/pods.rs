@@ -3,7 +3,13 @@
 //! Sources call [`Pods::set`] with everything they want; what is missing from the next call has to end. A static pod waits
 //! for an older one of the same name to be gone, so no two of them ever run at once.
 
-use std::{collections::HashMap, future::Future, panic::AssertUnwindSafe, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, HashMap},
+    future::Future,
+    panic::AssertUnwindSafe,
+    sync::Arc,
+    time::Duration,
+};
 
 use futures::FutureExt as _;
 use jiff::Timestamp;
@@ -13,7 +19,7 @@ use tokio::sync::{Notify, watch};
 
 use crate::{
     pod,
-    worker::{End, Shared, Wanted, Worker},
+    worker::{End, Seen, Shared, Wanted, Worker},
 };
 
 /// Where a pod comes from.
@@ -29,6 +35,7 @@ struct Running {
     source: Source,
     wanted: watch::Sender<Wanted>,
     nudge: Arc<Notify>,
+    seen: Arc<Seen>,
 }
 
 /// The pods of this node.
@@ -121,7 +128,16 @@ impl Pods {
         }
     }
 
-    /// The runtime changed something of this pod.
+    /// The runtime changed something of this pod; `now` is what there is of it. A worker that knows that is left alone.
+    pub fn changed(&self, uid: &str, now: &BTreeMap<&str, i32>) {
+        if let Some(running) = self.running.lock().get(uid)
+            && !running.seen.is(now)
+        {
+            running.nudge.notify_one();
+        }
+    }
+
+    /// Something that this pod waits for may have come.
     pub fn nudge(&self, uid: &str) {
         if let Some(running) = self.running.lock().get(uid) {
             running.nudge.notify_one();
@@ -196,13 +212,14 @@ impl Pods {
         let uid = pod::uid(&pod).to_owned();
         tracing::info!(pod = %pod::display(&pod), "pod worker starts");
         let (wanted, updates) = watch::channel(Wanted { pod, end: None });
-        let nudge = Arc::new(Notify::new());
+        let (nudge, seen) = (Arc::new(Notify::new()), Arc::<Seen>::default());
         let (this, drain) = (Arc::clone(self), self.shared.tasks.drain());
-        let (shared, wakes) = (Arc::clone(&self.shared), Arc::clone(&nudge));
-        self.running.lock().insert(uid.clone(), Running { source, wanted, nudge });
+        let (shared, wakes, known) = (Arc::clone(&self.shared), Arc::clone(&nudge), Arc::clone(&seen));
+        self.running.lock().insert(uid.clone(), Running { source, wanted, nudge, seen });
         self.shared.tasks.spawn_contained("pod", async move {
             let attempt = || {
-                let worker = Worker::new(Arc::clone(&shared), updates.clone(), Arc::clone(&wakes));
+                let (wakes, known) = (Arc::clone(&wakes), Arc::clone(&known));
+                let worker = Worker::new(Arc::clone(&shared), updates.clone(), wakes, known);
                 Box::pin(worker.run(drain.clone()))
             };
             let pause = || drain.run_until_cancelled(tokio::time::sleep(AFTER_PANIC));

@@ -31,7 +31,9 @@ use tokio::{net::TcpListener, sync::watch};
 use crate::{
     allocation::Allocations,
     api::{ApiObjects, ObjectSource, Standalone},
-    certificate::{self, CertificateError, Purpose, bootstrap, request::Subject, store::Store},
+    certificate::{
+        self, CertificateError, Purpose, bootstrap, pod::PodCertificates, request::Subject, store::Store,
+    },
     cgroup::{self, CgroupError, Cgroups, Driver, Version, classes, systemd},
     claims::{self, Claims, drivers::Drivers as ClaimDrivers, state::StateError},
     cpus::{self, CpuError, Cpus},
@@ -95,6 +97,9 @@ pub enum RunError {
     /// cgroups cannot be made.
     #[error(transparent)]
     Cgroup(#[from] CgroupError),
+    /// The kernel is not as it has to be.
+    #[error("failed to setup kernel tunables: {0}")]
+    Kernel(#[from] node::own::KernelError),
     /// cgroup v1 without consent.
     #[error(
         "kubelet is configured to not run on a host using cgroup v1. cgroup v1 support is in maintenance mode; \
@@ -203,6 +208,12 @@ impl Daemon for Kubelet {
 /// # Errors
 /// When a part cannot be had.
 pub async fn build(config: Config, tasks: Arc<Tasks>) -> Result<App, RunError> {
+    if let Some(path) = &config.lock_file {
+        let locked = node::own::lock(path.clone()).await.map_err(at(path))?;
+        node::own::hold(locked, path, config.exit_on_lock_contention, &tasks).map_err(at(path))?;
+    }
+    node::own::limits(config.file.oom_score_adj, config.file.max_open_files);
+    node::own::kernel(Path::new("/proc/sys"), config.file.protect_kernel_defaults)?;
     let machine = node::machine::read(Path::new("/")).map_err(RunError::Machine)?;
     if machine.swap > 0 && config.file.fail_swap_on {
         return Err(RunError::Swap);
@@ -213,14 +224,16 @@ pub async fn build(config: Config, tasks: Arc<Tasks>) -> Result<App, RunError> {
     {
         return Err(RunError::CgroupV1);
     }
-    let runtime = Runtime::connect(&config.file.container_runtime_endpoint, config.runtime_timeout())?;
+    let (endpoint, images) = (&config.file.container_runtime_endpoint, &config.file.image_service_endpoint);
+    let runtime = Runtime::connect(endpoint, images, config.runtime_timeout())?;
     let version = first_answer(&runtime).await?;
     let cgroups = prepare_cgroups(&config, &machine, &runtime).await?;
     let ips = node::addresses::of_node(&config.node_ips).map_err(RunError::Machine)?;
     let api = match &config.kubeconfig {
         Some(path) => {
             let client = connect(&config, path, &tasks).await?;
-            let watched = Watched::new(client.clone(), &config.node_name, &tasks);
+            let certificates = options::gates::POD_CERTIFICATES.is_on(&config.file.feature_gates);
+            let watched = Watched::new(client.clone(), &config.node_name, certificates, &tasks);
             Some((client, watched))
         }
         None => None,
@@ -253,10 +266,15 @@ pub async fn build(config: Config, tasks: Arc<Tasks>) -> Result<App, RunError> {
 async fn connect(config: &Config, path: &Path, tasks: &Tasks) -> Result<Client, RunError> {
     #[allow(clippy::cast_precision_loss, reason = "a rate of requests is a small number")]
     let qps = config.file.kube_api_qps as f32;
+    // Zero is no limit there.
+    #[allow(clippy::cast_precision_loss, reason = "a rate of requests is a small number")]
+    let events_per_second =
+        if config.file.event_record_qps == 0 { -1.0 } else { config.file.event_record_qps as f32 };
     let options = ClientOptions {
         kubeconfig: Some(path.to_owned()),
         qps,
         burst: u32::try_from(config.file.kube_api_burst).unwrap_or(0),
+        events: Some((events_per_second, u32::try_from(config.file.event_burst).unwrap_or(0))),
         ..ClientOptions::new("kubelet")
     };
     let store = Store::new(&config.cert_dir, Purpose::Client);
@@ -397,13 +415,20 @@ fn share(
             }
         });
     }
+    let events = events(config, api, tasks);
+    let certificates = api.and_then(|(client, watched)| {
+        let (client, events) = (client.clone(), Arc::clone(&events));
+        Some(PodCertificates::new(client, watched.certificate_requests()?, watched.node(), events))
+    });
     plugin::run(registry, vec![drivers, Arc::new(registrar), claim_drivers], tasks);
     Ok(Shared {
         devices,
         csi: Arc::new(csi),
+        certificates,
         claims,
         shutdown: Arc::default(),
         handlers: Mutex::default(),
+        resync: file.sync_frequency.0,
         longest_back_off: file.crash_loop_back_off.longest(),
         pods: OnceLock::new(),
         users: UserNamespaces::new(pods_dir.clone(), u32::try_from(file.max_pods).unwrap_or(0).max(1024)),
@@ -423,7 +448,7 @@ fn share(
         },
         cgroups,
         objects,
-        events: events(config, api, tasks),
+        events,
         services,
         statuses: Arc::new(Statuses::default()),
         dns: DnsSettings {
@@ -447,7 +472,7 @@ fn share(
         cpus,
         memory,
         topology,
-        pulls: PullGate::new(config.parallel_pulls()),
+        pulls: PullGate::new(config.parallel_pulls(), file.registry_pull_qps, file.registry_burst),
         providers,
         pulled: Records::new(&config.root_dir, config.verification.clone()).map_err(at(&config.root_dir))?,
         pods_dir,
@@ -584,7 +609,10 @@ impl App {
         let seen = pleg::run(shared.runtime.clone(), Arc::clone(&pods), &tasks);
         let ready = network.subscribe();
         node::network::run(Arc::clone(&shared), network, Arc::clone(&pods), &tasks);
-        let stats = Collector::new(Arc::clone(&shared), Arc::clone(&pods));
+        let stats = {
+            let period = config.file.volume_stats_agg_period.0;
+            Collector::new(Arc::clone(&shared), Arc::clone(&pods), period)
+        };
         let images = ImageGc::new(Arc::clone(&shared), &config);
         images.run(&tasks);
         let eviction = Eviction {
@@ -688,7 +716,7 @@ fn serve_health(config: &Config, health: Health, tasks: &Tasks) -> Result<(), Ru
 }
 
 fn start_upkeep(shared: &Arc<Shared>, pods: &Arc<Pods>, config: &Config, tasks: &Arc<Tasks>) {
-    orphans::run(Arc::clone(shared), Arc::clone(pods), tasks);
+    orphans::run(Arc::clone(shared), Arc::clone(pods), config.dead, tasks);
     shutdown::run(config.shutdown_periods(), &config.root_dir, Arc::clone(shared), Arc::clone(pods), tasks);
     let size = resources::whole(&config.file.container_log_max_size).and_then(|s| u64::try_from(s).ok());
     let rotation = Rotation {

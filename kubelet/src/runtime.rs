@@ -59,6 +59,9 @@ pub enum RuntimeError {
     /// An answer without what it must have.
     #[error("the runtime's answer lacks {0}")]
     Incomplete(&'static str),
+    /// More pulls than are wanted.
+    #[error("pull QPS exceeded")]
+    Throttled,
     /// A way to make cgroups that nobody knows.
     #[error("runtime returned an unknown cgroup driver {0}")]
     Driver(i32),
@@ -123,25 +126,18 @@ pub struct Glimpse {
 }
 
 impl Runtime {
-    /// Prepares the connection; it is made at the first call and remade when the runtime restarts.
+    /// Prepares the connections; they are made at the first call and remade when the runtime restarts. `images` is where
+    /// the image service is, empty for where the runtime is.
     ///
     /// # Errors
-    /// When the endpoint is not `unix:///path` or `/path`.
-    pub fn connect(endpoint: &str, timeout: Duration) -> Result<Self, RuntimeError> {
-        let path = endpoint.strip_prefix("unix://").unwrap_or(endpoint);
-        if !path.starts_with('/') {
-            return Err(RuntimeError::Endpoint(endpoint.to_owned()));
-        }
-        let path = PathBuf::from(path);
-        let connector = tower::service_fn(move |_: http::Uri| {
-            let path = path.clone();
-            async move { tokio::net::UnixStream::connect(path).await.map(TokioIo::new) }
-        });
-        let channel = Endpoint::from_static("http://localhost").connect_with_connector_lazy(connector);
-        let channel = Measured::new(channel);
+    /// When an endpoint is not `unix:///path` or `/path`.
+    pub fn connect(endpoint: &str, images: &str, timeout: Duration) -> Result<Self, RuntimeError> {
+        let channel = channel(endpoint)?;
+        let of_images =
+            if images.is_empty() || images == endpoint { channel.clone() } else { self::channel(images)? };
         Ok(Self {
-            runtime: RuntimeServiceClient::new(channel.clone()).max_decoding_message_size(MAX_MESSAGE),
-            images: ImageServiceClient::new(channel).max_decoding_message_size(MAX_MESSAGE),
+            runtime: RuntimeServiceClient::new(channel).max_decoding_message_size(MAX_MESSAGE),
+            images: ImageServiceClient::new(of_images).max_decoding_message_size(MAX_MESSAGE),
             timeout,
         })
     }
@@ -454,10 +450,28 @@ impl Runtime {
     /// When a call fails.
     pub async fn pod(&self, uid: &str) -> Result<PodRuntime, RuntimeError> {
         let (sandboxes, containers) = try_join(self.sandboxes_of(uid), self.containers_of(uid)).await?;
-        let mut pod = PodRuntime { sandboxes, containers };
-        pod.sandboxes.sort_by_key(|s| std::cmp::Reverse(s.created_at));
-        pod.containers.sort_by_key(|c| std::cmp::Reverse(c.created_at));
-        Ok(pod)
+        Ok(PodRuntime::of(sandboxes, containers))
+    }
+
+    /// What [`Self::pod`] saw and what was made since, as it is now: without listing again. `made` is the sandbox that is
+    /// used and the containers started in it.
+    ///
+    /// # Errors
+    /// When a call fails.
+    pub async fn pod_again(
+        &self,
+        before: &PodRuntime,
+        made: (&Sandbox, &[String]),
+    ) -> Result<PodRuntime, RuntimeError> {
+        let (current, started) = made;
+        // Those that were there may have been stopped; the current one has only just been looked at.
+        let others = before.sandboxes.iter().map(|s| &*s.id).filter(|id| **id != *current.id);
+        let records = before.containers.iter().map(|c| (&*c.id, &*c.sandbox_id));
+        let started = started.iter().map(|id| (id.as_str(), &*current.id));
+        let (mut sandboxes, containers) =
+            try_join(self.sandboxes(others), self.containers(records.chain(started))).await?;
+        sandboxes.push(current.clone());
+        Ok(PodRuntime::of(sandboxes, containers))
     }
 
     async fn sandboxes_of(&self, uid: &str) -> Result<Vec<Sandbox>, RuntimeError> {
@@ -465,10 +479,11 @@ impl Runtime {
         let filter = cri::PodSandboxFilter { label_selector: selector, ..Default::default() };
         let request = self.request(cri::ListPodSandboxRequest { filter: Some(filter) });
         let listed = self.runtime.clone().list_pod_sandbox(request).await?.into_inner();
-        let details = listed
-            .items
-            .iter()
-            .map(|item| async { found(self.sandbox_status(&item.id).await.map(to_sandbox)) });
+        self.sandboxes(listed.items.iter().map(|item| item.id.as_str())).await
+    }
+
+    async fn sandboxes(&self, ids: impl Iterator<Item = &str>) -> Result<Vec<Sandbox>, RuntimeError> {
+        let details = ids.map(|id| async { found(self.sandbox_status(id).await.map(to_sandbox)) });
         Ok(try_join_all(details).await?.into_iter().flatten().collect())
     }
 
@@ -477,8 +492,15 @@ impl Runtime {
         let filter = cri::ContainerFilter { label_selector: selector, ..Default::default() };
         let request = self.request(cri::ListContainersRequest { filter: Some(filter) });
         let listed = self.runtime.clone().list_containers(request).await?.into_inner();
-        let details = listed.containers.iter().map(|item| async {
-            found(self.container_status(&item.id).await.map(|status| to_record(status, &item.pod_sandbox_id)))
+        self.containers(listed.containers.iter().map(|c| (c.id.as_str(), c.pod_sandbox_id.as_str()))).await
+    }
+
+    async fn containers(
+        &self,
+        ids: impl Iterator<Item = (&str, &str)>,
+    ) -> Result<Vec<ContainerRecord>, RuntimeError> {
+        let details = ids.map(|(id, sandbox)| async {
+            found(self.container_status(id).await.map(|status| to_record(status, sandbox)))
         });
         Ok(try_join_all(details).await?.into_iter().flatten().collect())
     }
@@ -487,7 +509,11 @@ impl Runtime {
     ///
     /// # Errors
     /// When the call fails.
-    pub async fn sandbox_status(&self, id: &str) -> Result<cri::PodSandboxStatus, RuntimeError> {
+    pub async fn sandbox(&self, id: &str) -> Result<Sandbox, RuntimeError> {
+        self.sandbox_status(id).await.map(to_sandbox)
+    }
+
+    async fn sandbox_status(&self, id: &str) -> Result<cri::PodSandboxStatus, RuntimeError> {
         let request =
             self.request(cri::PodSandboxStatusRequest { pod_sandbox_id: id.to_owned(), verbose: false });
         let answer = self.runtime.clone().pod_sandbox_status(request).await?.into_inner();
@@ -579,6 +605,21 @@ impl Runtime {
         let request = self.request(cri::ImageFsInfoRequest::default());
         Ok(self.images.clone().image_fs_info(request).await?.into_inner().image_filesystems)
     }
+}
+
+/// A connection to a socket.
+fn channel(endpoint: &str) -> Result<Measured, RuntimeError> {
+    let path = endpoint.strip_prefix("unix://").unwrap_or(endpoint);
+    if !path.starts_with('/') {
+        return Err(RuntimeError::Endpoint(endpoint.to_owned()));
+    }
+    let path = PathBuf::from(path);
+    let connector = tower::service_fn(move |_: http::Uri| {
+        let path = path.clone();
+        async move { tokio::net::UnixStream::connect(path).await.map(TokioIo::new) }
+    });
+    let channel = Endpoint::from_static("http://localhost").connect_with_connector_lazy(connector);
+    Ok(Measured::new(channel))
 }
 
 fn to_sandbox(status: cri::PodSandboxStatus) -> Sandbox {

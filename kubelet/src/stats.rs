@@ -5,7 +5,7 @@
 //! cgroups of pods ------------------+-> [`Collector`] -> summary, metrics, eviction
 //! folders of logs and volumes ------+
 //! ```
-//! Nothing is measured while nobody asks, except that folders are walked at most once a minute.
+//! Nothing is measured while nobody asks, and folders are walked only once in a while.
 
 pub mod disk;
 pub mod network;
@@ -37,8 +37,6 @@ use crate::{
 
 /// Two looks at a counter that are nearer to each other than this tell no rate.
 const LEAST_SPAN: i64 = 1000;
-/// How long a walk through a folder counts.
-const WALK_PERIOD: Duration = Duration::from_secs(60);
 
 /// Cpu time and memory.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -154,10 +152,10 @@ pub struct Collector {
 }
 
 impl Collector {
-    /// Nothing collected yet.
+    /// Nothing collected yet. A walk through a folder counts for `period`.
     #[must_use]
-    pub fn new(shared: Arc<Shared>, pods: Arc<Pods>) -> Arc<Self> {
-        let walks = Arc::new(Walks::new(WALK_PERIOD));
+    pub fn new(shared: Arc<Shared>, pods: Arc<Pods>, period: Duration) -> Arc<Self> {
+        let walks = Arc::new(Walks::new(period));
         Arc::new(Self { shared, pods, rates: Rates::default(), walks })
     }
 

@@ -9,6 +9,7 @@ pub mod patch;
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use component_base::task::Tasks;
+use futures::{StreamExt as _, stream::FuturesUnordered};
 use k8s_openapi::api::core::v1::{Pod, PodStatus};
 use kube::{
     Api, Client,
@@ -21,6 +22,8 @@ use crate::pod;
 
 /// How long after a failed call it is made again.
 const RETRY: Duration = Duration::from_secs(2);
+/// Calls under way at once, each about another pod.
+const AT_ONCE: usize = 4;
 
 struct Entry {
     pod: Arc<Pod>,
@@ -28,6 +31,8 @@ struct Entry {
     sent: Option<Arc<PodStatus>>,
     finished: bool,
     deleted: bool,
+    /// A call about it is being made.
+    under_way: bool,
     /// The API server's reflection of a static pod: its status goes there.
     mirror: Option<Arc<Pod>>,
     /// After a failed call: not before.
@@ -106,39 +111,29 @@ impl Statuses {
         self.entries.lock().get(uid)?.status.clone()
     }
 
-    fn next(&self, now: Instant) -> Option<Call> {
-        let entries = self.entries.lock();
-        for entry in entries.values().filter(|e| e.held_until.is_none_or(|until| until <= now)) {
-            let target = if pod::is_static(&entry.pod) { entry.mirror.as_ref() } else { Some(&entry.pod) };
-            let Some(target) = target else { continue };
-            if let Some(status) = entry.status.as_ref().filter(|s| entry.sent.as_ref() != Some(*s)) {
-                return Some(Call::Patch {
-                    key: pod::uid(&entry.pod).to_owned(),
-                    pod: Arc::clone(target),
-                    sent: entry.sent.clone(),
-                    status: Arc::clone(status),
-                });
-            }
-            if entry.finished && !entry.deleted && entry.pod.metadata.deletion_timestamp.is_some() {
-                return Some(Call::Delete { pod: Arc::clone(&entry.pod) });
-            }
-        }
-        None
+    /// Begins the next call. Pods that still wait for their containers come last: while there is more to tell, a newer
+    /// status of theirs often comes before their turn does.
+    fn begin(&self, now: Instant) -> Option<Call> {
+        let mut entries = self.entries.lock();
+        let due = |entry: &&mut Entry| {
+            !entry.under_way && entry.held_until.is_none_or(|until| until <= now) && entry.call().is_some()
+        };
+        let entry = entries.values_mut().filter(due).min_by_key(|entry| entry.is_pending())?;
+        entry.under_way = true;
+        entry.call()
     }
 
-    fn done(&self, call: Call) {
+    /// Ends a call: what it told need not be told again, or it is made again, but not before `again`, so that others are
+    /// not held up by it.
+    fn end(&self, call: Call, again: Option<Instant>) {
         let mut entries = self.entries.lock();
         let Some(entry) = entries.get_mut(call.key()) else { return };
+        entry.under_way = false;
+        entry.held_until = again;
         match call {
+            _ if again.is_some() => {}
             Call::Patch { status, .. } => entry.sent = Some(status),
             Call::Delete { .. } => entry.deleted = true,
-        }
-    }
-
-    /// Puts a pod off after a failed call, so that others are not held up by it.
-    fn hold(&self, call: &Call, until: Instant) {
-        if let Some(entry) = self.entries.lock().get_mut(call.key()) {
-            entry.held_until = Some(until);
         }
     }
 
@@ -154,21 +149,18 @@ impl Statuses {
     }
 
     async fn send_all(&self, client: Client) {
+        let mut under_way = FuturesUnordered::new();
         loop {
-            let Some(call) = self.next(Instant::now()) else {
+            while under_way.len() < AT_ONCE
+                && let Some(call) = self.begin(Instant::now())
+            {
+                under_way.push(make(&client, call));
+            }
+            tokio::select! {
+                Some((call, again)) = under_way.next() => self.end(call, again),
+                () = self.dirty.notified() => {}
                 // Those that were put off are due again without a new status.
-                let _woken = tokio::time::timeout(RETRY, self.dirty.notified()).await.is_ok();
-                continue;
-            };
-            match send(&client, &call).await {
-                Ok(()) => self.done(call),
-                // The pod is gone, or another of its name is there: nothing is left to say. The pod is forgotten once its
-                // source says so, too; until then, a deletion that was refused is asked for again.
-                Err(kube::Error::Api(status)) if call.is_pointless_after(status.code) => self.done(call),
-                Err(error) => {
-                    tracing::warn!(%error, "cannot send the pod's status");
-                    self.hold(&call, Instant::now() + RETRY);
-                }
+                () = tokio::time::sleep(RETRY) => {}
             }
         }
     }
@@ -182,10 +174,45 @@ impl Entry {
             sent: None,
             finished: false,
             deleted: false,
+            under_way: false,
             mirror: None,
             held_until: None,
         }
     }
+
+    /// What there is to tell.
+    fn call(&self) -> Option<Call> {
+        let target = if pod::is_static(&self.pod) { self.mirror.as_ref()? } else { &self.pod };
+        if let Some(status) = self.status.as_ref().filter(|s| self.sent.as_ref() != Some(*s)) {
+            return Some(Call::Patch {
+                key: pod::uid(&self.pod).to_owned(),
+                pod: Arc::clone(target),
+                sent: self.sent.clone(),
+                status: Arc::clone(status),
+            });
+        }
+        let deletes = self.finished && !self.deleted && self.pod.metadata.deletion_timestamp.is_some();
+        deletes.then(|| Call::Delete { pod: Arc::clone(&self.pod) })
+    }
+
+    fn is_pending(&self) -> bool {
+        self.status.as_ref().is_some_and(|status| status.phase.as_deref() == Some("Pending"))
+    }
+}
+
+/// Makes a call; answers when it is to be made again, if so.
+async fn make(client: &Client, call: Call) -> (Call, Option<Instant>) {
+    let again = match send(client, &call).await {
+        Ok(()) => None,
+        // The pod is gone, or another of its name is there: nothing is left to say. The pod is forgotten once its
+        // source says so, too; until then, a deletion that was refused is asked for again.
+        Err(kube::Error::Api(status)) if call.is_pointless_after(status.code) => None,
+        Err(error) => {
+            tracing::warn!(%error, "cannot send the pod's status");
+            Some(Instant::now() + RETRY)
+        }
+    };
+    (call, again)
 }
 
 async fn send(client: &Client, call: &Call) -> Result<(), kube::Error> {

@@ -246,10 +246,15 @@ pub fn hints(
     fits: impl Fn(NodeSet) -> bool,
     has_room: impl Fn(NodeSet) -> bool,
 ) -> Vec<Hint> {
-    let parts = nodes.parts();
-    let least = parts.iter().find(|part| fits(**part)).map_or(nodes.len(), |part| part.len());
-    let open = parts.into_iter().filter(|part| has_room(*part));
+    let least = least(nodes, fits);
+    let open = nodes.parts().into_iter().filter(|part| has_room(*part));
     open.map(|part| Hint { nodes: Some(part), preferred: part.len() == least }).collect()
+}
+
+/// How many nodes could hold the request if nothing were given.
+#[must_use]
+pub fn least(nodes: NodeSet, fits: impl Fn(NodeSet) -> bool) -> usize {
+    nodes.parts().into_iter().find(|part| fits(*part)).map_or(nodes.len(), NodeSet::len)
 }
 
 #[cfg(test)]

@@ -30,11 +30,16 @@ use std::{
 };
 
 use async_trait::async_trait;
+use futures::{
+    FutureExt as _,
+    future::{BoxFuture, join_all},
+};
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Container, Pod, Volume, VolumeDevice, VolumeMount};
 
 use crate::{
     api::{FetchError, ObjectSource},
+    certificate::pod::{PodCertificateError, PodCertificates},
     csi::{mount::Csi, record},
     env::NodeFacts,
     pod,
@@ -78,6 +83,12 @@ pub enum VolumeError {
     /// Talking to the API server failed.
     #[error(transparent)]
     Fetch(#[from] FetchError),
+    /// The pod's certificate cannot be had.
+    #[error(transparent)]
+    Certificate(#[from] PodCertificateError),
+    /// Nobody asks for certificates of pods here.
+    #[error("podCertificate projected volumes need the feature gate PodCertificateRequest and an API server")]
+    NoCertificates,
     /// A value could not be made.
     #[error(transparent)]
     Value(#[from] crate::env::EnvError),
@@ -147,6 +158,8 @@ pub struct Context<'a> {
     pub pod_dir: &'a Path,
     /// Volumes of drivers.
     pub csi: &'a Csi,
+    /// Certificates of pods, where they are switched on.
+    pub certificates: Option<&'a PodCertificates>,
     /// The time.
     pub now: Timestamp,
 }
@@ -225,6 +238,27 @@ pub async fn set_up(context: &Context<'_>) -> Result<BTreeMap<String, Mounted>, 
         }
     }
     Ok(mounted)
+}
+
+/// Asks for what a pod's volumes will be made of, all at once: setting them up one after the other finds it there then.
+/// What cannot be had is told by whoever sets up the volume.
+pub async fn fetch_ahead(pod: &Pod, objects: &dyn ObjectSource) {
+    let namespace = pod::namespace(pod);
+    let config_map = |name: String| async move { drop(objects.config_map(namespace, &name).await) }.boxed();
+    let secret = |name: String| async move { drop(objects.secret(namespace, &name).await) }.boxed();
+    let mut asked: Vec<BoxFuture<'_, ()>> = Vec::new();
+    for volume in pod::spec(pod).volumes.iter().flatten() {
+        asked.extend(volume.config_map.iter().map(|map| config_map(map.name.clone())));
+        asked.extend(volume.secret.iter().filter_map(|from| from.secret_name.clone()).map(secret));
+        for part in volume.projected.iter().flat_map(|from| from.sources.iter().flatten()) {
+            asked.extend(part.config_map.iter().map(|map| config_map(map.name.clone())));
+            asked.extend(part.secret.iter().map(|from| secret(from.name.clone())));
+            if let Some(token) = &part.service_account_token {
+                asked.push(async move { drop(projected::token(pod, objects, token).await) }.boxed());
+            }
+        }
+    }
+    join_all(asked).await;
 }
 
 /// Where a volume's content is when it belongs to the pod alone; `None` for what is elsewhere on the node.

@@ -1,4 +1,5 @@
-//! What the kubelet watches in the API server: its node, the pods of it, and all services for the variables that describe them.
+//! What the kubelet watches in the API server: its node, the pods of it, all services for the variables that describe them,
+//! and requests for certificates of pods.
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -6,7 +7,10 @@ use component_base::{
     informer::{Event, Informer, Informers, ListWatch},
     task::Tasks,
 };
-use k8s_openapi::api::core::v1::{Node, Pod, Service};
+use k8s_openapi::api::{
+    certificates::v1beta1::PodCertificateRequest,
+    core::v1::{Node, Pod, Service},
+};
 use kube::Client;
 use tokio::sync::watch;
 
@@ -36,20 +40,23 @@ pub struct Watched {
     pods: Informer<Pod>,
     services: Informer<Service>,
     node: Informer<Node>,
+    asked: Option<Informer<PodCertificateRequest>>,
     known_node: watch::Sender<Option<Arc<Node>>>,
 }
 
 impl Watched {
-    /// Prepares the watches; nothing is sent yet.
+    /// Prepares the watches; nothing is sent yet. Requests for certificates of pods are watched only if asked for.
     #[must_use]
-    pub fn new(client: Client, node: &str, tasks: &Tasks) -> Self {
+    pub fn new(client: Client, node: &str, certificates: bool, tasks: &Tasks) -> Self {
         let informers = Informers::new(client, tasks);
         let own = ListWatch { fields: Some(format!("spec.nodeName={node}")), ..ListWatch::default() };
+        let asked = certificates.then(|| informers.get(own.clone()));
         let this = ListWatch { fields: Some(format!("metadata.name={node}")), ..ListWatch::default() };
         Self {
             pods: informers.get(own),
             services: informers.get(ListWatch::default()),
             node: informers.get(this),
+            asked,
             known_node: watch::Sender::new(None),
             informers,
         }
@@ -73,6 +80,12 @@ impl Watched {
         self.pods.clone()
     }
 
+    /// Requests for certificates of this node's pods, where they are switched on.
+    #[must_use]
+    pub fn certificate_requests(&self) -> Option<Informer<PodCertificateRequest>> {
+        self.asked.clone()
+    }
+
     /// Feeds the pods of this node to their workers until the drain.
     pub fn run(&self, pods: &Arc<Pods>, tasks: &Tasks) {
         let sink = Arc::clone(pods);
@@ -86,6 +99,10 @@ impl Watched {
                 known.send_replace(Some(new));
             }
         });
+        if let Some(asked) = &self.asked {
+            let woken = Arc::clone(pods);
+            asked.on_event(move |event| woken.nudge(&event.object().spec.pod_uid));
+        }
         self.informers.start();
         let (informer, sink, drain) = (self.pods.clone(), Arc::clone(pods), tasks.drain());
         tasks.spawn("pods-synced", async move {

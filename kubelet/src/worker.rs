@@ -32,6 +32,7 @@ use crate::{
     admission,
     allocation::{Allocations, Pending, Resize},
     api::ObjectSource,
+    certificate::pod::PodCertificates,
     cgroup::Cgroups,
     claims::Claims,
     cpus::Cpus,
@@ -46,7 +47,12 @@ use crate::{
     pod::{self, Role},
     pods::Pods,
     preemption,
-    runtime::{Runtime, config::NodeSettings, cri, observed::PodRuntime},
+    runtime::{
+        Runtime,
+        config::NodeSettings,
+        cri,
+        observed::{PodRuntime, Sandbox},
+    },
     shutdown::Shutdown,
     status::{
         Statuses,
@@ -54,11 +60,10 @@ use crate::{
     },
     topology::Topology,
     userns::UserNamespaces,
+    volume,
     worker::backoff::BackOffs,
 };
 
-/// How long a pod in order is left alone: content of volumes is refreshed at this pace.
-const RESYNC: Duration = Duration::from_secs(60);
 /// How long after a failure the worker tries again at the latest; the first time it is [`FIRST_RETRY`].
 const RETRY: Duration = Duration::from_secs(10);
 const FIRST_RETRY: Duration = Duration::from_millis(500);
@@ -107,10 +112,14 @@ pub struct Shared {
     pub pod_pids: Option<i64>,
     /// What the runtime's handlers can do, as of its last answer.
     pub handlers: Mutex<Vec<cri::RuntimeHandler>>,
+    /// How long a pod in order is left alone: content of volumes is refreshed at this pace.
+    pub resync: Duration,
     /// Longest delay of a container that crashes again and again.
     pub longest_back_off: Duration,
     /// Volumes of storage drivers.
     pub csi: Arc<Csi>,
+    /// Certificates of pods, where they are switched on.
+    pub certificates: Option<PodCertificates>,
     /// Whether the machine is going down.
     pub shutdown: Arc<Shutdown>,
     /// Claims of dynamic resources.
@@ -198,14 +207,23 @@ pub struct Worker {
     failures: u32,
     /// No round has been made yet.
     fresh: bool,
+    /// The sandbox of this round, and the containers that were started in it.
+    made: Option<(Sandbox, Vec<String>)>,
+    /// What of the pod's sandboxes and containers is known here.
+    seen: Arc<Seen>,
     /// What the pod's runtime handler can do, once it is known which one that is.
     features: Option<cri::RuntimeHandlerFeatures>,
 }
 
 impl Worker {
-    /// A worker for the pod that `updates` carries; `nudge` tells it that the runtime changed.
+    /// A worker for the pod that `updates` carries; `nudge` tells it that the runtime changed, `seen` what it knows of that.
     #[must_use]
-    pub fn new(shared: Arc<Shared>, updates: watch::Receiver<Wanted>, nudge: Arc<Notify>) -> Self {
+    pub fn new(
+        shared: Arc<Shared>,
+        updates: watch::Receiver<Wanted>,
+        nudge: Arc<Notify>,
+        seen: Arc<Seen>,
+    ) -> Self {
         let backoffs = BackOffs::up_to(shared.longest_back_off);
         let probes = probes::Probes::new(Arc::clone(&shared), Arc::clone(&nudge));
         Self {
@@ -223,6 +241,8 @@ impl Worker {
             resize_error: None,
             failures: 0,
             fresh: true,
+            made: None,
+            seen,
             features: None,
         }
     }
@@ -240,12 +260,16 @@ impl Worker {
             self.shared.statuses.forget(&pod);
             self.shared.allocations.release(pod::uid(&pod));
             self.shared.users.release(pod::uid(&pod));
+            if let Some(certificates) = &self.shared.certificates {
+                certificates.forget(pod::uid(&pod));
+            }
         }
     }
 
     /// The pod's life, then its end, then the wait for its deletion.
     async fn live(&mut self) {
         let first = self.updates.borrow().clone();
+        self.fetch_ahead(&first.pod);
         if pod::is_terminal(&first.pod) {
             // It had ended before this kubelet started; what the API server has is the last word.
             self.status = first.pod.status.clone().map(Arc::new);
@@ -268,6 +292,18 @@ impl Worker {
                 return;
             }
         }
+    }
+
+    /// Has what a new pod's volumes are made of fetched while it is looked whether the pod may run, and what there is of it.
+    fn fetch_ahead(&self, pod: &Arc<Pod>) {
+        if pod.status.as_ref().is_some_and(|status| status.start_time.is_some()) {
+            return;
+        }
+        let (shared, pod) = (Arc::clone(&self.shared), Arc::clone(pod));
+        self.shared.tasks.spawn_contained("fetch-ahead", async move {
+            let drain = shared.tasks.drain();
+            drain.run_until_cancelled(volume::fetch_ahead(&pod, &*shared.objects)).await;
+        });
     }
 
     /// Asks whether this node takes the pod; one that it refuses has failed.
@@ -338,7 +374,8 @@ impl Worker {
             worker.observe(begun.elapsed().as_secs_f64());
             let Some(next) = next else { return };
             let wait = Timestamp::now().duration_until(next).max(SignedDuration::ZERO);
-            let wait = Duration::try_from(wait).unwrap_or(RESYNC).min(RESYNC);
+            let resync = self.shared.resync;
+            let wait = Duration::try_from(wait).unwrap_or(resync).min(resync);
             tokio::select! {
                 changed = self.updates.changed() => if changed.is_err() { return },
                 () = self.nudge.notified() => {}
@@ -364,6 +401,7 @@ impl Worker {
                 return Some(later(now, RETRY));
             }
         };
+        self.seen.set(&runtime);
         if self.features.is_none() {
             self.features = self.handler(pod).await.ok().map(|name| self.features_of(&name));
         }
@@ -385,10 +423,23 @@ impl Worker {
             return None;
         }
         let wake = plan.wake_at();
+        self.made = None;
         let retry = self.carry_out(pod, &runtime, &plan).await;
         if plan.sandbox.is_some() || plan.is_resizing() || !plan.start.is_empty() || !plan.kill.is_empty() {
-            match self.shared.runtime.pod(pod::uid(pod)).await {
+            // Where all went well it is known what there is.
+            let made = self.made.take().filter(|(_, ids)| retry.is_none() && ids.len() == plan.start.len());
+            let after = match &made {
+                Some((sandbox, ids)) => self.shared.runtime.pod_again(&runtime, (sandbox, ids)).await,
+                None => self.shared.runtime.pod(pod::uid(pod)).await,
+            };
+            match after {
                 Ok(after) => {
+                    // What has ended meanwhile calls for another round.
+                    if made.is_some_and(|(_, ids)| runs(&after, &ids)) && plan.kill.is_empty() {
+                        self.seen.set(&after);
+                    } else {
+                        self.seen.forget();
+                    }
                     self.note_resized(pod, &after);
                     self.probes.follow(pod, &after);
                     self.publish(pod, &after, false, false);
@@ -399,7 +450,7 @@ impl Worker {
             }
         }
         let due = [wake, retry, deadline(pod, self.status.as_deref())];
-        Some(due.into_iter().flatten().min().unwrap_or_else(|| later(now, RESYNC)))
+        Some(due.into_iter().flatten().min().unwrap_or_else(|| later(now, self.shared.resync)))
     }
 
     /// Looks whether the containers have what they were given by now.
@@ -522,6 +573,34 @@ impl Worker {
 
     fn pod_dir(&self, pod: &Pod) -> PathBuf {
         self.shared.pods_dir.join(pod::uid(pod))
+    }
+}
+
+/// All of these containers run.
+fn runs(runtime: &PodRuntime, ids: &[String]) -> bool {
+    let running = |id: &String| runtime.running().any(|record| *record.id == **id);
+    ids.iter().all(running)
+}
+
+/// What a worker knows of its pod's sandboxes and containers: it need not be told of that.
+#[derive(Debug, Default)]
+pub struct Seen(Mutex<BTreeMap<Arc<str>, i32>>);
+
+impl Seen {
+    fn set(&self, runtime: &PodRuntime) {
+        *self.0.lock() = runtime.states().collect();
+    }
+
+    fn forget(&self) {
+        self.0.lock().clear();
+    }
+
+    /// Whether the worker knows just these, by id and the runtime's number of their state.
+    #[must_use]
+    pub fn is(&self, now: &BTreeMap<&str, i32>) -> bool {
+        let seen = self.0.lock();
+        !seen.is_empty()
+            && seen.iter().map(|(id, state)| (&**id, *state)).eq(now.iter().map(|(id, s)| (*id, *s)))
     }
 }
 

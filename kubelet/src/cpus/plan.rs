@@ -1,7 +1,9 @@
-//! Choosing processors: whole parts of the machine first, then what is left over of parts that are in use already, so that
-//! large parts stay free for those who want them. Pure.
+//! Choosing processors for a container, and telling where they could come from. Pure.
+
+use std::collections::BTreeSet;
 
 use super::{
+    pick::take,
     set::CpuSet,
     topology::{Level, Topology},
 };
@@ -17,6 +19,14 @@ pub struct Options {
     pub full_cores: bool,
     /// `strict-cpu-reservation`: reserved processors are not in the shared pool.
     pub strict_reservation: bool,
+    /// `distribute-cpus-across-numa`: where one memory node is not enough, as many from each.
+    pub across_nodes: bool,
+    /// `align-by-socket`: what is on one socket is near enough.
+    pub by_socket: bool,
+    /// `distribute-cpus-across-cores`: threads of different cores, where there are as many.
+    pub across_cores: bool,
+    /// `prefer-align-cpus-by-uncorecache`: what shares the outermost cache comes first.
+    pub by_cache: bool,
 }
 
 /// What one container wants for itself.
@@ -113,14 +123,19 @@ pub fn choose(
         aligned(topology, &there, count)?;
     }
     let refusal = || Refusal::NotEnough { requested: count, available: there.len() };
-    let is_near =
-        |cpu: &u32| near.zip(topology.place(*cpu)).is_some_and(|(nodes, place)| nodes.contains(place.numa));
+    // With sockets, all of a node's socket is near.
+    let sockets = options.by_socket.then(|| sockets_of(topology, near));
+    let is_near = |cpu: &u32| match (near, topology.place(*cpu), &sockets) {
+        (Some(_), Some(place), Some(sockets)) => sockets.contains(&place.socket),
+        (Some(nodes), Some(place), None) => nodes.contains(place.numa),
+        _ => false,
+    };
     let close: CpuSet = there.iter().filter(is_near).collect();
     let pick = |among: &CpuSet, count: usize| {
         // What an init container had comes first, so that the pod takes no more than its largest need.
         let again = among.and(reusable);
-        let again = if again.len() <= count { again } else { take(topology, &again, count)? };
-        let more = take(topology, &among.minus(reusable), count - again.len())?;
+        let again = if again.len() <= count { again } else { take(topology, &again, count, options)? };
+        let more = take(topology, &among.minus(reusable), count - again.len(), options)?;
         Some(again.plus(&more))
     };
     let first = pick(&close, count.min(close.len())).ok_or_else(refusal)?;
@@ -128,18 +143,41 @@ pub fn choose(
     Ok(first.plus(&rest))
 }
 
+/// The sockets that nodes are on.
+fn sockets_of(topology: &Topology, nodes: Option<NodeSet>) -> BTreeSet<u32> {
+    let groups = topology.groups(Level::Socket);
+    let numa = |cpu: u32| topology.part_of(Level::Numa, cpu);
+    let on = |cpus: &CpuSet| {
+        cpus.iter().filter_map(numa).any(|node| nodes.is_some_and(|nodes| nodes.contains(node)))
+    };
+    groups.into_iter().filter(|(_, cpus)| on(cpus)).map(|(place, _)| place.socket).collect()
+}
+
 /// From which memory nodes so many processors could come. The pod's own have to be among them.
 #[must_use]
-pub fn hints(topology: &Topology, free: &CpuSet, reusable: &CpuSet, count: usize) -> Vec<Hint> {
+pub fn hints(
+    topology: &Topology,
+    free: &CpuSet,
+    reusable: &CpuSet,
+    count: usize,
+    options: Options,
+) -> Vec<Hint> {
     let node = |cpu: u32| topology.place(cpu).map_or(0, |place| place.numa);
     let on = |cpus: &CpuSet, part: NodeSet| cpus.iter().filter(|cpu| part.contains(node(*cpu))).count();
     let all = topology.all();
     let nodes: NodeSet = all.iter().map(node).collect();
-    topology::hints(
-        nodes,
-        |part| on(&all, part) >= count,
-        |part| on(reusable, part) == reusable.len() && reusable.len() + on(free, part) >= count,
-    )
+    let fits = |part| on(&all, part) >= count;
+    let has_room = |part| on(reusable, part) == reusable.len() && reusable.len() + on(free, part) >= count;
+    let mut hints = topology::hints(nodes, fits, has_room);
+    let per_socket = nodes.len() / topology.count(Level::Socket).max(1);
+    if options.by_socket && per_socket > 0 {
+        // Sets on no more sockets than needed are as good as those of the fewest nodes.
+        let least = topology::least(nodes, fits).div_ceil(per_socket);
+        for hint in &mut hints {
+            hint.preferred |= sockets_of(topology, hint.nodes).len() == least;
+        }
+    }
+    hints
 }
 
 fn aligned(topology: &Topology, free: &CpuSet, requested: usize) -> Result<(), Refusal> {
@@ -153,39 +191,4 @@ fn aligned(topology: &Topology, free: &CpuSet, requested: usize) -> Result<(), R
         return Err(Refusal::Cores { requested, available, per_core });
     }
     Ok(())
-}
-
-/// Chooses `count` of the free processors; none when there are not so many.
-#[must_use]
-pub fn take(topology: &Topology, free: &CpuSet, count: usize) -> Option<CpuSet> {
-    if free.len() < count {
-        return None;
-    }
-    let mut taken = CpuSet::default();
-    for level in [Level::Numa, Level::Socket, Level::Core] {
-        let free_near =
-            |numa: u32| free.iter().filter(|c| topology.place(*c).is_some_and(|p| p.numa == numa)).count();
-        let mut groups = topology.groups(level);
-        // Where least is free, least is broken up.
-        groups.sort_by_key(|(place, _)| (free_near(place.numa), *place));
-        for (_, group) in groups {
-            let whole = group.minus(&free.minus(&taken)).is_empty();
-            if whole && group.len() <= count - taken.len() {
-                taken = taken.plus(&group);
-            }
-        }
-    }
-    let left = free.minus(&taken);
-    let place = |cpu: u32| topology.place(cpu);
-    let near = |set: &CpuSet, cpu: u32| {
-        set.iter().filter(|other| place(*other).map(|p| p.numa) == place(cpu).map(|p| p.numa)).count()
-    };
-    let siblings =
-        |cpu: u32| left.iter().filter(|o| place(*o).map(|p| p.core) == place(cpu).map(|p| p.core)).count();
-    let mut singles: Vec<u32> = left.iter().collect();
-    singles.sort_by_cached_key(|cpu| {
-        (std::cmp::Reverse(near(&taken, *cpu)), near(&left, *cpu), siblings(*cpu), *cpu)
-    });
-    let rest: CpuSet = singles.into_iter().take(count - taken.len()).collect();
-    Some(taken.plus(&rest))
 }

@@ -3,7 +3,8 @@
 use serde_json::json;
 
 use super::{
-    plan::{Refusal, Wanted, take},
+    pick::take,
+    plan::{Refusal, Wanted},
     topology::Place,
     *,
 };
@@ -15,7 +16,7 @@ fn machine(sockets: u32, cores: u32) -> Topology {
     (0..total * 2)
         .map(|cpu| {
             let core = cpu % total;
-            (cpu, Place { numa: core / cores, socket: core / cores, core })
+            (cpu, Place { numa: core / cores, socket: core / cores, cache: core / cores, core })
         })
         .collect()
 }
@@ -25,7 +26,7 @@ fn set(text: &str) -> CpuSet {
 }
 
 fn taken(topology: &Topology, free: &str, count: usize) -> Option<String> {
-    take(topology, &set(free), count).map(|cpus| cpus.to_string())
+    take(topology, &set(free), count, Options::default()).map(|cpus| cpus.to_string())
 }
 
 #[test]
@@ -52,6 +53,85 @@ fn whole_parts_come_first_and_leftovers_next() {
     ] {
         assert_eq!(taken(&two, free, count).as_deref(), expected, "{count} of {free:?}");
     }
+}
+
+/// One socket of four cores of two threads, with a cache for each two cores: 0-1 and 4-5, 2-3 and 6-7.
+fn cached() -> Topology {
+    (0..8).map(|cpu| (cpu, Place { numa: 0, socket: 0, cache: cpu % 4 / 2, core: cpu % 4 })).collect()
+}
+
+/// Sockets of two memory nodes with one core of two threads each: node 0 has 0 and 4, node 1 has 1 and 5.
+fn split() -> Topology {
+    (0..8)
+        .map(|cpu| (cpu, Place { numa: cpu % 4, socket: cpu % 4 / 2, cache: cpu % 4 / 2, core: cpu % 4 }))
+        .collect()
+}
+
+#[test]
+fn nodes_of_a_socket_are_taken_with_it() {
+    let take = |free: &str, count| taken(&split(), free, count).unwrap();
+    assert_eq!(take("0-7", 4), "0-1,4-5");
+    // Node 0 is broken, so its socket cannot be had as a whole, and comes first for what is smaller.
+    assert_eq!(take("1-7", 4), "2-3,6-7");
+    assert_eq!(take("1-7", 2), "1,5");
+    assert_eq!(take("1-7", 1), "4");
+}
+
+#[test]
+fn caches_are_filled_before_cores_are_taken_from_others() {
+    let options = Options { by_cache: true, ..Options::default() };
+    let take = |free: &str, count| take(&cached(), &set(free), count, options).unwrap().to_string();
+    assert_eq!(take("0-7", 4), "0-1,4-5");
+    // Three fit behind the one cache, where by cores they would come from both.
+    assert_eq!(take("1-7", 3), "1,4-5");
+    assert_eq!(take("1-3,5-7", 4), "2-3,6-7", "a whole cache");
+    assert_eq!(take("1-3,5-7", 2), "1,5", "the one of which less is free");
+    assert_eq!(take("1,3,5,7", 4), "1,3,5,7", "no cache has as many");
+    assert_eq!(take("0-7", 6), "0-2,4-6");
+}
+
+#[test]
+fn threads_are_spread_over_cores() {
+    let options = Options { across_cores: true, ..Options::default() };
+    let take = |free: &str, count| take(&machine(2, 4), &set(free), count, options).unwrap().to_string();
+    assert_eq!(take("0-15", 4), "0-3");
+    assert_eq!(take("0-15", 5), "0-3,8");
+    assert_eq!(take("2-15", 3), "2-3,8", "the socket of which less is free");
+    assert_eq!(take("0-15", 8), "0-3,8-11", "a whole socket is taken as one");
+}
+
+#[test]
+fn nodes_give_as_much_each_and_are_left_even() {
+    let nodes = |full_cores| Options { across_nodes: true, full_cores, ..Options::default() };
+    let take = |free: &str, count, options| {
+        take(&machine(4, 2), &set(free), count, options).map(|cpus| cpus.to_string())
+    };
+    // Node 0 has 0-1 and 8-9, node 1 has 2-3 and 10-11, and so on.
+    assert_eq!(take("0-15", 4, nodes(false)).as_deref(), Some("0-1,8-9"), "one is enough");
+    assert_eq!(take("0-15", 6, nodes(false)).as_deref(), Some("0-3,8,10"));
+    assert_eq!(take("0-15", 9, nodes(false)).map(|cpus| set(&cpus).len()), Some(9));
+    // Two nodes have three each; together they give two each before a third node is asked.
+    assert_eq!(take("0-2,8,10-11", 4, nodes(false)).as_deref(), Some("0,2,8,10"));
+    // Of whole cores there is one on each.
+    assert_eq!(take("0,2,8,10", 4, nodes(true)).as_deref(), Some("0,2,8,10"));
+    assert_eq!(take("0-15", 3, nodes(true)).as_deref(), Some("0-1,8"), "no whole cores are asked for");
+    assert_eq!(take("0-3", 5, nodes(false)), None);
+}
+
+#[test]
+fn a_socket_is_near_enough_where_that_is_asked_for() {
+    let four = split();
+    let options = Options { by_socket: true, ..Options::default() };
+    let near = [0].into_iter().collect();
+    let chosen = plan::choose(&four, &set("1-7"), &set(""), 3, Some(near), options).unwrap();
+    assert_eq!(chosen, set("1,4-5"), "node 1 is on the socket of node 0");
+    let hints = |options| {
+        let text = |h: Hint| format!("{}{}", h.nodes.unwrap(), if h.preferred { "!" } else { "" });
+        let all = plan::hints(&four, &set("0-7"), &set(""), 2, options).into_iter().map(text);
+        all.take(6).collect::<Vec<_>>()
+    };
+    assert_eq!(hints(Options::default()), ["0!", "1!", "2!", "3!", "0,1", "0,2"]);
+    assert_eq!(hints(options), ["0!", "1!", "2!", "3!", "0,1!", "0,2"]);
 }
 
 fn want(name: &str, count: usize, passes: bool) -> Wanted {
@@ -114,7 +194,7 @@ fn hints_tell_where_processors_could_come_from() {
     let two = machine(2, 2);
     let hints = |free: &str, reusable: &str, count| {
         let text = |h: Hint| format!("{}{}", h.nodes.unwrap(), if h.preferred { "!" } else { "" });
-        let all = plan::hints(&two, &set(free), &set(reusable), count);
+        let all = plan::hints(&two, &set(free), &set(reusable), count, Options::default());
         all.into_iter().map(text).collect::<Vec<_>>()
     };
     assert_eq!(hints("0-7", "", 2), ["0!", "1!", "0,1"]);

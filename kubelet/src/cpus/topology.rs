@@ -1,7 +1,11 @@
 //! The machine's shape: which processors are threads of one core, which cores are on one socket, which memory is near.
 //! From /sys/devices/system/cpu.
 
-use std::{collections::BTreeMap, fs, io, path::Path};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs, io,
+    path::Path,
+};
 
 use super::set::CpuSet;
 
@@ -12,8 +16,23 @@ pub struct Place {
     pub numa: u32,
     /// Its socket.
     pub socket: u32,
+    /// Its outermost cache, where several of them share a node's memory; else its socket.
+    pub cache: u32,
     /// Its core: the lowest number of the core's threads.
     pub core: u32,
+}
+
+impl Place {
+    /// The part of this level.
+    #[must_use]
+    pub fn at(&self, level: Level) -> u32 {
+        match level {
+            Level::Numa => self.numa,
+            Level::Socket => self.socket,
+            Level::Cache => self.cache,
+            Level::Core => self.core,
+        }
+    }
 }
 
 /// All processors with their places.
@@ -27,6 +46,8 @@ pub enum Level {
     Numa,
     /// A socket.
     Socket,
+    /// What shares the outermost cache.
+    Cache,
     /// A core.
     Core,
 }
@@ -53,16 +74,52 @@ impl Topology {
     /// The parts at a level, each with the place of its first processor.
     #[must_use]
     pub fn groups(&self, level: Level) -> Vec<(Place, CpuSet)> {
-        let key = |place: &Place| match level {
-            Level::Numa => place.numa,
-            Level::Socket => place.socket,
-            Level::Core => place.core,
-        };
         let mut groups: BTreeMap<u32, (Place, Vec<u32>)> = BTreeMap::new();
         for (cpu, place) in &self.0 {
-            groups.entry(key(place)).or_insert((*place, vec![])).1.push(*cpu);
+            groups.entry(place.at(level)).or_insert((*place, vec![])).1.push(*cpu);
         }
         groups.into_values().map(|(place, cpus)| (place, cpus.into_iter().collect())).collect()
+    }
+
+    /// How many parts there are at a level.
+    #[must_use]
+    pub fn count(&self, level: Level) -> usize {
+        self.0.values().map(|place| place.at(level)).collect::<BTreeSet<u32>>().len()
+    }
+
+    /// The processors of a part.
+    #[must_use]
+    pub fn part(&self, level: Level, id: u32) -> CpuSet {
+        self.0.iter().filter(|(_, place)| place.at(level) == id).map(|(cpu, _)| *cpu).collect()
+    }
+
+    /// Which part a processor is in.
+    #[must_use]
+    pub fn part_of(&self, level: Level, cpu: u32) -> Option<u32> {
+        self.place(cpu).map(|place| place.at(level))
+    }
+
+    /// Memory nodes and sockets, the larger ones first.
+    #[must_use]
+    pub fn outer(&self) -> [Level; 2] {
+        if self.count(Level::Socket) >= self.count(Level::Numa) {
+            [Level::Numa, Level::Socket]
+        } else {
+            [Level::Socket, Level::Numa]
+        }
+    }
+
+    /// The levels of the parts that are around those of a level, from the outside, and itself.
+    #[must_use]
+    pub fn around(&self, level: Level) -> Vec<Level> {
+        let outer = self.outer();
+        let up_to =
+            |last: Level| outer.into_iter().take(outer.iter().take_while(|l| **l != last).count() + 1);
+        match level {
+            Level::Numa | Level::Socket => up_to(level).collect(),
+            Level::Cache => up_to(Level::Numa).chain([level]).collect(),
+            Level::Core => outer.into_iter().chain([level]).collect(),
+        }
     }
 }
 
@@ -88,9 +145,33 @@ pub fn read(root: &Path) -> io::Result<Topology> {
             text("thread_siblings_list").map_or_else(|| Ok([cpu].into_iter().collect()), |t| list(&t))?;
         let socket = text("physical_package_id").and_then(|t| t.trim().parse().ok()).unwrap_or(0);
         let core = siblings.iter().next().unwrap_or(cpu);
-        Ok((cpu, Place { numa: node_of(&own), socket, core }))
+        Ok((cpu, Place { numa: node_of(&own), socket, cache: socket, core }))
     };
-    online.iter().map(one).collect()
+    let mut topology = online.iter().map(one).collect::<io::Result<Topology>>()?;
+    for (_, cpus) in topology.groups(Level::Numa) {
+        for cpu in cpus.iter() {
+            if let Some(cache) = cache_of(&folder.join(format!("cpu{cpu}")), cpus.len())
+                && let Some(place) = topology.0.get_mut(&cpu)
+            {
+                place.cache = cache;
+            }
+        }
+    }
+    Ok(topology)
+}
+
+/// The cache behind the second that a processor shares with some of its node's, but not with all of them.
+fn cache_of(folder: &Path, of_node: usize) -> Option<u32> {
+    let mut found: Vec<_> =
+        fs::read_dir(folder.join("cache")).ok()?.filter_map(|e| Some(e.ok()?.path())).collect();
+    found.sort();
+    found.into_iter().find_map(|index| {
+        let text = |name: &str| fs::read_to_string(index.join(name)).ok();
+        let level: u32 = text("level")?.trim().parse().ok()?;
+        let shared: CpuSet = text("shared_cpu_list")?.parse().ok()?;
+        let id = text("id")?.trim().parse().ok()?;
+        (level > 2 && shared.len() != of_node).then_some(id)
+    })
 }
 
 /// The memory node that a processor's folder links to, as `node0`.
@@ -116,14 +197,22 @@ mod tests {
             fs::create_dir_all(own.join(format!("node{socket}"))).unwrap();
             fs::write(own.join("topology/thread_siblings_list"), siblings).unwrap();
             fs::write(own.join("topology/physical_package_id"), format!("{socket}\n")).unwrap();
+            // Processor 0 shares its third cache with its sibling alone, processor 1 with all of its node.
+            let third = own.join("cache/index3");
+            fs::create_dir_all(&third).unwrap();
+            let shared = if cpu == 1 { "1,3" } else { "0" };
+            for (name, text) in [("level", "3"), ("id", "7"), ("shared_cpu_list", shared)] {
+                fs::write(third.join(name), text).unwrap();
+            }
         }
         fs::write(folder.join("online"), "0-4\n").unwrap();
         let topology = read(dir.path()).unwrap();
         assert_eq!(topology.all().to_string(), "0-4");
-        assert_eq!(topology.place(3), Some(Place { numa: 1, socket: 1, core: 1 }));
+        assert_eq!(topology.place(3), Some(Place { numa: 1, socket: 1, cache: 7, core: 1 }));
+        assert_eq!(topology.place(1).map(|place| place.cache), Some(1), "all of the node share it");
         assert_eq!(
             topology.place(4),
-            Some(Place { numa: 0, socket: 0, core: 4 }),
+            Some(Place { numa: 0, socket: 0, cache: 0, core: 4 }),
             "it tells nothing of itself"
         );
         assert_eq!(topology.threads_per_core(), 2);

@@ -206,6 +206,18 @@ pub struct KubeletConfiguration {
     pub kube_api_burst: i32,
     #[serde(rename = "providerID")]
     pub provider_id: Option<String>,
+    pub feature_gates: BTreeMap<String, bool>,
+    #[serde(rename = "registryPullQPS")]
+    pub registry_pull_qps: i32,
+    pub registry_burst: i32,
+    #[serde(rename = "eventRecordQPS")]
+    pub event_record_qps: i32,
+    pub event_burst: i32,
+    pub oom_score_adj: i32,
+    pub max_open_files: i64,
+    pub protect_kernel_defaults: bool,
+    pub image_service_endpoint: String,
+    pub volume_stats_agg_period: GoDuration,
     /// Fields of [`OTHER`] that the file has.
     #[serde(skip)]
     pub other: BTreeMap<String, Value>,
@@ -218,6 +230,8 @@ enum Says {
     Anything,
     /// Only what means "off" or upstream's default, which is what this kubelet does. Absent, empty and zero values always do.
     Only(&'static [&'static str]),
+    /// Only true, which is upstream's default as well.
+    OnlyTrue,
 }
 
 /// Fields of the API that this kubelet knows and does nothing with.
@@ -228,14 +242,8 @@ const OTHER: &[(&str, Says)] = &[
     ("tlsCipherSuites", Says::Only(&[])),
     ("tlsCurvePreferences", Says::Only(&[])),
     ("tlsMinVersion", Says::Only(&["VersionTLS10", "VersionTLS11", "VersionTLS12"])),
-    ("registryPullQPS", Says::Anything),
-    ("registryBurst", Says::Anything),
-    ("eventRecordQPS", Says::Anything),
-    ("eventBurst", Says::Anything),
     ("enableContentionProfiling", Says::Anything),
-    ("oomScoreAdj", Says::Anything),
     ("streamingConnectionIdleTimeout", Says::Anything),
-    ("volumeStatsAggPeriod", Says::Anything),
     ("kubeletCgroups", Says::Only(&[])),
     ("systemCgroups", Says::Only(&[])),
     ("singleProcessOOMKill", Says::Only(&["false"])),
@@ -243,14 +251,11 @@ const OTHER: &[(&str, Says)] = &[
     ("hairpinMode", Says::Anything),
     ("runOnce", Says::Only(&[])),
     ("cpuCFSQuotaPeriod", Says::Only(&["100ms"])),
-    ("maxOpenFiles", Says::Anything),
     ("contentType", Says::Anything),
-    ("enableControllerAttachDetach", Says::Only(&["true"])),
-    ("protectKernelDefaults", Says::Only(&[])),
+    ("enableControllerAttachDetach", Says::OnlyTrue),
     ("makeIPTablesUtilChains", Says::Anything),
     ("iptablesMasqueradeBit", Says::Anything),
     ("iptablesDropBit", Says::Anything),
-    ("featureGates", Says::Anything),
     ("containerLogMaxWorkers", Says::Anything),
     ("configMapAndSecretChangeDetectionStrategy", Says::Anything),
     ("showHiddenMetricsForVersion", Says::Anything),
@@ -264,10 +269,12 @@ const OTHER: &[(&str, Says)] = &[
     ("memoryThrottlingFactor", Says::Anything),
     ("memoryReservationPolicy", Says::Only(&["None"])),
     ("tracing", Says::Only(&[])),
-    ("imageServiceEndpoint", Says::Only(&[])),
     ("userNamespaces", Says::Anything),
     ("systemReservedCgroup", Says::Only(&[])),
     ("kubeReservedCgroup", Says::Only(&[])),
+    // Of flags alone.
+    ("experimentalMounterPath", Says::Only(&[])),
+    ("experimentalAllocatableIgnoreEviction", Says::Only(&[])),
 ];
 
 /// Says nothing: absent, empty, zero, "0s", or made of such.
@@ -287,9 +294,12 @@ fn is_empty(value: &Value) -> bool {
 pub fn unsupported(other: &BTreeMap<String, Value>) -> Option<String> {
     other.iter().find_map(|(name, value)| {
         let (_, says) = OTHER.iter().find(|(n, _)| *n == name.as_str())?;
-        let Says::Only(fine) = says else { return None };
         let text = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
-        let works = is_empty(value) || fine.contains(&text.as_str());
+        let works = match says {
+            Says::Anything => true,
+            Says::Only(fine) => is_empty(value) || fine.contains(&text.as_str()),
+            Says::OnlyTrue => value.is_null() || value == &Value::Bool(true),
+        };
         (!works).then(|| format!("{name}: {text} is not supported by this kubelet"))
     })
 }
@@ -380,6 +390,16 @@ impl Default for KubeletConfiguration {
             kube_api_qps: 50,
             kube_api_burst: 100,
             provider_id: None,
+            feature_gates: BTreeMap::new(),
+            registry_pull_qps: 5,
+            registry_burst: 10,
+            event_record_qps: 50,
+            event_burst: 100,
+            oom_score_adj: -999,
+            max_open_files: 1_000_000,
+            protect_kernel_defaults: false,
+            image_service_endpoint: String::new(),
+            volume_stats_agg_period: seconds(60),
         }
     }
 }
@@ -456,10 +476,24 @@ fn finish(mut file: KubeletConfiguration) -> Result<KubeletConfiguration, String
         (&mut file.cpu_manager_reconcile_period, default.cpu_manager_reconcile_period),
         (&mut file.container_log_monitor_interval, default.container_log_monitor_interval),
         (&mut file.eviction_pressure_transition_period, default.eviction_pressure_transition_period),
+        (&mut file.volume_stats_agg_period, default.volume_stats_agg_period),
     ] {
         if value.0.is_zero() {
             *value = default;
         }
+    }
+    for (value, default) in [
+        (&mut file.registry_burst, default.registry_burst),
+        (&mut file.event_burst, default.event_burst),
+        (&mut file.kube_api_burst, default.kube_api_burst),
+        (&mut file.max_pods, default.max_pods),
+    ] {
+        if *value == 0 {
+            *value = default;
+        }
+    }
+    if file.max_open_files == 0 {
+        file.max_open_files = default.max_open_files;
     }
     Ok(file)
 }

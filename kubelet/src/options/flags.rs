@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use component_base::flags::{Flag, FlagSet, Kind, Values, group};
 use k8s_openapi::api::core::v1::Taint;
+use serde_json::Value;
 
 use super::{
     OptionsError,
@@ -14,27 +15,51 @@ use crate::memory::reserved::{self, Reservation};
 /// How a flag that has a field in the file is applied to it.
 type Overlay = fn(&mut KubeletConfiguration, &str) -> Result<(), String>;
 
+/// What a flag is for.
+#[derive(Clone, Copy)]
+enum Use {
+    /// It has no field in the file.
+    Own,
+    /// It sets a field of the file.
+    Field(Overlay),
+    /// It says what a field of the file says with which this kubelet does nothing; that field's rule counts.
+    Other(&'static str),
+    /// It is taken so that command lines for upstream's kubelet work, and steers nothing.
+    Nothing,
+}
+
 /// One flag of the kubelet.
 struct Entry {
     name: &'static str,
     kind: Kind,
     help: &'static str,
-    overlay: Option<Overlay>,
+    does: Use,
 }
 
 const fn own(name: &'static str, kind: Kind, help: &'static str) -> Entry {
-    Entry { name, kind, help, overlay: None }
+    Entry { name, kind, help, does: Use::Own }
 }
 
 const fn field(name: &'static str, kind: Kind, help: &'static str, overlay: Overlay) -> Entry {
-    Entry { name, kind, help, overlay: Some(overlay) }
+    Entry { name, kind, help, does: Use::Field(overlay) }
 }
+
+const fn other(name: &'static str, kind: Kind, field: &'static str, help: &'static str) -> Entry {
+    Entry { name, kind, help, does: Use::Other(field) }
+}
+
+const fn nothing(name: &'static str, kind: Kind, help: &'static str) -> Entry {
+    Entry { name, kind, help, does: Use::Nothing }
+}
+
+const CADVISOR: &str = "Of cAdvisor, which this kubelet does without: no effect.";
+const LOGS: &str = "Every line is written at once: no effect.";
 
 fn number<T: std::str::FromStr>(text: &str) -> Result<T, String> {
     text.parse().map_err(|_| format!("{text:?} is no number that fits"))
 }
 
-fn boolean(text: &str) -> Result<bool, String> {
+pub(super) fn boolean(text: &str) -> Result<bool, String> {
     match text {
         "1" | "t" | "T" | "true" | "TRUE" | "True" => Ok(true),
         "0" | "f" | "F" | "false" | "FALSE" | "False" => Ok(false),
@@ -144,7 +169,12 @@ const FLAGS: &[Entry] = &[
         "Socket of the container runtime.",
         set!(container_runtime_endpoint = text),
     ),
-    field("cgroup-driver", Kind::String, "How cgroups are made; only cgroupfs.", set!(cgroup_driver = text)),
+    field(
+        "cgroup-driver",
+        Kind::String,
+        "How cgroups are made: cgroupfs or systemd.",
+        set!(cgroup_driver = text),
+    ),
     field("cgroup-root", Kind::String, "cgroup below which all pods live.", set!(cgroup_root = text)),
     field(
         "cgroups-per-qos",
@@ -331,7 +361,7 @@ const FLAGS: &[Entry] = &[
     field(
         "cpu-manager-policy-options",
         Kind::Map,
-        "Options of the static policy: full-pcpus-only, strict-cpu-reservation.",
+        "Options of the static policy: full-pcpus-only, strict-cpu-reservation, distribute-cpus-across-numa, align-by-socket, distribute-cpus-across-cores, prefer-align-cpus-by-uncorecache.",
         set!(cpu_manager_policy_options = map),
     ),
     field(
@@ -394,17 +424,179 @@ const FLAGS: &[Entry] = &[
     field("kube-api-qps", Kind::Int, "Calls per second to the API server.", set!(kube_api_qps = number)),
     field("kube-api-burst", Kind::Int, "Burst of calls to the API server.", set!(kube_api_burst = number)),
     field("enable-server", Kind::Bool, "Serve the kubelet's API.", set!(enable_server = boolean)),
+    field(
+        "enable-debugging-handlers",
+        Kind::Bool,
+        "Serve logs and commands in containers.",
+        set!(enable_debugging_handlers = boolean),
+    ),
+    field(
+        "enforce-node-allocatable",
+        Kind::Strings,
+        "What keeps pods within what the node has for them: pods, or none.",
+        set!(enforce_node_allocatable = list),
+    ),
+    field("event-qps", Kind::Int, "Events per second.", set!(event_record_qps = number)),
+    field("event-burst", Kind::Int, "Events that may be sent at once.", set!(event_burst = number)),
+    field(
+        "image-service-endpoint",
+        Kind::String,
+        "Socket of the image service, where it is not the runtime's.",
+        set!(image_service_endpoint = text),
+    ),
+    field("max-open-files", Kind::Int, "Files the kubelet may have open.", set!(max_open_files = number)),
+    field(
+        "minimum-image-ttl-duration",
+        Kind::Duration,
+        "How long an image is kept at least that nobody uses.",
+        set!(image_minimum_gc_age = duration),
+    ),
+    field(
+        "node-status-max-images",
+        Kind::Int,
+        "Most images in the node's status; -1 is all.",
+        set!(node_status_max_images = number),
+    ),
+    field("oom-score-adj", Kind::Int, "The kubelet's own oom_score_adj.", set!(oom_score_adj = number)),
+    field(
+        "protect-kernel-defaults",
+        Kind::Bool,
+        "Refuse to run where kernel settings are not as the kubelet needs them, in place of setting them.",
+        set!(protect_kernel_defaults = boolean),
+    ),
+    field("registry-qps", Kind::Int, "Pulls per second; 0 is no limit.", set!(registry_pull_qps = number)),
+    field("registry-burst", Kind::Int, "Pulls that may begin at once.", set!(registry_burst = number)),
+    field(
+        "sync-frequency",
+        Kind::Duration,
+        "How often pods in order are looked at; content of volumes is refreshed at this pace.",
+        set!(sync_frequency = duration),
+    ),
+    field(
+        "volume-stats-agg-period",
+        Kind::Duration,
+        "How long what volumes take counts before they are walked through again.",
+        set!(volume_stats_agg_period = duration),
+    ),
+    own(
+        "minimum-container-ttl-duration",
+        Kind::Duration,
+        "How long a container that has ended is kept at least.",
+    ),
+    own(
+        "maximum-dead-containers-per-container",
+        Kind::Int,
+        "Most ended instances of a container that are kept. [default 1]",
+    ),
+    own(
+        "maximum-dead-containers",
+        Kind::Int,
+        "Most ended containers that are kept in all; below zero is no limit. [default -1]",
+    ),
+    own("lock-file", Kind::String, "File that is locked while the kubelet runs."),
+    own("exit-on-lock-contention", Kind::Bool, "End when somebody else opens the lock file."),
+    other("contention-profiling", Kind::Bool, "enableContentionProfiling", "There is nothing to profile."),
+    other("cpu-cfs-quota-period", Kind::Duration, "cpuCFSQuotaPeriod", "Only 100ms."),
+    other(
+        "enable-controller-attach-detach",
+        Kind::Bool,
+        "enableControllerAttachDetach",
+        "Only true: controllers attach volumes.",
+    ),
+    other("hairpin-mode", Kind::String, "hairpinMode", "The network plugin's matter: no effect."),
+    other("http-check-frequency", Kind::Duration, "httpCheckFrequency", "Goes with --manifest-url."),
+    other("manifest-url", Kind::String, "staticPodURL", "Not supported."),
+    other("manifest-url-header", Kind::StringArray, "staticPodURLHeader", "Not supported."),
+    other(
+        "kernel-memcg-notification",
+        Kind::Bool,
+        "kernelMemcgNotification",
+        "Memory is looked at often enough: no effect.",
+    ),
+    other("kube-reserved-cgroup", Kind::String, "kubeReservedCgroup", "Not supported."),
+    other("system-reserved-cgroup", Kind::String, "systemReservedCgroup", "Not supported."),
+    other("kubelet-cgroups", Kind::String, "kubeletCgroups", "Not supported."),
+    other("system-cgroups", Kind::String, "systemCgroups", "Not supported."),
+    other(
+        "local-storage-capacity-isolation",
+        Kind::Bool,
+        "localStorageCapacityIsolation",
+        "Always there: no effect.",
+    ),
+    other(
+        "make-iptables-util-chains",
+        Kind::Bool,
+        "makeIPTablesUtilChains",
+        "Nothing here uses them: no effect.",
+    ),
+    other("qos-reserved", Kind::Map, "qosReserved", "Not supported."),
+    field(
+        "read-only-port",
+        Kind::Int,
+        "Only 0: nothing is served without authentication.",
+        set!(read_only_port = number),
+    ),
+    other("runonce", Kind::Bool, "runOnce", "Not supported."),
+    other(
+        "streaming-connection-idle-timeout",
+        Kind::Duration,
+        "streamingConnectionIdleTimeout",
+        "The runtime's matter: no effect.",
+    ),
+    other("volume-plugin-dir", Kind::String, "volumePluginDir", "There are no FlexVolumes: no effect."),
+    other("experimental-mounter-path", Kind::String, "experimentalMounterPath", "Not supported."),
+    other(
+        "experimental-allocatable-ignore-eviction",
+        Kind::Bool,
+        "experimentalAllocatableIgnoreEviction",
+        "Only false.",
+    ),
+    nothing(
+        "runtime-cgroups",
+        Kind::String,
+        "Only statistics of the runtime itself would need it: no effect.",
+    ),
+    nothing("application-metrics-count-limit", Kind::Int, CADVISOR),
+    nothing("boot-id-file", Kind::String, CADVISOR),
+    nothing("container-hints", Kind::String, CADVISOR),
+    nothing("containerd", Kind::String, CADVISOR),
+    nothing("containerd-namespace", Kind::String, CADVISOR),
+    nothing("enable-load-reader", Kind::Bool, CADVISOR),
+    nothing("event-storage-age-limit", Kind::String, CADVISOR),
+    nothing("event-storage-event-limit", Kind::String, CADVISOR),
+    nothing("global-housekeeping-interval", Kind::Duration, CADVISOR),
+    nothing("housekeeping-interval", Kind::Duration, CADVISOR),
+    nothing("log-cadvisor-usage", Kind::Bool, CADVISOR),
+    nothing("machine-id-file", Kind::String, CADVISOR),
+    nothing("max-housekeeping-interval", Kind::Duration, CADVISOR),
+    nothing("storage-driver-buffer-duration", Kind::Duration, CADVISOR),
+    nothing("storage-driver-db", Kind::String, CADVISOR),
+    nothing("storage-driver-host", Kind::String, CADVISOR),
+    nothing("storage-driver-password", Kind::String, CADVISOR),
+    nothing("storage-driver-secure", Kind::Bool, CADVISOR),
+    nothing("storage-driver-table", Kind::String, CADVISOR),
+    nothing("storage-driver-user", Kind::String, CADVISOR),
+    nothing("log-flush-frequency", Kind::Duration, LOGS),
+    nothing("log-json-info-buffer-size", Kind::String, LOGS),
+    nothing("log-json-split-stream", Kind::Bool, LOGS),
+    nothing("log-text-info-buffer-size", Kind::String, LOGS),
+    nothing("log-text-split-stream", Kind::Bool, LOGS),
 ];
 
 /// All flags of the kubelet.
 #[must_use]
 pub fn set() -> FlagSet {
     let all = FLAGS.iter().map(|f| {
-        let section = if f.overlay.is_some() { "configuration file" } else { "generic" };
+        let section = match f.does {
+            Use::Own => "generic",
+            Use::Field(_) => "configuration file",
+            Use::Other(_) | Use::Nothing => "compatibility",
+        };
         Flag::new(f.name, f.kind, "", f.help).section(section)
     });
     FlagSet::new("kubelet", "Runs the pods of a node through a container runtime.", all)
         .with(group::logging())
+        .with(group::feature_gates())
 }
 
 /// Applies the given flags to the file's fields.
@@ -413,10 +605,9 @@ pub fn set() -> FlagSet {
 /// When a value does not fit.
 pub fn overlay(given: &Values, file: &mut KubeletConfiguration) -> Result<(), OptionsError> {
     for flag in FLAGS.iter().filter(|f| given.is_set(f.name)) {
-        let Some(apply) = flag.overlay else { continue };
         let value = match flag.kind {
             Kind::Bool => given.bool(flag.name).to_string(),
-            Kind::Strings => given.list(flag.name).join(","),
+            Kind::Strings | Kind::StringArray => given.list(flag.name).join(","),
             Kind::Map => {
                 let pairs: Vec<String> =
                     given.map(flag.name).iter().map(|(k, v)| format!("{k}={v}")).collect();
@@ -424,7 +615,74 @@ pub fn overlay(given: &Values, file: &mut KubeletConfiguration) -> Result<(), Op
             }
             _ => given.string(flag.name).to_owned(),
         };
-        apply(file, &value).map_err(|e| OptionsError::Invalid(format!("--{}: {e}", flag.name)))?;
+        match flag.does {
+            Use::Field(apply) => {
+                apply(file, &value).map_err(|e| OptionsError::Invalid(format!("--{}: {e}", flag.name)))?;
+            }
+            Use::Other(field) => {
+                // As the file would have it.
+                let value = serde_json::from_str::<bool>(&value).map_or_else(|_| value.into(), Value::Bool);
+                file.other.insert(field.to_owned(), value);
+            }
+            Use::Own | Use::Nothing => {}
+        }
     }
+    file.feature_gates.extend(given.bool_map("feature-gates"));
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use component_base::flags::Parsed;
+
+    use super::*;
+    use crate::options::file::unsupported;
+
+    fn refused(argument: &str) -> Option<String> {
+        let Ok(Parsed::Run(values)) = set().parse([argument.to_owned()]) else {
+            return Some(format!("{argument} is no flag"));
+        };
+        let mut file = KubeletConfiguration::default();
+        overlay(&values, &mut file)
+            .map_or_else(|error| Some(error.to_string()), |()| unsupported(&file.other))
+    }
+
+    #[test]
+    fn flags_of_upstream_are_served_or_refused_by_name() {
+        for fine in [
+            "--runonce=false",
+            "--cpu-cfs-quota-period=100ms",
+            "--enable-controller-attach-detach=true",
+            "--manifest-url=",
+            "--hairpin-mode=none",
+            "--housekeeping-interval=10s",
+            "--log-flush-frequency=5s",
+            "--registry-qps=0",
+        ] {
+            assert_eq!(refused(fine), None, "{fine}");
+        }
+        for (wrong, field) in [
+            ("--runonce", "runOnce"),
+            ("--cpu-cfs-quota-period=10ms", "cpuCFSQuotaPeriod"),
+            ("--enable-controller-attach-detach=false", "enableControllerAttachDetach"),
+            ("--manifest-url=http://a/b", "staticPodURL"),
+            ("--manifest-url-header=a:b", "staticPodURLHeader"),
+            ("--qos-reserved=memory=50%", "qosReserved"),
+            ("--experimental-mounter-path=/x", "experimentalMounterPath"),
+            ("--system-reserved-cgroup=/s", "systemReservedCgroup"),
+            ("--no-such-flag", "no-such-flag"),
+        ] {
+            let text = refused(wrong).unwrap_or_default();
+            assert!(text.contains(field), "{wrong}: {text}");
+        }
+    }
+
+    #[test]
+    fn no_flag_is_listed_twice() {
+        let mut names: Vec<&str> = FLAGS.iter().map(|flag| flag.name).collect();
+        names.sort_unstable();
+        let all = names.len();
+        names.dedup();
+        assert_eq!(names.len(), all);
+    }
 }

@@ -9,6 +9,7 @@ use component_base::hash::fnv32a;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Container, Pod};
 
+use super::cri;
 use crate::pod::{self, resources::CgroupLimits};
 
 /// Label: name of the pod.
@@ -47,6 +48,20 @@ pub enum ContainerPhase {
     Exited,
     /// The runtime cannot say.
     Unknown,
+}
+
+impl ContainerPhase {
+    /// The runtime's number.
+    #[must_use]
+    pub fn number(self) -> i32 {
+        let state = match self {
+            Self::Created => cri::ContainerState::ContainerCreated,
+            Self::Running => cri::ContainerState::ContainerRunning,
+            Self::Exited => cri::ContainerState::ContainerExited,
+            Self::Unknown => cri::ContainerState::ContainerUnknown,
+        };
+        state as i32
+    }
 }
 
 /// One pod sandbox.
@@ -119,6 +134,14 @@ pub struct PodRuntime {
 }
 
 impl PodRuntime {
+    /// These, in order.
+    #[must_use]
+    pub fn of(mut sandboxes: Vec<Sandbox>, mut containers: Vec<ContainerRecord>) -> Self {
+        sandboxes.sort_by_key(|s| std::cmp::Reverse(s.created_at));
+        containers.sort_by_key(|c| std::cmp::Reverse(c.created_at));
+        Self { sandboxes, containers }
+    }
+
     /// The sandbox to use: the newest, when it is ready and the only ready one.
     #[must_use]
     pub fn current_sandbox(&self, pod: &Pod) -> Option<&Sandbox> {
@@ -155,6 +178,12 @@ impl PodRuntime {
         self.containers
             .iter()
             .filter(|c| matches!(c.phase, ContainerPhase::Running | ContainerPhase::Unknown))
+    }
+
+    /// All sandboxes and containers with the runtime's number of their state.
+    pub fn states(&self) -> impl Iterator<Item = (Arc<str>, i32)> {
+        let sandboxes = self.sandboxes.iter().map(|s| (Arc::clone(&s.id), i32::from(!s.ready)));
+        sandboxes.chain(self.containers.iter().map(|c| (Arc::clone(&c.id), c.phase.number())))
     }
 
     /// Nothing runs: no process and no ready sandbox.

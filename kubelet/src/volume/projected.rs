@@ -1,7 +1,10 @@
-//! projected: config maps, secrets, downward values, service account tokens and trust anchors in one folder, in memory only.
+//! projected: config maps, secrets, downward values, service account tokens, trust anchors and certificates in one folder,
+//! in memory only.
 
 use async_trait::async_trait;
-use k8s_openapi::api::core::v1::{ServiceAccountTokenProjection, Volume, VolumeProjection};
+use k8s_openapi::api::core::v1::{
+    Pod, PodCertificateProjection, ServiceAccountTokenProjection, Volume, VolumeProjection,
+};
 
 use super::{
     Context, Mounted, VolumeError, VolumePlugin,
@@ -10,7 +13,10 @@ use super::{
     keyed::{self, Kind, Reference},
     mount_tmpfs, trust_bundle,
 };
-use crate::pod;
+use crate::{
+    api::{FetchError, ObjectSource},
+    pod,
+};
 
 /// The plugin.
 pub struct Projected;
@@ -28,8 +34,14 @@ impl VolumePlugin for Projected {
     async fn set_up(&self, context: &Context<'_>, volume: &Volume) -> Result<Mounted, VolumeError> {
         let source = volume.projected.clone().unwrap_or_default();
         let mut files = Payload::new();
-        for part in source.sources.iter().flatten() {
-            files.extend(part_files(context, part, source.default_mode).await?);
+        for (index, part) in source.sources.iter().flatten().enumerate() {
+            let more = match &part.pod_certificate {
+                Some(wanted) => {
+                    certificate_files(context, (&volume.name, index), wanted, source.default_mode).await?
+                }
+                None => part_files(context, part, source.default_mode).await?,
+            };
+            files.extend(more);
         }
         let path = context.folder(self.name(), &volume.name);
         mount_tmpfs(&path, None)?;
@@ -70,10 +82,39 @@ async fn token_file(
     source: &ServiceAccountTokenProjection,
     mode: Option<i32>,
 ) -> Result<Payload, VolumeError> {
-    let seconds = source.expiration_seconds.unwrap_or(3600);
-    let audience = source.audience.as_deref().filter(|a| !a.is_empty());
-    let token = context.objects.token(context.pod, audience, seconds).await?;
+    let token = token(context.pod, context.objects, source).await?;
     Ok(Payload::from([(source.path.clone(), private(context, token.into_bytes(), mode))]))
+}
+
+/// The token that a source asks for.
+pub(super) async fn token(
+    pod: &Pod,
+    objects: &dyn ObjectSource,
+    source: &ServiceAccountTokenProjection,
+) -> Result<String, FetchError> {
+    let audience = source.audience.as_deref().filter(|a| !a.is_empty());
+    objects.token(pod, audience, source.expiration_seconds.unwrap_or(3600)).await
+}
+
+/// Key and certificates of the source at this place of a volume: in one file, in one each, or both.
+async fn certificate_files(
+    context: &Context<'_>,
+    (volume, index): (&str, usize),
+    source: &PodCertificateProjection,
+    mode: Option<i32>,
+) -> Result<Payload, VolumeError> {
+    let certificates = context.certificates.ok_or(VolumeError::NoCertificates)?;
+    let bundle = certificates.bundle(context.pod, volume, index, source, context.now).await?;
+    let key = bundle.key.into_bytes();
+    let both = [key.as_slice(), &bundle.chain].concat();
+    let files = [
+        (&source.credential_bundle_path, both),
+        (&source.key_path, key),
+        (&source.certificate_chain_path, bundle.chain),
+    ];
+    let named =
+        files.into_iter().filter_map(|(path, data)| Some((path.clone().filter(|p| !p.is_empty())?, data)));
+    Ok(named.map(|(path, data)| (path, private(context, data, mode))).collect())
 }
 
 /// A file for the pod's user, and for the group when there is one.

@@ -5,15 +5,12 @@
 
 use std::collections::BTreeSet;
 
-use base64::{Engine as _, engine::general_purpose::STANDARD};
 use component_base::selector::LabelSelector;
 use k8s_openapi::api::{certificates::v1beta1::ClusterTrustBundle, core::v1::ClusterTrustBundleProjection};
 use rustls_pki_types::{CertificateDer, pem::PemObject as _};
 
 use super::{Context, VolumeError};
-
-/// Letters in a line of PEM.
-const COLUMNS: usize = 64;
+use crate::certificate::to_pem;
 
 /// The file's content.
 ///
@@ -62,23 +59,12 @@ fn anchors<'a>(bundles: impl IntoIterator<Item = &'a ClusterTrustBundle>) -> Vec
         let read = CertificateDer::pem_slice_iter(bundle.spec.trust_bundle.as_bytes());
         found.extend(read.map_while(Result::ok).map(|anchor| anchor.to_vec()));
     }
-    let mut text = String::new();
-    for anchor in found {
-        text.push_str("-----BEGIN CERTIFICATE-----\n");
-        let mut letters = STANDARD.encode(anchor);
-        while !letters.is_empty() {
-            let rest = letters.split_off(COLUMNS.min(letters.len()));
-            text.push_str(&letters);
-            text.push('\n');
-            letters = rest;
-        }
-        text.push_str("-----END CERTIFICATE-----\n");
-    }
-    text.into_bytes()
+    to_pem(found)
 }
 
 #[cfg(test)]
 mod tests {
+    use base64::{Engine as _, engine::general_purpose::STANDARD};
     use serde_json::json;
 
     use super::*;

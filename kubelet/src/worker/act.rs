@@ -30,7 +30,7 @@ use crate::{
         RuntimeError,
         config::{self, Prepared},
         cri,
-        observed::PodRuntime,
+        observed::{PodRuntime, Sandbox},
         security::SecurityError,
     },
     status::generate::Waiting,
@@ -90,9 +90,8 @@ impl Objects for Fetched {
 
 /// The sandbox containers go into.
 struct Place {
-    id: String,
+    sandbox: Sandbox,
     config: cri::PodSandboxConfig,
-    ips: Vec<String>,
 }
 
 /// What a container mounts: its pod's volumes, and the ids of images by the name of their volume.
@@ -145,6 +144,7 @@ impl Worker {
         };
         let Some(place) = place else { return self.retry() };
         self.failures = 0;
+        self.made = Some((place.sandbox.clone(), vec![]));
         self.start_all(pod, plan, &place, &mounted).await
     }
 
@@ -275,6 +275,7 @@ impl Worker {
             node: &node,
             pod_dir: &dir,
             csi: &self.shared.csi,
+            certificates: self.shared.certificates.as_ref(),
             now: Timestamp::now(),
         };
         volume::set_up(&context).await
@@ -370,17 +371,14 @@ impl Worker {
         if attempt == 0 {
             metrics.started_pods.inc();
         }
-        let status = self.shared.runtime.sandbox_status(&id).await.map_err(|e| e.to_string())?;
-        let network = status.network.unwrap_or_default();
-        let mut ips: Vec<String> = Some(network.ip).filter(|ip| !ip.is_empty()).into_iter().collect();
-        ips.extend(network.additional_ips.into_iter().map(|ip| ip.ip));
-        Ok(Place { id, config, ips })
+        let sandbox = self.shared.runtime.sandbox(&id).await.map_err(|e| e.to_string())?;
+        Ok(Place { sandbox, config })
     }
 
     fn current_place(&self, pod: &Pod, runtime: &PodRuntime) -> Option<Place> {
         let sandbox = runtime.current_sandbox(pod)?;
         match self.sandbox_config(pod, sandbox.attempt) {
-            Ok(config) => Some(Place { id: sandbox.id.to_string(), config, ips: sandbox.ips.clone() }),
+            Ok(config) => Some(Place { sandbox: sandbox.clone(), config }),
             Err(error) => {
                 let text = format!("Failed to create pod sandbox: {error}");
                 self.event(pod, Severity::Warning, "FailedCreatePodSandBox", &text);
@@ -473,6 +471,9 @@ impl Worker {
         match self.create_and_start(pod, start, container, place, sources, image).await {
             Ok(id) => {
                 self.waiting.remove(&container.name);
+                if let Some((_, started)) = &mut self.made {
+                    started.push(id.clone());
+                }
                 self.after_start(pod, &id, container, place).await;
                 None
             }
@@ -529,7 +530,7 @@ impl Worker {
         let about = container_reference(pod, start.role, &container.name);
         let runtime = &self.shared.runtime;
         let id = runtime
-            .create_container(&place.id, made, place.config.clone())
+            .create_container(&place.sandbox.id, made, place.config.clone())
             .await
             .map_err(StartError::Create)?;
         self.shared.events.send(about.clone(), Severity::Normal, "Created", "Container created");
@@ -582,7 +583,7 @@ impl Worker {
         }
         let links = pod::spec(pod).enable_service_links != Some(false);
         let services = self.shared.services.variables(namespace, links);
-        let facts = self.facts(pod, Some(place.ips.clone()));
+        let facts = self.facts(pod, Some(place.sandbox.ips.clone()));
         Ok(env::environment(pod, container, &fetched, &services, &facts)?)
     }
 
@@ -602,7 +603,7 @@ impl Worker {
                 true => Some(fs::read_to_string("/etc/hosts").unwrap_or_default()),
                 false => None,
             };
-            let text = hosts::file(pod, &place.ips, &self.shared.dns.cluster_domain, host.as_deref());
+            let text = hosts::file(pod, &place.sandbox.ips, &self.shared.dns.cluster_domain, host.as_deref());
             fs::write(&path, text).map_err(VolumeError::io(&path))?;
             fs::set_permissions(&path, fs::Permissions::from_mode(0o644)).map_err(VolumeError::io(&path))?;
             mounts.push(own_mount("/etc/hosts", &path));
@@ -620,7 +621,8 @@ impl Worker {
     /// The postStart hook; a container whose hook fails is killed.
     async fn after_start(&self, pod: &Arc<Pod>, id: &str, container: &Container, place: &Place) {
         let Some(hook) = container.lifecycle.as_ref().and_then(|l| l.post_start.as_ref()) else { return };
-        let ip = self.facts(pod, Some(place.ips.clone())).pod_ips.into_iter().next().unwrap_or_default();
+        let ip =
+            self.facts(pod, Some(place.sandbox.ips.clone())).pod_ips.into_iter().next().unwrap_or_default();
         let limit = Duration::from_secs(3600);
         let ran = lifecycle::run(&self.shared.runtime, id, &ip, container, hook, limit).await;
         if let Err(error) = ran {
