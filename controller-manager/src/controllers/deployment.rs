@@ -107,7 +107,8 @@ impl Controller {
         orphans.retain(|set| controller_of(&set.metadata).is_none());
         candidates.append(&mut orphans);
         let owned =
-            ownership::claim(&self.client, deployment.as_ref(), &selector, candidates, |_| true).await?;
+            ownership::claim(&self.client, deployment.as_ref(), None, &selector, candidates, |_| true)
+                .await?;
         let plan = plan::plan(&deployment, &owned, self.clock.now())?;
         let mut current = deployment.clone();
         for action in &plan.actions {

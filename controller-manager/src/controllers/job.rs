@@ -47,7 +47,7 @@ pub(super) fn start(ctx: &Context) {
     let controller = Controller {
         client: ctx.client.clone(),
         jobs: ctx.informers.get(ListWatch::default()),
-        control: PodControl::new(ctx, "job-controller"),
+        control: PodControl::new(ctx, "job-controller").holding(TRACKING),
         clock: ctx.clock.clone(),
     };
     let queue: WorkQueue<ObjectKey> = WorkQueue::new("job");
@@ -93,7 +93,7 @@ impl Controller {
         });
     }
 
-    /// Pods whose job is gone, or another one of the same name, are let go: nobody will count them.
+    /// Pods of no job, and those whose job is gone or another one of the same name, are let go: nobody will count them.
     fn watch_orphans(&self, ctx: &Context) {
         let queue: WorkQueue<ObjectKey> = WorkQueue::new("job_orphan_pod");
         let of_pod = queue.clone();
@@ -124,9 +124,14 @@ impl Controller {
     async fn let_go(&self, key: &ObjectKey) -> Result<Outcome, kube::Error> {
         self.jobs.wait_synced().await;
         let Some(pod) = self.control.pods().store().get(key) else { return Ok(Outcome::Done) };
-        let Some(owner) = controller_of(&pod.metadata).filter(|o| o.kind == "Job") else {
-            return Ok(Outcome::Done);
+        let Some(owner) = controller_of(&pod.metadata) else {
+            // A job may be adopting it just now, and then has to count it.
+            let unchanged = pod.metadata.resource_version.clone();
+            return self.untrack_as(&pod, unchanged).await.map(|()| Outcome::Done);
         };
+        if owner.kind != "Job" {
+            return Ok(Outcome::Done);
+        }
         let cached = self.jobs.store().get(&ObjectKey::new(key.namespace.clone(), owner.name.as_str()));
         if cached.is_some_and(|job| job.metadata.uid.as_ref() == Some(&owner.uid)) {
             return Ok(Outcome::Done);
@@ -262,13 +267,21 @@ impl Controller {
     }
 
     async fn untrack(&self, pod: &Pod) -> Result<(), kube::Error> {
+        self.untrack_as(pod, None).await
+    }
+
+    /// Takes the finalizer from a pod, of exactly this version where one is given.
+    async fn untrack_as(&self, pod: &Pod, version: Option<String>) -> Result<(), kube::Error> {
         if !has_finalizer(&pod.metadata, TRACKING) {
             return Ok(());
         }
         let kept: Vec<&String> =
             pod.metadata.finalizers.iter().flatten().filter(|f| *f != TRACKING).collect();
-        let body = json!({"metadata": {"uid": pod.metadata.uid, "finalizers": kept}});
-        self.control.patch(pod, body).await
+        let mut change = json!({"uid": pod.metadata.uid, "finalizers": kept});
+        if let Some(version) = version {
+            change["resourceVersion"] = version.into();
+        }
+        self.control.patch(pod, json!({"metadata": change})).await
     }
 }
 

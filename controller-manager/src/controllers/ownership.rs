@@ -1,22 +1,27 @@
 //! Whose an object is: owners adopt what they select and nobody owns, and let go what they no longer select.
 //!
 //! Contract: upstream's `pkg/controller/controller_ref_manager.go`: an owner that is being deleted adopts nothing, and
-//! before the first adoption the server is asked whether the owner still is the one that was cached.
+//! before the first adoption the server is asked whether the owner still is the one that was cached. An owner that
+//! holds its objects by a finalizer gives it to what it adopts and takes it from what it lets go, in the same write:
+//! nobody else would take it away.
 
 use std::sync::Arc;
 
 use component_base::{
     client,
     informer::Object,
-    meta::{controller_of, is_controlled_by, new_controller_ref},
+    meta::{controller_of, has_finalizer, is_controlled_by, new_controller_ref},
     selector::LabelSelector,
 };
-use k8s_openapi::{NamespaceResourceScope, apimachinery::pkg::apis::meta::v1::OwnerReference};
+use k8s_openapi::{
+    NamespaceResourceScope,
+    apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference},
+};
 use kube::{
     Api, Client,
     api::{Patch, PatchParams},
 };
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::pod_control::Owner;
 
@@ -56,7 +61,7 @@ fn claims<O: Owner, K: Owned>(
             // A selector that takes everything tells nothing apart: what the owner made stays with it.
             match selected || selector.is_everything() {
                 true => out.kept.push(object),
-                false if leaving || ending => {}
+                false if ending => {}
                 false => out.released.push(object),
             }
         } else if controller_of(meta).is_none()
@@ -73,10 +78,11 @@ fn claims<O: Owner, K: Owned>(
 }
 
 /// The owner's objects among `candidates`, once orphans it selects are adopted and those it no longer selects are let
-/// go.
+/// go. Those an owner has carry `finalizer`, where it holds them by one.
 pub(super) async fn claim<O: Owner, K: Owned>(
     client: &Client,
     owner: &O,
+    finalizer: Option<&str>,
     selector: &LabelSelector,
     candidates: Vec<Arc<K>>,
     adoptable: impl Fn(&K) -> bool,
@@ -88,14 +94,14 @@ pub(super) async fn claim<O: Owner, K: Owned>(
     for object in claims.released {
         let mut owners = object.meta().owner_references.clone().unwrap_or_default();
         owners.retain(|o| Some(&o.uid) != meta.uid.as_ref());
-        patch_owners(&api, object.as_ref(), &owners).await?;
+        patch(&api, object.as_ref(), change(object.meta(), &owners, finalizer, false)).await?;
     }
     let mut kept = claims.kept;
     if !claims.adopted.is_empty() && is_current(client, owner).await? {
         for object in claims.adopted {
             let mut owners = object.meta().owner_references.clone().unwrap_or_default();
             owners.push(new_controller_ref(owner));
-            if patch_owners(&api, object.as_ref(), &owners).await? {
+            if patch(&api, object.as_ref(), change(object.meta(), &owners, finalizer, true)).await? {
                 kept.push(object);
             }
         }
@@ -111,15 +117,22 @@ async fn is_current<O: Owner>(client: &Client, owner: &O) -> Result<bool, kube::
     Ok(fresh.is_some_and(|f| f.metadata.uid == meta.uid && f.metadata.deletion_timestamp.is_none()))
 }
 
-/// Writes an object's owners; returns whether it is still there.
-async fn patch_owners<K: Owned>(
-    api: &Api<K>,
-    object: &K,
-    owners: &[OwnerReference],
-) -> Result<bool, kube::Error> {
-    let meta = object.meta();
-    let body = json!({"metadata": {"uid": meta.uid, "ownerReferences": owners}});
-    let name = meta.name.as_deref().unwrap_or_default();
+/// The patch that gives an object these owners, and with them `finalizer`, or takes that away.
+fn change(meta: &ObjectMeta, owners: &[OwnerReference], finalizer: Option<&str>, held: bool) -> Value {
+    let mut change = json!({"uid": meta.uid, "ownerReferences": owners});
+    if let Some(finalizer) = finalizer.filter(|f| held || has_finalizer(meta, f)) {
+        let others = meta.finalizers.iter().flatten().map(String::as_str).filter(|f| *f != finalizer);
+        let finalizers: Vec<&str> = others.chain(held.then_some(finalizer)).collect();
+        change["finalizers"] = json!(finalizers);
+        // The whole list is written: what somebody adds or takes meanwhile must not be undone.
+        change["resourceVersion"] = json!(meta.resource_version);
+    }
+    json!({"metadata": change})
+}
+
+/// Patches an object; returns whether it is still there.
+async fn patch<K: Owned>(api: &Api<K>, object: &K, body: Value) -> Result<bool, kube::Error> {
+    let name = object.meta().name.as_deref().unwrap_or_default();
     match api.patch(name, &PatchParams::default(), &Patch::Merge(body)).await {
         Ok(_) => Ok(true),
         Err(error) if client::is_not_found(&error) => Ok(false),
@@ -129,10 +142,8 @@ async fn patch_owners<K: Owned>(
 
 #[cfg(test)]
 mod tests {
-    use k8s_openapi::api::{apps::v1::ReplicaSet, core::v1::Pod};
-    use serde_json::{Value, json};
-
     use super::*;
+    use k8s_openapi::api::{apps::v1::ReplicaSet, core::v1::Pod};
 
     fn names(list: &[Arc<Pod>]) -> Vec<&str> {
         list.iter().map(|p| p.metadata.name.as_deref().unwrap()).collect()
@@ -175,12 +186,33 @@ mod tests {
         let picky = |p: &Pod| p.metadata.name.as_deref() != Some("orphan-picky");
         let got = claims(&set(Value::Null), &selector, all(), picky);
         assert_eq!(names(&got.kept), ["mine", "mine-leaving"]);
-        assert_eq!(names(&got.released), ["strayed"]);
+        assert_eq!(names(&got.released), ["strayed", "strayed-leaving"]);
         assert_eq!(names(&got.adopted), ["orphan"]);
         let ending = claims(&set(json!("2026-01-01T00:00:00Z")), &selector, all(), picky);
         assert_eq!((names(&ending.kept).len(), ending.released.len(), ending.adopted.len()), (2, 0, 0));
         let everything = LabelSelector::from_map(&std::collections::BTreeMap::<String, String>::new());
         let got = claims(&set(Value::Null), &everything, all(), picky);
         assert_eq!((got.kept.len(), got.released.len(), got.adopted.len()), (4, 0, 0));
+    }
+
+    #[test]
+    fn what_holds_an_object_comes_and_goes_with_its_owner() {
+        let meta = |finalizers: Value| -> ObjectMeta {
+            serde_json::from_value(json!({"uid": "u", "resourceVersion": "7", "finalizers": finalizers}))
+                .unwrap()
+        };
+        let (held, free) = (meta(json!(["other", "mine"])), meta(json!(["other"])));
+        let written = |meta: &ObjectMeta, stays| {
+            let change = change(meta, &[], Some("mine"), stays);
+            (change["metadata"]["finalizers"].clone(), change["metadata"]["resourceVersion"].clone())
+        };
+        assert_eq!(written(&held, false), (json!(["other"]), json!("7")));
+        assert_eq!(written(&free, true), (json!(["other", "mine"]), json!("7")));
+        // Seen with it, it may have lost it since.
+        assert_eq!(written(&held, true), (json!(["other", "mine"]), json!("7")));
+        // Nothing but the owners is written where there is nothing to take, or the owner holds by nothing.
+        let owners = json!({"metadata": {"uid": "u", "ownerReferences": []}});
+        assert_eq!(change(&free, &[], Some("mine"), false), owners);
+        assert_eq!(change(&held, &[], None, false), owners);
     }
 }

@@ -51,6 +51,8 @@ pub(super) struct PodControl<K> {
     client: Client,
     recorder: Recorder,
     pods: Informer<Pod>,
+    /// What pods carry as long as their owner has to look at them before they may go.
+    finalizer: Option<&'static str>,
     /// By namespace and uid of the owner, so that an owner made anew under an old name starts fresh.
     expectations: Arc<Expectations>,
     owner: PhantomData<fn() -> K>,
@@ -76,9 +78,15 @@ impl<K: Owner> PodControl<K> {
             client: ctx.client.clone(),
             recorder: ctx.recorder(component),
             pods,
+            finalizer: None,
             expectations: Arc::new(Expectations::new(ctx.clock.clone())),
             owner: PhantomData,
         }
+    }
+
+    /// Pods are held by `finalizer` while they are owned.
+    pub(super) fn holding(self, finalizer: &'static str) -> PodControl<K> {
+        PodControl { finalizer: Some(finalizer), ..self }
     }
 
     /// The cache of all pods.
@@ -173,7 +181,7 @@ impl<K: Owner> PodControl<K> {
         orphans.retain(|pod| controller_of(&pod.metadata).is_none());
         candidates.append(&mut orphans);
         let adoptable = |pod: &Pod| !super::pod_disruption::is_finished(pod);
-        ownership::claim(&self.client, owner, selector, candidates, adoptable).await
+        ownership::claim(&self.client, owner, self.finalizer, selector, candidates, adoptable).await
     }
 
     /// Merges a change into a pod; one that is gone needs none.

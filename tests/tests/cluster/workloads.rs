@@ -15,6 +15,7 @@ pub(crate) const TESTS: &[Test<Cluster>] = &[
     ("cron jobs run on schedule, and not while suspended", cron_jobs),
     ("stateful sets keep a claim for every ordinal, and update from the highest", claims),
     ("replica sets adopt and release pods by their labels", adoption),
+    ("jobs adopt and release pods by their labels, and hold none that they released", adoption_by_job),
     ("a deployment that recreates never has both versions", recreate),
     ("config maps reach containers and follow changes", config_maps),
     ("config maps that may not change stay, and optional ones may be missing", immutable),
@@ -335,6 +336,35 @@ fn adoption(c: &Cluster, ns: &str) -> Result<()> {
         let names = pod_names(c, ns, "app=set")?;
         Ok((names.len() == 1 && names[0] != "orphan").then_some(()))
     })
+}
+
+fn adoption_by_job(c: &Cluster, ns: &str) -> Result<()> {
+    apply(
+        c,
+        ns,
+        &job("keeper", "parallelism: 1", "restartPolicy: Never", "trap exit TERM; sleep 600 & wait"),
+    )?;
+    let name = c.eventually("the job has a pod", 30, |c| Ok(pod_names(c, ns, "job-name=keeper")?.pop()))?;
+    let pod = format!("pod/{name}");
+    ready(c, ns, &name)?;
+    let (held, owner) = (".metadata.finalizers[0]", ".metadata.ownerReferences[0].name");
+    ensure!(field(c, ns, &pod, held)? == "batch.kubernetes.io/job-tracking", "its pods are held");
+    run(c, ns, &["patch", &pod, "--type=merge", "-p", r#"{"metadata":{"ownerReferences":null}}"#])?;
+    wait_field(c, ns, &pod, owner, "keeper")?;
+    wait_field(c, ns, &pod, held, "batch.kubernetes.io/job-tracking")?;
+    let labels = r#"{"metadata":{"labels":null}}"#;
+    run(c, ns, &["patch", &pod, "--type=merge", "-p", labels])?;
+    wait_field(c, ns, &pod, owner, "")?;
+    wait_field(c, ns, &pod, held, "")?;
+    run(c, ns, &["delete", &pod, "--timeout=60s"])?;
+    // One that nobody owned from the start is not held either.
+    let stray = busybox("stray", "").replacen(
+        "metadata: {",
+        "metadata: {finalizers: [batch.kubernetes.io/job-tracking], ",
+        1,
+    );
+    apply(c, ns, &stray)?;
+    wait_field(c, ns, "pod/stray", held, "")
 }
 
 fn recreate(c: &Cluster, ns: &str) -> Result<()> {
