@@ -5,6 +5,8 @@
 //!
 //! Contract: `etcd3/compact.go`, key and value included.
 
+use std::sync::atomic::Ordering;
+
 use super::{etcd::EtcdError, shared::Shared};
 
 const KEY: &str = "compact_rev_key";
@@ -38,7 +40,7 @@ impl Shared {
     /// One turn: compacts at the last turn's revision if no one else took it.
     pub(super) async fn compact_once(&self, turn: Turn) -> Result<Turn, EtcdError> {
         let value = turn.rev.to_string();
-        let (won, version, _, rev) =
+        let (won, version, compacted, rev) =
             self.etcd.put_if_version(&self.own_id, KEY, turn.version, &value).await?;
         if won && turn.rev > 0 {
             match self.etcd.compact(&self.own_id, turn.rev).await {
@@ -48,6 +50,8 @@ impl Shared {
             }
             tracing::debug!(revision = turn.rev, "etcd compacted");
         }
+        // The key holds the revision of the last compaction, whoever did it.
+        self.compacted.fetch_max(compacted.parse().unwrap_or(0), Ordering::Relaxed);
         Ok(Turn { version, rev })
     }
 }

@@ -7,7 +7,10 @@
 //! Contract: API concepts, "Retrieving large results sets in chunks" and "Resource versions";
 //! tokens as in upstream's `storage/continue.go`.
 
-use std::{ops::Bound, sync::Arc};
+use std::{
+    ops::Bound,
+    sync::{Arc, atomic::Ordering},
+};
 
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use serde::{Deserialize, Serialize};
@@ -93,6 +96,10 @@ impl Shared {
         let page = Page { cache: &cache, scope: &scope, selection: request.selection, limit };
         let reached = self.fresh(id, point).await?;
         let (rev, objects) = match point {
+            // What etcd has forgotten is gone for all servers alike, though one of them may still remember it.
+            ListPoint::Exact(rev) if rev < self.compacted.load(Ordering::Relaxed) => {
+                return self.list_old(&page, rev, (start, end), token.as_ref()).await;
+            }
             ListPoint::Exact(rev) => match cache.snapshot_at(rev) {
                 Some(objects) => (rev, objects),
                 None => return self.list_old(&page, rev, (start, end), token.as_ref()).await,

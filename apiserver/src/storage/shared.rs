@@ -2,7 +2,10 @@
 
 use std::{
     collections::HashMap,
-    sync::{Arc, atomic::AtomicBool},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64},
+    },
 };
 
 use arc_swap::ArcSwap;
@@ -30,6 +33,8 @@ pub(super) struct Shared {
     registering: Mutex<()>,
     /// The revision all caches have reached.
     pub(super) applied: watch::Sender<u64>,
+    /// The revision etcd was compacted at, as far as this server knows.
+    pub(super) compacted: AtomicU64,
     /// A resource was registered.
     pub(super) registered: Notify,
     /// The stream stands still although etcd moved on.
@@ -60,6 +65,7 @@ impl Shared {
             catalog: ArcSwap::default(),
             registering: Mutex::default(),
             applied: watch::Sender::new(0),
+            compacted: AtomicU64::new(0),
             registered: Notify::new(),
             stalled: Notify::new(),
             resync: AtomicBool::new(false),

@@ -551,6 +551,37 @@ async fn servers_take_turns_at_compaction() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_list_begun_before_the_last_compaction_expires_on_every_server() {
+    let etcd = EtcdServer::start();
+    let servers = [start(&etcd, |_| {}).await, start(&etcd, |_| {}).await];
+    for name in ["a", "b"] {
+        create(&servers[0].store, name).await;
+    }
+    let page = list(&servers[0].store, ListPoint::Consistent, 1, "").await.unwrap();
+    create(&servers[0].store, "c").await;
+    let next =
+        async |at: usize| list(&servers[at].store, ListPoint::Consistent, 1, &page.continue_token).await;
+    let mut turns = [Turn::default(); 2];
+    for round in 0..2 {
+        for (at, turn) in turns.iter_mut().enumerate() {
+            if round == 0 {
+                assert_eq!(names(&next(at).await.unwrap()), ["b"]);
+            }
+            *turn = servers[at].store.0.compact_once(*turn).await.unwrap();
+        }
+    }
+    // Both caches still know what was there, and nothing has changed since.
+    for (at, server) in servers.iter().enumerate() {
+        let restart = match next(at).await {
+            Err(StorageError::ExpiredContinue { restart }) => restart,
+            other => panic!("server {at}: {other:?}"),
+        };
+        let rest = list(&server.store, ListPoint::Consistent, 0, &restart).await.unwrap();
+        assert_eq!(names(&rest), ["b", "c"]);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn the_cache_equals_etcd_after_random_operations() {
     let etcd = EtcdServer::start();
     let running = start(&etcd, |config| config.limits.load_page = 3).await;
