@@ -149,8 +149,10 @@ impl Actor {
                         let note = if reservation.is_empty() { chain(&error) } else { note };
                         actor.event(&pod, EventType::Warning, "FailedScheduling", "Scheduling", &note);
                     }
+                    let Attempt { number: attempt, waited, .. } = attempt;
+                    let failure = Change::BindingFailed { pod, reservation, gone, attempt, waited };
                     // The loop is gone only when the daemon drains.
-                    drop(actor.back.send(Change::BindingFailed { pod, reservation, gone }));
+                    drop(actor.back.send(failure));
                 }
             }
         });

@@ -60,6 +60,10 @@ pub enum Change {
         reservation: Reservation,
         /// Whether it is gone.
         gone: bool,
+        /// The number of the attempt.
+        attempt: u32,
+        /// How long the pod had waited when the attempt began.
+        waited: Duration,
     },
 }
 
@@ -195,16 +199,14 @@ impl Cycle {
                 self.tell(&ClusterEvent::DevicesChanged(event));
             }
             Change::Group(event) => self.take_group(&event),
-            Change::BindingFailed { pod, reservation, gone } => {
+            Change::BindingFailed { pod, reservation, gone, attempt, waited } => {
                 self.cluster.displace(&pod.uid);
                 self.cluster.storage.forget(&reservation);
                 self.cluster.devices.forget(&reservation);
                 if gone {
                     self.forget(&pod.uid);
                 } else {
-                    let now = self.now();
-                    self.queue.add(pod.clone(), false, now);
-                    self.queue.failed(&pod.uid, Vec::new(), now);
+                    self.queue.put_back(pod.clone(), attempt, waited, self.now());
                 }
                 self.tell(&ClusterEvent::PodRemoved(pod));
             }

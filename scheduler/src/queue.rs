@@ -147,6 +147,23 @@ impl Queue {
         }
     }
 
+    /// A pod that had left for a node comes back unbound: it backs off as after so many failed `attempts`.
+    /// `waited` is how long it had waited by then.
+    pub fn put_back(&mut self, pod: Arc<PodInfo>, attempts: u32, waited: Duration, now: Instant) {
+        let uid = pod.uid.clone();
+        self.remove(&uid);
+        let entry = Entry {
+            pod,
+            attempts,
+            added: now.saturating_sub(waited),
+            failed: now,
+            refused_by: Vec::new(),
+            place: Place::InFlight { woken: false },
+        };
+        self.entries.insert(uid.clone(), entry);
+        self.begin_back_off(&uid, now, FAILED);
+    }
+
     /// Forgets a pod that was bound, deleted, or taken by another scheduler.
     pub fn remove(&mut self, uid: &str) {
         if let Some(entry) = self.entries.remove(uid) {

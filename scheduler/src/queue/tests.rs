@@ -56,6 +56,22 @@ fn back_off_doubles_up_to_its_limit() {
 }
 
 #[test]
+fn a_pod_that_could_not_be_bound_backs_off_by_its_attempts() {
+    let mut q = Queue::new(BackOff::default());
+    let mut now = at(0);
+    q.add(pod("p").info(), false, now);
+    for (number, want) in [(1, 1), (2, 2), (3, 4)] {
+        let (popped, attempt, waited) = q.pop(now).unwrap();
+        assert_eq!((attempt, waited), (number, now));
+        q.remove("uid-p");
+        q.put_back(popped, attempt, waited, now);
+        assert_eq!((q.is_ready(), q.next_deadline()), (false, Some(now + at(want))));
+        assert!(q.pop(now + at(want) - Duration::from_millis(1)).is_none());
+        now += at(want);
+    }
+}
+
+#[test]
 fn an_event_during_the_decision_is_not_lost() {
     let mut q = Queue::new(BackOff::default());
     q.add(pod("p").cpu("1").info(), false, at(0));
