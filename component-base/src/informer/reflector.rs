@@ -10,7 +10,7 @@ use kube::client::Body;
 use prometheus::IntCounterVec;
 use rand::Rng;
 use serde::Deserialize;
-use serde_json::value::RawValue;
+use serde_json::{Value, value::RawValue};
 use tokio::time::Instant;
 
 use super::{Cached, Change, Informer, ListWatch, version_of};
@@ -339,7 +339,7 @@ fn handle_line<K: Cached>(
 
 /// Decodes one object; a failure costs this object only.
 fn decode<K: Cached>(source: &Source, text: &str) -> Option<K> {
-    match serde_json::from_str(text) {
+    match serde_json::from_str(text).or_else(|error| with_whole_conditions(text).ok_or(error)) {
         Ok(object) => Some(object),
         Err(error) => {
             let key = serde_json::from_str::<MetadataOf>(text)
@@ -350,6 +350,24 @@ fn decode<K: Cached>(source: &Source, text: &str) -> Option<K> {
             None
         }
     }
+}
+
+/// Decodes an object whose conditions lack what typed ones must have: servers keep such conditions, and Go's clients read
+/// what is absent as zero.
+fn with_whole_conditions<K: Cached>(text: &str) -> Option<K> {
+    const ZERO: [(&str, &str); 3] =
+        [("lastTransitionTime", "0001-01-01T00:00:00Z"), ("message", ""), ("reason", "")];
+    let mut object: Value = serde_json::from_str(text).ok()?;
+    let conditions = object.pointer_mut("/status/conditions")?.as_array_mut()?;
+    for condition in conditions.iter_mut().filter_map(Value::as_object_mut) {
+        for (field, zero) in ZERO {
+            let value = condition.entry(field).or_insert(Value::Null);
+            if value.is_null() {
+                *value = zero.into();
+            }
+        }
+    }
+    serde_json::from_value(object).ok()
 }
 
 static DECODE_ERRORS: LazyLock<IntCounterVec> = LazyLock::new(|| {

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use http::{Request, Response};
 use http_body_util::{BodyExt, StreamBody, combinators::UnsyncBoxBody};
 use hyper::body::{Frame, Incoming};
-use k8s_openapi::api::core::v1::ConfigMap;
+use k8s_openapi::api::core::v1::{ConfigMap, Service};
 use tokio::sync::mpsc;
 
 use super::*;
@@ -259,4 +259,33 @@ async fn a_server_that_refuses_to_stream_is_paged() {
     let (seen, asked, _) = run_with(answers, 1, Informers::with_streaming_lists).await;
     assert_eq!(seen, ["+a@1 initial=true"]);
     assert!(asked[1].starts_with("/api/v1/configmaps?limit=500"), "{}", asked[1]);
+}
+
+#[tokio::test]
+async fn conditions_that_are_not_whole_hide_no_object() {
+    let service = |name: &str, condition: &str| {
+        format!(
+            r#"{{"metadata":{{"namespace":"ns","name":"{name}","resourceVersion":"1"}},"status":{{"conditions":[{condition}]}}}}"#
+        )
+    };
+    let items = [
+        service("absent", r#"{"type":"T","status":"True"}"#),
+        service(
+            "null",
+            r#"{"type":"T","status":"True","reason":"R","message":"M","lastTransitionTime":null}"#,
+        ),
+        service("wrong", r#"{"type":"T","status":"True","lastTransitionTime":7}"#),
+    ];
+    let tasks = Tasks::new();
+    let (client, _uris) = serve(&tasks, vec![answer(200, &[&page(&items, 10, "")], false)]).await;
+    let informers = Informers::new(client, &tasks);
+    let informer = informers.get::<Service>(ListWatch::default());
+    let synced = tokio::time::timeout(Duration::from_secs(20), informers.wait_synced()).await;
+    synced.expect("the informer syncs");
+    let reason = |name: &str| {
+        let service = informer.store().get(&ObjectKey::new("ns", name))?;
+        Some(service.status.as_ref()?.conditions.as_ref()?.first()?.reason.clone())
+    };
+    assert_eq!(["absent", "null", "wrong"].map(reason), [Some(String::new()), Some("R".into()), None]);
+    tasks.shutdown(Duration::from_secs(1)).await;
 }
