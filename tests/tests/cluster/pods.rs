@@ -610,7 +610,8 @@ fn grpc(c: &Cluster, ns: &str) -> Result<()> {
                 "  terminationGracePeriodSeconds: 1\n  volumes: [{{name: etcd, hostPath: {{path: {etcd}, type: File}}}}]\n  containers:\n  - name: main\n    \
                  image: keelson.local/busybox:1\n    command: [/etcd, '--data-dir=/tmp/data', '--listen-client-urls=http://0.0.0.0:2379', '--advertise-client-urls=http://127.0.0.1:2379']\n    \
                  volumeMounts: [{{name: etcd, mountPath: /etcd}}]\n    readinessProbe: {{grpc: {{port: 2379}}, periodSeconds: 1}}\n    \
-                 livenessProbe: {{grpc: {{port: 2379{service}}}, periodSeconds: 1, failureThreshold: 2, initialDelaySeconds: 2}}\n"
+                 startupProbe: {{grpc: {{port: 2379}}, periodSeconds: 1, timeoutSeconds: 5, failureThreshold: 60}}\n    \
+                 livenessProbe: {{grpc: {{port: 2379{service}}}, periodSeconds: 1, timeoutSeconds: 5, failureThreshold: 2}}\n"
             ),
         )
     };
