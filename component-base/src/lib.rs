@@ -14,6 +14,7 @@ pub mod shutdown;
 pub mod task;
 
 pub mod config;
+pub mod features;
 pub mod flags;
 pub mod logging;
 pub mod version;
