@@ -42,6 +42,14 @@ impl Stability {
             Stability::Stable => "[STABLE] ",
         }
     }
+
+    const fn label(self) -> &'static str {
+        match self {
+            Stability::Alpha => "ALPHA",
+            Stability::Beta => "BETA",
+            Stability::Stable => "STABLE",
+        }
+    }
 }
 
 /// Where all metrics of the process are registered.
@@ -49,10 +57,37 @@ pub fn registry() -> &'static Registry {
     &REGISTRY
 }
 
+/// How many metrics there are by what is promised of them, and how many are not shown.
+struct Own {
+    registered: IntCounterVec,
+    disabled: IntCounter,
+}
+
+static OWN: LazyLock<Own> = LazyLock::new(|| {
+    let help = |help: &str| format!("{}{help}", Stability::Beta.prefix());
+    let made = IntCounterVec::new(
+        Opts::new(
+            "registered_metrics_total",
+            help("The count of registered metrics broken by stability level and deprecation version."),
+        ),
+        &["stability_level", "deprecated_version"],
+    );
+    let total = |name: &str, text: &str| register_as_is(IntCounter::with_opts(Opts::new(name, help(text))));
+    // None of ours are old enough to be hidden.
+    total("hidden_metrics_total", "The count of hidden metrics.");
+    Own {
+        registered: register_as_is(made),
+        disabled: total("disabled_metrics_total", "The count of disabled metrics."),
+    }
+});
+
 /// Says how metrics are shown from now on; only the first call of a process does.
 pub fn show(view: View) {
+    let disabled = view.disabled.len() as u64;
     // What was said first stays.
-    let _is_first = VIEW.set(view).is_ok();
+    if VIEW.set(view).is_ok() {
+        OWN.disabled.inc_by(disabled);
+    }
 }
 
 /// The Prometheus text exposition of everything registered, as far as it is shown.
@@ -81,8 +116,13 @@ pub(crate) fn opts(name: &str, help: &str, stability: Stability) -> Opts {
     Opts::new(name, format!("{}{help}", stability.prefix()))
 }
 
+fn register<C: Collector + Clone + 'static>(stability: Stability, made: prometheus::Result<C>) -> C {
+    OWN.registered.with_label_values(&[stability.label(), ""]).inc();
+    register_as_is(made)
+}
+
 /// Registers what was made; a second registration of a name is a bug in a metrics list, reported and otherwise harmless.
-fn register<C: Collector + Clone + 'static>(made: prometheus::Result<C>) -> C {
+fn register_as_is<C: Collector + Clone + 'static>(made: prometheus::Result<C>) -> C {
     // Names and labels are constants of the program, checked by any test that touches the metric.
     #[allow(clippy::expect_used, reason = "constants of the program")]
     let collector = made.expect("metric names, labels and buckets are valid constants");
@@ -94,42 +134,45 @@ fn register<C: Collector + Clone + 'static>(made: prometheus::Result<C>) -> C {
 
 /// A collector of its own making.
 pub fn collector<C: Collector + Clone + 'static>(make: impl FnOnce() -> prometheus::Result<C>) -> C {
-    register(make())
+    register_as_is(make())
 }
 
 /// A counter.
 pub fn counter(name: &str, help: &str, stability: Stability) -> IntCounter {
-    register(IntCounter::with_opts(opts(name, help, stability)))
+    register(stability, IntCounter::with_opts(opts(name, help, stability)))
 }
 
 /// Counters by labels.
 pub fn counter_vec(name: &str, help: &str, stability: Stability, labels: &[&str]) -> IntCounterVec {
-    register(IntCounterVec::new(opts(name, help, stability), labels))
+    register(stability, IntCounterVec::new(opts(name, help, stability), labels))
 }
 
 /// A gauge of whole numbers.
 pub fn gauge(name: &str, help: &str, stability: Stability) -> IntGauge {
-    register(IntGauge::with_opts(opts(name, help, stability)))
+    register(stability, IntGauge::with_opts(opts(name, help, stability)))
 }
 
 /// Gauges of whole numbers by labels.
 pub fn gauge_vec(name: &str, help: &str, stability: Stability, labels: &[&str]) -> IntGaugeVec {
-    register(IntGaugeVec::new(opts(name, help, stability), labels))
+    register(stability, IntGaugeVec::new(opts(name, help, stability), labels))
 }
 
 /// A gauge of floats.
 pub fn float_gauge(name: &str, help: &str, stability: Stability) -> Gauge {
-    register(Gauge::with_opts(opts(name, help, stability)))
+    register(stability, Gauge::with_opts(opts(name, help, stability)))
 }
 
 /// Gauges of floats by labels.
 pub fn float_gauge_vec(name: &str, help: &str, stability: Stability, labels: &[&str]) -> GaugeVec {
-    register(GaugeVec::new(opts(name, help, stability), labels))
+    register(stability, GaugeVec::new(opts(name, help, stability), labels))
 }
 
 /// A histogram.
 pub fn histogram(name: &str, help: &str, stability: Stability, buckets: Vec<f64>) -> Histogram {
-    register(Histogram::with_opts(HistogramOpts::from(opts(name, help, stability)).buckets(buckets)))
+    register(
+        stability,
+        Histogram::with_opts(HistogramOpts::from(opts(name, help, stability)).buckets(buckets)),
+    )
 }
 
 /// Histograms by labels.
@@ -140,7 +183,10 @@ pub fn histogram_vec(
     labels: &[&str],
     buckets: Vec<f64>,
 ) -> HistogramVec {
-    register(HistogramVec::new(HistogramOpts::from(opts(name, help, stability)).buckets(buckets), labels))
+    register(
+        stability,
+        HistogramVec::new(HistogramOpts::from(opts(name, help, stability)).buckets(buckets), labels),
+    )
 }
 
 /// Registers `kubernetes_build_info`, which every daemon serves; harmless when repeated.
@@ -181,6 +227,11 @@ mod tests {
             "# HELP test_things_total [STABLE] Things.\n# TYPE test_things_total counter\ntest_things_total 1"
         ));
         assert!(text.contains("process_resident_memory_bytes"));
+        assert!(text.contains("# HELP hidden_metrics_total [BETA] The count of hidden metrics."));
+        assert!(text.contains("\nhidden_metrics_total 0\n") && text.contains("\ndisabled_metrics_total "));
+        let registered = "registered_metrics_total{deprecated_version=\"\",stability_level=\"STABLE\"} ";
+        let line = text.lines().find_map(|line| line.strip_prefix(registered)).unwrap();
+        assert!(line.parse::<u64>().unwrap() > 0);
         assert_eq!(exponential_buckets(1.0, 2.0, 4), [1.0, 2.0, 4.0, 8.0]);
     }
 }
