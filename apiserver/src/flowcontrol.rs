@@ -14,11 +14,13 @@ use std::{
 };
 
 use arc_swap::ArcSwap;
+use jiff::Timestamp;
 
 use crate::{auth::Attributes, object::Object, status::Status};
 
 pub mod bootstrap;
 pub mod controller;
+mod dump;
 mod level;
 mod metrics;
 mod queues;
@@ -28,7 +30,7 @@ mod sharing;
 mod tests;
 
 pub use level::Ticket;
-use level::{Level, Limits};
+use level::{Asked, Level, Limits};
 use schema::FlowSchema;
 
 /// Part of the request timeout that a request may wait in its queue.
@@ -67,6 +69,8 @@ pub struct Classified {
     level: Arc<Level>,
     schema: Arc<str>,
     flow: u64,
+    /// What tells the flow from others of the schema.
+    distinguisher: String,
     /// What the answer tells.
     pub told: Flow,
 }
@@ -97,19 +101,39 @@ impl FlowControl {
         #[expect(clippy::expect_used, reason = "rules are never without levels")]
         let level = level.expect("take always adds the mandatory levels").clone();
         let told = Flow { schema: uid, level: level.uid.clone() };
-        let flow = component_base::hash::fnv64a(format!("{name},{flow}").as_bytes());
-        Classified { level, schema: name, flow, told }
+        let distinguisher = flow;
+        let flow = component_base::hash::fnv64a(format!("{name},{distinguisher}").as_bytes());
+        Classified { level, schema: name, flow, distinguisher, told }
     }
 
     /// Waits for `seats` seats.
     ///
     /// # Errors
     /// 429 when the queue is full or the wait too long.
-    pub async fn admit(&self, request: Classified, seats: u32) -> Result<Ticket, Status> {
-        let Classified { level, schema, flow, .. } = request;
+    pub async fn admit(
+        &self,
+        request: Classified,
+        seats: u32,
+        attributes: &Attributes,
+    ) -> Result<Ticket, Status> {
+        let Classified { level, schema, flow, distinguisher, .. } = request;
         let seats = seats.min(level.widest());
         metrics::estimated(&level.name, &schema, seats);
-        level.enter(schema, flow, seats, self.wait).await.map_err(|_| refused())
+        let of = schema.clone();
+        let asked = move || Asked {
+            schema: of,
+            flow: distinguisher,
+            since: Timestamp::now(),
+            attributes: attributes.clone(),
+        };
+        level.enter(schema, flow, seats, self.wait, asked).await.map_err(|_| refused())
+    }
+
+    /// The table that is asked for below `/debug/api_priority_and_fairness/`, with who asked what when `details` says
+    /// anything; none of another name.
+    pub fn dump(&self, path: &str, details: &str) -> Option<String> {
+        let name = path.strip_prefix("/debug/api_priority_and_fairness/")?;
+        dump::table(&self.rules.load().levels, name, !details.is_empty())
     }
 
     /// Takes over what is stored; the mandatory objects count even when they are not.

@@ -249,6 +249,11 @@ async fn route(
     {
         return Ok(answer);
     }
+    if let InFlight::Fair(filter) = &server.in_flight
+        && let Some(table) = filter.dump(&info.path, info.query.get("includeRequestDetails"))
+    {
+        return Ok(response::text(200, table));
+    }
     if let Some(issuer) = &server.authentication.issuer {
         match info.path.as_str() {
             "/openid/v1/jwks" => return Ok(response::json(200, &issuer.jwks())),
@@ -360,7 +365,7 @@ async fn flow_control<'a>(
                 1
             };
             let begun = Instant::now();
-            let ticket = filter.admit(request, seats).await;
+            let ticket = filter.admit(request, seats, attributes).await;
             notes.audit.wait(begun.elapsed());
             let ticket = ticket?;
             Ok(Place::Seats(if is_watch { ticket.of_watch() } else { ticket }))

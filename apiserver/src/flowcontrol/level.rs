@@ -7,14 +7,16 @@ use std::{
     time::{Duration, Instant},
 };
 
+use jiff::Timestamp;
 use parking_lot::Mutex;
 use tokio::sync::oneshot;
 
 use super::{
     metrics,
-    queues::{Dispatched, Id, Queues, Queuing},
+    queues::{Dispatched, Id, Queues, Queuing, Seen},
     sharing::Demand,
 };
+use crate::auth::Attributes;
 
 /// How fast past demand is forgotten: what remains of it after each period.
 const SMOOTHING: f64 = 0.977;
@@ -48,8 +50,41 @@ struct State {
     limit: u32,
     queues: Queues,
     waiting: HashMap<Id, oneshot::Sender<Dispatched>>,
+    /// Who waits; those that need not are never here.
+    asked: HashMap<Id, Asked>,
     next: Id,
     meter: Meter,
+    /// Requests being served.
+    running: usize,
+    counts: Counts,
+}
+
+/// Who waits, for those who want to know.
+#[derive(Clone, Debug)]
+pub(super) struct Asked {
+    pub(super) schema: Arc<str>,
+    /// What tells its flow from others of the schema.
+    pub(super) flow: String,
+    pub(super) since: Timestamp,
+    pub(super) attributes: Attributes,
+}
+
+/// What became of requests since the level is there.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Counts {
+    pub(super) dispatched: u64,
+    pub(super) rejected: u64,
+    pub(super) timed_out: u64,
+    pub(super) cancelled: u64,
+}
+
+/// A level as it is now.
+pub(super) struct Dump {
+    /// Queues, if it has any.
+    pub(super) queues: Vec<Seen>,
+    pub(super) running: usize,
+    pub(super) counts: Counts,
+    pub(super) waiting: HashMap<Id, Asked>,
 }
 
 /// Seats in use and wanted over time.
@@ -89,6 +124,8 @@ struct Place<'a> {
     level: &'a Arc<Level>,
     id: Id,
     receiver: oneshot::Receiver<Dispatched>,
+    /// Whether the wait was too long.
+    is_over: bool,
 }
 
 impl Level {
@@ -104,6 +141,9 @@ impl Level {
                 limit: limits.nominal,
                 queues: Queues::new(limits.queuing.unwrap_or(Queuing { queues: 1, hand: 1, length: 1 })),
                 waiting: HashMap::new(),
+                asked: HashMap::new(),
+                running: 0,
+                counts: Counts::default(),
                 next: 0,
                 meter: Meter::new(now),
             }),
@@ -160,35 +200,69 @@ impl Level {
         flow: u64,
         seats: u32,
         wait: Duration,
+        asked: impl FnOnce() -> Asked,
     ) -> Result<Ticket, Refused> {
         let begun = Instant::now();
-        let outcome = match self.place(flow, seats, begun, &schema) {
+        let outcome = match self.place(flow, seats, begun, &schema, asked) {
             Placed::Running(dispatched) => Ok(dispatched),
             Placed::Refused(why) => Err(why),
             Placed::Waiting(id, receiver) => {
                 let _counted = metrics::Waiting::new(&self.name, &schema, seats);
-                let mut place = Place { level: self, id, receiver };
+                let mut place = Place { level: self, id, receiver, is_over: false };
                 match tokio::time::timeout(wait, &mut place.receiver).await {
                     Ok(Ok(dispatched)) => Ok(dispatched),
-                    Ok(Err(_)) | Err(_) => Err("time-out"),
+                    Ok(Err(_)) | Err(_) => {
+                        place.is_over = true;
+                        Err("time-out")
+                    }
                 }
             }
         };
         metrics::waited(&self.name, &schema, begun.elapsed(), outcome.is_ok());
         match outcome {
             Ok(dispatched) => {
+                self.count(|state| {
+                    state.running += 1;
+                    state.counts.dispatched += 1;
+                });
                 metrics::running(&self.name, &schema, dispatched.seats, true);
                 let begun = Instant::now();
                 Ok(Ticket { level: self.clone(), schema, dispatched, begun, is_watch: false })
             }
             Err(why) => {
+                self.count(|state| match why {
+                    "time-out" => state.counts.timed_out += 1,
+                    _ => state.counts.rejected += 1,
+                });
                 metrics::rejected(&self.name, &schema, why);
                 Err(Refused)
             }
         }
     }
 
-    fn place(&self, flow: u64, seats: u32, at: Instant, schema: &str) -> Placed {
+    fn count(&self, change: impl FnOnce(&mut State)) {
+        change(&mut self.state.lock());
+    }
+
+    /// The level as it is now.
+    pub(super) fn dump(&self) -> Dump {
+        let state = self.state.lock();
+        Dump {
+            queues: state.limits.queuing.map(|_| state.queues.seen()).unwrap_or_default(),
+            running: state.running,
+            counts: state.counts,
+            waiting: state.asked.clone(),
+        }
+    }
+
+    fn place(
+        &self,
+        flow: u64,
+        seats: u32,
+        at: Instant,
+        schema: &str,
+        asked: impl FnOnce() -> Asked,
+    ) -> Placed {
         let now = self.seconds(at);
         let mut state = self.state.lock();
         let state = &mut *state;
@@ -212,7 +286,10 @@ impl Level {
                     state.dispatch(now, at);
                     match receiver.try_recv() {
                         Ok(dispatched) => Placed::Running(dispatched),
-                        Err(_) => Placed::Waiting(id, receiver),
+                        Err(_) => {
+                            state.asked.insert(id, asked());
+                            Placed::Waiting(id, receiver)
+                        }
                     }
                 }
             }
@@ -264,7 +341,9 @@ impl Drop for Place<'_> {
     fn drop(&mut self) {
         let mut state = self.level.state.lock();
         state.waiting.remove(&self.id);
+        state.asked.remove(&self.id);
         let waited = state.queues.forget(self.id);
+        state.counts.cancelled += u64::from(waited && !self.is_over);
         state.measure(Instant::now());
         drop(state);
         // Its turn may have come just now, with nobody there to take it.
@@ -288,6 +367,7 @@ impl Drop for Ticket {
         let lasted = self.begun.elapsed();
         metrics::running(&self.level.name, &self.schema, self.dispatched.seats, false);
         metrics::executed(&self.level.name, &self.schema, lasted, self.is_watch);
+        self.level.count(|state| state.running = state.running.saturating_sub(1));
         self.level.leave(self.dispatched, lasted);
     }
 }

@@ -30,6 +30,19 @@ struct Waiting {
     seats: u32,
 }
 
+/// What a queue shows of itself.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Seen {
+    /// Requests in their order, each with the seats it wants.
+    pub(super) waiting: Vec<(Id, u32)>,
+    /// Requests of it that are served.
+    pub(super) running: u32,
+    /// Their seats.
+    pub(super) running_seats: u32,
+    /// Virtual time it has used, in seconds times seats.
+    pub(super) used: f64,
+}
+
 #[derive(Debug, Default)]
 struct Queue {
     waiting: VecDeque<Waiting>,
@@ -164,6 +177,17 @@ impl Queues {
             let found = queue.waiting.iter().position(|waiting| waiting.id == id);
             found.and_then(|at| queue.waiting.remove(at)).is_some()
         })
+    }
+
+    /// Each queue as it is now.
+    pub(super) fn seen(&self) -> Vec<Seen> {
+        let of = |queue: &Queue| Seen {
+            waiting: queue.waiting.iter().map(|waiting| (waiting.id, waiting.seats)).collect(),
+            running: queue.running,
+            running_seats: queue.running_seats,
+            used: queue.used,
+        };
+        self.all.iter().map(of).collect()
     }
 
     /// Virtual time goes as fast as seats are there for each queue that has work.

@@ -107,25 +107,49 @@ async fn seats_are_waited_for_in_queues_and_refused_without_them() {
     let schemas = [schema("qs", "q", 1, named("queued")), schema("rs", "r", 2, named("rejected"))];
     filter.take(&schemas, &[queued, rejecting]);
     let ask = |user: &str| filter.classify(&request(user, &[], "get", "pods", "a"));
+    let (queued_request, other) =
+        (request("queued", &[], "get", "pods", "a"), request("rejected", &[], "get", "pods", "a"));
+    let table = |name: &str, details: &str| {
+        let text = filter.dump(&format!("/debug/api_priority_and_fairness/{name}"), details).unwrap();
+        let cells = |line: &str| line.split(",").map(|cell| cell.trim().to_owned()).collect::<Vec<_>>();
+        text.lines().map(cells).collect::<Vec<_>>()
+    };
+    let of = |rows: Vec<Vec<String>>, level: &str| {
+        rows.into_iter().filter(|row| row[0] == level).collect::<Vec<_>>()
+    };
     // A level has a seat of its own at least.
-    let first = filter.admit(ask("queued"), 1).await.unwrap();
-    let mut second = Box::pin(filter.admit(ask("queued"), 1));
+    let first = filter.admit(ask("queued"), 1, &queued_request).await.unwrap();
+    let mut second = Box::pin(filter.admit(ask("queued"), 1, &queued_request));
     assert!(futures::poll!(&mut second).is_pending());
-    assert_eq!(filter.admit(ask("queued"), 1).await.unwrap_err().code, 429);
+    let [row] = &of(table("dump_requests", "1"), "q")[..] else { panic!("one request waits") };
+    assert_eq!((&row[1..5], &row[6]), (&["qs", "0", "0", "queued"].map(str::to_owned)[..], &"1".to_owned()));
+    assert_eq!(row[10..12], ["queued", "get"]);
+    assert_eq!(of(table("dump_requests", ""), "q")[0].len(), 10);
+    assert_eq!(of(table("dump_priority_levels", ""), "q")[0][1..7], ["1", "false", "false", "1", "1", "1"]);
+    let [queue] = &of(table("dump_queues", ""), "q")[..] else { panic!("there is one queue") };
+    assert_eq!(queue[1..5], ["0", "1", "1", "1"]);
+    assert_eq!(of(table("dump_queues", ""), "r"), Vec::<Vec<String>>::new());
+    assert_eq!(filter.admit(ask("queued"), 1, &queued_request).await.unwrap_err().code, 429);
     drop(first);
     let second = second.await.unwrap();
     // Who waits too long is refused, and leaves no trace.
-    assert_eq!(filter.admit(ask("queued"), 1).await.unwrap_err().code, 429);
-    let mut third = Box::pin(filter.admit(ask("queued"), 1));
+    assert_eq!(filter.admit(ask("queued"), 1, &queued_request).await.unwrap_err().code, 429);
+    let mut third = Box::pin(filter.admit(ask("queued"), 1, &queued_request));
     assert!(futures::poll!(&mut third).is_pending());
     drop(third);
     drop(second);
-    drop(filter.admit(ask("queued"), 1).await.unwrap());
-    let held = filter.admit(ask("rejected"), 1).await.unwrap();
-    assert_eq!(filter.admit(ask("rejected"), 1).await.unwrap_err().code, 429);
+    drop(filter.admit(ask("queued"), 1, &queued_request).await.unwrap());
+    let held = filter.admit(ask("rejected"), 1, &other).await.unwrap();
+    assert_eq!(filter.admit(ask("rejected"), 1, &other).await.unwrap_err().code, 429);
     drop(held);
-    drop(filter.admit(ask("rejected"), 1).await.unwrap());
+    let counts = |level: &str| of(table("dump_priority_levels", ""), level)[0][6..].to_vec();
+    assert_eq!(counts("q"), ["3", "1", "1", "1"], "served, turned away, too late, gone");
+    assert_eq!(
+        (counts("r"), filter.dump("/debug/api_priority_and_fairness/x", "")),
+        (["1", "1", "0", "0"].map(str::to_owned).to_vec(), None)
+    );
+    drop(filter.admit(ask("rejected"), 1, &other).await.unwrap());
     let masters = || filter.classify(&request("root", &["system:masters"], "get", "pods", "a"));
-    let many = futures::future::join_all((0..100).map(|_| filter.admit(masters(), 1))).await;
+    let many = futures::future::join_all((0..100).map(|_| filter.admit(masters(), 1, &other))).await;
     assert!(many.iter().all(Result::is_ok));
 }
