@@ -5,17 +5,31 @@
 use std::hint::black_box;
 
 use apiserver::{
-    apiextensions::{definition::Definition, structural},
-    apply::FieldSet,
-    authn::jwt::Token,
+    admission,
+    apiextensions::{
+        defaulting, definition::Definition, pruning, rules::Rules, schema::Schema, structural, value,
+    },
+    apply::{self, FieldSet, Form, Scope, Writer},
+    auth::User,
+    authn::{self, jwt::Token},
+    authz,
+    customresources::conversion,
+    field::Path,
     negotiation::{Media, Offer},
     object::Object,
     patch::{JsonPatch, strategic},
+    registry::{Resource, StrategyContext, catalog, stored_forms::StoredForms},
     request_path::info::RequestInfo,
     schema,
+    storage::{ResourceId, Transformer},
 };
-use component_base::selector::{FieldSelector, LabelSelector};
+use bytes::Bytes;
+use component_base::{
+    features::Gates,
+    selector::{FieldSelector, LabelSelector},
+};
 use http::{HeaderMap, HeaderValue, Method, header};
+use jiff::Timestamp;
 use serde_json::{Value, json};
 
 /// Name and function of a target.
@@ -34,6 +48,12 @@ pub(super) const TARGETS: &[Target] = &[
     ("accept", accept),
     ("definition", definition),
     ("token", token),
+    ("apply_patch", apply_patch),
+    ("custom_object", custom_object),
+    ("expression", expression),
+    ("kind", kind),
+    ("stored_value", stored_value),
+    ("webhook_answer", webhook_answer),
 ];
 
 fn body(content_type: &'static str, bytes: &[u8]) {
@@ -140,4 +160,114 @@ pub(super) fn definition(bytes: &[u8]) {
 /// A bearer token.
 pub(super) fn token(bytes: &[u8]) {
     drop(black_box(Token::parse(&String::from_utf8_lossy(bytes))));
+}
+
+/// A configuration that is applied to an object others have written: both members of one text.
+pub(super) fn apply_patch(bytes: &[u8]) {
+    let Ok(both) = serde_json::from_slice::<Value>(bytes) else { return };
+    let (live, patch) = (&both["live"], &both["patch"]);
+    if !live.is_object() || !patch.is_object() {
+        return;
+    }
+    let scope = Scope {
+        form: Form::of_object(schema::type_of("apps/v1", "Deployment")),
+        ignored: &|field| field == "status",
+    };
+    let writer = Writer { manager: "m", api_version: "apps/v1", subresource: "", now: Timestamp::UNIX_EPOCH };
+    for force in [false, true] {
+        drop(black_box(apply::apply(Some(live), &json!({}), patch, force, writer, scope)));
+    }
+    drop(black_box(apply::overlay(live, patch, scope.form)));
+    let mut new = patch.clone();
+    apply::update(Some(live), &json!({}), &mut new, writer, scope);
+    black_box(new);
+}
+
+/// A custom object, by a schema that comes with it: filled in, pruned, looked at by its rules.
+pub(super) fn custom_object(bytes: &[u8]) {
+    let Ok(both) = serde_json::from_slice::<Value>(bytes) else { return };
+    let (document, object) = (&both["schema"], &both["object"]);
+    // What is not structural is never stored as a definition.
+    if !structural::validate(document, "schema").is_empty() {
+        return;
+    }
+    let (schema, Some(mut object)) = (Schema::read(document), object.as_object().cloned()) else { return };
+    black_box(pruning::prune(&mut object, &schema));
+    defaulting::fill(&mut object, &schema);
+    let (object, old) = (Value::Object(object), both.get("old"));
+    black_box(value::validate(&object, old, &schema, ""));
+    if let Some(rules) = Rules::compile(document) {
+        black_box(rules.validate(&object, old, &Path::root(), true));
+    }
+}
+
+/// An expression of a policy or a schema.
+pub(super) fn expression(bytes: &[u8]) {
+    let env = cel_engine::Env::new()
+        .variable("self", cel_engine::Type::Dyn)
+        .variable("oldSelf", cel_engine::Type::Dyn);
+    let Ok(program) = env.compile(&String::from_utf8_lossy(bytes)) else { return };
+    let object = json!({"a": 1, "list": [3, "b", null, {"c": []}], "map": {"k": "v"}, "text": "aé"});
+    let variables =
+        [("self", cel_engine::Value::json(&object)), ("oldSelf", cel_engine::Value::json(&object["map"]))];
+    drop(black_box(program.eval_within(&variables, 20_000)));
+}
+
+/// An object of any built-in kind, through all that is done to it in writing and showing it.
+pub(super) fn kind(bytes: &[u8]) {
+    static CATALOG: std::sync::LazyLock<catalog::Catalog> = std::sync::LazyLock::new(catalog::builtin);
+    let Ok(Ok(object)) = serde_json::from_slice::<Value>(bytes).map(Object::from_value) else { return };
+    let (group, version) = object.api_version().split_once('/').unwrap_or(("", object.api_version()));
+    let is_it = |r: &&std::sync::Arc<Resource>| {
+        r.group == group && r.kind == object.kind() && r.versions.contains(&version)
+    };
+    let Some(resource) = CATALOG.iter().find(is_it) else { return };
+    let (user, strategy) = (User::default(), &resource.strategy);
+    let mut new = object.clone();
+    if resource.convert(&mut new, object.api_version(), &resource.stored_api_version()).is_err() {
+        return;
+    }
+    let stored = new.clone();
+    strategy.default(&mut new, resource.storage_version);
+    for subresource in ["", "status"] {
+        let context = StrategyContext {
+            now: Timestamp::UNIX_EPOCH,
+            version: resource.storage_version,
+            subresource,
+            user: &user,
+            gates: Gates::default(),
+        };
+        let (mut made, mut changed) = (new.clone(), new.clone());
+        if strategy.prepare_create(&mut made, &context).is_ok() {
+            black_box(strategy.validate_create(&made, &context));
+        }
+        strategy.prepare_update(&mut changed, &stored, &context);
+        black_box(strategy.validate_update(&changed, &stored, &context));
+        black_box((strategy.warnings(&changed, Some(&stored)), strategy.row(&made, Timestamp::UNIX_EPOCH)));
+    }
+}
+
+/// A value in etcd, as any server may have written it.
+pub(super) fn stored_value(bytes: &[u8]) {
+    static FORMS: std::sync::LazyLock<StoredForms> =
+        std::sync::LazyLock::new(|| StoredForms::new(catalog::builtin()));
+    let id = ResourceId::new("apps", "deployments");
+    drop(black_box(FORMS.decode(&id, "/registry/deployments/a/b", Bytes::copy_from_slice(bytes))));
+}
+
+/// What webhooks of all kinds answer.
+pub(super) fn webhook_answer(bytes: &[u8]) {
+    let Ok(answer) = serde_json::from_slice::<Value>(bytes) else { return };
+    let original = json!({"apiVersion": "a.b/v1", "kind": "Thing", "metadata": {"name": "n", "uid": "u"}});
+    let Ok(original) = Object::from_value(original) else { return };
+    for form in ["v1", "v1beta1"] {
+        for mutating in [false, true] {
+            if let Ok(Some(patch)) = admission::webhook::outcome(&answer, "u", form, mutating) {
+                json_patch(&patch);
+            }
+        }
+        drop(black_box(conversion::read(&original, answer.clone(), form, "u", "a.b/v2")));
+    }
+    drop(black_box(authn::webhook::read(&answer, &["api".to_owned()])));
+    black_box(authz::webhook::read(&answer));
 }

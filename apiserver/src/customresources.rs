@@ -34,7 +34,7 @@ use crate::{
 };
 
 mod cleanup;
-mod conversion;
+pub mod conversion;
 
 /// `customresourcedefinitions.apiextensions.k8s.io`.
 pub const DEFINITIONS: Kind = Kind { group: "apiextensions.k8s.io", resource: "customresourcedefinitions" };

@@ -14,6 +14,7 @@ use std::{
 
 use component_base::workqueue::chain;
 use serde::Deserialize;
+use serde_json::Value;
 
 use super::{Configuration, Parts, Request};
 use crate::{
@@ -46,6 +47,14 @@ const EXEMPT: [&str; 6] = [
     "MutatingAdmissionPolicy",
     "MutatingAdmissionPolicyBinding",
 ];
+
+/// The patch of an answer to a review, if it has one.
+///
+/// # Errors
+/// In words, when the answer is a refusal or none at all.
+pub fn outcome(answer: &Value, uid: &str, form: &str, mutating: bool) -> Result<Option<Vec<u8>>, String> {
+    review::read(answer, uid, form, "hook", mutating).1.map_err(|failure| format!("{failure:?}"))
+}
 
 /// Why a call did not end in consent.
 #[derive(Debug)]

@@ -46,7 +46,10 @@ impl WebhookTokens {
 }
 
 /// Whose token it is by an answer; `None` for nobody's.
-fn read(answer: &Value, audiences: &[String]) -> Result<Option<User>, String> {
+///
+/// # Errors
+/// What the webhook says went wrong.
+pub fn read(answer: &Value, audiences: &[String]) -> Result<Option<User>, String> {
     let status = &answer["status"];
     if status["authenticated"] != true {
         return match status["error"].as_str().filter(|error| !error.is_empty()) {

@@ -136,7 +136,7 @@ fn spec(attributes: &Attributes) -> Value {
 }
 
 /// What an answer means.
-fn read(answer: &Value) -> Decision {
+pub fn read(answer: &Value) -> Decision {
     let status = answer.get("status").cloned().unwrap_or_else(|| Value::Object(Map::new()));
     let reason = status["reason"].as_str().unwrap_or_default().to_owned();
     match (status["denied"] == true, status["allowed"] == true) {

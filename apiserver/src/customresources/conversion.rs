@@ -162,6 +162,21 @@ fn adopt(original: &Object, converted: Value, api_version: &str) -> Result<Objec
     Ok(converted)
 }
 
+/// The object that an answer to the question for one has, as it is taken over.
+///
+/// # Errors
+/// In words, when the answer is none.
+pub fn read(
+    original: &Object,
+    told: Value,
+    form: &str,
+    uid: &str,
+    api_version: &str,
+) -> Result<Object, String> {
+    let converted = answer(told, form, uid)?.into_iter().next().ok_or("returned no object")?;
+    adopt(original, converted, api_version)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
