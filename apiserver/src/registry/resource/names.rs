@@ -42,21 +42,44 @@ pub(super) fn check_share(share: &At<'_>, errors: &mut ErrorList) {
         return;
     }
     let text = share.text();
-    let dashes = [8, 13, 18, 23];
-    let shaped = text.len() == 36
-        && text
-            .bytes()
-            .enumerate()
-            .all(|(i, b)| if dashes.contains(&i) { b == b'-' } else { b.is_ascii_hexdigit() });
-    if !shaped {
-        share.invalid(errors, format!("error validating uid: invalid UUID length: {}", text.len()));
-    } else if text.bytes().any(|b| b.is_ascii_uppercase()) {
+    if let Err(why) = check_uuid(text) {
+        share.invalid(errors, format!("error validating uid: {why}"));
+    } else if text.len() != 36 || text.bytes().any(|b| b.is_ascii_uppercase()) {
         share.invalid(
             errors,
             "uid must be in RFC 4122 normalized form, `xxxxxxxx-xxxx-xxxx-xxxx-xxxxxxxxxxxx` with lowercase \
              hexadecimal characters",
         );
     }
+}
+
+/// Whether a text is a UUID in any of the forms there are: plain, without dashes, in braces, or as a URN.
+fn check_uuid(text: &str) -> Result<(), String> {
+    const DASHES: [usize; 4] = [8, 13, 18, 23];
+    const URN: &str = "urn:uuid:";
+    let plain = match text.len() {
+        36 => text,
+        45 => {
+            let (prefix, rest) = text.split_at_checked(URN.len()).unwrap_or((text, ""));
+            if !prefix.eq_ignore_ascii_case(URN) {
+                return Err(format!("invalid urn prefix: {prefix:?}"));
+            }
+            rest
+        }
+        38 => text
+            .strip_prefix('{')
+            .and_then(|text| text.strip_suffix('}'))
+            .ok_or("invalid bracketed UUID format")?,
+        32 => text,
+        length => return Err(format!("invalid UUID length: {length}")),
+    };
+    let dashed = plain.len() == 36;
+    let is_good = |(i, b): (usize, u8)| match dashed && DASHES.contains(&i) {
+        true => b == b'-',
+        false => b.is_ascii_hexdigit(),
+    };
+    let good = plain.bytes().enumerate().all(is_good);
+    if good { Ok(()) } else { Err("invalid UUID format".to_owned()) }
 }
 
 /// What is wrong with the name of an attribute, told at a path: an identifier, perhaps of a domain.
@@ -106,5 +129,29 @@ fn check_identifier(id: &str, at: &At<'_>, errors: &mut ErrorList) {
              characters or '_' (e.g. 'my_name',  or 'MY_NAME',  or 'MyName', regex used for validation is \
              '[A-Za-z_][A-Za-z0-9_]*')",
         );
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::check_uuid;
+
+    #[test]
+    fn a_uuid_has_four_forms() {
+        let uuid = "0a1b2c3d-0000-4000-8000-00000000000F";
+        let bare = uuid.replace('-', "");
+        for good in [uuid.to_owned(), bare.clone(), format!("{{{uuid}}}"), format!("URN:uuid:{uuid}")] {
+            assert_eq!(check_uuid(&good), Ok(()), "{good}");
+        }
+        for (bad, why) in [
+            ("", "invalid UUID length: 0"),
+            (&uuid.replace('-', "x"), "invalid UUID format"),
+            (&uuid.replace('F', "g"), "invalid UUID format"),
+            (&bare.replace('F', "g"), "invalid UUID format"),
+            (&format!("({uuid})"), "invalid bracketed UUID format"),
+            (&format!("uri:uuid:{uuid}"), "invalid urn prefix: \"uri:uuid:\""),
+        ] {
+            assert_eq!(check_uuid(bad).unwrap_err(), why, "{bad}");
+        }
     }
 }
