@@ -7,6 +7,7 @@ use std::{sync::Arc, time::Instant};
 
 use arc_swap::ArcSwap;
 use async_trait::async_trait;
+use component_base::features::Gates;
 use serde_json::{Map, Value};
 
 use crate::{
@@ -33,6 +34,7 @@ mod device_access;
 mod event_rate_limit;
 mod extended_resource_toleration;
 mod image_policy_webhook;
+mod job_validation;
 mod kept;
 mod limit_pod_hard_anti_affinity_topology;
 mod limit_ranger;
@@ -43,6 +45,8 @@ mod node_declared_feature_validator;
 mod node_restriction;
 mod owner_references_permission_enforcement;
 mod persistent_volume_claim_resize;
+mod pod_group_protection;
+mod pod_group_workload_exists;
 mod pod_node_selector;
 mod pod_resize_validator;
 mod pod_security;
@@ -59,7 +63,7 @@ mod storage_object_in_use_protection;
 mod taint_nodes_by_condition;
 #[cfg(test)]
 mod testing;
-mod webhook;
+pub mod webhook;
 
 use config::Configuration;
 
@@ -81,6 +85,8 @@ pub struct Parts {
     pub webhooks: Arc<crate::webhook::Clients>,
     /// Seconds that pods tolerate nodes that are not ready, and unreachable ones, where they do not say.
     pub toleration_seconds: (i64, i64),
+    /// `--feature-gates`.
+    pub gates: Gates,
 }
 
 /// One line of the plugin list: name, whether it is on by default, the operations it sees, constructor.
@@ -132,6 +138,7 @@ const PLUGINS: &[Entry] = &[
     (extended_resource_toleration::NAME, false, WRITES, Plain(extended_resource_toleration::new)),
     (default_storage_class::NAME, true, CREATE, Plain(default_storage_class::new)),
     (storage_object_in_use_protection::NAME, true, CREATE, Plain(storage_object_in_use_protection::new)),
+    (pod_group_protection::NAME, true, CREATE, Plain(pod_group_protection::new)),
     (
         owner_references_permission_enforcement::NAME,
         false,
@@ -147,7 +154,9 @@ const PLUGINS: &[Entry] = &[
     (default_ingress_class::NAME, true, CREATE, Plain(default_ingress_class::new)),
     (deny_service_external_ips::NAME, false, WRITES, Plain(deny_service_external_ips::new)),
     (pod_topology_labels::NAME, true, CREATE, Plain(pod_topology_labels::new)),
+    (pod_group_workload_exists::NAME, true, CREATE, Plain(pod_group_workload_exists::new)),
     (node_declared_feature_validator::NAME, true, UPDATE, Plain(node_declared_feature_validator::new)),
+    (job_validation::NAME, true, UPDATE, Plain(job_validation::new)),
     (pod_resize_validator::NAME, true, UPDATE, Plain(pod_resize_validator::new)),
     (policy::mutating::NAME, true, ALL, Plain(policy::mutating::new)),
     (webhook::mutating::NAME, true, ALL, Configured(webhook::mutating::new)),
@@ -156,9 +165,6 @@ const PLUGINS: &[Entry] = &[
     (resource_quota::NAME, true, WRITES, Configured(resource_quota::new)),
     (always::DENY, false, ALL, Plain(always::deny)),
 ];
-
-/// Plugins that see to kinds behind gates that are off: flags may name them, and they do nothing.
-const GATED: &[&str] = &["JobValidation", "PodGroupProtection", "PodGroupWorkloadExists"];
 
 /// A plugin as it is run.
 #[derive(Clone)]
@@ -175,7 +181,7 @@ pub struct Chain(Vec<Enabled>);
 
 /// Names of all plugins that flags may name.
 pub fn names() -> impl Iterator<Item = &'static str> {
-    PLUGINS.iter().map(|(name, ..)| *name).chain(GATED.iter().copied())
+    PLUGINS.iter().map(|(name, ..)| *name)
 }
 
 /// The chain for `--enable-admission-plugins` and `--disable-admission-plugins`, configured.
@@ -188,7 +194,7 @@ pub fn chain(
     disable: &[String],
     configurations: &Configurations,
 ) -> Result<Chain, String> {
-    let known = |name: &String| PLUGINS.iter().any(|(n, ..)| n == name) || GATED.contains(&name.as_str());
+    let known = |name: &String| PLUGINS.iter().any(|(n, ..)| n == name);
     if let Some(name) = enable.iter().find(|n| !known(n)) {
         return Err(format!("enable-admission-plugins plugin {name:?} is unknown"));
     }

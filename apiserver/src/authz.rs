@@ -10,6 +10,7 @@ use std::sync::Arc;
 
 use arc_swap::ArcSwap;
 use async_trait::async_trait;
+use component_base::features::Gates;
 use futures::future::BoxFuture;
 use serde_json::{Value, json};
 
@@ -84,11 +85,11 @@ pub fn webhooks(modes: &[Mode]) -> Result<Vec<Arc<dyn Authorizer>>, webhook::Bui
 /// Makes the chain for these modes, none of which is a webhook; no mode means AlwaysAllow, as upstream.
 #[cfg(test)]
 pub(crate) fn build(modes: &[Mode]) -> Authorization {
-    build_with(modes, Vec::new())
+    build_with(modes, Vec::new(), Gates::default())
 }
 
 /// Makes the chain for these modes and their webhooks; no mode means AlwaysAllow, as upstream.
-pub fn build_with(modes: &[Mode], webhooks: Vec<Arc<dyn Authorizer>>) -> Authorization {
+pub fn build_with(modes: &[Mode], webhooks: Vec<Arc<dyn Authorizer>>, gates: Gates) -> Authorization {
     let mut own: Vec<(Mode, Arc<dyn Authorizer>)> = Vec::new();
     let mut feeds = Vec::new();
     let mut index = None;
@@ -105,8 +106,8 @@ pub fn build_with(modes: &[Mode], webhooks: Vec<Arc<dyn Authorizer>>) -> Authori
                 rbac
             }
             Mode::Node => {
-                let node = Arc::new(node::NodeAuthorizer::default());
-                feeds.extend(node::KINDS.map(|kind| feed::Feed::new(kind, node.clone())));
+                let node = Arc::new(node::NodeAuthorizer::new(gates));
+                feeds.extend(node::kinds(gates).map(|kind| feed::Feed::new(kind, node.clone())));
                 node
             }
         };
@@ -314,7 +315,7 @@ mod tests {
     #[tokio::test]
     async fn webhooks_are_replaced_and_what_the_server_is_itself_stays() {
         let before = [webhook("a"), Mode::AlwaysDeny];
-        let made = build_with(&before, vec![Arc::new(Verb("get"))]);
+        let made = build_with(&before, vec![Arc::new(Verb("get"))], Gates::default());
         let asks = |verb: &str| Attributes { verb: verb.to_owned(), ..Attributes::default() };
         let allowed =
             async |verb: &str| matches!(made.authorizer.authorize(&asks(verb)).await, Decision::Allow(_));

@@ -9,6 +9,7 @@
 
 use std::{net::IpAddr, sync::Arc, time::Duration};
 
+use component_base::features::Gates;
 use ipnet::IpNet;
 use jiff::Timestamp;
 
@@ -46,6 +47,8 @@ pub struct Facts {
     pub hostname: String,
     /// Identity of this process: `apiserver-<hash>_<uuid>`.
     pub identity: String,
+    /// `--feature-gates`.
+    pub gates: Gates,
 }
 
 /// Everything that must be there before the server is ready. Safe on several servers at once.
@@ -57,7 +60,7 @@ pub async fn ensure(
 ) -> Result<(), Status> {
     namespaces::ensure(&**objects, now).await?;
     if rbac {
-        authz::bootstrap::reconcile(&**objects, now).await?;
+        authz::bootstrap::reconcile(&**objects, now, facts.gates).await?;
     }
     priority_classes::ensure(&**objects, now).await?;
     flowcontrol::bootstrap::ensure(&**objects, now).await?;

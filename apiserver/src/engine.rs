@@ -377,6 +377,7 @@ impl Call {
             version: self.resource.storage_version,
             subresource: &self.info.subresource,
             user: &self.attributes.user,
+            gates: self.server.gates,
         }
     }
 

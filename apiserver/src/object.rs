@@ -245,6 +245,15 @@ impl Object {
         }
     }
 
+    /// Adds one of `metadata.finalizers`, unless it is there.
+    pub fn add_finalizer(&mut self, finalizer: &str) {
+        let finalizers: Vec<String> = self.finalizers().into_iter().map(str::to_owned).collect();
+        if !finalizers.iter().any(|one| one == finalizer) {
+            let all: Vec<&str> = finalizers.iter().map(String::as_str).chain([finalizer]).collect();
+            self.set_finalizers(&all);
+        }
+    }
+
     /// `metadata.ownerReferences`, skipping malformed ones.
     pub fn owner_references(&self) -> Vec<OwnerRef> {
         let refs = self.metadata().and_then(|m| m.get("ownerReferences")).and_then(Value::as_array);

@@ -72,6 +72,13 @@ pub const ENDPOINT_SLICES: Kind = Kind { group: "discovery.k8s.io", resource: "e
 pub const LEASES: Kind = Kind { group: "coordination.k8s.io", resource: "leases" };
 /// `priorityclasses.scheduling.k8s.io`.
 pub const PRIORITY_CLASSES: Kind = Kind { group: "scheduling.k8s.io", resource: "priorityclasses" };
+/// `podgroups.scheduling.k8s.io`.
+pub const POD_GROUPS: Kind = Kind { group: "scheduling.k8s.io", resource: "podgroups" };
+/// `workloads.scheduling.k8s.io`.
+pub const WORKLOADS: Kind = Kind { group: "scheduling.k8s.io", resource: "workloads" };
+/// `podcertificaterequests.certificates.k8s.io`.
+pub const POD_CERTIFICATE_REQUESTS: Kind =
+    Kind { group: "certificates.k8s.io", resource: "podcertificaterequests" };
 /// `storageclasses.storage.k8s.io`.
 pub const STORAGE_CLASSES: Kind = Kind { group: "storage.k8s.io", resource: "storageclasses" };
 /// `poddisruptionbudgets.policy`.

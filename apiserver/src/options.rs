@@ -5,6 +5,7 @@
 use std::{net::IpAddr, path::PathBuf, time::Duration};
 
 use component_base::{
+    features::Gates,
     flags::{Flag, FlagSet, Kind, Values, group},
     serving::SecureServingOptions,
 };
@@ -16,10 +17,12 @@ use crate::{
     bootstrap::authentication_facts::RequestHeader,
     health,
     proxy::kubelet::{AddressType, KubeletOptions},
+    registry::served::RuntimeConfig,
 };
 
 mod fixed;
 mod front;
+mod gates;
 
 /// Everything [`crate::run::build`] needs.
 #[derive(Clone, Debug)]
@@ -102,8 +105,10 @@ pub struct Config {
     pub kubelet: KubeletOptions,
     /// `--allow-privileged`.
     pub privileged: bool,
-    /// `--runtime-config`: what is served, by `group/version`, `api/all`, `api/ga`, `api/beta` and `api/alpha`.
-    pub served: std::collections::BTreeMap<String, bool>,
+    /// `--runtime-config`: what is served.
+    pub served: RuntimeConfig,
+    /// `--feature-gates`.
+    pub gates: Gates,
     /// `--default-not-ready-toleration-seconds`, `--default-unreachable-toleration-seconds`.
     pub toleration_seconds: (i64, i64),
 }
@@ -333,9 +338,9 @@ const REST: &[Line] = &[
     ("allow-privileged", Kind::Bool, "false", "let containers be privileged"),
     (
         "runtime-config",
-        Kind::Map,
+        Kind::Strings,
         "",
-        "what is served and what is not: group/version, api/all, api/ga, api/beta or api/alpha, each =true or =false",
+        "what is served and what is not: group/version, group/version/resource, api/all, api/ga, api/beta or api/alpha, each =true or =false",
     ),
     (
         "default-not-ready-toleration-seconds",
@@ -413,7 +418,7 @@ pub fn flags() -> FlagSet {
         .with(section("kubelet", KUBELET))
         .with(group::metrics())
         .with(group::logging())
-        .with(group::feature_gates())
+        .with(gates::flags())
 }
 
 impl Config {
@@ -480,6 +485,7 @@ impl Config {
             kubelet: kubelet(values)?,
             privileged: values.bool("allow-privileged"),
             served: served(values)?,
+            gates: gates::switched(values)?,
             toleration_seconds: (
                 values.int("default-not-ready-toleration-seconds"),
                 values.int("default-unreachable-toleration-seconds"),
@@ -672,14 +678,15 @@ fn node_ports(text: &str) -> Result<std::ops::RangeInclusive<u16>, OptionsError>
 }
 
 /// What `--runtime-config` switches on and off; nothing stands for on.
-fn served(values: &Values) -> Result<std::collections::BTreeMap<String, bool>, OptionsError> {
+fn served(values: &Values) -> Result<RuntimeConfig, OptionsError> {
     const FLAG: &str = "runtime-config";
-    let parse = |(what, value): (String, String)| match value.as_str() {
-        "" | "true" | "1" => Ok((what, true)),
-        "false" | "0" => Ok((what, false)),
-        _ => Err(invalid(FLAG, format!("{what}={value}"), "must be true or false")),
+    let words = values.list(FLAG);
+    let pair = |word: &String| {
+        let (key, value) = word.split_once('=').unwrap_or((word, ""));
+        (key.trim().to_owned(), value.trim().to_owned())
     };
-    values.map(FLAG).into_iter().map(parse).collect()
+    RuntimeConfig::new(&words.iter().map(pair).collect())
+        .map_err(|error| invalid(FLAG, words.join(","), error.to_string()))
 }
 
 fn request_header(values: &Values) -> Option<(PathBuf, RequestHeader)> {
@@ -758,7 +765,7 @@ fn kubelet(values: &Values) -> Result<KubeletOptions, OptionsError> {
 
 #[cfg(test)]
 mod tests {
-    use component_base::flags::Parsed;
+    use component_base::{features::Gate, flags::Parsed};
 
     use super::*;
 
@@ -811,8 +818,14 @@ mod tests {
         assert_eq!(parse(&["--secure-port=1", "--secure-port=2"]).unwrap().serving.port, 2);
         let twice = parse(&["--service-account-issuer=https://a,b", "--service-account-issuer=c"]).unwrap();
         assert_eq!(twice.authn.service_account_issuers, ["https://a,b", "c"]);
-        let served = parse(&["--runtime-config=api/beta=false,batch/v1=true"]).unwrap().served;
-        assert_eq!((served.get("api/beta"), served.get("batch/v1")), (Some(&false), Some(&true)));
+        let served = parse(&["--runtime-config=api/beta,batch/v1=false", "--runtime-config=api/beta=true"]);
+        let served = served.unwrap().served;
+        assert!(served.serves("networking.k8s.io", "v1beta1", "ipaddresses"));
+        assert!(!served.serves("batch", "v1", "jobs"));
+        let gates =
+            parse(&["--feature-gates=kube:MemoryQoS=true", "--feature-gates=kube:ContainerStopSignals=true"]);
+        let gates = gates.unwrap().gates;
+        assert!(gates.has(Gate::MemoryQoS) && gates.has(Gate::ContainerStopSignals));
         let ports = parse(&["--service-node-port-range=100+5"]).unwrap().node_ports;
         assert_eq!(ports, 100..=105);
         for (bad, why) in [
@@ -827,7 +840,12 @@ mod tests {
             ("--service-node-port-range=9-1", "valid port range"),
             ("--max-requests-inflight=-1", "out of range"),
             ("--request-timeout=0s", "greater than zero"),
-            ("--runtime-config=batch/v1=maybe", "must be true or false"),
+            ("--runtime-config=batch/v1=maybe", "invalid value of batch/v1: maybe"),
+            ("--runtime-config=v1=true", "runtime-config invalid key v1"),
+            ("--feature-gates=Nothing=true", "unrecognized feature gate: Nothing"),
+            ("--feature-gates=WinDSR=false", "feature is locked to true"),
+            ("--feature-gates=CBORServingAndStorage=true", "this kube-apiserver has it off only"),
+            ("--feature-gates=AllAlpha=true", "CBORServingAndStorage"),
             ("--version", "Kubernetes v1.36.0"),
             ("--endpoint-reconciler-type=master-count", "use lease"),
             ("--endpoint-reconciler-type=x", "must be one of"),

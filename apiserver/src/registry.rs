@@ -12,6 +12,7 @@ pub mod apiextensions;
 pub mod capabilities;
 pub mod catalog;
 pub mod intern;
+pub mod served;
 pub mod stored_forms;
 
 mod event_form;
@@ -26,6 +27,7 @@ mod testing;
 
 mod admissionregistration;
 mod apiregistration;
+mod apiserverinternal;
 mod apps;
 mod authentication;
 mod authorization;
@@ -55,6 +57,7 @@ pub(crate) use self::{
 use std::sync::Arc;
 
 use async_trait::async_trait;
+use component_base::features::{Gate, Gates};
 use jiff::Timestamp;
 
 use crate::{
@@ -94,6 +97,8 @@ pub struct Resource {
     pub selectable: &'static [SelectableField],
     /// Printer columns; the cells of one row come from `Strategy::row`.
     pub columns: &'static [Column],
+    /// The gate without which no version of it is served.
+    pub gate: Option<Gate>,
     /// What the kind does on create, update and delete.
     pub strategy: Arc<dyn Strategy>,
 }
@@ -193,6 +198,8 @@ pub struct StrategyContext<'a> {
     pub subresource: &'a str,
     /// Who asks; strategies such as certificate requests record it.
     pub user: &'a crate::auth::User,
+    /// What `--feature-gates` says.
+    pub gates: Gates,
 }
 
 /// Per-kind behaviour around a write. All methods are pure; the defaults do nothing.

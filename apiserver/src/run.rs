@@ -14,6 +14,7 @@ use std::{
 use arc_swap::ArcSwap;
 use component_base::{
     daemon::Daemon,
+    features::{self, Gate},
     flags::{FlagSet, Values},
     serving::ServingError,
     task::Tasks,
@@ -77,13 +78,8 @@ impl Daemon for ApiServer {
     }
 
     async fn run(config: Config, tasks: Tasks) -> Result<(), BuildError> {
-        if let Some(gates) = config.flags.get("feature-gates").filter(|gates| !gates.is_empty()) {
-            tracing::warn!(
-                gates,
-                "feature gates cannot be switched, every feature is as upstream has it by default"
-            );
-        }
-        let catalog = catalog::builtin().served(&config.served);
+        let catalog = catalog::builtin().served(&config.served, config.gates);
+        features::show(config.gates);
         build(config, catalog, &tasks).await?.run(&tasks).await;
         Ok(())
     }
@@ -179,7 +175,10 @@ pub async fn build(config: Config, catalog: catalog::Catalog, tasks: &Tasks) -> 
         Some(path) => authz::config::load(path)?,
         None => config.modes.clone(),
     };
-    let authorization = authz::build_with(&modes, authz::webhooks(&modes)?);
+    // What is not served is not followed.
+    let requests = catalog.contains("certificates.k8s.io", "podcertificaterequests");
+    let for_nodes = config.gates.with(Gate::PodCertificateRequest, requests);
+    let authorization = authz::build_with(&modes, authz::webhooks(&modes)?, for_nodes);
     let catalog = Arc::new(ArcSwap::from_pointee(catalog));
     let parts = admission::Parts {
         objects: objects.clone(),
@@ -192,6 +191,7 @@ pub async fn build(config: Config, catalog: catalog::Catalog, tasks: &Tasks) -> 
             "admission",
         )),
         toleration_seconds: config.toleration_seconds,
+        gates: config.gates,
     };
     let configurations = config.admission_config.as_deref().map(admission::Configurations::load);
     let configurations = configurations.transpose()?.unwrap_or_default();
@@ -227,6 +227,7 @@ pub async fn build(config: Config, catalog: catalog::Catalog, tasks: &Tasks) -> 
         health: health::Settings { begun: Instant::now(), ..config.health },
         pages: Pages::new(config.flags.clone()),
         profiling: config.profiling,
+        gates: config.gates,
         collects_garbage: config.collects_garbage,
         deletes_at_once: config.deletes_at_once,
         front: Front::new(config.front.clone()),
@@ -408,6 +409,7 @@ fn facts(config: &Config, address: SocketAddr) -> Result<bootstrap::Facts, Build
         node_port: config.kubernetes_node_port,
         publishes: config.publishes_endpoints,
         client_ca: config.authn.client_ca_file.as_ref().map(read).transpose()?,
+        gates: config.gates,
         request_header,
         identity: format!("{}_{unique}", bootstrap::identity::lease_name(&hostname)),
         hostname,

@@ -6,7 +6,7 @@ use std::{
 };
 
 use arc_swap::ArcSwap;
-use component_base::task::Tasks;
+use component_base::{features::Gates, task::Tasks};
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
@@ -69,6 +69,8 @@ pub struct Server {
     pub pages: Pages,
     /// `--profiling`.
     pub profiling: bool,
+    /// `--feature-gates`.
+    pub gates: Gates,
     /// `--enable-garbage-collector`: whether deletions leave marks for it.
     pub collects_garbage: bool,
     /// `--delete-collection-workers`.

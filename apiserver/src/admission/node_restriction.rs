@@ -5,6 +5,7 @@
 use std::{collections::BTreeSet, sync::Arc};
 
 use async_trait::async_trait;
+use component_base::features::{Gate, Gates};
 use serde_json::Value;
 
 use super::{Operation, Parts, Plugin, Request, items, text};
@@ -12,7 +13,8 @@ use crate::{
     authz::node::node_of,
     object::Object,
     objects::{
-        Kind, LEASES, NODES, Objects, PERSISTENT_VOLUME_CLAIMS, PODS, RESOURCE_SLICES, SERVICE_ACCOUNTS,
+        Kind, LEASES, NODES, Objects, PERSISTENT_VOLUME_CLAIMS, POD_CERTIFICATE_REQUESTS, PODS,
+        RESOURCE_SLICES, SERVICE_ACCOUNTS,
     },
     status::Status,
 };
@@ -44,10 +46,11 @@ const KUBELET_NAMESPACES: [&str; 2] = ["kubelet.kubernetes.io", "node.kubernetes
 
 struct NodeRestriction {
     objects: Arc<dyn Objects>,
+    gates: Gates,
 }
 
 pub(super) fn new(parts: &Parts) -> Arc<dyn Plugin> {
-    Arc::new(NodeRestriction { objects: parts.objects.clone() })
+    Arc::new(NodeRestriction { objects: parts.objects.clone(), gates: parts.gates })
 }
 
 #[async_trait]
@@ -77,6 +80,8 @@ impl Plugin for NodeRestriction {
             resource_slice(&node, request)
         } else if request.is(CSRS) {
             signing_request(&node, request)
+        } else if request.is_any(POD_CERTIFICATE_REQUESTS) {
+            self.certificate(&node, request).await?
         } else {
             Ok(())
         };
@@ -116,6 +121,70 @@ impl NodeRestriction {
             (other, _) => {
                 Err(format!("unexpected pod subresource {other:?}, only 'status' and 'eviction' are allowed"))
             }
+        })
+    }
+
+    /// A node asks for certificates of the pods on it, of those that run now.
+    async fn certificate(&self, node: &str, request: &Request<'_>) -> Result<Checked, Status> {
+        if !self.gates.has(Gate::PodCertificateRequest) {
+            return Ok(Err("PodCertificateRequest feature gate is disabled".to_owned()));
+        }
+        if request.operation != Operation::Create {
+            let operation = format!("{:?}", request.operation).to_uppercase();
+            return Ok(Err(format!("unexpected operation {operation}")));
+        }
+        let subresource = &request.attributes.subresource;
+        if !subresource.is_empty() {
+            return Ok(Err(format!("unexpected subresource {subresource}")));
+        }
+        let Some(asked) = request.object.as_deref() else { return Ok(Ok(())) };
+        let part = |field: &str| text(asked, &format!("/spec/{field}"));
+        if part("nodeName") != node {
+            return Ok(Err(format!(
+                "PodCertificateRequest.Spec.NodeName={:?}, which is not the requesting node {node:?}",
+                part("nodeName")
+            )));
+        }
+        let namespace = request.attributes.namespace.as_str();
+        let pod_name = format!("{namespace}/{}", part("podName"));
+        // What is another one by its uid may be one that this server does not know of yet: asking again may succeed.
+        let of_node = self.named(NODES, "", node, &format!("node {node:?}")).await?;
+        check_uid(&of_node, part("nodeUID"), &format!("pod {pod_name:?} names node"))?;
+        let pod = self.named(PODS, namespace, part("podName"), &format!("pod {pod_name:?}")).await?;
+        check_uid(&pod, part("podUID"), &format!("pod {pod_name:?} contains pod"))?;
+        if text(&pod, "/spec/nodeName") != node {
+            return Ok(Err(format!(
+                "pod {pod_name:?} is not running on node {node:?} named in the PodCertificateRequest"
+            )));
+        }
+        if pod.annotation(MIRROR).is_some() {
+            return Ok(Err(format!("pod {pod_name:?} is a mirror pod")));
+        }
+        let (account, own) = (part("serviceAccountName"), text(&pod, "/spec/serviceAccountName"));
+        if account != own {
+            return Ok(Err(format!(
+                "PodCertificateRequest for pod {pod_name:?} contains serviceAccountName ({account:?}) that differs \
+                 from running pod ({own:?})"
+            )));
+        }
+        let told = format!("service account \"{namespace}/{account}\"");
+        let account = self.named(SERVICE_ACCOUNTS, namespace, account, &told).await?;
+        check_uid(&account, part("serviceAccountUID"), &format!("pod {pod_name:?} names service account"))?;
+        Ok(Ok(()))
+    }
+
+    /// An object that a request for a certificate names.
+    async fn named(
+        &self,
+        kind: Kind,
+        namespace: &str,
+        name: &str,
+        told: &str,
+    ) -> Result<Arc<Object>, Status> {
+        let found = self.objects.get(kind, namespace, name).await?;
+        found.ok_or_else(|| {
+            let why = format!("{} {name:?} not found", kind.resource);
+            Status::internal(format!("while retrieving {told} named in the PodCertificateRequest: {why}"))
         })
     }
 
@@ -297,6 +366,17 @@ fn referenced(pod: &Object) -> Option<&'static str> {
         }
     }
     None
+}
+
+/// What a request for a certificate names is what there is now.
+fn check_uid(object: &Object, stated: &str, told: &str) -> Result<(), Status> {
+    if object.uid() == stated {
+        return Ok(());
+    }
+    Err(Status::internal(format!(
+        "PodCertificateRequest for {told} UID {stated:?}, which differs from the running one ({:?})",
+        object.uid()
+    )))
 }
 
 fn own_node(node: &str, request: &Request<'_>) -> Checked {

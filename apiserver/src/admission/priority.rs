@@ -5,12 +5,13 @@
 use std::sync::Arc;
 
 use async_trait::async_trait;
+use component_base::features::Gate;
 use serde_json::{Value, json};
 
 use super::{Operation, Parts, Plugin, Request, text};
 use crate::{
     object::Object,
-    objects::{Objects, PODS, PRIORITY_CLASSES},
+    objects::{Objects, POD_GROUPS, PODS, PRIORITY_CLASSES},
     status::Status,
 };
 
@@ -18,15 +19,21 @@ pub(super) const NAME: &str = "Priority";
 
 struct Priority {
     objects: Arc<dyn Objects>,
+    /// Whether groups of pods have a priority.
+    of_groups: bool,
 }
 
 pub(super) fn new(parts: &Parts) -> Arc<dyn Plugin> {
-    Arc::new(Priority { objects: parts.objects.clone() })
+    let of_groups = parts.gates.has(Gate::WorkloadAwarePreemption);
+    Arc::new(Priority { objects: parts.objects.clone(), of_groups })
 }
 
 #[async_trait]
 impl Plugin for Priority {
     async fn admit(&self, request: &mut Request<'_>) -> Result<(), Status> {
+        if self.of_groups && request.is(POD_GROUPS) && request.operation == Operation::Create {
+            return self.admit_group(request).await;
+        }
         if !request.is(PODS) {
             return Ok(());
         }
@@ -34,13 +41,7 @@ impl Plugin for Priority {
             keep(request);
             return Ok(());
         }
-        let stated =
-            request.object.as_deref().map_or("", |pod| text(pod, "/spec/priorityClassName")).to_owned();
-        let class = match stated.as_str() {
-            "" => self.default_class().await?,
-            name => Some(self.class(request, name).await?),
-        };
-        let value = class.as_deref().and_then(|c| c.get("value")?.as_i64()).unwrap_or(0);
+        let (class, value) = self.class_of(request).await?;
         let policy =
             class.as_deref().map_or("PreemptLowerPriority", |c| match text(c, "/preemptionPolicy") {
                 "" => "PreemptLowerPriority",
@@ -90,6 +91,36 @@ impl Plugin for Priority {
 }
 
 impl Priority {
+    /// The class that the new object names, or else the default one, and its number.
+    async fn class_of(&self, request: &Request<'_>) -> Result<(Option<Arc<Object>>, i64), Status> {
+        let class =
+            match request.object.as_deref().map_or("", |object| text(object, "/spec/priorityClassName")) {
+                "" => self.default_class().await?,
+                name => Some(self.class(request, name).await?),
+            };
+        let value = class.as_deref().and_then(|class| class.get("value")?.as_i64()).unwrap_or(0);
+        Ok((class, value))
+    }
+
+    /// A group of pods has the priority of its class.
+    async fn admit_group(&self, request: &mut Request<'_>) -> Result<(), Status> {
+        let (class, value) = self.class_of(request).await?;
+        let stated = request.object.as_deref().and_then(|group| group.pointer("/spec/priority")?.as_i64());
+        if let Some(own) = stated.filter(|own| *own != value) {
+            return Err(request.forbid(format!(
+                "priority set in the pod group ({own}) must match the priority computed ({value}) based on the \
+                 priority class set in the spec"
+            )));
+        }
+        if let Some(spec) = request.spec() {
+            spec.insert("priority".to_owned(), value.into());
+            if let Some(class) = &class {
+                spec.insert("priorityClassName".to_owned(), class.name().into());
+            }
+        }
+        Ok(())
+    }
+
     async fn class(&self, request: &Request<'_>, name: &str) -> Result<Arc<Object>, Status> {
         let found = self.objects.get(PRIORITY_CLASSES, "", name).await?;
         found.ok_or_else(|| request.forbid(format!("no PriorityClass with name {name} was found")))

@@ -31,11 +31,7 @@ impl Plugin for StorageObjectInUseProtection {
             return Ok(());
         };
         if let Some(object) = request.object.as_deref_mut() {
-            let mut finalizers: Vec<String> = object.finalizers().into_iter().map(str::to_owned).collect();
-            if !finalizers.iter().any(|f| f == finalizer) {
-                finalizers.push(finalizer.to_owned());
-                object.set_finalizers(&finalizers.iter().map(String::as_str).collect::<Vec<_>>());
-            }
+            object.add_finalizer(finalizer);
         }
         Ok(())
     }

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
+use component_base::features::{Gate, Gates};
 use serde_json::{Value, json};
 
 use super::{Chain, Configurations, Operation, Parts, Reinvocation, Request, chain};
@@ -125,7 +126,15 @@ pub(crate) fn configured_over(
 pub(crate) fn parts(objects: Arc<Memory>, authorizer: Arc<dyn Authorizer>) -> Parts {
     let webhooks = Arc::new(crate::webhook::Clients::new(objects.clone(), false, "admission"));
     let catalog = Arc::new(ArcSwap::from_pointee(Catalog::default()));
-    Parts { objects, authorizer, rbac: None, catalog, webhooks, toleration_seconds: (300, 300) }
+    // Plugins of kinds behind gates have something to do.
+    let gates = [
+        Gate::GenericWorkload,
+        Gate::GangScheduling,
+        Gate::PodCertificateRequest,
+        Gate::WorkloadAwarePreemption,
+    ];
+    let gates = gates.into_iter().fold(Gates::default(), |all, gate| all.with(gate, true));
+    Parts { objects, authorizer, rbac: None, catalog, webhooks, toleration_seconds: (300, 300), gates }
 }
 
 fn resource(kind: Kind) -> Resource {
@@ -144,6 +153,7 @@ fn resource(kind: Kind) -> Resource {
         storage_prefix: kind.resource,
         selectable: &[],
         columns: &[],
+        gate: None,
         strategy: Arc::new(Plain),
     }
 }

@@ -65,7 +65,8 @@ fn the_list_is_well_formed_and_flags_choose() {
     assert!(!default.contains(&"NodeRestriction"));
     assert!(names(&["NodeRestriction"], &[]).unwrap().contains(&"NodeRestriction"));
     assert!(!names(&[], &["Priority", "PodSecurity"]).unwrap().contains(&"Priority"));
-    assert_eq!(names(&["JobValidation"], &["PodGroupProtection"]).unwrap(), default);
+    let fewer = names(&["JobValidation"], &["PodGroupProtection"]).unwrap();
+    assert!(fewer.len() + 1 == default.len() && default.contains(&"PodGroupProtection"));
     assert!(names(&["Nonsense"], &[]).is_err());
     assert!(names(&[], &["Nonsense"]).is_err());
     assert!(names(&["Priority"], &["Priority"]).is_err());
@@ -284,6 +285,47 @@ async fn nodes_write_only_what_is_theirs() {
     let free =
         Write::create(NODES, json!({"metadata": {"name": "n2"}})).run(&objects, &["NodeRestriction"]).await;
     assert!(free.is_ok(), "others are not restricted");
+}
+
+#[tokio::test]
+async fn nodes_ask_for_certificates_of_the_pods_on_them() {
+    let objects = Memory::with(vec![
+        (NODES, json!({"metadata": {"name": "n1", "uid": "nu"}})),
+        (SERVICE_ACCOUNTS, json!({"metadata": {"namespace": "a", "name": "sa", "uid": "su"}})),
+        (
+            PODS,
+            json!({"metadata": {"namespace": "a", "name": "p", "uid": "pu"},
+                "spec": {"nodeName": "n1", "serviceAccountName": "sa"}}),
+        ),
+        (
+            PODS,
+            json!({"metadata": {"namespace": "a", "name": "away", "uid": "pu"}, "spec": {"nodeName": "n2"}}),
+        ),
+    ]);
+    let good = json!({"nodeName": "n1", "nodeUID": "nu", "podName": "p", "podUID": "pu",
+        "serviceAccountName": "sa", "serviceAccountUID": "su"});
+    for (field, value, code, why) in [
+        ("nodeName", "n1", 0, ""),
+        ("nodeName", "n2", 403, "which is not the requesting node \"n1\""),
+        ("nodeUID", "x", 500, "which differs from the running one (\"nu\")"),
+        ("podName", "none", 500, "while retrieving pod \"a/none\""),
+        ("podName", "away", 403, "is not running on node \"n1\""),
+        ("podUID", "x", 500, "names"),
+        ("serviceAccountName", "other", 403, "differs from running pod (\"sa\")"),
+        ("serviceAccountUID", "x", 500, "service account UID \"x\""),
+    ] {
+        let mut spec = good.clone();
+        spec[field] = json!(value);
+        let asked = json!({"metadata": {"namespace": "a", "name": "r"}, "spec": spec});
+        let write = Write::create(POD_CERTIFICATE_REQUESTS, asked).by_node("n1");
+        match write.run(&objects, &["NodeRestriction"]).await {
+            Ok(_) => assert_eq!(code, 0, "{field}={value}"),
+            Err(status) => {
+                assert_eq!(status.code, code, "{field}={value}: {}", status.message);
+                assert!(why == "names" || status.message.contains(why), "{}", status.message);
+            }
+        }
+    }
 }
 
 #[tokio::test]

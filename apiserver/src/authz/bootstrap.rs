@@ -2,9 +2,11 @@
 //!
 //! The tables hold the policy of Kubernetes 1.36 in words separated by blanks (`core` is the group
 //! without a name). What is missing in the cluster is added; what somebody added stays; objects
-//! annotated `rbac.authorization.kubernetes.io/autoupdate: "false"` are left alone.
+//! annotated `rbac.authorization.kubernetes.io/autoupdate: "false"` are left alone. What is behind a feature gate is there
+//! when the gate is on.
 //! Contract: Kubernetes "Default roles and role bindings".
 
+use component_base::features::{Gate, Gates};
 use futures::{StreamExt, TryStreamExt};
 use jiff::Timestamp;
 use serde_json::{Value, json};
@@ -34,6 +36,8 @@ struct Rule {
     resources: &'static str,
     names: &'static str,
     paths: &'static str,
+    /// The gate it is behind.
+    gate: Option<Gate>,
 }
 
 struct Role {
@@ -45,6 +49,8 @@ struct Role {
     /// This role is the sum of all that aggregate to it.
     aggregates: &'static str,
     rules: &'static [Rule],
+    /// The gate it is behind.
+    gate: Option<Gate>,
 }
 
 struct Binding {
@@ -52,6 +58,8 @@ struct Binding {
     name: &'static str,
     role: &'static str,
     subjects: &'static [Subject],
+    /// The gate it is behind.
+    gate: Option<Gate>,
 }
 
 enum Subject {
@@ -68,12 +76,13 @@ const AT_ONCE: usize = 32;
 const READ: &str = "get list watch";
 const WRITE: &str = "create delete deletecollection patch update";
 const ALL: &str = "*";
-const ROLE: Role = Role { namespace: "", name: "", aggregate_to: "", aggregates: "", rules: &[] };
+const ROLE: Role = Role { namespace: "", name: "", aggregate_to: "", aggregates: "", rules: &[], gate: None };
+const BINDING: Binding = Binding { namespace: "", name: "", role: "", subjects: &[], gate: None };
 /// Reporting events, old and new API.
 const EVENTS: Rule = on("create patch update", "core events.k8s.io", "events");
 
 const fn on(verbs: &'static str, groups: &'static str, resources: &'static str) -> Rule {
-    Rule { verbs, groups, resources, names: "", paths: "" }
+    Rule { verbs, groups, resources, names: "", paths: "", gate: None }
 }
 
 const fn named(
@@ -82,25 +91,31 @@ const fn named(
     resources: &'static str,
     names: &'static str,
 ) -> Rule {
-    Rule { verbs, groups, resources, names, paths: "" }
+    Rule { verbs, groups, resources, names, paths: "", gate: None }
 }
 
 const fn paths(verbs: &'static str, paths: &'static str) -> Rule {
-    Rule { verbs, groups: "", resources: "", names: "", paths }
+    Rule { verbs, groups: "", resources: "", names: "", paths, gate: None }
 }
 
 /// Every bootstrap object with its kind: roles before the bindings that name them.
-pub fn policy(now: Timestamp) -> Vec<(Kind, Object)> {
+pub fn policy(now: Timestamp, gates: Gates) -> Vec<(Kind, Object)> {
+    let open = |gate: Option<Gate>| gate.is_none_or(|gate| gates.has(gate));
     let tables = [users::ROLES, certificates::ROLES, components::ROLES, nodes::ROLES, namespaces::ROLES];
-    let mut all: Vec<(Kind, Object)> = tables.into_iter().flatten().map(|r| r.object(now)).collect();
-    for (name, rules) in controllers::CONTROLLERS {
+    let roles = tables.into_iter().flatten().filter(|role| open(role.gate));
+    let mut all: Vec<(Kind, Object)> = roles.map(|role| role.object(now, gates)).collect();
+    let gated =
+        controllers::GATED.iter().filter(|(gate, _)| gates.has(*gate)).map(|(_, controller)| controller);
+    let controllers: Vec<&Controller> = controllers::CONTROLLERS.iter().chain(gated).collect();
+    for (name, rules) in &controllers {
         let mut role = named_object("ClusterRole", "", &format!("system:controller:{name}"), now);
-        role.set("rules", rules.iter().map(Rule::value).collect::<Vec<_>>());
+        role.set("rules", values(rules, gates));
         all.push((CLUSTER_ROLES, role));
     }
     let tables = [users::BINDINGS, components::BINDINGS, nodes::BINDINGS, namespaces::BINDINGS];
-    all.extend(tables.into_iter().flatten().map(|b| b.object(now)));
-    for (name, _) in controllers::CONTROLLERS {
+    let bindings = tables.into_iter().flatten().filter(|binding| open(binding.gate));
+    all.extend(bindings.map(|binding| binding.object(now)));
+    for (name, _) in &controllers {
         let role = format!("system:controller:{name}");
         let mut binding = named_object("ClusterRoleBinding", "", &role, now);
         binding.set("roleRef", role_ref("ClusterRole", &role));
@@ -111,15 +126,20 @@ pub fn policy(now: Timestamp) -> Vec<(Kind, Object)> {
 }
 
 /// The rules of `system:node`: what the Node authorizer grants every node.
-pub(super) fn node_rules() -> Vec<Policy> {
+pub(super) fn node_rules(gates: Gates) -> Vec<Policy> {
     let role = nodes::ROLES.iter().find(|role| role.name == "system:node");
-    role.into_iter().flat_map(|role| role.rules).map(|rule| Policy::read(&rule.value())).collect()
+    role.into_iter().flat_map(|role| values(role.rules, gates)).map(|rule| Policy::read(&rule)).collect()
+}
+
+/// The rules whose gates are on.
+fn values(rules: &[Rule], gates: Gates) -> Vec<Value> {
+    rules.iter().filter(|rule| rule.gate.is_none_or(|gate| gates.has(gate))).map(Rule::value).collect()
 }
 
 /// Brings the cluster's bootstrap policy up to date. Safe to run on several servers at once.
-pub async fn reconcile(objects: &dyn Objects, now: Timestamp) -> Result<(), Status> {
+pub async fn reconcile(objects: &dyn Objects, now: Timestamp, gates: Gates) -> Result<(), Status> {
     let (roles, bindings): (Vec<_>, Vec<_>) =
-        policy(now).into_iter().partition(|(kind, _)| [ROLES, CLUSTER_ROLES].contains(kind));
+        policy(now, gates).into_iter().partition(|(kind, _)| [ROLES, CLUSTER_ROLES].contains(kind));
     for objects_of in [roles, bindings] {
         let each = futures::stream::iter(objects_of).map(|(kind, wanted)| settle(objects, kind, wanted));
         each.buffer_unordered(AT_ONCE).try_collect::<Vec<()>>().await?;
@@ -230,6 +250,11 @@ fn words(text: &str) -> Vec<&str> {
 }
 
 impl Rule {
+    /// There when the gate is on.
+    const fn behind(self, gate: Gate) -> Self {
+        Self { gate: Some(gate), ..self }
+    }
+
     fn value(&self) -> Value {
         let mut value = json!({"verbs": words(self.verbs)});
         for (field, text) in [
@@ -247,7 +272,7 @@ impl Rule {
 }
 
 impl Role {
-    fn object(&self, now: Timestamp) -> (Kind, Object) {
+    fn object(&self, now: Timestamp, gates: Gates) -> (Kind, Object) {
         let (kind, word) =
             if self.namespace.is_empty() { (CLUSTER_ROLES, "ClusterRole") } else { (ROLES, "Role") };
         let mut object = named_object(word, self.namespace, self.name, now);
@@ -256,7 +281,7 @@ impl Role {
             object.metadata_mut()["labels"][label(self.aggregate_to)] = json!("true");
         }
         if self.aggregates.is_empty() {
-            object.set("rules", self.rules.iter().map(Rule::value).collect::<Vec<_>>());
+            object.set("rules", values(self.rules, gates));
         } else {
             let selector = json!({"matchLabels": {label(self.aggregates): "true"}});
             object.set("aggregationRule", json!({"clusterRoleSelectors": [selector]}));

@@ -10,6 +10,7 @@
 use std::collections::{BTreeSet, HashMap, HashSet};
 
 use async_trait::async_trait;
+use component_base::features::{Gate, Gates};
 use parking_lot::RwLock;
 use serde_json::Value;
 
@@ -17,11 +18,17 @@ use super::{bootstrap, feed::Index, rbac::rule::Rule};
 use crate::{
     auth::{Attributes, Authorizer, Decision, User},
     object::Object,
-    objects::{Kind, PERSISTENT_VOLUMES, PODS, Relevant, VOLUME_ATTACHMENTS},
+    objects::{Kind, PERSISTENT_VOLUMES, POD_CERTIFICATE_REQUESTS, PODS, Relevant, VOLUME_ATTACHMENTS},
 };
 
 /// What the index follows.
-pub const KINDS: [Kind; 3] = [PODS, PERSISTENT_VOLUMES, VOLUME_ATTACHMENTS];
+const KINDS: [Kind; 3] = [PODS, PERSISTENT_VOLUMES, VOLUME_ATTACHMENTS];
+
+/// What the index follows, with what these gates let nodes do.
+pub fn kinds(gates: Gates) -> impl Iterator<Item = Kind> {
+    let requests = gates.has(Gate::PodCertificateRequest).then_some(POD_CERTIFICATE_REQUESTS);
+    KINDS.into_iter().chain(requests)
+}
 
 /// Where a pod says what it uses.
 const POD_PARTS: &[&str] = &["/spec", "/status/resourceClaimStatuses"];
@@ -46,6 +53,7 @@ type Key = (String, String);
 /// The authorizer with its graph.
 pub struct NodeAuthorizer {
     rules: Vec<Rule>,
+    gates: Gates,
     graph: RwLock<Graph>,
 }
 
@@ -61,11 +69,14 @@ struct Graph {
     secret_volumes: HashMap<Key, HashSet<String>>,
     /// Node of each volume attachment.
     attachments: HashMap<String, String>,
+    /// Node of each request for a pod's certificate.
+    requests: HashMap<Key, String>,
 }
 
-impl Default for NodeAuthorizer {
-    fn default() -> Self {
-        Self { rules: bootstrap::node_rules(), graph: RwLock::default() }
+impl NodeAuthorizer {
+    /// With what these gates let nodes do.
+    pub fn new(gates: Gates) -> Self {
+        Self { rules: bootstrap::node_rules(gates), gates, graph: RwLock::default() }
     }
 }
 
@@ -115,6 +126,11 @@ impl NodeAuthorizer {
                 ("coordination.k8s.io", "leases") => return lease(node, a),
                 ("storage.k8s.io", "csinodes") => return csi_node(node, a),
                 ("resource.k8s.io", "resourceslices") => return resource_slice(node, a),
+                ("certificates.k8s.io", "podcertificaterequests")
+                    if self.gates.has(Gate::PodCertificateRequest) =>
+                {
+                    return self.certificate(node, a);
+                }
                 ("", "nodes") => return own_node(node, a),
                 ("", "pods") => return self.pod(node, a),
                 _ => {}
@@ -174,15 +190,29 @@ impl NodeAuthorizer {
         self.uses(node, a, Used::ServiceAccount)
     }
 
+    fn certificate(&self, node: &str, a: &Attributes) -> Result<(), String> {
+        if !a.subresource.is_empty() {
+            return Err("nodes may not access the status subresource of PodCertificateRequests".to_owned());
+        }
+        match a.verb.as_str() {
+            // NodeRestriction compares what the object says.
+            "create" => Ok(()),
+            "get" => self.related(node, a, |g| {
+                g.requests.get(&(a.namespace.clone(), a.name.clone())).is_some_and(|own| own == node)
+            }),
+            "list" | "watch" if selects_node(node, a) => Ok(()),
+            "list" | "watch" => {
+                Err("can only list/watch podcertificaterequests with nodeName field selector".to_owned())
+            }
+            other => Err(format!("nodes may not {other} podcertificaterequests")),
+        }
+    }
+
     fn pod(&self, node: &str, a: &Attributes) -> Result<(), String> {
         match (a.subresource.as_str(), a.verb.as_str()) {
             ("", "get") => self.uses(node, a, Used::Pod),
             ("", "list" | "watch") => {
-                let selected = a.field_selector.split(',').any(|term| {
-                    let value = term.strip_prefix("spec.nodeName=").map(|v| v.trim_start_matches('='));
-                    value == Some(node)
-                });
-                if selected || (!a.name.is_empty() && self.uses(node, a, Used::Pod).is_ok()) {
+                if selects_node(node, a) || (!a.name.is_empty() && self.uses(node, a, Used::Pod).is_ok()) {
                     Ok(())
                 } else {
                     Err("can only list/watch pods with spec.nodeName field selector".to_owned())
@@ -193,6 +223,14 @@ impl NodeAuthorizer {
                 .to_owned()),
         }
     }
+}
+
+/// Whether a request asks for what is of one node.
+fn selects_node(node: &str, a: &Attributes) -> bool {
+    a.field_selector.split(',').any(|term| {
+        let value = term.strip_prefix("spec.nodeName=").map(|v| v.trim_start_matches('='));
+        value == Some(node)
+    })
 }
 
 fn verb(a: &Attributes, allowed: &[&str], why: &str) -> Result<(), String> {
@@ -259,9 +297,15 @@ impl Index for NodeAuthorizer {
         match kind {
             PODS => graph.add_pod(object),
             PERSISTENT_VOLUMES => graph.add_volume(object),
-            _ => {
+            other => {
                 let node = object.pointer("/spec/nodeName").and_then(Value::as_str).unwrap_or_default();
-                graph.attachments.insert(object.name().to_owned(), node.to_owned());
+                let (namespace, name, node) =
+                    (object.namespace().to_owned(), object.name().to_owned(), node.to_owned());
+                if other == POD_CERTIFICATE_REQUESTS {
+                    graph.requests.insert((namespace, name), node);
+                } else {
+                    graph.attachments.insert(name, node);
+                }
             }
         }
     }
@@ -368,6 +412,9 @@ impl Graph {
                     }
                 }
             }
+            POD_CERTIFICATE_REQUESTS => {
+                self.requests.remove(&(namespace.to_owned(), name.to_owned()));
+            }
             _ => {
                 self.attachments.remove(name);
             }
@@ -453,7 +500,11 @@ mod tests {
     }
 
     fn graph() -> NodeAuthorizer {
-        let authorizer = NodeAuthorizer::default();
+        let authorizer = NodeAuthorizer::new(Gates::default().with(Gate::PodCertificateRequest, true));
+        authorizer.apply(
+            POD_CERTIFICATE_REQUESTS,
+            &object(json!({"metadata": {"namespace": "a", "name": "req"}, "spec": {"nodeName": "n1"}})),
+        );
         authorizer.apply(
             PODS,
             &object(json!({"metadata": {"namespace": "a", "name": "web"}, "spec": {
@@ -545,6 +596,12 @@ mod tests {
             ("get coordination.k8s.io leases kube-system n1", false, false),
             ("get storage.k8s.io csinodes - n1", true, false),
             ("list resource.k8s.io resourceslices - - spec.nodeName=n1", true, false),
+            ("get certificates.k8s.io podcertificaterequests a req", true, false),
+            ("get certificates.k8s.io podcertificaterequests a none", false, false),
+            ("list certificates.k8s.io podcertificaterequests - - spec.nodeName=n1", true, false),
+            ("create certificates.k8s.io podcertificaterequests a -", true, true),
+            ("delete certificates.k8s.io podcertificaterequests a req", false, false),
+            ("update certificates.k8s.io podcertificaterequests/status a req", false, false),
             ("list - services - -", true, true),
             ("create - services a x", false, false),
             ("create authentication.k8s.io tokenreviews - -", true, true),

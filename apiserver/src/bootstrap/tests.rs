@@ -14,6 +14,7 @@ fn facts(advertise: &str) -> Facts {
         node_port: 0,
         client_ca: Some("PEM".to_owned()),
         request_header: None,
+        gates: Gates::default(),
         hostname: "host".to_owned(),
         identity: "apiserver-x_1".to_owned(),
     }

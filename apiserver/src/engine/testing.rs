@@ -47,11 +47,14 @@ impl TestServer {
             // What containers may be is asked of the whole process, whichever test runs in it.
             "--allow-privileged",
             "--etcd-compaction-interval=0s",
+            "--runtime-config=api/all=true",
         ];
         let arguments = own.iter().chain(extra).map(|flag| (*flag).to_owned());
         let Ok(Parsed::Run(values)) = options::flags().parse(arguments) else { panic!("flags") };
         let tasks = Tasks::new();
-        let app = run::build(Config::new(&values).unwrap(), catalog::builtin(), &tasks).await.unwrap();
+        let config = Config::new(&values).unwrap();
+        let catalog = catalog::builtin().served(&config.served, config.gates);
+        let app = run::build(config, catalog, &tasks).await.unwrap();
         let (server, address) = (app.server(), app.address);
         let group = tasks.clone();
         tasks.spawn("app", async move { app.run(&group).await });

@@ -65,3 +65,32 @@ async fn a_delete_does_what_its_options_say() {
     let (code, _) = server.ask(Method::DELETE, &one, "application/json", Some(json!({}))).await;
     assert_eq!((code, server.get(&one).await.0), (200, 404));
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn alpha_kinds_are_there_when_their_gate_is_on() {
+    let gates = "--feature-gates=GenericWorkload=true,GangScheduling=true,WorkloadAwarePreemption=true";
+    let server = TestServer::start_with(&[gates]).await;
+    let of = |plural: &str| format!("/apis/scheduling.k8s.io/v1alpha2/namespaces/default/{plural}");
+    let workload = json!({"metadata": {"name": "w"}, "spec": {"podGroupTemplates": [
+        {"name": "t", "schedulingPolicy": {"gang": {"minCount": 2}}}]}});
+    let group = json!({"metadata": {"name": "g"}, "spec": {"schedulingPolicy": {"gang": {"minCount": 2}},
+        "podGroupTemplateRef": {"workload": {"workloadName": "w", "podGroupTemplateName": "t"}}}});
+    let (code, refused) = server.post(&of("podgroups"), group.clone()).await;
+    assert_eq!(code, 403, "there is no workload yet: {refused}");
+    let (code, made) = server.post(&of("workloads"), workload).await;
+    assert_eq!(code, 201, "{made}");
+    let (code, made) = server.post(&of("podgroups"), group).await;
+    assert_eq!(code, 201, "{made}");
+    assert_eq!(made["metadata"]["finalizers"], json!(["scheduling.k8s.io/podgroup-protection"]));
+    assert_eq!((&made["spec"]["disruptionMode"], &made["spec"]["priority"]), (&json!("Pod"), &json!(0)));
+    let asked = json!({"metadata": {"name": "r"}, "spec": {"driver": "d.example.com"}});
+    let (code, asked) = server.post("/apis/resource.k8s.io/v1alpha3/resourcepoolstatusrequests", asked).await;
+    assert_eq!((code, &asked["spec"]["limit"]), (201, &json!(100)), "{asked}");
+    let rule = json!({"metadata": {"name": "r"}, "spec": {"taint": {"key": "k", "effect": "NoSchedule"}}});
+    let (code, made) = server.post("/apis/resource.k8s.io/v1alpha3/devicetaintrules", rule).await;
+    assert_eq!((code, &made["apiVersion"]), (201, &json!("resource.k8s.io/v1alpha3")), "{made}");
+    let (code, seen) = server.get("/apis/resource.k8s.io/v1beta2/devicetaintrules/r").await;
+    assert_eq!((code, &seen["spec"]), (200, &made["spec"]));
+    let (code, _) = server.get("/apis/storagemigration.k8s.io/v1beta1/storageversionmigrations").await;
+    assert_eq!(code, 404, "its gate is off");
+}

@@ -1,3 +1,5 @@
+use std::collections::BTreeSet;
+
 use bytes::Buf;
 use http::Method;
 use http_body_util::BodyExt;
@@ -203,8 +205,11 @@ async fn metadata_and_questions_go_in_protobuf() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn every_resource_has_the_same_list_in_protobuf() {
-    let server = TestServer::start().await;
     let catalog = crate::registry::catalog::builtin();
+    let gates: BTreeSet<String> =
+        catalog.iter().filter_map(|r| r.gate).map(|gate| format!("{gate}=true")).collect();
+    let gates = gates.into_iter().collect::<Vec<_>>().join(",");
+    let server = TestServer::start_with(&[&format!("--feature-gates={gates}")]).await;
     let (mut lists, mut items) = (0, 0);
     for resource in catalog.iter().filter(|r| r.verbs.contains(&"list")) {
         for version in resource.versions {

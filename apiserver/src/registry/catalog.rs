@@ -2,9 +2,10 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
+use component_base::features::Gates;
 use indexmap::{Equivalent, IndexMap};
 
-use super::Resource;
+use super::{Resource, served::RuntimeConfig};
 
 /// Group and plural.
 type Name = (&'static str, &'static str);
@@ -49,28 +50,15 @@ impl Catalog {
         Self { resources }
     }
 
-    /// Only what is served. `says` tells of `group/version` (the core group's is its version alone), of `api/all`, and
-    /// of `api/ga`, `api/beta` and `api/alpha`, the narrower before the wider; what nobody speaks of is served.
+    /// Only what is served: what a runtime configuration says, of kinds whose gate is on.
     #[must_use]
-    pub fn served(self, says: &BTreeMap<String, bool>) -> Self {
-        if says.is_empty() {
-            return self;
-        }
-        let serves = |group: &str, version: &str| {
-            let stage = match priority(version).0 {
-                0 => "api/alpha",
-                1 => "api/beta",
-                _ => "api/ga",
-            };
-            let own = if group.is_empty() { version.to_owned() } else { format!("{group}/{version}") };
-            let said = [own.as_str(), stage, "api/all"].iter().find_map(|what| says.get(*what));
-            said.copied().unwrap_or(true)
-        };
+    pub fn served(self, says: &RuntimeConfig, gates: Gates) -> Self {
         let left = |resource: &Arc<Resource>| {
-            let versions = resource.versions.iter().copied().filter(|v| serves(resource.group, v));
-            let versions = super::intern::texts(versions);
+            let is_served = |version: &&str| says.serves(resource.group, version, resource.plural);
+            let versions = super::intern::texts(resource.versions.iter().copied().filter(is_served));
             let kept = Resource { versions, ..resource.as_ref().clone() };
-            (!versions.is_empty()).then(|| Arc::new(kept))
+            let is_on = resource.gate.is_none_or(|gate| gates.has(gate));
+            (is_on && !versions.is_empty()).then(|| Arc::new(kept))
         };
         let resources = self.resources.into_iter().filter_map(|(key, all)| {
             let all: Vec<_> = all.iter().filter_map(left).collect();
@@ -122,6 +110,7 @@ pub fn builtin() -> Catalog {
         super::admissionregistration::resources(),
         super::apiextensions::resources(),
         super::apiregistration::resources(),
+        super::apiserverinternal::resources(),
         super::apps::resources(),
         super::authentication::resources(),
         super::authorization::resources(),
@@ -146,7 +135,7 @@ pub fn builtin() -> Catalog {
 }
 
 /// Kubernetes version order: GA over beta over alpha, higher numbers first.
-fn priority(version: &str) -> (u8, u32, u32) {
+pub(super) fn priority(version: &str) -> (u8, u32, u32) {
     let number = |s: &str| s.parse::<u32>().unwrap_or(0);
     let rest = version.trim_start_matches('v');
     if let Some((major, minor)) = rest.split_once("alpha") {
@@ -162,9 +151,10 @@ fn priority(version: &str) -> (u8, u32, u32) {
 mod tests {
     use std::fs;
 
+    use component_base::features::{Gate, Gates};
     use serde_json::Value;
 
-    use super::{Catalog, builtin, priority};
+    use super::{Catalog, RuntimeConfig, builtin, priority};
     use crate::{
         reference::reference,
         registry::{Resource, Subresource},
@@ -172,17 +162,25 @@ mod tests {
 
     #[test]
     fn what_is_switched_off_is_not_served() {
-        let says = |all: &[(&str, bool)]| {
-            builtin().served(&all.iter().map(|(what, on)| ((*what).to_owned(), *on)).collect())
+        let served = |pairs: &[(&str, &str)], gates: Gates| {
+            let pairs = pairs.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect();
+            builtin().served(&RuntimeConfig::new(&pairs).unwrap(), gates)
         };
-        assert_eq!(says(&[]).groups(), builtin().groups());
-        let stable = says(&[("api/beta", false), ("resource.k8s.io/v1beta1", true), ("batch/v1", false)]);
+        let off = Gates::default();
+        let stable =
+            served(&[("resource.k8s.io/v1beta1/resourceslices", "true"), ("batch/v1", "false")], off);
         let groups = stable.groups();
         assert_eq!((groups.get("networking.k8s.io"), groups.get("batch")), (Some(&vec!["v1"]), None));
         assert_eq!(groups["resource.k8s.io"], ["v1", "v1beta1"]);
-        assert!(stable.find("", "v1", "pods").is_some());
-        let core = says(&[("api/all", false), ("v1", true)]).groups();
+        let slices = |version| stable.find("resource.k8s.io", version, "resourceslices").is_some();
+        assert!(slices("v1") && slices("v1beta1") && !slices("v1beta2"));
+        assert!(stable.find("resource.k8s.io", "v1beta1", "resourceclaims").is_none());
+        let core = served(&[("api/all", "false"), ("/v1", "true")], off).groups();
         assert_eq!(core.into_keys().collect::<Vec<_>>(), [""]);
+        let bundles = [("certificates.k8s.io/v1beta1", "true")];
+        for (gates, there) in [(off, false), (off.with(Gate::ClusterTrustBundle, true), true)] {
+            assert_eq!(served(&bundles, gates).contains("certificates.k8s.io", "clustertrustbundles"), there);
+        }
     }
 
     fn strings(value: &Value) -> Vec<&str> {
@@ -228,7 +226,7 @@ mod tests {
     }
 
     #[test]
-    fn every_resource_of_a_stable_or_beta_version_is_served_as_upstream_does() {
+    fn every_resource_is_served_as_upstream_does() {
         let Some(dir) = reference("discovery") else { return };
         let catalog = builtin();
         let mut checked = 0;
@@ -240,9 +238,6 @@ mod tests {
                 ["apis", group, version] => (group.to_owned(), version.to_owned()),
                 _ => continue,
             };
-            if version.contains("alpha") {
-                continue;
-            }
             let list: Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
             checked += check(&catalog, &group, &version, &list);
         }

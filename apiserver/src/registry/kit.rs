@@ -5,6 +5,7 @@ pub(super) mod at;
 pub(super) mod claim;
 pub(super) mod conditions;
 pub(super) mod contents;
+pub(super) mod declared;
 pub(super) mod fill;
 pub(super) mod format;
 pub(super) mod metadata;
@@ -52,6 +53,7 @@ impl Resource {
             storage_prefix: plural,
             selectable: &[],
             columns: const { &[column("Name", "string").name(), column("Age", "string")] },
+            gate: None,
             strategy: Arc::new(Rules::new(Plain { status: false, generation: false, cells: NAME_AND_AGE })),
         }
     }

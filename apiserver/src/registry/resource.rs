@@ -9,6 +9,7 @@ mod devicetaintrules;
 mod names;
 mod resourceclaims;
 mod resourceclaimtemplates;
+mod resourcepoolstatusrequests;
 mod resourceslices;
 mod selectors;
 mod slices;
@@ -22,6 +23,7 @@ pub(super) fn resources() -> Vec<Resource> {
         devicetaintrules::resource(),
         resourceclaims::resource(),
         resourceclaimtemplates::resource(),
+        resourcepoolstatusrequests::resource(),
         resourceslices::resource(),
     ]
 }

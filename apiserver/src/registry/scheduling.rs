@@ -2,9 +2,14 @@
 
 use crate::registry::Resource;
 
+mod groups;
+mod podgroups;
 mod priorityclasses;
+#[cfg(test)]
+mod tests;
+mod workloads;
 
 /// All of them.
 pub(super) fn resources() -> Vec<Resource> {
-    vec![priorityclasses::resource()]
+    vec![podgroups::resource(), priorityclasses::resource(), workloads::resource()]
 }

@@ -1,5 +1,6 @@
 //! What the tests of kinds are written with: objects go through a strategy as through the server.
 
+use component_base::features::{Gate, Gates};
 use jiff::Timestamp;
 use serde_json::Value;
 
@@ -14,12 +15,17 @@ pub(super) fn resource(group: &str, plural: &str) -> Resource {
 }
 
 /// A kind under test.
-pub(super) struct Kind(Resource);
+pub(super) struct Kind(Resource, Gates);
 
 impl Kind {
     /// By group and plural name.
     pub(super) fn new(group: &str, plural: &str) -> Self {
-        Self(resource(group, plural))
+        Self(resource(group, plural), Gates::default())
+    }
+
+    /// With these gates on.
+    pub(super) fn with(self, gates: &[Gate]) -> Self {
+        Self(self.0, gates.iter().fold(self.1, |all, gate| all.with(*gate, true)))
     }
 
     fn strategy(&self) -> &dyn Strategy {
@@ -37,7 +43,7 @@ impl Kind {
     pub(super) fn create(&self, object: Value) -> (Value, Vec<String>) {
         let mut object = Object::from_value(self.defaulted(object)).unwrap();
         let user = User::default();
-        let ctx = context(&user, self.0.storage_version, "");
+        let ctx = context(&user, self.0.storage_version, "", self.1);
         self.strategy().prepare_create(&mut object, &ctx).unwrap();
         let errors = self.strategy().validate_create(&object, &ctx);
         (object.into_value(), texts(&errors))
@@ -64,7 +70,7 @@ impl Kind {
         let mut new = Object::from_value(self.defaulted(new)).unwrap();
         let old = Object::from_value(old).unwrap();
         let user = User::default();
-        let ctx = context(&user, self.0.storage_version, subresource);
+        let ctx = context(&user, self.0.storage_version, subresource, self.1);
         self.strategy().prepare_update(&mut new, &old, &ctx);
         let errors = self.strategy().validate_update(&new, &old, &ctx);
         (new.into_value(), texts(&errors))
@@ -97,8 +103,8 @@ pub(super) fn changed(object: &Value, changes: &[(&str, Value)]) -> Value {
     object
 }
 
-fn context<'a>(user: &'a User, version: &'a str, subresource: &'a str) -> StrategyContext<'a> {
-    StrategyContext { now: Timestamp::UNIX_EPOCH, version, subresource, user }
+fn context<'a>(user: &'a User, version: &'a str, subresource: &'a str, gates: Gates) -> StrategyContext<'a> {
+    StrategyContext { now: Timestamp::UNIX_EPOCH, version, subresource, user, gates }
 }
 
 fn texts(errors: &ErrorList) -> Vec<String> {
@@ -150,7 +156,7 @@ fn whatever_is_sent_a_strategy_says_what_it_thinks() {
         let Ok(text) = std::fs::read(goldens.join(file)) else { continue };
         seen += 1;
         let golden: Value = serde_json::from_slice(&text).unwrap();
-        let kind = Kind(resource.as_ref().clone());
+        let kind = Kind(resource.as_ref().clone(), Gates::default());
         let once = kind.defaulted(golden.clone());
         assert_eq!(kind.defaulted(once.clone()), once, "{}", kind.0.plural);
         let mut all = Vec::new();

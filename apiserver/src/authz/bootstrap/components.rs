@@ -1,8 +1,16 @@
 //! Roles of the daemons and add-ons that are not controllers.
 
-use super::{ALL, Binding, EVENTS, READ, ROLE, Role, Subject, named, on};
+use component_base::features::Gate;
+
+use super::{ALL, BINDING, Binding, EVENTS, READ, ROLE, Role, Subject, named, on};
 
 pub(super) const ROLES: &[Role] = &[
+    Role {
+        name: "system:cluster-trust-bundle-discovery",
+        rules: &[on(READ, "certificates.k8s.io", "clustertrustbundles")],
+        gate: Some(Gate::ClusterTrustBundle),
+        ..ROLE
+    },
     Role {
         name: "system:heapster",
         rules: &[on(READ, "core", "events namespaces nodes pods"), on(READ, "extensions", "deployments")],
@@ -60,7 +68,10 @@ pub(super) const ROLES: &[Role] = &[
             on("update", "core", "pods/finalizers"),
             on(READ, "resource.k8s.io", "resourceslices"),
             on("create delete", "resource.k8s.io", "resourceclaims"),
+            on(READ, "resource.k8s.io", "devicetaintrules").behind(Gate::DRADeviceTaintRules),
             on("patch update", "resource.k8s.io", "resourceclaims/binding"),
+            on(READ, "scheduling.k8s.io", "podgroups").behind(Gate::GenericWorkload),
+            on("patch update", "scheduling.k8s.io", "podgroups/status").behind(Gate::GenericWorkload),
         ],
         ..ROLE
     },
@@ -114,33 +125,45 @@ pub(super) const ROLES: &[Role] = &[
 
 pub(super) const BINDINGS: &[Binding] = &[
     Binding {
+        name: "system:cluster-trust-bundle-discovery",
+        role: "system:cluster-trust-bundle-discovery",
+        subjects: &[Subject::Group("system:serviceaccounts")],
+        gate: Some(Gate::ClusterTrustBundle),
+        ..BINDING
+    },
+    Binding {
         namespace: "",
         name: "system:kube-controller-manager",
         role: "system:kube-controller-manager",
         subjects: &[Subject::User("system:kube-controller-manager")],
+        ..BINDING
     },
     Binding {
         namespace: "",
         name: "system:kube-dns",
         role: "system:kube-dns",
         subjects: &[Subject::ServiceAccount("kube-system", "kube-dns")],
+        ..BINDING
     },
     Binding {
         namespace: "",
         name: "system:kube-scheduler",
         role: "system:kube-scheduler",
         subjects: &[Subject::User("system:kube-scheduler")],
+        ..BINDING
     },
     Binding {
         namespace: "",
         name: "system:node-proxier",
         role: "system:node-proxier",
         subjects: &[Subject::User("system:kube-proxy")],
+        ..BINDING
     },
     Binding {
         namespace: "",
         name: "system:volume-scheduler",
         role: "system:volume-scheduler",
         subjects: &[Subject::User("system:kube-scheduler")],
+        ..BINDING
     },
 ];

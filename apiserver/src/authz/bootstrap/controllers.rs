@@ -1,5 +1,7 @@
 //! Roles of the controllers: each binds `system:controller:<name>` to the service account of that name.
 
+use component_base::features::Gate;
+
 use super::{Controller, EVENTS, READ, named, on};
 
 pub(super) const CONTROLLERS: &[Controller] = &[
@@ -85,6 +87,9 @@ pub(super) const CONTROLLERS: &[Controller] = &[
             on(READ, "resource.k8s.io", "resourceslices"),
             on(READ, "resource.k8s.io", "deviceclasses"),
             EVENTS,
+            on("patch update", "resource.k8s.io", "devicetaintrules/status")
+                .behind(Gate::DRADeviceTaintRules),
+            on(READ, "resource.k8s.io", "devicetaintrules").behind(Gate::DRADeviceTaintRules),
         ],
     ),
     (
@@ -171,6 +176,8 @@ pub(super) const CONTROLLERS: &[Controller] = &[
             on("update", "batch", "jobs/finalizers"),
             on("create delete list patch watch", "core", "pods"),
             EVENTS,
+            on("create get list watch", "scheduling.k8s.io", "podgroups workloads")
+                .behind(Gate::WorkloadWithJob),
         ],
     ),
     (
@@ -259,6 +266,9 @@ pub(super) const CONTROLLERS: &[Controller] = &[
             on("patch update", "resource.k8s.io", "resourceclaims resourceclaims/status"),
             on("patch update", "core", "pods/status"),
             EVENTS,
+            on(READ, "scheduling.k8s.io", "podgroups").behind(Gate::DRAWorkloadResourceClaims),
+            on("patch update", "scheduling.k8s.io", "podgroups/status")
+                .behind(Gate::DRAWorkloadResourceClaims),
             on("patch update", "resource.k8s.io", "resourceclaims/binding"),
         ],
     ),
@@ -332,5 +342,70 @@ pub(super) const CONTROLLERS: &[Controller] = &[
             on("get list update watch", "storage.k8s.io", "volumeattributesclasses"),
             EVENTS,
         ],
+    ),
+];
+
+/// Those that are there only when a gate is on.
+pub(super) const GATED: &[(Gate, Controller)] = &[
+    (
+        Gate::ClusterTrustBundle,
+        (
+            "kube-apiserver-serving-clustertrustbundle-publisher",
+            &[
+                named("attest", "certificates.k8s.io", "signers", "kubernetes.io/kube-apiserver-serving"),
+                on("create delete list update watch", "certificates.k8s.io", "clustertrustbundles"),
+                EVENTS,
+            ],
+        ),
+    ),
+    (
+        Gate::DRAResourcePoolStatus,
+        (
+            "resourcepoolstatusrequest-controller",
+            &[
+                on("delete get list watch", "resource.k8s.io", "resourcepoolstatusrequests"),
+                on("patch update", "resource.k8s.io", "resourcepoolstatusrequests/status"),
+                on(READ, "resource.k8s.io", "resourceslices"),
+                on(READ, "resource.k8s.io", "resourceclaims"),
+                EVENTS,
+            ],
+        ),
+    ),
+    (
+        Gate::GenericWorkload,
+        (
+            "podgroup-protection-controller",
+            &[on("get list update watch", "scheduling.k8s.io", "podgroups"), on(READ, "core", "pods")],
+        ),
+    ),
+    (
+        Gate::PodCertificateRequest,
+        (
+            "podcertificaterequestcleaner",
+            &[on("delete get list watch", "certificates.k8s.io", "podcertificaterequests")],
+        ),
+    ),
+    (
+        Gate::StorageVersionAPI,
+        (
+            "storage-version-garbage-collector",
+            &[
+                on(READ, "coordination.k8s.io", "leases"),
+                on("delete get list patch update watch", "internal.apiserver.k8s.io", "storageversions"),
+                on("get patch update", "internal.apiserver.k8s.io", "storageversions/status"),
+            ],
+        ),
+    ),
+    (
+        Gate::StorageVersionMigrator,
+        (
+            "storage-version-migrator-controller",
+            &[
+                on("create list patch", "*", "*"),
+                on("get", "apiextensions.k8s.io", "customresourcedefinitions"),
+                on("patch", "apiextensions.k8s.io", "customresourcedefinitions/status"),
+                on("update", "storagemigration.k8s.io", "storageversionmigrations/status"),
+            ],
+        ),
     ),
 ];

@@ -1,6 +1,6 @@
 //! Roles within kube-system and kube-public.
 
-use super::{Binding, EVENTS, READ, ROLE, Role, Subject, named, on};
+use super::{BINDING, Binding, EVENTS, READ, ROLE, Role, Subject, named, on};
 
 pub(super) const ROLES: &[Role] = &[
     Role {
@@ -63,12 +63,14 @@ pub(super) const BINDINGS: &[Binding] = &[
         name: "system:controller:bootstrap-signer",
         role: "system:controller:bootstrap-signer",
         subjects: &[Subject::ServiceAccount("kube-system", "bootstrap-signer")],
+        ..BINDING
     },
     Binding {
         namespace: "kube-system",
         name: "system::extension-apiserver-authentication-reader",
         role: "extension-apiserver-authentication-reader",
         subjects: &[Subject::User("system:kube-controller-manager"), Subject::User("system:kube-scheduler")],
+        ..BINDING
     },
     Binding {
         namespace: "kube-system",
@@ -79,6 +81,7 @@ pub(super) const BINDINGS: &[Binding] = &[
             Subject::ServiceAccount("kube-system", "kube-controller-manager"),
             Subject::ServiceAccount("kube-system", "leader-election-controller"),
         ],
+        ..BINDING
     },
     Binding {
         namespace: "kube-system",
@@ -88,23 +91,27 @@ pub(super) const BINDINGS: &[Binding] = &[
             Subject::User("system:kube-scheduler"),
             Subject::ServiceAccount("kube-system", "kube-scheduler"),
         ],
+        ..BINDING
     },
     Binding {
         namespace: "kube-system",
         name: "system:controller:bootstrap-signer",
         role: "system:controller:bootstrap-signer",
         subjects: &[Subject::ServiceAccount("kube-system", "bootstrap-signer")],
+        ..BINDING
     },
     Binding {
         namespace: "kube-system",
         name: "system:controller:cloud-provider",
         role: "system:controller:cloud-provider",
         subjects: &[Subject::ServiceAccount("kube-system", "cloud-provider")],
+        ..BINDING
     },
     Binding {
         namespace: "kube-system",
         name: "system:controller:token-cleaner",
         role: "system:controller:token-cleaner",
         subjects: &[Subject::ServiceAccount("kube-system", "token-cleaner")],
+        ..BINDING
     },
 ];

@@ -1,6 +1,8 @@
 //! Roles of kubelets. The Node authorizer, not a binding, grants `system:node` to nodes.
 
-use super::{Binding, EVENTS, READ, ROLE, Role, on};
+use component_base::features::Gate;
+
+use super::{BINDING, Binding, EVENTS, READ, ROLE, Role, on};
 
 pub(super) const ROLES: &[Role] = &[
     Role {
@@ -30,7 +32,10 @@ pub(super) const ROLES: &[Role] = &[
             on(READ, "node.k8s.io", "runtimeclasses"),
             on("get", "resource.k8s.io", "resourceclaims"),
             on("deletecollection", "resource.k8s.io", "resourceslices"),
+            on(READ, "certificates.k8s.io", "clustertrustbundles").behind(Gate::ClusterTrustBundle),
             on("get", "core", "serviceaccounts"),
+            on("create get list watch", "certificates.k8s.io", "podcertificaterequests")
+                .behind(Gate::PodCertificateRequest),
         ],
         ..ROLE
     },
@@ -42,4 +47,4 @@ pub(super) const ROLES: &[Role] = &[
 ];
 
 pub(super) const BINDINGS: &[Binding] =
-    &[Binding { namespace: "", name: "system:node", role: "system:node", subjects: &[] }];
+    &[Binding { namespace: "", name: "system:node", role: "system:node", subjects: &[], ..BINDING }];

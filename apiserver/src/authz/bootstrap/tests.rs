@@ -39,7 +39,7 @@ fn tables_equal_the_reference() {
         let list: Value = serde_saphyr::from_str(&text).unwrap();
         expected.extend(list["items"].as_array().unwrap().iter().cloned());
     }
-    let ours = by_key(policy(now()).iter().map(|(_, o)| bare(o)));
+    let ours = by_key(policy(now(), Gates::default()).iter().map(|(_, o)| bare(o)));
     let theirs = by_key(expected);
     assert_eq!(ours.keys().collect::<Vec<_>>(), theirs.keys().collect::<Vec<_>>());
     for (key, value) in &ours {
@@ -47,19 +47,36 @@ fn tables_equal_the_reference() {
     }
 }
 
+#[test]
+fn what_gates_open_equals_the_reference() {
+    let Some(folder) = reference("rbac") else { return };
+    let text = std::fs::read_to_string(folder.join("cluster-roles-featuregates.yaml")).unwrap();
+    let list: Value = serde_saphyr::from_str(&text).unwrap();
+    let theirs = by_key(list["items"].as_array().unwrap().iter().cloned());
+    let all = Gates::parse(&["AllAlpha=true", "AllBeta=true"]).unwrap();
+    let ours = by_key(policy(now(), all).iter().map(|(_, o)| bare(o)));
+    for (key, value) in &theirs {
+        assert_eq!(Some(value), ours.get(key), "{key}");
+    }
+    let controllers = |gates| {
+        policy(now(), gates).iter().filter(|(_, o)| o.name().starts_with("system:controller:")).count()
+    };
+    assert_eq!(controllers(all) - controllers(Gates::default()), 2 * controllers::GATED.len());
+}
+
 #[tokio::test]
 async fn reconciling_is_idempotent_and_keeps_additions() {
     let objects = Memory::with(vec![]);
-    reconcile(&*objects, now()).await.unwrap();
+    reconcile(&*objects, now(), Gates::default()).await.unwrap();
     let before = objects.get(CLUSTER_ROLES, "", "system:kube-dns").await.unwrap().unwrap();
-    reconcile(&*objects, now()).await.unwrap();
+    reconcile(&*objects, now(), Gates::default()).await.unwrap();
     let after = objects.get(CLUSTER_ROLES, "", "system:kube-dns").await.unwrap().unwrap();
     assert_eq!(before, after, "a second run writes nothing");
 
     let mut changed = (*after).clone();
     changed.set("rules", json!([{"verbs": ["get"], "apiGroups": ["x"], "resources": ["y"]}]));
     objects.update(CLUSTER_ROLES, changed).await.unwrap();
-    reconcile(&*objects, now()).await.unwrap();
+    reconcile(&*objects, now(), Gates::default()).await.unwrap();
     let healed = objects.get(CLUSTER_ROLES, "", "system:kube-dns").await.unwrap().unwrap();
     assert_eq!(uncovered(&rules_of(&healed), &rules_of(&before)), [], "what was missing is back");
     assert_eq!(healed.pointer("/rules/0/apiGroups/0"), Some(&json!("x")), "what was added stays");
@@ -67,7 +84,8 @@ async fn reconciling_is_idempotent_and_keeps_additions() {
 
 #[test]
 fn declined_updates_change_nothing() {
-    let (_, wanted) = policy(now()).into_iter().find(|(_, o)| o.name() == "system:kube-dns").unwrap();
+    let (_, wanted) =
+        policy(now(), Gates::default()).into_iter().find(|(_, o)| o.name() == "system:kube-dns").unwrap();
     let mut current = wanted.clone();
     current.set("rules", json!([]));
     assert!(merged(&current, &wanted).is_some());
@@ -77,7 +95,7 @@ fn declined_updates_change_nothing() {
 
 #[test]
 fn a_binding_gains_missing_subjects() {
-    let (_, wanted) = policy(now())
+    let (_, wanted) = policy(now(), Gates::default())
         .into_iter()
         .find(|(_, o)| o.name() == "system:discovery" && o.kind() == "ClusterRoleBinding")
         .unwrap();

@@ -1,6 +1,8 @@
 //! Roles of people and of every caller: admin, edit, view, discovery, public information.
 
-use super::{ALL, Binding, READ, ROLE, Role, Subject, WRITE, on, paths};
+use component_base::features::Gate;
+
+use super::{ALL, BINDING, Binding, READ, ROLE, Role, Subject, WRITE, on, paths};
 
 pub(super) const ROLES: &[Role] = &[
     Role { name: "admin", aggregates: "admin", rules: &[], ..ROLE },
@@ -53,6 +55,7 @@ pub(super) const ROLES: &[Role] = &[
             on(WRITE, "networking.k8s.io", "ingresses networkpolicies"),
             on("create delete deletecollection get list patch update watch", "coordination.k8s.io", "leases"),
             on(WRITE, "resource.k8s.io", "resourceclaims resourceclaimtemplates"),
+            on(WRITE, "scheduling.k8s.io", "podgroups workloads").behind(Gate::GenericWorkload),
         ],
         ..ROLE
     },
@@ -95,6 +98,8 @@ pub(super) const ROLES: &[Role] = &[
             on(READ, "policy", "poddisruptionbudgets poddisruptionbudgets/status"),
             on(READ, "networking.k8s.io", "ingresses ingresses/status networkpolicies"),
             on(READ, "resource.k8s.io", "resourceclaims resourceclaims/status resourceclaimtemplates"),
+            on(READ, "scheduling.k8s.io", "podgroups podgroups/status workloads")
+                .behind(Gate::GenericWorkload),
         ],
         ..ROLE
     },
@@ -158,35 +163,41 @@ pub(super) const BINDINGS: &[Binding] = &[
         name: "cluster-admin",
         role: "cluster-admin",
         subjects: &[Subject::Group("system:masters")],
+        ..BINDING
     },
     Binding {
         namespace: "",
         name: "system:basic-user",
         role: "system:basic-user",
         subjects: &[Subject::Group("system:authenticated")],
+        ..BINDING
     },
     Binding {
         namespace: "",
         name: "system:discovery",
         role: "system:discovery",
         subjects: &[Subject::Group("system:authenticated")],
+        ..BINDING
     },
     Binding {
         namespace: "",
         name: "system:monitoring",
         role: "system:monitoring",
         subjects: &[Subject::Group("system:monitoring")],
+        ..BINDING
     },
     Binding {
         namespace: "",
         name: "system:public-info-viewer",
         role: "system:public-info-viewer",
         subjects: &[Subject::Group("system:authenticated"), Subject::Group("system:unauthenticated")],
+        ..BINDING
     },
     Binding {
         namespace: "",
         name: "system:service-account-issuer-discovery",
         role: "system:service-account-issuer-discovery",
         subjects: &[Subject::Group("system:serviceaccounts")],
+        ..BINDING
     },
 ];

@@ -50,6 +50,7 @@ fn facts(i: usize) -> Facts {
         node_port: 0,
         client_ca: None,
         request_header: None,
+        gates: component_base::features::Gates::default(),
         hostname: format!("host{i}"),
         identity: lease_name("x"),
     }

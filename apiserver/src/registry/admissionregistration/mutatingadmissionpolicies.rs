@@ -22,7 +22,7 @@ const CELLS: &[Cell] =
 /// The resource.
 pub(super) fn resource() -> Resource {
     Resource {
-        versions: &["v1", "v1beta1"],
+        versions: &["v1", "v1beta1", "v1alpha1"],
         storage_version: "v1",
         categories: &["api-extensions"],
         namespaced: false,

@@ -13,7 +13,7 @@ use crate::{
 /// The resource.
 pub(super) fn resource() -> Resource {
     Resource {
-        versions: &["v1", "v1beta1"],
+        versions: &["v1", "v1beta1", "v1alpha1"],
         storage_version: "v1",
         categories: &["api-extensions"],
         namespaced: false,

@@ -96,6 +96,7 @@ fn resource(
         storage_prefix: intern::text(&format!("{group}/{plural}")),
         selectable: selectable(version),
         columns: &[],
+        gate: None,
         strategy: Arc::new(CustomKind {
             definition: definition.clone(),
             version: version.clone(),

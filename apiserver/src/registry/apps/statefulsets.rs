@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use component_base::features::{Gate, Gates};
 use serde_json::{Value, json};
 
 use crate::{
@@ -43,8 +44,8 @@ pub(super) fn resource() -> Resource {
         columns: COLUMNS,
         strategy: Arc::new(Rules {
             default,
-            create: |new, _| drop_gated(new, None),
-            change: |new, old, _| drop_gated(new, Some(old)),
+            create: |new, ctx| gated(new, None, ctx.gates),
+            change: |new, old, ctx| gated(new, Some(old), ctx.gates),
             name: validate::dns_label,
             validate_new,
             validate_change,
@@ -56,16 +57,23 @@ pub(super) fn resource() -> Resource {
     }
 }
 
-/// How many pods may be away at once is behind a feature gate: not kept, where it is not there already.
-fn drop_gated(new: &mut Object, old: Option<&Object>) {
+/// How many pods may be away at once is behind a feature gate: one unless it says more; with the gate off not kept, where
+/// it is not there already.
+fn gated(new: &mut Object, old: Option<&Object>, gates: Gates) {
     const FIELD: &str = "/spec/updateStrategy/rollingUpdate/maxUnavailable";
-    workload::drop_gated(new, old, "/spec/template");
-    if old.and_then(|old| old.pointer(FIELD)).is_none_or(Value::is_null)
-        && let Some(rolling) = fill::child(new.as_map_mut(), "spec")
-            .and_then(|spec| fill::child(spec, "updateStrategy"))
-            .and_then(|strategy| fill::child(strategy, "rollingUpdate"))
-    {
+    workload::drop_gated(new, old, "/spec/template", gates);
+    let was = old.and_then(|old| old.pointer(FIELD)).is_some_and(|value| !value.is_null());
+    let Some(strategy) =
+        fill::child(new.as_map_mut(), "spec").and_then(|spec| fill::child(spec, "updateStrategy"))
+    else {
+        return;
+    };
+    let rolls = fill::string(strategy, "type") == "RollingUpdate";
+    let Some(rolling) = fill::child(strategy, "rollingUpdate") else { return };
+    if !gates.has(Gate::MaxUnavailableStatefulSet) && !was {
         rolling.remove("maxUnavailable");
+    } else if gates.has(Gate::MaxUnavailableStatefulSet) && rolls {
+        fill::missing(rolling, "maxUnavailable", 1);
     }
 }
 

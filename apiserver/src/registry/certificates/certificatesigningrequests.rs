@@ -140,6 +140,8 @@ pub(super) fn resource() -> Resource {
 
 #[cfg(test)]
 mod tests {
+    use component_base::features::Gates;
+
     use super::*;
     use crate::{auth::User, registry::Strategy};
 
@@ -151,7 +153,13 @@ mod tests {
     }
 
     fn context<'a>(user: &'a User, subresource: &'a str) -> StrategyContext<'a> {
-        StrategyContext { now: Timestamp::UNIX_EPOCH, version: "v1", subresource, user }
+        StrategyContext {
+            now: Timestamp::UNIX_EPOCH,
+            version: "v1",
+            subresource,
+            user,
+            gates: Gates::default(),
+        }
     }
 
     #[test]

@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use component_base::features::Gate;
+
 use super::pem;
 use crate::{
     field::{Error, ErrorList, Path},
@@ -19,11 +21,12 @@ const CELLS: &[Cell] = &[Cell::Name, Cell::Field("/spec/signerName", "<none>")];
 /// The resource.
 pub(super) fn resource() -> Resource {
     Resource {
-        versions: &["v1beta1"],
+        versions: &["v1beta1", "v1alpha1"],
         storage_version: "v1beta1",
         namespaced: false,
         selectable: const { &[SelectableField::at("spec.signerName", "/spec/signerName")] },
         columns: COLUMNS,
+        gate: Some(Gate::ClusterTrustBundle),
         strategy: Arc::new(Rules {
             // A name follows from the signer, which only the whole object tells.
             name: path_segment,

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use base64::{Engine, prelude::BASE64_STANDARD};
+use component_base::features::Gate;
 use jiff::Timestamp;
 use serde_json::Value;
 use x509_parser::{
@@ -56,6 +57,7 @@ pub(super) fn resource() -> Resource {
             ]
         },
         columns: COLUMNS,
+        gate: Some(Gate::PodCertificateRequest),
         strategy: Arc::new(Rules {
             validate_new,
             validate_change,

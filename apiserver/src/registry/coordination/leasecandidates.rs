@@ -29,7 +29,7 @@ const CELLS: &[Cell] = &[
 /// The resource.
 pub(super) fn resource() -> Resource {
     Resource {
-        versions: &["v1beta1"],
+        versions: &["v1beta1", "v1alpha2"],
         storage_version: "v1beta1",
         columns: COLUMNS,
         strategy: Arc::new(Rules {

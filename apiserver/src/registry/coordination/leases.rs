@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use component_base::features::{Gate, Gates};
+
 use crate::{
     field::ErrorList,
     object::Object,
@@ -22,8 +24,8 @@ pub(super) fn resource() -> Resource {
         strategy: Arc::new(Rules {
             unconditional_update: false,
             create_on_update: true,
-            create: |lease, _| drop_coordination(lease, None),
-            change: |lease, old, _| drop_coordination(lease, Some(old)),
+            create: |lease, ctx| drop_coordination(lease, None, ctx.gates),
+            change: |lease, old, ctx| drop_coordination(lease, Some(old), ctx.gates),
             validate,
             ..Rules::new(Plain { status: false, generation: false, cells: CELLS })
         }),
@@ -33,10 +35,10 @@ pub(super) fn resource() -> Resource {
 
 /// Leaders that are chosen by the server are behind a feature gate: who chooses is not kept, where it is not there
 /// already.
-fn drop_coordination(lease: &mut Object, old: Option<&Object>) {
+fn drop_coordination(lease: &mut Object, old: Option<&Object>, gates: Gates) {
     const FIELDS: [&str; 2] = ["strategy", "preferredHolder"];
     let known = |field: &&str| old.is_some_and(|old| At::spec(old).has(field));
-    if FIELDS.iter().any(known) {
+    if gates.has(Gate::CoordinatedLeaderElection) || FIELDS.iter().any(known) {
         return;
     }
     if let Some(spec) = fill::child(lease.as_map_mut(), "spec") {

@@ -84,8 +84,8 @@ pub(super) fn resource() -> Resource {
         // A pod is what it was created as, but for what its views change; it is deleted with the grace it asks for.
         strategy: Arc::new(Rules {
             default,
-            create: |pod, ctx| changes::created(pod, ctx.now),
-            change: |new, old, ctx| changes::updated(new, old, ctx.subresource),
+            create: |pod, ctx| changes::created(pod, ctx.now, ctx.gates),
+            change: |new, old, ctx| changes::updated(new, old, ctx.subresource, ctx.gates),
             validate_new,
             validate_change: updates::check,
             validate_views: &[("ephemeralcontainers", updates::check_ephemeral), ("resize", resize::check)],

@@ -67,7 +67,7 @@ fn is_quota_huge_page(name: &str) -> bool {
 }
 
 /// Whether a resource is Kubernetes' own.
-fn is_native(name: &str) -> bool {
+pub(in crate::registry) fn is_native(name: &str) -> bool {
     !name.contains('/') || name.contains("kubernetes.io/")
 }
 

@@ -2,6 +2,7 @@
 //!
 //! A kind says only what it does differently: `Rules { default, validate, ..Rules::new(PLAIN) }`.
 
+use component_base::features::Gates;
 use jiff::Timestamp;
 use serde_json::Value;
 
@@ -39,6 +40,8 @@ pub(in crate::registry) struct Rules {
     pub(in crate::registry) validate: fn(&Object, &mut ErrorList),
     /// Errors of an object beside those, with the one it replaces: what is wrong with that one already may stay.
     pub(in crate::registry) validate_over: fn(&Object, Option<&Object>, &mut ErrorList),
+    /// Errors of an object beside those, with the one it replaces, that feature gates have a part in.
+    pub(in crate::registry) validate_gated: fn(&Object, Option<&Object>, Gates, &mut ErrorList),
     /// Errors of a new object beside those.
     pub(in crate::registry) validate_new: fn(&Object, &mut ErrorList),
     /// Errors of an update of the object, new and old, beside those of `validate`.
@@ -92,6 +95,7 @@ impl Rules {
             delete: |_, _| {},
             validate: |_, _| {},
             validate_over: |_, _, _| {},
+            validate_gated: |_, _, _, _| {},
             validate_new: |_, _| {},
             validate_change: |_, _, _| {},
             validate_status: |_, _, _| {},
@@ -124,10 +128,11 @@ impl Strategy for Rules {
         Ok(())
     }
 
-    fn validate_create(&self, obj: &Object, _ctx: &StrategyContext<'_>) -> ErrorList {
+    fn validate_create(&self, obj: &Object, ctx: &StrategyContext<'_>) -> ErrorList {
         let mut errors = ErrorList::new();
         (self.validate)(obj, &mut errors);
         (self.validate_over)(obj, None, &mut errors);
+        (self.validate_gated)(obj, None, ctx.gates, &mut errors);
         (self.validate_new)(obj, &mut errors);
         errors
     }
@@ -152,6 +157,7 @@ impl Strategy for Rules {
         } else {
             (self.validate)(new, &mut errors);
             (self.validate_over)(new, Some(old), &mut errors);
+            (self.validate_gated)(new, Some(old), ctx.gates, &mut errors);
             (self.validate_change)(new, old, &mut errors);
         }
         errors

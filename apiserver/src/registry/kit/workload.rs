@@ -1,5 +1,6 @@
 //! What kinds that make pods of a template have in common.
 
+use component_base::features::Gates;
 use serde_json::Value;
 
 use super::{Cell, Plain, Rules, at::At, column, format};
@@ -32,8 +33,8 @@ pub(in crate::registry) const REPLICA_COLUMNS: &[Column] = &[
 /// What workloads that name pods after themselves have in common.
 pub(in crate::registry) const fn rules(cells: &'static [Cell]) -> Rules {
     Rules {
-        create: |new, _| drop_gated(new, None, "/spec/template"),
-        change: |new, old, _| drop_gated(new, Some(old), "/spec/template"),
+        create: |new, ctx| drop_gated(new, None, "/spec/template", ctx.gates),
+        change: |new, old, ctx| drop_gated(new, Some(old), "/spec/template", ctx.gates),
         warnings: |new, old| warnings(new, old, true, &["spec", "template"]),
         ..Rules::new(Plain { status: true, generation: true, cells })
     }
@@ -45,14 +46,14 @@ pub(in crate::registry) fn template(obj: &Object) -> At<'_> {
 }
 
 /// Takes out of the template of pods at a JSON pointer what is behind a feature gate, unless it was there before.
-pub(in crate::registry) fn drop_gated(new: &mut Object, old: Option<&Object>, template: &str) {
+pub(in crate::registry) fn drop_gated(new: &mut Object, old: Option<&Object>, template: &str, gates: Gates) {
     let (first, rest) = template.trim_start_matches('/').split_once('/').unwrap_or((template, ""));
     let below = if rest.is_empty() { "/spec".to_owned() } else { format!("/{rest}/spec") };
     let before =
         old.and_then(|old| old.get(first.trim_start_matches('/'))).and_then(|part| part.pointer(&below));
     let part = new.as_map_mut().get_mut(first.trim_start_matches('/'));
     if let Some(Value::Object(spec)) = part.and_then(|part| part.pointer_mut(&below)) {
-        pod_spec::drop_disabled(spec, before);
+        pod_spec::drop_disabled(spec, before, gates);
     }
 }
 

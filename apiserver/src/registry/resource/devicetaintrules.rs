@@ -33,7 +33,7 @@ const CELLS: &[Cell] = &[
 /// The resource.
 pub(super) fn resource() -> Resource {
     Resource {
-        versions: &["v1beta2"],
+        versions: &["v1beta2", "v1alpha3"],
         storage_version: "v1beta2",
         namespaced: false,
         subresources: &[Subresource::Status],

@@ -3,6 +3,8 @@
 use std::sync::Arc;
 
 use super::{conversion, slices};
+use component_base::features::{Gate, Gates};
+
 use crate::{
     object::Object,
     objects::rfc3339,
@@ -42,11 +44,11 @@ pub(super) fn resource() -> Resource {
         columns: COLUMNS,
         strategy: Arc::new(Rules {
             create: |slice, ctx| {
-                drop_gated(slice, None);
+                drop_gated(slice, None, ctx.gates);
                 date_taints(slice, None, ctx);
             },
             change: |new, old, ctx| {
-                drop_gated(new, Some(old));
+                drop_gated(new, Some(old), ctx.gates);
                 date_taints(new, Some(old), ctx);
             },
             validate_new: |slice, errors| slices::check(slice, None, errors),
@@ -61,16 +63,18 @@ pub(super) fn resource() -> Resource {
 
 /// Attributes that are lists, and what devices give of a node's own resources, are behind feature gates: not kept, where
 /// they are not there already.
-fn drop_gated(slice: &mut Object, old: Option<&Object>) {
+fn drop_gated(slice: &mut Object, old: Option<&Object>, gates: Gates) {
     const LISTS: [&str; 4] = ["bools", "ints", "strings", "versions"];
     const MAPPINGS: &str = "nodeAllocatableResourceMappings";
     let before: Vec<At<'_>> =
         old.map(|old| At::spec(old).get("devices").items().collect()).unwrap_or_default();
-    let lists = before.iter().any(|device| {
-        let mut attributes = device.get("attributes").entries();
-        attributes.any(|(_, attribute)| LISTS.iter().any(|list| attribute.has(list)))
-    });
-    let mappings = before.iter().any(|device| device.has(MAPPINGS));
+    let lists = gates.has(Gate::DRAListTypeAttributes)
+        || before.iter().any(|device| {
+            let mut attributes = device.get("attributes").entries();
+            attributes.any(|(_, attribute)| LISTS.iter().any(|list| attribute.has(list)))
+        });
+    let mappings =
+        gates.has(Gate::DRANodeAllocatableResources) || before.iter().any(|device| device.has(MAPPINGS));
     let Some(spec) = fill::child(slice.as_map_mut(), "spec") else { return };
     for device in fill::members(spec, "devices") {
         if !mappings {

@@ -16,7 +16,7 @@ use crate::{
     field::{Error, ErrorList},
     object::Object,
     registry::{
-        kit::{at::At, format, semantic},
+        kit::{at::At, format, resources, semantic},
         pod_spec::check_node_selector,
     },
 };
@@ -177,6 +177,28 @@ fn check_device(device: &At<'_>, before: Option<&At<'_>>, chosen: bool, errors: 
     });
     check_own_placement(device, chosen, errors);
     claims::check_bindings(device, errors);
+    check_mappings(&device.get("nodeAllocatableResourceMappings"), &capacity, errors);
+}
+
+/// What a device takes of its node's own resources.
+fn check_mappings(mappings: &At<'_>, capacity: &At<'_>, errors: &mut ErrorList) {
+    for (resource, mapping) in mappings.entries() {
+        if !resources::is_native(resource) {
+            mapping.invalid_as(errors, resource, "must be a node allocatable resource name");
+        }
+        let (multiplier, key) = (mapping.get("allocationMultiplier"), mapping.get("capacityKey"));
+        if !multiplier.is_set() && !key.is_set() {
+            mapping.invalid_as(errors, "", "at least one of allocationMultiplier or capacityKey must be set");
+        }
+        if let Some(amount) = multiplier.quantity().filter(|amount| *amount <= Quantity::default()) {
+            multiplier.invalid_as(errors, amount.to_string(), "must be positive");
+        }
+        if key.is_set() && key.is_empty() {
+            key.invalid(errors, "capacityKey must not be an empty string");
+        } else if key.is_set() && !capacity.has(key.text()) {
+            key.not_found(errors);
+        }
+    }
 }
 
 fn check_own_placement(device: &At<'_>, chosen: bool, errors: &mut ErrorList) {

@@ -1,5 +1,6 @@
 //! Kinds of resource.k8s.io through their strategies.
 
+use component_base::features::Gate;
 use serde_json::{Value, json};
 
 use crate::registry::testing::{Kind, changed};
@@ -159,6 +160,42 @@ fn fields_behind_gates_are_kept_only_where_they_are() {
     assert_eq!(stored["spec"]["devices"][0], json!({"name": "d", "attributes": {"a": {"string": "y"}}}));
     let (kept, _) = kind.update(slice.clone(), slice.clone(), "");
     assert_eq!(kept["spec"]["devices"], slice["spec"]["devices"]);
+}
+
+#[test]
+fn devices_take_of_what_their_node_has() {
+    let kind = Kind::new(GROUP, "resourceslices").with(&[Gate::DRANodeAllocatableResources]);
+    let slice = |mapping: Value| {
+        json!({"metadata": {"name": "s"}, "spec": {"driver": "d.io", "nodeName": "n",
+            "pool": {"name": "p", "generation": 1, "resourceSliceCount": 1},
+            "devices": [{"name": "d", "capacity": {"m": {"value": "1Gi"}}, "nodeAllocatableResourceMappings": mapping}]}})
+    };
+    let at = "spec.devices[0].nodeAllocatableResourceMappings";
+    for (mapping, why) in [
+        (json!({"cpu": {"allocationMultiplier": "1"}, "memory": {"capacityKey": "m"}}), String::new()),
+        (
+            json!({"cpu": {}}),
+            format!(
+                "{at}[cpu]: Invalid value: \"\": at least one of allocationMultiplier or capacityKey must be set"
+            ),
+        ),
+        (
+            json!({"cpu": {"allocationMultiplier": "0"}}),
+            format!("{at}[cpu].allocationMultiplier: Invalid value: \"0\": must be positive"),
+        ),
+        (
+            json!({"cpu": {"capacityKey": ""}}),
+            format!("{at}[cpu].capacityKey: Invalid value: \"\": capacityKey must not be an empty string"),
+        ),
+        (json!({"cpu": {"capacityKey": "x"}}), format!("{at}[cpu].capacityKey: Not found: \"x\"")),
+        (
+            json!({"a.b/c": {"allocationMultiplier": "1"}}),
+            format!("{at}[a.b/c]: Invalid value: \"a.b/c\": must be a node allocatable resource name"),
+        ),
+    ] {
+        let expected: Vec<String> = Some(why).filter(|why| !why.is_empty()).into_iter().collect();
+        assert_eq!(kind.errors(slice(mapping)), expected);
+    }
 }
 
 #[test]

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use component_base::features::Gate;
 use serde_json::Value;
 
 use crate::{
@@ -25,6 +26,7 @@ pub(super) fn resource() -> Resource {
         namespaced: false,
         subresources: &[Subresource::Status],
         columns: COLUMNS,
+        gate: Some(Gate::StorageVersionMigrator),
         strategy: Arc::new(Rules {
             validate,
             validate_change,

@@ -2,6 +2,7 @@
 //!
 //! Contract: upstream's pod strategies; generations of pods are KEP-5067, label keys KEP-3633 and KEP-3243.
 
+use component_base::features::{Gate, Gates};
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
@@ -20,8 +21,8 @@ const PREFERRED: &str = "preferredDuringSchedulingIgnoredDuringExecution";
 const APPARMOR: &str = "container.apparmor.security.beta.kubernetes.io/";
 
 /// A new pod is pending in its class, and selects by its own labels where it says so.
-pub(super) fn created(pod: &mut Object, now: Timestamp) {
-    drop_disabled(pod, None);
+pub(super) fn created(pod: &mut Object, now: Timestamp, gates: Gates) {
+    drop_disabled(pod, None, gates);
     let class = pod.get("spec").map_or("BestEffort", qos::class);
     let mut status = json!({"phase": "Pending", "qosClass": class});
     if items(pod.pointer("/spec/schedulingGates")).next().is_some() {
@@ -119,7 +120,7 @@ fn profile_of(annotation: &str) -> Option<Value> {
 }
 
 /// What an update through a view leaves as it was.
-pub(super) fn updated(new: &mut Object, old: &Object, view: &str) {
+pub(super) fn updated(new: &mut Object, old: &Object, view: &str, gates: Gates) {
     match view {
         "" => keep(new, old, &["status"]),
         "ephemeralcontainers" => {
@@ -135,7 +136,7 @@ pub(super) fn updated(new: &mut Object, old: &Object, view: &str) {
             keep_of_status(new, old);
         }
     }
-    drop_disabled(new, Some(old));
+    drop_disabled(new, Some(old), gates);
     let generation = match view {
         "status" => old.generation(),
         _ => {
@@ -235,14 +236,14 @@ fn keep_of_status(new: &mut Object, old: &Object) {
 }
 
 /// Takes out fields of features that are off, unless the old pod has them.
-fn drop_disabled(pod: &mut Object, old: Option<&Object>) {
+fn drop_disabled(pod: &mut Object, old: Option<&Object>, gates: Gates) {
     if let Some(spec) = fill::child(pod.as_map_mut(), "spec") {
-        pod_spec::drop_disabled(spec, old.and_then(|old| old.get("spec")));
+        pod_spec::drop_disabled(spec, old.and_then(|old| old.get("spec")), gates);
     }
-    drop_disabled_of_status(pod, old);
+    drop_disabled_of_status(pod, old, gates);
 }
 
-fn drop_disabled_of_status(pod: &mut Object, old: Option<&Object>) {
+fn drop_disabled_of_status(pod: &mut Object, old: Option<&Object>, gates: Gates) {
     const CLAIMS: &str = "nodeAllocatableResourceClaimStatuses";
     const LISTS: [&str; 3] = ["containerStatuses", "initContainerStatuses", "ephemeralContainerStatuses"];
     let before = old.and_then(|old| old.get("status"));
@@ -253,7 +254,7 @@ fn drop_disabled_of_status(pod: &mut Object, old: Option<&Object>) {
     });
     let claims = before.is_some_and(|status| status.get(CLAIMS).is_some());
     let Some(status) = fill::child(pod.as_map_mut(), "status") else { return };
-    if !claims {
+    if !claims && !gates.has(Gate::DRANodeAllocatableResources) {
         status.remove(CLAIMS);
     }
     for list in LISTS.into_iter().filter(|_| !mounts) {

@@ -4,13 +4,14 @@
 
 use std::{collections::BTreeSet, net::IpAddr};
 
+use component_base::quantity::Quantity;
 use serde_json::Value;
 
 use crate::{
     field::{Error, ErrorList},
     object::Object,
     registry::{
-        kit::{at::At, format, items, text},
+        kit::{at::At, format, items, resources, text},
         pod_spec,
     },
 };
@@ -32,6 +33,7 @@ pub(super) fn check(new: &Object, old: &Object, errors: &mut ErrorList) {
     check_transitions(&status, &before, &spec, errors);
     check_claims(&status.get("resourceClaimStatuses"), &spec, errors);
     check_extended(&status.get("extendedResourceClaimStatus"), &spec, errors);
+    check_of_node(&status, &spec, errors);
     check_ips(&status.get("podIPs"), &before.get("podIPs"), errors);
     check_host_ips(&status, &before, errors);
     check_users(&status, spec.get("os").text_of("name"), errors);
@@ -137,6 +139,38 @@ fn check_claims(statuses: &At<'_>, spec: &At<'_>, errors: &mut ErrorList) {
         }
         if status.has("resourceClaimName") {
             status.get("resourceClaimName").check_format(errors, format::dns_subdomain);
+        }
+    }
+}
+
+/// What claims take of the node's own resources: of claims the pod has, for containers of it.
+fn check_of_node(status: &At<'_>, spec: &At<'_>, errors: &mut ErrorList) {
+    const EMPTY: &str = "must not be empty";
+    let names = |claims: At<'_>, name: &str| {
+        claims
+            .items()
+            .any(|claim| claim.has("resourceClaimName") && claim.text_of("resourceClaimName") == name)
+    };
+    for one in status.get("nodeAllocatableResourceClaimStatuses").items() {
+        let claim = one.get("resourceClaimName");
+        if claim.is_empty() {
+            claim.required(errors, EMPTY);
+        }
+        let name = claim.text();
+        if !names(spec.get("resourceClaims"), name) && !names(status.get("resourceClaimStatuses"), name) {
+            claim.invalid_as(errors, name, "no mapping found in pod reference");
+        }
+        let resources = one.get("resources");
+        for field in [one.get("containers"), resources.clone()].iter().filter(|field| field.is_empty()) {
+            field.required(errors, EMPTY);
+        }
+        for (name, amount) in resources.entries() {
+            if !resources::is_native(name) {
+                amount.invalid_as(errors, name, "must be a node allocatable resource name");
+            }
+            if let Some(less) = amount.quantity().filter(|amount| *amount < Quantity::default()) {
+                amount.invalid_as(errors, less.to_string(), "must be non-negative");
+            }
         }
     }
 }

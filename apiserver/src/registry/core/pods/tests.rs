@@ -1,5 +1,6 @@
 //! Pods through their strategy: each rule once broken, with the path and the words clients know.
 
+use component_base::features::Gate;
 use serde_json::{Value, json};
 
 use crate::registry::testing::{Kind, changed};
@@ -928,4 +929,52 @@ fn fields_of_features_that_are_off_are_dropped() {
         (&stored["spec"]["containers"][0]["lifecycle"], &stored["spec"]["schedulingGroup"]),
         (&Value::Null, &Value::Null)
     );
+}
+
+#[test]
+fn fields_of_features_that_are_on_are_kept_and_looked_at() {
+    let kind =
+        pods().with(&[Gate::ContainerStopSignals, Gate::GenericWorkload, Gate::DRANodeAllocatableResources]);
+    let with = |group: Value| {
+        changed(
+            &pod(),
+            &[
+                ("/spec/os", json!({"name": "linux"})),
+                ("/spec/containers/0/lifecycle", json!({"stopSignal": "SIGTERM"})),
+                ("/spec/schedulingGroup", group),
+            ],
+        )
+    };
+    let (stored, errors) = kind.create(with(json!({"podGroupName": "g"})));
+    assert_eq!(errors, Vec::<String>::new());
+    assert_eq!(stored["spec"]["schedulingGroup"], json!({"podGroupName": "g"}));
+    assert_eq!(stored["spec"]["containers"][0]["lifecycle"], json!({"stopSignal": "SIGTERM"}));
+    assert_eq!(
+        kind.errors(with(json!({}))),
+        ["spec.schedulingGroup.podGroupName: Invalid value: null: must specify one of: `podGroupName`"]
+    );
+    let old = changed(&stored, &[("/spec/resourceClaims", json!([{"name": "c", "resourceClaimName": "x"}]))]);
+    let told = |claim: &str, resources: Value| {
+        let status = json!([{"resourceClaimName": claim, "containers": ["c"], "resources": resources}]);
+        let new = changed(&old, &[("/status/nodeAllocatableResourceClaimStatuses", status)]);
+        kind.update(new, old.clone(), "status").1
+    };
+    const AT: &str = "status.nodeAllocatableResourceClaimStatuses[0]";
+    assert_eq!(told("x", json!({"cpu": "1"})), Vec::<String>::new());
+    for (claim, resources, why) in [
+        (
+            "y",
+            json!({"cpu": "1"}),
+            "resourceClaimName: Invalid value: \"y\": no mapping found in pod reference",
+        ),
+        ("x", json!({}), "resources: Required value: must not be empty"),
+        ("x", json!({"cpu": "-1"}), "resources[cpu]: Invalid value: \"-1\": must be non-negative"),
+        (
+            "x",
+            json!({"a.b/c": "1"}),
+            "resources[a.b/c]: Invalid value: \"a.b/c\": must be a node allocatable resource name",
+        ),
+    ] {
+        assert_eq!(told(claim, resources), [format!("{AT}.{why}")]);
+    }
 }
