@@ -10,7 +10,10 @@
 //! ```
 //! Contract: upstream's `apis/apiextensions/validation`, whose words the errors have.
 
+use std::sync::LazyLock;
+
 use base64::{Engine, prelude::BASE64_STANDARD};
+use regex::Regex;
 use serde_json::{Map, Value, json};
 
 use crate::{
@@ -37,6 +40,10 @@ const COLUMN_TYPES: [&str; 5] = ["boolean", "date", "integer", "number", "string
 const COLUMN_FORMATS: [&str; 9] =
     ["byte", "date", "date-time", "double", "float", "int32", "int64", "name", "password"];
 const SCHEMA: &str = "openAPIV3Schema";
+/// Characters that are not shown: of control, of form, of private use, and blanks but the plain one.
+#[expect(clippy::expect_used, reason = "the pattern is a constant that compiles")]
+static UNPRINTABLE: LazyLock<Regex> =
+    LazyLock::new(|| Regex::new(r"[[\p{C}\p{Z}]--[ ]]").expect("the pattern compiles"));
 /// Annotation by which groups of the project are used with consent.
 const APPROVED: &str = "api-approved.kubernetes.io";
 
@@ -164,13 +171,10 @@ fn schemas(definition: &Object) -> impl Iterator<Item = &Value> {
     versions(definition).map(|v| &v["schema"][SCHEMA]).filter(|schema| schema.is_object())
 }
 
-/// Whether a stored definition has this very schema.
-fn is_kept(document: &At<'_>, old: Option<&Object>, version: Option<&str>) -> bool {
-    old.is_some_and(|old| {
-        versions(old)
-            .filter(|v| version.is_none_or(|name| v["name"] == name))
-            .any(|v| v["schema"][SCHEMA] == *document.value())
-    })
+/// Whether a version of a stored definition has this very schema.
+fn is_kept(document: &At<'_>, old: Option<&Object>, version: &str) -> bool {
+    let same = |v: &Value| v["name"] == version && v["schema"][SCHEMA] == *document.value();
+    old.is_some_and(|old| versions(old).any(same))
 }
 
 /// What is the same in all versions.
@@ -238,6 +242,13 @@ fn spec(obj: &Object, old: Option<&Object>, rules: Rules, errors: &mut ErrorList
     if list.iter().filter(|v| v["storage"] == true).count() != 1 {
         spec.get("versions").invalid(errors, "must have exactly one version marked as storage version");
     }
+    // The first version is that of the definition, too, as it was when there was only one.
+    if let Some(first) = names.first().filter(|name| !name.is_empty()) {
+        let wrong = format::dns_1035_label(first);
+        if !wrong.is_empty() {
+            errors.push(Error::invalid(&spec.path().child("version"), *first, wrong.join(",")));
+        }
+    }
     for name in ["plural", "singular", "kind", "listKind"] {
         spec.get("names").get(name).check_required(errors);
     }
@@ -268,11 +279,14 @@ fn schemas_there(spec: &At<'_>, rules: Rules, closed: bool, errors: &mut ErrorLi
 fn each_version(spec: &At<'_>, shared: &Shared, old: Option<&Object>, rules: Rules, errors: &mut ErrorList) {
     for version in spec.get("versions").items() {
         let name = version.get("name");
-        name.check_format(errors, format::dns_1035_label);
+        let wrong = format::dns_1035_label(name.text());
+        if !wrong.is_empty() {
+            name.invalid_as(errors, name.text(), wrong.join(","));
+        }
         deprecation(&version, errors);
         if !shared.schema {
             let document = version.get("schema").get(SCHEMA);
-            let rules = Rules { cheap_rules: !is_kept(&document, old, Some(name.text())), ..rules };
+            let rules = Rules { cheap_rules: !is_kept(&document, old, name.text()), ..rules };
             document::check(&document, has_status(version.value()), rules, errors);
         }
         if !shared.subresources {
@@ -297,7 +311,7 @@ fn all_versions(spec: &At<'_>, shared: &Shared, old: Option<&Object>, rules: Rul
     let document = at("schema", "validation").get(SCHEMA);
     if shared.schema {
         let any_status = spec.get("versions").items().any(|v| has_status(v.value()));
-        let rules = Rules { cheap_rules: !is_kept(&document, old, None), ..rules };
+        let rules = Rules { cheap_rules: !is_kept(&document, old, first.text_of("name")), ..rules };
         document::check(&document, any_status, rules, errors);
     }
     if shared.subresources {
@@ -328,7 +342,7 @@ fn deprecation(version: &At<'_>, errors: &mut ErrorList) {
     if text.is_empty() {
         warning.invalid(errors, "must not be an empty string");
     }
-    if let Some((at, _)) = text.char_indices().find(|(_, c)| c.is_control()) {
+    if let Some(at) = UNPRINTABLE.find(text).map(|found| found.start()) {
         let why = "must only contain printable UTF-8 characters; non-printable character found at index";
         warning.invalid(errors, format!("{why} {at}"));
     }
@@ -408,10 +422,13 @@ fn columns(columns: &At<'_>, errors: &mut ErrorList) {
     }
 }
 
-/// Whether a stored definition has more selectable fields than it may, and these are they.
+/// Whether a stored definition has more selectable fields than it may, and these are they: those of one version, or
+/// those that all versions share.
 fn keeps_many(fields: &At<'_>, old: Option<&Object>, version: Option<&str>) -> bool {
-    let same = |v: &Value| v["selectableFields"] == *fields.value() && fields.len() > MAX_SELECTABLE;
-    old.is_some_and(|old| versions(old).filter(|v| version.is_none_or(|name| v["name"] == name)).any(same))
+    let Some(old) = old.filter(|_| fields.len() > MAX_SELECTABLE) else { return false };
+    let is_it = |v: &Value| version.is_none_or(|name| v["name"] == name);
+    let same = |v: &Value| is_it(v) && v["selectableFields"] == *fields.value();
+    Shared::of(old).selectable == version.is_none() && versions(old).any(same)
 }
 
 fn selectable(fields: &At<'_>, document: Option<&Value>, many: bool, shared: bool, errors: &mut ErrorList) {
@@ -573,7 +590,9 @@ fn stored_versions(obj: &Object, errors: &mut ErrorList) {
 /// Groups of the project are used with consent; what was said about that before may be said again.
 fn consent(new: &Object, old: Option<&Object>, errors: &mut ErrorList) {
     let Some(why) = conditions::approval_error(new) else { return };
-    if old.is_some_and(|old| conditions::approval_error(old).is_some()) {
+    let is_missing = |definition: &Object| definition.annotation(APPROVED).is_none_or(str::is_empty);
+    let same = |old: &Object| conditions::approval_error(old).is_some() && is_missing(old) == is_missing(new);
+    if old.is_some_and(same) {
         return;
     }
     let path = Path::new("metadata").child("annotations").key(APPROVED);

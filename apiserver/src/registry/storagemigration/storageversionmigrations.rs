@@ -103,7 +103,8 @@ fn validate_status(new: &Object, old: &Object, errors: &mut ErrorList) {
     }
     let is = |object: &Object, kind: &str| {
         items(object.pointer("/status/conditions"))
-            .any(|condition| text(condition, "/type") == kind && text(condition, "/status") == "True")
+            .find(|condition| text(condition, "/type") == kind)
+            .is_some_and(|condition| text(condition, "/status") == "True")
     };
     if is(new, "Succeeded") && is(new, "Failed") {
         all.invalid(errors, "Both success and failed conditions cannot be true at the same time");

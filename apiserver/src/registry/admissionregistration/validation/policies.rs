@@ -5,6 +5,7 @@ use serde_json::Value;
 
 use super::matching::{compiles, conditions, constraints, mutable};
 use crate::{
+    apiextensions::jsonpath::JsonPath,
     expressions::{Compiler, Names, json_patch_type, object_type},
     field::{ErrorList, Path},
     object::Object,
@@ -24,7 +25,7 @@ pub(in crate::registry::admissionregistration) fn validating(
     errors: &mut ErrorList,
 ) {
     let spec = At::spec(object);
-    let (compiler, names) = common(&spec, old.map(At::spec).as_ref(), errors);
+    let (compiler, names) = common(&spec, old.map(At::spec).as_ref(), |_, _| (), errors);
     let (validations, annotations) = (spec.get("validations"), spec.get("auditAnnotations"));
     if validations.is_empty() && annotations.is_empty() {
         for missing in [&validations, &annotations] {
@@ -56,8 +57,7 @@ pub(in crate::registry::admissionregistration) fn mutating(
     errors: &mut ErrorList,
 ) {
     let spec = At::spec(object);
-    let (compiler, names) = common(&spec, old.map(At::spec).as_ref(), errors);
-    mutable(&spec.get("matchConstraints"), errors);
+    let (compiler, names) = common(&spec, old.map(At::spec).as_ref(), mutable, errors);
     let mutations = spec.get("mutations");
     if mutations.is_empty() {
         mutations.required(errors, "mutations must contain at least one item");
@@ -102,9 +102,14 @@ pub(in crate::registry::admissionregistration) fn mutating_binding(object: &Obje
     mutable(&spec.get("matchResources"), errors);
 }
 
-/// What both kinds of policies have; the compiler knows the variables afterwards. Conditions that are what they were
-/// and speak of the same parameters are not looked at again.
-fn common(spec: &At<'_>, was: Option<&At<'_>>, errors: &mut ErrorList) -> (Compiler, Names) {
+/// What both kinds of policies have, with what one of them asks of its constraints; the compiler knows the variables
+/// afterwards. Conditions that are what they were and speak of the same parameters are not looked at again.
+fn common(
+    spec: &At<'_>,
+    was: Option<&At<'_>>,
+    constrain: fn(&At<'_>, &mut ErrorList),
+    errors: &mut ErrorList,
+) -> (Compiler, Names) {
     let failures = spec.get("failurePolicy");
     if failures.check_there(errors) {
         failures.check_option_of(errors, &["Fail", "Ignore"]);
@@ -117,6 +122,7 @@ fn common(spec: &At<'_>, was: Option<&At<'_>>, errors: &mut ErrorList) -> (Compi
     if matched.check_there(errors) {
         constraints(&matched, errors);
         matched.get("resourceRules").check_required(errors);
+        constrain(&matched, errors);
     }
     let same = |field: &str, was: &At<'_>| semantic::same(was.get(field).value(), spec.get(field).value());
     if !was.is_some_and(|was| same("paramKind", was) && same("matchConditions", was)) {
@@ -133,22 +139,7 @@ fn common(spec: &At<'_>, was: Option<&At<'_>>, errors: &mut ErrorList) -> (Compi
 fn param_kind(at: &At<'_>, errors: &mut ErrorList) {
     let api_version = at.get("apiVersion");
     if api_version.check_required(errors) {
-        let (group, version) = api_version.text().split_once('/').unwrap_or(("", api_version.text()));
-        if version.contains('/') {
-            let why = format!("unexpected GroupVersion string: {}", api_version.text());
-            api_version.invalid(errors, why);
-            return;
-        }
-        let wrong = validate::dns_subdomain(group, false);
-        if !group.is_empty() && !wrong.is_empty() {
-            api_version.invalid_as(errors, group, wrong.join(","));
-        }
-        let wrong = validate::dns_1035_label(version);
-        if version.is_empty() {
-            api_version.invalid(errors, "version must be specified");
-        } else if !wrong.is_empty() {
-            api_version.invalid_as(errors, version, wrong.join(","));
-        }
+        param_version(&api_version, errors);
     }
     let kind = at.get("kind");
     if kind.check_required(errors) {
@@ -159,6 +150,23 @@ fn param_kind(at: &At<'_>, errors: &mut ErrorList) {
                 format!("may have mixed case, but should otherwise match: {}", wrong.join(",")),
             );
         }
+    }
+}
+
+fn param_version(at: &At<'_>, errors: &mut ErrorList) {
+    let (group, version) = at.text().split_once('/').unwrap_or(("", at.text()));
+    if version.contains('/') {
+        return at.invalid(errors, format!("unexpected GroupVersion string: {}", at.text()));
+    }
+    let wrong = validate::dns_subdomain(group, false);
+    if !group.is_empty() && !wrong.is_empty() {
+        at.invalid_as(errors, group, wrong.join(","));
+    }
+    let wrong = validate::dns_1035_label(version);
+    if version.is_empty() {
+        at.invalid(errors, "version must be specified");
+    } else if !wrong.is_empty() {
+        at.invalid_as(errors, version, wrong.join(","));
     }
 }
 
@@ -220,8 +228,8 @@ fn annotation(policy: &str, at: &At<'_>, compiler: &Compiler, names: Names, erro
         source.required(errors, "valueExpression is not specified");
     } else if trimmed.len() > MAX_ANNOTATION_EXPRESSION {
         source.required(errors, format!("must not exceed {MAX_ANNOTATION_EXPRESSION} bytes in length"));
-    } else {
-        compiles(&source, compiler, names, &[Type::String, Type::Null], errors);
+    } else if let Err(why) = compiler.compile(trimmed, names, &[Type::String, Type::Null]).program {
+        source.invalid(errors, why);
     }
 }
 
@@ -294,7 +302,97 @@ pub(in crate::registry::admissionregistration) fn status(object: &Object, errors
     let found = At::new(object.get("status").unwrap_or(&Value::Null), Path::new("status"));
     for warning in found.get("typeChecking").get("expressionWarnings").items() {
         warning.get("warning").check_required(errors);
-        warning.get("fieldRef").check_required(errors);
+        let field = warning.get("fieldRef");
+        let trimmed = field.text().trim();
+        if trimmed.is_empty() {
+            field.required(errors, "");
+        } else if let Err(why) = JsonPath::parse(&format!(".{}", trimmed.trim_start_matches('.'))) {
+            field.invalid_as(errors, trimmed, format!("invalid JSONPath: {why}"));
+        }
     }
     conditions::check(&found.get("conditions"), errors);
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use crate::registry::testing::{Kind, changed};
+
+    fn kind(plural: &str) -> Kind {
+        Kind::new("admissionregistration.k8s.io", plural)
+    }
+
+    fn policy(spec: Value) -> Value {
+        let mut policy = json!({"metadata": {"name": "p"}, "spec": {"matchConstraints": {"resourceRules": [
+            {"operations": ["CREATE"], "apiGroups": [""], "apiVersions": ["v1"], "resources": ["pods"]}]}}});
+        policy["spec"].as_object_mut().unwrap().extend(spec.as_object().unwrap().clone());
+        policy
+    }
+
+    #[test]
+    fn parameters_have_a_version_and_a_kind() {
+        let with = |kind: Value| policy(json!({"paramKind": kind, "validations": [{"expression": "true"}]}));
+        let validating = kind("validatingadmissionpolicies");
+        let cases: [(Value, &[&str]); 5] = [
+            (json!({"apiVersion": "v1", "kind": "ConfigMap"}), &[]),
+            (
+                json!({}),
+                &["spec.paramKind.apiVersion: Required value", "spec.paramKind.kind: Required value"],
+            ),
+            (
+                json!({"apiVersion": "a/b/c"}),
+                &[
+                    "spec.paramKind.apiVersion: Invalid value: \"a/b/c\": unexpected GroupVersion string: a/b/c",
+                    "spec.paramKind.kind: Required value",
+                ],
+            ),
+            (
+                json!({"apiVersion": "/", "kind": "A"}),
+                &["spec.paramKind.apiVersion: Invalid value: \"/\": version must be specified"],
+            ),
+            (
+                json!({"apiVersion": "example.com/", "kind": "A"}),
+                &["spec.paramKind.apiVersion: Invalid value: \"example.com/\": version must be specified"],
+            ),
+        ];
+        for (kind, errors) in cases {
+            assert_eq!(validating.errors(with(kind.clone())), errors, "{kind}");
+        }
+    }
+
+    #[test]
+    fn mutations_are_not_asked_for_where_nothing_is_written() {
+        let rules = [("/spec/matchConstraints/resourceRules/0/operations", json!(["DELETE"]))];
+        let conditions = json!([{"name": "", "expression": "true"}]);
+        let policy =
+            policy(json!({"reinvocationPolicy": "Never", "matchConditions": conditions, "mutations": []}));
+        assert_eq!(
+            kind("mutatingadmissionpolicies").errors(changed(&policy, &rules)),
+            [
+                "spec.matchConstraints.resourceRules.operations: Unsupported value: \"DELETE\": supported values: \"*\", \"CONNECT\", \"CREATE\", \"UPDATE\"",
+                "spec.matchConditions[0].name: Required value",
+                "spec.mutations: Required value: mutations must contain at least one item",
+            ]
+        );
+    }
+
+    #[test]
+    fn what_a_type_check_found_stands_at_a_field() {
+        let validating = kind("validatingadmissionpolicies");
+        let (policy, _) = validating.create(policy(json!({"validations": [{"expression": "true"}]})));
+        let found = |field: &str| {
+            let status =
+                json!({"typeChecking": {"expressionWarnings": [{"fieldRef": field, "warning": "w"}]}});
+            validating.update(changed(&policy, &[("/status", status)]), policy.clone(), "status").1
+        };
+        assert_eq!(found("spec.validations[0].expression"), Vec::<String>::new());
+        let at = "status.typeChecking.expressionWarnings[0].fieldRef";
+        assert_eq!(found(" "), [format!("{at}: Required value")]);
+        let wrong = found("spec[");
+        assert!(
+            wrong.len() == 1
+                && wrong[0].starts_with(&format!("{at}: Invalid value: \"spec[\": invalid JSONPath: "))
+        );
+    }
 }

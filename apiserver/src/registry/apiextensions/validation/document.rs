@@ -58,7 +58,7 @@ pub(super) fn check(document: &At<'_>, with_status: bool, rules: Rules, errors: 
     if value["nullable"] == true {
         found.push(Error::forbidden(&path.child("nullable"), "nullable cannot be true at the root"));
     }
-    let mut unreadable = None;
+    let (mut unreadable, mut is_sound) = (None, false);
     if rules.structural {
         unreadable = structural::unreadable(value);
         if unreadable.is_none() {
@@ -66,14 +66,17 @@ pub(super) fn check(document: &At<'_>, with_status: bool, rules: Rules, errors: 
             if wrong.is_empty() {
                 wrong = defaults::validate(value, path, rules.pruned_defaults);
             }
+            is_sound = wrong.is_empty();
             found.extend(wrong);
         }
     }
     let inside = Inside { defaults: None, meta: false };
-    node(value, path, inside, true, rules, &mut found);
-    if rules.structural && unreadable.is_none() && found.is_empty() {
-        found.extend(cel::check(value, path, !rules.cheap_rules));
-    }
+    let mut of_schema = ErrorList::new();
+    node(value, path, inside, true, rules, &mut of_schema);
+    // A rule is compiled where what it is about is well described; faults elsewhere do not matter.
+    let compiled = is_sound.then(|| cel::check(value, path, &of_schema, !rules.cheap_rules));
+    found.extend(of_schema);
+    found.extend(compiled.unwrap_or_default());
     if let Some(why) = unreadable.filter(|_| found.is_empty()) {
         found.push(Error::invalid(path, "", why));
     }

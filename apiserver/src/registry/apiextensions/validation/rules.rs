@@ -20,9 +20,10 @@ const NAMED: usize = 4;
 const MAX_REQUEST: u64 = 3 * 1024 * 1024;
 const RULES: &str = "x-kubernetes-validations";
 
-/// Errors of all rules of a schema that stands at `path`; of one that did not change single rules may cost what they do.
-pub(super) fn check(document: &Value, path: &Path, unchanged: bool) -> ErrorList {
-    let mut walk = Walk { errors: ErrorList::new(), costs: Vec::new(), unchanged };
+/// Errors of the rules of a schema that stands at `path`, but those of places that something is wrong at or below; of a
+/// schema that did not change single rules may cost what they do.
+pub(super) fn check(document: &Value, path: &Path, wrong: &ErrorList, unchanged: bool) -> ErrorList {
+    let mut walk = Walk { errors: ErrorList::new(), costs: Vec::new(), wrong, unchanged };
     walk.node(document, path, Place { cardinality: Some(1), uncorrelatable: None, root: true });
     walk.total(path);
     walk.errors
@@ -38,13 +39,15 @@ struct Place {
     root: bool,
 }
 
-struct Walk {
+struct Walk<'w> {
     errors: ErrorList,
+    /// What is wrong with the schema.
+    wrong: &'w ErrorList,
     costs: Vec<(Path, u64)>,
     unchanged: bool,
 }
 
-impl Walk {
+impl Walk<'_> {
     fn node(&mut self, node: &Value, path: &Path, place: Place) {
         if !node.is_object() {
             return;
@@ -69,6 +72,13 @@ impl Walk {
     fn own(&mut self, node: &Value, path: &Path, place: &Place) {
         let said = node[RULES].as_array().map(Vec::as_slice).unwrap_or_default();
         if said.is_empty() {
+            return;
+        }
+        let place_of = path.to_string();
+        let is_here = |field: &str| {
+            field.strip_prefix(&place_of).is_some_and(|rest| rest.is_empty() || rest.starts_with(['.', '[']))
+        };
+        if self.wrong.iter().any(|error| is_here(&error.field)) {
             return;
         }
         let Some(decl) = rules::declared(node, place.root) else {

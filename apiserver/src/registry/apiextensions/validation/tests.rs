@@ -248,3 +248,70 @@ fn unknown_formats_are_warned_of() {
     assert!(with("date-time").is_empty());
     assert_eq!(with("dns"), [r#"unrecognized format "dns""#]);
 }
+
+#[test]
+fn rules_are_compiled_where_their_schema_is_good() {
+    let rule = json!([{"rule": "self.nothing == 1"}]);
+    let object = |more: Value| {
+        let mut schema = json!({"type": "object", "properties": {"a": {"type": "integer"}},
+            "x-kubernetes-validations": rule});
+        schema.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        schema
+    };
+    let wrong = json!({"type": "array", "uniqueItems": true, "items": {"type": "string"}});
+    let errors =
+        of_schema(json!({"type": "object", "properties": {"good": object(json!({})), "bad": wrong}}));
+    assert_eq!(errors.len(), 2, "{errors:?}");
+    assert!(errors[0].starts_with("$.properties[bad].uniqueItems: Forbidden"), "{errors:?}");
+    assert!(
+        errors[1].starts_with("$.properties[good].x-kubernetes-validations[0].rule: Invalid"),
+        "{errors:?}"
+    );
+    let inside = object(
+        json!({"properties": {"a": {"type": "array", "uniqueItems": true, "items": {"type": "string"}}}}),
+    );
+    let errors = of_schema(json!({"type": "object", "properties": {"x": inside}}));
+    assert_eq!(errors.len(), 1, "what is below is not well described: {errors:?}");
+}
+
+#[test]
+fn the_first_version_is_the_definitions_own_and_texts_are_printable() {
+    let errors = told(&[("/spec/versions/0/name", json!("V1"))]);
+    let places: Vec<&str> = errors.iter().filter_map(|error| error.split(": ").next()).collect();
+    assert_eq!(places[..2], ["spec.versions[0].name", "spec.version"], "{errors:?}");
+    for (warning, at) in [("a\u{a0}b", 1), ("é\u{200b}", 2), ("a\nb", 1), ("plain text: ä ✓", 99)] {
+        let deprecated = [
+            ("/spec/versions/0/deprecated", json!(true)),
+            ("/spec/versions/0/deprecationWarning", json!(warning)),
+        ];
+        let errors = told(&deprecated);
+        assert_eq!(
+            errors.first().is_some_and(|error| error.ends_with(&format!("at index {at}"))),
+            at < 99,
+            "{errors:?}"
+        );
+    }
+}
+
+#[test]
+fn consent_that_was_missing_may_not_become_wrong() {
+    let group = |annotation: Option<&str>| {
+        let mut definition = changed(
+            &good(),
+            &[("/spec/group", json!("x.k8s.io")), ("/metadata/name", json!("widgets.x.k8s.io"))],
+        );
+        if let Some(said) = annotation {
+            definition["metadata"]["annotations"] = json!({"api-approved.kubernetes.io": said});
+        }
+        kind().create(definition).0
+    };
+    let update = |new: Option<&str>, old: Option<&str>| {
+        kind()
+            .update(group(new), group(old), "")
+            .1
+            .iter()
+            .any(|error| error.starts_with("metadata.annotations"))
+    };
+    assert!(!update(None, None) && !update(Some("nonsense"), Some("nonsense")));
+    assert!(update(Some("nonsense"), None) && update(None, Some("nonsense")));
+}
