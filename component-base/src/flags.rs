@@ -7,6 +7,7 @@ use std::{collections::BTreeMap, fmt::Write as _, net::IpAddr, time::Duration};
 
 use crate::{goduration, quantity::Quantity};
 
+pub mod fixed;
 pub mod group;
 
 /// What values a flag takes.

@@ -3,11 +3,16 @@
 //! Help texts carry upstream's stability level in front (`[ALPHA] ..`). Keep the handles that `with_label_values` returns:
 //! each call hashes and locks.
 
-use std::sync::{LazyLock, OnceLock};
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, LazyLock, OnceLock},
+};
 
 use prometheus::{
     Encoder, Gauge, GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge,
-    IntGaugeVec, Opts, Registry, TextEncoder, core::Collector,
+    IntGaugeVec, Opts, Registry, TextEncoder,
+    core::{Collector, Desc},
+    proto::MetricFamily,
 };
 
 pub mod slis;
@@ -189,6 +194,42 @@ pub fn histogram_vec(
     )
 }
 
+/// How many there are, by the values of the labels.
+pub type Counts = BTreeMap<Vec<String>, i64>;
+
+/// Gauges that are counted anew whenever somebody reads them.
+pub fn counted(
+    name: &str,
+    help: &str,
+    stability: Stability,
+    labels: &[&str],
+    count: impl Fn() -> Counts + Send + Sync + 'static,
+) {
+    let gauges = IntGaugeVec::new(opts(name, help, stability), labels);
+    register(gauges.map(|gauges| Counted { gauges, count: Arc::new(count) }));
+}
+
+#[derive(Clone)]
+struct Counted {
+    gauges: IntGaugeVec,
+    count: Arc<dyn Fn() -> Counts + Send + Sync>,
+}
+
+impl Collector for Counted {
+    fn desc(&self) -> Vec<&Desc> {
+        self.gauges.desc()
+    }
+
+    fn collect(&self) -> Vec<MetricFamily> {
+        self.gauges.reset();
+        for (values, count) in (self.count)() {
+            let values: Vec<&str> = values.iter().map(String::as_str).collect();
+            self.gauges.with_label_values(&values).set(count);
+        }
+        self.gauges.collect()
+    }
+}
+
 /// Registers `kubernetes_build_info`, which every daemon serves; harmless when repeated.
 pub fn register_build_info() {
     static REGISTERED: std::sync::Once = std::sync::Once::new();
@@ -226,6 +267,17 @@ mod tests {
         assert!(text.contains(
             "# HELP test_things_total [STABLE] Things.\n# TYPE test_things_total counter\ntest_things_total 1"
         ));
+        let left = std::sync::atomic::AtomicI64::new(3);
+        let count = move || {
+            let n = left.fetch_sub(1, std::sync::atomic::Ordering::Relaxed);
+            Counts::from([(vec![format!("of-{n}")], n)])
+        };
+        counted("test_left", "Left.", Stability::Alpha, &["kind"], count);
+        for n in [3, 2] {
+            let text = String::from_utf8(encode().unwrap()).unwrap();
+            assert!(text.contains(&format!("test_left{{kind=\"of-{n}\"}} {n}\n")), "{text}");
+            assert_eq!(text.matches("test_left{").count(), 1, "what is gone is not told any more");
+        }
         assert!(text.contains("process_resident_memory_bytes"));
         assert!(text.contains("# HELP hidden_metrics_total [BETA] The count of hidden metrics."));
         assert!(text.contains("\nhidden_metrics_total 0\n") && text.contains("\ndisabled_metrics_total "));
