@@ -264,7 +264,8 @@ impl KubeSchedulerConfiguration {
     /// How long pods wait between attempts.
     pub fn back_off(&self) -> BackOff {
         let seconds = |n: i64| Duration::from_secs(n.unsigned_abs());
-        BackOff { initial: seconds(self.initial_backoff()), max: seconds(self.max_backoff()) }
+        let (initial, max) = (seconds(self.initial_backoff()), seconds(self.max_backoff()));
+        BackOff { initial, max, ..BackOff::default() }
     }
 
     /// The profiles; the default one where the file names none.

@@ -34,6 +34,7 @@ use crate::{
     metrics::{Attempt, Metrics},
     model::{Cluster, DeviceChange, DeviceEvent, NodeInfo, PodInfo, Reservation, StorageChange},
     plan::{self, Budget, Nominations, Options, Placement, Preemption, Unschedulable},
+    plugins::measured::Sampling,
     profile::Profile,
     queue::{BackOff, Instant, Queue},
 };
@@ -103,6 +104,7 @@ pub struct Cycle {
     start: usize,
     /// What nodes said, per profile.
     memos: Vec<plan::Memo>,
+    sampling: Sampling,
 }
 
 impl Cycle {
@@ -117,6 +119,9 @@ impl Cycle {
         metrics: Arc<Metrics>,
     ) -> Self {
         let began = clock.now();
+        let sampling = Sampling::new(clock.clone());
+        let profiles: Vec<Profile> =
+            profiles.into_iter().map(|profile| profile.measured(&metrics, &sampling)).collect();
         let mut cluster = Cluster::default();
         if !features.is_on(Gate::DraExtendedResource) {
             cluster.devices.without_extended_resources();
@@ -136,6 +141,7 @@ impl Cycle {
             began,
             said: HashMap::new(),
             start: 0,
+            sampling,
         }
     }
 
@@ -146,6 +152,7 @@ impl Cycle {
                 self.take(change);
             }
             if let Some((pod, number, waited)) = self.queue.pop(self.now()) {
+                self.sampling.begin(rand::random());
                 match pod.group_key().filter(|_| self.features.is_on(Gate::GenericWorkload)) {
                     Some(group) => self.decide_group(&group, (pod, number, waited)).await,
                     None => self.decide(&pod, number, waited).await,
@@ -297,6 +304,8 @@ impl Cycle {
         let all = self.profiles.iter().flat_map(|profile| &profile.plugins);
         let plugins: Vec<&dyn Plugin> = all.map(|w| w.plugin.as_ref()).collect();
         self.queue.event(event, &plugins, now);
+        let took = self.now().saturating_sub(now);
+        self.metrics.handled(event.label(), took.as_secs_f64());
     }
 
     async fn decide(&mut self, pod: &Arc<PodInfo>, number: u32, waited: Duration) {
@@ -312,7 +321,9 @@ impl Cycle {
         let profile = &self.profiles[at];
         match outcome {
             Outcome::Placed(placement) => {
-                let attempt = Attempt { profile: profile.name.clone(), began: started, number, waited };
+                let was_forgotten = self.queue.was_forgotten(&pod.uid);
+                let profile = profile.name.clone();
+                let attempt = Attempt { profile, began: started, number, waited, was_forgotten };
                 self.bind(pod, at, placement, attempt);
             }
             Outcome::Unschedulable(failure) => {

@@ -19,6 +19,7 @@ pub mod features;
 pub mod framework;
 pub mod metrics;
 pub mod model;
+mod options;
 pub mod plan;
 pub mod plugins;
 pub mod profile;

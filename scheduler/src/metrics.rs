@@ -25,6 +25,10 @@ pub struct Metrics {
     preemptions: IntCounter,
     victims: Histogram,
     points: HistogramVec,
+    evaluations: IntCounterVec,
+    executions: HistogramVec,
+    events: HistogramVec,
+    flushed: IntCounter,
     running: IntGaugeVec,
     cache: IntGaugeVec,
     groups: Option<GroupMetrics>,
@@ -49,6 +53,8 @@ pub struct Attempt {
     pub number: u32,
     /// How long the pod had waited by then, since it first could be tried.
     pub waited: Duration,
+    /// Whether it is tried because no event came that would help.
+    pub was_forgotten: bool,
 }
 
 impl Metrics {
@@ -123,6 +129,32 @@ impl Metrics {
                 &["extension_point", "status", "profile"],
                 exponential_buckets(0.0001, 2.0, 12),
             ),
+            evaluations: metrics::counter_vec(
+                "scheduler_plugin_evaluation_total",
+                "Number of attempts to schedule pods by each plugin and the extension point (available only in \
+                 PreFilter, Filter, and Score)",
+                Stability::Beta,
+                &["plugin", "extension_point", "profile"],
+            ),
+            executions: metrics::histogram_vec(
+                "scheduler_plugin_execution_duration_seconds",
+                "Duration for running a plugin at a specific extension point.",
+                Stability::Alpha,
+                &["plugin", "extension_point", "status"],
+                exponential_buckets(0.000_01, 1.5, 20),
+            ),
+            events: metrics::histogram_vec(
+                "scheduler_event_handling_duration_seconds",
+                "Event handling latency in seconds.",
+                Stability::Alpha,
+                &["event"],
+                exponential_buckets(0.0001, 2.0, 12),
+            ),
+            flushed: metrics::counter(
+                "scheduler_pod_scheduled_after_flush_total",
+                "Number of pods that were successfully scheduled after they had waited for an event in vain",
+                Stability::Alpha,
+            ),
             running: metrics::gauge_vec(
                 "scheduler_goroutines",
                 "Number of running tasks split by the work they do such as binding.",
@@ -189,6 +221,9 @@ impl Metrics {
         let took = now.duration_since(attempt.began).as_secs_f64();
         self.attempt(&attempt.profile, "scheduled", took);
         self.pod_attempts.observe(f64::from(attempt.number));
+        if attempt.was_forgotten {
+            self.flushed.inc();
+        }
         let number = match attempt.number {
             MANY_ATTEMPTS.. => format!("{MANY_ATTEMPTS}+"),
             few => few.to_string(),
@@ -207,6 +242,21 @@ impl Metrics {
     /// All plugins of an extension point have run.
     pub fn point(&self, point: &str, status: &str, profile: &str, seconds: f64) {
         self.points.with_label_values(&[point, status, profile]).observe(seconds);
+    }
+
+    /// How often a plugin had a say at a point.
+    pub fn evaluations(&self, plugin: &str, point: &str, profile: &str) -> IntCounter {
+        self.evaluations.with_label_values(&[plugin, point, profile])
+    }
+
+    /// How long a plugin took at a point to say something.
+    pub fn execution(&self, plugin: &str, point: &str, status: &str) -> Histogram {
+        self.executions.with_label_values(&[plugin, point, status])
+    }
+
+    /// How long the queue took over an event.
+    pub fn handled(&self, event: &str, seconds: f64) {
+        self.events.with_label_values(&[event]).observe(seconds);
     }
 
     /// A binding began or ended.
@@ -262,6 +312,7 @@ mod tests {
             began,
             number,
             waited: Duration::from_secs(3),
+            was_forgotten: false,
         };
         let now = began + Duration::from_secs(1);
         [2, 2, 15, 40].into_iter().for_each(|number| metrics.bound(&attempt(number), now));

@@ -12,6 +12,7 @@ pub mod dynamic_resources;
 pub mod gang_scheduling;
 pub mod image_locality;
 pub mod inter_pod_affinity;
+pub mod measured;
 pub mod node_affinity;
 pub mod node_declared_features;
 pub mod node_name;

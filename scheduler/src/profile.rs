@@ -14,7 +14,11 @@ use crate::{
         args::{self, ArgsError, DefaultPreemptionArgs, DynamicResourcesArgs, NoArgs, VolumeBindingArgs},
     },
     features::Features,
-    plugins::{self, Points, Registered, Weighted},
+    metrics::Metrics,
+    plugins::{
+        self, Points, Registered, Weighted,
+        measured::{Measured, Sampling},
+    },
 };
 
 /// The profile of pods that name none.
@@ -139,6 +143,17 @@ impl Profile {
                 devices: devices.binding_timeout().map_err(of(DEVICES))?,
             },
         })
+    }
+
+    /// The same profile; its plugins tell how often they are asked and how long they take.
+    pub fn measured(self, metrics: &Metrics, sampling: &Sampling) -> Profile {
+        let name = &self.name;
+        let measure = |w: Weighted| {
+            let plugin = Box::new(Measured::new(w.plugin, name, metrics, sampling));
+            Weighted { plugin, ..w }
+        };
+        let plugins = self.plugins.into_iter().map(measure).collect();
+        Profile { name: self.name.clone(), plugins, ..self }
     }
 
     /// The profile with the default plugins.

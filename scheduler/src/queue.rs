@@ -17,9 +17,6 @@ use crate::{
     model::PodInfo,
 };
 
-/// Longest a pod waits for an event before it is tried again anyway.
-const FORGOTTEN_AFTER: Duration = Duration::from_secs(300);
-
 /// Back-off between attempts.
 #[derive(Clone, Copy, Debug)]
 pub struct BackOff {
@@ -27,6 +24,8 @@ pub struct BackOff {
     pub initial: Duration,
     /// Most.
     pub max: Duration,
+    /// Longest a pod waits for an event before it is tried again anyway.
+    pub forgotten: Duration,
 }
 
 /// Time since an arbitrary start; monotonic.
@@ -46,6 +45,8 @@ struct Entry {
     failed: Instant,
     /// Plugins that refused it last.
     refused_by: Vec<&'static str>,
+    /// It is tried because nothing happened for long.
+    forgotten: bool,
     place: Place,
 }
 
@@ -100,7 +101,8 @@ pub struct Pending {
 
 impl Default for BackOff {
     fn default() -> Self {
-        Self { initial: Duration::from_secs(1), max: Duration::from_secs(10) }
+        let seconds = Duration::from_secs;
+        Self { initial: seconds(1), max: seconds(10), forgotten: seconds(300) }
     }
 }
 
@@ -129,6 +131,7 @@ impl Queue {
                     added: now,
                     failed: now,
                     refused_by: Vec::new(),
+                    forgotten: false,
                     place: Place::Gated,
                 };
                 self.entries.insert(uid.clone(), entry);
@@ -158,6 +161,7 @@ impl Queue {
             added: now.saturating_sub(waited),
             failed: now,
             refused_by: Vec::new(),
+            forgotten: false,
             place: Place::InFlight { woken: false },
         };
         self.entries.insert(uid.clone(), entry);
@@ -183,6 +187,11 @@ impl Queue {
         let entry = self.entries.get_mut(&uid)?;
         entry.place = Place::InFlight { woken: false };
         Some((entry.pod.clone(), entry.attempts + 1, now.saturating_sub(entry.added)))
+    }
+
+    /// Whether a pod is tried because no event came that would help.
+    pub fn was_forgotten(&self, uid: &str) -> bool {
+        self.entries.get(uid).is_some_and(|entry| entry.forgotten)
     }
 
     /// A certain pod out of its turn, as [`Queue::pop`] would give it, unless it is gated or being decided on.
@@ -223,6 +232,7 @@ impl Queue {
         let Some(entry) = self.entries.get_mut(uid) else { return };
         let woken = matches!(entry.place, Place::InFlight { woken: true });
         entry.attempts += 1;
+        entry.forgotten = false;
         entry.failed = now;
         let retry = woken || refused_by.is_empty();
         entry.refused_by = refused_by;
@@ -263,8 +273,11 @@ impl Queue {
     /// When `pop` may have something new, if nothing happens before.
     pub fn next_deadline(&self) -> Option<Instant> {
         let back_off = self.backing_off.first().map(|(at, _)| *at);
-        let forgotten =
-            self.entries.values().filter(|e| e.place == Place::Waiting).map(|e| e.failed + FORGOTTEN_AFTER);
+        let forgotten = self
+            .entries
+            .values()
+            .filter(|e| e.place == Place::Waiting)
+            .map(|e| e.failed + self.back_off.forgotten);
         back_off.into_iter().chain(forgotten.min()).min()
     }
 
@@ -317,10 +330,14 @@ impl Queue {
             self.backing_off.remove(&(at, uid.clone()));
             self.activate(&uid, BACKED_OFF);
         }
-        let forgotten = |e: &Entry| e.place == Place::Waiting && e.failed + FORGOTTEN_AFTER <= now;
+        let after = self.back_off.forgotten;
+        let forgotten = |e: &Entry| e.place == Place::Waiting && e.failed + after <= now;
         let due: Vec<String> =
             self.entries.iter().filter(|(_, e)| forgotten(e)).map(|(u, _)| u.clone()).collect();
         for uid in due {
+            if let Some(entry) = self.entries.get_mut(&uid) {
+                entry.forgotten = true;
+            }
             self.activate(&uid, FORGOTTEN);
         }
     }

@@ -8,9 +8,10 @@ use component_base::{
     clock::{self, SharedClock},
     daemon::{self, Daemon, StartError},
     events::Recorder,
-    flags::{Flag, FlagSet, Kind, Values, group},
+    flags::{Flag, FlagSet, Kind, Values, fixed, group},
     informer::{Event, Informer, Informers, ListWatch},
     leader::LeaderElection,
+    metrics::{self, view::View},
     serving::{SecureServer, SecureServingOptions, Site},
     task::Tasks,
 };
@@ -29,6 +30,7 @@ use crate::{
     features::{Features, Gate},
     metrics::Metrics,
     model::{DeviceChange, StorageChange},
+    options,
     profile::Profile,
     queue::BackOff,
 };
@@ -48,6 +50,8 @@ pub struct Config {
     back_off: BackOff,
     extenders: Vec<ExtenderConfiguration>,
     features: Features,
+    /// How metrics are shown.
+    view: View,
 }
 
 /// Why the configuration is not usable.
@@ -56,6 +60,12 @@ pub enum ConfigError {
     /// Pods name their scheduler; an empty name is none.
     #[error("--scheduler-name must not be empty")]
     Name,
+    /// A flag's value cannot be served.
+    #[error(transparent)]
+    Refused(#[from] fixed::Refused),
+    /// What is shown of metrics.
+    #[error("--{0}: Invalid value: {1:?}: {2}")]
+    Metrics(&'static str, String, String),
     /// The configuration file.
     #[error("--config")]
     File(#[from] FileError),
@@ -89,17 +99,28 @@ impl Daemon for Scheduler {
                     "default-scheduler",
                     "pods naming this scheduler are placed, where no --config says otherwise",
                 ),
+                Flag::new(
+                    "pod-max-in-unschedulable-pods-duration",
+                    Kind::Duration,
+                    "5m0s",
+                    "how long a pod no node takes waits for something that may help before it is tried anyway",
+                ),
             ],
         )
+        .with(fixed::flags(options::FIXED))
+        .with(fixed::flags(fixed::COMMON))
         .with(group::secure_serving("10259"))
         .with(group::delegated_auth())
         .with(group::leader_election("kube-scheduler"))
         .with(group::client("50", "100"))
         .with(group::logging())
+        .with(group::metrics())
         .with(group::feature_gates())
     }
 
     fn configure(values: &Values) -> Result<Config, ConfigError> {
+        fixed::check(options::FIXED, values)?;
+        fixed::check(fixed::COMMON, values)?;
         let name = values.string("scheduler-name").to_owned();
         if name.is_empty() {
             return Err(ConfigError::Name);
@@ -113,6 +134,7 @@ impl Daemon for Scheduler {
             back_off: BackOff::default(),
             extenders: Vec::new(),
             features: Features::new(&values.bool_map("feature-gates")),
+            view: view(values)?,
         };
         match values.optional("config").filter(|path| !path.is_empty()) {
             None => out.profiles.push(Profile::with_defaults(name, out.features)),
@@ -126,10 +148,12 @@ impl Daemon for Scheduler {
                 out.profiles = file.profiles(out.features)?;
             }
         }
+        out.back_off.forgotten = values.duration("pod-max-in-unschedulable-pods-duration");
         Ok(out)
     }
 
     async fn run(config: Config, tasks: Tasks) -> Result<(), RunError> {
+        metrics::show(config.view);
         let auth = Delegated::new(config.auth, "kube-scheduler").await.map_err(StartError::from)?;
         let server = SecureServer::bind(&config.serving).map_err(StartError::from)?;
         server.serve(Site::default(), Arc::new(auth), &tasks);
@@ -152,6 +176,10 @@ impl Daemon for Scheduler {
         };
         Ok(daemon::lead(config.election, &config.client, &tasks, lead).await?)
     }
+}
+
+fn view(values: &Values) -> Result<View, ConfigError> {
+    group::metrics_view(values).map_err(|(flag, value, why)| ConfigError::Metrics(flag, value, why))
 }
 
 /// What a leader begins with.
@@ -248,4 +276,43 @@ fn forward<K: component_base::informer::Object>(
     on: impl Fn(Event<K>) + Send + Sync + 'static,
 ) {
     informer.on_event(on);
+}
+
+#[cfg(test)]
+mod tests {
+    use component_base::flags::Parsed;
+
+    use super::*;
+
+    fn configure(flags: &[&str]) -> Result<Config, String> {
+        let given = flags.iter().map(|flag| (*flag).to_owned());
+        match Scheduler::flags().parse(given).map_err(|e| e.to_string())? {
+            Parsed::Run(values) => Scheduler::configure(&values).map_err(|e| e.to_string()),
+            Parsed::Print(text) => Err(text),
+        }
+    }
+
+    #[test]
+    fn every_flag_of_upstreams_is_known() {
+        let set = Scheduler::flags();
+        let known: Vec<&str> = set.flags().iter().map(|f| f.name).collect();
+        // Without the reference there is nothing to compare with.
+        let Some(folder) = std::env::var_os("KEELSON_REFERENCE") else { return };
+        let list = std::fs::read_to_string(Path::new(&folder).join("flags/kube-scheduler.tsv")).unwrap();
+        let names = list.lines().skip(1).filter_map(|line| line.split('\t').next());
+        let missing: Vec<&str> =
+            names.filter(|n| !["help", "version"].contains(n) && !known.contains(n)).collect();
+        assert!(missing.is_empty(), "{missing:?}");
+    }
+
+    #[test]
+    fn flags_are_served_or_refused_by_name() {
+        let config =
+            configure(&["--pod-max-in-unschedulable-pods-duration=1m", "--profiling=false"]).unwrap();
+        assert_eq!(config.back_off.forgotten.as_secs(), 60);
+        for flag in ["--write-config-to=/x", "--emulated-version=kube=1.30", "--allow-metric-labels=x"] {
+            let name = flag.split('=').next().unwrap();
+            assert!(configure(&[flag]).unwrap_err().starts_with(&format!("{name}: Invalid value")), "{flag}");
+        }
+    }
 }

@@ -236,8 +236,13 @@ impl Cycle {
             }
             match (turn, standing) {
                 (Turn::Placed(placement), Standing::Fits) => {
-                    let attempt =
-                        Attempt { profile: profile.clone(), began, number: *number, waited: *waited };
+                    let attempt = Attempt {
+                        profile: profile.clone(),
+                        began,
+                        number: *number,
+                        waited: *waited,
+                        was_forgotten: self.queue.was_forgotten(&pod.uid),
+                    };
                     self.bind(&pod, at, placement, attempt);
                 }
                 (Turn::Placed(placement), Standing::MakesRoom) => self.hold(&pod, held, placement.node),

@@ -101,6 +101,10 @@ fn a_forgotten_pod_is_tried_again_and_a_removed_one_never() {
     q.remove("uid-goes");
     assert!(q.pop(at(299)).is_none());
     assert_eq!(q.pop(at(300)).map(|p| p.0.name.clone()), Some("stays".into()));
+    assert!(q.was_forgotten("uid-stays"));
+    q.failed("uid-stays", vec![], at(300));
+    assert!(!q.was_forgotten("uid-stays"));
+    q.remove("uid-stays");
     assert!(q.pop(at(300)).is_none());
 }
 
