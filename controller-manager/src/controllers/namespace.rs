@@ -47,29 +47,53 @@ struct Controller {
     client: kube::Client,
     clock: SharedClock,
     looks: Arc<Looks>,
-    /// When this process heard of a namespace's deletion, by name.
-    heard: Arc<Mutex<HashMap<String, Instant>>>,
+    going: Arc<Mutex<HashMap<String, Going>>>,
+}
+
+/// A namespace that goes.
+#[derive(Clone, Copy, Debug)]
+struct Going {
+    /// When this process heard of its deletion.
+    heard: Instant,
+    /// What was seen earlier than this says nothing any more: what there is to delete at first may be as old as the news,
+    /// afterwards it counts what is left, and in the end that nothing can come in.
+    since: Instant,
+}
+
+impl Going {
+    /// As of now.
+    fn new() -> Self {
+        let now = Instant::now();
+        Self { heard: now, since: now }
+    }
+
+    /// When nothing can come in any more.
+    fn settled(&self) -> Instant {
+        self.heard + SETTLE
+    }
 }
 
 pub(super) fn start(ctx: &Context) {
     let namespaces = ctx.informers.get::<Namespace>(ListWatch::default());
     let queue: WorkQueue<ObjectKey> = WorkQueue::new("namespace");
+    let going: Arc<Mutex<HashMap<String, Going>>> = Arc::default();
+    let all = going.clone();
     let controller = Controller {
         client: ctx.client.clone(),
         clock: ctx.clock.clone(),
-        looks: Arc::new(Looks::new(ctx.client.clone())),
-        heard: Arc::default(),
+        looks: Arc::new(Looks::new(ctx.client.clone(), move || all.lock().keys().cloned().collect())),
+        going: going.clone(),
     };
-    let (on_event, heard) = (queue.clone(), controller.heard.clone());
+    let on_event = queue.clone();
     namespaces.on_event(move |event: Event<Namespace>| {
         let namespace = event.object();
         let key = object_key(namespace.as_ref());
         let is_going = namespace.metadata.deletion_timestamp.is_some();
-        let mut heard = heard.lock();
+        let mut going = going.lock();
         if matches!(event, Event::Deleted { .. }) || !is_going {
-            heard.remove(&*key.name);
-        } else if let Entry::Vacant(news) = heard.entry(key.name.to_string()) {
-            news.insert(Instant::now());
+            going.remove(&*key.name);
+        } else if let Entry::Vacant(news) = going.entry(key.name.to_string()) {
+            news.insert(Going::new());
             on_event.add(key);
         } else {
             // Our own conditions above all: no reason to hurry.
@@ -112,26 +136,41 @@ impl Controller {
         if !held.iter().any(|f| f == FINALIZER) {
             return Ok(Outcome::Done);
         }
-        let looked = Instant::now();
-        let round = self.looks.look(name).await;
+        let Some(going) = self.going.lock().get(name).copied() else { return Ok(Outcome::Done) };
+        let rest = going.since.saturating_duration_since(Instant::now());
+        if !rest.is_zero() {
+            return Ok(Outcome::RequeueAfter(rest));
+        }
+        let round = self.looks.look(name, going.since).await;
         let findings = self.empty(name, &round).await;
         let current = self.report(&api, namespace, &findings).await?;
+        let now = Instant::now();
         match findings.outcome() {
-            plan::Outcome::Empty => match (self.unsettled(name, looked), current) {
-                (Some(rest), _) => Ok(Outcome::RequeueAfter(rest)),
-                (None, Some(namespace)) => self.finalize(name, namespace).await,
-                (None, None) => Ok(Outcome::RequeueAfter(SOON)),
+            plan::Outcome::Empty if round.began >= going.settled() => match current {
+                Some(namespace) => self.finalize(name, namespace).await,
+                None => Ok(Outcome::RequeueAfter(SOON)),
             },
-            plan::Outcome::Later(seconds) => Ok(Outcome::RequeueAfter(Duration::from_secs(seconds))),
-            plan::Outcome::Failed(why) => Err(kube::Error::Service(why.into())),
+            plan::Outcome::Empty => {
+                let since = now.max(going.settled());
+                self.look_again(name, since);
+                Ok(Outcome::RequeueAfter(since - now))
+            }
+            plan::Outcome::Later(seconds) => {
+                self.look_again(name, now);
+                Ok(Outcome::RequeueAfter(Duration::from_secs(seconds)))
+            }
+            plan::Outcome::Failed(why) => {
+                self.look_again(name, now);
+                Err(kube::Error::Service(why.into()))
+            }
         }
     }
 
-    /// How long objects may still come in. `looked` is when this round began to look.
-    fn unsettled(&self, name: &str, looked: Instant) -> Option<Duration> {
-        let heard = *self.heard.lock().get(name)?;
-        let rest = SETTLE.saturating_sub(looked - heard);
-        (!rest.is_zero()).then_some(rest)
+    /// The next look must not be older than this.
+    fn look_again(&self, name: &str, since: Instant) {
+        if let Some(going) = self.going.lock().get_mut(name) {
+            going.since = since;
+        }
     }
 
     /// Deletes all there is to delete now and tells what is left.

@@ -1,10 +1,10 @@
 //! What there is in namespaces that go, found out at once for all that ask.
 //!
 //! ```text
-//! names that gathered → round: one list per resource, across all namespaces where it is short → what is in each
+//! all that go → round: one list per resource, across all namespaces where it is short → what is in each
 //! ```
-//! Who asks while a round is on its way waits for the next: a round begins after everybody it answers has asked, so that
-//! its answer is never older than the question.
+//! Who asks says how old the answer may be. A round answers for all namespaces that go, whether somebody has asked about
+//! them yet or not: those whose turn comes later mostly need none of their own.
 
 use std::{
     collections::{BTreeSet, HashMap},
@@ -16,7 +16,10 @@ use futures::StreamExt;
 use http::Request;
 use parking_lot::Mutex;
 use serde::Deserialize;
-use tokio::sync::{Mutex as Turn, watch};
+use tokio::{
+    sync::{Mutex as Turn, watch},
+    time::Instant,
+};
 
 use crate::served::{Discovery, Served};
 
@@ -30,7 +33,11 @@ const METADATA: &str = "application/json;as=PartialObjectMetadataList;g=meta.k8s
 pub(super) struct Looks {
     client: kube::Client,
     discovery: Discovery,
+    /// Names those that go.
+    going: Box<dyn Fn() -> Vec<String> + Send + Sync>,
     gathering: Mutex<Gathering>,
+    /// The round that ended last.
+    last: Mutex<Arc<Round>>,
     /// Held by the round on its way.
     turn: Turn<()>,
 }
@@ -43,8 +50,12 @@ struct Gathering {
 }
 
 /// What a round found.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Round {
+    /// When it began to look.
+    pub(super) began: Instant,
+    /// The namespaces it looked at.
+    names: BTreeSet<String>,
     /// What could not be asked for.
     pub(super) discovery: Vec<String>,
     found: HashMap<String, Found>,
@@ -95,6 +106,15 @@ struct Place {
 // === impl Round ===
 
 impl Round {
+    fn new(names: BTreeSet<String>) -> Round {
+        Round { began: Instant::now(), names, discovery: Vec::new(), found: HashMap::new() }
+    }
+
+    /// Whether it says what is in a namespace, then or later.
+    fn answers(&self, namespace: &str, since: Instant) -> bool {
+        self.began >= since && self.names.contains(namespace)
+    }
+
     /// What is in a namespace.
     pub(super) fn of(&self, namespace: &str) -> Found {
         self.found.get(namespace).cloned().unwrap_or_default()
@@ -113,17 +133,27 @@ impl Round {
 // === impl Looks ===
 
 impl Looks {
-    pub(super) fn new(client: kube::Client) -> Looks {
+    /// `going` names the namespaces that go.
+    pub(super) fn new(
+        client: kube::Client,
+        going: impl Fn() -> Vec<String> + Send + Sync + 'static,
+    ) -> Looks {
         Looks {
             discovery: Discovery::new(client.clone()),
             client,
+            going: Box::new(going),
             gathering: Mutex::default(),
+            last: Mutex::new(Arc::new(Round::new(BTreeSet::new()))),
             turn: Turn::default(),
         }
     }
 
-    /// What is in a namespace now, or in a moment.
-    pub(super) async fn look(&self, namespace: &str) -> Arc<Round> {
+    /// What is in a namespace at `since` or later.
+    pub(super) async fn look(&self, namespace: &str, since: Instant) -> Arc<Round> {
+        let known = || Some(self.last.lock().clone()).filter(|last| last.answers(namespace, since));
+        if let Some(last) = known() {
+            return last;
+        }
         let answer = {
             let mut gathering = self.gathering.lock();
             gathering.names.insert(namespace.to_owned());
@@ -134,16 +164,22 @@ impl Looks {
         if let Some(round) = answer.borrow().clone() {
             return round;
         }
+        // The one that was on its way may have been late enough.
+        if let Some(last) = known() {
+            return last;
+        }
         let Gathering { mut names, answer } = std::mem::take(&mut *self.gathering.lock());
         // Those this one gathered with may have been given up, and their round with them.
         names.insert(namespace.to_owned());
-        let round = Arc::new(self.round(&names).await);
+        names.extend((self.going)());
+        let round = Arc::new(self.round(names).await);
+        *self.last.lock() = round.clone();
         answer.send_replace(Some(round.clone()));
         round
     }
 
-    async fn round(&self, names: &BTreeSet<String>) -> Round {
-        let mut round = Round::default();
+    async fn round(&self, names: BTreeSet<String>) -> Round {
+        let mut round = Round::new(names);
         let catalog = match self.discovery.ask().await {
             Ok(catalog) => catalog,
             Err(error) => {
@@ -156,12 +192,14 @@ impl Looks {
         let deletable = catalog.resources.into_iter().filter(|r| r.namespaced && r.can(&["delete", "list"]));
         let mut resources: Vec<Arc<Served>> = deletable.map(Arc::new).collect();
         resources.sort_by_key(|resource| !is_pods(resource));
+        let names = &round.names;
         let lists = resources.into_iter().map(|resource| async move {
             let places = self.find(&resource, names).await;
             (resource, places)
         });
-        let mut lists = futures::stream::iter(lists).buffered(AT_ONCE);
-        while let Some((resource, places)) = lists.next().await {
+        let found: Vec<(Arc<Served>, Places)> =
+            futures::stream::iter(lists).buffered(AT_ONCE).collect().await;
+        for (resource, places) in found {
             round.add(&resource, places);
         }
         round

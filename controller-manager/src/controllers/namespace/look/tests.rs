@@ -20,7 +20,7 @@ impl Server {
             let server = server.clone();
             async move { Ok::<_, std::convert::Infallible>(server.answer(&request)) }
         });
-        (Arc::new(Looks::new(kube::Client::new(service, "default"))), lists)
+        (Arc::new(Looks::new(kube::Client::new(service, "default"), Vec::new)), lists)
     }
 
     fn answer(&self, request: &Request<Body>) -> Response<Body> {
@@ -80,7 +80,8 @@ fn discovery(core: bool) -> Value {
 /// Asks while another round is on its way.
 async fn together(looks: &Looks, names: &[&str]) -> Vec<Arc<Round>> {
     let turn = looks.turn.lock().await;
-    let mut asked = Box::pin(futures::future::join_all(names.iter().map(|name| looks.look(name))));
+    let mut asked =
+        Box::pin(futures::future::join_all(names.iter().map(|name| looks.look(name, Instant::now()))));
     assert!(futures::poll!(asked.as_mut()).is_pending());
     drop(turn);
     asked.await
@@ -94,7 +95,7 @@ fn names(found: &Found) -> Vec<&str> {
 async fn one_namespace_is_looked_at_by_itself() {
     let (looks, lists) =
         Server::looks(vec![("configmaps", "a".into()), ("pods", "a".into()), ("pods", "b".into())]);
-    let round = looks.look("a").await;
+    let round = looks.look("a", Instant::now()).await;
     let found = round.of("a");
     assert_eq!(names(&found), ["pods", "configmaps"]);
     assert_eq!(found.failures.len(), 1);
@@ -131,15 +132,37 @@ async fn long_lists_are_not_read_to_their_end() {
 #[tokio::test]
 async fn an_answer_is_never_older_than_its_question() {
     let (looks, _) = Server::looks(Vec::new());
-    let first = looks.look("a").await;
-    let second = looks.look("a").await;
+    let first = looks.look("a", Instant::now()).await;
+    let second = looks.look("a", Instant::now()).await;
     assert!(!Arc::ptr_eq(&first, &second));
     // Who is given up while it waits takes nobody along.
     let turn = looks.turn.lock().await;
-    let mut lost = Box::pin(looks.look("a"));
+    let mut lost = Box::pin(looks.look("a", Instant::now()));
     assert!(futures::poll!(lost.as_mut()).is_pending());
-    let mut kept = Box::pin(looks.look("b"));
+    let mut kept = Box::pin(looks.look("b", Instant::now()));
     assert!(futures::poll!(kept.as_mut()).is_pending());
     drop((lost, turn));
     assert!(kept.await.found.contains_key("b"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn those_that_go_are_answered_for_before_they_ask() {
+    let (_, lists) = Server::looks(Vec::new());
+    let server = Server { objects: vec![("pods", "b".into())], lists: lists.clone() };
+    let server = Arc::new(server);
+    let service = tower::service_fn(move |request: Request<Body>| {
+        let server = server.clone();
+        async move { Ok::<_, std::convert::Infallible>(server.answer(&request)) }
+    });
+    let going = || vec!["a".to_owned(), "b".to_owned()];
+    let looks = Looks::new(kube::Client::new(service, "default"), going);
+    let before = Instant::now();
+    let first = looks.look("a", before).await;
+    assert_eq!(names(&first.of("b")), ["pods"]);
+    let asked = lists.lock().len();
+    assert!(Arc::ptr_eq(&first, &looks.look("b", before).await));
+    assert_eq!(lists.lock().len(), asked, "no list for the one that came later");
+    tokio::time::advance(std::time::Duration::from_secs(1)).await;
+    assert!(!Arc::ptr_eq(&first, &looks.look("b", Instant::now()).await), "that would be too old");
+    assert!(!Arc::ptr_eq(&first, &looks.look("c", before).await), "it said nothing of this one");
 }
