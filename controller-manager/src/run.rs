@@ -10,6 +10,7 @@ use component_base::{
     flags::{Flag, FlagSet, Kind, Values, group},
     informer::Informers,
     leader::LeaderElection,
+    metrics::{self, view::View},
     serving::{SecureServer, SecureServingOptions, Site},
     task::Tasks,
 };
@@ -39,6 +40,8 @@ pub struct Config {
     /// Whether every controller has its own identity.
     separate: bool,
     settings: Settings,
+    /// How metrics are shown.
+    metrics: View,
 }
 
 /// Why the configuration is not usable.
@@ -47,6 +50,9 @@ pub enum ConfigError {
     /// A controller's flag.
     #[error(transparent)]
     Settings(#[from] SettingsError),
+    /// What is shown of metrics.
+    #[error("--{0}: Invalid value: {1:?}: {2}")]
+    Metrics(&'static str, String, String),
     /// No such controller.
     #[error("--controllers: {0:?} is no controller; there are {1}")]
     Controller(String, String),
@@ -82,6 +88,7 @@ impl Daemon for ControllerManager {
         .with(group::leader_election("kube-controller-manager"))
         .with(group::client("20", "30"))
         .with(group::logging())
+        .with(group::metrics())
         .with(group::feature_gates())
     }
 
@@ -100,10 +107,13 @@ impl Daemon for ControllerManager {
             selection,
             separate: values.bool("use-service-account-credentials"),
             settings: Settings::from_values(values)?,
+            metrics: group::metrics_view(values)
+                .map_err(|(flag, value, why)| ConfigError::Metrics(flag, value, why))?,
         })
     }
 
     async fn run(config: Config, tasks: Tasks) -> Result<(), StartError> {
+        metrics::show(config.metrics);
         let auth = Delegated::new(config.auth, "kube-controller-manager").await?;
         SecureServer::bind(&config.serving)?.serve(Site::default(), Arc::new(auth), &tasks);
         let client = client::connect(&config.client).await?;
@@ -142,6 +152,10 @@ impl Daemon for ControllerManager {
                     }
                 }
                 (controller.start)(&ctx);
+                if !ctx.settings.start_interval.is_zero() {
+                    let pause = tokio::time::sleep(ctx.settings.start_interval);
+                    group.drain().run_until_cancelled(pause).await;
+                }
                 tracing::info!(controller = controller.name, "started");
             }
             ctx.informers.start();

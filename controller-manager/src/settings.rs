@@ -2,9 +2,11 @@
 //!
 //! Contract: upstream's `cmd/kube-controller-manager/app/options`: names, defaults and bounds.
 
+mod fixed;
+
 use std::{collections::BTreeMap, path::PathBuf, time::Duration};
 
-use component_base::flags::{Flag, Kind, Values};
+use component_base::flags::{Flag, Kind, Values, fixed as common};
 use ipnet::IpNet;
 
 /// Flags that say how many objects of a kind are worked on at once, with their defaults.
@@ -12,6 +14,7 @@ const CONCURRENCY: &[(&str, &str)] = &[
     ("concurrent-cron-job-syncs", "5"),
     ("concurrent-daemonset-syncs", "2"),
     ("concurrent-deployment-syncs", "5"),
+    ("concurrent-device-taint-eviction-syncs", "8"),
     ("concurrent-endpoint-syncs", "5"),
     ("concurrent-ephemeralvolume-syncs", "5"),
     ("concurrent-gc-syncs", "20"),
@@ -37,6 +40,8 @@ pub struct Settings {
     pub gates: BTreeMap<String, bool>,
     /// Pods' ranges, for the range allocator; empty when nodes get none.
     pub cluster_cidrs: Vec<IpNet>,
+    /// Services' ranges: no node gets addresses of them.
+    pub service_cidrs: Vec<IpNet>,
     /// Prefix length of a node's IPv4 range.
     pub node_mask_v4: u8,
     /// Prefix length of a node's IPv6 range.
@@ -57,6 +62,18 @@ pub struct Settings {
     pub nodes: NodeSettings,
     /// Finished pods kept before the oldest go; 0 keeps all.
     pub terminated_pods: usize,
+    /// How often claims and volumes are looked at again.
+    pub binder_period: Duration,
+    /// How long changes of pods gather until the endpoints of their services are written.
+    pub endpoints_batch: Duration,
+    /// The same for endpoint slices.
+    pub slices_batch: Duration,
+    /// How long changes of endpoints gather until they are mirrored.
+    pub mirroring_batch: Duration,
+    /// Whether objects without owners stay, as the API server was told as well.
+    pub garbage_stays: bool,
+    /// Between the starts of two controllers.
+    pub start_interval: Duration,
     /// How often quotas are counted anew.
     pub quota_period: Duration,
     /// How long an unused token secret of a service account is kept.
@@ -124,8 +141,14 @@ pub struct SigningSettings {
 #[derive(Debug, thiserror::Error)]
 pub enum SettingsError {
     /// A range is none.
-    #[error("--cluster-cidr: {0:?} is no address range")]
-    Range(String),
+    #[error("--{0}: {1:?} is no address range")]
+    Range(&'static str, String),
+    /// A value cannot be served.
+    #[error(transparent)]
+    Refused(#[from] common::Refused),
+    /// A period would never end.
+    #[error("--{0} must be at least one second, but got {1:?}")]
+    Period(&'static str, Duration),
     /// A prefix length is out of bounds.
     #[error("--{0} must be between 1 and {1}")]
     Mask(&'static str, u8),
@@ -175,6 +198,54 @@ pub fn flags() -> Vec<Flag> {
         Flag::new("allocate-node-cidrs", Kind::Bool, "false", "give every node a range of pod addresses"),
         Flag::new("cluster-cidr", Kind::Strings, "", "ranges of pods"),
         Flag::new("node-cidr-mask-size", Kind::Int, "24", "prefix length of a node's IPv4 range"),
+        Flag::new(
+            "node-cidr-mask-size-ipv4",
+            Kind::Int,
+            "0",
+            "prefix length of a node's IPv4 range; 0 for that of node-cidr-mask-size",
+        ),
+        Flag::new(
+            "service-cluster-ip-range",
+            Kind::Strings,
+            "",
+            "ranges of services, which nodes get nothing of",
+        ),
+        Flag::new(
+            "enable-garbage-collector",
+            Kind::Bool,
+            "true",
+            "delete what has lost its owners; must be what the API server is told",
+        ),
+        Flag::new(
+            "pvclaimbinder-sync-period",
+            Kind::Duration,
+            "15s",
+            "how often claims and volumes are looked at whatever has happened",
+        ),
+        Flag::new(
+            "endpoint-updates-batch-period",
+            Kind::Duration,
+            "0s",
+            "how long changes of pods gather until endpoints are written",
+        ),
+        Flag::new(
+            "endpointslice-updates-batch-period",
+            Kind::Duration,
+            "0s",
+            "how long changes of pods gather until endpoint slices are written",
+        ),
+        Flag::new(
+            "mirroring-endpointslice-updates-batch-period",
+            Kind::Duration,
+            "0s",
+            "how long changes of endpoints gather until they are mirrored",
+        ),
+        Flag::new(
+            "controller-start-interval",
+            Kind::Duration,
+            "0s",
+            "pause between the starts of two controllers",
+        ),
         Flag::new("node-cidr-mask-size-ipv6", Kind::Int, "64", "prefix length of a node's IPv6 range"),
         Flag::new("root-ca-file", Kind::String, "", "CA bundle published to every namespace"),
         Flag::new(
@@ -287,6 +358,8 @@ pub fn flags() -> Vec<Flag> {
     for (flag, default) in CONCURRENCY {
         flags.push(Flag::new(flag, Kind::Int, *default, "objects worked on at once"));
     }
+    flags.extend(common::flags(fixed::FLAGS));
+    flags.extend(common::flags(common::COMMON));
     flags
 }
 
@@ -296,9 +369,21 @@ impl Settings {
     /// # Errors
     /// When a value is out of bounds or a file cannot be read.
     pub fn from_values(values: &Values) -> Result<Settings, SettingsError> {
+        common::check(fixed::FLAGS, values)?;
+        common::check(common::COMMON, values)?;
         let mut out = Settings {
             gates: values.bool_map("feature-gates"),
-            node_mask_v4: mask(values, "node-cidr-mask-size", 32)?,
+            node_mask_v4: match values.int("node-cidr-mask-size-ipv4") {
+                0 => mask(values, "node-cidr-mask-size", 32)?,
+                _ => mask(values, "node-cidr-mask-size-ipv4", 32)?,
+            },
+            service_cidrs: ranges(values, "service-cluster-ip-range")?,
+            binder_period: at_least_a_second(values, "pvclaimbinder-sync-period")?,
+            endpoints_batch: values.duration("endpoint-updates-batch-period"),
+            slices_batch: values.duration("endpointslice-updates-batch-period"),
+            mirroring_batch: values.duration("mirroring-endpointslice-updates-batch-period"),
+            garbage_stays: !values.bool("enable-garbage-collector"),
+            start_interval: values.duration("controller-start-interval"),
             node_mask_v6: mask(values, "node-cidr-mask-size-ipv6", 128)?,
             concurrency: concurrency(values)?,
             slice_endpoints: slice_size(values, "max-endpoints-per-slice")?,
@@ -331,8 +416,7 @@ impl Settings {
             ..Settings::default()
         };
         if values.bool("allocate-node-cidrs") {
-            let parse = |text: &String| text.parse::<IpNet>().map_err(|_| SettingsError::Range(text.clone()));
-            out.cluster_cidrs = values.list("cluster-cidr").iter().map(parse).collect::<Result<_, _>>()?;
+            out.cluster_cidrs = ranges(values, "cluster-cidr")?;
         }
         if let Some(path) = file(values, "root-ca-file") {
             let text =
@@ -351,6 +435,16 @@ impl Settings {
     pub fn is_off(&self, gate: &str) -> bool {
         self.gates.get(gate) == Some(&false)
     }
+}
+
+fn ranges(values: &Values, flag: &'static str) -> Result<Vec<IpNet>, SettingsError> {
+    let parse = |text: &String| text.parse().map_err(|_| SettingsError::Range(flag, text.clone()));
+    values.list(flag).iter().map(parse).collect()
+}
+
+fn at_least_a_second(values: &Values, flag: &'static str) -> Result<Duration, SettingsError> {
+    let period = values.duration(flag);
+    (period >= Duration::from_secs(1)).then_some(period).ok_or(SettingsError::Period(flag, period))
 }
 
 fn file(values: &Values, flag: &str) -> Option<PathBuf> {
@@ -404,4 +498,81 @@ fn signing_pairs(values: &Values) -> Result<BTreeMap<&'static str, (PathBuf, Pat
 fn mask(values: &Values, flag: &'static str, most: u8) -> Result<u8, SettingsError> {
     let value = values.int(flag);
     u8::try_from(value).ok().filter(|m| *m >= 1 && *m <= most).ok_or(SettingsError::Mask(flag, most))
+}
+
+#[cfg(test)]
+mod tests {
+    use component_base::{
+        daemon::Daemon,
+        flags::{FlagSet, Parsed},
+    };
+
+    use super::*;
+    use crate::run::ControllerManager;
+
+    fn read(given: &[&str]) -> Result<Settings, String> {
+        let set: FlagSet = ControllerManager::flags();
+        match set.parse(given.iter().map(|flag| (*flag).to_owned())).map_err(|e| e.to_string())? {
+            Parsed::Run(values) => Settings::from_values(&values).map_err(|e| e.to_string()),
+            Parsed::Print(text) => Err(text),
+        }
+    }
+
+    #[test]
+    fn every_flag_of_upstreams_is_known() {
+        let set = ControllerManager::flags();
+        let known: Vec<&str> = set.flags().iter().map(|flag| flag.name).collect();
+        // Without the reference there is nothing to compare with.
+        let Some(folder) = std::env::var_os("KEELSON_REFERENCE") else { return };
+        let path = PathBuf::from(folder).join("flags/kube-controller-manager.tsv");
+        let list = std::fs::read_to_string(path).unwrap();
+        let names = list.lines().skip(1).filter_map(|line| line.split('\t').next());
+        let missing: Vec<&str> =
+            names.filter(|name| !["help", "version"].contains(name) && !known.contains(name)).collect();
+        assert!(missing.is_empty(), "{missing:?}");
+    }
+
+    #[test]
+    fn what_installers_say_starts_the_daemon() {
+        let settings = read(&[
+            "--allocate-node-cidrs=true",
+            "--cluster-cidr=10.244.0.0/16",
+            "--cluster-name=kubernetes",
+            "--service-cluster-ip-range=10.96.0.0/12",
+            "--node-cidr-mask-size-ipv4=26",
+            "--profiling=false",
+            "--cloud-provider=external",
+            "--configure-cloud-routes=false",
+            "--endpoint-updates-batch-period=1s",
+        ])
+        .unwrap();
+        assert_eq!((settings.node_mask_v4, settings.service_cidrs.len()), (26, 1));
+        assert_eq!(
+            (settings.endpoints_batch, settings.slices_batch),
+            (Duration::from_secs(1), Duration::ZERO)
+        );
+        assert_eq!((settings.binder_period, settings.garbage_stays), (Duration::from_secs(15), false));
+    }
+
+    #[test]
+    fn what_cannot_be_served_is_refused_by_name() {
+        for flag in [
+            "--cloud-provider=aws",
+            "--cloud-config=/x",
+            "--cidr-allocator-type=CloudAllocator",
+            "--enable-hostpath-provisioner",
+            "--enable-dynamic-provisioning=false",
+            "--enable-leader-migration",
+            "--leader-migration-config=/x",
+            "--pv-recycler-minimum-timeout-nfs=1",
+            "--contention-profiling",
+            "--emulated-version=kube=1.30",
+            "--pvclaimbinder-sync-period=0s",
+            "--service-cluster-ip-range=x",
+        ] {
+            let name = flag.split('=').next().unwrap();
+            let refusal = read(&[flag]).unwrap_err();
+            assert!(refusal.starts_with(name), "{flag}: {refusal}");
+        }
+    }
 }

@@ -10,12 +10,13 @@
 //! do not want it say so in their CSIDriver. What is attached where is read from VolumeAttachments alone: this process
 //! remembers nothing but since when a detachment waits and which refusals it has told.
 
+mod metrics;
 mod names;
 mod plan;
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
-    sync::{Arc, LazyLock},
+    sync::Arc,
     time::Duration,
 };
 
@@ -25,7 +26,6 @@ use component_base::{
     events::{EventType, Recorder, reference},
     informer::{Event, Informer, ListWatch},
     meta::{ObjectKey, object_key},
-    metrics::{self, Stability},
     workqueue::{Outcome, WorkQueue, run_workers},
 };
 use k8s_openapi::api::{
@@ -37,7 +37,6 @@ use kube::{
     api::{DeleteParams, ObjectMeta, Patch, PatchParams, PostParams},
 };
 use parking_lot::Mutex;
-use prometheus::IntCounterVec;
 use serde_json::json;
 
 use self::plan::{Step, Waiting};
@@ -106,6 +105,7 @@ pub(super) fn start(ctx: &Context) {
         .attachments
         .add_index(BY_VOLUME, |a| names::volume_of(a).map(str::to_owned).into_iter().collect());
     controller.attachments.add_index(BY_NODE, |a| vec![a.spec.node_name.clone()]);
+    metrics::register(&controller);
     controller.watch_volumes();
     controller.watch_nodes();
     controller.watch_attachments();
@@ -369,7 +369,7 @@ impl Controller {
             }
         }
         if let Some(reason) = force {
-            FORCED.with_label_values(&[reason]).inc();
+            metrics::FORCED.with_label_values(&[reason]).inc();
             tracing::warn!(attachment = attachment.metadata.name, node, reason, "detached by force");
         }
         let api: Api<VolumeAttachment> = Api::all(self.client.clone());
@@ -416,12 +416,3 @@ impl Controller {
         }
     }
 }
-
-static FORCED: LazyLock<IntCounterVec> = LazyLock::new(|| {
-    metrics::counter_vec(
-        "attach_detach_controller_attachdetach_controller_forced_detaches",
-        "Number of times the A/D Controller performed a forced detach",
-        Stability::Alpha,
-        &["reason"],
-    )
-});

@@ -33,7 +33,6 @@ use prometheus::{Histogram, IntCounter};
 
 use super::{Context, pod_disruption, resource_claim::claims_of};
 
-const WORKERS: usize = 10;
 const REASON: &str = "DeviceTaintManagerEviction";
 const WHY: pod_disruption::Reason = pod_disruption::Reason {
     reason: "DeletionByDeviceTaintManager",
@@ -87,7 +86,7 @@ pub(super) fn start(ctx: &Context) {
             plan::consumers(&claim).for_each(|key| of_slice.add(key));
         }
     });
-    run_workers(&ctx.tasks, &queue, WORKERS, move |key| {
+    run_workers(&ctx.tasks, &queue, ctx.workers("concurrent-device-taint-eviction-syncs"), move |key| {
         let controller = controller.clone();
         async move { controller.sync(&key).await }
     });

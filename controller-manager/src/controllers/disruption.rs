@@ -92,8 +92,9 @@ impl Controller {
         if found.len() > 1 && matches!(event, Event::Added { .. }) {
             let name = |budget: &PodDisruptionBudget| budget.metadata.name.clone().unwrap_or_default();
             let note = format!(
-                "Pod {} matches multiple PodDisruptionBudgets.  Chose {:?} arbitrarily.",
-                object_key(pod.as_ref()),
+                "Pod {:?}/{:?} matches multiple PodDisruptionBudgets.  Chose {:?} arbitrarily.",
+                pod.metadata.namespace.as_deref().unwrap_or_default(),
+                pod.metadata.name.as_deref().unwrap_or_default(),
                 name(&found[0])
             );
             self.tell(pod.as_ref(), EventType::Warning, "MultiplePodDisruptionBudgets", note);
@@ -194,10 +195,13 @@ impl Controller {
             scales.insert(uid, replicas);
         }
         if unmanaged {
-            let note = "Pods selected by this PodDisruptionBudget were found to be unmanaged. As a result, the status \
-                        of the PDB cannot be calculated correctly, which may result in undefined behavior. To account \
-                        for these pods please set \".spec.minAvailable\" field of the PDB to an integer value.";
-            self.tell(budget, EventType::Warning, "UnmanagedPods", note.into());
+            let selector = plan::selector_text(budget);
+            let note = format!(
+                "Pods selected by this PodDisruptionBudget (selector: {selector}) were found to be unmanaged. As a \
+                 result, the status of the PDB cannot be calculated correctly, which may result in undefined behavior. \
+                 To account for these pods please set \".spec.minAvailable\" field of the PDB to an integer value."
+            );
+            self.tell(budget, EventType::Warning, "UnmanagedPods", note);
         }
         Ok(scales.values().fold(0, |sum, scale| sum.saturating_add(*scale)))
     }

@@ -50,7 +50,7 @@ pub(super) fn start(ctx: &Context) {
     };
     let queue: WorkQueue<ObjectKey> = WorkQueue::new("endpoint");
     enqueue_changes(&controller.services, &queue);
-    service_pods::follow(&controller.pods, &controller.services, &queue);
+    service_pods::follow(&controller.pods, &controller.services, &queue, ctx.settings.endpoints_batch);
     let (services, of_endpoints) = (controller.services.clone(), queue.clone());
     controller.endpoints.on_event(move |event| {
         let key = object_key(event.object().as_ref());

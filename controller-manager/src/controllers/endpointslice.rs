@@ -81,7 +81,7 @@ pub(super) fn start(ctx: &Context) {
     };
     let queue: WorkQueue<ObjectKey> = WorkQueue::new("endpoint_slice");
     enqueue_changes(&controller.services, &queue);
-    service_pods::follow(&controller.pods, &controller.services, &queue);
+    service_pods::follow(&controller.pods, &controller.services, &queue, ctx.settings.slices_batch);
     let of_slice = queue.clone();
     controller.slices.slices.on_event(move |event| {
         let meta = &event.object().metadata;

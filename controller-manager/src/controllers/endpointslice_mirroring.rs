@@ -4,6 +4,7 @@
 //! most `--mirroring-max-endpoints-per-subset` endpoints each; endpoints labelled
 //! `endpointslice.kubernetes.io/skip-mirror=true` and those that elect leaders are left out.
 
+mod metrics;
 mod plan;
 
 use std::sync::Arc;
@@ -11,7 +12,7 @@ use std::sync::Arc;
 use component_base::{
     events::{EventType, Recorder, reference},
     informer::{Informer, ListWatch},
-    meta::{ObjectKey, new_controller_ref},
+    meta::{ObjectKey, new_controller_ref, object_key},
     workqueue::{Outcome, WorkQueue, run_workers},
 };
 use k8s_openapi::api::{
@@ -31,6 +32,7 @@ struct Controller {
     endpoints: Informer<Endpoints>,
     slices: SliceControl,
     recorder: Recorder,
+    sums: Arc<metrics::Sums>,
     /// Most endpoints of a slice.
     most: usize,
 }
@@ -41,11 +43,15 @@ pub(super) fn start(ctx: &Context) {
         endpoints: ctx.informers.get(ListWatch::default()),
         slices: SliceControl::new(ctx),
         recorder: ctx.recorder("endpoint-slice-mirroring-controller"),
+        sums: Arc::default(),
         most: ctx.settings.mirrored_endpoints,
     };
     let queue: WorkQueue<ObjectKey> = WorkQueue::new("endpoint_slice_mirroring");
     enqueue_changes(&controller.services, &queue);
-    enqueue_changes(&controller.endpoints, &queue);
+    let (of_endpoints, batch) = (queue.clone(), ctx.settings.mirroring_batch);
+    controller
+        .endpoints
+        .on_event(move |event| of_endpoints.add_after(object_key(event.object().as_ref()), batch));
     let of_slice = queue.clone();
     controller.slices.informer().on_event(move |event| {
         let slice = event.object();
@@ -68,6 +74,7 @@ impl Controller {
         self.services.wait_synced().await;
         self.endpoints.wait_synced().await;
         self.slices.informer().wait_synced().await;
+        let _measured = metrics::sync();
         let mut there: Vec<Arc<EndpointSlice>> = self.slices.of_service(key);
         there.retain(|slice| plan::is_mirrored(slice));
         let endpoints = self.endpoints.store().get(key);
@@ -77,9 +84,12 @@ impl Controller {
         if let Some(endpoints) = &mirrored {
             self.tell(endpoints, &plan);
         }
+        self.sums.observe(key, metrics::count(&there, &plan));
         let owner = mirrored.as_deref().map(new_controller_ref);
         for action in plan.actions {
+            let operation = metrics::operation(&action);
             self.slices.act(key, owner.as_ref(), action).await?;
+            metrics::carried_out(operation);
         }
         Ok(())
     }

@@ -25,7 +25,7 @@ enum EphemeralError {
     #[error("PVC {0} was not created for pod {1} (pod is not owner)")]
     Foreign(ObjectKey, ObjectKey),
     #[error("create PVC {0}")]
-    Create(ObjectKey, #[source] Box<kube::Error>),
+    Create(String, #[source] Box<kube::Error>),
 }
 
 #[derive(Clone)]
@@ -81,7 +81,7 @@ impl Controller {
                     continue;
                 }
                 let foreign = EphemeralError::Foreign(name, key.clone());
-                return Err(self.tell(&pod, foreign));
+                return Err(self.tell(&pod, volume, foreign));
             }
             ATTEMPTS.inc();
             let api: Api<PersistentVolumeClaim> = Api::namespaced(self.client.clone(), &key.namespace);
@@ -91,25 +91,19 @@ impl Controller {
                 Err(e) if client::is_namespace_terminating(&e) || client::is_already_exists(&e) => {}
                 Err(e) => {
                     FAILURES.inc();
-                    return Err(self.tell(&pod, EphemeralError::Create(name, Box::new(e))));
+                    let error = EphemeralError::Create(name.name.to_string(), Box::new(e));
+                    return Err(self.tell(&pod, volume, error));
                 }
             }
         }
         Ok(())
     }
 
-    fn tell(&self, pod: &Pod, error: EphemeralError) -> EphemeralError {
-        let note = component_base::workqueue::chain(&error);
+    fn tell(&self, pod: &Pod, volume: &Volume, error: EphemeralError) -> EphemeralError {
+        let note = format!("ephemeral volume {}: {}", volume.name, component_base::workqueue::chain(&error));
         let reason = "FailedBinding";
         let regarding = reference(pod);
-        self.recorder.event(
-            &regarding,
-            EventType::Warning,
-            reason,
-            "Creating",
-            format!("ephemeral volume: {note}"),
-            None,
-        );
+        self.recorder.event(&regarding, EventType::Warning, reason, "Creating", note, None);
         error
     }
 }

@@ -56,6 +56,9 @@ struct Collector {
 }
 
 pub(super) fn start(ctx: &Context) {
+    if ctx.settings.garbage_stays {
+        return;
+    }
     let collector = Arc::new(Collector {
         client: ctx.client.clone(),
         informers: ctx.informers.clone(),

@@ -3,12 +3,13 @@
 //! What is taken is read from all nodes each time, so nothing is remembered and nothing can get lost; one
 //! worker hands out ranges, and a write that meets a newer node is repeated on what is there then.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, sync::LazyLock};
 
 use component_base::{
     client,
-    informer::ListWatch,
+    informer::{Event, Informer, ListWatch},
     meta::ObjectKey,
+    metrics::{self, Stability, exponential_buckets},
     workqueue::{Outcome, WorkQueue, run_workers},
 };
 use ipnet::IpNet;
@@ -17,6 +18,7 @@ use kube::{
     Api,
     api::{Patch, PatchParams},
 };
+use prometheus::{GaugeVec, HistogramVec, IntCounterVec, IntGaugeVec};
 use serde_json::json;
 
 use super::{Context, Settings, enqueue_changes};
@@ -42,6 +44,7 @@ pub(super) fn start(ctx: &Context) {
     let queue: WorkQueue<ObjectKey> = WorkQueue::new("cidrallocator");
     enqueue_changes(&nodes, &queue);
     let (api, settings) = (Api::<Node>::all(ctx.client.clone()), ctx.settings.clone());
+    measure(&nodes, &settings);
     // One worker: two would hand out the same range.
     run_workers(&ctx.tasks, &queue, 1, move |key| {
         let (nodes, api, settings) = (nodes.clone(), api.clone(), settings.clone());
@@ -50,9 +53,9 @@ pub(super) fn start(ctx: &Context) {
             let Some(node) = nodes.store().get(&key).filter(|n| ranges(n).is_empty()) else {
                 return Ok(Outcome::Done);
             };
-            let taken = nodes.store().list().iter().flat_map(|n| ranges(n)).collect();
+            let mut taken: BTreeSet<IpNet> = nodes.store().list().iter().flat_map(|n| ranges(n)).collect();
             let assigned = plan(&settings, &taken)?;
-            let texts: Vec<String> = assigned.iter().map(IpNet::to_string).collect();
+            let texts: Vec<String> = assigned.iter().map(|(range, _)| range.to_string()).collect();
             let body = json!({
                 "metadata": {"uid": node.metadata.uid}, "spec": {"podCIDR": texts.first(), "podCIDRs": texts},
             });
@@ -61,6 +64,8 @@ pub(super) fn start(ctx: &Context) {
                 Ok(written) => {
                     let version = written.metadata.resource_version.unwrap_or_default();
                     nodes.wait_seen(&key, &version).await;
+                    taken.extend(assigned.iter().map(|(range, _)| *range));
+                    METRICS.assigned(&settings, &assigned, &taken);
                     Ok(Outcome::Done)
                 }
                 Err(e) if client::is_not_found(&e) => Ok(Outcome::Done),
@@ -76,18 +81,117 @@ fn ranges(node: &Node) -> Vec<IpNet> {
     all.iter().filter_map(|r| r.parse().ok()).collect()
 }
 
-/// The first free range of each cluster range.
-fn plan(settings: &Settings, taken: &BTreeSet<IpNet>) -> Result<Vec<IpNet>, IpamError> {
+/// The first free range of each cluster range, with how many were taken before it.
+fn plan(settings: &Settings, taken: &BTreeSet<IpNet>) -> Result<Vec<(IpNet, usize)>, IpamError> {
     settings
         .cluster_cidrs
         .iter()
         .map(|cluster| {
-            let mask = if cluster.addr().is_ipv4() { settings.node_mask_v4 } else { settings.node_mask_v6 };
-            let free = |range: &IpNet| !taken.iter().any(|t| t.contains(range) || range.contains(t));
-            let mut all = cluster.subnets(mask).map_err(|_| IpamError::Exhausted(*cluster))?;
-            all.find(free).ok_or(IpamError::Exhausted(*cluster))
+            let mask = mask(settings, cluster);
+            let occupied = taken.iter().chain(&settings.service_cidrs).copied();
+            let free = |range: &IpNet| !occupied.clone().any(|t| t.contains(range) || range.contains(&t));
+            let all = cluster.subnets(mask).map_err(|_| IpamError::Exhausted(*cluster))?;
+            let mut all = all.zip(0..);
+            let found = all.find(|(range, _)| free(range));
+            found.ok_or(IpamError::Exhausted(*cluster))
         })
         .collect()
+}
+
+fn mask(settings: &Settings, cluster: &IpNet) -> u8 {
+    if cluster.addr().is_ipv4() { settings.node_mask_v4 } else { settings.node_mask_v6 }
+}
+
+/// How many ranges a cluster range has room for.
+fn room(settings: &Settings, cluster: &IpNet) -> i64 {
+    let bits = mask(settings, cluster).saturating_sub(cluster.prefix_len());
+    1_i64.checked_shl(bits.into()).filter(|room| *room > 0).unwrap_or(i64::MAX)
+}
+
+/// How many of these ranges are of a cluster range.
+fn used(cluster: &IpNet, taken: &BTreeSet<IpNet>) -> usize {
+    taken.iter().filter(|range| cluster.contains(*range)).count()
+}
+
+struct Metrics {
+    allocations: IntCounterVec,
+    releases: IntCounterVec,
+    /// Upstream's name has the letters in this order.
+    most: IntGaugeVec,
+    usage: GaugeVec,
+    tries: HistogramVec,
+}
+
+static METRICS: LazyLock<Metrics> = LazyLock::new(|| {
+    let (alpha, labels) = (Stability::Alpha, &["clusterCIDR"]);
+    Metrics {
+        allocations: metrics::counter_vec(
+            "node_ipam_controller_cidrset_cidrs_allocations_total",
+            "Counter measuring total number of CIDR allocations.",
+            alpha,
+            labels,
+        ),
+        releases: metrics::counter_vec(
+            "node_ipam_controller_cidrset_cidrs_releases_total",
+            "Counter measuring total number of CIDR releases.",
+            alpha,
+            labels,
+        ),
+        most: metrics::gauge_vec(
+            "node_ipam_controller_cirdset_max_cidrs",
+            "Maximum number of CIDRs that can be allocated.",
+            alpha,
+            labels,
+        ),
+        usage: metrics::float_gauge_vec(
+            "node_ipam_controller_cidrset_usage_cidrs",
+            "Gauge measuring percentage of allocated CIDRs.",
+            alpha,
+            labels,
+        ),
+        tries: metrics::histogram_vec(
+            "node_ipam_controller_cidrset_allocation_tries_per_request",
+            "Number of ranges looked at for each one that is assigned",
+            alpha,
+            labels,
+            exponential_buckets(1.0, 5.0, 5),
+        ),
+    }
+});
+
+impl Metrics {
+    fn assigned(&self, settings: &Settings, assigned: &[(IpNet, usize)], taken: &BTreeSet<IpNet>) {
+        for (cluster, (_, tries)) in settings.cluster_cidrs.iter().zip(assigned) {
+            let label = cluster.to_string();
+            self.allocations.with_label_values(&[&label]).inc();
+            self.tries.with_label_values(&[&label]).observe(*tries as f64);
+        }
+        self.used(settings, taken);
+    }
+
+    fn used(&self, settings: &Settings, taken: &BTreeSet<IpNet>) {
+        for cluster in &settings.cluster_cidrs {
+            let share = used(cluster, taken) as f64 / room(settings, cluster) as f64;
+            self.usage.with_label_values(&[&cluster.to_string()]).set(share);
+        }
+    }
+}
+
+/// Shows how much room there is, and counts what nodes that go give back.
+fn measure(nodes: &Informer<Node>, settings: &Settings) {
+    for cluster in &settings.cluster_cidrs {
+        METRICS.most.with_label_values(&[&cluster.to_string()]).set(room(settings, cluster));
+    }
+    let (settings, store) = (settings.clone(), nodes.clone());
+    nodes.on_event(move |event| {
+        let Event::Deleted { last, .. } = event else { return };
+        let gone: BTreeSet<IpNet> = ranges(&last).into_iter().collect();
+        for cluster in &settings.cluster_cidrs {
+            let count = used(cluster, &gone);
+            METRICS.releases.with_label_values(&[&cluster.to_string()]).inc_by(count as u64);
+        }
+        METRICS.used(&settings, &store.store().list().iter().flat_map(|n| ranges(n)).collect());
+    });
 }
 
 #[cfg(test)]
@@ -105,7 +209,7 @@ mod tests {
 
     fn assigned(settings: &Settings, taken: &[&str]) -> String {
         match plan(settings, &taken.iter().map(|t| t.parse().unwrap()).collect()) {
-            Ok(ranges) => ranges.iter().map(IpNet::to_string).collect::<Vec<_>>().join(","),
+            Ok(ranges) => ranges.iter().map(|(range, _)| range.to_string()).collect::<Vec<_>>().join(","),
             Err(e) => e.to_string(),
         }
     }
@@ -118,5 +222,25 @@ mod tests {
         assert_eq!(assigned(&small, &["10.244.0.128/25"]), "10.244.1.0/24", "no overlap with odd ranges");
         assert_eq!(assigned(&small, &["10.244.0.0/22"]), "no free range in 10.244.0.0/22");
         assert_eq!(assigned(&settings("10.244.0.0/24", 16), &[]), "no free range in 10.244.0.0/24");
+        let services = vec!["10.244.0.0/23".parse().unwrap()];
+        assert_eq!(assigned(&Settings { service_cidrs: services, ..small }, &[]), "10.244.2.0/24");
+    }
+
+    #[test]
+    fn room_use_and_tries_are_counted_by_cluster_range() {
+        let (settings, parse) = (settings("10.244.0.0/22", 24), |t: &&str| t.parse().unwrap());
+        let taken: BTreeSet<IpNet> =
+            ["10.244.0.0/24", "10.244.1.0/24", "10.9.0.0/24"].iter().map(parse).collect();
+        let cluster = settings.cluster_cidrs[0];
+        assert_eq!((room(&settings, &cluster), used(&cluster, &taken)), (4, 2));
+        let assigned = plan(&settings, &taken).unwrap();
+        assert_eq!(assigned, [("10.244.2.0/24".parse().unwrap(), 2)]);
+        METRICS.assigned(&settings, &assigned, &taken);
+        let label = cluster.to_string();
+        assert_eq!(METRICS.usage.with_label_values(&[&label]).get(), 0.5);
+        assert_eq!(METRICS.tries.with_label_values(&[&label]).get_sample_sum(), 2.0);
+        let wide =
+            Settings { cluster_cidrs: vec!["fd00::/1".parse().unwrap()], node_mask_v6: 127, ..settings };
+        assert_eq!(room(&wide, &wide.cluster_cidrs[0]), i64::MAX, "more than can be counted");
     }
 }

@@ -23,7 +23,7 @@ use component_base::{
     events::{EventType, Recorder, reference},
     informer::{Event, Informer, ListWatch},
     meta::ObjectKey,
-    metrics::{self, Stability},
+    metrics::{self, Stability, exponential_buckets},
     workqueue::{Outcome, WorkQueue, chain, run_workers},
 };
 use k8s_openapi::{
@@ -38,7 +38,7 @@ use kube::{
     api::{Patch, PatchParams},
 };
 use parking_lot::Mutex;
-use prometheus::{GaugeVec, IntCounterVec, IntGaugeVec};
+use prometheus::{GaugeVec, Histogram, IntCounterVec, IntGaugeVec};
 use serde_json::{Value, json};
 
 use super::{Context, PODS_BY_NODE, pods_by_node, run_every};
@@ -100,11 +100,12 @@ pub(super) fn start(ctx: &Context) {
 impl Controller {
     fn tell_of(&self, event: &Event<Node>) {
         let name = event.object().metadata.name.as_deref().unwrap_or_default();
-        let (reason, note) = match event {
-            Event::Added { .. } => ("RegisteredNode", format!("Registered Node {name} in Controller")),
-            Event::Deleted { .. } => ("RemovingNode", format!("Removing Node {name} from Controller")),
+        let (reason, what, place) = match event {
+            Event::Added { .. } => ("RegisteredNode", "Registered Node", "in"),
+            Event::Deleted { .. } => ("RemovingNode", "Removing Node", "from"),
             Event::Updated { .. } => return,
         };
+        let note = format!("Node {name} event: {what} {name} {place} Controller");
         self.recorder.event(
             &reference(event.object().as_ref()),
             EventType::Normal,
@@ -120,8 +121,10 @@ impl Controller {
         self.nodes.wait_synced().await;
         self.leases.wait_synced().await;
         self.pods.wait_synced().await;
+        let _all = ALL_HEALTH.start_timer();
         let nodes = self.nodes.store().list();
         for node in &nodes {
+            let _one = HEALTH.start_timer();
             if let Err(error) = self.monitor(node).await {
                 let name = node.metadata.name.as_deref().unwrap_or_default();
                 tracing::error!(node = name, error = chain(&error), "node's health not updated");
@@ -254,6 +257,24 @@ static ZONE_HEALTH: LazyLock<GaugeVec> = LazyLock::new(|| {
         "Gauge measuring percentage of healthy nodes per zone.",
         Stability::Alpha,
         &["zone"],
+    )
+});
+
+static HEALTH: LazyLock<Histogram> = LazyLock::new(|| {
+    metrics::histogram(
+        "node_collector_update_node_health_duration_seconds",
+        "Duration in seconds for NodeController to update the health of a single node.",
+        Stability::Alpha,
+        exponential_buckets(0.001, 4.0, 8),
+    )
+});
+
+static ALL_HEALTH: LazyLock<Histogram> = LazyLock::new(|| {
+    metrics::histogram(
+        "node_collector_update_all_nodes_health_duration_seconds",
+        "Duration in seconds for NodeController to update the health of all nodes.",
+        Stability::Alpha,
+        exponential_buckets(0.01, 4.0, 8),
     )
 });
 

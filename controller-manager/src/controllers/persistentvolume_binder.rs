@@ -8,6 +8,7 @@
 //! and deletion are for external provisioners, which the annotations here call.
 
 mod matching;
+mod metrics;
 mod plan;
 
 use std::time::Duration;
@@ -20,15 +21,15 @@ use component_base::{
     workqueue::{Outcome, WorkQueue, run_workers},
 };
 use k8s_openapi::api::{
-    core::v1::{PersistentVolume, PersistentVolumeClaim},
+    core::v1::{PersistentVolume, PersistentVolumeClaim, Pod},
     storage::v1::StorageClass,
 };
 use kube::{Api, Client, api::PostParams};
 
-use super::{Context, enqueue_changes, queue_every};
+use super::{Context, enqueue_changes, queue_every, volume_protection::claims_of};
 
-/// How often everything is looked at again.
-const PERIOD: Duration = Duration::from_secs(15);
+/// Pods by the claims they use, as `namespace/name`.
+const BY_CLAIM: &str = "claim to be bound";
 /// Writes for one key before others have their turn: binding takes four.
 const STEPS: usize = 6;
 
@@ -38,6 +39,7 @@ struct Controller {
     volumes: Informer<PersistentVolume>,
     claims: Informer<PersistentVolumeClaim>,
     classes: Informer<StorageClass>,
+    pods: Informer<Pod>,
     recorder: Recorder,
     queue: WorkQueue<Item>,
 }
@@ -64,9 +66,15 @@ pub(super) fn start(ctx: &Context) {
         volumes: ctx.informers.get(ListWatch::default()),
         claims: ctx.informers.get(ListWatch::default()),
         classes: ctx.informers.get(ListWatch::default()),
+        pods: ctx.informers.get(ListWatch::default()),
         recorder: ctx.recorder("persistentvolume-controller"),
         queue: WorkQueue::new("persistentvolume"),
     };
+    controller.pods.add_index(BY_CLAIM, |pod| {
+        let namespace = pod.metadata.namespace.as_deref().unwrap_or_default();
+        claims_of(pod).into_iter().map(|name| format!("{namespace}/{name}")).collect()
+    });
+    metrics::register(&controller.volumes, &controller.claims);
     let queue = controller.queue.clone();
     controller.claims.on_event(move |event| queue.add(Item::Claim(object_key(event.object().as_ref()))));
     let (queue, claims) = (controller.queue.clone(), controller.claims.clone());
@@ -93,7 +101,9 @@ pub(super) fn start(ctx: &Context) {
         }
     });
     let all = controller.clone();
-    queue_every(&ctx.tasks, "persistentvolume-binder-controller", PERIOD, move || all.queue_all());
+    queue_every(&ctx.tasks, "persistentvolume-binder-controller", ctx.settings.binder_period, move || {
+        all.queue_all()
+    });
     let queue = controller.queue.clone();
     run_workers(&ctx.tasks, &queue, 1, move |item| {
         let controller = controller.clone();
@@ -145,13 +155,25 @@ impl Controller {
         Ok(Outcome::RequeueAfter(Duration::ZERO))
     }
 
+    /// Pods that use a claim and have no node.
+    fn waiting_pods(&self, claim: &ObjectKey) -> Vec<String> {
+        let pods = self.pods.store().by_index(BY_CLAIM, &claim.to_string());
+        let has_node = |pod: &Pod| {
+            pod.spec.as_ref().is_some_and(|s| s.node_name.as_ref().is_some_and(|n| !n.is_empty()))
+        };
+        let mut names: Vec<String> =
+            pods.iter().filter(|pod| !has_node(pod)).filter_map(|pod| pod.metadata.name.clone()).collect();
+        names.sort();
+        names
+    }
+
     /// One write for a claim; whether another look is needed.
     async fn step_claim(&self, key: &ObjectKey) -> Result<bool, kube::Error> {
         let Some(claim) = self.claims.store().get(key) else { return Ok(false) };
         let classes = self.classes.store().list();
         let (step, tell) = plan::claim(&claim, &self.volumes.store().list(), &classes);
         if let Some(tell) = tell {
-            self.tell(reference(claim.as_ref()), tell);
+            self.tell(reference(claim.as_ref()), plan::waiting(tell, &self.waiting_pods(key)));
         }
         let claims: Api<PersistentVolumeClaim> = Api::namespaced(self.client.clone(), &key.namespace);
         match step {
@@ -160,8 +182,9 @@ impl Controller {
             plan::ClaimStep::VolumeBound(volume) => self.phase(&volume, "Bound", None).await?,
             plan::ClaimStep::Write(next) => {
                 let name = next.metadata.name.clone().unwrap_or_default();
-                let written = claims.replace(&name, &PostParams::default(), &next).await?;
-                see(&self.claims, &written).await;
+                let written = claims.replace(&name, &PostParams::default(), &next).await;
+                metrics::written(&claim, &next, written.is_ok());
+                see(&self.claims, &written?).await;
             }
             plan::ClaimStep::Status(next) => {
                 let name = next.metadata.name.clone().unwrap_or_default();
@@ -180,7 +203,10 @@ impl Controller {
             None => None,
         };
         let (step, tell) = plan::volume(&volume, claim.as_ref());
-        if let Some(tell) = tell {
+        if let Some(mut tell) = tell {
+            if let (Some(note), Some(claim)) = (tell.to_claim.take(), &claim) {
+                self.tell(reference(claim), plan::Tell { note, ..tell.clone() });
+            }
             self.tell(reference(volume.as_ref()), tell);
         }
         match step {

@@ -7,7 +7,11 @@
 //! nothing is decided while expected changes have not been seen, adoption asks the server whether the owner still is
 //! the one that was cached.
 
-use std::{collections::HashMap, marker::PhantomData, sync::Arc};
+use std::{
+    collections::HashMap,
+    marker::PhantomData,
+    sync::{Arc, LazyLock},
+};
 
 use component_base::{
     client,
@@ -15,6 +19,7 @@ use component_base::{
     expectations::Expectations,
     informer::{Event, Informer, ListWatch, Object},
     meta::{ObjectKey, controller_of, new_controller_ref},
+    metrics::{self, Stability},
     selector::LabelSelector,
     workqueue::WorkQueue,
 };
@@ -27,6 +32,9 @@ use kube::{
     Api, Client,
     api::{DeleteParams, Patch, PatchParams, PostParams, Preconditions},
 };
+
+use parking_lot::Mutex;
+use prometheus::{IntCounter, IntCounterVec};
 
 use super::{Context, ownership};
 
@@ -55,7 +63,25 @@ pub(super) struct PodControl<K> {
     finalizer: Option<&'static str>,
     /// By namespace and uid of the owner, so that an owner made anew under an old name starts fresh.
     expectations: Arc<Expectations>,
+    /// Syncs that decided nothing because the cache was behind.
+    stale: IntCounter,
     owner: PhantomData<fn() -> K>,
+}
+
+/// The counter of a controller; replication controllers count as replica sets, as they do upstream.
+fn stale_skips(component: &str) -> IntCounter {
+    static KNOWN: LazyLock<Mutex<HashMap<String, IntCounterVec>>> = LazyLock::new(Mutex::default);
+    let subsystem = match component {
+        "replication-controller" => "replicaset_controller".to_owned(),
+        other => other.replace('-', "_"),
+    };
+    let name = format!("{subsystem}_stale_sync_skips_total");
+    let help = "Total number of syncs skipped due to a stale watch cache.";
+    let mut known = KNOWN.lock();
+    let counters = known
+        .entry(name.clone())
+        .or_insert_with(|| metrics::counter_vec(&name, help, Stability::Alpha, &["group", "resource"]));
+    counters.with_label_values(&["", "pods"])
 }
 
 /// Creations that were made, and why the others were not.
@@ -80,6 +106,7 @@ impl<K: Owner> PodControl<K> {
             pods,
             finalizer: None,
             expectations: Arc::new(Expectations::new(ctx.clock.clone())),
+            stale: stale_skips(component),
             owner: PhantomData,
         }
     }
@@ -152,7 +179,11 @@ impl<K: Owner> PodControl<K> {
 
     /// Whether all changes made earlier have been seen.
     pub(super) fn settled(&self, owner: &K) -> bool {
-        self.expectations.satisfied(&Self::key_of(owner.meta()))
+        let settled = self.expectations.satisfied(&Self::key_of(owner.meta()));
+        if !settled {
+            self.stale.inc();
+        }
+        settled
     }
 
     fn key_of(meta: &ObjectMeta) -> ObjectKey {

@@ -5,12 +5,16 @@
 
 mod plan;
 
-use std::{borrow::Cow, sync::Arc};
+use std::{
+    borrow::Cow,
+    sync::{Arc, LazyLock},
+};
 
 use component_base::{
     client,
     informer::{Informer, ListWatch},
     meta::{ObjectKey, object_key},
+    metrics::{self, Stability, exponential_buckets},
     selector::LabelSelector,
     workqueue::{Outcome, WorkQueue, run_workers},
 };
@@ -19,6 +23,7 @@ use k8s_openapi::api::{
     core::v1::{Pod, PodTemplateSpec},
 };
 use kube::{Api, Client, api::PostParams};
+use prometheus::Histogram;
 
 pub(super) use self::plan::{is_available, is_ready, next_available};
 use super::{
@@ -61,6 +66,15 @@ impl Replicated for ReplicaSet {
         ReplicaSet { status: Some(status), ..self.clone() }
     }
 }
+
+static AGE_RATIO: LazyLock<Histogram> = LazyLock::new(|| {
+    metrics::histogram(
+        "replicaset_controller_sorting_deletion_age_ratio",
+        "The ratio of chosen deleted pod's ages to the current youngest pod's age (at the time). Should be <2.",
+        Stability::Alpha,
+        exponential_buckets(0.25, 2.0, 6),
+    )
+});
 
 #[derive(Clone)]
 struct Controller<K> {
@@ -113,7 +127,12 @@ impl<K: Replicated> Controller<K> {
         if set.metadata.deletion_timestamp.is_some() {
             self.control.forget(&owner);
         } else if settled {
-            failed = self.scale(&owner, &set, plan::scale(&set, &owned)).await.err();
+            let scale = plan::scale(&set, &owned);
+            if let plan::Scale::Delete(going) = &scale {
+                let ratios = plan::age_ratios(&owned, going, self.clock.now());
+                ratios.into_iter().for_each(|ratio| AGE_RATIO.observe(ratio));
+            }
+            failed = self.scale(&owner, &set, scale).await.err();
         }
         let now = self.clock.now();
         let status = plan::status(&set, &all, failed.as_ref().map(ToString::to_string), now);

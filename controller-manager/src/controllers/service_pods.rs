@@ -7,6 +7,7 @@ use std::{
     collections::{BTreeMap, HashMap},
     net::IpAddr,
     sync::Arc,
+    time::Duration,
 };
 
 use component_base::{
@@ -104,8 +105,13 @@ pub(super) fn target(port: &ServicePort, pod: &Pod) -> Option<i32> {
     }
 }
 
-/// Queues the services whose endpoints a pod's change may touch.
-pub(super) fn follow(pods: &Informer<Pod>, services: &Informer<Service>, queue: &WorkQueue<ObjectKey>) {
+/// Queues the services whose endpoints a pod's change may touch, after `batch`: what changes meanwhile is one change.
+pub(super) fn follow(
+    pods: &Informer<Pod>,
+    services: &Informer<Service>,
+    queue: &WorkQueue<ObjectKey>,
+    batch: Duration,
+) {
     let (services, queue) = (services.clone(), queue.clone());
     pods.on_event(move |event| {
         let before = match &event {
@@ -117,7 +123,7 @@ pub(super) fn follow(pods: &Informer<Pod>, services: &Informer<Service>, queue: 
         let namespace = pod.metadata.namespace.as_deref().unwrap_or_default();
         for service in services.store().in_namespace(namespace) {
             if selects(&service, pod) || before.is_some_and(|old| selects(&service, old)) {
-                queue.add(object_key(service.as_ref()));
+                queue.add_after(object_key(service.as_ref()), batch);
             }
         }
     });

@@ -6,7 +6,10 @@
 mod identity;
 mod plan;
 
-use std::{collections::HashSet, sync::Arc};
+use std::{
+    collections::HashSet,
+    sync::{Arc, LazyLock},
+};
 
 use component_base::{
     client,
@@ -14,6 +17,7 @@ use component_base::{
     events::EventType,
     informer::{Informer, ListWatch},
     meta::{ObjectKey, label, object_key},
+    metrics::{self, Stability},
     selector::LabelSelector,
     workqueue::{Outcome, WorkQueue, run_workers},
 };
@@ -22,6 +26,7 @@ use k8s_openapi::api::{
     core::v1::{PersistentVolumeClaim, Pod, PodTemplateSpec},
 };
 use kube::{Api, Client, api::PostParams};
+use prometheus::IntGaugeVec;
 
 use self::plan::{Names, Plan, Template};
 use super::{
@@ -68,6 +73,33 @@ pub(super) fn start(ctx: &Context) {
     });
 }
 
+static UNAVAILABLE: LazyLock<IntGaugeVec> = LazyLock::new(|| {
+    metrics::gauge_vec(
+        "statefulset_controller_statefulset_unavailable_replicas",
+        "Current number of unavailable pods in StatefulSet",
+        Stability::Alpha,
+        &["statefulset_namespace", "statefulset_name", "pod_management_policy"],
+    )
+});
+
+/// A set that is gone is not told of.
+fn forget(key: &ObjectKey) {
+    for policy in ["OrderedReady", "Parallel"] {
+        // It had one of the two, if any.
+        UNAVAILABLE.remove_label_values(&[&*key.namespace, &*key.name, policy]).unwrap_or_default();
+    }
+}
+
+/// How metrics tell a set.
+fn labels_of(set: &StatefulSet) -> [&str; 3] {
+    let policy = set.spec.as_ref().and_then(|s| s.pod_management_policy.as_deref());
+    [
+        set.metadata.namespace.as_deref().unwrap_or_default(),
+        set.metadata.name.as_deref().unwrap_or_default(),
+        policy.unwrap_or("OrderedReady"),
+    ]
+}
+
 fn selector(set: &StatefulSet) -> Option<LabelSelector> {
     let selector = LabelSelector::from_api(set.spec.as_ref().map(|s| &s.selector)).ok()?;
     (!selector.is_everything()).then_some(selector)
@@ -79,7 +111,10 @@ impl Controller {
         self.claims.wait_synced().await;
         self.control.pods().wait_synced().await;
         self.history.wait_synced().await;
-        let Some(set) = self.sets.store().get(key) else { return Ok(Outcome::Done) };
+        let Some(set) = self.sets.store().get(key) else {
+            forget(key);
+            return Ok(Outcome::Done);
+        };
         let (Some(selector), Some(spec)) = (selector(&set), set.spec.as_ref()) else {
             return Ok(Outcome::Done);
         };
@@ -104,6 +139,8 @@ impl Controller {
             let plan = plan::plan(&set, &pods, names, now);
             failed = self.carry_out(&set, plan, &current, &revisions.update).await.err();
         }
+        let unavailable = plan::unavailable(&set, &pods, now);
+        UNAVAILABLE.with_label_values(&labels_of(&set)).set(i64::try_from(unavailable).unwrap_or(i64::MAX));
         let status = plan::status(&set, &pods, names, revisions.collisions, now);
         self.write_status(key, &set, status).await?;
         let live: HashSet<String> = pods

@@ -38,6 +38,24 @@ pub(super) struct Plan {
     pub(super) not_deleted: Vec<Arc<Pod>>,
 }
 
+/// The selector of a budget as upstream's events write it, which is how Go prints it.
+pub(super) fn selector_text(budget: &PodDisruptionBudget) -> String {
+    let Some(selector) = budget.spec.as_ref().and_then(|s| s.selector.as_ref()) else {
+        return "nil".to_owned();
+    };
+    let labels = selector.match_labels.iter().flatten();
+    let labels: String = labels.map(|(key, value)| format!("{key}: {value},")).collect();
+    let requirements = selector.match_expressions.iter().flatten().map(|r| {
+        let values = r.values.as_deref().unwrap_or_default().join(" ");
+        format!("LabelSelectorRequirement{{Key:{},Operator:{},Values:[{values}],}},", r.key, r.operator)
+    });
+    let requirements: String = requirements.collect();
+    format!(
+        "&LabelSelector{{MatchLabels:map[string]string{{{labels}}},\
+         MatchExpressions:[]LabelSelectorRequirement{{{requirements}}},}}"
+    )
+}
+
 /// Whether a budget covers a pod.
 pub(super) fn selects(budget: &PodDisruptionBudget, pod: &Pod) -> bool {
     let selector = LabelSelector::from_api(budget.spec.as_ref().and_then(|s| s.selector.as_ref()));

@@ -14,6 +14,7 @@ use k8s_openapi::api::{
 };
 
 use super::matching;
+use crate::controllers::persistentvolume_expander::successor;
 
 const PROVISIONED_BY: &str = "pv.kubernetes.io/provisioned-by";
 const PROVISIONER: &str = "volume.kubernetes.io/storage-provisioner";
@@ -27,6 +28,8 @@ pub(super) struct Tell {
     pub warning: bool,
     pub reason: &'static str,
     pub note: String,
+    /// What the volume's claim is told besides.
+    pub to_claim: Option<String>,
 }
 
 /// What to write next for a claim.
@@ -60,11 +63,11 @@ pub(super) enum VolumeStep {
 type Told<T> = (T, Option<Tell>);
 
 fn warn(reason: &'static str, note: impl Into<String>) -> Option<Tell> {
-    Some(Tell { warning: true, reason, note: note.into() })
+    Some(Tell { warning: true, reason, note: note.into(), to_claim: None })
 }
 
 fn inform(reason: &'static str, note: impl Into<String>) -> Option<Tell> {
-    Some(Tell { warning: false, reason, note: note.into() })
+    Some(Tell { warning: false, reason, note: note.into(), to_claim: None })
 }
 
 /// Whether a change of the volume may matter to the claim.
@@ -186,7 +189,8 @@ fn provision(
         let note = format!("storageclass.storage.k8s.io {name:?} not found");
         return (pending(claim), warn("ProvisioningFailed", note));
     };
-    let provisioner = &class.provisioner;
+    // A plugin of old is done by its driver.
+    let provisioner = successor(&class.provisioner).unwrap_or(&class.provisioner);
     if provisioner.starts_with("kubernetes.io/") {
         return (
             pending(claim),
@@ -205,6 +209,17 @@ fn provision(
          correctly registered."
     );
     (pending(claim), inform("ExternalProvisioning", note))
+}
+
+/// A claim that waits for its first consumer waits for its pods that have no node yet, if there are some.
+pub(super) fn waiting(tell: Tell, pods: &[String]) -> Tell {
+    let note = match pods {
+        [] => return tell,
+        _ if tell.reason != "WaitForFirstConsumer" => return tell,
+        [pod] => format!("waiting for pod {pod} to be scheduled"),
+        pods => format!("waiting for pods {} to be scheduled", pods.join(",")),
+    };
+    Tell { reason: "WaitForPodScheduled", note, ..tell }
 }
 
 /// Of several defaults the youngest, then the first by name.
@@ -281,11 +296,16 @@ pub(super) fn volume(volume: &PersistentVolume, claim: Option<&PersistentVolumeC
     let key = component_base::meta::object_key(claim);
     if asked.is_empty() {
         if !matching::is_same_mode(volume, claim) {
-            let note = format!(
-                "Cannot bind PersistentVolume to requested PersistentVolumeClaim {:?} due to incompatible volumeMode.",
-                key.name
-            );
-            return (VolumeStep::Settled, warn("VolumeMismatch", note));
+            let name = volume.metadata.name.as_deref().unwrap_or_default();
+            let note = |of_volume: &str, of_claim: &str| {
+                format!(
+                    "Cannot bind PersistentVolume{of_volume} to requested PersistentVolumeClaim{of_claim} due to \
+                     incompatible volumeMode."
+                )
+            };
+            let tell = warn("VolumeMismatch", note("", &format!(" {:?}", key.name)));
+            let to_claim = Some(note(&format!(" {name:?}"), ""));
+            return (VolumeStep::Settled, tell.map(|tell| Tell { to_claim, ..tell }));
         }
         return (VolumeStep::Claim(key), None);
     }

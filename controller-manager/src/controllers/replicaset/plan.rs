@@ -58,6 +58,26 @@ pub(super) fn scale(set: &ReplicaSet, owned: &[Arc<Pod>]) -> Scale {
     }
 }
 
+/// How old ready pods that go are, measured by the age of the youngest ready one that was there. Nothing where all go:
+/// there was no choice.
+pub(super) fn age_ratios(owned: &[Arc<Pod>], going: &[Arc<Pod>], now: Timestamp) -> Vec<f64> {
+    if going.len() == owned.len() {
+        return Vec::new();
+    }
+    let age = |pod: &&Arc<Pod>| {
+        let created = pod.metadata.creation_timestamp.as_ref().map(|t| t.0)?;
+        Some(now.duration_since(created).as_millis())
+    };
+    let youngest = owned.iter().filter(|pod| is_ready(pod)).filter_map(|pod| age(&pod)).min();
+    let Some(youngest) = youngest.filter(|age| *age > 0) else { return Vec::new() };
+    going
+        .iter()
+        .filter(|pod| is_ready(pod))
+        .filter_map(|pod| age(&pod))
+        .map(|age| (age / youngest) as f64)
+        .collect()
+}
+
 /// What goes first: unscheduled, pending, not ready, cheap to delete, crowded on its node, lately ready,
 /// often restarted, young.
 type Rank = (
@@ -302,5 +322,27 @@ mod tests {
             };
             survives(&there, plan, |_| "a pod".to_owned());
         }
+    }
+
+    #[test]
+    fn ages_of_pods_that_go_are_measured_by_the_youngest_ready_one() {
+        let aged = |name: &str, created: &str, ready: bool| {
+            let condition = json!([{"type": "Ready", "status": if ready { "True" } else { "False" }}]);
+            pod(
+                name,
+                Some("u"),
+                json!({"metadata/creationTimestamp": created, "status/conditions": condition}),
+            )
+        };
+        let all = [
+            aged("old", "2026-01-01T00:00:00Z", true),
+            aged("young", "2026-01-01T00:50:00Z", true),
+            aged("starting", "2026-01-01T00:59:00Z", false),
+        ];
+        let now = "2026-01-01T01:00:00Z".parse().unwrap();
+        assert_eq!(age_ratios(&all, &all[..1], now), [6.0]);
+        assert_eq!(age_ratios(&all, &all[1..], now), [1.0], "those that are not ready do not count");
+        assert!(age_ratios(&all, &all, now).is_empty());
+        assert!(age_ratios(&all[1..2], &[], "2026-01-01T00:50:00Z".parse().unwrap()).is_empty());
     }
 }

@@ -8,7 +8,7 @@ use k8s_openapi::api::core::v1::{
 };
 
 use super::conflicts::{Policy, Use};
-use crate::controllers::persistentvolume_expander::successor;
+use crate::controllers::persistentvolume_expander::successor_of;
 
 /// Where a volume comes from.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -124,7 +124,7 @@ pub(super) fn persistent(volume: &PersistentVolume, mounts: impl Fn(&str) -> boo
         return fc_name(fc.target_wwns.as_deref(), fc.lun, fc.wwids.as_deref());
     }
     let name = volume.metadata.name.as_deref().unwrap_or_default();
-    let (driver, handle) = match (&spec.csi, successor(spec)) {
+    let (driver, handle) = match (&spec.csi, successor_of(spec)) {
         (Some(csi), _) => (csi.driver.as_str(), csi.volume_handle.as_str()),
         // What the driver would call it is known to the driver; the object stands for it.
         (None, Some((_, driver))) => (driver, name),

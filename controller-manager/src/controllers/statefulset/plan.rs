@@ -85,6 +85,15 @@ fn max_unavailable(set: &StatefulSet) -> usize {
     scaled.and_then(|n| usize::try_from(n).ok()).unwrap_or(1).max(1)
 }
 
+/// How many of the pods that are wanted do not serve.
+pub(super) fn unavailable(set: &StatefulSet, pods: &[Arc<Pod>], now: Timestamp) -> usize {
+    let (start, end) = range(set);
+    let wanted = |pod: &&Arc<Pod>| ordinal(set, pod).is_some_and(|n| (start..end).contains(&n));
+    let serving =
+        pods.iter().filter(wanted).filter(|p| !is_deleting(&p.metadata) && serves(set, p, now)).count();
+    usize::try_from(end - start).unwrap_or(0).saturating_sub(serving)
+}
+
 /// Which template a new pod of an ordinal is made of.
 fn template(set: &StatefulSet, ordinal: i32) -> Template {
     let Some(partition) = partition(set) else { return Template::Update };

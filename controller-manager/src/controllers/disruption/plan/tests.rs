@@ -152,3 +152,20 @@ fn announced_ends_grow_stale_unless_the_kubelet_said_so() {
     cleaned.status.as_mut().unwrap().conditions = Some(vec![not_disrupted(&by_eviction, Time(now()))]);
     assert_eq!(stale_in(&cleaned, now() + STALE), None);
 }
+
+#[test]
+fn selectors_are_written_as_upstream_writes_them() {
+    let of = |selector: Value| {
+        let budget = json!({"metadata": {"name": "b"}, "spec": {"selector": selector}});
+        selector_text(&serde_json::from_value(budget).unwrap())
+    };
+    let empty =
+        "&LabelSelector{MatchLabels:map[string]string{},MatchExpressions:[]LabelSelectorRequirement{},}";
+    assert_eq!(of(json!({})), empty);
+    assert_eq!(
+        of(json!({"matchLabels": {"a": "b", "c": "d"},
+            "matchExpressions": [{"key": "k", "operator": "In", "values": ["x", "y"]}]})),
+        "&LabelSelector{MatchLabels:map[string]string{a: b,c: d,},MatchExpressions:[]LabelSelectorRequirement{\
+         LabelSelectorRequirement{Key:k,Operator:In,Values:[x y],},},}"
+    );
+}

@@ -163,6 +163,26 @@ fn claims_without_a_volume_wait_or_call_a_provisioner() {
     assert!(matches!(claim(&chosen, &[], &[late]).0, ClaimStep::Write(_)));
     let local = class("fast", json!({"provisioner": "kubernetes.io/no-provisioner"}));
     assert_eq!(reason(&fast, &[local]), Some("ProvisioningFailed"));
+    let old = class("fast", json!({"provisioner": "kubernetes.io/aws-ebs"}));
+    let ClaimStep::Write(called) = claim(&fast, &[], &[old]).0 else { panic!("nobody is called") };
+    assert_eq!(annotation(&called.metadata, PROVISIONER), Some("ebs.csi.aws.com"));
+}
+
+#[test]
+fn claims_say_which_pods_they_wait_for() {
+    let late = class("fast", json!({"volumeBindingMode": "WaitForFirstConsumer"}));
+    let fast = pvc(json!({"spec": {"storageClassName": "fast"}}));
+    let told = |pods: &[&str]| {
+        let tell = claim(&fast, &[], std::slice::from_ref(&late)).1.unwrap();
+        let told = waiting(tell, &pods.iter().map(|pod| (*pod).to_owned()).collect::<Vec<_>>());
+        (told.reason, told.note)
+    };
+    let first = "waiting for first consumer to be created before binding".to_owned();
+    assert_eq!(told(&[]), ("WaitForFirstConsumer", first));
+    assert_eq!(told(&["a"]), ("WaitForPodScheduled", "waiting for pod a to be scheduled".to_owned()));
+    assert_eq!(told(&["a", "b"]), ("WaitForPodScheduled", "waiting for pods a,b to be scheduled".to_owned()));
+    let other = claim(&pvc(json!({})), &[], &[]).1.unwrap();
+    assert_eq!(waiting(other.clone(), &["a".to_owned()]), other);
 }
 
 #[test]
@@ -224,4 +244,15 @@ fn volumes_follow_their_claims() {
     assert_eq!(freed.spec.unwrap().claim_ref, None);
     let waiting = pvc(json!({}));
     assert_eq!(volume(&of(json!({})), Some(&waiting)).0, VolumeStep::Claim(ObjectKey::new("n", "c")));
+    let block = of(json!({"spec": {"volumeMode": "Block"}}));
+    let tell = volume(&block, Some(&waiting)).1.unwrap();
+    let why = "due to incompatible volumeMode.";
+    assert_eq!(
+        tell.note,
+        format!("Cannot bind PersistentVolume to requested PersistentVolumeClaim \"c\" {why}")
+    );
+    assert_eq!(
+        tell.to_claim,
+        Some(format!("Cannot bind PersistentVolume \"v\" to requested PersistentVolumeClaim {why}"))
+    );
 }

@@ -165,3 +165,19 @@ fn faults_change_nothing_in_the_end() {
         survives(&start, writes, says);
     }
 }
+
+#[test]
+fn pods_that_are_wanted_and_do_not_serve_are_unavailable() {
+    let three = set(json!({}), json!({}));
+    for (states, expected) in [
+        (&[][..], 3),
+        (&["ready", "ready", "ready"], 0),
+        (&["ready", "pending", "ready"], 1),
+        (&["ready", "ready", "ending"], 1),
+        (&["failed", "ready"], 2),
+        // One beyond what is wanted makes up for none.
+        (&["ready", "ready", "pending", "ready"], 1),
+    ] {
+        assert_eq!(unavailable(&three, &all(states), now()), expected, "{states:?}");
+    }
+}
