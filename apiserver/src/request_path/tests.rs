@@ -85,7 +85,7 @@ const MAPS: &str = "/api/v1/namespaces/default/configmaps";
 #[tokio::test(flavor = "multi_thread")]
 async fn requests_meet_their_limits() {
     let client = Client::start(&[
-        "--request-timeout=300ms",
+        "--request-timeout=3s",
         "--enable-priority-and-fairness=false",
         "--max-mutating-requests-inflight=1",
     ])
