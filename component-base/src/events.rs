@@ -8,6 +8,7 @@
 
 use std::{
     collections::HashMap,
+    hash::{BuildHasher as _, Hash, RandomState},
     sync::{Arc, LazyLock},
     time::Duration,
 };
@@ -164,28 +165,23 @@ impl Reporter {
     }
 }
 
-/// What makes events the same: everything but the note, or everything.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-struct Key {
-    object: Arc<str>,
-    kind: EventType,
-    reason: String,
-    action: String,
-    note: Option<String>,
-}
+/// What makes events the same, as a hash that is taken for it: thousands of them are remembered. Two that differ have the
+/// same one about never, and would then be counted as one.
+type Key = (u64, u64);
 
 /// An event on the server that repetitions are added to.
 #[derive(Clone, Debug)]
 struct Series {
-    name: String,
-    namespace: String,
+    name: Box<str>,
+    namespace: Arc<str>,
     count: i32,
     touched: Instant,
 }
 
 #[derive(Debug)]
 struct Similar {
-    notes: Vec<String>,
+    /// Hashes of the notes that there were.
+    notes: Vec<Key>,
     last: Instant,
 }
 
@@ -201,32 +197,44 @@ enum Plan {
 #[derive(Debug)]
 struct Correlator {
     reporter: Reporter,
-    spam: HashMap<Arc<str>, (Bucket, Instant)>,
+    /// What hashes are made with.
+    seeds: [RandomState; 2],
+    spam: HashMap<Key, (Bucket, Instant)>,
     similar: HashMap<Key, Similar>,
     series: HashMap<Key, Series>,
+    /// The last namespace that was named: most events of one moment are of one.
+    namespace: Arc<str>,
 }
 
 impl Correlator {
     fn new(reporter: Reporter) -> Correlator {
-        Correlator { reporter, spam: HashMap::new(), similar: HashMap::new(), series: HashMap::new() }
+        Correlator {
+            reporter,
+            seeds: [RandomState::new(), RandomState::new()],
+            spam: HashMap::new(),
+            similar: HashMap::new(),
+            series: HashMap::new(),
+            namespace: Arc::default(),
+        }
+    }
+
+    fn hash(&self, value: impl Hash) -> Key {
+        let [one, other] = &self.seeds;
+        (one.hash_one(&value), other.hash_one(&value))
     }
 
     fn plan(&mut self, mut record: Record, now: Instant) -> Plan {
-        let object: Arc<str> = identity(&record.regarding).into();
-        if !self.admits(&object, now) {
+        let object = self.hash(identity(&record.regarding));
+        if !self.admits(object, now) {
             return Plan::Drop;
         }
-        let mut key = Key {
-            object,
-            kind: record.kind,
-            reason: record.reason.clone(),
-            action: record.action.clone(),
-            note: None,
-        };
-        if self.aggregates(&key, &record.note, now) {
+        let alike = (object, record.kind, record.reason.as_str(), record.action.as_str());
+        let (all, note) = (self.hash(alike), self.hash(&record.note));
+        let exact = self.hash((alike, &record.note));
+        let combined = self.aggregates(all, note, now);
+        let key = if combined { all } else { exact };
+        if combined {
             record.note = format!("(combined from similar events): {}", record.note);
-        } else {
-            key.note = Some(record.note.clone());
         }
         match self.series.get_mut(&key) {
             Some(series) => {
@@ -241,32 +249,32 @@ impl Correlator {
                     "lastTimestamp": Time(record.at),
                     "message": record.note,
                 });
-                Plan::Patch { key, name: series.name.clone(), namespace: series.namespace.clone(), patch }
+                let (name, namespace) = (series.name.to_string(), series.namespace.to_string());
+                Plan::Patch { key, name, namespace, patch }
             }
             None => Plan::Create(Box::new(self.event(&record)), key),
         }
     }
 
     /// The spam filter: a token bucket per object.
-    fn admits(&mut self, object: &Arc<str>, now: Instant) -> bool {
+    fn admits(&mut self, object: Key, now: Instant) -> bool {
         forget_oldest(&mut self.spam, |(_, touched)| *touched);
         let fresh = || (Bucket::new(SPAM_PER_SECOND, SPAM_BURST), now);
-        let (bucket, touched) = self.spam.entry(object.clone()).or_insert_with(fresh);
+        let (bucket, touched) = self.spam.entry(object).or_insert_with(fresh);
         *touched = now;
         bucket.try_take(now)
     }
 
     /// Whether this is one too many of events that differ only in their notes.
-    fn aggregates(&mut self, key: &Key, note: &str, now: Instant) -> bool {
+    fn aggregates(&mut self, key: Key, note: Key, now: Instant) -> bool {
         forget_oldest(&mut self.similar, |similar| similar.last);
-        let similar =
-            self.similar.entry(key.clone()).or_insert_with(|| Similar { notes: Vec::new(), last: now });
+        let similar = self.similar.entry(key).or_insert_with(|| Similar { notes: Vec::new(), last: now });
         if now.saturating_duration_since(similar.last) > SIMILAR_INTERVAL {
             similar.notes.clear();
         }
         similar.last = now;
-        if similar.notes.len() < SIMILAR && !similar.notes.iter().any(|own| own == note) {
-            similar.notes.push(note.to_owned());
+        if similar.notes.len() < SIMILAR && !similar.notes.contains(&note) {
+            similar.notes.push(note);
         }
         similar.notes.len() >= SIMILAR
     }
@@ -304,9 +312,13 @@ impl Correlator {
     /// The event is on the server; repetitions go there.
     fn created(&mut self, key: Key, event: &Event, now: Instant) {
         forget_oldest(&mut self.series, |series| series.touched);
+        let namespace = event.metadata.namespace.as_deref().unwrap_or_default();
+        if *self.namespace != *namespace {
+            self.namespace = namespace.into();
+        }
         let series = Series {
-            name: event.metadata.name.clone().unwrap_or_default(),
-            namespace: event.metadata.namespace.clone().unwrap_or_default(),
+            name: event.metadata.name.clone().unwrap_or_default().into(),
+            namespace: Arc::clone(&self.namespace),
             count: 1,
             touched: now,
         };
@@ -315,7 +327,7 @@ impl Correlator {
 }
 
 /// Keeps a memory bounded: when it is full, the older half is forgotten.
-fn forget_oldest<K: Eq + std::hash::Hash, V>(map: &mut HashMap<K, V>, touched: impl Fn(&V) -> Instant) {
+fn forget_oldest<K: Eq + Hash, V>(map: &mut HashMap<K, V>, touched: impl Fn(&V) -> Instant) {
     if map.len() < REMEMBERED {
         return;
     }

@@ -240,6 +240,15 @@ impl Allocations {
         Resize::Given
     }
 
+    /// A pod whose newer version asks for nothing: it takes the place of the older one, which nobody else holds.
+    pub fn follow(&self, pod: &Arc<Pod>) {
+        if let Some(own) = self.held.lock().get_mut(pod::uid(pod))
+            && own.allocated == Allocated::wanted(pod)
+        {
+            own.pod = Arc::clone(pod);
+        }
+    }
+
     /// The pod with the resources it was given.
     #[must_use]
     pub fn given(&self, pod: &Arc<Pod>) -> Arc<Pod> {

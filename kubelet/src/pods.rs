@@ -94,6 +94,10 @@ impl Pods {
                     return false;
                 }
                 let wakes = wakes(&wanted.pod, &pod);
+                if !wakes {
+                    self.shared.allocations.follow(&pod);
+                    self.shared.statuses.follow(&pod);
+                }
                 wanted.pod = pod;
                 wakes
             });

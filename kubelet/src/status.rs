@@ -80,6 +80,13 @@ impl Statuses {
         }
     }
 
+    /// A newer version of a pod: it takes the place of the older one, which nobody else holds.
+    pub fn follow(&self, pod: &Arc<Pod>) {
+        if let Some(entry) = self.entries.lock().get_mut(pod::uid(pod)) {
+            entry.pod = Arc::clone(pod);
+        }
+    }
+
     /// Nothing of the pod is left: it may be deleted.
     pub fn finished(&self, pod: &Arc<Pod>) {
         let mut entries = self.entries.lock();

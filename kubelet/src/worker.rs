@@ -269,16 +269,22 @@ impl Worker {
     /// The pod's life, then its end, then the wait for its deletion.
     async fn live(&mut self) {
         let first = self.updates.borrow().clone();
+        let uid = pod::uid(&first.pod).to_owned();
         self.fetch_ahead(&first.pod);
         if pod::is_terminal(&first.pod) {
             // It had ended before this kubelet started; what the API server has is the last word.
             self.status = first.pod.status.clone().map(Arc::new);
-        } else if Box::pin(self.admit(&first)).await {
-            self.keep_running().await;
+        } else {
+            let admitted = Box::pin(self.admit(&first)).await;
+            // What waits as long as the pod lives holds no version of it.
+            drop(first);
+            if admitted {
+                self.keep_running().await;
+            }
         }
         Box::pin(self.end()).await;
-        self.shared.allocations.release(pod::uid(&first.pod));
-        self.shared.topology.release(pod::uid(&first.pod));
+        self.shared.allocations.release(&uid);
+        self.shared.topology.release(&uid);
         loop {
             let wanted = self.updates.borrow_and_update().clone();
             if wanted.is_deleted() {
@@ -288,6 +294,7 @@ impl Worker {
                     return;
                 }
             }
+            drop(wanted);
             if self.updates.changed().await.is_err() {
                 return;
             }
@@ -373,6 +380,8 @@ impl Worker {
             let worker = metrics::get().pod_worker.with_label_values(&[operation]);
             worker.observe(begun.elapsed().as_secs_f64());
             let Some(next) = next else { return };
+            // By the next round there is a newer version of the pod.
+            drop(wanted);
             let wait = Timestamp::now().duration_until(next).max(SignedDuration::ZERO);
             let resync = self.shared.resync;
             let wait = Duration::try_from(wait).unwrap_or(resync).min(resync);
