@@ -206,7 +206,7 @@ pub fn counted(
     count: impl Fn() -> Counts + Send + Sync + 'static,
 ) {
     let gauges = IntGaugeVec::new(opts(name, help, stability), labels);
-    register(gauges.map(|gauges| Counted { gauges, count: Arc::new(count) }));
+    register(stability, gauges.map(|gauges| Counted { gauges, count: Arc::new(count) }));
 }
 
 #[derive(Clone)]
