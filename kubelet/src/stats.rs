@@ -18,7 +18,7 @@ use std::{
 };
 
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::{Pod, Volume};
+use k8s_openapi::api::core::v1::{Pod, PodStatus, Volume};
 use parking_lot::Mutex;
 
 use self::{
@@ -92,8 +92,10 @@ pub struct PodUsage {
     pub namespace: String,
     /// Its name.
     pub name: String,
-    /// The pod, while it has a worker.
+    /// The pod as its source has it, while it has a worker.
     pub pod: Option<Arc<Pod>>,
+    /// Its newest status, where that is known better than its source knows it.
+    pub newest: Option<Arc<PodStatus>>,
     /// Its containers, by name.
     pub containers: Vec<ContainerUsage>,
     /// Cpu and memory of all of it.
@@ -104,6 +106,14 @@ pub struct PodUsage {
     pub volumes: Vec<VolumeUsage>,
     /// Writable layers, logs and ephemeral volumes on the node's disk.
     pub ephemeral: Taken,
+}
+
+impl PodUsage {
+    /// How the pod is.
+    #[must_use]
+    pub fn status(&self) -> Option<&PodStatus> {
+        self.newest.as_deref().or(self.pod.as_ref()?.status.as_ref())
+    }
 }
 
 /// Rates from counters.
@@ -165,14 +175,16 @@ impl Collector {
     /// When the runtime does not answer.
     pub async fn compute(&self) -> Result<Vec<PodUsage>, RuntimeError> {
         let now = Timestamp::now().as_millisecond();
+        // Nothing is copied: this goes on every few seconds.
         let known: HashMap<String, Arc<Pod>> =
-            self.pods.list().into_iter().map(|p| (pod::uid(&p).to_owned(), Arc::new(p))).collect();
+            self.pods.current().into_iter().map(|p| (pod::uid(&p).to_owned(), p)).collect();
         let mut pods: BTreeMap<(String, String, String), PodUsage> = BTreeMap::new();
         for stats in self.shared.runtime.stats().await? {
             let Some((labels, container)) = self.container(stats) else { continue };
             let [uid, namespace, name] = labels;
             let entry = pods.entry((namespace.clone(), name.clone(), uid.clone())).or_insert_with(|| {
-                PodUsage { pod: known.get(&uid).cloned(), uid, namespace, name, ..PodUsage::default() }
+                let (pod, newest) = (known.get(&uid).cloned(), self.shared.statuses.get(&uid));
+                PodUsage { pod, newest, uid, namespace, name, ..PodUsage::default() }
             });
             entry.containers.push(container);
         }

@@ -178,7 +178,7 @@ fn resource_text(pods: &[PodUsage], node: &NodeFigures) -> String {
             "container_start_time_seconds",
             "gauge",
             "[STABLE] Start time of the container since unix epoch in seconds",
-            |p, c| begun(p.pod.as_deref(), &c.name).map(|at| at.as_duration().as_secs_f64()),
+            |p, c| begun(p.status(), &c.name).map(|at| at.as_duration().as_secs_f64()),
         ),
         (
             "container_swap_limit_bytes",
@@ -312,7 +312,7 @@ fn cadvisor_text(pods: &[PodUsage]) -> String {
             "container_start_time_seconds",
             "gauge",
             "Start time of the container since unix epoch in seconds.",
-            |p, c| begun(p.pod.as_deref(), &c.name).map(|at| at.as_duration().as_secs_f64()),
+            |p, c| begun(p.status(), &c.name).map(|at| at.as_duration().as_secs_f64()),
         ),
     ];
     let mut out = String::new();
@@ -374,8 +374,8 @@ fn network_families(out: &mut String, pods: &[PodUsage]) {
 }
 
 fn container_labels<'a>(pod: &'a PodUsage, container: &'a ContainerUsage) -> [(&'static str, &'a str); 6] {
-    let status = pod.pod.as_ref().and_then(|p| p.status.as_ref());
-    let statuses = status
+    let statuses = pod
+        .status()
         .into_iter()
         .flat_map(|s| [&s.container_statuses, &s.init_container_statuses, &s.ephemeral_container_statuses]);
     let image = statuses.flatten().flatten().find(|s| s.name == container.name).map(|s| s.image.as_str());

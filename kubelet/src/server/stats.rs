@@ -5,7 +5,7 @@
 use std::{path::Path, sync::Arc};
 
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::{ContainerStatus, Pod};
+use k8s_openapi::api::core::v1::{ContainerStatus, PodStatus};
 use serde_json::{Map, Value, json};
 
 use super::{ServeError, Server};
@@ -150,12 +150,11 @@ fn boot_time(stat: &str) -> Option<Timestamp> {
 // === pods ===
 
 fn pod_json(usage: &PodUsage, disks: Option<&Disks>, now: Timestamp) -> Value {
-    let status = usage.pod.as_ref().and_then(|p| p.status.as_ref());
-    let started = status.and_then(|s| s.start_time.as_ref()).map_or(now, |t| t.0);
+    let started = usage.status().and_then(|s| s.start_time.as_ref()).map_or(now, |t| t.0);
     let containers: Vec<Value> = usage
         .containers
         .iter()
-        .map(|c| container_json(c, begun(usage.pod.as_deref(), &c.name).unwrap_or(started), disks, now))
+        .map(|c| container_json(c, begun(usage.status(), &c.name).unwrap_or(started), disks, now))
         .collect();
     let mut made = json!({
         "podRef": { "name": usage.name, "namespace": usage.namespace, "uid": usage.uid },
@@ -181,8 +180,8 @@ fn pod_json(usage: &PodUsage, disks: Option<&Disks>, now: Timestamp) -> Value {
 }
 
 /// When the container's present instance was started.
-pub(super) fn begun(pod: Option<&Pod>, name: &str) -> Option<Timestamp> {
-    let status = pod?.status.as_ref()?;
+pub(super) fn begun(status: Option<&PodStatus>, name: &str) -> Option<Timestamp> {
+    let status = status?;
     let lists =
         [&status.container_statuses, &status.init_container_statuses, &status.ephemeral_container_statuses];
     let one = |s: &ContainerStatus| Some(s.state.as_ref()?.running.as_ref()?.started_at.as_ref()?.0);
