@@ -23,6 +23,7 @@ use kube::Resource;
 use parking_lot::Mutex;
 use serde::{Deserialize, de::DeserializeOwned};
 use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
 
 use crate::{
     meta::{ObjectKey, key_of},
@@ -224,6 +225,8 @@ struct Inner<K> {
     handlers: Mutex<Vec<Handler<K>>>,
     progress: watch::Sender<Progress>,
     started: AtomicBool,
+    /// Cancelled when nobody wants it any more.
+    stopped: CancellationToken,
 }
 
 impl<K: Cached> Informer<K> {
@@ -234,6 +237,7 @@ impl<K: Cached> Informer<K> {
             handlers: Mutex::default(),
             progress: watch::Sender::new(Progress::default()),
             started: AtomicBool::new(false),
+            stopped: CancellationToken::new(),
         };
         Informer { inner: Arc::new(inner) }
     }
@@ -305,8 +309,15 @@ impl<K: Cached> Informer<K> {
         }
         let (informer, client, drain) = (self.clone(), client.clone(), tasks.drain());
         tasks.spawn(format!("informer {}", self.inner.source.path), async move {
-            drain.run_until_cancelled(reflector::run(&informer, &client, streaming)).await;
+            let stopped = informer.inner.stopped.clone();
+            let reflector = stopped.run_until_cancelled(reflector::run(&informer, &client, streaming));
+            drain.run_until_cancelled(reflector).await;
         });
+    }
+
+    /// Whether it follows the server no more, by [`Informers::stop`].
+    pub fn is_stopped(&self) -> bool {
+        self.inner.stopped.is_cancelled()
     }
 
     /// Tells an applied change to all handlers.
@@ -458,6 +469,21 @@ impl Informers {
         // The type is part of the key.
         #[allow(clippy::expect_used, reason = "the type is part of the key")]
         entry.informer.downcast_ref::<Informer<K>>().expect("informers are keyed by their type").clone()
+    }
+
+    /// Ends an informer for everybody who has it: what it lists is served no more. Its objects stay as they were last seen,
+    /// and nobody is told of their end. Who asks for the same again gets another one.
+    pub fn stop<K: Cached>(&self, informer: &Informer<K>) {
+        let key = (TypeId::of::<K>(), informer.inner.source.identity());
+        let mut known = self.known.lock();
+        let is_this = |known: &Known| {
+            let other = known.informer.downcast_ref::<Informer<K>>();
+            other.is_some_and(|other| Arc::ptr_eq(&other.inner, &informer.inner))
+        };
+        if known.get(&key).is_some_and(is_this) {
+            known.remove(&key);
+        }
+        informer.inner.stopped.cancel();
     }
 
     /// Starts all informers got so far that are not running yet.

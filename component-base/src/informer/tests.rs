@@ -289,3 +289,30 @@ async fn conditions_that_are_not_whole_hide_no_object() {
     assert_eq!(["absent", "null", "wrong"].map(reason), [Some(String::new()), Some("R".into()), None]);
     tasks.shutdown(Duration::from_secs(1)).await;
 }
+
+#[tokio::test]
+async fn what_is_stopped_asks_no_more_and_is_had_anew() {
+    let tasks = Tasks::new();
+    let first = page(&[config_map("a", 1)], 10, "");
+    let answers = vec![answer(200, &[&first], false), answer(404, &[], false)];
+    let (client, mut uris) = serve(&tasks, answers).await;
+    let informers = Informers::new(client, &tasks);
+    let within = |future| tokio::time::timeout(Duration::from_secs(20), future);
+    let gone = informers.get::<ConfigMap>(ListWatch::default());
+    within(informers.wait_synced()).await.expect("the informer syncs");
+    // The list, and the watch that finds nothing there.
+    for _ in 0..2 {
+        uris.recv().await.unwrap();
+    }
+    informers.stop(&gone);
+    assert!(gone.is_stopped());
+    assert_eq!(gone.store().len(), 1, "its objects stay");
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    assert!(uris.try_recv().is_err(), "it would have tried again by now");
+
+    let anew = informers.get::<ConfigMap>(ListWatch::default());
+    assert!(!anew.is_stopped() && !Arc::ptr_eq(&anew.inner, &gone.inner));
+    informers.stop(&gone);
+    assert!(Arc::ptr_eq(&informers.get::<ConfigMap>(ListWatch::default()).inner, &anew.inner));
+    tasks.shutdown(Duration::from_secs(1)).await;
+}

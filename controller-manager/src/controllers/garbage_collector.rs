@@ -74,15 +74,23 @@ pub(super) fn start(ctx: &Context) {
     });
 }
 
+/// Whether objects of a resource can be followed and deleted. Events have no owners that matter.
+fn deletable(resource: &Served) -> bool {
+    resource.can(&["delete", "list", "watch"]) && resource.resource != "events"
+}
+
 impl Collector {
     /// Watches every deletable kind, those that come later too; work begins once the first ones are known.
     async fn follow_discovery(self: Arc<Self>) {
-        let mut watched: HashSet<GroupVersionResource> = HashSet::new();
+        let mut watched = HashMap::new();
         let mut working = false;
         let discovery = Discovery::new(self.client.clone());
         loop {
             match discovery.ask().await {
                 Ok(catalog) => {
+                    if catalog.stale.is_empty() {
+                        self.leave_gone(&catalog.resources, &mut watched);
+                    }
                     let started = self.watch_new(catalog.resources, &mut watched);
                     if !working {
                         let synced =
@@ -110,15 +118,25 @@ impl Collector {
         }
     }
 
+    /// Watches no more what is served no more. Of a definition that was deleted the objects were seen to go before; of one
+    /// that is served in another version they are still there.
+    fn leave_gone(&self, resources: &[Served], watched: &mut HashMap<GroupVersionResource, DynamicInformer>) {
+        let served: HashSet<GroupVersionResource> =
+            resources.iter().filter(|r| deletable(r)).map(Served::names).collect();
+        for (names, informer) in watched.extract_if(|names, _| !served.contains(names)) {
+            tracing::info!(resource = %names.resource, group = %names.group, "not served any more");
+            self.informers.stop(&informer);
+        }
+    }
+
     fn watch_new(
         self: &Arc<Self>,
         resources: Vec<Served>,
-        watched: &mut HashSet<GroupVersionResource>,
+        watched: &mut HashMap<GroupVersionResource, DynamicInformer>,
     ) -> Vec<DynamicInformer> {
-        let deletable = |r: &Served| r.can(&["delete", "list", "watch"]) && r.resource != "events";
         let fresh: Vec<Arc<Served>> = resources
             .into_iter()
-            .filter(|r| deletable(r) && watched.insert(r.names()))
+            .filter(|r| deletable(r) && !watched.contains_key(&r.names()))
             .map(Arc::new)
             .collect();
         // All kinds are known before the first object is seen, so that every owner is understood.
@@ -136,6 +154,7 @@ impl Collector {
             let collector = self.clone();
             informer.on_event(move |event| collector.observe(kind, &event));
             informer.start(&self.client, &self.tasks);
+            watched.insert(served.names(), informer.clone());
             informer
         });
         started.collect()

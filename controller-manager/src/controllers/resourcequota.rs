@@ -181,7 +181,7 @@ impl Controller {
 
     /// The cache of a kind, started when first asked for; `None` for what is not served.
     async fn counted(&self, kind: &plan::Kind) -> Result<Option<DynamicInformer>, QuotaError> {
-        let known = self.counted.lock().get(kind).cloned();
+        let known = self.counted.lock().get(kind).filter(|informer| !informer.is_stopped()).cloned();
         let informer = match known {
             Some(informer) => informer,
             None => match self.served(kind).await? {
@@ -202,7 +202,7 @@ impl Controller {
 
     fn begin_counting(&self, kind: &plan::Kind, served: &Served) -> DynamicInformer {
         let mut counted = self.counted.lock();
-        if let Some(informer) = counted.get(kind) {
+        if let Some(informer) = counted.get(kind).filter(|informer| !informer.is_stopped()) {
             return informer.clone();
         }
         let informer = self.informers.metadata(&served.names(), ListWatch::default());
