@@ -183,11 +183,7 @@ fn defined_owners(c: &Cluster, ns: &str) -> Result<()> {
          versions: [{name: v1, served: true, storage: true, schema: {openAPIV3Schema: {type: object}}}]\n";
     let hull = "apiVersion: keelson.test/v1\nkind: Hull\nmetadata: {name: owner}\n";
     let whole = "hulls.keelson.test";
-    for turn in 0..2 {
-        if turn > 0 {
-            // Long enough for the collector to have noticed that the kind is gone.
-            std::thread::sleep(std::time::Duration::from_secs(35));
-        }
+    for turn in 1..=2 {
         apply(c, ns, definition)?;
         run(c, ns, &["wait", "--for=condition=Established", &format!("crd/{whole}"), "--timeout=30s"])?;
         c.eventually("the kind is served", 30, |c| Ok(apply(c, ns, hull).ok()))?;
@@ -204,6 +200,11 @@ fn defined_owners(c: &Cluster, ns: &str) -> Result<()> {
             Ok(left.trim().is_empty().then_some(()))
         })?;
         run(c, ns, &["delete", "crd", whole, "--timeout=60s"])?;
+        c.eventually("nobody watches what is not served", 90, |c| {
+            let log = std::fs::read_to_string(c.state().join("log/kube-controller-manager.log"))?;
+            let left = |line: &&str| line.contains("not served any more") && line.contains("hulls");
+            Ok((log.lines().filter(left).count() == turn).then_some(()))
+        })?;
     }
     Ok(())
 }
