@@ -74,6 +74,9 @@ pub(super) fn start(ctx: &Context) {
     });
 }
 
+/// What is followed, with the kinds of its objects.
+type Watched = HashMap<GroupVersionResource, (KindId, DynamicInformer)>;
+
 /// Whether objects of a resource can be followed and deleted. Events have no owners that matter.
 fn deletable(resource: &Served) -> bool {
     resource.can(&["delete", "list", "watch"]) && resource.resource != "events"
@@ -82,7 +85,7 @@ fn deletable(resource: &Served) -> bool {
 impl Collector {
     /// Watches every deletable kind, those that come later too; work begins once the first ones are known.
     async fn follow_discovery(self: Arc<Self>) {
-        let mut watched = HashMap::new();
+        let mut watched = Watched::new();
         let mut working = false;
         let discovery = Discovery::new(self.client.clone());
         loop {
@@ -92,6 +95,9 @@ impl Collector {
                         self.leave_gone(&catalog.resources, &mut watched);
                     }
                     let started = self.watch_new(catalog.resources, &mut watched);
+                    if working && !started.is_empty() {
+                        self.show_again(&watched);
+                    }
                     if !working {
                         let synced =
                             futures::future::join_all(started.iter().map(DynamicInformer::wait_synced));
@@ -120,20 +126,16 @@ impl Collector {
 
     /// Watches no more what is served no more. Of a definition that was deleted the objects were seen to go before; of one
     /// that is served in another version they are still there.
-    fn leave_gone(&self, resources: &[Served], watched: &mut HashMap<GroupVersionResource, DynamicInformer>) {
+    fn leave_gone(&self, resources: &[Served], watched: &mut Watched) {
         let served: HashSet<GroupVersionResource> =
             resources.iter().filter(|r| deletable(r)).map(Served::names).collect();
-        for (names, informer) in watched.extract_if(|names, _| !served.contains(names)) {
+        for (names, (_, informer)) in watched.extract_if(|names, _| !served.contains(names)) {
             tracing::info!(resource = %names.resource, group = %names.group, "not served any more");
             self.informers.stop(&informer);
         }
     }
 
-    fn watch_new(
-        self: &Arc<Self>,
-        resources: Vec<Served>,
-        watched: &mut HashMap<GroupVersionResource, DynamicInformer>,
-    ) -> Vec<DynamicInformer> {
+    fn watch_new(self: &Arc<Self>, resources: Vec<Served>, watched: &mut Watched) -> Vec<DynamicInformer> {
         let fresh: Vec<Arc<Served>> = resources
             .into_iter()
             .filter(|r| deletable(r) && !watched.contains_key(&r.names()))
@@ -154,10 +156,24 @@ impl Collector {
             let collector = self.clone();
             informer.on_event(move |event| collector.observe(kind, &event));
             informer.start(&self.client, &self.tasks);
-            watched.insert(served.names(), informer.clone());
+            watched.insert(served.names(), (kind, informer.clone()));
             informer
         });
         started.collect()
+    }
+
+    /// Takes in once more what has owners of kinds that were not known: some of them may be by now.
+    fn show_again(&self, watched: &Watched) {
+        for (kind, informer) in watched.values() {
+            for object in informer.store().list() {
+                let mut graph = self.graph.lock();
+                if graph.is_puzzled(object.meta()) {
+                    let tasks = graph.observe(*kind, object.meta());
+                    drop(graph);
+                    self.enqueue(tasks);
+                }
+            }
+        }
     }
 
     fn observe(&self, kind: KindId, event: &Event<Metadata>) {

@@ -147,6 +147,8 @@ pub(super) struct Graph {
     nodes: HashMap<Uid, Node>,
     dependents: HashMap<Uid, HashSet<Uid>>,
     absent: HashSet<(Uid, Arc<str>)>,
+    /// Objects with owners of kinds that nobody has served yet.
+    puzzling: HashSet<Uid>,
     namespaces: HashSet<Arc<str>>,
 }
 
@@ -161,6 +163,15 @@ impl Graph {
         self.kinds.push(Kind { group: group.to_owned(), kind: kind.to_owned(), namespaced });
         self.kind_ids.insert((group.to_owned(), kind.to_owned()), id);
         id
+    }
+
+    /// Whether an object has owners that were not understood, and has to be shown again when a kind comes.
+    pub(super) fn is_puzzled(&self, object: &ObjectMeta) -> bool {
+        let Some(uid) = object.uid.as_deref().filter(|_| !self.puzzling.is_empty()).map(Uid::new) else {
+            return false;
+        };
+        let is_newest = |node: &Node| node.version <= version_of(object);
+        self.puzzling.contains(&uid) && self.nodes.get(&uid).is_some_and(is_newest)
     }
 
     fn intern(&mut self, namespace: &str) -> Arc<str> {
@@ -227,6 +238,9 @@ impl Graph {
         if Self::holds_unknown_owners(&node, object) {
             // An owner that cannot be checked counts as there.
             node.owners.clear();
+            self.puzzling.insert(uid);
+        } else {
+            self.puzzling.remove(&uid);
         }
         let old = self.nodes.insert(uid, node.clone());
         let mut tasks = self.link(uid, &node, old.as_ref());
@@ -305,6 +319,7 @@ impl Graph {
 
     /// Forgets an object that is gone; its dependents and those it blocked must be looked at.
     pub(super) fn forget(&mut self, uid: Uid) -> Vec<Task> {
+        self.puzzling.remove(&uid);
         let Some(node) = self.nodes.remove(&uid) else { return Vec::new() };
         let mut tasks: Vec<Task> = self.dependents_of(uid).map(Task::Examine).collect();
         self.remember_absent(uid, &node.at);

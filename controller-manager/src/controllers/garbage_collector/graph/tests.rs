@@ -188,6 +188,22 @@ fn owners_that_cannot_be_checked_never_cost_an_object() {
 }
 
 #[test]
+fn an_owner_whose_kind_comes_late_is_looked_at_then() {
+    let mut world = World::new();
+    let late = json!({"apiVersion": "x.io/v1", "kind": "Thing", "name": "t", "uid": "t"});
+    let meta = |name: &str, version: &str| -> ObjectMeta {
+        serde_json::from_value(json!({"uid": name, "resourceVersion": version})).unwrap()
+    };
+    world.see(world.set, "web", &[], json!({}));
+    world.see(world.pod, "p", std::slice::from_ref(&late), json!({}));
+    assert!(world.graph.is_puzzled(&meta("p", "2")) && !world.graph.is_puzzled(&meta("web", "1")));
+    assert!(!world.graph.is_puzzled(&meta("p", "1")), "it is known in a later state");
+    world.graph.add_kind("x.io", "Thing", true);
+    assert_eq!(world.see(world.pod, "p", &[late], json!({})), tasks(&["t"]));
+    assert!(!world.graph.is_puzzled(&meta("p", "3")));
+}
+
+#[test]
 fn an_owner_in_another_namespace_is_none() {
     let mut world = World::new();
     world.see(world.set, "web", &[], json!({"namespace": "elsewhere"}));
