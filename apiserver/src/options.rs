@@ -5,7 +5,7 @@
 use std::{net::IpAddr, path::PathBuf, time::Duration};
 
 use component_base::{
-    features::Gates,
+    features::{Gates, Switches},
     flags::{Flag, FlagSet, Kind, Values, group},
     serving::SecureServingOptions,
 };
@@ -418,7 +418,7 @@ pub fn flags() -> FlagSet {
         .with(section("kubelet", KUBELET))
         .with(group::metrics())
         .with(group::logging())
-        .with(gates::flags())
+        .with(Switches::flag())
 }
 
 impl Config {

@@ -8,6 +8,7 @@ use component_base::{
     clock,
     daemon::{self, Daemon, StartError},
     events::{EventType, Recorder, reference},
+    features::{self, GateErrors, Gates, Reader, Switches},
     flags::{Flag, FlagSet, Kind, Values, group},
     informer::{Informer, Informers, ListWatch},
     leader::LeaderElection,
@@ -53,11 +54,15 @@ pub struct Config {
     auth: component_base::auth::AuthOptions,
     election: Option<LeaderElection>,
     routes: bool,
+    gates: Gates,
 }
 
 /// Why the configuration is not usable.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
+    /// Gates that cannot be switched so.
+    #[error("--feature-gates: {0}")]
+    Gates(#[from] GateErrors),
     /// No such provider.
     #[error("unknown --cloud-provider {0:?}: there is \"bare-metal\"")]
     Provider(String),
@@ -80,6 +85,10 @@ pub enum ConfigError {
         source: Box<serde_saphyr::Error>,
     },
 }
+
+/// It does nothing else by any gate.
+const SWITCHES: Switches =
+    Switches { program: "cloud-controller-manager", reader: Reader::Controllers, gates: &[] };
 
 impl Daemon for CloudController {
     type Config = Config;
@@ -107,7 +116,7 @@ impl Daemon for CloudController {
         .with(group::leader_election("cloud-controller-manager"))
         .with(group::client("20", "30"))
         .with(group::logging())
-        .with(group::feature_gates())
+        .with(Switches::flag())
     }
 
     fn configure(values: &Values) -> Result<Config, ConfigError> {
@@ -122,10 +131,12 @@ impl Daemon for CloudController {
             auth: group::auth_options(values),
             election: group::leader_election_options(values),
             routes: values.bool("configure-cloud-routes"),
+            gates: SWITCHES.read(values)?,
         })
     }
 
     async fn run(config: Config, tasks: Tasks) -> Result<(), StartError> {
+        features::show(config.gates);
         let auth = Delegated::new(config.auth, "cloud-controller-manager").await?;
         SecureServer::bind(&config.serving)?.serve(Site::default(), Arc::new(auth), &tasks);
         let client = client::connect(&config.client).await?;

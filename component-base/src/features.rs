@@ -1,14 +1,17 @@
 //! Feature gates: one table of what Kubernetes 1.36 lets be switched, and which gates are on in a daemon.
 //!
-//! `--feature-gates` → [`Gates::parse`] (upstream's rules) → [`Gates::check`] (what this daemon can switch at all) →
+//! `--feature-gates` → [`Gates::parse`] (upstream's rules) → [`Switches`] (what this daemon can switch at all) →
 //! [`show`] (metric). A set of gates is a small value that is passed to whoever decides by it.
 //!
 //! Contract: upstream's `component-base/featuregate`, with the gates and their dependencies of
 //! `test/compatibility_lifecycle/reference` and `pkg/features` at 1.36.
 
-use std::{fmt, sync::LazyLock};
+use std::{collections::BTreeMap, fmt, sync::LazyLock};
 
-use crate::metrics::{self, Stability};
+use crate::{
+    flags::{Flag, Kind, Values},
+    metrics::{self, Stability},
+};
 
 mod table;
 #[cfg(test)]
@@ -114,6 +117,64 @@ impl fmt::Debug for Gates {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let switched = ALL.iter().filter(|feature| self.has(feature.gate) != feature.default);
         f.debug_map().entries(switched.map(|feature| (feature.name, self.has(feature.gate)))).finish()
+    }
+}
+
+/// Gates that change how Go's clients and logs work inside: there is nothing to switch.
+const INSIDE: &[Gate] = &[
+    Gate::AtomicFIFO,
+    Gate::ClientsAllowCARotation,
+    Gate::ClientsAllowCBOR,
+    Gate::ClientsAllowTLSCacheGC,
+    Gate::ClientsPreferCBOR,
+    Gate::ContextualLogging,
+    Gate::InOrderInformersBatchProcess,
+    Gate::InformerResourceVersion,
+    Gate::UnlockWhileProcessingFIFO,
+    Gate::WatchListClient,
+];
+
+/// The gates that a daemon can switch.
+#[derive(Clone, Copy, Debug)]
+pub struct Switches {
+    /// Its name.
+    pub program: &'static str,
+    /// Which of the table's readers it is.
+    pub reader: Reader,
+    /// What it can do both ways; `AllAlpha` and `AllBeta` need not be named.
+    pub gates: &'static [Gate],
+}
+
+impl Switches {
+    /// The flag they are switched by.
+    pub const FLAG: &str = "feature-gates";
+
+    /// `--feature-gates`.
+    pub fn flag() -> Vec<Flag> {
+        vec![Flag::new(Self::FLAG, Kind::Strings, "", help())]
+    }
+
+    /// The gates as the flag has them.
+    ///
+    /// # Errors
+    /// For gates there are none of, and for those that this daemon cannot switch.
+    pub fn read(&self, values: &Values) -> Result<Gates, GateErrors> {
+        self.check(Gates::parse(&values.list(Self::FLAG))?)
+    }
+
+    /// The gates as a configuration file has them.
+    ///
+    /// # Errors
+    /// As [`Switches::read`].
+    pub fn of(&self, said: &BTreeMap<String, bool>) -> Result<Gates, GateErrors> {
+        let said: Vec<(String, bool)> = said.iter().map(|(name, on)| (name.clone(), *on)).collect();
+        self.check(Gates::default().switched(&said)?)
+    }
+
+    fn check(&self, gates: Gates) -> Result<Gates, GateErrors> {
+        let all: Vec<Gate> = [&[Gate::AllAlpha, Gate::AllBeta], INSIDE, self.gates].concat();
+        gates.check(self.program, self.reader, &all)?;
+        Ok(gates)
     }
 }
 
@@ -277,7 +338,7 @@ impl Gates {
     ///
     /// # Errors
     /// For each gate that is not.
-    pub fn check(self, program: &'static str, reader: Reader, switch: &[Gate]) -> Result<(), GateErrors> {
+    fn check(self, program: &'static str, reader: Reader, switch: &[Gate]) -> Result<(), GateErrors> {
         let is_fixed = |feature: &&Feature| {
             let other_way = self.has(feature.gate) != feature.default;
             other_way && feature.readers.contains(&reader) && !switch.contains(&feature.gate)

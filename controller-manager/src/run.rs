@@ -7,6 +7,7 @@ use component_base::{
     client::{self, ClientOptions, SharedConnection},
     clock,
     daemon::{self, Daemon, StartError},
+    features,
     flags::{Flag, FlagSet, Kind, Values, group},
     informer::Informers,
     leader::LeaderElection,
@@ -89,7 +90,6 @@ impl Daemon for ControllerManager {
         .with(group::client("20", "30"))
         .with(group::logging())
         .with(group::metrics())
-        .with(group::feature_gates())
     }
 
     fn configure(values: &Values) -> Result<Config, ConfigError> {
@@ -114,6 +114,7 @@ impl Daemon for ControllerManager {
 
     async fn run(config: Config, tasks: Tasks) -> Result<(), StartError> {
         metrics::show(config.metrics);
+        features::show(config.settings.gates);
         let auth = Delegated::new(config.auth, "kube-controller-manager").await?;
         SecureServer::bind(&config.serving)?.serve(Site::default(), Arc::new(auth), &tasks);
         let client = client::connect(&config.client).await?;

@@ -6,7 +6,10 @@ mod fixed;
 
 use std::{collections::BTreeMap, path::PathBuf, time::Duration};
 
-use component_base::flags::{Flag, Kind, Values, fixed as common};
+use component_base::{
+    features::{Gate, GateErrors, Gates, Reader, Switches},
+    flags::{Flag, Kind, Values, fixed as common},
+};
 use ipnet::IpNet;
 
 /// Flags that say how many objects of a kind are worked on at once, with their defaults.
@@ -33,11 +36,25 @@ const CONCURRENCY: &[(&str, &str)] = &[
     ("mirroring-concurrent-service-endpoint-syncs", "5"),
 ];
 
+/// The gates controllers are on with.
+const SWITCHES: Switches = Switches {
+    program: "kube-controller-manager",
+    reader: Reader::Controllers,
+    gates: &[
+        Gate::ClusterTrustBundle,
+        Gate::DRAResourcePoolStatus,
+        Gate::GenericWorkload,
+        Gate::PodCertificateRequest,
+        Gate::StorageVersionAPI,
+        Gate::StorageVersionMigrator,
+    ],
+};
+
 /// What flags say.
 #[derive(Clone, Debug, Default)]
 pub struct Settings {
-    /// `--feature-gates`, as they are given.
-    pub gates: BTreeMap<String, bool>,
+    /// `--feature-gates`.
+    pub gates: Gates,
     /// Pods' ranges, for the range allocator; empty when nodes get none.
     pub cluster_cidrs: Vec<IpNet>,
     /// Services' ranges: no node gets addresses of them.
@@ -143,6 +160,9 @@ pub enum SettingsError {
     /// A range is none.
     #[error("--{0}: {1:?} is no address range")]
     Range(&'static str, String),
+    /// Gates that cannot be switched so.
+    #[error("--feature-gates: {0}")]
+    Gates(#[from] GateErrors),
     /// A value cannot be served.
     #[error(transparent)]
     Refused(#[from] common::Refused),
@@ -358,6 +378,7 @@ pub fn flags() -> Vec<Flag> {
     for (flag, default) in CONCURRENCY {
         flags.push(Flag::new(flag, Kind::Int, *default, "objects worked on at once"));
     }
+    flags.extend(Switches::flag());
     flags.extend(common::flags(fixed::FLAGS));
     flags.extend(common::flags(common::COMMON));
     flags
@@ -372,7 +393,7 @@ impl Settings {
         common::check(fixed::FLAGS, values)?;
         common::check(common::COMMON, values)?;
         let mut out = Settings {
-            gates: values.bool_map("feature-gates"),
+            gates: SWITCHES.read(values)?,
             node_mask_v4: match values.int("node-cidr-mask-size-ipv4") {
                 0 => mask(values, "node-cidr-mask-size", 32)?,
                 _ => mask(values, "node-cidr-mask-size-ipv4", 32)?,
@@ -424,16 +445,6 @@ impl Settings {
             out.root_ca = Some(text);
         }
         Ok(out)
-    }
-
-    /// Whether a feature is on that is off unless it is asked for.
-    pub fn is_on(&self, gate: &str) -> bool {
-        self.gates.get(gate).copied().unwrap_or(false)
-    }
-
-    /// Whether a feature is off that is on unless it is switched off.
-    pub fn is_off(&self, gate: &str) -> bool {
-        self.gates.get(gate) == Some(&false)
     }
 }
 

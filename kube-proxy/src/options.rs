@@ -14,6 +14,7 @@ use std::{
 
 use component_base::{
     config::{self, ConfigError},
+    features::{self, Gates, Reader, Switches},
     flags::{Flag, FlagSet, Kind, Values, group},
     goduration,
 };
@@ -36,6 +37,9 @@ pub enum OptionsError {
         why: String,
     },
 }
+
+/// It does nothing else by any gate.
+const SWITCHES: Switches = Switches { program: "kube-proxy", reader: Reader::Proxy, gates: &[] };
 
 /// How the proxy knows traffic of its own pods.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -62,6 +66,8 @@ pub enum NodePortAddresses {
 /// Everything the proxy is told.
 #[derive(Clone, Debug)]
 pub struct Config {
+    /// Which features are on.
+    pub gates: Gates,
     /// How to reach the API server.
     pub kubeconfig: Option<PathBuf>,
     /// Overrides the server's URL.
@@ -207,7 +213,7 @@ pub fn flags() -> FlagSet {
     let own = own.map(|(name, kind, default, help)| Flag::new(name, kind, default, help));
     FlagSet::new("kube-proxy", "Makes Kubernetes services reachable on this node with nftables.", own)
         .with(group::client("5", "10"))
-        .with(group::feature_gates())
+        .with([Flag::new(Switches::FLAG, Kind::BoolMap, "", features::help())])
         .with(group::logging())
 }
 
@@ -223,8 +229,12 @@ pub fn load(given: &Values) -> Result<Config, OptionsError> {
     if let Some(name) = given.optional("hostname-override") {
         file.hostname_override = name.to_owned();
     }
+    file.feature_gates.extend(given.bool_map(Switches::FLAG));
+    let gates =
+        SWITCHES.of(&file.feature_gates).map_err(|error| invalid("featureGates", error.to_string()))?;
     check_mode(&file.mode)?;
     Ok(Config {
+        gates,
         kubeconfig: Some(&file.client_connection.kubeconfig).filter(|p| !p.is_empty()).map(PathBuf::from),
         master: given.optional("master").map(str::to_owned),
         qps: file.client_connection.qps,

@@ -10,6 +10,7 @@ use std::{
 use component_base::{
     client::{self, ClientError, ClientOptions},
     daemon::Daemon,
+    features,
     flags::{FlagSet, Values},
     informer::{Cached, Event, Informer, Informers, ListWatch},
     memory,
@@ -109,6 +110,7 @@ impl Daemon for Proxy {
     }
 
     async fn run(config: Config, tasks: Tasks) -> Result<(), RunError> {
+        features::show(config.gates);
         if config.cleanup {
             sync::cleanup()?;
             tasks.cancel();

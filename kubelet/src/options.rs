@@ -13,7 +13,10 @@ use std::{
     time::Duration,
 };
 
-use component_base::flags::Values;
+use component_base::{
+    features::{Gate, Gates},
+    flags::Values,
+};
 use k8s_openapi::api::core::v1::Taint;
 
 pub use self::file::KubeletConfiguration;
@@ -86,6 +89,8 @@ pub struct Config {
     pub provider_id: Option<String>,
     /// `external` makes a cloud controller fill in addresses.
     pub external_cloud: bool,
+    /// Which features are on.
+    pub gates: Gates,
     /// The file's fields with flags applied.
     pub file: KubeletConfiguration,
     /// Thresholds of eviction.
@@ -121,7 +126,10 @@ pub fn load(given: &Values) -> Result<Config, OptionsError> {
         None => KubeletConfiguration::default(),
     };
     flags::overlay(given, &mut file)?;
-    let cpus = processors(&mut file)?;
+    let gates = gates::SWITCHES
+        .of(&file.feature_gates)
+        .map_err(|e| OptionsError::Invalid(format!("featureGates (--feature-gates): {e}")))?;
+    let cpus = processors(&mut file, gates)?;
     let (memory, topology) = (memory_nodes(&file)?, alignment(&file)?);
     let (policy, list) =
         (&file.image_pull_credentials_verification_policy, &file.preloaded_images_verification_allowlist);
@@ -144,6 +152,7 @@ pub fn load(given: &Values) -> Result<Config, OptionsError> {
     let thresholds = threshold::thresholds(&file).map_err(|e| OptionsError::Invalid(e.to_string()))?;
     let root_dir = path("root-dir").unwrap_or_else(|| "/var/lib/kubelet".into());
     let config = Config {
+        gates,
         kubeconfig: path("kubeconfig"),
         bootstrap_kubeconfig: path("bootstrap-kubeconfig"),
         node_name,
@@ -199,7 +208,7 @@ fn read(path: PathBuf, drop_ins: Option<PathBuf>) -> Result<KubeletConfiguration
 }
 
 /// What the file says of processors. Those that are reserved by number count in place of the amounts, as upstream's.
-fn processors(file: &mut KubeletConfiguration) -> Result<cpus::Settings, OptionsError> {
+fn processors(file: &mut KubeletConfiguration, gates: Gates) -> Result<cpus::Settings, OptionsError> {
     let invalid = |text: String| OptionsError::Invalid(text);
     let reserved: CpuSet = file
         .reserved_system_cpus
@@ -214,7 +223,7 @@ fn processors(file: &mut KubeletConfiguration) -> Result<cpus::Settings, Options
         "static" => true,
         other => return Err(invalid(format!("unknown policy: {other:?}"))),
     };
-    let options = processor_options(file).map_err(invalid)?;
+    let options = processor_options(file, gates).map_err(invalid)?;
     if !exclusive && !file.cpu_manager_policy_options.is_empty() {
         return Err(invalid("cpuManagerPolicyOptions are of the static policy".to_owned()));
     }
@@ -224,19 +233,19 @@ fn processors(file: &mut KubeletConfiguration) -> Result<cpus::Settings, Options
 }
 
 /// The options of the static policy, as far as their stage is switched on and they go together.
-fn processor_options(file: &KubeletConfiguration) -> Result<cpus::plan::Options, String> {
+fn processor_options(file: &KubeletConfiguration, gates: Gates) -> Result<cpus::plan::Options, String> {
     let mut options = cpus::plan::Options::default();
     for (name, value) in &file.cpu_manager_policy_options {
         let (option, gate) = match name.as_str() {
             FULL => (&mut options.full_cores, None),
             STRICT => (&mut options.strict_reservation, None),
             CACHES => (&mut options.by_cache, None),
-            NODES => (&mut options.across_nodes, Some(("Beta", gates::CPU_BETA_OPTIONS))),
-            SOCKETS => (&mut options.by_socket, Some(("Alpha", gates::CPU_ALPHA_OPTIONS))),
-            CORES => (&mut options.across_cores, Some(("Alpha", gates::CPU_ALPHA_OPTIONS))),
+            NODES => (&mut options.across_nodes, Some(("Beta", Gate::CPUManagerPolicyBetaOptions))),
+            SOCKETS => (&mut options.by_socket, Some(("Alpha", Gate::CPUManagerPolicyAlphaOptions))),
+            CORES => (&mut options.across_cores, Some(("Alpha", Gate::CPUManagerPolicyAlphaOptions))),
             _ => return Err(format!("unknown CPU Manager Policy option: {name:?}")),
         };
-        if let Some((stage, _)) = gate.filter(|(_, gate)| !gate.is_on(&file.feature_gates)) {
+        if let Some((stage, _)) = gate.filter(|(_, gate)| !gates.has(*gate)) {
             let text =
                 format!("CPU Manager Policy {stage}-level Options not enabled, but option {name:?} provided");
             return Err(text);
@@ -570,7 +579,7 @@ mod tests {
             ("align-by-socket=false", "", "Alpha-level Options not enabled, but option \"align-by-socket\""),
             (
                 "distribute-cpus-across-numa=true",
-                "--feature-gates=AllBeta=false",
+                "--feature-gates=CPUManagerPolicyBetaOptions=false",
                 "Beta-level Options not enabled, but option \"distribute-cpus-across-numa\"",
             ),
             ("fast=true", "", "unknown CPU Manager Policy option: \"fast\""),

@@ -15,6 +15,7 @@ use component_base::{
     clock,
     daemon::Daemon,
     events::Recorder,
+    features,
     flags::{FlagSet, Values},
     health::Health,
     memory::give_back,
@@ -198,6 +199,7 @@ impl Daemon for Kubelet {
     }
 
     async fn run(config: Config, tasks: Tasks) -> Result<(), RunError> {
+        features::show(config.gates);
         give_back(&tasks);
         build(config, Arc::new(tasks)).await?.start()
     }
@@ -232,7 +234,7 @@ pub async fn build(config: Config, tasks: Arc<Tasks>) -> Result<App, RunError> {
     let api = match &config.kubeconfig {
         Some(path) => {
             let client = connect(&config, path, &tasks).await?;
-            let certificates = options::gates::POD_CERTIFICATES.is_on(&config.file.feature_gates);
+            let certificates = config.gates.has(features::Gate::PodCertificateRequest);
             let watched = Watched::new(client.clone(), &config.node_name, certificates, &tasks);
             Some((client, watched))
         }

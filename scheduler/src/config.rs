@@ -7,13 +7,12 @@ pub mod extenders;
 
 use std::{collections::BTreeSet, path::Path, time::Duration};
 
-use component_base::{client::ClientOptions, config, goduration, leader::LeaderElection};
+use component_base::{client::ClientOptions, config, features::Gates, goduration, leader::LeaderElection};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
 use self::extenders::ExtenderConfiguration;
 use crate::{
-    features::Features,
     profile::{DEFAULT_NAME, Profile, ProfileError},
     queue::BackOff,
 };
@@ -272,7 +271,7 @@ impl KubeSchedulerConfiguration {
     ///
     /// # Errors
     /// When one names a plugin that is not there, or gives one arguments it does not have.
-    pub fn profiles(&self, features: Features) -> Result<Vec<Profile>, FileError> {
+    pub fn profiles(&self, features: Gates) -> Result<Vec<Profile>, FileError> {
         let default = [ProfileConfiguration::default()];
         let all = if self.profiles.is_empty() { &default[..] } else { &self.profiles };
         let share = self.percentage_of_nodes_to_score;
@@ -391,7 +390,7 @@ mod tests {
     #[test]
     fn an_empty_file_is_the_default() {
         let read = read("").unwrap();
-        let profiles = read.profiles(Features::default()).unwrap();
+        let profiles = read.profiles(Gates::default()).unwrap();
         assert_eq!((profiles.len(), profiles[0].name.as_str()), (1, DEFAULT_NAME));
         assert_eq!(read.back_off().max, Duration::from_secs(10));
     }
@@ -462,7 +461,7 @@ mod tests {
             profile.plugin_config[0].args["ignoredResources"].clone()
         };
         assert_eq!((args(0), args(1)), (json!(["a.b/c", "a.b/d"]), json!(["a.b/d"])));
-        assert_eq!(read.profiles(Features::default()).unwrap().len(), 2);
+        assert_eq!(read.profiles(Gates::default()).unwrap().len(), 2);
         assert_eq!(read.extenders()[0].timeout().unwrap(), Duration::from_secs(5));
     }
 

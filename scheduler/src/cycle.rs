@@ -11,6 +11,7 @@ use std::{
 
 use component_base::{
     clock::SharedClock,
+    features::{Gate, Gates},
     informer::{Event, Informer},
     meta::ObjectKey,
     selector::LabelSelector,
@@ -29,7 +30,6 @@ use crate::{
     act::Actor,
     config::args::DefaultPreemptionArgs,
     extender::{self, ExtenderError, Extenders},
-    features::{Features, Gate},
     framework::{ClusterEvent, Plugin},
     metrics::{Attempt, Metrics},
     model::{Cluster, DeviceChange, DeviceEvent, NodeInfo, PodInfo, Reservation, StorageChange},
@@ -89,7 +89,7 @@ enum Outcome {
 /// The loop's state.
 pub struct Cycle {
     profiles: Vec<Profile>,
-    features: Features,
+    features: Gates,
     cluster: Cluster,
     queue: Queue,
     nominations: Nominations,
@@ -110,7 +110,7 @@ pub struct Cycle {
 impl Cycle {
     /// A loop for the pods that name one of the profiles.
     pub fn new(
-        (profiles, features): (Vec<Profile>, Features),
+        (profiles, features): (Vec<Profile>, Gates),
         back_off: BackOff,
         actor: Actor,
         budgets: Informer<PodDisruptionBudget>,
@@ -123,7 +123,7 @@ impl Cycle {
         let profiles: Vec<Profile> =
             profiles.into_iter().map(|profile| profile.measured(&metrics, &sampling)).collect();
         let mut cluster = Cluster::default();
-        if !features.is_on(Gate::DraExtendedResource) {
+        if !features.has(Gate::DRAExtendedResource) {
             cluster.devices.without_extended_resources();
         }
         Self {
@@ -153,7 +153,7 @@ impl Cycle {
             }
             if let Some((pod, number, waited)) = self.queue.pop(self.now()) {
                 self.sampling.begin(rand::random());
-                match pod.group_key().filter(|_| self.features.is_on(Gate::GenericWorkload)) {
+                match pod.group_key().filter(|_| self.features.has(Gate::GenericWorkload)) {
                     Some(group) => self.decide_group(&group, (pod, number, waited)).await,
                     None => self.decide(&pod, number, waited).await,
                 }

@@ -15,7 +15,6 @@ pub mod act;
 pub mod config;
 pub mod cycle;
 pub mod extender;
-pub mod features;
 pub mod framework;
 pub mod metrics;
 pub mod model;

@@ -2,9 +2,10 @@
 
 use serde_json::Value;
 
+use component_base::features::{Gate, Gates};
+
 use crate::{
     config::args::{self, ArgsError, NoArgs},
-    features::{Features, Gate},
     framework::Plugin,
 };
 
@@ -133,8 +134,8 @@ const fn with(gate: Gate, name: &'static str, weight: i64, make: Make) -> Regist
 
 impl Registered {
     /// Whether it is on where nothing else is said.
-    pub fn is_default(&self, features: Features) -> bool {
-        self.gate.is_none_or(|gate| features.is_on(gate))
+    pub fn is_default(&self, features: Gates) -> bool {
+        self.gate.is_none_or(|gate| features.has(gate))
     }
 }
 
@@ -164,7 +165,7 @@ impl Points {
 }
 
 /// The default plugins with their default arguments.
-pub fn defaults(features: Features) -> Vec<Weighted> {
+pub fn defaults(features: Gates) -> Vec<Weighted> {
     let all = REGISTRY.iter().filter(|p| p.is_default(features));
     all.filter_map(|p| {
         // Default arguments are right ones: a test makes them all.
@@ -188,7 +189,7 @@ mod tests {
             assert_eq!((registered.make)(None).unwrap().name(), registered.name);
         }
         let off = REGISTRY.iter().filter(|p| p.gate.is_none()).count();
-        assert_eq!(defaults(Features::default()).len(), off);
-        assert_eq!(defaults(Features::all()).len(), REGISTRY.len());
+        assert_eq!(defaults(Gates::default()).len(), off);
+        assert_eq!(defaults(crate::testing::all_gates()).len(), REGISTRY.len());
     }
 }

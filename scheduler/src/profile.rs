@@ -8,12 +8,13 @@ use std::time::Duration;
 
 use serde_json::Value;
 
+use component_base::features::Gates;
+
 use crate::{
     config::{
         PluginSet, Plugins, ProfileConfiguration,
         args::{self, ArgsError, DefaultPreemptionArgs, DynamicResourcesArgs, NoArgs, VolumeBindingArgs},
     },
-    features::Features,
     metrics::Metrics,
     plugins::{
         self, Points, Registered, Weighted,
@@ -101,7 +102,7 @@ impl Profile {
     pub fn new(
         profile: &ProfileConfiguration,
         percentage: Option<i32>,
-        features: Features,
+        features: Gates,
     ) -> Result<Profile, ProfileError> {
         let switches = &profile.plugins;
         check_names(profile)?;
@@ -157,7 +158,7 @@ impl Profile {
     }
 
     /// The profile with the default plugins.
-    pub fn with_defaults(name: String, features: Features) -> Profile {
+    pub fn with_defaults(name: String, features: Gates) -> Profile {
         Profile {
             name,
             plugins: plugins::defaults(features),
@@ -222,7 +223,7 @@ fn sets(switches: &Plugins) -> [&PluginSet; 15] {
 
 /// The default plugins in their order; those that the profile switches on for all points and that are not among them
 /// come last.
-fn order(switches: &Plugins, features: Features) -> Vec<&'static Registered> {
+fn order(switches: &Plugins, features: Gates) -> Vec<&'static Registered> {
     let (mut first, mut last): (Vec<_>, Vec<_>) =
         plugins::REGISTRY.iter().partition(|p| p.is_default(features));
     let place = |p: &&Registered| switches.multi_point.enabled.iter().position(|s| s.name == p.name);
@@ -239,7 +240,7 @@ fn is_on(switches: &Plugins, sets: &[&PluginSet], name: &str, is_default: bool) 
     here || (everywhere && !sets.iter().any(|set| set.disables(name)))
 }
 
-fn points(switches: &Plugins, registered: &Registered, features: Features) -> Points {
+fn points(switches: &Plugins, registered: &Registered, features: Gates) -> Points {
     let is_default = registered.is_default(features);
     let on = |sets: &[&PluginSet]| is_on(switches, sets, registered.name, is_default);
     Points {
@@ -266,7 +267,7 @@ mod tests {
 
     fn build(profile: Value) -> Result<Profile, String> {
         let parsed: ProfileConfiguration = serde_json::from_value(profile).map_err(|e| e.to_string())?;
-        Profile::new(&parsed, Some(30), Features::default()).map_err(|e| component_base::workqueue::chain(&e))
+        Profile::new(&parsed, Some(30), Gates::default()).map_err(|e| component_base::workqueue::chain(&e))
     }
 
     fn find<'p>(profile: &'p Profile, name: &str) -> Option<&'p Weighted> {
@@ -279,7 +280,7 @@ mod tests {
         let names = |plugins: &[Weighted]| -> Vec<(&str, i64)> {
             plugins.iter().map(|w| (w.plugin.name(), w.weight)).collect()
         };
-        assert_eq!(names(&profile.plugins), names(&plugins::defaults(Features::default())));
+        assert_eq!(names(&profile.plugins), names(&plugins::defaults(Gates::default())));
         assert_eq!((profile.name.as_str(), profile.percentage), (DEFAULT_NAME, 30));
         assert_eq!(profile.preemption, Some(DefaultPreemptionArgs::default()));
         assert_eq!(profile.timeouts, Timeouts::default());

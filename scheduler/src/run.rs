@@ -8,6 +8,7 @@ use component_base::{
     clock::{self, SharedClock},
     daemon::{self, Daemon, StartError},
     events::Recorder,
+    features::{self, Gate, Gates, Reader, Switches},
     flags::{Flag, FlagSet, Kind, Values, fixed, group},
     informer::{Event, Informer, Informers, ListWatch},
     leader::LeaderElection,
@@ -27,7 +28,6 @@ use crate::{
     config::{FileError, KubeSchedulerConfiguration, extenders::ExtenderConfiguration},
     cycle::{Advisers, Change, Cycle},
     extender::{ConnectError, Extenders},
-    features::{Features, Gate},
     metrics::Metrics,
     model::{DeviceChange, StorageChange},
     options,
@@ -39,6 +39,19 @@ use crate::{
 #[derive(Debug)]
 pub struct Scheduler;
 
+/// The gates it does something else by.
+const SWITCHES: Switches = Switches {
+    program: "kube-scheduler",
+    reader: Reader::Scheduler,
+    gates: &[
+        Gate::DRAExtendedResource,
+        Gate::GangScheduling,
+        Gate::GenericWorkload,
+        Gate::TopologyAwareWorkloadScheduling,
+        Gate::WorkloadAwarePreemption,
+    ],
+};
+
 /// Everything the daemon needs to know.
 #[derive(Debug)]
 pub struct Config {
@@ -49,7 +62,7 @@ pub struct Config {
     profiles: Vec<Profile>,
     back_off: BackOff,
     extenders: Vec<ExtenderConfiguration>,
-    features: Features,
+    features: Gates,
     /// How metrics are shown.
     view: View,
 }
@@ -63,6 +76,9 @@ pub enum ConfigError {
     /// A flag's value cannot be served.
     #[error(transparent)]
     Refused(#[from] fixed::Refused),
+    /// Gates that cannot be switched so.
+    #[error("--feature-gates: {0}")]
+    Gates(#[from] features::GateErrors),
     /// What is shown of metrics.
     #[error("--{0}: Invalid value: {1:?}: {2}")]
     Metrics(&'static str, String, String),
@@ -115,7 +131,7 @@ impl Daemon for Scheduler {
         .with(group::client("50", "100"))
         .with(group::logging())
         .with(group::metrics())
-        .with(group::feature_gates())
+        .with(Switches::flag())
     }
 
     fn configure(values: &Values) -> Result<Config, ConfigError> {
@@ -133,7 +149,7 @@ impl Daemon for Scheduler {
             profiles: Vec::new(),
             back_off: BackOff::default(),
             extenders: Vec::new(),
-            features: Features::new(&values.bool_map("feature-gates")),
+            features: SWITCHES.read(values)?,
             view: view(values)?,
         };
         match values.optional("config").filter(|path| !path.is_empty()) {
@@ -154,6 +170,7 @@ impl Daemon for Scheduler {
 
     async fn run(config: Config, tasks: Tasks) -> Result<(), RunError> {
         metrics::show(config.view);
+        features::show(config.features);
         let auth = Delegated::new(config.auth, "kube-scheduler").await.map_err(StartError::from)?;
         let server = SecureServer::bind(&config.serving).map_err(StartError::from)?;
         server.serve(Site::default(), Arc::new(auth), &tasks);
@@ -164,7 +181,7 @@ impl Daemon for Scheduler {
             profiles: config.profiles,
             back_off: config.back_off,
             extenders: Extenders::connect(&config.extenders).await?,
-            metrics: Arc::new(match config.features.is_on(Gate::GenericWorkload) {
+            metrics: Arc::new(match config.features.has(Gate::GenericWorkload) {
                 true => Metrics::register().with_groups(),
                 false => Metrics::register(),
             }),
@@ -189,7 +206,7 @@ struct Office {
     profiles: Vec<Profile>,
     back_off: BackOff,
     extenders: Extenders,
-    features: Features,
+    features: Gates,
     metrics: Arc<Metrics>,
 }
 
@@ -203,7 +220,7 @@ async fn lead(office: Office, tasks: &Tasks) {
     feed(&informers, &sender);
     feed_storage(&informers, &sender);
     feed_devices(&informers, &sender);
-    if features.is_on(Gate::GenericWorkload) {
+    if features.has(Gate::GenericWorkload) {
         feed_all(&informers, &sender, Change::Group);
     }
     let claims = informers.get::<PersistentVolumeClaim>(ListWatch::default());

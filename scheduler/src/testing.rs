@@ -2,11 +2,20 @@
 
 use std::sync::Arc;
 
-use component_base::informer::Event;
+use component_base::{
+    features::{Gate, Gates},
+    informer::Event,
+};
 use k8s_openapi::api::{core::v1 as core, scheduling::v1alpha2::PodGroup};
 use serde_json::{Value, json};
 
 use crate::model::{Cluster, NodeInfo, PodInfo};
+
+/// With all gates on that plugins depend on.
+pub(crate) fn all_gates() -> Gates {
+    let of_plugins = crate::plugins::REGISTRY.iter().filter_map(|plugin| plugin.gate);
+    of_plugins.fold(Gates::default().with(Gate::GenericWorkload, true), |gates, gate| gates.with(gate, true))
+}
 
 /// A pod under construction.
 #[derive(Clone, Debug)]

@@ -2,51 +2,13 @@
 //!
 //! Contract: upstream's flags of the same names; what each of them would ask for stands in its reason.
 
-use component_base::flags::{Flag, Kind, Values};
+use component_base::flags::{
+    Flag, Kind, Values,
+    fixed::{self, COMMON, Fixed, fixed, is_empty, is_off, is_on},
+};
 
 use super::OptionsError;
 
-/// A flag, and the values of it that this server can serve.
-struct Fixed {
-    name: &'static str,
-    kind: Kind,
-    default: &'static str,
-    help: &'static str,
-    /// Whether a value can be served.
-    serves: fn(&str) -> bool,
-    /// Why others cannot.
-    why: &'static str,
-}
-
-const fn fixed(name: &'static str, kind: Kind, default: &'static str, help: &'static str) -> Fixed {
-    Fixed { name, kind, default, help, serves: |_| true, why: "" }
-}
-
-impl Fixed {
-    /// Serves these values only.
-    const fn only(self, serves: fn(&str) -> bool, why: &'static str) -> Self {
-        Self { serves, why, ..self }
-    }
-}
-
-fn is_off(value: &str) -> bool {
-    matches!(value, "" | "false" | "f" | "F" | "FALSE" | "False" | "0")
-}
-
-fn is_on(value: &str) -> bool {
-    !is_off(value)
-}
-
-fn is_empty(value: &str) -> bool {
-    value.is_empty()
-}
-
-/// Whether a version is said of this component, and is the one that is wanted.
-fn is_version(value: &str, wanted: &str) -> bool {
-    value.is_empty() || value.strip_prefix("kube=").unwrap_or(value).trim_start_matches('v') == wanted
-}
-
-const NO_ALPHA_LOGGING: &str = "the feature LoggingAlphaOptions is off, and cannot be switched on";
 const FLAGS: &[Fixed] = &[
     fixed("storage-backend", Kind::String, "", "where objects are stored: etcd3")
         .only(|value| matches!(value, "" | "etcd3"), "etcd3 is the only storage backend"),
@@ -92,10 +54,6 @@ const FLAGS: &[Fixed] = &[
         .only(is_empty, "requests are not passed on to other API servers of this cluster"),
     fixed("peer-advertise-port", Kind::String, "", "port for other API servers of this cluster")
         .only(is_empty, "requests are not passed on to other API servers of this cluster"),
-    fixed("emulated-version", Kind::Strings, "", "version that is emulated: kube=1.36")
-        .only(|value| is_version(value, "1.36"), "this server emulates no other version than its own, 1.36"),
-    fixed("min-compatibility-version", Kind::Strings, "", "oldest version to be compatible with: kube=1.35")
-        .only(|value| is_version(value, "1.35"), "this server is compatible with 1.35 and nothing older"),
     fixed(
         "emulation-forward-compatible",
         Kind::Bool,
@@ -108,27 +66,8 @@ const FLAGS: &[Fixed] = &[
         "false",
         "let --runtime-config name what came after the emulated version; as that is the server's own, nothing did",
     ),
-    fixed(
-        "show-hidden-metrics-for-version",
-        Kind::String,
-        "",
-        "version, the one before this, whose hidden metrics are shown; there are none",
-    )
-    .only(
-        |value| matches!(value, "" | "1.35"),
-        "must be omitted or have the value '1.35': only the previous minor version is allowed",
-    ),
     fixed("max-connection-bytes-per-sec", Kind::Int, "0", "bytes per second of a client's connection to a kubelet")
         .only(|value| value == "0", "connections are not throttled"),
-    fixed("log-flush-frequency", Kind::Duration, "5s", "longest time between flushes of the log; each line is one"),
-    fixed("log-json-split-stream", Kind::Bool, "false", "write JSON log messages below errors to standard output")
-        .only(is_off, NO_ALPHA_LOGGING),
-    fixed("log-text-split-stream", Kind::Bool, "false", "write text log messages below errors to standard output")
-        .only(is_off, NO_ALPHA_LOGGING),
-    fixed("log-json-info-buffer-size", Kind::Quantity, "", "buffer of the stream of JSON messages below errors")
-        .only(|value| matches!(value, "" | "0"), NO_ALPHA_LOGGING),
-    fixed("log-text-info-buffer-size", Kind::Quantity, "", "buffer of the stream of text messages below errors")
-        .only(|value| matches!(value, "" | "0"), NO_ALPHA_LOGGING),
     fixed(
         "coordinated-leadership-lease-duration",
         Kind::Duration,
@@ -154,7 +93,7 @@ fn sizes_are_cached(value: &str) -> bool {
 
 /// The flags.
 pub(super) fn flags() -> impl Iterator<Item = Flag> {
-    FLAGS.iter().map(|flag| Flag::new(flag.name, flag.kind, flag.default, flag.help))
+    fixed::flags(FLAGS).chain(fixed::flags(COMMON))
 }
 
 /// Refuses values that cannot be served.
@@ -162,12 +101,6 @@ pub(super) fn flags() -> impl Iterator<Item = Flag> {
 /// # Errors
 /// For the first of them.
 pub(super) fn check(values: &Values) -> Result<(), OptionsError> {
-    let given = values.effective();
-    for flag in FLAGS {
-        let value = given.get(flag.name).map_or("", String::as_str);
-        if !(flag.serves)(value) {
-            return Err(super::invalid(flag.name, value, flag.why));
-        }
-    }
-    Ok(())
+    let checked = fixed::check(FLAGS, values).and_then(|()| fixed::check(COMMON, values));
+    checked.map_err(|refused| super::invalid(refused.name, refused.value, refused.why))
 }

@@ -4,18 +4,15 @@
 //! read is refused by name when it is switched; those of other daemons may be given and change nothing here.
 
 use component_base::{
-    features::{self, Gate, Gates, Reader},
-    flags::{Flag, Kind, Values},
+    features::{Gate, Gates, Reader, Switches},
+    flags::Values,
 };
 
 use super::{OptionsError, invalid};
 
-const FLAG: &str = "feature-gates";
-
-/// Gates that change what this server does.
+/// Gates that change what this server does, and those that change how upstream's works inside and nothing that a client
+/// sees: there is nothing to switch.
 const SWITCHED: &[Gate] = &[
-    Gate::AllAlpha,
-    Gate::AllBeta,
     Gate::ClusterTrustBundle,
     Gate::ClusterTrustBundleProjection,
     Gate::ContainerStopSignals,
@@ -30,10 +27,7 @@ const SWITCHED: &[Gate] = &[
     Gate::TopologyAwareWorkloadScheduling,
     Gate::WorkloadAwarePreemption,
     Gate::WorkloadWithJob,
-];
-
-/// Gates that change how upstream's server works inside and nothing that a client sees: there is nothing to switch.
-const NOTHING_TO_SWITCH: &[Gate] = &[
+    // Inside.
     Gate::APIServingWithRoutine,
     Gate::ConcurrentWatchObjectDecode,
     Gate::DetectCacheInconsistency,
@@ -41,20 +35,13 @@ const NOTHING_TO_SWITCH: &[Gate] = &[
     Gate::StorageNamespaceIndex,
     Gate::WatchCacheInitializationPostStartHook,
 ];
-
-pub(super) fn flags() -> [Flag; 1] {
-    [Flag::new(FLAG, Kind::Strings, "", features::help())]
-}
+const SWITCHES: Switches = Switches { program: "kube-apiserver", reader: Reader::Api, gates: SWITCHED };
 
 /// The gates that are on.
 ///
 /// # Errors
 /// For gates there are none of, and for those that this server cannot switch.
 pub(super) fn switched(values: &Values) -> Result<Gates, OptionsError> {
-    let pairs = values.list(FLAG);
-    let refused = |errors: features::GateErrors| invalid(FLAG, pairs.join(","), errors.to_string());
-    let gates = Gates::parse(&pairs).map_err(refused)?;
-    let all: Vec<Gate> = [SWITCHED, NOTHING_TO_SWITCH].concat();
-    gates.check("kube-apiserver", Reader::Api, &all).map_err(refused)?;
-    Ok(gates)
+    let said = || values.list(Switches::FLAG).join(",");
+    SWITCHES.read(values).map_err(|errors| invalid(Switches::FLAG, said(), errors.to_string()))
 }

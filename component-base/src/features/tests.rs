@@ -1,4 +1,5 @@
 use super::*;
+use crate::flags::{FlagSet, Parsed};
 
 fn gates(pairs: &[&str]) -> Result<Gates, String> {
     Gates::parse(pairs).map_err(|errors| errors.to_string())
@@ -59,8 +60,17 @@ fn what_cannot_be_switched_is_said_in_upstreams_words() {
 
 #[test]
 fn a_daemon_refuses_what_it_reads_and_cannot_switch() {
-    let check = |pairs: &[&str], switch: &[Gate]| {
-        gates(pairs).unwrap().check("kube-test", Reader::Api, switch).map_err(|errors| errors.to_string())
+    let check = |pairs: &[&str], switch: &'static [Gate]| {
+        let switches = Switches { program: "kube-test", reader: Reader::Api, gates: switch };
+        let all = FlagSet::new("test", "Test.", []).with(Switches::flag());
+        let Parsed::Run(values) = all.parse([format!("--feature-gates={}", pairs.join(","))]).unwrap() else {
+            panic!("{pairs:?}");
+        };
+        let pairs = pairs.iter().filter_map(|pair| pair.split_once('='));
+        let of_file = switches.of(&pairs.map(|(name, on)| (name.to_owned(), on == "true")).collect());
+        let of_flag = switches.read(&values);
+        assert_eq!(of_flag, of_file);
+        of_flag.map(drop).map_err(|errors| errors.to_string())
     };
     assert_eq!(check(&["MemoryQoS=true"], &[]), Ok(()), "the kubelet's alone");
     assert_eq!(check(&["HPAScaleToZero=true"], &[Gate::HPAScaleToZero]), Ok(()));
@@ -72,6 +82,10 @@ fn a_daemon_refuses_what_it_reads_and_cannot_switch() {
         check(&["WatchList=false"], &[]).unwrap_err(),
         "cannot set feature gate WatchList to false: this kube-test has it on only"
     );
+    let scheduler = Switches { program: "kube-test", reader: Reader::Scheduler, gates: &[] };
+    let said = |gate: &str| [(gate.to_owned(), false)].into();
+    assert!(scheduler.of(&said("WatchListClient")).is_ok(), "there is nothing to switch");
+    assert!(scheduler.of(&said("SchedulerAsyncPreemption")).is_err());
 }
 
 #[test]

@@ -20,9 +20,12 @@ pub struct Fixed {
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 #[error("--{name}: Invalid value: {value:?}: {why}")]
 pub struct Refused {
-    name: &'static str,
-    value: String,
-    why: &'static str,
+    /// The flag.
+    pub name: &'static str,
+    /// What was given.
+    pub value: String,
+    /// Why it cannot be served.
+    pub why: &'static str,
 }
 
 /// A flag any value of which changes nothing here; the help says why.
@@ -111,14 +114,16 @@ pub const COMMON: &[Fixed] = &[
         "buffer of the stream of text messages below errors",
     )
     .only(|value| matches!(value, "" | "0"), NO_ALPHA_LOGGING),
-    fixed(
-        "unsupported-kube-api-over-localhost",
-        Kind::Bool,
-        "false",
-        "reach the API server as localhost, whatever the kubeconfig says",
-    )
-    .only(is_off, "the API server is reached as the kubeconfig says"),
 ];
+
+/// One that daemons of the control plane have beside those.
+pub const OVER_LOCALHOST: Fixed = fixed(
+    "unsupported-kube-api-over-localhost",
+    Kind::Bool,
+    "false",
+    "reach the API server as localhost, whatever the kubeconfig says",
+)
+.only(is_off, "the API server is reached as the kubeconfig says");
 
 /// The flags.
 pub fn flags(of: &'static [Fixed]) -> impl Iterator<Item = Flag> {
@@ -171,7 +176,6 @@ mod tests {
             "--log-text-split-stream",
             "--log-json-info-buffer-size=1Mi",
             "--show-hidden-metrics-for-version=1.20",
-            "--unsupported-kube-api-over-localhost",
         ] {
             let name = flag.trim_start_matches('-').split('=').next().unwrap();
             assert!(refusal(flag).unwrap().starts_with(&format!("--{name}: Invalid value: ")), "{flag}");

@@ -71,16 +71,6 @@ pub fn metrics_view(values: &Values) -> Result<View, (&'static str, String, Stri
     Ok(view)
 }
 
-/// `--feature-gates`.
-pub fn feature_gates() -> Vec<Flag> {
-    vec![Flag::new(
-        "feature-gates",
-        Kind::BoolMap,
-        "",
-        "key=value pairs that switch alpha and experimental features",
-    )]
-}
-
 /// `--kubeconfig`, `--master`, `--kube-api-qps`, `--kube-api-burst`, `--kube-api-content-type`.
 pub fn client(qps: &str, burst: &str) -> Vec<Flag> {
     let section = "misc";

@@ -10,6 +10,7 @@ use std::sync::{Arc, LazyLock};
 
 use component_base::{
     client,
+    features::Gate,
     informer::{Informer, ListWatch},
     meta::ObjectKey,
     workqueue::{Outcome, WorkQueue, run_workers},
@@ -24,7 +25,6 @@ use sha2::{Digest, Sha256};
 use super::{Context, published::Syncs};
 
 const SIGNER: &str = "kubernetes.io/kube-apiserver-serving";
-const GATE: &str = "ClusterTrustBundle";
 /// Bytes of the bundle's hash in its name.
 const HASHED: usize = 12;
 
@@ -38,7 +38,7 @@ struct Plan {
 }
 
 pub(super) fn start(ctx: &Context) {
-    if !ctx.settings.is_on(GATE) {
+    if !ctx.settings.gates.has(Gate::ClusterTrustBundle) {
         return;
     }
     let Some(bundle) = ctx.settings.root_ca.clone() else {

@@ -8,6 +8,7 @@ use std::time::Duration;
 use component_base::{
     client,
     clock::SharedClock,
+    features::Gate,
     informer::{Informer, ListWatch},
     meta::key_of,
     workqueue::chain,
@@ -24,14 +25,13 @@ use kube::{
 use super::{Context, run_every};
 
 const NAME: &str = "podcertificaterequest-cleaner-controller";
-const GATE: &str = "PodCertificateRequest";
 /// Between two looks.
 const PERIOD: Duration = Duration::from_secs(5 * 60);
 /// All that comes of a request has come of it by then.
 const OLD: SignedDuration = SignedDuration::from_mins(15);
 
 pub(super) fn start(ctx: &Context) {
-    if !ctx.settings.is_on(GATE) {
+    if !ctx.settings.gates.has(Gate::PodCertificateRequest) {
         return;
     }
     let requests: Informer<PodCertificateRequest> = ctx.informers.get(ListWatch::default());

@@ -8,6 +8,7 @@
 
 use component_base::{
     client,
+    features::Gate,
     informer::{Event, Informer, ListWatch},
     meta::{ObjectKey, has_finalizer, is_deleting, object_key, remove_finalizer},
     workqueue::{Outcome, WorkQueue, run_workers},
@@ -23,14 +24,13 @@ use kube::{
 
 use super::{Context, pod_disruption::is_finished};
 
-const GATE: &str = "GenericWorkload";
 const FINALIZER: &str = "scheduling.k8s.io/podgroup-protection";
 const WORKERS: usize = 1;
 /// The index of pods that have not ended by their group, as `namespace/name`.
 const BY_GROUP: &str = "pod group";
 
 pub(super) fn start(ctx: &Context) {
-    if !ctx.settings.is_on(GATE) {
+    if !ctx.settings.gates.has(Gate::GenericWorkload) {
         return;
     }
     let groups: Informer<PodGroup> = ctx.informers.get(ListWatch::default());

@@ -17,6 +17,7 @@ use std::{
 use component_base::{
     client,
     clock::SharedClock,
+    features::Gate,
     informer::{Event, Informer, ListWatch},
     meta::{ObjectKey, object_key},
     metrics::{self, Stability, exponential_buckets},
@@ -42,7 +43,6 @@ use prometheus::{HistogramVec, IntCounterVec};
 use super::{Context, run_every};
 
 const NAME: &str = "resourcepoolstatusrequest-controller";
-const GATE: &str = "DRAResourcePoolStatus";
 const WORKERS: usize = 1;
 /// How often a request waits for slices that are missing.
 const RETRIES: u32 = 5;
@@ -79,7 +79,7 @@ enum AnswerError {
 }
 
 pub(super) fn start(ctx: &Context) {
-    if !ctx.settings.is_on(GATE) {
+    if !ctx.settings.gates.has(Gate::DRAResourcePoolStatus) {
         return;
     }
     let controller = Controller {

@@ -16,6 +16,7 @@ use std::sync::Arc;
 use component_base::{
     client,
     clock::SharedClock,
+    features::Gate,
     informer::{Informer, ListWatch},
     meta::{ObjectKey, is_condition_true, object_key},
     workqueue::{Outcome, WorkQueue, run_workers},
@@ -37,7 +38,6 @@ use crate::served::{Directory, Served};
 const NAME: &str = "storage-version-migrator-controller";
 /// Who writes the status of CustomResourceDefinitions.
 const RUNNER: &str = "migration-runner-controller";
-const GATE: &str = "StorageVersionMigrator";
 const WORKERS: usize = 5;
 /// The index of migrations by the resource they are about.
 const BY_RESOURCE: &str = "migrated resource";
@@ -101,7 +101,7 @@ struct Named {
 }
 
 pub(super) fn start(ctx: &Context) {
-    if !ctx.settings.is_on(GATE) {
+    if !ctx.settings.gates.has(Gate::StorageVersionMigrator) {
         return;
     }
     let migrator = Migrator {

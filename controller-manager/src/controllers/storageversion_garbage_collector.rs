@@ -11,6 +11,7 @@ use std::collections::BTreeSet;
 use component_base::{
     client,
     clock::SharedClock,
+    features::Gate,
     informer::{Event, Informer, ListWatch},
     meta::{ObjectKey, label, object_key},
     workqueue::{Outcome, WorkQueue, run_workers},
@@ -31,9 +32,6 @@ use kube::{
 
 use super::Context;
 
-const GATE: &str = "StorageVersionAPI";
-/// On unless it is switched off.
-const IDENTITY: &str = "APIServerIdentity";
 const NAMESPACE: &str = "kube-system";
 /// The label of API servers' leases.
 const COMPONENT: &str = "apiserver.kubernetes.io/identity";
@@ -61,7 +59,7 @@ struct Collector {
 }
 
 pub(super) fn start(ctx: &Context) {
-    if !ctx.settings.is_on(GATE) || ctx.settings.is_off(IDENTITY) {
+    if !ctx.settings.gates.has(Gate::StorageVersionAPI) {
         return;
     }
     let collector = Collector {

@@ -2,7 +2,7 @@
 
 use component_base::flags::{
     Kind,
-    fixed::{Fixed, fixed, is_empty, is_off, is_on},
+    fixed::{Fixed, OVER_LOCALHOST, fixed, is_empty, is_off, is_on},
 };
 
 const NO_CLOUD: &str = "no cloud is known here: its controllers run in cloud-controller-manager";
@@ -10,6 +10,7 @@ const NO_RECYCLER: &str = "volumes are not recycled: nothing would be timed";
 const NO_MIGRATION: &str = "controllers that others take over are switched off by --controllers";
 
 pub(super) const FLAGS: &[Fixed] = &[
+    OVER_LOCALHOST,
     fixed("profiling", Kind::Bool, "true", "accepted; there is no profiler"),
     fixed("contention-profiling", Kind::Bool, "false", "record waiting for locks, where profiling is on")
         .only(is_off, "waiting for locks is not recorded"),

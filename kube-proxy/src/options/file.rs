@@ -1,6 +1,8 @@
 //! KubeProxyConfiguration kubeproxy.config.k8s.io/v1alpha1. Unknown fields are errors; fields of other
 //! modes and systems are known and not used.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Deserializer, Serialize};
 
 pub(super) const API_VERSION: &str = "kubeproxy.config.k8s.io/v1alpha1";
@@ -13,7 +15,8 @@ pub(super) const KIND: &str = "KubeProxyConfiguration";
 pub struct KubeProxyConfiguration {
     pub api_version: String,
     pub kind: String,
-    pub feature_gates: serde_json::Value,
+    #[serde(deserialize_with = "or_default")]
+    pub feature_gates: BTreeMap<String, bool>,
     pub client_connection: ClientConnection,
     pub logging: serde_json::Value,
     #[serde(deserialize_with = "or_default")]
@@ -108,7 +111,7 @@ impl Default for KubeProxyConfiguration {
             // A file has to name itself.
             api_version: String::new(),
             kind: String::new(),
-            feature_gates: nothing.clone(),
+            feature_gates: BTreeMap::new(),
             client_connection: ClientConnection::default(),
             logging: nothing.clone(),
             hostname_override: String::new(),

@@ -2,7 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use component_base::flags::{Flag, FlagSet, Kind, Values, group};
+use component_base::{
+    features::{self, Switches},
+    flags::{Flag, FlagSet, Kind, Values, group},
+};
 use k8s_openapi::api::core::v1::Taint;
 use serde_json::Value;
 
@@ -596,7 +599,7 @@ pub fn set() -> FlagSet {
     });
     FlagSet::new("kubelet", "Runs the pods of a node through a container runtime.", all)
         .with(group::logging())
-        .with(group::feature_gates())
+        .with([Flag::new(Switches::FLAG, Kind::BoolMap, "", features::help())])
 }
 
 /// Applies the given flags to the file's fields.
@@ -627,7 +630,7 @@ pub fn overlay(given: &Values, file: &mut KubeletConfiguration) -> Result<(), Op
             Use::Own | Use::Nothing => {}
         }
     }
-    file.feature_gates.extend(given.bool_map("feature-gates"));
+    file.feature_gates.extend(given.bool_map(Switches::FLAG));
     Ok(())
 }
 

@@ -3,6 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use component_base::{
+    features::Gate,
     informer::Event,
     meta::{ObjectKey, condition, is_condition_true, set_condition},
     workqueue::chain,
@@ -15,7 +16,6 @@ use k8s_openapi::{
 use super::{Cycle, Outcome};
 use crate::{
     extender::ExtenderError,
-    features::Gate,
     metrics::Attempt,
     model::{GroupInfo, PodInfo},
     plan::{
@@ -52,7 +52,7 @@ impl Cycle {
 
     /// Keeps who belongs to which group.
     pub(super) fn take_member(&mut self, event: &Event<Pod>, pod: &Arc<PodInfo>) {
-        if !self.features.is_on(Gate::GenericWorkload) {
+        if !self.features.has(Gate::GenericWorkload) {
             return;
         }
         match matches!(event, Event::Deleted { .. }) || pod.finished {
@@ -140,8 +140,8 @@ impl Cycle {
         let budgets = self.read_budgets();
         let nominated = self.nominations.all();
         let (plugins, options) = (&self.profiles[at].plugins, self.options(at));
-        let as_whole = self.features.is_on(Gate::WorkloadAwarePreemption);
-        let near = self.features.is_on(Gate::TopologyAwareWorkloadScheduling);
+        let as_whole = self.features.has(Gate::WorkloadAwarePreemption);
+        let near = self.features.has(Gate::TopologyAwareWorkloadScheduling);
         let room = match self.profiles[at].preemption {
             _ if near && group.is_some_and(|group| group.is_constrained) => {
                 Err("preemption: not eligible due to placement-based pod group scheduling limitation")

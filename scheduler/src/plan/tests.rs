@@ -5,8 +5,9 @@ use std::sync::Arc;
 use serde_json::{Value, json};
 
 use super::*;
+use component_base::features::Gates;
+
 use crate::{
-    features::Features,
     plugins,
     testing::{cluster, node, pod},
 };
@@ -16,7 +17,7 @@ fn decide(pod: &Arc<PodInfo>, cluster: &Cluster) -> Result<String, String> {
     schedule(
         pod,
         cluster,
-        &plugins::defaults(Features::default()),
+        &plugins::defaults(Gates::default()),
         &[],
         Options::default(),
         &mut Memo::default(),
@@ -200,7 +201,7 @@ fn namespaces_of_a_term_are_chosen_by_name_or_label() {
             json!({"podAntiAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": terms}}),
         );
         let p = p.info();
-        let all = plugins::defaults(Features::default());
+        let all = plugins::defaults(Gates::default());
         let filters = prepare(&p, &both, &all).ok().unwrap();
         let refused = both.nodes().iter().find(|n| filters.check(n).is_some()).map(|n| n.name.to_string());
         assert_eq!(refused.is_some(), want.is_some(), "{extra}");
@@ -272,7 +273,7 @@ fn a_pod_pinned_by_field_looks_at_its_node_only() {
 }
 
 fn preemption(pod: &Arc<PodInfo>, cluster: &Cluster, budgets: &[Budget]) -> Preemption {
-    let all = plugins::defaults(Features::default());
+    let all = plugins::defaults(Gates::default());
     let failure = schedule(pod, cluster, &all, &[], Options::default(), &mut Memo::default()).unwrap_err();
     preempt(pod, cluster, &all, &failure, budgets, Default::default(), 0)
 }
@@ -354,7 +355,7 @@ fn nominated_pods_hold_their_room_against_lesser_ones() {
         schedule(
             &p,
             &one,
-            &plugins::defaults(Features::default()),
+            &plugins::defaults(Gates::default()),
             &nominated,
             Options::default(),
             &mut Memo::default(),
@@ -385,7 +386,7 @@ fn the_search_is_cut_off_as_documented() {
 /// them anew.
 #[test]
 fn remembered_answers_decide_as_fresh_ones() {
-    let plugins = plugins::defaults(Features::default());
+    let plugins = plugins::defaults(Gates::default());
     let mut cluster =
         cluster((0..6).map(|n| node(&format!("n{n}"), ["x", "y"][n % 2], json!({}))).collect(), vec![]);
     let mut memo = Memo::default();

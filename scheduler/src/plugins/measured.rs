@@ -236,10 +236,9 @@ mod tests {
 
     use super::*;
     use crate::{
-        features::Features,
         plan::{Memo, Options, schedule},
         plugins::{self, Weighted},
-        testing::{cluster, node, pod},
+        testing::{all_gates, cluster, node, pod},
     };
 
     #[test]
@@ -251,8 +250,8 @@ mod tests {
             plugin: Box::new(Measured::new(w.plugin, "measured", &metrics, &sampling)),
             ..w
         };
-        let measured: Vec<Weighted> = plugins::defaults(Features::all()).into_iter().map(wrap).collect();
-        let plain = plugins::defaults(Features::all());
+        let measured: Vec<Weighted> = plugins::defaults(all_gates()).into_iter().map(wrap).collect();
+        let plain = plugins::defaults(all_gates());
         let nodes = vec![node("a", "x", json!({})), node("b", "x", json!({"spec": {"unschedulable": true}}))];
         let cluster = cluster(nodes, vec![pod("there").cpu("3").on("a").info()]);
         for cpu in ["1", "2", "9"] {

@@ -3,8 +3,9 @@
 use std::time::Duration;
 
 use super::*;
+use component_base::features::Gates;
+
 use crate::{
-    features::Features,
     plugins,
     testing::{node, pod},
 };
@@ -14,7 +15,7 @@ fn at(seconds: u64) -> Instant {
 }
 
 fn with_plugins(queue: &mut Queue, event: &ClusterEvent, now: Instant) {
-    let all = plugins::defaults(Features::default());
+    let all = plugins::defaults(Gates::default());
     let all: Vec<&dyn Plugin> = all.iter().map(|w| w.plugin.as_ref()).collect();
     queue.event(event, &all, now);
 }

@@ -4,10 +4,10 @@
 use std::sync::Arc;
 
 use anyhow::{Result, ensure};
+use component_base::features::Gates;
 use k8s_openapi::api::core::v1 as core;
 use scheduler::{
     config::args::DefaultPreemptionArgs,
-    features::Features,
     model::{Cluster, NodeInfo, PodInfo},
     plan::{self, Memo, Options, Preemption},
     plugins::{self, Weighted},
@@ -115,7 +115,7 @@ impl Bench {
         }
         Bench {
             cluster,
-            plugins: plugins::defaults(Features::default()),
+            plugins: plugins::defaults(Gates::default()),
             memo: Memo::default(),
             start: 0,
             tie: 0,

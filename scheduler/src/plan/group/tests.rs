@@ -3,8 +3,9 @@
 use serde_json::{Value, json};
 
 use super::*;
+use component_base::features::Gates;
+
 use crate::{
-    features::Features,
     model::ZONE_LABEL,
     plugins,
     testing::{cluster, gang, node, pod},
@@ -39,7 +40,7 @@ fn rules<'a>(
 
 /// What was decided in one word per pod, and how the group stands.
 fn decide(cluster: &Cluster, pods: &[Arc<PodInfo>], makes_room: bool) -> (Standing, Vec<String>) {
-    let plugins = plugins::defaults(Features::all());
+    let plugins = plugins::defaults(crate::testing::all_gates());
     let room = if makes_room { Ok((&[][..], DefaultPreemptionArgs::default())) } else { NO_ROOM };
     let decision = rehearse(Rehearsal::new(cluster.clone()), pods, rules(&plugins, room)).end();
     (decision.standing, decision.tried.iter().map(|tried| word(tried, &decision)).collect())
@@ -93,7 +94,7 @@ fn members_that_have_a_node_count() {
 fn without_the_plugin_or_with_a_basic_policy_each_pod_stands_for_itself() {
     let pods = members(2, "3");
     let mut cluster = with_gang(&[("a", "z")], 2, &pods, json!({}));
-    let plain = plugins::defaults(Features::default());
+    let plain = plugins::defaults(Gates::default());
     let done = rehearse(Rehearsal::new(cluster.clone()), &pods, rules(&plain, NO_ROOM));
     assert_eq!(done.standing(), Standing::Fits);
     cluster.groups.take(&gang("g", json!({"basic": {}})));
@@ -125,7 +126,7 @@ fn room_for_all_takes_the_fewest_and_keeps_what_ends_together() {
     cluster.place(lesser("one", "a", 1).info());
     cluster.place(lesser("two", "b", 2).info());
     cluster.place(lesser("three", "c", 3).info());
-    let plugins = plugins::defaults(Features::all());
+    let plugins = plugins::defaults(crate::testing::all_gates());
     let room = |cluster: &Cluster, priority: i32, budgets: &[Budget]| {
         let group = GroupInfo { priority, ..GroupInfo::default() };
         room_for(&group, &pods, cluster.clone(), rules(&plugins, NO_ROOM), budgets)
@@ -154,7 +155,7 @@ fn a_group_that_wants_to_be_near_goes_where_most_of_it_fits() {
     let pods = members(3, "3");
     let nodes = [("a", "1"), ("b", "2"), ("c", "2"), ("d", "3"), ("e", "3"), ("f", "3")];
     let spec = json!({"schedulingConstraints": {"topology": [{"key": ZONE_LABEL}]}});
-    let plugins = plugins::defaults(Features::all());
+    let plugins = plugins::defaults(crate::testing::all_gates());
     let decide = |min: usize, zones: &[&str]| {
         let nodes: Vec<(&str, &str)> = nodes.iter().filter(|(_, z)| zones.contains(z)).copied().collect();
         let cluster = with_gang(&nodes, min, &pods, spec.clone());
@@ -184,7 +185,7 @@ fn a_group_that_wants_to_be_near_goes_where_most_of_it_fits() {
 fn a_rehearsal_leaves_no_trace() {
     let pods = members(3, "1");
     let cluster = with_gang(&[("a", "z"), ("b", "z")], 3, &pods, json!({}));
-    let plugins = plugins::defaults(Features::all());
+    let plugins = plugins::defaults(crate::testing::all_gates());
     let (after, _) = rehearse(Rehearsal::new(cluster.clone()), &pods, rules(&plugins, NO_ROOM)).undo();
     let counted = |cluster: &Cluster| -> Vec<(usize, i64)> {
         cluster.nodes().iter().map(|node| (node.pods.len(), node.requested.milli_cpu)).collect()
