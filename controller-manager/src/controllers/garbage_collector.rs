@@ -33,6 +33,8 @@ use crate::served::{Discovery, Served};
 
 /// How often new kinds are looked for.
 const DISCOVERY_PERIOD: Duration = Duration::from_secs(30);
+/// How long an owner that is there is given to be shown by a watch.
+const UNSEEN: Duration = Duration::from_secs(5);
 /// How long the first lists may take before work begins without the late ones.
 const SYNC_TIMEOUT: Duration = Duration::from_secs(30);
 
@@ -200,41 +202,46 @@ impl Collector {
             let collector = self.clone();
             async move {
                 let decision = collector.graph.lock().decide(task);
-                collector.carry_out(decision).await.map(|()| Outcome::Done)
+                collector.carry_out(decision).await
             }
         });
     }
 
-    async fn carry_out(&self, decision: Decision) -> Result<(), kube::Error> {
+    async fn carry_out(&self, decision: Decision) -> Result<Outcome, kube::Error> {
         match decision {
-            Decision::Nothing => Ok(()),
-            Decision::Await(blocking) => {
-                self.enqueue(blocking.into_iter().map(Task::Examine).collect());
-                Ok(())
-            }
-            Decision::Verify(owners) => {
-                for owner in owners {
-                    if self.get(&owner).await?.is_none() {
-                        let tasks = self.graph.lock().mark_absent(&owner);
-                        self.enqueue(tasks);
-                    }
-                }
-                Ok(())
-            }
-            Decision::Delete { at, version, policy } => self.delete(&at, version, policy).await,
-            Decision::DropOwners { at, uids } => self.drop_owners(&at, &uids).await,
+            Decision::Nothing => {}
+            Decision::Await(blocking) => self.enqueue(blocking.into_iter().map(Task::Examine).collect()),
+            Decision::Verify(owners) => return self.verify(&owners).await,
+            Decision::Delete { at, version, policy } => self.delete(&at, version, policy).await?,
+            Decision::DropOwners { at, uids } => self.drop_owners(&at, &uids).await?,
             Decision::Unblock { at, then } => {
                 self.unblock(&at).await?;
-                Box::pin(self.carry_out(*then)).await
+                return Box::pin(self.carry_out(*then)).await;
             }
-            Decision::RemoveFinalizer { at, finalizer } => self.remove_finalizer(&at, finalizer).await,
+            Decision::RemoveFinalizer { at, finalizer } => self.remove_finalizer(&at, finalizer).await?,
             Decision::Release { at, dependents } => {
                 for dependent in &dependents {
                     self.drop_owners(dependent, std::slice::from_ref(&at.uid)).await?;
                 }
-                self.remove_finalizer(&at, graph::ORPHAN).await
+                self.remove_finalizer(&at, graph::ORPHAN).await?;
             }
         }
+        Ok(Outcome::Done)
+    }
+
+    /// Asks for owners that no watch has shown. One that is there may go before a watch shows it, and then nobody would
+    /// tell of its end: it is asked for again.
+    async fn verify(&self, owners: &[Coordinates]) -> Result<Outcome, kube::Error> {
+        let mut outcome = Outcome::Done;
+        for owner in owners {
+            if self.get(owner).await?.is_none() {
+                let tasks = self.graph.lock().mark_absent(owner);
+                self.enqueue(tasks);
+            } else if self.graph.lock().is_virtual(owner) {
+                outcome = Outcome::RequeueAfter(UNSEEN);
+            }
+        }
+        Ok(outcome)
     }
 
     fn path(&self, at: &Coordinates) -> Result<String, kube::Error> {

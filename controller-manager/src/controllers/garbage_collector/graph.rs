@@ -333,6 +333,11 @@ impl Graph {
         tasks
     }
 
+    /// Whether no watch has shown the object at these coordinates, which others name.
+    pub(super) fn is_virtual(&self, at: &Coordinates) -> bool {
+        self.nodes.get(&Uid::new(&at.uid)).is_some_and(|node| node.is_virtual && node.at == *at)
+    }
+
     /// The server has no such object at these coordinates. Its dependents must be looked at.
     pub(super) fn mark_absent(&mut self, at: &Coordinates) -> Vec<Task> {
         let uid = Uid::new(&at.uid);
