@@ -43,8 +43,6 @@ pub mod openapi;
 pub mod options;
 pub mod patch;
 pub mod proxy;
-#[cfg(test)]
-mod reference;
 pub mod registry;
 pub mod reload;
 pub mod request_path;

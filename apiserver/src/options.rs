@@ -778,6 +778,11 @@ mod tests {
     }
 
     #[test]
+    fn every_flag_of_upstreams_is_known() {
+        assert_eq!(component_base::reference::flags_lacking(&flags()), Vec::<String>::new());
+    }
+
+    #[test]
     fn values_that_change_nothing_are_taken() {
         let taken = parse(&[
             "--storage-backend=etcd3",

@@ -8,7 +8,7 @@ use std::{
 };
 
 use serde::{
-    Deserialize, Deserializer,
+    Deserialize, Deserializer, Serialize,
     de::{DeserializeOwned, DeserializeSeed, IgnoredAny, IntoDeserializer, MapAccess, Visitor},
 };
 
@@ -17,6 +17,10 @@ use serde::{
 pub enum ConfigError {
     #[error("cannot read configuration file {path:?}")]
     Read { path: PathBuf, source: std::io::Error },
+    #[error("cannot write configuration file {path:?}")]
+    Write { path: PathBuf, source: std::io::Error },
+    #[error("configuration does not encode: {0}")]
+    Encode(String),
     #[error("configuration file {origin} does not decode: {message}")]
     Decode { origin: String, message: String },
     #[error(
@@ -43,6 +47,15 @@ pub fn load<T: DeserializeOwned>(path: &Path, api_version: &str, kind: &str) -> 
     let text = std::fs::read_to_string(path)
         .map_err(|source| ConfigError::Read { path: path.to_owned(), source })?;
     parse(&text, &path.display().to_string(), api_version, kind)
+}
+
+/// Writes a configuration to a file, as YAML that [`load`] reads (`--write-config-to`).
+///
+/// # Errors
+/// When the file cannot be written.
+pub fn save<T: Serialize>(config: &T, path: &Path) -> Result<(), ConfigError> {
+    let text = serde_saphyr::to_string(config).map_err(|error| ConfigError::Encode(error.to_string()))?;
+    std::fs::write(path, text).map_err(|source| ConfigError::Write { path: path.to_owned(), source })
 }
 
 /// As [`load`], from text; `origin` names it in errors.

@@ -43,5 +43,6 @@ pub mod names;
 pub mod objects;
 pub mod quantity;
 pub mod quota;
+pub mod reference;
 pub mod selector;
 pub mod volumes;

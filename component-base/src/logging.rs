@@ -24,6 +24,8 @@ use tracing_subscriber::{
     registry::LookupSpan,
 };
 
+use crate::flags::fixed::Refused;
+
 /// Libraries that say at INFO what they do for each request: that is for `-v=4`.
 const CHATTY: [&str; 1] = ["hickory_server"];
 
@@ -47,12 +49,14 @@ pub struct ModuleLevel {
 }
 
 /// A log flag's value that is not usable.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub enum LoggingError {
     #[error("unsupported log format {0:?}, expected \"text\" or \"json\"")]
     Format(String),
     #[error("invalid vmodule entry {0:?}, expected pattern=N")]
     Module(String),
+    #[error(transparent)]
+    Refused(#[from] Refused),
 }
 
 impl FromStr for Format {

@@ -106,7 +106,12 @@ pub struct Config {
     pub cleanup: bool,
     /// Only do what needs privileges and end.
     pub init_only: bool,
+    /// Only write `file` there and end.
+    pub write_to: Option<PathBuf>,
 }
+
+/// Only for a library that upstream's proxy is linked with.
+const NO_CADVISOR: &str = "accepted; nothing is asked of cAdvisor";
 
 /// Only for the other modes of upstream's proxy.
 const OTHER_MODES: &str = "accepted; this proxy has one mode, nftables";
@@ -116,6 +121,7 @@ pub fn flags() -> FlagSet {
     let own = [
         ("bind-address", Kind::Ip, "0.0.0.0", "address the node is known by when the API names none"),
         ("bind-address-hard-fail", Kind::Bool, "false", "end when a port cannot be opened"),
+        ("boot-id-file", Kind::String, "/proc/sys/kernel/random/boot_id", NO_CADVISOR),
         ("cleanup", Kind::Bool, "false", "delete the proxy's nftables tables and exit"),
         (
             "cluster-cidr",
@@ -183,7 +189,7 @@ pub fn flags() -> FlagSet {
         ("ipvs-tcp-timeout", Kind::Duration, "0s", OTHER_MODES),
         ("ipvs-tcpfin-timeout", Kind::Duration, "0s", OTHER_MODES),
         ("ipvs-udp-timeout", Kind::Duration, "0s", OTHER_MODES),
-        ("log-flush-frequency", Kind::Duration, "5s", "accepted; lines are written at once"),
+        ("machine-id-file", Kind::String, "/etc/machine-id,/var/lib/dbus/machine-id", NO_CADVISOR),
         ("masquerade-all", Kind::Bool, "false", "masquerade all traffic to services"),
         (
             "metrics-bind-address",
@@ -209,6 +215,12 @@ pub fn flags() -> FlagSet {
         ("profiling", Kind::Bool, "false", "accepted; there is no profiler"),
         ("proxy-mode", Kind::String, "", "nftables"),
         ("show-hidden-metrics-for-version", Kind::String, "", "accepted; nothing is hidden"),
+        (
+            "write-config-to",
+            Kind::String,
+            "",
+            "file the default configuration is written to instead of running",
+        ),
     ];
     let own = own.map(|(name, kind, default, help)| Flag::new(name, kind, default, help));
     FlagSet::new("kube-proxy", "Makes Kubernetes services reachable on this node with nftables.", own)
@@ -253,6 +265,7 @@ pub fn load(given: &Values) -> Result<Config, OptionsError> {
         network_policy: given.bool("network-policy"),
         cleanup: given.bool("cleanup"),
         init_only: given.bool("init-only"),
+        write_to: given.optional("write-config-to").map(PathBuf::from),
         file,
     })
 }
@@ -427,6 +440,11 @@ mod tests {
     use super::*;
 
     #[test]
+    fn every_flag_of_upstreams_is_known() {
+        assert_eq!(component_base::reference::flags_lacking(&flags()), Vec::<String>::new());
+    }
+
+    #[test]
     fn flags_make_a_configuration() {
         let config = configured(&[
             "--kubeconfig=/k",
@@ -445,6 +463,26 @@ mod tests {
         let DetectLocal::ClusterCidr(ranges) = config.detect_local else { panic!() };
         assert_eq!(ranges.len(), 2);
         assert_eq!(config.min_sync_period, Duration::from_secs(1));
+    }
+
+    #[test]
+    fn a_configuration_that_was_written_is_one_that_is_read() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("proxy.yaml");
+        let name = path.to_str().unwrap();
+        let written = configured(&[
+            &format!("--write-config-to={name}"),
+            "--hostname-override=n",
+            "--cluster-cidr=10.244.0.0/16",
+            "--masquerade-all",
+        ])
+        .unwrap();
+        assert_eq!(written.write_to.as_deref(), Some(path.as_path()));
+        config::save(&written.file, &path).unwrap();
+        let read = configured(&[&format!("--config={name}")]).unwrap();
+        let value = |config: &Config| serde_json::to_value(&config.file).unwrap();
+        assert_eq!(value(&read), value(&written));
+        assert!(read.masquerade_all && read.write_to.is_none());
     }
 
     #[test]

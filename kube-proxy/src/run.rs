@@ -9,6 +9,7 @@ use std::{
 
 use component_base::{
     client::{self, ClientError, ClientOptions},
+    config::{self, ConfigError},
     daemon::Daemon,
     features,
     flags::{FlagSet, Values},
@@ -56,6 +57,9 @@ pub enum RunError {
     /// A port cannot be opened, and that was said to be fatal.
     #[error(transparent)]
     Listen(#[from] ServingError),
+    /// The configuration cannot be written where it was asked for.
+    #[error(transparent)]
+    Write(#[from] ConfigError),
 }
 
 /// A proxy that is built and not running yet.
@@ -111,6 +115,11 @@ impl Daemon for Proxy {
 
     async fn run(config: Config, tasks: Tasks) -> Result<(), RunError> {
         features::show(config.gates);
+        if let Some(path) = &config.write_to {
+            config::save(&config.file, path)?;
+            tasks.cancel();
+            return Ok(());
+        }
         if config.cleanup {
             sync::cleanup()?;
             tasks.cancel();

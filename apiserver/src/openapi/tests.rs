@@ -2,6 +2,7 @@
 
 use std::{collections::BTreeSet, fs, sync::Arc};
 
+use component_base::reference::reference;
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 
@@ -9,7 +10,6 @@ use super::{Dialect, GroupVersion, JSON, accepts, document, group_versions, inde
 use crate::{
     apiextensions::Definition,
     object::Object,
-    reference::reference,
     registry::{apiextensions::custom, catalog},
 };
 

@@ -151,14 +151,14 @@ pub(super) fn priority(version: &str) -> (u8, u32, u32) {
 mod tests {
     use std::fs;
 
-    use component_base::features::{Gate, Gates};
+    use component_base::{
+        features::{Gate, Gates},
+        reference::reference,
+    };
     use serde_json::Value;
 
     use super::{Catalog, RuntimeConfig, builtin, priority};
-    use crate::{
-        reference::reference,
-        registry::{Resource, Subresource},
-    };
+    use crate::registry::{Resource, Subresource};
 
     #[test]
     fn what_is_switched_off_is_not_served() {

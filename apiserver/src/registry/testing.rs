@@ -148,7 +148,7 @@ fn pointers(value: &Value, at: &str, out: &mut Vec<String>) {
 /// that were filled in once stay as they are.
 #[test]
 fn whatever_is_sent_a_strategy_says_what_it_thinks() {
-    let Some(goldens) = crate::reference::reference("api-golden") else { return };
+    let Some(goldens) = component_base::reference::reference("api-golden") else { return };
     let mut seen = 0;
     for resource in catalog::builtin().iter() {
         let group = if resource.group.is_empty() { "core" } else { resource.group };

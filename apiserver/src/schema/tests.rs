@@ -1,10 +1,10 @@
 use std::fs;
 
+use component_base::reference::reference;
 use http::HeaderValue;
 use serde_json::json;
 
 use super::*;
-use crate::reference::reference;
 
 fn sent(media: &'static str, body: &str) -> (Node<'static>, Vec<String>) {
     let mut headers = HeaderMap::new();

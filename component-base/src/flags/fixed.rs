@@ -64,22 +64,8 @@ fn are(value: &str, wanted: &str) -> bool {
 
 const NO_ALPHA_LOGGING: &str = "the feature LoggingAlphaOptions is off, and cannot be switched on";
 
-/// Those that all daemons have.
-pub const COMMON: &[Fixed] = &[
-    fixed("emulated-version", Kind::Strings, "", "version whose features are served, as kube=1.36")
-        .only(|value| are(value, "1.36"), "no version but 1.36 is emulated"),
-    fixed("min-compatibility-version", Kind::Strings, "", "oldest version of other daemons, as kube=1.35")
-        .only(|value| are(value, "1.35"), "must be 1.35, the version before the emulated one"),
-    fixed(
-        "show-hidden-metrics-for-version",
-        Kind::String,
-        "",
-        "version, the one before this, whose hidden metrics are shown; there are none",
-    )
-    .only(
-        |value| matches!(value, "" | "1.35"),
-        "must be omitted or have the value '1.35': only the previous minor version is allowed",
-    ),
+/// Those of a log that is written a line at a time, to one stream.
+pub(crate) const LOGGING: &[Fixed] = &[
     fixed(
         "log-flush-frequency",
         Kind::Duration,
@@ -116,7 +102,25 @@ pub const COMMON: &[Fixed] = &[
     .only(|value| matches!(value, "" | "0"), NO_ALPHA_LOGGING),
 ];
 
-/// One that daemons of the control plane have beside those.
+/// Those that all daemons of the control plane have.
+pub const COMMON: &[Fixed] = &[
+    fixed("emulated-version", Kind::Strings, "", "version whose features are served, as kube=1.36")
+        .only(|value| are(value, "1.36"), "no version but 1.36 is emulated"),
+    fixed("min-compatibility-version", Kind::Strings, "", "oldest version of other daemons, as kube=1.35")
+        .only(|value| are(value, "1.35"), "must be 1.35, the version before the emulated one"),
+    fixed(
+        "show-hidden-metrics-for-version",
+        Kind::String,
+        "",
+        "version, the one before this, whose hidden metrics are shown; there are none",
+    )
+    .only(
+        |value| matches!(value, "" | "1.35"),
+        "must be omitted or have the value '1.35': only the previous minor version is allowed",
+    ),
+];
+
+/// One that most of them have beside those.
 pub const OVER_LOCALHOST: Fixed = fixed(
     "unsupported-kube-api-over-localhost",
     Kind::Bool,
@@ -151,9 +155,12 @@ mod tests {
     use crate::flags::{FlagSet, Parsed};
 
     fn refusal(flag: &str) -> Option<String> {
-        let all = FlagSet::new("test", "Test.", []).with(flags(COMMON));
+        let all = FlagSet::new("test", "Test.", []).with(flags(COMMON)).with(flags(LOGGING));
         match all.parse([flag.to_owned()]).unwrap() {
-            Parsed::Run(values) => check(COMMON, &values).err().map(|refused| refused.to_string()),
+            Parsed::Run(values) => {
+                let checked = check(COMMON, &values).and_then(|()| check(LOGGING, &values));
+                checked.err().map(|refused| refused.to_string())
+            }
             other => panic!("{other:?}"),
         }
     }

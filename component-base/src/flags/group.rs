@@ -2,15 +2,15 @@
 
 use std::{net::IpAddr, net::Ipv4Addr, path::PathBuf, time::Duration};
 
-use super::{Flag, Kind, Values};
+use super::{Flag, Kind, Values, fixed};
 use crate::{
     auth::AuthOptions, client::ClientOptions, leader::LeaderElection, logging, logging::LoggingError,
     metrics::view::View, serving::SecureServingOptions, tls::Protocol,
 };
 
-/// `-v`, `--vmodule`, `--logging-format`.
+/// `-v`, `--vmodule`, `--logging-format`, and how the log is buffered.
 pub fn logging() -> Vec<Flag> {
-    vec![
+    let own = [
         Flag::new("v", Kind::Int, "0", "number for the log level verbosity").short('v').section("logs"),
         Flag::new(
             "vmodule",
@@ -20,14 +20,17 @@ pub fn logging() -> Vec<Flag> {
         )
         .section("logs"),
         Flag::new("logging-format", Kind::String, "text", "log format: \"text\" or \"json\"").section("logs"),
-    ]
+    ];
+    let rest = fixed::flags(fixed::LOGGING).map(|flag| flag.section("logs"));
+    own.into_iter().chain(rest).collect()
 }
 
 /// Installs the logger that the logging flags ask for.
 ///
 /// # Errors
-/// For unknown formats and malformed `--vmodule`.
+/// For unknown formats, malformed `--vmodule` and buffers that are not served.
 pub fn init_logging(values: &Values) -> Result<(), LoggingError> {
+    fixed::check(fixed::LOGGING, values)?;
     let format = values.string("logging-format").parse()?;
     let modules = logging::parse_modules(values.string("vmodule"))?;
     logging::init(format, u8::try_from(values.int("v").max(0)).unwrap_or(u8::MAX), modules);

@@ -108,9 +108,9 @@ impl Default for KubeProxyConfiguration {
     fn default() -> Self {
         let nothing = serde_json::Value::Null;
         Self {
-            // A file has to name itself.
-            api_version: String::new(),
-            kind: String::new(),
+            // What is read has to name itself; see `config::load`.
+            api_version: API_VERSION.to_owned(),
+            kind: KIND.to_owned(),
             feature_gates: BTreeMap::new(),
             client_connection: ClientConnection::default(),
             logging: nothing.clone(),

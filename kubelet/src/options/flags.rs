@@ -56,7 +56,6 @@ const fn nothing(name: &'static str, kind: Kind, help: &'static str) -> Entry {
 }
 
 const CADVISOR: &str = "Of cAdvisor, which this kubelet does without: no effect.";
-const LOGS: &str = "Every line is written at once: no effect.";
 
 fn number<T: std::str::FromStr>(text: &str) -> Result<T, String> {
     text.parse().map_err(|_| format!("{text:?} is no number that fits"))
@@ -579,11 +578,6 @@ const FLAGS: &[Entry] = &[
     nothing("storage-driver-secure", Kind::Bool, CADVISOR),
     nothing("storage-driver-table", Kind::String, CADVISOR),
     nothing("storage-driver-user", Kind::String, CADVISOR),
-    nothing("log-flush-frequency", Kind::Duration, LOGS),
-    nothing("log-json-info-buffer-size", Kind::String, LOGS),
-    nothing("log-json-split-stream", Kind::Bool, LOGS),
-    nothing("log-text-info-buffer-size", Kind::String, LOGS),
-    nothing("log-text-split-stream", Kind::Bool, LOGS),
 ];
 
 /// All flags of the kubelet.
@@ -648,6 +642,11 @@ mod tests {
         let mut file = KubeletConfiguration::default();
         overlay(&values, &mut file)
             .map_or_else(|error| Some(error.to_string()), |()| unsupported(&file.other))
+    }
+
+    #[test]
+    fn every_flag_of_upstreams_is_known() {
+        assert_eq!(component_base::reference::flags_lacking(&set()), Vec::<String>::new());
     }
 
     #[test]

@@ -24,6 +24,7 @@ pub(crate) const TESTS: &[Test<Cluster>] = &[
     ("a pod of higher priority takes the place of lower ones", preemption),
     ("pods are placed by selectors, affinity and hand", placement),
     ("namespaces end with all they hold", namespaces),
+    ("objects of a defined kind own others, and again when the kind came back", defined_owners),
 ];
 
 fn deployments(c: &Cluster, ns: &str) -> Result<()> {
@@ -173,6 +174,33 @@ fn namespaces(c: &Cluster, _: &str) -> Result<()> {
     c.kubectl(&["delete", "namespace", "short-lived", "--timeout=90s", "--request-timeout=100s"])?;
     let gone = c.kubectl(&["get", "namespace", "short-lived"]);
     ensure!(gone.is_err_and(|e| e.to_string().contains("not found")), "the namespace is still there");
+    Ok(())
+}
+
+fn defined_owners(c: &Cluster, ns: &str) -> Result<()> {
+    let definition = "apiVersion: apiextensions.k8s.io/v1\nkind: CustomResourceDefinition\nmetadata: {name: hulls.keelson.test}\nspec:\n  \
+         group: keelson.test\n  scope: Namespaced\n  names: {plural: hulls, singular: hull, kind: Hull}\n  \
+         versions: [{name: v1, served: true, storage: true, schema: {openAPIV3Schema: {type: object}}}]\n";
+    let hull = "apiVersion: keelson.test/v1\nkind: Hull\nmetadata: {name: owner}\n";
+    let whole = "hulls.keelson.test";
+    for _ in 0..2 {
+        apply(c, ns, definition)?;
+        run(c, ns, &["wait", "--for=condition=Established", &format!("crd/{whole}"), "--timeout=30s"])?;
+        c.eventually("the kind is served", 30, |c| Ok(apply(c, ns, hull).ok()))?;
+        let uid = field(c, ns, &format!("{whole}/owner"), ".metadata.uid")?;
+        let owned = format!(
+            "apiVersion: v1\nkind: ConfigMap\nmetadata:\n  name: cargo\n  \
+             ownerReferences: [{{apiVersion: keelson.test/v1, kind: Hull, name: owner, uid: {uid}}}]\n"
+        );
+        apply(c, ns, &owned)?;
+        run(c, ns, &["delete", whole, "owner"])?;
+        // New kinds are looked for twice a minute.
+        c.eventually("what it owned goes", 90, |c| {
+            let left = run(c, ns, &["get", "configmap", "cargo", "--ignore-not-found", "-o", "name"])?;
+            Ok(left.trim().is_empty().then_some(()))
+        })?;
+        run(c, ns, &["delete", "crd", whole, "--timeout=60s"])?;
+    }
     Ok(())
 }
 

@@ -2,8 +2,10 @@
 
 use std::collections::BTreeMap;
 
+use component_base::reference::reference;
+
 use super::*;
-use crate::{objects::memory::Memory, reference::reference};
+use crate::objects::memory::Memory;
 
 fn now() -> Timestamp {
     "2026-01-01T00:00:00Z".parse().unwrap()
