@@ -551,7 +551,13 @@ async fn listen(
             }
         }
     };
-    let tls = tls::server_config(certificate, &tls::Protocol::default())?;
+    let protocol = tls::Protocol {
+        min_version: file.tls_min_version.clone(),
+        cipher_suites: file.tls_cipher_suites.clone(),
+        curves: file.tls_curve_preferences.iter().map(ToString::to_string).collect(),
+        disable_http2: false,
+    };
+    let tls = tls::server_config(certificate, &protocol)?;
     Ok(Some((bind(&file.address, file.port).await?, tls)))
 }
 

@@ -122,6 +122,12 @@ pub struct KubeletConfiguration {
     pub read_only_port: u16,
     pub tls_cert_file: Option<PathBuf>,
     pub tls_private_key_file: Option<PathBuf>,
+    /// TLS 1.2 suites that are served; none leaves the choice to the library.
+    pub tls_cipher_suites: Vec<String>,
+    /// `VersionTLS12` (default) or `VersionTLS13`.
+    pub tls_min_version: String,
+    /// Numbers of the key exchanges that are taken (IANA's TLS supported groups).
+    pub tls_curve_preferences: Vec<u16>,
     pub authentication: Authentication,
     pub authorization: Authorization,
     pub healthz_port: u16,
@@ -239,9 +245,6 @@ const OTHER: &[(&str, Says)] = &[
     ("httpCheckFrequency", Says::Anything),
     ("staticPodURL", Says::Only(&[])),
     ("staticPodURLHeader", Says::Only(&[])),
-    ("tlsCipherSuites", Says::Only(&[])),
-    ("tlsCurvePreferences", Says::Only(&[])),
-    ("tlsMinVersion", Says::Only(&["VersionTLS10", "VersionTLS11", "VersionTLS12"])),
     ("enableContentionProfiling", Says::Anything),
     ("streamingConnectionIdleTimeout", Says::Anything),
     ("kubeletCgroups", Says::Only(&[])),
@@ -320,6 +323,9 @@ impl Default for KubeletConfiguration {
             read_only_port: 0,
             tls_cert_file: None,
             tls_private_key_file: None,
+            tls_cipher_suites: Vec::new(),
+            tls_min_version: String::new(),
+            tls_curve_preferences: Vec::new(),
             authentication: Authentication::default(),
             authorization: Authorization::default(),
             healthz_port: 10248,

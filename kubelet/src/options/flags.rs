@@ -73,6 +73,10 @@ fn duration(text: &str) -> Result<GoDuration, String> {
     component_base::goduration::parse(text).map(GoDuration).map_err(|e| e.to_string())
 }
 
+fn some_duration(text: &str) -> Result<Option<GoDuration>, String> {
+    duration(text).map(Some)
+}
+
 fn split(text: &str) -> Vec<String> {
     text.split(',').map(str::trim).filter(|s| !s.is_empty()).map(str::to_owned).collect()
 }
@@ -238,6 +242,18 @@ const FLAGS: &[Entry] = &[
         set!(tls_private_key_file = some_path),
     ),
     field(
+        "tls-cipher-suites",
+        Kind::Strings,
+        "Cipher suites served with TLS 1.2, by their IANA names.",
+        set!(tls_cipher_suites = list),
+    ),
+    field(
+        "tls-min-version",
+        Kind::String,
+        "Least TLS version served: VersionTLS12 or VersionTLS13.",
+        set!(tls_min_version = text),
+    ),
+    field(
         "client-ca-file",
         Kind::String,
         "CA of client certificates.",
@@ -254,6 +270,24 @@ const FLAGS: &[Entry] = &[
         Kind::Bool,
         "Have the API server review tokens.",
         set!(authentication.webhook.enabled = some_bool),
+    ),
+    field(
+        "authentication-token-webhook-cache-ttl",
+        Kind::Duration,
+        "How long the review of a token counts.",
+        set!(authentication.webhook.cache_ttl = some_duration),
+    ),
+    field(
+        "authorization-webhook-cache-authorized-ttl",
+        Kind::Duration,
+        "How long a caller that may stays so.",
+        set!(authorization.webhook.cache_authorized_ttl = some_duration),
+    ),
+    field(
+        "authorization-webhook-cache-unauthorized-ttl",
+        Kind::Duration,
+        "How long a caller that may not stays so.",
+        set!(authorization.webhook.cache_unauthorized_ttl = some_duration),
     ),
     field("authorization-mode", Kind::String, "Webhook or AlwaysAllow.", |c, v| {
         c.authorization.mode = Some(v.to_owned());
@@ -545,6 +579,7 @@ const FLAGS: &[Entry] = &[
         "streamingConnectionIdleTimeout",
         "The runtime's matter: no effect.",
     ),
+    other("kube-api-content-type", Kind::String, "contentType", "Whatever is smaller on the wire: no effect."),
     other("volume-plugin-dir", Kind::String, "volumePluginDir", "There are no FlexVolumes: no effect."),
     other("experimental-mounter-path", Kind::String, "experimentalMounterPath", "Not supported."),
     other(
