@@ -13,6 +13,7 @@ use crate::{
     clock,
     flags::{FlagSet, Parsed, Values, group},
     leader::{ElectionError, LeaderElection},
+    memory,
     serving::ServingError,
     shutdown,
     task::Tasks,
@@ -143,6 +144,7 @@ async fn live<D: Daemon>(config: D::Config) -> ExitCode {
     if let Err(error) = shutdown::signal(&tasks) {
         return failed(&error);
     }
+    memory::let_go_of_code(&tasks);
     let drain = tasks.drain();
     let outcome = D::run(config, tasks.clone()).await;
     if outcome.is_ok() {

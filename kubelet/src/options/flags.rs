@@ -579,7 +579,12 @@ const FLAGS: &[Entry] = &[
         "streamingConnectionIdleTimeout",
         "The runtime's matter: no effect.",
     ),
-    other("kube-api-content-type", Kind::String, "contentType", "Whatever is smaller on the wire: no effect."),
+    other(
+        "kube-api-content-type",
+        Kind::String,
+        "contentType",
+        "Whatever is smaller on the wire: no effect.",
+    ),
     other("volume-plugin-dir", Kind::String, "volumePluginDir", "There are no FlexVolumes: no effect."),
     other("experimental-mounter-path", Kind::String, "experimentalMounterPath", "Not supported."),
     other(
