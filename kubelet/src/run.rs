@@ -75,7 +75,7 @@ use crate::{
     topology::{Provider, Topology, TopologyError, nodes},
     userns::UserNamespaces,
     watched::Watched,
-    worker::{ServiceSource, Shared},
+    worker::{ServiceSource, Shared, turns::Turns},
 };
 
 /// Where the kernel's cgroups are mounted.
@@ -480,6 +480,7 @@ fn share(
         pods_dir,
         container_logs,
         pod_pids: Some(file.pod_pids_limit).filter(|p| *p > 0),
+        turns: Turns::on(usize::try_from(machine.cpus).unwrap_or(1), Arc::clone(tasks)),
         tasks: Arc::clone(tasks),
         network_ready: network.subscribe(),
     })

@@ -13,6 +13,7 @@ pub mod backoff;
 pub mod end;
 pub mod plan;
 pub mod probes;
+pub mod turns;
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -61,7 +62,7 @@ use crate::{
     topology::Topology,
     userns::UserNamespaces,
     volume,
-    worker::backoff::BackOffs,
+    worker::{backoff::BackOffs, turns::Turns},
 };
 
 /// How long after a failure the worker tries again at the latest; the first time it is [`FIRST_RETRY`].
@@ -138,6 +139,8 @@ pub struct Shared {
     pub users: UserNamespaces,
     /// All pods, for the one that has to make room among them.
     pub pods: OnceLock<Weak<Pods>>,
+    /// Who of the pods that start does so now.
+    pub turns: Turns,
     /// Owner of the tasks.
     pub tasks: Arc<Tasks>,
     /// The runtime's network works; pods without the host's network wait for it.

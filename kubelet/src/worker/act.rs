@@ -138,6 +138,10 @@ impl Worker {
             self.failures = 0;
             return None;
         }
+        let _turn = match plan.sandbox {
+            Some(_) => Some(self.shared.turns.wait().await),
+            None => None,
+        };
         let place = match plan.sandbox {
             Some(attempt) => self.new_place(pod, runtime, attempt).await,
             None => self.current_place(pod, runtime),
