@@ -1,5 +1,6 @@
 //! Wire formats only: what the daemons speak to others, and no behaviour.
 
+pub mod cbor;
 pub mod codec;
 pub mod cri;
 pub mod csi;
