@@ -62,6 +62,7 @@ mod macros;
 mod parser;
 mod schema;
 mod source;
+mod syntax;
 mod types;
 mod value;
 
@@ -72,5 +73,6 @@ pub use eval::{
 };
 pub use schema::{DeclField, DeclKind, DeclType, ListSemantics, RESERVED_WORDS, escape};
 pub use source::{CompileError, Issue};
+pub use syntax::Syntax;
 pub use types::Type;
 pub use value::{EvalError, List, MadeMap, Map, Message, Opaque, Text, Value};
