@@ -40,6 +40,7 @@ pub(super) const TARGETS: &[Target] = &[
     ("json_body", json_body),
     ("yaml_body", yaml_body),
     ("protobuf_body", protobuf_body),
+    ("cbor_body", cbor_body),
     ("json_patch", json_patch),
     ("strategic_patch", strategic_patch),
     ("managed_fields", managed_fields),
@@ -59,7 +60,7 @@ pub(super) const TARGETS: &[Target] = &[
 fn body(content_type: &'static str, bytes: &[u8]) {
     let mut headers = HeaderMap::new();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type));
-    let Ok(sent) = schema::read(&headers, bytes) else { return };
+    let Ok(sent) = schema::read(&headers, bytes, true) else { return };
     let text = |name| sent.node.get(name).and_then(proto::node::Node::as_str).unwrap_or_default();
     match schema::type_of(text("apiVersion"), text("kind")) {
         Some(id) => drop(black_box(schema::decode(&sent.node, id))),
@@ -80,6 +81,18 @@ pub(super) fn yaml_body(bytes: &[u8]) {
 /// The same in protobuf.
 pub(super) fn protobuf_body(bytes: &[u8]) {
     body(proto::codec::CONTENT_TYPE, bytes);
+}
+
+/// The same in CBOR; what is read means the same when it is written again.
+pub(super) fn cbor_body(bytes: &[u8]) {
+    body(proto::cbor::CONTENT_TYPE, bytes);
+    if let Ok(node) = proto::cbor::decode(bytes) {
+        for order in [proto::cbor::Order::Sorted, proto::cbor::Order::Turned(bytes.len() as u64)] {
+            let again = proto::cbor::encode(&node, order);
+            let read = proto::cbor::decode(&again).map(|node| node.to_value().to_string());
+            assert!(read.is_ok(), "what was written is not read: {read:?}");
+        }
+    }
 }
 
 fn pod() -> Value {
@@ -138,7 +151,7 @@ pub(super) fn accept(bytes: &[u8]) {
     let mut headers = HeaderMap::new();
     headers.insert(header::ACCEPT, value);
     for (protobuf, watch) in [(true, false), (false, true)] {
-        let offer = Offer { protobuf, table: true, watch, pretty: false };
+        let offer = Offer { protobuf, cbor: watch, table: true, watch, pretty: false };
         drop(black_box(Media::choose(&headers, offer)));
     }
 }
@@ -250,9 +263,11 @@ pub(super) fn kind(bytes: &[u8]) {
 /// A value in etcd, as any server may have written it.
 pub(super) fn stored_value(bytes: &[u8]) {
     static FORMS: std::sync::LazyLock<StoredForms> =
-        std::sync::LazyLock::new(|| StoredForms::new(catalog::builtin()));
-    let id = ResourceId::new("apps", "deployments");
-    drop(black_box(FORMS.decode(&id, "/registry/deployments/a/b", Bytes::copy_from_slice(bytes))));
+        std::sync::LazyLock::new(|| StoredForms::new(catalog::builtin(), false));
+    for (group, plural) in [("apps", "deployments"), ("example.com", "things")] {
+        let id = ResourceId::new(group, plural);
+        drop(black_box(FORMS.decode(&id, "/registry/a/b/c", Bytes::copy_from_slice(bytes))));
+    }
 }
 
 /// What webhooks of all kinds answer.

@@ -325,11 +325,14 @@ impl Transformer for Encryption {
     }
 
     fn looks_at(&self, id: &ResourceId) -> bool {
-        providers(&self.rules.load(), id).next().is_some()
+        providers(&self.rules.load(), id).next().is_some() || self.inner.looks_at(id)
     }
 
     fn is_stale(&self, id: &ResourceId, value: &[u8]) -> bool {
         let rules = self.rules.load();
-        providers(&rules, id).next().is_some_and(|provider| !provider.wrote(value))
+        match providers(&rules, id).next() {
+            Some(provider) => !provider.wrote(value),
+            None => self.inner.is_stale(id, value),
+        }
     }
 }

@@ -102,6 +102,7 @@ pub async fn serve(
     }
     let offer = Offer {
         protobuf: codec::has_message(&info.api_version(), resource.kind),
+        cbor: server.speaks_cbor(),
         table: resource.verbs.contains(&"get"),
         watch: info.verb == "watch",
         pretty: matches!(info.query.get("pretty"), "1" | "true"),

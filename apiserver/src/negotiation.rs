@@ -7,7 +7,7 @@ use std::{borrow::Cow, cmp::Reverse};
 
 use bytes::Bytes;
 use http::{HeaderMap, header};
-use proto::codec;
+use proto::{cbor, codec, node::Node};
 use serde_json::Value;
 
 use crate::{schema, status::Status};
@@ -24,6 +24,8 @@ pub enum Encoding {
     Yaml,
     /// Kubernetes' protobuf envelope.
     Protobuf,
+    /// Self-described CBOR (KEP-4222).
+    Cbor,
 }
 
 /// What of an object a response shows.
@@ -53,6 +55,8 @@ pub struct Media {
 pub struct Offer {
     /// The kind has a protobuf message; custom resources have none.
     pub protobuf: bool,
+    /// The server speaks CBOR.
+    pub cbor: bool,
     /// The resource can be shown as a table; what is only ever created cannot.
     pub table: bool,
     /// The response is a watch, which has no YAML form.
@@ -70,7 +74,10 @@ struct Clause<'a> {
 }
 
 /// Media types of bodies and answers.
-pub const OFFERED: [&str; 3] = ["application/json", "application/yaml", codec::CONTENT_TYPE];
+pub fn offered(cbor: bool) -> &'static [&'static str] {
+    const ALL: [&str; 4] = ["application/json", "application/yaml", codec::CONTENT_TYPE, cbor::CONTENT_TYPE];
+    &ALL[..if cbor { 4 } else { 3 }]
+}
 
 impl Media {
     /// Plain JSON.
@@ -87,15 +94,16 @@ impl Media {
             return Ok(Self { encoding: Encoding::Json { pretty: offer.pretty }, ..Self::JSON });
         }
         clauses.sort_by_key(|c| (Reverse(c.quality), c.media == "*/*", c.media.ends_with("/*")));
-        let encodings = [Encoding::Json { pretty: offer.pretty }, Encoding::Yaml, Encoding::Protobuf];
+        let encodings =
+            [Encoding::Json { pretty: offer.pretty }, Encoding::Yaml, Encoding::Protobuf, Encoding::Cbor];
         let mut candidates = clauses.iter().flat_map(|c| encodings.iter().map(move |e| (c, *e)));
         let found = candidates.find_map(|(clause, encoding)| clause.serve(encoding, offer));
-        found.ok_or_else(|| Status::not_acceptable(if offer.protobuf { &OFFERED } else { &OFFERED[..2] }))
+        found.ok_or_else(|| Status::not_acceptable(offered(offer.cbor)))
     }
 
     /// How a failure is written for this client: as it asked, or else as JSON.
-    pub fn of_failure(headers: &HeaderMap) -> Self {
-        let offer = Offer { protobuf: true, table: true, watch: false, pretty: false };
+    pub fn of_failure(headers: &HeaderMap, cbor: bool) -> Self {
+        let offer = Offer { protobuf: true, cbor, table: true, watch: false, pretty: false };
         Self { form: Form::Object, ..Self::choose(headers, offer).unwrap_or(Self::JSON) }
     }
 
@@ -110,6 +118,7 @@ impl Media {
             Encoding::Json { .. } => "application/json",
             Encoding::Yaml => "application/yaml",
             Encoding::Protobuf => codec::CONTENT_TYPE,
+            Encoding::Cbor => cbor::CONTENT_TYPE,
         }
     }
 
@@ -117,6 +126,7 @@ impl Media {
     pub fn stream_type(self) -> &'static str {
         match self.encoding {
             Encoding::Protobuf => "application/vnd.kubernetes.protobuf;stream=watch",
+            Encoding::Cbor => cbor::SEQUENCE_TYPE,
             _ => self.content_type(),
         }
     }
@@ -146,6 +156,7 @@ impl Media {
             Encoding::Protobuf => {
                 return codec::from_json(value.to_string().as_bytes()).map_err(Status::internal);
             }
+            Encoding::Cbor => return Ok(cbor::encode(&Node::from(value), any_order()).into()),
         };
         if !bytes.ends_with(b"\n") {
             bytes.push(b'\n');
@@ -158,6 +169,9 @@ impl Media {
         match (self.encoding, self.form) {
             (Encoding::Json { pretty: false }, Form::Object) => Some(Ok(json.clone())),
             (Encoding::Protobuf, Form::Object) => Some(codec::from_json(json).map_err(Status::internal)),
+            (Encoding::Cbor, Form::Object) => {
+                Some(cbor::from_json(json, any_order()).map(Bytes::from).map_err(Status::internal))
+            }
             (Encoding::Protobuf, Form::Metadata) => {
                 let version = self.meta_version();
                 Some(codec::from_json_as(json, version, "PartialObjectMetadata").map_err(Status::internal))
@@ -165,6 +179,28 @@ impl Media {
             _ => None,
         }
     }
+
+    /// Whether it is no text.
+    pub fn is_binary(self) -> bool {
+        matches!(self.encoding, Encoding::Protobuf | Encoding::Cbor)
+    }
+
+    /// A frame of a watch around an object that was written in this media.
+    pub fn frame(self, event: &str, object: &[u8]) -> Bytes {
+        match self.encoding {
+            Encoding::Protobuf => codec::watch_frame(event, object),
+            Encoding::Cbor => cbor::watch_frame(event, object, any_order()).into(),
+            Encoding::Json { .. } | Encoding::Yaml => Bytes::from(
+                [br#"{"type":""#, event.as_bytes(), br#"","object":"#, object.trim_ascii_end(), b"}\n"]
+                    .concat(),
+            ),
+        }
+    }
+}
+
+/// The order of CBOR's maps in answers: none, as clients are not to rely on one.
+pub fn any_order() -> cbor::Order {
+    cbor::Order::Turned(rand::random())
 }
 
 /// The apiVersion of metadata-only forms.
@@ -241,13 +277,14 @@ impl<'a> Clause<'a> {
         };
         media.beta = version == "v1beta1" && media.form != Form::Object;
         // Metadata is a message of its own, which custom resources have as well.
-        (!protobuf || offer.protobuf || media.form == Form::Metadata).then_some(media)
+        let is_spoken = encoding != Encoding::Cbor || offer.cbor;
+        (is_spoken && (!protobuf || offer.protobuf || media.form == Form::Metadata)).then_some(media)
     }
 }
 
-/// Reads a JSON, YAML or protobuf body by its Content-Type; none means JSON.
-pub fn decode(headers: &HeaderMap, body: &[u8]) -> Result<Value, Status> {
-    schema::read(headers, body).map(|sent| sent.node.to_value())
+/// Reads a JSON, YAML, protobuf or CBOR body by its Content-Type; none means JSON.
+pub fn decode(headers: &HeaderMap, body: &[u8], speaks_cbor: bool) -> Result<Value, Status> {
+    schema::read(headers, body, speaks_cbor).map(|sent| sent.node.to_value())
 }
 
 #[cfg(test)]

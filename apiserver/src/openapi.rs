@@ -40,7 +40,7 @@ use crate::{
 pub use merge::Described;
 
 /// Raised whenever the same types and resources are described differently, to make clients fetch anew.
-const REVISION: u8 = 3;
+const REVISION: u8 = 4;
 
 /// What a clause of `Accept` that takes JSON names.
 const JSON: &[&str] = &["*/*", "application/*", "application/json"];
@@ -57,8 +57,11 @@ enum Dialect {
 }
 
 /// The documents of one server.
-#[derive(Default)]
-pub struct OpenApi(Mutex<Cache>);
+pub struct OpenApi {
+    /// The server speaks CBOR.
+    cbor: bool,
+    cache: Mutex<Cache>,
+}
 
 #[derive(Default)]
 struct Cache {
@@ -95,6 +98,11 @@ impl GroupVersion {
 }
 
 impl OpenApi {
+    /// No documents yet; `cbor` where that is among what is served and taken.
+    pub fn new(cbor: bool) -> Self {
+        Self { cbor, cache: Mutex::default() }
+    }
+
     /// Answers a path below `/openapi`; `None` when the path is another.
     pub async fn answer(
         &self,
@@ -112,7 +120,7 @@ impl OpenApi {
             return Some(Ok(response::text(406, "only application/json is served")));
         }
         if rest == "v3" {
-            return Some(Ok(response::json(200, &index(catalog, &elsewhere.index))));
+            return Some(Ok(response::json(200, &index((catalog, self.cbor), &elsewhere.index))));
         }
         let rest = if protobuf { V2_PROTOBUF } else { rest };
         Some(self.document(catalog, &elsewhere.described, (rest, info.query.get("hash")), headers).await)
@@ -133,7 +141,7 @@ impl OpenApi {
             }
         };
         let described = if dialect == Dialect::V2 { described } else { &[] };
-        let digest = digest(catalog, &versions, described);
+        let digest = digest((catalog, self.cbor), &versions, described);
         let tag = format!("\"{digest}\"");
         let unchanged = headers
             .get(header::IF_NONE_MATCH)
@@ -142,8 +150,13 @@ impl OpenApi {
         let mut response = if unchanged {
             response::of(304, "application/json", response::full(""))
         } else {
-            let build =
-                Build { dialect, versions, described: described.to_vec(), protobuf: name == V2_PROTOBUF };
+            let build = Build {
+                dialect,
+                versions,
+                described: described.to_vec(),
+                protobuf: name == V2_PROTOBUF,
+                cbor: self.cbor,
+            };
             let packed = self.packed(catalog, (name, &digest), build).await?;
             body(&packed, if name == V2_PROTOBUF { protobuf::MEDIA } else { "application/json" }, headers)?
         };
@@ -165,7 +178,7 @@ impl OpenApi {
         (name, digest): (&str, &str),
         build: Build,
     ) -> Result<Bytes, Status> {
-        if let Some(packed) = self.0.lock().get(catalog, name, digest) {
+        if let Some(packed) = self.cache.lock().get(catalog, name, digest) {
             return Ok(packed);
         }
         let of = catalog.clone();
@@ -174,7 +187,7 @@ impl OpenApi {
             Ok(Err(error)) => return Err(Status::internal(format!("packing an OpenAPI document: {error}"))),
             Err(error) => return Err(Status::internal(format!("building an OpenAPI document: {error}"))),
         };
-        self.0.lock().put(catalog, name, digest, packed.clone());
+        self.cache.lock().put(catalog, name, digest, packed.clone());
         Ok(packed)
     }
 }
@@ -185,11 +198,12 @@ struct Build {
     versions: Vec<GroupVersion>,
     described: Vec<Arc<Described>>,
     protobuf: bool,
+    cbor: bool,
 }
 
 impl Build {
     fn run(self, catalog: &Catalog) -> std::io::Result<Bytes> {
-        let mut document = document::build(catalog, self.dialect, &self.versions);
+        let mut document = document::build(catalog, (self.dialect, self.cbor), &self.versions);
         for other in &self.described {
             merge::add(&mut document, other);
         }
@@ -216,12 +230,12 @@ impl Cache {
     }
 }
 
-fn index(catalog: &Catalog, elsewhere: &[(String, String)]) -> Value {
+fn index((catalog, cbor): (&Catalog, bool), elsewhere: &[(String, String)]) -> Value {
     let mut paths: Map<String, Value> = group_versions(catalog)
         .into_iter()
         .map(|gv| {
             let path = gv.path();
-            let digest = digest(catalog, std::slice::from_ref(&gv), &[]);
+            let digest = digest((catalog, cbor), std::slice::from_ref(&gv), &[]);
             let url = format!("/openapi/v3/{path}?hash={digest}");
             (path, json!({"serverRelativeURL": url}))
         })
@@ -241,12 +255,19 @@ fn group_versions(catalog: &Catalog) -> Vec<GroupVersion> {
 }
 
 /// A digest of all that a document is built from; building it is not needed to know it.
-fn digest(catalog: &Catalog, versions: &[GroupVersion], described: &[Arc<Described>]) -> String {
+fn digest(
+    (catalog, cbor): (&Catalog, bool),
+    versions: &[GroupVersion],
+    described: &[Arc<Described>],
+) -> String {
     static COMMON: LazyLock<Sha256> = LazyLock::new(|| {
         let common = Sha256::new_with_prefix([REVISION]);
         common.chain_update(version::GIT_VERSION).chain_update(proto::table::TEXT)
     });
     let mut hash = COMMON.clone();
+    if cbor {
+        hash.update("cbor");
+    }
     for gv in versions {
         for r in catalog.iter().filter(|r| r.group == gv.group && r.versions.contains(&gv.version)) {
             hash.update(format!(

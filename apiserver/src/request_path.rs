@@ -15,6 +15,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, header};
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use hyper::body::Incoming;
 use jiff::Timestamp;
+use proto::cbor;
 use tokio::sync::Notify;
 
 use crate::{
@@ -54,6 +55,8 @@ struct Notes {
     audit: Arc<audit::Context>,
     /// The last audit event, where it is not that of a complete answer.
     last: OnceLock<Stage>,
+    /// Set where a request for objects was let through to them.
+    inside: OnceLock<()>,
 }
 
 /// What the connection knows of its peer.
@@ -96,7 +99,9 @@ async fn serve(
 ) -> Result<Response<Body>, Infallible> {
     let (received, begun) = (Timestamp::now(), Instant::now());
     let audit_id = audit_id(request.headers());
-    let media = Media::of_failure(request.headers());
+    // Who does not reach an object gets no CBOR: the stages before do not speak it.
+    let media = Media::of_failure(request.headers(), false);
+    let media_inside = server.speaks_cbor().then(|| Media::of_failure(request.headers(), true));
     let uri = request.uri();
     let info = Arc::new(RequestInfo::new(request.method(), uri.path(), uri.query().unwrap_or_default()));
     let described = server.auditor.as_ref().map(|auditor| {
@@ -124,7 +129,10 @@ async fn serve(
     });
     let (response, status) = match answer {
         Ok(response) => (response, None),
-        Err(status) => (response::failure(&status, media), Some(status.to_value())),
+        Err(status) => {
+            let inside = media_inside.filter(|_| notes.inside.get().is_some());
+            (response::failure(&status, inside.unwrap_or(media)), Some(status.to_value()))
+        }
     };
     let last = notes.last.get().copied().unwrap_or(Stage::ResponseComplete);
     let mut response = asked.answered(&server, response, status, last).await;
@@ -186,6 +194,9 @@ async fn stages(
         let attributes = info.attributes(&user);
         let _place = flow_control(&server, &info, &attributes, notes).await?;
         authorize(&server, &attributes).await?;
+        if info.is_resource {
+            notes.inside.set(()).ok();
+        }
         route(server.clone(), info, attributes, &peer, request).await
     });
     if long {
@@ -231,7 +242,7 @@ async fn route(
     }
     let (http::request::Parts { method, headers, .. }, body) = request.into_parts();
     let body = read_body(&headers, body).await?;
-    note_body(&info, &headers, &body);
+    note_body(&server, &info, &headers, &body);
     if !body.is_empty() && server.catalog.load().contains(&info.group, &info.resource) {
         metrics::body(&info.group, &info.resource, &info.verb, body.len());
     }
@@ -275,22 +286,25 @@ async fn route(
 }
 
 /// Shows audit what was sent, as it was sent.
-fn note_body(info: &RequestInfo, headers: &HeaderMap, body: &[u8]) {
+fn note_body(server: &Server, info: &RequestInfo, headers: &HeaderMap, body: &[u8]) {
     let Some(context) = audit::current().filter(|context| context.is_recorded()) else { return };
     if body.is_empty() || !info.is_resource {
         return;
     }
     if info.verb == "patch" {
-        if let Some(patch) = patch_in(body) {
+        if let Some(patch) = patch_in(headers, body) {
             context.request_patch(patch);
         }
-    } else if let Ok(object) = negotiation::decode(headers, body) {
+    } else if let Ok(object) = negotiation::decode(headers, body, server.speaks_cbor()) {
         context.request_object(object);
     }
 }
 
-/// A patch of JSON, or an applied object of YAML; none where the body is neither, which the verb refuses itself.
-fn patch_in(body: &[u8]) -> Option<serde_json::Value> {
+/// A patch of JSON, or an applied object of YAML or CBOR; none where the body is neither, which the verb refuses itself.
+fn patch_in(headers: &HeaderMap, body: &[u8]) -> Option<serde_json::Value> {
+    if headers.get(header::CONTENT_TYPE).is_some_and(|sent| sent == cbor::APPLY_TYPE) {
+        return cbor::decode(body).ok().map(|node| node.to_value());
+    }
     let yaml = || serde_saphyr::from_str(std::str::from_utf8(body).ok()?).ok();
     serde_json::from_slice(body).ok().or_else(yaml)
 }

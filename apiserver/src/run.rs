@@ -150,7 +150,8 @@ pub struct App {
 pub async fn build(config: Config, catalog: catalog::Catalog, tasks: &Tasks) -> Result<App, BuildError> {
     capabilities::allow_privileged(config.privileged);
     let resources = stored(&catalog, config.event_ttl);
-    let forms: Arc<dyn Transformer> = Arc::new(StoredForms::new(catalog.clone()));
+    let cbor = config.gates.has(Gate::CBORServingAndStorage);
+    let forms: Arc<dyn Transformer> = Arc::new(StoredForms::new(catalog.clone(), cbor));
     // Requests in flight still need the store and what decrypts it, so these end after them.
     let stored_until = CancellationToken::new();
     let keepers = tasks.child_of(stored_until.clone());
@@ -218,7 +219,7 @@ pub async fn build(config: Config, catalog: catalog::Catalog, tasks: &Tasks) -> 
         admission: chain.map_err(BuildError::Admission)?.plugins(),
         virtuals: virtuals(&authentication, &authorization.authorizer, &objects),
         authentication,
-        openapi: OpenApi::default(),
+        openapi: OpenApi::new(cbor),
         discovery: Discovery::default(),
         authorizer: authorization.authorizer.clone(),
         side_effects: HashMap::from([(("", "services"), effects)]),

@@ -7,7 +7,7 @@
 use std::sync::{LazyLock, OnceLock};
 
 use proto::{
-    codec,
+    cbor, codec,
     node::Node,
     table::{self, TypeId},
 };
@@ -78,8 +78,8 @@ pub fn strict_error(complaints: &[String]) -> String {
     format!("strict decoding error: {}", complaints.join(", "))
 }
 
-/// Reads a body by its Content-Type; none means JSON.
-pub fn read<'a>(headers: &HeaderMap, body: &'a [u8]) -> Result<Sent<'a>, Status> {
+/// Reads a body by its Content-Type; none means JSON. `speaks_cbor` where that is among what the server takes.
+pub fn read<'a>(headers: &HeaderMap, body: &'a [u8], speaks_cbor: bool) -> Result<Sent<'a>, Status> {
     let sent = headers.get(header::CONTENT_TYPE).and_then(|v| v.to_str().ok()).unwrap_or_default();
     match sent.split(';').next().unwrap_or_default().trim() {
         "" | "application/json" => {
@@ -97,7 +97,13 @@ pub fn read<'a>(headers: &HeaderMap, body: &'a [u8]) -> Result<Sent<'a>, Status>
                 serde_json::from_slice(&json).map_err(|e| Status::bad_request(e.to_string()))?;
             Ok(Sent { node: node.into_owned(), duplicates: Vec::new(), named: false })
         }
-        _ => Err(Status::unsupported_media_type(&negotiation::OFFERED)),
+        // Duplicate members are no complaint here but no CBOR.
+        cbor::CONTENT_TYPE if speaks_cbor => {
+            let node = cbor::decode(body)
+                .map_err(|e| Status::bad_request(format!("error decoding CBOR request body: {e}")))?;
+            Ok(Sent { node, duplicates: Vec::new(), named: true })
+        }
+        _ => Err(Status::unsupported_media_type(negotiation::offered(speaks_cbor))),
     }
 }
 

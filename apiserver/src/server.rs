@@ -6,7 +6,10 @@ use std::{
 };
 
 use arc_swap::ArcSwap;
-use component_base::{features::Gates, task::Tasks};
+use component_base::{
+    features::{Gate, Gates},
+    task::Tasks,
+};
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
@@ -113,6 +116,11 @@ pub enum InFlight {
 }
 
 impl Server {
+    /// Whether CBOR is among what is served and taken.
+    pub fn speaks_cbor(&self) -> bool {
+        self.gates.has(Gate::CBORServingAndStorage)
+    }
+
     /// How many objects of a resource there are; 0 for what is not stored here.
     pub fn count(&self, group: &str, plural: &str) -> usize {
         self.store.count(&ResourceId::new(group, plural))

@@ -12,6 +12,7 @@ use hyper_util::{
     client::legacy::{Client as Http, connect::HttpConnector},
     rt::TokioExecutor,
 };
+use proto::cbor;
 use rustls::{
     ClientConfig, RootCertStore,
     pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject},
@@ -229,11 +230,14 @@ impl Answer {
         self.headers.get_all("warning").iter().filter_map(|v| v.to_str().ok()).collect()
     }
 
-    /// The body as JSON.
+    /// The body of JSON, or of CBOR where it says that it is.
     ///
     /// # Errors
     /// When it is none.
     pub fn json(&self) -> Result<Value> {
+        if self.header("content-type") == cbor::CONTENT_TYPE {
+            return Ok(cbor::decode(&self.body)?.to_value());
+        }
         serde_json::from_slice(&self.body).with_context(|| format!("no JSON: {}", self.text()))
     }
 

@@ -41,7 +41,7 @@ pub struct ControlPlane {
     peer_port: u16,
     port: u16,
     quota: u64,
-    flags: Vec<String>,
+    flags: Mutex<Vec<String>>,
     /// Who signs certificates of servers and clients.
     pub ca: Authority,
     /// What signs tokens.
@@ -77,7 +77,7 @@ impl ControlPlane {
             peer_port: free_port()?,
             port: free_port()?,
             quota: options.quota,
-            flags: options.flags,
+            flags: Mutex::new(options.flags),
             ca: Authority::new("test-ca")?,
             tokens: TokenKey::new()?,
             etcd: Mutex::default(),
@@ -155,6 +155,11 @@ impl ControlPlane {
         .with_context(|| self.logs())
     }
 
+    /// Has the API server start with these flags from now on.
+    pub fn set_flags(&self, flags: &[&str]) {
+        *lock(&self.flags) = flags.iter().map(|flag| (*flag).to_owned()).collect();
+    }
+
     /// Starts the API server, which need not become ready.
     ///
     /// # Errors
@@ -174,7 +179,7 @@ impl ControlPlane {
             .arg(format!("--service-account-signing-key-file={}", self.at("sa.key")))
             .args(["--service-cluster-ip-range=10.96.0.0/16", "--authorization-mode=Node,RBAC"])
             .arg("--enable-admission-plugins=NodeRestriction")
-            .args(&self.flags);
+            .args(&*lock(&self.flags));
         *lock(&self.api) = Some(self.spawn(command, "kube-apiserver.log")?);
         Ok(())
     }

@@ -21,7 +21,7 @@ fn text(resources: &Value) -> String {
 
 fn encryption(providers: &Value) -> Encryption {
     let catalog = catalog::builtin();
-    let inner = Arc::new(StoredForms::new(catalog.clone()));
+    let inner = Arc::new(StoredForms::new(catalog.clone(), false));
     let rules = json!([{"resources": ["secrets", "*.apps"], "providers": providers}]);
     Encryption::new(&text(&rules), "/registry", &catalog, inner, ("server", &Tasks::new())).unwrap()
 }
@@ -170,7 +170,7 @@ fn a_resource_named_twice_has_the_providers_of_both() {
     let rule = |resources: &[&str], name: &str| json!({"resources": resources, "providers": [{"aesgcm": keys(&[name], 32)}]});
     let catalog = catalog::builtin();
     let with = |rules: Value| {
-        let inner = Arc::new(StoredForms::new(catalog.clone()));
+        let inner = Arc::new(StoredForms::new(catalog.clone(), false));
         Encryption::new(&text(&rules), "/registry", &catalog, inner, ("server", &Tasks::new())).unwrap()
     };
     let before = with(json!([rule(&["secrets"], "old")]));

@@ -4,7 +4,7 @@ use std::sync::LazyLock;
 
 use http::header;
 use jiff::Timestamp;
-use proto::node::Node;
+use proto::{cbor, node::Node};
 use serde_json::{Value, json};
 
 use super::Call;
@@ -35,7 +35,7 @@ impl Call {
         self.read_apply_of(&version, self.resource.kind)
     }
 
-    /// Reads an apply: YAML or JSON that says its kind and nothing of who manages it.
+    /// Reads an apply: YAML, JSON or CBOR that says its kind and nothing of who manages it.
     pub(super) fn read_apply_of(&mut self, want_version: &str, want_kind: &str) -> Result<Applied, Status> {
         if self.info.query.get("fieldManager").is_empty() {
             let why = "is required for apply patch";
@@ -43,8 +43,15 @@ impl Call {
         }
         let validation = self.field_validation()?;
         let body = self.body.clone();
-        let (node, duplicates) = schema::read_yaml(&body)
-            .map_err(|why| Status::bad_request(format!("error decoding YAML: {why}")))?;
+        let read = match self.content_type() {
+            cbor::APPLY_TYPE => {
+                cbor::decode(&body).map(|node| (node, Vec::new())).map_err(|error| error.to_string())
+            }
+            _ => schema::read_yaml(&body),
+        };
+        // Upstream's word for both.
+        let (node, duplicates) =
+            read.map_err(|why| Status::bad_request(format!("error decoding YAML: {why}")))?;
         if !duplicates.is_empty() && validation == FieldValidation::Strict {
             let why = duplicates.join(", ");
             return Err(Status::bad_request(format!("error strict decoding YAML: {why}")));

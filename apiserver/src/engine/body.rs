@@ -2,7 +2,8 @@
 
 use std::borrow::Cow;
 
-use proto::node::Node;
+use http::header;
+use proto::{cbor, node::Node};
 use serde_json::Value;
 
 use super::Call;
@@ -14,7 +15,49 @@ use crate::{
     status::{GroupName, Status},
 };
 
+/// What is done with a patch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum PatchKind {
+    Json,
+    Merge,
+    Strategic,
+    Apply,
+}
+
+/// The media types of patches. Custom objects have no strategic merge; CBOR is not always spoken.
+const PATCHES: [(&str, PatchKind); 5] = [
+    ("application/json-patch+json", PatchKind::Json),
+    ("application/merge-patch+json", PatchKind::Merge),
+    ("application/strategic-merge-patch+json", PatchKind::Strategic),
+    ("application/apply-patch+yaml", PatchKind::Apply),
+    (cbor::APPLY_TYPE, PatchKind::Apply),
+];
+
 impl Call {
+    /// The Content-Type without its parameters.
+    pub(super) fn content_type(&self) -> &str {
+        let sent = self.headers.get(header::CONTENT_TYPE).and_then(|v| v.to_str().ok()).unwrap_or_default();
+        sent.split(';').next().unwrap_or_default().trim()
+    }
+
+    /// What kind of patch is sent.
+    pub(super) fn patch_kind(&self) -> Result<PatchKind, Status> {
+        let (sent, is_custom, cbor) =
+            (self.content_type(), self.custom().is_some(), self.server.speaks_cbor());
+        let is_taken = |(name, kind): &&(&str, PatchKind)| {
+            (*kind != PatchKind::Strategic || !is_custom) && (*name != cbor::APPLY_TYPE || cbor)
+        };
+        let kind = PATCHES.iter().filter(is_taken).find(|(name, _)| *name == sent).map(|(_, kind)| *kind);
+        if kind != Some(PatchKind::Apply) && self.info.query.has("force") {
+            let why = "may not be specified for non-apply patch";
+            return Err(self.bad_option(Error::forbidden(&Path::new("force"), why)));
+        }
+        kind.ok_or_else(|| {
+            let taken: Vec<&str> = PATCHES.iter().filter(is_taken).map(|(name, _)| *name).collect();
+            Status::unsupported_media_type(&taken)
+        })
+    }
+
     pub(super) fn field_validation(&self) -> Result<FieldValidation, Status> {
         FieldValidation::parse(self.info.query.get("fieldValidation"), self.options_kind())
     }
@@ -35,7 +78,7 @@ impl Call {
     pub(super) fn read_object(&mut self, api_version: &str, kind: &str) -> Result<Object, Status> {
         let validation = self.field_validation()?;
         let body = self.body.clone();
-        let Sent { node, duplicates, named } = schema::read(&self.headers, &body)?;
+        let Sent { node, duplicates, named } = schema::read(&self.headers, &body, self.server.speaks_cbor())?;
         let said = |name| node.get(name).and_then(Node::as_str).filter(|text| !text.is_empty());
         let (sent_version, sent_kind) =
             (said("apiVersion").unwrap_or(api_version), said("kind").unwrap_or(kind));

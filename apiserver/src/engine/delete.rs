@@ -44,7 +44,7 @@ impl Call {
     }
 
     fn delete_body(&self) -> Result<Object, Status> {
-        let sent = schema::read(&self.headers, &self.body)?;
+        let sent = schema::read(&self.headers, &self.body, self.server.speaks_cbor())?;
         let kind = sent.node.get("kind").and_then(Node::as_str).unwrap_or_default();
         if !matches!(kind, "" | "DeleteOptions") {
             return Err(Status::bad_request("decoded object cannot be converted to DeleteOptions"));

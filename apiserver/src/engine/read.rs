@@ -9,7 +9,7 @@ use std::{
 use bytes::{Bytes, BytesMut};
 use futures::StreamExt;
 use http::{HeaderValue, Response, header};
-use proto::codec;
+use proto::{cbor, codec, node::Node};
 use rand::Rng;
 use serde::Deserialize;
 use serde_json::{Value, json, value::RawValue};
@@ -17,7 +17,7 @@ use serde_json::{Value, json, value::RawValue};
 use super::{Call, converted::Seen, list_options, listing::List, partial, selector, storage_status, table};
 use crate::{
     auth::Attributes,
-    negotiation::{Encoding, Form},
+    negotiation::{self, Encoding, Form},
     object::Object,
     response::{self, Body},
     status::Status,
@@ -105,8 +105,20 @@ impl Call {
     }
 
     async fn list_body(&self, listing: &Listing, metadata: Value) -> Result<Bytes, Status> {
-        if self.media.encoding == Encoding::Protobuf {
-            return self.list_message(listing, &metadata);
+        match self.media.encoding {
+            Encoding::Protobuf => return self.list_message(listing, &metadata),
+            Encoding::Cbor
+                if self.media.form == Form::Object
+                    && listing.entries.iter().all(|entry| self.is_served_as_stored(entry)) =>
+            {
+                let (version, kind, metadata) =
+                    (self.info.api_version(), self.list_kind(), Node::from(&metadata));
+                let items = listing.entries.iter().map(|entry| entry.json());
+                return cbor::list(&version, &kind, &metadata, items, negotiation::any_order())
+                    .map(Bytes::from)
+                    .map_err(Status::internal);
+            }
+            _ => {}
         }
         let mut objects = Vec::with_capacity(listing.entries.len());
         for entry in &listing.entries {
@@ -388,10 +400,10 @@ impl Framer {
     async fn selected(&self, event: WatchEvent) -> Result<Bytes, Status> {
         let (media, stored) = (self.call.media, self.is_stored(&event));
         let Frame { event: name, object } = serde_json::from_slice(&event.frame).map_err(Status::internal)?;
-        if media.encoding == Encoding::Protobuf && (stored || media.form == Form::Metadata) {
+        if media.is_binary() && (stored || media.form == Form::Metadata) {
             let object = event.frame.slice_ref(object.get().as_bytes());
-            if let Some(message) = media.transcode(&object) {
-                return Ok(codec::watch_frame(name, &message?));
+            if let Some(object) = media.transcode(&object) {
+                return Ok(media.frame(name, &object?));
             }
         }
         let object = Object::from_slice(object.get().as_bytes()).map_err(Status::internal)?;
@@ -423,8 +435,8 @@ impl Framer {
 
     /// A frame around an object that has its form.
     fn written(&self, event: &str, object: &Value) -> Result<Bytes, Status> {
-        if self.call.media.encoding == Encoding::Protobuf {
-            return Ok(codec::watch_frame(event, &self.call.media.encode(object)?));
+        if self.call.media.is_binary() {
+            return Ok(self.call.media.frame(event, &self.call.media.encode(object)?));
         }
         let object = self.call.media.versioned(object);
         Ok(Bytes::from(format!("{}\n", json!({"type": event, "object": object}))))

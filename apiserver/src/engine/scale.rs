@@ -4,7 +4,7 @@
 //! it, with its resourceVersion and uid as preconditions.
 
 use component_base::selector::LabelSelector;
-use http::{Response, header};
+use http::Response;
 use jiff::Timestamp;
 use proto::table;
 use serde_json::{Value, json};
@@ -12,8 +12,8 @@ use serde_json::{Value, json};
 use super::{
     Call,
     apply::{Applied, SCALE},
+    body::PatchKind,
     metadata,
-    write::{CUSTOM_PATCHES, PATCHES},
 };
 use crate::{
     admission::Operation,
@@ -129,21 +129,11 @@ impl Call {
 
     fn scale_patch(&mut self) -> Result<Change, Status> {
         self.check_manager()?;
-        let sent = self.headers.get(header::CONTENT_TYPE).and_then(|v| v.to_str().ok()).unwrap_or_default();
-        let sent = sent.split(';').next().unwrap_or_default().trim();
-        if sent != "application/apply-patch+yaml" && self.info.query.has("force") {
-            let why = "may not be specified for non-apply patch";
-            return Err(self.bad_option(Error::forbidden(&Path::new("force"), why)));
-        }
-        Ok(match sent {
-            "application/json-patch+json" => Change::Json(self.read_json_patch()?),
-            "application/merge-patch+json" => Change::Merge(self.read_patch()?),
-            "application/strategic-merge-patch+json" if self.custom().is_none() => {
-                Change::Strategic(self.read_patch()?)
-            }
-            "application/apply-patch+yaml" => Change::Apply(self.read_apply_of(SCALE.0, SCALE.1)?),
-            _ if self.custom().is_some() => return Err(Status::unsupported_media_type(&CUSTOM_PATCHES)),
-            _ => return Err(Status::unsupported_media_type(&PATCHES)),
+        Ok(match self.patch_kind()? {
+            PatchKind::Json => Change::Json(self.read_json_patch()?),
+            PatchKind::Merge => Change::Merge(self.read_patch()?),
+            PatchKind::Strategic => Change::Strategic(self.read_patch()?),
+            PatchKind::Apply => Change::Apply(self.read_apply_of(SCALE.0, SCALE.1)?),
         })
     }
 

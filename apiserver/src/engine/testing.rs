@@ -77,7 +77,7 @@ impl TestServer {
         let attributes = info.attributes(&User::apiserver());
         let sent = headers.iter().map(|(name, value)| (name.clone(), HeaderValue::from_str(value).unwrap()));
         let headers: HeaderMap = sent.collect();
-        let media = Media::of_failure(&headers);
+        let media = Media::of_failure(&headers, self.server.speaks_cbor());
         let answer = crate::engine::serve(self.server.clone(), info, attributes, headers, body).await;
         answer.unwrap_or_else(|status| response::failure(&status, media))
     }

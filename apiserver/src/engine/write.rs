@@ -2,12 +2,12 @@
 
 use std::sync::Arc;
 
-use http::{Response, header};
+use http::Response;
 use jiff::Timestamp;
 use proto::table;
 use serde_json::Value;
 
-use super::{Call, apply::Applied, metadata};
+use super::{Call, apply::Applied, body::PatchKind, metadata};
 use crate::{
     admission::Operation,
     field::{Error, ErrorList, Path},
@@ -23,15 +23,6 @@ use crate::{
 const TRIES: usize = 5;
 /// Tries of a generated name.
 const NAME_TRIES: usize = 8;
-pub(super) const PATCHES: [&str; 4] = [
-    "application/json-patch+json",
-    "application/merge-patch+json",
-    "application/strategic-merge-patch+json",
-    "application/apply-patch+yaml",
-];
-/// Custom objects have no strategic merge.
-pub(super) const CUSTOM_PATCHES: [&str; 3] =
-    ["application/json-patch+json", "application/merge-patch+json", "application/apply-patch+yaml"];
 
 /// What an update does to the current object, in the requested version.
 enum Change {
@@ -228,21 +219,11 @@ impl Call {
 
     pub(super) async fn patch(&mut self) -> Result<Response<Body>, Status> {
         self.check_manager()?;
-        let sent = self.headers.get(header::CONTENT_TYPE).and_then(|v| v.to_str().ok()).unwrap_or_default();
-        let sent = sent.split(';').next().unwrap_or_default().trim();
-        if sent != "application/apply-patch+yaml" && self.info.query.has("force") {
-            let why = "may not be specified for non-apply patch";
-            return Err(self.bad_option(Error::forbidden(&Path::new("force"), why)));
-        }
-        let change = match sent {
-            "application/json-patch+json" => Change::Json(self.read_json_patch()?),
-            "application/merge-patch+json" => Change::Merge(self.read_patch()?),
-            "application/strategic-merge-patch+json" if self.custom().is_none() => {
-                Change::Strategic(self.read_patch()?)
-            }
-            "application/apply-patch+yaml" => Change::Apply(self.read_apply()?),
-            _ if self.custom().is_some() => return Err(Status::unsupported_media_type(&CUSTOM_PATCHES)),
-            _ => return Err(Status::unsupported_media_type(&PATCHES)),
+        let change = match self.patch_kind()? {
+            PatchKind::Json => Change::Json(self.read_json_patch()?),
+            PatchKind::Merge => Change::Merge(self.read_patch()?),
+            PatchKind::Strategic => Change::Strategic(self.read_patch()?),
+            PatchKind::Apply => Change::Apply(self.read_apply()?),
         };
         self.change(&change).await
     }

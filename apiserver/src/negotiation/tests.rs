@@ -17,7 +17,7 @@ fn choose(accept: &str, protobuf: bool, watch: bool) -> Option<(Encoding, Form)>
     if !accept.is_empty() {
         headers.insert(header::ACCEPT, accept.parse().unwrap());
     }
-    let offer = Offer { protobuf, table: true, watch, pretty: false };
+    let offer = Offer { protobuf, cbor: false, table: true, watch, pretty: false };
     Media::choose(&headers, offer).ok().map(|m| (m.encoding, m.form))
 }
 
@@ -63,7 +63,7 @@ fn custom_resources_have_protobuf_for_their_metadata_only() {
 #[test]
 fn what_has_no_table_is_shown_as_it_is_or_not_at_all() {
     let mut headers = HeaderMap::new();
-    let offer = Offer { protobuf: true, table: false, watch: false, pretty: false };
+    let offer = Offer { protobuf: true, cbor: false, table: false, watch: false, pretty: false };
     headers.insert(header::ACCEPT, "application/json;as=Table;v=v1;g=meta.k8s.io".parse().unwrap());
     assert_eq!(Media::choose(&headers, offer).map_err(|status| status.code), Err(406));
     headers.insert(header::ACCEPT, TABLES.parse().unwrap());
@@ -74,7 +74,7 @@ fn what_has_no_table_is_shown_as_it_is_or_not_at_all() {
 fn older_clients_get_the_names_they_know() {
     let mut headers = HeaderMap::new();
     headers.insert(header::ACCEPT, "application/json;as=Table;v=v1beta1;g=meta.k8s.io".parse().unwrap());
-    let offer = Offer { protobuf: true, table: true, watch: false, pretty: false };
+    let offer = Offer { protobuf: true, cbor: false, table: true, watch: false, pretty: false };
     let media = Media::choose(&headers, offer).unwrap();
     let object = json!({"apiVersion": "meta.k8s.io/v1", "kind": "PartialObjectMetadata"});
     let table =
@@ -101,7 +101,7 @@ fn bodies_are_read_by_their_type() {
     let decode = |media: &str, body: &[u8]| {
         let mut headers = HeaderMap::new();
         headers.insert(header::CONTENT_TYPE, media.parse().unwrap());
-        decode(&headers, body).map_err(|s| s.code)
+        decode(&headers, body, false).map_err(|s| s.code)
     };
     let json = br#"{"apiVersion":"v1","kind":"Namespace","metadata":{"name":"a"},"spec":{},"status":{}}"#;
     let want: Value = serde_json::from_slice(json).unwrap();

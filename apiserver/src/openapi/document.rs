@@ -7,10 +7,12 @@ use super::{Dialect, GroupVersion, operations, schemas};
 use crate::registry::catalog::Catalog;
 
 /// Describes every resource of these group-versions.
-pub(super) fn build(catalog: &Catalog, dialect: Dialect, versions: &[GroupVersion]) -> Value {
+///
+/// CBOR is among their media types where the server speaks it.
+pub(super) fn build(catalog: &Catalog, (dialect, cbor): (Dialect, bool), versions: &[GroupVersion]) -> Value {
     let mut found = operations::Found::default();
     for gv in versions {
-        operations::describe(catalog, dialect, gv, &mut found);
+        operations::describe(catalog, (dialect, cbor), gv, &mut found);
     }
     let operations::Found { paths, types, mut custom } = found;
     let mut schemas = schemas::describe(dialect, types);

@@ -2,20 +2,26 @@
 
 use std::collections::BTreeSet;
 
-use proto::table::{self, TypeId};
+use proto::{
+    cbor,
+    table::{self, TypeId},
+};
 use serde_json::{Map, Value, json};
 
 use super::{Dialect, GroupVersion, custom, schemas};
 use crate::registry::{self, Resource, Subresource, catalog::Catalog};
 
-const MEDIA: [&str; 3] = ["application/json", "application/yaml", "application/vnd.kubernetes.protobuf"];
-const PATCHES: [&str; 4] = [
+/// What is served and taken; the last only under its gate.
+const MEDIA: [&str; 4] =
+    ["application/json", "application/yaml", "application/vnd.kubernetes.protobuf", cbor::CONTENT_TYPE];
+const PATCHES: [&str; 5] = [
     "application/json-patch+json",
     "application/merge-patch+json",
     "application/strategic-merge-patch+json",
     "application/apply-patch+yaml",
+    cbor::APPLY_TYPE,
 ];
-/// Custom objects have no protobuf and no strategic merge.
+/// Custom objects have no protobuf and no strategic merge; of CBOR upstream says nothing there.
 const CUSTOM_MEDIA: [&str; 2] = ["application/json", "application/yaml"];
 const CUSTOM_PATCHES: [&str; 3] =
     ["application/json-patch+json", "application/merge-patch+json", "application/apply-patch+yaml"];
@@ -62,6 +68,8 @@ pub(super) struct Found {
 
 struct Writer<'a> {
     dialect: Dialect,
+    /// The server speaks CBOR.
+    cbor: bool,
     gv: &'a GroupVersion,
     /// `AppsV1`.
     api: String,
@@ -69,10 +77,15 @@ struct Writer<'a> {
 }
 
 /// Adds the paths of one group-version, and the types they refer to.
-pub(super) fn describe(catalog: &Catalog, dialect: Dialect, gv: &GroupVersion, found: &mut Found) {
+pub(super) fn describe(
+    catalog: &Catalog,
+    (dialect, cbor): (Dialect, bool),
+    gv: &GroupVersion,
+    found: &mut Found,
+) {
     let group = if gv.group.is_empty() { "core" } else { gv.group.trim_end_matches(".k8s.io") };
     let api = group.split('.').chain([gv.version]).map(capital).collect();
-    let mut writer = Writer { dialect, gv, api, found };
+    let mut writer = Writer { dialect, cbor, gv, api, found };
     for resource in catalog.iter().filter(|r| r.group == gv.group && r.versions.contains(&gv.version)) {
         writer.resource(resource);
     }
@@ -169,13 +182,13 @@ impl Writer<'_> {
             parameters.extend(more.map(|n| parameter(self.dialect, "query", n)));
         }
         let is_custom = r.strategy.custom().is_some();
-        let media: &[&str] = if is_custom { &CUSTOM_MEDIA } else { &MEDIA };
+        let media = if is_custom { &CUSTOM_MEDIA[..] } else { self.spoken(&MEDIA) };
         if self.dialect == Dialect::V2 {
             operation["produces"] = json!(media);
         }
         if let Some(schema) = body {
             let media: &[&str] = match (verb, is_custom) {
-                ("patch", false) => &PATCHES,
+                ("patch", false) => self.spoken(&PATCHES),
                 ("patch", true) => &CUSTOM_PATCHES,
                 _ => media,
             };
@@ -244,6 +257,11 @@ impl Writer<'_> {
         out
     }
 
+    /// Media types without the last, CBOR, where the server does not speak it.
+    fn spoken<'m>(&self, all: &'m [&'m str]) -> &'m [&'m str] {
+        &all[..all.len() - usize::from(!self.cbor)]
+    }
+
     /// A reference to a kind, noted as needed; none for kinds that nothing describes.
     fn schema_of(&mut self, (group, version, kind): GroupVersionKind<'_>) -> Option<Value> {
         let table = table::builtin();
@@ -263,7 +281,7 @@ impl Writer<'_> {
     fn put(&mut self, path: &str, method: &str, mut operation: Value) {
         if self.dialect == Dialect::V2 {
             if operation.get("produces").is_none() {
-                operation["produces"] = json!(MEDIA);
+                operation["produces"] = json!(self.spoken(&MEDIA));
             }
             operation["schemes"] = json!(["https"]);
         }

@@ -20,7 +20,7 @@ fn theirs() -> Option<Value> {
 
 fn all(dialect: Dialect) -> Value {
     let catalog = catalog::builtin();
-    document::build(&catalog, dialect, &group_versions(&catalog))
+    document::build(&catalog, (dialect, false), &group_versions(&catalog))
 }
 
 fn references<'v>(value: &'v Value, out: &mut BTreeSet<&'v str>) {
@@ -38,7 +38,7 @@ fn references<'v>(value: &'v Value, out: &mut BTreeSet<&'v str>) {
 fn every_reference_points_to_a_schema() {
     let catalog = catalog::builtin();
     for gv in group_versions(&catalog) {
-        let doc = document::build(&catalog, Dialect::V3, std::slice::from_ref(&gv));
+        let doc = document::build(&catalog, (Dialect::V3, false), std::slice::from_ref(&gv));
         let mut refs = BTreeSet::new();
         references(&doc, &mut refs);
         assert!(!refs.is_empty(), "{gv:?}");
@@ -56,9 +56,25 @@ fn every_reference_points_to_a_schema() {
 }
 
 #[test]
+fn cbor_is_described_where_it_is_spoken() {
+    let gv = GroupVersion { group: "apps", version: "v1" };
+    for cbor in [false, true] {
+        let doc = document::build(&catalog::builtin(), (Dialect::V3, cbor), std::slice::from_ref(&gv));
+        let one = &doc["paths"]["/apis/apps/v1/namespaces/{namespace}/deployments/{name}"];
+        let has = |content: &Value, media: &str| content["content"].get(media).is_some();
+        assert_eq!(has(&one["get"]["responses"]["200"], "application/cbor"), cbor);
+        assert_eq!(has(&one["put"]["requestBody"], "application/cbor"), cbor);
+        assert_eq!(has(&one["patch"]["requestBody"], "application/apply-patch+cbor"), cbor);
+        assert!(has(&one["patch"]["requestBody"], "application/apply-patch+yaml"));
+    }
+    let (on, off) = (index((&catalog::builtin(), true), &[]), index((&catalog::builtin(), false), &[]));
+    assert_ne!(on["paths"]["apis/apps/v1"], off["paths"]["apis/apps/v1"], "what differs has another address");
+}
+
+#[test]
 fn patches_take_field_validation() {
     let gv = GroupVersion { group: "apps", version: "v1" };
-    let doc = document::build(&catalog::builtin(), Dialect::V3, &[gv]);
+    let doc = document::build(&catalog::builtin(), (Dialect::V3, false), &[gv]);
     let patch = &doc["paths"]["/apis/apps/v1/namespaces/{namespace}/deployments/{name}"]["patch"];
     assert_eq!(patch["x-kubernetes-group-version-kind"]["kind"], "Deployment");
     let names: Vec<&str> =
@@ -125,7 +141,7 @@ fn types_and_fields_say_what_they_are_for() {
 #[test]
 fn the_third_version_tells_defaults() {
     let gv = GroupVersion { group: "", version: "v1" };
-    let doc = document::build(&catalog::builtin(), Dialect::V3, &[gv]);
+    let doc = document::build(&catalog::builtin(), (Dialect::V3, false), &[gv]);
     let default = |of: &str, field: &str| {
         let schema = &doc["components"]["schemas"][format!("io.k8s.api.core.v1.{of}")];
         schema["properties"][field].get("default").map(ToString::to_string)
@@ -170,7 +186,7 @@ fn operations_are_those_of_upstream() {
 
 #[test]
 fn the_index_leads_to_every_group_version() {
-    let index = index(&catalog::builtin(), &[]);
+    let index = index((&catalog::builtin(), false), &[]);
     let url = |path: &str| index["paths"][path]["serverRelativeURL"].as_str().unwrap().to_owned();
     assert!(url("api/v1").starts_with("/openapi/v3/api/v1?hash="));
     assert!(url("apis/apps/v1").starts_with("/openapi/v3/apis/apps/v1?hash="));
@@ -210,8 +226,8 @@ fn with_widgets() -> catalog::Catalog {
 fn custom_kinds_are_described_as_their_definitions_say() {
     let catalog = with_widgets();
     let gv = GroupVersion { group: "example.com", version: "v1" };
-    assert!(index(&catalog, &[])["paths"]["apis/example.com/v1"]["serverRelativeURL"].is_string());
-    let doc = document::build(&catalog, Dialect::V3, std::slice::from_ref(&gv));
+    assert!(index((&catalog, false), &[])["paths"]["apis/example.com/v1"]["serverRelativeURL"].is_string());
+    let doc = document::build(&catalog, (Dialect::V3, false), std::slice::from_ref(&gv));
     let mut refs = BTreeSet::new();
     references(&doc, &mut refs);
     for to in refs {
@@ -235,7 +251,7 @@ fn custom_kinds_are_described_as_their_definitions_say() {
     let media: Vec<&String> = patch["requestBody"]["content"].as_object().unwrap().keys().collect();
     assert!(!media.iter().any(|m| m.contains("strategic")), "{media:?}");
 
-    let doc = document::build(&catalog, Dialect::V2, &group_versions(&catalog));
+    let doc = document::build(&catalog, (Dialect::V2, false), &group_versions(&catalog));
     assert_eq!(
         doc["definitions"]["com.example.v1.Widget"]["properties"]["spec"]["properties"]["size"],
         json!({})

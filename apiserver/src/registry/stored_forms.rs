@@ -1,30 +1,53 @@
 //! Stored values as the server keeps them: JSON in the storage version.
 //!
-//! That is what it writes. An upstream server's values are protobuf, maybe in another served version; they are
-//! read into the same form, so that an existing cluster's etcd can be taken over.
+//! That is what it writes, but for custom objects, which are CBOR under the gate `CBORServingAndStorage` (KEP-4222). An
+//! upstream server's values are protobuf, maybe in another served version; they are read into the same form, so that an
+//! existing cluster's etcd can be taken over.
+
+use std::{
+    collections::HashSet,
+    sync::atomic::{AtomicBool, Ordering},
+};
 
 use bytes::Bytes;
-use proto::codec::{Envelope, MAGIC};
+use proto::{
+    cbor,
+    codec::{Envelope, MAGIC},
+};
 
-use super::catalog::Catalog;
+use super::catalog::{self, Catalog};
 use crate::{
     object::Object,
     storage::{ResourceId, Transformer},
 };
 
 /// Reads what is stored of a catalog's resources.
-pub struct StoredForms(Catalog);
+pub struct StoredForms {
+    catalog: Catalog,
+    /// Group and plural of what is not custom, served or not.
+    builtin: HashSet<(&'static str, &'static str)>,
+    /// Custom objects are written as CBOR.
+    writes_cbor: bool,
+    /// One was read that is.
+    has_read_cbor: AtomicBool,
+}
 
 impl StoredForms {
     /// For these resources; of others only the encoding is changed.
-    pub fn new(catalog: Catalog) -> Self {
-        Self(catalog)
+    pub fn new(catalog: Catalog, writes_cbor: bool) -> Self {
+        let builtin = catalog::builtin().iter().map(|r| (r.stored_group(), r.plural)).collect();
+        Self { catalog, builtin, writes_cbor, has_read_cbor: AtomicBool::new(false) }
+    }
+
+    /// Groups of custom resources have a point; what the server keeps for itself is in none.
+    fn is_custom(&self, id: &ResourceId) -> bool {
+        id.group().contains('.') && !self.builtin.contains(&(id.group(), id.plural()))
     }
 
     /// Converts what has another version or, for views of another group's objects, another group.
     fn convert(&self, plural: &str, api_version: &str, json: Vec<u8>) -> Result<Vec<u8>, String> {
         let (group, version) = api_version.split_once('/').unwrap_or(("", api_version));
-        let Some(resource) = self.0.find(group, version, plural) else { return Ok(json) };
+        let Some(resource) = self.catalog.find(group, version, plural) else { return Ok(json) };
         if resource.serves_stored(version) {
             return Ok(json);
         }
@@ -47,6 +70,11 @@ impl Transformer for StoredForms {
         if value.first() == Some(&b'{') {
             return Ok(value);
         }
+        // Whether the gate is on or not: it may have been when the object was written.
+        if value.starts_with(&cbor::MAGIC) && self.is_custom(id) {
+            self.has_read_cbor.store(true, Ordering::Relaxed);
+            return cbor::to_json(&value).map(Bytes::from).map_err(|e| e.to_string());
+        }
         if !value.starts_with(&MAGIC) {
             return Err("the value is neither JSON nor protobuf".to_owned());
         }
@@ -55,8 +83,19 @@ impl Transformer for StoredForms {
         self.convert(id.plural(), &envelope.api_version, json).map(Bytes::from)
     }
 
-    fn encode(&self, _id: &ResourceId, _key: &str, json: Vec<u8>) -> Result<Vec<u8>, String> {
-        Ok(json)
+    fn encode(&self, id: &ResourceId, _key: &str, json: Vec<u8>) -> Result<Vec<u8>, String> {
+        if !self.writes_cbor || !self.is_custom(id) {
+            return Ok(json);
+        }
+        cbor::from_json(&json, cbor::Order::Sorted).map_err(|e| e.to_string())
+    }
+
+    fn looks_at(&self, id: &ResourceId) -> bool {
+        (self.writes_cbor || self.has_read_cbor.load(Ordering::Relaxed)) && self.is_custom(id)
+    }
+
+    fn is_stale(&self, id: &ResourceId, value: &[u8]) -> bool {
+        self.is_custom(id) && value.starts_with(&cbor::MAGIC) != self.writes_cbor
     }
 }
 
@@ -68,8 +107,12 @@ mod tests {
     use super::*;
     use crate::registry::catalog;
 
+    fn forms(writes_cbor: bool) -> StoredForms {
+        StoredForms::new(catalog::builtin(), writes_cbor)
+    }
+
     fn read(group: &str, plural: &str, stored: &Value) -> Value {
-        let forms = StoredForms::new(catalog::builtin());
+        let forms = forms(false);
         let value = codec::from_json(stored.to_string().as_bytes()).unwrap();
         let json = forms.decode(&ResourceId::new(group, plural), "", value).unwrap();
         serde_json::from_slice(&json).unwrap()
@@ -88,7 +131,36 @@ mod tests {
         assert_eq!(got["involvedObject"]["name"], "p");
         let pod = json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "a"}});
         assert_eq!(read("", "pods", &pod)["metadata"]["name"], "a");
-        let forms = StoredForms::new(catalog::builtin());
+        let forms = forms(false);
         assert!(forms.decode(&ResourceId::new("", "pods"), "", Bytes::from_static(b"k8s:enc:")).is_err());
+    }
+
+    #[test]
+    fn custom_objects_are_cbor_under_the_gate_and_read_in_both_forms_without() {
+        let (things, roles) =
+            (ResourceId::new("example.com", "things"), ResourceId::new("rbac.authorization.k8s.io", "roles"));
+        let json = br#"{"apiVersion":"example.com/v1","kind":"Thing","spec":{"n":1,"x":1.5}}"#.to_vec();
+        let (on, off) = (forms(true), forms(false));
+        let written = on.encode(&things, "", json.clone()).unwrap();
+        assert!(written.starts_with(&cbor::MAGIC));
+        assert_eq!(
+            on.encode(&things, "", json.clone()).unwrap(),
+            written,
+            "the same object is the same bytes"
+        );
+        for id in [&roles, &ResourceId::new("", "pods"), &ResourceId::new("", "ranges")] {
+            assert_eq!(on.encode(id, "", json.clone()).unwrap(), json, "{id} is not custom");
+        }
+        assert_eq!(off.encode(&things, "", json.clone()).unwrap(), json);
+        // A value of the other form is written anew when somebody writes the same object.
+        assert!(on.looks_at(&things) && !off.looks_at(&things) && !on.looks_at(&roles));
+        for forms in [&on, &off] {
+            assert_eq!(forms.decode(&things, "", written.clone().into()).unwrap(), json);
+            assert_eq!(forms.decode(&things, "", json.clone().into()).unwrap(), json);
+            assert!(forms.looks_at(&things));
+        }
+        assert!(on.is_stale(&things, &json) && !on.is_stale(&things, &written));
+        assert!(off.is_stale(&things, &written) && !off.is_stale(&things, &json));
+        assert!(off.decode(&roles, "", written.into()).is_err(), "roles are never CBOR");
     }
 }

@@ -273,7 +273,7 @@ impl Asked {
             }
         };
         let is_plain = !parts.headers.contains_key(header::CONTENT_ENCODING);
-        let object = is_plain.then(|| negotiation::decode(&parts.headers, &bytes).ok()).flatten();
+        let object = is_plain.then(|| negotiation::decode(&parts.headers, &bytes, true).ok()).flatten();
         self.audit.response(code, status, object);
         Response::from_parts(parts, response::full(bytes))
     }

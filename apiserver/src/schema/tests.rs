@@ -9,7 +9,7 @@ use super::*;
 fn sent(media: &'static str, body: &str) -> (Node<'static>, Vec<String>) {
     let mut headers = HeaderMap::new();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(media));
-    let sent = read(&headers, body.as_bytes()).unwrap();
+    let sent = read(&headers, body.as_bytes(), true).unwrap();
     (sent.node.into_owned(), sent.duplicates)
 }
 

@@ -26,7 +26,7 @@ fn write(path: &Path, providers: &[Value]) -> Result<()> {
 }
 
 /// What etcd holds of a key.
-fn stored(plane: &ControlPlane, key: &str) -> Result<Vec<u8>> {
+pub(crate) fn stored(plane: &ControlPlane, key: &str) -> Result<Vec<u8>> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
         let mut etcd = etcd_client::Client::connect([plane.etcd_url()], None).await?;

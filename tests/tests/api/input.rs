@@ -206,12 +206,15 @@ fn oversized(plane: &ControlPlane, ns: &str) -> Result<()> {
 fn content_types(plane: &ControlPlane, ns: &str) -> Result<()> {
     let admin = plane.admin()?;
     let body = json!({"metadata": {"name": "a"}}).to_string();
-    for kind in ["text/plain", "application/xml", "image/png", "application/json-patch+json", "nonsense"] {
+    // CBOR is one of them without its gate.
+    for kind in
+        ["text/plain", "application/xml", "application/cbor", "application/json-patch+json", "nonsense"]
+    {
         let answer = admin.send(Method::POST, &config_maps(ns, ""), kind, body.clone())?;
         answer.refused(415, "UnsupportedMediaType").map_err(|e| e.context(kind))?;
     }
     admin.send(Method::POST, &config_maps(ns, ""), "", body.clone())?.ok()?;
-    for kind in [JSON, "application/yaml", "text/plain", ""] {
+    for kind in [JSON, "application/yaml", "application/apply-patch+cbor", "text/plain", ""] {
         let answer = admin.send(Method::PATCH, &config_maps(ns, "a"), kind, "{}")?;
         answer.refused(415, "UnsupportedMediaType").map_err(|e| e.context(format!("patch as {kind:?}")))?;
     }
@@ -226,7 +229,7 @@ fn content_types(plane: &ControlPlane, ns: &str) -> Result<()> {
 
 fn accept(plane: &ControlPlane, ns: &str) -> Result<()> {
     let admin = plane.admin()?;
-    for kind in ["image/png", "application/xml", "application/json;as=Chair;v=v1;g=meta.k8s.io"] {
+    for kind in ["image/png", "application/cbor", "application/json;as=Chair;v=v1;g=meta.k8s.io"] {
         let answer = admin.with_header("accept", kind)?.get(&config_maps(ns, ""))?;
         ensure!(answer.code == 406, "{kind}: {}: {}", answer.code, answer.text());
     }

@@ -1,12 +1,13 @@
 //! The API server over the wire: what it answers to good and bad requests, and what it survives.
 //!
 //! Tests of one list share a control plane and run several at a time, each in its own namespace; those of
-//! [`failures`], [`audit`], [`encryption`], [`configurations`], [`front`] and [`outside`] start their own, to break it or to have it otherwise.
+//! [`failures`], [`audit`], [`encryption`], [`configurations`], [`cbor`], [`front`] and [`outside`] start their own, to break it or to have it otherwise.
 
 mod access;
 mod admission;
 mod aggregation;
 mod audit;
+mod cbor;
 mod configurations;
 mod customresources;
 mod discovery;
@@ -75,6 +76,7 @@ fn main() -> ExitCode {
         .run("audit", audit::TESTS)
         .and(alone.run("encryption", encryption::TESTS))
         .and(alone.run("configurations", configurations::TESTS))
+        .and(alone.run("cbor", cbor::TESTS))
         .and(alone.run("front", front::TESTS))
         .and(alone.run("outside", outside::TESTS))
         .and(alone.run("failures", failures::TESTS));

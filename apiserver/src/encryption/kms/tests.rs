@@ -250,7 +250,7 @@ async fn etcd_holds_nothing_plain_and_every_server_with_the_plugin_reads_it() {
         "resources": [{"resources": ["pods"], "providers": [{"kms": {"apiVersion": "v2", "name": "one",
             "endpoint": format!("unix://{}", settings.socket.display()), "timeout": "60s"}}]}]});
     let start = async || {
-        let inner = Arc::new(StoredForms::new(catalog.clone()));
+        let inner = Arc::new(StoredForms::new(catalog.clone(), false));
         let server = ("server", &tasks);
         let encryption = Encryption::new(&text.to_string(), "/registry", &catalog, inner, server).unwrap();
         encryption.check().await.unwrap();
