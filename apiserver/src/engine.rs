@@ -45,6 +45,7 @@ pub(crate) mod metadata;
 mod read;
 mod scale;
 mod selector;
+mod shards;
 mod table;
 #[cfg(test)]
 pub(crate) mod testing;

@@ -31,6 +31,7 @@ mod read_point;
 mod resource;
 mod scan;
 mod selection;
+pub mod shard;
 mod shared;
 mod stream;
 mod watch;

@@ -7,6 +7,7 @@ use std::{
 };
 
 use bytes::{Bytes, BytesMut};
+use component_base::features::Gate;
 use futures::StreamExt;
 use http::{HeaderValue, Response, header};
 use proto::{cbor, codec, node::Node};
@@ -14,13 +15,15 @@ use rand::Rng;
 use serde::Deserialize;
 use serde_json::{Value, json, value::RawValue};
 
-use super::{Call, converted::Seen, list_options, listing::List, partial, selector, storage_status, table};
+use super::{
+    Call, converted::Seen, list_options, listing::List, partial, selector, shards, storage_status, table,
+};
 use crate::{
     auth::Attributes,
     negotiation::{self, Encoding, Form},
     object::Object,
     response::{self, Body},
-    status::Status,
+    status::{Reason, Status},
     storage::{
         FieldRequirement, ListRequest, Listing, Selection, WatchEvent, WatchKind, WatchRequest, WatchStream,
     },
@@ -56,6 +59,11 @@ impl Call {
             let (field, value) = ("metadata.name".to_owned(), name.clone());
             chosen.fields.push(FieldRequirement { field, value, negate: false });
         }
+        let shard = query.get("shardSelector");
+        if !shard.is_empty() && self.server.gates.has(Gate::ShardedListAndWatch) {
+            let refused = |why| Status::new(500, Reason::Unknown, format!("invalid shard selector: {why}"));
+            chosen.shard = Some(shards::parse(shard).map_err(refused)?);
+        }
         Ok(chosen)
     }
 
@@ -88,6 +96,9 @@ impl Call {
         }
         if let Some(remaining) = listing.remaining {
             metadata["remainingItemCount"] = json!(remaining);
+        }
+        if let Some(shard) = &selection.shard {
+            metadata["shardInfo"] = json!({"selector": shard.to_string()});
         }
         if self.media.is_plain() && listing.entries.iter().all(|entry| self.is_served_as_stored(entry)) {
             return Ok(self.respond_joined(listing, &metadata));

@@ -25,7 +25,7 @@ pub(crate) fn parse(labels: &str, fields: &str, selectable: &[SelectableField]) 
         }
         requirements.push(one);
     }
-    Ok(Selection { labels, fields: requirements })
+    Ok(Selection { labels, fields: requirements, shard: None })
 }
 
 /// A requirement as the store has it, where `=` is a list of one.

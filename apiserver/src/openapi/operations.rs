@@ -29,7 +29,7 @@ const CUSTOM_PATCHES: [&str; 3] =
 const WRITE: [&str; 3] = ["dryRun", "fieldManager", "fieldValidation"];
 const PATCH: [&str; 4] = ["dryRun", "fieldManager", "fieldValidation", "force"];
 const DELETE: [&str; 4] = ["dryRun", "gracePeriodSeconds", "orphanDependents", "propagationPolicy"];
-const LIST: [&str; 10] = [
+const LIST: [&str; 11] = [
     "allowWatchBookmarks",
     "continue",
     "fieldSelector",
@@ -38,6 +38,7 @@ const LIST: [&str; 10] = [
     "resourceVersion",
     "resourceVersionMatch",
     "sendInitialEvents",
+    "shardSelector",
     "timeoutSeconds",
     "watch",
 ];
@@ -347,6 +348,9 @@ fn meaning(name: &str) -> &'static str {
         "resourceVersion" => "The resource version the answer is bound to.",
         "resourceVersionMatch" => "How resourceVersion is applied: Exact or NotOlderThan.",
         "sendInitialEvents" => "Whether a watch begins with the objects there are.",
+        "shardSelector" => {
+            "Only objects whose uid or namespace hashes into the ranges, as shardRange() names them; takes the gate ShardedListAndWatch."
+        }
         "timeoutSeconds" => "Seconds after which a list or watch ends.",
         "watch" => "Whether changes follow as a stream instead of one list.",
         _ => "",

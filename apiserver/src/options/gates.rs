@@ -24,6 +24,7 @@ const SWITCHED: &[Gate] = &[
     Gate::GenericWorkload,
     Gate::MaxUnavailableStatefulSet,
     Gate::PodCertificateRequest,
+    Gate::ShardedListAndWatch,
     Gate::StorageVersionMigrator,
     Gate::TopologyAwareWorkloadScheduling,
     Gate::WorkloadAwarePreemption,

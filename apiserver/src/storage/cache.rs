@@ -163,6 +163,8 @@ pub(super) struct Watcher {
     namespace: Option<String>,
     selection: Selection,
     bucket: Bucket,
+    /// Counts the watch and what it leaves out, where it is about a part of all objects.
+    sharded: Option<metrics::Sharded>,
     queue: Mutex<Queue>,
     pub(super) notify: Notify,
 }
@@ -560,6 +562,7 @@ impl Cache {
             id,
             after: rev,
             namespace,
+            sharded: selection.shard.is_some().then(|| metrics::Sharded::begin(&self.resource.id)),
             selection,
             bucket: bucket.clone(),
             queue: Mutex::new(Queue { events: VecDeque::new(), mode: Mode::Lagging(rev) }),
@@ -656,6 +659,21 @@ pub(super) enum SubscribeFrom {
     Snapshot { reached: u64 },
 }
 
+// === impl Watcher ===
+
+impl Watcher {
+    /// Whether objects of this one's part are watched; a part is never left, since neither uid nor namespace change.
+    fn is_meant(&self, entry: &Entry) -> bool {
+        if let Some(sharded) = &self.sharded
+            && self.selection.is_elsewhere(entry)
+        {
+            sharded.filtered.inc();
+            return false;
+        }
+        true
+    }
+}
+
 // === impl Loaded ===
 
 impl Loaded {
@@ -703,6 +721,7 @@ impl Event {
     fn concerns(&self, watcher: &Watcher) -> bool {
         self.rev > watcher.after
             && watcher.namespace.as_deref().is_none_or(|ns| ns == self.entry.namespace())
+            && watcher.is_meant(&self.entry)
             && (watcher.selection.matches(&self.entry)
                 || self.prev.as_ref().is_some_and(|prev| watcher.selection.matches(prev)))
     }

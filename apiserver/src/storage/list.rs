@@ -217,7 +217,8 @@ impl Page<'_> {
             rev,
             entries,
             continue_token: token.encode(self.scope),
-            remaining: self.selection.is_empty().then_some(left),
+            // Of what is left nobody knows how much is of the same shard.
+            remaining: (self.selection.is_empty() && self.selection.shard.is_none()).then_some(left),
         }
     }
 }

@@ -6,7 +6,7 @@ use std::{
 };
 
 use component_base::metrics::{self, Stability};
-use prometheus::{Histogram, HistogramVec, IntCounterVec, IntGaugeVec};
+use prometheus::{Histogram, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec};
 
 use super::ResourceId;
 
@@ -72,6 +72,42 @@ static LEASE_OBJECTS: LazyLock<Histogram> = LazyLock::new(|| {
     let help = "Objects attached to one etcd lease.";
     metrics::histogram("etcd_lease_object_counts", help, Stability::Alpha, LEASE_BUCKETS.to_vec())
 });
+
+static SHARDED: LazyLock<IntGaugeVec> = LazyLock::new(|| {
+    let help = "Watches of a part of all objects, by kind.";
+    metrics::gauge_vec("apiserver_watch_shards_total", help, Stability::Alpha, BY_RESOURCE)
+});
+static FILTERED: LazyLock<IntCounterVec> = LazyLock::new(|| {
+    let help = "Events that watches of a part of all objects were spared, by kind.";
+    by_resource("apiserver_watch_filtered_events_total", help)
+});
+
+/// A watch of a part of all objects, counted as long as this lasts.
+#[derive(Debug)]
+pub(super) struct Sharded {
+    watches: IntGauge,
+    /// Events that are not of its part.
+    pub(super) filtered: IntCounter,
+}
+
+impl Sharded {
+    /// Counts one more.
+    pub(super) fn begin(id: &ResourceId) -> Self {
+        let labels = [id.group(), id.plural()];
+        let sharded = Self {
+            watches: SHARDED.with_label_values(&labels),
+            filtered: FILTERED.with_label_values(&labels),
+        };
+        sharded.watches.inc();
+        sharded
+    }
+}
+
+impl Drop for Sharded {
+    fn drop(&mut self) {
+        self.watches.dec();
+    }
+}
 
 /// One etcd request.
 pub(super) fn etcd_request(operation: &str, id: &ResourceId, started: Instant, failed: bool) {

@@ -2,7 +2,7 @@
 //!
 //! Contract: label and field selectors of the API; requirements are joined by AND.
 
-use super::Entry;
+use super::{Entry, shard::Shard};
 
 /// What a list or watch is limited to. Empty selects everything.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -11,6 +11,8 @@ pub struct Selection {
     pub labels: Vec<LabelRequirement>,
     /// All must hold.
     pub fields: Vec<FieldRequirement>,
+    /// The part of all objects it is about.
+    pub shard: Option<Shard>,
 }
 
 /// One label requirement.
@@ -55,9 +57,14 @@ pub struct FieldRequirement {
 // === impl Selection ===
 
 impl Selection {
-    /// Whether everything is selected.
+    /// Whether no object is left out for its labels or fields.
     pub fn is_empty(&self) -> bool {
         self.labels.is_empty() && self.fields.is_empty()
+    }
+
+    /// Whether an entry belongs to another part of all objects.
+    pub fn is_elsewhere(&self, entry: &Entry) -> bool {
+        self.shard.as_ref().is_some_and(|shard| !shard.has(entry))
     }
 
     /// The value `field` must equal, if the selection says so.
@@ -69,6 +76,7 @@ impl Selection {
     pub fn matches(&self, entry: &Entry) -> bool {
         self.fields.iter().all(|f| (entry.field(&f.field) == f.value) != f.negate)
             && self.labels.iter().all(|l| l.matches(entry.label(&l.key)))
+            && !self.is_elsewhere(entry)
     }
 }
 

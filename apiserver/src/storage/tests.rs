@@ -85,13 +85,13 @@ fn app(value: &str) -> Selection {
         operator: LabelOperator::In,
         values: vec![value.to_owned()],
     }];
-    Selection { labels, fields: Vec::new() }
+    Selection { labels, ..Selection::default() }
 }
 
 fn on_node(value: &str) -> Selection {
     let fields =
         vec![FieldRequirement { field: "spec.nodeName".to_owned(), value: value.to_owned(), negate: false }];
-    Selection { labels: Vec::new(), fields }
+    Selection { fields, ..Selection::default() }
 }
 
 #[tokio::test(flavor = "multi_thread")]
