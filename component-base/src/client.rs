@@ -2,7 +2,11 @@
 //! client-side rate limit, `rest_client_*` metrics. The result is a `kube::Client`, used with `kube::Api` for writes and by
 //! the informers for reads.
 
-use std::{path::PathBuf, sync::Arc, sync::LazyLock, time::Duration};
+use std::{
+    path::PathBuf,
+    sync::{Arc, LazyLock, OnceLock},
+    time::Duration,
+};
 
 use http::{
     HeaderValue, Request, Response,
@@ -281,9 +285,12 @@ async fn limited(
     agent: HeaderValue,
     mut request: Request<Body>,
 ) -> Result<Response<Incoming>, BoxError> {
-    limiter.acquire(request.uri().path()).await;
-    request.headers_mut().insert(USER_AGENT, agent);
     let method = request.method().as_str().to_owned();
+    let waited = limiter.acquire(request.uri().path()).await;
+    if let (Some(observer), Some(waited)) = (OBSERVER.get(), waited) {
+        observer.waited(&method, &host, waited);
+    }
+    request.headers_mut().insert(USER_AGENT, agent);
     let start = Instant::now();
     let result = inner.oneshot(request).await;
     let code = match &result {
@@ -295,6 +302,9 @@ async fn limited(
         .latency
         .with_label_values(&[method.as_str(), host.as_str()])
         .observe(start.elapsed().as_secs_f64());
+    if let Some(observer) = OBSERVER.get() {
+        observer.answered(&method, &host, &code, start.elapsed());
+    }
     result
 }
 
@@ -324,21 +334,36 @@ impl Limiter {
         Limiter(limits.then(|| Arc::new(buckets)))
     }
 
-    /// Waits until the request to this path may be made.
-    async fn acquire(&self, path: &str) {
-        let Some(buckets) = &self.0 else { return };
+    /// Waits until the request to this path may be made; for how long, if there is a limit.
+    async fn acquire(&self, path: &str) -> Option<Duration> {
+        let buckets = self.0.as_ref()?;
         let bucket = if is_of_event(path) { &buckets.events } else { &buckets.others };
-        let Some(bucket) = bucket else { return };
-        let delay = bucket.lock().reserve(Instant::now());
+        let delay = bucket.as_ref()?.lock().reserve(Instant::now());
         if !delay.is_zero() {
             tokio::time::sleep(delay).await;
         }
+        Some(delay)
     }
 }
 
 /// The path is that of a namespace's events or one of them.
 fn is_of_event(path: &str) -> bool {
     path.split_once("/namespaces/").is_some_and(|(_, rest)| rest.split('/').nth(1) == Some("events"))
+}
+
+/// What is told of every request, for daemons that count them under names of their own.
+pub trait Observer: Send + Sync {
+    /// A request was held back for so long by the rate limit of its client.
+    fn waited(&self, method: &str, host: &str, took: Duration);
+    /// A request was answered with this code, `<error>` for none.
+    fn answered(&self, method: &str, host: &str, code: &str, took: Duration);
+}
+
+static OBSERVER: OnceLock<Box<dyn Observer>> = OnceLock::new();
+
+/// Tells of every request of the process from now on. The first one who asks is told.
+pub fn observe(observer: Box<dyn Observer>) {
+    drop(OBSERVER.set(observer));
 }
 
 struct Families {

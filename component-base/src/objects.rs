@@ -117,8 +117,8 @@ pub struct LoadBalancerIngress {
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
 pub struct EndpointSlice {
-    /// Metadata; the service is a label.
-    #[serde(deserialize_with = "identity")]
+    /// Metadata; the service is a label. Of annotations there is [`TRIGGER_TIME`].
+    #[serde(deserialize_with = "triggered")]
     pub metadata: ObjectMeta,
     /// `IPv4`, `IPv6` or `FQDN`.
     pub address_type: String,
@@ -280,19 +280,48 @@ pub struct Namespace {
     pub metadata: ObjectMeta,
 }
 
+/// When the change happened that a slice publishes (`core/v1` `EndpointsLastChangeTriggerTime`).
+pub const TRIGGER_TIME: &str = "endpoints.kubernetes.io/last-change-trigger-time";
+
+/// Metadata with the one annotation that tells when what is published happened.
+fn triggered<'de, D: Deserializer<'de>>(deserializer: D) -> Result<ObjectMeta, D::Error> {
+    #[derive(Default, Deserialize)]
+    #[serde(default)]
+    struct Triggered {
+        #[serde(flatten)]
+        identity: Identity,
+        annotations: Option<Annotations>,
+    }
+    #[derive(Default, Deserialize)]
+    #[serde(default)]
+    struct Annotations {
+        #[serde(rename = "endpoints.kubernetes.io/last-change-trigger-time")]
+        trigger_time: Option<String>,
+    }
+    let Triggered { identity, annotations } = Triggered::deserialize(deserializer)?;
+    let time = annotations.and_then(|annotations| annotations.trigger_time);
+    let annotations = time.map(|time| BTreeMap::from([(TRIGGER_TIME.to_owned(), time)]));
+    Ok(ObjectMeta { annotations, ..identity.into() })
+}
+
 /// Metadata without what nobody reads here: managed fields and annotations are most of it.
 pub fn identity<'de, D: Deserializer<'de>>(deserializer: D) -> Result<ObjectMeta, D::Error> {
-    let Identity { name, namespace, uid, resource_version, labels, deletion_timestamp } =
-        Identity::deserialize(deserializer)?;
-    Ok(ObjectMeta {
-        name,
-        namespace,
-        uid,
-        resource_version,
-        labels,
-        deletion_timestamp,
-        ..ObjectMeta::default()
-    })
+    Identity::deserialize(deserializer).map(Into::into)
+}
+
+impl From<Identity> for ObjectMeta {
+    fn from(identity: Identity) -> ObjectMeta {
+        let Identity { name, namespace, uid, resource_version, labels, deletion_timestamp } = identity;
+        ObjectMeta {
+            name,
+            namespace,
+            uid,
+            resource_version,
+            labels,
+            deletion_timestamp,
+            ..ObjectMeta::default()
+        }
+    }
 }
 
 #[derive(Default, Deserialize)]
@@ -370,5 +399,10 @@ mod tests {
         let slice: EndpointSlice =
             serde_json::from_value(json!({"metadata": {}, "endpoints": null, "ports": null})).unwrap();
         assert!(slice.endpoints.is_empty() && slice.ports.is_empty());
+        let annotations = json!({TRIGGER_TIME: "2026-01-01T00:00:00Z", "c": "d"});
+        let slice: EndpointSlice =
+            serde_json::from_value(json!({"metadata": {"name": "s", "annotations": annotations}})).unwrap();
+        assert_eq!(slice.metadata.name.as_deref(), Some("s"));
+        assert_eq!(slice.metadata.annotations.map(|all| all.len()), Some(1));
     }
 }
