@@ -43,8 +43,11 @@ pub struct Version {
 #[derive(Debug, Default)]
 pub struct Answered {
     halves: RwLock<Halves>,
-    counted: RwLock<HashMap<(String, RecordType, ResponseCode), Arc<Counted>>>,
+    counted: RwLock<HashMap<Kind, Arc<Counted>>>,
 }
+
+/// What counted queries have in common: zone, type, response code, and whether DNSSEC records were wanted.
+type Kind = (String, RecordType, ResponseCode, bool);
 
 #[derive(Debug, Default)]
 struct Halves {
@@ -97,20 +100,20 @@ impl Answered {
         versions: &Versions,
         out: &mut Vec<u8>,
     ) -> bool {
-        let Some((id, key)) = question.split_at_checked(ID).filter(|(_, key)| key.len() <= LONGEST_QUESTION)
+        let Some((_, key)) = question.split_at_checked(ID).filter(|(_, key)| key.len() <= LONGEST_QUESTION)
         else {
             return false;
         };
         let old = {
             let halves = self.halves.read();
             if let Some(entry) = halves.new.get(key) {
-                return entry.give(id, is_v4, took, versions, out);
+                return entry.give(question, is_v4, took, versions, out);
             }
             halves.old.get(key).cloned()
         };
         let Some(entry) = old.filter(|entry| versions.holds(entry.version)) else { return false };
         self.put(key, entry.clone());
-        entry.give(id, is_v4, took, versions, out)
+        entry.give(question, is_v4, took, versions, out)
     }
 
     /// Keeps an answer.
@@ -127,9 +130,10 @@ impl Answered {
         block: &str,
         kind: RecordType,
         code: ResponseCode,
+        dnssec: bool,
         make: impl FnOnce() -> Counted,
     ) -> Arc<Counted> {
-        let key = (block.to_owned(), kind, code);
+        let key = (block.to_owned(), kind, code, dnssec);
         if let Some(counted) = self.counted.read().get(&key) {
             return counted.clone();
         }
@@ -155,7 +159,7 @@ impl Answered {
 impl Entry {
     fn give(
         &self,
-        id: &[u8],
+        question: &[u8],
         is_v4: bool,
         took: impl Fn() -> Duration,
         versions: &Versions,
@@ -164,9 +168,9 @@ impl Entry {
         if !versions.holds(self.version) {
             return false;
         }
-        out.extend_from_slice(id);
+        out.extend_from_slice(&question[..ID]);
         out.extend_from_slice(&self.answer[ID..]);
-        self.counted.observe(is_v4, took());
+        self.counted.observe(is_v4, (question.len(), self.answer.len()), took());
         true
     }
 }
@@ -190,10 +194,11 @@ mod tests {
     impl World {
         fn new() -> Self {
             let metrics = Metrics::register(&prometheus::Registry::new()).unwrap();
+            let place = crate::metrics::Place { server: "s", zone: "z", view: "" };
             Self {
                 answered: Answered::default(),
                 versions: Versions::default(),
-                counted: Arc::new(metrics.counted("s", "z", "A", "NOERROR", "kubernetes")),
+                counted: Arc::new(metrics.counted(place, "A", false, "NOERROR", "kubernetes")),
             }
         }
 

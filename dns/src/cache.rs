@@ -60,6 +60,12 @@ pub struct Limits {
     pub stale: Duration,
     /// Such an answer is given at once, and a new one is asked for afterwards.
     pub stale_at_once: bool,
+    /// The TTL such an answer has, in seconds.
+    pub stale_ttl: u32,
+    /// For how long others are waited for before such an answer is given; `None` is as long as they take.
+    pub verify_within: Option<Duration>,
+    /// For how long after a failure such an answer is given without asking others.
+    pub recheck: Duration,
     /// Answers that are asked for often are asked for anew before they are over.
     pub prefetch: Option<Prefetch>,
     /// Answers carry the TTL they came with.
@@ -84,6 +90,8 @@ pub struct Hit {
     pub reply: Reply,
     /// Whether the one who got it is to ask for a new one; nobody else is told until that is kept or has failed.
     pub refresh: bool,
+    /// Whether it is over.
+    pub stale: bool,
 }
 
 #[derive(Debug)]
@@ -96,6 +104,8 @@ struct Entry {
     last: Instant,
     /// Somebody asks for a new one already.
     refreshing: bool,
+    /// Nobody asks for a new one before.
+    retry_at: Instant,
 }
 
 /// Two bounded maps: for answers, and for denials.
@@ -104,6 +114,8 @@ pub struct Cache {
     limits: Limits,
     positive: HashMap<Question, Entry>,
     negative: HashMap<Question, Entry>,
+    /// Answers and denials that made room for others since somebody asked.
+    evicted: (u64, u64),
 }
 
 impl Default for Limits {
@@ -118,6 +130,9 @@ impl Default for Limits {
             failure_ttl: 5,
             stale: Duration::ZERO,
             stale_at_once: false,
+            stale_ttl: 0,
+            verify_within: None,
+            recheck: Duration::ZERO,
             prefetch: None,
             keep_ttl: false,
         }
@@ -160,7 +175,7 @@ impl Entry {
 impl Cache {
     /// An empty cache.
     pub fn new(limits: Limits) -> Self {
-        Self { limits, positive: HashMap::new(), negative: HashMap::new() }
+        Self { limits, positive: HashMap::new(), negative: HashMap::new(), evicted: (0, 0) }
     }
 
     /// The reply to a question with TTLs counted down, if it still holds or may be given all the same.
@@ -172,7 +187,7 @@ impl Cache {
             None => self.negative.get_mut(question).filter(holds),
         };
         let Some(entry) = entry else {
-            return if limits.stale_at_once { self.get_stale_at_once(question, now) } else { None };
+            return self.get_stale_at_once(question, now);
         };
         let refresh = limits.prefetch.is_some_and(|prefetch| entry.is_wanted(&prefetch, now));
         entry.refreshing |= refresh;
@@ -184,24 +199,31 @@ impl Cache {
                 record.ttl = record.ttl.saturating_sub(age).clamp(1, left);
             }
         }
-        Some(Hit { reply, refresh })
+        Some(Hit { reply, refresh, stale: false })
     }
 
     fn get_stale_at_once(&mut self, question: &Question, now: Instant) -> Option<Hit> {
         let reply = self.get_stale(question, now)?;
         let entry = self.positive.get_mut(question)?;
-        let refresh = !std::mem::replace(&mut entry.refreshing, true);
-        Some(Hit { reply, refresh })
+        // Others have failed only just, or are asked already: that need not be tried again.
+        let waits = now < entry.retry_at || (entry.refreshing && !self.limits.recheck.is_zero());
+        if !self.limits.stale_at_once && !waits {
+            entry.refreshing = !self.limits.recheck.is_zero();
+            return None;
+        }
+        let refresh = now >= entry.retry_at && !std::mem::replace(&mut entry.refreshing, true);
+        Some(Hit { reply, refresh, stale: true })
     }
 
-    /// A positive answer that is over, but not for too long; its TTLs are zero.
+    /// A positive answer that is over, but not for too long; its TTLs say so.
     pub fn get_stale(&self, question: &Question, now: Instant) -> Option<Reply> {
         let entry = self.positive.get(question)?;
         if now < entry.until || now >= entry.until + self.limits.stale {
             return None;
         }
         let mut reply = entry.reply.clone();
-        reply.records_mut().for_each(|record| record.ttl = 0);
+        let ttl = self.limits.stale_ttl;
+        reply.records_mut().for_each(|record| record.ttl = ttl);
         Some(reply)
     }
 
@@ -212,6 +234,7 @@ impl Cache {
         let mut asked = (0, now);
         for entry in had.into_iter().flatten() {
             entry.refreshing = false;
+            entry.retry_at = now + limits.recheck;
             asked = (entry.asked, entry.last);
         }
         let ttl = match reply.code {
@@ -228,27 +251,40 @@ impl Cache {
             ResponseCode::ServFail if self.get_stale(&question, now).is_none() => limits.failure_ttl,
             _ => return,
         };
-        let (map, capacity) = if reply.is_denial() {
+        let (map, capacity, evicted) = if reply.is_denial() {
             if reply.code != ResponseCode::ServFail {
                 self.positive.remove(&question);
             }
-            (&mut self.negative, limits.denial_capacity)
+            (&mut self.negative, limits.denial_capacity, &mut self.evicted.1)
         } else {
             self.negative.remove(&question);
-            (&mut self.positive, limits.capacity)
+            (&mut self.positive, limits.capacity, &mut self.evicted.0)
         };
         if ttl == 0 || capacity == 0 {
             return;
         }
         if map.len() >= capacity && !map.contains_key(&question) {
-            make_room(map, now, capacity);
+            *evicted += make_room(map, now, capacity);
         }
         let until = now + Duration::from_secs(ttl.into());
         let (asked, last) = asked;
         map.insert(
             question,
-            Entry { reply: reply.clone(), stored: now, until, asked, last, refreshing: false },
+            Entry {
+                reply: reply.clone(),
+                stored: now,
+                until,
+                asked,
+                last,
+                refreshing: false,
+                retry_at: Duration::ZERO,
+            },
         );
+    }
+
+    /// How many (positive, negative) replies made room for others since this was asked last.
+    pub fn take_evicted(&mut self) -> (u64, u64) {
+        std::mem::take(&mut self.evicted)
     }
 
     /// Number of (positive, negative) replies kept.
@@ -263,8 +299,9 @@ impl Cache {
 }
 
 /// Drops what is over, and if that is not enough a sixteenth of the rest: the order of a hash map is as
-/// good as random.
-fn make_room(map: &mut HashMap<Question, Entry>, now: Instant, capacity: usize) {
+/// good as random. How many are gone.
+fn make_room(map: &mut HashMap<Question, Entry>, now: Instant, capacity: usize) -> u64 {
+    let before = map.len();
     map.retain(|_, entry| entry.until > now);
     if map.len() >= capacity {
         let surplus: Vec<Question> = map.keys().take(capacity / 16 + 1).cloned().collect();
@@ -272,6 +309,7 @@ fn make_room(map: &mut HashMap<Question, Entry>, now: Instant, capacity: usize) 
             map.remove(&question);
         }
     }
+    u64::try_from(before - map.len()).unwrap_or(u64::MAX)
 }
 
 #[cfg(test)]
@@ -382,6 +420,33 @@ mod tests {
         cache.put(question("a."), &positive(60), at(64));
         assert_eq!(told(&mut cache, 65), Some((59, false)));
         assert_eq!(told(&mut cache, 64 + 160), None);
+    }
+
+    #[test]
+    fn after_a_failure_others_are_left_alone_for_a_while() {
+        let limits = Limits {
+            stale: Duration::from_secs(100),
+            stale_ttl: 30,
+            recheck: Duration::from_secs(10),
+            ..Limits::default()
+        };
+        let failure = Reply { code: ResponseCode::ServFail, ..denial(0, 0) };
+        let told = |cache: &mut Cache, now| {
+            cache.get(&question("a."), at(now)).map(|h| (h.reply.answers[0].ttl, h.refresh, h.stale))
+        };
+        let mut cache = Cache::new(limits);
+        cache.put(question("a."), &positive(60), at(0));
+        assert_eq!(told(&mut cache, 60), None, "others are asked first");
+        assert_eq!(told(&mut cache, 60), Some((30, false, true)), "by one only");
+        cache.put(question("a."), &failure, at(61));
+        assert_eq!(told(&mut cache, 70), Some((30, false, true)));
+        assert_eq!(told(&mut cache, 71), None, "it is time again");
+        let mut cache = Cache::new(Limits { stale_at_once: true, ..limits });
+        cache.put(question("a."), &positive(60), at(0));
+        assert_eq!(told(&mut cache, 60), Some((30, true, true)));
+        cache.put(question("a."), &failure, at(61));
+        assert_eq!(told(&mut cache, 70), Some((30, false, true)));
+        assert_eq!(told(&mut cache, 71), Some((30, true, true)));
     }
 
     #[test]

@@ -3,8 +3,13 @@
 //! Contract: CoreDNS' Corefile grammar (server blocks of zones and ports; directives with arguments and
 //! an optional block). A directive that is not known is an error naming its line.
 
+mod acl;
+mod cache;
+mod errors;
 mod forward;
+mod kubernetes;
 mod rules;
+mod words;
 
 use std::{
     collections::HashMap,
@@ -15,14 +20,13 @@ use std::{
 };
 
 use crate::{
-    cache::{Limits, Prefetch},
-    hosts::Hosts,
-    rewrite,
-    template::Template,
-    zone::Labels,
+    acl::Acl, cache::Limits, failures::Consolidate, hosts::Hosts, rewrite, template::Template, zone::Labels,
 };
 
-pub use self::forward::{Check, Forward, Identity, Policy, Upstream};
+pub use self::{
+    forward::{Check, Forward, Identity, Policy, Upstream},
+    kubernetes::{Kubernetes, Reach},
+};
 pub use crate::querylog::Log;
 
 /// Bytes of an answer over UDP (DNS flag day 2020).
@@ -55,8 +59,14 @@ pub struct Block {
     pub tls: Option<Tls>,
     /// `bind` addresses; empty means all.
     pub bind: Vec<IpAddr>,
-    /// `errors`.
-    pub errors: bool,
+    /// `errors`: what of them is told once in a while only.
+    pub errors: Option<Vec<Consolidate>>,
+    /// `acl`, in order.
+    pub acls: Vec<Acl>,
+    /// `nsid`: what the server calls itself to those who ask.
+    pub identifier: Option<Vec<u8>>,
+    /// The directives that have a say in answers, in the order they are written.
+    pub plugins: Vec<String>,
     /// `log`: as many as there are.
     pub logs: Vec<Log>,
     /// `health`: address of /health.
@@ -71,7 +81,7 @@ pub struct Block {
     pub kubernetes: Option<Kubernetes>,
     /// `hosts`.
     pub hosts: Option<HostsDirective>,
-    /// `forward`, most specific zone first.
+    /// `forward`, in order.
     pub forward: Vec<Forward>,
     /// `cache`.
     pub cache: Option<CacheDirective>,
@@ -95,32 +105,25 @@ pub struct Block {
     pub autopath: bool,
 }
 
-/// `kubernetes ZONES { … }`.
-#[derive(Clone, Debug)]
-pub struct Kubernetes {
-    /// Zones, reverse ones included.
-    pub zones: Vec<Labels>,
-    /// `pods disabled|insecure|verified`: whether names of pods' addresses are answered.
-    pub pods: bool,
-    /// `pods verified`: only for addresses that pods have.
-    pub verified: bool,
-    /// `ttl`, in seconds.
-    pub ttl: u32,
-    /// `fallthrough`: zones in which a name not found goes on to the next directive.
-    pub fallthrough: Vec<Labels>,
-    /// `namespaces`: only these are answered for; empty is all.
-    pub namespaces: Vec<String>,
-    /// `ignore empty_service`: services without endpoints do not exist.
-    pub ignore_empty: bool,
-    /// `endpoint_pod_names`: endpoints without a hostname are named after their pods.
-    pub pod_names: bool,
+impl Block {
+    /// What it is called in metrics: how it is asked, and where if that is one place.
+    pub fn label(&self) -> String {
+        let host = match self.bind.as_slice() {
+            [IpAddr::V4(v4)] => v4.to_string(),
+            [IpAddr::V6(v6)] => format!("[{v6}]"),
+            _ => String::new(),
+        };
+        format!("{}://{host}:{}", self.transport.scheme(), self.port)
+    }
 }
 
-/// `hosts [FILE] { … }`.
+/// `hosts [FILE [ZONES…]] { … }`.
 #[derive(Clone, Debug, Default)]
 pub struct HostsDirective {
-    /// File to read as well.
-    pub file: Option<PathBuf>,
+    /// File to read.
+    pub file: PathBuf,
+    /// Names below these are looked for.
+    pub zones: Vec<Labels>,
     /// Lines given inline.
     pub inline: Hosts,
     /// TTL in seconds.
@@ -129,8 +132,10 @@ pub struct HostsDirective {
     pub reload: bool,
     /// `no_reverse`: addresses do not lead back to names.
     pub no_reverse: bool,
-    /// Whether names not found go on.
-    pub fallthrough: bool,
+    /// `fallthrough`: zones in which a name not found goes on.
+    pub fallthrough: Vec<Labels>,
+    /// `fallthrough_unsupported`: questions for types that a hosts file cannot have go on as well.
+    pub fallthrough_unsupported: bool,
 }
 
 /// `cache [TTL] [ZONES…] { … }`.
@@ -456,8 +461,16 @@ impl Line {
     }
 }
 
-fn zones(words: &[String]) -> Vec<Labels> {
-    words.iter().map(|w| Labels::parse(w)).collect()
+/// The zones that words name; a network is the zones its addresses are asked for in.
+fn zones(line: &Line, words: &[String]) -> Result<Vec<Labels>, CorefileError> {
+    let mut out = Vec::new();
+    for word in words {
+        match Labels::of_zone(word) {
+            Some(zones) => out.extend(zones),
+            None => return line.error(format!("{word} is no zone")),
+        }
+    }
+    Ok(out)
 }
 
 fn server_block(line: &Line) -> Result<Block, CorefileError> {
@@ -474,7 +487,9 @@ fn server_block(line: &Line) -> Result<Block, CorefileError> {
             return line.error(format!("{key}: a server block is asked in one way"));
         }
         block.transport = transport;
-        let (zone, port) = match rest.rsplit_once(':') {
+        // The colons of a network are none before a port.
+        let is_network = rest.parse::<ipnet::IpNet>().is_ok();
+        let (zone, port) = match rest.rsplit_once(':').filter(|_| !is_network) {
             Some((zone, port)) => match port.parse() {
                 Ok(port) => (zone, Some(port)),
                 Err(_) => return line.error(format!("{key}: {port} is no port")),
@@ -482,14 +497,18 @@ fn server_block(line: &Line) -> Result<Block, CorefileError> {
             None => (rest, None),
         };
         port_given = port.or(port_given);
-        block.zones.push(Labels::parse(zone));
+        block.zones.extend(zones(line, &[zone.to_owned()])?);
     }
     block.port = port_given.unwrap_or(block.transport.port());
     if block.zones.is_empty() {
         return line.error("a server block needs a zone, for example '.'");
     }
-    for directive in &line.block {
+    for (at, directive) in line.block.iter().enumerate() {
+        words::check(directive, &line.block[..at])?;
         apply(&mut block, directive)?;
+        if words::has_a_say(directive.name()) && !block.plugins.iter().any(|name| name == directive.name()) {
+            block.plugins.push(directive.name().to_owned());
+        }
     }
     if block.autopath && !block.kubernetes.as_ref().is_some_and(|k| k.verified) {
         return line.error("autopath needs kubernetes with pods verified");
@@ -503,20 +522,19 @@ fn server_block(line: &Line) -> Result<Block, CorefileError> {
 
 fn apply(block: &mut Block, line: &Line) -> Result<(), CorefileError> {
     match line.name() {
-        "errors" => {
-            block.errors = true;
-            // Where they come from is not told with a stack in any case.
-            if let Some(option) = line.block.iter().find(|option| option.name() != "stacktrace") {
-                return option.error(format!("errors: {} is not supported", option.name()));
-            }
-        }
+        "errors" => block.errors = Some(errors::errors(line)?),
+        "acl" => block.acls.push(acl::acl(line, &block.zones)?),
+        "nsid" => block.identifier = Some(words::identifier(line)?),
         "log" => block.logs.push(rules::log(line)?),
         "loop" => block.detect_loop = true,
         "reload" => {
             block.reload = true;
             // The file is looked at more often than anybody asks for, and each server at its own time.
-            for at in 0..line.args().len() {
-                line.duration_at(at)?;
+            for (at, least) in [(0, 2), (1, 1)].into_iter().take(line.args().len()) {
+                let given = line.duration_at(at)?;
+                if given < Duration::from_secs(least) && !(at == 1 && given.is_zero()) {
+                    return line.error(format!("reload: {} is less than {least}s", line.args()[at]));
+                }
             }
         }
         "loadbalance" => {
@@ -528,7 +546,7 @@ fn apply(block: &mut Block, line: &Line) -> Result<(), CorefileError> {
             }
         }
         "rewrite" => block.rewrites.push(rules::rewrite(line)?),
-        "template" => block.templates.push(rules::template(line)?),
+        "template" => block.templates.push(rules::template(line, &block.zones)?),
         "autopath" => match line.args() {
             [.., from] if from == "@kubernetes" => block.autopath = true,
             _ => return line.error("autopath needs @kubernetes"),
@@ -563,7 +581,13 @@ fn apply(block: &mut Block, line: &Line) -> Result<(), CorefileError> {
                 }
             }
         }
-        "prometheus" => block.metrics = Some(line.listen(9153)?),
+        "prometheus" => {
+            block.metrics = Some(if line.args().is_empty() {
+                SocketAddr::from(([127, 0, 0, 1], 9153))
+            } else {
+                line.listen(9153)?
+            })
+        }
         "bind" => {
             for address in line.args() {
                 match address.parse() {
@@ -572,71 +596,36 @@ fn apply(block: &mut Block, line: &Line) -> Result<(), CorefileError> {
                 }
             }
         }
-        "kubernetes" => block.kubernetes = Some(kubernetes(line, &block.zones)?),
-        "hosts" => block.hosts = Some(hosts(line)?),
-        "forward" => {
-            block.forward.push(forward::forward(line)?);
-            block.forward.sort_by_key(|f| std::cmp::Reverse(f.from.len()));
-        }
+        "kubernetes" => block.kubernetes = Some(kubernetes::kubernetes(line, &block.zones)?),
+        "hosts" => block.hosts = Some(hosts(line, &block.zones)?),
+        "forward" => block.forward.push(forward::forward(line)?),
         "tls" => block.tls = Some(tls(line)?),
-        "cache" => block.cache = Some(cache(line)?),
+        "cache" => block.cache = Some(cache::cache(line)?),
         other => return line.error(format!("unknown directive {other}")),
     }
     Ok(())
 }
 
-fn kubernetes(line: &Line, default: &[Labels]) -> Result<Kubernetes, CorefileError> {
-    let zones_given = zones(line.args());
-    let zones_served = if zones_given.is_empty() { default.to_vec() } else { zones_given };
-    let mut out = Kubernetes {
-        zones: zones_served,
-        pods: false,
-        verified: false,
-        ttl: 5,
-        fallthrough: Vec::new(),
-        namespaces: Vec::new(),
-        ignore_empty: false,
-        pod_names: false,
+fn hosts(line: &Line, default: &[Labels]) -> Result<HostsDirective, CorefileError> {
+    let (file, names) = match line.args() {
+        [] => ("/etc/hosts".into(), &[][..]),
+        [file, names @ ..] => (PathBuf::from(file), names),
     };
+    let zones_of =
+        |words: &[String]| Ok(if words.is_empty() { default.to_vec() } else { zones(line, words)? });
+    let mut out =
+        HostsDirective { file, zones: zones_of(names)?, ttl: 3600, reload: true, ..Default::default() };
     for option in &line.block {
         match option.name() {
-            "pods" => {
-                (out.pods, out.verified) = match option.args().first().map(String::as_str) {
-                    Some("disabled") => (false, false),
-                    Some("insecure") => (true, false),
-                    Some("verified") => (true, true),
-                    _ => return option.error("pods needs disabled, insecure or verified"),
-                }
-            }
             "ttl" => {
                 out.ttl = option.arg(0, "seconds")?;
-                if out.ttl > 3600 {
-                    return option.error("ttl must be in range [0, 3600]");
+                if !(1..=65_535).contains(&out.ttl) {
+                    return option.error("hosts: ttl must be within 1 and 65535");
                 }
             }
-            "namespaces" => out.namespaces.extend(option.args().iter().map(|n| n.to_ascii_lowercase())),
-            "ignore" => match option.args() {
-                [what] if what == "empty_service" => out.ignore_empty = true,
-                _ => return option.error("ignore needs empty_service"),
-            },
-            "endpoint_pod_names" => out.pod_names = true,
-            "fallthrough" => {
-                let given = zones(option.args());
-                out.fallthrough = if given.is_empty() { out.zones.clone() } else { given };
-            }
-            other => return option.error(format!("kubernetes: unknown option {other}")),
-        }
-    }
-    Ok(out)
-}
-
-fn hosts(line: &Line) -> Result<HostsDirective, CorefileError> {
-    let file = line.args().first().map(PathBuf::from);
-    let mut out = HostsDirective { file, ttl: 3600, reload: true, ..Default::default() };
-    for option in &line.block {
-        match option.name() {
-            "ttl" => out.ttl = option.arg(0, "seconds")?,
-            "fallthrough" => out.fallthrough = true,
+            "fallthrough" if option.args().is_empty() => out.fallthrough = vec![Labels::parse(".")],
+            "fallthrough" => out.fallthrough = zones(option, option.args())?,
+            "fallthrough_unsupported" => out.fallthrough_unsupported = true,
             "reload" => out.reload = !option.duration()?.is_zero(),
             "no_reverse" => out.no_reverse = true,
             other => {
@@ -673,80 +662,6 @@ fn tls(line: &Line) -> Result<Tls, CorefileError> {
                     .error("client_auth needs nocert, request, verify_if_given or require_and_verify");
             }
             (other, _) => return option.error(format!("tls: unknown option {other}")),
-        };
-    }
-    Ok(out)
-}
-
-fn cache(line: &Line) -> Result<CacheDirective, CorefileError> {
-    let mut directive = CacheDirective::default();
-    let out = &mut directive.limits;
-    let mut names = line.args();
-    if let Some(first) = line.args().first().and_then(|a| a.parse::<u32>().ok()) {
-        out.max_ttl = first;
-        out.denial_max_ttl = out.denial_max_ttl.min(out.max_ttl);
-        names = &names[1..];
-    }
-    directive.zones = zones(names);
-    // Without a zone an option is for all names, which lie in the root.
-    let below = |names: &[String]| if names.is_empty() { vec![Labels::parse(".")] } else { zones(names) };
-    for option in &line.block {
-        let ttl = |at| option.args().get(at).map(|_| option.arg(at, "seconds")).transpose();
-        match option.name() {
-            "success" => {
-                out.capacity = option.arg(0, "a capacity")?;
-                out.max_ttl = ttl(1)?.unwrap_or(out.max_ttl);
-                out.min_ttl = ttl(2)?.unwrap_or(out.min_ttl);
-            }
-            "denial" => {
-                out.denial_capacity = option.arg(0, "a capacity")?;
-                out.denial_max_ttl = ttl(1)?.unwrap_or(out.denial_max_ttl);
-                out.denial_min_ttl = ttl(2)?.unwrap_or(out.denial_min_ttl);
-            }
-            "servfail" => {
-                out.failure_ttl = u32::try_from(option.duration()?.as_secs()).unwrap_or(u32::MAX);
-                if out.failure_ttl > 300 {
-                    return option.error("cache: servfail must be at most 5m");
-                }
-            }
-            "serve_stale" => {
-                out.stale =
-                    if option.args().is_empty() { Duration::from_secs(3600) } else { option.duration()? };
-                // As in CoreDNS, where the way is not said.
-                out.stale_at_once = match option.args().get(1).map(String::as_str) {
-                    None | Some("immediate") => true,
-                    Some("verify") => false,
-                    Some(_) => return option.error("cache: serve_stale is immediate or verify"),
-                };
-            }
-            "prefetch" => out.prefetch = Some(prefetch(option)?),
-            "keepttl" => out.keep_ttl = true,
-            "disable" => match option.args() {
-                [what, names @ ..] if what == "success" => directive.no_success.extend(below(names)),
-                [what, names @ ..] if what == "denial" => directive.no_denial.extend(below(names)),
-                _ => return option.error("cache: disable needs success or denial"),
-            },
-            other => return option.error(format!("cache: unknown option {other}")),
-        }
-    }
-    Ok(directive)
-}
-
-/// `prefetch AMOUNT [DURATION [PERCENTAGE%]]`.
-fn prefetch(option: &Line) -> Result<Prefetch, CorefileError> {
-    let mut out =
-        Prefetch { amount: option.arg(0, "an amount")?, within: Duration::from_secs(60), percentage: 10 };
-    if let Some(text) = option.args().get(1) {
-        out.within = match component_base::goduration::parse(text) {
-            Ok(within) => within,
-            Err(error) => return option.error(format!("cache: prefetch: {error}")),
-        };
-    }
-    if let Some(text) = option.args().get(2) {
-        let number = text.strip_suffix('%').and_then(|n| n.parse().ok());
-        out.percentage = match number.filter(|n| (1..=90).contains(n)) {
-            Some(number) => number,
-            None => return option.error("cache: prefetch: a percentage is from 1% to 90%"),
         };
     }
     Ok(out)
@@ -797,7 +712,7 @@ corp.example:53 {
         assert_eq!(main.metrics, Some("0.0.0.0:9153".parse().unwrap()));
         assert_eq!(main.forward[0].to, [Upstream::File("/etc/resolv.conf".into())]);
         assert_eq!(main.cache.as_ref().unwrap().limits.max_ttl, 30);
-        assert!(main.detect_loop && main.rotate && main.errors && main.zones[0].is_empty());
+        assert!(main.detect_loop && main.rotate && main.errors.is_some() && main.zones[0].is_empty());
         let stub = &blocks[1];
         assert_eq!(stub.zones, [Labels::parse("corp.example")]);
         assert_eq!(stub.forward[0].to[1], Upstream::Server("10.0.0.54:5353".parse().unwrap()));
@@ -834,7 +749,10 @@ corp.example:53 {
             (". {\n autopath /etc/resolv.conf\n}", "Corefile:2: autopath needs @kubernetes"),
             (". {\n forward .\n}", "Corefile:2: forward needs a zone and at least one server"),
             (". {\n forward . nowhere\n}", "Corefile:2: forward: nowhere is no server"),
-            (". {\n errors {\n  consolidate 5m x\n }\n}", "Corefile:3: errors: consolidate is not supported"),
+            (
+                ". {\n errors {\n  consolidate 5m\n }\n}",
+                "Corefile:3: consolidate needs a duration and a regular expression",
+            ),
             (". {\n bufsize 9\n}", "Corefile:2: bufsize must be within 512 and 4096"),
             (". {\n reload soon\n}", "Corefile:2: soon is no duration"),
             (
@@ -877,7 +795,7 @@ corp.example:53 {
         let text = "(common) {\n cache {$TTL}\n errors\n}\n. {\n import common\n}\nimport extra/*.server\n";
         let blocks = parse_with(text, &sources).unwrap();
         assert_eq!(blocks.len(), 2);
-        assert!(blocks.iter().all(|b| b.errors && b.cache.as_ref().unwrap().limits.max_ttl == 77));
+        assert!(blocks.iter().all(|b| b.errors.is_some() && b.cache.as_ref().unwrap().limits.max_ttl == 77));
         let error = |text: &str| parse_with(text, &sources).unwrap_err().to_string();
         assert_eq!(error(". {\n import deep\n}"), "deep:1: import deep: imports lead too deep");
         assert_eq!(error(". {\n import wrong\n}"), "/etc/wrong:2: unknown directive oops");
@@ -909,7 +827,7 @@ corp.example:53 {
         assert_eq!(cache.no_denial, [Labels::parse(".")]);
         assert_eq!((cache.limits.stale, cache.limits.failure_ttl), (Duration::from_secs(3600), 10));
         assert!(cache.limits.keep_ttl && cache.limits.stale_at_once && cache.zones.is_empty());
-        let prefetch = Prefetch { amount: 10, within: Duration::from_secs(60), percentage: 20 };
+        let prefetch = crate::cache::Prefetch { amount: 10, within: Duration::from_secs(60), percentage: 20 };
         assert_eq!(cache.limits.prefetch, Some(prefetch));
         for bad in ["prefetch", "prefetch x", "prefetch 1 soon", "prefetch 1 1m 99%", "serve_stale 1h later"]
         {
@@ -923,9 +841,13 @@ corp.example:53 {
             b.example {\n hosts /etc/hosts {\n  reload 0s\n  no_reverse\n }\n}";
         let blocks = parse(text).unwrap();
         let hosts = blocks[0].hosts.as_ref().unwrap();
-        assert!(hosts.fallthrough && hosts.ttl == 60 && hosts.reload && !hosts.no_reverse);
+        assert!(!hosts.fallthrough.is_empty() && hosts.ttl == 60 && hosts.reload && !hosts.no_reverse);
         let other = blocks[1].hosts.as_ref().unwrap();
-        assert!(!other.reload && other.no_reverse && other.file.is_some());
+        assert!(!other.reload && other.no_reverse && other.file.ends_with("hosts"));
+        assert_eq!(
+            (hosts.zones.clone(), other.zones.clone()),
+            (blocks[0].zones.clone(), blocks[1].zones.clone())
+        );
         assert!(hosts.inline.addresses(&Labels::parse("a.example")).is_some());
     }
 }

@@ -3,19 +3,23 @@
 //! Services and slices are turned into what the zone has of them as they are read, so that the informers' caches and the
 //! index share one small copy.
 
-use std::{net::IpAddr, sync::Arc};
+use std::{net::IpAddr, sync::Arc, time::Duration};
 
 use component_base::{
     informer::{Digest, Event, Informers, Kept, ListWatch},
     objects::{
         Endpoint as ApiEndpoint, EndpointSlice, Namespace, Pod, Service as ApiService, ServicePort,
-        ServiceSpec,
+        ServiceSpec, TRIGGER_TIME,
     },
 };
+use jiff::Timestamp;
 use parking_lot::RwLock;
 use smol_str::SmolStr;
 
-use crate::zone::{Endpoint, EndpointSet, Index, Port, Service, ServiceKind};
+use crate::{
+    metrics::Metrics,
+    zone::{Endpoint, EndpointSet, Index, Port, Service, ServiceKind},
+};
 
 const SERVICE_NAME: &str = "kubernetes.io/service-name";
 
@@ -27,39 +31,61 @@ struct Slice<const POD_NAMES: bool> {
     /// The service it is of, if it is of one.
     service: Option<SmolStr>,
     endpoints: Arc<EndpointSet>,
+    /// When what it publishes happened, in microseconds since 1970; 0 is not told.
+    triggered: i64,
 }
 
-/// Keeps `index` true from the informers' caches from now on. With `pod_names`, endpoints without a hostname are named after
-/// their pods; with `pods`, the addresses of pods are kept as well.
-pub fn subscribe(informers: &Informers, index: &Arc<RwLock<Index>>, pod_names: bool, pods: bool) {
-    if pods {
+/// What is read of the cluster.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Wanted {
+    /// Endpoints without a hostname are named after their pods.
+    pub pod_names: bool,
+    /// The addresses of pods.
+    pub pods: bool,
+    /// Endpoints.
+    pub endpoints: bool,
+    /// Only services, slices and pods with such labels.
+    pub labels: Option<String>,
+    /// Only namespaces with such labels.
+    pub namespace_labels: Option<String>,
+}
+
+/// Keeps `index` true from the informers' caches from now on.
+pub fn subscribe(informers: &Informers, index: &Arc<RwLock<Index>>, wanted: &Wanted, metrics: &Metrics) {
+    let labelled = || ListWatch { labels: wanted.labels.clone(), ..ListWatch::default() };
+    if wanted.pods {
         let into = index.clone();
-        informers
-            .get::<Pod>(ListWatch::default())
-            .on_event(move |event| follow_pod(&mut into.write(), &event));
+        informers.get::<Pod>(labelled()).on_event(move |event| follow_pod(&mut into.write(), &event));
     }
     let into = index.clone();
-    informers.get::<Namespace>(ListWatch::default()).on_event(move |event| {
+    let of_namespaces = ListWatch { labels: wanted.namespace_labels.clone(), ..ListWatch::default() };
+    informers.get::<Namespace>(of_namespaces).on_event(move |event| {
         let exists = !matches!(event, Event::Deleted { .. });
         if let Some(name) = &event.object().metadata.name {
             into.write().set_namespace(name, exists);
         }
     });
     let into = index.clone();
-    informers.get::<Kept<Named>>(ListWatch::default()).on_event(move |event| {
+    informers.get::<Kept<Named>>(labelled()).on_event(move |event| {
         let kept = event.object();
         let there = kept.0.clone().filter(|_| !matches!(event, Event::Deleted { .. }));
         into.write().set_service(&kept.key.namespace, &kept.key.name, there);
     });
-    match pod_names {
-        true => follow_slices::<true>(informers, index),
-        false => follow_slices::<false>(informers, index),
+    match (wanted.endpoints, wanted.pod_names) {
+        (false, _) => {}
+        (true, true) => follow_slices::<true>(informers, labelled(), index, metrics),
+        (true, false) => follow_slices::<false>(informers, labelled(), index, metrics),
     }
 }
 
-fn follow_slices<const POD_NAMES: bool>(informers: &Informers, index: &Arc<RwLock<Index>>) {
-    let into = index.clone();
-    informers.get::<Kept<Slice<POD_NAMES>>>(ListWatch::default()).on_event(move |event| {
+fn follow_slices<const POD_NAMES: bool>(
+    informers: &Informers,
+    which: ListWatch,
+    index: &Arc<RwLock<Index>>,
+    metrics: &Metrics,
+) {
+    let (into, metrics) = (index.clone(), metrics.clone());
+    informers.get::<Kept<Slice<POD_NAMES>>>(which).on_event(move |event| {
         let mut index = into.write();
         // A slice that moved to another service leaves the old one first.
         if let Event::Updated { old, new } = &event
@@ -70,7 +96,21 @@ fn follow_slices<const POD_NAMES: bool>(informers: &Informers, index: &Arc<RwLoc
         let there = !matches!(event, Event::Deleted { .. });
         let slice = event.object();
         set(&mut index, slice, there.then(|| slice.endpoints.clone()));
+        // What was there when the process began was not waited for.
+        let is_first = index.loading && matches!(event, Event::Added { .. });
+        if let Some(kind) = service_kind(&index, slice).filter(|_| !is_first)
+            && let Some(ago) = since(slice.triggered, Timestamp::now())
+        {
+            metrics.programmed(kind, ago);
+        }
     });
+}
+
+/// How long ago a time in microseconds since 1970 was; nothing if it is not told.
+fn since(triggered: i64, now: Timestamp) -> Option<Duration> {
+    let ago = now.as_microsecond().checked_sub(triggered).filter(|_| triggered != 0)?;
+    // Clocks differ.
+    Some(Duration::from_micros(u64::try_from(ago).unwrap_or_default()))
 }
 
 /// Sets or forgets the endpoints of a slice in the index.
@@ -115,11 +155,24 @@ impl<const POD_NAMES: bool> Digest for Slice<POD_NAMES> {
     type Of = EndpointSlice;
 
     fn of(slice: EndpointSlice) -> Self {
+        let text = slice.metadata.annotations.as_ref().and_then(|all| all.get(TRIGGER_TIME));
+        // One that is no time is as if it were not told.
+        let triggered = text.and_then(|text| text.parse::<Timestamp>().ok()).map(Timestamp::as_microsecond);
         Self {
             service: service_of(&slice).map(Into::into),
             endpoints: Arc::new(endpoints(&slice, POD_NAMES)),
+            triggered: triggered.unwrap_or_default(),
         }
     }
+}
+
+/// How the service of a slice is counted. Only slices of services with a selector tell when they were triggered.
+fn service_kind<const POD_NAMES: bool>(
+    index: &Index,
+    slice: &Kept<Slice<POD_NAMES>>,
+) -> Option<&'static str> {
+    let service = index.service(&slice.key.namespace, slice.service.as_deref()?)?;
+    Some(if service.kind == ServiceKind::Headless { "headless_with_selector" } else { "cluster_ip" })
 }
 
 fn service_of(slice: &EndpointSlice) -> Option<&str> {
@@ -216,6 +269,20 @@ mod tests {
         assert_eq!(of(json!({"status": {"phase": "Failed", "podIPs": ips}})), 0);
         assert_eq!(of(json!({"spec": {"hostNetwork": true}, "status": {"podIPs": ips}})), 0);
         assert_eq!(of(json!({})), 0);
+    }
+
+    #[test]
+    fn slices_tell_when_they_were_triggered() {
+        let of = |annotations: Value| -> i64 {
+            let slice = json!({"metadata": {"name": "s", "annotations": annotations}, "endpoints": []});
+            Slice::<false>::of(serde_json::from_value(slice).unwrap()).triggered
+        };
+        let told = of(json!({TRIGGER_TIME: "2026-01-01T00:00:00.5Z"}));
+        let now = "2026-01-01T00:00:02Z".parse().unwrap();
+        assert_eq!(since(told, now), Some(Duration::from_millis(1500)));
+        assert_eq!(since(of(json!({TRIGGER_TIME: "soon"})), now), None);
+        assert_eq!(since(of(json!({})), now), None);
+        assert_eq!(since(told, "2025-01-01T00:00:00Z".parse().unwrap()), Some(Duration::ZERO));
     }
 
     #[test]

@@ -16,7 +16,7 @@ use std::{
 use component_base::tls::TlsError;
 use hickory_proto::{
     op::{Edns, Message, MessageType, OpCode, Query, ResponseCode},
-    rr::RecordType,
+    rr::{RecordType, rdata::opt::EdnsOption},
 };
 use tokio::{
     sync::Semaphore,
@@ -30,8 +30,6 @@ use crate::{
     secure,
 };
 
-/// How long one server may take.
-const PATIENCE: Duration = Duration::from_secs(2);
 /// How long all servers together may take.
 const DEADLINE: Duration = Duration::from_secs(5);
 /// How long a server may take to answer a check.
@@ -73,7 +71,7 @@ pub enum ForwardError {
 }
 
 /// How a query is asked.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Manner {
     /// DNSSEC records are wanted.
     pub dnssec: bool,
@@ -81,6 +79,8 @@ pub struct Manner {
     pub checking_disabled: bool,
     /// The client asked over TCP or TLS.
     pub stream: bool,
+    /// Options that the servers are sent.
+    pub options: Vec<EdnsOption>,
 }
 
 /// One `forward` directive at work.
@@ -92,7 +92,11 @@ pub struct Forwarder {
     prefer_udp: bool,
     max_fails: u32,
     fail_fast: bool,
+    failover: Vec<ResponseCode>,
     next: Vec<ResponseCode>,
+    next_on_nodata: bool,
+    patience: Duration,
+    max_attempts: usize,
     check: Check,
     permits: Semaphore,
     most: usize,
@@ -106,7 +110,10 @@ impl Forwarder {
     /// # Errors
     /// When a file is unusable.
     pub fn new(directive: &Forward, metrics: Metrics) -> Result<Self, SetUpError> {
-        let new = |address| Server::new(address, directive.expire, directive.max_idle);
+        let new = |address| {
+            let server = Server::new(address, directive.expire, directive.max_idle);
+            server.from(directive.source).counting(metrics.clone())
+        };
         let is_secure = |upstream: &Upstream| matches!(upstream, Upstream::Tls(..));
         let secure = directive.to.iter().any(is_secure).then(|| secure::client_config(&directive.tls));
         let secure = secure.transpose()?;
@@ -132,7 +139,11 @@ impl Forwarder {
             prefer_udp: directive.prefer_udp,
             max_fails: directive.max_fails,
             fail_fast: directive.fail_fast,
+            failover: directive.failover.clone(),
             next: directive.next.clone(),
+            next_on_nodata: directive.next_on_nodata,
+            patience: directive.read_timeout,
+            max_attempts: directive.max_attempts.unwrap_or(usize::MAX),
             check: directive.check.clone(),
             permits: Semaphore::new(most.min(Semaphore::MAX_PERMITS)),
             most,
@@ -150,16 +161,16 @@ impl Forwarder {
     ///
     /// # Errors
     /// When none does.
-    pub async fn ask(&self, query: &Query, manner: Manner) -> Result<Message, ForwardError> {
+    pub async fn ask(&self, query: &Query, manner: &Manner) -> Result<Message, ForwardError> {
         let Ok(_permit) = self.permits.try_acquire() else {
             self.metrics.forward_rejected();
             return Err(ForwardError::Overloaded(self.most));
         };
         let (message, way) = (self.message(query, manner), self.way(manner));
         let (mut failure, mut unwanted) = (ForwardError::NoServer, None);
-        let deadline = Instant::now() + DEADLINE;
-        for server in self.order() {
-            let patience = PATIENCE.min(deadline.saturating_duration_since(Instant::now()));
+        let deadline = Instant::now() + DEADLINE.max(self.patience);
+        for server in self.order().into_iter().take(self.max_attempts) {
+            let patience = self.patience.min(deadline.saturating_duration_since(Instant::now()));
             if patience.is_zero() {
                 break;
             }
@@ -169,7 +180,7 @@ impl Forwarder {
                 Ok(answer) => {
                     let code = answer.metadata.response_code;
                     self.metrics.forwarded(&server.address.to_string(), code, started.elapsed());
-                    if !self.next.contains(&code) {
+                    if !self.failover.contains(&code) {
                         return Ok(answer);
                     }
                     unwanted = Some(answer);
@@ -181,6 +192,13 @@ impl Forwarder {
             }
         }
         unwanted.ok_or(failure)
+    }
+
+    /// Whether somebody else is to be asked after such an answer.
+    pub fn passes_on(&self, answer: &Message) -> bool {
+        let code = answer.metadata.response_code;
+        let is_empty = code == ResponseCode::NoError && answer.answers.is_empty();
+        self.next.contains(&code) || (self.next_on_nodata && is_empty)
     }
 
     /// Looks after servers that failed, until dropped.
@@ -218,7 +236,7 @@ impl Forwarder {
     /// Any answer will do, an error as well.
     async fn is_well(&self, server: &Server) -> bool {
         let query = Query::query(self.check.name.clone(), RecordType::NS);
-        let mut message = self.message(&query, Manner::default());
+        let mut message = self.message(&query, &Manner::default());
         message.metadata.recursion_desired = self.check.recursion;
         let way = if self.force_tcp { Way::Stream } else { Way::Udp };
         matches!(timeout(CHECK_PATIENCE, server.ask(&message, way)).await, Ok(Ok(_)))
@@ -244,12 +262,12 @@ impl Forwarder {
         out
     }
 
-    fn way(&self, manner: Manner) -> Way {
+    fn way(&self, manner: &Manner) -> Way {
         if self.force_tcp || (manner.stream && !self.prefer_udp) { Way::Stream } else { Way::Udp }
     }
 
     /// The query under a fresh id.
-    fn message(&self, query: &Query, manner: Manner) -> Message {
+    fn message(&self, query: &Query, manner: &Manner) -> Message {
         let mut message = Message::new(rand::random(), MessageType::Query, OpCode::Query);
         message.metadata.recursion_desired = true;
         message.metadata.checking_disabled = manner.checking_disabled;
@@ -257,6 +275,7 @@ impl Forwarder {
         let mut edns = Edns::new();
         edns.set_max_payload(UDP_SIZE);
         edns.set_dnssec_ok(manner.dnssec);
+        manner.options.iter().for_each(|option| edns.options_mut().insert(option.clone()));
         message.set_edns(edns);
         message
     }

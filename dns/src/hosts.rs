@@ -5,7 +5,7 @@ use std::{collections::HashMap, io, net::IpAddr, time::SystemTime};
 use arc_swap::ArcSwap;
 use parking_lot::Mutex;
 
-use crate::{corefile::HostsDirective, zone::Labels};
+use crate::{corefile::HostsDirective, metrics::Metrics, zone::Labels};
 
 /// Names and their addresses, both ways.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -21,19 +21,22 @@ pub struct Table {
     now: ArcSwap<Hosts>,
     /// When the file was changed, and how long it was, when it was read last.
     read: Mutex<Option<(SystemTime, u64)>>,
+    metrics: Metrics,
 }
 
 // === impl Table ===
 
 impl Table {
-    /// Reads the directive's file.
-    ///
-    /// # Errors
-    /// When there is a file and it cannot be read.
-    pub fn load(directive: &HostsDirective) -> io::Result<Self> {
-        let table = Self { directive: directive.clone(), now: ArcSwap::default(), read: Mutex::default() };
-        table.read()?;
-        Ok(table)
+    /// Reads the directive's file. Without one there are the lines of the Corefile alone, until it comes.
+    #[must_use]
+    pub fn load(directive: &HostsDirective, metrics: Metrics) -> Self {
+        let read = Mutex::default();
+        let table = Self { directive: directive.clone(), now: ArcSwap::default(), read, metrics };
+        if let Err(error) = table.read() {
+            tracing::warn!(file = %directive.file.display(), %error, "the hosts file is not read");
+            table.take_over(table.directive.inline.clone());
+        }
+        table
     }
 
     /// What it says.
@@ -59,23 +62,30 @@ impl Table {
     fn read(&self) -> io::Result<()> {
         let mut hosts = self.directive.inline.clone();
         let stamp = self.stamp();
-        if let Some(file) = &self.directive.file {
-            for line in std::fs::read_to_string(file)?.lines() {
-                if !hosts.add_line(line) {
-                    tracing::warn!(file = %file.display(), line, "not a hosts line");
-                }
+        let file = &self.directive.file;
+        for line in std::fs::read_to_string(file)?.lines() {
+            if !hosts.add_line(line) {
+                tracing::warn!(file = %file.display(), line, "not a hosts line");
             }
         }
-        if self.directive.no_reverse {
-            hosts.by_address.clear();
-        }
-        self.now.store(hosts.into());
+        self.take_over(hosts);
         *self.read.lock() = stamp;
         Ok(())
     }
 
+    fn take_over(&self, mut hosts: Hosts) {
+        if self.directive.no_reverse {
+            hosts.by_address.clear();
+        }
+        let file = self.directive.file.to_string_lossy();
+        // Before 1970 no file was read.
+        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        self.metrics.hosts_read(&file, hosts.len(), now.as_secs_f64());
+        self.now.store(hosts.into());
+    }
+
     fn stamp(&self) -> Option<(SystemTime, u64)> {
-        let metadata = std::fs::metadata(self.directive.file.as_ref()?).ok()?;
+        let metadata = std::fs::metadata(&self.directive.file).ok()?;
         Some((metadata.modified().ok()?, metadata.len()))
     }
 }
@@ -95,14 +105,23 @@ impl Hosts {
         for name in words {
             let name = Labels::parse(name).to_string();
             self.by_name.entry(name.clone()).or_default().push(address);
-            self.by_address.entry(address).or_default().push(name);
+            if !name.starts_with("*.") {
+                self.by_address.entry(address).or_default().push(name);
+            }
         }
         true
     }
 
-    /// Addresses of a name.
+    /// Addresses of a name; those of `*` for names one label below it that have none of their own.
     pub fn addresses(&self, name: &Labels) -> Option<&[IpAddr]> {
-        self.by_name.get(&name.to_string()).map(Vec::as_slice)
+        let name = name.to_string();
+        let wildcard = || self.by_name.get(&format!("*.{}", name.split_once('.')?.1));
+        self.by_name.get(&name).or_else(wildcard).map(Vec::as_slice)
+    }
+
+    /// How many addresses names and names addresses have together.
+    fn len(&self) -> usize {
+        self.by_name.values().map(Vec::len).chain(self.by_address.values().map(Vec::len)).sum()
     }
 
     /// Names of an address.
@@ -119,10 +138,12 @@ mod tests {
     fn a_changed_file_is_read_again_where_that_is_asked_for() {
         let file = std::env::temp_dir().join(format!("dns-hosts-{}", std::process::id()));
         std::fs::write(&file, "10.0.0.1 a.example\n").unwrap();
-        let directive =
-            HostsDirective { file: Some(file.clone()), reload: true, ..HostsDirective::default() };
-        let table = Table::load(&directive).unwrap();
-        let fixed = Table::load(&HostsDirective { reload: false, no_reverse: true, ..directive }).unwrap();
+        let directive = HostsDirective { file: file.clone(), reload: true, ..HostsDirective::default() };
+        let load = |directive: &HostsDirective| {
+            Table::load(directive, Metrics::register(&prometheus::Registry::new()).unwrap())
+        };
+        let table = load(&directive);
+        let fixed = load(&HostsDirective { reload: false, no_reverse: true, ..directive.clone() });
         let has = |table: &Table, name: &str| table.current().addresses(&Labels::parse(name)).is_some();
         assert!(has(&table, "a.example") && has(&fixed, "a.example"));
         let reverse = |table: &Table| table.current().names("10.0.0.1".parse().unwrap()).len();
@@ -134,7 +155,14 @@ mod tests {
         std::fs::remove_file(&file).unwrap();
         table.refresh();
         assert!(has(&table, "b.example"), "what was read stays");
-        assert!(Table::load(&HostsDirective { file: Some(file), ..HostsDirective::default() }).is_err());
+        let mut inline = Hosts::default();
+        inline.add_line("10.0.0.3 c.example");
+        let late = load(&HostsDirective { inline, ..directive });
+        assert!(has(&late, "c.example") && !has(&late, "a.example"), "there is no file yet");
+        std::fs::write(&file, "10.0.0.1 a.example\n").unwrap();
+        late.refresh();
+        assert!(has(&late, "c.example") && has(&late, "a.example"));
+        std::fs::remove_file(&file).unwrap();
     }
 
     #[test]
@@ -149,5 +177,13 @@ mod tests {
         );
         assert_eq!(hosts.names("10.0.0.1".parse().unwrap()), ["a.example.", "b.example."]);
         assert_eq!(hosts.addresses(&Labels::parse("c.example")), None);
+        assert!(
+            hosts.add_line("10.0.0.2 *.apps.example web.apps.example")
+                && hosts.add_line("10.0.0.3 web.apps.example")
+        );
+        let count = |name: &str| hosts.addresses(&Labels::parse(name)).map(<[IpAddr]>::len);
+        assert_eq!((count("web.apps.example"), count("x.apps.example")), (Some(2), Some(1)));
+        assert_eq!((count("apps.example"), count("a.x.apps.example")), (None, None));
+        assert_eq!(hosts.names("10.0.0.2".parse().unwrap()), ["web.apps.example."], "none of a wildcard");
     }
 }

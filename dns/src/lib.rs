@@ -14,13 +14,16 @@ pub mod run;
 pub mod corefile;
 pub mod zone;
 
+pub mod acl;
 pub mod answered;
 pub mod cache;
+pub mod failures;
 pub mod feed;
 pub mod forward;
 pub mod hosts;
 pub mod metrics;
 pub mod querylog;
+pub mod reach;
 pub mod rewrite;
 pub mod secure;
 pub mod server;

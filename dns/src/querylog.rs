@@ -64,6 +64,8 @@ enum Word {
     Flags,
     AnswerSize,
     Duration,
+    /// What other directives tell, of which none does.
+    Metadata,
 }
 
 /// A query and its answer.
@@ -192,6 +194,7 @@ impl Word {
             ">rflags" => Self::Flags,
             "rsize" => Self::AnswerSize,
             "duration" => Self::Duration,
+            label if label.len() > 1 && label.starts_with('/') => Self::Metadata,
             _ => return None,
         })
     }
@@ -214,6 +217,7 @@ impl Word {
             Self::Flags => out.write_str(said.flags),
             Self::AnswerSize => write!(out, "{}", said.answer_size),
             Self::Duration => write!(out, "{:.9}s", said.took.as_secs_f64()),
+            Self::Metadata => out.write_str("-"),
         };
         debug_assert!(written.is_ok(), "text grows");
     }

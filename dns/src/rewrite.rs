@@ -1,11 +1,19 @@
 //! Rules that change a query before it is answered, and the answer so that it fits what was asked (the `rewrite` directive).
 //!
-//! Contract: CoreDNS' `rewrite` for names, types, TTLs and response codes. Names in answers go back to what was asked in
-//! every case but `regex`, where the rule has to say how.
+//! Contract: CoreDNS' `rewrite`. Names in answers go back to what was asked in every case but `regex`, where the rule has
+//! to say how: a client takes no answer about another name (CoreDNS wants to be told so by `answer auto`).
+
+use std::net::{IpAddr, SocketAddr};
 
 use hickory_proto::{
     op::{Query, ResponseCode},
-    rr::{Name, RData, Record, RecordType, rdata},
+    rr::{
+        DNSClass, Name, RData, Record, RecordType,
+        rdata::{
+            self,
+            opt::{ClientSubnet, EdnsCode, EdnsOption, NSIDPayload},
+        },
+    },
 };
 use regex::Regex;
 
@@ -37,6 +45,73 @@ pub enum What {
     Ttl(NameRule, (u32, u32)),
     /// The response code for these names: from (none is any) and to.
     Code(NameRule, Option<ResponseCode>, ResponseCode),
+    /// The class.
+    Class(DNSClass, DNSClass),
+    /// Where aliases in answers lead; what is there is asked for anew.
+    Alias(NameRule),
+    /// An option the query carries to other servers.
+    Option(OptionRule),
+}
+
+/// A change of an EDNS option.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OptionRule {
+    /// Its code.
+    pub code: u16,
+    /// What happens to it.
+    pub act: Act,
+    /// What it holds then.
+    pub content: Content,
+    /// The answer has it as it was before.
+    pub reverts: bool,
+}
+
+/// What happens to an option.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Act {
+    /// It is put in the place of one of its code, or added.
+    Set,
+    /// It is added if there is none of its code.
+    Append,
+    /// It is put in the place of one of its code.
+    Replace,
+    /// It is taken away.
+    Unset,
+}
+
+/// What an option holds.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Content {
+    /// These bytes.
+    Bytes(Vec<u8>),
+    /// The network of the client, by the length of its prefix for IPv4 and for IPv6.
+    Subnet(u8, u8),
+    /// Something about the query.
+    Variable(Variable),
+}
+
+/// Something about a query.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Variable {
+    /// The name that is asked for.
+    Name,
+    /// The type.
+    Type,
+    /// The client's address.
+    ClientIp,
+    /// The client's port.
+    ClientPort,
+    /// `udp` or `tcp`.
+    Protocol,
+}
+
+/// Who asks.
+#[derive(Clone, Copy, Debug)]
+pub struct Asker {
+    /// Where answers go.
+    pub client: SocketAddr,
+    /// `udp` or `tcp`.
+    pub protocol: &'static str,
 }
 
 /// A change of names in answers.
@@ -65,6 +140,70 @@ pub struct Undo {
     back: Vec<Back>,
     ttl: Option<(u32, u32)>,
     code: Option<(Option<ResponseCode>, ResponseCode)>,
+    /// Where aliases lead instead.
+    pub aliases: Vec<NameRule>,
+    /// Options that other servers are sent.
+    pub sent: Vec<EdnsOption>,
+    /// Options that the client is sent.
+    pub told: Vec<EdnsOption>,
+}
+
+impl Variable {
+    /// From its word.
+    #[must_use]
+    pub fn parse(word: &str) -> Option<Self> {
+        Some(match word {
+            "qname" => Self::Name,
+            "qtype" => Self::Type,
+            "client_ip" => Self::ClientIp,
+            "client_port" => Self::ClientPort,
+            "protocol" => Self::Protocol,
+            _ => return None,
+        })
+    }
+
+    fn bytes(self, query: &Query, asker: Asker) -> Vec<u8> {
+        match self {
+            Self::Name => query.name().to_lowercase().to_ascii().into_bytes(),
+            Self::Type => u16::from(query.query_type()).to_be_bytes().to_vec(),
+            Self::ClientIp => match asker.client.ip() {
+                IpAddr::V4(v4) => v4.octets().to_vec(),
+                IpAddr::V6(v6) => v6.octets().to_vec(),
+            },
+            Self::ClientPort => asker.client.port().to_be_bytes().to_vec(),
+            Self::Protocol => asker.protocol.as_bytes().to_vec(),
+        }
+    }
+}
+
+impl OptionRule {
+    /// Changes options; whether the rule was for them.
+    fn apply(&self, options: &mut Vec<EdnsOption>, query: &Query, asker: Asker) -> bool {
+        let at = options.iter().position(|option| u16::from(EdnsCode::from(option)) == self.code);
+        match (self.act, at) {
+            (Act::Unset, _) => options.retain(|option| u16::from(EdnsCode::from(option)) != self.code),
+            (Act::Set | Act::Replace, Some(at)) => options[at] = self.option(query, asker),
+            (Act::Set | Act::Append, None) => options.push(self.option(query, asker)),
+            (Act::Replace, None) | (Act::Append, Some(_)) => return false,
+        }
+        true
+    }
+
+    fn option(&self, query: &Query, asker: Asker) -> EdnsOption {
+        let bytes = match &self.content {
+            Content::Subnet(v4, v6) => {
+                let address = asker.client.ip();
+                let length = if address.is_ipv4() { *v4 } else { *v6 };
+                // Bits behind the prefix are not told (RFC 7871, 11.1).
+                let kept = ipnet::IpNet::new(address, length).map_or(address, |net| net.network());
+                return EdnsOption::Subnet(ClientSubnet::new(kept, length, 0));
+            }
+            Content::Bytes(bytes) => bytes.clone(),
+            Content::Variable(variable) => variable.bytes(query, asker),
+        };
+        let nsid = (self.code == u16::from(EdnsCode::NSID)).then(|| NSIDPayload::new(bytes.clone()).ok());
+        nsid.flatten().map_or(EdnsOption::Unknown(self.code, bytes), EdnsOption::NSID)
+    }
 }
 
 impl NameRule {
@@ -101,7 +240,7 @@ fn text(name: &Name) -> String {
 
 /// The query as the rules want it, and what to undo. A rule that leads to no name is as if it were not there.
 #[must_use]
-pub fn apply(rules: &[Rule], query: &Query) -> (Query, Undo) {
+pub fn apply(rules: &[Rule], query: &Query, asker: Asker) -> (Query, Undo) {
     let (mut query, mut undo) = (query.clone(), Undo::default());
     for rule in rules {
         let name = text(query.name());
@@ -123,6 +262,21 @@ pub fn apply(rules: &[Rule], query: &Query) -> (Query, Undo) {
                 true
             }
             What::Type(..) => false,
+            What::Class(from, to) if *from == query.query_class() => {
+                query.set_query_class(*to);
+                true
+            }
+            What::Class(..) => false,
+            What::Alias(rule) => {
+                undo.aliases.push(rule.clone());
+                true
+            }
+            What::Option(rule) => {
+                if !rule.reverts {
+                    rule.apply(&mut undo.told, &query, asker);
+                }
+                rule.apply(&mut undo.sent, &query, asker)
+            }
             What::Ttl(names, ttl) => {
                 let fits = names.is_for(&name);
                 undo.ttl = undo.ttl.or(fits.then_some(*ttl));
@@ -149,7 +303,7 @@ impl Undo {
         {
             reply.code = to;
         }
-        let records = reply.answers.iter_mut().chain(&mut reply.additionals);
+        let records = reply.answers.iter_mut().chain(&mut reply.authorities).chain(&mut reply.additionals);
         for record in records {
             if let Some((least, most)) = self.ttl {
                 record.ttl = record.ttl.clamp(least, most);
@@ -191,6 +345,17 @@ impl Undo {
             RData::NS(target) => change(&target.0).map(|n| RData::NS(rdata::NS(n))),
             RData::SRV(srv) => change(&srv.target)
                 .map(|n| RData::SRV(rdata::SRV::new(srv.priority, srv.weight, srv.port, n))),
+            RData::MX(mx) => change(&mx.exchange).map(|n| RData::MX(rdata::MX::new(mx.preference, n))),
+            RData::SOA(soa) => change(&soa.mname).map(|mname| {
+                let mut soa = soa.clone();
+                soa.mname = mname;
+                RData::SOA(soa)
+            }),
+            RData::NAPTR(naptr) => change(&naptr.replacement).map(|replacement| {
+                let mut naptr = naptr.clone();
+                naptr.replacement = replacement;
+                RData::NAPTR(naptr)
+            }),
             _ => None,
         };
         if let Some(data) = changed {
@@ -207,12 +372,17 @@ mod tests {
         Name::from_ascii(text).unwrap()
     }
 
+    const ASKER: Asker = Asker {
+        client: SocketAddr::new(IpAddr::V4(std::net::Ipv4Addr::new(10, 1, 2, 3)), 4711),
+        protocol: "udp",
+    };
+
     fn rule(what: What) -> Rule {
         Rule { what, goes_on: false }
     }
 
     fn ask(rules: &[Rule], text: &str) -> (String, Undo) {
-        let (query, undo) = apply(rules, &Query::query(name(text), RecordType::A));
+        let (query, undo) = apply(rules, &Query::query(name(text), RecordType::A), ASKER);
         (query.name().to_ascii(), undo)
     }
 
@@ -282,10 +452,48 @@ mod tests {
             rule(What::Code(all(), Some(ResponseCode::NoError), ResponseCode::Refused)),
             rule(What::Name(NameRule::Exact("x.".into(), "never.".into()), vec![])),
         ];
-        let (query, undo) = apply(&rules, &Query::query(name("x."), RecordType::A));
+        let (query, undo) = apply(&rules, &Query::query(name("x."), RecordType::A), ASKER);
         assert_eq!((query.query_type(), query.name().to_ascii().as_str()), (RecordType::AAAA, "x."));
         let mut answer = reply("x.", RData::A(rdata::A([10, 0, 0, 1].into())));
         undo.apply(&mut answer);
         assert_eq!((answer.code, answer.answers[0].ttl), (ResponseCode::Refused, 60));
+    }
+
+    #[test]
+    fn options_are_set_appended_replaced_and_unset() {
+        let act = |act, code, content, reverts| {
+            let what = What::Option(OptionRule { code, act, content, reverts });
+            Rule { what, goes_on: true }
+        };
+        let text = |text: &str| Content::Bytes(text.into());
+        let told = |rules: &[Rule]| {
+            let undo = apply(rules, &Query::query(name("A.x."), RecordType::TXT), ASKER).1;
+            (undo.sent, undo.told)
+        };
+        let unknown = |code, bytes: &[u8]| EdnsOption::Unknown(code, bytes.to_vec());
+        let (sent, said) = told(&[
+            act(Act::Replace, 1, text("never"), false),
+            act(Act::Set, 0xffee, text("abcd"), false),
+            act(Act::Append, 0xffee, text("never"), false),
+            act(Act::Replace, 0xffee, text("bcde"), true),
+        ]);
+        assert_eq!(sent, [unknown(0xffee, b"bcde")]);
+        assert_eq!(said, [unknown(0xffee, b"abcd")], "as it was before what is reverted");
+        assert_eq!(told(&[act(Act::Set, 9, text("a"), true), act(Act::Unset, 9, text(""), false)]).0, []);
+        let all =
+            [Variable::Name, Variable::Type, Variable::ClientIp, Variable::ClientPort, Variable::Protocol];
+        let rules: Vec<Rule> = all
+            .into_iter()
+            .zip(65_001..)
+            .map(|(variable, code)| act(Act::Set, code, Content::Variable(variable), true))
+            .collect();
+        let (sent, said) = told(&rules);
+        let bytes: Vec<Vec<u8>> = sent.iter().map(|option| Vec::try_from(option).unwrap()).collect();
+        assert_eq!(bytes, [&b"a.x."[..], &[0, 16], &[10, 1, 2, 3], &[0x12, 0x67], b"udp"]);
+        assert!(said.is_empty());
+        let subnet = told(&[act(Act::Set, 8, Content::Subnet(24, 56), false)]).0;
+        assert_eq!(subnet, [EdnsOption::Subnet(ClientSubnet::new([10, 1, 2, 0].into(), 24, 0))]);
+        let nsid = told(&[act(Act::Set, 3, text(""), false)]).0;
+        assert_eq!(nsid, [EdnsOption::NSID(NSIDPayload::new(Vec::new()).unwrap())]);
     }
 }

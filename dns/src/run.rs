@@ -14,7 +14,6 @@ use std::{
 
 use arc_swap::ArcSwap;
 use component_base::{
-    client::{self, ClientError, ClientOptions},
     daemon::Daemon,
     flags::{FlagSet, Values},
     informer::Informers,
@@ -24,14 +23,16 @@ use component_base::{
 };
 use parking_lot::RwLock;
 use rustls::ServerConfig;
+use sha2::{Digest as _, Sha512};
 
 use crate::{
-    corefile::{self, CorefileError, Sources, Tls, Transport},
-    feed,
+    corefile::{self, CorefileError, Kubernetes, Reach, Sources, Tls, Transport},
+    feed::{self, Wanted},
     listen::{Current, Sockets, local_addresses},
     metrics::Metrics,
     options::{self, Config, OptionsError},
     pages::{self, Page},
+    reach,
     secure::Served,
     server::{Block, BlockError, Server},
     zone::Index,
@@ -60,12 +61,15 @@ pub enum BuildError {
     /// Blocks of one port are served with one certificate.
     #[error("the server blocks of port {0} differ in what they are served with over TLS")]
     SeveralCertificates(u16),
+    /// All blocks answer for one cluster.
+    #[error("the server blocks differ in how the cluster is reached or in what is read of it")]
+    SeveralClusters,
+    /// What the Corefile says of the API server.
+    #[error("API server of the Corefile")]
+    Reach(#[from] reach::ReachError),
     /// A DNS socket.
     #[error("listening on port {0}")]
     Listen(u16, #[source] std::io::Error),
-    /// The API client.
-    #[error("API client")]
-    Client(#[from] ClientError),
     /// A metric is registered twice.
     #[error("metrics")]
     Metrics(#[from] prometheus::Error),
@@ -77,6 +81,8 @@ type Place = (u16, Vec<IpAddr>, Transport);
 /// What a Corefile says, ready to serve.
 struct Plan {
     blocks: Vec<corefile::Block>,
+    /// What the blocks that answer for a cluster say of it.
+    reach: Reach,
     /// All that was read.
     text: String,
 }
@@ -125,6 +131,8 @@ impl Daemon for Dns {
 pub fn build(config: Config) -> Result<App, BuildError> {
     let plan = Plan::load(&config)?;
     let metrics = Metrics::register(component_base::metrics::registry())?;
+    metrics.count_panics();
+    metrics.reloaded(&plan.hash());
     let mut index = Index::default();
     index.loading = true;
     let index = Arc::new(RwLock::new(index));
@@ -169,7 +177,17 @@ impl Plan {
                 block.port = port;
             }
         }
-        Ok(Self { blocks, text: all.into_inner() })
+        let mut reaches = blocks.iter().filter_map(|block| Some(&block.kubernetes.as_ref()?.reach));
+        let reach = reaches.next().cloned().unwrap_or_default();
+        if reaches.any(|other| *other != reach) {
+            return Err(BuildError::SeveralClusters);
+        }
+        Ok(Self { blocks, reach, text: all.into_inner() })
+    }
+
+    /// The hash of all that was read.
+    fn hash(&self) -> String {
+        Sha512::digest(&self.text).iter().map(|byte| format!("{byte:02x}")).collect()
     }
 
     /// Where is listened, and with which certificates.
@@ -264,8 +282,12 @@ impl App {
             pages.extend(block.metrics.map(|a| (a, Page::Metrics)));
         }
         for (address, page) in pages {
+            let is_health = matches!(page, Page::Health);
             let served = pages::serve(page, address, tasks).await;
-            served.map_err(|e| BuildError::Listen(address.port(), e))?;
+            let address = served.map_err(|e| BuildError::Listen(address.port(), e))?;
+            if is_health {
+                pages::look_after_health(address, self.metrics.clone(), tasks);
+            }
         }
         Ok(())
     }
@@ -281,15 +303,19 @@ impl App {
             loaded();
             return Ok(());
         }
-        let options = ClientOptions {
-            kubeconfig: self.config.kubeconfig.clone(),
-            master: self.config.master.clone(),
-            ..ClientOptions::new("kube-dns")
+        let informers = Informers::new(reach::connect(&self.plan.reach, &self.config).await?, tasks);
+        let any = |has: fn(&Kubernetes) -> bool| {
+            self.plan.blocks.iter().filter_map(|block| block.kubernetes.as_ref()).any(has)
         };
-        let informers = Informers::new(client::connect(&options).await?, tasks);
-        let pod_names = self.plan.blocks.iter().filter_map(|b| b.kubernetes.as_ref()).any(|k| k.pod_names);
-        let pods = self.plan.blocks.iter().filter_map(|b| b.kubernetes.as_ref()).any(|k| k.verified);
-        feed::subscribe(&informers, &self.index, pod_names, pods);
+        let wanted = Wanted {
+            pod_names: any(|kubernetes| kubernetes.pod_names),
+            pods: any(|kubernetes| kubernetes.verified),
+            endpoints: !self.plan.reach.no_endpoints,
+            labels: self.plan.reach.labels.clone(),
+            namespace_labels: self.plan.reach.namespace_labels.clone(),
+        };
+        self.metrics.count_requests();
+        feed::subscribe(&informers, &self.index, &wanted, &self.metrics);
         let drain = tasks.drain();
         tasks.spawn("sync", async move {
             tokio::select! {
@@ -328,7 +354,7 @@ impl App {
             let (server, end) = (current.load_full(), watch.drain());
             watch.spawn("upstreams", async move {
                 tokio::select! {
-                    () = server.watch_upstreams() => {}
+                    () = server.watch() => {}
                     () = end.cancelled() => {}
                 }
             });
@@ -346,18 +372,29 @@ impl App {
         let next = match Plan::load(&self.config) {
             Ok(next) if next.text == self.plan.text => return,
             Ok(next) => next,
-            Err(error) => return tracing::error!(%error, "the changed Corefile is not taken over"),
+            Err(error) => {
+                self.metrics.reload_failed();
+                return tracing::error!(%error, "the changed Corefile is not taken over");
+            }
         };
+        if next.listens() != self.plan.listens() || next.reach != self.plan.reach {
+            self.metrics.reload_failed();
+            let error = "the changed Corefile listens elsewhere or reads another cluster; it is taken over by a restart only";
+            return tracing::error!("{error}");
+        }
+        // What a block has is told anew as it is made.
+        self.metrics.forget_plugins();
         match self.servers(&next) {
-            Err(error) => tracing::error!(%error, "the changed Corefile is not taken over"),
-            Ok(_) if next.listens() != self.plan.listens() => {
-                tracing::error!("the changed Corefile listens elsewhere; it is taken over by a restart only");
+            Err(error) => {
+                self.metrics.reload_failed();
+                tracing::error!(%error, "the changed Corefile is not taken over");
             }
             Ok(servers) => {
                 for (place, server) in servers {
                     self.current[&place].store(Arc::new(server));
                 }
                 tracing::info!("the changed Corefile is in use");
+                self.metrics.reloaded(&next.hash());
                 self.plan = next;
                 self.watch_upstreams(tasks);
             }

@@ -1,6 +1,7 @@
 //! From a request to a reply: the directives in their order, over hickory's sockets.
 //!
-//! Order, as CoreDNS runs them: any, rewrite, template, hosts, kubernetes, cache, forward.
+//! Order, as CoreDNS runs them: nsid, any, rewrite, autopath, acl, template, hosts, kubernetes, cache, forward. The cache
+//! is behind what is answered from memory, and so keeps what others say only.
 
 use std::{
     net::IpAddr,
@@ -15,8 +16,12 @@ use hickory_proto::{
     op::{Edns, Message, Metadata, OpCode, Query, ResponseCode},
     rr::{
         DNSClass, Name, RData, Record, RecordType,
-        rdata::{A, AAAA, CNAME, HINFO, PTR},
+        rdata::{
+            A, AAAA, CNAME, HINFO, PTR,
+            opt::{EdnsCode, EdnsOption, NSIDPayload},
+        },
     },
+    serialize::binary::BinEncoder,
 };
 use hickory_server::{
     net::{runtime::Time, xfer::Protocol},
@@ -26,15 +31,17 @@ use hickory_server::{
 use parking_lot::{Mutex, RwLock};
 
 use crate::{
+    acl::{self, Acl},
     answered::{Answered, Version, Versions},
-    cache::{Cache, Question, Reply},
+    cache::{Cache, Hit, Question, Reply},
     corefile::{self, CacheDirective, Kubernetes},
+    failures::Failures,
     forward::{ForwardError, Forwarder, Manner, SetUpError},
     hosts,
-    metrics::{Counted, Metrics, Observation, rcode},
+    metrics::{Counted, Judged, Metrics, Observation, Place, rcode},
     querylog::{Log, Spoken},
-    rewrite,
-    template::{Said, Template},
+    rewrite::{self, Asker},
+    template::{Said, Template, Told},
     zone::{self, Answer, Index, Labels, Settings},
 };
 
@@ -44,19 +51,26 @@ const MAX_CHAIN: usize = 8;
 const UDP_SIZE: u16 = 1232;
 /// Bytes a client without EDNS takes over UDP (RFC 1035).
 const PLAIN_SIZE: u16 = 512;
+/// Code of the option with an extended error, and the errors that access rules lead to (RFC 8914).
+const EXTENDED_ERROR: u16 = 15;
+const BLOCKED: u16 = 15;
+const FILTERED: u16 = 17;
 
 /// One server block at work.
 #[derive(Debug)]
 pub struct Block {
     zones: Vec<Labels>,
+    /// The zones as counters are labelled with them.
+    zone_labels: Vec<String>,
     label: String,
-    zone_label: String,
     hosts: Option<hosts::Table>,
     kubernetes: Option<(Kubernetes, Vec<Settings>)>,
     forward: Vec<(Labels, Vec<Labels>, Forwarder)>,
-    cache: Option<(CacheDirective, Mutex<Cache>)>,
+    cache: Option<Kept>,
     rotate: bool,
-    errors: bool,
+    failures: Option<Failures>,
+    acls: Vec<Acl>,
+    identifier: Option<NSIDPayload>,
     logs: Vec<Log>,
     buffer: u16,
     probe: Option<LoopProbe>,
@@ -67,12 +81,18 @@ pub struct Block {
     autopath: bool,
 }
 
+/// `cache` at work.
+#[derive(Debug)]
+struct Kept {
+    directive: CacheDirective,
+    cache: Mutex<Cache>,
+    /// All its zones, as counters are labelled.
+    label: String,
+}
+
 /// Why a block cannot be set up.
 #[derive(Debug, thiserror::Error)]
 pub enum BlockError {
-    /// The file of `hosts`.
-    #[error("hosts")]
-    Hosts(#[source] std::io::Error),
     /// `forward`.
     #[error("forward")]
     Forward(#[from] SetUpError),
@@ -97,11 +117,19 @@ pub struct Server {
     versions: Arc<Versions>,
 }
 
-/// How a question is asked, and what is to be asked for anew once it is answered.
-#[derive(Debug, Default)]
+/// How a question is asked, and what is to be done besides answering it.
+#[derive(Debug)]
 struct Asking {
     manner: Manner,
+    client: IpAddr,
+    /// Which of the block's zones it is in.
+    zone: usize,
+    /// What is to be asked for anew once it is answered.
     refresh: Vec<Query>,
+    /// Options the client is sent.
+    options: Vec<EdnsOption>,
+    /// It is not answered.
+    dropped: bool,
 }
 
 /// A reply and the directive it came from.
@@ -116,7 +144,7 @@ impl Block {
     /// # Errors
     /// When a file is unusable.
     pub fn new(block: &corefile::Block, metrics: &Metrics) -> Result<Self, BlockError> {
-        let hosts = block.hosts.as_ref().map(hosts::Table::load).transpose().map_err(BlockError::Hosts)?;
+        let hosts = block.hosts.as_ref().map(|directive| hosts::Table::load(directive, metrics.clone()));
         let kubernetes = block.kubernetes.clone().map(|k| {
             let forward = k.zones.iter().filter(|z| !is_reverse(z));
             let settings = forward
@@ -127,6 +155,8 @@ impl Block {
                     verified: k.verified,
                     namespaces: k.namespaces.clone(),
                     ignore_empty: k.ignore_empty,
+                    listed_only: k.reach.namespace_labels.is_some(),
+                    no_endpoints: k.reach.no_endpoints,
                 })
                 .collect();
             (k, settings)
@@ -137,16 +167,26 @@ impl Block {
             forward.push((directive.from.clone(), directive.except.clone(), forwarder));
         }
         let probe = (block.detect_loop && !forward.is_empty()).then(LoopProbe::new);
-        Ok(Self {
-            label: format!("{}://:{}", block.transport.scheme(), block.port),
-            zone_label: block.zones.first().map(ToString::to_string).unwrap_or_default(),
+        let names = |zones: &[Labels]| -> Vec<String> { zones.iter().map(ToString::to_string).collect() };
+        let cache = block.cache.clone().map(|directive| Kept {
+            label: names(if directive.zones.is_empty() { &block.zones } else { &directive.zones }).join(","),
+            cache: Mutex::new(Cache::new(directive.limits)),
+            directive,
+        });
+        // What is longer than an option may be was refused.
+        let identifier = block.identifier.clone().and_then(|name| NSIDPayload::new(name).ok());
+        let made = Self {
+            label: block.label(),
+            zone_labels: names(&block.zones),
             zones: block.zones.clone(),
+            failures: block.errors.as_deref().map(Failures::new),
+            acls: block.acls.clone(),
+            identifier,
             hosts,
             kubernetes,
             forward,
-            cache: block.cache.clone().map(|d| (d.clone(), Mutex::new(Cache::new(d.limits)))),
+            cache,
             rotate: block.rotate,
-            errors: block.errors,
             logs: block.logs.clone(),
             buffer: block.buffer,
             probe,
@@ -155,19 +195,33 @@ impl Block {
             refuse_any: block.refuse_any,
             minimal: block.minimal,
             autopath: block.autopath,
-        })
+        };
+        (0..made.zones.len()).for_each(|zone| metrics.plugins(made.place(zone), &block.plugins));
+        Ok(made)
+    }
+
+    /// What is counted for a zone of the block is labelled so.
+    fn place(&self, zone: usize) -> Place<'_> {
+        Place { server: &self.label, zone: self.zone_labels.get(zone).map_or("", String::as_str), view: "" }
     }
 
     /// The cache for a name, if there is one.
-    fn cache_of(&self, name: &Labels) -> Option<&(CacheDirective, Mutex<Cache>)> {
+    fn cache_of(&self, name: &Labels) -> Option<&Kept> {
         let inside = |zone: &Labels| name.within(zone).is_some();
-        self.cache.as_ref().filter(|(d, _)| d.zones.is_empty() || d.zones.iter().any(inside))
+        let kept = self.cache.as_ref()?;
+        (kept.directive.zones.is_empty() || kept.directive.zones.iter().any(inside)).then_some(kept)
     }
 
     /// Whether a reply from the cluster's zone is the same every time, whoever asks, until the zone changes.
     fn repeats(&self, reply: &Reply) -> bool {
-        let by_zone_alone =
-            self.rewrites.is_empty() && self.templates.is_empty() && !self.autopath && self.logs.is_empty();
+        let by_zone_alone = self.rewrites.is_empty()
+            && self.templates.is_empty()
+            && !self.autopath
+            && self.logs.is_empty()
+            && self.acls.is_empty()
+            && self.identifier.is_none()
+            // A namespace that is listed no more is no change of its services.
+            && self.kubernetes.as_ref().is_none_or(|(k, _)| k.reach.namespace_labels.is_none());
         let addresses =
             reply.answers.iter().filter(|r| matches!(r.record_type(), RecordType::A | RecordType::AAAA));
         let alias = reply.answers.iter().any(|r| r.record_type() == RecordType::CNAME);
@@ -175,9 +229,16 @@ impl Block {
         by_zone_alone && certain && !alias && (!self.rotate || addresses.count() < 2)
     }
 
-    /// Length of the longest zone of the block a name lies in.
-    fn serves(&self, name: &Labels) -> Option<usize> {
-        self.zones.iter().filter(|z| name.within(z).is_some()).map(Labels::len).max()
+    /// The longest zone of the block a name lies in: its length, and which one it is.
+    fn serves(&self, name: &Labels) -> Option<(usize, usize)> {
+        let all = self.zones.iter().enumerate().filter(|(_, z)| name.within(z).is_some());
+        all.map(|(at, zone)| (zone.len(), at)).max_by_key(|(len, _)| *len)
+    }
+
+    /// What a server is sent with a query of a client, and a client with its answer.
+    fn identify(&self, request: &Request) -> Option<EdnsOption> {
+        request.edns.as_ref()?.option(EdnsCode::NSID)?;
+        Some(EdnsOption::NSID(self.identifier.clone()?))
     }
 }
 
@@ -243,10 +304,10 @@ impl Server {
             for (_, _, forwarder) in &block.forward {
                 // Only whether the probe comes back matters, not what is answered.
                 let query = Query::query(probe.name.clone(), RecordType::HINFO);
-                drop(forwarder.ask(&query, Manner::default()).await);
+                drop(forwarder.ask(&query, &Manner::default()).await);
             }
             if probe.seen.load(Ordering::Relaxed) > 0 {
-                loops.push(block.zone_label.clone());
+                loops.push(block.zone_labels.join(", "));
             }
         }
         loops
@@ -257,10 +318,14 @@ impl Server {
         self.blocks.iter().filter_map(|block| block.hosts.as_ref()).for_each(hosts::Table::refresh);
     }
 
-    /// Looks after the servers that are asked, until dropped.
-    pub async fn watch_upstreams(&self) {
+    /// Looks after the servers that are asked and after what is told once in a while, until dropped.
+    pub async fn watch(&self) {
         let forwarders = self.blocks.iter().flat_map(|block| &block.forward);
-        futures::future::join_all(forwarders.map(|(_, _, forwarder)| forwarder.watch())).await;
+        let failures = self.blocks.iter().filter_map(|block| block.failures.as_ref());
+        futures::join!(
+            futures::future::join_all(forwarders.map(|(_, _, forwarder)| forwarder.watch())),
+            futures::future::join_all(failures.map(Failures::watch)),
+        );
     }
 
     async fn answer(
@@ -277,14 +342,14 @@ impl Server {
         };
         let query = query.original().clone();
         let labels = Labels::of(query.name());
-        let block =
-            self.blocks.iter().filter_map(|b| Some((b.serves(&labels)?, b))).max_by_key(|(len, _)| *len);
-        let Some((_, block)) = block else {
+        let served = self.blocks.iter().filter_map(|b| Some((b.serves(&labels)?, b)));
+        // Of blocks with the same zone the first one counts.
+        let block = served.reduce(|best, next| if next.0.0 > best.0.0 { next } else { best });
+        let Some(((_, zone), block)) = block else {
             return refused(ResponseCode::Refused);
         };
-        if query.query_class() != DNSClass::IN {
-            return (plain(ResponseCode::Refused), Some((block, "")));
-        }
+        asking.zone = zone;
+        asking.options.extend(block.identify(request));
         if let Some(probe) = &block.probe
             && query.query_type() == RecordType::HINFO
             && *query.name() == probe.name
@@ -295,19 +360,30 @@ impl Server {
             dnssec: request.edns.as_ref().is_some_and(|e| e.flags().dnssec_ok),
             checking_disabled: request.metadata.checking_disabled,
             stream: request.protocol() != Protocol::Udp,
+            options: Vec::new(),
         };
         if block.refuse_any && query.query_type() == RecordType::ANY {
             return (no_any(&query), Some((block, "any")));
         }
-        let (query, undo) = rewrite::apply(&block.rewrites, &query);
+        let asker = Asker { client: request.src(), protocol: protocol(request) };
+        let (query, mut undo) = rewrite::apply(&block.rewrites, &query, asker);
+        asking.manner.options = std::mem::take(&mut undo.sent);
+        asking.options.append(&mut undo.told);
+        if query.query_class() != DNSClass::IN {
+            return (plain(ResponseCode::Refused), Some((block, "")));
+        }
         let searched = self.search_path(block, &query, request.src().ip());
         let mut outcome = self.resolve(block, &query, asking).await;
         if outcome.reply.code == ResponseCode::NXDomain
             && let Some(found) = self.walk(block, &query, asking, searched).await
         {
+            self.metrics.walked(&block.label);
             outcome = found;
         }
         self.follow_aliases(block, &query, asking, &mut outcome.reply).await;
+        for rule in &undo.aliases {
+            self.lead_elsewhere(block, &query, asking, rule, &mut outcome.reply).await;
+        }
         undo.apply(&mut outcome.reply);
         if block.minimal && !outcome.reply.is_denial() {
             outcome.reply.authorities.clear();
@@ -373,8 +449,15 @@ impl Server {
 
     async fn resolve(&self, block: &Block, query: &Query, asking: &mut Asking) -> Outcome {
         let labels = Labels::of(query.name());
+        if let Some(outcome) = self.judged(block, query, &labels, asking) {
+            return outcome;
+        }
+        let told = Told { metrics: &self.metrics, place: block.place(asking.zone) };
         for template in &block.templates {
-            if let Said::Reply(reply) = template.answer(query) {
+            if let Said::Reply(reply) = template.answer(query, asking.client, told) {
+                if let Some((code, reason)) = &template.extended {
+                    asking.options.push(extended_error(*code, reason));
+                }
                 return Outcome { reply, plugin: "template" };
             }
         }
@@ -387,65 +470,132 @@ impl Server {
             }
             return Outcome { reply, plugin: "kubernetes" };
         }
-        if let Some((_, cache)) = block.cache_of(&labels) {
-            let (hit, entries) = {
-                let mut cache = cache.lock();
-                let question = Question::of(query, &labels, asking.manner.dnssec);
-                (cache.get(&question, self.started.elapsed()), cache.len())
-            };
-            let kind = hit.as_ref().map(|hit| if hit.reply.is_denial() { "denial" } else { "success" });
-            self.metrics.cache(&block.label, &block.zone_label, kind, entries);
-            if let Some(hit) = hit {
-                if hit.refresh {
-                    asking.refresh.push(query.clone());
-                }
-                return Outcome { reply: hit.reply, plugin: "cache" };
-            }
+        if let Some(hit) = self.cached(block, query, &labels, asking) {
+            return Outcome { reply: hit.reply, plugin: "cache" };
         }
         self.fetch(block, query, asking).await
     }
 
-    /// Asks the servers, and keeps what they say.
-    async fn fetch(&self, block: &Block, query: &Query, asking: &Asking) -> Outcome {
-        let labels = Labels::of(query.name());
-        let inside = |zone: &Labels| labels.within(zone).is_some();
-        let forwarder =
-            block.forward.iter().find(|(from, except, _)| inside(from) && !except.iter().any(inside));
-        let Some((_, _, forwarder)) = forwarder else {
-            return Outcome { reply: plain(ResponseCode::Refused), plugin: "" };
-        };
-        let result = forwarder.ask(query, asking.manner).await;
-        let reply = match result {
-            Ok(message) => from_message(message),
-            Err(error) => self.forward_failed(block, query, &error),
-        };
-        if let Some((directive, cache)) = block.cache_of(&labels) {
-            let question = Question::of(query, &labels, asking.manner.dnssec);
-            let (mut cache, now) = (cache.lock(), self.started.elapsed());
-            if reply.code == ResponseCode::ServFail
-                && let Some(old) = cache.get_stale(&question, now)
-            {
-                cache.put(question, &reply, now);
-                return Outcome { reply: old, plugin: "cache" };
-            }
-            let not = if reply.is_denial() { &directive.no_denial } else { &directive.no_success };
-            if !not.iter().any(inside) {
-                cache.put(question, &reply, now);
-            }
+    /// What the rules of access make of a query, where they do not let it pass.
+    fn judged(&self, block: &Block, query: &Query, labels: &Labels, asking: &mut Asking) -> Option<Outcome> {
+        if block.acls.is_empty() {
+            return None;
         }
-        Outcome { reply, plugin: "forward" }
+        let place = block.place(asking.zone);
+        let Some((judged, zone)) = acl::judge(&block.acls, labels, query.query_type(), asking.client) else {
+            self.metrics.let_in(place);
+            return None;
+        };
+        self.metrics.judged(Place { zone: &zone.to_string(), ..place }, judged);
+        let code = match judged {
+            Judged::Blocked => {
+                asking.options.push(extended_error(BLOCKED, ""));
+                ResponseCode::Refused
+            }
+            Judged::Filtered => {
+                asking.options.push(extended_error(FILTERED, ""));
+                ResponseCode::NoError
+            }
+            Judged::Dropped => {
+                asking.dropped = true;
+                ResponseCode::NoError
+            }
+        };
+        Some(Outcome { reply: plain(code), plugin: "acl" })
     }
 
-    fn forward_failed(&self, block: &Block, query: &Query, error: &ForwardError) -> Reply {
-        if block.errors {
-            let cause = std::error::Error::source(error).map(ToString::to_string).unwrap_or_default();
-            tracing::error!(name = %query.name(), kind = %query.query_type(), cause, "{error}");
+    /// What the cache has, if there is one for the name.
+    fn cached(&self, block: &Block, query: &Query, labels: &Labels, asking: &mut Asking) -> Option<Hit> {
+        let kept = block.cache_of(labels)?;
+        let (hit, entries) = {
+            let mut cache = kept.cache.lock();
+            let question = Question::of(query, labels, asking.manner.dnssec);
+            (cache.get(&question, self.started.elapsed()), cache.len())
+        };
+        let kind = hit.as_ref().map(|hit| if hit.reply.is_denial() { "denial" } else { "success" });
+        let place = Place { zone: &kept.label, ..block.place(asking.zone) };
+        self.metrics.cache(place, kind, entries);
+        let hit = hit?;
+        if hit.stale {
+            self.metrics.cache_stale(place);
         }
-        match error {
-            // A client that is told so goes elsewhere.
-            ForwardError::Overloaded(_) => plain(ResponseCode::Refused),
-            _ => plain(ResponseCode::ServFail),
+        if hit.refresh {
+            if !hit.stale {
+                self.metrics.cache_prefetched(place);
+            }
+            asking.refresh.push(query.clone());
         }
+        Some(hit)
+    }
+
+    /// Asks other servers and keeps what they say.
+    async fn fetch(&self, block: &Block, query: &Query, asking: &mut Asking) -> Outcome {
+        let labels = Labels::of(query.name());
+        let Some(kept) = block.cache_of(&labels) else {
+            return self.ask_others(block, query, asking).await;
+        };
+        let question = Question::of(query, &labels, asking.manner.dnssec);
+        let stale = || kept.cache.lock().get_stale(&question, self.started.elapsed());
+        let place = Place { zone: &kept.label, ..block.place(asking.zone) };
+        let old = |reply| {
+            self.metrics.cache_stale(place);
+            Outcome { reply, plugin: "cache" }
+        };
+        let within = kept.directive.limits.verify_within.filter(|_| stale().is_some());
+        let asked = self.ask_others(block, query, asking);
+        let outcome = match within {
+            None => asked.await,
+            Some(within) => match (tokio::time::timeout(within, asked).await, stale()) {
+                (Ok(outcome), _) => outcome,
+                (Err(_late), Some(reply)) => {
+                    asking.refresh.push(query.clone());
+                    return old(reply);
+                }
+                (Err(_late), None) => self.ask_others(block, query, asking).await,
+            },
+        };
+        let stale = stale().filter(|_| outcome.reply.code == ResponseCode::ServFail);
+        self.keep(kept, question, &labels, &outcome.reply, place);
+        stale.map_or(outcome, old)
+    }
+
+    /// Asks other servers anew, for those who ask later.
+    async fn refetch(&self, block: &Block, query: &Query, asking: &Asking) {
+        let labels = Labels::of(query.name());
+        let Some(kept) = block.cache_of(&labels) else { return };
+        let question = Question::of(query, &labels, asking.manner.dnssec);
+        let outcome = self.ask_others(block, query, asking).await;
+        let place = Place { zone: &kept.label, ..block.place(asking.zone) };
+        self.keep(kept, question, &labels, &outcome.reply, place);
+    }
+
+    fn keep(&self, kept: &Kept, question: Question, labels: &Labels, reply: &Reply, place: Place<'_>) {
+        let not = if reply.is_denial() { &kept.directive.no_denial } else { &kept.directive.no_success };
+        if not.iter().any(|zone| labels.within(zone).is_some()) {
+            return;
+        }
+        let mut cache = kept.cache.lock();
+        cache.put(question, reply, self.started.elapsed());
+        self.metrics.cache_evicted(place, cache.take_evicted());
+    }
+
+    /// Follows the `forward` directives for a name, in order, until one does not pass on.
+    async fn ask_others(&self, block: &Block, query: &Query, asking: &Asking) -> Outcome {
+        let labels = Labels::of(query.name());
+        let inside = |zone: &Labels| labels.within(zone).is_some();
+        let fits = |(from, except, _): &&(Labels, Vec<Labels>, Forwarder)| {
+            inside(from) && !except.iter().any(inside)
+        };
+        let mut all = block.forward.iter().filter(fits).peekable();
+        while let Some((_, _, forwarder)) = all.next() {
+            let reply = match forwarder.ask(query, &asking.manner).await {
+                Ok(message) if forwarder.passes_on(&message) && all.peek().is_some() => continue,
+                Ok(message) => from_message(message),
+                Err(error) => forward_failed(block, query, &error),
+            };
+            return Outcome { reply, plugin: "forward" };
+        }
+        Outcome { reply: plain(ResponseCode::Refused), plugin: "" }
     }
 
     fn cluster_reply(&self, block: &Block, query: &Query, labels: &Labels) -> Option<Reply> {
@@ -480,6 +630,32 @@ impl Server {
         }
     }
 
+    /// Has an alias of the answer lead where a rule says, to what is found there.
+    async fn lead_elsewhere(
+        &self,
+        block: &Block,
+        query: &Query,
+        asking: &mut Asking,
+        rule: &rewrite::NameRule,
+        reply: &mut Reply,
+    ) {
+        let led = reply.answers.iter().enumerate().find_map(|(at, record)| match &record.data {
+            RData::CNAME(target) => {
+                let to = rule.apply(&target.0.to_lowercase().to_ascii())?;
+                let mut name = Name::from_ascii(to).ok()?;
+                name.set_fqdn(true);
+                Some((at, name))
+            }
+            _ => None,
+        });
+        let Some((at, name)) = led else { return };
+        let next = Query::query(name.clone(), query.query_type());
+        let found = Box::pin(self.resolve(block, &next, asking)).await.reply;
+        reply.answers[at].data = RData::CNAME(CNAME(name));
+        reply.answers.truncate(at + 1);
+        reply.answers.extend(found.answers);
+    }
+
     /// Resolves where an alias of the cluster zone leads, so that clients get addresses in one go.
     async fn follow_aliases(&self, block: &Block, query: &Query, asking: &mut Asking, reply: &mut Reply) {
         if !matches!(query.query_type(), RecordType::A | RecordType::AAAA) {
@@ -505,23 +681,53 @@ impl Server {
         &self,
         request: &Request,
         reply: &Reply,
-        by: Option<(&Block, &'static str)>,
+        by: Option<(Place<'_>, &'static str)>,
+        answer_size: usize,
         took: std::time::Duration,
     ) {
-        let (server, zone, plugin) =
-            by.map_or(("", "dropped", ""), |(b, p)| (b.label.as_str(), b.zone_label.as_str(), p));
+        let dropped = Place { server: "", zone: "dropped", view: "" };
+        let (place, plugin) = by.unwrap_or((dropped, ""));
         let kind = request.queries.queries().first().map_or(RecordType::ZERO, |q| q.query_type());
         self.metrics.observe(&Observation {
-            server,
-            zone,
-            protocol: if request.protocol() == Protocol::Udp { "udp" } else { "tcp" },
+            place,
+            protocol: protocol(request),
             family: if request.src().is_ipv4() { "1" } else { "2" },
             kind: &type_label(kind),
+            dnssec: wants_dnssec(request),
             rcode: &rcode(reply.code),
             plugin,
+            sizes: (request.as_slice().len(), answer_size),
             took,
         });
     }
+}
+
+/// What is counted of a query over UDP and TCP; TLS is one way of the latter.
+fn protocol(request: &Request) -> &'static str {
+    if request.protocol() == Protocol::Udp { "udp" } else { "tcp" }
+}
+
+fn wants_dnssec(request: &Request) -> bool {
+    request.edns.as_ref().is_some_and(|edns| edns.flags().dnssec_ok)
+}
+
+fn forward_failed(block: &Block, query: &Query, error: &ForwardError) -> Reply {
+    // A client that is told so goes elsewhere.
+    let code = match error {
+        ForwardError::Overloaded(_) => ResponseCode::Refused,
+        _ => ResponseCode::ServFail,
+    };
+    if let Some(failures) = &block.failures {
+        let cause = std::error::Error::source(error).map(|cause| format!(": {cause}")).unwrap_or_default();
+        let (name, kind) = (query.name().to_ascii(), query.query_type().to_string());
+        failures.tell(code.into(), &name, &kind, &format!("{error}{cause}"));
+    }
+    plain(code)
+}
+
+/// An option with an extended error (RFC 8914, 2).
+fn extended_error(code: u16, reason: &str) -> EdnsOption {
+    EdnsOption::Unknown(EXTENDED_ERROR, [&code.to_be_bytes()[..], reason.as_bytes()].concat())
 }
 
 impl Server {
@@ -541,13 +747,12 @@ impl Server {
         handle: &mut R,
     ) -> (ResponseInfo, Option<Arc<Counted>>) {
         let started = StdInstant::now();
-        let mut asking = Asking::default();
+        let mut asking = Asking::of(request);
         let (reply, by) = if request.edns.as_ref().is_some_and(|e| e.version() > 0) {
             (plain(ResponseCode::BADVERS), None)
         } else {
             self.answer(request, &mut asking).await
         };
-        self.observe(request, &reply, by, started.elapsed());
         let mut metadata = Metadata::response_from_request(&request.metadata);
         metadata.response_code = reply.code;
         metadata.authoritative = reply.authoritative;
@@ -558,13 +763,30 @@ impl Server {
             edns.set_max_payload(asked.max_payload().clamp(PLAIN_SIZE, most));
             edns.set_dnssec_ok(asked.flags().dnssec_ok);
             edns.set_rcode_high(reply.code.high());
+            asking.options.iter().for_each(|option| edns.options_mut().insert(option.clone()));
             edns
         });
-        let mut builder = MessageResponseBuilder::from_message_request(request);
-        if let Some(edns) = &edns {
-            builder.edns(edns);
+        let placed = by.map(|(block, plugin)| (block.place(asking.zone), plugin));
+        if asking.dropped {
+            self.observe(request, &reply, placed, 0, started.elapsed());
+            return (nothing(request), None);
         }
-        let response = builder.build(metadata, &reply.answers, &reply.authorities, &[], &reply.additionals);
+        let build = || {
+            let mut builder = MessageResponseBuilder::from_message_request(request);
+            if let Some(edns) = &edns {
+                builder.edns(edns);
+            }
+            builder.build(metadata, &reply.answers, &reply.authorities, &[], &reply.additionals)
+        };
+        // What is sent is not told to us: it is encoded once more for its size.
+        let mut bytes = Vec::with_capacity(usize::from(PLAIN_SIZE));
+        let mut encoder = BinEncoder::new(&mut bytes);
+        encoder.set_max_size(match request.protocol() {
+            Protocol::Udp => edns.as_ref().map_or(PLAIN_SIZE, Edns::max_payload),
+            _ => u16::MAX,
+        });
+        let size = build().destructive_emit(&mut encoder).map_or(0, |_| encoder.len());
+        self.observe(request, &reply, placed, size, started.elapsed());
         let counted = by.filter(|(block, plugin)| *plugin == "kubernetes" && block.repeats(&reply)).and_then(
             |(block, plugin)| {
                 let kind = request.queries.queries().first()?.query_type();
@@ -572,29 +794,27 @@ impl Server {
                 if !matches!(kind, RecordType::A | RecordType::AAAA | RecordType::SRV | RecordType::HTTPS) {
                     return None;
                 }
-                let (zone, code) = (&block.zone_label, reply.code);
-                let make =
-                    || self.metrics.counted(&block.label, zone, &type_label(kind), &rcode(code), plugin);
-                Some(self.answered.counters(zone, kind, code, make))
+                let (place, code) = (block.place(asking.zone), reply.code);
+                let dnssec = asking.manner.dnssec;
+                let make = || self.metrics.counted(place, &type_label(kind), dnssec, &rcode(code), plugin);
+                Some(self.answered.counters(place.zone, kind, code, dnssec, make))
             },
         );
         if let Some((block, _)) = by.filter(|(block, _)| !block.logs.is_empty()) {
             self.write(block, request, &reply, metadata, edns.as_ref(), started.elapsed());
         }
-        let sent = handle.send_response(response).await;
+        let sent = handle.send_response(build()).await;
         // The client has its answer; what it was given is asked for anew before the next one comes.
-        for query in &asking.refresh {
+        for query in std::mem::take(&mut asking.refresh) {
             if let Some((block, _)) = by {
-                self.fetch(block, query, &asking).await;
+                self.refetch(block, &query, &asking).await;
             }
         }
         match sent {
             Ok(info) => (info, counted),
             Err(error) => {
                 tracing::debug!(client = %request.src(), %error, "response not sent");
-                let mut header = Metadata::response_from_request(&request.metadata);
-                header.response_code = ResponseCode::ServFail;
-                (hickory_proto::op::Header { metadata: header, counts: Default::default() }.into(), None)
+                (nothing(request), None)
             }
         }
     }
@@ -672,6 +892,26 @@ impl RequestHandler for Server {
     }
 }
 
+/// What is said of an answer that was not sent.
+fn nothing(request: &Request) -> ResponseInfo {
+    let mut metadata = Metadata::response_from_request(&request.metadata);
+    metadata.response_code = ResponseCode::ServFail;
+    hickory_proto::op::Header { metadata, counts: Default::default() }.into()
+}
+
+impl Asking {
+    fn of(request: &Request) -> Self {
+        Self {
+            manner: Manner::default(),
+            client: request.src().ip(),
+            zone: 0,
+            refresh: Vec::new(),
+            options: Vec::new(),
+            dropped: false,
+        }
+    }
+}
+
 fn plain(code: ResponseCode) -> Reply {
     Reply { code, answers: vec![], authorities: vec![], additionals: vec![], authoritative: false }
 }
@@ -700,26 +940,40 @@ fn from_message(message: Message) -> Reply {
     }
 }
 
+/// What the hosts have for a query: `None` goes on to the next directive.
 fn from_hosts(table: &hosts::Table, query: &Query, labels: &Labels) -> Option<Reply> {
     let (directive, hosts) = (table.directive(), table.current());
-    let record = |data| Record::from_rdata(query.name().clone(), directive.ttl, data);
-    if query.query_type() == RecordType::PTR {
-        let address = query.name().parse_arpa_name().ok()?.addr();
-        let names = hosts.names(address).iter().filter_map(|n| Name::from_ascii(n).ok());
-        let answers: Vec<Record> = names.map(|n| record(RData::PTR(PTR(n)))).collect();
-        return (!answers.is_empty()).then(|| authoritative(answers, Vec::new()));
+    let inside = |zone: &Labels| labels.within(zone).is_some();
+    if !directive.zones.iter().any(inside) {
+        return None;
     }
-    let answers: Vec<Record> = hosts
-        .addresses(labels)?
-        .iter()
-        .filter_map(|address| match (address, query.query_type()) {
+    let kind = query.query_type();
+    if directive.fallthrough_unsupported
+        && !matches!(kind, RecordType::A | RecordType::AAAA | RecordType::PTR)
+    {
+        return None;
+    }
+    let record = |data| Record::from_rdata(query.name().clone(), directive.ttl, data);
+    let answers: Option<Vec<Record>> = if kind == RecordType::PTR {
+        let address = query.name().parse_arpa_name().ok().map(|net| net.addr());
+        let names = address.into_iter().flat_map(|address| hosts.names(address).to_vec());
+        let records = names.filter_map(|name| Some(record(RData::PTR(PTR(Name::from_ascii(name).ok()?)))));
+        Some(records.collect::<Vec<_>>()).filter(|records| !records.is_empty())
+    } else {
+        let of = |address: &IpAddr| match (address, kind) {
             (IpAddr::V4(v4), RecordType::A) => Some(record(RData::A(A(*v4)))),
             (IpAddr::V6(v6), RecordType::AAAA) => Some(record(RData::AAAA(AAAA(*v6)))),
             _ => None,
-        })
-        .collect();
-    // The name is ours: with other types there is nothing, unless others may know more.
-    if answers.is_empty() && directive.fallthrough { None } else { Some(authoritative(answers, Vec::new())) }
+        };
+        hosts.addresses(labels).map(|addresses| addresses.iter().filter_map(of).collect())
+    };
+    match answers {
+        // The name is ours: with other types there is nothing.
+        Some(answers) => Some(authoritative(answers, Vec::new())),
+        None if directive.fallthrough.iter().any(inside) => None,
+        // There is no SOA for a denial, so it is a failure, as in CoreDNS.
+        None => Some(plain(ResponseCode::ServFail)),
+    }
 }
 
 /// Turns the addresses by a random step; aliases stay in front.

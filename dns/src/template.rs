@@ -1,9 +1,10 @@
 //! Answers made from the question (the `template` directive).
 //!
-//! Contract: CoreDNS' `template`, with the variables `.Name`, `.Class`, `.Type`, `.Zone`, `.Match`, `index .Match N` and
-//! `.Group.NAME`. Anything else in double braces is refused when the Corefile is read.
+//! Contract: CoreDNS' `template`, with the variables `.Name`, `.Class`, `.Type`, `.Zone`, `.Remote`, `.Match`,
+//! `index .Match N`, `.Group.NAME`, and `parseInt` of one. Anything else in double braces is refused when the Corefile is
+//! read.
 
-use std::net::{Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use hickory_proto::{
     op::{Query, ResponseCode},
@@ -11,7 +12,11 @@ use hickory_proto::{
 };
 use regex::{Captures, Regex};
 
-use crate::{cache::Reply, zone::Labels};
+use crate::{
+    cache::Reply,
+    metrics::{Metrics, Place},
+    zone::Labels,
+};
 
 /// One `template` directive.
 #[derive(Clone, Debug)]
@@ -32,6 +37,10 @@ pub struct Template {
     pub code: ResponseCode,
     /// Zones in which a name that does not match goes on to the next directive; `None` is nowhere.
     pub fallthrough: Option<Vec<Labels>>,
+    /// An extended error (RFC 8914) and its reason.
+    pub extended: Option<(u16, String)>,
+    /// The class it is for as it is written, for counters.
+    pub class: String,
 }
 
 /// A line with places to fill in.
@@ -45,8 +54,29 @@ enum Piece {
     Class,
     Type,
     Zone,
+    Remote,
     Match(usize),
     Group(String),
+    /// A number in some base and of so many bits at the most, in decimal.
+    Number(Box<Piece>, u32, u32),
+}
+
+/// The question as templates see it.
+struct Asked<'q> {
+    name: &'q str,
+    kind: RecordType,
+    zone: &'q str,
+    client: IpAddr,
+    found: Option<Captures<'q>>,
+}
+
+/// Why a line makes no record.
+#[derive(Debug)]
+enum Failure {
+    /// It cannot be filled in.
+    Template(String),
+    /// What it was filled in to is none.
+    Record(String),
 }
 
 impl Line {
@@ -68,18 +98,56 @@ impl Line {
         Ok(Self(pieces))
     }
 
-    fn fill(&self, name: &str, kind: RecordType, zone: &str, found: Option<&Captures<'_>>) -> String {
+    fn fill(&self, asked: &Asked<'_>) -> Result<String, String> {
+        self.0.iter().map(|piece| piece.fill(asked)).collect()
+    }
+
+    /// As it is written, for counters.
+    fn text(&self) -> String {
+        self.0.iter().map(Piece::text).collect()
+    }
+}
+
+impl Piece {
+    fn fill(&self, asked: &Asked<'_>) -> Result<String, String> {
         let group = |text: Option<regex::Match<'_>>| text.map_or("", |m| m.as_str()).to_owned();
-        let one = |piece: &Piece| match piece {
-            Piece::Text(text) => text.clone(),
-            Piece::Name => name.to_owned(),
-            Piece::Class => "IN".to_owned(),
-            Piece::Type => kind.to_string(),
-            Piece::Zone => zone.to_owned(),
-            Piece::Match(i) => group(found.and_then(|f| f.get(*i))),
-            Piece::Group(name) => group(found.and_then(|f| f.name(name))),
+        let found = asked.found.as_ref();
+        Ok(match self {
+            Self::Text(text) => text.clone(),
+            Self::Name => asked.name.to_owned(),
+            Self::Class => "IN".to_owned(),
+            Self::Type => asked.kind.to_string(),
+            Self::Zone => asked.zone.to_owned(),
+            Self::Remote => asked.client.to_string(),
+            Self::Match(i) => group(found.and_then(|f| f.get(*i))),
+            Self::Group(name) => group(found.and_then(|f| f.name(name))),
+            Self::Number(piece, base, bits) => {
+                let text = piece.fill(asked)?;
+                let number =
+                    u64::from_str_radix(&text, *base).map_err(|e| format!("parsing {text:?}: {e}"))?;
+                if bits < &64 && number >> bits != 0 {
+                    return Err(format!("parsing {text:?}: value out of range"));
+                }
+                number.to_string()
+            }
+        })
+    }
+
+    fn text(&self) -> String {
+        let inside = match self {
+            Self::Text(text) => return text.clone(),
+            Self::Name => ".Name".to_owned(),
+            Self::Class => ".Class".to_owned(),
+            Self::Type => ".Type".to_owned(),
+            Self::Zone => ".Zone".to_owned(),
+            Self::Remote => ".Remote".to_owned(),
+            Self::Match(i) => format!("index .Match {i}"),
+            Self::Group(name) => format!(".Group.{name}"),
+            Self::Number(piece, base, bits) => {
+                format!("parseInt {} {base} {bits}", piece.text().trim_matches(['{', '}', ' ']))
+            }
         };
-        self.0.iter().map(one).collect()
+        format!("{{{{ {inside} }}}}")
     }
 }
 
@@ -90,6 +158,18 @@ fn piece(inside: &str) -> Result<Piece, String> {
         [".Class"] => Piece::Class,
         [".Type"] => Piece::Type,
         [".Zone"] => Piece::Zone,
+        [".Remote"] => Piece::Remote,
+        ["parseInt", what, base, bits] => {
+            let number = |text: &str, most: u32| {
+                text.parse().ok().filter(|n| *n <= most).ok_or_else(|| format!("{text} is no base or size"))
+            };
+            let (base, bits): (u32, u32) = (number(base, 36)?, number(bits, 64)?);
+            if base < 2 {
+                return Err(format!("{base} is no base or size"));
+            }
+            // Of no size is of the largest one.
+            Piece::Number(Box::new(piece(what)?), base, if bits == 0 { 64 } else { bits })
+        }
         ["index", ".Match", number] => {
             Piece::Match(number.parse().map_err(|_| format!("{number} is no index"))?)
         }
@@ -180,10 +260,19 @@ pub enum Said {
     Reply(Reply),
 }
 
+/// Where what templates do is counted.
+#[derive(Clone, Copy, Debug)]
+pub struct Told<'a> {
+    /// The counters.
+    pub metrics: &'a Metrics,
+    /// Server and view; the zone is the template's.
+    pub place: Place<'a>,
+}
+
 impl Template {
     /// Answers a query. A record that cannot be made from it makes the answer a failure.
     #[must_use]
-    pub fn answer(&self, query: &Query) -> Said {
+    pub fn answer(&self, query: &Query, client: IpAddr, told: Told<'_>) -> Said {
         let labels = Labels::of(query.name());
         if self.kind.is_some_and(|kind| kind != query.query_type()) {
             return Said::Pass;
@@ -194,13 +283,6 @@ impl Template {
         }
         let text = query.name().to_lowercase().to_ascii();
         let found = self.matches.iter().find_map(|regex| regex.captures(&text));
-        let plain = |code| Reply {
-            code,
-            answers: vec![],
-            authorities: vec![],
-            additionals: vec![],
-            authoritative: true,
-        };
         if found.is_none() && !self.matches.is_empty() {
             let passes = self
                 .fallthrough
@@ -209,25 +291,42 @@ impl Template {
             return if passes { Said::Pass } else { Said::Reply(plain(ResponseCode::ServFail)) };
         }
         let zone = zone.map(ToString::to_string).unwrap_or_else(|| ".".to_owned());
-        let made = |lines: &[Line]| -> Result<Vec<Record>, String> {
-            lines
-                .iter()
-                .map(|line| record(&line.fill(&text, query.query_type(), &zone, found.as_ref())))
-                .collect()
+        let place = Place { zone: &zone, ..told.place };
+        let kind = self.kind.map_or_else(|| "ANY".to_owned(), |kind| kind.to_string());
+        told.metrics.template_matched(place, &self.class, &kind);
+        let asked = Asked { name: &text, kind: query.query_type(), zone: &zone, client, found };
+        let made = |section: &str, lines: &[Line]| -> Option<Vec<Record>> {
+            let one = |line: &Line| {
+                let made = line.fill(&asked).map_err(Failure::Template);
+                let error = match made.and_then(|text| record(&text).map_err(Failure::Record)) {
+                    Ok(record) => return Some(record),
+                    Err(error) => error,
+                };
+                let (is_record, error) = match error {
+                    Failure::Template(error) => (false, error),
+                    Failure::Record(error) => (true, error),
+                };
+                tracing::error!(name = text, error, "the template makes no record of this");
+                let line = line.text();
+                told.metrics.template_failed(place, (&self.class, &kind), (section, &line), is_record);
+                None
+            };
+            lines.iter().map(one).collect()
         };
-        let reply = || -> Result<Reply, String> {
-            Ok(Reply {
-                answers: made(&self.answers)?,
-                additionals: made(&self.additionals)?,
-                authorities: made(&self.authorities)?,
+        let reply = || {
+            Some(Reply {
+                answers: made("answer", &self.answers)?,
+                additionals: made("additional", &self.additionals)?,
+                authorities: made("authority", &self.authorities)?,
                 ..plain(self.code)
             })
         };
-        Said::Reply(reply().unwrap_or_else(|error| {
-            tracing::error!(name = text, error, "the template makes no record of this");
-            plain(ResponseCode::ServFail)
-        }))
+        Said::Reply(reply().unwrap_or_else(|| plain(ResponseCode::ServFail)))
     }
+}
+
+fn plain(code: ResponseCode) -> Reply {
+    Reply { code, answers: vec![], authorities: vec![], additionals: vec![], authoritative: true }
 }
 
 #[cfg(test)]
@@ -244,11 +343,16 @@ mod tests {
             authorities: vec![],
             code: ResponseCode::NoError,
             fallthrough: None,
+            extended: None,
+            class: "IN".to_owned(),
         }
     }
 
     fn ask(template: &Template, name: &str, kind: RecordType) -> Option<Reply> {
-        match template.answer(&Query::query(Name::from_ascii(name).unwrap(), kind)) {
+        let metrics = Metrics::register(&prometheus::Registry::new()).unwrap();
+        let told = Told { metrics: &metrics, place: Place { server: "", zone: "", view: "" } };
+        let client = [10, 9, 8, 7].into();
+        match template.answer(&Query::query(Name::from_ascii(name).unwrap(), kind), client, told) {
             Said::Pass => None,
             Said::Reply(reply) => Some(reply),
         }
@@ -267,6 +371,25 @@ mod tests {
         assert!(ask(&made, "ip-10-0-0-7.example.", RecordType::AAAA).is_none());
         assert!(ask(&made, "ip-10-0-0-7.else.", RecordType::A).is_none());
         assert_eq!(ask(&made, "ip-999-0-0-7.example.", RecordType::A).unwrap().code, ResponseCode::ServFail);
+    }
+
+    #[test]
+    fn numbers_and_the_client_fill_the_answer() {
+        let made = template(
+            RecordType::A,
+            "^ip0a(?P<b>[a-z0-9]+)[.]example[.]$",
+            "{{ .Name }} 60 IN A 10.0.0.{{ parseInt .Group.b 16 8 }}",
+        );
+        let reply = ask(&made, "ip0a7b.example.", RecordType::A).unwrap();
+        assert_eq!(reply.answers[0].data, RData::A(rdata::A([10, 0, 0, 123].into())));
+        for bad in ["ip0a17b.example.", "ip0azz.example."] {
+            assert_eq!(ask(&made, bad, RecordType::A).unwrap().code, ResponseCode::ServFail, "{bad}");
+        }
+        let made = template(RecordType::A, ".", "{{ .Name }} 60 IN A {{ .Remote }}");
+        let reply = ask(&made, "me.example.", RecordType::A).unwrap();
+        assert_eq!(reply.answers[0].data, RData::A(rdata::A([10, 9, 8, 7].into())));
+        let text = "{{ .Name }} A {{ parseInt .Group.b 16 8 }}";
+        assert_eq!(Line::parse(text).unwrap().text(), text);
     }
 
     #[test]
@@ -291,6 +414,7 @@ mod tests {
         for bad in ["", "a.", "a. A", "a. A x", "a. LOC 1", "a. MX x y."] {
             assert!(of(bad).is_err(), "{bad}");
         }
-        assert!(Line::parse("{{ .Remote }}").is_err() && Line::parse("{{ .Name").is_err());
+        assert!(Line::parse("{{ .Meta }}").is_err() && Line::parse("{{ .Name").is_err());
+        assert!(Line::parse("{{ parseInt .Name 1 8 }}").is_err());
     }
 }

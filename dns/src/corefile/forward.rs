@@ -62,8 +62,18 @@ pub struct Forward {
     pub tls: Identity,
     /// `tls_servername`: the name that certificates of servers must bear; their addresses when absent.
     pub server_name: Option<ServerName<'static>>,
-    /// `next`, `failover`: with these answers the next server is asked.
+    /// `failover`: with these answers the next server is asked.
+    pub failover: Vec<ResponseCode>,
+    /// `next`: with these answers the next `forward` is followed, if there is one.
     pub next: Vec<ResponseCode>,
+    /// `next_on_nodata`: with answers without records as well.
+    pub next_on_nodata: bool,
+    /// `read_timeout`: how long one server may take.
+    pub read_timeout: Duration,
+    /// `max_connect_attempts`: most servers asked for one query; `None` is any number.
+    pub max_attempts: Option<usize>,
+    /// `source_address`: where is asked from.
+    pub source: Option<IpAddr>,
     /// Nobody is asked when all servers are down; one of them is otherwise.
     pub fail_fast: bool,
 }
@@ -122,7 +132,12 @@ impl Forward {
             max_idle: 64,
             tls: Identity::default(),
             server_name: None,
+            failover: Vec::new(),
             next: Vec::new(),
+            next_on_nodata: false,
+            read_timeout: Duration::from_secs(2),
+            max_attempts: None,
+            source: None,
             fail_fast: false,
         }
     }
@@ -140,7 +155,9 @@ pub(super) fn forward(line: &Line) -> Result<Forward, CorefileError> {
     if to.len() > MAX_SERVERS {
         return line.error(format!("forward: {} servers are more than {MAX_SERVERS}", to.len()));
     }
-    let mut out = Forward::new(Labels::parse(&from), to);
+    // As in CoreDNS, of several zones of a network the first counts.
+    let from = zones(line, &[from])?.into_iter().next().unwrap_or_else(|| Labels::parse("."));
+    let mut out = Forward::new(from, to);
     for option in &line.block {
         apply(&mut out, option)?;
     }
@@ -169,13 +186,28 @@ fn apply(out: &mut Forward, option: &Line) -> Result<(), CorefileError> {
         "force_tcp" => out.force_tcp = true,
         "prefer_udp" => out.prefer_udp = true,
         "failfast_all_unhealthy_upstreams" => out.fail_fast = true,
-        "next" | "failover" => {
-            for word in option.args() {
-                out.next.push(rules::code(option, word)?);
+        "next" => out.next.extend(codes(option)?),
+        "failover" => {
+            let codes = codes(option)?;
+            if codes.contains(&ResponseCode::NoError) {
+                return option.error("failover cannot be with NOERROR");
             }
-            if out.next.is_empty() {
-                return option.error(format!("{} needs response codes", option.name()));
+            out.failover.extend(codes);
+        }
+        "next_on_nodata" => out.next_on_nodata = true,
+        "read_timeout" => {
+            out.read_timeout = option.duration()?;
+            if out.read_timeout.is_zero() {
+                return option.error("read_timeout needs a time that passes");
             }
+        }
+        "max_connect_attempts" => {
+            let most: usize = option.arg(0, "a number")?;
+            out.max_attempts = (most != 0).then_some(most);
+        }
+        "source_address" => out.source = Some(option.arg(0, "an address")?),
+        name @ ("doh_method" | "resolver") => {
+            return option.error(format!("forward: {name} is not supported"));
         }
         "tls" => out.tls = identity(option)?,
         "tls_servername" => {
@@ -185,10 +217,18 @@ fn apply(out: &mut Forward, option: &Line) -> Result<(), CorefileError> {
                 Err(_) => return option.error("tls_servername needs a name"),
             };
         }
-        "except" => out.except.extend(zones(option.args())),
+        "except" if option.args().is_empty() => return option.error("except needs names"),
+        "except" => out.except.extend(zones(option, option.args())?),
         other => return option.error(format!("forward: unknown option {other}")),
     }
     Ok(())
+}
+
+fn codes(option: &Line) -> Result<Vec<ResponseCode>, CorefileError> {
+    if option.args().is_empty() {
+        return option.error(format!("{} needs response codes", option.name()));
+    }
+    option.args().iter().map(|word| rules::code(option, word)).collect()
 }
 
 /// `health_check DURATION [no_rec] [domain NAME]`.
@@ -268,13 +308,17 @@ mod tests {
         let all = read(
             "max_fails 0\n expire 20s\n max_idle_conns 7\n prefer_udp\n next NXDOMAIN REFUSED\n \
              failfast_all_unhealthy_upstreams\n health_check 5s no_rec domain probe.example\n \
-             tls cert key ca\n tls_servername dns.example",
+             tls cert key ca\n tls_servername dns.example\n failover SERVFAIL 5\n next_on_nodata\n \
+             read_timeout 4s\n max_connect_attempts 3\n source_address 10.0.0.9",
         )
         .unwrap();
         assert_eq!((all.max_fails, all.expire, all.max_idle), (0, Duration::from_secs(20), 7));
         assert!(all.prefer_udp && all.fail_fast && !all.check.recursion);
         assert_eq!(all.check.name.to_ascii(), "probe.example.");
         assert_eq!(all.next, [ResponseCode::NXDomain, ResponseCode::Refused]);
+        assert_eq!(all.failover, [ResponseCode::ServFail, ResponseCode::Refused]);
+        assert!(all.next_on_nodata && all.read_timeout == Duration::from_secs(4));
+        assert_eq!((all.max_attempts, all.source), (Some(3), Some("10.0.0.9".parse().unwrap())));
         let pair = Some(("cert".into(), "key".into()));
         assert_eq!(all.tls, Identity { pair, authorities: Some("ca".into()) });
         assert_eq!(all.server_name, Some(ServerName::try_from("dns.example").unwrap()));
@@ -310,7 +354,10 @@ mod tests {
             ("tls a b c d", "Corefile:3: tls takes at most a certificate, its key and an authority"),
             ("tls_servername -", "Corefile:3: tls_servername needs a name"),
             ("next", "Corefile:3: next needs response codes"),
-            ("doh_method GET", "Corefile:3: forward: unknown option doh_method"),
+            ("failover NOERROR", "Corefile:3: failover cannot be with NOERROR"),
+            ("doh_method GET", "Corefile:3: forward: doh_method is not supported"),
+            ("resolver 10.0.0.1", "Corefile:3: forward: resolver is not supported"),
+            ("often", "Corefile:3: forward: unknown option often"),
         ] {
             assert_eq!(read(option).unwrap_err(), want, "{option}");
         }

@@ -1,14 +1,22 @@
-//! The directives with rules of their own: `rewrite` and `template`.
+//! The directives with rules of their own: `rewrite`, `log` and `template`.
 
-use hickory_proto::{op::ResponseCode, rr::RecordType};
+use hickory_proto::{
+    op::ResponseCode,
+    rr::{DNSClass, RecordType, rdata::opt::EdnsCode},
+};
 use regex::Regex;
 
 use super::{CorefileError, Line, zones};
 use crate::{
+    metrics::RCODES,
     querylog::{Class, Format, Log},
-    rewrite::{Back, NameRule, Rule, What},
+    rewrite::{Act, Back, Content, NameRule, OptionRule, Rule, Variable, What},
     template::{self, Template},
+    zone::Labels,
 };
+
+/// Longest regular expression, as CoreDNS has it.
+const MAX_REGEX: usize = 10_000;
 
 /// `rewrite [continue|stop] FIELD …`, or with the parts in a block.
 pub(super) fn rewrite(line: &Line) -> Result<Rule, CorefileError> {
@@ -52,8 +60,15 @@ fn what(line: &Line, field: &str, rest: &[String]) -> Result<What, CorefileError
             }
             _ => line.error("rewrite rcode needs a name and two codes"),
         },
+        ("class", [from, to]) => Ok(What::Class(class(line, from)?, class(line, to)?)),
+        ("cname", rest) => match rest {
+            [from, to] => Ok(What::Alias(alias(line, "exact", from, to)?)),
+            [how, from, to] => Ok(What::Alias(alias(line, how, from, to)?)),
+            _ => line.error("rewrite cname needs a name and what becomes of it"),
+        },
+        ("edns0", rest) => Ok(What::Option(option_rule(line, rest)?)),
         // A rule may leave the field out: it is the name then.
-        (_, [_, ..]) if !matches!(field, "class" | "edns0" | "cname") => {
+        (_, [_, ..]) if !matches!(field, "type" | "class") => {
             let words: Vec<String> = std::iter::once(field.to_owned()).chain(rest.iter().cloned()).collect();
             let (names, more) = name_rule(line, &words)?;
             Ok(What::Name(names, backs(line, more)?))
@@ -67,7 +82,10 @@ fn whole(text: &str) -> String {
     format!("{}.", text.trim_end_matches('.').to_ascii_lowercase())
 }
 
-fn regex(line: &Line, text: &str) -> Result<Regex, CorefileError> {
+pub(super) fn regex(line: &Line, text: &str) -> Result<Regex, CorefileError> {
+    if text.len() > MAX_REGEX {
+        return line.error(format!("a regular expression has at most {MAX_REGEX} characters"));
+    }
     Regex::new(text).or_else(|error| line.error(format!("{text:?} is no regular expression: {error}")))
 }
 
@@ -99,26 +117,107 @@ fn for_names(line: &Line, how: &str, name: &str) -> Result<NameRule, CorefileErr
     Ok(name_rule(line, &words)?.0)
 }
 
+/// A rule for where aliases lead.
+fn alias(line: &Line, how: &str, from: &str, to: &str) -> Result<NameRule, CorefileError> {
+    if !matches!(how, "exact" | "prefix" | "suffix" | "substring" | "regex") {
+        return line.error(format!("rewrite: {how} is no way to match names"));
+    }
+    Ok(name_rule(line, &[how.to_owned(), from.to_owned(), to.to_owned()])?.0)
+}
+
+fn class(line: &Line, text: &str) -> Result<DNSClass, CorefileError> {
+    match text.to_ascii_uppercase().as_str() {
+        "IN" => Ok(DNSClass::IN),
+        "CH" => Ok(DNSClass::CH),
+        "HS" => Ok(DNSClass::HS),
+        _ => line.error(format!("{text} is no class")),
+    }
+}
+
+/// `edns0 local|nsid|subnet set|append|replace|unset … [revert]`, the action and the words behind it in either order for
+/// what is taken away.
+fn option_rule(line: &Line, words: &[String]) -> Result<OptionRule, CorefileError> {
+    let [what, action, rest @ ..] = words else {
+        return line.error("rewrite edns0 needs an option and what becomes of it");
+    };
+    let act = match action.to_ascii_lowercase().as_str() {
+        "set" => Act::Set,
+        "append" => Act::Append,
+        "replace" => Act::Replace,
+        "unset" => Act::Unset,
+        _ => return line.error(format!("rewrite edns0: {action} is no action")),
+    };
+    let (rest, reverts) = match rest {
+        [rest @ .., last] if last == "revert" && act != Act::Unset => (rest, true),
+        _ => (rest, false),
+    };
+    let (code, content) = match (what.to_ascii_lowercase().as_str(), rest, act) {
+        ("local", [code], Act::Unset) => (option_code(line, code)?, Content::Bytes(Vec::new())),
+        ("local", [code, data], act) if act != Act::Unset => (option_code(line, code)?, content(line, data)?),
+        ("nsid", [], _) => (EdnsCode::NSID.into(), Content::Bytes(Vec::new())),
+        ("subnet", [], Act::Unset) => (EdnsCode::Subnet.into(), Content::Subnet(0, 0)),
+        ("subnet", [v4, v6], act) if act != Act::Unset => {
+            let bits = |text: &String, most: u8| match text.parse::<u8>() {
+                Ok(bits) if bits <= most => Ok(bits),
+                _ => line.error(format!("rewrite edns0 subnet: {text} is no length of a network")),
+            };
+            (EdnsCode::Subnet.into(), Content::Subnet(bits(v4, 32)?, bits(v6, 128)?))
+        }
+        ("local" | "nsid" | "subnet", ..) => {
+            return line.error(format!("rewrite edns0 {what} {action}: wrong number of words"));
+        }
+        (other, ..) => return line.error(format!("rewrite edns0: {other} is not known")),
+    };
+    Ok(OptionRule { code, act, content, reverts })
+}
+
+fn option_code(line: &Line, text: &str) -> Result<u16, CorefileError> {
+    let number = match text.strip_prefix("0x") {
+        Some(hex) => u16::from_str_radix(hex, 16),
+        None => text.parse(),
+    };
+    number.or_else(|_| line.error(format!("rewrite edns0: {text} is no code of an option")))
+}
+
+fn content(line: &Line, text: &str) -> Result<Content, CorefileError> {
+    if let Some(name) = text.strip_prefix('{').and_then(|text| text.strip_suffix('}')) {
+        return match Variable::parse(name) {
+            Some(variable) => Ok(Content::Variable(variable)),
+            None => line.error(format!("rewrite edns0: {text} is not known here")),
+        };
+    }
+    let Some(digits) = text.strip_prefix("0x") else { return Ok(Content::Bytes(text.as_bytes().to_vec())) };
+    let pair = |at: usize| digits.get(at..at + 2).and_then(|pair| u8::from_str_radix(pair, 16).ok());
+    match (0..digits.len()).step_by(2).map(pair).collect::<Option<Vec<u8>>>() {
+        Some(bytes) => Ok(Content::Bytes(bytes)),
+        None => line.error(format!("rewrite edns0: {text} is no hexadecimal number of whole bytes")),
+    }
+}
+
 fn backs(line: &Line, mut words: &[String]) -> Result<Vec<Back>, CorefileError> {
     let mut all = Vec::new();
-    loop {
-        words = match words {
-            [] => return Ok(all),
+    if words.first().is_some_and(|word| word != "answer") {
+        return line.error(format!("rewrite name: unknown option {}", words[0]));
+    }
+    while let [first, rest @ ..] = words {
+        words = match (first.as_str(), rest) {
+            // Only the first one has to be preceded by it.
+            ("answer", [_, ..]) => rest,
             // Names that were rewritten go back in any case.
-            [answer, auto, rest @ ..] if answer == "answer" && auto == "auto" => rest,
-            [answer, what, from, to, rest @ ..]
-                if answer == "answer" && (what == "name" || what == "value") =>
-            {
+            ("auto", rest) => rest,
+            ("name", [auto, rest @ ..]) if auto == "auto" => rest,
+            (what @ ("name" | "value"), [from, to, rest @ ..]) => {
                 let (from, to) = (regex(line, from)?, whole(to));
                 all.push(if what == "name" { Back::Owner(from, to) } else { Back::Value(from, to) });
                 rest
             }
-            [word, ..] => return line.error(format!("rewrite name: unknown option {word}")),
+            (word, _) => return line.error(format!("rewrite name: unknown option {word}")),
         };
     }
+    Ok(all)
 }
 
-fn kind(line: &Line, text: &str) -> Result<RecordType, CorefileError> {
+pub(super) fn kind(line: &Line, text: &str) -> Result<RecordType, CorefileError> {
     match text.to_ascii_uppercase().parse() {
         Ok(kind) => Ok(kind),
         Err(_) => line.error(format!("{text} is no type of records")),
@@ -144,18 +243,11 @@ fn any_code(line: &Line, text: &str) -> Result<Option<ResponseCode>, CorefileErr
 }
 
 pub(super) fn code(line: &Line, text: &str) -> Result<ResponseCode, CorefileError> {
-    Ok(match text.to_ascii_uppercase().as_str() {
-        "NOERROR" => ResponseCode::NoError,
-        "FORMERR" => ResponseCode::FormErr,
-        "SERVFAIL" => ResponseCode::ServFail,
-        "NXDOMAIN" => ResponseCode::NXDomain,
-        "NOTIMP" => ResponseCode::NotImp,
-        "REFUSED" => ResponseCode::Refused,
-        other => match other.parse::<u16>() {
-            Ok(number) if number < 4096 => ResponseCode::from((number >> 4) as u8, (number & 15) as u8),
-            _ => return line.error(format!("{text} is no response code")),
-        },
-    })
+    let named = RCODES.iter().find(|(name, _)| name.eq_ignore_ascii_case(text)).map(|(_, number)| *number);
+    match named.or_else(|| text.parse().ok().filter(|number| *number < 4096)) {
+        Some(number) => Ok(ResponseCode::from((number >> 4) as u8, (number & 15) as u8)),
+        None => line.error(format!("{text} is no response code")),
+    }
 }
 
 /// `log [NAMES…] [FORMAT] { class CLASSES… }`.
@@ -178,11 +270,11 @@ pub(super) fn log(line: &Line) -> Result<Log, CorefileError> {
             }
         }
     }
-    Ok(Log { names: zones(names), format, classes })
+    Ok(Log { names: zones(line, names)?, format, classes })
 }
 
 /// `template CLASS TYPE [ZONE…] { … }`.
-pub(super) fn template(line: &Line) -> Result<Template, CorefileError> {
+pub(super) fn template(line: &Line, default: &[Labels]) -> Result<Template, CorefileError> {
     let [class, kinds, names @ ..] = line.args() else {
         return line.error("template needs a class and a type");
     };
@@ -191,13 +283,15 @@ pub(super) fn template(line: &Line) -> Result<Template, CorefileError> {
     }
     let mut out = Template {
         kind: if kinds.eq_ignore_ascii_case("ANY") { None } else { Some(kind(line, kinds)?) },
-        zones: zones(names),
+        zones: if names.is_empty() { default.to_vec() } else { zones(line, names)? },
         matches: Vec::new(),
         answers: Vec::new(),
         additionals: Vec::new(),
         authorities: Vec::new(),
         code: ResponseCode::NoError,
         fallthrough: None,
+        extended: None,
+        class: class.to_ascii_uppercase(),
     };
     for option in &line.block {
         let text = option.args().join(" ");
@@ -213,7 +307,15 @@ pub(super) fn template(line: &Line) -> Result<Template, CorefileError> {
             "additional" => out.additionals.push(filled()?),
             "authority" => out.authorities.push(filled()?),
             "rcode" => out.code = code(option, &text)?,
-            "fallthrough" => out.fallthrough = Some(zones(option.args())),
+            "fallthrough" => out.fallthrough = Some(zones(option, option.args())?),
+            "ederror" => {
+                let number: u16 = option.arg(0, "a number of an extended error")?;
+                if number > 24 {
+                    return option.error("template: ederror is from 0 to 24");
+                }
+                out.extended = Some((number, option.args()[1..].join(" ")));
+            }
+            name @ ("var" | "expr") => return option.error(format!("template: {name} is not supported")),
             other => return option.error(format!("template: unknown option {other}")),
         }
     }
@@ -237,6 +339,12 @@ mod tests {
             rewrite ttl suffix .svc 30-60
             rewrite rcode exact a.corp NXDOMAIN NOERROR
             rewrite old.corp new.corp
+            rewrite name suffix .arpa .arpa answer name auto value (.*)\.svc\. {1}.corp.
+            rewrite class CH IN
+            rewrite cname regex (.*).cdn.example.net. {1}.other.example.
+            rewrite edns0 local set 0xffee {client_ip} revert
+            rewrite edns0 nsid unset
+            rewrite edns0 subnet append 24 56
             template IN A corp {
                 match "^ip-(\d+)\.corp\.$"
                 answer "{{ .Name }} 60 IN A 10.0.0.{{ index .Match 1 }}"
@@ -248,9 +356,10 @@ mod tests {
             }
         }"#;
         let block = &parse(text).unwrap()[0];
-        assert_eq!((block.rewrites.len(), block.templates.len()), (7, 2));
+        assert_eq!((block.rewrites.len(), block.templates.len()), (13, 2));
         let goes_on: Vec<bool> = block.rewrites.iter().map(|r| r.goes_on).collect();
-        assert_eq!(goes_on, [false, true, false, false, false, false, false]);
+        assert_eq!(goes_on.iter().filter(|goes_on| **goes_on).count(), 1);
+        assert!(goes_on[1]);
     }
 
     #[test]
@@ -259,11 +368,27 @@ mod tests {
             ("rewrite", "rewrite needs a rule"),
             ("rewrite name a", "rewrite name needs a name and what becomes of it"),
             ("rewrite name a b oops", "rewrite name: unknown option oops"),
-            ("rewrite edns0 local set 0xffee 0x61", "rewrite edns0 is not supported"),
+            ("rewrite edns0 local set 0xffee", "rewrite edns0 local set: wrong number of words"),
+            ("rewrite edns0 local set 0xfffff a", "rewrite edns0: 0xfffff is no code of an option"),
+            (
+                "rewrite edns0 local set 1 0x616",
+                "rewrite edns0: 0x616 is no hexadecimal number of whole bytes",
+            ),
+            ("rewrite edns0 local set 1 {qnam}", "rewrite edns0: {qnam} is not known here"),
+            ("rewrite edns0 subnet set 33 56", "rewrite edns0 subnet: 33 is no length of a network"),
+            ("rewrite edns0 cookie set", "rewrite edns0: cookie is not known"),
+            ("rewrite edns0 nsid drop", "rewrite edns0: drop is no action"),
+            ("rewrite class CH XX", "XX is no class"),
+            ("rewrite type A", "rewrite type is not supported"),
+            ("rewrite cname a", "rewrite cname needs a name and what becomes of it"),
+            ("rewrite name exact a b answer auto maybe", "rewrite name: unknown option maybe"),
+            ("rewrite rcode a ANY BADNESS", "BADNESS is no response code"),
+            ("template IN A {\n expr true\n}", "template: expr is not supported"),
+            ("template IN A {\n ederror 25\n}", "template: ederror is from 0 to 24"),
             ("rewrite ttl a 9-3", "9-3 is no TTL"),
             ("rewrite type A X9", "X9 is no type of records"),
             ("template IN", "template needs a class and a type"),
-            ("template IN A {\n answer \"{{ .Remote }}\"\n}", "template: {{ .Remote }} is not known here"),
+            ("template IN A {\n answer \"{{ .Meta }}\"\n}", "template: {{ .Meta }} is not known here"),
         ] {
             let error = parse(&format!(". {{\n{line}\n}}")).unwrap_err();
             assert_eq!(error.message, want, "{line}");

@@ -17,11 +17,13 @@ use rustls::ClientConfig;
 use rustls_pki_types::ServerName;
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
-    net::{TcpStream, UdpSocket},
+    net::{TcpSocket, UdpSocket},
     sync::Notify,
     time::Instant,
 };
 use tokio_rustls::TlsConnector;
+
+use crate::metrics::Metrics;
 
 /// Answers over UDP are at most this long; we say so to servers.
 const LONGEST: usize = 4096;
@@ -49,6 +51,9 @@ pub(super) struct Server {
     /// It has failed, and no check has gone well since.
     suspect: AtomicBool,
     failed: Notify,
+    /// Where is asked from; anywhere when absent.
+    source: Option<IpAddr>,
+    metrics: Option<Metrics>,
 }
 
 struct Secure {
@@ -74,7 +79,29 @@ impl Server {
             fails: AtomicU32::new(0),
             suspect: AtomicBool::new(false),
             failed: Notify::new(),
+            source: None,
+            metrics: None,
         }
+    }
+
+    /// It is asked from this address.
+    pub(super) fn from(self, source: Option<IpAddr>) -> Self {
+        Self { source, ..self }
+    }
+
+    /// Connections to it are counted.
+    pub(super) fn counting(self, metrics: Metrics) -> Self {
+        Self { metrics: Some(metrics), ..self }
+    }
+
+    fn connected(&self, protocol: &str, is_kept: bool) {
+        if let Some(metrics) = &self.metrics {
+            metrics.connected(&self.address.to_string(), protocol, is_kept);
+        }
+    }
+
+    fn stream_protocol(&self) -> &'static str {
+        if self.tls.is_some() { "tcp-tls" } else { "tcp" }
     }
 
     /// The server is asked over TLS, and its certificate must bear the name; its address where there is none.
@@ -139,7 +166,8 @@ impl Server {
             SocketAddr::V4(_) => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
             SocketAddr::V6(_) => IpAddr::V6(Ipv6Addr::UNSPECIFIED),
         };
-        let socket = UdpSocket::bind((any, 0)).await?;
+        let socket = UdpSocket::bind((self.source.unwrap_or(any), 0)).await?;
+        self.connected("udp", false);
         // A connected socket takes datagrams from this server only.
         socket.connect(self.address).await?;
         socket.send(bytes).await?;
@@ -157,11 +185,13 @@ impl Server {
     /// A connection that was kept may be closed by now, which says nothing about the server: then a new one is made.
     async fn over_stream(&self, bytes: &[u8], asked: &Message) -> io::Result<Message> {
         while let Some(mut connection) = self.kept_connection() {
+            self.connected(self.stream_protocol(), true);
             if let Ok(answer) = connection.exchange(bytes, asked).await {
                 self.keep(connection);
                 return Ok(answer);
             }
         }
+        self.connected(self.stream_protocol(), false);
         let mut connection = self.connect().await?;
         let answer = connection.exchange(bytes, asked).await?;
         self.keep(connection);
@@ -184,7 +214,11 @@ impl Server {
     }
 
     async fn connect(&self) -> io::Result<Connection> {
-        let stream = TcpStream::connect(self.address).await?;
+        let socket = if self.address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+        if let Some(source) = self.source {
+            socket.bind(SocketAddr::new(source, 0))?;
+        }
+        let stream = socket.connect(self.address).await?;
         stream.set_nodelay(true)?;
         match &self.tls {
             None => Ok(Connection(Box::new(stream))),

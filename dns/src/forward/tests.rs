@@ -90,8 +90,8 @@ async fn forged_answers_are_ignored_and_cut_ones_asked_for_again_over_tcp() {
         answer_stream(&mut stream, 1).await;
     };
     let forwarder = forwarder(&directive(&[address], Policy::Sequential));
-    let query = query();
-    let (answer, ()) = tokio::join!(forwarder.ask(&query, Manner::default()), server);
+    let (query, manner) = (query(), Manner::default());
+    let (answer, ()) = tokio::join!(forwarder.ask(&query, &manner), server);
     assert_eq!(answer.unwrap().answers.len(), 1);
 }
 
@@ -114,11 +114,11 @@ async fn connections_are_kept_for_the_next_query_and_made_anew_when_they_were_cl
     };
     let asks = async {
         for _ in 0..2 {
-            forwarder.ask(&query, manner).await.unwrap();
+            forwarder.ask(&query, &manner).await.unwrap();
             assert_eq!(forwarder.servers[0].kept(), 1);
         }
         is_closed.await.unwrap();
-        forwarder.ask(&query, manner).await.unwrap();
+        forwarder.ask(&query, &manner).await.unwrap();
         assert_eq!(forwarder.servers[0].kept(), 1);
     };
     tokio::join!(asks, server);
@@ -148,9 +148,9 @@ async fn over_tls_only_a_server_of_the_right_name_is_believed() {
     };
     let (wrong, right, query) = (with_name("other.example"), with_name("dns.example"), query());
     let asks = async {
-        assert!(wrong.ask(&query, Manner::default()).await.is_err());
+        assert!(wrong.ask(&query, &Manner::default()).await.is_err());
         for _ in 0..2 {
-            assert_eq!(right.ask(&query, Manner::default()).await.unwrap().answers.len(), 1);
+            assert_eq!(right.ask(&query, &Manner::default()).await.unwrap().answers.len(), 1);
         }
         assert_eq!(right.servers[0].kept(), 1, "the same connection served both");
     };
@@ -165,9 +165,9 @@ async fn a_dead_server_is_passed_over() {
     let forwarder = forwarder(&directive(&[dead, address], Policy::Sequential));
     let query = query();
     let asks = async {
-        assert!(forwarder.ask(&query, Manner::default()).await.is_ok());
+        assert!(forwarder.ask(&query, &Manner::default()).await.is_ok());
         assert_eq!(forwarder.order()[0].address, address, "the dead one is asked last now");
-        assert!(forwarder.ask(&query, Manner::default()).await.is_ok());
+        assert!(forwarder.ask(&query, &Manner::default()).await.is_ok());
     };
     tokio::join!(asks, answer_udp(&udp, 2, ResponseCode::NoError));
 }
@@ -215,13 +215,13 @@ async fn with_some_answers_the_next_server_is_asked() {
     let first = UdpSocket::bind("127.0.0.1:0").await.unwrap();
     let second = UdpSocket::bind("127.0.0.1:0").await.unwrap();
     let addresses = [first.local_addr().unwrap(), second.local_addr().unwrap()];
-    let next = vec![ResponseCode::NXDomain];
-    let forwarder = forwarder(&Forward { next, ..directive(&addresses, Policy::Sequential) });
+    let failover = vec![ResponseCode::NXDomain];
+    let forwarder = forwarder(&Forward { failover, ..directive(&addresses, Policy::Sequential) });
     let query = query();
     let asks = async {
-        let answer = forwarder.ask(&query, Manner::default()).await.unwrap();
+        let answer = forwarder.ask(&query, &Manner::default()).await.unwrap();
         assert_eq!(answer.metadata.response_code, ResponseCode::NoError);
-        let answer = forwarder.ask(&query, Manner::default()).await.unwrap();
+        let answer = forwarder.ask(&query, &Manner::default()).await.unwrap();
         assert_eq!(answer.metadata.response_code, ResponseCode::NXDomain, "nobody else knows better");
     };
     let servers = async {
@@ -240,5 +240,5 @@ async fn more_than_allowed_at_once_is_refused() {
     directive.max_concurrent = 1;
     let forwarder = forwarder(&directive);
     let _held = forwarder.permits.acquire().await.unwrap();
-    assert!(matches!(forwarder.ask(&query(), Manner::default()).await, Err(ForwardError::Overloaded(1))));
+    assert!(matches!(forwarder.ask(&query(), &Manner::default()).await, Err(ForwardError::Overloaded(1))));
 }

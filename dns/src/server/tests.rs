@@ -48,7 +48,10 @@ fn index() -> Arc<RwLock<Index>> {
 }
 
 async fn serve(corefile: &str) -> Running {
-    let metrics = Metrics::register(&prometheus::Registry::new()).unwrap();
+    serve_with(corefile, Metrics::register(&prometheus::Registry::new()).unwrap()).await
+}
+
+async fn serve_with(corefile: &str, metrics: Metrics) -> Running {
     let blocks = corefile::parse(corefile).unwrap();
     let blocks = blocks.iter().map(|block| Block::new(block, &metrics).unwrap()).collect();
     let server = Arc::new(Server::new(blocks, index(), vec![], metrics));
@@ -337,7 +340,7 @@ async fn over_tls_the_same_is_answered_to_whom_the_server_lets_in() {
         let directive = Forward { tls: identity, ..Forward::new(Labels::parse("."), vec![upstream]) };
         let forwarder = Forwarder::new(&directive, metrics.clone()).unwrap();
         let name = Name::from_ascii("web.default.svc.cluster.local.").unwrap();
-        let answer = forwarder.ask(&Query::query(name, RecordType::A), Manner::default()).await;
+        let answer = forwarder.ask(&Query::query(name, RecordType::A), &Manner::default()).await;
         assert_eq!(
             answer.as_ref().is_ok_and(|a| data(a) == ["10.96.0.20"]),
             let_in,
@@ -356,4 +359,142 @@ async fn answers_are_as_long_as_the_block_allows_and_the_client_takes() {
         assert_eq!(answer.edns.as_ref().unwrap().max_payload(), want);
         assert!(answer.metadata.truncation && answer.to_vec().unwrap().len() <= usize::from(want));
     }
+}
+
+/// A server together with its counters.
+async fn serve_counted(corefile: &str) -> (Running, prometheus::Registry) {
+    let registry = prometheus::Registry::new();
+    let metrics = Metrics::register(&registry).unwrap();
+    (serve_with(corefile, metrics).await, registry)
+}
+
+/// The sum of a counter, or how many a histogram has counted, where all of these labels fit.
+fn counted(registry: &prometheus::Registry, name: &str, labels: &[(&str, &str)]) -> u64 {
+    let families = registry.gather();
+    let Some(family) = families.iter().find(|family| family.name() == name) else { return 0 };
+    let fits = |metric: &&prometheus::proto::Metric| {
+        labels.iter().all(|(k, v)| metric.get_label().iter().any(|l| l.name() == *k && l.value() == *v))
+    };
+    let all = family.get_metric().iter().filter(fits);
+    // Whole numbers, which counters keep as floating point ones.
+    let whole = |value: f64| value.to_string().parse::<u64>().unwrap();
+    all.map(|m| whole(m.get_counter().get_value()) + m.get_histogram().get_sample_count()).sum()
+}
+
+#[tokio::test]
+async fn rules_of_access_refuse_filter_and_drop() {
+    let text = ". {\n acl {\n block type TXT\n filter type AAAA net 127.0.0.0/8\n drop type MX\n }\n \
+        kubernetes cluster.local\n}";
+    let (server, registry) = serve_counted(text).await;
+    let name = "web.default.svc.cluster.local.";
+    let code = |m: &Message| m.edns.as_ref().and_then(|e| e.option(EdnsCode::from(15)).cloned());
+    let refused = ask(&server, name, RecordType::TXT, Some(1232)).await;
+    assert_eq!(refused.metadata.response_code, ResponseCode::Refused);
+    assert_eq!(code(&refused), Some(EdnsOption::Unknown(15, vec![0, 15])));
+    let empty = ask(&server, name, RecordType::AAAA, Some(1232)).await;
+    assert_eq!((empty.metadata.response_code, empty.answers.len()), (ResponseCode::NoError, 0));
+    assert_eq!(code(&empty), Some(EdnsOption::Unknown(15, vec![0, 17])));
+    assert_eq!(data(&ask(&server, name, RecordType::A, None).await), ["10.96.0.20"]);
+    // What is dropped has no answer: the one that comes is of the question after it.
+    let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+    for kind in [RecordType::MX, RecordType::A] {
+        let mut message = Message::query();
+        message.add_query(Query::query(Name::from_ascii(name).unwrap(), kind));
+        socket.send_to(&message.to_vec().unwrap(), server.address).await.unwrap();
+    }
+    let mut buffer = [0; 512];
+    let size =
+        tokio::time::timeout(Duration::from_secs(10), socket.recv(&mut buffer)).await.unwrap().unwrap();
+    assert_eq!(Message::from_vec(&buffer[..size]).unwrap().queries[0].query_type(), RecordType::A);
+    let of = |what: &str| counted(&registry, &format!("coredns_acl_{what}_requests_total"), &[]);
+    assert_eq!([of("blocked"), of("filtered"), of("dropped"), of("allowed")], [1, 1, 1, 2]);
+}
+
+#[tokio::test]
+async fn those_who_ask_are_told_which_server_it_is() {
+    let server = serve(". {\n nsid Use The Force\n kubernetes cluster.local\n}").await;
+    for (asks, want) in [(true, Some(b"Use The Force".to_vec())), (false, None)] {
+        let mut message = Message::query();
+        message.add_query(Query::query(Name::from_ascii("cluster.local.").unwrap(), RecordType::SOA));
+        let mut edns = Edns::new();
+        if asks {
+            edns.options_mut().insert(EdnsOption::NSID(NSIDPayload::new(Vec::new()).unwrap()));
+        }
+        message.set_edns(edns);
+        let answer = exchange(&server, &message.to_vec().unwrap()).await;
+        let told = answer.edns.unwrap().option(EdnsCode::NSID).map(|o| Vec::<u8>::try_from(o).unwrap());
+        assert_eq!(told, want);
+    }
+}
+
+#[tokio::test]
+async fn classes_aliases_and_options_are_rewritten() {
+    let upstream = serve("example {\n template IN A example {\n match ^other[.]\n answer \"{{ .Name }} 60 IN A 192.0.2.9\"\n fallthrough\n }\n \
+        template IN A example {\n answer \"{{ .Name }} 60 IN CNAME {{ .Name }}cdn.example.\"\n answer \"{{ .Name }}cdn.example. 60 IN A 192.0.2.1\"\n }\n}").await;
+    let text = format!(
+        ". {{\n rewrite continue class CH IN\n rewrite continue edns0 local set 0xffee abcd\n \
+         rewrite cname exact a.example.cdn.example other.example\n forward . {}\n}}",
+        upstream.address
+    );
+    let server = serve(&text).await;
+    let mut message = Message::query();
+    let mut query = Query::query(Name::from_ascii("other.example.").unwrap(), RecordType::A);
+    query.set_query_class(DNSClass::CH);
+    message.add_query(query);
+    message.set_edns(Edns::new());
+    let answer = exchange(&server, &message.to_vec().unwrap()).await;
+    assert_eq!(data(&answer), ["192.0.2.9"]);
+    let told = answer.edns.unwrap().option(EdnsCode::from(0xffee)).cloned();
+    assert_eq!(told, Some(EdnsOption::Unknown(0xffee, b"abcd".to_vec())));
+    let answer = ask(&server, "a.example.", RecordType::A, None).await;
+    assert_eq!(data(&answer), ["other.example.", "192.0.2.9"], "the alias leads elsewhere");
+}
+
+#[tokio::test]
+async fn an_answer_that_is_not_wanted_leads_to_the_next_directive() {
+    let first = serve("example {\n template ANY ANY {\n rcode NXDOMAIN\n }\n}").await;
+    let second = serve("example {\n hosts {\n 192.0.2.7 outside.example\n }\n}").await;
+    let text = format!(
+        ". {{\n forward . {} {{\n next NXDOMAIN\n }}\n forward . {}\n}}",
+        first.address, second.address
+    );
+    let server = serve(&text).await;
+    assert_eq!(data(&ask(&server, "outside.example.", RecordType::A, None).await), ["192.0.2.7"]);
+    // Of several directives for a name the first counts.
+    let text = format!(". {{\n forward . {}\n forward example {}\n}}", first.address, second.address);
+    let answer = ask(&serve(&text).await, "outside.example.", RecordType::A, None).await;
+    assert_eq!(answer.metadata.response_code, ResponseCode::NXDomain);
+}
+
+#[tokio::test]
+async fn sizes_and_the_cache_are_counted() {
+    let upstream = serve("example {\n hosts {\n 192.0.2.7 outside.example\n }\n}").await;
+    let text = format!("example. corp. {{\n forward . {}\n cache 30\n}}", upstream.address);
+    let (server, registry) = serve_counted(&text).await;
+    for _ in 0..3 {
+        ask(&server, "outside.example.", RecordType::A, Some(1232)).await;
+    }
+    let of = |name: &str, labels: &[(&str, &str)]| counted(&registry, name, labels);
+    let place = [("zone", "example."), ("proto", "udp")];
+    assert_eq!(of("coredns_dns_request_size_bytes", &place), 3);
+    assert_eq!(of("coredns_dns_response_size_bytes", &place), 3);
+    let zones = [("zones", "example.,corp.")];
+    assert_eq!(of("coredns_cache_requests_total", &zones), 3);
+    assert_eq!(of("coredns_cache_hits_total", &zones), 2);
+    assert_eq!(of("coredns_cache_misses_total", &zones), 1);
+    assert_eq!(of("coredns_proxy_conn_cache_misses_total", &[("proto", "udp")]), 1);
+    let families = registry.gather();
+    let sizes = families.iter().find(|f| f.name() == "coredns_dns_response_size_bytes").unwrap();
+    let sum = sizes.get_metric()[0].get_histogram().get_sample_sum();
+    // Three answers with a header, a question, one record and EDNS.
+    assert!((150.0..300.0).contains(&sum), "{sum}");
+    let enabled: Vec<String> = families
+        .iter()
+        .find(|f| f.name() == "coredns_plugin_enabled")
+        .unwrap()
+        .get_metric()
+        .iter()
+        .flat_map(|m| m.get_label().iter().filter(|l| l.name() == "name").map(|l| l.value().to_owned()))
+        .collect();
+    assert_eq!(enabled, ["cache", "cache", "forward", "forward"], "for either zone");
 }

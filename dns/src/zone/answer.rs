@@ -30,6 +30,10 @@ pub struct Settings {
     pub namespaces: Vec<String>,
     /// Services without endpoints do not exist.
     pub ignore_empty: bool,
+    /// Only namespaces that are known are answered for.
+    pub listed_only: bool,
+    /// Endpoints are not known: what they alone would answer does not exist.
+    pub no_endpoints: bool,
 }
 
 /// What the zone says.
@@ -88,8 +92,9 @@ pub fn answer(
 
 impl Settings {
     /// Whether names of this namespace are answered for.
-    fn serves(&self, namespace: &str) -> bool {
-        self.namespaces.is_empty() || self.namespaces.iter().any(|n| n == namespace)
+    fn serves(&self, index: &Index, namespace: &str) -> bool {
+        (self.namespaces.is_empty() || self.namespaces.iter().any(|n| n == namespace))
+            && (!self.listed_only || index.has_namespace(namespace))
     }
 
     /// The SOA of the zone, for negative answers.
@@ -110,9 +115,9 @@ impl Settings {
 
     /// Names for an address (reverse queries).
     pub fn pointers(&self, index: &Index, name: &Name, address: IpAddr) -> Vec<Record> {
-        let cluster = index.by_cluster_ip(address).filter(|(ns, _)| self.serves(ns));
+        let cluster = index.by_cluster_ip(address).filter(|(ns, _)| self.serves(index, ns));
         let cluster = cluster.map(|(ns, service)| self.zone.prefixed([service, ns, "svc"]));
-        let endpoints = index.by_endpoint_ip(address).filter(|(ns, _, _)| self.serves(ns)).map(
+        let endpoints = index.by_endpoint_ip(address).filter(|(ns, _, _)| self.serves(index, ns)).map(
             |(ns, service, endpoint)| {
                 let label = endpoint.label();
                 self.zone.prefixed([label.as_str(), service, ns, "svc"])
@@ -136,7 +141,7 @@ impl<'a> Zone<'a> {
         'a: 'n,
     {
         if let [.., namespace, "svc" | "pod"] = left
-            && !self.settings.serves(namespace)
+            && !self.settings.serves(self.index, namespace)
         {
             return None;
         }
@@ -159,7 +164,8 @@ impl<'a> Zone<'a> {
                 let empty = self.settings.ignore_empty
                     && !matches!(service.kind, ServiceKind::External(_))
                     && self.index.endpoints(namespace, name).next().is_none();
-                if empty {
+                let unknown = self.settings.no_endpoints && service.kind == ServiceKind::Headless;
+                if empty || unknown {
                     return None;
                 }
                 self.below_service(rest, namespace, name, service)

@@ -22,7 +22,33 @@ fn settings() -> Settings {
         verified: false,
         namespaces: vec![],
         ignore_empty: false,
+        listed_only: false,
+        no_endpoints: false,
     }
+}
+
+#[test]
+fn without_endpoints_or_their_namespace_names_do_not_exist() {
+    let index = index();
+    let code = |settings: &Settings, name: &str| {
+        let name = Name::from_ascii(name).unwrap();
+        match answer(&index, settings, &name, RecordType::A, &[]) {
+            Some(Answer::Records { .. }) => "records",
+            Some(Answer::NoData) => "nothing",
+            Some(Answer::NxDomain) => "no name",
+            None => "outside",
+        }
+    };
+    let blind = Settings { no_endpoints: true, ..settings() };
+    assert_eq!(code(&settings(), "db.default.svc.cluster.local."), "records");
+    assert_eq!(code(&blind, "db.default.svc.cluster.local."), "no name");
+    assert_eq!(code(&blind, "web.default.svc.cluster.local."), "records");
+    let listed = Settings { listed_only: true, ..settings() };
+    assert_eq!(code(&listed, "web.default.svc.cluster.local."), "records");
+    let mut index = index.clone();
+    index.set_namespace("default", false);
+    let name = Name::from_ascii("web.default.svc.cluster.local.").unwrap();
+    assert_eq!(answer(&index, &listed, &name, RecordType::A, &[]), Some(Answer::NxDomain));
 }
 
 #[test]
