@@ -290,6 +290,51 @@ impl Allocations {
     }
 }
 
+/// Counts the resources of containers that a newer version of a pod asks to change.
+pub fn count_resizes(old: &Pod, new: &Pod) {
+    for (resource, requirement, operation) in resizes(old, new) {
+        let labels = [operation, requirement, resource];
+        crate::metrics::get().requested_resizes.with_label_values(&labels).inc();
+    }
+}
+
+/// What is asked to change: the resource, whether it is what is requested or the limit, and how.
+fn resizes(old: &Pod, new: &Pod) -> Vec<(&'static str, &'static str, &'static str)> {
+    let amounts = |container: &Container| {
+        let of =
+            |list: Option<&BTreeMap<String, k8s_openapi::apimachinery::pkg::api::resource::Quantity>>,
+             name| resources::amount(list, name);
+        let own = container.resources.as_ref();
+        [resources::CPU, resources::MEMORY].map(|name| {
+            [
+                of(own.and_then(|own| own.requests.as_ref()), name),
+                of(own.and_then(|own| own.limits.as_ref()), name),
+            ]
+        })
+    };
+    let mut out = Vec::new();
+    for (_, container) in pod::all_containers(new) {
+        let before = pod::all_containers(old).into_iter().find(|(_, before)| before.name == container.name);
+        let Some((_, before)) = before.filter(|(_, before)| before.resources != container.resources) else {
+            continue;
+        };
+        let (before, after) = (amounts(&before), amounts(&container));
+        for (i, resource) in ["cpu", "memory"].into_iter().enumerate() {
+            for (j, requirement) in ["requests", "limits"].into_iter().enumerate() {
+                let operation = match (before[i][j].unwrap_or(0), after[i][j].unwrap_or(0)) {
+                    (old, new) if old == new => continue,
+                    (0, _) => "add",
+                    (_, 0) => "remove",
+                    (old, new) if old < new => "increase",
+                    _ => "decrease",
+                };
+                out.push((resource, requirement, operation));
+            }
+        }
+    }
+    out
+}
+
 fn others(held: &HashMap<String, Held>, uid: &str) -> Vec<Arc<Pod>> {
     held.iter().filter(|(key, _)| *key != uid).map(|(_, own)| Arc::clone(&own.pod)).collect()
 }

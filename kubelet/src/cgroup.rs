@@ -210,6 +210,7 @@ impl Cgroups {
     /// # Errors
     /// When the kernel or systemd refuses.
     pub async fn ensure(&self, path: &str, limits: &CgroupLimits) -> Result<(), CgroupError> {
+        let _timed = timed("create");
         if let Some(systemd) = &self.systemd {
             systemd.ensure(slice(path), self.version, limits).await?;
         }
@@ -255,6 +256,7 @@ impl Cgroups {
     /// # Errors
     /// When the kernel or systemd refuses.
     pub async fn set(&self, path: &str, limits: &CgroupLimits) -> Result<(), CgroupError> {
+        let _timed = timed("update");
         if let Some(systemd) = &self.systemd {
             systemd.set(slice(path), self.version, limits).await?;
         }
@@ -305,6 +307,7 @@ impl Cgroups {
     /// # Errors
     /// When the kernel or systemd refuses.
     pub async fn remove(&self, path: &str) -> Result<(), CgroupError> {
+        let _timed = timed("destroy");
         if let Some(systemd) = &self.systemd {
             systemd.remove(slice(path)).await?;
         }
@@ -360,6 +363,11 @@ impl Cgroups {
 }
 
 /// The slice at a path.
+/// Counts how long an operation takes, until it is dropped.
+fn timed(operation: &str) -> prometheus::HistogramTimer {
+    crate::metrics::get().cgroup_operations.with_label_values(&[operation]).start_timer()
+}
+
 fn slice(path: &str) -> &str {
     path.rsplit('/').next().unwrap_or(path)
 }

@@ -150,6 +150,17 @@ impl Claims {
     /// # Errors
     /// The first claim that cannot be had, or a driver's words.
     pub async fn prepare(&self, pod: &Pod) -> Result<(), ClaimError> {
+        if of_pod(pod).is_empty() {
+            return Ok(());
+        }
+        let begun = std::time::Instant::now();
+        let done = self.prepare_all(pod).await;
+        count("PrepareResources", done.is_err(), begun);
+        self.state.lock().count();
+        done
+    }
+
+    async fn prepare_all(&self, pod: &Pod) -> Result<(), ClaimError> {
         // First everything is looked up, so that a pod that cannot have its claims leaves nothing to take back.
         let mut needed = Vec::new();
         for claim in of_pod(pod) {
@@ -230,6 +241,14 @@ impl Claims {
         if !self.state.lock().pods().contains(uid) {
             return Ok(());
         }
+        let begun = std::time::Instant::now();
+        let done = self.unprepare_all(uid).await;
+        count("UnprepareResources", done.is_err(), begun);
+        self.state.lock().count();
+        done
+    }
+
+    async fn unprepare_all(&self, uid: &str) -> Result<(), ClaimError> {
         let _turn = self.turn.lock().await;
         let mut batches: BTreeMap<String, Vec<Claim>> = BTreeMap::new();
         {
@@ -289,6 +308,12 @@ impl Claims {
             }
         }
     }
+}
+
+/// Counts how long an operation on all claims of a pod took.
+fn count(operation: &str, failed: bool, begun: std::time::Instant) {
+    let labels = [if failed { "true" } else { "false" }, operation];
+    crate::metrics::get().claim_operations.with_label_values(&labels).observe(begun.elapsed().as_secs_f64());
 }
 
 /// All claims of a pod: its own, and the one the scheduler made for its extended resources.

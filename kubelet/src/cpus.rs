@@ -228,9 +228,19 @@ impl Cpus {
     }
 
     fn keep(&self, state: &State) {
+        self.count(state);
         if let Err(error) = state.write(&self.path) {
             tracing::error!(file = %self.path.display(), %error, "cannot write down who has which processors");
         }
+    }
+
+    /// Shows how many processors are shared, and how many are not.
+    fn count(&self, state: &State) {
+        let Some(exclusive) = &self.exclusive else { return };
+        let many = |set: &CpuSet| i64::try_from(set.len()).unwrap_or(i64::MAX);
+        let all = exclusive.topology.all();
+        metrics::get().shared_pool.set(many(&state.shared) * 1000);
+        metrics::get().exclusive_cpus.set(many(&all.minus(&state.shared).minus(&exclusive.reserved)));
     }
 
     /// Where a container is to run; nothing where that is not managed.

@@ -21,6 +21,7 @@ use self::{
 use crate::{
     pod::{self, Role},
     runtime::{Runtime, RuntimeError, cri, security::ImageUser},
+    starts::STARTS,
     status::generate::Waiting,
     worker::backoff::BackOffs,
 };
@@ -142,8 +143,18 @@ pub async fn ensure(
         let own = || credentials(&name, request.secrets);
         !request.records.must_pull(&name, &image.id, &own(), now)
     };
+    let (is_present, usable) = (present.is_some(), present.as_ref().is_some_and(usable));
+    let pulls = policy == "Always" || (policy != "Never" && !usable);
+    let told = |is: bool| if is { "true" } else { "false" };
+    let kind = match policy {
+        "Always" => "always",
+        "Never" => "never",
+        _ => "ifnotpresent",
+    };
+    let labels = [told(is_present), kind, told(pulls)];
+    crate::metrics::get().ensure_image.with_label_values(&labels).inc();
     match (present, policy) {
-        (Some(image), "IfNotPresent" | "Never") if usable(&image) => {
+        (Some(image), "IfNotPresent" | "Never") if usable => {
             let text =
                 format!("Container image {name:?} already present on machine and can be accessed by the pod");
             tell(Normal, "Pulled", text);
@@ -174,7 +185,10 @@ pub async fn ensure(
     // The semaphore is never closed; were it, pulling without waiting would still be right.
     let permit = gate.0.at_once.acquire().await.ok();
     let started = Instant::now();
+    let uid = request.sandbox.metadata.as_ref().map_or("", |metadata| &metadata.uid);
+    STARTS.pulls(uid, Timestamp::now());
     let pulled = pull(runtime, gate, &name, request).await;
+    STARTS.has_pulled(uid, Timestamp::now());
     drop(permit);
     let image = match pulled {
         Ok(origin) => {

@@ -42,6 +42,7 @@ pub mod run;
 pub mod runtime;
 pub mod server;
 pub mod shutdown;
+pub mod starts;
 pub mod stats;
 pub mod status;
 #[cfg(test)]

@@ -2,12 +2,16 @@
 
 use std::time::Duration;
 
-use k8s_openapi::api::core::v1::{Container, LifecycleHandler};
+use k8s_openapi::api::core::v1::{Container, HTTPGetAction, LifecycleHandler};
 
 use crate::{
-    probe::{self, Target},
+    metrics,
+    probe::{self, Target, http::HttpError},
     runtime::Runtime,
 };
+
+/// What requests of hooks call themselves.
+const AGENT: &str = "kube-lifecycle/1.36";
 
 /// A hook that failed.
 #[derive(Debug, thiserror::Error)]
@@ -27,7 +31,7 @@ pub enum HookError {
     },
     /// The request failed.
     #[error(transparent)]
-    Http(#[from] probe::http::HttpError),
+    Http(#[from] HttpError),
     /// The server answered with an error.
     #[error("HTTP hook failed with statuscode: {0}")]
     Status(u16),
@@ -57,12 +61,14 @@ pub async fn run(
             return Err(HookError::Exit { command: command.join(" "), code: answer.exit_code, output });
         }
     } else if let Some(get) = &handler.http_get {
-        let status = probe::http::get(&target, get, limit, "kube-lifecycle/1.36").await?;
+        let status = request(&target, get, limit).await?;
         if !(200..400).contains(&status) {
             return Err(HookError::Status(status));
         }
     } else if let Some(sleep) = &handler.sleep {
+        let mut asleep = Asleep { ended: false };
         tokio::time::sleep(Duration::from_secs(u64::try_from(sleep.seconds).unwrap_or(0))).await;
+        asleep.ended = true;
     } else if let Some(tcp) = &handler.tcp_socket
         && let probe::Finding::Failure(text) | probe::Finding::Unknown(text) =
             probe::tcp::probe(&target, tcp, limit.min(Duration::from_secs(30))).await
@@ -70,4 +76,35 @@ pub async fn run(
         return Err(HookError::Tcp(text));
     }
     Ok(())
+}
+
+/// Makes a hook's request. What speaks HTTP where HTTPS was asked for is asked so again, as it was before hooks knew
+/// HTTPS.
+async fn request(target: &Target<'_>, get: &HTTPGetAction, limit: Duration) -> Result<u16, HttpError> {
+    let first = probe::http::get(target, get, limit, AGENT).await;
+    let is_secure = get.scheme.as_deref().is_some_and(|scheme| scheme.eq_ignore_ascii_case("HTTPS"));
+    if !(is_secure && first.as_ref().is_err_and(HttpError::is_plain_answer)) {
+        return first;
+    }
+    let mut plain = HTTPGetAction { scheme: Some("HTTP".to_owned()), ..get.clone() };
+    if let Some(headers) = &mut plain.http_headers {
+        // What is secret is not sent in the clear.
+        headers.retain(|header| !header.name.eq_ignore_ascii_case("authorization"));
+    }
+    let second = probe::http::get(target, &plain, limit, AGENT).await?;
+    metrics::get().hook_fallbacks.inc();
+    Ok(second)
+}
+
+/// A hook that sleeps; one that is dropped before its time was ended.
+struct Asleep {
+    ended: bool,
+}
+
+impl Drop for Asleep {
+    fn drop(&mut self) {
+        if !self.ended {
+            metrics::get().sleep_cut_short.inc();
+        }
+    }
 }

@@ -4,10 +4,10 @@ use std::sync::OnceLock;
 
 use component_base::metrics::{
     Stability::{Alpha, Beta},
-    counter, counter_vec, exponential_buckets, gauge, gauge_vec, histogram, histogram_vec,
+    counter, counter_vec, exponential_buckets, float_gauge, gauge, gauge_vec, histogram, histogram_vec,
 };
 use prometheus::{
-    DEFAULT_BUCKETS, Histogram, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec,
+    DEFAULT_BUCKETS, Gauge, Histogram, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec,
 };
 
 /// All of them.
@@ -55,7 +55,40 @@ pub struct Metrics {
     pub aligned: IntCounterVec,
     pub aligned_failures: IntCounterVec,
     pub pod_certificates: IntGaugeVec,
+    pub pod_start_sli: Histogram,
+    pub pod_start_total: Histogram,
+    pub first_network_pod: Gauge,
+    pub terminated_containers: IntCounterVec,
+    pub containers_per_pod: Histogram,
+    pub pod_worker_start: Histogram,
+    pub working_pods: IntGaugeVec,
+    pub ephemeral_containers: IntGauge,
+    pub provider: IntGaugeVec,
+    pub cgroup_operations: HistogramVec,
+    pub startup: [Gauge; 5],
+    pub cleaned_volumes: IntGauge,
+    pub cleaned_volumes_errors: IntGauge,
+    pub user_namespaced: IntCounter,
+    pub user_namespaced_errors: IntCounter,
+    pub hook_fallbacks: IntCounter,
+    pub sleep_cut_short: IntCounter,
+    pub volume_collection: HistogramVec,
+    pub websockets: IntCounterVec,
+    pub ensure_image: IntCounterVec,
+    pub image_volumes: [IntCounter; 3],
+    pub pulled_records: IntGauge,
+    pub pull_intents: IntGauge,
+    pub shared_pool: IntGauge,
+    pub exclusive_cpus: IntGauge,
+    pub claim_operations: HistogramVec,
+    pub claims_in_use: IntGaugeVec,
+    pub storage_operations: HistogramVec,
+    pub volumes: IntGaugeVec,
+    pub requested_resizes: IntCounterVec,
 }
+
+/// How long volumes take, in seconds.
+const STORAGE: [f64; 13] = [0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 15.0, 25.0, 50.0, 120.0, 300.0, 600.0];
 
 /// The metrics, registered when they are first asked for.
 pub fn get() -> &'static Metrics {
@@ -159,7 +192,7 @@ impl Metrics {
                 "kubelet_pod_start_duration_seconds",
                 "From the first sight of a pod to its being seen running.",
                 Alpha,
-                start,
+                start.clone(),
             ),
             pod_worker: histogram_vec(
                 "kubelet_pod_worker_duration_seconds",
@@ -295,6 +328,202 @@ impl Metrics {
                 Alpha,
                 &["signer_name", "state"],
             ),
+            pod_start_sli: histogram(
+                "kubelet_pod_start_sli_duration_seconds",
+                "From a pod's creation to the sight of all its containers running, without pulls and init containers.",
+                Alpha,
+                start.clone(),
+            ),
+            pod_start_total: histogram(
+                "kubelet_pod_start_total_duration_seconds",
+                "From a pod's creation to the sight of all its containers running, pulls and init containers included.",
+                Alpha,
+                start.clone(),
+            ),
+            first_network_pod: float_gauge(
+                "kubelet_first_network_pod_start_sli_duration_seconds",
+                "How long the first pod with a network of its own took to start, without pulls and init containers.",
+                Alpha,
+            ),
+            terminated_containers: counter_vec(
+                "kubelet_terminated_containers_total",
+                "Containers that have ended.",
+                Alpha,
+                &["container_type", "exit_code", "reason"],
+            ),
+            containers_per_pod: histogram(
+                "kubelet_containers_per_pod_count",
+                "Containers of pods.",
+                Alpha,
+                exponential_buckets(1.0, 2.0, 5),
+            ),
+            pod_worker_start: histogram(
+                "kubelet_pod_worker_start_duration_seconds",
+                "From the sight of a pod to the start of its worker.",
+                Alpha,
+                default(),
+            ),
+            working_pods: gauge_vec(
+                "kubelet_working_pods",
+                "Pods that are worked on, by how far they are and whether anybody still wants them.",
+                Alpha,
+                &["config", "lifecycle", "static"],
+            ),
+            ephemeral_containers: gauge(
+                "kubelet_managed_ephemeral_containers",
+                "Ephemeral containers of the pods of this node.",
+                Alpha,
+            ),
+            provider: gauge_vec(
+                "kubelet_metrics_provider",
+                "Where figures of containers come from.",
+                Alpha,
+                &["provider"],
+            ),
+            cgroup_operations: histogram_vec(
+                "kubelet_cgroup_manager_duration_seconds",
+                "How long making, setting and removing cgroups took.",
+                Alpha,
+                &["operation_type"],
+                default(),
+            ),
+            startup: [
+                (
+                    "kubelet_node_startup_pre_kubelet_duration_seconds",
+                    "From the machine's start to the kubelet's, in seconds.",
+                ),
+                (
+                    "kubelet_node_startup_pre_registration_duration_seconds",
+                    "From the kubelet's start to its first try to register the node, in seconds.",
+                ),
+                (
+                    "kubelet_node_startup_registration_duration_seconds",
+                    "From the first try to register the node to its success, in seconds.",
+                ),
+                (
+                    "kubelet_node_startup_post_registration_duration_seconds",
+                    "From the node's registration to its being ready, in seconds.",
+                ),
+                (
+                    "kubelet_node_startup_duration_seconds",
+                    "From the machine's start to the node's being ready, in seconds.",
+                ),
+            ]
+            .map(|(name, help)| float_gauge(name, help, Alpha)),
+            cleaned_volumes: gauge(
+                "kubelet_orphan_pod_cleaned_volumes",
+                "Orphaned pods whose volumes were looked at in the last round.",
+                Alpha,
+            ),
+            cleaned_volumes_errors: gauge(
+                "kubelet_orphan_pod_cleaned_volumes_errors",
+                "Orphaned pods whose volumes could not be cleaned up in the last round.",
+                Alpha,
+            ),
+            user_namespaced: counter(
+                "kubelet_started_user_namespaced_pods_total",
+                "Pods started in a user namespace.",
+                Alpha,
+            ),
+            user_namespaced_errors: counter(
+                "kubelet_started_user_namespaced_pods_errors_total",
+                "Failed starts of pods in a user namespace.",
+                Alpha,
+            ),
+            hook_fallbacks: counter(
+                "kubelet_lifecycle_handler_http_fallbacks_total",
+                "Lifecycle hooks over HTTPS that were answered over HTTP and made so again.",
+                Alpha,
+            ),
+            sleep_cut_short: counter(
+                "kubelet_sleep_action_terminated_early_total",
+                "Lifecycle hooks that slept and were ended before their time.",
+                Alpha,
+            ),
+            volume_collection: histogram_vec(
+                "kubelet_volume_metric_collection_duration_seconds",
+                "How long measuring volumes took.",
+                Alpha,
+                &["metric_source"],
+                default(),
+            ),
+            websockets: counter_vec(
+                "kubelet_websocket_streaming_requests_total",
+                "Streams that were asked for over WebSocket.",
+                Alpha,
+                &["subresource"],
+            ),
+            ensure_image: counter_vec(
+                "kubelet_image_manager_ensure_image_requests_total",
+                "Times that an image was to be there.",
+                Alpha,
+                &["present_locally", "pull_policy", "pull_required"],
+            ),
+            image_volumes: [
+                ("kubelet_image_volume_requested_total", "Image volumes that were asked for."),
+                (
+                    "kubelet_image_volume_mounted_succeed_total",
+                    "Image volumes that containers were made with.",
+                ),
+                (
+                    "kubelet_image_volume_mounted_errors_total",
+                    "Image volumes of containers that could not be made.",
+                ),
+            ]
+            .map(|(name, help)| counter(name, help, Beta)),
+            pulled_records: gauge(
+                "kubelet_imagemanager_ondisk_pulledrecords",
+                "Records of images that were pulled.",
+                Alpha,
+            ),
+            pull_intents: gauge(
+                "kubelet_imagemanager_ondisk_pullintents",
+                "Records of pulls that go on.",
+                Alpha,
+            ),
+            shared_pool: gauge(
+                "kubelet_cpu_manager_shared_pool_size_millicores",
+                "Thousandths of processors that no container has for itself.",
+                Alpha,
+            ),
+            exclusive_cpus: gauge(
+                "kubelet_cpu_manager_exclusive_cpu_allocation_count",
+                "Processors that containers have for themselves.",
+                Alpha,
+            ),
+            claim_operations: histogram_vec(
+                "dra_operations_duration_seconds",
+                "How long making all claims of a pod ready took, or taking them back.",
+                Alpha,
+                &["is_error", "operation_name"],
+                // From 0.1 to 40 in 15 steps.
+                exponential_buckets(0.1, 400_f64.powf(1.0 / 14.0), 15),
+            ),
+            claims_in_use: gauge_vec(
+                "dra_resource_claims_in_use",
+                "Claims in use on the node, by driver and all together.",
+                Alpha,
+                &["driver_name"],
+            ),
+            storage_operations: histogram_vec(
+                "storage_operation_duration_seconds",
+                "How long setting up volumes took.",
+                Alpha,
+                &["migrated", "operation_name", "status", "volume_plugin"],
+                STORAGE.to_vec(),
+            ),
+            volumes: gauge_vec(
+                "volume_manager_total_volumes",
+                "Volumes of the pods of this node.",
+                Alpha,
+                &["plugin_name", "state"],
+            ),
+            requested_resizes: counter_vec(
+                "kubelet_container_requested_resizes_total",
+                "Resources of containers that were asked to change.",
+                Alpha,
+                &["operation", "requirement", "resource"],
+            ),
         }
     }
 }
@@ -310,5 +539,81 @@ mod tests {
         let text = String::from_utf8(component_base::metrics::encode().unwrap()).unwrap();
         assert!(text.contains("kubelet_evictions{eviction_signal=\"memory.available\"} 1"), "{text}");
         assert!(text.contains("kubelet_running_pods 2"), "{text}");
+    }
+
+    /// Names of upstream's that are not here, each by how it begins, and why.
+    const ABSENT: &[(&str, &str)] = &[
+        ("aggregator_discovery_", "of an API server's libraries, always zero in a kubelet"),
+        ("apiserver_audit_", "of an API server's libraries, always zero in a kubelet"),
+        ("apiserver_envelope_", "of an API server's libraries, always zero in a kubelet"),
+        ("apiserver_storage_", "of an API server's libraries, always zero in a kubelet"),
+        ("apiserver_validation_", "of an API server's libraries, always zero in a kubelet"),
+        ("apiserver_webhooks_", "of an API server's libraries, always zero in a kubelet"),
+        ("apiserver_client_certificate_expiration_seconds", "certificates of clients are not measured yet"),
+        (
+            "apiserver_delegated_authz_request_",
+            "what the API server is asked about access is not measured yet",
+        ),
+        ("cardinality_enforcement_unexpected_categorizations_total", "labels are not bounded by lists here"),
+        (
+            "force_cleaned_failed_volume_operation",
+            "volumes are not reconstructed: what is set up is written down",
+        ),
+        ("reconstruct_volume_operations_", "volumes are not reconstructed: what is set up is written down"),
+        ("kubelet_container_log_filesystem_used_bytes", "is in the summary of figures; not a metric yet"),
+        ("kubelet_evented_pleg_", "the runtime is listed, its events are not followed"),
+        ("kubelet_pleg_discard_events", "there is no queue of events that could be full"),
+        ("kubelet_pleg_pod_relist_duration_seconds", "pods are listed all at once"),
+        ("kubelet_imagemanager_inmemory_", "records of pulls are read from the disk, not kept in memory"),
+        ("kubelet_pod_in_progress_resizes", "not measured yet"),
+        ("kubelet_pod_resize_duration_milliseconds", "not measured yet"),
+        ("kubelet_pod_status_sync_duration_seconds", "not measured yet"),
+        ("kubelet_pod_watch_events_dropped_total", "of an API of pods that is not served"),
+        (
+            "kubelet_restarted_pods_total",
+            "a pod that comes back under its uid waits for the end of the one before as any other",
+        ),
+        ("rest_client_exec_plugin_", "programs for credentials are not run by the client"),
+        ("rest_client_rate_limiter_duration_seconds", "not measured yet"),
+        ("rest_client_request_size_bytes", "not measured yet"),
+        ("rest_client_response_size_bytes", "not measured yet"),
+        ("rest_client_transport_", "connections are not pooled by their configuration"),
+        ("volume_operation_total_seconds", "not measured yet"),
+    ];
+
+    /// All that is written in the sources of a crate beside this one, except what stands here.
+    fn sources(of: &str) -> String {
+        let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join(of);
+        let (mut folders, mut all) = (vec![root], String::new());
+        while let Some(folder) = folders.pop() {
+            for entry in std::fs::read_dir(folder).unwrap() {
+                let path = entry.unwrap().path();
+                if path.is_dir() {
+                    folders.push(path);
+                } else if path.extension().is_some_and(|extension| extension == "rs") {
+                    let text = std::fs::read_to_string(path).unwrap();
+                    all.push_str(text.split("const ABSENT").next().unwrap());
+                }
+            }
+        }
+        all
+    }
+
+    #[test]
+    fn upstreams_names_are_here_or_known_to_be_missing() {
+        let Some(folder) = component_base::reference::reference("metrics") else { return };
+        let list = std::fs::read_to_string(folder.join("kubelet.tsv")).unwrap();
+        let names: Vec<&str> = list.lines().skip(1).filter_map(|line| line.split('\t').next()).collect();
+        assert!(names.len() > 100, "{}", names.len());
+        let written = sources("src") + &sources("../component-base/src");
+        let is_served = |name: &str| written.contains(&format!("\"{name}\""));
+        let is_absent = |name: &str| ABSENT.iter().any(|(begins, _)| name.starts_with(begins));
+        for name in &names {
+            assert!(is_served(name) != is_absent(name), "{name} is served and said to be absent, or neither");
+        }
+        for (begins, why) in ABSENT {
+            assert!(names.iter().any(|name| name.starts_with(begins)), "{begins} is none of upstream's");
+            assert!(!why.is_empty());
+        }
     }
 }

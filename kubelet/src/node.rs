@@ -5,6 +5,7 @@ pub mod machine;
 pub mod network;
 pub mod own;
 pub mod report;
+pub mod startup;
 pub mod status;
 
 use std::{net::IpAddr, path::PathBuf, sync::Arc};

@@ -15,6 +15,7 @@ use jiff::Timestamp;
 
 use crate::{
     csi::record,
+    metrics,
     pods::Pods,
     runtime::{Glimpse, Runtime, RuntimeError, cri},
     volume,
@@ -190,9 +191,15 @@ async fn collect_cgroups(shared: &Shared, keeps: &(dyn Fn(&str) -> bool + Sync))
 
 fn collect_files(shared: &Shared, keeps: &dyn Fn(&str) -> bool) {
     let held = |uid: &String| !record::of_pod(&shared.pods_dir.join(uid)).is_empty();
+    let (mut orphans, mut errors) = (0, 0);
     for uid in folders(&shared.pods_dir).into_iter().filter(|uid| !keeps(uid) && !held(uid)) {
-        report(volume::tear_down(&shared.pods_dir.join(uid)));
+        let cleaned = volume::tear_down(&shared.pods_dir.join(uid));
+        orphans += 1;
+        errors += i64::from(cleaned.is_err());
+        report(cleaned);
     }
+    metrics::get().cleaned_volumes.set(orphans);
+    metrics::get().cleaned_volumes_errors.set(errors);
     let logs = &shared.settings.log_root;
     for name in folders(logs) {
         let uid = name.rsplit('_').next().unwrap_or_default();

@@ -8,7 +8,7 @@ use std::{
     future::Future,
     panic::AssertUnwindSafe,
     sync::Arc,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use futures::FutureExt as _;
@@ -18,7 +18,8 @@ use parking_lot::Mutex;
 use tokio::sync::{Notify, watch};
 
 use crate::{
-    pod,
+    allocation, metrics, pod,
+    starts::STARTS,
     worker::{End, Seen, Shared, Wanted, Worker},
 };
 
@@ -88,7 +89,11 @@ impl Pods {
         }
         let uid = pod::uid(&pod).to_owned();
         if let Some(running) = self.running.lock().get(&uid) {
+            STARTS.seen(&pod, Timestamp::now());
             running.wanted.send_if_modified(|wanted| {
+                if !is_older(&pod, &wanted.pod) {
+                    allocation::count_resizes(&wanted.pod, &pod);
+                }
                 // The list of everything may have been made before a change that was told in the meantime.
                 if is_older(&pod, &wanted.pod) {
                     return false;
@@ -109,6 +114,7 @@ impl Pods {
             waiting.push(pod);
             return;
         }
+        STARTS.follow(&pod);
         self.start(source, pod);
     }
 
@@ -187,6 +193,21 @@ impl Pods {
         self.running.lock().values().map(|r| Arc::clone(&r.wanted.borrow().pod)).collect()
     }
 
+    /// How many pods are worked on: by how far they are, whether they are still wanted, and whether they are static.
+    #[must_use]
+    pub fn working(&self) -> BTreeMap<(&'static str, &'static str, bool), i64> {
+        let mut counts = BTreeMap::new();
+        for running in self.running.lock().values() {
+            let wanted = running.wanted.borrow();
+            let ends = wanted.end.is_some() || wanted.pod.metadata.deletion_timestamp.is_some();
+            let gone = wanted.end.as_ref().is_some_and(|end| end.gone);
+            let lifecycle = if ends { "terminating" } else { "sync" };
+            let config = if gone { "orphan" } else { "desired" };
+            *counts.entry((lifecycle, config, pod::is_static(&wanted.pod))).or_default() += 1;
+        }
+        counts
+    }
+
     /// The pod of this name.
     #[must_use]
     pub fn named(&self, namespace: &str, name: &str) -> Option<Pod> {
@@ -216,11 +237,15 @@ impl Pods {
         let uid = pod::uid(&pod).to_owned();
         tracing::info!(pod = %pod::display(&pod), "pod worker starts");
         let (wanted, updates) = watch::channel(Wanted { pod, end: None });
+        let containers = pod::spec(&wanted.borrow().pod).containers.len();
+        metrics::get().containers_per_pod.observe(f64::from(u32::try_from(containers).unwrap_or(u32::MAX)));
+        let since = Instant::now();
         let (nudge, seen) = (Arc::new(Notify::new()), Arc::<Seen>::default());
         let (this, drain) = (Arc::clone(self), self.shared.tasks.drain());
         let (shared, wakes, known) = (Arc::clone(&self.shared), Arc::clone(&nudge), Arc::clone(&seen));
         self.running.lock().insert(uid.clone(), Running { source, wanted, nudge, seen });
         self.shared.tasks.spawn_contained("pod", async move {
+            metrics::get().pod_worker_start.observe(since.elapsed().as_secs_f64());
             let attempt = || {
                 let (wakes, known) = (Arc::clone(&wakes), Arc::clone(&known));
                 let worker = Worker::new(Arc::clone(&shared), updates.clone(), wakes, known);
@@ -235,6 +260,7 @@ impl Pods {
     /// A worker is through: what waited for its name may start.
     fn ended(self: &Arc<Self>, uid: &str) {
         self.running.lock().remove(uid);
+        STARTS.forget(uid);
         let waiting = std::mem::take(&mut *self.waiting.lock());
         for pod in waiting {
             self.upsert(Source::File, pod);

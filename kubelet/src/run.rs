@@ -609,7 +609,11 @@ impl App {
         let client = api.as_ref().map(|(client, _)| client.clone());
         let gate = Arc::new(gate(&config, client)?);
         let about = node_reference(&config.node_name);
+        // What runs is asked of the runtime, and cgroups for what it does not tell.
+        metrics::get().provider.with_label_values(&["cadvisor"]).set(1);
         metrics::get().node_name.with_label_values(&[&config.node_name]).set(1);
+        let stat = std::fs::read_to_string("/proc/stat").unwrap_or_default();
+        node::startup::begin(crate::server::stats::boot_time(&stat), Timestamp::now());
         let (began, ended) = shutdown::last(&config.root_dir);
         metrics::get().shutdown_start.set(began);
         metrics::get().shutdown_end.set(ended);

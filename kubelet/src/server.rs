@@ -202,6 +202,37 @@ impl Server {
             metrics.desired_pods.with_label_values(&label).set(i64::try_from(of_kind().count()).unwrap_or(0));
             metrics.active_pods.with_label_values(&label).set(i64::try_from(active).unwrap_or(0));
         }
+        let ephemeral =
+            pods.iter().map(|p| pod::spec(p).ephemeral_containers.as_deref().unwrap_or_default().len());
+        metrics.ephemeral_containers.set(i64::try_from(ephemeral.sum::<usize>()).unwrap_or(0));
+        metrics.working_pods.reset();
+        for lifecycle in ["sync", "terminating"] {
+            for config in ["desired", "orphan"] {
+                for fixed in ["", "true"] {
+                    metrics.working_pods.with_label_values(&[config, lifecycle, fixed]).set(0);
+                }
+            }
+        }
+        for ((lifecycle, config, fixed), count) in self.pods.working() {
+            let fixed = if fixed { "true" } else { "" };
+            metrics.working_pods.with_label_values(&[config, lifecycle, fixed]).set(count);
+        }
+        self.shared.pulled.count();
+        metrics.volumes.reset();
+        for pod in &pods {
+            let folder = self.shared.pods_dir.join(pod::uid(pod));
+            for volume in pod::spec(pod).volumes.iter().flatten() {
+                let Some(plugin) = crate::volume::PLUGINS.iter().find(|plugin| plugin.supports(volume))
+                else {
+                    continue;
+                };
+                let plugin = format!("kubernetes.io/{}", plugin.name());
+                metrics.volumes.with_label_values(&[plugin.as_str(), "desired_state_of_world"]).inc();
+                if crate::volume::place(&folder, volume).is_some() {
+                    metrics.volumes.with_label_values(&[plugin.as_str(), "actual_state_of_world"]).inc();
+                }
+            }
+        }
         let fixed = pods.iter().filter(|p| pod::is_static(p)).count();
         metrics.mirror_pods.set(i64::try_from(fixed).unwrap_or(0));
     }

@@ -75,6 +75,7 @@ impl Statuses {
         let entry = entries.entry(pod::uid(pod).to_owned()).or_insert_with(|| Entry::new(pod));
         entry.pod = Arc::clone(pod);
         if entry.status.as_ref() != Some(&status) {
+            crate::starts::count_ends(entry.status.as_deref().or(pod.status.as_ref()), &status);
             entry.status = Some(status);
             self.dirty.notify_one();
         }

@@ -227,7 +227,12 @@ pub async fn set_up(context: &Context<'_>) -> Result<BTreeMap<String, Mounted>, 
     for volume in pod::spec(context.pod).volumes.iter().flatten() {
         let plugin = PLUGINS.iter().find(|p| p.supports(volume));
         let result = match plugin {
-            Some(plugin) => plugin.set_up(context, volume).await,
+            Some(plugin) => {
+                let begun = std::time::Instant::now();
+                let made = plugin.set_up(context, volume).await;
+                count(plugin.name(), made.is_ok(), begun);
+                made
+            }
             None => Err(VolumeError::NoPlugin(volume.name.clone())),
         };
         match result {
@@ -238,6 +243,17 @@ pub async fn set_up(context: &Context<'_>) -> Result<BTreeMap<String, Mounted>, 
         }
     }
     Ok(mounted)
+}
+
+/// Counts how long setting up a volume took.
+fn count(plugin: &str, is_made: bool, begun: std::time::Instant) {
+    let status = if is_made { "success" } else { "fail-unknown" };
+    let plugin = format!("kubernetes.io/{plugin}");
+    let labels = ["false", "volume_mount", status, &plugin];
+    crate::metrics::get()
+        .storage_operations
+        .with_label_values(&labels)
+        .observe(begun.elapsed().as_secs_f64());
 }
 
 /// Asks for what a pod's volumes will be made of, all at once: setting them up one after the other finds it there then.

@@ -276,6 +276,19 @@ impl State {
         self.0.retain(|_, info| info.uid != uid || !info.pods.is_empty());
     }
 
+    /// Shows how many claims pods have: by driver, and all together.
+    pub fn count(&self) {
+        let mut counts: BTreeMap<&str, i64> = BTreeMap::from([("<any>", 0)]);
+        for info in self.0.values().filter(|info| !info.pods.is_empty()) {
+            for driver in info.drivers.keys().map(String::as_str).chain(["<any>"]) {
+                *counts.entry(driver).or_default() += 1;
+            }
+        }
+        let gauges = &crate::metrics::get().claims_in_use;
+        gauges.reset();
+        counts.into_iter().for_each(|(driver, count)| gauges.with_label_values(&[driver]).set(count));
+    }
+
     /// All pods that have claims.
     #[must_use]
     pub fn pods(&self) -> BTreeSet<String> {

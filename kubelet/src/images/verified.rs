@@ -318,6 +318,17 @@ impl Records {
         report("remove the record of a pull", fs::remove_file(self.path("pulling", image)));
     }
 
+    /// Shows how many records there are.
+    pub fn count(&self) {
+        let many = |folder: &str| {
+            // A folder that cannot be read has nothing to show.
+            let files = fs::read_dir(self.folder.join(folder)).map_or(0, |entries| entries.flatten().count());
+            i64::try_from(files).unwrap_or(i64::MAX)
+        };
+        metrics::get().pulled_records.set(many("pulled"));
+        metrics::get().pull_intents.set(many("pulling"));
+    }
+
     /// Removes records of images that are no longer there; those that were written since `until` stay.
     pub fn prune(&self, is_there: impl Fn(&str) -> bool, until: Timestamp) {
         let _held = self.pulling.lock();

@@ -21,7 +21,7 @@ use kube::{
 use serde_json::json;
 use tokio::time::Instant;
 
-use super::status;
+use super::{startup, status};
 use crate::{
     events::{EventSink, Severity, node_reference},
     options::Config,
@@ -110,6 +110,9 @@ impl Reporter {
                 }
             }
             let ready = now.conditions.iter().flatten().any(|c| c.type_ == "Ready" && c.status == "True");
+            if ready {
+                startup::is_ready(Timestamp::now());
+            }
             let frequency = self.config.file.node_status_update_frequency.0;
             tokio::select! {
                 () = tokio::time::sleep(if ready { frequency } else { EAGER.min(frequency) }) => {}
@@ -130,6 +133,7 @@ impl Reporter {
     }
 
     async fn try_register(&self) -> Result<Option<NodeStatus>, kube::Error> {
+        startup::STARTUP.lock().attempt(Timestamp::now());
         let name = &self.config.node_name;
         if let Some(node) = self.api.get_opt(name).await? {
             return self.adopt(node).await;
@@ -143,6 +147,7 @@ impl Reporter {
         match self.api.create(&PostParams::default(), &node).await {
             Ok(made) => {
                 tracing::info!(node = name, "successfully registered node");
+                startup::registered(Timestamp::now());
                 Ok(made.status)
             }
             Err(kube::Error::Api(status)) if status.code == 409 => {

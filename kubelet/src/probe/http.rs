@@ -43,6 +43,16 @@ pub enum HttpError {
     Timeout,
 }
 
+impl HttpError {
+    /// The server answered a TLS handshake with something else, as one does that speaks plain HTTP.
+    #[must_use]
+    pub fn is_plain_answer(&self) -> bool {
+        let Self::Connect { source, .. } = self else { return false };
+        let inner = source.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>());
+        matches!(inner, Some(rustls::Error::InvalidMessage(_)))
+    }
+}
+
 /// Makes the probe.
 pub async fn probe(target: &Target<'_>, action: &HTTPGetAction, timeout: Duration) -> Finding {
     let url = describe(target, action);

@@ -142,7 +142,7 @@ fn rlimit(now: Timestamp) -> Value {
 }
 
 /// When the machine was started, from /proc/stat.
-fn boot_time(stat: &str) -> Option<Timestamp> {
+pub fn boot_time(stat: &str) -> Option<Timestamp> {
     let seconds = stat.lines().find_map(|l| l.strip_prefix("btime "))?;
     Timestamp::from_second(seconds.trim().parse().ok()?).ok()
 }

@@ -12,7 +12,7 @@ use k8s_openapi::api::core::v1::Pod;
 
 use super::{Body, Query, ServeError, Server, answer};
 use crate::{
-    pod,
+    metrics, pod,
     runtime::{
         cri,
         observed::{ContainerPhase, PodRuntime},
@@ -92,6 +92,7 @@ pub(super) async fn exec(
     query: &Query,
     request: Request<Incoming>,
 ) -> Result<Response<Body>, ServeError> {
+    count_websocket(&request, "exec");
     let (_, container_id) = running_container(server, &container_path(parts)?).await?;
     let Streams { stdin, stdout, stderr, tty } = streams(query)?;
     let cmd = query.all("command");
@@ -110,6 +111,7 @@ pub(super) async fn attach(
     query: &Query,
     request: Request<Incoming>,
 ) -> Result<Response<Body>, ServeError> {
+    count_websocket(&request, "attach");
     let named = container_path(parts)?;
     let (pod, container_id) = running_container(server, &named).await?;
     let Streams { stdin, stdout, stderr, .. } = streams(query)?;
@@ -130,6 +132,7 @@ pub(super) async fn port_forward(
     query: &Query,
     request: Request<Incoming>,
 ) -> Result<Response<Body>, ServeError> {
+    count_websocket(&request, "portforward");
     let (namespace, name, uid) = match *parts {
         [namespace, name] => (namespace, name, None),
         [namespace, name, uid] => (namespace, name, Some(uid)),
@@ -148,6 +151,14 @@ fn ready_sandbox(runtime: &PodRuntime, pod: &Pod) -> Result<String, ServeError> 
     let sandbox = runtime.sandboxes.iter().find(|s| s.ready);
     let missing = || ServeError::NotFound(format!("failed to find sandbox for pod {:?}", pod::display(pod)));
     sandbox.map(|s| s.id.to_string()).ok_or_else(missing)
+}
+
+/// Counts a stream that is asked for over WebSocket.
+fn count_websocket(request: &Request<Incoming>, subresource: &str) {
+    let upgrade = request.headers().get(header::UPGRADE).and_then(|value| value.to_str().ok());
+    if upgrade.is_some_and(|upgrade| upgrade.eq_ignore_ascii_case("websocket")) {
+        metrics::get().websockets.with_label_values(&[subresource]).inc();
+    }
 }
 
 /// `POST /run/{namespace}/{pod}[/{uid}]/{container}?cmd=`: runs a command and answers with what it wrote.

@@ -10,6 +10,8 @@ use std::{
 
 use parking_lot::Mutex;
 
+use crate::metrics;
+
 /// Bytes and inodes.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Taken {
@@ -71,7 +73,9 @@ impl Walks {
         {
             return taken;
         }
+        let timed = metrics::get().volume_collection.with_label_values(&["du"]).start_timer();
         let taken = taken(path);
+        timed.observe_duration();
         let mut found = self.found.lock();
         // Folders of pods that are gone are not asked for any more.
         found.retain(|_, (at, _)| now.duration_since(*at) < self.fresh.saturating_mul(10));

@@ -365,11 +365,14 @@ impl Worker {
         let config = self.sandbox_config(pod, attempt).map_err(|e| e.to_string())?;
         let handler = self.handler(pod).await?;
         let (begun, metrics) = (Instant::now(), metrics::get());
+        let has_users = pod::spec(pod).host_users == Some(false);
+        metrics.user_namespaced.inc_by(u64::from(has_users));
         let made = self.shared.runtime.run_sandbox(config.clone(), &handler).await;
         metrics.run_sandbox.with_label_values(&[&handler]).observe(begun.elapsed().as_secs_f64());
         let id = made.map_err(|error| {
             metrics.run_sandbox_errors.with_label_values(&[&handler]).inc();
             metrics.started_pods_errors.inc();
+            metrics.user_namespaced_errors.inc_by(u64::from(has_users));
             error.to_string()
         })?;
         if attempt == 0 {
@@ -451,7 +454,9 @@ impl Worker {
             }
         };
         let mut images = BTreeMap::new();
+        let [asked, mounted_images, failed_images] = &metrics::get().image_volumes;
         for (volume, asks) in volume::image::mounted_by(pod, container) {
+            asked.inc();
             let request = images::Request { container: &asks, ..request };
             match images::ensure(&runtime, &gate, &mut self.pulls, &request, &tell).await {
                 Ok(image) => images.insert(volume, image.reference),
@@ -471,10 +476,12 @@ impl Worker {
             Role::Ephemeral(_) => "ephemeral_container",
         };
         metrics::get().started_containers.with_label_values(&[kind]).inc();
+        let with_images = u64::try_from(images.len()).unwrap_or(u64::MAX);
         let sources = Files { mounted, images: &images };
         match self.create_and_start(pod, start, container, place, sources, image).await {
             Ok(id) => {
                 self.waiting.remove(&container.name);
+                mounted_images.inc_by(with_images);
                 if let Some((_, started)) = &mut self.made {
                     started.push(id.clone());
                 }
@@ -482,6 +489,7 @@ impl Worker {
                 None
             }
             Err(error) => {
+                failed_images.inc_by(with_images);
                 metrics::get().started_containers_errors.with_label_values(&[error.reason(), kind]).inc();
                 tell(Severity::Warning, "Failed", format!("Error: {error}"));
                 let waiting = Waiting { reason: error.reason().to_owned(), message: error.to_string() };
