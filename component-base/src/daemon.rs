@@ -131,6 +131,7 @@ fn execute<D: Daemon>(arguments: impl IntoIterator<Item = String>) -> ExitCode {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(D::workers())
         .max_blocking_threads(16)
+        .on_thread_park(memory::before_sleep)
         .enable_all()
         .build();
     match runtime {

@@ -4,7 +4,17 @@
 //! then has little to do would keep for days what it needed in that second. So it is with its program: the kernel maps
 //! sixteen pages around each that is touched, and keeps those of code that only the start needs.
 
-use std::{ffi::c_void, fs, num::NonZeroUsize, ops::Range, path::Path, ptr::NonNull, time::Duration};
+use std::{
+    cell::Cell,
+    ffi::c_void,
+    fs,
+    num::NonZeroUsize,
+    ops::Range,
+    path::Path,
+    ptr::NonNull,
+    sync::atomic::{AtomicU32, Ordering},
+    time::Duration,
+};
 
 use nix::sys::mman::{MmapAdvise, madvise};
 
@@ -13,15 +23,31 @@ use crate::task::Tasks;
 /// How often what is free is given back; the first time soon after the start, which needs most.
 const EVERY: Duration = Duration::from_secs(10);
 
+/// Rounds of giving back that have begun; none in daemons that do not ask for them.
+static ROUNDS: AtomicU32 = AtomicU32::new(0);
+
+thread_local! {
+    /// The rounds that this thread has taken part in.
+    static TAKEN: Cell<u32> = const { Cell::new(0) };
+}
+
 /// Gives back, from time to time, what this daemon does not use. For those whose heap is small: each round looks at all
-/// of the pages of one thread.
+/// of its pages.
 pub fn give_back(tasks: &Tasks) {
     let drain = tasks.drain();
     tasks.spawn("memory", async move {
         while drain.run_until_cancelled(tokio::time::sleep(EVERY)).await.is_some() {
-            collect();
+            ROUNDS.fetch_add(1, Ordering::Relaxed);
         }
     });
+}
+
+/// What a thread of the runtime does before it sleeps: a heap is a thread's, and nobody else can look at it.
+pub(crate) fn before_sleep() {
+    let begun = ROUNDS.load(Ordering::Relaxed);
+    if TAKEN.replace(begun) != begun {
+        collect();
+    }
 }
 
 #[expect(unsafe_code, reason = "the allocator is a library of C without a safe wrapper for this")]
@@ -31,7 +57,7 @@ fn collect() {
     unsafe { libmimalloc_sys::mi_collect(true) }
 }
 
-/// Lets go, from time to time, of the program's code; what still runs is mapped again from the system's cache of files
+/// Lets go, from time to time, of the program's code and constants; what still runs is mapped again from the system's cache of files
 /// as it is touched, a few hundred faults of a microsecond each.
 pub(crate) fn let_go_of_code(tasks: &Tasks) {
     let maps = fs::read_to_string("/proc/self/maps").unwrap_or_default();
@@ -47,15 +73,22 @@ pub(crate) fn let_go_of_code(tasks: &Tasks) {
     });
 }
 
-/// Where a program's code is mapped: what may be run and not written, and comes from its file (proc_pid_maps(5)).
+/// Where code is mapped, the program's and its libraries': what may be run and not written, and comes from a file; and
+/// the program's constants, with which its file begins (proc_pid_maps(5)). Other parts that may only be read were
+/// written when the program was loaded.
 fn code_of(maps: &str, program: &Path) -> Vec<Range<usize>> {
     let of = |line: &str| {
         let mut words = line.split_ascii_whitespace();
-        let (range, rights) = (words.next()?, words.next()?);
-        let file = words.nth(3)?;
+        let (range, rights, offset) = (words.next()?, words.next()?, words.next()?);
+        let file = Path::new(words.nth(2)?);
+        let number = |text| usize::from_str_radix(text, 16).ok();
+        let is_code = match rights {
+            "r-xp" => file.is_absolute(),
+            "r--p" => file == program && number(offset) == Some(0),
+            _ => false,
+        };
         let (start, end) = range.split_once('-')?;
-        let address = |text| usize::from_str_radix(text, 16).ok();
-        (rights == "r-xp" && Path::new(file) == program).then_some(address(start)?..address(end)?)
+        is_code.then_some(number(start)?..number(end)?)
     };
     maps.lines().filter_map(of).collect()
 }
@@ -88,10 +121,10 @@ mod tests {
     #[test]
     fn code_that_is_let_go_of_is_not_resident_and_runs_again() {
         let maps = fs::read_to_string("/proc/self/maps").unwrap();
-        let code = code_of(&maps, &std::env::current_exe().unwrap());
-        let [code] = code.as_slice() else { panic!("{maps}") };
+        let program = std::env::current_exe().unwrap();
         let here = code_of as fn(&str, &Path) -> Vec<Range<usize>> as usize;
-        assert!(code.contains(&here));
+        let all = code_of(&maps, &program);
+        let code = all.iter().find(|range| range.contains(&here)).unwrap();
         // All of it, so that what other tests run in between makes no difference.
         for page in code.clone().step_by(4096) {
             let byte = NonNull::<u8>::with_exposed_provenance(NonZeroUsize::new(page).unwrap());
@@ -101,7 +134,6 @@ mod tests {
         unmap(code);
         let after = resident(code);
         assert!(after < before / 2, "{before} kB, then {after} kB");
-        assert!(code_of(&maps, Path::new("/nowhere")).is_empty());
     }
 
     #[expect(unsafe_code, reason = "a byte of the program itself is read")]
@@ -111,10 +143,11 @@ mod tests {
     }
 
     #[test]
-    fn only_what_may_be_run_and_comes_from_the_file_is_code() {
+    fn only_what_comes_from_files_and_was_never_written_is_code() {
         let maps = "1000-2000 r--p 00000000 fe:00 7 /bin/one\n2000-5000 r-xp 00001000 fe:00 7 /bin/one\n\
-                    5000-6000 rw-p 00004000 fe:00 7 /bin/one\n7000-8000 r-xp 00000000 fe:00 9 /lib/other.so\n\
+                    5000-5800 r--p 00004000 fe:00 7 /bin/one\n5800-6000 rw-p 00004800 fe:00 7 /bin/one\n\
+                    6000-7000 r--p 00000000 fe:00 9 /lib/other.so\n7000-8000 r-xp 00001000 fe:00 9 /lib/other.so\n\
                     8000-9000 rw-p 00000000 00:00 0\n9000-a000 r-xp 00000000 00:00 0 [vdso]\n";
-        assert_eq!(code_of(maps, Path::new("/bin/one")), std::slice::from_ref(&(0x2000..0x5000)));
+        assert_eq!(code_of(maps, Path::new("/bin/one")), [0x1000..0x2000, 0x2000..0x5000, 0x7000..0x8000]);
     }
 }
