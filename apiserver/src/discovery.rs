@@ -31,6 +31,8 @@ type Remotes = Vec<Arc<Remote>>;
 /// Answers discovery. The aggregated documents are long, and asked for often: each is made once for what is served.
 #[derive(Default)]
 pub struct Discovery {
+    /// Lists of resources tell which version objects are stored in.
+    hashes: bool,
     core: Mutex<Option<Document>>,
     groups: Mutex<Option<Document>>,
 }
@@ -44,6 +46,11 @@ struct Document {
 }
 
 impl Discovery {
+    /// Nothing asked yet; `hashes` where lists of resources tell which version objects are stored in.
+    pub fn new(hashes: bool) -> Self {
+        Self { hashes, ..Self::default() }
+    }
+
     /// Answers a discovery path; `None` when the path is none.
     pub fn answer(
         &self,
@@ -55,10 +62,10 @@ impl Discovery {
         let kept = match path.trim_matches('/') {
             "api" => &self.core,
             "apis" => &self.groups,
-            _ => return plain(catalog, remotes, path),
+            _ => return self.plain(catalog, remotes, path),
         };
         if !wants_aggregated(headers) {
-            return plain(catalog, remotes, path);
+            return self.plain(catalog, remotes, path);
         }
         let mut kept = kept.lock();
         let same = |d: &Document| Arc::ptr_eq(&d.catalog, catalog) && Arc::ptr_eq(&d.remotes, remotes);
@@ -68,34 +75,39 @@ impl Discovery {
         };
         Some(Ok(kept.insert(document).answer(headers)))
     }
-}
 
-/// Answers in the form of one document for each group and version.
-fn plain(catalog: &Catalog, remotes: &[Arc<Remote>], path: &str) -> Option<Result<Response<Body>, Status>> {
-    let parts: Vec<&str> = path.split('/').filter(|p| !p.is_empty()).collect();
-    let value = match parts.as_slice() {
-        [] => json!({"paths": paths(catalog)}),
-        ["api"] => json!({"kind": "APIVersions", "versions": ["v1"],
-            "serverAddressByClientCIDRs": []}),
-        ["apis"] => {
-            json!({"kind": "APIGroupList", "apiVersion": "v1", "groups": groups(catalog, remotes)})
-        }
-        ["apis", name] => {
-            let mut all = groups(catalog, remotes).into_iter();
-            match all.find(|g| g.get("name").and_then(Value::as_str) == Some(name)) {
-                Some(mut one) => {
-                    one["kind"] = json!("APIGroup");
-                    one["apiVersion"] = json!("v1");
-                    one
-                }
-                None => return Some(Err(Status::no_such_path())),
+    /// Answers in the form of one document for each group and version.
+    fn plain(
+        &self,
+        catalog: &Catalog,
+        remotes: &[Arc<Remote>],
+        path: &str,
+    ) -> Option<Result<Response<Body>, Status>> {
+        let parts: Vec<&str> = path.split('/').filter(|p| !p.is_empty()).collect();
+        let value = match parts.as_slice() {
+            [] => json!({"paths": paths(catalog)}),
+            ["api"] => json!({"kind": "APIVersions", "versions": ["v1"],
+                "serverAddressByClientCIDRs": []}),
+            ["apis"] => {
+                json!({"kind": "APIGroupList", "apiVersion": "v1", "groups": groups(catalog, remotes)})
             }
-        }
-        ["api", version] => return Some(list(catalog, "", version)),
-        ["apis", group, version] => return Some(list(catalog, group, version)),
-        _ => return None,
-    };
-    Some(Ok(response::json(200, &value)))
+            ["apis", name] => {
+                let mut all = groups(catalog, remotes).into_iter();
+                match all.find(|g| g.get("name").and_then(Value::as_str) == Some(name)) {
+                    Some(mut one) => {
+                        one["kind"] = json!("APIGroup");
+                        one["apiVersion"] = json!("v1");
+                        one
+                    }
+                    None => return Some(Err(Status::no_such_path())),
+                }
+            }
+            ["api", version] => return Some(list(catalog, "", version, self.hashes)),
+            ["apis", group, version] => return Some(list(catalog, group, version, self.hashes)),
+            _ => return None,
+        };
+        Some(Ok(response::json(200, &value)))
+    }
 }
 
 /// What is served beside objects.
@@ -135,7 +147,7 @@ fn group(name: &str, versions: &[&str]) -> Value {
     json!({"name": name, "preferredVersion": all.first(), "versions": all})
 }
 
-fn list(catalog: &Catalog, group: &str, version: &str) -> Result<Response<Body>, Status> {
+fn list(catalog: &Catalog, group: &str, version: &str, hashes: bool) -> Result<Response<Body>, Status> {
     let mut resources = Vec::new();
     for resource in catalog.iter().filter(|r| r.group == group && r.versions.contains(&version)) {
         for (i, entry) in entries(resource, version).into_iter().enumerate() {
@@ -151,7 +163,7 @@ fn list(catalog: &Catalog, group: &str, version: &str) -> Result<Response<Body>,
             if i == 0 && !resource.categories.is_empty() {
                 one["categories"] = json!(resource.categories);
             }
-            if i == 0 && resource.verbs.contains(&"watch") {
+            if i == 0 && hashes && resource.verbs.contains(&"watch") {
                 one["storageVersionHash"] = json!(storage_version_hash(resource));
             }
             resources.push(one);

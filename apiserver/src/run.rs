@@ -220,7 +220,7 @@ pub async fn build(config: Config, catalog: catalog::Catalog, tasks: &Tasks) -> 
         virtuals: virtuals(&authentication, &authorization.authorizer, &objects),
         authentication,
         openapi: OpenApi::new(cbor),
-        discovery: Discovery::default(),
+        discovery: Discovery::new(config.gates.has(Gate::StorageVersionHash)),
         authorizer: authorization.authorizer.clone(),
         side_effects: HashMap::from([(("", "services"), effects)]),
         external: external(&config, &facts),

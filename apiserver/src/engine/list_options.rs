@@ -75,8 +75,8 @@ pub(super) fn list(query: &Query) -> Result<List, Status> {
 /// Options of a watch.
 ///
 /// # Errors
-/// As for [`list`].
-pub(super) fn watch(query: &Query) -> Result<Watch, Status> {
+/// As for [`list`]; where lists are not streamed, for a watch that asks for that.
+pub(super) fn watch(query: &Query, streams_lists: bool) -> Result<Watch, Status> {
     let seconds = number(query, "timeoutSeconds")?;
     number(query, "limit")?;
     let asked = query.has("sendInitialEvents");
@@ -86,6 +86,10 @@ pub(super) fn watch(query: &Query) -> Result<Watch, Status> {
     if asked && matching != "NotOlderThan" {
         let why = "sendInitialEvents requires setting resourceVersionMatch to NotOlderThan";
         errors.push(Error::forbidden(&path, why));
+    }
+    if asked && !streams_lists {
+        let why = "sendInitialEvents is forbidden for watch unless the WatchList feature gate is enabled";
+        errors.push(Error::forbidden(&Path::new("sendInitialEvents"), why));
     }
     if !matching.is_empty() {
         if !asked {
@@ -184,11 +188,15 @@ mod tests {
             ("timeoutSeconds=soon", "400"),
             ("resourceVersion=x", "400"),
         ] {
-            let told = match watch(&Query::parse(query)) {
+            let told = match watch(&Query::parse(query), true) {
                 Ok(watch) => format!("{:?}", watch.from),
                 Err(status) => status.code.to_string(),
             };
             assert_eq!(told, want, "{query}");
         }
+        let streamed = Query::parse("sendInitialEvents=true&resourceVersionMatch=NotOlderThan");
+        let refused = watch(&streamed, false).unwrap_err();
+        assert!(refused.code == 422 && refused.message.contains("WatchList feature gate"), "{refused}");
+        assert!(watch(&Query::parse("resourceVersion=7"), false).is_ok());
     }
 }

@@ -196,6 +196,9 @@ impl Call {
 
     /// Whether the client takes compressed answers.
     fn takes_gzip(&self) -> bool {
+        if !self.server.gates.has(Gate::APIResponseCompression) {
+            return false;
+        }
         let accepted = self.headers.get(header::ACCEPT_ENCODING).and_then(|v| v.to_str().ok());
         accepted.is_some_and(|v| v.split(',').any(|c| c.trim() == "gzip"))
     }
@@ -222,7 +225,8 @@ impl Call {
 
     pub(super) async fn watch(&mut self) -> Result<Response<Body>, Status> {
         let query = &self.info.query;
-        let list_options::Watch { from, bookmarks, timeout } = list_options::watch(query)?;
+        let list_options::Watch { from, bookmarks, timeout } =
+            list_options::watch(query, self.server.gates.has(Gate::WatchList))?;
         let (selection, converted) = self.split_selection(self.selection()?);
         let least = self.server.limits.min_watch.as_secs().max(1);
         let timeout =

@@ -13,20 +13,25 @@ use super::{OptionsError, invalid};
 /// Gates that change what this server does, and those that change how upstream's works inside and nothing that a client
 /// sees: there is nothing to switch.
 const SWITCHED: &[Gate] = &[
+    Gate::APIResponseCompression,
     Gate::CBORServingAndStorage,
     Gate::ClusterTrustBundle,
     Gate::ClusterTrustBundleProjection,
     Gate::ContainerStopSignals,
+    Gate::CrossNamespaceVolumeDataSource,
     Gate::DRADeviceTaintRules,
     Gate::DRANodeAllocatableResources,
     Gate::DRAResourcePoolStatus,
     Gate::DRAWorkloadResourceClaims,
     Gate::GenericWorkload,
     Gate::MaxUnavailableStatefulSet,
+    Gate::MutablePVNodeAffinity,
     Gate::PodCertificateRequest,
     Gate::ShardedListAndWatch,
+    Gate::StorageVersionHash,
     Gate::StorageVersionMigrator,
     Gate::TopologyAwareWorkloadScheduling,
+    Gate::WatchList,
     Gate::WorkloadAwarePreemption,
     Gate::WorkloadWithJob,
     // Inside.

@@ -1,7 +1,7 @@
 //! The API server over the wire: what it answers to good and bad requests, and what it survives.
 //!
 //! Tests of one list share a control plane and run several at a time, each in its own namespace; those of
-//! [`failures`], [`audit`], [`encryption`], [`configurations`], [`cbor`], [`shards`], [`front`] and [`outside`] start their own, to break it or to have it otherwise.
+//! [`failures`], [`audit`], [`encryption`], [`configurations`], [`cbor`], [`shards`], [`gates`], [`front`] and [`outside`] start their own, to break it or to have it otherwise.
 
 mod access;
 mod admission;
@@ -15,6 +15,7 @@ mod encryption;
 mod failures;
 mod fairness;
 mod front;
+mod gates;
 mod input;
 mod lists;
 mod objects;
@@ -79,6 +80,7 @@ fn main() -> ExitCode {
         .and(alone.run("configurations", configurations::TESTS))
         .and(alone.run("cbor", cbor::TESTS))
         .and(alone.run("shards", shards::TESTS))
+        .and(alone.run("gates", gates::TESTS))
         .and(alone.run("front", front::TESTS))
         .and(alone.run("outside", outside::TESTS))
         .and(alone.run("failures", failures::TESTS));

@@ -4,6 +4,7 @@ mod validation;
 
 use std::sync::Arc;
 
+use component_base::features::{Gate, Gates};
 use serde_json::{Map, Value, json};
 
 use crate::{
@@ -87,10 +88,10 @@ fn default(claim: &mut Object) {
     }
 }
 
-fn create(claim: &mut Object, _ctx: &StrategyContext<'_>) {
+fn create(claim: &mut Object, ctx: &StrategyContext<'_>) {
     claim.set("status", json!({"phase": "Pending"}));
     if let Some(spec) = fill::spec(claim) {
-        settle_source(spec, None);
+        settle_source(spec, None, ctx.gates);
     }
 }
 
@@ -100,19 +101,20 @@ fn change(new: &mut Object, old: &Object, ctx: &StrategyContext<'_>) {
     }
     keep(new, old, &["status"]);
     if let Some(spec) = fill::spec(new) {
-        settle_source(spec, old.get("spec").and_then(Value::as_object));
+        settle_source(spec, old.get("spec").and_then(Value::as_object), ctx.gates);
     }
 }
 
 /// Both fields that name the source of the data say the same. A claim that never had a source drops what the older of
-/// the two may not name, and one from another namespace.
-fn settle_source(spec: &mut Map<String, Value>, old: Option<&Map<String, Value>>) {
+/// the two may not name, and one from another namespace unless its gate is on.
+fn settle_source(spec: &mut Map<String, Value>, old: Option<&Map<String, Value>>, gates: Gates) {
     let had = |field: &str| old.is_some_and(|old| fill::is_set(old, field));
     let foreign = |spec: &Map<String, Value>| {
         let reference = spec.get("dataSourceRef").and_then(Value::as_object);
         reference.is_some_and(|reference| !fill::string(reference, "namespace").is_empty())
     };
-    if foreign(spec) && !had("dataSourceRef") {
+    let may_be_foreign = gates.has(Gate::CrossNamespaceVolumeDataSource);
+    if foreign(spec) && !may_be_foreign && !had("dataSourceRef") {
         spec.remove("dataSourceRef");
     }
     if !had("dataSource") && !had("dataSourceRef") && !fill::is_set(spec, "dataSourceRef") {

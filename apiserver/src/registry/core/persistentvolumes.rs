@@ -58,6 +58,7 @@ pub(super) fn resource() -> Resource {
             change,
             validate_new: validation::check_new,
             validate_change: validation::check_change,
+            validate_gated: validation::check_affinity,
             warnings: |volume, _| validation::warnings(volume),
             ..Rules::new(Plain { status: true, generation: false, cells: CELLS })
         }),

@@ -1,5 +1,6 @@
 //! Kinds of the core group through their strategies: each rule once broken, with the path and the words clients know.
 
+use component_base::features::Gate;
 use serde_json::{Value, json};
 
 use crate::registry::testing::{Kind, changed};
@@ -127,6 +128,9 @@ fn volumes_keep_their_source_and_their_affinity() {
     );
     let other = kind.change(&local, &[("/spec/nodeAffinity", zone("kubernetes.io/hostname"))]);
     assert!(other[0].ends_with("field is immutable, except for updating from beta label to GA"), "{other:?}");
+    let free = Kind::new("", "persistentvolumes").with(&[Gate::MutablePVNodeAffinity]);
+    let other = free.change(&local, &[("/spec/nodeAffinity", zone("kubernetes.io/hostname"))]);
+    assert_eq!(other, Vec::<String>::new());
 }
 
 #[test]
@@ -185,6 +189,14 @@ fn claims_ask_for_storage_and_name_where_data_comes_from() {
     assert_eq!(of(source.clone())["spec"]["dataSourceRef"], source);
     assert_eq!(of(json!({"kind": "Pod", "name": "o"}))["spec"].get("dataSource"), None);
     assert_eq!(of(source)["status"], json!({"phase": "Pending"}));
+    // From elsewhere only under the gate, and then the older field does not name it.
+    let foreign = json!({"kind": "PersistentVolumeClaim", "name": "o", "namespace": "other"});
+    let foreign = changed(&claim(), &[("/spec/dataSourceRef", foreign)]);
+    assert_eq!(kind.create(foreign.clone()).0["spec"].get("dataSourceRef"), None);
+    let open = Kind::new("", "persistentvolumeclaims").with(&[Gate::CrossNamespaceVolumeDataSource]);
+    let (made, errors) = open.create(foreign);
+    assert_eq!((&made["spec"]["dataSourceRef"]["namespace"], errors), (&json!("other"), Vec::new()));
+    assert_eq!(made["spec"].get("dataSource"), None);
 }
 
 #[test]

@@ -2,6 +2,7 @@
 //!
 //! Contract: core/v1 `PersistentVolumeSpec`; classes of attributes are KEP-3751.
 
+use component_base::features::{Gate, Gates};
 use serde_json::Value;
 
 use crate::{
@@ -223,7 +224,17 @@ pub(super) fn check_new(volume: &Object, errors: &mut ErrorList) {
     check_mount_options(volume, errors);
 }
 
-/// A volume keeps its source and its mode, and its affinity once it has one.
+/// A volume keeps its affinity once it has one.
+pub(super) fn check_affinity(new: &Object, old: Option<&Object>, gates: Gates, errors: &mut ErrorList) {
+    let (Some(old), false) = (old, gates.has(Gate::MutablePVNodeAffinity)) else { return };
+    let (affinity, was) = (At::spec(new).get("nodeAffinity"), At::spec(old).get("nodeAffinity"));
+    if was.is_set() && !is_same_affinity(affinity.value(), was.value()) {
+        let detail = "field is immutable, except for updating from beta label to GA";
+        affinity.named(Path::new("nodeAffinity")).invalid(errors, detail);
+    }
+}
+
+/// A volume keeps its source and its mode.
 pub(super) fn check_change(new: &Object, old: &Object, errors: &mut ErrorList) {
     let (spec, was) = (At::spec(new), At::spec(old));
     let loose = has_odd_labels(&was.get("nodeAffinity").get("required"));
@@ -239,11 +250,6 @@ pub(super) fn check_change(new: &Object, old: &Object, errors: &mut ErrorList) {
     // Told without the spec, as clients know it.
     let mode = spec.get("volumeMode").named(Path::new("volumeMode"));
     mode.check_unchanged(&was.get("volumeMode"), errors);
-    let affinity = spec.get("nodeAffinity");
-    if was.has("nodeAffinity") && !is_same_affinity(affinity.value(), was.get("nodeAffinity").value()) {
-        let detail = "field is immutable, except for updating from beta label to GA";
-        affinity.named(Path::new("nodeAffinity")).invalid(errors, detail);
-    }
     let class = spec.get("volumeAttributesClassName");
     if was.has("volumeAttributesClassName") && !class.is_set() {
         class.forbidden(errors, "update from non-nil value to nil is forbidden");

@@ -1,0 +1,57 @@
+//! What is not there when its gate is switched off; each test has a control plane of its own.
+
+use anyhow::{Result, ensure};
+use serde_json::{Value, json};
+use tests::{ControlPlane, control_plane::Options, runner::Test};
+
+use crate::config_maps;
+
+pub(crate) const TESTS: &[Test<()>] =
+    &[("gates that are off take away what they stand for", off), ("gates that are on open fields", on)];
+
+fn start(gates: &str) -> Result<ControlPlane> {
+    ControlPlane::start(Options { flags: vec![format!("--feature-gates={gates}")], ..Options::default() })
+}
+
+fn off(_: &(), _: &str) -> Result<()> {
+    let plane = start("WatchList=false,APIResponseCompression=false,StorageVersionHash=false")?;
+    let admin = plane.admin()?;
+    let path = config_maps("default", "");
+    let streamed = "watch=true&sendInitialEvents=true&resourceVersionMatch=NotOlderThan&timeoutSeconds=1";
+    let why = "sendInitialEvents is forbidden for watch unless the WatchList feature gate is enabled";
+    admin.get(&format!("{path}?{streamed}"))?.refused_with(422, "Invalid", why)?;
+    // Watches from nowhere begin with what there is all the same.
+    admin.post(&path, &json!({"metadata": {"name": "m"}, "data": {"k": "v".repeat(200_000)}}))?.ok()?;
+    admin.watch(&format!("{path}?watch=true&fieldSelector=metadata.name%3Dm"))?.expect("ADDED")?;
+    // A list this long is compressed otherwise.
+    let list = admin.with_header("accept-encoding", "gzip")?.get(&path)?;
+    ensure!(list.header("content-encoding").is_empty(), "{:?}", list.headers);
+    ensure!(list.ok()?["kind"] == "ConfigMapList", "no list");
+    let resources = admin.get("/api/v1")?.ok()?;
+    let hashed = |resource: &Value| resource.get("storageVersionHash").is_some();
+    ensure!(!resources["resources"].as_array().is_some_and(|all| all.iter().any(hashed)), "{resources}");
+    Ok(())
+}
+
+fn on(_: &(), _: &str) -> Result<()> {
+    let plane = start("MutablePVNodeAffinity=true,CrossNamespaceVolumeDataSource=true")?;
+    let admin = plane.admin()?;
+    let zone = |zone: &str| {
+        json!({"required": {"nodeSelectorTerms": [{"matchExpressions": [
+            {"key": "topology.kubernetes.io/zone", "operator": "In", "values": [zone]}]}]}})
+    };
+    let volumes = "/api/v1/persistentvolumes";
+    let volume = json!({"metadata": {"name": "v"}, "spec": {"capacity": {"storage": "1Gi"},
+        "accessModes": ["ReadWriteOnce"], "csi": {"driver": "d.example.com", "volumeHandle": "h"}, "nodeAffinity": zone("a")}});
+    let mut made = admin.post(volumes, &volume)?.ok()?;
+    made["spec"]["nodeAffinity"] = zone("b");
+    let moved = admin.put(&format!("{volumes}/v"), &made)?.ok()?;
+    ensure!(moved["spec"]["nodeAffinity"] == zone("b"), "{moved}");
+    let claim = json!({"metadata": {"name": "c"}, "spec": {"accessModes": ["ReadWriteOnce"],
+        "resources": {"requests": {"storage": "1Gi"}},
+        "dataSourceRef": {"kind": "PersistentVolumeClaim", "name": "o", "namespace": "other"}}});
+    let claim = admin.post("/api/v1/namespaces/default/persistentvolumeclaims", &claim)?.ok()?;
+    ensure!(claim["spec"]["dataSourceRef"]["namespace"] == "other", "{claim}");
+    ensure!(claim["spec"].get("dataSource").is_none(), "{claim}");
+    Ok(())
+}
