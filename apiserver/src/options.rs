@@ -875,7 +875,6 @@ mod tests {
             ("--show-hidden-metrics-for-version=1.34", "previous minor version"),
             ("--enable-logs-handler", "not served"),
             ("--contention-profiling", "not recorded"),
-            ("--log-json-split-stream=true", "LoggingAlphaOptions"),
             ("--lease-reuse-duration-seconds=30", "60 seconds"),
             ("--etcd-servers-overrides=/events#http://e:2379", "--etcd-servers"),
         ] {
