@@ -14,7 +14,10 @@ use rustls::{RootCertStore, pki_types::CertificateDer, sign::CertifiedKey};
 use serde_json::{Value, json};
 
 use crate::{
+    egress::Route,
+    metrics,
     openapi::{Described, Elsewhere},
+    proxy::dial::DialError,
     server::Server,
     status::Status,
 };
@@ -45,6 +48,7 @@ pub struct Aggregator {
     client: Option<CertifiedKey>,
     by_endpoint: bool,
     refuses_redirects: bool,
+    route: Route,
     remotes: ArcSwap<Vec<Arc<Remote>>>,
 }
 
@@ -77,18 +81,18 @@ struct Service {
 }
 
 impl Aggregator {
-    /// Loads the client certificate.
+    /// Loads the client certificate. `route` leads to the other servers.
     ///
     /// # Errors
     /// When it is unusable.
-    pub fn new(options: &AggregatorOptions) -> Result<Self, component_base::tls::TlsError> {
+    pub fn new(options: &AggregatorOptions, route: Route) -> Result<Self, component_base::tls::TlsError> {
         let client = options
             .client
             .as_ref()
             .map(|(cert, key)| component_base::tls::load_pair(cert, key))
             .transpose()?;
         let AggregatorOptions { by_endpoint, refuses_redirects, .. } = *options;
-        Ok(Self { client, by_endpoint, refuses_redirects, remotes: ArcSwap::default() })
+        Ok(Self { client, by_endpoint, refuses_redirects, route, remotes: ArcSwap::default() })
     }
 
     /// Whether services are reached by their endpoints instead of their cluster IP.
@@ -146,6 +150,13 @@ impl Aggregator {
             Some(roots)
         };
         crate::proxy::dial::client_tls(roots, self.client.as_ref()).map_err(|e| e.to_string())
+    }
+}
+
+/// Counts another server that was not believed.
+fn told(error: &DialError) {
+    if let DialError::Tls(why) = error {
+        metrics::distrusted(why, &metrics::AGGREGATED_WITHOUT_NAMES, &metrics::AGGREGATED_SHA1);
     }
 }
 

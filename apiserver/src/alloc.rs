@@ -18,6 +18,7 @@ use tokio::sync::mpsc;
 
 use crate::{
     field::{Error as FieldError, ErrorList, Path},
+    metrics,
     object::Object,
     objects::{Objects, SERVICES},
     registry::{SideEffects, Undo},
@@ -87,7 +88,7 @@ impl ServiceAllocator {
                 self.ips.ensure(ip, service.namespace(), service.name()).await?;
             }
         }
-        self.ports.reset(&ports).await?;
+        self.ports.reset(&ports).await.inspect_err(|_| metrics::PORT_REPAIR_ERRORS.inc())?;
         self.ips.drop_orphans(&services).await
     }
 
@@ -148,13 +149,18 @@ impl ServiceAllocator {
             let port = match want.exact {
                 Some(port) => {
                     let got = self.ports.take(port, dry_run).await;
+                    told_port("static", dry_run, got.is_ok());
                     got.map_err(|e| port_error(service, want, port, &e))?;
                     port
                 }
-                None => self.ports.take_any(dry_run, &taken.ports).await.map_err(|e| match e {
-                    ports::PortError::Store(status) => status,
-                    full => Status::internal(format!("failed to allocate a nodePort: {full}")),
-                })?,
+                None => {
+                    let got = self.ports.take_any(dry_run, &taken.ports).await;
+                    told_port("dynamic", dry_run, got.is_ok());
+                    got.map_err(|e| match e {
+                        ports::PortError::Store(status) => status,
+                        full => Status::internal(format!("failed to allocate a nodePort: {full}")),
+                    })?
+                }
             };
             taken.ports.push(port);
             want.write(service, port);
@@ -188,6 +194,14 @@ impl SideEffects for ServiceAllocator {
 
     async fn after_delete(&self, old: &Object) {
         self.free(old.namespace(), old.name(), &plan::held(old)).await;
+    }
+}
+
+/// Counts a port that was given out, or could not be.
+fn told_port(scope: &str, dry_run: bool, given: bool) {
+    if !dry_run {
+        let count = if given { &metrics::PORT_ALLOCATIONS } else { &metrics::PORT_ALLOCATION_ERRORS };
+        count.with_label_values(&[scope]).inc();
     }
 }
 

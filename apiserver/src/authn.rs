@@ -16,6 +16,7 @@ use async_trait::async_trait;
 use crate::{
     auth::{Authenticator, Credentials, User},
     bootstrap::authentication_facts::RequestHeader,
+    egress::{Egress, Network},
     objects::Objects,
 };
 
@@ -144,8 +145,12 @@ impl Options {
     }
 }
 
-/// Reads the key files and makes the chain of authenticators.
-pub fn build(options: &Options, objects: Arc<dyn Objects>) -> Result<Authentication, BuildError> {
+/// Reads the key files and makes the chain of authenticators. `egress` leads to webhooks and issuers.
+pub fn build(
+    options: &Options,
+    objects: Arc<dyn Objects>,
+    egress: &Egress,
+) -> Result<Authentication, BuildError> {
     let mut chain: Vec<Arc<dyn Authenticator>> = Vec::new();
     let mut front_proxy = None;
     if let Some((path, header)) = &options.request_header {
@@ -192,10 +197,14 @@ pub fn build(options: &Options, objects: Arc<dyn Objects>) -> Result<Authenticat
         chain.push(Arc::new(bootstraptoken::BootstrapTokens::new(objects)));
     }
     let file = options.config.as_deref().map(config::load).transpose()?.unwrap_or_default();
-    let issuers = Arc::new(Issuers(ArcSwap::from_pointee(Union(issuers(options, file.issuers)?))));
+    let issuers = Arc::new(Issuers(ArcSwap::from_pointee(Union(issuers(options, file.issuers, egress)?))));
     chain.push(issuers.clone());
     if let Some((path, version, ttl)) = &options.webhook {
-        let remote = crate::webhook::kubeconfig::Remote::load(path, "authentication")?;
+        let remote = crate::webhook::kubeconfig::Remote::load(
+            path,
+            "authentication",
+            &egress.of(Network::ControlPlane),
+        )?;
         chain.push(Arc::new(webhook::WebhookTokens::new(remote, version, options.audiences(), *ttl)));
     }
     let anonymous = match (file.anonymous, options.anonymous) {
@@ -223,9 +232,9 @@ impl Issuers {
     ///
     /// # Errors
     /// When the file is of no use; the former ones stay then.
-    pub fn reload(&self, options: &Options) -> Result<(), BuildError> {
+    pub fn reload(&self, options: &Options, egress: &Egress) -> Result<(), BuildError> {
         let file = options.config.as_deref().map(config::load).transpose()?.unwrap_or_default();
-        self.0.store(Arc::new(Union(issuers(options, file.issuers)?)));
+        self.0.store(Arc::new(Union(issuers(options, file.issuers, egress)?)));
         Ok(())
     }
 }
@@ -242,6 +251,7 @@ impl Authenticator for Issuers {
 fn issuers(
     options: &Options,
     mut all: Vec<oidc::Options>,
+    egress: &Egress,
 ) -> Result<Vec<Arc<dyn Authenticator>>, BuildError> {
     if let Some((flags, ca)) = &options.oidc {
         if !all.is_empty() {
@@ -252,7 +262,7 @@ fn issuers(
     }
     let mut issuers: Vec<Arc<dyn Authenticator>> = Vec::new();
     for one in all {
-        issuers.push(Arc::new(oidc::Issuer::new(one).map_err(BuildError::Issuer)?));
+        issuers.push(Arc::new(oidc::Issuer::new(one, egress).map_err(BuildError::Issuer)?));
     }
     Ok(issuers)
 }

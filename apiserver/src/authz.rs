@@ -12,10 +12,13 @@ use arc_swap::ArcSwap;
 use async_trait::async_trait;
 use component_base::features::Gates;
 use futures::future::BoxFuture;
+use prometheus::IntCounter;
 use serde_json::{Value, json};
 
 use crate::{
     auth::{Attributes, Authorizer, Decision, User},
+    egress::Route,
+    metrics,
     objects::Objects,
 };
 
@@ -40,6 +43,19 @@ pub enum Mode {
     Rbac,
     /// A service that is asked.
     Webhook(webhook::Options),
+}
+
+impl Mode {
+    /// How the flag and the file call it.
+    fn word(&self) -> &'static str {
+        match self {
+            Self::AlwaysAllow => "AlwaysAllow",
+            Self::AlwaysDeny => "AlwaysDeny",
+            Self::Node => "Node",
+            Self::Rbac => "RBAC",
+            Self::Webhook(_) => "Webhook",
+        }
+    }
 }
 
 /// What [`build`] makes.
@@ -72,11 +88,11 @@ impl std::str::FromStr for Mode {
 ///
 /// # Errors
 /// When one cannot be asked.
-pub fn webhooks(modes: &[Mode]) -> Result<Vec<Arc<dyn Authorizer>>, webhook::BuildError> {
+pub fn webhooks(modes: &[Mode], route: &Route) -> Result<Vec<Arc<dyn Authorizer>>, webhook::BuildError> {
     let mut all: Vec<Arc<dyn Authorizer>> = Vec::new();
     for mode in modes {
         if let Mode::Webhook(options) = mode {
-            all.push(Arc::new(webhook::WebhookAuthorizer::new(options.clone())?));
+            all.push(Arc::new(webhook::WebhookAuthorizer::new(options.clone(), route)?));
         }
     }
     Ok(all)
@@ -128,8 +144,9 @@ fn assemble(
     let mut all: Vec<Arc<dyn Authorizer>> = vec![Arc::new(Masters)];
     for mode in modes {
         match mode {
-            Mode::Webhook(_) => all.extend(webhooks.next()),
-            mode => all.extend(own.iter().find(|(of, _)| of == mode).map(|(_, own)| own.clone())),
+            Mode::Webhook(_) => all.extend(webhooks.next().map(|one| Counted::of(mode, one))),
+            mode => all
+                .extend(own.iter().find(|(of, _)| of == mode).map(|(_, own)| Counted::of(mode, own.clone()))),
         }
     }
     Union(all)
@@ -192,6 +209,42 @@ impl Authorization {
                 return;
             }
         }
+    }
+}
+
+/// An authorizer whose decisions are counted.
+struct Counted {
+    inner: Arc<dyn Authorizer>,
+    allowed: IntCounter,
+    denied: IntCounter,
+}
+
+impl Counted {
+    fn of(mode: &Mode, inner: Arc<dyn Authorizer>) -> Arc<dyn Authorizer> {
+        let name = match mode {
+            Mode::Webhook(options) => options.name.clone(),
+            mode => mode.word().to_lowercase(),
+        };
+        let count = |decision| metrics::DECISIONS.with_label_values(&[mode.word(), name.as_str(), decision]);
+        Arc::new(Self { inner, allowed: count("allowed"), denied: count("denied") })
+    }
+}
+
+#[async_trait]
+impl Authorizer for Counted {
+    async fn authorize(&self, attributes: &Attributes) -> Decision {
+        let decision = self.inner.authorize(attributes).await;
+        match decision {
+            Decision::Allow(_) => self.allowed.inc(),
+            Decision::Deny(_) => self.denied.inc(),
+            // Not the last word.
+            Decision::NoOpinion(_) => {}
+        }
+        decision
+    }
+
+    async fn rules(&self, user: &User, namespace: &str) -> (Vec<Value>, Vec<Value>, bool) {
+        self.inner.rules(user, namespace).await
     }
 }
 

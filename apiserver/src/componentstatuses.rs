@@ -14,6 +14,7 @@ use rustls::ClientConfig;
 use serde_json::json;
 
 use crate::{
+    egress::Route,
     engine::ComputedResource,
     object::Object,
     proxy::dial::{self, Target},
@@ -30,7 +31,6 @@ const DAEMONS: &[(&str, u16)] = &[("scheduler", 10259), ("controller-manager", 1
 /// Whom to ask, and how.
 pub struct ComponentStatuses {
     store: Store,
-    etcd_servers: usize,
     tls: Arc<ClientConfig>,
     tasks: Tasks,
 }
@@ -38,12 +38,12 @@ pub struct ComponentStatuses {
 // === impl ComponentStatuses ===
 
 impl ComponentStatuses {
-    /// Of this host, and of so many etcd servers.
+    /// Of this host, and of the etcd servers of a store.
     ///
     /// # Errors
     /// When TLS cannot be set up.
-    pub fn new(store: Store, etcd_servers: usize, tasks: Tasks) -> Result<Self, rustls::Error> {
-        Ok(Self { store, etcd_servers, tls: dial::client_tls(None, None)?, tasks })
+    pub fn new(store: Store, tasks: Tasks) -> Result<Self, rustls::Error> {
+        Ok(Self { store, tls: dial::client_tls(None, None)?, tasks })
     }
 
     async fn daemon(&self, name: &str, port: u16) -> Object {
@@ -59,6 +59,7 @@ impl ComponentStatuses {
             tls: Some(self.tls.clone()),
             server_name: None,
             timeout: TIMEOUT,
+            route: Route::default(),
         };
         let failed =
             |why: &dyn std::fmt::Display| format!("Get \"https://{}/healthz\": {why}", target.authority());
@@ -80,9 +81,13 @@ impl ComponentStatuses {
 impl ComputedResource for ComponentStatuses {
     async fn all(&self) -> Vec<Object> {
         let daemons = join_all(DAEMONS.iter().map(|(name, port)| self.daemon(name, *port)));
-        let (mut all, etcd) = futures::join!(daemons, self.store.ping());
-        let etcd = etcd.map(|()| "ok".to_owned()).map_err(|error| error.to_string());
-        all.extend((0..self.etcd_servers).map(|at| status(&format!("etcd-{at}"), etcd.clone())));
+        let etcd = async |(at, cluster): (usize, usize)| {
+            let pinged = self.store.ping(cluster).await;
+            status(&format!("etcd-{at}"), pinged.map(|()| "ok".to_owned()).map_err(|error| error.to_string()))
+        };
+        let servers = join_all(self.store.servers().into_values().enumerate().map(etcd));
+        let (mut all, etcd) = futures::join!(daemons, servers);
+        all.extend(etcd);
         all.sort_by(|a, b| a.name().cmp(b.name()));
         all
     }

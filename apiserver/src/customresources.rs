@@ -44,7 +44,8 @@ const TICK: Duration = Duration::from_secs(1);
 /// Serves custom resources until the server drains. `loaded` is told once those that are there are served.
 pub async fn run(server: Arc<Server>, loaded: tokio::sync::oneshot::Sender<()>) {
     let mut loaded = Some(loaded);
-    let clients = Clients::new(server.objects.clone(), server.aggregated.routes_to_endpoints(), "conversion");
+    let by_endpoint = server.aggregated.routes_to_endpoints();
+    let clients = Clients::new(server.objects.clone(), by_endpoint, "conversion", server.egress.clone());
     let mut served = Served::new(server.catalog.load_full(), Arc::new(clients));
     loop {
         let mut changes = match server.objects.watch(DEFINITIONS).await {

@@ -13,6 +13,7 @@ use sha2::{Digest, Sha256};
 
 use crate::{
     aggregator::{Remote, merge_discovery, merge_groups},
+    metrics,
     registry::{Resource, Subresource, catalog::Catalog, view_verbs},
     response::{self, Body},
     status::Status,
@@ -71,7 +72,10 @@ impl Discovery {
         let same = |d: &Document| Arc::ptr_eq(&d.catalog, catalog) && Arc::ptr_eq(&d.remotes, remotes);
         let document = match kept.take().filter(same) {
             Some(document) => document,
-            None => Document::new(catalog.clone(), remotes.clone(), path.trim_matches('/') == "api"),
+            None => {
+                metrics::AGGREGATIONS.inc();
+                Document::new(catalog.clone(), remotes.clone(), path.trim_matches('/') == "api")
+            }
         };
         Some(Ok(kept.insert(document).answer(headers)))
     }

@@ -31,6 +31,7 @@ mod tests;
 
 pub use level::Ticket;
 use level::{Asked, Level, Limits};
+pub(crate) use metrics::register as register_metrics;
 use schema::FlowSchema;
 
 /// Part of the request timeout that a request may wait in its queue.
@@ -179,7 +180,8 @@ impl FlowControl {
         let demands: Vec<sharing::Demand> = rules.levels.iter().map(|level| level.demand(now)).collect();
         let (limits, fair) = sharing::lend(self.seats, &demands);
         metrics::fair_fraction(fair);
-        for (level, limit) in rules.levels.iter().zip(limits) {
+        for ((level, demand), limit) in rules.levels.iter().zip(&demands).zip(limits) {
+            metrics::target(&level.name, demand.target());
             level.set_limit(limit, now);
         }
     }

@@ -4,6 +4,7 @@
 //! `?verbose` lists them on success, `?exclude=` skips one each time it is given, `/<path>/<check>` runs one.
 
 use std::{
+    borrow::Cow,
     sync::atomic::Ordering,
     time::{Duration, Instant},
 };
@@ -31,8 +32,9 @@ pub struct Settings {
 }
 
 /// A check and whether it counts for readiness alone.
+#[derive(Clone)]
 struct Check {
-    name: &'static str,
+    name: Cow<'static, str>,
     readiness: bool,
     kind: Kind,
 }
@@ -42,10 +44,10 @@ struct Check {
 enum Kind {
     /// The server answers, which it does.
     Alive,
-    /// A read of etcd.
-    Etcd,
-    /// A read of etcd, in the time readiness gives it.
-    EtcdReady,
+    /// A read of an etcd cluster.
+    Etcd(usize),
+    /// A read of an etcd cluster, in the time readiness gives it.
+    EtcdReady(usize),
     /// The caches are loaded.
     Synced,
     /// The plugins that encrypt what is stored.
@@ -57,13 +59,13 @@ enum Kind {
 }
 
 const fn check(name: &'static str, readiness: bool, kind: Kind) -> Check {
-    Check { name, readiness, kind }
+    Check { name: Cow::Borrowed(name), readiness, kind }
 }
 
 const CHECKS: &[Check] = &[
     check("ping", false, Kind::Alive),
-    check("etcd", false, Kind::Etcd),
-    check("etcd-readiness", true, Kind::EtcdReady),
+    check("etcd", false, Kind::Etcd(0)),
+    check("etcd-readiness", true, Kind::EtcdReady(0)),
     check("informer-sync", true, Kind::Synced),
     check("kms-providers", false, Kind::Plugins),
     check("poststarthook/start-system-namespaces-controller", false, Kind::Started),
@@ -78,9 +80,25 @@ const CHECKS: &[Check] = &[
     check("shutdown", true, Kind::NotStopping),
 ];
 
+/// All checks of a server with so many etcd clusters beside the first.
+fn checks(overrides: usize) -> Vec<Check> {
+    let of = |at: usize| {
+        let (alive, ready) = (format!("etcd-override-{at}"), format!("etcd-override-readiness-{at}"));
+        let (one, other) = (Kind::Etcd(at + 1), Kind::EtcdReady(at + 1));
+        [
+            Check { name: Cow::Owned(alive), readiness: false, kind: one },
+            Check { name: Cow::Owned(ready), readiness: true, kind: other },
+        ]
+    };
+    let mut all = CHECKS.to_vec();
+    let after = all.iter().position(|check| matches!(check.kind, Kind::EtcdReady(_))).map_or(0, |at| at + 1);
+    all.splice(after..after, (0..overrides).flat_map(of));
+    all
+}
+
 /// How one check came out.
 struct Outcome {
-    name: &'static str,
+    name: Cow<'static, str>,
     /// Why it failed.
     failure: Option<String>,
 }
@@ -92,11 +110,12 @@ pub async fn answer(server: &Server, info: &RequestInfo) -> Option<Response<Body
     match head {
         "healthz" | "livez" | "readyz" => {
             let served = |c: &&Check| !matches!(c.kind, Kind::Plugins) || server.plugins.is_some();
-            let checks = CHECKS.iter().filter(|c| head == "readyz" || !c.readiness).filter(served);
+            let all = checks(server.store.overrides());
+            let mut checks = all.iter().filter(|c| head == "readyz" || !c.readiness).filter(served);
             if name.is_empty() {
                 return Some(overall(server, info, head, checks).await);
             }
-            let one = checks.into_iter().find(|c| c.name == name)?;
+            let one = checks.find(|c| c.name == name)?;
             Some(single(run(server, one, head).await))
         }
         "version" if name.is_empty() => {
@@ -122,8 +141,8 @@ async fn run(server: &Server, check: &Check, head: &str) -> Outcome {
     let failed = |holds: bool, why: &str| (!holds).then(|| why.to_owned());
     let failure = match check.kind {
         Kind::Alive => None,
-        Kind::Etcd => ping(server, server.health.etcd).await.err(),
-        Kind::EtcdReady => ping(server, server.health.etcd_ready).await.err(),
+        Kind::Etcd(cluster) => ping(server, cluster, server.health.etcd).await.err(),
+        Kind::EtcdReady(cluster) => ping(server, cluster, server.health.etcd_ready).await.err(),
         Kind::Synced => failed(server.store.is_ready(), "the caches are not loaded yet"),
         Kind::Plugins => match &server.plugins {
             Some(plugins) => plugins.check().await.err(),
@@ -135,12 +154,12 @@ async fn run(server: &Server, check: &Check, head: &str) -> Outcome {
         }
         Kind::NotStopping => failed(!server.stopping.is_cancelled(), "process is shutting down"),
     };
-    Outcome { name: check.name, failure }
+    Outcome { name: check.name.clone(), failure }
 }
 
 /// A read of etcd, in a time.
-async fn ping(server: &Server, timeout: Duration) -> Result<(), String> {
-    match tokio::time::timeout(timeout, server.store.ping()).await {
+async fn ping(server: &Server, cluster: usize, timeout: Duration) -> Result<(), String> {
+    match tokio::time::timeout(timeout, server.store.ping(cluster)).await {
         Ok(answer) => answer.map_err(|error| error.to_string()),
         Err(_) => Err("etcd did not answer in time".to_owned()),
     }
@@ -155,13 +174,13 @@ async fn overall(
     let excluded = info.query.all("exclude");
     let (mut outcomes, mut skipped) = (Vec::new(), Vec::new());
     for check in checks {
-        let skip = excluded.iter().any(|name| name == check.name);
+        let skip = excluded.iter().any(|name| *name == check.name);
         skipped.push(skip);
         outcomes.push(if skip {
-            Outcome { name: check.name, failure: None }
+            Outcome { name: check.name.clone(), failure: None }
         } else {
             let outcome = run(server, check, head).await;
-            slis::observe(check.name, head, outcome.failure.is_none());
+            slis::observe(&check.name, head, outcome.failure.is_none());
             outcome
         });
     }
@@ -220,7 +239,10 @@ mod tests {
 
     #[test]
     fn reports_are_upstreams() {
-        let outcome = |name, failure: Option<&str>| Outcome { name, failure: failure.map(str::to_owned) };
+        let outcome = |name: &'static str, failure: Option<&str>| Outcome {
+            name: Cow::Borrowed(name),
+            failure: failure.map(str::to_owned),
+        };
         let good = [outcome("ping", None), outcome("etcd", None)];
         let exclude = ["etcd".to_owned(), "x".to_owned(), "a".to_owned()];
         assert_eq!(

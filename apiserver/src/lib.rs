@@ -26,6 +26,7 @@ mod cork;
 pub mod customresources;
 pub mod debug;
 pub mod discovery;
+pub mod egress;
 pub mod encryption;
 pub mod engine;
 pub mod expressions;
@@ -36,6 +37,7 @@ pub mod health;
 #[cfg(test)]
 mod hostile;
 pub mod http;
+mod metrics;
 pub mod negotiation;
 pub mod object;
 pub mod objects;

@@ -18,6 +18,7 @@ use crate::{
     health,
     proxy::kubelet::{AddressType, KubeletOptions},
     registry::served::RuntimeConfig,
+    storage::{Elsewhere, ResourceId},
 };
 
 mod fixed;
@@ -31,12 +32,16 @@ pub struct Config {
     pub serving: SecureServingOptions,
     /// `--etcd-servers`.
     pub etcd_servers: Vec<String>,
+    /// `--etcd-servers-overrides`.
+    pub etcd_overrides: Vec<Elsewhere>,
     /// `--etcd-prefix`.
     pub etcd_prefix: String,
     /// `--etcd-cafile`, `--etcd-certfile`, `--etcd-keyfile`.
     pub etcd_tls: crate::storage::TlsFiles,
     /// `--etcd-compaction-interval`.
     pub compaction_interval: Duration,
+    /// `--etcd-db-metric-poll-interval`.
+    pub size_interval: Duration,
     /// `--encryption-provider-config`, and whether it is read again when it changes.
     pub encryption: Option<(PathBuf, bool)>,
     /// `--event-ttl`: how long events are kept.
@@ -101,6 +106,8 @@ pub struct Config {
     pub request_header: Option<(PathBuf, RequestHeader)>,
     /// `--proxy-client-*`, `--enable-aggregator-routing`.
     pub aggregator: AggregatorOptions,
+    /// `--egress-selector-config-file`.
+    pub egress: Option<PathBuf>,
     /// `--kubelet-*`.
     pub kubelet: KubeletOptions,
     /// `--allow-privileged`.
@@ -151,6 +158,12 @@ type Line = (&'static str, Kind, &'static str, &'static str);
 
 const ETCD: &[Line] = &[
     ("etcd-servers", Kind::Strings, "", "URLs of etcd's members"),
+    (
+        "etcd-servers-overrides",
+        Kind::Strings,
+        "",
+        "etcd clusters of single resources, each as group/resource#servers with servers separated by semicolons",
+    ),
     ("etcd-prefix", Kind::String, "/registry", "prefix of all keys in etcd"),
     ("etcd-cafile", Kind::String, "", "file with the CA that signs etcd's certificate"),
     ("etcd-certfile", Kind::String, "", "file with the client certificate for etcd"),
@@ -379,6 +392,13 @@ const AGGREGATOR: &[Line] = &[
     ),
 ];
 
+const EGRESS: &[Line] = &[(
+    "egress-selector-config-file",
+    Kind::String,
+    "",
+    "file that says by which proxy which network is reached",
+)];
+
 const KUBELET: &[Line] = &[
     ("kubelet-certificate-authority", Kind::String, "", "file with the CA of kubelets' serving certificates"),
     ("kubelet-client-certificate", Kind::String, "", "file with the client certificate for kubelets"),
@@ -415,6 +435,7 @@ pub fn flags() -> FlagSet {
         .with(audit::options::flags().into_iter().map(|flag| flag.section("auditing")))
         .with(section("misc", REST))
         .with(section("aggregator", AGGREGATOR))
+        .with(section("egress selector", EGRESS))
         .with(section("kubelet", KUBELET))
         .with(group::metrics())
         .with(group::logging())
@@ -441,6 +462,7 @@ impl Config {
         Ok(Self {
             serving: serving(values)?,
             etcd_servers,
+            etcd_overrides: overrides(values)?,
             etcd_prefix: values.string("etcd-prefix").to_owned(),
             etcd_tls: crate::storage::TlsFiles {
                 ca: path(values, "etcd-cafile"),
@@ -448,6 +470,7 @@ impl Config {
                 key: path(values, "etcd-keyfile"),
             },
             compaction_interval: values.duration("etcd-compaction-interval"),
+            size_interval: values.duration("etcd-db-metric-poll-interval"),
             encryption: path(values, "encryption-provider-config")
                 .map(|path| (path, values.bool("encryption-provider-config-automatic-reload"))),
             event_ttl: values.duration("event-ttl"),
@@ -482,6 +505,7 @@ impl Config {
             kubernetes_node_port: number(values, "kubernetes-service-node-port")?,
             request_header: request_header(values),
             aggregator: aggregator(values)?,
+            egress: path(values, "egress-selector-config-file"),
             kubelet: kubelet(values)?,
             privileged: values.bool("allow-privileged"),
             served: served(values)?,
@@ -525,7 +549,14 @@ fn health(values: &Values) -> health::Settings {
 /// How metrics are shown. Those that upstream asks etcd for are shown unless their period is zero.
 fn metrics(values: &Values) -> Result<component_base::metrics::view::View, OptionsError> {
     const POLLED: [(&str, &[&str]); 2] = [
-        ("etcd-count-metric-poll-period", &["apiserver_resource_objects", "apiserver_storage_objects"]),
+        (
+            "etcd-count-metric-poll-period",
+            &[
+                "apiserver_resource_objects",
+                "apiserver_resource_size_estimate_bytes",
+                "apiserver_storage_objects",
+            ],
+        ),
         ("etcd-db-metric-poll-interval", &["apiserver_storage_size_bytes"]),
     ];
     let mut view = group::metrics_view(values).map_err(|(flag, value, why)| invalid(flag, value, why))?;
@@ -617,6 +648,34 @@ fn oidc(values: &Values) -> Result<Option<(authn::oidc::Options, Option<PathBuf>
         ..authn::oidc::Options::default()
     };
     Ok(Some((options, path(values, "oidc-ca-file"))))
+}
+
+/// Clusters of `--etcd-servers-overrides`: those with the same members are one.
+fn overrides(values: &Values) -> Result<Vec<Elsewhere>, OptionsError> {
+    const FLAG: &str = "etcd-servers-overrides";
+    let mut all: Vec<Elsewhere> = Vec::new();
+    for text in values.list(FLAG) {
+        let read = |text: &str| -> Option<(ResourceId, Vec<String>)> {
+            let [name, servers] = *text.split('#').collect::<Vec<_>>() else { return None };
+            let [group, resource] = *name.split('/').collect::<Vec<_>>() else { return None };
+            let servers: Vec<String> = servers.split(';').map(str::to_owned).collect();
+            let is_there = servers.iter().all(|server| !server.is_empty());
+            is_there.then(|| (ResourceId::new(group, resource), servers))
+        };
+        let (id, servers) = read(&text).ok_or_else(|| {
+            let why =
+                "must be of format: group/resource#servers, where servers are URLs, semicolon separated";
+            invalid(FLAG, &text, why)
+        })?;
+        let sorted = |servers: &[String]| servers.iter().cloned().collect::<std::collections::BTreeSet<_>>();
+        // Who is named last has it.
+        all.iter_mut().for_each(|one| one.resources.retain(|other| *other != id));
+        match all.iter_mut().find(|one| sorted(&one.servers) == sorted(&servers)) {
+            Some(known) => known.resources.push(id),
+            None => all.push(Elsewhere { servers, resources: vec![id] }),
+        }
+    }
+    Ok(all)
 }
 
 fn path(values: &Values, flag: &str) -> Option<PathBuf> {
@@ -796,7 +855,7 @@ mod tests {
         ]);
         assert!(taken.is_ok(), "{taken:?}");
         let quiet = parse(&["--etcd-count-metric-poll-period=0s", "--disabled-metrics=a,b"]).unwrap().metrics;
-        assert_eq!(quiet.disabled.len(), 4);
+        assert_eq!(quiet.disabled.len(), 5);
         let only = parse(&["--admission-control=NamespaceLifecycle,ResourceQuota"]).unwrap();
         assert_eq!(only.enable_admission, ["NamespaceLifecycle", "ResourceQuota"]);
         assert!(only.disable_admission.iter().any(|name| name == "PodSecurity"));
@@ -820,6 +879,18 @@ mod tests {
         assert_eq!(config.authn.anonymous, Some(false));
         assert_eq!(config.limits.timeout, Duration::from_secs(60));
         assert_eq!(config.kubelet.preferred.len(), 5);
+        let overrides = parse(&[
+            "--etcd-servers-overrides=/events#http://a:1;http://b:1,apps/deployments#http://c:1",
+            "--etcd-servers-overrides=coordination.k8s.io/leases#http://b:1;http://a:1,apps/deployments#http://a:1",
+        ]);
+        let overrides = overrides.unwrap().etcd_overrides;
+        let of = |at: usize| overrides[at].resources.iter().map(ToString::to_string).collect::<Vec<_>>();
+        assert_eq!(overrides.len(), 3);
+        assert_eq!(
+            (of(0), of(1)),
+            (vec!["events".to_owned(), "leases.coordination.k8s.io".to_owned()], vec![])
+        );
+        assert_eq!(of(2), ["deployments.apps"]);
         assert_eq!(parse(&["--secure-port=1", "--secure-port=2"]).unwrap().serving.port, 2);
         let twice = parse(&["--service-account-issuer=https://a,b", "--service-account-issuer=c"]).unwrap();
         assert_eq!(twice.authn.service_account_issuers, ["https://a,b", "c"]);
@@ -869,14 +940,15 @@ mod tests {
             ("--watch-cache-sizes=pods#0", "every resource has a cache"),
             ("--watch-cache-sizes=pods", "resource[.group]#size"),
             ("--tracing-config-file=t", "traces are not exported"),
-            ("--egress-selector-config-file=e", "reached directly"),
             ("--emulated-version=kube=1.35", "no version but 1.36"),
             ("--min-compatibility-version=1.33", "must be 1.35"),
             ("--show-hidden-metrics-for-version=1.34", "previous minor version"),
             ("--enable-logs-handler", "not served"),
             ("--contention-profiling", "not recorded"),
             ("--lease-reuse-duration-seconds=30", "60 seconds"),
-            ("--etcd-servers-overrides=/events#http://e:2379", "--etcd-servers"),
+            ("--etcd-servers-overrides=events#http://e:2379", "must be of format: group/resource#servers"),
+            ("--etcd-servers-overrides=/events#http://e:2379;", "must be of format: group/resource#servers"),
+            ("--etcd-servers-overrides=/events", "must be of format: group/resource#servers"),
         ] {
             let error = parse(&[bad]).unwrap_err();
             assert!(error.contains(why), "{bad}: {error}");

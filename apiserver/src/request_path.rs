@@ -26,6 +26,7 @@ use crate::{
     debug, engine,
     flowcontrol::{self, Flow},
     health,
+    metrics::{INQUEUE, Under, timed},
     negotiation::{self, Media},
     objects::new_uid,
     proxy,
@@ -170,7 +171,9 @@ async fn stages(
     let long = info.is_long_running();
     let timeout = if long { server.limits.timeout } else { deadline(&info, server.limits.timeout)? };
     let serving = std::pin::pin!(async {
-        let user = match authenticate(&server, &peer, &info.path, request.headers()).await {
+        let user = match timed("authentication", authenticate(&server, &peer, &info.path, request.headers()))
+            .await
+        {
             Ok(user) => user,
             Err(status) => {
                 // As upstream, this is the first and last that is recorded.
@@ -182,7 +185,7 @@ async fn stages(
         if described.is_some() {
             record(&info.attributes(&user), described, notes);
         }
-        if !notes.audit.stage(Stage::RequestReceived).await {
+        if !timed("audit", notes.audit.stage(Stage::RequestReceived)).await {
             audit::rejected();
             return Err(Status::internal("failed to store audit event"));
         }
@@ -190,10 +193,11 @@ async fn stages(
             proxy.clear(request.headers_mut());
         }
         server.front.wait_until_ready(&info, &user, server.ready.load(Ordering::Acquire))?;
-        let user = impersonation::act_as(&server, user, request.headers()).await?;
+        let user = timed("impersonation", impersonation::act_as(&server, user, request.headers())).await?;
         let attributes = info.attributes(&user);
-        let _place = flow_control(&server, &info, &attributes, notes).await?;
-        authorize(&server, &attributes).await?;
+        let waiting = flow_control(&server, &info, &attributes, notes);
+        let _place = timed("priorityandfairness", waiting).await?;
+        timed("authorization", authorize(&server, &attributes)).await?;
         if info.is_resource {
             notes.inside.set(()).ok();
         }
@@ -379,7 +383,11 @@ async fn flow_control<'a>(
                 1
             };
             let begun = Instant::now();
+            let reads = matches!(info.verb.as_str(), "get" | "list" | "watch" | "head" | "options");
+            let kind = if reads { "readOnly" } else { "mutating" };
+            let waiting = Under::way(INQUEUE.with_label_values(&[kind]));
             let ticket = filter.admit(request, seats, attributes).await;
+            drop(waiting);
             notes.audit.wait(begun.elapsed());
             let ticket = ticket?;
             Ok(Place::Seats(if is_watch { ticket.of_watch() } else { ticket }))

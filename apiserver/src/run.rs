@@ -4,7 +4,7 @@ use std::{
     collections::HashMap,
     net::{IpAddr, SocketAddr},
     sync::{
-        Arc,
+        Arc, Once,
         atomic::{AtomicBool, Ordering},
     },
     thread,
@@ -35,12 +35,14 @@ use crate::{
     componentstatuses::ComponentStatuses,
     customresources, debug,
     discovery::Discovery,
+    egress::{self, Egress, Network},
     encryption::{self, Encryption},
     engine::ComputedResource,
     flowcontrol::{self, FlowControl},
     front::Front,
     health,
     http::Listener,
+    metrics,
     objects::{self, Objects, stored::StoreObjects},
     openapi::OpenApi,
     options::{self, Config, OptionsError},
@@ -106,6 +108,9 @@ pub enum BuildError {
     /// A webhook of authorization.
     #[error("authorization")]
     AuthorizationWebhook(#[from] authz::webhook::BuildError),
+    /// `--egress-selector-config-file`.
+    #[error("egress selection")]
+    Egress(#[from] egress::LoadError),
     /// Encryption's file.
     #[error("encryption at rest")]
     Encryption(#[from] encryption::config::ConfigError),
@@ -155,6 +160,8 @@ pub async fn build(config: Config, catalog: catalog::Catalog, tasks: &Tasks) -> 
     // Requests in flight still need the store and what decrypts it, so these end after them.
     let stored_until = CancellationToken::new();
     let keepers = tasks.child_of(stored_until.clone());
+    let egress = config.egress.as_deref().map(|path| Egress::load(path, &keepers)).transpose()?;
+    let egress = egress.unwrap_or_default();
     let encryption = encryption(&config, &catalog, forms.clone(), &keepers)?;
     if let Some(encryption) = &encryption
         && let Err(why) = encryption.check().await
@@ -165,13 +172,17 @@ pub async fn build(config: Config, catalog: catalog::Catalog, tasks: &Tasks) -> 
     let transformer = encryption.clone().map_or(forms, |encryption| encryption as Arc<dyn Transformer>);
     let store = Store::open(StoreConfig {
         tls: config.etcd_tls.clone(),
+        route: egress.of(Network::Etcd),
         prefix: config.etcd_prefix.clone(),
         compaction_interval: config.compaction_interval,
+        size_interval: config.size_interval,
+        elsewhere: config.etcd_overrides.clone(),
         transformer: transformer.clone(),
         ..StoreConfig::new(config.etcd_servers.clone(), resources)
     })?;
     let objects: Arc<dyn Objects> = Arc::new(StoreObjects::new(store.clone()));
-    let authentication = Arc::new(authn::build(&config.authn, objects.clone())?);
+    let authentication = Arc::new(authn::build(&config.authn, objects.clone(), &egress)?);
+    let control_plane = egress.of(Network::ControlPlane);
     let modes = match &config.authorization_config {
         Some(path) => authz::config::load(path)?,
         None => config.modes.clone(),
@@ -179,7 +190,7 @@ pub async fn build(config: Config, catalog: catalog::Catalog, tasks: &Tasks) -> 
     // What is not served is not followed.
     let requests = catalog.contains("certificates.k8s.io", "podcertificaterequests");
     let for_nodes = config.gates.with(Gate::PodCertificateRequest, requests);
-    let authorization = authz::build_with(&modes, authz::webhooks(&modes)?, for_nodes);
+    let authorization = authz::build_with(&modes, authz::webhooks(&modes, &control_plane)?, for_nodes);
     let catalog = Arc::new(ArcSwap::from_pointee(catalog));
     let parts = admission::Parts {
         objects: objects.clone(),
@@ -190,6 +201,7 @@ pub async fn build(config: Config, catalog: catalog::Catalog, tasks: &Tasks) -> 
             objects.clone(),
             config.aggregator.by_endpoint,
             "admission",
+            egress.clone(),
         )),
         toleration_seconds: config.toleration_seconds,
         gates: config.gates,
@@ -210,8 +222,9 @@ pub async fn build(config: Config, catalog: catalog::Catalog, tasks: &Tasks) -> 
     // The server's own group outlives the order to stop by the shutdown delay.
     let serving = tasks.child_of(CancellationToken::new());
     let anonymous = authentication.anonymous.clone();
-    let statuses = ComponentStatuses::new(store.clone(), config.etcd_servers.len(), serving.clone());
+    let statuses = ComponentStatuses::new(store.clone(), serving.clone());
     let statuses: Arc<dyn ComputedResource> = Arc::new(statuses.map_err(KubeletError::from)?);
+    let aggregated = Aggregator::new(&config.aggregator, egress.of(Network::Cluster));
     let server = Arc::new(Server {
         store,
         computed: HashMap::from([(("", "componentstatuses"), statuses)]),
@@ -234,10 +247,11 @@ pub async fn build(config: Config, catalog: catalog::Catalog, tasks: &Tasks) -> 
         front: Front::new(config.front.clone()),
         compressed: Arc::default(),
         in_flight: in_flight(&config),
-        auditor: audit::build(&config.audit, &serving)?,
+        auditor: audit::build(&config.audit, &control_plane, &serving)?,
         limits: config.limits,
-        aggregated: Aggregator::new(&config.aggregator).map_err(KubeletError::from)?,
-        kubelets: Kubelets::new(&config.kubelet)?,
+        aggregated: aggregated.map_err(KubeletError::from)?,
+        kubelets: Kubelets::new(&config.kubelet, egress.of(Network::Cluster))?,
+        egress,
         objects,
         plugins: encryption.clone().filter(|encryption| {
             encryption.has_plugins() || config.encryption.as_ref().is_some_and(|(_, reloads)| *reloads)
@@ -251,8 +265,10 @@ pub async fn build(config: Config, catalog: catalog::Catalog, tasks: &Tasks) -> 
         debug::serve(path, &server.tasks).map_err(|error| BuildError::DebugSocket(path.clone(), error))?;
     }
     component_base::metrics::show(config.metrics.clone());
+    show_metrics(&server.store, &config);
     watch_files(&server, &config);
-    watch_configurations(&server, &config, &authorization, &bootstrap::identity::lease_name(&facts.hostname));
+    let identity = bootstrap::identity::lease_name(&facts.hostname);
+    watch_configurations(&server, &config, &authorization, &identity);
     if let (Some(encryption), Some((path, true))) = (encryption, config.encryption.clone()) {
         reload::watch(&server.tasks, "encryption configuration", vec![path.clone()], move || {
             let text = std::fs::read_to_string(&path).map_err(|e| e.to_string())?;
@@ -300,6 +316,16 @@ fn in_flight(config: &Config) -> InFlight {
     InFlight::Bounded { reads: limit(reads), writes: limit(writes) }
 }
 
+/// Metrics that are there before anything is counted, and those counted when they are read. A process has one server.
+fn show_metrics(store: &Store, config: &Config) {
+    static SHOWN: Once = Once::new();
+    SHOWN.call_once(|| {
+        metrics::begin();
+        metrics::show_sizes(store.clone());
+        alloc::ip::show(store, &config.service_ranges);
+    });
+}
+
 /// Certificates change under a running server.
 fn watch_files(server: &Arc<Server>, config: &Config) {
     let tasks = &server.tasks;
@@ -331,10 +357,11 @@ fn watch_configurations(
 ) {
     if let Some(path) = config.authorization_config.clone() {
         let (chain, counts) = (authorization.chain.clone(), reload::Counts::new("authorization", identity));
+        let route = server.egress.of(Network::ControlPlane);
         reload::watch(&server.tasks, "authorization configuration", vec![path.clone()], move || {
             let load = || -> Result<(), String> {
                 let modes = authz::config::load(&path).map_err(|error| chain_of(&error))?;
-                let webhooks = authz::webhooks(&modes).map_err(|error| chain_of(&error))?;
+                let webhooks = authz::webhooks(&modes, &route).map_err(|error| chain_of(&error))?;
                 chain.replace(&modes, webhooks)
             };
             counts.count(load())
@@ -344,7 +371,8 @@ fn watch_configurations(
         let (server, options) = (server.clone(), config.authn.clone());
         let counts = reload::Counts::new("authentication", identity);
         reload::watch(&server.tasks.clone(), "authentication configuration", vec![path], move || {
-            counts.count(server.authentication.issuers.reload(&options).map_err(|error| chain_of(&error)))
+            let reloaded = server.authentication.issuers.reload(&options, &server.egress);
+            counts.count(reloaded.map_err(|error| chain_of(&error)))
         });
     }
 }

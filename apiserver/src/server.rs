@@ -20,6 +20,7 @@ use crate::{
     auth::Authorizer,
     authn::{self, Authentication},
     discovery::Discovery,
+    egress::Egress,
     encryption::Encryption,
     engine::{Compressed, ComputedResource},
     flowcontrol::FlowControl,
@@ -90,6 +91,8 @@ pub struct Server {
     pub compressed: Arc<Compressed>,
     /// `--request-timeout` and `--min-request-timeout`.
     pub limits: RequestLimits,
+    /// The way to each network.
+    pub egress: Egress,
     /// Groups served by other servers.
     pub aggregated: Aggregator,
     /// The way to the kubelets, and from there to pods.

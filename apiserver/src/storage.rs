@@ -1,4 +1,5 @@
-//! Storage: etcd, the one ordered stream that follows it, and the caches of bytes that answer reads.
+//! Storage: etcd, the one ordered stream that follows it, and the caches of bytes that answer reads. Resources that are kept in
+//! another etcd cluster have such a stream of their own there.
 //!
 //! ```text
 //!            writes: one guarded transaction each              reads: from memory, after a read point
@@ -42,14 +43,19 @@ pub(crate) mod testing;
 #[cfg(test)]
 mod tests;
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::Arc,
+    time::Duration,
+};
 
 use bytes::Bytes;
 use tokio_util::sync::CancellationToken;
 
+pub(crate) use self::metrics::register as register_metrics;
 use self::{cache::Phase, shared::Shared};
 pub use self::{
-    config::{Limits, StoreConfig, TlsFiles, Transformer},
+    config::{Elsewhere, Limits, StoreConfig, TlsFiles, Transformer},
     entry::Entry,
     error::StorageError,
     parts::Parts,
@@ -163,8 +169,17 @@ pub struct WatchEvent {
 }
 
 /// The store: cheap to clone, one per server.
+///
+/// What is said of revisions holds within one etcd cluster: each has its own stream, read points, leases and compaction.
 #[derive(Clone, Debug)]
-pub struct Store(Arc<Shared>);
+pub struct Store {
+    /// `--etcd-servers`: everything that has no other place.
+    main: Arc<Shared>,
+    /// `--etcd-servers-overrides`.
+    others: Arc<[Arc<Shared>]>,
+    /// Which of the others has a resource.
+    placed: Arc<HashMap<ResourceId, usize>>,
+}
 
 // === impl Store ===
 
@@ -172,18 +187,38 @@ impl Store {
     /// Reads certificates and sets the clients up; connects when first used. Nothing is served
     /// before [`Store::run`] runs. Must be called within a tokio runtime.
     pub fn open(config: StoreConfig) -> Result<Self> {
-        Shared::open(config).map(|shared| Self(Arc::new(shared)))
+        let placed = config.placed();
+        let open = |place: Option<usize>| {
+            let one = config.cluster(place, &placed);
+            Shared::open(one).map(Arc::new)
+        };
+        let others = (0..config.elsewhere.len()).map(|at| open(Some(at))).collect::<Result<_>>()?;
+        Ok(Self { main: open(None)?, others, placed: Arc::new(placed) })
+    }
+
+    /// The cluster that has a resource.
+    fn of(&self, id: &ResourceId) -> &Arc<Shared> {
+        self.placed.get(id).and_then(|at| self.others.get(*at)).unwrap_or(&self.main)
+    }
+
+    /// All clusters, that of `--etcd-servers` first.
+    fn clusters(&self) -> impl Iterator<Item = &Arc<Shared>> {
+        std::iter::once(&self.main).chain(self.others.iter())
     }
 
     /// Follows etcd until `drain` is cancelled: fills the caches, keeps them true, compacts.
     /// The caller spawns this as one task.
     pub async fn run(self, drain: CancellationToken) {
-        tokio::select! {
-            () = self.0.clone().follow() => {}
-            () = self.0.compact_forever() => {}
-            () = drain.cancelled() => {}
-        }
-        for cache in self.0.caches() {
+        let one = async |(at, cluster): (usize, &Arc<Shared>)| {
+            tokio::select! {
+                () = cluster.clone().follow() => {}
+                () = cluster.compact_forever() => {}
+                () = cluster.measure_forever(at) => {}
+                () = drain.cancelled() => {}
+            }
+        };
+        futures::future::join_all(self.clusters().enumerate().map(one)).await;
+        for cache in self.clusters().flat_map(|cluster| cluster.caches()) {
             cache.close();
         }
     }
@@ -191,17 +226,17 @@ impl Store {
     /// Adds a resource (at start, or a custom resource later); loaded in the background, reads wait
     /// for it. Registering an id again replaces its selectable fields and reloads it; its watches end.
     pub fn register(&self, resource: StoredResource) {
-        self.0.register(resource);
+        self.of(&resource.id).register(resource);
     }
 
     /// Drops a resource: its cache goes, its watches end.
     pub fn unregister(&self, id: &ResourceId) {
-        self.0.unregister(id);
+        self.of(id).unregister(id);
     }
 
     /// Waits until every resource registered so far is loaded.
     pub async fn wait_ready(&self) {
-        for cache in self.0.caches() {
+        for cache in self.clusters().flat_map(|cluster| cluster.caches()) {
             // Nobody else can drop the sender while the cache is held here.
             cache.phase().wait_for(|phase| *phase != Phase::Loading).await.ok();
         }
@@ -209,18 +244,34 @@ impl Store {
 
     /// Whether every registered resource is loaded (the `watch-cache`/informer-sync readiness).
     pub fn is_ready(&self) -> bool {
-        self.0.ready()
+        self.clusters().all(|cluster| cluster.ready())
     }
 
-    /// Whether etcd answers, for the health checks (`etcd`, `etcd-readiness`).
-    pub async fn ping(&self) -> Result<()> {
-        self.0.etcd.revision(&self.0.own_id, &self.0.marker_key()).await?;
+    /// Whether an etcd cluster answers, for the health checks (`etcd`, `etcd-readiness`): 0 is that of `--etcd-servers`, then
+    /// come those of overrides. One that is not there has no fault.
+    pub async fn ping(&self, cluster: usize) -> Result<()> {
+        if let Some(cluster) = self.clusters().nth(cluster) {
+            cluster.etcd.revision(&cluster.own_id, &cluster.marker_key()).await?;
+        }
         Ok(())
     }
 
-    /// The revision the caches have reached.
+    /// How many etcd clusters there are beside that of `--etcd-servers`.
+    pub fn overrides(&self) -> usize {
+        self.others.len()
+    }
+
+    /// Every etcd server, and which cluster it is asked about as (see [`Self::ping`]).
+    pub fn servers(&self) -> BTreeMap<String, usize> {
+        let of = |(at, cluster): (usize, &Arc<Shared>)| {
+            cluster.config.servers.iter().map(move |server| (server.clone(), at)).collect::<Vec<_>>()
+        };
+        self.clusters().enumerate().flat_map(of).collect()
+    }
+
+    /// The revision the caches of `--etcd-servers` have reached.
     pub fn revision(&self) -> u64 {
-        *self.0.applied.borrow()
+        *self.main.applied.borrow()
     }
 
     /// Reads one object at a consistent read point.
@@ -236,36 +287,48 @@ impl Store {
         name: &str,
         point: ListPoint,
     ) -> Result<Option<Arc<Entry>>> {
-        let cache = self.0.cache(id)?;
-        let (_, key) = self.0.keys(&cache.resource, namespace, name)?;
-        self.0.fresh(id, point).await?;
-        self.0.cache(id)?.get(&key)
+        let cluster = self.of(id);
+        let cache = cluster.cache(id)?;
+        let (_, key) = cluster.keys(&cache.resource, namespace, name)?;
+        cluster.fresh(id, point).await?;
+        cluster.cache(id)?.get(&key)
     }
 
     /// Reads one object from the cache as it is now, without waiting; for first tries of guarded
     /// updates and for authorization, admission and other readers of settings.
     pub fn get_cached(&self, id: &ResourceId, namespace: &str, name: &str) -> Option<Arc<Entry>> {
-        let cache = self.0.cache(id).ok()?;
-        let (_, key) = self.0.keys(&cache.resource, namespace, name).ok()?;
+        let cluster = self.of(id);
+        let cache = cluster.cache(id).ok()?;
+        let (_, key) = cluster.keys(&cache.resource, namespace, name).ok()?;
         // An unreadable value is as good as none to these readers; it was logged when it arrived.
         cache.get(&key).ok().flatten()
     }
 
     /// All objects of a resource (or one namespace of it) in the cache as it is now, without waiting.
     pub fn list_cached(&self, id: &ResourceId, namespace: Option<&str>) -> Vec<Arc<Entry>> {
-        let Ok(cache) = self.0.cache(id) else { return Vec::new() };
+        let Ok(cache) = self.of(id).cache(id) else { return Vec::new() };
         let (_, objects) = cache.snapshot(0);
         list::in_range(&objects, &list::key_range(namespace)).cloned().collect()
     }
 
     /// Whether what is stored would be written otherwise today although it is the same object, as with a new key.
     pub async fn is_stale(&self, id: &ResourceId, namespace: &str, name: &str) -> Result<bool> {
-        self.0.is_stale(id, namespace, name).await
+        self.of(id).is_stale(id, namespace, name).await
+    }
+
+    /// Bytes of all objects of each resource.
+    pub fn sizes(&self) -> Vec<(ResourceId, usize)> {
+        let caches = self.clusters().flat_map(|cluster| cluster.caches());
+        let size = |cache: Arc<cache::Cache>| {
+            let (_, objects) = cache.snapshot(0);
+            (cache.resource.id.clone(), objects.values().map(|entry| entry.json().len()).sum())
+        };
+        caches.map(size).collect()
     }
 
     /// How many objects of a resource the cache has; 0 for an unknown one.
     pub fn count(&self, id: &ResourceId) -> usize {
-        self.0.cache(id).map_or(0, |cache| cache.count())
+        self.of(id).cache(id).map_or(0, |cache| cache.count())
     }
 
     /// Reads one object straight from etcd.
@@ -275,7 +338,7 @@ impl Store {
         namespace: &str,
         name: &str,
     ) -> Result<Option<Arc<Entry>>> {
-        self.0.get_latest(id, namespace, name).await
+        self.of(id).get_latest(id, namespace, name).await
     }
 
     /// Stores a new object. `json` needs no `resourceVersion`. `ttl` lets etcd delete it.
@@ -288,7 +351,7 @@ impl Store {
         json: Vec<u8>,
         ttl: Option<Duration>,
     ) -> Result<Arc<Entry>> {
-        self.0.create(id, namespace, name, json, ttl).await
+        self.of(id).create(id, namespace, name, json, ttl).await
     }
 
     /// Replaces an object that is still at revision `expected`. Errors: `Conflict` with the object
@@ -302,7 +365,7 @@ impl Store {
         json: Vec<u8>,
         ttl: Option<Duration>,
     ) -> Result<Arc<Entry>> {
-        self.0.update(id, namespace, name, expected, json, ttl).await
+        self.of(id).update(id, namespace, name, expected, json, ttl).await
     }
 
     /// Deletes an object that is still at revision `expected`; answers its last state, carrying the
@@ -314,17 +377,17 @@ impl Store {
         name: &str,
         expected: u64,
     ) -> Result<Arc<Entry>> {
-        self.0.delete(id, namespace, name, expected).await
+        self.of(id).delete(id, namespace, name, expected).await
     }
 
     /// Lists objects. Errors: `TooOldResourceVersion`, `TooLargeResourceVersion`, `ExpiredContinue`,
     /// `InvalidContinue`.
     pub async fn list(&self, id: &ResourceId, request: ListRequest<'_>) -> Result<Listing> {
-        self.0.list(id, request).await
+        self.of(id).list(id, request).await
     }
 
     /// Opens a watch. Errors: `TooOldResourceVersion`, `TooLargeResourceVersion`.
     pub async fn watch(&self, id: &ResourceId, request: WatchRequest) -> Result<WatchStream> {
-        self.0.watch(id, request).await
+        self.of(id).watch(id, request).await
     }
 }

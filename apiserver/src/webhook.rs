@@ -21,6 +21,8 @@ use rustls::pki_types::ServerName;
 use serde_json::Value;
 
 use crate::{
+    egress::{Egress, Route},
+    metrics,
     objects::Objects,
     status::{Reason, Status},
 };
@@ -96,6 +98,7 @@ struct Known {
 pub struct Clients {
     objects: Arc<dyn Objects>,
     by_endpoint: bool,
+    egress: Egress,
     user_agent: String,
     credentials: Option<Credentials>,
     known: Mutex<HashMap<ClientConfig, Arc<Known>>>,
@@ -153,18 +156,22 @@ impl CallError {
 impl Clients {
     /// Clients that find services in `objects`; `by_endpoint` goes straight to their endpoints. `caller` is the end of the
     /// user agent, for example `admission`.
-    pub fn new(objects: Arc<dyn Objects>, by_endpoint: bool, caller: &str) -> Self {
+    pub fn new(objects: Arc<dyn Objects>, by_endpoint: bool, caller: &str, egress: Egress) -> Self {
         let user_agent = component_base::version::user_agent(&format!("kube-apiserver-{caller}"));
-        Self { objects, by_endpoint, user_agent, credentials: None, known: Mutex::default() }
+        Self { objects, by_endpoint, egress, user_agent, credentials: None, known: Mutex::default() }
     }
 
     /// The same, telling webhooks who asks.
     #[must_use]
     pub fn with_credentials(&self, credentials: Credentials) -> Self {
-        let Self { objects, by_endpoint, user_agent, .. } = self;
-        let (objects, user_agent) = (objects.clone(), user_agent.clone());
-        let credentials = Some(credentials);
-        Self { objects, by_endpoint: *by_endpoint, user_agent, credentials, known: Mutex::default() }
+        Self {
+            objects: self.objects.clone(),
+            by_endpoint: self.by_endpoint,
+            egress: self.egress.clone(),
+            user_agent: self.user_agent.clone(),
+            credentials: Some(credentials),
+            known: Mutex::default(),
+        }
     }
 
     /// Posts JSON and reads the JSON of the answer. `timeout` bounds the whole call and is told to the webhook in seconds.
@@ -224,7 +231,7 @@ impl Clients {
                 builder.with_server_name_resolver(FixedServerNameResolver::new(name))
             }
         };
-        let connector = Connector::new(self.objects.clone(), self.by_endpoint, &config.address);
+        let connector = Connector::new(self.objects.clone(), self.by_endpoint, &config.address, &self.egress);
         let client = Client::builder(TokioExecutor::new())
             .pool_idle_timeout(IDLE)
             .pool_timer(hyper_util::rt::TokioTimer::new())
@@ -254,7 +261,10 @@ async fn exchange(
         .map_err(|e| failed(e.to_string()))?;
     request.headers_mut().extend(headers);
     let asking = async {
-        let response = known.client.request(request).await.map_err(|e| failed(failure::in_words(&e)))?;
+        let response = known.client.request(request).await.map_err(|error| {
+            metrics::distrusted(&error, &metrics::WEBHOOK_WITHOUT_NAMES, &metrics::WEBHOOK_SHA1);
+            failed(failure::in_words(&error))
+        })?;
         let code = response.status().as_u16();
         let body = Limited::new(response.into_body(), MAX_ANSWER).collect().await;
         let body = body.map_err(|error| {
@@ -274,16 +284,16 @@ async fn exchange(
     answered.map_err(|_| failed("context deadline exceeded".to_owned()))?
 }
 
-/// The body of a GET that is answered with 200; `bundle` as in [`ClientConfig`].
+/// The body of a GET that is answered with 200; `bundle` as in [`ClientConfig`], `route` leads to the host.
 ///
 /// # Errors
 /// When there is no such answer in time.
-pub async fn fetch(url: &str, bundle: &[u8], timeout: Duration) -> Result<Bytes, CallError> {
+pub async fn fetch(url: &str, bundle: &[u8], route: &Route, timeout: Duration) -> Result<Bytes, CallError> {
     let failed = |why: String| CallError::unavailable(format!("Get {url:?}: {why}"));
     let tls = tls::config(bundle).map_err(failed)?;
     let connector = HttpsConnectorBuilder::new().with_tls_config(tls).https_only().enable_http1();
-    let client: HttpClient =
-        Client::builder(TokioExecutor::new()).build(connector.wrap_connector(Connector::outside()));
+    let client: HttpClient = Client::builder(TokioExecutor::new())
+        .build(connector.wrap_connector(Connector::outside(route.clone())));
     let request = Request::get(url).body(Full::default()).map_err(|e| failed(e.to_string()))?;
     let asking = async {
         let response = client.request(request).await.map_err(|e| failed(failure::in_words(&e)))?;

@@ -8,6 +8,7 @@ pub mod deviceplugin;
 pub mod dra;
 pub mod drahealth;
 pub mod kms;
+pub mod konnectivity;
 pub mod node;
 pub mod pluginregistration;
 pub mod podresources;

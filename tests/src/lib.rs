@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! tests/api      → control_plane (etcd + kube-apiserver on free loopback ports) ← client (HTTPS, blocking)
-//!                                                                            → receiver, kms (what it calls)
+//!                                                                            → receiver, kms, egress (what it calls)
 //! tests/cluster  → cluster (what `hack/up` makes)                               ← kubectl
 //! bin/bench      → bench (figures beside a peer's, for `hack/bench`)
 //! ```
@@ -14,6 +14,7 @@ pub mod runner;
 
 pub mod client;
 pub mod control_plane;
+pub mod egress;
 pub mod kms;
 pub mod pki;
 pub mod receiver;

@@ -13,7 +13,8 @@ use serde_json::{Map, Value, json};
 
 use super::{Configuration, Parts, Plugin, Request, items};
 use crate::{
-    audit, authn::cache::Cache, object::Object, objects::PODS, status::Status, webhook::kubeconfig::Remote,
+    audit, authn::cache::Cache, egress::Route, object::Object, objects::PODS, status::Status,
+    webhook::kubeconfig::Remote,
 };
 
 pub(super) const NAME: &str = "ImagePolicyWebhook";
@@ -73,7 +74,8 @@ pub(super) fn new(_: &Parts, configuration: Option<&Configuration>) -> Result<Ar
     let backoff = time(settings.retry_backoff, Duration::from_millis(1), (1, 300_000))?;
     let path = configuration.beside(&settings.kube_config_file);
     Ok(Arc::new(ImagePolicyWebhook {
-        remote: Remote::load(&path, "admission").map_err(|error| component_base::workqueue::chain(&error))?,
+        remote: Remote::load(&path, "admission", &Route::default())
+            .map_err(|error| component_base::workqueue::chain(&error))?,
         cache: Cache::new(allowed, denied),
         backoff: backoff.unwrap_or(Duration::from_millis(500)),
         default_allow: settings.default_allow,

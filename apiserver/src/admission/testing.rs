@@ -124,7 +124,12 @@ pub(crate) fn configured_over(
 
 /// Parts without RBAC.
 pub(crate) fn parts(objects: Arc<Memory>, authorizer: Arc<dyn Authorizer>) -> Parts {
-    let webhooks = Arc::new(crate::webhook::Clients::new(objects.clone(), false, "admission"));
+    let webhooks = Arc::new(crate::webhook::Clients::new(
+        objects.clone(),
+        false,
+        "admission",
+        crate::egress::Egress::default(),
+    ));
     let catalog = Arc::new(ArcSwap::from_pointee(Catalog::default()));
     // Plugins of kinds behind gates have something to do.
     let gates = [

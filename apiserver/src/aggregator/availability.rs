@@ -216,7 +216,8 @@ pub(super) async fn locate(server: &Server, remote: &Remote) -> Result<Target, S
     let by_endpoint = server.aggregated.by_endpoint;
     let (host, port) = service::resolve(&*server.objects, by_endpoint, namespace, name, *port).await?;
     let server_name = Some(format!("{name}.{namespace}.svc"));
-    Ok(Target { host, port, tls: Some(remote.tls.clone()?), server_name, timeout: CHECK })
+    let (tls, route) = (Some(remote.tls.clone()?), server.aggregated.route.clone());
+    Ok(Target { host, port, tls, server_name, timeout: CHECK, route })
 }
 
 /// Where a server describes the group version; empty when it does not.
@@ -257,7 +258,10 @@ async fn ask(server: &Arc<Server>, remote: &Remote, path: &str) -> Result<Value,
         ..crate::auth::User::default()
     };
     proxied::set_user(request.headers_mut(), &aggregator);
-    let answer = target.request(request, &server.tasks).await.map_err(|e| failed(e.to_string()))?;
+    let answer = target.request(request, &server.tasks).await.map_err(|error| {
+        super::told(&error);
+        failed(error.to_string())
+    })?;
     let code = answer.response.status().as_u16();
     if !(200..300).contains(&code) {
         return Err(failed(format!("bad status from {url}: {code}")));

@@ -68,6 +68,7 @@ async fn ask(server: &TestServer, uri: &str, accept: &str) -> (u16, Value) {
         tls: Some(server.server.kubelets.stranger()),
         server_name: None,
         timeout: Duration::from_secs(5),
+        route: Route::default(),
     };
     let request = Request::get(uri)
         .header("host", front.authority())

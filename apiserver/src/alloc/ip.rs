@@ -6,17 +6,21 @@
 use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
     sync::Arc,
+    time::Instant,
 };
 
+use component_base::metrics::{self as shown, Counts, Stability};
 use ipnet::IpNet;
 use rand::Rng;
 use serde_json::{Value, json};
 
 use super::plan::{self, Family};
 use crate::{
+    metrics,
     object::Object,
-    objects::{IP_ADDRESSES, Objects, SERVICE_CIDRS, new_object},
+    objects::{IP_ADDRESSES, Kind, Objects, SERVICE_CIDRS, new_object},
     status::{Reason, Status},
+    storage::{ResourceId, Store},
 };
 
 /// Addresses tried at random before all are looked through.
@@ -76,6 +80,15 @@ impl Addresses {
         name: &str,
         dry_run: bool,
     ) -> Result<IpAddr, IpError> {
+        let begun = Instant::now();
+        let taken = self.claim(ip, namespace, name, dry_run).await;
+        if !dry_run && let Some(range) = self.ranges().await?.iter().find(|range| usable(range, ip)) {
+            told(range, "static", begun, taken.is_ok());
+        }
+        taken
+    }
+
+    async fn claim(&self, ip: IpAddr, namespace: &str, name: &str, dry_run: bool) -> Result<IpAddr, IpError> {
         let ranges = self.ranges().await?;
         if !ranges.iter().any(|range| usable(range, ip)) {
             let same = ranges.iter().filter(|range| range.addr().is_ipv4() == ip.is_ipv4());
@@ -103,7 +116,12 @@ impl Addresses {
     ) -> Result<IpAddr, IpError> {
         let ranges = self.ranges().await?;
         for range in ranges.iter().filter(|range| Family::of(range.addr()) == family) {
-            match self.take_within(range, namespace, name, dry_run).await {
+            let begun = Instant::now();
+            let taken = self.take_within(range, namespace, name, dry_run).await;
+            if !dry_run {
+                told(range, "dynamic", begun, taken.is_ok());
+            }
+            match taken {
                 Err(IpError::Full) => {}
                 decided => return decided,
             }
@@ -150,7 +168,7 @@ impl Addresses {
         if self.objects.get(IP_ADDRESSES, "", &ip.to_string()).await?.is_some() {
             return Ok(None);
         }
-        match self.take_exact(ip, namespace, name, dry_run).await {
+        match self.claim(ip, namespace, name, dry_run).await {
             Ok(ip) => Ok(Some(ip)),
             Err(IpError::Taken) => Ok(None),
             Err(error) => Err(error),
@@ -169,7 +187,7 @@ impl Addresses {
 
     /// Records an address that a service has already.
     pub async fn ensure(&self, ip: IpAddr, namespace: &str, name: &str) -> Result<(), Status> {
-        match self.take_exact(ip, namespace, name, false).await {
+        match self.claim(ip, namespace, name, false).await {
             Err(IpError::Store(status)) => Err(status),
             Err(IpError::OutOfRange { .. }) => {
                 tracing::warn!(%ip, namespace, name, "service has a cluster IP outside the service ranges");
@@ -193,6 +211,47 @@ impl Addresses {
         }
         Ok(())
     }
+}
+
+/// Counts an address that was given out of a range, or could not be.
+fn told(range: &IpNet, scope: &str, begun: Instant, given: bool) {
+    let cidr = range.to_string();
+    let count = if given { &metrics::IP_ALLOCATIONS } else { &metrics::IP_ALLOCATION_ERRORS };
+    count.with_label_values(&[cidr.as_str(), scope]).inc();
+    if given {
+        let duration = metrics::IP_ALLOCATION_DURATION.with_label_values(&[cidr.as_str()]);
+        duration.observe(begun.elapsed().as_secs_f64());
+    }
+}
+
+/// Shows how many addresses of each range are in use, and how many are not, whenever somebody asks.
+pub fn show(store: &Store, own: &[IpNet]) {
+    let id = |kind: Kind| ResourceId::new(kind.group, kind.resource);
+    let counts = |store: Store, own: Vec<IpNet>, count: fn(&IpNet, usize) -> u128| {
+        move || -> Counts {
+            let used: Vec<IpAddr> = store
+                .list_cached(&id(IP_ADDRESSES), None)
+                .iter()
+                .filter_map(|entry| entry.key().parse().ok())
+                .collect();
+            let added = store.list_cached(&id(SERVICE_CIDRS), None);
+            let added = added.iter().filter_map(|entry| Object::from_slice(entry.json()).ok());
+            let mut ranges: Vec<IpNet> = own.clone();
+            ranges.extend(added.flat_map(|object| added_ranges(&object).collect::<Vec<_>>()));
+            let line = |range: &IpNet| {
+                let used = used.iter().filter(|ip| usable(range, **ip)).count();
+                (vec![range.to_string()], i64::try_from(count(range, used)).unwrap_or(i64::MAX))
+            };
+            ranges.iter().map(line).collect()
+        }
+    };
+    let gauges = |name: &str, help: &str, count: fn(&IpNet, usize) -> u128| {
+        shown::counted(name, help, Stability::Alpha, &["cidr"], counts(store.clone(), own.to_vec(), count));
+    };
+    gauges("kube_apiserver_clusterip_allocator_allocated_ips", "Cluster IPs in use.", |_, used| used as u128);
+    gauges("kube_apiserver_clusterip_allocator_available_ips", "Cluster IPs not in use.", |range, used| {
+        size(range).saturating_sub(used as u128)
+    });
 }
 
 /// The ranges of a ServiceCIDR that is ready and stays.

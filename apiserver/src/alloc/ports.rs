@@ -9,6 +9,7 @@ use rand::Rng;
 use serde_json::{Value, json};
 
 use crate::{
+    metrics,
     object::Object,
     objects::{Objects, RANGES},
     status::{Reason, Status},
@@ -153,16 +154,31 @@ impl Ports {
             let before = Bitmap::decode(data.unwrap_or_default(), self.range.len());
             let mut bits = before.clone();
             let result = change(&mut bits)?;
-            if dry_run || (bits == before && data.is_some()) {
+            if dry_run {
+                return Ok(result);
+            }
+            if bits == before && data.is_some() {
+                self.told(&bits);
                 return Ok(result);
             }
             match self.write(stored.as_deref(), &bits).await {
-                Ok(()) => return Ok(result),
+                Ok(()) => {
+                    self.told(&bits);
+                    return Ok(result);
+                }
                 Err(s) if matches!(s.reason, Reason::Conflict | Reason::AlreadyExists) => last = Some(s),
                 Err(status) => return Err(status.into()),
             }
         }
         Err(last.unwrap_or_else(|| Status::internal("node port allocation did not get a turn")).into())
+    }
+
+    /// Shows how many ports are in use.
+    fn told(&self, bits: &Bitmap) {
+        let used = bits.0.iter().filter(|used| **used).count();
+        let count = |ports: usize| i64::try_from(ports).unwrap_or(i64::MAX);
+        metrics::PORTS_ALLOCATED.set(count(used));
+        metrics::PORTS_AVAILABLE.set(count(bits.0.len() - used));
     }
 
     async fn write(&self, stored: Option<&Object>, bits: &Bitmap) -> Result<(), Status> {

@@ -14,7 +14,10 @@ use cel_engine::{DeclType, Env, EvalError, Program, RUNTIME_COST_BUDGET, Type, V
 use serde_json::{Map, Value};
 
 use super::{fieldpath, schema::Schema};
-use crate::field::{Error, ErrorKind, ErrorList, Path};
+use crate::{
+    field::{Error, ErrorKind, ErrorList, Path},
+    metrics,
+};
 
 /// Longest text of a message expression, in bytes.
 const MAX_MESSAGE: usize = 5 * 1024;
@@ -104,6 +107,10 @@ impl Rule {
     }
 }
 
+fn compiled(node: &Value, decl: &Arc<DeclType>) -> Vec<Rule> {
+    metrics::measured(&metrics::CEL_COMPILATION, || Rule::compile_all(node, decl))
+}
+
 fn program(env: &Env, source: &str, wanted: &Type) -> Result<Program, String> {
     let program = env.compile(source).map_err(|error| format!("compilation failed: {error}"))?;
     if program.result_type() != wanted {
@@ -148,7 +155,7 @@ impl Rules {
         let below = |node: &Value| Self::node(node, false);
         let properties = node["properties"].as_object().into_iter().flatten();
         let rules = Self {
-            own: decl.as_ref().map(|decl| Rule::compile_all(node, decl)).unwrap_or_default(),
+            own: decl.as_ref().map(|decl| compiled(node, decl)).unwrap_or_default(),
             decl,
             properties: properties.filter_map(|(name, node)| Some((name.clone(), below(node)?))).collect(),
             additional: below(&node["additionalProperties"]).map(Box::new),
@@ -249,7 +256,9 @@ impl Run {
         if value.is_null() || self.budget < 0 {
             return;
         }
-        self.own(rules, value, old, path, known);
+        if !rules.own.is_empty() {
+            metrics::measured(&metrics::CEL_EVALUATION, || self.own(rules, value, old, path, known));
+        }
         match value {
             Value::Object(members) => self.members(rules, value, members, old, path, known),
             Value::Array(members) => {
@@ -285,7 +294,7 @@ impl Run {
     }
 
     fn own(&mut self, rules: &Rules, value: &Value, old: Option<&Value>, path: &Path, known: Known<'_>) {
-        let Some(decl) = rules.decl.as_ref().filter(|_| !rules.own.is_empty()) else { return };
+        let Some(decl) = rules.decl.as_ref() else { return };
         if self.budget == 0 {
             return self.stop(Error::invalid(path, rules.kind.as_str(), SPENT));
         }

@@ -18,7 +18,10 @@ use super::{
     truncate::Truncate,
     webhook::Webhook,
 };
-use crate::webhook::kubeconfig::{KubeconfigError, Remote};
+use crate::{
+    egress::Route,
+    webhook::kubeconfig::{KubeconfigError, Remote},
+};
 
 /// Where events go.
 #[async_trait]
@@ -237,11 +240,11 @@ impl Options {
     }
 }
 
-/// The auditor that the flags ask for; without a policy or a back end there is none.
+/// The auditor that the flags ask for; without a policy or a back end there is none. `route` leads to the webhook.
 ///
 /// # Errors
 /// When a file is of no use.
-pub fn build(options: &Options, tasks: &Tasks) -> Result<Option<Arc<Auditor>>, BuildError> {
+pub fn build(options: &Options, route: &Route, tasks: &Tasks) -> Result<Option<Arc<Auditor>>, BuildError> {
     metrics::register();
     let Some(path) = &options.policy else { return Ok(None) };
     let policy: Policy = config::load_content(path, "audit.k8s.io/v1", "Policy")?;
@@ -259,7 +262,7 @@ pub fn build(options: &Options, tasks: &Tasks) -> Result<Option<Arc<Auditor>>, B
         backends.push(delivery.wrap("log", Arc::new(file), tasks));
     }
     if let Some((path, backoff, delivery)) = &options.webhook {
-        let remote = Remote::load(path, "audit")?;
+        let remote = Remote::load(path, "audit", route)?;
         let webhook = Arc::new(Webhook { remote, backoff: *backoff });
         backends.push(delivery.wrap("webhook", webhook, tasks));
     }

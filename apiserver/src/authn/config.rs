@@ -8,6 +8,7 @@ use component_base::config::{self, ConfigError};
 use serde::Deserialize;
 
 use super::oidc::{Mapping, Options};
+use crate::egress::Network;
 
 const GROUP_VERSION: &str = "apiserver.config.k8s.io/v1";
 const KIND: &str = "AuthenticationConfiguration";
@@ -50,6 +51,7 @@ struct IssuerFile {
     certificate_authority: String,
     audiences: Vec<String>,
     audience_match_policy: String,
+    egress_selector_type: String,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -163,7 +165,18 @@ fn issuer(jwt: Jwt) -> Result<Options, String> {
             "issuer.audienceMatchPolicy: Unsupported value: supported values: \"MatchAny\"".to_owned()
         );
     }
+    let network = match issuer.egress_selector_type.as_str() {
+        "" => None,
+        "controlplane" => Some(Network::ControlPlane),
+        "cluster" => Some(Network::Cluster),
+        other => {
+            return Err(format!(
+                "issuer.egressSelectorType: Invalid value: {other:?}: egress selector must be either controlplane or cluster"
+            ));
+        }
+    };
     let mut options = Options {
+        network,
         url: issuer.url,
         discovery_url: issuer.discovery_url,
         ca: issuer.certificate_authority.into_bytes(),
@@ -238,6 +251,7 @@ mod tests {
             "{issuer: {url: 'http://a', audiences: [x]}, claimMappings: {username: {claim: sub, prefix: ''}}}",
             "{issuer: {url: 'https://a', audiences: [x]}, claimMappings: {username: {claim: sub}}}",
             "{issuer: {url: 'https://a', audiences: [x]}}",
+            "{issuer: {url: 'https://a', audiences: [x], egressSelectorType: etcd}, claimMappings: {username: {claim: sub, prefix: ''}}}",
             "{unknown: 1}",
         ] {
             assert!(read(bad, "").is_err(), "{bad}");

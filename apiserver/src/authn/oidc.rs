@@ -20,6 +20,7 @@ use tokio::sync::Mutex;
 
 use crate::{
     auth::{Authenticator, Credentials, User},
+    egress::{Egress, Network, Route},
     webhook,
 };
 
@@ -35,6 +36,8 @@ pub struct Options {
     pub url: String,
     /// Where the discovery document is instead.
     pub discovery_url: String,
+    /// The network it is in, where that is said; it is reached directly if not.
+    pub network: Option<Network>,
     /// PEM of who signs the issuer's certificate; the system's authorities when empty.
     pub ca: Vec<u8>,
     /// A token names one of these.
@@ -84,6 +87,7 @@ pub struct Issuer {
     groups: Source,
     uid: Source,
     extra: Vec<(String, Program)>,
+    route: Route,
     keys: ArcSwapOption<JwkSet>,
     asked: Mutex<Option<Instant>>,
 }
@@ -155,8 +159,8 @@ impl Issuer {
     /// Compiles the expressions.
     ///
     /// # Errors
-    /// What does not compile, and algorithms that are none.
-    pub fn new(options: Options) -> Result<Self, String> {
+    /// What does not compile, algorithms that are none, and a network without a way to it.
+    pub fn new(options: Options, egress: &Egress) -> Result<Self, String> {
         let rules = |variable: &str, all: &[(String, String)]| -> Result<Vec<(Program, String)>, String> {
             let one =
                 |(source, message): &(String, String)| Ok((compile(variable, source)?, message.clone()));
@@ -166,7 +170,15 @@ impl Issuer {
             name.parse::<Algorithm>().map_err(|_| format!("{name:?} is no signing algorithm"))
         };
         let extra = |(key, source): &(String, String)| Ok((key.clone(), compile("claims", source)?));
+        let route = match options.network {
+            None => Route::default(),
+            // Whoever asks for it in so many words wants no other way.
+            Some(network) => egress
+                .selected(network)
+                .ok_or_else(|| format!("oidc: egress lookup for {:?} is not configured", network.name()))?,
+        };
         Ok(Self {
+            route,
             algorithms: options.algorithms.iter().map(algorithm).collect::<Result<_, String>>()?,
             claim_rules: rules("claims", &options.claim_rules)?,
             user_rules: rules("user", &options.user_rules)?,
@@ -192,7 +204,9 @@ impl Issuer {
             url => url.to_owned(),
         };
         let fetch = async |url: &str| -> Result<Value, String> {
-            let body = webhook::fetch(url, &self.options.ca, TIMEOUT).await.map_err(|e| e.to_string())?;
+            let body = webhook::fetch(url, &self.options.ca, &self.route, TIMEOUT)
+                .await
+                .map_err(|e| e.to_string())?;
             serde_json::from_slice(&body).map_err(|error| format!("{url}: {error}"))
         };
         let document = fetch(&base).await?;
@@ -331,7 +345,7 @@ mod tests {
 
     #[test]
     fn claims_become_users() {
-        let issuer = Issuer::new(options()).unwrap();
+        let issuer = Issuer::new(options(), &Egress::default()).unwrap();
         let user = issuer.user(&json!({"aud": ["x", "api"], "sub": "jane", "roles": ["a", "b"]})).unwrap();
         assert_eq!((user.name.as_str(), user.groups.join(",")), ("oidc:jane", "g:a,g:b".to_owned()));
         let one = issuer.user(&json!({"aud": "api", "sub": "jane", "roles": "a"})).unwrap();
@@ -349,7 +363,7 @@ mod tests {
     #[test]
     fn emails_count_when_they_are_verified() {
         let username = Mapping::Claim { claim: "email".to_owned(), prefix: String::new() };
-        let issuer = Issuer::new(Options { username, ..options() }).unwrap();
+        let issuer = Issuer::new(Options { username, ..options() }, &Egress::default()).unwrap();
         for (verified, good) in [(json!(true), true), (json!(false), false), (json!("true"), false)] {
             let claims = json!({"aud": "api", "email": "j@x", "email_verified": verified});
             assert_eq!(issuer.user(&claims).is_ok(), good, "{verified}");
@@ -360,27 +374,29 @@ mod tests {
     #[test]
     fn expressions_map_and_judge() {
         let rule = |expression: &str| vec![(expression.to_owned(), "no".to_owned())];
-        let issuer = Issuer::new(Options {
+        let options_of_rules = Options {
             username: Mapping::Expression("'u:' + claims.sub".to_owned()),
             uid: Mapping::Expression("claims.id".to_owned()),
             extra: vec![("example.com/team".to_owned(), "claims.team".to_owned())],
             claim_rules: rule("claims.tenant == 'one'"),
             user_rules: rule("!user.username.startsWith('u:system')"),
             ..options()
-        })
-        .unwrap();
+        };
+        let issuer = Issuer::new(options_of_rules, &Egress::default()).unwrap();
         let claims = |sub: &str, tenant: &str| json!({"aud": "api", "sub": sub, "tenant": tenant, "id": "7", "team": ["a"]});
         let user = issuer.user(&claims("jane", "one")).unwrap();
         assert_eq!((user.name.as_str(), user.uid.as_str()), ("u:jane", "7"));
         assert_eq!(user.extra["example.com/team"], ["a"]);
         assert!(issuer.user(&claims("jane", "two")).is_err());
         assert!(issuer.user(&claims("system:x", "one")).is_err());
-        assert!(Issuer::new(Options { claim_rules: rule("claims."), ..options() }).is_err());
+        assert!(
+            Issuer::new(Options { claim_rules: rule("claims."), ..options() }, &Egress::default()).is_err()
+        );
     }
 
     #[tokio::test]
     async fn tokens_of_others_are_not_looked_at() {
-        let issuer = Issuer::new(options()).unwrap();
+        let issuer = Issuer::new(options(), &Egress::default()).unwrap();
         let part = |value: Value| BASE64_URL_SAFE_NO_PAD.encode(value.to_string());
         for token in ["abc".to_owned(), format!("a.{}.c", part(json!({"iss": "https://other"})))] {
             let credentials = Credentials { bearer: Some(token), ..Credentials::default() };

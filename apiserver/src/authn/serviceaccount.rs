@@ -12,11 +12,13 @@ use serde_json::Value;
 
 use super::jwt::{PublicKey, Token};
 use crate::{
+    audit,
     auth::{Authenticator, Credentials, User},
+    metrics,
     objects::{Kind, NODES, Objects, PODS, SECRETS, SERVICE_ACCOUNTS},
 };
 
-mod uses;
+pub(crate) mod uses;
 
 /// Clock difference forgiven on `exp`, `nbf`, `iat` and deletions, in seconds.
 const LEEWAY: i64 = 60;
@@ -65,6 +67,8 @@ struct Private {
     pod: Option<Ref>,
     secret: Option<Ref>,
     node: Option<Ref>,
+    /// Seconds since the epoch after which it should have been renewed.
+    warnafter: Option<i64>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -136,6 +140,7 @@ impl ServiceAccountTokens {
             let claims: LegacyClaims = serde_json::from_value(token.claims).map_err(malformed)?;
             let audiences = self.grant(Vec::new(), wanted)?;
             let user = self.legacy(&claims, text, now).await?;
+            metrics::LEGACY_TOKENS.inc();
             return Ok(Some(Verified { user, audiences }));
         }
         let claims: Claims = serde_json::from_value(token.claims).map_err(malformed)?;
@@ -146,6 +151,7 @@ impl ServiceAccountTokens {
         let audiences = self.grant(granted, wanted)?;
         check_times(&claims, now)?;
         let user = self.bound(&claims, now).await?;
+        note_age(&claims, now);
         Ok(Some(Verified { user, audiences }))
     }
 
@@ -298,6 +304,18 @@ fn check_times(claims: &Claims, now: Timestamp) -> Result<(), String> {
         }
         _ => Ok(()),
     }
+}
+
+/// Tells audit and metrics of a token that lives on only because its user has not renewed it.
+fn note_age(claims: &Claims, now: Timestamp) {
+    let Some(due) = claims.kubernetes.warnafter.filter(|due| *due != 0) else { return };
+    let late = now.as_second() - due;
+    if late <= 0 {
+        return metrics::VALID_TOKENS.inc();
+    }
+    metrics::STALE_TOKENS.inc();
+    let told = format!("subject: {}, seconds after warning threshold: {late}", claims.sub);
+    audit::annotate("authentication.k8s.io/stale-token", told);
 }
 
 /// `system:serviceaccount:<namespace>:<name>`.

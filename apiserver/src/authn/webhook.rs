@@ -12,6 +12,7 @@ use sha2::{Digest, Sha256};
 use crate::{
     auth::{Authenticator, Credentials, User},
     authn::cache::Cache,
+    metrics,
     webhook::kubeconfig::Remote,
 };
 
@@ -83,10 +84,22 @@ impl Authenticator for WebhookTokens {
     async fn authenticate(&self, credentials: &Credentials) -> Result<Option<User>, String> {
         let Some(token) = &credentials.bearer else { return Ok(None) };
         let key: [u8; 32] = Sha256::digest(token.as_bytes()).into();
-        if let Some(known) = self.cache.get(&key, Instant::now()) {
+        let begun = Instant::now();
+        let told = |status: &str| {
+            metrics::TOKEN_CACHE.with_label_values(&[status]).inc();
+            let duration = metrics::TOKEN_CACHE_DURATION.with_label_values(&[status]);
+            duration.observe(begun.elapsed().as_secs_f64());
+        };
+        if let Some(known) = self.cache.get(&key, begun) {
+            told("hit");
             return Ok(known);
         }
-        let user = self.ask(token).await?;
+        let asking = metrics::Under::way(metrics::TOKEN_FETCHING.with_label_values(&["in_flight"]));
+        let asked = self.ask(token).await;
+        drop(asking);
+        metrics::TOKEN_FETCHES.with_label_values(&[if asked.is_ok() { "ok" } else { "error" }]).inc();
+        told("miss");
+        let user = asked?;
         self.cache.put(key, user.clone(), true, Instant::now());
         Ok(user)
     }

@@ -18,7 +18,10 @@ use rustls_pki_types::{CertificateDer, UnixTime, pem::PemObject};
 use sha2::{Digest, Sha256};
 use x509_parser::prelude::{FromDer, X509Certificate};
 
-use crate::auth::{Authenticator, Credentials, PeerCertificates, User};
+use crate::{
+    auth::{Authenticator, Credentials, PeerCertificates, User},
+    metrics,
+};
 
 const UID_OID: &str = "1.3.6.1.4.1.57683.2";
 const CREDENTIAL_ID: &str = "authentication.kubernetes.io/credential-id";
@@ -50,6 +53,8 @@ struct Trust {
 #[derive(Clone)]
 struct Checked {
     user: User,
+    /// Seconds since the epoch after which its own certificate does not hold.
+    expires: i64,
     /// Seconds since the epoch after which the chain must be checked again.
     not_after: i64,
 }
@@ -77,6 +82,7 @@ impl ClientCertificates {
         let Some((leaf, rest)) = peer.chain().split_first() else { return Ok(None) };
         let key = peer.fingerprint();
         if let Some(known) = self.checked.lock().get(key).filter(|c| now <= c.not_after) {
+            counted(known.expires - now);
             return Ok(Some(known.user.clone()));
         }
         let intermediates: Vec<CertificateDer<'_>> =
@@ -90,7 +96,9 @@ impl ClientCertificates {
         let (_, certificate) =
             X509Certificate::from_der(leaf).map_err(|e| format!("parsing certificate failed: {e}"))?;
         let user = subject(&certificate, leaf)?;
-        let mut not_after = certificate.validity().not_after.timestamp();
+        let expires = certificate.validity().not_after.timestamp();
+        counted(expires - now);
+        let mut not_after = expires;
         for der in rest {
             if let Ok((_, c)) = X509Certificate::from_der(der) {
                 not_after = not_after.min(c.validity().not_after.timestamp());
@@ -100,9 +108,15 @@ impl ClientCertificates {
         if checked.len() >= REMEMBERED {
             checked.clear();
         }
-        checked.insert(*key, Checked { user: user.clone(), not_after });
+        checked.insert(*key, Checked { user: user.clone(), expires, not_after });
         Ok(Some(user))
     }
+}
+
+/// Tells for how many seconds a certificate holds that was just used.
+fn counted(left: i64) {
+    #[expect(clippy::cast_precision_loss, reason = "a time to be shown")]
+    metrics::CLIENT_CERTIFICATES.observe(left.max(0) as f64);
 }
 
 #[async_trait]

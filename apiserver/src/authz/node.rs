@@ -7,7 +7,10 @@
 //!
 //! Contract: Kubernetes "Using Node Authorization", KEP-4601; upstream `plugin/pkg/auth/authorizer/node`.
 
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::{
+    collections::{BTreeSet, HashMap, HashSet},
+    time::Instant,
+};
 
 use async_trait::async_trait;
 use component_base::features::{Gate, Gates};
@@ -17,6 +20,7 @@ use serde_json::Value;
 use super::{bootstrap, feed::Index, rbac::rule::Rule};
 use crate::{
     auth::{Attributes, Authorizer, Decision, User},
+    metrics,
     object::Object,
     objects::{Kind, PERSISTENT_VOLUMES, POD_CERTIFICATE_REQUESTS, PODS, Relevant, VOLUME_ATTACHMENTS},
 };
@@ -290,8 +294,34 @@ fn resource_slice(node: &str, a: &Attributes) -> Result<(), String> {
     }
 }
 
+/// A change of the graph, told when it is done.
+struct Told {
+    operation: String,
+    begun: Instant,
+}
+
+impl Told {
+    fn new(verb: &str, kind: Kind) -> Self {
+        let of = match kind {
+            PODS => "Pod",
+            PERSISTENT_VOLUMES => "PV",
+            POD_CERTIFICATE_REQUESTS => "PodCertificateRequest",
+            _ => "VolumeAttachment",
+        };
+        Self { operation: format!("{verb}{of}"), begun: Instant::now() }
+    }
+}
+
+impl Drop for Told {
+    fn drop(&mut self) {
+        let duration = metrics::NODE_GRAPH.with_label_values(&[self.operation.as_str()]);
+        duration.observe(self.begun.elapsed().as_secs_f64());
+    }
+}
+
 impl Index for NodeAuthorizer {
     fn apply(&self, kind: Kind, object: &Object) {
+        let _told = Told::new("Add", kind);
         let mut graph = self.graph.write();
         graph.remove(kind, object.namespace(), object.name());
         match kind {
@@ -311,6 +341,7 @@ impl Index for NodeAuthorizer {
     }
 
     fn remove(&self, kind: Kind, namespace: &str, name: &str) {
+        let _told = Told::new("Delete", kind);
         self.graph.write().remove(kind, namespace, name);
     }
 

@@ -12,6 +12,7 @@ use sha2::{Digest, Sha256};
 use crate::{
     auth::{Attributes, Authorizer, Decision},
     authn::cache::Cache,
+    egress::Route,
     webhook::kubeconfig::{KubeconfigError, Remote},
 };
 
@@ -59,17 +60,17 @@ pub struct WebhookAuthorizer {
 }
 
 impl WebhookAuthorizer {
-    /// Reads the kubeconfig and compiles the conditions.
+    /// Reads the kubeconfig and compiles the conditions. `route` leads to the webhook.
     ///
     /// # Errors
     /// When one of them is of no use.
-    pub fn new(options: Options) -> Result<Self, BuildError> {
+    pub fn new(options: Options, route: &Route) -> Result<Self, BuildError> {
         let env = Env::new().variable("request", Type::Dyn);
         let compile = |source: &String| {
             env.compile(source).map_err(|e| BuildError::Condition(options.name.clone(), e.to_string()))
         };
         let conditions = options.conditions.iter().map(compile).collect::<Result<_, _>>()?;
-        let remote = Remote::load(&options.kubeconfig, "authorization")?;
+        let remote = Remote::load(&options.kubeconfig, "authorization", route)?;
         let cache = Cache::new(options.allowed_ttl, options.denied_ttl);
         Ok(Self { options, remote, conditions, cache })
     }

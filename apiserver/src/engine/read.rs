@@ -20,6 +20,7 @@ use super::{
 };
 use crate::{
     auth::Attributes,
+    metrics::WatchEvents,
     negotiation::{self, Encoding, Form},
     object::Object,
     response::{self, Body},
@@ -236,7 +237,8 @@ impl Call {
         let events =
             self.server.store.watch(&self.id(), request).await.map_err(|e| self.store_failed(e, ""))?;
         let include = query.get("includeObject").to_owned();
-        let framer = Box::new(Framer { include, call: self.for_frames(), converted });
+        let told = WatchEvents::of(&self.info);
+        let framer = Box::new(Framer { include, call: self.for_frames(), converted, told });
         let drain = match self.custom() {
             Some(custom) => custom.replaced().clone(),
             None => self.server.front.end_of_watch(&self.server.drain),
@@ -282,6 +284,7 @@ struct Framer {
     call: Call,
     /// Fields that only converted objects have.
     converted: Vec<FieldRequirement>,
+    told: WatchEvents,
 }
 
 /// A stored event's frame, taken apart.
@@ -312,6 +315,9 @@ fn frames(events: WatchStream, framer: Box<Framer>) -> impl futures::Stream<Item
                     None => return Some((chunk.bytes(), Some((events, framer)))),
                 }
             };
+            if event.as_ref().is_ok_and(|event| event.kind == WatchKind::InitialEventsEnd) {
+                framer.told.caught_up(&framer.call.info);
+            }
             let frame = match event {
                 Ok(event) => match framer.as_stored(&event) {
                     Some(frame) => Ok(Some(frame)),
@@ -321,7 +327,10 @@ fn frames(events: WatchStream, framer: Box<Framer>) -> impl futures::Stream<Item
                 Err(status) => Err(status),
             };
             match frame {
-                Ok(Some(frame)) => chunk.add(frame),
+                Ok(Some(frame)) => {
+                    framer.told.sent(frame.len());
+                    chunk.add(frame);
+                }
                 Ok(None) => {}
                 Err(status) => {
                     if let Ok(frame) = framer.written("ERROR", &status.to_value()) {

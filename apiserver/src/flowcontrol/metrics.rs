@@ -1,55 +1,49 @@
 //! Metrics of priority and fairness, by upstream's names and labels.
 
-use std::{sync::LazyLock, time::Duration};
+use std::time::Duration;
 
-use component_base::metrics::{self, Stability};
 use prometheus::{Gauge, GaugeVec, HistogramVec, IntCounterVec, IntGaugeVec};
 
 use super::level::Limits;
+use crate::metrics::list;
 
 const SECONDS: [f64; 13] = [0.0, 0.005, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 15.0, 30.0];
 const LENGTHS: [f64; 6] = [0.0, 10.0, 25.0, 50.0, 100.0, 250.0];
 const SEATS: [f64; 4] = [1.0, 2.0, 4.0, 10.0];
 const BOTH: &[&str] = &["priority_level", "flow_schema"];
 
-macro_rules! list {
-    ($($metric:ident: $kind:ty = $make:ident($name:literal, $help:literal, $stability:ident $(, $rest:expr)*);)*) => {
-        $(static $metric: LazyLock<$kind> = LazyLock::new(|| {
-            metrics::$make(concat!("apiserver_flowcontrol_", $name), $help, Stability::$stability $(, $rest)*)
-        });)*
-    };
-}
-
 list! {
-    REJECTED: IntCounterVec = counter_vec("rejected_requests_total", "Requests turned away, by the reason.", Beta,
+    REJECTED: IntCounterVec = counter_vec("apiserver_flowcontrol_rejected_requests_total", "Requests turned away, by the reason.", Beta,
         &["priority_level", "flow_schema", "reason"]);
-    DISPATCHED: IntCounterVec = counter_vec("dispatched_requests_total", "Requests that were served.", Beta, BOTH);
-    INQUEUE: IntGaugeVec = gauge_vec("current_inqueue_requests", "Requests that wait.", Beta, BOTH);
-    INQUEUE_SEATS: IntGaugeVec = gauge_vec("current_inqueue_seats", "Seats that waiting requests want.", Alpha, BOTH);
-    LENGTH: HistogramVec = histogram_vec("request_queue_length_after_enqueue",
+    DISPATCHED: IntCounterVec = counter_vec("apiserver_flowcontrol_dispatched_requests_total", "Requests that were served.", Beta, BOTH);
+    INQUEUE: IntGaugeVec = gauge_vec("apiserver_flowcontrol_current_inqueue_requests", "Requests that wait.", Beta, BOTH);
+    INQUEUE_SEATS: IntGaugeVec = gauge_vec("apiserver_flowcontrol_current_inqueue_seats", "Seats that waiting requests want.", Alpha, BOTH);
+    LENGTH: HistogramVec = histogram_vec("apiserver_flowcontrol_request_queue_length_after_enqueue",
         "Length of the queue a request has entered, itself included.", Alpha, BOTH, LENGTHS.to_vec());
-    EXECUTING: IntGaugeVec = gauge_vec("current_executing_requests", "Requests being served.", Beta, BOTH);
-    EXECUTING_SEATS: IntGaugeVec = gauge_vec("current_executing_seats", "Seats in use.", Beta, BOTH);
-    WAITED: HistogramVec = histogram_vec("request_wait_duration_seconds", "Time requests wait in a queue, in seconds.",
+    EXECUTING: IntGaugeVec = gauge_vec("apiserver_flowcontrol_current_executing_requests", "Requests being served.", Beta, BOTH);
+    EXECUTING_SEATS: IntGaugeVec = gauge_vec("apiserver_flowcontrol_current_executing_seats", "Seats in use.", Beta, BOTH);
+    WAITED: HistogramVec = histogram_vec("apiserver_flowcontrol_request_wait_duration_seconds", "Time requests wait in a queue, in seconds.",
         Beta, &["priority_level", "flow_schema", "execute"], SECONDS.to_vec());
-    EXECUTION: HistogramVec = histogram_vec("request_execution_seconds", "Time seats are held, in seconds.", Alpha,
+    EXECUTION: HistogramVec = histogram_vec("apiserver_flowcontrol_request_execution_seconds", "Time seats are held, in seconds.", Alpha,
         &["priority_level", "flow_schema", "type"], SECONDS.to_vec());
-    ESTIMATED: HistogramVec = histogram_vec("work_estimated_seats", "Seats requests are taken to need.", Alpha, BOTH,
+    ESTIMATED: HistogramVec = histogram_vec("apiserver_flowcontrol_work_estimated_seats", "Seats requests are taken to need.", Alpha, BOTH,
         SEATS.to_vec());
-    NOMINAL: IntGaugeVec = gauge_vec("nominal_limit_seats", "Seats of a level by its shares.", Beta, &["priority_level"]);
-    LOWER: IntGaugeVec = gauge_vec("lower_limit_seats", "Seats a level never lends.", Alpha, &["priority_level"]);
-    UPPER: IntGaugeVec = gauge_vec("upper_limit_seats", "Seats a level has at most, borrowed ones included.", Alpha,
+    NOMINAL: IntGaugeVec = gauge_vec("apiserver_flowcontrol_nominal_limit_seats", "Seats of a level by its shares.", Beta, &["priority_level"]);
+    LOWER: IntGaugeVec = gauge_vec("apiserver_flowcontrol_lower_limit_seats", "Seats a level never lends.", Alpha, &["priority_level"]);
+    UPPER: IntGaugeVec = gauge_vec("apiserver_flowcontrol_upper_limit_seats", "Seats a level has at most, borrowed ones included.", Alpha,
         &["priority_level"]);
-    CURRENT: GaugeVec = float_gauge_vec("current_limit_seats", "Seats a level has now.", Alpha, &["priority_level"]);
-    PEAK: GaugeVec = float_gauge_vec("demand_seats_high_watermark", "Most seats wanted at once in the last period.",
+    CURRENT: GaugeVec = float_gauge_vec("apiserver_flowcontrol_current_limit_seats", "Seats a level has now.", Alpha, &["priority_level"]);
+    PEAK: GaugeVec = float_gauge_vec("apiserver_flowcontrol_demand_seats_high_watermark", "Most seats wanted at once in the last period.",
         Alpha, &["priority_level"]);
-    AVERAGE: GaugeVec = float_gauge_vec("demand_seats_average", "Average of seats wanted in the last period.", Alpha,
+    AVERAGE: GaugeVec = float_gauge_vec("apiserver_flowcontrol_demand_seats_average", "Average of seats wanted in the last period.", Alpha,
         &["priority_level"]);
-    DEVIATION: GaugeVec = float_gauge_vec("demand_seats_stdev", "Deviation of seats wanted in the last period.", Alpha,
+    DEVIATION: GaugeVec = float_gauge_vec("apiserver_flowcontrol_demand_seats_stdev", "Deviation of seats wanted in the last period.", Alpha,
         &["priority_level"]);
-    SMOOTHED: GaugeVec = float_gauge_vec("demand_seats_smoothed", "Seats wanted, smoothed over periods.", Alpha,
+    SMOOTHED: GaugeVec = float_gauge_vec("apiserver_flowcontrol_demand_seats_smoothed", "Seats wanted, smoothed over periods.", Alpha,
         &["priority_level"]);
-    FAIR: Gauge = float_gauge("seat_fair_frac", "Part of its target that a level within its bounds gets.", Alpha);
+    TARGET: GaugeVec = float_gauge_vec("apiserver_flowcontrol_target_seats", "Seats a level should have by its demand.",
+        Alpha, &["priority_level"]);
+    FAIR: Gauge = float_gauge("apiserver_flowcontrol_seat_fair_frac", "Part of its target that a level within its bounds gets.", Alpha);
 }
 
 fn signed(seats: u32) -> i64 {
@@ -103,6 +97,11 @@ pub(super) fn demand(level: &str, values: [f64; 4]) {
     }
 }
 
+/// Seats a level should have.
+pub(super) fn target(level: &str, seats: f64) {
+    TARGET.with_label_values(&[level]).set(seats);
+}
+
 pub(super) fn fair_fraction(value: f64) {
     FAIR.set(value);
 }
@@ -113,7 +112,7 @@ pub(super) fn forget(level: &str) {
     for metric in [&NOMINAL, &LOWER, &UPPER] {
         drop(metric.remove_label_values(&[level]));
     }
-    for metric in [&CURRENT, &PEAK, &AVERAGE, &DEVIATION, &SMOOTHED] {
+    for metric in [&CURRENT, &PEAK, &AVERAGE, &DEVIATION, &SMOOTHED, &TARGET] {
         drop(metric.remove_label_values(&[level]));
     }
 }

@@ -81,6 +81,19 @@ fn limits(seats: u32, total: u64, level: &Object) -> Limits {
     }
 }
 
+impl Demand {
+    /// Seats it keeps whatever others want.
+    fn least(&self) -> f64 {
+        let needed = f64::from(self.nominal).min(self.peak);
+        f64::from(self.lower).max(needed)
+    }
+
+    /// Seats it should have if there were enough for all.
+    pub(super) fn target(&self) -> f64 {
+        self.smoothed.max(self.least()).max(1.0)
+    }
+}
+
 /// The current limit of each level, and the fraction of its target that a level gets when bounds do not say otherwise.
 #[expect(
     clippy::cast_possible_truncation,
@@ -88,11 +101,7 @@ fn limits(seats: u32, total: u64, level: &Object) -> Limits {
     reason = "not negative and at most the number of all seats"
 )]
 pub(super) fn lend(seats: u32, demands: &[Demand]) -> (Vec<u32>, f64) {
-    let lower = |one: &Demand| {
-        let needed = f64::from(one.nominal).min(one.peak);
-        f64::from(one.lower).max(needed)
-    };
-    let target = |one: &Demand| one.smoothed.max(lower(one)).max(1.0);
+    let (lower, target) = (Demand::least, Demand::target);
     // What exempt levels use is not there for others.
     let exempt: f64 = demands.iter().filter(|d| d.is_exempt).map(|d| d.peak.max(f64::from(d.lower))).sum();
     let limited = || demands.iter().filter(|d| !d.is_exempt);

@@ -34,16 +34,12 @@ const FLAGS: &[Fixed] = &[
     .only(sizes_are_cached, "expected resource[.group]#size with a size above zero: every resource has a cache"),
     fixed("lease-reuse-duration-seconds", Kind::Int, "60", "seconds a lease in etcd is given to objects that expire")
         .only(|value| value == "60", "a lease is reused for 60 seconds, or a twentieth of its life if that is less"),
-    fixed("etcd-servers-overrides", Kind::Strings, "", "etcd members of single resources")
-        .only(is_empty, "all resources are stored in the members of --etcd-servers"),
     fixed("enable-logs-handler", Kind::Bool, "false", "serve files of /var/log under /logs")
         .only(is_off, "files of the machine are not served"),
     fixed("contention-profiling", Kind::Bool, "false", "record waiting for locks, where profiling is on")
         .only(is_off, "waiting for locks is not recorded"),
     fixed("tracing-config-file", Kind::String, "", "file that says where traces of requests are sent")
         .only(is_empty, "traces are not exported"),
-    fixed("egress-selector-config-file", Kind::String, "", "file that says by which proxy which network is reached")
-        .only(is_empty, "all networks are reached directly"),
     fixed("service-account-signing-endpoint", Kind::String, "", "socket of a signer of service account tokens")
         .only(is_empty, "tokens are signed with --service-account-signing-key-file only"),
     fixed("authorization-policy-file", Kind::String, "", "file with policies of the authorization mode ABAC")

@@ -1,4 +1,4 @@
-//! Connections to what is behind the server: TCP, TLS when asked for, and HTTP/1.1 on top.
+//! Connections to what is behind the server: by the way there is to it, TLS when asked for, and HTTP/1.1 on top.
 //!
 //! One connection carries one request: upgrades take it over, and a proxied stream may last as long as it likes.
 
@@ -9,10 +9,6 @@ use http::{Request, Response};
 use hyper::{body::Incoming, client::conn::http1};
 use hyper_util::rt::TokioIo;
 use rustls::{ClientConfig, RootCertStore, crypto::aws_lc_rs, pki_types::ServerName};
-use tokio::{
-    io::{AsyncRead, AsyncWrite},
-    net::TcpStream,
-};
 use tokio_rustls::TlsConnector;
 use tokio_util::sync::DropGuard;
 
@@ -20,6 +16,9 @@ use component_base::{
     task::Tasks,
     tls::{AnyServerCertificate, ClientCertificate},
 };
+
+pub use crate::egress::authority;
+use crate::egress::{ConnectError, Route, Stream};
 
 /// Where a request goes.
 #[derive(Clone)]
@@ -34,14 +33,19 @@ pub struct Target {
     pub server_name: Option<String>,
     /// Time to connect, TLS included.
     pub timeout: Duration,
+    /// The way there.
+    pub route: Route,
 }
 
 /// Why a request was not answered.
 #[derive(Debug, thiserror::Error)]
 pub enum DialError {
-    /// TCP; worded as Go's dialer does.
+    /// There is no connection.
+    #[error(transparent)]
+    Connect(#[from] ConnectError),
+    /// There is none in time, or not to such a name; worded as Go's dialer does.
     #[error("dial tcp {address}: {reason}")]
-    Connect {
+    Address {
         /// Host and port.
         address: String,
         /// What went wrong.
@@ -63,9 +67,6 @@ pub struct Answer {
     pub guard: DropGuard,
 }
 
-trait Stream: AsyncRead + AsyncWrite + Unpin + Send {}
-impl<T: AsyncRead + AsyncWrite + Unpin + Send> Stream for T {}
-
 /// Bodies sent on.
 pub type Outgoing = http_body_util::combinators::UnsyncBoxBody<Bytes, hyper::Error>;
 
@@ -81,16 +82,13 @@ impl Target {
         authority(&self.host, self.port)
     }
 
-    async fn connect(&self) -> Result<Box<dyn Stream>, DialError> {
-        let failed = |reason: String| DialError::Connect { address: self.authority(), reason };
-        let connecting = TcpStream::connect((self.host.as_str(), self.port));
+    async fn connect(&self) -> Result<Stream, DialError> {
+        let failed = |reason: String| DialError::Address { address: self.authority(), reason };
+        let connecting = self.route.connect(&self.host, self.port);
         let stream = tokio::time::timeout(self.timeout, connecting)
             .await
-            .map_err(|_| failed("i/o timeout".to_owned()))?
-            .map_err(|error| failed(go_text(&error)))?;
-        // Keystrokes are small and must not wait for each other.
-        stream.set_nodelay(true).map_err(|error| failed(error.to_string()))?;
-        let Some(tls) = &self.tls else { return Ok(Box::new(stream)) };
+            .map_err(|_| failed("i/o timeout".to_owned()))??;
+        let Some(tls) = &self.tls else { return Ok(stream) };
         let name = ServerName::try_from(self.server_name.as_ref().unwrap_or(&self.host).clone())
             .map_err(|error| failed(error.to_string()))?;
         let connecting = TlsConnector::from(tls.clone()).connect(name, stream);
@@ -98,7 +96,7 @@ impl Target {
             .await
             .map_err(|_| failed("net/http: TLS handshake timeout".to_owned()))?
             .map_err(DialError::Tls)?;
-        Ok(Box::new(stream))
+        Ok(Stream::inside(stream))
     }
 
     /// Makes a connection and one request on it. The URI of the request is path and query only.
@@ -125,22 +123,6 @@ impl Target {
         });
         let response = sender.send_request(request).await?;
         Ok(Answer { response, guard })
-    }
-}
-
-/// `host:port`, with brackets around IPv6 addresses.
-pub fn authority(host: &str, port: u16) -> String {
-    if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") }
-}
-
-/// The words Go's dialer has for the usual failures: people and tests look for them.
-pub(crate) fn go_text(error: &io::Error) -> String {
-    match error.kind() {
-        io::ErrorKind::ConnectionRefused => "connect: connection refused".to_owned(),
-        io::ErrorKind::HostUnreachable => "connect: no route to host".to_owned(),
-        io::ErrorKind::NetworkUnreachable => "connect: network is unreachable".to_owned(),
-        io::ErrorKind::TimedOut => "connect: connection timed out".to_owned(),
-        _ => error.to_string(),
     }
 }
 

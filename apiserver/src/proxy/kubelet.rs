@@ -10,6 +10,7 @@ use serde_json::Value;
 
 use super::dial::{Target, client_tls};
 use crate::{
+    egress::Route,
     object::Object,
     objects::{NODES, Objects},
     status::Status,
@@ -71,6 +72,7 @@ pub struct Kubelets {
     options: KubeletOptions,
     trust: ArcSwap<Trust>,
     anonymous: Arc<ClientConfig>,
+    route: Route,
 }
 
 /// Who we are to kubelets, and whom we take for one.
@@ -89,15 +91,16 @@ impl Trust {
 }
 
 impl Kubelets {
-    /// Loads certificates.
+    /// Loads certificates. `route` leads to nodes and to what is on them.
     ///
     /// # Errors
     /// When a file is unusable.
-    pub fn new(options: &KubeletOptions) -> Result<Self, KubeletError> {
+    pub fn new(options: &KubeletOptions, route: Route) -> Result<Self, KubeletError> {
         Ok(Self {
             options: options.clone(),
             trust: ArcSwap::from_pointee(Trust::load(options)?),
             anonymous: client_tls(None, None)?,
+            route,
         })
     }
 
@@ -134,7 +137,13 @@ impl Kubelets {
             tls: Some(tls.clone()),
             server_name: None,
             timeout: self.options.timeout,
+            route: self.route.clone(),
         })
+    }
+
+    /// The way to nodes and to what is on them.
+    pub fn route(&self) -> Route {
+        self.route.clone()
     }
 
     /// Something other than a kubelet that speaks TLS: it is neither checked nor told who we are.

@@ -67,7 +67,7 @@ impl Connect {
 
     fn target(&self, host: String, port: u16, scheme: &str) -> Target {
         let tls = (scheme == "https").then(|| self.server.kubelets.stranger());
-        Target { host, port, tls, server_name: None, timeout: DIAL }
+        Target { host, port, tls, server_name: None, timeout: DIAL, route: self.server.kubelets.route() }
     }
 
     async fn proxied_node(&self) -> Result<Target, Status> {

@@ -192,6 +192,7 @@ async fn cluster(go_on: watch::Receiver<bool>) -> (TestServer, Target) {
         tls: Some(server.server.kubelets.stranger()),
         server_name: None,
         timeout: std::time::Duration::from_secs(5),
+        route: crate::egress::Route::default(),
     };
     (server, front)
 }
@@ -458,6 +459,7 @@ async fn requests_are_made_again_at_the_backend() {
         tls: None,
         server_name: None,
         timeout: std::time::Duration::from_secs(5),
+        route: crate::egress::Route::default(),
     };
     let (behind, front) = (target(&listeners[0]), target(&listeners[1]));
     let [first, second] = listeners;

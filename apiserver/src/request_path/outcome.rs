@@ -21,6 +21,7 @@ use serde_json::Value;
 use super::info::RequestInfo;
 use crate::{
     audit::{Context, Stage},
+    metrics::FIELD_VALIDATION,
     negotiation,
     response::{self, Body},
     server::Server,
@@ -110,6 +111,7 @@ pub(super) struct Asked {
 struct Labels {
     verb: &'static str,
     dry_run: String,
+    field_validation: &'static str,
     of: Of,
     scope: &'static str,
 }
@@ -153,6 +155,7 @@ impl Labels {
             return Some(Self {
                 verb: verb_of_method(&asked.method),
                 dry_run: String::new(),
+                field_validation: field_validation(info),
                 of: Of::Path(path),
                 scope: "",
             });
@@ -170,7 +173,13 @@ impl Labels {
             dry_run = vec!["invalid"];
         }
         dry_run.dedup();
-        Some(Self { verb: verb(asked), dry_run: dry_run.join(","), of: Of::Resource(info.clone()), scope })
+        Some(Self {
+            verb: verb(asked),
+            dry_run: dry_run.join(","),
+            field_validation: field_validation(info),
+            of: Of::Resource(info.clone()),
+            scope,
+        })
     }
 
     fn seven(&self) -> [&str; 7] {
@@ -181,6 +190,15 @@ impl Labels {
                 [self.verb, group, version, resource, subresource, self.scope, "apiserver"]
             }
         }
+    }
+}
+
+/// What the request says of unknown fields, if it says so once and in words that are known.
+fn field_validation(info: &RequestInfo) -> &'static str {
+    match info.query.all("fieldValidation") {
+        [] => "",
+        [one] => ["Ignore", "Strict", "Warn"].into_iter().find(|word| word == one).unwrap_or("invalid"),
+        _ => "invalid",
     }
 }
 
@@ -289,6 +307,7 @@ fn measured(audit: &Context, begun: Instant, labels: Option<&Labels>, code: u16,
     let seconds = begun.elapsed().as_secs_f64();
     let labelled = [verb, dry_run, group, version, resource, subresource, scope, component];
     DURATION.with_label_values(&labelled).observe(seconds);
+    FIELD_VALIDATION.with_label_values(&[labels.field_validation]).observe(seconds);
     if !matches!(verb, "WATCH" | "CONNECT") {
         let own = (seconds - audit.waited().as_secs_f64()).max(0.0);
         SLI.with_label_values(&labels.seven()).observe(own);

@@ -66,6 +66,7 @@ impl Client {
             tls: Some(server.server.kubelets.stranger()),
             server_name: None,
             timeout: Duration::from_secs(5),
+            route: crate::egress::Route::default(),
         };
         Self { server, target }
     }

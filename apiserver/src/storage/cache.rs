@@ -274,7 +274,7 @@ impl Cache {
                 self.apply_locked(&mut inner, change, entry, prev, &mut Vec::new());
             }
         }
-        metrics::initialized(&self.resource.id);
+        metrics::initialized(&self.resource.id, rev, inner.objects.len());
         metrics::objects(&self.resource.id, inner.objects.len());
         drop(inner);
         self.ready.send_replace(Phase::Ready);
@@ -407,7 +407,7 @@ impl Cache {
         };
         let event = Arc::new(event);
         let dispatched = self.dispatch(inner, &event, woken);
-        metrics::event(&self.resource.id, dispatched);
+        metrics::event(&self.resource.id, event.rev, dispatched);
         inner.history_bytes += event.cost;
         inner.history.push_back(event);
         self.trim(inner);

@@ -1,4 +1,5 @@
-//! Compaction: every five minutes etcd forgets what is older than five minutes.
+//! What is done to etcd from time to time. Compaction: every five minutes it forgets what is older than five minutes. Its size
+//! is told.
 //!
 //! Several servers, upstream's among them, take turns by a guarded write of `compact_rev_key`: who
 //! moves its version from the one it saw last does the work.
@@ -7,7 +8,7 @@
 
 use std::sync::atomic::Ordering;
 
-use super::{etcd::EtcdError, shared::Shared};
+use super::{etcd::EtcdError, metrics, shared::Shared};
 
 const KEY: &str = "compact_rev_key";
 
@@ -21,6 +22,20 @@ pub(super) struct Turn {
 }
 
 impl Shared {
+    /// Tells for ever how large the database is.
+    pub(super) async fn measure_forever(&self, cluster: usize) {
+        let interval = self.config.size_interval;
+        if interval.is_zero() {
+            return std::future::pending().await;
+        }
+        loop {
+            if let Some(bytes) = self.etcd.size().await {
+                metrics::size(cluster, bytes);
+            }
+            tokio::time::sleep(interval).await;
+        }
+    }
+
     /// Takes turns for ever; zero interval leaves it to others.
     pub(super) async fn compact_forever(&self) {
         let interval = self.config.compaction_interval;

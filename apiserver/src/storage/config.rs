@@ -1,11 +1,12 @@
 //! How a store is set up.
 
-use std::{path::PathBuf, sync::Arc, time::Duration};
+use std::{collections::HashMap, path::PathBuf, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use proto::codec;
 
 use super::{ResourceId, StoredResource};
+use crate::egress::Route;
 
 /// Settings of a store (`--etcd-*`, `--storage-*` and the watch cache's).
 #[derive(Clone)]
@@ -14,16 +15,31 @@ pub struct StoreConfig {
     pub servers: Vec<String>,
     /// Client TLS (`--etcd-cafile`, `--etcd-certfile`, `--etcd-keyfile`).
     pub tls: TlsFiles,
+    /// The way to them.
+    pub route: Route,
     /// Where everything lives (`--etcd-prefix`), default `/registry`.
     pub prefix: String,
+    /// Resources that are kept elsewhere (`--etcd-servers-overrides`).
+    pub elsewhere: Vec<Elsewhere>,
     /// Resources cached from the start.
     pub resources: Vec<StoredResource>,
     /// Time between compactions (`--etcd-compaction-interval`), default 5 minutes; zero leaves it to others.
     pub compaction_interval: Duration,
+    /// Time between looks at the size of etcd's database (`--etcd-db-metric-poll-interval`), default 30 s; zero is never.
+    pub size_interval: Duration,
     /// Turns stored values into JSON and back (protobuf, encryption at rest).
     pub transformer: Arc<dyn Transformer>,
     /// Bounds on time and memory.
     pub limits: Limits,
+}
+
+/// An etcd cluster that has single resources.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Elsewhere {
+    /// URLs of its members.
+    pub servers: Vec<String>,
+    /// What it has.
+    pub resources: Vec<ResourceId>,
 }
 
 /// Files of a TLS client.
@@ -91,12 +107,38 @@ impl StoreConfig {
         Self {
             servers,
             tls: TlsFiles::default(),
+            route: Route::default(),
             prefix: "/registry".to_owned(),
+            elsewhere: Vec::new(),
             resources,
             compaction_interval: Duration::from_secs(300),
+            size_interval: Duration::from_secs(30),
             transformer: Arc::new(JsonOrProtobuf),
             limits: Limits::default(),
         }
+    }
+}
+
+impl StoreConfig {
+    /// Which of the other clusters has which resource; the last one that names it does. Definitions of resources and other
+    /// API servers are stored by servers of their own in upstream's process, which know of no overrides, so that neither
+    /// they nor custom resources have another place.
+    pub(super) fn placed(&self) -> HashMap<ResourceId, usize> {
+        let movable = |id: &&ResourceId| {
+            !matches!(id.group(), "apiextensions.k8s.io" | "apiregistration.k8s.io")
+                && self.resources.iter().any(|resource| resource.id == **id)
+        };
+        let clusters = self.elsewhere.iter().enumerate();
+        clusters
+            .flat_map(|(at, one)| one.resources.iter().filter(movable).map(move |id| (id.clone(), at)))
+            .collect()
+    }
+
+    /// The part of one cluster: one of the others, or `--etcd-servers`.
+    pub(super) fn cluster(&self, place: Option<usize>, placed: &HashMap<ResourceId, usize>) -> Self {
+        let servers = place.and_then(|at| self.elsewhere.get(at)).map_or(&self.servers, |one| &one.servers);
+        let resources = self.resources.iter().filter(|resource| placed.get(&resource.id).copied() == place);
+        Self { servers: servers.clone(), resources: resources.cloned().collect(), ..self.clone() }
     }
 }
 

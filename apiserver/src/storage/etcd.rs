@@ -14,21 +14,25 @@ use std::{
 
 use bytes::Bytes;
 use etcd_client::{
-    Client, Compare, CompareOp, ConnectOptions, DeleteOptions, GetOptions, KvClient, LeaseClient, PutOptions,
-    TlsOptions, Txn, TxnOp, WatchClient, WatchOptions, WatchStream, proto::PbTxnOpResponse,
+    Client, Compare, CompareOp, ConnectOptions, DeleteOptions, GetOptions, KvClient, LeaseClient,
+    MaintenanceClient, PutOptions, TlsOptions, Txn, TxnOp, WatchClient, WatchOptions, WatchStream,
+    proto::PbTxnOpResponse,
 };
 use futures::FutureExt;
 use http::Uri;
-use hyper_util::{client::legacy::connect::HttpConnector, rt::TokioIo};
-use tokio::{io::BufReader, net::TcpStream};
+use hyper_util::rt::TokioIo;
+use tokio::io::BufReader;
 use tonic::{
     Code,
     transport::{Certificate, Channel, Endpoint, Identity},
 };
-use tower::{BoxError, Service, ServiceExt};
+use tower::{BoxError, Service};
 
 use super::{ResourceId, StorageError, StoreConfig, TlsFiles, metrics};
-use crate::cork::Cork;
+use crate::{
+    cork::Cork,
+    egress::{Route, Stream},
+};
 
 /// Bytes taken from a connection at once.
 const READ_AHEAD: usize = 32 * 1024;
@@ -48,6 +52,7 @@ struct Member {
     kv: KvClient,
     watch: WatchClient,
     lease: LeaseClient,
+    maintenance: MaintenanceClient,
 }
 
 /// A key and value as stored.
@@ -112,7 +117,7 @@ impl Etcd {
         }
         let mut members = Vec::with_capacity(config.servers.len());
         for server in &config.servers {
-            members.push(Member::open(server, &config.tls)?);
+            members.push(Member::open(server, config)?);
         }
         Ok(Self { members, current: AtomicUsize::new(0), timeout: config.limits.request_timeout })
     }
@@ -267,6 +272,14 @@ impl Etcd {
         .await
     }
 
+    /// Bytes of the current member's database, if it tells.
+    pub(super) async fn size(&self) -> Option<i64> {
+        let index = self.current.load(Ordering::Relaxed) % self.members.len();
+        let mut maintenance = self.members[index].maintenance.clone();
+        let status = tokio::time::timeout(self.timeout, maintenance.status()).await.ok()?;
+        status.ok().map(|status| status.db_size())
+    }
+
     /// Watches a prefix from a revision on.
     pub(super) async fn watch(
         &self,
@@ -296,15 +309,18 @@ impl Etcd {
         let mut last = EtcdError::Timeout;
         for _ in 0..self.members.len() {
             let index = self.current.load(Ordering::Relaxed) % self.members.len();
+            metrics::call_begins(operation);
             let attempt = match tokio::time::timeout(self.timeout, request(self.members[index].clone())).await
             {
                 Ok(Ok(value)) => {
+                    metrics::call_ended(operation, "OK");
                     metrics::etcd_request(operation, id, started, false);
                     return Ok(value);
                 }
                 Ok(Err(error)) => classify(&error),
                 Err(_elapsed) => Attempt { error: EtcdError::Timeout, unsent: false },
             };
+            metrics::call_ended(operation, attempt.error.code());
             last = attempt.error;
             let unreachable = matches!(last, EtcdError::Unavailable(_) | EtcdError::Timeout);
             if unreachable {
@@ -328,23 +344,25 @@ impl Etcd {
 
 /// A connection to etcd below TLS: what is written by requests under way at the same time goes out together, and what
 /// has arrived is read at once, where TLS would ask for four kilobytes at a time.
-type Wire = Cork<TokioIo<BufReader<TcpStream>>>;
+type Wire = Cork<TokioIo<BufReader<Stream>>>;
 
-/// Connects by TCP.
-fn connector() -> impl Service<Uri, Response = Wire, Error = BoxError, Future: Send> + Send {
-    let mut tcp = HttpConnector::new();
-    tcp.enforce_http(false);
-    tcp.set_nodelay(true);
-    let wire = |tcp: TokioIo<TcpStream>| {
-        Cork::new(TokioIo::new(BufReader::with_capacity(READ_AHEAD, tcp.into_inner())))
-    };
-    tcp.map_response(wire).map_err(BoxError::from)
+/// Connects by the way there is to etcd.
+fn connector(route: Route) -> impl Service<Uri, Response = Wire, Error = BoxError, Future: Send> + Send {
+    tower::service_fn(move |uri: Uri| {
+        let route = route.clone();
+        async move {
+            let default = if uri.scheme_str() == Some("https") { 443 } else { 80 };
+            let host = uri.host().unwrap_or_default().trim_matches(['[', ']']);
+            let stream = route.connect(host, uri.port_u16().unwrap_or(default)).await?;
+            Ok(Cork::new(TokioIo::new(BufReader::with_capacity(READ_AHEAD, stream))))
+        }
+    })
 }
 
 // === impl Member ===
 
 impl Member {
-    fn open(server: &str, tls: &TlsFiles) -> Result<Self, StorageError> {
+    fn open(server: &str, config: &StoreConfig) -> Result<Self, StorageError> {
         let bad = |why: String| StorageError::Internal(format!("etcd server {server:?}: {why}"));
         let url = match server.contains("://") {
             true => server.to_owned(),
@@ -359,12 +377,13 @@ impl Member {
             .keep_alive_while_idle(true)
             .tcp_nodelay(true);
         if secure {
-            endpoint = endpoint.tls_config(tls_options(tls)?).map_err(|error| bad(error.to_string()))?;
+            endpoint =
+                endpoint.tls_config(tls_options(&config.tls)?).map_err(|error| bad(error.to_string()))?;
         }
         let channel: Channel = if url.starts_with("unix") {
             endpoint.connect_lazy()
         } else {
-            endpoint.connect_with_connector_lazy(connector())
+            endpoint.connect_with_connector_lazy(connector(config.route.clone()))
         };
         let options = ConnectOptions::new().with_require_leader(true);
         let client = Client::from_channel(etcd_client::Channel::Tonic(channel), Some(options))
@@ -380,6 +399,7 @@ impl Member {
                 .max_encoding_message_size(MAX_MESSAGE),
             watch: client.watch_client().max_decoding_message_size(MAX_MESSAGE),
             lease: client.lease_client(),
+            maintenance: client.maintenance_client(),
         })
     }
 }
@@ -387,6 +407,21 @@ impl Member {
 impl std::fmt::Debug for Member {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Member").finish_non_exhaustive()
+    }
+}
+
+impl EtcdError {
+    /// gRPC's word for it.
+    fn code(&self) -> &'static str {
+        match self {
+            Self::Unavailable(_) => "Unavailable",
+            Self::Timeout => "DeadlineExceeded",
+            Self::Compacted => "OutOfRange",
+            Self::TooLarge => "InvalidArgument",
+            Self::Exhausted(_) => "ResourceExhausted",
+            Self::LeaseGone => "NotFound",
+            Self::Other(_) => "Unknown",
+        }
     }
 }
 

@@ -19,6 +19,7 @@ use super::{
     Entry, ListPoint, ListRequest, Listing, ResourceId, Result, Selection, StorageError,
     cache::{Cache, Objects, Phase},
     etcd::{EtcdError, prefix_end},
+    metrics,
     shared::Shared,
 };
 
@@ -124,7 +125,7 @@ impl Shared {
             Bound::Unbounded => root.clone(),
         };
         let end = prefix_end(&format!("{root}{}", page.scope));
-        let (mut entries, mut left) = (Vec::new(), 0);
+        let (mut entries, mut left, mut looked_at) = (Vec::new(), 0, 0);
         loop {
             let read = self.etcd.range(&cache.resource.id, &start, &end, rev, ETCD_PAGE).await;
             let read = read.map_err(|error| match (error, token) {
@@ -142,15 +143,18 @@ impl Shared {
                 start = format!("{}\0", stored.key);
                 let key: Arc<str> = stored.key.strip_prefix(&root).unwrap_or_default().into();
                 let entry = cache.decode(key, stored.rev, stored.value, None)?;
+                looked_at += 1;
                 if page.selection.matches(&entry) {
                     entries.push(Arc::new(entry));
                 }
                 left = total.saturating_sub(index as u64 + 1);
                 if page.full(entries.len()) && left > 0 {
+                    metrics::etcd_list(&cache.resource.id, looked_at, entries.len());
                     return Ok(page.cut(rev, entries, left));
                 }
             }
             if left == 0 || !read.more {
+                metrics::etcd_list(&cache.resource.id, looked_at, entries.len());
                 return Ok(Listing { rev, entries, continue_token: String::new(), remaining: None });
             }
         }
@@ -178,11 +182,14 @@ impl Page<'_> {
         let whole = |entries| Ok(Listing { rev, entries, continue_token: String::new(), remaining: None });
         if let Some(key) = self.single_key() {
             let entry = objects.get(key.as_str()).filter(|entry| self.selection.matches(entry));
-            return whole(entry.cloned().into_iter().collect());
+            let entries: Vec<_> = entry.cloned().into_iter().collect();
+            self.told(1, entries.len());
+            return whole(entries);
         }
         let mut rest = in_range(objects, &range);
-        let mut entries = Vec::new();
+        let (mut entries, mut looked_at) = (Vec::new(), 0);
         while let Some(entry) = rest.next() {
+            looked_at += 1;
             if !self.selection.matches(entry) {
                 continue;
             }
@@ -191,10 +198,16 @@ impl Page<'_> {
                 // The rest may hold nothing selected; upstream hands out a token all the same only
                 // when something is left at all.
                 let left = rest.count() as u64;
+                self.told(looked_at, entries.len());
                 return if left > 0 { Ok(self.cut(rev, entries, left)) } else { whole(entries) };
             }
         }
+        self.told(looked_at, entries.len());
         whole(entries)
+    }
+
+    fn told(&self, looked_at: usize, returned: usize) {
+        metrics::cache_list(&self.cache.resource.id, looked_at, returned);
     }
 
     /// The key of the only object that can be selected.

@@ -9,6 +9,7 @@ use component_base::metrics::{self, Stability};
 use prometheus::{Histogram, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec};
 
 use super::ResourceId;
+use crate::metrics::list;
 
 const REQUEST_BUCKETS: &[f64] = &[
     0.005, 0.025, 0.05, 0.1, 0.2, 0.4, 0.6, 0.8, 1.0, 1.25, 1.5, 2.0, 3.0, 4.0, 5.0, 6.0, 8.0, 10.0, 15.0,
@@ -109,6 +110,110 @@ impl Drop for Sharded {
     }
 }
 
+list! {
+    CACHE_LISTS: IntCounterVec = counter_vec("apiserver_cache_list_total", "Lists answered from the watch cache.", Alpha,
+        &["group", "resource", "index"]);
+    CACHE_LIST_FETCHED: IntCounterVec = counter_vec("apiserver_cache_list_fetched_objects_total",
+        "Objects of the watch cache that were looked at for lists.", Alpha, &["group", "resource", "index"]);
+    CACHE_LIST_RETURNED: IntCounterVec = counter_vec("apiserver_cache_list_returned_objects_total",
+        "Objects of lists answered from the watch cache.", Alpha, BY_RESOURCE);
+    ETCD_LISTS: IntCounterVec = counter_vec("apiserver_storage_list_total", "Lists answered by etcd.", Alpha, BY_RESOURCE);
+    ETCD_LIST_FETCHED: IntCounterVec = counter_vec("apiserver_storage_list_fetched_objects_total",
+        "Objects read from etcd for lists.", Alpha, BY_RESOURCE);
+    ETCD_LIST_EVALUATED: IntCounterVec = counter_vec("apiserver_storage_list_evaluated_objects_total",
+        "Objects read from etcd for lists that were compared with what is asked for.", Alpha, BY_RESOURCE);
+    ETCD_LIST_RETURNED: IntCounterVec = counter_vec("apiserver_storage_list_returned_objects_total",
+        "Objects of lists answered by etcd.", Alpha, BY_RESOURCE);
+    SIZE: IntGaugeVec = gauge_vec("apiserver_storage_size_bytes", "Bytes of etcd's database.", Stable,
+        &["storage_cluster_id"]);
+    INIT_EVENTS: IntCounterVec = counter_vec("apiserver_init_events_total",
+        "Objects that watchers were shown at their beginning.", Alpha, BY_RESOURCE);
+    CACHE_EVENTS: IntCounterVec = counter_vec("apiserver_watch_cache_events_received_total",
+        "Events taken into the watch cache.", Alpha, BY_RESOURCE);
+    CACHE_REVISION: IntGaugeVec = gauge_vec("apiserver_watch_cache_resource_version",
+        "Revision of the last event in the watch cache.", Alpha, BY_RESOURCE);
+    GRPC_STARTED: IntCounterVec = counter_vec("grpc_client_started_total", "Calls of etcd that were begun.", Alpha, CALL);
+    GRPC_HANDLED: IntCounterVec = counter_vec("grpc_client_handled_total", "Calls of etcd that ended, by outcome.", Alpha,
+        &["grpc_type", "grpc_service", "grpc_method", "grpc_code"]);
+    GRPC_SENT: IntCounterVec = counter_vec("grpc_client_msg_sent_total", "Messages sent to etcd.", Alpha, CALL);
+    GRPC_RECEIVED: IntCounterVec = counter_vec("grpc_client_msg_received_total", "Messages from etcd.", Alpha, CALL);
+}
+
+const CALL: &[&str] = &["grpc_type", "grpc_service", "grpc_method"];
+/// The stream that follows etcd.
+const WATCH: [&str; 3] = ["bidi_stream", "etcdserverpb.Watch", "Watch"];
+
+/// How gRPC calls a request.
+fn call_of(operation: &str) -> [&'static str; 3] {
+    match operation {
+        "get" | "list" => ["unary", "etcdserverpb.KV", "Range"],
+        "put" => ["unary", "etcdserverpb.KV", "Put"],
+        "compact" => ["unary", "etcdserverpb.KV", "Compact"],
+        "grant" => ["unary", "etcdserverpb.Lease", "LeaseGrant"],
+        "watch" => WATCH,
+        // All other writes are guarded.
+        _ => ["unary", "etcdserverpb.KV", "Txn"],
+    }
+}
+
+/// A call of etcd begins.
+pub(super) fn call_begins(operation: &str) {
+    let call = call_of(operation);
+    GRPC_STARTED.with_label_values(&call).inc();
+    GRPC_SENT.with_label_values(&call).inc();
+}
+
+/// A call of etcd ended with a code; a stream does not end with its first answer.
+pub(super) fn call_ended(operation: &str, code: &str) {
+    let call @ [kind, service, method] = call_of(operation);
+    if call == WATCH && code == "OK" {
+        return;
+    }
+    GRPC_HANDLED.with_label_values(&[kind, service, method, code]).inc();
+    if code == "OK" {
+        GRPC_RECEIVED.with_label_values(&call).inc();
+    }
+}
+
+/// A message of the stream that follows etcd.
+pub(super) fn stream_message() {
+    GRPC_RECEIVED.with_label_values(&WATCH).inc();
+}
+
+/// That stream ended.
+pub(super) fn stream_ended(code: &str) {
+    let [kind, service, method] = WATCH;
+    GRPC_HANDLED.with_label_values(&[kind, service, method, code]).inc();
+}
+
+/// A list was answered from the cache after so many objects were looked at.
+pub(super) fn cache_list(id: &ResourceId, fetched: usize, returned: usize) {
+    let of = [id.group(), id.plural()];
+    let by_index = [id.group(), id.plural(), ""];
+    CACHE_LISTS.with_label_values(&by_index).inc();
+    CACHE_LIST_FETCHED.with_label_values(&by_index).inc_by(fetched as u64);
+    CACHE_LIST_RETURNED.with_label_values(&of).inc_by(returned as u64);
+}
+
+/// A list was answered by etcd after so many objects were read.
+pub(super) fn etcd_list(id: &ResourceId, fetched: usize, returned: usize) {
+    let of = [id.group(), id.plural()];
+    ETCD_LISTS.with_label_values(&of).inc();
+    ETCD_LIST_FETCHED.with_label_values(&of).inc_by(fetched as u64);
+    ETCD_LIST_EVALUATED.with_label_values(&of).inc_by(fetched as u64);
+    ETCD_LIST_RETURNED.with_label_values(&of).inc_by(returned as u64);
+}
+
+/// The database of one of the etcd clusters has so many bytes.
+pub(super) fn size(cluster: usize, bytes: i64) {
+    SIZE.with_label_values(&[format!("etcd-{cluster}")]).set(bytes);
+}
+
+/// A watcher is shown so many objects at its beginning.
+pub(super) fn init_events(id: &ResourceId, count: usize) {
+    INIT_EVENTS.with_label_values(&[id.group(), id.plural()]).inc_by(count as u64);
+}
+
 /// One etcd request.
 pub(super) fn etcd_request(operation: &str, id: &ResourceId, started: Instant, failed: bool) {
     let labels = [operation, id.group(), id.plural()];
@@ -127,13 +232,17 @@ pub(super) fn objects(id: &ResourceId, count: usize) {
 }
 
 /// One event of the stream, sent to so many watchers.
-pub(super) fn event(id: &ResourceId, dispatched: u64) {
+pub(super) fn event(id: &ResourceId, rev: u64, dispatched: u64) {
     EVENTS_RECEIVED.with_label_values(&[id.group(), id.plural()]).inc();
+    CACHE_EVENTS.with_label_values(&[id.group(), id.plural()]).inc();
+    CACHE_REVISION.with_label_values(&[id.group(), id.plural()]).set(i64::try_from(rev).unwrap_or(i64::MAX));
     EVENTS_DISPATCHED.with_label_values(&[id.group(), id.plural()]).inc_by(dispatched);
 }
 
-/// A cache was loaded.
-pub(super) fn initialized(id: &ResourceId) {
+/// A cache was loaded as of a revision.
+pub(super) fn initialized(id: &ResourceId, rev: u64, objects: usize) {
+    etcd_list(id, objects, objects);
+    CACHE_REVISION.with_label_values(&[id.group(), id.plural()]).set(i64::try_from(rev).unwrap_or(i64::MAX));
     INITIALIZATIONS.with_label_values(&[id.group(), id.plural()]).inc();
 }
 

@@ -159,8 +159,14 @@ impl Shared {
     ) -> Result<(), Broken> {
         let response = match message {
             Ok(Some(response)) => response,
-            Ok(None) => return Err(Broken::Ended("by the server".to_owned())),
-            Err(error) => return Err(Broken::Ended(error.to_string())),
+            Ok(None) => {
+                metrics::stream_ended("OK");
+                return Err(Broken::Ended("by the server".to_owned()));
+            }
+            Err(error) => {
+                metrics::stream_ended("Unavailable");
+                return Err(Broken::Ended(error.to_string()));
+            }
         };
         if response.compact_revision() > 0 {
             self.resync.store(true, Ordering::Release);
@@ -169,6 +175,7 @@ impl Shared {
         if response.canceled() {
             return Err(Broken::Ended(response.cancel_reason().to_owned()));
         }
+        metrics::stream_message();
         batch.messages += 1;
         let catalog = self.catalog.load();
         for event in response.0.events {

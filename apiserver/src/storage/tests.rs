@@ -149,7 +149,7 @@ async fn etcd_is_reached_over_tls_and_by_any_member() {
     // Without a client certificate, etcd refuses.
     let mut config = StoreConfig::new(vec![etcd.url()], vec![pods()]);
     config.tls = TlsFiles { ca: etcd.tls().ca, ..TlsFiles::default() };
-    assert!(Store::open(config).unwrap().ping().await.is_err());
+    assert!(Store::open(config).unwrap().ping(0).await.is_err());
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -209,7 +209,7 @@ async fn etcd_serves_what_the_cache_forgot_until_it_is_compacted() {
     let old = list(store, ListPoint::Exact(page.rev), 0, "").await.unwrap();
     assert_eq!(names(&old), ["a", "b", "c"]);
 
-    store.0.etcd.compact(&id(), bb.rev()).await.unwrap();
+    store.main.etcd.compact(&id(), bb.rev()).await.unwrap();
     let restart = match list(store, ListPoint::Consistent, 1, &page.continue_token).await {
         Err(StorageError::ExpiredContinue { restart }) => restart,
         other => panic!("{other:?}"),
@@ -339,7 +339,7 @@ async fn reads_are_consistent_under_foreign_writes() {
     let store = &running.store;
     for round in 0..20_u64 {
         // A write outside the prefix: no event will bring its revision.
-        let foreign = store.0.etcd.put(&id(), "elsewhere/key", b"x").await.unwrap();
+        let foreign = store.main.etcd.put(&id(), "elsewhere/key", b"x").await.unwrap();
         let listing = list(store, ListPoint::Consistent, 0, "").await.unwrap();
         assert!(listing.rev >= foreign, "round {round}");
     }
@@ -347,7 +347,7 @@ async fn reads_are_consistent_under_foreign_writes() {
     let key = "/registry/pods/ns/other";
     for round in 0..20 {
         let value = pod("other", &format!("v{round}"), "");
-        store.0.etcd.put(&id(), key, &value).await.unwrap();
+        store.main.etcd.put(&id(), key, &value).await.unwrap();
         let got = store.get(&id(), "ns", "other").await.unwrap().unwrap();
         assert_eq!(got.label("app"), Some(format!("v{round}").as_str()));
     }
@@ -363,7 +363,7 @@ async fn values_that_upstream_wrote_are_read() {
         br#"{"apiVersion":"v1","kind":"Pod","metadata":{"name":"b","namespace":"ns","labels":{"app":"x"}},
         "spec":{"nodeName":"n1"}}"#;
     let value = proto::codec::from_json(theirs).unwrap();
-    store.0.etcd.put(&id(), "/registry/pods/ns/b", &value).await.unwrap();
+    store.main.etcd.put(&id(), "/registry/pods/ns/b", &value).await.unwrap();
     let got = store.get(&id(), "ns", "b").await.unwrap().unwrap();
     let json: serde_json::Value = serde_json::from_slice(got.json()).unwrap();
     assert_eq!((&json["kind"], &json["spec"]["nodeName"]), (&"Pod".into(), &"n1".into()));
@@ -379,8 +379,8 @@ async fn an_unreadable_value_harms_no_other() {
     let running = start(&etcd, |_| {}).await;
     let store = &running.store;
     let first = create(store, "a").await;
-    store.0.etcd.put(&id(), "/registry/pods/ns/a", b"k8s\0\x0a").await.unwrap();
-    store.0.etcd.put(&id(), "/registry/pods/odd", b"{}").await.unwrap();
+    store.main.etcd.put(&id(), "/registry/pods/ns/a", b"k8s\0\x0a").await.unwrap();
+    store.main.etcd.put(&id(), "/registry/pods/odd", b"{}").await.unwrap();
     create(store, "b").await;
     assert!(matches!(store.get(&id(), "ns", "a").await, Err(StorageError::Undecodable { .. })));
     assert_eq!(names(&list(store, ListPoint::Consistent, 0, "").await.unwrap()), ["b"]);
@@ -433,10 +433,10 @@ async fn a_stream_that_was_compacted_away_starts_over() {
     store.get(&id(), "ns", "a").await.unwrap();
     let other = start(&etcd, |_| {}).await;
     let b = create(&other.store, "b").await;
-    other.store.0.etcd.compact(&id(), b.rev()).await.unwrap();
+    other.store.main.etcd.compact(&id(), b.rev()).await.unwrap();
     store.get(&id(), "ns", "b").await.unwrap();
     // As if the store had been cut off since the beginning.
-    store.0.applied.send_replace(1);
+    store.main.applied.send_replace(1);
     etcd.kill();
     etcd.restart();
     let expired = timeout(PATIENCE, async {
@@ -497,7 +497,7 @@ async fn resources_come_and_go_at_run_time() {
         ..pods()
     };
     assert!(matches!(store.get(&widgets.id, "ns", "w").await, Err(StorageError::NotFound(_))));
-    store.0.etcd.put(&id(), "/registry/example.com/widgets/ns/old", b"{}").await.unwrap();
+    store.main.etcd.put(&id(), "/registry/example.com/widgets/ns/old", b"{}").await.unwrap();
     store.register(widgets.clone());
     let new = store.create(&widgets.id, "ns", "new", b"{}".to_vec(), None).await.unwrap();
     assert!(store.get(&widgets.id, "ns", "old").await.unwrap().is_some());
@@ -525,16 +525,16 @@ async fn events_expire_and_share_leases() {
     let gone = event(&mut stream).await;
     assert_eq!((gone.kind, gone.entry.unwrap().name()), (WatchKind::Deleted, "a"));
     let hour = Duration::from_secs(3600);
-    let leases = &store.0.leases;
-    let one = leases.lease(&store.0.etcd, &id(), hour).await.unwrap();
-    assert_eq!(leases.lease(&store.0.etcd, &id(), hour).await.unwrap(), one);
+    let leases = &store.main.leases;
+    let one = leases.lease(&store.main.etcd, &id(), hour).await.unwrap();
+    assert_eq!(leases.lease(&store.main.etcd, &id(), hour).await.unwrap(), one);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn servers_take_turns_at_compaction() {
     let etcd = EtcdServer::start();
     let running = start(&etcd, |_| {}).await;
-    let store = &running.store.0;
+    let store = &running.store.main;
     let old = create(&running.store, "a").await;
     let (one, two) = (Turn::default(), Turn::default());
     let one = store.compact_once(one).await.unwrap();
@@ -567,7 +567,7 @@ async fn a_list_begun_before_the_last_compaction_expires_on_every_server() {
             if round == 0 {
                 assert_eq!(names(&next(at).await.unwrap()), ["b"]);
             }
-            *turn = servers[at].store.0.compact_once(*turn).await.unwrap();
+            *turn = servers[at].store.main.compact_once(*turn).await.unwrap();
         }
     }
     // Both caches still know what was there, and nothing has changed since.
@@ -624,7 +624,7 @@ async fn the_cache_equals_etcd_after_random_operations() {
         }
         let cached = state(store).await;
         assert_eq!(model, cached, "the watch tells the same as the cache");
-        let page = store.0.etcd.range(&id(), "/registry/pods/", "/registry/pods0", 0, 1000).await.unwrap();
+        let page = store.main.etcd.range(&id(), "/registry/pods/", "/registry/pods0", 0, 1000).await.unwrap();
         let stored: Vec<_> = page
             .stored
             .iter()

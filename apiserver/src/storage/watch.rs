@@ -12,6 +12,7 @@ use super::{
     cache::{Cache, End, Next, SubscribeFrom, Watcher},
     entry::frame_head,
     list::{in_range, key_range},
+    metrics,
     shared::Shared,
 };
 
@@ -61,10 +62,11 @@ impl Shared {
         let range = key_range(namespace.as_deref());
         let (watcher, began, objects) = cache.subscribe(namespace, selection.clone(), from)?;
         let initial = objects.iter().flat_map(|objects| in_range(objects, &range));
-        let initial = initial.filter(|entry| selection.matches(entry)).cloned();
+        let initial: VecDeque<_> = initial.filter(|entry| selection.matches(entry)).cloned().collect();
+        metrics::init_events(id, initial.len());
         let now = Instant::now();
         Ok(WatchStream {
-            initial: initial.collect(),
+            initial,
             mark: mark_end.then_some(began),
             began,
             bookmark_at: bookmarks.then(|| now + self.config.limits.bookmark_interval),

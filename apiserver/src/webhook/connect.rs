@@ -1,7 +1,6 @@
 //! Connections to where a webhook is: a URL's host, or a service found anew for each connection.
 
 use std::{
-    io,
     sync::Arc,
     task::{Context, Poll},
 };
@@ -9,13 +8,16 @@ use std::{
 use futures::future::BoxFuture;
 use http::Uri;
 use hyper_util::rt::TokioIo;
-use tokio::net::TcpStream;
 use tower::Service;
 
 use super::Address;
-use crate::{aggregator, objects::Objects, proxy::dial};
+use crate::{
+    aggregator,
+    egress::{Egress, Network, Route, Stream},
+    objects::Objects,
+};
 
-/// Makes TCP connections.
+/// Makes connections.
 #[derive(Clone)]
 pub(super) struct Connector {
     /// Where services are found; nowhere for what is outside the cluster.
@@ -23,6 +25,7 @@ pub(super) struct Connector {
     by_endpoint: bool,
     /// Namespace, name and port of the service.
     service: Option<Arc<(String, String, u16)>>,
+    route: Route,
 }
 
 /// Why there is no connection, in the words Go's dialer has.
@@ -31,22 +34,27 @@ pub(super) struct Connector {
 pub(super) struct ConnectError(pub(super) String);
 
 impl Connector {
-    pub(super) fn new(objects: Arc<dyn Objects>, by_endpoint: bool, address: &Address) -> Self {
-        let service = match address {
-            Address::Url(_) => None,
+    pub(super) fn new(
+        objects: Arc<dyn Objects>,
+        by_endpoint: bool,
+        address: &Address,
+        egress: &Egress,
+    ) -> Self {
+        let (service, network) = match address {
+            Address::Url(_) => (None, Network::ControlPlane),
             Address::Service { namespace, name, port, .. } => {
-                Some(Arc::new((namespace.clone(), name.clone(), *port)))
+                (Some(Arc::new((namespace.clone(), name.clone(), *port))), Network::Cluster)
             }
         };
-        Self { objects: Some(objects), by_endpoint, service }
+        Self { objects: Some(objects), by_endpoint, service, route: egress.of(network) }
     }
 
     /// Connections to hosts only.
-    pub(super) fn outside() -> Self {
-        Self { objects: None, by_endpoint: false, service: None }
+    pub(super) fn outside(route: Route) -> Self {
+        Self { objects: None, by_endpoint: false, service: None, route }
     }
 
-    async fn connect(self, uri: Uri) -> Result<TokioIo<TcpStream>, ConnectError> {
+    async fn connect(self, uri: Uri) -> Result<TokioIo<Stream>, ConnectError> {
         let (host, port) = match (self.service.as_deref(), &self.objects) {
             (Some((namespace, name, port)), Some(objects)) => {
                 let found =
@@ -59,19 +67,15 @@ impl Connector {
                 (host, uri.port_u16().unwrap_or(default))
             }
         };
-        let failed = |error: io::Error| {
-            ConnectError(format!("dial tcp {}: {}", dial::authority(&host, port), dial::go_text(&error)))
-        };
-        let stream = TcpStream::connect((host.as_str(), port)).await.map_err(failed)?;
-        stream.set_nodelay(true).map_err(failed)?;
-        Ok(TokioIo::new(stream))
+        let connected = self.route.connect(&host, port).await;
+        connected.map(TokioIo::new).map_err(|error| ConnectError(error.to_string()))
     }
 }
 
 impl Service<Uri> for Connector {
-    type Response = TokioIo<TcpStream>;
+    type Response = TokioIo<Stream>;
     type Error = ConnectError;
-    type Future = BoxFuture<'static, Result<TokioIo<TcpStream>, ConnectError>>;
+    type Future = BoxFuture<'static, Result<TokioIo<Stream>, ConnectError>>;
 
     fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), ConnectError>> {
         Poll::Ready(Ok(()))

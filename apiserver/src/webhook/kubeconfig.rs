@@ -109,11 +109,11 @@ struct UserEntry {
 // === impl Remote ===
 
 impl Remote {
-    /// Reads the file. `caller` is the end of the user agent, for example `audit`.
+    /// Reads the file. `caller` is the end of the user agent, for example `audit`; `route` leads to the service.
     ///
     /// # Errors
     /// When the file is of no use.
-    pub fn load(path: &Path, caller: &str) -> Result<Self, KubeconfigError> {
+    pub fn load(path: &Path, caller: &str, route: &Route) -> Result<Self, KubeconfigError> {
         let unusable = |why: &str| KubeconfigError::Unusable(path.to_owned(), why.to_owned());
         let config = Kubeconfig::read(path)?;
         let context = config.current().ok_or_else(|| unusable("the current context is not there"))?;
@@ -131,7 +131,7 @@ impl Remote {
         }
         Ok(Self {
             headers: user.headers(path)?,
-            known: connection(path, cluster, user.identity(path)?)?,
+            known: connection(path, cluster, user.identity(path)?, route)?,
             user_agent: component_base::version::user_agent(&format!("kube-apiserver-{caller}")),
         })
     }
@@ -297,7 +297,12 @@ fn content(path: &Path, data: &str, file: &str) -> Result<Vec<u8>, KubeconfigErr
     }
 }
 
-fn connection(path: &Path, cluster: &Cluster, identity: Option<Identity>) -> Result<Known, KubeconfigError> {
+fn connection(
+    path: &Path,
+    cluster: &Cluster,
+    identity: Option<Identity>,
+    route: &Route,
+) -> Result<Known, KubeconfigError> {
     let unusable = |why: String| KubeconfigError::Unusable(path.to_owned(), why);
     let bundle = content(path, &cluster.certificate_authority_data, &cluster.certificate_authority)?;
     let uri: Uri = cluster.server.parse().map_err(|error| unusable(format!("server: {error}")))?;
@@ -314,6 +319,6 @@ fn connection(path: &Path, cluster: &Cluster, identity: Option<Identity>) -> Res
     let client = Client::builder(TokioExecutor::new())
         .pool_idle_timeout(IDLE)
         .pool_timer(hyper_util::rt::TokioTimer::new())
-        .build(builder.enable_http1().wrap_connector(Connector::outside()));
+        .build(builder.enable_http1().wrap_connector(Connector::outside(route.clone())));
     Ok(Known { client, url: cluster.server.clone(), headers: Headers::default() })
 }

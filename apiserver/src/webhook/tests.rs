@@ -6,6 +6,7 @@ use serde_json::json;
 
 use super::{testing::Hook, *};
 use crate::{
+    egress::Egress,
     objects::{SERVICES, memory::Memory},
     response,
 };
@@ -22,7 +23,7 @@ async fn a_webhook_is_asked_over_one_connection() {
     let hook =
         Hook::start(|(path, body)| response::json(200, &json!({"kind": "Echo", "path": path, "body": body})))
             .await;
-    let clients = Clients::new(Memory::with(vec![]), false, "test");
+    let clients = Clients::new(Memory::with(vec![]), false, "test", Egress::default());
     for _ in 0..3 {
         let answer = clients.post(&by_url(&hook, "/a"), &json!({"x": 1}), PATIENCE).await.unwrap();
         assert_eq!(answer, json!({"kind": "Echo", "path": "/a?timeout=10s", "body": {"x": 1}}));
@@ -35,7 +36,7 @@ async fn a_service_is_found_and_its_name_is_in_the_certificate() {
     let hook = Hook::start(|(path, _)| response::json(200, &json!({"kind": "Echo", "path": path}))).await;
     let service = json!({"metadata": {"namespace": "default", "name": "hook"},
         "spec": {"clusterIP": "127.0.0.1", "ports": [{"port": hook.port}]}});
-    let clients = Clients::new(Memory::with(vec![(SERVICES, service)]), false, "test");
+    let clients = Clients::new(Memory::with(vec![(SERVICES, service)]), false, "test", Egress::default());
     let config = |name: &str, ca: &str| {
         let service = json!({"namespace": "default", "name": name, "port": hook.port, "path": "/p"});
         ClientConfig::of(&json!({"service": service, "caBundle": ca})).unwrap()
@@ -67,7 +68,7 @@ async fn bad_answers_are_told_and_redirects_not_followed() {
         _ => response::json(200, &json!({"kind": "Ok"})),
     })
     .await;
-    let clients = Clients::new(Memory::with(vec![]), false, "test");
+    let clients = Clients::new(Memory::with(vec![]), false, "test", Egress::default());
     for (path, code, words) in [
         ("/gone", 404, "the server could not find the requested resource"),
         ("/status", 403, "not you"),
@@ -89,7 +90,7 @@ async fn a_silent_webhook_takes_its_time_only() {
     let hook = Hook::start(|_| response::json(200, &json!({}))).await;
     let silent = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("https://{}/", silent.local_addr().unwrap());
-    let clients = Clients::new(Memory::with(vec![]), false, "test");
+    let clients = Clients::new(Memory::with(vec![]), false, "test", Egress::default());
     let config = ClientConfig::of(&json!({"url": url, "caBundle": hook.ca})).unwrap();
     let error = clients.post(&config, &json!({}), Duration::from_millis(20)).await.unwrap_err();
     assert_eq!(error.to_string(), format!("Post \"{url}?timeout=1s\": context deadline exceeded"));

@@ -1,7 +1,8 @@
 //! The API server over the wire: what it answers to good and bad requests, and what it survives.
 //!
 //! Tests of one list share a control plane and run several at a time, each in its own namespace; those of
-//! [`failures`], [`audit`], [`encryption`], [`configurations`], [`cbor`], [`shards`], [`gates`], [`front`] and [`outside`] start their own, to break it or to have it otherwise.
+//! [`failures`], [`audit`], [`encryption`], [`configurations`], [`cbor`], [`shards`], [`gates`], [`egress`], [`placement`],
+//! [`roles`], [`metrics`], [`front`] and [`outside`] start their own, to break it or to have it otherwise.
 
 mod access;
 mod admission;
@@ -11,6 +12,7 @@ mod cbor;
 mod configurations;
 mod customresources;
 mod discovery;
+mod egress;
 mod encryption;
 mod failures;
 mod fairness;
@@ -18,10 +20,13 @@ mod front;
 mod gates;
 mod input;
 mod lists;
+mod metrics;
 mod objects;
 mod outside;
 mod patches;
+mod placement;
 mod policies;
+mod roles;
 mod shards;
 mod webhooks;
 
@@ -81,6 +86,10 @@ fn main() -> ExitCode {
         .and(alone.run("cbor", cbor::TESTS))
         .and(alone.run("shards", shards::TESTS))
         .and(alone.run("gates", gates::TESTS))
+        .and(alone.run("egress", egress::TESTS))
+        .and(alone.run("placement", placement::TESTS))
+        .and(alone.run("roles", roles::TESTS))
+        .and(alone.run("metrics", metrics::TESTS))
         .and(alone.run("front", front::TESTS))
         .and(alone.run("outside", outside::TESTS))
         .and(alone.run("failures", failures::TESTS));

@@ -21,6 +21,13 @@ use crate::{
 const LAST_USED: &str = "kubernetes.io/legacy-token-last-used";
 const INVALID_SINCE: &str = "kubernetes.io/legacy-token-invalid-since";
 
+/// Shows what has not counted yet.
+pub(crate) fn register() {
+    for count in [&INVALID, &AUTOMATIC, &MANUAL] {
+        LazyLock::force(count);
+    }
+}
+
 static INVALID: LazyLock<IntCounter> = LazyLock::new(|| {
     metrics::counter(
         "serviceaccount_invalid_legacy_auto_token_uses_total",
