@@ -4,6 +4,7 @@
 //! carries calls and turns their answers into [`observed::PodRuntime`].
 
 pub mod config;
+mod lines;
 pub mod logs;
 pub mod measured;
 pub mod observed;
@@ -93,6 +94,8 @@ impl RuntimeError {
 #[derive(Clone, Debug)]
 pub struct Runtime {
     runtime: RuntimeServiceClient<Measured>,
+    /// The same, for messages of our own.
+    calls: tonic::client::Grpc<Measured>,
     images: ImageServiceClient<Measured>,
     timeout: Duration,
 }
@@ -136,6 +139,7 @@ impl Runtime {
         let of_images =
             if images.is_empty() || images == endpoint { channel.clone() } else { self::channel(images)? };
         Ok(Self {
+            calls: tonic::client::Grpc::new(channel.clone()).max_decoding_message_size(MAX_MESSAGE),
             runtime: RuntimeServiceClient::new(channel).max_decoding_message_size(MAX_MESSAGE),
             images: ImageServiceClient::new(of_images).max_decoding_message_size(MAX_MESSAGE),
             timeout,
@@ -399,49 +403,28 @@ impl Runtime {
     /// # Errors
     /// When a call fails.
     pub async fn glimpse(&self) -> Result<Vec<Glimpse>, RuntimeError> {
-        let sandboxes = self
-            .runtime
-            .clone()
-            .list_pod_sandbox(self.request(cri::ListPodSandboxRequest::default()))
-            .await?;
-        let containers =
-            self.runtime.clone().list_containers(self.request(cri::ListContainersRequest::default())).await?;
-        let mut all = Vec::new();
-        for sandbox in sandboxes.into_inner().items {
-            let Some(meta) = sandbox.metadata else { continue };
-            if !sandbox.labels.contains_key(observed::POD_UID) {
-                continue;
-            }
-            all.push(Glimpse {
-                pod: PodLabels { uid: meta.uid, namespace: meta.namespace, name: meta.name },
-                id: sandbox.id,
-                sandbox_id: None,
-                name: String::new(),
-                state: sandbox.state,
-                created_at: sandbox.created_at,
-            });
-        }
-        for container in containers.into_inner().containers {
-            let label = |key: &str| container.labels.get(key).cloned().unwrap_or_default();
-            let pod = PodLabels {
-                uid: label(observed::POD_UID),
-                namespace: label(observed::POD_NAMESPACE),
-                name: label(observed::POD_NAME),
-            };
-            if pod.uid.is_empty() {
-                continue;
-            }
-            let name = label(observed::CONTAINER_NAME);
-            all.push(Glimpse {
-                pod,
-                name,
-                id: container.id,
-                sandbox_id: Some(container.pod_sandbox_id),
-                state: container.state,
-                created_at: container.created_at,
-            });
-        }
+        let (sandboxes, containers) =
+            (cri::ListPodSandboxRequest::default(), cri::ListContainersRequest::default());
+        let listed: lines::Sandboxes =
+            self.list("/runtime.v1.RuntimeService/ListPodSandbox", sandboxes).await?;
+        let mut all: Vec<Glimpse> = listed.glimpses().collect();
+        let listed: lines::Containers =
+            self.list("/runtime.v1.RuntimeService/ListContainers", containers).await?;
+        all.extend(listed.glimpses());
         Ok(all)
+    }
+
+    /// A call whose answer is read into a message of our own.
+    async fn list<Q, A>(&self, path: &'static str, request: Q) -> Result<A, RuntimeError>
+    where
+        Q: prost::Message + Send + Sync + 'static,
+        A: prost::Message + Default + Send + Sync + 'static,
+    {
+        let mut calls = self.calls.clone();
+        calls.ready().await.map_err(|error| tonic::Status::unavailable(error.to_string()))?;
+        let path = http::uri::PathAndQuery::from_static(path);
+        let codec = tonic_prost::ProstCodec::<Q, A>::default();
+        Ok(calls.unary(self.request(request), path, codec).await?.into_inner())
     }
 
     /// Everything of one pod, with details, newest first.
