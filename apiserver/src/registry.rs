@@ -132,6 +132,17 @@ pub enum Subresource {
     },
 }
 
+impl Subresource {
+    /// Name in the path.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Status => "status",
+            Self::Scale { .. } => "scale",
+            Self::View(name) | Self::Action { name, .. } => name,
+        }
+    }
+}
+
 /// Verbs of a [`Subresource::View`]: all but `finalize` may be read and patched too.
 pub fn view_verbs(name: &str) -> &'static [&'static str] {
     if name == "finalize" { &["update"] } else { &["get", "patch", "update"] }

@@ -26,7 +26,7 @@ use crate::{
     debug, engine,
     flowcontrol::{self, Flow},
     health,
-    metrics::{INQUEUE, Under, timed},
+    metrics::timed,
     negotiation::{self, Media},
     objects::new_uid,
     proxy,
@@ -41,7 +41,7 @@ pub mod info;
 mod metrics;
 mod outcome;
 
-use outcome::{Asked, Counted};
+use outcome::{Asked, IN_FLIGHT, WAITING};
 
 /// Largest request body, in bytes.
 const MAX_BODY: usize = 3 * 1024 * 1024;
@@ -118,7 +118,7 @@ async fn serve(
         audit: notes.audit.clone(),
     };
     let _held = server.front.hold(&info);
-    let _in_flight = (!info.is_long_running()).then(|| Counted::in_flight(&info));
+    let _in_flight = (!info.is_long_running()).then(|| IN_FLIGHT.count(&info));
     // Boxed where it is made: the future of all stages is too large to be moved from wrapper to wrapper.
     let stages = Box::pin(stages(server.clone(), peer, request, info, described, &notes));
     let stages = audit::scope(notes.audit.clone(), stages);
@@ -383,9 +383,7 @@ async fn flow_control<'a>(
                 1
             };
             let begun = Instant::now();
-            let reads = matches!(info.verb.as_str(), "get" | "list" | "watch" | "head" | "options");
-            let kind = if reads { "readOnly" } else { "mutating" };
-            let waiting = Under::way(INQUEUE.with_label_values(&[kind]));
+            let waiting = WAITING.count(info);
             let ticket = filter.admit(request, seats, attributes).await;
             drop(waiting);
             notes.audit.wait(begun.elapsed());

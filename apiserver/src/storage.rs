@@ -319,11 +319,7 @@ impl Store {
     /// Bytes of all objects of each resource.
     pub fn sizes(&self) -> Vec<(ResourceId, usize)> {
         let caches = self.clusters().flat_map(|cluster| cluster.caches());
-        let size = |cache: Arc<cache::Cache>| {
-            let (_, objects) = cache.snapshot(0);
-            (cache.resource.id.clone(), objects.values().map(|entry| entry.json().len()).sum())
-        };
-        caches.map(size).collect()
+        caches.map(|cache| (cache.resource.id.clone(), cache.bytes())).collect()
     }
 
     /// How many objects of a resource the cache has; 0 for an unknown one.

@@ -1,7 +1,7 @@
 //! The process's metrics registry and constructors for metrics under upstream's names.
 //!
-//! Help texts carry upstream's stability level in front (`[ALPHA] ..`). Keep the handles that `with_label_values` returns:
-//! each call hashes and locks.
+//! Help texts carry upstream's stability level in front (`[ALPHA] ..`). Keep the handles that `with_label_values` returns,
+//! as each call hashes and locks, or where labels differ from request to request let [`hot`] keep them.
 
 use std::{
     collections::BTreeMap,
@@ -15,6 +15,7 @@ use prometheus::{
     proto::MetricFamily,
 };
 
+pub mod hot;
 pub mod slis;
 pub mod view;
 

@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use prometheus::{Gauge, GaugeVec, HistogramVec, IntCounterVec, IntGaugeVec};
+use component_base::metrics::hot::Hot as _;
+use prometheus::{Gauge, GaugeVec, HistogramVec, IntCounter, IntCounterVec, IntGaugeVec};
 
 use super::level::Limits;
 use crate::metrics::list;
@@ -51,7 +52,7 @@ fn signed(seats: u32) -> i64 {
 }
 
 pub(super) fn estimated(level: &str, schema: &str, seats: u32) {
-    ESTIMATED.with_label_values(&[level, schema]).observe(f64::from(seats));
+    ESTIMATED.hot(&[level, schema], |sum| sum.observe(f64::from(seats)));
 }
 
 pub(super) fn rejected(level: &str, schema: &str, why: &str) {
@@ -60,27 +61,27 @@ pub(super) fn rejected(level: &str, schema: &str, why: &str) {
 
 pub(super) fn queue_length(level: &str, schema: &str, length: usize) {
     let length = u32::try_from(length).unwrap_or(u32::MAX);
-    LENGTH.with_label_values(&[level, schema]).observe(f64::from(length));
+    LENGTH.hot(&[level, schema], |sum| sum.observe(f64::from(length)));
 }
 
 pub(super) fn waited(level: &str, schema: &str, time: Duration, executes: bool) {
     let word = if executes { "true" } else { "false" };
-    WAITED.with_label_values(&[level, schema, word]).observe(time.as_secs_f64());
+    WAITED.hot(&[level, schema, word], |sum| sum.observe(time.as_secs_f64()));
 }
 
 /// Counts a request that begins or ends.
 pub(super) fn running(level: &str, schema: &str, seats: u32, begins: bool) {
     let sign = if begins { 1 } else { -1 };
     if begins {
-        DISPATCHED.with_label_values(&[level, schema]).inc();
+        DISPATCHED.hot(&[level, schema], IntCounter::inc);
     }
-    EXECUTING.with_label_values(&[level, schema]).add(sign);
-    EXECUTING_SEATS.with_label_values(&[level, schema]).add(sign * signed(seats));
+    EXECUTING.hot(&[level, schema], |now| now.add(sign));
+    EXECUTING_SEATS.hot(&[level, schema], |now| now.add(sign * signed(seats)));
 }
 
 pub(super) fn executed(level: &str, schema: &str, time: Duration, is_watch: bool) {
     let kind = if is_watch { "watch" } else { "regular" };
-    EXECUTION.with_label_values(&[level, schema, kind]).observe(time.as_secs_f64());
+    EXECUTION.hot(&[level, schema, kind], |sum| sum.observe(time.as_secs_f64()));
 }
 
 pub(super) fn limits(level: &str, limits: &Limits, current: u32) {

@@ -190,15 +190,7 @@ mod tests {
     }
 
     fn subresource_names(resource: &Resource) -> Vec<&'static str> {
-        resource
-            .subresources
-            .iter()
-            .map(|s| match s {
-                Subresource::Status => "status",
-                Subresource::Scale { .. } => "scale",
-                Subresource::View(name) | Subresource::Action { name, .. } => name,
-            })
-            .collect()
+        resource.subresources.iter().map(Subresource::name).collect()
     }
 
     fn check(catalog: &Catalog, group: &str, version: &str, list: &Value) -> usize {

@@ -3,6 +3,7 @@
 //! Contract: upstream's `endpoints/metrics` and `endpoints/filters.WithAudit`.
 
 use std::{
+    borrow::Borrow,
     io,
     pin::Pin,
     sync::{Arc, LazyLock},
@@ -11,17 +12,17 @@ use std::{
 };
 
 use bytes::Bytes;
-use component_base::metrics::{self, Stability};
+use component_base::metrics::{self, Stability, hot::Hot as _};
 use http::{Method, Response, header};
 use http_body::{Body as _, Frame, SizeHint};
 use http_body_util::BodyExt;
-use prometheus::{HistogramVec, IntCounterVec, IntGauge, IntGaugeVec};
+use prometheus::{HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec};
 use serde_json::Value;
 
 use super::info::RequestInfo;
 use crate::{
     audit::{Context, Stage},
-    metrics::FIELD_VALIDATION,
+    metrics::{FIELD_VALIDATION, INQUEUE},
     negotiation,
     response::{self, Body},
     server::Server,
@@ -87,7 +88,7 @@ static LONG_RUNNING: LazyLock<IntGaugeVec> = LazyLock::new(|| {
     let help = "Requests under way that last as long as they like, such as watches.";
     metrics::gauge_vec("apiserver_longrunning_requests", help, Stability::Stable, &LABELS)
 });
-static IN_FLIGHT: LazyLock<IntGaugeVec> = LazyLock::new(|| {
+static CURRENT: LazyLock<IntGaugeVec> = LazyLock::new(|| {
     let help = "Requests being served, by kind.";
     metrics::gauge_vec("apiserver_current_inflight_requests", help, Stability::Stable, &["request_kind"])
 });
@@ -96,6 +97,25 @@ static TERMINATIONS: LazyLock<IntCounterVec> = LazyLock::new(|| {
     let labels = ["verb", "group", "version", "resource", "subresource", "scope", "component", "code"];
     metrics::counter_vec("apiserver_request_terminations_total", help, Stability::Alpha, &labels)
 });
+
+/// Gauges of requests that only read, and of those that change something.
+pub(super) struct Kinds([IntGauge; 2]);
+
+impl Kinds {
+    fn of(gauges: &IntGaugeVec) -> Self {
+        Self(["readOnly", "mutating"].map(|kind| gauges.with_label_values(&[kind])))
+    }
+
+    /// One more request while what is answered lives.
+    pub(super) fn count(&'static self, info: &RequestInfo) -> Counted<&'static IntGauge> {
+        let reads = matches!(info.verb.as_str(), "get" | "list" | "watch" | "head" | "options");
+        Counted::new(&self.0[usize::from(!reads)])
+    }
+}
+
+/// Requests that are being served, and requests that wait.
+pub(super) static IN_FLIGHT: LazyLock<Kinds> = LazyLock::new(|| Kinds::of(&CURRENT));
+pub(super) static WAITING: LazyLock<Kinds> = LazyLock::new(|| Kinds::of(&INQUEUE));
 
 /// A request on its way to its answer.
 pub(super) struct Asked {
@@ -124,29 +144,24 @@ enum Of {
 }
 
 /// A gauge that is one more while this lives.
-pub(super) struct Counted(IntGauge);
+pub(super) struct Counted<G: Borrow<IntGauge> = IntGauge>(G);
 
-impl Counted {
-    fn new(gauge: IntGauge) -> Self {
-        gauge.inc();
+impl<G: Borrow<IntGauge>> Counted<G> {
+    fn new(gauge: G) -> Self {
+        gauge.borrow().inc();
         Self(gauge)
-    }
-
-    /// Counts a request that is served now.
-    pub(super) fn in_flight(info: &RequestInfo) -> Self {
-        let reads = matches!(info.verb.as_str(), "get" | "list" | "watch" | "head" | "options");
-        Self::new(IN_FLIGHT.with_label_values(&[if reads { "readOnly" } else { "mutating" }]))
     }
 }
 
-impl Drop for Counted {
+impl<G: Borrow<IntGauge>> Drop for Counted<G> {
     fn drop(&mut self) {
-        self.0.dec();
+        self.0.borrow().dec();
     }
 }
 
 impl Labels {
-    /// `None` for what nobody counts: paths that are none of the API's, and resources that are not there.
+    /// `None` for what nobody counts: paths that are none of the API's, and resources and subresources that are not
+    /// there, of whose names there is no end.
     fn of(server: &Server, asked: &Asked) -> Option<Self> {
         let info = &asked.info;
         if !info.is_resource {
@@ -160,7 +175,12 @@ impl Labels {
                 scope: "",
             });
         }
-        server.catalog.load().find(&info.group, &info.version, &info.resource)?;
+        let catalog = server.catalog.load();
+        let resource = catalog.find(&info.group, &info.version, &info.resource)?;
+        let is_there = |name: &str| resource.subresources.iter().any(|sub| sub.name() == name);
+        if !info.subresource.is_empty() && !is_there(&info.subresource) {
+            return None;
+        }
         let scope = if !info.name.is_empty() || info.verb == "create" {
             "resource"
         } else if !info.namespace.is_empty() {
@@ -303,18 +323,18 @@ fn measured(audit: &Context, begun: Instant, labels: Option<&Labels>, code: u16,
     let dry_run = labels.dry_run.as_str();
     let text = code.to_string();
     let all = [verb, dry_run, group, version, resource, subresource, scope, component, &text, ""];
-    REQUESTS.with_label_values(&all).inc();
+    REQUESTS.hot(&all, IntCounter::inc);
     let seconds = begun.elapsed().as_secs_f64();
     let labelled = [verb, dry_run, group, version, resource, subresource, scope, component];
-    DURATION.with_label_values(&labelled).observe(seconds);
-    FIELD_VALIDATION.with_label_values(&[labels.field_validation]).observe(seconds);
+    DURATION.hot(&labelled, |sum| sum.observe(seconds));
+    FIELD_VALIDATION.hot(&[labels.field_validation], |sum| sum.observe(seconds));
     if !matches!(verb, "WATCH" | "CONNECT") {
         let own = (seconds - audit.waited().as_secs_f64()).max(0.0);
-        SLI.with_label_values(&labels.seven()).observe(own);
+        SLI.hot(&labels.seven(), |sum| sum.observe(own));
     }
     if matches!(verb, "GET" | "LIST") {
         #[expect(clippy::cast_precision_loss, reason = "a size to be shown")]
-        SIZES.with_label_values(&labels.seven()).observe(bytes as f64);
+        SIZES.hot(&labels.seven(), |sum| sum.observe(bytes as f64));
     }
     if code == 429 {
         let all = [verb, group, version, resource, subresource, scope, component, &text];

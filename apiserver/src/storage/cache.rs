@@ -87,6 +87,8 @@ pub(super) enum Phase {
 #[derive(Default)]
 struct Inner {
     objects: Objects,
+    /// Of all objects, as they are sent.
+    bytes: usize,
     /// Keys whose value cannot be read, and why.
     broken: HashMap<Arc<str>, String>,
     /// Events that arrived while loading.
@@ -259,6 +261,7 @@ impl Cache {
         // Of an etcd that was restored, revisions may come a second time.
         self.written.lock().clear();
         let mut inner = self.inner.write();
+        inner.bytes = objects.values().map(|entry| entry.json().len()).sum();
         inner.objects = objects;
         inner.broken = broken;
         inner.history.clear();
@@ -393,6 +396,8 @@ impl Cache {
                 None
             }
         };
+        inner.bytes += entry.as_ref().map_or(0, |entry| entry.json().len());
+        inner.bytes -= prev.as_ref().map_or(0, |entry| entry.json().len());
         let event = match (entry, prev) {
             (Some(entry), prev) => {
                 inner.broken.remove(&key);
@@ -506,6 +511,11 @@ impl Cache {
     /// How many objects there are.
     pub(super) fn count(&self) -> usize {
         self.inner.read().objects.len()
+    }
+
+    /// Bytes of all objects, as they are sent.
+    pub(super) fn bytes(&self) -> usize {
+        self.inner.read().bytes
     }
 
     /// One object, if it is at this revision.

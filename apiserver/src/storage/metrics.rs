@@ -5,7 +5,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use component_base::metrics::{self, Stability};
+use component_base::metrics::{self, Stability, hot::Hot as _};
 use prometheus::{Histogram, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec};
 
 use super::ResourceId;
@@ -159,8 +159,8 @@ fn call_of(operation: &str) -> [&'static str; 3] {
 /// A call of etcd begins.
 pub(super) fn call_begins(operation: &str) {
     let call = call_of(operation);
-    GRPC_STARTED.with_label_values(&call).inc();
-    GRPC_SENT.with_label_values(&call).inc();
+    GRPC_STARTED.hot(&call, IntCounter::inc);
+    GRPC_SENT.hot(&call, IntCounter::inc);
 }
 
 /// A call of etcd ended with a code; a stream does not end with its first answer.
@@ -169,39 +169,39 @@ pub(super) fn call_ended(operation: &str, code: &str) {
     if call == WATCH && code == "OK" {
         return;
     }
-    GRPC_HANDLED.with_label_values(&[kind, service, method, code]).inc();
+    GRPC_HANDLED.hot(&[kind, service, method, code], IntCounter::inc);
     if code == "OK" {
-        GRPC_RECEIVED.with_label_values(&call).inc();
+        GRPC_RECEIVED.hot(&call, IntCounter::inc);
     }
 }
 
 /// A message of the stream that follows etcd.
 pub(super) fn stream_message() {
-    GRPC_RECEIVED.with_label_values(&WATCH).inc();
+    GRPC_RECEIVED.hot(&WATCH, IntCounter::inc);
 }
 
 /// That stream ended.
 pub(super) fn stream_ended(code: &str) {
     let [kind, service, method] = WATCH;
-    GRPC_HANDLED.with_label_values(&[kind, service, method, code]).inc();
+    GRPC_HANDLED.hot(&[kind, service, method, code], IntCounter::inc);
 }
 
 /// A list was answered from the cache after so many objects were looked at.
 pub(super) fn cache_list(id: &ResourceId, fetched: usize, returned: usize) {
     let of = [id.group(), id.plural()];
     let by_index = [id.group(), id.plural(), ""];
-    CACHE_LISTS.with_label_values(&by_index).inc();
-    CACHE_LIST_FETCHED.with_label_values(&by_index).inc_by(fetched as u64);
-    CACHE_LIST_RETURNED.with_label_values(&of).inc_by(returned as u64);
+    CACHE_LISTS.hot(&by_index, IntCounter::inc);
+    CACHE_LIST_FETCHED.hot(&by_index, |count| count.inc_by(fetched as u64));
+    CACHE_LIST_RETURNED.hot(&of, |count| count.inc_by(returned as u64));
 }
 
 /// A list was answered by etcd after so many objects were read.
 pub(super) fn etcd_list(id: &ResourceId, fetched: usize, returned: usize) {
     let of = [id.group(), id.plural()];
-    ETCD_LISTS.with_label_values(&of).inc();
-    ETCD_LIST_FETCHED.with_label_values(&of).inc_by(fetched as u64);
-    ETCD_LIST_EVALUATED.with_label_values(&of).inc_by(fetched as u64);
-    ETCD_LIST_RETURNED.with_label_values(&of).inc_by(returned as u64);
+    ETCD_LISTS.hot(&of, IntCounter::inc);
+    ETCD_LIST_FETCHED.hot(&of, |count| count.inc_by(fetched as u64));
+    ETCD_LIST_EVALUATED.hot(&of, |count| count.inc_by(fetched as u64));
+    ETCD_LIST_RETURNED.hot(&of, |count| count.inc_by(returned as u64));
 }
 
 /// The database of one of the etcd clusters has so many bytes.
@@ -211,56 +211,56 @@ pub(super) fn size(cluster: usize, bytes: i64) {
 
 /// A watcher is shown so many objects at its beginning.
 pub(super) fn init_events(id: &ResourceId, count: usize) {
-    INIT_EVENTS.with_label_values(&[id.group(), id.plural()]).inc_by(count as u64);
+    INIT_EVENTS.hot(&[id.group(), id.plural()], |sum| sum.inc_by(count as u64));
 }
 
 /// One etcd request.
 pub(super) fn etcd_request(operation: &str, id: &ResourceId, started: Instant, failed: bool) {
     let labels = [operation, id.group(), id.plural()];
-    REQUEST_DURATION.with_label_values(&labels).observe(started.elapsed().as_secs_f64());
-    REQUESTS.with_label_values(&labels).inc();
+    REQUEST_DURATION.hot(&labels, |sum| sum.observe(started.elapsed().as_secs_f64()));
+    REQUESTS.hot(&labels, IntCounter::inc);
     if failed {
-        REQUEST_ERRORS.with_label_values(&labels).inc();
+        REQUEST_ERRORS.hot(&labels, IntCounter::inc);
     }
 }
 
 /// The number of stored objects.
 pub(super) fn objects(id: &ResourceId, count: usize) {
     let count = i64::try_from(count).unwrap_or(i64::MAX);
-    OBJECTS.with_label_values(&[id.group(), id.plural()]).set(count);
-    STORAGE_OBJECTS.with_label_values(&[&id.to_string()]).set(count);
+    OBJECTS.hot(&[id.group(), id.plural()], |now| now.set(count));
+    STORAGE_OBJECTS.hot(&[&id.to_string()], |now| now.set(count));
 }
 
 /// One event of the stream, sent to so many watchers.
 pub(super) fn event(id: &ResourceId, rev: u64, dispatched: u64) {
-    EVENTS_RECEIVED.with_label_values(&[id.group(), id.plural()]).inc();
-    CACHE_EVENTS.with_label_values(&[id.group(), id.plural()]).inc();
-    CACHE_REVISION.with_label_values(&[id.group(), id.plural()]).set(i64::try_from(rev).unwrap_or(i64::MAX));
-    EVENTS_DISPATCHED.with_label_values(&[id.group(), id.plural()]).inc_by(dispatched);
+    EVENTS_RECEIVED.hot(&[id.group(), id.plural()], IntCounter::inc);
+    CACHE_EVENTS.hot(&[id.group(), id.plural()], IntCounter::inc);
+    CACHE_REVISION.hot(&[id.group(), id.plural()], |now| now.set(i64::try_from(rev).unwrap_or(i64::MAX)));
+    EVENTS_DISPATCHED.hot(&[id.group(), id.plural()], |count| count.inc_by(dispatched));
 }
 
 /// A cache was loaded as of a revision.
 pub(super) fn initialized(id: &ResourceId, rev: u64, objects: usize) {
     etcd_list(id, objects, objects);
-    CACHE_REVISION.with_label_values(&[id.group(), id.plural()]).set(i64::try_from(rev).unwrap_or(i64::MAX));
-    INITIALIZATIONS.with_label_values(&[id.group(), id.plural()]).inc();
+    CACHE_REVISION.hot(&[id.group(), id.plural()], |now| now.set(i64::try_from(rev).unwrap_or(i64::MAX)));
+    INITIALIZATIONS.hot(&[id.group(), id.plural()], IntCounter::inc);
 }
 
 /// A stored value could not be read.
 pub(super) fn decode_error(id: &ResourceId) {
-    DECODE_ERRORS.with_label_values(&[id.group(), id.plural()]).inc();
+    DECODE_ERRORS.hot(&[id.group(), id.plural()], IntCounter::inc);
 }
 
 /// A watcher was closed for being slow.
 pub(super) fn watcher_terminated(id: &ResourceId) {
-    TERMINATED.with_label_values(&[id.group(), id.plural()]).inc();
+    TERMINATED.hot(&[id.group(), id.plural()], IntCounter::inc);
 }
 
 /// A read waited for its point, and whether it was reached.
 pub(super) fn read_wait(id: &ResourceId, waited: Duration, success: bool) {
-    READ_WAIT.with_label_values(&[id.group(), id.plural()]).observe(waited.as_secs_f64());
+    READ_WAIT.hot(&[id.group(), id.plural()], |sum| sum.observe(waited.as_secs_f64()));
     let success = if success { "true" } else { "false" };
-    CONSISTENT_READS.with_label_values(&[id.group(), id.plural(), success, "false"]).inc();
+    CONSISTENT_READS.hot(&[id.group(), id.plural(), success, "false"], IntCounter::inc);
 }
 
 /// A lease was replaced after so many objects.
