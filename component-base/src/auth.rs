@@ -4,7 +4,7 @@
 use std::{
     collections::{BTreeMap, HashMap},
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{Arc, LazyLock},
     time::Duration,
 };
 
@@ -17,6 +17,7 @@ use k8s_openapi::api::{
 };
 use kube::{Api, api::PostParams};
 use parking_lot::Mutex;
+use prometheus::{HistogramVec, IntCounterVec};
 use rustls::RootCertStore;
 use rustls_pki_types::{CertificateDer, UnixTime};
 use sha2::{Digest, Sha256};
@@ -25,9 +26,27 @@ use x509_parser::prelude::{FromDer, X509Certificate};
 
 use crate::{
     client::{ClientError, ClientOptions},
+    metrics::{self, Stability},
     tls::{self, TlsError},
 };
 
+/// What the API server is asked about access: how often, and how long that takes.
+static REVIEWS: LazyLock<(IntCounterVec, HistogramVec)> = LazyLock::new(|| {
+    let requests = metrics::counter_vec(
+        "apiserver_delegated_authz_request_total",
+        "Number of HTTP requests partitioned by status code.",
+        Stability::Alpha,
+        &["code"],
+    );
+    let latency = metrics::histogram_vec(
+        "apiserver_delegated_authz_request_duration_seconds",
+        "Request latency in seconds. Broken down by status code.",
+        Stability::Alpha,
+        &["code"],
+        vec![0.25, 0.5, 0.7, 1.0, 1.5, 3.0, 5.0, 10.0],
+    );
+    (requests, latency)
+});
 /// Reviews remembered at most; beyond this the memory starts anew.
 const REMEMBERED: usize = 4096;
 
@@ -215,6 +234,12 @@ impl Delegated {
             known_tokens: Mutex::default(),
             known_access: Mutex::default(),
         })
+    }
+
+    /// Refuses bearer tokens rather than having them reviewed.
+    #[must_use]
+    pub fn without_tokens(self) -> Delegated {
+        Delegated { tokens: None, ..self }
     }
 
     /// Who the caller is: front proxy, then certificate, then token, then anonymous.
@@ -411,7 +436,18 @@ async fn review_access(client: &kube::Client, user: &User, attributes: &Attribut
         }
     }
     let review = SubjectAccessReview { spec, ..SubjectAccessReview::default() };
-    match Api::<SubjectAccessReview>::all(client.clone()).create(&PostParams::default(), &review).await {
+    let begun = Instant::now();
+    let reviewed =
+        Api::<SubjectAccessReview>::all(client.clone()).create(&PostParams::default(), &review).await;
+    let code = match &reviewed {
+        // What is made is answered with "created".
+        Ok(_) => "201".to_owned(),
+        Err(kube::Error::Api(status)) => status.code.to_string(),
+        Err(_) => "<error>".to_owned(),
+    };
+    REVIEWS.0.with_label_values(&[&code]).inc();
+    REVIEWS.1.with_label_values(&[&code]).observe(begun.elapsed().as_secs_f64());
+    match reviewed {
         Ok(review) => match review.status {
             Some(status) if status.allowed => Authorization::Allowed,
             status => Authorization::Refused(status.and_then(|status| status.reason).unwrap_or_default()),

@@ -13,6 +13,7 @@ use crate::{
     clock,
     flags::{FlagSet, Parsed, Values, group},
     leader::{ElectionError, LeaderElection},
+    logging::LoggingError,
     memory,
     serving::ServingError,
     shutdown,
@@ -34,6 +35,15 @@ pub trait Daemon: 'static {
 
     /// The daemon's flags; [`group::logging`] must be among them.
     fn flags() -> FlagSet;
+
+    /// Installs the logger, before anything else is done with the flags. Daemons whose configuration file tells of logs
+    /// have a look at it here.
+    ///
+    /// # Errors
+    /// When a flag of logs is not usable.
+    fn log(values: &Values) -> Result<(), LoggingError> {
+        group::init_logging(values)
+    }
 
     /// Flags (and the files they name) to configuration. Touches nothing else.
     ///
@@ -119,7 +129,7 @@ fn execute<D: Daemon>(arguments: impl IntoIterator<Item = String>) -> ExitCode {
         Err(error) => return usage(&error),
     };
     zpages::describe(D::flags().program(), values.effective());
-    if let Err(error) = group::init_logging(&values) {
+    if let Err(error) = D::log(&values) {
         return usage(&error);
     }
     crate::tls::install_provider();

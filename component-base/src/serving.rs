@@ -165,20 +165,24 @@ impl Site {
     /// With `/statusz` and `/flagz`, where the process has said what it is.
     #[must_use]
     pub fn with_zpages(self) -> Site {
+        self.with_zpage("/statusz", PATHS).with_zpage("/flagz", PATHS)
+    }
+
+    /// With one of the two, where the process has said what it is; `paths` are where else to look, sorted.
+    #[must_use]
+    pub fn with_zpage(self, path: &'static str, paths: &'static [&'static str]) -> Site {
         let Some(process) = zpages::described() else { return self };
-        for path in ["/statusz", "/flagz"] {
-            self.page(path, move |parts| match process.answer(path, &parts.headers, PATHS) {
-                Some(Ok(page)) => {
-                    let mut answer = reply(StatusCode::OK, page.content_type, page.body);
-                    if let Some(warning) = page.warning.and_then(|text| HeaderValue::from_str(&text).ok()) {
-                        answer.headers_mut().insert(header::WARNING, warning);
-                    }
-                    answer
+        self.page(path, move |parts| match process.answer(path, &parts.headers, paths) {
+            Some(Ok(page)) => {
+                let mut answer = reply(StatusCode::OK, page.content_type, page.body);
+                if let Some(warning) = page.warning.and_then(|text| HeaderValue::from_str(&text).ok()) {
+                    answer.headers_mut().insert(header::WARNING, warning);
                 }
-                Some(Err(error)) => failure(StatusCode::NOT_ACCEPTABLE, "NotAcceptable", &error.to_string()),
-                None => text(StatusCode::NOT_FOUND, "404 page not found\n"),
-            });
-        }
+                answer
+            }
+            Some(Err(error)) => failure(StatusCode::NOT_ACCEPTABLE, "NotAcceptable", &error.to_string()),
+            None => text(StatusCode::NOT_FOUND, "404 page not found\n"),
+        });
         self
     }
 

@@ -30,11 +30,19 @@ pub fn logging() -> Vec<Flag> {
 /// # Errors
 /// For unknown formats, malformed `--vmodule` and buffers that are not served.
 pub fn init_logging(values: &Values) -> Result<(), LoggingError> {
-    fixed::check(fixed::LOGGING, values)?;
+    check_logging(values)?;
     let format = values.string("logging-format").parse()?;
     let modules = logging::parse_modules(values.string("vmodule"))?;
     logging::init(format, u8::try_from(values.int("v").max(0)).unwrap_or(u8::MAX), modules);
     Ok(())
+}
+
+/// Refuses what flags of logs ask for that is not served.
+///
+/// # Errors
+/// For the first of them.
+pub fn check_logging(values: &Values) -> Result<(), LoggingError> {
+    Ok(fixed::check(fixed::LOGGING, values)?)
 }
 
 /// `--disabled-metrics`, `--allow-metric-labels`, `--allow-metric-labels-manifest`.
