@@ -96,6 +96,10 @@ pub trait ObjectSource: Send + Sync {
     async fn claim_has_grown(&self, _: &PersistentVolumeClaim, _: &str) -> Result<(), FetchError> {
         Err(FetchError::Standalone)
     }
+    /// A service account, as it is now.
+    async fn service_account(&self, _: &str, _: &str) -> Result<Option<Arc<ServiceAccount>>, FetchError> {
+        Err(FetchError::Standalone)
+    }
     /// A token of the pod's service account, bound to the pod; the same one until 80 % of its time has passed.
     async fn token(&self, pod: &Pod, audience: Option<&str>, seconds: i64) -> Result<String, FetchError>;
 }
@@ -178,6 +182,8 @@ type TokenKey = (String, Option<String>, i64);
 /// Objects of the API server.
 pub struct ApiObjects {
     client: Client,
+    /// How long a config map or secret is good for.
+    fresh: Duration,
     config_maps: Memory<Key, Option<Arc<ConfigMap>>>,
     secrets: Memory<Key, Option<Arc<Secret>>>,
     tokens: Memory<TokenKey, String>,
@@ -186,11 +192,12 @@ pub struct ApiObjects {
 }
 
 impl ApiObjects {
-    /// Fetches with this client.
+    /// Fetches with this client; with the strategy `Get`, config maps and secrets each time that they are looked at.
     #[must_use]
-    pub fn new(client: Client) -> Self {
+    pub fn new(client: Client, strategy: &str) -> Self {
         Self {
             client,
+            fresh: if strategy == "Get" { Duration::ZERO } else { FRESH },
             config_maps: Memory::new(),
             secrets: Memory::new(),
             tokens: Memory::new(),
@@ -208,12 +215,16 @@ where
 }
 
 /// An object, and how long it is good for; one that does not exist is asked for again.
-async fn fresh<K>(api: Api<K>, name: &str) -> Result<(Option<Arc<K>>, Option<Instant>), FetchError>
+async fn fresh<K>(
+    api: Api<K>,
+    name: &str,
+    good: Duration,
+) -> Result<(Option<Arc<K>>, Option<Instant>), FetchError>
 where
     K: Clone + DeserializeOwned + std::fmt::Debug,
 {
     let found = get(api, name).await?;
-    let until = found.is_some().then(|| Instant::now() + FRESH);
+    let until = found.is_some().then(|| Instant::now() + good);
     Ok((found, until))
 }
 
@@ -221,12 +232,16 @@ where
 impl ObjectSource for ApiObjects {
     async fn config_map(&self, namespace: &str, name: &str) -> Result<Option<Arc<ConfigMap>>, FetchError> {
         let key = (namespace.to_owned(), name.to_owned());
-        self.config_maps.get_or(key, fresh(Api::namespaced(self.client.clone(), namespace), name)).await
+        self.config_maps
+            .get_or(key, fresh(Api::namespaced(self.client.clone(), namespace), name, self.fresh))
+            .await
     }
 
     async fn secret(&self, namespace: &str, name: &str) -> Result<Option<Arc<Secret>>, FetchError> {
         let key = (namespace.to_owned(), name.to_owned());
-        self.secrets.get_or(key, fresh(Api::namespaced(self.client.clone(), namespace), name)).await
+        self.secrets
+            .get_or(key, fresh(Api::namespaced(self.client.clone(), namespace), name, self.fresh))
+            .await
     }
 
     async fn claim(
@@ -250,6 +265,14 @@ impl ObjectSource for ApiObjects {
         namespace: &str,
         name: &str,
     ) -> Result<Option<Arc<ResourceClaim>>, FetchError> {
+        get(Api::namespaced(self.client.clone(), namespace), name).await
+    }
+
+    async fn service_account(
+        &self,
+        namespace: &str,
+        name: &str,
+    ) -> Result<Option<Arc<ServiceAccount>>, FetchError> {
         get(Api::namespaced(self.client.clone(), namespace), name).await
     }
 

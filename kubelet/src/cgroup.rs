@@ -9,9 +9,10 @@
 //! ```
 //! The containers' own cgroups below are made by the runtime. `systemd` is the driver of that name, `v1` and `v2` say how limits are written,
 //! `usage` reads what is used,
-//! `classes` says what the cgroups above the pods get.
+//! `classes` says what the cgroups above the pods get, `system` where the kubelet and the system's processes are.
 
 pub mod classes;
+pub mod system;
 pub mod systemd;
 pub mod usage;
 pub mod v1;
@@ -220,6 +221,15 @@ impl Cgroups {
     }
 
     fn make(&self, path: &str) -> Result<(), CgroupError> {
+        self.make_folders(path)?;
+        if self.version == Version::V2 {
+            v2::delegate(&self.folder("", path))?;
+        }
+        Ok(())
+    }
+
+    /// Makes the cgroup and its parents, for processes of its own rather than cgroups below it.
+    fn make_folders(&self, path: &str) -> Result<(), CgroupError> {
         for controller in self.controllers() {
             if !self.mount.join(controller).exists() {
                 continue;
@@ -245,10 +255,27 @@ impl Cgroups {
                 }
             }
         }
-        if self.version == Version::V2 {
-            v2::delegate(&self.folder("", path))?;
-        }
         Ok(())
+    }
+
+    /// The cgroup of a name in the configuration that others made: a path, or with systemd the name of a slice.
+    #[must_use]
+    pub fn named(&self, name: &str) -> String {
+        let name = name.trim_matches('/');
+        if self.systemd.is_none() {
+            return format!("/{name}");
+        }
+        let last = slice(name);
+        let parts = last.strip_suffix(systemd::SUFFIX).unwrap_or(last).split('-');
+        let names: Vec<String> = parts.map(|part| part.replace('_', "-")).collect();
+        format!("/{}", systemd::slices(&names).join("/"))
+    }
+
+    /// The cgroup is there, for every controller that is.
+    #[must_use]
+    pub fn exists(&self, path: &str) -> bool {
+        let mut mounted = self.controllers().iter().filter(|controller| self.mount.join(controller).exists());
+        mounted.all(|controller| self.folder(controller, path).is_dir())
     }
 
     /// Sets a cgroup's limits.
@@ -362,12 +389,12 @@ impl Cgroups {
     }
 }
 
-/// The slice at a path.
 /// Counts how long an operation takes, until it is dropped.
 fn timed(operation: &str) -> prometheus::HistogramTimer {
     crate::metrics::get().cgroup_operations.with_label_values(&[operation]).start_timer()
 }
 
+/// The slice at a path.
 fn slice(path: &str) -> &str {
     path.rsplit('/').next().unwrap_or(path)
 }
@@ -424,6 +451,13 @@ mod tests {
             std::fs::create_dir_all(part).unwrap();
             std::fs::write(part.join("cgroup.controllers"), "").unwrap();
         }
+        for (name, path) in [
+            ("/system.slice", "/system.slice"),
+            ("/kube-daemons.slice", "/kube.slice/kube-daemons.slice"),
+            ("a_b.slice", "/a_b.slice"),
+        ] {
+            assert_eq!(cgroups.named(name), path);
+        }
         let limits = CgroupLimits { memory_limit: Some(42), ..CgroupLimits::default() };
         cgroups.ensure(&path, &limits).await.unwrap();
         assert_eq!(std::fs::read_to_string(folder.join("memory.max")).unwrap(), "42");
@@ -462,8 +496,15 @@ mod tests {
             assert_eq!(std::fs::read_to_string(folder.join(file)).unwrap(), "42");
             std::fs::remove_file(folder.join(file)).unwrap();
             assert_eq!(cgroups.pods(), [("uid-a".to_owned(), path.clone())]);
+            let others = cgroups.named("keelson/n1/");
+            assert_eq!(others, "/keelson/n1");
+            assert_eq!(
+                cgroups.exists(&others),
+                version == Version::V2,
+                "the other controllers do not have it"
+            );
             cgroups.remove(&path).await.unwrap();
-            assert!(!folder.exists());
+            assert!(!folder.exists() && !cgroups.exists(&path));
         }
     }
 }

@@ -160,7 +160,8 @@ impl Eviction {
 
     /// Ends pods that take more of the disk than they may.
     async fn end_overruns(&self, separate: bool) -> Vec<String> {
-        if !self.pods.current().iter().any(|pod| rank::is_limited(pod)) {
+        let counts = self.config.file.local_storage_capacity_isolation;
+        if !counts || !self.pods.current().iter().any(|pod| rank::is_limited(pod)) {
             return vec![];
         }
         let pods = self.active();

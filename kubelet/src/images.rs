@@ -15,8 +15,8 @@ use parking_lot::Mutex;
 use tokio::sync::Semaphore;
 
 use self::{
-    providers::Providers,
-    verified::{PullSecret, Records},
+    providers::{Providers, account::Asker},
+    verified::{PullAccount, PullSecret, Records, untagged},
 };
 use crate::{
     pod::{self, Role},
@@ -42,6 +42,8 @@ pub enum Origin {
     Node,
     /// A secret.
     Secret(PullSecret),
+    /// A service account, by its token.
+    Account(PullAccount),
 }
 
 /// What a registry may ask for.
@@ -104,6 +106,8 @@ pub struct Request<'a> {
     pub secrets: &'a [Arc<Secret>],
     /// Programs that know credentials.
     pub providers: &'a Providers,
+    /// The pod that they are asked for.
+    pub asker: Asker<'a>,
     /// Who may use what is there.
     pub records: &'a Records,
     /// The sandbox the container goes into.
@@ -139,11 +143,17 @@ pub async fn ensure(
     } else {
         pod::image_pull_policy(container)
     };
-    let usable = |image: &cri::Image| {
-        let own = || credentials(&name, request.secrets);
-        !request.records.must_pull(&name, &image.id, &own(), now)
+    let usable = match &present {
+        None => false,
+        Some(image) => {
+            let mut own = credentials(&name, request.secrets);
+            if request.records.asks_for_account(&name, &image.id) {
+                own.extend(request.providers.credentials(&name, request.asker).await);
+            }
+            !request.records.must_pull(&name, &image.id, &own, now)
+        }
     };
-    let (is_present, usable) = (present.is_some(), present.as_ref().is_some_and(usable));
+    let is_present = present.is_some();
     let pulls = policy == "Always" || (policy != "Never" && !usable);
     let told = |is: bool| if is { "true" } else { "false" };
     let kind = match policy {
@@ -245,8 +255,7 @@ async fn pull(
         false => Err(RuntimeError::Throttled),
     };
     let mut credentials = credentials(name, request.secrets);
-    let of_node = |auth| Credential { auth, origin: Origin::Node };
-    credentials.extend(request.providers.credentials(name).await.into_iter().map(of_node));
+    credentials.extend(request.providers.credentials(name, request.asker).await);
     if credentials.is_empty() {
         pull(None).await?;
         return Ok(Origin::Node);
@@ -280,6 +289,17 @@ impl Drop for Intent<'_> {
         if !self.ended {
             self.records.failed(self.image);
         }
+    }
+}
+
+/// An image's name with its registry, and without tag and digest.
+#[must_use]
+pub fn repository(image: &str) -> String {
+    let name = untagged(image).unwrap_or(image);
+    match name.split_once('/') {
+        Some((host, _)) if host.contains(['.', ':']) || host == "localhost" => name.to_owned(),
+        Some(_) => format!("docker.io/{name}"),
+        None => format!("docker.io/library/{name}"),
     }
 }
 
@@ -379,6 +399,18 @@ mod tests {
             k8s_openapi::ByteString(json.as_bytes().to_vec()),
         )]);
         Arc::new(Secret { data: Some(data), ..Secret::default() })
+    }
+
+    #[test]
+    fn images_have_a_registry_and_no_tag() {
+        for (image, name) in [
+            ("busybox:1", "docker.io/library/busybox"),
+            ("team/app@sha256:00", "docker.io/team/app"),
+            ("reg.example:5000/app:1@sha256:00", "reg.example:5000/app"),
+            ("localhost/app", "localhost/app"),
+        ] {
+            assert_eq!(repository(image), name);
+        }
     }
 
     #[test]

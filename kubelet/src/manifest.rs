@@ -1,7 +1,10 @@
-//! Static pods: manifests in a folder of the node, read again whenever the folder changes and every 20 s.
+//! Static pods: manifests in a folder of the node, read again whenever the folder changes and every 20 s; those of a URL are
+//! in `url`.
 //!
 //! Contract: a static pod's uid and config hash come from its content and the node's name, its name gets the node's name
 //! appended; each has a mirror pod in the API server.
+
+pub mod url;
 
 use std::{
     path::{Path, PathBuf},
@@ -55,27 +58,35 @@ pub fn parse(path: &Path, text: &str, node: &str) -> Result<Pod, ManifestError> 
     let decode = |message: String| ManifestError::Decode { path: path.to_owned(), message };
     let mut pod = from_yaml(text).map_err(decode)?;
     let incomplete = |what| ManifestError::Incomplete { path: path.to_owned(), what };
-    let name =
-        pod.metadata.name.clone().filter(|n| !n.is_empty()).ok_or_else(|| incomplete("metadata.name"))?;
-    if pod.spec.as_ref().is_none_or(|s| s.containers.is_empty()) {
-        return Err(incomplete("spec.containers"));
-    }
-    let digest = Sha256::digest(format!("{node}\n{}\n{text}", path.display()));
-    let hash: String = digest[..16].iter().map(|b| format!("{b:02x}")).collect();
-    pod.metadata.name = Some(format!("{name}-{}", node.to_lowercase()));
-    pod.metadata.uid.get_or_insert_with(|| hash.clone());
-    let annotations = pod.metadata.annotations.get_or_insert_default();
-    annotations.insert(pod::SOURCE_ANNOTATION.to_owned(), "file".to_owned());
-    annotations.insert(pod::HASH_ANNOTATION.to_owned(), hash);
-    pod.status = None;
+    let seed = format!("{node}\n{}\n{text}", path.display());
     let spec = pod.spec.get_or_insert_default();
-    spec.node_name = Some(node.to_owned());
     let tolerates = Toleration {
         operator: Some("Exists".into()),
         effect: Some("NoExecute".into()),
         ..Toleration::default()
     };
     spec.tolerations.get_or_insert_default().push(tolerates);
+    complete(pod, "file", &seed, node).map_err(incomplete)
+}
+
+/// Makes a manifest's pod one of this node: what it is made of tells its uid.
+///
+/// # Errors
+/// What it lacks.
+fn complete(mut pod: Pod, source: &str, seed: &str, node: &str) -> Result<Pod, &'static str> {
+    let name = pod.metadata.name.clone().filter(|n| !n.is_empty()).ok_or("metadata.name")?;
+    if pod.spec.as_ref().is_none_or(|s| s.containers.is_empty()) {
+        return Err("spec.containers");
+    }
+    let digest = Sha256::digest(seed);
+    let hash: String = digest[..16].iter().map(|b| format!("{b:02x}")).collect();
+    pod.metadata.name = Some(format!("{name}-{}", node.to_lowercase()));
+    pod.metadata.uid.get_or_insert_with(|| hash.clone());
+    let annotations = pod.metadata.annotations.get_or_insert_default();
+    annotations.insert(pod::SOURCE_ANNOTATION.to_owned(), source.to_owned());
+    annotations.insert(pod::HASH_ANNOTATION.to_owned(), hash);
+    pod.status = None;
+    pod.spec.get_or_insert_default().node_name = Some(node.to_owned());
     defaults::apply(&mut pod);
     Ok(pod)
 }

@@ -85,10 +85,22 @@ pub struct Metrics {
     pub storage_operations: HistogramVec,
     pub volumes: IntGaugeVec,
     pub requested_resizes: IntCounterVec,
+    pub resize_duration: HistogramVec,
+    pub resizes_in_progress: IntGauge,
+    pub status_sync: Histogram,
+    pub credential_providers: IntGaugeVec,
+    pub credential_errors: IntCounterVec,
+    pub credential_duration: HistogramVec,
 }
 
 /// How long volumes take, in seconds.
 const STORAGE: [f64; 13] = [0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 15.0, 25.0, 50.0, 120.0, 300.0, 600.0];
+
+/// How long resizes take, in milliseconds.
+const RESIZES: [f64; 14] = [
+    10.0, 50.0, 100.0, 500.0, 1000.0, 2000.0, 5000.0, 10_000.0, 20_000.0, 30_000.0, 60_000.0, 120_000.0,
+    300_000.0, 600_000.0,
+];
 
 /// The metrics, registered when they are first asked for.
 pub fn get() -> &'static Metrics {
@@ -524,6 +536,43 @@ impl Metrics {
                 Alpha,
                 &["operation", "requirement", "resource"],
             ),
+            resize_duration: histogram_vec(
+                "kubelet_pod_resize_duration_milliseconds",
+                "How long resizing a pod's containers where they run took, in milliseconds.",
+                Alpha,
+                &["success"],
+                RESIZES.to_vec(),
+            ),
+            resizes_in_progress: gauge(
+                "kubelet_pod_in_progress_resizes",
+                "Pods whose containers do not have yet what the pod was given.",
+                Alpha,
+            ),
+            status_sync: histogram(
+                "kubelet_pod_status_sync_duration_seconds",
+                "From a change of a pod's status until the API server has it, however many changes there were.",
+                Alpha,
+                vec![0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 10.0, 20.0, 30.0, 45.0, 60.0],
+            ),
+            credential_providers: gauge_vec(
+                "kubelet_credential_provider_config_info",
+                "The configuration of credential providers, by its sum.",
+                Alpha,
+                &["hash"],
+            ),
+            credential_errors: counter_vec(
+                "kubelet_credential_provider_plugin_errors_total",
+                "Times that a credential provider failed.",
+                Alpha,
+                &["plugin_name"],
+            ),
+            credential_duration: histogram_vec(
+                "kubelet_credential_provider_plugin_duration",
+                "How long credential providers took, in seconds.",
+                Alpha,
+                &["plugin_name"],
+                default(),
+            ),
         }
     }
 }
@@ -550,24 +599,16 @@ mod tests {
         ("apiserver_validation_", "of an API server's libraries, always zero in a kubelet"),
         ("apiserver_webhooks_", "of an API server's libraries, always zero in a kubelet"),
         ("apiserver_client_certificate_expiration_seconds", "certificates of clients are not measured yet"),
-        (
-            "apiserver_delegated_authz_request_",
-            "what the API server is asked about access is not measured yet",
-        ),
         ("cardinality_enforcement_unexpected_categorizations_total", "labels are not bounded by lists here"),
         (
             "force_cleaned_failed_volume_operation",
             "volumes are not reconstructed: what is set up is written down",
         ),
         ("reconstruct_volume_operations_", "volumes are not reconstructed: what is set up is written down"),
-        ("kubelet_container_log_filesystem_used_bytes", "is in the summary of figures; not a metric yet"),
         ("kubelet_evented_pleg_", "the runtime is listed, its events are not followed"),
         ("kubelet_pleg_discard_events", "there is no queue of events that could be full"),
         ("kubelet_pleg_pod_relist_duration_seconds", "pods are listed all at once"),
         ("kubelet_imagemanager_inmemory_", "records of pulls are read from the disk, not kept in memory"),
-        ("kubelet_pod_in_progress_resizes", "not measured yet"),
-        ("kubelet_pod_resize_duration_milliseconds", "not measured yet"),
-        ("kubelet_pod_status_sync_duration_seconds", "not measured yet"),
         ("kubelet_pod_watch_events_dropped_total", "of an API of pods that is not served"),
         (
             "kubelet_restarted_pods_total",

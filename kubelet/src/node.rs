@@ -98,7 +98,7 @@ impl report::StatusSource for Observer {
             name: &self.config.node_name,
             addresses: (!self.config.external_cloud).then_some(&*self.ips),
             machine: &self.machine,
-            disk,
+            disk: file.local_storage_capacity_isolation.then_some(disk),
             max_pods: self.config.most_pods(self.machine.cpus),
             reserved: &reserved,
             runtime_version: &version,

@@ -6,6 +6,7 @@
 pub mod file;
 pub mod flags;
 pub mod gates;
+pub mod validate;
 
 use std::{
     net::IpAddr,
@@ -15,13 +16,13 @@ use std::{
 
 use component_base::{
     features::{Gate, Gates},
-    flags::Values,
+    flags::{Values, group},
+    logging::{self, Format, LoggingError, ModuleLevel},
 };
 use k8s_openapi::api::core::v1::Taint;
 
 pub use self::file::KubeletConfiguration;
 use crate::{
-    cgroup::Driver,
     cpus::{self, set::CpuSet},
     eviction::threshold::{self, Threshold},
     images::verified::Policy,
@@ -30,8 +31,7 @@ use crate::{
     pod::resources,
     runtime::swap,
     shutdown::{self, plan::Period},
-    topology,
-    worker::backoff,
+    topology, userns,
 };
 
 /// Options of the static policy of the CPU manager.
@@ -64,6 +64,9 @@ pub enum OptionsError {
     /// A value that does not fit.
     #[error("invalid configuration: {0}")]
     Invalid(String),
+    /// Several things are wrong with the file or the flags over it.
+    #[error("[{}]", .0.iter().map(|text| format!("invalid configuration: {text}")).collect::<Vec<_>>().join(", "))]
+    Several(Vec<String>),
 }
 
 /// Everything the kubelet is told.
@@ -123,7 +126,7 @@ pub fn load(given: &Values) -> Result<Config, OptionsError> {
     let path = |name| given.optional(name).map(PathBuf::from);
     let mut file = match path("config") {
         Some(file) => read(file, path("config-dir"))?,
-        None => KubeletConfiguration::default(),
+        None => KubeletConfiguration::defaulted(),
     };
     flags::overlay(given, &mut file)?;
     let gates = gates::SWITCHES
@@ -178,6 +181,38 @@ pub fn load(given: &Values) -> Result<Config, OptionsError> {
     };
     validate(&config)?;
     Ok(config)
+}
+
+/// Installs the logger as the flags have it, and where they say nothing, the file.
+///
+/// # Errors
+/// When a flag is not usable. What is wrong with the file is told by [`load`].
+pub fn log(given: &Values) -> Result<(), LoggingError> {
+    group::check_logging(given)?;
+    let path = |name| given.optional(name).map(PathBuf::from);
+    let file = path("config").and_then(|file| read(file, path("config-dir")).ok());
+    let (format, verbosity, modules) = log_settings(given, &file.unwrap_or_default().logging)?;
+    logging::init(format, verbosity, modules);
+    Ok(())
+}
+
+/// What flags and file say of the log.
+fn log_settings(
+    given: &Values,
+    file: &file::Logging,
+) -> Result<(Format, u8, Vec<ModuleLevel>), LoggingError> {
+    let format = if given.is_set("logging-format") { given.string("logging-format") } else { &file.format };
+    let level = |number: i64| u8::try_from(number.max(0)).unwrap_or(u8::MAX);
+    let verbosity = if given.is_set("v") { given.int("v") } else { file.verbosity.into() };
+    let modules = match given.is_set("vmodule") {
+        true => logging::parse_modules(given.string("vmodule"))?,
+        false => file
+            .vmodule
+            .iter()
+            .map(|one| ModuleLevel { pattern: one.file_pattern.clone(), level: level(one.verbosity.into()) })
+            .collect(),
+    };
+    Ok((format.parse()?, level(verbosity), modules))
 }
 
 /// The file, with the drop-in files of a folder merged over it: those that end in `.conf`, in the order of their names.
@@ -350,88 +385,32 @@ fn host_name() -> Result<String, OptionsError> {
     Ok(name)
 }
 
+/// What cannot be told from the file alone, after what can.
 fn validate(config: &Config) -> Result<(), OptionsError> {
     let file = &config.file;
-    let fail = |text: &str| Err(OptionsError::Invalid(text.to_owned()));
-    if Driver::named(&file.cgroup_driver).is_none() {
-        return fail("cgroupDriver (--cgroup-driver) must be one of: \"cgroupfs\", or \"systemd\"");
-    }
-    if let Some(text) = file::unsupported(&file.other) {
-        return fail(&text);
-    }
-    if file.rotate_certificates && config.kubeconfig.is_none() {
-        return fail("rotateCertificates (--rotate-certificates) needs a kubeconfig (--kubeconfig)");
-    }
-    if config.bootstrap_kubeconfig.is_some() && config.kubeconfig.is_none() {
-        return fail("--bootstrap-kubeconfig needs --kubeconfig, where the new one is written");
-    }
-    let (all, critical) = (file.shutdown_grace_period.0, file.shutdown_grace_period_critical_pods.0);
-    if critical > all {
-        return fail("shutdownGracePeriodCriticalPods must be <= shutdownGracePeriod");
-    }
-    if [all, critical].iter().any(|time| !time.is_zero() && *time < Duration::from_secs(1)) {
-        return fail(
-            "shutdownGracePeriod and shutdownGracePeriodCriticalPods must be either zero or otherwise >= 1 sec",
-        );
-    }
-    if !file.shutdown_grace_period_by_pod_priority.is_empty() && !all.is_zero() {
-        return fail(
-            "Cannot specify both shutdownGracePeriodByPodPriority and shutdownGracePeriod at the same time",
-        );
-    }
-    if file.image_gc_low_threshold_percent >= file.image_gc_high_threshold_percent {
-        return fail(
-            "imageGCLowThresholdPercent (--image-gc-low-threshold) must be less than imageGCHighThresholdPercent",
-        );
-    }
-    if config.exit_on_lock_contention && config.lock_file.is_none() {
-        return fail("cannot exit on lock file contention: no lock file specified");
-    }
-    if file.read_only_port != 0 {
-        return fail(
-            "readOnlyPort (--read-only-port) is not supported by this kubelet: nothing is served without authentication",
-        );
-    }
-    if !(-1000..=1000).contains(&file.oom_score_adj) {
-        return fail("oomScoreAdj (--oom-score-adj) must be between -1000 and 1000, inclusive");
-    }
-    for (value, name) in [
-        (i64::from(file.event_record_qps), "eventRecordQPS (--event-qps)"),
-        (i64::from(file.event_burst), "eventBurst (--event-burst)"),
-        (i64::from(file.registry_pull_qps), "registryPullQPS (--registry-qps)"),
-        (i64::from(file.registry_burst), "registryBurst (--registry-burst)"),
-        (i64::from(file.kube_api_qps), "kubeAPIQPS (--kube-api-qps)"),
-        (i64::from(file.kube_api_burst), "kubeAPIBurst (--kube-api-burst)"),
-        (file.max_open_files, "maxOpenFiles (--max-open-files)"),
-    ] {
-        if value < 0 {
-            return fail(&format!("{name} {value} must not be a negative number"));
+    let mut wrong = validate::check(file, config.gates);
+    let mut must = |is: bool, text: &str| {
+        if !is {
+            wrong.push(text.to_owned());
         }
+    };
+    must(
+        !file.rotate_certificates || config.kubeconfig.is_some(),
+        "rotateCertificates (--rotate-certificates) needs a kubeconfig (--kubeconfig)",
+    );
+    must(
+        config.bootstrap_kubeconfig.is_none() || config.kubeconfig.is_some(),
+        "--bootstrap-kubeconfig needs --kubeconfig, where the new one is written",
+    );
+    must(
+        !config.exit_on_lock_contention || config.lock_file.is_some(),
+        "cannot exit on lock file contention: no lock file specified",
+    );
+    match wrong.len() {
+        0 => Ok(()),
+        1 => Err(OptionsError::Invalid(wrong.remove(0))),
+        _ => Err(OptionsError::Several(wrong)),
     }
-    if file.max_pods < 0 {
-        return fail("maxPods (--max-pods) must not be a negative number");
-    }
-    if file.serialize_image_pulls && file.max_parallel_image_pulls.is_some_and(|n| n > 1) {
-        return fail(
-            "maxParallelImagePulls (--max-parallel-image-pulls) cannot be larger than 1 unless serializeImagePulls is false",
-        );
-    }
-    if file.pods_per_core < 0 {
-        return fail("podsPerCore (--pods-per-core) must not be a negative number");
-    }
-    let longest = file.crash_loop_back_off.longest();
-    if !(Duration::from_secs(1)..=backoff::MAX).contains(&longest) {
-        return fail("crashLoopBackOff.maxContainerRestartPeriod must be at least 1s and at most 5m");
-    }
-    if file.container_log_max_files <= 1 {
-        return fail("containerLogMaxFiles must be greater than 1");
-    }
-    if !file.container_runtime_endpoint.starts_with("unix://")
-        && !file.container_runtime_endpoint.starts_with('/')
-    {
-        return fail("the container runtime endpoint address was not specified or is not a unix socket");
-    }
-    Ok(())
 }
 
 impl Config {
@@ -449,11 +428,26 @@ impl Config {
         let most =
             self.file.max_parallel_image_pulls.and_then(|n| usize::try_from(n).ok()).filter(|n| *n > 0);
         match (self.file.serialize_image_pulls, most) {
-            (true, _) => 1,
-            (false, Some(most)) => most,
+            (Some(true), _) | (None, None) => 1,
+            (_, Some(most)) => most,
             // Without a limit there is still one that no node comes near.
-            (false, None) => 1 << 16,
+            (Some(false), None) => 1 << 16,
         }
+    }
+
+    /// The period of cpu limits in microseconds, where they are enforced.
+    #[must_use]
+    pub fn cfs_period(&self) -> Option<i64> {
+        let period =
+            i64::try_from(self.file.cpu_cfs_quota_period.0.as_micros()).unwrap_or(resources::CFS_PERIOD);
+        self.file.cpu_cfs_quota.then_some(period)
+    }
+
+    /// Ids of users and groups that a pod with a namespace of its own gets.
+    #[must_use]
+    pub fn ids_per_pod(&self) -> u32 {
+        let said = self.file.user_namespaces.as_ref().and_then(|users| users.ids_per_pod);
+        said.and_then(|ids| u32::try_from(ids).ok()).unwrap_or(userns::LENGTH)
     }
 
     /// How much time pods get when the machine goes down, by priority.
@@ -501,6 +495,11 @@ mod tests {
         let config = load_with(&["--hostname-override=n", "--serialize-image-pulls=false"]).unwrap();
         assert!(config.parallel_pulls() > 1000);
         assert_eq!(config.most_pods(1), 110);
+        assert_eq!((config.cfs_period(), config.ids_per_pod()), (Some(100_000), 65_536));
+        let config = load_with(&["--hostname-override=n", "--cpu-cfs-quota-period=10ms"]).unwrap();
+        assert_eq!(config.cfs_period(), Some(10_000));
+        let config = load_with(&["--hostname-override=n", "--cpu-cfs-quota=false"]).unwrap();
+        assert_eq!(config.cfs_period(), None);
     }
 
     #[test]
@@ -626,6 +625,25 @@ mod tests {
     }
 
     #[test]
+    fn the_file_tells_of_the_log_what_flags_do_not() {
+        let file: file::Logging = serde_json::from_value(serde_json::json!({
+            "format": "json", "verbosity": 4, "vmodule": [{"filePattern": "po*", "verbosity": 6}],
+        }))
+        .unwrap();
+        let of = |arguments: &[&str]| {
+            let Parsed::Run(values) = flags::set().parse(arguments.iter().map(|a| (*a).to_owned())).unwrap()
+            else {
+                panic!("{arguments:?}")
+            };
+            log_settings(&values, &file).unwrap()
+        };
+        let modules = vec![ModuleLevel { pattern: "po*".into(), level: 6 }];
+        assert_eq!(of(&[]), (Format::Json, 4, modules.clone()));
+        assert_eq!(of(&["--logging-format=text", "--v=1"]), (Format::Text, 1, modules));
+        assert_eq!(of(&["--vmodule=a=2"]).2, [ModuleLevel { pattern: "a".into(), level: 2 }]);
+    }
+
+    #[test]
     fn swap_is_off_limited_or_refused() {
         for (text, behavior) in [
             ("", Some(swap::Behavior::NoSwap)),
@@ -656,6 +674,11 @@ mod tests {
     fn bad_input_is_refused() {
         assert!(load_with(&["--no-such-flag"]).is_err());
         assert!(load_with(&["--cgroup-driver=none"]).is_err());
+        let both = load_with(&["--cgroup-driver=none", "--event-qps=-1"]).unwrap_err().to_string();
+        assert!(
+            both.starts_with("[invalid configuration: eventRecordQPS") && both.contains(", invalid"),
+            "{both}"
+        );
         assert!(load_with(&["--node-ip=x"]).is_err());
         assert!(load_with(&["--max-pods=many"]).is_err());
         let dir = tempfile::tempdir().unwrap();

@@ -30,6 +30,15 @@ pub enum Source {
     Api,
     /// A manifest on the node.
     File,
+    /// A manifest elsewhere.
+    Http,
+}
+
+impl Source {
+    /// Its pods are static: the API server has but mirrors of them.
+    fn is_of_manifests(self) -> bool {
+        self != Self::Api
+    }
 }
 
 struct Running {
@@ -43,7 +52,8 @@ struct Running {
 pub struct Pods {
     shared: Arc<Shared>,
     running: Mutex<HashMap<String, Running>>,
-    waiting: Mutex<Vec<Arc<Pod>>>,
+    /// Static pods that wait for an older one of their name to be gone.
+    waiting: Mutex<Vec<(Source, Arc<Pod>)>>,
     synced: Mutex<HashMap<Source, ()>>,
     expected: Vec<Source>,
 }
@@ -73,9 +83,7 @@ impl Pods {
                 running.wanted.send_if_modified(gone);
             }
         }
-        if source == Source::File {
-            self.waiting.lock().retain(|p| uids.contains(&pod::uid(p)));
-        }
+        self.waiting.lock().retain(|(of, p)| *of != source || uids.contains(&pod::uid(p)));
         for pod in &pods {
             self.upsert(source, Arc::clone(pod));
         }
@@ -108,10 +116,10 @@ impl Pods {
             });
             return;
         }
-        if source == Source::File && self.name_is_taken(&pod) {
+        if source.is_of_manifests() && self.name_is_taken(&pod) {
             let mut waiting = self.waiting.lock();
-            waiting.retain(|p| pod::uid(p) != uid);
-            waiting.push(pod);
+            waiting.retain(|(_, p)| pod::uid(p) != uid);
+            waiting.push((source, pod));
             return;
         }
         STARTS.follow(&pod);
@@ -227,7 +235,7 @@ impl Pods {
     fn name_is_taken(&self, pod: &Pod) -> bool {
         self.running.lock().values().any(|r| {
             let other = &r.wanted.borrow().pod;
-            r.source == Source::File
+            r.source.is_of_manifests()
                 && pod::namespace(other) == pod::namespace(pod)
                 && pod::name(other) == pod::name(pod)
         })
@@ -262,8 +270,8 @@ impl Pods {
         self.running.lock().remove(uid);
         STARTS.forget(uid);
         let waiting = std::mem::take(&mut *self.waiting.lock());
-        for pod in waiting {
-            self.upsert(Source::File, pod);
+        for (source, pod) in waiting {
+            self.upsert(source, pod);
         }
     }
 }

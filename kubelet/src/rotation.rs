@@ -1,9 +1,12 @@
-//! Log rotation: logs of running containers that have grown too large are set aside and the runtime opens new ones.
+//! Log rotation: logs of running containers that have grown too large are set aside and the runtime opens new ones, for
+//! several pods at a time where that is asked for (`containerLogMaxWorkers`).
 
 use std::{path::Path, sync::Arc};
 
 use component_base::task::Tasks;
+use futures::{StreamExt as _, stream};
 use jiff::Timestamp;
+use k8s_openapi::api::core::v1::Pod;
 
 use crate::{
     pod,
@@ -15,20 +18,21 @@ use crate::{
     worker::Shared,
 };
 
-/// Rotates until the drain.
-pub fn run(shared: Arc<Shared>, pods: Arc<Pods>, rotation: Rotation, tasks: &Tasks) {
+/// Rotates until the drain, the logs of so many pods at a time.
+pub fn run(shared: Arc<Shared>, pods: Arc<Pods>, rotation: Rotation, workers: usize, tasks: &Tasks) {
     let mut ticks = tasks.ticks(rotation.period);
     tasks.spawn("log-rotation", async move {
         while ticks.next().await {
-            for pod in pods.current() {
+            let shared = &shared;
+            let one = |pod: Arc<Pod>| async move {
                 let logs = crate::runtime::config::pod_log_dir(&shared.settings.log_root, &pod);
-                if !has_large(&logs, rotation.max_size) {
-                    continue;
-                }
-                if let Err(error) = rotate_pod(&shared, pod::uid(&pod), rotation).await {
+                if has_large(&logs, rotation.max_size)
+                    && let Err(error) = rotate_pod(shared, pod::uid(&pod), rotation).await
+                {
                     tracing::warn!(pod = %pod::display(&pod), %error, "cannot rotate the pod's logs");
                 }
-            }
+            };
+            stream::iter(pods.current()).for_each_concurrent(workers, one).await;
         }
     });
 }

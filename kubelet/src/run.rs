@@ -18,6 +18,7 @@ use component_base::{
     features,
     flags::{FlagSet, Values},
     health::Health,
+    logging::LoggingError,
     memory::give_back,
     serving::{ServingError, Site, serve_plain},
     task::Tasks,
@@ -35,7 +36,12 @@ use crate::{
     certificate::{
         self, CertificateError, Purpose, bootstrap, pod::PodCertificates, request::Subject, store::Store,
     },
-    cgroup::{self, CgroupError, Cgroups, Driver, Version, classes, systemd},
+    cgroup::{
+        self, CgroupError, Cgroups, Driver, Version,
+        classes::{self, Kept, Reserve},
+        system::System,
+        systemd,
+    },
     claims::{self, Claims, drivers::Drivers as ClaimDrivers, state::StateError},
     cpus::{self, CpuError, Cpus},
     csi::{driver::Drivers, mount::Csi},
@@ -52,12 +58,12 @@ use crate::{
         providers::{ProviderError, Providers},
         verified::Records,
     },
-    manifest,
+    manifest::{self, url},
     memory::{Memory, MemoryError, plan::Amounts},
     metrics, mirror,
     network::dns::{self, DnsSettings},
     node::{self, Observer, machine::Machine, report::StatusSource},
-    options::{self, Config, OptionsError},
+    options::{self, Config, OptionsError, validate},
     orphans, pleg, plugin,
     pod::{
         qos::QosClass,
@@ -66,9 +72,15 @@ use crate::{
     pods::{Pods, Source},
     rotation,
     runtime::{
-        Runtime, RuntimeError, config::NodeSettings, cri, logs::Rotation, security::NodeSecurity, swap::Swap,
+        Runtime, RuntimeError, config::NodeSettings, cri, logs::Rotation, memory_qos::MemoryQos,
+        security::NodeSecurity, swap::Swap,
     },
-    server::{Server, auth::Gate, listener::serve},
+    server::{
+        Server, Switches,
+        auth::Gate,
+        listener::{serve, serve_read_only},
+        node_logs::NodeLogs,
+    },
     shutdown,
     stats::Collector,
     status::Statuses,
@@ -78,6 +90,30 @@ use crate::{
     worker::{ServiceSource, Shared, turns::Turns},
 };
 
+/// Where else than at `/statusz` to look, sorted.
+const PATHS: &[&str] = &[
+    "/attach",
+    "/checkpoint",
+    "/configz",
+    "/containerLogs",
+    "/debug/flags/v",
+    "/debug/pprof",
+    "/exec",
+    "/flagz",
+    "/healthz",
+    "/logs",
+    "/metrics",
+    "/metrics/cadvisor",
+    "/metrics/probes",
+    "/metrics/resource",
+    "/pods",
+    "/portForward",
+    "/run",
+    "/runningpods",
+    "/stats/summary",
+    "/statusz",
+    "/version",
+];
 /// Where the kernel's cgroups are mounted.
 const CGROUPS: &str = "/sys/fs/cgroup";
 
@@ -107,6 +143,14 @@ pub enum RunError {
          to run all the same, set failCgroupV1 to false (--fail-cgroupv1=false)"
     )]
     CgroupV1,
+    /// What cgroup v1 cannot.
+    #[error(
+        "invalid configuration: singleProcessOOMKill must not be explicitly set to false when using cgroup v1"
+    )]
+    OomGroup,
+    /// What is kept for others cannot be enforced.
+    #[error("{0}")]
+    Enforcement(String),
     /// Swap without consent.
     #[error("running with swap on is not supported, please disable swap or set failSwapOn to false")]
     Swap,
@@ -179,6 +223,7 @@ pub struct App {
     machine: Machine,
     ips: Vec<IpAddr>,
     listener: Option<(TcpListener, rustls::ServerConfig)>,
+    read_only: Option<TcpListener>,
 }
 
 /// The daemon.
@@ -192,6 +237,10 @@ impl Daemon for Kubelet {
 
     fn flags() -> FlagSet {
         options::flags::set()
+    }
+
+    fn log(values: &Values) -> Result<(), LoggingError> {
+        options::log(values)
     }
 
     fn configure(values: &Values) -> Result<Config, OptionsError> {
@@ -226,10 +275,14 @@ pub async fn build(config: Config, tasks: Arc<Tasks>) -> Result<App, RunError> {
     {
         return Err(RunError::CgroupV1);
     }
+    let unified = cgroup::version(Path::new(CGROUPS)) == Version::V2;
+    if !unified && config.file.single_process_oom_kill == Some(false) {
+        return Err(RunError::OomGroup);
+    }
     let (endpoint, images) = (&config.file.container_runtime_endpoint, &config.file.image_service_endpoint);
     let runtime = Runtime::connect(endpoint, images, config.runtime_timeout())?;
     let version = first_answer(&runtime).await?;
-    let cgroups = prepare_cgroups(&config, &machine, &runtime).await?;
+    let cgroups = prepare_cgroups(&config, &runtime).await?;
     let ips = node::addresses::of_node(&config.node_ips).map_err(RunError::Machine)?;
     let api = match &config.kubeconfig {
         Some(path) => {
@@ -257,11 +310,21 @@ pub async fn build(config: Config, tasks: Arc<Tasks>) -> Result<App, RunError> {
     }
     let mut expected = Vec::new();
     expected.extend(config.file.static_pod_path.as_ref().map(|_| Source::File));
+    if !config.file.static_pod_url.is_empty() {
+        expected.push(Source::Http);
+    }
     expected.extend(api.as_ref().map(|_| Source::Api));
+    if let Some(cgroups) = &shared.cgroups {
+        enforce(&config, &machine, cgroups, &*shared.events).await?;
+    }
     let pods = Pods::new(Arc::clone(&shared), expected);
     let client = api.as_ref().map(|(client, _)| client);
     let listener = listen(&config, &ips, client, &tasks).await?;
-    Ok(App { tasks, shared, pods, config, api, network, machine, ips, listener })
+    let read_only = match config.file.read_only_port {
+        port if port > 0 && config.file.enable_server => Some(bind(&config.file.address, port).await?),
+        _ => None,
+    };
+    Ok(App { tasks, shared, pods, config, api, network, machine, ips, listener, read_only })
 }
 
 /// The client for the API server, after joining the cluster where that is still to be done.
@@ -318,11 +381,7 @@ async fn cgroup_driver(config: &Config, runtime: &Runtime) -> Result<Driver, Run
     }
 }
 
-async fn prepare_cgroups(
-    config: &Config,
-    machine: &Machine,
-    runtime: &Runtime,
-) -> Result<Option<Cgroups>, RunError> {
+async fn prepare_cgroups(config: &Config, runtime: &Runtime) -> Result<Option<Cgroups>, RunError> {
     if !config.file.cgroups_per_qos {
         return Ok(None);
     }
@@ -335,17 +394,80 @@ async fn prepare_cgroups(
     for class in [QosClass::Guaranteed, QosClass::Burstable, QosClass::BestEffort] {
         cgroups.ensure(&cgroups.class(class), &none).await?;
     }
-    let file = &config.file;
-    let reserved = node::status::reserved([&file.system_reserved, &file.kube_reserved].into_iter(), 0, 0);
-    let enforced = file.enforce_node_allocatable.iter().any(|e| e == "pods");
-    let limits = classes::of_all(machine, &reserved, enforced);
-    if let Err(error) = cgroups.set(&cgroups.kubepods(), &limits).await {
-        // Pods run as well without; only what is reserved is not safe from them.
-        tracing::error!(%error, "failed to enforce node allocatable limits");
-    }
     let least = CgroupLimits { cpu_shares: Some(resources::MIN_SHARES), ..none };
     cgroups.set(&cgroups.class(QosClass::BestEffort), &least).await?;
     Ok(Some(cgroups))
+}
+
+/// Limits all pods to what the node has for them, and others to what is kept for them.
+///
+/// # Errors
+/// When a cgroup of others is not there, or cannot be limited.
+async fn enforce(
+    config: &Config,
+    machine: &Machine,
+    cgroups: &Cgroups,
+    events: &dyn EventSink,
+) -> Result<(), RunError> {
+    let (good, bad) = ("NodeAllocatableEnforced", "FailedNodeAllocatableEnforcement");
+    let tell = |severity, reason, text: &str| {
+        events.send(node_reference(&config.node_name), severity, reason, text);
+    };
+    let enforced = config.file.enforce_node_allocatable.iter().any(|e| e == "pods");
+    let limits = classes::of_all(machine, &reserved(config), enforced);
+    let all = cgroups.kubepods();
+    match cgroups.set(&all, &limits).await {
+        Ok(()) => tell(Severity::Normal, good, "Updated Node Allocatable limit across pods"),
+        Err(error) => {
+            // Pods run as well without; only what is reserved is not safe from them.
+            let text = format!("Failed to update Node Allocatable Limits {all:?}: {error}");
+            tracing::error!("{text}");
+            tell(Severity::Warning, bad, &text);
+        }
+    }
+    for Kept { name, cgroup, limits } in classes::kept(&config.file, memory_qos(config, machine).is_some()) {
+        let path = cgroups.named(&cgroup);
+        let set = match cgroups.exists(&path) {
+            true => cgroups.set(&path, &limits).await.map_err(|error| error.to_string()),
+            false => Err(format!("cgroup {path} does not exist")),
+        };
+        if let Err(error) = set {
+            let text = format!("Failed to enforce {name} Cgroup Limits on {cgroup:?}: {error}");
+            tell(Severity::Warning, bad, &text);
+            return Err(RunError::Enforcement(text));
+        }
+        let text = format!("Updated limits on {} cgroup {cgroup}", name.to_lowercase());
+        tell(Severity::Normal, good, &text);
+    }
+    Ok(())
+}
+
+/// What is kept for the system and for Kubernetes, in thousandths.
+fn reserved(config: &Config) -> BTreeMap<String, i64> {
+    let file = &config.file;
+    node::status::reserved([&file.system_reserved, &file.kube_reserved].into_iter(), 0, 0)
+}
+
+/// How the kernel protects and throttles memory, where that is switched on and it can.
+fn memory_qos(config: &Config, machine: &Machine) -> Option<MemoryQos> {
+    let can = cgroup::version(Path::new(CGROUPS)) == Version::V2;
+    let kept = reserved(config).get(resources::MEMORY).copied().unwrap_or(0) / 1000;
+    (can && config.gates.has(features::Gate::MemoryQoS)).then(|| MemoryQos {
+        factor: config.file.memory_throttling_factor,
+        tiered: config.file.memory_reservation_policy == "TieredReservation",
+        allocatable: machine.memory.saturating_sub(kept),
+    })
+}
+
+/// What of the memory that pods ask for is kept from those of lower classes.
+fn reserve(config: &Config, machine: &Machine) -> Option<Reserve> {
+    if !config.gates.has(features::Gate::QOSReserved) {
+        return None;
+    }
+    // The configuration has been checked.
+    let percent = validate::qos_reserved(&config.file.qos_reserved).ok().flatten()?;
+    let kept = reserved(config).get(resources::MEMORY).copied().unwrap_or(0) / 1000;
+    Some(Reserve { allocatable: machine.memory.saturating_sub(kept), percent })
 }
 
 #[allow(clippy::too_many_arguments, reason = "the one place where all parts meet")]
@@ -370,7 +492,10 @@ fn share(
     // A node without the file resolves nothing of its own.
     let host_resolver = std::fs::read_to_string(&file.resolv_conf).unwrap_or_default();
     let objects: Arc<dyn ObjectSource> = match api {
-        Some((client, _)) => Arc::new(ApiObjects::new(client.clone())),
+        Some((client, _)) => {
+            let strategy = &file.config_map_and_secret_change_detection_strategy;
+            Arc::new(ApiObjects::new(client.clone(), strategy))
+        }
         None => Arc::new(Standalone),
     };
     let services: Arc<dyn ServiceSource> = match api {
@@ -378,7 +503,10 @@ fn share(
         None => Arc::new(NoServices),
     };
     let providers = match &config.credential_providers {
-        Some((path, folder)) => Providers::load(path, folder)?,
+        Some((path, folder)) => {
+            let gate = features::Gate::KubeletServiceAccountTokenForCredentialProviders;
+            Providers::load(path, folder, config.gates.has(gate))?
+        }
         None => Providers::default(),
     };
     let drivers = Arc::new(Drivers::new(api.map(|(client, _)| client.clone()), &config.node_name));
@@ -424,6 +552,7 @@ fn share(
     });
     plugin::run(registry, vec![drivers, Arc::new(registrar), claim_drivers], tasks);
     Ok(Shared {
+        gates: config.gates,
         devices,
         csi: Arc::new(csi),
         certificates,
@@ -433,7 +562,11 @@ fn share(
         resync: file.sync_frequency.0,
         longest_back_off: file.crash_loop_back_off.longest(),
         pods: OnceLock::new(),
-        users: UserNamespaces::new(pods_dir.clone(), u32::try_from(file.max_pods).unwrap_or(0).max(1024)),
+        users: UserNamespaces::new(
+            pods_dir.clone(),
+            u32::try_from(file.max_pods).unwrap_or(0).max(1024),
+            config.ids_per_pod(),
+        ),
         runtime: runtime.clone(),
         runtime_name: version.runtime_name.clone(),
         settings: NodeSettings {
@@ -443,9 +576,12 @@ fn share(
                 apparmor: Path::new("/sys/kernel/security/apparmor/profiles").exists(),
             },
             memory_capacity: machine.memory,
-            cfs_quota: file.cpu_cfs_quota,
+            cfs_period: config.cfs_period(),
             log_root: file.pod_logs_dir.clone(),
+            oom_group: cgroup::version(Path::new(CGROUPS)) == Version::V2
+                && !file.single_process_oom_kill.unwrap_or(false),
             cgroup_v2: cgroups.as_ref().is_some_and(|c| c.version() == Version::V2),
+            memory_qos: memory_qos(config, machine),
             swap: swap(config, machine),
         },
         cgroups,
@@ -581,14 +717,22 @@ fn signed_serving(
 }
 
 fn gate(config: &Config, client: Option<Client>) -> Result<Gate, AuthError> {
-    let authentication = &config.file.authentication;
+    let (authentication, access) = (&config.file.authentication, &config.file.authorization.webhook);
+    let default = AuthOptions::default();
     let options = AuthOptions {
         client_ca: authentication.x509.client_ca_file.clone(),
         anonymous: authentication.anonymous.enabled == Some(true),
-        ..AuthOptions::default()
+        token_ttl: authentication.webhook.cache_ttl.map_or(default.token_ttl, |ttl| ttl.0),
+        allowed_ttl: access.cache_authorized_ttl.map_or(default.allowed_ttl, |ttl| ttl.0),
+        refused_ttl: access.cache_unauthorized_ttl.map_or(default.refused_ttl, |ttl| ttl.0),
+        ..default
     };
     let open = config.file.authorization.mode.as_deref() == Some("AlwaysAllow");
     let delegated = client.map(|client| Delegated::with_client(options.clone(), client)).transpose()?;
+    let delegated = match authentication.webhook.enabled {
+        Some(false) => delegated.map(Delegated::without_tokens),
+        _ => delegated,
+    };
     Ok(Gate { node: config.node_name.clone(), delegated, open, anonymous: options.anonymous })
 }
 
@@ -605,8 +749,9 @@ impl App {
     /// # Errors
     /// When the client CA cannot be read or the health port is taken.
     pub fn start(self) -> Result<(), RunError> {
-        let Self { tasks, shared, pods, config, api, network, machine, ips, listener } = self;
+        let Self { tasks, shared, pods, config, api, network, machine, ips, listener, read_only } = self;
         let client = api.as_ref().map(|(client, _)| client.clone());
+        let reserve = reserve(&config, &machine);
         let gate = Arc::new(gate(&config, client)?);
         let about = node_reference(&config.node_name);
         // What runs is asked of the runtime, and cgroups for what it does not tell.
@@ -656,17 +801,30 @@ impl App {
         pod_resources::run(folder.clone(), Arc::clone(&shared), Arc::clone(&pods), &tasks)
             .map_err(at(&folder))?;
         start_upkeep(&shared, &pods, &config, &tasks);
-        classes::run(Arc::clone(&shared), &tasks);
+        classes::run(Arc::clone(&shared), reserve, &tasks);
+        let (own, others) = (&config.file.kubelet_cgroups, &config.file.system_cgroups);
+        if let Some(system) = System::new(Path::new(CGROUPS), Path::new("/proc"), own, others) {
+            system.run(&tasks);
+        }
         let health = health(seen, &pods);
+        let file = &config.file;
+        let server = Arc::new(Server {
+            shared: Arc::clone(&shared),
+            pods: Arc::clone(&pods),
+            stats,
+            root_dir: config.root_dir.clone(),
+            node_logs: file_logs(&config),
+            switches: Switches {
+                debugging: file.enable_debugging_handlers,
+                profiling: file.enable_profiling_handler,
+                debug_flags: file.enable_debug_flags_handler,
+            },
+            site: site(&config, health.clone()),
+        });
+        if let Some(listener) = read_only {
+            serve_read_only(listener, Arc::clone(&server), &tasks);
+        }
         if let Some((listener, tls)) = listener {
-            let server = Arc::new(Server {
-                shared: Arc::clone(&shared),
-                pods: Arc::clone(&pods),
-                stats,
-                root_dir: config.root_dir.clone(),
-                node_logs: file_logs(&config),
-                site: site(&config, health.clone()),
-            });
             serve(listener, tls, gate, server, &tasks);
         }
         if config.file.healthz_port != 0 {
@@ -694,10 +852,12 @@ fn start_reporting(
 }
 
 /// The folder of logs that the API shows, if it shows one.
-fn file_logs(config: &Config) -> Option<PathBuf> {
+fn file_logs(config: &Config) -> Option<NodeLogs> {
     let file = &config.file;
-    let on = file.enable_debugging_handlers && file.enable_system_log_handler;
-    on.then(|| file.pod_logs_dir.parent().unwrap_or(Path::new("/var/log")).to_owned())
+    file.enable_system_log_handler.then(|| NodeLogs {
+        root: file.pod_logs_dir.parent().unwrap_or(Path::new("/var/log")).to_owned(),
+        queries: file.enable_system_log_query,
+    })
 }
 
 /// What the kubelet's health is made of: the runtime answers and, to be ready, every source of pods has spoken.
@@ -715,8 +875,15 @@ fn health(seen: Arc<pleg::Seen>, pods: &Arc<Pods>) -> Health {
 
 /// What the kubelet tells of itself as every daemon does.
 fn site(config: &Config, health: Health) -> Site {
-    let site = Site::about(health).with_version().with_configz();
-    site.configz("kubeletconfig", configz(config));
+    use features::Gate::{ComponentFlagz, ComponentStatusz};
+    let mut site = Site::about(health).with_version().with_configz();
+    for (gate, path) in [(ComponentStatusz, "/statusz"), (ComponentFlagz, "/flagz")] {
+        if config.gates.has(gate) {
+            site = site.with_zpage(path, PATHS);
+        }
+    }
+    // Plain fields can always be written.
+    site.configz("kubeletconfig", serde_json::to_value(&config.file).unwrap_or_default());
     site
 }
 
@@ -737,7 +904,8 @@ fn start_upkeep(shared: &Arc<Shared>, pods: &Arc<Pods>, config: &Config, tasks: 
         max_size: size.unwrap_or(10 << 20),
         max_files: usize::try_from(config.file.container_log_max_files).unwrap_or(5),
     };
-    rotation::run(Arc::clone(shared), Arc::clone(pods), rotation, tasks);
+    let workers = usize::try_from(config.file.container_log_max_workers).unwrap_or(1);
+    rotation::run(Arc::clone(shared), Arc::clone(pods), rotation, workers, tasks);
     let period = config.file.cpu_manager_reconcile_period.0;
     cpus::run(Arc::clone(shared), Arc::clone(pods), period, tasks);
     claims::run(Arc::clone(shared), Arc::clone(pods), tasks);
@@ -746,38 +914,9 @@ fn start_upkeep(shared: &Arc<Shared>, pods: &Arc<Pods>, config: &Config, tasks: 
         let period = config.file.file_check_frequency.0;
         manifest::run(path, config.node_name.clone(), period, Arc::clone(pods), tasks);
     }
-}
-
-/// The part of the configuration that `/configz` shows.
-fn configz(config: &Config) -> serde_json::Value {
-    let file = &config.file;
-    serde_json::json!({
-        "kind": "KubeletConfiguration",
-        "apiVersion": "kubelet.config.k8s.io/v1beta1",
-        "port": file.port,
-        "address": file.address,
-        "maxPods": file.max_pods,
-        "podsPerCore": file.pods_per_core,
-        "serializeImagePulls": file.serialize_image_pulls,
-        "evictionHard": file.eviction_hard,
-        "evictionSoft": file.eviction_soft,
-        "systemReserved": file.system_reserved,
-        "kubeReserved": file.kube_reserved,
-        "rotateCertificates": file.rotate_certificates,
-        "serverTLSBootstrap": file.server_tls_bootstrap,
-        "imageGCHighThresholdPercent": file.image_gc_high_threshold_percent,
-        "imageGCLowThresholdPercent": file.image_gc_low_threshold_percent,
-        "containerLogMaxSize": file.container_log_max_size,
-        "containerLogMaxFiles": file.container_log_max_files,
-        "podPidsLimit": file.pod_pids_limit,
-        "registerNode": file.register_node,
-        "resolvConf": file.resolv_conf,
-        "clusterDomain": file.cluster_domain,
-        "clusterDNS": file.cluster_dns,
-        "cgroupDriver": file.cgroup_driver,
-        "cgroupRoot": file.cgroup_root,
-        "containerRuntimeEndpoint": file.container_runtime_endpoint,
-        "staticPodPath": file.static_pod_path,
-        "failCgroupV1": file.fail_cgroup_v1,
-    })
+    if !config.file.static_pod_url.is_empty() {
+        let (url, headers) = (config.file.static_pod_url.clone(), config.file.static_pod_url_header.clone());
+        let place = url::Place { url, headers, period: config.file.http_check_frequency.0 };
+        url::run(place, config.node_name.clone(), Arc::clone(pods), tasks);
+    }
 }

@@ -7,6 +7,7 @@ pub mod config;
 mod lines;
 pub mod logs;
 pub mod measured;
+pub mod memory_qos;
 pub mod observed;
 pub mod security;
 pub mod swap;
@@ -671,7 +672,7 @@ fn limits(resources: &cri::LinuxContainerResources) -> CgroupLimits {
         cpu_quota: set(resources.cpu_quota),
         cpu_period: set(resources.cpu_period),
         memory_limit: set(resources.memory_limit_in_bytes),
-        pids_limit: None,
+        ..CgroupLimits::default()
     }
 }
 

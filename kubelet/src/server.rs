@@ -5,6 +5,7 @@
 
 pub mod attributes;
 pub mod auth;
+pub mod debug;
 pub mod listener;
 pub mod logs;
 pub mod metrics;
@@ -22,6 +23,7 @@ use hyper::body::Incoming;
 use k8s_openapi::api::core::v1::{Container, Pod};
 use serde::Serialize;
 
+use self::node_logs::NodeLogs;
 use crate::{
     pod,
     pods::Pods,
@@ -49,8 +51,8 @@ pub enum ServeError {
     #[error("{0}")]
     Internal(String),
     /// Switched off.
-    #[error("logs endpoint is disabled.")]
-    Disabled,
+    #[error("{0} disabled.")]
+    Disabled(&'static str),
 }
 
 impl ServeError {
@@ -60,7 +62,61 @@ impl ServeError {
             Self::BadRequest(_) => StatusCode::BAD_REQUEST,
             Self::Runtime(error) if error.is_not_found() => StatusCode::NOT_FOUND,
             Self::Runtime(_) | Self::Internal(_) => StatusCode::INTERNAL_SERVER_ERROR,
-            Self::Disabled => StatusCode::METHOD_NOT_ALLOWED,
+            Self::Disabled(_) => StatusCode::METHOD_NOT_ALLOWED,
+        }
+    }
+}
+
+/// Parts of the API that can be switched off.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Switches {
+    /// Logs of containers, commands in them, and all that tells of the kubelet's insides.
+    pub debugging: bool,
+    /// `/debug/pprof`.
+    pub profiling: bool,
+    /// `/debug/flags`.
+    pub debug_flags: bool,
+}
+
+/// Who is served.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Access {
+    /// Those who may have what they ask for.
+    Full,
+    /// Anybody, on the port without authentication.
+    ReadOnly,
+}
+
+impl Access {
+    /// Whether there is anything at a path of which this is the first part.
+    fn has(self, first: &str) -> bool {
+        self == Self::Full || matches!(first, "healthz" | "livez" | "readyz" | "pods" | "stats" | "metrics")
+    }
+
+    fn label(self) -> &'static str {
+        match self {
+            Self::Full => "readwrite",
+            Self::ReadOnly => "readonly",
+        }
+    }
+}
+
+impl Switches {
+    /// Whether a path of which this is the first part is switched off with all that is for debugging.
+    ///
+    /// # Errors
+    /// When it is: some paths say so, others are not there.
+    fn check(self, first: &str) -> Result<(), ServeError> {
+        if self.debugging {
+            return Ok(());
+        }
+        match first {
+            "run" | "exec" | "attach" | "portForward" | "containerLogs" | "runningpods" | "debug"
+            | "logs" => Err(ServeError::Disabled("Debug endpoints are")),
+            "configz" | "checkpoint" | "statusz" | "flagz" => {
+                Err(ServeError::NotFound("404 page not found".to_owned()))
+            }
+            _ => Ok(()),
         }
     }
 }
@@ -76,7 +132,9 @@ pub struct Server {
     /// The kubelet's folder.
     pub root_dir: PathBuf,
     /// The folder of the node's logs, where they are shown.
-    pub node_logs: Option<PathBuf>,
+    pub node_logs: Option<NodeLogs>,
+    /// What else can be switched off.
+    pub switches: Switches,
     /// Health, version and configuration, as every daemon tells them.
     pub site: Site,
 }
@@ -128,18 +186,22 @@ impl Server {
     ///
     /// # Errors
     /// Never; failures are answers.
-    pub async fn serve(self: Arc<Self>, request: Request<Incoming>) -> Result<Response<Body>, Infallible> {
+    pub async fn serve(
+        self: Arc<Self>,
+        request: Request<Incoming>,
+        access: Access,
+    ) -> Result<Response<Body>, Infallible> {
         let path = request.uri().path().to_owned();
         let method = request.method().clone();
         let first = known(&path);
         let long =
             if matches!(first, "exec" | "attach" | "portForward" | "debug") { "true" } else { "false" };
-        let labels = [long, method.as_str(), first, "readwrite"];
+        let labels = [long, method.as_str(), first, access.label()];
         let (begun, metrics) = (Instant::now(), crate::metrics::get());
         metrics.http_requests.with_label_values(&labels).inc();
         let inflight = metrics.http_inflight.with_label_values(&labels);
         inflight.inc();
-        let result = Arc::clone(&self).route(request).await;
+        let result = Arc::clone(&self).route(request, access).await;
         inflight.dec();
         metrics.http_duration.with_label_values(&labels).observe(begun.elapsed().as_secs_f64());
         Ok(result.unwrap_or_else(|error| {
@@ -148,11 +210,21 @@ impl Server {
         }))
     }
 
-    async fn route(self: Arc<Self>, request: Request<Incoming>) -> Result<Response<Body>, ServeError> {
+    async fn route(
+        self: Arc<Self>,
+        request: Request<Incoming>,
+        access: Access,
+    ) -> Result<Response<Body>, ServeError> {
         let path = request.uri().path().trim_matches('/').to_owned();
         let query = Query::parse(request.uri().query());
         let parts: Vec<&str> = path.split('/').collect();
+        let first = parts.first().copied().unwrap_or_default();
+        if !access.has(first) {
+            return Err(ServeError::NotFound("404 page not found".to_owned()));
+        }
+        self.switches.check(first)?;
         match (request.method(), parts.as_slice()) {
+            (_, ["debug", ..]) => debug::serve(self.switches, request).await,
             (&Method::GET, ["pods"]) => Ok(json(&list(self.pods.list()))),
             (&Method::GET, ["runningpods"]) => Ok(json(&list(self.running().await?))),
             (&Method::GET, ["containerLogs", namespace, name, container]) => {
@@ -173,14 +245,14 @@ impl Server {
             }
             (&Method::GET, ["metrics"]) => {
                 self.count();
-                Ok(text(metrics::process() + &metrics::volumes(&self).await?))
+                Ok(text(metrics::process() + &metrics::disks(&self).await?))
             }
             (&Method::GET, ["metrics", "resource"]) => Ok(text(metrics::resource(&self).await?)),
             (&Method::GET, ["metrics", "cadvisor"]) => Ok(text(metrics::cadvisor(&self).await?)),
             (&Method::GET, ["metrics", "probes"]) => Ok(text(metrics::probes())),
             (&Method::GET, ["logs", rest @ ..]) => match &self.node_logs {
-                Some(root) => node_logs::serve(root, &rest.join("/")),
-                None => Err(ServeError::Disabled),
+                Some(logs) => node_logs::serve(logs, &rest.join("/"), &query).await,
+                None => Err(ServeError::Disabled("logs endpoint is")),
             },
             (&Method::POST, ["checkpoint", namespace, name, container]) => {
                 self.checkpoint(namespace, name, container, &query).await
@@ -233,6 +305,12 @@ impl Server {
                 }
             }
         }
+        let resizing = |p: &&Pod| {
+            let mut conditions = p.status.iter().flat_map(|s| s.conditions.iter().flatten());
+            conditions.any(|c| c.type_ == "PodResizeInProgress")
+        };
+        let resizing = pods.iter().filter(resizing).count();
+        metrics.resizes_in_progress.set(i64::try_from(resizing).unwrap_or(0));
         let fixed = pods.iter().filter(|p| pod::is_static(p)).count();
         metrics.mirror_pods.set(i64::try_from(fixed).unwrap_or(0));
     }
@@ -304,7 +382,7 @@ fn running_pods(seen: &[Glimpse]) -> Vec<Pod> {
 
 /// The first part of a path, where it is one of the API's; requests for anything else are counted together.
 fn known(path: &str) -> &'static str {
-    const PATHS: [&str; 16] = [
+    const PATHS: [&str; 19] = [
         "healthz",
         "livez",
         "readyz",
@@ -321,6 +399,9 @@ fn known(path: &str) -> &'static str {
         "configz",
         "checkpoint",
         "logs",
+        "debug",
+        "statusz",
+        "flagz",
     ];
     let first = path.trim_matches('/').split('/').next().unwrap_or_default();
     PATHS.into_iter().find(|known| *known == first).unwrap_or("other")
@@ -354,6 +435,40 @@ fn json(value: &impl Serialize) -> Response<Body> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_switched_off_says_so_or_is_not_there() {
+        let on = Switches { debugging: true, profiling: true, debug_flags: true };
+        let off = Switches { debugging: false, ..on };
+        let code =
+            |switches: Switches, first: &str| switches.check(first).err().map(|error| error.code().as_u16());
+        for (first, expected) in [
+            ("exec", Some(405)),
+            ("containerLogs", Some(405)),
+            ("logs", Some(405)),
+            ("debug", Some(405)),
+            ("configz", Some(404)),
+            ("statusz", Some(404)),
+            ("pods", None),
+            ("metrics", None),
+            ("healthz", None),
+        ] {
+            assert_eq!((code(on, first), code(off, first)), (None, expected), "{first}");
+        }
+        assert_eq!(off.check("run").unwrap_err().to_string(), "Debug endpoints are disabled.");
+    }
+
+    #[test]
+    fn without_authentication_nothing_is_there_that_changes_or_reveals() {
+        for first in ["healthz", "pods", "stats", "metrics"] {
+            assert!(Access::ReadOnly.has(first), "{first}");
+        }
+        for first in
+            ["exec", "containerLogs", "logs", "configz", "run", "debug", "statusz", "runningpods", ""]
+        {
+            assert!(!Access::ReadOnly.has(first) && Access::Full.has(first), "{first}");
+        }
+    }
 
     #[test]
     fn queries_decode_and_repeat() {

@@ -18,7 +18,7 @@ use kube::{
 use parking_lot::Mutex;
 use tokio::{sync::Notify, time::Instant};
 
-use crate::pod;
+use crate::{metrics, pod};
 
 /// How long after a failed call it is made again.
 const RETRY: Duration = Duration::from_secs(2);
@@ -29,6 +29,8 @@ struct Entry {
     pod: Arc<Pod>,
     status: Option<Arc<PodStatus>>,
     sent: Option<Arc<PodStatus>>,
+    /// Since when there is something that the API server has not been told.
+    since: Option<Instant>,
     finished: bool,
     deleted: bool,
     /// A call about it is being made.
@@ -77,6 +79,7 @@ impl Statuses {
         if entry.status.as_ref() != Some(&status) {
             crate::starts::count_ends(entry.status.as_deref().or(pod.status.as_ref()), &status);
             entry.status = Some(status);
+            entry.since.get_or_insert_with(Instant::now);
             self.dirty.notify_one();
         }
     }
@@ -140,7 +143,14 @@ impl Statuses {
         entry.held_until = again;
         match call {
             _ if again.is_some() => {}
-            Call::Patch { status, .. } => entry.sent = Some(status),
+            Call::Patch { status, .. } => {
+                entry.sent = Some(status);
+                if let Some(since) = entry.since {
+                    metrics::get().status_sync.observe(since.elapsed().as_secs_f64());
+                }
+                // What came in the meantime is still to be told.
+                entry.since = entry.since.filter(|_| entry.sent != entry.status);
+            }
             Call::Delete { .. } => entry.deleted = true,
         }
     }
@@ -180,6 +190,7 @@ impl Entry {
             pod: Arc::clone(pod),
             status: None,
             sent: None,
+            since: None,
             finished: false,
             deleted: false,
             under_way: false,

@@ -112,7 +112,7 @@ pub(crate) fn record(pod: &Pod, name: &str, phase: ContainerPhase) -> ContainerR
         hash: Some(container_hash(&spec)),
         restart_count: 0,
         log_path: String::new(),
-        limits: Some(crate::pod::resources::container_limits(pod, &spec, true)),
+        limits: Some(crate::pod::resources::container_limits(pod, &spec, Some(100_000))),
         memory_request: None,
         stop_signal: None,
         user: None,

@@ -1,7 +1,8 @@
 //! Ranges of user and group ids for pods that run in a user namespace of their own (`hostUsers: false`).
 //!
-//! The ids 0 to 65535 of the node are its own; the ranges of 65536 above them are handed out, one to a pod. Which one a pod
-//! has is kept in its folder, so that a restarted kubelet does not give it to another.
+//! Ranges are of one length, 65536 unless `userNamespaces.idsPerPod` says otherwise. The first one is the node's own; those
+//! above it are handed out, one to a pod. Which one a pod has is kept in its folder, so that a restarted kubelet does not
+//! give it to another.
 //! Contract: KEP-127; the file `<root>/pods/<uid>/userns` is upstream's, so that either kubelet goes on with the other's.
 
 use std::{
@@ -15,8 +16,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::{checkpoint::replace, runtime::cri};
 
-/// Ids in a range.
-const LENGTH: u32 = 65_536;
+/// Ids in a range, and of what all ranges are multiples.
+pub const LENGTH: u32 = 65_536;
 /// Name of the file in a pod's folder.
 const FILE: &str = "userns";
 
@@ -63,20 +64,20 @@ struct Record {
 }
 
 impl Record {
-    fn of(slot: u32) -> Self {
-        let mapping = Mapping { host_id: slot * LENGTH, container_id: 0, length: LENGTH };
+    fn of(slot: u32, length: u32) -> Self {
+        let mapping = Mapping { host_id: slot * length, container_id: 0, length };
         Self { uids: vec![mapping], gids: vec![mapping] }
     }
 
     /// The range it names, if it is one that is handed out here.
-    fn slot(&self) -> Option<u32> {
+    fn slot(&self, length: u32) -> Option<u32> {
         let [mapping] = self.uids.as_slice() else { return None };
         let fits = self.gids == self.uids
             && mapping.container_id == 0
-            && mapping.length == LENGTH
-            && mapping.host_id >= LENGTH
-            && mapping.host_id.is_multiple_of(LENGTH);
-        fits.then_some(mapping.host_id / LENGTH)
+            && mapping.length == length
+            && mapping.host_id >= length
+            && mapping.host_id.is_multiple_of(length);
+        fits.then_some(mapping.host_id / length)
     }
 }
 
@@ -85,22 +86,24 @@ impl Record {
 pub struct UserNamespaces {
     pods_dir: PathBuf,
     most: u32,
+    length: u32,
     taken: Mutex<HashMap<String, u32>>,
 }
 
 impl UserNamespaces {
-    /// So many ranges; those that pods have already are found in their folders.
+    /// So many ranges of a length, as far as there are ids; those that pods have already are found in their folders.
     #[must_use]
-    pub fn new(pods_dir: PathBuf, most: u32) -> Self {
+    pub fn new(pods_dir: PathBuf, most: u32, length: u32) -> Self {
+        let most = most.min((u32::MAX / length.max(1)).saturating_sub(1));
         let mut taken = HashMap::new();
         // A folder that is not there yet has no pods.
         for entry in std::fs::read_dir(&pods_dir).into_iter().flatten().filter_map(Result::ok) {
-            let slot = read(&entry.path().join(FILE)).ok().flatten().and_then(|record| record.slot());
+            let slot = read(&entry.path().join(FILE)).ok().flatten().and_then(|record| record.slot(length));
             if let Some(slot) = slot {
                 taken.insert(entry.file_name().to_string_lossy().into_owned(), slot);
             }
         }
-        Self { pods_dir, most, taken: Mutex::new(taken) }
+        Self { pods_dir, most, length, taken: Mutex::new(taken) }
     }
 
     /// The range of the pod; the same one each time.
@@ -114,10 +117,12 @@ impl UserNamespaces {
             Some(slot) => *slot,
             None => {
                 let slot = match read(&path)? {
-                    Some(record) => record.slot().ok_or_else(|| UserNamespaceError::Record(path.clone()))?,
+                    Some(record) => {
+                        record.slot(self.length).ok_or_else(|| UserNamespaceError::Record(path.clone()))?
+                    }
                     None => {
                         let slot = free(&taken, self.most).ok_or(UserNamespaceError::Full)?;
-                        write(&path, &Record::of(slot))
+                        write(&path, &Record::of(slot, self.length))
                             .map_err(|source| UserNamespaceError::File { path: path.clone(), source })?;
                         slot
                     }
@@ -126,7 +131,8 @@ impl UserNamespaces {
                 slot
             }
         };
-        let range = vec![cri::IdMapping { host_id: slot * LENGTH, container_id: 0, length: LENGTH }];
+        let length = self.length;
+        let range = vec![cri::IdMapping { host_id: slot * length, container_id: 0, length }];
         Ok(cri::UserNamespace { mode: cri::NamespaceMode::Pod as i32, uids: range.clone(), gids: range })
     }
 
@@ -164,21 +170,28 @@ mod tests {
     fn every_pod_has_a_range_of_its_own_and_keeps_it() {
         let dir = tempfile::tempdir().unwrap();
         let begin = |made: &cri::UserNamespace| made.uids[0].host_id;
-        let all = UserNamespaces::new(dir.path().to_owned(), 2);
+        let all = UserNamespaces::new(dir.path().to_owned(), 2, LENGTH);
         let (a, b) = (all.of("a").unwrap(), all.of("b").unwrap());
         assert_eq!((begin(&a), begin(&b)), (65_536, 131_072));
         assert_eq!(all.of("a").unwrap(), a);
         assert!(matches!(all.of("c"), Err(UserNamespaceError::Full)));
-        let after = UserNamespaces::new(dir.path().to_owned(), 2);
+        let after = UserNamespaces::new(dir.path().to_owned(), 2, LENGTH);
         assert!(matches!(after.of("c"), Err(UserNamespaceError::Full)));
         after.release("a");
         assert_eq!(begin(&after.of("c").unwrap()), 65_536);
+        let longer = UserNamespaces::new(dir.path().to_owned(), u32::MAX, 2 * LENGTH);
+        let made = longer.of("d").unwrap();
+        assert_eq!((begin(&made), made.uids[0].length), (131_072, 131_072));
+        assert!(
+            matches!(longer.of("b"), Err(UserNamespaceError::Record(_))),
+            "it has a range of another length"
+        );
     }
 
     #[test]
     fn a_record_of_something_else_is_refused() {
         let dir = tempfile::tempdir().unwrap();
-        let all = UserNamespaces::new(dir.path().to_owned(), 9);
+        let all = UserNamespaces::new(dir.path().to_owned(), 9, LENGTH);
         std::fs::create_dir(dir.path().join("a")).unwrap();
         let one =
             |host: u32, length: u32| format!("[{{\"hostId\":{host},\"containerId\":0,\"length\":{length}}}]");

@@ -22,7 +22,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use component_base::task::Tasks;
+use component_base::{
+    features::{Gate, Gates},
+    task::Tasks,
+};
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::{Pod, PodStatus, ResourceStatus};
 use parking_lot::Mutex;
@@ -79,6 +82,8 @@ pub trait ServiceSource: Send + Sync {
 
 /// What all workers share.
 pub struct Shared {
+    /// Which features are on.
+    pub gates: Gates,
     /// The container runtime.
     pub runtime: Runtime,
     /// Its name, the scheme of container ids.
@@ -423,7 +428,7 @@ impl Worker {
             runtime: &runtime,
             probes: &results,
             backoffs: &self.backoffs,
-            cfs_quota: self.shared.settings.cfs_quota,
+            cfs_period: self.shared.settings.cfs_period,
             now,
         };
         let plan = plan::plan(&model);
@@ -468,7 +473,7 @@ impl Worker {
     /// Looks whether the containers have what they were given by now.
     fn note_resized(&mut self, pod: &Pod, runtime: &PodRuntime) {
         let before = self.resizing;
-        self.resizing = plan::is_resizing(pod, runtime, self.shared.settings.cfs_quota);
+        self.resizing = plan::is_resizing(pod, runtime, self.shared.settings.cfs_period);
         if before && !self.resizing {
             self.resize_error = None;
             let text = resize_text(pod, "Pod resize completed", None);
@@ -526,9 +531,18 @@ impl Worker {
 
     /// How the devices are that a container has.
     fn device_health(&self, pod: &Pod, container: &str) -> Option<Vec<ResourceStatus>> {
+        let gates = self.shared.gates;
+        if !gates.has(Gate::ResourceHealthStatus) {
+            return None;
+        }
         let mut all = self.shared.devices.statuses(pod::uid(pod), container);
         if let Some(spec) = pod::containers(pod).iter().find(|c| c.name == container) {
             all.extend(self.shared.claims.statuses(pod, spec, Timestamp::now()));
+        }
+        if !gates.has(Gate::ResourceHealthStatusMessage) {
+            all.iter_mut()
+                .flat_map(|one| one.resources.iter_mut().flatten())
+                .for_each(|one| one.message = None);
         }
         (!all.is_empty()).then_some(all)
     }
@@ -549,7 +563,7 @@ impl Worker {
             host_ips: &self.shared.node.ips,
             runtime_name: &self.shared.runtime_name,
             previous: self.status.as_deref(),
-            cfs_quota: self.shared.settings.cfs_quota,
+            cfs_period: self.shared.settings.cfs_period,
             pending: self.pending.as_ref().filter(|_| !ending),
             recursive: self.features.is_some_and(|f| f.recursive_read_only_mounts),
             resizing: (self.resizing && !ending).then_some(self.resize_error.as_deref()),

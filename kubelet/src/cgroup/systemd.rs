@@ -240,6 +240,8 @@ fn of_limits(version: Version, limits: &CgroupLimits) -> Vec<Property> {
         ("CPUQuotaPerSecUSec", quota),
         (names.1, limits.memory_limit.map(number)),
         ("TasksMax", limits.pids_limit.map(number)),
+        ("MemoryMin", limits.memory_min.filter(|_| version == Version::V2).map(number)),
+        ("MemoryLow", limits.memory_low.filter(|_| version == Version::V2).map(number)),
     ]
     .into_iter()
     .filter_map(|(name, value)| Some((name, Value::from(value?))))

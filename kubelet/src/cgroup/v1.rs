@@ -36,6 +36,7 @@ pub fn limits(read: &dyn Fn(&str, &str) -> Option<String>) -> CgroupLimits {
         cpu_period: number("cpu", "cpu.cfs_period_us"),
         memory_limit: number("memory", "memory.limit_in_bytes").filter(|m| *m < i64::MAX / 4096 * 4096),
         pids_limit: number("pids", "pids.max"),
+        ..CgroupLimits::default()
     }
 }
 

@@ -27,6 +27,8 @@ pub fn settings(limits: &CgroupLimits) -> Vec<Setting> {
         ),
         one("memory.max", limits.memory_limit.map(|m| m.to_string())),
         one("pids.max", limits.pids_limit.map(|p| p.to_string())),
+        one("memory.min", limits.memory_min.map(|m| m.to_string())),
+        one("memory.low", limits.memory_low.map(|m| m.to_string())),
     ]
     .into_iter()
     .flatten()
@@ -46,6 +48,7 @@ pub fn limits(read: &dyn Fn(&str) -> Option<String>) -> CgroupLimits {
         cpu_period: parts.next().flatten(),
         memory_limit: number("memory.max"),
         pids_limit: number("pids.max"),
+        ..CgroupLimits::default()
     }
 }
 

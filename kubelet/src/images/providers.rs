@@ -2,9 +2,12 @@
 //!
 //! ```text
 //! image -> providers whose patterns match -> program (request on its input, response on its output) -> credentials, kept
+//!            `-> token and annotations of the pod's service account, for those that ask for them (`account`)
 //! ```
-//! Contract: KEP-2133; configuration `CredentialProviderConfig` of kubelet.config.k8s.io/v1, exchange
-//! credentialprovider.kubelet.k8s.io/v1. Tokens of service accounts for providers (`tokenAttributes`) are not supported.
+//! Contract: KEP-2133 and KEP-4412; configuration `CredentialProviderConfig` of kubelet.config.k8s.io, in one file or in a
+//! folder of them, exchange credentialprovider.kubelet.k8s.io. An image's name has neither tag nor digest.
+
+pub mod account;
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -16,18 +19,27 @@ use std::{
 
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
+use sha2::{Digest as _, Sha256};
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     process::Command,
 };
 
-use crate::{options::file::GoDuration, runtime::cri};
+use self::account::{Account, Asker, TokenAttributes};
+use super::{Credential, Origin, repository, verified::hex};
+use crate::{metrics, options::file::GoDuration, runtime::cri};
 
 /// How long a program may take.
 const PATIENCE: Duration = Duration::from_secs(60);
 /// How much a program may say.
 const MAX_ANSWER: u64 = 1 << 20;
 const EXCHANGE: &str = "credentialprovider.kubelet.k8s.io/v1";
+/// Versions of the exchange that a program may speak.
+const EXCHANGES: [&str; 3] =
+    [EXCHANGE, "credentialprovider.kubelet.k8s.io/v1beta1", "credentialprovider.kubelet.k8s.io/v1alpha1"];
+/// Versions of the configuration.
+const CONFIGURATIONS: [&str; 3] =
+    ["kubelet.config.k8s.io/v1", "kubelet.config.k8s.io/v1beta1", "kubelet.config.k8s.io/v1alpha1"];
 
 /// The configuration file.
 #[derive(Debug, Clone, Deserialize)]
@@ -50,6 +62,8 @@ struct Provider {
     args: Vec<String>,
     #[serde(default)]
     env: Vec<Variable>,
+    #[serde(default)]
+    token_attributes: Option<TokenAttributes>,
 }
 
 #[derive(Debug, Clone, Deserialize)]
@@ -66,6 +80,10 @@ struct Request<'a> {
     kind: &'a str,
     api_version: &'a str,
     image: &'a str,
+    #[serde(skip_serializing_if = "str::is_empty")]
+    service_account_token: &'a str,
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    service_account_annotations: BTreeMap<String, String>,
 }
 
 #[derive(Debug, Clone, Deserialize)]
@@ -107,82 +125,134 @@ pub enum ProviderError {
         /// What is wrong.
         message: String,
     },
-    /// A program could not be run or does not answer.
-    #[error("credential provider {name}: {message}")]
-    Run {
-        /// The program.
-        name: String,
-        /// Why.
-        message: String,
-    },
 }
 
 type Known = (Instant, BTreeMap<String, Auth>);
+/// For what credentials are kept: the provider, the image, its registry or all, and whose they are.
+type Key = (String, String, String);
 
 /// The providers of this node.
 #[derive(Debug, Default)]
 pub struct Providers {
     folder: PathBuf,
     list: Vec<Provider>,
-    known: Mutex<HashMap<(String, String), Known>>,
+    known: Mutex<HashMap<Key, Known>>,
 }
 
 impl Providers {
-    /// Reads the configuration; the programs are in `folder`.
+    /// Reads the configuration, a file or a folder of them; the programs are in `folder`. With `tokens`, programs may have
+    /// those of service accounts.
     ///
     /// # Errors
-    /// When the file is wrong, or a program is not there.
-    pub fn load(path: &Path, folder: &Path) -> Result<Self, ProviderError> {
-        let text = std::fs::read_to_string(path)
-            .map_err(|source| ProviderError::Read { path: path.to_owned(), source })?;
-        let list = parse(&text)
-            .and_then(|list| {
-                let absent = list.iter().find(|p| !folder.join(&p.name).is_file());
-                match absent {
-                    Some(p) => Err(format!(
-                        "plugin binary executable {} did not exist",
-                        folder.join(&p.name).display()
-                    )),
-                    None => Ok(list),
-                }
-            })
-            .map_err(|message| ProviderError::Configuration { path: path.to_owned(), message })?;
+    /// When a file is wrong, or a program is not there.
+    pub fn load(path: &Path, folder: &Path, tokens: bool) -> Result<Self, ProviderError> {
+        let wrong = |message| ProviderError::Configuration { path: path.to_owned(), message };
+        let (mut list, mut sum): (Vec<Provider>, _) = (Vec::new(), Sha256::new());
+        for file in files(path)? {
+            let text = std::fs::read_to_string(&file)
+                .map_err(|source| ProviderError::Read { path: file.clone(), source })?;
+            // With its length before it, no two sets of files have the same sum.
+            sum.update((text.len() as u64).to_be_bytes());
+            sum.update(&text);
+            list.extend(
+                parse(&text, tokens)
+                    .map_err(|message| ProviderError::Configuration { path: file.clone(), message })?,
+            );
+        }
+        for (i, provider) in list.iter().enumerate() {
+            let name = &provider.name;
+            if list[..i].iter().any(|other| other.name == *name) {
+                return Err(wrong(format!(
+                    "duplicate provider name {name:?} found in configuration file(s)"
+                )));
+            }
+            let program = folder.join(name);
+            if !program.is_file() {
+                return Err(wrong(format!("plugin binary executable {} did not exist", program.display())));
+            }
+        }
+        let sum = format!("sha256:{}", hex(&sum.finalize()));
+        metrics::get().credential_providers.with_label_values(&[&sum]).set(1);
         Ok(Self { folder: folder.to_owned(), list, known: Mutex::default() })
     }
 
-    /// The credentials for an image, the most specific first. A provider that fails gives none.
-    pub async fn credentials(&self, image: &str) -> Vec<cri::AuthConfig> {
-        let mut found: Vec<(String, Auth)> = Vec::new();
-        for provider in self.list.iter().filter(|p| p.match_images.iter().any(|m| matches(m, image))) {
-            match self.of(provider, image).await {
-                Ok(auth) => found.extend(auth.into_iter().filter(|(pattern, _)| matches(pattern, image))),
-                Err(error) => tracing::error!(image, %error, "no credentials"),
+    /// The credentials for an image that a pod needs, the most specific first. A provider that fails gives none.
+    pub async fn credentials(&self, image: &str, asker: Asker<'_>) -> Vec<Credential> {
+        let image = repository(image);
+        let mut found: Vec<(String, Auth, Origin)> = Vec::new();
+        for provider in self.list.iter().filter(|p| p.match_images.iter().any(|m| matches(m, &image))) {
+            match self.of(provider, &image, asker).await {
+                Ok((auth, origin)) => found.extend(
+                    auth.into_iter()
+                        .filter(|(pattern, _)| matches(pattern, &image))
+                        .map(|(pattern, auth)| (pattern, auth, origin.clone())),
+                ),
+                Err(error) => {
+                    tracing::error!(
+                        image,
+                        provider = provider.name,
+                        pod = asker.display(),
+                        error,
+                        "no credentials"
+                    );
+                }
             }
         }
         // Longer patterns are more specific, and sort behind what they begin with.
         found.sort_by(|a, b| b.0.cmp(&a.0));
-        let config = |(_, auth): (String, Auth)| cri::AuthConfig {
-            username: auth.username,
-            password: auth.password,
-            ..cri::AuthConfig::default()
+        let credential = |(_, auth, origin): (String, Auth, Origin)| Credential {
+            auth: cri::AuthConfig {
+                username: auth.username,
+                password: auth.password,
+                ..cri::AuthConfig::default()
+            },
+            origin,
         };
-        found.into_iter().map(config).collect()
+        found.into_iter().map(credential).collect()
     }
 
-    async fn of(&self, provider: &Provider, image: &str) -> Result<BTreeMap<String, Auth>, ProviderError> {
+    async fn of(
+        &self,
+        provider: &Provider,
+        image: &str,
+        asker: Asker<'_>,
+    ) -> Result<(BTreeMap<String, Auth>, Origin), String> {
+        let account = match &provider.token_attributes {
+            None => None,
+            Some(attributes) => match attributes.of(asker).await? {
+                // Not a pod for this provider.
+                account::Found::NotWanted => return Ok((BTreeMap::new(), Origin::Node)),
+                account::Found::None => None,
+                account::Found::Account(account) => Some(account),
+            },
+        };
+        let origin = account.as_ref().map_or(Origin::Node, |account| Origin::Account(account.whose.clone()));
+        let kept_for = account.as_ref().map(|account| account.key.clone()).unwrap_or_default();
         let keys = [image, registry(image), "<global>"];
         {
             let mut known = self.known.lock();
             known.retain(|_, (until, _)| *until > Instant::now());
-            let key = |text: &str| (provider.name.clone(), text.to_owned());
+            let key = |text: &str| (provider.name.clone(), text.to_owned(), kept_for.clone());
             if let Some((_, auth)) = keys.iter().find_map(|text| known.get(&key(text))) {
-                return Ok(auth.clone());
+                return Ok((auth.clone(), origin));
             }
         }
-        let response = self.ask(provider, image).await.map_err(|message| {
-            let name = provider.name.clone();
-            ProviderError::Run { name, message }
-        })?;
+        let begun = Instant::now();
+        let response = self.ask(provider, image, account.as_ref()).await;
+        let labels = [provider.name.as_str()];
+        let metrics = metrics::get();
+        metrics.credential_duration.with_label_values(&labels).observe(begun.elapsed().as_secs_f64());
+        let response =
+            response.inspect_err(|_| metrics.credential_errors.with_label_values(&labels).inc())?;
+        if let Some(account) = account.as_ref().filter(|account| account.is_shared)
+            && response.auth.values().any(|auth| auth.password == account.token)
+        {
+            return Err(
+                "credential provider plugin returned the service account token as the password which is not \
+                        allowed when service account cache type is not set to 'Token'"
+                    .to_owned(),
+            );
+        }
         let key = match response.cache_key_type.as_str() {
             "Registry" => keys[1],
             "Global" => keys[2],
@@ -191,13 +261,26 @@ impl Providers {
         let lasts = response.cache_duration.unwrap_or(provider.default_cache_duration).0;
         if !lasts.is_zero() {
             let entry = (Instant::now() + lasts, response.auth.clone());
-            self.known.lock().insert((provider.name.clone(), key.to_owned()), entry);
+            self.known.lock().insert((provider.name.clone(), key.to_owned(), kept_for), entry);
         }
-        Ok(response.auth)
+        Ok((response.auth, origin))
     }
 
-    async fn ask(&self, provider: &Provider, image: &str) -> Result<Response, String> {
-        let request = Request { kind: "CredentialProviderRequest", api_version: EXCHANGE, image };
+    async fn ask(
+        &self,
+        provider: &Provider,
+        image: &str,
+        account: Option<&Account>,
+    ) -> Result<Response, String> {
+        let request = Request {
+            kind: "CredentialProviderRequest",
+            api_version: &provider.api_version,
+            image,
+            service_account_token: account.map_or("", |account| &account.token),
+            service_account_annotations: account
+                .map(|account| account.annotations.clone())
+                .unwrap_or_default(),
+        };
         let request = serde_json::to_vec(&request).map_err(|e| e.to_string())?;
         let mut child = Command::new(self.folder.join(&provider.name))
             .args(&provider.args)
@@ -224,10 +307,15 @@ impl Providers {
             if status.success() { Ok(answer) } else { Err(io::Error::other(status.to_string())) }
         };
         let answer = tokio::time::timeout(PATIENCE, talk).await.map_err(|_| "it took too long".to_owned())?;
-        let response: Response =
-            serde_json::from_slice(&answer.map_err(|e| e.to_string())?).map_err(|e| e.to_string())?;
-        if response.kind != "CredentialProviderResponse" || response.api_version != EXCHANGE {
-            return Err(format!("{} of {} is no answer", response.kind, response.api_version));
+        let answer = answer.map_err(|e| e.to_string())?;
+        // What does not read is not told: it may hold credentials.
+        let response: Response = serde_json::from_slice(&answer)
+            .map_err(|_| "error decoding credential provider plugin response from stdout".to_owned())?;
+        if response.kind != "CredentialProviderResponse" || response.api_version != provider.api_version {
+            return Err(format!(
+                "apiVersion from credential plugin response did not match expected apiVersion:{}, actual apiVersion:{}",
+                provider.api_version, response.api_version
+            ));
         }
         match response.cache_key_type.as_str() {
             "Image" | "Registry" | "Global" => Ok(response),
@@ -236,25 +324,57 @@ impl Providers {
     }
 }
 
-fn parse(text: &str) -> Result<Vec<Provider>, String> {
+/// The file itself, or those of the folder in the order of their names.
+fn files(path: &Path) -> Result<Vec<PathBuf>, ProviderError> {
+    if !path.is_dir() {
+        return Ok(vec![path.to_owned()]);
+    }
+    let entries =
+        std::fs::read_dir(path).map_err(|source| ProviderError::Read { path: path.to_owned(), source })?;
+    let is_one = |path: &PathBuf| {
+        path.is_file() && path.extension().is_some_and(|e| e == "json" || e == "yaml" || e == "yml")
+    };
+    let mut all: Vec<PathBuf> =
+        entries.filter_map(Result::ok).map(|entry| entry.path()).filter(is_one).collect();
+    all.sort();
+    if all.is_empty() {
+        let message = "no configuration files found in directory".to_owned();
+        return Err(ProviderError::Configuration { path: path.to_owned(), message });
+    }
+    Ok(all)
+}
+
+fn parse(text: &str, tokens: bool) -> Result<Vec<Provider>, String> {
     let file: Configuration = serde_saphyr::from_str(text).map_err(|e| e.to_string())?;
-    if file.kind != "CredentialProviderConfig" || file.api_version != "kubelet.config.k8s.io/v1" {
+    if file.kind != "CredentialProviderConfig" || !CONFIGURATIONS.contains(&file.api_version.as_str()) {
         return Err("want CredentialProviderConfig of kubelet.config.k8s.io/v1".to_owned());
+    }
+    if file.providers.is_empty() {
+        return Err("providers: Required value: at least 1 item in plugins is required".to_owned());
     }
     for (i, provider) in file.providers.iter().enumerate() {
         let name = &provider.name;
         if name.is_empty() || name.contains(['/', ' ']) || name == "." || name == ".." {
             return Err(format!("providers[{i}].name: {name:?} is no name of a program in the folder"));
         }
-        if file.providers[..i].iter().any(|other| other.name == *name) {
-            return Err(format!("providers[{i}].name: {name:?} is there twice"));
-        }
         if provider.match_images.is_empty() {
             return Err(format!("providers[{i}].matchImages: at least one pattern is needed"));
         }
-        if provider.api_version != EXCHANGE {
-            return Err(format!("providers[{i}].apiVersion: only {EXCHANGE} is supported"));
+        if !EXCHANGES.contains(&provider.api_version.as_str()) {
+            let all = EXCHANGES.join(", ");
+            return Err(format!("providers[{i}].apiVersion: Unsupported value, supported values: {all}"));
         }
+        let Some(attributes) = &provider.token_attributes else { continue };
+        let wrong = if !tokens {
+            Err("tokenAttributes is not supported when KubeletServiceAccountTokenForCredentialProviders feature gate is \
+                 disabled"
+                .to_owned())
+        } else if provider.api_version != EXCHANGE {
+            Err(format!("tokenAttributes is only supported for {EXCHANGE} API version"))
+        } else {
+            attributes.check()
+        };
+        wrong.map_err(|why| format!("providers[{i}].tokenAttributes: {why}"))?;
     }
     Ok(file.providers)
 }
@@ -291,9 +411,19 @@ fn glob(pattern: &str, text: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::PermissionsExt as _;
+    use std::{os::unix::fs::PermissionsExt as _, sync::Arc};
+
+    use k8s_openapi::api::{
+        core::v1::{ConfigMap, PersistentVolume, PersistentVolumeClaim, Pod, Secret, ServiceAccount},
+        node::v1::RuntimeClass,
+    };
 
     use super::*;
+    use crate::{
+        api::{FetchError, ObjectSource, Standalone},
+        images::verified::PullAccount,
+        pod, testing,
+    };
 
     #[test]
     fn patterns_match_part_by_part() {
@@ -315,45 +445,202 @@ mod tests {
     fn mistakes_in_the_configuration_are_named() {
         let with = |provider: &str| {
             let head = "apiVersion: kubelet.config.k8s.io/v1\nkind: CredentialProviderConfig\nproviders:\n";
-            parse(&format!("{head}- {provider}\n")).map(|list| list.len())
+            parse(&format!("{head}- {provider}\n"), true).map(|list| list.len())
         };
         let fine = "{name: p, matchImages: [\"a.io\"], defaultCacheDuration: 1h, apiVersion: credentialprovider.kubelet.k8s.io/v1}";
         assert_eq!(with(fine), Ok(1));
         assert!(with(&fine.replace("name: p", "name: ../p")).unwrap_err().starts_with("providers[0].name"));
         assert!(with(&fine.replace("[\"a.io\"]", "[]")).unwrap_err().starts_with("providers[0].matchImages"));
-        assert!(with(&fine.replace("io/v1", "io/v1alpha1")).is_err());
-        assert!(with(&format!("{fine}\n- {fine}")).unwrap_err().contains("twice"));
+        assert!(with(&fine.replace("io/v1", "io/v2")).is_err());
+        assert_eq!(with(&fine.replace("io/v1", "io/v1beta1")), Ok(1));
+        let tokens = "tokenAttributes: {serviceAccountTokenAudience: a, cacheType: Token, requireServiceAccount: true}";
+        let asking = fine.replace("name: p", &format!("name: p, {tokens}"));
+        assert_eq!(with(&asking), Ok(1));
+        assert!(with(&asking.replace("io/v1", "io/v1beta1")).unwrap_err().contains("only supported for"));
+        assert!(with(&asking.replace("cacheType: Token", "cacheType: Pod")).is_err());
         assert!(with(&fine.replace("name: p", "name: p, tokenAttributes: {}")).is_err());
+        let head = "apiVersion: kubelet.config.k8s.io/v1\nkind: CredentialProviderConfig\nproviders:\n";
+        assert!(
+            parse(&format!("{head}- {asking}\n"), false).unwrap_err().contains("feature gate is disabled")
+        );
+    }
+
+    /// A folder with a program that answers for `*.example.io` with its first argument as password, or with what a field of
+    /// the request says where that is the token's; it keeps its requests in the book.
+    struct Shop(tempfile::TempDir);
+
+    impl Shop {
+        fn new(more: &str) -> (Self, Providers) {
+            let shop = Self(tempfile::tempdir().unwrap());
+            let program = shop.0.path().join("provider");
+            let script = "#!/bin/sh\nread -r asked\necho \"$asked\" >> \"$BOOK\"\n\
+                word=$1\n[ \"$1\" = echo ] && word=${asked#*serviceAccountToken\\\":\\\"} && word=${word%%\\\"*}\n\
+                printf '{\"kind\":\"CredentialProviderResponse\",\
+                \"apiVersion\":\"credentialprovider.kubelet.k8s.io/v1\",\"cacheKeyType\":\"Registry\",\
+                \"auth\":{\"*.example.io\":{\"username\":\"u\",\"password\":\"%s\"},\"else.io\":{\"username\":\"x\"}}}' \"$word\"\n";
+            std::fs::write(&program, script).unwrap();
+            std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o755)).unwrap();
+            let config = format!(
+                "apiVersion: kubelet.config.k8s.io/v1\nkind: CredentialProviderConfig\nproviders:\n- name: provider\n  \
+                 matchImages: [\"*.example.io\"]\n  defaultCacheDuration: 1h\n  \
+                 apiVersion: credentialprovider.kubelet.k8s.io/v1\n  \
+                 env: [{{name: BOOK, value: \"{}\"}}]\n{more}",
+                shop.0.path().join("book").display()
+            );
+            std::fs::write(shop.config(), config).unwrap();
+            let providers = Providers::load(&shop.config(), shop.0.path(), true).unwrap();
+            (shop, providers)
+        }
+
+        fn config(&self) -> PathBuf {
+            self.0.path().join("config.yaml")
+        }
+
+        /// The requests so far.
+        fn book(&self) -> Vec<serde_json::Value> {
+            let text = std::fs::read_to_string(self.0.path().join("book")).unwrap_or_default();
+            text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+        }
     }
 
     #[tokio::test]
     async fn a_program_is_asked_once_while_its_answer_holds() {
-        let dir = tempfile::tempdir().unwrap();
-        let program = dir.path().join("provider");
-        let script = "#!/bin/sh\ncat >> \"$BOOK\"\nprintf '{\"kind\":\"CredentialProviderResponse\",\
-            \"apiVersion\":\"credentialprovider.kubelet.k8s.io/v1\",\"cacheKeyType\":\"Registry\",\
-            \"auth\":{\"*.example.io\":{\"username\":\"u\",\"password\":\"%s\"},\"else.io\":{\"username\":\"x\"}}}' \"$1\"\n";
-        std::fs::write(&program, script).unwrap();
-        std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o755)).unwrap();
-        let book = dir.path().join("book");
-        let config = format!(
-            "apiVersion: kubelet.config.k8s.io/v1\nkind: CredentialProviderConfig\nproviders:\n- name: provider\n  \
-             matchImages: [\"*.example.io\"]\n  defaultCacheDuration: 1h\n  \
-             apiVersion: credentialprovider.kubelet.k8s.io/v1\n  args: [secret]\n  \
-             env: [{{name: BOOK, value: \"{}\"}}]\n",
-            book.display()
+        let (shop, providers) = Shop::new("  args: [secret]\n");
+        let pod = testing::pod("a").build();
+        let asker = Asker { pod: &pod, objects: &Standalone };
+        let found = providers.credentials("reg.example.io/a:1", asker).await;
+        assert_eq!((found.len(), &found[0].origin), (1, &Origin::Node));
+        assert_eq!((found[0].auth.username.as_str(), found[0].auth.password.as_str()), ("u", "secret"));
+        assert_eq!(providers.credentials("reg.example.io/b:1", asker).await.len(), 1);
+        assert!(providers.credentials("docker.io/a", asker).await.is_empty());
+        let asked = shop.book();
+        assert_eq!(asked.len(), 1, "the answer was for the whole registry: {asked:?}");
+        assert_eq!(asked[0]["image"], "reg.example.io/a", "without its tag");
+        assert_eq!(asked[0].get("serviceAccountToken"), None);
+        assert!(Providers::load(&shop.config(), Path::new("/nowhere"), true).is_err());
+    }
+
+    #[tokio::test]
+    async fn folders_of_configurations_are_one() {
+        let (shop, _) = Shop::new("");
+        let folder = shop.0.path().join("all");
+        std::fs::create_dir(&folder).unwrap();
+        assert!(Providers::load(&folder, shop.0.path(), true).is_err(), "there is none");
+        std::fs::copy(shop.config(), folder.join("a.yaml")).unwrap();
+        std::fs::write(folder.join("b.txt"), "nothing").unwrap();
+        assert_eq!(Providers::load(&folder, shop.0.path(), true).unwrap().list.len(), 1);
+        std::fs::copy(shop.config(), folder.join("c.yml")).unwrap();
+        let twice = Providers::load(&folder, shop.0.path(), true).unwrap_err().to_string();
+        assert!(twice.contains("duplicate provider name \"provider\""), "{twice}");
+    }
+
+    /// A cluster with one service account, whose tokens say for which pod they are.
+    struct Accounts;
+
+    #[async_trait::async_trait]
+    impl ObjectSource for Accounts {
+        async fn config_map(&self, _: &str, _: &str) -> Result<Option<Arc<ConfigMap>>, FetchError> {
+            Ok(None)
+        }
+        async fn secret(&self, _: &str, _: &str) -> Result<Option<Arc<Secret>>, FetchError> {
+            Ok(None)
+        }
+        async fn claim(&self, _: &str, _: &str) -> Result<Option<Arc<PersistentVolumeClaim>>, FetchError> {
+            Ok(None)
+        }
+        async fn volume(&self, _: &str) -> Result<Option<Arc<PersistentVolume>>, FetchError> {
+            Ok(None)
+        }
+        async fn runtime_class(&self, _: &str) -> Result<Option<Arc<RuntimeClass>>, FetchError> {
+            Ok(None)
+        }
+        async fn service_account(
+            &self,
+            namespace: &str,
+            name: &str,
+        ) -> Result<Option<Arc<ServiceAccount>>, FetchError> {
+            let mut account = ServiceAccount::default();
+            account.metadata.name = Some(name.to_owned());
+            account.metadata.namespace = Some(namespace.to_owned());
+            account.metadata.uid = Some(format!("uid-of-{name}"));
+            account.metadata.annotations =
+                Some(BTreeMap::from([("example.io/role".into(), "puller".into())]));
+            Ok(Some(Arc::new(account)))
+        }
+        async fn token(&self, pod: &Pod, audience: Option<&str>, _: i64) -> Result<String, FetchError> {
+            Ok(format!("token-of-{}-for-{}", pod::uid(pod), audience.unwrap_or_default()))
+        }
+    }
+
+    fn asking(cache: &str, more: &str) -> String {
+        format!(
+            "  tokenAttributes:\n    serviceAccountTokenAudience: reg\n    cacheType: {cache}\n    \
+             requireServiceAccount: true\n{more}"
+        )
+    }
+
+    fn pods() -> [Pod; 3] {
+        let with = |name: &str, account: &str| {
+            testing::pod(name)
+                .with(|p| p.spec.get_or_insert_default().service_account_name = Some(account.to_owned()))
+                .build()
+        };
+        [with("a", "app"), with("b", "app"), with("c", "other")]
+    }
+
+    #[tokio::test]
+    async fn credentials_are_kept_for_each_account_or_each_token() {
+        for (cache, expected) in [("ServiceAccount", 2), ("Token", 3)] {
+            let (shop, providers) = Shop::new(&format!("  args: [secret]\n{}", asking(cache, "")));
+            for pod in pods() {
+                let asker = Asker { pod: &pod, objects: &Accounts };
+                for image in ["reg.example.io/a:1", "reg.example.io/a:1"] {
+                    let found = providers.credentials(image, asker).await;
+                    let account = pod::spec(&pod).service_account_name.clone().unwrap();
+                    let whose = PullAccount {
+                        namespace: "ns".into(),
+                        uid: format!("uid-of-{account}"),
+                        name: account,
+                    };
+                    assert_eq!(found[0].origin, Origin::Account(whose));
+                }
+            }
+            let asked = shop.book();
+            assert_eq!(asked.len(), expected, "{cache}");
+            assert_eq!(asked[0]["serviceAccountToken"], "token-of-uid-a-for-reg");
+            assert_eq!(asked[0].get("serviceAccountAnnotations"), None);
+        }
+    }
+
+    #[tokio::test]
+    async fn annotations_go_along_and_pods_without_those_that_are_required_are_left_alone() {
+        let keys = "    requiredServiceAccountAnnotationKeys: [example.io/role]\n    \
+                    optionalServiceAccountAnnotationKeys: [example.io/none]\n";
+        let (shop, providers) = Shop::new(&format!("  args: [secret]\n{}", asking("Token", keys)));
+        let [pod, ..] = pods();
+        let asker = Asker { pod: &pod, objects: &Accounts };
+        assert_eq!(providers.credentials("reg.example.io/a", asker).await.len(), 1);
+        assert_eq!(
+            shop.book()[0]["serviceAccountAnnotations"],
+            serde_json::json!({"example.io/role": "puller"})
         );
-        let path = dir.path().join("config.yaml");
-        std::fs::write(&path, config).unwrap();
-        let providers = Providers::load(&path, dir.path()).unwrap();
-        let found = providers.credentials("reg.example.io/a:1").await;
-        assert_eq!(found.len(), 1);
-        assert_eq!((found[0].username.as_str(), found[0].password.as_str()), ("u", "secret"));
-        assert_eq!(providers.credentials("reg.example.io/b:1").await.len(), 1);
-        assert!(providers.credentials("docker.io/a").await.is_empty());
-        let asked = std::fs::read_to_string(&book).unwrap();
-        assert_eq!(asked.matches("reg.example.io/a:1").count(), 1, "{asked}");
-        assert!(!asked.contains("/b:1"), "the answer was for the whole registry: {asked}");
-        assert!(Providers::load(&path, Path::new("/nowhere")).is_err());
+        let keys = "    requiredServiceAccountAnnotationKeys: [example.io/none]\n";
+        let (shop, providers) = Shop::new(&format!("  args: [secret]\n{}", asking("Token", keys)));
+        assert!(providers.credentials("reg.example.io/a", asker).await.is_empty());
+        let without = testing::pod("w").build();
+        let asker = Asker { pod: &without, objects: &Accounts };
+        assert!(providers.credentials("reg.example.io/a", asker).await.is_empty(), "it has no account");
+        assert!(shop.book().is_empty());
+    }
+
+    #[tokio::test]
+    async fn a_token_is_a_password_only_where_credentials_are_kept_by_token() {
+        let [pod, ..] = pods();
+        let asker = Asker { pod: &pod, objects: &Accounts };
+        let (_shop, providers) = Shop::new(&format!("  args: [echo]\n{}", asking("Token", "")));
+        let found = providers.credentials("reg.example.io/a", asker).await;
+        assert_eq!(found[0].auth.password, "token-of-uid-a-for-reg");
+        let (_shop, providers) = Shop::new(&format!("  args: [echo]\n{}", asking("ServiceAccount", "")));
+        assert!(providers.credentials("reg.example.io/a", asker).await.is_empty());
     }
 }

@@ -118,7 +118,7 @@ fn pattern(text: &str) -> Result<String, PolicyError> {
 }
 
 /// An image's name without tag and digest; nothing for what is no name.
-fn untagged(image: &str) -> Option<&str> {
+pub(super) fn untagged(image: &str) -> Option<&str> {
     let name = image.split_once('@').map_or(image, |(name, _)| name);
     let name = match name.rsplit_once(':') {
         // A colon before the last slash is that of a port.
@@ -143,6 +143,18 @@ pub struct PullSecret {
     pub credential_hash: String,
 }
 
+/// A service account whose token credentials came of.
+#[derive(Debug, Clone, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct PullAccount {
+    /// Its namespace.
+    pub namespace: String,
+    /// Its name.
+    pub name: String,
+    /// Its uid.
+    pub uid: String,
+}
+
 impl PullSecret {
     fn is_at(&self, other: &Self) -> bool {
         (&self.namespace, &self.name, &self.uid) == (&other.namespace, &other.name, &other.uid)
@@ -156,7 +168,7 @@ struct Known {
     #[serde(skip_serializing_if = "Vec::is_empty")]
     kubernetes_secrets: Vec<PullSecret>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
-    kubernetes_service_accounts: Vec<serde_json::Value>,
+    kubernetes_service_accounts: Vec<PullAccount>,
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     node_pods_accessible: bool,
 }
@@ -266,7 +278,12 @@ impl Records {
             return Ok(fine);
         }
         for credential in credentials {
-            let Origin::Secret(own) = &credential.origin else { continue };
+            let own = match &credential.origin {
+                Origin::Node => continue,
+                Origin::Account(own) if known.kubernetes_service_accounts.contains(own) => return Ok(fine),
+                Origin::Account(_) => continue,
+                Origin::Secret(own) => own,
+            };
             let same =
                 |s: &&PullSecret| !s.credential_hash.is_empty() && s.credential_hash == own.credential_hash;
             let at = known.kubernetes_secrets.iter().any(|s| s.is_at(own));
@@ -281,6 +298,17 @@ impl Records {
             }
         }
         Ok(again)
+    }
+
+    /// Service accounts have credentials for the image, so that it matters whether the pod's is one of them.
+    #[must_use]
+    pub fn asks_for_account(&self, image: &str, reference: &str) -> bool {
+        let _held = self.pulling.lock();
+        // What does not read is told when it is judged.
+        let record = self.pulled_record(reference).ok().flatten();
+        let known = record.as_ref().and_then(|r| r.credential_mapping.get(untagged(image)?));
+        known
+            .is_some_and(|known| !known.node_pods_accessible && !known.kubernetes_service_accounts.is_empty())
     }
 
     /// The kubelet is about to pull the image.
@@ -415,6 +443,13 @@ impl Known {
         match origin {
             _ if self.node_pods_accessible => {}
             Origin::Node => *self = Self { node_pods_accessible: true, ..Self::default() },
+            Origin::Account(account) => {
+                let all = &mut self.kubernetes_service_accounts;
+                if !all.contains(account) {
+                    all.push(account.clone());
+                    all.sort();
+                }
+            }
             Origin::Secret(secret) => {
                 let mut all: BTreeSet<PullSecret> = self.kubernetes_secrets.drain(..).collect();
                 all.retain(|other| !other.is_at(secret));

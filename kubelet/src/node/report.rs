@@ -158,12 +158,15 @@ impl Reporter {
         }
     }
 
-    /// Brings the default labels of a node that was registered before up to date.
+    /// Brings the default labels of a node that was registered before up to date, and who attaches its volumes.
     async fn adopt(&self, node: Node) -> Result<Option<NodeStatus>, kube::Error> {
         let have = node.metadata.labels.clone().unwrap_or_default();
         let want = status::default_labels(&self.config.node_name);
-        if want.iter().any(|(k, v)| have.get(k) != Some(v)) {
-            let body = json!({ "metadata": { "labels": want } });
+        let attached = node.metadata.annotations.iter().flatten().any(|(k, _)| k == status::ATTACHED);
+        let controllers = self.config.file.enable_controller_attach_detach;
+        if attached != controllers || want.iter().any(|(k, v)| have.get(k) != Some(v)) {
+            let annotations = json!({ status::ATTACHED: controllers.then_some("true") });
+            let body = json!({ "metadata": { "labels": want, "annotations": annotations } });
             let patch = Patch::Strategic(&body);
             self.api.patch(&self.config.node_name, &PatchParams::default(), &patch).await?;
         }
@@ -172,11 +175,15 @@ impl Reporter {
 
     async fn send(&self, status: &NodeStatus, previous: Option<&NodeStatus>) -> Result<Node, kube::Error> {
         let mut body = json!({ "status": status });
-        // Maps are merged: what pods cannot have any more must be taken out by name.
-        let before = previous.and_then(|p| p.allocatable.as_ref()).into_iter().flatten();
-        if let Some(allocatable) = body["status"]["allocatable"].as_object_mut() {
-            for (name, _) in before {
-                allocatable.entry(name.clone()).or_insert(serde_json::Value::Null);
+        // Maps are merged: what is not there any more must be taken out by name.
+        for (list, before) in [
+            ("capacity", previous.and_then(|p| p.capacity.as_ref())),
+            ("allocatable", previous.and_then(|p| p.allocatable.as_ref())),
+        ] {
+            if let Some(now) = body["status"][list].as_object_mut() {
+                for (name, _) in before.into_iter().flatten() {
+                    now.entry(name.clone()).or_insert(serde_json::Value::Null);
+                }
             }
         }
         // The lists of addresses and images are replaced as a whole: what is gone must go.

@@ -17,6 +17,9 @@ use k8s_openapi::{
 use super::machine::{FsUsage, Machine};
 use crate::{pod::resources, runtime::cri};
 
+/// The annotation of nodes whose volumes a controller attaches.
+pub const ATTACHED: &str = "volumes.kubernetes.io/controller-managed-attach-detach";
+
 /// What presses on the node.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Pressure {
@@ -37,8 +40,8 @@ pub struct Input<'a> {
     pub addresses: Option<&'a [IpAddr]>,
     /// The machine.
     pub machine: &'a Machine,
-    /// The file system of the kubelet's folder.
-    pub disk: FsUsage,
+    /// The file system of the kubelet's folder, where pods are held to what they may use of it.
+    pub disk: Option<FsUsage>,
     /// Most pods.
     pub max_pods: i32,
     /// Kept from pods, by resource, in thousandths.
@@ -147,8 +150,10 @@ fn capacity(input: &Input<'_>) -> BTreeMap<String, i64> {
         ("cpu".to_owned(), input.machine.cpus.saturating_mul(1000)),
         ("memory".to_owned(), input.machine.memory.saturating_mul(1000)),
         ("pods".to_owned(), i64::from(input.max_pods).saturating_mul(1000)),
-        ("ephemeral-storage".to_owned(), input.disk.capacity.saturating_mul(1000)),
     ]);
+    if let Some(disk) = input.disk {
+        all.insert("ephemeral-storage".to_owned(), disk.capacity.saturating_mul(1000));
+    }
     for (size, bytes) in &input.machine.huge_pages {
         let name = format!("hugepages-{}", Quantity::new(*size, Format::BinarySI));
         all.insert(name, bytes.saturating_mul(1000));
@@ -330,10 +335,9 @@ pub fn initial_node(config: &crate::options::Config, status: NodeStatus) -> Node
     let mut labels = default_labels(&config.node_name);
     labels.extend(config.node_labels.iter().cloned());
     node.metadata.labels = Some(labels);
-    node.metadata.annotations = Some(BTreeMap::from([(
-        "volumes.kubernetes.io/controller-managed-attach-detach".to_owned(),
-        "true".to_owned(),
-    )]));
+    if config.file.enable_controller_attach_detach {
+        node.metadata.annotations = Some(BTreeMap::from([(ATTACHED.to_owned(), "true".to_owned())]));
+    }
     let spec = node.spec.get_or_insert_default();
     spec.provider_id.clone_from(&config.provider_id);
     let mut taints = config.taints.clone();
@@ -374,7 +378,7 @@ mod tests {
             name: "n",
             addresses: None,
             machine,
-            disk: FsUsage::default(),
+            disk: Some(FsUsage::default()),
             max_pods: 110,
             reserved: NOTHING,
             runtime_version: "containerd://1.6.20",
@@ -428,6 +432,17 @@ mod tests {
         }
         let third = made(&[], Pressure::default(), Some(&first), 20);
         assert!(!third.allocatable.unwrap().contains_key("example.test/seat"));
+    }
+
+    #[test]
+    fn storage_that_is_not_counted_is_not_told() {
+        let machine = Machine::default();
+        let disk = Some(FsUsage { capacity: 4096, ..FsUsage::default() });
+        let told = generate(&Input { disk, ..empty(&machine) });
+        assert_eq!(told.capacity.unwrap()["ephemeral-storage"].0, "4Ki");
+        let told = generate(&Input { disk: None, ..empty(&machine) });
+        assert!(!told.capacity.unwrap().contains_key("ephemeral-storage"));
+        assert!(!told.allocatable.unwrap().contains_key("ephemeral-storage"));
     }
 
     #[test]

@@ -7,7 +7,6 @@ use component_base::{
     flags::{Flag, FlagSet, Kind, Values, group},
 };
 use k8s_openapi::api::core::v1::Taint;
-use serde_json::Value;
 
 use super::{
     OptionsError,
@@ -25,8 +24,8 @@ enum Use {
     Own,
     /// It sets a field of the file.
     Field(Overlay),
-    /// It says what a field of the file says with which this kubelet does nothing; that field's rule counts.
-    Other(&'static str),
+    /// It has no field in the file, and may say only this.
+    Only(&'static [&'static str]),
     /// It is taken so that command lines for upstream's kubelet work, and steers nothing.
     Nothing,
 }
@@ -47,8 +46,8 @@ const fn field(name: &'static str, kind: Kind, help: &'static str, overlay: Over
     Entry { name, kind, help, does: Use::Field(overlay) }
 }
 
-const fn other(name: &'static str, kind: Kind, field: &'static str, help: &'static str) -> Entry {
-    Entry { name, kind, help, does: Use::Other(field) }
+const fn only(name: &'static str, kind: Kind, values: &'static [&'static str], help: &'static str) -> Entry {
+    Entry { name, kind, help, does: Use::Only(values) }
 }
 
 const fn nothing(name: &'static str, kind: Kind, help: &'static str) -> Entry {
@@ -117,6 +116,17 @@ macro_rules! set {
             Ok(())
         }
     };
+}
+
+/// `name:value` pairs; a name may come several times.
+fn headers(text: &str) -> Result<BTreeMap<String, Vec<String>>, String> {
+    let mut all: BTreeMap<String, Vec<String>> = BTreeMap::new();
+    for pair in split(text) {
+        let (name, value) =
+            pair.split_once(':').ok_or_else(|| format!("malformed pair, expect string:string: {pair:?}"))?;
+        all.entry(name.trim().to_owned()).or_default().push(value.trim().to_owned());
+    }
+    Ok(all)
 }
 
 fn some_path(text: &str) -> Result<Option<std::path::PathBuf>, String> {
@@ -317,7 +327,12 @@ const FLAGS: &[Entry] = &[
         Ok(())
     }),
     field("cpu-cfs-quota", Kind::Bool, "Enforce cpu limits.", set!(cpu_cfs_quota = boolean)),
-    field("serialize-image-pulls", Kind::Bool, "One pull at a time.", set!(serialize_image_pulls = boolean)),
+    field(
+        "serialize-image-pulls",
+        Kind::Bool,
+        "One pull at a time.",
+        set!(serialize_image_pulls = some_bool),
+    ),
     field(
         "image-gc-high-threshold",
         Kind::Int,
@@ -469,7 +484,7 @@ const FLAGS: &[Entry] = &[
     field(
         "enforce-node-allocatable",
         Kind::Strings,
-        "What keeps pods within what the node has for them: pods, or none.",
+        "What is held to what is kept for it: pods, system-reserved, kube-reserved, the latter two also -compressible; or none.",
         set!(enforce_node_allocatable = list),
     ),
     field("event-qps", Kind::Int, "Events per second.", set!(event_record_qps = number)),
@@ -531,68 +546,113 @@ const FLAGS: &[Entry] = &[
     ),
     own("lock-file", Kind::String, "File that is locked while the kubelet runs."),
     own("exit-on-lock-contention", Kind::Bool, "End when somebody else opens the lock file."),
-    other("contention-profiling", Kind::Bool, "enableContentionProfiling", "There is nothing to profile."),
-    other("cpu-cfs-quota-period", Kind::Duration, "cpuCFSQuotaPeriod", "Only 100ms."),
-    other(
+    field(
+        "contention-profiling",
+        Kind::Bool,
+        "Record waiting for locks: there is no Go runtime, no effect.",
+        set!(enable_contention_profiling = boolean),
+    ),
+    field(
+        "cpu-cfs-quota-period",
+        Kind::Duration,
+        "The period of cpu limits, 1ms to 1s.",
+        set!(cpu_cfs_quota_period = duration),
+    ),
+    field(
         "enable-controller-attach-detach",
         Kind::Bool,
-        "enableControllerAttachDetach",
-        "Only true: controllers attach volumes.",
+        "Controllers attach volumes; without that, volumes of drivers that have to be attached do not work.",
+        set!(enable_controller_attach_detach = boolean),
     ),
-    other("hairpin-mode", Kind::String, "hairpinMode", "The network plugin's matter: no effect."),
-    other("http-check-frequency", Kind::Duration, "httpCheckFrequency", "Goes with --manifest-url."),
-    other("manifest-url", Kind::String, "staticPodURL", "Not supported."),
-    other("manifest-url-header", Kind::StringArray, "staticPodURLHeader", "Not supported."),
-    other(
+    field("hairpin-mode", Kind::String, "The network plugin's matter: no effect.", set!(hairpin_mode = text)),
+    field(
+        "http-check-frequency",
+        Kind::Duration,
+        "How often --manifest-url is looked at.",
+        set!(http_check_frequency = duration),
+    ),
+    field("manifest-url", Kind::String, "URL of static pods.", set!(static_pod_url = text)),
+    field(
+        "manifest-url-header",
+        Kind::StringArray,
+        "Headers of the request for --manifest-url, as name:value, separated by commas; may be repeated.",
+        set!(static_pod_url_header = headers),
+    ),
+    field(
         "kernel-memcg-notification",
         Kind::Bool,
-        "kernelMemcgNotification",
-        "Memory is looked at often enough: no effect.",
+        "Memory is looked at every ten seconds in any case: no effect.",
+        set!(kernel_memcg_notification = boolean),
     ),
-    other("kube-reserved-cgroup", Kind::String, "kubeReservedCgroup", "Not supported."),
-    other("system-reserved-cgroup", Kind::String, "systemReservedCgroup", "Not supported."),
-    other("kubelet-cgroups", Kind::String, "kubeletCgroups", "Not supported."),
-    other("system-cgroups", Kind::String, "systemCgroups", "Not supported."),
-    other(
+    field(
+        "kube-reserved-cgroup",
+        Kind::String,
+        "cgroup of Kubernetes' own daemons, for --enforce-node-allocatable=kube-reserved.",
+        set!(kube_reserved_cgroup = text),
+    ),
+    field(
+        "system-reserved-cgroup",
+        Kind::String,
+        "cgroup of the system's daemons, for --enforce-node-allocatable=system-reserved.",
+        set!(system_reserved_cgroup = text),
+    ),
+    field(
+        "kubelet-cgroups",
+        Kind::String,
+        "cgroup the kubelet moves itself to.",
+        set!(kubelet_cgroups = text),
+    ),
+    field(
+        "system-cgroups",
+        Kind::String,
+        "cgroup that processes of the root cgroup are moved to, but for the kernel's.",
+        set!(system_cgroups = text),
+    ),
+    field(
         "local-storage-capacity-isolation",
         Kind::Bool,
-        "localStorageCapacityIsolation",
-        "Always there: no effect.",
+        "Count and limit the local storage that pods use.",
+        set!(local_storage_capacity_isolation = boolean),
     ),
-    other(
+    field(
         "make-iptables-util-chains",
         Kind::Bool,
-        "makeIPTablesUtilChains",
-        "Nothing here uses them: no effect.",
+        "There is no iptables here: no effect.",
+        set!(make_iptables_util_chains = boolean),
     ),
-    other("qos-reserved", Kind::Map, "qosReserved", "Not supported."),
+    field(
+        "qos-reserved",
+        Kind::Map,
+        "Part of the memory that pods ask for which is kept from lower classes: memory=50%; needs the gate QOSReserved.",
+        set!(qos_reserved = map),
+    ),
     field(
         "read-only-port",
         Kind::Int,
-        "Only 0: nothing is served without authentication.",
+        "Port of health, pods, stats and metrics without authentication; 0 is none.",
         set!(read_only_port = number),
     ),
-    other("runonce", Kind::Bool, "runOnce", "Not supported."),
-    other(
+    field("runonce", Kind::Bool, "Refused: there is no such mode any more.", set!(run_once = boolean)),
+    field(
         "streaming-connection-idle-timeout",
         Kind::Duration,
-        "streamingConnectionIdleTimeout",
-        "The runtime's matter: no effect.",
+        "Taken and not read, as by upstream's kubelet.",
+        set!(streaming_connection_idle_timeout = duration),
     ),
-    other(
+    field(
         "kube-api-content-type",
         Kind::String,
-        "contentType",
         "Whatever is smaller on the wire: no effect.",
+        set!(content_type = text),
     ),
-    other("volume-plugin-dir", Kind::String, "volumePluginDir", "There are no FlexVolumes: no effect."),
-    other("experimental-mounter-path", Kind::String, "experimentalMounterPath", "Not supported."),
-    other(
-        "experimental-allocatable-ignore-eviction",
-        Kind::Bool,
-        "experimentalAllocatableIgnoreEviction",
-        "Only false.",
+    field(
+        "volume-plugin-dir",
+        Kind::String,
+        "There are no FlexVolumes: no effect.",
+        set!(volume_plugin_dir = text),
     ),
+    only("experimental-mounter-path", Kind::String, &["", "mount"], "Not supported."),
+    only("experimental-allocatable-ignore-eviction", Kind::Bool, &["false"], "Only false."),
     nothing(
         "runtime-cgroups",
         Kind::String,
@@ -627,7 +687,7 @@ pub fn set() -> FlagSet {
         let section = match f.does {
             Use::Own => "generic",
             Use::Field(_) => "configuration file",
-            Use::Other(_) | Use::Nothing => "compatibility",
+            Use::Only(_) | Use::Nothing => "compatibility",
         };
         Flag::new(f.name, f.kind, "", f.help).section(section)
     });
@@ -656,12 +716,11 @@ pub fn overlay(given: &Values, file: &mut KubeletConfiguration) -> Result<(), Op
             Use::Field(apply) => {
                 apply(file, &value).map_err(|e| OptionsError::Invalid(format!("--{}: {e}", flag.name)))?;
             }
-            Use::Other(field) => {
-                // As the file would have it.
-                let value = serde_json::from_str::<bool>(&value).map_or_else(|_| value.into(), Value::Bool);
-                file.other.insert(field.to_owned(), value);
+            Use::Only(values) if !values.contains(&value.as_str()) => {
+                let text = format!("--{}: {value} is not supported by this kubelet", flag.name);
+                return Err(OptionsError::Invalid(text));
             }
-            Use::Own | Use::Nothing => {}
+            Use::Own | Use::Only(_) | Use::Nothing => {}
         }
     }
     file.feature_gates.extend(given.bool_map(Switches::FLAG));
@@ -673,15 +732,17 @@ mod tests {
     use component_base::flags::Parsed;
 
     use super::*;
-    use crate::options::file::unsupported;
+    use crate::options::{gates::SWITCHES, validate};
 
     fn refused(argument: &str) -> Option<String> {
         let Ok(Parsed::Run(values)) = set().parse([argument.to_owned()]) else {
             return Some(format!("{argument} is no flag"));
         };
-        let mut file = KubeletConfiguration::default();
-        overlay(&values, &mut file)
-            .map_or_else(|error| Some(error.to_string()), |()| unsupported(&file.other))
+        let mut file = KubeletConfiguration::defaulted();
+        if let Err(error) = overlay(&values, &mut file) {
+            return Some(error.to_string());
+        }
+        validate::check(&file, SWITCHES.of(&file.feature_gates).unwrap()).into_iter().next()
     }
 
     #[test]
@@ -693,9 +754,13 @@ mod tests {
     fn flags_of_upstream_are_served_or_refused_by_name() {
         for fine in [
             "--runonce=false",
-            "--cpu-cfs-quota-period=100ms",
-            "--enable-controller-attach-detach=true",
-            "--manifest-url=",
+            "--cpu-cfs-quota-period=10ms",
+            "--enable-controller-attach-detach=false",
+            "--manifest-url=http://a/b",
+            "--manifest-url-header=a:b,c:d",
+            "--qos-reserved=memory=50%",
+            "--read-only-port=10255",
+            "--experimental-mounter-path=",
             "--hairpin-mode=none",
             "--housekeeping-interval=10s",
             "--log-flush-frequency=5s",
@@ -705,13 +770,11 @@ mod tests {
         }
         for (wrong, field) in [
             ("--runonce", "runOnce"),
-            ("--cpu-cfs-quota-period=10ms", "cpuCFSQuotaPeriod"),
-            ("--enable-controller-attach-detach=false", "enableControllerAttachDetach"),
-            ("--manifest-url=http://a/b", "staticPodURL"),
-            ("--manifest-url-header=a:b", "staticPodURLHeader"),
-            ("--qos-reserved=memory=50%", "qosReserved"),
-            ("--experimental-mounter-path=/x", "experimentalMounterPath"),
-            ("--system-reserved-cgroup=/s", "systemReservedCgroup"),
+            ("--cpu-cfs-quota-period=10s", "cpuCFSQuotaPeriod"),
+            ("--manifest-url-header=a", "manifest-url-header"),
+            ("--qos-reserved=cpu=50%", "qos-reserved"),
+            ("--experimental-mounter-path=/x", "experimental-mounter-path"),
+            ("--enforce-node-allocatable=system-reserved", "systemReservedCgroup"),
             ("--no-such-flag", "no-such-flag"),
         ] {
             let text = refused(wrong).unwrap_or_default();

@@ -9,6 +9,14 @@ pub const SWITCHES: Switches = Switches {
     gates: &[
         Gate::CPUManagerPolicyAlphaOptions,
         Gate::CPUManagerPolicyBetaOptions,
+        Gate::ComponentFlagz,
+        Gate::ComponentStatusz,
+        Gate::CustomCPUCFSQuotaPeriod,
+        Gate::KubeletServiceAccountTokenForCredentialProviders,
+        Gate::MemoryQoS,
         Gate::PodCertificateRequest,
+        Gate::QOSReserved,
+        Gate::ResourceHealthStatus,
+        Gate::ResourceHealthStatusMessage,
     ],
 };

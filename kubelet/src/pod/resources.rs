@@ -17,7 +17,7 @@ pub const CPU: &str = "cpu";
 pub const MIN_SHARES: i64 = 2;
 /// Most cpu shares the kernel takes.
 pub const MAX_SHARES: i64 = 262_144;
-/// The CFS period in microseconds.
+/// The CFS period in microseconds, where nothing else is asked for.
 pub const CFS_PERIOD: i64 = 100_000;
 
 /// What a cgroup is told. Zero and `None` mean: no setting.
@@ -33,6 +33,10 @@ pub struct CgroupLimits {
     pub memory_limit: Option<i64>,
     /// Number of tasks.
     pub pids_limit: Option<i64>,
+    /// Bytes that the kernel never takes back (cgroup v2).
+    pub memory_min: Option<i64>,
+    /// Bytes that the kernel takes back last (cgroup v2).
+    pub memory_low: Option<i64>,
 }
 
 /// The amount of `name` in thousandths, or `None` when it is not listed or does not parse.
@@ -65,8 +69,8 @@ pub fn shares(milli_cpu: i64) -> i64 {
 
 /// Thousandths of a cpu to microseconds per period, at least 1 ms.
 #[must_use]
-pub fn quota(milli_cpu: i64) -> i64 {
-    (milli_cpu.saturating_mul(CFS_PERIOD) / 1000).max(1000)
+pub fn quota(milli_cpu: i64, period: i64) -> i64 {
+    (milli_cpu.saturating_mul(period) / 1000).max(1000)
 }
 
 /// A request or limit of the container: thousandths.
@@ -82,9 +86,10 @@ pub fn limit(container: &Container, name: &str) -> Option<i64> {
     amount(container.resources.as_ref()?.limits.as_ref(), name)
 }
 
-/// The limits of one container's cgroup; a limit it does not have itself is its pod's, where that has one.
+/// The limits of one container's cgroup; a limit it does not have itself is its pod's, where that has one. Cpu limits are
+/// enforced where there is a period, in microseconds.
 #[must_use]
-pub fn container_limits(pod: &Pod, container: &Container, cfs_quota: bool) -> CgroupLimits {
+pub fn container_limits(pod: &Pod, container: &Container, cfs_period: Option<i64>) -> CgroupLimits {
     let level = super::spec(pod).resources.as_ref();
     let limit = |name| {
         let pods = || amount(level?.limits.as_ref(), name);
@@ -92,10 +97,10 @@ pub fn container_limits(pod: &Pod, container: &Container, cfs_quota: bool) -> Cg
     };
     CgroupLimits {
         cpu_shares: Some(shares(request(container, CPU).unwrap_or(0))),
-        cpu_quota: limit(CPU).filter(|_| cfs_quota).map(quota),
-        cpu_period: Some(CFS_PERIOD),
+        cpu_quota: limit(CPU).zip(cfs_period).map(|(milli, period)| quota(milli, period)),
+        cpu_period: Some(cfs_period.unwrap_or(CFS_PERIOD)),
         memory_limit: limit(MEMORY).map(|m| m / 1000).filter(|m| *m > 0),
-        pids_limit: None,
+        ..CgroupLimits::default()
     }
 }
 
@@ -108,9 +113,8 @@ impl CgroupLimits {
             cpu_shares: self.cpu_shares.max(other.cpu_shares),
             // No quota is written as -1, since a cgroup keeps what it is not told to change.
             cpu_quota: looser(self.cpu_quota, other.cpu_quota).or(Some(-1)),
-            cpu_period: self.cpu_period,
             memory_limit: looser(self.memory_limit, other.memory_limit),
-            pids_limit: self.pids_limit,
+            ..*self
         }
     }
 }
@@ -217,15 +221,19 @@ fn pod_total(pod: &Pod, of: impl Fn(&Container) -> Option<i64>) -> Option<i64> {
 
 /// The limits of the pod's own cgroup.
 #[must_use]
-pub fn pod_limits(pod: &Pod, cfs_quota: bool, pids: Option<i64>) -> CgroupLimits {
+pub fn pod_limits(pod: &Pod, cfs_period: Option<i64>, pids: Option<i64>) -> CgroupLimits {
     let best_effort = super::qos::class(pod) == super::qos::QosClass::BestEffort;
     let cpu = pod_request(pod, CPU);
     CgroupLimits {
         cpu_shares: Some(if best_effort { MIN_SHARES } else { shares(cpu) }),
-        cpu_quota: pod_limit(pod, CPU).filter(|v| *v > 0 && cfs_quota).map(quota),
-        cpu_period: Some(CFS_PERIOD),
+        cpu_quota: pod_limit(pod, CPU)
+            .filter(|v| *v > 0)
+            .zip(cfs_period)
+            .map(|(milli, period)| quota(milli, period)),
+        cpu_period: Some(cfs_period.unwrap_or(CFS_PERIOD)),
         memory_limit: pod_limit(pod, MEMORY).map(|m| m / 1000).filter(|m| *m > 0),
         pids_limit: pids,
+        ..CgroupLimits::default()
     }
 }
 
@@ -245,7 +253,10 @@ mod tests {
         let pod = testing::pod("a").build();
         let before = sized(json!({"requests": {"cpu": "20m"}, "limits": {"cpu": "30m", "memory": "40Mi"}}));
         let after = sized(json!({"requests": {"cpu": "25m"}, "limits": {"cpu": "35m", "memory": "50Mi"}}));
-        let (old, new) = (container_limits(&pod, &before, true), container_limits(&pod, &after, true));
+        let (old, new) = (
+            container_limits(&pod, &before, Some(CFS_PERIOD)),
+            container_limits(&pod, &after, Some(CFS_PERIOD)),
+        );
         assert_eq!(Difference::between(&old, &new), Difference { cpu: true, memory: true });
         assert!(!Difference::between(&new, &new).any());
         assert_eq!(reported(&after, Some(&new), &new), after.resources.clone().unwrap());
@@ -260,15 +271,27 @@ mod tests {
                 p.spec.get_or_insert_default().resources = serde_json::from_value(level).unwrap();
             })
             .build();
-        let limits = container_limits(&pod, &sized(json!({"limits": {"cpu": "500m"}})), true);
+        let limits = container_limits(&pod, &sized(json!({"limits": {"cpu": "500m"}})), Some(CFS_PERIOD));
         assert_eq!((limits.cpu_quota, limits.memory_limit), (Some(50_000), Some(64 << 20)));
+    }
+
+    #[test]
+    fn quotas_are_of_the_period_that_is_asked_for() {
+        let (pod, spec) = (testing::pod("a").build(), sized(json!({"limits": {"cpu": "500m"}})));
+        let of = |period| {
+            let limits = container_limits(&pod, &spec, period);
+            (limits.cpu_quota, limits.cpu_period)
+        };
+        assert_eq!(of(Some(10_000)), (Some(5000), Some(10_000)));
+        assert_eq!(of(Some(1000)), (Some(1000), Some(1000)), "the kernel takes no less than a millisecond");
+        assert_eq!(of(None), (None, Some(CFS_PERIOD)));
     }
 
     #[test]
     fn tiny_requests_share_the_least_weight() {
         let pod = testing::pod("a").build();
-        let one = container_limits(&pod, &sized(json!({"requests": {"cpu": "1m"}})), true);
-        let two = container_limits(&pod, &sized(json!({"requests": {"cpu": "2m"}})), true);
+        let one = container_limits(&pod, &sized(json!({"requests": {"cpu": "1m"}})), Some(CFS_PERIOD));
+        let two = container_limits(&pod, &sized(json!({"requests": {"cpu": "2m"}})), Some(CFS_PERIOD));
         assert!(!Difference::between(&one, &two).any());
     }
 }

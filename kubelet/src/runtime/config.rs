@@ -12,6 +12,7 @@ use k8s_openapi::{
 
 use super::{
     cri,
+    memory_qos::MemoryQos,
     observed::{self, container_hash},
     security::{self, ImageUser, NodeSecurity, SecurityError},
     swap::Swap,
@@ -31,12 +32,16 @@ pub struct NodeSettings {
     pub security: NodeSecurity,
     /// Bytes of memory the node has.
     pub memory_capacity: i64,
-    /// Whether cpu limits are enforced.
-    pub cfs_quota: bool,
+    /// The period of cpu limits in microseconds, where they are enforced.
+    pub cfs_period: Option<i64>,
     /// Folder of pod logs, `/var/log/pods`.
     pub log_root: PathBuf,
-    /// The cgroup driver is cgroup v2.
+    /// The kernel's cgroups are those of version 2.
     pub cgroup_v2: bool,
+    /// When memory runs out, all processes of a container are killed rather than one.
+    pub oom_group: bool,
+    /// How the kernel protects and throttles memory, where that is switched on.
+    pub memory_qos: Option<MemoryQos>,
     /// The node's swap, where the kernel limits it by cgroup.
     pub swap: Option<Swap>,
 }
@@ -67,7 +72,7 @@ pub fn sandbox(
     labels.insert(observed::POD_NAMESPACE.into(), pod::namespace(pod).into());
     labels.insert(observed::POD_UID.into(), pod::uid(pod).into());
     let sysctls = spec.security_context.iter().flat_map(|c| c.sysctls.iter().flatten());
-    let limits = resources::pod_limits(pod, node.cfs_quota, None);
+    let limits = resources::pod_limits(pod, node.cfs_period, None);
     Ok(cri::PodSandboxConfig {
         metadata: Some(cri::PodSandboxMetadata {
             name: pod::name(pod).into(),
@@ -165,7 +170,7 @@ pub fn container(
     let expand = |list: &Option<Vec<String>>| {
         list.iter().flatten().map(|arg| env::expand(arg, &lookup)).collect::<Vec<_>>()
     };
-    let limits = resources::container_limits(pod, spec, node.cfs_quota);
+    let limits = resources::container_limits(pod, spec, node.cfs_period);
     let mut linux_resources = to_cri(&limits);
     linux_resources.hugepage_limits = hugepage_limits(spec);
     linux_resources.cpuset_cpus = prepared.cpus.as_ref().map(ToString::to_string).unwrap_or_default();
@@ -174,7 +179,10 @@ pub fn container(
     if let Some(swap) = &node.swap {
         swap.apply(pod, spec, &mut linux_resources);
     }
-    if node.cgroup_v2 && limits.memory_limit.is_some() {
+    if let Some(settings) = &node.memory_qos {
+        settings.apply(pod, spec, &mut linux_resources);
+    }
+    if node.oom_group {
         linux_resources.unified.insert("memory.oom.group".into(), "1".into());
     }
     Ok(cri::ContainerConfig {
@@ -409,10 +417,15 @@ mod tests {
             "requests": {"cpu": "250m", "memory": "64Mi"}, "limits": {"cpu": "500m", "memory": "128Mi"}
         }))
         .unwrap();
-        let node = NodeSettings { cfs_quota: true, memory_capacity: 1 << 30, ..NodeSettings::default() };
+        let node =
+            NodeSettings { cfs_period: Some(100_000), memory_capacity: 1 << 30, ..NodeSettings::default() };
         let made = container(&pod, &spec, &prepared(), &node).unwrap().linux.unwrap().resources.unwrap();
         assert_eq!(made.cpu_shares, 256);
         assert_eq!((made.cpu_quota, made.cpu_period), (50_000, 100_000));
         assert_eq!(made.memory_limit_in_bytes, 128 << 20);
+        assert!(made.unified.is_empty());
+        let node = NodeSettings { oom_group: true, ..node };
+        let made = container(&pod, &spec, &prepared(), &node).unwrap().linux.unwrap().resources.unwrap();
+        assert_eq!(made.unified["memory.oom.group"], "1");
     }
 }

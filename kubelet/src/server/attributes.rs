@@ -29,7 +29,8 @@ pub fn subresources(path: &str) -> Vec<&'static str> {
         "statusz" => vec!["statusz"],
         "pods" | "runningpods" => vec!["pods", "proxy"],
         "healthz" | "livez" | "readyz" => vec!["healthz", "proxy"],
-        "configz" | "flagz" => vec!["configz", "proxy"],
+        "configz" => vec!["configz", "proxy"],
+        "flagz" => vec!["configz"],
         _ => vec!["proxy"],
     }
 }
@@ -49,6 +50,10 @@ mod tests {
             ("/healthz", vec!["healthz", "proxy"]),
             ("/readyz/syncloop", vec!["healthz", "proxy"]),
             ("/version", vec!["proxy"]),
+            ("/statusz", vec!["statusz"]),
+            ("/flagz", vec!["configz"]),
+            ("/configz", vec!["configz", "proxy"]),
+            ("/debug/pprof/heap", vec!["proxy"]),
         ] {
             assert_eq!(subresources(path), expected, "{path}");
         }

@@ -13,7 +13,7 @@ use rustls::pki_types::CertificateDer;
 use tokio::net::TcpListener;
 use tokio_rustls::TlsAcceptor;
 
-use super::{Body, Server, auth::Gate};
+use super::{Access, Body, Server, auth::Gate};
 
 const HANDSHAKE: Duration = Duration::from_secs(10);
 
@@ -26,8 +26,39 @@ pub fn serve(
     tasks: &Arc<Tasks>,
 ) {
     let acceptor = TlsAcceptor::from(Arc::new(tls));
+    let serve = move |stream, peer| {
+        connection(stream, peer, acceptor.clone(), Arc::clone(&gate), Arc::clone(&server))
+    };
+    accept("kubelet-api", listener, serve, tasks);
+}
+
+/// Serves what needs no authentication, without TLS, until the drain.
+pub fn serve_read_only(listener: TcpListener, server: Arc<Server>, tasks: &Arc<Tasks>) {
+    let serve = move |stream, _| plain_connection(stream, Arc::clone(&server));
+    accept("kubelet-read-only-api", listener, serve, tasks);
+}
+
+async fn plain_connection(stream: tokio::net::TcpStream, server: Arc<Server>) {
+    let service =
+        service_fn(move |request: Request<Incoming>| Arc::clone(&server).serve(request, Access::ReadOnly));
+    let mut builder = auto::Builder::new(TokioExecutor::new());
+    builder.http1().timer(TokioTimer::new());
+    if let Err(error) = builder.serve_connection(TokioIo::new(stream), service).await {
+        tracing::debug!(%error, "connection ended");
+    }
+}
+
+/// Accepts connections until the drain, and serves each in a task of its own.
+fn accept<F>(
+    name: &'static str,
+    listener: TcpListener,
+    serve: impl Fn(tokio::net::TcpStream, SocketAddr) -> F + Send + 'static,
+    tasks: &Arc<Tasks>,
+) where
+    F: Future<Output = ()> + Send + 'static,
+{
     let (drain, owner) = (tasks.drain(), Arc::clone(tasks));
-    tasks.spawn("kubelet-api", async move {
+    tasks.spawn(name, async move {
         loop {
             let accepted = tokio::select! {
                 () = drain.cancelled() => return,
@@ -41,12 +72,11 @@ pub fn serve(
                     continue;
                 }
             };
-            let (acceptor, gate, server) = (acceptor.clone(), Arc::clone(&gate), Arc::clone(&server));
-            let drain = drain.clone();
+            let (drain, served) = (drain.clone(), serve(stream, peer));
             owner.spawn_contained("kubelet-api-connection", async move {
                 tokio::select! {
                     () = drain.cancelled() => {}
-                    () = connection(stream, peer, acceptor, gate, server) => {}
+                    () = served => {}
                 }
             });
         }
@@ -102,5 +132,5 @@ async fn guarded(
     if let Err(refused) = gate.check(&parts, chain).await {
         return Ok(*refused);
     }
-    server.serve(Request::from_parts(parts, body)).await
+    server.serve(Request::from_parts(parts, body), Access::Full).await
 }

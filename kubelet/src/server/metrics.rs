@@ -244,7 +244,7 @@ fn resource_text(pods: &[PodUsage], node: &NodeFigures) -> String {
 /// `/metrics/cadvisor`: what containers use, in cAdvisor's names.
 pub(super) async fn cadvisor(server: &Arc<Server>) -> Result<String, ServeError> {
     let pods = server.stats.all().await?;
-    let mut out = cadvisor_text(&pods);
+    let mut out = cadvisor_text(&pods, server.shared.settings.cfs_period);
     // The machine's facts were read when the kubelet started, so they can be read.
     let machine = machine::read(Path::new("/")).unwrap_or_default();
     let ids = [
@@ -265,54 +265,54 @@ pub(super) async fn cadvisor(server: &Arc<Server>) -> Result<String, ServeError>
     Ok(out)
 }
 
-fn cadvisor_text(pods: &[PodUsage]) -> String {
-    type Read = fn(&PodUsage, &ContainerUsage) -> Option<f64>;
-    let families: [(&str, &str, &str, Read); 12] = [
+fn cadvisor_text(pods: &[PodUsage], cfs_period: Option<i64>) -> String {
+    type Read<'a> = &'a dyn Fn(&PodUsage, &ContainerUsage) -> Option<f64>;
+    let families: [(&str, &str, &str, Read<'_>); 12] = [
         (
             "container_cpu_usage_seconds_total",
             "counter",
             "Cumulative cpu time consumed in seconds.",
-            |_, c| Some(seconds(c.compute.usage.cpu)),
+            &|_, c| Some(seconds(c.compute.usage.cpu)),
         ),
         (
             "container_fs_usage_bytes",
             "gauge",
             "Number of bytes that are consumed by the container on this filesystem.",
-            |_, c| Some(number(c.root.bytes)),
+            &|_, c| Some(number(c.root.bytes)),
         ),
-        ("container_last_seen", "gauge", "Last time a container was seen by the exporter", |_, c| {
+        ("container_last_seen", "gauge", "Last time a container was seen by the exporter", &|_, c| {
             Some(number(u64::try_from(c.at / 1000).unwrap_or(0)))
         }),
-        ("container_memory_rss", "gauge", "Size of RSS in bytes.", |_, c| Some(number(c.compute.usage.rss))),
-        ("container_memory_cache", "gauge", "Number of bytes of page cache memory.", |_, c| {
+        ("container_memory_rss", "gauge", "Size of RSS in bytes.", &|_, c| Some(number(c.compute.usage.rss))),
+        ("container_memory_cache", "gauge", "Number of bytes of page cache memory.", &|_, c| {
             Some(number(c.compute.usage.memory.saturating_sub(c.compute.usage.rss)))
         }),
-        ("container_memory_swap", "gauge", "Container swap usage in bytes.", |_, c| {
+        ("container_memory_swap", "gauge", "Container swap usage in bytes.", &|_, c| {
             Some(number(c.compute.swap))
         }),
         (
             "container_memory_usage_bytes",
             "gauge",
             "Current memory usage in bytes, including all memory regardless of when it was accessed",
-            |_, c| Some(number(c.compute.usage.memory)),
+            &|_, c| Some(number(c.compute.usage.memory)),
         ),
-        ("container_memory_working_set_bytes", "gauge", "Current working set in bytes.", |_, c| {
+        ("container_memory_working_set_bytes", "gauge", "Current working set in bytes.", &|_, c| {
             Some(number(c.compute.usage.working_set))
         }),
-        ("container_spec_cpu_period", "gauge", "CPU period of the container.", |p, c| {
-            limits(p, c).map(|l| signed(l.cpu_period.unwrap_or(0)))
+        ("container_spec_cpu_period", "gauge", "CPU period of the container.", &|p, c| {
+            limits(p, c, cfs_period).map(|l| signed(l.cpu_period.unwrap_or(0)))
         }),
-        ("container_spec_cpu_shares", "gauge", "CPU share of the container.", |p, c| {
-            limits(p, c).map(|l| signed(l.cpu_shares.unwrap_or(0)))
+        ("container_spec_cpu_shares", "gauge", "CPU share of the container.", &|p, c| {
+            limits(p, c, cfs_period).map(|l| signed(l.cpu_shares.unwrap_or(0)))
         }),
-        ("container_spec_memory_limit_bytes", "gauge", "Memory limit for the container.", |p, c| {
-            limits(p, c).map(|l| signed(l.memory_limit.unwrap_or(0)))
+        ("container_spec_memory_limit_bytes", "gauge", "Memory limit for the container.", &|p, c| {
+            limits(p, c, cfs_period).map(|l| signed(l.memory_limit.unwrap_or(0)))
         }),
         (
             "container_start_time_seconds",
             "gauge",
             "Start time of the container since unix epoch in seconds.",
-            |p, c| begun(p.status(), &c.name).map(|at| at.as_duration().as_secs_f64()),
+            &|p, c| begun(p.status(), &c.name).map(|at| at.as_duration().as_secs_f64()),
         ),
     ];
     let mut out = String::new();
@@ -389,15 +389,32 @@ fn container_labels<'a>(pod: &'a PodUsage, container: &'a ContainerUsage) -> [(&
     ]
 }
 
-fn limits(pod: &PodUsage, container: &ContainerUsage) -> Option<CgroupLimits> {
+fn limits(pod: &PodUsage, container: &ContainerUsage, cfs_period: Option<i64>) -> Option<CgroupLimits> {
     let pod = pod.pod.as_ref()?;
     let (_, spec) = pod::container_named(pod, &container.name)?;
-    Some(resources::container_limits(pod, &spec, true))
+    Some(resources::container_limits(pod, &spec, cfs_period))
 }
 
-/// The volumes of claims, for the end of `/metrics`.
-pub(super) async fn volumes(server: &Arc<Server>) -> Result<String, ServeError> {
-    Ok(volumes_text(&server.stats.all().await?))
+/// The volumes of claims and the logs of containers, for the end of `/metrics`.
+pub(super) async fn disks(server: &Arc<Server>) -> Result<String, ServeError> {
+    let pods = server.stats.all().await?;
+    Ok(volumes_text(&pods) + &logs_text(&pods))
+}
+
+fn logs_text(pods: &[PodUsage]) -> String {
+    let mut out = String::new();
+    let help = "[ALPHA] Bytes used by the container's logs on the filesystem.";
+    let mut family = Family::new(&mut out, "kubelet_container_log_filesystem_used_bytes", "gauge", help);
+    for (pod, container) in pods.iter().flat_map(|p| p.containers.iter().map(move |c| (p, c))) {
+        let labels = [
+            ("container", container.name.as_str()),
+            ("namespace", &pod.namespace),
+            ("pod", &pod.name),
+            ("uid", &pod.uid),
+        ];
+        family.add(&labels, number(container.logs.bytes), None);
+    }
+    out
 }
 
 fn volumes_text(pods: &[PodUsage]) -> String {
@@ -466,9 +483,18 @@ mod tests {
         let line = "container_cpu_usage_seconds_total{container=\"c\",namespace=\"ns\",pod=\"a\"} 1.5 7\n";
         assert!(text.contains(line), "{text}");
         assert!(!text.contains("container_start_time_seconds{"), "it has not been started: {text}");
-        let text = cadvisor_text(&[usage()]);
+        let text = cadvisor_text(&[usage()], Some(resources::CFS_PERIOD));
         assert!(text.contains("container_spec_cpu_shares{container=\"c\",id=\"1\",image=\"\""), "{text}");
         assert!(text.contains("interface=\"eth0\",name=\"\",namespace=\"ns\",pod=\"a\"} 3\n"), "{text}");
+    }
+
+    #[test]
+    fn logs_of_containers_are_shown_with_their_pod() {
+        let mut pod = usage();
+        pod.uid = "u".into();
+        pod.containers[0].logs.bytes = 5;
+        let line = "kubelet_container_log_filesystem_used_bytes{container=\"c\",namespace=\"ns\",pod=\"a\",uid=\"u\"} 5\n";
+        assert!(logs_text(&[pod]).ends_with(line));
     }
 
     #[test]

@@ -1,10 +1,13 @@
-//! `GET /logs/`: the files below the node's log folder. Paths are resolved beneath it by the kernel, so nothing leads out.
+//! `GET /logs/`: the files below the node's log folder, and where that is asked for, logs of services (`query`). Paths are
+//! resolved beneath it by the kernel, so nothing leads out.
+
+pub mod query;
 
 use std::{
     fs::File,
     io::{self, Read as _, Seek as _},
     os::fd::OwnedFd,
-    path::Path,
+    path::{Path, PathBuf},
 };
 
 use bytes::Bytes;
@@ -14,13 +17,40 @@ use http_body::Frame;
 use http_body_util::{BodyExt as _, StreamBody};
 use rustix::fs::{Mode, OFlags, ResolveFlags};
 
-use super::{Body, ServeError, answer};
+use self::query::{Outcome, Wanted};
+use super::{Body, Query, ServeError, answer};
 
 /// Bytes read at a time.
 const PIECE: usize = 64 << 10;
 
+/// Where the logs are, and what may be asked for.
+#[derive(Debug, Clone)]
+pub struct NodeLogs {
+    /// Their folder.
+    pub root: PathBuf,
+    /// Services may be named rather than files.
+    pub queries: bool,
+}
+
+/// Serves what is asked for.
+pub(super) async fn serve(logs: &NodeLogs, path: &str, query: &Query) -> Result<Response<Body>, ServeError> {
+    let wanted = match logs.queries {
+        true => Wanted::parse(query).map_err(ServeError::BadRequest)?,
+        false => None,
+    };
+    let Some(wanted) = wanted else { return of_path(&logs.root, path) };
+    if !path.is_empty() {
+        let text = "path not allowed in query mode";
+        return Ok(answer(StatusCode::NOT_ACCEPTABLE, "text/plain; charset=utf-8", text));
+    }
+    match query::serve(&logs.root, wanted).await {
+        Outcome::Answer(answer) => Ok(answer),
+        Outcome::File(file) => of_path(&logs.root, &file),
+    }
+}
+
 /// Serves a file, or the list of a folder's entries.
-pub(super) fn serve(root: &Path, path: &str) -> Result<Response<Body>, ServeError> {
+fn of_path(root: &Path, path: &str) -> Result<Response<Body>, ServeError> {
     let not_found = || ServeError::NotFound("404 page not found".to_owned());
     let found = open(root, path).map_err(|_| not_found())?;
     let mut file = File::from(found);
@@ -89,7 +119,7 @@ mod tests {
     use super::*;
 
     async fn read(root: &Path, path: &str) -> Result<String, String> {
-        let response = serve(root, path).map_err(|e| e.to_string())?;
+        let response = of_path(root, path).map_err(|e| e.to_string())?;
         let bytes = response.into_body().collect().await.unwrap().to_bytes();
         Ok(String::from_utf8_lossy(&bytes).into_owned())
     }

@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use k8s_openapi::api::core::v1::Pod;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 use crate::pod;
 
@@ -11,7 +11,7 @@ use crate::pod;
 const CRITICAL: i32 = 2_000_000_000;
 
 /// Time for the pods from a priority on, up to the next period's.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default, rename_all = "camelCase")]
 pub struct Period {
     /// The lowest priority.

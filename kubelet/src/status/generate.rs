@@ -70,8 +70,8 @@ pub struct Input<'a> {
     pub runtime_name: &'a str,
     /// The status made the last time; transition times come from here.
     pub previous: Option<&'a PodStatus>,
-    /// Whether cpu limits are enforced.
-    pub cfs_quota: bool,
+    /// The period of cpu limits in microseconds, where they are enforced.
+    pub cfs_period: Option<i64>,
     /// A resize that is asked for and not given.
     pub pending: Option<&'a Pending>,
     /// Containers do not have what they were given yet; inside, why the last attempt failed.
@@ -184,7 +184,7 @@ fn container_status(
     }
     let record_running = record.filter(|r| r.phase == ContainerPhase::Running);
     if !matches!(role, Role::Ephemeral(_)) {
-        let wanted = resources::container_limits(input.pod, container, input.cfs_quota);
+        let wanted = resources::container_limits(input.pod, container, input.cfs_period);
         let actual: Option<&CgroupLimits> = record_running.and_then(|r| r.limits.as_ref());
         status.resources = Some(resources::reported(container, actual, &wanted));
         status.allocated_resources = container.resources.as_ref().and_then(|r| r.requests.clone());

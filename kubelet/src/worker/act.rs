@@ -204,7 +204,12 @@ impl Worker {
     }
 
     fn pod_limits(&self, pod: &Pod) -> CgroupLimits {
-        resources::pod_limits(pod, self.shared.settings.cfs_quota, self.shared.pod_pids)
+        let settings = &self.shared.settings;
+        let mut limits = resources::pod_limits(pod, settings.cfs_period, self.shared.pod_pids);
+        if let Some(memory) = &settings.memory_qos {
+            memory.protect(pod, &mut limits);
+        }
+        limits
     }
 
     /// Resizes containers where they run, then fits the pod's cgroup to them. Answers whether all of it was done.
@@ -212,7 +217,7 @@ impl Worker {
         if list.is_empty() {
             return true;
         }
-        let mut failed = None;
+        let (mut failed, begun) = (None, Instant::now());
         for resize in list {
             if let Err(text) = self.resize_one(pod, resize).await {
                 failed.get_or_insert(text);
@@ -230,7 +235,11 @@ impl Worker {
             self.event(pod, Severity::Warning, "ResizeError", &message);
         }
         self.resize_error = failed;
-        self.resize_error.is_none()
+        let success = self.resize_error.is_none();
+        let took = begun.elapsed().as_secs_f64() * 1000.0;
+        let label = if success { "true" } else { "false" };
+        metrics::get().resize_duration.with_label_values(&[label]).observe(took);
+        success
     }
 
     async fn resize_one(&self, pod: &Pod, resize: &plan::Resize) -> Result<(), String> {
@@ -254,6 +263,11 @@ impl Worker {
         let container = pod::container_named(pod, &resize.name);
         if let (Some(swap), Some((_, container))) = (self.shared.settings.swap, container) {
             swap.apply(pod, &container, &mut limits);
+        }
+        if let (Some(memory), Some((_, container))) =
+            (self.shared.settings.memory_qos, pod::container_named(pod, &resize.name))
+        {
+            memory.apply(pod, &container, &mut limits);
         }
         // Without a quota, one that is there is lifted.
         if resize.to.cpu_quota.is_none() && resize.from.cpu_quota.is_some() {
@@ -439,6 +453,7 @@ impl Worker {
             container,
             secrets,
             providers,
+            asker: images::providers::account::Asker { pod, objects: &*shared.objects },
             records: &shared.pulled,
             sandbox: &place.config,
             now,

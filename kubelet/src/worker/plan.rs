@@ -33,8 +33,8 @@ pub struct Model<'a> {
     pub probes: &'a ProbeResults,
     /// Delays of crashed containers, by name.
     pub backoffs: &'a BackOffs,
-    /// Whether cpu limits are enforced.
-    pub cfs_quota: bool,
+    /// The period of cpu limits in microseconds, where they are enforced.
+    pub cfs_period: Option<i64>,
     /// The time.
     pub now: Timestamp,
 }
@@ -344,7 +344,7 @@ fn sidecar_step(model: &Model<'_>, container: &Container, record: &ContainerReco
 /// How a running container gets other resources.
 enum ResizeStep {
     /// Where it runs.
-    InPlace(Resize),
+    InPlace(Box<Resize>),
     /// By a new instance; the text is for the event.
     Restart(String),
 }
@@ -353,7 +353,7 @@ enum ResizeStep {
 /// has set is left alone.
 fn resize(model: &Model<'_>, container: &Container, record: &ContainerRecord) -> Option<ResizeStep> {
     let from = record.limits?;
-    let to = resources::container_limits(model.pod, container, model.cfs_quota);
+    let to = resources::container_limits(model.pod, container, model.cfs_period);
     let changed = Difference::between(&from, &to);
     let restarts = |name: &str| {
         let policies = container.resize_policy.iter().flatten();
@@ -368,19 +368,20 @@ fn resize(model: &Model<'_>, container: &Container, record: &ContainerRecord) ->
         return Some(ResizeStep::Restart(format!("Container {} resize requires restart", container.name)));
     }
     changed.any().then(|| {
-        ResizeStep::InPlace(Resize { id: Arc::clone(&record.id), name: container.name.clone(), from, to })
+        let (id, name) = (Arc::clone(&record.id), container.name.clone());
+        ResizeStep::InPlace(Box::new(Resize { id, name, from, to }))
     })
 }
 
 /// Some running container's cgroup differs from what the pod gives it.
 #[must_use]
-pub fn is_resizing(pod: &Pod, runtime: &PodRuntime, cfs_quota: bool) -> bool {
+pub fn is_resizing(pod: &Pod, runtime: &PodRuntime, cfs_period: Option<i64>) -> bool {
     let Some(sandbox) = runtime.current_sandbox(pod) else { return false };
     let sidecars = pod::init_containers(pod).iter().filter(|c| pod::is_sidecar(c));
     pod::containers(pod).iter().chain(sidecars).any(|container| {
         let record = runtime.latest_in(&sandbox.id, &container.name);
         let running = record.filter(|r| r.phase == ContainerPhase::Running).and_then(|r| r.limits.as_ref());
-        let wanted = resources::container_limits(pod, container, cfs_quota);
+        let wanted = resources::container_limits(pod, container, cfs_period);
         running.is_some_and(|has| Difference::between(has, &wanted).any())
     })
 }
@@ -394,7 +395,7 @@ fn resize_sidecars(model: &Model<'_>, sandbox: &str, plan: &mut Plan) {
             continue;
         }
         if let Some(ResizeStep::InPlace(resize)) = resize(model, container, record) {
-            plan.resize.push(resize);
+            plan.resize.push(*resize);
         }
     }
 }
@@ -425,7 +426,7 @@ fn plan_regular(model: &Model<'_>, sandbox: &str, plan: &mut Plan, starts: &mut 
                 step => {
                     kept += 1;
                     if let Some(ResizeStep::InPlace(resize)) = step {
-                        plan.resize.push(resize);
+                        plan.resize.push(*resize);
                     }
                 }
             }

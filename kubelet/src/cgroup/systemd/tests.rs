@@ -161,6 +161,8 @@ fn limits_are_told_in_the_words_of_either_version() {
         cpu_period: Some(100_000),
         memory_limit: Some(5),
         pids_limit: None,
+        memory_min: Some(3),
+        memory_low: None,
     };
     let of = |version| {
         let list = of_limits(version, &limits);
@@ -168,5 +170,5 @@ fn limits_are_told_in_the_words_of_either_version() {
     };
     let unlimited = format!("CPUQuotaPerSecUSec={}", u64::MAX);
     assert_eq!(of(Version::V1), ["CPUShares=1024", &unlimited, "MemoryLimit=5"]);
-    assert_eq!(of(Version::V2), ["CPUWeight=39", &unlimited, "MemoryMax=5"]);
+    assert_eq!(of(Version::V2), ["CPUWeight=39", &unlimited, "MemoryMax=5", "MemoryMin=3"]);
 }

@@ -40,7 +40,7 @@ impl Case {
             host_ips: &["192.0.2.1".to_owned()],
             runtime_name: "containerd",
             previous: None,
-            cfs_quota: true,
+            cfs_period: Some(100_000),
             pending: None,
             resizing: None,
             recursive: false,

@@ -10,7 +10,7 @@ fn run(pod: &Pod, runtime: &PodRuntime) -> Plan {
 }
 
 fn run_with(pod: &Pod, runtime: &PodRuntime, probes: &ProbeResults, backoffs: &BackOffs) -> Plan {
-    plan(&Model { pod, runtime, probes, backoffs, cfs_quota: true, now: at(100) })
+    plan(&Model { pod, runtime, probes, backoffs, cfs_period: Some(100_000), now: at(100) })
 }
 
 fn started(plan: &Plan) -> Vec<&str> {
