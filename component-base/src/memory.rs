@@ -42,6 +42,34 @@ pub fn give_back(tasks: &Tasks) {
     });
 }
 
+/// The same for a daemon that has the system's allocator, whose every round looks at all arenas.
+pub fn trim(tasks: &Tasks) {
+    let drain = tasks.drain();
+    tasks.spawn("memory", async move {
+        while drain.run_until_cancelled(tokio::time::sleep(EVERY)).await.is_some() {
+            trim_now();
+        }
+    });
+}
+
+/// One arena of the system's allocator for all threads, where it would make eight a processor. For a daemon that waits
+/// more than it computes: what a thread has freed, every other one can use. Before the first thread is made.
+pub fn one_arena() {
+    #[cfg(target_env = "gnu")]
+    #[expect(unsafe_code, reason = "the allocator's settings have no safe wrapper")]
+    // SAFETY: mallopt(3) takes two numbers and changes nothing that is in use.
+    let told = unsafe { nix::libc::mallopt(nix::libc::M_ARENA_MAX, 1) };
+    #[cfg(target_env = "gnu")]
+    debug_assert_eq!(told, 1, "mallopt(3) knows the setting");
+}
+
+fn trim_now() {
+    #[cfg(target_env = "gnu")]
+    #[expect(unsafe_code, reason = "the allocator's trimming has no safe wrapper")]
+    // SAFETY: malloc_trim(3) may be called at any time by any thread.
+    let _whether_there_was_any = unsafe { nix::libc::malloc_trim(0) };
+}
+
 /// What a thread of the runtime does before it sleeps: a heap is a thread's, and nobody else can look at it.
 pub(crate) fn before_sleep() {
     let begun = ROUNDS.load(Ordering::Relaxed);
@@ -134,6 +162,23 @@ mod tests {
         unmap(code);
         let after = resident(code);
         assert!(after < before / 2, "{before} kB, then {after} kB");
+    }
+
+    #[test]
+    fn what_was_freed_between_what_is_used_goes_back_to_the_system() {
+        let used = || {
+            let status = fs::read_to_string("/proc/self/status").unwrap();
+            let line = status.lines().find_map(|line| line.strip_prefix("RssAnon:")).unwrap();
+            line.split_ascii_whitespace().next().unwrap().parse::<u64>().unwrap()
+        };
+        one_arena();
+        let mut all: Vec<Option<Box<[u8]>>> = (0..64 << 10).map(|_| Some(vec![1; 1 << 10].into())).collect();
+        let kept = 100;
+        all.iter_mut().enumerate().filter(|(at, _)| at % kept != 0).for_each(|(_, one)| *one = None);
+        let before = used();
+        trim_now();
+        let after = used();
+        assert!(after + (32 << 10) < before, "{before} kB, then {after} kB");
     }
 
     #[expect(unsafe_code, reason = "a byte of the program itself is read")]

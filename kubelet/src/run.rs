@@ -19,7 +19,7 @@ use component_base::{
     flags::{FlagSet, Values},
     health::Health,
     logging::LoggingError,
-    memory::give_back,
+    memory as heap,
     serving::{ServingError, Site, serve_plain},
     task::Tasks,
     tls::{self, ClientCertificate, ServingCertificate, TlsError},
@@ -249,7 +249,7 @@ impl Daemon for Kubelet {
 
     async fn run(config: Config, tasks: Tasks) -> Result<(), RunError> {
         features::show(config.gates);
-        give_back(&tasks);
+        heap::trim(&tasks);
         build(config, Arc::new(tasks)).await?.start()
     }
 }
