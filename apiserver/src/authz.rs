@@ -1,12 +1,13 @@
 //! Authorization: may this user do that?
 //!
 //! ```text
-//! attributes → system:masters → --authorization-mode in order (Node, RBAC, Webhook, AlwaysAllow, AlwaysDeny)
+//! attributes → system:masters → --authorization-mode in order (Node, RBAC, ABAC, Webhook, AlwaysAllow,
+//!                                                        AlwaysDeny)
 //! ```
 //!
 //! Contract: Kubernetes "Authorization"; upstream `pkg/kubeapiserver/authorizer`.
 
-use std::sync::Arc;
+use std::{path::PathBuf, sync::Arc};
 
 use arc_swap::ArcSwap;
 use async_trait::async_trait;
@@ -22,6 +23,7 @@ use crate::{
     objects::Objects,
 };
 
+pub mod abac;
 pub mod bootstrap;
 pub mod config;
 pub mod feed;
@@ -41,6 +43,8 @@ pub enum Mode {
     Node,
     /// Roles and bindings.
     Rbac,
+    /// Policies of a file.
+    Abac(PathBuf),
     /// A service that is asked.
     Webhook(webhook::Options),
 }
@@ -53,6 +57,7 @@ impl Mode {
             Self::AlwaysDeny => "AlwaysDeny",
             Self::Node => "Node",
             Self::Rbac => "RBAC",
+            Self::Abac(_) => "ABAC",
             Self::Webhook(_) => "Webhook",
         }
     }
@@ -101,11 +106,18 @@ pub fn webhooks(modes: &[Mode], route: &Route) -> Result<Vec<Arc<dyn Authorizer>
 /// Makes the chain for these modes, none of which is a webhook; no mode means AlwaysAllow, as upstream.
 #[cfg(test)]
 pub(crate) fn build(modes: &[Mode]) -> Authorization {
-    build_with(modes, Vec::new(), Gates::default())
+    build_with(modes, Vec::new(), Gates::default()).expect("no mode has a file")
 }
 
 /// Makes the chain for these modes and their webhooks; no mode means AlwaysAllow, as upstream.
-pub fn build_with(modes: &[Mode], webhooks: Vec<Arc<dyn Authorizer>>, gates: Gates) -> Authorization {
+///
+/// # Errors
+/// When a mode's file is of no use.
+pub fn build_with(
+    modes: &[Mode],
+    webhooks: Vec<Arc<dyn Authorizer>>,
+    gates: Gates,
+) -> Result<Authorization, abac::LoadError> {
     let mut own: Vec<(Mode, Arc<dyn Authorizer>)> = Vec::new();
     let mut feeds = Vec::new();
     let mut index = None;
@@ -115,6 +127,7 @@ pub fn build_with(modes: &[Mode], webhooks: Vec<Arc<dyn Authorizer>>, gates: Gat
             Mode::Webhook(_) => continue,
             Mode::AlwaysAllow => Arc::new(Always(true)),
             Mode::AlwaysDeny => Arc::new(Always(false)),
+            Mode::Abac(file) => Arc::new(abac::Policies::load(file)?),
             Mode::Rbac => {
                 let rbac = Arc::new(rbac::Rbac::default());
                 feeds.extend(rbac::KINDS.map(|kind| feed::Feed::new(kind, rbac.clone())));
@@ -131,7 +144,7 @@ pub fn build_with(modes: &[Mode], webhooks: Vec<Arc<dyn Authorizer>>, gates: Gat
     }
     let current = ArcSwap::from_pointee(assemble(modes, &own, webhooks));
     let chain = Arc::new(Chain { own, current });
-    Authorization { authorizer: chain.clone(), chain, rbac: index, feeds }
+    Ok(Authorization { authorizer: chain.clone(), chain, rbac: index, feeds })
 }
 
 /// The authorizers in the order of their modes, behind the group that may do everything.
@@ -368,7 +381,7 @@ mod tests {
     #[tokio::test]
     async fn webhooks_are_replaced_and_what_the_server_is_itself_stays() {
         let before = [webhook("a"), Mode::AlwaysDeny];
-        let made = build_with(&before, vec![Arc::new(Verb("get"))], Gates::default());
+        let made = build_with(&before, vec![Arc::new(Verb("get"))], Gates::default()).unwrap();
         let asks = |verb: &str| Attributes { verb: verb.to_owned(), ..Attributes::default() };
         let allowed =
             async |verb: &str| matches!(made.authorizer.authorize(&asks(verb)).await, Decision::Allow(_));

@@ -153,6 +153,8 @@ pub enum OptionsError {
     Half(&'static str, &'static str),
 }
 
+const POLICY_FILE: &str = "authorization-policy-file";
+
 /// One line of the table: name, kind, default, help.
 type Line = (&'static str, Kind, &'static str, &'static str);
 
@@ -320,9 +322,10 @@ const REST: &[Line] = &[
         "authorization-mode",
         Kind::Strings,
         "AlwaysAllow",
-        "authorizers in their order: AlwaysAllow, AlwaysDeny, Node, RBAC, Webhook",
+        "authorizers in their order: AlwaysAllow, AlwaysDeny, ABAC, Node, RBAC, Webhook",
     ),
     ("authorization-config", Kind::String, "", "file with the chain of authorizers, instead of the mode"),
+    ("authorization-policy-file", Kind::String, "", "file with policies of the mode ABAC, one in each line"),
     ("authorization-webhook-config-file", Kind::String, "", "kubeconfig of the webhook that authorizes"),
     ("authorization-webhook-version", Kind::String, "v1beta1", "version of reviews it is sent"),
     ("authorization-webhook-cache-authorized-ttl", Kind::Duration, "5m0s", "time a yes is kept"),
@@ -458,6 +461,11 @@ impl Config {
         if config.is_some() && values.is_set("authorization-mode") {
             return Err(OptionsError::Both("authorization-config", "authorization-mode"));
         }
+        if values.is_set(POLICY_FILE) && !modes.iter().any(|mode| mode == "ABAC") {
+            let why = "only the authorization mode ABAC has policies in a file";
+            return Err(invalid(POLICY_FILE, values.string(POLICY_FILE), why));
+        }
+        let gates = gates::switched(values)?;
         let (enable_admission, disable_admission) = plugins(values)?;
         Ok(Self {
             serving: serving(values)?,
@@ -593,6 +601,10 @@ fn invalid(flag: &'static str, value: impl Into<String>, reason: impl Into<Strin
 
 /// One word of `--authorization-mode`, with what the flags say of the webhook.
 fn mode(values: &Values, text: &str) -> Result<authz::Mode, OptionsError> {
+    if text == "ABAC" {
+        let file = path(values, POLICY_FILE).ok_or(OptionsError::Missing(POLICY_FILE))?;
+        return Ok(authz::Mode::Abac(file));
+    }
     if text != "Webhook" {
         return text.parse().map_err(|e: String| invalid("authorization-mode", text, e));
     }
@@ -909,6 +921,8 @@ mod tests {
             ("--secure-port=x", "invalid syntax"),
             ("--secure-port=70000", "out of range"),
             ("--authorization-mode=Foo", "Foo"),
+            ("--authorization-mode=ABAC", "--authorization-policy-file must be specified"),
+            ("--authorization-policy-file=p", "only the authorization mode ABAC"),
             ("--tls-cert-file=c", "must be given together"),
             ("--kubelet-client-key=k", "must be given together"),
             ("--kubelet-preferred-address-types=Street", "no type of address"),

@@ -105,6 +105,9 @@ pub enum BuildError {
     /// Authorization's file.
     #[error("authorization")]
     AuthorizationConfig(#[from] authz::config::LoadError),
+    /// `--authorization-policy-file`.
+    #[error("authorization")]
+    AuthorizationPolicies(#[from] authz::abac::LoadError),
     /// A webhook of authorization.
     #[error("authorization")]
     AuthorizationWebhook(#[from] authz::webhook::BuildError),
@@ -190,7 +193,8 @@ pub async fn build(config: Config, catalog: catalog::Catalog, tasks: &Tasks) -> 
     // What is not served is not followed.
     let requests = catalog.contains("certificates.k8s.io", "podcertificaterequests");
     let for_nodes = config.gates.with(Gate::PodCertificateRequest, requests);
-    let authorization = authz::build_with(&modes, authz::webhooks(&modes, &control_plane)?, for_nodes);
+    let authorization = authz::build_with(&modes, authz::webhooks(&modes, &control_plane)?, for_nodes)?;
+    let untold = config.gates.has(Gate::StorageVersionAPI).then(|| Arc::new(Barrier::new(&catalog)));
     let catalog = Arc::new(ArcSwap::from_pointee(catalog));
     let parts = admission::Parts {
         objects: objects.clone(),

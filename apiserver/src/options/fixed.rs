@@ -42,14 +42,6 @@ const FLAGS: &[Fixed] = &[
         .only(is_empty, "traces are not exported"),
     fixed("service-account-signing-endpoint", Kind::String, "", "socket of a signer of service account tokens")
         .only(is_empty, "tokens are signed with --service-account-signing-key-file only"),
-    fixed("authorization-policy-file", Kind::String, "", "file with policies of the authorization mode ABAC")
-        .only(is_empty, "the authorization mode ABAC is not served"),
-    fixed("peer-ca-file", Kind::String, "", "file with the CA of other API servers of this cluster")
-        .only(is_empty, "requests are not passed on to other API servers of this cluster"),
-    fixed("peer-advertise-ip", Kind::String, "", "address for other API servers of this cluster")
-        .only(is_empty, "requests are not passed on to other API servers of this cluster"),
-    fixed("peer-advertise-port", Kind::String, "", "port for other API servers of this cluster")
-        .only(is_empty, "requests are not passed on to other API servers of this cluster"),
     fixed(
         "emulation-forward-compatible",
         Kind::Bool,

@@ -20,6 +20,7 @@ pub(crate) const TESTS: &[Test<()>] = &[
     ("webhooks know tokens and permissions", webhooks),
     ("tokens of an OpenID provider are users", provider),
     ("a file says which paths are for everybody", anonymous),
+    ("a file has a policy in each line", policies),
 ];
 
 fn answer(call: &Call) -> Reply {
@@ -160,5 +161,55 @@ fn anonymous(_: &(), _: &str) -> Result<()> {
     ensure!(nobody.get("/livez")?.code == 200, "/livez is closed");
     nobody.get("/healthz")?.refused(401, "Unauthorized")?;
     nobody.get("/api/v1/nodes")?.refused(401, "Unauthorized")?;
+    Ok(())
+}
+
+fn policies(_: &(), _: &str) -> Result<()> {
+    let dir = tempfile::tempdir()?;
+    let file = dir.path().join("policies.jsonl");
+    let policy = |spec: Value| {
+        json!({"apiVersion": "abac.authorization.kubernetes.io/v1beta1", "kind": "Policy", "spec": spec})
+            .to_string()
+    };
+    let lines = [
+        "# who may do what".to_owned(),
+        policy(json!({"user": "reader", "namespace": "default", "resource": "configmaps", "readonly": true})),
+        policy(json!({"group": "writers", "namespace": "*", "resource": "*", "apiGroup": "*"})),
+        policy(json!({"user": "*", "readonly": true, "nonResourcePath": "/healthz*"})),
+        json!({"user": "old", "namespace": "default"}).to_string(),
+    ];
+    fs::write(&file, lines.join("\n"))?;
+    let given = format!("--authorization-policy-file={}", file.display());
+    let plane = start(vec!["--authorization-mode=ABAC,RBAC".to_owned(), given.clone()])?;
+    let (maps, map) = (config_maps("default", ""), json!({"metadata": {"name": "m"}}));
+    let reader = plane.user("reader", "")?;
+    reader.get(&maps)?.ok()?;
+    reader.post(&maps, &map)?.refused_with(403, "Forbidden", "No policy matched.")?;
+    reader.get(&config_maps("kube-system", ""))?.refused(403, "Forbidden")?;
+    reader.get("/healthz/ping")?;
+    ensure!(reader.get("/metrics")?.code == 403, "a path that no policy names");
+    plane.user("w", "writers")?.post(&maps, &map)?.ok()?;
+    let old = plane.user("old", "")?;
+    old.delete(&config_maps("default", "m"))?.ok()?;
+    old.get(&config_maps("kube-system", ""))?.refused(403, "Forbidden")?;
+    // Policies are told of, too.
+    let review = json!({"apiVersion": "authorization.k8s.io/v1", "kind": "SelfSubjectRulesReview", "spec": {"namespace": "default"}});
+    let told = plane
+        .user("old", "writers")?
+        .post("/apis/authorization.k8s.io/v1/selfsubjectrulesreviews", &review)?
+        .ok()?;
+    let rules = told["status"]["resourceRules"].as_array().map_or(&[][..], Vec::as_slice);
+    let of_old = json!({"verbs": ["*"], "apiGroups": ["*"], "resources": ["*"]});
+    ensure!(rules.contains(&of_old), "{told}");
+    let metrics = plane.admin()?.get("/metrics")?.text();
+    let counted = "apiserver_authorization_decisions_total{decision=\"allowed\",name=\"abac\",type=\"ABAC\"}";
+    ensure!(metrics.contains(counted), "decisions of policies are not counted");
+    // Nothing starts with a line that is none.
+    plane.terminate_api()?;
+    fs::write(&file, "{}\n{\"user\": 7}\n")?;
+    plane.launch_api()?;
+    plane.eventually("the server ends", 20, || Ok((!plane.is_running()?).then_some(())))?;
+    let log = plane.api_log()?;
+    ensure!(log.contains("policies.jsonl, line 2: ") && log.contains("invalid type: integer `7`"), "{log}");
     Ok(())
 }
