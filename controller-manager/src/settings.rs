@@ -44,6 +44,7 @@ const SWITCHES: Switches = Switches {
         Gate::ClusterTrustBundle,
         Gate::DRAResourcePoolStatus,
         Gate::GenericWorkload,
+        Gate::HPAScaleToZero,
         Gate::PodCertificateRequest,
         Gate::StorageVersionAPI,
         Gate::StorageVersionMigrator,
@@ -142,6 +143,8 @@ pub struct AutoscalerSettings {
     pub cpu_initialization: Duration,
     /// How long after its start a pod that turns unready counts as never ready.
     pub initial_readiness: Duration,
+    /// Whether workloads may be scaled to nothing, and up again (`HPAScaleToZero`).
+    pub to_zero: bool,
 }
 
 /// Files of the certificate signers. A signer of its own takes precedence over the cluster's.
@@ -392,8 +395,9 @@ impl Settings {
     pub fn from_values(values: &Values) -> Result<Settings, SettingsError> {
         common::check(fixed::FLAGS, values)?;
         common::check(common::COMMON, values)?;
+        let gates = SWITCHES.read(values)?;
         let mut out = Settings {
-            gates: SWITCHES.read(values)?,
+            gates,
             node_mask_v4: match values.int("node-cidr-mask-size-ipv4") {
                 0 => mask(values, "node-cidr-mask-size", 32)?,
                 _ => mask(values, "node-cidr-mask-size-ipv4", 32)?,
@@ -415,6 +419,7 @@ impl Settings {
                 downscale_stabilization: values.duration("horizontal-pod-autoscaler-downscale-stabilization"),
                 cpu_initialization: values.duration("horizontal-pod-autoscaler-cpu-initialization-period"),
                 initial_readiness: values.duration("horizontal-pod-autoscaler-initial-readiness-delay"),
+                to_zero: gates.has(Gate::HPAScaleToZero),
             },
             attach: attach(values)?,
             nodes: NodeSettings {

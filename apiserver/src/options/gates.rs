@@ -24,6 +24,8 @@ const SWITCHED: &[Gate] = &[
     Gate::DRAResourcePoolStatus,
     Gate::DRAWorkloadResourceClaims,
     Gate::GenericWorkload,
+    Gate::HPAScaleToZero,
+    Gate::ManifestBasedAdmissionControlConfig,
     Gate::MaxUnavailableStatefulSet,
     Gate::MutablePVNodeAffinity,
     Gate::PodCertificateRequest,

@@ -154,7 +154,7 @@ impl Controller {
             there: scale.status.as_ref().map_or(0, |s| s.replicas),
         };
         let mut proposals = None;
-        if plan::needs_metrics(autoscaler, target) {
+        if plan::needs_metrics(autoscaler, target, &self.settings) {
             let selector = scale.status.as_ref().and_then(|s| s.selector.as_deref()).unwrap_or_default();
             proposals = Some(self.propose(key, autoscaler, target, selector).await);
         }

@@ -34,7 +34,7 @@ fn off(_: &(), _: &str) -> Result<()> {
 }
 
 fn on(_: &(), _: &str) -> Result<()> {
-    let plane = start("MutablePVNodeAffinity=true,CrossNamespaceVolumeDataSource=true")?;
+    let plane = start("MutablePVNodeAffinity=true,CrossNamespaceVolumeDataSource=true,HPAScaleToZero=true")?;
     let admin = plane.admin()?;
     let zone = |zone: &str| {
         json!({"required": {"nodeSelectorTerms": [{"matchExpressions": [
@@ -53,5 +53,17 @@ fn on(_: &(), _: &str) -> Result<()> {
     let claim = admin.post("/api/v1/namespaces/default/persistentvolumeclaims", &claim)?.ok()?;
     ensure!(claim["spec"]["dataSourceRef"]["namespace"] == "other", "{claim}");
     ensure!(claim["spec"].get("dataSource").is_none(), "{claim}");
+    let scalers = "/apis/autoscaling/v2/namespaces/default/horizontalpodautoscalers";
+    let scaler = |metric: Value| {
+        json!({"metadata": {"name": "s"}, "spec": {"minReplicas": 0, "maxReplicas": 3, "metrics": [metric],
+            "scaleTargetRef": {"apiVersion": "apps/v1", "kind": "Deployment", "name": "d"}}})
+    };
+    let target = json!({"type": "Value", "value": "5"});
+    let used = json!({"type": "Resource", "resource": {"name": "cpu", "target": {"type": "Utilization", "averageUtilization": 50}}});
+    let why = "must specify at least one Object or External metric to support scaling to zero replicas";
+    admin.post(scalers, &scaler(used))?.refused_with(422, "Invalid", why)?;
+    let queue = json!({"type": "External", "external": {"metric": {"name": "queue"}, "target": target}});
+    let made = admin.post(scalers, &scaler(queue))?.ok()?;
+    ensure!(made["spec"]["minReplicas"] == 0, "{made}");
     Ok(())
 }

@@ -47,8 +47,7 @@ pub(super) fn resource() -> Resource {
         columns: COLUMNS,
         strategy: Arc::new(Rules {
             default_version: defaults::apply,
-            validate_new: |new, errors| validation::check(new, None, errors),
-            validate_change: |new, old, errors| validation::check(new, Some(old), errors),
+            validate_gated: validation::check,
             validate_status,
             convert: |autoscaler, _, to| conversion::convert(autoscaler, to),
             ..Rules::new(Plain { status: true, generation: false, cells: CELLS })

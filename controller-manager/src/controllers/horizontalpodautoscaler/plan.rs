@@ -19,6 +19,8 @@ use crate::settings::AutoscalerSettings;
 const ABLE: &str = "AbleToScale";
 const ACTIVE: &str = "ScalingActive";
 const LIMITED: &str = "ScalingLimited";
+/// Of an autoscaler that has scaled its target to zero itself, and so may scale it up again.
+const AT_ZERO: &str = "ScaledToZero";
 
 /// The sizes of an autoscaler's target.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -43,9 +45,30 @@ fn bounds(autoscaler: &HorizontalPodAutoscaler) -> (i32, i32) {
 }
 
 /// Whether metrics have a say: the target is neither switched off nor out of bounds.
-pub(super) fn needs_metrics(autoscaler: &HorizontalPodAutoscaler, target: Target) -> bool {
+pub(super) fn needs_metrics(
+    autoscaler: &HorizontalPodAutoscaler,
+    target: Target,
+    settings: &AutoscalerSettings,
+) -> bool {
     let (min, max) = bounds(autoscaler);
-    target.wanted != 0 && (min..=max).contains(&target.wanted)
+    match target.wanted {
+        // Whoever else made it so wants it so.
+        0 => brought_to_zero(autoscaler, settings) && (min != 0 || tells_without_pods(autoscaler)),
+        wanted => (min..=max).contains(&wanted),
+    }
+}
+
+/// Whether a target of no pods is this autoscaler's doing.
+fn brought_to_zero(autoscaler: &HorizontalPodAutoscaler, settings: &AutoscalerSettings) -> bool {
+    let conditions = autoscaler.status.as_ref().and_then(|status| status.conditions.as_deref());
+    let did = |c: &HorizontalPodAutoscalerCondition| c.type_ == AT_ZERO && c.status == "True";
+    settings.to_zero && conditions.unwrap_or_default().iter().any(did)
+}
+
+/// Whether a metric tells something although there are no pods.
+fn tells_without_pods(autoscaler: &HorizontalPodAutoscaler) -> bool {
+    let metrics = autoscaler.spec.metrics.as_deref().unwrap_or_default();
+    metrics.iter().any(|metric| matches!(metric.type_.as_str(), "Object" | "External"))
 }
 
 /// The status of an autoscaler whose target's scale is not known.
@@ -88,6 +111,9 @@ pub(super) fn plan(
         None if target.wanted == 0 => {
             let message = "scaling is disabled since the replica count of the target is zero";
             set(&mut plan.status, ACTIVE, "False", "ScalingDisabled", message, now);
+            if !settings.to_zero {
+                unset(&mut plan.status, AT_ZERO);
+            }
             0
         }
         None if target.wanted > max => {
@@ -105,6 +131,18 @@ pub(super) fn plan(
         plan.status.last_scale_time = Some(Time(now));
         let message = format!("the HPA controller was able to update the target scale to {desired}");
         set(&mut plan.status, ABLE, "True", "SucceededRescale", &message, now);
+        let to_zero = desired == 0 && min == 0 && tells_without_pods(autoscaler);
+        match (settings.to_zero, to_zero) {
+            (false, _) => unset(&mut plan.status, AT_ZERO),
+            (true, true) => {
+                let message = "the HPA controller scaled the workload to zero";
+                set(&mut plan.status, AT_ZERO, "True", "ScaledToZero", message, now);
+            }
+            (true, false) => {
+                let message = "the HPA controller did not scale the workload to zero";
+                set(&mut plan.status, AT_ZERO, "False", "NotScaledToZero", message, now);
+            }
+        }
         let note = format!("New size: {desired}; reason: {}", plan.reason);
         plan.events.push((EventType::Normal, "SuccessfulRescale".into(), note));
     }
@@ -168,6 +206,13 @@ impl Plan {
             std::cmp::Ordering::Greater => format!("{name} above target"),
             _ => "All metrics below target".into(),
         };
+        // From zero one goes to the least there may be by now, whatever the metrics ask for.
+        if target.wanted == 0 && min > limited.replicas {
+            if asked == 0 {
+                self.reason = "Current number of replicas below Spec.MinReplicas".into();
+            }
+            return Some(min);
+        }
         Some(limited.replicas)
     }
 
@@ -184,11 +229,22 @@ impl Plan {
         self.status.desired_replicas = old.desired_replicas;
         self.status.last_scale_time = old.last_scale_time;
         self.status.current_replicas = Some(target.wanted);
+        unset(&mut self.status, AT_ZERO);
+        let conditions = old.conditions.as_deref().unwrap_or_default();
+        if let Some(before) = conditions.iter().find(|condition| condition.type_ == AT_ZERO) {
+            self.status.conditions.get_or_insert_default().push(before.clone());
+        }
         let message = format!("the HPA controller was unable to update the target scale: {why}");
         set(&mut self.status, ABLE, "False", "FailedUpdateScale", &message, now);
         self.events.retain(|(_, reason, _)| reason != "SuccessfulRescale");
         let note = format!("New size: {desired}; reason: {}; error: {why}", self.reason);
         self.events.push((EventType::Warning, "FailedRescale".into(), note));
+    }
+}
+
+fn unset(status: &mut HorizontalPodAutoscalerStatus, kind: &str) {
+    if let Some(conditions) = &mut status.conditions {
+        conditions.retain(|condition| condition.type_ != kind);
     }
 }
 

@@ -17,5 +17,6 @@ pub(super) fn settings() -> AutoscalerSettings {
         downscale_stabilization: Duration::from_secs(300),
         cpu_initialization: Duration::from_secs(300),
         initial_readiness: Duration::from_secs(30),
+        to_zero: false,
     }
 }

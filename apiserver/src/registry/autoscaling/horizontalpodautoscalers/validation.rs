@@ -2,6 +2,8 @@
 //!
 //! Contract: autoscaling/v2 `HorizontalPodAutoscalerSpec`.
 
+use component_base::features::{Gate, Gates};
+
 use crate::{
     field::{Error, ErrorList},
     object::Object,
@@ -28,12 +30,12 @@ struct Versions {
 }
 
 /// An autoscaler, new or as it is to become.
-pub(super) fn check(autoscaler: &Object, old: Option<&Object>, errors: &mut ErrorList) {
+pub(super) fn check(autoscaler: &Object, old: Option<&Object>, gates: Gates, errors: &mut ErrorList) {
     let spec = At::spec(autoscaler);
     let (least, most, target) =
         (spec.get("minReplicas"), spec.get("maxReplicas"), spec.get("scaleTargetRef"));
     let idle = old.is_some_and(|old| At::spec(old).get("minReplicas").number() == Some(0));
-    let bound = i64::from(!idle);
+    let bound = i64::from(!idle && !gates.has(Gate::HPAScaleToZero));
     if least.number().is_some_and(|least| least < bound) {
         least.invalid(errors, format!("must be greater than or equal to {bound}"));
     }

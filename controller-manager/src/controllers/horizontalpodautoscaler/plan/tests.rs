@@ -40,8 +40,17 @@ fn run(
     proposals: Option<Vec<Result<Proposal, Failure>>>,
 ) -> Plan {
     let target = Target { wanted, there: wanted };
-    assert_eq!(needs_metrics(autoscaler, target), proposals.is_some());
-    plan(autoscaler, target, proposals, &mut Memory::default(), &settings(), at(0))
+    run_with(autoscaler, target, proposals, &settings())
+}
+
+fn run_with(
+    autoscaler: &HorizontalPodAutoscaler,
+    target: Target,
+    proposals: Option<Vec<Result<Proposal, Failure>>>,
+    settings: &AutoscalerSettings,
+) -> Plan {
+    assert_eq!(needs_metrics(autoscaler, target, settings), proposals.is_some());
+    plan(autoscaler, target, proposals, &mut Memory::default(), settings, at(0))
 }
 
 #[test]
@@ -104,4 +113,38 @@ fn a_status_rests_while_nothing_changes() {
     scaled.status = Some(first.status.clone());
     let second = plan(&scaled, target, Some(vec![asks(3)]), &mut memory, &settings(), at(15));
     assert_eq!((second.scale_to, second.status), (None, first.status));
+}
+
+#[test]
+fn what_was_scaled_to_zero_is_scaled_up_again_and_what_others_switched_off_is_not() {
+    let on = AutoscalerSettings {
+        to_zero: true,
+        downscale_stabilization: std::time::Duration::ZERO,
+        ..settings()
+    };
+    let none = Target { wanted: 0, there: 0 };
+    let mut scaler: HorizontalPodAutoscaler = serde_json::from_value(json!({"metadata": {"name": "web"},
+        "spec": {"minReplicas": 0, "maxReplicas": 10, "scaleTargetRef": {"kind": "Deployment", "name": "web"},
+            "metrics": [{"type": "External", "external": {"metric": {"name": "queue"}, "target": {"type": "Value", "value": "5"}}}]}}))
+    .unwrap();
+    // Switched off by somebody else.
+    let off = run_with(&scaler, none, None, &on);
+    assert_eq!((off.scale_to, shown(&off, ACTIVE)[1].as_str()), (None, Some("ScalingDisabled")));
+    let down = run_with(&scaler, Target { wanted: 2, there: 2 }, Some(vec![asks(0)]), &on);
+    assert_eq!((down.scale_to, shown(&down, AT_ZERO)), (Some(0), json!(["True", "ScaledToZero"])));
+    let mut refused = down.clone();
+    refused.refused(&scaler, Target { wanted: 2, there: 2 }, "conflict", at(0));
+    assert_eq!(shown(&refused, AT_ZERO), Value::Null);
+    scaler.status = Some(down.status.clone());
+    let rests = run_with(&scaler, none, Some(vec![asks(0)]), &on);
+    assert_eq!((rests.scale_to, shown(&rests, AT_ZERO)[0].as_str()), (None, Some("True")));
+    let up = run_with(&scaler, none, Some(vec![asks(3)]), &on);
+    assert_eq!((up.scale_to, shown(&up, AT_ZERO)), (Some(3), json!(["False", "NotScaledToZero"])));
+    // Another least size brings it back without any wish.
+    scaler.spec.min_replicas = Some(2);
+    let back = run_with(&scaler, none, Some(vec![asks(0)]), &on);
+    assert_eq!(back.scale_to, Some(2));
+    // Without the gate the condition means nothing, and goes.
+    let gone = run_with(&scaler, none, None, &settings());
+    assert_eq!((gone.scale_to, shown(&gone, AT_ZERO)), (None, Value::Null));
 }
