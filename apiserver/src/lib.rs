@@ -37,6 +37,7 @@ pub mod health;
 #[cfg(test)]
 mod hostile;
 pub mod http;
+pub mod leaderelection;
 mod metrics;
 pub mod negotiation;
 pub mod object;

@@ -70,6 +70,8 @@ pub const MASTER_LEASES: Kind = core("masterleases");
 pub const ENDPOINT_SLICES: Kind = Kind { group: "discovery.k8s.io", resource: "endpointslices" };
 /// `leases.coordination.k8s.io`.
 pub const LEASES: Kind = Kind { group: "coordination.k8s.io", resource: "leases" };
+/// `leasecandidates.coordination.k8s.io`.
+pub const LEASE_CANDIDATES: Kind = Kind { group: "coordination.k8s.io", resource: "leasecandidates" };
 /// `priorityclasses.scheduling.k8s.io`.
 pub const PRIORITY_CLASSES: Kind = Kind { group: "scheduling.k8s.io", resource: "priorityclasses" };
 /// `podgroups.scheduling.k8s.io`.
@@ -202,6 +204,11 @@ pub fn new_object(api_version: &str, kind: &str, namespace: &str, name: &str, no
 /// `metav1.Time`: RFC 3339 in UTC with whole seconds.
 pub fn rfc3339(at: Timestamp) -> String {
     at.strftime("%Y-%m-%dT%H:%M:%SZ").to_string()
+}
+
+/// `metav1.MicroTime`.
+pub fn micro(at: Timestamp) -> String {
+    at.strftime("%Y-%m-%dT%H:%M:%S%.6fZ").to_string()
 }
 
 /// Creates an object unless it is there; another server winning the race is fine.

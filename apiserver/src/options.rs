@@ -15,7 +15,7 @@ use crate::{
     aggregator::AggregatorOptions,
     audit, authn, authz,
     bootstrap::authentication_facts::RequestHeader,
-    health,
+    health, leaderelection,
     proxy::kubelet::{AddressType, KubeletOptions},
     registry::served::RuntimeConfig,
     storage::{Elsewhere, ResourceId},
@@ -70,6 +70,10 @@ pub struct Config {
     pub flags: std::collections::BTreeMap<&'static str, String>,
     /// `--disabled-metrics`, `--allow-metric-labels`.
     pub metrics: component_base::metrics::view::View,
+    /// `--coordinated-leadership-*`.
+    pub leadership: leaderelection::Timers,
+    /// `--tracing-config-file`.
+    pub tracing: Option<PathBuf>,
     /// `--profiling`.
     pub profiling: bool,
     /// `--debug-socket-path`.
@@ -148,6 +152,9 @@ pub enum OptionsError {
     /// Flags that say the same.
     #[error("--{0} and --{1} cannot be given together")]
     Both(&'static str, &'static str),
+    /// Times of which one has to be longer.
+    #[error("--{0} must be greater than --{1}")]
+    Order(String, String),
     /// Flags that belong together.
     #[error("--{0} and --{1} must be given together")]
     Half(&'static str, &'static str),
@@ -242,6 +249,14 @@ const SERVER: &[Line] = &[
         "lease",
         "how this server's address gets into the kubernetes service: lease, or none for not at all",
     ),
+    (
+        "coordinated-leadership-lease-duration",
+        Kind::Duration,
+        "15s",
+        "life of the lease of the server that chooses leaders of others, under the gate CoordinatedLeaderElection",
+    ),
+    ("coordinated-leadership-renew-deadline", Kind::Duration, "10s", "time to renew that lease in"),
+    ("coordinated-leadership-retry-period", Kind::Duration, "2s", "pause between attempts at that lease"),
     (
         "livez-grace-period",
         Kind::Duration,
@@ -482,6 +497,8 @@ impl Config {
             encryption: path(values, "encryption-provider-config")
                 .map(|path| (path, values.bool("encryption-provider-config-automatic-reload"))),
             event_ttl: values.duration("event-ttl"),
+            leadership: leadership(values)?,
+            tracing: path(values, "tracing-config-file"),
             modes: modes.iter().map(|text| mode(values, text)).collect::<Result<_, _>>()?,
             authorization_config: config,
             fair: values.bool("enable-priority-and-fairness"),
@@ -597,6 +614,55 @@ fn publishes_endpoints(values: &Values) -> Result<bool, OptionsError> {
 
 fn invalid(flag: &'static str, value: impl Into<String>, reason: impl Into<String>) -> OptionsError {
     OptionsError::Invalid { flag, value: value.into(), reason: reason.into() }
+}
+
+/// The CA of other API servers; these flags mean nothing without their gate.
+fn peer_ca(values: &Values, gates: Gates) -> Result<Option<PathBuf>, OptionsError> {
+    let is_on = gates.has(Gate::UnknownVersionInteroperabilityProxy);
+    if let Some((flag, ..)) = PEERS.iter().find(|(flag, ..)| !is_on && values.optional(flag).is_some()) {
+        let why = "requires UnknownVersionInteroperabilityProxy feature to be turned on";
+        return Err(invalid(flag, values.string(flag), why));
+    }
+    let ca = path(values, "peer-ca-file");
+    if ca.is_some() && path(values, "proxy-client-cert-file").is_none() {
+        return Err(OptionsError::Half("peer-ca-file", "proxy-client-cert-file"));
+    }
+    Ok(ca)
+}
+
+/// Where others reach this server, if not as clients do; said in full or not at all.
+fn peer_address(values: &Values) -> Result<Option<(String, u16)>, OptionsError> {
+    let (ip, port) = ("peer-advertise-ip", "peer-advertise-port");
+    let told = values.optional(ip).zip(values.optional(port));
+    let Some((host, text)) = told else { return Ok(None) };
+    host.parse::<IpAddr>().map_err(|_| invalid(ip, host, "must be an IP address"))?;
+    let number = text.parse::<u16>().ok().filter(|number| *number > 0);
+    let number = number.ok_or_else(|| invalid(port, text, "must be a port"))?;
+    Ok(Some((host.to_owned(), number)))
+}
+
+/// What is served, where what the server itself tells of can be told.
+fn told(served: RuntimeConfig, gates: Gates) -> Result<RuntimeConfig, OptionsError> {
+    let can_tell = served.serves("internal.apiserver.k8s.io", "v1alpha1", "storageversions");
+    if gates.has(Gate::StorageVersionAPI) && !can_tell {
+        let why = "StorageVersionAPI needs --runtime-config=internal.apiserver.k8s.io/v1alpha1=true";
+        return Err(invalid(Switches::FLAG, "StorageVersionAPI=true", why));
+    }
+    Ok(served)
+}
+
+/// How the server that chooses leaders is found.
+fn leadership(values: &Values) -> Result<leaderelection::Timers, OptionsError> {
+    let flags =
+        ["lease-duration", "renew-deadline", "retry-period"].map(|of| format!("coordinated-leadership-{of}"));
+    let [lease, renew, retry] = flags.each_ref().map(|flag| values.duration(flag));
+    let longer = |at: usize, than: usize, fits: bool| match fits {
+        true => Ok(()),
+        false => Err(OptionsError::Order(flags[at].clone(), flags[than].clone())),
+    };
+    longer(0, 1, lease > renew)?;
+    longer(1, 2, renew > retry)?;
+    Ok(leaderelection::Timers { lease, renew, retry })
 }
 
 /// One word of `--authorization-mode`, with what the flags say of the webhook.
@@ -934,8 +1000,22 @@ mod tests {
             ("--runtime-config=v1=true", "runtime-config invalid key v1"),
             ("--feature-gates=Nothing=true", "unrecognized feature gate: Nothing"),
             ("--feature-gates=WinDSR=false", "feature is locked to true"),
-            ("--feature-gates=CoordinatedLeaderElection=true", "this kube-apiserver has it off only"),
-            ("--feature-gates=AllAlpha=true", "StorageVersionAPI"),
+            ("--feature-gates=ImageVolumeWithDigest=true", "this kube-apiserver has it off only"),
+            ("--peer-ca-file=f", "--peer-ca-file and --proxy-client-cert-file must be given together"),
+            (
+                "--coordinated-leadership-renew-deadline=15s",
+                "lease-duration must be greater than --coordinated",
+            ),
+            (
+                "--coordinated-leadership-retry-period=10s",
+                "renew-deadline must be greater than --coordinated",
+            ),
+            ("--feature-gates=AllAlpha=true", "ImageVolumeWithDigest"),
+            ("--feature-gates=StorageVersionAPI=true", "internal.apiserver.k8s.io/v1alpha1"),
+            (
+                "--feature-gates=APIServerIdentity=false",
+                "UnknownVersionInteroperabilityProxy is enabled, but depends",
+            ),
             ("--version", "Kubernetes v1.36.0"),
             ("--endpoint-reconciler-type=master-count", "use lease"),
             ("--endpoint-reconciler-type=x", "must be one of"),

@@ -42,7 +42,7 @@ use crate::{
     front::Front,
     health,
     http::Listener,
-    metrics,
+    leaderelection, metrics,
     objects::{self, Objects, stored::StoreObjects},
     openapi::OpenApi,
     options::{self, Config, OptionsError},
@@ -147,6 +147,7 @@ pub struct App {
     shutdown_delay: Duration,
     grace: Duration,
     storage_patience: Duration,
+    leadership: leaderelection::Timers,
     /// Ends the store.
     stored_until: CancellationToken,
 }
@@ -279,7 +280,7 @@ pub async fn build(config: Config, catalog: catalog::Catalog, tasks: &Tasks) -> 
             encryption.reload(&text).map_err(|e| e.to_string())
         });
     }
-    let Config { shutdown_delay, grace, storage_patience, .. } = config;
+    let Config { shutdown_delay, grace, storage_patience, leadership, .. } = config;
     Ok(App {
         address,
         server,
@@ -291,6 +292,7 @@ pub async fn build(config: Config, catalog: catalog::Catalog, tasks: &Tasks) -> 
         shutdown_delay,
         grace,
         storage_patience,
+        leadership,
         stored_until,
     })
 }
@@ -486,14 +488,22 @@ impl App {
             shutdown_delay,
             grace,
             storage_patience,
+            leadership,
             address,
             stored_until: stored,
         } = self;
         tracing::info!(%address, "Serving securely");
         server.tasks.spawn("storage", server.store.clone().run(stored.clone()));
         let leaving = facts.clone();
-        let starter =
-            Starter { server: server.clone(), authorization, facts, services, releases, storage_patience };
+        let starter = Starter {
+            server: server.clone(),
+            authorization,
+            facts,
+            services,
+            releases,
+            storage_patience,
+            leadership,
+        };
         let (group, drain) = (server.tasks.clone(), server.drain.clone());
         server.tasks.spawn("start", async move {
             let spawn = move |name: &'static str, task: BoxFuture<'static, ()>| {
@@ -541,6 +551,8 @@ struct Starter {
     releases: BoxFuture<'static, ()>,
     /// `--storage-initialization-timeout`.
     storage_patience: Duration,
+    /// `--coordinated-leadership-*`.
+    leadership: leaderelection::Timers,
 }
 
 impl Starter {
@@ -571,8 +583,30 @@ impl Starter {
         custom_loaded.await.ok();
         self.server.ready.store(true, Ordering::Release);
         spawn("aggregator", aggregator::run(self.server.clone()).boxed());
+        choose_leaders(&self.server, &self.facts, self.leadership);
+        if let Some(peers) = self.server.peers.clone() {
+            spawn("peers", peers::run(self.server.clone(), peers).boxed());
+        }
+        if self.server.gates.has(Gate::APIServerIdentity) {
+            spawn("identity-leases", bootstrap::collect_identities(objects.clone()).boxed());
+        }
         spawn("bootstrap-renewal", bootstrap::keep_renewing(objects, self.facts).boxed());
     }
+}
+
+/// Under the gate CoordinatedLeaderElection, where candidates are served.
+fn choose_leaders(server: &Server, facts: &bootstrap::Facts, timers: leaderelection::Timers) {
+    if !server.gates.has(Gate::CoordinatedLeaderElection) {
+        return;
+    }
+    if !server.catalog.load().contains("coordination.k8s.io", "leasecandidates") {
+        let why = "leasecandidates of coordination.k8s.io are not served: see --runtime-config";
+        tracing::warn!(why, "leaders are not chosen");
+        return;
+    }
+    let identity = format!("{}_{}", facts.hostname, uuid::Uuid::new_v4());
+    let election = leaderelection::run(server.objects.clone(), identity, timers, server.drain.clone());
+    server.tasks.spawn("leader-election-controller", election);
 }
 
 async fn ensure(

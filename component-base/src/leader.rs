@@ -30,6 +30,8 @@ use crate::{
     workqueue::chain,
 };
 
+mod candidate;
+
 /// Candidates spread their attempts by up to this factor beyond the retry period.
 const JITTER: f64 = 1.2;
 
@@ -50,6 +52,9 @@ pub struct LeaderElection {
     pub retry_period: Duration,
     /// Give the lease back when the daemon drains, so that the next leader need not wait.
     pub release_on_cancel: bool,
+    /// The API server chooses who leads (`CoordinatedLeaderElection`): this candidate tells of itself, takes no lease that
+    /// was not given to it, and renews none that is to be another's.
+    pub coordinated: bool,
 }
 
 /// Why an election cannot be held. Display is upstream's wording.
@@ -92,6 +97,7 @@ impl LeaderElection {
             renew_deadline: Duration::from_secs(10),
             retry_period: Duration::from_secs(2),
             release_on_cancel: false,
+            coordinated: false,
         }
     }
 
@@ -184,6 +190,10 @@ impl LeaderElection {
         F: FnOnce(Tasks) -> Fut + Send + 'static,
         Fut: Future<Output = ()> + Send + 'static,
     {
+        if self.coordinated {
+            let told = candidate::keep(self.clone(), client.clone(), clock.clone(), group.clone());
+            group.spawn("lease candidate", told);
+        }
         let mut candidate = Candidate::new(self, client, clock);
         let drain = group.drain();
         if drain.run_until_cancelled(candidate.acquire()).await.is_none() {
@@ -317,6 +327,9 @@ impl Candidate {
             return Ok(true);
         }
         let Some(found) = self.api.get_opt(&self.election.name).await? else {
+            if self.election.coordinated {
+                return Ok(false);
+            }
             let lease = Lease {
                 metadata: ObjectMeta {
                     name: Some(self.election.name.clone()),
@@ -334,6 +347,9 @@ impl Candidate {
         }
         let holder = holder(&found);
         let ours = holder == Some(self.election.identity.as_str());
+        if self.election.coordinated && (!ours || is_ending(&found) || self.expired()) {
+            return Ok(false);
+        }
         if !ours && holder.is_some_and(|holder| !holder.is_empty()) && !self.expired() {
             return Ok(false);
         }
@@ -346,7 +362,10 @@ impl Candidate {
 
     /// Renews what is ours by one write, without a read before it. Whatever goes wrong is for the slower way to find out.
     async fn renew_as_observed(&mut self) -> bool {
-        let ours = |lease: &&Lease| holder(lease) == Some(self.election.identity.as_str());
+        let ours = |lease: &&Lease| {
+            holder(lease) == Some(self.election.identity.as_str())
+                && !(self.election.coordinated && (is_ending(lease) || self.expired()))
+        };
         let Some(observed) = self.observed.as_ref().map(|observed| &observed.lease).filter(ours) else {
             return false;
         };
@@ -419,6 +438,12 @@ impl Candidate {
             Err(_) => tracing::warn!("leader lease cannot be released in time"),
         }
     }
+}
+
+/// Whether the holder is to let it go to another.
+fn is_ending(lease: &Lease) -> bool {
+    let preferred = lease.spec.as_ref().and_then(|spec| spec.preferred_holder.as_deref());
+    preferred.is_some_and(|preferred| !preferred.is_empty())
 }
 
 fn holder(lease: &Lease) -> Option<&str> {

@@ -7,7 +7,7 @@ use component_base::{
     client::{self, ClientOptions, SharedConnection},
     clock,
     daemon::{self, Daemon, StartError},
-    features,
+    features::{self, Gate},
     flags::{Flag, FlagSet, Kind, Values, group},
     informer::Informers,
     leader::LeaderElection,
@@ -99,14 +99,17 @@ impl Daemon for ControllerManager {
             let name = entry.strip_prefix('-').unwrap_or(entry);
             return Err(ConfigError::Controller(name.to_owned(), known));
         }
+        let settings = Settings::from_values(values)?;
+        let coordinated = settings.gates.has(Gate::CoordinatedLeaderElection);
+        let election = group::leader_election_options(values);
         Ok(Config {
             client: group::client_options(values, "kube-controller-manager"),
             serving: group::secure_serving_options(values, "kube-controller-manager"),
             auth: group::auth_options(values),
-            election: group::leader_election_options(values),
+            election: election.map(|election| LeaderElection { coordinated, ..election }),
             selection,
             separate: values.bool("use-service-account-credentials"),
-            settings: Settings::from_values(values)?,
+            settings,
             metrics: group::metrics_view(values)
                 .map_err(|(flag, value, why)| ConfigError::Metrics(flag, value, why))?,
         })

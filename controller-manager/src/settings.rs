@@ -42,6 +42,7 @@ const SWITCHES: Switches = Switches {
     reader: Reader::Controllers,
     gates: &[
         Gate::ClusterTrustBundle,
+        Gate::CoordinatedLeaderElection,
         Gate::DRAResourcePoolStatus,
         Gate::GenericWorkload,
         Gate::HPAScaleToZero,

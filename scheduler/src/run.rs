@@ -44,6 +44,7 @@ const SWITCHES: Switches = Switches {
     program: "kube-scheduler",
     reader: Reader::Scheduler,
     gates: &[
+        Gate::CoordinatedLeaderElection,
         Gate::DRAExtendedResource,
         Gate::GangScheduling,
         Gate::GenericWorkload,
@@ -163,6 +164,9 @@ impl Daemon for Scheduler {
                 out.extenders = file.extenders().to_vec();
                 out.profiles = file.profiles(out.features)?;
             }
+        }
+        if let Some(election) = &mut out.election {
+            election.coordinated = out.features.has(Gate::CoordinatedLeaderElection);
         }
         out.back_off.forgotten = values.duration("pod-max-in-unschedulable-pods-duration");
         Ok(out)

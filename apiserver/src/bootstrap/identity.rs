@@ -7,7 +7,7 @@ use sha2::{Digest, Sha256};
 use super::Facts;
 use crate::{
     object::Object,
-    objects::{LEASES, Objects, new_object},
+    objects::{LEASES, Objects, micro, new_object},
     status::{Reason, Status},
 };
 
@@ -67,9 +67,4 @@ fn spec(current: Option<&Object>, facts: &Facts, now: Timestamp) -> Value {
         spec["acquireTime"] = since;
     }
     spec
-}
-
-/// `metav1.MicroTime`.
-fn micro(at: Timestamp) -> String {
-    at.strftime("%Y-%m-%dT%H:%M:%S%.6fZ").to_string()
 }

@@ -56,19 +56,6 @@ const FLAGS: &[Fixed] = &[
     ),
     fixed("max-connection-bytes-per-sec", Kind::Int, "0", "bytes per second of a client's connection to a kubelet")
         .only(|value| value == "0", "connections are not throttled"),
-    fixed(
-        "coordinated-leadership-lease-duration",
-        Kind::Duration,
-        "15s",
-        "life of a lease of coordinated leader election, which is behind a gate that is off",
-    ),
-    fixed(
-        "coordinated-leadership-renew-deadline",
-        Kind::Duration,
-        "10s",
-        "time to renew such a lease in",
-    ),
-    fixed("coordinated-leadership-retry-period", Kind::Duration, "2s", "pause between attempts at such a lease"),
 ];
 
 /// Sizes of `--watch-cache-sizes`: `resource[.group]#size` each.

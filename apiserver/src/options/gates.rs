@@ -18,6 +18,7 @@ const SWITCHED: &[Gate] = &[
     Gate::ClusterTrustBundle,
     Gate::ClusterTrustBundleProjection,
     Gate::ContainerStopSignals,
+    Gate::CoordinatedLeaderElection,
     Gate::CrossNamespaceVolumeDataSource,
     Gate::DRADeviceTaintRules,
     Gate::DRANodeAllocatableResources,

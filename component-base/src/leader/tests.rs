@@ -20,6 +20,8 @@ struct Server {
     /// Requests that come now are never answered.
     silent: Arc<AtomicBool>,
     reads: Arc<AtomicUsize>,
+    /// Candidates that were told of.
+    candidates: Arc<Mutex<Vec<serde_json::Value>>>,
 }
 
 impl Server {
@@ -36,6 +38,9 @@ impl Server {
     async fn answer(&self, request: Request<Body>) -> Response<Body> {
         let (parts, body) = request.into_parts();
         let body = body.collect().await.unwrap().to_bytes();
+        if parts.uri.path().contains("/leasecandidates") {
+            return self.candidates(&parts, &body).await;
+        }
         if self.silent.load(Ordering::SeqCst) {
             std::future::pending::<()>().await;
         }
@@ -56,6 +61,28 @@ impl Server {
         new["metadata"]["resourceVersion"] = (current + 1).to_string().into();
         *lease = Some(new.clone());
         respond(200, &new)
+    }
+
+    async fn candidates(&self, parts: &http::request::Parts, body: &[u8]) -> Response<Body> {
+        let query = parts.uri.query().unwrap_or_default();
+        if parts.method == "GET" && query.contains("watch=true") {
+            std::future::pending::<()>().await;
+        }
+        if parts.method == "GET" {
+            let list = serde_json::json!({"metadata": {"resourceVersion": "1"}, "items": []});
+            return respond(200, &list);
+        }
+        let new: serde_json::Value = serde_json::from_slice(body).unwrap();
+        self.candidates.lock().push(new.clone());
+        respond(201, &new)
+    }
+
+    fn set(&self, spec: serde_json::Value) {
+        let mut lease = self.lease.lock();
+        let current = lease.as_ref().map_or(0, version);
+        let metadata = serde_json::json!({"name": "kube-scheduler", "namespace": "kube-system",
+            "resourceVersion": (current + 1).to_string()});
+        *lease = Some(serde_json::json!({"metadata": metadata, "spec": spec}));
     }
 
     fn spec(&self, field: &str) -> serde_json::Value {
@@ -81,6 +108,7 @@ fn start(server: &Server, identity: &str) -> (Tasks, Arc<AtomicBool>) {
     let mut election = LeaderElection::new("kube-scheduler", "kube-system");
     election.identity = identity.to_owned();
     election.release_on_cancel = true;
+    election.coordinated = identity == "told";
     let clock = Arc::new(crate::clock::TokioClock::new(jiff::Timestamp::UNIX_EPOCH));
     let flag = leading.clone();
     election
@@ -170,6 +198,41 @@ async fn a_leader_renews_without_reading_and_reads_when_another_wrote() {
     pass(60).await;
     assert_eq!(server.reads.load(Ordering::SeqCst), before + 1);
     assert!(leads.load(Ordering::SeqCst) && tasks.failure().is_none());
+}
+
+#[tokio::test(start_paused = true)]
+async fn where_the_server_chooses_a_candidate_waits_to_be_chosen_and_yields_to_who_is_preferred() {
+    let server = Server::default();
+    let (tasks, leads) = start(&server, "told");
+    pass(60).await;
+    assert!(server.lease.lock().is_none() && !leads.load(Ordering::SeqCst));
+    let told = server.candidates.lock()[0].clone();
+    assert_eq!(told["metadata"]["name"], "told");
+    assert_eq!(
+        (&told["spec"]["leaseName"], &told["spec"]["strategy"]),
+        (&"kube-scheduler".into(), &"OldestEmulationVersion".into())
+    );
+    // Nobody holds it, and it is not for this candidate to take.
+    server.set(serde_json::json!({"holderIdentity": "", "strategy": "OldestEmulationVersion"}));
+    pass(60).await;
+    assert!(!leads.load(Ordering::SeqCst));
+    let term = serde_json::json!({"holderIdentity": "told", "strategy": "OldestEmulationVersion", "leaseDurationSeconds": 5});
+    server.set(term);
+    pass(5).await;
+    assert!(leads.load(Ordering::SeqCst));
+    assert_eq!(
+        (server.spec("leaseDurationSeconds"), server.spec("strategy")),
+        (15.into(), "OldestEmulationVersion".into())
+    );
+    pass(60).await;
+    assert!(leads.load(Ordering::SeqCst) && tasks.failure().is_none());
+    let mut ending = server.lease.lock().clone().unwrap()["spec"].clone();
+    ending["preferredHolder"] = "better".into();
+    let renewed = ending["renewTime"].clone();
+    server.set(ending);
+    tasks.drain().cancelled().await;
+    assert_eq!(tasks.failure(), Some("leader election lost"));
+    assert_eq!(server.spec("renewTime"), renewed, "what is to be another's is not renewed");
 }
 
 #[test]

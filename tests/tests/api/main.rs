@@ -2,7 +2,7 @@
 //!
 //! Tests of one list share a control plane and run several at a time, each in its own namespace; those of
 //! [`failures`], [`audit`], [`encryption`], [`configurations`], [`cbor`], [`shards`], [`gates`], [`egress`], [`placement`],
-//! [`roles`], [`metrics`], [`front`] and [`outside`] start their own, to break it or to have it otherwise.
+//! [`roles`], [`leaders`], [`unreadable`], [`peers`], [`manifests`], [`traces`], [`metrics`], [`front`] and [`outside`] start their own, to break it or to have it otherwise.
 
 mod access;
 mod admission;
@@ -19,6 +19,7 @@ mod fairness;
 mod front;
 mod gates;
 mod input;
+mod leaders;
 mod lists;
 mod metrics;
 mod objects;
@@ -89,6 +90,11 @@ fn main() -> ExitCode {
         .and(alone.run("egress", egress::TESTS))
         .and(alone.run("placement", placement::TESTS))
         .and(alone.run("roles", roles::TESTS))
+        .and(alone.run("leaders", leaders::TESTS))
+        .and(alone.run("unreadable", unreadable::TESTS))
+        .and(alone.run("peers", peers::TESTS))
+        .and(alone.run("manifests", manifests::TESTS))
+        .and(alone.run("traces", traces::TESTS))
         .and(alone.run("metrics", metrics::TESTS))
         .and(alone.run("front", front::TESTS))
         .and(alone.run("outside", outside::TESTS))
