@@ -9,7 +9,7 @@
 
 use std::{net::IpAddr, sync::Arc, time::Duration};
 
-use component_base::features::Gates;
+use component_base::features::{Gate, Gates};
 use ipnet::IpNet;
 use jiff::Timestamp;
 
@@ -22,9 +22,13 @@ pub mod legacy_token_tracking;
 pub mod namespaces;
 pub mod priority_classes;
 pub mod service_cidr;
+pub mod storage_versions;
 
 /// How often endpoints and the identity lease are renewed.
 pub const RENEW: Duration = Duration::from_secs(10);
+
+/// How often leases of servers that are gone are removed.
+const COLLECT: Duration = Duration::from_secs(3600);
 
 /// What bootstrap objects say of this server and cluster.
 #[derive(Clone, Debug)]
@@ -73,7 +77,9 @@ pub async fn ensure(
 /// What is renewed every [`RENEW`]: endpoints of the kubernetes service and the identity lease; and what is to be there
 /// whoever deletes it.
 pub async fn renew(objects: &Arc<dyn Objects>, facts: &Facts, now: Timestamp) -> Result<(), Status> {
-    identity::renew(&**objects, facts, now).await?;
+    if facts.gates.has(Gate::APIServerIdentity) {
+        identity::renew(&**objects, facts, now).await?;
+    }
     if facts.publishes {
         kubernetes_service::renew(&**objects, facts, now).await?;
     }
@@ -87,6 +93,16 @@ pub async fn keep_renewing(objects: Arc<dyn Objects>, facts: Facts) {
         if let Err(status) = renew(&objects, &facts, Timestamp::now()).await {
             tracing::warn!(error = %status, "endpoints or identity of this server were not renewed");
         }
+    }
+}
+
+/// Removes leases of servers that have been gone for long, until cancelled by the caller.
+pub async fn collect_identities(objects: Arc<dyn Objects>) {
+    loop {
+        if let Err(status) = identity::collect(&*objects, Timestamp::now()).await {
+            tracing::warn!(error = %status, "leases of servers that are gone are not removed yet");
+        }
+        tokio::time::sleep(COLLECT).await;
     }
 }
 

@@ -110,6 +110,8 @@ pub const FLOW_SCHEMAS: Kind = Kind { group: "flowcontrol.apiserver.k8s.io", res
 /// `prioritylevelconfigurations.flowcontrol.apiserver.k8s.io`.
 pub const PRIORITY_LEVELS: Kind =
     Kind { group: "flowcontrol.apiserver.k8s.io", resource: "prioritylevelconfigurations" };
+/// `storageversions.internal.apiserver.k8s.io`.
+pub const STORAGE_VERSIONS: Kind = Kind { group: "internal.apiserver.k8s.io", resource: "storageversions" };
 const RBAC: &str = "rbac.authorization.k8s.io";
 /// `roles.rbac.authorization.k8s.io`.
 pub const ROLES: Kind = Kind { group: RBAC, resource: "roles" };

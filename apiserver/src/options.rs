@@ -5,7 +5,7 @@
 use std::{net::IpAddr, path::PathBuf, time::Duration};
 
 use component_base::{
-    features::{Gates, Switches},
+    features::{Gate, Gates, Switches},
     flags::{Flag, FlagSet, Kind, Values, group},
     serving::SecureServingOptions,
 };
@@ -533,8 +533,10 @@ impl Config {
             egress: path(values, "egress-selector-config-file"),
             kubelet: kubelet(values)?,
             privileged: values.bool("allow-privileged"),
-            served: served(values)?,
-            gates: gates::switched(values)?,
+            peer_ca: peer_ca(values, gates)?,
+            peer_address: peer_address(values)?,
+            served: told(served(values)?, gates)?,
+            gates,
             toleration_seconds: (
                 values.int("default-not-ready-toleration-seconds"),
                 values.int("default-unreachable-toleration-seconds"),
@@ -902,7 +904,7 @@ fn kubelet(values: &Values) -> Result<KubeletOptions, OptionsError> {
 
 #[cfg(test)]
 mod tests {
-    use component_base::{features::Gate, flags::Parsed};
+    use component_base::flags::Parsed;
 
     use super::*;
 

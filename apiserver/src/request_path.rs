@@ -198,6 +198,9 @@ async fn stages(
         let waiting = flow_control(&server, &info, &attributes, notes);
         let _place = timed("priorityandfairness", waiting).await?;
         timed("authorization", authorize(&server, &attributes)).await?;
+        if let Some(barrier) = &server.untold {
+            barrier.admit(&attributes)?;
+        }
         if info.is_resource {
             notes.inside.set(()).ok();
         }

@@ -31,7 +31,7 @@ use crate::{
     auth::Authorizer,
     authn, authz,
     bindings::Bindings,
-    bootstrap::{self, authentication_facts::RequestHeader},
+    bootstrap::{self, authentication_facts::RequestHeader, storage_versions::Barrier},
     componentstatuses::ComponentStatuses,
     customresources, debug,
     discovery::Discovery,
@@ -261,6 +261,7 @@ pub async fn build(config: Config, catalog: catalog::Catalog, tasks: &Tasks) -> 
         plugins: encryption.clone().filter(|encryption| {
             encryption.has_plugins() || config.encryption.as_ref().is_some_and(|(_, reloads)| *reloads)
         }),
+        untold,
         ready: AtomicBool::new(false),
         stopping: tasks.drain(),
         drain: serving.drain(),
@@ -568,6 +569,16 @@ impl Starter {
         while let Err(status) = ensure(&objects, &self.facts, &self.services, rbac).await {
             tracing::warn!(%status, "bootstrap objects are not stored yet, trying again");
             tokio::time::sleep(Duration::from_secs(1)).await;
+        }
+        if let Some(barrier) = &self.server.untold {
+            let (catalog, server) =
+                (self.server.catalog.load_full(), bootstrap::storage_versions::server(&self.facts));
+            bootstrap::storage_versions::tell(&*objects, &catalog, &server, barrier).await;
+            let (objects, barrier) = (objects.clone(), barrier.clone());
+            let kept = async move {
+                bootstrap::storage_versions::keep_telling(&*objects, &catalog, &server, &barrier).await;
+            };
+            spawn("storage-versions", kept.boxed());
         }
         spawn("service-releases", self.releases);
         if let InFlight::Fair(filter) = &self.server.in_flight {

@@ -19,6 +19,7 @@ use crate::{
     audit::Auditor,
     auth::Authorizer,
     authn::{self, Authentication},
+    bootstrap::storage_versions::Barrier,
     discovery::Discovery,
     egress::Egress,
     encryption::Encryption,
@@ -81,10 +82,14 @@ pub struct Server {
     pub deletes_at_once: usize,
     /// What is decided of a request before anybody asks who sends it.
     pub front: Front,
+    /// Follows requests, and tells a collector of them (`--tracing-config-file`).
+    pub tracer: Option<Tracer>,
     /// How many requests are served at once.
     pub in_flight: InFlight,
     /// What encrypts stored values, where KMS plugins may be part of it: its health is the server's.
     pub plugins: Option<Arc<Encryption>>,
+    /// What may not be written before it is told of (`StorageVersionAPI`).
+    pub untold: Option<Arc<Barrier>>,
     /// Set once the start-up work is done.
     pub ready: AtomicBool,
     /// Lists as they were compressed before.

@@ -1,6 +1,6 @@
 //! The lease that says this server lives: `apiserver-<hash of its host name>` in kube-system (KEP-1965).
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
@@ -11,6 +11,9 @@ use crate::{
     status::{Reason, Status},
 };
 
+/// The label of such leases, and what it says of servers of this kind.
+const IDENTITY: &str = "apiserver.kubernetes.io/identity";
+const SERVER: &str = "kube-apiserver";
 /// Seconds after which others may take the lease for dead.
 const DURATION: i64 = 3600;
 
@@ -21,7 +24,7 @@ pub async fn renew(objects: &dyn Objects, facts: &Facts, now: Timestamp) -> Resu
         None => {
             let mut lease = new_object("coordination.k8s.io/v1", "Lease", "kube-system", &name, now);
             let labels = json!({
-                "apiserver.kubernetes.io/identity": "kube-apiserver",
+                IDENTITY: SERVER,
                 "kubernetes.io/hostname": facts.hostname,
             });
             lease.metadata_mut().insert("labels".to_owned(), labels);
@@ -38,6 +41,30 @@ pub async fn renew(objects: &dyn Objects, facts: &Facts, now: Timestamp) -> Resu
         Err(status) if !matches!(status.reason, Reason::Conflict | Reason::AlreadyExists) => Err(status),
         _ => Ok(()),
     }
+}
+
+/// Whether a lease is one of an API server.
+pub fn is_of_server(lease: &Object) -> bool {
+    lease.meta_pairs("labels").any(|(key, value)| key == IDENTITY && value == SERVER)
+}
+
+/// Removes the leases of servers that have not renewed them for as long as they promised to.
+pub async fn collect(objects: &dyn Objects, now: Timestamp) -> Result<(), Status> {
+    let is_over = |lease: &Object| {
+        let spec = lease.get("spec");
+        let renewed = spec.and_then(|s| s.get("renewTime")?.as_str()?.parse::<Timestamp>().ok());
+        let seconds = spec.and_then(|s| s.get("leaseDurationSeconds")?.as_i64());
+        let told = renewed.zip(seconds);
+        told.is_none_or(|(renewed, seconds)| now.duration_since(renewed) > SignedDuration::from_secs(seconds))
+    };
+    let known = objects.list(LEASES, Some("kube-system")).await?;
+    for lease in known.iter().filter(|lease| is_of_server(lease) && is_over(lease)) {
+        let latest = objects.get_latest(LEASES, "kube-system", lease.name()).await?;
+        if let Some(latest) = latest.filter(|latest| is_over(latest)) {
+            objects.delete(LEASES, &latest).await?;
+        }
+    }
+    Ok(())
 }
 
 /// `apiserver-` and 26 letters of the host name's hash, as upstream builds it.

@@ -14,6 +14,7 @@ use super::{OptionsError, invalid};
 /// sees: there is nothing to switch.
 const SWITCHED: &[Gate] = &[
     Gate::APIResponseCompression,
+    Gate::APIServerIdentity,
     Gate::CBORServingAndStorage,
     Gate::ClusterTrustBundle,
     Gate::ClusterTrustBundleProjection,
@@ -31,6 +32,7 @@ const SWITCHED: &[Gate] = &[
     Gate::MutablePVNodeAffinity,
     Gate::PodCertificateRequest,
     Gate::ShardedListAndWatch,
+    Gate::StorageVersionAPI,
     Gate::StorageVersionHash,
     Gate::StorageVersionMigrator,
     Gate::TopologyAwareWorkloadScheduling,
