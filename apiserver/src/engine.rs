@@ -51,6 +51,7 @@ mod table;
 pub(crate) mod testing;
 #[cfg(test)]
 mod tests;
+mod unreadable;
 pub(crate) mod warning;
 mod write;
 

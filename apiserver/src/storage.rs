@@ -376,6 +376,20 @@ impl Store {
         self.of(id).delete(id, namespace, name, expected).await
     }
 
+    /// Deletes an object that cannot be read, and only such a one.
+    pub async fn delete_unread(&self, id: &ResourceId, namespace: &str, name: &str) -> Result<()> {
+        self.of(id).delete_unread(id, namespace, name).await
+    }
+
+    /// Objects of a resource (or one namespace of it) that cannot be read: their keys in etcd, and why; at most so many.
+    pub fn unreadable(&self, id: &ResourceId, namespace: Option<&str>, most: usize) -> Vec<(String, String)> {
+        let cluster = self.of(id);
+        let Ok(cache) = cluster.cache(id) else { return Vec::new() };
+        let prefix = cluster.resource_root(&cache.resource);
+        let full = |(key, why): (Arc<str>, String)| (format!("{prefix}{key}"), why);
+        cache.broken(namespace, most).into_iter().map(full).collect()
+    }
+
     /// Lists objects. Errors: `TooOldResourceVersion`, `TooLargeResourceVersion`, `ExpiredContinue`,
     /// `InvalidContinue`.
     pub async fn list(&self, id: &ResourceId, request: ListRequest<'_>) -> Result<Listing> {

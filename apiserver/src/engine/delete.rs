@@ -5,13 +5,14 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
+use component_base::features::Gate;
 use futures::{FutureExt, StreamExt, future::BoxFuture};
 use http::Response;
 use jiff::{SignedDuration, Timestamp};
 use proto::node::Node;
 use serde_json::{Value, json};
 
-use super::{Call, delete_options, list_options};
+use super::{Call, delete_options, list_options, unreadable};
 use crate::{
     admission::Operation,
     object::Object,
@@ -37,6 +38,9 @@ impl Call {
     /// The options of the body or, without one, of the query.
     fn delete_options(&self) -> Result<Object, Status> {
         let mut options = if self.body.is_empty() { self.delete_query()? } else { self.delete_body()? };
+        if !self.server.gates.has(Gate::AllowUnsafeMalformedObjectDeletion) {
+            options.remove(unreadable::OPTION);
+        }
         delete_options::check(&options)?;
         options.set("kind", "DeleteOptions");
         options.set("apiVersion", "meta.k8s.io/v1");
@@ -69,6 +73,9 @@ impl Call {
         }
         if query.has("dryRun") {
             options.set("dryRun", query.all("dryRun").to_vec());
+        }
+        if query.has(unreadable::OPTION) {
+            options.set(unreadable::OPTION, query.flag(unreadable::OPTION));
         }
         Ok(options)
     }
@@ -110,6 +117,9 @@ impl Call {
 
     pub(super) async fn delete(&mut self) -> Result<Response<Body>, Status> {
         let options = self.delete_options()?;
+        if unreadable::is_asked(&options) {
+            return self.delete_unreadable().await;
+        }
         let name = self.info.name.clone();
         let outcome = self.delete_named(&name, &options).await?;
         match outcome {
@@ -132,6 +142,7 @@ impl Call {
 
     pub(super) async fn delete_collection(&mut self) -> Result<Response<Body>, Status> {
         let options = self.delete_options()?;
+        Self::refuse_many_unreadable(&options)?;
         let (selection, converted) = self.split_selection(self.selection()?);
         let scope = self.scope();
         let request = ListRequest {

@@ -4,6 +4,7 @@
 
 use serde_json::Value;
 
+use super::unreadable;
 use crate::{
     field::{Error, ErrorList, Path},
     object::Object,
@@ -32,6 +33,7 @@ pub(super) fn check(options: &Object) -> Result<(), Status> {
     if dry_run.iter().any(|value| *value != "All") {
         errors.push(Error::not_supported(&Path::new("dryRun"), dry_run, &["All"]));
     }
+    unreadable::check(options, &mut errors);
     if errors.is_empty() {
         return Ok(());
     }

@@ -87,6 +87,9 @@ impl Call {
         };
         let mut listing =
             self.server.store.list(&self.id(), request).await.map_err(|e| self.store_failed(e, ""))?;
+        if self.server.gates.has(Gate::AllowUnsafeMalformedObjectDeletion) {
+            self.check_readable()?;
+        }
         if !converted.is_empty() {
             listing.entries = self.select_converted(listing.entries, &converted).await?;
             listing.remaining = None;

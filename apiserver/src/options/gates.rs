@@ -13,6 +13,7 @@ use super::{OptionsError, invalid};
 /// Gates that change what this server does, and those that change how upstream's works inside and nothing that a client
 /// sees: there is nothing to switch.
 const SWITCHED: &[Gate] = &[
+    Gate::AllowUnsafeMalformedObjectDeletion,
     Gate::APIResponseCompression,
     Gate::APIServerIdentity,
     Gate::CBORServingAndStorage,

@@ -508,6 +508,16 @@ impl Cache {
         }
     }
 
+    /// Keys of objects that cannot be read, and why; at most so many, in their order.
+    pub(super) fn broken(&self, namespace: Option<&str>, most: usize) -> Vec<(Arc<str>, String)> {
+        let inner = self.inner.read();
+        let is_in =
+            |key: &str| namespace.is_none_or(|ns| key.split_once('/').is_some_and(|(of, _)| of == ns));
+        let mut all: Vec<_> = inner.broken.iter().filter(|(key, _)| is_in(key)).collect();
+        all.sort_unstable();
+        all.into_iter().take(most).map(|(key, why)| (key.clone(), why.clone())).collect()
+    }
+
     /// How many objects there are.
     pub(super) fn count(&self) -> usize {
         self.inner.read().objects.len()

@@ -103,6 +103,21 @@ impl Shared {
         }
     }
 
+    /// Deletes what does not decode.
+    pub(super) async fn delete_unread(&self, id: &ResourceId, namespace: &str, name: &str) -> Result<()> {
+        let cache = self.cache(id)?;
+        let (path, key) = self.keys(&cache.resource, namespace, name)?;
+        let Some(stored) = self.etcd.get(id, &path).await? else { return Ok(()) };
+        let rev = stored.rev;
+        if let Ok(readable) = decode(&cache, &key, stored) {
+            return Err(StorageError::Conflict { key: path, current: Some(readable) });
+        }
+        match self.etcd.delete_if(id, &path, rev).await? {
+            Guarded::Done(..) | Guarded::Refused(None) => Ok(()),
+            Guarded::Refused(Some(_)) => Err(StorageError::Conflict { key: path, current: None }),
+        }
+    }
+
     /// Writes under a guard: the new entry, or what stands in the way.
     async fn put(
         &self,

@@ -36,6 +36,16 @@ pub(crate) fn stored(plane: &ControlPlane, key: &str) -> Result<Vec<u8>> {
     })
 }
 
+/// Puts something under a key, past the server.
+pub(crate) fn store(plane: &ControlPlane, key: &str, value: &[u8]) -> Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(async {
+        let mut etcd = etcd_client::Client::connect([plane.etcd_url()], None).await?;
+        etcd.put(key, value, None).await?;
+        Ok(())
+    })
+}
+
 fn keys(_: &(), _: &str) -> Result<()> {
     let dir = tempfile::tempdir()?;
     let path = dir.path().join("encryption.yaml");

@@ -29,6 +29,8 @@ mod placement;
 mod policies;
 mod roles;
 mod shards;
+mod traces;
+mod unreadable;
 mod webhooks;
 
 use std::process::ExitCode;

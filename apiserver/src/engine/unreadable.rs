@@ -1,0 +1,156 @@
+//! Objects that storage cannot give back, under `AllowUnsafeMalformedObjectDeletion`: lists name them instead of failing
+//! dumbly, and who may do that takes them out of storage, whatever depends on them.
+//!
+//! Contract: KEP-3926; upstream's `endpoints/handlers/delete.go` and `storage/etcd3/corrupt_obj_deleter.go`.
+
+use http::Response;
+use serde_json::{Value, json};
+
+use super::Call;
+use crate::{
+    audit,
+    auth::Decision,
+    field::{Error, ErrorList, Path},
+    object::Object,
+    response::Body,
+    status::{Cause, Details, GroupName, Reason, Status},
+    storage::StorageError,
+};
+
+/// The option that asks for it.
+pub(super) const OPTION: &str = "ignoreStoreReadErrorWithClusterBreakingPotential";
+/// What one has to be allowed to do.
+const VERB: &str = "unsafe-delete-ignore-read-errors";
+/// So many objects are named.
+const MANY: usize = 100;
+
+/// Whether options ask for it.
+pub(super) fn is_asked(options: &Object) -> bool {
+    options.get(OPTION).and_then(Value::as_bool) == Some(true)
+}
+
+/// What cannot be said together with the option.
+pub(super) fn check(options: &Object, errors: &mut ErrorList) {
+    if !is_asked(options) {
+        return;
+    }
+    for other in ["dryRun", "propagationPolicy", "orphanDependents", "gracePeriodSeconds", "preconditions"] {
+        let said = match options.get(other) {
+            None | Some(Value::Null) => false,
+            Some(Value::Array(all)) => !all.is_empty(),
+            Some(_) => true,
+        };
+        if said {
+            errors.push(invalid(&format!("cannot be set together with .{other}")));
+        }
+    }
+}
+
+/// The option is wrong where it is.
+fn invalid(why: &str) -> Error {
+    Error::invalid(&Path::new(OPTION), true, why)
+}
+
+impl Call {
+    /// Takes an object that cannot be read out of storage: neither finalizers nor admission nor effects elsewhere.
+    pub(super) async fn delete_unreadable(&self) -> Result<Response<Body>, Status> {
+        audit::annotate("apiserver.k8s.io/unsafe-delete-ignore-read-error", String::new());
+        let (name, resource) = (self.info.name.as_str(), self.resource.group_resource());
+        let mut wanted = (*self.attributes).clone();
+        VERB.clone_into(&mut wanted.verb);
+        if let Decision::Deny(why) | Decision::NoOpinion(why) =
+            self.server.authorizer.authorize(&wanted).await
+        {
+            let why = format!("not permitted to do {VERB:?}, reason: {why}");
+            return Err(Status::forbidden(&resource, name, &why));
+        }
+        let (id, namespace) = (self.id(), self.key_namespace());
+        match self.server.store.get_latest(&id, namespace, name).await {
+            Err(StorageError::Undecodable { key, why }) => {
+                tracing::warn!(key, why, user = wanted.user.name, "deleting an object that cannot be read");
+                let deleted = self.server.store.delete_unread(&id, namespace, name).await;
+                deleted.map_err(|error| self.store_failed(error, name))?;
+            }
+            Err(error @ (StorageError::Unavailable(_) | StorageError::Timeout(_))) => {
+                return Err(self.store_failed(error, name));
+            }
+            Ok(_) | Err(_) => {
+                let mut errors = ErrorList::new();
+                errors.push(invalid(
+                    "is exclusively used to delete corrupt object(s), try again by removing this option",
+                ));
+                return Err(Status::invalid(&resource, name, &errors));
+            }
+        }
+        let details = json!({"name": name, "kind": self.resource.kind});
+        self.respond_value(
+            200,
+            &json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "code": 200,
+                "details": details}),
+        )
+    }
+
+    /// Refuses the option where many objects are deleted.
+    pub(super) fn refuse_many_unreadable(options: &Object) -> Result<(), Status> {
+        if !is_asked(options) {
+            return Ok(());
+        }
+        let mut errors = ErrorList::new();
+        errors.push(invalid("is not allowed with DELETECOLLECTION, try again after removing the option"));
+        Err(Status::invalid(&GroupName::new("meta.k8s.io", "DeleteOptions"), "", &errors))
+    }
+
+    /// Refuses a list that objects would be missing in, naming them.
+    pub(super) fn check_readable(&self) -> Result<(), Status> {
+        let scope = self.scope();
+        let broken = self.server.store.unreadable(&self.id(), scope.as_deref(), MANY + 1);
+        if broken.is_empty() {
+            return Ok(());
+        }
+        let cause = |(key, why): &(String, String)| Cause {
+            kind: "UnexpectedServerResponse".to_owned(),
+            message: format!(
+                "StorageError: corrupt object, Code: 7, Key: {key}, ResourceVersion: 0, AdditionalErrorMsg: {why}"
+            ),
+            field: key.clone(),
+        };
+        let mut causes: Vec<Cause> = broken.iter().take(MANY).map(cause).collect();
+        if broken.len() > MANY {
+            causes.push(Cause {
+                kind: "FieldValueTooMany".to_owned(),
+                message: "too many errors, the list is truncated".to_owned(),
+                field: String::new(),
+            });
+        }
+        let resource = self.resource.group_resource();
+        let details = Details {
+            name: "list".to_owned(),
+            group: resource.group.clone(),
+            kind: resource.name.clone(),
+            causes,
+            ..Details::default()
+        };
+        let message = format!("failed to read one or more {resource} from the storage");
+        Err(Status::new(500, Reason::StoreReadError, message).with_details(details))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_option_stands_alone() {
+        for (options, wrong) in [
+            (json!({OPTION: true}), 0),
+            (json!({OPTION: false, "gracePeriodSeconds": 1}), 0),
+            (json!({OPTION: true, "dryRun": []}), 0),
+            (json!({OPTION: true, "dryRun": ["All"], "gracePeriodSeconds": 0, "preconditions": {}}), 3),
+            (json!({OPTION: true, "propagationPolicy": "Orphan", "orphanDependents": false}), 2),
+        ] {
+            let mut errors = ErrorList::new();
+            check(&Object::from_value(options.clone()).unwrap(), &mut errors);
+            assert_eq!(errors.iter().count(), wrong, "{options}");
+        }
+    }
+}
