@@ -28,6 +28,7 @@ mod registration;
 pub(crate) mod service;
 
 pub use proxied::serve;
+pub(crate) use proxied::set_user;
 
 /// How often unavailable servers are asked again; available ones are asked every sixth time.
 const TICK: Duration = Duration::from_secs(5);

@@ -20,6 +20,7 @@ pub mod identity;
 pub mod kubernetes_service;
 pub mod legacy_token_tracking;
 pub mod namespaces;
+pub mod peer_endpoint;
 pub mod priority_classes;
 pub mod service_cidr;
 pub mod storage_versions;
@@ -49,6 +50,8 @@ pub struct Facts {
     pub request_header: Option<authentication_facts::RequestHeader>,
     /// Host name, part of the identity lease.
     pub hostname: String,
+    /// Where other API servers reach this one: `--peer-advertise-ip` and `--peer-advertise-port`, or as clients do.
+    pub peer_address: (String, u16),
     /// Identity of this process: `apiserver-<hash>_<uuid>`.
     pub identity: String,
     /// `--feature-gates`.
@@ -83,6 +86,9 @@ pub async fn renew(objects: &Arc<dyn Objects>, facts: &Facts, now: Timestamp) ->
     if facts.publishes {
         kubernetes_service::renew(&**objects, facts, now).await?;
     }
+    if facts.gates.has(Gate::UnknownVersionInteroperabilityProxy) {
+        peer_endpoint::renew(&**objects, facts, now).await?;
+    }
     legacy_token_tracking::ensure(&**objects, now).await
 }
 
@@ -108,6 +114,9 @@ pub async fn collect_identities(objects: Arc<dyn Objects>) {
 
 /// On shutdown: this server leaves the endpoints at once instead of by expiry.
 pub async fn leave(objects: &Arc<dyn Objects>, facts: &Facts) -> Result<(), Status> {
+    if facts.gates.has(Gate::UnknownVersionInteroperabilityProxy) {
+        peer_endpoint::leave(&**objects, facts).await?;
+    }
     if facts.publishes {
         kubernetes_service::leave(&**objects, facts, Timestamp::now()).await?;
     }

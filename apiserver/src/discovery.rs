@@ -2,18 +2,21 @@
 //!
 //! Contract: `meta/v1` APIVersions, APIGroupList, APIResourceList; `apidiscovery.k8s.io/v2` (KEP-3352).
 
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 use base64::{Engine, prelude::BASE64_STANDARD};
 use bytes::Bytes;
+use component_base::metrics::{Stability, counter};
 use http::{HeaderMap, HeaderValue, Response, header};
 use parking_lot::Mutex;
+use prometheus::IntCounter;
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
 use crate::{
     aggregator::{Remote, merge_discovery, merge_groups},
     metrics,
+    peers::{Known, merged},
     registry::{Resource, Subresource, catalog::Catalog, view_verbs},
     response::{self, Body},
     status::Status,
@@ -26,8 +29,23 @@ struct Entry {
     verbs: Vec<&'static str>,
 }
 
+static ALONE: LazyLock<IntCounter> = LazyLock::new(|| {
+    let help = "Counter of number of times no-peer (non peer-aggregated) discovery was requested";
+    counter("aggregator_discovery_nopeer_requests_total", help, Stability::Alpha)
+});
+static OF_ALL_KEPT: LazyLock<IntCounter> = LazyLock::new(|| {
+    let help = "Counter of number of times discovery was served from peer-aggregated cache";
+    counter("aggregator_discovery_peer_aggregated_cache_hits_total", help, Stability::Alpha)
+});
+static OF_ALL_MADE: LazyLock<IntCounter> = LazyLock::new(|| {
+    let help = "Counter of number of times discovery was aggregated across all API servers";
+    counter("aggregator_discovery_peer_aggregated_cache_misses_total", help, Stability::Alpha)
+});
+
 /// What other servers serve.
 type Remotes = Vec<Arc<Remote>>;
+/// What other API servers of this cluster serve.
+type Others = Vec<Arc<Known>>;
 
 /// Answers discovery. The aggregated documents are long, and asked for often: each is made once for what is served.
 #[derive(Default)]
@@ -36,6 +54,8 @@ pub struct Discovery {
     hashes: bool,
     core: Mutex<Option<Document>>,
     groups: Mutex<Option<Document>>,
+    /// The groups of all servers, and what was known of the others.
+    all: Mutex<Option<(Arc<Others>, Document)>>,
 }
 
 /// An aggregated document, and what it was made of.
@@ -49,6 +69,9 @@ struct Document {
 impl Discovery {
     /// Nothing asked yet; `hashes` where lists of resources tell which version objects are stored in.
     pub fn new(hashes: bool) -> Self {
+        for shown in [&ALONE, &OF_ALL_KEPT, &OF_ALL_MADE] {
+            LazyLock::force(shown);
+        }
         Self { hashes, ..Self::default() }
     }
 
@@ -57,6 +80,7 @@ impl Discovery {
         &self,
         catalog: &Arc<Catalog>,
         remotes: &Arc<Remotes>,
+        peers: Option<&Arc<Others>>,
         path: &str,
         headers: &HeaderMap,
     ) -> Option<Result<Response<Body>, Status>> {
@@ -65,8 +89,12 @@ impl Discovery {
             "apis" => &self.groups,
             _ => return self.plain(catalog, remotes, path),
         };
-        if !wants_aggregated(headers) {
-            return self.plain(catalog, remotes, path);
+        let Some(clause) = aggregated(headers) else { return self.plain(catalog, remotes, path) };
+        let alone = clause.split(';').any(|parameter| parameter.trim() == "profile=nopeer");
+        if alone {
+            ALONE.inc();
+        } else if let Some(peers) = peers.filter(|_| path.trim_matches('/') == "apis") {
+            return Some(Ok(self.of_all(catalog, remotes, peers, headers)));
         }
         let mut kept = kept.lock();
         let same = |d: &Document| Arc::ptr_eq(&d.catalog, catalog) && Arc::ptr_eq(&d.remotes, remotes);
@@ -78,6 +106,33 @@ impl Discovery {
             }
         };
         Some(Ok(kept.insert(document).answer(headers)))
+    }
+
+    /// The groups of this server and of others.
+    fn of_all(
+        &self,
+        catalog: &Arc<Catalog>,
+        remotes: &Arc<Remotes>,
+        peers: &Arc<Others>,
+        headers: &HeaderMap,
+    ) -> Response<Body> {
+        let mut kept = self.all.lock();
+        let same = |(of, document): &(Arc<Others>, Document)| {
+            let (d, same) = (document, Arc::ptr_eq(of, peers));
+            same && Arc::ptr_eq(&d.catalog, catalog) && Arc::ptr_eq(&d.remotes, remotes)
+        };
+        let all = match kept.take().filter(same) {
+            Some(known) => {
+                OF_ALL_KEPT.inc();
+                known
+            }
+            None => {
+                OF_ALL_MADE.inc();
+                let items = merged(Document::items(catalog, remotes, false), peers);
+                (peers.clone(), Document::of(catalog.clone(), remotes.clone(), &items))
+            }
+        };
+        kept.insert(all).1.answer(headers)
     }
 
     /// Answers in the form of one document for each group and version.
@@ -220,38 +275,46 @@ fn entries(resource: &Resource, version: &str) -> Vec<Entry> {
     all
 }
 
-/// The first acceptable clause decides: aggregated v2, or the plain form.
-fn wants_aggregated(headers: &HeaderMap) -> bool {
+/// The first acceptable clause decides: aggregated v2, which is returned, or the plain form.
+fn aggregated(headers: &HeaderMap) -> Option<&str> {
     let accept = headers.get(header::ACCEPT).and_then(|v| v.to_str().ok()).unwrap_or_default();
     for clause in accept.split(',').map(str::trim).filter(|c| c.starts_with("application/json")) {
         if !clause.contains("as=") {
-            return false;
+            return None;
         }
         if clause.contains("g=apidiscovery.k8s.io")
             && clause.contains("as=APIGroupDiscoveryList")
             && clause.split(';').any(|p| p.trim() == "v=v2")
         {
-            return true;
+            return Some(clause);
         }
     }
-    false
+    None
 }
 
 impl Document {
     /// Of the core group, or of all others.
     fn new(catalog: Arc<Catalog>, remotes: Arc<Remotes>, core: bool) -> Self {
+        let items = Self::items(&catalog, &remotes, core);
+        Self::of(catalog, remotes, &items)
+    }
+
+    fn items(catalog: &Catalog, remotes: &Remotes, core: bool) -> Vec<Value> {
         let items: Vec<Value> = catalog
             .groups()
             .iter()
             .filter(|(group, _)| group.is_empty() == core)
             .map(|(group, versions)| {
                 let versions: Vec<Value> =
-                    versions.iter().map(|v| aggregated_version(&catalog, group, v)).collect();
+                    versions.iter().map(|v| aggregated_version(catalog, group, v)).collect();
                 let metadata = if core { json!({"creationTimestamp": null}) } else { json!({"name": group}) };
                 json!({"metadata": metadata, "versions": versions})
             })
             .collect();
-        let items = if core { items } else { merge_discovery(items, &remotes) };
+        if core { items } else { merge_discovery(items, remotes) }
+    }
+
+    fn of(catalog: Arc<Catalog>, remotes: Arc<Remotes>, items: &[Value]) -> Self {
         let body = json!({"kind": "APIGroupDiscoveryList", "apiVersion": "apidiscovery.k8s.io/v2",
             "metadata": {}, "items": items})
         .to_string();

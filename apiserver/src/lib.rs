@@ -45,6 +45,7 @@ pub mod objects;
 pub mod openapi;
 pub mod options;
 pub mod patch;
+pub mod peers;
 pub mod proxy;
 pub mod registry;
 pub mod reload;

@@ -66,6 +66,9 @@ pub const RESOURCE_QUOTAS: Kind = core("resourcequotas");
 pub const RANGES: Kind = core("ranges");
 /// Records of live API servers (`/registry/masterleases/<address>`), dropped when not renewed; stored, never served.
 pub const MASTER_LEASES: Kind = core("masterleases");
+/// Where live API servers are reached by each other (`/registry/peerserverleases/<identity>`), dropped when not renewed;
+/// stored, never served.
+pub const PEER_LEASES: Kind = core("peerserverleases");
 /// `endpointslices.discovery.k8s.io`.
 pub const ENDPOINT_SLICES: Kind = Kind { group: "discovery.k8s.io", resource: "endpointslices" };
 /// `leases.coordination.k8s.io`.

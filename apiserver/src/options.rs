@@ -110,6 +110,10 @@ pub struct Config {
     pub request_header: Option<(PathBuf, RequestHeader)>,
     /// `--proxy-client-*`, `--enable-aggregator-routing`.
     pub aggregator: AggregatorOptions,
+    /// `--peer-ca-file`.
+    pub peer_ca: Option<PathBuf>,
+    /// `--peer-advertise-ip`, `--peer-advertise-port`.
+    pub peer_address: Option<(String, u16)>,
     /// `--egress-selector-config-file`.
     pub egress: Option<PathBuf>,
     /// `--kubelet-*`.
@@ -410,6 +414,22 @@ const AGGREGATOR: &[Line] = &[
     ),
 ];
 
+const PEERS: &[Line] = &[
+    (
+        "peer-ca-file",
+        Kind::String,
+        "",
+        "file with the CA of other API servers of this cluster, to which requests go on for what only they serve",
+    ),
+    (
+        "peer-advertise-ip",
+        Kind::String,
+        "",
+        "address other API servers reach this one at, with --peer-advertise-port",
+    ),
+    ("peer-advertise-port", Kind::String, "", "port other API servers reach this one at"),
+];
+
 const EGRESS: &[Line] = &[(
     "egress-selector-config-file",
     Kind::String,
@@ -453,6 +473,7 @@ pub fn flags() -> FlagSet {
         .with(audit::options::flags().into_iter().map(|flag| flag.section("auditing")))
         .with(section("misc", REST))
         .with(section("aggregator", AGGREGATOR))
+        .with(section("mixed version proxy", PEERS))
         .with(section("egress selector", EGRESS))
         .with(section("kubelet", KUBELET))
         .with(group::metrics())
@@ -959,6 +980,10 @@ mod tests {
         assert_eq!(config.authn.anonymous, Some(false));
         assert_eq!(config.limits.timeout, Duration::from_secs(60));
         assert_eq!(config.kubelet.preferred.len(), 5);
+        let told =
+            |port: &str| parse(&["--peer-advertise-ip=192.0.2.7", &format!("--peer-advertise-port={port}")]);
+        assert_eq!(told("7443").unwrap().peer_address, Some(("192.0.2.7".to_owned(), 7443)));
+        assert!(told("0").unwrap_err().contains("must be a port"));
         let overrides = parse(&[
             "--etcd-servers-overrides=/events#http://a:1;http://b:1,apps/deployments#http://c:1",
             "--etcd-servers-overrides=coordination.k8s.io/leases#http://b:1;http://a:1,apps/deployments#http://a:1",

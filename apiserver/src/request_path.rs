@@ -29,7 +29,7 @@ use crate::{
     metrics::timed,
     negotiation::{self, Media},
     objects::new_uid,
-    proxy,
+    peers, proxy,
     request_path::info::RequestInfo,
     response::{self, Body},
     server::{InFlight, Server},
@@ -241,6 +241,12 @@ async fn route(
     peer: &Peer,
     request: Request<Incoming>,
 ) -> Result<Response<Body>, Status> {
+    if let Some(peers) = server.peers.clone() {
+        let able = peers.elsewhere(&server, &info, request.headers());
+        if !able.is_empty() {
+            return peers::serve(server, &peers, able, info, &attributes.user, peer, request).await;
+        }
+    }
     if let Some(remote) = server.aggregated.find(&info.path) {
         return aggregator::serve(server.clone(), &remote, info, &attributes.user, peer, request).await;
     }
@@ -288,7 +294,8 @@ async fn route(
         return answer;
     }
     let remotes = server.aggregated.remotes();
-    let answer = server.discovery.answer(&catalog, &remotes, &info.path, &headers);
+    let peers = server.peers.as_ref().map(|peers| peers.known());
+    let answer = server.discovery.answer(&catalog, &remotes, peers.as_ref(), &info.path, &headers);
     answer.unwrap_or_else(|| Err(Status::no_such_path()))
 }
 

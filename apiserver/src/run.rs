@@ -46,6 +46,7 @@ use crate::{
     objects::{self, Objects, stored::StoreObjects},
     openapi::OpenApi,
     options::{self, Config, OptionsError},
+    peers::{self, Peers},
     proxy::kubelet::{KubeletError, Kubelets},
     registry::{Resource, SideEffects, capabilities, catalog, stored_forms::StoredForms},
     reload,
@@ -114,6 +115,15 @@ pub enum BuildError {
     /// `--egress-selector-config-file`.
     #[error("egress selection")]
     Egress(#[from] egress::LoadError),
+    /// `--peer-ca-file` or the certificate for other servers.
+    #[error("other API servers of the cluster")]
+    Peers(#[from] peers::BuildError),
+    /// `--tracing-config-file` does not decode.
+    #[error("failed to read tracing config")]
+    TracingFile(#[from] ConfigError),
+    /// It decodes, but makes no sense.
+    #[error("failed to validate tracing configuration")]
+    Tracing(#[from] TracesError),
     /// Encryption's file.
     #[error("encryption at rest")]
     Encryption(#[from] encryption::config::ConfigError),
@@ -254,6 +264,7 @@ pub async fn build(config: Config, catalog: catalog::Catalog, tasks: &Tasks) -> 
         in_flight: in_flight(&config),
         auditor: audit::build(&config.audit, &control_plane, &serving)?,
         limits: config.limits,
+        peers: peers(&config, &egress)?,
         aggregated: aggregated.map_err(KubeletError::from)?,
         kubelets: Kubelets::new(&config.kubelet, egress.of(Network::Cluster))?,
         egress,
@@ -296,6 +307,41 @@ pub async fn build(config: Config, catalog: catalog::Catalog, tasks: &Tasks) -> 
         leadership,
         stored_until,
     })
+}
+
+/// What follows requests, when a file says where that is told.
+fn tracer(config: &Config, tasks: &Tasks) -> Result<Option<Tracer>, BuildError> {
+    const VERSIONS: [&str; 3] =
+        ["apiserver.config.k8s.io/v1", "apiserver.config.k8s.io/v1beta1", "apiserver.config.k8s.io/v1alpha1"];
+    let Some(path) = &config.tracing else { return Ok(None) };
+    let load = |version: &str| {
+        component_base::config::load_content::<TracingConfiguration>(path, version, "TracingConfiguration")
+    };
+    let [stable, beta, alpha] = VERSIONS;
+    let is_other = |error: &ConfigError| matches!(error, ConfigError::Kind { .. });
+    let mut read = load(stable);
+    for version in [beta, alpha] {
+        // What the file is not of any of them is told of the first.
+        if read.as_ref().is_err_and(is_other)
+            && let Ok(older) = load(version)
+        {
+            read = Ok(older);
+        }
+    }
+    let server = bootstrap::identity::lease_name(&hostname());
+    Ok(Some(Tracer::start(&read?, "apiserver", &server, tasks)?))
+}
+
+/// The other API servers of the cluster, when the flags say how they are believed.
+fn peers(config: &Config, egress: &Egress) -> Result<Option<Arc<Peers>>, BuildError> {
+    let (Some(ca), Some((cert, key))) = (&config.peer_ca, &config.aggregator.client) else { return Ok(None) };
+    let own = bootstrap::identity::lease_name(&hostname());
+    Ok(Some(Arc::new(Peers::new(
+        ca,
+        (cert.as_path(), key.as_path()),
+        own,
+        egress.of(Network::ControlPlane),
+    )?)))
 }
 
 /// What encrypts stored values, when the flags ask for it.
@@ -447,6 +493,13 @@ fn facts(config: &Config, address: SocketAddr) -> Result<bootstrap::Facts, Build
         client_ca: config.authn.client_ca_file.as_ref().map(read).transpose()?,
         gates: config.gates,
         request_header,
+        peer_address: match &config.peer_address {
+            Some(told) => told.clone(),
+            None => {
+                let advertised = config.advertise.unwrap_or_else(|| own_address(address.ip()));
+                (advertised.to_string(), address.port())
+            }
+        },
         identity: format!("{}_{unique}", bootstrap::identity::lease_name(&hostname)),
         hostname,
     })

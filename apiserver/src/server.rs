@@ -30,6 +30,7 @@ use crate::{
     objects::Objects,
     openapi::OpenApi,
     options::RequestLimits,
+    peers::Peers,
     proxy::kubelet::Kubelets,
     registry::{SideEffects, catalog::Catalog},
     reviews::Virtuals,
@@ -98,6 +99,8 @@ pub struct Server {
     pub limits: RequestLimits,
     /// The way to each network.
     pub egress: Egress,
+    /// Other API servers of this cluster (`--peer-ca-file`).
+    pub peers: Option<Arc<Peers>>,
     /// Groups served by other servers.
     pub aggregated: Aggregator,
     /// The way to the kubelets, and from there to pods.

@@ -41,7 +41,7 @@ const TOKEN: &AsciiSet = &NON_ALPHANUMERIC
     .remove(b'~');
 
 /// Says in the headers who asks, and only that.
-pub(super) fn set_user(headers: &mut HeaderMap, user: &User) {
+pub(crate) fn set_user(headers: &mut HeaderMap, user: &User) {
     let told: Vec<HeaderName> =
         headers.keys().filter(|name| name.as_str().starts_with("x-remote-")).cloned().collect();
     for name in told {

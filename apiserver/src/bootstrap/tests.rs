@@ -7,6 +7,7 @@ use crate::objects::{self, memory::Memory};
 
 fn facts(advertise: &str) -> Facts {
     Facts {
+        peer_address: (advertise.to_owned(), 6443),
         service_ranges: vec!["10.96.0.0/16".parse().unwrap()],
         advertise: advertise.parse().unwrap(),
         port: 6443,

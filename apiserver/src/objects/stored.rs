@@ -10,7 +10,7 @@ use async_trait::async_trait;
 use futures::{StreamExt, future, stream::BoxStream};
 use parking_lot::Mutex;
 
-use super::{Change, Kind, MASTER_LEASES, Objects, RANGES, Relevant};
+use super::{Change, Kind, MASTER_LEASES, Objects, PEER_LEASES, RANGES, Relevant};
 use crate::{
     object::Object,
     status::{Reason, Status},
@@ -69,9 +69,11 @@ type Kept = (Arc<Entry>, Arc<Object>);
 impl StoreObjects {
     /// Reads and writes `store`; registers what only the server itself stores.
     pub fn new(store: Store) -> Self {
-        for (kind, name, ttl) in
-            [(RANGES, "RangeAllocation", None), (MASTER_LEASES, "Endpoints", Some(MASTER_LEASE))]
-        {
+        for (kind, name, ttl) in [
+            (RANGES, "RangeAllocation", None),
+            (MASTER_LEASES, "Endpoints", Some(MASTER_LEASE)),
+            (PEER_LEASES, "Endpoints", Some(MASTER_LEASE)),
+        ] {
             store.register(StoredResource {
                 id: id(kind),
                 prefix: kind.resource.to_owned(),

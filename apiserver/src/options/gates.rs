@@ -37,6 +37,7 @@ const SWITCHED: &[Gate] = &[
     Gate::StorageVersionHash,
     Gate::StorageVersionMigrator,
     Gate::TopologyAwareWorkloadScheduling,
+    Gate::UnknownVersionInteroperabilityProxy,
     Gate::WatchList,
     Gate::WorkloadAwarePreemption,
     Gate::WorkloadWithJob,

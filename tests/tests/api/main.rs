@@ -25,6 +25,7 @@ mod metrics;
 mod objects;
 mod outside;
 mod patches;
+mod peers;
 mod placement;
 mod policies;
 mod roles;

@@ -18,12 +18,6 @@ pub(crate) const TESTS: &[Test<()>] = &[("the metrics are upstream's", names)];
 
 /// What upstream shows and this server does not, and why.
 const ABSENT: &[(&str, &str)] = &[
-    (
-        "aggregator_discovery_nopeer_requests_total",
-        "requests are not passed on to other servers of the cluster",
-    ),
-    ("aggregator_discovery_peer_aggregated_cache_hits_total", "as above"),
-    ("aggregator_discovery_peer_aggregated_cache_misses_total", "as above"),
     ("apiextensions_apiserver_validation_ratcheting_seconds", "comparing is no step of its own"),
     ("apiserver_admission_step_admission_duration_seconds_summary", "the library has no summaries"),
     ("apiserver_flowcontrol_current_r", "queues are served without virtual time"),

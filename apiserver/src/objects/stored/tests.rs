@@ -43,6 +43,7 @@ async fn two_servers() -> TwoServers {
 
 fn facts(i: usize) -> Facts {
     Facts {
+        peer_address: ("127.0.0.1".to_owned(), 6443),
         publishes: true,
         service_ranges: vec!["10.0.0.0/24".parse().unwrap()],
         advertise: format!("192.0.2.{}", i + 1).parse().unwrap(),

@@ -1,0 +1,161 @@
+//! Other API servers of the cluster, which serve what this one does not (KEP-4020).
+
+use std::fs;
+
+use anyhow::{Context, Result, ensure};
+use serde_json::{Value, json};
+use tests::{
+    ControlPlane,
+    control_plane::Options,
+    pki::{Authority, NOW},
+    receiver::{Call, Receiver, Reply},
+    runner::Test,
+};
+
+use crate::encryption::{store, stored};
+
+pub(crate) const TESTS: &[Test<()>] = &[
+    ("what only another server serves is discovered and asked of that server", another),
+    ("a server says where others reach it, unless that is switched off", published),
+];
+
+const GADGETS: &str = "/apis/new.k8s.io/v2/namespaces/default/gadgets";
+const OTHER: &str = "apiserver-other";
+
+/// A server of a later version.
+fn answer(call: &Call) -> Reply {
+    let resource = |name: &str, kind: &str| {
+        json!({"resource": name, "singularResource": "", "scope": "Namespaced",
+        "verbs": ["get", "list"], "responseKind": {"group": "", "version": "", "kind": kind}})
+    };
+    let list = |items: Value| {
+        Reply::Json(
+            json!({"kind": "APIGroupDiscoveryList", "apiVersion": "apidiscovery.k8s.io/v2", "metadata": {}, "items": items}),
+        )
+    };
+    let version = |name: &str, resource: Value| json!({"version": name, "freshness": "Current", "resources": [resource]});
+    match call.path.as_str() {
+        "/api" => {
+            list(json!([{"metadata": {}, "versions": [version("v1", resource("newthings", "NewThing"))]}]))
+        }
+        "/apis" => list(json!([
+            {"metadata": {"name": "apps"}, "versions": [version("v1", resource("deployments", "Deployment")),
+                version("v2", resource("deployments", "Deployment"))]},
+            {"metadata": {"name": "new.k8s.io"}, "versions": [version("v2", resource("gadgets", "Gadget"))]}])),
+        GADGETS | "/api/v1/namespaces/default/newthings" => {
+            Reply::Json(json!({"kind": "GadgetList", "items": []}))
+        }
+        _ => Reply::Code(404, json!({})),
+    }
+}
+
+fn another(_: &(), _: &str) -> Result<()> {
+    let dir = tempfile::tempdir()?;
+    let authority = Authority::new("peers")?;
+    let receiver = Receiver::start(&authority, answer)?;
+    let identity = authority.client("front-proxy", "", NOW)?;
+    let mut flags = Vec::new();
+    for (flag, file, text) in [
+        ("peer-ca-file", "ca.crt", &authority.cert),
+        ("proxy-client-cert-file", "client.crt", &identity.cert),
+        ("proxy-client-key-file", "client.key", &identity.key),
+    ] {
+        let path = dir.path().join(file);
+        fs::write(&path, text)?;
+        flags.push(format!("--{flag}={}", path.display()));
+    }
+    let plane = ControlPlane::start(Options { flags, ..Options::default() })?;
+    let admin = plane.admin()?;
+    admin.get(GADGETS)?.refused(404, "NotFound")?;
+    // The other server comes: where it is, and that it lives.
+    let url = receiver.url("");
+    let port: u16 = url.rsplit(':').next().context("no port")?.parse()?;
+    let place = json!({"kind": "Endpoints", "apiVersion": "v1", "metadata": {"name": OTHER, "generation": 1,
+        "labels": {"apiserverIdentity": OTHER}}, "subsets": [{"addresses": [{"ip": "127.0.0.1"}],
+        "ports": [{"name": "https", "port": port, "protocol": "TCP"}]}]});
+    store(&plane, &format!("/registry/peerserverleases/{OTHER}"), place.to_string().as_bytes())?;
+    let lease = json!({"metadata": {"name": OTHER, "labels": {"apiserver.kubernetes.io/identity": "kube-apiserver"}},
+        "spec": {"holderIdentity": format!("{OTHER}_1"), "leaseDurationSeconds": 3600, "renewTime": "2099-01-01T00:00:00.000000Z"}});
+    let leases = "/apis/coordination.k8s.io/v1/namespaces/kube-system/leases";
+    admin.post(leases, &lease)?.ok()?;
+    let user = plane.user("jane", "system:masters")?;
+    plane.eventually("requests go on to the other server", 30, || {
+        let answer = user.get(&format!("{GADGETS}?limit=5"))?;
+        Ok((answer.code == 200 && answer.json()?["kind"] == "GadgetList").then_some(()))
+    })?;
+    let calls = receiver.calls(GADGETS);
+    let call = calls.last().context("nobody was asked")?;
+    let header =
+        |name: &str| call.headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    ensure!(
+        header("x-kubernetes-peer-proxied") == "true" && header("x-remote-user") == "jane",
+        "{:?}",
+        call.headers
+    );
+    ensure!(header("x-remote-group") == "system:masters" && call.query == "limit=5", "{call:?}");
+    user.get("/api/v1/namespaces/default/newthings")?.ok()?;
+    // Who may not is not let through, and what was passed on once is not passed on again.
+    plane.user("nobody", "")?.get(GADGETS)?.refused(403, "Forbidden")?;
+    admin.with_header("x-kubernetes-peer-proxied", "true")?.get(GADGETS)?.refused(404, "NotFound")?;
+    ensure!(
+        admin.get("/apis/apps/v1/deployments")?.ok()?["kind"] == "DeploymentList",
+        "own resources are asked of others"
+    );
+    // Discovery tells of all servers, or of this one alone.
+    let aggregated = "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList";
+    let groups = |accept: &str| -> Result<Vec<String>> {
+        let all = admin.with_header("accept", accept)?.get("/apis")?.ok()?;
+        let of = |group: &Value| -> Vec<String> {
+            let name = group["metadata"]["name"].as_str().unwrap_or_default();
+            let versions = group["versions"].as_array().cloned().unwrap_or_default();
+            versions.iter().map(|v| format!("{name}/{}", v["version"].as_str().unwrap_or_default())).collect()
+        };
+        Ok(all["items"].as_array().context("no groups")?.iter().flat_map(of).collect())
+    };
+    let (all, alone) = (groups(aggregated)?, groups(&format!("{aggregated};profile=nopeer"))?);
+    for new in ["apps/v2", "new.k8s.io/v2"] {
+        ensure!(
+            all.iter().any(|one| one == new) && !alone.iter().any(|one| one == new),
+            "{new}: {all:?} {alone:?}"
+        );
+    }
+    ensure!(alone.iter().all(|own| all.contains(own)), "{all:?}");
+    let metrics = admin.get("/metrics")?.text();
+    let counted = "apiserver_rerouted_request_total{code=\"200\",group=\"new.k8s.io\",resource=\"gadgets\",version=\"v2\"}";
+    for line in [
+        counted,
+        "aggregator_discovery_peer_aggregated_cache_misses_total 1",
+        "aggregator_discovery_nopeer_requests_total 1",
+    ] {
+        ensure!(metrics.contains(line), "{line} is not shown");
+    }
+    // It goes: nothing of it is left.
+    admin.delete(&format!("{leases}/{OTHER}"))?.ok()?;
+    plane.eventually("requests are not passed on", 30, || {
+        Ok((admin.get(GADGETS)?.code == 404).then_some(()))
+    })?;
+    ensure!(!groups(aggregated)?.iter().any(|one| one == "new.k8s.io/v2"), "it is still discovered");
+    Ok(())
+}
+
+fn published(_: &(), _: &str) -> Result<()> {
+    let flags = vec!["--peer-advertise-ip=192.0.2.7".to_owned(), "--peer-advertise-port=7443".to_owned()];
+    let plane = ControlPlane::start(Options { flags, ..Options::default() })?;
+    let admin = plane.admin()?;
+    let leases = "/apis/coordination.k8s.io/v1/namespaces/kube-system/leases";
+    let own = admin
+        .get(&format!("{leases}?labelSelector=apiserver.kubernetes.io/identity%3Dkube-apiserver"))?
+        .ok()?;
+    let name = own["items"][0]["metadata"]["name"].as_str().context("no identity")?.to_owned();
+    let key = format!("/registry/peerserverleases/{name}");
+    let told: Value = serde_json::from_slice(&stored(&plane, &key)?)?;
+    let subset = &told["subsets"][0];
+    ensure!(subset["addresses"][0]["ip"] == "192.0.2.7" && subset["ports"][0]["port"] == 7443, "{told}");
+    ensure!(told["metadata"]["labels"]["apiserverIdentity"] == name.as_str(), "{told}");
+    ensure!(plane.terminate_api()?.success(), "it did not end well");
+    ensure!(stored(&plane, &key).is_err(), "it is still said to be there");
+    plane.set_flags(&["--feature-gates=UnknownVersionInteroperabilityProxy=false"]);
+    plane.start_api()?;
+    ensure!(stored(&plane, &key).is_err(), "it says where it is although nobody is to know");
+    Ok(())
+}
