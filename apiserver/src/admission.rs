@@ -38,6 +38,7 @@ mod job_validation;
 mod kept;
 mod limit_pod_hard_anti_affinity_topology;
 mod limit_ranger;
+mod manifests;
 mod metrics;
 mod namespace_exists;
 mod namespace_lifecycle;
@@ -68,6 +69,7 @@ pub mod webhook;
 use config::Configuration;
 
 pub use config::Configurations;
+pub use manifests::Directories;
 pub use reinvocation::Reinvocation;
 
 /// What plugins are made from.
@@ -87,6 +89,8 @@ pub struct Parts {
     pub toleration_seconds: (i64, i64),
     /// `--feature-gates`.
     pub gates: Gates,
+    /// Where webhooks and policies stand in files.
+    pub directories: Directories,
 }
 
 /// One line of the plugin list: name, whether it is on by default, the operations it sees, constructor.
@@ -158,9 +162,9 @@ const PLUGINS: &[Entry] = &[
     (node_declared_feature_validator::NAME, true, UPDATE, Plain(node_declared_feature_validator::new)),
     (job_validation::NAME, true, UPDATE, Plain(job_validation::new)),
     (pod_resize_validator::NAME, true, UPDATE, Plain(pod_resize_validator::new)),
-    (policy::mutating::NAME, true, ALL, Plain(policy::mutating::new)),
+    (policy::mutating::NAME, true, ALL, Configured(policy::mutating::new)),
     (webhook::mutating::NAME, true, ALL, Configured(webhook::mutating::new)),
-    (policy::validating::NAME, true, ALL, Plain(policy::validating::new)),
+    (policy::validating::NAME, true, ALL, Configured(policy::validating::new)),
     (webhook::validating::NAME, true, ALL, Configured(webhook::validating::new)),
     (resource_quota::NAME, true, WRITES, Configured(resource_quota::new)),
     (always::DENY, false, ALL, Plain(always::deny)),

@@ -198,6 +198,10 @@ pub struct Column {
     pub priority: i32,
 }
 
+/// How names of what is configured by files end; no object of the API may have such a one
+/// (`ManifestBasedAdmissionControlConfig`).
+pub const STATIC_SUFFIX: &str = ".static.k8s.io";
+
 /// What strategies know besides the object.
 #[derive(Clone, Debug)]
 pub struct StrategyContext<'a> {

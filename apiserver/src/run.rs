@@ -220,6 +220,7 @@ pub async fn build(config: Config, catalog: catalog::Catalog, tasks: &Tasks) -> 
         )),
         toleration_seconds: config.toleration_seconds,
         gates: config.gates,
+        directories: admission::Directories::default(),
     };
     let configurations = config.admission_config.as_deref().map(admission::Configurations::load);
     let configurations = configurations.transpose()?.unwrap_or_default();
@@ -286,6 +287,7 @@ pub async fn build(config: Config, catalog: catalog::Catalog, tasks: &Tasks) -> 
     watch_files(&server, &config);
     let identity = bootstrap::identity::lease_name(&facts.hostname);
     watch_configurations(&server, &config, &authorization, &identity);
+    parts.directories.follow(&server.tasks, &identity);
     if let (Some(encryption), Some((path, true))) = (encryption, config.encryption.clone()) {
         reload::watch(&server.tasks, "encryption configuration", vec![path.clone()], move || {
             let text = std::fs::read_to_string(&path).map_err(|e| e.to_string())?;

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 
+use super::manifests::Manifests;
 use crate::{
     object::Object,
     objects::{Kind, Objects},
@@ -12,8 +13,7 @@ use crate::{
 
 /// What is made of all objects of a kind, in the order of their names.
 pub(super) struct Kept<T> {
-    kind: Kind,
-    objects: Arc<dyn Objects>,
+    source: Source,
     read: fn(&Object) -> Vec<T>,
     made: Mutex<Made<T>>,
 }
@@ -23,14 +23,33 @@ struct Made<T> {
     all: Arc<Vec<Arc<T>>>,
 }
 
+/// Where the objects are.
+enum Source {
+    Stored(Kind, Arc<dyn Objects>),
+    /// In files, as objects of this kind.
+    Files(&'static str, Arc<Manifests>),
+}
+
 impl<T> Kept<T> {
     pub(super) fn new(kind: Kind, objects: Arc<dyn Objects>, read: fn(&Object) -> Vec<T>) -> Self {
-        Self { kind, objects, read, made: Mutex::new(Made { of: Vec::new(), all: Arc::default() }) }
+        Self::of(Source::Stored(kind, objects), read)
+    }
+
+    /// Of objects that stand in files.
+    pub(super) fn in_files(kind: &'static str, files: Arc<Manifests>, read: fn(&Object) -> Vec<T>) -> Self {
+        Self::of(Source::Files(kind, files), read)
+    }
+
+    fn of(source: Source, read: fn(&Object) -> Vec<T>) -> Self {
+        Self { source, read, made: Mutex::new(Made { of: Vec::new(), all: Arc::default() }) }
     }
 
     /// What is made of the objects as they are now; the same `Arc` while nothing changed.
     pub(super) async fn all(&self) -> Result<Arc<Vec<Arc<T>>>, Status> {
-        let objects = self.objects.list_kept(self.kind).await?;
+        let objects = match &self.source {
+            Source::Stored(kind, objects) => objects.list_kept(*kind).await?,
+            Source::Files(kind, files) => files.of(kind),
+        };
         let mut made = self.made.lock();
         let is_same = made.of.len() == objects.len()
             && made.of.iter().zip(&objects).all(|((old, _), new)| Arc::ptr_eq(old, new));

@@ -6,13 +6,15 @@
 //! A policy says what, a binding says where and with which parameters. Contract: admissionregistration.k8s.io/v1;
 //! upstream's `plugin/policy`.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{collections::HashMap, path::PathBuf, sync::Arc};
 
+use serde::Deserialize;
 use serde_json::Value;
 
 use super::{
-    Parts, Request,
+    Configuration, Parts, Request,
     kept::Kept,
+    manifests::Kinds,
     webhook::{
         self, matching,
         review::{self, Shown},
@@ -60,11 +62,26 @@ trait Policy: Send + Sync {
 
 /// The policies of a kind with their bindings.
 struct Policies<P> {
-    policies: Kept<P>,
-    bindings: Kept<Binding>,
+    stored: Bound<P>,
+    /// Those of files, which see more.
+    files: Option<Bound<P>>,
     objects: Arc<dyn Objects>,
     authorizer: Arc<dyn Authorizer>,
     params: Params,
+}
+
+/// Policies and what binds them, of one place.
+struct Bound<P> {
+    policies: Kept<P>,
+    bindings: Kept<Binding>,
+}
+
+/// What a configuration says.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields, rename_all = "camelCase")]
+struct File {
+    /// Where policies and bindings stand in files.
+    static_manifests_dir: PathBuf,
 }
 
 /// What a policy has to do with a write, for one of its bindings.
@@ -74,6 +91,9 @@ enum Work {
     /// It cannot be evaluated; what follows is up to the failure policy.
     Misconfigured { binding: Option<Arc<Binding>>, why: String },
 }
+
+/// Policies with their bindings.
+type Active<P> = Vec<(Arc<P>, Vec<Arc<Binding>>)>;
 
 /// What a write looks like to the policies: once for each version, the namespace once.
 struct View {
@@ -107,21 +127,11 @@ impl Definition {
     }
 }
 
-impl<P: Policy> Policies<P> {
-    fn new(parts: &Parts, policies: Kept<P>, bindings: Kind) -> Self {
-        Self {
-            policies,
-            bindings: Kept::new(bindings, parts.objects.clone(), |object| vec![Binding::of(object)]),
-            objects: parts.objects.clone(),
-            authorizer: parts.authorizer.clone(),
-            params: Params::new(parts),
-        }
-    }
-
-    /// Policies that are bound, each with its bindings, in the order of their names; none for exempt writes.
-    async fn active(&self, request: &Request<'_>) -> Result<Vec<(Arc<P>, Vec<Arc<Binding>>)>, Status> {
+impl<P: Policy> Bound<P> {
+    /// Policies that are bound, each with its bindings, in the order of their names.
+    async fn all(&self) -> Result<Active<P>, Status> {
         let bindings = self.bindings.all().await?;
-        if bindings.is_empty() || webhook::is_exempt(request) {
+        if bindings.is_empty() {
             return Ok(Vec::new());
         }
         let of = |policy: &Arc<P>| -> Vec<Arc<Binding>> {
@@ -130,6 +140,53 @@ impl<P: Policy> Policies<P> {
         let policies = self.policies.all().await?;
         let bound = policies.iter().map(|policy| (policy.clone(), of(policy)));
         Ok(bound.filter(|(_, bindings)| !bindings.is_empty()).collect())
+    }
+}
+
+impl<P: Policy> Policies<P> {
+    /// Of `(policies, bindings)`, stored and in the directory that a configuration names.
+    ///
+    /// # Errors
+    /// In words, when the configuration or what is in the directory is of no use.
+    fn new(
+        parts: &Parts,
+        configuration: Option<&Configuration>,
+        stored: (Kind, Kind),
+        kinds: Kinds,
+        read: fn(&Object) -> Vec<P>,
+    ) -> Result<Self, String> {
+        const VERSIONS: &[&str] = &["apiserver.config.k8s.io/v1"];
+        let file = configuration.map(|one| one.decode(VERSIONS, &format!("{}Configuration", kinds.what)));
+        let file: File = file.transpose().map_err(|error| error.to_string())?.unwrap_or_default();
+        let files = parts.directories.read(kinds, &file.static_manifests_dir, parts.gates)?;
+        let of_binding = |object: &Object| vec![Binding::of(object)];
+        let files = files.zip(kinds.binding).map(|(files, binding)| Bound {
+            policies: Kept::in_files(kinds.what, files.clone(), read),
+            bindings: Kept::in_files(binding, files, of_binding),
+        });
+        let stored = Bound {
+            policies: Kept::new(stored.0, parts.objects.clone(), read),
+            bindings: Kept::new(stored.1, parts.objects.clone(), of_binding),
+        };
+        Ok(Self {
+            stored,
+            files,
+            objects: parts.objects.clone(),
+            authorizer: parts.authorizer.clone(),
+            params: Params::new(parts),
+        })
+    }
+
+    /// Policies that may have a say in a write; of exempt ones only those of files.
+    async fn active(&self, request: &Request<'_>) -> Result<Active<P>, Status> {
+        let mut active = match &self.files {
+            Some(files) => files.all().await?,
+            None => Vec::new(),
+        };
+        if !webhook::is_exempt(request) {
+            active.extend(self.stored.all().await?);
+        }
+        Ok(active)
     }
 
     /// What a policy has to do with a write.

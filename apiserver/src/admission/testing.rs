@@ -139,7 +139,16 @@ pub(crate) fn parts(objects: Arc<Memory>, authorizer: Arc<dyn Authorizer>) -> Pa
         Gate::WorkloadAwarePreemption,
     ];
     let gates = gates.into_iter().fold(Gates::default(), |all, gate| all.with(gate, true));
-    Parts { objects, authorizer, rbac: None, catalog, webhooks, toleration_seconds: (300, 300), gates }
+    Parts {
+        objects,
+        authorizer,
+        rbac: None,
+        catalog,
+        webhooks,
+        toleration_seconds: (300, 300),
+        gates,
+        directories: super::Directories::default(),
+    }
 }
 
 fn resource(kind: Kind) -> Resource {

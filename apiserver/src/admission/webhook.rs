@@ -16,10 +16,11 @@ use component_base::workqueue::chain;
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::{Configuration, Parts, Request};
+use super::{Configuration, Parts, Request, kept::Kept, manifests::Manifests};
 use crate::{
     auth::Authorizer,
     expressions::{self, Evaluator, Questions, Subject, Verdict},
+    objects::Kind,
     status::Status,
     webhook::{CallError, Clients, kubeconfig::Credentials},
 };
@@ -84,23 +85,55 @@ impl From<CallError> for Failure {
 struct File {
     /// Who the server is to which webhook.
     kube_config_file: PathBuf,
+    /// Where configurations stand in files.
+    static_manifests_dir: PathBuf,
+}
+
+impl File {
+    fn of(configuration: Option<&Configuration>) -> Result<Self, String> {
+        const VERSIONS: &[&str] = &["apiserver.config.k8s.io/v1"];
+        let file = configuration.map(|one| one.decode(VERSIONS, "WebhookAdmissionConfiguration"));
+        Ok(file.transpose().map_err(|error| error.to_string())?.unwrap_or_default())
+    }
+}
+
+/// The webhooks of all configurations: those of files first, which see more.
+struct Hooks {
+    stored: Kept<Hook>,
+    files: Option<Kept<Hook>>,
+}
+
+impl Hooks {
+    fn new(kind: Kind, files: Option<Arc<Manifests>>, name: &'static str, parts: &Parts) -> Self {
+        Self {
+            stored: Kept::new(kind, parts.objects.clone(), Hook::all_of),
+            files: files.map(|files| Kept::in_files(name, files, Hook::all_of)),
+        }
+    }
+
+    /// Those that may have a say in a write.
+    async fn of(&self, request: &Request<'_>) -> Result<Arc<Vec<Arc<Hook>>>, Status> {
+        let Some(files) = &self.files else {
+            return if is_exempt(request) { Ok(Arc::default()) } else { self.stored.all().await };
+        };
+        let fixed = files.all().await?;
+        if is_exempt(request) {
+            return Ok(fixed);
+        }
+        Ok(Arc::new(fixed.iter().chain(self.stored.all().await?.iter()).cloned().collect()))
+    }
 }
 
 /// What webhooks are called with: as nobody, or as a configuration says.
-fn clients(parts: &Parts, configuration: Option<&Configuration>) -> Result<Arc<Clients>, String> {
-    const VERSIONS: &[&str] = &["apiserver.config.k8s.io/v1"];
-    let file: Option<File> = configuration
-        .map(|configuration| configuration.decode(VERSIONS, "WebhookAdmissionConfiguration"))
-        .transpose()
-        .map_err(|error| error.to_string())?;
-    let path = file.unwrap_or_default().kube_config_file;
+fn clients(parts: &Parts, file: &File) -> Result<Arc<Clients>, String> {
+    let path = &file.kube_config_file;
     if path == Path::new("") {
         return Ok(parts.webhooks.clone());
     }
     if !path.is_absolute() {
         return Err(format!("kubeConfigFile: Invalid value: {path:?}: must be an absolute file path"));
     }
-    let credentials = Credentials::load(&path).map_err(|error| chain(&error))?;
+    let credentials = Credentials::load(path).map_err(|error| chain(&error))?;
     Ok(Arc::new(parts.webhooks.with_credentials(credentials)))
 }
 

@@ -1,11 +1,13 @@
 //! Resources of the group admissionregistration.k8s.io, one file each, one line each in [`resources`].
 
+use component_base::features::{Gate, Gates};
 use serde_json::Value;
 
 use crate::{
+    field::{Error, ErrorList, Path},
     object::Object,
     registry::{
-        Column, Resource,
+        Column, Resource, STATIC_SUFFIX,
         kit::{Cell, at::At, column, selector_text},
     },
 };
@@ -29,6 +31,29 @@ pub(super) fn resources() -> Vec<Resource> {
         validatingadmissionpolicybindings::resource(),
         validatingwebhookconfigurations::resource(),
     ]
+}
+
+/// Names of what is configured by files are not for objects of the API.
+fn reserved(new: &Object, old: Option<&Object>, gates: Gates, errors: &mut ErrorList) {
+    if old.is_none() && gates.has(Gate::ManifestBasedAdmissionControlConfig) && is_reserved(new) {
+        errors.push(Error::invalid(&Path::new("metadata").child("name"), new.name(), of_files()));
+    }
+}
+
+/// The same as a warning, where no file configures anything yet.
+fn warnings(new: &Object, old: Option<&Object>) -> Vec<String> {
+    let told = old.is_none() && is_reserved(new);
+    told.then(|| format!("metadata.name: {}", of_files())).into_iter().collect()
+}
+
+fn is_reserved(object: &Object) -> bool {
+    object.name().ends_with(STATIC_SUFFIX)
+}
+
+fn of_files() -> String {
+    format!(
+        "names ending with {STATIC_SUFFIX:?} are reserved for static manifest-based configurations and cannot be managed via the API"
+    )
 }
 
 /// Columns of bindings of policies.

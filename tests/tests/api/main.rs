@@ -21,6 +21,7 @@ mod gates;
 mod input;
 mod leaders;
 mod lists;
+mod manifests;
 mod metrics;
 mod objects;
 mod outside;

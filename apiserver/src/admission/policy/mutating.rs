@@ -8,7 +8,7 @@ use cel_engine::{List, Message, RUNTIME_COST_BUDGET, Type, Value};
 use serde_json::{Map, Value as Json};
 
 use super::{
-    Definition, Kept, Policies, Policy, View, Work, bare,
+    Definition, Policies, Policy, View, Work, bare,
     binding::Binding,
     list,
     metrics::{self, ErrorType, Wrong},
@@ -16,7 +16,8 @@ use super::{
 };
 use crate::{
     admission::{
-        Parts, Plugin, Request,
+        Configuration, Parts, Plugin, Request,
+        manifests::Kinds,
         webhook::{
             mutating::{decoded, own},
             review,
@@ -102,9 +103,16 @@ struct Mutating {
     catalog: Arc<ArcSwap<Catalog>>,
 }
 
-pub(in crate::admission) fn new(parts: &Parts) -> Arc<dyn Plugin> {
-    let policies = Kept::new(POLICIES, parts.objects.clone(), |object| vec![MutatingPolicy::of(object)]);
-    Arc::new(Mutating { policies: Policies::new(parts, policies, BINDINGS), catalog: parts.catalog.clone() })
+const KINDS: Kinds =
+    Kinds { plugin: NAME, what: "MutatingAdmissionPolicy", binding: Some("MutatingAdmissionPolicyBinding") };
+
+pub(in crate::admission) fn new(
+    parts: &Parts,
+    configuration: Option<&Configuration>,
+) -> Result<Arc<dyn Plugin>, String> {
+    let read = |object: &Object| vec![MutatingPolicy::of(object)];
+    let policies = Policies::new(parts, configuration, (POLICIES, BINDINGS), KINDS, read)?;
+    Ok(Arc::new(Mutating { policies, catalog: parts.catalog.clone() }))
 }
 
 /// One evaluation of a policy: with a binding and one of its parameters.

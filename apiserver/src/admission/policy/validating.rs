@@ -10,14 +10,14 @@ use cel_engine::{RUNTIME_COST_BUDGET, Type, Value};
 use serde_json::{Value as Json, json};
 
 use super::{
-    Definition, Kept, Policies, Policy, Work, bare,
+    Definition, Policies, Policy, Work, bare,
     binding::{Action, Binding},
     list,
     metrics::{self, ErrorType, Wrong},
     text,
 };
 use crate::{
-    admission::{Parts, Plugin, Request},
+    admission::{Configuration, Parts, Plugin, Request, manifests::Kinds},
     audit,
     expressions::{self, Evaluator, Expression, Names, Questions, Subject, Verdict},
     object::Object,
@@ -88,9 +88,19 @@ struct Validating {
     policies: Policies<ValidatingPolicy>,
 }
 
-pub(in crate::admission) fn new(parts: &Parts) -> Arc<dyn Plugin> {
-    let policies = Kept::new(POLICIES, parts.objects.clone(), |object| vec![ValidatingPolicy::of(object)]);
-    Arc::new(Validating { policies: Policies::new(parts, policies, BINDINGS) })
+const KINDS: Kinds = Kinds {
+    plugin: NAME,
+    what: "ValidatingAdmissionPolicy",
+    binding: Some("ValidatingAdmissionPolicyBinding"),
+};
+
+pub(in crate::admission) fn new(
+    parts: &Parts,
+    configuration: Option<&Configuration>,
+) -> Result<Arc<dyn Plugin>, String> {
+    let read = |object: &Object| vec![ValidatingPolicy::of(object)];
+    let policies = Policies::new(parts, configuration, (POLICIES, BINDINGS), KINDS, read)?;
+    Ok(Arc::new(Validating { policies }))
 }
 
 #[async_trait]

@@ -7,14 +7,14 @@ use proto::node::Node;
 use serde_json::{Value, json};
 
 use super::{
-    Failure, call, clients, conditions_hold, failed_closed,
+    Failure, File, Hooks, call, clients, conditions_hold, failed_closed,
     hook::Hook,
-    is_exempt, matching, metrics,
+    matching, metrics,
     review::{self, Shown},
     warn,
 };
 use crate::{
-    admission::{Configuration, Parts, Plugin, Request, kept::Kept},
+    admission::{Configuration, Parts, Plugin, Request, manifests::Kinds},
     audit,
     auth::Authorizer,
     object::Object,
@@ -27,10 +27,11 @@ use crate::{
 };
 
 pub(in crate::admission) const NAME: &str = "MutatingAdmissionWebhook";
+const KINDS: Kinds = Kinds { plugin: NAME, what: "MutatingWebhookConfiguration", binding: None };
 const STEP: &str = "admit";
 
 struct Mutating {
-    hooks: Kept<Hook>,
+    hooks: Hooks,
     objects: Arc<dyn Objects>,
     authorizer: Arc<dyn Authorizer>,
     clients: Arc<Clients>,
@@ -40,19 +41,21 @@ pub(in crate::admission) fn new(
     parts: &Parts,
     configuration: Option<&Configuration>,
 ) -> Result<Arc<dyn Plugin>, String> {
+    let file = File::of(configuration)?;
+    let files = parts.directories.read(KINDS, &file.static_manifests_dir, parts.gates)?;
     Ok(Arc::new(Mutating {
-        hooks: Kept::new(MUTATING_WEBHOOKS, parts.objects.clone(), Hook::all_of),
+        hooks: Hooks::new(MUTATING_WEBHOOKS, files, KINDS.what, parts),
         objects: parts.objects.clone(),
         authorizer: parts.authorizer.clone(),
-        clients: clients(parts, configuration)?,
+        clients: clients(parts, &file)?,
     }))
 }
 
 #[async_trait]
 impl Plugin for Mutating {
     async fn admit(&self, request: &mut Request<'_>) -> Result<(), Status> {
-        let hooks = self.hooks.all().await?;
-        if hooks.is_empty() || is_exempt(request) {
+        let hooks = self.hooks.of(request).await?;
+        if hooks.is_empty() {
             return Ok(());
         }
         request.reinvocation.begin(NAME, request.object.as_deref());

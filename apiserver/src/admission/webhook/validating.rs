@@ -6,11 +6,10 @@ use async_trait::async_trait;
 use futures::future::join_all;
 
 use super::{
-    Failure, call, clients, conditions_hold, failed_closed, hook::Hook, is_exempt, matching, metrics, review,
-    warn,
+    Failure, File, Hooks, call, clients, conditions_hold, failed_closed, matching, metrics, review, warn,
 };
 use crate::{
-    admission::{Configuration, Parts, Plugin, Request, kept::Kept},
+    admission::{Configuration, Parts, Plugin, Request, manifests::Kinds},
     audit,
     auth::Authorizer,
     objects::{Objects, VALIDATING_WEBHOOKS},
@@ -19,10 +18,11 @@ use crate::{
 };
 
 pub(in crate::admission) const NAME: &str = "ValidatingAdmissionWebhook";
+const KINDS: Kinds = Kinds { plugin: NAME, what: "ValidatingWebhookConfiguration", binding: None };
 const STEP: &str = "validating";
 
 struct Validating {
-    hooks: Kept<Hook>,
+    hooks: Hooks,
     objects: Arc<dyn Objects>,
     authorizer: Arc<dyn Authorizer>,
     clients: Arc<Clients>,
@@ -32,19 +32,21 @@ pub(in crate::admission) fn new(
     parts: &Parts,
     configuration: Option<&Configuration>,
 ) -> Result<Arc<dyn Plugin>, String> {
+    let file = File::of(configuration)?;
+    let files = parts.directories.read(KINDS, &file.static_manifests_dir, parts.gates)?;
     Ok(Arc::new(Validating {
-        hooks: Kept::new(VALIDATING_WEBHOOKS, parts.objects.clone(), Hook::all_of),
+        hooks: Hooks::new(VALIDATING_WEBHOOKS, files, KINDS.what, parts),
         objects: parts.objects.clone(),
         authorizer: parts.authorizer.clone(),
-        clients: clients(parts, configuration)?,
+        clients: clients(parts, &file)?,
     }))
 }
 
 #[async_trait]
 impl Plugin for Validating {
     async fn validate(&self, request: &mut Request<'_>) -> Result<(), Status> {
-        let hooks = self.hooks.all().await?;
-        if hooks.is_empty() || is_exempt(request) {
+        let hooks = self.hooks.of(request).await?;
+        if hooks.is_empty() {
             return Ok(());
         }
         let mut asked = Vec::new();

@@ -30,6 +30,8 @@ pub(super) fn resource() -> Resource {
         strategy: Arc::new(Rules {
             default,
             unconditional_update: false,
+            validate_gated: super::reserved,
+            warnings: super::warnings,
             validate_over: super::validation::policies::mutating,
             ..Rules::new(Plain { status: false, generation: true, cells: CELLS })
         }),

@@ -23,6 +23,8 @@ pub(super) fn resource() -> Resource {
         strategy: Arc::new(Rules {
             default,
             unconditional_update: false,
+            validate_gated: super::reserved,
+            warnings: super::warnings,
             validate_new: super::validation::new_webhooks,
             validate_change: super::validation::changed_webhooks,
             ..Rules::new(Plain { status: false, generation: true, cells: CELLS })

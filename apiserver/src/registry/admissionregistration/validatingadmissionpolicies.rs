@@ -29,6 +29,8 @@ pub(super) fn resource() -> Resource {
         strategy: Arc::new(Rules {
             default,
             unconditional_update: false,
+            validate_gated: super::reserved,
+            warnings: super::warnings,
             validate_over: super::validation::policies::validating,
             validate_status: |new, _, errors| super::validation::policies::status(new, errors),
             ..Rules::new(Plain { status: true, generation: true, cells: CELLS })

@@ -19,6 +19,8 @@ pub(super) fn resource() -> Resource {
         strategy: Arc::new(Rules {
             default,
             unconditional_update: false,
+            validate_gated: super::reserved,
+            warnings: super::warnings,
             validate: super::validation::policies::validating_binding,
             ..Rules::new(Plain { status: false, generation: true, cells: super::BINDING_CELLS })
         }),
