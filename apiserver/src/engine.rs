@@ -10,6 +10,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use component_base::traces;
 use http::{HeaderMap, Response};
 use jiff::Timestamp;
 use proto::codec;
@@ -190,6 +191,15 @@ impl Call {
         if !allowed {
             return Err(Status::method_not_allowed(&self.resource.group_resource(), &self.info.verb));
         }
+        let _span = traces::step(match self.info.verb.as_str() {
+            "get" => "Get",
+            "list" => "List",
+            "watch" => "Watch",
+            "create" => "Create",
+            "update" => "Update",
+            "patch" => "Patch",
+            _ => "Delete",
+        });
         match self.info.verb.as_str() {
             "get" => match self.computed() {
                 Some(resource) => self.computed_one(&*resource).await,

@@ -267,6 +267,12 @@ const SERVER: &[Line] = &[
         "0s",
         "time in which /livez holds although the work of starting is not done",
     ),
+    (
+        "tracing-config-file",
+        Kind::String,
+        "",
+        "file that says where traces of requests are sent, and of how many",
+    ),
     ("profiling", Kind::Bool, "true", "serve /debug, to those who may ask for it"),
     ("debug-socket-path", Kind::String, "", "socket that /debug is served at, to this machine's user only"),
     (
@@ -1060,7 +1066,6 @@ mod tests {
             ("--watch-cache=false", "cannot be switched off"),
             ("--watch-cache-sizes=pods#0", "every resource has a cache"),
             ("--watch-cache-sizes=pods", "resource[.group]#size"),
-            ("--tracing-config-file=t", "traces are not exported"),
             ("--emulated-version=kube=1.35", "no version but 1.36"),
             ("--min-compatibility-version=1.33", "must be 1.35"),
             ("--show-hidden-metrics-for-version=1.34", "previous minor version"),

@@ -10,6 +10,7 @@ use std::{
 };
 
 use bytes::Bytes;
+use component_base::traces::{self, Tracer};
 use futures::FutureExt;
 use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, header};
 use http_body_util::{BodyExt, LengthLimitError, Limited};
@@ -121,7 +122,8 @@ async fn serve(
     let _in_flight = (!info.is_long_running()).then(|| IN_FLIGHT.count(&info));
     // Boxed where it is made: the future of all stages is too large to be moved from wrapper to wrapper.
     let stages = Box::pin(stages(server.clone(), peer, request, info, described, &notes));
-    let stages = audit::scope(notes.audit.clone(), stages);
+    let trace = server.tracer.as_ref().map(Tracer::trace);
+    let stages = audit::scope(notes.audit.clone(), traces::scope(trace.clone(), stages));
     let answer = std::panic::AssertUnwindSafe(stages).catch_unwind().await.unwrap_or_else(|_| {
         tracing::error!("a request handler panicked");
         // A request breaks once.
@@ -137,6 +139,11 @@ async fn serve(
     };
     let last = notes.last.get().copied().unwrap_or(Stage::ResponseComplete);
     let mut response = asked.answered(&server, response, status, last).await;
+    if let Some(trace) = trace {
+        trace.end(response.status().as_u16(), || {
+            vec![traces::text("audit-id", audit_id.to_str().unwrap_or_default())]
+        });
+    }
     response.headers_mut().insert(AUDIT_ID, audit_id);
     notes.tell(response.headers_mut());
     Ok(response)
@@ -182,6 +189,9 @@ async fn stages(
                 return Err(status);
             }
         };
+        if let Some(tracer) = &server.tracer {
+            follow(tracer, &user, &info, &request);
+        }
         if described.is_some() {
             record(&info.attributes(&user), described, notes);
         }
@@ -213,6 +223,24 @@ async fn stages(
         Ok(answer) => answer,
         Err(_) => Err(Status::timeout("request did not complete within the allotted timeout")),
     }
+}
+
+/// Begins the trace of a request that is to be followed. Only those who watch over the cluster may ask for that.
+fn follow(tracer: &Tracer, user: &User, info: &RequestInfo, request: &Request<Incoming>) {
+    let trusted = user.in_group("system:masters") || user.in_group("system:monitoring");
+    tracer.begin(request.headers(), trusted, || {
+        let method = request.method().as_str();
+        let mut attributes = vec![
+            traces::text("http.request.method", method),
+            traces::text("url.path", &info.path),
+            traces::text("http.target", request.uri().path_and_query().map_or("/", |target| target.as_str())),
+        ];
+        if let Some(agent) = request.headers().get(header::USER_AGENT).and_then(|agent| agent.to_str().ok()) {
+            attributes.push(traces::text("user_agent.original", agent));
+        }
+        let name = if info.is_resource { format!("{method} {}", info.pattern()) } else { method.to_owned() };
+        (name, attributes)
+    });
 }
 
 /// Time the request may take: what `?timeout=` asks for, within the server's own limit.

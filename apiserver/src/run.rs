@@ -13,11 +13,13 @@ use std::{
 
 use arc_swap::ArcSwap;
 use component_base::{
+    config::ConfigError,
     daemon::Daemon,
     features::{self, Gate},
     flags::{FlagSet, Values},
     serving::ServingError,
     task::Tasks,
+    traces::{Tracer, TracesError, TracingConfiguration},
 };
 use futures::{FutureExt, future::BoxFuture};
 use jiff::Timestamp;
@@ -262,6 +264,7 @@ pub async fn build(config: Config, catalog: catalog::Catalog, tasks: &Tasks) -> 
         deletes_at_once: config.deletes_at_once,
         front: Front::new(config.front.clone()),
         compressed: Arc::default(),
+        tracer: tracer(&config, &serving)?,
         in_flight: in_flight(&config),
         auditor: audit::build(&config.audit, &control_plane, &serving)?,
         limits: config.limits,

@@ -9,6 +9,7 @@ use arc_swap::ArcSwap;
 use component_base::{
     features::{Gate, Gates},
     task::Tasks,
+    traces::Tracer,
 };
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;

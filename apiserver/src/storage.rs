@@ -50,6 +50,7 @@ use std::{
 };
 
 use bytes::Bytes;
+use component_base::traces;
 use tokio_util::sync::CancellationToken;
 
 pub(crate) use self::metrics::register as register_metrics;
@@ -347,6 +348,7 @@ impl Store {
         json: Vec<u8>,
         ttl: Option<Duration>,
     ) -> Result<Arc<Entry>> {
+        let _span = traces::call("Create etcd3");
         self.of(id).create(id, namespace, name, json, ttl).await
     }
 
@@ -361,6 +363,7 @@ impl Store {
         json: Vec<u8>,
         ttl: Option<Duration>,
     ) -> Result<Arc<Entry>> {
+        let _span = traces::call("GuaranteedUpdate etcd3");
         self.of(id).update(id, namespace, name, expected, json, ttl).await
     }
 
@@ -373,6 +376,7 @@ impl Store {
         name: &str,
         expected: u64,
     ) -> Result<Arc<Entry>> {
+        let _span = traces::call("Delete etcd3");
         self.of(id).delete(id, namespace, name, expected).await
     }
 
@@ -393,6 +397,7 @@ impl Store {
     /// Lists objects. Errors: `TooOldResourceVersion`, `TooLargeResourceVersion`, `ExpiredContinue`,
     /// `InvalidContinue`.
     pub async fn list(&self, id: &ResourceId, request: ListRequest<'_>) -> Result<Listing> {
+        let _span = traces::work("cacher.GetList");
         self.of(id).list(id, request).await
     }
 

@@ -11,7 +11,7 @@ use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use base64::{Engine, prelude::BASE64_STANDARD};
 use bytes::Bytes;
-use component_base::workqueue::chain;
+use component_base::{traces, workqueue::chain};
 use http::{HeaderValue, Method, Request, Uri, header};
 use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
 use hyper_rustls::{FixedServerNameResolver, HttpsConnector, HttpsConnectorBuilder};
@@ -260,6 +260,9 @@ async fn exchange(
         .body(Full::new(Bytes::from(bytes)))
         .map_err(|e| failed(e.to_string()))?;
     request.headers_mut().extend(headers);
+    if let Some(parent) = traces::trace_parent() {
+        request.headers_mut().insert(traces::TRACE_PARENT, parent);
+    }
     let asking = async {
         let response = known.client.request(request).await.map_err(|error| {
             metrics::distrusted(&error, &metrics::WEBHOOK_WITHOUT_NAMES, &metrics::WEBHOOK_SHA1);

@@ -45,4 +45,5 @@ pub mod quantity;
 pub mod quota;
 pub mod reference;
 pub mod selector;
+pub mod traces;
 pub mod volumes;

@@ -10,6 +10,7 @@ pub mod drahealth;
 pub mod kms;
 pub mod konnectivity;
 pub mod node;
+pub mod otlp;
 pub mod pluginregistration;
 pub mod podresources;
 pub mod table;

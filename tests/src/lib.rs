@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! tests/api      → control_plane (etcd + kube-apiserver on free loopback ports) ← client (HTTPS, blocking)
-//!                                                                            → receiver, kms, egress (what it calls)
+//!                                                                            → receiver, kms, egress, collector (what it calls)
 //! tests/cluster  → cluster (what `hack/up` makes)                               ← kubectl
 //! bin/bench      → bench (figures beside a peer's, for `hack/bench`)
 //! ```
@@ -13,6 +13,7 @@
 pub mod runner;
 
 pub mod client;
+pub mod collector;
 pub mod control_plane;
 pub mod egress;
 pub mod kms;

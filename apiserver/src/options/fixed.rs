@@ -38,8 +38,6 @@ const FLAGS: &[Fixed] = &[
         .only(is_off, "files of the machine are not served"),
     fixed("contention-profiling", Kind::Bool, "false", "record waiting for locks, where profiling is on")
         .only(is_off, "waiting for locks is not recorded"),
-    fixed("tracing-config-file", Kind::String, "", "file that says where traces of requests are sent")
-        .only(is_empty, "traces are not exported"),
     fixed("service-account-signing-endpoint", Kind::String, "", "socket of a signer of service account tokens")
         .only(is_empty, "tokens are signed with --service-account-signing-key-file only"),
     fixed(

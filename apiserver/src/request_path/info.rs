@@ -93,6 +93,27 @@ fn unescape(text: &str) -> String {
 // === impl RequestInfo ===
 
 impl RequestInfo {
+    /// The path with placeholders for what is named in it, by which requests that are alike are known.
+    pub fn pattern(&self) -> String {
+        let mut pattern = match self.group.as_str() {
+            "" => format!("/api/{}", self.version),
+            group => format!("/apis/{group}/{}", self.version),
+        };
+        if !self.namespace.is_empty() {
+            pattern.push_str("/namespaces/{:namespace}");
+        }
+        pattern.push('/');
+        pattern.push_str(&self.resource);
+        if !self.name.is_empty() {
+            pattern.push_str("/{:name}");
+        }
+        if !self.subresource.is_empty() {
+            pattern.push('/');
+            pattern.push_str(&self.subresource);
+        }
+        pattern
+    }
+
     /// Reads method, path and query.
     pub fn new(method: &Method, path: &str, query: &str) -> Self {
         let mut info = Self {

@@ -1,10 +1,12 @@
 //! One call of one webhook for one write.
 
+use component_base::traces;
 use serde_json::Value;
 
 use super::{
     Failure,
     hook::Hook,
+    matching,
     review::{self, Notes, Shown},
 };
 use crate::{admission::Request, status::Status, webhook::Clients};
@@ -18,6 +20,12 @@ pub(super) async fn call(
     version: &str,
     mutating: bool,
 ) -> (Notes, Result<Option<Vec<u8>>, Failure>) {
+    let mut span = traces::call(if mutating { "Call mutating webhook" } else { "Call validating webhook" });
+    if let Some(span) = &mut span {
+        span.note("configuration", &hook.configuration);
+        span.note("webhook", &hook.name);
+        span.note("operation", matching::word(request.operation));
+    }
     match ask(clients, hook, request, shown, version).await {
         Ok((uid, review, answer)) => review::read(&answer, &uid, review, &hook.name, mutating),
         Err(failure) => (Notes::default(), Err(failure)),
