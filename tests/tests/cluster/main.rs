@@ -21,6 +21,7 @@ use tests::{
 mod daemons;
 mod join;
 mod kubectl;
+mod kubelet;
 mod network;
 mod nodes;
 mod persistence;
@@ -58,7 +59,8 @@ fn all() -> Result<Outcome> {
     let wanted = |prefix: &str, list: &[Test<Cluster>]| list.iter().any(|(name, _)| is_wanted(prefix, name));
     let mut outcome = Outcome::default();
     let mut images = None;
-    let alone: &[Test<Cluster>] = &[nodes::ALONE, daemons::ALONE, persistence::TESTS, join::TESTS].concat();
+    let alone: &[Test<Cluster>] =
+        &[nodes::ALONE, daemons::ALONE, kubelet::ALONE, persistence::TESTS, join::TESTS].concat();
     if wanted("alone", alone) || SHARED.iter().any(|(name, list)| wanted(name, list)) {
         let one = Cluster::start(1, None)?;
         for (name, list) in SHARED {

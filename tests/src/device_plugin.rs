@@ -1,0 +1,141 @@
+//! A device plugin on a socket of the kubelet's folder, which registers itself and tells of its devices whatever a test
+//! says.
+
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+};
+
+use anyhow::{Context, Result};
+use futures::StreamExt;
+use hyper_util::rt::TokioIo;
+use proto::deviceplugin::v1beta1::{
+    AllocateRequest, AllocateResponse, ContainerAllocateResponse, Device, DevicePluginOptions, Empty,
+    ListAndWatchResponse, PreStartContainerRequest, PreStartContainerResponse, PreferredAllocationRequest,
+    PreferredAllocationResponse, RegisterRequest,
+    device_plugin_server::{DevicePlugin, DevicePluginServer},
+    registration_client::RegistrationClient,
+};
+use tokio::{
+    net::{UnixListener, UnixStream},
+    runtime::Runtime,
+    sync::watch,
+};
+use tokio_stream::wrappers::{UnixListenerStream, WatchStream};
+use tonic::{
+    Request, Response, Status,
+    codegen::BoxStream,
+    transport::{Endpoint, Server, Uri},
+};
+
+/// Devices and how they are.
+pub type Devices = BTreeMap<String, &'static str>;
+
+/// A running plugin; it is gone when dropped.
+#[derive(Debug)]
+pub struct Plugin {
+    socket: PathBuf,
+    devices: watch::Sender<Devices>,
+    // Ends the server.
+    _runtime: Runtime,
+}
+
+#[derive(Clone)]
+struct Service(watch::Receiver<Devices>);
+
+impl Plugin {
+    /// Serves in the kubelet's folder of device plugins and registers there.
+    ///
+    /// # Errors
+    /// When the socket cannot be made, or the kubelet does not take it.
+    pub fn start(folder: &Path, resource: &str, devices: Devices) -> Result<Self> {
+        let socket = folder.join(format!("{}.sock", resource.replace('/', "-")));
+        let (sender, receiver) = watch::channel(devices);
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
+        if socket.exists() {
+            std::fs::remove_file(&socket)?;
+        }
+        let listener = {
+            let _entered = runtime.enter();
+            UnixListener::bind(&socket)?
+        };
+        let server = Server::builder().add_service(DevicePluginServer::new(Service(receiver)));
+        runtime.spawn(server.serve_with_incoming(UnixListenerStream::new(listener)));
+        let name = socket.file_name().context("a name")?.to_string_lossy().into_owned();
+        runtime.block_on(register(folder.join("kubelet.sock"), name, resource.to_owned()))?;
+        Ok(Self { socket, devices: sender, _runtime: runtime })
+    }
+
+    /// A device is otherwise from now on.
+    pub fn set(&self, device: &str, health: &'static str) {
+        self.devices.send_modify(|all| {
+            all.insert(device.to_owned(), health);
+        });
+    }
+}
+
+impl Drop for Plugin {
+    fn drop(&mut self) {
+        // A kubelet that began anew has taken it away already.
+        let _gone = std::fs::remove_file(&self.socket).is_ok();
+    }
+}
+
+async fn register(kubelet: PathBuf, endpoint: String, resource_name: String) -> Result<()> {
+    let connect = tower::service_fn(move |_: Uri| {
+        let kubelet = kubelet.clone();
+        async move { UnixStream::connect(kubelet).await.map(TokioIo::new) }
+    });
+    let channel = Endpoint::from_static("http://kubelet").connect_with_connector(connect).await?;
+    let version = "v1beta1".to_owned();
+    let request = RegisterRequest { version, endpoint, resource_name, options: None };
+    RegistrationClient::new(channel).register(request).await?;
+    Ok(())
+}
+
+#[tonic::async_trait]
+impl DevicePlugin for Service {
+    type ListAndWatchStream = BoxStream<ListAndWatchResponse>;
+
+    async fn get_device_plugin_options(
+        &self,
+        _: Request<Empty>,
+    ) -> Result<Response<DevicePluginOptions>, Status> {
+        Ok(Response::new(DevicePluginOptions::default()))
+    }
+
+    async fn list_and_watch(&self, _: Request<Empty>) -> Result<Response<Self::ListAndWatchStream>, Status> {
+        let told = |devices: Devices| {
+            let one = |(id, health): (String, &str)| Device { id, health: health.to_owned(), topology: None };
+            Ok(ListAndWatchResponse { devices: devices.into_iter().map(one).collect() })
+        };
+        Ok(Response::new(Box::pin(WatchStream::new(self.0.clone()).map(told))))
+    }
+
+    async fn get_preferred_allocation(
+        &self,
+        _: Request<PreferredAllocationRequest>,
+    ) -> Result<Response<PreferredAllocationResponse>, Status> {
+        Err(Status::unimplemented("not offered"))
+    }
+
+    async fn allocate(
+        &self,
+        question: Request<AllocateRequest>,
+    ) -> Result<Response<AllocateResponse>, Status> {
+        let one = |devices: Vec<String>| ContainerAllocateResponse {
+            envs: [("DEVICES".to_owned(), devices.join(","))].into(),
+            ..ContainerAllocateResponse::default()
+        };
+        let asked = question.into_inner().container_requests;
+        let container_responses = asked.into_iter().map(|asked| one(asked.devices_ids)).collect();
+        Ok(Response::new(AllocateResponse { container_responses }))
+    }
+
+    async fn pre_start_container(
+        &self,
+        _: Request<PreStartContainerRequest>,
+    ) -> Result<Response<PreStartContainerResponse>, Status> {
+        Ok(Response::new(PreStartContainerResponse {}))
+    }
+}

@@ -1,0 +1,513 @@
+//! The kubelet with another configuration than `hack/up` gives it: the one there is ends, and another one takes its place
+//! with the same flags and more, until the test is through.
+
+use std::{
+    fs,
+    io::{Read, Write},
+    net::{SocketAddr, TcpListener, TcpStream},
+    os::unix::fs::PermissionsExt,
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread::JoinHandle,
+    time::Duration,
+};
+
+use anyhow::{Context, Result, ensure};
+use base64::{Engine, prelude::BASE64_STANDARD, prelude::BASE64_URL_SAFE_NO_PAD};
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
+use serde_json::Value;
+use tests::{
+    Cluster,
+    device_plugin::{Devices, Plugin},
+    runner::Test,
+};
+
+use crate::{
+    apply, busybox, field, kubeconfig, node_address, only_node, own, ready, run, says, shell, wait_field,
+};
+
+/// What takes the node's kubelet away for a while.
+pub(crate) const ALONE: &[Test<Cluster>] = &[
+    ("a kubelet does what its file says of pods from a URL, cpu limits, ports and pages", configured),
+    ("what is kept for the system is enforced in its cgroup", reserved),
+    ("a configuration that makes no sense is refused with all that is wrong", refused),
+    (
+        "credential providers get the tokens of pods' service accounts, and containers their credentials",
+        providers,
+    ),
+    ("devices that fall ill show in the status of their pods, also after the kubelet began anew", devices),
+];
+
+/// A kubelet in place of the cluster's own.
+struct Other<'a> {
+    cluster: &'a Cluster,
+    child: Child,
+    log: PathBuf,
+}
+
+/// The command line of the cluster's kubelet.
+fn command_line(c: &Cluster) -> Result<Vec<String>> {
+    let pid = c.pid("kubelet").context("the kubelet runs")?;
+    let line = fs::read_to_string(format!("/proc/{pid}/cmdline"))?;
+    Ok(line.split_terminator('\0').map(str::to_owned).collect())
+}
+
+impl<'a> Other<'a> {
+    /// Starts it with this laid over the file, and with these flags besides.
+    fn start(c: &'a Cluster, name: &str, file: &str, flags: &[String]) -> Result<Self> {
+        let line = command_line(c)?;
+        c.stop("kubelet")?;
+        let (child, log) = spawn(c, &line, name, file, flags)?;
+        let other = Self { cluster: c, child, log };
+        c.eventually("the other kubelet is healthy", 60, |c| {
+            let told = get("127.0.0.1:10248".parse()?, "/healthz", "")?;
+            ensure!(told.ends_with("ok"), "{told}\n{}", other.log());
+            let node = only_node(c)?;
+            let path = ".status.conditions[?(@.type==\"Ready\")].status";
+            ensure!(field(c, "default", &format!("node/{node}"), path)? == "True", "{}", other.log());
+            Ok(Some(()))
+        })?;
+        Ok(other)
+    }
+
+    fn log(&self) -> String {
+        let text = fs::read_to_string(&self.log).unwrap_or_default();
+        let lines: Vec<&str> = text.lines().collect();
+        lines[lines.len().saturating_sub(30)..].join("\n")
+    }
+
+    /// Ends it, and brings back the one of before.
+    fn end(mut self) -> Result<()> {
+        self.stop()?;
+        self.cluster.up()
+    }
+
+    fn stop(&mut self) -> Result<()> {
+        if self.child.try_wait()?.is_none() {
+            kill(Pid::from_raw(i32::try_from(self.child.id())?), Signal::SIGTERM)?;
+            self.child.wait()?;
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Other<'_> {
+    fn drop(&mut self) {
+        // A test that fails must not leave it to the next one.
+        let _ended = self.stop().is_ok();
+        if self.cluster.pid("kubelet").is_none() {
+            let _back = self.cluster.up().is_ok();
+        }
+    }
+}
+
+fn spawn(c: &Cluster, line: &[String], name: &str, file: &str, flags: &[String]) -> Result<(Child, PathBuf)> {
+    let folder = c.folder().join(format!("{name}.d"));
+    fs::create_dir_all(&folder)?;
+    let head = "apiVersion: kubelet.config.k8s.io/v1beta1\nkind: KubeletConfiguration\n";
+    fs::write(folder.join("10.conf"), format!("{head}{file}"))?;
+    let log = c.folder().join(format!("{name}.log"));
+    let out = fs::File::create(&log)?;
+    let (program, arguments) = line.split_first().context("a program")?;
+    let child = Command::new(program)
+        .args(arguments)
+        .arg(format!("--config-dir={}", folder.display()))
+        .args(flags)
+        .stdin(Stdio::null())
+        .stdout(out.try_clone()?)
+        .stderr(out)
+        .spawn()?;
+    Ok((child, log))
+}
+
+/// A plain HTTP request; all of the answer.
+fn get(address: SocketAddr, path: &str, headers: &str) -> Result<String> {
+    let mut stream = TcpStream::connect_timeout(&address, Duration::from_secs(3))?;
+    stream.set_read_timeout(Some(Duration::from_secs(10)))?;
+    write!(stream, "GET {path} HTTP/1.0\r\nHost: {address}\r\n{headers}\r\n")?;
+    let mut said = String::new();
+    stream.read_to_string(&mut said)?;
+    Ok(said)
+}
+
+/// A plain HTTP server that answers each request as a test says, and keeps the requests; it ends when dropped.
+struct Answering {
+    address: SocketAddr,
+    asked: Arc<Mutex<Vec<String>>>,
+    ends: Arc<AtomicBool>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Answering {
+    fn start(answer: impl Fn(&str) -> String + Send + 'static) -> Result<Self> {
+        let listener = TcpListener::bind("127.0.0.1:0")?;
+        let address = listener.local_addr()?;
+        let (asked, ends) = (Arc::<Mutex<Vec<String>>>::default(), Arc::<AtomicBool>::default());
+        let (book, over) = (Arc::clone(&asked), Arc::clone(&ends));
+        let thread = std::thread::spawn(move || {
+            for stream in listener.incoming() {
+                if over.load(Ordering::Relaxed) {
+                    return;
+                }
+                // Who goes away before the answer does not want it.
+                let _served =
+                    stream.map_err(anyhow::Error::from).and_then(|s| one(s, &book, &answer)).is_ok();
+            }
+        });
+        Ok(Self { address, asked, ends, thread: Some(thread) })
+    }
+
+    fn asked(&self) -> Vec<String> {
+        self.asked.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+fn one(mut stream: TcpStream, book: &Mutex<Vec<String>>, answer: impl Fn(&str) -> String) -> Result<()> {
+    stream.set_read_timeout(Some(Duration::from_secs(5)))?;
+    let (mut asked, mut byte) = (Vec::new(), [0]);
+    while !asked.ends_with(b"\r\n\r\n") {
+        stream.read_exact(&mut byte)?;
+        asked.push(byte[0]);
+    }
+    let asked = String::from_utf8_lossy(&asked).into_owned();
+    let answer = answer(&asked);
+    book.lock().unwrap_or_else(PoisonError::into_inner).push(asked);
+    Ok(stream.write_all(answer.as_bytes())?)
+}
+
+impl Drop for Answering {
+    fn drop(&mut self) {
+        self.ends.store(true, Ordering::Relaxed);
+        // The last connection tells the thread to look.
+        let _told = TcpStream::connect(self.address).is_ok();
+        if let Some(thread) = self.thread.take() {
+            let _ended = thread.join().is_ok();
+        }
+    }
+}
+
+fn found(body: &str) -> String {
+    format!("HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: {}\r\n\r\n{body}", body.len())
+}
+
+/// A file of a container's cgroup, wherever the node has it.
+fn cgroup_file(c: &Cluster, ns: &str, pod: &str, controller: &str, name: &str) -> Result<String> {
+    let id = field(c, ns, &format!("pod/{pod}"), ".status.containerStatuses[0].containerID")?;
+    let id = id.rsplit('/').next().context("an id")?.to_owned();
+    let mut folders = vec![Path::new("/sys/fs/cgroup").join(controller)];
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(&folder).into_iter().flatten().flatten() {
+            if entry.file_name().to_string_lossy().contains(&id) {
+                return Ok(fs::read_to_string(entry.path().join(name))?.trim().to_owned());
+            }
+            if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+                folders.push(entry.path());
+            }
+        }
+    }
+    anyhow::bail!("no cgroup of {id}")
+}
+
+fn configured(c: &Cluster, ns: &str) -> Result<()> {
+    let node = only_node(c)?;
+    let manifest = "kind: PodList\napiVersion: v1\nitems:\n- metadata: {name: afar, namespace: NS}\n  spec:\n    \
+                    terminationGracePeriodSeconds: 1\n    containers:\n    - {name: main, image: 'keelson.local/busybox:1', \
+                    imagePullPolicy: IfNotPresent, command: [sleep, '1000']}\n"
+        .replace("NS", ns);
+    let gone = Arc::<AtomicBool>::default();
+    let empty = Arc::clone(&gone);
+    let server = Answering::start(move |asked| {
+        if !asked.to_lowercase().contains("x-key: secret") {
+            return "HTTP/1.1 403 Forbidden\r\nContent-Length: 0\r\n\r\n".to_owned();
+        }
+        let none = "kind: PodList\napiVersion: v1\nitems: []\n";
+        found(if empty.load(Ordering::Relaxed) { none } else { &manifest })
+    })?;
+    let file = format!(
+        "staticPodURL: http://{}/pods\nstaticPodURLHeader: {{X-Key: [secret]}}\nhttpCheckFrequency: 1s\n\
+         cpuCFSQuotaPeriod: 20ms\nreadOnlyPort: 10255\nenableProfilingHandler: false\n\
+         localStorageCapacityIsolation: false\ncontainerLogMaxWorkers: 3\n",
+        server.address
+    );
+    let other = Other::start(c, "configured", &file, &["--feature-gates=ComponentFlagz=false".to_owned()])?;
+    let afar = format!("afar-{node}");
+    c.eventually("the pod of the URL has a mirror", 60, |c| {
+        Ok(run(c, ns, &["get", "pod", &afar]).is_ok().then_some(()))
+    })?;
+    ready(c, ns, &afar).context("the pod of the URL runs, and its mirror says so")?;
+    ensure!(
+        field(c, ns, &format!("pod/{afar}"), ".metadata.annotations.kubernetes\\.io/config\\.source")?
+            == "http",
+        "where it comes from"
+    );
+    apply(c, ns, &busybox("limited", "    resources: {limits: {cpu: 500m}}\n"))?;
+    ready(c, ns, "limited")?;
+    let (period, quota) = match Path::new("/sys/fs/cgroup/cgroup.controllers").exists() {
+        true => {
+            let both = cgroup_file(c, ns, "limited", "", "cpu.max")?;
+            let (quota, period) = both.split_once(' ').context("two numbers")?;
+            (period.to_owned(), quota.to_owned())
+        }
+        false => (
+            cgroup_file(c, ns, "limited", "cpu", "cpu.cfs_period_us")?,
+            cgroup_file(c, ns, "limited", "cpu", "cpu.cfs_quota_us")?,
+        ),
+    };
+    ensure!((period.as_str(), quota.as_str()) == ("20000", "10000"), "{quota} of {period}");
+    c.eventually("the node no longer tells its disk", 60, |c| {
+        let told = field(c, ns, &format!("node/{node}"), ".status.capacity.ephemeral-storage")?;
+        ensure!(told.is_empty(), "it is {told}");
+        Ok(Some(()))
+    })?;
+    pages(c, ns, &node)?;
+    gone.store(true, Ordering::Relaxed);
+    c.eventually("the pod goes with the URL's list", 60, |c| {
+        Ok(run(c, ns, &["get", "pod", &afar, "--ignore-not-found", "-o", "name"])?.is_empty().then_some(()))
+    })?;
+    run(c, ns, &["delete", "pod", "limited"])?;
+    other.end()
+}
+
+/// What is served without authentication, and what is switched off.
+fn pages(c: &Cluster, ns: &str, node: &str) -> Result<()> {
+    let at = node_address(c, node)?;
+    let open: SocketAddr = format!("{at}:10255").parse()?;
+    for (path, part) in [("/healthz", "ok"), ("/pods", "\"PodList\""), ("/metrics", "kubelet_running_pods")] {
+        let told = get(open, path, "")?;
+        ensure!(told.starts_with("HTTP/1.0 200") && told.contains(part), "{path}: {told}");
+    }
+    for path in ["/configz", "/runningpods", "/logs/", "/statusz"] {
+        let told = get(open, path, "")?;
+        ensure!(told.starts_with("HTTP/1.0 404"), "{path} on the port without authentication: {told}");
+    }
+    let user = format!(
+        "{{client-certificate-data: {}, client-key-data: {}}}",
+        own(c, ".users[0].user.client-certificate-data")?,
+        own(c, ".users[0].user.client-key-data")?
+    );
+    let admin = kubeconfig(c, &format!("{ns}-kubelet"), &format!("https://{at}:10250"), &user)?;
+    let ask = |path: &str| c.kubectl(&["get", "--raw", path, &admin]);
+    let config: Value = serde_json::from_str(&ask("/configz")?)?;
+    let config = &config["kubeletconfig"];
+    ensure!(
+        config["cpuCFSQuotaPeriod"] == "20ms"
+            && config["httpCheckFrequency"] == "1s"
+            && config["maxPods"] == 110,
+        "{config}"
+    );
+    ensure!(says(&ask("/statusz")?, &["kubelet statusz", "Paths: ", "/metrics/cadvisor"]), "its status");
+    ensure!(ask("/flagz").is_err(), "the gate of flags is off");
+    let profiles = ask("/debug/pprof/").err().context("it is switched off")?.to_string();
+    ensure!(
+        profiles.contains("profiling endpoint is disabled") || profiles.contains("NotAllowed"),
+        "{profiles}"
+    );
+    Ok(())
+}
+
+fn reserved(c: &Cluster, _: &str) -> Result<()> {
+    let (v2, name) = (Path::new("/sys/fs/cgroup/cgroup.controllers").exists(), "keelson-test-system");
+    let mount = Path::new("/sys/fs/cgroup");
+    let controllers: &[&str] = if v2 { &[""] } else { &["cpu", "cpuset", "memory", "pids", "hugetlb"] };
+    let folders: Vec<PathBuf> = controllers
+        .iter()
+        .map(|controller| mount.join(controller))
+        .filter(|folder| folder.exists())
+        .map(|folder| folder.join(name))
+        .collect();
+    for folder in &folders {
+        fs::create_dir_all(folder)?;
+    }
+    let file = format!(
+        "systemReserved: {{cpu: 250m, memory: 64Mi}}\nsystemReservedCgroup: /{name}\n\
+         enforceNodeAllocatable: [pods, system-reserved]\n"
+    );
+    let other = Other::start(c, "reserved", &file, &[])?;
+    let read = |controller: &str, v1: &str, unified: &str| -> Result<String> {
+        let folder = if v2 { mount.join(name) } else { mount.join(controller).join(name) };
+        Ok(fs::read_to_string(folder.join(if v2 { unified } else { v1 }))?.trim().to_owned())
+    };
+    let memory = read("memory", "memory.limit_in_bytes", "memory.max")?;
+    ensure!(memory == (64 << 20).to_string(), "the memory of the system is {memory}");
+    if !v2 {
+        ensure!(read("cpu", "cpu.shares", "")? == "256", "its weight");
+    }
+    let node = only_node(c)?;
+    c.eventually("an event tells of it", 60, |c| {
+        let of = ["get", "events", "--field-selector", &format!("involvedObject.name={node}"), "-o"];
+        let told = c.kubectl(&[&of[..], &["jsonpath={.items[*].message}", "-A"]].concat())?;
+        ensure!(told.contains("Updated limits on system reserved cgroup /keelson-test-system"), "{told}");
+        Ok(Some(()))
+    })?;
+    other.end()?;
+    for folder in &folders {
+        fs::remove_dir(folder)?;
+    }
+    Ok(())
+}
+
+fn refused(c: &Cluster, _: &str) -> Result<()> {
+    let line = command_line(c)?;
+    let file = "containerLogMaxWorkers: 0\ncpuCFSQuotaPeriod: 2s\nenforceNodeAllocatable: [kube-reserved]\n";
+    let (mut child, log) = spawn(c, &line, "refused", file, &[])?;
+    let code = child.wait()?.code();
+    let told = fs::read_to_string(log)?;
+    ensure!(code == Some(64), "it ended with {code:?}: {told}");
+    let all = [
+        "containerLogMaxWorkers must be greater than or equal to 1",
+        "cpuCFSQuotaPeriod (--cpu-cfs-quota-period) 2s must be between 1ms and 1sec, inclusive",
+        "kubeReservedCgroup (--kube-reserved-cgroup) must be specified",
+    ];
+    ensure!(says(&told, &all), "{told}");
+    Ok(())
+}
+
+/// A registry that wants to know who asks, and has nothing.
+fn registry() -> Result<Answering> {
+    Answering::start(|asked| {
+        let known = asked.to_lowercase().contains("\r\nauthorization: basic ");
+        let code = if known { "404 Not Found" } else { "401 Unauthorized" };
+        format!(
+            "HTTP/1.1 {code}\r\nWww-Authenticate: Basic realm=\"test\"\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
+        )
+    })
+}
+
+/// What a token says.
+fn claims(token: &str) -> Result<Value> {
+    let part = token.split('.').nth(1).context("a token has parts")?;
+    Ok(serde_json::from_slice(&BASE64_URL_SAFE_NO_PAD.decode(part)?)?)
+}
+
+fn providers(c: &Cluster, ns: &str) -> Result<()> {
+    let registry = registry()?;
+    let folder = c.folder().join("providers");
+    fs::create_dir_all(&folder)?;
+    let book = folder.join("book");
+    let program = folder.join("giver");
+    fs::write(
+        &program,
+        "#!/bin/sh\nread -r asked\necho \"$asked\" >> \"$BOOK\"\n\
+         printf '{\"kind\":\"CredentialProviderResponse\",\"apiVersion\":\"credentialprovider.kubelet.k8s.io/v1\",\
+         \"cacheKeyType\":\"Registry\",\"cacheDuration\":\"1h\",\"auth\":{\"%s\":{\"username\":\"who\",\"password\":\"knows\"}}}' \"$1\"\n",
+    )?;
+    fs::set_permissions(&program, fs::Permissions::from_mode(0o755))?;
+    let config = folder.join("config.yaml");
+    fs::write(
+        &config,
+        format!(
+            "apiVersion: kubelet.config.k8s.io/v1\nkind: CredentialProviderConfig\nproviders:\n- name: giver\n  \
+             matchImages: ['{0}']\n  defaultCacheDuration: 1h\n  apiVersion: credentialprovider.kubelet.k8s.io/v1\n  \
+             args: ['{0}']\n  env: [{{name: BOOK, value: '{1}'}}]\n  tokenAttributes:\n    \
+             serviceAccountTokenAudience: registry.test\n    cacheType: ServiceAccount\n    requireServiceAccount: true\n    \
+             requiredServiceAccountAnnotationKeys: [example.io/role]\n",
+            registry.address,
+            book.display()
+        ),
+    )?;
+    let flags = [
+        format!("--image-credential-provider-config={}", config.display()),
+        format!("--image-credential-provider-bin-dir={}", folder.display()),
+    ];
+    let other = Other::start(c, "providers", "", &flags)?;
+    run(c, ns, &["create", "serviceaccount", "puller"])?;
+    run(c, ns, &["annotate", "serviceaccount", "puller", "example.io/role=reader", "example.io/other=x"])?;
+    // A node may ask for tokens of audiences that volumes of the pod have.
+    let volumes = "  volumes: [{name: t, projected: {sources: [{serviceAccountToken: {path: t, audience: registry.test}}]}}]\n";
+    let pod = |name: &str, account: &str| {
+        let image = format!("{}/team/{name}:1", registry.address);
+        busybox(name, &format!("  serviceAccountName: {account}\n{volumes}"))
+            .replace("keelson.local/busybox:1", &image)
+    };
+    for (name, account) in [("first", "puller"), ("second", "puller"), ("left-alone", "default")] {
+        apply(c, ns, &pod(name, account))?;
+        c.eventually("the registry has no such image", 60, |c| {
+            let path = ".status.containerStatuses[0].state.waiting.reason";
+            let why = field(c, ns, &format!("pod/{name}"), path)?;
+            ensure!(["ErrImagePull", "ImagePullBackOff"].contains(&why.as_str()), "{name}: {why:?}");
+            Ok(Some(()))
+        })?;
+    }
+    let asked = fs::read_to_string(&book)?;
+    let asked: Vec<Value> = asked.lines().map(serde_json::from_str).collect::<Result<_, _>>()?;
+    ensure!(asked.len() == 1, "once for all pods of the account, and not for others: {asked:?}");
+    let asked = &asked[0];
+    ensure!(asked["image"] == format!("{}/team/first", registry.address), "{asked}");
+    ensure!(
+        asked["serviceAccountAnnotations"] == serde_json::json!({"example.io/role": "reader"}),
+        "{asked}"
+    );
+    let said = claims(asked["serviceAccountToken"].as_str().context("a token")?)?;
+    ensure!(said["aud"] == serde_json::json!(["registry.test"]), "{said}");
+    ensure!(said["sub"] == format!("system:serviceaccount:{ns}:puller"), "{said}");
+    ensure!(said["kubernetes.io"]["pod"]["name"] == "first", "{said}");
+    let basic = format!("authorization: basic {}", BASE64_STANDARD.encode("who:knows").to_lowercase());
+    let with = |name: &str| {
+        let path = format!("/v2/team/{name}/");
+        registry.asked().iter().any(|a| a.contains(&path) && a.to_lowercase().contains(&basic))
+    };
+    ensure!(with("first") && with("second") && !with("left-alone"), "{:?}", registry.asked());
+    run(c, ns, &["delete", "pod", "first", "second", "left-alone"])?;
+    other.end()
+}
+
+fn devices(c: &Cluster, ns: &str) -> Result<()> {
+    let (node, resource) = (only_node(c)?, "test.example/gauge");
+    let folder = c.state().join("nodes").join(&node).join("kubelet/device-plugins");
+    let two = || Devices::from([("one".to_owned(), "Healthy"), ("two".to_owned(), "Healthy")]);
+    let plugin = Plugin::start(&folder, resource, two())?;
+    let capacity = ".status.allocatable.test\\.example/gauge";
+    wait_field(c, ns, &format!("node/{node}"), capacity, "2")?;
+    let wants = format!("    resources: {{limits: {{{resource}: 1}}}}\n");
+    apply(c, ns, &busybox("measured", &wants))?;
+    ready(c, ns, "measured")?;
+    let device = shell(c, ns, "measured", "echo $DEVICES")?;
+    ensure!(["one", "two"].contains(&device.as_str()), "its device is {device:?}");
+    let told = |c: &Cluster| {
+        let path = ".status.containerStatuses[0].allocatedResourcesStatus";
+        Ok::<_, anyhow::Error>(serde_json::from_str::<Value>(&field(c, ns, "pod/measured", path)?)?)
+    };
+    let is = |c: &Cluster, health: &str| {
+        c.eventually(&format!("the device is {health}"), 60, |c| {
+            let status = told(c)?;
+            let want = serde_json::json!([
+                {"name": resource, "resources": [{"resourceID": device, "health": health}]}
+            ]);
+            ensure!(status == want, "{status}");
+            Ok(Some(()))
+        })
+    };
+    is(c, "Healthy")?;
+    plugin.set(&device, "Unhealthy");
+    is(c, "Unhealthy")?;
+    wait_field(c, ns, &format!("node/{node}"), capacity, "1")?;
+    let id = field(c, ns, "pod/measured", ".status.containerStatuses[0].containerID")?;
+    c.stop("kubelet")?;
+    drop(plugin);
+    c.up()?;
+    let plugin = c.eventually("the plugin registers with the new kubelet", 60, |_| {
+        Plugin::start(&folder, resource, two()).map(Some)
+    })?;
+    is(c, "Healthy")?;
+    wait_field(c, ns, &format!("node/{node}"), capacity, "2")?;
+    ensure!(
+        field(c, ns, "pod/measured", ".status.containerStatuses[0].containerID")? == id,
+        "the same container"
+    );
+    apply(c, ns, &busybox("other", &wants))?;
+    ready(c, ns, "other")?;
+    let second = shell(c, ns, "other", "echo $DEVICES")?;
+    ensure!(second != device, "{second:?} was given twice");
+    plugin.set(&device, "Unhealthy");
+    is(c, "Unhealthy")?;
+    run(c, ns, &["delete", "pod", "measured", "other"])?;
+    drop(plugin);
+    Ok(())
+}
