@@ -1,13 +1,16 @@
 //! What is not there when its gate is switched off; each test has a control plane of its own.
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 use tests::{ControlPlane, control_plane::Options, runner::Test};
 
 use crate::config_maps;
 
-pub(crate) const TESTS: &[Test<()>] =
-    &[("gates that are off take away what they stand for", off), ("gates that are on open fields", on)];
+pub(crate) const TESTS: &[Test<()>] = &[
+    ("gates that are off take away what they stand for", off),
+    ("gates that are on open fields", on),
+    ("servers tell what they store resources in", told),
+];
 
 fn start(gates: &str) -> Result<ControlPlane> {
     ControlPlane::start(Options { flags: vec![format!("--feature-gates={gates}")], ..Options::default() })
@@ -66,4 +69,31 @@ fn on(_: &(), _: &str) -> Result<()> {
     let made = admin.post(scalers, &scaler(queue))?.ok()?;
     ensure!(made["spec"]["minReplicas"] == 0, "{made}");
     Ok(())
+}
+
+fn told(_: &(), _: &str) -> Result<()> {
+    let flags = vec![
+        "--feature-gates=StorageVersionAPI=true".to_owned(),
+        "--runtime-config=internal.apiserver.k8s.io/v1alpha1=true".to_owned(),
+    ];
+    let plane = ControlPlane::start(Options { flags, ..Options::default() })?;
+    let admin = plane.admin()?;
+    // A server that is ready has told of everything, and takes writes.
+    let path = "/apis/internal.apiserver.k8s.io/v1alpha1/storageversions";
+    let pods = admin.get(&format!("{path}/core.pods"))?.ok()?;
+    ensure!(pods["status"]["commonEncodingVersion"] == "v1", "{pods}");
+    let own = &pods["status"]["storageVersions"][0];
+    let name = own["apiServerID"].as_str().context("no server")?;
+    ensure!(own["decodableVersions"] == json!(["v1"]) && own["servedVersions"] == json!(["v1"]), "{pods}");
+    admin.get(&format!("/apis/coordination.k8s.io/v1/namespaces/kube-system/leases/{name}"))?.ok()?;
+    let condition = &pods["status"]["conditions"][0];
+    ensure!(condition["type"] == "AllEncodingVersionsEqual" && condition["status"] == "True", "{pods}");
+    let all = admin.get(path)?.ok()?;
+    ensure!(all["items"].as_array().is_some_and(|items| items.len() > 40), "{all}");
+    admin.get(&format!("{path}/events.k8s.io.events"))?.refused(404, "NotFound")?;
+    admin.post(&config_maps("default", ""), &json!({"metadata": {"name": "m"}}))?.ok()?;
+    // The status goes through validation as everybody's does.
+    let mut wrong = pods.clone();
+    wrong["status"]["commonEncodingVersion"] = "v2".into();
+    admin.put(&format!("{path}/core.pods/status"), &wrong)?.refused(422, "Invalid").map(drop)
 }
