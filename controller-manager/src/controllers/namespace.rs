@@ -20,6 +20,7 @@ use component_base::{
     meta::{ObjectKey, object_key},
     workqueue::{Outcome, WorkQueue, run_workers},
 };
+use futures::{StreamExt, stream};
 use http::{Method, Request};
 use k8s_openapi::api::core::v1::Namespace;
 use kube::{Api, api::PostParams};
@@ -39,6 +40,8 @@ use crate::served::Served;
 const FINALIZER: &str = "kubernetes";
 /// Servers that have not yet heard of the deletion may still let objects in.
 const SETTLE: Duration = Duration::from_secs(2);
+/// Resources of a namespace that lose their objects at once.
+const AT_ONCE: usize = 4;
 /// Until the next look when somebody else has changed the namespace.
 const SOON: Duration = Duration::from_millis(50);
 
@@ -126,6 +129,11 @@ const LOOKED_AT: usize = 500;
 
 impl Controller {
     async fn sync(&self, name: &str) -> Result<Outcome, kube::Error> {
+        let Some(going) = self.going.lock().get(name).copied() else { return Ok(Outcome::Done) };
+        let rest = going.since.saturating_duration_since(Instant::now());
+        if !rest.is_zero() {
+            return Ok(Outcome::RequeueAfter(rest));
+        }
         let api: Api<Namespace> = Api::all(self.client.clone());
         // Straight from the server: the cache may lag behind our own last status.
         let Some(namespace) = api.get_opt(name).await? else { return Ok(Outcome::Done) };
@@ -135,11 +143,6 @@ impl Controller {
         }
         if !held.iter().any(|f| f == FINALIZER) {
             return Ok(Outcome::Done);
-        }
-        let Some(going) = self.going.lock().get(name).copied() else { return Ok(Outcome::Done) };
-        let rest = going.since.saturating_duration_since(Instant::now());
-        if !rest.is_zero() {
-            return Ok(Outcome::RequeueAfter(rest));
         }
         let round = self.looks.look(name, going.since).await;
         let findings = self.empty(name, &round).await;
@@ -179,22 +182,27 @@ impl Controller {
         let mut findings = Findings::default();
         findings.discovery.clone_from(&round.discovery);
         findings.failures = found.failures;
-        for resource in &found.resources {
-            self.empty_one(resource, namespace, &mut findings).await;
-            if is_pods(resource) && findings.has_remaining() {
+        let (pods, others): (Vec<Arc<Served>>, Vec<Arc<Served>>) =
+            found.resources.into_iter().partition(|resource| is_pods(resource));
+        for group in [pods, others] {
+            if findings.has_remaining() {
                 break;
+            }
+            let group = group.into_iter().map(|resource| async move {
+                let left = self.delete_content(&resource, namespace).await;
+                (resource, left)
+            });
+            let mut group = stream::iter(group).buffered(AT_ONCE);
+            while let Some((resource, left)) = group.next().await {
+                match left {
+                    Ok(remaining) => findings.add(&resource.resource, &resource.group, remaining),
+                    // The resource went away meanwhile: so did its objects.
+                    Err(error) if client::is_not_found(&error) => {}
+                    Err(error) => findings.failures.push(format!("{}: {error}", resource.resource)),
+                }
             }
         }
         findings
-    }
-
-    async fn empty_one(&self, resource: &Served, namespace: &str, findings: &mut Findings) {
-        match self.delete_content(resource, namespace).await {
-            Ok(remaining) => findings.add(&resource.resource, &resource.group, remaining),
-            // The resource went away meanwhile: so did its objects.
-            Err(error) if client::is_not_found(&error) => {}
-            Err(error) => findings.failures.push(format!("{}: {error}", resource.resource)),
-        }
     }
 
     async fn delete_content(&self, resource: &Served, namespace: &str) -> Result<Remaining, kube::Error> {

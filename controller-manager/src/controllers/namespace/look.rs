@@ -24,7 +24,9 @@ use tokio::{
 use crate::served::{Discovery, Served};
 
 /// Lists of different resources that are on their way at once.
-const AT_ONCE: usize = 4;
+const AT_ONCE: usize = 8;
+/// Lists of different namespaces that are on their way at once for a resource.
+const NAMESPACES_AT_ONCE: usize = 8;
 /// A list of all namespaces is read whole if it is not longer; otherwise each namespace is looked at by itself.
 const SHORT: usize = 500;
 const METADATA: &str = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1";
@@ -218,16 +220,21 @@ impl Looks {
                 }
             }
         }
-        for name in names {
-            if places.with.contains(name) {
-                continue;
-            }
-            match self.list(&resource.path(Some(name)), 1).await {
+        // At once, so that the server finds out for many of them together what the newest state is.
+        let unknown: Vec<String> =
+            names.iter().filter(|name| !places.with.contains(*name)).cloned().collect();
+        let lists = unknown.into_iter().map(|name| async move {
+            let page = self.list(&resource.path(Some(&name)), 1).await;
+            (name, page)
+        });
+        let mut lists = futures::stream::iter(lists).buffered(NAMESPACES_AT_ONCE);
+        while let Some((name, page)) = lists.next().await {
+            match page {
                 Ok(page) if page.items.is_empty() => {}
-                Ok(_) => drop(places.with.insert(name.clone())),
+                Ok(_) => drop(places.with.insert(name)),
                 // The resource went away meanwhile: so did its objects.
                 Err(error) if client::is_not_found(&error) => {}
-                Err(error) => places.failures.push((name.clone(), format!("{}: {error}", resource.resource))),
+                Err(error) => places.failures.push((name, format!("{}: {error}", resource.resource))),
             }
         }
         places
