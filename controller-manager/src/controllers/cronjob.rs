@@ -67,6 +67,16 @@ pub(super) fn start(ctx: &Context) {
     });
 }
 
+/// What became of the job for a time.
+enum Made {
+    /// It was made.
+    Now(ObjectReference),
+    /// It had been made in an earlier round whose status was lost.
+    Before(ObjectReference),
+    /// Its name is somebody else's, or the namespace ends.
+    Not,
+}
+
 static SKEW: LazyLock<Histogram> = LazyLock::new(|| {
     metrics::histogram(
         "cronjob_controller_job_creation_skew_duration_seconds",
@@ -82,6 +92,14 @@ impl Controller {
         self.jobs.wait_synced().await;
         let Some(cron) = self.crons.store().get(key) else { return Ok(Outcome::Done) };
         let jobs = self.jobs.store().by_index(BY_CRON, cron.metadata.uid.as_deref().unwrap_or_default());
+        let cron = match plan::is_surprised(&cron, &jobs) {
+            // The server may know more than the cache.
+            true => match self.api(&key.namespace).get_opt(&key.name).await? {
+                Some(newest) => Arc::new(newest),
+                None => return Ok(Outcome::Done),
+            },
+            false => cron,
+        };
         let plan = plan::plan(&cron, &jobs, self.clock.now());
         for say in &plan.says {
             self.say(&cron, say);
@@ -100,20 +118,26 @@ impl Controller {
         }
         let mut status = plan.status;
         if let Some(job) = plan.create {
-            if let Some(made) = self.create(cron, &job).await? {
-                if let Some(due) = &plan.scheduled {
-                    SKEW.observe(self.clock.since(due.0).as_secs_f64());
+            match self.create(cron, &job).await? {
+                Made::Now(made) => {
+                    if let Some(due) = &plan.scheduled {
+                        SKEW.observe(self.clock.since(due.0).as_secs_f64());
+                    }
+                    status.active.get_or_insert_default().push(made);
+                    status.last_schedule_time = plan.scheduled;
                 }
-                status.active.get_or_insert_default().push(made);
+                Made::Before(made) => {
+                    status.active.get_or_insert_default().push(made);
+                    status.last_schedule_time = plan.scheduled;
+                }
+                Made::Not => {}
             }
-            status.last_schedule_time = plan.scheduled;
         }
         if cron.status.as_ref() != Some(&status) && (cron.status.is_some() || status != Default::default()) {
             let mut new = (**cron).clone();
             new.status = Some(status);
             let key = object_key(cron.as_ref());
-            let api: Api<CronJob> = Api::namespaced(self.client.clone(), &key.namespace);
-            match api.replace_status(&key.name, &PostParams::default(), &new).await {
+            match self.api(&key.namespace).replace_status(&key.name, &PostParams::default(), &new).await {
                 Ok(written) => {
                     let version = written.metadata.resource_version.unwrap_or_default();
                     self.crons.wait_seen(&key, &version).await;
@@ -125,7 +149,11 @@ impl Controller {
         Ok(plan.again.map_or(Outcome::Done, Outcome::RequeueAfter))
     }
 
-    async fn create(&self, cron: &CronJob, job: &Job) -> Result<Option<ObjectReference>, kube::Error> {
+    fn api(&self, namespace: &str) -> Api<CronJob> {
+        Api::namespaced(self.client.clone(), namespace)
+    }
+
+    async fn create(&self, cron: &CronJob, job: &Job) -> Result<Made, kube::Error> {
         let namespace = cron.metadata.namespace.as_deref().unwrap_or_default();
         let api: Api<Job> = Api::namespaced(self.client.clone(), namespace);
         match api.create(&PostParams::default(), job).await {
@@ -139,11 +167,15 @@ impl Controller {
                     .await;
                 let note = format!("Created job {name}");
                 self.say(cron, &Say { warns: false, reason: "SuccessfulCreate", note });
-                Ok(Some(reference(&made)))
+                Ok(Made::Now(reference(&made)))
             }
-            // Made in an earlier round whose status was lost: the time is served.
-            Err(e) if client::is_already_exists(&e) => Ok(None),
-            Err(e) if client::is_namespace_terminating(&e) => Ok(None),
+            Err(e) if client::is_already_exists(&e) => {
+                let there = api.get_opt(job.metadata.name.as_deref().unwrap_or_default()).await?;
+                let owner = there.as_ref().and_then(|job| controller_of(&job.metadata));
+                let is_ours = owner.is_some_and(|owner| Some(&owner.uid) == cron.metadata.uid.as_ref());
+                Ok(there.filter(|_| is_ours).map_or(Made::Not, |job| Made::Before(reference(&job))))
+            }
+            Err(e) if client::is_namespace_terminating(&e) => Ok(Made::Not),
             Err(e) => {
                 self.say(
                     cron,

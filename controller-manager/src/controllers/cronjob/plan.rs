@@ -4,7 +4,6 @@ use std::{collections::HashSet, sync::Arc, time::Duration};
 
 use component_base::{
     cron::{Schedule, zone_of},
-    events::reference,
     meta::{is_deleting, new_controller_ref},
 };
 use jiff::{SignedDuration, Timestamp, tz::TimeZone};
@@ -17,6 +16,11 @@ use k8s_openapi::{
 const MANY: usize = 100;
 /// Jobs start a little after their minute has begun, so that clocks that differ a little do not matter.
 const AFTER: Duration = Duration::from_millis(100);
+
+/// What is said of schedules that name a zone themselves leads here.
+const ABOUT_ZONES: &str = "https://kubernetes.io/docs/concepts/workloads/controllers/cron-jobs/";
+/// What is wrong with a schedule whose time never comes.
+const NEVER: &str = "time difference between two schedules is less than 1 second";
 
 /// Something to tell.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -68,7 +72,7 @@ pub(super) fn plan(cron: &CronJob, jobs: &[Arc<Job>], now: Timestamp) -> Plan {
     follow(&mut plan, jobs);
     clean(&mut plan, cron, jobs);
     let spec = &cron.spec;
-    if is_deleting(&cron.metadata) || spec.suspend == Some(true) {
+    if is_deleting(&cron.metadata) {
         return plan;
     }
     let zone = match spec.time_zone.as_deref().map(zone_of).transpose() {
@@ -79,6 +83,16 @@ pub(super) fn plan(cron: &CronJob, jobs: &[Arc<Job>], now: Timestamp) -> Plan {
             return plan;
         }
     };
+    if spec.suspend == Some(true) {
+        return plan;
+    }
+    if spec.schedule.contains("TZ") {
+        let note = format!(
+            "CRON_TZ or TZ used in schedule {:?} is not officially supported, see {ABOUT_ZONES} for more details",
+            spec.schedule
+        );
+        plan.warn("UnsupportedSchedule", note);
+    }
     let schedule = match Schedule::parse(&spec.schedule) {
         Ok(schedule) => schedule,
         Err(error) => {
@@ -86,36 +100,51 @@ pub(super) fn plan(cron: &CronJob, jobs: &[Arc<Job>], now: Timestamp) -> Plan {
             return plan;
         }
     };
-    if let Some(next) = schedule.next(now, &zone) {
-        let wait = Duration::try_from(next.duration_since(now)).unwrap_or_default();
-        plan.again = Some(wait + AFTER);
-    }
+    let Some(next) = schedule.next(now, &zone) else {
+        let note = format!("invalid schedule: {} : {NEVER}", spec.schedule);
+        plan.warn("InvalidSchedule", note);
+        return plan;
+    };
+    let wait = Duration::try_from(next.duration_since(now)).unwrap_or_default();
+    plan.again = Some(wait + AFTER);
     if let Some(time) = due(&mut plan, cron, &schedule, &zone, now) {
         begin(&mut plan, cron, jobs, time);
     }
     plan
 }
 
-/// Keeps the list of active jobs true.
+/// Whether there are jobs under way that the CronJob does not know as its own.
+pub(super) fn is_surprised(cron: &CronJob, jobs: &[Arc<Job>]) -> bool {
+    let active = cron.status.iter().flat_map(|s| s.active.iter().flatten());
+    let known: HashSet<&str> = active.filter_map(|r| r.uid.as_deref()).collect();
+    let is_known = |job: &Job| known.contains(job.metadata.uid.as_deref().unwrap_or_default());
+    jobs.iter().any(|job| end_of(job).is_none() && !is_known(job))
+}
+
+/// Keeps the list of active jobs true. Jobs that others made count for nothing but what they left behind.
 fn follow(plan: &mut Plan, jobs: &[Arc<Job>]) {
     let mut active = plan.status.active.take().unwrap_or_default();
     let known: HashSet<String> = active.iter().filter_map(|r| r.uid.clone()).collect();
     for job in jobs {
         let uid = job.metadata.uid.clone().unwrap_or_default();
-        match (known.contains(&uid), end_of(job)) {
+        let end = end_of(job);
+        match (known.contains(&uid), end) {
             (true, Some(how)) => {
                 active.retain(|r| r.uid.as_deref() != Some(&uid));
                 plan.say("SawCompletedJob", format!("Saw completed job: {}, condition: {how}", name(job)));
-                if how == "Complete" {
-                    let ended = job.status.as_ref().and_then(|s| s.completion_time.clone());
-                    let last = plan.status.last_successful_time.as_ref();
-                    if ended.as_ref().is_some_and(|e| last.is_none_or(|l| l.0 < e.0)) {
-                        plan.status.last_successful_time = ended;
-                    }
-                }
             }
-            (false, None) if !is_deleting(&job.metadata) => active.push(reference(job.as_ref())),
+            (false, None) => {
+                let note = format!("Saw a job that the controller did not create or forgot: {}", name(job));
+                plan.warn("UnexpectedJob", note);
+            }
             _ => {}
+        }
+        if end == Some("Complete") {
+            let ended = job.status.as_ref().and_then(|s| s.completion_time.clone());
+            let last = plan.status.last_successful_time.as_ref();
+            if ended.as_ref().is_some_and(|e| last.is_none_or(|l| l.0 < e.0)) {
+                plan.status.last_successful_time = ended;
+            }
         }
     }
     active.retain(|r| {
@@ -303,10 +332,11 @@ mod tests {
         let jobs =
             [job("a", Some("Complete"), "2026-01-01T00:10:00Z"), job("b", None, "2026-01-01T00:11:00Z")];
         let plan = run(&cron(json!({}), before), &jobs, "2026-01-01T00:11:00Z");
-        assert_eq!(reasons(&plan), ["SawCompletedJob", "MissingJob"]);
-        let active: Vec<_> = plan.status.active.iter().flatten().filter_map(|r| r.name.clone()).collect();
-        assert_eq!(active, ["b"]);
+        assert_eq!(reasons(&plan), ["SawCompletedJob", "UnexpectedJob", "MissingJob"]);
+        assert_eq!(plan.status.active, None, "what others made is not the schedule's");
         assert!(plan.status.last_successful_time.is_some());
+        let known = cron(json!({}), json!({"active": [{"name": "b", "uid": "b"}]}));
+        assert!(!is_surprised(&known, &jobs) && is_surprised(&cron(json!({}), json!({})), &jobs));
     }
 
     #[test]
@@ -328,6 +358,9 @@ mod tests {
     fn schedules_and_zones_that_are_none_are_told() {
         let bad = |spec: Value| run(&cron(spec, json!({})), &[], "2026-01-01T00:11:00Z").says[0].reason;
         assert_eq!(bad(json!({"schedule": "x"})), "UnparseableSchedule");
+        assert_eq!(bad(json!({"schedule": "0 0 31 2 *"})), "InvalidSchedule");
+        assert_eq!(bad(json!({"schedule": "TZ=Etc/UTC 0 0 1 1 *", "timeZone": null})), "UnsupportedSchedule");
+        assert_eq!(bad(json!({"suspend": true, "timeZone": "No/Where"})), "UnknownTimeZone");
         assert_eq!(bad(json!({"timeZone": "No/Where"})), "UnknownTimeZone");
     }
 }
