@@ -392,12 +392,20 @@ impl Actor {
 
     /// Evicts a pod for a more important one.
     pub fn evict(&self, victim: &Arc<PodInfo>, preemptor: &Arc<PodInfo>, node: &str) {
-        self.evict_for(victim, ("pod", &preemptor.uid, node), &preemptor.scheduler_name);
+        self.evict_for(victim, about(preemptor), node, &preemptor.scheduler_name);
     }
 
     /// Evicts a pod for a group of pods.
     pub fn evict_for_group(&self, victim: &Arc<PodInfo>, group: &GroupInfo, scheduler: &str) {
-        self.evict_for(victim, ("podgroup", &group.uid, "cluster"), scheduler);
+        let group = ObjectReference {
+            api_version: Some("scheduling.k8s.io/v1alpha2".into()),
+            kind: Some("PodGroup".into()),
+            namespace: Some(group.namespace.clone()),
+            name: Some(group.name.clone()),
+            uid: Some(group.uid.clone()),
+            ..ObjectReference::default()
+        };
+        self.evict_for(victim, group, "cluster", scheduler);
     }
 
     /// Writes how a group of pods stands.
@@ -415,61 +423,117 @@ impl Actor {
         });
     }
 
-    fn evict_for(&self, victim: &Arc<PodInfo>, (kind, uid, node): (&str, &str, &str), scheduler: &str) {
+    fn evict_for(&self, victim: &Arc<PodInfo>, preemptor: ObjectReference, node: &str, scheduler: &str) {
+        let kind = preemptor.kind.as_deref().unwrap_or_default().to_lowercase();
+        let uid = preemptor.uid.as_deref().unwrap_or_default();
         let note = format!("Preempted by {kind} {uid} on node {node}");
-        self.event(victim, EventType::Normal, "Preempted", "Preempting", &note);
         let condition = json!({
             "type": "DisruptionTarget", "status": "True", "reason": "PreemptionByScheduler",
             "message": format!("{scheduler}: preempting to accommodate a higher priority {kind}"),
             "lastTransitionTime": now(&self.clock),
         });
-        self.patch_status(victim, json!({"conditions": [condition]}));
         let (actor, victim) = (self.clone(), victim.clone());
         self.tasks.spawn("eviction", async move {
             let api: Api<Pod> = Api::namespaced(actor.client.clone(), &victim.namespace);
             let same = Preconditions { uid: Some(victim.uid.clone()), resource_version: None };
             let params = DeleteParams { preconditions: Some(same), ..DeleteParams::default() };
+            // Why it goes is written before it does.
+            actor.write_status(&victim, json!({"conditions": [condition]})).await;
             match api.delete(&victim.name, &params).await {
-                Err(e) if !client::is_not_found(&e) => {
-                    tracing::error!(pod = victim.key(), error = %e, "eviction failed")
+                Ok(_) => {
+                    let (kind, reason) = (EventType::Normal, "Preempted");
+                    actor.event_with(&victim, kind, (reason, "Preempting"), &note, Some(&preemptor));
                 }
-                _ => {}
+                Err(e) if client::is_not_found(&e) => {}
+                Err(e) => tracing::error!(pod = victim.key(), error = %e, "eviction failed"),
             }
         });
     }
 
     fn patch_status(&self, pod: &Arc<PodInfo>, status: Value) {
         let (actor, pod) = (self.clone(), pod.clone());
-        self.tasks.spawn("pod status", async move {
-            let api: Api<Pod> = Api::namespaced(actor.client.clone(), &pod.namespace);
-            let body = json!({"metadata": {"uid": pod.uid}, "status": status});
-            match api.patch_status(&pod.name, &PatchParams::default(), &Patch::Strategic(body)).await {
-                Err(e) if !client::is_not_found(&e) => {
-                    tracing::warn!(pod = pod.key(), error = %e, "status not written")
-                }
-                _ => {}
+        self.tasks.spawn("pod status", async move { actor.write_status(&pod, status).await });
+    }
+
+    async fn write_status(&self, pod: &PodInfo, status: Value) {
+        let api: Api<Pod> = Api::namespaced(self.client.clone(), &pod.namespace);
+        let body = json!({"metadata": {"uid": pod.uid}, "status": status});
+        match api.patch_status(&pod.name, &PatchParams::default(), &Patch::Strategic(body)).await {
+            Err(e) if !client::is_not_found(&e) => {
+                tracing::warn!(pod = pod.key(), error = %e, "status not written")
             }
-        });
+            _ => {}
+        }
+    }
+
+    /// Tells that a pod which is being deleted finds no node any more.
+    pub fn skipped(&self, pod: &PodInfo) {
+        let note = format!("skip schedule deleting pod: {}", pod.key());
+        self.event(pod, EventType::Warning, "FailedScheduling", "Scheduling", &note);
     }
 
     fn event(&self, pod: &PodInfo, kind: EventType, reason: &str, action: &str, note: &str) {
-        let about = ObjectReference {
-            api_version: Some("v1".into()),
-            kind: Some("Pod".into()),
-            namespace: Some(pod.namespace.clone()),
-            name: Some(pod.name.clone()),
-            uid: Some(pod.uid.clone()),
-            resource_version: Some(pod.resource_version.clone()),
-            ..ObjectReference::default()
-        };
+        self.event_with(pod, kind, (reason, action), note, None);
+    }
+
+    fn event_with(
+        &self,
+        pod: &PodInfo,
+        kind: EventType,
+        (reason, action): (&str, &str),
+        note: &str,
+        related: Option<&ObjectReference>,
+    ) {
         let recorder = self.recorders.get(&pod.scheduler_name).or_else(|| self.recorders.values().next());
         if let Some(recorder) = recorder {
-            recorder.event(&about, kind, reason, action, note, None);
+            recorder.event(&about(pod), kind, reason, action, shortened(note), related);
         }
+    }
+}
+
+/// The longest note an event may have, in bytes.
+const LONGEST: usize = 1024;
+/// What notes end in that were longer.
+const CUT: &str = " ...";
+
+/// A note as an event takes it.
+fn shortened(note: &str) -> String {
+    if note.len() <= LONGEST {
+        return note.to_owned();
+    }
+    let end = (0..=LONGEST - CUT.len()).rev().find(|end| note.is_char_boundary(*end)).unwrap_or(0);
+    format!("{}{CUT}", &note[..end])
+}
+
+fn about(pod: &PodInfo) -> ObjectReference {
+    ObjectReference {
+        api_version: Some("v1".into()),
+        kind: Some("Pod".into()),
+        namespace: Some(pod.namespace.clone()),
+        name: Some(pod.name.clone()),
+        uid: Some(pod.uid.clone()),
+        resource_version: Some(pod.resource_version.clone()),
+        ..ObjectReference::default()
     }
 }
 
 /// Now as the API writes times: whole seconds.
 fn now(clock: &SharedClock) -> String {
     clock.now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn long_notes_end_in_dots_and_stay_text() {
+        assert_eq!(shortened("short"), "short");
+        let exact = "x".repeat(LONGEST);
+        assert_eq!(shortened(&exact), exact);
+        let cut = shortened(&"x".repeat(LONGEST + 1));
+        assert_eq!((cut.len(), cut.ends_with("x ...")), (LONGEST, true));
+        let cut = shortened(&"\u{e9}".repeat(LONGEST));
+        assert!(cut.len() <= LONGEST && cut.ends_with("\u{e9} ..."));
+    }
 }

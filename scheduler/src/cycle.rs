@@ -260,6 +260,9 @@ impl Cycle {
                 self.reconsider(&group, "UnscheduledPodAdd");
             }
         } else {
+            if pod.terminating && self.queue.contains(&pod.uid) {
+                self.actor.skipped(&pod);
+            }
             self.forget(&pod.uid);
         }
     }
