@@ -17,7 +17,7 @@ use k8s_openapi::api::{
 };
 use kube::{Api, api::PostParams};
 use parking_lot::Mutex;
-use prometheus::{HistogramVec, IntCounterVec};
+use prometheus::{Histogram, HistogramVec, IntCounterVec};
 use rustls::RootCertStore;
 use rustls_pki_types::{CertificateDer, UnixTime};
 use sha2::{Digest, Sha256};
@@ -208,6 +208,7 @@ impl Delegated {
         let (client_roots, proxy_roots) = (roots(&options.client_ca)?, roots(&options.proxy_ca)?);
         let tokens = client(options.authentication_kubeconfig.as_deref(), component).await?;
         let access = client(options.authorization_kubeconfig.as_deref(), component).await?;
+        LazyLock::force(&EXPIRATION);
         Ok(Delegated {
             options,
             client_roots,
@@ -249,7 +250,7 @@ impl Delegated {
         }
         if let Some(roots) = self.client_roots.as_ref().filter(|_| !chain.is_empty()) {
             return match tls::verify_client(roots.clone(), chain, UnixTime::now()) {
-                Ok(()) => match certificate_user(&chain[0]) {
+                Ok(()) => match certificate_user(&chain[0]).inspect(|_| observe_expiration(&chain[0])) {
                     Some(user) => Authentication::User(user.authenticated()),
                     None => Authentication::Refused,
                 },
@@ -408,6 +409,37 @@ pub fn certificate_user(certificate: &CertificateDer<'_>) -> Option<User> {
     let name = subject.iter_common_name().next()?.as_str().ok()?.to_owned();
     let groups = subject.iter_organization().filter_map(|group| group.as_str().ok().map(str::to_owned));
     (!name.is_empty()).then(|| User { name, groups: groups.collect(), ..User::default() })
+}
+
+static EXPIRATION: LazyLock<Histogram> = LazyLock::new(|| {
+    metrics::histogram(
+        "apiserver_client_certificate_expiration_seconds",
+        "Time that is left to certificates requests are authenticated with, in seconds.",
+        Stability::Alpha,
+        vec![
+            0.0,
+            1800.0,
+            3600.0,
+            7200.0,
+            21600.0,
+            43200.0,
+            86400.0,
+            172_800.0,
+            345_600.0,
+            604_800.0,
+            2_592_000.0,
+            7_776_000.0,
+            15_552_000.0,
+            31_104_000.0,
+        ],
+    )
+});
+
+/// Counts how long a certificate that was believed is still valid.
+fn observe_expiration(certificate: &CertificateDer<'_>) {
+    let Ok((_, parsed)) = X509Certificate::from_der(certificate) else { return };
+    let now = i64::try_from(UnixTime::now().as_secs()).unwrap_or(i64::MAX);
+    EXPIRATION.observe((parsed.validity().not_after.timestamp() - now) as f64);
 }
 
 async fn review_access(client: &kube::Client, user: &User, attributes: &Attributes) -> Authorization {

@@ -4,15 +4,18 @@
 
 use std::{
     path::PathBuf,
+    pin::Pin,
     sync::{Arc, LazyLock, OnceLock},
+    task::{Context, Poll, ready},
     time::Duration,
 };
 
+use bytes::Bytes;
 use http::{
     HeaderValue, Request, Response,
     header::{AUTHORIZATION, USER_AGENT},
 };
-use hyper::body::Incoming;
+use hyper::body::{Body as HttpBody, Frame, Incoming, SizeHint};
 use hyper_rustls::{FixedServerNameResolver, HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::{
     client::legacy::{Client as HttpClient, connect::HttpConnector},
@@ -24,7 +27,7 @@ use kube::{
     config::{KubeConfigOptions, Kubeconfig},
 };
 use parking_lot::Mutex;
-use prometheus::{HistogramVec, IntCounterVec};
+use prometheus::{Histogram, HistogramVec, IntCounterVec};
 use tokio::{sync::watch, time::Instant};
 use tower::{BoxError, ServiceBuilder, ServiceExt, util::BoxCloneSyncService};
 
@@ -276,7 +279,7 @@ fn hyper_client(
 }
 
 type Transport = BoxCloneSyncService<Request<Body>, Response<Incoming>, BoxError>;
-type Answer = futures::future::BoxFuture<'static, Result<Response<Incoming>, BoxError>>;
+type Answer = futures::future::BoxFuture<'static, Result<Response<Counted>, BoxError>>;
 
 async fn limited(
     inner: Transport,
@@ -284,12 +287,17 @@ async fn limited(
     host: String,
     agent: HeaderValue,
     mut request: Request<Body>,
-) -> Result<Response<Incoming>, BoxError> {
+) -> Result<Response<Counted>, BoxError> {
     let method = request.method().as_str().to_owned();
-    let waited = limiter.acquire(request.uri().path()).await;
-    if let (Some(observer), Some(waited)) = (OBSERVER.get(), waited) {
-        observer.waited(&method, &host, waited);
+    let labels = [method.as_str(), host.as_str()];
+    if let Some(waited) = limiter.acquire(request.uri().path()).await {
+        FAMILIES.limiter.with_label_values(&labels).observe(waited.as_secs_f64());
+        if let Some(observer) = OBSERVER.get() {
+            observer.waited(&method, &host, waited);
+        }
     }
+    FAMILIES.sent.with_label_values(&labels).observe(request.body().size_hint().lower() as f64);
+    let streams = is_stream(request.uri());
     request.headers_mut().insert(USER_AGENT, agent);
     let start = Instant::now();
     let result = inner.oneshot(request).await;
@@ -298,14 +306,63 @@ async fn limited(
         Err(_) => "<error>".to_owned(),
     };
     FAMILIES.requests.with_label_values(&[code.as_str(), method.as_str(), host.as_str()]).inc();
-    FAMILIES
-        .latency
-        .with_label_values(&[method.as_str(), host.as_str()])
-        .observe(start.elapsed().as_secs_f64());
+    FAMILIES.latency.with_label_values(&labels).observe(start.elapsed().as_secs_f64());
     if let Some(observer) = OBSERVER.get() {
         observer.answered(&method, &host, &code, start.elapsed());
     }
-    result
+    let received = (!streams).then(|| FAMILIES.received.with_label_values(&labels));
+    Ok(result?.map(|body| Counted { body, size: 0, received }))
+}
+
+/// Whether an answer goes on for as long as the client listens: its size would say nothing.
+fn is_stream(uri: &http::Uri) -> bool {
+    let is_on = |pair: &str| matches!(pair, "watch=true" | "watch=1" | "follow=true");
+    uri.query().is_some_and(|query| query.split('&').any(is_on))
+}
+
+/// A body whose bytes are counted, and told once all of it has come.
+struct Counted {
+    body: Incoming,
+    size: usize,
+    received: Option<Histogram>,
+}
+
+impl Counted {
+    fn end(&mut self) {
+        if let Some(received) = self.received.take() {
+            received.observe(self.size as f64);
+        }
+    }
+}
+
+impl HttpBody for Counted {
+    type Data = Bytes;
+    type Error = hyper::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        let frame = ready!(Pin::new(&mut self.body).poll_frame(cx));
+        match &frame {
+            Some(Ok(frame)) => self.size += frame.data_ref().map_or(0, Bytes::len),
+            Some(Err(_)) => self.received = None,
+            None => self.end(),
+        }
+        // Whoever knows that nothing comes any more does not ask again.
+        if self.body.is_end_stream() {
+            self.end();
+        }
+        Poll::Ready(frame)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
 }
 
 /// Client-side rate limit of a client: one for events, so that telling what is done never holds it up, and one shared by
@@ -369,21 +426,46 @@ pub fn observe(observer: Box<dyn Observer>) {
 struct Families {
     requests: IntCounterVec,
     latency: HistogramVec,
+    limiter: HistogramVec,
+    sent: HistogramVec,
+    received: HistogramVec,
+}
+
+const SECONDS: [f64; 12] = [0.005, 0.025, 0.1, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 15.0, 30.0, 60.0];
+const BYTES: [f64; 11] =
+    [64.0, 256.0, 512.0, 1024.0, 4096.0, 16384.0, 65536.0, 262_144.0, 1_048_576.0, 4_194_304.0, 16_777_216.0];
+
+/// A histogram by verb and host.
+fn by_verb(name: &str, help: &str, buckets: &[f64]) -> HistogramVec {
+    metrics::histogram_vec(name, help, Stability::Alpha, &["verb", "host"], buckets.to_vec())
 }
 
 static FAMILIES: LazyLock<Families> = LazyLock::new(|| Families {
+    limiter: by_verb(
+        "rest_client_rate_limiter_duration_seconds",
+        "Client side rate limiter latency in seconds. Broken down by verb, and host.",
+        &SECONDS,
+    ),
+    sent: by_verb(
+        "rest_client_request_size_bytes",
+        "Request size in bytes. Broken down by verb and host.",
+        &BYTES,
+    ),
+    received: by_verb(
+        "rest_client_response_size_bytes",
+        "Response size in bytes. Broken down by verb and host.",
+        &BYTES,
+    ),
     requests: metrics::counter_vec(
         "rest_client_requests_total",
         "Number of HTTP requests, partitioned by status code, method, and host.",
         Stability::Alpha,
         &["code", "method", "host"],
     ),
-    latency: metrics::histogram_vec(
+    latency: by_verb(
         "rest_client_request_duration_seconds",
         "Request latency in seconds. Broken down by verb, and host.",
-        Stability::Alpha,
-        &["verb", "host"],
-        vec![0.005, 0.025, 0.1, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 15.0, 30.0, 60.0],
+        &SECONDS,
     ),
 });
 

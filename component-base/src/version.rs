@@ -2,6 +2,8 @@
 
 use serde::Serialize;
 
+use crate::metrics::{self, Stability};
+
 /// Version of the Kubernetes API that is implemented.
 pub const GIT_VERSION: &str = "v1.36.0";
 
@@ -27,6 +29,27 @@ pub struct Info {
     pub go_version: &'static str,
     pub compiler: &'static str,
     pub platform: String,
+}
+
+/// Shows in the metrics which version the daemon has and emulates; only daemons whose gates may be those of another.
+pub fn show_compatibility() {
+    let info = info();
+    let version = |major: &str, minor: &str| format!("{major}.{minor}");
+    let labels = [
+        "kube".to_owned(),
+        version(info.major, info.minor),
+        version(info.emulation_major, info.emulation_minor),
+        version(info.min_compatibility_major, info.min_compatibility_minor),
+    ];
+    let names = &["component", "binary", "emulation", "min_compat"];
+    metrics::gauge_vec(
+        "version_info",
+        "Which versions the daemon has and emulates.",
+        Stability::Alpha,
+        names,
+    )
+    .with_label_values(&labels.each_ref().map(String::as_str))
+    .set(1);
 }
 
 /// What this build reports.

@@ -14,6 +14,7 @@ use component_base::{
     metrics::{self, view::View},
     serving::{SecureServer, SecureServingOptions, Site},
     task::Tasks,
+    version,
 };
 
 use crate::{
@@ -118,6 +119,7 @@ impl Daemon for ControllerManager {
     async fn run(config: Config, tasks: Tasks) -> Result<(), StartError> {
         metrics::show(config.metrics);
         features::show(config.settings.gates);
+        version::show_compatibility();
         let auth = Delegated::new(config.auth, "kube-controller-manager").await?;
         SecureServer::bind(&config.serving)?.serve(Site::default(), Arc::new(auth), &tasks);
         let client = client::connect(&config.client).await?;

@@ -598,7 +598,6 @@ mod tests {
         ("apiserver_storage_", "of an API server's libraries, always zero in a kubelet"),
         ("apiserver_validation_", "of an API server's libraries, always zero in a kubelet"),
         ("apiserver_webhooks_", "of an API server's libraries, always zero in a kubelet"),
-        ("apiserver_client_certificate_expiration_seconds", "certificates of clients are not measured yet"),
         ("cardinality_enforcement_unexpected_categorizations_total", "labels are not bounded by lists here"),
         (
             "force_cleaned_failed_volume_operation",
@@ -615,9 +614,6 @@ mod tests {
             "a pod that comes back under its uid waits for the end of the one before as any other",
         ),
         ("rest_client_exec_plugin_", "programs for credentials are not run by the client"),
-        ("rest_client_rate_limiter_duration_seconds", "not measured yet"),
-        ("rest_client_request_size_bytes", "not measured yet"),
-        ("rest_client_response_size_bytes", "not measured yet"),
         ("rest_client_transport_", "connections are not pooled by their configuration"),
         ("volume_operation_total_seconds", "not measured yet"),
     ];

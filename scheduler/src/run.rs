@@ -15,6 +15,7 @@ use component_base::{
     metrics::{self, view::View},
     serving::{SecureServer, SecureServingOptions, Site},
     task::Tasks,
+    version,
 };
 use k8s_openapi::api::{
     core::v1::{Namespace, Node, PersistentVolumeClaim, Pod},
@@ -175,6 +176,7 @@ impl Daemon for Scheduler {
     async fn run(config: Config, tasks: Tasks) -> Result<(), RunError> {
         metrics::show(config.view);
         features::show(config.features);
+        version::show_compatibility();
         let auth = Delegated::new(config.auth, "kube-scheduler").await.map_err(StartError::from)?;
         let server = SecureServer::bind(&config.serving).map_err(StartError::from)?;
         server.serve(Site::default(), Arc::new(auth), &tasks);
