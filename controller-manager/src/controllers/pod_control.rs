@@ -53,6 +53,44 @@ impl<K: Object + Clone + std::fmt::Debug + kube::Resource<DynamicType = (), Scop
 {
 }
 
+/// What was done with a pod.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Deed {
+    /// It was made.
+    Create,
+    /// It was changed.
+    Update,
+    /// It was deleted.
+    Delete,
+}
+
+impl Deed {
+    /// The word that reasons and actions of events are made of.
+    pub(super) const fn word(self) -> &'static str {
+        match self {
+            Deed::Create => "Create",
+            Deed::Update => "Update",
+            Deed::Delete => "Delete",
+        }
+    }
+}
+
+/// The text of an event about an owner and the pod of a name, and why something failed; nothing where that is not told.
+type Note<K> = fn(&K, Deed, &str, Option<&kube::Error>) -> Option<String>;
+
+/// What most owners' events say.
+fn note<K>(_: &K, deed: Deed, pod: &str, error: Option<&kube::Error>) -> Option<String> {
+    let note = match (deed, error) {
+        (Deed::Create, None) => format!("Created pod: {pod}"),
+        (Deed::Update, None) => format!("Updated pod: {pod}"),
+        (Deed::Delete, None) => format!("Deleted pod: {pod}"),
+        (Deed::Create, Some(error)) => format!("Error creating: {error}"),
+        (Deed::Update, Some(error)) => format!("Error updating: {error}"),
+        (Deed::Delete, Some(error)) => format!("Error deleting: {error}"),
+    };
+    Some(note)
+}
+
 /// The pods of one kind of owners. Clones share everything.
 #[derive(Clone)]
 pub(super) struct PodControl<K> {
@@ -61,6 +99,8 @@ pub(super) struct PodControl<K> {
     pods: Informer<Pod>,
     /// What pods carry as long as their owner has to look at them before they may go.
     finalizer: Option<&'static str>,
+    /// What events say.
+    note: Note<K>,
     /// By namespace and uid of the owner, so that an owner made anew under an old name starts fresh.
     expectations: Arc<Expectations>,
     /// Syncs that decided nothing because the cache was behind.
@@ -105,6 +145,7 @@ impl<K: Owner> PodControl<K> {
             recorder: ctx.recorder(component),
             pods,
             finalizer: None,
+            note,
             expectations: Arc::new(Expectations::new(ctx.clock.clone())),
             stale: stale_skips(component),
             owner: PhantomData,
@@ -114,6 +155,11 @@ impl<K: Owner> PodControl<K> {
     /// Pods are held by `finalizer` while they are owned.
     pub(super) fn holding(self, finalizer: &'static str) -> PodControl<K> {
         PodControl { finalizer: Some(finalizer), ..self }
+    }
+
+    /// Events about pods say this.
+    pub(super) fn saying(self, note: Note<K>) -> PodControl<K> {
+        PodControl { note, ..self }
     }
 
     /// The cache of all pods.
@@ -263,28 +309,14 @@ impl<K: Owner> PodControl<K> {
     async fn create_one(&self, owner: &K, pod: &Pod) -> Result<(), kube::Error> {
         let namespace = owner.meta().namespace.as_deref().unwrap_or_default();
         let made = self.api(namespace).create(&PostParams::default(), pod).await;
+        let name = pod.metadata.name.as_deref();
         match &made {
             Ok(made) => {
-                let name = made.metadata.name.as_deref().unwrap_or_default();
-                self.tell(
-                    owner,
-                    EventType::Normal,
-                    "SuccessfulCreate",
-                    "Create",
-                    format!("Created pod: {name}"),
-                );
+                self.told(owner, Deed::Create, made.metadata.name.as_deref().or(name), None);
             }
             // Upstream keeps quiet about these too: they pass by themselves.
             Err(error) if client::is_namespace_terminating(error) => {}
-            Err(error) => {
-                self.tell(
-                    owner,
-                    EventType::Warning,
-                    "FailedCreate",
-                    "Create",
-                    format!("Error creating: {error}"),
-                );
-            }
+            Err(error) => self.told(owner, Deed::Create, name, Some(error)),
         }
         made.map(drop)
     }
@@ -314,27 +346,21 @@ impl<K: Owner> PodControl<K> {
         let api = self.api(pod.metadata.namespace.as_deref().unwrap_or_default());
         let done = api.delete(name, &params).await;
         match &done {
-            Ok(_) => {
-                self.tell(
-                    owner,
-                    EventType::Normal,
-                    "SuccessfulDelete",
-                    "Delete",
-                    format!("Deleted pod: {name}"),
-                );
-            }
+            Ok(_) => self.told(owner, Deed::Delete, Some(name), None),
             Err(error) if client::is_not_found(error) => {}
-            Err(error) => {
-                self.tell(
-                    owner,
-                    EventType::Warning,
-                    "FailedDelete",
-                    "Delete",
-                    format!("Error deleting: {error}"),
-                );
-            }
+            Err(error) => self.told(owner, Deed::Delete, Some(name), Some(error)),
         }
         done.map(drop)
+    }
+
+    /// An event about what was done with a pod, or could not be.
+    pub(super) fn told(&self, owner: &K, deed: Deed, pod: Option<&str>, error: Option<&kube::Error>) {
+        let (kind, how) = match error {
+            None => (EventType::Normal, "Successful"),
+            Some(_) => (EventType::Warning, "Failed"),
+        };
+        let Some(note) = (self.note)(owner, deed, pod.unwrap_or_default(), error) else { return };
+        self.tell(owner, kind, &format!("{how}{}", deed.word()), deed.word(), note);
     }
 
     /// An event about the owner.

@@ -5,10 +5,12 @@
 
 mod identity;
 mod plan;
+mod retention;
 
 use std::{
     collections::HashSet,
     sync::{Arc, LazyLock},
+    time::Duration,
 };
 
 use component_base::{
@@ -28,13 +30,19 @@ use k8s_openapi::api::{
 use kube::{Api, Client, api::PostParams};
 use prometheus::IntGaugeVec;
 
-use self::plan::{Names, Plan, Template};
+use self::{
+    plan::{Names, Plan, Template},
+    retention::Ownership,
+};
 use super::{
     Context, enqueue_changes,
     history::{self, HASH_LABEL, History, Revisions},
-    pod_control::PodControl,
+    pod_control::{Deed, PodControl},
     replicaset,
 };
+
+/// Until the next look at claims that have to go first.
+const SOON: Duration = Duration::from_secs(1);
 
 #[derive(Clone)]
 struct Controller {
@@ -51,7 +59,7 @@ pub(super) fn start(ctx: &Context) {
         client: ctx.client.clone(),
         sets: ctx.informers.get(ListWatch::default()),
         claims: ctx.informers.get(ListWatch::default()),
-        control: PodControl::new(ctx, "statefulset-controller"),
+        control: PodControl::new(ctx, "statefulset-controller").saying(note),
         history: History::new(ctx),
         clock: ctx.clock.clone(),
     };
@@ -100,6 +108,17 @@ fn labels_of(set: &StatefulSet) -> [&str; 3] {
     ]
 }
 
+/// What an event says of a pod.
+fn note(set: &StatefulSet, deed: Deed, pod: &str, error: Option<&kube::Error>) -> Option<String> {
+    let (word, set) = (deed.word(), set.metadata.name.as_deref().unwrap_or_default());
+    match error {
+        None => Some(format!("{word} Pod {pod} in StatefulSet {set} successful")),
+        // Somebody was faster, or a cache is behind.
+        Some(error) if deed == Deed::Create && client::is_already_exists(error) => None,
+        Some(error) => Some(format!("{word} Pod {pod} in StatefulSet {set} failed error: {error}")),
+    }
+}
+
 fn selector(set: &StatefulSet) -> Option<LabelSelector> {
     let selector = LabelSelector::from_api(set.spec.as_ref().map(|s| &s.selector)).ok()?;
     (!selector.is_everything()).then_some(selector)
@@ -134,10 +153,13 @@ impl Controller {
             update: revisions.update.metadata.name.as_deref().unwrap_or_default(),
         };
         let now = self.clock.now();
-        let mut failed = None;
+        let (mut failed, mut soon) = (None, None);
         if settled {
             let plan = plan::plan(&set, &pods, names, now);
-            failed = self.carry_out(&set, plan, &current, &revisions.update).await.err();
+            match self.carry_out(&set, plan, &pods, &current, &revisions.update).await {
+                Ok(again) => soon = again,
+                Err(error) => failed = Some(error),
+            }
         }
         let unavailable = plan::unavailable(&set, &pods, now);
         UNAVAILABLE.with_label_values(&labels_of(&set)).set(i64::try_from(unavailable).unwrap_or(i64::MAX));
@@ -152,26 +174,46 @@ impl Controller {
         let limit = usize::try_from(spec.revision_history_limit.unwrap_or(10)).unwrap_or(0);
         self.history.truncate(&revisions.others, &live, limit).await?;
         let ripe = replicaset::next_available(&pods, spec.min_ready_seconds.unwrap_or(0), now);
+        let ripe = ripe.into_iter().chain(soon).min();
         match failed {
             Some(error) => Err(error),
             None => Ok(ripe.map_or(Outcome::Done, Outcome::RequeueAfter)),
         }
     }
 
+    /// Takes a step; when to look again for what has to go first.
     async fn carry_out(
         &self,
         set: &Arc<StatefulSet>,
         plan: Plan,
+        there: &[Arc<Pod>],
         current: &ControllerRevision,
         update: &ControllerRevision,
-    ) -> Result<(), kube::Error> {
+    ) -> Result<Option<Duration>, kube::Error> {
+        for pod in there {
+            self.set_right(set, pod).await?;
+        }
+        let mut soon = None;
         let mut pods = Vec::new();
         for (ordinal, template) in &plan.create {
-            self.ensure_claims(set, *ordinal).await?;
             let revision = if *template == Template::Current { current } else { update };
             let template = template_of(revision)?;
             let name = revision.metadata.name.as_deref().unwrap_or_default();
-            pods.push(identity::pod(set, &template, name, *ordinal));
+            let pod = identity::pod(set, &template, name, *ordinal);
+            if self.claims_of(set, *ordinal).any(|claim| retention::is_stale(&claim, set, &pod.metadata)) {
+                soon = Some(SOON);
+                break;
+            }
+            for claim in
+                self.claims_of(set, *ordinal).filter(|c| retention::is_managed_elsewhere(c, set, &pod))
+            {
+                self.tell_conflict(set, &claim);
+            }
+            if let Err(error) = self.ensure_claims(set, *ordinal).await {
+                self.control.told(set, Deed::Create, pod.metadata.name.as_deref(), Some(&error));
+                return Err(error);
+            }
+            pods.push(pod);
         }
         if !pods.is_empty()
             && let Some(error) = self.control.create(set, pods).await.error
@@ -179,20 +221,96 @@ impl Controller {
         {
             return Err(error);
         }
-        if identity::deletes_claims_when_scaled(set) {
-            for pod in &plan.condemned {
-                self.hand_claims_over(set, pod).await?;
+        if !plan.delete.is_empty() {
+            self.control.delete(set, &plan.delete).await?;
+        }
+        Ok(soon)
+    }
+
+    /// The claims of an ordinal that are there.
+    fn claims_of(&self, set: &StatefulSet, ordinal: i32) -> impl Iterator<Item = Arc<PersistentVolumeClaim>> {
+        let namespace = set.metadata.namespace.clone().unwrap_or_default();
+        let store = self.claims.store();
+        identity::claims(set, ordinal)
+            .into_iter()
+            .filter_map(move |claim| store.get(&ObjectKey::new(namespace.as_str(), claim.metadata.name?)))
+    }
+
+    /// Gives a pod that is there the labels it lacks, and its claims the owners they should have.
+    async fn set_right(&self, set: &Arc<StatefulSet>, pod: &Arc<Pod>) -> Result<(), kube::Error> {
+        let Some(ordinal) = plan::ordinal(set, pod) else { return Ok(()) };
+        let name = pod.metadata.name.as_deref();
+        let missing = identity::missing_labels(pod, ordinal);
+        let is_incomplete = missing.is_some();
+        let done = async {
+            let changed = self.set_claims_right(set, pod, ordinal).await?;
+            if let Some(labels) = missing {
+                let meta = serde_json::json!({"uid": pod.metadata.uid, "labels": labels});
+                self.control.patch(pod, serde_json::json!({"metadata": meta})).await?;
+            }
+            Ok(changed)
+        };
+        match done.await {
+            Ok(changed) => {
+                if is_incomplete || changed {
+                    self.control.told(set, Deed::Update, name, None);
+                }
+                Ok(())
+            }
+            Err(error) => {
+                self.control.told(set, Deed::Update, name, Some(&error));
+                Err(error)
             }
         }
-        if plan.delete.is_empty() { Ok(()) } else { self.control.delete(set, &plan.delete).await }
+    }
+
+    fn tell_conflict(&self, set: &Arc<StatefulSet>, claim: &PersistentVolumeClaim) {
+        let note = format!(
+            "PersistentVolumeClaim {} has a conflicting OwnerReference that acts as a manging controller, the \
+             retention policy is ignored for this claim",
+            claim.metadata.name.as_deref().unwrap_or_default()
+        );
+        self.control.tell(set, EventType::Warning, "ConflictingController", "Update", note);
+    }
+
+    async fn set_claims_right(
+        &self,
+        set: &Arc<StatefulSet>,
+        pod: &Pod,
+        ordinal: i32,
+    ) -> Result<bool, kube::Error> {
+        let namespace = set.metadata.namespace.as_deref().unwrap_or_default();
+        let api: Api<PersistentVolumeClaim> = Api::namespaced(self.client.clone(), namespace);
+        let mut changed = false;
+        for claim in self.claims_of(set, ordinal) {
+            let Ownership::Wrong(owners) = retention::check(&claim, set, pod) else { continue };
+            let name = claim.metadata.name.clone().unwrap_or_default();
+            if retention::is_managed_elsewhere(&claim, set, pod) {
+                self.tell_conflict(set, &claim);
+            }
+            // The whole claim as it was read: the role of this controller has no patch.
+            let mut next = (*claim).clone();
+            next.metadata.owner_references = Some(owners);
+            match api.replace(&name, &PostParams::default(), &next).await {
+                Ok(written) => {
+                    let version = written.metadata.resource_version.unwrap_or_default();
+                    self.claims.wait_seen(&ObjectKey::new(namespace, name.as_str()), &version).await;
+                    changed = true;
+                }
+                Err(error) if client::is_not_found(&error) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(changed)
     }
 
     /// Makes the claims an ordinal lacks.
     async fn ensure_claims(&self, set: &Arc<StatefulSet>, ordinal: i32) -> Result<(), kube::Error> {
         let namespace = set.metadata.namespace.as_deref().unwrap_or_default();
         let api: Api<PersistentVolumeClaim> = Api::namespaced(self.client.clone(), namespace);
-        for claim in identity::claims(set, ordinal) {
+        for mut claim in identity::claims(set, ordinal) {
             let name = claim.metadata.name.clone().unwrap_or_default();
+            claim.metadata.owner_references = retention::first_owner(set).map(|owner| vec![owner]);
             if self.claims.store().get(&ObjectKey::new(namespace, name.as_str())).is_some() {
                 continue;
             }
@@ -200,42 +318,17 @@ impl Controller {
             match api.create(&PostParams::default(), &claim).await {
                 Ok(_) => {
                     let note =
-                        format!("create Claim {name} Pod {owner}-{ordinal} in StatefulSet {owner} success");
+                        format!("Create Claim {name} Pod {owner}-{ordinal} in StatefulSet {owner} success");
                     self.control.tell(set, EventType::Normal, "SuccessfulCreate", "Create", note);
                 }
                 Err(e) if client::is_already_exists(&e) => {}
                 Err(e) => {
                     let note = format!(
-                        "create Claim {name} for Pod {owner}-{ordinal} in StatefulSet {owner} failed error: {e}"
+                        "Create Claim {name} for Pod {owner}-{ordinal} in StatefulSet {owner} failed error: {e}"
                     );
                     self.control.tell(set, EventType::Warning, "FailedCreate", "Create", note);
                     return Err(e);
                 }
-            }
-        }
-        Ok(())
-    }
-
-    /// The claims of an ordinal that is no longer wanted go when its pod is gone.
-    async fn hand_claims_over(&self, set: &Arc<StatefulSet>, pod: &Arc<Pod>) -> Result<(), kube::Error> {
-        let Some(ordinal) = plan::ordinal(set, pod) else { return Ok(()) };
-        let namespace = set.metadata.namespace.as_deref().unwrap_or_default();
-        let api: Api<PersistentVolumeClaim> = Api::namespaced(self.client.clone(), namespace);
-        for claim in identity::claims(set, ordinal) {
-            let name = claim.metadata.name.clone().unwrap_or_default();
-            let Some(found) = self.claims.store().get(&ObjectKey::new(namespace, name.as_str())) else {
-                continue;
-            };
-            let owner = identity::owner_of(pod.as_ref());
-            let mut owners = found.metadata.owner_references.clone().unwrap_or_default();
-            owners.retain(|o| o.kind != "StatefulSet" && o.kind != "Pod");
-            owners.push(owner);
-            // The whole claim as it was read: the role of this controller has no patch.
-            let mut next = (*found).clone();
-            next.metadata.owner_references = Some(owners);
-            match api.replace(&name, &PostParams::default(), &next).await {
-                Err(e) if !client::is_not_found(&e) => return Err(e),
-                _ => {}
             }
         }
         Ok(())

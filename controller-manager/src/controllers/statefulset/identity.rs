@@ -2,16 +2,16 @@
 
 use std::collections::BTreeMap;
 
-use k8s_openapi::{
-    api::{
-        apps::v1::StatefulSet,
-        core::v1::{PersistentVolumeClaim, PersistentVolumeClaimVolumeSource, Pod, PodTemplateSpec, Volume},
-    },
-    apimachinery::pkg::apis::meta::v1::OwnerReference,
+use component_base::meta::label;
+use k8s_openapi::api::{
+    apps::v1::StatefulSet,
+    core::v1::{PersistentVolumeClaim, PersistentVolumeClaimVolumeSource, Pod, PodTemplateSpec, Volume},
 };
-use kube::Resource;
 
 use crate::controllers::{history::HASH_LABEL, pod_control};
+
+const POD_NAME: &str = "statefulset.kubernetes.io/pod-name";
+const POD_INDEX: &str = "apps.kubernetes.io/pod-index";
 
 /// The name of an ordinal's claim made from a template.
 fn claim_name(set: &StatefulSet, template: &PersistentVolumeClaim, ordinal: i32) -> String {
@@ -30,8 +30,8 @@ pub(super) fn pod(set: &StatefulSet, template: &PodTemplateSpec, revision: &str,
     pod.metadata.generate_name = None;
     pod.metadata.namespace.clone_from(&set.metadata.namespace);
     pod.metadata.name = Some(name.clone());
-    pod_control::label(&mut pod, "statefulset.kubernetes.io/pod-name", name.clone());
-    pod_control::label(&mut pod, "apps.kubernetes.io/pod-index", ordinal.to_string());
+    pod_control::label(&mut pod, POD_NAME, name.clone());
+    pod_control::label(&mut pod, POD_INDEX, ordinal.to_string());
     pod_control::label(&mut pod, HASH_LABEL, revision);
     let spec = pod.spec.get_or_insert_default();
     spec.hostname = Some(name);
@@ -55,41 +55,22 @@ pub(super) fn pod(set: &StatefulSet, template: &PodTemplateSpec, revision: &str,
 pub(super) fn claims(set: &StatefulSet, ordinal: i32) -> Vec<PersistentVolumeClaim> {
     let labels: BTreeMap<String, String> =
         set.spec.as_ref().and_then(|s| s.selector.match_labels.clone()).unwrap_or_default();
-    let owner = deletes_claims(set).then(|| owner_of(set));
     let make = |template: &PersistentVolumeClaim| {
         let mut claim = template.clone();
         claim.metadata.name = Some(claim_name(set, template, ordinal));
         claim.metadata.namespace.clone_from(&set.metadata.namespace);
         claim.metadata.labels.get_or_insert_default().extend(labels.clone());
-        claim.metadata.owner_references = owner.clone().map(|o| vec![o]);
         claim.status = None;
         claim
     };
     templates(set).iter().map(make).collect()
 }
 
-/// Whether the claims go with the set (KEP-1847).
-fn deletes_claims(set: &StatefulSet) -> bool {
-    let policy = set.spec.as_ref().and_then(|s| s.persistent_volume_claim_retention_policy.as_ref());
-    policy.and_then(|p| p.when_deleted.as_deref()) == Some("Delete")
-}
-
-/// Whether the claims of ordinals that are no longer wanted go with their pods (KEP-1847).
-pub(super) fn deletes_claims_when_scaled(set: &StatefulSet) -> bool {
-    let policy = set.spec.as_ref().and_then(|s| s.persistent_volume_claim_retention_policy.as_ref());
-    policy.and_then(|p| p.when_scaled.as_deref()) == Some("Delete")
-}
-
-/// An owner that is no controller: the claims may have one of their own.
-pub(super) fn owner_of<K: Resource<DynamicType = ()>>(owner: &K) -> OwnerReference {
-    OwnerReference {
-        api_version: K::api_version(&()).into_owned(),
-        kind: K::kind(&()).into_owned(),
-        name: owner.meta().name.clone().unwrap_or_default(),
-        uid: owner.meta().uid.clone().unwrap_or_default(),
-        controller: None,
-        block_owner_deletion: None,
-    }
+/// What an adopted pod lacks of its labels.
+pub(super) fn missing_labels(pod: &Pod, ordinal: i32) -> Option<BTreeMap<String, String>> {
+    let name = pod.metadata.name.clone().unwrap_or_default();
+    let has = label(&pod.metadata, POD_NAME) == Some(&name);
+    (!has).then(|| [(POD_NAME.to_owned(), name), (POD_INDEX.to_owned(), ordinal.to_string())].into())
 }
 
 #[cfg(test)]
@@ -99,13 +80,24 @@ mod tests {
     use super::*;
 
     #[test]
+    fn an_adopted_pod_gets_its_labels() {
+        let adopted: Pod =
+            serde_json::from_value(json!({"metadata": {"name": "w-3", "labels": {"a": "w"}}})).unwrap();
+        let missing = missing_labels(&adopted, 3).unwrap();
+        assert_eq!((missing[POD_NAME].as_str(), missing[POD_INDEX].as_str()), ("w-3", "3"));
+        let mut named = adopted;
+        named.metadata.labels = Some(missing);
+        assert_eq!(missing_labels(&named, 3), None);
+    }
+
+    #[test]
     fn a_pod_keeps_its_name_and_claims() {
         let set: StatefulSet = serde_json::from_value(json!({
             "metadata": {"name": "w", "namespace": "n", "uid": "u"},
             "spec": {"serviceName": "s", "selector": {"matchLabels": {"a": "w"}}, "template": {
                 "metadata": {"labels": {"a": "w"}}, "spec": {"containers": [], "volumes": [{"name": "data", "emptyDir": {}}]}},
                 "volumeClaimTemplates": [{"metadata": {"name": "data"}, "spec": {}}],
-                "persistentVolumeClaimRetentionPolicy": {"whenDeleted": "Delete", "whenScaled": "Retain"}},
+                },
         }))
         .unwrap();
         let made = pod(&set, &set.spec.as_ref().unwrap().template, "w-1", 2);
@@ -122,7 +114,7 @@ mod tests {
         assert_eq!(volumes[0].persistent_volume_claim.as_ref().unwrap().claim_name, "data-w-2");
         let claim = &claims(&set, 2)[0];
         assert_eq!(claim.metadata.name.as_deref(), Some("data-w-2"));
-        assert_eq!(claim.metadata.owner_references.as_ref().unwrap()[0].uid, "u");
-        assert!(!deletes_claims_when_scaled(&set));
+        assert_eq!(claim.metadata.labels.as_ref().unwrap()["a"], "w");
+        assert_eq!(claim.metadata.owner_references, None, "that comes with the pod");
     }
 }

@@ -44,8 +44,6 @@ pub(super) struct Plan {
     pub(super) create: Vec<(i32, Template)>,
     /// Pods to delete, in order.
     pub(super) delete: Vec<Arc<Pod>>,
-    /// Those of them whose ordinal is no longer wanted.
-    pub(super) condemned: Vec<Arc<Pod>>,
 }
 
 /// The ordinal of a pod named after the set.
@@ -184,8 +182,7 @@ fn shrink(
         if in_order && !is_healthy(&pod) && unhealthy.is_some() && unhealthy != pod.metadata.uid {
             return true;
         }
-        plan.delete.push(pod.clone());
-        plan.condemned.push(pod);
+        plan.delete.push(pod);
         if in_order {
             return true;
         }
