@@ -46,9 +46,11 @@ const SWITCHES: Switches = Switches {
         Gate::DRAResourcePoolStatus,
         Gate::GenericWorkload,
         Gate::HPAScaleToZero,
+        Gate::PersistentVolumeClaimUnusedSinceTime,
         Gate::PodCertificateRequest,
         Gate::StorageVersionAPI,
         Gate::StorageVersionMigrator,
+        Gate::WorkloadWithJob,
     ],
 };
 

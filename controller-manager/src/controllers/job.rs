@@ -3,6 +3,7 @@
 //! Contract: upstream's `pkg/controller/job`. The order of writes is the point: status with the uids of finished
 //! pods, then their finalizers, then (seen on the watch) the numbers.
 
+mod gang;
 mod indexes;
 mod metrics;
 mod plan;
@@ -22,11 +23,13 @@ use component_base::{
 use k8s_openapi::api::{
     batch::v1::Job,
     core::v1::{Container, EnvVar, EnvVarSource, ObjectFieldSelector, Pod},
+    scheduling::v1alpha2::PodGroup,
 };
 use kube::{Api, Client, api::PostParams};
 use serde_json::json;
 
 use self::{
+    gang::Gangs,
     metrics::Action,
     plan::{FAILURES, Failures, IGNORED, INDEX, Plan, TRACKING},
 };
@@ -40,17 +43,19 @@ struct Controller {
     client: Client,
     jobs: Informer<Job>,
     control: PodControl<Job>,
+    gangs: Option<Gangs>,
     clock: SharedClock,
 }
 
 pub(super) fn start(ctx: &Context) {
+    let queue: WorkQueue<ObjectKey> = WorkQueue::new("job");
     let controller = Controller {
         client: ctx.client.clone(),
         jobs: ctx.informers.get(ListWatch::default()),
         control: PodControl::new(ctx, "job-controller").holding(TRACKING),
+        gangs: Gangs::new(ctx, &queue),
         clock: ctx.clock.clone(),
     };
-    let queue: WorkQueue<ObjectKey> = WorkQueue::new("job");
     enqueue_changes(&controller.jobs, &queue);
     controller.measure();
     let jobs = controller.jobs.clone();
@@ -152,6 +157,11 @@ impl Controller {
         if managed_elsewhere(&job).is_some() {
             return Ok(Outcome::Done);
         }
+        if !plan::knows_mode(&job) {
+            let note = "Skipped Job sync because completion mode is unknown";
+            self.control.tell(&job, EventType::Warning, "UnknownCompletionMode", "Sync", note.to_owned());
+            return Ok(Outcome::Done);
+        }
         let settled = self.control.settled(&job) && job.metadata.deletion_timestamp.is_none();
         let selector = job.spec.as_ref().and_then(|s| s.selector.as_ref());
         if selector.is_none() {
@@ -178,9 +188,16 @@ impl Controller {
         if job.metadata.deletion_timestamp.is_some() {
             return self.end(job, &pods).await;
         }
+        // Before the pods, which are to name it.
+        let group = match &self.gangs {
+            Some(gangs) if !plan::is_over(job) => {
+                gangs.ensure(job, &pods, |note| self.tell_made(job, note)).await?
+            }
+            _ => None,
+        };
         let plan = plan::plan(job, &pods, settled, self.clock.now());
         *action = Action::of(&plan);
-        self.carry_out(job, plan).await
+        self.carry_out(job, plan, group.as_deref()).await
     }
 
     /// The pods of a job being deleted are let go, so that the collector can take them.
@@ -192,7 +209,16 @@ impl Controller {
         Ok(Outcome::Done)
     }
 
-    async fn carry_out(&self, job: &Arc<Job>, plan: Plan) -> Result<Outcome, kube::Error> {
+    fn tell_made(&self, job: &Job, note: String) {
+        self.control.tell(job, EventType::Normal, "WorkloadCreated", "Create", note);
+    }
+
+    async fn carry_out(
+        &self,
+        job: &Arc<Job>,
+        plan: Plan,
+        group: Option<&PodGroup>,
+    ) -> Result<Outcome, kube::Error> {
         self.write_status(job, &plan).await?;
         for pod in &plan.untrack {
             self.untrack(pod).await?;
@@ -207,7 +233,11 @@ impl Controller {
             self.control.delete(job, &plan.remove).await?;
         }
         if !plan.create.is_empty() {
-            let pods = plan.create.iter().map(|index| pod_for(job, *index, &plan.failures)).collect();
+            let mut pods: Vec<Pod> =
+                plan.create.iter().map(|index| pod_for(job, *index, &plan.failures)).collect();
+            if let Some(group) = group {
+                pods.iter_mut().for_each(|pod| gang::join(pod, group));
+            }
             let created = self.control.create(job, pods).await;
             metrics::created(job, &created);
             if let Some(error) = created.error {
@@ -252,6 +282,11 @@ impl Controller {
             self.control.tell(new, EventType::Normal, reason, "Update", note.to_owned());
         };
         if became("Complete", "True").is_some() {
+            let wanted = new.spec.as_ref().and_then(|s| s.completions);
+            if wanted.is_some() && new.status.as_ref().and_then(|s| s.succeeded) > wanted {
+                let note = "Too many succeeded pods running after completion count reached";
+                self.control.tell(new, EventType::Warning, "TooManySucceededPods", "Update", note.to_owned());
+            }
             normal("Completed", "Job completed");
         }
         if became("Suspended", "True").is_some() {

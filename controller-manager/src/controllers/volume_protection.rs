@@ -2,10 +2,15 @@
 //!
 //! Contract: upstream's `persistentvolumeclaim-protection-controller`, `persistentvolume-protection-controller` and
 //! `volumeattributesclass-protection-controller`: finalizers `kubernetes.io/pvc-protection`,
-//! `kubernetes.io/pv-protection` and `kubernetes.io/vac-protection`, the first two set by admission as well.
+//! `kubernetes.io/pv-protection` and `kubernetes.io/vac-protection`, the first two set by admission as well. Under
+//! `PersistentVolumeClaimUnusedSinceTime` claims say since when no pod names them.
+
+mod unused;
 
 use component_base::{
     client,
+    clock::SharedClock,
+    features::Gate,
     informer::{Event, Informer, ListWatch, Object},
     meta::{ObjectKey, add_finalizer, has_finalizer, object_key, remove_finalizer},
     workqueue::{Outcome, WorkQueue, run_workers},
@@ -44,10 +49,14 @@ pub(super) fn start_claims(ctx: &Context) {
     let claims: Informer<PersistentVolumeClaim> = ctx.informers.get(ListWatch::default());
     let pods: Informer<Pod> = ctx.informers.get(ListWatch::default());
     let queue: WorkQueue<ObjectKey> = WorkQueue::new("pvcprotection");
-    let of_claim = queue.clone();
+    let notes = ctx.settings.gates.has(Gate::PersistentVolumeClaimUnusedSinceTime).then(|| ctx.clock.clone());
+    let (of_claim, is_noted) = (queue.clone(), notes.is_some());
     claims.on_event(move |event| {
+        let claim = event.object();
+        // Pods may have come and gone while nobody looked.
+        let is_news = matches!(event, Event::Added { .. }) || unused::condition(claim).is_none();
         if !matches!(event, Event::Deleted { .. })
-            && decide(&event.object().metadata, CLAIM) != Decision::Keep
+            && (decide(&claim.metadata, CLAIM) != Decision::Keep || is_noted && is_news)
         {
             of_claim.add(object_key(event.object().as_ref()));
         }
@@ -55,6 +64,7 @@ pub(super) fn start_claims(ctx: &Context) {
     let of_pod = queue.clone();
     pods.on_event(move |event| {
         let freed = match &event {
+            Event::Added { new, .. } | Event::Updated { new, .. } if is_noted => new,
             Event::Added { .. } => return,
             Event::Deleted { last, .. } => last,
             Event::Updated { new, .. } if super::pod_disruption::is_finished(new) => new,
@@ -68,19 +78,23 @@ pub(super) fn start_claims(ctx: &Context) {
     let client = ctx.client.clone();
     run_workers(&ctx.tasks, &queue, WORKERS, move |key| {
         let (claims, pods, client) = (claims.clone(), pods.clone(), client.clone());
-        async move { sync_claim(&claims, &pods, &client, &key).await }
+        let notes = notes.clone();
+        async move { sync_claim(&claims, &pods, (&client, notes), &key).await }
     });
 }
 
 async fn sync_claim(
     claims: &Informer<PersistentVolumeClaim>,
     pods: &Informer<Pod>,
-    client: &Client,
+    (client, notes): (&Client, Option<SharedClock>),
     key: &ObjectKey,
 ) -> Result<Outcome, kube::Error> {
     claims.wait_synced().await;
     pods.wait_synced().await;
     let Some(claim) = claims.store().get(key) else { return Ok(Outcome::Done) };
+    if let Some(clock) = notes {
+        unused::note(&claim, pods, client, &clock).await?;
+    }
     let decision = decide(&claim.metadata, CLAIM);
     if decision == Decision::Remove {
         let uses = |pod: &Pod| uses(pod, &claim);

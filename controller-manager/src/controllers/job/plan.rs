@@ -569,5 +569,11 @@ fn finish_time(pod: &Pod) -> Option<i64> {
     })
 }
 
+/// Whether the job's completion mode is one there is.
+pub(super) fn knows_mode(job: &Job) -> bool {
+    let mode = job.spec.as_ref().and_then(|s| s.completion_mode.as_deref());
+    mode.is_none_or(|mode| matches!(mode, "NonIndexed" | "Indexed"))
+}
+
 #[cfg(test)]
 mod tests;
