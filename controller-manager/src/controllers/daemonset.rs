@@ -166,16 +166,22 @@ impl Controller {
     ) -> Converged {
         let now = self.clock.now();
         let mut changes = plan::manage(set, nodes, by_node, hash, now);
+        let found = |pod: &Pod, how: &str, node: &str, next: &str| {
+            let (namespace, name) = (pod.metadata.namespace.as_deref(), pod.metadata.name.as_deref());
+            let pod = format!("{}/{}", namespace.unwrap_or_default(), name.unwrap_or_default());
+            format!("Found {how} daemon pod {pod} on node {node}, will try to {next} it")
+        };
+        for (node, pod) in std::mem::take(&mut changes.ended) {
+            let note = found(&pod, "succeeded", &node, "delete");
+            self.control.tell(set, EventType::Normal, "SucceededDaemonPod", "Delete", note);
+            changes.delete.push(pod);
+        }
         let mut retry = None;
         for (node, pod) in std::mem::take(&mut changes.failed) {
             match self.rest(set, &node, now) {
                 Some(left) => retry = Some(retry.map_or(left, |r: Duration| r.min(left))),
                 None => {
-                    let name = pod.metadata.name.as_deref().unwrap_or_default();
-                    let note = format!(
-                        "Found failed daemon pod {}/{name} on node {node}, will try to kill it",
-                        pod.metadata.namespace.as_deref().unwrap_or_default()
-                    );
+                    let note = found(&pod, "failed", &node, "kill");
                     self.control.tell(set, EventType::Warning, "FailedDaemonPod", "Delete", note);
                     changes.delete.push(pod);
                 }

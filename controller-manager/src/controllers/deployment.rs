@@ -109,6 +109,14 @@ impl Controller {
         let owned =
             ownership::claim(&self.client, deployment.as_ref(), None, &selector, candidates, |_| true)
                 .await?;
+        if let Some(back) = plan::rollback(&deployment, &owned) {
+            let api: Api<Deployment> = Api::namespaced(self.client.clone(), &key.namespace);
+            let written =
+                gone_is_fine(api.replace(&key.name, &PostParams::default(), &back.deployment).await)?;
+            self.tell(&deployment, back.kind, back.reason, back.note);
+            self.seen(&self.deployments, written.map(|d| d.metadata)).await;
+            return Ok(Outcome::Done);
+        }
         let plan = plan::plan(&deployment, &owned, self.clock.now())?;
         let mut current = deployment.clone();
         for action in &plan.actions {

@@ -11,7 +11,7 @@ use std::sync::Arc;
 
 use component_base::{
     client,
-    events::{Recorder, reference},
+    events::{EventType, Recorder, reference},
     informer::{Event, Informer, ListWatch},
     meta::{ObjectKey, key_of, label, new_controller_ref, object_key},
     workqueue::{Outcome, WorkQueue, run_workers},
@@ -157,12 +157,20 @@ impl Controller {
         let (counts, changes) = metrics::count(&service, &slices, &plan.actions, self.most);
         self.sums.observe(key, &service, counts, changes);
         let owner = new_controller_ref(service.as_ref());
+        let regarding = reference(service.as_ref());
         for action in plan.actions {
             let told = metrics::Operation::of(&action);
-            self.slices.act(key, Some(&owner), action).await?;
+            if let Err(error) = self.slices.act(key, Some(&owner), action).await {
+                let note = format!(
+                    "Error updating Endpoint Slices for Service {}/{}: {error}",
+                    key.namespace, key.name
+                );
+                let reason = "FailedToUpdateEndpointSlices";
+                self.recorder.event(&regarding, EventType::Warning, reason, reason, note, None);
+                return Err(error);
+            }
             told.carried_out();
         }
-        let regarding = reference(service.as_ref());
         for told in plan.told {
             self.recorder.event(&regarding, told.kind, told.reason, told.reason, told.note, None);
         }

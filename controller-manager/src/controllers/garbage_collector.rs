@@ -16,18 +16,20 @@ use std::{
 
 use component_base::{
     client,
+    events::{EventType, Recorder},
     informer::{DynamicInformer, Event, GroupVersionResource, Informers, ListWatch, Metadata},
     metrics::{self, Stability},
     task::Tasks,
     workqueue::{Outcome, WorkQueue, run_workers},
 };
 use http::{Method, Request};
+use k8s_openapi::api::core::v1::ObjectReference;
 use kube::Resource;
 use parking_lot::Mutex;
 use prometheus::IntCounter;
 use serde_json::{Value, json};
 
-use self::graph::{Coordinates, Decision, Graph, KindId, Policy, Task, Uid};
+use self::graph::{Coordinates, Decision, Graph, KindId, Misplaced, Policy, Task, Uid};
 use super::Context;
 use crate::served::{Discovery, Served};
 
@@ -50,7 +52,11 @@ struct Collector {
     client: kube::Client,
     informers: Informers,
     tasks: Tasks,
-    queue: WorkQueue<Task>,
+    recorder: Recorder,
+    /// Objects that may have to go.
+    deletions: WorkQueue<Task>,
+    /// Owners whose dependents are let go.
+    orphans: WorkQueue<Task>,
     workers: usize,
     graph: Mutex<Graph>,
     /// How objects of a kind are reached.
@@ -65,7 +71,9 @@ pub(super) fn start(ctx: &Context) {
         client: ctx.client.clone(),
         informers: ctx.informers.clone(),
         tasks: ctx.tasks.clone(),
-        queue: WorkQueue::new("garbage_collector"),
+        recorder: ctx.recorder("garbage-collector-controller"),
+        deletions: WorkQueue::new("garbage_collector_attempt_to_delete"),
+        orphans: WorkQueue::new("garbage_collector_attempt_to_orphan"),
         workers: ctx.workers("concurrent-gc-syncs"),
         graph: Mutex::default(),
         routes: Mutex::default(),
@@ -186,25 +194,58 @@ impl Collector {
                 graph.forget(Uid::new(last.meta().uid.as_deref().unwrap_or_default()))
             }
         };
+        let misplaced = graph.take_misplaced();
         drop(graph);
+        for misplaced in misplaced {
+            self.tell(&misplaced);
+        }
         self.enqueue(tasks);
+    }
+
+    fn tell(&self, misplaced: &Misplaced) {
+        let names = |at: &Coordinates| {
+            let route = self.routes.lock().get(&at.kind).cloned();
+            route.map_or_else(Default::default, |served| (served.api_version(), served.kind.clone()))
+        };
+        let (at, owner) = (&misplaced.at, &misplaced.owner);
+        let (api_version, kind) = names(at);
+        let regarding = ObjectReference {
+            api_version: Some(api_version),
+            kind: Some(kind),
+            namespace: Some(at.namespace.to_string()),
+            name: Some(at.name.to_string()),
+            uid: Some(at.uid.to_string()),
+            ..ObjectReference::default()
+        };
+        let (api_version, kind) = names(owner);
+        let note = format!(
+            "ownerRef [{api_version}/{kind}, namespace: {}, name: {}, uid: {}] does not exist in namespace {:?}",
+            owner.namespace, owner.name, owner.uid, &*at.namespace
+        );
+        let reason = "OwnerRefInvalidNamespace";
+        self.recorder.event(&regarding, EventType::Warning, reason, reason, note, None);
     }
 
     fn enqueue(&self, tasks: Vec<Task>) {
         for task in tasks {
-            self.queue.add(task);
+            match task {
+                Task::Examine(_) => self.deletions.add(task),
+                Task::Orphan(_) => self.orphans.add(task),
+            }
         }
     }
 
     fn work(self: Arc<Self>) {
-        let (tasks, queue, workers) = (self.tasks.clone(), self.queue.clone(), self.workers);
-        run_workers(&tasks, &queue, workers, move |task| {
+        for queue in [&self.deletions, &self.orphans] {
             let collector = self.clone();
-            async move {
-                let decision = collector.graph.lock().decide(task);
-                collector.carry_out(decision).await
-            }
-        });
+            run_workers(&self.tasks, queue, self.workers, move |task| {
+                let collector = collector.clone();
+                async move {
+                    let decision = collector.graph.lock().decide(task);
+                    collector.carry_out(decision).await
+                }
+            });
+        }
     }
 
     async fn carry_out(&self, decision: Decision) -> Result<Outcome, kube::Error> {

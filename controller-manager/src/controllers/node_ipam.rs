@@ -7,6 +7,7 @@ use std::{collections::BTreeSet, sync::LazyLock};
 
 use component_base::{
     client,
+    events::{EventType, Recorder, reference},
     informer::{Event, Informer, ListWatch},
     meta::ObjectKey,
     metrics::{self, Stability, exponential_buckets},
@@ -44,17 +45,20 @@ pub(super) fn start(ctx: &Context) {
     let queue: WorkQueue<ObjectKey> = WorkQueue::new("cidrallocator");
     enqueue_changes(&nodes, &queue);
     let (api, settings) = (Api::<Node>::all(ctx.client.clone()), ctx.settings.clone());
+    let recorder = ctx.recorder("cidrAllocator");
     measure(&nodes, &settings);
     // One worker: two would hand out the same range.
     run_workers(&ctx.tasks, &queue, 1, move |key| {
         let (nodes, api, settings) = (nodes.clone(), api.clone(), settings.clone());
+        let recorder = recorder.clone();
         async move {
             nodes.wait_synced().await;
             let Some(node) = nodes.store().get(&key).filter(|n| ranges(n).is_empty()) else {
                 return Ok(Outcome::Done);
             };
             let mut taken: BTreeSet<IpNet> = nodes.store().list().iter().flat_map(|n| ranges(n)).collect();
-            let assigned = plan(&settings, &taken)?;
+            let assigned =
+                plan(&settings, &taken).inspect_err(|_| tell(&recorder, &node, "CIDRNotAvailable"))?;
             let texts: Vec<String> = assigned.iter().map(|(range, _)| range.to_string()).collect();
             let body = json!({
                 "metadata": {"uid": node.metadata.uid}, "spec": {"podCIDR": texts.first(), "podCIDRs": texts},
@@ -69,10 +73,19 @@ pub(super) fn start(ctx: &Context) {
                     Ok(Outcome::Done)
                 }
                 Err(e) if client::is_not_found(&e) => Ok(Outcome::Done),
-                Err(source) => Err(IpamError::Api { node: key.name.to_string(), source: Box::new(source) }),
+                Err(source) => {
+                    tell(&recorder, &node, "CIDRAssignmentFailed");
+                    Err(IpamError::Api { node: key.name.to_string(), source: Box::new(source) })
+                }
             }
         }
     });
+}
+
+fn tell(recorder: &Recorder, node: &Node, reason: &str) {
+    let name = node.metadata.name.as_deref().unwrap_or_default();
+    let note = format!("Node {name} status is now: {reason}");
+    recorder.event(&reference(node), EventType::Normal, reason, reason, note, None);
 }
 
 fn ranges(node: &Node) -> Vec<IpNet> {

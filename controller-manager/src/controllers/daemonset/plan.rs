@@ -141,6 +141,8 @@ pub(super) struct Changes {
     pub(super) create: Vec<String>,
     /// Pods that go.
     pub(super) delete: Vec<Arc<Pod>>,
+    /// Pods that ended well though they should not end: they go.
+    pub(super) ended: Vec<(String, Arc<Pod>)>,
     /// Pods that failed on their node: they go after a delay that grows.
     pub(super) failed: Vec<(String, Arc<Pod>)>,
 }
@@ -201,7 +203,7 @@ fn thin_out(
     for pod in here.iter().filter(|p| !is_deleting(&p.metadata)) {
         match phase(pod) {
             "Failed" => changes.failed.push((node.to_owned(), pod.clone())),
-            "Succeeded" => changes.delete.push(pod.clone()),
+            "Succeeded" => changes.ended.push((node.to_owned(), pod.clone())),
             _ => running.push(pod.clone()),
         }
     }
@@ -352,7 +354,7 @@ fn surge(
     }
     candidates.truncate(limits.surge.saturating_sub(surging));
     dead.extend(candidates);
-    Changes { create: dead, delete: old_to_go, failed: Vec::new() }
+    Changes { create: dead, delete: old_to_go, ..Changes::default() }
 }
 
 impl Changes {

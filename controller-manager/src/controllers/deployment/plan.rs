@@ -1,6 +1,7 @@
 //! Which replica sets there should be and how large each. Pure.
 
 mod history;
+mod rollback;
 mod sizes;
 mod status;
 
@@ -11,6 +12,7 @@ use k8s_openapi::api::apps::v1::{Deployment, DeploymentStatus, ReplicaSet};
 
 pub(super) use self::{
     history::{REVISION, same_template},
+    rollback::rollback,
     sizes::size_annotations,
     status::create_failed,
 };

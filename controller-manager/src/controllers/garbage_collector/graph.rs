@@ -150,6 +150,17 @@ pub(super) struct Graph {
     /// Objects with owners of kinds that nobody has served yet.
     puzzling: HashSet<Uid>,
     namespaces: HashSet<Arc<str>>,
+    /// Found since somebody asked.
+    misplaced: Vec<Misplaced>,
+}
+
+/// An object that names an owner which lives in another namespace.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Misplaced {
+    /// The object.
+    pub(super) at: Coordinates,
+    /// What it names, in its own namespace.
+    pub(super) owner: Coordinates,
 }
 
 impl Graph {
@@ -244,6 +255,9 @@ impl Graph {
         }
         let old = self.nodes.insert(uid, node.clone());
         let mut tasks = self.link(uid, &node, old.as_ref());
+        if old.as_ref().is_some_and(|old| old.is_virtual && old.at != node.at) {
+            tasks.extend(self.mistaken(uid, &node));
+        }
         let was = |f: fn(&Node) -> bool| old.as_ref().is_some_and(f);
         if node.awaits_dependents() && !was(Node::awaits_dependents) {
             tasks.push(Task::Examine(uid));
@@ -290,12 +304,42 @@ impl Graph {
                     tasks.push(Task::Examine(owner.uid));
                 }
                 // The reference does not mean the object that has this uid.
-                Some(known) if known.at != owner.at => tasks.push(Task::Examine(uid)),
+                Some(known) if known.at != owner.at => {
+                    tasks.push(Task::Examine(uid));
+                    let is_new = old.is_none_or(|old| old.owners.iter().all(|o| o.uid != owner.uid));
+                    if is_new && is_elsewhere(known, node) {
+                        let named = Coordinates { namespace: node.at.namespace.clone(), ..owner.at.clone() };
+                        self.misplaced.push(Misplaced { at: node.at.clone(), owner: named });
+                    }
+                }
                 Some(known) if known.awaits_dependents() => tasks.push(Task::Examine(uid)),
                 Some(_) => {}
             }
         }
         tasks
+    }
+
+    /// Those that named an owner before it was seen, and named it wrongly.
+    fn mistaken(&mut self, owner: Uid, seen: &Node) -> Vec<Task> {
+        let mut tasks = Vec::new();
+        for uid in self.dependents.get(&owner).into_iter().flatten() {
+            let Some(node) = self.nodes.get(uid) else { continue };
+            let Some(named) = node.owners.iter().find(|o| o.uid == owner && o.at != seen.at) else {
+                continue;
+            };
+            tasks.push(Task::Examine(*uid));
+            if is_elsewhere(seen, node) {
+                let named = Coordinates { namespace: node.at.namespace.clone(), ..named.at.clone() };
+                self.misplaced.push(Misplaced { at: node.at.clone(), owner: named });
+            }
+        }
+        tasks.sort_unstable();
+        tasks
+    }
+
+    /// Objects found to name owners of other namespaces.
+    pub(super) fn take_misplaced(&mut self) -> Vec<Misplaced> {
+        std::mem::take(&mut self.misplaced)
     }
 
     fn unlink(&mut self, owner: Uid, dependent: Uid) {
@@ -464,6 +508,11 @@ impl Graph {
     pub(super) fn len(&self) -> usize {
         self.nodes.len()
     }
+}
+
+/// Whether an owner that has been seen lives in another namespace than its dependent.
+fn is_elsewhere(owner: &Node, dependent: &Node) -> bool {
+    !owner.is_virtual && !owner.at.namespace.is_empty() && owner.at.namespace != dependent.at.namespace
 }
 
 #[cfg(test)]

@@ -6,10 +6,15 @@ use component_base::{
     hash::template_hash,
     meta::{annotation, new_controller_ref},
 };
-use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet, ReplicaSetSpec};
+use k8s_openapi::api::{
+    apps::v1::{Deployment, ReplicaSet, ReplicaSetSpec},
+    core::v1::PodTemplateSpec,
+};
 
 use super::{
-    Action, Sets, available, size,
+    Action, Sets, available,
+    rollback::ROLLBACK_TO,
+    size,
     sizes::{DESIRED, MAX, size_annotations},
     wanted,
 };
@@ -25,9 +30,9 @@ const HISTORY_LENGTH: usize = 2000;
 /// Longest name of an object.
 const NAME_LENGTH: usize = 253;
 /// Annotations of a deployment that are its own.
-const NOT_COPIED: &[&str] = &[
+pub(super) const NOT_COPIED: &[&str] = &[
     "kubectl.kubernetes.io/last-applied-configuration",
-    "deprecated.deployment.rollback.to",
+    ROLLBACK_TO,
     REVISION,
     REVISION_HISTORY,
     DESIRED,
@@ -36,14 +41,20 @@ const NOT_COPIED: &[&str] = &[
 
 /// Whether a set was made from the deployment's template; the hash label is the set's own addition.
 pub(in super::super) fn same_template(set: &ReplicaSet, deployment: &Deployment) -> bool {
-    let Some(mut of_set) = set.spec.as_ref().and_then(|s| s.template.clone()) else { return false };
-    if let Some(labels) = of_set.metadata.as_mut().and_then(|m| m.labels.as_mut()) {
-        labels.remove(HASH_LABEL);
-    }
+    let Some(of_set) = without_hash(set) else { return false };
     deployment.spec.as_ref().is_some_and(|s| s.template == of_set)
 }
 
-fn revision_of(set: &ReplicaSet) -> i64 {
+/// A set's template as its deployment had it.
+pub(super) fn without_hash(set: &ReplicaSet) -> Option<PodTemplateSpec> {
+    let mut template = set.spec.as_ref().and_then(|s| s.template.clone())?;
+    if let Some(labels) = template.metadata.as_mut().and_then(|m| m.labels.as_mut()) {
+        labels.remove(HASH_LABEL);
+    }
+    Some(template)
+}
+
+pub(super) fn revision_of(set: &ReplicaSet) -> i64 {
     annotation(&set.metadata, REVISION).and_then(|r| r.parse().ok()).unwrap_or(0)
 }
 

@@ -92,6 +92,32 @@ fn an_owner_nobody_has_seen_is_verified_before_anything_goes() {
 }
 
 #[test]
+fn an_owner_in_another_namespace_is_told_of_and_owns_nothing() {
+    let there = json!({"namespace": "other"});
+    let misplaced = |world: &mut World| -> Vec<(String, String)> {
+        let found = world.graph.take_misplaced();
+        found.iter().map(|m| (m.at.name.to_string(), m.owner.namespace.to_string())).collect()
+    };
+    let expected = vec![("web-1".to_owned(), "default".to_owned())];
+    // The owner was seen first.
+    let mut world = World::new();
+    world.see(world.set, "web", &[], there.clone());
+    assert_eq!(world.see(world.pod, "web-1", &[by_set("web")], json!({})), tasks(&["web-1"]));
+    assert_eq!(misplaced(&mut world), expected);
+    world.see(world.pod, "web-1", &[by_set("web")], json!({}));
+    assert!(misplaced(&mut world).is_empty(), "once");
+    // The dependent was.
+    let mut world = World::new();
+    world.see(world.pod, "web-1", &[by_set("web")], json!({}));
+    assert!(misplaced(&mut world).is_empty());
+    assert_eq!(world.see(world.set, "web", &[], there), tasks(&["web-1"]));
+    assert_eq!(misplaced(&mut world), expected);
+    let Decision::Verify(asked) = world.examine("web-1") else { panic!("not verified") };
+    world.graph.mark_absent(&asked[0]);
+    assert_eq!(policy(&world.examine("web-1")), Some(Policy::Background));
+}
+
+#[test]
 fn one_owner_that_is_there_keeps_an_object_and_the_others_leave_its_list() {
     let mut world = World::new();
     world.see(world.set, "a", &[], json!({}));
