@@ -49,6 +49,8 @@ mod statefulset;
 mod storage_version_migrator;
 mod storageversion_garbage_collector;
 mod taint_eviction;
+#[cfg(test)]
+mod told;
 mod ttl;
 mod ttl_after_finished;
 mod validatingadmissionpolicy_status;

@@ -38,12 +38,17 @@ scenarios! {
         [|s, _| renew(s, "deployments")];
     statefulsets "statefulset-controller" [] [] vec![set("apps/v1", "StatefulSet", 2)],
         [|s, _| renew(s, "statefulsets"), |s, _| scale(s, "statefulsets", 1)];
+    claims_of_sets "statefulset-controller" ["garbage-collector-controller"] [] vec![set_with_claims()],
+        [|s, _| scale(s, "statefulsets", 1), |s, _| scale(s, "statefulsets", 2),
+            |s, _| edit(s, "statefulsets", "web", |set| set["spec"]["persistentVolumeClaimRetentionPolicy"]["whenDeleted"] = "Retain".into())];
     daemonsets "daemonset-controller" [] [] vec![node("n1"), set("apps/v1", "DaemonSet", 0)],
         [|s, now| seed(s, node("n3"), now), |s, _| renew(s, "daemonsets")];
     jobs "job-controller" [] [] vec![job("plain", json!({"completions": 3}), "well")], [];
     indexed_jobs "job-controller" [] []
         vec![job("indexed", json!({"completions": 3, "completionMode": "Indexed", "backoffLimitPerIndex": 1,
             "backoffLimit": 100}), "badly-at-1")], [];
+    jobs_of_gangs "job-controller" [] ["--feature-gates=GenericWorkload=true,WorkloadWithJob=true"]
+        vec![job("gang", json!({"completions": 2, "completionMode": "Indexed"}), "well")], [];
     failing_jobs "job-controller" [] [] vec![job("failing", json!({"backoffLimit": 1}), "badly")], [];
     suspended_jobs "job-controller" [] [] vec![job("held", json!({}), "never")],
         [|s, _| edit(s, "jobs", "held", |job| job["spec"]["suspend"] = true.into()),
@@ -68,6 +73,9 @@ scenarios! {
         [|s, _| remove(s, "persistentvolumeclaims", "c")];
     protected_claims "persistentvolumeclaim-protection-controller" [] [] vec![claim("c")],
         [|s, _| remove(s, "persistentvolumeclaims", "c")];
+    unused_claims "persistentvolumeclaim-protection-controller" []
+        ["--feature-gates=PersistentVolumeClaimUnusedSinceTime=true"] vec![claim("c"), claim("free"), storage::waiting("user", "c")],
+        [|s, _| remove(s, "pods", "user"), |s, now| seed(s, storage::waiting("other", "free"), now)];
     protected_volumes "persistentvolume-protection-controller" [] [] vec![volume("v", "Retain")],
         [|s, _| remove(s, "persistentvolumes", "v")];
     accounts "serviceaccount-controller" [] [] vec![namespace("d")], [|s, _| remove(s, "serviceaccounts", "default")];
@@ -185,6 +193,16 @@ fn set(version: &str, kind: &str, replicas: i32) -> Value {
     if kind == "DaemonSet" || kind == "StatefulSet" {
         spec["revisionHistoryLimit"] = 10.into();
     }
+    out
+}
+
+/// A set whose claims go with what is no longer wanted.
+fn set_with_claims() -> Value {
+    let mut out = set("apps/v1", "StatefulSet", 2);
+    let spec = &mut out["spec"];
+    spec["volumeClaimTemplates"] = json!([{"metadata": {"name": "data"}, "spec": {"accessModes": ["ReadWriteOnce"],
+        "resources": {"requests": {"storage": "1Gi"}}}}]);
+    spec["persistentVolumeClaimRetentionPolicy"] = json!({"whenScaled": "Delete", "whenDeleted": "Delete"});
     out
 }
 

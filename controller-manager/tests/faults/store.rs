@@ -72,6 +72,7 @@ pub(crate) const RESOURCES: &[Resource] = &[
         of("resource.k8s.io", "resourcepoolstatusrequests", "ResourcePoolStatusRequest", false),
     ),
     version("v1alpha2", of("scheduling.k8s.io", "podgroups", "PodGroup", true)),
+    version("v1alpha2", of("scheduling.k8s.io", "workloads", "Workload", true)),
     of("storage.k8s.io", "csidrivers", "CSIDriver", false),
     of("storage.k8s.io", "csinodes", "CSINode", false),
     of("storage.k8s.io", "storageclasses", "StorageClass", false),

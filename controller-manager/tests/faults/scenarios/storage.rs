@@ -34,6 +34,12 @@ pub(super) fn used_volume() -> Vec<Value> {
     out
 }
 
+/// A pod without a node that names a claim.
+pub(super) fn waiting(name: &str, claim: &str) -> Value {
+    json!({"kind": "Pod", "metadata": {"name": name}, "spec": {"containers": [{"name": "c", "image": "i:1"}],
+        "volumes": [{"name": "data", "persistentVolumeClaim": {"claimName": claim}}]}})
+}
+
 /// A claim that asks for more than it has, of a volume whose plugin a driver has taken over.
 pub(super) fn small_volume() -> Vec<Value> {
     let [mut claim, volume] = bound(json!({"awsElasticBlockStore": {"volumeID": "vol-1"}}));
