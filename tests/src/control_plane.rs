@@ -348,7 +348,10 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 /// A port nobody listens on, below those the kernel gives to connections, which would be taken by the time of its use.
-fn free_port() -> Result<u16> {
+///
+/// # Errors
+/// When none is found.
+pub fn free_port() -> Result<u16> {
     static NEXT: AtomicU16 = AtomicU16::new(0);
     for _ in 0..10_000 {
         let own = u16::try_from(std::process::id() % 97)? * 100;

@@ -1,19 +1,17 @@
 //! A scheduler with an extender: a program that says over HTTPS which nodes come into question, which is best, and that
 //! it binds pods itself.
 
-use std::{fs, process::Command};
-
 use anyhow::{Context, Result, ensure};
 use base64::{Engine, prelude::BASE64_STANDARD};
 use serde_json::{Value, json};
-use tempfile::TempDir;
 use tests::{
-    Background, Client, ControlPlane, binary,
+    Client, ControlPlane,
     control_plane::Options,
-    pki::NOW,
     receiver::{Call, Receiver, Reply},
     runner::Test,
 };
+
+use crate::scheduling::{Scheduler, node};
 
 pub(crate) const TESTS: &[Test<()>] =
     &[("an extender has its say about the pods that are its business", decides)];
@@ -87,21 +85,6 @@ fn decides(_: &(), _: &str) -> Result<()> {
     Ok(())
 }
 
-/// A node with room for everything but the thing, which the extender knows about.
-fn node(admin: &Client, name: &str) -> Result<()> {
-    let meta = json!({"name": name, "labels": {"kubernetes.io/hostname": name}});
-    admin.post("/api/v1/nodes", &json!({"metadata": meta}))?.ok()?;
-    let room = json!({"cpu": "4", "memory": "8Gi", "pods": "110"});
-    let status = json!({"status": {"capacity": room, "allocatable": room,
-        "conditions": [{"type": "Ready", "status": "True"}]}});
-    let path = format!("/api/v1/nodes/{name}/status");
-    admin.patch(&path, "application/merge-patch+json", &status)?.ok()?;
-    // The node controller, which is not there, would take it away.
-    let spec = json!({"spec": {"taints": null}});
-    admin.patch(&format!("/api/v1/nodes/{name}"), "application/merge-patch+json", &spec)?.ok()?;
-    Ok(())
-}
-
 fn create(admin: &Client, name: &str, asks: bool) -> Result<()> {
     let resources = if asks { json!({"requests": {THING: "1"}, "limits": {THING: "1"}}) } else { json!({}) };
     let pod = json!({"metadata": {"name": name}, "spec": {"containers": [
@@ -114,27 +97,11 @@ fn pod(admin: &Client, name: &str) -> Result<Value> {
     admin.get(&format!("/api/v1/namespaces/d/pods/{name}"))?.ok()
 }
 
-/// The scheduler's binary, as the administrator, with the extender in its file.
-fn scheduler(plane: &ControlPlane, receiver: &Receiver) -> Result<(Background, TempDir)> {
-    let dir = tempfile::Builder::new().prefix("keelson-scheduler").tempdir()?;
-    let ca = BASE64_STANDARD.encode(&plane.ca.cert);
-    let own = plane.ca.client("admin", "system:masters", NOW)?;
-    let kubeconfig = json!({"apiVersion": "v1", "kind": "Config", "current-context": "c",
-        "clusters": [{"name": "c", "cluster": {"server": format!("https://{}", plane.address()),
-            "certificate-authority-data": ca}}],
-        "users": [{"name": "u", "user": {"client-certificate-data": BASE64_STANDARD.encode(&own.cert),
-            "client-key-data": BASE64_STANDARD.encode(&own.key)}}],
-        "contexts": [{"name": "c", "context": {"cluster": "c", "user": "u"}}]});
-    let at = |file: &str| dir.path().join(file);
-    fs::write(at("kubeconfig"), kubeconfig.to_string())?;
-    let config = json!({"apiVersion": "kubescheduler.config.k8s.io/v1", "kind": "KubeSchedulerConfiguration",
-        "clientConnection": {"kubeconfig": at("kubeconfig")}, "leaderElection": {"leaderElect": false},
-        "extenders": [{"urlPrefix": receiver.url(""), "filterVerb": "filter", "prioritizeVerb": "prioritize",
-            "bindVerb": "bind", "weight": 100, "nodeCacheCapable": true, "enableHTTPS": true,
-            "tlsConfig": {"caData": ca},
-            "managedResources": [{"name": THING, "ignoredByScheduler": true}]}]});
-    fs::write(at("config"), config.to_string())?;
-    let mut command = Command::new(binary("kube-scheduler")?);
-    command.arg(format!("--config={}", at("config").display())).arg("--secure-port=0");
-    Ok((Background::start(command)?, dir))
+/// The scheduler with the extender in its file.
+fn scheduler(plane: &ControlPlane, receiver: &Receiver) -> Result<Scheduler> {
+    let extender = json!({"urlPrefix": receiver.url(""), "filterVerb": "filter", "prioritizeVerb": "prioritize",
+        "bindVerb": "bind", "weight": 100, "nodeCacheCapable": true, "enableHTTPS": true,
+        "tlsConfig": {"caData": BASE64_STANDARD.encode(&plane.ca.cert)},
+        "managedResources": [{"name": THING, "ignoredByScheduler": true}]});
+    Scheduler::start(plane, &json!({"extenders": [extender]}), &[])
 }

@@ -2,7 +2,8 @@
 //!
 //! Tests of one list share a control plane and run several at a time, each in its own namespace; those of
 //! [`failures`], [`audit`], [`encryption`], [`configurations`], [`cbor`], [`shards`], [`gates`], [`egress`], [`placement`],
-//! [`roles`], [`leaders`], [`unreadable`], [`peers`], [`manifests`], [`traces`], [`metrics`], [`front`] and [`outside`] start their own, to break it or to have it otherwise.
+//! [`extenders`], [`gangs`], [`roles`], [`leaders`], [`unreadable`], [`peers`], [`manifests`], [`traces`], [`metrics`], [`front`] and
+//! [`outside`] start their own, to break it or to have it otherwise.
 
 mod access;
 mod admission;
@@ -14,9 +15,11 @@ mod customresources;
 mod discovery;
 mod egress;
 mod encryption;
+mod extenders;
 mod failures;
 mod fairness;
 mod front;
+mod gangs;
 mod gates;
 mod input;
 mod leaders;
@@ -30,6 +33,7 @@ mod peers;
 mod placement;
 mod policies;
 mod roles;
+mod scheduling;
 mod shards;
 mod traces;
 mod unreadable;
@@ -93,6 +97,8 @@ fn main() -> ExitCode {
         .and(alone.run("gates", gates::TESTS))
         .and(alone.run("egress", egress::TESTS))
         .and(alone.run("placement", placement::TESTS))
+        .and(alone.run("extenders", extenders::TESTS))
+        .and(alone.run("gangs", gangs::TESTS))
         .and(alone.run("roles", roles::TESTS))
         .and(alone.run("leaders", leaders::TESTS))
         .and(alone.run("unreadable", unreadable::TESTS))

@@ -12,12 +12,22 @@ use component_base::reference::reference;
 use serde_json::{Value, json};
 use tests::{Client, ControlPlane, control_plane::Options, runner::Test};
 
-use crate::config_maps;
+use crate::{
+    config_maps,
+    scheduling::{Daemon, Scheduler, node},
+};
 
-pub(crate) const TESTS: &[Test<()>] = &[("the metrics are upstream's", names)];
+pub(crate) const TESTS: &[Test<()>] = &[
+    ("the metrics are upstream's", names),
+    ("the metrics of the scheduler are upstream's", of_scheduler),
+    ("the metrics of the controllers are upstream's", of_controllers),
+];
+
+/// Names, or the beginning of several, that upstream shows and a daemon here does not, and why.
+type Absent = &'static [(&'static str, &'static str)];
 
 /// What upstream shows and this server does not, and why.
-const ABSENT: &[(&str, &str)] = &[
+const ABSENT: Absent = &[
     ("apiextensions_apiserver_validation_ratcheting_seconds", "comparing is no step of its own"),
     ("apiserver_admission_step_admission_duration_seconds_summary", "the library has no summaries"),
     ("apiserver_flowcontrol_current_r", "queues are served without virtual time"),
@@ -61,6 +71,37 @@ const ABSENT: &[(&str, &str)] = &[
     ("watch_cache_capacity_increase_total", "as above"),
 ];
 
+/// What no daemon but the API server shows: upstream's have it from the library of API servers.
+const OF_SERVERS: Absent = &[
+    ("aggregator_", "the daemon serves no API"),
+    ("apiextensions_apiserver_", "as above"),
+    ("apiserver_audit_", "as above"),
+    ("apiserver_envelope_encryption_", "as above"),
+    ("apiserver_kube_aggregator_", "as above"),
+    ("apiserver_storage_", "as above"),
+    ("apiserver_validation_", "as above"),
+    ("apiserver_webhooks_", "as above"),
+    (
+        "cardinality_enforcement_unexpected_categorizations_total",
+        "--allow-metric-labels is applied when metrics are read",
+    ),
+    ("rest_client_exec_plugin_", "programs for credentials are not run by the client"),
+    ("rest_client_transport_", "connections are not pooled by their configuration"),
+];
+
+const OF_SCHEDULER: Absent = &[
+    ("scheduler_batch_", "what a node said to a pod is kept for all pods like it, not for the next one"),
+    ("scheduler_get_node_hint_duration_seconds", "as above"),
+    ("scheduler_store_schedule_results_duration_seconds", "as above"),
+    ("scheduler_inflight_events", "decisions and events take turns: none comes while a pod is decided on"),
+];
+
+const OF_CONTROLLERS: Absent = &[
+    ("apiserver_cel_", "expressions of policies are checked for their types, not measured"),
+    ("informer_", "there is no queue between a watch and its cache"),
+    ("service_ca_cert_publisher_", "nothing publishes such certificates"),
+];
+
 /// What is shown only once something has happened that is not made to happen here: somebody waits for a seat, reads too slowly,
 /// or is exempt.
 const SELDOM: &[&str] = &[
@@ -92,14 +133,19 @@ fn names(_: &(), _: &str) -> Result<()> {
     exercise(&plane, &admin)?;
     // Some are told of periods of ten seconds.
     plane.eventually("the page is as upstream's", 40, || {
-        let wrong = differences(&list, &parse(&admin.get("/metrics")?.text()));
+        let wrong = differences(&list, &parse(&admin.get("/metrics")?.text()), &[ABSENT], SELDOM);
         ensure!(wrong.is_empty(), "{}", wrong.join("\n"));
         Ok(Some(()))
     })
 }
 
 /// What is not as a list of upstream's says.
-fn differences(list: &str, shown: &BTreeMap<String, Shown>) -> Vec<String> {
+fn differences(
+    list: &str,
+    shown: &BTreeMap<String, Shown>,
+    absent: &[Absent],
+    seldom: &[&str],
+) -> Vec<String> {
     let mut wrong = Vec::new();
     for line in list.lines().skip(1) {
         let mut fields = line.split('\t');
@@ -108,9 +154,10 @@ fn differences(list: &str, shown: &BTreeMap<String, Shown>) -> Vec<String> {
         if RUNTIME.iter().any(|prefix| name.starts_with(prefix)) {
             continue;
         }
-        let absent = ABSENT.iter().any(|(absent, _)| *absent == name);
+        let is_meant = |absent: &str| name == absent || absent.ends_with('_') && name.starts_with(absent);
+        let absent = absent.iter().copied().flatten().any(|(absent, _)| is_meant(absent));
         match shown.get(name) {
-            None if absent || SELDOM.contains(&name) => {}
+            None if absent || seldom.contains(&name) => {}
             None => wrong.push(format!("{name} is not shown")),
             Some(_) if absent => wrong.push(format!("{name} is shown, and is said not to be")),
             Some(Shown { kind: ours, .. }) if ours != kind => {
@@ -200,4 +247,56 @@ fn exercise(plane: &ControlPlane, admin: &Client) -> Result<()> {
     admin.with_header("accept", discovery)?.get("/apis")?.ok()?;
     admin.get("/openapi/v2")?;
     Ok(())
+}
+
+/// The scheduler, with a pod that it placed, one that it cannot place and one that makes room.
+fn of_scheduler(_: &(), _: &str) -> Result<()> {
+    let Some(folder) = reference("metrics") else { return Ok(()) };
+    let list = fs::read_to_string(folder.join("kube-scheduler.tsv"))?;
+    let plane = ControlPlane::start(Options::default())?;
+    plane.namespace("d")?;
+    let admin = plane.admin()?;
+    node(&admin, "a")?;
+    let scheduler = Scheduler::start(&plane, &json!({}), &[])?;
+    let pod = |name: &str, cpu: &str, class: &str| {
+        let resources = json!({"requests": {"cpu": cpu}});
+        let pod = json!({"metadata": {"name": name}, "spec": {"priorityClassName": class, "containers": [
+            {"name": "c", "image": "keelson.local/none:1", "resources": resources}]}});
+        admin.post("/api/v1/namespaces/d/pods", &pod)?.ok()
+    };
+    pod("small", "3", "")?;
+    plane.eventually("a pod is bound", 60, || {
+        let found = admin.get("/api/v1/namespaces/d/pods/small")?.ok()?;
+        Ok(found["spec"]["nodeName"].is_string().then_some(()))
+    })?;
+    pod("large", "100", "")?;
+    pod("urgent", "3", "system-node-critical")?;
+    let client = scheduler.client(&plane)?;
+    plane.eventually("the page is as upstream's", 60, || {
+        let shown = parse(&client.get("/metrics")?.text());
+        let wrong = differences(&list, &shown, &[OF_SERVERS, OF_SCHEDULER], &[]);
+        ensure!(wrong.is_empty(), "{}", wrong.join("\n"));
+        Ok(Some(()))
+    })
+}
+
+/// The controllers, with something to do for those that tell of nothing before.
+fn of_controllers(_: &(), _: &str) -> Result<()> {
+    let Some(folder) = reference("metrics") else { return Ok(()) };
+    let list = fs::read_to_string(folder.join("kube-controller-manager.tsv"))?;
+    let plane = ControlPlane::start(Options::default())?;
+    let admin = plane.admin()?;
+    let manager = Daemon::start(&plane, "kube-controller-manager", &[])?;
+    let template =
+        json!({"metadata": {"labels": {"a": "b"}}, "spec": {"containers": [{"name": "c", "image": "i"}]}});
+    let sets = json!({"metadata": {"name": "web"}, "spec": {"replicas": 1, "selector": {"matchLabels": {"a": "b"}},
+        "template": template}});
+    admin.post("/apis/apps/v1/namespaces/default/replicasets", &sets)?.ok()?;
+    let client = manager.client(&plane)?;
+    plane.eventually("the page is as upstream's", 60, || {
+        let shown = parse(&client.get("/metrics")?.text());
+        let wrong = differences(&list, &shown, &[OF_SERVERS, OF_CONTROLLERS], &[]);
+        ensure!(wrong.is_empty(), "{}", wrong.join("\n"));
+        Ok(Some(()))
+    })
 }
