@@ -175,7 +175,7 @@ impl Call {
     /// Deletes one object of a collection: what it was, unless somebody else was faster; and what to warn of.
     async fn delete_one(
         &self,
-        entry: &Entry,
+        entry: &Arc<Entry>,
         options: &Object,
     ) -> (Result<Option<Value>, Status>, Vec<String>) {
         let mut call = Call {
@@ -193,7 +193,7 @@ impl Call {
         attributes.namespace = entry.namespace().to_owned();
         attributes.name = entry.name().to_owned();
         let deleted = async {
-            let object = match call.delete_named(entry.name(), options).await {
+            let object = match call.delete_from(entry.clone(), options).await {
                 Ok(Outcome::Gone(object)) => object,
                 Ok(Outcome::Waiting(entry)) => call.working(&entry).await?,
                 Err(status) if status.code == 404 => return Ok(None),
@@ -206,8 +206,15 @@ impl Call {
     }
 
     pub(super) async fn delete_named(&mut self, name: &str, options: &Object) -> Result<Outcome, Status> {
+        let current = self.latest(name).await?;
+        self.delete_from(current, options).await
+    }
+
+    /// Deletes an object that was just read, or what became of it meanwhile.
+    async fn delete_from(&mut self, read: Arc<Entry>, options: &Object) -> Result<Outcome, Status> {
+        let (name, mut current) = (read.name().to_owned(), read);
+        let name = name.as_str();
         for _ in 0..TRIES {
-            let current = self.latest(name).await?;
             let object = self.working(&current).await?;
             self.check_preconditions(options, &object)?;
             // An eviction was admitted as such.
@@ -238,7 +245,10 @@ impl Call {
             };
             match result {
                 Ok(outcome) => return Ok(outcome),
-                Err(StorageError::Conflict { .. }) => {}
+                Err(StorageError::Conflict { current: Some(there), .. }) => current = there,
+                Err(StorageError::Conflict { current: None, .. }) => {
+                    return Err(Status::not_found(&self.resource.group_resource(), name));
+                }
                 Err(error) => return Err(self.store_failed(error, name)),
             }
         }

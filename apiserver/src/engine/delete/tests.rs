@@ -45,3 +45,28 @@ async fn without_a_garbage_collector_objects_go_at_once_and_collections_by_sever
     assert_eq!(server.get("/api/v1/namespaces/default/services/kubernetes").await.0, 200);
     assert_eq!(server.get("/api/v1/namespaces/default/endpoints/kubernetes").await.0, 404);
 }
+
+/// What was listed may be older than what is deleted.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_collection_goes_though_its_objects_change_meanwhile() {
+    const MAPS: usize = 60;
+    let server = TestServer::start_with(&[]).await;
+    let maps = "/api/v1/namespaces/default/configmaps";
+    let path = |n: usize| format!("{maps}/m{n}");
+    for n in 0..MAPS {
+        assert_eq!(server.post(maps, json!({"metadata": {"name": format!("m{n}")}})).await.0, 201);
+    }
+    let changes = async {
+        // From the end: those are deleted last.
+        for n in (0..MAPS).rev() {
+            let change = json!({"data": {"n": n.to_string()}});
+            let kind = "application/merge-patch+json";
+            let (code, said) = server.ask(Method::PATCH, &path(n), kind, Some(change)).await;
+            assert!(matches!(code, 200 | 404), "{said}");
+        }
+    };
+    let (deleted, ()) = tokio::join!(server.ask(Method::DELETE, maps, "", None), changes);
+    assert_eq!(deleted.0, 200, "{}", deleted.1);
+    let (_, left) = server.get(maps).await;
+    assert_eq!(left["items"], json!([]));
+}
