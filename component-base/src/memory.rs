@@ -34,20 +34,21 @@ thread_local! {
 /// Gives back, from time to time, what this daemon does not use. For those whose heap is small: each round looks at all
 /// of its pages.
 pub fn give_back(tasks: &Tasks) {
-    let drain = tasks.drain();
-    tasks.spawn("memory", async move {
-        while drain.run_until_cancelled(tokio::time::sleep(EVERY)).await.is_some() {
-            ROUNDS.fetch_add(1, Ordering::Relaxed);
-        }
+    now_and_then(tasks, "memory", || {
+        ROUNDS.fetch_add(1, Ordering::Relaxed);
     });
 }
 
 /// The same for a daemon that has the system's allocator, whose every round looks at all arenas.
 pub fn trim(tasks: &Tasks) {
+    now_and_then(tasks, "memory", trim_now);
+}
+
+fn now_and_then(tasks: &Tasks, name: &'static str, act: impl Fn() + Send + 'static) {
     let drain = tasks.drain();
-    tasks.spawn("memory", async move {
+    tasks.spawn(name, async move {
         while drain.run_until_cancelled(tokio::time::sleep(EVERY)).await.is_some() {
-            trim_now();
+            act();
         }
     });
 }
@@ -91,14 +92,7 @@ pub(crate) fn let_go_of_code(tasks: &Tasks) {
     let maps = fs::read_to_string("/proc/self/maps").unwrap_or_default();
     let program = std::env::current_exe().unwrap_or_default();
     let code = code_of(&maps, &program);
-    let drain = tasks.drain();
-    tasks.spawn("code", async move {
-        while drain.run_until_cancelled(tokio::time::sleep(EVERY)).await.is_some() {
-            for range in &code {
-                unmap(range);
-            }
-        }
-    });
+    now_and_then(tasks, "code", move || code.iter().for_each(unmap));
 }
 
 /// Where code is mapped, the program's and its libraries': what may be run and not written, and comes from a file; and
