@@ -4,7 +4,7 @@
 //! Contract: upstream's `endpoints/metrics`, `authorization/metrics`, `token/cache`, `serviceaccount`, `cel/metrics`, the
 //! allocators of services and `kube-aggregator`.
 
-use std::{error::Error, io, sync::LazyLock, time::Instant};
+use std::{borrow::Borrow, error::Error, io, sync::LazyLock, time::Instant};
 
 use component_base::metrics::{self, Stability, exponential_buckets, hot::Hot as _};
 use prometheus::{
@@ -37,10 +37,6 @@ const STATUS: &[&str] = &["status"];
 
 list! {
     // Who is it.
-    CLIENT_CERTIFICATES: Histogram = histogram("apiserver_client_certificate_expiration_seconds",
-        "Time that is left to certificates requests are authenticated with, in seconds.", Alpha,
-        vec![0.0, 1800.0, 3600.0, 7200.0, 21600.0, 43200.0, 86400.0, 172_800.0, 345_600.0, 604_800.0, 2_592_000.0,
-            7_776_000.0, 15_552_000.0, 31_104_000.0]);
     LEGACY_TOKENS: IntCounter = counter("serviceaccount_legacy_tokens_total",
         "Uses of service account tokens that are kept in secrets.", Alpha);
     STALE_TOKENS: IntCounter = counter("serviceaccount_stale_tokens_total",
@@ -117,8 +113,6 @@ list! {
     AGGREGATED_SHA1: IntCounter = counter("apiserver_kube_aggregator_x509_insecure_sha1_total",
         "API servers that were not believed because their certificates are signed with SHA-1.", Alpha);
 
-    VERSION: IntGaugeVec = gauge_vec("version_info", "Which versions the server has and emulates.", Alpha,
-        &["component", "binary", "emulation", "min_compat"]);
 }
 
 /// Shows what the server has to say from its start.
@@ -127,9 +121,8 @@ pub(crate) fn begin() {
     crate::storage::register_metrics();
     crate::flowcontrol::register_metrics();
     crate::authn::serviceaccount::uses::register();
-    let version = component_base::version::info();
-    let binary = format!("{}.{}", version.major, version.minor);
-    VERSION.with_label_values(&["kube", &binary, &binary, "1.35"]).set(1);
+    LazyLock::force(&component_base::auth::CLIENT_CERTIFICATES);
+    component_base::version::show_compatibility();
 }
 
 /// What a stage of a request takes.
@@ -235,17 +228,17 @@ impl WatchEvents {
 }
 
 /// A gauge that is one more while this lives.
-pub(crate) struct Under(IntGauge);
+pub(crate) struct Under<G: Borrow<IntGauge> = IntGauge>(G);
 
-impl Under {
-    pub(crate) fn way(gauge: IntGauge) -> Self {
-        gauge.inc();
+impl<G: Borrow<IntGauge>> Under<G> {
+    pub(crate) fn way(gauge: G) -> Self {
+        gauge.borrow().inc();
         Self(gauge)
     }
 }
 
-impl Drop for Under {
+impl<G: Borrow<IntGauge>> Drop for Under<G> {
     fn drop(&mut self) {
-        self.0.dec();
+        self.0.borrow().dec();
     }
 }

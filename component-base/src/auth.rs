@@ -208,7 +208,7 @@ impl Delegated {
         let (client_roots, proxy_roots) = (roots(&options.client_ca)?, roots(&options.proxy_ca)?);
         let tokens = client(options.authentication_kubeconfig.as_deref(), component).await?;
         let access = client(options.authorization_kubeconfig.as_deref(), component).await?;
-        LazyLock::force(&EXPIRATION);
+        LazyLock::force(&CLIENT_CERTIFICATES);
         Ok(Delegated {
             options,
             client_roots,
@@ -250,7 +250,7 @@ impl Delegated {
         }
         if let Some(roots) = self.client_roots.as_ref().filter(|_| !chain.is_empty()) {
             return match tls::verify_client(roots.clone(), chain, UnixTime::now()) {
-                Ok(()) => match certificate_user(&chain[0]).inspect(|_| observe_expiration(&chain[0])) {
+                Ok(()) => match believed(&chain[0]) {
                     Some(user) => Authentication::User(user.authenticated()),
                     None => Authentication::Refused,
                 },
@@ -404,14 +404,18 @@ fn bearer(headers: &HeaderMap) -> Option<&str> {
 
 /// The user a certificate names: the common name, and each organisation as a group.
 pub fn certificate_user(certificate: &CertificateDer<'_>) -> Option<User> {
-    let (_, parsed) = X509Certificate::from_der(certificate).ok()?;
-    let subject = parsed.subject();
+    user_of(&X509Certificate::from_der(certificate).ok()?.1)
+}
+
+fn user_of(certificate: &X509Certificate<'_>) -> Option<User> {
+    let subject = certificate.subject();
     let name = subject.iter_common_name().next()?.as_str().ok()?.to_owned();
     let groups = subject.iter_organization().filter_map(|group| group.as_str().ok().map(str::to_owned));
     (!name.is_empty()).then(|| User { name, groups: groups.collect(), ..User::default() })
 }
 
-static EXPIRATION: LazyLock<Histogram> = LazyLock::new(|| {
+/// For how long certificates hold that requests are authenticated with, in seconds.
+pub static CLIENT_CERTIFICATES: LazyLock<Histogram> = LazyLock::new(|| {
     metrics::histogram(
         "apiserver_client_certificate_expiration_seconds",
         "Time that is left to certificates requests are authenticated with, in seconds.",
@@ -435,11 +439,13 @@ static EXPIRATION: LazyLock<Histogram> = LazyLock::new(|| {
     )
 });
 
-/// Counts how long a certificate that was believed is still valid.
-fn observe_expiration(certificate: &CertificateDer<'_>) {
-    let Ok((_, parsed)) = X509Certificate::from_der(certificate) else { return };
+/// The user of a certificate whose chain was checked, which is counted.
+fn believed(certificate: &CertificateDer<'_>) -> Option<User> {
+    let (_, parsed) = X509Certificate::from_der(certificate).ok()?;
+    let user = user_of(&parsed)?;
     let now = i64::try_from(UnixTime::now().as_secs()).unwrap_or(i64::MAX);
-    EXPIRATION.observe((parsed.validity().not_after.timestamp() - now) as f64);
+    CLIENT_CERTIFICATES.observe((parsed.validity().not_after.timestamp() - now) as f64);
+    Some(user)
 }
 
 async fn review_access(client: &kube::Client, user: &User, attributes: &Attributes) -> Authorization {

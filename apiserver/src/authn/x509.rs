@@ -9,6 +9,7 @@ use std::{collections::HashMap, sync::Arc};
 
 use arc_swap::ArcSwap;
 use async_trait::async_trait;
+use component_base::auth::CLIENT_CERTIFICATES;
 use parking_lot::Mutex;
 use rustls::{
     RootCertStore,
@@ -18,10 +19,7 @@ use rustls_pki_types::{CertificateDer, UnixTime, pem::PemObject};
 use sha2::{Digest, Sha256};
 use x509_parser::prelude::{FromDer, X509Certificate};
 
-use crate::{
-    auth::{Authenticator, Credentials, PeerCertificates, User},
-    metrics,
-};
+use crate::auth::{Authenticator, Credentials, PeerCertificates, User};
 
 const UID_OID: &str = "1.3.6.1.4.1.57683.2";
 const CREDENTIAL_ID: &str = "authentication.kubernetes.io/credential-id";
@@ -116,7 +114,7 @@ impl ClientCertificates {
 /// Tells for how many seconds a certificate holds that was just used.
 fn counted(left: i64) {
     #[expect(clippy::cast_precision_loss, reason = "a time to be shown")]
-    metrics::CLIENT_CERTIFICATES.observe(left.max(0) as f64);
+    CLIENT_CERTIFICATES.observe(left.max(0) as f64);
 }
 
 #[async_trait]

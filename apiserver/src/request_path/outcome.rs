@@ -3,7 +3,6 @@
 //! Contract: upstream's `endpoints/metrics` and `endpoints/filters.WithAudit`.
 
 use std::{
-    borrow::Borrow,
     io,
     pin::Pin,
     sync::{Arc, LazyLock},
@@ -22,7 +21,7 @@ use serde_json::Value;
 use super::info::RequestInfo;
 use crate::{
     audit::{Context, Stage},
-    metrics::{FIELD_VALIDATION, INQUEUE},
+    metrics::{FIELD_VALIDATION, INQUEUE, Under},
     negotiation,
     response::{self, Body},
     server::Server,
@@ -107,9 +106,9 @@ impl Kinds {
     }
 
     /// One more request while what is answered lives.
-    pub(super) fn count(&'static self, info: &RequestInfo) -> Counted<&'static IntGauge> {
+    pub(super) fn count(&'static self, info: &RequestInfo) -> Under<&'static IntGauge> {
         let reads = matches!(info.verb.as_str(), "get" | "list" | "watch" | "head" | "options");
-        Counted::new(&self.0[usize::from(!reads)])
+        Under::way(&self.0[usize::from(!reads)])
     }
 }
 
@@ -141,22 +140,6 @@ struct Labels {
 enum Of {
     Resource(Arc<RequestInfo>),
     Path(&'static str),
-}
-
-/// A gauge that is one more while this lives.
-pub(super) struct Counted<G: Borrow<IntGauge> = IntGauge>(G);
-
-impl<G: Borrow<IntGauge>> Counted<G> {
-    fn new(gauge: G) -> Self {
-        gauge.borrow().inc();
-        Self(gauge)
-    }
-}
-
-impl<G: Borrow<IntGauge>> Drop for Counted<G> {
-    fn drop(&mut self) {
-        self.0.borrow().dec();
-    }
 }
 
 impl Labels {
@@ -277,7 +260,7 @@ impl Asked {
             self.audit.stage(Stage::ResponseStarted).await;
         }
         let counted = labels.as_ref().filter(|_| is_long);
-        let counted = counted.map(|labels| Counted::new(LONG_RUNNING.with_label_values(&labels.seven())));
+        let counted = counted.map(|labels| Under::way(LONG_RUNNING.with_label_values(&labels.seven())));
         let server = server.clone();
         // A watch may last for hours: what else was asked is let go now.
         let Self { begun, audit, .. } = self;
