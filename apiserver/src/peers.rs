@@ -16,14 +16,14 @@ use std::{
 use arc_swap::ArcSwap;
 use component_base::{
     metrics::{self, Stability},
-    tls::TlsError,
+    tls::{self, TlsError},
 };
 use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, header};
 use http_body_util::{BodyExt, Limited};
 use hyper::body::Incoming;
 use prometheus::IntCounterVec;
 use rand::seq::IndexedRandom;
-use rustls::{ClientConfig, RootCertStore, pki_types::CertificateDer};
+use rustls::ClientConfig;
 use serde_json::Value;
 use tokio::time::Instant;
 
@@ -89,15 +89,12 @@ pub struct Known {
 /// Why others cannot be reached.
 #[derive(Debug, thiserror::Error)]
 pub enum BuildError {
-    /// `--peer-ca-file`.
-    #[error("reading {0}")]
-    Read(std::path::PathBuf, #[source] std::io::Error),
-    /// Its certificates, or those of `--proxy-client-cert-file`.
+    /// `--peer-ca-file`, or `--proxy-client-cert-file` and its key.
     #[error("TLS")]
-    Tls(#[from] TlsError),
+    Files(#[from] TlsError),
     /// They do not go together.
-    #[error("{0}")]
-    Certificate(String),
+    #[error("TLS")]
+    Client(#[from] rustls::Error),
 }
 
 // === impl Peers ===
@@ -108,17 +105,9 @@ impl Peers {
     /// # Errors
     /// When one is of no use.
     pub fn new(ca: &Path, pair: (&Path, &Path), own: String, route: Route) -> Result<Self, BuildError> {
-        use rustls::pki_types::pem::PemObject;
-
-        let pem = std::fs::read(ca).map_err(|error| BuildError::Read(ca.to_owned(), error))?;
-        let wrong = |why: String| BuildError::Certificate(format!("{}: {why}", ca.display()));
-        let mut roots = RootCertStore::empty();
-        for certificate in CertificateDer::pem_slice_iter(&pem) {
-            let certificate = certificate.map_err(|error| wrong(error.to_string()))?;
-            roots.add(certificate).map_err(|error| wrong(error.to_string()))?;
-        }
-        let client = component_base::tls::load_pair(pair.0, pair.1)?;
-        let tls = dial::client_tls(Some(roots), Some(&client)).map_err(|error| wrong(error.to_string()))?;
+        let roots = tls::load_roots(ca)?;
+        let client = tls::load_pair(pair.0, pair.1)?;
+        let tls = dial::client_tls(Some(roots), Some(&client))?;
         Ok(Self { own, tls, route, known: ArcSwap::default() })
     }
 
