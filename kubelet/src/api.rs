@@ -55,23 +55,30 @@ fn words(error: &kube::Error) -> String {
     }
 }
 
-/// Where objects come from; `None` is: it does not exist.
+/// Where objects come from; `None` is: it does not exist. A source answers what it has, and for the rest that it
+/// stands alone.
 #[async_trait]
 pub trait ObjectSource: Send + Sync {
     /// A config map.
-    async fn config_map(&self, namespace: &str, name: &str) -> Result<Option<Arc<ConfigMap>>, FetchError>;
+    async fn config_map(&self, _: &str, _: &str) -> Result<Option<Arc<ConfigMap>>, FetchError> {
+        Err(FetchError::Standalone)
+    }
     /// A secret.
-    async fn secret(&self, namespace: &str, name: &str) -> Result<Option<Arc<Secret>>, FetchError>;
+    async fn secret(&self, _: &str, _: &str) -> Result<Option<Arc<Secret>>, FetchError> {
+        Err(FetchError::Standalone)
+    }
     /// A claim.
-    async fn claim(
-        &self,
-        namespace: &str,
-        name: &str,
-    ) -> Result<Option<Arc<PersistentVolumeClaim>>, FetchError>;
+    async fn claim(&self, _: &str, _: &str) -> Result<Option<Arc<PersistentVolumeClaim>>, FetchError> {
+        Err(FetchError::Standalone)
+    }
     /// A volume.
-    async fn volume(&self, name: &str) -> Result<Option<Arc<PersistentVolume>>, FetchError>;
+    async fn volume(&self, _: &str) -> Result<Option<Arc<PersistentVolume>>, FetchError> {
+        Err(FetchError::Standalone)
+    }
     /// A runtime class.
-    async fn runtime_class(&self, name: &str) -> Result<Option<Arc<RuntimeClass>>, FetchError>;
+    async fn runtime_class(&self, _: &str) -> Result<Option<Arc<RuntimeClass>>, FetchError> {
+        Err(FetchError::Standalone)
+    }
     /// A claim of dynamic resources, as it is now.
     async fn resource_claim(&self, _: &str, _: &str) -> Result<Option<Arc<ResourceClaim>>, FetchError> {
         Err(FetchError::Standalone)
@@ -101,34 +108,16 @@ pub trait ObjectSource: Send + Sync {
         Err(FetchError::Standalone)
     }
     /// A token of the pod's service account, bound to the pod; the same one until 80 % of its time has passed.
-    async fn token(&self, pod: &Pod, audience: Option<&str>, seconds: i64) -> Result<String, FetchError>;
+    async fn token(&self, _pod: &Pod, _audience: Option<&str>, _seconds: i64) -> Result<String, FetchError> {
+        Err(FetchError::Standalone)
+    }
 }
 
 /// No API server.
 #[derive(Debug, Clone, Copy)]
 pub struct Standalone;
 
-#[async_trait]
-impl ObjectSource for Standalone {
-    async fn config_map(&self, _: &str, _: &str) -> Result<Option<Arc<ConfigMap>>, FetchError> {
-        Err(FetchError::Standalone)
-    }
-    async fn secret(&self, _: &str, _: &str) -> Result<Option<Arc<Secret>>, FetchError> {
-        Err(FetchError::Standalone)
-    }
-    async fn claim(&self, _: &str, _: &str) -> Result<Option<Arc<PersistentVolumeClaim>>, FetchError> {
-        Err(FetchError::Standalone)
-    }
-    async fn volume(&self, _: &str) -> Result<Option<Arc<PersistentVolume>>, FetchError> {
-        Err(FetchError::Standalone)
-    }
-    async fn runtime_class(&self, _: &str) -> Result<Option<Arc<RuntimeClass>>, FetchError> {
-        Err(FetchError::Standalone)
-    }
-    async fn token(&self, _: &Pod, _: Option<&str>, _: i64) -> Result<String, FetchError> {
-        Err(FetchError::Standalone)
-    }
-}
+impl ObjectSource for Standalone {}
 
 type Key = (String, String);
 

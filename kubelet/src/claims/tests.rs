@@ -1,8 +1,6 @@
 use std::{collections::HashMap, pin::Pin};
 
 use async_trait::async_trait;
-use k8s_openapi::api::core::v1::{ConfigMap, PersistentVolume, PersistentVolumeClaim, Secret};
-use k8s_openapi::api::node::v1::RuntimeClass;
 use proto::dra::v1::{
     Device as WireDevice, NodePrepareResourceResponse, NodePrepareResourcesRequest,
     NodePrepareResourcesResponse, NodeUnprepareResourceResponse, NodeUnprepareResourcesRequest,
@@ -97,24 +95,6 @@ struct Objects(Mutex<HashMap<String, ResourceClaim>>);
 
 #[async_trait]
 impl ObjectSource for Objects {
-    async fn config_map(&self, _: &str, _: &str) -> Result<Option<Arc<ConfigMap>>, FetchError> {
-        Ok(None)
-    }
-    async fn secret(&self, _: &str, _: &str) -> Result<Option<Arc<Secret>>, FetchError> {
-        Ok(None)
-    }
-    async fn claim(&self, _: &str, _: &str) -> Result<Option<Arc<PersistentVolumeClaim>>, FetchError> {
-        Ok(None)
-    }
-    async fn volume(&self, _: &str) -> Result<Option<Arc<PersistentVolume>>, FetchError> {
-        Ok(None)
-    }
-    async fn runtime_class(&self, _: &str) -> Result<Option<Arc<RuntimeClass>>, FetchError> {
-        Ok(None)
-    }
-    async fn token(&self, _: &Pod, _: Option<&str>, _: i64) -> Result<String, FetchError> {
-        Err(FetchError::Standalone)
-    }
     async fn resource_claim(&self, _: &str, name: &str) -> Result<Option<Arc<ResourceClaim>>, FetchError> {
         Ok(self.0.lock().get(name).cloned().map(Arc::new))
     }

@@ -413,10 +413,7 @@ fn glob(pattern: &str, text: &str) -> bool {
 mod tests {
     use std::{os::unix::fs::PermissionsExt as _, sync::Arc};
 
-    use k8s_openapi::api::{
-        core::v1::{ConfigMap, PersistentVolume, PersistentVolumeClaim, Pod, Secret, ServiceAccount},
-        node::v1::RuntimeClass,
-    };
+    use k8s_openapi::api::core::v1::{Pod, ServiceAccount};
 
     use super::*;
     use crate::{
@@ -539,21 +536,6 @@ mod tests {
 
     #[async_trait::async_trait]
     impl ObjectSource for Accounts {
-        async fn config_map(&self, _: &str, _: &str) -> Result<Option<Arc<ConfigMap>>, FetchError> {
-            Ok(None)
-        }
-        async fn secret(&self, _: &str, _: &str) -> Result<Option<Arc<Secret>>, FetchError> {
-            Ok(None)
-        }
-        async fn claim(&self, _: &str, _: &str) -> Result<Option<Arc<PersistentVolumeClaim>>, FetchError> {
-            Ok(None)
-        }
-        async fn volume(&self, _: &str) -> Result<Option<Arc<PersistentVolume>>, FetchError> {
-            Ok(None)
-        }
-        async fn runtime_class(&self, _: &str) -> Result<Option<Arc<RuntimeClass>>, FetchError> {
-            Ok(None)
-        }
         async fn service_account(
             &self,
             namespace: &str,

@@ -1,11 +1,7 @@
 //! A driver in the test's own process stands for one on the node; it mounts nothing, but keeps book.
 
 use async_trait::async_trait;
-use k8s_openapi::api::{
-    core::v1::{ConfigMap, PersistentVolume, PersistentVolumeClaim, Secret},
-    node::v1::RuntimeClass,
-    storage::v1::{VolumeAttachment, VolumeAttachmentStatus},
-};
+use k8s_openapi::api::storage::v1::{VolumeAttachment, VolumeAttachmentStatus};
 use proto::csi::v1::{
     self as wire,
     node_server::{Node, NodeServer},
@@ -108,21 +104,6 @@ struct Objects {
 
 #[async_trait]
 impl ObjectSource for Objects {
-    async fn config_map(&self, _: &str, _: &str) -> Result<Option<Arc<ConfigMap>>, FetchError> {
-        Ok(None)
-    }
-    async fn secret(&self, _: &str, _: &str) -> Result<Option<Arc<Secret>>, FetchError> {
-        Ok(None)
-    }
-    async fn claim(&self, _: &str, _: &str) -> Result<Option<Arc<PersistentVolumeClaim>>, FetchError> {
-        Ok(None)
-    }
-    async fn volume(&self, _: &str) -> Result<Option<Arc<PersistentVolume>>, FetchError> {
-        Ok(None)
-    }
-    async fn runtime_class(&self, _: &str) -> Result<Option<Arc<RuntimeClass>>, FetchError> {
-        Ok(None)
-    }
     async fn token(&self, _: &Pod, _: Option<&str>, _: i64) -> Result<String, FetchError> {
         Ok("t".into())
     }
