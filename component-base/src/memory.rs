@@ -5,6 +5,7 @@
 //! sixteen pages around each that is touched, and keeps those of code that only the start needs.
 
 use std::{
+    alloc::{GlobalAlloc, Layout},
     cell::Cell,
     ffi::c_void,
     fs,
@@ -16,9 +17,77 @@ use std::{
     time::Duration,
 };
 
+use libmimalloc_sys as mimalloc;
 use nix::sys::mman::{MmapAdvise, madvise};
 
 use crate::task::Tasks;
+
+/// The allocator of daemons whose heap is large or changes fast: mimalloc.
+///
+/// Its call for aligned blocks takes the long way, with a block of the next size, for nearly every size that is no power of
+/// two; its plain call aligns all of a block's first sixteen bytes as well.
+#[derive(Clone, Copy, Debug)]
+pub struct Allocator;
+
+/// What every block of at least that size is aligned to, in bytes.
+const ALIGNED: usize = 16;
+
+/// Whether the plain call aligns such a block.
+const fn is_plain(layout: Layout) -> bool {
+    layout.align() <= ALIGNED && layout.align() <= layout.size()
+}
+
+#[expect(unsafe_code, reason = "this is what an allocator is")]
+// SAFETY: mimalloc's blocks are of the size asked for, its calls for aligned ones align as asked, its plain ones as
+// `is_plain` says; every block may be given to `mi_free` and the `mi_realloc`s. Nothing here unwinds.
+unsafe impl GlobalAlloc for Allocator {
+    #[inline]
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        let (size, align) = (layout.size(), layout.align());
+        // SAFETY: no precondition but that the alignment is a power of two, as a layout's is.
+        let block = unsafe {
+            if is_plain(layout) {
+                mimalloc::mi_malloc(size)
+            } else {
+                mimalloc::mi_malloc_aligned(size, align)
+            }
+        };
+        block.cast()
+    }
+
+    #[inline]
+    unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
+        let (size, align) = (layout.size(), layout.align());
+        // SAFETY: as for `alloc`.
+        let block = unsafe {
+            if is_plain(layout) {
+                mimalloc::mi_zalloc(size)
+            } else {
+                mimalloc::mi_zalloc_aligned(size, align)
+            }
+        };
+        block.cast()
+    }
+
+    #[inline]
+    unsafe fn dealloc(&self, block: *mut u8, _: Layout) {
+        // SAFETY: the caller's block comes from here.
+        unsafe { mimalloc::mi_free(block.cast()) }
+    }
+
+    #[inline]
+    unsafe fn realloc(&self, block: *mut u8, layout: Layout, size: usize) -> *mut u8 {
+        let is_plain = layout.align() <= ALIGNED && layout.align() <= size;
+        // SAFETY: the caller's block comes from here.
+        let block = unsafe {
+            match is_plain {
+                true => mimalloc::mi_realloc(block.cast(), size),
+                false => mimalloc::mi_realloc_aligned(block.cast(), size, layout.align()),
+            }
+        };
+        block.cast()
+    }
+}
 
 /// How often what is free is given back; the first time soon after the start, which needs most.
 const EVERY: Duration = Duration::from_secs(10);
@@ -83,7 +152,7 @@ pub(crate) fn before_sleep() {
 fn collect() {
     // SAFETY: mi_collect has no precondition: it looks at the pages of the calling thread and of threads that have
     // ended, and at regions nobody uses.
-    unsafe { libmimalloc_sys::mi_collect(true) }
+    unsafe { mimalloc::mi_collect(true) }
 }
 
 /// Lets go, from time to time, of the program's code and constants; what still runs is mapped again from the system's cache of files
@@ -130,6 +199,36 @@ fn unmap(code: &Range<usize>) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    #[expect(unsafe_code, reason = "blocks are taken and given back by hand")]
+    fn blocks_are_aligned_zeroed_and_keep_what_is_in_them() {
+        for align in [1, 2, 4, 8, 16, 32, 64, 128, 4096] {
+            for size in (1..3000).step_by(7).chain([1 << 16, 3 << 20]) {
+                let layout = Layout::from_size_align(size, align).unwrap();
+                // SAFETY: blocks are written within their size, and given back with the layout they have.
+                unsafe {
+                    let block = Allocator.alloc_zeroed(layout);
+                    assert!(block.addr().is_multiple_of(align), "{layout:?}");
+                    assert!(
+                        std::slice::from_raw_parts(block, size).iter().all(|byte| *byte == 0),
+                        "{layout:?}"
+                    );
+                    block.write_bytes(7, size);
+                    let block = Allocator.realloc(block, layout, size * 2);
+                    assert!(block.addr().is_multiple_of(align), "{layout:?}");
+                    assert!(
+                        std::slice::from_raw_parts(block, size).iter().all(|byte| *byte == 7),
+                        "{layout:?}"
+                    );
+                    Allocator.dealloc(block, Layout::from_size_align(size * 2, align).unwrap());
+                    let block = Allocator.alloc(layout);
+                    assert!(block.addr().is_multiple_of(align), "{layout:?}");
+                    Allocator.dealloc(block, layout);
+                }
+            }
+        }
+    }
 
     /// Kilobytes of a mapping that are resident.
     fn resident(of: &Range<usize>) -> u64 {

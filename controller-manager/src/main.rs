@@ -1,7 +1,7 @@
 //! Entry point: everything else is in the library.
 
 #[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+static ALLOCATOR: component_base::memory::Allocator = component_base::memory::Allocator;
 
 fn main() -> std::process::ExitCode {
     component_base::daemon::main::<controller_manager::run::ControllerManager>()
