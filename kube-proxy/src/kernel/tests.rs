@@ -6,6 +6,7 @@ use std::{
     collections::BTreeSet,
     io::{Read, Write},
     net::{IpAddr, SocketAddr, TcpListener, TcpStream},
+    os::linux::net::TcpStreamExt,
     process::Command as Program,
     sync::Arc,
     time::{Duration, Instant},
