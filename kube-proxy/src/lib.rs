@@ -17,6 +17,7 @@ pub mod run;
 pub mod model;
 pub mod node;
 pub mod objects;
+pub mod pace;
 pub mod plan;
 pub mod policy;
 pub mod tables;

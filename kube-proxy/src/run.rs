@@ -30,6 +30,7 @@ use crate::{
     node,
     objects::{EndpointSlice, Node, Service, service_of},
     options::{self, Config, OptionsError},
+    pace::Pace,
     policy::Enforcer,
     server::{self, Health, ServiceChecks},
     sync::{self, Syncer},
@@ -261,18 +262,18 @@ impl App {
             () = drain.cancelled() => return,
         }
         let mut checks = ServiceChecks::new(self.tasks.clone(), self.health.clone());
-        let mut carried = None;
+        let (mut carried, mut pace) = (None, Pace::new(self.config.min_sync_period));
         loop {
-            let began = Instant::now();
+            let wait = pace.wait(tokio::time::Instant::now());
+            // Even no time at all is a turn of the timer.
+            if !wait.is_zero() && drain.run_until_cancelled(tokio::time::sleep(wait)).await.is_none() {
+                return;
+            }
             let done = self.sync(&mut carried, &mut checks);
             // A refusal is tried again soon; else the next change or the repair is waited for.
             let rest = if done { self.config.sync_period } else { self.config.min_sync_period };
             tokio::select! {
                 () = self.something_to_do(rest.max(Duration::from_millis(100))) => {}
-                () = drain.cancelled() => return,
-            }
-            tokio::select! {
-                () = tokio::time::sleep(self.config.min_sync_period.saturating_sub(began.elapsed())) => {}
                 () = drain.cancelled() => return,
             }
         }
