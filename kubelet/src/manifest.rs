@@ -4,6 +4,7 @@
 //! Contract: a static pod's uid and config hash come from its content and the node's name, its name gets the node's name
 //! appended; each has a mirror pod in the API server.
 
+mod references;
 pub mod url;
 
 use std::{
@@ -40,6 +41,14 @@ pub enum ManifestError {
         /// Where and why.
         message: String,
     },
+    /// Speaks of what a static pod may not speak of.
+    #[error("{path}: {message}")]
+    Refused {
+        /// The file.
+        path: PathBuf,
+        /// Of what.
+        message: String,
+    },
     /// Lacks what every pod has.
     #[error("{path}: a static pod needs {what}")]
     Incomplete {
@@ -50,14 +59,23 @@ pub enum ManifestError {
     },
 }
 
+/// The node whose pods manifests become.
+#[derive(Debug, Clone)]
+pub struct Host {
+    /// Its name.
+    pub name: String,
+    /// The pods may not speak of objects of the API (the gate `PreventStaticPodAPIReferences`).
+    pub strict: bool,
+}
+
 /// A static pod from a manifest's text.
 ///
 /// # Errors
-/// When the text is no complete pod.
-pub fn parse(path: &Path, text: &str, node: &str) -> Result<Pod, ManifestError> {
+/// When the text is no complete pod, or one that no static pod can be.
+pub fn parse(path: &Path, text: &str, host: &Host) -> Result<Pod, ManifestError> {
     let decode = |message: String| ManifestError::Decode { path: path.to_owned(), message };
     let mut pod = from_yaml(text).map_err(decode)?;
-    let incomplete = |what| ManifestError::Incomplete { path: path.to_owned(), what };
+    let node = &host.name;
     let seed = format!("{node}\n{}\n{text}", path.display());
     let spec = pod.spec.get_or_insert_default();
     let tolerates = Toleration {
@@ -66,18 +84,23 @@ pub fn parse(path: &Path, text: &str, node: &str) -> Result<Pod, ManifestError> 
         ..Toleration::default()
     };
     spec.tolerations.get_or_insert_default().push(tolerates);
-    complete(pod, "file", &seed, node).map_err(incomplete)
+    complete(pod, "file", &seed, path, host)
 }
 
 /// Makes a manifest's pod one of this node: what it is made of tells its uid.
 ///
 /// # Errors
 /// What it lacks.
-fn complete(mut pod: Pod, source: &str, seed: &str, node: &str) -> Result<Pod, &'static str> {
-    let name = pod.metadata.name.clone().filter(|n| !n.is_empty()).ok_or("metadata.name")?;
+fn complete(mut pod: Pod, source: &str, seed: &str, path: &Path, host: &Host) -> Result<Pod, ManifestError> {
+    let incomplete = |what| ManifestError::Incomplete { path: path.to_owned(), what };
+    let name = pod.metadata.name.clone().filter(|n| !n.is_empty());
+    let name = name.ok_or_else(|| incomplete("metadata.name"))?;
     if pod.spec.as_ref().is_none_or(|s| s.containers.is_empty()) {
-        return Err("spec.containers");
+        return Err(incomplete("spec.containers"));
     }
+    references::check(&pod, host.strict)
+        .map_err(|message| ManifestError::Refused { path: path.to_owned(), message })?;
+    let node = &host.name;
     let digest = Sha256::digest(seed);
     let hash: String = digest[..16].iter().map(|b| format!("{b:02x}")).collect();
     pod.metadata.name = Some(format!("{name}-{}", node.to_lowercase()));
@@ -86,7 +109,7 @@ fn complete(mut pod: Pod, source: &str, seed: &str, node: &str) -> Result<Pod, &
     annotations.insert(pod::SOURCE_ANNOTATION.to_owned(), source.to_owned());
     annotations.insert(pod::HASH_ANNOTATION.to_owned(), hash);
     pod.status = None;
-    pod.spec.get_or_insert_default().node_name = Some(node.to_owned());
+    pod.spec.get_or_insert_default().node_name = Some(node.clone());
     defaults::apply(&mut pod);
     Ok(pod)
 }
@@ -105,7 +128,7 @@ fn from_yaml(text: &str) -> Result<Pod, String> {
 
 /// Reads all manifests of a folder (or the one file). A bad one is reported and skipped.
 #[must_use]
-pub fn read_all(path: &Path, node: &str) -> Vec<Arc<Pod>> {
+pub fn read_all(path: &Path, host: &Host) -> Vec<Arc<Pod>> {
     let mut files: Vec<PathBuf> = match std::fs::read_dir(path) {
         Ok(entries) => entries.filter_map(Result::ok).map(|e| e.path()).filter(|p| is_manifest(p)).collect(),
         Err(_) if path.is_file() => vec![path.to_owned()],
@@ -116,12 +139,12 @@ pub fn read_all(path: &Path, node: &str) -> Vec<Arc<Pod>> {
     for file in files {
         let text = std::fs::read_to_string(&file)
             .map_err(|source| ManifestError::Read { path: file.clone(), source });
-        match text.and_then(|text| parse(&file, &text, node)) {
+        match text.and_then(|text| parse(&file, &text, host)) {
             Ok(pod) if pods.iter().any(|p| pod::uid(p) == pod::uid(&pod)) => {
                 tracing::error!(file = %file.display(), "the manifest's uid is taken by another one");
             }
             Ok(pod) => pods.push(Arc::new(pod)),
-            Err(error) => tracing::error!(%error, "cannot use the manifest"),
+            Err(error) => tracing::error!(%error, "could not process manifest file"),
         }
     }
     pods
@@ -132,7 +155,7 @@ fn is_manifest(path: &Path) -> bool {
 }
 
 /// Feeds static pods to the workers until the drain.
-pub fn run(path: PathBuf, node: String, period: Duration, pods: Arc<Pods>, tasks: &Tasks) {
+pub fn run(path: PathBuf, host: Host, period: Duration, pods: Arc<Pods>, tasks: &Tasks) {
     let mut ticks = tasks.ticks(Duration::from_secs(1));
     tasks.spawn("manifests", async move {
         let mut stamp = Vec::new();
@@ -142,7 +165,7 @@ pub fn run(path: PathBuf, node: String, period: Duration, pods: Arc<Pods>, tasks
             if now != stamp || last.elapsed() >= period || stamp.is_empty() {
                 stamp = now;
                 last = tokio::time::Instant::now();
-                pods.set(Source::File, read_all(&path, &node));
+                pods.set(Source::File, read_all(&path, &host));
             }
         }
     });
@@ -167,15 +190,20 @@ mod tests {
     const GOOD: &str =
         "apiVersion: v1\nkind: Pod\nmetadata: {name: web}\nspec: {containers: [{name: c, image: i}]}\n";
 
+    fn host(name: &str) -> Host {
+        Host { name: name.to_owned(), strict: true }
+    }
+
     #[test]
     fn a_manifest_becomes_a_static_pod() {
-        let pod = parse(Path::new("/m/a.yaml"), GOOD, "Node1").unwrap();
+        let pod = parse(Path::new("/m/a.yaml"), GOOD, &host("Node1")).unwrap();
         assert_eq!(pod::name(&pod), "web-node1");
         assert_eq!(pod::namespace(&pod), "default");
         assert!(pod::is_static(&pod));
         assert_eq!(pod::annotation(&pod, pod::HASH_ANNOTATION), Some(pod::uid(&pod)));
         assert_eq!(pod::containers(&pod)[0].image_pull_policy.as_deref(), Some("Always"));
-        let changed = parse(Path::new("/m/a.yaml"), &GOOD.replace("image: i", "image: j"), "Node1").unwrap();
+        let changed = parse(Path::new("/m/a.yaml"), &GOOD.replace("image: i", "image: j"), &host("Node1"))
+            .unwrap();
         assert_ne!(pod::uid(&changed), pod::uid(&pod));
     }
 
@@ -186,8 +214,14 @@ mod tests {
             "{",
             "kind: Pod\nmetadata: {}\nspec: {}",
             "apiVersion: v1\nkind: Pod\nmetadata: {name: a}\nspec: {}",
+            &GOOD.replace("spec: {", "spec: {serviceAccountName: s, "),
         ] {
-            assert!(parse(Path::new("x"), text, "n").is_err(), "{text}");
+            assert!(parse(Path::new("x"), text, &host("n")).is_err(), "{text}");
         }
+        let named = GOOD.replace("spec: {", "spec: {serviceAccountName: s, ");
+        let lenient = Host { strict: false, ..host("n") };
+        assert!(parse(Path::new("x"), &named, &lenient).is_ok());
+        let error = parse(Path::new("x"), &named, &host("n")).unwrap_err().to_string();
+        assert_eq!(error, "x: static pods may not reference serviceaccounts");
     }
 }

@@ -912,11 +912,13 @@ fn start_upkeep(shared: &Arc<Shared>, pods: &Arc<Pods>, config: &Config, tasks: 
     devices::run(Arc::clone(shared), Arc::clone(pods), tasks);
     if let Some(path) = config.file.static_pod_path.clone() {
         let period = config.file.file_check_frequency.0;
-        manifest::run(path, config.node_name.clone(), period, Arc::clone(pods), tasks);
+        manifest::run(path, host.clone(), period, Arc::clone(pods), tasks);
     }
     if !config.file.static_pod_url.is_empty() {
         let (url, headers) = (config.file.static_pod_url.clone(), config.file.static_pod_url_header.clone());
         let place = url::Place { url, headers, period: config.file.http_check_frequency.0 };
-        url::run(place, config.node_name.clone(), Arc::clone(pods), tasks);
+        url::run(place, host, Arc::clone(pods), tasks);
     }
 }
+    let strict = config.gates.has(features::Gate::PreventStaticPodAPIReferences);
+    let host = manifest::Host { name: config.node_name.clone(), strict };

@@ -15,7 +15,7 @@ use rustls::pki_types::ServerName;
 use serde_json::Value;
 use tokio::io::{AsyncRead, AsyncWrite};
 
-use super::{ManifestError, complete};
+use super::{Host, ManifestError, complete};
 use crate::{
     pod,
     pods::{Pods, Source},
@@ -52,13 +52,13 @@ enum UrlError {
 }
 
 /// Feeds the URL's pods to the workers until the drain.
-pub fn run(place: Place, node: String, pods: Arc<Pods>, tasks: &Tasks) {
+pub fn run(place: Place, host: Host, pods: Arc<Pods>, tasks: &Tasks) {
     let mut ticks = tasks.ticks(place.period);
     tasks.spawn("manifest-url", async move {
         let mut seen = Bytes::new();
         let mut healthy = true;
         while ticks.next().await {
-            match look(&place, &node, &seen).await {
+            match look(&place, &host, &seen).await {
                 Ok(found) => {
                     if let Some((bytes, wanted)) = found {
                         seen = bytes;
@@ -86,7 +86,7 @@ pub fn run(place: Place, node: String, pods: Arc<Pods>, tasks: &Tasks) {
 }
 
 /// Asks, and reads the answer unless it is the one that was seen before.
-async fn look(place: &Place, node: &str, seen: &Bytes) -> Result<Option<(Bytes, Vec<Pod>)>, UrlError> {
+async fn look(place: &Place, host: &Host, seen: &Bytes) -> Result<Option<(Bytes, Vec<Pod>)>, UrlError> {
     let url = || place.url.clone();
     let exchange = |message: String| UrlError::Exchange { url: url(), message };
     let asked = tokio::time::timeout(PATIENCE, fetch(place)).await;
@@ -101,7 +101,7 @@ async fn look(place: &Place, node: &str, seen: &Bytes) -> Result<Option<(Bytes, 
     if body == *seen {
         return Ok(None);
     }
-    let pods = parse(&place.url, &String::from_utf8_lossy(&body), node)?;
+    let pods = parse(&place.url, &String::from_utf8_lossy(&body), host)?;
     Ok(Some((body, pods)))
 }
 
@@ -160,7 +160,7 @@ where
 }
 
 /// The pods of an answer.
-fn parse(url: &str, text: &str, node: &str) -> Result<Vec<Pod>, ManifestError> {
+fn parse(url: &str, text: &str, host: &Host) -> Result<Vec<Pod>, ManifestError> {
     let decode = |message: String| ManifestError::Decode { path: url.into(), message };
     let value: Value = serde_saphyr::from_str(text).map_err(|e| decode(e.to_string()))?;
     let items = match value["kind"].as_str() {
@@ -175,8 +175,7 @@ fn parse(url: &str, text: &str, node: &str) -> Result<Vec<Pod>, ManifestError> {
     for item in items {
         let text = item.to_string();
         let one: Pod = serde_json::from_str(&text).map_err(|e| decode(e.to_string()))?;
-        let one = complete(one, "http", &format!("url:{url}\n{text}"), node)
-            .map_err(|what| ManifestError::Incomplete { path: url.into(), what })?;
+        let one = complete(one, "http", &format!("url:{url}\n{text}"), url.as_ref(), host)?;
         if all.iter().any(|other| pod::uid(other) == pod::uid(&one)) {
             return Err(decode(format!("two pods have the uid {}", pod::uid(&one))));
         }
@@ -194,23 +193,27 @@ mod tests {
     const POD: &str =
         "apiVersion: v1\nkind: Pod\nmetadata: {name: web}\nspec: {containers: [{name: c, image: i}]}\n";
 
+    fn host(name: &str) -> Host {
+        Host { name: name.to_owned(), strict: true }
+    }
+
     #[test]
     fn one_pod_or_a_list_of_pods_is_taken() {
-        let one = parse("http://a/b", POD, "Node1").unwrap();
+        let one = parse("http://a/b", POD, &host("Node1")).unwrap();
         assert_eq!((pod::name(&one[0]), pod::namespace(&one[0])), ("web-node1", "default"));
         assert_eq!(pod::annotation(&one[0], pod::SOURCE_ANNOTATION), Some("http"));
         assert!(pod::is_static(&one[0]) && pod::spec(&one[0]).tolerations.is_none());
         let list = r#"{"kind":"PodList","apiVersion":"v1","items":[
             {"metadata":{"name":"a"},"spec":{"containers":[{"name":"c","image":"i"}]}},
             {"metadata":{"name":"b"},"spec":{"containers":[{"name":"c","image":"i"}]}}]}"#;
-        let two = parse("http://a/b", list, "n").unwrap();
+        let two = parse("http://a/b", list, &host("n")).unwrap();
         assert_eq!(two.iter().map(pod::name).collect::<Vec<_>>(), ["a-n", "b-n"]);
         assert_ne!(pod::uid(&two[0]), pod::uid(&two[1]));
-        let elsewhere = parse("http://a/c", POD, "Node1").unwrap();
+        let elsewhere = parse("http://a/c", POD, &host("Node1")).unwrap();
         assert_ne!(pod::uid(&elsewhere[0]), pod::uid(&one[0]), "the same pod of another place is another");
-        assert!(parse("u", r#"{"kind":"PodList","items":[]}"#, "n").unwrap().is_empty());
+        assert!(parse("u", r#"{"kind":"PodList","items":[]}"#, &host("n")).unwrap().is_empty());
         for bad in ["", "{", "kind: Service", "kind: Pod", &list.replace("\"b\"", "\"\"")] {
-            assert!(parse("u", bad, "n").is_err(), "{bad}");
+            assert!(parse("u", bad, &host("n")).is_err(), "{bad}");
         }
     }
 
@@ -236,17 +239,17 @@ mod tests {
     async fn the_url_is_asked_with_its_headers_and_what_was_seen_is_not_read_again() {
         let (place, asked) =
             serve("HTTP/1.1 200 OK\r\nConnection: close\r\n\r\nkind: PodList\nitems: []\n").await;
-        let (body, pods) = look(&place, "n", &Bytes::new()).await.unwrap().unwrap();
+        let (body, pods) = look(&place, &host("n"), &Bytes::new()).await.unwrap().unwrap();
         assert!(pods.is_empty() && body.starts_with(b"kind"));
         let asked = asked.await.unwrap().to_lowercase();
         assert!(asked.starts_with("get /pods?x=1 http/1.1\r\n"), "{asked}");
         assert!(asked.contains("x-key: a\r\nx-key: b\r\n"), "{asked}");
         let (again, _) =
             serve("HTTP/1.1 200 OK\r\nConnection: close\r\n\r\nkind: PodList\nitems: []\n").await;
-        assert!(look(&again, "n", &body).await.unwrap().is_none());
+        assert!(look(&again, &host("n"), &body).await.unwrap().is_none());
         let (empty, _) = serve("HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n").await;
-        assert!(matches!(look(&empty, "n", &body).await, Err(UrlError::Empty(_))));
+        assert!(matches!(look(&empty, &host("n"), &body).await, Err(UrlError::Empty(_))));
         let (missing, _) = serve("HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n").await;
-        assert!(matches!(look(&missing, "n", &body).await, Err(UrlError::Status { .. })));
+        assert!(matches!(look(&missing, &host("n"), &body).await, Err(UrlError::Status { .. })));
     }
 }
