@@ -4,25 +4,27 @@
 //! new pod ----> admitted (its resources are written down) | rejected
 //! new resources of a known pod ----> given | deferred until others leave | infeasible
 //! ```
-//! What a pod was given is kept in `<root>/pods/<uid>/allocated.json`, because the API server has only what is wanted. A
-//! file that is missing or does not read is no harm: the pod is then given what it wants, as a new one would be.
+//! What pods were given is kept in `<root>/allocated_pods_state` (`state`), because the API server has only what is wanted.
+//! A pod that is missing there is given what it wants, as a new one would be.
 //! Contract: KEP-1287, in-place update of pod resources.
+
+pub mod state;
 
 use std::{
     collections::{BTreeMap, HashMap},
     io,
-    path::{Path, PathBuf},
+    path::Path,
     sync::Arc,
 };
 
 use k8s_openapi::api::core::v1::{Container, Node, Pod, ResourceRequirements};
 use parking_lot::Mutex;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 use tokio::sync::{Notify, watch};
 
+use self::state::{Book, StateError};
 use crate::{
     admission::{self, View},
-    checkpoint::{replace, replace_lazily},
     node::status::Pressure,
     pod::{
         self,
@@ -33,17 +35,21 @@ use crate::{
     status::generate::Verdict,
 };
 
-/// Name of the file in a pod's folder.
-const FILE: &str = "allocated.json";
-
 /// The resources of one pod.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Allocated {
-    /// Of the pod as a whole.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pod: Option<ResourceRequirements>,
     /// Of its containers, by name.
+    #[serde(rename = "ContainerResources", deserialize_with = "nullable")]
     containers: BTreeMap<String, ResourceRequirements>,
+    /// Of the pod as a whole.
+    #[serde(rename = "PodLevelResources")]
+    pod: Option<ResourceRequirements>,
+}
+
+/// Nothing, which Go writes as null.
+fn nullable<'de, D: Deserializer<'de>, T: Default + Deserialize<'de>>(from: D) -> Result<T, D::Error> {
+    Ok(Option::deserialize(from)?.unwrap_or_default())
 }
 
 impl Allocated {
@@ -71,28 +77,6 @@ impl Allocated {
         spec.init_containers.iter_mut().flatten().for_each(give);
         spec.containers.iter_mut().for_each(give);
         pod
-    }
-
-    fn read(folder: &Path) -> Option<Self> {
-        let text = match std::fs::read(folder.join(FILE)) {
-            Ok(text) => text,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return None,
-            Err(error) => {
-                tracing::warn!(folder = %folder.display(), %error, "cannot read what the pod was given");
-                return None;
-            }
-        };
-        serde_json::from_slice(&text)
-            .inspect_err(|error| {
-                tracing::warn!(folder = %folder.display(), %error, "what the pod was given does not read");
-            })
-            .ok()
-    }
-
-    /// Writes it down; to the disk itself only where losing it with the machine's power would be a loss.
-    fn write(&self, folder: &Path, durably: bool) -> io::Result<()> {
-        let (path, text) = (folder.join(FILE), serde_json::to_vec(self)?);
-        if durably { replace(&path, &text) } else { replace_lazily(&path, &text) }
     }
 }
 
@@ -133,32 +117,35 @@ struct Held {
 
 /// What this node has given.
 pub struct Allocations {
-    pods_dir: PathBuf,
     node: Option<watch::Receiver<Option<Arc<Node>>>>,
     allowed_sysctls: Vec<String>,
     /// Containers have processors of their own, which do not change while they run.
     exclusive: bool,
     pressure: Mutex<Pressure>,
     held: Mutex<HashMap<String, Held>>,
+    book: Mutex<Book>,
 }
 
 impl Allocations {
-    /// Nothing given yet. `node` is this node as the API server has it, `None` without an API server.
-    #[must_use]
+    /// Nothing given yet but by the kubelet before, in whose folder it is written. `node` is this node as the API server
+    /// has it, `None` without an API server.
+    ///
+    /// # Errors
+    /// When what was given before does not read.
     pub fn new(
-        pods_dir: PathBuf,
+        root_dir: &Path,
         node: Option<watch::Receiver<Option<Arc<Node>>>>,
         allowed_sysctls: Vec<String>,
         exclusive: bool,
-    ) -> Self {
-        Self {
-            pods_dir,
+    ) -> Result<Self, StateError> {
+        Ok(Self {
             node,
             allowed_sysctls,
             exclusive,
             pressure: Mutex::default(),
             held: Mutex::default(),
-        }
+            book: Mutex::new(Book::open(root_dir)?),
+        })
     }
 
     /// What presses on the node; new pods may be turned away for it.
@@ -172,8 +159,7 @@ impl Allocations {
     /// # Errors
     /// Why the node does not take it.
     pub async fn admit(&self, pod: &Arc<Pod>) -> Result<(), Verdict> {
-        let folder = self.pods_dir.join(pod::uid(pod));
-        let before = Allocated::read(&folder);
+        let before = self.book.lock().take(pod::uid(pod));
         let known = before.is_some() || pod.status.as_ref().is_some_and(|s| s.start_time.is_some());
         let node = if known { None } else { self.known_node().await };
         let allocated = before.unwrap_or_else(|| Allocated::wanted(pod));
@@ -182,16 +168,16 @@ impl Allocations {
             let others = others(&held, pod::uid(pod));
             admission::admit(pod, &self.view(node.as_deref(), &others))?;
         }
-        // What a pod is given that has just been admitted is what it wants, and what it is given without the file, too.
-        if let Err(error) = allocated.write(&folder, known) {
-            tracing::warn!(folder = %folder.display(), %error, "cannot write down what the pod was given");
-        }
         let pod = if allocated == Allocated::wanted(pod) {
             Arc::clone(pod)
         } else {
             Arc::new(allocated.apply(pod))
         };
         held.insert(pod::uid(&pod).to_owned(), Held { pod, allocated, deferred: None });
+        // What a pod is given that has just been admitted is what it wants, and what it is given without the file, too.
+        if let Err(error) = self.write(&held, known) {
+            tracing::warn!(%error, "cannot write down what pods were given");
+        }
         Ok(())
     }
 
@@ -228,13 +214,15 @@ impl Allocations {
             own.deferred = (pending.reason == "Deferred").then(|| Arc::clone(wake));
             return Resize::Pending(pending);
         }
-        let folder = self.pods_dir.join(pod::uid(pod));
-        if let Err(error) = wanted.write(&folder, true) {
+        let before = std::mem::replace(&mut own.allocated, wanted);
+        let written = self.write(&held, true);
+        let Some(own) = held.get_mut(pod::uid(pod)) else { return Resize::Settled };
+        if let Err(error) = written {
+            own.allocated = before;
             let message = format!("unable to write the allocation: {error}");
             return Resize::Pending(Pending { reason: "Deferred", message });
         }
-        own.pod = Arc::new(wanted.apply(pod));
-        own.allocated = wanted;
+        own.pod = Arc::new(own.allocated.apply(pod));
         drop(others);
         retry(&held);
         Resize::Given
@@ -276,6 +264,16 @@ impl Allocations {
         if held.remove(uid).is_some() {
             retry(&held);
         }
+    }
+
+    /// Pods that are not among these, and did not come, are gone.
+    pub fn retain(&self, keeps: impl Fn(&str) -> bool) {
+        self.book.lock().retain(keeps);
+    }
+
+    fn write(&self, held: &HashMap<String, Held>, durably: bool) -> io::Result<()> {
+        let all = held.iter().map(|(uid, own)| (uid.as_str(), &own.allocated));
+        self.book.lock().write(all, durably)
     }
 
     fn view<'a>(&'a self, node: Option<&'a Node>, others: &'a [Arc<Pod>]) -> View<'a> {

@@ -1,8 +1,7 @@
 //! Files in which the kubelet keeps what the next one must know: replaced as a whole, so that whoever reads one finds
 //! what it was before or what it is now, and those of upstream's resource managers with their sums.
 //!
-//! Contract: upstream's checkpoint files `cpu_manager_state` and `memory_manager_state`, whose checksum is the FNV-1a of
-//! the text in which Go prints the fields. A file without one is taken as it is.
+//! Contract: upstream's checkpoint files, whose checksum is the FNV-1a of the text in which Go prints the fields.
 
 use std::{
     collections::BTreeMap,
@@ -18,9 +17,12 @@ use serde::{Serialize, de::DeserializeOwned};
 
 /// A file of which another program knows the sum.
 pub trait Checkpoint: Serialize + DeserializeOwned {
+    /// Zero is a sum as any other; else it is none, and the file is taken as it is.
+    const NEEDS_SUM: bool = false;
+
     /// All fields as Go prints them, with a sum of zero.
     fn printed(&self) -> String;
-    /// The sum; zero is none.
+    /// The sum.
     fn checksum(&mut self) -> &mut u64;
 }
 
@@ -54,7 +56,7 @@ pub fn read<T: Checkpoint>(path: &Path) -> Result<Option<T>, CheckpointError> {
     };
     let mut read: T = serde_json::from_slice(&text)?;
     let (found, stated) = (sum(&read), *read.checksum());
-    if stated != 0 && found != stated {
+    if (T::NEEDS_SUM || stated != 0) && found != stated {
         return Err(CheckpointError::Corrupt { found, stated });
     }
     Ok(Some(read))
@@ -67,6 +69,15 @@ pub fn read<T: Checkpoint>(path: &Path) -> Result<Option<T>, CheckpointError> {
 pub fn write<T: Checkpoint>(path: &Path, mut checkpoint: T) -> io::Result<()> {
     *checkpoint.checksum() = sum(&checkpoint);
     replace(path, &serde_json::to_vec(&checkpoint)?)
+}
+
+/// [`write`] that does not wait for the disk: for what may be lost with the machine's power.
+///
+/// # Errors
+/// When the folder cannot be written to.
+pub fn write_lazily<T: Checkpoint>(path: &Path, mut checkpoint: T) -> io::Result<()> {
+    *checkpoint.checksum() = sum(&checkpoint);
+    replace_lazily(path, &serde_json::to_vec(&checkpoint)?)
 }
 
 /// The sum of all else, as upstream makes it.
@@ -83,6 +94,11 @@ pub fn go_list<T: Display>(items: impl IntoIterator<Item = T>) -> String {
 /// A map as Go prints it.
 pub fn go_map<K: Display, V>(map: &BTreeMap<K, V>, value: impl Fn(&V) -> String) -> String {
     format!("map{}", go_list(map.iter().map(|(key, v)| format!("{key}:{}", value(v)))))
+}
+
+/// Something that may be nil, as Go prints it.
+pub fn go_nil<T>(value: Option<T>, print: impl Fn(T) -> String) -> String {
+    value.map_or_else(|| "<nil>".to_owned(), print)
 }
 
 /// Replaces a file, readable by its owner alone, and waits until it is on the disk. Its folder is made where it is missing;

@@ -5,15 +5,15 @@
 //!                                                           |-- pod is admitted: chosen, Allocate, written down
 //!                                                           `-- container is made: devices, mounts, variables
 //! ```
-//! What was given is kept in `<root>/device-plugins/given.json`; a restarted kubelet goes on with it.
+//! What was given is kept in `<root>/device-plugins/kubelet_internal_checkpoint` (`state`); a restarted kubelet goes on with it.
 //! Contract: device plugin API v1beta1, pod resources API v1; where devices should come from, `topology` says.
 
 pub mod pod_resources;
 pub mod registration;
+pub mod state;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    io,
     path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
@@ -29,12 +29,11 @@ use proto::deviceplugin::v1beta1::{
     ContainerPreferredAllocationRequest, Device, DevicePluginOptions, PreStartContainerRequest,
     PreferredAllocationRequest, device_plugin_client::DevicePluginClient,
 };
-use serde::{Deserialize, Serialize};
 use tokio::sync::Notify;
 use tonic::transport::Channel;
 
+use self::state::{Grant, Kept, NOWHERE, Near};
 use crate::{
-    checkpoint::replace,
     plugin::channel,
     pod::{self, Role, resources},
     pods::Pods,
@@ -51,7 +50,6 @@ use crate::{
 const ABSENCE: SignedDuration = SignedDuration::from_mins(5);
 /// How long a plugin may take for one call.
 const PATIENCE: Duration = Duration::from_secs(30);
-const FILE: &str = "given.json";
 /// The word for a device that works, of plugins and in statuses.
 const HEALTHY: &str = "Healthy";
 
@@ -91,8 +89,7 @@ impl From<tonic::Status> for DeviceError {
 }
 
 /// What a container gets with its devices.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Granted {
     /// Environment variables.
     pub envs: BTreeMap<String, String>,
@@ -132,23 +129,6 @@ impl Granted {
     }
 }
 
-/// Devices of one resource that one container has.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-struct Grant {
-    pod: String,
-    container: String,
-    resource: String,
-    devices: BTreeSet<String>,
-    granted: Granted,
-}
-
-#[derive(Debug, Default, Serialize, Deserialize)]
-#[serde(default)]
-struct Kept {
-    grants: Vec<Grant>,
-    resources: BTreeSet<String>,
-}
-
 /// One resource and its plugin.
 #[derive(Debug, Clone, Default)]
 struct Resource {
@@ -175,6 +155,20 @@ impl Resource {
         let topology = self.devices.get(id).and_then(|d| d.topology.as_ref());
         let nodes = topology.into_iter().flat_map(|t| &t.nodes);
         nodes.filter_map(|node| u32::try_from(node.id).ok()).collect()
+    }
+
+    /// The devices by the memory nodes they are near.
+    fn places(&self, devices: &BTreeSet<String>) -> Near {
+        let mut near = Near::new();
+        for id in devices {
+            let topology = self.devices.get(id).and_then(|d| d.topology.as_ref());
+            let mut nodes: Vec<i64> = topology.into_iter().flat_map(|t| &t.nodes).map(|node| node.id).collect();
+            if nodes.is_empty() {
+                nodes.push(NOWHERE);
+            }
+            nodes.into_iter().for_each(|node| near.entry(node).or_default().push(id.clone()));
+        }
+        near
     }
 
     /// Those of the devices that are near one of the memory nodes.
@@ -216,7 +210,7 @@ impl State {
         self.grants
             .iter()
             .filter(|g| g.resource == resource)
-            .flat_map(|g| g.devices.iter().cloned())
+            .flat_map(|g| g.devices().into_iter().cloned())
             .collect()
     }
 
@@ -228,7 +222,7 @@ impl State {
         for (role, one) in earlier {
             let passes = matches!(role, Role::Init(_)) && !pod::is_sidecar(&one);
             for id in
-                self.of(pod::uid(pod), &one.name).filter(|g| g.resource == resource).flat_map(|g| &g.devices)
+                self.of(pod::uid(pod), &one.name).filter(|g| g.resource == resource).flat_map(Grant::devices)
             {
                 if passes {
                     free.insert(id.clone());
@@ -283,11 +277,14 @@ impl Devices {
     /// Nothing registered; what containers were given is read from the folder.
     #[must_use]
     pub fn new(folder: PathBuf) -> Self {
-        let kept = read(&folder.join(FILE));
+        let kept = state::read(&folder).unwrap_or_else(|error| {
+            tracing::error!(folder = %folder.display(), %error, "which devices were given does not read");
+            Kept::default()
+        });
         let mut state = State { grants: kept.grants, ..State::default() };
         // Until their plugins are back these resources are there and empty, so that nobody counts on them.
         let away = || Resource { away: Some(Timestamp::UNIX_EPOCH), ..Resource::default() };
-        state.resources = kept.resources.into_iter().map(|name| (name, away())).collect();
+        state.resources = kept.registered.into_keys().map(|name| (name, away())).collect();
         Self { folder, state: Mutex::new(state), turn: tokio::sync::Mutex::default(), changed: Notify::new() }
     }
 
@@ -316,6 +313,7 @@ impl Devices {
             entry.devices = devices.into_iter().map(|d| (d.id.clone(), d)).collect();
             if entry.healthy() != before {
                 self.changed.notify_one();
+                self.keep(&state);
             }
         }
     }
@@ -333,7 +331,7 @@ impl Devices {
         };
         let one = |grant: &Grant| ResourceStatus {
             name: grant.resource.clone(),
-            resources: Some(grant.devices.iter().map(|id| health(&grant.resource, id)).collect()),
+            resources: Some(grant.devices().into_iter().map(|id| health(&grant.resource, id)).collect()),
         };
         state.of(uid, container).map(one).collect()
     }
@@ -452,15 +450,15 @@ impl Devices {
             }],
         };
         let answer = resource.client().allocate(within(request)).await?.into_inner();
-        let granted = answer.container_responses.into_iter().next();
-        let granted = Granted::from_wire(granted.ok_or_else(|| DeviceError::NoAnswer(name.to_owned()))?);
+        let answer = answer.container_responses.into_iter().next();
+        let answer = answer.ok_or_else(|| DeviceError::NoAnswer(name.to_owned()))?;
         let mut state = self.state.lock();
         state.grants.push(Grant {
             pod: uid.to_owned(),
             container: container.name.clone(),
             resource: name.to_owned(),
-            devices: chosen,
-            granted,
+            near: resource.places(&chosen),
+            answer,
         });
         self.keep(&state);
         Ok(())
@@ -471,7 +469,7 @@ impl Devices {
     pub fn granted(&self, pod: &str, container: &str) -> Granted {
         let state = self.state.lock();
         let mut all = Granted::default();
-        state.of(pod, container).for_each(|grant| all.extend(&grant.granted));
+        state.of(pod, container).for_each(|grant| all.extend(&Granted::from_wire(grant.answer.clone())));
         all
     }
 
@@ -485,7 +483,7 @@ impl Devices {
             let asks = |grant: &Grant| {
                 let resource = state.resources.get(&grant.resource)?;
                 let wants = resource.options.pre_start_required && resource.away.is_none();
-                wants.then(|| (resource.clone(), grant.devices.iter().cloned().collect()))
+                wants.then(|| (resource.clone(), grant.devices().into_iter().cloned().collect()))
             };
             state.of(pod, container).filter_map(asks).collect()
         };
@@ -506,9 +504,9 @@ impl Devices {
     }
 
     fn keep(&self, state: &State) {
-        let kept =
-            Kept { grants: state.grants.clone(), resources: state.resources.keys().cloned().collect() };
-        if let Err(error) = write(&self.folder.join(FILE), &kept) {
+        let working = |(name, resource): (&String, &Resource)| (name.clone(), resource.healthy().into_iter().collect());
+        let registered = state.resources.iter().map(working).collect();
+        if let Err(error) = state::write(&self.folder, &Kept { grants: state.grants.clone(), registered }) {
             tracing::warn!(%error, "cannot write down which devices were given");
         }
     }
@@ -521,7 +519,7 @@ impl Provider for Devices {
         let (state, uid) = (self.state.lock(), pod::uid(pod));
         let one = |(resource, count): (String, usize)| {
             let grants = state.of(uid, &container.name).filter(|g| g.resource == resource);
-            let own = grants.flat_map(|g| g.devices.iter().cloned()).collect();
+            let own = grants.flat_map(|g| g.devices().into_iter().cloned()).collect();
             let reusable = state.reusable(pod, &container.name, &resource);
             let hints = state.hints(&resource, count, &own, &reusable);
             (resource, hints)
@@ -534,7 +532,7 @@ impl Provider for Devices {
         let (state, uid) = (self.state.lock(), pod::uid(pod));
         let one = |(resource, count): (String, usize)| {
             let grants = state.grants.iter().filter(|g| g.pod == uid && g.resource == resource);
-            let own = grants.flat_map(|g| g.devices.iter().cloned()).collect();
+            let own = grants.flat_map(|g| g.devices().into_iter().cloned()).collect();
             let hints = state.hints(&resource, count, &own, &BTreeSet::new());
             (resource, hints)
         };
@@ -627,21 +625,6 @@ fn choose(
         return Err(DeviceError::TooFew { resource: resource.to_owned(), wanted, free: free.len() });
     }
     Ok(chosen)
-}
-
-fn read(path: &Path) -> Kept {
-    match std::fs::read(path) {
-        Ok(text) => serde_json::from_slice(&text).unwrap_or_else(|error| {
-            tracing::warn!(path = %path.display(), %error, "what devices were given does not read");
-            Kept::default()
-        }),
-        // A node without plugins has no such file.
-        Err(_) => Kept::default(),
-    }
-}
-
-fn write(path: &Path, kept: &Kept) -> io::Result<()> {
-    replace(path, &serde_json::to_vec(kept)?)
 }
 
 #[cfg(test)]

@@ -129,6 +129,7 @@ pub fn run(shared: Arc<Shared>, pods: Arc<Pods>, keep: Keep, tasks: &Tasks) {
                 tracing::warn!(%error, "cannot collect orphaned containers");
             }
             let (shared, pods) = (Arc::clone(&shared), Arc::clone(&pods));
+            shared.allocations.retain(|uid| pods.knows(uid));
             let seen = shared.runtime.glimpse().await.unwrap_or_default();
             let alive: BTreeSet<String> = seen.into_iter().map(|g| g.pod.uid).collect();
             tear_down_volumes(&shared, &|uid| pods.knows(uid) || alive.contains(uid)).await;

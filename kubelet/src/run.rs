@@ -31,7 +31,7 @@ use rustls::sign::CertifiedKey;
 use tokio::{net::TcpListener, sync::watch};
 
 use crate::{
-    allocation::Allocations,
+    allocation::{self, Allocations},
     api::{ApiObjects, ObjectSource, Standalone},
     certificate::{
         self, CertificateError, Purpose, bootstrap, pod::PodCertificates, request::Subject, store::Store,
@@ -179,6 +179,9 @@ pub enum RunError {
     #[error(transparent)]
     Topology(#[from] TopologyError),
     /// Claims of dynamic resources cannot be managed.
+    /// What pods were given does not read.
+    #[error(transparent)]
+    Allocations(#[from] allocation::state::StateError),
     #[error("cannot restore the claims of dynamic resources: {0}")]
     Claims(#[from] StateError),
     /// The programs that know credentials cannot be used.
@@ -602,11 +605,11 @@ fn share(
             allocatable_memory: machine.memory,
         },
         allocations: Allocations::new(
-            pods_dir.clone(),
+            &config.root_dir,
             api.map(|(_, watched)| watched.node()),
             file.allowed_unsafe_sysctls.clone(),
             cpus.are_exclusive(),
-        ),
+        )?,
         cpus,
         memory,
         topology,

@@ -21,7 +21,7 @@ fn cpu(pod: &Pod) -> String {
 fn two_cpus(folder: &Path) -> (Allocations, watch::Sender<Option<Arc<Node>>>) {
     let node = json!({"metadata": {"name": "n"}, "status": {"allocatable": {"cpu": "2", "pods": "10"}}});
     let (sender, node) = watch::channel(Some(Arc::new(serde_json::from_value(node).unwrap())));
-    (Allocations::new(folder.to_owned(), Some(node), vec![], false), sender)
+    (Allocations::new(folder, Some(node), vec![], false).unwrap(), sender)
 }
 
 #[tokio::test]
@@ -69,14 +69,4 @@ async fn a_resize_waits_for_room_and_is_remembered() {
     let (again, _sender) = two_cpus(dir.path());
     again.admit(&asking("a", "1")).await.unwrap();
     assert_eq!(cpu(&again.given(&asking("a", "1"))), "1500m");
-}
-
-#[tokio::test]
-async fn a_broken_file_is_no_harm() {
-    let dir = tempfile::tempdir().unwrap();
-    std::fs::create_dir(dir.path().join("uid-a")).unwrap();
-    std::fs::write(dir.path().join("uid-a").join(FILE), "{\"containers\": 7").unwrap();
-    let (node, _sender) = two_cpus(dir.path());
-    node.admit(&asking("a", "1")).await.unwrap();
-    assert_eq!(cpu(&node.given(&asking("a", "1"))), "1");
 }

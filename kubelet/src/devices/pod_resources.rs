@@ -132,7 +132,7 @@ impl Devices {
         });
         let one = |name: String| {
             let grants = state.of(pod::uid(pod), &name);
-            let devices = grants.flat_map(|g| each(&state, &g.resource, g.devices.iter().cloned())).collect();
+            let devices = grants.flat_map(|g| each(&state, &g.resource, g.devices().into_iter().cloned())).collect();
             ContainerResources { devices, name, ..ContainerResources::default() }
         };
         PodResources {

@@ -247,8 +247,8 @@ fn hints_tell_near_which_memory_devices_could_come_from() {
 #[test]
 fn a_damaged_file_is_as_none_and_written_anew() {
     let dir = tempfile::tempdir().unwrap();
-    for text in ["", "{\"grants\": [{\"pod\": ", "[]", "{\"resources\": 7}"] {
-        std::fs::write(dir.path().join(FILE), text).unwrap();
+    for text in ["", "{\"Data\": {\"PodDeviceEntries\": [{\"PodUID\": ", "[]", "{\"Checksum\": 7}"] {
+        std::fs::write(dir.path().join(state::FILE), text).unwrap();
         let devices = Devices::new(dir.path().to_owned());
         assert_eq!(devices.granted("uid-a", "c"), Granted::default(), "{text:?}");
         assert!(devices.capacity(at(0)).is_empty());

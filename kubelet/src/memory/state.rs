@@ -8,7 +8,7 @@ use std::{collections::BTreeMap, io, path::Path};
 use serde::{Deserialize, Serialize};
 
 use super::plan::{Block, Machine};
-use crate::checkpoint::{self, Checkpoint, CheckpointError, go_list, go_map};
+use crate::checkpoint::{self, Checkpoint, CheckpointError, go_list, go_map, go_nil};
 
 /// The file's name.
 pub const FILE: &str = "memory_manager_state";
@@ -82,26 +82,23 @@ impl Checkpoint for Stored {
     }
 
     fn printed(&self) -> String {
-        let machine = self.machine_state.as_ref().map_or_else(
-            || "<nil>".to_owned(),
-            |machine| {
-                go_map(machine, |node| {
-                    let memory = go_map(&node.memory_map, |table| {
-                        format!(
-                            "<*>{{TotalMemSize:(uint64){} SystemReserved:(uint64){} Allocatable:(uint64){} \
-                             Reserved:(uint64){} Free:(uint64){}}}",
-                            table.total, table.system_reserved, table.allocatable, table.reserved, table.free
-                        )
-                    });
+        let machine = go_nil(self.machine_state.as_ref(), |machine| {
+            go_map(machine, |node| {
+                let memory = go_map(&node.memory_map, |table| {
                     format!(
-                        "<*>{{NumberOfAssignments:(int){} MemoryMap:(map[v1.ResourceName]*state.MemoryTable){memory} \
-                         Cells:([]int){}}}",
-                        node.number_of_assignments,
-                        go_list(&node.cells)
+                        "<*>{{TotalMemSize:(uint64){} SystemReserved:(uint64){} Allocatable:(uint64){} \
+                         Reserved:(uint64){} Free:(uint64){}}}",
+                        table.total, table.system_reserved, table.allocatable, table.reserved, table.free
                     )
-                })
-            },
-        );
+                });
+                format!(
+                    "<*>{{NumberOfAssignments:(int){} MemoryMap:(map[v1.ResourceName]*state.MemoryTable){memory} \
+                     Cells:([]int){}}}",
+                    node.number_of_assignments,
+                    go_list(&node.cells)
+                )
+            })
+        });
         let block = |block: &Block| {
             let nodes = go_list(&block.numa_affinity);
             let (kind, size) = (&block.kind, block.size);
