@@ -19,7 +19,7 @@ use component_base::{
     flags::{FlagSet, Values},
     serving::ServingError,
     task::Tasks,
-    traces::{Tracer, TracesError, TracingConfiguration},
+    traces::{self, Tracer, TracesError, TracingConfiguration},
 };
 use futures::{FutureExt, future::BoxFuture};
 use jiff::Timestamp;
@@ -334,7 +334,8 @@ fn tracer(config: &Config, tasks: &Tasks) -> Result<Option<Tracer>, BuildError> 
         }
     }
     let server = bootstrap::identity::lease_name(&hostname());
-    Ok(Some(Tracer::start(&read?, "apiserver", &server, tasks)?))
+    let who = vec![traces::text("service.name", "apiserver"), traces::text("service.instance.id", &server)];
+    Ok(Some(Tracer::start(&read?, "k8s.io/component-base/tracing", who, tasks)?))
 }
 
 /// The other API servers of the cluster, when the flags say how they are believed.

@@ -34,6 +34,7 @@ use tower::{BoxError, ServiceBuilder, ServiceExt, util::BoxCloneSyncService};
 use crate::{
     metrics::{self, Stability},
     tls::ClientCertificate,
+    traces::{self, Part},
     workqueue::Bucket,
 };
 
@@ -299,8 +300,12 @@ async fn limited(
     FAMILIES.sent.with_label_values(&labels).observe(request.body().size_hint().lower() as f64);
     let streams = is_stream(request.uri());
     request.headers_mut().insert(USER_AGENT, agent);
+    let span = followed(&method, &host, &mut request);
     let start = Instant::now();
     let result = inner.oneshot(request).await;
+    if let Some(span) = span {
+        answered(span, &result);
+    }
     let code = match &result {
         Ok(response) => response.status().as_u16().to_string(),
         Err(_) => "<error>".to_owned(),
@@ -312,6 +317,31 @@ async fn limited(
     }
     let received = (!streams).then(|| FAMILIES.received.with_label_values(&labels));
     Ok(result?.map(|body| Counted { body, size: 0, received }))
+}
+
+/// The request as a part of what is done, if that is followed; the server is told.
+fn followed(method: &str, host: &str, request: &mut Request<Body>) -> Option<Box<Part>> {
+    let mut span = traces::ask(|| format!("HTTP {method}"))?;
+    span.note("http.request.method", method);
+    span.note("server.address", host);
+    span.note("url.full", &request.uri().to_string());
+    if let Some(parent) = span.trace_parent() {
+        request.headers_mut().insert(traces::TRACE_PARENT, parent);
+    }
+    Some(span)
+}
+
+fn answered(mut span: Box<Part>, result: &Result<Response<Incoming>, BoxError>) {
+    match result {
+        Ok(response) => {
+            let code = response.status();
+            span.count("http.response.status_code", code.as_u16().into());
+            if code.is_client_error() || code.is_server_error() {
+                span.fail(String::new());
+            }
+        }
+        Err(error) => span.fail(error.to_string()),
+    }
 }
 
 /// Whether an answer goes on for as long as the client listens: its size would say nothing.

@@ -1,7 +1,8 @@
 //! Traces: what a daemon spends its time on for one request, told to a collector (OpenTelemetry's OTLP over gRPC).
 //!
 //! ```text
-//! request with a traceparent, or drawn by lot ──→ Trace ──spans that end──→ bounded queue ──→ exporter
+//! request with a traceparent, or drawn by lot ──┐
+//! what the daemon does unasked, drawn by lot ────┴→ Trace ──spans that end──→ bounded queue ──→ exporter
 //! ```
 //! Nothing waits for the collector: a full queue loses spans, and counts them. Where no trace is followed a span costs a look
 //! at a variable of the task.
@@ -10,6 +11,7 @@
 //! `component-base/tracing`, W3C Trace Context.
 
 use std::{
+    borrow::Cow,
     future::Future,
     path::PathBuf,
     sync::{
@@ -30,7 +32,7 @@ use proto::otlp::v1::{
     status::StatusCode,
     trace_service_client::TraceServiceClient,
 };
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use tokio::{
     net::{TcpStream, UnixStream},
     sync::mpsc,
@@ -58,12 +60,14 @@ const TIMEOUT: Duration = Duration::from_secs(10);
 const MILLION: u32 = 1_000_000;
 
 /// `TracingConfiguration`.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields, rename_all = "camelCase")]
 pub struct TracingConfiguration {
     /// The collector: `host:port`, or with one of the schemes dns, unix and unix-abstract.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub endpoint: Option<String>,
     /// Requests of a million that are followed although nobody asks for it.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub sampling_rate_per_million: Option<i32>,
 }
 
@@ -156,6 +160,8 @@ pub struct Trace {
     parent: AtomicU64,
     /// When it was received.
     start: SystemTime,
+    /// Why what nobody asked for failed.
+    failed: OnceLock<String>,
 }
 
 #[derive(Debug)]
@@ -164,7 +170,7 @@ struct Begun {
     span: u64,
     remote_parent: Option<u64>,
     link: Option<Context>,
-    name: String,
+    name: Cow<'static, str>,
     attributes: Vec<KeyValue>,
 }
 
@@ -181,48 +187,109 @@ pub struct Context {
 #[must_use = "a span ends when it is dropped"]
 pub struct Part {
     trace: Arc<Trace>,
-    name: &'static str,
+    name: Cow<'static, str>,
     kind: SpanKind,
     span: u64,
+    /// Zero where it is all of its trace.
     parent: u64,
     /// Whether spans that begin meanwhile are parts of this one.
     holds: bool,
     start: SystemTime,
     attributes: Vec<KeyValue>,
+    failed: Option<String>,
 }
 
 tokio::task_local! {
     static CURRENT: Arc<Trace>;
 }
 
+/// Follows what this process does unasked.
+static OWN: OnceLock<Tracer> = OnceLock::new();
+
 // === impl Tracer ===
 
 impl Tracer {
-    /// Sends to the collector, from a task of the group's. `service` and `instance` say who tells.
+    /// Sends to the collector, from a task of the group's. `scope` names the code that is followed, `who` is what is said
+    /// of the process.
     ///
     /// # Errors
     /// When the configuration makes no sense.
     pub fn start(
         config: &TracingConfiguration,
-        service: &str,
-        instance: &str,
+        scope: &'static str,
+        who: Vec<KeyValue>,
         tasks: &Tasks,
     ) -> Result<Self, TracesError> {
         let (rate, place) = config.checked()?;
         let channel = channel(place)?;
-        let resource = Resource {
-            attributes: vec![text("service.name", service), text("service.instance.id", instance)],
-        };
+        let teller = Teller { resource: Resource { attributes: who }, scope };
         let (queue, spans) = mpsc::channel(QUEUE);
         LazyLock::force(&LOST);
-        tasks.spawn("traces", export(spans, TraceServiceClient::new(channel), resource, tasks.clone()));
+        tasks.spawn("traces", export(spans, TraceServiceClient::new(channel), teller, tasks.clone()));
         Ok(Self { queue, rate })
+    }
+
+    /// Has it follow what this process does unasked as well: its own rounds ([`follow`]) and whom it asks ([`ask`]).
+    /// The first one does.
+    pub fn follow_process(&self) {
+        OWN.get_or_init(|| self.clone());
     }
 
     /// A request that may come to be followed.
     pub fn trace(&self) -> Arc<Trace> {
         let (queue, start) = (self.queue.clone(), SystemTime::now());
-        Arc::new(Trace { queue, begun: OnceLock::new(), parent: AtomicU64::new(0), start })
+        let (begun, failed) = (OnceLock::new(), OnceLock::new());
+        Arc::new(Trace { queue, begun, parent: AtomicU64::new(0), start, failed })
+    }
+
+    fn lot(&self) -> bool {
+        self.rate > 0 && rand::random_range(0..MILLION) < self.rate
+    }
+
+    /// A trace that nobody asked for, and all of it as a part that ends when that is dropped; none of it where the lot
+    /// does not fall on it.
+    fn unasked(
+        &self,
+        name: impl FnOnce() -> Cow<'static, str>,
+        kind: SpanKind,
+    ) -> (Arc<Trace>, Option<Box<Part>>) {
+        let trace = self.trace();
+        if !self.lot() {
+            return (trace, None);
+        }
+        let (name, attributes) = (name(), Vec::new());
+        let begun = trace.begun.get_or_init(|| Begun {
+            trace: rand::random(),
+            span: new_id(),
+            remote_parent: None,
+            link: None,
+            name: name.clone(),
+            attributes: Vec::new(),
+        });
+        let (span, start) = (begun.span, trace.start);
+        trace.parent.store(span, Ordering::Relaxed);
+        let whole = trace.clone();
+        let part =
+            Part { trace: whole, name, kind, span, parent: 0, holds: false, start, attributes, failed: None };
+        (trace, Some(Box::new(part)))
+    }
+
+    /// As [`follow`], by this one.
+    async fn follow<F: Future>(
+        &self,
+        name: &'static str,
+        describe: impl FnOnce() -> Vec<KeyValue>,
+        work: F,
+    ) -> F::Output {
+        let (trace, mut whole) = self.unasked(|| name.into(), SpanKind::Internal);
+        if let Some(whole) = &mut whole {
+            whole.attributes = describe();
+        }
+        let done = CURRENT.scope(trace.clone(), work).await;
+        if let Some(whole) = &mut whole {
+            whole.failed = trace.failed.get().cloned();
+        }
+        done
     }
 
     /// Decides whether the request of the running task is followed, and begins its span if so: as its sender asks if
@@ -237,7 +304,7 @@ impl Tracer {
         let parent = remote.filter(|_| trusted);
         let sampled = match parent {
             Some(parent) => parent.sampled,
-            None => self.rate > 0 && rand::random_range(0..MILLION) < self.rate,
+            None => self.lot(),
         };
         if !sampled {
             return;
@@ -250,7 +317,7 @@ impl Tracer {
                 span: new_id(),
                 remote_parent: parent.map(|parent| parent.span),
                 link: remote.filter(|_| !trusted),
-                name,
+                name: name.into(),
                 attributes,
             };
             trace.parent.store(begun.span, Ordering::Relaxed);
@@ -312,7 +379,7 @@ impl Trace {
             trace_id: begun.trace.to_vec(),
             span_id: begun.span.to_be_bytes().to_vec(),
             parent_span_id: begun.remote_parent.map(|id| id.to_be_bytes().to_vec()).unwrap_or_default(),
-            name: begun.name.clone(),
+            name: begun.name.to_string(),
             kind: SpanKind::Server.into(),
             start_time_unix_nano: nanos(self.start),
             end_time_unix_nano: nanos(SystemTime::now()),
@@ -336,6 +403,39 @@ pub fn scope<F: Future>(trace: Option<Arc<Trace>>, request: F) -> Either<TaskLoc
         Some(trace) => Either::Left(CURRENT.scope(trace, request)),
         None => Either::Right(request),
     }
+}
+
+/// Does what nobody asked for and follows it, if the lot falls on it; `describe` is asked only then. What is done meanwhile
+/// belongs to it, or is not followed either.
+pub async fn follow<F: Future>(
+    name: &'static str,
+    describe: impl FnOnce() -> Vec<KeyValue>,
+    work: F,
+) -> F::Output {
+    match OWN.get() {
+        Some(tracer) => tracer.follow(name, describe, work).await,
+        None => work.await,
+    }
+}
+
+/// Says that what [`follow`] follows here has failed. The first reason counts.
+pub fn fail(why: impl FnOnce() -> String) {
+    if let Some(trace) = followed() {
+        trace.failed.get_or_init(why);
+    }
+}
+
+/// Somebody else is asked: a part of what the running task does, or something of its own if it does nothing that could be
+/// followed. `name` is made only if it is.
+pub fn ask(name: impl FnOnce() -> String) -> Option<Box<Part>> {
+    ask_by(OWN.get(), name)
+}
+
+fn ask_by(own: Option<&Tracer>, name: impl FnOnce() -> String) -> Option<Box<Part>> {
+    if CURRENT.try_with(|_| ()).is_ok() {
+        return followed().map(|trace| part_of(trace, name().into(), SpanKind::Client));
+    }
+    own?.unasked(|| name().into(), SpanKind::Client).1
 }
 
 /// The trace of the running task, if it is followed.
@@ -363,10 +463,14 @@ pub fn call(name: &'static str) -> Option<Box<Part>> {
 
 // Boxed: requests carry it with them whether they are followed or not.
 fn part(name: &'static str, kind: SpanKind) -> Option<Box<Part>> {
-    let trace = followed()?;
+    followed().map(|trace| part_of(trace, name.into(), kind))
+}
+
+fn part_of(trace: Arc<Trace>, name: Cow<'static, str>, kind: SpanKind) -> Box<Part> {
     let parent = trace.parent.load(Ordering::Relaxed);
     let (span, start) = (new_id(), SystemTime::now());
-    Some(Box::new(Part { trace, name, kind, span, parent, holds: false, start, attributes: Vec::new() }))
+    let attributes = Vec::new();
+    Box::new(Part { trace, name, kind, span, parent, holds: false, start, attributes, failed: None })
 }
 
 /// What those are told who are asked by the running task, if it is followed.
@@ -385,6 +489,16 @@ impl Part {
         self.attributes.push(text(key, value));
     }
 
+    /// Says a number of it.
+    pub fn count(&mut self, key: &str, value: i64) {
+        self.attributes.push(number(key, value));
+    }
+
+    /// It failed.
+    pub fn fail(&mut self, why: String) {
+        self.failed = Some(why);
+    }
+
     /// What whoever is asked is told.
     pub fn trace_parent(&self) -> Option<HeaderValue> {
         let begun = self.trace.begun.get()?;
@@ -399,15 +513,18 @@ impl Drop for Part {
         if self.holds {
             self.trace.parent.store(self.parent, Ordering::Relaxed);
         }
+        let failed = self.failed.take();
+        let parent = Some(self.parent).filter(|parent| *parent != 0);
         self.trace.send(Span {
             trace_id: begun.trace.to_vec(),
             span_id: self.span.to_be_bytes().to_vec(),
-            parent_span_id: self.parent.to_be_bytes().to_vec(),
-            name: self.name.to_owned(),
+            parent_span_id: parent.map(|id| id.to_be_bytes().to_vec()).unwrap_or_default(),
+            name: self.name.to_string(),
             kind: self.kind.into(),
             start_time_unix_nano: nanos(self.start),
             end_time_unix_nano: nanos(SystemTime::now()),
             attributes: std::mem::take(&mut self.attributes),
+            status: failed.map(|message| Status { code: StatusCode::Error.into(), message }),
             ..Span::default()
         });
     }
@@ -430,6 +547,13 @@ pub fn number(key: &str, value: i64) -> KeyValue {
 
 fn attribute(key: &str, value: any_value::Value) -> KeyValue {
     KeyValue { key: key.to_owned(), value: Some(AnyValue { value: Some(value) }) }
+}
+
+/// Who tells of spans.
+#[derive(Debug)]
+struct Teller {
+    resource: Resource,
+    scope: &'static str,
 }
 
 /// A connection that is made when it is needed, and again when it is gone.
@@ -463,7 +587,7 @@ fn channel(place: Place) -> Result<Channel, TracesError> {
 async fn export(
     mut spans: mpsc::Receiver<Span>,
     mut client: TraceServiceClient<Channel>,
-    resource: Resource,
+    teller: Teller,
     tasks: Tasks,
 ) {
     let drain = tasks.drain();
@@ -486,7 +610,7 @@ async fn export(
         }
         if !batch.is_empty() {
             let sent = batch.len() as u64;
-            let request = request(&resource, std::mem::take(&mut batch));
+            let request = request(&teller, std::mem::take(&mut batch));
             let answer = tokio::time::timeout(TIMEOUT, client.export(request)).await;
             let why = match answer {
                 Ok(Ok(_)) => None,
@@ -504,12 +628,12 @@ async fn export(
     }
 }
 
-fn request(resource: &Resource, spans: Vec<Span>) -> ExportTraceServiceRequest {
-    let scope =
-        InstrumentationScope { name: "k8s.io/component-base/tracing".to_owned(), version: String::new() };
+fn request(teller: &Teller, spans: Vec<Span>) -> ExportTraceServiceRequest {
+    let scope = InstrumentationScope { name: teller.scope.to_owned(), version: String::new() };
     let of_scope = ScopeSpans { scope: Some(scope), spans };
+    let resource = Some(teller.resource.clone());
     ExportTraceServiceRequest {
-        resource_spans: vec![ResourceSpans { resource: Some(resource.clone()), scope_spans: vec![of_scope] }],
+        resource_spans: vec![ResourceSpans { resource, scope_spans: vec![of_scope] }],
     }
 }
 
@@ -626,5 +750,44 @@ mod tests {
         let whole = spans.try_recv().unwrap();
         assert!(whole.parent_span_id.is_empty() && whole.links.len() == 1);
         assert_ne!(whole.trace_id, whole.links[0].trace_id);
+    }
+
+    #[tokio::test]
+    async fn what_nobody_asked_for_is_followed_by_lot_with_all_that_is_asked_meanwhile() {
+        let (tracer, mut spans) = tracer(MILLION);
+        let describe = || vec![text("k8s.pod.name", "a")];
+        let work = async {
+            let mut called = ask_by(None, || "runtime.v1.RuntimeService/Version".to_owned()).unwrap();
+            assert!(called.trace_parent().is_some());
+            called.fail("gone".to_owned());
+            drop(called);
+            fail(|| "no sandbox".to_owned());
+            fail(|| "and more".to_owned());
+            7
+        };
+        assert_eq!(tracer.follow("syncPod", describe, work).await, 7);
+        let (call, whole) = (spans.try_recv().unwrap(), spans.try_recv().unwrap());
+        assert_eq!((call.kind, whole.kind), (SpanKind::Client.into(), SpanKind::Internal.into()));
+        assert_eq!((&call.parent_span_id, &call.trace_id), (&whole.span_id, &whole.trace_id));
+        assert_eq!((whole.parent_span_id.len(), &whole.attributes), (0, &describe()));
+        let why = |span: &Span| span.status.as_ref().map(|status| status.message.clone());
+        assert_eq!((why(&call).as_deref(), why(&whole).as_deref()), (Some("gone"), Some("no sandbox")));
+        // Outside of everything, asking is a trace of its own.
+        drop(ask_by(Some(&tracer), || "HTTP GET".to_owned()));
+        let alone = spans.try_recv().unwrap();
+        assert!(alone.parent_span_id.is_empty() && alone.trace_id != whole.trace_id);
+        // One that was begun and is given up is told of as well.
+        let abandoned = tracer.follow("syncPod", Vec::new, std::future::pending::<()>());
+        assert!(tokio::time::timeout(Duration::ZERO, abandoned).await.is_err());
+        assert_eq!(spans.try_recv().unwrap().name, "syncPod");
+    }
+
+    #[tokio::test]
+    async fn what_the_lot_does_not_fall_on_is_not_followed_in_parts_either() {
+        let (never, _spans) = tracer(0);
+        let (always, mut spans) = tracer(MILLION);
+        let work = async { ask_by(Some(&always), || "HTTP GET".to_owned()).is_none() };
+        assert!(never.follow("syncPod", Vec::new, work).await);
+        assert!(spans.try_recv().is_err());
     }
 }

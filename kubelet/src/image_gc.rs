@@ -14,6 +14,7 @@ use std::{
 use component_base::{
     quantity::{Format, Quantity},
     task::Tasks,
+    traces,
 };
 use jiff::{SignedDuration, Timestamp};
 use parking_lot::Mutex;
@@ -110,7 +111,8 @@ impl ImageGc {
         let (this, mut ticks) = (Arc::clone(self), tasks.ticks(PERIOD));
         tasks.spawn("image-gc", async move {
             while ticks.next().await {
-                if let Err(error) = this.collect().await {
+                let collected = traces::follow("Images/GarbageCollect", Vec::new, this.collect());
+                if let Err(error) = collected.await {
                     let text = error.to_string();
                     tracing::error!(%error, "image garbage collection failed");
                     this.tell("ImageGCFailed", &text);

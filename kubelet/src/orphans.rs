@@ -10,7 +10,7 @@ use std::{
     time::Duration,
 };
 
-use component_base::task::Tasks;
+use component_base::{task::Tasks, traces};
 use jiff::Timestamp;
 
 use crate::{
@@ -125,11 +125,12 @@ pub fn run(shared: Arc<Shared>, pods: Arc<Pods>, keep: Keep, tasks: &Tasks) {
             if !pods.is_synced() {
                 continue;
             }
-            if let Err(error) = collect(&shared.runtime, &pods, keep).await {
+            let collected = collect(&shared.runtime, &pods, keep);
+            if let Err(error) = traces::follow("Containers/GarbageCollect", Vec::new, collected).await {
                 tracing::warn!(%error, "cannot collect orphaned containers");
             }
-            let (shared, pods) = (Arc::clone(&shared), Arc::clone(&pods));
             shared.allocations.retain(|uid| pods.knows(uid));
+            let (shared, pods) = (Arc::clone(&shared), Arc::clone(&pods));
             let seen = shared.runtime.glimpse().await.unwrap_or_default();
             let alive: BTreeSet<String> = seen.into_iter().map(|g| g.pod.uid).collect();
             tear_down_volumes(&shared, &|uid| pods.knows(uid) || alive.contains(uid)).await;

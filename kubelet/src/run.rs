@@ -23,6 +23,7 @@ use component_base::{
     serving::{ServingError, Site, serve_plain},
     task::Tasks,
     tls::{self, ClientCertificate, ServingCertificate, TlsError},
+    traces::{self, Tracer, TracesError},
 };
 use jiff::Timestamp;
 use kube::{Client, config::Kubeconfig};
@@ -178,10 +179,10 @@ pub enum RunError {
     /// Resources cannot be aligned.
     #[error(transparent)]
     Topology(#[from] TopologyError),
-    /// Claims of dynamic resources cannot be managed.
     /// What pods were given does not read.
     #[error(transparent)]
     Allocations(#[from] allocation::state::StateError),
+    /// Claims of dynamic resources cannot be managed.
     #[error("cannot restore the claims of dynamic resources: {0}")]
     Claims(#[from] StateError),
     /// The programs that know credentials cannot be used.
@@ -193,6 +194,9 @@ pub enum RunError {
     /// The machine's facts cannot be read.
     #[error("cannot read the machine's facts: {0}")]
     Machine(#[source] io::Error),
+    /// Spans cannot be told of.
+    #[error("could not configure tracer provider: {0}")]
+    Traces(#[from] TracesError),
     /// An address cannot be listened on.
     #[error("cannot listen on {address}: {source}")]
     Listen {
@@ -227,6 +231,7 @@ pub struct App {
     ips: Vec<IpAddr>,
     listener: Option<(TcpListener, rustls::ServerConfig)>,
     read_only: Option<TcpListener>,
+    tracer: Option<Tracer>,
 }
 
 /// The daemon.
@@ -282,6 +287,7 @@ pub async fn build(config: Config, tasks: Arc<Tasks>) -> Result<App, RunError> {
     if !unified && config.file.single_process_oom_kill == Some(false) {
         return Err(RunError::OomGroup);
     }
+    let tracer = tracer(&config, &tasks)?;
     let (endpoint, images) = (&config.file.container_runtime_endpoint, &config.file.image_service_endpoint);
     let runtime = Runtime::connect(endpoint, images, config.runtime_timeout())?;
     let version = first_answer(&runtime).await?;
@@ -327,7 +333,16 @@ pub async fn build(config: Config, tasks: Arc<Tasks>) -> Result<App, RunError> {
         port if port > 0 && config.file.enable_server => Some(bind(&config.file.address, port).await?),
         _ => None,
     };
-    Ok(App { tasks, shared, pods, config, api, network, machine, ips, listener, read_only })
+    Ok(App { tasks, shared, pods, config, api, network, machine, ips, listener, read_only, tracer })
+}
+
+/// What tells of requests and of rounds, when the configuration says whom.
+fn tracer(config: &Config, tasks: &Tasks) -> Result<Option<Tracer>, TracesError> {
+    let Some(tracing) = &config.file.tracing else { return Ok(None) };
+    let who = vec![traces::text("service.name", "kubelet"), traces::text("host.name", &config.node_name)];
+    let tracer = Tracer::start(tracing, "k8s.io/kubernetes/pkg/kubelet", who, tasks)?;
+    tracer.follow_process();
+    Ok(Some(tracer))
 }
 
 /// The client for the API server, after joining the cluster where that is still to be done.
@@ -752,7 +767,7 @@ impl App {
     /// # Errors
     /// When the client CA cannot be read or the health port is taken.
     pub fn start(self) -> Result<(), RunError> {
-        let Self { tasks, shared, pods, config, api, network, machine, ips, listener, read_only } = self;
+        let Self { tasks, shared, pods, config, api, network, machine, ips, listener, read_only, tracer } = self;
         let client = api.as_ref().map(|(client, _)| client.clone());
         let reserve = reserve(&config, &machine);
         let gate = Arc::new(gate(&config, client)?);
@@ -823,6 +838,7 @@ impl App {
                 debug_flags: file.enable_debug_flags_handler,
             },
             site: site(&config, health.clone()),
+            tracer,
         });
         if let Some(listener) = read_only {
             serve_read_only(listener, Arc::clone(&server), &tasks);
@@ -913,6 +929,8 @@ fn start_upkeep(shared: &Arc<Shared>, pods: &Arc<Pods>, config: &Config, tasks: 
     cpus::run(Arc::clone(shared), Arc::clone(pods), period, tasks);
     claims::run(Arc::clone(shared), Arc::clone(pods), tasks);
     devices::run(Arc::clone(shared), Arc::clone(pods), tasks);
+    let strict = config.gates.has(features::Gate::PreventStaticPodAPIReferences);
+    let host = manifest::Host { name: config.node_name.clone(), strict };
     if let Some(path) = config.file.static_pod_path.clone() {
         let period = config.file.file_check_frequency.0;
         manifest::run(path, host.clone(), period, Arc::clone(pods), tasks);
@@ -923,5 +941,3 @@ fn start_upkeep(shared: &Arc<Shared>, pods: &Arc<Pods>, config: &Config, tasks: 
         url::run(place, host, Arc::clone(pods), tasks);
     }
 }
-    let strict = config.gates.has(features::Gate::PreventStaticPodAPIReferences);
-    let host = manifest::Host { name: config.node_name.clone(), strict };

@@ -51,7 +51,7 @@ pub enum RuntimeError {
     #[error("container runtime endpoint {0:?} is not unix:///path")]
     Endpoint(String),
     /// The runtime answered with an error. Shown as gRPC's Go client does, because events carry this text.
-    #[error("rpc error: code = {code:?} desc = {message}")]
+    #[error("rpc error: code = {} desc = {message}", measured::code_name(*code))]
     Call {
         /// The gRPC code.
         code: tonic::Code,

@@ -10,13 +10,14 @@ pub mod listener;
 pub mod logs;
 pub mod metrics;
 pub mod node_logs;
+mod spans;
 pub mod stats;
 pub mod streams;
 
 use std::{convert::Infallible, path::PathBuf, sync::Arc, time::Instant};
 
 use bytes::Bytes;
-use component_base::serving::Site;
+use component_base::{serving::Site, traces::Tracer};
 use http::{Method, Request, Response, StatusCode, header};
 use http_body_util::{BodyExt, Full, combinators::UnsyncBoxBody};
 use hyper::body::Incoming;
@@ -137,6 +138,8 @@ pub struct Server {
     pub switches: Switches,
     /// Health, version and configuration, as every daemon tells them.
     pub site: Site,
+    /// Follows requests, where that is wanted.
+    pub tracer: Option<Tracer>,
 }
 
 /// Query parameters, decoded; a name may come more than once.

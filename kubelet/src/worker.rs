@@ -25,10 +25,12 @@ use std::{
 use component_base::{
     features::{Gate, Gates},
     task::Tasks,
+    traces,
 };
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::{Pod, PodStatus, ResourceStatus};
 use parking_lot::Mutex;
+use proto::otlp::v1::KeyValue;
 use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 
@@ -379,12 +381,13 @@ impl Worker {
             // An end that is asked for interrupts whatever is being done, a pull or a hook for instance; what a
             // dropped call leaves behind is found by the next look at the runtime.
             let begun = Instant::now();
+            let operation = if std::mem::replace(&mut self.fresh, false) { "create" } else { "sync" };
+            // A round takes tens of kilobytes, which a pod that waits for the next one does not hold.
+            let round = Box::pin(self.sync(&wanted.pod));
             let next = tokio::select! {
-                // A round takes tens of kilobytes, which a pod that waits for the next one does not hold.
-                next = Box::pin(self.sync(&wanted.pod)) => next,
+                next = traces::follow("syncPod", || described(&wanted.pod, Some(operation)), round) => next,
                 _ = updates.wait_for(Wanted::ends) => return,
             };
-            let operation = if std::mem::replace(&mut self.fresh, false) { "create" } else { "sync" };
             let worker = metrics::get().pod_worker.with_label_values(&[operation]);
             worker.observe(begun.elapsed().as_secs_f64());
             let Some(next) = next else { return };
@@ -415,6 +418,7 @@ impl Worker {
             Ok(runtime) => runtime,
             Err(error) => {
                 tracing::error!(pod = %pod::display(pod), %error, "cannot see the pod's containers");
+                traces::fail(|| error.to_string());
                 return Some(later(now, RETRY));
             }
         };
@@ -597,9 +601,27 @@ impl Worker {
         Some(later(Timestamp::now(), wait))
     }
 
+    /// The round failed: an event tells, and whoever follows it.
+    fn failed(&self, pod: &Pod, reason: &str, message: &str) {
+        self.event(pod, Severity::Warning, reason, message);
+        traces::fail(|| message.to_owned());
+    }
+
     fn pod_dir(&self, pod: &Pod) -> PathBuf {
         self.shared.pods_dir.join(pod::uid(pod))
     }
+}
+
+/// What traces say of the pod.
+fn described(pod: &Pod, update: Option<&str>) -> Vec<KeyValue> {
+    let update = update.map(|update| ("k8s.pod.update_type", update));
+    let all = [
+        ("k8s.pod.uid", pod::uid(pod)),
+        ("k8s.pod", &format!("{}/{}", pod::namespace(pod), pod::name(pod))),
+        ("k8s.pod.name", pod::name(pod)),
+        ("k8s.namespace.name", pod::namespace(pod)),
+    ];
+    all.into_iter().chain(update).map(|(key, value)| traces::text(key, value)).collect()
 }
 
 /// All of these containers run.

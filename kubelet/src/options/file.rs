@@ -3,6 +3,7 @@
 
 use std::{collections::BTreeMap, path::PathBuf, time::Duration};
 
+use component_base::traces::TracingConfiguration;
 use k8s_openapi::api::core::v1::Taint;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::{Map, Value, json};
@@ -360,7 +361,7 @@ pub struct KubeletConfiguration {
     pub register_with_taints: Vec<Taint>,
     pub register_node: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub tracing: Option<Value>,
+    pub tracing: Option<TracingConfiguration>,
     pub local_storage_capacity_isolation: bool,
     #[serde(skip_serializing_if = "String::is_empty")]
     pub container_runtime_endpoint: String,
@@ -776,7 +777,6 @@ volumePluginDir: /usr/libexec/kubernetes/kubelet-plugins/volume/exec/
         ("show_hidden_metrics_for_version", "checked; no metric of 1.35 is hidden"),
         ("volume_plugin_dir", "there are no FlexVolumes"),
         ("kernel_memcg_notification", "memory is looked at every ten seconds in any case"),
-        ("tracing", "refused: spans are not written"),
     ];
 
     /// The code beside the type, its flags and its check, without tests and comments.

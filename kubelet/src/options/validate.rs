@@ -8,6 +8,7 @@ use std::{collections::BTreeMap, path::Path, time::Duration};
 use component_base::{
     features::{Gate, Gates},
     selector::{Operator, Requirement},
+    traces::TracingConfiguration,
 };
 use k8s_openapi::api::core::v1::Taint;
 use serde_json::Value;
@@ -418,8 +419,8 @@ fn others(file: &KubeletConfiguration, wrong: &mut Vec<String>) {
     if !endpoint.starts_with("unix://") && !endpoint.starts_with('/') {
         wrong.push("the containerRuntimeEndpoint was not specified or is not a unix socket".to_owned());
     }
-    if file.tracing.is_some() {
-        wrong.push("tracing: spans are not written by this kubelet".to_owned());
+    if let Some(Err(why)) = file.tracing.as_ref().map(TracingConfiguration::check) {
+        wrong.push(format!("tracing.{why}"));
     }
     if !file.static_pod_url.is_empty() {
         let scheme = file.static_pod_url.split("://").next().unwrap_or_default();
@@ -525,7 +526,8 @@ mod tests {
             ("kubeReserved: {example.com/a: '1'}", "--kube-reserved value failed to parse: cannot reserve"),
             ("systemReserved: {memory: lots}", "failed to parse quantity \"lots\""),
             ("configMapAndSecretChangeDetectionStrategy: Guess", "unknown configmap and secret manager mode"),
-            ("tracing: {endpoint: a}", "tracing"),
+            ("tracing: {endpoint: a}", "tracing.endpoint: Invalid value: \"a\""),
+            ("tracing: {samplingRatePerMillion: -1}", "tracing.samplingRatePerMillion: Invalid value: -1"),
             ("staticPodURL: ftp://a", "staticPodURL (--manifest-url)"),
             ("cgroupDriver: fs", "cgroupDriver (--cgroup-driver) must be one of"),
             ("shutdownGracePeriodCriticalPods: 10s", "must be <= shutdownGracePeriod 0s"),

@@ -1,4 +1,4 @@
-//! The connection to the runtime, with every call counted and timed.
+//! The connection to the runtime, with every call counted, timed and, where it belongs to a trace, told of.
 
 use std::{
     future::Future,
@@ -7,7 +7,8 @@ use std::{
     time::Instant,
 };
 
-use tonic::{body::Body, transport::Channel};
+use component_base::traces::{self, Part};
+use tonic::{Code, Status, body::Body, transport::Channel};
 
 use crate::metrics;
 
@@ -32,14 +33,18 @@ impl tower::Service<http::Request<Body>> for Measured {
         self.0.poll_ready(context)
     }
 
-    fn call(&mut self, request: http::Request<Body>) -> Self::Future {
+    fn call(&mut self, mut request: http::Request<Body>) -> Self::Future {
         let operation = operation(request.uri().path());
+        let span = followed(&mut request);
         let call = self.0.call(request);
         Box::pin(async move {
             let metrics = metrics::get();
             metrics.runtime_operations.with_label_values(&[&operation]).inc();
             let begun = Instant::now();
             let result = call.await;
+            if let Some(span) = span {
+                answered(span, &result);
+            }
             let took = begun.elapsed().as_secs_f64();
             metrics.runtime_operations_duration.with_label_values(&[&operation]).observe(took);
             // An answer that is nothing but an error has its status among the headers.
@@ -52,6 +57,53 @@ impl tower::Service<http::Request<Body>> for Measured {
             }
             result
         })
+    }
+}
+
+/// The call as a part of what is done, if that is followed; the runtime is told.
+fn followed(request: &mut http::Request<Body>) -> Option<Box<Part>> {
+    let method = || request.uri().path().trim_start_matches('/').to_owned();
+    let mut span = traces::ask(method)?;
+    span.note("rpc.method", &method());
+    span.note("rpc.system.name", "grpc");
+    if let Some(parent) = span.trace_parent() {
+        request.headers_mut().insert(traces::TRACE_PARENT, parent);
+    }
+    Some(span)
+}
+
+fn answered(mut span: Box<Part>, result: &Result<http::Response<Body>, tonic::transport::Error>) {
+    let failed = match result {
+        Ok(answer) => Status::from_header_map(answer.headers()).filter(|status| status.code() != Code::Ok),
+        Err(error) => Some(Status::unavailable(error.to_string())),
+    };
+    let code = failed.as_ref().map_or("OK", |status| code_name(status.code()));
+    span.note("rpc.response.status_code", code);
+    if let Some(status) = failed {
+        span.fail(status.message().to_owned());
+    }
+}
+
+/// The names of codes as events and traces have them: those of gRPC's Go library.
+pub(super) fn code_name(code: Code) -> &'static str {
+    match code {
+        Code::Ok => "OK",
+        Code::Cancelled => "Canceled",
+        Code::Unknown => "Unknown",
+        Code::InvalidArgument => "InvalidArgument",
+        Code::DeadlineExceeded => "DeadlineExceeded",
+        Code::NotFound => "NotFound",
+        Code::AlreadyExists => "AlreadyExists",
+        Code::PermissionDenied => "PermissionDenied",
+        Code::ResourceExhausted => "ResourceExhausted",
+        Code::FailedPrecondition => "FailedPrecondition",
+        Code::Aborted => "Aborted",
+        Code::OutOfRange => "OutOfRange",
+        Code::Unimplemented => "Unimplemented",
+        Code::Internal => "Internal",
+        Code::Unavailable => "Unavailable",
+        Code::DataLoss => "DataLoss",
+        Code::Unauthenticated => "Unauthenticated",
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::{convert::Infallible, net::SocketAddr, sync::Arc, time::Duration};
 
-use component_base::task::Tasks;
+use component_base::{task::Tasks, traces};
 use http::{Request, Response};
 use hyper::{body::Incoming, service::service_fn};
 use hyper_util::{
@@ -13,7 +13,7 @@ use rustls::pki_types::CertificateDer;
 use tokio::net::TcpListener;
 use tokio_rustls::TlsAcceptor;
 
-use super::{Access, Body, Server, auth::Gate};
+use super::{Access, Body, Server, auth::Gate, spans};
 
 const HANDSHAKE: Duration = Duration::from_secs(10);
 
@@ -112,7 +112,7 @@ async fn connection(
     let chain: Arc<[CertificateDer<'static>]> = chain.into();
     let service = service_fn(move |request: Request<Incoming>| {
         let (gate, server, chain) = (Arc::clone(&gate), Arc::clone(&server), Arc::clone(&chain));
-        async move { guarded(&gate, server, &chain, request).await }
+        async move { followed(&gate, server, &chain, peer, request).await }
     });
     let mut builder = auto::Builder::new(TokioExecutor::new());
     builder.http1().timer(TokioTimer::new());
@@ -120,6 +120,25 @@ async fn connection(
     if let Err(error) = builder.serve_connection_with_upgrades(TokioIo::new(stream), service).await {
         tracing::debug!(%peer, %error, "connection ended");
     }
+}
+
+/// Serves a request and tells of it, if it is to be followed.
+async fn followed(
+    gate: &Gate,
+    server: Arc<Server>,
+    chain: &[CertificateDer<'static>],
+    peer: SocketAddr,
+    request: Request<Incoming>,
+) -> Result<Response<Body>, Infallible> {
+    let Some(tracer) = server.tracer.clone() else { return guarded(gate, server, chain, request).await };
+    let trace = tracer.trace();
+    let serving = async {
+        tracer.begin(request.headers(), false, || spans::describe(&request, peer));
+        guarded(gate, server, chain, request).await
+    };
+    let response = traces::scope(Some(trace.clone()), serving).await?;
+    trace.end(response.status().as_u16(), Vec::new);
+    Ok(response)
 }
 
 async fn guarded(

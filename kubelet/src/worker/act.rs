@@ -11,6 +11,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use component_base::traces;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{ConfigMap, Container, Pod, Secret};
 
@@ -112,11 +113,11 @@ impl Worker {
         if !pod::host_network(pod)
             && let Some(why) = self.network_fault()
         {
-            self.event(pod, Severity::Warning, "NetworkNotReady", &format!("network is not ready: {why}"));
+            self.failed(pod, "NetworkNotReady", &format!("network is not ready: {why}"));
             return self.retry();
         }
         if let Err(error) = self.prepare_node(pod, !plan.resize.is_empty()).await {
-            self.event(pod, Severity::Warning, error.0, &error.1);
+            self.failed(pod, error.0, &error.1);
             return self.retry();
         }
         let resized = self.resize_all(pod, &plan.resize).await;
@@ -127,7 +128,7 @@ impl Worker {
             Ok(mounted) => mounted,
             Err((name, error)) => {
                 let text = format!("MountVolume.SetUp failed for volume {name:?} : {error}");
-                self.event(pod, Severity::Warning, "FailedMount", &text);
+                self.failed(pod, "FailedMount", &text);
                 return self.retry();
             }
         };
@@ -357,19 +358,19 @@ impl Worker {
             self.event(pod, Severity::Normal, "SandboxChanged", text);
         }
         if let Err(error) = self.stop_everything(pod, runtime, pod_grace(pod)).await {
-            self.event(pod, Severity::Warning, "FailedKillPod", &format!("error killing pod: {error}"));
+            self.failed(pod, "FailedKillPod", &format!("error killing pod: {error}"));
             return None;
         }
         if let Err(error) = self.shared.claims.prepare(pod).await {
             let text = format!("Failed to prepare dynamic resources: prepare dynamic resources: {error}");
-            self.event(pod, Severity::Warning, "FailedPrepareDynamicResources", &text);
+            self.failed(pod, "FailedPrepareDynamicResources", &text);
             return None;
         }
         match self.make_sandbox(pod, attempt).await {
             Ok(place) => Some(place),
             Err(text) => {
                 let text = format!("Failed to create pod sandbox: {text}");
-                self.event(pod, Severity::Warning, "FailedCreatePodSandBox", &text);
+                self.failed(pod, "FailedCreatePodSandBox", &text);
                 None
             }
         }
@@ -402,7 +403,7 @@ impl Worker {
             Ok(config) => Some(Place { sandbox: sandbox.clone(), config }),
             Err(error) => {
                 let text = format!("Failed to create pod sandbox: {error}");
-                self.event(pod, Severity::Warning, "FailedCreatePodSandBox", &text);
+                self.failed(pod, "FailedCreatePodSandBox", &text);
                 None
             }
         }
@@ -444,6 +445,9 @@ impl Worker {
         let about = container_reference(pod, start.role, &container.name);
         let events = Arc::clone(&self.shared.events);
         let tell = |severity: Severity, reason: &str, text: String| {
+            if reason == "Failed" {
+                traces::fail(|| text.clone());
+            }
             events.send(about.clone(), severity, reason, &text);
         };
         let shared = Arc::clone(&self.shared);

@@ -8,10 +8,11 @@ use std::{
     time::{Duration, Instant},
 };
 
-use futures::future::join_all;
+use component_base::traces;
+use futures::{TryFutureExt, future::join_all};
 use k8s_openapi::api::core::v1::{Container, Pod};
 
-use super::{RETRY, Worker, plan};
+use super::{RETRY, Worker, described, plan};
 use crate::{
     events::Severity,
     lifecycle,
@@ -43,7 +44,7 @@ impl Worker {
                 .is_some_and(|s| matches!(s.phase.as_deref(), Some("Succeeded" | "Failed")));
             let mut updates = self.updates.clone();
             let grace = wanted.grace();
-            let ended = async {
+            let stopped = async {
                 let runtime = self.shared.runtime.pod(pod::uid(&pod)).await?;
                 if !terminal {
                     self.publish(&pod, &runtime, true, false);
@@ -51,8 +52,9 @@ impl Worker {
                 self.stop_everything(&pod, &runtime, grace).await?;
                 self.shared.runtime.pod(pod::uid(&pod)).await
             };
+            let ended = stopped.inspect_err(|error| traces::fail(|| error.to_string()));
             let result = tokio::select! {
-                result = ended => result,
+                result = traces::follow("syncTerminatingPod", || described(&pod, None), ended) => result,
                 // A hastier end: begin again with what is left.
                 _ = updates.wait_for(|w| w.grace() < grace) => continue,
             };
@@ -70,7 +72,8 @@ impl Worker {
                     if !terminal {
                         self.publish(&pod, &runtime, true, true);
                     }
-                    self.release(&pod).await;
+                    let released = self.release(&pod);
+                    traces::follow("syncTerminatedPod", || described(&pod, None), released).await;
                     return;
                 }
                 Ok(_) => {}

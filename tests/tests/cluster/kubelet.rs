@@ -22,9 +22,11 @@ use nix::{
     sys::signal::{Signal, kill},
     unistd::Pid,
 };
+use proto::otlp::v1::Span;
 use serde_json::Value;
 use tests::{
     Cluster,
+    collector::{Collector, said},
     device_plugin::{Devices, Plugin},
     runner::Test,
 };
@@ -42,6 +44,7 @@ pub(crate) const ALONE: &[Test<Cluster>] = &[
         "credential providers get the tokens of pods' service accounts, and containers their credentials",
         providers,
     ),
+    ("a collector is told of the rounds of pods, of calls to the runtime and of requests", traced),
     ("devices that fall ill show in the status of their pods, also after the kubelet began anew", devices),
 ];
 
@@ -455,6 +458,45 @@ fn providers(c: &Cluster, ns: &str) -> Result<()> {
     };
     ensure!(with("first") && with("second") && !with("left-alone"), "{:?}", registry.asked());
     run(c, ns, &["delete", "pod", "first", "second", "left-alone"])?;
+    other.end()
+}
+
+fn traced(c: &Cluster, ns: &str) -> Result<()> {
+    let collector = Collector::start()?;
+    let file = format!("tracing: {{endpoint: '{}', samplingRatePerMillion: 1000000}}\n", collector.address);
+    let other = Other::start(c, "traced", &file, &[])?;
+    apply(c, ns, &busybox("followed", ""))?;
+    ready(c, ns, "followed")?;
+    shell(c, ns, "followed", "true")?;
+    run(c, ns, &["delete", "pod", "followed", "--grace-period=1"])?;
+    let round = |name: &str| {
+        c.eventually(&format!("the collector is told of {name}"), 60, |_| {
+            let spans = collector.spans();
+            let is_it = |s: &&Span| s.name == name && said(s, "k8s.pod") == format!("{ns}/followed");
+            let mut all = spans.iter().filter(is_it);
+            let with_call = |s: &&Span| spans.iter().any(|c| c.parent_span_id == s.span_id);
+            let Some(span) = all.find(with_call).cloned() else { return Ok(None) };
+            Ok(Some((span, spans)))
+        })
+    };
+    let (end, _) = round("syncTerminatingPod")?;
+    ensure!(end.parent_span_id.is_empty() && said(&end, "k8s.pod.name") == "followed", "{end:?}");
+    let (_, spans) = round("syncPod")?;
+    let sandbox = "runtime.v1.RuntimeService/RunPodSandbox";
+    let of_sandbox: Vec<&Span> = spans.iter().filter(|s| s.name == sandbox).collect();
+    let of_pod = |call: &&&Span| {
+        let is_it = |s: &&Span| s.span_id == call.parent_span_id && s.trace_id == call.trace_id;
+        let whole = spans.iter().find(is_it);
+        whole.is_some_and(|s| s.name == "syncPod" && said(s, "k8s.pod") == format!("{ns}/followed"))
+    };
+    let call = of_sandbox.iter().find(of_pod).with_context(|| format!("{of_sandbox:?}"))?;
+    ensure!(said(call, "rpc.system.name") == "grpc", "{call:?}");
+    ensure!(said(call, "rpc.response.status_code") == "OK", "{call:?}");
+    let exec = "/exec/{podNamespace}/{podID}/{containerName}";
+    let asked = spans.iter().find(|s| s.name == exec).with_context(|| format!("no {exec}"))?;
+    ensure!(said(asked, "url.path") == format!("/exec/{ns}/followed/main"), "{asked:?}");
+    let api = spans.iter().find(|s| s.name == "HTTP PATCH" && said(s, "url.full").contains("/followed/status"));
+    ensure!(api.is_some(), "the API server is asked");
     other.end()
 }
 
