@@ -4,7 +4,7 @@
 //! tests/api      → control_plane (etcd + kube-apiserver on free loopback ports) ← client (HTTPS, blocking)
 //!                                                                            → receiver, kms, egress, collector (what it calls)
 //! tests/cluster  → cluster (what `hack/up` makes)                               ← kubectl
-//!                                                                            → device_plugin (what its kubelet calls)
+//!                                                                            → device_plugin, dra_driver (what its kubelet calls)
 //! bin/bench      → bench (figures beside a peer's, for `hack/bench`)
 //! ```
 //!
@@ -24,6 +24,7 @@ pub mod receiver;
 pub mod background;
 pub mod cluster;
 pub mod device_plugin;
+pub mod dra_driver;
 
 pub mod bench;
 

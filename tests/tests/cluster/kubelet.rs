@@ -22,12 +22,13 @@ use nix::{
     sys::signal::{Signal, kill},
     unistd::Pid,
 };
-use proto::otlp::v1::Span;
+use proto::{drahealth::v1alpha1::HealthStatus, otlp::v1::Span};
 use serde_json::Value;
 use tests::{
     Cluster,
     collector::{Collector, said},
     device_plugin::{Devices, Plugin},
+    dra_driver::Driver,
     runner::Test,
 };
 
@@ -46,6 +47,7 @@ pub(crate) const ALONE: &[Test<Cluster>] = &[
     ),
     ("a collector is told of the rounds of pods, of calls to the runtime and of requests", traced),
     ("devices that fall ill show in the status of their pods, also after the kubelet began anew", devices),
+    ("devices of claims that fall ill show in the status of their pods with their driver's words", claimed),
 ];
 
 /// A kubelet in place of the cluster's own.
@@ -551,5 +553,51 @@ fn devices(c: &Cluster, ns: &str) -> Result<()> {
     is(c, "Unhealthy")?;
     run(c, ns, &["delete", "pod", "measured", "other"])?;
     drop(plugin);
+    Ok(())
+}
+
+fn claimed(c: &Cluster, ns: &str) -> Result<()> {
+    let (node, name) = (only_node(c)?, format!("{ns}.example.com"));
+    let folder = c.state().join("nodes").join(&node).join("kubelet/plugins_registry");
+    let gauge = || [("gauge".to_owned(), (HealthStatus::Healthy, ""))].into();
+    let driver = Driver::start(&folder, &name, &node, gauge())?;
+    let objects = format!(
+        "apiVersion: resource.k8s.io/v1\nkind: DeviceClass\nmetadata: {{name: {name}}}\nspec:\n  selectors: \
+         [{{cel: {{expression: 'device.driver == \"{name}\"'}}}}]\n---\napiVersion: resource.k8s.io/v1\nkind: ResourceSlice\n\
+         metadata: {{name: {ns}-slice}}\nspec:\n  driver: {name}\n  nodeName: {node}\n  pool: {{name: {node}, generation: 1, \
+         resourceSliceCount: 1}}\n  devices: [{{name: gauge}}]\n---\napiVersion: resource.k8s.io/v1\nkind: ResourceClaim\n\
+         metadata: {{name: own, namespace: {ns}}}\nspec: {{devices: {{requests: [{{name: r, exactly: {{deviceClassName: {name}}}}}]}}}}\n"
+    );
+    apply(c, ns, &objects)?;
+    let claims =
+        "    resources: {claims: [{name: g}]}\n  resourceClaims: [{name: g, resourceClaimName: own}]\n";
+    apply(c, ns, &busybox("measured", claims))?;
+    ready(c, ns, "measured")?;
+    let is = |health: &str, message: Option<&str>| {
+        c.eventually(&format!("the device is {health}"), 60, |c| {
+            let path = ".status.containerStatuses[0].allocatedResourcesStatus";
+            let told = field(c, ns, "pod/measured", path)?;
+            let mut resource =
+                serde_json::json!({"resourceID": format!("{name}/{node}/gauge"), "health": health});
+            if let Some(message) = message {
+                resource["message"] = message.into();
+            }
+            let want = serde_json::json!([{"name": "claim:g", "resources": [resource]}]);
+            ensure!(serde_json::from_str::<Value>(&told).is_ok_and(|told| told == want), "{told}");
+            Ok(Some(()))
+        })
+    };
+    is("Healthy", None)?;
+    driver.set("gauge", HealthStatus::Unhealthy, "too hot");
+    is("Unhealthy", Some("too hot"))?;
+    drop(driver);
+    is("Unknown", None)?;
+    // The claim is taken back by the driver that has come again.
+    let driver = Driver::start(&folder, &name, &node, gauge())?;
+    is("Healthy", None)?;
+    run(c, ns, &["delete", "pod", "measured"])?;
+    run(c, ns, &["delete", "resourceclaim", "own"])?;
+    run(c, ns, &["delete", &format!("resourceslice/{ns}-slice"), &format!("deviceclass/{name}")])?;
+    drop(driver);
     Ok(())
 }

@@ -1,0 +1,159 @@
+//! A driver of dynamic resources on a socket of the kubelet's folder of plugins: it makes any claim ready and tells how its
+//! devices are, whatever a test says.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use anyhow::Result;
+use futures::StreamExt;
+use proto::{
+    dra::v1::{
+        Device, NodePrepareResourceResponse, NodePrepareResourcesRequest, NodePrepareResourcesResponse,
+        NodeUnprepareResourceResponse, NodeUnprepareResourcesRequest, NodeUnprepareResourcesResponse,
+        dra_plugin_server::{DraPlugin, DraPluginServer},
+    },
+    drahealth::v1alpha1::{
+        DeviceHealth, DeviceIdentifier, HealthStatus, NodeWatchResourcesRequest, NodeWatchResourcesResponse,
+        dra_resource_health_server::{DraResourceHealth, DraResourceHealthServer},
+    },
+    pluginregistration::v1::{
+        InfoRequest, PluginInfo, RegistrationStatus, RegistrationStatusResponse,
+        registration_server::{Registration, RegistrationServer},
+    },
+};
+use tokio::{net::UnixListener, runtime::Runtime, sync::watch};
+use tokio_stream::wrappers::{UnixListenerStream, WatchStream};
+use tonic::{Request, Response, Status, codegen::BoxStream, transport::Server};
+
+/// How devices are, and what is said of that.
+pub type Devices = BTreeMap<String, (HealthStatus, &'static str)>;
+
+/// A running driver; it is gone when dropped.
+#[derive(Debug)]
+pub struct Driver {
+    socket: PathBuf,
+    devices: watch::Sender<Devices>,
+    // Ends the server.
+    _runtime: Runtime,
+}
+
+#[derive(Clone)]
+struct Service {
+    name: Arc<str>,
+    socket: PathBuf,
+    pool: Arc<str>,
+    devices: watch::Receiver<Devices>,
+}
+
+impl Driver {
+    /// Serves in the kubelet's folder of plugins, where that finds it. Every claim gets the first device of the pool.
+    ///
+    /// # Errors
+    /// When the socket cannot be made.
+    pub fn start(folder: &Path, name: &str, pool: &str, devices: Devices) -> Result<Self> {
+        let socket = folder.join(format!("{name}.sock"));
+        let (sender, receiver) = watch::channel(devices);
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
+        let listener = {
+            let _entered = runtime.enter();
+            UnixListener::bind(&socket)?
+        };
+        let (name, pool) = (Arc::from(name), Arc::from(pool));
+        let service = Service { name, socket: socket.clone(), pool, devices: receiver };
+        let server = Server::builder()
+            .add_service(RegistrationServer::new(service.clone()))
+            .add_service(DraPluginServer::new(service.clone()))
+            .add_service(DraResourceHealthServer::new(service));
+        runtime.spawn(server.serve_with_incoming(UnixListenerStream::new(listener)));
+        Ok(Self { socket, devices: sender, _runtime: runtime })
+    }
+
+    /// A device is otherwise from now on.
+    pub fn set(&self, device: &str, health: HealthStatus, message: &'static str) {
+        self.devices.send_modify(|all| {
+            all.insert(device.to_owned(), (health, message));
+        });
+    }
+}
+
+impl Drop for Driver {
+    fn drop(&mut self) {
+        // A folder that is gone has taken it along.
+        let _gone = std::fs::remove_file(&self.socket).is_ok();
+    }
+}
+
+#[tonic::async_trait]
+impl Registration for Service {
+    async fn get_info(&self, _: Request<InfoRequest>) -> Result<Response<PluginInfo>, Status> {
+        Ok(Response::new(PluginInfo {
+            r#type: "DRAPlugin".to_owned(),
+            name: self.name.to_string(),
+            endpoint: self.socket.to_string_lossy().into_owned(),
+            supported_versions: vec!["v1.DRAPlugin".to_owned(), "v1alpha1.DRAResourceHealth".to_owned()],
+        }))
+    }
+
+    async fn notify_registration_status(
+        &self,
+        _: Request<RegistrationStatus>,
+    ) -> Result<Response<RegistrationStatusResponse>, Status> {
+        Ok(Response::new(RegistrationStatusResponse {}))
+    }
+}
+
+#[tonic::async_trait]
+impl DraPlugin for Service {
+    async fn node_prepare_resources(
+        &self,
+        request: Request<NodePrepareResourcesRequest>,
+    ) -> Result<Response<NodePrepareResourcesResponse>, Status> {
+        let first = self.devices.borrow().keys().next().cloned().unwrap_or_default();
+        let device = Device {
+            pool_name: self.pool.to_string(),
+            device_name: first,
+            request_names: vec![],
+            cdi_device_ids: vec![],
+            share_id: None,
+        };
+        let answer = NodePrepareResourceResponse { devices: vec![device], error: String::new() };
+        let claims = request.into_inner().claims.into_iter().map(|claim| (claim.uid, answer.clone()));
+        Ok(Response::new(NodePrepareResourcesResponse { claims: claims.collect() }))
+    }
+
+    async fn node_unprepare_resources(
+        &self,
+        request: Request<NodeUnprepareResourcesRequest>,
+    ) -> Result<Response<NodeUnprepareResourcesResponse>, Status> {
+        let claims = request.into_inner().claims.into_iter();
+        let claims: HashMap<_, _> =
+            claims.map(|claim| (claim.uid, NodeUnprepareResourceResponse::default())).collect();
+        Ok(Response::new(NodeUnprepareResourcesResponse { claims }))
+    }
+}
+
+#[tonic::async_trait]
+impl DraResourceHealth for Service {
+    type NodeWatchResourcesStream = BoxStream<NodeWatchResourcesResponse>;
+
+    async fn node_watch_resources(
+        &self,
+        _: Request<NodeWatchResourcesRequest>,
+    ) -> Result<Response<Self::NodeWatchResourcesStream>, Status> {
+        let pool = self.pool.clone();
+        let told = move |devices: Devices| {
+            let one = |(device_name, (health, message)): (String, (HealthStatus, &str))| DeviceHealth {
+                device: Some(DeviceIdentifier { pool_name: pool.to_string(), device_name }),
+                health: health.into(),
+                health_check_timeout_seconds: 600,
+                message: message.to_owned(),
+                ..DeviceHealth::default()
+            };
+            Ok(NodeWatchResourcesResponse { devices: devices.into_iter().map(one).collect() })
+        };
+        Ok(Response::new(Box::pin(WatchStream::new(self.devices.clone()).map(told))))
+    }
+}
