@@ -8,10 +8,11 @@
 //! <root>/kubepods/besteffort/pod<uid> .../kubepods-besteffort.slice/...
 //! ```
 //! The containers' own cgroups below are made by the runtime. `systemd` is the driver of that name, `v1` and `v2` say how limits are written,
-//! `usage` reads what is used,
+//! `usage` reads what is used, `figures` all that the kernel tells,
 //! `classes` says what the cgroups above the pods get, `system` where the kubelet and the system's processes are.
 
 pub mod classes;
+pub mod figures;
 pub mod system;
 pub mod systemd;
 pub mod usage;

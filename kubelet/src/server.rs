@@ -5,6 +5,7 @@
 
 pub mod attributes;
 pub mod auth;
+mod cadvisor;
 pub mod debug;
 pub mod listener;
 pub mod logs;
@@ -251,7 +252,7 @@ impl Server {
                 Ok(text(metrics::process() + &metrics::disks(&self).await?))
             }
             (&Method::GET, ["metrics", "resource"]) => Ok(text(metrics::resource(&self).await?)),
-            (&Method::GET, ["metrics", "cadvisor"]) => Ok(text(metrics::cadvisor(&self).await?)),
+            (&Method::GET, ["metrics", "cadvisor"]) => Ok(text(cadvisor::serve(&self).await?)),
             (&Method::GET, ["metrics", "probes"]) => Ok(text(metrics::probes())),
             (&Method::GET, ["logs", rest @ ..]) => match &self.node_logs {
                 Some(logs) => node_logs::serve(logs, &rest.join("/"), &query).await,

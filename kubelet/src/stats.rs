@@ -8,7 +8,9 @@
 //! Nothing is measured while nobody asks, and folders are walked only once in a while.
 
 pub mod disk;
+pub mod filesystems;
 pub mod network;
+pub mod processes;
 
 use std::{
     collections::{BTreeMap, HashMap},

@@ -62,7 +62,7 @@ fn number(text: Option<String>) -> u64 {
 }
 
 /// The value of a line `key value`.
-fn line(text: &str, key: &str) -> u64 {
+pub(crate) fn line(text: &str, key: &str) -> u64 {
     let mut lines = text.lines().filter_map(|l| l.split_once(' '));
     lines.find(|(name, _)| *name == key).and_then(|(_, v)| v.trim().parse().ok()).unwrap_or(0)
 }

@@ -53,7 +53,7 @@ pub fn limits(read: &dyn Fn(&str) -> Option<String>) -> CgroupLimits {
 }
 
 /// A weight as the shares it came from, rounded up.
-fn shares(weight: i64) -> i64 {
+pub(super) fn shares(weight: i64) -> i64 {
     2 + ((weight.clamp(1, 10_000) - 1) * 262_142 + 9998) / 9999
 }
 

@@ -1,9 +1,6 @@
 //! Facts of the machine, from /proc and /sys.
 
-use std::{
-    fs, io,
-    path::{Path, PathBuf},
-};
+use std::{fs, io, path::Path};
 
 /// What does not change while the machine runs.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -99,7 +96,7 @@ pub struct FsUsage {
 ///
 /// # Errors
 /// When the path does not exist.
-pub fn fs_usage(path: &PathBuf) -> io::Result<FsUsage> {
+pub fn fs_usage(path: &Path) -> io::Result<FsUsage> {
     let stat = rustix::fs::statvfs(path)?;
     let bytes = |blocks: u64| i64::try_from(blocks.saturating_mul(stat.f_frsize)).unwrap_or(i64::MAX);
     Ok(FsUsage {

@@ -9,10 +9,18 @@ pub struct Interface {
     pub name: String,
     /// Bytes received.
     pub rx_bytes: u64,
+    /// Packets received.
+    pub rx_packets: u64,
+    /// Packets that were lost on the way in.
+    pub rx_dropped: u64,
     /// Receptions that failed.
     pub rx_errors: u64,
     /// Bytes sent.
     pub tx_bytes: u64,
+    /// Packets sent.
+    pub tx_packets: u64,
+    /// Packets that were lost on the way out.
+    pub tx_dropped: u64,
     /// Sendings that failed.
     pub tx_errors: u64,
 }
@@ -39,8 +47,12 @@ fn parse(text: &str) -> Vec<Interface> {
         Some(Interface {
             name: name.trim().to_owned(),
             rx_bytes: at(0)?,
+            rx_packets: at(1)?,
             rx_errors: at(2)?,
+            rx_dropped: at(3)?,
             tx_bytes: at(8)?,
+            tx_packets: at(9)?,
+            tx_dropped: at(11)?,
             tx_errors: at(10)?,
         })
     };
