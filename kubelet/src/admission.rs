@@ -20,6 +20,40 @@ use crate::{
     status::generate::Verdict,
 };
 
+/// Reasons for which pods are refused, as they are counted.
+const REASONS: [&str; 20] = [
+    "AppArmor",
+    "Evicted",
+    "InitContainerRestartPolicyForbidden",
+    "InvalidNodeInfo",
+    "NodeShutdown",
+    "OutOfcpu",
+    "OutOfephemeral-storage",
+    "OutOfmemory",
+    "OutOfpods",
+    "PodFeatureUnsupported",
+    "PodLevelResourcesNotSupported",
+    "PodOSNotSupported",
+    "PodOSSelectorNodeLabelDoesNotMatch",
+    "SupplementalGroupsPolicyNotSupported",
+    "SysctlForbidden",
+    "TopologyAffinityError",
+    "UnexpectedAdmissionError",
+    "UnexpectedPredicateFailureType",
+    "UnknownReason",
+    "VolumeAttachmentLimitExceeded",
+];
+
+/// How a refusal is counted: there is no end of names of resources, and of what others may call their reasons.
+#[must_use]
+pub fn label(reason: &str) -> &'static str {
+    match REASONS.into_iter().find(|known| *known == reason) {
+        Some(known) => known,
+        None if reason.starts_with("OutOf") => "OutOfExtendedResources",
+        None => "Other",
+    }
+}
+
 /// Sysctls every pod may set: they are confined to the pod and harm nobody else.
 const SAFE_SYSCTLS: [&str; 12] = [
     "kernel.shm_rmid_forced",
@@ -98,6 +132,14 @@ pub fn admit(pod: &Pod, view: &View<'_>) -> Result<(), Verdict> {
     if pod.metadata.labels.as_ref().and_then(|l| l.get("kubernetes.io/os")).is_some_and(|os| os != "linux") {
         let text = "Failed to admit pod as the `kubernetes.io/os` label doesn't match node label";
         return Err(refuse("PodOSSelectorNodeLabelDoesNotMatch", text));
+    }
+    let strict = spec.security_context.as_ref().and_then(|s| s.supplemental_groups_policy.as_deref())
+        == Some("Strict");
+    let node_features = view.node.and_then(|n| n.status.as_ref()?.features.as_ref());
+    if strict && view.node.is_some() && node_features.and_then(|f| f.supplemental_groups_policy) != Some(true)
+    {
+        let text = "SupplementalGroupsPolicy=Strict is not supported in this node";
+        return Err(refuse("SupplementalGroupsPolicyNotSupported", text));
     }
     if let Some(short) = shortages(pod, view).into_iter().next() {
         return Err(refuse(&format!("OutOf{}", short.resource), short.message()));

@@ -1,6 +1,7 @@
 //! This node: what the machine has, where it can be reached, and what the API server is told of it.
 
 pub mod addresses;
+pub mod features;
 pub mod machine;
 pub mod network;
 pub mod own;
@@ -61,10 +62,11 @@ impl report::StatusSource for Observer {
         if !self.seen.is_fresh() {
             unready.push("PLEG is not healthy: the container runtime has not answered for 3m0s".to_owned());
         }
-        let (mut handlers, mut version) = (Vec::new(), String::new());
+        let (mut handlers, mut version, mut runtime) = (Vec::new(), String::new(), None);
         match self.runtime.status().await {
             Ok(answer) => {
                 handlers = answer.runtime_handlers;
+                runtime = answer.features;
                 let conditions = answer.status.unwrap_or_default().conditions;
                 if let Some(down) = conditions.iter().find(|c| c.r#type == "RuntimeReady" && !c.status) {
                     let (reason, message) = (&down.reason, &down.message);
@@ -103,6 +105,8 @@ impl report::StatusSource for Observer {
             reserved: &reserved,
             runtime_version: &version,
             handlers: &handlers,
+            runtime,
+            declared: features::declared(self.config.gates),
             images: &images,
             max_images: file.node_status_max_images,
             port: file.port,

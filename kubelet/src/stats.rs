@@ -28,7 +28,7 @@ use self::{
     network::Interface,
 };
 use crate::{
-    cgroup::{Cgroups, usage::Usage},
+    cgroup::{Cgroups, figures::Pressure, usage::Usage},
     node::machine::{self, FsUsage},
     pod,
     pods::Pods,
@@ -41,7 +41,7 @@ use crate::{
 const LEAST_SPAN: i64 = 1000;
 
 /// Cpu time and memory.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub struct Compute {
     /// The counters.
     pub usage: Usage,
@@ -51,10 +51,12 @@ pub struct Compute {
     pub memory_left: Option<u64>,
     /// Bytes that were swapped out.
     pub swap: u64,
+    /// For how long cpu, memory, and input and output were short, where the kernel tells.
+    pub pressure: [Option<Pressure>; 3],
 }
 
 /// What one container uses.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq)]
 pub struct ContainerUsage {
     /// Its name.
     pub name: String,
@@ -196,6 +198,12 @@ impl Collector {
             let own = usage.pod.as_ref().zip(cgroups).and_then(|(p, c)| c.usage(&c.pod(p)));
             usage.compute.usage = own.unwrap_or_else(|| sum(&usage.containers));
             usage.compute.cpu_rate = self.rates.of(&usage.uid, now, usage.compute.usage.cpu);
+            if let Some((pod, cgroups)) = usage.pod.as_ref().zip(cgroups) {
+                usage.compute.pressure = cgroups.pressure(&cgroups.pod(pod));
+                for container in &mut usage.containers {
+                    container.compute.pressure = cgroups.pressure(&cgroups.container(pod, &container.id));
+                }
+            }
         }
         self.rates.forget(now.saturating_sub(600_000));
         Ok(pods.into_values().collect())
@@ -264,6 +272,7 @@ impl Collector {
                 cpu_rate: cpu.usage_nano_cores.map(|v| v.value).filter(|v| *v > 0).or(measured),
                 memory_left: memory.available_bytes.map(|v| v.value).filter(|v| *v > 0),
                 swap: stats.swap.and_then(|s| s.swap_usage_bytes).map_or(0, |v| v.value),
+                ..Compute::default()
             },
             root: Taken { bytes: value(layer.used_bytes), inodes: value(layer.inodes_used) },
             logs: Taken::default(),

@@ -50,6 +50,7 @@ use crate::{
     memory::Memory,
     metrics,
     network::dns::DnsSettings,
+    node::features,
     pod::{self, Role},
     pods::Pods,
     preemption,
@@ -348,6 +349,7 @@ impl Worker {
         self.shared.shutdown.admit()?;
         let refused = match self.shared.allocations.admit(pod).await {
             Err(refused) if refused.reason.starts_with("OutOf") && admission::is_critical(pod) => refused,
+        features::admit(pod, self.shared.gates)?;
             answer => return answer,
         };
         let victims = self.shared.allocations.victims(pod);

@@ -8,7 +8,7 @@ use component_base::quantity::{Format, Quantity};
 use jiff::Timestamp;
 use k8s_openapi::{
     api::core::v1::{
-        ContainerImage, DaemonEndpoint, Node, NodeAddress, NodeCondition, NodeDaemonEndpoints,
+        ContainerImage, DaemonEndpoint, Node, NodeAddress, NodeCondition, NodeDaemonEndpoints, NodeFeatures,
         NodeRuntimeHandler, NodeRuntimeHandlerFeatures, NodeStatus, NodeSwapStatus, NodeSystemInfo,
     },
     apimachinery::pkg::{api::resource::Quantity as ApiQuantity, apis::meta::v1::Time},
@@ -50,6 +50,10 @@ pub struct Input<'a> {
     pub runtime_version: &'a str,
     /// Runtime handlers.
     pub handlers: &'a [cri::RuntimeHandler],
+    /// What the runtime can whatever the handler, where it tells.
+    pub runtime: Option<cri::RuntimeFeatures>,
+    /// What the kubelet can and others may not.
+    pub declared: Vec<String>,
     /// The runtime's images.
     pub images: &'a [cri::Image],
     /// Most images listed; -1 is all.
@@ -104,6 +108,10 @@ pub fn generate(input: &Input<'_>) -> NodeStatus {
             ..NodeSystemInfo::default()
         }),
         runtime_handlers: handlers(input.handlers),
+        features: input
+            .runtime
+            .map(|can| NodeFeatures { supplemental_groups_policy: Some(can.supplemental_groups_policy) }),
+        declared_features: Some(input.declared.clone()).filter(|list| !list.is_empty()),
         volumes_in_use: Some(input.volumes_in_use.clone()).filter(|list| !list.is_empty()),
         ..NodeStatus::default()
     }
@@ -383,6 +391,8 @@ mod tests {
             reserved: NOTHING,
             runtime_version: "containerd://1.6.20",
             handlers: &[],
+            runtime: None,
+            declared: vec![],
             images: &[],
             max_images: 50,
             port: 10250,
@@ -407,6 +417,17 @@ mod tests {
             now: at(now),
             ..empty(&machine)
         })
+    }
+
+    #[test]
+    fn what_runtime_and_kubelet_can_is_told_where_it_is_known() {
+        let machine = Machine::default();
+        let told = generate(&empty(&machine));
+        assert_eq!((told.features, told.declared_features), (None, None));
+        let runtime = Some(cri::RuntimeFeatures { supplemental_groups_policy: true, ..Default::default() });
+        let told = generate(&Input { runtime, declared: vec!["A".to_owned()], ..empty(&machine) });
+        assert_eq!(told.features.unwrap().supplemental_groups_policy, Some(true));
+        assert_eq!(told.declared_features, Some(vec!["A".to_owned()]));
     }
 
     #[test]

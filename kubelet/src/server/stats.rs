@@ -10,7 +10,10 @@ use serde_json::{Map, Value, json};
 
 use super::{ServeError, Server};
 use crate::{
-    cgroup::usage::Usage,
+    cgroup::{
+        figures::{self, Pressure, Stall},
+        usage::Usage,
+    },
     node::machine::{self, FsUsage},
     stats::{Compute, ContainerUsage, PodUsage, VolumeUsage, disk::Taken, network},
 };
@@ -48,7 +51,7 @@ async fn disks(server: &Server) -> Disks {
     let folder = images.fs_id.map(|id| id.mountpoint).unwrap_or_default();
     Disks {
         kubelet,
-        images: machine::fs_usage(&folder.into()).unwrap_or(kubelet),
+        images: machine::fs_usage(Path::new(&folder)).unwrap_or(kubelet),
         image_bytes: images.used_bytes.map(|v| v.value),
         image_inodes: images.inodes_used.map(|v| v.value),
     }
@@ -56,18 +59,20 @@ async fn disks(server: &Server) -> Disks {
 
 fn node_json(server: &Server, disks: Option<&Disks>, now: Timestamp) -> Value {
     let boot = boot_time(&std::fs::read_to_string("/proc/stat").unwrap_or_default());
-    let cpu = node_cpu();
+    let (cpu, pressure) = (node_cpu(), figures::pressure_of_node(Path::new("/")));
     let mut node = json!({
         "nodeName": server.shared.node.name,
         "startTime": boot.unwrap_or(now),
         "cpu": cpu_json(&Compute {
             usage: Usage { cpu, ..Usage::default() },
             cpu_rate: server.stats.rate("/", cpu),
+            pressure,
             ..Compute::default()
         }, now),
-        "memory": node_memory(now),
+        "memory": with_pressure(node_memory(now), pressure[1]),
         "systemContainers": system_containers(server, now),
     });
+    add_io(&mut node, pressure[2], now);
     if let Some(disks) = disks {
         let image_fs = fs_json(disks.images, disks.image_bytes, disks.image_inodes, now);
         node["network"] = network_json(&network::of_process(Path::new("/proc")), now);
@@ -163,6 +168,7 @@ fn pod_json(usage: &PodUsage, disks: Option<&Disks>, now: Timestamp) -> Value {
         "cpu": cpu_json(&usage.compute, now),
         "memory": memory_json(&usage.compute, now),
     });
+    add_io(&mut made, usage.compute.pressure[2], now);
     if usage.compute.usage.tasks > 0 {
         made["process_stats"] = json!({ "process_count": usage.compute.usage.tasks });
     }
@@ -202,6 +208,7 @@ fn container_json(
         "memory": memory_json(&container.compute, at),
         "swap": { "time": at, "swapUsageBytes": container.compute.swap },
     });
+    add_io(&mut made, container.compute.pressure[2], at);
     if let Some(disks) = disks {
         let (root, logs) = (container.root, container.logs);
         made["rootfs"] = fs_json(disks.images, Some(root.bytes), Some(root.inodes), now);
@@ -215,7 +222,25 @@ fn cpu_json(compute: &Compute, at: Timestamp) -> Value {
     if let Some(rate) = compute.cpu_rate {
         made["usageNanoCores"] = rate.into();
     }
+    with_pressure(made, compute.pressure[0])
+}
+
+/// For how long something was short, where the kernel tells: `total` in microseconds, as it does.
+fn with_pressure(mut made: Value, pressure: Option<Pressure>) -> Value {
+    if let Some(Pressure { some, full }) = pressure {
+        let one = |stall: Stall| {
+            let [avg10, avg60, avg300] = stall.average;
+            json!({ "total": stall.total, "avg10": avg10, "avg60": avg60, "avg300": avg300 })
+        };
+        made["psi"] = json!({ "full": one(full), "some": one(some) });
+    }
     made
+}
+
+fn add_io(made: &mut Value, pressure: Option<Pressure>, at: Timestamp) {
+    if pressure.is_some() {
+        made["io"] = with_pressure(json!({ "time": at }), pressure);
+    }
 }
 
 fn memory_json(compute: &Compute, at: Timestamp) -> Value {
@@ -231,7 +256,7 @@ fn memory_json(compute: &Compute, at: Timestamp) -> Value {
     if let Some(left) = compute.memory_left {
         made["availableBytes"] = left.into();
     }
-    made
+    with_pressure(made, compute.pressure[1])
 }
 
 fn volume_json(volume: &VolumeUsage, namespace: &str, now: Timestamp) -> Value {
@@ -328,6 +353,24 @@ mod tests {
             (&full["volume"][0]["usedBytes"], &full["volume"][0]["inodesUsed"]),
             (&json!(3), &json!(1))
         );
+    }
+
+    #[test]
+    fn pressure_is_shown_where_the_kernel_tells_of_it() {
+        let stall = |total| Stall { total, average: [1.5, 0.5, 0.0] };
+        let pressed = Some(Pressure { some: stall(7), full: stall(3) });
+        let compute = Compute { pressure: [pressed; 3], ..Compute::default() };
+        let container = ContainerUsage { name: "c".into(), compute, ..ContainerUsage::default() };
+        let shown = container_json(&container, at(0), None, at(0));
+        let psi = json!({
+            "full": {"total": 3, "avg10": 1.5, "avg60": 0.5, "avg300": 0.0},
+            "some": {"total": 7, "avg10": 1.5, "avg60": 0.5, "avg300": 0.0},
+        });
+        for part in ["cpu", "memory", "io"] {
+            assert_eq!(shown[part]["psi"], psi, "{part}");
+        }
+        let without = container_json(&ContainerUsage::default(), at(0), None, at(0));
+        assert!(without["cpu"].get("psi").is_none() && without.get("io").is_none());
     }
 
     #[test]

@@ -166,7 +166,7 @@ pub fn plan(model: &Model<'_>) -> Plan {
             return plan;
         }
         InitProgress::Going => {
-            resize_sidecars(model, &sandbox, &mut plan);
+            resize_initial(model, &sandbox, &mut plan);
             queue(model, &mut plan, starts);
             return plan;
         }
@@ -178,7 +178,7 @@ pub fn plan(model: &Model<'_>) -> Plan {
         // Sidecars do not keep a pod alive.
         return Plan { finish: true, ..Plan::default() };
     }
-    resize_sidecars(model, &sandbox, &mut plan);
+    resize_initial(model, &sandbox, &mut plan);
     queue(model, &mut plan, starts);
     plan
 }
@@ -377,8 +377,7 @@ fn resize(model: &Model<'_>, container: &Container, record: &ContainerRecord) ->
 #[must_use]
 pub fn is_resizing(pod: &Pod, runtime: &PodRuntime, cfs_period: Option<i64>) -> bool {
     let Some(sandbox) = runtime.current_sandbox(pod) else { return false };
-    let sidecars = pod::init_containers(pod).iter().filter(|c| pod::is_sidecar(c));
-    pod::containers(pod).iter().chain(sidecars).any(|container| {
+    pod::containers(pod).iter().chain(pod::init_containers(pod)).any(|container| {
         let record = runtime.latest_in(&sandbox.id, &container.name);
         let running = record.filter(|r| r.phase == ContainerPhase::Running).and_then(|r| r.limits.as_ref());
         let wanted = resources::container_limits(pod, container, cfs_period);
@@ -386,9 +385,9 @@ pub fn is_resizing(pod: &Pod, runtime: &PodRuntime, cfs_period: Option<i64>) -> 
     })
 }
 
-/// Sidecars that run and stay are resized like regular containers.
-fn resize_sidecars(model: &Model<'_>, sandbox: &str, plan: &mut Plan) {
-    for container in pod::init_containers(model.pod).iter().filter(|c| pod::is_sidecar(c)) {
+/// Init containers that run are resized like regular ones, the ones that end as well as sidecars.
+fn resize_initial(model: &Model<'_>, sandbox: &str, plan: &mut Plan) {
+    for container in pod::init_containers(model.pod) {
         let record = model.runtime.latest_in(sandbox, &container.name);
         let Some(record) = record.filter(|r| r.phase == ContainerPhase::Running) else { continue };
         if plan.kill.iter().any(|k| k.id == record.id) {
