@@ -303,8 +303,8 @@ async fn limited(
     let span = followed(&method, &host, &mut request);
     let start = Instant::now();
     let result = inner.oneshot(request).await;
-    if let Some(span) = span {
-        answered(span, &result);
+    if let Some(mut span) = span {
+        answered(&mut span, &result);
     }
     let code = match &result {
         Ok(response) => response.status().as_u16().to_string(),
@@ -331,7 +331,7 @@ fn followed(method: &str, host: &str, request: &mut Request<Body>) -> Option<Box
     Some(span)
 }
 
-fn answered(mut span: Box<Part>, result: &Result<Response<Incoming>, BoxError>) {
+fn answered(span: &mut Part, result: &Result<Response<Incoming>, BoxError>) {
     match result {
         Ok(response) => {
             let code = response.status();

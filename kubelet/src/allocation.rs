@@ -25,6 +25,7 @@ use tokio::sync::{Notify, watch};
 use self::state::{Book, StateError};
 use crate::{
     admission::{self, View},
+    metrics,
     node::status::Pressure,
     pod::{
         self,
@@ -34,6 +35,9 @@ use crate::{
     preemption,
     status::generate::Verdict,
 };
+
+/// What retries a resize where nothing else does.
+const PERIODIC: &str = "periodic_retry";
 
 /// The resources of one pod.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -87,12 +91,46 @@ pub struct Pending {
     pub reason: &'static str,
     /// For people.
     pub message: String,
+    /// As what it is counted, where it is.
+    pub detail: Option<&'static str>,
+}
+
+/// What containers have for themselves while they run.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Exclusive {
+    /// Processors.
+    pub cpus: bool,
+    /// Memory of certain nodes.
+    pub memory: bool,
+}
+
+/// What cannot change while a container runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Pinned {
+    Cpus,
+    Memory,
+}
+
+impl Pinned {
+    fn detail(self) -> &'static str {
+        match self {
+            Self::Cpus => "guaranteed_pod_cpu_manager_static_policy",
+            Self::Memory => "guaranteed_pod_memory_manager_static_policy",
+        }
+    }
 }
 
 impl Pending {
-    fn pinned() -> Self {
-        let message = "Resize is infeasible for Guaranteed Pods alongside CPU Manager policy \"static\"";
-        Self { reason: "Infeasible", message: message.to_owned() }
+    fn pinned(what: Pinned) -> Self {
+        let message = match what {
+            Pinned::Cpus => {
+                "Resize is infeasible for Guaranteed Pods alongside CPU Manager policy \"static\""
+            }
+            Pinned::Memory => {
+                "Resize is infeasible for Guaranteed Pods alongside Memory Manager policy \"Static\""
+            }
+        };
+        Self { reason: "Infeasible", message: message.to_owned(), detail: Some(what.detail()) }
     }
 }
 
@@ -113,14 +151,15 @@ struct Held {
     allocated: Allocated,
     /// Wakes its worker when a deferred resize may succeed.
     deferred: Option<Arc<Notify>>,
+    /// What it was woken for.
+    trigger: &'static str,
 }
 
 /// What this node has given.
 pub struct Allocations {
     node: Option<watch::Receiver<Option<Arc<Node>>>>,
     allowed_sysctls: Vec<String>,
-    /// Containers have processors of their own, which do not change while they run.
-    exclusive: bool,
+    exclusive: Exclusive,
     pressure: Mutex<Pressure>,
     held: Mutex<HashMap<String, Held>>,
     book: Mutex<Book>,
@@ -136,7 +175,7 @@ impl Allocations {
         root_dir: &Path,
         node: Option<watch::Receiver<Option<Arc<Node>>>>,
         allowed_sysctls: Vec<String>,
-        exclusive: bool,
+        exclusive: Exclusive,
     ) -> Result<Self, StateError> {
         Ok(Self {
             node,
@@ -173,7 +212,7 @@ impl Allocations {
         } else {
             Arc::new(allocated.apply(pod))
         };
-        held.insert(pod::uid(&pod).to_owned(), Held { pod, allocated, deferred: None });
+        held.insert(pod::uid(&pod).to_owned(), Held { pod, allocated, deferred: None, trigger: PERIODIC });
         // What a pod is given that has just been admitted is what it wants, and what it is given without the file, too.
         if let Err(error) = self.write(&held, known) {
             tracing::warn!(%error, "cannot write down what pods were given");
@@ -199,15 +238,15 @@ impl Allocations {
         let node = self.node.as_ref().and_then(|n| n.borrow().clone());
         let mut held = self.held.lock();
         let Some(own) = held.get_mut(pod::uid(pod)) else { return Resize::Settled };
-        own.deferred = None;
+        let (deferred, trigger) = (own.deferred.take(), std::mem::replace(&mut own.trigger, PERIODIC));
         if own.allocated == wanted {
             // The copy that others hold as well serves here, too.
             own.pod = Arc::clone(pod);
             return Resize::Settled;
         }
-        let pinned = self.exclusive && changes_cpu(&own.pod, pod);
+        let pinned = self.exclusive.pins(&own.pod, pod);
         let others = others(&held, pod::uid(pod));
-        let pending = pinned.then(Pending::pinned);
+        let pending = pinned.map(Pending::pinned);
         let pending = pending.or_else(|| judge_resize(pod, &self.view(node.as_deref(), &others)));
         let Some(own) = held.get_mut(pod::uid(pod)) else { return Resize::Settled };
         if let Some(pending) = pending {
@@ -220,11 +259,14 @@ impl Allocations {
         if let Err(error) = written {
             own.allocated = before;
             let message = format!("unable to write the allocation: {error}");
-            return Resize::Pending(Pending { reason: "Deferred", message });
+            return Resize::Pending(Pending { reason: "Deferred", message, detail: None });
         }
         own.pod = Arc::new(own.allocated.apply(pod));
         drop(others);
-        retry(&held);
+        if deferred.is_some() {
+            metrics::get().accepted_resizes.with_label_values(&[trigger]).inc();
+        }
+        retry(&mut held, "pod_resized");
         Resize::Given
     }
 
@@ -262,7 +304,7 @@ impl Allocations {
     pub fn release(&self, uid: &str) {
         let mut held = self.held.lock();
         if held.remove(uid).is_some() {
-            retry(&held);
+            retry(&mut held, "pod_terminated");
         }
     }
 
@@ -292,7 +334,7 @@ impl Allocations {
 pub fn count_resizes(old: &Pod, new: &Pod) {
     for (resource, requirement, operation) in resizes(old, new) {
         let labels = [operation, requirement, resource];
-        crate::metrics::get().requested_resizes.with_label_values(&labels).inc();
+        metrics::get().requested_resizes.with_label_values(&labels).inc();
     }
 }
 
@@ -338,35 +380,49 @@ fn others(held: &HashMap<String, Held>, uid: &str) -> Vec<Arc<Pod>> {
 }
 
 /// Something became free: deferred resizes are tried again.
-fn retry(held: &HashMap<String, Held>) {
-    held.values().filter_map(|own| own.deferred.as_ref()).for_each(|wake| wake.notify_one());
+fn retry(held: &mut HashMap<String, Held>, trigger: &'static str) {
+    for own in held.values_mut() {
+        if let Some(wake) = &own.deferred {
+            own.trigger = trigger;
+            wake.notify_one();
+        }
+    }
 }
 
-/// The pod, which may have processors of its own, wants more or fewer of them.
-fn changes_cpu(held: &Pod, wanted: &Pod) -> bool {
-    let cpus = |pod: &Pod| -> Vec<Option<i64>> {
-        let requests =
-            |c: &Container| resources::amount(c.resources.as_ref()?.requests.as_ref(), resources::CPU);
-        pod::all_containers(pod).iter().map(|(_, container)| requests(container)).collect()
-    };
-    qos::class(held) == QosClass::Guaranteed && cpus(held) != cpus(wanted)
+impl Exclusive {
+    /// Which of what the pod may have for itself it wants more or less of.
+    fn pins(self, held: &Pod, wanted: &Pod) -> Option<Pinned> {
+        let amounts = |pod: &Pod, resource| -> Vec<Option<i64>> {
+            let requests =
+                |c: &Container| resources::amount(c.resources.as_ref()?.requests.as_ref(), resource);
+            pod::all_containers(pod).iter().map(|(_, container)| requests(container)).collect()
+        };
+        let changes = |resource| amounts(held, resource) != amounts(wanted, resource);
+        if qos::class(held) != QosClass::Guaranteed {
+            None
+        } else if self.cpus && changes(resources::CPU) {
+            Some(Pinned::Cpus)
+        } else {
+            (self.memory && changes(resources::MEMORY)).then_some(Pinned::Memory)
+        }
+    }
 }
 
 /// Why the pod cannot have what it wants; `None` when it can.
 fn judge_resize(pod: &Pod, view: &View<'_>) -> Option<Pending> {
     if pod::is_static(pod) {
         let message = "In-place resize of static-pods is not supported".to_owned();
-        return Some(Pending { reason: "Infeasible", message });
+        return Some(Pending { reason: "Infeasible", message, detail: None });
     }
     let alone = admission::shortages(pod, &View { others: &[], ..*view });
     if let Some(short) = alone.first() {
         let (name, requested, capacity) = (&short.resource, short.requested, short.capacity);
         let message =
             format!("Node didn't have enough capacity: {name}, requested: {requested}, capacity: {capacity}");
-        return Some(Pending { reason: "Infeasible", message });
+        return Some(Pending { reason: "Infeasible", message, detail: None });
     }
     let short = admission::shortages(pod, view).into_iter().find(|s| s.resource != "pods")?;
-    Some(Pending { reason: "Deferred", message: short.message() })
+    Some(Pending { reason: "Deferred", message: short.message(), detail: None })
 }
 
 #[cfg(test)]

@@ -240,7 +240,12 @@ impl Cpus {
         let many = |set: &CpuSet| i64::try_from(set.len()).unwrap_or(i64::MAX);
         let all = exclusive.topology.all();
         metrics::get().shared_pool.set(many(&state.shared) * 1000);
-        metrics::get().exclusive_cpus.set(many(&all.minus(&state.shared).minus(&exclusive.reserved)));
+        let given = all.minus(&state.shared).minus(&exclusive.reserved);
+        metrics::get().exclusive_cpus.set(many(&given));
+        for (place, cpus) in exclusive.topology.groups(Level::Numa) {
+            let node = place.numa.to_string();
+            metrics::get().cpus_per_node.with_label_values(&[&node]).set(many(&given.and(&cpus)));
+        }
     }
 
     /// Where a container is to run; nothing where that is not managed.

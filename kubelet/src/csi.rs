@@ -11,6 +11,7 @@
 //! Contract: CSI 1.x node service; storage/v1 CSIDriver, CSINode, VolumeAttachment.
 
 pub mod driver;
+pub mod measured;
 pub mod mount;
 pub mod record;
 

@@ -16,7 +16,7 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     path::{Path, PathBuf},
     sync::Arc,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use async_trait::async_trait;
@@ -34,6 +34,7 @@ use tonic::transport::Channel;
 
 use self::state::{Grant, Kept, NOWHERE, Near};
 use crate::{
+    metrics,
     plugin::channel,
     pod::{self, Role, resources},
     pods::Pods,
@@ -162,7 +163,8 @@ impl Resource {
         let mut near = Near::new();
         for id in devices {
             let topology = self.devices.get(id).and_then(|d| d.topology.as_ref());
-            let mut nodes: Vec<i64> = topology.into_iter().flat_map(|t| &t.nodes).map(|node| node.id).collect();
+            let mut nodes: Vec<i64> =
+                topology.into_iter().flat_map(|t| &t.nodes).map(|node| node.id).collect();
             if nodes.is_empty() {
                 nodes.push(NOWHERE);
             }
@@ -301,6 +303,7 @@ impl Devices {
         let devices = std::mem::take(&mut entry.devices);
         *entry = Resource { endpoint, options, devices, away: None, turn: entry.turn + 1 };
         let turn = entry.turn;
+        metrics::get().plugin_registrations.with_label_values(&[resource]).inc();
         self.keep(&state);
         turn
     }
@@ -449,7 +452,11 @@ impl Devices {
                 devices_ids: chosen.iter().cloned().collect(),
             }],
         };
-        let answer = resource.client().allocate(within(request)).await?.into_inner();
+        let begun = Instant::now();
+        let answer = resource.client().allocate(within(request)).await;
+        let took = metrics::get().plugin_allocations.with_label_values(&[name]);
+        took.observe(begun.elapsed().as_secs_f64());
+        let answer = answer?.into_inner();
         let answer = answer.container_responses.into_iter().next();
         let answer = answer.ok_or_else(|| DeviceError::NoAnswer(name.to_owned()))?;
         let mut state = self.state.lock();
@@ -504,7 +511,8 @@ impl Devices {
     }
 
     fn keep(&self, state: &State) {
-        let working = |(name, resource): (&String, &Resource)| (name.clone(), resource.healthy().into_iter().collect());
+        let working =
+            |(name, resource): (&String, &Resource)| (name.clone(), resource.healthy().into_iter().collect());
         let registered = state.resources.iter().map(working).collect();
         if let Err(error) = state::write(&self.folder, &Kept { grants: state.grants.clone(), registered }) {
             tracing::warn!(%error, "cannot write down which devices were given");

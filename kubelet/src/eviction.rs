@@ -13,9 +13,9 @@ pub mod threshold;
 
 use std::{
     collections::BTreeMap,
-    path::{Path, PathBuf},
+    path::Path,
     sync::Arc,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use component_base::task::Tasks;
@@ -83,6 +83,7 @@ impl Eviction {
     /// One round. Answers with the uids of the pods that have to go.
     async fn round(&self, state: &mut State, pressure: &Mutex<Pressure>) -> Vec<String> {
         let images = self.images.folder().await;
+        let observed = Instant::now();
         let seen = self.observe(images.as_deref());
         let transition = self.config.file.eviction_pressure_transition_period.0;
         let found = state.judge(&self.thresholds, &seen, transition, Timestamp::now());
@@ -105,7 +106,12 @@ impl Eviction {
         if self.reclaim(&found, threshold.signal, separate, images.as_deref()).await {
             return vec![];
         }
-        self.evict_one(&threshold, &seen, separate).await.into_iter().collect()
+        let evicted = self.evict_one(&threshold, &seen, separate).await;
+        if evicted.is_some() {
+            let age = metrics::get().eviction_age.with_label_values(&[threshold.signal.as_str()]);
+            age.observe(observed.elapsed().as_secs_f64());
+        }
+        evicted.into_iter().collect()
     }
 
     fn observe(&self, images: Option<&Path>) -> Observations {
@@ -228,7 +234,7 @@ fn all_pods(cgroups: &Cgroups) -> Option<Observation> {
     Some(Observation { available: limit.saturating_sub(used), capacity: limit })
 }
 
-fn observe(own: &PathBuf, images: Option<&Path>) -> Observations {
+fn observe(own: &Path, images: Option<&Path>) -> Observations {
     let mut all = BTreeMap::new();
     if let Ok(meminfo) = std::fs::read_to_string("/proc/meminfo")
         && let (Some(available), Some(total)) =
@@ -240,7 +246,7 @@ fn observe(own: &PathBuf, images: Option<&Path>) -> Observations {
     if let Ok(usage) = machine::fs_usage(own) {
         all.extend(of_disk(usage, Signal::NodeFsAvailable, Signal::NodeFsInodesFree));
     }
-    if let Some(Ok(usage)) = images.map(|path| machine::fs_usage(&path.to_path_buf())) {
+    if let Some(Ok(usage)) = images.map(machine::fs_usage) {
         all.extend(of_disk(usage, Signal::ImageFsAvailable, Signal::ImageFsInodesFree));
     }
     let number = |path: &str| std::fs::read_to_string(path).ok()?.trim().parse::<i64>().ok();

@@ -21,6 +21,7 @@ use parking_lot::Mutex;
 
 use crate::{
     events::{Severity, node_reference},
+    metrics,
     node::machine::{self, FsUsage},
     options::Config,
     runtime::{Runtime, RuntimeError, cri},
@@ -142,7 +143,7 @@ impl ImageGc {
                 .map(|(id, _)| id.to_owned())
                 .collect();
             for id in due {
-                self.remove(&id).await;
+                self.remove(&id, "age").await;
             }
         }
         let disk = self.folder().await.and_then(|folder| machine::fs_usage(&folder).ok());
@@ -183,7 +184,7 @@ impl ImageGc {
             if record.last_used >= now || !older(record.first_seen, self.policy.least_age, now) {
                 continue;
             }
-            if self.remove(&id).await {
+            if self.remove(&id, "space").await {
                 freed = freed.saturating_add(i64::try_from(record.size).unwrap_or(i64::MAX));
             }
         }
@@ -200,11 +201,12 @@ impl ImageGc {
         }
     }
 
-    async fn remove(&self, id: &str) -> bool {
+    async fn remove(&self, id: &str, why: &str) -> bool {
         match self.shared.runtime.remove_image(id).await {
             Ok(()) => {
                 tracing::info!(image = id, "removed an image that nobody uses");
                 self.records.lock().remove(id);
+                metrics::get().images_collected.with_label_values(&[why]).inc();
                 true
             }
             Err(error) => {

@@ -224,6 +224,8 @@ pub async fn ensure(
     let took = component_base::goduration::format(started.elapsed());
     let with_waiting = component_base::goduration::format(waited.elapsed());
     let size = image.size;
+    let pulls = crate::metrics::get().image_pulls.with_label_values(&[crate::metrics::image_size(size)]);
+    pulls.observe(started.elapsed().as_secs_f64());
     let text = format!(
         "Successfully pulled image {name:?} in {took} ({with_waiting} including waiting). Image size: {size} bytes."
     );

@@ -202,8 +202,8 @@ mod tests {
         assert!(pod::is_static(&pod));
         assert_eq!(pod::annotation(&pod, pod::HASH_ANNOTATION), Some(pod::uid(&pod)));
         assert_eq!(pod::containers(&pod)[0].image_pull_policy.as_deref(), Some("Always"));
-        let changed = parse(Path::new("/m/a.yaml"), &GOOD.replace("image: i", "image: j"), &host("Node1"))
-            .unwrap();
+        let changed =
+            parse(Path::new("/m/a.yaml"), &GOOD.replace("image: i", "image: j"), &host("Node1")).unwrap();
         assert_ne!(pod::uid(&changed), pod::uid(&pod));
     }
 

@@ -1,13 +1,17 @@
 //! The kubelet's own metrics, with upstream's names and labels. One list: a metric is a field here and a line in [`Metrics::new`].
 
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 
 use component_base::metrics::{
     Stability::{Alpha, Beta},
     counter, counter_vec, exponential_buckets, float_gauge, gauge, gauge_vec, histogram, histogram_vec,
 };
+use jiff::Timestamp;
+use parking_lot::Mutex;
 use prometheus::{
     DEFAULT_BUCKETS, Gauge, Histogram, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec,
+    core::{Collector, Desc},
+    proto::MetricFamily,
 };
 
 /// All of them.
@@ -91,10 +95,48 @@ pub struct Metrics {
     pub credential_providers: IntGaugeVec,
     pub credential_errors: IntCounterVec,
     pub credential_duration: HistogramVec,
+    pub admission_rejections: IntCounterVec,
+    pub cpus_per_node: IntGaugeVec,
+    pub plugin_registrations: IntCounterVec,
+    pub plugin_allocations: HistogramVec,
+    pub eviction_age: HistogramVec,
+    pub images_collected: IntCounterVec,
+    pub image_pulls: HistogramVec,
+    pub pending_resizes: IntGaugeVec,
+    pub infeasible_resizes: IntCounterVec,
+    pub accepted_resizes: IntCounterVec,
+    pub pod_resources: IntCounterVec,
+    pub pod_resources_calls: [IntCounterVec; 3],
+    pub pod_resources_errors: [IntCounterVec; 3],
+    pub claim_calls: HistogramVec,
+    pub csi_calls: HistogramVec,
+    pub client_certificate_errors: IntCounter,
+    pub serving_certificate_errors: IntCounter,
+    pub serving_certificate_age: Histogram,
 }
 
 /// How long volumes take, in seconds.
 const STORAGE: [f64; 13] = [0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 15.0, 25.0, 50.0, 120.0, 300.0, 600.0];
+
+/// How long pulls of images take, in seconds.
+const PULLS: [f64; 18] = [
+    1.0, 5.0, 10.0, 20.0, 30.0, 60.0, 120.0, 180.0, 240.0, 300.0, 360.0, 480.0, 600.0, 900.0, 1200.0, 1800.0,
+    2700.0, 3600.0,
+];
+
+/// How old certificates get, in seconds: from a minute to four years.
+const LIVES: [f64; 10] = [
+    60.0,
+    3600.0,
+    14_400.0,
+    86_400.0,
+    604_800.0,
+    2_592_000.0,
+    7_776_000.0,
+    15_552_000.0,
+    31_104_000.0,
+    124_416_000.0,
+];
 
 /// How long resizes take, in milliseconds.
 const RESIZES: [f64; 14] = [
@@ -573,8 +615,191 @@ impl Metrics {
                 &["plugin_name"],
                 default(),
             ),
+            admission_rejections: counter_vec(
+                "kubelet_admission_rejections_total",
+                "Pods that the node did not take, by the reason.",
+                Alpha,
+                &["reason"],
+            ),
+            cpus_per_node: gauge_vec(
+                "kubelet_cpu_manager_allocation_per_numa",
+                "Processors that containers have for themselves, by the memory node they are near.",
+                Alpha,
+                &["numa_node"],
+            ),
+            plugin_registrations: counter_vec(
+                "kubelet_device_plugin_registration_total",
+                "Times that a device plugin registered for a resource.",
+                Alpha,
+                &["resource_name"],
+            ),
+            plugin_allocations: histogram_vec(
+                "kubelet_device_plugin_alloc_duration_seconds",
+                "How long device plugins took to prepare devices.",
+                Alpha,
+                &["resource_name"],
+                default(),
+            ),
+            eviction_age: histogram_vec(
+                "kubelet_eviction_stats_age_seconds",
+                "How old the figures were by which a pod was evicted.",
+                Alpha,
+                &["eviction_signal"],
+                default(),
+            ),
+            images_collected: counter_vec(
+                "kubelet_image_garbage_collected_total",
+                "Images that were removed because nobody used them, for want of space or for their age.",
+                Alpha,
+                &["reason"],
+            ),
+            image_pulls: histogram_vec(
+                "kubelet_image_pull_duration_seconds",
+                "How long pulling an image took, by its size.",
+                Alpha,
+                &["image_size_in_bytes"],
+                PULLS.to_vec(),
+            ),
+            pending_resizes: gauge_vec(
+                "kubelet_pod_pending_resizes",
+                "Pods that do not get the resources they now want.",
+                Alpha,
+                &["reason"],
+            ),
+            infeasible_resizes: counter_vec(
+                "kubelet_pod_infeasible_resizes_total",
+                "Resizes that this node can never give.",
+                Alpha,
+                &["reason_detail"],
+            ),
+            accepted_resizes: counter_vec(
+                "kubelet_pod_deferred_accepted_resizes_total",
+                "Resizes that were given after they had been put off.",
+                Alpha,
+                &["retry_trigger"],
+            ),
+            pod_resources: counter_vec(
+                "kubelet_pod_resources_endpoint_requests_total",
+                "Calls of the API of pod resources.",
+                Alpha,
+                &["server_api_version"],
+            ),
+            pod_resources_calls: [
+                ("kubelet_pod_resources_endpoint_requests_list", "Calls that list pod resources."),
+                (
+                    "kubelet_pod_resources_endpoint_requests_get_allocatable",
+                    "Calls that ask what there is for pods.",
+                ),
+                ("kubelet_pod_resources_endpoint_requests_get", "Calls that ask for one pod's resources."),
+            ]
+            .map(|(name, help)| counter_vec(name, help, Alpha, &["server_api_version"])),
+            pod_resources_errors: [
+                ("kubelet_pod_resources_endpoint_errors_list", "Failed calls that list pod resources."),
+                (
+                    "kubelet_pod_resources_endpoint_errors_get_allocatable",
+                    "Failed calls that ask what there is for pods.",
+                ),
+                (
+                    "kubelet_pod_resources_endpoint_errors_get",
+                    "Failed calls that ask for one pod's resources.",
+                ),
+            ]
+            .map(|(name, help)| counter_vec(name, help, Alpha, &["server_api_version"])),
+            claim_calls: histogram_vec(
+                "dra_grpc_operations_duration_seconds",
+                "How long drivers of dynamic resources took to answer.",
+                Alpha,
+                &["driver_name", "grpc_status_code", "method_name"],
+                // From 0.1 to 40 in 15 steps.
+                exponential_buckets(0.1, 400_f64.powf(1.0 / 14.0), 15),
+            ),
+            csi_calls: histogram_vec(
+                "csi_operations_seconds",
+                "How long drivers of volumes took to answer.",
+                Alpha,
+                &["driver_name", "grpc_status_code", "method_name", "migrated"],
+                STORAGE.to_vec(),
+            ),
+            client_certificate_errors: counter(
+                "certificate_manager_client_expiration_renew_errors",
+                "Times that no new client certificate could be had.",
+                Alpha,
+            ),
+            serving_certificate_errors: counter(
+                "kubelet_server_expiration_renew_errors",
+                "Times that no new serving certificate could be had.",
+                Alpha,
+            ),
+            serving_certificate_age: histogram(
+                "kubelet_certificate_manager_server_rotation_seconds",
+                "How old serving certificates were when they were replaced, in seconds.",
+                Alpha,
+                LIVES.to_vec(),
+            ),
         }
     }
+}
+
+/// When a certificate ends, as it is when somebody looks: so many seconds from then.
+#[derive(Debug, Clone)]
+pub struct Ttl {
+    until: Arc<Mutex<Option<Timestamp>>>,
+    gauge: Gauge,
+}
+
+impl Ttl {
+    /// Shows it under this name.
+    #[must_use]
+    pub fn shown(name: &'static str, help: &'static str) -> Self {
+        let make = || {
+            let gauge = Gauge::new(name, format!("[ALPHA] {help}"))?;
+            Ok(Self { until: Arc::default(), gauge })
+        };
+        component_base::metrics::collector(make)
+    }
+
+    /// It ends then; `None` is an end nobody knows.
+    pub fn set(&self, until: Option<Timestamp>) {
+        *self.until.lock() = until;
+    }
+
+    fn left(&self, now: Timestamp) -> f64 {
+        let left = self.until.lock().map(|until| until.duration_since(now));
+        left.map_or(f64::INFINITY, |left| left.as_secs_f64().trunc())
+    }
+}
+
+impl Collector for Ttl {
+    fn desc(&self) -> Vec<&Desc> {
+        self.gauge.desc()
+    }
+
+    fn collect(&self) -> Vec<MetricFamily> {
+        self.gauge.set(self.left(Timestamp::now()));
+        self.gauge.collect()
+    }
+}
+
+/// The name of an image's size.
+#[must_use]
+pub fn image_size(bytes: u64) -> &'static str {
+    const MB: u64 = 1 << 20;
+    const GB: u64 = 1 << 30;
+    const SIZES: [(u64, &str); 12] = [
+        (100 * GB, "GT100GB"),
+        (60 * GB, "60GB-100GB"),
+        (40 * GB, "40GB-60GB"),
+        (30 * GB, "30GB-40GB"),
+        (20 * GB, "20GB-30GB"),
+        (10 * GB, "10GB-20GB"),
+        (5 * GB, "5GB-10GB"),
+        (GB, "1GB-5GB"),
+        (500 * MB, "500MB-1GB"),
+        (100 * MB, "100MB-500MB"),
+        (10 * MB, "10MB-100MB"),
+        (0, "0-10MB"),
+    ];
+    SIZES.into_iter().find(|(more_than, _)| bytes > *more_than).map_or("N/A", |(_, name)| name)
 }
 
 #[cfg(test)]
@@ -588,6 +813,32 @@ mod tests {
         let text = String::from_utf8(component_base::metrics::encode().unwrap()).unwrap();
         assert!(text.contains("kubelet_evictions{eviction_signal=\"memory.available\"} 1"), "{text}");
         assert!(text.contains("kubelet_running_pods 2"), "{text}");
+    }
+
+    #[test]
+    fn sizes_of_images_have_upstreams_names() {
+        for (bytes, name) in [
+            (0, "N/A"),
+            (1, "0-10MB"),
+            (10 << 20, "0-10MB"),
+            ((10 << 20) + 1, "10MB-100MB"),
+            (3 << 30, "1GB-5GB"),
+            (u64::MAX, "GT100GB"),
+        ] {
+            assert_eq!(image_size(bytes), name, "{bytes}");
+        }
+    }
+
+    #[test]
+    fn a_certificates_end_comes_nearer() {
+        let ttl = Ttl::shown("kubelet_test_ttl_seconds", "When it ends.");
+        let now = crate::testing::at(1000);
+        assert!(ttl.left(now).is_infinite());
+        ttl.set(Some(crate::testing::at(1060)));
+        assert_eq!(ttl.left(now), 60.0);
+        assert_eq!(ttl.left(crate::testing::at(1070)), -10.0);
+        let text = String::from_utf8(component_base::metrics::encode().unwrap()).unwrap();
+        assert!(text.contains("kubelet_test_ttl_seconds -"), "{text}");
     }
 
     /// Names of upstream's that are not here, each by how it begins, and why.

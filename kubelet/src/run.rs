@@ -32,7 +32,7 @@ use rustls::sign::CertifiedKey;
 use tokio::{net::TcpListener, sync::watch};
 
 use crate::{
-    allocation::{self, Allocations},
+    allocation::{self, Allocations, Exclusive},
     api::{ApiObjects, ObjectSource, Standalone},
     certificate::{
         self, CertificateError, Purpose, bootstrap, pod::PodCertificates, request::Subject, store::Store,
@@ -623,7 +623,7 @@ fn share(
             &config.root_dir,
             api.map(|(_, watched)| watched.node()),
             file.allowed_unsafe_sysctls.clone(),
-            cpus.are_exclusive(),
+            Exclusive { cpus: cpus.are_exclusive(), memory: memory.is_pinned() },
         )?,
         cpus,
         memory,
@@ -767,7 +767,8 @@ impl App {
     /// # Errors
     /// When the client CA cannot be read or the health port is taken.
     pub fn start(self) -> Result<(), RunError> {
-        let Self { tasks, shared, pods, config, api, network, machine, ips, listener, read_only, tracer } = self;
+        let Self { tasks, shared, pods, config, api, network, machine, ips, listener, read_only, tracer } =
+            self;
         let client = api.as_ref().map(|(client, _)| client.clone());
         let reserve = reserve(&config, &machine);
         let gate = Arc::new(gate(&config, client)?);

@@ -314,6 +314,14 @@ impl Server {
             conditions.any(|c| c.type_ == "PodResizeInProgress")
         };
         let resizing = pods.iter().filter(resizing).count();
+        metrics.pending_resizes.reset();
+        for pod in &pods {
+            let conditions = pod.status.iter().flat_map(|s| s.conditions.iter().flatten());
+            for pending in conditions.filter(|c| c.type_ == "PodResizePending") {
+                let reason = pending.reason.as_deref().unwrap_or_default().to_lowercase();
+                metrics.pending_resizes.with_label_values(&[&reason]).inc();
+            }
+        }
         metrics.resizes_in_progress.set(i64::try_from(resizing).unwrap_or(0));
         let fixed = pods.iter().filter(|p| pod::is_static(p)).count();
         metrics.mirror_pods.set(i64::try_from(fixed).unwrap_or(0));

@@ -339,6 +339,8 @@ impl Worker {
         };
         let Err(refused) = answer else { return true };
         self.event(&wanted.pod, Severity::Warning, &refused.reason, &refused.message);
+        let label = admission::label(&refused.reason);
+        metrics::get().admission_rejections.with_label_values(&[label]).inc();
         let message = format!("Pod was rejected: {}", refused.message);
         self.verdict = Some(Verdict { message, ..refused });
         false
@@ -347,9 +349,9 @@ impl Worker {
     /// Asks, and for a critical pod that does not fit makes room and asks again.
     async fn admit_with_room(&self, pod: &Arc<Pod>) -> Result<(), Verdict> {
         self.shared.shutdown.admit()?;
+        features::admit(pod, self.shared.gates)?;
         let refused = match self.shared.allocations.admit(pod).await {
             Err(refused) if refused.reason.starts_with("OutOf") && admission::is_critical(pod) => refused,
-        features::admit(pod, self.shared.gates)?;
             answer => return answer,
         };
         let victims = self.shared.allocations.victims(pod);
@@ -510,6 +512,9 @@ impl Worker {
                         Some(&pending.message),
                     );
                     self.event(wanted, Severity::Warning, &reason, &text);
+                    if let Some(detail) = pending.detail {
+                        metrics::get().infeasible_resizes.with_label_values(&[detail]).inc();
+                    }
                 }
                 Some(pending)
             }

@@ -3,8 +3,10 @@
 use std::{future::Future, sync::Arc, time::Duration};
 
 use component_base::task::Tasks;
+use futures::TryFutureExt as _;
 use jiff::Timestamp;
 use kube::Client;
+use prometheus::IntCounter;
 use rustls::sign::CertifiedKey;
 
 use super::{
@@ -12,6 +14,7 @@ use super::{
     request::{self, Subject},
     store::{Store, Validity},
 };
+use crate::metrics::{self, Ttl};
 
 /// The first wait after a failed request, and the longest.
 const RETRY: (Duration, Duration) = (Duration::from_secs(2), Duration::from_secs(300));
@@ -58,20 +61,51 @@ async fn rotate(
     mut present: Option<Validity>,
     replace: impl Fn(CertifiedKey),
 ) {
+    let ttl = ttl(subject.purpose);
+    ttl.set(present.map(|validity| validity.until));
     loop {
         if let Some(validity) = present {
             let wait = due(validity, share()).duration_since(Timestamp::now());
             // One that is overdue is asked for at once.
             tokio::time::sleep(Duration::try_from(wait).unwrap_or_default()).await;
         }
-        let (pair, validity) = until_had(|| renew(client, subject, store)).await;
+        let failed = errors(subject.purpose);
+        let (pair, validity) =
+            until_had(|| renew(client, subject, store).inspect_err(|_| failed.inc())).await;
         tracing::info!(purpose = ?subject.purpose, until = ?validity.map(|v| v.until), "certificate rotated");
+        if let Some(before) = present.filter(|_| subject.purpose == Purpose::Serving) {
+            let age = Timestamp::now().duration_since(before.from).as_secs_f64();
+            metrics::get().serving_certificate_age.observe(age);
+        }
         replace(pair);
         present = validity;
+        ttl.set(present.map(|validity| validity.until));
         if present.is_none() {
             // One whose dates do not read is not asked for again and again.
             tokio::time::sleep(RETRY.1).await;
         }
+    }
+}
+
+/// What shows how long the certificate still holds.
+fn ttl(purpose: Purpose) -> Ttl {
+    let (name, help) = match purpose {
+        Purpose::Client => (
+            "kubelet_certificate_manager_client_ttl_seconds",
+            "Seconds until the client certificate ends, below zero once it has; +Inf where none is known.",
+        ),
+        Purpose::Serving => (
+            "kubelet_certificate_manager_server_ttl_seconds",
+            "Seconds until the serving certificate ends, below zero once it has; +Inf where none is known.",
+        ),
+    };
+    Ttl::shown(name, help)
+}
+
+fn errors(purpose: Purpose) -> &'static IntCounter {
+    match purpose {
+        Purpose::Client => &metrics::get().client_certificate_errors,
+        Purpose::Serving => &metrics::get().serving_certificate_errors,
     }
 }
 

@@ -7,7 +7,7 @@ use std::{
     collections::{BTreeMap, HashMap},
     path::PathBuf,
     sync::Arc,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use async_trait::async_trait;
@@ -26,7 +26,11 @@ use proto::dra::v1::{
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::health::Health;
-use crate::plugin::{Introduction, PluginKind, channel};
+use crate::{
+    metrics,
+    plugin::{Introduction, PluginKind, channel},
+    runtime::measured::code_name,
+};
 
 /// How long a driver may take for one call.
 const PATIENCE: Duration = Duration::from_secs(45);
@@ -96,6 +100,7 @@ pub enum DriverError {
 /// A driver that can be called.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Driver {
+    name: String,
     endpoint: PathBuf,
     service: Service,
 }
@@ -106,6 +111,7 @@ impl Driver {
         Q: prost::Message + Send + Sync + 'static,
         A: prost::Message + Default + Send + Sync + 'static,
     {
+        let begun = Instant::now();
         let mut client = tonic::client::Grpc::new(channel(&self.endpoint));
         let answer = async {
             client.ready().await.map_err(|error| tonic::Status::unavailable(error.to_string()))?;
@@ -114,6 +120,9 @@ impl Driver {
         };
         let answer = tokio::time::timeout(PATIENCE, answer).await;
         let answer = answer.unwrap_or_else(|_| Err(tonic::Status::deadline_exceeded("no answer")));
+        let code = code_name(answer.as_ref().map_or_else(tonic::Status::code, |_| tonic::Code::Ok));
+        let took = metrics::get().claim_calls.with_label_values(&[&self.name, code, path]);
+        took.observe(begun.elapsed().as_secs_f64());
         let answer = answer.map_err(|status| DriverError::Call {
             call,
             code: format!("{:?}", status.code()),
@@ -290,7 +299,8 @@ impl PluginKind for Drivers {
         let mut known = self.known.lock();
         let all = known.entry(plugin.name.clone()).or_default();
         all.retain(|driver| driver.endpoint != plugin.endpoint);
-        all.push(Driver { endpoint: plugin.endpoint.clone(), service: *service });
+        let (name, endpoint) = (plugin.name.clone(), plugin.endpoint.clone());
+        all.push(Driver { name, endpoint, service: *service });
         self.listen(plugin);
         Ok(())
     }

@@ -6,6 +6,8 @@ use std::{
     time::Duration,
 };
 
+use super::measured::Measured;
+use crate::plugin::{Introduction, PluginKind, channel};
 use async_trait::async_trait;
 use k8s_openapi::{
     api::{
@@ -25,9 +27,6 @@ use proto::csi::v1::{
     node_service_capability::{Type, rpc},
 };
 use serde_json::json;
-use tonic::transport::Channel;
-
-use crate::plugin::{Introduction, PluginKind, channel};
 
 /// How long a driver may take to answer a question.
 const PATIENCE: Duration = Duration::from_secs(120);
@@ -70,9 +69,9 @@ impl Drivers {
 
     /// A connection to a registered driver.
     #[must_use]
-    pub fn client(&self, driver: &str) -> Option<NodeClient<Channel>> {
+    pub fn client(&self, driver: &str) -> Option<NodeClient<Measured>> {
         let endpoint = self.known.lock().get(driver).cloned()?;
-        Some(NodeClient::new(channel(&endpoint)))
+        Some(NodeClient::new(Measured::new(channel(&endpoint), driver)))
     }
 
     /// Makes a driver known without asking it.
@@ -134,7 +133,7 @@ impl Drivers {
 ///
 /// # Errors
 /// When it does not answer.
-pub async fn capabilities(client: &mut NodeClient<Channel>) -> Result<Capabilities, tonic::Status> {
+pub async fn capabilities(client: &mut NodeClient<Measured>) -> Result<Capabilities, tonic::Status> {
     let answer = client.node_get_capabilities(NodeGetCapabilitiesRequest {}).await?.into_inner();
     let types: Vec<i32> =
         answer.capabilities.iter().filter_map(|c| c.r#type.as_ref()).map(|Type::Rpc(r)| r.r#type).collect();

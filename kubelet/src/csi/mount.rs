@@ -20,11 +20,11 @@ use proto::csi::v1::{
     NodeUnpublishVolumeRequest, NodeUnstageVolumeRequest, node_client::NodeClient,
 };
 use serde_json::json;
-use tonic::transport::Channel;
 
 use super::{
     CsiVolume,
     driver::{self, Capabilities, Drivers},
+    measured::Measured,
     record::{self, Record},
     sha, texts,
 };
@@ -141,7 +141,7 @@ impl Csi {
 
     async fn stage(
         &self,
-        client: &mut NodeClient<Channel>,
+        client: &mut NodeClient<Measured>,
         volume: &CsiVolume,
         context: &HashMap<String, String>,
         capability: &proto::csi::v1::VolumeCapability,
@@ -255,7 +255,7 @@ impl Csi {
         Ok(found.map(|d| d.spec.clone()).unwrap_or_default())
     }
 
-    fn client(&self, name: &str) -> Result<NodeClient<Channel>, VolumeError> {
+    fn client(&self, name: &str) -> Result<NodeClient<Measured>, VolumeError> {
         self.drivers.client(name).ok_or_else(|| VolumeError::NoDriver(name.to_owned()))
     }
 
@@ -336,7 +336,7 @@ impl Csi {
         }
     }
 
-    async fn unstage(&self, client: &mut NodeClient<Channel>, record: &Record) -> Result<(), VolumeError> {
+    async fn unstage(&self, client: &mut NodeClient<Measured>, record: &Record) -> Result<(), VolumeError> {
         let folder = self.plugins().join(&record.driver_name).join(sha(&record.volume_handle));
         if Record::read(&folder).is_none() {
             return Ok(());

@@ -26,10 +26,21 @@ use crate::{
     claims::{self, state::Info},
     cpus::set::CpuSet,
     memory::plan::Block,
+    metrics,
     pod::{self, Role},
     pods::Pods,
     worker::Shared,
 };
+
+/// The version of the API, as metrics name it.
+const VERSION: &str = "v1";
+
+/// Counts a call: lists are the first, what there is the second, single pods the third.
+fn counted(which: usize) {
+    let metrics = metrics::get();
+    metrics.pod_resources.with_label_values(&[VERSION]).inc();
+    metrics.pod_resources_calls[which].with_label_values(&[VERSION]).inc();
+}
 
 /// Serves the API.
 pub struct Lister {
@@ -132,7 +143,8 @@ impl Devices {
         });
         let one = |name: String| {
             let grants = state.of(pod::uid(pod), &name);
-            let devices = grants.flat_map(|g| each(&state, &g.resource, g.devices().into_iter().cloned())).collect();
+            let devices =
+                grants.flat_map(|g| each(&state, &g.resource, g.devices().into_iter().cloned())).collect();
             ContainerResources { devices, name, ..ContainerResources::default() }
         };
         PodResources {
@@ -158,6 +170,7 @@ impl PodResourcesLister for Lister {
         &self,
         _: Request<ListPodResourcesRequest>,
     ) -> Result<Response<ListPodResourcesResponse>, Status> {
+        counted(0);
         let active = self.pods.list().into_iter().filter(|p| !pod::is_terminal(p));
         let pod_resources = active.map(|p| self.of_pod(&p)).collect();
         Ok(Response::new(ListPodResourcesResponse { pod_resources }))
@@ -167,6 +180,7 @@ impl PodResourcesLister for Lister {
         &self,
         _: Request<AllocatableResourcesRequest>,
     ) -> Result<Response<AllocatableResourcesResponse>, Status> {
+        counted(1);
         let (devices, cpu_ids) = (self.shared.devices.all(), numbers(&self.shared.cpus.allocatable()));
         let memory = self.shared.memory.allocatable().into_iter().map(of_nodes).collect();
         Ok(Response::new(AllocatableResourcesResponse { devices, cpu_ids, memory }))
@@ -176,9 +190,11 @@ impl PodResourcesLister for Lister {
         &self,
         request: Request<GetPodResourcesRequest>,
     ) -> Result<Response<GetPodResourcesResponse>, Status> {
+        counted(2);
         let GetPodResourcesRequest { pod_name, pod_namespace } = request.into_inner();
         let found = self.pods.named(&pod_namespace, &pod_name).filter(|p| !pod::is_terminal(p));
         let pod = found.ok_or_else(|| {
+            metrics::get().pod_resources_errors[2].with_label_values(&[VERSION]).inc();
             Status::not_found(format!("pod {pod_name} in namespace {pod_namespace} not found"))
         })?;
         Ok(Response::new(GetPodResourcesResponse { pod_resources: Some(self.of_pod(&pod)) }))

@@ -198,7 +198,10 @@ mod tests {
         assert_eq!(fs::read_to_string(&path).unwrap(), THEIRS);
         write(dir.path(), &Kept::default()).unwrap();
         let none = fs::read_to_string(&path).unwrap();
-        assert!(none.starts_with(r#"{"Data":{"PodDeviceEntries":null,"RegisteredDevices":{}},"Checksum":"#), "{none}");
+        assert!(
+            none.starts_with(r#"{"Data":{"PodDeviceEntries":null,"RegisteredDevices":{}},"Checksum":"#),
+            "{none}"
+        );
         assert_eq!(read(dir.path()).unwrap(), Kept::default());
     }
 
@@ -209,9 +212,9 @@ mod tests {
             (THEIRS.replace("[\"tegra\"]", "[\"other\"]"), "corrupted"),
             (THEIRS.replace("3660592824", "0"), "corrupted"),
             (THEIRS.replace("\"-1\"", "\"none\""), "invalid"),
-            (THEIRS[..THEIRS.len() / 2].to_owned(), "EOF"),
+            (THEIRS[..60].to_owned(), "EOF"),
             (String::new(), "EOF"),
-            ("[]".to_owned(), "line"),
+            ("[]".to_owned(), "corrupted"),
         ] {
             fs::write(dir.path().join(FILE), &bad).unwrap();
             let error = read(dir.path()).unwrap_err().to_string();

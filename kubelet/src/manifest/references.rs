@@ -15,7 +15,8 @@ pub(super) fn check(pod: &Pod, gate: bool) -> Result<(), String> {
             None => Ok(()),
         };
     }
-    let mut sources = spec.volumes.iter().flatten().filter_map(|v| v.projected.as_ref()?.sources.as_ref()).flatten();
+    let mut sources =
+        spec.volumes.iter().flatten().filter_map(|v| v.projected.as_ref()?.sources.as_ref()).flatten();
     if sources.any(|source| source.cluster_trust_bundle.is_some()) {
         return Err("static pods may not use ClusterTrustBundle projected volume sources".to_owned());
     }
@@ -132,7 +133,8 @@ mod tests {
     use super::*;
 
     fn with(more: serde_json::Value) -> Pod {
-        let mut pod = json!({"metadata": {"name": "a"}, "spec": {"containers": [{"name": "c", "image": "i"}]}});
+        let mut pod =
+            json!({"metadata": {"name": "a"}, "spec": {"containers": [{"name": "c", "image": "i"}]}});
         pod["spec"].as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
         serde_json::from_value(pod).unwrap()
     }
@@ -172,13 +174,19 @@ mod tests {
             (volume(json!({"csi": {"driver": "d"}})), "csidrivers (via CSI volumes)"),
             (volume(json!({"persistentVolumeClaim": {"claimName": "c"}})), "persistentvolumeclaims"),
             (volume(json!({"ephemeral": {}})), "persistentvolumeclaims (via ephemeral volumes)"),
-            (source(json!({"serviceAccountToken": {"path": "t"}})), "serviceaccounts (via projected volumes)"),
+            (
+                source(json!({"serviceAccountToken": {"path": "t"}})),
+                "serviceaccounts (via projected volumes)",
+            ),
             (source(json!({"clusterTrustBundle": {"path": "t"}})), "clustertrustbundles"),
             (source(json!({"podCertificate": {"signerName": "s", "keyType": "ED25519"}})), "podcertificates"),
         ] {
             assert_eq!(check(&pod, true), Err(format!("static pods may not reference {kind}")), "{pod:?}");
         }
-        assert_eq!(check(&source(json!({})), true), Err("unknown source for projected volume \"v\"".to_owned()));
+        assert_eq!(
+            check(&source(json!({})), true),
+            Err("unknown source for projected volume \"v\"".to_owned())
+        );
         for pod in [
             volume(json!({"hostPath": {"path": "/"}})),
             volume(json!({"emptyDir": {}})),

@@ -42,8 +42,8 @@ impl tower::Service<http::Request<Body>> for Measured {
             metrics.runtime_operations.with_label_values(&[&operation]).inc();
             let begun = Instant::now();
             let result = call.await;
-            if let Some(span) = span {
-                answered(span, &result);
+            if let Some(mut span) = span {
+                answered(&mut span, &result);
             }
             let took = begun.elapsed().as_secs_f64();
             metrics.runtime_operations_duration.with_label_values(&[&operation]).observe(took);
@@ -72,7 +72,7 @@ fn followed(request: &mut http::Request<Body>) -> Option<Box<Part>> {
     Some(span)
 }
 
-fn answered(mut span: Box<Part>, result: &Result<http::Response<Body>, tonic::transport::Error>) {
+fn answered(span: &mut Part, result: &Result<http::Response<Body>, tonic::transport::Error>) {
     let failed = match result {
         Ok(answer) => Status::from_header_map(answer.headers()).filter(|status| status.code() != Code::Ok),
         Err(error) => Some(Status::unavailable(error.to_string())),
@@ -85,7 +85,7 @@ fn answered(mut span: Box<Part>, result: &Result<http::Response<Body>, tonic::tr
 }
 
 /// The names of codes as events and traces have them: those of gRPC's Go library.
-pub(super) fn code_name(code: Code) -> &'static str {
+pub(crate) fn code_name(code: Code) -> &'static str {
     match code {
         Code::Ok => "OK",
         Code::Cancelled => "Canceled",

@@ -1,17 +1,17 @@
-//! Metrics in Prometheus' text format: the process's own, and what containers use (`/metrics/resource`, `/metrics/cadvisor`).
+//! Metrics in Prometheus' text format: the process's own, and what containers use (`/metrics/resource`).
 //!
-//! Contract: names and labels as upstream's kubelet and its cAdvisor. What only cAdvisor's own look into the kernel would
-//! show (block devices, schedulers, file descriptors) is left out.
+//! Contract: names and labels as upstream's kubelet.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
     fmt::Write as _,
-    path::Path,
     sync::Arc,
+    time::Duration,
 };
 
 use jiff::Timestamp;
 use parking_lot::Mutex;
+use prometheus::DEFAULT_BUCKETS;
 
 use super::{
     ServeError, Server,
@@ -19,27 +19,23 @@ use super::{
 };
 use crate::{
     node::machine,
-    pod::{
-        self,
-        resources::{self, CgroupLimits},
-    },
-    stats::{ContainerUsage, PodUsage, VolumeUsage, network::Interface},
+    stats::{ContainerUsage, PodUsage, VolumeUsage},
 };
 
 /// A family of samples being written.
-struct Family<'a> {
+pub(super) struct Family<'a> {
     out: &'a mut String,
     name: &'static str,
 }
 
 impl<'a> Family<'a> {
-    fn new(out: &'a mut String, name: &'static str, kind: &str, help: &str) -> Self {
+    pub(super) fn new(out: &'a mut String, name: &'static str, kind: &str, help: &str) -> Self {
         // Writing into a String does not fail.
         let _infallible = write!(out, "# HELP {name} {help}\n# TYPE {name} {kind}\n");
         Self { out, name }
     }
 
-    fn add(&mut self, labels: &[(&str, &str)], value: f64, at: Option<i64>) {
+    pub(super) fn add(&mut self, labels: &[(&str, &str)], value: f64, at: Option<i64>) {
         let escape = |v: &str| v.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n");
         let labels: Vec<String> = labels.iter().map(|(k, v)| format!("{k}=\"{}\"", escape(v))).collect();
         let braces = if labels.is_empty() { String::new() } else { format!("{{{}}}", labels.join(",")) };
@@ -56,7 +52,7 @@ fn seconds(nanos: u64) -> f64 {
 }
 
 #[allow(clippy::cast_precision_loss, reason = "samples are floating point numbers")]
-fn number(value: u64) -> f64 {
+pub(super) fn number(value: u64) -> f64 {
     value as f64
 }
 
@@ -95,21 +91,49 @@ pub struct ProbeLabels {
 }
 
 /// Counts of probes of the pods that are on the node.
-#[derive(Debug, Default)]
-pub struct ProbeCounts(BTreeMap<ProbeLabels, u64>);
+#[derive(Debug)]
+pub struct ProbeCounts {
+    counts: BTreeMap<ProbeLabels, u64>,
+    /// Of those that did not fail. The result among the labels says nothing here.
+    times: BTreeMap<ProbeLabels, Times>,
+}
+
+/// How often something took so long.
+#[derive(Debug, Clone, Copy, Default)]
+struct Times {
+    /// By the bounds of `DEFAULT_BUCKETS`.
+    within: [u64; DEFAULT_BUCKETS.len()],
+    count: u64,
+    sum: f64,
+}
+
+impl Times {
+    fn add(&mut self, took: f64) {
+        self.count += 1;
+        self.sum += took;
+        let holds = self.within.iter_mut().zip(DEFAULT_BUCKETS).filter(|(_, bound)| took <= **bound);
+        holds.for_each(|(count, _)| *count += 1);
+    }
+}
 
 /// Counts of probes.
-pub static PROBES: Mutex<ProbeCounts> = Mutex::new(ProbeCounts(BTreeMap::new()));
+pub static PROBES: Mutex<ProbeCounts> =
+    Mutex::new(ProbeCounts { counts: BTreeMap::new(), times: BTreeMap::new() });
 
 impl ProbeCounts {
     /// Counts one probe.
-    pub fn add(&mut self, labels: ProbeLabels) {
-        *self.0.entry(labels).or_default() += 1;
+    pub fn add(&mut self, labels: ProbeLabels, took: Duration) {
+        if labels.result != "failed" {
+            let of_all = ProbeLabels { result: "", ..labels.clone() };
+            self.times.entry(of_all).or_default().add(took.as_secs_f64());
+        }
+        *self.counts.entry(labels).or_default() += 1;
     }
 
     /// Forgets a pod.
     pub fn forget(&mut self, uid: &str) {
-        self.0.retain(|labels, _| labels.uid != uid);
+        self.counts.retain(|labels, _| labels.uid != uid);
+        self.times.retain(|labels, _| labels.uid != uid);
     }
 }
 
@@ -119,8 +143,9 @@ pub fn probes() -> String {
     let mut out = String::new();
     let help =
         "[BETA] Cumulative number of a liveness, readiness or startup probe for a container by result.";
+    let known = PROBES.lock();
     let mut family = Family::new(&mut out, "prober_probe_total", "counter", help);
-    for (labels, count) in &PROBES.lock().0 {
+    for (labels, count) in &known.counts {
         let pairs = [
             ("container", labels.container.as_str()),
             ("namespace", &labels.namespace),
@@ -130,6 +155,25 @@ pub fn probes() -> String {
             ("result", labels.result),
         ];
         family.add(&pairs, number(*count), None);
+    }
+    let help = "[ALPHA] Duration in seconds for a probe response.";
+    Family::new(&mut out, "prober_probe_duration_seconds", "histogram", help);
+    for (labels, times) in &known.times {
+        let pairs = [
+            ("container", labels.container.as_str()),
+            ("namespace", &labels.namespace),
+            ("pod", &labels.pod),
+            ("probe_type", labels.kind),
+        ];
+        let mut buckets = Family { out: &mut out, name: "prober_probe_duration_seconds_bucket" };
+        let bounds = DEFAULT_BUCKETS.iter().map(ToString::to_string).zip(times.within);
+        for (bound, count) in bounds.chain([("+Inf".to_owned(), times.count)]) {
+            let le = [("le", bound.as_str())];
+            buckets.add(&[&pairs[..], &le].concat(), number(count), None);
+        }
+        Family { out: &mut out, name: "prober_probe_duration_seconds_sum" }.add(&pairs, times.sum, None);
+        let count = number(times.count);
+        Family { out: &mut out, name: "prober_probe_duration_seconds_count" }.add(&pairs, count, None);
     }
     out
 }
@@ -241,160 +285,6 @@ fn resource_text(pods: &[PodUsage], node: &NodeFigures) -> String {
     out
 }
 
-/// `/metrics/cadvisor`: what containers use, in cAdvisor's names.
-pub(super) async fn cadvisor(server: &Arc<Server>) -> Result<String, ServeError> {
-    let pods = server.stats.all().await?;
-    let mut out = cadvisor_text(&pods, server.shared.settings.cfs_period);
-    // The machine's facts were read when the kubelet started, so they can be read.
-    let machine = machine::read(Path::new("/")).unwrap_or_default();
-    let ids = [
-        ("boot_id", machine.boot_id.as_str()),
-        ("machine_id", &machine.machine_id),
-        ("system_uuid", &machine.system_uuid),
-    ];
-    for (name, help, value) in [
-        ("machine_cpu_cores", "Number of logical CPU cores.", machine.cpus),
-        ("machine_memory_bytes", "Amount of memory installed on the machine.", machine.memory),
-        ("machine_swap_bytes", "Amount of swap memory available on the machine.", machine.swap),
-    ] {
-        let value = number(u64::try_from(value).unwrap_or(0));
-        Family::new(&mut out, name, "gauge", help).add(&ids, value, None);
-    }
-    let help = "1 if there was an error while getting machine metrics, 0 otherwise.";
-    Family::new(&mut out, "machine_scrape_error", "gauge", help).add(&[], 0.0, None);
-    Ok(out)
-}
-
-fn cadvisor_text(pods: &[PodUsage], cfs_period: Option<i64>) -> String {
-    type Read<'a> = &'a dyn Fn(&PodUsage, &ContainerUsage) -> Option<f64>;
-    let families: [(&str, &str, &str, Read<'_>); 12] = [
-        (
-            "container_cpu_usage_seconds_total",
-            "counter",
-            "Cumulative cpu time consumed in seconds.",
-            &|_, c| Some(seconds(c.compute.usage.cpu)),
-        ),
-        (
-            "container_fs_usage_bytes",
-            "gauge",
-            "Number of bytes that are consumed by the container on this filesystem.",
-            &|_, c| Some(number(c.root.bytes)),
-        ),
-        ("container_last_seen", "gauge", "Last time a container was seen by the exporter", &|_, c| {
-            Some(number(u64::try_from(c.at / 1000).unwrap_or(0)))
-        }),
-        ("container_memory_rss", "gauge", "Size of RSS in bytes.", &|_, c| Some(number(c.compute.usage.rss))),
-        ("container_memory_cache", "gauge", "Number of bytes of page cache memory.", &|_, c| {
-            Some(number(c.compute.usage.memory.saturating_sub(c.compute.usage.rss)))
-        }),
-        ("container_memory_swap", "gauge", "Container swap usage in bytes.", &|_, c| {
-            Some(number(c.compute.swap))
-        }),
-        (
-            "container_memory_usage_bytes",
-            "gauge",
-            "Current memory usage in bytes, including all memory regardless of when it was accessed",
-            &|_, c| Some(number(c.compute.usage.memory)),
-        ),
-        ("container_memory_working_set_bytes", "gauge", "Current working set in bytes.", &|_, c| {
-            Some(number(c.compute.usage.working_set))
-        }),
-        ("container_spec_cpu_period", "gauge", "CPU period of the container.", &|p, c| {
-            limits(p, c, cfs_period).map(|l| signed(l.cpu_period.unwrap_or(0)))
-        }),
-        ("container_spec_cpu_shares", "gauge", "CPU share of the container.", &|p, c| {
-            limits(p, c, cfs_period).map(|l| signed(l.cpu_shares.unwrap_or(0)))
-        }),
-        ("container_spec_memory_limit_bytes", "gauge", "Memory limit for the container.", &|p, c| {
-            limits(p, c, cfs_period).map(|l| signed(l.memory_limit.unwrap_or(0)))
-        }),
-        (
-            "container_start_time_seconds",
-            "gauge",
-            "Start time of the container since unix epoch in seconds.",
-            &|p, c| begun(p.status(), &c.name).map(|at| at.as_duration().as_secs_f64()),
-        ),
-    ];
-    let mut out = String::new();
-    for (name, kind, help, read) in families {
-        let mut family = Family::new(&mut out, name, kind, help);
-        for (pod, container) in pods.iter().flat_map(|p| p.containers.iter().map(move |c| (p, c))) {
-            let Some(value) = read(pod, container) else { continue };
-            family.add(&container_labels(pod, container), value, Some(container.at));
-        }
-    }
-    let help = "Cumulative count of memory allocation failures.";
-    let mut family = Family::new(&mut out, "container_memory_failures_total", "counter", help);
-    for (pod, container) in pods.iter().flat_map(|p| p.containers.iter().map(move |c| (p, c))) {
-        let usage = &container.compute.usage;
-        for (kind, count) in [("pgfault", usage.faults), ("pgmajfault", usage.major_faults)] {
-            let mut labels = container_labels(pod, container).to_vec();
-            labels.extend([("failure_type", kind), ("scope", "container")]);
-            family.add(&labels, number(count), Some(container.at));
-        }
-    }
-    network_families(&mut out, pods);
-    let help = "1 if there was an error while getting container metrics, 0 otherwise";
-    Family::new(&mut out, "container_scrape_error", "gauge", help).add(&[], 0.0, None);
-    out
-}
-
-fn network_families(out: &mut String, pods: &[PodUsage]) {
-    type Read = fn(&Interface) -> u64;
-    let families: [(&str, &str, Read); 4] = [
-        ("container_network_receive_bytes_total", "Cumulative count of bytes received", |i| i.rx_bytes),
-        (
-            "container_network_receive_errors_total",
-            "Cumulative count of errors encountered while receiving",
-            |i| i.rx_errors,
-        ),
-        ("container_network_transmit_bytes_total", "Cumulative count of bytes transmitted", |i| i.tx_bytes),
-        (
-            "container_network_transmit_errors_total",
-            "Cumulative count of errors encountered while transmitting",
-            |i| i.tx_errors,
-        ),
-    ];
-    for (name, help, read) in families {
-        let mut family = Family::new(out, name, "counter", help);
-        for (pod, interface) in pods.iter().flat_map(|p| p.network.iter().map(move |i| (p, i))) {
-            // The network is the whole pod's.
-            let labels = [
-                ("container", ""),
-                ("id", ""),
-                ("image", ""),
-                ("interface", interface.name.as_str()),
-                ("name", ""),
-                ("namespace", &pod.namespace),
-                ("pod", &pod.name),
-            ];
-            family.add(&labels, number(read(interface)), None);
-        }
-    }
-}
-
-fn container_labels<'a>(pod: &'a PodUsage, container: &'a ContainerUsage) -> [(&'static str, &'a str); 6] {
-    let statuses = pod
-        .status()
-        .into_iter()
-        .flat_map(|s| [&s.container_statuses, &s.init_container_statuses, &s.ephemeral_container_statuses]);
-    let image = statuses.flatten().flatten().find(|s| s.name == container.name).map(|s| s.image.as_str());
-    [
-        ("container", &container.name),
-        ("id", &container.id),
-        ("image", image.unwrap_or_default()),
-        ("name", &container.id),
-        ("namespace", &pod.namespace),
-        ("pod", &pod.name),
-    ]
-}
-
-fn limits(pod: &PodUsage, container: &ContainerUsage, cfs_period: Option<i64>) -> Option<CgroupLimits> {
-    let pod = pod.pod.as_ref()?;
-    let (_, spec) = pod::container_named(pod, &container.name)?;
-    Some(resources::container_limits(pod, &spec, cfs_period))
-}
-
 /// The volumes of claims and the logs of containers, for the end of `/metrics`.
 pub(super) async fn disks(server: &Arc<Server>) -> Result<String, ServeError> {
     let pods = server.stats.all().await?;
@@ -471,7 +361,6 @@ mod tests {
             name: "a".into(),
             pod: Some(Arc::new(pod)),
             containers: vec![container],
-            network: vec![Interface { name: "eth0".into(), rx_bytes: 3, ..Interface::default() }],
             ..PodUsage::default()
         }
     }
@@ -483,9 +372,36 @@ mod tests {
         let line = "container_cpu_usage_seconds_total{container=\"c\",namespace=\"ns\",pod=\"a\"} 1.5 7\n";
         assert!(text.contains(line), "{text}");
         assert!(!text.contains("container_start_time_seconds{"), "it has not been started: {text}");
-        let text = cadvisor_text(&[usage()], Some(resources::CFS_PERIOD));
-        assert!(text.contains("container_spec_cpu_shares{container=\"c\",id=\"1\",image=\"\""), "{text}");
-        assert!(text.contains("interface=\"eth0\",name=\"\",namespace=\"ns\",pod=\"a\"} 3\n"), "{text}");
+    }
+
+    #[test]
+    fn probes_are_counted_and_timed_until_their_pod_is_gone() {
+        let labels = |result| ProbeLabels {
+            kind: "Liveness",
+            result,
+            container: "c".into(),
+            namespace: "ns".into(),
+            pod: "a".into(),
+            uid: "probed".into(),
+        };
+        for (result, took) in [("successful", 20), ("successful", 7000), ("failed", 1)] {
+            PROBES.lock().add(labels(result), Duration::from_millis(took));
+        }
+        let text = probes();
+        let of = "container=\"c\",namespace=\"ns\",pod=\"a\"";
+        for line in [
+            format!(
+                "prober_probe_total{{{of},pod_uid=\"probed\",probe_type=\"Liveness\",result=\"failed\"}} 1\n"
+            ),
+            format!("prober_probe_duration_seconds_bucket{{{of},probe_type=\"Liveness\",le=\"0.01\"}} 0\n"),
+            format!("prober_probe_duration_seconds_bucket{{{of},probe_type=\"Liveness\",le=\"0.025\"}} 1\n"),
+            format!("prober_probe_duration_seconds_bucket{{{of},probe_type=\"Liveness\",le=\"+Inf\"}} 2\n"),
+            format!("prober_probe_duration_seconds_count{{{of},probe_type=\"Liveness\"}} 2\n"),
+        ] {
+            assert!(text.contains(&line), "{line}{text}");
+        }
+        PROBES.lock().forget("probed");
+        assert!(!probes().contains("pod=\"a\""));
     }
 
     #[test]

@@ -34,8 +34,11 @@ pub(super) fn describe<B>(request: &Request<B>, peer: SocketAddr) -> (String, Ve
         ("network.protocol.version", version),
         ("http.route", &route),
     ];
-    let mut attributes: Vec<KeyValue> =
-        all.into_iter().filter(|(_, value)| !value.is_empty()).map(|(key, value)| traces::text(key, value)).collect();
+    let mut attributes: Vec<KeyValue> = all
+        .into_iter()
+        .filter(|(_, value)| !value.is_empty())
+        .map(|(key, value)| traces::text(key, value))
+        .collect();
     attributes.push(traces::number("network.peer.port", peer.port().into()));
     (route, attributes)
 }

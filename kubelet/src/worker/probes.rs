@@ -1,7 +1,11 @@
 //! The probe tasks of one pod: one per container instance and kind of probe, started and stopped as instances come and
 //! go. A settled result wakes the pod's worker.
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{
+    collections::HashMap,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Container, Pod};
@@ -153,8 +157,9 @@ impl Prober {
                 continue;
             }
             let target = Target { id: &self.id, ip: &self.ip, container: &self.container };
+            let begun = Instant::now();
             let finding = probe::probe(&self.shared.runtime, &target, &spec).await;
-            self.count(&finding);
+            self.count(&finding, begun.elapsed());
             self.report(&finding);
             if let Some(outcome) = state.step(&finding, &spec) {
                 self.results.lock().insert((Arc::clone(&self.id), self.kind), outcome);
@@ -166,20 +171,23 @@ impl Prober {
         }
     }
 
-    fn count(&self, finding: &Finding) {
+    fn count(&self, finding: &Finding, took: Duration) {
         let result = match finding {
             Finding::Success => "successful",
             Finding::Failure(_) => "failed",
             Finding::Unknown(_) => "unknown",
         };
-        metrics::PROBES.lock().add(ProbeLabels {
-            kind: self.kind.as_str(),
-            result,
-            container: self.container.name.clone(),
-            namespace: pod::namespace(&self.pod).to_owned(),
-            pod: pod::name(&self.pod).to_owned(),
-            uid: pod::uid(&self.pod).to_owned(),
-        });
+        metrics::PROBES.lock().add(
+            ProbeLabels {
+                kind: self.kind.as_str(),
+                result,
+                container: self.container.name.clone(),
+                namespace: pod::namespace(&self.pod).to_owned(),
+                pod: pod::name(&self.pod).to_owned(),
+                uid: pod::uid(&self.pod).to_owned(),
+            },
+            took,
+        );
     }
 
     fn waits_for_startup(&self) -> bool {

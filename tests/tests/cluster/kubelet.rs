@@ -497,7 +497,8 @@ fn traced(c: &Cluster, ns: &str) -> Result<()> {
     let exec = "/exec/{podNamespace}/{podID}/{containerName}";
     let asked = spans.iter().find(|s| s.name == exec).with_context(|| format!("no {exec}"))?;
     ensure!(said(asked, "url.path") == format!("/exec/{ns}/followed/main"), "{asked:?}");
-    let api = spans.iter().find(|s| s.name == "HTTP PATCH" && said(s, "url.full").contains("/followed/status"));
+    let api =
+        spans.iter().find(|s| s.name == "HTTP PATCH" && said(s, "url.full").contains("/followed/status"));
     ensure!(api.is_some(), "the API server is asked");
     other.end()
 }
