@@ -437,7 +437,7 @@ fn watch_configurations(
 }
 
 /// An error and what caused it.
-fn chain_of(error: &dyn std::error::Error) -> String {
+fn chain_of(error: &(dyn std::error::Error + 'static)) -> String {
     component_base::workqueue::chain(error)
 }
 

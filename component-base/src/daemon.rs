@@ -180,7 +180,7 @@ async fn live<D: Daemon>(config: D::Config) -> ExitCode {
     }
 }
 
-fn failed(error: &dyn Error) -> ExitCode {
+fn failed(error: &(dyn Error + 'static)) -> ExitCode {
     tracing::error!(error = chain(error), "daemon failed");
     ExitCode::FAILURE
 }
@@ -192,7 +192,7 @@ fn print(text: &str) -> ExitCode {
 }
 
 #[allow(clippy::print_stderr, reason = "the logger may be what could not be configured")]
-fn usage(error: &dyn Error) -> ExitCode {
+fn usage(error: &(dyn Error + 'static)) -> ExitCode {
     eprintln!("Error: {}", chain(error));
     ExitCode::from(EX_USAGE)
 }

@@ -119,7 +119,7 @@ impl<T: Clone + Eq + Hash + Send + 'static> WorkQueue<T> {
         }
         state.dirty.insert(item.clone(), Instant::now());
         self.inner.metrics.adds.inc();
-        self.inner.metrics.depth.set(state.dirty.len() as i64);
+        self.inner.metrics.depth.inc();
         if state.processing.contains_key(&item) {
             return;
         }
@@ -218,7 +218,7 @@ impl<T: Clone + Eq + Hash + Send + 'static> WorkQueue<T> {
         let item = state.queue.pop_front()?;
         let now = Instant::now();
         let since = state.dirty.remove(&item).unwrap_or(now);
-        self.inner.metrics.depth.set(state.dirty.len() as i64);
+        self.inner.metrics.depth.dec();
         self.inner.metrics.queued.observe((now - since).as_secs_f64());
         state.processing.insert(item.clone(), now);
         if !state.queue.is_empty() {
@@ -327,7 +327,7 @@ where
     T: Clone + Eq + Hash + Display + Send + 'static,
     F: Fn(T) -> Fut + Send + Sync + 'static,
     Fut: Future<Output = Result<Outcome, E>> + Send,
-    E: Error + Send,
+    E: Error + Send + 'static,
 {
     let reconcile = Arc::new(reconcile);
     for index in 0..workers {
@@ -346,7 +346,7 @@ where
 fn settle<T, E>(queue: &WorkQueue<T>, item: &T, result: Result<Outcome, E>)
 where
     T: Clone + Eq + Hash + Display + Send + 'static,
-    E: Error,
+    E: Error + 'static,
 {
     match result {
         Ok(outcome) => {
@@ -363,19 +363,30 @@ where
     }
 }
 
-/// An error with all its causes, `a: b: c`. Some libraries repeat the cause in their own text; it is not told twice.
-pub fn chain(error: &dyn Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
+/// An error with all its causes, `a: b: c`. Some libraries repeat the cause in their own text; it is not told twice. What
+/// the API server says stands in its own words.
+pub fn chain(error: &(dyn Error + 'static)) -> String {
+    let mut text = String::new();
+    let mut cause = Some(error);
     while let Some(error) = cause {
-        let next = error.to_string();
+        let said = refusal(error);
+        let next = said.map_or_else(|| error.to_string(), str::to_owned);
         if !text.ends_with(&next) {
-            text.push_str(": ");
-            text.push_str(&next);
+            let colon = if text.is_empty() { "" } else { ": " };
+            text.push_str(&format!("{colon}{next}"));
         }
-        cause = error.source();
+        cause = error.source().filter(|_| said.is_none());
     }
     text
+}
+
+/// What the API server says, if the error is its answer.
+fn refusal<'e>(error: &'e (dyn Error + 'static)) -> Option<&'e str> {
+    let boxed = || error.downcast_ref::<Box<kube::Error>>().map(AsRef::as_ref);
+    match error.downcast_ref::<kube::Error>().or_else(boxed)? {
+        kube::Error::Api(status) => Some(status.message.as_str()).filter(|message| !message.is_empty()),
+        _ => None,
+    }
 }
 
 #[cfg(test)]

@@ -250,7 +250,7 @@ pub(crate) fn run_every<F, Fut, E>(tasks: &Tasks, name: &'static str, period: Du
 where
     F: FnMut() -> Fut + Send + 'static,
     Fut: Future<Output = Result<(), E>> + Send,
-    E: std::error::Error + Send,
+    E: std::error::Error + Send + 'static,
 {
     let drain = tasks.drain();
     tasks.spawn(name, async move {

@@ -145,3 +145,15 @@ async fn what_is_in_work_is_told_while_it_is() {
     assert_eq!((told("unfinished_work_seconds"), told("longest_running_processor_seconds")), (1.0, 1.0));
     drop(queue);
 }
+
+#[test]
+fn what_the_server_says_is_told_in_its_own_words() {
+    #[derive(Debug, thiserror::Error)]
+    #[error("cannot create")]
+    struct Outer(#[source] Box<kube::Error>);
+    let status =
+        kube::core::Status::failure("pods \"p\" is forbidden: exceeded quota", "Forbidden").with_code(403);
+    let refused = kube::Error::Api(Box::new(status));
+    assert_eq!(chain(&refused), "pods \"p\" is forbidden: exceeded quota");
+    assert_eq!(chain(&Outer(Box::new(refused))), "cannot create: pods \"p\" is forbidden: exceeded quota");
+}

@@ -26,7 +26,7 @@ use component_base::{
     events::{EventType, Recorder, reference},
     informer::{Event, Informer, ListWatch},
     meta::{ObjectKey, object_key},
-    workqueue::{Outcome, WorkQueue, run_workers},
+    workqueue::{Outcome, WorkQueue, chain, run_workers},
 };
 use k8s_openapi::api::{
     core::v1::{Node, PersistentVolume, PersistentVolumeClaim, Pod},
@@ -335,7 +335,8 @@ impl Controller {
             Err(e) if client::is_already_exists(&e) => Ok(()),
             Err(e) => {
                 for pod in self.wanted(Some(volume)).remove(node).unwrap_or_default() {
-                    let note = plan::message("AttachVolume.Attach failed", volume, &format!(": {e}"));
+                    let note =
+                        plan::message("AttachVolume.Attach failed", volume, &format!(": {}", chain(&e)));
                     self.tell_failed(&pod, note);
                 }
                 Err(e)

@@ -14,7 +14,7 @@ use component_base::{
     informer::{Event, Informer, ListWatch},
     meta::{ObjectKey, controller_of, object_key},
     metrics::{self, Stability, exponential_buckets},
-    workqueue::{Outcome, WorkQueue, run_workers},
+    workqueue::{Outcome, WorkQueue, chain, run_workers},
 };
 use k8s_openapi::api::{
     batch::v1::{CronJob, Job},
@@ -41,6 +41,8 @@ struct Controller {
 const BY_CRON: &str = "cronjob";
 
 pub(super) fn start(ctx: &Context) {
+    // Shown from the start, with nothing.
+    LazyLock::force(&SKEW);
     let controller = Controller {
         client: ctx.client.clone(),
         crons: ctx.informers.get(ListWatch::default()),
@@ -179,7 +181,11 @@ impl Controller {
             Err(e) => {
                 self.say(
                     cron,
-                    &Say { warns: true, reason: "FailedCreate", note: format!("Error creating job: {e}") },
+                    &Say {
+                        warns: true,
+                        reason: "FailedCreate",
+                        note: format!("Error creating job: {}", chain(&e)),
+                    },
                 );
                 Err(e)
             }
@@ -200,7 +206,7 @@ impl Controller {
             Err(e) => {
                 self.say(
                     cron,
-                    &Say { warns: true, reason: "FailedDelete", note: format!("Deleted job: {e}") },
+                    &Say { warns: true, reason: "FailedDelete", note: format!("Deleted job: {}", chain(&e)) },
                 );
                 Err(e)
             }

@@ -13,7 +13,7 @@ use component_base::{
     informer::{Event, Informer, ListWatch, Object},
     meta::{ObjectKey, controller_of, is_controlled_by, key_of, object_key},
     selector::LabelSelector,
-    workqueue::{Outcome, WorkQueue, run_workers},
+    workqueue::{Outcome, WorkQueue, chain, run_workers},
 };
 use k8s_openapi::{
     api::apps::v1::{Deployment, DeploymentStatus, ReplicaSet},
@@ -258,7 +258,7 @@ impl Controller {
             // Nothing can be made in a namespace that ends.
             Err(error) if client::is_namespace_terminating(&error) => Err(error),
             Err(error) => {
-                let why = error.to_string();
+                let why = chain(&error);
                 if let Some((status, message)) = plan::create_failed(deployment, name, &why, self.clock.now())
                 {
                     self.tell(deployment, EventType::Warning, "ReplicaSetCreateError", message);

@@ -13,7 +13,7 @@ use component_base::{
     events::{EventType, Recorder, reference},
     informer::{Event, Informer, ListWatch},
     meta::{ObjectKey, annotation, object_key},
-    workqueue::{Outcome, WorkQueue, run_workers},
+    workqueue::{Outcome, WorkQueue, chain, run_workers},
 };
 use k8s_openapi::api::core::v1::{Endpoints, Pod, Service};
 use kube::{
@@ -108,7 +108,7 @@ impl Controller {
                     true => ("FailedToUpdateEndpoint", "update endpoint"),
                     false => ("FailedToCreateEndpoint", "create endpoint for service"),
                 };
-                let note = format!("Failed to {what} {key}: {e}");
+                let note = format!("Failed to {what} {key}: {}", chain(&e));
                 self.recorder.event(&reference(&next), EventType::Warning, reason, reason, note, None);
                 Err(e)
             }

@@ -14,7 +14,7 @@ use component_base::{
     events::{EventType, Recorder, reference},
     informer::{Event, Informer, ListWatch},
     meta::{ObjectKey, key_of, label, new_controller_ref, object_key},
-    workqueue::{Outcome, WorkQueue, run_workers},
+    workqueue::{Outcome, WorkQueue, chain, run_workers},
 };
 use k8s_openapi::{
     api::{
@@ -162,8 +162,10 @@ impl Controller {
             let told = metrics::Operation::of(&action);
             if let Err(error) = self.slices.act(key, Some(&owner), action).await {
                 let note = format!(
-                    "Error updating Endpoint Slices for Service {}/{}: {error}",
-                    key.namespace, key.name
+                    "Error updating Endpoint Slices for Service {}/{}: {}",
+                    key.namespace,
+                    key.name,
+                    chain(&error)
                 );
                 let reason = "FailedToUpdateEndpointSlices";
                 self.recorder.event(&regarding, EventType::Warning, reason, reason, note, None);

@@ -67,6 +67,16 @@ enum AutoscaleError {
     Body(#[from] serde_json::Error),
 }
 
+impl AutoscaleError {
+    /// For events and conditions.
+    fn words(&self) -> String {
+        match self {
+            Self::Api(error) => chain(error),
+            other => chain(other),
+        }
+    }
+}
+
 #[derive(Clone)]
 struct Controller {
     client: Client,
@@ -143,7 +153,7 @@ impl Controller {
         let (served, scale) = match self.scale_of(key, autoscaler).await {
             Ok(found) => found,
             Err(error) => {
-                let why = chain(&error);
+                let why = error.words();
                 self.tell(autoscaler, EventType::Warning, "FailedGetScale", why.clone());
                 self.write(key, autoscaler, plan::no_scale(autoscaler, &why, self.clock.now())).await?;
                 return Err(error);
@@ -171,7 +181,7 @@ impl Controller {
                 }
                 Err(error) => {
                     done.1 = Fault::Internal;
-                    plan.refused(autoscaler, target, &chain(&error), now);
+                    plan.refused(autoscaler, target, &error.words(), now);
                 }
             }
         }
@@ -335,7 +345,7 @@ impl Controller {
             Ok(_) => Ok(()),
             Err(error) if client::is_not_found(&error) => Ok(()),
             Err(error) => {
-                self.tell(autoscaler, EventType::Warning, "FailedUpdateStatus", error.to_string());
+                self.tell(autoscaler, EventType::Warning, "FailedUpdateStatus", chain(&error));
                 Err(error.into())
             }
         }

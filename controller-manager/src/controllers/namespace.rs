@@ -18,7 +18,7 @@ use component_base::{
     clock::SharedClock,
     informer::{Event, ListWatch},
     meta::{ObjectKey, object_key},
-    workqueue::{Outcome, WorkQueue, run_workers},
+    workqueue::{Outcome, WorkQueue, chain, run_workers},
 };
 use futures::{StreamExt, stream};
 use http::{Method, Request};
@@ -198,7 +198,7 @@ impl Controller {
                     Ok(remaining) => findings.add(&resource.resource, &resource.group, remaining),
                     // The resource went away meanwhile: so did its objects.
                     Err(error) if client::is_not_found(&error) => {}
-                    Err(error) => findings.failures.push(format!("{}: {error}", resource.resource)),
+                    Err(error) => findings.failures.push(format!("{}: {}", resource.resource, chain(&error))),
                 }
             }
         }

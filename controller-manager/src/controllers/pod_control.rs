@@ -21,7 +21,7 @@ use component_base::{
     meta::{ObjectKey, controller_of, new_controller_ref},
     metrics::{self, Stability},
     selector::LabelSelector,
-    workqueue::WorkQueue,
+    workqueue::{WorkQueue, chain},
 };
 use k8s_openapi::{
     NamespaceResourceScope,
@@ -84,9 +84,9 @@ fn note<K>(_: &K, deed: Deed, pod: &str, error: Option<&kube::Error>) -> Option<
         (Deed::Create, None) => format!("Created pod: {pod}"),
         (Deed::Update, None) => format!("Updated pod: {pod}"),
         (Deed::Delete, None) => format!("Deleted pod: {pod}"),
-        (Deed::Create, Some(error)) => format!("Error creating: {error}"),
-        (Deed::Update, Some(error)) => format!("Error updating: {error}"),
-        (Deed::Delete, Some(error)) => format!("Error deleting: {error}"),
+        (Deed::Create, Some(error)) => format!("Error creating: {}", chain(error)),
+        (Deed::Update, Some(error)) => format!("Error updating: {}", chain(error)),
+        (Deed::Delete, Some(error)) => format!("Error deleting: {}", chain(error)),
     };
     Some(note)
 }

@@ -20,7 +20,7 @@ use component_base::{
     informer::{Event, Informer, ListWatch},
     meta::{ObjectKey, object_key},
     metrics::{self, Stability},
-    workqueue::{Outcome, WorkQueue, run_workers},
+    workqueue::{Outcome, WorkQueue, chain, run_workers},
 };
 use k8s_openapi::api::{
     core::v1::Pod,
@@ -185,7 +185,7 @@ impl Controller {
         }
         if let Some(error) = failure {
             let reason = "FailedResourceClaimCreation";
-            let note = error.to_string();
+            let note = chain(&error);
             self.recorder.event(&reference(pod.as_ref()), EventType::Warning, reason, reason, note, None);
             return Err(error);
         }

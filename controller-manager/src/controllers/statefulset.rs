@@ -21,7 +21,7 @@ use component_base::{
     meta::{ObjectKey, label, object_key},
     metrics::{self, Stability},
     selector::LabelSelector,
-    workqueue::{Outcome, WorkQueue, run_workers},
+    workqueue::{Outcome, WorkQueue, chain, run_workers},
 };
 use k8s_openapi::api::{
     apps::v1::{ControllerRevision, StatefulSet, StatefulSetStatus},
@@ -115,7 +115,7 @@ fn note(set: &StatefulSet, deed: Deed, pod: &str, error: Option<&kube::Error>) -
         None => Some(format!("{word} Pod {pod} in StatefulSet {set} successful")),
         // Somebody was faster, or a cache is behind.
         Some(error) if deed == Deed::Create && client::is_already_exists(error) => None,
-        Some(error) => Some(format!("{word} Pod {pod} in StatefulSet {set} failed error: {error}")),
+        Some(error) => Some(format!("{word} Pod {pod} in StatefulSet {set} failed error: {}", chain(error))),
     }
 }
 
@@ -324,7 +324,8 @@ impl Controller {
                 Err(e) if client::is_already_exists(&e) => {}
                 Err(e) => {
                     let note = format!(
-                        "Create Claim {name} for Pod {owner}-{ordinal} in StatefulSet {owner} failed error: {e}"
+                        "Create Claim {name} for Pod {owner}-{ordinal} in StatefulSet {owner} failed error: {}",
+                        chain(&e)
                     );
                     self.control.tell(set, EventType::Warning, "FailedCreate", "Create", note);
                     return Err(e);

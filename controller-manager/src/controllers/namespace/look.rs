@@ -11,7 +11,7 @@ use std::{
     sync::Arc,
 };
 
-use component_base::client;
+use component_base::{client, workqueue::chain};
 use futures::StreamExt;
 use http::Request;
 use parking_lot::Mutex;
@@ -185,7 +185,7 @@ impl Looks {
         let catalog = match self.discovery.ask().await {
             Ok(catalog) => catalog,
             Err(error) => {
-                round.discovery.push(error.to_string());
+                round.discovery.push(chain(&error));
                 return round;
             }
         };
@@ -234,7 +234,9 @@ impl Looks {
                 Ok(_) => drop(places.with.insert(name)),
                 // The resource went away meanwhile: so did its objects.
                 Err(error) if client::is_not_found(&error) => {}
-                Err(error) => places.failures.push((name, format!("{}: {error}", resource.resource))),
+                Err(error) => {
+                    places.failures.push((name, format!("{}: {}", resource.resource, chain(&error))))
+                }
             }
         }
         places
