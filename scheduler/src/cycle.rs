@@ -32,7 +32,9 @@ use crate::{
     extender::{self, ExtenderError, Extenders},
     framework::{ClusterEvent, Plugin},
     metrics::{Attempt, Metrics},
-    model::{Cluster, DeviceChange, DeviceEvent, NodeInfo, PodInfo, Reservation, StorageChange},
+    model::{
+        Cluster, DeviceChange, DeviceEvent, NodeInfo, PodInfo, Reservation, SelectorChange, StorageChange,
+    },
     plan::{self, Budget, Nominations, Options, Placement, Preemption, Unschedulable},
     plugins::measured::Sampling,
     profile::Profile,
@@ -53,6 +55,8 @@ pub enum Change {
     Devices(DeviceChange),
     /// A group of pods.
     Group(Event<PodGroup>),
+    /// What a service or a controller selects.
+    Selector(SelectorChange),
     /// A pod could not be bound.
     BindingFailed {
         /// The pod.
@@ -206,6 +210,8 @@ impl Cycle {
                 self.tell(&ClusterEvent::DevicesChanged(event));
             }
             Change::Group(event) => self.take_group(&event),
+            // It moves scores alone, so that nobody waits for it.
+            Change::Selector(change) => self.cluster.selectors.take(change),
             Change::BindingFailed { pod, reservation, gone, attempt, waited } => {
                 self.cluster.displace(&pod.uid);
                 self.cluster.storage.forget(&reservation);

@@ -7,8 +7,10 @@ pub mod groups;
 pub mod node;
 pub mod pod;
 pub mod resources;
+pub mod selectors;
 pub mod storage;
 pub mod tally;
+pub mod topology;
 
 pub use affinity::{NodeSelectorTerms, NodeTerm, PodTerm, WeightedPodTerm};
 pub use cluster::Cluster;
@@ -17,8 +19,10 @@ pub use groups::{GroupInfo, Groups};
 pub use node::{ImageState, NodeInfo, Taint, TaintEffect};
 pub use pod::{HostPort, PodInfo, SpreadConstraint, Toleration};
 pub use resources::Resources;
+pub use selectors::{SelectorChange, Selectors};
 pub use storage::{ExtendedClaim, Release, Reservation, Storage, StorageChange, StorageEvent};
 pub use tally::{NearTally, Places, SpreadTally, TermCounts};
+pub use topology::Topology;
 
 /// String labels of an object, in key order.
 pub type Labels = std::collections::BTreeMap<String, String>;

@@ -10,7 +10,7 @@ use component_base::{
     events::Recorder,
     features::{self, Gate, Gates, Reader, Switches},
     flags::{Flag, FlagSet, Kind, Values, fixed, group},
-    informer::{Event, Informer, Informers, ListWatch},
+    informer::{Event, Informer, Informers, Kept, ListWatch},
     leader::LeaderElection,
     metrics::{self, view::View},
     serving::{SecureServer, SecureServingOptions, Site},
@@ -18,7 +18,8 @@ use component_base::{
     version,
 };
 use k8s_openapi::api::{
-    core::v1::{Namespace, Node, PersistentVolumeClaim, Pod},
+    apps::v1::{ReplicaSet, StatefulSet},
+    core::v1::{Namespace, Node, PersistentVolumeClaim, Pod, ReplicationController, Service},
     policy::v1::PodDisruptionBudget,
     resource::v1::ResourceClaim,
 };
@@ -30,7 +31,10 @@ use crate::{
     cycle::{Advisers, Change, Cycle},
     extender::{ConnectError, Extenders},
     metrics::Metrics,
-    model::{DeviceChange, StorageChange},
+    model::{
+        DeviceChange, SelectorChange, StorageChange,
+        selectors::{SelectorOf, Selects},
+    },
     options,
     profile::Profile,
     queue::BackOff,
@@ -271,6 +275,13 @@ fn feed(informers: &Informers, sender: &mpsc::UnboundedSender<Change>) {
 fn feed_all<K: component_base::informer::Object>(
     informers: &Informers,
     sender: &mpsc::UnboundedSender<Change>,
+    feed_selectors::<Service>(&informers, &sender);
+    feed_selectors::<ReplicationController>(&informers, &sender);
+    feed_selectors::<ReplicaSet>(&informers, &sender);
+    feed_selectors::<StatefulSet>(&informers, &sender);
+    if features.has(Gate::DRADeviceTaintRules) {
+        feed_all(&informers, &sender, |event| Change::Devices(DeviceChange::Rule(event)));
+    }
     change: impl Fn(Event<K>) -> Change + Send + Sync + 'static,
 ) {
     let sender = sender.clone();
@@ -331,3 +342,10 @@ mod tests {
         }
     }
 }
+fn feed_selectors<K: Selects>(informers: &Informers, sender: &mpsc::UnboundedSender<Change>) {
+    let sender = sender.clone();
+    let informer = informers.get::<Kept<SelectorOf<K>>>(ListWatch::default());
+    // The loop is gone only when the daemon drains.
+    informer.on_event(move |event| drop(sender.send(Change::Selector(SelectorChange::new(&event)))));
+}
+

@@ -12,8 +12,8 @@ use component_base::meta::ObjectKey;
 use smol_str::SmolStr;
 
 use super::{
-    Devices, Groups, Labels, NearTally, NodeInfo, PodInfo, PodTerm, SpreadConstraint, SpreadTally, Storage,
-    TermCounts, tally::Tallies,
+    Devices, Groups, Labels, NearTally, NodeInfo, PodInfo, PodTerm, Selectors, SpreadConstraint, SpreadTally,
+    Storage, TermCounts, tally::Tallies,
 };
 
 /// Labels of namespaces by name.
@@ -44,10 +44,14 @@ pub struct Cluster {
     changes: u64,
     /// Counts nodes that came or went: each shifts the places of others.
     layout: u64,
+    /// Slots of nodes that are gone, for those that come.
+    free_slots: Vec<usize>,
     /// Pods whose node is not known (yet, or no more), by node name.
     orphans: HashMap<SmolStr, Vec<Arc<PodInfo>>>,
     /// Node of every pod placed, by uid.
     placed: HashMap<SmolStr, SmolStr>,
+    /// The same pods by their namespaces.
+    by_namespace: HashMap<String, HashMap<SmolStr, Arc<PodInfo>>>,
     /// How many nodes have an image.
     images: HashMap<String, i64>,
     terms: PlacedTerms,
@@ -58,6 +62,8 @@ pub struct Cluster {
     pub devices: Devices,
     /// Groups of pods that are placed together.
     pub groups: Groups,
+    /// What selects pods.
+    pub selectors: Selectors,
     namespaces: NamespaceLabels,
 }
 
@@ -126,7 +132,7 @@ impl Cluster {
 
     /// Placed pods that all of the terms mean, per place.
     pub fn near(&self, terms: &[PodTerm]) -> Arc<NearTally> {
-        self.tallies.near(terms, &self.nodes, &self.namespaces)
+        self.tallies.near(terms, self)
     }
 
     /// Placed pods that count for a pod's constraints, per place; nodes that lack the label of one of them count for
@@ -137,7 +143,13 @@ impl Cluster {
         constraints: &[SpreadConstraint],
         all_labels: bool,
     ) -> Arc<SpreadTally> {
-        self.tallies.spread(pod, constraints, all_labels, &self.nodes)
+        self.tallies.spread(pod, constraints, all_labels, self)
+    }
+
+    /// Placed pods of a namespace, with their nodes, in no order.
+    pub(super) fn placed_in(&self, namespace: &str) -> impl Iterator<Item = (&Arc<PodInfo>, &Arc<NodeInfo>)> {
+        let pods = self.by_namespace.get(namespace).into_iter().flat_map(HashMap::values);
+        pods.filter_map(|pod| Some((pod, self.node(&pod.node_name)?)))
     }
 
     /// Sets or (with `None`) forgets a namespace.
@@ -157,6 +169,7 @@ impl Cluster {
         match self.position(&node.name) {
             Ok(at) => {
                 let old = self.nodes[at].clone();
+                node.slot = old.slot;
                 node.adopt(&old.pods);
                 self.count_images(&old, -1);
                 self.count_images(&node, 1);
@@ -171,6 +184,8 @@ impl Cluster {
                 self.changed[at] = self.changes;
             }
             Err(at) => {
+                // As long as none is free, as many are taken as there are nodes.
+                node.slot = self.free_slots.pop().unwrap_or(self.nodes.len());
                 node.adopt(&self.orphans.remove(&node.name).unwrap_or_default());
                 self.count_images(&node, 1);
                 node.pods.iter().for_each(|pod| self.terms.count(pod, &node, 1));
@@ -186,6 +201,7 @@ impl Cluster {
     pub fn remove_node(&mut self, name: &str) {
         let Ok(at) = self.position(name) else { return };
         let node = self.nodes.remove(at);
+        self.free_slots.push(node.slot);
         self.changed.remove(at);
         self.layout += 1;
         self.tallies.clear();
@@ -213,8 +229,14 @@ impl Cluster {
     /// Places a pod on its node, replacing an older state of it wherever that was.
     pub fn place(&mut self, pod: Arc<PodInfo>) {
         self.displace(&pod.uid);
-        let name = SmolStr::new(&pod.node_name);
-        self.placed.insert(SmolStr::new(&pod.uid), name.clone());
+        let (name, uid) = (SmolStr::new(&pod.node_name), SmolStr::new(&pod.uid));
+        match self.by_namespace.get_mut(&pod.namespace) {
+            Some(pods) => drop(pods.insert(uid.clone(), pod.clone())),
+            None => {
+                self.by_namespace.insert(pod.namespace.clone(), [(uid.clone(), pod.clone())].into());
+            }
+        }
+        self.placed.insert(uid, name.clone());
         let Ok(at) = self.position(&name) else {
             self.orphans.entry(name).or_default().push(pod);
             return;
@@ -237,17 +259,30 @@ impl Cluster {
             let Some(pod) = node.remove(uid) else { return false };
             self.terms.count(&pod, node, -1);
             self.tallies.count(&pod, node, &self.namespaces, -1);
+            self.forget_in(&pod.namespace, uid);
             self.changes += 1;
             self.changed[at] = self.changes;
             return true;
         }
         if let Some(pods) = self.orphans.get_mut(&name) {
-            pods.retain(|p| p.uid != uid);
+            let pod = pods.iter().position(|p| p.uid == uid).map(|at| pods.swap_remove(at));
             if pods.is_empty() {
                 self.orphans.remove(&name);
             }
+            if let Some(pod) = pod {
+                self.forget_in(&pod.namespace, uid);
+            }
         }
         true
+    }
+
+    fn forget_in(&mut self, namespace: &str, uid: &str) {
+        if let Some(pods) = self.by_namespace.get_mut(namespace) {
+            pods.remove(uid);
+            if pods.is_empty() {
+                self.by_namespace.remove(namespace);
+            }
+        }
     }
 
     /// The same cluster with only those nodes that are `kept`, and the pods on them.
@@ -257,6 +292,7 @@ impl Cluster {
         let changed = self.nodes.iter().zip(&self.changed).filter(|(node, _)| kept(node));
         out.changed = changed.map(|(_, at)| *at).collect();
         for node in self.nodes.iter().filter(|node| !kept(node)) {
+            out.free_slots.push(node.slot);
             out.count_images(node, -1);
             node.pods.iter().for_each(|pod| out.terms.count(pod, node, -1));
             out.orphans.insert(node.name.clone(), node.pods.clone());

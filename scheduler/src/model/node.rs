@@ -45,6 +45,8 @@ pub struct ImageState {
 /// A node's facts and the sum of its pods. Cheap to clone: parts are shared.
 #[derive(Clone, Debug)]
 pub struct NodeInfo {
+    /// Where tables over all nodes of a cluster have it. The cluster gives it, and no other node of the cluster has it.
+    pub slot: usize,
     /// Name.
     pub name: SmolStr,
     /// Labels.
@@ -97,6 +99,7 @@ impl NodeInfo {
             }
         }
         Self {
+            slot: 0,
             name: node.metadata.name.as_deref().unwrap_or_default().into(),
             labels: Arc::new(node.metadata.labels.clone().unwrap_or_default()),
             taints: spec.and_then(|s| s.taints.as_ref()).into_iter().flatten().map(taint).collect(),

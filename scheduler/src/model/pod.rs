@@ -5,7 +5,11 @@ use std::{
     sync::Arc,
 };
 
-use component_base::{meta::ObjectKey, quantity::Quantity, selector::LabelSelector};
+use component_base::{
+    meta::{ObjectKey, controller_of},
+    quantity::Quantity,
+    selector::LabelSelector,
+};
 use k8s_openapi::api::core::v1 as core;
 use smol_str::SmolStr;
 
@@ -14,6 +18,7 @@ use super::{
     affinity::{NodeSelectorTerms, NodeTerm, PodTerm, WeightedPodTerm, compile},
     node::{Taint, TaintEffect},
     resources::{Resources, pod_requests},
+    selectors::Selecting,
 };
 
 /// A pod's facts for scheduling.
@@ -87,8 +92,8 @@ pub struct PodInfo {
     pub features: Vec<&'static str>,
     /// Disks the pod mounts without a claim that cannot be shared at will.
     pub disks: Vec<Disk>,
-    /// Controller reference (kind, name), for default spreading.
-    pub controller: Option<(String, String)>,
+    /// What it belongs to, by kind and name in its namespace, if that selects pods.
+    pub owner: Option<(Selecting, String)>,
     /// A hash of what [`PodInfo::is_like`] compares.
     pub class: u64,
 }
@@ -256,12 +261,8 @@ impl PodInfo {
             device_asks: device_asks(spec),
             features: features(spec),
             disks: spec.volumes.iter().flatten().filter_map(Disk::new).collect(),
-            controller: meta
-                .owner_references
-                .iter()
-                .flatten()
-                .find(|o| o.controller == Some(true))
-                .map(|o| (o.kind.clone(), o.name.clone())),
+            owner: controller_of(meta)
+                .and_then(|owner| Some((Selecting::of_owner(owner)?, owner.name.clone()))),
             namespace,
             labels,
             class: 0,

@@ -2,12 +2,14 @@
 
 use std::sync::Arc;
 
+use k8s_openapi::api::apps::v1::ReplicaSet;
 use serde_json::{Value, json};
 
 use super::*;
 use component_base::features::Gates;
 
 use crate::{
+    model::SelectorChange,
     plugins,
     testing::{cluster, node, pod},
 };
@@ -251,11 +253,23 @@ fn owned_pods_spread_over_nodes_by_default() {
             json!([{"apiVersion": "apps/v1", "kind": "ReplicaSet", "name": "web", "uid": "u", "controller": true}]),
         )
     };
-    let cluster = cluster(
-        vec![node("n1", "a", json!({})), node("n2", "b", json!({}))],
-        vec![owned("a").on("n1").info()],
+    let mut cluster = cluster(
+        vec![
+            node("n1", "a", json!({})),
+            node("n2", "b", json!({"status": {"allocatable": {"cpu": "1500m"}}})),
+        ],
+        vec![owned("a").cpu("1").on("n1").info()],
     );
-    assert_eq!(decide(&owned("b").info(), &cluster), Ok("n2".into()));
+    let next = owned("b").cpu("1").label("own", "b").info();
+    assert_eq!(decide(&next, &cluster), Ok("n1".into()), "nobody selects the pods");
+    cluster.selectors.take(SelectorChange::of(
+        &serde_json::from_value::<ReplicaSet>(json!({
+            "metadata": {"name": "web", "namespace": "default"},
+            "spec": {"selector": {"matchLabels": {"app": "web"}}},
+        }))
+        .unwrap(),
+    ));
+    assert_eq!(decide(&next, &cluster), Ok("n2".into()));
 }
 
 #[test]

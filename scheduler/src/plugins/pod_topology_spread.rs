@@ -2,9 +2,8 @@
 //!
 //! Contract: the "Pod Topology Spread Constraints" page; KEP-895, KEP-3022 (minDomains), KEP-3094 (policies).
 
-use std::{collections::HashSet, sync::Arc};
+use std::sync::{Arc, LazyLock};
 
-use component_base::selector::LabelSelector;
 use k8s_openapi::api::core::v1::TopologySpreadConstraint;
 
 use crate::{
@@ -46,16 +45,32 @@ impl PodTopologySpread {
     }
 
     /// The constraints of a pod, hard or soft ones: its own, else the default ones.
-    fn constraints(&self, pod: &PodInfo, hard: bool) -> Vec<SpreadConstraint> {
-        let mut out = match (&self.defaults, pod.spread.is_empty()) {
-            (_, false) => pod.spread.clone(),
-            (None, true) => system_constraints(pod),
-            (Some(list), true) => listed_constraints(pod, list),
-        };
-        out.retain(|c| c.hard == hard);
+    fn constraints(&self, pod: &PodInfo, cluster: &Cluster, hard: bool) -> Vec<SpreadConstraint> {
+        if !pod.spread.is_empty() {
+            return pod.spread.iter().filter(|c| c.hard == hard).cloned().collect();
+        }
+        let listed = self.defaults.as_ref().unwrap_or(&SYSTEM_DEFAULTS);
+        let compile = |c| SpreadConstraint::new(c, &pod.labels);
+        let mut out: Vec<SpreadConstraint> = listed.iter().map(compile).filter(|c| c.hard == hard).collect();
+        if out.is_empty() {
+            return out;
+        }
+        let Some(selector) = cluster.selectors.of_pod(pod) else { return Vec::new() };
+        out.iter_mut().for_each(|constraint| constraint.selector = selector.clone());
         out
     }
 }
+
+/// Hosts with skew 3 and zones with skew 5, as scores.
+static SYSTEM_DEFAULTS: LazyLock<Vec<TopologySpreadConstraint>> = LazyLock::new(|| {
+    let constraint = |key: &str, max_skew| TopologySpreadConstraint {
+        max_skew,
+        topology_key: key.to_owned(),
+        when_unsatisfiable: "ScheduleAnyway".to_owned(),
+        ..TopologySpreadConstraint::default()
+    };
+    vec![constraint(HOSTNAME_LABEL, 3), constraint(ZONE_LABEL, 5)]
+});
 
 struct HardFilter<'a> {
     cluster: &'a Cluster,
@@ -73,7 +88,7 @@ impl Plugin for PodTopologySpread {
     }
 
     fn filter<'a>(&self, pod: &'a PodInfo, cluster: &'a Cluster) -> Prepared<'a> {
-        let hard = self.constraints(pod, true);
+        let hard = self.constraints(pod, cluster, true);
         if hard.is_empty() {
             return Prepared::Skip;
         }
@@ -91,17 +106,19 @@ impl Plugin for PodTopologySpread {
         nodes: &[&'a NodeInfo],
     ) -> Option<Box<dyn Score + 'a>> {
         let system_defaults = pod.spread.is_empty() && self.defaults.is_none();
-        let soft = self.constraints(pod, false);
+        let soft = self.constraints(pod, cluster, false);
         if soft.is_empty() {
             return None;
         }
-        Some(Box::new(SoftScore::new(pod, cluster, nodes, soft, !system_defaults)))
+        Some(Box::new(SoftScore::new(pod, cluster, nodes, &soft, !system_defaults)))
     }
 
     fn wakes(&self, pod: &PodInfo, event: &ClusterEvent) -> bool {
-        let counts = |other: &PodInfo| {
-            other.namespace == pod.namespace && pod.spread.iter().any(|c| c.selector.matches(&other.labels))
+        // What the default constraints select is not known here.
+        let selects = |other: &PodInfo| {
+            pod.spread.is_empty() || pod.spread.iter().any(|c| c.selector.matches(&other.labels))
         };
+        let counts = |other: &PodInfo| other.namespace == pod.namespace && selects(other);
         match event {
             ClusterEvent::PodRemoved(other) | ClusterEvent::PodPlaced(other) => counts(other),
             ClusterEvent::NodeAdded(_) | ClusterEvent::PodChanged => true,
@@ -111,53 +128,17 @@ impl Plugin for PodTopologySpread {
     }
 }
 
-/// Upstream's system defaults: hosts with skew 3, zones with skew 5, over the pods of the same owner.
-/// Owners are told by the labels they select with, which their pods share: the pod's own labels.
-fn system_constraints(pod: &PodInfo) -> Vec<SpreadConstraint> {
-    if pod.controller.is_none() || pod.labels.is_empty() {
-        return Vec::new();
-    }
-    let selector = LabelSelector::from_map(&pod.labels);
-    let constraint = |key: &str, max_skew| SpreadConstraint {
-        max_skew,
-        topology_key: key.to_owned(),
-        hard: false,
-        selector: selector.clone(),
-        min_domains: 1,
-        honor_affinity: true,
-        honor_taints: false,
-    };
-    vec![constraint(HOSTNAME_LABEL, 3), constraint(ZONE_LABEL, 5)]
-}
-
-/// The constraints that a profile lists, over the pods of the same owner.
-fn listed_constraints(pod: &PodInfo, list: &[TopologySpreadConstraint]) -> Vec<SpreadConstraint> {
-    if pod.controller.is_none() || pod.labels.is_empty() {
-        return Vec::new();
-    }
-    let selector = LabelSelector::from_map(&pod.labels);
-    let of = |c| SpreadConstraint { selector: selector.clone(), ..SpreadConstraint::new(c, &pod.labels) };
-    list.iter().map(of).collect()
-}
-
-fn matching(node: &NodeInfo, namespace: &str, selector: &LabelSelector) -> i64 {
-    let pods = node.pods.iter().filter(|p| !p.terminating && p.namespace == namespace);
-    pods.filter(|p| selector.matches(&p.labels)).fold(0, |n, _| n + 1)
-}
-
 impl HardFilter<'_> {
     fn find_least(&mut self) {
         let least = |(at, constraint): (usize, &SpreadConstraint)| {
-            let places = self.counts.places(at);
-            match i64::try_from(places.len()) {
-                Ok(count) if count < constraint.min_domains => 0,
-                _ => places.values().copied().min().unwrap_or(0),
-            }
+            let too_few =
+                i64::try_from(self.counts.open_places(at)).is_ok_and(|n| n < constraint.min_domains);
+            if too_few { 0 } else { self.counts.least(at) }
         };
         self.least = self.constraints.iter().enumerate().map(least).collect();
     }
 
-    fn shift(&mut self, other: &PodInfo, node: &NodeInfo, by: i64) {
+    fn shift(&mut self, other: &PodInfo, node: &NodeInfo, by: i32) {
         // Node states in a cycle are copies; which of them count is asked of those in the cluster.
         let Some(node) = self.cluster.node(&node.name) else { return };
         Arc::make_mut(&mut self.counts).count(other, node, by);
@@ -168,10 +149,7 @@ impl HardFilter<'_> {
 impl Filter for HardFilter<'_> {
     fn check(&self, node: &NodeInfo) -> Verdict {
         for (at, constraint) in self.constraints.iter().enumerate() {
-            let Some(place) = node.labels.get(&constraint.topology_key) else {
-                return Verdict::unresolvable(NO_LABEL);
-            };
-            let here = self.counts.places(at).get(place).copied().unwrap_or(0);
+            let Some(here) = self.counts.at(at, node) else { return Verdict::unresolvable(NO_LABEL) };
             if here + self.own[at] - self.least[at] > constraint.max_skew {
                 return Verdict::unschedulable(NO_MATCH);
             }
@@ -190,13 +168,19 @@ impl Filter for HardFilter<'_> {
 
 /// Soft constraints: fewer matching pods in a place score higher.
 struct SoftScore {
-    namespace: String,
-    constraints: Vec<SpreadConstraint>,
-    /// Count per place, per constraint; hosts are counted when scored.
     counts: Arc<SpreadTally>,
-    weights: Vec<f64>,
+    /// By constraint.
+    terms: Vec<Term>,
     /// Whether nodes lacking a label are left out.
     all_labels: bool,
+}
+
+/// What a constraint adds to a score.
+struct Term {
+    /// For each pod that is meant.
+    weight: f64,
+    /// In any case: differences below the skew matter less so.
+    offset: f64,
 }
 
 impl SoftScore {
@@ -204,26 +188,32 @@ impl SoftScore {
         pod: &PodInfo,
         cluster: &Cluster,
         nodes: &[&NodeInfo],
-        constraints: Vec<SpreadConstraint>,
+        constraints: &[SpreadConstraint],
         all_labels: bool,
     ) -> Self {
-        let complete =
-            |n: &NodeInfo| !all_labels || constraints.iter().all(|c| n.labels.contains_key(&c.topology_key));
-        let candidates: Vec<&NodeInfo> = nodes.iter().copied().filter(|n| complete(n)).collect();
-        let places = |c: &SpreadConstraint| {
-            if c.topology_key == HOSTNAME_LABEL {
-                return candidates.len();
-            }
+        let counts = cluster.spread(pod, constraints, all_labels);
+        let mut out = Self { counts, terms: Vec::new(), all_labels };
+        let candidates: Vec<&NodeInfo> = nodes
+            .iter()
+            .copied()
+            .filter(|node| !all_labels || out.has_all(node, constraints.len()))
+            .collect();
+        for (at, constraint) in constraints.iter().enumerate() {
+            let topology = out.counts.topology(at);
             // A missing label is a place of its own, as upstream counts it.
-            candidates.iter().map(|node| node.labels.get(&c.topology_key)).collect::<HashSet<_>>().len()
-        };
-        let weights = constraints.iter().map(|c| ((places(c) + 2) as f64).ln()).collect();
-        let counts = cluster.spread(pod, &constraints, all_labels);
-        Self { namespace: pod.namespace.clone(), constraints, counts, weights, all_labels }
+            let places = if topology.is_each() { candidates.len() } else { topology.spans(&candidates) };
+            let (weight, offset) = (((places + 2) as f64).ln(), (constraint.max_skew - 1) as f64);
+            out.terms.push(Term { weight, offset });
+        }
+        out
+    }
+
+    fn has_all(&self, node: &NodeInfo, constraints: usize) -> bool {
+        (0..constraints).all(|at| self.counts.topology(at).place(node).is_some())
     }
 
     fn ignored(&self, node: &NodeInfo) -> bool {
-        self.all_labels && !self.constraints.iter().all(|c| node.labels.contains_key(&c.topology_key))
+        self.all_labels && !self.has_all(node, self.terms.len())
     }
 }
 
@@ -233,17 +223,10 @@ impl Score for SoftScore {
         if self.ignored(node) {
             return 0;
         }
-        let mut sum = 0.0;
-        for (at, (c, weight)) in self.constraints.iter().zip(&self.weights).enumerate() {
-            let Some(place) = node.labels.get(&c.topology_key) else { continue };
-            let count = if c.topology_key == HOSTNAME_LABEL {
-                matching(node, &self.namespace, &c.selector)
-            } else {
-                self.counts.places(at).get(place).copied().unwrap_or(0)
-            };
-            sum += count as f64 * weight + (c.max_skew - 1) as f64;
-        }
-        sum.round() as i64
+        let of = |(at, term): (usize, &Term)| {
+            self.counts.at(at, node).map_or(0.0, |count| count as f64 * term.weight + term.offset)
+        };
+        self.terms.iter().enumerate().map(of).sum::<f64>().round() as i64
     }
 
     fn normalize(&self, nodes: &[&NodeInfo], scores: &mut [i64]) {

@@ -5,10 +5,10 @@ use std::sync::Arc;
 
 use anyhow::{Result, ensure};
 use component_base::features::Gates;
-use k8s_openapi::api::core::v1 as core;
+use k8s_openapi::api::{apps::v1::ReplicaSet, core::v1 as core};
 use scheduler::{
     config::args::DefaultPreemptionArgs,
-    model::{Cluster, NodeInfo, PodInfo},
+    model::{Cluster, NodeInfo, PodInfo, SelectorChange},
     plan::{self, Memo, Options, Preemption},
     plugins::{self, Weighted},
 };
@@ -17,6 +17,7 @@ use serde_json::{Value, json};
 use super::usage;
 
 const NODES: usize = 5_000;
+const REPLICA_SETS: usize = 50;
 const ZONE: &str = "topology.kubernetes.io/zone";
 const HOST: &str = "kubernetes.io/hostname";
 
@@ -113,6 +114,14 @@ impl Bench {
             }));
             cluster.set_node(NodeInfo::new(&node));
         }
+        for number in 0..REPLICA_SETS {
+            let app = app(number);
+            let set: ReplicaSet = decode(&json!({
+                "metadata": {"name": app, "namespace": "namespace-0"},
+                "spec": {"selector": {"matchLabels": {"app": app}}},
+            }));
+            cluster.selectors.take(SelectorChange::of(&set));
+        }
         Bench {
             cluster,
             plugins: plugins::defaults(Gates::default()),
@@ -180,10 +189,14 @@ fn basic(number: usize) -> Value {
     sized(number, "basic", "100m", "200Mi")
 }
 
-/// One of fifty replica sets, spread by the default constraints.
+fn app(number: usize) -> String {
+    format!("app-{}", number % REPLICA_SETS)
+}
+
+/// Of one of the replica sets, spread by the default constraints.
 fn replica(number: usize) -> Value {
     let mut pod = basic(number);
-    let app = format!("app-{}", number % 50);
+    let app = app(number);
     pod["metadata"]["namespace"] = json!("namespace-0");
     pod["metadata"]["labels"] = json!({"app": app});
     pod["metadata"]["ownerReferences"] =

@@ -112,12 +112,16 @@ fn sums(cluster: &Cluster) -> impl PartialEq + std::fmt::Debug + use<> {
         }
         let near = cluster.near(&asks.affinity);
         let spread = cluster.spread(&asks, &asks.spread, true);
+        let mut soft = asks.spread.clone();
+        soft.iter_mut().for_each(|constraint| constraint.hard = false);
+        let scored = cluster.spread(&asks, &soft, false);
         for node in cluster.nodes() {
+            out.push(format!("{:?} {:?}", scored.at(0, node), scored.at(1, node)));
             out.push(format!("{} {} {}", near.is_empty(), near.at(0, node), near.at(1, node)));
+            out.push(format!("{:?} {:?}", spread.at(0, node), spread.at(1, node)));
         }
         for constraint in 0..2 {
-            let places: std::collections::BTreeMap<_, _> = spread.places(constraint).iter().collect();
-            out.push(format!("{places:?}"));
+            out.push(format!("{} {}", spread.open_places(constraint), spread.least(constraint)));
         }
     }
     out.push(format!("{:?}", ["image-0", "image-1"].map(|image| cluster.image_holders(image))));
