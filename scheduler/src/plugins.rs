@@ -101,7 +101,7 @@ pub const REGISTRY: &[Registered] = &[
     on("InterPodAffinity", 2, |a| {
         Ok(Box::new(inter_pod_affinity::InterPodAffinity::new(&args::read("InterPodAffinity", a)?)?))
     }),
-    on("DynamicResources", 0, |a| {
+    on("DynamicResources", 2, |a| {
         args::read::<args::DynamicResourcesArgs>("DynamicResources", a)?;
         Ok(Box::new(dynamic_resources::DynamicResources))
     }),

@@ -9,12 +9,12 @@ mod extended;
 mod selector;
 mod sharing;
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use component_base::meta::{add_finalizer, is_deleting};
 use jiff::Timestamp;
 use k8s_openapi::api::resource::v1::{
-    DeviceRequestAllocationResult, ResourceClaim, ResourceClaimConsumerReference,
+    AllocationResult, DeviceRequestAllocationResult, ResourceClaim, ResourceClaimConsumerReference,
 };
 
 use self::{
@@ -22,7 +22,7 @@ use self::{
     extended::{Extended, Made},
 };
 use crate::{
-    framework::{ClusterEvent, Filter, Plugin, Prepared, Reason, Verdict},
+    framework::{ClusterEvent, Filter, Plugin, Prepared, Reason, Score, Verdict, normalize_to_max},
     model::{
         Cluster, DeviceEvent, ExtendedClaim, NodeInfo, NodeSelectorTerms, PodInfo, Release, Reservation,
         pod::DeviceClaimUse,
@@ -35,6 +35,8 @@ pub const FINALIZER: &str = "resource.kubernetes.io/delete-protection";
 const MAX_CONSUMERS: usize = 256;
 /// Why a pod is not bound whose devices do not become ready.
 const NOT_READY: &str = "device binding failed";
+/// Most alternatives of a request.
+const MOST_ALTERNATIVES: usize = 8;
 const ELSEWHERE: &str = "resourceclaim not available on the node";
 const CANNOT: &str = "cannot allocate all claims";
 const STALE: &str = "cannot schedule extended resource claim";
@@ -77,6 +79,23 @@ impl Plugin for DynamicResources {
         let Ok(claims) = Claims::new(pod, cluster) else { return Reservation::default() };
         let (devices, extended) = claims.reserve(node);
         Reservation { devices, extended, ..Reservation::default() }
+    }
+
+    /// The earlier in their lists the alternatives stand that claims have on a node, the better.
+    fn score<'a>(
+        &self,
+        pod: &'a PodInfo,
+        cluster: &'a Cluster,
+        _: &[&'a NodeInfo],
+    ) -> Option<Box<dyn Score + 'a>> {
+        if has_nothing(pod) {
+            return None;
+        }
+        let claims = Claims::new(pod, cluster).ok()?;
+        let open = claims.open.iter().map(|wanted| &wanted.claim);
+        let mut all = open.chain(claims.allocated.iter().map(|(claim, _)| claim));
+        let some = all.any(|claim| alternatives(claim).next().is_some());
+        some.then(|| Box::new(claims) as Box<dyn Score + 'a>)
     }
 
     /// A claim that some node does not reach, and that nobody else has: with other devices the pod may go elsewhere. And
@@ -280,6 +299,45 @@ impl Filter for Claims<'_> {
             Err(reason) => Verdict::unresolvable(reason),
         }
     }
+}
+
+impl Score for Claims<'_> {
+    fn score(&self, node: &NodeInfo) -> i64 {
+        let made = self.made(node).ok().flatten();
+        let wanted = self.wanted(made.as_ref());
+        let given = allocation::allocate(&wanted, &self.cluster.devices, node).ok().flatten();
+        let given = given.unwrap_or_default();
+        let open = self.open.iter().zip(&given).map(|(wanted, allocation)| rank(&wanted.claim, allocation));
+        let allocated = self.allocated.iter().filter_map(|(claim, _)| {
+            let allocation = claim.status.as_ref()?.allocation.as_ref()?;
+            Some(rank(claim, allocation))
+        });
+        open.chain(allocated).sum()
+    }
+
+    fn normalize(&self, _: &[&NodeInfo], scores: &mut [i64]) {
+        normalize_to_max(scores, false);
+    }
+}
+
+/// The alternatives of a claim's requests, by the names that results give them, with their places in their lists.
+fn alternatives(claim: &ResourceClaim) -> impl Iterator<Item = (String, usize)> {
+    let requests = claim.spec.devices.iter().flat_map(|devices| devices.requests.iter().flatten());
+    requests.flat_map(|request| {
+        let all = request.first_available.iter().flatten().enumerate();
+        all.map(|(at, sub)| (format!("{}/{}", request.name, sub.name), at))
+    })
+}
+
+/// What a claim's alternatives are worth with this allocation.
+fn rank(claim: &ResourceClaim, allocation: &AllocationResult) -> i64 {
+    let results = allocation.devices.iter().flat_map(|devices| devices.results.iter().flatten());
+    let taken: BTreeSet<&str> = results.map(|result| result.request.as_str()).collect();
+    let worth = |(name, at): (String, usize)| {
+        let worth = i64::try_from(MOST_ALTERNATIVES.saturating_sub(at)).unwrap_or(0);
+        taken.contains(name.as_str()).then_some(worth)
+    };
+    alternatives(claim).filter_map(worth).sum()
 }
 
 /// A claim of the pod, if it is there and the pod may use it.

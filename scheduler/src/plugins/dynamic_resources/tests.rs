@@ -189,7 +189,21 @@ fn the_first_alternative_that_can_be_is_taken() {
     let devices =
         json!({"requests": [{"name": "r", "firstAvailable": [sub("l", "large"), sub("s", "small")]}]});
     assert_eq!(given(devices.clone(), "a"), ["r/l=l1"]);
-    assert_eq!(given(devices, "b"), ["r/s=s1"]);
+    assert_eq!(given(devices.clone(), "b"), ["r/s=s1"]);
+    let world = world(&[claim("c", devices), claim("d", json!({"requests": [exactly("r", json!({}))]}))]);
+    let nodes: Vec<&NodeInfo> = world.nodes().iter().map(AsRef::as_ref).collect();
+    let pod = user(&["c", "d"]);
+    let score = DynamicResources.score(&pod, &world, &nodes).unwrap();
+    let mut scores: Vec<i64> = nodes.iter().map(|node| score.score(node)).collect();
+    // On b there is one device for two claims.
+    assert_eq!(scores, [8, 0]);
+    let pod = user(&["c"]);
+    let score = DynamicResources.score(&pod, &world, &nodes).unwrap();
+    scores = nodes.iter().map(|node| score.score(node)).collect();
+    assert_eq!(scores, [8, 7]);
+    score.normalize(&nodes, &mut scores);
+    assert_eq!(scores, [100, 87]);
+    assert!(DynamicResources.score(&user(&["d"]), &world, &nodes).is_none());
 }
 
 #[test]
