@@ -43,6 +43,7 @@ const SWITCHES: Switches = Switches {
     gates: &[
         Gate::ClusterTrustBundle,
         Gate::CoordinatedLeaderElection,
+        Gate::DRADeviceTaintRules,
         Gate::DRAResourcePoolStatus,
         Gate::GenericWorkload,
         Gate::HPAScaleToZero,

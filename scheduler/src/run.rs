@@ -57,6 +57,7 @@ const SWITCHES: Switches = Switches {
         Gate::WorkloadAwarePreemption,
     ],
 };
+        Gate::DRADeviceTaintRules,
 
 /// Everything the daemon needs to know.
 #[derive(Debug)]
@@ -274,7 +275,6 @@ fn feed(informers: &Informers, sender: &mpsc::UnboundedSender<Change>) {
 /// Feeds all objects of a kind into the loop.
 fn feed_all<K: component_base::informer::Object>(
     informers: &Informers,
-    sender: &mpsc::UnboundedSender<Change>,
     feed_selectors::<Service>(&informers, &sender);
     feed_selectors::<ReplicationController>(&informers, &sender);
     feed_selectors::<ReplicaSet>(&informers, &sender);
@@ -282,6 +282,7 @@ fn feed_all<K: component_base::informer::Object>(
     if features.has(Gate::DRADeviceTaintRules) {
         feed_all(&informers, &sender, |event| Change::Devices(DeviceChange::Rule(event)));
     }
+    sender: &mpsc::UnboundedSender<Change>,
     change: impl Fn(Event<K>) -> Change + Send + Sync + 'static,
 ) {
     let sender = sender.clone();

@@ -108,6 +108,12 @@ scenarios! {
     tainted_devices "device-taint-eviction-controller" [] []
         vec![node("n1"), devices::tainted_slice(), devices::claim("c", "a", 0), devices::claim("d", "b", 60),
             devices::user("a", "c"), devices::user("b", "d")], [];
+    devices_of_rules "device-taint-eviction-controller" [] ["--feature-gates=DRADeviceTaintRules=true"]
+        vec![node("n1"), devices::claim("c", "a", 0), devices::claim("d", "b", 60), devices::user("a", "c"), devices::user("b", "d"),
+            devices::rule("idle", "e.io", "None"), devices::rule("apart", "d.io", "NoSchedule")],
+        [|s, now| seed(s, devices::rule("away", "d.io", "NoExecute"), now),
+            // How many pods went is known to the process alone that drove them away.
+            |s, _| remove(s, "devicetaintrules", "away")];
     approved_requests "certificatesigningrequest-signing-controller" [] ["--cluster-signing-cert-file=KEYS/ca.crt", "--cluster-signing-key-file=KEYS/ca.key"]
         vec![keys::approved_request()], [];
     own_requests "certificatesigningrequest-approving-controller" [] [] vec![keys::own_request()], [];

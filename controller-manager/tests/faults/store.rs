@@ -63,7 +63,7 @@ pub(crate) const RESOURCES: &[Resource] = &[
     of("policy", "poddisruptionbudgets", "PodDisruptionBudget", true),
     of("rbac.authorization.k8s.io", "clusterroles", "ClusterRole", false),
     of("resource.k8s.io", "deviceclasses", "DeviceClass", false),
-    of("resource.k8s.io", "devicetaintrules", "DeviceTaintRule", false),
+    version("v1beta2", of("resource.k8s.io", "devicetaintrules", "DeviceTaintRule", false)),
     of("resource.k8s.io", "resourceclaims", "ResourceClaim", true),
     of("resource.k8s.io", "resourceclaimtemplates", "ResourceClaimTemplate", true),
     of("resource.k8s.io", "resourceslices", "ResourceSlice", false),

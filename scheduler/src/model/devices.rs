@@ -7,7 +7,10 @@ use component_base::{
     meta::{ObjectKey, annotate, annotation, controller_of, object_key},
 };
 use k8s_openapi::{
-    api::resource::v1::{DeviceClass, ResourceClaim, ResourceSlice},
+    api::resource::{
+        v1::{DeviceClass, DeviceTaint, ResourceClaim, ResourceSlice},
+        v1beta2::DeviceTaintRule,
+    },
     apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference},
 };
 
@@ -22,6 +25,8 @@ use super::{
 pub struct Devices {
     slices: HashMap<String, Arc<ResourceSlice>>,
     classes: HashMap<String, Arc<DeviceClass>>,
+    /// Taints that administrators set, by the name of the rule.
+    rules: HashMap<String, Arc<DeviceTaintRule>>,
     claims: Assumable<ResourceClaim>,
     /// Claims that are being made for pods' extended resources, by the pod's uid, until they are seen with their devices.
     coming: HashMap<String, Arc<ResourceClaim>>,
@@ -38,6 +43,8 @@ pub enum DeviceChange {
     Slice(Event<ResourceSlice>),
     /// A class.
     Class(Event<DeviceClass>),
+    /// A taint of devices.
+    Rule(Event<DeviceTaintRule>),
     /// A claim.
     Claim(Event<ResourceClaim>),
 }
@@ -45,7 +52,7 @@ pub enum DeviceChange {
 /// What a change may mean to a pod that waits.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum DeviceEvent {
-    /// There may be more devices.
+    /// There may be more devices, or other taints.
     Slice,
     /// A class came or changed.
     Class,
@@ -104,6 +111,25 @@ impl Devices {
         self.slices.values()
     }
 
+    /// Taints that rules set on a device. A rule without a selector means no device, an empty selector all.
+    pub fn rule_taints(&self, driver: &str, pool: &str, device: &str) -> impl Iterator<Item = DeviceTaint> {
+        let is = |wanted: &Option<String>, is: &str| wanted.as_deref().is_none_or(|wanted| wanted == is);
+        let selects = move |rule: &&Arc<DeviceTaintRule>| {
+            rule.spec.device_selector.as_ref().is_some_and(|selector| {
+                is(&selector.driver, driver) && is(&selector.pool, pool) && is(&selector.device, device)
+            })
+        };
+        self.rules.values().filter(selects).map(|rule| {
+            let taint = rule.spec.taint.clone();
+            DeviceTaint {
+                effect: taint.effect,
+                key: taint.key,
+                time_added: taint.time_added,
+                value: taint.value,
+            }
+        })
+    }
+
     /// Takes a change in and tells what it may mean.
     pub fn take(&mut self, change: &DeviceChange) -> DeviceEvent {
         match change {
@@ -114,6 +140,10 @@ impl Devices {
             DeviceChange::Class(event) => {
                 take(&mut self.classes, event);
                 DeviceEvent::Class
+            }
+            DeviceChange::Rule(event) => {
+                take(&mut self.rules, event);
+                DeviceEvent::Slice
             }
             DeviceChange::Claim(event) => {
                 self.claims.take(event);

@@ -1,19 +1,41 @@
 //! When the users of a claim have to go. Pure.
 
-use std::{collections::BTreeSet, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Duration,
+};
 
 use component_base::meta::{ObjectKey, is_deleting};
 use jiff::Timestamp;
 use k8s_openapi::api::{
     core::v1::Pod,
-    resource::v1::{
-        Device, DeviceRequestAllocationResult, DeviceTaint, DeviceToleration, ResourceClaim, ResourceSlice,
+    resource::{
+        v1::{
+            Device, DeviceRequestAllocationResult, DeviceTaint, DeviceToleration, ResourceClaim,
+            ResourceSlice,
+        },
+        v1beta2::DeviceTaintRule,
     },
 };
 
 use super::super::pod_disruption::is_finished;
 
 const NO_EXECUTE: &str = "NoExecute";
+
+/// When a pod has to go, and which rules are among the causes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Eviction {
+    pub(super) when: Timestamp,
+    pub(super) rules: BTreeSet<Rule>,
+}
+
+/// Which rule.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Rule {
+    pub(super) name: String,
+    pub(super) uid: String,
+}
 
 /// The slices of a pool.
 type Slices<'a> = &'a dyn Fn(&str) -> Vec<Arc<ResourceSlice>>;
@@ -58,14 +80,94 @@ pub(super) fn may_go(pod: &Pod) -> bool {
     !node.is_empty() && !is_finished(pod) && !is_deleting(&pod.metadata)
 }
 
+// === impl Eviction ===
+
+impl Eviction {
+    /// Both of them: the earlier time, and all causes.
+    pub(super) fn join(mut self, other: Self) -> Self {
+        self.when = self.when.min(other.when);
+        self.rules.extend(other.rules);
+        self
+    }
+}
+
+// === impl Rule ===
+
+impl Rule {
+    pub(super) fn of(rule: &DeviceTaintRule) -> Self {
+        let text = |field: &Option<String>| field.clone().unwrap_or_default();
+        Self { name: text(&rule.metadata.name), uid: text(&rule.metadata.uid) }
+    }
+}
+
+/// Whether a rule drives pods away.
+pub(super) fn evicts(rule: &DeviceTaintRule) -> bool {
+    rule.spec.taint.effect == NO_EXECUTE
+}
+
+/// The same rule, driving pods away.
+pub(super) fn as_evicting(rule: &DeviceTaintRule) -> DeviceTaintRule {
+    let mut out = rule.clone();
+    out.spec.taint.effect = NO_EXECUTE.to_owned();
+    out
+}
+
+/// Whether a rule means a device. Without a selector it means none, with an empty one all.
+fn selects(rule: &DeviceTaintRule, driver: &str, pool: &str, device: &str) -> bool {
+    let is = |wanted: &Option<String>, is: &str| wanted.as_deref().is_none_or(|wanted| wanted == is);
+    rule.spec.device_selector.as_ref().is_some_and(|selector| {
+        is(&selector.driver, driver) && is(&selector.pool, pool) && is(&selector.device, device)
+    })
+}
+
+fn selects_allocated(rule: &DeviceTaintRule, device: &DeviceRequestAllocationResult) -> bool {
+    selects(rule, &device.driver, &device.pool, &device.device)
+}
+
+/// How many devices of a claim a rule means.
+pub(super) fn selected(rule: &DeviceTaintRule, claim: &ResourceClaim) -> usize {
+    devices(claim).filter(|device| selects_allocated(rule, device)).count()
+}
+
+/// How many of the devices that the newest slices of their pools have a rule means.
+pub(super) fn published(rule: &DeviceTaintRule, slices: &[Arc<ResourceSlice>]) -> usize {
+    let mut newest: BTreeMap<String, i64> = BTreeMap::new();
+    for slice in slices {
+        let known = newest.entry(pool(slice)).or_insert(i64::MIN);
+        *known = (*known).max(slice.spec.pool.generation);
+    }
+    let current = slices.iter().filter(|slice| newest.get(&pool(slice)) == Some(&slice.spec.pool.generation));
+    let devices = current.flat_map(|slice| {
+        let (driver, pool) = (&slice.spec.driver, &slice.spec.pool.name);
+        slice.spec.devices.iter().flatten().filter(move |device| selects(rule, driver, pool, &device.name))
+    });
+    devices.count()
+}
+
 /// When the users of a claim have to go: the earliest time any taint of its devices leaves them.
-pub(super) fn due(claim: &ResourceClaim, slices: Slices<'_>) -> Option<Timestamp> {
+pub(super) fn eviction(
+    claim: &ResourceClaim,
+    slices: Slices<'_>,
+    rules: &[Arc<DeviceTaintRule>],
+) -> Option<Eviction> {
     let of_device = |allocated: &DeviceRequestAllocationResult| {
-        let taints = find(allocated, &slices(&pool_of(allocated)))?.taints.unwrap_or_default();
+        let published = find(allocated, &slices(&pool_of(allocated))).and_then(|device| device.taints);
+        let published = published.into_iter().flatten().map(|taint| (taint, None));
+        let ruled = rules.iter().filter(|rule| selects_allocated(rule, allocated));
+        let ruled = ruled.map(|rule| (taint_of(rule), Some(Rule::of(rule))));
         let tolerations = allocated.tolerations.as_deref().unwrap_or_default();
-        taints.iter().filter_map(|taint| leaves_until(taint, tolerations)).min()
+        let leaves = |(taint, rule): (DeviceTaint, Option<Rule>)| {
+            let when = leaves_until(&taint, tolerations)?;
+            Some(Eviction { when, rules: rule.into_iter().collect() })
+        };
+        published.chain(ruled).filter_map(leaves).reduce(Eviction::join)
     };
-    devices(claim).filter_map(of_device).min()
+    devices(claim).filter_map(of_device).reduce(Eviction::join)
+}
+
+fn taint_of(rule: &DeviceTaintRule) -> DeviceTaint {
+    let taint = rule.spec.taint.clone();
+    DeviceTaint { effect: taint.effect, key: taint.key, time_added: taint.time_added, value: taint.value }
 }
 
 /// The device in the pool's newest generation.
@@ -140,7 +242,7 @@ mod tests {
     fn seconds(claim: &ResourceClaim, slices: &[Arc<ResourceSlice>]) -> Option<i64> {
         let all = |pool: &str| if pool == "d/p" { slices.to_vec() } else { vec![] };
         let since: Timestamp = SINCE.parse().unwrap();
-        due(claim, &all).map(|due| due.as_second() - since.as_second())
+        eviction(claim, &all, &[]).map(|found| found.when.as_second() - since.as_second())
     }
 
     #[test]
@@ -172,6 +274,50 @@ mod tests {
         assert_eq!(seconds(&claim(json!([])), std::slice::from_ref(&old)), Some(0));
         assert_eq!(seconds(&claim(json!([])), &[old, new]), None);
         assert_eq!(seconds(&claim(json!([])), &[]), None);
+    }
+
+    fn rule(name: &str, selector: Value, effect: &str, second: u8) -> Arc<DeviceTaintRule> {
+        let taint =
+            json!({"key": "k", "effect": effect, "timeAdded": format!("2026-01-01T00:00:{second:02}Z")});
+        let rule = json!({"metadata": {"name": name, "uid": name}, "spec": {"deviceSelector": selector, "taint": taint}});
+        Arc::new(serde_json::from_value(rule).unwrap())
+    }
+
+    #[test]
+    fn rules_taint_the_devices_they_select() {
+        let none = |_: &str| vec![];
+        let all = json!({});
+        for (selector, meant) in [
+            (all.clone(), true),
+            (json!(null), false),
+            (json!({"driver": "d"}), true),
+            (json!({"driver": "d", "pool": "p", "device": "gpu"}), true),
+            (json!({"driver": "e"}), false),
+            (json!({"pool": "q"}), false),
+            (json!({"driver": "d", "device": "other"}), false),
+        ] {
+            let rules = [rule("r", selector.clone(), NO_EXECUTE, 0)];
+            let found = eviction(&claim(json!([])), &none, &rules);
+            assert_eq!(found.is_some(), meant, "{selector}");
+            assert_eq!(selected(&rules[0], &claim(json!([]))), usize::from(meant), "{selector}");
+            let slices = [slice(1, json!([])), slice(2, json!([]))];
+            assert_eq!(published(&rules[0], &slices), usize::from(meant), "{selector}");
+        }
+        let (late, soon) =
+            (rule("late", all.clone(), NO_EXECUTE, 9), rule("soon", all.clone(), NO_EXECUTE, 5));
+        let taints = json!([{"key": "k", "effect": NO_EXECUTE, "timeAdded": "2026-01-01T00:00:07Z"}]);
+        let published = slice(1, taints);
+        let slices = |_: &str| vec![published.clone()];
+        let found = eviction(&claim(json!([])), &slices, &[late.clone(), soon]).unwrap();
+        let names: Vec<&str> = found.rules.iter().map(|rule| rule.name.as_str()).collect();
+        assert_eq!((found.when.to_string().as_str(), names), ("2026-01-01T00:00:05Z", vec!["late", "soon"]));
+        let found = eviction(&claim(json!([])), &slices, &[late]).unwrap();
+        assert_eq!(found.when.to_string(), "2026-01-01T00:00:07Z");
+        let forever = json!([{"key": "k", "operator": "Exists", "effect": NO_EXECUTE}]);
+        assert_eq!(eviction(&claim(forever), &none, &[rule("r", all.clone(), NO_EXECUTE, 0)]), None);
+        let idle = rule("r", all, "None", 0);
+        assert!(!evicts(&idle) && evicts(&as_evicting(&idle)));
+        assert_eq!(eviction(&claim(json!([])), &none, &[idle]), None);
     }
 
     #[test]

@@ -13,6 +13,13 @@ pub(super) fn tainted_slice() -> Value {
             "timeAdded": "2026-03-02T11:59:30Z"}]}]}})
 }
 
+/// A rule that taints the devices of a driver.
+pub(super) fn rule(name: &str, driver: &str, effect: &str) -> Value {
+    json!({"apiVersion": "resource.k8s.io/v1beta2", "kind": "DeviceTaintRule", "metadata": {"name": name}, "spec": {
+        "deviceSelector": {"driver": driver},
+        "taint": {"key": "k", "effect": effect, "timeAdded": "2026-03-02T11:59:30Z"}}})
+}
+
 /// A claim that has the device, used by a pod that bears the taint for so long.
 pub(super) fn claim(name: &str, user: &str, seconds: i64) -> Value {
     let tolerations = json!([{"operator": "Exists", "effect": "NoExecute", "tolerationSeconds": seconds}]);

@@ -361,7 +361,10 @@ impl<'a> Search<'a> {
             return None;
         }
         let taints = device.taints.as_deref().unwrap_or_default();
-        if taints.iter().any(|taint| keeps_off(taint, &way.tolerations)) {
+        let mut ruled = self.devices.rule_taints(&pool.0, &pool.1, &device.name);
+        if taints.iter().any(|taint| keeps_off(taint, &way.tolerations))
+            || ruled.any(|taint| keeps_off(&taint, &way.tolerations))
+        {
             return None;
         }
         let of_device = |c: &&Chosen| c.choice.candidate == choice.candidate;

@@ -244,6 +244,27 @@ fn taints_keep_devices_back() {
 }
 
 #[test]
+fn rules_taint_devices_too() {
+    let rule = |selector: Value, effect: &str| json!({"metadata": {"name": "r"}, "spec": {"deviceSelector": selector, "taint": {"key": "k", "effect": effect}}});
+    let verdict = |rule: Value, tolerations: Value| {
+        let request = exactly("r", json!({"tolerations": tolerations}));
+        let mut cluster = world(&[claim("c", json!({"requests": [request]}))]);
+        let there = slice("b", "b", json!([device("s1", "small", "8Gi", "1.0.0")]));
+        cluster.devices.take(&DeviceChange::Slice(added(there)));
+        cluster.devices.take(&DeviceChange::Rule(added(rule)));
+        verdicts(&user(&["c"]), &cluster).unwrap()[1].clone()
+    };
+    let (pool, none) = (json!({"driver": "d.io", "pool": "b"}), json!([]));
+    assert_eq!(verdict(rule(pool.clone(), "NoSchedule"), none.clone()), no());
+    assert_eq!(verdict(rule(pool.clone(), "NoExecute"), none.clone()), no());
+    assert_eq!(verdict(rule(pool.clone(), "None"), none.clone()), None);
+    assert_eq!(verdict(rule(json!({"pool": "other"}), "NoSchedule"), none.clone()), None);
+    assert_eq!(verdict(rule(json!(null), "NoSchedule"), none.clone()), None);
+    assert_eq!(verdict(rule(json!({}), "NoSchedule"), none), no());
+    assert_eq!(verdict(rule(pool, "NoSchedule"), json!([{"key": "k", "operator": "Exists"}])), None);
+}
+
+#[test]
 fn partitions_share_their_counters() {
     let part = |name: &str, amount: &str| {
         let mut out = device(name, "part", "1Gi", "1.0.0");
