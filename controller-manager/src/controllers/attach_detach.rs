@@ -94,7 +94,7 @@ pub(super) fn start(ctx: &Context) {
         recorder: ctx.recorder("attachdetach-controller"),
         clock: ctx.clock.clone(),
         settings: ctx.settings.attach.clone(),
-        queue: WorkQueue::new("attachdetach"),
+        queue: WorkQueue::new("pvcs"),
         waiting: Arc::default(),
     };
     controller.pods.add_index(BY_CLAIM, |pod| {

@@ -68,8 +68,8 @@ impl Controller {
     }
 
     /// Queues requests without a certificate whenever they change.
-    fn follow(&self, name: &str) -> WorkQueue<ObjectKey> {
-        let queue: WorkQueue<ObjectKey> = WorkQueue::new(name);
+    fn follow(&self) -> WorkQueue<ObjectKey> {
+        let queue: WorkQueue<ObjectKey> = WorkQueue::new("certificate");
         let of_request = queue.clone();
         self.requests.on_event(move |event| {
             if !matches!(event, Event::Deleted { .. }) && !plan::is_issued(event.object()) {
@@ -87,7 +87,7 @@ pub(super) fn start_signing(ctx: &Context) {
         return;
     }
     let controller = Controller::new(ctx);
-    let queue = controller.follow("csrsigning");
+    let queue = controller.follow();
     let settings = Arc::new(ctx.settings.signing.clone());
     run_workers(&ctx.tasks, &queue, WORKERS, move |key| {
         let (controller, settings) = (controller.clone(), settings.clone());
@@ -98,7 +98,7 @@ pub(super) fn start_signing(ctx: &Context) {
 /// Approves what kubelets ask for themselves.
 pub(super) fn start_approving(ctx: &Context) {
     let controller = Controller::new(ctx);
-    let queue = controller.follow("csrapproving");
+    let queue = controller.follow();
     run_workers(&ctx.tasks, &queue, WORKERS, move |key| {
         let controller = controller.clone();
         async move { controller.approve(&key).await }

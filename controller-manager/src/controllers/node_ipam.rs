@@ -42,7 +42,7 @@ pub(super) fn start(ctx: &Context) {
         return;
     }
     let nodes = ctx.informers.get::<Node>(ListWatch::default());
-    let queue: WorkQueue<ObjectKey> = WorkQueue::new("cidrallocator");
+    let queue: WorkQueue<ObjectKey> = WorkQueue::new("cidrallocator_node");
     enqueue_changes(&nodes, &queue);
     let (api, settings) = (Api::<Node>::all(ctx.client.clone()), ctx.settings.clone());
     let recorder = ctx.recorder("cidrAllocator");

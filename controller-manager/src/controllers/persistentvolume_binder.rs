@@ -11,7 +11,7 @@ mod matching;
 mod metrics;
 mod plan;
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use component_base::{
     client,
@@ -25,6 +25,7 @@ use k8s_openapi::api::{
     storage::v1::StorageClass,
 };
 use kube::{Api, Client, api::PostParams};
+use tokio::sync::Mutex;
 
 use super::{Context, enqueue_changes, queue_every, volume_protection::claims_of};
 
@@ -41,23 +42,10 @@ struct Controller {
     classes: Informer<StorageClass>,
     pods: Informer<Pod>,
     recorder: Recorder,
-    queue: WorkQueue<Item>,
-}
-
-/// What to look at: one queue and one worker for both, because both write both.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-enum Item {
-    Claim(ObjectKey),
-    Volume(ObjectKey),
-}
-
-impl std::fmt::Display for Item {
-    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Item::Claim(key) => write!(out, "claim {key}"),
-            Item::Volume(key) => write!(out, "volume {key}"),
-        }
-    }
+    claim_queue: WorkQueue<ObjectKey>,
+    volume_queue: WorkQueue<ObjectKey>,
+    /// Who holds it may write: both workers write claims and volumes.
+    turn: Arc<Mutex<()>>,
 }
 
 pub(super) fn start(ctx: &Context) {
@@ -68,56 +56,49 @@ pub(super) fn start(ctx: &Context) {
         classes: ctx.informers.get(ListWatch::default()),
         pods: ctx.informers.get(ListWatch::default()),
         recorder: ctx.recorder("persistentvolume-controller"),
-        queue: WorkQueue::new("persistentvolume"),
+        claim_queue: WorkQueue::new("claims"),
+        volume_queue: WorkQueue::new("volumes"),
+        turn: Arc::default(),
     };
     controller.pods.add_index(BY_CLAIM, |pod| {
         let namespace = pod.metadata.namespace.as_deref().unwrap_or_default();
         claims_of(pod).into_iter().map(|name| format!("{namespace}/{name}")).collect()
     });
     metrics::register(&controller.volumes, &controller.claims);
-    let queue = controller.queue.clone();
-    controller.claims.on_event(move |event| queue.add(Item::Claim(object_key(event.object().as_ref()))));
-    let (queue, claims) = (controller.queue.clone(), controller.claims.clone());
+    enqueue_changes(&controller.claims, &controller.claim_queue);
+    let of_volume = (controller.volume_queue.clone(), controller.claim_queue.clone());
+    let claims = controller.claims.clone();
     controller.volumes.on_event(move |event| {
         let volume = event.object();
-        queue.add(Item::Volume(object_key(volume.as_ref())));
+        of_volume.0.add(object_key(volume.as_ref()));
         for claim in claims.store().list() {
             if plan::concerns(volume, &claim) {
-                queue.add(Item::Claim(object_key(claim.as_ref())));
+                of_volume.1.add(object_key(claim.as_ref()));
             }
-        }
-    });
-    // A claim that is gone releases its volume.
-    let of_claim: WorkQueue<ObjectKey> = WorkQueue::new("persistentvolume_released");
-    enqueue_changes(&controller.claims, &of_claim);
-    let releaser = controller.clone();
-    run_workers(&ctx.tasks, &of_claim, 1, move |key| {
-        let releaser = releaser.clone();
-        async move {
-            if releaser.claims.store().get(&key).is_none() {
-                releaser.queue_volumes_of(&key);
-            }
-            Ok::<_, kube::Error>(Outcome::Done)
         }
     });
     let all = controller.clone();
     queue_every(&ctx.tasks, "persistentvolume-binder-controller", ctx.settings.binder_period, move || {
         all.queue_all()
     });
-    let queue = controller.queue.clone();
-    run_workers(&ctx.tasks, &queue, 1, move |item| {
-        let controller = controller.clone();
-        async move { controller.sync(&item).await }
+    let (of_claims, of_volumes) = (controller.clone(), controller.clone());
+    run_workers(&ctx.tasks, &controller.claim_queue, 1, move |key| {
+        let controller = of_claims.clone();
+        async move { controller.sync_claim(&key).await }
+    });
+    run_workers(&ctx.tasks, &controller.volume_queue, 1, move |key| {
+        let controller = of_volumes.clone();
+        async move { controller.sync_volume(&key).await }
     });
 }
 
 impl Controller {
     fn queue_all(&self) {
         for volume in self.volumes.store().list() {
-            self.queue.add(Item::Volume(object_key(volume.as_ref())));
+            self.volume_queue.add(object_key(volume.as_ref()));
         }
         for claim in self.claims.store().list() {
-            self.queue.add(Item::Claim(object_key(claim.as_ref())));
+            self.claim_queue.add(object_key(claim.as_ref()));
         }
     }
 
@@ -128,28 +109,39 @@ impl Controller {
                 r.name.as_deref() == Some(&claim.name) && r.namespace.as_deref() == Some(&claim.namespace)
             };
             if reference.is_some_and(of_claim) {
-                self.queue.add(Item::Volume(object_key(volume.as_ref())));
+                self.volume_queue.add(object_key(volume.as_ref()));
             }
         }
     }
 
-    async fn sync(&self, item: &Item) -> Result<Outcome, kube::Error> {
+    async fn synced(&self) {
         self.volumes.wait_synced().await;
         self.claims.wait_synced().await;
         self.classes.wait_synced().await;
+    }
+
+    async fn sync_claim(&self, key: &ObjectKey) -> Result<Outcome, kube::Error> {
+        self.synced().await;
+        let _turn = self.turn.lock().await;
+        if self.claims.store().get(key).is_none() {
+            // A claim that is gone releases its volume.
+            self.queue_volumes_of(key);
+            return Ok(Outcome::Done);
+        }
         for _ in 0..STEPS {
-            let more = match item {
-                Item::Claim(key) => self.step_claim(key).await,
-                Item::Volume(key) => self.step_volume(key).await,
-            };
-            match more {
-                Ok(true) => {}
-                Ok(false) => return Ok(Outcome::Done),
-                // Somebody else has written; what it is now comes with its event.
-                Err(e) if client::is_not_found(&e) || client::is_conflict(&e) => {
-                    return Ok(Outcome::RequeueAfter(Duration::from_millis(100)));
-                }
-                Err(e) => return Err(e),
+            if let Some(outcome) = ended(self.step_claim(key).await) {
+                return outcome;
+            }
+        }
+        Ok(Outcome::RequeueAfter(Duration::ZERO))
+    }
+
+    async fn sync_volume(&self, key: &ObjectKey) -> Result<Outcome, kube::Error> {
+        self.synced().await;
+        let _turn = self.turn.lock().await;
+        for _ in 0..STEPS {
+            if let Some(outcome) = ended(self.step_volume(key).await) {
+                return outcome;
             }
         }
         Ok(Outcome::RequeueAfter(Duration::ZERO))
@@ -214,7 +206,7 @@ impl Controller {
             plan::VolumeStep::Phase(phase, message) => self.phase(&volume, phase, message.as_deref()).await?,
             plan::VolumeStep::Write(next) => self.replace_volume(&next).await?,
             plan::VolumeStep::Claim(claim) => {
-                self.queue.add(Item::Claim(claim));
+                self.claim_queue.add(claim);
                 return Ok(false);
             }
         }
@@ -263,6 +255,19 @@ impl Controller {
     fn tell(&self, about: k8s_openapi::api::core::v1::ObjectReference, tell: plan::Tell) {
         let kind = if tell.warning { EventType::Warning } else { EventType::Normal };
         self.recorder.event(&about, kind, tell.reason, "Binding", tell.note, None);
+    }
+}
+
+/// What a step comes to; nothing where another follows.
+fn ended(step: Result<bool, kube::Error>) -> Option<Result<Outcome, kube::Error>> {
+    match step {
+        Ok(true) => None,
+        Ok(false) => Some(Ok(Outcome::Done)),
+        // Somebody else has written; what it is now comes with its event.
+        Err(e) if client::is_not_found(&e) || client::is_conflict(&e) => {
+            Some(Ok(Outcome::RequeueAfter(Duration::from_millis(100))))
+        }
+        Err(e) => Some(Err(e)),
     }
 }
 

@@ -95,7 +95,7 @@ pub(super) fn start(ctx: &Context) {
         signer,
         root_ca: ctx.settings.root_ca.as_deref().map(Arc::from),
     };
-    let queue: WorkQueue<ObjectKey> = WorkQueue::new("serviceaccount_tokens_secret");
+    let queue: WorkQueue<ObjectKey> = WorkQueue::new("serviceaccount_tokens_service");
     super::enqueue_changes(&controller.secrets, &queue);
     let (secrets, of_account) = (controller.secrets.clone(), queue.clone());
     controller.accounts.on_event(move |event| {

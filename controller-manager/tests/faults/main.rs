@@ -13,6 +13,7 @@
 
 mod api;
 mod kubelet;
+mod queues;
 mod scenarios;
 mod store;
 
