@@ -37,6 +37,9 @@ struct Controller {
 }
 
 pub(super) fn start(ctx: &Context) {
+    // Shown from the start, with nothing.
+    LazyLock::force(&ATTEMPTS);
+    LazyLock::force(&FAILURES);
     let controller = Controller {
         client: ctx.client.clone(),
         pods: ctx.informers.get(ListWatch::default()),

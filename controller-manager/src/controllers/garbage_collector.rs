@@ -64,6 +64,8 @@ struct Collector {
 }
 
 pub(super) fn start(ctx: &Context) {
+    // Shown from the start, with nothing.
+    LazyLock::force(&SYNC_ERRORS);
     if ctx.settings.garbage_stays {
         return;
     }

@@ -94,6 +94,7 @@ struct Controller {
 type Remembered = HashMap<ObjectKey, (Memory, Option<LabelSelector>)>;
 
 pub(super) fn start(ctx: &Context) {
+    metrics::register();
     let directory = Arc::new(Directory::new(ctx.client.clone()));
     let controller = Controller {
         client: ctx.client.clone(),

@@ -70,6 +70,9 @@ struct Model {
 }
 
 pub(super) fn start(ctx: &Context) {
+    // Shown from the start, with nothing.
+    LazyLock::force(&HEALTH);
+    LazyLock::force(&ALL_HEALTH);
     let leases = ListWatch { namespace: Some(LEASES.into()), ..ListWatch::default() };
     let controller = Controller {
         client: ctx.client.clone(),

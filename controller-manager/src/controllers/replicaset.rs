@@ -90,6 +90,8 @@ pub(super) fn start(ctx: &Context) {
 
 /// Starts the controller of one of the kinds.
 pub(super) fn run<K: Replicated>(ctx: &Context) {
+    // Shown from the start, with nothing.
+    LazyLock::force(&AGE_RATIO);
     let controller: Controller<K> = Controller {
         client: ctx.client.clone(),
         sets: ctx.informers.get(ListWatch::default()),

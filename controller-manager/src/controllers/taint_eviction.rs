@@ -45,6 +45,9 @@ struct Controller {
 }
 
 pub(super) fn start(ctx: &Context) {
+    // Shown from the start, with nothing.
+    LazyLock::force(&DELETIONS);
+    LazyLock::force(&LATENCY);
     let controller = Controller {
         client: ctx.client.clone(),
         clock: ctx.clock.clone(),

@@ -24,6 +24,8 @@ use prometheus::Histogram;
 use super::Context;
 
 pub(super) fn start(ctx: &Context) {
+    // Shown from the start, with nothing.
+    LazyLock::force(&DURATION);
     let jobs: Informer<Job> = ctx.informers.get(ListWatch::default());
     let queue: WorkQueue<ObjectKey> = WorkQueue::new("ttl_jobs_to_delete");
     let of_job = queue.clone();

@@ -111,23 +111,9 @@ const SELDOM: &[&str] = &[
     "pod_security_exemptions_total",
 ];
 
-/// The same of controllers: what a controller counts appears when it has something to count.
-const SELDOM_OF_CONTROLLERS: &[&str] = &[
-    "cronjob_controller_job_creation_skew_duration_seconds",
-    "device_taint_eviction_controller_pod_deletion_duration_seconds",
-    "device_taint_eviction_controller_pod_deletions_total",
-    "ephemeral_volume_controller_create_failures_total",
-    "ephemeral_volume_controller_create_total",
-    "garbagecollector_controller_resources_sync_error_total",
-    "horizontal_pod_autoscaler_controller_num_horizontal_pod_autoscalers",
-    "node_collector_update_node_health_duration_seconds",
-    "replicaset_controller_sorting_deletion_age_ratio",
-    "root_ca_cert_publisher_sync_duration_seconds",
-    "root_ca_cert_publisher_sync_total",
-    "taint_eviction_controller_pod_deletion_duration_seconds",
-    "taint_eviction_controller_pod_deletions_total",
-    "ttl_after_finished_controller_job_deletion_duration_seconds",
-];
+/// The same of controllers: there is nothing to publish.
+const SELDOM_OF_CONTROLLERS: &[&str] =
+    &["root_ca_cert_publisher_sync_duration_seconds", "root_ca_cert_publisher_sync_total"];
 
 /// Prefixes of what tells of the language's runtime.
 const RUNTIME: &[&str] = &["go_", "process_", "workqueue_"];

@@ -79,6 +79,11 @@ static FAMILIES: LazyLock<Families> = LazyLock::new(|| {
     }
 });
 
+/// Shows what is counted from the start.
+pub(super) fn register() {
+    LazyLock::force(&FAMILIES);
+}
+
 // === impl Scaling ===
 
 impl Scaling {
