@@ -243,7 +243,7 @@ impl Controller {
     ) -> Result<Proposal, Failure> {
         match self.readings.read(&key.namespace, selector, source).await {
             Ok(reading) => proposal::propose(spec, source, reading, view),
-            Err(error) => Err(source.failed(chain(&error))),
+            Err(error) => Err(Failure::of_reading(spec, source, &key.namespace, &chain(&error))),
         }
     }
 
@@ -254,6 +254,7 @@ impl Controller {
             reason: "InvalidSelector".into(),
             note: message.clone(),
             message,
+            of_one: None,
         };
         if selector.is_empty() {
             let mut failure = invalid("SelectorRequired", "selector is required".into());

@@ -183,11 +183,13 @@ impl Plan {
         let Some((asked, name)) = known else {
             if let Some(first) = failures.first() {
                 set(&mut self.status, ACTIVE, "False", &first.reason, &first.message, now);
-                let note = format!(
-                    "invalid metrics ({} invalid out of {total}), first error is: {}",
-                    failures.len(),
-                    first.note
-                );
+                let note = match &first.of_one {
+                    Some(first) => {
+                        let count = failures.len();
+                        format!("invalid metrics ({count} invalid out of {total}), first error is: {first}")
+                    }
+                    None => first.note.clone(),
+                };
                 self.events.push((EventType::Warning, "FailedComputeMetricsReplicas".into(), note));
             }
             return None;
@@ -204,7 +206,9 @@ impl Plan {
         set(&mut self.status, LIMITED, is_limited, limited.reason, limited.message, now);
         self.reason = match asked.cmp(&target.wanted) {
             std::cmp::Ordering::Greater => format!("{name} above target"),
-            _ => "All metrics below target".into(),
+            std::cmp::Ordering::Less => "All metrics below target".into(),
+            // The pace decides alone.
+            std::cmp::Ordering::Equal => String::new(),
         };
         // From zero one goes to the least there may be by now, whatever the metrics ask for.
         if target.wanted == 0 && min > limited.replicas {

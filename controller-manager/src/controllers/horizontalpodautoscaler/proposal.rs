@@ -3,6 +3,8 @@
 //! Contract: upstream's `pkg/controller/podautoscaler/replica_calculator.go`: pods that are not ready or tell nothing count
 //! so that they never make a change larger, and no change of direction follows from them.
 
+mod failure;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::Arc,
@@ -22,6 +24,7 @@ use k8s_openapi::{
     apimachinery::pkg::{api::resource::Quantity as ApiQuantity, apis::meta::v1::LabelSelector},
 };
 
+pub(super) use self::failure::Failure;
 use super::{
     plan::Target,
     readings::{Reading, Sample},
@@ -58,17 +61,6 @@ pub(super) struct Proposal {
     /// For messages.
     pub(super) name: String,
     pub(super) status: MetricStatus,
-}
-
-/// Why a metric asks for nothing.
-#[derive(Clone, Debug, PartialEq)]
-pub(super) struct Failure {
-    /// Of the event.
-    pub(super) event: String,
-    pub(super) note: String,
-    /// Of the condition.
-    pub(super) reason: String,
-    pub(super) message: String,
 }
 
 /// What metrics are weighed with.
@@ -125,37 +117,9 @@ impl Source {
         };
         found.ok_or_else(|| {
             let why = format!("unknown metric source type {:?}", spec.type_);
-            failure("InvalidMetricSourceType", why)
+            Failure::of_unknown(why)
         })
     }
-
-    fn reason(&self) -> &'static str {
-        match self {
-            Source::Resource { container: None, .. } => "FailedGetResourceMetric",
-            Source::Resource { .. } => "FailedGetContainerResourceMetric",
-            Source::Pods(_) => "FailedGetPodsMetric",
-            Source::Object { .. } => "FailedGetObjectMetric",
-            Source::External(_) => "FailedGetExternalMetric",
-        }
-    }
-
-    /// The failure of a metric that could not be read or weighed.
-    pub(super) fn failed(&self, why: String) -> Failure {
-        let what = match self {
-            Source::Resource { name, .. } => {
-                format!("failed to get {name} utilization: unable to get metrics for resource {name}")
-            }
-            Source::Pods(metric) => format!("unable to get metric {}", metric.name),
-            Source::Object { metric, .. } => format!("unable to get metric {}", metric.name),
-            Source::External(metric) => format!("unable to get external metric {}", metric.name),
-        };
-        failure(self.reason(), format!("{what}: {why}"))
-    }
-}
-
-fn failure(reason: &str, why: String) -> Failure {
-    let message = format!("the HPA was unable to compute the replica count: {why}");
-    Failure { event: reason.into(), note: why, reason: reason.into(), message }
 }
 
 /// The size a metric asks for.
@@ -166,7 +130,7 @@ pub(super) fn propose(
     view: &View<'_>,
 ) -> Result<Proposal, Failure> {
     let (replicas, name, current) =
-        weigh(spec, source, reading, view).map_err(|why| failure(source.reason(), why))?;
+        weigh(spec, source, reading, view).map_err(|why| Failure::of_metric(spec, source, why))?;
     Ok(Proposal { replicas, name, status: status(spec, source, current) })
 }
 
@@ -182,12 +146,14 @@ fn weigh(spec: &MetricSpec, source: &Source, reading: Reading, view: &View<'_>) 
         (Source::Resource { name, container }, Reading::Pods(samples)) => {
             match (average, target.average_utilization) {
                 (Some(average), _) => {
-                    let (replicas, used) = of_pods(samples, average, Some(name), view)?;
+                    let (replicas, used) = of_pods(samples, average, Some(name), view)
+                        .map_err(|why| format!("failed to get {name} usage: {why}"))?;
                     Ok((replicas, format!("{name} resource"), averages(None, Some(resource(name, used)))))
                 }
                 (None, Some(percent)) => {
                     let (replicas, used, raw) =
-                        of_requests(samples, percent, name, container.as_deref(), view)?;
+                        of_requests(samples, percent, name, container.as_deref(), view)
+                            .map_err(|why| format!("failed to get {name} utilization: {why}"))?;
                     let word = if container.is_some() { "container resource" } else { "resource" };
                     let label = format!("{name} {word} utilization (percentage of request)");
                     Ok((replicas, label, averages(Some(used), Some(resource(name, raw)))))
@@ -205,13 +171,16 @@ fn weigh(spec: &MetricSpec, source: &Source, reading: Reading, view: &View<'_>) 
             Ok((replicas, format!("pods metric {}", metric.name), averages(None, Some(plain(used)))))
         }
         (Source::Object { metric, object }, Reading::Total(total)) => {
-            let label = format!("{} metric {}", object.kind, metric.name);
+            let label = match value {
+                Some(_) => format!("{} metric {}", object.kind, metric.name),
+                None => format!("external metric {}", metric.shown()),
+            };
             of_total(total, value, average, view, label).ok_or(
                 "invalid object metric source: neither a value target nor an average value target was set",
             )?
         }
         (Source::External(metric), Reading::Total(total)) => {
-            let label = format!("external metric {}", metric.name);
+            let label = format!("external metric {}", metric.shown());
             of_total(total, value, average, view, label).ok_or(
                 "invalid external metric source: neither a value target nor an average value target was set",
             )?

@@ -25,6 +25,7 @@ fn fails() -> Result<Proposal, Failure> {
         note: "gone".into(),
         reason: "FailedGetPodsMetric".into(),
         message: "cannot: gone".into(),
+        of_one: Some("failed: gone".into()),
     })
 }
 
@@ -91,6 +92,12 @@ fn a_metric_that_fails_forbids_shrinking_only() {
     let none = run(&autoscaler(), 3, Some(vec![fails()]));
     let reasons: Vec<&str> = none.events.iter().map(|(_, reason, _)| reason.as_str()).collect();
     assert_eq!(reasons, ["FailedGetPodsMetric", "FailedComputeMetricsReplicas"]);
+    let note = |plan: &Plan| plan.events.last().map(|(_, _, note)| note.clone());
+    let first = "first error is: failed: gone";
+    assert_eq!(note(&none), Some(format!("invalid metrics (1 invalid out of 1), {first}")));
+    assert_eq!(note(&down), Some(format!("invalid metrics (1 invalid out of 2), {first}")));
+    let of_all = fails().map_err(|failure| Failure { of_one: None, ..failure });
+    assert_eq!(note(&run(&autoscaler(), 3, Some(vec![of_all]))), Some("gone".into()));
 }
 
 #[test]

@@ -103,7 +103,8 @@ fn one_container_of_each_pod() {
         "target": {"type": "Utilization", "averageUtilization": 50}}});
     assert_eq!(ask(spec.clone(), samples(&[1000]), &pods(1), 1).unwrap().replicas, 2);
     let other = [pod("p0", json!({"spec/containers": [{"name": "x"}]}))];
-    assert_eq!(ask(spec, samples(&[1000]), &other, 1).unwrap_err(), "container c not found in Pod p0");
+    let why = "failed to get cpu utilization: container c not found in Pod p0";
+    assert_eq!(ask(spec, samples(&[1000]), &other, 1).unwrap_err(), why);
 }
 
 #[test]
@@ -130,12 +131,14 @@ fn totals_are_divided_or_compared() {
         (average("20"), 61_000, 3, 3),
     ] {
         let got = ask(object(target.clone()), Reading::Total(total), &pods(3), current).unwrap();
-        assert_eq!(got.replicas, expected, "{target} {total} {current}");
+        let name =
+            if target["type"] == "Value" { "Service metric queue" } else { "external metric queue(nil)" };
+        assert_eq!((got.replicas, got.name.as_str()), (expected, name), "{target} {total} {current}");
     }
     let external =
         json!({"type": "External", "external": {"metric": {"name": "jobs"}, "target": average("10")}});
     let got = ask(external, Reading::Total(61_000), &pods(2), 2).unwrap();
-    assert_eq!(got.replicas, 7);
+    assert_eq!((got.replicas, got.name.as_str()), (7, "external metric jobs(nil)"));
     assert_eq!(serde_json::to_value(got.status).unwrap()["external"]["current"]["averageValue"], "30500m");
 }
 
@@ -143,14 +146,14 @@ fn totals_are_divided_or_compared() {
 fn what_is_missing_is_named() {
     assert_eq!(
         ask(cpu(50), samples(&[1]), &[], 1).unwrap_err(),
-        "no pods returned by selector while calculating replica count"
+        "failed to get cpu utilization: no pods returned by selector while calculating replica count"
     );
     let other = [pod("other", json!({}))];
     assert!(ask(cpu(50), samples(&[]), &other, 1).unwrap_err().contains("did not receive metrics"));
     let bare = [pod("p0", json!({"spec/containers": [{"name": "x"}]}))];
     assert_eq!(
         ask(cpu(50), samples(&[1]), &bare, 1).unwrap_err(),
-        "missing request for cpu in container x of Pod p0"
+        "failed to get cpu utilization: missing request for cpu in container x of Pod p0"
     );
     let pod_level = [pod("p0", json!({"spec/resources": {"requests": {"cpu": "2"}}}))];
     assert_eq!(ask(cpu(50), samples(&[1000]), &pod_level, 1).unwrap().replicas, 1);
