@@ -112,7 +112,7 @@ impl Daemon for CloudController {
             ],
         )
         .with(group::secure_serving("10258"))
-        .with(group::delegated_auth())
+        .with(group::delegated_auth(false))
         .with(group::leader_election("cloud-controller-manager"))
         .with(group::client("20", "30"))
         .with(group::logging())

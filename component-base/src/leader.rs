@@ -7,7 +7,11 @@
 //! A busy daemon must not lose its lease to its own work, so a leader's renewals share neither its threads nor its
 //! connection nor its rate limit: [`LeaderElection::start`] holds the election on a thread of its own.
 
-use std::{future::Future, sync::LazyLock, time::Duration};
+use std::{
+    future::Future,
+    sync::{Arc, LazyLock},
+    time::Duration,
+};
 
 use k8s_openapi::{
     api::coordination::v1::{Lease, LeaseSpec},
@@ -17,6 +21,7 @@ use kube::{
     Api,
     api::{ObjectMeta, PostParams},
 };
+use parking_lot::Mutex;
 use prometheus::IntGaugeVec;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -25,6 +30,7 @@ use crate::{
     backoff::jittered,
     client::{self, ClientError, ClientOptions},
     clock::SharedClock,
+    health::{Endpoint, Health},
     metrics::{self, Stability},
     task::Tasks,
     workqueue::chain,
@@ -55,7 +61,16 @@ pub struct LeaderElection {
     /// The API server chooses who leads (`CoordinatedLeaderElection`): this candidate tells of itself, takes no lease that
     /// was not given to it, and renews none that is to be another's.
     pub coordinated: bool,
+    /// When a leader last had the lease; clones share it.
+    pub(crate) watchdog: Watchdog,
 }
+
+/// When a leader last had its lease; nothing while it leads not.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Watchdog(Arc<Mutex<Option<Instant>>>);
+
+/// How much longer than its lease a leader may be silent before its health check fails.
+const TOLERATED: Duration = Duration::from_secs(20);
 
 /// Why an election cannot be held. Display is upstream's wording.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -98,7 +113,20 @@ impl LeaderElection {
             retry_period: Duration::from_secs(2),
             release_on_cancel: false,
             coordinated: false,
+            watchdog: Watchdog::default(),
         }
+    }
+
+    /// Adds the check `leaderElection` to endpoints: it fails when a leader that has lost its lease goes on.
+    pub fn watched(&self, health: &Health, endpoints: &[Endpoint]) {
+        let (watchdog, name, limit) =
+            (self.watchdog.clone(), self.name.clone(), self.lease_duration + TOLERATED);
+        health.add_to(endpoints, "leaderElection", move || match *watchdog.0.lock() {
+            Some(held) if held.elapsed() > limit => {
+                Err(format!("failed election to renew leadership on lease {name}"))
+            }
+            _ => Ok(()),
+        });
     }
 
     /// Checks that the periods fit together.
@@ -208,6 +236,7 @@ impl LeaderElection {
         }
         let lost = drain.run_until_cancelled(candidate.renew()).await.is_some();
         leading.cancel();
+        *candidate.election.watchdog.0.lock() = None;
         candidate.gauge(false);
         if lost {
             tracing::error!(lock = candidate.lock(), "leader election lost");
@@ -309,6 +338,7 @@ impl Candidate {
         };
         if held {
             self.held_since = began;
+            *self.election.watchdog.0.lock() = Some(began);
         }
         self.report_holder();
         held

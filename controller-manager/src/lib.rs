@@ -7,6 +7,7 @@
 //! Each controller is one file under `controllers/` and one line in its list: what it watches, a pure plan,
 //! and an act that never decides. Contract: upstream's `pkg/controller`.
 
+pub mod configz;
 pub mod controllers;
 pub mod identity;
 pub mod run;

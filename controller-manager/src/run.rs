@@ -9,6 +9,7 @@ use component_base::{
     daemon::{self, Daemon, StartError},
     features::{self, Gate},
     flags::{Flag, FlagSet, Kind, Values, group},
+    health::Endpoint,
     informer::Informers,
     leader::LeaderElection,
     metrics::{self, view::View},
@@ -18,6 +19,7 @@ use component_base::{
 };
 
 use crate::{
+    configz,
     controllers::{self, Context},
     identity::Identities,
     settings::{self, Settings, SettingsError},
@@ -44,6 +46,8 @@ pub struct Config {
     settings: Settings,
     /// How metrics are shown.
     metrics: View,
+    /// What `/configz` shows.
+    configz: serde_json::Value,
 }
 
 /// Why the configuration is not usable.
@@ -86,7 +90,7 @@ impl Daemon for ControllerManager {
         )
         .with(settings::flags())
         .with(group::secure_serving("10257"))
-        .with(group::delegated_auth())
+        .with(group::delegated_auth(false))
         .with(group::leader_election("kube-controller-manager"))
         .with(group::client("20", "30"))
         .with(group::logging())
@@ -102,17 +106,21 @@ impl Daemon for ControllerManager {
         }
         let settings = Settings::from_values(values)?;
         let coordinated = settings.gates.has(Gate::CoordinatedLeaderElection);
-        let election = group::leader_election_options(values);
+        let mut election = group::leader_election_options(values);
+        if let Some(election) = &mut election {
+            election.coordinated = coordinated;
+        }
         Ok(Config {
             client: group::client_options(values, "kube-controller-manager"),
             serving: group::secure_serving_options(values, "kube-controller-manager"),
             auth: group::auth_options(values),
-            election: election.map(|election| LeaderElection { coordinated, ..election }),
+            election,
             selection,
             separate: values.bool("use-service-account-credentials"),
             settings,
             metrics: group::metrics_view(values)
                 .map_err(|(flag, value, why)| ConfigError::Metrics(flag, value, why))?,
+            configz: configz::configuration(&Self::flags(), values),
         })
     }
 
@@ -121,7 +129,13 @@ impl Daemon for ControllerManager {
         features::show(config.settings.gates);
         version::show_compatibility();
         let auth = Delegated::new(config.auth, "kube-controller-manager").await?;
-        SecureServer::bind(&config.serving)?.serve(Site::default(), Arc::new(auth), &tasks);
+        let site = Site::default();
+        site.configz(configz::NAME, config.configz);
+        let health = site.health().clone();
+        if let Some(election) = &config.election {
+            election.watched(&health, &[Endpoint::Healthz]);
+        }
+        SecureServer::bind(&config.serving)?.serve(site, Arc::new(auth), &tasks);
         let client = client::connect(&config.client).await?;
         let identities = match config.separate {
             true => {
@@ -158,6 +172,7 @@ impl Daemon for ControllerManager {
                     }
                 }
                 (controller.start)(&ctx);
+                health.add_to(&[Endpoint::Healthz], controller.name, || Ok(()));
                 if !ctx.settings.start_interval.is_zero() {
                     let pause = tokio::time::sleep(ctx.settings.start_interval);
                     group.drain().run_until_cancelled(pause).await;

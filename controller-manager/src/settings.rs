@@ -179,6 +179,9 @@ pub enum SettingsError {
     /// A prefix length is out of bounds.
     #[error("--{0} must be between 1 and {1}")]
     Mask(&'static str, u8),
+    /// Prefix lengths that do not go together.
+    #[error("--{0} {1}")]
+    Masks(&'static str, &'static str),
     /// A number of workers is none.
     #[error("--{0} must be greater than 0, but got {1}")]
     Concurrency(&'static str, i64),
@@ -223,19 +226,29 @@ const SIGNERS: &[(&str, &str, &str)] = &[
 pub fn flags() -> Vec<Flag> {
     let mut flags = vec![
         Flag::new("allocate-node-cidrs", Kind::Bool, "false", "give every node a range of pod addresses"),
-        Flag::new("cluster-cidr", Kind::Strings, "", "ranges of pods"),
-        Flag::new("node-cidr-mask-size", Kind::Int, "24", "prefix length of a node's IPv4 range"),
+        Flag::new(
+            "cluster-cidr",
+            Kind::String,
+            "",
+            "range of pods, or one of each family with a comma between",
+        ),
+        Flag::new(
+            "node-cidr-mask-size",
+            Kind::Int,
+            "0",
+            "prefix length of nodes' ranges, for clusters of one family; 0 for 24 with IPv4 and 64 with IPv6",
+        ),
         Flag::new(
             "node-cidr-mask-size-ipv4",
             Kind::Int,
             "0",
-            "prefix length of a node's IPv4 range; 0 for that of node-cidr-mask-size",
+            "prefix length of a node's IPv4 range; 0 for 24",
         ),
         Flag::new(
             "service-cluster-ip-range",
-            Kind::Strings,
+            Kind::String,
             "",
-            "ranges of services, which nodes get nothing of",
+            "range of services, or one of each family, which nodes get nothing of",
         ),
         Flag::new(
             "enable-garbage-collector",
@@ -273,7 +286,12 @@ pub fn flags() -> Vec<Flag> {
             "0s",
             "pause between the starts of two controllers",
         ),
-        Flag::new("node-cidr-mask-size-ipv6", Kind::Int, "64", "prefix length of a node's IPv6 range"),
+        Flag::new(
+            "node-cidr-mask-size-ipv6",
+            Kind::Int,
+            "0",
+            "prefix length of a node's IPv6 range; 0 for 64",
+        ),
         Flag::new("root-ca-file", Kind::String, "", "CA bundle published to every namespace"),
         Flag::new(
             "service-account-private-key-file",
@@ -402,10 +420,6 @@ impl Settings {
         let gates = SWITCHES.read(values)?;
         let mut out = Settings {
             gates,
-            node_mask_v4: match values.int("node-cidr-mask-size-ipv4") {
-                0 => mask(values, "node-cidr-mask-size", 32)?,
-                _ => mask(values, "node-cidr-mask-size-ipv4", 32)?,
-            },
             service_cidrs: ranges(values, "service-cluster-ip-range")?,
             binder_period: at_least_a_second(values, "pvclaimbinder-sync-period")?,
             endpoints_batch: values.duration("endpoint-updates-batch-period"),
@@ -413,7 +427,6 @@ impl Settings {
             mirroring_batch: values.duration("mirroring-endpointslice-updates-batch-period"),
             garbage_stays: !values.bool("enable-garbage-collector"),
             start_interval: values.duration("controller-start-interval"),
-            node_mask_v6: mask(values, "node-cidr-mask-size-ipv6", 128)?,
             concurrency: concurrency(values)?,
             slice_endpoints: slice_size(values, "max-endpoints-per-slice")?,
             mirrored_endpoints: slice_size(values, "mirroring-max-endpoints-per-subset")?,
@@ -448,6 +461,7 @@ impl Settings {
         if values.bool("allocate-node-cidrs") {
             out.cluster_cidrs = ranges(values, "cluster-cidr")?;
         }
+        (out.node_mask_v4, out.node_mask_v6) = masks(values, &out.cluster_cidrs)?;
         if let Some(path) = file(values, "root-ca-file") {
             let text =
                 std::fs::read_to_string(&path).map_err(|source| SettingsError::Read { path, source })?;
@@ -458,8 +472,8 @@ impl Settings {
 }
 
 fn ranges(values: &Values, flag: &'static str) -> Result<Vec<IpNet>, SettingsError> {
-    let parse = |text: &String| text.parse().map_err(|_| SettingsError::Range(flag, text.clone()));
-    values.list(flag).iter().map(parse).collect()
+    let parse = |text: &str| text.parse().map_err(|_| SettingsError::Range(flag, text.to_owned()));
+    values.string(flag).split(',').map(str::trim).filter(|text| !text.is_empty()).map(parse).collect()
 }
 
 fn at_least_a_second(values: &Values, flag: &'static str) -> Result<Duration, SettingsError> {
@@ -515,9 +529,39 @@ fn signing_pairs(values: &Values) -> Result<BTreeMap<&'static str, (PathBuf, Pat
     Ok(out)
 }
 
-fn mask(values: &Values, flag: &'static str, most: u8) -> Result<u8, SettingsError> {
-    let value = values.int(flag);
-    u8::try_from(value).ok().filter(|m| *m >= 1 && *m <= most).ok_or(SettingsError::Mask(flag, most))
+/// The prefix lengths of nodes' IPv4 and IPv6 ranges, where pods have these ranges.
+fn masks(values: &Values, ranges: &[IpNet]) -> Result<(u8, u8), SettingsError> {
+    const BOTH: &str = "node-cidr-mask-size";
+    const V4: &str = "node-cidr-mask-size-ipv4";
+    const V6: &str = "node-cidr-mask-size-ipv6";
+    let is_given = |flag| values.int(flag) != 0;
+    let mask = |flag, most: u8, default: u8| match values.int(flag) {
+        0 => Ok(default),
+        value => {
+            let fits = |mask: &u8| (1..=most).contains(mask);
+            u8::try_from(value).ok().filter(fits).ok_or(SettingsError::Mask(flag, most))
+        }
+    };
+    let has_v4 = ranges.iter().any(|range| matches!(range, IpNet::V4(_)));
+    let has_v6 = ranges.iter().any(|range| matches!(range, IpNet::V6(_)));
+    if is_given(BOTH) {
+        if ranges.len() > 1 {
+            return Err(SettingsError::Masks(BOTH, "is not allowed with dual-stack clusters"));
+        }
+        if is_given(V4) || is_given(V6) {
+            return Err(SettingsError::Masks(BOTH, "is not allowed with those of families"));
+        }
+        return Ok((mask(BOTH, if has_v6 { 128 } else { 32 }, 24)?.min(32), mask(BOTH, 128, 64)?));
+    }
+    for (flag, has_other, has) in [(V4, has_v6, has_v4), (V6, has_v4, has_v6)] {
+        if is_given(flag) && has_other && !has {
+            return Err(SettingsError::Masks(
+                flag,
+                "is not allowed for a cluster without ranges of this family",
+            ));
+        }
+    }
+    Ok((mask(V4, 32, 24)?, mask(V6, 128, 64)?))
 }
 
 #[cfg(test)]
@@ -544,6 +588,10 @@ mod tests {
             component_base::reference::flags_lacking(&ControllerManager::flags()),
             Vec::<String>::new()
         );
+        assert_eq!(
+            component_base::reference::flags_differing(&ControllerManager::flags()),
+            Vec::<String>::new()
+        );
     }
 
     #[test]
@@ -566,6 +614,47 @@ mod tests {
             (Duration::from_secs(1), Duration::ZERO)
         );
         assert_eq!((settings.binder_period, settings.garbage_stays), (Duration::from_secs(15), false));
+    }
+
+    #[test]
+    fn prefix_lengths_are_those_of_the_families_there_are() {
+        let masks = |ranges: &str, more: &[&str]| {
+            let ranges = format!("--cluster-cidr={ranges}");
+            let given: Vec<&str> =
+                ["--allocate-node-cidrs", &ranges].into_iter().chain(more.iter().copied()).collect();
+            read(&given).map(|settings| (settings.node_mask_v4, settings.node_mask_v6))
+        };
+        let (v4, v6, both) = ("10.4.0.0/16", "fd00::/48", "10.4.0.0/16,fd00::/48");
+        for (ranges, flags, expected) in [
+            (v4, vec![], Ok((24, 64))),
+            (both, vec![], Ok((24, 64))),
+            (both, vec!["--node-cidr-mask-size-ipv4=26", "--node-cidr-mask-size-ipv6=80"], Ok((26, 80))),
+            (v4, vec!["--node-cidr-mask-size=25"], Ok((25, 25))),
+            (v6, vec!["--node-cidr-mask-size=72"], Ok((32, 72))),
+            (
+                both,
+                vec!["--node-cidr-mask-size=25"],
+                Err("--node-cidr-mask-size is not allowed with dual-stack clusters"),
+            ),
+            (
+                v4,
+                vec!["--node-cidr-mask-size=25", "--node-cidr-mask-size-ipv4=26"],
+                Err("--node-cidr-mask-size is not allowed with those of families"),
+            ),
+            (
+                v4,
+                vec!["--node-cidr-mask-size-ipv6=80"],
+                Err("--node-cidr-mask-size-ipv6 is not allowed for a cluster without ranges of this family"),
+            ),
+            (
+                v6,
+                vec!["--node-cidr-mask-size-ipv4=26"],
+                Err("--node-cidr-mask-size-ipv4 is not allowed for a cluster without ranges of this family"),
+            ),
+            (v4, vec!["--node-cidr-mask-size=33"], Err("--node-cidr-mask-size must be between 1 and 32")),
+        ] {
+            assert_eq!(masks(ranges, &flags), expected.map_err(str::to_owned), "{ranges} {flags:?}");
+        }
     }
 
     #[test]

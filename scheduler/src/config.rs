@@ -3,12 +3,13 @@
 //! Unknown fields are errors, as upstream's strict decoding makes them.
 
 pub mod args;
+pub mod configz;
 pub mod extenders;
 
 use std::{collections::BTreeSet, path::Path, time::Duration};
 
 use component_base::{client::ClientOptions, config, features::Gates, goduration, leader::LeaderElection};
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use self::extenders::ExtenderConfiguration;
@@ -61,7 +62,7 @@ pub enum FileError {
 }
 
 /// The file's content.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Default, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct KubeSchedulerConfiguration {
     #[serde(rename = "apiVersion")]
@@ -74,10 +75,8 @@ pub struct KubeSchedulerConfiguration {
     #[serde(default)]
     client_connection: ClientConnectionConfiguration,
     /// The endpoints for profiling are not there; the switches are accepted.
-    #[serde(rename = "enableProfiling")]
-    _enable_profiling: Option<bool>,
-    #[serde(rename = "enableContentionProfiling")]
-    _enable_contention_profiling: Option<bool>,
+    enable_profiling: Option<bool>,
+    enable_contention_profiling: Option<bool>,
     percentage_of_nodes_to_score: Option<i32>,
     pod_initial_backoff_seconds: Option<i64>,
     pod_max_backoff_seconds: Option<i64>,
@@ -85,8 +84,7 @@ pub struct KubeSchedulerConfiguration {
     profiles: Vec<ProfileConfiguration>,
     #[serde(default)]
     extenders: Vec<ExtenderConfiguration>,
-    #[serde(rename = "delayCacheUntilActive")]
-    _delay_cache_until_active: Option<bool>,
+    delay_cache_until_active: Option<bool>,
 }
 
 #[derive(Clone, Debug, Default, Deserialize)]
@@ -129,7 +127,7 @@ pub struct ProfileConfiguration {
 }
 
 /// Plugins by extension point.
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub struct Plugins {
     /// All points.
@@ -165,22 +163,25 @@ pub struct Plugins {
 }
 
 /// What is switched on and off at a point.
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub struct PluginSet {
     /// On, in addition to the default ones.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
     pub enabled: Vec<PluginSwitch>,
     /// Default ones that are off; `*` for all.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
     pub disabled: Vec<PluginSwitch>,
 }
 
 /// A plugin's name, with the weight of its score.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct PluginSwitch {
     /// Its name.
     pub name: String,
     /// Weight of its score; 0 or nothing for the default.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub weight: Option<i64>,
 }
 
@@ -216,6 +217,13 @@ impl KubeSchedulerConfiguration {
         let read: Self = config::load(path, API_VERSION, KIND)?;
         read.check()?;
         Ok(read)
+    }
+
+    /// A file that says nothing but what pods call the one profile.
+    pub fn of_profile(name: &str) -> Self {
+        let profile =
+            ProfileConfiguration { scheduler_name: Some(name.to_owned()), ..ProfileConfiguration::default() };
+        Self { profiles: vec![profile], ..Self::default() }
     }
 
     fn check(&self) -> Result<(), FileError> {

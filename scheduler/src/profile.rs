@@ -201,7 +201,7 @@ fn check_names(profile: &ProfileConfiguration) -> Result<(), ProfileError> {
     Ok(())
 }
 
-fn sets(switches: &Plugins) -> [&PluginSet; 15] {
+pub(crate) fn sets(switches: &Plugins) -> [&PluginSet; 15] {
     [
         &switches.multi_point,
         &switches.pre_enqueue,

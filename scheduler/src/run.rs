@@ -1,6 +1,12 @@
 //! Wiring: flags, the lease, informers, and the loop that owns model and queue.
 
-use std::{path::Path, sync::Arc};
+use std::{
+    path::Path,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+};
 
 use component_base::{
     auth::{AuthOptions, Delegated},
@@ -10,6 +16,7 @@ use component_base::{
     events::Recorder,
     features::{self, Gate, Gates, Reader, Switches},
     flags::{Flag, FlagSet, Kind, Values, fixed, group},
+    health::Endpoint,
     informer::{Event, Informer, Informers, Kept, ListWatch},
     leader::LeaderElection,
     metrics::{self, view::View},
@@ -27,7 +34,7 @@ use tokio::sync::{mpsc, watch};
 
 use crate::{
     act::{Actor, Claims},
-    config::{FileError, KubeSchedulerConfiguration, extenders::ExtenderConfiguration},
+    config::{FileError, KubeSchedulerConfiguration, configz, extenders::ExtenderConfiguration},
     cycle::{Advisers, Change, Cycle},
     extender::{ConnectError, Extenders},
     metrics::Metrics,
@@ -50,6 +57,7 @@ const SWITCHES: Switches = Switches {
     reader: Reader::Scheduler,
     gates: &[
         Gate::CoordinatedLeaderElection,
+        Gate::DRADeviceTaintRules,
         Gate::DRAExtendedResource,
         Gate::GangScheduling,
         Gate::GenericWorkload,
@@ -57,7 +65,6 @@ const SWITCHES: Switches = Switches {
         Gate::WorkloadAwarePreemption,
     ],
 };
-        Gate::DRADeviceTaintRules,
 
 /// Everything the daemon needs to know.
 #[derive(Debug)]
@@ -72,6 +79,8 @@ pub struct Config {
     features: Gates,
     /// How metrics are shown.
     view: View,
+    /// What `/configz` shows.
+    configz: serde_json::Value,
 }
 
 /// Why the configuration is not usable.
@@ -133,7 +142,7 @@ impl Daemon for Scheduler {
         .with(fixed::flags(options::FIXED))
         .with(fixed::flags(fixed::COMMON))
         .with(group::secure_serving("10259"))
-        .with(group::delegated_auth())
+        .with(group::delegated_auth(true))
         .with(group::leader_election("kube-scheduler"))
         .with(group::client("50", "100"))
         .with(group::logging())
@@ -158,9 +167,14 @@ impl Daemon for Scheduler {
             extenders: Vec::new(),
             features: SWITCHES.read(values)?,
             view: view(values)?,
+            configz: serde_json::Value::Null,
         };
-        match values.optional("config").filter(|path| !path.is_empty()) {
-            None => out.profiles.push(Profile::with_defaults(name, out.features)),
+        let file = match values.optional("config").filter(|path| !path.is_empty()) {
+            None => {
+                let file = KubeSchedulerConfiguration::of_profile(&name);
+                out.profiles.push(Profile::with_defaults(name, out.features));
+                file
+            }
             Some(path) => {
                 let file = KubeSchedulerConfiguration::load(Path::new(path))?;
                 let is_set = |flag: &str| values.is_set(flag);
@@ -169,11 +183,20 @@ impl Daemon for Scheduler {
                 out.back_off = file.back_off();
                 out.extenders = file.extenders().to_vec();
                 out.profiles = file.profiles(out.features)?;
+                file
             }
-        }
+        };
         if let Some(election) = &mut out.election {
             election.coordinated = out.features.has(Gate::CoordinatedLeaderElection);
         }
+        let flags = configz::Flags {
+            client: &out.client,
+            election: out.election.as_ref(),
+            profiling: values.bool("profiling"),
+            contention_profiling: values.bool("contention-profiling"),
+            features: out.features,
+        };
+        out.configz = configz::configuration(&file, flags);
         out.back_off.forgotten = values.duration("pod-max-in-unschedulable-pods-duration");
         Ok(out)
     }
@@ -184,7 +207,24 @@ impl Daemon for Scheduler {
         version::show_compatibility();
         let auth = Delegated::new(config.auth, "kube-scheduler").await.map_err(StartError::from)?;
         let server = SecureServer::bind(&config.serving).map_err(StartError::from)?;
-        server.serve(Site::default(), Arc::new(auth), &tasks);
+        let site = Site::default();
+        site.configz(configz::NAME, config.configz);
+        if let Some(election) = &config.election {
+            election.watched(site.health(), &[Endpoint::Healthz, Endpoint::Readyz]);
+        }
+        let drain = tasks.drain();
+        site.health().add_readiness("shutdown", move || match drain.is_cancelled() {
+            true => Err("process is shutting down".into()),
+            false => Ok(()),
+        });
+        // Who waits for the lease reads nothing yet, and is ready to.
+        let synced = Arc::new(AtomicBool::new(true));
+        let is_synced = synced.clone();
+        site.health().add_readiness("sched-handler-sync", move || match is_synced.load(Ordering::Relaxed) {
+            true => Ok(()),
+            false => Err("handlers are not fully synchronized".into()),
+        });
+        server.serve(site, Arc::new(auth), &tasks);
         let client = client::connect(&config.client).await.map_err(StartError::from)?;
         let office = Office {
             client,
@@ -197,6 +237,7 @@ impl Daemon for Scheduler {
                 false => Metrics::register(),
             }),
             features: config.features,
+            synced,
         };
         let lead = move |group: Tasks| async move {
             let drain = group.drain();
@@ -219,11 +260,14 @@ struct Office {
     extenders: Extenders,
     features: Gates,
     metrics: Arc<Metrics>,
+    /// Whether the caches are complete.
+    synced: Arc<AtomicBool>,
 }
 
 /// Everything a leader does.
 async fn lead(office: Office, tasks: &Tasks) {
-    let Office { client, clock, profiles, back_off, extenders, features, metrics } = office;
+    let Office { client, clock, profiles, back_off, extenders, features, metrics, synced } = office;
+    synced.store(false, Ordering::Relaxed);
     // Each entry is a pointer to an object the caches hold anyway, so the channel is bounded by them.
     let (sender, receiver) = mpsc::unbounded_channel();
     let informers = Informers::new(client.clone(), tasks);
@@ -231,6 +275,13 @@ async fn lead(office: Office, tasks: &Tasks) {
     feed(&informers, &sender);
     feed_storage(&informers, &sender);
     feed_devices(&informers, &sender);
+    feed_selectors::<Service>(&informers, &sender);
+    feed_selectors::<ReplicationController>(&informers, &sender);
+    feed_selectors::<ReplicaSet>(&informers, &sender);
+    feed_selectors::<StatefulSet>(&informers, &sender);
+    if features.has(Gate::DRADeviceTaintRules) {
+        feed_all(&informers, &sender, |event| Change::Devices(DeviceChange::Rule(event)));
+    }
     if features.has(Gate::GenericWorkload) {
         feed_all(&informers, &sender, Change::Group);
     }
@@ -243,6 +294,7 @@ async fn lead(office: Office, tasks: &Tasks) {
     devices.on_event(move |_| told.send_replace(()));
     informers.start();
     informers.wait_synced().await;
+    synced.store(true, Ordering::Relaxed);
     let recorder = |profile: &Profile| {
         let name = &profile.name;
         (name.clone(), Recorder::new(client.clone(), clock.clone(), name, "", tasks))
@@ -275,13 +327,6 @@ fn feed(informers: &Informers, sender: &mpsc::UnboundedSender<Change>) {
 /// Feeds all objects of a kind into the loop.
 fn feed_all<K: component_base::informer::Object>(
     informers: &Informers,
-    feed_selectors::<Service>(&informers, &sender);
-    feed_selectors::<ReplicationController>(&informers, &sender);
-    feed_selectors::<ReplicaSet>(&informers, &sender);
-    feed_selectors::<StatefulSet>(&informers, &sender);
-    if features.has(Gate::DRADeviceTaintRules) {
-        feed_all(&informers, &sender, |event| Change::Devices(DeviceChange::Rule(event)));
-    }
     sender: &mpsc::UnboundedSender<Change>,
     change: impl Fn(Event<K>) -> Change + Send + Sync + 'static,
 ) {
@@ -304,6 +349,13 @@ fn feed_devices(informers: &Informers, sender: &mpsc::UnboundedSender<Change>) {
     feed_all(informers, sender, |event| Change::Devices(DeviceChange::Slice(event)));
     feed_all(informers, sender, |event| Change::Devices(DeviceChange::Class(event)));
     feed_all(informers, sender, |event| Change::Devices(DeviceChange::Claim(event)));
+}
+
+fn feed_selectors<K: Selects>(informers: &Informers, sender: &mpsc::UnboundedSender<Change>) {
+    let sender = sender.clone();
+    let informer = informers.get::<Kept<SelectorOf<K>>>(ListWatch::default());
+    // The loop is gone only when the daemon drains.
+    informer.on_event(move |event| drop(sender.send(Change::Selector(SelectorChange::new(&event)))));
 }
 
 fn forward<K: component_base::informer::Object>(
@@ -330,6 +382,7 @@ mod tests {
     #[test]
     fn every_flag_of_upstreams_is_known() {
         assert_eq!(component_base::reference::flags_lacking(&Scheduler::flags()), Vec::<String>::new());
+        assert_eq!(component_base::reference::flags_differing(&Scheduler::flags()), Vec::<String>::new());
     }
 
     #[test]
@@ -343,10 +396,3 @@ mod tests {
         }
     }
 }
-fn feed_selectors<K: Selects>(informers: &Informers, sender: &mpsc::UnboundedSender<Change>) {
-    let sender = sender.clone();
-    let informer = informers.get::<Kept<SelectorOf<K>>>(ListWatch::default());
-    // The loop is gone only when the daemon drains.
-    informer.on_event(move |event| drop(sender.send(Change::Selector(SelectorChange::new(&event)))));
-}
-

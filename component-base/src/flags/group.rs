@@ -183,8 +183,9 @@ pub fn secure_serving_options(values: &Values, pair_name: &str) -> SecureServing
     }
 }
 
-/// `--authentication-*`, `--authorization-*`, `--client-ca-file`, `--requestheader-*`.
-pub fn delegated_auth() -> Vec<Flag> {
+/// `--authentication-*`, `--authorization-*`, `--client-ca-file`, `--requestheader-*`; `tolerates` is what is said of
+/// failed lookups where nothing is given.
+pub fn delegated_auth(tolerates: bool) -> Vec<Flag> {
     let authentication = [
         (
             "authentication-kubeconfig",
@@ -201,7 +202,7 @@ pub fn delegated_auth() -> Vec<Flag> {
         (
             "authentication-tolerate-lookup-failure",
             Kind::Bool,
-            "true",
+            if tolerates { "true" } else { "false" },
             "accepted for compatibility: nothing is looked up in the cluster",
         ),
         (

@@ -244,3 +244,22 @@ fn periods_must_fit_together() {
     let slow = LeaderElection { retry_period: Duration::from_secs(9), ..valid };
     assert_eq!(slow.validate(), Err(LeaderError::RenewDeadline));
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_leader_that_goes_on_without_its_lease_is_not_well() {
+    let election = LeaderElection::new("a", "b");
+    let health = Health::default();
+    election.watched(&health, &[Endpoint::Healthz]);
+    let check =
+        || health.answer("/healthz/leaderElection", "").map(|report| (report.status.as_u16(), report.text));
+    assert_eq!(check(), Some((200, "ok".into())), "who waits is well");
+    *election.watchdog.0.lock() = Some(Instant::now());
+    pass(35).await;
+    assert_eq!(check(), Some((200, "ok".into())));
+    pass(1).await;
+    let why = "internal server error: failed election to renew leadership on lease a\n";
+    assert_eq!(check(), Some((500, why.into())));
+    *election.watchdog.0.lock() = None;
+    assert_eq!(check(), Some((200, "ok".into())));
+    assert_eq!(health.answer("/readyz/leaderElection", ""), None);
+}

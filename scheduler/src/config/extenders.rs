@@ -5,7 +5,7 @@
 use std::{collections::BTreeSet, time::Duration};
 
 use component_base::goduration;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 use super::FileError;
 
@@ -13,7 +13,7 @@ use super::FileError;
 const TIMEOUT: Duration = Duration::from_secs(5);
 
 /// One extender. A verb that is empty is not asked.
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct ExtenderConfiguration {
     /// What the verbs are appended to.
@@ -53,7 +53,7 @@ pub struct ExtenderConfiguration {
 }
 
 /// A resource that an extender cares for.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct ManagedResource {
     /// Its name.
@@ -63,8 +63,8 @@ pub struct ManagedResource {
     pub ignored_by_scheduler: bool,
 }
 
-/// Certificates; `*_data` are base64 and go before files.
-#[derive(Clone, Debug, Default, Deserialize)]
+/// Certificates; `*_data` are base64 and go before files. `/configz` shows the files alone.
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub struct ExtenderTls {
     /// Whether its certificate is believed unchecked.
@@ -78,10 +78,13 @@ pub struct ExtenderTls {
     /// The authority of its certificate, PEM.
     pub ca_file: Option<String>,
     /// Our certificate.
+    #[serde(skip_serializing)]
     pub cert_data: Option<String>,
     /// Our key.
+    #[serde(skip_serializing)]
     pub key_data: Option<String>,
     /// The authority.
+    #[serde(skip_serializing)]
     pub ca_data: Option<String>,
 }
 

@@ -2,7 +2,7 @@
 //!
 //! Tests of one list share a control plane and run several at a time, each in its own namespace; those of
 //! [`failures`], [`audit`], [`encryption`], [`configurations`], [`cbor`], [`shards`], [`gates`], [`egress`], [`placement`],
-//! [`extenders`], [`gangs`], [`roles`], [`leaders`], [`unreadable`], [`peers`], [`manifests`], [`traces`], [`metrics`], [`front`] and
+//! [`extenders`], [`gangs`], [`roles`], [`leaders`], [`unreadable`], [`peers`], [`manifests`], [`traces`], [`metrics`], [`pages`], [`front`] and
 //! [`outside`] start their own, to break it or to have it otherwise.
 
 mod access;
@@ -28,6 +28,7 @@ mod manifests;
 mod metrics;
 mod objects;
 mod outside;
+mod pages;
 mod patches;
 mod peers;
 mod placement;
@@ -106,6 +107,7 @@ fn main() -> ExitCode {
         .and(alone.run("manifests", manifests::TESTS))
         .and(alone.run("traces", traces::TESTS))
         .and(alone.run("metrics", metrics::TESTS))
+        .and(alone.run("pages", pages::TESTS))
         .and(alone.run("front", front::TESTS))
         .and(alone.run("outside", outside::TESTS))
         .and(alone.run("failures", failures::TESTS));
