@@ -173,19 +173,42 @@ pub fn restart_policy(pod: &Pod) -> &str {
 /// its own policy, then the pod's (KEP-5307).
 #[must_use]
 pub fn restarts_after(pod: &Pod, container: &Container, exit_code: i32) -> bool {
-    for rule in container.restart_policy_rules.iter().flatten() {
-        let Some(codes) = &rule.exit_codes else { continue };
-        let listed = codes.values.as_ref().is_some_and(|values| values.contains(&exit_code));
-        let matches = if codes.operator == "NotIn" { !listed } else { listed };
-        if matches && rule.action == "Restart" {
-            return true;
-        }
+    if matches!(rule(container, exit_code), Some("Restart" | RESTART_ALL)) {
+        return true;
     }
     match container.restart_policy.as_deref().unwrap_or(restart_policy(pod)) {
         "Never" => false,
         "OnFailure" => exit_code != 0,
         _ => true,
     }
+}
+
+/// The action of a rule by which all containers of the pod start anew.
+const RESTART_ALL: &str = "RestartAllContainers";
+
+/// What the first of the container's rules says that is about this exit code.
+fn rule(container: &Container, exit_code: i32) -> Option<&str> {
+    let mut rules = container.restart_policy_rules.iter().flatten();
+    let found = rules.find(|rule| {
+        rule.exit_codes.as_ref().is_some_and(|codes| {
+            let listed = codes.values.as_ref().is_some_and(|values| values.contains(&exit_code));
+            if codes.operator == "NotIn" { !listed } else { listed }
+        })
+    });
+    found.map(|rule| rule.action.as_str())
+}
+
+/// Whether all containers of the pod start anew because this one ended with `exit_code`.
+#[must_use]
+pub fn restarts_all_after(container: &Container, exit_code: i32) -> bool {
+    rule(container, exit_code) == Some(RESTART_ALL)
+}
+
+/// Whether all containers of the pod may come to start anew.
+#[must_use]
+pub fn may_restart_all(pod: &Pod) -> bool {
+    let rules = init_containers(pod).iter().chain(containers(pod));
+    rules.flat_map(|c| c.restart_policy_rules.iter().flatten()).any(|rule| rule.action == RESTART_ALL)
 }
 
 /// Whether a running container that has to be killed is started again (rules on exit codes do not apply to it).

@@ -436,6 +436,7 @@ impl Worker {
             runtime: &runtime,
             probes: &results,
             backoffs: &self.backoffs,
+            previous: self.status.as_deref().or(pod.status.as_ref()),
             cfs_period: self.shared.settings.cfs_period,
             now,
         };
@@ -450,7 +451,7 @@ impl Worker {
         let wake = plan.wake_at();
         self.made = None;
         let retry = self.carry_out(pod, &runtime, &plan).await;
-        if plan.sandbox.is_some() || plan.is_resizing() || !plan.start.is_empty() || !plan.kill.is_empty() {
+        if plan.changes_something() {
             // Where all went well it is known what there is.
             let made = self.made.take().filter(|(_, ids)| retry.is_none() && ids.len() == plan.start.len());
             let after = match &made {

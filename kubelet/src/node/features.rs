@@ -8,13 +8,15 @@ use k8s_openapi::api::core::v1::Pod;
 use crate::{pod, status::generate::Verdict};
 
 /// What this kubelet can, sorted.
-const KNOWN: [(Gate, &str); 3] = [
+const KNOWN: [(Gate, &str); 4] = [
     (Gate::ExtendWebSocketsToKubelet, "ExtendWebSocketsToKubelet"),
     (Gate::InPlacePodLevelResourcesVerticalScaling, "InPlacePodLevelResourcesVerticalScaling"),
     (Gate::InPlacePodVerticalScalingInitContainers, "InPlacePodVerticalScalingInitContainers"),
+    (Gate::RestartAllContainersOnContainerExits, RESTART_ALL),
 ];
-/// What pods may need that this kubelet cannot.
+/// Containers of a pod that start anew together.
 const RESTART_ALL: &str = "RestartAllContainersOnContainerExits";
+/// What pods may need that this kubelet cannot.
 const OWN_USERS_ON_HOST_NETWORK: &str = "UserNamespacesHostNetworkSupport";
 
 /// What the node declares.
@@ -28,10 +30,7 @@ pub fn declared(gates: Gates) -> Vec<String> {
 
 /// What a pod needs of its node.
 fn needed(pod: &Pod) -> Vec<&'static str> {
-    let restarts = pod::all_containers(pod).iter().any(|(_, container)| {
-        let mut rules = container.restart_policy_rules.iter().flatten();
-        rules.any(|rule| rule.action == "RestartAllContainers")
-    });
+    let restarts = pod::may_restart_all(pod);
     let users = pod::host_network(pod) && pod::spec(pod).host_users == Some(false);
     let all = [(restarts, RESTART_ALL), (users, OWN_USERS_ON_HOST_NETWORK)];
     all.into_iter().filter(|(is, _)| *is).map(|(_, name)| name).collect()
@@ -77,12 +76,11 @@ mod tests {
         let rule = json!({"action": "RestartAllContainers", "exitCodes": {"operator": "In", "values": [1]}});
         let restarts = pod(json!({"containers": [{"name": "c", "restartPolicyRules": [rule]}]}));
         let users = pod(json!({"hostNetwork": true, "hostUsers": false, "containers": []}));
-        for (pod, missing) in [(restarts, RESTART_ALL), (users, OWN_USERS_ON_HOST_NETWORK)] {
-            let refused = admit(&pod, Gates::default()).unwrap_err();
-            assert_eq!(refused.reason, "PodFeatureUnsupported");
-            let text = format!("Pod requires node features that are not available: {missing}");
-            assert_eq!(refused.message, text);
-        }
+        assert!(admit(&restarts, Gates::default()).is_ok());
+        let refused = admit(&users, Gates::default()).unwrap_err();
+        assert_eq!(refused.reason, "PodFeatureUnsupported");
+        let text = "Pod requires node features that are not available: UserNamespacesHostNetworkSupport";
+        assert_eq!(refused.message, text);
         let plain = json!({"action": "Restart", "exitCodes": {"operator": "In", "values": [1]}});
         let pod =
             pod(json!({"hostNetwork": true, "containers": [{"name": "c", "restartPolicyRules": [plain]}]}));

@@ -161,6 +161,16 @@ impl PodRuntime {
         self.containers.iter().find(|c| c.name == name)
     }
 
+    /// Some container of the pod has ended so that all of them are to start anew.
+    #[must_use]
+    pub fn restarts_all(&self, pod: &Pod) -> bool {
+        let mut all = pod::init_containers(pod).iter().chain(pod::containers(pod));
+        all.any(|container| {
+            let ended = self.latest(&container.name).filter(|r| r.phase == ContainerPhase::Exited);
+            ended.is_some_and(|record| pod::restarts_all_after(container, record.exit_code))
+        })
+    }
+
     /// The newest instance of a container in one sandbox.
     #[must_use]
     pub fn latest_in(&self, sandbox: &str, name: &str) -> Option<&ContainerRecord> {

@@ -170,6 +170,9 @@ fn container_status(
         previous.and_then(|s| status_list(s, role)).and_then(|l| l.iter().find(|s| s.name == container.name));
     let mut status = match record {
         Some(record) => from_record(input, container, record),
+        None if previous.is_some_and(is_resetting) && old.is_some_and(is_past) => {
+            reset(input, container, old)
+        }
         None => from_nothing(input, container, old),
     };
     let waiting = input.waiting.get(&container.name);
@@ -181,6 +184,10 @@ fn container_status(
             status.last_state = Some(ContainerState { terminated: Some(terminated), ..Default::default() });
         }
         status.state = Some(waiting_state(&waiting.reason, Some(&waiting.message)));
+    }
+    if status.last_state.is_none() && old.is_some_and(was_reset) {
+        // The runtime no longer has the instance.
+        status.last_state = old.and_then(|old| old.last_state.clone());
     }
     let record_running = record.filter(|r| r.phase == ContainerPhase::Running);
     if !matches!(role, Role::Ephemeral(_)) {
@@ -204,6 +211,61 @@ fn container_status(
         status.restart_count = status.restart_count.max(old.restart_count);
     }
     status
+}
+
+/// The reason of a container that was taken away so that all start anew.
+const RESET: &str = "RestartingAllContainers";
+const RESETTING: &str = "AllContainersRestarting";
+
+/// The container's last instance was taken away so that all start anew.
+#[must_use]
+pub fn was_reset(status: &ContainerStatus) -> bool {
+    let last = status.last_state.as_ref().and_then(|state| state.terminated.as_ref());
+    last.is_some_and(|last| last.reason.as_deref() == Some(RESET))
+}
+
+fn is_resetting(status: &PodStatus) -> bool {
+    status.conditions.iter().flatten().any(|c| c.type_ == RESETTING && c.status == "True")
+}
+
+/// It does not wait: there was an instance.
+fn is_past(status: &ContainerStatus) -> bool {
+    status.state.as_ref().is_some_and(|state| state.waiting.is_none())
+}
+
+/// One that has just been taken away.
+fn reset(input: &Input<'_>, container: &Container, old: Option<&ContainerStatus>) -> ContainerStatus {
+    let message = "The container is removed because RestartAllContainers in place";
+    let terminated = ContainerStateTerminated {
+        exit_code: 137,
+        reason: Some(RESET.to_owned()),
+        message: Some(message.to_owned()),
+        ..ContainerStateTerminated::default()
+    };
+    ContainerStatus {
+        state: Some(waiting_state(RESET, Some(message))),
+        last_state: Some(ContainerState { terminated: Some(terminated), ..ContainerState::default() }),
+        restart_count: old.map_or(0, |old| old.restart_count.saturating_add(1)),
+        ..from_nothing(input, container, None)
+    }
+}
+
+/// Whether all containers are being taken away, for pods of which they may be.
+fn resetting(input: &Input<'_>, phase: Option<&str>) -> Option<Fact> {
+    let fact = |status, reason, message: Option<&str>| {
+        Some(Fact { kind: RESETTING, status, reason, message: message.map(str::to_owned) })
+    };
+    if !pod::may_restart_all(input.pod) {
+        return None;
+    }
+    match phase {
+        Some("Succeeded") => fact(false, Some("PodCompleted"), None),
+        Some("Failed") => fact(false, Some("PodFailed"), None),
+        _ if !input.ending && input.runtime.restarts_all(input.pod) => {
+            fact(true, Some("RestartAllContainersStarted"), Some("container exited with restart policy rule"))
+        }
+        _ => fact(false, None, None),
+    }
 }
 
 /// How the container's volumes are mounted.
@@ -471,13 +533,14 @@ fn conditions(input: &Input<'_>, previous: Option<&PodStatus>, status: &PodStatu
     let network = input.runtime.sandboxes.iter().any(|s| s.ready && (s.host_network || !s.ips.is_empty()));
     let facts = [
         Fact { kind: "PodReadyToStartContainers", status: network, reason: None, message: None },
-        initialized(input, status),
+        initialized(input, previous, status),
         ready,
         containers_ready,
         Fact { kind: "PodScheduled", status: true, reason: None, message: None },
     ];
     let old = previous.and_then(|s| s.conditions.as_deref()).unwrap_or_default();
     let mut list: Vec<PodCondition> = facts.into_iter().map(|fact| condition(input, old, fact)).collect();
+    list.extend(resetting(input, status.phase.as_deref()).map(|fact| condition(input, old, fact)));
     list.extend(resize_conditions(input, old));
     list.extend(input.verdict.filter(|v| v.disrupted).map(|verdict| {
         let fact = Fact {
@@ -541,7 +604,7 @@ fn find<'a>(list: Option<&'a Vec<ContainerStatus>>, name: &str) -> Option<&'a Co
     list?.iter().find(|s| s.name == name)
 }
 
-fn initialized(input: &Input<'_>, status: &PodStatus) -> Fact {
+fn initialized(input: &Input<'_>, previous: Option<&PodStatus>, status: &PodStatus) -> Fact {
     let kind = "Initialized";
     if status.phase.as_deref() == Some("Succeeded") {
         return Fact { kind, status: true, reason: Some("PodCompleted"), message: None };
@@ -563,7 +626,11 @@ fn initialized(input: &Input<'_>, status: &PodStatus) -> Fact {
         })
         .map(|c| c.name.as_str())
         .collect();
-    if started || incomplete.is_empty() {
+    // One whose containers start anew stays initialized.
+    let conditions = previous.and_then(|s| s.conditions.as_ref()).into_iter().flatten();
+    let once = pod::may_restart_all(input.pod)
+        && conditions.into_iter().any(|c| c.type_ == kind && c.status == "True");
+    if started || once || incomplete.is_empty() {
         return Fact { kind, status: true, reason: None, message: None };
     }
     let message = format!("containers with incomplete status: [{}]", incomplete.join(" "));

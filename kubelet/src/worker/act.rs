@@ -110,6 +110,9 @@ impl Worker {
         runtime: &PodRuntime,
         plan: &plan::Plan,
     ) -> Option<Timestamp> {
+        if !plan.reset.is_empty() {
+            return self.reset_all(pod, &plan.reset).await;
+        }
         if !pod::host_network(pod)
             && let Some(why) = self.network_fault()
         {
@@ -151,6 +154,28 @@ impl Worker {
         self.failures = 0;
         self.made = Some((place.sandbox.clone(), vec![]));
         self.start_all(pod, plan, &place, &mounted).await
+    }
+
+    /// Takes the instances away; the next round, which is due at once, starts all containers anew.
+    async fn reset_all(&mut self, pod: &Pod, list: &[plan::Reset]) -> Option<Timestamp> {
+        for one in list {
+            if one.running {
+                self.container_event(pod, &one.name, Severity::Normal, "Killing", "killing");
+            }
+            let gone = async {
+                if one.running {
+                    self.shared.runtime.stop_container(&one.id, Duration::ZERO).await?;
+                }
+                self.shared.runtime.remove_container(&one.id).await
+            };
+            if let Err(error) = gone.await {
+                let name = &one.name;
+                tracing::warn!(pod = %pod::display(pod), container = name, %error, "cannot take the container away");
+                traces::fail(|| error.to_string());
+                return self.retry();
+            }
+        }
+        Some(Timestamp::now())
     }
 
     /// Why the node's network does not work.

@@ -1,13 +1,13 @@
 //! The plan of one pod: from what is wanted, what the runtime shows, the probes' results and the time, to the
 //! sandbox and container actions that come next. Pure; the worker carries it out.
 //!
-//! Contract: pod lifecycle (init containers, sidecars of KEP-753, restart policies, restart rules of KEP-5307,
+//! Contract: pod lifecycle (init containers, sidecars of KEP-753, restart policies, restart rules of KEP-5307 and KEP-5532,
 //! crash-loop back-off, resizes in place of KEP-1287); upstream's counterpart is `computePodActions`.
 
 use std::{collections::HashMap, sync::Arc};
 
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::{Container, Pod};
+use k8s_openapi::api::core::v1::{Container, Pod, PodStatus};
 
 use super::backoff::BackOffs;
 use crate::{
@@ -17,6 +17,7 @@ use crate::{
     },
     probe::{Kind, Outcome},
     runtime::observed::{ContainerPhase, ContainerRecord, PodRuntime, container_hash},
+    status::generate,
 };
 
 /// The settled results of probes, by container id.
@@ -33,6 +34,8 @@ pub struct Model<'a> {
     pub probes: &'a ProbeResults,
     /// Delays of crashed containers, by name.
     pub backoffs: &'a BackOffs,
+    /// The status of before: it counts what the runtime no longer has.
+    pub previous: Option<&'a PodStatus>,
     /// The period of cpu limits in microseconds, where they are enforced.
     pub cfs_period: Option<i64>,
     /// The time.
@@ -63,6 +66,17 @@ pub struct Resize {
     pub from: CgroupLimits,
     /// What it is to have.
     pub to: CgroupLimits,
+}
+
+/// An instance to take away, so that all containers start anew.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Reset {
+    /// The instance.
+    pub id: Arc<str>,
+    /// Its name in the pod.
+    pub name: String,
+    /// It has to be killed first.
+    pub running: bool,
 }
 
 /// A container to kill.
@@ -109,6 +123,8 @@ pub struct Plan {
     pub finish: bool,
     /// Stop every container and sandbox, then make a sandbox with this attempt number.
     pub sandbox: Option<u32>,
+    /// Instances to take away, and nothing else: all containers start anew after that.
+    pub reset: Vec<Reset>,
     /// Containers to kill, before any start.
     pub kill: Vec<Kill>,
     /// Containers to resize where they run, before any start.
@@ -132,6 +148,14 @@ impl Plan {
         !self.resize.is_empty() || self.kill.iter().any(|k| k.reason == KillReason::Resized)
     }
 
+    /// There will be other instances, or other figures of them.
+    #[must_use]
+    pub fn changes_something(&self) -> bool {
+        self.sandbox.is_some()
+            || self.is_resizing()
+            || !(self.start.is_empty() && self.kill.is_empty() && self.reset.is_empty())
+    }
+
     /// When a back-off ends and the plan has to be made anew.
     #[must_use]
     pub fn wake_at(&self) -> Option<Timestamp> {
@@ -148,6 +172,10 @@ pub fn plan(model: &Model<'_>) -> Plan {
         return plan;
     };
     let sandbox = Arc::clone(&sandbox.id);
+    if model.runtime.restarts_all(model.pod) {
+        plan.reset = reset(model);
+        return plan;
+    }
     for (i, container) in pod::ephemeral_containers(model.pod).iter().enumerate() {
         if model.runtime.latest(&container.name).is_none() {
             plan.start.push(Start {
@@ -181,6 +209,22 @@ pub fn plan(model: &Model<'_>) -> Plan {
     resize_initial(model, &sandbox, &mut plan);
     queue(model, &mut plan, starts);
     plan
+}
+
+/// All instances of the pod's containers. Those that call for the reset go last: as long as there is one, it is not through.
+fn reset(model: &Model<'_>) -> Vec<Reset> {
+    let (mut first, mut last) = (Vec::new(), Vec::new());
+    for container in pod::containers(model.pod).iter().chain(pod::init_containers(model.pod)) {
+        for record in model.runtime.containers.iter().filter(|r| r.name == container.name) {
+            let ended = record.phase == ContainerPhase::Exited;
+            let calls = ended && pod::restarts_all_after(container, record.exit_code);
+            let (id, name) = (Arc::clone(&record.id), record.name.clone());
+            let one = Reset { id, name, running: !ended };
+            if calls { last.push(one) } else { first.push(one) }
+        }
+    }
+    first.extend(last);
+    first
 }
 
 /// How far the init containers are.
@@ -484,10 +528,18 @@ fn start(model: &Model<'_>, role: Role) -> Option<Start> {
     let latest = model.runtime.latest(&container.name);
     Some(Start {
         role,
-        restart_count: latest.map_or(0, |r| r.restart_count + 1),
+        restart_count: latest.map_or_else(|| counted(model, &container.name), |r| r.restart_count + 1),
         after: latest.filter(|r| r.phase == ContainerPhase::Exited).and_then(|r| r.finished_at),
         name: container.name,
     })
+}
+
+/// The number of a container whose instances were taken away so that all start anew.
+fn counted(model: &Model<'_>, name: &str) -> u32 {
+    let lists = model.previous.map(|s| [&s.init_container_statuses, &s.container_statuses]);
+    let mut all = lists.into_iter().flatten().flatten().flatten();
+    let known = all.find(|status| status.name == name && generate::was_reset(status));
+    known.and_then(|status| u32::try_from(status.restart_count).ok()).unwrap_or(0)
 }
 
 /// Puts starts into the plan, except those that have to wait.

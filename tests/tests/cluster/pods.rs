@@ -16,6 +16,7 @@ pub(crate) const TESTS: &[Test<Cluster>] = &[
     ("hooks run after the start and before the end", hooks),
     ("a container has its grace period and no more", grace),
     ("restart policies and the back-off between restarts", restarts),
+    ("all containers of a pod start anew when one ends as a rule says", restarts_all),
     ("pods see themselves through the downward API and their token", downward),
     ("a pod finds the API by its name, and its token may what its roles say", in_cluster),
     ("volumes are shared, of memory, of the host, read-only and in parts", volumes),
@@ -272,6 +273,37 @@ fn grace(c: &Cluster, ns: &str) -> Result<()> {
     ensure!(told.contains("Terminating"), "{told}");
     run(c, ns, &["delete", "pod", "long", "--force", "--grace-period=0"])?;
     ensure!(run(c, ns, &["get", "pod", "long"]).is_err(), "forced means at once");
+    Ok(())
+}
+
+fn restarts_all(c: &Cluster, ns: &str) -> Result<()> {
+    let shared = "volumeMounts: [{name: d, mountPath: /d}]";
+    let image = "image: 'keelson.local/busybox:1'";
+    let rule = "[{action: RestartAllContainers, exitCodes: {operator: In, values: [7]}}]";
+    // The first time it ends with 7.
+    let main = "test $(wc -l < /d/n) -gt 1 || exit 7; trap exit TERM; while true; do sleep 1; done";
+    apply(
+        c,
+        ns,
+        &pod(
+            "anew",
+            &format!(
+                "  restartPolicy: Never\n  terminationGracePeriodSeconds: 1\n  volumes: [{{name: d, emptyDir: {{}}}}]\n  \
+                 initContainers:\n  - {{name: first, {image}, command: [sh, -c, 'echo x >> /d/n'], {shared}}}\n  \
+                 containers:\n  - {{name: main, {image}, command: [sh, -c, '{main}'], {shared}, restartPolicy: Never, \
+                 restartPolicyRules: {rule}}}\n  - {{name: other, {image}, command: [sh, -c, 'sleep 1000'], {shared}}}\n"
+            ),
+        ),
+    )?;
+    ready(c, ns, "anew")?;
+    for name in ["main", "other"] {
+        let status = container(c, ns, "anew", name)?;
+        ensure!(status["restartCount"] == 1, "{status}");
+        ensure!(status["lastState"]["terminated"]["reason"] == "RestartingAllContainers", "{status}");
+    }
+    let condition = ".status.conditions[?(@.type==\"AllContainersRestarting\")].status";
+    wait_field(c, ns, "pod/anew", condition, "False")?;
+    ensure!(run(c, ns, &["exec", "anew", "-c", "main", "--", "cat", "/d/n"])?.lines().count() == 2, "twice");
     Ok(())
 }
 

@@ -10,6 +10,7 @@ struct Case {
     waiting: HashMap<String, Waiting>,
     ending: bool,
     stopped: bool,
+    previous: Option<PodStatus>,
 }
 
 impl Case {
@@ -21,6 +22,7 @@ impl Case {
             waiting: HashMap::new(),
             ending: false,
             stopped: false,
+            previous: None,
         }
     }
     fn with(mut self, name: &str, phase: ContainerPhase, code: i32) -> Self {
@@ -39,7 +41,7 @@ impl Case {
             stopped: self.stopped,
             host_ips: &["192.0.2.1".to_owned()],
             runtime_name: "containerd",
-            previous: None,
+            previous: self.previous.as_ref(),
             cfs_period: Some(100_000),
             pending: None,
             resizing: None,
@@ -52,6 +54,49 @@ impl Case {
 fn condition_of(status: &PodStatus, kind: &str) -> (String, Option<String>) {
     let c = status.conditions.iter().flatten().find(|c| c.type_ == kind).unwrap();
     (c.status.clone(), c.reason.clone())
+}
+
+#[test]
+fn a_pod_whose_containers_start_anew_goes_on_running() {
+    use ContainerPhase::{Exited, Running};
+    let rule = serde_json::json!([{"action": "RestartAllContainers", "exitCodes": {"operator": "In", "values": [7]}}]);
+    let p = pod("a")
+        .restart_policy("Never")
+        .init("i")
+        .container("x")
+        .with(|p| {
+            p.spec.as_mut().unwrap().containers[0].restart_policy_rules =
+                serde_json::from_value(rule).unwrap();
+        })
+        .build();
+    let before = Case::new(p).with("x", Running, 0).with("i", Exited, 0);
+    let running = before.status();
+    assert_eq!(condition_of(&running, "AllContainersRestarting"), ("False".to_owned(), None));
+    let mut ended = Case { previous: Some(running), ..before };
+    ended.runtime.containers[0].phase = Exited;
+    ended.runtime.containers[0].exit_code = 7;
+    let calls = ended.status();
+    let why = Some("RestartAllContainersStarted".to_owned());
+    assert_eq!(condition_of(&calls, "AllContainersRestarting"), ("True".to_owned(), why));
+    assert_eq!(calls.phase.as_deref(), Some("Running"));
+    ended.runtime.containers.clear();
+    let gone = Case { previous: Some(calls), ..ended };
+    let reset = gone.status();
+    assert_eq!(condition_of(&reset, "AllContainersRestarting").0, "False");
+    assert_eq!(condition_of(&reset, "Initialized").0, "True", "what was initialized stays so");
+    assert_eq!(reset.phase.as_deref(), Some("Running"));
+    for status in [&reset.init_container_statuses, &reset.container_statuses].into_iter().flatten().flatten()
+    {
+        let waiting = status.state.as_ref().unwrap().waiting.as_ref().unwrap();
+        assert_eq!((waiting.reason.as_deref(), status.restart_count), (Some("RestartingAllContainers"), 1));
+        assert!(was_reset(status));
+    }
+    // The next instances remember what was before them.
+    let mut again = Case { previous: Some(reset), ..gone }.with("i", Running, 0);
+    again.runtime.containers[0].restart_count = 1;
+    let status = again.status();
+    assert!(was_reset(&status.init_container_statuses.unwrap()[0]));
+    assert_eq!(status.container_statuses.unwrap()[0].restart_count, 1);
 }
 
 #[test]

@@ -10,7 +10,7 @@ fn run(pod: &Pod, runtime: &PodRuntime) -> Plan {
 }
 
 fn run_with(pod: &Pod, runtime: &PodRuntime, probes: &ProbeResults, backoffs: &BackOffs) -> Plan {
-    plan(&Model { pod, runtime, probes, backoffs, cfs_period: Some(100_000), now: at(100) })
+    plan(&Model { pod, runtime, probes, backoffs, previous: None, cfs_period: Some(100_000), now: at(100) })
 }
 
 fn started(plan: &Plan) -> Vec<&str> {
@@ -23,6 +23,60 @@ fn a_new_pod_gets_a_sandbox_and_all_containers() {
     let plan = run(&p, &PodRuntime::default());
     assert_eq!(plan.sandbox, Some(0));
     assert_eq!(started(&plan), ["x", "y"]);
+}
+
+/// A pod that never restarts, but where `x` ends with 7: then all of it starts anew.
+fn starts_all_anew() -> Pod {
+    let rule =
+        serde_json::json!({"action": "RestartAllContainers", "exitCodes": {"operator": "In", "values": [7]}});
+    pod("a")
+        .restart_policy("Never")
+        .init("i")
+        .container("x")
+        .container("y")
+        .with(|p| {
+            let rules = serde_json::from_value(serde_json::json!([rule])).unwrap();
+            p.spec.as_mut().unwrap().containers[0].restart_policy_rules = Some(rules);
+        })
+        .build()
+}
+
+#[test]
+fn all_containers_are_taken_away_before_they_start_anew() {
+    let p = starts_all_anew();
+    let mut rt = runtime();
+    for (name, phase) in
+        [("y", ContainerPhase::Running), ("x", ContainerPhase::Exited), ("i", ContainerPhase::Exited)]
+    {
+        rt.containers.push(record(&p, name, phase));
+    }
+    let ended = |code| {
+        let mut rt = rt.clone();
+        rt.containers[1].exit_code = code;
+        run(&p, &rt)
+    };
+    assert!(ended(1).reset.is_empty(), "another exit code");
+    let plan = ended(7);
+    let order: Vec<_> = plan.reset.iter().map(|r| (r.name.as_str(), r.running)).collect();
+    assert_eq!(order, [("y", true), ("i", false), ("x", false)], "who called for it goes last");
+    assert!(plan.start.is_empty() && plan.kill.is_empty() && !plan.finish);
+    // With nothing left they begin with the first one, and go on counting.
+    let reset = serde_json::json!({"initContainerStatuses": [{"name": "i", "restartCount": 3, "ready": false, "image": "",
+        "imageID": "", "lastState": {"terminated": {"exitCode": 137, "reason": "RestartingAllContainers"}}}]});
+    let status: PodStatus = serde_json::from_value(reset).unwrap();
+    let (probes, backoffs) = (ProbeResults::new(), BackOffs::default());
+    let model = Model {
+        pod: &p,
+        runtime: &runtime(),
+        probes: &probes,
+        backoffs: &backoffs,
+        previous: Some(&status),
+        cfs_period: None,
+        now: at(100),
+    };
+    let plan = super::plan(&model);
+    assert_eq!(started(&plan), ["i"]);
+    assert_eq!(plan.start[0].restart_count, 3);
 }
 
 #[test]
