@@ -88,6 +88,8 @@ pub const POD_CERTIFICATE_REQUESTS: Kind =
 pub const STORAGE_CLASSES: Kind = Kind { group: "storage.k8s.io", resource: "storageclasses" };
 /// `poddisruptionbudgets.policy`.
 pub const POD_DISRUPTION_BUDGETS: Kind = Kind { group: "policy", resource: "poddisruptionbudgets" };
+/// `csidrivers.storage.k8s.io`.
+pub const CSI_DRIVERS: Kind = Kind { group: "storage.k8s.io", resource: "csidrivers" };
 /// `volumeattachments.storage.k8s.io`.
 pub const VOLUME_ATTACHMENTS: Kind = Kind { group: "storage.k8s.io", resource: "volumeattachments" };
 /// `runtimeclasses.node.k8s.io`.

@@ -10,14 +10,17 @@ use serde_json::Value;
 
 use super::{Operation, Parts, Plugin, Request, items, text};
 use crate::{
-    authz::node::node_of,
+    auth::Authorizer,
+    authz::node::{node_of, secrets_and_config_maps},
     object::Object,
     objects::{
         Kind, LEASES, NODES, Objects, PERSISTENT_VOLUME_CLAIMS, POD_CERTIFICATE_REQUESTS, PODS,
         RESOURCE_SLICES, SERVICE_ACCOUNTS,
     },
-    status::Status,
+    status::{Reason, Status},
 };
+
+mod audiences;
 
 pub(super) const NAME: &str = "NodeRestriction";
 
@@ -46,11 +49,13 @@ const KUBELET_NAMESPACES: [&str; 2] = ["kubelet.kubernetes.io", "node.kubernetes
 
 struct NodeRestriction {
     objects: Arc<dyn Objects>,
+    authorizer: Arc<dyn Authorizer>,
     gates: Gates,
 }
 
 pub(super) fn new(parts: &Parts) -> Arc<dyn Plugin> {
-    Arc::new(NodeRestriction { objects: parts.objects.clone(), gates: parts.gates })
+    let (objects, authorizer) = (parts.objects.clone(), parts.authorizer.clone());
+    Arc::new(NodeRestriction { objects, authorizer, gates: parts.gates })
 }
 
 #[async_trait]
@@ -67,7 +72,7 @@ impl Plugin for NodeRestriction {
             own_node(&node, request)
         } else if request.is_any(PERSISTENT_VOLUME_CLAIMS) {
             match request.attributes.subresource.as_str() {
-                "status" => Ok(()),
+                "status" => claim_status(&node, request),
                 _ => Err("may only update PVC status".to_owned()),
             }
         } else if request.is_any(SERVICE_ACCOUNTS) {
@@ -78,8 +83,11 @@ impl Plugin for NodeRestriction {
             named_as(&node, request, "can only access CSINode with the same name as the requesting node")
         } else if request.is_any(RESOURCE_SLICES) {
             resource_slice(&node, request)
-        } else if request.is(CSRS) {
-            signing_request(&node, request)
+        } else if request.is_any(CSRS) {
+            match self.gates.has(Gate::AllowInsecureKubeletCertificateSigningRequests) {
+                true => Ok(()),
+                false => signing_request(&node, request),
+            }
         } else if request.is_any(POD_CERTIFICATE_REQUESTS) {
             self.certificate(&node, request).await?
         } else {
@@ -104,10 +112,11 @@ impl NodeRestriction {
                 own_pod(node, &pod, "delete pods")
             }
             ("", operation) => Err(format!(
-                "unexpected operation \"{}\", node {node:?} can only create and delete mirror pods",
-                format!("{operation:?}").to_uppercase()
+                "unexpected operation {:?}, node {node:?} can only create and delete mirror pods",
+                word(operation)
             )),
             ("status", Operation::Update) => pod_status(node, request),
+            ("status", operation) => Err(format!("unexpected operation {:?}", word(operation))),
             ("eviction", Operation::Create) => {
                 let name = match attributes.name.as_str() {
                     "" => request.object.as_deref().map_or("", Object::name),
@@ -116,8 +125,15 @@ impl NodeRestriction {
                 let Some(pod) = self.objects.get(PODS, &attributes.namespace, name).await? else {
                     return Err(Status::not_found(&PODS.group_name(), name));
                 };
-                own_pod(node, &pod, "evict pods")
+                match own_pod(node, &pod, "") {
+                    // Without quotes here.
+                    Err(_) => {
+                        Err(format!("node {node} can only evict pods with spec.nodeName set to itself"))
+                    }
+                    own => own,
+                }
             }
+            ("eviction", operation) => Err(format!("unexpected operation {}", word(operation))),
             (other, _) => {
                 Err(format!("unexpected pod subresource {other:?}, only 'status' and 'eviction' are allowed"))
             }
@@ -130,8 +146,7 @@ impl NodeRestriction {
             return Ok(Err("PodCertificateRequest feature gate is disabled".to_owned()));
         }
         if request.operation != Operation::Create {
-            let operation = format!("{:?}", request.operation).to_uppercase();
-            return Ok(Err(format!("unexpected operation {operation}")));
+            return Ok(Err(format!("unexpected operation {}", word(request.operation))));
         }
         let subresource = &request.attributes.subresource;
         if !subresource.is_empty() {
@@ -147,11 +162,22 @@ impl NodeRestriction {
         }
         let namespace = request.attributes.namespace.as_str();
         let pod_name = format!("{namespace}/{}", part("podName"));
+        let of_pod = format!("PodCertificateRequest for pod {pod_name:?}");
         // What is another one by its uid may be one that this server does not know of yet: asking again may succeed.
         let of_node = self.named(NODES, "", node, &format!("node {node:?}")).await?;
-        check_uid(&of_node, part("nodeUID"), &format!("pod {pod_name:?} names node"))?;
+        let (said, is) = (part("nodeUID"), of_node.uid());
+        if said != is {
+            return Err(stale(format!(
+                "{of_pod} names node UID {said:?}, inconsistent with the running node ({is:?})"
+            )));
+        }
         let pod = self.named(PODS, namespace, part("podName"), &format!("pod {pod_name:?}")).await?;
-        check_uid(&pod, part("podUID"), &format!("pod {pod_name:?} contains pod"))?;
+        let (said, is) = (part("podUID"), pod.uid());
+        if said != is {
+            return Err(stale(format!(
+                "{of_pod} contains pod UID ({said:?}) which differs from running pod {is:?}"
+            )));
+        }
         if text(&pod, "/spec/nodeName") != node {
             return Ok(Err(format!(
                 "pod {pod_name:?} is not running on node {node:?} named in the PodCertificateRequest"
@@ -169,7 +195,12 @@ impl NodeRestriction {
         }
         let told = format!("service account \"{namespace}/{account}\"");
         let account = self.named(SERVICE_ACCOUNTS, namespace, account, &told).await?;
-        check_uid(&account, part("serviceAccountUID"), &format!("pod {pod_name:?} names service account"))?;
+        let (said, is) = (part("serviceAccountUID"), account.uid());
+        if said != is {
+            return Err(stale(format!(
+                "{of_pod} names service account UID {said:?}, which differs from the running service account ({is:?})"
+            )));
+        }
         Ok(Ok(()))
     }
 
@@ -183,8 +214,8 @@ impl NodeRestriction {
     ) -> Result<Arc<Object>, Status> {
         let found = self.objects.get(kind, namespace, name).await?;
         found.ok_or_else(|| {
-            let why = format!("{} {name:?} not found", kind.resource);
-            Status::internal(format!("while retrieving {told} named in the PodCertificateRequest: {why}"))
+            let why = format!("{} {name:?} not found", kind.resource.trim_end_matches('s'));
+            stale(format!("while retrieving {told} named in the PodCertificateRequest: {why}"))
         })
     }
 
@@ -263,33 +294,16 @@ impl NodeRestriction {
         if text(&pod, "/spec/nodeName") != node {
             return Ok(Err("node requested token bound to a pod scheduled on a different node".to_owned()));
         }
-        Ok(self.audience(&pod, body))
-    }
-
-    /// At most one audience, and one that a volume of the pod asks for.
-    fn audience(&self, pod: &Object, body: &Object) -> Checked {
-        let audiences: Vec<&str> = items(body, "/spec/audiences").filter_map(Value::as_str).collect();
-        match audiences.as_slice() {
-            [] | [""] => Ok(()),
-            [one] => {
-                let asked = items(pod, "/spec/volumes").any(|volume| {
-                    let sources = volume.pointer("/projected/sources").and_then(Value::as_array);
-                    sources.into_iter().flatten().any(|source| {
-                        let audience = source.get("serviceAccountToken").map(|t| t.get("audience"));
-                        audience.is_some_and(|a| a.and_then(Value::as_str).unwrap_or_default() == *one)
-                    })
-                });
-                let csi = items(pod, "/spec/volumes")
-                    .any(|v| v.get("csi").is_some() || v.get("persistentVolumeClaim").is_some());
-                if asked || csi {
-                    Ok(())
-                } else {
-                    Err(format!("audience {one:?} not found in pod spec volume"))
-                }
-            }
-            _ => Err("node may only request 0 or 1 audiences".to_owned()),
+        if !self.gates.has(Gate::ServiceAccountNodeAudienceRestriction) {
+            return Ok(Ok(()));
         }
+        Ok(audiences::check(&*self.objects, &*self.authorizer, request.attributes, &pod, body).await)
     }
+}
+
+/// An operation, as upstream names it.
+fn word(operation: Operation) -> String {
+    format!("{operation:?}").to_uppercase()
 }
 
 fn own_pod(node: &str, pod: &Object, verb: &str) -> Checked {
@@ -312,71 +326,109 @@ fn pod_status(node: &str, request: &Request<'_>) -> Checked {
     if labels(new) != labels(old) {
         return Err(format!("node {node:?} cannot update labels through pod status"));
     }
+    let claims = |pod: &Object| {
+        let of = |one: &Value| (one.get("name").cloned(), one.get("resourceClaimName").cloned());
+        items(pod, "/status/resourceClaimStatuses").map(of).collect::<Vec<_>>()
+    };
+    if claims(new) != claims(old) {
+        return Err(format!("node {node:?} cannot update resource claim statues"));
+    }
+    let extended = |pod: &Object| {
+        let given = pod.pointer("/status/extendedResourceClaimStatus").filter(|given| !given.is_null())?;
+        let mappings = given.get("requestMappings").and_then(Value::as_array).cloned().unwrap_or_default();
+        Some((given.get("resourceClaimName").cloned(), mappings))
+    };
+    if extended(new) != extended(old) {
+        return Err(format!("node {node:?} cannot update extended resource claim status"));
+    }
     Ok(())
 }
+
+/// Nodes tell how large volumes have become, and nothing else.
+fn claim_status(node: &str, request: &Request<'_>) -> Checked {
+    if request.operation != Operation::Update {
+        return Err(format!("unexpected operation {:?}", word(request.operation)));
+    }
+    let (Some(new), Some(old)) = (request.object.as_deref(), request.old) else { return Ok(()) };
+    let rest = |claim: &Object| {
+        let mut rest = claim.clone().into_value();
+        for (part, fields) in [
+            ("metadata", &["resourceVersion", "managedFields"][..]),
+            ("status", &["capacity", "conditions", "allocatedResources", "allocatedResourceStatuses"]),
+        ] {
+            let part = rest.get_mut(part).and_then(Value::as_object_mut);
+            if let Some(part) = part {
+                part.retain(|field, value| !fields.contains(&field.as_str()) && !is_empty(value));
+            }
+        }
+        rest
+    };
+    let (new, old) = (rest(new), rest(old));
+    let differs =
+        |part: &&str| new.get(part).filter(|v| !is_empty(v)) != old.get(part).filter(|v| !is_empty(v));
+    match ["metadata", "spec", "status"].iter().find(|part| differs(part)) {
+        None => Ok(()),
+        Some(part) => Err(format!(
+            "node {node:?} is not allowed to update fields other than status.quantity and status.conditions: {part}"
+        )),
+    }
+}
+
+fn is_empty(value: &Value) -> bool {
+    match value {
+        Value::Null => true,
+        Value::Array(all) => all.is_empty(),
+        Value::Object(all) => all.is_empty(),
+        _ => false,
+    }
+}
+
+/// Volumes of API objects, and what upstream calls these.
+const VOLUMES: [(&str, &str); 7] = [
+    ("configMap", "configmaps (via configmap volumes)"),
+    ("secret", "secrets (via secret volumes)"),
+    ("csi", "csidrivers (via CSI volumes)"),
+    ("glusterfs", "endpoints (via glusterFS volumes)"),
+    ("persistentVolumeClaim", "persistentvolumeclaims"),
+    ("ephemeral", "persistentvolumeclaims (via ephemeral volumes)"),
+    ("azureFile", "secrets (via azureFile volumes)"),
+];
+/// The same of sources of projected volumes.
+const SOURCES: [(&str, &str); 5] = [
+    ("configMap", "configmaps (via projected volumes)"),
+    ("secret", "secrets (via projected volumes)"),
+    ("serviceAccountToken", "serviceaccounts (via projected volumes)"),
+    ("clusterTrustBundle", "clustertrustbundles"),
+    ("podCertificate", "podcertificates"),
+];
 
 /// The first kind of API object a pod uses.
 fn referenced(pod: &Object) -> Option<&'static str> {
     if !text(pod, "/spec/serviceAccountName").is_empty() {
         return Some("serviceaccounts");
     }
-    if items(pod, "/spec/imagePullSecrets").next().is_some() {
-        return Some("secrets");
+    match secrets_and_config_maps(pod) {
+        (true, _) => return Some("secrets"),
+        (_, true) => return Some("configmaps"),
+        _ => {}
     }
     if items(pod, "/spec/resourceClaims").next().is_some() {
         return Some("resourceclaims");
     }
-    for volume in items(pod, "/spec/volumes") {
-        for (field, what) in [
-            ("secret", "secrets"),
-            ("configMap", "configmaps"),
-            ("persistentVolumeClaim", "persistentvolumeclaims"),
-            ("ephemeral", "persistentvolumeclaims"),
-        ] {
-            if volume.get(field).is_some() {
-                return Some(what);
-            }
-        }
-        for source in volume.pointer("/projected/sources").and_then(Value::as_array).into_iter().flatten() {
-            for (field, what) in [
-                ("secret", "secrets"),
-                ("configMap", "configmaps"),
-                ("serviceAccountToken", "serviceaccounts"),
-                ("clusterTrustBundle", "clustertrustbundles"),
-            ] {
-                if source.get(field).is_some() {
-                    return Some(what);
-                }
-            }
-        }
-    }
-    for list in ["initContainers", "containers"] {
-        for container in items(pod, &format!("/spec/{list}")) {
-            let values = |field: &str| container.get(field).and_then(Value::as_array).into_iter().flatten();
-            let any = |env: &str, from: &str| {
-                values("env").any(|e| e.pointer(env).is_some())
-                    || values("envFrom").any(|e| e.get(from).is_some())
-            };
-            if any("/valueFrom/secretKeyRef", "secretRef") {
-                return Some("secrets");
-            }
-            if any("/valueFrom/configMapKeyRef", "configMapRef") {
-                return Some("configmaps");
-            }
-        }
-    }
-    None
+    items(pod, "/spec/volumes").find_map(|volume| {
+        let of = |value: &Value, list: &[(&str, &'static str)]| {
+            list.iter()
+                .find(|(field, _)| value.get(field).is_some_and(|v| !v.is_null()))
+                .map(|(_, what)| *what)
+        };
+        let sources = volume.pointer("/projected/sources").and_then(Value::as_array);
+        of(volume, &VOLUMES).or_else(|| sources.into_iter().flatten().find_map(|one| of(one, &SOURCES)))
+    })
 }
 
-/// What a request for a certificate names is what there is now.
-fn check_uid(object: &Object, stated: &str, told: &str) -> Result<(), Status> {
-    if object.uid() == stated {
-        return Ok(());
-    }
-    Err(Status::internal(format!(
-        "PodCertificateRequest for {told} UID {stated:?}, which differs from the running one ({:?})",
-        object.uid()
-    )))
+/// What a request for a certificate names is not what this server knows of.
+fn stale(why: String) -> Status {
+    Status::new(500, Reason::Unknown, why)
 }
 
 fn own_node(node: &str, request: &Request<'_>) -> Checked {

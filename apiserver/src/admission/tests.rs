@@ -38,7 +38,8 @@ fn cluster() -> Arc<Memory> {
         (NODES, json!({"metadata": {"name": "n1", "uid": "n1-uid"}})),
         (
             PODS,
-            json!({"metadata": {"namespace": "a", "name": "mine", "uid": "u"}, "spec": {"nodeName": "n1"}}),
+            json!({"metadata": {"namespace": "a", "name": "mine", "uid": "u"}, "spec": {"nodeName": "n1",
+                "volumes": [{"name": "t", "projected": {"sources": [{"serviceAccountToken": {"path": "t"}}]}}]}}),
         ),
         (
             PODS,
@@ -228,6 +229,20 @@ async fn nodes_write_only_what_is_theirs() {
         )
         .through("token")
     };
+    let claim = |status: Value, labels: Value| {
+        let old = json!({"metadata": {"namespace": "a", "name": "c"}, "status": {"phase": "Pending"}});
+        let mut new = old.clone();
+        new["metadata"]["labels"] = labels;
+        for (field, value) in status.as_object().unwrap() {
+            new["status"][field] = value.clone();
+        }
+        Write::update(PERSISTENT_VOLUME_CLAIMS, old, new).through("status")
+    };
+    let status = |status: Value| {
+        let mut new = at("mine", "n1");
+        new["status"] = status;
+        Write::update(PODS, at("mine", "n1"), new).through("status")
+    };
     let lease =
         |ns: &str, name: &str| Write::create(LEASES, json!({"metadata": {"namespace": ns, "name": name}}));
     for (what, write, allowed) in [
@@ -277,6 +292,26 @@ async fn nodes_write_only_what_is_theirs() {
         ("lease other", lease("kube-node-lease", "n2"), false),
         ("lease elsewhere", lease("kube-system", "n1"), false),
         ("claim", Write::create(PERSISTENT_VOLUME_CLAIMS, at("c", "")), false),
+        ("claim grown", claim(json!({"capacity": {"storage": "2Gi"}}), json!({})), true),
+        ("claim bound", claim(json!({"phase": "Bound"}), json!({})), false),
+        ("claim labelled", claim(json!({}), json!({"a": "b"})), false),
+        ("claim status given", status(json!({"resourceClaimStatuses": [{"name": "r"}]})), false),
+        (
+            "extended claim given",
+            status(json!({"extendedResourceClaimStatus": {"resourceClaimName": "r"}})),
+            false,
+        ),
+        ("conditions", status(json!({"conditions": [{"type": "Ready"}]})), true),
+        (
+            "mirror with a driver's volume",
+            mirror(&|p| p["spec"]["volumes"] = json!([{"name": "v", "csi": {}}])),
+            false,
+        ),
+        (
+            "mirror with an image",
+            mirror(&|p| p["spec"]["volumes"] = json!([{"name": "v", "image": {}}])),
+            true,
+        ),
         ("configmap", Write::create(CONFIG_MAPS, at("c", "")), true),
     ] {
         let got = write.by_node("n1").run(&objects, &["NodeRestriction"]).await;
@@ -285,6 +320,80 @@ async fn nodes_write_only_what_is_theirs() {
     let free =
         Write::create(NODES, json!({"metadata": {"name": "n2"}})).run(&objects, &["NodeRestriction"]).await;
     assert!(free.is_ok(), "others are not restricted");
+}
+
+#[tokio::test]
+async fn nodes_ask_for_tokens_for_whom_their_pods_do() {
+    let pod = |name: &str, volume: Value| {
+        let mut volume = volume;
+        volume["name"] = json!("v");
+        (
+            PODS,
+            json!({"metadata": {"namespace": "a", "name": name, "uid": "u"}, "spec": {"nodeName": "n1", "volumes": [volume]}}),
+        )
+    };
+    let claim = |name: &str, volume: &str| {
+        (
+            PERSISTENT_VOLUME_CLAIMS,
+            json!({"metadata": {"namespace": "a", "name": name}, "spec": {"volumeName": volume}}),
+        )
+    };
+    let volume =
+        |name: &str, source: Value| (PERSISTENT_VOLUMES, json!({"metadata": {"name": name}, "spec": source}));
+    let driver = |name: &str| {
+        (CSI_DRIVERS, json!({"metadata": {"name": name}, "spec": {"tokenRequests": [{"audience": "vault"}]}}))
+    };
+    let objects = Memory::with(vec![
+        pod("plain", json!({"emptyDir": {}})),
+        pod(
+            "projected",
+            json!({"projected": {"sources": [{"configMap": {}}, {"serviceAccountToken": {"audience": "vault"}}]}}),
+        ),
+        pod("csi", json!({"csi": {"driver": "csi.example.com"}})),
+        pod("none", json!({"csi": {"driver": "none.example.com"}})),
+        pod("claim", json!({"persistentVolumeClaim": {"claimName": "c"}})),
+        pod("lost", json!({"persistentVolumeClaim": {"claimName": "lost"}})),
+        pod("ephemeral", json!({"ephemeral": {"volumeClaimTemplate": {}}})),
+        pod("old", json!({"persistentVolumeClaim": {"claimName": "old"}})),
+        pod("inline", json!({"awsElasticBlockStore": {"volumeID": "x"}})),
+        claim("c", "v"),
+        claim("ephemeral-v", "v"),
+        claim("old", "disk"),
+        volume("v", json!({"csi": {"driver": "csi.example.com"}})),
+        volume("disk", json!({"awsElasticBlockStore": {"volumeID": "x"}})),
+        driver("csi.example.com"),
+        driver("ebs.csi.aws.com"),
+    ]);
+    let refused =
+        "not found in pod spec volume, system:node:n1 is not authorized to request tokens for this audience";
+    for (pod, audiences, why) in [
+        ("projected", json!(["vault"]), ""),
+        ("csi", json!(["vault"]), ""),
+        ("claim", json!(["vault"]), ""),
+        ("ephemeral", json!(["vault"]), ""),
+        ("old", json!(["vault"]), ""),
+        ("inline", json!(["vault"]), ""),
+        ("plain", json!(["vault"]), refused),
+        ("plain", json!([]), refused),
+        ("csi", json!(["other"]), refused),
+        ("projected", json!(["vault", "other"]), "node may only request 0 or 1 audiences"),
+        (
+            "none",
+            json!(["vault"]),
+            "validating audience \"vault\": csidriver.storage.k8s.io \"none.example.com\" not found",
+        ),
+        ("lost", json!(["vault"]), "validating audience \"vault\": persistentvolumeclaim \"lost\" not found"),
+    ] {
+        let body = json!({"metadata": {"namespace": "a", "name": "default"}, "spec": {"audiences": audiences,
+            "boundObjectRef": {"apiVersion": "v1", "kind": "Pod", "name": pod, "uid": "u"}}});
+        let write = Write::create(SERVICE_ACCOUNTS, body).through("token").by_node("n1");
+        match write.run(&objects, &["NodeRestriction"]).await {
+            Ok(_) => assert_eq!(why, "", "{pod} {audiences}"),
+            Err(status) => {
+                assert!(!why.is_empty() && status.message.contains(why), "{pod}: {}", status.message)
+            }
+        }
+    }
 }
 
 #[tokio::test]
@@ -307,10 +416,15 @@ async fn nodes_ask_for_certificates_of_the_pods_on_them() {
     for (field, value, code, why) in [
         ("nodeName", "n1", 0, ""),
         ("nodeName", "n2", 403, "which is not the requesting node \"n1\""),
-        ("nodeUID", "x", 500, "which differs from the running one (\"nu\")"),
-        ("podName", "none", 500, "while retrieving pod \"a/none\""),
+        ("nodeUID", "x", 500, "names node UID \"x\", inconsistent with the running node (\"nu\")"),
+        (
+            "podName",
+            "none",
+            500,
+            "while retrieving pod \"a/none\" named in the PodCertificateRequest: pod \"none\" not found",
+        ),
         ("podName", "away", 403, "is not running on node \"n1\""),
-        ("podUID", "x", 500, "names"),
+        ("podUID", "x", 500, "contains pod UID (\"x\") which differs from running pod \"pu\""),
         ("serviceAccountName", "other", 403, "differs from running pod (\"sa\")"),
         ("serviceAccountUID", "x", 500, "service account UID \"x\""),
     ] {
@@ -322,7 +436,7 @@ async fn nodes_ask_for_certificates_of_the_pods_on_them() {
             Ok(_) => assert_eq!(code, 0, "{field}={value}"),
             Err(status) => {
                 assert_eq!(status.code, code, "{field}={value}: {}", status.message);
-                assert!(why == "names" || status.message.contains(why), "{}", status.message);
+                assert!(status.message.contains(why), "{}", status.message);
             }
         }
     }

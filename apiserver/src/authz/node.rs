@@ -35,7 +35,7 @@ pub fn kinds(gates: Gates) -> impl Iterator<Item = Kind> {
 }
 
 /// Where a pod says what it uses.
-const POD_PARTS: &[&str] = &["/spec", "/status/resourceClaimStatuses"];
+const POD_PARTS: &[&str] = &["/spec", "/status/resourceClaimStatuses", "/status/extendedResourceClaimStatus"];
 
 const MIRROR: &str = "kubernetes.io/config.mirror";
 
@@ -182,7 +182,8 @@ impl NodeAuthorizer {
     }
 
     fn service_account(&self, node: &str, a: &Attributes) -> Result<(), String> {
-        if a.verb == "get" && a.subresource.is_empty() {
+        let reads = self.gates.has(Gate::KubeletServiceAccountTokenForCredentialProviders);
+        if reads && a.verb == "get" && a.subresource.is_empty() {
             return self.read(node, a, Used::ServiceAccount);
         }
         if a.verb != "create" || a.name.is_empty() {
@@ -467,6 +468,30 @@ fn targets(pod: &Object) -> BTreeSet<Target> {
         return found;
     }
     add(Used::ServiceAccount, pod.pointer("/spec/serviceAccountName"));
+    spec_targets(pod, &mut add);
+    let list = |pointer: &str| pod.pointer(pointer).and_then(Value::as_array).into_iter().flatten();
+    for claim in list("/spec/resourceClaims") {
+        add(Used::ResourceClaim, claim.get("resourceClaimName"));
+    }
+    for claim in list("/status/resourceClaimStatuses") {
+        add(Used::ResourceClaim, claim.get("resourceClaimName"));
+    }
+    add(Used::ResourceClaim, pod.pointer("/status/extendedResourceClaimStatus/resourceClaimName"));
+    found
+}
+
+/// Whether a pod's containers and volumes use secrets, and config maps.
+pub(crate) fn secrets_and_config_maps(pod: &Object) -> (bool, bool) {
+    let (mut secrets, mut maps) = (false, false);
+    spec_targets(pod, &mut |kind, name| {
+        secrets |= kind == Used::Secret && name.is_some();
+        maps |= kind == Used::ConfigMap && name.is_some();
+    });
+    (secrets, maps)
+}
+
+/// What images, containers and volumes use.
+fn spec_targets(pod: &Object, add: &mut impl FnMut(Used, Option<&Value>)) {
     let list = |pointer: &str| pod.pointer(pointer).and_then(Value::as_array).into_iter().flatten();
     for secret in list("/spec/imagePullSecrets") {
         add(Used::Secret, secret.get("name"));
@@ -484,15 +509,8 @@ fn targets(pod: &Object) -> BTreeSet<Target> {
         }
     }
     for volume in list("/spec/volumes") {
-        volume_targets(pod.name(), volume, &mut add);
+        volume_targets(pod.name(), volume, add);
     }
-    for claim in list("/spec/resourceClaims") {
-        add(Used::ResourceClaim, claim.get("resourceClaimName"));
-    }
-    for claim in list("/status/resourceClaimStatuses") {
-        add(Used::ResourceClaim, claim.get("resourceClaimName"));
-    }
-    found
 }
 
 fn volume_targets(pod: &str, volume: &Value, add: &mut impl FnMut(Used, Option<&Value>)) {

@@ -26,6 +26,7 @@ pub(crate) const TESTS: &[Test<ControlPlane>] = &[
     ("nodes reach what is theirs alone", nodes),
     ("a node may not pretend", node_restriction),
 ];
+    ("a node asks for tokens for whom its pods do", node_audiences),
 
 fn anonymous(plane: &ControlPlane, ns: &str) -> Result<()> {
     let nobody = plane.client(None)?;
@@ -430,4 +431,57 @@ fn node_restriction(plane: &ControlPlane, ns: &str) -> Result<()> {
     kubelet.post(leases, &lease(&other))?.refused(403, "Forbidden")?;
     kubelet.post(leases, &lease(&mine))?.ok()?;
     Ok(())
+}
+
+fn node_audiences(plane: &ControlPlane, ns: &str) -> Result<()> {
+    let name = format!("{ns}-node");
+    let kubelet = node(plane, &name)?;
+    let admin = plane.admin()?;
+    let driver = format!("{ns}.example.com");
+    let spec = json!({"attachRequired": false, "tokenRequests": [{"audience": "driver"}]});
+    let drivers = "/apis/storage.k8s.io/v1/csidrivers";
+    admin.post(drivers, &json!({"metadata": {"name": driver}, "spec": spec}))?.ok()?;
+    let volumes = json!([{"name": "csi", "csi": {"driver": driver}}, {"name": "token", "projected": {"sources": [
+        {"serviceAccountToken": {"audience": "vault", "path": "t"}}]}}]);
+    let spec = json!({"nodeName": name, "serviceAccountName": "default", "volumes": volumes,
+        "automountServiceAccountToken": false, "containers": [{"name": "c", "image": "i"}]});
+    let pods = format!("/api/v1/namespaces/{ns}/pods");
+    let pod = admin.post(&pods, &json!({"metadata": {"name": "p"}, "spec": spec}))?.ok()?;
+    let bound = json!({"apiVersion": "v1", "kind": "Pod", "name": "p", "uid": pod["metadata"]["uid"]});
+    let path = format!("/api/v1/namespaces/{ns}/serviceaccounts/default/token");
+    let ask = |audiences: Value| {
+        let spec = json!({"audiences": audiences, "boundObjectRef": bound});
+        kubelet.post(
+            &path,
+            &json!({"apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest", "spec": spec}),
+        )
+    };
+    plane.eventually("the node may ask for what its pod wants", 10, || {
+        Ok((ask(json!(["vault"]))?.code == 201).then_some(()))
+    })?;
+    plane.eventually("a driver's audience counts", 10, || {
+        Ok((ask(json!(["driver"]))?.code == 201).then_some(()))
+    })?;
+    let refused =
+        format!("audience \"other\" not found in pod spec volume, system:node:{name} is not authorized");
+    ask(json!(["other"]))?.refused_with(403, "Forbidden", &refused)?;
+    ask(json!([]))?.refused_with(403, "Forbidden", "audience \"\" not found in pod spec volume")?;
+    ask(json!(["vault", "driver"]))?.refused_with(
+        403,
+        "Forbidden",
+        "node may only request 0 or 1 audiences",
+    )?;
+    // Who may be asked for is also a matter of permissions.
+    let rbac = format!("/apis/rbac.authorization.k8s.io/v1/namespaces/{ns}");
+    let rule = json!({"apiGroups": [""], "verbs": ["request-serviceaccounts-token-audience"], "resources": ["other"],
+        "resourceNames": ["default"]});
+    admin.post(&format!("{rbac}/roles"), &json!({"metadata": {"name": "other"}, "rules": [rule]}))?.ok()?;
+    let binding = json!({"metadata": {"name": "other"},
+        "subjects": [{"kind": "Group", "name": "system:nodes", "apiGroup": "rbac.authorization.k8s.io"}],
+        "roleRef": {"kind": "Role", "name": "other", "apiGroup": "rbac.authorization.k8s.io"}});
+    admin.post(&format!("{rbac}/rolebindings"), &binding)?.ok()?;
+    plane.eventually("the node may ask for more", 10, || {
+        Ok((ask(json!(["other"]))?.code == 201).then_some(()))
+    })?;
+    ask(json!(["third"]))?.refused(403, "Forbidden").map(drop)
 }
