@@ -23,7 +23,7 @@ use parking_lot::Mutex;
 
 use crate::{
     registry::catalog::Catalog,
-    storage::{ResourceId, Transformer},
+    storage::{ResourceId, Transformer, Undecoded},
 };
 
 pub mod config;
@@ -39,7 +39,7 @@ use metrics::Way;
 use provider::{Failure, Provider};
 
 /// What every encrypted value begins with.
-const MARK: &[u8] = b"k8s:enc:";
+pub(crate) const MARK: &[u8] = b"k8s:enc:";
 
 /// For how long plugins of a changed configuration may be unwell at least before that is reported.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -282,14 +282,15 @@ fn providers<'a>(rules: &'a [Rule], id: &'a ResourceId) -> impl Iterator<Item = 
 }
 
 impl Transformer for Encryption {
-    fn decode(&self, id: &ResourceId, key: &str, value: Bytes) -> Result<Bytes, String> {
+    fn decode(&self, id: &ResourceId, key: &str, value: Bytes) -> Result<Bytes, Undecoded> {
         let rules = self.rules.load();
         if !value.starts_with(MARK) {
             let (all, begun) = (providers(&rules, id), Instant::now());
             let encrypted = all.clone().next().is_some();
             if encrypted && !all.clone().any(Provider::is_identity) {
                 metrics::transformed(id, Way::FromStorage, "unknown", "unknown-non-grpc", begun);
-                return Err("the value is not encrypted, and no provider reads such values".to_owned());
+                // Upstream's words for it.
+                return Err(Undecoded::Sealed("no matching prefix found".to_owned()));
             }
             if encrypted {
                 metrics::transformed(id, Way::FromStorage, "identity", "OK", begun);
@@ -310,7 +311,7 @@ impl Transformer for Encryption {
         }
         let (prefix, why) = failure;
         metrics::transformed(id, Way::FromStorage, prefix, why.word(), begun);
-        Err(why.to_string())
+        Err(Undecoded::Sealed(why.to_string()))
     }
 
     fn encode(&self, id: &ResourceId, key: &str, json: Vec<u8>) -> Result<Vec<u8>, String> {

@@ -28,7 +28,7 @@ use crate::{
     request_path::info::RequestInfo,
     response::{self, Body},
     server::Server,
-    status::{GroupName, Reason, Status},
+    status::{GroupName, Status},
     storage::{Entry, ResourceId, StorageError},
 };
 
@@ -150,7 +150,7 @@ pub fn storage_status(error: &StorageError, resource: &GroupName, name: &str) ->
         StorageError::TooLarge(_) => Status::too_large("etcdserver: request is too large"),
         StorageError::Timeout(why) => Status::timeout(why.clone()).with_retry_after(1),
         StorageError::Unavailable(why) => Status::unavailable(why.clone()).with_retry_after(1),
-        StorageError::Undecodable { .. } => Status::new(500, Reason::StoreReadError, error.to_string()),
+        StorageError::Undecodable { why, .. } => unreadable::status(why),
         StorageError::Internal(why) => Status::internal(why),
     }
 }
@@ -324,6 +324,9 @@ impl Call {
     }
 
     pub(crate) fn store_failed(&self, error: StorageError, name: &str) -> Status {
+        if let StorageError::Undecodable { key, why } = &error {
+            return self.unreadable(key, why);
+        }
         storage_status(&error, &self.resource.group_resource(), name)
     }
 

@@ -56,9 +56,9 @@ use tokio_util::sync::CancellationToken;
 pub(crate) use self::metrics::register as register_metrics;
 use self::{cache::Phase, shared::Shared};
 pub use self::{
-    config::{Elsewhere, Limits, StoreConfig, TlsFiles, Transformer},
+    config::{Elsewhere, Limits, StoreConfig, TlsFiles, Transformer, Undecoded},
     entry::Entry,
-    error::StorageError,
+    error::{StorageError, Unreadable},
     parts::Parts,
     resource::{ResourceId, SelectablePath, StoredResource},
     selection::{FieldRequirement, LabelOperator, LabelRequirement, Selection},
@@ -386,11 +386,16 @@ impl Store {
     }
 
     /// Objects of a resource (or one namespace of it) that cannot be read: their keys in etcd, and why; at most so many.
-    pub fn unreadable(&self, id: &ResourceId, namespace: Option<&str>, most: usize) -> Vec<(String, String)> {
+    pub fn unreadable(
+        &self,
+        id: &ResourceId,
+        namespace: Option<&str>,
+        most: usize,
+    ) -> Vec<(String, Unreadable)> {
         let cluster = self.of(id);
         let Ok(cache) = cluster.cache(id) else { return Vec::new() };
         let prefix = cluster.resource_root(&cache.resource);
-        let full = |(key, why): (Arc<str>, String)| (format!("{prefix}{key}"), why);
+        let full = |(key, why): (Arc<str>, Unreadable)| (format!("{prefix}{key}"), why);
         cache.broken(namespace, most).into_iter().map(full).collect()
     }
 

@@ -271,7 +271,8 @@ impl Answer {
             status["kind"] == "Status" && status["apiVersion"] == "v1" && status["status"] == "Failure",
             "{code} without a Status: {status}"
         );
-        ensure!(status["code"] == code && status["reason"] == reason, "not {code} {reason}: {status}");
+        let said = status["reason"].as_str().unwrap_or_default();
+        ensure!(status["code"] == code && said == reason, "not {code} {reason}: {status}");
         ensure!(status["message"].as_str().is_some_and(|m| !m.is_empty()), "no message: {status}");
         Ok(status)
     }

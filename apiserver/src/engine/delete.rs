@@ -154,6 +154,7 @@ impl Call {
         };
         let listing =
             self.server.store.list(&self.id(), request).await.map_err(|e| self.store_failed(e, ""))?;
+        self.check_readable()?;
         let entries = self.select_converted(listing.entries, &converted).await?;
         let (mut items, mut warnings) = (Vec::new(), Vec::new());
         {

@@ -87,9 +87,7 @@ impl Call {
         };
         let mut listing =
             self.server.store.list(&self.id(), request).await.map_err(|e| self.store_failed(e, ""))?;
-        if self.server.gates.has(Gate::AllowUnsafeMalformedObjectDeletion) {
-            self.check_readable()?;
-        }
+        self.check_readable()?;
         if !converted.is_empty() {
             listing.entries = self.select_converted(listing.entries, &converted).await?;
             listing.remaining = None;
@@ -237,6 +235,7 @@ impl Call {
             timeout.unwrap_or_else(|| Duration::from_secs(rand::rng().random_range(least..2 * least)));
         let request =
             WatchRequest { namespace: self.scope(), selection, from, bookmarks, timeout: Some(timeout) };
+        self.check_watchable()?;
         let events =
             self.server.store.watch(&self.id(), request).await.map_err(|e| self.store_failed(e, ""))?;
         let include = query.get("includeObject").to_owned();

@@ -1,8 +1,12 @@
-//! Objects that storage cannot give back, under `AllowUnsafeMalformedObjectDeletion`: lists name them instead of failing
-//! dumbly, and who may do that takes them out of storage, whatever depends on them.
+//! Objects that storage cannot give back: whoever reads or lists them is told so. Under
+//! `AllowUnsafeMalformedObjectDeletion` lists name them, and who may do that takes them out of storage, whatever depends on
+//! them.
 //!
-//! Contract: KEP-3926; upstream's `endpoints/handlers/delete.go` and `storage/etcd3/corrupt_obj_deleter.go`.
+//! Contract: KEP-3926; upstream's `endpoints/handlers/delete.go`, `storage/errors/storage.go` and
+//! `storage/etcd3/corrupt_obj_deleter.go`. Upstream's cache is down as long as one object is broken, so that its lists are
+//! served by etcd or, without a limit, told to come back; here they are told why at once.
 
+use component_base::features::Gate;
 use http::Response;
 use serde_json::{Value, json};
 
@@ -14,7 +18,7 @@ use crate::{
     object::Object,
     response::Body,
     status::{Cause, Details, GroupName, Reason, Status},
-    storage::StorageError,
+    storage::{StorageError, Unreadable},
 };
 
 /// The option that asks for it.
@@ -46,6 +50,22 @@ pub(super) fn check(options: &Object, errors: &mut ErrorList) {
     }
 }
 
+/// What is said of a value where nobody may delete it. A value that does not open is the server's trouble; for one that
+/// opens and is no object, upstream has the decoder's words and no reason.
+pub(super) fn status(why: &Unreadable) -> Status {
+    match why {
+        Unreadable::Sealed(why) => Status::internal(why),
+        Unreadable::Malformed { why, .. } => Status::new(500, Reason::Unknown, why.clone()),
+    }
+}
+
+/// Upstream's error of a corrupt object.
+fn corrupt(key: &str, why: &Unreadable) -> String {
+    format!(
+        "StorageError: corrupt object, Code: 7, Key: {key}, ResourceVersion: 0, AdditionalErrorMsg: {why}"
+    )
+}
+
 /// The option is wrong where it is.
 fn invalid(why: &str) -> Error {
     Error::invalid(&Path::new(OPTION), true, why)
@@ -67,7 +87,7 @@ impl Call {
         let (id, namespace) = (self.id(), self.key_namespace());
         match self.server.store.get_latest(&id, namespace, name).await {
             Err(StorageError::Undecodable { key, why }) => {
-                tracing::warn!(key, why, user = wanted.user.name, "deleting an object that cannot be read");
+                tracing::warn!(key, %why, user = wanted.user.name, "deleting an object that cannot be read");
                 let deleted = self.server.store.delete_unread(&id, namespace, name).await;
                 deleted.map_err(|error| self.store_failed(error, name))?;
             }
@@ -100,18 +120,50 @@ impl Call {
         Err(Status::invalid(&GroupName::new("meta.k8s.io", "DeleteOptions"), "", &errors))
     }
 
-    /// Refuses a list that objects would be missing in, naming them.
+    /// What is said of the object of this request, which cannot be read.
+    pub(super) fn unreadable(&self, key: &str, why: &Unreadable) -> Status {
+        if !self.may_be_deleted() {
+            return status(why);
+        }
+        match (self.info.verb.as_str(), why) {
+            ("get" | "delete" | "deletecollection", _) => Status::internal(corrupt(&format!("/{key}"), why)),
+            (_, Unreadable::Sealed(_)) => Status::internal(why),
+            (_, Unreadable::Malformed { .. }) => Status::new(500, Reason::Unknown, why.to_string()),
+        }
+    }
+
+    fn may_be_deleted(&self) -> bool {
+        self.server.gates.has(Gate::AllowUnsafeMalformedObjectDeletion)
+    }
+
+    /// Refuses a watch that objects would be missing in.
+    pub(super) fn check_watchable(&self) -> Result<(), Status> {
+        let scope = self.scope();
+        match self.server.store.unreadable(&self.id(), scope.as_deref(), 1).first() {
+            Some((_, why)) => {
+                let why = format!("storage is (re)initializing: {}", why.cause());
+                Err(Status::too_many_requests(why, 1))
+            }
+            None => Ok(()),
+        }
+    }
+
+    /// Refuses a list that objects would be missing in, naming them where they may be deleted.
     pub(super) fn check_readable(&self) -> Result<(), Status> {
         let scope = self.scope();
         let broken = self.server.store.unreadable(&self.id(), scope.as_deref(), MANY + 1);
-        if broken.is_empty() {
-            return Ok(());
+        let Some((first, why)) = broken.first() else { return Ok(()) };
+        if !self.may_be_deleted() {
+            return Err(match why {
+                Unreadable::Sealed(why) => {
+                    Status::internal(format!("unable to transform key {first:?}: {why}"))
+                }
+                Unreadable::Malformed { .. } => status(why),
+            });
         }
-        let cause = |(key, why): &(String, String)| Cause {
+        let cause = |(key, why): &(String, Unreadable)| Cause {
             kind: "UnexpectedServerResponse".to_owned(),
-            message: format!(
-                "StorageError: corrupt object, Code: 7, Key: {key}, ResourceVersion: 0, AdditionalErrorMsg: {why}"
-            ),
+            message: corrupt(key, why),
             field: key.clone(),
         };
         let mut causes: Vec<Cause> = broken.iter().take(MANY).map(cause).collect();

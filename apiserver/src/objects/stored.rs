@@ -13,7 +13,7 @@ use parking_lot::Mutex;
 use super::{Change, Kind, MASTER_LEASES, Objects, PEER_LEASES, RANGES, Relevant};
 use crate::{
     object::Object,
-    status::{Reason, Status},
+    status::Status,
     storage::{
         Entry, FieldRequirement, ListPoint, ListRequest, Parts, ResourceId, Selection, StorageError, Store,
         StoredResource, WatchEvent, WatchFrom, WatchKind, WatchRequest,
@@ -94,7 +94,7 @@ fn id(kind: Kind) -> ResourceId {
 
 fn decode(entry: &Entry) -> Result<Arc<Object>, Status> {
     let object = Object::from_slice(entry.json());
-    object.map(Arc::new).map_err(|e| Status::new(500, Reason::StoreReadError, e.to_string()))
+    object.map(Arc::new).map_err(Status::internal)
 }
 
 fn status(kind: Kind, name: &str, error: StorageError) -> Status {

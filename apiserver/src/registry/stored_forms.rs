@@ -6,6 +6,7 @@
 
 use std::{
     collections::HashSet,
+    fmt,
     sync::atomic::{AtomicBool, Ordering},
 };
 
@@ -18,7 +19,7 @@ use proto::{
 use super::catalog::{self, Catalog};
 use crate::{
     object::Object,
-    storage::{ResourceId, Transformer},
+    storage::{ResourceId, Transformer, Undecoded},
 };
 
 /// Reads what is stored of a catalog's resources.
@@ -65,22 +66,29 @@ impl StoredForms {
     }
 }
 
+fn malformed(why: impl fmt::Display) -> Undecoded {
+    Undecoded::Malformed(why.to_string())
+}
+
 impl Transformer for StoredForms {
-    fn decode(&self, id: &ResourceId, _key: &str, value: Bytes) -> Result<Bytes, String> {
+    fn decode(&self, id: &ResourceId, _key: &str, value: Bytes) -> Result<Bytes, Undecoded> {
         if value.first() == Some(&b'{') {
             return Ok(value);
         }
         // Whether the gate is on or not: it may have been when the object was written.
         if value.starts_with(&cbor::MAGIC) && self.is_custom(id) {
             self.has_read_cbor.store(true, Ordering::Relaxed);
-            return cbor::to_json(&value).map(Bytes::from).map_err(|e| e.to_string());
+            return cbor::to_json(&value).map(Bytes::from).map_err(malformed);
+        }
+        if value.starts_with(crate::encryption::MARK) {
+            return Err(Undecoded::Sealed("identity transformer tried to read encrypted data".to_owned()));
         }
         if !value.starts_with(&MAGIC) {
-            return Err("the value is neither JSON nor protobuf".to_owned());
+            return Err(malformed("the value is neither JSON nor protobuf"));
         }
-        let envelope = Envelope::open(&value).map_err(|e| e.to_string())?;
-        let json = envelope.to_json().map_err(|e| e.to_string())?;
-        self.convert(id.plural(), &envelope.api_version, json).map(Bytes::from)
+        let envelope = Envelope::open(&value).map_err(malformed)?;
+        let json = envelope.to_json().map_err(malformed)?;
+        self.convert(id.plural(), &envelope.api_version, json).map(Bytes::from).map_err(malformed)
     }
 
     fn encode(&self, id: &ResourceId, _key: &str, json: Vec<u8>) -> Result<Vec<u8>, String> {

@@ -16,7 +16,8 @@ use parking_lot::{Mutex, RwLock};
 use tokio::sync::{Notify, watch};
 
 use super::{
-    Entry, Limits, Selection, StorageError, StoredResource, Transformer, WatchEvent, WatchKind,
+    Entry, Limits, Selection, StorageError, StoredResource, Transformer, Undecoded, Unreadable, WatchEvent,
+    WatchKind,
     etcd::Stored,
     metrics,
     scan::{Found, Scanner},
@@ -90,7 +91,7 @@ struct Inner {
     /// Of all objects, as they are sent.
     bytes: usize,
     /// Keys whose value cannot be read, and why.
-    broken: HashMap<Arc<str>, String>,
+    broken: HashMap<Arc<str>, Unreadable>,
     /// Events that arrived while loading.
     pending: Vec<Change>,
     history: VecDeque<Arc<Event>>,
@@ -110,7 +111,7 @@ struct Inner {
 #[derive(Debug, Default)]
 pub(super) struct Loaded {
     objects: Objects,
-    broken: HashMap<Arc<str>, String>,
+    broken: HashMap<Arc<str>, Unreadable>,
 }
 
 /// A stored value, taken in.
@@ -118,7 +119,7 @@ pub(super) struct Loaded {
 pub(super) enum Taken {
     Object(Arc<str>, Arc<Entry>),
     /// Why it cannot be read.
-    Broken(Arc<str>, String),
+    Broken(Arc<str>, Unreadable),
 }
 
 /// One change of the stream.
@@ -234,22 +235,27 @@ impl Cache {
         value: Bytes,
         kind: Option<WatchKind>,
     ) -> Result<Entry, StorageError> {
-        let fail = |key: &str, why: String| {
+        let fail = |key: &str, why: Undecoded| {
             metrics::decode_error(&self.resource.id);
+            let why = match why {
+                Undecoded::Sealed(why) => Unreadable::Sealed(why),
+                Undecoded::Malformed(why) => Unreadable::Malformed { rev, why },
+            };
             StorageError::Undecodable { key: format!("{}/{key}", self.resource.prefix), why }
         };
         let json = self.transformer.decode(&self.resource.id, &key, value).map_err(|why| fail(&key, why))?;
         Entry::build(key.clone(), self.resource.namespaced, rev, &json, &self.scanner, kind)
-            .map_err(|malformed| fail(&key, malformed.to_string()))
+            .map_err(|malformed| fail(&key, Undecoded::Malformed(malformed.to_string())))
     }
 
     /// What a stored value becomes in a load.
     pub(super) fn load(&self, key: Arc<str>, stored: Stored) -> Taken {
-        match self.decode(key.clone(), stored.rev, stored.value, None) {
+        let rev = stored.rev;
+        match self.decode(key.clone(), rev, stored.value, None) {
             Ok(entry) => Taken::Object(key, Arc::new(entry)),
             Err(error) => {
                 tracing::error!(%error, "stored object skipped");
-                Taken::Broken(key, error.to_string())
+                Taken::Broken(key, unreadable(error, rev))
             }
         }
     }
@@ -388,7 +394,7 @@ impl Cache {
             Some(Ok(entry)) => Some(entry),
             Some(Err(error)) => {
                 tracing::error!(%error, "stored object skipped");
-                inner.broken.insert(key.clone(), error.to_string());
+                inner.broken.insert(key.clone(), unreadable(error, rev));
                 None
             }
             None => {
@@ -509,12 +515,12 @@ impl Cache {
     }
 
     /// Keys of objects that cannot be read, and why; at most so many, in their order.
-    pub(super) fn broken(&self, namespace: Option<&str>, most: usize) -> Vec<(Arc<str>, String)> {
+    pub(super) fn broken(&self, namespace: Option<&str>, most: usize) -> Vec<(Arc<str>, Unreadable)> {
         let inner = self.inner.read();
         let is_in =
             |key: &str| namespace.is_none_or(|ns| key.split_once('/').is_some_and(|(of, _)| of == ns));
         let mut all: Vec<_> = inner.broken.iter().filter(|(key, _)| is_in(key)).collect();
-        all.sort_unstable();
+        all.sort_unstable_by_key(|(key, _)| *key);
         all.into_iter().take(most).map(|(key, why)| (key.clone(), why.clone())).collect()
     }
 
@@ -691,6 +697,14 @@ impl Watcher {
             return false;
         }
         true
+    }
+}
+
+/// Why a value written at `rev` cannot be read.
+fn unreadable(error: StorageError, rev: u64) -> Unreadable {
+    match error {
+        StorageError::Undecodable { why, .. } => why,
+        other => Unreadable::Malformed { rev, why: other.to_string() },
     }
 }
 

@@ -76,10 +76,19 @@ pub struct Limits {
     pub load_page: usize,
 }
 
-/// Stored values ⇄ JSON. Errors are texts for the log and the Status message.
+/// Where a stored value stopped becoming JSON, with a text for the log and the Status message.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Undecoded {
+    /// It does not open.
+    Sealed(String),
+    /// What was opened is no object.
+    Malformed(String),
+}
+
+/// Stored values ⇄ JSON.
 pub trait Transformer: Send + Sync {
     /// The JSON of a stored value. `value` not starting with `{` is some other encoding.
-    fn decode(&self, id: &ResourceId, key: &str, value: Bytes) -> Result<Bytes, String>;
+    fn decode(&self, id: &ResourceId, key: &str, value: Bytes) -> Result<Bytes, Undecoded>;
 
     /// The value stored for JSON.
     fn encode(&self, id: &ResourceId, key: &str, json: Vec<u8>) -> Result<Vec<u8>, String>;
@@ -163,13 +172,13 @@ impl Default for Limits {
 // === impl JsonOrProtobuf ===
 
 impl Transformer for JsonOrProtobuf {
-    fn decode(&self, _id: &ResourceId, _key: &str, value: Bytes) -> Result<Bytes, String> {
+    fn decode(&self, _id: &ResourceId, _key: &str, value: Bytes) -> Result<Bytes, Undecoded> {
         if value.first() == Some(&b'{') {
             Ok(value)
         } else if value.starts_with(&codec::MAGIC) {
-            codec::to_json(&value).map(Bytes::from).map_err(|e| e.to_string())
+            codec::to_json(&value).map(Bytes::from).map_err(|e| Undecoded::Malformed(e.to_string()))
         } else {
-            Err("the value is not JSON".to_owned())
+            Err(Undecoded::Malformed("the value is not JSON".to_owned()))
         }
     }
 

@@ -56,17 +56,33 @@ pub enum StorageError {
     /// The object is larger than etcd takes (413).
     #[error("{0}: object is too large to store")]
     TooLarge(String),
-    /// The stored value cannot be read (500 StoreReadError): unknown encoding or failed decryption.
-    #[error("{key}: undecodable value: {why}")]
+    /// The stored value cannot be read (500): unknown encoding or failed decryption.
+    #[error("{key}: {why}")]
     Undecodable {
         /// The object's key.
         key: String,
         /// What the decoder said.
-        why: String,
+        why: Unreadable,
     },
     /// Anything etcd answered that should not happen (500).
     #[error("{0}")]
     Internal(String),
+}
+
+/// Why a stored value cannot be read.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Unreadable {
+    /// No provider of encryption opens it.
+    #[error("data from the storage is not transformable revision=0: {0}")]
+    Sealed(String),
+    /// What was opened is no object.
+    #[error("object not decodable revision={rev}: {why}")]
+    Malformed {
+        /// Where the value was written.
+        rev: u64,
+        /// What the decoder said.
+        why: String,
+    },
 }
 
 /// The message of an expired continue token.
@@ -75,3 +91,14 @@ result. You can start a new list without the continue parameter, or use the cont
 retrieve the remainder of the results. Continuing with the provided token results in an inconsistent list - \
 objects that were created, modified, or deleted between the time the first chunk was returned and now may show \
 up in the list.";
+
+// === impl Unreadable ===
+
+impl Unreadable {
+    /// What the decoder said, without the step that failed.
+    pub fn cause(&self) -> &str {
+        match self {
+            Self::Sealed(why) | Self::Malformed { why, .. } => why,
+        }
+    }
+}

@@ -3,7 +3,12 @@
 use anyhow::{Context, Result, ensure};
 use http::Method;
 use serde_json::{Value, json};
-use tests::{Client, ControlPlane, client::Answer, control_plane::Options, runner::Test};
+use tests::{
+    Client, ControlPlane,
+    client::{Answer, MERGE_PATCH},
+    control_plane::Options,
+    runner::Test,
+};
 
 use crate::{config_maps, encryption::store};
 
@@ -39,14 +44,27 @@ fn deleted(_: &(), _: &str) -> Result<()> {
     store(&plane, key, b"{\"metadata\": nonsense")?;
     let asked = json!({"kind": "DeleteOptions", "apiVersion": "v1", OPTION: true});
     // It is told of by whoever looks at it.
-    admin.get(&bad)?.refused(500, "StoreReadError")?;
+    let corrupt = |key: &str| {
+        format!(
+            "StorageError: corrupt object, Code: 7, Key: {key}, ResourceVersion: 0, AdditionalErrorMsg: object not decodable"
+        )
+    };
+    admin.get(&bad)?.refused_with(500, "InternalError", &corrupt("/configmaps/default/bad"))?;
     let list = admin.get(&maps)?.refused(500, "StoreReadError")?;
     ensure!(list["message"] == "failed to read one or more configmaps from the storage", "{list}");
     let causes = list["details"]["causes"].as_array().context("no causes")?;
     ensure!(causes.len() == 1 && causes[0]["field"] == key, "{list}");
     ensure!(causes[0]["reason"] == "UnexpectedServerResponse", "{list}");
+    ensure!(causes[0]["message"].as_str().is_some_and(|m| m.starts_with(&corrupt(key))), "{list}");
     admin.get(&config_maps("kube-system", ""))?.ok()?;
-    ensure!(admin.delete(&bad)?.code == 500, "what cannot be read is not deleted as others are");
+    admin.delete(&bad)?.refused_with(500, "InternalError", "corrupt object")?;
+    let change = json!({"data": {"a": "b"}});
+    admin.patch(&bad, MERGE_PATCH, &change)?.refused_with(500, "", "object not decodable revision=")?;
+    admin.get(&format!("{maps}?watch=true"))?.refused_with(
+        429,
+        "TooManyRequests",
+        "storage is (re)initializing",
+    )?;
     // Only by who may do just that.
     let role = json!({"metadata": {"name": "d"}, "rules": [{"apiGroups": [""], "resources": ["configmaps"], "verbs": ["delete"]}]});
     let roles = "/apis/rbac.authorization.k8s.io/v1/namespaces/default";
@@ -103,6 +121,34 @@ fn off(_: &(), _: &str) -> Result<()> {
     store(&plane, "/registry/configmaps/default/bad", b"nonsense")?;
     let asked = json!({"kind": "DeleteOptions", "apiVersion": "v1", OPTION: true, "gracePeriodSeconds": 0});
     ensure!(delete(&admin, &config_maps("default", "bad"), &asked)?.code == 500, "it is deleted");
+    // Neither has upstream a reason for it.
+    for path in [config_maps("default", "bad"), config_maps("default", ""), "/api/v1/configmaps".to_owned()] {
+        admin.get(&path)?.refused(500, "")?;
+    }
+    admin.delete(&config_maps("default", ""))?.refused(500, "")?;
+    admin.get(&config_maps("kube-system", ""))?.ok()?;
+    // What does not even open is the server's trouble.
+    make(&admin, "sealed")?;
+    let key = "/registry/configmaps/default/sealed";
+    store(&plane, key, b"k8s:enc:aescbc:v1:gone:nonsense")?;
+    let why = "identity transformer tried to read encrypted data";
+    let sealed = config_maps("default", "sealed");
+    let refused =
+        admin.get(&sealed)?.refused_with(500, "InternalError", &format!("Internal error occurred: {why}"))?;
+    ensure!(refused["details"]["causes"] == json!([{"message": why}]), "{refused}");
+    admin.patch(&sealed, MERGE_PATCH, &json!({"data": {"a": "b"}}))?.refused_with(
+        500,
+        "InternalError",
+        why,
+    )?;
+    admin.delete(&sealed)?.refused_with(500, "InternalError", why)?;
+    store(
+        &plane,
+        "/registry/configmaps/default/bad",
+        br#"{"kind": "ConfigMap", "apiVersion": "v1", "metadata": {"name": "bad", "namespace": "default"}}"#,
+    )?;
+    let told = format!("unable to transform key {key:?}: {why}");
+    admin.get(&config_maps("default", ""))?.refused_with(500, "InternalError", &told)?;
     let marked = delete(&admin, &config_maps("default", "good"), &asked)?.ok()?;
     ensure!(marked["metadata"].get("deletionTimestamp").is_some(), "{marked}");
     Ok(())

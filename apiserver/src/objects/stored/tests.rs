@@ -17,6 +17,7 @@ use crate::{
     bootstrap::{self, Facts, identity::lease_name},
     objects::{CLUSTER_ROLES, CONFIG_MAPS, ENDPOINTS, PODS},
     registry::{SideEffects, catalog},
+    status::Reason,
     storage::{
         StoreConfig,
         testing::{EtcdServer, Running},
