@@ -16,7 +16,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use component_base::task::Tasks;
+use component_base::{task::Tasks, traces};
 use tokio::net::TcpStream;
 
 mod config;
@@ -148,6 +148,14 @@ impl Route {
 impl Proxy {
     async fn connect(&self, address: &str) -> Result<Stream, ConnectError> {
         let labels = self.labels();
+        let mut span = traces::work(match labels {
+            ["grpc", _] => "Proxy via grpc protocol over uds",
+            [_, "uds"] => "Proxy via http_connect protocol over uds",
+            _ => "Proxy via http_connect protocol over tcp",
+        });
+        if let Some(span) = &mut span {
+            span.note("address", address);
+        }
         let begun = Instant::now();
         metrics::started(labels);
         let failed = |stage: &'static str| move |error| (stage, error);

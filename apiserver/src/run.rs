@@ -190,6 +190,7 @@ pub async fn build(config: Config, catalog: catalog::Catalog, tasks: &Tasks) -> 
         tls: config.etcd_tls.clone(),
         route: egress.of(Network::Etcd),
         prefix: config.etcd_prefix.clone(),
+        traced: config.tracing.is_some(),
         compaction_interval: config.compaction_interval,
         size_interval: config.size_interval,
         elsewhere: config.etcd_overrides.clone(),

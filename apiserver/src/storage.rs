@@ -348,7 +348,7 @@ impl Store {
         json: Vec<u8>,
         ttl: Option<Duration>,
     ) -> Result<Arc<Entry>> {
-        let _span = traces::call("Create etcd3");
+        let _span = traces::step("Create etcd3");
         self.of(id).create(id, namespace, name, json, ttl).await
     }
 
@@ -363,7 +363,7 @@ impl Store {
         json: Vec<u8>,
         ttl: Option<Duration>,
     ) -> Result<Arc<Entry>> {
-        let _span = traces::call("GuaranteedUpdate etcd3");
+        let _span = traces::step("GuaranteedUpdate etcd3");
         self.of(id).update(id, namespace, name, expected, json, ttl).await
     }
 
@@ -376,7 +376,7 @@ impl Store {
         name: &str,
         expected: u64,
     ) -> Result<Arc<Entry>> {
-        let _span = traces::call("Delete etcd3");
+        let _span = traces::step("Delete etcd3");
         self.of(id).delete(id, namespace, name, expected).await
     }
 

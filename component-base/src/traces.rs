@@ -461,6 +461,21 @@ pub fn call(name: &'static str) -> Option<Box<Part>> {
     part(name, SpanKind::Client)
 }
 
+/// A part in which somebody is asked over gRPC; `path` is `/service/method`. Named and described as OpenTelemetry's
+/// conventions have it.
+pub fn grpc(path: &str) -> Option<Box<Part>> {
+    // Nothing is made for requests that nobody follows.
+    let trace = followed()?;
+    let name = path.trim_start_matches('/');
+    let mut part = part_of(trace, name.to_owned().into(), SpanKind::Client);
+    part.note("rpc.system", "grpc");
+    if let Some((service, method)) = name.split_once('/') {
+        part.note("rpc.service", service);
+        part.note("rpc.method", method);
+    }
+    Some(part)
+}
+
 // Boxed: requests carry it with them whether they are followed or not.
 fn part(name: &'static str, kind: SpanKind) -> Option<Box<Part>> {
     followed().map(|trace| part_of(trace, name.into(), kind))

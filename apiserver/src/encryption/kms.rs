@@ -17,7 +17,7 @@ use std::{
 };
 
 use arc_swap::ArcSwapOption;
-use component_base::task::Tasks;
+use component_base::{task::Tasks, traces};
 use jiff::Timestamp;
 use parking_lot::Mutex;
 use prost::Message;
@@ -158,6 +158,7 @@ impl Kms {
 
     /// Encrypts by the current seed.
     pub(super) fn seal(&self, plain: Vec<u8>, path: &[u8]) -> Result<Vec<u8>, Failure> {
+        let _span = self.span("TransformToStorage with envelopeTransformer");
         let current = self.shared.current_at(Instant::now())?;
         let data = current.known.secret.seal(plain, path)?;
         metrics::key_used(Way::ToStorage, &self.shared.name, &current.known.key, &self.shared.server);
@@ -171,6 +172,7 @@ impl Kms {
 
     /// Decrypts by the seed that a value brings along.
     pub(super) fn open(&self, value: &[u8], path: &[u8]) -> Result<Vec<u8>, Failure> {
+        let _span = self.span("TransformFromStorage with envelopeTransformer");
         let stored = value.get(self.prefix.len()..).unwrap_or_default();
         let stored = EncryptedObject::decode(stored).map_err(|error| Failure::Value(error.to_string()))?;
         let EncryptedObject { data, key_id, seed, annotations, source } = stored;
@@ -182,6 +184,13 @@ impl Kms {
         let known = self.known(sealed)?;
         metrics::key_used(Way::FromStorage, &self.shared.name, &known.key, &self.shared.server);
         Ok(known.secret.open(&data, path)?)
+    }
+
+    /// What a followed request spends here.
+    fn span(&self, name: &'static str) -> Option<Box<traces::Part>> {
+        let mut part = traces::work(name)?;
+        part.note("transformer.provider.name", &self.shared.name);
+        Some(part)
     }
 
     /// The seed; the plugin is asked when it is not known yet, and the caller's thread waits for that.

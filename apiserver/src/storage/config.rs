@@ -17,6 +17,8 @@ pub struct StoreConfig {
     pub tls: TlsFiles,
     /// The way to them.
     pub route: Route,
+    /// Whether requests may be followed: etcd is told of those that are.
+    pub traced: bool,
     /// Where everything lives (`--etcd-prefix`), default `/registry`.
     pub prefix: String,
     /// Resources that are kept elsewhere (`--etcd-servers-overrides`).
@@ -117,6 +119,7 @@ impl StoreConfig {
             servers,
             tls: TlsFiles::default(),
             route: Route::default(),
+            traced: false,
             prefix: "/registry".to_owned(),
             elsewhere: Vec::new(),
             resources,

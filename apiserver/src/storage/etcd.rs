@@ -9,24 +9,27 @@ use std::{
     error::Error as _,
     future::Future,
     sync::atomic::{AtomicUsize, Ordering},
+    task::{Context, Poll},
     time::{Duration, Instant},
 };
 
 use bytes::Bytes;
+use component_base::traces;
 use etcd_client::{
     Client, Compare, CompareOp, ConnectOptions, DeleteOptions, GetOptions, KvClient, LeaseClient,
     MaintenanceClient, PutOptions, TlsOptions, Txn, TxnOp, WatchClient, WatchOptions, WatchStream,
     proto::PbTxnOpResponse,
 };
-use futures::FutureExt;
+use futures::{FutureExt, future::BoxFuture};
 use http::Uri;
 use hyper_util::rt::TokioIo;
 use tokio::io::BufReader;
 use tonic::{
     Code,
+    body::Body,
     transport::{Certificate, Channel, Endpoint, Identity},
 };
-use tower::{BoxError, Service};
+use tower::{BoxError, Service, util::BoxCloneSyncService};
 
 use super::{ResourceId, StorageError, StoreConfig, TlsFiles, metrics};
 use crate::{
@@ -359,6 +362,37 @@ fn connector(route: Route) -> impl Service<Uri, Response = Wire, Error = BoxErro
     })
 }
 
+/// A channel that tells etcd of whom a request is part, and a collector how long it took.
+#[derive(Clone)]
+struct Traced<S>(S);
+
+impl<S> Service<http::Request<Body>> for Traced<S>
+where
+    S: Service<http::Request<Body>, Error: Into<BoxError>, Future: Send + 'static>,
+{
+    type Response = S::Response;
+    type Error = BoxError;
+    type Future = BoxFuture<'static, Result<Self::Response, BoxError>>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
+        self.0.poll_ready(cx).map_err(Into::into)
+    }
+
+    fn call(&mut self, mut request: http::Request<Body>) -> Self::Future {
+        let part = traces::grpc(request.uri().path());
+        if let Some(parent) = part.as_ref().and_then(|part| part.trace_parent()) {
+            request.headers_mut().insert(traces::TRACE_PARENT, parent);
+        }
+        let answer = self.0.call(request);
+        async move {
+            let answer = answer.await;
+            drop(part);
+            answer.map_err(Into::into)
+        }
+        .boxed()
+    }
+}
+
 // === impl Member ===
 
 impl Member {
@@ -386,7 +420,11 @@ impl Member {
             endpoint.connect_with_connector_lazy(connector(config.route.clone()))
         };
         let options = ConnectOptions::new().with_require_leader(true);
-        let client = Client::from_channel(etcd_client::Channel::Tonic(channel), Some(options))
+        let channel = match config.traced {
+            true => etcd_client::Channel::Custom(BoxCloneSyncService::new(Traced(channel))),
+            false => etcd_client::Channel::Tonic(channel),
+        };
+        let client = Client::from_channel(channel, Some(options))
             // Without a user name there is nothing to wait for.
             .now_or_never()
             .ok_or_else(|| bad("the client is not ready".to_owned()))?
@@ -510,4 +548,50 @@ pub(super) fn prefix_end(prefix: &str) -> String {
     end.push('0');
     debug_assert!(prefix.ends_with('/'), "a prefix ends in a slash, and '0' follows it");
     end
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{convert::Infallible, sync::Arc};
+
+    use component_base::{
+        task::Tasks,
+        traces::{Tracer, TracingConfiguration},
+    };
+    use http::HeaderMap;
+    use parking_lot::Mutex;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn etcd_is_told_of_whom_a_request_is_part() {
+        let told = Arc::new(Mutex::new(Vec::new()));
+        let kept = told.clone();
+        let inner = tower::service_fn(move |request: http::Request<Body>| {
+            kept.lock().push(request.headers().get(traces::TRACE_PARENT).cloned());
+            async { Ok::<_, Infallible>(()) }
+        });
+        let ask = async || {
+            let request = http::Request::get("http://etcd/etcdserverpb.KV/Txn").body(Body::empty()).unwrap();
+            Traced(inner.clone()).call(request).await.unwrap();
+        };
+        ask().await;
+        let tracer =
+            Tracer::start(&TracingConfiguration::default(), "test", Vec::new(), &Tasks::new()).unwrap();
+        let trace = "0af7651916cd43dd8448eb211c80319c";
+        for sampled in ["00", "01"] {
+            let mut headers = HeaderMap::new();
+            let parent = format!("00-{trace}-b7ad6b7169203331-{sampled}").parse().unwrap();
+            headers.insert(traces::TRACE_PARENT, parent);
+            let request = async {
+                tracer.begin(&headers, true, || (String::new(), Vec::new()));
+                ask().await;
+            };
+            traces::scope(Some(tracer.trace()), request).await;
+        }
+        let told = told.lock();
+        assert_eq!((told.len(), &told[0], &told[1]), (3, &None, &None));
+        let text = told[2].as_ref().unwrap().to_str().unwrap();
+        assert!(text.starts_with(&format!("00-{trace}-")) && !text.contains("b7ad6b7169203331"), "{text}");
+    }
 }

@@ -8,6 +8,8 @@ use tests::{
     ControlPlane,
     collector::{Collector, said},
     control_plane::Options,
+    egress::Proxy,
+    kms::Plugin,
     pki::Authority,
     receiver::{Call, Receiver, Reply},
     runner::Test,
@@ -17,6 +19,7 @@ use crate::config_maps;
 
 pub(crate) const TESTS: &[Test<()>] = &[
     ("a request that is followed is told of with its parts", followed),
+    ("proxies and keys on the way are told of", on_the_way),
     ("requests are followed by lot, and a configuration that makes no sense is refused", by_lot),
 ];
 
@@ -71,6 +74,11 @@ fn followed(_: &(), _: &str) -> Result<()> {
     ensure!(!said(whole, "audit-id").is_empty(), "{whole:?}");
     let create = named("Create")?;
     ensure!(create.parent_span_id == whole.span_id, "{create:?}");
+    let asked_of_etcd = named("etcdserverpb.KV/Txn")?;
+    ensure!(asked_of_etcd.parent_span_id == named("Create etcd3")?.span_id, "{asked_of_etcd:?}");
+    for (key, value) in [("rpc.system", "grpc"), ("rpc.service", "etcdserverpb.KV"), ("rpc.method", "Txn")] {
+        ensure!(said(asked_of_etcd, key) == value, "{asked_of_etcd:?}");
+    }
     for part in ["Call validating webhook", "Create etcd3"] {
         let part = named(part)?;
         ensure!(part.parent_span_id == create.span_id && hex(&part.trace_id) == TRACE, "{part:?}");
@@ -96,6 +104,49 @@ fn followed(_: &(), _: &str) -> Result<()> {
         spans.len() > count && spans.iter().filter(|span| span.name.starts_with("GET ")).count() == 1,
         "{spans:?}"
     );
+    Ok(())
+}
+
+fn on_the_way(_: &(), _: &str) -> Result<()> {
+    let (dir, collector) = (tempfile::tempdir()?, Collector::start()?);
+    let at = |file: &str| dir.path().join(file);
+    let _plugin = Plugin::start(&at("kms"), "key-1")?;
+    let kms = json!({"kms": {"apiVersion": "v2", "name": "cloud", "endpoint": format!("unix://{}", at("kms").display())}});
+    let encryption = json!({"apiVersion": "apiserver.config.k8s.io/v1", "kind": "EncryptionConfiguration",
+        "resources": [{"resources": ["secrets"], "providers": [kms, {"identity": {}}]}]});
+    let proxy = Proxy::socket(&at("cluster"))?;
+    let egress = json!({"apiVersion": "apiserver.k8s.io/v1beta1", "kind": "EgressSelectorConfiguration",
+        "egressSelections": [{"name": "cluster", "connection": {"proxyProtocol": "HTTPConnect",
+            "transport": {"uds": {"udsName": at("cluster")}}}}]});
+    let mut flags = vec![configured(&dir, &collector.address.to_string(), 0)?];
+    for (flag, config) in
+        [("encryption-provider-config", encryption), ("egress-selector-config-file", egress)]
+    {
+        fs::write(at(flag), config.to_string())?;
+        flags.push(format!("--{flag}={}", at(flag).display()));
+    }
+    let plane = ControlPlane::start(Options { flags, ..Options::default() })?;
+    let admin = plane.admin()?;
+    let receiver = Receiver::start(&Authority::new("kubelet")?, |_| Reply::Json(json!({"of": "a kubelet"})))?;
+    proxy.lead("192.0.2.7:10250", receiver.url("").trim_start_matches("https://"));
+    let status = json!({"addresses": [{"type": "InternalIP", "address": "192.0.2.7"}]});
+    admin.post("/api/v1/nodes", &json!({"metadata": {"name": "n"}, "status": status}))?.ok()?;
+    let asked = admin.with_header("traceparent", &format!("00-{TRACE}-b7ad6b7169203331-01"))?;
+    asked.post("/api/v1/namespaces/default/secrets", &json!({"metadata": {"name": "s"}}))?.ok()?;
+    asked.get("/api/v1/nodes/n/proxy/configz")?.ok()?;
+    let (sealed, through) =
+        ("TransformToStorage with envelopeTransformer", "Proxy via http_connect protocol over uds");
+    let spans = plane.eventually("the collector is told", 30, || {
+        let spans = collector.spans();
+        let has = |name: &str| spans.iter().any(|span| span.name == name);
+        Ok((has(sealed) && has(through)).then_some(spans))
+    })?;
+    for (name, key, value) in
+        [(sealed, "transformer.provider.name", "cloud"), (through, "address", "192.0.2.7:10250")]
+    {
+        let span = spans.iter().find(|span| span.name == name).context("no such span")?;
+        ensure!(said(span, key) == value && hex(&span.trace_id) == TRACE, "{span:?}");
+    }
     Ok(())
 }
 
