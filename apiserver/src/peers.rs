@@ -8,7 +8,7 @@
 
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
-    path::Path,
+    path::{Path, PathBuf},
     sync::{Arc, LazyLock},
     time::Duration,
 };
@@ -16,7 +16,9 @@ use std::{
 use arc_swap::ArcSwap;
 use component_base::{
     metrics::{self, Stability},
+    task::Tasks,
     tls::{self, TlsError},
+    workqueue::chain,
 };
 use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, header};
 use http_body_util::{BodyExt, Limited};
@@ -38,6 +40,7 @@ use crate::{
         self,
         dial::{self, Target},
     },
+    reload,
     request_path::{Peer, info::RequestInfo},
     response::Body,
     server::Server,
@@ -71,9 +74,17 @@ type Resource = (String, String, String);
 pub struct Peers {
     /// This server's identity.
     own: String,
-    tls: Arc<ClientConfig>,
+    files: Files,
+    tls: ArcSwap<ClientConfig>,
     route: Route,
     known: ArcSwap<Vec<Arc<Known>>>,
+}
+
+/// What this server believes the others by, and shows them.
+struct Files {
+    ca: PathBuf,
+    cert: PathBuf,
+    key: PathBuf,
 }
 
 /// Another server.
@@ -105,10 +116,21 @@ impl Peers {
     /// # Errors
     /// When one is of no use.
     pub fn new(ca: &Path, pair: (&Path, &Path), own: String, route: Route) -> Result<Self, BuildError> {
-        let roots = tls::load_roots(ca)?;
-        let client = tls::load_pair(pair.0, pair.1)?;
-        let tls = dial::client_tls(Some(roots), Some(&client))?;
-        Ok(Self { own, tls, route, known: ArcSwap::default() })
+        let files = Files { ca: ca.to_owned(), cert: pair.0.to_owned(), key: pair.1.to_owned() };
+        let tls = ArcSwap::new(files.read()?);
+        Ok(Self { own, files, tls, route, known: ArcSwap::default() })
+    }
+
+    /// Reads the certificates again when their files change.
+    pub fn watch(self: &Arc<Self>, tasks: &Tasks) {
+        let Files { ca, cert, key } = &self.files;
+        let (files, peers) = (vec![ca.clone(), cert.clone(), key.clone()], self.clone());
+        reload::watch(tasks, "certificates for other API servers", files, move || peers.reload());
+    }
+
+    fn reload(&self) -> Result<(), String> {
+        self.tls.store(self.files.read().map_err(|error| chain(&error))?);
+        Ok(())
     }
 
     /// The others, with what they serve.
@@ -136,7 +158,7 @@ impl Peers {
         Target {
             host,
             port,
-            tls: Some(self.tls.clone()),
+            tls: Some(self.tls.load_full()),
             server_name: Some(SERVER_NAME.to_owned()),
             timeout: TIMEOUT,
             route: self.route.clone(),
@@ -159,6 +181,14 @@ impl Peers {
             known.add(&document);
         }
         Ok(known)
+    }
+}
+
+impl Files {
+    fn read(&self) -> Result<Arc<ClientConfig>, BuildError> {
+        let roots = tls::load_roots(&self.ca)?;
+        let client = tls::load_pair(&self.cert, &self.key)?;
+        Ok(dial::client_tls(Some(roots), Some(&client))?)
     }
 }
 

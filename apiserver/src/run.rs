@@ -269,7 +269,7 @@ pub async fn build(config: Config, catalog: catalog::Catalog, tasks: &Tasks) -> 
         in_flight: in_flight(&config),
         auditor: audit::build(&config.audit, &control_plane, &serving)?,
         limits: config.limits,
-        peers: peers(&config, &egress)?,
+        peers: peers(&config, &egress, &serving)?,
         aggregated: aggregated.map_err(KubeletError::from)?,
         kubelets: Kubelets::new(&config.kubelet, egress.of(Network::Cluster))?,
         egress,
@@ -340,15 +340,13 @@ fn tracer(config: &Config, tasks: &Tasks) -> Result<Option<Tracer>, BuildError> 
 }
 
 /// The other API servers of the cluster, when the flags say how they are believed.
-fn peers(config: &Config, egress: &Egress) -> Result<Option<Arc<Peers>>, BuildError> {
+fn peers(config: &Config, egress: &Egress, tasks: &Tasks) -> Result<Option<Arc<Peers>>, BuildError> {
     let (Some(ca), Some((cert, key))) = (&config.peer_ca, &config.aggregator.client) else { return Ok(None) };
     let own = bootstrap::identity::lease_name(&hostname());
-    Ok(Some(Arc::new(Peers::new(
-        ca,
-        (cert.as_path(), key.as_path()),
-        own,
-        egress.of(Network::ControlPlane),
-    )?)))
+    let route = egress.of(Network::ControlPlane);
+    let peers = Arc::new(Peers::new(ca, (cert.as_path(), key.as_path()), own, route)?);
+    peers.watch(tasks);
+    Ok(Some(peers))
 }
 
 /// What encrypts stored values, when the flags ask for it.

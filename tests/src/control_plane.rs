@@ -9,17 +9,19 @@ use std::{
     path::Path,
     process::{Child, Command, ExitStatus, Stdio},
     sync::{
-        Mutex, MutexGuard, PoisonError,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU16, Ordering},
     },
+    thread,
     time::{Duration, Instant},
 };
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, anyhow, bail, ensure};
 use nix::{
     errno::Errno,
+    sched::{CloneFlags, unshare},
     sys::signal::{Signal, kill},
-    unistd::Pid,
+    unistd::{Pid, sethostname},
 };
 use serde_json::json;
 
@@ -42,10 +44,12 @@ pub struct ControlPlane {
     port: u16,
     quota: u64,
     flags: Mutex<Vec<String>>,
+    /// The API server's machine, where that is another one.
+    host: Option<String>,
     /// Who signs certificates of servers and clients.
-    pub ca: Authority,
+    pub ca: Arc<Authority>,
     /// What signs tokens.
-    pub tokens: TokenKey,
+    pub tokens: Arc<TokenKey>,
     etcd: Mutex<Option<Child>>,
     api: Mutex<Option<Child>>,
 }
@@ -78,13 +82,38 @@ impl ControlPlane {
             port: free_port()?,
             quota: options.quota,
             flags: Mutex::new(options.flags),
-            ca: Authority::new("test-ca")?,
-            tokens: TokenKey::new()?,
+            host: None,
+            ca: Arc::new(Authority::new("test-ca")?),
+            tokens: Arc::new(TokenKey::new()?),
             etcd: Mutex::default(),
             api: Mutex::default(),
         };
         plane.write_files()?;
         plane.start_etcd()?;
+        plane.start_api()?;
+        Ok(plane)
+    }
+
+    /// Starts one more API server on the same etcd, which knows the same certificates and keys, and has a host name of
+    /// its own: servers are told apart by those.
+    ///
+    /// # Errors
+    /// When it does not come up, with its last lines.
+    pub fn beside(&self, host: &str, flags: Vec<String>) -> Result<Self> {
+        let plane = Self {
+            dir: tempfile::Builder::new().prefix("keelson-api").tempdir()?,
+            etcd_port: self.etcd_port,
+            peer_port: self.peer_port,
+            port: free_port()?,
+            quota: self.quota,
+            flags: Mutex::new(flags),
+            host: Some(host.to_owned()),
+            ca: self.ca.clone(),
+            tokens: self.tokens.clone(),
+            etcd: Mutex::default(),
+            api: Mutex::default(),
+        };
+        plane.write_files()?;
         plane.start_api()?;
         Ok(plane)
     }
@@ -180,8 +209,27 @@ impl ControlPlane {
             .args(["--service-cluster-ip-range=10.96.0.0/16", "--authorization-mode=Node,RBAC"])
             .arg("--enable-admission-plugins=NodeRestriction")
             .args(&*lock(&self.flags));
-        *lock(&self.api) = Some(self.spawn(command, "kube-apiserver.log")?);
+        let spawn = || self.spawn(command, "kube-apiserver.log");
+        let child = match &self.host {
+            None => spawn()?,
+            Some(host) => thread::scope(|scope| {
+                let there = scope.spawn(|| {
+                    // Of this thread and what it starts alone.
+                    unshare(CloneFlags::CLONE_NEWUTS)?;
+                    sethostname(host)?;
+                    spawn()
+                });
+                there.join().map_err(|_| anyhow!("the thread that starts it has ended"))?
+            })?,
+        };
+        *lock(&self.api) = Some(child);
         Ok(())
+    }
+
+    /// Whether servers can be given host names of their own, which takes the right to do so.
+    pub fn has_hosts() -> bool {
+        let tried = thread::spawn(|| unshare(CloneFlags::CLONE_NEWUTS).is_ok());
+        tried.join().unwrap_or(false)
     }
 
     /// Ends etcd as a crash would.
@@ -327,7 +375,7 @@ pub fn poll<T>(
         if Instant::now() >= end {
             bail!("{what}: not within {seconds} s: {last}");
         }
-        std::thread::sleep(pause);
+        thread::sleep(pause);
     }
 }
 

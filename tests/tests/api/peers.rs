@@ -6,16 +6,19 @@ use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 use tests::{
     ControlPlane,
+    client::MERGE_PATCH,
     control_plane::Options,
     pki::{Authority, NOW},
     receiver::{Call, Receiver, Reply},
-    runner::Test,
+    runner::{Test, say},
 };
 
 use crate::encryption::{store, stored};
 
 pub(crate) const TESTS: &[Test<()>] = &[
     ("what only another server serves is discovered and asked of that server", another),
+    ("two servers serve together what one of them does not", together),
+    ("authorities of others that change are believed", rotated),
     ("a server says where others reach it, unless that is switched off", published),
 ];
 
@@ -136,6 +139,128 @@ fn another(_: &(), _: &str) -> Result<()> {
     })?;
     ensure!(!groups(aggregated)?.iter().any(|one| one == "new.k8s.io/v2"), "it is still discovered");
     Ok(())
+}
+
+/// Servers of one host are one to each other.
+fn skipped() -> Result<()> {
+    say("not tested: host names cannot be given here");
+    Ok(())
+}
+
+/// Flags and files of servers that believe each other and pass on who asks.
+fn trusting(dir: &tempfile::TempDir, servers: &Authority) -> Result<Vec<String>> {
+    let front = Authority::new("front-proxy")?;
+    let identity = front.client("front-proxy-client", "", NOW)?;
+    let mut flags = vec![
+        "--requestheader-allowed-names=front-proxy-client".to_owned(),
+        "--requestheader-username-headers=X-Remote-User".to_owned(),
+        "--requestheader-group-headers=X-Remote-Group".to_owned(),
+        "--requestheader-extra-headers-prefix=X-Remote-Extra-".to_owned(),
+    ];
+    for (flag, file, text) in [
+        ("peer-ca-file", "servers.crt", &servers.cert),
+        ("requestheader-client-ca-file", "front.crt", &front.cert),
+        ("proxy-client-cert-file", "client.crt", &identity.cert),
+        ("proxy-client-key-file", "client.key", &identity.key),
+    ] {
+        let path = dir.path().join(file);
+        fs::write(&path, text)?;
+        flags.push(format!("--{flag}={}", path.display()));
+    }
+    Ok(flags)
+}
+
+fn together(_: &(), _: &str) -> Result<()> {
+    const JOBS: &str = "/apis/batch/v1/namespaces/default/jobs";
+    if !ControlPlane::has_hosts() {
+        return skipped();
+    }
+    let dir = tempfile::tempdir()?;
+    let whole = ControlPlane::start(Options::default())?;
+    let flags = trusting(&dir, &whole.ca)?;
+    whole.terminate_api()?;
+    whole.set_flags(&flags.iter().map(String::as_str).collect::<Vec<_>>());
+    whole.start_api()?;
+    let mut less = flags;
+    less.push("--runtime-config=batch/v1=false".to_owned());
+    let part = whole.beside("beside", less)?;
+    let (at_whole, at_part) = (whole.admin()?, part.user("jane", "system:masters")?);
+    part.eventually("jobs are listed by the server that has none", 40, || {
+        Ok((at_part.get(JOBS)?.code == 200).then_some(()))
+    })?;
+    // Everything goes through: writes, patches, watches, refusals.
+    let template = json!({"spec": {"restartPolicy": "Never", "containers": [{"name": "c", "image": "i"}]}});
+    let job = json!({"metadata": {"name": "j"}, "spec": {"template": template}});
+    let made = at_part.post(JOBS, &job)?.ok()?;
+    ensure!(at_whole.get(&format!("{JOBS}/j"))?.ok()? == made, "{made}");
+    at_part.post(JOBS, &job)?.refused(409, "AlreadyExists")?;
+    let labels = json!({"metadata": {"labels": {"a": "b"}}});
+    let version = made["metadata"]["resourceVersion"].as_str().context("no version")?;
+    let mut watch = at_part.watch(&format!("{JOBS}?watch=true&resourceVersion={version}"))?;
+    let changed = at_part.patch(&format!("{JOBS}/j"), MERGE_PATCH, &labels)?.ok()?;
+    ensure!(watch.expect("MODIFIED")?["metadata"] == changed["metadata"], "another object");
+    part.user("nobody", "")?.get(JOBS)?.refused(403, "Forbidden")?;
+    // Whoever asks is who is told of by the one who answers.
+    let managers = changed["metadata"]["managedFields"].to_string();
+    ensure!(managers.contains("f:labels"), "{managers}");
+    let versions = |accept: &str| -> Result<Vec<Value>> {
+        let all = at_part.with_header("accept", accept)?.get("/apis")?.ok()?;
+        let batch = all["items"]
+            .as_array()
+            .and_then(|all| all.iter().find(|g| g["metadata"]["name"] == "batch").cloned());
+        Ok(batch.and_then(|group| group["versions"].as_array().cloned()).unwrap_or_default())
+    };
+    let aggregated = "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList";
+    let merged = versions(aggregated)?;
+    ensure!(merged.iter().any(|version| version["version"] == "v1"), "{merged:?}");
+    let alone = versions(&format!("{aggregated};profile=nopeer"))?;
+    ensure!(!alone.iter().any(|version| version["version"] == "v1"), "{alone:?}");
+    // The other one dies: it is asked in vain as long as it is said to live, and no more after that.
+    whole.kill_api()?;
+    at_part.get(JOBS)?.refused(503, "ServiceUnavailable")?;
+    at_part.get("/api/v1/namespaces/default")?.ok()?;
+    let leases = "/apis/coordination.k8s.io/v1/namespaces/kube-system/leases";
+    let own = "apiserver.kubernetes.io/identity%3Dkube-apiserver";
+    let all = at_part.get(&format!("{leases}?labelSelector={own}"))?.ok()?;
+    for lease in all["items"].as_array().context("no leases")? {
+        let name = lease["metadata"]["name"].as_str().context("no name")?;
+        at_part.delete(&format!("{leases}/{name}"))?.ok()?;
+    }
+    part.eventually("nobody is asked any more", 40, || Ok((at_part.get(JOBS)?.code == 404).then_some(())))?;
+    ensure!(versions(aggregated)?.iter().all(|version| version["version"] != "v1"), "it is still discovered");
+    // It comes back.
+    whole.start_api()?;
+    part.eventually("jobs are listed again", 40, || {
+        let answer = at_part.get(&format!("{JOBS}/j"))?;
+        Ok((answer.code == 200).then_some(()))
+    })
+}
+
+fn rotated(_: &(), _: &str) -> Result<()> {
+    if !ControlPlane::has_hosts() {
+        return skipped();
+    }
+    let dir = tempfile::tempdir()?;
+    let whole = ControlPlane::start(Options::default())?;
+    let old = Authority::new("another")?;
+    let flags = trusting(&dir, &old)?;
+    whole.terminate_api()?;
+    whole.set_flags(&flags.iter().map(String::as_str).collect::<Vec<_>>());
+    whole.start_api()?;
+    let mut less = flags;
+    less.push("--runtime-config=batch/v1=false".to_owned());
+    let part = whole.beside("beside", less)?;
+    let admin = part.admin()?;
+    let failed = "apiserver_peer_discovery_sync_errors_total{type=\"fetch_discovery\"}";
+    part.eventually("the other server is not believed", 40, || {
+        let metrics = admin.get("/metrics")?.text();
+        Ok(metrics.lines().any(|line| line.starts_with(failed) && !line.ends_with(" 0")).then_some(()))
+    })?;
+    admin.get("/apis/batch/v1/jobs")?.refused(404, "NotFound")?;
+    fs::write(dir.path().join("servers.crt"), &whole.ca.cert)?;
+    part.eventually("the other server is believed", 120, || {
+        Ok((admin.get("/apis/batch/v1/jobs")?.code == 200).then_some(()))
+    })
 }
 
 fn published(_: &(), _: &str) -> Result<()> {
