@@ -5,8 +5,11 @@ use jiff::Timestamp;
 use serde_json::{Value, json};
 use tests::{Client, ControlPlane, control_plane::Options, runner::Test};
 
+use crate::scheduling::Daemon;
+
 pub(crate) const TESTS: &[Test<()>] = &[
     ("leaders are chosen among those who live", chosen),
+    ("schedulers lead in turn, and give way to who is better", live),
     ("candidates that were silent for long are removed", silent),
     ("without its gate nobody is chosen", off),
 ];
@@ -34,18 +37,20 @@ fn micro(at: Timestamp) -> String {
     at.strftime("%Y-%m-%dT%H:%M:%S%.6fZ").to_string()
 }
 
-/// Answers for candidates that are asked whether they live; how many were.
-fn answer(admin: &Client) -> Result<usize> {
+/// Answers for candidates of these names, or for all, that are asked whether they live; how many were.
+fn answer(admin: &Client, candidates: &str, names: &[&str]) -> Result<usize> {
     let mut answered = 0;
-    let all = admin.get(CANDIDATES)?.ok()?;
+    let all = admin.get(candidates)?.ok()?;
     for item in all["items"].as_array().context("no items")? {
         let time = |field: &str| item["spec"][field].as_str().and_then(|text| text.parse::<Timestamp>().ok());
         if time("pingTime") > time("renewTime") {
             let mut alive = item.clone();
             alive["spec"]["renewTime"] = micro(Timestamp::now()).into();
             let name = item["metadata"]["name"].as_str().context("no name")?;
-            admin.put(&format!("{CANDIDATES}/{name}"), &alive)?.ok()?;
-            answered += 1;
+            if names.is_empty() || names.contains(&name) {
+                admin.put(&format!("{candidates}/{name}"), &alive)?.ok()?;
+                answered += 1;
+            }
         }
     }
     Ok(answered)
@@ -57,7 +62,7 @@ fn chosen(_: &(), _: &str) -> Result<()> {
     admin.post(CANDIDATES, &candidate("newer", "1.36.0", Timestamp::now()))?.ok()?;
     let lease = plane.eventually("the only candidate gets the lease", 30, || {
         let lease = admin.get(LEASE)?;
-        answer(&admin)?;
+        answer(&admin, CANDIDATES, &[])?;
         Ok((lease.code == 200).then_some(lease))
     })?;
     let mut lease = lease.ok()?;
@@ -71,7 +76,7 @@ fn chosen(_: &(), _: &str) -> Result<()> {
     admin.post(CANDIDATES, &candidate("older", "1.35.0", Timestamp::now()))?.ok()?;
     let mut asked = 0;
     let preferred = plane.eventually("the better candidate is preferred", 40, || {
-        asked += answer(&admin)?;
+        asked += answer(&admin, CANDIDATES, &[])?;
         let lease = admin.get(LEASE)?.ok()?;
         Ok(lease["spec"].get("preferredHolder").is_some().then_some(lease))
     })?;
@@ -80,7 +85,7 @@ fn chosen(_: &(), _: &str) -> Result<()> {
     // The holder lets it go.
     admin.delete(LEASE)?.ok()?;
     let given = plane.eventually("the better candidate gets the lease", 40, || {
-        asked += answer(&admin)?;
+        asked += answer(&admin, CANDIDATES, &[])?;
         let lease = admin.get(LEASE)?;
         Ok((lease.code == 200).then_some(lease))
     })?;
@@ -105,6 +110,70 @@ fn chosen(_: &(), _: &str) -> Result<()> {
     let alpha = admin.get(&CANDIDATES.replace("v1beta1", "v1alpha2"))?.ok()?;
     ensure!(alpha["items"].as_array().is_some_and(|all| all.len() == 2), "{alpha}");
     Ok(())
+}
+
+/// Real candidates: the second follows the first, and goes when an older one is there.
+fn live(_: &(), _: &str) -> Result<()> {
+    const LEASE: &str = "/apis/coordination.k8s.io/v1/namespaces/kube-system/leases/kube-scheduler";
+    let candidates = CANDIDATES.replace("/default/", "/kube-system/");
+    let plane = start(true)?;
+    let admin = plane.admin()?;
+    let scheduler = || {
+        let flags = [
+            "--feature-gates=CoordinatedLeaderElection=true",
+            "--leader-elect=true",
+            "--leader-elect-lease-duration=4s",
+            "--leader-elect-renew-deadline=3s",
+            "--leader-elect-retry-period=500ms",
+        ];
+        Daemon::start(&plane, "kube-scheduler", &flags)
+    };
+    let names = || -> Result<Vec<String>> {
+        let all = admin.get(&candidates)?.ok()?;
+        let items = all["items"].as_array().context("no items")?;
+        let name = |item: &Value| item["metadata"]["name"].as_str().map(str::to_owned);
+        items.iter().map(|item| name(item).context("no name")).collect()
+    };
+    let led_by = |who: &dyn Fn(&str) -> bool| -> Result<Option<Value>> {
+        let lease = admin.get(LEASE)?;
+        let lease = if lease.code == 200 { lease.ok()? } else { return Ok(None) };
+        let holder = lease["spec"]["holderIdentity"].as_str().unwrap_or_default();
+        Ok((!holder.is_empty() && who(holder)).then(|| lease.clone()))
+    };
+    let first = scheduler()?;
+    let lease = plane.eventually("the first leads", 40, || led_by(&|_| true))?;
+    let holder = lease["spec"]["holderIdentity"].as_str().context("no holder")?.to_owned();
+    ensure!(lease["spec"]["strategy"] == "OldestEmulationVersion", "{lease}");
+    ensure!(names()? == [holder.clone()], "other candidates than {holder}: {:?}", names()?);
+    let own = admin.get(&format!("{candidates}/{holder}"))?.ok()?["spec"].clone();
+    ensure!(own["leaseName"] == "kube-scheduler" && own["strategy"] == "OldestEmulationVersion", "{own}");
+    ensure!(
+        own["emulationVersion"] == "1.36.0"
+            && own["binaryVersion"].as_str().is_some_and(|v| v.starts_with("1.36.")),
+        "{own}"
+    );
+    let mut second = scheduler()?;
+    plane.eventually("there are two candidates", 40, || Ok((names()?.len() == 2).then_some(())))?;
+    ensure!(
+        led_by(&|_| true)?.is_some_and(|lease| lease["spec"]["holderIdentity"] == holder.as_str()),
+        "another leads"
+    );
+    drop(first);
+    plane.eventually("the second leads", 60, || led_by(&|who| who != holder))?;
+    second.line("became leader", 20)?;
+    // An older one comes: the leader ends with its term.
+    let mut older = candidate("older", "1.35.0", Timestamp::now());
+    older["spec"]["leaseName"] = "kube-scheduler".into();
+    admin.post(&candidates, &older)?.ok()?;
+    let mut preferred = false;
+    plane.eventually("the older one leads", 90, || {
+        answer(&admin, &candidates, &["older"])?;
+        preferred |= admin.get(LEASE)?.json()?["spec"]["preferredHolder"] == "older";
+        led_by(&|who| who == "older")
+    })?;
+    ensure!(preferred, "the leader was not told whom to give way to");
+    second.line("leader election lost", 30)?;
+    second.end(30).context("the one that led").map(drop)
 }
 
 fn silent(_: &(), _: &str) -> Result<()> {

@@ -1,6 +1,10 @@
 //! Scheduler and controllers on a control plane, and nodes that are objects only.
 
-use std::{fs, path::Path, process::Command};
+use std::{
+    fs,
+    path::Path,
+    process::{Command, ExitStatus},
+};
 
 use anyhow::Result;
 use base64::{Engine, prelude::BASE64_STANDARD};
@@ -10,7 +14,7 @@ use tests::{Background, Client, ControlPlane, binary, control_plane::free_port, 
 
 /// A daemon's binary, as the administrator; ended when dropped.
 pub(crate) struct Daemon {
-    _process: Background,
+    process: Background,
     _files: TempDir,
     port: u16,
 }
@@ -57,7 +61,17 @@ impl Daemon {
         }
         command.args(["--bind-address=127.0.0.1".to_owned(), format!("--secure-port={port}")]);
         command.args(flags(files.path())?);
-        Ok(Daemon { _process: Background::start(command)?, _files: files, port })
+        Ok(Daemon { process: Background::start(command)?, _files: files, port })
+    }
+
+    /// Waits for a line of its log.
+    pub(crate) fn line(&mut self, text: &str, seconds: u64) -> Result<String> {
+        self.process.line(text, seconds)
+    }
+
+    /// Waits for its end.
+    pub(crate) fn end(&mut self, seconds: u64) -> Result<ExitStatus> {
+        self.process.end(seconds)
     }
 
     /// The administrator as its own server sees them.
