@@ -258,7 +258,7 @@ pub async fn build(config: Config, catalog: catalog::Catalog, tasks: &Tasks) -> 
         external: external(&config, &facts),
         anonymous,
         health: health::Settings { begun: Instant::now(), ..config.health },
-        pages: Pages::new(config.flags.clone()),
+        pages: Pages::new(config.flags.clone(), cbor),
         profiling: config.profiling,
         gates: config.gates,
         collects_garbage: config.collects_garbage,

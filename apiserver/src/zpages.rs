@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use component_base::zpages::{OFFERED, Process};
+use component_base::zpages::Process;
 use http::{HeaderMap, HeaderValue, Response, header};
 
 use crate::{
@@ -19,16 +19,16 @@ const PATHS: &[&str] =
 pub struct Pages(Process);
 
 impl Pages {
-    /// Of a server that starts now with these flags.
-    pub fn new(flags: BTreeMap<&'static str, String>) -> Self {
-        Self(Process::new("kube-apiserver", flags))
+    /// Of a server that starts now with these flags, and speaks CBOR if so.
+    pub fn new(flags: BTreeMap<&'static str, String>, cbor: bool) -> Self {
+        Self(Process::new("kube-apiserver", flags).speaking_cbor(cbor))
     }
 
     /// The answer to a path; none where it is no page.
     pub fn answer(&self, path: &str, headers: &HeaderMap) -> Option<Result<Response<Body>, Status>> {
         let page = match self.0.answer(path, headers, PATHS)? {
             Ok(page) => page,
-            Err(_) => return Some(Err(Status::not_acceptable(&OFFERED))),
+            Err(refused) => return Some(Err(Status::not_acceptable(&refused.0))),
         };
         let mut answer = response::of(200, page.content_type, response::full(page.body));
         if let Some(warning) = page.warning.and_then(|warning| HeaderValue::from_str(&warning).ok()) {
@@ -44,7 +44,7 @@ mod tests {
 
     #[test]
     fn pages_are_answers_and_what_nobody_takes_is_406() {
-        let pages = Pages::new(BTreeMap::new());
+        let pages = Pages::new(BTreeMap::new(), false);
         let ask = |path: &str, accept: &'static str| {
             let headers = HeaderMap::from_iter([(header::ACCEPT, HeaderValue::from_static(accept))]);
             pages.answer(path, &headers)

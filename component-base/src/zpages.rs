@@ -8,6 +8,7 @@ use std::{cmp::Reverse, collections::BTreeMap, sync::OnceLock};
 
 use http::{HeaderMap, header};
 use jiff::{Timestamp, tz::TimeZone};
+use proto::{cbor, node::Node};
 use serde_json::{Value, json};
 
 /// The group of the objects.
@@ -15,7 +16,7 @@ const GROUP: &str = "config.k8s.io";
 /// Versions of the objects, the newest first; the others are deprecated.
 const VERSIONS: [&str; 2] = ["v1beta1", "v1alpha1"];
 /// Media types of pages.
-pub const OFFERED: [&str; 3] = ["application/json", "application/yaml", "text/plain"];
+const OFFERED: [&str; 3] = ["application/json", "application/yaml", "text/plain"];
 const NOTICE: &str = "Warning: This endpoint is not meant to be machine parseable, has no formatting compatibility \
                       guarantees and is for debugging purposes only.";
 
@@ -27,6 +28,7 @@ pub struct Process {
     name: &'static str,
     started: Timestamp,
     flags: BTreeMap<&'static str, String>,
+    cbor: bool,
 }
 
 /// A page as it is sent.
@@ -34,16 +36,16 @@ pub struct Process {
 pub struct Page {
     /// Its Content-Type.
     pub content_type: &'static str,
-    /// Its text.
-    pub body: String,
+    /// What it says.
+    pub body: Vec<u8>,
     /// A `Warning` header, for versions that will not be there for long.
     pub warning: Option<String>,
 }
 
 /// The client takes none of the forms of a page: 406.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("only the following media types are accepted: {}", OFFERED.join(", "))]
-pub struct NotAcceptable;
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("only the following media types are accepted: {}", .0.join(", "))]
+pub struct NotAcceptable(pub Vec<&'static str>);
 
 /// How a page is written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -51,6 +53,7 @@ enum Form {
     Text,
     Json(&'static str),
     Yaml(&'static str),
+    Cbor(&'static str),
 }
 
 /// Says what this process is; only the first call of a process does.
@@ -67,7 +70,12 @@ pub fn described() -> Option<&'static Process> {
 impl Process {
     /// A process that starts now with these flags.
     pub fn new(name: &'static str, flags: BTreeMap<&'static str, String>) -> Self {
-        Self { name, started: Timestamp::now(), flags }
+        Self { name, started: Timestamp::now(), flags, cbor: false }
+    }
+
+    /// The same; its pages are there as CBOR too if so.
+    pub fn speaking_cbor(self, cbor: bool) -> Self {
+        Self { cbor, ..self }
     }
 
     /// The answer to a path, none where it is no page; `paths` are where else to look, sorted.
@@ -85,7 +93,10 @@ impl Process {
             "/flagz" => ("Flagz", "flagz"),
             _ => return None,
         };
-        Some(Form::choose(headers, kind).map(|form| self.page(kind, name, form, paths)).ok_or(NotAcceptable))
+        let form = Form::choose(headers, kind, self.cbor);
+        let page = form.map(|form| self.page(kind, name, form, paths));
+        let offered = || OFFERED.into_iter().chain(self.cbor.then_some(cbor::CONTENT_TYPE)).collect();
+        Some(page.ok_or_else(|| NotAcceptable(offered())))
     }
 
     fn page(&self, kind: &str, name: &str, form: Form, paths: &[&str]) -> Page {
@@ -95,12 +106,19 @@ impl Process {
             Form::Text => {
                 let lines = self.lines(kind, now, paths);
                 let text = format!("\n{} {name}\n{NOTICE}\n{lines}", self.name);
-                ("text/plain; charset=utf-8", text, VERSIONS[0])
+                ("text/plain; charset=utf-8", text.into_bytes(), VERSIONS[0])
             }
-            Form::Json(version) => ("application/json", format!("{}\n", object(version)), version),
+            Form::Json(version) => {
+                ("application/json", format!("{}\n", object(version)).into_bytes(), version)
+            }
+            Form::Cbor(version) => {
+                let order = cbor::Order::Turned(rand::random());
+                (cbor::CONTENT_TYPE, cbor::encode(&Node::from(&object(version)), order), version)
+            }
             Form::Yaml(version) => {
                 // An object of texts, numbers and lists of texts can be written.
-                ("application/yaml", serde_saphyr::to_string(&object(version)).unwrap_or_default(), version)
+                let text = serde_saphyr::to_string(&object(version)).unwrap_or_default();
+                ("application/yaml", text.into_bytes(), version)
             }
         };
         let warning = (version != VERSIONS[0]).then(|| {
@@ -156,13 +174,13 @@ impl Process {
 
 impl Form {
     /// What the client wants of a page whose object is of this kind.
-    fn choose(headers: &HeaderMap, kind: &str) -> Option<Self> {
+    fn choose(headers: &HeaderMap, kind: &str, cbor: bool) -> Option<Self> {
         let accepted = headers.get_all(header::ACCEPT).iter().filter_map(|value| value.to_str().ok());
         let mut clauses: Vec<(f64, Option<Self>)> = accepted
             .flat_map(|value| value.split(','))
             .map(str::trim)
             .filter(|clause| !clause.is_empty())
-            .map(|clause| Self::of_clause(clause, kind))
+            .map(|clause| Self::of_clause(clause, kind, cbor))
             .collect();
         if clauses.is_empty() {
             return Some(Self::Text);
@@ -174,7 +192,7 @@ impl Form {
     }
 
     /// The quality of a clause of `Accept`, and the form it asks for, where there is one.
-    fn of_clause(clause: &str, kind: &str) -> (f64, Option<Self>) {
+    fn of_clause(clause: &str, kind: &str, cbor: bool) -> (f64, Option<Self>) {
         let mut parts = clause.split(';').map(str::trim);
         let media = parts.next().unwrap_or_default();
         let parameters: Vec<(&str, &str)> = parts.filter_map(|part| part.split_once('=')).collect();
@@ -189,6 +207,7 @@ impl Form {
         let form = version.and_then(|version| match media {
             "application/json" | "application/*" | "*/*" => Some(Self::Json(version)),
             "application/yaml" => Some(Self::Yaml(version)),
+            cbor::CONTENT_TYPE if cbor => Some(Self::Cbor(version)),
             _ => None,
         });
         (quality, form)
@@ -240,23 +259,41 @@ mod tests {
     }
 
     #[test]
+    fn pages_are_cbor_where_it_is_spoken() {
+        let accept = "application/cbor;g=config.k8s.io;v=v1beta1;as=Flagz";
+        let headers = HeaderMap::from_iter([(header::ACCEPT, accept.parse().unwrap())]);
+        let refused = process().answer("/flagz", &headers, &[]).unwrap().unwrap_err();
+        assert!(
+            refused.to_string().ends_with(": application/json, application/yaml, text/plain"),
+            "{refused}"
+        );
+        let page = process().speaking_cbor(true).answer("/flagz", &headers, &[]).unwrap().unwrap();
+        assert_eq!(page.content_type, "application/cbor");
+        assert_eq!(cbor::decode(&page.body).unwrap().to_value()["flags"]["v"], "2");
+    }
+
+    #[test]
     fn pages_tell_of_the_process() {
         let flags = ask("/flagz", "*/*").unwrap();
-        assert!(flags.body.starts_with("\nkube-test flagz\nWarning: This endpoint"), "{}", flags.body);
-        assert!(flags.body.ends_with("etcd-servers=http://a\nv=2\n"), "{}", flags.body);
-        let status = ask("/statusz", "").unwrap().body;
+        let text = |page: &Page| String::from_utf8(page.body.clone()).unwrap();
+        let flags = text(&flags);
+        assert!(flags.starts_with("\nkube-test flagz\nWarning: This endpoint"), "{flags}");
+        assert!(flags.ends_with("etcd-servers=http://a\nv=2\n"), "{flags}");
+        let status = text(&ask("/statusz", "").unwrap());
         let expected = "\nBinary version: 1.36.0\nEmulation version: 1.36\nPaths: /healthz /metrics\n";
         assert!(status.ends_with(expected), "{status}");
         let flags = ask("/flagz", "application/json;g=config.k8s.io;v=v1beta1;as=Flagz").unwrap();
         assert_eq!(flags.warning, None);
         assert_eq!(
-            serde_json::from_str::<Value>(&flags.body).unwrap(),
+            serde_json::from_slice::<Value>(&flags.body).unwrap(),
             json!({"kind": "Flagz", "apiVersion": "config.k8s.io/v1beta1", "metadata": {"name": "kube-test"},
                 "flags": {"etcd-servers": "http://a", "v": "2"}})
         );
         let status = ask("/statusz", "application/yaml;g=config.k8s.io;v=v1alpha1;as=Statusz").unwrap();
-        assert!(status.warning.unwrap().starts_with("299 - \"This version of the statusz endpoint"));
-        let status: Value = serde_saphyr::from_str(&status.body).unwrap();
+        assert!(
+            status.warning.as_deref().unwrap().starts_with("299 - \"This version of the statusz endpoint")
+        );
+        let status: Value = serde_saphyr::from_str(&text(&status)).unwrap();
         assert_eq!(
             (&status["apiVersion"], &status["binaryVersion"], &status["paths"]),
             (&json!("config.k8s.io/v1alpha1"), &json!("1.36.0"), &json!(["/healthz", "/metrics"]))
