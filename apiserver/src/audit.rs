@@ -170,9 +170,9 @@ impl Context {
         }
     }
 
-    /// Notes whom the user acts as.
-    pub fn impersonated(&self, user: &User) {
-        self.edit(|event, _| event.impersonate(user));
+    /// Notes whom the user acts as, and under which constraint if there is any.
+    pub fn impersonated(&self, user: &User, constraint: String) {
+        self.edit(|event, _| event.impersonate(user, constraint));
     }
 
     /// Notes the object that was sent; it says more of what the request is about than the path.

@@ -34,6 +34,7 @@ pub(crate) use list;
 
 const RESOURCE: &[&str] = &["group", "version", "resource"];
 const STATUS: &[&str] = &["status"];
+const MODE: &[&str] = &["mode", "decision"];
 
 list! {
     // Who is it.
@@ -51,6 +52,19 @@ list! {
         "Questions to webhooks whose a token is.", Alpha, STATUS);
     TOKEN_FETCHING: IntGaugeVec = gauge_vec("authentication_token_cache_active_fetch_count",
         "Questions to webhooks that are under way.", Alpha, STATUS);
+
+    // As whom do they act.
+    IMPERSONATIONS: IntCounterVec = counter_vec("apiserver_impersonation_attempts_total",
+        "Requests of users who act as others, by mode.", Alpha, MODE);
+    IMPERSONATING: HistogramVec = histogram_vec("apiserver_impersonation_attempts_duration_seconds",
+        "Time until it is known whether a user may act as another, in seconds.", Alpha, MODE,
+        exponential_buckets(0.001, 2.0, 15));
+    IMPERSONATION_CHECKS: IntCounterVec = counter_vec("apiserver_impersonation_authorization_attempts_total",
+        "Questions whether a user may act as another, by mode.", Alpha, MODE);
+    IMPERSONATION_CHECKING: HistogramVec = histogram_vec(
+        "apiserver_impersonation_authorization_attempts_duration_seconds",
+        "Time of questions whether a user may act as another, in seconds.", Alpha, MODE,
+        exponential_buckets(0.001, 2.0, 15));
 
     // May they.
     DECISIONS: IntCounterVec = counter_vec("apiserver_authorization_decisions_total",

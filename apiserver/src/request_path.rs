@@ -45,6 +45,7 @@ mod outcome;
 use outcome::{Asked, IN_FLIGHT, WAITING};
 
 /// Largest request body, in bytes.
+pub use impersonation::LastModes;
 const MAX_BODY: usize = 3 * 1024 * 1024;
 const AUDIT_ID: HeaderName = HeaderName::from_static("audit-id");
 const FLOW_SCHEMA: HeaderName = HeaderName::from_static("x-kubernetes-pf-flowschema-uid");
@@ -203,7 +204,11 @@ async fn stages(
             proxy.clear(request.headers_mut());
         }
         server.front.wait_until_ready(&info, &user, server.ready.load(Ordering::Acquire))?;
-        let user = timed("impersonation", impersonation::act_as(&server, user, request.headers())).await?;
+        let user = timed(
+            "impersonation",
+            impersonation::act_as(&server, user, request.headers(), |user| info.attributes(user)),
+        )
+        .await?;
         let attributes = info.attributes(&user);
         let waiting = flow_control(&server, &info, &attributes, notes);
         let _place = timed("priorityandfairness", waiting).await?;

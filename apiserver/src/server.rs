@@ -34,6 +34,7 @@ use crate::{
     peers::Peers,
     proxy::kubelet::Kubelets,
     registry::{SideEffects, catalog::Catalog},
+    request_path::LastModes,
     reviews::Virtuals,
     storage::{ResourceId, Store},
     zpages::Pages,
@@ -78,6 +79,8 @@ pub struct Server {
     pub profiling: bool,
     /// `--feature-gates`.
     pub gates: Gates,
+    /// How requesters act as others.
+    pub impersonation: LastModes,
     /// `--enable-garbage-collector`: whether deletions leave marks for it.
     pub collects_garbage: bool,
     /// `--delete-collection-workers`.

@@ -44,6 +44,20 @@ pub fn dns_subdomain(name: &str, prefix: bool) -> Vec<String> {
     errors
 }
 
+/// A path below a domain (`acme.io/foo`): each part that is wrong, and why. Nothing at all is not looked at.
+pub fn domain_prefixed_path(text: &str) -> Vec<(&str, String)> {
+    let (domain, path) = text.split_once('/').unwrap_or_default();
+    if domain.is_empty() || path.is_empty() {
+        return vec![(text, "must be a domain-prefixed path (such as \"acme.io/foo\")".to_owned())];
+    }
+    let mut wrong: Vec<_> = dns_subdomain(domain, false).into_iter().map(|why| (domain, why)).collect();
+    if !path.bytes().all(|b| b.is_ascii_alphanumeric() || b"/-._~%!$&'()*+,;=:".contains(&b)) {
+        let why = "Invalid path (regex used for validation is '[A-Za-z0-9/\\-._~%!$&'()*+,;=:]+')";
+        wrong.push((path, why.to_owned()));
+    }
+    wrong
+}
+
 /// Errors of an RFC 1035 label.
 pub fn dns_1035_label(text: &str) -> Vec<String> {
     let mut errors = Vec::new();

@@ -58,6 +58,8 @@ pub struct Event {
     user: Value,
     #[serde(skip_serializing_if = "Option::is_none")]
     impersonated_user: Option<Value>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    authentication_metadata: Option<Value>,
     #[serde(rename = "sourceIPs", skip_serializing_if = "Vec::is_empty")]
     sources: Vec<String>,
     #[serde(skip_serializing_if = "String::is_empty")]
@@ -201,8 +203,11 @@ impl Event {
         Self { stage, stage_timestamp: Timestamp::now(), annotations, ..self.clone() }
     }
 
-    pub(super) fn impersonate(&mut self, user: &User) {
+    pub(super) fn impersonate(&mut self, user: &User, constraint: String) {
         self.impersonated_user = Some(described_user(user));
+        if !constraint.is_empty() {
+            self.authentication_metadata = Some(json!({"impersonationConstraint": constraint}));
+        }
     }
 
     /// The object that was sent.

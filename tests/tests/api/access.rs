@@ -23,10 +23,11 @@ pub(crate) const TESTS: &[Test<ControlPlane>] = &[
     ("nobody grants what they do not have", escalation),
     ("access reviews tell what is allowed", access_reviews),
     ("impersonation needs its own permission", impersonation),
+    ("who acts as others may be held to some of what they may", constrained),
     ("nodes reach what is theirs alone", nodes),
     ("a node may not pretend", node_restriction),
-];
     ("a node asks for tokens for whom its pods do", node_audiences),
+];
 
 fn anonymous(plane: &ControlPlane, ns: &str) -> Result<()> {
     let nobody = plane.client(None)?;
@@ -340,24 +341,118 @@ fn impersonation(plane: &ControlPlane, ns: &str) -> Result<()> {
         "an account has its groups"
     );
     let plain = plane.user(&format!("{ns}-plain"), "")?;
-    plain.with_header("impersonate-user", "jane")?.get("/api/v1")?.refused_with(
-        403,
-        "Forbidden",
-        "cannot impersonate resource \"users\"",
-    )?;
+    let refused = plain.with_header("impersonate-user", "jane")?.get("/api/v1")?;
+    refused.refused_with(403, "Forbidden", "cannot impersonate-on:user-info:get path \"/api/v1\"")?;
     plain
         .with_header("impersonate-user", "admin")?
         .with_header("impersonate-group", "system:masters")?
         .get("/api/v1")?
         .refused(403, "Forbidden")?;
-    ensure!(
-        admin.with_header("impersonate-group", "dev")?.get("/api/v1")?.code >= 400,
-        "a group without a user"
-    );
+    let nobody = admin.with_header("impersonate-group", "dev")?.get("/api/v1")?;
+    nobody.refused_with(400, "BadRequest", "without impersonating a user name")?;
     Ok(())
 }
 
 /// A client that is the kubelet of a node, and its node.
+/// Roles of `user` in a namespace, and in the cluster: verb, group, resource, name.
+fn allow(plane: &ControlPlane, ns: &str, user: &str, rules: &[(&str, &str, &str, &str)]) -> Result<()> {
+    let admin = plane.admin()?;
+    let rbac = "/apis/rbac.authorization.k8s.io/v1";
+    let (base, kind) = match ns {
+        "" => (format!("{rbac}/cluster"), "ClusterRole"),
+        ns => (format!("{rbac}/namespaces/{ns}/"), "Role"),
+    };
+    let rule = |(verb, group, resource, name): &(&str, &str, &str, &str)| {
+        let names = if name.is_empty() { json!([]) } else { json!([name]) };
+        json!({"verbs": [verb], "apiGroups": [group], "resources": [resource], "resourceNames": names})
+    };
+    let name = format!("{user}-{}", rules.len()).replace(':', "-");
+    let rules: Vec<Value> = rules.iter().map(rule).collect();
+    admin.post(&format!("{base}roles"), &json!({"metadata": {"name": name}, "rules": rules}))?.ok()?;
+    let binding = json!({"metadata": {"name": name},
+        "subjects": [{"kind": "User", "name": user, "apiGroup": "rbac.authorization.k8s.io"}],
+        "roleRef": {"kind": kind, "name": name, "apiGroup": "rbac.authorization.k8s.io"}});
+    admin.post(&format!("{base}rolebindings"), &binding)?.ok().map(drop)
+}
+
+fn constrained(plane: &ControlPlane, ns: &str) -> Result<()> {
+    const GROUP: &str = "authentication.k8s.io";
+    let (me, jane) = (format!("{ns}-me"), format!("{ns}-jane"));
+    let account = format!("system:serviceaccount:{ns}:default");
+    let node = format!("system:node:{ns}-node");
+    // Whom one acts as has to be allowed it too.
+    for who in [&jane, &account, &node] {
+        allow(plane, ns, who, &[("list", "", "configmaps", "")])?;
+    }
+    allow(plane, ns, &jane, &[("create", "", "configmaps", ""), ("get", "", "configmaps", "")])?;
+    allow(
+        plane,
+        ns,
+        &me,
+        &[
+            ("impersonate-on:user-info:list", "", "configmaps", ""),
+            ("impersonate-on:serviceaccount:list", "", "configmaps", ""),
+            ("impersonate-on:arbitrary-node:list", "", "configmaps", ""),
+        ],
+    )?;
+    allow(
+        plane,
+        "",
+        &me,
+        &[
+            ("impersonate:user-info", GROUP, "users", &jane),
+            ("impersonate:user-info", GROUP, "groups", "dev"),
+            ("impersonate:serviceaccount", GROUP, "serviceaccounts", "default"),
+            ("impersonate:arbitrary-node", GROUP, "nodes", &format!("{ns}-node")),
+        ],
+    )?;
+    let mine = plane.user(&me, "")?;
+    let maps = config_maps(ns, "");
+    for who in [&jane, &account, &node] {
+        let other = mine.with_header("impersonate-user", who)?;
+        plane.eventually(&format!("{who} is acted as"), 10, || {
+            Ok((other.get(&maps)?.code == 200).then_some(()))
+        })?;
+        // Not for anything else, and nothing of what one is not allowed to act as.
+        other.get("/api/v1/nodes")?.refused_with(403, "Forbidden", "cannot impersonate-on:")?;
+        let refused = other.post(&maps, &json!({"metadata": {"name": "m"}}))?;
+        refused.refused(403, "Forbidden")?;
+    }
+    let other = mine.with_header("impersonate-user", &jane)?;
+    other.with_header("impersonate-group", "dev")?.get(&maps)?.ok()?;
+    for (header, value, why) in [
+        ("impersonate-group", "ops", "cannot impersonate:user-info resource \"groups\""),
+        ("impersonate-group", "system:masters", "impersonating the system:masters group is not allowed"),
+        ("impersonate-uid", "7", "cannot impersonate:user-info resource \"uids\""),
+        ("impersonate-extra-scope", "view", "must be a domain-prefixed path"),
+        (
+            "impersonate-extra-a.io%2fscope",
+            "view",
+            "cannot impersonate:user-info resource \"userextras/a.io/scope\"",
+        ),
+    ] {
+        other.with_header(header, value)?.get(&maps)?.refused_with(403, "Forbidden", why)?;
+    }
+    mine.with_header("impersonate-user", "somebody")?.get(&maps)?.refused_with(
+        403,
+        "Forbidden",
+        "cannot impersonate:user-info resource \"users\"",
+    )?;
+    // The groups of a node are known.
+    let root = plane.user(&format!("{ns}-root"), "system:masters")?;
+    let as_node = root.with_header("impersonate-user", &node)?;
+    let groups = whoami(&as_node)?["groups"].clone();
+    ensure!(groups == json!(["system:nodes", "system:authenticated"]), "{groups}");
+    // Without constraints it goes on as before.
+    let old = format!("{ns}-old");
+    allow(plane, "", &old, &[("impersonate", "", "users", &jane)])?;
+    let other = plane.user(&old, "")?.with_header("impersonate-user", &jane)?;
+    plane.eventually("who may act as jane may do all she may", 10, || {
+        Ok((other.get(&maps)?.code == 200).then_some(()))
+    })?;
+    other.post(&maps, &json!({"metadata": {"name": "made"}}))?.ok().map(drop)
+}
+
 fn node(plane: &ControlPlane, name: &str) -> Result<Client> {
     let kubelet = plane.user(&format!("system:node:{name}"), "system:nodes")?;
     kubelet.post("/api/v1/nodes", &json!({"metadata": {"name": name}}))?.ok()?;

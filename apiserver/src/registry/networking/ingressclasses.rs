@@ -11,6 +11,7 @@ use crate::{
         Column, Resource,
         kit::{Cell, Plain, Rules, at::At, column, fill, format},
     },
+    validate,
 };
 
 const COLUMNS: &[Column] = &[
@@ -80,16 +81,8 @@ fn check_controller(controller: &At<'_>, errors: &mut ErrorList) {
     if !controller.check_required(errors) {
         return;
     }
-    let (domain, path) = controller.text().split_once('/').unwrap_or_default();
-    if domain.is_empty() || path.is_empty() {
-        return controller.invalid(errors, "must be a domain-prefixed path (such as \"acme.io/foo\")");
-    }
-    format::dns_subdomain(domain)
-        .into_iter()
-        .for_each(|detail| controller.invalid_as(errors, domain, detail));
-    if !path.bytes().all(|b| b.is_ascii_alphanumeric() || b"/-._~%!$&'()*+,;=:".contains(&b)) {
-        let detail = "Invalid path (regex used for validation is '[A-Za-z0-9/\\-._~%!$&'()*+,;=:]+')";
-        controller.invalid_as(errors, path, detail);
+    for (part, why) in validate::domain_prefixed_path(controller.text()) {
+        controller.invalid_as(errors, part, why);
     }
 }
 

@@ -10,6 +10,7 @@ use crate::{
         kit::{at::At, format, workload},
         pod_spec,
     },
+    validate,
 };
 
 const MAX_PARALLELISM: i64 = 100_000;
@@ -130,14 +131,10 @@ fn managed_by(by: &At<'_>, errors: &mut ErrorList) {
     if !by.is_set() {
         return;
     }
-    match by.text().split_once('/') {
-        None if by.is_empty() => by.required(errors, ""),
-        Some((domain, path)) if !path.is_empty() => {
-            for detail in format::dns_subdomain(domain) {
-                errors.push(Error::invalid(by.path(), domain, detail));
-            }
+    if by.check_required(errors) {
+        for (part, why) in validate::domain_prefixed_path(by.text()) {
+            errors.push(Error::invalid(by.path(), part, why));
         }
-        _ => by.invalid(errors, "must be a domain-prefixed path (such as \"acme.io/foo\")"),
     }
     by.check_length(errors, 63);
 }
