@@ -187,13 +187,44 @@ impl FlowControl {
     }
 }
 
-/// Seats of a list by the number of objects there are.
-pub fn seats_of_list(objects: usize) -> u32 {
-    /// Objects that one seat is enough for.
+/// What a list is estimated by.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Listed {
+    /// Objects of the resource.
+    pub objects: usize,
+    /// Their bytes.
+    pub bytes: usize,
+    /// How many are asked for at most; 0 for all.
+    pub limit: usize,
+    /// Whether it is asked for one by its name.
+    pub single: bool,
+}
+
+/// Seats of a list, or of a watch that begins with one: by the memory it takes at once or, as it was before
+/// `SizeBasedListCostEstimate`, by the number of objects that are looked through. Every list is served by the cache, and
+/// streamed.
+pub fn seats_of_list(listed: Listed, by_size: bool) -> u32 {
+    /// Bytes, and objects, that one seat is enough for.
+    const BYTES: usize = 100_000;
     const OBJECTS: usize = 100;
-    /// The most seats a list takes.
+    /// A list that is streamed takes no more.
+    const AT_ONCE: usize = 1_000_000;
+    /// The most seats of a list by objects.
     const MOST: usize = 10;
-    u32::try_from(objects.div_ceil(OBJECTS).clamp(1, MOST)).unwrap_or(1)
+    let Listed { objects, bytes, limit, single } = listed;
+    let seats = if by_size {
+        let loaded = match (single, limit) {
+            (true, _) => 1,
+            (false, 0) => objects,
+            (false, limit) => limit.min(objects),
+        };
+        let each = bytes / objects.max(1);
+        loaded.saturating_mul(each).min(AT_ONCE).div_ceil(BYTES)
+    } else {
+        let processed = if single { 1 } else { objects };
+        processed.div_ceil(OBJECTS).min(MOST)
+    };
+    u32::try_from(seats.max(1)).unwrap_or(1)
 }
 
 /// 429 of a request that found no place.

@@ -10,9 +10,12 @@ use std::{
 };
 
 use bytes::Bytes;
-use component_base::traces::{self, Tracer};
+use component_base::{
+    features::Gate,
+    traces::{self, Tracer},
+};
 use futures::FutureExt;
-use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, header};
+use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, Version, header};
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use hyper::body::Incoming;
 use jiff::Timestamp;
@@ -25,7 +28,7 @@ use crate::{
     auth::{Attributes, Credentials, Decision, PeerCertificates, User},
     authz::forbidden_message,
     debug, engine,
-    flowcontrol::{self, Flow},
+    flowcontrol::{self, Flow, Listed},
     health,
     metrics::timed,
     negotiation::{self, Media},
@@ -42,10 +45,10 @@ pub mod info;
 mod metrics;
 mod outcome;
 
+pub use impersonation::LastModes;
 use outcome::{Asked, IN_FLIGHT, WAITING};
 
 /// Largest request body, in bytes.
-pub use impersonation::LastModes;
 const MAX_BODY: usize = 3 * 1024 * 1024;
 const AUDIT_ID: HeaderName = HeaderName::from_static("audit-id");
 const FLOW_SCHEMA: HeaderName = HeaderName::from_static("x-kubernetes-pf-flowschema-uid");
@@ -179,9 +182,17 @@ async fn stages(
     let long = info.is_long_running();
     let timeout = if long { server.limits.timeout } else { deadline(&info, server.limits.timeout)? };
     let serving = std::pin::pin!(async {
-        let user = match timed("authentication", authenticate(&server, &peer, &info.path, request.headers()))
-            .await
+        let outcome =
+            timed("authentication", authenticate(&server, &peer, &info.path, request.headers())).await;
+        // Streams cost much to those who serve them: nobody keeps a connection for them who does not say who it is
+        // (CVE-2023-44487).
+        if request.version() == Version::HTTP_2
+            && server.gates.has(Gate::UnauthenticatedHTTP2DOSMitigation)
+            && outcome.as_ref().map_or(true, |user| user.in_group("system:unauthenticated"))
         {
+            peer.leaves.notify_one();
+        }
+        let user = match outcome {
             Ok(user) => user,
             Err(status) => {
                 // As upstream, this is the first and last that is recorded.
@@ -407,6 +418,27 @@ enum Place<'a> {
     Free,
 }
 
+/// Whether a request is a list, or a watch that sends what there is before what changes.
+fn begins_with_list(info: &RequestInfo) -> bool {
+    match info.verb.as_str() {
+        "list" => true,
+        "watch" => {
+            let initial = matches!(info.query.get("sendInitialEvents"), "true" | "1");
+            initial || matches!(info.query.get("resourceVersion"), "" | "0")
+        }
+        _ => false,
+    }
+}
+
+fn listed(server: &Server, info: &RequestInfo) -> Listed {
+    Listed {
+        objects: server.count(&info.group, &info.resource),
+        bytes: server.bytes(&info.group, &info.resource),
+        limit: info.query.get("limit").parse().unwrap_or(0),
+        single: !info.name.is_empty(),
+    }
+}
+
 async fn flow_control<'a>(
     server: &'a Server,
     info: &RequestInfo,
@@ -420,10 +452,12 @@ async fn flow_control<'a>(
             let request = filter.classify(attributes);
             // Nobody else writes the notes of this request.
             notes.flow.set(request.told.clone()).ok();
-            let seats = if info.verb == "list" && info.name.is_empty() {
-                flowcontrol::seats_of_list(server.count(&info.group, &info.resource))
-            } else {
-                1
+            let seats = match begins_with_list(info) {
+                true => {
+                    let by_size = server.gates.has(Gate::SizeBasedListCostEstimate);
+                    flowcontrol::seats_of_list(listed(server, info), by_size)
+                }
+                false => 1,
             };
             let begun = Instant::now();
             let waiting = WAITING.count(info);

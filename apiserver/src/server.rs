@@ -140,4 +140,9 @@ impl Server {
     pub fn count(&self, group: &str, plural: &str) -> usize {
         self.store.count(&ResourceId::new(group, plural))
     }
+
+    /// Bytes of those objects.
+    pub fn bytes(&self, group: &str, plural: &str) -> usize {
+        self.store.bytes(&ResourceId::new(group, plural))
+    }
 }

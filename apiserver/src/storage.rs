@@ -328,6 +328,11 @@ impl Store {
         self.of(id).cache(id).map_or(0, |cache| cache.count())
     }
 
+    /// Bytes of the objects that the cache has of a resource, as they are sent.
+    pub fn bytes(&self, id: &ResourceId) -> usize {
+        self.of(id).cache(id).map_or(0, |cache| cache.bytes())
+    }
+
     /// Reads one object straight from etcd.
     pub async fn get_latest(
         &self,

@@ -153,3 +153,24 @@ async fn seats_are_waited_for_in_queues_and_refused_without_them() {
     let many = futures::future::join_all((0..100).map(|_| filter.admit(masters(), 1, &other))).await;
     assert!(many.iter().all(Result::is_ok));
 }
+
+#[test]
+fn lists_take_seats_by_what_they_load() {
+    let listed = Listed { objects: 5_000, bytes: 5_000 * 4_000, ..Listed::default() };
+    for (listed, by_size, by_count) in [
+        (Listed::default(), 1, 1),
+        (Listed { objects: 10, bytes: 10_000, ..listed }, 1, 1),
+        (Listed { objects: 250, bytes: 250_000, ..listed }, 3, 3),
+        (Listed { limit: 50, ..listed }, 2, 10),
+        (Listed { limit: 500, ..listed }, 10, 10),
+        (listed, 10, 10),
+        (Listed { single: true, ..listed }, 1, 1),
+        (Listed { objects: 1, bytes: 1_400_000, single: true, ..listed }, 10, 1),
+    ] {
+        assert_eq!(
+            (seats_of_list(listed, true), seats_of_list(listed, false)),
+            (by_size, by_count),
+            "{listed:?}"
+        );
+    }
+}
