@@ -7,7 +7,7 @@ use std::{sync::Arc, time::Instant};
 
 use arc_swap::ArcSwap;
 use async_trait::async_trait;
-use component_base::features::Gates;
+use component_base::features::{Gate, Gates};
 use serde_json::{Map, Value};
 
 use crate::{
@@ -212,7 +212,9 @@ pub fn chain(
         let named = |list: &[String]| list.iter().any(|n| n == name);
         named(enable) || (default && !named(disable))
     };
-    let wanted = PLUGINS.iter().filter(|(name, default, ..)| on(name, *default));
+    let mutates = parts.gates.has(Gate::MutatingAdmissionPolicy);
+    let open = |name: &str| mutates || name != policy::mutating::NAME;
+    let wanted = PLUGINS.iter().filter(|(name, default, ..)| on(name, *default) && open(name));
     let make = |&(name, _, operations, new): &Entry| -> Result<Enabled, String> {
         let plugin = match new {
             Plain(new) => new(parts),

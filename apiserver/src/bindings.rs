@@ -27,6 +27,8 @@ pub struct Bindings {
     pub objects: Arc<dyn Objects>,
     /// How pods are stored.
     pub pods: Kind,
+    /// Whether labels of the binding join those of the pod.
+    pub labels: bool,
 }
 
 #[async_trait]
@@ -42,7 +44,7 @@ impl VirtualResource for Bindings {
         for _ in 0..TRIES {
             let pod = self.objects.get_latest(self.pods, namespace, name).await?;
             let pod = pod.ok_or_else(|| Status::not_found(&what, name))?;
-            let bound = bind(&pod, &binding, Timestamp::now())?;
+            let bound = bind(&pod, &binding, self.labels, Timestamp::now())?;
             match self.objects.update(self.pods, bound).await {
                 Ok(_) => return Ok(success()),
                 Err(error) if error.code == 409 => {}
@@ -65,7 +67,7 @@ fn success() -> Object {
 }
 
 /// The pod, bound. Pure.
-fn bind(pod: &Object, binding: &Object, now: Timestamp) -> Result<Object, Status> {
+fn bind(pod: &Object, binding: &Object, labels: bool, now: Timestamp) -> Result<Object, Status> {
     let name = pod.name();
     let text = |pointer: &str| binding.pointer(pointer).and_then(Value::as_str).unwrap_or_default();
     let conflict = |why: &str| Err(Status::conflict(&GroupName::new("", "pods/binding"), name, why));
@@ -95,7 +97,7 @@ fn bind(pod: &Object, binding: &Object, now: Timestamp) -> Result<Object, Status
     for (key, value) in binding.meta_pairs("annotations") {
         bound.set_annotation(key, value);
     }
-    for (key, value) in binding.meta_pairs("labels") {
+    for (key, value) in binding.meta_pairs("labels").filter(|_| labels) {
         let labels = bound.metadata_mut().entry("labels").or_insert_with(|| json!({}));
         labels[key] = value.into();
     }
@@ -104,6 +106,10 @@ fn bind(pod: &Object, binding: &Object, now: Timestamp) -> Result<Object, Status
     conditions.retain(|c| c.get("type").and_then(Value::as_str) != Some("PodScheduled"));
     conditions.push(json!({"type": "PodScheduled", "status": "True", "lastTransitionTime": rfc3339(now)}));
     status["conditions"] = conditions.into();
+    // What was but a hint misleads whoever looks at it from now on.
+    if let Some(status) = status.as_object_mut() {
+        status.remove("nominatedNodeName");
+    }
     bound.set("status", status);
     Ok(bound)
 }
@@ -133,18 +139,19 @@ mod tests {
     }
 
     fn result(pod: Value, binding: Value) -> Result<Object, String> {
-        bind(&object(pod), &object(binding), Timestamp::UNIX_EPOCH).map_err(|e| e.message)
+        bind(&object(pod), &object(binding), true, Timestamp::UNIX_EPOCH).map_err(|e| e.message)
     }
 
     #[test]
     fn a_pending_pod_is_bound_once() {
-        let pod = json!({"metadata": {"name": "p", "uid": "u"}, "spec": {}, "status": {"conditions": [
+        let pod = json!({"metadata": {"name": "p", "uid": "u"}, "spec": {}, "status": {"nominatedNodeName": "n0", "conditions": [
             {"type": "PodScheduled", "status": "False"}]}});
         let binding =
             json!({"metadata": {"name": "p", "uid": "u"}, "target": {"kind": "Node", "name": "n1"}});
         let bound = result(pod.clone(), binding.clone()).unwrap();
         assert_eq!(bound.pointer("/spec/nodeName"), Some(&json!("n1")));
         assert_eq!(bound.pointer("/status/conditions/0/status"), Some(&json!("True")));
+        assert_eq!(bound.pointer("/status/nominatedNodeName"), None);
         let again = result(bound.into_value(), binding.clone()).unwrap_err();
         assert!(again.ends_with("pod p is already assigned to node \"n1\""), "{again}");
         let other = json!({"metadata": {"uid": "other"}, "target": {"name": "n1"}});

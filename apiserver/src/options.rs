@@ -1033,7 +1033,7 @@ mod tests {
             ("--runtime-config=v1=true", "runtime-config invalid key v1"),
             ("--feature-gates=Nothing=true", "unrecognized feature gate: Nothing"),
             ("--feature-gates=WinDSR=false", "feature is locked to true"),
-            ("--feature-gates=ImageVolumeWithDigest=true", "this kube-apiserver has it off only"),
+            ("--feature-gates=UserNamespacesHostNetworkSupport=true", "this kube-apiserver has it off only"),
             ("--peer-ca-file=f", "--peer-ca-file and --proxy-client-cert-file must be given together"),
             (
                 "--coordinated-leadership-renew-deadline=15s",
@@ -1043,7 +1043,7 @@ mod tests {
                 "--coordinated-leadership-retry-period=10s",
                 "renew-deadline must be greater than --coordinated",
             ),
-            ("--feature-gates=AllAlpha=true", "ImageVolumeWithDigest"),
+            ("--feature-gates=AllAlpha=true", "UserNamespacesHostNetworkSupport"),
             ("--feature-gates=StorageVersionAPI=true", "internal.apiserver.k8s.io/v1alpha1"),
             (
                 "--feature-gates=APIServerIdentity=false",

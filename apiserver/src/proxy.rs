@@ -10,6 +10,7 @@
 
 use std::{net::IpAddr, sync::Arc};
 
+use component_base::features::Gate;
 use http::{Method, Request, Response};
 use hyper::body::Incoming;
 use serde_json::Value;
@@ -195,7 +196,8 @@ impl Connect {
 
     /// WebSockets begin with GET: who may only get must not get a shell by that.
     async fn may_create(&self) -> Result<(), Status> {
-        if self.attributes.verb == "create" {
+        let asks = self.server.gates.has(Gate::AuthorizePodWebsocketUpgradeCreatePermission);
+        if !asks || self.attributes.verb == "create" {
             return Ok(());
         }
         let wanted = Attributes { verb: "create".to_owned(), ..self.attributes.clone() };

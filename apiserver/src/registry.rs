@@ -18,6 +18,7 @@ pub mod stored_forms;
 mod event_form;
 mod event_row;
 mod event_rules;
+mod gated;
 mod kit;
 mod pod_spec;
 #[cfg(test)]
@@ -360,6 +361,28 @@ impl Resource {
     /// `deployments.apps`.
     pub fn group_resource(&self) -> GroupName {
         GroupName::new(self.group, self.plural)
+    }
+    /// What a creator may not set goes: what is behind feature gates, then what the kind says.
+    pub fn prepare_create(&self, object: &mut Object, ctx: &StrategyContext<'_>) -> Result<(), Status> {
+        gated::drop_disabled((self.group, self.plural), object, None, ctx.gates);
+        self.strategy.prepare_create(object, ctx)
+    }
+    /// The same for a change.
+    pub fn prepare_update(&self, new: &mut Object, old: &Object, ctx: &StrategyContext<'_>) {
+        gated::drop_disabled((self.group, self.plural), new, Some(old), ctx.gates);
+        self.strategy.prepare_update(new, old, ctx);
+    }
+    /// What is wrong with a new object.
+    pub fn validate_create(&self, object: &Object, ctx: &StrategyContext<'_>) -> ErrorList {
+        let mut errors = self.strategy.validate_create(object, ctx);
+        gated::check((self.group, self.plural), object, (None, ctx.subresource), ctx.gates, &mut errors);
+        errors
+    }
+    /// What is wrong with a change.
+    pub fn validate_update(&self, new: &Object, old: &Object, ctx: &StrategyContext<'_>) -> ErrorList {
+        let mut errors = self.strategy.validate_update(new, old, ctx);
+        gated::check((self.group, self.plural), new, (Some(old), ctx.subresource), ctx.gates, &mut errors);
+        errors
     }
     /// The apiVersion objects are stored in.
     pub fn stored_api_version(&self) -> String {

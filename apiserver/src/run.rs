@@ -15,7 +15,7 @@ use arc_swap::ArcSwap;
 use component_base::{
     config::ConfigError,
     daemon::Daemon,
-    features::{self, Gate},
+    features::{self, Gate, Gates},
     flags::{FlagSet, Values},
     serving::ServingError,
     task::Tasks,
@@ -190,8 +190,8 @@ pub async fn build(config: Config, catalog: catalog::Catalog, tasks: &Tasks) -> 
     let store = Store::open(StoreConfig {
         tls: config.etcd_tls.clone(),
         route: egress.of(Network::Etcd),
-        prefix: config.etcd_prefix.clone(),
         traced: config.tracing.is_some(),
+        prefix: config.etcd_prefix.clone(),
         compaction_interval: config.compaction_interval,
         size_interval: config.size_interval,
         elsewhere: config.etcd_overrides.clone(),
@@ -250,7 +250,7 @@ pub async fn build(config: Config, catalog: catalog::Catalog, tasks: &Tasks) -> 
         computed: HashMap::from([(("", "componentstatuses"), statuses)]),
         catalog,
         admission: chain.map_err(BuildError::Admission)?.plugins(),
-        virtuals: virtuals(&authentication, &authorization.authorizer, &objects),
+        virtuals: virtuals(&authentication, &authorization.authorizer, &objects, config.gates),
         authentication,
         openapi: OpenApi::new(cbor),
         discovery: Discovery::new(config.gates.has(Gate::StorageVersionHash)),
@@ -473,9 +473,11 @@ fn virtuals(
     authentication: &Arc<authn::Authentication>,
     authorizer: &Arc<dyn Authorizer>,
     objects: &Arc<dyn Objects>,
+    gates: Gates,
 ) -> Virtuals {
     let mut all = reviews::all(authentication, authorizer);
-    let binding = Bindings { objects: objects.clone(), pods: objects::PODS };
+    let labels = gates.has(Gate::PodTopologyLabelsAdmission);
+    let binding = Bindings { objects: objects.clone(), pods: objects::PODS, labels };
     all.insert(("", "pods/binding"), Arc::new(binding));
     all
 }

@@ -10,6 +10,7 @@ use std::{
 };
 
 use async_trait::async_trait;
+use component_base::features::Gate;
 use serde_json::Value;
 
 use super::{Operation, Parts, Plugin, Request, items};
@@ -36,10 +37,14 @@ const ANY_NODE: &str = "arbitrary-node:";
 struct DeviceAccess {
     objects: Arc<dyn Objects>,
     authorizer: Arc<dyn Authorizer>,
+    /// Changes of a claim's status need permissions of their own.
+    granular: bool,
 }
 
 pub(super) fn new(parts: &Parts) -> Arc<dyn Plugin> {
-    Arc::new(DeviceAccess { objects: parts.objects.clone(), authorizer: parts.authorizer.clone() })
+    let (objects, authorizer) = (parts.objects.clone(), parts.authorizer.clone());
+    let granular = parts.gates.has(Gate::DRAResourceClaimGranularStatusAuthorization);
+    Arc::new(DeviceAccess { objects, authorizer, granular })
 }
 
 #[async_trait]
@@ -86,6 +91,9 @@ impl DeviceAccess {
         {
             let results = Path::new("status").child("allocation").child("devices").child("results");
             self.admin(&results.index(i).child("adminAccess"), attributes, errors).await;
+        }
+        if !self.granular {
+            return;
         }
         self.binding(new, old, attributes, errors).await;
         if part(new, "allocation").is_some() {

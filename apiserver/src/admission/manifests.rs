@@ -282,7 +282,7 @@ fn object(node: &Node<'_>, kind: &'static str, gates: Gates) -> Result<Object, S
         // What is reserved is reserved for these.
         gates: gates.with(Gate::ManifestBasedAdmissionControlConfig, false),
     };
-    resource.strategy.prepare_create(&mut object, &ctx).map_err(|status| status.message)?;
+    resource.prepare_create(&mut object, &ctx).map_err(|status| status.message)?;
     let errors = resource.strategy.validate_create(&object, &ctx);
     match errors.iter().next() {
         None => Ok(object),

@@ -5,6 +5,7 @@
 use std::sync::Arc;
 
 use async_trait::async_trait;
+use component_base::features::Gate;
 use serde_json::Value;
 
 use super::{Parts, Plugin, Request, items, text};
@@ -26,10 +27,12 @@ const FEATURES: [Feature; 2] = [
 
 struct NodeDeclaredFeatureValidator {
     objects: Arc<dyn Objects>,
+    on: bool,
 }
 
 pub(super) fn new(parts: &Parts) -> Arc<dyn Plugin> {
-    Arc::new(NodeDeclaredFeatureValidator { objects: parts.objects.clone() })
+    let on = parts.gates.has(Gate::NodeDeclaredFeatures);
+    Arc::new(NodeDeclaredFeatureValidator { objects: parts.objects.clone(), on })
 }
 
 fn resizes_pod(old: &Object, new: &Object) -> bool {
@@ -48,7 +51,10 @@ fn resizes_init_containers(old: &Object, new: &Object) -> bool {
 #[async_trait]
 impl Plugin for NodeDeclaredFeatureValidator {
     async fn validate(&self, request: &mut Request<'_>) -> Result<(), Status> {
-        if !request.is_any(PODS) || !["", "resize"].contains(&request.attributes.subresource.as_str()) {
+        if !self.on
+            || !request.is_any(PODS)
+            || !["", "resize"].contains(&request.attributes.subresource.as_str())
+        {
             return Ok(());
         }
         let (Some(new), Some(old)) = (request.object.as_deref(), request.old) else { return Ok(()) };

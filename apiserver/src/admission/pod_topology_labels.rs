@@ -5,6 +5,7 @@
 use std::sync::Arc;
 
 use async_trait::async_trait;
+use component_base::features::Gate;
 use serde_json::{Map, Value};
 
 use super::{Operation, Parts, Plugin, Request, text};
@@ -20,10 +21,12 @@ const LABELS: [&str; 2] = ["topology.kubernetes.io/zone", "topology.kubernetes.i
 
 struct PodTopologyLabels {
     objects: Arc<dyn Objects>,
+    on: bool,
 }
 
 pub(super) fn new(parts: &Parts) -> Arc<dyn Plugin> {
-    Arc::new(PodTopologyLabels { objects: parts.objects.clone() })
+    let on = parts.gates.has(Gate::PodTopologyLabelsAdmission);
+    Arc::new(PodTopologyLabels { objects: parts.objects.clone(), on })
 }
 
 /// The node an object puts a pod on; empty when it does not.
@@ -38,7 +41,7 @@ fn node_of<'a>(request: &Request<'_>, object: &'a Object) -> &'a str {
 #[async_trait]
 impl Plugin for PodTopologyLabels {
     async fn admit(&self, request: &mut Request<'_>) -> Result<(), Status> {
-        if !request.is_any(PODS) {
+        if !self.on || !request.is_any(PODS) {
             return Ok(());
         }
         let Some(object) = request.object.as_deref() else { return Ok(()) };

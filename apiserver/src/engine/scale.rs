@@ -202,14 +202,13 @@ impl Call {
             self.replicas_in(&places, version)
         });
         let mut new = Object::from_value(value)?;
-        let strategy = self.resource.strategy.clone();
         {
             // To the kind this is a change of the object itself.
             let context =
                 crate::registry::StrategyContext { subresource: "", ..self.context(Timestamp::now()) };
-            strategy.prepare_update(&mut new, old, &context);
+            self.resource.prepare_update(&mut new, old, &context);
             let mut errors = metadata::validate_change(&new, old);
-            errors.extend(strategy.validate_update(&new, old, &context));
+            errors.extend(self.resource.validate_update(&new, old, &context));
             if !errors.is_empty() {
                 return Err(Status::invalid(&self.resource.group_kind(), &self.info.name, &errors));
             }

@@ -185,10 +185,10 @@ impl Call {
         Arc::make_mut(&mut self.attributes).name = object.name().to_owned();
         self.admit(Operation::Create, Some(&mut object), None, &options, true).await?;
         let undo = self.reserve(&mut object, None).await?;
-        strategy.prepare_create(&mut object, &self.context(now))?;
+        self.resource.prepare_create(&mut object, &self.context(now))?;
         schema::complete(&mut object);
         let mut errors = metadata::validate(&object, &self.resource);
-        errors.extend(strategy.validate_create(&object, &self.context(now)));
+        errors.extend(self.resource.validate_create(&object, &self.context(now)));
         self.invalid(object.name(), &errors)?;
         self.admit(Operation::Create, Some(&mut object), None, &options, false).await?;
         self.warnings.extend(strategy.warnings(&object, None));
@@ -376,11 +376,11 @@ impl Call {
         let options = self.write_options("UpdateOptions");
         self.admit(Operation::Update, Some(&mut new), Some(old), &options, true).await?;
         let undo = self.reserve(&mut new, Some(old)).await?;
-        strategy.prepare_update(&mut new, old, &self.context(now));
+        self.resource.prepare_update(&mut new, old, &self.context(now));
         schema::complete(&mut new);
         let mut errors = metadata::validate(&new, &self.resource);
         errors.extend(metadata::validate_change(&new, old));
-        errors.extend(strategy.validate_update(&new, old, &self.context(now)));
+        errors.extend(self.resource.validate_update(&new, old, &self.context(now)));
         self.invalid(&self.info.name, &errors)?;
         self.admit(Operation::Update, Some(&mut new), Some(old), &options, false).await?;
         // Writers of one part of an object do not answer for the rest of it.

@@ -7,7 +7,6 @@ mod affinity;
 mod annotations;
 mod containers;
 mod env;
-mod gated;
 mod mounts;
 mod probes;
 mod security;
@@ -24,7 +23,6 @@ use serde_json::{Map, Value, json};
 pub(super) use self::{
     affinity::{breaks_selectors, check_effect, check_node_selector, check_tolerations},
     annotations::MIRROR,
-    gated::drop_disabled,
     validation::{
         check_annotation_change, check_changed_tolerations, check_new_pod, check_pod, check_template,
     },

@@ -44,8 +44,8 @@ impl Kind {
         let mut object = Object::from_value(self.defaulted(object)).unwrap();
         let user = User::default();
         let ctx = context(&user, self.0.storage_version, "", self.1);
-        self.strategy().prepare_create(&mut object, &ctx).unwrap();
-        let errors = self.strategy().validate_create(&object, &ctx);
+        self.0.prepare_create(&mut object, &ctx).unwrap();
+        let errors = self.0.validate_create(&object, &ctx);
         (object.into_value(), texts(&errors))
     }
 
@@ -71,8 +71,8 @@ impl Kind {
         let old = Object::from_value(old).unwrap();
         let user = User::default();
         let ctx = context(&user, self.0.storage_version, subresource, self.1);
-        self.strategy().prepare_update(&mut new, &old, &ctx);
-        let errors = self.strategy().validate_update(&new, &old, &ctx);
+        self.0.prepare_update(&mut new, &old, &ctx);
+        let errors = self.0.validate_update(&new, &old, &ctx);
         (new.into_value(), texts(&errors))
     }
 

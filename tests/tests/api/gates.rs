@@ -2,13 +2,14 @@
 
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
-use tests::{ControlPlane, control_plane::Options, runner::Test};
+use tests::{Client, ControlPlane, control_plane::Options, runner::Test};
 
 use crate::config_maps;
 
 pub(crate) const TESTS: &[Test<()>] = &[
     ("gates that are off take away what they stand for", off),
     ("gates that are on open fields", on),
+    ("fields behind gates that are off are not kept", dropped),
     ("servers tell what they store resources in", told),
 ];
 
@@ -68,6 +69,133 @@ fn on(_: &(), _: &str) -> Result<()> {
     let queue = json!({"type": "External", "external": {"metric": {"name": "queue"}, "target": target}});
     let made = admin.post(scalers, &scaler(queue))?.ok()?;
     ensure!(made["spec"]["minReplicas"] == 0, "{made}");
+    Ok(())
+}
+
+/// A kind, what is written, and what of it is not kept.
+fn fields() -> Vec<(&'static str, Value, Vec<&'static str>)> {
+    let template = |spec: Value| json!({"metadata": {"labels": {"a": "b"}}, "spec": spec});
+    let container = json!({"name": "c", "image": "i", "restartPolicy": "Never",
+        "restartPolicyRules": [{"action": "Restart", "exitCodes": {"operator": "In", "values": [1]}}]});
+    let spec = json!({"hostnameOverride": "h", "resources": {"limits": {"cpu": "1"}}, "containers": [container],
+        "topologySpreadConstraints": [{"maxSkew": 1, "topologyKey": "zone", "whenUnsatisfiable": "DoNotSchedule",
+            "labelSelector": {"matchLabels": {"x": "y"}}, "matchLabelKeys": ["a"]}]});
+    let at = |root: &str| -> Vec<&'static str> {
+        [
+            "hostnameOverride",
+            "resources",
+            "containers/0/restartPolicy",
+            "containers/0/restartPolicyRules",
+            "topologySpreadConstraints/0/matchLabelKeys",
+        ]
+        .map(|field| &*format!("{root}/{field}").leak())
+        .into()
+    };
+    let slice = json!({"driver": "d.example.com", "nodeName": "n", "pool": {"name": "p", "generation": 1, "resourceSliceCount": 1},
+        "devices": [{"name": "d", "taints": [{"key": "k", "effect": "NoSchedule"}], "allowMultipleAllocations": true,
+            "bindsToNode": true, "bindingConditions": ["a"], "bindingFailureConditions": ["b"]}]});
+    let request = json!({"name": "r", "exactly": {"deviceClassName": "c", "tolerations": [{"key": "k", "operator": "Exists"}],
+        "capacity": {"requests": {"memory": "1"}}}});
+    let metrics = json!([{"type": "Resource", "resource": {"name": "cpu", "target": {"type": "Utilization", "averageUtilization": 50}}}]);
+    vec![
+        (
+            "/api/v1/namespaces/default/pods",
+            json!({"metadata": {"labels": {"a": "b"}}, "spec": spec}),
+            at("/spec"),
+        ),
+        (
+            "/apis/apps/v1/namespaces/default/deployments",
+            json!({"spec": {"selector": {"matchLabels": {"a": "b"}},
+            "template": template(json!({"hostnameOverride": "h", "containers": [{"name": "c", "image": "i"}]}))}}),
+            vec!["/spec/template/spec/hostnameOverride"],
+        ),
+        (
+            "/apis/autoscaling/v2/namespaces/default/horizontalpodautoscalers",
+            json!({"spec": {"maxReplicas": 3, "metrics": metrics,
+            "scaleTargetRef": {"apiVersion": "apps/v1", "kind": "Deployment", "name": "d"},
+            "behavior": {"scaleDown": {"tolerance": "100m"}}}}),
+            vec!["/spec/behavior/scaleDown/tolerance"],
+        ),
+        (
+            "/apis/resource.k8s.io/v1/resourceslices",
+            json!({"spec": slice}),
+            vec![
+                "/spec/devices/0/taints",
+                "/spec/devices/0/allowMultipleAllocations",
+                "/spec/devices/0/bindsToNode",
+                "/spec/devices/0/bindingConditions",
+                "/spec/devices/0/bindingFailureConditions",
+            ],
+        ),
+        (
+            "/apis/resource.k8s.io/v1/namespaces/default/resourceclaims",
+            json!({"spec": {"devices": {"requests": [request]}}}),
+            vec!["/spec/devices/requests/0/exactly/tolerations", "/spec/devices/requests/0/exactly/capacity"],
+        ),
+        (
+            "/apis/resource.k8s.io/v1/deviceclasses",
+            json!({"spec": {"extendedResourceName": "example.com/d"}}),
+            vec!["/spec/extendedResourceName"],
+        ),
+        ("/api/v1/nodes", json!({"status": {"declaredFeatures": ["A"]}}), vec!["/status/declaredFeatures"]),
+    ]
+}
+
+fn dropped(_: &(), _: &str) -> Result<()> {
+    let gates = [
+        "ContainerRestartRules",
+        "DRAConsumableCapacity",
+        "DRADeviceBindingConditions",
+        "DRADeviceTaints",
+        "DRAExtendedResource",
+        "ExtendWebSocketsToKubelet",
+        "HPAConfigurableTolerance",
+        "HostnameOverride",
+        "InPlacePodLevelResourcesVerticalScaling",
+        "InPlacePodVerticalScalingInitContainers",
+        "MatchLabelKeysInPodTopologySpread",
+        "MatchLabelKeysInPodTopologySpreadSelectorMerge",
+        "NodeDeclaredFeatures",
+        "PodLevelResources",
+        "RestartAllContainersOnContainerExits",
+    ];
+    let off = gates.map(|gate| format!("{gate}=false")).join(",");
+    let plane = start("ContextualLogging=true")?;
+    plane.namespace("kept")?;
+    let admin = plane.admin()?;
+    let account = json!({"metadata": {"name": "default"}});
+    admin.post("/api/v1/namespaces/default/serviceaccounts", &account)?.ok()?;
+    let write = |admin: &Client, name: &str| -> Result<Vec<(String, Value, Vec<&'static str>)>> {
+        let one = |(path, mut object, fields): (&str, Value, Vec<&'static str>)| {
+            object["metadata"]["name"] = name.into();
+            let made = admin.post(path, &object)?.ok().with_context(|| path.to_owned())?;
+            Ok((format!("{path}/{name}"), made, fields))
+        };
+        fields().into_iter().map(one).collect()
+    };
+    let kept = write(&admin, "kept")?;
+    for (path, object, fields) in &kept {
+        for field in fields {
+            ensure!(object.pointer(field).is_some(), "{path} has no {field}: {object}");
+        }
+    }
+    plane.terminate_api()?;
+    plane.set_flags(&[&format!("--feature-gates={off}")]);
+    plane.start_api()?;
+    let admin = plane.admin()?;
+    for (path, object, fields) in write(&admin, "dropped")? {
+        for field in fields {
+            ensure!(object.pointer(field).is_none(), "{path} has {field}: {object}");
+        }
+    }
+    // What is there already stays.
+    for (path, mut object, fields) in kept {
+        object["metadata"]["labels"]["changed"] = "yes".into();
+        let changed = admin.put(&path, &object)?.ok().with_context(|| path.clone())?;
+        for field in fields {
+            ensure!(changed.pointer(field) == object.pointer(field), "{path} lost {field}: {changed}");
+        }
+    }
     Ok(())
 }
 

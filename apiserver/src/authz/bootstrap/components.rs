@@ -67,9 +67,10 @@ pub(super) const ROLES: &[Role] = &[
             on("get list patch update watch", "resource.k8s.io", "resourceclaims/status"),
             on("update", "core", "pods/finalizers"),
             on(READ, "resource.k8s.io", "resourceslices"),
-            on("create delete", "resource.k8s.io", "resourceclaims"),
+            on("create delete", "resource.k8s.io", "resourceclaims").behind(Gate::DRAExtendedResource),
             on(READ, "resource.k8s.io", "devicetaintrules").behind(Gate::DRADeviceTaintRules),
-            on("patch update", "resource.k8s.io", "resourceclaims/binding"),
+            on("patch update", "resource.k8s.io", "resourceclaims/binding")
+                .behind(Gate::DRAResourceClaimGranularStatusAuthorization),
             on(READ, "scheduling.k8s.io", "podgroups").behind(Gate::GenericWorkload),
             on("patch update", "scheduling.k8s.io", "podgroups/status").behind(Gate::GenericWorkload),
         ],

@@ -79,20 +79,6 @@ pub(super) const CONTROLLERS: &[Controller] = &[
         ],
     ),
     (
-        "device-taint-eviction-controller",
-        &[
-            on("delete get list watch", "core", "pods"),
-            on("patch update", "core", "pods/status"),
-            on(READ, "resource.k8s.io", "resourceclaims"),
-            on(READ, "resource.k8s.io", "resourceslices"),
-            on(READ, "resource.k8s.io", "deviceclasses"),
-            EVENTS,
-            on("patch update", "resource.k8s.io", "devicetaintrules/status")
-                .behind(Gate::DRADeviceTaintRules),
-            on(READ, "resource.k8s.io", "devicetaintrules").behind(Gate::DRADeviceTaintRules),
-        ],
-    ),
-    (
         "disruption-controller",
         &[
             on(READ, "apps extensions", "deployments"),
@@ -269,7 +255,8 @@ pub(super) const CONTROLLERS: &[Controller] = &[
             on(READ, "scheduling.k8s.io", "podgroups").behind(Gate::DRAWorkloadResourceClaims),
             on("patch update", "scheduling.k8s.io", "podgroups/status")
                 .behind(Gate::DRAWorkloadResourceClaims),
-            on("patch update", "resource.k8s.io", "resourceclaims/binding"),
+            on("patch update", "resource.k8s.io", "resourceclaims/binding")
+                .behind(Gate::DRAResourceClaimGranularStatusAuthorization),
         ],
     ),
     (
@@ -355,6 +342,23 @@ pub(super) const GATED: &[(Gate, Controller)] = &[
                 named("attest", "certificates.k8s.io", "signers", "kubernetes.io/kube-apiserver-serving"),
                 on("create delete list update watch", "certificates.k8s.io", "clustertrustbundles"),
                 EVENTS,
+            ],
+        ),
+    ),
+    (
+        Gate::DRADeviceTaints,
+        (
+            "device-taint-eviction-controller",
+            &[
+                on("delete get list watch", "core", "pods"),
+                on("patch update", "core", "pods/status"),
+                on(READ, "resource.k8s.io", "resourceclaims"),
+                on(READ, "resource.k8s.io", "resourceslices"),
+                on(READ, "resource.k8s.io", "deviceclasses"),
+                EVENTS,
+                on("patch update", "resource.k8s.io", "devicetaintrules/status")
+                    .behind(Gate::DRADeviceTaintRules),
+                on(READ, "resource.k8s.io", "devicetaintrules").behind(Gate::DRADeviceTaintRules),
             ],
         ),
     ),

@@ -83,14 +83,12 @@ fn template_generation(obj: &Object) -> i64 {
     obj.annotation(TEMPLATE_GENERATION).and_then(|text| text.parse().ok()).unwrap_or(0)
 }
 
-fn create(obj: &mut Object, ctx: &StrategyContext<'_>) {
-    workload::drop_gated(obj, None, "/spec/template", ctx.gates);
+fn create(obj: &mut Object, _ctx: &StrategyContext<'_>) {
     let generation = template_generation(obj).max(1);
     obj.set_annotation(TEMPLATE_GENERATION, &generation.to_string());
 }
 
 fn change(new: &mut Object, old: &Object, ctx: &StrategyContext<'_>) {
-    workload::drop_gated(new, Some(old), "/spec/template", ctx.gates);
     if !ctx.subresource.is_empty() || old.annotation(TEMPLATE_GENERATION).is_none() {
         return;
     }

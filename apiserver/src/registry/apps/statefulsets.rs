@@ -61,7 +61,6 @@ pub(super) fn resource() -> Resource {
 /// it is not there already.
 fn gated(new: &mut Object, old: Option<&Object>, gates: Gates) {
     const FIELD: &str = "/spec/updateStrategy/rollingUpdate/maxUnavailable";
-    workload::drop_gated(new, old, "/spec/template", gates);
     let was = old.and_then(|old| old.pointer(FIELD)).is_some_and(|value| !value.is_null());
     let Some(strategy) =
         fill::child(new.as_map_mut(), "spec").and_then(|spec| fill::child(spec, "updateStrategy"))

@@ -40,8 +40,6 @@ const CELLS: &[Cell] = &[
     Cell::Selector("/spec/jobTemplate/spec/selector"),
 ];
 
-const TEMPLATE: &str = "/spec/jobTemplate/spec/template";
-
 /// The resource.
 pub(super) fn resource() -> Resource {
     Resource {
@@ -51,8 +49,6 @@ pub(super) fn resource() -> Resource {
         columns: COLUMNS,
         strategy: Arc::new(Rules {
             default,
-            create: |new, ctx| workload::drop_gated(new, None, TEMPLATE, ctx.gates),
-            change: |new, old, ctx| workload::drop_gated(new, Some(old), TEMPLATE, ctx.gates),
             validate_over,
             validate_new,
             validate_change,

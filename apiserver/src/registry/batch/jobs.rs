@@ -49,7 +49,6 @@ pub(super) fn resource() -> Resource {
         strategy: Arc::new(Rules {
             default,
             create,
-            change: |new, old, ctx| workload::drop_gated(new, Some(old), "/spec/template", ctx.gates),
             row: Some(row),
             propagation: Propagation::Orphan,
             validate_over: validation::object,
@@ -104,8 +103,7 @@ pub(super) fn policy_conditions(spec: &mut Fields) {
 }
 
 /// Pods are told from others' by the job's uid, unless the selector is the client's own.
-fn create(obj: &mut Object, ctx: &StrategyContext<'_>) {
-    workload::drop_gated(obj, None, "/spec/template", ctx.gates);
+fn create(obj: &mut Object, _ctx: &StrategyContext<'_>) {
     let (name, uid) = (obj.name().to_owned(), obj.uid().to_owned());
     let Some(spec) = fill::spec(obj) else { return };
     if spec.get("manualSelector") == Some(&Value::Bool(true)) {

@@ -85,7 +85,7 @@ pub(super) fn resource() -> Resource {
         strategy: Arc::new(Rules {
             default,
             create: |pod, ctx| changes::created(pod, ctx.now, ctx.gates),
-            change: |new, old, ctx| changes::updated(new, old, ctx.subresource, ctx.gates),
+            change: |new, old, ctx| changes::updated(new, old, ctx.subresource),
             validate_new,
             validate_change: updates::check,
             validate_views: &[("ephemeralcontainers", updates::check_ephemeral), ("resize", resize::check)],

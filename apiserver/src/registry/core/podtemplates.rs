@@ -26,8 +26,6 @@ pub(super) fn resource() -> Resource {
         columns: COLUMNS,
         strategy: Arc::new(Rules {
             default: |obj| fill::template(obj.as_map_mut(), "template"),
-            create: |new, ctx| workload::drop_gated(new, None, "/template", ctx.gates),
-            change: |new, old, ctx| workload::drop_gated(new, Some(old), "/template", ctx.gates),
             validate_over: |obj, old, errors| {
                 let old = old.map(|old| At::field(old, "template"));
                 workload::check_template(&At::field(obj, "template"), old.as_ref(), errors);

@@ -1,8 +1,5 @@
 //! What kinds that make pods of a template have in common.
 
-use component_base::features::Gates;
-use serde_json::Value;
-
 use super::{Cell, Plain, Rules, at::At, column, format};
 use crate::{
     field::ErrorList,
@@ -33,8 +30,6 @@ pub(in crate::registry) const REPLICA_COLUMNS: &[Column] = &[
 /// What workloads that name pods after themselves have in common.
 pub(in crate::registry) const fn rules(cells: &'static [Cell]) -> Rules {
     Rules {
-        create: |new, ctx| drop_gated(new, None, "/spec/template", ctx.gates),
-        change: |new, old, ctx| drop_gated(new, Some(old), "/spec/template", ctx.gates),
         warnings: |new, old| warnings(new, old, true, &["spec", "template"]),
         ..Rules::new(Plain { status: true, generation: true, cells })
     }
@@ -43,18 +38,6 @@ pub(in crate::registry) const fn rules(cells: &'static [Cell]) -> Rules {
 /// The template of an object's spec.
 pub(in crate::registry) fn template(obj: &Object) -> At<'_> {
     At::spec(obj).get("template")
-}
-
-/// Takes out of the template of pods at a JSON pointer what is behind a feature gate, unless it was there before.
-pub(in crate::registry) fn drop_gated(new: &mut Object, old: Option<&Object>, template: &str, gates: Gates) {
-    let (first, rest) = template.trim_start_matches('/').split_once('/').unwrap_or((template, ""));
-    let below = if rest.is_empty() { "/spec".to_owned() } else { format!("/{rest}/spec") };
-    let before =
-        old.and_then(|old| old.get(first.trim_start_matches('/'))).and_then(|part| part.pointer(&below));
-    let part = new.as_map_mut().get_mut(first.trim_start_matches('/'));
-    if let Some(Value::Object(spec)) = part.and_then(|part| part.pointer_mut(&below)) {
-        pod_spec::drop_disabled(spec, before, gates);
-    }
 }
 
 /// What is wrong with a pod template; what is wrong with the one it replaces already may stay.

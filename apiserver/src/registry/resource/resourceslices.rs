@@ -3,7 +3,6 @@
 use std::sync::Arc;
 
 use super::{conversion, slices};
-use component_base::features::{Gate, Gates};
 
 use crate::{
     object::Object,
@@ -43,14 +42,8 @@ pub(super) fn resource() -> Resource {
         },
         columns: COLUMNS,
         strategy: Arc::new(Rules {
-            create: |slice, ctx| {
-                drop_gated(slice, None, ctx.gates);
-                date_taints(slice, None, ctx);
-            },
-            change: |new, old, ctx| {
-                drop_gated(new, Some(old), ctx.gates);
-                date_taints(new, Some(old), ctx);
-            },
+            create: |slice, ctx| date_taints(slice, None, ctx),
+            change: |new, old, ctx| date_taints(new, Some(old), ctx),
             validate_new: |slice, errors| slices::check(slice, None, errors),
             validate_change: |new, old, errors| slices::check(new, Some(old), errors),
             warnings,
@@ -58,34 +51,6 @@ pub(super) fn resource() -> Resource {
             ..Rules::new(Plain { status: false, generation: true, cells: CELLS })
         }),
         ..Resource::of("resource.k8s.io", "ResourceSlice", "resourceslices", "resourceslice")
-    }
-}
-
-/// Attributes that are lists, and what devices give of a node's own resources, are behind feature gates: not kept, where
-/// they are not there already.
-fn drop_gated(slice: &mut Object, old: Option<&Object>, gates: Gates) {
-    const LISTS: [&str; 4] = ["bools", "ints", "strings", "versions"];
-    const MAPPINGS: &str = "nodeAllocatableResourceMappings";
-    let before: Vec<At<'_>> =
-        old.map(|old| At::spec(old).get("devices").items().collect()).unwrap_or_default();
-    let lists = gates.has(Gate::DRAListTypeAttributes)
-        || before.iter().any(|device| {
-            let mut attributes = device.get("attributes").entries();
-            attributes.any(|(_, attribute)| LISTS.iter().any(|list| attribute.has(list)))
-        });
-    let mappings =
-        gates.has(Gate::DRANodeAllocatableResources) || before.iter().any(|device| device.has(MAPPINGS));
-    let Some(spec) = fill::child(slice.as_map_mut(), "spec") else { return };
-    for device in fill::members(spec, "devices") {
-        if !mappings {
-            device.remove(MAPPINGS);
-        }
-        let attributes = fill::child(device, "attributes").filter(|_| !lists);
-        for attribute in attributes.into_iter().flat_map(|all| all.values_mut()) {
-            if let Some(attribute) = attribute.as_object_mut() {
-                LISTS.iter().for_each(|list| drop(attribute.remove(*list)));
-            }
-        }
     }
 }
 

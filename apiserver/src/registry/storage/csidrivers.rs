@@ -2,7 +2,6 @@
 
 use std::{collections::BTreeSet, sync::Arc};
 
-use component_base::features::{Gate, Gates};
 use serde_json::Value;
 
 use crate::{
@@ -42,7 +41,6 @@ pub(super) fn resource() -> Resource {
         columns: COLUMNS,
         strategy: Arc::new(Rules {
             default,
-            create: |driver, ctx| drop_gated(driver, None, ctx.gates),
             unconditional_update: false,
             change,
             validate,
@@ -68,20 +66,8 @@ fn default(obj: &mut Object) {
     fill::missing(spec, "seLinuxMount", false);
 }
 
-/// What is behind a feature gate is not kept, where it is not there already.
-fn drop_gated(driver: &mut Object, old: Option<&Object>, gates: Gates) {
-    const FIELD: &str = "preventPodSchedulingIfMissing";
-    if !gates.has(Gate::VolumeLimitScaling)
-        && !old.is_some_and(|old| At::spec(old).has(FIELD))
-        && let Some(spec) = fill::child(driver.as_map_mut(), "spec")
-    {
-        spec.remove(FIELD);
-    }
-}
-
 /// Changes are counted from the first one on.
-fn change(new: &mut Object, old: &Object, ctx: &StrategyContext<'_>) {
-    drop_gated(new, Some(old), ctx.gates);
+fn change(new: &mut Object, old: &Object, _ctx: &StrategyContext<'_>) {
     if !semantic::same(At::spec(old).value(), At::spec(new).value()) {
         new.metadata_mut().insert("generation".to_owned(), (old.generation() + 1).into());
     }

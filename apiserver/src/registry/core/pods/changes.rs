@@ -10,10 +10,7 @@ use super::qos;
 use crate::{
     object::Object,
     objects::rfc3339,
-    registry::{
-        kit::{fill, items, keep, semantic, text},
-        pod_spec,
-    },
+    registry::kit::{fill, items, keep, semantic, text},
 };
 
 const REQUIRED: &str = "requiredDuringSchedulingIgnoredDuringExecution";
@@ -22,7 +19,6 @@ const APPARMOR: &str = "container.apparmor.security.beta.kubernetes.io/";
 
 /// A new pod is pending in its class, and selects by its own labels where it says so.
 pub(super) fn created(pod: &mut Object, now: Timestamp, gates: Gates) {
-    drop_disabled(pod, None, gates);
     let class = pod.get("spec").map_or("BestEffort", qos::class);
     let mut status = json!({"phase": "Pending", "qosClass": class});
     if items(pod.pointer("/spec/schedulingGates")).next().is_some() {
@@ -36,17 +32,19 @@ pub(super) fn created(pod: &mut Object, now: Timestamp, gates: Gates) {
     }
     pod.set("status", status);
     pod.metadata_mut().insert("generation".to_owned(), 1.into());
-    merge_label_keys(pod);
+    merge_label_keys(pod, gates);
     profiles_of_annotations(pod);
 }
 
 /// Adds the pod's own labels to the selectors of terms that ask for it.
-fn merge_label_keys(pod: &mut Object) {
+fn merge_label_keys(pod: &mut Object, gates: Gates) {
     let labels = pod.pointer("/metadata/labels").cloned().unwrap_or_default();
     let Some(spec) = pod.as_map_mut().get_mut("spec").and_then(Value::as_object_mut) else { return };
-    fill::members(spec, "topologySpreadConstraints").for_each(|constraint| {
-        merge(constraint, &labels, &[("matchLabelKeys", "In")]);
-    });
+    if gates.has(Gate::MatchLabelKeysInPodTopologySpreadSelectorMerge) {
+        fill::members(spec, "topologySpreadConstraints").for_each(|constraint| {
+            merge(constraint, &labels, &[("matchLabelKeys", "In")]);
+        });
+    }
     let both = [("matchLabelKeys", "In"), ("mismatchLabelKeys", "NotIn")];
     let Some(affinity) = fill::child(spec, "affinity") else { return };
     for kind in ["podAffinity", "podAntiAffinity"] {
@@ -120,7 +118,7 @@ fn profile_of(annotation: &str) -> Option<Value> {
 }
 
 /// What an update through a view leaves as it was.
-pub(super) fn updated(new: &mut Object, old: &Object, view: &str, gates: Gates) {
+pub(super) fn updated(new: &mut Object, old: &Object, view: &str) {
     match view {
         "" => keep(new, old, &["status"]),
         "ephemeralcontainers" => {
@@ -136,7 +134,6 @@ pub(super) fn updated(new: &mut Object, old: &Object, view: &str, gates: Gates) 
             keep_of_status(new, old);
         }
     }
-    drop_disabled(new, Some(old), gates);
     let generation = match view {
         "status" => old.generation(),
         _ => {
@@ -231,37 +228,6 @@ fn keep_of_status(new: &mut Object, old: &Object) {
             && let Some(generation) = before
         {
             condition.insert("observedGeneration".to_owned(), generation.clone());
-        }
-    }
-}
-
-/// Takes out fields of features that are off, unless the old pod has them.
-fn drop_disabled(pod: &mut Object, old: Option<&Object>, gates: Gates) {
-    if let Some(spec) = fill::child(pod.as_map_mut(), "spec") {
-        pod_spec::drop_disabled(spec, old.and_then(|old| old.get("spec")), gates);
-    }
-    drop_disabled_of_status(pod, old, gates);
-}
-
-fn drop_disabled_of_status(pod: &mut Object, old: Option<&Object>, gates: Gates) {
-    const CLAIMS: &str = "nodeAllocatableResourceClaimStatuses";
-    const LISTS: [&str; 3] = ["containerStatuses", "initContainerStatuses", "ephemeralContainerStatuses"];
-    let before = old.and_then(|old| old.get("status"));
-    let mounts = before.is_some_and(|status| {
-        let all = LISTS.iter().flat_map(|list| items(status.get(*list)));
-        all.flat_map(|container| items(container.get("volumeMounts")))
-            .any(|m| m.get("volumeStatus").is_some())
-    });
-    let claims = before.is_some_and(|status| status.get(CLAIMS).is_some());
-    let Some(status) = fill::child(pod.as_map_mut(), "status") else { return };
-    if !claims && !gates.has(Gate::DRANodeAllocatableResources) {
-        status.remove(CLAIMS);
-    }
-    for list in LISTS.into_iter().filter(|_| !mounts) {
-        for container in fill::members(status, list) {
-            for mount in fill::members(container, "volumeMounts") {
-                mount.remove("volumeStatus");
-            }
         }
     }
 }
