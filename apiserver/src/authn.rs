@@ -15,9 +15,10 @@ use async_trait::async_trait;
 
 use crate::{
     auth::{Authenticator, Credentials, User},
-    bootstrap::authentication_facts::RequestHeader,
+    bootstrap::{authentication_facts::RequestHeader, identity::lease_name},
     egress::{Egress, Network},
     objects::Objects,
+    run::hostname,
 };
 
 pub mod bootstraptoken;
@@ -260,8 +261,10 @@ fn issuers(
         let ca = ca.as_ref().map(read).transpose()?.unwrap_or_default();
         all.push(oidc::Options { ca, ..flags.clone() });
     }
+    let server = lease_name(&hostname());
     let mut issuers: Vec<Arc<dyn Authenticator>> = Vec::new();
     for one in all {
+        let one = oidc::Options { server: server.clone(), ..one };
         issuers.push(Arc::new(oidc::Issuer::new(one, egress).map_err(BuildError::Issuer)?));
     }
     Ok(issuers)

@@ -515,7 +515,7 @@ fn facts(config: &Config, address: SocketAddr) -> Result<bootstrap::Facts, Build
 }
 
 /// This machine's name, empty when it has none.
-fn hostname() -> String {
+pub(crate) fn hostname() -> String {
     nix::unistd::gethostname().ok().and_then(|name| name.into_string().ok()).unwrap_or_default()
 }
 

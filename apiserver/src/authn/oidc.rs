@@ -6,7 +6,7 @@
 //! Contract: "OpenID Connect Tokens", AuthenticationConfiguration; upstream's `plugin/pkg/authenticator/token/oidc`.
 
 use std::{
-    sync::Arc,
+    sync::{Arc, LazyLock},
     time::{Duration, Instant},
 };
 
@@ -14,8 +14,11 @@ use arc_swap::ArcSwapOption;
 use async_trait::async_trait;
 use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
 use cel_engine::{Env, Program, Type, Value as Cel};
+use component_base::metrics::{self, Stability};
 use jsonwebtoken::{Algorithm, DecodingKey, Validation, jwk::JwkSet};
+use prometheus::{GaugeVec, HistogramVec, IntGaugeVec};
 use serde_json::{Map, Value};
+use sha2::{Digest, Sha256};
 use tokio::sync::Mutex;
 
 use crate::{
@@ -58,6 +61,8 @@ pub struct Options {
     pub uid: Mapping,
     /// Extra values by key, as expressions.
     pub extra: Vec<(String, String)>,
+    /// This server's identity, as metrics have it.
+    pub server: String,
 }
 
 /// Where a value comes from.
@@ -77,6 +82,82 @@ pub enum Mapping {
     Expression(String),
 }
 
+/// What metrics tell of an issuer; what they told of its keys goes with it.
+struct Told {
+    /// Hashes of the issuer and of this server.
+    labels: [String; 2],
+    keys: parking_lot::Mutex<String>,
+}
+
+static LATENCY: LazyLock<HistogramVec> = LazyLock::new(|| {
+    metrics::histogram_vec(
+        "apiserver_authentication_jwt_authenticator_latency_seconds",
+        "Time of tokens of issuers until it is known whose they are, in seconds.",
+        Stability::Alpha,
+        &["result", "jwt_issuer_hash"],
+        vec![0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0],
+    )
+});
+static FETCHED: LazyLock<GaugeVec> = LazyLock::new(|| {
+    metrics::float_gauge_vec(
+        "apiserver_authentication_jwt_authenticator_jwks_fetch_last_timestamp_seconds",
+        "When an issuer was last asked for its keys, by outcome.",
+        Stability::Alpha,
+        &["result", "jwt_issuer_hash", "apiserver_id_hash"],
+    )
+});
+static KEY_SETS: LazyLock<IntGaugeVec> = LazyLock::new(|| {
+    metrics::gauge_vec(
+        "apiserver_authentication_jwt_authenticator_jwks_fetch_last_key_set_info",
+        "The keys an issuer had when it was last asked, by their hash.",
+        Stability::Alpha,
+        &["jwt_issuer_hash", "apiserver_id_hash", "hash"],
+    )
+});
+
+fn hash(bytes: &[u8]) -> String {
+    Sha256::digest(bytes).iter().fold("sha256:".to_owned(), |text, byte| format!("{text}{byte:02x}"))
+}
+
+// === impl Told ===
+
+impl Told {
+    fn new(options: &Options) -> Self {
+        let labels = [&options.url, &options.server].map(|text| hash(text.as_bytes()));
+        Self { labels, keys: parking_lot::Mutex::default() }
+    }
+
+    fn authenticated(&self, good: bool, begun: Instant) {
+        let result = if good { "success" } else { "failure" };
+        LATENCY.with_label_values(&[result, self.labels[0].as_str()]).observe(begun.elapsed().as_secs_f64());
+    }
+
+    /// The issuer was asked for its keys: their hash, if it told them.
+    fn fetched(&self, keys: Option<&str>) {
+        let [issuer, server] = self.labels.each_ref().map(String::as_str);
+        let result = if keys.is_some() { "success" } else { "failure" };
+        let now = jiff::Timestamp::now().as_duration().as_secs_f64();
+        FETCHED.with_label_values(&[result, issuer, server]).set(now);
+        if let Some(new) = keys {
+            let mut told = self.keys.lock();
+            // One that was not told of cannot be taken back.
+            KEY_SETS.remove_label_values(&[issuer, server, told.as_str()]).ok();
+            KEY_SETS.with_label_values(&[issuer, server, new]).set(1);
+            new.clone_into(&mut told);
+        }
+    }
+}
+
+impl Drop for Told {
+    fn drop(&mut self) {
+        let [issuer, server] = self.labels.each_ref().map(String::as_str);
+        KEY_SETS.remove_label_values(&[issuer, server, self.keys.lock().as_str()]).ok();
+        for result in ["success", "failure"] {
+            FETCHED.remove_label_values(&[result, issuer, server]).ok();
+        }
+    }
+}
+
 /// An issuer, its expressions compiled.
 pub struct Issuer {
     options: Options,
@@ -90,6 +171,7 @@ pub struct Issuer {
     route: Route,
     keys: ArcSwapOption<JwkSet>,
     asked: Mutex<Option<Instant>>,
+    told: Told,
 }
 
 enum Source {
@@ -188,6 +270,7 @@ impl Issuer {
             extra: options.extra.iter().map(extra).collect::<Result<_, String>>()?,
             keys: ArcSwapOption::empty(),
             asked: Mutex::default(),
+            told: Told::new(&options),
             options,
         })
     }
@@ -199,24 +282,31 @@ impl Issuer {
             return Ok(());
         }
         *asked = Some(Instant::now());
+        let fetched = self.fetch().await;
+        self.told.fetched(fetched.as_ref().ok().map(|(_, hash)| hash.as_str()));
+        self.keys.store(Some(Arc::new(fetched?.0)));
+        Ok(())
+    }
+
+    /// The issuer's keys, and their hash.
+    async fn fetch(&self) -> Result<(JwkSet, String), String> {
         let base = match self.options.discovery_url.as_str() {
             "" => format!("{}/.well-known/openid-configuration", self.options.url.trim_end_matches('/')),
             url => url.to_owned(),
         };
-        let fetch = async |url: &str| -> Result<Value, String> {
-            let body = webhook::fetch(url, &self.options.ca, &self.route, TIMEOUT)
-                .await
-                .map_err(|e| e.to_string())?;
-            serde_json::from_slice(&body).map_err(|error| format!("{url}: {error}"))
+        let fetch = async |url: &str| {
+            let body = webhook::fetch(url, &self.options.ca, &self.route, TIMEOUT).await;
+            body.map_err(|error| error.to_string())
         };
-        let document = fetch(&base).await?;
+        let document: Value =
+            serde_json::from_slice(&fetch(&base).await?).map_err(|error| format!("{base}: {error}"))?;
         if document["issuer"] != self.options.url.as_str() {
             return Err(format!("the issuer's document is of {}", document["issuer"]));
         }
         let keys = document["jwks_uri"].as_str().ok_or("the issuer's document names no keys")?;
-        let keys: JwkSet = serde_json::from_value(fetch(keys).await?).map_err(|error| error.to_string())?;
-        self.keys.store(Some(Arc::new(keys)));
-        Ok(())
+        let body = fetch(keys).await?;
+        let keys = serde_json::from_slice(&body).map_err(|error| format!("{keys}: {error}"))?;
+        Ok((keys, hash(&body)))
     }
 
     /// The claims of a token whose signature and time are good.
@@ -320,7 +410,10 @@ impl Authenticator for Issuer {
         if claims["iss"] != self.options.url.as_str() {
             return Ok(None);
         }
-        self.user(&self.verified(token).await?).map(Some)
+        let begun = Instant::now();
+        let user = self.verified(token).await.and_then(|claims| self.user(&claims));
+        self.told.authenticated(user.is_ok(), begun);
+        user.map(Some)
     }
 }
 

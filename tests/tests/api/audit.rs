@@ -63,6 +63,8 @@ fn log(_: &(), _: &str) -> Result<()> {
         .ok()?;
     plane.user("silent", "system:masters")?.get(&config_maps("default", ""))?.ok()?;
     plane.client(None)?.get("/api/v1/nodes")?.refused(403, "Forbidden")?;
+    let constrained = plane.user("held", "system:masters")?.with_header("impersonate-user", "ann")?;
+    constrained.get(&config_maps("default", "theirs"))?.refused(403, "Forbidden")?;
     let mut watch = admin.watch(&format!("{}?watch=1&timeoutSeconds=1", config_maps("default", "")))?;
     while watch.more()?.is_some() {}
     let events = plane.eventually("the watch's end is in the log", 10, || {
@@ -78,6 +80,16 @@ fn log(_: &(), _: &str) -> Result<()> {
     };
     let created = find("create", "configmaps", "ResponseComplete")?;
     ensure!(created["auditID"] == id.as_str() && created["level"] == "RequestResponse", "{created}");
+    ensure!(created.get("authenticationMetadata").is_none(), "{created}");
+    let held = events
+        .iter()
+        .find(|event| event["user"]["username"] == "held" && event["stage"] == "ResponseComplete");
+    let held = held.context("nothing of who was held")?;
+    ensure!(
+        held["authenticationMetadata"]["impersonationConstraint"] == "impersonate:user-info"
+            && held["impersonatedUser"]["username"] == "ann",
+        "{held}"
+    );
     ensure!(
         created["user"]["username"] == "admin"
             && created["impersonatedUser"]["username"] == "jane"

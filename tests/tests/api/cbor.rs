@@ -84,6 +84,10 @@ fn objects(_: &(), _: &str) -> Result<()> {
     let review = json!({"apiVersion": "authentication.k8s.io/v1", "kind": "SelfSubjectReview"});
     let review = served(&post(&client, "/apis/authentication.k8s.io/v1/selfsubjectreviews", &review)?)?;
     ensure!(review["status"]["userInfo"]["username"].is_string(), "{review}");
+    let flags =
+        admin.with_header("accept", "application/cbor;g=config.k8s.io;v=v1beta1;as=Flagz")?.get("/flagz")?;
+    ensure!(flags.header("content-type") == "application/cbor", "{:?}", flags.headers);
+    ensure!(cbor::decode(&flags.body)?.to_value()["kind"] == "Flagz", "{}", flags.text());
     let options = json!({"apiVersion": "v1", "kind": "DeleteOptions", "preconditions": {"uid": "other"}});
     let delete = |options| client.send(Method::DELETE, &path, "application/cbor", encoded(options));
     delete(&options)?.refused_with(409, "Conflict", "UID in precondition: other")?;

@@ -147,6 +147,19 @@ fn provider(_: &(), _: &str) -> Result<()> {
     ] {
         review(&token)?.refused(401, "Unauthorized").map_err(|error| error.context(which))?;
     }
+    let metrics = plane.admin()?.get("/metrics")?.text();
+    let shown = |name: &str, label: &str| {
+        let name = format!("apiserver_authentication_jwt_authenticator_{name}{{");
+        metrics.lines().any(|line| line.starts_with(&name) && line.contains(label) && !line.ends_with(" 0"))
+    };
+    for (name, label) in [
+        ("latency_seconds_count", "result=\"success\""),
+        ("latency_seconds_count", "result=\"failure\""),
+        ("jwks_fetch_last_timestamp_seconds", "result=\"success\""),
+        ("jwks_fetch_last_key_set_info", "hash=\"sha256:"),
+    ] {
+        ensure!(shown(name, label), "{name} with {label} is not shown");
+    }
     Ok(())
 }
 
