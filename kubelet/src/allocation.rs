@@ -33,6 +33,7 @@ use crate::{
         resources,
     },
     preemption,
+    runtime::swap::Swap,
     status::generate::Verdict,
 };
 
@@ -102,6 +103,8 @@ pub struct Exclusive {
     pub cpus: bool,
     /// Memory of certain nodes.
     pub memory: bool,
+    /// A share of the node's swap, by the memory they asked for.
+    pub swap: Option<Swap>,
 }
 
 /// What cannot change while a container runs.
@@ -109,6 +112,7 @@ pub struct Exclusive {
 enum Pinned {
     Cpus,
     Memory,
+    Swap,
 }
 
 impl Pinned {
@@ -116,6 +120,7 @@ impl Pinned {
         match self {
             Self::Cpus => "guaranteed_pod_cpu_manager_static_policy",
             Self::Memory => "guaranteed_pod_memory_manager_static_policy",
+            Self::Swap => "swap_limitation",
         }
     }
 }
@@ -129,6 +134,7 @@ impl Pending {
             Pinned::Memory => {
                 "Resize is infeasible for Guaranteed Pods alongside Memory Manager policy \"Static\""
             }
+            Pinned::Swap => "In-place resize of containers with swap is not supported.",
         };
         Self { reason: "Infeasible", message: message.to_owned(), detail: Some(what.detail()) }
     }
@@ -398,7 +404,9 @@ impl Exclusive {
             pod::all_containers(pod).iter().map(|(_, container)| requests(container)).collect()
         };
         let changes = |resource| amounts(held, resource) != amounts(wanted, resource);
-        if qos::class(held) != QosClass::Guaranteed {
+        if self.swap.is_some_and(|swap| changes_swap(swap, held, wanted)) {
+            Some(Pinned::Swap)
+        } else if qos::class(held) != QosClass::Guaranteed {
             None
         } else if self.cpus && changes(resources::CPU) {
             Some(Pinned::Cpus)
@@ -406,6 +414,23 @@ impl Exclusive {
             (self.memory && changes(resources::MEMORY)).then_some(Pinned::Memory)
         }
     }
+}
+
+/// A container that is not restarted for it wants other memory, and may be swapped out before or after.
+fn changes_swap(swap: Swap, held: &Pod, wanted: &Pod) -> bool {
+    let memory = |c: &Container| resources::request(c, resources::MEMORY);
+    let restarts = |c: &Container| {
+        let mut policies = c.resize_policy.iter().flatten();
+        let of_memory = policies.find(|policy| policy.resource_name == resources::MEMORY);
+        of_memory.is_some_and(|policy| policy.restart_policy == "RestartContainer")
+    };
+    pod::all_containers(wanted).iter().any(|(_, new)| {
+        pod::container_named(held, &new.name).is_some_and(|(_, old)| {
+            memory(&old) != memory(new)
+                && !restarts(&old)
+                && (swap.allows(held, &old) || swap.allows(wanted, new))
+        })
+    })
 }
 
 /// Why the pod cannot have what it wants; `None` when it can.

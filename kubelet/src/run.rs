@@ -623,7 +623,7 @@ fn share(
             &config.root_dir,
             api.map(|(_, watched)| watched.node()),
             file.allowed_unsafe_sysctls.clone(),
-            Exclusive { cpus: cpus.are_exclusive(), memory: memory.is_pinned() },
+            Exclusive { cpus: cpus.are_exclusive(), memory: memory.is_pinned(), swap: swap(config, machine) },
         )?,
         cpus,
         memory,

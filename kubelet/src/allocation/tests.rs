@@ -3,7 +3,7 @@
 use serde_json::json;
 
 use super::*;
-use crate::testing;
+use crate::{runtime::swap::Behavior, testing};
 
 fn asking(name: &str, cpu: &str) -> Arc<Pod> {
     let pod = testing::pod(name).container("c").with(|p| {
@@ -69,4 +69,43 @@ async fn a_resize_waits_for_room_and_is_remembered() {
     let (again, _sender) = two_cpus(dir.path());
     again.admit(&asking("a", "1")).await.unwrap();
     assert_eq!(cpu(&again.given(&asking("a", "1"))), "1500m");
+}
+
+#[test]
+fn what_containers_have_for_themselves_is_not_resized() {
+    let sized = |resources: serde_json::Value, policy: &str| {
+        let policy = json!([{"resourceName": "memory", "restartPolicy": policy}]);
+        let one = testing::pod("a").container("c").with(|p| {
+            let container = &mut p.spec.get_or_insert_default().containers[0];
+            container.resources = serde_json::from_value(resources).unwrap();
+            container.resize_policy = serde_json::from_value(policy).unwrap();
+        });
+        one.build()
+    };
+    let all = |cpu: &str, memory: &str| {
+        let amounts = json!({"cpu": cpu, "memory": memory});
+        sized(json!({"requests": amounts, "limits": amounts}), "NotRequired")
+    };
+    let some = |memory: &str, policy: &str| sized(json!({"requests": {"memory": memory}}), policy);
+    let swap = Swap { behavior: Behavior::LimitedSwap, capacity: 1 << 30, memory: 1 << 40, unified: true };
+    let exclusive = Exclusive { cpus: true, memory: true, swap: Some(swap) };
+    let held = all("1", "1Gi");
+    for (settings, held, wanted, expected) in [
+        (exclusive, &held, all("2", "1Gi"), Some(Pinned::Cpus)),
+        (exclusive, &held, all("1", "2Gi"), Some(Pinned::Memory)),
+        (exclusive, &held, all("1", "1Gi"), None),
+        (Exclusive { cpus: false, ..exclusive }, &held, all("2", "1Gi"), None),
+        (Exclusive::default(), &held, all("2", "2Gi"), None),
+        (exclusive, &some("1Gi", "NotRequired"), some("2Gi", "NotRequired"), Some(Pinned::Swap)),
+        (exclusive, &some("1Gi", "NotRequired"), some("1Gi", "NotRequired"), None),
+        (exclusive, &some("1Gi", "RestartContainer"), some("2Gi", "RestartContainer"), None),
+        (
+            Exclusive { swap: None, ..exclusive },
+            &some("1Gi", "NotRequired"),
+            some("2Gi", "NotRequired"),
+            None,
+        ),
+    ] {
+        assert_eq!(settings.pins(held, &wanted), expected, "{settings:?} {wanted:?}");
+    }
 }

@@ -51,24 +51,34 @@ impl Swap {
         }
     }
 
-    /// Bytes of the container that may be swapped out.
+    /// Whether anything of the container may be swapped out.
     #[must_use]
-    pub fn limit(&self, pod: &Pod, container: &Container) -> i64 {
+    pub fn allows(&self, pod: &Pod, container: &Container) -> bool {
         if self.behavior == Behavior::NoSwap
             || admission::is_critical(pod)
             || qos::class(pod) != QosClass::Burstable
         {
-            return 0;
+            return false;
         }
-        let bytes = |milli: Option<i64>| milli.unwrap_or(0) / 1000;
         let request = bytes(resources::request(container, MEMORY));
         // One that may use no more than it requests has all of that in memory.
-        if request == bytes(resources::limit(container, MEMORY)) || request > self.memory {
+        request != bytes(resources::limit(container, MEMORY)) && request <= self.memory
+    }
+
+    /// Bytes of the container that may be swapped out.
+    #[must_use]
+    pub fn limit(&self, pod: &Pod, container: &Container) -> i64 {
+        if !self.allows(pod, container) {
             return 0;
         }
+        let request = bytes(resources::request(container, MEMORY));
         let share = i128::from(self.capacity) * i128::from(request) / i128::from(self.memory.max(1));
         i64::try_from(share).unwrap_or(self.capacity)
     }
+}
+
+fn bytes(milli: Option<i64>) -> i64 {
+    milli.unwrap_or(0) / 1000
 }
 
 #[cfg(test)]

@@ -33,7 +33,7 @@ use crate::{
         ContainerUsage, PodUsage,
         disk::Taken,
         filesystems::{self, Filesystem},
-        network::Interface,
+        network::{self, Interface},
         processes::{self, Held},
     },
 };
@@ -77,7 +77,8 @@ pub(super) async fn serve(server: &Arc<Server>) -> Result<String, ServeError> {
     let cgroups = server.shared.cgroups.clone();
     let look = move || {
         let (filesystems, devices) = filesystems::of_node();
-        let mut rows = vec![node(&filesystems)];
+        let network = network::of_process(Path::new("/proc"));
+        let mut rows = vec![node(&filesystems, &network)];
         rows.extend(cgroups.as_ref().map(classes).into_iter().flatten());
         for pod in &pods {
             rows.extend(of_pod(pod, cgroups.as_ref()));
@@ -93,14 +94,15 @@ pub(super) async fn serve(server: &Arc<Server>) -> Result<String, ServeError> {
 }
 
 /// The node itself.
-fn node(filesystems: &[Filesystem]) -> Row<'_> {
+fn node<'a>(filesystems: &'a [Filesystem], network: &'a [Interface]) -> Row<'a> {
     let read = |name: &str| std::fs::read_to_string(Path::new("/proc").join(name)).unwrap_or_default();
     let stat = read("stat");
     let figures = Figures {
         pressure: figures::pressure_of_node(Path::new("/")),
         ..of_node(&stat, &read("meminfo"), &read("vmstat"), node_cpu())
     };
-    Row { id: "/".to_owned(), figures, started: boot_time(&stat), filesystems, ..Row::default() }
+    let started = boot_time(&stat);
+    Row { id: "/".to_owned(), figures, started, filesystems, network, ..Row::default() }
 }
 
 /// What the files of /proc say of all processes together.
@@ -563,7 +565,7 @@ fn disks(devices: &BTreeMap<String, String>) -> Vec<Kind> {
     ]
 }
 
-fn network() -> Vec<Kind> {
+fn interfaces() -> Vec<Kind> {
     vec![
         of_interface("container_network_receive_bytes_total", "Cumulative count of bytes received", |i| {
             i.rx_bytes
@@ -678,7 +680,7 @@ fn text(rows: &[Row<'_>], devices: &BTreeMap<String, String>, now: i64) -> Strin
         }),
         gauge("container_health_state", "The result of the container's health check", |_| 0),
     ];
-    let all = [spec(), seen, cpu(), memory(), disks(devices), network(), processes(), pressure()];
+    let all = [spec(), seen, cpu(), memory(), disks(devices), interfaces(), processes(), pressure()];
     let mut out = String::new();
     for kind in all.into_iter().flatten() {
         let mut family = Family::new(&mut out, kind.name, kind.kind, kind.help);
