@@ -2,8 +2,8 @@
 //!
 //! Tests of one list share a control plane and run several at a time, each in its own namespace; those of
 //! [`failures`], [`audit`], [`encryption`], [`configurations`], [`cbor`], [`shards`], [`gates`], [`egress`], [`placement`],
-//! [`extenders`], [`gangs`], [`roles`], [`leaders`], [`unreadable`], [`peers`], [`manifests`], [`traces`], [`metrics`], [`pages`], [`front`] and
-//! [`outside`] start their own, to break it or to have it otherwise.
+//! [`extenders`], [`gangs`], [`roles`], [`leaders`], [`unreadable`], [`peers`], [`manifests`], [`traces`], [`metrics`], [`pages`],
+//! [`devicetaints`], [`front`] and [`outside`] start their own, to break it or to have it otherwise.
 
 mod access;
 mod admission;
@@ -12,6 +12,7 @@ mod audit;
 mod cbor;
 mod configurations;
 mod customresources;
+mod devicetaints;
 mod discovery;
 mod egress;
 mod encryption;
@@ -108,6 +109,7 @@ fn main() -> ExitCode {
         .and(alone.run("traces", traces::TESTS))
         .and(alone.run("metrics", metrics::TESTS))
         .and(alone.run("pages", pages::TESTS))
+        .and(alone.run("devicetaints", devicetaints::TESTS))
         .and(alone.run("front", front::TESTS))
         .and(alone.run("outside", outside::TESTS))
         .and(alone.run("failures", failures::TESTS));

@@ -9,12 +9,15 @@ use crate::scheduling::Daemon;
 pub(crate) const TESTS: &[Test<()>] =
     &[("the scheduler and the controllers say how they are set up and how they are", pages)];
 
+/// Where a field is, and its value.
+type Field = (&'static str, fn() -> Value);
+
 /// A daemon's flag, its configuration's name and fields of it, and the checks of its endpoints.
 struct Pages {
     daemon: &'static str,
     flag: &'static str,
     name: &'static str,
-    fields: &'static [(&'static str, fn() -> Value)],
+    fields: &'static [Field],
     checks: &'static [(&'static str, &'static [&'static str])],
 }
 
