@@ -113,6 +113,9 @@ pub struct Metrics {
     pub client_certificate_errors: IntCounter,
     pub serving_certificate_errors: IntCounter,
     pub serving_certificate_age: Histogram,
+    pub events_connections: IntCounter,
+    pub events_errors: IntCounter,
+    pub events_latency: Histogram,
 }
 
 /// How long volumes take, in seconds.
@@ -736,6 +739,22 @@ impl Metrics {
                 Alpha,
                 LIVES.to_vec(),
             ),
+            events_connections: counter(
+                "kubelet_evented_pleg_connection_success_count",
+                "Times that the runtime began to tell its events.",
+                Alpha,
+            ),
+            events_errors: counter(
+                "kubelet_evented_pleg_connection_error_count",
+                "Times that the runtime did not tell its events, or no longer.",
+                Alpha,
+            ),
+            events_latency: histogram(
+                "kubelet_evented_pleg_connection_latency_seconds",
+                "How old the runtime's events were when they came.",
+                Alpha,
+                default(),
+            ),
         }
     }
 }
@@ -855,7 +874,6 @@ mod tests {
             "volumes are not reconstructed: what is set up is written down",
         ),
         ("reconstruct_volume_operations_", "volumes are not reconstructed: what is set up is written down"),
-        ("kubelet_evented_pleg_", "the runtime is listed, its events are not followed"),
         ("kubelet_pleg_discard_events", "there is no queue of events that could be full"),
         ("kubelet_pleg_pod_relist_duration_seconds", "pods are listed all at once"),
         ("kubelet_imagemanager_inmemory_", "records of pulls are read from the disk, not kept in memory"),

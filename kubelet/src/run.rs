@@ -783,7 +783,8 @@ impl App {
         metrics::get().shutdown_end.set(ended);
         metrics::get().cgroup_version.set(if shared.settings.cgroup_v2 { 2 } else { 1 });
         shared.events.send(about, Severity::Normal, "Starting", "Starting kubelet.");
-        let seen = pleg::run(shared.runtime.clone(), Arc::clone(&pods), &tasks);
+        let evented = config.gates.has(features::Gate::EventedPLEG);
+        let seen = pleg::run(shared.runtime.clone(), Arc::clone(&pods), evented, &tasks);
         let ready = network.subscribe();
         node::network::run(Arc::clone(&shared), network, Arc::clone(&pods), &tasks);
         let stats = {

@@ -397,6 +397,15 @@ impl Runtime {
         Ok(self.runtime.clone().port_forward(self.request(request)).await?.into_inner().url)
     }
 
+    /// What happens to containers, from now on.
+    ///
+    /// # Errors
+    /// When the call fails, as with runtimes that do not tell.
+    pub async fn events(&self) -> Result<tonic::Streaming<cri::ContainerEventResponse>, RuntimeError> {
+        let request = tonic::Request::new(cri::GetEventsRequest::default());
+        Ok(self.runtime.clone().get_container_events(request).await?.into_inner())
+    }
+
     // === what there is ===
 
     /// Every sandbox and container the kubelet made, without details.
