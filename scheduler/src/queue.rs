@@ -26,6 +26,8 @@ pub struct BackOff {
     pub max: Duration,
     /// Longest a pod waits for an event before it is tried again anyway.
     pub forgotten: Duration,
+    /// Whether pods that were refused are tried before their time while no other pod is ready (KEP-5142).
+    pub early: bool,
 }
 
 /// Time since an arbitrary start; monotonic.
@@ -33,6 +35,9 @@ pub type Instant = Duration;
 
 /// Order of the active queue: higher priority first, then first come.
 type Rank = (Reverse<i32>, Instant, u64);
+
+/// Order of pods that back off and are tried before their time: by the second in which it ends, then as active ones.
+type EarlyRank = (u64, Rank);
 
 #[derive(Clone, Debug)]
 struct Entry {
@@ -53,8 +58,11 @@ struct Entry {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Place {
     Active(Rank),
-    /// Until then.
-    BackOff(Instant),
+    /// Until then; `early` is where it stands among those that are tried before, if it is one of them.
+    BackOff {
+        until: Instant,
+        early: Option<EarlyRank>,
+    },
     Waiting,
     /// Refused by a pre-enqueue plugin.
     Gated,
@@ -70,6 +78,8 @@ pub struct Queue {
     entries: HashMap<String, Entry>,
     active: BTreeMap<Rank, String>,
     backing_off: BTreeSet<(Instant, String)>,
+    /// Those of them that are tried while no other pod is ready. Errors are no fault of the pod, and keep their time.
+    early: BTreeMap<EarlyRank, String>,
     back_off: BackOff,
     sequence: u64,
     incoming: Incoming,
@@ -84,6 +94,7 @@ const POD_ADDED: &str = "UnschedulablePodAdd";
 const POD_UPDATED: &str = "UnschedulablePodUpdate";
 const FAILED: &str = "ScheduleAttemptFailure";
 const BACKED_OFF: &str = "BackoffComplete";
+const EARLY: &str = "PopFromBackoffQ";
 const FORGOTTEN: &str = "UnschedulableTimeout";
 
 /// Counts for the `scheduler_pending_pods` metric.
@@ -102,7 +113,7 @@ pub struct Pending {
 impl Default for BackOff {
     fn default() -> Self {
         let seconds = Duration::from_secs;
-        Self { initial: seconds(1), max: seconds(10), forgotten: seconds(300) }
+        Self { initial: seconds(1), max: seconds(10), forgotten: seconds(300), early: false }
     }
 }
 
@@ -113,6 +124,7 @@ impl Queue {
             entries: HashMap::new(),
             active: BTreeMap::new(),
             backing_off: BTreeSet::new(),
+            early: BTreeMap::new(),
             back_off,
             sequence: 0,
             incoming: Incoming::new(),
@@ -183,6 +195,14 @@ impl Queue {
     /// The next pod to try, with the number of this attempt and how long it has waited in all.
     pub fn pop(&mut self, now: Instant) -> Option<(Arc<PodInfo>, u32, Duration)> {
         self.end_waits(now);
+        if self.active.is_empty()
+            && let Some((_, uid)) = self.early.pop_first()
+        {
+            if let Some(Place::BackOff { until, .. }) = self.entries.get(&uid).map(|entry| entry.place) {
+                self.backing_off.remove(&(until, uid.clone()));
+            }
+            self.activate(&uid, EARLY);
+        }
         let (_, uid) = self.active.pop_first()?;
         let entry = self.entries.get_mut(&uid)?;
         entry.place = Place::InFlight { woken: false };
@@ -283,7 +303,7 @@ impl Queue {
 
     /// Whether a pod can be popped without waiting.
     pub fn is_ready(&self) -> bool {
-        !self.active.is_empty()
+        !self.active.is_empty() || !self.early.is_empty()
     }
 
     /// Counts by place.
@@ -292,7 +312,7 @@ impl Queue {
         for entry in self.entries.values() {
             match entry.place {
                 Place::Active(_) => out.active += 1,
-                Place::BackOff(_) => out.backoff += 1,
+                Place::BackOff { .. } => out.backoff += 1,
                 Place::Waiting => out.unschedulable += 1,
                 Place::Gated => out.gated += 1,
                 Place::InFlight { .. } => {}
@@ -304,7 +324,7 @@ impl Queue {
     /// How many pods that wait each plugin refused last, by the scheduler they name.
     pub fn refusals(&self) -> BTreeMap<(&'static str, &str), i64> {
         let mut out = BTreeMap::new();
-        let waiting = |e: &&Entry| matches!(e.place, Place::Waiting | Place::BackOff(_));
+        let waiting = |e: &&Entry| matches!(e.place, Place::Waiting | Place::BackOff { .. });
         for entry in self.entries.values().filter(waiting) {
             for plugin in &entry.refused_by {
                 *out.entry((*plugin, entry.pod.scheduler_name.as_str())).or_insert(0) += 1;
@@ -328,6 +348,9 @@ impl Queue {
                 break;
             }
             self.backing_off.remove(&(at, uid.clone()));
+            if let Some(Place::BackOff { early: Some(rank), .. }) = self.entries.get(&uid).map(|e| e.place) {
+                self.early.remove(&rank);
+            }
             self.activate(&uid, BACKED_OFF);
         }
         let after = self.back_off.forgotten;
@@ -349,8 +372,15 @@ impl Queue {
         if entry.attempts == 0 || until <= now {
             self.activate(uid, event);
         } else {
-            entry.place = Place::BackOff(until);
+            self.sequence += 1;
+            let rank = (Reverse(entry.pod.priority), entry.added, self.sequence);
+            let early =
+                (self.back_off.early && !entry.refused_by.is_empty()).then_some((until.as_secs(), rank));
+            entry.place = Place::BackOff { until, early };
             self.backing_off.insert((until, uid.to_owned()));
+            if let Some(rank) = early {
+                self.early.insert(rank, uid.to_owned());
+            }
             self.came("backoff", event);
         }
     }
@@ -367,7 +397,12 @@ impl Queue {
     fn unlink(&mut self, entry: &Entry) {
         match entry.place {
             Place::Active(rank) => drop(self.active.remove(&rank)),
-            Place::BackOff(until) => drop(self.backing_off.remove(&(until, entry.pod.uid.clone()))),
+            Place::BackOff { until, early } => {
+                self.backing_off.remove(&(until, entry.pod.uid.clone()));
+                if let Some(rank) = early {
+                    self.early.remove(&rank);
+                }
+            }
             _ => {}
         }
     }

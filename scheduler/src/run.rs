@@ -61,6 +61,7 @@ const SWITCHES: Switches = Switches {
         Gate::DRAExtendedResource,
         Gate::GangScheduling,
         Gate::GenericWorkload,
+        Gate::SchedulerPopFromBackoffQ,
         Gate::TopologyAwareWorkloadScheduling,
         Gate::WorkloadAwarePreemption,
     ],
@@ -197,6 +198,7 @@ impl Daemon for Scheduler {
             features: out.features,
         };
         out.configz = configz::configuration(&file, flags);
+        out.back_off.early = out.features.has(Gate::SchedulerPopFromBackoffQ);
         out.back_off.forgotten = values.duration("pod-max-in-unschedulable-pods-duration");
         Ok(out)
     }

@@ -43,6 +43,41 @@ fn a_refused_pod_waits_for_an_event_its_refuser_cares_about() {
 }
 
 #[test]
+fn pods_that_were_refused_are_tried_early_while_no_other_is_ready() {
+    let mut q = Queue::new(BackOff { early: true, ..BackOff::default() });
+    for (name, priority) in [("low", 0), ("high", 5), ("broken", 9)] {
+        q.add(pod(name).priority(priority).info(), false, at(0));
+    }
+    let next = |q: &mut Queue, now| q.pop(now).map(|(pod, attempt, _)| (pod.name.clone(), attempt));
+    for (name, refused_by) in
+        [("broken", vec![]), ("high", vec!["NodeResourcesFit"]), ("low", vec!["NodeResourcesFit"])]
+    {
+        assert_eq!(next(&mut q, at(0)), Some((name.to_owned(), 1)));
+        q.failed(&format!("uid-{name}"), refused_by, at(0));
+    }
+    let room = ClusterEvent::PodRemoved(pod("other").on("n1").info());
+    with_plugins(&mut q, &room, at(0));
+    q.add(pod("fresh").info(), false, at(0));
+    q.take_incoming();
+    assert_eq!((q.pending().active, q.pending().backoff), (1, 3));
+    for (name, attempt) in [("fresh", 1), ("high", 2), ("low", 2)] {
+        assert_eq!(next(&mut q, at(0)), Some((name.to_owned(), attempt)));
+    }
+    assert_eq!(q.take_incoming().get(&("active", "PopFromBackoffQ")), Some(&2));
+    // What failed by an error keeps its time.
+    assert_eq!((next(&mut q, at(0)), q.is_ready()), (None, false));
+    assert_eq!(next(&mut q, at(1)), Some(("broken".to_owned(), 2)));
+    // Whose time has come is not there twice, and who leaves is not there at all.
+    for name in ["high", "low"] {
+        q.failed(&format!("uid-{name}"), vec!["NodeResourcesFit"], at(1));
+    }
+    with_plugins(&mut q, &room, at(1));
+    q.remove("uid-low");
+    assert_eq!((next(&mut q, at(9)), next(&mut q, at(9))), (Some(("high".to_owned(), 3)), None));
+    assert_eq!((q.pending().backoff, q.is_ready(), q.next_deadline()), (0, false, None));
+}
+
+#[test]
 fn back_off_doubles_up_to_its_limit() {
     let mut q = Queue::new(BackOff::default());
     q.add(pod("p").info(), false, at(0));
