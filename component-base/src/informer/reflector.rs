@@ -107,9 +107,13 @@ impl ReflectError {
         matches!(self, ReflectError::Status { code: 410 | 504, .. })
     }
 
-    /// The server does not know `sendInitialEvents`: it says so, or it leaves out the bookmark that ends the list.
+    /// The server does not stream lists: it says so, or it leaves out the bookmark that ends the list. Servers whose store
+    /// cannot do it have an internal error (500); a busy one, or one that does not know the caller, is asked again.
     fn refuses_streaming(&self) -> bool {
-        matches!(self, ReflectError::Status { code: 400 | 403 | 405 | 422, .. } | ReflectError::NoEndOfList)
+        match self {
+            ReflectError::Status { code, .. } => !matches!(code, 401 | 410 | 429 | 503 | 504),
+            error => matches!(error, ReflectError::NoEndOfList),
+        }
     }
 }
 

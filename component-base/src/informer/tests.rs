@@ -251,14 +251,20 @@ async fn a_streamed_list_ends_with_its_bookmark_and_goes_on_as_a_watch() {
 
 #[tokio::test]
 async fn a_server_that_refuses_to_stream_is_paged() {
-    let answers = vec![
-        answer(422, &[r#"{"kind":"Status","code":422,"message":"sendInitialEvents is forbidden"}"#], false),
-        answer(200, &[&page(&[config_map("a", 1)], 5, "")], false),
-        answer(200, &[], true),
+    let refusals = [
+        (422, r#"{"kind":"Status","code":422,"message":"sendInitialEvents is forbidden"}"#),
+        (500, r#"{"kind":"Status","code":500,"message":"the required storage feature is disabled"}"#),
     ];
-    let (seen, asked, _) = run_with(answers, 1, Informers::with_streaming_lists).await;
-    assert_eq!(seen, ["+a@1 initial=true"]);
-    assert!(asked[1].starts_with("/api/v1/configmaps?limit=500"), "{}", asked[1]);
+    for (code, refusal) in refusals {
+        let answers = vec![
+            answer(code, &[refusal], false),
+            answer(200, &[&page(&[config_map("a", 1)], 5, "")], false),
+            answer(200, &[], true),
+        ];
+        let (seen, asked, _) = run_with(answers, 1, Informers::with_streaming_lists).await;
+        assert_eq!(seen, ["+a@1 initial=true"], "{code}");
+        assert!(asked[1].starts_with("/api/v1/configmaps?limit=500"), "{}", asked[1]);
+    }
 }
 
 #[tokio::test]
