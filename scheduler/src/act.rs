@@ -52,6 +52,8 @@ pub struct Actor {
     claims: Claims,
     extenders: Extenders,
     metrics: Arc<Metrics>,
+    /// Whether a pod tells its node before it is bound, where that takes more than the binding (KEP-5278).
+    foretells: bool,
 }
 
 /// The claims that bindings wait for.
@@ -83,6 +85,14 @@ enum BindError {
 }
 
 impl BindError {
+    /// For events.
+    fn words(&self) -> String {
+        match self {
+            BindError::Api(error) => chain(error),
+            other => chain(other),
+        }
+    }
+
     /// Whether it is known that the pod was not bound.
     fn is_certain(&self) -> bool {
         match self {
@@ -97,7 +107,7 @@ impl BindError {
 }
 
 impl Actor {
-    /// An actor that reports results through `back`.
+    /// An actor that reports results through `back`; `foretells` is whether pods tell their nodes before they are bound.
     pub fn new(
         client: Client,
         recorders: HashMap<String, Recorder>,
@@ -105,10 +115,10 @@ impl Actor {
         back: mpsc::UnboundedSender<Change>,
         tasks: Tasks,
         claims: Claims,
-        (extenders, metrics): (Extenders, Arc<Metrics>),
+        (extenders, metrics, foretells): (Extenders, Arc<Metrics>, bool),
     ) -> Self {
         let permits = Arc::new(Semaphore::new(BINDINGS));
-        Self { client, recorders, clock, back, tasks, permits, claims, extenders, metrics }
+        Self { client, recorders, clock, back, tasks, permits, claims, extenders, metrics, foretells }
     }
 
     /// Binds a pod to a node once its volumes are, in the background; a failure comes back as a change. `object` is the
@@ -145,9 +155,13 @@ impl Actor {
                             true => "DynamicResources",
                             false => "VolumeBinding",
                         };
-                        let note = format!("running PreBind plugin {plugin:?}: {error}");
-                        let note = if reservation.is_empty() { chain(&error) } else { note };
-                        actor.event(&pod, EventType::Warning, "FailedScheduling", "Scheduling", &note);
+                        let (kind, plugin) = match reservation.is_empty() && !of_devices {
+                            true => ("Bind", "DefaultBinder"),
+                            false => ("PreBind", plugin),
+                        };
+                        let note = format!("running {kind} plugin {plugin:?}: {}", error.words());
+                        // What it told of its node before holds no more.
+                        actor.unschedulable(&pod, "SchedulerError", note, Some(String::new()));
                     }
                     let Attempt { number: attempt, waited, .. } = attempt;
                     let failure = Change::BindingFailed { pod, reservation, gone, attempt, waited };
@@ -188,6 +202,10 @@ impl Actor {
         reservation: &Reservation,
         timeouts: Timeouts,
     ) -> Result<(), BindError> {
+        if self.foretells && (!reservation.is_empty() || pod.device_claim_keys().next().is_some()) {
+            // Others, such as those who take nodes away, need not wait for the binding to know.
+            self.write_status(pod, json!({"nominatedNodeName": node})).await;
+        }
         if !reservation.is_empty() {
             self.write(reservation).await?;
             self.write_devices(reservation).await?;

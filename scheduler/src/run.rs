@@ -61,6 +61,7 @@ const SWITCHES: Switches = Switches {
         Gate::DRAExtendedResource,
         Gate::GangScheduling,
         Gate::GenericWorkload,
+        Gate::NominatedNodeNameForExpectation,
         Gate::SchedulerPopFromBackoffQ,
         Gate::TopologyAwareWorkloadScheduling,
         Gate::WorkloadAwarePreemption,
@@ -303,7 +304,8 @@ async fn lead(office: Office, tasks: &Tasks) {
     };
     let recorders = profiles.iter().map(recorder).collect();
     let claims = Claims { volumes: claims, devices, changed };
-    let with = (extenders.clone(), metrics.clone());
+    let foretells = features.has(Gate::NominatedNodeNameForExpectation);
+    let with = (extenders.clone(), metrics.clone(), foretells);
     let actor = Actor::new(client.clone(), recorders, clock.clone(), sender, tasks.clone(), claims, with);
     let pods = informers.get::<Pod>(ListWatch::default());
     let nodes = informers.get::<Node>(ListWatch::default());

@@ -3,12 +3,13 @@
 //! Tests of one list share a control plane and run several at a time, each in its own namespace; those of
 //! [`failures`], [`audit`], [`encryption`], [`configurations`], [`cbor`], [`shards`], [`gates`], [`egress`], [`placement`],
 //! [`extenders`], [`gangs`], [`roles`], [`leaders`], [`unreadable`], [`peers`], [`manifests`], [`traces`], [`metrics`], [`pages`],
-//! [`devicetaints`], [`front`] and [`outside`] start their own, to break it or to have it otherwise.
+//! [`devicetaints`], [`binding`], [`front`] and [`outside`] start their own, to break it or to have it otherwise.
 
 mod access;
 mod admission;
 mod aggregation;
 mod audit;
+mod binding;
 mod cbor;
 mod configurations;
 mod customresources;
@@ -110,6 +111,7 @@ fn main() -> ExitCode {
         .and(alone.run("metrics", metrics::TESTS))
         .and(alone.run("pages", pages::TESTS))
         .and(alone.run("devicetaints", devicetaints::TESTS))
+        .and(alone.run("binding", binding::TESTS))
         .and(alone.run("front", front::TESTS))
         .and(alone.run("outside", outside::TESTS))
         .and(alone.run("failures", failures::TESTS));
