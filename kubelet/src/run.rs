@@ -533,12 +533,13 @@ fn share(
     let devices = Arc::new(Devices::new(config.root_dir.join("device-plugins")));
     let registrar = registration::run(Arc::clone(&devices), tasks).map_err(at(devices.folder()))?;
     if api.is_some() {
-        let (drivers, drain) = (Arc::clone(&drivers), tasks.drain());
+        let (drivers, objects, drain) = (Arc::clone(&drivers), Arc::clone(&objects), tasks.drain());
         tasks.spawn("csinode", async move {
-            tokio::select! {
-                () = drain.cancelled() => {}
-                () = drivers.ensure_node() => {}
-            }
+            let kept = async {
+                drivers.ensure_node().await;
+                drivers.keep_counts(&*objects).await;
+            };
+            drain.run_until_cancelled(kept).await;
         });
     }
     let cpus = Arc::new(Cpus::new(&config.cpus, Path::new("/"), &config.root_dir)?);

@@ -121,6 +121,14 @@ pub enum VolumeError {
         /// Why not.
         why: String,
     },
+    /// The volume is not attached to this node, which has as many as it can.
+    #[error("volume {name} is not attached to the node: {why}")]
+    Exhausted {
+        /// The volume.
+        name: String,
+        /// The driver's words.
+        why: String,
+    },
     /// A mount cannot be read-only all the way down.
     #[error("volume {name:?} requested recursive read-only mode, but {why}")]
     RecursiveReadOnly {

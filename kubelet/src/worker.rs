@@ -451,6 +451,9 @@ impl Worker {
         let wake = plan.wake_at();
         self.made = None;
         let retry = self.carry_out(pod, &runtime, &plan).await;
+        if self.verdict.is_some() {
+            return None;
+        }
         if plan.changes_something() {
             // Where all went well it is known what there is.
             let made = self.made.take().filter(|(_, ids)| retry.is_none() && ids.len() == plan.start.len());

@@ -1,18 +1,21 @@
 //! The drivers on this node: registered by their sockets, told of in the CSINode and the node's labels.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
     path::PathBuf,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use super::measured::Measured;
-use crate::plugin::{Introduction, PluginKind, channel};
+use crate::{
+    api::ObjectSource,
+    plugin::{Introduction, PluginKind, channel},
+};
 use async_trait::async_trait;
 use k8s_openapi::{
     api::{
         core::v1::Node,
-        storage::v1::{CSINode, CSINodeDriver, CSINodeSpec, VolumeNodeResources},
+        storage::v1::{CSIDriverSpec, CSINode, CSINodeDriver, CSINodeSpec, VolumeNodeResources},
     },
     apimachinery::pkg::apis::meta::v1::OwnerReference,
 };
@@ -27,11 +30,14 @@ use proto::csi::v1::{
     node_service_capability::{Type, rpc},
 };
 use serde_json::json;
+use tokio::sync::Notify;
 
 /// How long a driver may take to answer a question.
 const PATIENCE: Duration = Duration::from_secs(120);
 /// How long to wait after the CSINode could not be made: the node may not be registered yet.
 const AGAIN: Duration = Duration::from_secs(2);
+/// Between two looks at which drivers are to be asked again: less than that no object may say.
+const LEAST_PERIOD: Duration = Duration::from_secs(10);
 /// The kinds of volumes of earlier versions that drivers have taken over.
 const MIGRATED: [&str; 7] =
     ["aws-ebs", "azure-disk", "azure-file", "cinder", "gce-pd", "portworx-volume", "vsphere-volume"];
@@ -58,13 +64,17 @@ pub struct Drivers {
     client: Option<Client>,
     node: String,
     known: Mutex<HashMap<String, PathBuf>>,
+    /// Those that have attached as many volumes as they can.
+    full: Mutex<BTreeSet<String>>,
+    changed: Notify,
 }
 
 impl Drivers {
     /// None yet.
     #[must_use]
     pub fn new(client: Option<Client>, node: &str) -> Self {
-        Self { client, node: node.to_owned(), known: Mutex::default() }
+        let (known, full, changed) = (Mutex::default(), Mutex::default(), Notify::new());
+        Self { client, node: node.to_owned(), known, full, changed }
     }
 
     /// A connection to a registered driver.
@@ -85,6 +95,46 @@ impl Drivers {
         while let Err(error) = self.write(|_| false).await {
             tracing::debug!(%error, "no CSINode yet");
             tokio::time::sleep(AGAIN).await;
+        }
+    }
+
+    /// The driver has attached as many volumes as it can: it is asked how many that are.
+    pub fn look_again(&self, driver: &str) {
+        self.full.lock().insert(driver.to_owned());
+        self.changed.notify_one();
+    }
+
+    /// Asks drivers how many volumes they can attach, as often as their objects say and when they are full, for good.
+    pub async fn keep_counts(&self, objects: &dyn ObjectSource) {
+        let mut asked: HashMap<String, Instant> = HashMap::new();
+        loop {
+            // Nobody has to know sooner than when the next round is.
+            let _woken = tokio::time::timeout(LEAST_PERIOD, self.changed.notified()).await;
+            let full = std::mem::take(&mut *self.full.lock());
+            let known: Vec<String> = self.known.lock().keys().cloned().collect();
+            asked.retain(|name, _| known.contains(name));
+            for name in known {
+                let Ok(Some(driver)) = objects.csi_driver(&name).await else { continue };
+                let before = *asked.entry(name.clone()).or_insert_with(Instant::now);
+                let due = period(&driver.spec).is_some_and(|period| before.elapsed() >= period);
+                if due || full.contains(&name) {
+                    asked.insert(name.clone(), Instant::now());
+                    self.count_again(&name).await;
+                }
+            }
+        }
+    }
+
+    async fn count_again(&self, driver: &str) {
+        let Some(mut client) = self.client(driver) else { return };
+        let asked = tokio::time::timeout(PATIENCE, client.node_get_info(NodeGetInfoRequest {})).await;
+        let told = match asked {
+            Ok(Ok(info)) => self.announce(driver, &info.into_inner()).await.map_err(|e| e.to_string()),
+            Ok(Err(status)) => Err(status.message().to_owned()),
+            Err(_) => Err("no answer".to_owned()),
+        };
+        if let Err(error) = told {
+            tracing::warn!(driver, error, "cannot bring the driver's count of volumes up to date");
         }
     }
 
@@ -127,6 +177,13 @@ impl Drivers {
             }
         }
     }
+}
+
+/// How often a driver is asked how many volumes it can attach; never, where its object does not say.
+#[must_use]
+pub fn period(spec: &CSIDriverSpec) -> Option<Duration> {
+    let seconds = u64::try_from(spec.node_allocatable_update_period_seconds?).ok()?;
+    (seconds > 0).then(|| Duration::from_secs(seconds))
 }
 
 /// What a driver can do.

@@ -12,7 +12,7 @@ use std::{
 
 use k8s_openapi::api::{
     core::v1::{Pod, SecretReference},
-    storage::v1::{CSIDriver, CSIDriverSpec},
+    storage::v1::{CSIDriver, CSIDriverSpec, VolumeAttachmentStatus},
 };
 use parking_lot::Mutex;
 use proto::csi::v1::{
@@ -36,6 +36,8 @@ use crate::{
 
 /// How long a driver may take for one call.
 const PATIENCE: Duration = Duration::from_secs(120);
+/// gRPC's code of a driver that cannot attach more: `RESOURCE_EXHAUSTED`.
+const EXHAUSTED: i32 = 8;
 /// How long a service account's token holds when the driver does not say.
 const TOKEN_SECONDS: i64 = 3600;
 
@@ -238,9 +240,13 @@ impl Csi {
             Some(status) if status.attached => {
                 Ok(status.attachment_metadata.unwrap_or_default().into_iter().collect())
             }
-            Some(status) if status.attach_error.is_some() => {
-                let why = status.attach_error.and_then(|e| e.message).unwrap_or_default();
-                Err(VolumeError::NotAttached { name: volume.unique_name(), why })
+            Some(VolumeAttachmentStatus { attach_error: Some(error), .. }) => {
+                let (name, why) = (volume.unique_name(), error.message.unwrap_or_default());
+                if error.error_code == Some(EXHAUSTED) && driver::period(spec).is_some() {
+                    self.drivers.look_again(&volume.driver);
+                    return Err(VolumeError::Exhausted { name, why });
+                }
+                Err(VolumeError::NotAttached { name, why })
             }
             _ => Err(VolumeError::NotAttached {
                 name: volume.unique_name(),

@@ -12,7 +12,7 @@ use std::{
 };
 
 use component_base::traces;
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::{ConfigMap, Container, Pod, Secret};
 
 use super::{RETRY, Worker, later, plan};
@@ -34,7 +34,7 @@ use crate::{
         observed::{PodRuntime, Sandbox},
         security::SecurityError,
     },
-    status::generate::Waiting,
+    status::generate::{Verdict, Waiting},
     userns::UserNamespaceError,
     volume::{self, Mounted, VolumeError},
 };
@@ -129,6 +129,10 @@ impl Worker {
         }
         let mounted = match self.set_up_volumes(pod, runtime).await {
             Ok(mounted) => mounted,
+            Err((name, VolumeError::Exhausted { why, .. })) if self.has_waited_for_volumes() => {
+                self.refuse_for_volumes(pod, &name, &why);
+                return None;
+            }
             Err((name, error)) => {
                 let text = format!("MountVolume.SetUp failed for volume {name:?} : {error}");
                 self.failed(pod, "FailedMount", &text);
@@ -154,6 +158,25 @@ impl Worker {
         self.failures = 0;
         self.made = Some((place.sandbox.clone(), vec![]));
         self.start_all(pod, plan, &place, &mounted).await
+    }
+
+    /// As long as upstream waits for volumes before it looks why they do not come.
+    fn has_waited_for_volumes(&self) -> bool {
+        let since = self.status.as_ref().and_then(|status| status.start_time.as_ref());
+        since.is_some_and(|since| waited_enough(since.0, Timestamp::now()))
+    }
+
+    /// The node can attach no more volumes: the pod has failed, so that another one may go elsewhere.
+    fn refuse_for_volumes(&mut self, pod: &Pod, volume: &str, why: &str) {
+        let reason = "VolumeAttachmentLimitExceeded";
+        let message = format!(
+            "Node has reached its volume attachment limit, rejecting pod. unmounted volumes=[{volume}], \
+             unattached volumes=[{volume}], failed to process volumes=[]: {why}"
+        );
+        self.event(pod, Severity::Warning, reason, &message);
+        metrics::get().admission_rejections.with_label_values(&[reason]).inc();
+        let message = format!("Pod was rejected: {message}");
+        self.verdict = Some(Verdict { reason: reason.to_owned(), message, disrupted: false });
     }
 
     /// Takes the instances away; the next round, which is due at once, starts all containers anew.
@@ -689,6 +712,11 @@ impl Worker {
             self.kill_container(pod, id, container, &ip, text, pod_grace(pod)).await;
         }
     }
+}
+
+/// Upstream's time for volumes to be attached and mounted.
+fn waited_enough(since: Timestamp, now: Timestamp) -> bool {
+    now.duration_since(since) >= SignedDuration::from_secs(123)
 }
 
 fn pod_grace(pod: &Pod) -> Duration {

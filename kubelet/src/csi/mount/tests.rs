@@ -1,7 +1,7 @@
 //! A driver in the test's own process stands for one on the node; it mounts nothing, but keeps book.
 
 use async_trait::async_trait;
-use k8s_openapi::api::storage::v1::{VolumeAttachment, VolumeAttachmentStatus};
+use k8s_openapi::api::storage::v1::{VolumeAttachment, VolumeError as AttachError};
 use proto::csi::v1::{
     self as wire,
     node_server::{Node, NodeServer},
@@ -100,6 +100,7 @@ impl Node for Driver {
 struct Objects {
     driver: CSIDriver,
     attached: Mutex<bool>,
+    error: Mutex<Option<AttachError>>,
 }
 
 #[async_trait]
@@ -115,6 +116,7 @@ impl ObjectSource for Objects {
         let status = VolumeAttachmentStatus {
             attached: *self.attached.lock(),
             attachment_metadata: Some(metadata),
+            attach_error: self.error.lock().clone(),
             ..VolumeAttachmentStatus::default()
         };
         Ok(Some(Arc::new(VolumeAttachment { status: Some(status), ..VolumeAttachment::default() })))
@@ -148,6 +150,7 @@ impl Node1 {
         let objects = Arc::new(Objects {
             driver: CSIDriver { spec: driver, ..CSIDriver::default() },
             attached: Mutex::new(false),
+            error: Mutex::default(),
         });
         let csi = Csi::new(drivers, objects.clone(), dir.path().to_owned(), "n");
         Self { dir, book, objects, csi, tasks }
@@ -179,6 +182,30 @@ fn volume(handle: &str) -> CsiVolume {
         handle: handle.into(),
         access_modes: vec!["ReadWriteOnce".into()],
         ..CsiVolume::default()
+    }
+}
+
+#[tokio::test]
+async fn a_node_that_can_attach_no_more_is_told_from_other_failures() {
+    for (period, code, exhausted) in [
+        (Some(60), Some(8), true),
+        (None, Some(8), false),
+        (Some(60), Some(13), false),
+        (Some(60), None, false),
+    ] {
+        let spec =
+            CSIDriverSpec { node_allocatable_update_period_seconds: period, ..CSIDriverSpec::default() };
+        let node = Node1::new(spec);
+        let message = Some("too many".to_owned());
+        *node.objects.error.lock() =
+            Some(AttachError { error_code: code, message, ..AttachError::default() });
+        let pod = testing::pod("a").build();
+        let dir = node.pod_dir(&pod);
+        let request = Request { pod: &pod, pod_dir: &dir, volume: &volume("h"), name: "v", read_only: false };
+        let failed = node.csi.set_up(&request).await.unwrap_err();
+        assert_eq!(matches!(failed, VolumeError::Exhausted { .. }), exhausted, "{period:?} {code:?}");
+        assert!(failed.to_string().ends_with("is not attached to the node: too many"), "{failed}");
+        node.tasks.shutdown(Duration::ZERO).await;
     }
 }
 
