@@ -372,7 +372,8 @@ impl Shown {
     }
 }
 
-fn spawn_reload(
+/// Looks now and then whether files have changed, and has them loaded then.
+pub fn spawn_reload(
     tasks: &Tasks,
     what: &'static str,
     files: Vec<PathBuf>,

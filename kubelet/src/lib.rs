@@ -50,5 +50,6 @@ pub(crate) mod testing;
 pub mod topology;
 pub mod userns;
 pub mod volume;
+pub mod watchdog;
 pub mod watched;
 pub mod worker;

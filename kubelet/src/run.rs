@@ -20,7 +20,7 @@ use component_base::{
     health::Health,
     logging::LoggingError,
     memory as heap,
-    serving::{ServingError, Site, serve_plain},
+    serving::{ServingError, Site, serve_plain, spawn_reload},
     task::Tasks,
     tls::{self, ClientCertificate, ServingCertificate, TlsError},
     traces::{self, Tracer, TracesError},
@@ -87,6 +87,7 @@ use crate::{
     status::Statuses,
     topology::{Provider, Topology, TopologyError, nodes},
     userns::UserNamespaces,
+    watchdog::{Watchdog, WatchdogError},
     watched::Watched,
     worker::{ServiceSource, Shared, turns::Turns},
 };
@@ -194,6 +195,9 @@ pub enum RunError {
     /// The machine's facts cannot be read.
     #[error("cannot read the machine's facts: {0}")]
     Machine(#[source] io::Error),
+    /// The unit's watchdog makes no sense.
+    #[error(transparent)]
+    Watchdog(#[from] WatchdogError),
     /// Spans cannot be told of.
     #[error("could not configure tracer provider: {0}")]
     Traces(#[from] TracesError),
@@ -232,6 +236,7 @@ pub struct App {
     listener: Option<(TcpListener, rustls::ServerConfig)>,
     read_only: Option<TcpListener>,
     tracer: Option<Tracer>,
+    watchdog: Watchdog,
 }
 
 /// The daemon.
@@ -287,7 +292,7 @@ pub async fn build(config: Config, tasks: Arc<Tasks>) -> Result<App, RunError> {
     if !unified && config.file.single_process_oom_kill == Some(false) {
         return Err(RunError::OomGroup);
     }
-    let tracer = tracer(&config, &tasks)?;
+    let (tracer, watchdog) = (tracer(&config, &tasks)?, Watchdog::of_process()?);
     let (endpoint, images) = (&config.file.container_runtime_endpoint, &config.file.image_service_endpoint);
     let runtime = Runtime::connect(endpoint, images, config.runtime_timeout())?;
     let version = first_answer(&runtime).await?;
@@ -333,7 +338,7 @@ pub async fn build(config: Config, tasks: Arc<Tasks>) -> Result<App, RunError> {
         port if port > 0 && config.file.enable_server => Some(bind(&config.file.address, port).await?),
         _ => None,
     };
-    Ok(App { tasks, shared, pods, config, api, network, machine, ips, listener, read_only, tracer })
+    Ok(App { tasks, shared, pods, config, api, network, machine, ips, listener, read_only, tracer, watchdog })
 }
 
 /// What tells of requests and of rounds, when the configuration says whom.
@@ -694,9 +699,7 @@ async fn listen(
         return Ok(None);
     }
     let certificate = match (&file.tls_cert_file, &file.tls_private_key_file) {
-        (Some(certificate), Some(key)) => {
-            Arc::new(ServingCertificate::new(tls::load_pair(certificate, key)?))
-        }
+        (Some(certificate), Some(key)) => from_files(certificate.clone(), key.clone(), tasks)?,
         _ => {
             let mut hosts = vec![config.node_name.clone()];
             hosts.extend(ips.iter().map(ToString::to_string));
@@ -715,6 +718,21 @@ async fn listen(
     };
     let tls = tls::server_config(certificate, &protocol)?;
     Ok(Some((bind(&file.address, file.port).await?, tls)))
+}
+
+/// The serving certificate of these files, also when they change.
+fn from_files(
+    certificate: PathBuf,
+    key: PathBuf,
+    tasks: &Tasks,
+) -> Result<Arc<ServingCertificate>, TlsError> {
+    let served = Arc::new(ServingCertificate::new(tls::load_pair(&certificate, &key)?));
+    let (replaced, files) = (Arc::clone(&served), vec![certificate.clone(), key.clone()]);
+    spawn_reload(tasks, "serving certificate", files, move || {
+        replaced.replace(tls::load_pair(&certificate, &key)?);
+        Ok(())
+    });
+    Ok(served)
 }
 
 /// The serving certificate that the cluster signs. Until it has, the kubelet serves with one of its own making.
@@ -768,8 +786,8 @@ impl App {
     /// # Errors
     /// When the client CA cannot be read or the health port is taken.
     pub fn start(self) -> Result<(), RunError> {
-        let Self { tasks, shared, pods, config, api, network, machine, ips, listener, read_only, tracer } =
-            self;
+        let Self { tasks, shared, pods, config, api, network, machine, ips, listener, .. } = self;
+        let (read_only, tracer, watchdog) = (self.read_only, self.tracer, self.watchdog);
         let client = api.as_ref().map(|(client, _)| client.clone());
         let reserve = reserve(&config, &machine);
         let gate = Arc::new(gate(&config, client)?);
@@ -828,6 +846,7 @@ impl App {
             system.run(&tasks);
         }
         let health = health(seen, &pods);
+        watchdog.run(health.clone(), &tasks);
         let file = &config.file;
         let server = Arc::new(Server {
             shared: Arc::clone(&shared),
