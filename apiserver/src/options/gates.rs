@@ -96,3 +96,55 @@ pub(super) fn switched(values: &Values) -> Result<Gates, OptionsError> {
     let said = || values.list(Switches::FLAG).join(",");
     SWITCHES.read(values).map_err(|errors| invalid(Switches::FLAG, said(), errors.to_string()))
 }
+
+#[cfg(test)]
+mod tests {
+    use component_base::features::ALL;
+
+    use super::*;
+
+    /// Gates of upstream's server that this one has one way only: as they are by default.
+    const ONE_WAY: &[(Gate, &str)] = &[
+        (Gate::AllowParsingUserUIDFromCertAuth, "a certificate that names a uid is of who has it"),
+        (Gate::ClearingNominatedNodeNameAfterBinding, "a pod that is bound has no nominated node"),
+        (Gate::ComponentFlagz, "the page is there, and a role names it"),
+        (Gate::ComponentStatusz, "the page is there, and a role names it"),
+        (Gate::DeclarativeValidationBeta, "there is one validation"),
+        (Gate::KMSv1, "plugins of the first version are not spoken to"),
+        (Gate::LoggingAlphaOptions, "options of logs are what they are"),
+        (Gate::LoggingBetaOptions, "options of logs are what they are"),
+        (Gate::MutablePodResourcesForSuspendedJobs, "suspended jobs may ask for other resources"),
+        (Gate::MutableSchedulingDirectivesForSuspendedJobs, "suspended jobs may be scheduled otherwise"),
+        (Gate::NativeHistograms, "histograms have buckets"),
+        (Gate::OpenAPIEnums, "documents list what values there are"),
+        (Gate::PodDeletionCost, "the annotation is looked at"),
+        (Gate::PodLogsQuerySplitStreams, "logs have one stream"),
+        (Gate::PortForwardWebsockets, "ports are forwarded over WebSockets as well"),
+        (Gate::RelaxedServiceNameValidation, "services have names as pods have"),
+        (Gate::RemoteRequestHeaderUID, "front proxies say the uid as well"),
+        (Gate::SELinuxMount, "only warnings differ"),
+        (Gate::ServiceCIDRStatusFieldWiping, "the status is written apart"),
+        (Gate::StrictIPCIDRValidation, "new addresses have their canonical form"),
+        (Gate::StructuredAuthenticationConfigurationEgressSelector, "issuers may be reached by a proxy"),
+        (Gate::StructuredAuthenticationConfigurationJWKSMetrics, "keys of issuers are shown"),
+        (Gate::TaintTolerationComparisonOperators, "tolerations compare no numbers"),
+        (Gate::TokenRequestServiceAccountUIDValidation, "a uid that is not the account's is refused"),
+        (Gate::TranslateStreamCloseWebsocketRequests, "streams are translated here"),
+        (Gate::UserNamespacesHostNetworkSupport, "pods in the host's network have its users"),
+    ];
+
+    #[test]
+    fn every_gate_of_the_server_can_be_switched_or_it_is_said_what_holds() {
+        let own = ALL.iter().filter(|feature| !feature.locked && feature.readers.contains(&Reader::Api));
+        for feature in own {
+            let switched = SWITCHED.contains(&feature.gate);
+            let one_way = ONE_WAY.iter().any(|(gate, _)| *gate == feature.gate);
+            assert!(switched != one_way, "{}: switched: {switched}, one way: {one_way}", feature.gate);
+        }
+        for (gate, why) in ONE_WAY {
+            assert!(gate.feature().readers.contains(&Reader::Api) && !why.is_empty(), "{gate}");
+        }
+        let names: Vec<String> = SWITCHED.iter().map(ToString::to_string).collect();
+        assert!(names.iter().enumerate().all(|(i, name)| !names[..i].contains(name)), "one is there twice");
+    }
+}
