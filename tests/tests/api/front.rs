@@ -6,9 +6,10 @@ use std::{
     os::unix::net::UnixStream,
     sync::{Arc, Mutex},
     thread,
+    time::Duration,
 };
 
-use anyhow::{Result, anyhow, ensure};
+use anyhow::{Context, Result, anyhow, ensure};
 use http::Method;
 use rustls::{
     ClientConfig, ClientConnection, DigitallySignedStruct, SignatureScheme,
@@ -39,6 +40,7 @@ fn front(_: &(), _: &str) -> Result<()> {
     let plane = ControlPlane::start(Options { flags: flags.to_vec(), ..Options::default() })?;
     origins(&plane)?;
     certificates(&plane)?;
+    strangers(&plane)?;
     pages(&plane)?;
     let mut stream = UnixStream::connect(at("debug.sock"))?;
     stream.write_all(b"GET /debug/pprof/cmdline HTTP/1.0\r\n\r\n")?;
@@ -61,10 +63,36 @@ fn front(_: &(), _: &str) -> Result<()> {
     Ok(())
 }
 
+/// How a client of HTTP/2 begins (RFC 9113, 3.4).
+const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+const NO_SETTINGS: &[u8] = &[0, 0, 0, 4, 0, 0, 0, 0, 0];
+
+/// Who does not say who it is gets an answer, and then keeps no connection of HTTP/2.
+fn strangers(plane: &ControlPlane) -> Result<()> {
+    const HEADERS: u8 = 1;
+    const GOAWAY: u8 = 7;
+    // All headers of stream 1, which ends with them: GET, https, a path and whose, in HPACK's words (RFC 7541).
+    const PATH: &[u8] = b"/api/v1/pods";
+    let block = [&[0x82, 0x87, 0x04, u8::try_from(PATH.len())?][..], PATH, &[0x01, 1, b'x']].concat();
+    let head = [0, 0, u8::try_from(block.len())?, HEADERS, 0x5, 0, 0, 0, 1];
+    let (mut connection, mut stream) = connect(plane, "localhost", &Arc::default(), &[b"h2"])?;
+    stream.set_read_timeout(Some(Duration::from_secs(30)))?;
+    let mut tls = rustls::Stream::new(&mut connection, &mut stream);
+    tls.write_all(&[PREFACE, NO_SETTINGS, &head, &block].concat())?;
+    let mut kinds = Vec::new();
+    // The end is announced at once, so it may come before the answer.
+    while ![HEADERS, GOAWAY].iter().all(|kind| kinds.contains(kind)) {
+        let mut head = [0; 9];
+        tls.read_exact(&mut head).with_context(|| format!("after frames of the types {kinds:?}"))?;
+        kinds.push(head[3]);
+        let length = u64::from(u32::from_be_bytes([0, head[0], head[1], head[2]]));
+        std::io::copy(&mut Read::take(&mut tls, length), &mut std::io::sink())?;
+    }
+    Ok(())
+}
+
 /// A client of HTTP/2 that reads nothing: it does not hear that the server ends, which ends all the same.
 fn silent(plane: &ControlPlane) -> Result<(ClientConnection, TcpStream)> {
-    const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
-    const NO_SETTINGS: &[u8] = &[0, 0, 0, 4, 0, 0, 0, 0, 0];
     let (mut connection, mut stream) = connect(plane, "localhost", &Arc::default(), &[b"h2"])?;
     connection.writer().write_all(&[PREFACE, NO_SETTINGS].concat())?;
     while connection.wants_write() {

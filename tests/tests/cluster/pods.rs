@@ -295,12 +295,16 @@ fn restarts_all(c: &Cluster, ns: &str) -> Result<()> {
             ),
         ),
     )?;
-    ready(c, ns, "anew")?;
+    // The first time it may be ready, too, before the kubelet hears that it has ended.
     for name in ["main", "other"] {
-        let status = container(c, ns, "anew", name)?;
-        ensure!(status["restartCount"] == 1, "{status}");
-        ensure!(status["lastState"]["terminated"]["reason"] == "RestartingAllContainers", "{status}");
+        c.eventually(&format!("{name} starts anew"), 60, |c| {
+            let status = container(c, ns, "anew", name)?;
+            ensure!(status["restartCount"] == 1, "{status}");
+            ensure!(status["lastState"]["terminated"]["reason"] == "RestartingAllContainers", "{status}");
+            Ok(Some(()))
+        })?;
     }
+    ready(c, ns, "anew")?;
     let condition = ".status.conditions[?(@.type==\"AllContainersRestarting\")].status";
     wait_field(c, ns, "pod/anew", condition, "False")?;
     ensure!(run(c, ns, &["exec", "anew", "-c", "main", "--", "cat", "/d/n"])?.lines().count() == 2, "twice");
