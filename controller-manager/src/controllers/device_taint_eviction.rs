@@ -204,8 +204,11 @@ impl Controller {
             }
             None => {
                 self.tell(&pod, "Marking for deletion");
-                pod_disruption::evict(&self.client, &self.clock, &pod, WHY).await?;
+                let ended = pod_disruption::evict(&self.client, &self.clock, &self.pods, &pod, WHY).await?;
                 self.pending.lock().remove(key);
+                if !ended {
+                    return Ok(Outcome::Done);
+                }
                 let mut evicted = self.evicted.lock();
                 eviction.rules.into_iter().for_each(|rule| *evicted.entry(rule.uid).or_default() += 1);
                 DELETIONS.inc();

@@ -2,7 +2,7 @@
 //!
 //! Contract: the pod condition `DisruptionTarget` (KEP-3329), set before the pod is deleted.
 
-use component_base::{client, clock::SharedClock};
+use component_base::{client, clock::SharedClock, informer::Informer, meta::object_key};
 use k8s_openapi::{
     api::core::v1::{Pod, PodCondition},
     apimachinery::pkg::apis::meta::v1::Time,
@@ -51,17 +51,22 @@ fn condition(pod: &Pod, why: Reason, now: Time) -> Option<PodCondition> {
     })
 }
 
-/// Deletes a pod gracefully, saying why first. A pod that is gone, or another one by now, is no error.
+/// Deletes a pod gracefully, saying why first, and returns once that is seen. A pod that is gone, or another one by now, is
+/// no error: false.
 pub(super) async fn evict(
     client: &Client,
     clock: &SharedClock,
+    pods: &Informer<Pod>,
     pod: &Pod,
     why: Reason,
-) -> Result<(), kube::Error> {
+) -> Result<bool, kube::Error> {
     if let Some(condition) = condition(pod, why, clock.time()) {
         patch(client, pod, json!({"conditions": [condition]})).await?;
     }
-    delete(client, pod, None).await
+    let Some(version) = delete(client, pod, None).await? else { return Ok(false) };
+    // Its new condition has others look at the pod, who would have it go a second time.
+    pods.wait_seen(&object_key(pod), &version).await;
+    Ok(true)
 }
 
 /// Fails a pod that no kubelet will end any more, and removes it at once.
@@ -78,21 +83,23 @@ pub(super) async fn force(
         }
         patch(client, pod, status).await?;
     }
-    delete(client, pod, Some(0)).await
+    delete(client, pod, Some(0)).await.map(drop)
 }
 
 async fn patch(client: &Client, pod: &Pod, status: serde_json::Value) -> Result<(), kube::Error> {
     let body = json!({"metadata": {"uid": pod.metadata.uid}, "status": status});
-    ignore_gone(
-        api(client, pod).patch_status(name(pod), &PatchParams::default(), &Patch::Strategic(body)).await,
-    )
+    let patched =
+        api(client, pod).patch_status(name(pod), &PatchParams::default(), &Patch::Strategic(body)).await;
+    unless_gone(patched).map(drop)
 }
 
-async fn delete(client: &Client, pod: &Pod, grace: Option<u32>) -> Result<(), kube::Error> {
+/// The version of the deletion; none for a pod that was gone.
+async fn delete(client: &Client, pod: &Pod, grace: Option<u32>) -> Result<Option<String>, kube::Error> {
     let same = Preconditions { uid: pod.metadata.uid.clone(), resource_version: None };
     let params =
         DeleteParams { grace_period_seconds: grace, preconditions: Some(same), ..DeleteParams::default() };
-    ignore_gone(api(client, pod).delete(name(pod), &params).await)
+    let deleted = unless_gone(api(client, pod).delete(name(pod), &params).await)?;
+    Ok(deleted.map(|last| last.left().and_then(|pod| pod.metadata.resource_version).unwrap_or_default()))
 }
 
 fn api(client: &Client, pod: &Pod) -> Api<Pod> {
@@ -104,10 +111,11 @@ fn name(pod: &Pod) -> &str {
 }
 
 /// A conflict can only be that of the uid: another pod of the name.
-fn ignore_gone<T>(result: Result<T, kube::Error>) -> Result<(), kube::Error> {
+fn unless_gone<T>(result: Result<T, kube::Error>) -> Result<Option<T>, kube::Error> {
     match result {
-        Err(e) if !client::is_not_found(&e) && !client::is_conflict(&e) => Err(e),
-        _ => Ok(()),
+        Ok(done) => Ok(Some(done)),
+        Err(e) if client::is_not_found(&e) || client::is_conflict(&e) => Ok(None),
+        Err(e) => Err(e),
     }
 }
 

@@ -121,9 +121,10 @@ impl Controller {
 
     async fn evict(&self, pod: &Arc<Pod>, since: Timestamp) -> Result<(), kube::Error> {
         self.tell(pod, format!("Marking for deletion Pod {}", object_key(pod.as_ref())));
-        pod_disruption::evict(&self.client, &self.clock, pod, WHY).await?;
-        DELETIONS.inc();
-        LATENCY.observe(self.clock.since(since).as_secs_f64());
+        if pod_disruption::evict(&self.client, &self.clock, &self.pods, pod, WHY).await? {
+            DELETIONS.inc();
+            LATENCY.observe(self.clock.since(since).as_secs_f64());
+        }
         Ok(())
     }
 
