@@ -28,6 +28,7 @@ pub mod tls;
 pub mod client;
 pub mod events;
 pub mod expectations;
+pub mod grpc;
 pub mod informer;
 pub mod leader;
 pub mod workqueue;

@@ -20,6 +20,7 @@ use std::{
     time::Duration,
 };
 
+use component_base::grpc::code_name;
 use futures::future::{try_join, try_join_all};
 use hyper_util::rt::TokioIo;
 use jiff::Timestamp;
@@ -51,7 +52,7 @@ pub enum RuntimeError {
     #[error("container runtime endpoint {0:?} is not unix:///path")]
     Endpoint(String),
     /// The runtime answered with an error. Shown as gRPC's Go client does, because events carry this text.
-    #[error("rpc error: code = {} desc = {message}", measured::code_name(*code))]
+    #[error("rpc error: code = {} desc = {message}", code_name(*code))]
     Call {
         /// The gRPC code.
         code: tonic::Code,

@@ -5,7 +5,10 @@ use std::sync::Arc;
 use jiff::{Timestamp, ToSpan};
 use k8s_openapi::api::core::v1::{Container, ContainerPort, Pod, PodSpec};
 
-use crate::runtime::observed::{ContainerPhase, ContainerRecord, PodRuntime, Sandbox, container_hash};
+use crate::{
+    runtime::observed::{ContainerPhase, ContainerRecord, PodRuntime, Sandbox, container_hash},
+    stats::{ContainerUsage, PodUsage},
+};
 
 /// A pod under construction.
 pub(crate) struct PodBuilder(Pod);
@@ -116,5 +119,18 @@ pub(crate) fn record(pod: &Pod, name: &str, phase: ContainerPhase) -> ContainerR
         memory_request: None,
         stop_signal: None,
         user: None,
+    }
+}
+
+/// What pod `a` with container `c` uses: one and a half seconds of a processor.
+pub(crate) fn usage() -> PodUsage {
+    let mut container = ContainerUsage { name: "c".into(), id: "1".into(), at: 7, ..Default::default() };
+    container.compute.usage.cpu = 1_500_000_000;
+    PodUsage {
+        namespace: "ns".into(),
+        name: "a".into(),
+        pod: Some(Arc::new(pod("a").container("c").build())),
+        containers: vec![container],
+        ..PodUsage::default()
     }
 }

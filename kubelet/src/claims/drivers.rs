@@ -11,7 +11,7 @@ use std::{
 };
 
 use async_trait::async_trait;
-use component_base::task::Tasks;
+use component_base::{grpc::code_name, task::Tasks};
 use http::uri::PathAndQuery;
 use k8s_openapi::api::resource::v1::ResourceSlice;
 use kube::{
@@ -29,7 +29,6 @@ use super::health::Health;
 use crate::{
     metrics,
     plugin::{Introduction, PluginKind, channel},
-    runtime::measured::code_name,
 };
 
 /// How long a driver may take for one call.
@@ -73,7 +72,7 @@ pub enum DriverError {
         /// What it was asked for.
         call: &'static str,
         /// gRPC's code.
-        code: String,
+        code: &'static str,
         /// The driver's words.
         message: String,
     },
@@ -125,7 +124,7 @@ impl Driver {
         took.observe(begun.elapsed().as_secs_f64());
         let answer = answer.map_err(|status| DriverError::Call {
             call,
-            code: format!("{:?}", status.code()),
+            code: code_name(status.code()),
             message: status.message().to_owned(),
         })?;
         Ok(answer.into_inner())

@@ -108,8 +108,10 @@ impl Drivers {
     pub async fn keep_counts(&self, objects: &dyn ObjectSource) {
         let mut asked: HashMap<String, Instant> = HashMap::new();
         loop {
-            // Nobody has to know sooner than when the next round is.
-            let _woken = tokio::time::timeout(LEAST_PERIOD, self.changed.notified()).await;
+            tokio::select! {
+                () = self.changed.notified() => {}
+                () = tokio::time::sleep(LEAST_PERIOD) => {}
+            }
             let full = std::mem::take(&mut *self.full.lock());
             let known: Vec<String> = self.known.lock().keys().cloned().collect();
             asked.retain(|name, _| known.contains(name));

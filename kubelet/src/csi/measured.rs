@@ -10,9 +10,10 @@ use std::{
     time::Instant,
 };
 
+use component_base::grpc::code_name;
 use tonic::{Code, Status, body::Body, transport::Channel};
 
-use crate::{metrics, runtime::measured::code_name};
+use crate::metrics;
 
 /// A channel whose calls show in `csi_operations_seconds`.
 #[derive(Clone, Debug)]

@@ -7,7 +7,10 @@ use std::{
     time::Instant,
 };
 
-use component_base::traces::{self, Part};
+use component_base::{
+    grpc::code_name,
+    traces::{self, Part},
+};
 use tonic::{Code, Status, body::Body, transport::Channel};
 
 use crate::metrics;
@@ -81,29 +84,6 @@ fn answered(span: &mut Part, result: &Result<http::Response<Body>, tonic::transp
     span.note("rpc.response.status_code", code);
     if let Some(status) = failed {
         span.fail(status.message().to_owned());
-    }
-}
-
-/// The names of codes as events and traces have them: those of gRPC's Go library.
-pub(crate) fn code_name(code: Code) -> &'static str {
-    match code {
-        Code::Ok => "OK",
-        Code::Cancelled => "Canceled",
-        Code::Unknown => "Unknown",
-        Code::InvalidArgument => "InvalidArgument",
-        Code::DeadlineExceeded => "DeadlineExceeded",
-        Code::NotFound => "NotFound",
-        Code::AlreadyExists => "AlreadyExists",
-        Code::PermissionDenied => "PermissionDenied",
-        Code::ResourceExhausted => "ResourceExhausted",
-        Code::FailedPrecondition => "FailedPrecondition",
-        Code::Aborted => "Aborted",
-        Code::OutOfRange => "OutOfRange",
-        Code::Unimplemented => "Unimplemented",
-        Code::Internal => "Internal",
-        Code::Unavailable => "Unavailable",
-        Code::DataLoss => "DataLoss",
-        Code::Unauthenticated => "Unauthenticated",
     }
 }
 

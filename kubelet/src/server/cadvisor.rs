@@ -7,6 +7,7 @@
 //! the states of tasks are always zero; neither here.
 
 use std::{
+    borrow::Cow,
     collections::{BTreeMap, BTreeSet},
     path::Path,
     sync::Arc,
@@ -63,9 +64,9 @@ type Samples = Vec<(Vec<(&'static str, String)>, f64)>;
 
 /// A family of metrics.
 struct Kind {
-    name: &'static str,
+    name: Cow<'static, str>,
     kind: &'static str,
-    help: &'static str,
+    help: Cow<'static, str>,
     /// Without a time of its own: it is not measured.
     fixed: bool,
     read: Box<dyn Fn(&Row<'_>) -> Samples + Send>,
@@ -227,12 +228,12 @@ fn billionths(value: u64) -> f64 {
 }
 
 fn family(
-    name: &'static str,
+    name: impl Into<Cow<'static, str>>,
     kind: &'static str,
-    help: &'static str,
+    help: impl Into<Cow<'static, str>>,
     read: impl Fn(&Row<'_>) -> Samples + Send + 'static,
 ) -> Kind {
-    Kind { name, kind, help, fixed: false, read: Box::new(read) }
+    Kind { name: name.into(), kind, help: help.into(), fixed: false, read: Box::new(read) }
 }
 
 fn gauge(name: &'static str, help: &'static str, read: fn(&Figures) -> u64) -> Kind {
@@ -281,13 +282,6 @@ fn of_interface(name: &'static str, help: &'static str, read: fn(&Interface) -> 
     family(name, "counter", help, move |row| {
         let one = |i: &Interface| (vec![("interface", i.name.clone())], number(read(i)));
         row.network.iter().map(one).collect()
-    })
-}
-
-/// Seconds for which all, or some, had to wait.
-fn stalled(name: &'static str, help: &'static str, which: usize, read: fn(&Pressure) -> u64) -> Kind {
-    family(name, "counter", help, move |row| {
-        row.figures.pressure[which].iter().flat_map(|pressure| one(number(read(pressure)) / 1e6)).collect()
     })
 }
 
@@ -633,44 +627,24 @@ fn processes() -> Vec<Kind> {
 }
 
 fn pressure() -> Vec<Kind> {
-    vec![
-        stalled(
-            "container_pressure_cpu_stalled_seconds_total",
-            "Total time duration no tasks in the container could make progress due to CPU congestion.",
-            0,
-            |p| p.full.total,
-        ),
-        stalled(
-            "container_pressure_cpu_waiting_seconds_total",
-            "Total time duration tasks in the container have waited due to CPU congestion.",
-            0,
-            |p| p.some.total,
-        ),
-        stalled(
-            "container_pressure_memory_stalled_seconds_total",
-            "Total time duration no tasks in the container could make progress due to memory congestion.",
-            1,
-            |p| p.full.total,
-        ),
-        stalled(
-            "container_pressure_memory_waiting_seconds_total",
-            "Total time duration tasks in the container have waited due to memory congestion.",
-            1,
-            |p| p.some.total,
-        ),
-        stalled(
-            "container_pressure_io_stalled_seconds_total",
-            "Total time duration no tasks in the container could make progress due to IO congestion.",
-            2,
-            |p| p.full.total,
-        ),
-        stalled(
-            "container_pressure_io_waiting_seconds_total",
-            "Total time duration tasks in the container have waited due to IO congestion.",
-            2,
-            |p| p.some.total,
-        ),
-    ]
+    const WAITS: [(&str, &str); 2] = [
+        ("stalled", "no tasks in the container could make progress"),
+        ("waiting", "tasks in the container have waited"),
+    ];
+    let mut all = Vec::with_capacity(6);
+    for (which, (resource, called)) in [("cpu", "CPU"), ("memory", "memory"), ("io", "IO")].iter().enumerate()
+    {
+        for (state, who) in WAITS {
+            let name = format!("container_pressure_{resource}_{state}_seconds_total");
+            let help = format!("Total time duration {who} due to {called} congestion.");
+            all.push(family(name, "counter", help, move |row| {
+                let pressure = row.figures.pressure[which].iter();
+                let stall = |p: &Pressure| if state == "stalled" { p.full.total } else { p.some.total };
+                pressure.flat_map(|pressure| one(number(stall(pressure)) / 1e6)).collect()
+            }));
+        }
+    }
+    all
 }
 
 fn text(rows: &[Row<'_>], devices: &BTreeMap<String, String>, now: i64) -> String {
@@ -683,7 +657,7 @@ fn text(rows: &[Row<'_>], devices: &BTreeMap<String, String>, now: i64) -> Strin
     let all = [spec(), seen, cpu(), memory(), disks(devices), interfaces(), processes(), pressure()];
     let mut out = String::new();
     for kind in all.into_iter().flatten() {
-        let mut family = Family::new(&mut out, kind.name, kind.kind, kind.help);
+        let mut family = Family::new(&mut out, &kind.name, kind.kind, &kind.help);
         let at = (!kind.fixed).then_some(now);
         for row in rows {
             for (more, value) in (kind.read)(row) {
@@ -754,24 +728,12 @@ mod tests {
     use super::*;
     use crate::{cgroup::figures::Io, testing, testing::at};
 
-    fn usage() -> PodUsage {
-        let pod = testing::pod("a").container("c").build();
-        let mut container = ContainerUsage { name: "c".into(), id: "1".into(), at: 7, ..Default::default() };
-        container.compute.usage.cpu = 1_500_000_000;
-        container.root.bytes = 11;
-        PodUsage {
-            namespace: "ns".into(),
-            name: "a".into(),
-            pod: Some(Arc::new(pod)),
-            containers: vec![container],
-            network: vec![Interface { name: "eth0".into(), rx_packets: 3, ..Interface::default() }],
-            ..PodUsage::default()
-        }
-    }
-
     #[test]
     fn without_cgroups_the_runtimes_word_is_shown() {
-        let (usage, none) = (usage(), BTreeMap::new());
+        let mut usage = testing::usage();
+        usage.containers[0].root.bytes = 11;
+        usage.network = vec![Interface { name: "eth0".into(), rx_packets: 3, ..Interface::default() }];
+        let none = BTreeMap::new();
         let text = text(&of_pod(&usage, None), &none, 9000);
         for line in [
             "container_cpu_usage_seconds_total{container=\"c\",cpu=\"total\",id=\"\",image=\"\",name=\"1\",namespace=\"ns\",pod=\"a\"} 1.5 9000\n",

@@ -25,11 +25,11 @@ use crate::{
 /// A family of samples being written.
 pub(super) struct Family<'a> {
     out: &'a mut String,
-    name: &'static str,
+    name: &'a str,
 }
 
 impl<'a> Family<'a> {
-    pub(super) fn new(out: &'a mut String, name: &'static str, kind: &str, help: &str) -> Self {
+    pub(super) fn new(out: &'a mut String, name: &'a str, kind: &str, help: &str) -> Self {
         // Writing into a String does not fail.
         let _infallible = write!(out, "# HELP {name} {help}\n# TYPE {name} {kind}\n");
         Self { out, name }
@@ -352,23 +352,10 @@ mod tests {
     use super::*;
     use crate::testing;
 
-    fn usage() -> PodUsage {
-        let pod = testing::pod("a").container("c").build();
-        let mut container = ContainerUsage { name: "c".into(), id: "1".into(), at: 7, ..Default::default() };
-        container.compute.usage.cpu = 1_500_000_000;
-        PodUsage {
-            namespace: "ns".into(),
-            name: "a".into(),
-            pod: Some(Arc::new(pod)),
-            containers: vec![container],
-            ..PodUsage::default()
-        }
-    }
-
     #[test]
     fn containers_and_pods_have_their_lines() {
         let node = NodeFigures { cpu: 0, working_set: 0, swap: 0, now: 9 };
-        let text = resource_text(&[usage()], &node);
+        let text = resource_text(&[testing::usage()], &node);
         let line = "container_cpu_usage_seconds_total{container=\"c\",namespace=\"ns\",pod=\"a\"} 1.5 7\n";
         assert!(text.contains(line), "{text}");
         assert!(!text.contains("container_start_time_seconds{"), "it has not been started: {text}");
@@ -422,11 +409,11 @@ mod tests {
             taken: Default::default(),
             disk: machine::FsUsage { capacity: 10, available: 4, ..Default::default() },
         };
-        let pod = PodUsage { volumes: vec![volume], ..usage() };
+        let pod = PodUsage { volumes: vec![volume], ..testing::usage() };
         let text = volumes_text(&[pod.clone(), pod]);
         let line = "kubelet_volume_stats_used_bytes{namespace=\"ns\",persistentvolumeclaim=\"data\"} 6\n";
         assert_eq!(text.matches(line).count(), 1, "{text}");
-        assert_eq!(volumes_text(&[usage()]), "");
+        assert_eq!(volumes_text(&[testing::usage()]), "");
     }
 
     #[test]

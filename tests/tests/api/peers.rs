@@ -57,16 +57,14 @@ fn another(_: &(), _: &str) -> Result<()> {
     let authority = Authority::new("peers")?;
     let receiver = Receiver::start(&authority, answer)?;
     let identity = authority.client("front-proxy", "", NOW)?;
-    let mut flags = Vec::new();
-    for (flag, file, text) in [
-        ("peer-ca-file", "ca.crt", &authority.cert),
-        ("proxy-client-cert-file", "client.crt", &identity.cert),
-        ("proxy-client-key-file", "client.key", &identity.key),
-    ] {
-        let path = dir.path().join(file);
-        fs::write(&path, text)?;
-        flags.push(format!("--{flag}={}", path.display()));
-    }
+    let flags = written(
+        &dir,
+        [
+            ("peer-ca-file", "ca.crt", &authority.cert),
+            ("proxy-client-cert-file", "client.crt", &identity.cert),
+            ("proxy-client-key-file", "client.key", &identity.key),
+        ],
+    )?;
     let plane = ControlPlane::start(Options { flags, ..Options::default() })?;
     let admin = plane.admin()?;
     admin.get(GADGETS)?.refused(404, "NotFound")?;
@@ -147,6 +145,19 @@ fn skipped() -> Result<()> {
     Ok(())
 }
 
+/// Flags that name files, each with what is written to its file.
+fn written<const N: usize>(
+    dir: &tempfile::TempDir,
+    files: [(&str, &str, &String); N],
+) -> Result<Vec<String>> {
+    let one = |(flag, file, text): (&str, &str, &String)| {
+        let path = dir.path().join(file);
+        fs::write(&path, text)?;
+        Ok(format!("--{flag}={}", path.display()))
+    };
+    files.into_iter().map(one).collect()
+}
+
 /// Flags and files of servers that believe each other and pass on who asks.
 fn trusting(dir: &tempfile::TempDir, servers: &Authority) -> Result<Vec<String>> {
     let front = Authority::new("front-proxy")?;
@@ -157,16 +168,15 @@ fn trusting(dir: &tempfile::TempDir, servers: &Authority) -> Result<Vec<String>>
         "--requestheader-group-headers=X-Remote-Group".to_owned(),
         "--requestheader-extra-headers-prefix=X-Remote-Extra-".to_owned(),
     ];
-    for (flag, file, text) in [
-        ("peer-ca-file", "servers.crt", &servers.cert),
-        ("requestheader-client-ca-file", "front.crt", &front.cert),
-        ("proxy-client-cert-file", "client.crt", &identity.cert),
-        ("proxy-client-key-file", "client.key", &identity.key),
-    ] {
-        let path = dir.path().join(file);
-        fs::write(&path, text)?;
-        flags.push(format!("--{flag}={}", path.display()));
-    }
+    flags.extend(written(
+        dir,
+        [
+            ("peer-ca-file", "servers.crt", &servers.cert),
+            ("requestheader-client-ca-file", "front.crt", &front.cert),
+            ("proxy-client-cert-file", "client.crt", &identity.cert),
+            ("proxy-client-key-file", "client.key", &identity.key),
+        ],
+    )?);
     Ok(flags)
 }
 

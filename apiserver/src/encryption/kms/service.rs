@@ -8,7 +8,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use component_base::workqueue::chain;
+use component_base::{grpc::code_name, workqueue::chain};
 use hyper_util::rt::TokioIo;
 use proto::kms::v2::{
     DecryptRequest, EncryptRequest, EncryptResponse, StatusRequest, StatusResponse,
@@ -29,7 +29,7 @@ type Client = KeyManagementServiceClient<Channel>;
 
 /// Why a call gave nothing.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("rpc error: code = {} desc = {text}", word(*.code))]
+#[error("rpc error: code = {} desc = {text}", code_name(*.code))]
 pub(crate) struct CallError {
     code: Code,
     text: String,
@@ -38,7 +38,7 @@ pub(crate) struct CallError {
 impl CallError {
     /// gRPC's word for it.
     pub(crate) fn word(&self) -> &'static str {
-        word(self.code)
+        code_name(self.code)
     }
 }
 
@@ -130,27 +130,4 @@ async fn connect(socket: PathBuf) -> std::io::Result<TokioIo<tokio::net::UnixStr
 
 fn uid() -> String {
     uuid::Uuid::new_v4().to_string()
-}
-
-/// A code as metrics and messages have it.
-fn word(code: Code) -> &'static str {
-    match code {
-        Code::Ok => "OK",
-        Code::Cancelled => "Canceled",
-        Code::Unknown => "Unknown",
-        Code::InvalidArgument => "InvalidArgument",
-        Code::DeadlineExceeded => "DeadlineExceeded",
-        Code::NotFound => "NotFound",
-        Code::AlreadyExists => "AlreadyExists",
-        Code::PermissionDenied => "PermissionDenied",
-        Code::ResourceExhausted => "ResourceExhausted",
-        Code::FailedPrecondition => "FailedPrecondition",
-        Code::Aborted => "Aborted",
-        Code::OutOfRange => "OutOfRange",
-        Code::Unimplemented => "Unimplemented",
-        Code::Internal => "Internal",
-        Code::Unavailable => "Unavailable",
-        Code::DataLoss => "DataLoss",
-        Code::Unauthenticated => "Unauthenticated",
-    }
 }
