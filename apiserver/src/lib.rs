@@ -30,7 +30,6 @@ pub mod egress;
 pub mod encryption;
 pub mod engine;
 pub mod expressions;
-pub mod field;
 pub mod flowcontrol;
 pub mod front;
 pub mod health;
@@ -58,6 +57,7 @@ pub mod server;
 pub mod status;
 pub mod storage;
 pub mod table;
-pub mod validate;
 pub mod webhook;
 pub mod zpages;
+
+pub use api_rules::{field, validate};

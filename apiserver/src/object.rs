@@ -33,6 +33,12 @@ pub struct OwnerRef {
     pub block_owner_deletion: bool,
 }
 
+impl api_rules::Fields for Object {
+    fn top(&self, name: &str) -> Option<&Value> {
+        self.get(name)
+    }
+}
+
 impl component_base::quota::Fields for Object {
     fn field(&self, pointer: &str) -> Option<&Value> {
         self.pointer(pointer)

@@ -9,7 +9,6 @@
 //! reference discovery for names, verbs and categories.
 
 pub mod apiextensions;
-pub mod capabilities;
 pub mod catalog;
 pub mod intern;
 pub mod served;

@@ -11,6 +11,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use api_rules::capabilities;
 use arc_swap::ArcSwap;
 use component_base::{
     config::ConfigError,
@@ -50,7 +51,7 @@ use crate::{
     options::{self, Config, OptionsError},
     peers::{self, Peers},
     proxy::kubelet::{KubeletError, Kubelets},
-    registry::{Resource, SideEffects, capabilities, catalog, stored_forms::StoredForms},
+    registry::{Resource, SideEffects, catalog, stored_forms::StoredForms},
     reload,
     request_path::LastModes,
     reviews::{self, Virtuals},

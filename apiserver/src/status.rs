@@ -80,6 +80,12 @@ pub struct Cause {
     pub field: String,
 }
 
+impl From<&FieldError> for Cause {
+    fn from(error: &FieldError) -> Self {
+        Self { kind: error.kind.cause().to_owned(), message: error.body(), field: error.field.clone() }
+    }
+}
+
 /// `metav1.StatusDetails`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
@@ -266,7 +272,7 @@ impl Status {
         };
         let mut status = Self::new(422, Reason::Invalid, format!("{kind} \"{name}\" is invalid: {list}"))
             .about(kind, name);
-        status.details.get_or_insert_default().causes = errors.iter().map(FieldError::cause).collect();
+        status.details.get_or_insert_default().causes = errors.iter().map(Cause::from).collect();
         status
     }
 

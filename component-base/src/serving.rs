@@ -48,8 +48,8 @@ const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 /// Where else than at `/statusz` to look, sorted.
 const PATHS: &[&str] =
     &["/configz", "/flagz", "/healthz", "/livez", "/metrics", "/readyz", "/statusz", "/version"];
-/// How often certificate files are looked at.
-const RELOAD: Duration = Duration::from_secs(60);
+/// How often certificate files are looked at: who puts new ones there does not wait long for them.
+const RELOAD: Duration = Duration::from_secs(5);
 
 /// Where and with which certificate to serve.
 #[derive(Clone, Debug)]

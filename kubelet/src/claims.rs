@@ -24,6 +24,7 @@ use std::{
 };
 
 use component_base::task::Tasks;
+use jiff::Timestamp;
 use k8s_openapi::api::{
     core::v1::{Container, Pod, PodResourceClaim},
     resource::v1::ResourceClaim,
@@ -393,7 +394,7 @@ pub fn run(shared: Arc<Shared>, pods: Arc<Pods>, tasks: &Tasks) {
         loop {
             tokio::select! {
                 () = drain.cancelled() => return,
-                () = waking.claims.drivers.health().changed() => {}
+                () = waking.claims.drivers.health().changed(Timestamp::now) => {}
             }
             let users = waking.claims.state.lock().pods();
             users.iter().for_each(|uid| woken.nudge(uid));

@@ -2,7 +2,6 @@
 //!
 //! Everything here is a pure reading of the API object (core/v1 Pod); nothing looks at the runtime.
 
-pub mod defaults;
 pub mod qos;
 pub mod resources;
 

@@ -5,6 +5,7 @@ use std::{
     collections::{BTreeMap, HashMap},
     path::{Path, PathBuf},
     sync::Arc,
+    time::Duration,
 };
 
 use anyhow::Result;
@@ -46,14 +47,16 @@ struct Service {
     socket: PathBuf,
     pool: Arc<str>,
     devices: watch::Receiver<Devices>,
+    counts: Duration,
 }
 
 impl Driver {
-    /// Serves in the kubelet's folder of plugins, where that finds it. Every claim gets the first device of the pool.
+    /// Serves in the kubelet's folder of plugins, where that finds it. Every claim gets the first device of the pool. What is
+    /// told of devices `counts` so long, and is told again only when it changes.
     ///
     /// # Errors
     /// When the socket cannot be made.
-    pub fn start(folder: &Path, name: &str, pool: &str, devices: Devices) -> Result<Self> {
+    pub fn start(folder: &Path, name: &str, pool: &str, devices: Devices, counts: Duration) -> Result<Self> {
         let socket = folder.join(format!("{name}.sock"));
         let (sender, receiver) = watch::channel(devices);
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
@@ -62,7 +65,7 @@ impl Driver {
             UnixListener::bind(&socket)?
         };
         let (name, pool) = (Arc::from(name), Arc::from(pool));
-        let service = Service { name, socket: socket.clone(), pool, devices: receiver };
+        let service = Service { name, socket: socket.clone(), pool, devices: receiver, counts };
         let server = Server::builder()
             .add_service(RegistrationServer::new(service.clone()))
             .add_service(DraPluginServer::new(service.clone()))
@@ -143,12 +146,12 @@ impl DraResourceHealth for Service {
         &self,
         _: Request<NodeWatchResourcesRequest>,
     ) -> Result<Response<Self::NodeWatchResourcesStream>, Status> {
-        let pool = self.pool.clone();
+        let (pool, seconds) = (self.pool.clone(), i64::try_from(self.counts.as_secs()).unwrap_or(i64::MAX));
         let told = move |devices: Devices| {
             let one = |(device_name, (health, message)): (String, (HealthStatus, &str))| DeviceHealth {
                 device: Some(DeviceIdentifier { pool_name: pool.to_string(), device_name }),
                 health: health.into(),
-                health_check_timeout_seconds: 600,
+                health_check_timeout_seconds: seconds,
                 message: message.to_owned(),
                 ..DeviceHealth::default()
             };

@@ -2,6 +2,7 @@
 //!
 //! Contract: apimachinery `pkg/api/validation.ValidateObjectMeta` and apiserver `registry/rest`.
 
+use api_rules::{at::At, metadata};
 use jiff::Timestamp;
 use rand::Rng;
 use serde_json::Value;
@@ -17,12 +18,8 @@ use crate::{
 /// Longest stem of a generated name: five random letters follow.
 const MAX_STEM: usize = 58;
 const LETTERS: &[u8] = b"bcdfghjklmnpqrstvwxz2456789";
-/// All annotations of an object together, in bytes.
-const MAX_ANNOTATIONS: usize = 256 * 1024;
-const ORPHAN: &str = "orphan";
-const FOREGROUND: &str = "foregroundDeletion";
 /// Finalizers that are one word.
-const BARE_FINALIZERS: [&str; 3] = ["kubernetes", ORPHAN, FOREGROUND];
+const BARE_FINALIZERS: [&str; 3] = ["kubernetes", metadata::ORPHAN, metadata::FOREGROUND];
 
 /// A name from its stem, with five random letters as upstream draws them.
 pub(crate) fn generated_name(stem: &str) -> String {
@@ -79,8 +76,7 @@ pub(crate) fn validate(object: &Object, resource: &Resource) -> ErrorList {
     if !resource.namespaced && !object.namespace().is_empty() {
         errors.push(Error::forbidden(&meta.child("namespace"), "not allowed on this type"));
     }
-    validate_rest(object, &meta, &mut errors);
-    validate_finalizers(object, &meta.child("finalizers"), &mut errors);
+    metadata::check(&At::field(object, "metadata"), &mut errors);
     if !is_lenient(resource) {
         for (i, finalizer) in object.finalizers().into_iter().enumerate() {
             if !finalizer.contains('/') && !BARE_FINALIZERS.contains(&finalizer) {
@@ -119,28 +115,8 @@ pub(crate) fn validate_embedded(object: &Object, meta: &Path) -> ErrorList {
             errors.push(Error::invalid(&meta.child("namespace"), object.namespace(), detail));
         }
     }
-    validate_rest(object, meta, &mut errors);
-    validate_finalizers(object, &meta.child("finalizers"), &mut errors);
+    metadata::check(&At::field(object, "metadata").named(meta.clone()), &mut errors);
     errors
-}
-
-fn validate_rest(object: &Object, meta: &Path, errors: &mut ErrorList) {
-    validate_labels(object, &meta.child("labels"), errors);
-    validate_annotations(object, &meta.child("annotations"), errors);
-    validate_owners(object, &meta.child("ownerReferences"), errors);
-}
-
-fn validate_finalizers(object: &Object, path: &Path, errors: &mut ErrorList) {
-    let all = object.finalizers();
-    for finalizer in &all {
-        for detail in qualified_name(finalizer) {
-            errors.push(Error::invalid(path, *finalizer, detail));
-        }
-    }
-    if [ORPHAN, FOREGROUND].iter().all(|one| all.contains(one)) {
-        let why = format!("finalizer {FOREGROUND} and {ORPHAN} cannot be both set");
-        errors.push(Error::invalid(path, all.into_iter().map(Value::from).collect::<Value>(), why));
-    }
 }
 
 /// Errors of a change to immutable metadata.
@@ -165,63 +141,6 @@ pub(crate) fn validate_change(new: &Object, old: &Object) -> ErrorList {
     errors
 }
 
-fn validate_labels(object: &Object, path: &Path, errors: &mut ErrorList) {
-    for (key, value) in object.meta_pairs("labels") {
-        for detail in qualified_name(key) {
-            errors.push(Error::invalid(path, key, detail));
-        }
-        for detail in label_value(value) {
-            errors.push(Error::invalid(path, value, detail));
-        }
-    }
-}
-
-fn validate_annotations(object: &Object, path: &Path, errors: &mut ErrorList) {
-    let mut total = 0;
-    for (key, value) in object.meta_pairs("annotations") {
-        for detail in qualified_name(&key.to_ascii_lowercase()) {
-            errors.push(Error::invalid(path, key, detail));
-        }
-        total += key.len() + value.len();
-    }
-    if total > MAX_ANNOTATIONS {
-        errors.push(Error::too_long(path, MAX_ANNOTATIONS));
-    }
-}
-
-fn validate_owners(object: &Object, path: &Path, errors: &mut ErrorList) {
-    let refs = object.metadata().and_then(|m| m.get("ownerReferences"));
-    let mut controller: Option<String> = None;
-    let members = refs.and_then(Value::as_array).into_iter().flatten();
-    for (owner, raw) in object.owner_references().iter().zip(members) {
-        let (group, version) = owner.api_version.rsplit_once('/').unwrap_or(("", &owner.api_version));
-        for (field, value, told, why) in [
-            ("apiVersion", version, owner.api_version.as_str(), "version must not be empty"),
-            ("kind", &owner.kind, &owner.kind, "must not be empty"),
-            ("name", &owner.name, &owner.name, "must not be empty"),
-            ("uid", &owner.uid, &owner.uid, "must not be empty"),
-        ] {
-            if value.is_empty() {
-                errors.push(Error::invalid(&path.child(field), told, why));
-            }
-        }
-        if group.is_empty() && version == "v1" && owner.kind == "Event" {
-            let why = "/v1, Kind=Event is disallowed from being an owner";
-            errors.push(Error::invalid(path, raw.clone(), why));
-        }
-        if raw.get("controller").and_then(Value::as_bool) == Some(true) {
-            let name = format!("{}/{}", owner.kind, owner.name);
-            if let Some(first) = &controller {
-                let why = format!(
-                    "Only one reference can have Controller set to true. Found \"true\" in references for {first} and {name}"
-                );
-                errors.push(Error::invalid(path, refs.cloned().unwrap_or_default(), why));
-            }
-            controller.get_or_insert(name);
-        }
-    }
-}
-
 /// Leaves each owner once, and tells the uids of those that stood there more often.
 pub(crate) fn unite_owners(object: &mut Object) -> Vec<String> {
     let repeats =
@@ -236,69 +155,6 @@ pub(crate) fn unite_owners(object: &mut Object) -> Vec<String> {
         repeated.into_iter().map(|i| all.remove(i)["uid"].as_str().unwrap_or_default().to_owned()).collect();
     uids.reverse();
     uids
-}
-
-fn word(s: &str) -> bool {
-    let edge = |b: Option<&u8>| b.is_some_and(u8::is_ascii_alphanumeric);
-    let b = s.as_bytes();
-    edge(b.first()) && edge(b.last()) && b.iter().all(|c| c.is_ascii_alphanumeric() || b"-_.".contains(c))
-}
-
-const WORD: &str = "must consist of alphanumeric characters, '-', '_' or '.', and must start and end with an alphanumeric \
-                    character (e.g. 'MyName',  or 'my.name',  or '123-abc', regex used for validation is \
-                    '([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9]')";
-
-/// Errors of `[prefix/]name` as label keys and finalizers are written.
-pub(crate) fn qualified_name(key: &str) -> Vec<String> {
-    let mut errors = Vec::new();
-    let name = match key.split_once('/') {
-        Some((_, name)) if name.contains('/') => {
-            return vec![format!(
-                "a valid label key {WORD} with an optional DNS subdomain prefix and '/' (e.g. 'example.com/MyName')"
-            )];
-        }
-        Some(("", name)) => {
-            errors.push("prefix part must be non-empty".to_owned());
-            name
-        }
-        Some((prefix, name)) => {
-            let of_prefix = validate::dns_subdomain(prefix, false);
-            // Keys count bytes where names of objects count characters.
-            errors.extend(
-                of_prefix
-                    .into_iter()
-                    .map(|e| format!("prefix part {}", e.replace(" 253 characters", " 253 bytes"))),
-            );
-            name
-        }
-        None => key,
-    };
-    if name.is_empty() {
-        errors.push("name part must be non-empty".to_owned());
-    } else if name.len() > 63 {
-        errors.push("name part must be no more than 63 bytes".to_owned());
-    }
-    if !word(name) {
-        errors.push(format!("name part {WORD}"));
-    }
-    errors
-}
-
-/// Errors of a label's value.
-pub(crate) fn label_value(value: &str) -> Vec<String> {
-    let mut errors = Vec::new();
-    if value.len() > 63 {
-        errors.push("must be no more than 63 bytes".to_owned());
-    }
-    if !value.is_empty() && !word(value) {
-        errors.push(
-            "a valid label must be an empty string or consist of alphanumeric characters, '-', '_' or '.', and must \
-             start and end with an alphanumeric character (e.g. 'MyValue',  or 'my_value',  or '12345', regex used \
-             for validation is '(([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9])?')"
-                .to_owned(),
-        );
-    }
-    errors
 }
 
 #[cfg(test)]
@@ -326,44 +182,5 @@ mod tests {
         assert_eq!(unite_owners(&mut object), ["a", "b", "a"]);
         assert_eq!(object, with(&["a", "b"]));
         assert!(unite_owners(&mut object).is_empty());
-    }
-
-    #[test]
-    fn owners_and_finalizers_are_told_of_as_lists() {
-        let object = Object::from_value(serde_json::json!({"metadata": {
-            "finalizers": ["orphan", "foregroundDeletion", "-"],
-            "ownerReferences": [{"apiVersion": "a/", "controller": true},
-                {"apiVersion": "v1", "kind": "Event", "name": "e", "uid": "u", "controller": true}]}}))
-        .unwrap();
-        let mut errors = ErrorList::new();
-        validate_owners(&object, &Path::new("o"), &mut errors);
-        validate_finalizers(&object, &Path::new("f"), &mut errors);
-        let texts: Vec<String> = errors.iter().map(|e| format!("{} {}", e.field, e.detail)).collect();
-        let (last, first) = texts.split_last().unwrap();
-        assert_eq!(
-            first[..7],
-            [
-                "o.apiVersion version must not be empty",
-                "o.kind must not be empty",
-                "o.name must not be empty",
-                "o.uid must not be empty",
-                "o /v1, Kind=Event is disallowed from being an owner",
-                "o Only one reference can have Controller set to true. Found \"true\" in references for / and Event/e",
-                &format!("f name part {WORD}"),
-            ]
-        );
-        assert_eq!(last, "f finalizer foregroundDeletion and orphan cannot be both set");
-    }
-
-    #[test]
-    fn keys_and_values() {
-        for (key, ok) in
-            [("a", true), ("a.b/c_D", true), ("/a", false), ("a/", false), ("-a", false), ("", false)]
-        {
-            assert_eq!(qualified_name(key).is_empty(), ok, "{key}");
-        }
-        for (value, ok) in [("", true), ("a.B-1", true), ("a ", false), ("_", false)] {
-            assert_eq!(label_value(value).is_empty(), ok, "{value}");
-        }
     }
 }

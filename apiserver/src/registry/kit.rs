@@ -1,15 +1,9 @@
 //! What resource files are built from: columns, cells, and the strategy most kinds share.
 
-pub(super) mod address;
-pub(super) mod at;
-pub(super) mod claim;
 pub(super) mod conditions;
 pub(super) mod contents;
 pub(super) mod declared;
 pub(super) mod fill;
-pub(super) mod format;
-pub(super) mod metadata;
-pub(super) mod resources;
 mod rules;
 pub(super) mod selector_text;
 pub(super) mod semantic;
@@ -20,6 +14,8 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 use serde_json::Value;
+
+pub(super) use api_rules::{address, at, claim, format, items, metadata, resources, validate::path_segment};
 
 pub(super) use self::rules::Rules;
 use super::{Column, Resource};
@@ -207,15 +203,6 @@ impl Plain {
     }
 }
 
-/// Errors of a name that may be any one segment of a path, such as `system:node`
-/// (upstream's `path.ValidatePathSegmentName`).
-pub(super) fn path_segment(name: &str, prefix: bool) -> Vec<String> {
-    if !prefix && (name == "." || name == "..") {
-        return vec![format!("may not be '{name}'")];
-    }
-    ["/", "%"].iter().filter(|c| name.contains(**c)).map(|c| format!("may not contain '{c}'")).collect()
-}
-
 /// Fields a write of the status may leave as it finds them in the request.
 fn is_envelope(field: &str) -> bool {
     matches!(field, "apiVersion" | "kind" | "metadata" | "status")
@@ -229,11 +216,6 @@ pub(super) fn keep(new: &mut Object, old: &Object, fields: &[&str]) {
             None => drop(new.remove(field)),
         }
     }
-}
-
-/// Members of a list, none when it is missing or none.
-pub(super) fn items(list: Option<&Value>) -> impl Iterator<Item = &Value> {
-    list.and_then(Value::as_array).into_iter().flatten()
 }
 
 /// The text at a pointer; empty when missing.

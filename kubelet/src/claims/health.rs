@@ -1,7 +1,8 @@
 //! How the devices of claims are, as their drivers tell in a stream of words, and what pods' statuses say of it.
 //!
 //! Contract: KEP-4680; drahealth/v1alpha1 `DRAResourceHealth.NodeWatchResources`. What a driver has not told again in time is
-//! unknown, and so is everything of a driver that is silent; nothing is kept over a restart, as drivers tell all at once.
+//! unknown from that moment on, and so is everything of a driver that is silent; nothing is kept over a restart, as drivers
+//! tell all at once.
 
 use std::{
     collections::BTreeMap,
@@ -26,6 +27,8 @@ use crate::{plugin::channel, pod};
 
 /// How long a word counts when its driver does not say.
 const DEFAULT: SignedDuration = SignedDuration::from_secs(30);
+/// After which what lasted so long has ended.
+const INSTANT: SignedDuration = SignedDuration::from_nanos(1);
 /// How long is waited before a driver is asked again.
 const RETRY: Duration = Duration::from_secs(5);
 /// Most letters of a driver's message.
@@ -40,6 +43,17 @@ struct Word {
     heard: Timestamp,
 }
 
+impl Word {
+    fn counts_at(&self, now: Timestamp) -> bool {
+        now < self.end()
+    }
+
+    /// The first moment at which it does not count.
+    fn end(&self) -> Timestamp {
+        self.heard.checked_add(self.counts.saturating_add(INSTANT)).unwrap_or(Timestamp::MAX)
+    }
+}
+
 /// Pool and name of a device.
 type Place = (String, String);
 
@@ -48,6 +62,8 @@ type Place = (String, String);
 pub struct Health {
     words: Mutex<BTreeMap<String, BTreeMap<Place, Word>>>,
     changed: Notify,
+    /// Words may run out at other times than before.
+    heard: Notify,
 }
 
 impl Health {
@@ -61,10 +77,11 @@ impl Health {
             known.insert((place.pool_name, place.device_name), word(device.health(), &device, now));
         }
         // One that is no longer told of counts as long as its last word does, and is not kept for longer.
-        known.retain(|_, word| now.duration_since(word.heard) <= word.counts);
+        known.retain(|_, word| word.counts_at(now));
         if shown(known, now) != before {
             self.changed.notify_one();
         }
+        self.heard.notify_one();
     }
 
     /// A driver has fallen silent.
@@ -74,16 +91,49 @@ impl Health {
         }
     }
 
-    /// Waits until something is otherwise than it was told before.
-    pub async fn changed(&self) {
-        self.changed.notified().await;
+    /// Waits until something is otherwise than before: a driver tells so, or what it told has run out.
+    pub async fn changed(&self, now: impl Fn() -> Timestamp) {
+        loop {
+            let left = self.first_end().map(|end| end.duration_since(now()).try_into().unwrap_or_default());
+            let over = async {
+                match left {
+                    Some(left) => tokio::time::sleep(left).await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                () = self.changed.notified() => return,
+                () = self.heard.notified() => {}
+                () = over => {}
+            }
+            if self.run_out(now()) {
+                return;
+            }
+        }
+    }
+
+    /// When the first word no longer counts.
+    fn first_end(&self) -> Option<Timestamp> {
+        let all = self.words.lock();
+        all.values().flat_map(BTreeMap::values).map(Word::end).min()
+    }
+
+    /// Forgets what no longer counts, and says whether there was any.
+    fn run_out(&self, now: Timestamp) -> bool {
+        let mut any = false;
+        for known in self.words.lock().values_mut() {
+            let before = known.len();
+            known.retain(|_, word| word.counts_at(now));
+            any |= known.len() < before;
+        }
+        any
     }
 
     fn of(&self, driver: &str, device: &Device, now: Timestamp) -> (HealthStatus, Option<String>) {
         let all = self.words.lock();
         let place = (device.pool_name.clone(), device.device_name.clone());
         let word = all.get(driver).and_then(|known| known.get(&place));
-        match word.filter(|word| now.duration_since(word.heard) <= word.counts) {
+        match word.filter(|word| word.counts_at(now)) {
             Some(word) => (word.health, Some(word.message.clone()).filter(|m| !m.is_empty())),
             None => (HealthStatus::Unknown, None),
         }
@@ -124,8 +174,7 @@ fn word(health: HealthStatus, device: &DeviceHealth, now: Timestamp) -> Word {
 
 /// What of the words shows in statuses.
 fn shown(known: &BTreeMap<Place, Word>, now: Timestamp) -> Vec<(Place, HealthStatus, String)> {
-    let counts = |word: &&Word| now.duration_since(word.heard) <= word.counts;
-    let all = known.iter().filter(|(_, word)| counts(word));
+    let all = known.iter().filter(|(_, word)| word.counts_at(now));
     all.map(|(place, word)| (place.clone(), word.health, word.message.clone())).collect()
 }
 
@@ -213,11 +262,11 @@ mod tests {
     }
 
     fn has_changed(health: &Health) -> bool {
-        health.changed().now_or_never().is_some()
+        health.changed(|| at(0)).now_or_never().is_some()
     }
 
-    #[test]
-    fn words_count_for_their_time() {
+    #[tokio::test(start_paused = true)]
+    async fn words_count_for_their_time() {
         use HealthStatus::{Healthy, Unhealthy};
         let health = Health::default();
         assert_eq!(of(&health, "a", 0), ("Unknown", None));
@@ -238,6 +287,24 @@ mod tests {
         assert_eq!(of(&health, "b", 61), ("Unknown", None));
         health.silent("d");
         assert!(!has_changed(&health));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_word_that_runs_out_is_a_change() {
+        let (health, begun) = (Health::default(), tokio::time::Instant::now());
+        let now = || at(0) + SignedDuration::try_from(begun.elapsed()).unwrap();
+        let healthy = |name, seconds| device(name, HealthStatus::Healthy, seconds, "");
+        health.told("d", vec![healthy("a", 10), healthy("b", 60)], now());
+        health.changed(now).await;
+        assert_eq!(begun.elapsed(), Duration::ZERO, "it was told of");
+        health.changed(now).await;
+        assert_eq!(begun.elapsed().as_secs(), 10, "the first one's time is over");
+        assert_eq!((of(&health, "a", 11).0, of(&health, "b", 11).0), ("Unknown", "Healthy"));
+        // The same word again counts for longer.
+        health.told("d", vec![healthy("b", 60)], now());
+        health.changed(now).await;
+        assert_eq!(begun.elapsed().as_secs(), 70);
+        assert!(health.changed(now).now_or_never().is_none(), "there is nothing left to run out");
     }
 
     #[test]

@@ -209,7 +209,7 @@ async fn statuses_say_how_devices_are() {
     node.put(claim("c", &["a", "b"]));
     let (a, b) = (pod("a", "c", "small/special"), pod("b", "c", ""));
     let of = |pod: &Pod| {
-        let mut all = node.claims.statuses(pod, first(pod), jiff::Timestamp::now());
+        let mut all = node.claims.statuses(pod, first(pod), Timestamp::now());
         all.pop().map(|one| {
             let text = |h: &k8s_openapi::api::core::v1::ResourceHealth| {
                 let (health, message) = (h.health.clone().unwrap(), h.message.clone().unwrap_or_default());
@@ -220,13 +220,13 @@ async fn statuses_say_how_devices_are() {
     };
     assert_eq!(of(&a), None, "it is not ready");
     node.claims.prepare(&a).await.unwrap();
-    node.drivers.health().changed().await;
+    node.drivers.health().changed(Timestamp::now).await;
     let small = "example/c=small Unhealthy hot".to_owned();
     assert_eq!(of(&a), Some(("claim:own/small/special".into(), vec![small.clone()])));
     let large = "example/c=large Unknown ".to_owned();
     assert_eq!(of(&b), Some(("claim:own".into(), vec![small, large.clone()])));
     node.drivers.deregister(&introduction(&node.dir.path().join("driver.sock"), "v1.DRAPlugin")).await;
-    node.drivers.health().changed().await;
+    node.drivers.health().changed(Timestamp::now).await;
     assert_eq!(of(&b).unwrap().1[0], "example/c=small Unknown ");
     node.tasks.shutdown(Duration::ZERO).await;
 }

@@ -174,8 +174,7 @@ fn parse(url: &str, text: &str, host: &Host) -> Result<Vec<Pod>, ManifestError> 
     let mut all: Vec<Pod> = Vec::new();
     for item in items {
         let text = item.to_string();
-        let one: Pod = serde_json::from_str(&text).map_err(|e| decode(e.to_string()))?;
-        let one = complete(one, "http", &format!("url:{url}\n{text}"), url.as_ref(), host)?;
+        let one = complete(item, "http", &format!("url:{url}\n{text}"), url.as_ref(), host)?;
         if all.iter().any(|other| pod::uid(other) == pod::uid(&one)) {
             return Err(decode(format!("two pods have the uid {}", pod::uid(&one))));
         }
@@ -199,7 +198,7 @@ mod tests {
 
     #[test]
     fn one_pod_or_a_list_of_pods_is_taken() {
-        let one = parse("http://a/b", POD, &host("Node1")).unwrap();
+        let one = parse("http://a/b", POD, &host("node1")).unwrap();
         assert_eq!((pod::name(&one[0]), pod::namespace(&one[0])), ("web-node1", "default"));
         assert_eq!(pod::annotation(&one[0], pod::SOURCE_ANNOTATION), Some("http"));
         assert!(pod::is_static(&one[0]) && pod::spec(&one[0]).tolerations.is_none());
@@ -209,7 +208,7 @@ mod tests {
         let two = parse("http://a/b", list, &host("n")).unwrap();
         assert_eq!(two.iter().map(pod::name).collect::<Vec<_>>(), ["a-n", "b-n"]);
         assert_ne!(pod::uid(&two[0]), pod::uid(&two[1]));
-        let elsewhere = parse("http://a/c", POD, &host("Node1")).unwrap();
+        let elsewhere = parse("http://a/c", POD, &host("node1")).unwrap();
         assert_ne!(pod::uid(&elsewhere[0]), pod::uid(&one[0]), "the same pod of another place is another");
         assert!(parse("u", r#"{"kind":"PodList","items":[]}"#, &host("n")).unwrap().is_empty());
         for bad in ["", "{", "kind: Service", "kind: Pod", &list.replace("\"b\"", "\"\"")] {

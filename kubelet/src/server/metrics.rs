@@ -393,7 +393,7 @@ mod tests {
 
     #[test]
     fn logs_of_containers_are_shown_with_their_pod() {
-        let mut pod = usage();
+        let mut pod = testing::usage();
         pod.uid = "u".into();
         pod.containers[0].logs.bytes = 5;
         let line = "kubelet_container_log_filesystem_used_bytes{container=\"c\",namespace=\"ns\",pod=\"a\",uid=\"u\"} 5\n";

@@ -25,10 +25,11 @@ use nix::{
 use proto::{drahealth::v1alpha1::HealthStatus, otlp::v1::Span};
 use serde_json::Value;
 use tests::{
-    Cluster,
+    Client, Cluster,
     collector::{Collector, said},
     device_plugin::{Devices, Plugin},
     dra_driver::Driver,
+    pki::{Authority, Identity},
     runner::Test,
 };
 
@@ -46,6 +47,10 @@ pub(crate) const ALONE: &[Test<Cluster>] = &[
         providers,
     ),
     ("a collector is told of the rounds of pods, of calls to the runtime and of requests", traced),
+    (
+        "a serving certificate of files is taken over when they change, and strangers get no further",
+        certified,
+    ),
     ("devices that fall ill show in the status of their pods, also after the kubelet began anew", devices),
     ("devices of claims that fall ill show in the status of their pods with their driver's words", claimed),
 ];
@@ -503,6 +508,34 @@ fn traced(c: &Cluster, ns: &str) -> Result<()> {
     other.end()
 }
 
+fn certified(c: &Cluster, _: &str) -> Result<()> {
+    let (first, second) = (Authority::new("first")?, Authority::new("second")?);
+    let folder = tempfile::tempdir()?;
+    let file = |name: &str| folder.path().join(name);
+    let write = |identity: &Identity| -> Result<()> {
+        fs::write(file("tls.key"), &identity.key)?;
+        Ok(fs::write(file("tls.crt"), &identity.cert)?)
+    };
+    write(&first.server()?)?;
+    let (crt, key) = (file("tls.crt"), file("tls.key"));
+    let config = format!("tlsCertFile: {}\ntlsPrivateKeyFile: {}\n", crt.display(), key.display());
+    let other = Other::start(c, "certified", &config, &[])?;
+    // Who trusts another authority does not get as far as being a stranger.
+    let answers = |authority: &Authority| {
+        let answer = Client::new("https://127.0.0.1:10250", &authority.cert, None)?.get("/pods");
+        Ok::<_, anyhow::Error>(answer.is_ok_and(|answer| answer.code == 401))
+    };
+    ensure!(answers(&first)? && !answers(&second)?, "it serves with the certificate of its file");
+    fs::write(&crt, "no certificate")?;
+    write(&second.server()?)?;
+    c.eventually("it serves with the new certificate", 60, |_| {
+        ensure!(answers(&second)?, "it does not yet");
+        Ok(Some(()))
+    })?;
+    ensure!(!answers(&first)?, "the old one is gone");
+    other.end()
+}
+
 fn devices(c: &Cluster, ns: &str) -> Result<()> {
     let (node, resource) = (only_node(c)?, "test.example/gauge");
     let folder = c.state().join("nodes").join(&node).join("kubelet/device-plugins");
@@ -561,7 +594,7 @@ fn claimed(c: &Cluster, ns: &str) -> Result<()> {
     let (node, name) = (only_node(c)?, format!("{ns}.example.com"));
     let folder = c.state().join("nodes").join(&node).join("kubelet/plugins_registry");
     let gauge = || [("gauge".to_owned(), (HealthStatus::Healthy, ""))].into();
-    let driver = Driver::start(&folder, &name, &node, gauge())?;
+    let driver = Driver::start(&folder, &name, &node, gauge(), Duration::from_secs(600))?;
     let objects = format!(
         "apiVersion: resource.k8s.io/v1\nkind: DeviceClass\nmetadata: {{name: {name}}}\nspec:\n  selectors: \
          [{{cel: {{expression: 'device.driver == \"{name}\"'}}}}]\n---\napiVersion: resource.k8s.io/v1\nkind: ResourceSlice\n\
@@ -594,8 +627,10 @@ fn claimed(c: &Cluster, ns: &str) -> Result<()> {
     drop(driver);
     is("Unknown", None)?;
     // The claim is taken back by the driver that has come again.
-    let driver = Driver::start(&folder, &name, &node, gauge())?;
+    let driver = Driver::start(&folder, &name, &node, gauge(), Duration::from_secs(15))?;
     is("Healthy", None)?;
+    // It does not say so again.
+    is("Unknown", None)?;
     run(c, ns, &["delete", "pod", "measured"])?;
     run(c, ns, &["delete", "resourceclaim", "own"])?;
     run(c, ns, &["delete", &format!("resourceslice/{ns}-slice"), &format!("deviceclass/{name}")])?;

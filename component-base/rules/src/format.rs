@@ -4,25 +4,25 @@ use std::net::IpAddr;
 
 use super::address::without_leading_zeros;
 use crate::validate;
-pub(in crate::registry) use crate::validate::dns_1035_label;
+pub use crate::validate::dns_1035_label;
 
 /// Errors of an RFC 1123 label.
-pub(in crate::registry) fn dns_label(text: &str) -> Vec<String> {
+pub fn dns_label(text: &str) -> Vec<String> {
     validate::dns_label(text, false)
 }
 
 /// Errors of an RFC 1123 subdomain.
-pub(in crate::registry) fn dns_subdomain(text: &str) -> Vec<String> {
+pub fn dns_subdomain(text: &str) -> Vec<String> {
     validate::dns_subdomain(text, false)
 }
 
 /// Errors of a name that stands for itself in a path.
-pub(in crate::registry) fn path_segment(text: &str) -> Vec<String> {
-    super::path_segment(text, false)
+pub fn path_segment(text: &str) -> Vec<String> {
+    validate::path_segment(text, false)
 }
 
 /// Errors of a share such as `25%`.
-pub(in crate::registry) fn percent(text: &str) -> Vec<String> {
+pub fn percent(text: &str) -> Vec<String> {
     let good = text.strip_suffix('%').is_some_and(|n| !n.is_empty() && n.bytes().all(|b| b.is_ascii_digit()));
     if good {
         return Vec::new();
@@ -35,7 +35,7 @@ pub(in crate::registry) fn percent(text: &str) -> Vec<String> {
 }
 
 /// Errors of a subdomain whose first label may be `*`.
-pub(in crate::registry) fn wildcard_subdomain(text: &str) -> Vec<String> {
+pub fn wildcard_subdomain(text: &str) -> Vec<String> {
     let mut errors = Vec::new();
     if text.len() > validate::DNS_SUBDOMAIN_MAX {
         errors.push("must be no more than 253 characters".to_owned());
@@ -53,22 +53,22 @@ pub(in crate::registry) fn wildcard_subdomain(text: &str) -> Vec<String> {
 }
 
 /// An IP address as text has it.
-pub(in crate::registry) fn ip(text: &str) -> Option<IpAddr> {
+pub fn ip(text: &str) -> Option<IpAddr> {
     text.parse().ok()
 }
 
 /// Errors of `[prefix/]name` as label keys are written.
-pub(in crate::registry) fn qualified_name(text: &str) -> Vec<String> {
-    crate::engine::metadata::qualified_name(text)
+pub fn qualified_name(text: &str) -> Vec<String> {
+    validate::qualified_name(text)
 }
 
 /// Errors of a label's value.
-pub(in crate::registry) fn label_value(text: &str) -> Vec<String> {
-    crate::engine::metadata::label_value(text)
+pub fn label_value(text: &str) -> Vec<String> {
+    validate::label_value(text)
 }
 
 /// Errors of a service port's name.
-pub(in crate::registry) fn port_name(text: &str) -> Vec<String> {
+pub fn port_name(text: &str) -> Vec<String> {
     let mut errors = Vec::new();
     if text.len() > 15 {
         errors.push("must be no more than 15 characters".to_owned());
@@ -89,7 +89,7 @@ pub(in crate::registry) fn port_name(text: &str) -> Vec<String> {
 }
 
 /// Errors of an IP address in a field that has always been checked loosely: no leading zeros, no IPv4 in IPv6.
-pub(in crate::registry) fn legacy_ip(text: &str) -> Vec<String> {
+pub fn legacy_ip(text: &str) -> Vec<String> {
     match text.parse::<IpAddr>() {
         Ok(IpAddr::V6(v6)) if v6.to_ipv4_mapped().is_some() => {
             vec!["must not be an IPv4-mapped IPv6 address".to_owned()]
@@ -103,7 +103,7 @@ pub(in crate::registry) fn legacy_ip(text: &str) -> Vec<String> {
 }
 
 /// Errors of a network in a field that has always been checked loosely.
-pub(in crate::registry) fn legacy_cidr(text: &str) -> Vec<String> {
+pub fn legacy_cidr(text: &str) -> Vec<String> {
     let wrong = |detail: &str| vec![detail.to_owned()];
     let Some((address, length)) = text.split_once('/') else {
         return wrong("must be a valid CIDR value, (e.g. 10.9.8.0/24 or 2001:db8::/64)");
@@ -130,7 +130,7 @@ pub(in crate::registry) fn legacy_cidr(text: &str) -> Vec<String> {
 }
 
 /// Errors of an environment variable's name.
-pub(in crate::registry) fn env_name(text: &str) -> Vec<String> {
+pub fn env_name(text: &str) -> Vec<String> {
     let mut errors = Vec::new();
     if text.is_empty() {
         errors.push("environment variable name must be non-empty".to_owned());
@@ -144,7 +144,7 @@ pub(in crate::registry) fn env_name(text: &str) -> Vec<String> {
 }
 
 /// Errors of a key of a config map or a secret.
-pub(in crate::registry) fn config_key(text: &str) -> Vec<String> {
+pub fn config_key(text: &str) -> Vec<String> {
     let mut errors = Vec::new();
     if text.len() > validate::DNS_SUBDOMAIN_MAX {
         errors.push("must be no more than 253 characters".to_owned());
@@ -165,7 +165,7 @@ pub(in crate::registry) fn config_key(text: &str) -> Vec<String> {
 }
 
 /// Errors of an address of an interface: with the size of its network, in the one way of writing it.
-pub(in crate::registry) fn interface_address(text: &str) -> Vec<String> {
+pub fn interface_address(text: &str) -> Vec<String> {
     let Some(network) = super::address::loose_cidr(text) else {
         return vec!["must be a valid address in CIDR form, (e.g. 10.9.8.7/24 or 2001:db8::1/64)".to_owned()];
     };
@@ -180,7 +180,7 @@ pub(in crate::registry) fn interface_address(text: &str) -> Vec<String> {
 }
 
 /// Errors of the name of an HTTP header.
-pub(in crate::registry) fn http_header(text: &str) -> Vec<String> {
+pub fn http_header(text: &str) -> Vec<String> {
     if !text.is_empty() && text.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-') {
         return Vec::new();
     }
@@ -192,7 +192,7 @@ pub(in crate::registry) fn http_header(text: &str) -> Vec<String> {
 }
 
 /// Errors of a subdomain with underscores, as resolvers search them.
-pub(in crate::registry) fn search_domain(text: &str) -> Vec<String> {
+pub fn search_domain(text: &str) -> Vec<String> {
     let mut errors = Vec::new();
     if text.len() > validate::DNS_SUBDOMAIN_MAX {
         errors.push("must be no more than 253 characters".to_owned());
@@ -216,7 +216,7 @@ pub(in crate::registry) fn search_domain(text: &str) -> Vec<String> {
 }
 
 /// Errors of a word that says why a condition is what it is.
-pub(in crate::registry) fn condition_reason(text: &str) -> Vec<String> {
+pub fn condition_reason(text: &str) -> Vec<String> {
     let bytes = text.as_bytes();
     let word = |b: &u8| b.is_ascii_alphanumeric() || *b == b'_';
     let good = bytes.first().is_some_and(u8::is_ascii_alphabetic)
@@ -235,7 +235,7 @@ pub(in crate::registry) fn condition_reason(text: &str) -> Vec<String> {
 }
 
 /// Errors of a path below a directory: relative, with no step back.
-pub(in crate::registry) fn descending_path(text: &str) -> Vec<String> {
+pub fn descending_path(text: &str) -> Vec<String> {
     let mut errors = Vec::new();
     if text.starts_with('/') {
         errors.push("must be a relative path".to_owned());
@@ -245,7 +245,7 @@ pub(in crate::registry) fn descending_path(text: &str) -> Vec<String> {
 }
 
 /// Errors of a path that steps back.
-pub(in crate::registry) fn no_backsteps(text: &str) -> Vec<String> {
+pub fn no_backsteps(text: &str) -> Vec<String> {
     if text.split('/').any(|part| part == "..") {
         vec!["must not contain '..'".to_owned()]
     } else {
@@ -254,7 +254,7 @@ pub(in crate::registry) fn no_backsteps(text: &str) -> Vec<String> {
 }
 
 /// Errors of a path in a volume whose names starting with `..` are its writer's.
-pub(in crate::registry) fn volume_path(text: &str) -> Vec<String> {
+pub fn volume_path(text: &str) -> Vec<String> {
     let mut errors = descending_path(text);
     if text.starts_with("..") && !text.starts_with("../") {
         errors.push("must not start with '..'".to_owned());
@@ -263,7 +263,7 @@ pub(in crate::registry) fn volume_path(text: &str) -> Vec<String> {
 }
 
 /// Errors of a whole number as people write it.
-pub(in crate::registry) fn decimal(text: &str) -> Vec<String> {
+pub fn decimal(text: &str) -> Vec<String> {
     if text.is_empty() {
         return vec!["must be non-empty".to_owned()];
     }
@@ -277,7 +277,7 @@ pub(in crate::registry) fn decimal(text: &str) -> Vec<String> {
 }
 
 /// Errors of an address that traffic is sent to: none of the node's own and none of a link.
-pub(in crate::registry) fn endpoint_ip(text: &str) -> Vec<String> {
+pub fn endpoint_ip(text: &str) -> Vec<String> {
     let plain = without_leading_zeros(text);
     let Ok(ip) = plain.parse::<IpAddr>() else { return vec!["must be a valid IP address".to_owned()] };
     let ip = ip.to_canonical();

@@ -92,3 +92,92 @@ fn is_dns_label_any_length(s: &str) -> bool {
         _ => false,
     }
 }
+
+/// Errors of a name that may be any one segment of a path, such as `system:node`
+/// (upstream's `path.ValidatePathSegmentName`).
+pub fn path_segment(name: &str, prefix: bool) -> Vec<String> {
+    if !prefix && (name == "." || name == "..") {
+        return vec![format!("may not be '{name}'")];
+    }
+    ["/", "%"].iter().filter(|c| name.contains(**c)).map(|c| format!("may not contain '{c}'")).collect()
+}
+
+fn word(s: &str) -> bool {
+    let edge = |b: Option<&u8>| b.is_some_and(u8::is_ascii_alphanumeric);
+    let b = s.as_bytes();
+    edge(b.first()) && edge(b.last()) && b.iter().all(|c| c.is_ascii_alphanumeric() || b"-_.".contains(c))
+}
+
+const WORD: &str = "must consist of alphanumeric characters, '-', '_' or '.', and must start and end with an alphanumeric \
+                    character (e.g. 'MyName',  or 'my.name',  or '123-abc', regex used for validation is \
+                    '([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9]')";
+
+/// Errors of `[prefix/]name` as label keys and finalizers are written.
+pub fn qualified_name(key: &str) -> Vec<String> {
+    let mut errors = Vec::new();
+    let name = match key.split_once('/') {
+        Some((_, name)) if name.contains('/') => {
+            return vec![format!(
+                "a valid label key {WORD} with an optional DNS subdomain prefix and '/' (e.g. 'example.com/MyName')"
+            )];
+        }
+        Some(("", name)) => {
+            errors.push("prefix part must be non-empty".to_owned());
+            name
+        }
+        Some((prefix, name)) => {
+            let of_prefix = dns_subdomain(prefix, false);
+            // Keys count bytes where names of objects count characters.
+            errors.extend(
+                of_prefix
+                    .into_iter()
+                    .map(|e| format!("prefix part {}", e.replace(" 253 characters", " 253 bytes"))),
+            );
+            name
+        }
+        None => key,
+    };
+    if name.is_empty() {
+        errors.push("name part must be non-empty".to_owned());
+    } else if name.len() > 63 {
+        errors.push("name part must be no more than 63 bytes".to_owned());
+    }
+    if !word(name) {
+        errors.push(format!("name part {WORD}"));
+    }
+    errors
+}
+
+/// Errors of a label's value.
+pub fn label_value(value: &str) -> Vec<String> {
+    let mut errors = Vec::new();
+    if value.len() > 63 {
+        errors.push("must be no more than 63 bytes".to_owned());
+    }
+    if !value.is_empty() && !word(value) {
+        errors.push(
+            "a valid label must be an empty string or consist of alphanumeric characters, '-', '_' or '.', and must \
+             start and end with an alphanumeric character (e.g. 'MyValue',  or 'my_value',  or '12345', regex used \
+             for validation is '(([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9])?')"
+                .to_owned(),
+        );
+    }
+    errors
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keys_and_values() {
+        for (key, ok) in
+            [("a", true), ("a.b/c_D", true), ("/a", false), ("a/", false), ("-a", false), ("", false)]
+        {
+            assert_eq!(qualified_name(key).is_empty(), ok, "{key}");
+        }
+        for (value, ok) in [("", true), ("a.B-1", true), ("a ", false), ("_", false)] {
+            assert_eq!(label_value(value).is_empty(), ok, "{value}");
+        }
+    }
+}

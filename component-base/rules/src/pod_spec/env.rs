@@ -2,10 +2,7 @@
 //!
 //! Contract: core/v1 `EnvVar`, `EnvFromSource`; env files are KEP-3721.
 
-use crate::{
-    field::ErrorList,
-    registry::kit::{at::At, format},
-};
+use crate::{at::At, field::ErrorList, format};
 
 /// Fields of a pod a variable may show.
 const ENV_FIELDS: &[&str] = &[

@@ -10,13 +10,13 @@ use serde_json::Value;
 
 use super::format;
 use crate::{
+    Fields,
     field::{Error, ErrorList, Path},
-    object::Object,
 };
 
 /// A value and where it stands.
 #[derive(Clone, Debug)]
-pub(in crate::registry) struct At<'v> {
+pub struct At<'v> {
     value: &'v Value,
     trail: Trail<'v>,
     /// The trail in words, made when somebody asks: validation looks at hundreds of fields and tells of few.
@@ -67,35 +67,35 @@ impl<'v> Trail<'v> {
 }
 
 /// A format: what is wrong with a text.
-pub(in crate::registry) type Format = fn(&str) -> Vec<String>;
+pub type Format = fn(&str) -> Vec<String>;
 
 static NULL: Value = Value::Null;
 static EMPTY: Value = Value::String(String::new());
 
 impl<'v> At<'v> {
     /// A value at a path of its own.
-    pub(in crate::registry) fn new(value: &'v Value, path: Path) -> Self {
+    pub fn new(value: &'v Value, path: Path) -> Self {
         Self { value, trail: Trail::from(Some(Rc::new(path))), path: OnceCell::new() }
     }
 
     /// A top-level field of an object.
-    pub(in crate::registry) fn field(object: &'v Object, name: &'v str) -> Self {
+    pub fn field(object: &'v (impl Fields + ?Sized), name: &'v str) -> Self {
         let trail = Trail::from(None).then(Step::Field(name));
-        Self { value: object.get(name).unwrap_or(&NULL), trail, path: OnceCell::new() }
+        Self { value: object.top(name).unwrap_or(&NULL), trail, path: OnceCell::new() }
     }
 
     /// The spec of an object.
-    pub(in crate::registry) fn spec(object: &'v Object) -> Self {
+    pub fn spec(object: &'v (impl Fields + ?Sized)) -> Self {
         Self::field(object, "spec")
     }
 
     /// The status of an object.
-    pub(in crate::registry) fn status(object: &'v Object) -> Self {
+    pub fn status(object: &'v (impl Fields + ?Sized)) -> Self {
         Self::field(object, "status")
     }
 
     /// A field of this value.
-    pub(in crate::registry) fn get(&self, name: &'v str) -> Self {
+    pub fn get(&self, name: &'v str) -> Self {
         self.below(self.value.get(name).unwrap_or(&NULL), Step::Field(name))
     }
 
@@ -104,41 +104,41 @@ impl<'v> At<'v> {
     }
 
     /// The same value, told of as another field of where it stands.
-    pub(in crate::registry) fn named(&self, path: Path) -> Self {
+    pub fn named(&self, path: Path) -> Self {
         Self::new(self.value, path)
     }
 
     /// The members of a list.
-    pub(in crate::registry) fn items(&self) -> impl Iterator<Item = At<'v>> + use<'v> {
+    pub fn items(&self) -> impl Iterator<Item = At<'v>> + use<'v> {
         let whole = self.clone();
         let list = self.value.as_array().map(Vec::as_slice).unwrap_or_default();
         list.iter().enumerate().map(move |(i, value)| whole.below(value, Step::Index(i)))
     }
 
     /// The entries of a map; their path is the map's with the key in brackets.
-    pub(in crate::registry) fn entries(&self) -> impl Iterator<Item = (&'v str, At<'v>)> + use<'v> {
+    pub fn entries(&self) -> impl Iterator<Item = (&'v str, At<'v>)> + use<'v> {
         let whole = self.clone();
         let entries = self.value.as_object().into_iter().flatten();
         entries.map(move |(key, value)| (key.as_str(), whole.below(value, Step::Key(key))))
     }
 
     /// The value as it is.
-    pub(in crate::registry) fn value(&self) -> &'v Value {
+    pub fn value(&self) -> &'v Value {
         self.value
     }
 
     /// Where it stands.
-    pub(in crate::registry) fn path(&self) -> &Path {
+    pub fn path(&self) -> &Path {
         self.path.get_or_init(|| self.trail.path())
     }
 
     /// Whether it is there.
-    pub(in crate::registry) fn is_set(&self) -> bool {
+    pub fn is_set(&self) -> bool {
         !self.value.is_null()
     }
 
     /// Whether it is missing, or an empty text, list or map.
-    pub(in crate::registry) fn is_empty(&self) -> bool {
+    pub fn is_empty(&self) -> bool {
         match self.value {
             Value::Null => true,
             Value::String(s) => s.is_empty(),
@@ -147,7 +147,7 @@ impl<'v> At<'v> {
     }
 
     /// Members of a list or map.
-    pub(in crate::registry) fn len(&self) -> usize {
+    pub fn len(&self) -> usize {
         match self.value {
             Value::Array(list) => list.len(),
             Value::Object(map) => map.len(),
@@ -156,27 +156,27 @@ impl<'v> At<'v> {
     }
 
     /// The text; empty when there is none.
-    pub(in crate::registry) fn text(&self) -> &'v str {
+    pub fn text(&self) -> &'v str {
         self.value.as_str().unwrap_or_default()
     }
 
     /// The whole number, if there is one.
-    pub(in crate::registry) fn number(&self) -> Option<i64> {
+    pub fn number(&self) -> Option<i64> {
         self.value.as_i64()
     }
 
     /// The whole number; 0 when there is none.
-    pub(in crate::registry) fn int(&self) -> i64 {
+    pub fn int(&self) -> i64 {
         self.number().unwrap_or(0)
     }
 
     /// The time, if it is one.
-    pub(in crate::registry) fn time(&self) -> Option<Timestamp> {
+    pub fn time(&self) -> Option<Timestamp> {
         self.text().parse().ok()
     }
 
     /// The amount, if it is one.
-    pub(in crate::registry) fn quantity(&self) -> Option<Quantity> {
+    pub fn quantity(&self) -> Option<Quantity> {
         match self.value {
             Value::String(text) => text.parse().ok(),
             Value::Number(number) => number.to_string().parse().ok(),
@@ -185,74 +185,69 @@ impl<'v> At<'v> {
     }
 
     /// Whether a field of this value is there.
-    pub(in crate::registry) fn has(&self, name: &str) -> bool {
+    pub fn has(&self, name: &str) -> bool {
         self.value.get(name).is_some_and(|value| !value.is_null())
     }
 
     /// The text of a field of this value; empty when there is none.
-    pub(in crate::registry) fn text_of(&self, name: &str) -> &'v str {
+    pub fn text_of(&self, name: &str) -> &'v str {
         self.value.get(name).and_then(Value::as_str).unwrap_or_default()
     }
 
     /// Whether it is true.
-    pub(in crate::registry) fn is_true(&self) -> bool {
+    pub fn is_true(&self) -> bool {
         *self.value == Value::Bool(true)
     }
 
     /// Whether it is there and false.
-    pub(in crate::registry) fn is_false(&self) -> bool {
+    pub fn is_false(&self) -> bool {
         *self.value == Value::Bool(false)
     }
 
     // What is wrong with it.
 
     /// The field is malformed or out of range, told with another value than what it holds.
-    pub(in crate::registry) fn invalid_as(
-        &self,
-        errors: &mut ErrorList,
-        value: impl Into<Value>,
-        detail: impl Into<String>,
-    ) {
+    pub fn invalid_as(&self, errors: &mut ErrorList, value: impl Into<Value>, detail: impl Into<String>) {
         errors.push(Error::invalid(self.path(), value, detail));
     }
 
     /// The value is malformed or out of range.
-    pub(in crate::registry) fn invalid(&self, errors: &mut ErrorList, detail: impl Into<String>) {
+    pub fn invalid(&self, errors: &mut ErrorList, detail: impl Into<String>) {
         errors.push(Error::invalid(self.path(), self.value.clone(), detail));
     }
 
     /// As `invalid`, without showing the value.
-    pub(in crate::registry) fn invalid_omitted(&self, errors: &mut ErrorList, detail: impl Into<String>) {
+    pub fn invalid_omitted(&self, errors: &mut ErrorList, detail: impl Into<String>) {
         errors.push(Error { bad: None, ..Error::invalid(self.path(), Value::Null, detail) });
     }
 
     /// The value is needed.
-    pub(in crate::registry) fn required(&self, errors: &mut ErrorList, detail: impl Into<String>) {
+    pub fn required(&self, errors: &mut ErrorList, detail: impl Into<String>) {
         errors.push(Error::required(self.path(), detail));
     }
 
     /// The value may not be set.
-    pub(in crate::registry) fn forbidden(&self, errors: &mut ErrorList, detail: impl Into<String>) {
+    pub fn forbidden(&self, errors: &mut ErrorList, detail: impl Into<String>) {
         errors.push(Error::forbidden(self.path(), detail));
     }
 
     /// The value stands twice.
-    pub(in crate::registry) fn duplicate(&self, errors: &mut ErrorList) {
+    pub fn duplicate(&self, errors: &mut ErrorList) {
         errors.push(Error::duplicate(self.path(), self.value.clone()));
     }
 
     /// The value names something that is not there.
-    pub(in crate::registry) fn not_found(&self, errors: &mut ErrorList) {
+    pub fn not_found(&self, errors: &mut ErrorList) {
         errors.push(Error::not_found(self.path(), self.text()));
     }
 
     /// The value is none of these, told in this order.
-    pub(in crate::registry) fn not_among(&self, errors: &mut ErrorList, supported: &[&str]) {
+    pub fn not_among(&self, errors: &mut ErrorList, supported: &[&str]) {
         errors.push(Error::not_among(self.path(), self.text(), supported));
     }
 
     /// The text is one of these, told in this order; an empty one is missing.
-    pub(in crate::registry) fn check_among(&self, errors: &mut ErrorList, supported: &[&str]) {
+    pub fn check_among(&self, errors: &mut ErrorList, supported: &[&str]) {
         if self.is_empty() {
             self.required(errors, "");
         } else if !supported.contains(&self.text()) {
@@ -261,14 +256,14 @@ impl<'v> At<'v> {
     }
 
     /// The value is none of these.
-    pub(in crate::registry) fn not_supported(&self, errors: &mut ErrorList, supported: &[&str]) {
+    pub fn not_supported(&self, errors: &mut ErrorList, supported: &[&str]) {
         errors.push(Error::not_supported(self.path(), self.value.clone(), supported));
     }
 
     // Checks.
 
     /// The value is there and not empty.
-    pub(in crate::registry) fn check_required(&self, errors: &mut ErrorList) -> bool {
+    pub fn check_required(&self, errors: &mut ErrorList) -> bool {
         if self.is_empty() {
             self.required(errors, "");
         }
@@ -276,7 +271,7 @@ impl<'v> At<'v> {
     }
 
     /// The value is there.
-    pub(in crate::registry) fn check_there(&self, errors: &mut ErrorList) -> bool {
+    pub fn check_there(&self, errors: &mut ErrorList) -> bool {
         if !self.is_set() {
             self.required(errors, "");
         }
@@ -284,39 +279,33 @@ impl<'v> At<'v> {
     }
 
     /// A text has at most so many bytes.
-    pub(in crate::registry) fn check_length(&self, errors: &mut ErrorList, max: usize) {
+    pub fn check_length(&self, errors: &mut ErrorList, max: usize) {
         if self.text().len() > max {
             errors.push(Error::too_long(self.path(), max));
         }
     }
 
     /// A list has at most so many members.
-    pub(in crate::registry) fn check_members(&self, errors: &mut ErrorList, max: usize) {
+    pub fn check_members(&self, errors: &mut ErrorList, max: usize) {
         if self.len() > max {
             errors.push(Error::too_many(self.path(), self.len(), max));
         }
     }
 
     /// A number is not negative.
-    pub(in crate::registry) fn check_non_negative(&self, errors: &mut ErrorList) {
+    pub fn check_non_negative(&self, errors: &mut ErrorList) {
         if self.int() < 0 {
             self.invalid(errors, "must be greater than or equal to 0");
         }
     }
 
     /// Numbers in these fields are not negative.
-    pub(in crate::registry) fn check_counts(&self, fields: &[&str], errors: &mut ErrorList) {
+    pub fn check_counts(&self, fields: &[&str], errors: &mut ErrorList) {
         fields.iter().for_each(|field| self.get(field).check_non_negative(errors));
     }
 
     /// These fields are not greater than another one.
-    pub(in crate::registry) fn check_at_most(
-        &self,
-        fields: &[&str],
-        limit: &str,
-        detail: &str,
-        errors: &mut ErrorList,
-    ) {
+    pub fn check_at_most(&self, fields: &[&str], limit: &str, detail: &str, errors: &mut ErrorList) {
         let limit = self.get(limit).int();
         for field in fields.iter().map(|field| self.get(field)).filter(|field| field.int() > limit) {
             field.invalid(errors, detail);
@@ -324,12 +313,12 @@ impl<'v> At<'v> {
     }
 
     /// The text has a format.
-    pub(in crate::registry) fn check_format(&self, errors: &mut ErrorList, format: Format) {
+    pub fn check_format(&self, errors: &mut ErrorList, format: Format) {
         format(self.text()).into_iter().for_each(|detail| self.invalid_as(errors, self.text(), detail));
     }
 
     /// The text is one of these; an empty one is missing.
-    pub(in crate::registry) fn check_one_of(&self, errors: &mut ErrorList, supported: &[&str]) -> bool {
+    pub fn check_one_of(&self, errors: &mut ErrorList, supported: &[&str]) -> bool {
         if self.is_empty() {
             self.required(errors, "");
         } else if !supported.contains(&self.text()) {
@@ -341,47 +330,47 @@ impl<'v> At<'v> {
     }
 
     /// The text is one of these, if it is set at all.
-    pub(in crate::registry) fn check_option_of(&self, errors: &mut ErrorList, supported: &[&str]) {
+    pub fn check_option_of(&self, errors: &mut ErrorList, supported: &[&str]) {
         if self.is_set() && !supported.contains(&self.text()) {
             self.not_supported(errors, supported);
         }
     }
 
     /// The text is one of these, an empty one is not.
-    pub(in crate::registry) fn check_is_one_of(&self, errors: &mut ErrorList, supported: &[&str]) {
+    pub fn check_is_one_of(&self, errors: &mut ErrorList, supported: &[&str]) {
         if !supported.contains(&self.text()) {
             errors.push(Error::not_supported(self.path(), self.text(), supported));
         }
     }
 
     /// The text is there and has a format.
-    pub(in crate::registry) fn check_required_format(&self, errors: &mut ErrorList, format: Format) {
+    pub fn check_required_format(&self, errors: &mut ErrorList, format: Format) {
         if self.check_required(errors) {
             self.check_format(errors, format);
         }
     }
 
     /// The text has a format, if it is not empty.
-    pub(in crate::registry) fn check_option_format(&self, errors: &mut ErrorList, format: Format) {
+    pub fn check_option_format(&self, errors: &mut ErrorList, format: Format) {
         if !self.is_empty() {
             self.check_format(errors, format);
         }
     }
 
     /// A number is above zero.
-    pub(in crate::registry) fn check_positive(&self, errors: &mut ErrorList) {
+    pub fn check_positive(&self, errors: &mut ErrorList) {
         if self.int() <= 0 {
             self.invalid_as(errors, self.int(), "must be greater than zero");
         }
     }
 
     /// The number of a port.
-    pub(in crate::registry) fn check_port(&self, errors: &mut ErrorList) {
+    pub fn check_port(&self, errors: &mut ErrorList) {
         self.check_range(errors, 1, 65_535);
     }
 
     /// The number or the name of a port.
-    pub(in crate::registry) fn check_port_or_name(&self, errors: &mut ErrorList) {
+    pub fn check_port_or_name(&self, errors: &mut ErrorList) {
         if self.value.is_string() {
             self.check_format(errors, format::port_name);
         } else {
@@ -390,21 +379,21 @@ impl<'v> At<'v> {
     }
 
     /// A number stands in a range.
-    pub(in crate::registry) fn check_range(&self, errors: &mut ErrorList, from: i64, to: i64) {
+    pub fn check_range(&self, errors: &mut ErrorList, from: i64, to: i64) {
         if !(from..=to).contains(&self.int()) {
             self.invalid_as(errors, self.int(), format!("must be between {from} and {to}, inclusive"));
         }
     }
 
     /// A name that stands for itself in a path.
-    pub(in crate::registry) fn check_path_name(&self, errors: &mut ErrorList) {
+    pub fn check_path_name(&self, errors: &mut ErrorList) {
         if self.check_required(errors) {
             self.check_format(errors, format::path_segment);
         }
     }
 
     /// The value is what it was.
-    pub(in crate::registry) fn check_unchanged(&self, old: &At<'_>, errors: &mut ErrorList) -> bool {
+    pub fn check_unchanged(&self, old: &At<'_>, errors: &mut ErrorList) -> bool {
         let same = self.value == old.value || self.is_empty() && old.is_empty();
         if !same {
             // A text that was taken away is an empty one.
@@ -415,7 +404,7 @@ impl<'v> At<'v> {
     }
 
     /// A number or text is a count or a share.
-    pub(in crate::registry) fn check_count_or_percent(&self, errors: &mut ErrorList) {
+    pub fn check_count_or_percent(&self, errors: &mut ErrorList) {
         match self.value {
             Value::String(text) => {
                 format::percent(text).into_iter().for_each(|detail| self.invalid(errors, detail));
@@ -426,27 +415,27 @@ impl<'v> At<'v> {
     }
 
     /// A share is of the whole at most.
-    pub(in crate::registry) fn check_at_most_whole(&self, errors: &mut ErrorList) {
+    pub fn check_at_most_whole(&self, errors: &mut ErrorList) {
         if self.percent().is_some_and(|percent| percent > 100) {
             self.invalid(errors, "must not be greater than 100%");
         }
     }
 
     /// The number before a percent sign.
-    pub(in crate::registry) fn percent(&self) -> Option<i64> {
+    pub fn percent(&self) -> Option<i64> {
         let digits = self.value.as_str()?.strip_suffix('%')?;
         let digits = (!digits.is_empty() && digits.bytes().all(|b| b.is_ascii_digit())).then_some(digits)?;
         Some(digits.parse().unwrap_or(i64::MAX))
     }
 
     /// The number, or the one before a percent sign or in a text; 0 for anything else.
-    pub(in crate::registry) fn count_or_percent(&self) -> i64 {
+    pub fn count_or_percent(&self) -> i64 {
         let written = || self.text().parse().unwrap_or_else(|_| self.int());
         self.percent().unwrap_or_else(written)
     }
 
     /// A map of labels.
-    pub(in crate::registry) fn check_labels(&self, errors: &mut ErrorList) {
+    pub fn check_labels(&self, errors: &mut ErrorList) {
         for (key, value) in self.value.as_object().into_iter().flatten() {
             for detail in format::qualified_name(key) {
                 errors.push(Error::invalid(self.path(), key.as_str(), detail));
@@ -458,13 +447,13 @@ impl<'v> At<'v> {
     }
 
     /// A label selector.
-    pub(in crate::registry) fn check_selector(&self, errors: &mut ErrorList) {
+    pub fn check_selector(&self, errors: &mut ErrorList) {
         self.check_selector_after(false, errors);
     }
 
     /// A label selector that takes the place of another one. Where that was `broken`, expressions may compare with
     /// what no label can be.
-    pub(in crate::registry) fn check_selector_after(&self, broken: bool, errors: &mut ErrorList) {
+    pub fn check_selector_after(&self, broken: bool, errors: &mut ErrorList) {
         self.get("matchLabels").check_labels(errors);
         for term in self.get("matchExpressions").items() {
             let (operator, values) = (term.get("operator"), term.get("values"));
@@ -485,25 +474,25 @@ impl<'v> At<'v> {
     }
 
     /// Whether the values of a label selector's expressions are those that labels can have.
-    pub(in crate::registry) fn selects_by_labels(&self) -> bool {
+    pub fn selects_by_labels(&self) -> bool {
         let mut values = self.get("matchExpressions").items().flat_map(|term| term.get("values").items());
         values.all(|value| format::label_value(value.text()).is_empty())
     }
 
     /// Whether a label selector is a good one.
-    pub(in crate::registry) fn selects(&self) -> bool {
+    pub fn selects(&self) -> bool {
         let mut errors = ErrorList::new();
         self.check_selector(&mut errors);
         errors.is_empty()
     }
 
     /// Whether a selector says nothing, and so selects all.
-    pub(in crate::registry) fn selects_all(&self) -> bool {
+    pub fn selects_all(&self) -> bool {
         self.get("matchLabels").len() + self.get("matchExpressions").len() == 0
     }
 
     /// Whether a label selector matches labels.
-    pub(in crate::registry) fn matches(&self, labels: &At<'_>) -> bool {
+    pub fn matches(&self, labels: &At<'_>) -> bool {
         let label = |key: &str| labels.value.get(key).and_then(Value::as_str);
         let pairs = self.get("matchLabels").entries().all(|(key, value)| label(key) == Some(value.text()));
         pairs

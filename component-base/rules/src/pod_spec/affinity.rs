@@ -7,9 +7,9 @@ use std::collections::BTreeSet;
 
 use super::validation::Whole;
 use crate::{
+    at::At,
     field::{Error, ErrorList},
-    registry::kit::{at::At, format},
-    validate,
+    format, validate,
 };
 
 const REQUIRED: &str = "requiredDuringSchedulingIgnoredDuringExecution";
@@ -46,7 +46,7 @@ fn check_weight(term: &At<'_>, errors: &mut ErrorList) {
 }
 
 /// A selector of nodes: some of its terms have to match. `loose` lets values be no labels.
-pub(in crate::registry) fn check_node_selector(selector: &At<'_>, loose: bool, errors: &mut ErrorList) {
+pub fn check_node_selector(selector: &At<'_>, loose: bool, errors: &mut ErrorList) {
     let terms = selector.get("nodeSelectorTerms");
     if terms.is_empty() {
         return terms.required(errors, "must have at least one node selector term");
@@ -148,7 +148,7 @@ fn check_label_keys(term: &At<'_>, errors: &mut ErrorList) {
 }
 
 /// Tolerations of a pod.
-pub(in crate::registry) fn check_tolerations(tolerations: &At<'_>, comparing: bool, errors: &mut ErrorList) {
+pub fn check_tolerations(tolerations: &At<'_>, comparing: bool, errors: &mut ErrorList) {
     for toleration in tolerations.items() {
         let get = |field: &'static str| toleration.get(field);
         let (key, operator, value, effect) = (get("key"), get("operator"), get("value"), get("effect"));
@@ -195,7 +195,7 @@ fn compared(value: &At<'_>, errors: &mut ErrorList) {
 }
 
 /// The effect of a taint.
-pub(in crate::registry) fn check_effect(effect: &At<'_>, errors: &mut ErrorList) {
+pub fn check_effect(effect: &At<'_>, errors: &mut ErrorList) {
     effect.check_among(errors, EFFECTS);
 }
 
@@ -273,7 +273,7 @@ pub(super) fn check_gates(gates: &At<'_>, errors: &mut ErrorList) {
 }
 
 /// Whether a spec's rules about other pods select by what labels cannot be.
-pub(in crate::registry) fn breaks_selectors(spec: &At<'_>) -> bool {
+pub fn breaks_selectors(spec: &At<'_>) -> bool {
     let [_, pod_labels, ..] = broken(spec);
     pod_labels
 }

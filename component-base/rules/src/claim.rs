@@ -7,27 +7,26 @@ use serde_json::Value;
 use super::{at::At, format, resources};
 use crate::{
     field::{Error, ErrorList},
-    registry::kit::metadata,
+    metadata,
 };
 
 /// Ways to mount a volume.
-pub(in crate::registry) const ACCESS_MODES: &[&str] =
-    &["ReadOnlyMany", "ReadWriteMany", "ReadWriteOnce", "ReadWriteOncePod"];
+pub const ACCESS_MODES: &[&str] = &["ReadOnlyMany", "ReadWriteMany", "ReadWriteOnce", "ReadWriteOncePod"];
 /// Files or a bare device.
-pub(in crate::registry) const VOLUME_MODES: &[&str] = &["Block", "Filesystem"];
+pub const VOLUME_MODES: &[&str] = &["Block", "Filesystem"];
 
 /// What an old claim breaks, which then stays allowed.
 #[derive(Clone, Copy, Default)]
-pub(in crate::registry) struct Allowed {
+pub struct Allowed {
     /// Groups of data sources that are no domains.
-    pub(in crate::registry) source_groups: bool,
+    pub source_groups: bool,
     /// Selectors with values that are no labels.
-    pub(in crate::registry) selector: bool,
+    pub selector: bool,
 }
 
 impl Allowed {
     /// What the spec of an old claim breaks.
-    pub(in crate::registry) fn by(spec: &At<'_>) -> Self {
+    pub fn by(spec: &At<'_>) -> Self {
         Self {
             source_groups: ["dataSource", "dataSourceRef"].iter().any(|s| spec.get(s).has("apiGroup")),
             selector: !spec.get("selector").selects(),
@@ -36,13 +35,13 @@ impl Allowed {
 }
 
 /// A template of claims.
-pub(in crate::registry) fn check_template(template: &At<'_>, errors: &mut ErrorList) {
+pub fn check_template(template: &At<'_>, errors: &mut ErrorList) {
     metadata::check_of_template(&template.get("metadata"), errors);
     check(&template.get("spec"), Allowed::default(), errors);
 }
 
 /// The access modes of a claim or a volume; `owner` is told when there are none.
-pub(in crate::registry) fn check_access_modes(modes: &At<'_>, errors: &mut ErrorList) {
+pub fn check_access_modes(modes: &At<'_>, errors: &mut ErrorList) {
     if modes.is_empty() {
         modes.required(errors, "at least 1 access mode is required");
     }
@@ -62,7 +61,7 @@ pub(in crate::registry) fn check_access_modes(modes: &At<'_>, errors: &mut Error
 }
 
 /// The spec of a claim.
-pub(in crate::registry) fn check(spec: &At<'_>, allowed: Allowed, errors: &mut ErrorList) {
+pub fn check(spec: &At<'_>, allowed: Allowed, errors: &mut ErrorList) {
     let modes = spec.get("accessModes");
     if modes.is_empty() {
         modes.required(errors, "at least 1 access mode is required");

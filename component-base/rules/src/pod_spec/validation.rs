@@ -7,13 +7,12 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::{affinity, annotations, containers, security, volumes};
 use crate::{
+    Fields,
+    at::At,
     field::{Error, ErrorList, Path},
-    object::Object,
-    registry::kit::{
-        at::At,
-        format, items, metadata,
-        resources::{self, Rule},
-    },
+    format, items, metadata,
+    resources::{self, Rule},
+    validate,
 };
 
 /// What an old pod breaks, which then stays allowed.
@@ -60,7 +59,7 @@ pub(super) struct Whole<'v> {
 
 impl Allowed {
     /// What an old pod breaks.
-    fn by(old: &Object) -> Self {
+    fn by(old: &dyn Fields) -> Self {
         Self::by_spec(&At::spec(old), &At::field(old, "metadata").get("annotations"))
     }
 
@@ -118,13 +117,13 @@ impl Allowed {
 }
 
 /// What is wrong with a pod, whether it is created or updated from an old one.
-pub(in crate::registry) fn check_pod(pod: &Object, old: Option<&Object>, errors: &mut ErrorList) {
+pub fn check_pod(pod: &dyn Fields, old: Option<&dyn Fields>, errors: &mut ErrorList) {
     let allowed = old.map(Allowed::by).unwrap_or_default();
     let (meta, spec) = (At::field(pod, "metadata"), At::spec(pod));
     let marks = meta.get("annotations");
     annotations::check(&marks, &spec, allowed.deletion_cost, errors);
     let mirror = marks.has(annotations::MIRROR);
-    check_spec(whole(spec.clone(), true, pod.name(), mirror, allowed), errors);
+    check_spec(whole(spec.clone(), true, meta.text_of("name"), mirror, allowed), errors);
     if spec.text_of("serviceAccountName").is_empty() {
         for volume in spec.get("volumes").items() {
             for source in volume.get("projected").get("sources").items() {
@@ -140,8 +139,19 @@ pub(in crate::registry) fn check_pod(pod: &Object, old: Option<&Object>, errors:
     }
 }
 
+/// All that is wrong with a new pod, for who has no other way to know its metadata.
+pub fn check_new(pod: &dyn Fields, errors: &mut ErrorList) {
+    let meta = At::field(pod, "metadata");
+    meta.get("generateName").check_option_format(errors, |stem| validate::dns_subdomain(stem, true));
+    meta.get("name").check_required_format(errors, format::dns_subdomain);
+    meta.get("namespace").check_required_format(errors, format::dns_label);
+    metadata::check(&meta, errors);
+    check_pod(pod, None, errors);
+    check_new_pod(pod, errors);
+}
+
 /// What is wrong with a new pod beside that.
-pub(in crate::registry) fn check_new_pod(pod: &Object, errors: &mut ErrorList) {
+pub fn check_new_pod(pod: &dyn Fields, errors: &mut ErrorList) {
     let (meta, spec) = (At::field(pod, "metadata"), At::spec(pod));
     if !spec.get("ephemeralContainers").is_empty() {
         spec.get("ephemeralContainers").forbidden(errors, "cannot be set on create");
@@ -154,20 +164,20 @@ pub(in crate::registry) fn check_new_pod(pod: &Object, errors: &mut ErrorList) {
 }
 
 /// What an update of a pod does to annotations it may not.
-pub(in crate::registry) fn check_annotation_change(new: &Object, old: &Object, errors: &mut ErrorList) {
+pub fn check_annotation_change(new: &dyn Fields, old: &dyn Fields, errors: &mut ErrorList) {
     let of = |pod| At::field(pod, "metadata").get("annotations");
     annotations::check_change(&of(new), &of(old), errors);
     annotations::check(&of(new), &At::spec(new), annotations::has_wrong_cost(&of(old)), errors);
 }
 
 /// Tolerations of a pod with an old one.
-pub(in crate::registry) fn check_changed_tolerations(new: &Object, old: &Object, errors: &mut ErrorList) {
+pub fn check_changed_tolerations(new: &dyn Fields, old: &dyn Fields, errors: &mut ErrorList) {
     let comparing = Allowed::by(old).comparing_tolerations;
     affinity::check_tolerations(&At::spec(new).get("tolerations"), comparing, errors);
 }
 
 /// What is wrong with a template of pods, whether it is new or replaces an old one.
-pub(in crate::registry) fn check_template(template: &At<'_>, old: Option<&At<'_>>, errors: &mut ErrorList) {
+pub fn check_template(template: &At<'_>, old: Option<&At<'_>>, errors: &mut ErrorList) {
     let allowed = old.map(Allowed::by_template).unwrap_or_default();
     let (meta, spec) = (template.get("metadata"), template.get("spec"));
     meta.get("labels").named(template.path().child("labels")).check_labels(errors);

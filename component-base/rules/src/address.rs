@@ -7,7 +7,7 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 
 /// Errors of an address: it must be written as RFC 5952 has it.
-pub(in crate::registry) fn canonical_ip(text: &str) -> Vec<String> {
+pub fn canonical_ip(text: &str) -> Vec<String> {
     let wrong = match text.parse::<IpAddr>() {
         Err(_) if without_leading_zeros(text).parse::<IpAddr>().is_ok() => "must not have leading 0s".into(),
         Err(_) => "must be a valid IP address, (e.g. 10.9.8.7 or 2001:db8::ffff)".into(),
@@ -21,7 +21,7 @@ pub(in crate::registry) fn canonical_ip(text: &str) -> Vec<String> {
 }
 
 /// Errors of a network: canonical, and no bits set beyond the prefix.
-pub(in crate::registry) fn canonical_cidr(text: &str) -> Vec<String> {
+pub fn canonical_cidr(text: &str) -> Vec<String> {
     let zeros = || {
         let (ip, length) = text.split_once('/')?;
         let plain = format!("{}/{}", without_leading_zeros(ip), without_leading_zeros(length));
@@ -41,7 +41,7 @@ pub(in crate::registry) fn canonical_cidr(text: &str) -> Vec<String> {
 }
 
 /// A network as old clients wrote it, leading zeros and all.
-pub(in crate::registry) fn loose_cidr(text: &str) -> Option<IpNet> {
+pub fn loose_cidr(text: &str) -> Option<IpNet> {
     let (address, length) = text.split_once('/')?;
     let bits = match length.trim_start_matches('0') {
         "" if !length.is_empty() => "0",
@@ -51,7 +51,7 @@ pub(in crate::registry) fn loose_cidr(text: &str) -> Option<IpNet> {
 }
 
 /// `010.002.0.1` as `10.2.0.1`; IPv6, where zeros mean nothing else, as it is.
-pub(in crate::registry) fn without_leading_zeros(text: &str) -> String {
+pub fn without_leading_zeros(text: &str) -> String {
     if text.contains(':') {
         return text.to_owned();
     }

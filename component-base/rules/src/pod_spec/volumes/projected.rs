@@ -6,11 +6,10 @@ use std::collections::BTreeSet;
 
 use super::{check_mode, downward_file, key_to_path};
 use crate::{
+    at::At,
     field::{Error, ErrorList, Path},
-    registry::{
-        kit::{at::At, format},
-        pod_spec::validation::Whole,
-    },
+    format,
+    pod_spec::validation::Whole,
     validate,
 };
 
@@ -187,7 +186,7 @@ fn domain_key(at: &At<'_>, key: &str, errors: &mut ErrorList) {
 }
 
 /// The name of a signer: `domain/path`.
-pub(in crate::registry) fn check_signer(signer: &At<'_>, errors: &mut ErrorList) {
+pub fn check_signer(signer: &At<'_>, errors: &mut ErrorList) {
     let name = signer.text();
     if name.is_empty() {
         return signer.required(errors, "");

@@ -3,18 +3,19 @@
 //! Contract: core/v1 `Volume`. What persistent volumes share is in `sources`.
 
 mod projected;
-pub(in crate::registry) mod sources;
+pub mod sources;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-pub(in crate::registry) use self::projected::check_signer;
-pub(crate) use self::sources::HOST_PATHS;
+pub use self::projected::check_signer;
+pub use self::sources::HOST_PATHS;
 use self::sources::check_mode;
 use super::{env, validation::Whole};
 use crate::{
+    at::At,
+    claim,
     field::{Error, ErrorList},
-    registry::kit::{at::At, claim, format},
-    validate,
+    format, validate,
 };
 
 /// Types of volumes in the order they are looked at, and how one that comes second is called.

@@ -6,14 +6,10 @@ use std::sync::LazyLock;
 
 use regex::Regex;
 
-use crate::{
-    field::ErrorList,
-    registry::kit::{at::At, format},
-    validate,
-};
+use crate::{at::At, field::ErrorList, format, validate};
 
 /// What is wrong with an initiator whose portal leaves no room for the volume's name.
-pub(in crate::registry) const LONG_PORTAL: &str = "Total length of <volume name>:<iscsi.targetPortal> must be under 64 \
+pub const LONG_PORTAL: &str = "Total length of <volume name>:<iscsi.targetPortal> must be under 64 \
      characters if iscsi.initiatorName is specified.";
 const FILE_MODE: &str = "must be a number between 0 and 0777 (octal), both inclusive";
 
@@ -28,14 +24,14 @@ static EUI: LazyLock<Regex> = LazyLock::new(|| pattern(r"^eui.[[:alnum:]]{16}$")
 static NAA: LazyLock<Regex> = LazyLock::new(|| pattern(r"^naa.[[:alnum:]]{32}$"));
 
 /// Bits of a file.
-pub(in crate::registry) fn check_mode(mode: &At<'_>, errors: &mut ErrorList) {
+pub fn check_mode(mode: &At<'_>, errors: &mut ErrorList) {
     if mode.number().is_some_and(|mode| !(0..=0o777).contains(&mode)) {
         mode.invalid(errors, FILE_MODE);
     }
 }
 
 /// The name of a CSI driver.
-pub(in crate::registry) fn check_driver(driver: &At<'_>, errors: &mut ErrorList) {
+pub fn check_driver(driver: &At<'_>, errors: &mut ErrorList) {
     if !driver.check_required(errors) {
         return;
     }
@@ -46,7 +42,7 @@ pub(in crate::registry) fn check_driver(driver: &At<'_>, errors: &mut ErrorList)
 }
 
 /// A source by the name of its field; `persistent` when a persistent volume holds it.
-pub(in crate::registry) fn check(kind: &str, source: &At<'_>, persistent: bool, errors: &mut ErrorList) {
+pub fn check(kind: &str, source: &At<'_>, persistent: bool, errors: &mut ErrorList) {
     let required = |fields: &[&str], errors: &mut ErrorList| {
         for field in fields {
             source.get(field).check_required(errors);
@@ -112,7 +108,7 @@ pub(in crate::registry) fn check(kind: &str, source: &At<'_>, persistent: bool, 
 }
 
 /// What a path of the host may be asked to be; the empty word asks nothing.
-pub(crate) const HOST_PATHS: &[&str] =
+pub const HOST_PATHS: &[&str] =
     &["", "BlockDevice", "CharDevice", "Directory", "DirectoryOrCreate", "File", "FileOrCreate", "Socket"];
 
 fn host_path(source: &At<'_>, errors: &mut ErrorList) {
@@ -270,7 +266,7 @@ fn secret_of_volume(source: &At<'_>, persistent: bool, errors: &mut ErrorList) {
 }
 
 /// A reference to a secret from a persistent CSI volume.
-pub(in crate::registry) fn check_secret(secret: &At<'_>, errors: &mut ErrorList) {
+pub fn check_secret(secret: &At<'_>, errors: &mut ErrorList) {
     if secret.is_set() {
         secret.get("name").check_required_format(errors, format::dns_subdomain);
         secret.get("namespace").check_required_format(errors, format::dns_label);

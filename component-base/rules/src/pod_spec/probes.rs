@@ -2,13 +2,10 @@
 //!
 //! Contract: core/v1 `Probe`, `Lifecycle`; sleep is KEP-3960, stop signals KEP-4960.
 
-use crate::{
-    field::ErrorList,
-    registry::kit::{at::At, format},
-};
+use crate::{at::At, field::ErrorList, format};
 
 /// Signals a container of a Linux pod may be stopped with.
-pub(crate) const SIGNALS: &[&str] = &[
+pub const SIGNALS: &[&str] = &[
     "SIGABRT",
     "SIGALRM",
     "SIGBUS",

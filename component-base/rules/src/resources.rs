@@ -12,7 +12,7 @@ use super::{at::At, format, items};
 use crate::field::{Error, ErrorList, Path};
 
 /// A rule for names of resources: name, where it stands, errors.
-pub(in crate::registry) type NameRule = fn(&str, &Path, &mut ErrorList);
+pub type NameRule = fn(&str, &Path, &mut ErrorList);
 
 const CONTAINER: &[&str] = &["cpu", "memory", "ephemeral-storage"];
 const COUNTS: &[&str] = &[
@@ -37,7 +37,7 @@ const QUOTA: &[&str] = &[
 ];
 
 /// Rounds the amounts of a map up to thousandths, which is as fine as amounts of resources are kept.
-pub(in crate::registry) fn round_up(amounts: Option<&mut Value>) {
+pub fn round_up(amounts: Option<&mut Value>) {
     for amount in amounts.and_then(Value::as_object_mut).into_iter().flat_map(|map| map.values_mut()) {
         // Nothing finer than a thousandth is written without one of these.
         let Some(text) = amount.as_str().filter(|t| t.ends_with(['n', 'u']) || t.contains("e-")) else {
@@ -51,14 +51,14 @@ pub(in crate::registry) fn round_up(amounts: Option<&mut Value>) {
 }
 
 /// Rounds limits and requests up.
-pub(in crate::registry) fn round_requirements(resources: Option<&mut Value>) {
+pub fn round_requirements(resources: Option<&mut Value>) {
     if let Some(resources) = resources.and_then(Value::as_object_mut) {
         ["limits", "requests"].iter().for_each(|field| round_up(resources.get_mut(*field)));
     }
 }
 
 /// Whether a resource is huge pages of some size.
-pub(in crate::registry) fn is_huge_page(name: &str) -> bool {
+pub fn is_huge_page(name: &str) -> bool {
     name.starts_with("hugepages-")
 }
 
@@ -67,19 +67,19 @@ fn is_quota_huge_page(name: &str) -> bool {
 }
 
 /// Whether a resource is Kubernetes' own.
-pub(in crate::registry) fn is_native(name: &str) -> bool {
+pub fn is_native(name: &str) -> bool {
     !name.contains('/') || name.contains("kubernetes.io/")
 }
 
 /// Whether a resource is one that a vendor adds to nodes.
-pub(in crate::registry) fn is_extended(name: &str) -> bool {
+pub fn is_extended(name: &str) -> bool {
     !is_native(name)
         && !name.starts_with("requests.")
         && format::qualified_name(&format!("requests.{name}")).is_empty()
 }
 
 /// Whether limits may be above requests.
-pub(in crate::registry) fn may_overcommit(name: &str) -> bool {
+pub fn may_overcommit(name: &str) -> bool {
     is_native(name) && !is_huge_page(name)
 }
 
@@ -89,7 +89,7 @@ fn is_counted(name: &str) -> bool {
 }
 
 /// A name of any resource.
-pub(in crate::registry) fn check_name(name: &str, path: &Path, errors: &mut ErrorList) {
+pub fn check_name(name: &str, path: &Path, errors: &mut ErrorList) {
     let wrong = format::qualified_name(name);
     let standard = || {
         CONTAINER.contains(&name)
@@ -105,7 +105,7 @@ pub(in crate::registry) fn check_name(name: &str, path: &Path, errors: &mut Erro
 }
 
 /// A name of a resource of containers.
-pub(in crate::registry) fn check_container_name(name: &str, path: &Path, errors: &mut ErrorList) {
+pub fn check_container_name(name: &str, path: &Path, errors: &mut ErrorList) {
     check_name(name, path, errors);
     if !name.contains('/') {
         if !CONTAINER.contains(&name) && !is_huge_page(name) {
@@ -117,12 +117,12 @@ pub(in crate::registry) fn check_container_name(name: &str, path: &Path, errors:
 }
 
 /// Whether a pod as a whole may have a resource.
-pub(in crate::registry) fn is_of_pods(name: &str) -> bool {
+pub fn is_of_pods(name: &str) -> bool {
     matches!(name, "cpu" | "memory") || is_huge_page(name)
 }
 
 /// A name of a resource of pods as a whole.
-pub(in crate::registry) fn check_pod_name(name: &str, path: &Path, errors: &mut ErrorList) {
+pub fn check_pod_name(name: &str, path: &Path, errors: &mut ErrorList) {
     let mut wrong = ErrorList::new();
     check_name(name, path, &mut wrong);
     if wrong.is_empty() && !is_of_pods(name) {
@@ -132,12 +132,12 @@ pub(in crate::registry) fn check_pod_name(name: &str, path: &Path, errors: &mut 
 }
 
 /// Whether a resource is one of those that a quota knows of itself.
-pub(in crate::registry) fn is_of_quotas(name: &str) -> bool {
+pub fn is_of_quotas(name: &str) -> bool {
     CONTAINER.contains(&name) || QUOTA.contains(&name) || COUNTS.contains(&name) || is_quota_huge_page(name)
 }
 
 /// A name of a resource under quota.
-pub(in crate::registry) fn check_quota_name(name: &str, path: &Path, errors: &mut ErrorList) {
+pub fn check_quota_name(name: &str, path: &Path, errors: &mut ErrorList) {
     check_name(name, path, errors);
     if !name.contains('/') && !is_of_quotas(name) {
         errors.push(Error::invalid(path, name, "must be a standard resource for quota"));
@@ -145,7 +145,7 @@ pub(in crate::registry) fn check_quota_name(name: &str, path: &Path, errors: &mu
 }
 
 /// An amount of a resource.
-pub(in crate::registry) fn check_amount(name: &str, at: &At<'_>, errors: &mut ErrorList) {
+pub fn check_amount(name: &str, at: &At<'_>, errors: &mut ErrorList) {
     check_not_negative(at, errors);
     let Some(quantity) = at.quantity() else { return };
     if is_counted(name) && quantity.milli_value() % 1000 != 0 {
@@ -154,21 +154,21 @@ pub(in crate::registry) fn check_amount(name: &str, at: &At<'_>, errors: &mut Er
 }
 
 /// An amount is zero or more.
-pub(in crate::registry) fn check_not_negative(at: &At<'_>, errors: &mut ErrorList) {
+pub fn check_not_negative(at: &At<'_>, errors: &mut ErrorList) {
     if let Some(quantity) = at.quantity().filter(|quantity| quantity.sign() < 0) {
         at.invalid_as(errors, quantity.to_string(), "must be greater than or equal to 0");
     }
 }
 
 /// An amount of storage is none below zero.
-pub(in crate::registry) fn check_basic(at: &At<'_>, errors: &mut ErrorList) {
+pub fn check_basic(at: &At<'_>, errors: &mut ErrorList) {
     if let Some(quantity) = at.quantity().filter(|quantity| quantity.value() < 0) {
         at.invalid_as(errors, quantity.value(), "must be a valid resource quantity");
     }
 }
 
 /// An amount is above zero.
-pub(in crate::registry) fn check_above_zero(at: &At<'_>, errors: &mut ErrorList) {
+pub fn check_above_zero(at: &At<'_>, errors: &mut ErrorList) {
     if let Some(quantity) = at.quantity().filter(|quantity| quantity.sign() <= 0) {
         at.invalid_as(errors, quantity.to_string(), "must be greater than zero");
     }
@@ -184,17 +184,17 @@ fn is_whole_pages(name: &str, quantity: Quantity) -> bool {
 
 /// What resource requirements are held against.
 #[derive(Clone, Copy)]
-pub(in crate::registry) struct Rule<'r> {
+pub struct Rule<'r> {
     /// Which resources may be asked for.
-    pub(in crate::registry) names: NameRule,
+    pub names: NameRule,
     /// Names of the claims of the pod.
-    pub(in crate::registry) claims: &'r BTreeSet<&'r str>,
+    pub claims: &'r BTreeSet<&'r str>,
     /// Whether broken huge pages are let pass.
-    pub(in crate::registry) broken_pages: bool,
+    pub broken_pages: bool,
 }
 
 /// The limits, requests and claims of a container or a pod.
-pub(in crate::registry) fn check_requirements(resources: &At<'_>, rule: Rule<'_>, errors: &mut ErrorList) {
+pub fn check_requirements(resources: &At<'_>, rule: Rule<'_>, errors: &mut ErrorList) {
     let (limits, requests) = (resources.get("limits"), resources.get("requests"));
     let mut main = false;
     let mut pages = false;
@@ -295,7 +295,7 @@ fn check_claims(claims: &At<'_>, known: &BTreeSet<&str>, errors: &mut ErrorList)
 
 /// What all containers of a pod need at a time: the containers and sidecars together, or the greediest of the
 /// init containers with the sidecars before it. `field` is `requests` or `limits`.
-pub(in crate::registry) fn of_containers(spec: &Value, field: &str) -> BTreeMap<String, Quantity> {
+pub fn of_containers(spec: &Value, field: &str) -> BTreeMap<String, Quantity> {
     let mut running = BTreeMap::new();
     for container in items(spec.get("containers")) {
         add(&mut running, &amounts(container, field));

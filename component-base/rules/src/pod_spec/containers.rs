@@ -6,12 +6,10 @@ use std::collections::BTreeSet;
 
 use super::{env, mounts, probes, security, validation::Whole};
 use crate::{
+    at::At,
     field::{Error, ErrorList},
-    registry::kit::{
-        at::At,
-        format,
-        resources::{self, Rule},
-    },
+    format,
+    resources::{self, Rule},
 };
 
 /// Fields an ephemeral container has no use for, besides `resources`.
@@ -37,7 +35,7 @@ pub(super) fn check(whole: &Whole<'_>, errors: &mut ErrorList) {
 }
 
 /// Containers of all kinds, in the order their errors are told.
-pub(super) fn all<'v>(spec: &At<'v>) -> impl Iterator<Item = At<'v>> {
+pub fn all<'v>(spec: &At<'v>) -> impl Iterator<Item = At<'v>> {
     ["initContainers", "containers", "ephemeralContainers"].map(|list| spec.get(list)).into_iter().flat_map(
         |list| {
             let containers: Vec<At<'v>> = list.items().collect();

@@ -8,8 +8,6 @@ use std::fmt;
 
 use serde_json::Value;
 
-use crate::status::Cause;
-
 /// A path to a field: `spec.containers[0].ports[web]`.
 #[derive(Clone, Debug, PartialEq, Eq, Default)]
 pub struct Path(String);
@@ -244,11 +242,6 @@ impl Error {
             out.push_str(&self.detail);
         }
         out
-    }
-
-    /// The entry for `details.causes`.
-    pub fn cause(&self) -> Cause {
-        Cause { kind: self.kind.cause().to_owned(), message: self.body(), field: self.field.clone() }
     }
 }
 

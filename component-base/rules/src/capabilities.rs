@@ -13,6 +13,6 @@ pub fn allow_privileged(allowed: bool) {
 }
 
 /// Whether containers may be privileged.
-pub(super) fn may_be_privileged() -> bool {
+pub(crate) fn may_be_privileged() -> bool {
     PRIVILEGED.load(Ordering::Relaxed)
 }

@@ -6,12 +6,13 @@ use serde_json::Value;
 
 use super::{affinity, containers};
 use crate::{
+    at::At,
     field::{Error, ErrorList},
-    registry::kit::{at::At, format},
+    format,
 };
 
 /// Marks the copy of a pod that a kubelet runs from a file.
-pub(in crate::registry) const MIRROR: &str = "kubernetes.io/config.mirror";
+pub const MIRROR: &str = "kubernetes.io/config.mirror";
 const TOLERATIONS: &str = "scheduler.alpha.kubernetes.io/tolerations";
 const DELETION_COST: &str = "controller.kubernetes.io/pod-deletion-cost";
 const SECCOMP_POD: &str = "seccomp.security.alpha.kubernetes.io/pod";

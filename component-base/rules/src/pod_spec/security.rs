@@ -8,11 +8,10 @@ use regex::Regex;
 
 use super::{containers, validation::Whole};
 use crate::{
+    at::At,
+    capabilities::may_be_privileged,
     field::{Error, ErrorList},
-    registry::{
-        capabilities::may_be_privileged,
-        kit::{at::At, format},
-    },
+    format,
 };
 
 const SYSCTL: &str = "^([a-z0-9]([-_a-z0-9]*[a-z0-9])?[\\./])*[a-z0-9]([-_a-z0-9]*[a-z0-9])?$";

@@ -6,8 +6,9 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::validation::Whole;
 use crate::{
+    at::At,
     field::{Error, ErrorList},
-    registry::kit::{at::At, format},
+    format,
 };
 
 /// The mounts and devices of a container.
