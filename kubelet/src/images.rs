@@ -112,6 +112,8 @@ pub struct Request<'a> {
     pub records: &'a Records,
     /// The sandbox the container goes into.
     pub sandbox: &'a cri::PodSandboxConfig,
+    /// The image, if it has just been seen.
+    pub seen: Option<&'a cri::Image>,
     /// The time.
     pub now: Timestamp,
 }
@@ -133,11 +135,14 @@ pub async fn ensure(
     use crate::events::Severity::{Normal, Warning};
     let Request { role, container, now, .. } = *request;
     let name = container.image.clone().unwrap_or_default();
-    let present = runtime.image(&name).await.map_err(|error| {
-        let message = format!("Failed to inspect image {name:?}: {error}");
-        tell(Warning, "InspectFailed", message.clone());
-        not_there("ImageInspectError", message, None)
-    })?;
+    let present = match request.seen {
+        Some(image) => Some(image.clone()),
+        None => runtime.image(&name).await.map_err(|error| {
+            let message = format!("Failed to inspect image {name:?}: {error}");
+            tell(Warning, "InspectFailed", message.clone());
+            not_there("ImageInspectError", message, None)
+        })?,
+    };
     let policy = if matches!(role, Role::Ephemeral(_)) && container.image_pull_policy.is_none() {
         "IfNotPresent"
     } else {

@@ -4,10 +4,12 @@
 //! runtime's figures of containers --+
 //! cgroups of pods ------------------+-> [`Collector`] -> summary, metrics, eviction
 //! folders of logs and volumes ------+
+//! drivers of volumes ---------------+
 //! ```
 //! Nothing is measured while nobody asks, and folders are walked only once in a while.
 
 pub mod disk;
+pub mod driven;
 pub mod filesystems;
 pub mod network;
 pub mod processes;
@@ -25,10 +27,12 @@ use parking_lot::Mutex;
 
 use self::{
     disk::{Taken, Walks},
+    driven::Driven,
     network::Interface,
 };
 use crate::{
     cgroup::{Cgroups, figures::Pressure, usage::Usage},
+    csi::record::{self, Record},
     node::machine::{self, FsUsage},
     pod,
     pods::Pods,
@@ -163,14 +167,17 @@ pub struct Collector {
     pods: Arc<Pods>,
     rates: Rates,
     walks: Arc<Walks>,
+    driven: Arc<Driven>,
 }
 
 impl Collector {
-    /// Nothing collected yet. A walk through a folder counts for `period`.
+    /// Nothing collected yet. A walk through a folder, or a driver's word, counts for `period`.
     #[must_use]
     pub fn new(shared: Arc<Shared>, pods: Arc<Pods>, period: Duration) -> Arc<Self> {
         let walks = Arc::new(Walks::new(period));
-        Arc::new(Self { shared, pods, rates: Rates::default(), walks })
+        let (csi, tasks) = (Arc::clone(&shared.csi), Arc::clone(&shared.tasks));
+        let driven = Arc::new(Driven::new(csi, tasks, period));
+        Arc::new(Self { shared, pods, rates: Rates::default(), walks, driven })
     }
 
     /// Cpu and memory of all pods that have running containers, by namespace and name. Cheap enough for every scrape.
@@ -220,6 +227,7 @@ impl Collector {
             logs: self.shared.settings.log_root.clone(),
             cgroups: self.shared.cgroups.clone(),
             walks: Arc::clone(&self.walks),
+            driven: Arc::clone(&self.driven),
         };
         let walk = move || {
             pods.iter_mut().for_each(|usage| places.fill(usage, Instant::now()));
@@ -300,6 +308,7 @@ struct Places {
     logs: PathBuf,
     cgroups: Option<Cgroups>,
     walks: Arc<Walks>,
+    driven: Arc<Driven>,
 }
 
 impl Places {
@@ -317,9 +326,36 @@ impl Places {
                 .unwrap_or_default();
         }
         let folder = self.pods.join(&usage.uid);
+        let of_drivers = record::of_pod(&folder);
         let volumes = pod::spec(&pod).volumes.iter().flatten();
-        usage.volumes = volumes.filter_map(|v| self.volume(&folder, v, now)).collect();
+        let volumes =
+            volumes.filter_map(|v| match of_drivers.iter().find(|(_, record)| record.pod_volume == v.name) {
+                Some((folder, record)) => self.driven(&pod, folder, record, v, now),
+                None => self.volume(&folder, v, now),
+            });
+        usage.volumes = volumes.collect();
         usage.ephemeral = ephemeral(usage);
+    }
+
+    /// A volume of a driver.
+    fn driven(
+        &self,
+        pod: &Pod,
+        folder: &Path,
+        record: &Record,
+        volume: &Volume,
+        now: Instant,
+    ) -> Option<VolumeUsage> {
+        let held = self.driven.of(record, &folder.join(record.target()), now)?;
+        let own = volume.ephemeral.as_ref().map(|_| format!("{}-{}", pod::name(pod), volume.name));
+        let claim = volume.persistent_volume_claim.as_ref().map(|c| c.claim_name.clone()).or(own);
+        Some(VolumeUsage {
+            name: volume.name.clone(),
+            claim,
+            ephemeral: false,
+            taken: held.taken,
+            disk: held.disk,
+        })
     }
 
     fn volume(&self, folder: &Path, volume: &Volume, now: Instant) -> Option<VolumeUsage> {

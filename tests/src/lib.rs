@@ -23,6 +23,7 @@ pub mod receiver;
 
 pub mod background;
 pub mod cluster;
+pub mod csi_driver;
 pub mod device_plugin;
 pub mod dra_driver;
 

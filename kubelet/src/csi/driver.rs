@@ -53,6 +53,8 @@ pub struct Capabilities {
     pub stage: bool,
     /// Volumes can grow here.
     pub expand: bool,
+    /// It says what volumes hold.
+    pub stats: bool,
     /// It knows the modes of a single node.
     pub single_node_modes: bool,
     /// It sees to the group of a volume's files itself.
@@ -200,6 +202,7 @@ pub async fn capabilities(client: &mut NodeClient<Measured>) -> Result<Capabilit
     Ok(Capabilities {
         stage: has(rpc::Type::StageUnstageVolume),
         expand: has(rpc::Type::ExpandVolume),
+        stats: has(rpc::Type::GetVolumeStats),
         single_node_modes: has(rpc::Type::SingleNodeMultiWriter),
         mount_group: has(rpc::Type::VolumeMountGroup),
     })

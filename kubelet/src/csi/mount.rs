@@ -10,14 +10,16 @@ use std::{
     time::Duration,
 };
 
+use component_base::grpc::code_name;
 use k8s_openapi::api::{
     core::v1::{Pod, SecretReference},
     storage::v1::{CSIDriver, CSIDriverSpec, VolumeAttachmentStatus},
 };
 use parking_lot::Mutex;
 use proto::csi::v1::{
-    CapacityRange, NodeExpandVolumeRequest, NodePublishVolumeRequest, NodeStageVolumeRequest,
-    NodeUnpublishVolumeRequest, NodeUnstageVolumeRequest, node_client::NodeClient,
+    CapacityRange, NodeExpandVolumeRequest, NodeGetVolumeStatsRequest, NodePublishVolumeRequest,
+    NodeStageVolumeRequest, NodeUnpublishVolumeRequest, NodeUnstageVolumeRequest, VolumeUsage,
+    node_client::NodeClient,
 };
 use serde_json::json;
 
@@ -70,7 +72,7 @@ fn failed<'a>(driver: &'a str, call: &'static str) -> impl FnOnce(tonic::Status)
     move |status| VolumeError::Csi {
         driver: driver.to_owned(),
         call,
-        message: format!("rpc error: code = {:?} desc = {}", status.code(), status.message()),
+        message: format!("rpc error: code = {} desc = {}", code_name(status.code()), status.message()),
     }
 }
 
@@ -389,6 +391,27 @@ impl Csi {
         let names: BTreeSet<String> =
             all.map(|r| format!("kubernetes.io/csi/{}^{}", r.driver_name, r.volume_handle)).collect();
         names.into_iter().collect()
+    }
+
+    /// What the driver says a mounted volume holds; `None` where it does not say so of any.
+    ///
+    /// # Errors
+    /// When the driver is not there or refuses.
+    pub async fn usage(&self, record: &Record, path: &Path) -> Result<Option<Vec<VolumeUsage>>, VolumeError> {
+        let mut client = self.client(&record.driver_name)?;
+        let can = driver::capabilities(&mut client)
+            .await
+            .map_err(failed(&record.driver_name, "NodeGetCapabilities"))?;
+        if !can.stats {
+            return Ok(None);
+        }
+        let message = NodeGetVolumeStatsRequest {
+            volume_id: record.volume_handle.clone(),
+            volume_path: path.to_string_lossy().into_owned(),
+            ..NodeGetVolumeStatsRequest::default()
+        };
+        let answer = client.node_get_volume_stats(within(message)).await;
+        Ok(Some(answer.map_err(failed(&record.driver_name, "NodeGetVolumeStats"))?.into_inner().usage))
     }
 
     // === growing ===

@@ -308,20 +308,22 @@ fn logs_text(pods: &[PodUsage]) -> String {
 }
 
 fn volumes_text(pods: &[PodUsage]) -> String {
-    type Read = fn(&VolumeUsage) -> i64;
+    type Read = fn(&VolumeUsage) -> f64;
     let families: [(&str, &str, Read); 6] = [
         ("kubelet_volume_stats_available_bytes", "Number of available bytes in the volume", |v| {
-            v.disk.available
+            signed(v.disk.available)
         }),
-        ("kubelet_volume_stats_capacity_bytes", "Capacity in bytes of the volume", |v| v.disk.capacity),
-        ("kubelet_volume_stats_inodes", "Maximum number of inodes in the volume", |v| v.disk.inodes),
-        ("kubelet_volume_stats_inodes_free", "Number of free inodes in the volume", |v| v.disk.inodes_free),
+        ("kubelet_volume_stats_capacity_bytes", "Capacity in bytes of the volume", |v| {
+            signed(v.disk.capacity)
+        }),
+        ("kubelet_volume_stats_inodes", "Maximum number of inodes in the volume", |v| signed(v.disk.inodes)),
+        ("kubelet_volume_stats_inodes_free", "Number of free inodes in the volume", |v| {
+            signed(v.disk.inodes_free)
+        }),
         ("kubelet_volume_stats_inodes_used", "Number of used inodes in the volume", |v| {
-            v.disk.inodes - v.disk.inodes_free
+            number(v.taken.inodes)
         }),
-        ("kubelet_volume_stats_used_bytes", "Number of used bytes in the volume", |v| {
-            v.disk.capacity - v.disk.available
-        }),
+        ("kubelet_volume_stats_used_bytes", "Number of used bytes in the volume", |v| number(v.taken.bytes)),
     ];
     let claims = || {
         pods.iter().flat_map(|p| {
@@ -337,11 +339,7 @@ fn volumes_text(pods: &[PodUsage]) -> String {
         // Pods may share a claim; it is shown once.
         let mut shown = BTreeSet::new();
         for (namespace, claim, volume) in claims().filter(|(n, c, _)| shown.insert((*n, *c))) {
-            family.add(
-                &[("namespace", namespace), ("persistentvolumeclaim", claim)],
-                signed(read(volume)),
-                None,
-            );
+            family.add(&[("namespace", namespace), ("persistentvolumeclaim", claim)], read(volume), None);
         }
     }
     out
@@ -350,7 +348,7 @@ fn volumes_text(pods: &[PodUsage]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::testing;
+    use crate::{stats::disk::Taken, testing};
 
     #[test]
     fn containers_and_pods_have_their_lines() {
@@ -406,12 +404,12 @@ mod tests {
             name: "v".into(),
             claim: Some("data".into()),
             ephemeral: false,
-            taken: Default::default(),
+            taken: Taken { bytes: 5, inodes: 0 },
             disk: machine::FsUsage { capacity: 10, available: 4, ..Default::default() },
         };
         let pod = PodUsage { volumes: vec![volume], ..testing::usage() };
         let text = volumes_text(&[pod.clone(), pod]);
-        let line = "kubelet_volume_stats_used_bytes{namespace=\"ns\",persistentvolumeclaim=\"data\"} 6\n";
+        let line = "kubelet_volume_stats_used_bytes{namespace=\"ns\",persistentvolumeclaim=\"data\"} 5\n";
         assert_eq!(text.matches(line).count(), 1, "{text}");
         assert_eq!(volumes_text(&[testing::usage()]), "");
     }

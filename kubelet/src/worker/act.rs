@@ -28,7 +28,7 @@ use crate::{
         resources::{self, CgroupLimits},
     },
     runtime::{
-        RuntimeError,
+        Runtime, RuntimeError,
         config::{self, Prepared},
         cri,
         observed::{PodRuntime, Sandbox},
@@ -95,6 +95,15 @@ struct Place {
     config: cri::PodSandboxConfig,
 }
 
+/// What is there before a container starts.
+#[derive(Clone, Copy)]
+struct Supplies<'a> {
+    mounted: &'a BTreeMap<String, Mounted>,
+    secrets: &'a [Arc<Secret>],
+    /// Its image, if that has just been looked for.
+    seen: Option<&'a cri::Image>,
+}
+
 /// What a container mounts: its pod's volumes, and the ids of images by the name of their volume.
 #[derive(Clone, Copy)]
 struct Files<'a> {
@@ -150,14 +159,20 @@ impl Worker {
             Some(_) => Some(self.shared.turns.wait().await),
             None => None,
         };
+        let mut image = None;
         let place = match plan.sandbox {
-            Some(attempt) => self.new_place(pod, runtime, attempt).await,
+            Some(attempt) => {
+                let look = look_ahead(self.shared.runtime.clone(), pod, plan);
+                let (place, seen) = tokio::join!(self.new_place(pod, runtime, attempt), look);
+                image = seen;
+                place
+            }
             None => self.current_place(pod, runtime),
         };
         let Some(place) = place else { return self.retry() };
         self.failures = 0;
         self.made = Some((place.sandbox.clone(), vec![]));
-        self.start_all(pod, plan, &place, &mounted).await
+        self.start_all(pod, plan, &place, &mounted, image).await
     }
 
     /// As long as upstream waits for volumes before it looks why they do not come.
@@ -212,12 +227,15 @@ impl Worker {
         plan: &plan::Plan,
         place: &Place,
         mounted: &BTreeMap<String, Mounted>,
+        mut first_image: Option<cri::Image>,
     ) -> Option<Timestamp> {
         let secrets = self.pull_secrets(pod).await;
         let mut retry = None;
         for start in &plan.start {
             let Some(container) = pod::container(pod, start.role) else { continue };
-            let failed = self.start(pod, start, &container, place, mounted, &secrets).await;
+            let seen = first_image.take();
+            let supplies = Supplies { mounted, secrets: &secrets, seen: seen.as_ref() };
+            let failed = self.start(pod, start, &container, place, supplies).await;
             if let Some(at) = failed {
                 retry = Some(retry.map_or(at, |r: Timestamp| r.min(at)));
                 if matches!(start.role, Role::Init(_)) {
@@ -486,8 +504,7 @@ impl Worker {
         start: &plan::Start,
         container: &Container,
         place: &Place,
-        mounted: &BTreeMap<String, Mounted>,
-        secrets: &[Arc<Secret>],
+        supplies: Supplies<'_>,
     ) -> Option<Timestamp> {
         let now = Timestamp::now();
         let about = container_reference(pod, start.role, &container.name);
@@ -503,11 +520,12 @@ impl Worker {
         let request = images::Request {
             role: start.role,
             container,
-            secrets,
+            secrets: supplies.secrets,
             providers,
             asker: images::providers::account::Asker { pod, objects: &*shared.objects },
             records: &shared.pulled,
             sandbox: &place.config,
+            seen: supplies.seen,
             now,
         };
         let runtime = self.shared.runtime.clone();
@@ -524,7 +542,7 @@ impl Worker {
         let [asked, mounted_images, failed_images] = &metrics::get().image_volumes;
         for (volume, asks) in volume::image::mounted_by(pod, container) {
             asked.inc();
-            let request = images::Request { container: &asks, ..request };
+            let request = images::Request { container: &asks, seen: None, ..request };
             match images::ensure(&runtime, &gate, &mut self.pulls, &request, &tell).await {
                 Ok(image) => images.insert(volume, image.reference),
                 Err(missing) => {
@@ -544,7 +562,7 @@ impl Worker {
         };
         metrics::get().started_containers.with_label_values(&[kind]).inc();
         let with_images = u64::try_from(images.len()).unwrap_or(u64::MAX);
-        let sources = Files { mounted, images: &images };
+        let sources = Files { mounted: supplies.mounted, images: &images };
         match self.create_and_start(pod, start, container, place, sources, image).await {
             Ok(id) => {
                 self.waiting.remove(&container.name);
@@ -712,6 +730,13 @@ impl Worker {
             self.kill_container(pod, id, container, &ip, text, pod_grace(pod)).await;
         }
     }
+}
+
+/// The image of the container that starts first, if it is there: it is looked for while the sandbox is made. One that is not
+/// there yet is looked for again when it is needed.
+async fn look_ahead(runtime: Runtime, pod: &Pod, plan: &plan::Plan) -> Option<cri::Image> {
+    let container = pod::container(pod, plan.start.first()?.role)?;
+    runtime.image(container.image.as_deref()?).await.ok().flatten()
 }
 
 /// Upstream's time for volumes to be attached and mounted.

@@ -66,7 +66,7 @@ impl Node for Driver {
     }
     async fn node_get_volume_stats(
         &self,
-        _: Call<wire::NodeGetVolumeStatsRequest>,
+        _: Call<NodeGetVolumeStatsRequest>,
     ) -> Result<Response<wire::NodeGetVolumeStatsResponse>, Status> {
         Err(Status::unimplemented(""))
     }
