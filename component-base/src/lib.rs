@@ -46,5 +46,6 @@ pub mod quantity;
 pub mod quota;
 pub mod reference;
 pub mod selector;
+pub mod taints;
 pub mod traces;
 pub mod volumes;

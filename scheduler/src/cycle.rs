@@ -35,7 +35,7 @@ use crate::{
     model::{
         Cluster, DeviceChange, DeviceEvent, NodeInfo, PodInfo, Reservation, SelectorChange, StorageChange,
     },
-    plan::{self, Budget, Nominations, Options, Placement, Preemption, Unschedulable},
+    plan::{self, Budget, FilterError, Nominations, Options, Placement, Preemption, Unschedulable},
     plugins::measured::Sampling,
     profile::Profile,
     queue::{BackOff, Instant, Queue},
@@ -86,8 +86,25 @@ pub struct Advisers {
 enum Outcome {
     Placed(Placement),
     Unschedulable(Unschedulable),
-    /// Somebody who has a say could not be asked.
-    Failed(ExtenderError),
+    Failed(AttemptError),
+}
+
+/// Somebody who has a say could not tell.
+#[derive(Debug, thiserror::Error)]
+enum AttemptError {
+    #[error(transparent)]
+    Extender(#[from] ExtenderError),
+    #[error(transparent)]
+    Filter(#[from] FilterError),
+}
+
+impl From<Unschedulable> for Outcome {
+    fn from(failure: Unschedulable) -> Self {
+        match failure.failed {
+            Some(error) => Self::Failed(error.into()),
+            None => Self::Unschedulable(failure),
+        }
+    }
 }
 
 /// The loop's state.
@@ -229,7 +246,12 @@ impl Cycle {
     fn take_node(&mut self, event: &Event<Node>) {
         match event {
             Event::Deleted { last, .. } => {
-                self.cluster.remove_node(last.metadata.name.as_deref().unwrap_or_default());
+                let name = last.metadata.name.as_deref().unwrap_or_default();
+                let known = self.cluster.node(name).cloned();
+                self.cluster.remove_node(name);
+                if let Some(node) = known {
+                    self.tell(&ClusterEvent::NodeRemoved(node));
+                }
             }
             Event::Added { new, .. } | Event::Updated { new, .. } => {
                 let name = new.metadata.name.as_deref().unwrap_or_default();
@@ -246,7 +268,7 @@ impl Cycle {
     }
 
     fn take_pod(&mut self, event: &Event<Pod>) {
-        let pod = PodInfo::new(event.object());
+        let pod = PodInfo::new(event.object(), self.features);
         self.take_member(event, &pod);
         if matches!(event, Event::Deleted { .. }) || pod.finished {
             self.forget(&pod.uid);
@@ -255,10 +277,17 @@ impl Cycle {
             }
         } else if !pod.node_name.is_empty() {
             self.forget(&pod.uid);
-            let known = self.cluster.placement(&pod.uid) == Some(&pod.node_name);
+            // One that was placed here counts since then, and is there for others once the server says so.
+            let was_bound = |old: &Pod| old.spec.as_ref().is_some_and(|spec| spec.node_name.is_some());
+            let is_news = matches!(event, Event::Updated { old, .. } if !was_bound(old));
+            let known = self.cluster.known(&pod).filter(|_| !is_news).cloned();
             self.cluster.place(pod.clone());
-            if !known {
-                self.tell(&ClusterEvent::PodPlaced(pod));
+            match known {
+                None => self.tell(&ClusterEvent::PodPlaced(pod)),
+                Some(old) if old.labels != pod.labels || old.requests.exceeds(&pod.requests) => {
+                    self.tell(&ClusterEvent::PodUpdated { old, new: pod });
+                }
+                Some(_) => {}
             }
         } else if self.profile(&pod).is_some() && !pod.terminating {
             self.take_pending(event, pod.clone());
@@ -390,7 +419,7 @@ impl Cycle {
         let (plugins, memo) = (&self.profiles[at].plugins, &mut self.memos[at]);
         match plan::schedule(pod, &self.cluster, plugins, &nominated, options, memo) {
             Ok(placement) => Outcome::Placed(placement),
-            Err(failure) => Outcome::Unschedulable(failure),
+            Err(failure) => failure.into(),
         }
     }
 
@@ -400,13 +429,13 @@ impl Cycle {
         let plugins = &self.profiles[at].plugins;
         let found = match plan::search(pod, cluster, plugins, &nominated, options) {
             Ok(found) => found,
-            Err(failure) => return Outcome::Unschedulable(failure),
+            Err(failure) => return failure.into(),
         };
         let node = |name: &SmolStr| self.advisers.nodes.store().get(&ObjectKey::new("", name.as_str()));
         let mut nodes: Vec<Arc<Node>> = found.names(cluster).into_iter().filter_map(node).collect();
         let filtered = match self.advisers.extenders.filter(object, &nodes).await {
             Ok(filtered) => filtered,
-            Err(error) => return Outcome::Failed(error),
+            Err(error) => return Outcome::Failed(error.into()),
         };
         let kept: BTreeSet<&str> = filtered.kept.iter().map(String::as_str).collect();
         nodes.retain(|node| node.metadata.name.as_deref().is_some_and(|name| kept.contains(name)));

@@ -25,6 +25,8 @@ pub enum Verdict {
     Unschedulable(Vec<Reason>),
     /// It does not, and removing pods from the node does not help.
     Unresolvable(Vec<Reason>),
+    /// It cannot be told: the attempt is over, and made again after its back-off. Never said by a local plugin.
+    Failed(Reason),
 }
 
 /// What a plugin's preparation of the filter phase came to.
@@ -51,10 +53,19 @@ pub enum ClusterEvent {
         /// After.
         new: Arc<NodeInfo>,
     },
+    /// A node is gone.
+    NodeRemoved(Arc<NodeInfo>),
     /// A bound pod went away or ended.
     PodRemoved(Arc<PodInfo>),
-    /// A pod was bound, or a bound pod's labels changed.
+    /// A pod was bound.
     PodPlaced(Arc<PodInfo>),
+    /// A bound pod has other labels, or asks for less of something.
+    PodUpdated {
+        /// Before.
+        old: Arc<PodInfo>,
+        /// After.
+        new: Arc<PodInfo>,
+    },
     /// The waiting pod itself changed.
     PodChanged,
     /// A namespace's labels changed.
@@ -78,8 +89,11 @@ impl ClusterEvent {
             Self::NodeUpdated { old, new } if old.labels != new.labels => "NodeUpdateNodeLabel",
             Self::NodeUpdated { old, new } if old.taints != new.taints => "NodeUpdateNodeTaint",
             Self::NodeUpdated { .. } => "NodeUpdate",
+            Self::NodeRemoved(_) => "NodeDelete",
             Self::PodRemoved(_) => "AssignedPodDelete",
             Self::PodPlaced(_) => "AssignedPodAdd",
+            Self::PodUpdated { old, new } if old.labels != new.labels => "AssignedPodUpdatePodLabel",
+            Self::PodUpdated { .. } => "AssignedPodUpdatePodScaleDown",
             Self::PodChanged => "UnschedulablePodUpdate",
             Self::NamespaceChanged => "NamespaceUpdate",
             Self::StorageChanged(event) => match event {

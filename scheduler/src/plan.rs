@@ -47,6 +47,18 @@ pub struct Unschedulable {
     pub plugins: Vec<&'static str>,
     /// Refusal of all nodes at once.
     pub rejected: Option<Reason>,
+    /// What kept a plugin from telling: there is no decision then.
+    pub failed: Option<FilterError>,
+}
+
+/// A plugin could not tell whether a node does.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("running {plugin:?} filter plugin: {reason}")]
+pub struct FilterError {
+    /// The plugin.
+    pub plugin: &'static str,
+    /// Why.
+    pub reason: Reason,
 }
 
 /// How many of `nodes` feasible ones are enough before scoring (`percentageOfNodesToScore`, 0 = adaptive).
@@ -97,7 +109,10 @@ pub fn schedule(
     let guests = guests(pod, nominated);
     // A pod that may go to a few named nodes has nothing in common with others.
     let mut known = filters.restricted.is_none().then(|| memo.of(pod, cluster, plugins));
-    let found = filters.find(pod, cluster, &guests, options, known.as_deref_mut());
+    let found = match filters.find(pod, cluster, &guests, options, known.as_deref_mut()) {
+        Ok(found) => found,
+        Err(error) => return Err(Unschedulable { failed: Some(error), ..failure }),
+    };
     if found.nodes.is_empty() {
         filters.explain(cluster, &guests, &mut failure);
         return Err(failure);
@@ -131,11 +146,12 @@ pub fn search(
 ) -> Result<Found, Unschedulable> {
     let found = match prepare(pod, cluster, plugins) {
         Ok(mut filters) => filters.find(pod, cluster, &guests(pod, nominated), options, None),
-        Err(_) => Found::default(),
+        Err(_) => Ok(Found::default()),
     };
-    match found.nodes.is_empty() {
-        false => Ok(found),
-        true => Err(refusals(pod, cluster, plugins, nominated)),
+    match found {
+        Ok(found) if !found.nodes.is_empty() => Ok(found),
+        Ok(_) => Err(refusals(pod, cluster, plugins, nominated)),
+        Err(error) => Err(Unschedulable { failed: Some(error), ..Unschedulable::default() }),
     }
 }
 
@@ -261,6 +277,15 @@ pub(crate) fn prepare<'a>(
     Ok(out)
 }
 
+impl Ready<'_> {
+    fn refusal(&self, node: &NodeInfo) -> Option<(&'static str, Verdict)> {
+        match self.filter.check(node) {
+            Verdict::Fits => None,
+            verdict => Some((self.plugin, verdict)),
+        }
+    }
+}
+
 impl Filters<'_> {
     /// Looks for nodes that fit.
     fn find(
@@ -270,7 +295,7 @@ impl Filters<'_> {
         guests: &Guests<'_>,
         options: Options,
         mut known: Option<&mut Class>,
-    ) -> Found {
+    ) -> Result<Found, FilterError> {
         let all = cluster.nodes();
         let enough = nodes_to_find(all.len(), options.percentage);
         let mut found = Found::default();
@@ -286,7 +311,7 @@ impl Filters<'_> {
         };
         for at in nominee.into_iter().chain((0..count).map(turn)) {
             found.evaluated += 1;
-            if self.refuses(at, cluster, guests, known.as_deref_mut()) {
+            if self.refuses(at, cluster, guests, known.as_deref_mut())? {
                 continue;
             }
             found.nodes.push(at);
@@ -294,7 +319,7 @@ impl Filters<'_> {
                 break;
             }
         }
-        found
+        Ok(found)
     }
 
     /// Whether a node is refused; see [`Filters::refusal`].
@@ -304,15 +329,23 @@ impl Filters<'_> {
         cluster: &Cluster,
         guests: &Guests<'_>,
         known: Option<&mut Class>,
-    ) -> bool {
+    ) -> Result<bool, FilterError> {
         let node = &cluster.nodes()[at];
-        let Some(known) = known.filter(|_| guests.is_empty() || !guests.contains_key(node.name.as_str()))
-        else {
-            return self.refusal(node, guests).is_some();
+        let refusal = match known.filter(|_| guests.is_empty() || !guests.contains_key(node.name.as_str())) {
+            None => self.refusal(node, guests),
+            Some(known) => {
+                let fits = |ready: &Ready<'_>| ready.filter.check(node) == Verdict::Fits;
+                let local = || self.filters.iter().filter(|f| f.is_local).all(fits);
+                if !known.fits(at, cluster, local) {
+                    return Ok(true);
+                }
+                self.filters.iter().filter(|f| !f.is_local).find_map(|ready| ready.refusal(node))
+            }
         };
-        let fits = |ready: &Ready<'_>| ready.filter.check(node) == Verdict::Fits;
-        let local = || self.filters.iter().filter(|f| f.is_local).all(fits);
-        !known.fits(at, cluster, local) || !self.filters.iter().filter(|f| !f.is_local).all(fits)
+        match refusal {
+            Some((plugin, Verdict::Failed(reason))) => Err(FilterError { plugin, reason }),
+            refusal => Ok(refusal.is_some()),
+        }
     }
 
     /// The first plugin that refuses a node, with its verdict. Pods nominated to the node that are at
@@ -352,10 +385,7 @@ impl Filters<'_> {
         {
             return Some((plugin, Verdict::unresolvable("node(s) didn't satisfy plugin(s) [NodeAffinity]")));
         }
-        self.filters.iter().find_map(|ready| match ready.filter.check(node) {
-            Verdict::Fits => None,
-            verdict => Some((ready.plugin, verdict)),
-        })
+        self.filters.iter().find_map(|ready| ready.refusal(node))
     }
 
     pub(crate) fn pod_added(&mut self, pod: &PodInfo, node: &NodeInfo) {

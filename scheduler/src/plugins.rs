@@ -24,6 +24,7 @@ pub mod node_volume_limits;
 pub mod pod_group_pods_count;
 pub mod pod_topology_spread;
 pub mod scheduling_gates;
+mod shape;
 pub mod taint_toleration;
 pub mod topology_placement;
 pub mod volume_binding;
@@ -59,8 +60,8 @@ pub struct Points {
     pub generates: bool,
 }
 
-/// Makes a plugin with the arguments of a profile.
-pub type Make = fn(Option<&Value>) -> Result<Box<dyn Plugin>, ArgsError>;
+/// Makes a plugin with the arguments of a profile, for these gates.
+pub type Make = fn(Option<&Value>, Gates) -> Result<Box<dyn Plugin>, ArgsError>;
 
 /// A plugin there is.
 pub struct Registered {
@@ -70,6 +71,8 @@ pub struct Registered {
     pub weight: i64,
     /// The feature it is on with where nothing else is said; always if there is none.
     pub gate: Option<Gate>,
+    /// The feature with which it scores although it has no weight of its own.
+    pub scoring: Option<Gate>,
     /// Makes it with the arguments of a profile.
     pub make: Make,
 }
@@ -77,62 +80,76 @@ pub struct Registered {
 /// All plugins in the order upstream runs them, with the default weights (KubeSchedulerConfiguration v1,
 /// "MultiPoint").
 pub const REGISTRY: &[Registered] = &[
-    on("SchedulingGates", 0, |a| plain("SchedulingGates", a, scheduling_gates::SchedulingGates)),
-    on("NodeUnschedulable", 0, |a| plain("NodeUnschedulable", a, node_unschedulable::NodeUnschedulable)),
-    on("NodeName", 0, |a| plain("NodeName", a, node_name::NodeName)),
-    on("TaintToleration", 3, |a| plain("TaintToleration", a, taint_toleration::TaintToleration)),
-    on("NodeAffinity", 2, |a| {
+    on("SchedulingGates", 0, |a, _| plain("SchedulingGates", a, scheduling_gates::SchedulingGates)),
+    on("NodeUnschedulable", 0, |a, _| plain("NodeUnschedulable", a, node_unschedulable::NodeUnschedulable)),
+    on("NodeName", 0, |a, _| plain("NodeName", a, node_name::NodeName)),
+    on("TaintToleration", 3, |a, _| plain("TaintToleration", a, taint_toleration::TaintToleration)),
+    on("NodeAffinity", 2, |a, _| {
         Ok(Box::new(node_affinity::NodeAffinity::new(&args::read("NodeAffinity", a)?)))
     }),
-    on("NodePorts", 0, |a| plain("NodePorts", a, node_ports::NodePorts)),
-    on("NodeResourcesFit", 1, |a| {
+    on("NodePorts", 0, |a, _| plain("NodePorts", a, node_ports::NodePorts)),
+    on("NodeResourcesFit", 1, |a, _| {
         Ok(Box::new(node_resources::Fit::new(args::read("NodeResourcesFit", a)?)?))
     }),
-    on("VolumeRestrictions", 0, |a| plain("VolumeRestrictions", a, volume_restrictions::VolumeRestrictions)),
-    on("NodeVolumeLimits", 0, |a| plain("NodeVolumeLimits", a, node_volume_limits::NodeVolumeLimits)),
-    on("VolumeBinding", 0, |a| {
-        args::read::<args::VolumeBindingArgs>("VolumeBinding", a)?;
-        Ok(Box::new(volume_binding::VolumeBinding))
+    on("VolumeRestrictions", 0, |a, _| {
+        plain("VolumeRestrictions", a, volume_restrictions::VolumeRestrictions)
     }),
-    on("VolumeZone", 0, |a| plain("VolumeZone", a, volume_zone::VolumeZone)),
-    on("PodTopologySpread", 2, |a| {
+    on("NodeVolumeLimits", 0, |a, _| plain("NodeVolumeLimits", a, node_volume_limits::NodeVolumeLimits)),
+    on("VolumeBinding", 0, |a, gates| {
+        Ok(Box::new(volume_binding::VolumeBinding::new(&args::read("VolumeBinding", a)?, gates)?))
+    })
+    .scoring_with(Gate::StorageCapacityScoring),
+    on("VolumeZone", 0, |a, _| plain("VolumeZone", a, volume_zone::VolumeZone)),
+    on("PodTopologySpread", 2, |a, _| {
         Ok(Box::new(pod_topology_spread::PodTopologySpread::new(args::read("PodTopologySpread", a)?)?))
     }),
-    on("InterPodAffinity", 2, |a| {
+    on("InterPodAffinity", 2, |a, _| {
         Ok(Box::new(inter_pod_affinity::InterPodAffinity::new(&args::read("InterPodAffinity", a)?)?))
     }),
-    on("DynamicResources", 2, |a| {
-        args::read::<args::DynamicResourcesArgs>("DynamicResources", a)?;
-        Ok(Box::new(dynamic_resources::DynamicResources))
+    on("DynamicResources", 2, |a, gates| {
+        let read: args::DynamicResourcesArgs = args::read("DynamicResources", a)?;
+        Ok(Box::new(dynamic_resources::DynamicResources::new(read.filter_timeout(gates)?)))
     }),
-    on("NodeResourcesBalancedAllocation", 1, |a| {
+    on("NodeResourcesBalancedAllocation", 1, |a, _| {
         let read = args::read("NodeResourcesBalancedAllocation", a)?;
         Ok(Box::new(node_resources::BalancedAllocation::new(read)))
     }),
-    on("ImageLocality", 1, |a| plain("ImageLocality", a, image_locality::ImageLocality)),
-    on("NodeDeclaredFeatures", 0, |a| {
+    on("ImageLocality", 1, |a, _| plain("ImageLocality", a, image_locality::ImageLocality)),
+    on("NodeDeclaredFeatures", 0, |a, _| {
         plain("NodeDeclaredFeatures", a, node_declared_features::NodeDeclaredFeatures)
     }),
-    with(Gate::GangScheduling, "GangScheduling", 0, |a| {
+    with(Gate::GangScheduling, "GangScheduling", 0, |a, _| {
         plain("GangScheduling", a, gang_scheduling::GangScheduling)
     }),
-    with(Gate::TopologyAwareWorkloadScheduling, "TopologyPlacementGenerator", 0, |a| {
+    with(Gate::TopologyAwareWorkloadScheduling, "TopologyPlacementGenerator", 0, |a, _| {
         plain("TopologyPlacementGenerator", a, topology_placement::TopologyPlacementGenerator)
     }),
-    with(Gate::TopologyAwareWorkloadScheduling, "PodGroupPodsCount", 1, |a| {
+    with(Gate::TopologyAwareWorkloadScheduling, "PodGroupPodsCount", 1, |a, _| {
         plain("PodGroupPodsCount", a, pod_group_pods_count::PodGroupPodsCount)
     }),
 ];
 
 const fn on(name: &'static str, weight: i64, make: Make) -> Registered {
-    Registered { name, weight, gate: None, make }
+    Registered { name, weight, gate: None, scoring: None, make }
 }
 
 const fn with(gate: Gate, name: &'static str, weight: i64, make: Make) -> Registered {
-    Registered { name, weight, gate: Some(gate), make }
+    Registered { name, weight, gate: Some(gate), scoring: None, make }
 }
 
 impl Registered {
+    const fn scoring_with(self, gate: Gate) -> Self {
+        Self { scoring: Some(gate), ..self }
+    }
+
+    /// The weight of its score where nothing else is said: at least 1 for all that score.
+    pub fn usual_weight(&self, features: Gates) -> i64 {
+        match self.scoring {
+            Some(gate) if features.has(gate) => self.weight.max(1),
+            _ => self.weight,
+        }
+    }
+
     /// Whether it is on where nothing else is said.
     pub fn is_default(&self, features: Gates) -> bool {
         self.gate.is_none_or(|gate| features.has(gate))
@@ -169,8 +186,9 @@ pub fn defaults(features: Gates) -> Vec<Weighted> {
     let all = REGISTRY.iter().filter(|p| p.is_default(features));
     all.filter_map(|p| {
         // Default arguments are right ones: a test makes them all.
-        let plugin = (p.make)(None).ok()?;
-        Some(Weighted { plugin, weight: p.weight, domain_weight: p.weight, points: Points::ALL })
+        let plugin = (p.make)(None, features).ok()?;
+        let weight = p.usual_weight(features);
+        Some(Weighted { plugin, weight, domain_weight: p.weight, points: Points::ALL })
     })
     .collect()
 }
@@ -186,7 +204,7 @@ mod tests {
         let names: BTreeSet<&str> = REGISTRY.iter().map(|p| p.name).collect();
         assert_eq!(names.len(), REGISTRY.len());
         for registered in REGISTRY {
-            assert_eq!((registered.make)(None).unwrap().name(), registered.name);
+            assert_eq!((registered.make)(None, Gates::default()).unwrap().name(), registered.name);
         }
         let off = REGISTRY.iter().filter(|p| p.gate.is_none()).count();
         assert_eq!(defaults(Gates::default()).len(), off);

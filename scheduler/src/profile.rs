@@ -113,9 +113,11 @@ impl Profile {
             if points == Points::NONE {
                 continue;
             }
-            let plugin = (registered.make)(args(registered.name)).map_err(of(registered.name))?;
-            let weigh =
-                |set: &PluginSet, is_on: bool| if is_on { weight(switches, set, registered) } else { 0 };
+            let plugin = (registered.make)(args(registered.name), features).map_err(of(registered.name))?;
+            let weigh = |set: &PluginSet, is_on: bool| match is_on {
+                true => weight(switches, set, registered, features),
+                false => 0,
+            };
             let weight = weigh(&switches.score, points.scores);
             let domain_weight = weigh(
                 &switches.placement_score,
@@ -254,9 +256,9 @@ fn points(switches: &Plugins, registered: &Registered, features: Gates) -> Point
 }
 
 /// The weight given at the point, else that given for all points, else the default one.
-fn weight(switches: &Plugins, point: &PluginSet, registered: &Registered) -> i64 {
+fn weight(switches: &Plugins, point: &PluginSet, registered: &Registered, features: Gates) -> i64 {
     let given = |set: &PluginSet| set.enables(registered.name)?.weight.filter(|w| *w > 0);
-    given(point).or_else(|| given(&switches.multi_point)).unwrap_or(registered.weight)
+    given(point).or_else(|| given(&switches.multi_point)).unwrap_or(registered.usual_weight(features))
 }
 
 #[cfg(test)]

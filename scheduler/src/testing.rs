@@ -9,7 +9,10 @@ use component_base::{
 use k8s_openapi::api::{core::v1 as core, scheduling::v1alpha2::PodGroup};
 use serde_json::{Value, json};
 
-use crate::model::{Cluster, NodeInfo, PodInfo};
+use crate::{
+    framework::Plugin,
+    model::{Cluster, NodeInfo, PodInfo},
+};
 
 /// With all gates on that plugins depend on.
 pub(crate) fn all_gates() -> Gates {
@@ -65,7 +68,7 @@ impl Pod {
 
     pub(crate) fn info(self) -> Arc<PodInfo> {
         let pod: core::Pod = serde_json::from_value(self.0).expect("a valid pod");
-        PodInfo::new(&pod)
+        PodInfo::new(&pod, all_gates())
     }
 }
 
@@ -87,6 +90,20 @@ pub(crate) fn node(name: &str, zone: &str, extra: Value) -> NodeInfo {
     });
     merge(&mut node, extra);
     NodeInfo::new(&serde_json::from_value(node).expect("a valid node"))
+}
+
+/// What nodes score for a pod, brought to 0..=100; nothing where the plugin does not care.
+pub(crate) fn scores<const N: usize>(
+    plugin: &dyn Plugin,
+    pod: &PodInfo,
+    cluster: &Cluster,
+    nodes: [&str; N],
+) -> Option<[i64; N]> {
+    let nodes = nodes.map(|name| cluster.node(name).expect("a node of this name").as_ref());
+    let scorer = plugin.score(pod, cluster, &nodes)?;
+    let mut out = nodes.map(|node| scorer.score(node));
+    scorer.normalize(&nodes, &mut out);
+    Some(out)
 }
 
 /// A cluster of nodes and bound pods.

@@ -15,6 +15,7 @@ use component_base::{
     client,
     clock::SharedClock,
     events::EventType,
+    features::Gate,
     informer::{Event, Informer, ListWatch},
     meta::{ObjectKey, label, object_key},
     selector::LabelSelector,
@@ -48,6 +49,8 @@ struct Controller {
     history: History<DaemonSet>,
     failures: Arc<Mutex<HashMap<(String, String), Failure>>>,
     clock: SharedClock,
+    /// Whether tolerations may compare numbers.
+    compare: bool,
 }
 
 /// When a node's pod failed last, and how long the next one waits.
@@ -66,6 +69,7 @@ pub(super) fn start(ctx: &Context) {
         history: History::new(ctx),
         failures: Arc::default(),
         clock: ctx.clock.clone(),
+        compare: ctx.settings.gates.has(Gate::TaintTolerationComparisonOperators),
     };
     let queue: WorkQueue<ObjectKey> = WorkQueue::new("daemonset");
     enqueue_changes(&controller.sets, &queue);
@@ -76,26 +80,12 @@ pub(super) fn start(ctx: &Context) {
         let found = sets.store().in_namespace(namespace).into_iter().filter(selects);
         found.map(|set| object_key(set.as_ref())).collect()
     });
-    let (sets, of_node) = (controller.sets.clone(), queue.clone());
-    controller.nodes.on_event(move |event| node_changed(&sets, &event, &of_node));
+    let (of_node, watched) = (queue.clone(), controller.clone());
+    controller.nodes.on_event(move |event| watched.node_changed(&event, &of_node));
     run_workers(&ctx.tasks, &queue, ctx.workers("concurrent-daemonset-syncs"), move |key| {
         let controller = controller.clone();
         async move { controller.sync(&key).await }
     });
-}
-
-/// Queues the sets for which a node has become another one.
-fn node_changed(sets: &Informer<DaemonSet>, event: &Event<Node>, queue: &WorkQueue<ObjectKey>) {
-    for set in sets.store().list() {
-        let concerned = match event {
-            Event::Updated { old, new } => plan::fit(&set, old) != plan::fit(&set, new),
-            Event::Added { new, .. } => plan::fit(&set, new).should_run,
-            Event::Deleted { .. } => true,
-        };
-        if concerned {
-            queue.add(object_key(set.as_ref()));
-        }
-    }
 }
 
 fn selector(set: &DaemonSet) -> Option<LabelSelector> {
@@ -107,6 +97,21 @@ fn takes(selector: &LabelSelector, pod: &Pod) -> bool {
 }
 
 impl Controller {
+    /// Queues the sets for which a node has become another one.
+    fn node_changed(&self, event: &Event<Node>, queue: &WorkQueue<ObjectKey>) {
+        for set in self.sets.store().list() {
+            let fit = |node: &Node| plan::fit(&set, node, self.compare);
+            let concerned = match event {
+                Event::Updated { old, new } => fit(old) != fit(new),
+                Event::Added { new, .. } => fit(new).should_run,
+                Event::Deleted { .. } => true,
+            };
+            if concerned {
+                queue.add(object_key(set.as_ref()));
+            }
+        }
+    }
+
     async fn sync(&self, key: &ObjectKey) -> Result<Outcome, kube::Error> {
         self.sets.wait_synced().await;
         self.nodes.wait_synced().await;
@@ -132,7 +137,7 @@ impl Controller {
         let hash = history::hash_of(&revisions.update).to_owned();
         let pods = self.control.claim(&set, &selector).await?;
         let by_node = plan::by_node(&pods);
-        let nodes = self.nodes.store().list();
+        let nodes = plan::Nodes { all: self.nodes.store().list(), compare: self.compare };
         let mut failed = None;
         let mut again = None;
         if settled {
@@ -160,7 +165,7 @@ impl Controller {
     async fn converge(
         &self,
         set: &Arc<DaemonSet>,
-        nodes: &[Arc<Node>],
+        nodes: &plan::Nodes,
         by_node: &plan::ByNode,
         hash: &str,
     ) -> Converged {

@@ -5,32 +5,17 @@
 
 use std::collections::BTreeMap;
 
+use component_base::taints::tolerates;
 use k8s_openapi::api::core::v1::{
     Node, NodeSelector, NodeSelectorRequirement, NodeSelectorTerm, PodSpec, Taint, Toleration,
 };
 
-/// Whether a toleration puts up with a taint.
-pub(super) fn tolerates(toleration: &Toleration, taint: &Taint) -> bool {
-    let effect = toleration.effect.as_deref().unwrap_or_default();
-    let key = toleration.key.as_deref().unwrap_or_default();
-    if (!effect.is_empty() && effect != taint.effect) || (!key.is_empty() && key != taint.key) {
-        return false;
-    }
-    match toleration.operator.as_deref().unwrap_or_default() {
-        "" | "Equal" => {
-            toleration.value.as_deref().unwrap_or_default() == taint.value.as_deref().unwrap_or_default()
-        }
-        "Exists" => true,
-        // "Lt" and "Gt" are behind a gate that is off.
-        _ => false,
-    }
-}
-
 /// Whether one of the node's taints with one of the effects is not tolerated.
-pub(super) fn is_repelled(node: &Node, tolerations: &[Toleration], effects: &[&str]) -> bool {
+/// `compare` says whether tolerations may compare numbers.
+pub(super) fn is_repelled(node: &Node, tolerations: &[Toleration], effects: &[&str], compare: bool) -> bool {
     let taints = node.spec.as_ref().and_then(|s| s.taints.as_deref()).unwrap_or_default();
     let counts = |t: &&Taint| effects.contains(&t.effect.as_str());
-    taints.iter().filter(counts).any(|taint| !tolerations.iter().any(|t| tolerates(t, taint)))
+    taints.iter().filter(counts).any(|taint| !tolerations.iter().any(|t| tolerates(t, taint, compare)))
 }
 
 /// Whether the pod's node selector and required node affinity take the node.
@@ -135,13 +120,15 @@ mod tests {
     fn taints_repel_what_does_not_tolerate_them() {
         let tolerations = |value: Value| -> Vec<Toleration> { serde_json::from_value(value).unwrap() };
         let both = ["NoSchedule", "NoExecute"];
-        assert!(is_repelled(&node(), &[], &both));
-        assert!(!is_repelled(&node(), &[], &["PreferNoSchedule"]));
+        assert!(is_repelled(&node(), &[], &both, false));
+        assert!(!is_repelled(&node(), &[], &["PreferNoSchedule"], false));
         let all = tolerations(json!([{"operator": "Exists"}]));
-        assert!(!is_repelled(&node(), &all, &both));
+        assert!(!is_repelled(&node(), &all, &both, false));
         let one = tolerations(json!([{"key": "k", "value": "v", "effect": "NoSchedule"}]));
-        assert!(!is_repelled(&node(), &one, &["NoSchedule"]) && is_repelled(&node(), &one, &both));
+        assert!(
+            !is_repelled(&node(), &one, &["NoSchedule"], false) && is_repelled(&node(), &one, &both, false)
+        );
         let other = tolerations(json!([{"key": "k", "value": "w"}]));
-        assert!(is_repelled(&node(), &other, &["NoSchedule"]));
+        assert!(is_repelled(&node(), &other, &["NoSchedule"], false));
     }
 }

@@ -13,6 +13,7 @@ use std::{
 use component_base::{
     clock::SharedClock,
     events::{EventType, Recorder, reference},
+    features::Gate,
     informer::{Informer, ListWatch},
     meta::{ObjectKey, object_key},
     metrics::{self, Stability},
@@ -40,6 +41,8 @@ struct Controller {
     nodes: Informer<Node>,
     pods: Informer<Pod>,
     recorder: Recorder,
+    /// Whether tolerations may compare numbers.
+    compare: bool,
     /// Evictions to come, by pod: what is remembered is since when the pod has had to go.
     pending: Arc<Mutex<HashMap<ObjectKey, plan::Pending>>>,
 }
@@ -54,6 +57,7 @@ pub(super) fn start(ctx: &Context) {
         nodes: ctx.informers.get(ListWatch::default()),
         pods: pods_by_node(ctx),
         recorder: ctx.recorder("taint-eviction-controller"),
+        compare: ctx.settings.gates.has(Gate::TaintTolerationComparisonOperators),
         pending: Arc::default(),
     };
     let queue: WorkQueue<ObjectKey> = WorkQueue::new("noexec_taint_pod");
@@ -94,7 +98,7 @@ impl Controller {
         let node = node.and_then(|name| self.nodes.store().get(&ObjectKey::cluster(name)));
         let pending = self.pending.lock().get(key).cloned();
         let now = self.clock.now();
-        let decision = plan::decide(pod.as_deref(), node.as_deref(), pending.as_ref(), now);
+        let decision = plan::decide(pod.as_deref(), node.as_deref(), pending.as_ref(), now, self.compare);
         match (decision, pod) {
             (plan::Decision::Evict { since }, Some(pod)) => {
                 self.evict(&pod, since).await?;

@@ -2,7 +2,10 @@
 
 use std::time::Duration;
 
-use component_base::goduration;
+use component_base::{
+    features::{Gate, Gates},
+    goduration,
+};
 use k8s_openapi::api::core::v1::{NodeAffinity, TopologySpreadConstraint};
 use serde::{Deserialize, de::DeserializeOwned};
 use serde_json::Value;
@@ -141,19 +144,39 @@ pub struct NodeResourcesBalancedAllocationArgs {
 pub struct VolumeBindingArgs {
     /// How long a pod waits for its claims to be bound; 600 when unset.
     pub bind_timeout_seconds: Option<i64>,
+    /// How good it is when so much of the storage there is would be used (`StorageCapacityScoring`).
+    pub shape: Option<Vec<UtilizationShapePoint>>,
 }
 
-/// Of DynamicResources. The search on a node is bounded by steps; the times are accepted.
+/// Of DynamicResources.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub struct DynamicResourcesArgs {
-    /// How long one node may be looked at.
+    /// How long devices are tried on one node; ten seconds when unset, 0 for as long as it takes.
     pub filter_timeout: Option<String>,
     /// How long devices may take to be ready; ten minutes when unset.
     pub binding_timeout: Option<String>,
 }
 
 impl DynamicResourcesArgs {
+    /// How long devices are tried on one node; nothing for as long as it takes.
+    ///
+    /// # Errors
+    /// When it is no duration, or less than nothing, or the gate is off and something is said.
+    pub fn filter_timeout(&self, gates: Gates) -> Result<Duration, ArgsError> {
+        const WHAT: &str = "filterTimeout";
+        let on = gates.has(Gate::DRASchedulerFilterTimeout);
+        match &self.filter_timeout {
+            Some(_) if !on => {
+                Err(ArgsError::Value(WHAT, "DRASchedulingFilterTimeout feature gate is disabled"))
+            }
+            None if !on => Ok(Duration::ZERO),
+            None => Ok(Duration::from_secs(10)),
+            Some(text) if text.starts_with('-') => Err(ArgsError::Value(WHAT, "must be zero or positive")),
+            Some(text) => goduration::parse(text).map_err(|_| ArgsError::Value(WHAT, "not a duration")),
+        }
+    }
+
     /// How long devices may take to be ready.
     ///
     /// # Errors
@@ -193,4 +216,27 @@ impl Default for DefaultPreemptionArgs {
 
 fn one() -> i64 {
     1
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_time_for_devices_is_a_duration_of_its_gate() {
+        let off = Gates::default().with(Gate::DRASchedulerFilterTimeout, false);
+        let of = |text: Option<&str>, gates: Gates| {
+            let args =
+                DynamicResourcesArgs { filter_timeout: text.map(str::to_owned), binding_timeout: None };
+            args.filter_timeout(gates).map(|timeout| timeout.as_secs()).map_err(|error| error.to_string())
+        };
+        assert_eq!(of(None, Gates::default()), Ok(10));
+        assert_eq!(of(Some("0s"), Gates::default()), Ok(0));
+        assert_eq!(of(Some("1m"), Gates::default()), Ok(60));
+        assert_eq!(of(Some("-1s"), Gates::default()).unwrap_err(), "filterTimeout: must be zero or positive");
+        assert_eq!(of(Some("soon"), Gates::default()).unwrap_err(), "filterTimeout: not a duration");
+        assert_eq!(of(None, off), Ok(0));
+        let why = "filterTimeout: DRASchedulingFilterTimeout feature gate is disabled";
+        assert_eq!(of(Some("1m"), off).unwrap_err(), why);
+    }
 }

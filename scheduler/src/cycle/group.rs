@@ -13,9 +13,8 @@ use k8s_openapi::{
     apimachinery::pkg::apis::meta::v1::{Condition, Time},
 };
 
-use super::{Cycle, Outcome};
+use super::{AttemptError, Cycle, Outcome};
 use crate::{
-    extender::ExtenderError,
     metrics::Attempt,
     model::{GroupInfo, PodInfo},
     plan::{
@@ -38,7 +37,7 @@ enum GroupError {
     )]
     Names(String, String),
     #[error("failed to schedule other pod from a pod group")]
-    Extender(#[source] ExtenderError),
+    Attempt(#[source] AttemptError),
     #[error("{0}")]
     Domains(String),
 }
@@ -191,12 +190,13 @@ impl Cycle {
     ) -> Result<Rehearsal, GroupError> {
         for pod in pods {
             let outcome = match self.asked(pod) {
-                None => rehearsal.attempt(pod, rules),
-                Some(object) => match self.consult(at, pod, &object, rehearsal.cluster()).await {
-                    Outcome::Placed(placement) => Ok(placement),
-                    Outcome::Unschedulable(failure) => Err(failure),
-                    Outcome::Failed(error) => return Err(GroupError::Extender(error)),
-                },
+                None => rehearsal.attempt(pod, rules).map_or_else(Outcome::from, Outcome::Placed),
+                Some(object) => self.consult(at, pod, &object, rehearsal.cluster()).await,
+            };
+            let outcome = match outcome {
+                Outcome::Placed(placement) => Ok(placement),
+                Outcome::Unschedulable(failure) => Err(failure),
+                Outcome::Failed(error) => return Err(GroupError::Attempt(error)),
             };
             rehearsal.take(pod, outcome, rules);
         }

@@ -212,6 +212,12 @@ impl Cluster {
         }
     }
 
+    /// A pod as it is known on the node that it names.
+    pub fn known(&self, pod: &PodInfo) -> Option<&Arc<PodInfo>> {
+        let known = self.by_namespace.get(&pod.namespace)?.get(pod.uid.as_str())?;
+        (known.node_name == pod.node_name).then_some(known)
+    }
+
     fn count_images(&mut self, node: &NodeInfo, by: i64) {
         for name in node.images.keys() {
             match self.images.get_mut(name) {

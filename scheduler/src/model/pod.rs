@@ -6,9 +6,11 @@ use std::{
 };
 
 use component_base::{
+    features::{Gate, Gates},
     meta::{ObjectKey, controller_of},
     quantity::Quantity,
     selector::LabelSelector,
+    taints::whole_number,
 };
 use k8s_openapi::api::core::v1 as core;
 use smol_str::SmolStr;
@@ -64,6 +66,8 @@ pub struct PodInfo {
     pub ports: Vec<HostPort>,
     /// Images of all containers.
     pub images: Vec<String>,
+    /// Images of its volumes.
+    pub mounted_images: Vec<String>,
     /// `spec.nodeSelector`.
     pub node_selector: Labels,
     /// Required node affinity.
@@ -164,10 +168,21 @@ pub struct HostPort {
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Toleration {
     key: String,
-    exists: bool,
-    value: String,
+    values: Tolerated,
     /// `None`: all effects.
     effect: Option<TaintEffect>,
+}
+
+/// Values that a toleration puts up with.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+enum Tolerated {
+    Any,
+    One(String),
+    /// Whole numbers below this one.
+    Below(i64),
+    /// Whole numbers above this one.
+    Above(i64),
+    None,
 }
 
 /// A topology spread constraint.
@@ -192,15 +207,16 @@ pub struct SpreadConstraint {
 // === impl PodInfo ===
 
 impl PodInfo {
-    /// Parses a pod.
-    pub fn new(pod: &core::Pod) -> Arc<Self> {
+    /// Parses a pod; the gates say what counts of it.
+    pub fn new(pod: &core::Pod, gates: Gates) -> Arc<Self> {
         let (meta, empty) = (&pod.metadata, core::PodSpec::default());
         let spec = pod.spec.as_ref().unwrap_or(&empty);
         let status = pod.status.as_ref();
         let text = |s: &Option<String>| s.clone().unwrap_or_default();
         let namespace = text(&meta.namespace);
         let labels = meta.labels.clone().unwrap_or_default();
-        let (requests, counted) = pod_requests(spec);
+        let (requests, counted) = pod_requests(spec, status);
+        let compare = gates.has(Gate::TaintTolerationComparisonOperators);
         let affinity = spec.affinity.clone().unwrap_or_default();
         let node = affinity.node_affinity.unwrap_or_default();
         let (with, against) =
@@ -234,6 +250,7 @@ impl PodInfo {
             counted,
             ports: host_ports(spec),
             images: containers(spec).filter_map(|c| c.image.clone()).collect(),
+            mounted_images: mounted_images(spec),
             node_selector: spec.node_selector.clone().unwrap_or_default(),
             node_required: node
                 .required_during_scheduling_ignored_during_execution
@@ -249,7 +266,7 @@ impl PodInfo {
             anti_affinity: required(&against.required_during_scheduling_ignored_during_execution),
             prefer: preferred(&with.preferred_during_scheduling_ignored_during_execution),
             avoid: preferred(&against.preferred_during_scheduling_ignored_during_execution),
-            tolerations: spec.tolerations.iter().flatten().map(Toleration::new).collect(),
+            tolerations: spec.tolerations.iter().flatten().map(|t| Toleration::new(t, compare)).collect(),
             spread: spec
                 .topology_spread_constraints
                 .iter()
@@ -351,6 +368,11 @@ fn features(spec: &core::PodSpec) -> Vec<&'static str> {
         (shares_network, "UserNamespacesHostNetworkSupport"),
     ];
     all.into_iter().filter(|(needed, _)| *needed).map(|(_, name)| name).collect()
+}
+
+fn mounted_images(spec: &core::PodSpec) -> Vec<String> {
+    let all = spec.volumes.iter().flatten().filter_map(|volume| volume.image.as_ref());
+    all.filter_map(|image| image.reference.clone()).collect()
 }
 
 fn host_ports(spec: &core::PodSpec) -> Vec<HostPort> {
@@ -487,21 +509,35 @@ impl HostPort {
 // === impl Toleration ===
 
 impl Toleration {
-    /// Compiles a toleration.
-    pub fn new(t: &core::Toleration) -> Self {
+    /// Compiles a toleration; `compare` says whether there are operators that compare numbers.
+    pub fn new(t: &core::Toleration, compare: bool) -> Self {
+        let value = t.value.as_deref().unwrap_or_default();
+        let bound = || whole_number(value).filter(|_| compare);
         Self {
             key: t.key.clone().unwrap_or_default(),
-            exists: t.operator.as_deref() == Some("Exists"),
-            value: t.value.clone().unwrap_or_default(),
+            values: match t.operator.as_deref().unwrap_or_default() {
+                "" | "Equal" => Tolerated::One(value.to_owned()),
+                "Exists" => Tolerated::Any,
+                "Lt" => bound().map_or(Tolerated::None, Tolerated::Below),
+                "Gt" => bound().map_or(Tolerated::None, Tolerated::Above),
+                _ => Tolerated::None,
+            },
             effect: t.effect.as_deref().filter(|e| !e.is_empty()).map(TaintEffect::parse),
         }
     }
 
     /// Whether it tolerates a taint.
     pub fn tolerates(&self, taint: &Taint) -> bool {
+        let found = || whole_number(&taint.value);
         self.effect.is_none_or(|e| e == taint.effect)
             && (self.key.is_empty() || self.key == taint.key)
-            && (self.exists || (!self.key.is_empty() && self.value == taint.value))
+            && match &self.values {
+                Tolerated::Any => true,
+                Tolerated::One(value) => *value == taint.value,
+                Tolerated::Below(bound) => found().is_some_and(|found| found < *bound),
+                Tolerated::Above(bound) => found().is_some_and(|found| found > *bound),
+                Tolerated::None => false,
+            }
     }
 }
 
@@ -540,10 +576,39 @@ mod tests {
             (json!({"operator": "Exists"}), true),
             (json!({"key": "k", "operator": "Exists", "effect": "NoExecute"}), false),
             (json!({"key": "other", "operator": "Exists"}), false),
+            (json!({"key": "k", "operator": "Like", "value": "v"}), false),
         ];
         for (toleration, want) in cases {
-            let t = Toleration::new(&serde_json::from_value(toleration.clone()).unwrap());
+            let t = Toleration::new(&serde_json::from_value(toleration.clone()).unwrap(), false);
             assert_eq!(t.tolerates(&taint), want, "{toleration}");
+        }
+    }
+
+    #[test]
+    fn tolerations_compare_whole_numbers_where_the_gate_is_on() {
+        let cases = [
+            ("Lt", "10", "9", true),
+            ("Lt", "10", "10", false),
+            ("Lt", "-1", "-2", true),
+            ("Gt", "10", "11", true),
+            ("Gt", "10", "10", false),
+            ("Gt", "0", "-1", false),
+            ("Gt", "9", "010", false),
+            ("Gt", "1.5", "2", false),
+            ("Lt", "10", "", false),
+            ("Lt", "9223372036854775808", "1", false),
+        ];
+        for (operator, value, found, want) in cases {
+            let toleration =
+                json!({"key": "k", "operator": operator, "value": value, "effect": "NoSchedule"});
+            let toleration = serde_json::from_value(toleration).unwrap();
+            let taint = Taint { key: "k".into(), value: found.into(), effect: TaintEffect::NoSchedule };
+            assert_eq!(
+                Toleration::new(&toleration, true).tolerates(&taint),
+                want,
+                "{found} {operator} {value}"
+            );
+            assert!(!Toleration::new(&toleration, false).tolerates(&taint));
         }
     }
 

@@ -77,6 +77,14 @@ impl Resources {
         }
     }
 
+    /// Whether there is less of something in `other`.
+    pub fn exceeds(&self, other: &Self) -> bool {
+        self.milli_cpu > other.milli_cpu
+            || self.memory > other.memory
+            || self.ephemeral_storage > other.ephemeral_storage
+            || self.scalar.iter().any(|(name, amount)| *amount > other.get(name))
+    }
+
     fn scalar_mut(&mut self, name: &str) -> &mut i64 {
         let at = match self.scalar.binary_search_by(|(n, _)| n.as_str().cmp(name)) {
             Ok(at) => at,
@@ -91,12 +99,13 @@ impl Resources {
 
 /// What a pod requests, and what it counts as for scoring (defaults for containers without requests).
 ///
-/// Contract: the effective request of the "Pod Overhead", "Sidecar containers" (KEP-753) and
-/// "Pod-level resources" (KEP-2837) pages: max(sum of containers and sidecars, each init container
-/// plus the sidecars started before it), plus overhead; pod-level requests win for the resources they name.
-pub fn pod_requests(spec: &core::PodSpec) -> (Resources, Resources) {
-    let exact = effective(spec, Resources::from_list);
-    let counted = effective(spec, |list| {
+/// Contract: the effective request of the "Pod Overhead", "Sidecar containers" (KEP-753), "Pod-level resources"
+/// (KEP-2837) and "Resize CPU and Memory" (KEP-1287, KEP-5419) pages: max(sum of containers and sidecars, each init
+/// container plus the sidecars started before it), plus overhead; pod-level requests win for the resources they name;
+/// what is being resized counts as the most of what is asked for, given out and in force.
+pub fn pod_requests(spec: &core::PodSpec, status: Option<&core::PodStatus>) -> (Resources, Resources) {
+    let exact = effective(spec, status, Resources::from_list);
+    let counted = effective(spec, status, |list| {
         let mut r = Resources::from_list(list);
         if !list.contains_key("cpu") {
             r.milli_cpu = DEFAULT_MILLI_CPU;
@@ -109,18 +118,32 @@ pub fn pod_requests(spec: &core::PodSpec) -> (Resources, Resources) {
     (exact, counted)
 }
 
-fn effective(spec: &core::PodSpec, of: impl Fn(&BTreeMap<String, ApiQuantity>) -> Resources) -> Resources {
-    let empty = BTreeMap::new();
-    let container =
-        |c: &core::Container| of(c.resources.as_ref().and_then(|r| r.requests.as_ref()).unwrap_or(&empty));
+/// Amounts by name, as the API has them.
+type List = BTreeMap<String, ApiQuantity>;
+
+fn effective(
+    spec: &core::PodSpec,
+    status: Option<&core::PodStatus>,
+    of: impl Fn(&List) -> Resources,
+) -> Resources {
+    let container = |c: &core::Container, resizes: bool| {
+        let asked = requests_of(c.resources.as_ref());
+        let status = status.filter(|_| resizes);
+        let found = status.and_then(|status| Some((status, in_force(status, &c.name)?)));
+        match found {
+            Some((status, (given, real))) => of(&most(status, asked, given, Some(real))),
+            None => of(asked),
+        }
+    };
     let mut total = Resources::default();
     for c in &spec.containers {
-        total.add(&container(c), 1);
+        total.add(&container(c, true), 1);
     }
     let (mut sidecars, mut peak) = (Resources::default(), Resources::default());
     for c in spec.init_containers.iter().flatten() {
-        let mut need = container(c);
-        if c.restart_policy.as_deref() == Some("Always") {
+        let lasts = c.restart_policy.as_deref() == Some("Always");
+        let mut need = container(c, lasts);
+        if lasts {
             sidecars.add(&need, 1);
             total.add(&need, 1);
             need = sidecars.clone();
@@ -130,15 +153,21 @@ fn effective(spec: &core::PodSpec, of: impl Fn(&BTreeMap<String, ApiQuantity>) -
         peak.max(&need);
     }
     total.max(&peak);
-    if let Some(list) = spec.resources.as_ref().and_then(|r| r.requests.as_ref()) {
-        let pod = Resources::from_list(list);
-        if list.contains_key("cpu") {
+    if let Some(asked) = spec.resources.as_ref().and_then(|r| r.requests.as_ref()) {
+        let real = status.and_then(|status| Some((status, status.resources.as_ref()?.requests.as_ref())));
+        let pod = match real {
+            Some((status, real)) => {
+                Resources::from_list(&most(status, asked, status.allocated_resources.as_ref(), real))
+            }
+            None => Resources::from_list(asked),
+        };
+        if asked.contains_key("cpu") {
             total.milli_cpu = pod.milli_cpu;
         }
-        if list.contains_key("memory") {
+        if asked.contains_key("memory") {
             total.memory = pod.memory;
         }
-        for (name, value) in pod.scalar {
+        for (name, value) in pod.scalar.into_iter().filter(|(name, _)| asked.contains_key(name.as_str())) {
             *total.scalar_mut(&name) = value;
         }
     }
@@ -148,6 +177,33 @@ fn effective(spec: &core::PodSpec, of: impl Fn(&BTreeMap<String, ApiQuantity>) -
     total
 }
 
+fn requests_of(resources: Option<&core::ResourceRequirements>) -> &List {
+    static NONE: List = List::new();
+    resources.and_then(|r| r.requests.as_ref()).unwrap_or(&NONE)
+}
+
+/// What the kubelet says that a container was given and that it has; nothing where it does not say.
+fn in_force<'a>(status: &'a core::PodStatus, name: &str) -> Option<(Option<&'a List>, &'a List)> {
+    let all = status.container_statuses.iter().chain(&status.init_container_statuses).flatten();
+    let found = all.into_iter().find(|found| found.name == name)?;
+    found.resources.as_ref().map(|real| (found.allocated_resources.as_ref(), requests_of(Some(real))))
+}
+
+/// The most of what is asked for, given out and in force. What the node will never have does not count as asked for.
+fn most(status: &core::PodStatus, asked: &List, given: Option<&List>, real: Option<&List>) -> List {
+    let pending = status.conditions.iter().flatten().find(|c| c.type_ == "PodResizePending");
+    let hopeless = pending.is_some_and(|c| c.reason.as_deref() == Some("Infeasible"));
+    let parsed = |amount: &ApiQuantity| amount.0.parse::<Quantity>().ok();
+    let mut out = List::new();
+    for (name, amount) in Some(asked).filter(|_| !hopeless).into_iter().chain(given).chain(real).flatten() {
+        let known = out.get(name).and_then(parsed);
+        if known.is_none() || known < parsed(amount) {
+            out.insert(name.clone(), amount.clone());
+        }
+    }
+    out
+}
+
 #[cfg(test)]
 mod tests {
     use serde_json::json;
@@ -155,7 +211,42 @@ mod tests {
     use super::*;
 
     fn requests(spec: serde_json::Value) -> Resources {
-        pod_requests(&serde_json::from_value(spec).unwrap()).0
+        pod_requests(&serde_json::from_value(spec).unwrap(), None).0
+    }
+
+    #[test]
+    fn what_is_being_resized_counts_as_the_most_of_it() {
+        let of = |cpu: &str| json!({"requests": {"cpu": cpu}});
+        let container = json!({"name": "c", "resources": of("2")});
+        let side = json!({"name": "s", "restartPolicy": "Always", "resources": of("1")});
+        let first = json!({"name": "f", "resources": of("1")});
+        let spec = json!({"containers": [container], "initContainers": [side, first]});
+        let has = |name: &str, given: &str, real: &str| json!({"name": name, "allocatedResources": {"cpu": given}, "resources": of(real)});
+        let bare = json!({"name": "c", "allocatedResources": {"cpu": "9"}});
+        let hopeless = json!([{"type": "PodResizePending", "status": "True", "reason": "Infeasible"}]);
+        let deferred = json!([{"type": "PodResizePending", "status": "True", "reason": "Deferred"}]);
+        let whole = |asked: &str| json!({"containers": [{"name": "c", "resources": of("1")}], "resources": of(asked)});
+        let table = [
+            (spec.clone(), json!({}), 3000),
+            (spec.clone(), json!({"containerStatuses": [has("c", "3", "1")]}), 4000),
+            (spec.clone(), json!({"containerStatuses": [has("c", "1", "5")]}), 6000),
+            (spec.clone(), json!({"containerStatuses": [has("c", "1", "1")]}), 3000),
+            (spec.clone(), json!({"containerStatuses": [has("c", "1", "1")], "conditions": deferred}), 3000),
+            (spec.clone(), json!({"containerStatuses": [has("c", "1", "1")], "conditions": hopeless}), 2000),
+            (spec.clone(), json!({"containerStatuses": [bare]}), 3000),
+            (spec.clone(), json!({"initContainerStatuses": [has("s", "4", "1")]}), 6000),
+            // Only what lasts is resized.
+            (spec, json!({"initContainerStatuses": [has("f", "9", "9")]}), 3000),
+            (whole("2"), json!({}), 2000),
+            (whole("2"), json!({"resources": of("4"), "allocatedResources": {"cpu": "3"}}), 4000),
+            (whole("5"), json!({"resources": of("4"), "conditions": hopeless}), 4000),
+            (whole("2"), json!({"allocatedResources": {"cpu": "3"}}), 2000),
+        ];
+        for (spec, status, milli) in table {
+            let (read, now) = (serde_json::from_value(spec.clone()), serde_json::from_value(status.clone()));
+            let found = pod_requests(&read.unwrap(), Some(&now.unwrap())).0;
+            assert_eq!(found.milli_cpu, milli, "{spec} with {status}");
+        }
     }
 
     #[test]
@@ -178,7 +269,7 @@ mod tests {
     #[test]
     fn containers_without_requests_count_with_defaults_for_scoring_only() {
         let spec = serde_json::from_value(json!({"containers": [{"name": "a"}, {"name": "b"}]})).unwrap();
-        let (exact, counted) = pod_requests(&spec);
+        let (exact, counted) = pod_requests(&spec, None);
         assert_eq!(exact, Resources::default());
         assert_eq!((counted.milli_cpu, counted.memory), (200, 2 * DEFAULT_MEMORY));
     }

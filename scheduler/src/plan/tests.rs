@@ -9,8 +9,9 @@ use super::*;
 use component_base::features::Gates;
 
 use crate::{
+    framework::Plugin,
     model::SelectorChange,
-    plugins,
+    plugins::{self, Points},
     testing::{cluster, node, pod},
 };
 
@@ -443,4 +444,45 @@ fn remembered_answers_decide_as_fresh_ones() {
         }
     }
     assert!(placed > 20 && refused > 20, "{placed} placed, {refused} refused");
+}
+
+/// Says nothing of a node `a`, and takes the others.
+struct Speechless;
+
+impl Plugin for Speechless {
+    fn name(&self) -> &'static str {
+        "Speechless"
+    }
+
+    fn filter<'a>(&self, _: &'a PodInfo, _: &'a Cluster) -> Prepared<'a> {
+        Prepared::Filter(Box::new(Speechless))
+    }
+}
+
+impl Filter for Speechless {
+    fn check(&self, node: &NodeInfo) -> Verdict {
+        match node.name.as_str() {
+            "a" => Verdict::Failed("nobody knows".into()),
+            _ => Verdict::Fits,
+        }
+    }
+}
+
+#[test]
+fn a_plugin_that_cannot_tell_ends_the_attempt() {
+    let with = |nodes: &[&str]| {
+        let cluster = cluster(nodes.iter().map(|name| node(name, "x", json!({}))).collect(), vec![]);
+        let plugin =
+            Weighted { plugin: Box::new(Speechless), weight: 0, domain_weight: 0, points: Points::ALL };
+        let plugins = [plugin];
+        let (pod, options) = (pod("p").info(), Options::default());
+        let whole = schedule(&pod, &cluster, &plugins, &[], options, &mut Memo::default());
+        let half = search(&pod, &cluster, &plugins, &[], options);
+        let failed = |failure: Unschedulable| failure.failed.map(|error| error.to_string());
+        (whole.map(|placement| placement.node).map_err(failed), half.map(drop).map_err(failed))
+    };
+    let told = || Some("running \"Speechless\" filter plugin: nobody knows".to_owned());
+    assert_eq!(with(&["a"]), (Err(told()), Err(told())));
+    assert_eq!(with(&["a", "b"]), (Err(told()), Err(told())), "others that do are no way out");
+    assert_eq!(with(&["b"]), (Ok("b".to_owned()), Ok(())));
 }

@@ -5,11 +5,16 @@
 //! extended resources).
 
 mod allocation;
+mod backing;
 mod extended;
 mod selector;
 mod sharing;
 
-use std::{collections::BTreeSet, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeSet,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use component_base::meta::{add_finalizer, is_deleting};
 use jiff::Timestamp;
@@ -17,8 +22,9 @@ use k8s_openapi::api::resource::v1::{
     AllocationResult, DeviceRequestAllocationResult, ResourceClaim, ResourceClaimConsumerReference,
 };
 
+pub(in crate::plugins) use self::backing::Backing;
 use self::{
-    allocation::Wanted,
+    allocation::{Now, Patience, TIMED_OUT, Wanted},
     extended::{Extended, Made},
 };
 use crate::{
@@ -42,7 +48,12 @@ const CANNOT: &str = "cannot allocate all claims";
 const STALE: &str = "cannot schedule extended resource claim";
 
 /// The plugin.
-pub struct DynamicResources;
+#[derive(Debug)]
+pub struct DynamicResources {
+    /// How long devices are tried on one node.
+    timeout: Duration,
+    now: Now,
+}
 
 /// The claims of a pod.
 struct Claims<'a> {
@@ -56,6 +67,20 @@ struct Claims<'a> {
     extended: Option<Extended>,
 }
 
+/// The claims of a pod, while it is decided which nodes have devices for them.
+struct Asking<'a> {
+    claims: Claims<'a>,
+    timeout: Duration,
+    now: Now,
+}
+
+impl DynamicResources {
+    /// Devices are tried on one node for so long, or for as long as it takes where that is nothing.
+    pub fn new(timeout: Duration) -> Self {
+        Self { timeout, now: Instant::now }
+    }
+}
+
 impl Plugin for DynamicResources {
     fn name(&self) -> &'static str {
         "DynamicResources"
@@ -67,7 +92,7 @@ impl Plugin for DynamicResources {
         }
         match Claims::new(pod, cluster) {
             Ok(claims) if claims.is_empty() => Prepared::Skip,
-            Ok(claims) => Prepared::Filter(Box::new(claims)),
+            Ok(claims) => Prepared::Filter(Box::new(Asking { claims, timeout: self.timeout, now: self.now })),
             Err(reason) => Prepared::Reject(reason),
         }
     }
@@ -242,7 +267,8 @@ impl<'a> Claims<'a> {
         let mut out: Vec<ResourceClaim> = Vec::new();
         let made = self.made(node).ok().flatten();
         let wanted = self.wanted(made.as_ref());
-        let allocations = allocation::allocate(&wanted, &self.cluster.devices, node).ok().flatten();
+        let allocations =
+            allocation::allocate(&wanted, &self.cluster.devices, node, Patience::default()).ok().flatten();
         for (wanted, allocation) in wanted.iter().zip(allocations.unwrap_or_default()) {
             let mut next = (*wanted.claim).clone();
             next.status.get_or_insert_default().allocation = Some(allocation);
@@ -276,27 +302,32 @@ impl<'a> Claims<'a> {
     }
 }
 
-impl Filter for Claims<'_> {
+impl Filter for Asking<'_> {
     fn check(&self, node: &NodeInfo) -> Verdict {
+        let claims = &self.claims;
         let reaches = |terms: &NodeSelectorTerms| terms.matches(&node.name, &node.labels);
-        if self.allocated.iter().any(|(_, at)| at.as_ref().is_some_and(|at| !reaches(at))) {
+        if claims.allocated.iter().any(|(_, at)| at.as_ref().is_some_and(|at| !reaches(at))) {
             return Verdict::unresolvable(ELSEWHERE);
         }
-        if self.extended.as_ref().is_some_and(|extended| extended.stale.is_some()) {
+        if claims.extended.as_ref().is_some_and(|extended| extended.stale.is_some()) {
             return Verdict::unschedulable(STALE);
         }
-        let made = match self.made(node) {
+        let made = match claims.made(node) {
             Ok(made) => made,
             Err(reason) => return Verdict::unresolvable(reason),
         };
-        let wanted = self.wanted(made.as_ref());
+        let wanted = claims.wanted(made.as_ref());
         if wanted.is_empty() {
             return Verdict::Fits;
         }
-        match allocation::allocate(&wanted, &self.cluster.devices, node) {
+        let patience = Patience::new(self.timeout, self.now);
+        match allocation::allocate(&wanted, &claims.cluster.devices, node, patience) {
             Ok(Some(_)) => Verdict::Fits,
             Ok(None) => Verdict::unresolvable(CANNOT),
-            Err(reason) => Verdict::unresolvable(reason),
+            Err(reason) if reason == TIMED_OUT => {
+                Verdict::Failed(format!("node {}: {reason}", node.name).into())
+            }
+            Err(reason) => Verdict::Failed(reason),
         }
     }
 }
@@ -305,7 +336,8 @@ impl Score for Claims<'_> {
     fn score(&self, node: &NodeInfo) -> i64 {
         let made = self.made(node).ok().flatten();
         let wanted = self.wanted(made.as_ref());
-        let given = allocation::allocate(&wanted, &self.cluster.devices, node).ok().flatten();
+        let given =
+            allocation::allocate(&wanted, &self.cluster.devices, node, Patience::default()).ok().flatten();
         let given = given.unwrap_or_default();
         let open = self.open.iter().zip(&given).map(|(wanted, allocation)| rank(&wanted.claim, allocation));
         let allocated = self.allocated.iter().filter_map(|(claim, _)| {

@@ -103,10 +103,16 @@ impl Plugin for InterPodAffinity {
     fn wakes(&self, pod: &PodInfo, event: &ClusterEvent) -> bool {
         match event {
             ClusterEvent::PodPlaced(_) => !pod.affinity.is_empty(),
+            ClusterEvent::PodUpdated { old, new } => {
+                let means = !pod.affinity.is_empty() || !pod.anti_affinity.is_empty();
+                old.labels != new.labels && means
+            }
             ClusterEvent::PodRemoved(_) | ClusterEvent::NodeAdded(_) | ClusterEvent::PodChanged => true,
             ClusterEvent::NodeUpdated { old, new } => old.labels != new.labels,
             ClusterEvent::NamespaceChanged => true,
-            ClusterEvent::StorageChanged(_) | ClusterEvent::DevicesChanged(_) => false,
+            ClusterEvent::NodeRemoved(_)
+            | ClusterEvent::StorageChanged(_)
+            | ClusterEvent::DevicesChanged(_) => false,
         }
     }
 }
@@ -217,5 +223,118 @@ impl Score for Near<'_> {
                 (MAX_SCORE as f64 * ((*score - min) as f64 / (max - min) as f64)) as i64
             };
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+    use crate::testing::{Pod, cluster, node, pod, scores};
+
+    const ZONE: &str = "topology.kubernetes.io/zone";
+
+    fn term(app: &str) -> Value {
+        json!({"labelSelector": {"matchLabels": {"app": app}}, "topologyKey": ZONE})
+    }
+
+    fn weighted(weight: i32, app: &str) -> Value {
+        json!([{"weight": weight, "podAffinityTerm": term(app)}])
+    }
+
+    fn with(pod: Pod, kind: &str, terms: Value) -> Pod {
+        let hard = terms[0]["weight"].is_null();
+        let field = if hard { "required" } else { "preferred" };
+        pod.set(&format!("/spec/affinity/{kind}/{field}DuringSchedulingIgnoredDuringExecution"), terms)
+    }
+
+    fn plugin(args: Value) -> InterPodAffinity {
+        InterPodAffinity::new(&serde_json::from_value(args).unwrap()).unwrap()
+    }
+
+    /// Zones x (nodes a, b), y (c) and, without pods, z (d).
+    fn world(pods: Vec<Arc<PodInfo>>) -> Cluster {
+        let nodes = [("a", "x"), ("b", "x"), ("c", "y"), ("d", "z")];
+        cluster(nodes.map(|(name, zone)| node(name, zone, json!({}))).into(), pods)
+    }
+
+    fn found(plugin: &InterPodAffinity, pod: Pod, pods: Vec<Pod>) -> Option<[i64; 4]> {
+        let world = world(pods.into_iter().map(Pod::info).collect());
+        scores(plugin, &pod.info(), &world, ["a", "b", "c", "d"])
+    }
+
+    #[test]
+    fn weights_add_up_over_pods_and_terms_of_both_sides() {
+        let usual = plugin(json!({}));
+        let app = |name: &str, app: &str, on: &str| pod(name).label("app", app).on(on);
+        let near = |weight| with(pod("p").label("app", "me"), "podAffinity", weighted(weight, "web"));
+        let far = |weight| with(pod("p").label("app", "me"), "podAntiAffinity", weighted(weight, "web"));
+        let likes_me =
+            |on: &str, weight| with(pod(&format!("l{on}")).on(on), "podAffinity", weighted(weight, "me"));
+        let fears_me =
+            |on: &str, weight| with(pod(&format!("f{on}")).on(on), "podAntiAffinity", weighted(weight, "me"));
+        let needs_me = |on: &str| with(pod(&format!("n{on}")).on(on), "podAffinity", json!([term("me")]));
+        let me = || pod("p").label("app", "me");
+        // Two pods in x, one in y.
+        let web = || vec![app("w1", "web", "a"), app("w2", "web", "b"), app("w3", "web", "c")];
+        assert_eq!(found(&usual, near(5), web()), Some([100, 100, 50, 0]));
+        assert_eq!(found(&usual, far(5), web()), Some([0, 0, 50, 100]));
+        assert_eq!(found(&usual, near(5), vec![app("o", "other", "a")]), None, "nobody is meant");
+        assert_eq!(found(&usual, me(), vec![]), None);
+        // What others prefer counts for them as it is weighed.
+        assert_eq!(found(&usual, me(), vec![likes_me("a", 8), likes_me("c", 2)]), Some([100, 100, 25, 0]));
+        assert_eq!(found(&usual, me(), vec![fears_me("a", 8), fears_me("c", 2)]), Some([0, 0, 75, 100]));
+        assert_eq!(found(&usual, me(), vec![likes_me("a", 5), fears_me("c", 5)]), Some([100, 100, 0, 50]));
+        // What others require counts as the arguments say.
+        assert_eq!(found(&usual, me(), vec![needs_me("a"), likes_me("c", 2)]), Some([50, 50, 100, 0]));
+        let heavy = plugin(json!({"hardPodAffinityWeight": 10}));
+        assert_eq!(found(&heavy, me(), vec![needs_me("a"), likes_me("c", 2)]), Some([100, 100, 20, 0]));
+        let none = plugin(json!({"hardPodAffinityWeight": 0}));
+        assert_eq!(found(&none, me(), vec![needs_me("a")]), None);
+        // All the same.
+        assert_eq!(
+            found(&usual, me(), vec![likes_me("a", 3), likes_me("c", 3), likes_me("d", 3)]),
+            Some([0; 4])
+        );
+        // Preferences of others alone may be left aside.
+        let own = plugin(json!({"ignorePreferredTermsOfExistingPods": true}));
+        assert_eq!(found(&own, me(), vec![likes_me("a", 8)]), None);
+        let mut both = web();
+        both.push(likes_me("c", 5));
+        assert_eq!(found(&own, near(5), both), Some([100, 100, 100, 0]));
+    }
+
+    #[test]
+    fn the_weight_of_requirements_is_bounded() {
+        for (weight, good) in [(0, true), (100, true), (-1, false), (101, false)] {
+            let args =
+                InterPodAffinityArgs { hard_pod_affinity_weight: weight, ..InterPodAffinityArgs::default() };
+            assert_eq!(InterPodAffinity::new(&args).is_ok(), good, "{weight}");
+        }
+    }
+
+    #[test]
+    fn pods_wake_when_somebody_they_look_for_comes_or_goes() {
+        let needy = with(pod("p"), "podAffinity", json!([term("web")])).info();
+        let other = pod("w").label("app", "web").on("a").info();
+        let of_zone = |zone: &str| Arc::new(node("a", zone, json!({})));
+        let updated = |old, new| ClusterEvent::NodeUpdated { old: of_zone(old), new: of_zone(new) };
+        for (event, wakes) in [
+            (ClusterEvent::PodPlaced(other.clone()), true),
+            (ClusterEvent::PodRemoved(other.clone()), true),
+            (ClusterEvent::PodUpdated { old: pod("w").on("a").info(), new: other.clone() }, true),
+            (ClusterEvent::PodUpdated { old: other.clone(), new: other }, false),
+            (ClusterEvent::NodeRemoved(of_zone("x")), false),
+            (ClusterEvent::NodeAdded(of_zone("x")), true),
+            (updated("x", "y"), true),
+            (updated("x", "x"), false),
+            (ClusterEvent::NamespaceChanged, true),
+            (ClusterEvent::DevicesChanged(crate::model::DeviceEvent::Slice), false),
+        ] {
+            assert_eq!(plugin(json!({})).wakes(&needy, &event), wakes, "{event:?}");
+        }
+        let (plain, placed) = (pod("q").info(), pod("w").on("a").info());
+        assert!(!plugin(json!({})).wakes(&plain, &ClusterEvent::PodPlaced(placed)));
     }
 }

@@ -49,8 +49,8 @@ struct Points {
 struct Point {
     evaluations: IntCounter,
     success: Histogram,
-    /// What it says besides: that the pod is not its business, or that a node does not do.
-    otherwise: [Histogram; 2],
+    /// What it says besides: that the pod is not its business, that a node does not do, or that it could not tell.
+    otherwise: Vec<Histogram>,
 }
 
 impl Sampling {
@@ -79,17 +79,17 @@ impl Measured {
     /// A plugin of a profile.
     pub fn new(plugin: Box<dyn Plugin>, profile: &str, metrics: &Metrics, sampling: &Sampling) -> Self {
         let name = plugin.name();
-        let point = |point: &str, otherwise: [&str; 2]| Point {
+        let point = |point: &str, otherwise: &[&str]| Point {
             evaluations: metrics.evaluations(name, point, profile),
             success: metrics.execution(name, point, "Success"),
-            otherwise: otherwise.map(|status| metrics.execution(name, point, status)),
+            otherwise: otherwise.iter().map(|status| metrics.execution(name, point, status)).collect(),
         };
-        let refusals = ["Unschedulable", "UnschedulableAndUnresolvable"];
+        let refusals = ["Unschedulable", "UnschedulableAndUnresolvable", "Error"];
         let points = Points {
-            prepared: point("PreFilter", ["Skip", "UnschedulableAndUnresolvable"]),
-            filtered: point("Filter", refusals),
-            scored: point("Score", ["Skip", "Error"]),
-            reserved: point("Reserve", ["Skip", "Error"]),
+            prepared: point("PreFilter", &["Skip", "UnschedulableAndUnresolvable"]),
+            filtered: point("Filter", &refusals),
+            scored: point("Score", &["Skip", "Error"]),
+            reserved: point("Reserve", &["Skip", "Error"]),
             sampling: sampling.clone(),
         };
         Self { plugin, points: Arc::new(points) }
@@ -118,6 +118,7 @@ impl Filter for MeasuredFilter<'_> {
                 Verdict::Fits => &point.success,
                 Verdict::Unschedulable(_) => &point.otherwise[0],
                 Verdict::Unresolvable(_) => &point.otherwise[1],
+                Verdict::Failed(_) => &point.otherwise[2],
             };
             of.observe(took);
         }

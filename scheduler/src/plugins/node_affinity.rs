@@ -110,7 +110,66 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::testing::{cluster, node, pod};
+    use crate::testing::{cluster, node, pod, scores};
+
+    #[test]
+    fn weights_of_preferred_terms_add_up() {
+        let term = |weight: i32, key: &str, value: &str| {
+            let expression = json!({"key": key, "operator": "In", "values": [value]});
+            json!({"weight": weight, "preference": {"matchExpressions": [expression]}})
+        };
+        let labelled =
+            |name: &str, labels: serde_json::Value| node(name, "x", json!({"metadata": {"labels": labels}}));
+        let world = cluster(
+            vec![
+                labelled("both", json!({"disk": "ssd", "gpu": "yes"})),
+                labelled("disk", json!({"disk": "ssd"})),
+                labelled("gpu", json!({"gpu": "yes"})),
+                labelled("none", json!({})),
+            ],
+            vec![],
+        );
+        let preferring = |terms: serde_json::Value| {
+            let path = "/spec/affinity/nodeAffinity/preferredDuringSchedulingIgnoredDuringExecution";
+            pod("p").set(path, terms).info()
+        };
+        let empty = json!({"weight": 9, "preference": {}});
+        let table = [
+            (json!([term(2, "disk", "ssd"), term(6, "gpu", "yes")]), Some([100, 25, 75, 0])),
+            (json!([term(4, "disk", "ssd")]), Some([100, 100, 0, 0])),
+            (json!([term(4, "disk", "tape")]), Some([0; 4])),
+            // A term that asks for nothing means no node.
+            (json!([empty]), Some([0; 4])),
+            (json!([]), None),
+        ];
+        for (terms, expected) in table {
+            let found = scores(
+                &NodeAffinity::default(),
+                &preferring(terms.clone()),
+                &world,
+                ["both", "disk", "gpu", "none"],
+            );
+            assert_eq!(found, expected, "{terms}");
+        }
+    }
+
+    #[test]
+    fn pods_wake_when_a_node_becomes_one_of_theirs() {
+        let of_zone = |zone: &str| std::sync::Arc::new(node("n", zone, json!({})));
+        let selector = json!({"topology.kubernetes.io/zone": "x"});
+        let pod = pod("p").set("/spec/nodeSelector", selector).info();
+        let updated = |old, new| ClusterEvent::NodeUpdated { old: of_zone(old), new: of_zone(new) };
+        for (event, wakes) in [
+            (ClusterEvent::NodeAdded(of_zone("x")), true),
+            (ClusterEvent::NodeAdded(of_zone("y")), false),
+            (updated("y", "x"), true),
+            (updated("x", "x"), false),
+            (updated("x", "y"), false),
+            (ClusterEvent::NamespaceChanged, false),
+        ] {
+            assert_eq!(NodeAffinity::default().wakes(&pod, &event), wakes, "{event:?}");
+        }
+    }
 
     #[test]
     fn a_profile_adds_its_own_affinity() {

@@ -1,5 +1,6 @@
 //! NodeResourcesFit and NodeResourcesBalancedAllocation: room for the pod's requests.
 
+mod amounts;
 mod balanced;
 mod fit;
 

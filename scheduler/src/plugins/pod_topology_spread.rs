@@ -44,6 +44,14 @@ impl PodTopologySpread {
         Ok(Self { defaults: Some(args.default_constraints) })
     }
 
+    /// The places of a node that a pod's constraints tell apart; none of a node that lacks one.
+    fn places(&self, pod: &PodInfo, node: &NodeInfo) -> Option<Vec<String>> {
+        let listed = self.defaults.as_ref().unwrap_or(&SYSTEM_DEFAULTS);
+        let own = pod.spread.iter().map(|c| c.topology_key.as_str());
+        let usual = listed.iter().filter(|_| pod.spread.is_empty()).map(|c| c.topology_key.as_str());
+        own.chain(usual).map(|key| node.labels.get(key).cloned()).collect()
+    }
+
     /// The constraints of a pod, hard or soft ones: its own, else the default ones.
     fn constraints(&self, pod: &PodInfo, cluster: &Cluster, hard: bool) -> Vec<SpreadConstraint> {
         if !pod.spread.is_empty() {
@@ -119,10 +127,22 @@ impl Plugin for PodTopologySpread {
             pod.spread.is_empty() || pod.spread.iter().any(|c| c.selector.matches(&other.labels))
         };
         let counts = |other: &PodInfo| other.namespace == pod.namespace && selects(other);
+        let places = |node: &NodeInfo| self.places(pod, node);
         match event {
             ClusterEvent::PodRemoved(other) | ClusterEvent::PodPlaced(other) => counts(other),
-            ClusterEvent::NodeAdded(_) | ClusterEvent::PodChanged => true,
-            ClusterEvent::NodeUpdated { old, new } => old.labels != new.labels || old.taints != new.taints,
+            ClusterEvent::PodUpdated { old, new } => {
+                let differs =
+                    |c: &SpreadConstraint| c.selector.matches(&old.labels) != c.selector.matches(&new.labels);
+                new.namespace == pod.namespace
+                    && old.labels != new.labels
+                    && (pod.spread.is_empty() || pod.spread.iter().any(differs))
+            }
+            ClusterEvent::PodChanged => true,
+            ClusterEvent::NodeAdded(node) | ClusterEvent::NodeRemoved(node) => places(node).is_some(),
+            ClusterEvent::NodeUpdated { old, new } => {
+                let (before, after) = (places(old), places(new));
+                before != after || (after.is_some() && old.taints != new.taints)
+            }
             _ => false,
         }
     }
@@ -238,6 +258,103 @@ impl Score for SoftScore {
                 0 => MAX_SCORE,
                 max => MAX_SCORE * (max + min - *score) / max,
             };
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+    use crate::testing::{Pod, cluster, node, pod, scores};
+
+    /// Zones x (nodes a, b) and y (c); d has no zone.
+    fn world(pods: &[(&str, usize)]) -> Cluster {
+        let mut nodes = vec![node("a", "x", json!({})), node("b", "x", json!({})), node("c", "y", json!({}))];
+        let mut without = node("d", "", json!({}));
+        Arc::make_mut(&mut without.labels).remove(ZONE_LABEL);
+        nodes.push(without);
+        let placed = pods.iter().flat_map(|(on, count)| {
+            (0..*count).map(move |n| pod(&format!("{on}{n}")).label("app", "web").on(on).info())
+        });
+        cluster(nodes, placed.collect())
+    }
+
+    fn soft(key: &str, skew: i32) -> Value {
+        json!({"topologyKey": key, "maxSkew": skew, "whenUnsatisfiable": "ScheduleAnyway",
+            "labelSelector": {"matchLabels": {"app": "web"}}})
+    }
+
+    fn web(constraints: Value) -> Pod {
+        pod("p").label("app", "web").set("/spec/topologySpreadConstraints", constraints)
+    }
+
+    /// `round(Σ count × ln(places + 2) + skew − 1)`, then 100 × (most + least − own) / most.
+    #[test]
+    fn fewer_pods_in_a_place_score_higher() {
+        let usual = PodTopologySpread::default();
+        let of = |pod: Pod, pods: &[(&str, usize)]| {
+            scores(&usual, &pod.info(), &world(pods), ["a", "b", "c", "d"])
+        };
+        let (host, zone) = (HOSTNAME_LABEL, ZONE_LABEL);
+        // Four hosts weigh ln 6 = 1.79 a pod: 4, 0, 2, 0.
+        assert_eq!(of(web(json!([soft(host, 1)])), &[("a", 2), ("c", 1)]), Some([0, 100, 50, 100]));
+        // Two zones weigh ln 4 = 1.39 a pod: 3 pods are 4, 1 pod is 1; who has no zone is worth nothing.
+        assert_eq!(of(web(json!([soft(zone, 1)])), &[("a", 2), ("b", 1), ("c", 1)]), Some([25, 25, 100, 0]));
+        // A skew that is allowed takes differences off: 4 and 1 become 8 and 5.
+        assert_eq!(of(web(json!([soft(zone, 5)])), &[("a", 2), ("b", 1), ("c", 1)]), Some([62, 62, 100, 0]));
+        // Both: three hosts that count weigh ln 5 = 1.61 a pod. a 2×1.61+3×1.39 = 7, b 1.61+3×1.39 = 6, c 1.61+1.39 = 3.
+        let both = json!([soft(host, 1), soft(zone, 1)]);
+        assert_eq!(of(web(both), &[("a", 2), ("b", 1), ("c", 1)]), Some([42, 57, 100, 0]));
+        assert_eq!(of(web(json!([soft(host, 1)])), &[]), Some([100; 4]), "nobody is there yet");
+        assert_eq!(of(pod("p"), &[("a", 2)]), None, "no constraints, and nobody owns it");
+        // Pods of others do not count.
+        let others = web(json!([soft(host, 1)])).set("/metadata/namespace", json!("other"));
+        assert_eq!(of(others, &[("a", 2)]), Some([100; 4]));
+    }
+
+    #[test]
+    fn a_profile_has_default_constraints_of_its_own() {
+        let args = |value: Value| PodTopologySpread::new(serde_json::from_value(value).unwrap());
+        let constraint = json!({"topologyKey": "k", "maxSkew": 1, "whenUnsatisfiable": "ScheduleAnyway"});
+        let mut selecting = constraint.clone();
+        selecting["labelSelector"] = json!({"matchLabels": {"a": "b"}});
+        for (value, good) in [
+            (json!({}), true),
+            (json!({"defaultingType": "System"}), true),
+            (json!({"defaultingType": "List"}), true),
+            (json!({"defaultingType": "List", "defaultConstraints": [constraint]}), true),
+            (json!({"defaultConstraints": [constraint]}), false),
+            (json!({"defaultingType": "List", "defaultConstraints": [selecting]}), false),
+            (json!({"defaultingType": "Other"}), false),
+        ] {
+            assert_eq!(args(value.clone()).is_ok(), good, "{value}");
+        }
+    }
+
+    #[test]
+    fn pods_wake_when_those_that_count_come_or_go() {
+        let waiting = web(json!([soft(ZONE_LABEL, 1)])).info();
+        let one = |app: &str| pod("w").label("app", app).on("a").info();
+        let of_zone = |zone: &str| Arc::new(node("a", zone, json!({})));
+        let mut without = node("a", "x", json!({}));
+        Arc::make_mut(&mut without.labels).remove(ZONE_LABEL);
+        let updated = |old, new| ClusterEvent::NodeUpdated { old: of_zone(old), new: of_zone(new) };
+        for (event, wakes) in [
+            (ClusterEvent::PodRemoved(one("web")), true),
+            (ClusterEvent::PodPlaced(one("web")), true),
+            (ClusterEvent::PodRemoved(one("db")), false),
+            (ClusterEvent::NodeAdded(of_zone("x")), true),
+            (updated("x", "y"), true),
+            (updated("x", "x"), false),
+            (ClusterEvent::NodeRemoved(of_zone("x")), true),
+            (ClusterEvent::NodeAdded(Arc::new(without)), false),
+            (ClusterEvent::PodUpdated { old: one("db"), new: one("web") }, true),
+            (ClusterEvent::PodUpdated { old: one("db"), new: one("dns") }, false),
+            (ClusterEvent::NamespaceChanged, false),
+        ] {
+            assert_eq!(PodTopologySpread::default().wakes(&waiting, &event), wakes, "{event:?}");
         }
     }
 }

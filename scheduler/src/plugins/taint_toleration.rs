@@ -62,3 +62,62 @@ impl Score for Tolerating<'_> {
         normalize_to_max(scores, true);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+    use crate::testing::{cluster, node, pod, scores};
+
+    fn tainted(name: &str, taints: Value) -> NodeInfo {
+        node(name, "x", json!({"spec": {"taints": taints}}))
+    }
+
+    #[test]
+    fn fewer_untolerated_soft_taints_score_higher() {
+        let soft = |key: &str| json!({"key": key, "value": "v", "effect": "PreferNoSchedule"});
+        let world = cluster(
+            vec![
+                tainted("none", json!([])),
+                tainted("one", json!([soft("a"), {"key": "h", "effect": "NoSchedule"}])),
+                tainted("three", json!([soft("a"), soft("b"), soft("c")])),
+            ],
+            vec![],
+        );
+        let tolerating = |all: Value| pod("p").set("/spec/tolerations", all).info();
+        let table = [
+            (json!([]), [100, 67, 0]),
+            (json!([{"key": "a", "value": "v", "effect": "PreferNoSchedule"}]), [100, 100, 0]),
+            (json!([{"key": "a", "operator": "Exists"}]), [100, 100, 0]),
+            // Of another effect.
+            (json!([{"key": "a", "operator": "Exists", "effect": "NoSchedule"}]), [100, 67, 0]),
+            (json!([{"operator": "Exists"}]), [100, 100, 100]),
+        ];
+        for (tolerations, expected) in table {
+            let found =
+                scores(&TaintToleration, &tolerating(tolerations.clone()), &world, ["none", "one", "three"]);
+            assert_eq!(found, Some(expected), "{tolerations}");
+        }
+    }
+
+    #[test]
+    fn pods_wake_when_a_taint_that_kept_them_off_goes() {
+        let bare = || std::sync::Arc::new(tainted("n", json!([])));
+        let hard = || std::sync::Arc::new(tainted("n", json!([{"key": "a", "effect": "NoExecute"}])));
+        let pod = pod("p").info();
+        let updated = |old, new| ClusterEvent::NodeUpdated { old, new };
+        for (event, wakes) in [
+            (ClusterEvent::NodeAdded(bare()), true),
+            (ClusterEvent::NodeAdded(hard()), false),
+            (updated(hard(), bare()), true),
+            (updated(bare(), hard()), false),
+            (updated(bare(), bare()), false),
+            (updated(hard(), hard()), false),
+            (ClusterEvent::PodChanged, true),
+            (ClusterEvent::NamespaceChanged, false),
+        ] {
+            assert_eq!(TaintToleration.wakes(&pod, &event), wakes, "{event:?}");
+        }
+    }
+}

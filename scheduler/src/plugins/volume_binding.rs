@@ -6,9 +6,13 @@
 
 mod matching;
 
-use std::{collections::HashMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::Arc,
+};
 
 use component_base::{
+    features::{Gate, Gates},
     meta::{annotate, annotation, is_deleting, object_key},
     quantity::Quantity,
     selector::LabelSelector,
@@ -19,8 +23,10 @@ use k8s_openapi::api::{
     storage::v1::{CSIStorageCapacity, StorageClass},
 };
 
+use super::shape::{self, Shape};
 use crate::{
-    framework::{ClusterEvent, Filter, Plugin, Prepared, Reason, Verdict},
+    config::args::{ArgsError, UtilizationShapePoint, VolumeBindingArgs},
+    framework::{ClusterEvent, Filter, Plugin, Prepared, Reason, Score, Verdict},
     model::{
         Cluster, Labels, NodeInfo, NodeSelectorTerms, PodInfo, Reservation, Storage, StorageEvent,
         pod::ClaimUse,
@@ -34,10 +40,40 @@ const NODE_CONFLICT: &str = "node(s) didn't match PersistentVolume's node affini
 const BIND_CONFLICT: &str = "node(s) didn't find available persistent volumes to bind";
 const NO_SPACE: &str = "node(s) did not have enough free storage";
 const NO_VOLUME: &str = "node(s) unavailable due to one or more pvc(s) bound to non-existent pv(s)";
+/// The field that the function for scores stands in.
+const SHAPE: &str = "shape";
 const UNBOUND: &str = "pod has unbound immediate PersistentVolumeClaims";
 
 /// The plugin.
-pub struct VolumeBinding;
+#[derive(Debug, Default)]
+pub struct VolumeBinding {
+    /// How nodes are scored by the storage they reach; they are not without it.
+    shape: Option<Shape>,
+}
+
+impl VolumeBinding {
+    /// The plugin with its arguments.
+    ///
+    /// # Errors
+    /// When they are out of bounds, or the gate of some of them is off.
+    pub fn new(args: &VolumeBindingArgs, gates: Gates) -> Result<Self, ArgsError> {
+        if args.bind_timeout_seconds.is_some_and(|seconds| seconds < 0) {
+            let why = "invalid BindTimeoutSeconds, should not be a negative value";
+            return Err(ArgsError::Value("bindTimeoutSeconds", why));
+        }
+        let points = args.shape.as_deref();
+        if !gates.has(Gate::StorageCapacityScoring) {
+            let why =
+                "unexpected field `shape`, remove it or turn on the feature gate StorageCapacityScoring";
+            return if points.is_some() { Err(ArgsError::Value(SHAPE, why)) } else { Ok(Self::default()) };
+        }
+        // Most room first.
+        let usual = [(0, shape::MAX_CUSTOM), (100, 0)];
+        let usual = usual.map(|(utilization, score)| UtilizationShapePoint { utilization, score });
+        let points = points.filter(|points| !points.is_empty()).unwrap_or(&usual);
+        Ok(Self { shape: Some(Shape::new(points, SHAPE)?) })
+    }
+}
 
 /// A volume with what its node affinity says, parsed once per cycle.
 struct Volume {
@@ -60,7 +96,14 @@ struct Claims<'a> {
 #[derive(Default)]
 struct Choice {
     bind: Vec<(Arc<PersistentVolume>, Arc<PersistentVolumeClaim>)>,
-    provision: Vec<Arc<PersistentVolumeClaim>>,
+    /// Claims that volumes are made for, with how much their pools have left, where that is known.
+    provision: Vec<(Arc<PersistentVolumeClaim>, Option<i64>)>,
+}
+
+/// Scores nodes by how much of the storage they reach would be used.
+struct Room<'a> {
+    claims: Claims<'a>,
+    shape: Shape,
 }
 
 impl Plugin for VolumeBinding {
@@ -76,6 +119,17 @@ impl Plugin for VolumeBinding {
             Ok(claims) => Prepared::Filter(Box::new(claims)),
             Err(reason) => Prepared::Reject(reason),
         }
+    }
+
+    fn score<'a>(
+        &self,
+        pod: &'a PodInfo,
+        cluster: &'a Cluster,
+        _: &[&'a NodeInfo],
+    ) -> Option<Box<dyn Score + 'a>> {
+        let shape = self.shape.clone().filter(|_| !pod.claims.is_empty())?;
+        let claims = Claims::new(pod, &cluster.storage).ok()?;
+        Some(Box::new(Room { claims, shape }))
     }
 
     fn reserve(&self, pod: &PodInfo, cluster: &Cluster, node: &NodeInfo) -> Reservation {
@@ -103,6 +157,30 @@ impl Filter for Claims<'_> {
             Ok(_) => Verdict::Fits,
             Err(reasons) => Verdict::Unresolvable(reasons),
         }
+    }
+}
+
+impl Score for Room<'_> {
+    fn score(&self, node: &NodeInfo) -> i64 {
+        let Ok(choice) = self.claims.find(node) else { return 0 };
+        let size = |claim: &PersistentVolumeClaim| volumes::asked(claim).map_or(0, Quantity::value);
+        // By class: how much is asked for, of how much.
+        let mut classes: BTreeMap<&str, (i64, i64)> = BTreeMap::new();
+        for (volume, claim) in &choice.bind {
+            let class = classes.entry(volumes::class_of_volume(volume)).or_default();
+            class.0 += size(claim);
+            class.1 += volumes::capacity(volume).map_or(0, Quantity::value);
+        }
+        let made = choice.provision.iter().filter(|_| choice.bind.is_empty());
+        for (claim, room) in made.filter_map(|(claim, room)| Some((claim, (*room)?))) {
+            let class = classes.entry(class_of_claim(claim)).or_default();
+            class.0 += size(claim);
+            // All claims of a class are for the same pool.
+            class.1 = room;
+        }
+        let count = i64::try_from(classes.len()).unwrap_or(i64::MAX);
+        let sum: i64 = classes.values().map(|(asked, room)| self.shape.of(*asked, *room)).sum();
+        if count == 0 { 0 } else { (2 * sum + count) / (2 * count) }
     }
 }
 
@@ -164,7 +242,7 @@ impl<'a> Claims<'a> {
                 if selected != node.name {
                     return Err(BIND_CONFLICT.into());
                 }
-                out.provision.push(claim.clone());
+                out.provision.push((claim.clone(), None));
                 continue;
             }
             let volumes = self.candidates.get(class_of_claim(claim)).map(Vec::as_slice).unwrap_or_default();
@@ -174,16 +252,17 @@ impl<'a> Claims<'a> {
                     chosen.extend(volume.metadata.name.as_deref());
                     out.bind.push((volume.clone(), claim.clone()));
                 }
-                None => out.provision.push(claim.clone()),
+                None => out.provision.push((claim.clone(), None)),
             }
         }
-        for claim in &out.provision {
-            self.can_provision(claim, node)?;
+        for (claim, room) in &mut out.provision {
+            *room = self.can_provision(claim, node)?;
         }
         Ok(out)
     }
 
-    fn can_provision(&self, claim: &PersistentVolumeClaim, node: &NodeInfo) -> Result<(), Reason> {
+    /// How much room there is for a volume that is made for a node, where that is known.
+    fn can_provision(&self, claim: &PersistentVolumeClaim, node: &NodeInfo) -> Result<Option<i64>, Reason> {
         let name = class_of_claim(claim);
         let Some(class) = self.storage.class(name) else {
             return Err(format!("failed to find storage class {name:?}").into());
@@ -194,15 +273,20 @@ impl<'a> Claims<'a> {
         if !is_allowed(class.allowed_topologies.as_deref().unwrap_or_default(), &node.labels) {
             return Err(BIND_CONFLICT.into());
         }
-        if self.has_room(claim, class, node) { Ok(()) } else { Err(NO_SPACE.into()) }
+        self.room(claim, class, node)
     }
 
-    /// Whether a pool that the node reaches has room, where the driver tells about its pools at all.
-    fn has_room(&self, claim: &PersistentVolumeClaim, class: &StorageClass, node: &NodeInfo) -> bool {
-        let Some(size) = volumes::asked(claim) else { return true };
+    /// How much a pool that the node reaches has left, where the driver tells about its pools at all: the one with most.
+    fn room(
+        &self,
+        claim: &PersistentVolumeClaim,
+        class: &StorageClass,
+        node: &NodeInfo,
+    ) -> Result<Option<i64>, Reason> {
+        let Some(size) = volumes::asked(claim) else { return Ok(None) };
         let driver = self.storage.driver(&class.provisioner);
         if driver.and_then(|d| d.spec.storage_capacity) != Some(true) {
-            return true;
+            return Ok(None);
         }
         let fits = |pool: &Arc<CSIStorageCapacity>| {
             let limit = pool.maximum_volume_size.as_ref().or(pool.capacity.as_ref());
@@ -212,7 +296,11 @@ impl<'a> Claims<'a> {
                     LabelSelector::from_api(Some(topology)).is_ok_and(|s| s.matches(node.labels.as_ref()))
                 })
         };
-        self.storage.capacities().any(fits)
+        let left = |pool: &Arc<CSIStorageCapacity>| {
+            pool.capacity.as_ref().and_then(Quantity::from_api).map_or(0, Quantity::value)
+        };
+        let fitting = self.storage.capacities().filter(|pool| fits(pool));
+        fitting.map(left).max().map(Some).ok_or_else(|| NO_SPACE.into())
     }
 }
 
@@ -234,7 +322,8 @@ impl Volume {
 impl Choice {
     /// What must be written for it.
     fn reserve(self, node: &str) -> Reservation {
-        let both = self.bind.iter().map(|(_, claim)| claim).chain(&self.provision);
+        let provision = self.provision.iter().map(|(claim, _)| claim);
+        let both = self.bind.iter().map(|(_, claim)| claim).chain(provision.clone());
         let awaited = both.map(|claim| object_key(claim.as_ref())).collect();
         let select = |claim: &Arc<PersistentVolumeClaim>| {
             let mut next = (**claim).clone();
@@ -245,7 +334,7 @@ impl Choice {
             |claim: &&Arc<PersistentVolumeClaim>| annotation(&claim.metadata, SELECTED_NODE) != Some(node);
         Reservation {
             volumes: self.bind.iter().map(|(volume, claim)| volumes::reserved(volume, claim)).collect(),
-            claims: self.provision.iter().filter(anew).map(select).collect(),
+            claims: provision.filter(anew).map(select).collect(),
             awaited,
             ..Reservation::default()
         }

@@ -174,7 +174,7 @@ fn decode<T: serde::de::DeserializeOwned>(value: &Value) -> T {
 }
 
 fn parse(value: &Value) -> Arc<PodInfo> {
-    PodInfo::new(&decode(value))
+    PodInfo::new(&decode(value), Gates::default())
 }
 
 fn sized(number: usize, kind: &str, cpu: &str, memory: &str) -> Value {

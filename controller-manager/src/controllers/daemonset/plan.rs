@@ -82,8 +82,25 @@ fn tolerations(spec: &PodSpec) -> Vec<Toleration> {
     all
 }
 
-/// Whether the set's pod belongs on a node.
-pub(super) fn fit(set: &DaemonSet, node: &Node) -> Fit {
+/// The nodes there are.
+pub(super) struct Nodes {
+    pub(super) all: Vec<Arc<Node>>,
+    /// Whether tolerations may compare numbers.
+    pub(super) compare: bool,
+}
+
+impl Nodes {
+    fn is_wanted(&self, set: &DaemonSet, node: &Node) -> bool {
+        fit(set, node, self.compare).should_run
+    }
+
+    fn find(&self, name: &str) -> Option<&Arc<Node>> {
+        self.all.iter().find(|node| node.metadata.name.as_deref() == Some(name))
+    }
+}
+
+/// Whether the set's pod belongs on a node; `compare` says whether tolerations may compare numbers.
+pub(super) fn fit(set: &DaemonSet, node: &Node, compare: bool) -> Fit {
     const NONE: Fit = Fit { should_run: false, may_stay: false };
     let Some(spec) = set.spec.as_ref().and_then(|s| s.template.spec.as_ref()) else { return NONE };
     let pinned = spec.node_name.as_deref().unwrap_or_default();
@@ -93,7 +110,7 @@ pub(super) fn fit(set: &DaemonSet, node: &Node) -> Fit {
         return NONE;
     }
     let tolerations = tolerations(spec);
-    let repelled = |effects: &[&str]| node_fit::is_repelled(node, &tolerations, effects);
+    let repelled = |effects: &[&str]| node_fit::is_repelled(node, &tolerations, effects, compare);
     Fit { should_run: !repelled(&["NoSchedule", "NoExecute"]), may_stay: !repelled(&["NoExecute"]) }
 }
 
@@ -156,19 +173,13 @@ pub(super) fn by_node(pods: &[Arc<Pod>]) -> ByNode {
 }
 
 /// What brings every node to what it should have, the update of the template aside.
-pub(super) fn manage(
-    set: &DaemonSet,
-    nodes: &[Arc<Node>],
-    pods: &ByNode,
-    hash: &str,
-    now: Timestamp,
-) -> Changes {
+pub(super) fn manage(set: &DaemonSet, nodes: &Nodes, pods: &ByNode, hash: &str, now: Timestamp) -> Changes {
     let mut changes = Changes::default();
     let none = Vec::new();
-    for node in nodes {
+    for node in &nodes.all {
         let name = node.metadata.name.clone().unwrap_or_default();
         let here = pods.get(&name).unwrap_or(&none);
-        let fit = fit(set, node);
+        let fit = fit(set, node, nodes.compare);
         if fit.should_run && here.is_empty() {
             changes.create.push(name);
         } else if fit.may_stay {
@@ -178,9 +189,7 @@ pub(super) fn manage(
         }
     }
     // A pod that waits for a node that is gone would wait for ever.
-    for (name, here) in
-        pods.iter().filter(|(n, _)| !nodes.iter().any(|k| k.metadata.name.as_ref() == Some(n)))
-    {
+    for (name, here) in pods.iter().filter(|(name, _)| nodes.find(name).is_none()) {
         tracing::debug!(node = name, "pods of a node that is gone");
         let unplaced = |p: &&Arc<Pod>| {
             p.spec.as_ref().is_none_or(|s| s.node_name.as_deref().unwrap_or_default().is_empty())
@@ -282,14 +291,8 @@ fn pair(pods: &[Arc<Pod>], hash: &str) -> Option<Pair> {
 }
 
 /// The next step from the old template to the new one.
-pub(super) fn roll(
-    set: &DaemonSet,
-    nodes: &[Arc<Node>],
-    pods: &ByNode,
-    hash: &str,
-    now: Timestamp,
-) -> Changes {
-    let desired = || nodes.iter().filter(|n| fit(set, n).should_run);
+pub(super) fn roll(set: &DaemonSet, nodes: &Nodes, pods: &ByNode, hash: &str, now: Timestamp) -> Changes {
+    let desired = || nodes.all.iter().filter(|node| nodes.is_wanted(set, node));
     let limits = limits(set, desired().count());
     let least = min_ready(set);
     if limits.surge > 0 {
@@ -321,19 +324,14 @@ pub(super) fn roll(
 /// New pods first, beside the old ones.
 fn surge(
     set: &DaemonSet,
-    nodes: &[Arc<Node>],
+    nodes: &Nodes,
     pods: &ByNode,
     hash: &str,
     limits: Limits,
     now: Timestamp,
 ) -> Changes {
     let least = min_ready(set);
-    let runs = |name: &str| {
-        nodes
-            .iter()
-            .find(|n| n.metadata.name.as_deref() == Some(name))
-            .is_some_and(|n| fit(set, n).should_run)
-    };
+    let runs = |name: &str| nodes.find(name).is_some_and(|node| nodes.is_wanted(set, node));
     let (mut surging, mut old_to_go) = (0, Vec::new());
     let (mut dead, mut candidates) = (Vec::new(), Vec::new());
     for (name, here) in pods {
@@ -369,7 +367,7 @@ impl Changes {
 /// The status the pods call for. Zeros are written out: a merge patch keeps what it does not name.
 pub(super) fn status(
     set: &DaemonSet,
-    nodes: &[Arc<Node>],
+    nodes: &Nodes,
     pods: &ByNode,
     hash: &str,
     collisions: i32,
@@ -377,9 +375,9 @@ pub(super) fn status(
 ) -> DaemonSetStatus {
     let (mut desired, mut current, mut misplaced, mut ready, mut available, mut updated) = (0, 0, 0, 0, 0, 0);
     let none = Vec::new();
-    for node in nodes {
+    for node in &nodes.all {
         let here = pods.get(node.metadata.name.as_deref().unwrap_or_default()).unwrap_or(&none);
-        if !fit(set, node).should_run {
+        if !nodes.is_wanted(set, node) {
             misplaced += i32::from(!here.is_empty());
             continue;
         }

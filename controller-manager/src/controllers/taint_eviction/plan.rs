@@ -1,9 +1,8 @@
 //! When a pod must leave its node, from the node's NoExecute taints and the pod's tolerations.
 
+use component_base::taints::tolerates;
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::{Node, Pod, Taint, Toleration};
-
-use crate::controllers::node_fit;
 
 /// An eviction to come.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -37,12 +36,14 @@ pub(super) fn no_execute(node: &Node) -> Vec<&Taint> {
 }
 
 /// Whether a pod must go. Time counts from the moment the taints were first seen; a change of taints may make it
-/// earlier, and later only when it no longer holds that the pod has had to go all along.
+/// earlier, and later only when it no longer holds that the pod has had to go all along. `compare` says whether
+/// tolerations may compare numbers.
 pub(super) fn decide(
     pod: Option<&Pod>,
     node: Option<&Node>,
     pending: Option<&Pending>,
     now: Timestamp,
+    compare: bool,
 ) -> Decision {
     let (Some(pod), Some(node)) = (pod, node) else { return Decision::Stay };
     let taints = no_execute(node);
@@ -53,7 +54,7 @@ pub(super) fn decide(
     let uid = pod.metadata.uid.clone().unwrap_or_default();
     let pending = pending.filter(|p| p.uid == uid);
     let tolerations = pod.spec.as_ref().and_then(|s| s.tolerations.as_deref()).unwrap_or_default();
-    let Some(used) = used(tolerations, &taints) else {
+    let Some(used) = used(tolerations, &taints, compare) else {
         return Decision::Evict { since: now };
     };
     let Some(seconds) = used.iter().filter_map(|t| t.toleration_seconds).min() else { return Decision::Stay };
@@ -63,8 +64,8 @@ pub(super) fn decide(
 }
 
 /// The first toleration for every taint, or `None` when one is not tolerated.
-fn used<'a>(tolerations: &'a [Toleration], taints: &[&Taint]) -> Option<Vec<&'a Toleration>> {
-    taints.iter().map(|taint| tolerations.iter().find(|t| node_fit::tolerates(t, taint))).collect()
+fn used<'a>(tolerations: &'a [Toleration], taints: &[&Taint], compare: bool) -> Option<Vec<&'a Toleration>> {
+    taints.iter().map(|taint| tolerations.iter().find(|t| tolerates(t, taint, compare))).collect()
 }
 
 #[cfg(test)]
@@ -148,8 +149,18 @@ mod tests {
             ),
         ];
         for (name, taints, tolerations, before, expected) in cases {
-            let got = decide(Some(&pod(tolerations)), Some(&node(taints)), before.as_ref(), at(100));
+            let got = decide(Some(&pod(tolerations)), Some(&node(taints)), before.as_ref(), at(100), false);
             assert_eq!(got, expected, "{name}");
+        }
+    }
+
+    #[test]
+    fn numbers_of_taints_are_compared_where_the_gate_is_on() {
+        let tainted = |value: &str| node(json!([{"key": "sla", "value": value, "effect": "NoExecute"}]));
+        let above = pod(json!([{"key": "sla", "operator": "Gt", "value": "900"}]));
+        for (value, compare, stays) in [("950", true, true), ("900", true, false), ("950", false, false)] {
+            let got = decide(Some(&above), Some(&tainted(value)), None, at(100), compare);
+            assert_eq!(got == Decision::Stay, stays, "{value} {compare}");
         }
     }
 
@@ -158,8 +169,8 @@ mod tests {
         let tainted = node(json!([{"key": "a", "effect": "NoExecute"}]));
         let mut going = pod(json!([]));
         going.metadata.deletion_timestamp = Some(k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(at(1)));
-        assert_eq!(decide(Some(&going), Some(&tainted), None, at(2)), Decision::Stay);
-        assert_eq!(decide(None, Some(&tainted), None, at(2)), Decision::Stay);
-        assert_eq!(decide(Some(&pod(json!([]))), None, None, at(2)), Decision::Stay);
+        assert_eq!(decide(Some(&going), Some(&tainted), None, at(2), false), Decision::Stay);
+        assert_eq!(decide(None, Some(&tainted), None, at(2), false), Decision::Stay);
+        assert_eq!(decide(Some(&pod(json!([]))), None, None, at(2), false), Decision::Stay);
     }
 }

@@ -3,6 +3,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
     sync::Arc,
+    time::{Duration, Instant},
 };
 
 use component_base::quantity::Quantity;
@@ -25,11 +26,10 @@ use crate::{
     model::{Devices, NodeInfo, NodeSelectorTerms},
 };
 
+/// What is said when there was no time to find out.
+pub(super) const TIMED_OUT: &str = "timed out trying to allocate devices";
 /// Most devices of one claim.
 const MAX_DEVICES: usize = 32;
-/// Choices tried for one node before it is given up.
-const MAX_STEPS: usize = 100_000;
-
 /// Driver, pool and name of a device.
 type Id = (String, String, String);
 
@@ -81,7 +81,7 @@ struct Chosen {
 
 /// What claims hold, what is held for administration aside.
 #[derive(Default)]
-struct Held {
+pub(super) struct Held {
     whole: BTreeSet<Id>,
     shares: BTreeMap<Id, Vec<Amounts>>,
 }
@@ -96,7 +96,26 @@ struct Search<'a> {
     domains: Vec<String>,
     chosen: Vec<Chosen>,
     matches: HashMap<(usize, usize, usize, usize), bool>,
-    steps: usize,
+    patience: Patience,
+}
+
+/// Until when devices are tried; for ever by default.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Patience(Option<(Instant, Now)>);
+
+/// Tells the time.
+pub(super) type Now = fn() -> Instant;
+
+impl Patience {
+    /// So long from now on; for ever where that is nothing.
+    pub(super) fn new(timeout: Duration, now: Now) -> Self {
+        let limited = Some(timeout).filter(|timeout| !timeout.is_zero());
+        Self(limited.and_then(|timeout| now().checked_add(timeout)).map(|until| (until, now)))
+    }
+
+    fn is_over(self) -> bool {
+        self.0.is_some_and(|(until, now)| now() >= until)
+    }
 }
 
 impl Wanted {
@@ -181,8 +200,9 @@ pub(super) fn allocate(
     wanted: &[&Wanted],
     devices: &Devices,
     node: &NodeInfo,
+    patience: Patience,
 ) -> Result<Option<Vec<AllocationResult>>, Reason> {
-    let mut search = Search::new(wanted, devices, node);
+    let mut search = Search::new(wanted, devices, node, patience);
     if !search.claim(0)? {
         return Ok(None);
     }
@@ -190,7 +210,7 @@ pub(super) fn allocate(
 }
 
 /// Devices that claims hold.
-fn held(devices: &Devices) -> Held {
+pub(super) fn held(devices: &Devices) -> Held {
     let results = devices
         .claims()
         .filter_map(|claim| claim.status.as_ref()?.allocation.as_ref()?.devices.as_ref()?.results.as_ref());
@@ -208,8 +228,21 @@ fn held(devices: &Devices) -> Held {
     out
 }
 
+impl Held {
+    /// Whether somebody has a device, or some of it.
+    pub(super) fn has(&self, driver: &str, pool: &str, device: &str) -> bool {
+        let id = (driver.to_owned(), pool.to_owned(), device.to_owned());
+        self.whole.contains(&id) || self.shares.contains_key(&id)
+    }
+}
+
 impl<'a> Search<'a> {
-    fn new(wanted: &'a [&'a Wanted], devices: &'a Devices, node: &NodeInfo) -> Search<'a> {
+    fn new(
+        wanted: &'a [&'a Wanted],
+        devices: &'a Devices,
+        node: &NodeInfo,
+        patience: Patience,
+    ) -> Search<'a> {
         let mut pools: BTreeMap<(String, String), Vec<&'a ResourceSlice>> = BTreeMap::new();
         for slice in devices.slices() {
             let pool = (slice.spec.driver.clone(), slice.spec.pool.name.clone());
@@ -232,9 +265,7 @@ impl<'a> Search<'a> {
             let mut here = false;
             for slice in &slices {
                 for device in slice.spec.devices.iter().flatten() {
-                    let names = device.attributes.iter().flat_map(BTreeMap::keys);
-                    let names = names.chain(device.capacity.iter().flat_map(BTreeMap::keys));
-                    domains.extend(names.map(|name| qualified(&pool.0, name).0.to_owned()));
+                    domains.extend(domains_of(&pool.0, device));
                     if !reaches(slice, device, node) {
                         continue;
                     }
@@ -258,7 +289,7 @@ impl<'a> Search<'a> {
             domains: domains.into_iter().collect(),
             chosen: Vec::new(),
             matches: HashMap::new(),
-            steps: 0,
+            patience,
         }
     }
 
@@ -291,9 +322,8 @@ impl<'a> Search<'a> {
             return self.request(choice.claim, choice.request + 1);
         }
         for candidate in from..self.candidates.len() {
-            self.steps += 1;
-            if self.steps > MAX_STEPS {
-                return Err("timed out trying to allocate devices".into());
+            if self.patience.is_over() {
+                return Err(TIMED_OUT.into());
             }
             let choice = Choice { candidate, ..choice };
             if !self.is_matching(choice)? {
@@ -541,8 +571,15 @@ fn capacity(device: &Device) -> &BTreeMap<String, DeviceCapacity> {
     device.capacity.as_ref().unwrap_or(&NONE)
 }
 
+/// The domains that attributes and capacities of a device are of, the driver's own among them.
+pub(super) fn domains_of<'a>(driver: &'a str, device: &'a Device) -> impl Iterator<Item = String> + 'a {
+    let names = device.attributes.iter().flat_map(BTreeMap::keys);
+    let names = names.chain(device.capacity.iter().flat_map(BTreeMap::keys));
+    names.map(|name| qualified(driver, name).0.to_owned()).chain([driver.to_owned()])
+}
+
 /// Whether a node reaches a device.
-fn reaches(slice: &ResourceSlice, device: &Device, node: &NodeInfo) -> bool {
+pub(super) fn reaches(slice: &ResourceSlice, device: &Device, node: &NodeInfo) -> bool {
     let spec = &slice.spec;
     let (name, selector, all) = match spec.per_device_node_selection {
         Some(true) => (&device.node_name, &device.node_selector, device.all_nodes),

@@ -7,6 +7,10 @@ use crate::{
     testing::{cluster, node, pod},
 };
 
+fn plugin() -> DynamicResources {
+    DynamicResources::new(Duration::from_secs(10))
+}
+
 fn added<K: for<'de> serde::Deserialize<'de>>(object: Value) -> Event<K> {
     Event::Added { new: Arc::new(serde_json::from_value(object).unwrap()), initial: true }
 }
@@ -67,12 +71,13 @@ fn user(claims: &[&str]) -> Arc<PodInfo> {
 
 /// What both nodes say, or why neither is asked.
 fn verdicts(pod: &PodInfo, cluster: &Cluster) -> Result<[Option<String>; 2], String> {
-    match DynamicResources.filter(pod, cluster) {
+    match plugin().filter(pod, cluster) {
         Prepared::Reject(reason) => Err(reason.into_owned()),
         Prepared::Filter(filter) => {
             Ok(["a", "b"].map(|name| match filter.check(cluster.node(name).unwrap()) {
                 Verdict::Fits => None,
                 Verdict::Unschedulable(reasons) | Verdict::Unresolvable(reasons) => Some(reasons.concat()),
+                Verdict::Failed(reason) => Some(format!("failed: {reason}")),
             }))
         }
         Prepared::Skip | Prepared::Restrict(..) => Ok([None, None]),
@@ -86,7 +91,7 @@ fn one(devices: Value) -> Result<[Option<String>; 2], String> {
 /// The devices a claim gets on a node.
 fn given(devices: Value, node: &str) -> Vec<String> {
     let cluster = world(&[claim("c", devices)]);
-    let reservation = DynamicResources.reserve(&user(&["c"]), &cluster, cluster.node(node).unwrap());
+    let reservation = plugin().reserve(&user(&["c"]), &cluster, cluster.node(node).unwrap());
     names(&reservation.devices[0])
 }
 
@@ -102,7 +107,7 @@ fn no() -> Option<String> {
 
 #[test]
 fn pods_without_claims_are_no_business_of_this_plugin() {
-    assert!(matches!(DynamicResources.filter(&pod("p").info(), &Cluster::default()), Prepared::Skip));
+    assert!(matches!(plugin().filter(&pod("p").info(), &Cluster::default()), Prepared::Skip));
 }
 
 #[test]
@@ -146,7 +151,7 @@ fn what_cannot_be_is_told() {
         "pod \"default/p\": ResourceClaim not created yet"
     );
     let failed = one(request(cel("device.attributes['d.io'].nothing == 1"))).unwrap();
-    assert!(failed[0].as_ref().unwrap().starts_with("CEL runtime error"), "{failed:?}");
+    assert!(failed[0].as_ref().unwrap().starts_with("failed: CEL runtime error"), "{failed:?}");
 }
 
 #[test]
@@ -193,17 +198,17 @@ fn the_first_alternative_that_can_be_is_taken() {
     let world = world(&[claim("c", devices), claim("d", json!({"requests": [exactly("r", json!({}))]}))]);
     let nodes: Vec<&NodeInfo> = world.nodes().iter().map(AsRef::as_ref).collect();
     let pod = user(&["c", "d"]);
-    let score = DynamicResources.score(&pod, &world, &nodes).unwrap();
+    let score = plugin().score(&pod, &world, &nodes).unwrap();
     let mut scores: Vec<i64> = nodes.iter().map(|node| score.score(node)).collect();
     // On b there is one device for two claims.
     assert_eq!(scores, [8, 0]);
     let pod = user(&["c"]);
-    let score = DynamicResources.score(&pod, &world, &nodes).unwrap();
+    let score = plugin().score(&pod, &world, &nodes).unwrap();
     scores = nodes.iter().map(|node| score.score(node)).collect();
     assert_eq!(scores, [8, 7]);
     score.normalize(&nodes, &mut scores);
     assert_eq!(scores, [100, 87]);
-    assert!(DynamicResources.score(&user(&["d"]), &world, &nodes).is_none());
+    assert!(plugin().score(&user(&["d"]), &world, &nodes).is_none());
 }
 
 #[test]
@@ -224,7 +229,7 @@ fn devices_that_others_hold_are_not_given_except_for_administration() {
     assert_eq!(with(any(json!({}))), [no(), None]);
     assert_eq!(with(any(json!({"adminAccess": true}))), [None, None]);
     let two = world(&[held("s1"), any(json!({"count": 2}))]);
-    let reservation = DynamicResources.reserve(&user(&["c"]), &two, two.node("a").unwrap());
+    let reservation = plugin().reserve(&user(&["c"]), &two, two.node("a").unwrap());
     assert_eq!(names(&reservation.devices[0]), ["r=s2", "r=l1"]);
 }
 
@@ -275,7 +280,7 @@ fn partitions_share_their_counters() {
     parts["spec"]["sharedCounters"] = json!([{"name": "s", "counters": {"memory": {"value": "10Gi"}}}]);
     let mut cluster = world(&[claim("c", json!({"requests": [exactly("r", json!({"count": 2}))]}))]);
     cluster.devices.take(&DeviceChange::Slice(added(parts)));
-    let reservation = DynamicResources.reserve(&user(&["c"]), &cluster, cluster.node("b").unwrap());
+    let reservation = plugin().reserve(&user(&["c"]), &cluster, cluster.node("b").unwrap());
     assert_eq!(names(&reservation.devices[0]), ["r=p1", "r=p3"]);
 }
 
@@ -305,7 +310,7 @@ fn claims_share_a_device_until_its_capacity_is_taken() {
         claim("e", some_memory("4Gi", json!({}))),
     ];
     let mut cluster = shared(&all);
-    let reservation = DynamicResources.reserve(&user(&["c"]), &cluster, cluster.node("b").unwrap());
+    let reservation = plugin().reserve(&user(&["c"]), &cluster, cluster.node("b").unwrap());
     let status = reservation.devices[0].status.as_ref().unwrap();
     let result = &status.allocation.as_ref().unwrap().devices.as_ref().unwrap().results.as_ref().unwrap()[0];
     let consumed = result.consumed_capacity.as_ref().unwrap();
@@ -325,7 +330,7 @@ fn one_request_may_have_several_shares_of_a_device() {
     assert_eq!(verdicts(&user(&["c"]), &shared(&[shares(3)])).unwrap(), [no(), None]);
     assert_eq!(verdicts(&user(&["c"]), &shared(&[shares(4)])).unwrap(), [no(), no()]);
     let cluster = shared(&[shares(2)]);
-    let reservation = DynamicResources.reserve(&user(&["c"]), &cluster, cluster.node("b").unwrap());
+    let reservation = plugin().reserve(&user(&["c"]), &cluster, cluster.node("b").unwrap());
     let allocation = reservation.devices[0].status.as_ref().unwrap().allocation.as_ref().unwrap();
     let results = allocation.devices.as_ref().unwrap().results.as_ref().unwrap();
     assert_ne!(results[0].share_id, results[1].share_id);
@@ -346,7 +351,7 @@ fn what_a_device_cannot_be_asked_for_it_does_not_give() {
     let mut all = asks("memory", "40Gi");
     all["spec"]["devices"]["requests"][0]["exactly"]["allocationMode"] = json!("All");
     let cluster = world(&[all]);
-    let reservation = DynamicResources.reserve(&user(&["c"]), &cluster, cluster.node("a").unwrap());
+    let reservation = plugin().reserve(&user(&["c"]), &cluster, cluster.node("a").unwrap());
     assert_eq!(names(&reservation.devices[0]), ["r=l1"]);
 }
 
@@ -418,7 +423,7 @@ fn devices_that_are_ready_come_first_and_others_keep_their_conditions() {
     let given = |count: i64| {
         let mut cluster = world(&[claim("c", json!({"requests": [exactly("r", json!({"count": count}))]}))]);
         cluster.devices.take(&DeviceChange::Slice(added(anywhere.clone())));
-        DynamicResources.reserve(&user(&["c"]), &cluster, cluster.node("b").unwrap()).devices[0].clone()
+        plugin().reserve(&user(&["c"]), &cluster, cluster.node("b").unwrap()).devices[0].clone()
     };
     assert_eq!(names(&given(1)), ["r=s1"]);
     let both = given(2);
@@ -441,7 +446,7 @@ fn a_claim_that_binds_its_pod_to_a_node_is_given_back_if_nobody_else_has_it() {
         out
     };
     let pod = user(&["c"]);
-    let released = |claim: Value| match DynamicResources.release(&pod, &world(&[claim])) {
+    let released = |claim: Value| match plugin().release(&pod, &world(&[claim])) {
         Some(Release::GiveBack(claim)) => claim.status,
         Some(Release::Delete(_)) | None => None,
     };
@@ -474,7 +479,7 @@ fn a_decision_is_written_whole_and_counts_at_once() {
     });
     let mut cluster = world(&[claim("c", wants.clone()), claim("d", wants)]);
     let pod = user(&["c"]);
-    let reservation = DynamicResources.reserve(&pod, &cluster, cluster.node("b").unwrap());
+    let reservation = plugin().reserve(&pod, &cluster, cluster.node("b").unwrap());
     let written = &reservation.devices[0];
     let status = written.status.as_ref().unwrap();
     assert_eq!(status.reserved_for.as_ref().unwrap()[0].uid, pod.uid);
@@ -488,7 +493,7 @@ fn a_decision_is_written_whole_and_counts_at_once() {
     cluster.devices.assume(&reservation);
     assert_eq!(verdicts(&user(&["d"]), &cluster).unwrap(), [None, no()]);
     assert_eq!(verdicts(&user(&["c"]), &cluster).unwrap(), [Some(ELSEWHERE.to_owned()), None]);
-    assert!(DynamicResources.reserve(&pod, &cluster, cluster.node("b").unwrap()).devices.is_empty());
+    assert!(plugin().reserve(&pod, &cluster, cluster.node("b").unwrap()).devices.is_empty());
     cluster.devices.forget(&reservation);
     assert_eq!(verdicts(&user(&["d"]), &cluster).unwrap(), [None, None]);
 }
@@ -521,14 +526,14 @@ fn devices_stand_for_extended_resources_where_nodes_have_none() {
     for (pod, expected) in table {
         assert_eq!(verdicts(&pod, &cluster).unwrap(), expected, "{:?}", pod.device_asks);
     }
-    assert!(matches!(DynamicResources.filter(&asking("d.io/other", "9"), &cluster), Prepared::Skip));
+    assert!(matches!(plugin().filter(&asking("d.io/other", "9"), &cluster), Prepared::Skip));
 }
 
 #[test]
 fn the_claim_for_extended_resources_is_made_with_its_devices() {
     let cluster = extended_world(&[]);
     let pod = asking("d.io/gpu", "2");
-    let on = |name: &str| DynamicResources.reserve(&pod, &cluster, cluster.node(name).unwrap());
+    let on = |name: &str| plugin().reserve(&pod, &cluster, cluster.node(name).unwrap());
     assert_eq!(on("b"), Reservation::default());
     let made = on("a").extended.unwrap();
     assert_eq!(names(&made.claim), ["container-0-request-1=s1", "container-0-request-1=s2"]);
@@ -550,7 +555,7 @@ fn claims_and_extended_resources_get_their_devices_together() {
     };
     assert_eq!(verdicts(&both("1"), &cluster).unwrap(), [None, no()]);
     assert_eq!(verdicts(&both("2"), &cluster).unwrap(), [no(), no()]);
-    let reservation = DynamicResources.reserve(&both("1"), &cluster, cluster.node("a").unwrap());
+    let reservation = plugin().reserve(&both("1"), &cluster, cluster.node("a").unwrap());
     assert_eq!(names(&reservation.devices[0]), ["r=s1", "r=s2"]);
     assert_eq!(names(&reservation.extended.unwrap().claim), ["container-0-request-0=l1"]);
 }
@@ -559,7 +564,7 @@ fn claims_and_extended_resources_get_their_devices_together() {
 fn what_is_about_to_be_made_is_not_given_away_again() {
     let mut cluster = extended_world(&[]);
     let pod = asking("d.io/gpu", "2");
-    let reservation = DynamicResources.reserve(&pod, &cluster, cluster.node("a").unwrap());
+    let reservation = plugin().reserve(&pod, &cluster, cluster.node("a").unwrap());
     cluster.devices.assume(&reservation);
     assert_eq!(verdicts(&asking("d.io/gpu", "2"), &cluster).unwrap(), [no(), None]);
     cluster.devices.forget(&reservation);
@@ -576,9 +581,37 @@ fn a_claim_of_an_attempt_before_goes_first() {
     let cluster = extended_world(&[stale.clone()]);
     let stands = Some(STALE.to_owned());
     assert_eq!(verdicts(&pod, &cluster).unwrap(), [stands.clone(), stands]);
-    let Some(Release::Delete(gone)) = DynamicResources.release(&pod, &cluster) else { panic!("it stays") };
+    let Some(Release::Delete(gone)) = plugin().release(&pod, &cluster) else { panic!("it stays") };
     assert_eq!(gone.metadata.name.as_deref(), Some("p-extended-resources-x"));
     // Another pod's is no business of this one.
     stale["metadata"]["ownerReferences"][0]["uid"] = "other".into();
     assert_eq!(verdicts(&pod, &extended_world(&[stale])).unwrap(), [None, None]);
+}
+
+#[test]
+fn devices_are_tried_for_so_long_and_no_longer() {
+    use std::cell::Cell;
+    thread_local! {
+        static PASSED: Cell<u64> = const { Cell::new(0) };
+    }
+    // A second passes whenever somebody looks.
+    fn now() -> Instant {
+        use std::sync::LazyLock;
+        static BEGIN: LazyLock<Instant> = LazyLock::new(Instant::now);
+        PASSED.with(|passed| passed.set(passed.get() + 1));
+        *BEGIN + Duration::from_secs(PASSED.with(Cell::get))
+    }
+    let devices = json!({"requests": [exactly("r", json!({"count": 3}))]});
+    let (world, pod) = (world(&[claim("c", devices)]), user(&["c"]));
+    let said = |seconds: u64| {
+        let plugin = DynamicResources { timeout: Duration::from_secs(seconds), now };
+        let Prepared::Filter(filter) = plugin.filter(&pod, &world) else { panic!("it has claims") };
+        ["a", "b"].map(|name| filter.check(world.node(name).unwrap()))
+    };
+    let late = |name: &str| Verdict::Failed(format!("node {name}: {TIMED_OUT}").into());
+    // Node a has the three, with three looks; node b's only one leaves the others to be found.
+    assert_eq!(said(1), [late("a"), late("b")]);
+    assert_eq!(said(2), [late("a"), Verdict::unresolvable(CANNOT)]);
+    assert_eq!(said(9), [Verdict::Fits, Verdict::unresolvable(CANNOT)]);
+    assert_eq!(said(0), [Verdict::Fits, Verdict::unresolvable(CANNOT)], "for as long as it takes");
 }

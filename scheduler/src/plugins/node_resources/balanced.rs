@@ -1,27 +1,27 @@
 //! NodeResourcesBalancedAllocation: prefers nodes whose use of resources becomes more even.
 
+use super::amounts::{self, Amount, Amounts};
 use crate::{
     config::args::NodeResourcesBalancedAllocationArgs,
     framework::{MAX_SCORE, Plugin, Score},
-    model::{Cluster, NodeInfo, PodInfo, Resources},
+    model::{Cluster, NodeInfo, PodInfo},
 };
 
 /// The plugin.
 pub struct BalancedAllocation {
-    resources: Vec<String>,
+    /// Resources that are to be even; weights are of no use here.
+    resources: Vec<(String, i64)>,
 }
 
-struct Balance<'a> {
-    requests: &'a Resources,
-    resources: Vec<String>,
-}
+struct Balance<'a>(Amounts<'a>);
 
 impl BalancedAllocation {
     /// The plugin with its arguments.
     pub fn new(args: NodeResourcesBalancedAllocationArgs) -> Self {
-        let mut resources: Vec<String> = args.resources.into_iter().map(|r| r.name).collect();
+        let mut resources: Vec<(String, i64)> =
+            args.resources.into_iter().map(|r| (r.name, r.weight)).collect();
         if resources.is_empty() {
-            resources = vec!["cpu".into(), "memory".into()];
+            resources = vec![("cpu".into(), 1), ("memory".into(), 1)];
         }
         Self { resources }
     }
@@ -33,40 +33,35 @@ impl Plugin for BalancedAllocation {
     }
 
     fn is_local(&self) -> bool {
-        true
+        amounts::are_of_nodes(&self.resources)
     }
 
-    fn score<'a>(&self, pod: &'a PodInfo, _: &'a Cluster, _: &[&'a NodeInfo]) -> Option<Box<dyn Score + 'a>> {
-        if self.resources.iter().all(|name| pod.requests.get(name) == 0) {
+    fn score<'a>(
+        &self,
+        pod: &'a PodInfo,
+        cluster: &'a Cluster,
+        _: &[&'a NodeInfo],
+    ) -> Option<Box<dyn Score + 'a>> {
+        if self.resources.iter().all(|(name, _)| pod.requests.get(name) == 0) {
             return None;
         }
-        Some(Box::new(Balance { requests: &pod.requests, resources: self.resources.clone() }))
+        Some(Box::new(Balance(Amounts::new(&self.resources, &pod.requests, cluster))))
     }
 }
 
 impl Score for Balance<'_> {
     fn score(&self, node: &NodeInfo) -> i64 {
-        let (have, used) = (&node.allocatable, &node.requested);
-        let of = |more: bool| -> Vec<(i64, i64)> {
-            let amount = |name: &String| {
-                let new = if more { self.requests.get(name) } else { 0 };
-                (used.get(name) + new, have.get(name))
-            };
-            self.resources.iter().map(amount).collect()
-        };
-        let (with, without) = (evenness(&of(true)), evenness(&of(false)));
+        let all: Vec<Amount> = self.0.on(node, &node.requested).collect();
+        let with = evenness(all.iter().map(|a| (a.used + a.asked, a.have)));
+        let without = evenness(all.iter().map(|a| (a.used, a.have)));
         MAX_SCORE / 2 + (MAX_SCORE / 2 + with - without) / 2
     }
 }
 
-/// 100 × (1 − standard deviation of the used fractions); resources a node does not have are left out.
+/// 100 × (1 − standard deviation of the used fractions).
 #[expect(clippy::cast_possible_truncation, reason = "the value lies between 50 and 100")]
-fn evenness(amounts: &[(i64, i64)]) -> i64 {
-    let fractions: Vec<f64> = amounts
-        .iter()
-        .filter(|(_, have)| *have != 0)
-        .map(|(used, have)| (*used as f64 / *have as f64).min(1.0))
-        .collect();
+fn evenness(amounts: impl Iterator<Item = (i64, i64)>) -> i64 {
+    let fractions: Vec<f64> = amounts.map(|(used, have)| (used as f64 / have as f64).min(1.0)).collect();
     let deviation = match fractions.as_slice() {
         [a, b] => ((a - b) / 2.0).abs(),
         [] | [_] => 0.0,
@@ -77,4 +72,53 @@ fn evenness(amounts: &[(i64, i64)]) -> i64 {
         }
     };
     ((1.0 - deviation) * MAX_SCORE as f64) as i64
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+    use crate::testing::{Pod, cluster, node, pod, scores};
+
+    fn plugin(resources: Value) -> BalancedAllocation {
+        BalancedAllocation::new(serde_json::from_value(json!({"resources": resources})).unwrap())
+    }
+
+    fn asks(name: &str, requests: Value) -> Pod {
+        pod(name).set("/spec/containers/0/resources", json!({"requests": requests}))
+    }
+
+    /// 50 + (50 + after − before) / 2, of 100 × (1 − standard deviation of the used fractions).
+    #[test]
+    fn nodes_score_by_how_even_they_become() {
+        // Nodes of 4 cores and 8 Gi: a is half full of memory, b of cores, c of neither.
+        let pods = vec![
+            asks("x", json!({"memory": "4Gi"})).on("a").info(),
+            asks("y", json!({"cpu": "2"})).on("b").info(),
+        ];
+        let world = cluster(["a", "b", "c"].map(|name| node(name, "x", json!({}))).into(), pods);
+        let of = |requests: Value| {
+            scores(&plugin(json!([])), &asks("p", requests).info(), &world, ["a", "b", "c"])
+        };
+        // Cores go best where memory is used: a from 75 to 100, b from 75 to 50, c from 100 to 75.
+        assert_eq!(of(json!({"cpu": "2"})), Some([87, 62, 62]));
+        assert_eq!(of(json!({"memory": "4Gi"})), Some([62, 87, 62]));
+        assert_eq!(of(json!({"cpu": "1", "memory": "2Gi"})), Some([75, 75, 75]));
+        // More than there is counts as all of it.
+        assert_eq!(of(json!({"cpu": "40", "memory": "80Gi"})), Some([87, 87, 75]));
+        assert_eq!(of(json!({})), None, "who asks for nothing is kept from nobody");
+    }
+
+    #[test]
+    fn resources_that_a_pod_does_not_ask_for_are_no_part_of_it() {
+        let gpu = json!({"status": {"allocatable": {"d.io/gpu": "4"}}});
+        let taken = asks("x", json!({"d.io/gpu": "2"})).on("a").info();
+        let world = cluster(vec![node("a", "x", gpu), node("b", "x", json!({}))], vec![taken]);
+        let three = plugin(json!([{"name": "cpu"}, {"name": "memory"}, {"name": "d.io/gpu"}]));
+        let of = |requests: Value| scores(&three, &asks("p", requests).info(), &world, ["a", "b"]);
+        assert_eq!(of(json!({"cpu": "2"})), Some([62, 62]), "two resources, whatever is used of the third");
+        // a: fractions 0, 0, 1/2 and then 1/2, 1/2, 3/4 deviate by 0.2357 and 0.1179: 76 and 88. b has no third.
+        assert_eq!(of(json!({"cpu": "2", "memory": "4Gi", "d.io/gpu": "1"})), Some([81, 75]));
+    }
 }

@@ -2,11 +2,16 @@
 
 use std::{cmp::min, sync::Arc};
 
+use super::amounts::{self, Amount, Amounts};
 use crate::{
-    config::args::{ArgsError, NodeResourcesFitArgs, UtilizationShapePoint},
+    config::args::{ArgsError, NodeResourcesFitArgs},
     framework::{ClusterEvent, Filter, MAX_SCORE, Plugin, Prepared, Reason, Score, Verdict},
     model::{Cluster, DeviceEvent, NodeInfo, PodInfo, Resources, pod::may_be_devices},
+    plugins::shape::Shape,
 };
+
+/// The field that a function of use stands in.
+const SHAPE: &str = "scoringStrategy.requestedToCapacityRatio.shape";
 
 /// How full nodes should be (NodeResourcesFitArgs.scoringStrategy).
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -15,8 +20,8 @@ enum Strategy {
     LeastAllocated,
     /// Full nodes first.
     MostAllocated,
-    /// As a function of use says: points of percent and score (0 to 100), linear between.
-    RequestedToCapacityRatio(Vec<(i64, i64)>),
+    /// As a function of use says.
+    RequestedToCapacityRatio(Shape),
 }
 
 /// The plugin.
@@ -43,13 +48,9 @@ struct Scalar<'a> {
 }
 
 struct Fullness<'a> {
-    pod: &'a PodInfo,
     strategy: Strategy,
-    resources: Vec<(String, i64)>,
+    amounts: Amounts<'a>,
 }
-
-/// Scores in the arguments reach from 0 to this.
-const MAX_CUSTOM: i64 = 10;
 
 impl Fit {
     /// The plugin with its arguments.
@@ -63,7 +64,7 @@ impl Fit {
             "MostAllocated" => Strategy::MostAllocated,
             "RequestedToCapacityRatio" => {
                 let shape = scoring.requested_to_capacity_ratio.unwrap_or_default().shape;
-                Strategy::RequestedToCapacityRatio(checked(&shape)?)
+                Strategy::RequestedToCapacityRatio(Shape::new(&shape, SHAPE)?)
             }
             _ => return Err(ArgsError::Value("scoringStrategy.type", "unknown scoring strategy")),
         };
@@ -97,40 +98,13 @@ impl Fit {
     }
 }
 
-/// The points of a function, if they are in order and within bounds; scores up to 100.
-fn checked(shape: &[UtilizationShapePoint]) -> Result<Vec<(i64, i64)>, ArgsError> {
-    let field = "scoringStrategy.requestedToCapacityRatio.shape";
-    if shape.is_empty() {
-        return Err(ArgsError::Value(field, "at least one point must be specified"));
-    }
-    if !shape.is_sorted_by(|a, b| a.utilization < b.utilization) {
-        return Err(ArgsError::Value(field, "utilization values must be sorted in increasing order"));
-    }
-    let within =
-        |p: &UtilizationShapePoint| (0..=100).contains(&p.utilization) && (0..=MAX_CUSTOM).contains(&p.score);
-    if !shape.iter().all(within) {
-        return Err(ArgsError::Value(field, "not in valid range: utilization 0-100, score 0-10"));
-    }
-    Ok(shape.iter().map(|p| (p.utilization, p.score * MAX_SCORE / MAX_CUSTOM)).collect())
-}
-
-/// The value of a function between its points; beyond them it stays.
-fn interpolate(shape: &[(i64, i64)], at: i64) -> i64 {
-    let Some(after) = shape.iter().position(|(x, _)| at <= *x) else {
-        return shape.last().map_or(0, |(_, y)| *y);
-    };
-    let (x, y) = shape[after];
-    let Some((x0, y0)) = after.checked_sub(1).map(|before| shape[before]) else { return y };
-    y0 + (y - y0) * (at - x0) / (x - x0)
-}
-
 impl Plugin for Fit {
     fn name(&self) -> &'static str {
         "NodeResourcesFit"
     }
 
     fn is_local(&self) -> bool {
-        true
+        amounts::are_of_nodes(&self.resources)
     }
 
     fn filter<'a>(&self, pod: &'a PodInfo, cluster: &'a Cluster) -> Prepared<'a> {
@@ -138,10 +112,15 @@ impl Plugin for Fit {
         Prepared::Filter(Box::new(self.wanted(&pod.requests, devices)))
     }
 
-    fn score<'a>(&self, pod: &'a PodInfo, _: &'a Cluster, _: &[&'a NodeInfo]) -> Option<Box<dyn Score + 'a>> {
+    fn score<'a>(
+        &self,
+        pod: &'a PodInfo,
+        cluster: &'a Cluster,
+        _: &[&'a NodeInfo],
+    ) -> Option<Box<dyn Score + 'a>> {
         // A handful of short strings per cycle.
-        let resources = self.resources.clone();
-        Some(Box::new(Fullness { pod, strategy: self.strategy.clone(), resources }))
+        let amounts = Amounts::new(&self.resources, &pod.counted, cluster);
+        Some(Box::new(Fullness { strategy: self.strategy.clone(), amounts }))
     }
 
     /// How full the domain is, whatever the strategy for nodes: a group leaves others as much room together as it can.
@@ -162,6 +141,12 @@ impl Plugin for Fit {
     fn wakes(&self, pod: &PodInfo, event: &ClusterEvent) -> bool {
         match event {
             ClusterEvent::PodRemoved(_) | ClusterEvent::PodChanged => true,
+            // Room is made where less is asked for of what the pod wants.
+            ClusterEvent::PodUpdated { old, new } => {
+                let names = pod.requests.scalar.iter().map(|(name, _)| name.as_str());
+                let mut all = names.chain(["cpu", "memory", "ephemeral-storage"]);
+                all.any(|name| pod.requests.get(name) > 0 && old.requests.get(name) > new.requests.get(name))
+            }
             ClusterEvent::NodeAdded(node) => self.wanted(&pod.requests, may_be_devices).fits_empty(node),
             ClusterEvent::NodeUpdated { old, new } => {
                 old.allocatable != new.allocatable
@@ -218,18 +203,14 @@ impl Filter for Wanted<'_> {
 impl Score for Fullness<'_> {
     fn score(&self, node: &NodeInfo) -> i64 {
         let (mut sum, mut weights) = (0, 0);
-        for (name, weight) in &self.resources {
-            let have = node.allocatable.get(name);
-            if have == 0 {
-                continue;
-            }
-            let used = node.counted.get(name) + self.pod.counted.get(name);
+        for Amount { used, asked, have, weight } in self.amounts.on(node, &node.counted) {
+            let used = used + asked;
             let score = match &self.strategy {
                 Strategy::LeastAllocated if used > have => 0,
                 Strategy::LeastAllocated => (have - used) * MAX_SCORE / have,
                 Strategy::MostAllocated => min(used, have) * MAX_SCORE / have,
                 Strategy::RequestedToCapacityRatio(shape) => {
-                    match interpolate(shape, if used > have { 100 } else { used * 100 / have }) {
+                    match shape.of(used, have) {
                         // What is worth nothing does not count at all.
                         0 => continue,
                         score => score,
@@ -255,21 +236,11 @@ mod tests {
     use super::*;
     use crate::{
         model::DeviceChange,
-        testing::{cluster, node, pod},
+        testing::{cluster, node, pod, scores},
     };
 
     fn fit(args: Value) -> Result<Fit, String> {
         Fit::new(serde_json::from_value(args).unwrap()).map_err(|e| e.to_string())
-    }
-
-    #[test]
-    fn a_function_of_use_is_linear_between_its_points() {
-        let shape = [(0, 0), (50, 100), (100, 20)];
-        let table = [(0, 0), (25, 50), (50, 100), (75, 60), (100, 20), (120, 20)];
-        for (at, expected) in table {
-            assert_eq!(interpolate(&shape, at), expected, "at {at}");
-        }
-        assert_eq!(interpolate(&[(30, 70)], 10), 70);
     }
 
     #[test]
@@ -291,6 +262,109 @@ mod tests {
         }
     }
 
+    /// The documented formulas: free share, used share, function of use; weighted means of the resources there are.
+    #[test]
+    fn resources_weigh_as_they_are_told() {
+        let plugin = |type_: &str, resources: Value, shape: Value| {
+            let mut scoring = json!({"type": type_, "resources": resources});
+            if !shape.is_null() {
+                scoring["requestedToCapacityRatio"] = json!({"shape": shape});
+            }
+            fit(json!({"scoringStrategy": scoring})).unwrap()
+        };
+        let asks = |name: &str, requests: Value| {
+            pod(name).set("/spec/containers/0/resources", json!({"requests": requests}))
+        };
+        // 4 cores, 8 Gi and, on b, 4 of a device; 1 core and 2 Gi are taken on b.
+        let gpu = json!({"status": {"allocatable": {"d.io/gpu": "4"}}});
+        let taken = asks("t", json!({"cpu": "1", "memory": "2Gi", "d.io/gpu": "1"})).on("b").info();
+        let world = cluster(vec![node("a", "x", json!({})), node("b", "x", gpu)], vec![taken]);
+        let even = || json!([{"name": "cpu", "weight": 1}, {"name": "memory", "weight": 1}]);
+        let heavy = || json!([{"name": "cpu", "weight": 3}, {"name": "memory", "weight": 1}]);
+        let third = || json!([{"name": "cpu", "weight": 1}, {"name": "d.io/gpu", "weight": 3}]);
+        let rising = || json!([{"utilization": 0, "score": 0}, {"utilization": 100, "score": 10}]);
+        let falling = || json!([{"utilization": 0, "score": 10}, {"utilization": 100, "score": 0}]);
+        let (least, most, ratio) = ("LeastAllocated", "MostAllocated", "RequestedToCapacityRatio");
+        let both = || json!({"cpu": "1", "memory": "4Gi"});
+        let with_gpu = || json!({"cpu": "1", "d.io/gpu": "1"});
+        let none = || Value::Null;
+        let table = [
+            // a: 3/4 and 4/8 free; b: 2/4 and 2/8.
+            (plugin(least, even(), none()), both(), [62, 37]),
+            (plugin(least, heavy(), none()), both(), [68, 43]),
+            (plugin(most, even(), none()), both(), [37, 62]),
+            (plugin(most, heavy(), none()), both(), [31, 56]),
+            // Rounded, not cut off.
+            (plugin(ratio, even(), rising()), both(), [38, 63]),
+            (plugin(ratio, even(), falling()), both(), [63, 38]),
+            // What is worth nothing does not count: a's cores alone.
+            (plugin(ratio, even(), falling()), json!({"cpu": "1", "memory": "8Gi"}), [75, 50]),
+            // A device counts where the pod asks for it and a node has it.
+            (plugin(least, third(), none()), with_gpu(), [75, 50]),
+            (plugin(most, third(), none()), with_gpu(), [25, 50]),
+            (plugin(least, third(), none()), json!({"cpu": "1"}), [75, 50]),
+            // Who asks for nothing counts as 100m and 200 Mi: 3.9/4 and 7.8/8, 2.9/4 and 5.8/8.
+            (plugin(least, even(), none()), json!({}), [97, 72]),
+            // More than there is.
+            (plugin(least, even(), none()), json!({"cpu": "9", "memory": "9Gi"}), [0, 0]),
+            (plugin(most, even(), none()), json!({"cpu": "9", "memory": "9Gi"}), [100, 100]),
+        ];
+        for (at, (plugin, requests, expected)) in table.into_iter().enumerate() {
+            let found = scores(&plugin, &asks("p", requests.clone()).info(), &world, ["a", "b"]);
+            assert_eq!(found, Some(expected), "{at}: {requests}");
+        }
+    }
+
+    #[test]
+    fn devices_that_stand_for_a_resource_are_counted() {
+        let mut world = cluster(vec![node("a", "x", json!({})), node("b", "x", json!({}))], vec![]);
+        let slice = |node: &str| {
+            let devices = json!([{"name": "1"}, {"name": "2"}, {"name": "3"}, {"name": "4"},
+                {"name": "other", "attributes": {"kind": {"string": "other"}}}]);
+            json!({"metadata": {"name": node}, "spec": {"driver": "d.io", "nodeName": node, "devices": devices,
+                "pool": {"name": node, "generation": 1, "resourceSliceCount": 1}}})
+        };
+        let plain = "!('kind' in device.attributes['d.io'])";
+        let class = json!({"metadata": {"name": "gpu"}, "spec": {"extendedResourceName": "d.io/gpu",
+            "selectors": [{"cel": {"expression": plain}}]}});
+        let held = json!({"metadata": {"name": "c", "namespace": "d"}, "spec": {}, "status": {"allocation": {
+            "devices": {"results": [{"driver": "d.io", "pool": "b", "device": "1", "request": "r"}]}}}});
+        fn added<K: for<'de> serde::Deserialize<'de>>(object: Value) -> Event<K> {
+            Event::Added { new: Arc::new(serde_json::from_value(object).unwrap()), initial: true }
+        }
+        world.devices.take(&DeviceChange::Class(added(class)));
+        world.devices.take(&DeviceChange::Slice(added(slice("a"))));
+        world.devices.take(&DeviceChange::Slice(added(slice("b"))));
+        world.devices.take(&DeviceChange::Claim(added(held)));
+        let plugin = fit(json!({"scoringStrategy": {"type": "LeastAllocated",
+            "resources": [{"name": "d.io/gpu", "weight": 1}]}}))
+        .unwrap();
+        let requests = json!({"requests": {"d.io/gpu": "1"}});
+        let asking = pod("p").set("/spec/containers/0/resources", requests).info();
+        assert_eq!(scores(&plugin, &asking, &world, ["a", "b"]), Some([75, 50]));
+        assert!(!plugin.is_local() && fit(json!({})).unwrap().is_local());
+    }
+
+    #[test]
+    fn pods_wake_when_somebody_asks_for_less_of_what_they_want() {
+        let asks = |name: &str, requests: Value| {
+            pod(name).set("/spec/containers/0/resources", json!({"requests": requests})).info()
+        };
+        let plugin = fit(json!({})).unwrap();
+        let updated =
+            |old: Value, new: Value| ClusterEvent::PodUpdated { old: asks("q", old), new: asks("q", new) };
+        let waiting = asks("p", json!({"cpu": "1", "d.io/gpu": "1"}));
+        for (old, new, wakes) in [
+            (json!({"cpu": "2"}), json!({"cpu": "1"}), true),
+            (json!({"cpu": "1"}), json!({"cpu": "2"}), false),
+            (json!({"memory": "2Gi"}), json!({"memory": "1Gi"}), false),
+            (json!({"d.io/gpu": "2"}), json!({"d.io/gpu": "1"}), true),
+            (json!({"cpu": "2"}), json!({"cpu": "2"}), false),
+        ] {
+            assert_eq!(plugin.wakes(&waiting, &updated(old.clone(), new.clone())), wakes, "{old} to {new}");
+        }
+    }
+
     #[test]
     fn ignored_resources_are_not_missed() {
         let requests = json!({"requests": {"example.com/gpu": "1", "other.com/x": "1"}});
@@ -302,6 +376,7 @@ mod tests {
             match filter.check(cluster.node("a").unwrap()) {
                 Verdict::Fits => 0,
                 Verdict::Unschedulable(reasons) | Verdict::Unresolvable(reasons) => reasons.len(),
+                Verdict::Failed(reason) => panic!("{reason}"),
             }
         };
         assert_eq!(lacks(json!({})), 2);

@@ -1,9 +1,10 @@
+use component_base::meta::ObjectKey;
 use serde_json::{Value, json};
 
 use super::*;
 use crate::{
     model::StorageChange,
-    testing::{cluster, node, pod},
+    testing::{cluster, node, pod, scores},
 };
 
 fn added<K>(object: Value) -> component_base::informer::Event<K>
@@ -72,13 +73,14 @@ fn user(claims: &[&str]) -> Arc<PodInfo> {
 
 /// What every node says, or why none is asked.
 fn verdicts(pod: &PodInfo, cluster: &Cluster) -> Result<Vec<Vec<String>>, String> {
-    match VolumeBinding.filter(pod, cluster) {
+    match VolumeBinding::default().filter(pod, cluster) {
         Prepared::Reject(reason) => Err(reason.into_owned()),
         Prepared::Filter(filter) => Ok(cluster
             .nodes()
             .iter()
             .map(|node| match filter.check(node) {
                 Verdict::Fits => vec![],
+                Verdict::Failed(reason) => vec![reason.into_owned()],
                 Verdict::Unschedulable(reasons) | Verdict::Unresolvable(reasons) => {
                     reasons.into_iter().map(|r| r.into_owned()).collect()
                 }
@@ -89,7 +91,7 @@ fn verdicts(pod: &PodInfo, cluster: &Cluster) -> Result<Vec<Vec<String>>, String
 }
 
 fn reserve(pod: &PodInfo, cluster: &Cluster, node: &str) -> Reservation {
-    VolumeBinding.reserve(pod, cluster, cluster.node(node).unwrap())
+    VolumeBinding::default().reserve(pod, cluster, cluster.node(node).unwrap())
 }
 
 fn with(mut object: Value, pointer: &[&str], value: Value) -> Value {
@@ -108,7 +110,7 @@ fn bound(claim: Value, volume: &str) -> Value {
 
 #[test]
 fn pods_without_claims_are_no_business_of_this_plugin() {
-    assert!(matches!(VolumeBinding.filter(&pod("p").info(), &Cluster::default()), Prepared::Skip));
+    assert!(matches!(VolumeBinding::default().filter(&pod("p").info(), &Cluster::default()), Prepared::Skip));
 }
 
 #[test]
@@ -279,4 +281,92 @@ fn what_is_assumed_is_not_given_away_again() {
     assert_eq!(verdicts(&user(&["d"]), &cluster).unwrap()[0], [BIND_CONFLICT]);
     cluster.storage.forget(&reservation);
     assert!(verdicts(&user(&["d"]), &cluster).unwrap()[0].is_empty());
+}
+
+/// With the gate: 100 − use in percent, the mean of the classes.
+#[test]
+fn nodes_score_by_the_storage_that_would_be_used() {
+    let on = Gates::default().with(Gate::StorageCapacityScoring, true);
+    let plugin = |args: Value| VolumeBinding::new(&serde_json::from_value(args).unwrap(), on).unwrap();
+    let usual = plugin(json!({}));
+    let full = plugin(json!({"shape": [{"utilization": 0, "score": 0}, {"utilization": 100, "score": 10}]}));
+    let of = |plugin: &VolumeBinding, claims: &[&str], world: &Cluster| {
+        scores(plugin, &user(claims), world, ["a", "b"])
+    };
+    let volumes = [
+        volume("on-a", "local", "100Gi", "a"),
+        volume("on-b", "local", "200Gi", "b"),
+        volume("more-a", "local", "200Gi", "a"),
+        volume("more-b", "local", "200Gi", "b"),
+    ];
+    let mut world = world(
+        &[
+            claim("c", "local", "50Gi"),
+            claim("d", "local", "50Gi"),
+            claim("e", "made", "50Gi"),
+            claim("f", "made", "25Gi"),
+        ],
+        &volumes,
+    );
+    let driver = json!({"metadata": {"name": "p.io"}, "spec": {"storageCapacity": true}});
+    world.storage.take(&StorageChange::Driver(added(driver)));
+    for (zone, size) in [("x", "100Gi"), ("x", "60Gi"), ("y", "500Gi")] {
+        let topology = json!({"matchLabels": {"topology.kubernetes.io/zone": zone}});
+        let pool = json!({"metadata": {"name": format!("{zone}-{size}"), "namespace": "d"},
+            "storageClassName": "made", "nodeTopology": topology, "capacity": size});
+        world.storage.take(&StorageChange::Capacity(added(pool)));
+    }
+    assert_eq!(of(&usual, &["c"], &world), Some([50, 75]));
+    assert_eq!(of(&full, &["c"], &world), Some([50, 25]));
+    // Two of a class: 100 of 300 on a, 100 of 400 on b.
+    assert_eq!(of(&usual, &["c", "d"], &world), Some([67, 75]));
+    // A volume that is to be made: the pool with most room counts.
+    assert_eq!(of(&usual, &["e"], &world), Some([50, 90]));
+    // Two of them are for the same pool.
+    assert_eq!(of(&usual, &["e", "f"], &world), Some([25, 85]));
+    // Volumes that are there count alone.
+    assert_eq!(of(&usual, &["c", "e"], &world), Some([50, 75]));
+    assert_eq!(of(&usual, &[], &world), None);
+    assert_eq!(of(&VolumeBinding::default(), &["c"], &world), None, "the gate is off");
+}
+
+#[test]
+fn arguments_are_checked() {
+    let on = Gates::default().with(Gate::StorageCapacityScoring, true);
+    let shape = json!([{"utilization": 0, "score": 10}, {"utilization": 100, "score": 0}]);
+    let wrong = json!([{"utilization": 0, "score": 11}]);
+    for (args, gates, good) in [
+        (json!({}), Gates::default(), true),
+        (json!({"bindTimeoutSeconds": 0}), Gates::default(), true),
+        (json!({"bindTimeoutSeconds": -1}), Gates::default(), false),
+        (json!({"shape": shape}), Gates::default(), false),
+        (json!({"shape": shape}), on, true),
+        (json!({"shape": []}), on, true),
+        (json!({"shape": wrong}), on, false),
+    ] {
+        let made = VolumeBinding::new(&serde_json::from_value(args.clone()).unwrap(), gates);
+        assert_eq!(made.is_ok(), good, "{args}");
+    }
+}
+
+#[test]
+fn pods_wake_when_storage_may_have_changed_for_them() {
+    let pod = user(&["c"]);
+    let of_zone = |zone: &str| Arc::new(node("n", zone, json!({})));
+    let claim =
+        |name: &str| ClusterEvent::StorageChanged(StorageEvent::Claim(ObjectKey::new("default", name)));
+    let updated = |old, new| ClusterEvent::NodeUpdated { old: of_zone(old), new: of_zone(new) };
+    for (event, wakes) in [
+        (claim("c"), true),
+        (claim("other"), false),
+        (ClusterEvent::StorageChanged(StorageEvent::Volume), true),
+        (ClusterEvent::StorageChanged(StorageEvent::Class), true),
+        (ClusterEvent::StorageChanged(StorageEvent::Capacity), true),
+        (ClusterEvent::StorageChanged(StorageEvent::Detached), false),
+        (ClusterEvent::NodeAdded(of_zone("x")), true),
+        (updated("x", "y"), true),
+        (updated("x", "x"), false),
+    ] {
+        assert_eq!(VolumeBinding::default().wakes(&pod, &event), wakes, "{event:?}");
+    }
 }

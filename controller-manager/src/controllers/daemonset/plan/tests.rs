@@ -21,6 +21,10 @@ fn node(name: &str, taints: Value) -> Arc<Node> {
     Arc::new(serde_json::from_value(value).unwrap())
 }
 
+fn nodes(all: impl IntoIterator<Item = Arc<Node>>) -> Nodes {
+    Nodes { all: all.into_iter().collect(), compare: false }
+}
+
 fn pod(name: &str, node: &str, hash: &str, ready: bool) -> Arc<Pod> {
     let status = if ready { "True" } else { "False" };
     Arc::new(
@@ -41,12 +45,12 @@ fn deleted(changes: &Changes) -> Vec<&str> {
 
 #[test]
 fn nodes_that_take_the_pod_get_one() {
-    let nodes = [
+    let nodes = nodes([
         node("a", json!([])),
         node("b", json!([{"key": "k", "effect": "NoSchedule"}])),
         node("c", json!([{"key": "node.kubernetes.io/unschedulable", "effect": "NoSchedule"}])),
         node("d", json!([{"key": "k", "effect": "NoExecute"}])),
-    ];
+    ]);
     let pods = by_node(&[pod("on-b", "b", "h", true), pod("on-d", "d", "h", true)]);
     let changes = manage(&set(json!({})), &nodes, &pods, "h", now());
     assert_eq!(changes.create, ["a", "c"]);
@@ -56,6 +60,22 @@ fn nodes_that_take_the_pod_get_one() {
         (status.desired_number_scheduled, status.current_number_scheduled, status.number_misscheduled),
         (2, 0, 2)
     );
+}
+
+#[test]
+fn numbers_of_taints_are_compared_where_the_gate_is_on() {
+    let mut set = set(json!({}));
+    let spec = set.spec.as_mut().unwrap().template.spec.as_mut().unwrap();
+    let above = json!([{"key": "sla", "operator": "Gt", "value": "900", "effect": "NoExecute"}]);
+    spec.tolerations = serde_json::from_value(above).unwrap();
+    let tainted = |value: &str| node("a", json!([{"key": "sla", "value": value, "effect": "NoExecute"}]));
+    for (value, compare, stays) in [("950", true, true), ("900", true, false), ("950", false, false)] {
+        let nodes = Nodes { all: vec![tainted(value)], compare };
+        let changes = manage(&set, &nodes, &by_node(&[pod("p", "a", "h", true)]), "h", now());
+        assert_eq!(deleted(&changes).is_empty(), stays, "{value} {compare}");
+        let wanted = status(&set, &nodes, &by_node(&[]), "h", 0, now()).desired_number_scheduled;
+        assert_eq!(wanted, i32::from(stays), "{value} {compare}");
+    }
 }
 
 #[test]
@@ -72,7 +92,7 @@ fn a_pod_is_pinned_to_its_node_and_tolerates_what_nodes_suffer_from() {
 
 #[test]
 fn surplus_failed_and_finished_pods_go() {
-    let nodes = [node("a", json!([]))];
+    let nodes = nodes([node("a", json!([]))]);
     let mut failed = (*pod("failed", "a", "h", false)).clone();
     failed.status.as_mut().unwrap().phase = Some("Failed".into());
     let pods = by_node(&[pod("one", "a", "h", true), pod("two", "a", "h", true), Arc::new(failed)]);
@@ -91,7 +111,7 @@ fn a_rolling_update_never_takes_more_than_it_may() {
     let rolling =
         |n: Value| json!({"type": "RollingUpdate", "rollingUpdate": {"maxUnavailable": n, "maxSurge": 0}});
     let names = ["a", "b", "c", "d"];
-    let nodes: Vec<Arc<Node>> = names.iter().map(|n| node(n, json!([]))).collect();
+    let nodes = nodes(names.iter().map(|n| node(n, json!([]))));
     for (limit, allowed) in [(json!(1), 1), (json!(2), 2), (json!("50%"), 2), (json!("1%"), 1)] {
         let set = set(rolling(limit));
         let mut hashes = BTreeMap::from(names.map(|n| (n, ("old", true))));
@@ -113,7 +133,7 @@ fn a_rolling_update_never_takes_more_than_it_may() {
 
 #[test]
 fn dead_pods_are_replaced_beyond_the_limit() {
-    let nodes = [node("a", json!([])), node("b", json!([])), node("c", json!([]))];
+    let nodes = nodes([node("a", json!([])), node("b", json!([])), node("c", json!([]))]);
     let pods =
         by_node(&[pod("a", "a", "old", false), pod("b", "b", "old", false), pod("c", "c", "old", true)]);
     let set = set(json!({"type": "RollingUpdate", "rollingUpdate": {"maxUnavailable": 1}}));
@@ -123,11 +143,11 @@ fn dead_pods_are_replaced_beyond_the_limit() {
 
 #[test]
 fn a_node_without_a_pod_counts_as_one_that_does_not_serve() {
-    let nodes = [
+    let nodes = nodes([
         node("a", json!([])),
         node("b", json!([])),
         node("tainted", json!([{"key": "k", "effect": "NoExecute"}])),
-    ];
+    ]);
     let set = set(json!({"type": "RollingUpdate", "rollingUpdate": {"maxUnavailable": 1}}));
     let left = by_node(&[pod("b", "b", "old", true)]);
     assert!(deleted(&roll(&set, &nodes, &left, "new", now())).is_empty());
@@ -138,7 +158,7 @@ fn a_node_without_a_pod_counts_as_one_that_does_not_serve() {
 #[test]
 fn a_surging_update_starts_the_new_pod_first() {
     let set = set(json!({"type": "RollingUpdate", "rollingUpdate": {"maxUnavailable": 0, "maxSurge": 1}}));
-    let nodes = [node("a", json!([])), node("b", json!([]))];
+    let nodes = nodes([node("a", json!([])), node("b", json!([]))]);
     let start = by_node(&[pod("a", "a", "old", true), pod("b", "b", "old", true)]);
     let step = roll(&set, &nodes, &start, "new", now());
     assert_eq!((step.create, step.delete.len()), (vec!["a".to_owned()], 0));
@@ -156,7 +176,7 @@ fn on_delete_leaves_updates_to_the_user() {
 
 #[test]
 fn the_status_counts_nodes() {
-    let nodes = [node("a", json!([])), node("b", json!([])), node("c", json!([]))];
+    let nodes = nodes([node("a", json!([])), node("b", json!([])), node("c", json!([]))]);
     let pods = by_node(&[pod("a", "a", "h", true), pod("b", "b", "old", false)]);
     let status = status(&set(json!({})), &nodes, &pods, "h", 0, now());
     assert_eq!(
@@ -171,7 +191,7 @@ fn the_status_counts_nodes() {
 
 #[test]
 fn faults_change_nothing_in_the_end() {
-    let nodes = ["a", "b", "c", "d"].map(|name| node(name, json!([])));
+    let nodes = nodes(["a", "b", "c", "d"].map(|name| node(name, json!([]))));
     let old: Vec<Arc<Pod>> =
         ["a", "b", "c"].map(|name| pod(&format!("old-{name}"), name, "old", true)).into();
     let surging = json!({"rollingUpdate": {"maxSurge": 1, "maxUnavailable": 0}});
