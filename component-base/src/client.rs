@@ -10,6 +10,7 @@ use std::{
     time::Duration,
 };
 
+use base64::{Engine, prelude::BASE64_STANDARD};
 use bytes::Bytes;
 use http::{
     HeaderValue, Request, Response,
@@ -182,6 +183,21 @@ impl SharedConnection {
         });
         Ok(kube::Client::new(service, self.namespace.clone()))
     }
+}
+
+/// The certificates that the API server is verified by, as the configuration has them, in PEM; none where it has none.
+///
+/// # Errors
+/// When the configuration cannot be read.
+pub async fn authority(options: &ClientOptions) -> Result<Option<String>, ClientError> {
+    let certificates = load(options).await?.root_cert.unwrap_or_default();
+    let pem = |der: &Vec<u8>| {
+        let text = BASE64_STANDARD.encode(der);
+        let lines = (0..text.len()).step_by(64).map(|at| &text[at..text.len().min(at + 64)]);
+        let lines = lines.collect::<Vec<_>>().join("\n");
+        format!("-----BEGIN CERTIFICATE-----\n{lines}\n-----END CERTIFICATE-----\n")
+    };
+    Ok(Some(certificates.iter().map(pem).collect::<String>()).filter(|text| !text.is_empty()))
 }
 
 async fn load(options: &ClientOptions) -> Result<Config, ClientError> {
@@ -535,6 +551,31 @@ mod tests {
             |qps: f32, burst: u32| ClientOptions { qps, burst, ..ClientOptions::new("x") }.scaled(20.0, 100);
         assert_eq!((of(20.0, 30).qps, of(20.0, 30).burst), (400.0, 3000));
         assert!(of(-1.0, 30).qps < 0.0);
+    }
+
+    #[tokio::test]
+    async fn the_authority_is_that_of_the_configuration() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("kubeconfig");
+        let body = "QUJD".repeat(20);
+        let pem = format!(
+            "-----BEGIN CERTIFICATE-----\n{}\n{}\n-----END CERTIFICATE-----\n",
+            &body[..64],
+            &body[64..]
+        );
+        let of = async |given: &str| {
+            let text = format!(
+                "{{kind: Config, apiVersion: v1, current-context: c, \
+                 contexts: [{{name: c, context: {{cluster: k, user: u}}}}], users: [{{name: u, user: {{}}}}], \
+                 clusters: [{{name: k, cluster: {{server: 'https://k'{given}}}}}]}}"
+            );
+            std::fs::write(&path, text).unwrap();
+            let options = ClientOptions { kubeconfig: Some(path.clone()), ..ClientOptions::new("x") };
+            authority(&options).await.unwrap()
+        };
+        let given = format!(", certificate-authority-data: {}", BASE64_STANDARD.encode(&pem));
+        assert_eq!(of(&given).await, Some(pem));
+        assert_eq!(of("").await, None);
     }
 
     #[test]

@@ -41,6 +41,7 @@ mod resourcepoolstatusrequest;
 mod resourcequota;
 mod root_ca;
 mod selinux_warning;
+mod service_ca;
 mod service_cidr;
 mod service_pods;
 mod serviceaccount;
@@ -102,6 +103,7 @@ pub const ALL: &[Controller] = &[
     Controller { name: "bootstrap-signer-controller", start: bootstrap_token::start_signer },
     Controller { name: "token-cleaner-controller", start: bootstrap_token::start_cleaner },
     Controller { name: "root-ca-certificate-publisher-controller", start: root_ca::start },
+    Controller { name: "service-ca-certificate-publisher-controller", start: service_ca::start },
     Controller {
         name: "kube-apiserver-serving-clustertrustbundle-publisher-controller",
         start: clustertrustbundle::start,
@@ -203,6 +205,7 @@ const ALIASES: &[(&str, &str)] = &[
     ("replicationcontroller", "replicationcontroller-controller"),
     ("resourcequota", "resourcequota-controller"),
     ("root-ca-cert-publisher", "root-ca-certificate-publisher-controller"),
+    ("service-ca-cert-publisher", "service-ca-certificate-publisher-controller"),
     ("serviceaccount", "serviceaccount-controller"),
     ("serviceaccount-token", "serviceaccount-token-controller"),
     ("statefulset", "statefulset-controller"),
@@ -213,13 +216,13 @@ const ALIASES: &[(&str, &str)] = &[
     ("ttl-after-finished", "ttl-after-finished-controller"),
 ];
 
-/// Controllers of upstream that are not there; all of them are off unless features or flags switch them on. They may be
-/// switched off, so that configurations made for upstream hold.
-const NOT_THERE: &[&str] = &["service-ca-certificate-publisher-controller"];
-
 /// Controllers that `*` does not include.
-const OFF_BY_DEFAULT: &[&str] =
-    &["bootstrap-signer-controller", "selinux-warning-controller", "token-cleaner-controller"];
+const OFF_BY_DEFAULT: &[&str] = &[
+    "bootstrap-signer-controller",
+    "selinux-warning-controller",
+    "service-ca-certificate-publisher-controller",
+    "token-cleaner-controller",
+];
 
 /// A controller's name, whether it or its alias is given.
 pub fn canonical(name: &str) -> &str {
@@ -293,11 +296,10 @@ pub(crate) fn pods_by_node(ctx: &Context) -> Informer<Pod> {
     pods
 }
 
-/// Whether an entry of `--controllers` is a good one: it names a controller, or switches off one that is not there.
+/// Whether an entry of `--controllers` is a good one: all of them, or one to switch on or off.
 pub fn is_known(entry: &str) -> bool {
-    let (off, name) = entry.strip_prefix('-').map_or((false, entry), |name| (true, name));
-    let name = canonical(name);
-    entry == "*" || ALL.iter().any(|c| c.name == name) || (off && NOT_THERE.contains(&name))
+    let name = canonical(entry.strip_prefix('-').unwrap_or(entry));
+    entry == "*" || ALL.iter().any(|c| c.name == name)
 }
 
 /// Whether `--controllers` switches a controller on: named, or not excluded where `*` is. What is off by
@@ -324,12 +326,12 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_there_can_only_be_switched_off() {
-        assert!(is_known("*") && is_known("ttl") && is_known("-ttl-controller"));
-        assert!(is_known("-service-ca-certificate-publisher-controller"));
-        assert!(!is_known("service-ca-certificate-publisher-controller"));
-        assert!(!is_known("nothing") && !is_known("-nothing"));
-        assert!(NOT_THERE.iter().all(|name| !ALL.iter().any(|c| c.name == *name)));
+    fn controllers_are_named_or_called_by_their_aliases() {
+        for entry in ["*", "ttl", "-ttl-controller", "service-ca-cert-publisher"] {
+            assert!(is_known(entry), "{entry}");
+        }
+        assert!(!is_known("nothing") && !is_known("-nothing") && !is_known("-*"));
+        assert!(ALIASES.iter().all(|(_, name)| ALL.iter().any(|c| c.name == *name)));
     }
 
     #[test]

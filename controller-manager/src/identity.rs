@@ -56,6 +56,7 @@ const ACCOUNTS: &[(&str, &str)] = &[
     ("replicationcontroller-controller", "replication-controller"),
     ("resourceclaim-controller", "resource-claim-controller"),
     ("root-ca-certificate-publisher-controller", "root-ca-cert-publisher"),
+    ("service-ca-certificate-publisher-controller", "service-ca-cert-publisher"),
     ("service-cidr-controller", "service-cidrs-controller"),
     ("serviceaccount-controller", "service-account-controller"),
     ("storageversion-garbage-collector-controller", "storage-version-garbage-collector"),

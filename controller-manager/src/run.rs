@@ -148,7 +148,11 @@ impl Daemon for ControllerManager {
         };
         let hurried = config.client.scaled(20.0, 100);
         let hurried_client = client::connect(&hurried).await?;
-        let (selection, settings) = (config.selection, Arc::new(config.settings));
+        let (selection, mut settings) = (config.selection, config.settings);
+        if settings.root_ca.is_none() {
+            settings.root_ca = client::authority(&config.client).await?;
+        }
+        let settings = Arc::new(settings);
         let lead = move |group: Tasks| async move {
             let ctx = Context {
                 informers: Informers::new(client.clone(), &group),
