@@ -50,7 +50,7 @@ use self::{
     plan::{Eviction, Rule},
     rules::Impact,
 };
-use super::{Context, pod_disruption, resource_claim::claims_of};
+use super::{Context, pod_disruption, podgroup_protection::group_of, resource_claim::claims_of};
 
 const NAME: &str = "device-taint-eviction-controller";
 const REASON: &str = "DeviceTaintManagerEviction";
@@ -60,6 +60,8 @@ const WHY: pod_disruption::Reason = pod_disruption::Reason {
 };
 /// Slices, and claims with devices of them, as `driver/pool`.
 const BY_POOL: &str = "pool of devices";
+/// Pods that use claims by their group, as `namespace/name`.
+const BY_GROUP: &str = "claiming members of a pod group";
 
 /// What is looked at.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -78,6 +80,8 @@ struct Controller {
     claims: Informer<ResourceClaim>,
     slices: Informer<ResourceSlice>,
     rules: Option<Informer<DeviceTaintRule>>,
+    /// Whether claims may be those of groups of pods.
+    has_groups: bool,
     recorder: Recorder,
     queue: WorkQueue<Work>,
     /// Evictions to come: their time, by pod.
@@ -98,6 +102,7 @@ pub(super) fn start(ctx: &Context) {
         claims: ctx.informers.get(ListWatch::default()),
         slices: ctx.informers.get(ListWatch::default()),
         rules: has_rules.then(|| ctx.informers.get(ListWatch::default())),
+        has_groups: ctx.settings.gates.has(Gate::DRAWorkloadResourceClaims),
         recorder: ctx.recorder("device-taint-eviction"),
         queue: WorkQueue::new(NAME),
         pending: Arc::default(),
@@ -105,6 +110,10 @@ pub(super) fn start(ctx: &Context) {
     };
     controller.slices.add_index(BY_POOL, |slice| vec![plan::pool(slice)]);
     controller.claims.add_index(BY_POOL, plan::pools);
+    controller.pods.add_index(BY_GROUP, |pod| {
+        let group = if claims_of(pod).is_empty() { None } else { group_of(pod) };
+        group.map(|key| key.to_string()).into_iter().collect()
+    });
     let queue = controller.queue.clone();
     let of_pod = queue.clone();
     controller.pods.on_event(move |event| {
@@ -113,17 +122,17 @@ pub(super) fn start(ctx: &Context) {
             of_pod.add(Work::Pod(object_key(pod.as_ref())));
         }
     });
-    let of_claim = queue.clone();
+    let of_claim = controller.clone();
     controller.claims.on_event(move |event| {
         if let Event::Updated { old, .. } = &event {
-            plan::consumers(old).for_each(|key| of_claim.add(Work::Pod(key)));
+            of_claim.queue_consumers(old);
         }
-        plan::consumers(event.object()).for_each(|key| of_claim.add(Work::Pod(key)));
+        of_claim.queue_consumers(event.object());
     });
-    let (claims, of_slice) = (controller.claims.clone(), queue.clone());
+    let of_slice = controller.clone();
     controller.slices.on_event(move |event| {
-        for claim in claims.store().by_index(BY_POOL, &plan::pool(event.object())) {
-            plan::consumers(&claim).for_each(|key| of_slice.add(Work::Pod(key)));
+        for claim in of_slice.claims.store().by_index(BY_POOL, &plan::pool(event.object())) {
+            of_slice.queue_consumers(&claim);
         }
     });
     if let Some(rules) = &controller.rules {
@@ -177,7 +186,18 @@ impl Controller {
     fn users(&self, rule: &DeviceTaintRule) -> BTreeSet<ObjectKey> {
         let claims = self.claims.store().list();
         let meant = claims.iter().filter(|claim| plan::selected(rule, claim) > 0);
-        meant.flat_map(|claim| plan::consumers(claim).collect::<Vec<_>>()).collect()
+        meant.flat_map(|claim| self.consumers(claim)).collect()
+    }
+
+    /// The pods that may use a claim.
+    fn consumers(&self, claim: &ResourceClaim) -> Vec<ObjectKey> {
+        let groups = plan::consuming_groups(claim).filter(|_| self.has_groups);
+        let members = groups.flat_map(|key| self.pods.store().by_index(BY_GROUP, &key.to_string()));
+        plan::consumers(claim).chain(members.map(|pod| object_key(pod.as_ref()))).collect()
+    }
+
+    fn queue_consumers(&self, claim: &ResourceClaim) {
+        self.consumers(claim).into_iter().for_each(|key| self.queue.add(Work::Pod(key)));
     }
 
     async fn sync(&self, key: &ObjectKey) -> Result<Outcome, kube::Error> {
@@ -230,7 +250,8 @@ impl Controller {
         let namespace = pod.metadata.namespace.as_deref().unwrap_or_default();
         let claims = claims_of(pod).into_iter();
         let claims = claims.filter_map(|name| self.claims.store().get(&ObjectKey::new(namespace, name)));
-        let used = claims.filter(|claim| plan::is_reserved(claim, pod));
+        let group = group_of(pod).filter(|_| self.has_groups);
+        let used = claims.filter(|claim| plan::is_reserved(claim, pod, group.as_ref()));
         let slices = |pool: &str| self.slices.store().by_index(BY_POOL, pool);
         used.filter_map(|claim| plan::eviction(&claim, &slices, rules)).reduce(Eviction::join)
     }

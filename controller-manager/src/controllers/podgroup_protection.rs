@@ -89,7 +89,7 @@ fn is_waiting(meta: &ObjectMeta) -> bool {
 }
 
 /// The group a pod belongs to.
-fn group_of(pod: &Pod) -> Option<ObjectKey> {
+pub(super) fn group_of(pod: &Pod) -> Option<ObjectKey> {
     let name = pod.spec.as_ref()?.scheduling_group.as_ref()?.pod_group_name.as_deref()?;
     Some(ObjectKey::new(pod.metadata.namespace.as_deref().unwrap_or_default(), name))
 }

@@ -13,7 +13,7 @@ use k8s_openapi::api::{
     resource::{
         v1::{
             Device, DeviceRequestAllocationResult, DeviceTaint, DeviceToleration, ResourceClaim,
-            ResourceSlice,
+            ResourceClaimConsumerReference, ResourceSlice,
         },
         v1beta2::DeviceTaintRule,
     },
@@ -68,10 +68,22 @@ pub(super) fn consumers(claim: &ResourceClaim) -> impl Iterator<Item = ObjectKey
     all.filter(|c| c.resource == "pods").map(move |c| ObjectKey::new(namespace.as_str(), c.name.as_str()))
 }
 
-/// Whether a claim is reserved for exactly this pod.
-pub(super) fn is_reserved(claim: &ResourceClaim, pod: &Pod) -> bool {
+/// The groups of pods that may use a claim.
+pub(super) fn consuming_groups(claim: &ResourceClaim) -> impl Iterator<Item = ObjectKey> + '_ {
+    let namespace = claim.metadata.namespace.clone().unwrap_or_default();
+    groups(claim).map(move |c| ObjectKey::new(namespace.as_str(), c.name.as_str()))
+}
+
+fn groups(claim: &ResourceClaim) -> impl Iterator<Item = &ResourceClaimConsumerReference> {
+    let all = claim.status.iter().flat_map(|s| s.reserved_for.iter().flatten());
+    all.filter(|c| c.api_group.as_deref() == Some("scheduling.k8s.io") && c.resource == "podgroups")
+}
+
+/// Whether a claim is reserved for exactly this pod, or for the group it is of, where that is asked.
+pub(super) fn is_reserved(claim: &ResourceClaim, pod: &Pod, group: Option<&ObjectKey>) -> bool {
     let mut all = claim.status.iter().flat_map(|s| s.reserved_for.iter().flatten());
     all.any(|c| c.resource == "pods" && Some(&c.uid) == pod.metadata.uid.as_ref())
+        || group.is_some_and(|group| groups(claim).any(|c| *c.name == *group.name))
 }
 
 /// Whether a pod runs somewhere and is not on its way out.
@@ -329,8 +341,17 @@ mod tests {
             }))
             .unwrap()
         };
-        assert!(is_reserved(&claim(json!([])), &pod("u", "n", "Running")));
-        assert!(!is_reserved(&claim(json!([])), &pod("w", "n", "Running")));
+        assert!(is_reserved(&claim(json!([])), &pod("u", "n", "Running"), None));
+        assert!(!is_reserved(&claim(json!([])), &pod("w", "n", "Running"), None));
+        let mut shared = claim(json!([]));
+        let group =
+            json!([{"apiGroup": "scheduling.k8s.io", "resource": "podgroups", "name": "g", "uid": "x"}]);
+        shared.status.as_mut().unwrap().reserved_for = serde_json::from_value(group).unwrap();
+        let key = |name: &str| ObjectKey::new("n", name);
+        assert!(is_reserved(&shared, &pod("w", "n", "Running"), Some(&key("g"))));
+        assert!(!is_reserved(&shared, &pod("w", "n", "Running"), Some(&key("h"))));
+        assert!(!is_reserved(&shared, &pod("w", "n", "Running"), None), "the gate is off");
+        assert_eq!(consuming_groups(&shared).collect::<Vec<_>>(), [key("g")]);
         assert!(may_go(&pod("u", "n", "Running")));
         assert!(!may_go(&pod("u", "", "Pending")));
         assert!(!may_go(&pod("u", "n", "Failed")));

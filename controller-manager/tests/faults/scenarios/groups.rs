@@ -17,3 +17,17 @@ pub(super) fn member(name: &str, group: &str) -> Value {
     out["spec"]["schedulingGroup"] = json!({"podGroupName": group});
     out
 }
+
+/// A group whose pods share a claim.
+pub(super) fn sharing(name: &str) -> Value {
+    let mut out = group(name);
+    out["spec"]["resourceClaims"] = json!([{"name": "e", "resourceClaimTemplateName": "t"}]);
+    out
+}
+
+/// A pod that shares it.
+pub(super) fn sharer(name: &str, group: &str) -> Value {
+    let mut out = member(name, group);
+    out["spec"]["resourceClaims"] = json!([{"name": "e", "resourceClaimTemplateName": "t"}]);
+    out
+}

@@ -36,11 +36,85 @@ fn template() -> Arc<ResourceClaimTemplate> {
     )
 }
 
-fn run(pod: &Pod, claims: &[Arc<ResourceClaim>], has_template: bool) -> PodPlan {
+fn run(pod: &Pod, claims: &[Arc<ResourceClaim>], has_template: bool) -> Plan {
+    asks(&Asker::pod(pod), None, claims, has_template)
+}
+
+fn asks(
+    asker: &Asker<'_>,
+    group: Option<&Asker<'_>>,
+    claims: &[Arc<ResourceClaim>],
+    has_template: bool,
+) -> Plan {
     let find = |name: &str| claims.iter().find(|c| c.metadata.name.as_deref() == Some(name)).cloned();
     let template = |_: &str| has_template.then(template);
-    let own = claims.iter().filter(|c| is_for(pod, c)).cloned().collect::<Vec<_>>();
-    super::pod(pod, &find, &template, &own)
+    let owned = |uid: &str| -> Vec<Arc<ResourceClaim>> {
+        let is_its =
+            |c: &&Arc<ResourceClaim>| controller_of(&c.metadata).is_some_and(|owner| owner.uid == uid);
+        claims.iter().filter(is_its).cloned().collect()
+    };
+    asked(asker, group, &find, &template, &owned)
+}
+
+fn group(statuses: Value) -> PodGroup {
+    let claims =
+        json!([{"name": "e", "resourceClaimTemplateName": "t"}, {"name": "f", "resourceClaimName": "x"}]);
+    serde_json::from_value(json!({
+        "metadata": {"name": "g", "namespace": "d", "uid": "gu"},
+        "spec": {"schedulingPolicy": {"basic": {}}, "resourceClaims": claims},
+        "status": {"resourceClaimStatuses": statuses},
+    }))
+    .unwrap()
+}
+
+#[test]
+fn a_group_has_its_claims_made_and_its_pods_share_them() {
+    let (untold, told) = (group(json!([])), group(json!([{"name": "e", "resourceClaimName": "g-e"}])));
+    let plan = asks(&Asker::group(&untold), None, &[], true);
+    let [(entry, made)] = plan.create.as_slice() else { panic!("{plan:?}") };
+    assert_eq!((entry.as_str(), made.metadata.generate_name.as_deref()), ("e", Some("g-e-")));
+    let owner = controller_of(&made.metadata).unwrap();
+    assert_eq!((owner.kind.as_str(), owner.uid.as_str()), ("PodGroup", "gu"));
+    assert_eq!(owner.api_version, "scheduling.k8s.io/v1alpha2");
+    let mut made = made.clone();
+    made.metadata.name = Some("g-e".into());
+    let made = [Arc::new(made)];
+    let again = asks(&Asker::group(&told), None, &made, true);
+    assert!(again.create.is_empty() && !again.is_news);
+
+    let member = user(from_t(), json!([]), "");
+    let early = asks(&Asker::pod(&member), Some(&Asker::group(&untold)), &[], true);
+    assert!(early.create.is_empty() && !early.is_news, "it waits for the group's");
+    let shared = asks(&Asker::pod(&member), Some(&Asker::group(&told)), &made, true);
+    assert_eq!((shared.is_news, shared.create.len()), (true, 0));
+    assert_eq!(shared.names.get("e"), Some(&Some("g-e".to_owned())));
+    let known = user(from_t(), json!([{"name": "e", "resourceClaimName": "g-e"}]), "");
+    let known = asks(&Asker::pod(&known), Some(&Asker::group(&told)), &made, true);
+    assert!(known.create.is_empty() && !known.is_news);
+    // Other words are another claim.
+    let own = user(json!([{"name": "e", "resourceClaimTemplateName": "u"}]), json!([]), "");
+    let own = asks(&Asker::pod(&own), Some(&Asker::group(&told)), &made, true);
+    assert_eq!(own.create.len(), 1);
+}
+
+#[test]
+fn what_is_the_groups_is_reserved_for_the_group_once() {
+    let told = group(json!([]));
+    let group = Asker::group(&told);
+    let placed = user(json!([{"name": "f", "resourceClaimName": "x"}]), json!([]), "n");
+    let allocated =
+        |consumers: Value| [made("x", "", "other", json!({"allocation": {}, "reservedFor": consumers}))];
+    let plan = asks(&Asker::pod(&placed), Some(&group), &allocated(json!([])), true);
+    let consumers = plan.reserve[0].status.as_ref().unwrap().reserved_for.clone().unwrap();
+    assert_eq!((consumers[0].resource.as_str(), consumers[0].uid.as_str()), ("podgroups", "gu"));
+    let there = allocated(
+        json!([{"apiGroup": "scheduling.k8s.io", "resource": "podgroups", "name": "g", "uid": "gu"}]),
+    );
+    assert!(asks(&Asker::pod(&placed), Some(&group), &there, true).reserve.is_empty());
+    assert_eq!(consuming_groups(&there[0]).count(), 1);
+    assert_eq!(consuming_group(Some(&told), "gu"), Consumer::Runs);
+    assert_eq!(consuming_group(Some(&told), "other"), Consumer::Gone);
+    assert_eq!(consuming_group(None, "gu"), Consumer::Gone);
 }
 
 fn from_t() -> Value {
