@@ -7,6 +7,8 @@
 //! else was faster, the caches lag behind it, or the controller is connected anew to an older view; for every change its event is hidden until the caches list anew; and
 //! once everything that is listed is next to something that does not decode.
 //!
+//! Besides, every controller is given states it never came to itself, and must come to rest from them ([`states`]).
+//!
 //! A controller is one line in [`scenarios`].
 
 #![allow(clippy::unwrap_used, reason = "in a test a failure is a panic")]
@@ -15,9 +17,10 @@ mod api;
 mod kubelet;
 mod queues;
 mod scenarios;
+mod states;
 mod store;
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, future::Future, sync::Arc, time::Duration};
 
 use component_base::{clock::TokioClock, daemon::Daemon, flags::Parsed, informer::Informers, task::Tasks};
 use controller_manager::{
@@ -28,7 +31,7 @@ use serde_json::{Map, Value};
 
 use crate::{
     api::{Api, Caller, Fault},
-    store::{RESOURCES, Store, TOUCHED},
+    store::{Change, RESOURCES, Store, TOUCHED},
 };
 
 /// When the runs begin: half a minute before noon.
@@ -70,10 +73,11 @@ impl Scenario {
 }
 
 /// How a run ended.
-struct End {
+pub(crate) struct End {
     objects: String,
     writes: usize,
-    changes: usize,
+    /// Everything that became of every object.
+    pub(crate) history: Vec<Change>,
 }
 
 /// Runs a scenario undisturbed and with every fault, and compares the ends.
@@ -94,7 +98,7 @@ pub(crate) fn survives(scenario: &Scenario) {
         KINDS.map(|of| of(at)).into_iter().filter(|fault| scenario.bears(*fault))
     });
     let begun = scenario.objects.len();
-    let at_changes = (begun..undisturbed.changes).map(Fault::Hidden);
+    let at_changes = (begun..undisturbed.history.len()).map(Fault::Hidden);
     let mut failures = String::new();
     for fault in at_writes.chain(at_changes).chain([Fault::Broken]) {
         let disturbed = run(scenario, Some(fault));
@@ -122,69 +126,94 @@ fn differences(undisturbed: &str, disturbed: &str) -> String {
     only(undisturbed, disturbed, '-') + &only(disturbed, undisturbed, '+')
 }
 
-fn run(scenario: &Scenario, fault: Option<Fault>) -> End {
-    let runtime =
-        tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build().unwrap();
-    runtime.block_on(async {
-        let clock = TokioClock::new(BEGIN.parse().unwrap());
-        let api = Api::new(clock.clone());
-        api.with(|store, now| {
-            for object in &scenario.objects {
-                seed(store, object.clone(), now);
-            }
-        });
-        api.disturb(fault);
-        let world = Tasks::new();
-        kubelet::start(&api, &world);
-        let settings = settings(scenario.flags);
-        let start = |names: &[&str], disturbed: bool| {
-            let caller = Caller::new(disturbed);
-            let (client, tasks) = (api.client(caller.clone()), Tasks::new());
-            let ctx = Context {
-                informers: Informers::new(client.clone(), &tasks),
-                client,
-                tasks: tasks.clone(),
-                clock: Arc::new(clock.clone()),
-                settings: settings.clone(),
-            };
-            for name in names {
-                let found = controllers::ALL.iter().find(|c| c.name == *name);
-                (found.unwrap_or_else(|| panic!("no controller {name}")).start)(&ctx);
-            }
-            ctx.informers.start();
-            (caller, tasks)
-        };
-        let (_others, company) = start(scenario.with, false);
-        let mut process = start(&[scenario.controller], true);
+pub(crate) fn run(scenario: &Scenario, fault: Option<Fault>) -> End {
+    in_made_up_time(async {
+        let world = World::new(scenario);
+        world
+            .api
+            .with(|store, now| scenario.objects.iter().for_each(|object| seed(store, object.clone(), now)));
+        world.api.disturb(fault);
+        let others = world.start(scenario.with, false);
+        let mut process = world.start(&[scenario.controller], true);
         let mut steps = scenario.then.iter();
         let until = tokio::time::Instant::now() + LONGEST;
         loop {
             assert!(tokio::time::Instant::now() < until, "{}: no rest, {fault:?}", scenario.controller);
             tokio::select! {
-                () = process.0.died() => {
-                    process.1.shutdown(Duration::ZERO).await;
+                () = process.caller.died() => {
+                    process.tasks.shutdown(Duration::ZERO).await;
                     tokio::time::sleep(RESTART).await;
-                    process = start(&[scenario.controller], true);
+                    process = world.start(&[scenario.controller], true);
                 }
-                () = quiet(&api, scenario.quiet) => {
-                    assert_eq!(process.1.failure(), None, "{}: {fault:?}", scenario.controller);
+                () = quiet(&world.api, scenario.quiet) => {
+                    assert_eq!(process.tasks.failure(), None, "{}: {fault:?}", scenario.controller);
                     // What was hidden is found before anything else happens.
-                    if api.show_hidden() {
+                    if world.api.show_hidden() {
                         continue;
                     }
                     match steps.next() {
-                        Some(step) => api.with(step),
+                        Some(step) => world.api.with(step),
                         None => break,
                     }
                 }
             }
         }
-        for tasks in [process.1, company, world] {
+        for tasks in [process.tasks, others.tasks, world.kubelets] {
             tasks.shutdown(Duration::ZERO).await;
         }
-        let (objects, changes) = api.with(|store, _| (told(store, scenario.except), store.version()));
-        End { objects, writes: api.writes(), changes }
+        let (objects, history) =
+            world.api.with(|store, _| (told(store, scenario.except), store.history.clone()));
+        End { objects, writes: world.api.writes(), history }
     })
+}
+
+/// Runs something in a time that passes only when nobody has anything to do.
+pub(crate) fn in_made_up_time<T>(what: impl Future<Output = T>) -> T {
+    let mut runtime = tokio::runtime::Builder::new_current_thread();
+    runtime.enable_all().start_paused(true).build().unwrap().block_on(what)
+}
+
+/// A server, kubelets, and what controllers are told.
+pub(crate) struct World {
+    pub(crate) api: Arc<Api>,
+    pub(crate) kubelets: Tasks,
+    clock: TokioClock,
+    settings: Arc<Settings>,
+}
+
+/// Controllers of one process.
+pub(crate) struct Process {
+    caller: Caller,
+    pub(crate) tasks: Tasks,
+}
+
+impl World {
+    /// Without any object.
+    pub(crate) fn new(scenario: &Scenario) -> World {
+        let clock = TokioClock::new(BEGIN.parse().unwrap());
+        let (api, kubelets) = (Api::new(clock.clone()), Tasks::new());
+        kubelet::start(&api, &kubelets);
+        World { api, kubelets, clock, settings: settings(scenario.flags) }
+    }
+
+    /// Starts controllers, which are disturbed or not.
+    pub(crate) fn start(&self, names: &[&str], disturbed: bool) -> Process {
+        let caller = Caller::new(disturbed);
+        let (client, tasks) = (self.api.client(caller.clone()), Tasks::new());
+        let ctx = Context {
+            informers: Informers::new(client.clone(), &tasks),
+            client,
+            tasks: tasks.clone(),
+            clock: Arc::new(self.clock.clone()),
+            settings: self.settings.clone(),
+        };
+        for name in names {
+            let found = controllers::ALL.iter().find(|c| c.name == *name);
+            (found.unwrap_or_else(|| panic!("no controller {name}")).start)(&ctx);
+        }
+        ctx.informers.start();
+        Process { caller, tasks }
+    }
 }
 
 fn settings(flags: &[&str]) -> Arc<Settings> {
@@ -206,7 +235,7 @@ pub(crate) fn seed(store: &mut Store, object: Value, now: &str) {
 }
 
 /// Returns once nothing has changed for long.
-async fn quiet(api: &Api, long: Duration) {
+pub(crate) async fn quiet(api: &Api, long: Duration) {
     let mut versions = api.versions();
     loop {
         versions.borrow_and_update();

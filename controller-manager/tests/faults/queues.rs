@@ -47,6 +47,7 @@ const SAME: &[&str] = &[
     "resourcequota_primary",
     "root_ca_cert_publisher",
     "selinux_warning",
+    "service_ca_cert_publisher",
     "serviceaccount",
     "serviceaccount_tokens_service",
     "stale_pod_disruption",

@@ -12,6 +12,7 @@ use serde_json::{Value, json};
 
 use crate::{
     QUIET, Scenario, seed,
+    states::settles,
     store::{Key, Part, RESOURCES, Store},
     survives,
 };
@@ -19,12 +20,25 @@ use crate::{
 macro_rules! scenarios {
     ($($name:ident $controller:literal $with:tt $flags:tt $objects:expr, $then:tt;)*) => {
         const COVERED: &[&str] = &[$($controller),*];
-        $(#[test]
-        fn $name() {
-            survives(&Scenario {
-                controller: $controller, with: &$with, flags: &$flags, objects: $objects, then: &$then,
-                except: except($controller), quiet: quiet($controller),
-            });
+        $(mod $name {
+            use super::*;
+
+            fn scenario() -> Scenario {
+                Scenario {
+                    controller: $controller, with: &$with, flags: &$flags, objects: $objects, then: &$then,
+                    except: except($controller), quiet: quiet($controller),
+                }
+            }
+
+            #[test]
+            fn faults_change_nothing_in_the_end() {
+                survives(&scenario());
+            }
+
+            #[test]
+            fn any_state_comes_to_rest() {
+                settles(&scenario());
+            }
         })*
     };
 }
@@ -105,6 +119,8 @@ scenarios! {
         [|s, now| seed(s, keys::signing_token("fedcba"), now)];
     root_certificates "root-ca-certificate-publisher-controller" [] ["--root-ca-file=KEYS/ca.crt"] vec![namespace("d")],
         [|s, now| seed(s, namespace("e"), now), |s, _| remove(s, "configmaps", "kube-root-ca.crt")];
+    certificates_of_services "service-ca-certificate-publisher-controller" [] [] vec![namespace("d")],
+        [|s, now| seed(s, namespace("e"), now), |s, _| remove(s, "configmaps", "openshift-service-ca.crt")];
     tainted_devices "device-taint-eviction-controller" [] []
         vec![node("n1"), devices::tainted_slice(), devices::claim("c", "a", 0), devices::claim("d", "b", 60),
             devices::user("a", "c"), devices::user("b", "d")], [];
@@ -124,6 +140,9 @@ scenarios! {
         [|s, _| remove(s, "pods", "user")];
     device_claims "resourceclaim-controller" [] [] vec![devices::template(), devices::asking(), devices::claim("c", "a", 0),
         devices::user("a", "c")], [|s, _| remove(s, "pods", "a")];
+    device_claims_of_groups "resourceclaim-controller" [] ["--feature-gates=GenericWorkload=true,DRAWorkloadResourceClaims=true"]
+        vec![devices::template(), groups::sharing("all"), groups::sharer("a", "all"), groups::sharer("b", "all")],
+        [|s, now| seed(s, groups::sharer("c", "all"), now), |s, _| remove(s, "pods", "a")];
     trust_bundles "kube-apiserver-serving-clustertrustbundle-publisher-controller" []
         ["--root-ca-file=KEYS/ca.crt", "--feature-gates=ClusterTrustBundle=true"] vec![keys::old_bundle()],
         [|s, _| remove_bundles(s)];

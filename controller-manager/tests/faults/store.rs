@@ -172,6 +172,11 @@ impl Store {
         object
     }
 
+    /// Puts an object there as it is, whoever it is from.
+    pub(crate) fn put(&mut self, key: &Key, object: &Value) {
+        self.record(key.clone(), "ADDED", object.clone());
+    }
+
     /// Adds an object; the name is made up where only its beginning is given.
     pub(crate) fn create(
         &mut self,
