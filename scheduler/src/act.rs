@@ -212,6 +212,10 @@ impl Actor {
             let bound = self.claims_bound(&reservation.awaited, node);
             tokio::time::timeout(timeouts.volumes, bound).await.map_err(|_| BindError::Timeout)??;
         }
+        let written = |key: &ObjectKey| reservation.devices.iter().any(|claim| object_key(claim) == *key);
+        let others: Vec<ObjectKey> = pod.device_claim_keys().filter(|key| !written(key)).collect();
+        let allocated = self.allocated(&others);
+        tokio::time::timeout(timeouts.devices, allocated).await.map_err(|_| BindError::DevicesTimeout)?;
         let claims = pod.device_claim_keys().chain(made.map(object_key));
         let waiting: Vec<ObjectKey> = claims.filter(|key| self.is_conditional(key)).collect();
         if !waiting.is_empty() {
@@ -290,6 +294,25 @@ impl Actor {
         Ok(written)
     }
 
+    /// Waits until claims have their devices that are written with other pods of a group; for ever where no news come any
+    /// more, since the daemon ends then.
+    async fn allocated(&self, claims: &[ObjectKey]) {
+        let mut changed = self.claims.changed.clone();
+        let has_devices = |key: &ObjectKey| {
+            let claim = self.claims.devices.store().get(key);
+            claim.is_none_or(|claim| claim.status.as_ref().is_some_and(|status| status.allocation.is_some()))
+        };
+        loop {
+            changed.borrow_and_update();
+            if claims.iter().all(has_devices) {
+                return;
+            }
+            if changed.changed().await.is_err() {
+                std::future::pending::<()>().await;
+            }
+        }
+    }
+
     fn is_conditional(&self, key: &ObjectKey) -> bool {
         self.claims.devices.store().get(key).is_some_and(|claim| dynamic_resources::has_conditions(&claim))
     }
@@ -322,7 +345,7 @@ impl Actor {
     /// Takes devices that did not become ready from the pod's claims, so that it may get others.
     async fn give_back(&self, pod: &PodInfo, claims: &[ObjectKey]) -> Result<(), kube::Error> {
         let cached = claims.iter().filter_map(|key| self.claims.devices.store().get(key));
-        for claim in cached.filter_map(|claim| dynamic_resources::given_back(&claim, &pod.uid)) {
+        for claim in cached.filter_map(|claim| dynamic_resources::given_back(&claim, &[&pod.uid])) {
             self.write_released(&claim).await?;
         }
         Ok(())

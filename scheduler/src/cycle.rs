@@ -144,6 +144,9 @@ impl Cycle {
         let profiles: Vec<Profile> =
             profiles.into_iter().map(|profile| profile.measured(&metrics, &sampling)).collect();
         let mut cluster = Cluster::default();
+        if features.has(Gate::DRAWorkloadResourceClaims) {
+            cluster.groups.share_devices();
+        }
         if !features.has(Gate::DRAExtendedResource) {
             cluster.devices.without_extended_resources();
         }

@@ -60,6 +60,7 @@ const SWITCHES: Switches = Switches {
         Gate::DRADeviceTaintRules,
         Gate::DRAExtendedResource,
         Gate::DRASchedulerFilterTimeout,
+        Gate::DRAWorkloadResourceClaims,
         Gate::GangScheduling,
         Gate::GenericWorkload,
         Gate::NominatedNodeNameForExpectation,

@@ -12,7 +12,13 @@ use component_base::{
     informer::Event,
     meta::{ObjectKey, object_key},
 };
-use k8s_openapi::{api::scheduling::v1alpha2::PodGroup, apimachinery::pkg::apis::meta::v1::Condition};
+use k8s_openapi::{
+    api::{
+        core::v1::PodResourceClaim,
+        scheduling::v1alpha2::{PodGroup, PodGroupResourceClaim},
+    },
+    apimachinery::pkg::apis::meta::v1::Condition,
+};
 
 use super::PodInfo;
 
@@ -39,11 +45,24 @@ pub struct GroupInfo {
     pub ends_as_one: bool,
     /// `status.conditions`.
     pub conditions: Vec<Condition>,
+    /// Claims on devices that its pods share, in the words that its pods ask for them.
+    pub claims: Vec<PodResourceClaim>,
+}
+
+fn shared(claim: &PodGroupResourceClaim) -> PodResourceClaim {
+    let claim = claim.clone();
+    PodResourceClaim {
+        name: claim.name,
+        resource_claim_name: claim.resource_claim_name,
+        resource_claim_template_name: claim.resource_claim_template_name,
+    }
 }
 
 /// All groups, with their members.
 #[derive(Clone, Debug, Default)]
 pub struct Groups {
+    /// Whether pods of a group may share claims on devices.
+    shares_devices: bool,
     groups: HashMap<ObjectKey, Arc<GroupInfo>>,
     /// Pods that have not ended, by uid, of groups that there are and of those that are yet to come.
     members: HashMap<ObjectKey, BTreeMap<String, Arc<PodInfo>>>,
@@ -73,6 +92,7 @@ impl GroupInfo {
             priority: spec.priority.unwrap_or(0),
             ends_as_one: spec.disruption_mode.as_deref() == Some("PodGroup"),
             conditions: status.and_then(|s| s.conditions.clone()).unwrap_or_default(),
+            claims: spec.resource_claims.iter().flatten().map(shared).collect(),
         })
     }
 
@@ -85,6 +105,18 @@ impl GroupInfo {
 // === impl Groups ===
 
 impl Groups {
+    /// From now on pods of a group may share claims on devices.
+    pub fn share_devices(&mut self) {
+        self.shares_devices = true;
+    }
+
+    /// The group of a pod, where pods of a group may share claims on devices: its key, and what is known of it.
+    pub fn sharing(&self, pod: &PodInfo) -> Option<(ObjectKey, Option<&Arc<GroupInfo>>)> {
+        let key = pod.group_key().filter(|_| self.shares_devices)?;
+        let group = self.groups.get(&key);
+        Some((key, group))
+    }
+
     /// Takes in a change of a group.
     pub fn take(&mut self, event: &Event<PodGroup>) {
         let key = object_key(event.object().as_ref());

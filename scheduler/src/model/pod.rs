@@ -112,12 +112,14 @@ pub struct ClaimUse {
 }
 
 /// A claim of devices that a pod uses.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct DeviceClaimUse {
     /// The claim's name, in the pod's namespace; `None` until one is made.
     pub name: Option<String>,
     /// Whether it is made for the pod.
     pub is_own: bool,
+    /// As the pod asks for it.
+    pub asked: core::PodResourceClaim,
 }
 
 /// What a container asks of a resource that devices may stand for.
@@ -396,14 +398,17 @@ fn device_claims(spec: &core::PodSpec, status: Option<&core::PodStatus>) -> Vec<
         let all = status.and_then(|s| s.resource_claim_statuses.as_ref());
         all.into_iter().flatten().find(|s| s.name == name).map(|s| s.resource_claim_name.clone())
     };
-    let used = |entry: &core::PodResourceClaim| match &entry.resource_claim_name {
-        Some(name) => Some(DeviceClaimUse { name: Some(name.clone()), is_own: false }),
-        None => match made(&entry.name) {
-            // It turned out that none is needed.
-            Some(None) => None,
-            Some(name) => Some(DeviceClaimUse { name, is_own: true }),
-            None => Some(DeviceClaimUse { name: None, is_own: true }),
-        },
+    let used = |entry: &core::PodResourceClaim| {
+        let (name, is_own) = match &entry.resource_claim_name {
+            Some(name) => (Some(name.clone()), false),
+            None => match made(&entry.name) {
+                // It turned out that none is needed.
+                Some(None) => return None,
+                Some(name) => (name, true),
+                None => (None, true),
+            },
+        };
+        Some(DeviceClaimUse { name, is_own, asked: entry.clone() })
     };
     spec.resource_claims.iter().flatten().filter_map(used).collect()
 }

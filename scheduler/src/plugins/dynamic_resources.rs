@@ -2,7 +2,7 @@
 //!
 //! Contract: KEP-4381 (structured parameters), KEP-4816 (prioritized lists), KEP-5055 (taints), KEP-4815 (partitions),
 //! KEP-5075 (devices that several claims share), KEP-5007 (devices that must be made ready), KEP-5004 (devices for
-//! extended resources).
+//! extended resources), KEP-5729 (claims that the pods of a group share).
 
 mod allocation;
 mod backing;
@@ -16,10 +16,16 @@ use std::{
     time::{Duration, Instant},
 };
 
-use component_base::meta::{add_finalizer, is_deleting};
+use component_base::meta::{ObjectKey, add_finalizer, controller_of, is_deleting};
 use jiff::Timestamp;
-use k8s_openapi::api::resource::v1::{
-    AllocationResult, DeviceRequestAllocationResult, ResourceClaim, ResourceClaimConsumerReference,
+use k8s_openapi::{
+    Resource,
+    api::{
+        resource::v1::{
+            AllocationResult, DeviceRequestAllocationResult, ResourceClaim, ResourceClaimConsumerReference,
+        },
+        scheduling::v1alpha2::PodGroup,
+    },
 };
 
 pub(in crate::plugins) use self::backing::Backing;
@@ -30,8 +36,8 @@ use self::{
 use crate::{
     framework::{ClusterEvent, Filter, Plugin, Prepared, Reason, Score, Verdict, normalize_to_max},
     model::{
-        Cluster, DeviceEvent, ExtendedClaim, NodeInfo, NodeSelectorTerms, PodInfo, Release, Reservation,
-        pod::DeviceClaimUse,
+        Cluster, DeviceEvent, ExtendedClaim, GroupInfo, NodeInfo, NodeSelectorTerms, PodInfo, Release,
+        Reservation, pod::DeviceClaimUse,
     },
 };
 
@@ -43,6 +49,8 @@ const MAX_CONSUMERS: usize = 256;
 const NOT_READY: &str = "device binding failed";
 /// Most alternatives of a request.
 const MOST_ALTERNATIVES: usize = 8;
+/// What versions of groups begin with.
+const GROUPS_OF: &str = "scheduling.k8s.io/";
 const ELSEWHERE: &str = "resourceclaim not available on the node";
 const CANNOT: &str = "cannot allocate all claims";
 const STALE: &str = "cannot schedule extended resource claim";
@@ -65,6 +73,10 @@ struct Claims<'a> {
     open: Vec<Wanted>,
     /// The claim that is made for extended resources.
     extended: Option<Extended>,
+    /// Names of claims that are not the pod's own but those of its group, for all of its pods.
+    shared: BTreeSet<String>,
+    /// The name of the group that the pod may share claims with, and what is said of the group in claims.
+    group: Option<(Arc<str>, Option<ResourceClaimConsumerReference>)>,
 }
 
 /// The claims of a pod, while it is decided which nodes have devices for them.
@@ -130,7 +142,14 @@ impl Plugin for DynamicResources {
         let reaches = |at: &NodeSelectorTerms, node: &NodeInfo| at.matches(&node.name, &node.labels);
         let is_bound = |at: &NodeSelectorTerms| cluster.nodes().iter().any(|node| !reaches(at, node));
         let bound = claims.allocated.iter().filter(|(_, at)| at.as_ref().is_some_and(is_bound));
-        let given_back = bound.filter_map(|(claim, _)| given_back(claim, &pod.uid)).next();
+        // A group's claim is let go of while none of its pods has a node.
+        let is_idle = |key: &ObjectKey| {
+            cluster.groups.members(key).all(|member| cluster.placement(&member.uid).is_none())
+        };
+        let group = pod.group_key().filter(is_idle).and_then(|_| claims.group.as_ref()?.1.as_ref());
+        let mut uids = vec![pod.uid.as_str()];
+        uids.extend(group.map(|group| group.uid.as_str()));
+        let given_back = bound.filter_map(|(claim, _)| given_back(claim, &uids)).next();
         let stale = claims.extended.as_ref().and_then(|extended| extended.stale.clone());
         given_back.map(|claim| Release::GiveBack(Box::new(claim))).or(stale.map(Release::Delete))
     }
@@ -213,13 +232,13 @@ pub fn time_left(
     Ok(Some(timeout.saturating_sub(Duration::try_from(gone).unwrap_or_default())))
 }
 
-/// A claim without its devices, if nobody but this pod has it.
-pub fn given_back(claim: &ResourceClaim, pod_uid: &str) -> Option<ResourceClaim> {
+/// A claim without its devices, if nobody but these has it.
+pub fn given_back(claim: &ResourceClaim, uids: &[&str]) -> Option<ResourceClaim> {
     let consumers = claim.status.as_ref()?.reserved_for.as_deref().unwrap_or_default();
     let mut out = claim.clone();
     let status = out.status.as_mut()?;
     (status.allocation, status.reserved_for, status.devices) = (None, None, None);
-    consumers.iter().all(|consumer| consumer.uid == pod_uid).then_some(out)
+    consumers.iter().all(|consumer| uids.contains(&consumer.uid.as_str())).then_some(out)
 }
 
 fn results(claim: &ResourceClaim) -> impl Iterator<Item = &DeviceRequestAllocationResult> {
@@ -231,16 +250,23 @@ impl<'a> Claims<'a> {
     /// Sorts a pod's claims; the error says why no node can help.
     fn new(pod: &'a PodInfo, cluster: &'a Cluster) -> Result<Claims<'a>, Reason> {
         let extended = Extended::new(pod, &cluster.devices)?;
-        let mut out = Claims { cluster, pod, allocated: Vec::new(), open: Vec::new(), extended };
+        let sharing = cluster.groups.sharing(pod);
+        let known = sharing.as_ref().and_then(|(_, group)| *group);
+        let group = sharing.as_ref().map(|(key, group)| (key.name.clone(), group.map(|g| consumer_group(g))));
+        let (allocated, open, shared) = (Vec::new(), Vec::new(), BTreeSet::new());
+        let mut out = Claims { cluster, pod, allocated, open, extended, shared, group };
         for used in &pod.device_claims {
-            let claim = checked(pod, used, cluster)?;
+            let claim = out.checked(used)?;
+            if known.is_some_and(|group| group.claims.contains(&used.asked)) {
+                out.shared.extend(claim.metadata.name.clone());
+            }
             let status = claim.status.as_ref();
             let Some(allocation) = status.and_then(|s| s.allocation.as_ref()) else {
                 out.open.push(Wanted::new(claim, &cluster.devices)?);
                 continue;
             };
             let consumers = status.and_then(|s| s.reserved_for.as_deref()).unwrap_or_default();
-            if consumers.len() >= MAX_CONSUMERS && !consumers.iter().any(|c| c.uid == pod.uid) {
+            if consumers.len() >= MAX_CONSUMERS && !out.is_reserved(claim) {
                 return Err("resourceclaim in use".into());
             }
             let at = allocation.node_selector.as_ref().map(NodeSelectorTerms::new);
@@ -285,21 +311,78 @@ impl<'a> Claims<'a> {
         (out, extended)
     }
 
-    /// Keeps a claim for the pod; whether that is new.
+    /// Keeps a claim for the pod, or for its group where that shares it; whether that is new.
     fn hold(&self, claim: &mut ResourceClaim) -> bool {
         let is_new = add_finalizer(&mut claim.metadata, FINALIZER);
-        let consumers = claim.status.get_or_insert_default().reserved_for.get_or_insert_default();
-        if consumers.iter().any(|c| c.uid == self.pod.uid) {
+        if self.is_reserved(claim) {
             return is_new;
         }
-        consumers.push(ResourceClaimConsumerReference {
+        let is_shared = claim.metadata.name.as_ref().is_some_and(|name| self.shared.contains(name));
+        let group = self.group.as_ref().and_then(|(_, group)| group.clone());
+        let consumer = group.filter(|_| is_shared).unwrap_or_else(|| ResourceClaimConsumerReference {
             api_group: None,
             resource: "pods".into(),
             name: self.pod.name.clone(),
             uid: self.pod.uid.clone(),
         });
+        claim.status.get_or_insert_default().reserved_for.get_or_insert_default().push(consumer);
         true
     }
+
+    /// Whether a claim is kept for the pod, or for its group.
+    fn is_reserved(&self, claim: &ResourceClaim) -> bool {
+        let mut consumers = claim.status.iter().flat_map(|s| s.reserved_for.iter().flatten());
+        consumers.any(|consumer| {
+            let of_group = |(name, _): &(Arc<str>, _)| is_group(consumer) && *consumer.name == **name;
+            consumer.uid == self.pod.uid || self.group.as_ref().is_some_and(of_group)
+        })
+    }
+
+    /// A claim of the pod, if it is there and the pod may use it.
+    fn checked(&self, used: &DeviceClaimUse) -> Result<&'a Arc<ResourceClaim>, Reason> {
+        let (namespace, pod_name) = (&self.pod.namespace, &self.pod.name);
+        let Some(name) = &used.name else {
+            return Err(format!("pod \"{namespace}/{pod_name}\": ResourceClaim not created yet").into());
+        };
+        let Some(claim) = self.cluster.devices.claim(namespace, name) else {
+            return Err(format!("resourceclaim.resource.k8s.io {name:?} not found").into());
+        };
+        if is_deleting(&claim.metadata) {
+            return Err(format!("resourceclaim {name:?} is being deleted").into());
+        }
+        let owner = controller_of(&claim.metadata);
+        let of_group = |(group, _): &(Arc<str>, _)| {
+            owner.is_some_and(|owner| {
+                owner.kind == "PodGroup" && *owner.name == **group && owner.api_version.starts_with(GROUPS_OF)
+            })
+        };
+        let is_its =
+            owner.is_some_and(|owner| owner.uid == self.pod.uid) || self.group.as_ref().is_some_and(of_group);
+        if used.is_own && !is_its {
+            let whose = match &self.group {
+                Some((group, _)) => format!("neither Pod nor PodGroup {group} is the owner"),
+                None => "Pod is not owner".to_owned(),
+            };
+            let what =
+                format!("ResourceClaim {namespace}/{name} was not created for Pod {namespace}/{pod_name}");
+            return Err(format!("{what} ({whose})").into());
+        }
+        Ok(claim)
+    }
+}
+
+/// What is said in claims of a group that shares them.
+fn consumer_group(group: &GroupInfo) -> ResourceClaimConsumerReference {
+    ResourceClaimConsumerReference {
+        api_group: Some(PodGroup::GROUP.into()),
+        resource: "podgroups".into(),
+        name: group.name.clone(),
+        uid: group.uid.clone(),
+    }
+}
+
+fn is_group(consumer: &ResourceClaimConsumerReference) -> bool {
+    consumer.api_group.as_deref() == Some(PodGroup::GROUP) && consumer.resource == "podgroups"
 }
 
 impl Filter for Asking<'_> {
@@ -370,32 +453,6 @@ fn rank(claim: &ResourceClaim, allocation: &AllocationResult) -> i64 {
         taken.contains(name.as_str()).then_some(worth)
     };
     alternatives(claim).filter_map(worth).sum()
-}
-
-/// A claim of the pod, if it is there and the pod may use it.
-fn checked<'a>(
-    pod: &PodInfo,
-    used: &DeviceClaimUse,
-    cluster: &'a Cluster,
-) -> Result<&'a Arc<ResourceClaim>, Reason> {
-    let (namespace, pod_name) = (&pod.namespace, &pod.name);
-    let Some(name) = &used.name else {
-        return Err(format!("pod \"{namespace}/{pod_name}\": ResourceClaim not created yet").into());
-    };
-    let Some(claim) = cluster.devices.claim(namespace, name) else {
-        return Err(format!("resourceclaim.resource.k8s.io {name:?} not found").into());
-    };
-    if is_deleting(&claim.metadata) {
-        return Err(format!("resourceclaim {name:?} is being deleted").into());
-    }
-    let owners = claim.metadata.owner_references.as_deref().unwrap_or_default();
-    if used.is_own && !owners.iter().any(|o| o.controller == Some(true) && o.uid == pod.uid) {
-        return Err(format!(
-            "ResourceClaim {namespace}/{name} was not created for Pod {namespace}/{pod_name} (Pod is not owner)"
-        )
-        .into());
-    }
-    Ok(claim)
 }
 
 #[cfg(test)]

@@ -615,3 +615,97 @@ fn devices_are_tried_for_so_long_and_no_longer() {
     assert_eq!(said(9), [Verdict::Fits, Verdict::unresolvable(CANNOT)]);
     assert_eq!(said(0), [Verdict::Fits, Verdict::unresolvable(CANNOT)], "for as long as it takes");
 }
+
+/// A claim of group `g` that its pods name `c`, and another that a pod alone names `d`.
+fn shared_world(status: Value) -> (Cluster, impl Fn(&str) -> Arc<PodInfo>) {
+    let mut shared = claim("c", json!({"requests": [exactly("r", json!({}))]}));
+    shared["status"] = status;
+    let alone = claim("d", json!({"requests": [exactly("r", json!({}))]}));
+    let mut world = world(&[shared, alone]);
+    world.groups.share_devices();
+    let group = json!({"metadata": {"name": "g", "namespace": "default", "uid": "gu"}, "spec": {
+        "schedulingPolicy": {"basic": {}}, "resourceClaims": [{"name": "c", "resourceClaimName": "c"}]}});
+    world.groups.take(&added(group));
+    let member = |name: &str| {
+        let entries =
+            json!([{"name": "c", "resourceClaimName": "c"}, {"name": "d", "resourceClaimName": "d"}]);
+        pod(name).group("g").set("/spec/resourceClaims", entries).info()
+    };
+    (world, member)
+}
+
+fn consumers(claim: &ResourceClaim) -> Vec<(String, String)> {
+    let all = claim.status.iter().flat_map(|s| s.reserved_for.iter().flatten());
+    all.map(|consumer| (consumer.resource.clone(), consumer.uid.clone())).collect()
+}
+
+#[test]
+fn pods_of_a_group_share_its_claims() {
+    let (mut world, member) = shared_world(json!({}));
+    let on_a = world.node("a").unwrap().clone();
+    let reservation = plugin().reserve(&member("p"), &world, &on_a);
+    let [shared, alone] = reservation.devices.as_slice() else { panic!("{reservation:?}") };
+    assert_eq!(consumers(shared), [("podgroups".to_owned(), "gu".to_owned())]);
+    assert_eq!(consumers(alone), [("pods".to_owned(), "uid-p".to_owned())]);
+    world.devices.assume(&reservation);
+    // The next one finds the group's claim with its devices, on that node, and has nothing to say in it.
+    let entries = json!([{"name": "c", "resourceClaimName": "c"}]);
+    let next = pod("q").group("g").set("/spec/resourceClaims", entries.clone()).info();
+    assert_eq!(verdicts(&next, &world).unwrap(), [None, Some(ELSEWHERE.to_owned())]);
+    assert!(plugin().reserve(&next, &world, &on_a).devices.is_empty());
+    // Who is of no group is a consumer of its own.
+    let stranger = pod("s").set("/spec/resourceClaims", entries.clone()).info();
+    let theirs = plugin().reserve(&stranger, &world, &on_a);
+    assert_eq!(consumers(&theirs.devices[0]).last().unwrap().1, "uid-s");
+    // Without the gate the group is nothing to a claim.
+    world.groups = crate::model::Groups::default();
+    let own = plugin().reserve(&next, &world, &on_a);
+    assert_eq!(consumers(&own.devices[0]).last().unwrap().1, "uid-q");
+}
+
+#[test]
+fn claims_that_were_made_for_a_group_are_its_pods() {
+    let (mut world, _) = shared_world(json!({}));
+    let owner = |kind: &str, name: &str, version: &str| json!([{"apiVersion": version, "kind": kind, "name": name, "uid": "gu", "controller": true}]);
+    let entries = json!([{"name": "e", "resourceClaimTemplateName": "t"}]);
+    let status = json!([{"name": "e", "resourceClaimName": "made"}]);
+    let member = pod("p").group("g").set("/spec/resourceClaims", entries);
+    let member = member.set("/status/resourceClaimStatuses", status).info();
+    for (owners, good) in [
+        (owner("PodGroup", "g", "scheduling.k8s.io/v1alpha2"), true),
+        (owner("PodGroup", "h", "scheduling.k8s.io/v1alpha2"), false),
+        (owner("PodGroup", "g", "example.com/v1"), false),
+        (owner("Pod", "g", "v1"), false),
+    ] {
+        let mut made = claim("made", json!({"requests": [exactly("r", json!({}))]}));
+        made["metadata"]["ownerReferences"] = owners.clone();
+        world.devices.take(&DeviceChange::Claim(added(made)));
+        let found = verdicts(&member, &world);
+        assert_eq!(found.is_ok(), good, "{owners}: {found:?}");
+        let why = "ResourceClaim default/made was not created for Pod default/p (neither Pod nor PodGroup g is the owner)";
+        assert!(good || found.unwrap_err() == why);
+    }
+}
+
+#[test]
+fn a_groups_claim_is_given_back_while_none_of_its_pods_has_a_node() {
+    let term = json!({"matchFields": [{"key": "metadata.name", "operator": "In", "values": ["b"]}]});
+    let status = json!({
+        "allocation": {"nodeSelector": {"nodeSelectorTerms": [term]}},
+        "reservedFor": [{"apiGroup": "scheduling.k8s.io", "resource": "podgroups", "name": "g", "uid": "gu"}],
+    });
+    let (mut world, member) = shared_world(status);
+    let pod = member("p");
+    world.groups.join(&pod);
+    let released = |world: &Cluster| match plugin().release(&pod, world) {
+        Some(Release::GiveBack(claim)) => {
+            claim.status.map(|s| (s.allocation.is_none(), s.reserved_for.is_none()))
+        }
+        _ => None,
+    };
+    assert_eq!(released(&world), Some((true, true)));
+    let placed = crate::testing::pod("q").group("g").on("b").info();
+    world.groups.join(&placed);
+    world.place(placed);
+    assert_eq!(released(&world), None, "somebody uses it");
+}
