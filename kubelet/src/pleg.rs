@@ -84,6 +84,7 @@ impl Events {
                     self.wake.notify_one();
                 }
                 Err(RuntimeError::Call { code: tonic::Code::Unimplemented, .. }) => {
+                    metrics.events_errors.inc();
                     tracing::info!("the runtime streams no events, it is listed each second");
                     return;
                 }

@@ -147,7 +147,9 @@ fn is_reference(image: &str) -> bool {
         let domain = format!(r"(?:{label}(?:\.{label})*|\[[a-fA-F0-9:]+\])(?::[0-9]+)?/");
         let part = r"[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*";
         let digest = "(?:sha256:[a-f0-9]{64}|sha384:[a-f0-9]{96}|sha512:[a-f0-9]{128})";
-        let pattern = format!(r"^((?:{domain})?{part}(?:/{part})*)(?::[\w][\w.-]{{0,127}})?(?:@{digest})?$");
+        let pattern = format!(
+            r"^((?:{domain})?{part}(?:/{part})*)(?::[0-9A-Za-z_][0-9A-Za-z_.-]{{0,127}})?(?:@{digest})?$"
+        );
         Regex::new(&pattern).expect("the pattern compiles")
     });
     let identifier = image.len() == 64 && image.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));

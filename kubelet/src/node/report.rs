@@ -18,7 +18,7 @@ use kube::{
     Api, Client,
     api::{Patch, PatchParams, PostParams},
 };
-use serde_json::json;
+use serde_json::{Value, json};
 use tokio::time::Instant;
 
 use super::{startup, status};
@@ -174,22 +174,7 @@ impl Reporter {
     }
 
     async fn send(&self, status: &NodeStatus, previous: Option<&NodeStatus>) -> Result<Node, kube::Error> {
-        let mut body = json!({ "status": status });
-        // Maps are merged: what is not there any more must be taken out by name.
-        for (list, before) in [
-            ("capacity", previous.and_then(|p| p.capacity.as_ref())),
-            ("allocatable", previous.and_then(|p| p.allocatable.as_ref())),
-        ] {
-            if let Some(now) = body["status"][list].as_object_mut() {
-                for (name, _) in before.into_iter().flatten() {
-                    now.entry(name.clone()).or_insert(serde_json::Value::Null);
-                }
-            }
-        }
-        // The lists of addresses and images are replaced as a whole: what is gone must go.
-        if let Some(addresses) = body["status"]["addresses"].as_array_mut() {
-            addresses.push(json!({ "$patch": "replace" }));
-        }
+        let body = patch(status, previous);
         self.api.patch_status(&self.config.node_name, &PatchParams::default(), &Patch::Strategic(&body)).await
     }
 
@@ -200,6 +185,31 @@ impl Reporter {
             self.events.send(node_reference(name), Severity::Normal, reason, &text);
         }
     }
+}
+
+/// What makes the status this one that was `previous` before.
+fn patch(status: &NodeStatus, previous: Option<&NodeStatus>) -> Value {
+    let mut body = json!({ "status": status });
+    // Maps are merged: what is not there any more must be taken out by name.
+    for (list, before) in [
+        ("capacity", previous.and_then(|p| p.capacity.as_ref())),
+        ("allocatable", previous.and_then(|p| p.allocatable.as_ref())),
+    ] {
+        if let Some(now) = body["status"][list].as_object_mut() {
+            for (name, _) in before.into_iter().flatten() {
+                now.entry(name.clone()).or_insert(Value::Null);
+            }
+        }
+    }
+    // So are the fields themselves: without this the last volume would be in use for good, and never be detached.
+    if status.volumes_in_use.is_none() {
+        body["status"]["volumesInUse"] = Value::Null;
+    }
+    // The lists of addresses and images are replaced as a whole: what is gone must go.
+    if let Some(addresses) = body["status"]["addresses"].as_array_mut() {
+        addresses.push(json!({ "$patch": "replace" }));
+    }
+    body
 }
 
 /// Renews the node's lease at a quarter of its duration.
@@ -255,4 +265,26 @@ async fn renew_once(
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use k8s_openapi::{api::core::v1::NodeAddress, apimachinery::pkg::api::resource::Quantity};
+
+    use super::*;
+
+    #[test]
+    fn what_is_gone_is_taken_out_of_the_status() {
+        let with = |resource: &str, volumes: Option<&str>| NodeStatus {
+            capacity: Some([(resource.to_owned(), Quantity("1".into()))].into()),
+            volumes_in_use: volumes.map(|one| vec![one.to_owned()]),
+            addresses: Some(vec![NodeAddress { address: "10.0.0.1".into(), type_: "InternalIP".into() }]),
+            ..NodeStatus::default()
+        };
+        let body = patch(&with("new", None), Some(&with("old", Some("v"))));
+        assert_eq!(body["status"]["capacity"], json!({ "new": "1", "old": null }));
+        assert_eq!(body["status"].get("volumesInUse"), Some(&Value::Null));
+        assert_eq!(body["status"]["addresses"][1], json!({ "$patch": "replace" }));
+        assert_eq!(patch(&with("new", Some("v")), None)["status"]["volumesInUse"], json!(["v"]));
+    }
 }
