@@ -16,11 +16,11 @@ use component_base::workqueue::chain;
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::{Configuration, Parts, Request, kept::Kept, manifests::Manifests};
+use super::{Configuration, Parts, Request, kept::Kept, manifests::Kinds};
 use crate::{
     auth::Authorizer,
     expressions::{self, Evaluator, Questions, Subject, Verdict},
-    objects::Kind,
+    objects::{Kind, Objects},
     status::Status,
     webhook::{CallError, Clients, kubeconfig::Credentials},
 };
@@ -97,18 +97,35 @@ impl File {
     }
 }
 
-/// The webhooks of all configurations: those of files first, which see more.
+/// The webhooks of all configurations, those of files first, which see more; and what it takes to ask them.
 struct Hooks {
     stored: Kept<Hook>,
     files: Option<Kept<Hook>>,
+    objects: Arc<dyn Objects>,
+    authorizer: Arc<dyn Authorizer>,
+    clients: Arc<Clients>,
 }
 
 impl Hooks {
-    fn new(kind: Kind, files: Option<Arc<Manifests>>, name: &'static str, parts: &Parts) -> Self {
-        Self {
+    /// Those of objects of a kind and of files of the same.
+    ///
+    /// # Errors
+    /// In words, when the configuration of the plugin, or what it names, cannot be read.
+    fn new(
+        kind: Kind,
+        kinds: Kinds,
+        parts: &Parts,
+        configuration: Option<&Configuration>,
+    ) -> Result<Self, String> {
+        let file = File::of(configuration)?;
+        let files = parts.directories.read(kinds, &file.static_manifests_dir, parts.gates)?;
+        Ok(Self {
             stored: Kept::new(kind, parts.objects.clone(), Hook::all_of),
-            files: files.map(|files| Kept::in_files(name, files, Hook::all_of)),
-        }
+            files: files.map(|files| Kept::in_files(kinds.what, files, Hook::all_of)),
+            objects: parts.objects.clone(),
+            authorizer: parts.authorizer.clone(),
+            clients: clients(parts, &file)?,
+        })
     }
 
     /// Those that may have a say in a write.

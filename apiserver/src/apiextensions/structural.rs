@@ -234,7 +234,8 @@ fn is_plain_meta(meta: &Value) -> bool {
     let said = meta.as_object().unwrap_or(&none).keys().filter(|name| is_said(meta, name));
     let names = || properties(meta).all(|(name, _)| matches!(name.as_str(), "name" | "generateName"));
     said.map(String::as_str).all(|name| match name {
-        "type" | "default" => true,
+        // What is an example, or stands elsewhere, describes no structure.
+        "type" | "default" | "example" | "externalDocs" => true,
         "properties" => names(),
         _ => false,
     })

@@ -16,7 +16,10 @@ use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
 use cel_engine::{Env, Program, Type, Value as Cel};
 use component_base::metrics::{self, Stability};
 use jsonwebtoken::{Algorithm, DecodingKey, Validation, jwk::JwkSet};
-use prometheus::{GaugeVec, HistogramVec, IntGaugeVec};
+use prometheus::{
+    GaugeVec, HistogramVec, IntGaugeVec,
+    core::{MetricVec, MetricVecBuilder},
+};
 use serde_json::{Map, Value};
 use sha2::{Digest, Sha256};
 use tokio::sync::Mutex;
@@ -140,8 +143,7 @@ impl Told {
         FETCHED.with_label_values(&[result, issuer, server]).set(now);
         if let Some(new) = keys {
             let mut told = self.keys.lock();
-            // One that was not told of cannot be taken back.
-            KEY_SETS.remove_label_values(&[issuer, server, told.as_str()]).ok();
+            take_back(&KEY_SETS, &[issuer, server, told.as_str()]);
             KEY_SETS.with_label_values(&[issuer, server, new]).set(1);
             new.clone_into(&mut told);
         }
@@ -151,11 +153,17 @@ impl Told {
 impl Drop for Told {
     fn drop(&mut self) {
         let [issuer, server] = self.labels.each_ref().map(String::as_str);
-        KEY_SETS.remove_label_values(&[issuer, server, self.keys.lock().as_str()]).ok();
+        take_back(&KEY_SETS, &[issuer, server, self.keys.lock().as_str()]);
         for result in ["success", "failure"] {
-            FETCHED.remove_label_values(&[result, issuer, server]).ok();
+            take_back(&FETCHED, &[result, issuer, server]);
         }
     }
+}
+
+/// Shows a number no longer.
+fn take_back<M: MetricVecBuilder>(of: &MetricVec<M>, labels: &[&str]) {
+    // What was not told of cannot be taken back, and is not shown either.
+    of.remove_label_values(labels).ok();
 }
 
 /// An issuer, its expressions compiled.

@@ -1,5 +1,7 @@
 //! Resources of the group admissionregistration.k8s.io, one file each, one line each in [`resources`].
 
+use std::sync::Arc;
+
 use component_base::features::{Gate, Gates};
 use serde_json::Value;
 
@@ -8,7 +10,7 @@ use crate::{
     object::Object,
     registry::{
         Column, Resource, STATIC_SUFFIX,
-        kit::{Cell, at::At, column, selector_text},
+        kit::{Cell, Plain, Rules, at::At, column, selector_text},
     },
 };
 
@@ -31,6 +33,36 @@ pub(super) fn resources() -> Vec<Resource> {
         validatingadmissionpolicybindings::resource(),
         validatingwebhookconfigurations::resource(),
     ]
+}
+
+/// What configures webhooks of either kind, with its own defaults.
+fn webhooks(
+    kind: &'static str,
+    plural: &'static str,
+    singular: &'static str,
+    default: fn(&mut Object),
+) -> Resource {
+    Resource {
+        categories: &["api-extensions"],
+        namespaced: false,
+        columns: const {
+            &[column("Name", "string").name(), column("Webhooks", "integer"), column("Age", "string")]
+        },
+        strategy: Arc::new(Rules {
+            default,
+            unconditional_update: false,
+            validate_gated: reserved,
+            warnings,
+            validate_new: validation::new_webhooks,
+            validate_change: validation::changed_webhooks,
+            ..Rules::new(Plain {
+                status: false,
+                generation: true,
+                cells: &[Cell::Name, Cell::Count(&["/webhooks"]), Cell::Age],
+            })
+        }),
+        ..Resource::of("admissionregistration.k8s.io", kind, plural, singular)
+    }
 }
 
 /// Names of what is configured by files are not for objects of the API.

@@ -7,6 +7,7 @@ pub(super) mod fill;
 mod rules;
 pub(super) mod selector_text;
 pub(super) mod semantic;
+pub(super) mod url;
 pub(super) mod webhook_client;
 pub(super) mod workload;
 

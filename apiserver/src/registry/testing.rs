@@ -28,6 +28,11 @@ impl Kind {
         Self(self.0, gates.iter().fold(self.1, |all, gate| all.with(*gate, true)))
     }
 
+    /// With these gates off.
+    pub(super) fn without(self, gates: &[Gate]) -> Self {
+        Self(self.0, gates.iter().fold(self.1, |all, gate| all.with(*gate, false)))
+    }
+
     fn strategy(&self) -> &dyn Strategy {
         self.0.strategy.as_ref()
     }

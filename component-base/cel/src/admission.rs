@@ -137,7 +137,8 @@ impl Compiler {
         if names.patches {
             env = env
                 .message("Object", MessageType { open: true, ..MessageType::default() })
-                .message("JSONPatch", json_patch());
+                .message("JSONPatch", json_patch())
+                .with_function("jsonpatch.escapeKey");
         }
         env.lazy("variables", &self.variables_type())
     }

@@ -186,19 +186,19 @@ impl Checker<'_> {
         let mut types: Vec<Type> = args.iter().map(|a| self.expr(a)).collect();
         let Some(target) = target else {
             let name = function.strip_prefix('.').unwrap_or(function);
-            return match library::lookup(name) {
+            return match self.env.find_function(name) {
                 Some(overloads) => self.overload(expr.id, name, overloads, &types, false, false),
                 None => self.undeclared(expr.id, function),
             };
         };
         if let Some(prefix) = target.qualified_name() {
             let name = format!("{}.{function}", prefix.strip_prefix('.').unwrap_or(&prefix));
-            if let Some(overloads) = library::lookup(&name) {
+            if let Some(overloads) = self.env.find_function(&name) {
                 return self.overload(expr.id, &name, overloads, &types, false, true);
             }
         }
         types.insert(0, self.expr(target));
-        match library::lookup(function) {
+        match self.env.find_function(function) {
             Some(overloads) => self.overload(expr.id, function, overloads, &types, true, false),
             None => self.undeclared(expr.id, function),
         }

@@ -8,7 +8,8 @@ use crate::{
     check,
     cost::{self, CostRange},
     eval::Program,
-    library, parser,
+    library::{self, Overload},
+    parser,
     schema::{DeclKind, DeclType},
     source::{CompileError, Issue},
     types::Type,
@@ -32,6 +33,7 @@ pub struct Env {
     objects: HashMap<Arc<str>, Arc<DeclType>>,
     messages: HashMap<Arc<str>, MessageType>,
     bindings: bool,
+    functions: Vec<&'static str>,
 }
 
 /// A type that expressions construct: `Object.spec{...}`, `JSONPatch{...}`.
@@ -53,6 +55,13 @@ impl Env {
     #[must_use]
     pub fn with_bindings(mut self) -> Self {
         self.bindings = true;
+        self
+    }
+
+    /// Adds a function that Kubernetes gives to some expressions only.
+    #[must_use]
+    pub fn with_function(mut self, name: &'static str) -> Self {
+        self.functions.push(name);
         self
     }
 
@@ -117,6 +126,12 @@ impl Env {
     pub fn check(&self, source: &str) -> Result<(Type, CostRange), CompileError> {
         let program = self.compile(source)?;
         Ok((program.result_type().clone(), program.estimated_cost()))
+    }
+
+    /// The overloads of a function these expressions have.
+    pub(crate) fn find_function(&self, name: &str) -> Option<&'static [Overload]> {
+        let known = !library::is_special(name) || self.functions.contains(&name);
+        library::lookup(name).filter(|_| known)
     }
 
     pub(crate) fn find_variable(&self, name: &str) -> Option<&Variable> {

@@ -18,6 +18,7 @@ use crate::{
 pub mod authorizer;
 mod comprehensions;
 mod conversions;
+pub(crate) mod devices;
 pub(crate) mod format;
 mod jsonpatch;
 mod lists;
@@ -50,6 +51,7 @@ const FAMILIES: &[&[Line]] = &[
     semver::FUNCTIONS,
     authorizer::FUNCTIONS,
     jsonpatch::FUNCTIONS,
+    devices::FUNCTIONS,
 ];
 
 /// One line of a family's table.
@@ -181,6 +183,14 @@ static FUNCTIONS: LazyLock<HashMap<String, Vec<Overload>>> = LazyLock::new(|| {
 /// Whether a pattern compiles.
 pub(crate) fn valid_regex(pattern: &str) -> Result<(), String> {
     regex::compile(pattern).map(drop)
+}
+
+/// Functions that only some expressions have.
+const SPECIAL: [&str; 2] = ["jsonpatch.escapeKey", "includes"];
+
+/// Whether a function is there for those expressions alone that ask for it.
+pub(crate) fn is_special(function: &str) -> bool {
+    SPECIAL.contains(&function)
 }
 
 /// The overloads of a function.

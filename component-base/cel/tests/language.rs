@@ -229,8 +229,35 @@ fn libraries_of_kubernetes() {
         "format.named('uuid').hasValue() && !format.named('nothing').hasValue()",
         "semver('1.2.3').isLessThan(semver('1.10.0')) && semver('1.0.0-rc.1').isLessThan(semver('1.0.0'))",
         "isSemver('v1.0', true) && !isSemver('v1.0') && semver('v1.0', true).major() == 1",
-        "jsonpatch.escapeKey('a/b~c') == 'a~1b~0c'",
     ]);
+}
+
+#[test]
+fn some_functions_are_for_some_expressions() {
+    let all = env().with_function("jsonpatch.escapeKey").with_function("includes");
+    let run = |source: &str| {
+        let x = json!({"few": ["a", "b"], "many": vec![1; 49], "one": 7});
+        let program = all.compile(source).unwrap_or_else(|e| panic!("{source}: {e}"));
+        program.eval(&[("x", Value::json(&x))]).result.map_err(|e| e.to_string()).map(|v| v.to_json())
+    };
+    for (source, outcome) in [
+        ("jsonpatch.escapeKey('a/b~c') == 'a~1b~0c'", Ok(true)),
+        (
+            "x.few.includes('b') && !x.few.includes('c') && x.one.includes(7) && !x.one.includes('7')",
+            Ok(true),
+        ),
+        // What is found early is found, whatever follows.
+        ("x.many.includes(1)", Ok(true)),
+        ("x.many.includes(2)", Err("'includes' function cannot be applied to lists longer than 48 values")),
+    ] {
+        assert_eq!(run(source), outcome.map(|b| Some(json!(b))).map_err(str::to_owned), "{source}");
+        assert!(outcome_of_plain(source).contains("undeclared reference to"), "{source}");
+    }
+    assert_eq!(all.check("x.few.includes('b')").unwrap().1.max, all.check("x.few").unwrap().1.max + 48);
+}
+
+fn outcome_of_plain(source: &str) -> String {
+    env().compile(source).map_or_else(|e| e.to_string(), |_| "compiles".to_owned())
 }
 
 #[test]

@@ -7,7 +7,7 @@ use proto::node::Node;
 use serde_json::{Value, json};
 
 use super::{
-    Failure, File, Hooks, call, clients, conditions_hold, failed_closed,
+    Failure, Hooks, call, conditions_hold, failed_closed,
     hook::Hook,
     matching, metrics,
     review::{self, Shown},
@@ -16,14 +16,12 @@ use super::{
 use crate::{
     admission::{Configuration, Parts, Plugin, Request, manifests::Kinds},
     audit,
-    auth::Authorizer,
     object::Object,
-    objects::{MUTATING_WEBHOOKS, Objects},
+    objects::MUTATING_WEBHOOKS,
     patch::JsonPatch,
     registry::Resource,
     schema,
     status::Status,
-    webhook::Clients,
 };
 
 pub(in crate::admission) const NAME: &str = "MutatingAdmissionWebhook";
@@ -32,23 +30,13 @@ const STEP: &str = "admit";
 
 struct Mutating {
     hooks: Hooks,
-    objects: Arc<dyn Objects>,
-    authorizer: Arc<dyn Authorizer>,
-    clients: Arc<Clients>,
 }
 
 pub(in crate::admission) fn new(
     parts: &Parts,
     configuration: Option<&Configuration>,
 ) -> Result<Arc<dyn Plugin>, String> {
-    let file = File::of(configuration)?;
-    let files = parts.directories.read(KINDS, &file.static_manifests_dir, parts.gates)?;
-    Ok(Arc::new(Mutating {
-        hooks: Hooks::new(MUTATING_WEBHOOKS, files, KINDS.what, parts),
-        objects: parts.objects.clone(),
-        authorizer: parts.authorizer.clone(),
-        clients: clients(parts, &file)?,
-    }))
+    Ok(Arc::new(Mutating { hooks: Hooks::new(MUTATING_WEBHOOKS, KINDS, parts, configuration)? }))
 }
 
 #[async_trait]
@@ -60,12 +48,12 @@ impl Plugin for Mutating {
         }
         request.reinvocation.begin(NAME, request.object.as_deref());
         for (at, hook) in hooks.iter().enumerate() {
-            let Some(version) = matching::shown(hook, request, &*self.objects).await? else { continue };
+            let Some(version) = matching::shown(hook, request, &*self.hooks.objects).await? else { continue };
             if !request.reinvocation.calls(NAME, &hook.id) {
                 continue;
             }
             let shown = review::show(request, &version).await?;
-            if conditions_hold(hook, request, &shown, &self.authorizer).await? {
+            if conditions_hold(hook, request, &shown, &self.hooks.authorizer).await? {
                 self.ask(hook, at, &version, shown, request).await?;
             }
         }
@@ -86,7 +74,7 @@ impl Mutating {
     ) -> Result<(), Status> {
         let begun = Instant::now();
         let place = format!("webhook.admission.k8s.io/round_{}_index_{at}", request.reinvocation.round());
-        let (notes, outcome) = call::call(&self.clients, hook, request, &shown, version, true).await;
+        let (notes, outcome) = call::call(&self.hooks.clients, hook, request, &shown, version, true).await;
         for (key, value) in notes.annotations {
             audit::annotate(&format!("{}/{key}", hook.name), value);
         }

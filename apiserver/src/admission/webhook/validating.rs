@@ -5,16 +5,12 @@ use std::{sync::Arc, time::Instant};
 use async_trait::async_trait;
 use futures::future::join_all;
 
-use super::{
-    Failure, File, Hooks, call, clients, conditions_hold, failed_closed, matching, metrics, review, warn,
-};
+use super::{Failure, Hooks, call, conditions_hold, failed_closed, matching, metrics, review, warn};
 use crate::{
     admission::{Configuration, Parts, Plugin, Request, manifests::Kinds},
     audit,
-    auth::Authorizer,
-    objects::{Objects, VALIDATING_WEBHOOKS},
+    objects::VALIDATING_WEBHOOKS,
     status::Status,
-    webhook::Clients,
 };
 
 pub(in crate::admission) const NAME: &str = "ValidatingAdmissionWebhook";
@@ -23,23 +19,13 @@ const STEP: &str = "validating";
 
 struct Validating {
     hooks: Hooks,
-    objects: Arc<dyn Objects>,
-    authorizer: Arc<dyn Authorizer>,
-    clients: Arc<Clients>,
 }
 
 pub(in crate::admission) fn new(
     parts: &Parts,
     configuration: Option<&Configuration>,
 ) -> Result<Arc<dyn Plugin>, String> {
-    let file = File::of(configuration)?;
-    let files = parts.directories.read(KINDS, &file.static_manifests_dir, parts.gates)?;
-    Ok(Arc::new(Validating {
-        hooks: Hooks::new(VALIDATING_WEBHOOKS, files, KINDS.what, parts),
-        objects: parts.objects.clone(),
-        authorizer: parts.authorizer.clone(),
-        clients: clients(parts, &file)?,
-    }))
+    Ok(Arc::new(Validating { hooks: Hooks::new(VALIDATING_WEBHOOKS, KINDS, parts, configuration)? }))
 }
 
 #[async_trait]
@@ -51,9 +37,9 @@ impl Plugin for Validating {
         }
         let mut asked = Vec::new();
         for hook in hooks.iter() {
-            if let Some(version) = matching::shown(hook, request, &*self.objects).await? {
+            if let Some(version) = matching::shown(hook, request, &*self.hooks.objects).await? {
                 let shown = review::show(request, &version).await?;
-                if conditions_hold(hook, request, &shown, &self.authorizer).await? {
+                if conditions_hold(hook, request, &shown, &self.hooks.authorizer).await? {
                     asked.push((hook, version, shown));
                 }
             }
@@ -61,7 +47,7 @@ impl Plugin for Validating {
         let (all, word) = (&*request, matching::word(request.operation));
         let calls = asked.iter().map(|(hook, version, shown)| async move {
             let begun = Instant::now();
-            let (notes, outcome) = call::call(&self.clients, hook, all, shown, version, false).await;
+            let (notes, outcome) = call::call(&self.hooks.clients, hook, all, shown, version, false).await;
             let failure = outcome.as_ref().err().map(|failure| (failure, hook.ignores_failures));
             metrics::called(&hook.name, STEP, word, begun.elapsed(), failure);
             (*hook, notes, outcome)

@@ -1,44 +1,13 @@
 //! `mutatingwebhookconfigurations` of admissionregistration.k8s.io.
 
-use std::sync::Arc;
-
-use crate::{
-    object::Object,
-    registry::{
-        Column, Resource,
-        kit::{Cell, Plain, Rules, column},
-    },
-};
-
-const COLUMNS: &[Column] =
-    &[column("Name", "string").name(), column("Webhooks", "integer"), column("Age", "string")];
-const CELLS: &[Cell] = &[Cell::Name, Cell::Count(&["/webhooks"]), Cell::Age];
+use crate::registry::Resource;
 
 /// The resource.
 pub(super) fn resource() -> Resource {
-    Resource {
-        categories: &["api-extensions"],
-        namespaced: false,
-        columns: COLUMNS,
-        strategy: Arc::new(Rules {
-            default,
-            unconditional_update: false,
-            validate_gated: super::reserved,
-            warnings: super::warnings,
-            validate_new: super::validation::new_webhooks,
-            validate_change: super::validation::changed_webhooks,
-            ..Rules::new(Plain { status: false, generation: true, cells: CELLS })
-        }),
-        ..Resource::of(
-            "admissionregistration.k8s.io",
-            "MutatingWebhookConfiguration",
-            "mutatingwebhookconfigurations",
-            "mutatingwebhookconfiguration",
-        )
-    }
-}
-
-/// What webhooks leave out.
-fn default(obj: &mut Object) {
-    super::defaults::webhooks(obj, true);
+    super::webhooks(
+        "MutatingWebhookConfiguration",
+        "mutatingwebhookconfigurations",
+        "mutatingwebhookconfiguration",
+        |configuration| super::defaults::webhooks(configuration, true),
+    )
 }

@@ -197,4 +197,39 @@ mod tests {
         let old = kind().defaulted(json!({"metadata": {"name": "h"}, "webhooks": [old]}));
         assert_eq!(kind().update(old.clone(), old, "").1, Vec::<String>::new());
     }
+
+    #[test]
+    fn webhooks_stand_at_urls_that_can_be_read() {
+        const FORM: &str = "; desired format: https://host[/path]";
+        let at = "webhooks[0].clientConfig.url";
+        let cases = [
+            ("HTTPS://host:8443/path", String::new()),
+            (
+                "http://host",
+                format!("{at}: Invalid value: \"http\": 'https' is the only allowed URL scheme{FORM}"),
+            ),
+            ("https:host", format!("{at}: Invalid value: \"\": host must be specified{FORM}")),
+            (
+                "https://u:p@host",
+                format!("{at}: Invalid value: \"u:p\": user information is not permitted in the URL"),
+            ),
+            ("https://host#f", format!("{at}: Invalid value: \"f\": fragments are not permitted in the URL")),
+            (
+                "https://host?q",
+                format!("{at}: Invalid value: \"q\": query parameters are not permitted in the URL"),
+            ),
+            (
+                "https://host:port",
+                format!(
+                    "{at}: Required value: url must be a valid URL: parse \"https://host:port\": invalid port \":port\" after host{FORM}"
+                ),
+            ),
+        ];
+        for (url, error) in cases {
+            let mut hook = good();
+            hook["clientConfig"]["url"] = json!(url);
+            let expected: Vec<String> = Some(error).filter(|error| !error.is_empty()).into_iter().collect();
+            assert_eq!(kind().errors(json!({"webhooks": [hook]})), expected, "{url}");
+        }
+    }
 }

@@ -37,8 +37,8 @@ const REVIEWS: [&str; 2] = ["v1", "v1beta1"];
 /// Types of printer columns.
 const COLUMN_TYPES: [&str; 5] = ["boolean", "date", "integer", "number", "string"];
 /// Formats of printer columns.
-const COLUMN_FORMATS: [&str; 9] =
-    ["byte", "date", "date-time", "double", "float", "int32", "int64", "name", "password"];
+const COLUMN_FORMATS: [&str; 8] =
+    ["byte", "date", "date-time", "double", "float", "int32", "int64", "password"];
 const SCHEMA: &str = "openAPIV3Schema";
 /// Characters that are not shown: of control, of form, of private use, and blanks but the plain one.
 #[expect(clippy::expect_used, reason = "the pattern is a constant that compiles")]
@@ -349,8 +349,11 @@ fn deprecation(version: &At<'_>, errors: &mut ErrorList) {
 }
 
 fn names_of(names: &At<'_>, errors: &mut ErrorList) {
-    for name in ["plural", "singular"] {
-        names.get(name).check_option_format(errors, format::dns_1035_label);
+    for at in ["plural", "singular"].map(|name| names.get(name)) {
+        let wrong = format::dns_1035_label(at.text());
+        if !at.is_empty() && !wrong.is_empty() {
+            at.invalid(errors, wrong.join(","));
+        }
     }
     for name in ["kind", "listKind"] {
         let at = names.get(name);
@@ -362,12 +365,22 @@ fn names_of(names: &At<'_>, errors: &mut ErrorList) {
             );
         }
     }
-    names.get("shortNames").items().for_each(|name| name.check_format(errors, format::dns_1035_label));
+    labels(&names.get("shortNames"), errors);
     let list = names.get("listKind");
     if !list.is_empty() && list.text() == names.text_of("kind") {
         list.invalid(errors, "kind and listKind may not be the same");
     }
-    names.get("categories").items().for_each(|name| name.check_format(errors, format::dns_1035_label));
+    labels(&names.get("categories"), errors);
+}
+
+/// Each is a label; all that is wrong with one is told at once.
+fn labels(list: &At<'_>, errors: &mut ErrorList) {
+    for name in list.items() {
+        let wrong = format::dns_1035_label(name.text());
+        if !wrong.is_empty() {
+            name.invalid(errors, wrong.join(","));
+        }
+    }
 }
 
 fn subresources(subresources: &At<'_>, errors: &mut ErrorList) {

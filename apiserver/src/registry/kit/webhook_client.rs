@@ -2,7 +2,7 @@
 //!
 //! Contract: `WebhookClientConfig` of admissionregistration and apiextensions.
 
-use super::{at::At, format};
+use super::{at::At, format, url::Url};
 use crate::field::ErrorList;
 
 /// Where a webhook is: at a URL or at a service, and not at both.
@@ -20,12 +20,10 @@ pub(in crate::registry) fn check(client: &At<'_>, errors: &mut ErrorList) {
 /// The URL of a webhook: `https`, a host, perhaps a path.
 pub(in crate::registry) fn check_url(url: &At<'_>, errors: &mut ErrorList) {
     const FORM: &str = "; desired format: https://host[/path]";
-    let (rest, fragment) = url.text().split_once('#').unwrap_or((url.text(), ""));
-    let (rest, query) = rest.split_once('?').unwrap_or((rest, ""));
-    let (scheme, rest) = rest.split_once("://").unwrap_or(("", rest));
-    let authority = if scheme.is_empty() { "" } else { rest.split('/').next().unwrap_or_default() };
-    let (user, host) =
-        authority.rsplit_once('@').map_or((None, authority), |(user, host)| (Some(user), host));
+    let Url { scheme, host, user, query, fragment } = match Url::parse(url.text()) {
+        Ok(parts) => parts,
+        Err(why) => return url.required(errors, format!("url must be a valid URL: {why}{FORM}")),
+    };
     if scheme != "https" {
         url.invalid_as(errors, scheme, format!("'https' is the only allowed URL scheme{FORM}"));
     }

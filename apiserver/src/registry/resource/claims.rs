@@ -4,6 +4,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use component_base::features::{Gate, Gates};
 use serde_json::Value;
 
 use super::{names, selectors};
@@ -67,10 +68,12 @@ fn requests<'v>(devices: &At<'v>) -> Requests<'v> {
 }
 
 /// The spec of a claim, by itself or in a template.
-pub(super) fn check_spec(spec: &At<'_>, errors: &mut ErrorList) {
+pub(super) fn check_spec(spec: &At<'_>, gates: Gates, errors: &mut ErrorList) {
     let devices = spec.get("devices");
     let known = requests(&devices);
-    each(&devices.get("requests"), MAX_REQUESTS, Some("name"), errors, check_request);
+    each(&devices.get("requests"), MAX_REQUESTS, Some("name"), errors, |request, errors| {
+        check_request(request, gates, errors);
+    });
     each(&devices.get("constraints"), MAX_ENTRIES, None, errors, |constraint, errors| {
         check_references(&constraint.get("requests"), &known, errors);
         let (same, distinct) = (constraint.get("matchAttribute"), constraint.get("distinctAttribute"));
@@ -78,6 +81,8 @@ pub(super) fn check_spec(spec: &At<'_>, errors: &mut ErrorList) {
             names::check_full(&same, errors);
         } else if distinct.is_set() {
             names::check_full(&distinct, errors);
+        } else if !gates.has(Gate::DRAConsumableCapacity) {
+            same.required(errors, "");
         } else {
             constraint.required(
                 errors,
@@ -113,7 +118,7 @@ pub(super) fn each<'v>(
     }
 }
 
-fn check_request(request: &At<'_>, errors: &mut ErrorList) {
+fn check_request(request: &At<'_>, gates: Gates, errors: &mut ErrorList) {
     request.get("name").check_format(errors, format::dns_label);
     let (alternatives, exact) = (request.get("firstAvailable"), request.get("exactly"));
     match (alternatives.is_empty(), exact.is_set()) {
@@ -125,15 +130,15 @@ fn check_request(request: &At<'_>, errors: &mut ErrorList) {
         }
         (false, false) => each(&alternatives, MAX_ALTERNATIVES, Some("name"), errors, |one, errors| {
             one.get("name").check_format(errors, format::dns_label);
-            check_exact(one, errors);
+            check_exact(one, gates, errors);
         }),
-        (true, true) => check_exact(&exact, errors),
+        (true, true) => check_exact(&exact, gates, errors),
     }
 }
 
-fn check_exact(request: &At<'_>, errors: &mut ErrorList) {
+fn check_exact(request: &At<'_>, gates: Gates, errors: &mut ErrorList) {
     request.get("deviceClassName").check_required_format(errors, format::dns_subdomain);
-    check_selectors(&request.get("selectors"), errors);
+    check_selectors(&request.get("selectors"), false, gates, errors);
     let (mode, count) = (request.get("allocationMode"), request.get("count"));
     match mode.text() {
         "All" if count.int() != 0 => {
@@ -146,12 +151,12 @@ fn check_exact(request: &At<'_>, errors: &mut ErrorList) {
     request.get("tolerations").items().for_each(|toleration| check_toleration(&toleration, errors));
 }
 
-/// Selectors of devices.
-pub(super) fn check_selectors(list: &At<'_>, errors: &mut ErrorList) {
+/// Selectors of devices, new ones or those that are `stored` already.
+pub(super) fn check_selectors(list: &At<'_>, stored: bool, gates: Gates, errors: &mut ErrorList) {
     each(list, MAX_ENTRIES, None, errors, |selector, errors| {
         let cel = selector.get("cel");
         if cel.check_there(errors) {
-            selectors::check(&cel.get("expression"), errors);
+            selectors::check(&cel.get("expression"), stored, gates, errors);
         }
     });
 }

@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use component_base::features::Gates;
+
 use super::claims;
 use crate::{
     field::ErrorList,
@@ -21,21 +23,22 @@ pub(super) fn resource() -> Resource {
         storage_version: "v1",
         namespaced: false,
         strategy: Arc::new(Rules {
-            validate_over,
+            validate_gated,
             ..Rules::new(Plain { status: false, generation: true, cells: NAME_AND_AGE })
         }),
         ..Resource::of("resource.k8s.io", "DeviceClass", "deviceclasses", "deviceclass")
     }
 }
 
-/// Configurations that stay as they were may be larger than new ones.
-fn validate_over(class: &Object, old: Option<&Object>, errors: &mut ErrorList) {
+/// Configurations that stay as they were may be larger than new ones, and expressions may say what they said.
+fn validate_gated(class: &Object, old: Option<&Object>, gates: Gates, errors: &mut ErrorList) {
     let spec = At::spec(class);
-    let is_kept = old
-        .is_some_and(|old| semantic::same(At::spec(old).get("config").value(), spec.get("config").value()));
-    claims::check_selectors(&spec.get("selectors"), errors);
+    let is_kept = |field: &str| {
+        old.is_some_and(|old| semantic::same(At::spec(old).get(field).value(), spec.get(field).value()))
+    };
+    claims::check_selectors(&spec.get("selectors"), is_kept("selectors"), gates, errors);
     claims::each(&spec.get("config"), MAX_CONFIG, None, errors, |config, errors| {
-        claims::check_config_after(config, is_kept, errors);
+        claims::check_config_after(config, is_kept("config"), errors);
     });
     let name = spec.get("extendedResourceName");
     if name.is_set() && !resources::is_extended(name.text()) {

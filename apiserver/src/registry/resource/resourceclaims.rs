@@ -32,7 +32,12 @@ pub(super) fn resource() -> Resource {
                 }
             },
             change,
-            validate_new: |claim, errors| claims::check_spec(&At::spec(claim), errors),
+            // What was stored once does not change, and so is not looked at again.
+            validate_gated: |claim, old, gates, errors| {
+                if old.is_none() {
+                    claims::check_spec(&At::spec(claim), gates, errors);
+                }
+            },
             validate_change,
             validate_status,
             convert: conversion::claim,

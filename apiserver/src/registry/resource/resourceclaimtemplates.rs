@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use component_base::features::Gates;
+
 use super::{claims, conversion};
 use crate::{
     field::ErrorList,
@@ -25,7 +27,7 @@ pub(super) fn resource() -> Resource {
                 }
             },
             // What was stored once does not change, and so is not looked at again.
-            validate_new: validate,
+            validate_gated: validate,
             validate_change,
             convert: conversion::template,
             ..Rules::new(Plain { status: false, generation: false, cells: NAME_AND_AGE })
@@ -39,10 +41,13 @@ pub(super) fn resource() -> Resource {
     }
 }
 
-fn validate(template: &Object, errors: &mut ErrorList) {
+fn validate(template: &Object, old: Option<&Object>, gates: Gates, errors: &mut ErrorList) {
+    if old.is_some() {
+        return;
+    }
     let spec = At::spec(template);
     metadata::check_of_template(&spec.get("metadata"), errors);
-    claims::check_spec(&spec.get("spec"), errors);
+    claims::check_spec(&spec.get("spec"), gates, errors);
 }
 
 fn validate_change(new: &Object, old: &Object, errors: &mut ErrorList) {

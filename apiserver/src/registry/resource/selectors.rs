@@ -6,6 +6,7 @@
 use std::sync::{Arc, LazyLock};
 
 use cel_engine::{DeclKind, DeclType, Env, Type};
+use component_base::features::{Gate, Gates};
 
 use crate::{
     field::{Error, ErrorList},
@@ -23,31 +24,41 @@ const MAX_DOMAIN: u64 = 63;
 /// Characters of the value of an attribute.
 const MAX_VALUE: u64 = 64;
 
-/// What expressions know: the one device.
-static ENVIRONMENT: LazyLock<Env> = LazyLock::new(|| {
+/// Values of an attribute that is a list.
+const MAX_VALUES: u64 = 48;
+
+/// What expressions know, by the gates there are: with shares of devices, with lists as attributes.
+static ENVIRONMENTS: LazyLock<[Env; 4]> =
+    LazyLock::new(|| [(false, false), (true, false), (false, true), (true, true)].map(environment));
+
+/// The one device.
+fn environment((shares, lists): (bool, bool)) -> Env {
     let sized = |decl: DeclType, max_elements: u64| DeclType { max_elements, ..decl };
     let by_domain =
         |value: DeclType| sized(DeclType::map_of(sized(DeclType::map_of(value), MAX_ENTRIES)), MAX_ENTRIES);
     let quantity = DeclType::simple(DeclKind::Opaque(Type::Opaque("kubernetes.Quantity".into())));
-    let device = DeclType::object(
-        "kubernetes.DRADevice",
-        [
-            ("driver", sized(DeclType::simple(DeclKind::String), MAX_DOMAIN)),
-            ("attributes", by_domain(sized(DeclType::any(), MAX_VALUE))),
-            ("capacity", by_domain(quantity)),
-            ("allowMultipleAllocations", DeclType::simple(DeclKind::Bool)),
-        ],
-    );
-    Env::new().with_bindings().declared("device", &Arc::new(device))
-});
+    let longest = if lists { MAX_VALUE.max(MAX_VALUES) } else { MAX_VALUE };
+    let fields = [
+        ("driver", sized(DeclType::simple(DeclKind::String), MAX_DOMAIN)),
+        ("attributes", by_domain(sized(DeclType::any(), longest))),
+        ("capacity", by_domain(quantity)),
+    ];
+    let shared = shares.then(|| ("allowMultipleAllocations", DeclType::simple(DeclKind::Bool)));
+    let device = DeclType::object("kubernetes.DRADevice", fields.into_iter().chain(shared));
+    let env = Env::new().with_bindings().declared("device", &Arc::new(device));
+    if lists { env.with_function("includes") } else { env }
+}
 
-/// What is wrong with an expression.
-pub(super) fn check(expression: &At<'_>, errors: &mut ErrorList) {
+/// What is wrong with an expression. One that is `stored` already may speak of what gates have taken away since.
+pub(super) fn check(expression: &At<'_>, stored: bool, gates: Gates, errors: &mut ErrorList) {
     let source = expression.text();
     if source.len() > MAX_LENGTH {
         return errors.push(Error::too_long(expression.path(), MAX_LENGTH));
     }
-    let (kind, cost) = match ENVIRONMENT.check(source) {
+    let on = |gate: Gate| stored || gates.has(gate);
+    let (shares, lists) = (on(Gate::DRAConsumableCapacity), on(Gate::DRAListTypeAttributes));
+    let environment = &ENVIRONMENTS[usize::from(shares) + 2 * usize::from(lists)];
+    let (kind, cost) = match environment.check(source) {
         Ok(checked) => checked,
         Err(error) => return expression.invalid_as(errors, source, format!("compilation failed: {error}")),
     };
@@ -67,8 +78,12 @@ mod tests {
     use crate::field::Path;
 
     fn found(source: &str) -> Vec<String> {
+        with(Gates::default(), false, source)
+    }
+
+    fn with(gates: Gates, stored: bool, source: &str) -> Vec<String> {
         let (value, mut errors) = (Value::from(source), ErrorList::new());
-        check(&At::new(&value, Path::new("e")), &mut errors);
+        check(&At::new(&value, Path::new("e")), stored, gates, &mut errors);
         errors.iter().map(|error| error.detail.lines().next().unwrap_or_default().to_owned()).collect()
     }
 
@@ -109,5 +124,20 @@ mod tests {
         }
         assert_eq!(found(&"x".repeat(MAX_LENGTH + 1)).len(), 1);
         assert!(found("")[0].starts_with("compilation failed: ERROR: <input>:1:"));
+    }
+
+    #[test]
+    fn gates_say_what_expressions_know() {
+        let (plain, good) = (Gates::default(), Vec::<String>::new());
+        let (shares, lists) =
+            ("device.allowMultipleAllocations", "device.attributes['d.io'].a.includes('x')");
+        let wrong = |error: &str| vec![format!("compilation failed: ERROR: <input>:1:{error}")];
+        assert_eq!(with(plain.with(Gate::DRAConsumableCapacity, true), false, shares), good);
+        let off = plain.with(Gate::DRAConsumableCapacity, false);
+        assert_eq!(with(off, false, shares), wrong("7: undefined field 'allowMultipleAllocations'"));
+        assert_eq!(with(off, true, shares), good, "it is there already");
+        assert_eq!(with(plain.with(Gate::DRAListTypeAttributes, true), false, lists), good);
+        let undeclared = wrong("36: undeclared reference to 'includes' (in container '')");
+        assert_eq!(with(plain.with(Gate::DRAListTypeAttributes, false), false, lists), undeclared);
     }
 }

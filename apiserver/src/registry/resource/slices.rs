@@ -282,7 +282,7 @@ pub(super) fn check_taint(taint: &At<'_>, before: Option<&At<'_>>, errors: &mut 
 fn check_policy(policy: &At<'_>, whole: &At<'_>, errors: &mut ErrorList) {
     let (values, range, default) =
         (policy.get("validValues"), policy.get("validRange"), policy.get("default"));
-    let Some(whole) = whole.quantity() else { return };
+    let whole = whole.quantity().unwrap_or_default();
     if !values.is_empty() && range.is_set() {
         return policy.forbidden(
             errors,

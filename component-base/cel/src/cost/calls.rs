@@ -3,7 +3,7 @@
 use super::{
     AUTHORIZATION, COMPARISONS, CostRange, LIST, PATTERN, TRAVERSAL, copied, has_text, scaled, selector, size,
 };
-use crate::{ast::Literal, types::Type, value::Value};
+use crate::{ast::Literal, library::devices::MAX_VALUES, types::Type, value::Value};
 
 /// What is known of an argument before run time.
 #[derive(Debug)]
@@ -123,6 +123,7 @@ pub(super) fn estimate(
         | "getEscapedPath"
         | "getQuery" => one,
         "fieldSelector" | "labelSelector" => Some((selector(first?.size()), None)),
+        "includes" => Some((CostRange { min: 0, max: MAX_VALUES as u64 }, None)),
         "isSorted" | "sum" | "max" | "min" | "indexOf" | "lastIndexOf" => Some((visited(target?), None)),
         "url" | "jsonpatch.escapeKey" => first.map(|arg| (arg.size().scaled(TRAVERSAL), Some(arg.size()))),
         "lowerAscii" | "upperAscii" | "substring" | "trim" => {

@@ -23,7 +23,7 @@ pub(super) struct Maker {
 impl Selectors {
     /// Compiles all selectors of a class or a request, named by `of` in errors.
     pub(super) fn compile(all: &[DeviceSelector], of: &str) -> Result<Selectors, Reason> {
-        let env = Env::new().variable("device", Type::Dyn);
+        let env = Env::new().with_bindings().variable("device", Type::Dyn);
         let mut out = Selectors::default();
         for (at, selector) in all.iter().enumerate() {
             let Some(cel) = &selector.cel else {

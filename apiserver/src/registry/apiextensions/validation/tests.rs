@@ -315,3 +315,37 @@ fn consent_that_was_missing_may_not_become_wrong() {
     assert!(!update(None, None) && !update(Some("nonsense"), Some("nonsense")));
     assert!(update(Some("nonsense"), None) && update(None, Some("nonsense")));
 }
+
+#[test]
+fn columns_have_formats_of_values_and_names_are_told_at_once() {
+    let column = |format: &str| {
+        told(&[(
+            "/spec/versions/0/additionalPrinterColumns",
+            json!([{"name": "n", "type": "string", "format": format, "jsonPath": ".x"}]),
+        )])
+    };
+    assert_eq!(column("date-time"), Vec::<String>::new());
+    assert_eq!(
+        column("name"),
+        [
+            r#"spec.additionalPrinterColumns[0].format: Invalid value: "name": must be one of byte,date,date-time,double,float,int32,int64,password"#
+        ]
+    );
+    for names in ["shortNames", "categories"] {
+        let long = format!("-{}", "x".repeat(63));
+        let errors = told(&[(&format!("/spec/names/{names}"), json!([long]))]);
+        let start = format!("spec.names.{names}[0]: Invalid value: {long:?}: must be no more than 63 ");
+        assert!(errors.len() == 1 && errors[0].starts_with(&start), "{errors:?}");
+        assert!(errors[0].contains(",a DNS-1035 label must consist"), "{errors:?}");
+    }
+}
+
+#[test]
+fn metadata_of_the_root_may_be_explained_by_examples() {
+    let with = |meta: Value| of_schema(json!({"type": "object", "properties": {"metadata": meta}}));
+    assert_eq!(
+        with(json!({"type": "object", "example": {"name": "x"}, "externalDocs": {"url": "u"}})).len(),
+        0
+    );
+    assert_eq!(with(json!({"type": "object", "maxProperties": 1})).len(), 1);
+}
