@@ -12,6 +12,7 @@ use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use arc_swap::ArcSwap;
 use async_trait::async_trait;
+use component_base::features::{Gate, Gates};
 
 use crate::{
     auth::{Authenticator, Credentials, User},
@@ -57,6 +58,8 @@ pub struct Options {
     pub jwks_uri: Option<String>,
     /// `--service-account-max-token-expiration`; zero = no limit.
     pub max_token_expiration: Duration,
+    /// `--feature-gates`.
+    pub gates: Gates,
     /// `--service-account-extend-token-expiration`.
     pub extend_token_expiration: bool,
     /// `--service-account-lookup`.
@@ -162,6 +165,7 @@ pub fn build(
     let mut client_ca = None;
     if let Some(path) = &options.client_ca_file {
         let certificates = Arc::new(x509::ClientCertificates::new(&read(path)?)?);
+        certificates.name_uids(options.gates.has(Gate::AllowParsingUserUIDFromCertAuth));
         chain.push(certificates.clone());
         client_ca = Some(certificates);
     }
@@ -264,7 +268,17 @@ fn issuers(
     let server = lease_name(&hostname());
     let mut issuers: Vec<Arc<dyn Authenticator>> = Vec::new();
     for one in all {
-        let one = oidc::Options { server: server.clone(), ..one };
+        if one.network.is_some()
+            && !options.gates.has(Gate::StructuredAuthenticationConfigurationEgressSelector)
+        {
+            return Err(BuildError::Config(config::LoadError::Invalid(format!(
+                "issuer.egressSelectorType of {}: egress selector is not supported when \
+                 StructuredAuthenticationConfigurationEgressSelector feature gate is disabled",
+                one.url
+            ))));
+        }
+        let hides_keys = !options.gates.has(Gate::StructuredAuthenticationConfigurationJWKSMetrics);
+        let one = oidc::Options { server: server.clone(), hides_keys, ..one };
         issuers.push(Arc::new(oidc::Issuer::new(one, egress).map_err(BuildError::Issuer)?));
     }
     Ok(issuers)

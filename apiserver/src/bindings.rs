@@ -29,6 +29,8 @@ pub struct Bindings {
     pub pods: Kind,
     /// Whether labels of the binding join those of the pod.
     pub labels: bool,
+    /// Whether the node that a pod was nominated for is forgotten.
+    pub clears: bool,
 }
 
 #[async_trait]
@@ -44,7 +46,7 @@ impl VirtualResource for Bindings {
         for _ in 0..TRIES {
             let pod = self.objects.get_latest(self.pods, namespace, name).await?;
             let pod = pod.ok_or_else(|| Status::not_found(&what, name))?;
-            let bound = bind(&pod, &binding, self.labels, Timestamp::now())?;
+            let bound = bind(&pod, &binding, (self.labels, self.clears), Timestamp::now())?;
             match self.objects.update(self.pods, bound).await {
                 Ok(_) => return Ok(success()),
                 Err(error) if error.code == 409 => {}
@@ -67,7 +69,12 @@ fn success() -> Object {
 }
 
 /// The pod, bound. Pure.
-fn bind(pod: &Object, binding: &Object, labels: bool, now: Timestamp) -> Result<Object, Status> {
+fn bind(
+    pod: &Object,
+    binding: &Object,
+    (labels, clears): (bool, bool),
+    now: Timestamp,
+) -> Result<Object, Status> {
     let name = pod.name();
     let text = |pointer: &str| binding.pointer(pointer).and_then(Value::as_str).unwrap_or_default();
     let conflict = |why: &str| Err(Status::conflict(&GroupName::new("", "pods/binding"), name, why));
@@ -107,7 +114,7 @@ fn bind(pod: &Object, binding: &Object, labels: bool, now: Timestamp) -> Result<
     conditions.push(json!({"type": "PodScheduled", "status": "True", "lastTransitionTime": rfc3339(now)}));
     status["conditions"] = conditions.into();
     // What was but a hint misleads whoever looks at it from now on.
-    if let Some(status) = status.as_object_mut() {
+    if let Some(status) = status.as_object_mut().filter(|_| clears) {
         status.remove("nominatedNodeName");
     }
     bound.set("status", status);
@@ -139,7 +146,7 @@ mod tests {
     }
 
     fn result(pod: Value, binding: Value) -> Result<Object, String> {
-        bind(&object(pod), &object(binding), true, Timestamp::UNIX_EPOCH).map_err(|e| e.message)
+        bind(&object(pod), &object(binding), (true, true), Timestamp::UNIX_EPOCH).map_err(|e| e.message)
     }
 
     #[test]
@@ -152,6 +159,8 @@ mod tests {
         assert_eq!(bound.pointer("/spec/nodeName"), Some(&json!("n1")));
         assert_eq!(bound.pointer("/status/conditions/0/status"), Some(&json!("True")));
         assert_eq!(bound.pointer("/status/nominatedNodeName"), None);
+        let kept = bind(&object(pod.clone()), &object(binding.clone()), (true, false), Timestamp::UNIX_EPOCH);
+        assert_eq!(kept.unwrap().pointer("/status/nominatedNodeName"), Some(&json!("n0")));
         let again = result(bound.into_value(), binding.clone()).unwrap_err();
         assert!(again.ends_with("pod p is already assigned to node \"n1\""), "{again}");
         let other = json!({"metadata": {"uid": "other"}, "target": {"name": "n1"}});

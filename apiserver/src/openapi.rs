@@ -23,7 +23,10 @@ use std::{
 };
 
 use bytes::Bytes;
-use component_base::version;
+use component_base::{
+    features::{Gate, Gates},
+    version,
+};
 use flate2::{Compression, write::GzEncoder};
 use http::{HeaderMap, HeaderValue, Response, header};
 use parking_lot::Mutex;
@@ -58,8 +61,8 @@ enum Dialect {
 
 /// The documents of one server.
 pub struct OpenApi {
-    /// The server speaks CBOR.
-    cbor: bool,
+    /// Whether the server speaks CBOR, and documents list what values there are.
+    gates: Gates,
     cache: Mutex<Cache>,
 }
 
@@ -98,9 +101,9 @@ impl GroupVersion {
 }
 
 impl OpenApi {
-    /// No documents yet; `cbor` where that is among what is served and taken.
-    pub fn new(cbor: bool) -> Self {
-        Self { cbor, cache: Mutex::default() }
+    /// No documents yet; they tell of what the gates let through.
+    pub fn new(gates: Gates) -> Self {
+        Self { gates, cache: Mutex::default() }
     }
 
     /// Answers a path below `/openapi`; `None` when the path is another.
@@ -120,7 +123,7 @@ impl OpenApi {
             return Some(Ok(response::text(406, "only application/json is served")));
         }
         if rest == "v3" {
-            return Some(Ok(response::json(200, &index((catalog, self.cbor), &elsewhere.index))));
+            return Some(Ok(response::json(200, &index((catalog, self.gates), &elsewhere.index))));
         }
         let rest = if protobuf { V2_PROTOBUF } else { rest };
         Some(self.document(catalog, &elsewhere.described, (rest, info.query.get("hash")), headers).await)
@@ -141,7 +144,7 @@ impl OpenApi {
             }
         };
         let described = if dialect == Dialect::V2 { described } else { &[] };
-        let digest = digest((catalog, self.cbor), &versions, described);
+        let digest = digest((catalog, self.gates), &versions, described);
         let tag = format!("\"{digest}\"");
         let unchanged = headers
             .get(header::IF_NONE_MATCH)
@@ -155,7 +158,7 @@ impl OpenApi {
                 versions,
                 described: described.to_vec(),
                 protobuf: name == V2_PROTOBUF,
-                cbor: self.cbor,
+                gates: self.gates,
             };
             let packed = self.packed(catalog, (name, &digest), build).await?;
             body(&packed, if name == V2_PROTOBUF { protobuf::MEDIA } else { "application/json" }, headers)?
@@ -198,12 +201,12 @@ struct Build {
     versions: Vec<GroupVersion>,
     described: Vec<Arc<Described>>,
     protobuf: bool,
-    cbor: bool,
+    gates: Gates,
 }
 
 impl Build {
     fn run(self, catalog: &Catalog) -> std::io::Result<Bytes> {
-        let mut document = document::build(catalog, (self.dialect, self.cbor), &self.versions);
+        let mut document = document::build(catalog, (self.dialect, self.gates), &self.versions);
         for other in &self.described {
             merge::add(&mut document, other);
         }
@@ -230,12 +233,12 @@ impl Cache {
     }
 }
 
-fn index((catalog, cbor): (&Catalog, bool), elsewhere: &[(String, String)]) -> Value {
+fn index((catalog, gates): (&Catalog, Gates), elsewhere: &[(String, String)]) -> Value {
     let mut paths: Map<String, Value> = group_versions(catalog)
         .into_iter()
         .map(|gv| {
             let path = gv.path();
-            let digest = digest((catalog, cbor), std::slice::from_ref(&gv), &[]);
+            let digest = digest((catalog, gates), std::slice::from_ref(&gv), &[]);
             let url = format!("/openapi/v3/{path}?hash={digest}");
             (path, json!({"serverRelativeURL": url}))
         })
@@ -256,7 +259,7 @@ fn group_versions(catalog: &Catalog) -> Vec<GroupVersion> {
 
 /// A digest of all that a document is built from; building it is not needed to know it.
 fn digest(
-    (catalog, cbor): (&Catalog, bool),
+    (catalog, gates): (&Catalog, Gates),
     versions: &[GroupVersion],
     described: &[Arc<Described>],
 ) -> String {
@@ -265,8 +268,11 @@ fn digest(
         common.chain_update(version::GIT_VERSION).chain_update(proto::table::TEXT)
     });
     let mut hash = COMMON.clone();
-    if cbor {
+    if gates.has(Gate::CBORServingAndStorage) {
         hash.update("cbor");
+    }
+    if !gates.has(Gate::OpenAPIEnums) {
+        hash.update("no words");
     }
     for gv in versions {
         for r in catalog.iter().filter(|r| r.group == gv.group && r.versions.contains(&gv.version)) {

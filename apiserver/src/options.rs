@@ -544,7 +544,7 @@ impl Config {
             deletes_at_once: at_least_one(values, "delete-collection-workers")?,
             publishes_endpoints: publishes_endpoints(values)?,
             front: front::options(values)?,
-            authn: authentication(values)?,
+            authn: authentication(values, gates)?,
             audit: audit::Options::new(values)
                 .map_err(|(flag, value)| invalid(flag, value, "is none of the allowed values"))?,
             admission_config: path(values, "admission-control-config-file"),
@@ -867,7 +867,13 @@ fn request_header(values: &Values) -> Option<(PathBuf, RequestHeader)> {
     Some((path(values, "requestheader-client-ca-file")?, header))
 }
 
-fn authentication(values: &Values) -> Result<authn::Options, OptionsError> {
+fn authentication(values: &Values, gates: Gates) -> Result<authn::Options, OptionsError> {
+    const UIDS: &str = "requestheader-uid-headers";
+    let uids = values.list(UIDS);
+    if !uids.is_empty() && !gates.has(Gate::RemoteRequestHeaderUID) {
+        let gate = Gate::RemoteRequestHeaderUID.to_string();
+        return Err(invalid(UIDS, uids.join(","), format!("requires the {gate:?} feature to be enabled")));
+    }
     let webhook = match path(values, "authentication-token-webhook-config-file") {
         Some(path) => Some((
             path,
@@ -895,6 +901,7 @@ fn authentication(values: &Values) -> Result<authn::Options, OptionsError> {
         extend_token_expiration: values.bool("service-account-extend-token-expiration"),
         anonymous: values.is_set("anonymous-auth").then(|| values.bool("anonymous-auth")),
         config: path(values, "authentication-config"),
+        gates,
         oidc: oidc(values)?,
         webhook,
     })
@@ -1033,7 +1040,7 @@ mod tests {
             ("--runtime-config=v1=true", "runtime-config invalid key v1"),
             ("--feature-gates=Nothing=true", "unrecognized feature gate: Nothing"),
             ("--feature-gates=WinDSR=false", "feature is locked to true"),
-            ("--feature-gates=UserNamespacesHostNetworkSupport=true", "this kube-apiserver has it off only"),
+            ("--feature-gates=NativeHistograms=true", "this kube-apiserver has it off only"),
             ("--peer-ca-file=f", "--peer-ca-file and --proxy-client-cert-file must be given together"),
             (
                 "--coordinated-leadership-renew-deadline=15s",
@@ -1043,7 +1050,11 @@ mod tests {
                 "--coordinated-leadership-retry-period=10s",
                 "renew-deadline must be greater than --coordinated",
             ),
-            ("--feature-gates=AllAlpha=true", "UserNamespacesHostNetworkSupport"),
+            ("--feature-gates=AllAlpha=true", "TaintTolerationComparisonOperators"),
+            (
+                "--requestheader-uid-headers=X-Uid --feature-gates=RemoteRequestHeaderUID=false",
+                "requires the \"RemoteRequestHeaderUID\" feature to be enabled",
+            ),
             ("--feature-gates=StorageVersionAPI=true", "internal.apiserver.k8s.io/v1alpha1"),
             (
                 "--feature-gates=APIServerIdentity=false",
@@ -1076,7 +1087,7 @@ mod tests {
             ("--etcd-servers-overrides=/events#http://e:2379;", "must be of format: group/resource#servers"),
             ("--etcd-servers-overrides=/events", "must be of format: group/resource#servers"),
         ] {
-            let error = parse(&[bad]).unwrap_err();
+            let error = parse(&bad.split(' ').collect::<Vec<_>>()).unwrap_err();
             assert!(error.contains(why), "{bad}: {error}");
         }
     }

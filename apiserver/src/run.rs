@@ -253,14 +253,14 @@ pub async fn build(config: Config, catalog: catalog::Catalog, tasks: &Tasks) -> 
         admission: chain.map_err(BuildError::Admission)?.plugins(),
         virtuals: virtuals(&authentication, &authorization.authorizer, &objects, config.gates),
         authentication,
-        openapi: OpenApi::new(cbor),
+        openapi: OpenApi::new(config.gates),
         discovery: Discovery::new(config.gates.has(Gate::StorageVersionHash)),
         authorizer: authorization.authorizer.clone(),
         side_effects: HashMap::from([(("", "services"), effects)]),
         external: external(&config, &facts),
         anonymous,
         health: health::Settings { begun: Instant::now(), ..config.health },
-        pages: Pages::new(config.flags.clone(), cbor),
+        pages: Pages::new(config.flags.clone(), config.gates),
         profiling: config.profiling,
         impersonation: LastModes::default(),
         gates: config.gates,
@@ -478,7 +478,8 @@ fn virtuals(
 ) -> Virtuals {
     let mut all = reviews::all(authentication, authorizer);
     let labels = gates.has(Gate::PodTopologyLabelsAdmission);
-    let binding = Bindings { objects: objects.clone(), pods: objects::PODS, labels };
+    let clears = gates.has(Gate::ClearingNominatedNodeNameAfterBinding);
+    let binding = Bindings { objects: objects.clone(), pods: objects::PODS, labels, clears };
     all.insert(("", "pods/binding"), Arc::new(binding));
     all
 }

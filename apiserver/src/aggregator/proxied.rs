@@ -4,6 +4,7 @@
 
 use std::sync::Arc;
 
+use component_base::features::Gate;
 use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, header};
 use hyper::body::Incoming;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
@@ -87,7 +88,9 @@ pub async fn serve(
         tracing::warn!(group = remote.group, version = remote.version, why, "API server cannot be found");
         unavailable()
     })?;
-    set_user(request.headers_mut(), user);
+    let tells_uid = server.gates.has(Gate::RemoteRequestHeaderUID);
+    let without = (!tells_uid).then(|| User { uid: String::new(), ..user.clone() });
+    set_user(request.headers_mut(), without.as_ref().unwrap_or(user));
     let refuses = server.aggregated.refuses_redirects();
     let answer = proxy::forward_to(server, target, info, user, peer, request).await?;
     let leads_away = answer.status().is_redirection() && answer.headers().contains_key(header::LOCATION);

@@ -6,6 +6,7 @@
 
 use std::sync::Arc;
 
+use component_base::features::Gate;
 use jiff::{SignedDuration, Timestamp};
 use serde_json::{Value, json};
 
@@ -15,6 +16,7 @@ use super::{
     serviceaccount::username,
 };
 use crate::{
+    audit,
     field::{Error as FieldError, ErrorList, Path},
     object::Object,
     objects::{NODES, Objects, PODS, SECRETS, SERVICE_ACCOUNTS, rfc3339},
@@ -42,6 +44,8 @@ pub struct Issuer {
     extend: bool,
     jwks_uri: Option<String>,
     objects: Arc<dyn Objects>,
+    /// Whether a request may only name the uid that the account has.
+    checks_uid: bool,
 }
 
 /// What a token is bound to.
@@ -71,6 +75,7 @@ impl Issuer {
             extend: options.extend_token_expiration,
             jwks_uri: options.jwks_uri.clone(),
             objects,
+            checks_uid: options.gates.has(Gate::TokenRequestServiceAccountUIDValidation),
         }
     }
 
@@ -92,7 +97,10 @@ impl Issuer {
                 request.uid(),
                 account.uid()
             );
-            return Err(Status::conflict(&token_request(), name, &why));
+            if self.checks_uid {
+                return Err(Status::conflict(&token_request(), name, &why));
+            }
+            audit::annotate("authentication.k8s.io/token-request-uid-mismatch", why);
         }
         request.set("apiVersion", "authentication.k8s.io/v1");
         request.set("kind", "TokenRequest");

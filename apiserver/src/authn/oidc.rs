@@ -44,6 +44,8 @@ pub struct Options {
     pub discovery_url: String,
     /// The network it is in, where that is said; it is reached directly if not.
     pub network: Option<Network>,
+    /// Whether nothing is told of its keys.
+    pub hides_keys: bool,
     /// PEM of who signs the issuer's certificate; the system's authorities when empty.
     pub ca: Vec<u8>,
     /// A token names one of these.
@@ -90,6 +92,7 @@ struct Told {
     /// Hashes of the issuer and of this server.
     labels: [String; 2],
     keys: parking_lot::Mutex<String>,
+    hides_keys: bool,
 }
 
 static LATENCY: LazyLock<HistogramVec> = LazyLock::new(|| {
@@ -127,7 +130,7 @@ fn hash(bytes: &[u8]) -> String {
 impl Told {
     fn new(options: &Options) -> Self {
         let labels = [&options.url, &options.server].map(|text| hash(text.as_bytes()));
-        Self { labels, keys: parking_lot::Mutex::default() }
+        Self { labels, keys: parking_lot::Mutex::default(), hides_keys: options.hides_keys }
     }
 
     fn authenticated(&self, good: bool, begun: Instant) {
@@ -137,6 +140,9 @@ impl Told {
 
     /// The issuer was asked for its keys: their hash, if it told them.
     fn fetched(&self, keys: Option<&str>) {
+        if self.hides_keys {
+            return;
+        }
         let [issuer, server] = self.labels.each_ref().map(String::as_str);
         let result = if keys.is_some() { "success" } else { "failure" };
         let now = jiff::Timestamp::now().as_duration().as_secs_f64();

@@ -5,7 +5,13 @@
 //! as a TLS alert. Contract: upstream `pkg/authentication/request/x509`, RFC 5280 path validation by
 //! rustls' webpki.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+};
 
 use arc_swap::ArcSwap;
 use async_trait::async_trait;
@@ -41,6 +47,8 @@ pub enum CaError {
 pub struct ClientCertificates {
     trust: ArcSwap<Trust>,
     checked: Mutex<HashMap<[u8; 32], Checked>>,
+    /// Whether subjects say uids.
+    uids: AtomicBool,
 }
 
 struct Trust {
@@ -60,7 +68,16 @@ struct Checked {
 impl ClientCertificates {
     /// Trusts the certificates of a PEM bundle.
     pub fn new(pem: &[u8]) -> Result<Self, CaError> {
-        Ok(Self { trust: ArcSwap::from_pointee(Trust::new(pem)?), checked: Mutex::default() })
+        Ok(Self {
+            trust: ArcSwap::from_pointee(Trust::new(pem)?),
+            checked: Mutex::default(),
+            uids: AtomicBool::new(true),
+        })
+    }
+
+    /// Whether a subject says its user's uid, which it does unless told otherwise.
+    pub fn name_uids(&self, they_do: bool) {
+        self.uids.store(they_do, Ordering::Relaxed);
     }
 
     /// Trusts another bundle from now on.
@@ -93,7 +110,7 @@ impl ClientCertificates {
             .map_err(|e| format!("verifying certificate failed: {e}"))?;
         let (_, certificate) =
             X509Certificate::from_der(leaf).map_err(|e| format!("parsing certificate failed: {e}"))?;
-        let user = subject(&certificate, leaf)?;
+        let user = subject(&certificate, leaf, self.uids.load(Ordering::Relaxed))?;
         let expires = certificate.validity().not_after.timestamp();
         counted(expires - now);
         let mut not_after = expires;
@@ -141,14 +158,14 @@ impl Trust {
 }
 
 /// The user a subject names. More than one uid, or an empty one, is refused as upstream does.
-fn subject(certificate: &X509Certificate<'_>, der: &[u8]) -> Result<User, String> {
+fn subject(certificate: &X509Certificate<'_>, der: &[u8], uids: bool) -> Result<User, String> {
     let subject = certificate.subject();
     let name = subject.iter_common_name().last().and_then(|a| a.as_str().ok()).unwrap_or_default();
     if name.is_empty() {
         return Err("certificate subject has no common name".to_owned());
     }
     let groups = subject.iter_organization().filter_map(|a| a.as_str().ok()).map(str::to_owned).collect();
-    let mut uids = subject.iter_attributes().filter(|a| a.attr_type().to_id_string() == UID_OID);
+    let mut uids = subject.iter_attributes().filter(|a| uids && a.attr_type().to_id_string() == UID_OID);
     let uid = match (uids.next(), uids.next()) {
         (None, _) => String::new(),
         (Some(uid), None) => match uid.as_str() {
@@ -226,6 +243,9 @@ mod tests {
             assert!(user.extra[CREDENTIAL_ID][0].starts_with("X509SHA256="));
         }
         assert_eq!(user_at(&authenticator, &[], NOW).unwrap(), None);
+        let plain = ClientCertificates::new(ca.pem.as_bytes()).unwrap();
+        plain.name_uids(false);
+        assert_eq!(user_at(&plain, &chain, NOW).unwrap().unwrap().uid, "");
     }
 
     #[test]

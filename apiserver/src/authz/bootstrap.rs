@@ -76,6 +76,8 @@ const AT_ONCE: usize = 32;
 const READ: &str = "get list watch";
 const WRITE: &str = "create delete deletecollection patch update";
 const ALL: &str = "*";
+/// Paths that are there when their gates are on.
+const PAGES: [(Gate, &str); 2] = [(Gate::ComponentFlagz, "/flagz"), (Gate::ComponentStatusz, "/statusz")];
 const ROLE: Role = Role { namespace: "", name: "", aggregate_to: "", aggregates: "", rules: &[], gate: None };
 const BINDING: Binding = Binding { namespace: "", name: "", role: "", subjects: &[], gate: None };
 /// Reporting events, old and new API.
@@ -133,7 +135,8 @@ pub(super) fn node_rules(gates: Gates) -> Vec<Policy> {
 
 /// The rules whose gates are on.
 fn values(rules: &[Rule], gates: Gates) -> Vec<Value> {
-    rules.iter().filter(|rule| rule.gate.is_none_or(|gate| gates.has(gate))).map(Rule::value).collect()
+    let open = rules.iter().filter(|rule| rule.gate.is_none_or(|gate| gates.has(gate)));
+    open.map(|rule| rule.value(gates)).collect()
 }
 
 /// Brings the cluster's bootstrap policy up to date. Safe to run on several servers at once.
@@ -255,7 +258,8 @@ impl Rule {
         Self { gate: Some(gate), ..self }
     }
 
-    fn value(&self) -> Value {
+    fn value(&self, gates: Gates) -> Value {
+        let hidden = |word: &&str| PAGES.iter().any(|(gate, page)| page == word && !gates.has(*gate));
         let mut value = json!({"verbs": words(self.verbs)});
         for (field, text) in [
             ("apiGroups", self.groups),
@@ -264,7 +268,8 @@ impl Rule {
             ("nonResourceURLs", self.paths),
         ] {
             if !text.is_empty() {
-                value[field] = json!(words(text));
+                let told: Vec<&str> = words(text).into_iter().filter(|word| !hidden(word)).collect();
+                value[field] = json!(told);
             }
         }
         value

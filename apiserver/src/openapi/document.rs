@@ -1,6 +1,6 @@
 //! A whole document: the operations of some group-versions and the schemas they lead to.
 
-use component_base::version;
+use component_base::{features::Gates, version};
 use serde_json::{Value, json};
 
 use super::{Dialect, GroupVersion, operations, schemas};
@@ -8,14 +8,18 @@ use crate::registry::catalog::Catalog;
 
 /// Describes every resource of these group-versions.
 ///
-/// CBOR is among their media types where the server speaks it.
-pub(super) fn build(catalog: &Catalog, (dialect, cbor): (Dialect, bool), versions: &[GroupVersion]) -> Value {
+/// Gates say whether CBOR is among their media types, and whether fields list the words they take.
+pub(super) fn build(
+    catalog: &Catalog,
+    (dialect, gates): (Dialect, Gates),
+    versions: &[GroupVersion],
+) -> Value {
     let mut found = operations::Found::default();
     for gv in versions {
-        operations::describe(catalog, (dialect, cbor), gv, &mut found);
+        operations::describe(catalog, (dialect, gates), gv, &mut found);
     }
     let operations::Found { paths, types, mut custom } = found;
-    let mut schemas = schemas::describe(dialect, types);
+    let mut schemas = schemas::describe((dialect, gates), types);
     schemas.append(&mut custom);
     let info = json!({"title": "Kubernetes", "version": version::GIT_VERSION});
     let bearer =

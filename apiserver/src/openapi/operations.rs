@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 
+use component_base::features::{Gate, Gates};
 use proto::{
     cbor,
     table::{self, TypeId},
@@ -80,13 +81,13 @@ struct Writer<'a> {
 /// Adds the paths of one group-version, and the types they refer to.
 pub(super) fn describe(
     catalog: &Catalog,
-    (dialect, cbor): (Dialect, bool),
+    (dialect, gates): (Dialect, Gates),
     gv: &GroupVersion,
     found: &mut Found,
 ) {
     let group = if gv.group.is_empty() { "core" } else { gv.group.trim_end_matches(".k8s.io") };
     let api = group.split('.').chain([gv.version]).map(capital).collect();
-    let mut writer = Writer { dialect, cbor, gv, api, found };
+    let mut writer = Writer { dialect, cbor: gates.has(Gate::CBORServingAndStorage), gv, api, found };
     for resource in catalog.iter().filter(|r| r.group == gv.group && r.versions.contains(&gv.version)) {
         writer.resource(resource);
     }

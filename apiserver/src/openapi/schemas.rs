@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use component_base::features::{Gate, Gates};
 use proto::table::{self, Field, Kind, ListType, Scalar, Type, TypeId};
 use serde_json::{Map, Value, json};
 
@@ -50,7 +51,7 @@ pub(super) fn reference_to(dialect: Dialect, name: &str) -> Value {
 }
 
 /// The schemas of these types and of all they lead to, by definition name.
-pub(super) fn describe(dialect: Dialect, roots: BTreeSet<TypeId>) -> Map<String, Value> {
+pub(super) fn describe((dialect, gates): (Dialect, Gates), roots: BTreeSet<TypeId>) -> Map<String, Value> {
     let table = table::builtin();
     let kinds = kinds_by_type();
     let words = Descriptions::read();
@@ -64,7 +65,7 @@ pub(super) fn describe(dialect: Dialect, roots: BTreeSet<TypeId>) -> Map<String,
         let of = table.get(id);
         let mut schema = match of.scalar {
             Some(scalar) => definition(dialect, scalar),
-            None => message(dialect, of),
+            None => message(dialect, of, gates.has(Gate::OpenAPIEnums)),
         };
         let name = definition_name(of.name);
         describe_one(&words, &name, &mut schema);
@@ -124,11 +125,11 @@ fn named(scalar: Scalar) -> Option<&'static str> {
     NAMED.iter().find(|(s, _)| *s == scalar).map(|(_, name)| *name)
 }
 
-fn message(dialect: Dialect, of: &Type) -> Value {
+fn message(dialect: Dialect, of: &Type, words: bool) -> Value {
     let mut schema = json!({"type": "object"});
     if !of.fields.is_empty() {
         let properties: Map<String, Value> =
-            of.fields.iter().map(|f| (f.name.to_owned(), property(dialect, of, f))).collect();
+            of.fields.iter().map(|f| (f.name.to_owned(), property(dialect, of, f, words))).collect();
         schema["properties"] = Value::Object(properties);
     }
     let required: Vec<&str> = of.fields.iter().filter(|f| f.required).map(|f| f.name).collect();
@@ -141,9 +142,11 @@ fn message(dialect: Dialect, of: &Type) -> Value {
     schema
 }
 
-fn property(dialect: Dialect, of: &Type, field: &Field) -> Value {
+fn property(dialect: Dialect, of: &Type, field: &Field, words: bool) -> Value {
     let mut schema = value(dialect, &field.kind);
-    enums::describe(of.name, field.name, &mut schema);
+    if words {
+        enums::describe(of.name, field.name, &mut schema);
+    }
     let mut extensions = Map::new();
     let mut extend = |name: &str, value: Value| extensions.insert(format!("x-kubernetes-{name}"), value);
     let list = matches!(field.kind, Kind::List(_) | Kind::Scalar(Scalar::Bytes));

@@ -2,7 +2,10 @@
 
 use std::{collections::BTreeSet, fs, sync::Arc};
 
-use component_base::reference::reference;
+use component_base::{
+    features::{Gate, Gates},
+    reference::reference,
+};
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 
@@ -20,7 +23,7 @@ fn theirs() -> Option<Value> {
 
 fn all(dialect: Dialect) -> Value {
     let catalog = catalog::builtin();
-    document::build(&catalog, (dialect, false), &group_versions(&catalog))
+    document::build(&catalog, (dialect, Gates::default()), &group_versions(&catalog))
 }
 
 fn references<'v>(value: &'v Value, out: &mut BTreeSet<&'v str>) {
@@ -38,7 +41,7 @@ fn references<'v>(value: &'v Value, out: &mut BTreeSet<&'v str>) {
 fn every_reference_points_to_a_schema() {
     let catalog = catalog::builtin();
     for gv in group_versions(&catalog) {
-        let doc = document::build(&catalog, (Dialect::V3, false), std::slice::from_ref(&gv));
+        let doc = document::build(&catalog, (Dialect::V3, Gates::default()), std::slice::from_ref(&gv));
         let mut refs = BTreeSet::new();
         references(&doc, &mut refs);
         assert!(!refs.is_empty(), "{gv:?}");
@@ -59,7 +62,11 @@ fn every_reference_points_to_a_schema() {
 fn cbor_is_described_where_it_is_spoken() {
     let gv = GroupVersion { group: "apps", version: "v1" };
     for cbor in [false, true] {
-        let doc = document::build(&catalog::builtin(), (Dialect::V3, cbor), std::slice::from_ref(&gv));
+        let doc = document::build(
+            &catalog::builtin(),
+            (Dialect::V3, Gates::default().with(Gate::CBORServingAndStorage, cbor)),
+            std::slice::from_ref(&gv),
+        );
         let one = &doc["paths"]["/apis/apps/v1/namespaces/{namespace}/deployments/{name}"];
         let has = |content: &Value, media: &str| content["content"].get(media).is_some();
         assert_eq!(has(&one["get"]["responses"]["200"], "application/cbor"), cbor);
@@ -67,14 +74,18 @@ fn cbor_is_described_where_it_is_spoken() {
         assert_eq!(has(&one["patch"]["requestBody"], "application/apply-patch+cbor"), cbor);
         assert!(has(&one["patch"]["requestBody"], "application/apply-patch+yaml"));
     }
-    let (on, off) = (index((&catalog::builtin(), true), &[]), index((&catalog::builtin(), false), &[]));
+    let of = |cbor: bool| {
+        let gates = Gates::default().with(Gate::CBORServingAndStorage, cbor);
+        index((&catalog::builtin(), gates), &[])
+    };
+    let (on, off) = (of(true), of(false));
     assert_ne!(on["paths"]["apis/apps/v1"], off["paths"]["apis/apps/v1"], "what differs has another address");
 }
 
 #[test]
 fn patches_take_field_validation() {
     let gv = GroupVersion { group: "apps", version: "v1" };
-    let doc = document::build(&catalog::builtin(), (Dialect::V3, false), &[gv]);
+    let doc = document::build(&catalog::builtin(), (Dialect::V3, Gates::default()), &[gv]);
     let patch = &doc["paths"]["/apis/apps/v1/namespaces/{namespace}/deployments/{name}"]["patch"];
     assert_eq!(patch["x-kubernetes-group-version-kind"]["kind"], "Deployment");
     let names: Vec<&str> =
@@ -141,7 +152,7 @@ fn types_and_fields_say_what_they_are_for() {
 #[test]
 fn the_third_version_tells_defaults() {
     let gv = GroupVersion { group: "", version: "v1" };
-    let doc = document::build(&catalog::builtin(), (Dialect::V3, false), &[gv]);
+    let doc = document::build(&catalog::builtin(), (Dialect::V3, Gates::default()), &[gv]);
     let default = |of: &str, field: &str| {
         let schema = &doc["components"]["schemas"][format!("io.k8s.api.core.v1.{of}")];
         schema["properties"][field].get("default").map(ToString::to_string)
@@ -186,7 +197,7 @@ fn operations_are_those_of_upstream() {
 
 #[test]
 fn the_index_leads_to_every_group_version() {
-    let index = index((&catalog::builtin(), false), &[]);
+    let index = index((&catalog::builtin(), Gates::default()), &[]);
     let url = |path: &str| index["paths"][path]["serverRelativeURL"].as_str().unwrap().to_owned();
     assert!(url("api/v1").starts_with("/openapi/v3/api/v1?hash="));
     assert!(url("apis/apps/v1").starts_with("/openapi/v3/apis/apps/v1?hash="));
@@ -226,8 +237,11 @@ fn with_widgets() -> catalog::Catalog {
 fn custom_kinds_are_described_as_their_definitions_say() {
     let catalog = with_widgets();
     let gv = GroupVersion { group: "example.com", version: "v1" };
-    assert!(index((&catalog, false), &[])["paths"]["apis/example.com/v1"]["serverRelativeURL"].is_string());
-    let doc = document::build(&catalog, (Dialect::V3, false), std::slice::from_ref(&gv));
+    assert!(
+        index((&catalog, Gates::default()), &[])["paths"]["apis/example.com/v1"]["serverRelativeURL"]
+            .is_string()
+    );
+    let doc = document::build(&catalog, (Dialect::V3, Gates::default()), std::slice::from_ref(&gv));
     let mut refs = BTreeSet::new();
     references(&doc, &mut refs);
     for to in refs {
@@ -251,9 +265,24 @@ fn custom_kinds_are_described_as_their_definitions_say() {
     let media: Vec<&String> = patch["requestBody"]["content"].as_object().unwrap().keys().collect();
     assert!(!media.iter().any(|m| m.contains("strategic")), "{media:?}");
 
-    let doc = document::build(&catalog, (Dialect::V2, false), &group_versions(&catalog));
+    let doc = document::build(&catalog, (Dialect::V2, Gates::default()), &group_versions(&catalog));
     assert_eq!(
         doc["definitions"]["com.example.v1.Widget"]["properties"]["spec"]["properties"]["size"],
         json!({})
     );
+}
+
+#[test]
+fn words_are_listed_unless_a_gate_says_otherwise() {
+    let gv = GroupVersion { group: "", version: "v1" };
+    for listed in [true, false] {
+        let gates = Gates::default().with(Gate::OpenAPIEnums, listed);
+        let doc = document::build(&catalog::builtin(), (Dialect::V3, gates), std::slice::from_ref(&gv));
+        let policy =
+            doc.pointer("/components/schemas/io.k8s.api.core.v1.PodSpec/properties/restartPolicy").unwrap();
+        assert_eq!(policy.get("enum").is_some(), listed, "{policy}");
+        assert_eq!(doc.to_string().contains("\"enum\":"), listed);
+    }
+    let digest = |gates: Gates| super::digest((&catalog::builtin(), gates), std::slice::from_ref(&gv), &[]);
+    assert_ne!(digest(Gates::default()), digest(Gates::default().with(Gate::OpenAPIEnums, false)));
 }

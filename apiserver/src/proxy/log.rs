@@ -10,6 +10,7 @@ use std::io;
 
 use base64::{Engine, prelude::BASE64_STANDARD as STANDARD};
 use bytes::Bytes;
+use component_base::features::Gate;
 use futures::{SinkExt, StreamExt};
 use http::{HeaderMap, Request, Response, header};
 use http_body_util::{BodyExt, BodyStream, Limited};
@@ -59,7 +60,8 @@ struct Options {
 impl Connect {
     pub(super) async fn log(mut self) -> Result<Response<Body>, Status> {
         let name = self.info.name.as_str();
-        let options = parse(&self.info.query, name)?;
+        let streams = self.server.gates.has(Gate::PodLogsQuerySplitStreams);
+        let options = parse(&self.info.query, name, streams)?;
         metrics::logs(options.insecure);
         let pod = self.pod().await?;
         let container = container_of(&pod, &options.container)?;
@@ -209,7 +211,7 @@ fn refusal(code: u16, text: &str, name: &str) -> Status {
     Status::new(code, reason, format!("{message} ( {resource} {name})")).with_details(details)
 }
 
-fn parse(query: &Query, name: &str) -> Result<Options, Status> {
+fn parse(query: &Query, name: &str, streams: bool) -> Result<Options, Status> {
     let mut options = Options {
         container: query.get("container").to_owned(),
         insecure: query.flag("insecureSkipTLSVerifyBackend"),
@@ -242,7 +244,11 @@ fn parse(query: &Query, name: &str) -> Result<Options, Status> {
         let at: Timestamp = since_time.parse().map_err(|e| Status::bad_request(format!("sinceTime: {e}")))?;
         parameters.push(("sinceTime", at.strftime("%Y-%m-%dT%H:%M:%SZ").to_string()));
     }
-    check_stream(query, parameters, &mut errors);
+    if streams {
+        check_stream(query, parameters, &mut errors);
+    } else if query.has("stream") {
+        errors.push(Error::forbidden(&Path::new("stream"), "may not be specified"));
+    }
     if errors.is_empty() {
         return Ok(options);
     }
@@ -292,7 +298,13 @@ mod tests {
 
     #[test]
     fn options_are_checked_and_handed_on() {
-        let of = |text: &str| parse(&Query::parse(text), "p").map_err(|e| (e.code, e.message));
+        let asked = |text: &str, streams: bool| {
+            parse(&Query::parse(text), "p", streams).map_err(|e| (e.code, e.message))
+        };
+        let of = |text: &str| asked(text, true);
+        assert_eq!(asked("", false).unwrap().parameters, []);
+        let (code, message) = asked("stream=All", false).unwrap_err();
+        assert!(code == 422 && message.ends_with("stream: Forbidden: may not be specified"), "{message}");
         let plain = of("").unwrap();
         assert_eq!(plain.parameters, [("stream", "All".to_owned())]);
         let all = "container=c&follow=true&previous=1&timestamps=&tailLines=5&limitBytes=9&sinceSeconds=60\

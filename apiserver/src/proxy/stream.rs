@@ -3,6 +3,7 @@
 //! SPDY upgrades and the older WebSocket protocols go on as they came; WebSockets with the newer ones are spoken here and
 //! become SPDY towards the kubelet, as in upstream's `translator` handlers (KEP-4006).
 
+use component_base::features::Gate;
 use http::{HeaderName, Method, Request, Response, header};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use serde_json::Value;
@@ -124,11 +125,16 @@ impl Connect {
         }
         let kubelet = self.server.kubelets.locate(&*self.server.objects, node, false).await?;
         let headers = self.request.headers();
-        if websocket::offers(headers, translate::PROTOCOL) && end != End::PortForward {
+        let gates = self.server.gates;
+        if websocket::offers(headers, translate::PROTOCOL)
+            && end != End::PortForward
+            && gates.has(Gate::TranslateStreamCloseWebsocketRequests)
+        {
             metrics::websocket(&self.info.subresource);
             return translate::run(self, kubelet, &uri).await;
         }
-        if end == End::PortForward && !tunnel::protocols(headers).is_empty() {
+        let tunnels = gates.has(Gate::PortForwardWebsockets);
+        if end == End::PortForward && tunnels && !tunnel::protocols(headers).is_empty() {
             metrics::websocket(&self.info.subresource);
             return tunnel::run(self, kubelet, &uri).await;
         }

@@ -8,6 +8,7 @@ use crate::config_maps;
 
 pub(crate) const TESTS: &[Test<()>] = &[
     ("gates that are off take away what they stand for", off),
+    ("gates that are off close pages, names and checks", closed),
     ("gates that are on open fields", on),
     ("fields behind gates that are off are not kept", dropped),
     ("servers tell what they store resources in", told),
@@ -34,6 +35,45 @@ fn off(_: &(), _: &str) -> Result<()> {
     let resources = admin.get("/api/v1")?.ok()?;
     let hashed = |resource: &Value| resource.get("storageVersionHash").is_some();
     ensure!(!resources["resources"].as_array().is_some_and(|all| all.iter().any(hashed)), "{resources}");
+    Ok(())
+}
+
+fn closed(_: &(), _: &str) -> Result<()> {
+    let monitoring = |admin: &Client| -> Result<String> {
+        let role = "/apis/rbac.authorization.k8s.io/v1/clusterroles/system:monitoring";
+        Ok(admin.get(role)?.ok()?["rules"].to_string())
+    };
+    let service = |name: &str| json!({"metadata": {"name": name}, "spec": {"ports": [{"port": 1}]}});
+    let request = json!({"metadata": {"uid": "another"}, "spec": {"audiences": ["a"]}});
+    let tokens = "/api/v1/namespaces/default/serviceaccounts/a/token";
+    let mismatch = "the UID in the token request (another) does not match the UID of the service account";
+    let plane = ControlPlane::start(Options::default())?;
+    let admin = plane.admin()?;
+    admin.post("/api/v1/namespaces/default/serviceaccounts", &json!({"metadata": {"name": "a"}}))?.ok()?;
+    for page in ["/flagz", "/statusz"] {
+        ensure!(admin.get(page)?.code == 200 && monitoring(&admin)?.contains(page), "{page} is not there");
+    }
+    ensure!(admin.get("/openapi/v3/api/v1")?.text().contains("\"enum\":"), "words are not listed");
+    admin.post("/api/v1/namespaces/default/services", &service("1a"))?.ok()?;
+    admin.post(tokens, &request)?.refused_with(409, "Conflict", mismatch)?;
+    plane.terminate_api()?;
+    plane.set_flags(&["--feature-gates=ComponentFlagz=false,ComponentStatusz=false,OpenAPIEnums=false,\
+        RelaxedServiceNameValidation=false,TokenRequestServiceAccountUIDValidation=false"]);
+    plane.start_api()?;
+    let admin = plane.admin()?;
+    for page in ["/flagz", "/statusz"] {
+        admin.get(page)?.refused(404, "NotFound")?;
+    }
+    ensure!(!admin.get("/openapi/v3/api/v1")?.text().contains("\"enum\":"), "words are listed");
+    let name = "a DNS-1035 label must consist of lower case alphanumeric characters";
+    admin.post("/api/v1/namespaces/default/services", &service("2a"))?.refused_with(422, "Invalid", name)?;
+    // One that is there keeps its name.
+    let there = "/api/v1/namespaces/default/services/1a";
+    let mut kept = admin.get(there)?.ok()?;
+    kept["metadata"]["labels"]["changed"] = "yes".into();
+    admin.put(there, &kept)?.ok()?;
+    let token = admin.post(tokens, &request)?.ok()?;
+    ensure!(token["status"]["token"].is_string(), "{token}");
     Ok(())
 }
 

@@ -52,6 +52,7 @@ pub(super) fn resource() -> Resource {
             row: Some(row),
             propagation: Propagation::Orphan,
             validate_over: validation::object,
+            validate_gated: validation::template_change,
             validate_change: validation::change,
             validate_status: validation::status,
             warnings: |new, old| workload::warnings(new, old, true, &["spec", "template"]),

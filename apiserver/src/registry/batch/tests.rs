@@ -114,6 +114,43 @@ fn a_job_is_what_it_was() {
 }
 
 #[test]
+fn gates_say_what_changes_while_a_job_is_suspended() {
+    use component_base::features::Gate::{
+        MutablePodResourcesForSuspendedJobs as Resources,
+        MutableSchedulingDirectivesForSuspendedJobs as Places,
+    };
+    let (node, more) = (
+        ("/spec/template/spec/nodeSelector", json!({"a": "b"})),
+        ("/spec/template/spec/containers/0/resources", json!({"requests": {"cpu": "1"}})),
+    );
+    let suspended = changed(&job(), &[("/spec/suspend", json!(true))]);
+    let resumed =
+        json!({"startTime": "2020-01-01T00:00:00Z", "conditions": [{"type": "Suspended", "status": "True"}]});
+    let kind = |off: &[_]| Kind::new("batch", "jobs").without(off);
+    let places = |kind: Kind, status: &Value, change: &(&str, Value)| {
+        let mut old = kind.create(suspended.clone()).0;
+        old["status"] = status.clone();
+        let told = kind.update(changed(&old, std::slice::from_ref(change)), old, "").1;
+        told.first().map(|error| error.split(':').next().unwrap_or_default().to_owned())
+    };
+    let never = json!({});
+    for (off, status, change, refused) in [
+        (&[][..], &never, &node, None),
+        (&[], &resumed, &node, None),
+        (&[], &resumed, &more, None),
+        (&[Places][..], &never, &node, None),
+        (&[Places], &resumed, &node, Some("spec.template.spec")),
+        (&[Places], &resumed, &more, None),
+        (&[Resources][..], &never, &more, Some("spec.template")),
+        (&[Resources], &resumed, &node, None),
+        (&[Places, Resources][..], &resumed, &node, Some("spec.template")),
+    ] {
+        let told = places(kind(off), status, change);
+        assert_eq!(told.as_deref(), refused, "{off:?} {status} {change:?}");
+    }
+}
+
+#[test]
 fn a_finished_job_has_ended() {
     let kind = Kind::new("batch", "jobs");
     let (old, _) = kind.create(job());

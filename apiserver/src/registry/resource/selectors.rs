@@ -137,7 +137,7 @@ mod tests {
         assert_eq!(with(off, false, shares), wrong("7: undefined field 'allowMultipleAllocations'"));
         assert_eq!(with(off, true, shares), good, "it is there already");
         assert_eq!(with(plain.with(Gate::DRAListTypeAttributes, true), false, lists), good);
-        let undeclared = wrong("36: undeclared reference to 'includes' (in container '')");
+        let undeclared = wrong("37: undeclared reference to 'includes' (in container '')");
         assert_eq!(with(plain.with(Gate::DRAListTypeAttributes, false), false, lists), undeclared);
     }
 }

@@ -301,9 +301,6 @@ pub(super) fn check_own_users(whole: &Whole<'_>, errors: &mut ErrorList) {
             errors.push(Error::forbidden(&spec.path().child(name), detail));
         }
     };
-    if !whole.allowed.host_network_users {
-        host("hostNetwork", "hostNetwork");
-    }
     host("hostPID", "HostPID");
     host("hostIPC", "HostIPC");
     if whole.allowed.devices_of_users {

@@ -1,5 +1,6 @@
 //! What is wrong with a job's spec, a change of it, and its status.
 
+use component_base::features::{Gate, Gates};
 use serde_json::Value;
 
 use super::indexes;
@@ -312,30 +313,46 @@ pub(super) fn change(new: &Object, old: &Object, errors: &mut ErrorList) {
         completions.invalid(errors, "can only be modified in tandem with spec.parallelism");
     }
     now.get("selector").check_unchanged(&was.get("selector"), errors);
-    template_change(&now, &was, At::status(old), errors);
     for field in ["completionMode", "podFailurePolicy", "backoffLimitPerIndex", "managedBy", "successPolicy"]
     {
         now.get(field).check_unchanged(&was.get(field), errors);
     }
 }
 
-/// A suspended job that runs nothing may be scheduled otherwise and ask for other resources.
-fn template_change(now: &At<'_>, was: &At<'_>, status: At<'_>, errors: &mut ErrorList) {
-    let idle = was.get("suspend").is_true()
-        && status.get("active").int() == 0
-        && (!status.get("startTime").is_set() || has(&status, "Suspended"));
+/// A suspended job that runs nothing may be scheduled otherwise and ask for other resources, as gates say.
+pub(super) fn template_change(new: &Object, old: Option<&Object>, gates: Gates, errors: &mut ErrorList) {
+    let Some(old) = old else { return };
+    let (now, was, status) = (At::spec(new), At::spec(old), At::status(old));
+    let (suspended, unstarted) = (was.get("suspend").is_true(), !status.get("startTime").is_set());
+    let idle = suspended && status.get("active").int() == 0 && (unstarted || has(&status, "Suspended"));
+    let placed = match gates.has(Gate::MutableSchedulingDirectivesForSuspendedJobs) {
+        true => idle,
+        false => suspended && unstarted,
+    };
+    let resized = idle && gates.has(Gate::MutablePodResourcesForSuspendedJobs);
     let template = now.get("template");
-    if !idle {
+    if !placed && !resized {
         template.check_unchanged(&was.get("template"), errors);
         return;
     }
-    if without_placement(template.value()) != without_placement(was.get("template").value()) {
-        template.get("spec").named(template.path().child("spec")).invalid(errors, "field is immutable");
+    let fixed = |template: &At<'_>| {
+        let mut fixed = template.value().clone();
+        if placed {
+            take_placement(&mut fixed);
+        }
+        if resized {
+            take_resources(&mut fixed);
+        }
+        // Who may ask for other resources may label pods otherwise as well.
+        if resized { fixed["spec"].take() } else { fixed }
+    };
+    if fixed(&template) != fixed(&was.get("template")) {
+        let told = if resized { template.get("spec") } else { template };
+        told.invalid(errors, "field is immutable");
     }
 }
 
-fn without_placement(template: &Value) -> Value {
-    let mut template = template.clone();
+fn take_placement(template: &mut Value) {
     if let Some(meta) = template.get_mut("metadata").and_then(Value::as_object_mut) {
         meta.remove("labels");
         meta.remove("annotations");
@@ -345,7 +362,7 @@ fn without_placement(template: &Value) -> Value {
     {
         template.remove("metadata");
     }
-    let Some(pod) = template.get_mut("spec").and_then(Value::as_object_mut) else { return template };
+    let Some(pod) = template.get_mut("spec").and_then(Value::as_object_mut) else { return };
     ["nodeSelector", "tolerations", "schedulingGates"].iter().for_each(|field| drop(pod.remove(*field)));
     if let Some(affinity) = pod.get_mut("affinity").and_then(Value::as_object_mut) {
         affinity.remove("nodeAffinity");
@@ -353,11 +370,13 @@ fn without_placement(template: &Value) -> Value {
             pod.remove("affinity");
         }
     }
+}
+
+fn take_resources(template: &mut Value) {
     for list in ["containers", "initContainers"] {
-        let containers = pod.get_mut(list).and_then(Value::as_array_mut).into_iter().flatten();
+        let containers = template["spec"].get_mut(list).and_then(Value::as_array_mut).into_iter().flatten();
         containers.filter_map(Value::as_object_mut).for_each(|c| drop(c.remove("resources")));
     }
-    template
 }
 
 /// Whether a condition is true.

@@ -21,7 +21,7 @@ pub(super) fn check(new: &Object, old: &Object, errors: &mut ErrorList) {
     pod_spec::check_annotation_change(new, old, errors);
     let (status, before, spec) = (At::status(new), At::status(old), At::spec(old));
     check_conditions(&status.get("conditions"), errors);
-    check_nominated(&status, &before, &spec, errors);
+    check_nominated(&status, &before, errors);
     let generation = status.get("observedGeneration");
     if generation.int() < 0 {
         generation.invalid(errors, "must be a non-negative integer");
@@ -53,15 +53,12 @@ fn check_conditions(conditions: &At<'_>, errors: &mut ErrorList) {
     }
 }
 
-fn check_nominated(status: &At<'_>, before: &At<'_>, spec: &At<'_>, errors: &mut ErrorList) {
+fn check_nominated(status: &At<'_>, before: &At<'_>, errors: &mut ErrorList) {
     let node = status.get("nominatedNodeName");
     if node.is_empty() || node.text() == before.text_of("nominatedNodeName") {
         return;
     }
     node.check_format(errors, format::dns_subdomain);
-    if !spec.text_of("nodeName").is_empty() {
-        node.forbidden(errors, "may not be set on pods that are already bound to a node");
-    }
 }
 
 /// What has ended stays so, unless it may start again.
