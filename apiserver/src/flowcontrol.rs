@@ -4,7 +4,8 @@
 //! flow schemas ──→ which one a request matches (schema) ──→ its priority level ──→ a queue by shuffle sharding (queues)
 //! levels ──→ seats each has (sharing), from one total; levels in need borrow from idle ones ──→ dispatch by fair share
 //! ```
-//! A request takes seats: lists that are long take several (width). Objects every cluster has are made and kept by
+//! A request takes seats: lists that are long take several (width), and so do writes that many watch, which keep theirs for a
+//! while after they are answered (lingering). Objects every cluster has are made and kept by
 //! [`bootstrap`]; [`controller`] turns what is stored into what counts. The queues and the sharing are pure.
 //! Contract: KEP-1040 and the flowcontrol.apiserver.k8s.io API; upstream's `util/flowcontrol`.
 
@@ -16,23 +17,28 @@ use std::{
 use arc_swap::ArcSwap;
 use jiff::Timestamp;
 
-use crate::{auth::Attributes, object::Object, status::Status};
+use crate::{auth::Attributes, object::Object, request_path::info::RequestInfo, status::Status};
 
 pub mod bootstrap;
 pub mod controller;
 mod dump;
 mod level;
+mod lingering;
 mod metrics;
 mod queues;
 mod schema;
 mod sharing;
 #[cfg(test)]
 mod tests;
+mod watches;
 
 pub use level::Ticket;
 use level::{Asked, Level, Limits};
+use lingering::Lingering;
 pub(crate) use metrics::register as register_metrics;
 use schema::FlowSchema;
+pub use watches::Watched;
+use watches::Watches;
 
 /// Part of the request timeout that a request may wait in its queue.
 const WAIT_PART: u32 = 4;
@@ -45,6 +51,28 @@ pub struct FlowControl {
     /// The longest a request waits in a queue.
     wait: Duration,
     rules: ArcSwap<Rules>,
+    watches: Arc<Watches>,
+    lingering: Arc<Lingering>,
+}
+
+/// What a request is taken to need.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Need {
+    /// Seats while it is served.
+    Seats(u32),
+    /// What a write needs that so many watches are told of.
+    Telling(u32),
+}
+
+/// Seats over time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Work {
+    /// While it is served.
+    initial: u32,
+    /// After that.
+    last: u32,
+    /// How long after that.
+    linger: Duration,
 }
 
 /// What counts at the moment.
@@ -83,6 +111,8 @@ impl FlowControl {
             seats: u32::try_from(seats).unwrap_or(u32::MAX),
             wait: request_timeout / WAIT_PART,
             rules: ArcSwap::default(),
+            watches: Arc::default(),
+            lingering: Arc::default(),
         };
         filter.take(&[], &[]);
         filter
@@ -107,19 +137,41 @@ impl FlowControl {
         Classified { level, schema: name, flow, distinguisher, told }
     }
 
-    /// Waits for `seats` seats.
+    /// Counts a watch as long as what is returned lives.
+    pub fn watch(&self, info: &RequestInfo) -> Option<Watched> {
+        self.watches.open(info)
+    }
+
+    /// What a write needs.
+    pub fn need_of_write(&self, info: &RequestInfo) -> Need {
+        // Tokens are no objects: nobody watches them, whoever watches the accounts.
+        if info.resource == "serviceaccounts" && info.subresource == "token" {
+            return Need::Seats(1);
+        }
+        Need::Telling(self.watches.interested(info))
+    }
+
+    /// Frees seats that are held after their requests, until dropped.
+    pub async fn free_seats(self: Arc<Self>) {
+        self.lingering.run().await;
+    }
+
+    /// Waits for the seats a request needs.
     ///
     /// # Errors
     /// 429 when the queue is full or the wait too long.
     pub async fn admit(
         &self,
         request: Classified,
-        seats: u32,
+        need: Need,
         attributes: &Attributes,
     ) -> Result<Ticket, Status> {
         let Classified { level, schema, flow, distinguisher, .. } = request;
-        let seats = seats.min(level.widest());
-        metrics::estimated(&level.name, &schema, seats);
+        if let Need::Telling(watches) = need {
+            metrics::watched(&level.name, &schema, watches);
+        }
+        let work = need.within(level.widest());
+        metrics::estimated(&level.name, &schema, work.seats());
         let of = schema.clone();
         let asked = move || Asked {
             schema: of,
@@ -127,7 +179,9 @@ impl FlowControl {
             since: Timestamp::now(),
             attributes: attributes.clone(),
         };
-        level.enter(schema, flow, seats, self.wait, asked).await.map_err(|_| refused())
+        let ticket =
+            level.enter(schema, flow, work.seats(), self.wait, asked).await.map_err(|_| refused())?;
+        Ok(ticket.lingering(work, &self.lingering))
     }
 
     /// The table that is asked for below `/debug/api_priority_and_fairness/`, with who asked what when `details` says
@@ -184,6 +238,39 @@ impl FlowControl {
             metrics::target(&level.name, demand.target());
             level.set_limit(limit, now);
         }
+    }
+}
+
+impl Need {
+    /// The work, of which no more than `widest` seats are taken at once: what is left is done in more time.
+    fn within(self, widest: u32) -> Work {
+        /// Watches that one seat is enough for, and how long it is held to tell them.
+        const WATCHES: u32 = 10;
+        const TELLING: Duration = Duration::from_millis(5);
+        /// The most seats of a write.
+        const MOST: u32 = 10;
+        let plain = |initial: u32| Work { initial, last: 0, linger: Duration::ZERO };
+        match self {
+            Self::Seats(seats) => plain(seats.min(widest)),
+            Self::Telling(watches) if watches < WATCHES => plain(1),
+            Self::Telling(watches) => {
+                let wanted = watches.div_ceil(WATCHES);
+                let last = wanted.min(MOST).min(widest.max(1));
+                Work { initial: 1, last, linger: TELLING * wanted / last }
+            }
+        }
+    }
+}
+
+impl Work {
+    /// Seats that are held from the beginning to the end.
+    fn seats(self) -> u32 {
+        self.initial.max(self.last)
+    }
+
+    /// How long all its seats would have had to be used for as much, of a request that was served for `lasted`.
+    fn evened(self, lasted: Duration) -> Duration {
+        (lasted * self.initial + self.linger * self.last) / self.seats().max(1)
     }
 }
 

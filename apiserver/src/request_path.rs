@@ -28,7 +28,7 @@ use crate::{
     auth::{Attributes, Credentials, Decision, PeerCertificates, User},
     authz::forbidden_message,
     debug, engine,
-    flowcontrol::{self, Flow, Listed},
+    flowcontrol::{self, Flow, Listed, Need, Watched},
     health,
     metrics::timed,
     negotiation::{self, Media},
@@ -61,6 +61,8 @@ struct Notes {
     audit: Arc<audit::Context>,
     /// The last audit event, where it is not that of a complete answer.
     last: OnceLock<Stage>,
+    /// A watch is counted from when it has its seats.
+    watched: OnceLock<Watched>,
     /// Set where a request for objects was let through to them.
     inside: OnceLock<()>,
 }
@@ -114,7 +116,8 @@ async fn serve(
         let id = audit_id.to_str().unwrap_or_default().to_owned();
         (auditor.clone(), Described::new(id, received, uri, request.headers(), peer.address))
     });
-    let notes = Notes { audit: Arc::new(audit::Context::new(server.auditor.is_some())), ..Notes::default() };
+    let mut notes =
+        Notes { audit: Arc::new(audit::Context::new(server.auditor.is_some())), ..Notes::default() };
     let asked = Asked {
         method: request.method().clone(),
         is_apply: is_apply(request.headers()),
@@ -142,7 +145,8 @@ async fn serve(
         }
     };
     let last = notes.last.get().copied().unwrap_or(Stage::ResponseComplete);
-    let mut response = asked.answered(&server, response, status, last).await;
+    let watched = notes.watched.take();
+    let mut response = asked.answered(&server, response, status, (last, watched)).await;
     if let Some(trace) = trace {
         trace.end(response.status().as_u16(), || {
             vec![traces::text("audit-id", audit_id.to_str().unwrap_or_default())]
@@ -452,19 +456,24 @@ async fn flow_control<'a>(
             let request = filter.classify(attributes);
             // Nobody else writes the notes of this request.
             notes.flow.set(request.told.clone()).ok();
-            let seats = match begins_with_list(info) {
-                true => {
-                    let by_size = server.gates.has(Gate::SizeBasedListCostEstimate);
-                    flowcontrol::seats_of_list(listed(server, info), by_size)
-                }
-                false => 1,
+            let need = if begins_with_list(info) {
+                let by_size = server.gates.has(Gate::SizeBasedListCostEstimate);
+                Need::Seats(flowcontrol::seats_of_list(listed(server, info), by_size))
+            } else if matches!(info.verb.as_str(), "create" | "update" | "patch" | "delete") {
+                filter.need_of_write(info)
+            } else {
+                Need::Seats(1)
             };
             let begun = Instant::now();
             let waiting = WAITING.count(info);
-            let ticket = filter.admit(request, seats, attributes).await;
+            let ticket = filter.admit(request, need, attributes).await;
             drop(waiting);
             notes.audit.wait(begun.elapsed());
             let ticket = ticket?;
+            if is_watch && let Some(watched) = filter.watch(info) {
+                // A request has its seats once.
+                notes.watched.set(watched).ok();
+            }
             Ok(Place::Seats(if is_watch { ticket.of_watch() } else { ticket }))
         }
         InFlight::Bounded { .. } if info.is_long_running() => Ok(Place::Free),

@@ -646,6 +646,7 @@ impl Starter {
         }
         spawn("service-releases", self.releases);
         if let InFlight::Fair(filter) = &self.server.in_flight {
+            spawn("priority-and-fairness-seats", filter.clone().free_seats().boxed());
             spawn(
                 "priority-and-fairness",
                 flowcontrol::controller::run(filter.clone(), objects.clone()).boxed(),

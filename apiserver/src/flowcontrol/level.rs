@@ -12,6 +12,8 @@ use parking_lot::Mutex;
 use tokio::sync::oneshot;
 
 use super::{
+    Work,
+    lingering::{Lingering, Seats},
     metrics,
     queues::{Dispatched, Id, Queues, Queuing, Seen},
     sharing::Demand,
@@ -117,6 +119,8 @@ pub struct Ticket {
     dispatched: Dispatched,
     begun: Instant,
     is_watch: bool,
+    /// What it was taken to need, and who holds its seats after it.
+    work: Option<(Work, Arc<Lingering>)>,
 }
 
 /// A place in a queue; given up when dropped.
@@ -225,9 +229,9 @@ impl Level {
                     state.running += 1;
                     state.counts.dispatched += 1;
                 });
-                metrics::running(&self.name, &schema, dispatched.seats, true);
+                metrics::running(&self.name, &schema, dispatched.seats);
                 let begun = Instant::now();
-                Ok(Ticket { level: self.clone(), schema, dispatched, begun, is_watch: false })
+                Ok(Ticket { level: self.clone(), schema, dispatched, begun, is_watch: false, work: None })
             }
             Err(why) => {
                 self.count(|state| match why {
@@ -299,7 +303,7 @@ impl Level {
     }
 
     /// A request is over, or was never begun.
-    fn leave(&self, dispatched: Dispatched, lasted: Duration) {
+    pub(super) fn leave(&self, dispatched: Dispatched, lasted: Duration) {
         let at = Instant::now();
         let now = self.seconds(at);
         let mut state = self.state.lock();
@@ -360,15 +364,32 @@ impl Ticket {
         self.is_watch = true;
         self
     }
+
+    /// Notes what becomes of its seats when the request is over.
+    pub(super) fn lingering(mut self, work: Work, held: &Arc<Lingering>) -> Self {
+        self.work = (!work.linger.is_zero()).then(|| (work, held.clone()));
+        self
+    }
 }
 
 impl Drop for Ticket {
     fn drop(&mut self) {
         let lasted = self.begun.elapsed();
-        metrics::running(&self.level.name, &self.schema, self.dispatched.seats, false);
         metrics::executed(&self.level.name, &self.schema, lasted, self.is_watch);
         self.level.count(|state| state.running = state.running.saturating_sub(1));
-        self.level.leave(self.dispatched, lasted);
+        let mut seats = Seats {
+            level: self.level.clone(),
+            schema: self.schema.clone(),
+            dispatched: self.dispatched,
+            lasted,
+        };
+        match self.work.take() {
+            None => seats.free(),
+            Some((work, held)) => {
+                seats.lasted = work.evened(lasted);
+                held.hold(Instant::now() + work.linger, seats);
+            }
+        }
     }
 }
 

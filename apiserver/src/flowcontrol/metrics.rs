@@ -29,6 +29,8 @@ list! {
         &["priority_level", "flow_schema", "type"], SECONDS.to_vec());
     ESTIMATED: HistogramVec = histogram_vec("apiserver_flowcontrol_work_estimated_seats", "Seats requests are taken to need.", Alpha, BOTH,
         SEATS.to_vec());
+    WATCHES: HistogramVec = histogram_vec("apiserver_flowcontrol_watch_count_samples", "Watches that a write is told to.", Alpha, BOTH,
+        vec![0.0, 1.0, 10.0, 100.0, 1_000.0, 10_000.0]);
     NOMINAL: IntGaugeVec = gauge_vec("apiserver_flowcontrol_nominal_limit_seats", "Seats of a level by its shares.", Beta, &["priority_level"]);
     LOWER: IntGaugeVec = gauge_vec("apiserver_flowcontrol_lower_limit_seats", "Seats a level never lends.", Alpha, &["priority_level"]);
     UPPER: IntGaugeVec = gauge_vec("apiserver_flowcontrol_upper_limit_seats", "Seats a level has at most, borrowed ones included.", Alpha,
@@ -69,18 +71,27 @@ pub(super) fn waited(level: &str, schema: &str, time: Duration, executes: bool) 
     WAITED.hot(&[level, schema, word], |sum| sum.observe(time.as_secs_f64()));
 }
 
-/// Counts a request that begins or ends.
-pub(super) fn running(level: &str, schema: &str, seats: u32, begins: bool) {
-    let sign = if begins { 1 } else { -1 };
-    if begins {
-        DISPATCHED.hot(&[level, schema], IntCounter::inc);
-    }
-    EXECUTING.hot(&[level, schema], |now| now.add(sign));
-    EXECUTING_SEATS.hot(&[level, schema], |now| now.add(sign * signed(seats)));
+/// Counts a request that begins.
+pub(super) fn running(level: &str, schema: &str, seats: u32) {
+    DISPATCHED.hot(&[level, schema], IntCounter::inc);
+    EXECUTING.hot(&[level, schema], |now| now.add(1));
+    EXECUTING_SEATS.hot(&[level, schema], |now| now.add(signed(seats)));
 }
 
+/// Counts seats that are free again.
+pub(super) fn freed(level: &str, schema: &str, seats: u32) {
+    EXECUTING_SEATS.hot(&[level, schema], |now| now.sub(signed(seats)));
+}
+
+/// Watches that a write is told to.
+pub(super) fn watched(level: &str, schema: &str, watches: u32) {
+    WATCHES.hot(&[level, schema], |sum| sum.observe(f64::from(watches)));
+}
+
+/// Counts a request that is over.
 pub(super) fn executed(level: &str, schema: &str, time: Duration, is_watch: bool) {
     let kind = if is_watch { "watch" } else { "regular" };
+    EXECUTING.hot(&[level, schema], |now| now.sub(1));
     EXECUTION.hot(&[level, schema, kind], |sum| sum.observe(time.as_secs_f64()));
 }
 

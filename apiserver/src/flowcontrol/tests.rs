@@ -118,8 +118,8 @@ async fn seats_are_waited_for_in_queues_and_refused_without_them() {
         rows.into_iter().filter(|row| row[0] == level).collect::<Vec<_>>()
     };
     // A level has a seat of its own at least.
-    let first = filter.admit(ask("queued"), 1, &queued_request).await.unwrap();
-    let mut second = Box::pin(filter.admit(ask("queued"), 1, &queued_request));
+    let first = filter.admit(ask("queued"), Need::Seats(1), &queued_request).await.unwrap();
+    let mut second = Box::pin(filter.admit(ask("queued"), Need::Seats(1), &queued_request));
     assert!(futures::poll!(&mut second).is_pending());
     let [row] = &of(table("dump_requests", "1"), "q")[..] else { panic!("one request waits") };
     assert_eq!((&row[1..5], &row[6]), (&["qs", "0", "0", "queued"].map(str::to_owned)[..], &"1".to_owned()));
@@ -129,18 +129,18 @@ async fn seats_are_waited_for_in_queues_and_refused_without_them() {
     let [queue] = &of(table("dump_queues", ""), "q")[..] else { panic!("there is one queue") };
     assert_eq!(queue[1..5], ["0", "1", "1", "1"]);
     assert_eq!(of(table("dump_queues", ""), "r"), Vec::<Vec<String>>::new());
-    assert_eq!(filter.admit(ask("queued"), 1, &queued_request).await.unwrap_err().code, 429);
+    assert_eq!(filter.admit(ask("queued"), Need::Seats(1), &queued_request).await.unwrap_err().code, 429);
     drop(first);
     let second = second.await.unwrap();
     // Who waits too long is refused, and leaves no trace.
-    assert_eq!(filter.admit(ask("queued"), 1, &queued_request).await.unwrap_err().code, 429);
-    let mut third = Box::pin(filter.admit(ask("queued"), 1, &queued_request));
+    assert_eq!(filter.admit(ask("queued"), Need::Seats(1), &queued_request).await.unwrap_err().code, 429);
+    let mut third = Box::pin(filter.admit(ask("queued"), Need::Seats(1), &queued_request));
     assert!(futures::poll!(&mut third).is_pending());
     drop(third);
     drop(second);
-    drop(filter.admit(ask("queued"), 1, &queued_request).await.unwrap());
-    let held = filter.admit(ask("rejected"), 1, &other).await.unwrap();
-    assert_eq!(filter.admit(ask("rejected"), 1, &other).await.unwrap_err().code, 429);
+    drop(filter.admit(ask("queued"), Need::Seats(1), &queued_request).await.unwrap());
+    let held = filter.admit(ask("rejected"), Need::Seats(1), &other).await.unwrap();
+    assert_eq!(filter.admit(ask("rejected"), Need::Seats(1), &other).await.unwrap_err().code, 429);
     drop(held);
     let counts = |level: &str| of(table("dump_priority_levels", ""), level)[0][6..].to_vec();
     assert_eq!(counts("q"), ["3", "1", "1", "1"], "served, turned away, too late, gone");
@@ -148,9 +148,10 @@ async fn seats_are_waited_for_in_queues_and_refused_without_them() {
         (counts("r"), filter.dump("/debug/api_priority_and_fairness/x", "")),
         (["1", "1", "0", "0"].map(str::to_owned).to_vec(), None)
     );
-    drop(filter.admit(ask("rejected"), 1, &other).await.unwrap());
+    drop(filter.admit(ask("rejected"), Need::Seats(1), &other).await.unwrap());
     let masters = || filter.classify(&request("root", &["system:masters"], "get", "pods", "a"));
-    let many = futures::future::join_all((0..100).map(|_| filter.admit(masters(), 1, &other))).await;
+    let many =
+        futures::future::join_all((0..100).map(|_| filter.admit(masters(), Need::Seats(1), &other))).await;
     assert!(many.iter().all(Result::is_ok));
 }
 
@@ -173,4 +174,46 @@ fn lists_take_seats_by_what_they_load() {
             "{listed:?}"
         );
     }
+}
+
+#[test]
+fn writes_take_seats_by_who_watches_and_keep_them_for_a_while() {
+    let ms = Duration::from_millis;
+    for (watches, widest, last, linger) in [
+        (0, 100, 0, ms(0)),
+        (9, 100, 0, ms(0)),
+        (10, 100, 1, ms(5)),
+        (25, 100, 3, ms(5)),
+        (100, 100, 10, ms(5)),
+        (1_000, 100, 10, ms(50)),
+        (25, 1, 1, ms(15)),
+        (5_000, u32::MAX, 10, ms(250)),
+    ] {
+        let work = Need::Telling(watches).within(widest);
+        assert_eq!(work, Work { initial: 1, last, linger }, "{watches} of {widest}");
+    }
+    let work = Need::Seats(20).within(9);
+    assert_eq!((work.seats(), work.linger), (9, ms(0)));
+    // As much is charged as was used: one seat for the write, three for telling of it.
+    assert_eq!(Need::Telling(25).within(9).evened(ms(30)), (ms(30) + ms(15)) / 3);
+}
+
+#[tokio::test]
+async fn seats_linger_and_are_free_again() {
+    let filter = Arc::new(FlowControl::new(1, Duration::from_secs(60)));
+    let limited = json!({"nominalConcurrencyShares": 1, "limitResponse": {"type": "Reject"}});
+    filter.take(&[schema("s", "l", 1, named("w"))], &[level("l", limited)]);
+    let asked = request("w", &[], "update", "pods", "a");
+    let enter = || filter.admit(filter.classify(&asked), Need::Telling(1_000), &asked);
+    let ticket = enter().await.unwrap();
+    assert_eq!(enter().await.unwrap_err().code, 429);
+    let over = Instant::now();
+    drop(ticket);
+    // The write is answered; those who watch are still being told, for half a second with one seat.
+    assert_eq!(enter().await.unwrap_err().code, 429);
+    let next = filter.lingering.free(over).unwrap();
+    assert!(next >= over + Duration::from_millis(500));
+    assert_eq!(enter().await.unwrap_err().code, 429);
+    assert_eq!(filter.lingering.free(next), None);
+    drop(enter().await.unwrap());
 }

@@ -21,6 +21,7 @@ use serde_json::Value;
 use super::info::RequestInfo;
 use crate::{
     audit::{Context, Stage},
+    flowcontrol::Watched,
     metrics::{FIELD_VALIDATION, INQUEUE, Under},
     negotiation,
     response::{self, Body},
@@ -238,7 +239,7 @@ impl Asked {
         server: &Arc<Server>,
         mut answer: Response<Body>,
         status: Option<Value>,
-        last: Stage,
+        (last, watched): (Stage, Option<Watched>),
     ) -> Response<Body> {
         let code = answer.status().as_u16();
         let labels = Labels::of(server, &self);
@@ -266,7 +267,7 @@ impl Asked {
         let Self { begun, audit, .. } = self;
         answer.map(|inner| {
             let end = move |bytes| {
-                drop(counted);
+                drop((counted, watched));
                 measured(&audit, begun, labels.as_ref(), code, bytes);
                 if audit.is_recorded() {
                     server.tasks.spawn_contained("audit", async move {

@@ -17,6 +17,7 @@ pub(crate) const TESTS: &[Test<ControlPlane>] = &[
     ("a flow schema tells when its level is missing", dangling),
     ("default objects are there and come back", defaults),
     ("a level without room turns requests away, and others are served", full),
+    ("a write takes seats by who watches", watched),
     ("levels are shown in metrics", metrics),
 ];
 
@@ -164,6 +165,45 @@ fn full(plane: &ControlPlane, ns: &str) -> Result<()> {
     let count = |code: u16| codes.iter().filter(|one| **one == code).count();
     ensure!(count(201) >= 1 && count(429) >= 1 && count(201) + count(429) == codes.len(), "{codes:?}");
     Ok(())
+}
+
+fn watched(plane: &ControlPlane, ns: &str) -> Result<()> {
+    const WATCHES: usize = 25;
+    let admin = plane.admin()?;
+    let user = format!("joan-{ns}");
+    let wanted = uid(&admin.post(LEVELS, &level(ns, 30))?.ok()?)?;
+    admin.post(SCHEMAS, &schema(ns, ns, &user))?.ok()?;
+    let joan = plane.user(&user, "")?;
+    let binding = json!({"metadata": {"name": "joan"}, "subjects": [{"kind": "User", "name": user}],
+        "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "cluster-admin"}});
+    let bindings = format!("/apis/rbac.authorization.k8s.io/v1/namespaces/{ns}/rolebindings");
+    admin.post(&bindings, &binding)?.ok()?;
+    plane.eventually("joan may and is of her own level", 10, || {
+        let answer = joan.get(&config_maps(ns, ""))?;
+        Ok((answer.code == 200 && told(&answer).1 == wanted).then_some(()))
+    })?;
+    let sum = |name: &str| -> Result<f64> {
+        let metrics = admin.get("/metrics")?.text();
+        let of = [format!("flow_schema=\"{ns}\""), format!("priority_level=\"{ns}\"")];
+        let mut lines =
+            metrics.lines().filter(|line| line.starts_with(&format!("apiserver_flowcontrol_{name}_sum{{")));
+        let line = lines.find(|line| of.iter().all(|label| line.contains(label.as_str())));
+        Ok(line.and_then(|line| line.rsplit_once(' ')?.1.parse().ok()).unwrap_or_default())
+    };
+    let mut number = 0;
+    // What one more write adds: watches it was told to, and seats it took.
+    let mut write = || -> Result<(f64, f64)> {
+        let before = (sum("watch_count_samples")?, sum("work_estimated_seats")?);
+        number += 1;
+        joan.post(&config_maps(ns, ""), &json!({"metadata": {"name": format!("m{number}")}}))?.ok()?;
+        Ok((sum("watch_count_samples")? - before.0, sum("work_estimated_seats")? - before.1))
+    };
+    let path = format!("{}?watch=true", config_maps(ns, ""));
+    let watches = (0..WATCHES).map(|_| admin.watch(&path)).collect::<Result<Vec<_>>>()?;
+    let (told, seats) = write()?;
+    ensure!(told >= 25.0 && seats >= 3.0, "told to {told}, {seats} seats");
+    drop(watches);
+    plane.eventually("who has gone is not counted", 20, || Ok((write()?.0 < 25.0).then_some(())))
 }
 
 fn seats(plane: &ControlPlane, level: &str) -> Result<u64> {

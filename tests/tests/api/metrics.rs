@@ -39,7 +39,6 @@ const ABSENT: Absent = &[
     ("apiserver_flowcontrol_priority_level_request_utilization", "as above"),
     ("apiserver_flowcontrol_priority_level_seat_utilization", "as above"),
     ("apiserver_flowcontrol_read_vs_write_current_requests", "as above"),
-    ("apiserver_flowcontrol_watch_count_samples", "watchers do not count for the seats of a write"),
     (
         "apiserver_request_timestamp_comparison_time",
         "owners of fields are compared before their times are set",
