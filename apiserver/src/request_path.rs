@@ -25,7 +25,7 @@ use tokio::sync::Notify;
 use crate::{
     aggregator,
     audit::{self, Auditor, Described, Stage},
-    auth::{Attributes, Credentials, Decision, PeerCertificates, User},
+    auth::{Attributes, Authorizer, Credentials, Decision, PeerCertificates, User},
     authz::forbidden_message,
     debug, engine,
     flowcontrol::{self, Flow, Listed, Need, Watched},
@@ -45,7 +45,7 @@ pub mod info;
 mod metrics;
 mod outcome;
 
-pub use impersonation::LastModes;
+pub use impersonation::Memory as Impersonations;
 use outcome::{Asked, IN_FLIGHT, WAITING};
 
 /// Largest request body, in bytes.
@@ -508,8 +508,8 @@ async fn authorize(server: &Server, attributes: &Attributes) -> Result<(), Statu
 }
 
 /// The same for what is no request of its own.
-async fn may(server: &Server, attributes: &Attributes) -> Result<(), Status> {
-    match server.authorizer.authorize(attributes).await {
+async fn may(authorizer: &dyn Authorizer, attributes: &Attributes) -> Result<(), Status> {
+    match authorizer.authorize(attributes).await {
         Decision::Allow(_) => Ok(()),
         Decision::Deny(reason) | Decision::NoOpinion(reason) => Err(forbidden(attributes, &reason)),
     }

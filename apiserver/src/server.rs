@@ -34,7 +34,7 @@ use crate::{
     peers::Peers,
     proxy::kubelet::Kubelets,
     registry::{SideEffects, catalog::Catalog},
-    request_path::LastModes,
+    request_path::Impersonations,
     reviews::Virtuals,
     storage::{ResourceId, Store},
     zpages::Pages,
@@ -80,7 +80,7 @@ pub struct Server {
     /// `--feature-gates`.
     pub gates: Gates,
     /// How requesters act as others.
-    pub impersonation: LastModes,
+    pub impersonation: Impersonations,
     /// `--enable-garbage-collector`: whether deletions leave marks for it.
     pub collects_garbage: bool,
     /// `--delete-collection-workers`.

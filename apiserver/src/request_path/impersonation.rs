@@ -5,19 +5,25 @@
 //! hold is taken; the last one is older than the others, and asks for every user, group, uid and extra value alone.
 //!
 //! Contract: "User impersonation" of the authentication reference; KEP-5284 (`ConstrainedImpersonation`); upstream's
-//! `endpoints/filters/impersonation`. Upstream keeps what was allowed for ten seconds; nothing is kept here but which mode
+//! `endpoints/filters/impersonation`. As there, what a mode with constraints allowed is kept for ten seconds, and which mode
 //! helped a requester last.
 
-use std::{collections::HashMap, sync::Arc, time::Instant};
+use std::{
+    collections::HashMap,
+    fmt,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use component_base::features::Gate;
 use http::HeaderMap;
 use parking_lot::Mutex;
+use sha2::{Digest, Sha256};
 
 use crate::{
     audit,
-    auth::{Attributes, User},
-    authn::serviceaccount::split_username,
+    auth::{Attributes, Authorizer, User},
+    authn::{cache::Cache, serviceaccount::split_username},
     metrics,
     request_path::{forbidden, may},
     server::Server,
@@ -36,6 +42,8 @@ const NODE_NAME: &str = "authentication.kubernetes.io/node-name";
 const KEYS: &str = "authentication.kubernetes.io/associated-node-keys";
 /// From so many on it is asked for all at once.
 const MANY: usize = 4;
+/// How long it is known what was allowed.
+const KEPT: Duration = Duration::from_secs(10);
 /// Requesters whose mode is remembered: a megabyte.
 const REQUESTERS: usize = 10_000;
 
@@ -55,19 +63,34 @@ use Mode::{ArbitraryNode, AssociatedNode, Legacy, ServiceAccount, UserInfo};
 
 const MODES: [Mode; 5] = [AssociatedNode, ArbitraryNode, ServiceAccount, UserInfo, Legacy];
 
-/// Which mode helped a requester last: it is tried first.
-#[derive(Debug, Default)]
-pub struct LastModes(Mutex<HashMap<Arc<str>, Mode>>);
+/// What is known of those who acted as somebody else.
+pub struct Memory {
+    /// Which mode helped a requester last: it is tried first.
+    last: Mutex<HashMap<Arc<str>, Mode>>,
+    /// Who acts, by everything that was asked.
+    whole: Cache<Key, User>,
+    /// Who acts, by who wanted to be whom.
+    who: Cache<Key, User>,
+}
 
-// === impl LastModes ===
+type Key = [u8; 32];
 
-impl LastModes {
+// === impl Memory ===
+
+impl Default for Memory {
+    fn default() -> Self {
+        let cache = || Cache::new(KEPT, Duration::ZERO);
+        Self { last: Mutex::default(), whole: cache(), who: cache() }
+    }
+}
+
+impl Memory {
     fn of(&self, requester: &str) -> Option<Mode> {
-        self.0.lock().get(requester).copied()
+        self.last.lock().get(requester).copied()
     }
 
     fn remember(&self, requester: &str, mode: Mode) {
-        let mut known = self.0.lock();
+        let mut known = self.last.lock();
         if known.len() >= REQUESTERS && !known.contains_key(requester) {
             known.clear();
         }
@@ -150,6 +173,7 @@ pub(super) async fn act_as(
     let constrained = server.gates.has(Gate::ConstrainedImpersonation);
     let Some(wanted) = wanted(headers, constrained)? else { return Ok(user) };
     let asked = asked(&user);
+    let place = Place { authorizer: &*server.authorizer, memory: &server.impersonation, constrained };
     let last = if constrained { server.impersonation.of(&user.name) } else { Some(Legacy) };
     let others = MODES.into_iter().filter(|mode| constrained && Some(*mode) != last);
     let (mut first, begun) = (None, Instant::now());
@@ -162,7 +186,7 @@ pub(super) async fn act_as(
         }
     };
     for mode in last.into_iter().chain(others).filter(|mode| mode.fits(&wanted, &user)) {
-        match check(server, mode, &wanted, &asked).await {
+        match check(&place, mode, &wanted, &asked).await {
             Ok(target) => {
                 told(mode.label(), "allowed");
                 if constrained {
@@ -207,13 +231,42 @@ fn wanted(headers: &HeaderMap, constrained: bool) -> Result<Option<User>, Status
 }
 
 /// Who acts in a mode, if that is allowed.
-async fn check(server: &Server, mode: Mode, wanted: &User, asked: &Attributes) -> Result<User, Status> {
+async fn check(place: &Place<'_>, mode: Mode, wanted: &User, asked: &Attributes) -> Result<User, Status> {
     let requester = mode.shown(&asked.user);
-    if mode != Legacy {
-        let verb = format!("impersonate-on:{}:{}", mode.name(), asked.verb);
-        ask(server, mode, &Attributes { user: requester.clone(), verb, ..asked.clone() }).await?;
+    if mode == Legacy {
+        return target(&Asks { place, mode, requester }, wanted).await;
     }
-    let asks = Asks { server, mode, requester };
+    let asked = Attributes { user: requester.clone(), ..asked.clone() };
+    // An account may act as its node wherever it is: which one this is does not matter to what is known.
+    let kind = if mode == AssociatedNode { &User::default() } else { wanted };
+    let named = |known: User| User { name: wanted.name.clone(), ..known };
+    let (memory, now) = (place.memory, Instant::now());
+    let whole = key(&(mode, kind, &asked));
+    if let Some(known) = memory.whole.get(&whole, now) {
+        return Ok(named(known));
+    }
+    let verb = format!("impersonate-on:{}:{}", mode.name(), asked.verb);
+    ask(place, mode, &Attributes { verb, ..asked }).await?;
+    let who = key(&(mode, kind, &requester));
+    let target = match memory.who.get(&who, now) {
+        Some(known) => named(known),
+        None => {
+            let target = target(&Asks { place, mode, requester }, wanted).await?;
+            memory.who.put(who, target.clone(), true, Instant::now());
+            target
+        }
+    };
+    memory.whole.put(whole, target.clone(), true, Instant::now());
+    Ok(target)
+}
+
+/// What tells questions apart: texts are quoted, so that no two of them look alike.
+fn key(question: &impl fmt::Debug) -> Key {
+    Sha256::digest(format!("{question:?}")).into()
+}
+
+/// Who acts, if the requester may act as this one.
+async fn target(asks: &Asks<'_>, wanted: &User) -> Result<User, Status> {
     let mut target = wanted.clone();
     asks.name(wanted, &mut target).await?;
     if !wanted.uid.is_empty() {
@@ -232,11 +285,19 @@ async fn check(server: &Server, mode: Mode, wanted: &User, asked: &Attributes) -
     Ok(target)
 }
 
+/// Who is asked, and what is known already.
+struct Place<'a> {
+    authorizer: &'a dyn Authorizer,
+    memory: &'a Memory,
+    /// Whether there are modes with constraints.
+    constrained: bool,
+}
+
 /// One question of a mode.
-async fn ask(server: &Server, mode: Mode, asked: &Attributes) -> Result<(), Status> {
+async fn ask(place: &Place<'_>, mode: Mode, asked: &Attributes) -> Result<(), Status> {
     let begun = Instant::now();
-    let answer = may(server, asked).await;
-    if server.gates.has(Gate::ConstrainedImpersonation) {
+    let answer = may(place.authorizer, asked).await;
+    if place.constrained {
         let labels = [mode.label(), if answer.is_ok() { "allowed" } else { "denied" }];
         metrics::IMPERSONATION_CHECKS.with_label_values(&labels).inc();
         metrics::IMPERSONATION_CHECKING.with_label_values(&labels).observe(begun.elapsed().as_secs_f64());
@@ -246,7 +307,7 @@ async fn ask(server: &Server, mode: Mode, asked: &Attributes) -> Result<(), Stat
 
 /// What is asked in a mode.
 struct Asks<'a> {
-    server: &'a Server,
+    place: &'a Place<'a>,
     mode: Mode,
     requester: User,
 }
@@ -271,7 +332,7 @@ impl Asks<'_> {
     }
 
     async fn may(&self, resource: &str, subresource: &str, name: &str) -> Result<(), Status> {
-        ask(self.server, self.mode, &self.attributes(resource, subresource, name)).await
+        ask(self.place, self.mode, &self.attributes(resource, subresource, name)).await
     }
 
     /// The groups of nodes and of accounts are known.
@@ -283,7 +344,7 @@ impl Asks<'_> {
             }
             let account = self.attributes("serviceaccounts", "", name);
             let account = Attributes { namespace: namespace.to_owned(), ..account };
-            return ask(self.server, self.mode, &account).await;
+            return ask(self.place, self.mode, &account).await;
         }
         match node_name(&wanted.name).filter(|_| self.mode != Legacy) {
             Some(node) => {
@@ -354,4 +415,92 @@ fn check_extra(key: &str, values: &[String]) -> Result<(), String> {
         return Err("impersonating the empty string value in extra is not allowed".to_owned());
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use async_trait::async_trait;
+
+    use super::*;
+    use crate::auth::Decision;
+
+    /// Allows everything, and keeps what it was asked.
+    #[derive(Default)]
+    struct Lenient(Mutex<Vec<String>>);
+
+    #[async_trait]
+    impl Authorizer for Lenient {
+        async fn authorize(&self, asked: &Attributes) -> Decision {
+            self.0.lock().push(format!("{} {}/{}", asked.verb, asked.resource, asked.name));
+            Decision::Allow(String::new())
+        }
+    }
+
+    fn user(name: &str, extra: &[(&str, &str)]) -> User {
+        let extra = extra.iter().map(|(key, value)| ((*key).to_owned(), vec![(*value).to_owned()])).collect();
+        User { name: name.to_owned(), extra, ..User::default() }
+    }
+
+    fn get(requester: &User, name: &str) -> Attributes {
+        Attributes {
+            user: requester.clone(),
+            verb: "get".to_owned(),
+            resource: "pods".to_owned(),
+            name: name.to_owned(),
+            is_resource: true,
+            ..Attributes::default()
+        }
+    }
+
+    /// What is asked for one request after the other.
+    async fn asked(mode: Mode, requests: &[(&User, Attributes)]) -> Vec<Vec<String>> {
+        let (authorizer, memory) = (Lenient::default(), Memory::default());
+        let place = Place { authorizer: &authorizer, memory: &memory, constrained: true };
+        let mut all = Vec::new();
+        for (wanted, request) in requests {
+            let target = check(&place, mode, wanted, request).await.unwrap();
+            assert_eq!(target.name, wanted.name, "whoever was known");
+            all.push(std::mem::take(&mut *authorizer.0.lock()));
+        }
+        all
+    }
+
+    #[tokio::test]
+    async fn what_was_allowed_is_not_asked_again() {
+        let (jane, me, you) = (user("jane", &[]), user("me", &[]), user("you", &[]));
+        let (joe, on, who) =
+            (user("joe", &[]), "impersonate-on:user-info:get pods/", "impersonate:user-info users/");
+        let all = [
+            (&jane, get(&me, "a")),
+            (&jane, get(&me, "a")),
+            (&jane, get(&me, "b")),
+            (&joe, get(&me, "a")),
+            (&jane, get(&you, "a")),
+        ];
+        assert_eq!(
+            asked(UserInfo, &all).await,
+            [
+                vec![format!("{on}a"), format!("{who}jane")],
+                vec![],
+                vec![format!("{on}b")],
+                vec![format!("{on}a"), format!("{who}joe")],
+                vec![format!("{on}a"), format!("{who}jane")],
+            ]
+        );
+        // Without constraints everything is asked every time.
+        let legacy = asked(Legacy, &all[..2]).await;
+        assert_eq!(legacy, vec![vec!["impersonate users/jane".to_owned()]; 2]);
+    }
+
+    #[tokio::test]
+    async fn what_an_account_may_on_one_node_it_may_on_its_node() {
+        let account = |node: &str| user("system:serviceaccount:n:a", &[(NODE_NAME, node)]);
+        let nodes = ["x", "y"].map(|node| user(&format!("system:node:{node}"), &[]));
+        let all = [(&nodes[0], get(&account("x"), "p")), (&nodes[1], get(&account("y"), "p"))];
+        let first = vec![
+            "impersonate-on:associated-node:get pods/p".to_owned(),
+            "impersonate:associated-node nodes/*".to_owned(),
+        ];
+        assert_eq!(asked(AssociatedNode, &all).await, [first, vec![]]);
+    }
 }
