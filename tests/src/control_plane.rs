@@ -39,8 +39,7 @@ pub const ISSUER: &str = "https://kubernetes.default.svc.cluster.local";
 #[derive(Debug)]
 pub struct ControlPlane {
     dir: tempfile::TempDir,
-    etcd_port: u16,
-    peer_port: u16,
+    members: Vec<Member>,
     port: u16,
     quota: u64,
     flags: Mutex<Vec<String>>,
@@ -50,8 +49,15 @@ pub struct ControlPlane {
     pub ca: Arc<Authority>,
     /// What signs tokens.
     pub tokens: Arc<TokenKey>,
-    etcd: Mutex<Option<Child>>,
     api: Mutex<Option<Child>>,
+}
+
+/// A member of the etcd cluster.
+#[derive(Debug)]
+struct Member {
+    client: u16,
+    peer: u16,
+    child: Mutex<Option<Child>>,
 }
 
 /// How a control plane is started.
@@ -61,11 +67,13 @@ pub struct Options {
     pub quota: u64,
     /// More flags for the API server.
     pub flags: Vec<String>,
+    /// Members of the etcd cluster.
+    pub members: usize,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { quota: 1 << 30, flags: Vec::new() }
+        Self { quota: 1 << 30, flags: Vec::new(), members: 1 }
     }
 }
 
@@ -77,15 +85,15 @@ impl ControlPlane {
     pub fn start(options: Options) -> Result<Self> {
         let plane = Self {
             dir: tempfile::Builder::new().prefix("keelson-api").tempdir()?,
-            etcd_port: free_port()?,
-            peer_port: free_port()?,
+            members: (0..options.members)
+                .map(|_| Ok(Member::new(free_port()?, free_port()?)))
+                .collect::<Result<_>>()?,
             port: free_port()?,
             quota: options.quota,
             flags: Mutex::new(options.flags),
             host: None,
             ca: Arc::new(Authority::new("test-ca")?),
             tokens: Arc::new(TokenKey::new()?),
-            etcd: Mutex::default(),
             api: Mutex::default(),
         };
         plane.write_files()?;
@@ -102,15 +110,13 @@ impl ControlPlane {
     pub fn beside(&self, host: &str, flags: Vec<String>) -> Result<Self> {
         let plane = Self {
             dir: tempfile::Builder::new().prefix("keelson-api").tempdir()?,
-            etcd_port: self.etcd_port,
-            peer_port: self.peer_port,
+            members: self.members.iter().map(|member| Member::new(member.client, member.peer)).collect(),
             port: free_port()?,
             quota: self.quota,
             flags: Mutex::new(flags),
             host: Some(host.to_owned()),
             ca: self.ca.clone(),
             tokens: self.tokens.clone(),
-            etcd: Mutex::default(),
             api: Mutex::default(),
         };
         plane.write_files()?;
@@ -142,9 +148,9 @@ impl ControlPlane {
         Client::new(&format!("https://{}", self.address()), &self.ca.cert, identity)
     }
 
-    /// Where etcd listens.
+    /// Where the first member of etcd listens.
     pub fn etcd_url(&self) -> String {
-        format!("http://127.0.0.1:{}", self.etcd_port)
+        self.members[0].client_url()
     }
 
     /// Starts etcd on the data it had, if any.
@@ -152,20 +158,32 @@ impl ControlPlane {
     /// # Errors
     /// When it cannot be started.
     pub fn start_etcd(&self) -> Result<()> {
-        let (client, peer) = (self.etcd_url(), format!("http://127.0.0.1:{}", self.peer_port));
+        (0..self.members.len()).try_for_each(|at| self.start_member(at))
+    }
+
+    /// Starts a member of etcd on the data it had, if any.
+    ///
+    /// # Errors
+    /// When it cannot be started.
+    pub fn start_member(&self, at: usize) -> Result<()> {
+        let name = |at: usize| if at == 0 { "test".to_owned() } else { format!("test{at}") };
+        let (client, peer) = (self.members[at].client_url(), self.members[at].peer_url());
+        let all = self.members.iter().enumerate();
+        let cluster: Vec<String> =
+            all.map(|(at, member)| format!("{}={}", name(at), member.peer_url())).collect();
         let etcd = which("etcd").context("etcd is not installed")?;
         let mut command = Command::new(etcd);
         command
-            .arg("--name=test")
-            .arg(format!("--data-dir={}", self.at("etcd")))
+            .arg(format!("--name={}", name(at)))
+            .arg(format!("--data-dir={}", self.at(&name(at).replace("test", "etcd"))))
             .arg(format!("--listen-client-urls={client}"))
             .arg(format!("--advertise-client-urls={client}"))
             .arg(format!("--listen-peer-urls={peer}"))
             .arg(format!("--initial-advertise-peer-urls={peer}"))
-            .arg(format!("--initial-cluster=test={peer}"))
+            .arg(format!("--initial-cluster={}", cluster.join(",")))
             .arg(format!("--quota-backend-bytes={}", self.quota))
             .args(["--logger=zap", "--log-level=warn", "--unsafe-no-fsync"]);
-        *lock(&self.etcd) = Some(self.spawn(command, "etcd.log")?);
+        *lock(&self.members[at].child) = Some(self.spawn(command, "etcd.log")?);
         Ok(())
     }
 
@@ -194,9 +212,10 @@ impl ControlPlane {
     /// # Errors
     /// When it cannot be started.
     pub fn launch_api(&self) -> Result<()> {
+        let servers: Vec<String> = self.members.iter().map(Member::client_url).collect();
         let mut command = Command::new(binary("kube-apiserver")?);
         command
-            .arg(format!("--etcd-servers={}", self.etcd_url()))
+            .arg(format!("--etcd-servers={}", servers.join(",")))
             .arg("--allow-privileged=true")
             .args(["--bind-address=127.0.0.1", "--advertise-address=127.0.0.1"])
             .arg(format!("--secure-port={}", self.port))
@@ -237,7 +256,15 @@ impl ControlPlane {
     /// # Errors
     /// When it cannot be waited for.
     pub fn kill_etcd(&self) -> Result<()> {
-        end(&mut lock(&self.etcd), Signal::SIGKILL)
+        (0..self.members.len()).try_for_each(|at| self.kill_member(at))
+    }
+
+    /// Ends a member of etcd as a crash would.
+    ///
+    /// # Errors
+    /// When it cannot be waited for.
+    pub fn kill_member(&self, at: usize) -> Result<()> {
+        end(&mut lock(&self.members[at].child), Signal::SIGKILL)
     }
 
     /// Ends the API server as a crash would.
@@ -345,9 +372,25 @@ impl ControlPlane {
     }
 }
 
+// === impl Member ===
+
+impl Member {
+    fn new(client: u16, peer: u16) -> Self {
+        Self { client, peer, child: Mutex::default() }
+    }
+
+    fn client_url(&self) -> String {
+        format!("http://127.0.0.1:{}", self.client)
+    }
+
+    fn peer_url(&self) -> String {
+        format!("http://127.0.0.1:{}", self.peer)
+    }
+}
+
 impl Drop for ControlPlane {
     fn drop(&mut self) {
-        for child in [&self.api, &self.etcd] {
+        for child in [&self.api].into_iter().chain(self.members.iter().map(|member| &member.child)) {
             // A process that cannot be ended here has ended already.
             drop(end(&mut lock(child), Signal::SIGKILL));
         }

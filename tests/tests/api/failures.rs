@@ -21,6 +21,7 @@ pub(crate) const TESTS: &[Test<()>] = &[
     ("a dead etcd is told, and its return heals everything", dead_etcd),
     ("a watch goes on over an etcd that went away", watch_over_etcd),
     ("a killed server has lost no write it acknowledged", killed_server),
+    ("killed members of etcd, one after the other, lose no write that was acknowledged", killed_members),
     ("a full disk is told, reads go on, and room heals it", full_disk),
     ("SIGTERM ends watches and then the server, without an error", drains),
     ("connections that are no TLS and requests that never end hold nobody up", bad_peers),
@@ -100,14 +101,50 @@ fn watch_over_etcd(_: &(), _: &str) -> Result<()> {
     Err(anyhow!("the third was never told"))
 }
 
-/// Writers note what was acknowledged; after a kill -9 all of it is there.
 fn killed_server(_: &(), _: &str) -> Result<()> {
     let plane = ControlPlane::start(Options::default())?;
+    keeps_what_it_acknowledged(&plane, 3, &|_| {
+        plane.kill_api()?;
+        plane.start_api()
+    })
+}
+
+/// Each member in turn, whoever leads, and the server with the last one.
+fn killed_members(_: &(), _: &str) -> Result<()> {
+    const MEMBERS: usize = 3;
+    let plane = ControlPlane::start(Options { members: MEMBERS, ..Options::default() })?;
+    let admin = plane.admin()?;
+    keeps_what_it_acknowledged(&plane, 2 * MEMBERS, &|round| {
+        let member = round % MEMBERS;
+        plane.kill_member(member)?;
+        if round == 2 * MEMBERS {
+            plane.kill_api()?;
+            plane.start_api()?;
+        }
+        // Two of three go on.
+        plane.eventually("writes work without one member", 60, || {
+            Ok((make(&admin, &format!("without-{round}"))?.code == 201).then_some(()))
+        })?;
+        plane.start_member(member)
+    })
+}
+
+/// Writers note what was acknowledged, of objects they make and of one each that they change over and over; after what
+/// `kill` does while they write, all of it is there.
+fn keeps_what_it_acknowledged(
+    plane: &ControlPlane,
+    rounds: usize,
+    kill: &dyn Fn(usize) -> Result<()>,
+) -> Result<()> {
+    const WRITERS: usize = 4;
     let (stop, known) = (AtomicBool::new(false), Mutex::new(Vec::<String>::new()));
     let lock = || known.lock().unwrap_or_else(PoisonError::into_inner);
+    let counters = Mutex::new([0_usize; WRITERS]);
     let write = |who: usize| -> Result<()> {
         let client = plane.admin()?;
-        for at in 0.. {
+        let counter = config_maps("default", &format!("counter-{who}"));
+        make(&client, &format!("counter-{who}"))?.ok()?;
+        for at in 1.. {
             if stop.load(Ordering::Relaxed) {
                 break;
             }
@@ -118,20 +155,28 @@ fn killed_server(_: &(), _: &str) -> Result<()> {
             {
                 lock().push(name);
             }
+            let change = json!({"data": {"n": at.to_string()}});
+            if let Ok(answer) = client.patch(&counter, "application/merge-patch+json", &change)
+                && answer.code == 200
+            {
+                counters.lock().unwrap_or_else(PoisonError::into_inner)[who] = at;
+            }
         }
         Ok(())
     };
     thread::scope(|scope| -> Result<()> {
-        let writers: Vec<_> = (0..4).map(|who| scope.spawn(move || write(who))).collect();
+        let write = &write;
+        let writers: Vec<_> = (0..WRITERS).map(|who| scope.spawn(move || write(who))).collect();
         let outcome = (|| {
-            for round in 1..=3 {
-                plane.eventually("some writes are acknowledged", 30, || {
-                    Ok((lock().len() >= round * 40).then_some(()))
+            let mut seen = 0;
+            for round in 1..=rounds {
+                plane.eventually("more writes are acknowledged", 60, || {
+                    Ok((lock().len() >= seen + 40).then_some(()))
                 })?;
-                plane.kill_api()?;
-                plane.start_api()?;
+                kill(round)?;
+                seen = lock().len();
             }
-            anyhow::Ok(())
+            plane.eventually("writes go on", 60, || Ok((lock().len() >= seen + 40).then_some(())))
         })();
         stop.store(true, Ordering::Relaxed);
         for writer in writers {
@@ -139,12 +184,18 @@ fn killed_server(_: &(), _: &str) -> Result<()> {
         }
         outcome
     })?;
-    let list = plane.admin()?.get(&config_maps("default", ""))?.ok()?;
+    let admin = plane.admin()?;
+    let list = admin.get(&config_maps("default", ""))?.ok()?;
     let items = list["items"].as_array().context("a list")?;
     let there: std::collections::BTreeSet<_> =
         items.iter().filter_map(|i| i["metadata"]["name"].as_str()).collect();
     let lost: Vec<_> = lock().iter().filter(|n| !there.contains(n.as_str())).cloned().collect();
     ensure!(lost.is_empty(), "lost {} of {}: {lost:?}", lost.len(), lock().len());
+    for (who, last) in counters.into_inner().unwrap_or_else(PoisonError::into_inner).into_iter().enumerate() {
+        let stored = admin.get(&config_maps("default", &format!("counter-{who}")))?.ok()?;
+        let stored: usize = stored["data"]["n"].as_str().unwrap_or("0").parse()?;
+        ensure!(last > 0 && stored >= last, "counter {who} was {last} and is {stored}");
+    }
     Ok(())
 }
 
