@@ -13,6 +13,10 @@ use crate::value::{EvalError, Value};
 
 pub(super) const FUNCTIONS: &[Line] = &[
     ("duration_to_duration", "duration(duration) -> duration", |c| Ok(c.arg(0)?.clone())),
+    // It compiles as upstream's does, which has no way to do it either.
+    ("int64_to_duration", "duration(int) -> duration", |_| {
+        Err(EvalError::failed("type conversion error from 'int' to 'google.protobuf.Duration'"))
+    }),
     ("string_to_duration", "duration(string) -> duration", |c| {
         let text = c.str(0)?;
         parse_duration(text)
