@@ -14,10 +14,12 @@ use apiserver::{
     authn::{self, jwt::Token},
     authz,
     customresources::conversion,
+    engine,
     field::Path,
     negotiation::{Media, Offer},
     object::Object,
     patch::{JsonPatch, strategic},
+    proxy,
     registry::{Resource, StrategyContext, catalog, stored_forms::StoredForms},
     request_path::info::RequestInfo,
     schema,
@@ -55,6 +57,9 @@ pub(super) const TARGETS: &[Target] = &[
     ("kind", kind),
     ("stored_value", stored_value),
     ("webhook_answer", webhook_answer),
+    ("merge_patch", merge_patch),
+    ("query", query),
+    ("spdy_frames", spdy_frames),
 ];
 
 fn body(content_type: &'static str, bytes: &[u8]) {
@@ -116,6 +121,17 @@ pub(super) fn strategic_patch(bytes: &[u8]) {
     }
 }
 
+/// A merge patch, applied to a pod that is decoded again.
+pub(super) fn merge_patch(bytes: &[u8]) {
+    if let Ok(patch) = serde_json::from_slice::<Value>(bytes) {
+        let mut value = pod();
+        json_patch::merge(&mut value, &patch);
+        if let Some(id) = schema::type_of("v1", "Pod") {
+            drop(black_box(schema::decode(&proto::node::Node::from(&value), id)));
+        }
+    }
+}
+
 /// `fieldsV1` of a manager, there and back.
 pub(super) fn managed_fields(bytes: &[u8]) {
     if let Ok(fields) = serde_json::from_slice::<Value>(bytes) {
@@ -143,6 +159,16 @@ pub(super) fn request_line(bytes: &[u8]) {
         let info = RequestInfo::new(&method, path, query);
         black_box((info.api_version(), info.is_long_running()));
     }
+}
+
+/// What a query asks of lists and watches, and which part of a list.
+pub(super) fn query(bytes: &[u8]) {
+    black_box(engine::understands(&String::from_utf8_lossy(bytes)));
+}
+
+/// What a kubelet says on a stream into a container.
+pub(super) fn spdy_frames(bytes: &[u8]) {
+    black_box(proxy::spdy_events(bytes));
 }
 
 /// An Accept header.

@@ -25,7 +25,7 @@ use crate::{
     registry::{
         Resource, SideEffects, StrategyContext, Subresource, Undo, apiextensions::custom::CustomKind,
     },
-    request_path::info::RequestInfo,
+    request_path::info::{Query, RequestInfo},
     response::{self, Body},
     server::Server,
     status::{GroupName, Status},
@@ -57,6 +57,13 @@ pub(crate) mod warning;
 mod write;
 
 pub use listing::Compressed;
+
+/// Whether a query is one of a list, one of a watch, and names a part of a list.
+pub fn understands(query: &str) -> [bool; 3] {
+    let query = Query::parse(query);
+    let part = shards::parse(query.get("shardSelector")).is_ok();
+    [list_options::list(&query).is_ok(), list_options::watch(&query, true).is_ok(), part]
+}
 
 /// A resource or subresource that answers a POST instead of storing it (reviews, token requests).
 #[async_trait]

@@ -11,6 +11,7 @@
 use std::{net::IpAddr, sync::Arc};
 
 use component_base::features::Gate;
+use futures::FutureExt;
 use http::{Method, Request, Response};
 use hyper::body::Incoming;
 use serde_json::Value;
@@ -213,6 +214,19 @@ impl Connect {
             }
         }
     }
+}
+
+/// How many events there are in what a kubelet says on a stream, up to its end or to what is no SPDY.
+pub fn spdy_events(bytes: &[u8]) -> Option<usize> {
+    let counted = async {
+        let (mut reader, mut events) = (spdy::Reader::new(bytes), 0);
+        while let Ok(Some(_)) = reader.next().await {
+            events += 1;
+        }
+        events
+    };
+    // Bytes that are there are read without waiting.
+    counted.now_or_never()
 }
 
 #[cfg(test)]

@@ -8,13 +8,14 @@ use http::{HeaderValue, Request, Response, StatusCode, header};
 use http_body_util::BodyExt;
 use hyper::{body::Incoming, service::service_fn, upgrade::Upgraded};
 use hyper_util::rt::TokioIo;
+use rustls::pki_types::ServerName;
 use serde_json::{Value, json};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
-    net::TcpListener,
+    net::{TcpListener, TcpStream},
     sync::watch,
 };
-use tokio_rustls::TlsAcceptor;
+use tokio_rustls::{TlsAcceptor, TlsConnector};
 use tokio_tungstenite::{
     WebSocketStream,
     tungstenite::{Message, protocol::Role},
@@ -235,7 +236,7 @@ async fn logs_are_streamed() {
     assert_eq!(body.frame().await.unwrap().unwrap().into_data().unwrap(), "first\n");
     go.send(true).unwrap();
     let rest = body.collect().await.unwrap().to_bytes();
-    assert_eq!(rest, "follow=true&tailLines=5&stream=All");
+    assert_eq!(rest, "follow=true&tailLines=5");
 
     for (uri, code, part) in [
         ("p/log?previous=true", 400, "previous terminated container"),
@@ -282,6 +283,30 @@ async fn upgrades_go_through_with_half_closes() {
         let (got, body) = text(ask(&server, &front, &format!("{POD}/{uri}"), &[]).await).await;
         assert!(got == code && body.contains(part), "{uri}: {got} {body}");
     }
+}
+
+/// What follows an upgrade that the kubelet refuses is for this server, not for the kubelet (CVE-2018-1002105).
+#[tokio::test(flavor = "multi_thread")]
+async fn no_tunnel_is_left_of_a_refused_upgrade() {
+    let (_go, go_on) = watch::channel(true);
+    let (server, _front) = cluster(go_on).await;
+    let connector = TlsConnector::from(server.server.kubelets.stranger());
+    let stream = TcpStream::connect(server.address).await.unwrap();
+    let mut io = connector.connect(ServerName::try_from("127.0.0.1").unwrap(), stream).await.unwrap();
+    let upgrade =
+        "Connection: Upgrade\r\nUpgrade: SPDY/3.1\r\nX-Stream-Protocol-Version: v4.channel.k8s.io\r\n\r\n";
+    let asked = format!("GET {POD}/p/exec?command=nope HTTP/1.1\r\nHost: a\r\n{upgrade}");
+    let after = "GET /containerLogs/default/p/c HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n";
+    io.write_all(asked.as_bytes()).await.unwrap();
+    let mut said = BytesMut::new();
+    while !said.windows(19).any(|part| part == b"container not found") {
+        assert!(io.read_buf(&mut said).await.unwrap() > 0, "{said:?}");
+    }
+    io.write_all(after.as_bytes()).await.unwrap();
+    // However the connection ends, the kubelet has said nothing more.
+    while io.read_buf(&mut said).await.is_ok_and(|read| read > 0) {}
+    let said = String::from_utf8_lossy(&said);
+    assert!(!said.contains("first") && said.starts_with("HTTP/1.1 404"), "{said}");
 }
 
 const KEY: &str = "dGhlIHNhbXBsZSBub25jZQ==";
