@@ -14,12 +14,19 @@ use http::Method;
 use rustls::{
     ClientConfig, ClientConnection, DigitallySignedStruct, SignatureScheme,
     client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
-    pki_types::{CertificateDer, ServerName, UnixTime},
+    pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime, pem::PemObject},
 };
-use tests::{ControlPlane, control_plane::Options, pki::Authority, runner::Test};
+use tests::{
+    ControlPlane,
+    control_plane::Options,
+    pki::{Authority, Identity, NOW},
+    runner::Test,
+};
 
-pub(crate) const TESTS: &[Test<()>] =
-    &[("flags of the front hold for whoever comes, and the server tells which it has", front)];
+pub(crate) const TESTS: &[Test<()>] = &[
+    ("flags of the front hold for whoever comes, and the server tells which it has", front),
+    ("floods of HTTP/2 frames end at who sends them", floods),
+];
 
 fn front(_: &(), _: &str) -> Result<()> {
     let dir = tempfile::tempdir()?;
@@ -75,7 +82,7 @@ fn strangers(plane: &ControlPlane) -> Result<()> {
     const PATH: &[u8] = b"/api/v1/pods";
     let block = [&[0x82, 0x87, 0x04, u8::try_from(PATH.len())?][..], PATH, &[0x01, 1, b'x']].concat();
     let head = [0, 0, u8::try_from(block.len())?, HEADERS, 0x5, 0, 0, 0, 1];
-    let (mut connection, mut stream) = connect(plane, "localhost", &Arc::default(), &[b"h2"])?;
+    let (mut connection, mut stream) = connect(plane, "localhost", (&Arc::default(), None), &[b"h2"])?;
     stream.set_read_timeout(Some(Duration::from_secs(30)))?;
     let mut tls = rustls::Stream::new(&mut connection, &mut stream);
     tls.write_all(&[PREFACE, NO_SETTINGS, &head, &block].concat())?;
@@ -93,7 +100,7 @@ fn strangers(plane: &ControlPlane) -> Result<()> {
 
 /// A client of HTTP/2 that reads nothing: it does not hear that the server ends, which ends all the same.
 fn silent(plane: &ControlPlane) -> Result<(ClientConnection, TcpStream)> {
-    let (mut connection, mut stream) = connect(plane, "localhost", &Arc::default(), &[b"h2"])?;
+    let (mut connection, mut stream) = connect(plane, "localhost", (&Arc::default(), None), &[b"h2"])?;
     connection.writer().write_all(&[PREFACE, NO_SETTINGS].concat())?;
     while connection.wants_write() {
         connection.write_tls(&mut stream)?;
@@ -101,17 +108,21 @@ fn silent(plane: &ControlPlane) -> Result<(ClientConnection, TcpStream)> {
     Ok((connection, stream))
 }
 
-/// A connection over TLS to a name, whose certificate is remembered.
+/// A connection over TLS to a name, whose certificate is remembered, of somebody or nobody.
 fn connect(
     plane: &ControlPlane,
     name: &str,
-    seen: &Arc<Seen>,
+    (seen, who): (&Arc<Seen>, Option<&Identity>),
     protocols: &[&[u8]],
 ) -> Result<(ClientConnection, TcpStream)> {
-    let mut config = ClientConfig::builder()
-        .dangerous()
-        .with_custom_certificate_verifier(seen.clone())
-        .with_no_client_auth();
+    let config = ClientConfig::builder().dangerous().with_custom_certificate_verifier(seen.clone());
+    let mut config = match who {
+        None => config.with_no_client_auth(),
+        Some(who) => config.with_client_auth_cert(
+            vec![CertificateDer::from_pem_slice(who.cert.as_bytes())?],
+            PrivateKeyDer::from_pem_slice(who.key.as_bytes())?,
+        )?,
+    };
     config.alpn_protocols = protocols.iter().map(|protocol| protocol.to_vec()).collect();
     let mut connection = ClientConnection::new(Arc::new(config), ServerName::try_from(name.to_owned())?)?;
     let mut stream = TcpStream::connect(plane.address())?;
@@ -119,6 +130,77 @@ fn connect(
         connection.complete_io(&mut stream)?;
     }
     Ok((connection, stream))
+}
+
+/// What a client sends over and over, by its number.
+type Flood = fn(u32) -> Vec<u8>;
+
+fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
+    let length = u32::try_from(payload.len()).unwrap_or_default().to_be_bytes();
+    [&length[1..], &[kind, flags], &stream.to_be_bytes(), payload].concat()
+}
+
+/// GET of all namespaces.
+fn request(stream: u32, flags: u8) -> Vec<u8> {
+    const PATH: &[u8] = b"/api/v1/namespaces";
+    let block = [&[0x82, 0x87, 0x04, PATH.len().to_le_bytes()[0]][..], PATH, &[0x01, 1, b'x']].concat();
+    frame(1, flags, stream, &block)
+}
+
+/// Somebody who may ask sends one kind of frame after the other (CVE-2019-9512 to 9518, 2023-44487, 2024-27316): they end
+/// when the server has had enough or they cannot send any more, and nobody else notices.
+fn floods(_: &(), _: &str) -> Result<()> {
+    const FLOODS: [(&str, u32, Flood); 7] = [
+        ("streams that are taken back", 20_000, |n| {
+            [request(2 * n + 1, 0x5), frame(3, 0, 2 * n + 1, &[0, 0, 0, 8])].concat()
+        }),
+        ("pings", 50_000, |n| frame(6, 0, 0, &u64::from(n).to_be_bytes())),
+        ("settings", 50_000, |_| frame(4, 0, 0, &[0, 4, 0, 0, 0, 0])),
+        ("headers without an end", 5_000, |n| match n {
+            0 => request(1, 0x1),
+            _ => frame(9, 0, 1, &[0x40, 1, b'a', 1, b'b'].repeat(3_000)),
+        }),
+        ("empty pieces of a body", 50_000, |n| match n {
+            0 => request(1, 0x4),
+            _ => frame(0, 0, 1, &[]),
+        }),
+        ("answers that nobody reads", 20_000, |n| match n {
+            0 => frame(4, 0, 0, &[0, 4, 0, 0, 0, 0]),
+            _ => request(2 * n - 1, 0x5),
+        }),
+        ("priorities", 50_000, |n| frame(2, 0, 2 * n + 1, &[0, 0, 0, 0, 1])),
+    ];
+    let plane = ControlPlane::start(Options::default())?;
+    let admin = plane.admin()?;
+    let who = plane.ca.client("flooder", "system:masters", NOW)?;
+    let pid = plane.api_pid().context("the server has no process")?;
+    let memory = || -> Result<u64> {
+        let status = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).context("no VmRSS")?;
+        Ok(line.trim().trim_end_matches("kB").trim().parse()?)
+    };
+    let before = memory()?;
+    let mut open = Vec::new();
+    for (what, times, flood) in FLOODS {
+        let (mut connection, mut stream) =
+            connect(&plane, "localhost", (&Arc::default(), Some(&who)), &[b"h2"])?;
+        stream.set_write_timeout(Some(Duration::from_secs(2)))?;
+        stream.set_read_timeout(Some(Duration::from_millis(1)))?;
+        let mut tls = rustls::Stream::new(&mut connection, &mut stream);
+        tls.write_all(&[PREFACE, NO_SETTINGS].concat())?;
+        for n in 0..times {
+            // Whoever is cut off, or not listened to, has said enough.
+            if tls.write_all(&flood(n)).is_err() {
+                break;
+            }
+        }
+        admin.get("/api/v1/namespaces/default")?.ok().with_context(|| format!("beside {what}"))?;
+        open.push((connection, stream));
+    }
+    let grown = memory()?.saturating_sub(before);
+    ensure!(grown < 256 * 1024, "{grown} KB more are in use");
+    ensure!(plane.is_running()? && !plane.api_log()?.contains("panicked"), "{}", plane.logs());
+    Ok(())
 }
 
 /// Pages of one origin may read answers, and all answers are for TLS only.
@@ -142,7 +224,7 @@ fn origins(plane: &ControlPlane) -> Result<()> {
 fn certificates(plane: &ControlPlane) -> Result<()> {
     let shown = |name: &str| -> Result<Vec<u8>> {
         let seen = Arc::new(Seen::default());
-        connect(plane, name, &seen, &[])?;
+        connect(plane, name, (&seen, None), &[])?;
         let shown = seen.0.lock().map_err(|_| anyhow!("the verifier broke"))?.clone();
         Ok(shown)
     };

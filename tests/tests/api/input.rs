@@ -25,6 +25,8 @@ pub(crate) const TESTS: &[Test<ControlPlane>] = &[
     ("query parameters that cannot be are refused", parameters),
     ("what is not there is not found", not_found),
     ("verbs a resource does not have are refused", methods),
+    ("what grows while it is read, or is deep or long beyond reason, is refused", bombs),
+    ("names that lead elsewhere lead nowhere", tricks),
     ("a flood of nonsense leaves the server up", nonsense),
 ];
 
@@ -265,6 +267,104 @@ fn malformed_patches(plane: &ControlPlane, ns: &str) -> Result<()> {
         answer.refused(code, reason).map_err(|e| e.context(format!("{kind} {body}")))?;
     }
     ensure!(admin.get(&path)?.ok()? == before, "it was changed");
+    Ok(())
+}
+
+fn bombs(plane: &ControlPlane, ns: &str) -> Result<()> {
+    let admin = plane.admin()?;
+    let (maps, path) = (config_maps(ns, ""), config_maps(ns, "a"));
+    admin.post(&maps, &json!({"metadata": {"name": "a"}, "data": {"k": "v".repeat(1 << 10)}}))?.ok()?;
+    // Nine times ten of what was before: a billion.
+    let mut laughs = String::from("a0: &a0 ha\n");
+    for level in 1..10 {
+        let all = vec![format!("*a{}", level - 1); 10].join(", ");
+        laughs.push_str(&format!("a{level}: &a{level} [{all}]\n"));
+    }
+    let yaml = format!("metadata: {{name: b}}\n{laughs}");
+    admin.send(Method::POST, &maps, "application/yaml", yaml.clone())?.refused(400, "BadRequest")?;
+    let applied = format!("apiVersion: v1\nkind: ConfigMap\n{yaml}");
+    admin
+        .send(Method::PATCH, &format!("{path}?fieldManager=m"), APPLY_PATCH, applied)?
+        .refused(400, "BadRequest")?;
+    // Steps of a patch, and steps that make much of little.
+    let steps = format!("[{}]", vec![r#"{"op":"remove","path":"/a"}"#; 100_000].join(","));
+    let told = admin.send(Method::PATCH, &path, JSON_PATCH, steps)?;
+    told.refused_with(
+        413,
+        "RequestEntityTooLarge",
+        "The allowed maximum operations in a JSON patch is 10000",
+    )?;
+    let copies: Vec<String> =
+        (0..9_000).map(|n| format!(r#"{{"op":"copy","from":"/data/k","path":"/data/k{n}"}}"#)).collect();
+    let told = admin.send(Method::PATCH, &path, JSON_PATCH, format!("[{}]", copies.join(",")))?;
+    ensure!((400..500).contains(&told.code), "{}: {}", told.code, told.text());
+    let doubles: Vec<String> =
+        (0..40).map(|n| format!(r#"{{"op":"copy","from":"/data","path":"/data/x{n}"}}"#)).collect();
+    let told = admin.send(Method::PATCH, &path, JSON_PATCH, format!("[{}]", doubles.join(",")))?;
+    ensure!((400..500).contains(&told.code), "{}: {}", told.code, told.text());
+    // Depth.
+    let deep = |open: &str, shut: &str| format!("{}{}", open.repeat(100_000), shut.repeat(100_000));
+    for (kind, body) in [
+        (MERGE_PATCH, format!("{{\"data\":{}}}", deep("[", "]"))),
+        (STRATEGIC_PATCH, format!("{{\"data\":{}}}", deep("[", "]"))),
+        (JSON_PATCH, format!(r#"[{{"op":"add","path":"/data/k","value":{}}}]"#, deep("[", "]"))),
+    ] {
+        admin.send(Method::PATCH, &path, kind, body)?.refused(400, "BadRequest")?;
+    }
+    let flow = format!("metadata: {{name: b}}\ndata: {}\n", deep("[", "]"));
+    admin.send(Method::POST, &maps, "application/yaml", flow)?.refused(400, "BadRequest")?;
+    // Selectors and expressions of any length.
+    let terms: Vec<String> = (0..3_000).map(|n| format!("k{n}!=v")).collect();
+    let told = admin.get(&format!("{maps}?labelSelector={}", terms.join(",")))?;
+    ensure!(told.code == 200 || (400..500).contains(&told.code), "{}", told.code);
+    let policy = |expression: String| {
+        json!({"metadata": {"name": format!("{ns}-bomb")}, "spec": {"validations": [{"expression": expression}],
+            "matchConstraints": {"resourceRules": [{"apiGroups": [""], "apiVersions": ["v1"], "operations": ["CREATE"],
+                "resources": ["nothing"]}]}}})
+    };
+    let policies = "/apis/admissionregistration.k8s.io/v1/validatingadmissionpolicies";
+    for expression in
+        [deep("(", ")"), format!("true{}", " || true".repeat(200_000)), deep("[", "]"), "!".repeat(100_000)]
+    {
+        admin.post(policies, &policy(expression))?.refused(422, "Invalid")?;
+    }
+    let now = admin.get(&path)?.ok()?;
+    ensure!(now["data"].as_object().map(serde_json::Map::len) == Some(1), "it was changed");
+    ensure!(plane.is_running()? && !plane.api_log()?.contains("panicked"), "{}", plane.logs());
+    Ok(())
+}
+
+fn tricks(plane: &ControlPlane, ns: &str) -> Result<()> {
+    let admin = plane.admin()?;
+    let secret = json!({"metadata": {"name": "s"}, "stringData": {"k": "hidden"}});
+    admin.post(&format!("/api/v1/namespaces/{ns}/secrets"), &secret)?.ok()?;
+    let reader = plane.user(&format!("{ns}-reader"), "")?;
+    for path in [
+        format!("/api/v1/namespaces/{ns}/configmaps/../secrets/s"),
+        format!("/api/v1/namespaces/{ns}/configmaps/..%2fsecrets%2fs"),
+        format!("/api/v1/namespaces/{ns}/configmaps/%2e%2e/secrets/s"),
+        format!("/api/v1/namespaces/{ns}/configmaps/%2e%2e%2fsecrets%2fs"),
+        format!("/api/v1/namespaces/{ns}%2fsecrets%2fs"),
+        format!("/api/v1/namespaces/..%2f..%2fapi%2fv1%2fnamespaces%2f{ns}/secrets/s"),
+        format!("/api/v1//namespaces//{ns}//secrets//s"),
+        format!("/openapi/../api/v1/namespaces/{ns}/secrets/s"),
+        format!("/healthz/../api/v1/namespaces/{ns}/secrets/s"),
+        format!("/apis/../api/v1/namespaces/{ns}/secrets/s"),
+        "/api/v1/namespaces/%00/configmaps".to_owned(),
+        "/api/v1/namespaces/%ff/configmaps".to_owned(),
+    ] {
+        // Whoever may do everything finds nothing there, and nobody else gets any further.
+        for client in [&admin, &reader] {
+            let answer = client.get(&path)?;
+            ensure!(!answer.text().contains("aGlkZGVu") && answer.code < 500, "{path}: {}", answer.text());
+        }
+        ensure!(reader.get(&path)?.code != 200, "{path} is open");
+    }
+    for name in ["..", ".", "a/b", "a%2fb", "../x", "a\u{0}", ""] {
+        let made = admin.post(&config_maps(ns, ""), &json!({"metadata": {"name": name}}))?;
+        made.refused(422, "Invalid").map_err(|e| e.context(format!("{name:?}")))?;
+    }
+    ensure!(count(&admin, ns)? == 0, "something was stored");
     Ok(())
 }
 

@@ -18,6 +18,7 @@ use crate::encryption::{store, stored};
 pub(crate) const TESTS: &[Test<()>] = &[
     ("what only another server serves is discovered and asked of that server", another),
     ("two servers serve together what one of them does not", together),
+    ("two servers give no address and no port twice", allocated),
     ("authorities of others that change are believed", rotated),
     ("a server says where others reach it, unless that is switched off", published),
 ];
@@ -244,6 +245,88 @@ fn together(_: &(), _: &str) -> Result<()> {
         let answer = at_part.get(&format!("{JOBS}/j"))?;
         Ok((answer.code == 200).then_some(()))
     })
+}
+
+/// Services are made and deleted at both servers at once, until there is no address left; and the same address is asked of
+/// both.
+fn allocated(_: &(), _: &str) -> Result<()> {
+    const SERVICES: &str = "/api/v1/namespaces/default/services";
+    if !ControlPlane::has_hosts() {
+        return skipped();
+    }
+    let flags = || {
+        vec![
+            "--service-cluster-ip-range=10.97.0.0/27".to_owned(),
+            "--service-node-port-range=30000-30019".to_owned(),
+        ]
+    };
+    let one = ControlPlane::start(Options { flags: flags(), ..Options::default() })?;
+    let two = one.beside("beside", flags())?;
+    let service = |name: &str| json!({"metadata": {"name": name}, "spec": {"type": "NodePort", "ports": [{"port": 1}]}});
+    let make = |plane: &ControlPlane, who: &str| -> Result<()> {
+        let client = plane.admin()?;
+        for n in 0..40 {
+            let answer = client.post(SERVICES, &service(&format!("{who}-{n}")))?;
+            if answer.code != 201 {
+                // There is none left at the moment.
+                answer.refused(422, "Invalid").or_else(|_| answer.refused(500, "InternalError"))?;
+            } else if n % 4 == 0 {
+                // Some go again: what they had is for others.
+                client.delete(&format!("{SERVICES}/{who}-{n}"))?.ok()?;
+            }
+        }
+        Ok(())
+    };
+    std::thread::scope(|scope| -> Result<()> {
+        let all: Vec<_> = [(&one, "a"), (&one, "b"), (&two, "c"), (&two, "d")]
+            .map(|(plane, who)| scope.spawn(move || make(plane, who)))
+            .into_iter()
+            .collect();
+        all.into_iter().try_for_each(|one| one.join().map_err(|_| anyhow::anyhow!("a client broke"))?)
+    })?;
+    let client = two.admin()?;
+    for n in 0.. {
+        if client.post(SERVICES, &service(&format!("e-{n}")))?.code != 201 {
+            break;
+        }
+    }
+    let list = client.get(SERVICES)?.ok()?;
+    let all: Vec<&Value> = list["items"].as_array().context("a list")?.iter().collect();
+    let given = |field: &str| -> Vec<String> {
+        let mut given: Vec<String> =
+            all.iter().filter_map(|service| service.pointer(field)).map(Value::to_string).collect();
+        given.sort();
+        given
+    };
+    for field in ["/spec/clusterIP", "/spec/ports/0/nodePort"] {
+        let mut distinct = given(field);
+        distinct.dedup();
+        ensure!(distinct == given(field), "{field} twice: {:?}", given(field));
+    }
+    // The server's own service is there, and as many others as there are ports.
+    ensure!(all.len() == 1 + 20, "{} services", all.len());
+    let last = all.iter().find(|service| service["metadata"]["name"] != "kubernetes").context("a service")?;
+    let (name, address) = (last["metadata"]["name"].as_str(), last["spec"]["clusterIP"].as_str());
+    let (name, address) = (name.context("a name")?, address.context("an address")?.to_owned());
+    client.delete(&format!("{SERVICES}/{name}"))?.ok()?;
+    for round in 0..10 {
+        let ask = |plane: &ControlPlane, who: &str| -> Result<u16> {
+            let wanted = json!({"metadata": {"name": format!("{who}-{round}")}, "spec": {
+                "clusterIP": address, "ports": [{"port": 1}]}});
+            Ok(plane.admin()?.post(SERVICES, &wanted)?.code)
+        };
+        let codes = std::thread::scope(|scope| -> Result<Vec<u16>> {
+            let ask = &ask;
+            let both: Vec<_> =
+                [(&one, "x"), (&two, "y")].map(|(plane, who)| scope.spawn(move || ask(plane, who))).into();
+            both.into_iter().map(|one| one.join().map_err(|_| anyhow::anyhow!("a client broke"))?).collect()
+        })?;
+        let won = codes.iter().filter(|code| **code == 201).count();
+        ensure!(won == 1, "{address} was given {won} times: {codes:?}");
+        let winner = if codes[0] == 201 { "x" } else { "y" };
+        client.delete(&format!("{SERVICES}/{winner}-{round}"))?.ok()?;
+    }
+    Ok(())
 }
 
 fn rotated(_: &(), _: &str) -> Result<()> {
