@@ -98,7 +98,7 @@ fn backends(ingress: &Object) -> Vec<At<'_>> {
 }
 
 fn check_nominated(new: &Object, old: Option<&Object>, errors: &mut ErrorList) {
-    let Some(old) = old.filter(|old| !At::spec(old).text_of("nodeName").is_empty()) else { return };
+    let Some(old) = old.filter(|old| !At::spec(*old).text_of("nodeName").is_empty()) else { return };
     let node = At::status(new).get("nominatedNodeName");
     if !node.is_empty() && node.text() != At::status(old).text_of("nominatedNodeName") {
         node.forbidden(errors, "may not be set on pods that are already bound to a node");
