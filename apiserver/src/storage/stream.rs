@@ -34,8 +34,12 @@ const FIRST_RETRY: Duration = Duration::from_millis(100);
 const LAST_RETRY: Duration = Duration::from_secs(2);
 /// Messages that are applied together at most.
 const TOGETHER: usize = 64;
-/// Bytes of values a page of a load is to have, about.
-const PAGE_BYTES: usize = 8 << 20;
+/// Bytes of values a page of a load is to have at most, about.
+const PAGE_BYTES: usize = 24 << 20;
+/// Bytes of values that are worth a page of their own, about.
+const LAST_PAGE_BYTES: usize = 4 << 20;
+/// The part of what is left that a page brings.
+const PAGE_PART: usize = 8;
 /// Objects of a page of a load at most.
 const MAX_PAGE: usize = 10_000;
 /// Objects taken in before others get their turn.
@@ -264,12 +268,15 @@ impl Shared {
     }
 }
 
-/// Objects to ask for after this page. A read of etcd 3.4 costs it a look at every key of the range, so pages are as
-/// large as memory allows.
+/// Objects to ask for after this page. A read of etcd 3.4 costs it a look at every key of the rest of the range, so pages
+/// are large at first. Their memory goes to what is read later, so that the last ones, which cost little, are small.
 fn page_after(page: &Page) -> usize {
     let bytes: usize = page.stored.iter().map(|stored| stored.value.len()).sum();
-    let mean = bytes / page.stored.len().max(1);
-    (PAGE_BYTES / mean.max(1)).clamp(1, MAX_PAGE)
+    let mean = (bytes / page.stored.len().max(1)).max(1);
+    let left = usize::try_from(page.count).unwrap_or(usize::MAX).saturating_sub(page.stored.len());
+    let most = (PAGE_BYTES / mean).clamp(1, MAX_PAGE);
+    let least = (LAST_PAGE_BYTES / mean).clamp(1, most);
+    (left / PAGE_PART).clamp(least, most)
 }
 
 /// A page in as many equal parts as there are processors, or fewer where they would be small.
@@ -313,6 +320,25 @@ async fn gather(parts: &mut JoinSet<Vec<Taken>>, loaded: &mut Loaded) -> Result<
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn pages_are_large_while_much_is_left_and_never_larger_than_memory_allows() {
+        let after = |left: u64, size: usize| {
+            let value = Bytes::from(vec![b' '; size]);
+            page_after(&Page {
+                stored: vec![Stored { key: String::new(), value, rev: 1 }],
+                count: left + 1,
+                more: true,
+            })
+        };
+        assert_eq!(after(1_000_000, 6_000), PAGE_BYTES / 6_000);
+        assert_eq!(after(16_000, 6_000), 2_000);
+        assert_eq!(after(1_000, 6_000), LAST_PAGE_BYTES / 6_000);
+        assert_eq!(after(1_000_000, 10), MAX_PAGE);
+        assert_eq!(after(1_000_000, 0), MAX_PAGE);
+        assert_eq!(after(1_000_000, 1 << 20), 24);
+        assert_eq!(after(10, 64 << 20), 1);
+    }
 
     #[test]
     fn a_page_is_split_into_parts_that_are_all_of_it() {

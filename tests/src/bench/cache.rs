@@ -7,10 +7,13 @@ use etcd_client::{Client, GetOptions, Txn, TxnOp};
 use futures::{StreamExt, TryStreamExt, stream};
 use hack::layout::Layout;
 use http::Version;
+use serde_json::json;
 
 use super::{Figure, Goal, block_on, create, median, plane::Plane, start, usage};
 
 pub(super) const PODS: usize = 100_000;
+/// Namespaces the pods are in.
+const TEAMS: usize = 200;
 const PREFIX: &str = "/registry/pods/";
 /// Pods written by one transaction; etcd takes 128 operations at most.
 const TOGETHER: usize = 100;
@@ -54,15 +57,23 @@ pub(super) fn run(layout: &Layout) -> Result<Vec<Figure>> {
 
 /// Stores the pods as the API server would have, and leaves it stopped.
 pub(super) async fn fill(plane: &Plane) -> Result<()> {
-    let client = plane.client(Version::HTTP_2).await?;
+    let mut client = plane.client(Version::HTTP_2).await?;
     create::fill(&client, "model", 1).await?;
+    for team in 0..TEAMS {
+        let object = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": namespace(team)}});
+        client.json("POST", "/api/v1/namespaces", object.to_string().into()).await?;
+    }
     plane.stop("kube-apiserver")?;
     store(&plane.etcd().await?).await
 }
 
 /// Namespace and name of a pod; spread as in a cluster of that size.
 pub(super) fn names(index: usize) -> (String, String) {
-    (format!("team-{:03}", index % 200), format!("pod-{index:06}"))
+    (namespace(index % TEAMS), format!("pod-{index:06}"))
+}
+
+fn namespace(team: usize) -> String {
+    format!("team-{team:03}")
 }
 
 /// Stores pods like the one that is there.

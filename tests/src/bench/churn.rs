@@ -3,11 +3,10 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
-use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt, future::try_join, stream};
 use hack::layout::Layout;
 use http::Version;
-use serde_json::json;
+use serde_json::{Value, json};
 use tokio::time::{MissedTickBehavior, interval};
 
 use super::{
@@ -35,8 +34,8 @@ pub(super) fn run(layout: &Layout) -> Result<Vec<Figure>> {
         plane.launch_api()?;
         start::ready(&plane, Instant::now() + Duration::from_secs(120)).await?;
         let client = plane.client(Version::HTTP_2).await?;
-        create_leases(&client).await?;
-        let (mut renewals, ()) = try_join(renew(&client), change(&client)).await?;
+        let leases = create_leases(&client).await?;
+        let (mut renewals, ()) = try_join(renew(&client, leases), change(&client)).await?;
         renewals.sort_unstable();
         let at = |thousandth: usize| {
             let index = (renewals.len() * thousandth / 1000).min(renewals.len() - 1);
@@ -50,22 +49,19 @@ pub(super) fn run(layout: &Layout) -> Result<Vec<Figure>> {
     })
 }
 
-fn lease(index: usize, at: &str) -> (String, Bytes) {
-    let name = format!("node-{index}");
-    let object = json!({"apiVersion": "coordination.k8s.io/v1", "kind": "Lease",
-        "metadata": {"name": name, "namespace": "kube-node-lease"},
-        "spec": {"holderIdentity": name, "leaseDurationSeconds": 40, "renewTime": at}});
-    (name, Bytes::from(object.to_string()))
-}
-
-async fn create_leases(client: &Client) -> Result<()> {
+/// Creates the leases; each as the answer has it.
+async fn create_leases(client: &Client) -> Result<Vec<Value>> {
     stream::iter(0..NODES)
         .map(|index| async move {
-            let (_, body) = lease(index, "2026-01-01T00:00:00.000000Z");
-            share(client)?.json("POST", LEASES, body).await.map(drop)
+            let name = format!("node-{index}");
+            let lease = json!({"apiVersion": "coordination.k8s.io/v1", "kind": "Lease",
+                "metadata": {"name": name, "namespace": "kube-node-lease"},
+                "spec": {"holderIdentity": name, "leaseDurationSeconds": 40, "renewTime": "2026-01-01T00:00:00.000000Z"}});
+            let answer = share(client)?.json("POST", LEASES, lease.to_string().into()).await?;
+            anyhow::Ok(serde_json::from_slice(&answer)?)
         })
         .buffer_unordered(IN_FLIGHT)
-        .try_for_each(|()| async { Ok(()) })
+        .try_collect()
         .await
 }
 
@@ -73,26 +69,33 @@ fn share(client: &Client) -> Result<Client> {
     client.share().context("the load needs HTTP/2")
 }
 
-/// Renews every lease in its turn; how long each took, counted from when it was due.
-async fn renew(client: &Client) -> Result<Vec<Duration>> {
+/// Renews every lease in its turn; how long each renewal took, counted from when it was due.
+async fn renew(client: &Client, leases: Vec<Value>) -> Result<Vec<Duration>> {
     let begun = Instant::now();
-    let rounds = LOAD.as_millis() / RENEWAL.as_millis();
-    let due = (0..NODES * usize::try_from(rounds)?).map(|number| {
-        let after = RENEWAL.mul_f64(number as f64 / NODES as f64);
-        (number, begun + after)
-    });
-    stream::iter(due)
-        .map(|(number, due)| async move {
-            tokio::time::sleep_until(due.into()).await;
-            let at = format!("2026-01-01T00:01:{:02}.000000Z", 10 + number / NODES);
-            let (name, body) = lease(number % NODES, &at);
-            share(client)?.json("PUT", &format!("{LEASES}/{name}"), body).await?;
-            anyhow::Ok(due.elapsed())
-        })
+    let took: Vec<Vec<Duration>> = stream::iter(leases.into_iter().enumerate())
+        .map(|(index, lease)| hold(client, lease, begun + RENEWAL.mul_f64(index as f64 / NODES as f64)))
         // As many as can be late at all: the load does not wait for answers.
         .buffer_unordered(NODES)
         .try_collect()
-        .await
+        .await?;
+    Ok(took.concat())
+}
+
+/// Renews one lease as a kubelet does, again and again: the object of the last answer, with another time.
+async fn hold(client: &Client, mut lease: Value, first: Instant) -> Result<Vec<Duration>> {
+    let rounds = LOAD.as_millis() / RENEWAL.as_millis();
+    let mut took = Vec::new();
+    for round in 0..u32::try_from(rounds)? {
+        let due = first + RENEWAL * round;
+        tokio::time::sleep_until(due.into()).await;
+        lease["spec"]["renewTime"] = format!("2026-01-01T00:01:{:02}.000000Z", 10 + round).into();
+        let name = lease["metadata"]["name"].as_str().context("a lease without a name")?;
+        let path = format!("{LEASES}/{name}");
+        let answer = share(client)?.json("PUT", &path, lease.to_string().into()).await?;
+        took.push(due.elapsed());
+        lease = serde_json::from_slice(&answer)?;
+    }
+    Ok(took)
 }
 
 /// Changes the status of pods all over the cluster.
