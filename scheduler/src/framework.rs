@@ -132,6 +132,9 @@ pub trait Score {
     fn normalize(&self, _nodes: &[&NodeInfo], _scores: &mut [i64]) {}
 }
 
+/// Scores nodes for a pod, if the plugin cares.
+pub type Scorer<'a> = Option<Box<dyn Score + 'a>>;
+
 /// A scheduling plugin. Every method is pure.
 pub trait Plugin: Send + Sync {
     /// Upstream's name: it stands in configurations, metrics and events.
@@ -176,12 +179,7 @@ pub trait Plugin: Send + Sync {
         None
     }
     /// Prepares scoring of `nodes`, those that passed the filters; `None` when the plugin does not care.
-    fn score<'a>(
-        &self,
-        _pod: &'a PodInfo,
-        _cluster: &'a Cluster,
-        _nodes: &[&'a NodeInfo],
-    ) -> Option<Box<dyn Score + 'a>> {
+    fn score<'a>(&self, _pod: &'a PodInfo, _cluster: &'a Cluster, _nodes: &[&'a NodeInfo]) -> Scorer<'a> {
         None
     }
     /// Whether an event may make a pod this plugin rejected schedulable.

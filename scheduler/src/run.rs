@@ -363,6 +363,7 @@ fn feed_selectors<K: Selects>(informers: &Informers, sender: &mpsc::UnboundedSen
     let sender = sender.clone();
     let informer = informers.get::<Kept<SelectorOf<K>>>(ListWatch::default());
     // The loop is gone only when the daemon drains.
+    // The loop is gone only when the daemon drains.
     informer.on_event(move |event| drop(sender.send(Change::Selector(SelectorChange::new(&event)))));
 }
 

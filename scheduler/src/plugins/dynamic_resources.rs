@@ -34,7 +34,7 @@ use self::{
     extended::{Extended, Made},
 };
 use crate::{
-    framework::{ClusterEvent, Filter, Plugin, Prepared, Reason, Score, Verdict, normalize_to_max},
+    framework::{ClusterEvent, Filter, Plugin, Prepared, Reason, Score, Scorer, Verdict, normalize_to_max},
     model::{
         Cluster, DeviceEvent, ExtendedClaim, GroupInfo, NodeInfo, NodeSelectorTerms, PodInfo, Release,
         Reservation, pod::DeviceClaimUse,
@@ -119,12 +119,7 @@ impl Plugin for DynamicResources {
     }
 
     /// The earlier in their lists the alternatives stand that claims have on a node, the better.
-    fn score<'a>(
-        &self,
-        pod: &'a PodInfo,
-        cluster: &'a Cluster,
-        _: &[&'a NodeInfo],
-    ) -> Option<Box<dyn Score + 'a>> {
+    fn score<'a>(&self, pod: &'a PodInfo, cluster: &'a Cluster, _: &[&'a NodeInfo]) -> Scorer<'a> {
         if has_nothing(pod) {
             return None;
         }

@@ -1,7 +1,7 @@
 //! ImageLocality: prefers nodes that already have the pod's images.
 
 use crate::{
-    framework::{MAX_SCORE, Plugin, Score},
+    framework::{MAX_SCORE, Plugin, Score, Scorer},
     model::{Cluster, NodeInfo, PodInfo},
 };
 
@@ -26,12 +26,7 @@ impl Plugin for ImageLocality {
         "ImageLocality"
     }
 
-    fn score<'a>(
-        &self,
-        pod: &'a PodInfo,
-        cluster: &'a Cluster,
-        _: &[&'a NodeInfo],
-    ) -> Option<Box<dyn Score + 'a>> {
+    fn score<'a>(&self, pod: &'a PodInfo, cluster: &'a Cluster, _: &[&'a NodeInfo]) -> Scorer<'a> {
         let total = cluster.nodes().len().max(1) as f64;
         let held = |image: &String| {
             let image = normalized(image);

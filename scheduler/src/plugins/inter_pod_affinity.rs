@@ -6,7 +6,7 @@ use std::{collections::HashMap, sync::Arc};
 
 use crate::{
     config::args::{ArgsError, InterPodAffinityArgs},
-    framework::{ClusterEvent, Filter, MAX_SCORE, Plugin, Prepared, Score, Verdict},
+    framework::{ClusterEvent, Filter, MAX_SCORE, Plugin, Prepared, Score, Scorer, Verdict},
     model::{Cluster, Labels, NearTally, NodeInfo, Places, PodInfo, PodTerm, TermCounts},
 };
 
@@ -74,12 +74,7 @@ impl Plugin for InterPodAffinity {
         }))
     }
 
-    fn score<'a>(
-        &self,
-        pod: &'a PodInfo,
-        cluster: &'a Cluster,
-        _: &[&'a NodeInfo],
-    ) -> Option<Box<dyn Score + 'a>> {
+    fn score<'a>(&self, pod: &'a PodInfo, cluster: &'a Cluster, _: &[&'a NodeInfo]) -> Scorer<'a> {
         let own = !pod.prefer.is_empty() || !pod.avoid.is_empty();
         if self.ignores_preferences && !own {
             return None;

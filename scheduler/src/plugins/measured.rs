@@ -14,7 +14,7 @@ use component_base::clock::SharedClock;
 use prometheus::{Histogram, IntCounter};
 
 use crate::{
-    framework::{ClusterEvent, Filter, Plugin, Prepared, Reason, Score, Verdict},
+    framework::{ClusterEvent, Filter, Plugin, Prepared, Reason, Score, Scorer, Verdict},
     metrics::Metrics,
     model::{Cluster, GroupInfo, NodeInfo, PodInfo, Release, Reservation},
     plan::group::Domain,
@@ -214,12 +214,7 @@ impl Plugin for Measured {
         self.plugin.release(pod, cluster)
     }
 
-    fn score<'a>(
-        &self,
-        pod: &'a PodInfo,
-        cluster: &'a Cluster,
-        nodes: &[&'a NodeInfo],
-    ) -> Option<Box<dyn Score + 'a>> {
+    fn score<'a>(&self, pod: &'a PodInfo, cluster: &'a Cluster, nodes: &[&'a NodeInfo]) -> Scorer<'a> {
         let score = self.plugin.score(pod, cluster, nodes)?;
         self.points.scored.evaluations.inc();
         Some(Box::new(MeasuredScore { score, points: self.points.clone() }))

@@ -2,7 +2,7 @@
 
 use crate::{
     config::args::NodeAffinityArgs,
-    framework::{ClusterEvent, Filter, Plugin, Prepared, Score, Verdict, normalize_to_max},
+    framework::{ClusterEvent, Filter, Plugin, Prepared, Score, Scorer, Verdict, normalize_to_max},
     model::{Cluster, NodeInfo, NodeSelectorTerms, NodeTerm, PodInfo},
 };
 
@@ -67,7 +67,7 @@ impl Plugin for NodeAffinity {
         }
     }
 
-    fn score<'a>(&self, pod: &'a PodInfo, _: &'a Cluster, _: &[&'a NodeInfo]) -> Option<Box<dyn Score + 'a>> {
+    fn score<'a>(&self, pod: &'a PodInfo, _: &'a Cluster, _: &[&'a NodeInfo]) -> Scorer<'a> {
         if pod.node_preferred.is_empty() && self.preferred.is_empty() {
             return None;
         }

@@ -8,7 +8,7 @@ use k8s_openapi::api::core::v1::TopologySpreadConstraint;
 
 use crate::{
     config::args::{ArgsError, PodTopologySpreadArgs},
-    framework::{ClusterEvent, Filter, MAX_SCORE, Plugin, Prepared, Score, Verdict},
+    framework::{ClusterEvent, Filter, MAX_SCORE, Plugin, Prepared, Score, Scorer, Verdict},
     model::{Cluster, HOSTNAME_LABEL, NodeInfo, PodInfo, SpreadConstraint, SpreadTally, ZONE_LABEL},
 };
 
@@ -107,12 +107,7 @@ impl Plugin for PodTopologySpread {
         Prepared::Filter(Box::new(filter))
     }
 
-    fn score<'a>(
-        &self,
-        pod: &'a PodInfo,
-        cluster: &'a Cluster,
-        nodes: &[&'a NodeInfo],
-    ) -> Option<Box<dyn Score + 'a>> {
+    fn score<'a>(&self, pod: &'a PodInfo, cluster: &'a Cluster, nodes: &[&'a NodeInfo]) -> Scorer<'a> {
         let system_defaults = pod.spread.is_empty() && self.defaults.is_none();
         let soft = self.constraints(pod, cluster, false);
         if soft.is_empty() {

@@ -2,7 +2,7 @@
 //! fewer untolerated `PreferNoSchedule` taints.
 
 use crate::{
-    framework::{ClusterEvent, Filter, Plugin, Prepared, Score, Verdict, normalize_to_max},
+    framework::{ClusterEvent, Filter, Plugin, Prepared, Score, Scorer, Verdict, normalize_to_max},
     model::{Cluster, NodeInfo, PodInfo, TaintEffect},
 };
 
@@ -26,7 +26,7 @@ impl Plugin for TaintToleration {
         Prepared::Filter(Box::new(Tolerating(pod)))
     }
 
-    fn score<'a>(&self, pod: &'a PodInfo, _: &'a Cluster, _: &[&'a NodeInfo]) -> Option<Box<dyn Score + 'a>> {
+    fn score<'a>(&self, pod: &'a PodInfo, _: &'a Cluster, _: &[&'a NodeInfo]) -> Scorer<'a> {
         Some(Box::new(Tolerating(pod)))
     }
 

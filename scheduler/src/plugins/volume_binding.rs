@@ -26,7 +26,7 @@ use k8s_openapi::api::{
 use super::shape::{self, Shape};
 use crate::{
     config::args::{ArgsError, UtilizationShapePoint, VolumeBindingArgs},
-    framework::{ClusterEvent, Filter, Plugin, Prepared, Reason, Score, Verdict},
+    framework::{ClusterEvent, Filter, Plugin, Prepared, Reason, Score, Scorer, Verdict},
     model::{
         Cluster, Labels, NodeInfo, NodeSelectorTerms, PodInfo, Reservation, Storage, StorageEvent,
         pod::ClaimUse,
@@ -121,12 +121,7 @@ impl Plugin for VolumeBinding {
         }
     }
 
-    fn score<'a>(
-        &self,
-        pod: &'a PodInfo,
-        cluster: &'a Cluster,
-        _: &[&'a NodeInfo],
-    ) -> Option<Box<dyn Score + 'a>> {
+    fn score<'a>(&self, pod: &'a PodInfo, cluster: &'a Cluster, _: &[&'a NodeInfo]) -> Scorer<'a> {
         let shape = self.shape.clone().filter(|_| !pod.claims.is_empty())?;
         let claims = Claims::new(pod, &cluster.storage).ok()?;
         Some(Box::new(Room { claims, shape }))

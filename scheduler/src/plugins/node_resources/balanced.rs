@@ -3,7 +3,7 @@
 use super::amounts::{self, Amount, Amounts};
 use crate::{
     config::args::NodeResourcesBalancedAllocationArgs,
-    framework::{MAX_SCORE, Plugin, Score},
+    framework::{MAX_SCORE, Plugin, Score, Scorer},
     model::{Cluster, NodeInfo, PodInfo},
 };
 
@@ -36,12 +36,7 @@ impl Plugin for BalancedAllocation {
         amounts::are_of_nodes(&self.resources)
     }
 
-    fn score<'a>(
-        &self,
-        pod: &'a PodInfo,
-        cluster: &'a Cluster,
-        _: &[&'a NodeInfo],
-    ) -> Option<Box<dyn Score + 'a>> {
+    fn score<'a>(&self, pod: &'a PodInfo, cluster: &'a Cluster, _: &[&'a NodeInfo]) -> Scorer<'a> {
         if self.resources.iter().all(|(name, _)| pod.requests.get(name) == 0) {
             return None;
         }

@@ -5,7 +5,7 @@ use std::{cmp::min, sync::Arc};
 use super::amounts::{self, Amount, Amounts};
 use crate::{
     config::args::{ArgsError, NodeResourcesFitArgs},
-    framework::{ClusterEvent, Filter, MAX_SCORE, Plugin, Prepared, Reason, Score, Verdict},
+    framework::{ClusterEvent, Filter, MAX_SCORE, Plugin, Prepared, Reason, Score, Scorer, Verdict},
     model::{Cluster, DeviceEvent, NodeInfo, PodInfo, Resources, pod::may_be_devices},
     plugins::shape::Shape,
 };
@@ -112,12 +112,7 @@ impl Plugin for Fit {
         Prepared::Filter(Box::new(self.wanted(&pod.requests, devices)))
     }
 
-    fn score<'a>(
-        &self,
-        pod: &'a PodInfo,
-        cluster: &'a Cluster,
-        _: &[&'a NodeInfo],
-    ) -> Option<Box<dyn Score + 'a>> {
+    fn score<'a>(&self, pod: &'a PodInfo, cluster: &'a Cluster, _: &[&'a NodeInfo]) -> Scorer<'a> {
         // A handful of short strings per cycle.
         let amounts = Amounts::new(&self.resources, &pod.counted, cluster);
         Some(Box::new(Fullness { strategy: self.strategy.clone(), amounts }))
