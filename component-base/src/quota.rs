@@ -87,7 +87,7 @@ fn is_over(pod: &impl Fields, now: Option<Timestamp>) -> bool {
 }
 
 fn pod(object: &impl Fields, used: &mut Amounts) {
-    let (requests, limits) = pod_amounts(object);
+    let (requests, limits) = (amounts(object, "requests", true), amounts(object, "limits", true));
     for (name, amount) in requests {
         match name.as_str() {
             "cpu" | "memory" | "ephemeral-storage" => {
@@ -169,43 +169,73 @@ pub fn quantity(value: &Value) -> Option<Quantity> {
     }
 }
 
-/// A pod's effective requests and limits: containers and sidecars together or the largest init
+/// A pod's effective requests and limits as it states them: containers and sidecars together or the largest init
 /// container, what the pod itself states instead, and its overhead on top (KEP-753, KEP-2837).
 pub fn pod_amounts(pod: &impl Fields) -> (Amounts, Amounts) {
-    let of = |field: &str| {
-        let list = |value: Option<&Value>| -> Amounts {
-            let list = value.and_then(Value::as_object).into_iter().flatten();
-            list.filter_map(|(k, v)| Some((k.clone(), quantity(v)?))).collect()
-        };
-        let stated = |container: &Value| list(container.get("resources").and_then(|r| r.get(field)));
-        let mut total = Amounts::new();
-        for container in items(pod, "/spec/containers") {
-            add(&mut total, &stated(container));
+    (amounts(pod, "requests", false), amounts(pod, "limits", false))
+}
+
+/// The same of a field, or, as long as the node has not made containers as large or small as they are stated (KEP-1287),
+/// the most of what they are to be, were given and are.
+fn amounts(pod: &impl Fields, field: &str, in_force: bool) -> Amounts {
+    let stated = |container: &Value, lasts: bool| {
+        let asked = list(container.get("resources").and_then(|r| r.get(field)));
+        match status_of(pod, text_of(container, "name")).filter(|_| in_force && lasts) {
+            Some(status) => most(pod, asked, status, field),
+            None => asked,
         }
-        let (mut sidecars, mut peak) = (Amounts::new(), Amounts::new());
-        for container in items(pod, "/spec/initContainers") {
-            let mut now = stated(container);
-            if text_of(container, "restartPolicy") == "Always" {
-                add(&mut total, &now);
-                add(&mut sidecars, &now);
-                now = sidecars.clone();
-            } else {
-                add(&mut now, &sidecars);
-            }
-            maximum(&mut peak, &now);
-        }
-        maximum(&mut total, &peak);
-        total.extend(list(pod.field(&format!("/spec/resources/{field}"))));
-        let overhead = list(pod.field("/spec/overhead"));
-        if field == "requests" {
-            add(&mut total, &overhead);
-        } else {
-            let limited: Amounts = overhead.into_iter().filter(|(k, _)| total.contains_key(k)).collect();
-            add(&mut total, &limited);
-        }
-        total
     };
-    (of("requests"), of("limits"))
+    let mut total = Amounts::new();
+    for container in items(pod, "/spec/containers") {
+        add(&mut total, &stated(container, true));
+    }
+    let (mut sidecars, mut peak) = (Amounts::new(), Amounts::new());
+    for container in items(pod, "/spec/initContainers") {
+        let lasts = text_of(container, "restartPolicy") == "Always";
+        let mut now = stated(container, lasts);
+        if lasts {
+            add(&mut total, &now);
+            add(&mut sidecars, &now);
+            now = sidecars.clone();
+        } else {
+            add(&mut now, &sidecars);
+        }
+        maximum(&mut peak, &now);
+    }
+    maximum(&mut total, &peak);
+    total.extend(list(pod.field(&format!("/spec/resources/{field}"))));
+    let overhead = list(pod.field("/spec/overhead"));
+    if field == "requests" {
+        add(&mut total, &overhead);
+    } else {
+        let limited: Amounts = overhead.into_iter().filter(|(k, _)| total.contains_key(k)).collect();
+        add(&mut total, &limited);
+    }
+    total
+}
+
+fn list(value: Option<&Value>) -> Amounts {
+    let list = value.and_then(Value::as_object).into_iter().flatten();
+    list.filter_map(|(k, v)| Some((k.clone(), quantity(v)?))).collect()
+}
+
+/// What the kubelet says of a container, if it says what the container has.
+fn status_of<'a>(pod: &'a impl Fields, name: &str) -> Option<&'a Value> {
+    let all = ["/status/containerStatuses", "/status/initContainerStatuses"];
+    let mut all = all.into_iter().flat_map(|at| items(pod, at));
+    all.find(|status| text_of(status, "name") == name && status.get("resources").is_some())
+}
+
+/// What the node will never give does not count as asked for.
+fn most(pod: &impl Fields, asked: Amounts, status: &Value, field: &str) -> Amounts {
+    let pending = items(pod, "/status/conditions").find(|c| text_of(c, "type") == "PodResizePending");
+    let hopeless = pending.is_some_and(|c| text_of(c, "reason") == "Infeasible");
+    let mut out = if hopeless { Amounts::new() } else { asked };
+    maximum(&mut out, &list(status.get("resources").and_then(|r| r.get(field))));
+    if field == "requests" {
+        maximum(&mut out, &list(status.get("allocatedResources")));
+    }
+    out
 }
 
 fn text_of<'a>(value: &'a Value, field: &str) -> &'a str {
@@ -243,6 +273,40 @@ mod tests {
         assert_eq!(print(&usage("apps", "deployments", &nothing, None)), "count/deployments.apps=1");
         assert_eq!(print(&usage("", "secrets", &nothing, None)), "count/secrets=1 secrets=1");
         assert_eq!(print(&counted("", "configmaps", 3)), "configmaps=3 count/configmaps=3");
+    }
+
+    #[test]
+    fn pods_use_what_they_have_until_they_are_resized() {
+        let sizes = |cpu: &str| json!({"requests": {"cpu": cpu}, "limits": {"cpu": cpu}});
+        let of = |status: Value| {
+            let containers = json!([{"name": "c", "resources": sizes("2")}]);
+            let side = json!([{"name": "s", "restartPolicy": "Always", "resources": sizes("1")},
+                {"name": "i", "resources": sizes("1")}]);
+            let pod = json!({"spec": {"containers": containers, "initContainers": side}, "status": status});
+            let (used, stated) = (usage("", "pods", &pod, None), pod_amounts(&pod).0);
+            assert_eq!(print(&stated), "cpu=3", "what is stated stays");
+            ["requests.cpu", "limits.cpu"].map(|name| used[name].to_string())
+        };
+        let has = |name: &str, given: &str, real: &str| json!({"name": name, "allocatedResources": {"cpu": given}, "resources": sizes(real)});
+        let pending =
+            |reason: &str| json!([{"type": "PodResizePending", "status": "True", "reason": reason}]);
+        for (status, expected) in [
+            (json!({}), ["3", "3"]),
+            (json!({"containerStatuses": [has("c", "1", "4")]}), ["5", "5"]),
+            (json!({"containerStatuses": [has("c", "5", "1")]}), ["6", "3"]),
+            (
+                json!({"containerStatuses": [has("c", "1", "1")], "conditions": pending("Deferred")}),
+                ["3", "3"],
+            ),
+            (
+                json!({"containerStatuses": [has("c", "1", "1")], "conditions": pending("Infeasible")}),
+                ["2", "2"],
+            ),
+            (json!({"initContainerStatuses": [has("s", "4", "4")]}), ["6", "6"]),
+            (json!({"initContainerStatuses": [has("i", "9", "9")]}), ["3", "3"]),
+        ] {
+            assert_eq!(of(status.clone()), expected, "{status}");
+        }
     }
 
     #[test]
