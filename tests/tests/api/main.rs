@@ -3,7 +3,7 @@
 //! Tests of one list share a control plane and run several at a time, each in its own namespace; those of
 //! [`failures`], [`audit`], [`encryption`], [`configurations`], [`cbor`], [`shards`], [`gates`], [`egress`], [`placement`],
 //! [`extenders`], [`gangs`], [`roles`], [`leaders`], [`unreadable`], [`peers`], [`manifests`], [`traces`], [`metrics`], [`pages`],
-//! [`devicetaints`], [`binding`], [`front`] and [`outside`] start their own, to break it or to have it otherwise.
+//! [`devicetaints`], [`waking`], [`binding`], [`front`] and [`outside`] start their own, to break it or to have it otherwise.
 
 mod access;
 mod admission;
@@ -40,6 +40,7 @@ mod scheduling;
 mod shards;
 mod traces;
 mod unreadable;
+mod waking;
 mod webhooks;
 
 use std::process::ExitCode;
@@ -111,6 +112,7 @@ fn main() -> ExitCode {
         .and(alone.run("metrics", metrics::TESTS))
         .and(alone.run("pages", pages::TESTS))
         .and(alone.run("devicetaints", devicetaints::TESTS))
+        .and(alone.run("waking", waking::TESTS))
         .and(alone.run("binding", binding::TESTS))
         .and(alone.run("front", front::TESTS))
         .and(alone.run("outside", outside::TESTS))
