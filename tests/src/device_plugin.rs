@@ -9,12 +9,15 @@ use std::{
 use anyhow::{Context, Result};
 use futures::StreamExt;
 use hyper_util::rt::TokioIo;
-use proto::deviceplugin::v1beta1::{
-    AllocateRequest, AllocateResponse, ContainerAllocateResponse, Device, DevicePluginOptions, Empty,
-    ListAndWatchResponse, PreStartContainerRequest, PreStartContainerResponse, PreferredAllocationRequest,
-    PreferredAllocationResponse, RegisterRequest,
-    device_plugin_server::{DevicePlugin, DevicePluginServer},
-    registration_client::RegistrationClient,
+use proto::{
+    deviceplugin::v1beta1::{
+        AllocateRequest, AllocateResponse, ContainerAllocateResponse, Device, DevicePluginOptions, Empty,
+        ListAndWatchResponse, PreStartContainerRequest, PreStartContainerResponse,
+        PreferredAllocationRequest, PreferredAllocationResponse, RegisterRequest,
+        device_plugin_server::{DevicePlugin, DevicePluginServer},
+        registration_client::RegistrationClient,
+    },
+    podresources::v1::{ListPodResourcesRequest, pod_resources_lister_client::PodResourcesListerClient},
 };
 use tokio::{
     net::{UnixListener, UnixStream},
@@ -25,7 +28,7 @@ use tokio_stream::wrappers::{UnixListenerStream, WatchStream};
 use tonic::{
     Request, Response, Status,
     codegen::BoxStream,
-    transport::{Endpoint, Server, Uri},
+    transport::{Channel, Endpoint, Server, Uri},
 };
 
 /// Devices and how they are.
@@ -81,12 +84,40 @@ impl Drop for Plugin {
     }
 }
 
-async fn register(kubelet: PathBuf, endpoint: String, resource_name: String) -> Result<()> {
+/// Which devices containers have, as the kubelet tells agents of the node on this socket: `namespace/pod/container`, resource
+/// and device.
+///
+/// # Errors
+/// When nobody answers.
+pub fn listed(socket: &Path) -> Result<Vec<(String, String, String)>> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let pods = runtime.block_on(async {
+        let mut client = PodResourcesListerClient::new(connect(socket.to_owned()).await?);
+        anyhow::Ok(client.list(ListPodResourcesRequest {}).await?.into_inner().pod_resources)
+    })?;
+    let mut all = Vec::new();
+    for pod in pods {
+        for container in pod.containers {
+            let whose = format!("{}/{}/{}", pod.namespace, pod.name, container.name);
+            for of in container.devices {
+                let one = |id| (whose.clone(), of.resource_name.clone(), id);
+                all.extend(of.device_ids.into_iter().map(one));
+            }
+        }
+    }
+    Ok(all)
+}
+
+async fn connect(socket: PathBuf) -> Result<Channel> {
     let connect = tower::service_fn(move |_: Uri| {
-        let kubelet = kubelet.clone();
-        async move { UnixStream::connect(kubelet).await.map(TokioIo::new) }
+        let socket = socket.clone();
+        async move { UnixStream::connect(socket).await.map(TokioIo::new) }
     });
-    let channel = Endpoint::from_static("http://kubelet").connect_with_connector(connect).await?;
+    Ok(Endpoint::from_static("http://kubelet").connect_with_connector(connect).await?)
+}
+
+async fn register(kubelet: PathBuf, endpoint: String, resource_name: String) -> Result<()> {
+    let channel = connect(kubelet).await?;
     let version = "v1beta1".to_owned();
     let request = RegisterRequest { version, endpoint, resource_name, options: None };
     RegistrationClient::new(channel).register(request).await?;

@@ -23,11 +23,12 @@ use nix::{
     unistd::Pid,
 };
 use proto::{drahealth::v1alpha1::HealthStatus, otlp::v1::Span};
-use serde_json::Value;
+use serde_json::{Value, json};
 use tests::{
     Client, Cluster,
     collector::{Collector, said},
-    device_plugin::{Devices, Plugin},
+    csi_driver,
+    device_plugin::{self, Devices, Plugin},
     dra_driver::Driver,
     pki::{Authority, Identity},
     runner::Test,
@@ -47,6 +48,8 @@ pub(crate) const ALONE: &[Test<Cluster>] = &[
         providers,
     ),
     ("a collector is told of the rounds of pods, of calls to the runtime and of requests", traced),
+    ("the kubelet's API has its pages, and nothing for strangers", serves),
+    ("volumes of a driver are attached, staged, published, grown, counted and given back", driven),
     (
         "a serving certificate of files is taken over when they change, and strangers get no further",
         certified,
@@ -246,7 +249,12 @@ fn configured(c: &Cluster, ns: &str) -> Result<()> {
          localStorageCapacityIsolation: false\ncontainerLogMaxWorkers: 3\n",
         server.address
     );
-    let other = Other::start(c, "configured", &file, &["--feature-gates=ComponentFlagz=false".to_owned()])?;
+    let other = Other::start(
+        c,
+        "configured",
+        &file,
+        &["--feature-gates=ComponentFlagz=false,EventedPLEG=true".to_owned()],
+    )?;
     let afar = format!("afar-{node}");
     c.eventually("the pod of the URL has a mirror", 60, |c| {
         Ok(run(c, ns, &["get", "pod", &afar]).is_ok().then_some(()))
@@ -293,6 +301,22 @@ fn pages(c: &Cluster, ns: &str, node: &str) -> Result<()> {
         let told = get(open, path, "")?;
         ensure!(told.starts_with("HTTP/1.0 200") && told.contains(part), "{path}: {told}");
     }
+    let told = get(open, "/stats/summary", "")?;
+    let summary: Value = serde_json::from_str(told.split_once("\r\n\r\n").context("a body")?.1)?;
+    let measures = fs::read_to_string("/proc/pressure/cpu").is_ok_and(|text| text.contains("total="));
+    let pressure = &summary["node"]["cpu"]["psi"]["some"]["total"];
+    ensure!(
+        pressure.is_u64() == measures,
+        "the kernel measures pressure: {measures}, the summary says {pressure}"
+    );
+    // A runtime that tells no events is listed as before; one that does has told of the pods that run by now.
+    let told = get(open, "/metrics", "")?;
+    let counted = |name: &str| told.lines().any(|line| line.starts_with(name) && !line.ends_with(" 0"));
+    ensure!(
+        counted("kubelet_evented_pleg_connection_error_count")
+            || counted("kubelet_evented_pleg_connection_success_count"),
+        "whether the runtime tells its events"
+    );
     for path in ["/configz", "/runningpods", "/logs/", "/statusz"] {
         let told = get(open, path, "")?;
         ensure!(told.starts_with("HTTP/1.0 404"), "{path} on the port without authentication: {told}");
@@ -320,6 +344,53 @@ fn pages(c: &Cluster, ns: &str, node: &str) -> Result<()> {
         "{profiles}"
     );
     Ok(())
+}
+
+fn serves(c: &Cluster, ns: &str) -> Result<()> {
+    let node = only_node(c)?;
+    let probe = "    readinessProbe: {exec: {command: ['true']}}\n";
+    apply(c, ns, &busybox("shown", probe).replace("trap exit", "echo hello; trap exit"))?;
+    ready(c, ns, "shown")?;
+    let logs = format!("/containerLogs/{ns}/shown/main");
+    let pages = [
+        ("/healthz", "ok"),
+        ("/pods", "\"PodList\""),
+        ("/runningpods/", "\"PodList\""),
+        ("/configz", "\"kubeletconfig\""),
+        ("/stats/summary", "\"pods\""),
+        ("/metrics", "kubelet_running_pods "),
+        ("/metrics/resource", "node_cpu_usage_seconds_total "),
+        ("/metrics/cadvisor", "container_cpu_usage_seconds_total{"),
+        ("/metrics/probes", "prober_probe_total{"),
+        ("/logs/", "<pre>"),
+        (&logs, "hello"),
+    ];
+    let stranger = kubeconfig(
+        c,
+        &format!("{ns}-stranger"),
+        &format!("https://{}:10250", node_address(c, &node)?),
+        "{}",
+    )?;
+    for (path, part) in pages {
+        c.eventually(&format!("{path} has {part}"), 60, |c| {
+            let said = c.kubectl(&["get", "--raw", &format!("/api/v1/nodes/{node}/proxy{path}")])?;
+            Ok(said.contains(part).then_some(()))
+        })?;
+        let refused = c.kubectl(&["get", "--raw", path, &stranger]).err().map(|error| error.to_string());
+        let refused = refused.with_context(|| format!("{path} is shown to a stranger"))?;
+        ensure!(
+            // kubectl asks for a user's name where the server wants to know who it is.
+            ["Unauthorized", "must be logged in", "enter Username"].iter().any(|part| refused.contains(part)),
+            "{path}: {refused}"
+        );
+    }
+    let post = |path: &str| {
+        let path = format!("/api/v1/nodes/{node}/proxy{path}");
+        c.kubectl_with(&["create", "--raw", &path, "-f", "-"], "")
+    };
+    let said = post(&format!("/run/{ns}/shown/main?cmd=echo%20from%20inside"))?;
+    ensure!(said.contains("from inside"), "{said}");
+    run(c, ns, &["delete", "pod", "shown"]).map(drop)
 }
 
 fn reserved(c: &Cluster, _: &str) -> Result<()> {
@@ -450,12 +521,9 @@ fn providers(c: &Cluster, ns: &str) -> Result<()> {
     ensure!(asked.len() == 1, "once for all pods of the account, and not for others: {asked:?}");
     let asked = &asked[0];
     ensure!(asked["image"] == format!("{}/team/first", registry.address), "{asked}");
-    ensure!(
-        asked["serviceAccountAnnotations"] == serde_json::json!({"example.io/role": "reader"}),
-        "{asked}"
-    );
+    ensure!(asked["serviceAccountAnnotations"] == json!({"example.io/role": "reader"}), "{asked}");
     let said = claims(asked["serviceAccountToken"].as_str().context("a token")?)?;
-    ensure!(said["aud"] == serde_json::json!(["registry.test"]), "{said}");
+    ensure!(said["aud"] == json!(["registry.test"]), "{said}");
     ensure!(said["sub"] == format!("system:serviceaccount:{ns}:puller"), "{said}");
     ensure!(said["kubernetes.io"]["pod"]["name"] == "first", "{said}");
     let basic = format!("authorization: basic {}", BASE64_STANDARD.encode("who:knows").to_lowercase());
@@ -508,6 +576,111 @@ fn traced(c: &Cluster, ns: &str) -> Result<()> {
     other.end()
 }
 
+fn driven(c: &Cluster, ns: &str) -> Result<()> {
+    let (node, name, store) = (only_node(c)?, format!("{ns}.csi.example.com"), tempfile::tempdir()?);
+    let folder = c.state().join("nodes").join(&node).join("kubelet/plugins_registry");
+    let driver = csi_driver::Driver::start(&folder, &name, store.path(), 2)?;
+    let objects = DRIVEN.replace("NAME", &name).replace("NS", ns);
+    apply(c, ns, &objects)?;
+    let count = format!(".spec.drivers[?(@.name==\"{name}\")].allocatable.count");
+    wait_field(c, ns, &format!("csinode/{node}"), &count, "2")?;
+    let pod = "    volumeMounts: [{name: data, mountPath: /data}, {name: own, mountPath: /own}]\n  volumes:\n  - {name: data, \
+               persistentVolumeClaim: {claimName: data}}\n  - {name: own, csi: {driver: NAME}}\n"
+        .replace("NAME", &name);
+    apply(c, ns, &busybox("driven", &pod))?;
+    let attachment = c.eventually("the attachment of the volume", 60, |c| {
+        let path = "jsonpath={.items[?(@.spec.source.persistentVolumeName==\"NS\")].metadata.name}";
+        let found = c.kubectl(&["get", "volumeattachments", "-o", &path.replace("NS", ns)])?;
+        Ok(Some(found).filter(|found| !found.is_empty()))
+    })?;
+    let attachment = format!("volumeattachment/{attachment}");
+    let patch = |object: &str, status: bool, change: Value| {
+        let more: &[&str] = if status { &["--subresource=status"] } else { &[] };
+        let change = change.to_string();
+        run(c, ns, &[&["patch", object, "--type=merge", "-p", &change], more].concat()).map(drop)
+    };
+    // Nobody but this test attaches it.
+    let metadata = json!({"device": "/dev/x"});
+    patch(&attachment, true, json!({"status": {"attached": true, "attachmentMetadata": metadata}}))?;
+    ready(c, ns, "driven")?;
+    shell(c, ns, "driven", "echo kept > /data/word; echo lost > /own/word")?;
+    let word = |volume: &str| fs::read_to_string(store.path().join(volume).join("word"));
+    ensure!((word("h1")?.as_str(), word("inline")?.as_str()) == ("kept\n", "lost\n"), "what the pod wrote");
+    let asked = |one: &str| driver.asked().iter().any(|a| a == one);
+    for one in ["stage h1 /dev/x", "publish h1 to driven", "publish inline to driven"] {
+        ensure!(asked(one), "{one}: {:?}", driver.asked());
+    }
+    c.eventually("the node says that it uses the volume", 60, |c| {
+        let in_use = field(c, ns, &format!("node/{node}"), ".status.volumesInUse")?;
+        ensure!(in_use.contains(&format!("{name}^h1")), "{in_use}");
+        Ok(Some(()))
+    })?;
+    c.eventually("the summary shows what the driver says of the volume", 150, |c| {
+        let told = c.kubectl(&["get", "--raw", &format!("/api/v1/nodes/{node}/proxy/stats/summary")])?;
+        let told: Value = serde_json::from_str(&told)?;
+        let pods = told["pods"].as_array().into_iter().flatten();
+        let mut volumes = pods.filter_map(|pod| pod["volume"].as_array()).flatten();
+        let volume = volumes.find(|v| v["pvcRef"] == json!({"name": "data", "namespace": ns}));
+        Ok(volume.filter(|v| v["usedBytes"] == 5 << 20 && v["capacityBytes"] == 8 << 20).map(drop))
+    })?;
+    // What resizes volumes would have written this.
+    patch("pvc/data", false, json!({"spec": {"resources": {"requests": {"storage": "16Mi"}}}}))?;
+    patch(&format!("pv/{ns}"), false, json!({"spec": {"capacity": {"storage": "16Mi"}}}))?;
+    let pending = json!({"type": "FileSystemResizePending", "status": "True"});
+    patch("pvc/data", true, json!({"status": {"conditions": [pending]}}))?;
+    c.eventually("the claim has grown", 120, |c| {
+        let has = field(c, ns, "pvc/data", ".status.capacity.storage")?;
+        ensure!(has == "16Mi", "it has {has}");
+        Ok(Some(()))
+    })?;
+    ensure!(asked("expand h1 to 16777216"), "{:?}", driver.asked());
+    driver.set_most(1);
+    wait_field(c, ns, &format!("csinode/{node}"), &count, "1")?;
+    run(c, ns, &["delete", "pod", "driven"])?;
+    c.eventually("the volumes are given back", 60, |_| {
+        Ok((asked("unpublish h1") && asked("unstage h1")).then_some(()))
+    })?;
+    c.eventually("the attachment is taken back", 120, |c| {
+        Ok(run(c, ns, &["get", &attachment, "--ignore-not-found", "-o", "name"])?.is_empty().then_some(()))
+    })?;
+    run(c, ns, &["delete", "pvc", "data"])?;
+    let rest = [format!("pv/{ns}"), format!("storageclass/{ns}"), format!("csidriver/{name}")];
+    run(c, ns, &["delete", &rest[0], &rest[1], &rest[2]]).map(drop)
+}
+
+/// A driver whose volumes are attached and may grow, and a volume of it with its claim.
+const DRIVEN: &str = "\
+apiVersion: storage.k8s.io/v1
+kind: CSIDriver
+metadata: {name: NAME}
+spec: {attachRequired: true, podInfoOnMount: true, volumeLifecycleModes: [Persistent, Ephemeral], nodeAllocatableUpdatePeriodSeconds: 10}
+---
+apiVersion: storage.k8s.io/v1
+kind: StorageClass
+metadata: {name: NS}
+provisioner: NAME
+allowVolumeExpansion: true
+---
+apiVersion: v1
+kind: PersistentVolume
+metadata: {name: NS}
+spec:
+  capacity: {storage: 8Mi}
+  accessModes: [ReadWriteOnce]
+  storageClassName: NS
+  persistentVolumeReclaimPolicy: Retain
+  csi: {driver: NAME, volumeHandle: h1}
+---
+apiVersion: v1
+kind: PersistentVolumeClaim
+metadata: {name: data, namespace: NS}
+spec:
+  accessModes: [ReadWriteOnce]
+  storageClassName: NS
+  volumeName: NS
+  resources: {requests: {storage: 8Mi}}
+";
+
 fn certified(c: &Cluster, _: &str) -> Result<()> {
     let (first, second) = (Authority::new("first")?, Authority::new("second")?);
     let folder = tempfile::tempdir()?;
@@ -548,6 +721,11 @@ fn devices(c: &Cluster, ns: &str) -> Result<()> {
     ready(c, ns, "measured")?;
     let device = shell(c, ns, "measured", "echo $DEVICES")?;
     ensure!(["one", "two"].contains(&device.as_str()), "its device is {device:?}");
+    let listed = device_plugin::listed(
+        &c.state().join("nodes").join(&node).join("kubelet/pod-resources/kubelet.sock"),
+    )?;
+    let own = (format!("{ns}/measured/main"), resource.to_owned(), device.clone());
+    ensure!(listed.contains(&own), "what pods have is told to agents: {listed:?}");
     let told = |c: &Cluster| {
         let path = ".status.containerStatuses[0].allocatedResourcesStatus";
         Ok::<_, anyhow::Error>(serde_json::from_str::<Value>(&field(c, ns, "pod/measured", path)?)?)
@@ -555,7 +733,7 @@ fn devices(c: &Cluster, ns: &str) -> Result<()> {
     let is = |c: &Cluster, health: &str| {
         c.eventually(&format!("the device is {health}"), 60, |c| {
             let status = told(c)?;
-            let want = serde_json::json!([
+            let want = json!([
                 {"name": resource, "resources": [{"resourceID": device, "health": health}]}
             ]);
             ensure!(status == want, "{status}");
@@ -611,12 +789,11 @@ fn claimed(c: &Cluster, ns: &str) -> Result<()> {
         c.eventually(&format!("the device is {health}"), 60, |c| {
             let path = ".status.containerStatuses[0].allocatedResourcesStatus";
             let told = field(c, ns, "pod/measured", path)?;
-            let mut resource =
-                serde_json::json!({"resourceID": format!("{name}/{node}/gauge"), "health": health});
+            let mut resource = json!({"resourceID": format!("{name}/{node}/gauge"), "health": health});
             if let Some(message) = message {
                 resource["message"] = message.into();
             }
-            let want = serde_json::json!([{"name": "claim:g", "resources": [resource]}]);
+            let want = json!([{"name": "claim:g", "resources": [resource]}]);
             ensure!(serde_json::from_str::<Value>(&told).is_ok_and(|told| told == want), "{told}");
             Ok(Some(()))
         })

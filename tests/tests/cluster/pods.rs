@@ -808,9 +808,18 @@ fn static_pods(c: &Cluster, ns: &str) -> Result<()> {
             Ok((now != uid && same == container).then_some(()))
         })
     })();
+    let outcome = outcome.and_then(|()| {
+        // What the API would not take is not run either, and goes if it did.
+        std::fs::write(&file, text.replace("spec:\n", "spec:\n  restartPolicy: Maybe\n"))?;
+        c.eventually("the kubelet says what is wrong with a manifest", 60, |c| {
+            let said = "invalid pod: spec.restartPolicy: Unsupported value: \\\"Maybe\\\"";
+            let log = c.log("kubelet")?;
+            Ok((log.contains(said) || log.contains(&said.replace('\\', ""))).then_some(()))
+        })
+    });
     std::fs::remove_file(&file)?;
     outcome?;
-    c.eventually("without its file it goes", 60, |c| {
+    c.eventually("without its manifest it goes", 60, |c| {
         Ok(run(c, ns, &["get", "pod", &name]).is_err().then_some(()))
     })
 }

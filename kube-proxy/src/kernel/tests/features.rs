@@ -193,3 +193,44 @@ async fn tell(address: &str) -> io::Result<String> {
     stream.read_to_string(&mut text).await?;
     Ok(text)
 }
+
+#[test]
+fn tables_of_others_stay_as_they_are_and_have_their_say() {
+    in_namespace(|| {
+        serve("10.244.0.1");
+        run("nft", &["add table inet filter"]);
+        run("nft", &["add set inet filter closed { type inet_service; elements = { 81 }; }"]);
+        run("nft", &["add chain inet filter input { type filter hook input priority 0; policy accept; }"]);
+        run("nft", &["add rule inet filter input tcp dport @closed drop"]);
+        // As a network plugin does, on machines that have it.
+        let mut theirs = vec!["inet filter"];
+        if Program::new("iptables-nft").arg("--version").output().is_ok() {
+            let rule = ["-t", "nat", "-A", "POSTROUTING", "-s", "10.9.0.0/16", "-j", "MASQUERADE"];
+            run("iptables-nft", &rule);
+            theirs.push("ip nat");
+        }
+        let shown = || -> Vec<String> {
+            let of = |table: &&str| {
+                run("nft", &[&["list", "table"], &table.split(' ').collect::<Vec<_>>()[..]].concat())
+            };
+            theirs.iter().map(of).collect()
+        };
+        let before = shown();
+        let mut syncer = Syncer::open().unwrap();
+        syncer.sync(&all_kinds(), &settings()).unwrap();
+        assert_eq!(shown(), before, "with services of all kinds");
+        syncer.sync(&model(service(), &["10.244.0.1"]), &settings()).unwrap();
+        assert_eq!(ask("10.96.0.5:80").unwrap().0, "10.244.0.1");
+        run("nft", &["add element inet filter closed { 8080 }"]);
+        assert_eq!(
+            ask("10.96.0.5:80"),
+            Err(io::ErrorKind::TimedOut),
+            "their filter sees what we have led on"
+        );
+        run("nft", &["delete element inet filter closed { 8080 }"]);
+        assert!(!syncer.lost(Instant::now()).unwrap(), "their changes are none of ours");
+        crate::sync::cleanup().unwrap();
+        assert_eq!(shown(), before, "after we have left");
+        assert!(!run("nft", &["list", "tables"]).contains(SERVICES));
+    });
+}
