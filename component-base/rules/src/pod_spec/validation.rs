@@ -146,6 +146,11 @@ pub fn check_new(pod: &dyn Fields, errors: &mut ErrorList) {
     metadata::check(&meta, errors);
     check_pod(pod, None, errors);
     check_new_pod(pod, errors);
+    // Where pods are stored a gate has a say in this.
+    let spec = At::spec(pod);
+    if spec.get("hostUsers").is_false() && spec.get("hostNetwork").is_true() {
+        spec.get("hostNetwork").forbidden(errors, "when `hostUsers` is false");
+    }
 }
 
 /// What is wrong with a new pod beside that.
@@ -452,5 +457,27 @@ fn check_env_files(spec: &At<'_>, errors: &mut ErrorList) {
                 Some(_) => {}
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn who_has_no_gates_lets_no_users_of_pods_into_networks_of_nodes() {
+        let told = |users: bool| {
+            let pod = json!({"metadata": {"name": "p", "namespace": "n", "uid": "u"}, "spec": {
+                "hostUsers": users, "hostNetwork": true, "restartPolicy": "Always", "dnsPolicy": "Default",
+                "terminationGracePeriodSeconds": 1, "containers": [{"name": "c", "image": "i",
+                    "imagePullPolicy": "Always", "terminationMessagePolicy": "File"}]}});
+            let mut errors = ErrorList::new();
+            check_new(pod.as_object().expect("it is one"), &mut errors);
+            errors.iter().map(ToString::to_string).collect::<Vec<_>>()
+        };
+        assert_eq!(told(true), Vec::<String>::new());
+        assert_eq!(told(false), ["spec.hostNetwork: Forbidden: when `hostUsers` is false"]);
     }
 }
