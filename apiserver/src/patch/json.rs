@@ -10,6 +10,8 @@ use crate::{
 
 /// Operations one patch may have.
 const MAX_OPERATIONS: usize = 10_000;
+/// Bytes the copies of a patch may have together: those of the largest request.
+const MAX_COPIED: usize = 3 * 1024 * 1024;
 /// Members an operation may have.
 const MEMBERS: [&str; 4] = ["op", "path", "from", "value"];
 
@@ -65,7 +67,30 @@ impl JsonPatch {
             .with_details(Details::default())
         };
         let patch: json_patch::Patch = serde_json::from_value(self.0.clone()).map_err(|_| refused())?;
-        json_patch::patch(value, &patch).map_err(|_| refused())
+        let mut copied = 0;
+        for operation in &patch.0 {
+            // What is copied over and over grows without bound, however short the patch is.
+            if let json_patch::PatchOperation::Copy(copy) = operation {
+                copied += value.pointer(copy.from.as_str()).map_or(0, size);
+                if copied > MAX_COPIED {
+                    return Err(refused());
+                }
+            }
+            json_patch::patch(value, std::slice::from_ref(operation)).map_err(|_| refused())?;
+        }
+        Ok(())
+    }
+}
+
+/// Bytes a value takes at the least when it is written.
+fn size(value: &Value) -> usize {
+    match value {
+        Value::String(text) => text.len() + 2,
+        Value::Array(items) => 2 + items.iter().map(|item| 1 + size(item)).sum::<usize>(),
+        Value::Object(members) => {
+            2 + members.iter().map(|(name, value)| name.len() + 4 + size(value)).sum::<usize>()
+        }
+        _ => 1,
     }
 }
 
@@ -92,6 +117,11 @@ mod tests {
         assert_eq!(apply(json!([{"op": "remove", "path": "/nothing"}])), Err(422));
         assert_eq!(apply(json!([{"op": "test", "path": "/a", "value": 2}])), Err(422));
         assert_eq!(apply(json!([{"op": "jump", "path": "/a"}])), Err(422));
+        // Forty doublings would be a million million.
+        let doubles: Vec<Value> =
+            (0..40).map(|n| json!({"op": "copy", "from": "", "path": format!("/x{n}")})).collect();
+        assert_eq!(apply(Value::Array(doubles)), Err(422));
+        assert!(apply(json!([{"op": "copy", "from": "/a", "path": "/b"}])).is_ok());
         let many: Vec<Value> = (0..10_001).map(|_| json!({"op": "test", "path": "/a", "value": 1})).collect();
         assert_eq!(apply(Value::Array(many)), Err(413));
     }

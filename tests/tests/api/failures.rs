@@ -123,7 +123,8 @@ fn killed_members(_: &(), _: &str) -> Result<()> {
         }
         // Two of three go on.
         plane.eventually("writes work without one member", 60, || {
-            Ok((make(&admin, &format!("without-{round}"))?.code == 201).then_some(()))
+            // One that was not answered may have been made.
+            Ok(matches!(make(&admin, &format!("without-{round}"))?.code, 201 | 409).then_some(()))
         })?;
         plane.start_member(member)
     })
