@@ -346,7 +346,6 @@ fn tricks(plane: &ControlPlane, ns: &str) -> Result<()> {
         format!("/api/v1/namespaces/{ns}/configmaps/%2e%2e%2fsecrets%2fs"),
         format!("/api/v1/namespaces/{ns}%2fsecrets%2fs"),
         format!("/api/v1/namespaces/..%2f..%2fapi%2fv1%2fnamespaces%2f{ns}/secrets/s"),
-        format!("/api/v1//namespaces//{ns}//secrets//s"),
         format!("/openapi/../api/v1/namespaces/{ns}/secrets/s"),
         format!("/healthz/../api/v1/namespaces/{ns}/secrets/s"),
         format!("/apis/../api/v1/namespaces/{ns}/secrets/s"),

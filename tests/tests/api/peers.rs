@@ -254,12 +254,7 @@ fn allocated(_: &(), _: &str) -> Result<()> {
     if !ControlPlane::has_hosts() {
         return skipped();
     }
-    let flags = || {
-        vec![
-            "--service-cluster-ip-range=10.97.0.0/27".to_owned(),
-            "--service-node-port-range=30000-30019".to_owned(),
-        ]
-    };
+    let flags = || vec!["--service-node-port-range=30000-30019".to_owned()];
     let one = ControlPlane::start(Options { flags: flags(), ..Options::default() })?;
     let two = one.beside("beside", flags())?;
     let service = |name: &str| json!({"metadata": {"name": name}, "spec": {"type": "NodePort", "ports": [{"port": 1}]}});
