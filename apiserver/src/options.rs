@@ -1050,7 +1050,7 @@ mod tests {
                 "--coordinated-leadership-retry-period=10s",
                 "renew-deadline must be greater than --coordinated",
             ),
-            ("--feature-gates=AllAlpha=true", "TaintTolerationComparisonOperators"),
+            ("--feature-gates=AllAlpha=true", "NativeHistograms"),
             (
                 "--requestheader-uid-headers=X-Uid --feature-gates=RemoteRequestHeaderUID=false",
                 "requires the \"RemoteRequestHeaderUID\" feature to be enabled",

@@ -6,8 +6,9 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
+use component_base::taints::tolerates;
 use k8s_openapi::api::core::v1::{
-    ContainerPort, Node, NodeSelectorRequirement, NodeSelectorTerm, Pod, Taint, Toleration,
+    ContainerPort, Node, NodeSelectorRequirement, NodeSelectorTerm, Pod, Taint,
 };
 
 use crate::{
@@ -81,6 +82,8 @@ pub struct View<'a> {
     pub pressure: Pressure,
     /// Sysctls beyond the safe ones that pods may set; `net.*` and the like name whole families.
     pub allowed_sysctls: &'a [String],
+    /// Tolerations may compare numbers (the gate `TaintTolerationComparisonOperators`).
+    pub comparing: bool,
     /// Pods that are on the node already, with the resources they were given.
     pub others: &'a [Arc<Pod>],
 }
@@ -155,7 +158,8 @@ pub fn admit(pod: &Pod, view: &View<'_>) -> Result<(), Verdict> {
     }
     let taints = view.node.and_then(|n| n.spec.as_ref()).and_then(|s| s.taints.as_deref());
     let untolerated = taints.unwrap_or_default().iter().any(|taint| {
-        taint.effect == "NoExecute" && !spec.tolerations.iter().flatten().any(|t| tolerates(t, taint))
+        taint.effect == "NoExecute"
+            && !spec.tolerations.iter().flatten().any(|t| tolerates(t, taint, view.comparing))
     });
     if untolerated && !pod::is_static(pod) {
         return Err(predicate("TaintToleration", "node(s) had taints that the pod didn't tolerate"));
@@ -182,7 +186,7 @@ fn under_pressure(pod: &Pod, pressure: Pressure) -> Result<(), Verdict> {
             effect: "NoSchedule".into(),
             ..Taint::default()
         };
-        let tolerated = pod::spec(pod).tolerations.iter().flatten().any(|t| tolerates(t, &taint));
+        let tolerated = pod::spec(pod).tolerations.iter().flatten().any(|t| tolerates(t, &taint, false));
         if qos::class(pod) != QosClass::BestEffort || tolerated {
             return Ok(());
         }
@@ -310,22 +314,6 @@ fn matches(requirement: &NodeSelectorRequirement, value: Option<&str>) -> bool {
     }
 }
 
-fn tolerates(toleration: &Toleration, taint: &Taint) -> bool {
-    let key = toleration.key.as_deref().unwrap_or_default();
-    let effect = toleration.effect.as_deref().unwrap_or_default();
-    if (!effect.is_empty() && effect != taint.effect) || (!key.is_empty() && key != taint.key) {
-        return false;
-    }
-    match toleration.operator.as_deref().unwrap_or_default() {
-        "Exists" => true,
-        _ => {
-            !key.is_empty()
-                && toleration.value.as_deref().unwrap_or_default()
-                    == taint.value.as_deref().unwrap_or_default()
-        }
-    }
-}
-
 /// Ports of the node that the pod wants.
 fn ports(pod: &Pod) -> Vec<ContainerPort> {
     let sidecars = pod::init_containers(pod).iter().filter(|c| pod::is_sidecar(c));
@@ -366,7 +354,13 @@ mod tests {
     }
 
     fn judge(pod: &Pod, node: &Node, others: &[Arc<Pod>]) -> Option<(String, String)> {
-        let view = View { node: Some(node), pressure: Pressure::default(), allowed_sysctls: &[], others };
+        let view = View {
+            node: Some(node),
+            pressure: Pressure::default(),
+            allowed_sysctls: &[],
+            comparing: true,
+            others,
+        };
         admit(pod, &view).err().map(|v| (v.reason, v.message))
     }
 
@@ -432,6 +426,11 @@ mod tests {
         let with = |toleration: serde_json::Value| {
             reason(json!({"containers": [], "tolerations": [toleration]}), taints.clone())
         };
+        let less = json!({"containers": [], "tolerations": [{"key": "n", "operator": "Lt", "value": "8"}]});
+        for (value, expected) in [("7", None), ("8", Some("TaintToleration"))] {
+            let taints = json!({"spec": {"taints": [{"key": "n", "value": value, "effect": "NoExecute"}]}});
+            assert_eq!(reason(less.clone(), taints).as_deref(), expected, "{value}");
+        }
         assert_eq!(with(json!({"key": "k", "value": "v"})), None);
         assert_eq!(with(json!({"operator": "Exists"})), None);
         assert_eq!(with(json!({"key": "k", "operator": "Exists", "effect": "NoExecute"})), None);
@@ -471,7 +470,13 @@ mod tests {
             )
         };
         let allowed = ["net.core.*".to_owned(), "kernel.msgmax".to_owned()];
-        let view = View { node: None, pressure: Pressure::default(), allowed_sysctls: &allowed, others: &[] };
+        let view = View {
+            node: None,
+            pressure: Pressure::default(),
+            allowed_sysctls: &allowed,
+            comparing: false,
+            others: &[],
+        };
         for (name, host, fits) in [
             ("net.ipv4.tcp_syncookies", false, true),
             ("net/ipv4/tcp_syncookies", false, true),
@@ -487,7 +492,7 @@ mod tests {
     #[test]
     fn pressure_keeps_new_pods_away() {
         let judge = |pod: &Pod, pressure: Pressure| {
-            let view = View { node: None, pressure, allowed_sysctls: &[], others: &[] };
+            let view = View { node: None, pressure, allowed_sysctls: &[], comparing: false, others: &[] };
             admit(pod, &view).err().map(|v| v.message)
         };
         let memory = Pressure { memory: true, ..Pressure::default() };

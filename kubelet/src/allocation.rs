@@ -165,6 +165,7 @@ struct Held {
 pub struct Allocations {
     node: Option<watch::Receiver<Option<Arc<Node>>>>,
     allowed_sysctls: Vec<String>,
+    comparing: bool,
     exclusive: Exclusive,
     pressure: Mutex<Pressure>,
     held: Mutex<HashMap<String, Held>>,
@@ -173,7 +174,7 @@ pub struct Allocations {
 
 impl Allocations {
     /// Nothing given yet but by the kubelet before, in whose folder it is written. `node` is this node as the API server
-    /// has it, `None` without an API server.
+    /// has it, `None` without an API server; tolerations may be `comparing` numbers.
     ///
     /// # Errors
     /// When what was given before does not read.
@@ -181,11 +182,13 @@ impl Allocations {
         root_dir: &Path,
         node: Option<watch::Receiver<Option<Arc<Node>>>>,
         allowed_sysctls: Vec<String>,
+        comparing: bool,
         exclusive: Exclusive,
     ) -> Result<Self, StateError> {
         Ok(Self {
             node,
             allowed_sysctls,
+            comparing,
             exclusive,
             pressure: Mutex::default(),
             held: Mutex::default(),
@@ -325,7 +328,13 @@ impl Allocations {
     }
 
     fn view<'a>(&'a self, node: Option<&'a Node>, others: &'a [Arc<Pod>]) -> View<'a> {
-        View { node, pressure: *self.pressure.lock(), allowed_sysctls: &self.allowed_sysctls, others }
+        View {
+            node,
+            pressure: *self.pressure.lock(),
+            allowed_sysctls: &self.allowed_sysctls,
+            comparing: self.comparing,
+            others,
+        }
     }
 
     /// This node, once it is known.

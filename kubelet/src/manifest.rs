@@ -13,7 +13,7 @@ use std::{
     time::Duration,
 };
 
-use api_rules::{field::ErrorList, pod_spec};
+use api_rules::{at::At, field::ErrorList, pod_spec};
 use component_base::task::Tasks;
 use k8s_openapi::api::core::v1::Pod;
 use serde_json::{Map, Value, json};
@@ -60,6 +60,8 @@ pub struct Host {
     pub name: String,
     /// The pods may not speak of objects of the API (the gate `PreventStaticPodAPIReferences`).
     pub strict: bool,
+    /// Their tolerations may compare numbers (the gate `TaintTolerationComparisonOperators`).
+    pub comparing: bool,
 }
 
 /// A static pod from a manifest's text.
@@ -114,6 +116,7 @@ fn complete(
     spec["nodeName"] = host.name.as_str().into();
     let mut errors = ErrorList::new();
     pod_spec::check_new(fields, &mut errors);
+    pod_spec::check_comparing(&At::spec(fields).get("tolerations"), host.comparing, &mut errors);
     match errors.as_slice() {
         [] => {}
         [one] => return Err(refused(format!("invalid pod: {one}"))),
@@ -221,7 +224,7 @@ mod tests {
         "apiVersion: v1\nkind: Pod\nmetadata: {name: web}\nspec: {containers: [{name: c, image: i}]}\n";
 
     fn host(name: &str) -> Host {
-        Host { name: name.to_owned(), strict: true }
+        Host { name: name.to_owned(), strict: true, comparing: false }
     }
 
     #[test]

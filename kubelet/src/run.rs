@@ -629,6 +629,7 @@ fn share(
             &config.root_dir,
             api.map(|(_, watched)| watched.node()),
             file.allowed_unsafe_sysctls.clone(),
+            config.gates.has(features::Gate::TaintTolerationComparisonOperators),
             Exclusive { cpus: cpus.are_exclusive(), memory: memory.is_pinned(), swap: swap(config, machine) },
         )?,
         cpus,
@@ -952,7 +953,8 @@ fn start_upkeep(shared: &Arc<Shared>, pods: &Arc<Pods>, config: &Config, tasks: 
     claims::run(Arc::clone(shared), Arc::clone(pods), tasks);
     devices::run(Arc::clone(shared), Arc::clone(pods), tasks);
     let strict = config.gates.has(features::Gate::PreventStaticPodAPIReferences);
-    let host = manifest::Host { name: config.node_name.clone(), strict };
+    let comparing = config.gates.has(features::Gate::TaintTolerationComparisonOperators);
+    let host = manifest::Host { name: config.node_name.clone(), strict, comparing };
     if let Some(path) = config.file.static_pod_path.clone() {
         let period = config.file.file_check_frequency.0;
         manifest::run(path, host.clone(), period, Arc::clone(pods), tasks);

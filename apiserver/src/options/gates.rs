@@ -82,6 +82,7 @@ const SWITCHED: &[Gate] = &[
     Gate::StorageVersionMigrator,
     Gate::StructuredAuthenticationConfigurationEgressSelector,
     Gate::StructuredAuthenticationConfigurationJWKSMetrics,
+    Gate::TaintTolerationComparisonOperators,
     Gate::TokenRequestServiceAccountUIDValidation,
     Gate::TopologyAwareWorkloadScheduling,
     Gate::TranslateStreamCloseWebsocketRequests,
@@ -138,10 +139,6 @@ mod tests {
         (
             Gate::StrictIPCIDRValidation,
             "addresses that are read in several ways are not let in; those that are there stay",
-        ),
-        (
-            Gate::TaintTolerationComparisonOperators,
-            "tolerations compare no numbers: no scheduler or kubelet of this project would",
         ),
     ];
 

@@ -4,9 +4,9 @@ mod warnings;
 
 pub(crate) use api_rules::pod_spec::{HOST_PATHS, SIGNALS};
 pub(super) use api_rules::pod_spec::{
-    MIRROR, breaks_selectors, check_annotation_change, check_changed_tolerations, check_effect,
-    check_new_pod, check_node_selector, check_pod, check_signer, check_template, check_tolerations,
-    containers, fill, fill_pod, fill_source, sources,
+    MIRROR, breaks_selectors, check_annotation_change, check_comparing, check_effect, check_new_pod,
+    check_node_selector, check_pod, check_signer, check_template, check_tolerations, compares, containers,
+    fill, fill_pod, fill_source, sources,
 };
 
 pub(super) use self::warnings::{

@@ -20,12 +20,11 @@ use regex::Regex;
 use serde_json::{Map, Value, json};
 
 pub use self::{
-    affinity::{breaks_selectors, check_effect, check_node_selector, check_tolerations},
-    annotations::MIRROR,
-    validation::{
-        check_annotation_change, check_changed_tolerations, check_new, check_new_pod, check_pod,
-        check_template,
+    affinity::{
+        breaks_selectors, check_comparing, check_effect, check_node_selector, check_tolerations, compares,
     },
+    annotations::MIRROR,
+    validation::{check_annotation_change, check_new, check_new_pod, check_pod, check_template},
     volumes::{check_signer, sources},
 };
 pub use self::{probes::SIGNALS, volumes::HOST_PATHS};

@@ -21,7 +21,7 @@ fn cpu(pod: &Pod) -> String {
 fn two_cpus(folder: &Path) -> (Allocations, watch::Sender<Option<Arc<Node>>>) {
     let node = json!({"metadata": {"name": "n"}, "status": {"allocatable": {"cpu": "2", "pods": "10"}}});
     let (sender, node) = watch::channel(Some(Arc::new(serde_json::from_value(node).unwrap())));
-    (Allocations::new(folder, Some(node), vec![], Exclusive::default()).unwrap(), sender)
+    (Allocations::new(folder, Some(node), vec![], false, Exclusive::default()).unwrap(), sender)
 }
 
 #[tokio::test]

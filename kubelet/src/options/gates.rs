@@ -20,5 +20,6 @@ pub const SWITCHES: Switches = Switches {
         Gate::QOSReserved,
         Gate::ResourceHealthStatus,
         Gate::ResourceHealthStatusMessage,
+        Gate::TaintTolerationComparisonOperators,
     ],
 };

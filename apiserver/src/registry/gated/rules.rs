@@ -9,7 +9,10 @@ use super::{PODS, steps};
 use crate::{
     field::{Error, ErrorList, Path},
     object::Object,
-    registry::kit::{at::At, items, semantic, text},
+    registry::{
+        kit::{at::At, items, semantic, text},
+        pod_spec,
+    },
     validate,
 };
 
@@ -50,6 +53,10 @@ pub(in crate::registry) fn check(
             if !gates.has(Gate::RestartAllContainersOnContainerExits) && !before.is_some_and(restarts_all) {
                 check_restarts(spec, &path, errors);
             }
+            let tolerations = |spec| At::new(spec, path.clone()).get("tolerations");
+            let compares = before.is_some_and(|old| pod_spec::compares(&tolerations(old)));
+            let allowed = compares || gates.has(Gate::TaintTolerationComparisonOperators);
+            pod_spec::check_comparing(&tolerations(spec), allowed, errors);
             let merges = Gate::MatchLabelKeysInPodTopologySpreadSelectorMerge;
             if !gates.has(merges) && before.is_none_or(|old| twice(old).next().is_none()) {
                 let at = path.child("topologySpreadConstraints");
@@ -226,6 +233,29 @@ mod tests {
         assert!(good.is_empty(), "{good:?}");
         let labelled = changed(&there, &[("/metadata/labels", json!({"a": "b"}))]);
         assert!(pods().update(labelled, there, "").1.is_empty(), "it is there already");
+    }
+
+    #[test]
+    fn tolerations_compare_numbers_where_there_are_such_operators() {
+        let pods = || Kind::new("", "pods");
+        let open = || pods().with(&[Gate::TaintTolerationComparisonOperators]);
+        let pod = |value: &str| {
+            json!({"metadata": {"name": "p", "namespace": "n"}, "spec": {
+                "containers": [{"name": "c", "image": "i"}],
+                "tolerations": [{"key": "k", "operator": "Gt", "value": value}]}})
+        };
+        let unsupported = r#"spec.tolerations[0].operator: Unsupported value: "Gt": supported values: "Equal", "Exists", "Lt", "Gt""#;
+        assert_eq!(pods().errors(pod("many")), [unsupported]);
+        let told = open().errors(pod("many"));
+        assert!(
+            !told.is_empty() && told.iter().all(|e| e.starts_with("spec.tolerations[0].value: ")),
+            "{told:?}"
+        );
+        let (there, good) = open().create(pod("-5"));
+        assert!(good.is_empty(), "{good:?}");
+        let more = json!([{"key": "k", "operator": "Gt", "value": "-5"}, {"key": "l", "operator": "Lt", "value": "1"}]);
+        let changed = changed(&there, &[("/spec/tolerations", more)]);
+        assert!(pods().update(changed, there, "").1.is_empty(), "there are such tolerations already");
     }
 
     #[test]

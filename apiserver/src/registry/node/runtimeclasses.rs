@@ -10,7 +10,7 @@ use crate::{
     registry::{
         Column, Resource,
         kit::{Cell, Plain, Rules, at::At, column, format, resources},
-        pod_spec::{check_tolerations, warnings_of_node_label},
+        pod_spec::{check_comparing, check_tolerations, warnings_of_node_label},
     },
 };
 
@@ -44,7 +44,8 @@ fn validate(obj: &Object, errors: &mut ErrorList) {
     let scheduling = At::field(obj, "scheduling");
     scheduling.get("nodeSelector").check_labels(errors);
     let tolerations = scheduling.get("tolerations");
-    check_tolerations(&tolerations, false, errors);
+    check_tolerations(&tolerations, errors);
+    check_comparing(&tolerations, false, errors);
     let mut seen = BTreeSet::new();
     for toleration in tolerations.items() {
         let part = |field| toleration.text_of(field);

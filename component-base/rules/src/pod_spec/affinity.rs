@@ -148,7 +148,7 @@ fn check_label_keys(term: &At<'_>, errors: &mut ErrorList) {
 }
 
 /// Tolerations of a pod.
-pub fn check_tolerations(tolerations: &At<'_>, comparing: bool, errors: &mut ErrorList) {
+pub fn check_tolerations(tolerations: &At<'_>, errors: &mut ErrorList) {
     for toleration in tolerations.items() {
         let get = |field: &'static str| toleration.get(field);
         let (key, operator, value, effect) = (get("key"), get("operator"), get("value"), get("effect"));
@@ -172,13 +172,33 @@ pub fn check_tolerations(tolerations: &At<'_>, comparing: bool, errors: &mut Err
             "Exists" if !value.is_empty() => {
                 operator.invalid_as(errors, value.text(), "value must be empty when `operator` is 'Exists'");
             }
-            "Exists" => {}
-            "Lt" | "Gt" if comparing => compared(&value, errors),
-            "Lt" | "Gt" => operator.not_among(errors, &["Equal", "Exists", "Lt", "Gt"]),
+            // See `check_comparing`.
+            "Exists" | "Lt" | "Gt" => {}
             _ => operator.not_among(errors, &["Equal", "Exists"]),
         }
         if !effect.is_empty() && !EFFECTS.contains(&effect.text()) {
             effect.not_among(errors, EFFECTS);
+        }
+    }
+}
+
+/// Tolerations that compare numbers.
+fn comparing<'v>(tolerations: &At<'v>) -> impl Iterator<Item = At<'v>> + use<'v> {
+    tolerations.items().filter(|toleration| matches!(toleration.text_of("operator"), "Lt" | "Gt"))
+}
+
+/// Whether there are tolerations that compare numbers.
+pub fn compares(tolerations: &At<'_>) -> bool {
+    comparing(tolerations).next().is_some()
+}
+
+/// What is wrong with tolerations that compare numbers; all of them are where there are no such operators.
+pub fn check_comparing(tolerations: &At<'_>, allowed: bool, errors: &mut ErrorList) {
+    for toleration in comparing(tolerations) {
+        if allowed {
+            compared(&toleration.get("value"), errors);
+        } else {
+            toleration.get("operator").not_among(errors, &["Equal", "Exists", "Lt", "Gt"]);
         }
     }
 }

@@ -67,7 +67,8 @@ fn tolerations(annotations: &At<'_>, text: &str, errors: &mut ErrorList) {
     match serde_json::from_str::<Value>(text) {
         Ok(list) => {
             let at = At::new(&list, annotations.path().child(TOLERATIONS));
-            affinity::check_tolerations(&at, false, errors);
+            affinity::check_tolerations(&at, errors);
+            affinity::check_comparing(&at, false, errors);
         }
         Err(error) => annotations.invalid_as(errors, TOLERATIONS, error.to_string()),
     }

@@ -26,7 +26,6 @@ pub(super) struct Allowed {
     pub(super) token_paths: bool,
     pub(super) host_sysctls: bool,
     pub(super) mounted_labels: bool,
-    pub(super) comparing_tolerations: bool,
     pub(super) devices_of_users: bool,
     pub(super) restarting_init: bool,
     pub(super) deletion_cost: bool,
@@ -91,7 +90,6 @@ impl Allowed {
                     .items()
                     .any(|p| p.text_of("restartPolicy") == "RestartContainer")
         };
-        let compares = |toleration: At<'_>| matches!(toleration.text_of("operator"), "Lt" | "Gt");
         Self {
             broken_pages: pages
                 .iter()
@@ -106,7 +104,6 @@ impl Allowed {
                 .items()
                 .any(|sysctl| security::of_host(sysctl.text_of("name"), spec).is_some()),
             mounted_labels: context.text_of("seLinuxChangePolicy") == "MountOption",
-            comparing_tolerations: spec.get("tolerations").items().any(compares),
             devices_of_users: own_users && containers::all(spec).any(|c| !c.get("volumeDevices").is_empty()),
             restarting_init: spec.get("initContainers").items().any(restarts),
             deletion_cost: annotations::has_wrong_cost(annotations),
@@ -171,12 +168,6 @@ pub fn check_annotation_change(new: &dyn Fields, old: &dyn Fields, errors: &mut 
     let of = |pod| At::field(pod, "metadata").get("annotations");
     annotations::check_change(&of(new), &of(old), errors);
     annotations::check(&of(new), &At::spec(new), annotations::has_wrong_cost(&of(old)), errors);
-}
-
-/// Tolerations of a pod with an old one.
-pub fn check_changed_tolerations(new: &dyn Fields, old: &dyn Fields, errors: &mut ErrorList) {
-    let comparing = Allowed::by(old).comparing_tolerations;
-    affinity::check_tolerations(&At::spec(new).get("tolerations"), comparing, errors);
 }
 
 /// What is wrong with a template of pods, whether it is new or replaces an old one.
@@ -253,7 +244,7 @@ fn check_names(whole: &Whole<'_>, errors: &mut ErrorList) {
     }
     name("hostname", errors, format::dns_label);
     name("subdomain", errors, format::dns_label);
-    affinity::check_tolerations(&spec.get("tolerations"), whole.allowed.comparing_tolerations, errors);
+    affinity::check_tolerations(&spec.get("tolerations"), errors);
     for alias in spec.get("hostAliases").items() {
         alias.get("ip").check_format(errors, format::legacy_ip);
         alias.get("hostnames").items().for_each(|host| host.check_format(errors, format::dns_subdomain));

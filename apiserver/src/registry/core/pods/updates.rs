@@ -101,7 +101,7 @@ fn check_tolerations(new: &Object, old: &Object, errors: &mut ErrorList) {
         let detail = "existing toleration can not be modified except its tolerationSeconds";
         return At::spec(new).get("tolerations").forbidden(errors, detail);
     }
-    pod_spec::check_changed_tolerations(new, old, errors);
+    pod_spec::check_tolerations(&At::spec(new).get("tolerations"), errors);
 }
 
 fn check_gates(new: &At<'_>, old: &At<'_>, errors: &mut ErrorList) {
