@@ -2,7 +2,12 @@
 //!
 //! Contract: KubeSchedulerConfiguration of kubescheduler.config.k8s.io/v1 and its defaults; upstream's name for it there.
 
-use component_base::{client::ClientOptions, features::Gates, goduration, leader::LeaderElection};
+use component_base::{
+    client::ClientOptions,
+    features::{Gate, Gates},
+    goduration,
+    leader::LeaderElection,
+};
 use serde_json::{Value, json};
 
 use super::{
@@ -81,10 +86,11 @@ fn whole(profile: &ProfileConfiguration, features: Gates) -> Value {
     let multi_point = merged(&profile.plugins.multi_point, features);
     let names = names(&profile.plugins, &multi_point);
     let plugins = Plugins { multi_point, ..profile.plugins.clone() };
-    let mut configured: Vec<Value> = profile.plugin_config.iter().map(arguments).collect();
+    let mut configured: Vec<Value> =
+        profile.plugin_config.iter().map(|config| arguments(config, features)).collect();
     for name in names.iter().filter(|name| !profile.plugin_config.iter().any(|c| c.name == **name)) {
-        if defaults(name).is_some() {
-            configured.push(arguments(&PluginConfig { name: name.clone(), args: Value::Null }));
+        if defaults(name, features).is_some() {
+            configured.push(arguments(&PluginConfig { name: name.clone(), args: Value::Null }, features));
         }
     }
     let mut out = json!({"schedulerName": profile.name(), "plugins": plugins, "pluginConfig": configured});
@@ -129,8 +135,8 @@ fn names(plugins: &Plugins, multi_point: &PluginSet) -> Vec<String> {
 }
 
 /// A plugin's arguments with their defaults.
-fn arguments(config: &PluginConfig) -> Value {
-    let mut args = defaults(&config.name).unwrap_or_else(|| json!({}));
+fn arguments(config: &PluginConfig, features: Gates) -> Value {
+    let mut args = defaults(&config.name, features).unwrap_or_else(|| json!({}));
     args["kind"] = format!("{}Args", config.name).into();
     args["apiVersion"] = API_VERSION.into();
     for (field, value) in config.args.as_object().into_iter().flatten() {
@@ -140,7 +146,7 @@ fn arguments(config: &PluginConfig) -> Value {
 }
 
 /// What a plugin is told where nothing is said; none for those that have no arguments.
-fn defaults(plugin: &str) -> Option<Value> {
+fn defaults(plugin: &str, features: Gates) -> Option<Value> {
     let resources = json!([{"name": "cpu", "weight": 1}, {"name": "memory", "weight": 1}]);
     Some(match plugin {
         "DefaultPreemption" => json!({"minCandidateNodesPercentage": 10, "minCandidateNodesAbsolute": 100}),
@@ -152,6 +158,10 @@ fn defaults(plugin: &str) -> Option<Value> {
         "NodeResourcesBalancedAllocation" => json!({"resources": resources}),
         "NodeResourcesFit" => json!({"scoringStrategy": {"type": "LeastAllocated", "resources": resources}}),
         "PodTopologySpread" => json!({"defaultingType": "System"}),
+        "VolumeBinding" if features.has(Gate::StorageCapacityScoring) => {
+            let shape = json!([{"utilization": 0, "score": 10}, {"utilization": 100, "score": 0}]);
+            json!({"bindTimeoutSeconds": 600, "shape": shape})
+        }
         "VolumeBinding" => json!({"bindTimeoutSeconds": 600}),
         _ => return None,
     })
@@ -165,10 +175,13 @@ mod tests {
     use crate::profile::DEFAULT_NAME;
 
     fn of(body: &str) -> Value {
+        with(body, Gates::default())
+    }
+
+    fn with(body: &str, features: Gates) -> Value {
         let text = format!("apiVersion: {API_VERSION}\nkind: {KIND}\n{body}");
         let file: KubeSchedulerConfiguration = config::parse(&text, "test.yaml", API_VERSION, KIND).unwrap();
         let client = ClientOptions { qps: 50.0, burst: 100, ..ClientOptions::new("kube-scheduler") };
-        let features = Gates::default();
         let flags =
             Flags { client: &client, election: None, profiling: true, contention_profiling: true, features };
         configuration(&file, flags)
@@ -220,6 +233,15 @@ mod tests {
             "NodeDeclaredFeatures 0",
         ];
         assert_eq!(enabled(&config), expected);
+    }
+
+    #[test]
+    fn storage_is_scored_by_a_function_where_it_is() {
+        let shape = "/profiles/0/pluginConfig/7/args/shape";
+        assert_eq!(of("").pointer(shape), None);
+        let config = with("", Gates::default().with(Gate::StorageCapacityScoring, true));
+        let usual = json!([{"utilization": 0, "score": 10}, {"utilization": 100, "score": 0}]);
+        assert_eq!(config.pointer(shape), Some(&usual));
     }
 
     #[test]

@@ -39,3 +39,33 @@ impl Filter for Named<'_> {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use serde_json::json;
+
+    use super::*;
+    use crate::testing::{cluster, node, pod};
+
+    #[test]
+    fn a_pod_that_names_its_node_goes_nowhere_else() {
+        let world = cluster(["a", "b"].map(|name| node(name, "x", json!({}))).into(), vec![]);
+        assert!(matches!(NodeName.filter(&pod("p").info(), &world), Prepared::Skip));
+        let named = pod("p").on("b").info();
+        let Prepared::Filter(filter) = NodeName.filter(&named, &world) else { panic!("no filter") };
+        let refusal = Verdict::unresolvable("node(s) didn't match the requested node name");
+        assert_eq!(filter.check(world.node("a").unwrap()), refusal);
+        assert_eq!(filter.check(world.node("b").unwrap()), Verdict::Fits);
+    }
+
+    #[test]
+    fn it_wakes_when_that_node_comes() {
+        let named = pod("p").on("b").info();
+        let added = |name| ClusterEvent::NodeAdded(Arc::new(node(name, "x", json!({}))));
+        for (event, wakes) in [(added("b"), true), (added("a"), false), (ClusterEvent::PodChanged, false)] {
+            assert_eq!(NodeName.wakes(&named, &event), wakes, "{event:?}");
+        }
+    }
+}

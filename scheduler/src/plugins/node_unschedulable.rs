@@ -47,3 +47,49 @@ impl Filter for Cordon {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use serde_json::{Value, json};
+
+    use super::*;
+    use crate::testing::{cluster, node, pod};
+
+    #[test]
+    fn a_cordoned_node_takes_who_tolerates_it() {
+        let cordoned = json!({"spec": {"unschedulable": true}});
+        let world = cluster(vec![node("a", "x", json!({})), node("b", "x", cordoned)], vec![]);
+        let fits = |tolerations: Value| {
+            let pod = pod("p").set("/spec/tolerations", tolerations).info();
+            let Prepared::Filter(filter) = NodeUnschedulable.filter(&pod, &world) else {
+                panic!("no filter")
+            };
+            ["a", "b"].map(|name| filter.check(world.node(name).unwrap()) == Verdict::Fits)
+        };
+        let key = "node.kubernetes.io/unschedulable";
+        assert_eq!(fits(json!([])), [true, false]);
+        assert_eq!(fits(json!([{"operator": "Exists"}])), [true, true]);
+        assert_eq!(fits(json!([{"key": key, "operator": "Exists", "effect": "NoSchedule"}])), [true, true]);
+        assert_eq!(fits(json!([{"key": key, "operator": "Exists", "effect": "NoExecute"}])), [true, false]);
+    }
+
+    #[test]
+    fn it_wakes_when_a_node_is_open() {
+        let waiting = pod("p").info();
+        let of = |cordoned: bool| Arc::new(node("a", "x", json!({"spec": {"unschedulable": cordoned}})));
+        let updated = |before, after| ClusterEvent::NodeUpdated { old: of(before), new: of(after) };
+        for (event, wakes) in [
+            (ClusterEvent::NodeAdded(of(false)), true),
+            (ClusterEvent::NodeAdded(of(true)), false),
+            (updated(true, false), true),
+            (updated(false, true), false),
+            (updated(true, true), false),
+            (ClusterEvent::PodChanged, true),
+            (ClusterEvent::NamespaceChanged, false),
+        ] {
+            assert_eq!(NodeUnschedulable.wakes(&waiting, &event), wakes, "{event:?}");
+        }
+    }
+}

@@ -103,7 +103,7 @@ impl Filter for Limits<'_> {
 mod tests {
     use std::sync::Arc;
 
-    use component_base::informer::Event;
+    use component_base::{informer::Event, meta::ObjectKey};
     use serde_json::{Value, json};
 
     use super::*;
@@ -193,5 +193,26 @@ mod tests {
     fn claims_that_are_missing_are_for_others_to_tell() {
         let user = user("p", &["gone"]).info();
         assert!(matches!(NodeVolumeLimits.filter(&user, &world(json!(1), vec![])), Prepared::Skip));
+    }
+
+    #[test]
+    fn it_wakes_when_a_node_may_have_room_for_volumes() {
+        let waiting = user("p", &["c1"]).info();
+        let storage = ClusterEvent::StorageChanged;
+        let claim = |name: &str| storage(StorageEvent::Claim(ObjectKey::new("default", name)));
+        for (event, wakes) in [
+            (ClusterEvent::NodeAdded(Arc::new(node("b", "x", json!({})))), true),
+            (ClusterEvent::PodRemoved(user("q", &["c2"]).on("a").info()), true),
+            (ClusterEvent::PodRemoved(user("q", &[]).on("a").info()), false),
+            (claim("c1"), true),
+            (claim("c2"), false),
+            (storage(StorageEvent::Node), true),
+            (storage(StorageEvent::Detached), true),
+            (storage(StorageEvent::Class), false),
+            (storage(StorageEvent::Capacity), false),
+            (ClusterEvent::PodChanged, false),
+        ] {
+            assert_eq!(NodeVolumeLimits.wakes(&waiting, &event), wakes, "{event:?}");
+        }
     }
 }

@@ -105,7 +105,7 @@ impl Filter for Places<'_> {
 mod tests {
     use std::sync::Arc;
 
-    use component_base::informer::Event;
+    use component_base::{informer::Event, meta::ObjectKey};
     use serde_json::{Value, json};
 
     use super::*;
@@ -161,6 +161,29 @@ mod tests {
         ];
         for (claim, expected) in table {
             assert_eq!(fits(&world(json!({}), claim)).unwrap_err(), expected);
+        }
+    }
+
+    #[test]
+    fn it_wakes_when_volumes_or_places_change() {
+        let volumes = json!([{"name": "v", "persistentVolumeClaim": {"claimName": "c"}}]);
+        let waiting = pod("p").set("/spec/volumes", volumes).info();
+        let of = |zone: &str, more: Value| Arc::new(node("a", zone, more));
+        let claim =
+            |name: &str| ClusterEvent::StorageChanged(StorageEvent::Claim(ObjectKey::new("default", name)));
+        let full = || json!({"status": {"allocatable": {"cpu": "8"}}});
+        for (event, wakes) in [
+            (ClusterEvent::NodeAdded(of("x", json!({}))), true),
+            (ClusterEvent::NodeUpdated { old: of("x", json!({})), new: of("y", json!({})) }, true),
+            (ClusterEvent::NodeUpdated { old: of("x", json!({})), new: of("x", full()) }, false),
+            (claim("c"), true),
+            (claim("other"), false),
+            (ClusterEvent::StorageChanged(StorageEvent::Volume), true),
+            (ClusterEvent::StorageChanged(StorageEvent::Class), true),
+            (ClusterEvent::StorageChanged(StorageEvent::Detached), false),
+            (ClusterEvent::PodRemoved(pod("q").on("a").info()), false),
+        ] {
+            assert_eq!(VolumeZone.wakes(&waiting, &event), wakes, "{event:?}");
         }
     }
 }
