@@ -18,13 +18,15 @@ use apiserver::{
     field::Path,
     negotiation::{Media, Offer},
     object::Object,
+    openapi::Described,
     patch::{JsonPatch, strategic},
     proxy,
     registry::{Resource, StrategyContext, catalog, stored_forms::StoredForms},
     request_path::info::RequestInfo,
     schema,
-    storage::{ResourceId, Transformer},
+    storage::{ContinueToken, ResourceId, Transformer},
 };
+use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use bytes::Bytes;
 use component_base::{
     features::Gates,
@@ -60,6 +62,8 @@ pub(super) const TARGETS: &[Target] = &[
     ("merge_patch", merge_patch),
     ("query", query),
     ("spdy_frames", spdy_frames),
+    ("continue_token", continue_token),
+    ("remote_description", remote_description),
 ];
 
 fn body(content_type: &'static str, bytes: &[u8]) {
@@ -311,4 +315,24 @@ pub(super) fn webhook_answer(bytes: &[u8]) {
     }
     drop(black_box(authn::webhook::read(&answer, &["api".to_owned()])));
     black_box(authz::webhook::read(&answer));
+}
+
+/// Where a list goes on, as it is sent and as it is inside; what is read means the same when it is written again.
+pub(super) fn continue_token(bytes: &[u8]) {
+    let sent = [String::from_utf8_lossy(bytes).into_owned(), URL_SAFE_NO_PAD.encode(bytes)];
+    for (text, scope) in sent.iter().flat_map(|text| [(text, ""), (text, "ns/")]) {
+        if let Ok(token) = ContinueToken::decode(text, scope) {
+            let again = ContinueToken::decode(&token.encode(scope), scope);
+            assert_eq!(again.ok(), Some(token));
+        }
+    }
+}
+
+/// What another server describes of itself, added to a document.
+pub(super) fn remote_description(bytes: &[u8]) {
+    let Ok(other) = serde_json::from_slice::<Value>(bytes) else { return };
+    let Some(described) = Described::of(&other, "b.example", "v1") else { return };
+    let mut document = json!({"definitions": {"example.b.v1.Thing": {"type": "object"}}, "paths": {}});
+    described.add_to(&mut document);
+    black_box(document);
 }

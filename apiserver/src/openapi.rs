@@ -208,7 +208,7 @@ impl Build {
     fn run(self, catalog: &Catalog) -> std::io::Result<Bytes> {
         let mut document = document::build(catalog, (self.dialect, self.gates), &self.versions);
         for other in &self.described {
-            merge::add(&mut document, other);
+            other.add_to(&mut document);
         }
         match self.protobuf {
             true => pack(&protobuf::encode(&document)),

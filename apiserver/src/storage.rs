@@ -59,6 +59,7 @@ pub use self::{
     config::{Elsewhere, Limits, StoreConfig, TlsFiles, Transformer, Undecoded},
     entry::Entry,
     error::{StorageError, Unreadable},
+    list::ContinueToken,
     parts::Parts,
     resource::{ResourceId, SelectablePath, StoredResource},
     selection::{FieldRequirement, LabelOperator, LabelRequirement, Selection},

@@ -49,30 +49,30 @@ impl Described {
         let digest = hash.finalize().iter().map(|byte| format!("{byte:02X}")).collect();
         Some(Self { digest, paths, definitions })
     }
-}
 
-/// Adds what a document does not have yet.
-pub(super) fn add(document: &mut Value, other: &Described) {
-    let Some(Value::Object(known)) = document.get_mut("definitions") else { return };
-    let names = names(known, &other.definitions);
-    for (name, definition) in &other.definitions {
-        let name = names.get(name).unwrap_or(name);
-        match known.get_mut(name) {
-            Some(same) => merge_kinds(same, definition),
-            None => {
-                let mut definition = definition.clone();
-                rename(&mut definition, &names);
-                known.insert(name.clone(), definition);
+    /// Adds it to a document that does not have it yet.
+    pub fn add_to(&self, document: &mut Value) {
+        let Some(Value::Object(known)) = document.get_mut("definitions") else { return };
+        let names = names(known, &self.definitions);
+        for (name, definition) in &self.definitions {
+            let name = names.get(name).unwrap_or(name);
+            match known.get_mut(name) {
+                Some(same) => merge_kinds(same, definition),
+                None => {
+                    let mut definition = definition.clone();
+                    rename(&mut definition, &names);
+                    known.insert(name.clone(), definition);
+                }
             }
         }
-    }
-    let Some(Value::Object(paths)) = document.get_mut("paths") else { return };
-    for (path, item) in &other.paths {
-        // Who describes a path first is right.
-        if !paths.contains_key(path) {
-            let mut item = item.clone();
-            rename(&mut item, &names);
-            paths.insert(path.clone(), item);
+        let Some(Value::Object(paths)) = document.get_mut("paths") else { return };
+        for (path, item) in &self.paths {
+            // Who describes a path first is right.
+            if !paths.contains_key(path) {
+                let mut item = item.clone();
+                rename(&mut item, &names);
+                paths.insert(path.clone(), item);
+            }
         }
     }
 }
@@ -197,7 +197,7 @@ mod tests {
             "Part": {"type": "object", KINDS: [{"kind": "Part", "group": "", "version": "v1"}]},
             "Time": {"type": "string"},
         }});
-        add(&mut document, &Described::of(&other(), "a.b", "v1").unwrap());
+        Described::of(&other(), "a.b", "v1").unwrap().add_to(&mut document);
         let definitions = &document["definitions"];
         assert_eq!(definitions["Owner"]["type"], "integer");
         assert_eq!(definitions["Owner_v2"]["type"], "string");
@@ -218,7 +218,7 @@ mod tests {
         // The same once more changes nothing but names that are free.
         let before = document.clone();
         let same = Described::of(&before, "a.b", "v1").unwrap();
-        add(&mut document, &same);
+        same.add_to(&mut document);
         assert_eq!(document, before);
     }
 }

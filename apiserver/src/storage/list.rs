@@ -27,9 +27,9 @@ use super::{
 const ETCD_PAGE: usize = 500;
 const TOKEN_VERSION: &str = "meta.k8s.io/v1";
 
-/// Where a list goes on.
+/// Where a list goes on: what a client sends back as `continue`.
 #[derive(Clone, Debug, PartialEq, Eq)]
-struct Token {
+pub struct ContinueToken {
     /// The first page's revision; none means whatever is newest.
     rev: Option<u64>,
     /// The first key of the page, in the cache's form.
@@ -82,11 +82,11 @@ impl Shared {
         let scope = request.namespace.map(|ns| format!("{ns}/")).unwrap_or_default();
         let token = match request.continue_token {
             "" => None,
-            text => Some(Token::decode(text, &scope)?),
+            text => Some(ContinueToken::decode(text, &scope)?),
         };
         let point = match &token {
-            Some(Token { rev: Some(rev), .. }) => ListPoint::Exact(*rev),
-            Some(Token { rev: None, .. }) => ListPoint::Consistent,
+            Some(ContinueToken { rev: Some(rev), .. }) => ListPoint::Exact(*rev),
+            Some(ContinueToken { rev: None, .. }) => ListPoint::Consistent,
             None => request.point,
         };
         // Unlimited where any state will do, as upstream's cache answers.
@@ -116,7 +116,7 @@ impl Shared {
         page: &Page<'_>,
         rev: u64,
         range: Range,
-        token: Option<&Token>,
+        token: Option<&ContinueToken>,
     ) -> Result<Listing> {
         let cache = page.cache;
         let root = self.resource_root(&cache.resource);
@@ -130,7 +130,7 @@ impl Shared {
             let read = self.etcd.range(&cache.resource.id, &start, &end, rev, ETCD_PAGE).await;
             let read = read.map_err(|error| match (error, token) {
                 (EtcdError::Compacted, Some(token)) => {
-                    let restart = Token { rev: None, start: token.start.clone() };
+                    let restart = ContinueToken { rev: None, start: token.start.clone() };
                     StorageError::ExpiredContinue { restart: restart.encode(page.scope) }
                 }
                 (EtcdError::Compacted, None) => {
@@ -225,7 +225,7 @@ impl Page<'_> {
     /// A page with more behind it.
     fn cut(&self, rev: u64, entries: Vec<Arc<Entry>>, left: u64) -> Listing {
         let last = entries.last().map(|entry| entry.key().to_string()).unwrap_or_default();
-        let token = Token { rev: Some(rev), start: format!("{last}\0") };
+        let token = ContinueToken { rev: Some(rev), start: format!("{last}\0") };
         Listing {
             rev,
             entries,
@@ -236,10 +236,11 @@ impl Page<'_> {
     }
 }
 
-// === impl Token ===
+// === impl ContinueToken ===
 
-impl Token {
-    fn encode(&self, scope: &str) -> String {
+impl ContinueToken {
+    /// As clients get it; `scope` is what all keys of the list begin with.
+    pub fn encode(&self, scope: &str) -> String {
         let token = EncodedToken {
             version: TOKEN_VERSION.to_owned(),
             rv: self.rev.map_or(-1, |rev| i64::try_from(rev).unwrap_or(i64::MAX)),
@@ -249,7 +250,11 @@ impl Token {
         URL_SAFE_NO_PAD.encode(serde_json::to_vec(&token).unwrap_or_default())
     }
 
-    fn decode(text: &str, scope: &str) -> Result<Self> {
+    /// Reads one of a list whose keys all begin with `scope`.
+    ///
+    /// # Errors
+    /// [`StorageError::InvalidContinue`] for what no server of this version made.
+    pub fn decode(text: &str, scope: &str) -> Result<Self> {
         let invalid = |why: String| StorageError::InvalidContinue(format!("continue key is not valid{why}"));
         let bytes = URL_SAFE_NO_PAD.decode(text).map_err(|error| invalid(format!(": {error}")))?;
         let token: EncodedToken =
@@ -299,13 +304,13 @@ mod tests {
 
     #[test]
     fn tokens_are_upstreams() {
-        let token = Token { rev: Some(12), start: "ns/a\0".to_owned() };
+        let token = ContinueToken { rev: Some(12), start: "ns/a\0".to_owned() };
         let text = token.encode("ns/");
         let decoded = URL_SAFE_NO_PAD.decode(&text).unwrap();
         assert_eq!(decoded, br#"{"v":"meta.k8s.io/v1","rv":12,"start":"a\u0000"}"#);
-        assert_eq!(Token::decode(&text, "ns/").unwrap(), token);
-        let rest = Token { rev: None, start: "ns/a\0".to_owned() };
-        assert_eq!(Token::decode(&rest.encode(""), "").unwrap(), rest);
+        assert_eq!(ContinueToken::decode(&text, "ns/").unwrap(), token);
+        let rest = ContinueToken { rev: None, start: "ns/a\0".to_owned() };
+        assert_eq!(ContinueToken::decode(&rest.encode(""), "").unwrap(), rest);
     }
 
     #[test]
@@ -320,7 +325,10 @@ mod tests {
             encode(r#"{"v":"meta.k8s.io/v1","rv":1,"start":"../secrets/a"}"#),
             encode(r#"{"v":"meta.k8s.io/v1","rv":1,"start":"a//b"}"#),
         ] {
-            assert!(matches!(Token::decode(&text, ""), Err(StorageError::InvalidContinue(_))), "{text}");
+            assert!(
+                matches!(ContinueToken::decode(&text, ""), Err(StorageError::InvalidContinue(_))),
+                "{text}"
+            );
         }
     }
 }
