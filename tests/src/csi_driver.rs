@@ -22,27 +22,21 @@ use proto::{
         node_server::{Node, NodeServer},
         node_service_capability::{Rpc, Type, rpc},
     },
-    pluginregistration::v1::{
-        InfoRequest, PluginInfo, RegistrationStatus, RegistrationStatusResponse,
-        registration_server::{Registration, RegistrationServer},
-    },
+    pluginregistration::v1::registration_server::RegistrationServer,
 };
-use tokio::{net::UnixListener, runtime::Runtime};
-use tokio_stream::wrappers::UnixListenerStream;
 use tonic::{Request, Response, Status, transport::Server};
+
+use crate::served::{Identity, Served};
 
 /// A running driver; it is gone when dropped.
 #[derive(Debug)]
 pub struct Driver {
     service: Service,
-    // Ends the server.
-    _runtime: Runtime,
+    _served: Served,
 }
 
 #[derive(Clone, Debug)]
 struct Service {
-    name: Arc<str>,
-    socket: PathBuf,
     /// Where volumes are.
     store: PathBuf,
     most: Arc<AtomicI64>,
@@ -57,18 +51,18 @@ impl Driver {
     /// When the socket cannot be made.
     pub fn start(folder: &Path, name: &str, store: &Path, most: i64) -> Result<Self> {
         let socket = folder.join(format!("{name}.sock"));
-        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
-        let listener = {
-            let _entered = runtime.enter();
-            UnixListener::bind(&socket)?
-        };
         let (most, book) = (Arc::new(AtomicI64::new(most)), Arc::default());
-        let service = Service { name: Arc::from(name), socket, store: store.to_owned(), most, book };
+        let service = Service { store: store.to_owned(), most, book };
+        let identity = Identity {
+            kind: "CSIPlugin",
+            name: name.to_owned(),
+            socket: socket.clone(),
+            versions: &["1.0.0"],
+        };
         let server = Server::builder()
-            .add_service(RegistrationServer::new(service.clone()))
+            .add_service(RegistrationServer::new(identity))
             .add_service(NodeServer::new(service.clone()));
-        runtime.spawn(server.serve_with_incoming(UnixListenerStream::new(listener)));
-        Ok(Self { service, _runtime: runtime })
+        Ok(Self { service, _served: Served::start(&socket, server)? })
     }
 
     /// The node can attach as many from now on.
@@ -79,13 +73,6 @@ impl Driver {
     /// What was asked so far.
     pub fn asked(&self) -> Vec<String> {
         self.service.book.lock().unwrap_or_else(PoisonError::into_inner).clone()
-    }
-}
-
-impl Drop for Driver {
-    fn drop(&mut self) {
-        // A folder that is gone has taken it along.
-        let _gone = fs::remove_file(&self.service.socket).is_ok();
     }
 }
 
@@ -104,25 +91,6 @@ impl Service {
 
 fn failed(error: std::io::Error) -> Status {
     Status::internal(error.to_string())
-}
-
-#[tonic::async_trait]
-impl Registration for Service {
-    async fn get_info(&self, _: Request<InfoRequest>) -> Result<Response<PluginInfo>, Status> {
-        Ok(Response::new(PluginInfo {
-            r#type: "CSIPlugin".to_owned(),
-            name: self.name.to_string(),
-            endpoint: self.socket.to_string_lossy().into_owned(),
-            supported_versions: vec!["1.0.0".to_owned()],
-        }))
-    }
-
-    async fn notify_registration_status(
-        &self,
-        _: Request<RegistrationStatus>,
-    ) -> Result<Response<RegistrationStatusResponse>, Status> {
-        Ok(Response::new(RegistrationStatusResponse {}))
-    }
 }
 
 #[tonic::async_trait]

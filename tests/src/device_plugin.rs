@@ -19,17 +19,15 @@ use proto::{
     },
     podresources::v1::{ListPodResourcesRequest, pod_resources_lister_client::PodResourcesListerClient},
 };
-use tokio::{
-    net::{UnixListener, UnixStream},
-    runtime::Runtime,
-    sync::watch,
-};
-use tokio_stream::wrappers::{UnixListenerStream, WatchStream};
+use tokio::{net::UnixStream, sync::watch};
+use tokio_stream::wrappers::WatchStream;
 use tonic::{
     Request, Response, Status,
     codegen::BoxStream,
     transport::{Channel, Endpoint, Server, Uri},
 };
+
+use crate::served::Served;
 
 /// Devices and how they are.
 pub type Devices = BTreeMap<String, &'static str>;
@@ -37,10 +35,8 @@ pub type Devices = BTreeMap<String, &'static str>;
 /// A running plugin; it is gone when dropped.
 #[derive(Debug)]
 pub struct Plugin {
-    socket: PathBuf,
     devices: watch::Sender<Devices>,
-    // Ends the server.
-    _runtime: Runtime,
+    _served: Served,
 }
 
 #[derive(Clone)]
@@ -54,19 +50,14 @@ impl Plugin {
     pub fn start(folder: &Path, resource: &str, devices: Devices) -> Result<Self> {
         let socket = folder.join(format!("{}.sock", resource.replace('/', "-")));
         let (sender, receiver) = watch::channel(devices);
-        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
         if socket.exists() {
             std::fs::remove_file(&socket)?;
         }
-        let listener = {
-            let _entered = runtime.enter();
-            UnixListener::bind(&socket)?
-        };
         let server = Server::builder().add_service(DevicePluginServer::new(Service(receiver)));
-        runtime.spawn(server.serve_with_incoming(UnixListenerStream::new(listener)));
+        let served = Served::start(&socket, server)?;
         let name = socket.file_name().context("a name")?.to_string_lossy().into_owned();
-        runtime.block_on(register(folder.join("kubelet.sock"), name, resource.to_owned()))?;
-        Ok(Self { socket, devices: sender, _runtime: runtime })
+        served.block_on(register(folder.join("kubelet.sock"), name, resource.to_owned()))?;
+        Ok(Self { devices: sender, _served: served })
     }
 
     /// A device is otherwise from now on.
@@ -74,13 +65,6 @@ impl Plugin {
         self.devices.send_modify(|all| {
             all.insert(device.to_owned(), health);
         });
-    }
-}
-
-impl Drop for Plugin {
-    fn drop(&mut self) {
-        // A kubelet that began anew has taken it away already.
-        let _gone = std::fs::remove_file(&self.socket).is_ok();
     }
 }
 

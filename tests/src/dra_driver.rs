@@ -3,7 +3,7 @@
 
 use std::{
     collections::{BTreeMap, HashMap},
-    path::{Path, PathBuf},
+    path::Path,
     sync::Arc,
     time::Duration,
 };
@@ -20,14 +20,15 @@ use proto::{
         DeviceHealth, DeviceIdentifier, HealthStatus, NodeWatchResourcesRequest, NodeWatchResourcesResponse,
         dra_resource_health_server::{DraResourceHealth, DraResourceHealthServer},
     },
-    pluginregistration::v1::{
-        InfoRequest, PluginInfo, RegistrationStatus, RegistrationStatusResponse,
-        registration_server::{Registration, RegistrationServer},
-    },
+    pluginregistration::v1::registration_server::RegistrationServer,
 };
-use tokio::{net::UnixListener, runtime::Runtime, sync::watch};
-use tokio_stream::wrappers::{UnixListenerStream, WatchStream};
+use tokio::sync::watch;
+use tokio_stream::wrappers::WatchStream;
 use tonic::{Request, Response, Status, codegen::BoxStream, transport::Server};
+
+use crate::served::{Identity, Served};
+
+const VERSIONS: &[&str] = &["v1.DRAPlugin", "v1alpha1.DRAResourceHealth"];
 
 /// How devices are, and what is said of that.
 pub type Devices = BTreeMap<String, (HealthStatus, &'static str)>;
@@ -35,16 +36,12 @@ pub type Devices = BTreeMap<String, (HealthStatus, &'static str)>;
 /// A running driver; it is gone when dropped.
 #[derive(Debug)]
 pub struct Driver {
-    socket: PathBuf,
     devices: watch::Sender<Devices>,
-    // Ends the server.
-    _runtime: Runtime,
+    _served: Served,
 }
 
 #[derive(Clone)]
 struct Service {
-    name: Arc<str>,
-    socket: PathBuf,
     pool: Arc<str>,
     devices: watch::Receiver<Devices>,
     counts: Duration,
@@ -59,19 +56,14 @@ impl Driver {
     pub fn start(folder: &Path, name: &str, pool: &str, devices: Devices, counts: Duration) -> Result<Self> {
         let socket = folder.join(format!("{name}.sock"));
         let (sender, receiver) = watch::channel(devices);
-        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
-        let listener = {
-            let _entered = runtime.enter();
-            UnixListener::bind(&socket)?
-        };
-        let (name, pool) = (Arc::from(name), Arc::from(pool));
-        let service = Service { name, socket: socket.clone(), pool, devices: receiver, counts };
+        let service = Service { pool: Arc::from(pool), devices: receiver, counts };
+        let identity =
+            Identity { kind: "DRAPlugin", name: name.to_owned(), socket: socket.clone(), versions: VERSIONS };
         let server = Server::builder()
-            .add_service(RegistrationServer::new(service.clone()))
+            .add_service(RegistrationServer::new(identity))
             .add_service(DraPluginServer::new(service.clone()))
             .add_service(DraResourceHealthServer::new(service));
-        runtime.spawn(server.serve_with_incoming(UnixListenerStream::new(listener)));
-        Ok(Self { socket, devices: sender, _runtime: runtime })
+        Ok(Self { devices: sender, _served: Served::start(&socket, server)? })
     }
 
     /// A device is otherwise from now on.
@@ -79,32 +71,6 @@ impl Driver {
         self.devices.send_modify(|all| {
             all.insert(device.to_owned(), (health, message));
         });
-    }
-}
-
-impl Drop for Driver {
-    fn drop(&mut self) {
-        // A folder that is gone has taken it along.
-        let _gone = std::fs::remove_file(&self.socket).is_ok();
-    }
-}
-
-#[tonic::async_trait]
-impl Registration for Service {
-    async fn get_info(&self, _: Request<InfoRequest>) -> Result<Response<PluginInfo>, Status> {
-        Ok(Response::new(PluginInfo {
-            r#type: "DRAPlugin".to_owned(),
-            name: self.name.to_string(),
-            endpoint: self.socket.to_string_lossy().into_owned(),
-            supported_versions: vec!["v1.DRAPlugin".to_owned(), "v1alpha1.DRAResourceHealth".to_owned()],
-        }))
-    }
-
-    async fn notify_registration_status(
-        &self,
-        _: Request<RegistrationStatus>,
-    ) -> Result<Response<RegistrationStatusResponse>, Status> {
-        Ok(Response::new(RegistrationStatusResponse {}))
     }
 }
 

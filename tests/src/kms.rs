@@ -5,7 +5,7 @@
 
 use std::{
     collections::BTreeMap,
-    path::{Path, PathBuf},
+    path::Path,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
@@ -14,9 +14,9 @@ use proto::kms::v2::{
     DecryptRequest, DecryptResponse, EncryptRequest, EncryptResponse, StatusRequest, StatusResponse,
     key_management_service_server::{KeyManagementService, KeyManagementServiceServer},
 };
-use tokio::runtime::Runtime;
-use tokio_stream::wrappers::UnixListenerStream;
 use tonic::{Request, Response, Status, transport::Server};
+
+use crate::served::Served;
 
 /// A note the plugin wants back when it decrypts.
 const NOTE: &str = "note.keelson.example";
@@ -24,10 +24,8 @@ const NOTE: &str = "note.keelson.example";
 /// A running plugin; gone, and its socket with it, when dropped.
 #[derive(Debug)]
 pub struct Plugin {
-    socket: PathBuf,
     state: State,
-    // Ends the server.
-    _runtime: Runtime,
+    _served: Served,
 }
 
 type State = Arc<Mutex<Behaviour>>;
@@ -56,29 +54,13 @@ impl Plugin {
     pub fn start(socket: &Path, key: &str) -> Result<Self> {
         let behaviour = Behaviour { key: key.to_owned(), healthz: "ok".to_owned(), ..Behaviour::default() };
         let state = State::new(behaviour.into());
-        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
-        let listener = {
-            let _entered = runtime.enter();
-            tokio::net::UnixListener::bind(socket)?
-        };
         let server = Server::builder().add_service(KeyManagementServiceServer::new(Service(state.clone())));
-        runtime.spawn(server.serve_with_incoming(UnixListenerStream::new(listener)));
-        Ok(Self { socket: socket.to_owned(), state, _runtime: runtime })
+        Ok(Self { state, _served: Served::start(socket, server)? })
     }
 
     /// What it says from now on, and was asked until now.
     pub fn behaviour(&self) -> MutexGuard<'_, Behaviour> {
         locked(&self.state)
-    }
-}
-
-impl Drop for Plugin {
-    fn drop(&mut self) {
-        if let Err(error) = std::fs::remove_file(&self.socket)
-            && !std::thread::panicking()
-        {
-            panic!("{}: {error}", self.socket.display());
-        }
     }
 }
 

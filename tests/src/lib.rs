@@ -20,6 +20,7 @@ pub mod egress;
 pub mod kms;
 pub mod pki;
 pub mod receiver;
+pub mod served;
 
 pub mod background;
 pub mod cluster;
