@@ -26,13 +26,15 @@ use std::{
 use claims::{Claims, Frontend};
 use component_base::meta::ObjectKey;
 use foldhash::HashMap;
-use service::{Fragment, Placed, Shared};
-use slots::Slots;
+use route::Place;
+use service::{Fragment, Members, Placed, Shared, leads_to};
+use slots::{Slots, Target};
 use smallvec::SmallVec;
+use smol_str::SmolStr;
 
 use crate::{
     model::{Endpoint, Model, PortName, ServicePort, Settings},
-    tables::{Command, Family, Table, diff},
+    tables::{Command, Family, Key, Table, diff},
 };
 
 /// Names in our tables that several files mention.
@@ -181,6 +183,9 @@ impl Planner {
     pub fn change(&mut self, service: &ObjectKey, now: &[Port<'_>]) -> Vec<Command> {
         let now: SmallVec<[Port<'_>; 4]> =
             now.iter().copied().filter(|(name, port, _)| self.serves(name, port)).collect();
+        if let Some(commands) = self.exchange(service, &now) {
+            return commands;
+        }
         let had = self.services.get_mut(service).map(std::mem::take);
         if now.is_empty() && had.is_none() {
             return Vec::new();
@@ -199,6 +204,35 @@ impl Planner {
         let (gone, come) = self.share(std::mem::take(&mut old.shared), std::mem::take(&mut new.shared));
         let (gone, come) = (old.own(gone), new.own(come));
         old.lead(new, (&gone, &come), (self.family, &self.settings))
+    }
+
+    /// Takes in that endpoints stand where others stood, if that is all that changed: mostly it is, and then nothing has to
+    /// be compared but they. Otherwise does nothing.
+    fn exchange(&mut self, service: &ObjectKey, now: &[Port<'_>]) -> Option<Vec<Command>> {
+        if self.claims.anybody_waits() {
+            return None;
+        }
+        let had = self.services.get_mut(service).filter(|had| had.len() == now.len())?;
+        let successors = had.iter().zip(now).map(|((had, placed), (name, port, endpoints))| {
+            let same = had == *name && placed.service == **port;
+            same.then(|| placed.successor(self.family, endpoints, &self.settings)).flatten()
+        });
+        let successors: SmallVec<[Members; 1]> = successors.collect::<Option<_>>()?;
+        let mut moved: SmallVec<[(Place, Key, Target, Target); 2]> = SmallVec::new();
+        for ((name, placed), members) in had.iter_mut().zip(successors) {
+            placed.hand_over(self.family, name, members, |moves| moved.push(moves));
+        }
+        let mut out = Vec::with_capacity(2);
+        for place in [Place::Address, Place::Node] {
+            let of_place = || moved.iter().filter(|(at, ..)| *at == place);
+            let gone: Vec<_> = of_place().map(|(_, key, had, _)| (key.clone(), leads_to(*had))).collect();
+            let come = of_place().map(|(_, key, _, has)| (key.clone(), leads_to(*has))).collect();
+            if !gone.is_empty() {
+                let map = SmolStr::new_static(place.endpoints());
+                out.extend([Command::DeleteElements(map.clone(), gone), Command::AddElements(map, come)]);
+            }
+        }
+        Some(out)
     }
 
     /// Other services whose part of the plan may be another one after a change of this one: they claim the same.

@@ -217,20 +217,22 @@ fn write(
         batch.attribute(LIST_TABLE, &[table.as_bytes(), &[0]]);
         batch.attribute(LIST_SET, &[set.as_bytes(), &[0]]);
         let list = batch.nest(LIST_ELEMENTS);
-        chunk.iter().for_each(|element| write_element(batch, element));
+        // What is deleted is found by its key.
+        let with_data = kind == NEW_ELEMENTS;
+        chunk.iter().for_each(|element| write_element(batch, element, with_data));
         batch.close(list);
         batch.close_message(message);
     }
 }
 
 /// An element; a range is two: its first address, and the first one behind it.
-fn write_element(batch: &mut Batch, (key, value): &(Key, Value)) {
+fn write_element(batch: &mut Batch, (key, value): &(Key, Value), with_data: bool) {
     let element = batch.nest(ELEMENT);
     write_parts(batch, ELEMENT_KEY, key);
     match value {
-        Value::None | Value::Until(_) => {}
-        Value::Verdict(verdict) => write_verdict(batch, verdict),
-        Value::Parts(parts) => write_parts(batch, ELEMENT_DATA, parts),
+        Value::Verdict(verdict) if with_data => write_verdict(batch, verdict),
+        Value::Parts(parts) if with_data => write_parts(batch, ELEMENT_DATA, parts),
+        Value::None | Value::Until(_) | Value::Verdict(_) | Value::Parts(_) => {}
     }
     batch.close(element);
     if let Value::Until(last) = value

@@ -5,13 +5,18 @@
 
 use std::sync::Arc;
 
+use smallvec::SmallVec;
+
 use crate::{
     model::{Endpoint, Settings},
     tables::Family,
 };
 
+/// Endpoints that take connections, in the order of their addresses.
+pub(super) type Takers<'a> = SmallVec<[&'a Endpoint; 16]>;
+
 /// Endpoints for cluster-wide traffic.
-pub(super) fn cluster<'a>(family: Family, all: &'a [Endpoint], settings: &Settings) -> Vec<&'a Endpoint> {
+pub(super) fn cluster<'a>(family: Family, all: &'a [Endpoint], settings: &Settings) -> Takers<'a> {
     let takers = usable(family, all.iter());
     if takers.iter().any(|e| !e.ready) {
         return takers;
@@ -25,22 +30,22 @@ fn meant_for<'a>(
     all: &[&'a Endpoint],
     place: &str,
     hints: impl Fn(&'a Endpoint) -> &'a [Arc<str>],
-) -> Option<Vec<&'a Endpoint>> {
+) -> Option<Takers<'a>> {
     if all.iter().any(|e| hints(e).is_empty()) {
         return None;
     }
     let here = |e: &&&'a Endpoint| !place.is_empty() && hints(e).iter().any(|name| **name == *place);
-    Some(all.iter().filter(here).copied().collect()).filter(|here: &Vec<_>| !here.is_empty())
+    Some(all.iter().filter(here).copied().collect()).filter(|here: &Takers<'_>| !here.is_empty())
 }
 
 /// Endpoints on this node.
-pub(super) fn local(family: Family, all: &[Endpoint]) -> Vec<&Endpoint> {
+pub(super) fn local(family: Family, all: &[Endpoint]) -> Takers<'_> {
     usable(family, all.iter().filter(|e| e.local))
 }
 
 /// Ready endpoints in the order of their addresses, or those that still serve while terminating when none is ready.
-fn usable<'a>(family: Family, all: impl Iterator<Item = &'a Endpoint> + Clone) -> Vec<&'a Endpoint> {
-    let mut all: Vec<&Endpoint> = all.filter(|e| family.has(&e.address)).collect();
+fn usable<'a>(family: Family, all: impl Iterator<Item = &'a Endpoint> + Clone) -> Takers<'a> {
+    let mut all: Takers<'a> = all.filter(|e| family.has(&e.address)).collect();
     all.sort_unstable();
     all.dedup_by_key(|e| (e.address, e.port));
     if all.iter().any(|e| e.ready) {

@@ -6,8 +6,9 @@ use smallvec::{SmallVec, smallvec};
 use smol_str::SmolStr;
 
 use super::{
-    claims::{Claims, Frontend},
-    endpoints, name,
+    claims::{self, Claims, Frontend},
+    endpoints::{self, Takers},
+    name,
     route::{LOCAL_FIRST, Place, Route, by_pods},
     skeleton,
     slots::{Block, Slots, Target, arrange},
@@ -40,6 +41,19 @@ struct Group {
     members: Box<[Target]>,
     /// For affinity: slots of their own.
     block: Option<Block>,
+}
+
+/// Endpoints in the order of their places: the cluster's, and those on this node.
+pub(super) type Members = (Box<[Target]>, Box<[Target]>);
+
+/// Where the endpoints of a frontend begin, and which they are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Stand {
+    place: Place,
+    frontend: Frontend,
+    first: u32,
+    /// Those on this node alone.
+    local: bool,
 }
 
 /// What several service ports may want, and one of it is enough.
@@ -75,6 +89,40 @@ struct Build<'a> {
     claims: &'a Claims,
 }
 
+/// Who takes connections of a service port, everywhere and (where that is asked) on this node.
+fn takers<'a>(
+    family: Family,
+    service: &ServicePort,
+    all: &'a [Endpoint],
+    settings: &Settings,
+) -> (Takers<'a>, Takers<'a>) {
+    let local = match service.internal_local || service.external_local {
+        true => endpoints::local(family, all),
+        false => Takers::default(),
+    };
+    (endpoints::cluster(family, all, settings), local)
+}
+
+/// Addresses of those that may reach themselves.
+fn here(cluster: &[&Endpoint], local: &[&Endpoint]) -> Vec<IpAddr> {
+    let mut here: Vec<IpAddr> = cluster.iter().chain(local).filter(|e| e.local).map(|e| e.address).collect();
+    here.sort();
+    here.dedup();
+    here
+}
+
+/// The key of an endpoint of a frontend.
+fn at_place(frontend: Frontend, at: u32) -> Key {
+    let mut key = frontend.key();
+    key.push(Part::Slot(at));
+    key
+}
+
+/// What the key of an endpoint leads to.
+pub(super) fn leads_to((address, port): Target) -> Value {
+    Value::Parts(smallvec![Part::Address(address), Part::Port(port)])
+}
+
 /// Adds a service port's part to a fragment.
 pub(super) fn fragment(
     out: &mut Fragment,
@@ -88,6 +136,7 @@ pub(super) fn fragment(
     // A frontend inside and one outside, each with its endpoints.
     out.elements.reserve(2 + port.cluster.members.len());
     let mut build = Build { out, family, name, port, settings, claims };
+    build.members();
     build.inside();
     build.outside();
 }
@@ -106,21 +155,65 @@ impl Placed {
     ) -> Self {
         let (had_cluster, had_local) = had.map(|had| (had.cluster, had.local)).unwrap_or_default();
         let sticky = service.affinity.is_some();
-        let cluster = endpoints::cluster(family, all, settings);
-        let local = match service.internal_local || service.external_local {
-            true => endpoints::local(family, all),
-            false => Vec::new(),
-        };
-        let mut here: Vec<IpAddr> =
-            cluster.iter().chain(&local).filter(|e| e.local).map(|e| e.address).collect();
-        here.sort();
-        here.dedup();
+        let (cluster, local) = takers(family, &service, all, settings);
+        let here = here(&cluster, &local).into_boxed_slice();
         Self {
             cluster: Group::of(&cluster, sticky, had_cluster, slots),
             local: Group::of(&local, sticky, had_local, slots),
             service,
-            here: here.into(),
+            here,
         }
+    }
+
+    /// What it would be with these endpoints, if only addresses change: it has as many of each kind, and those that may
+    /// reach themselves are the same. With affinity endpoints have chains, so there it is never so.
+    pub(super) fn successor(&self, family: Family, all: &[Endpoint], settings: &Settings) -> Option<Members> {
+        let (cluster, local) = takers(family, &self.service, all, settings);
+        let like = self.service.affinity.is_none()
+            && cluster.len() == self.cluster.members.len()
+            && local.len() == self.local.members.len()
+            && here(&cluster, &local)[..] == *self.here;
+        like.then(|| (self.cluster.arranged(&cluster), self.local.arranged(&local)))
+    }
+
+    /// Gives places to others. Tells of every place that changes hands: its map, its key, who had it and who has it.
+    pub(super) fn hand_over(
+        &mut self,
+        family: Family,
+        name: &PortName,
+        (cluster, local): Members,
+        mut tell: impl FnMut((Place, Key, Target, Target)),
+    ) {
+        for Stand { place, frontend, first, local: is_local } in self.stands(family, name) {
+            let (had, has) =
+                if is_local { (&self.local.members, &local) } else { (&self.cluster.members, &cluster) };
+            for (at, (had, has)) in (first..).zip(had.iter().zip(has)).filter(|(_, (had, has))| had != has) {
+                tell((place, at_place(frontend, at), *had, *has));
+            }
+        }
+        (self.cluster.members, self.local.members) = (cluster, local);
+    }
+
+    /// Where its endpoints stand in maps, unless clients are bound to them: for each frontend, whether or not it has it.
+    fn stands(&self, family: Family, name: &PortName) -> SmallVec<[Stand; 2]> {
+        let service = &self.service;
+        let mut out = SmallVec::new();
+        for frontend in claims::frontends(family, name, service) {
+            let (place, inside) = match frontend {
+                Frontend::At(ip, ..) => (Place::Address, service.cluster_ips.contains(&ip)),
+                Frontend::Node(..) => (Place::Node, false),
+            };
+            let stand = Stand { place, frontend, first: 0, local: inside && service.internal_local };
+            // An external address may be a load balancer's as well.
+            if out.contains(&stand) {
+                continue;
+            }
+            out.push(stand);
+            if !inside && service.external_local {
+                out.push(Stand { first: LOCAL_FIRST, local: true, ..stand });
+            }
+        }
+        out
     }
 
     /// Gives up what it took of the slots.
@@ -131,8 +224,7 @@ impl Placed {
 
 impl Group {
     fn of(takers: &[&Endpoint], sticky: bool, had: Self, slots: &mut Slots) -> Self {
-        let wanted: Vec<Target> = takers.iter().map(|e| (e.address, e.port)).collect();
-        let members = arrange(&had.members, &wanted);
+        let members = had.arranged(takers);
         let block = match sticky && !members.is_empty() {
             true => Some(slots.place(had.block, members.len())),
             false => {
@@ -141,6 +233,12 @@ impl Group {
             }
         };
         Self { members, block }
+    }
+
+    /// These in the places of those it has, which keep theirs.
+    fn arranged(&self, takers: &[&Endpoint]) -> Box<[Target]> {
+        let wanted: SmallVec<[Target; 16]> = takers.iter().map(|e| (e.address, e.port)).collect();
+        arrange(&self.members, &wanted)
     }
 
     fn count(&self) -> u32 {
@@ -283,7 +381,6 @@ impl Build<'_> {
             let chain = self.sticky_balance(scope, takers);
             return self.lead(name::SERVICE_IPS, &frontends, &Verdict::Goto(chain));
         }
-        self.members(Place::Address, &frontends, 0, takers);
         match name::BY_COUNT.get(takers.members.len() - 1) {
             Some(set) => self.list(set, &frontends),
             None => self.route(name::SERVICE_IPS, &frontends, Route::Inside(takers.count())),
@@ -322,13 +419,10 @@ impl Build<'_> {
         for (place, map, frontends) in
             [(Place::Address, name::SERVICE_IPS, addresses), (Place::Node, name::NODE_PORTS, nodes)]
         {
-            let (all, here) = (&self.port.cluster, &self.port.local);
-            self.members(place, &frontends, 0, all);
-            let route = if service.external_local {
-                self.members(place, &frontends, LOCAL_FIRST, here);
-                Route::OutsideLocal(place, all.count(), here.count())
-            } else {
-                Route::Outside(place, all.count())
+            let (all, here) = (self.port.cluster.count(), self.port.local.count());
+            let route = match service.external_local {
+                true => Route::OutsideLocal(place, all, here),
+                false => Route::Outside(place, all),
             };
             self.route(map, &frontends, route);
         }
@@ -416,15 +510,19 @@ impl Build<'_> {
         ips.iter().map(at).filter(|frontend| self.claims.won(self.name, frontend)).collect()
     }
 
-    /// Endpoints of frontends, from a place on.
-    fn members(&mut self, place: Place, frontends: &[Frontend], first: u32, takers: &Group) {
-        for frontend in frontends {
-            for (at, (address, port)) in (first..).zip(&*takers.members) {
-                let mut key = frontend.key();
-                key.push(Part::Slot(at));
-                let value = Value::Parts(smallvec![Part::Address(*address), Part::Port(*port)]);
-                self.out.elements.push((place.endpoints(), key, value));
-            }
+    /// The endpoints of its frontends.
+    fn members(&mut self) {
+        let port = self.port;
+        if port.service.affinity.is_some() {
+            return;
+        }
+        let stands = port.stands(self.family, self.name);
+        for stand in stands.into_iter().filter(|stand| self.claims.won(self.name, &stand.frontend)) {
+            let group = if stand.local { &port.local } else { &port.cluster };
+            let members = (stand.first..).zip(&*group.members);
+            self.out.elements.extend(members.map(|(at, target)| {
+                (stand.place.endpoints(), at_place(stand.frontend, at), leads_to(*target))
+            }));
         }
     }
 

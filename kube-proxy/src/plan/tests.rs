@@ -507,6 +507,34 @@ proptest! {
         prop_assert_eq!(table, skeleton::table(Family::V4, &settings()), "nothing is left");
         prop_assert!(planner.shared.is_empty() && planner.services.is_empty());
     }
+
+    /// Endpoints that take others' places change as many elements as there are places, and the table is the one planned.
+    #[test]
+    fn endpoints_take_the_places_of_others(
+        mut model in models(),
+        steps in prop::collection::vec((0..4usize, 0..13usize, 14..40u8), 1..8),
+    ) {
+        let mut planner = Planner::of(Family::V4, &settings(), &model);
+        let mut table = planner.table();
+        for (service, endpoint, address) in steps {
+            let Some((name, endpoints)) = model.endpoints.iter_mut().nth(service) else { continue };
+            let count = endpoints.len();
+            let Some(endpoint) = endpoint.checked_rem(count).and_then(|at| endpoints.get_mut(at)) else { continue };
+            endpoint.address = IpAddr::from([10, 244, 1, address]);
+            let service = name.key();
+            for command in planner.change(&service, &model.ports_of(&service).collect::<Vec<_>>()) {
+                table.apply(command);
+            }
+            prop_assert_eq!(&table, &planner.table());
+            let fresh = Planner::of(Family::V4, &settings(), &model).table();
+            for source in [POD, OUTSIDE, OWN] {
+                for (destination, port) in destinations() {
+                    let packet = packet(source, &destination, port);
+                    prop_assert_eq!(fate(&table, packet), fate(&fresh, packet), "{} {}", destination, port);
+                }
+            }
+        }
+    }
 }
 
 /// Everything services of [`models`] may be found at.

@@ -136,7 +136,7 @@ fn changes(layout: &Layout, count: usize) -> Result<Vec<Figure>> {
                 save(rules)?;
                 let mut kernel = Kernel::open(SERVICES)?;
                 for at in 0..CHANGES {
-                    changes.push(change(&mut syncer, at * 37 % count, at)?);
+                    changes.push(change(&mut syncer, model, at * 37 % count, at)?);
                     raw.push(touch(&mut kernel, at)?);
                 }
             }
@@ -166,11 +166,15 @@ fn changes(layout: &Layout, count: usize) -> Result<Vec<Figure>> {
     Ok(figures)
 }
 
-/// Microseconds of a change of one endpoint, from the model of its service to the kernel's agreement.
-fn change(syncer: &mut Syncer, index: usize, at: usize) -> Result<f64> {
+/// Microseconds of a change of one endpoint, from the model of its service to the kernel's agreement. The service is the
+/// one it was, as in the daemon, where what changes is a slice.
+fn change(syncer: &mut Syncer, all: &Model, index: usize, at: usize) -> Result<f64> {
+    let (name, port) = all.services.get_key_value(&name(index)).context("there is no such service")?;
+    let second = if at.is_multiple_of(2) { 3 } else { 4 };
     let mut model = Model::default();
-    add(&mut model, index, if at.is_multiple_of(2) { 3 } else { 4 });
-    let service = name(index).key();
+    model.services.insert(Arc::clone(name), Arc::clone(port));
+    model.endpoints.insert(Arc::clone(name), vec![endpoint(1, index), endpoint(second, index)]);
+    let service = name.key();
     let began = Instant::now();
     syncer.change(&service, &model)?;
     Ok(micros(began))

@@ -4,6 +4,10 @@ use std::{io::Write, process::ExitCode};
 
 use tests::bench;
 
+/// What is measured in this process has the allocator it has in its daemon.
+#[global_allocator]
+static ALLOCATOR: component_base::memory::Allocator = component_base::memory::Allocator;
+
 const USAGE: &str = "usage: hack/bench [--json] [--no-build] [--list] [NAME...]";
 
 fn main() -> ExitCode {
