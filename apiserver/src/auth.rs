@@ -10,6 +10,7 @@ use std::{
 
 use async_trait::async_trait;
 use sha2::{Digest, Sha256};
+use smol_str::SmolStr;
 
 /// An authenticated (or anonymous) user.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -28,22 +29,22 @@ pub struct User {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Attributes {
     /// Who.
-    pub user: User,
+    pub user: Arc<User>,
     /// `get`, `list`, `watch`, `create`, `update`, `patch`, `delete`, `deletecollection`, or the lower-case
     /// HTTP method for non-resource paths.
-    pub verb: String,
+    pub verb: SmolStr,
     /// Namespace; empty for cluster scope.
-    pub namespace: String,
+    pub namespace: SmolStr,
     /// API group.
-    pub group: String,
+    pub group: SmolStr,
     /// API version.
-    pub version: String,
+    pub version: SmolStr,
     /// Plural resource.
-    pub resource: String,
+    pub resource: SmolStr,
     /// Subresource, if any.
-    pub subresource: String,
+    pub subresource: SmolStr,
     /// Object name, if any.
-    pub name: String,
+    pub name: SmolStr,
     /// Whether this is a resource request; else only `path` counts.
     pub is_resource: bool,
     /// URL path.
@@ -126,7 +127,7 @@ pub struct Credentials {
 #[async_trait]
 pub trait Authenticator: Send + Sync {
     /// `Err` = credentials of this kind were there and are bad (ends as 401 when no other succeeds).
-    async fn authenticate(&self, credentials: &Credentials) -> Result<Option<User>, String>;
+    async fn authenticate(&self, credentials: &Credentials) -> Result<Option<Arc<User>>, String>;
 }
 
 impl User {

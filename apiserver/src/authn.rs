@@ -246,7 +246,7 @@ impl Issuers {
 
 #[async_trait]
 impl Authenticator for Issuers {
-    async fn authenticate(&self, credentials: &Credentials) -> Result<Option<User>, String> {
+    async fn authenticate(&self, credentials: &Credentials) -> Result<Option<Arc<User>>, String> {
         let current = self.0.load_full();
         current.authenticate(credentials).await
     }
@@ -297,13 +297,13 @@ pub struct Union(pub Vec<Arc<dyn Authenticator>>);
 
 #[async_trait]
 impl Authenticator for Union {
-    async fn authenticate(&self, credentials: &Credentials) -> Result<Option<User>, String> {
+    async fn authenticate(&self, credentials: &Credentials) -> Result<Option<Arc<User>>, String> {
         let mut errors = Vec::new();
         for one in &self.0 {
             match one.authenticate(credentials).await {
                 Ok(Some(mut user)) => {
                     if user.name != "system:anonymous" && !user.in_group("system:authenticated") {
-                        user.groups.push("system:authenticated".to_owned());
+                        Arc::make_mut(&mut user).groups.push("system:authenticated".to_owned());
                     }
                     return Ok(Some(user));
                 }

@@ -339,7 +339,7 @@ pub fn forbidden_message(attributes: &Attributes, reason: &str) -> String {
         return format!("User {:?} cannot {verb} path {path:?}{why}", user.name);
     }
     let resource = match subresource.as_str() {
-        "" => resource.clone(),
+        "" => resource.to_string(),
         sub => format!("{resource}/{sub}"),
     };
     let scope = match namespace.as_str() {
@@ -382,7 +382,7 @@ mod tests {
     async fn webhooks_are_replaced_and_what_the_server_is_itself_stays() {
         let before = [webhook("a"), Mode::AlwaysDeny];
         let made = build_with(&before, vec![Arc::new(Verb("get"))], Gates::default()).unwrap();
-        let asks = |verb: &str| Attributes { verb: verb.to_owned(), ..Attributes::default() };
+        let asks = |verb: &str| Attributes { verb: verb.into(), ..Attributes::default() };
         let allowed =
             async |verb: &str| matches!(made.authorizer.authorize(&asks(verb)).await, Decision::Allow(_));
         assert!(allowed("get").await && !allowed("list").await);

@@ -278,7 +278,7 @@ impl Call {
     }
 
     pub(crate) fn id(&self) -> ResourceId {
-        ResourceId::new(self.resource.stored_group(), self.resource.plural)
+        ResourceId::known(self.resource.stored_group(), self.resource.plural)
     }
 
     /// The namespace of the object's key; empty for cluster-scoped kinds, namespaces themselves included.

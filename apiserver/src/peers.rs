@@ -150,7 +150,7 @@ impl Peers {
         {
             return Vec::new();
         }
-        let wanted = (info.group.clone(), info.version.clone(), info.resource.clone());
+        let wanted = (info.group.to_string(), info.version.to_string(), info.resource.to_string());
         known.iter().filter(|one| one.resources.contains(&wanted)).map(|one| one.id.clone()).collect()
     }
 
@@ -235,7 +235,7 @@ pub async fn serve(
     peers: &Peers,
     able: Vec<String>,
     info: Arc<RequestInfo>,
-    user: &User,
+    user: &Arc<User>,
     peer: &Peer,
     mut request: Request<Incoming>,
 ) -> Result<Response<Body>, Status> {

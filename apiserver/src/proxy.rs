@@ -158,7 +158,7 @@ pub async fn forward_to(
     server: Arc<Server>,
     target: dial::Target,
     info: Arc<RequestInfo>,
-    user: &User,
+    user: &Arc<User>,
     peer: &Peer,
     request: Request<Incoming>,
 ) -> Result<Response<Body>, Status> {
@@ -201,7 +201,7 @@ impl Connect {
         if !asks || self.attributes.verb == "create" {
             return Ok(());
         }
-        let wanted = Attributes { verb: "create".to_owned(), ..self.attributes.clone() };
+        let wanted = Attributes { verb: "create".into(), ..self.attributes.clone() };
         match self.server.authorizer.authorize(&wanted).await {
             Decision::Allow(_) => Ok(()),
             Decision::Deny(why) | Decision::NoOpinion(why) => {

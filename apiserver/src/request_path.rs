@@ -201,7 +201,7 @@ async fn stages(
             Err(status) => {
                 // As upstream, this is the first and last that is recorded.
                 notes.last.set(Stage::ResponseStarted).ok();
-                record(&info.attributes(&User::default()), described, notes);
+                record(&info.attributes(&Arc::default()), described, notes);
                 return Err(status);
             }
         };
@@ -390,7 +390,12 @@ fn bearer(headers: &HeaderMap) -> Option<String> {
     scheme.eq_ignore_ascii_case("bearer").then(|| token.to_owned())
 }
 
-async fn authenticate(server: &Server, peer: &Peer, path: &str, headers: &HeaderMap) -> Result<User, Status> {
+async fn authenticate(
+    server: &Server,
+    peer: &Peer,
+    path: &str,
+    headers: &HeaderMap,
+) -> Result<Arc<User>, Status> {
     let proxy = server.authentication.front_proxy.as_ref();
     let names_user = proxy.is_some_and(|proxy| proxy.names_user(headers));
     let credentials = Credentials {
@@ -404,7 +409,9 @@ async fn authenticate(server: &Server, peer: &Peer, path: &str, headers: &Header
     metrics::authenticated(user, outcome.is_err(), begun.elapsed());
     match outcome {
         Ok(Some(user)) => Ok(user),
-        Ok(None) if server.anonymous.allows(path) && credentials.bearer.is_none() => Ok(User::anonymous()),
+        Ok(None) if server.anonymous.allows(path) && credentials.bearer.is_none() => {
+            Ok(Arc::new(User::anonymous()))
+        }
         Ok(None) => Err(Status::unauthorized()),
         Err(why) => {
             tracing::warn!(why, "unable to authenticate the request");
@@ -518,7 +525,7 @@ async fn may(authorizer: &dyn Authorizer, attributes: &Attributes) -> Result<(),
 fn forbidden(attributes: &Attributes, reason: &str) -> Status {
     let why = forbidden_message(attributes, reason);
     if attributes.is_resource {
-        let resource = GroupName::new(&attributes.group, &attributes.resource);
+        let resource = GroupName::new(attributes.group.as_str(), attributes.resource.as_str());
         return Status::forbidden(&resource, &attributes.name, &why);
     }
     Status::new(403, Reason::Forbidden, format!("forbidden: {why}")).with_details(Details::default())

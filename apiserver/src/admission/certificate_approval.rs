@@ -26,11 +26,11 @@ pub(super) async fn may(authorizer: &dyn Authorizer, request: &Attributes, verb:
     for name in [Some(signer.to_owned()), wildcard].into_iter().flatten() {
         let asked = Attributes {
             user: request.user.clone(),
-            verb: verb.to_owned(),
-            group: "certificates.k8s.io".to_owned(),
-            version: "*".to_owned(),
-            resource: "signers".to_owned(),
-            name,
+            verb: verb.into(),
+            group: "certificates.k8s.io".into(),
+            version: "*".into(),
+            resource: "signers".into(),
+            name: name.into(),
             is_resource: true,
             ..Attributes::default()
         };

@@ -12,6 +12,7 @@ use std::{
 use async_trait::async_trait;
 use component_base::features::Gate;
 use serde_json::Value;
+use smol_str::SmolStr;
 
 use super::{Operation, Parts, Plugin, Request, items};
 use crate::{
@@ -124,9 +125,9 @@ impl DeviceAccess {
             return;
         }
         let asked = Attributes {
-            subresource: "binding".to_owned(),
-            namespace: String::new(),
-            name: String::new(),
+            subresource: "binding".into(),
+            namespace: SmolStr::default(),
+            name: SmolStr::default(),
             ..attributes.clone()
         };
         if let Err(why) = self.allowed(&asked).await {
@@ -173,9 +174,9 @@ impl DeviceAccess {
         let mut first = Ok(());
         for verb in verbs {
             let asked = Attributes {
-                verb: verb.clone(),
-                subresource: "driver".to_owned(),
-                name: driver.to_owned(),
+                verb: verb.as_str().into(),
+                subresource: "driver".into(),
+                name: driver.into(),
                 ..attributes.clone()
             };
             match self.allowed(&asked).await {
@@ -192,7 +193,7 @@ impl DeviceAccess {
         else {
             return Ok(());
         };
-        let resource = GroupName::new(&asked.group, &asked.resource);
+        let resource = GroupName::new(asked.group.as_str(), asked.resource.as_str());
         Err(Status::forbidden(&resource, &asked.name, &authz::forbidden_message(asked, &reason)).message)
     }
 }

@@ -126,7 +126,7 @@ impl Limit {
         let event = request.object.as_deref();
         match self.of {
             LimitType::Server => String::new(),
-            LimitType::Namespace => request.attributes.namespace.clone(),
+            LimitType::Namespace => request.attributes.namespace.to_string(),
             LimitType::User => request.attributes.user.name.clone(),
             LimitType::SourceAndObject => [
                 "/source/component",

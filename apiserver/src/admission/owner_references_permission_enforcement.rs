@@ -6,6 +6,7 @@ use std::sync::Arc;
 use arc_swap::ArcSwap;
 use async_trait::async_trait;
 use serde_json::Value;
+use smol_str::SmolStr;
 
 use super::{Operation, Parts, Plugin, Request, items};
 use crate::{
@@ -58,15 +59,15 @@ impl OwnerReferences {
         });
         let question = |resource: &Arc<crate::registry::Resource>| Attributes {
             user: request.attributes.user.clone(),
-            verb: "update".to_owned(),
-            group: group.to_owned(),
-            version: version.to_owned(),
-            resource: resource.plural.to_owned(),
-            subresource: "finalizers".to_owned(),
-            name: text("name").to_owned(),
+            verb: "update".into(),
+            group: group.into(),
+            version: version.into(),
+            resource: resource.plural.into(),
+            subresource: "finalizers".into(),
+            name: text("name").into(),
             namespace: match resource.namespaced {
                 true => request.attributes.namespace.clone(),
-                false => String::new(),
+                false => SmolStr::default(),
             },
             is_resource: true,
             ..Attributes::default()
@@ -89,7 +90,7 @@ impl Plugin for OwnerReferences {
             return Ok(());
         }
         if request.operation != Operation::Create {
-            let delete = Attributes { verb: "delete".to_owned(), ..request.attributes.clone() };
+            let delete = Attributes { verb: "delete".into(), ..request.attributes.clone() };
             if let Err(why) = self.may(delete).await {
                 return Err(request
                     .forbid(format!("cannot set an ownerRef on a resource you can't delete: {why}, <nil>")));
@@ -98,12 +99,12 @@ impl Plugin for OwnerReferences {
         let blocking = newly_blocking(new, old);
         let anything = Attributes {
             user: request.attributes.user.clone(),
-            verb: "update".to_owned(),
-            group: "*".to_owned(),
-            version: "*".to_owned(),
-            resource: "*".to_owned(),
-            subresource: "finalizers".to_owned(),
-            name: "*".to_owned(),
+            verb: "update".into(),
+            group: "*".into(),
+            version: "*".into(),
+            resource: "*".into(),
+            subresource: "finalizers".into(),
+            name: "*".into(),
             is_resource: true,
             ..Attributes::default()
         };

@@ -84,7 +84,7 @@ impl Plugin for PodNodeSelector {
         if own().any(|(key, value)| wanted.get(key).is_some_and(|other| *value != **other)) {
             return Err(request.forbid(CONFLICT));
         }
-        let allowed = self.selectors.get(&request.attributes.namespace).map_or("", String::as_str);
+        let allowed = self.selectors.get(request.attributes.namespace.as_str()).map_or("", String::as_str);
         let allowed = parse(allowed).map_err(Status::internal)?;
         if !allowed.is_empty() && own().any(|(key, value)| allowed.get(key).is_none_or(|one| *value != **one))
         {

@@ -69,13 +69,13 @@ impl Write {
         let (mut object, old) = (of(self.object), of(self.old));
         let shown = object.as_ref().or(old.as_ref()).unwrap();
         let attributes = Attributes {
-            user: self.user,
-            verb: self.verb.to_owned(),
-            namespace: shown.namespace().to_owned(),
-            group: self.kind.group.to_owned(),
-            resource: self.kind.resource.to_owned(),
-            subresource: self.subresource.to_owned(),
-            name: shown.name().to_owned(),
+            user: Arc::new(self.user),
+            verb: self.verb.into(),
+            namespace: shown.namespace().into(),
+            group: self.kind.group.into(),
+            resource: self.kind.resource.into(),
+            subresource: self.subresource.into(),
+            name: shown.name().into(),
             is_resource: true,
             ..Attributes::default()
         };

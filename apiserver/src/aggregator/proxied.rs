@@ -77,7 +77,7 @@ pub async fn serve(
     server: Arc<Server>,
     remote: &Remote,
     info: Arc<RequestInfo>,
-    user: &User,
+    user: &Arc<User>,
     peer: &Peer,
     mut request: Request<Incoming>,
 ) -> Result<Response<Body>, Status> {
@@ -89,7 +89,7 @@ pub async fn serve(
         unavailable()
     })?;
     let tells_uid = server.gates.has(Gate::RemoteRequestHeaderUID);
-    let without = (!tells_uid).then(|| User { uid: String::new(), ..user.clone() });
+    let without = (!tells_uid).then(|| User { uid: String::new(), ..(**user).clone() });
     set_user(request.headers_mut(), without.as_ref().unwrap_or(user));
     let refuses = server.aggregated.refuses_redirects();
     let answer = proxy::forward_to(server, target, info, user, peer, request).await?;

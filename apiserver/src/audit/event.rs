@@ -174,12 +174,12 @@ impl Event {
     pub(super) fn new(level: &'static str, attributes: &Attributes, described: Described) -> Self {
         let Described { id, received, uri, agent, sources } = described;
         let object_ref = attributes.is_resource.then(|| ObjectRef {
-            resource: attributes.resource.clone(),
-            namespace: attributes.namespace.clone(),
-            name: attributes.name.clone(),
-            api_group: attributes.group.clone(),
-            api_version: attributes.version.clone(),
-            subresource: attributes.subresource.clone(),
+            resource: attributes.resource.to_string(),
+            namespace: attributes.namespace.to_string(),
+            name: attributes.name.to_string(),
+            api_group: attributes.group.to_string(),
+            api_version: attributes.version.to_string(),
+            subresource: attributes.subresource.to_string(),
             ..ObjectRef::default()
         });
         Self {
@@ -188,7 +188,7 @@ impl Event {
             level,
             id,
             uri,
-            verb: attributes.verb.clone(),
+            verb: attributes.verb.to_string(),
             user: described_user(&attributes.user),
             sources,
             user_agent: agent,

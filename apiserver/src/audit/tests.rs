@@ -10,11 +10,11 @@ fn policy(rules: Value) -> policy::Policy {
 fn request(user: &str, verb: &str, resource: &str, namespace: &str) -> Attributes {
     let (resource, subresource) = resource.split_once('/').unwrap_or((resource, ""));
     Attributes {
-        user: User { name: user.to_owned(), groups: vec!["g".to_owned()], ..User::default() },
-        verb: verb.to_owned(),
-        resource: resource.to_owned(),
-        subresource: subresource.to_owned(),
-        namespace: namespace.to_owned(),
+        user: Arc::new(User { name: user.to_owned(), groups: vec!["g".to_owned()], ..User::default() }),
+        verb: verb.into(),
+        resource: resource.into(),
+        subresource: subresource.into(),
+        namespace: namespace.into(),
         is_resource: true,
         ..Attributes::default()
     }
@@ -37,7 +37,7 @@ fn the_first_rule_that_matches_counts() {
         (request("jane", "get", "pods", "b"), Level::RequestResponse),
         (request("jane", "get", "pods/log", "a"), Level::RequestResponse),
         (request("jane", "get", "deployments/scale", "b"), Level::RequestResponse),
-        (Attributes { name: "s".to_owned(), ..request("jane", "get", "secrets", "a") }, Level::Metadata),
+        (Attributes { name: "s".into(), ..request("jane", "get", "secrets", "a") }, Level::Metadata),
         (request("jane", "list", "secrets", "a"), Level::None),
         (Attributes { path: "/apis/apps".to_owned(), ..Attributes::default() }, Level::Metadata),
         (Attributes { path: "/version".to_owned(), ..Attributes::default() }, Level::Metadata),

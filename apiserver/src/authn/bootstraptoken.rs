@@ -33,12 +33,12 @@ impl BootstrapTokens {
 
 #[async_trait]
 impl Authenticator for BootstrapTokens {
-    async fn authenticate(&self, credentials: &Credentials) -> Result<Option<User>, String> {
+    async fn authenticate(&self, credentials: &Credentials) -> Result<Option<Arc<User>>, String> {
         let Some((id, secret)) = credentials.bearer.as_deref().and_then(split) else { return Ok(None) };
         let name = format!("bootstrap-token-{id}");
         let found = self.objects.get(SECRETS, "kube-system", &name).await;
         match found {
-            Ok(Some(object)) => Ok(user(&object, id, secret, Timestamp::now())),
+            Ok(Some(object)) => Ok(user(&object, id, secret, Timestamp::now()).map(Arc::new)),
             Ok(None) => Ok(None),
             Err(status) => Err(status.message),
         }

@@ -418,7 +418,7 @@ fn described(user: &User) -> Value {
 
 #[async_trait]
 impl Authenticator for Issuer {
-    async fn authenticate(&self, credentials: &Credentials) -> Result<Option<User>, String> {
+    async fn authenticate(&self, credentials: &Credentials) -> Result<Option<Arc<User>>, String> {
         let Some(token) = &credentials.bearer else { return Ok(None) };
         let Some(claims) = unchecked(token) else { return Ok(None) };
         if claims["iss"] != self.options.url.as_str() {
@@ -427,7 +427,7 @@ impl Authenticator for Issuer {
         let begun = Instant::now();
         let user = self.verified(token).await.and_then(|claims| self.user(&claims));
         self.told.authenticated(user.is_ok(), begun);
-        user.map(Some)
+        user.map(|user| Some(Arc::new(user)))
     }
 }
 

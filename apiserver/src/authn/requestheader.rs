@@ -2,7 +2,7 @@
 //!
 //! Contract: "Authenticating proxy"; upstream's `headerrequest`.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
 use async_trait::async_trait;
 use http::{HeaderMap, HeaderName};
@@ -87,7 +87,7 @@ fn rest<'a>(name: &'a str, prefix: &str) -> Option<&'a str> {
 
 #[async_trait]
 impl Authenticator for FrontProxy {
-    async fn authenticate(&self, credentials: &Credentials) -> Result<Option<User>, String> {
+    async fn authenticate(&self, credentials: &Credentials) -> Result<Option<Arc<User>>, String> {
         // Nearly all requests name nobody, and then their certificates are none of a proxy's business.
         let Some(user) = self.user(&credentials.headers) else { return Ok(None) };
         let now = Timestamp::now().as_second();
@@ -98,7 +98,7 @@ impl Authenticator for FrontProxy {
         if !allowed.is_empty() && !allowed.contains(&proxy.name) {
             return Err(format!("x509: subject with cn={} is not in the allowed list", proxy.name));
         }
-        Ok(Some(user))
+        Ok(Some(Arc::new(user)))
     }
 }
 

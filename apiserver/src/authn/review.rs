@@ -2,6 +2,8 @@
 //!
 //! Contract: authentication.k8s.io/v1; upstream `pkg/registry/authentication`.
 
+use std::sync::Arc;
+
 use jiff::Timestamp;
 use serde_json::{Map, Value, json};
 
@@ -28,7 +30,7 @@ impl Authentication {
         let status = match self.review(token, &audiences, now).await {
             Ok(Some((mut user, granted))) => {
                 if !user.in_group("system:authenticated") {
-                    user.groups.push("system:authenticated".to_owned());
+                    Arc::make_mut(&mut user).groups.push("system:authenticated".to_owned());
                 }
                 let mut status = json!({"authenticated": true, "user": user_info(&user)});
                 if !granted.is_empty() {
@@ -48,11 +50,11 @@ impl Authentication {
         token: &str,
         audiences: &[String],
         now: Timestamp,
-    ) -> Result<Option<(User, Vec<String>)>, String> {
+    ) -> Result<Option<(Arc<User>, Vec<String>)>, String> {
         let mut failure = None;
         if let Some(tokens) = &self.service_accounts {
             match tokens.verify(token, audiences, now).await {
-                Ok(Some(verified)) => return Ok(Some((verified.user, verified.audiences))),
+                Ok(Some(verified)) => return Ok(Some((Arc::new(verified.user), verified.audiences))),
                 Ok(None) => {}
                 Err(error) => failure = Some(error),
             }

@@ -280,10 +280,10 @@ impl ServiceAccountTokens {
 
 #[async_trait]
 impl Authenticator for ServiceAccountTokens {
-    async fn authenticate(&self, credentials: &Credentials) -> Result<Option<User>, String> {
+    async fn authenticate(&self, credentials: &Credentials) -> Result<Option<Arc<User>>, String> {
         match &credentials.bearer {
             None => Ok(None),
-            Some(token) => Ok(self.verify(token, &[], Timestamp::now()).await?.map(|v| v.user)),
+            Some(token) => Ok(self.verify(token, &[], Timestamp::now()).await?.map(|v| Arc::new(v.user))),
         }
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! Contract: Kubernetes "Static token file"; CSV quoting as in RFC 4180.
 
-use std::collections::HashMap;
+use std::{collections::HashMap, sync::Arc};
 
 use async_trait::async_trait;
 
@@ -21,7 +21,7 @@ pub enum TokenFileError {
 
 /// The tokens of one file.
 #[derive(Debug)]
-pub struct TokenFile(HashMap<String, User>);
+pub struct TokenFile(HashMap<String, Arc<User>>);
 
 impl TokenFile {
     /// Parses the file; the last of equal tokens wins, empty tokens are skipped.
@@ -40,7 +40,7 @@ impl TokenFile {
             let groups = groups.split(',').filter(|g| !g.is_empty()).map(str::to_owned).collect();
             if !token.is_empty() {
                 let user = User { name: name.clone(), uid: uid.clone(), groups, ..User::default() };
-                tokens.insert(token.clone(), user);
+                tokens.insert(token.clone(), Arc::new(user));
             }
         }
         Ok(Self(tokens))
@@ -49,7 +49,7 @@ impl TokenFile {
 
 #[async_trait]
 impl Authenticator for TokenFile {
-    async fn authenticate(&self, credentials: &Credentials) -> Result<Option<User>, String> {
+    async fn authenticate(&self, credentials: &Credentials) -> Result<Option<Arc<User>>, String> {
         Ok(credentials.bearer.as_ref().and_then(|t| self.0.get(t)).cloned())
     }
 }

@@ -3,7 +3,10 @@
 //! Answers are kept for a while, by a digest of the token. Contract: "Webhook Token Authentication"; upstream's
 //! `plugin/pkg/authenticator/token/webhook`.
 
-use std::time::{Duration, Instant};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use async_trait::async_trait;
 use serde_json::{Value, json};
@@ -25,7 +28,7 @@ pub struct WebhookTokens {
     /// `v1` or `v1beta1`.
     version: &'static str,
     audiences: Vec<String>,
-    cache: Cache<[u8; 32], Option<User>>,
+    cache: Cache<[u8; 32], Option<Arc<User>>>,
 }
 
 impl WebhookTokens {
@@ -81,7 +84,7 @@ pub fn read(answer: &Value, audiences: &[String]) -> Result<Option<User>, String
 
 #[async_trait]
 impl Authenticator for WebhookTokens {
-    async fn authenticate(&self, credentials: &Credentials) -> Result<Option<User>, String> {
+    async fn authenticate(&self, credentials: &Credentials) -> Result<Option<Arc<User>>, String> {
         let Some(token) = &credentials.bearer else { return Ok(None) };
         let key: [u8; 32] = Sha256::digest(token.as_bytes()).into();
         let begun = Instant::now();
@@ -99,7 +102,7 @@ impl Authenticator for WebhookTokens {
         drop(asking);
         metrics::TOKEN_FETCHES.with_label_values(&[if asked.is_ok() { "ok" } else { "error" }]).inc();
         told("miss");
-        let user = asked?;
+        let user = asked?.map(Arc::new);
         self.cache.put(key, user.clone(), true, Instant::now());
         Ok(user)
     }

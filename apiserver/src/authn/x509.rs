@@ -58,7 +58,7 @@ struct Trust {
 
 #[derive(Clone)]
 struct Checked {
-    user: User,
+    user: Arc<User>,
     /// Seconds since the epoch after which its own certificate does not hold.
     expires: i64,
     /// Seconds since the epoch after which the chain must be checked again.
@@ -93,7 +93,7 @@ impl ClientCertificates {
     }
 
     /// The user of a chain at a moment in seconds since the epoch.
-    pub fn user_at(&self, peer: &PeerCertificates, now: i64) -> Result<Option<User>, String> {
+    pub fn user_at(&self, peer: &PeerCertificates, now: i64) -> Result<Option<Arc<User>>, String> {
         let Some((leaf, rest)) = peer.chain().split_first() else { return Ok(None) };
         let key = peer.fingerprint();
         if let Some(known) = self.checked.lock().get(key).filter(|c| now <= c.not_after) {
@@ -110,7 +110,7 @@ impl ClientCertificates {
             .map_err(|e| format!("verifying certificate failed: {e}"))?;
         let (_, certificate) =
             X509Certificate::from_der(leaf).map_err(|e| format!("parsing certificate failed: {e}"))?;
-        let user = subject(&certificate, leaf, self.uids.load(Ordering::Relaxed))?;
+        let user = Arc::new(subject(&certificate, leaf, self.uids.load(Ordering::Relaxed))?);
         let expires = certificate.validity().not_after.timestamp();
         counted(expires - now);
         let mut not_after = expires;
@@ -136,7 +136,7 @@ fn counted(left: i64) {
 
 #[async_trait]
 impl Authenticator for ClientCertificates {
-    async fn authenticate(&self, credentials: &Credentials) -> Result<Option<User>, String> {
+    async fn authenticate(&self, credentials: &Credentials) -> Result<Option<Arc<User>>, String> {
         self.user_at(&credentials.peer_certificates, jiff::Timestamp::now().as_second())
     }
 }
@@ -157,6 +157,9 @@ impl Trust {
     }
 }
 
+/// The group of all that are known.
+const AUTHENTICATED: &str = "system:authenticated";
+
 /// The user a subject names. More than one uid, or an empty one, is refused as upstream does.
 fn subject(certificate: &X509Certificate<'_>, der: &[u8], uids: bool) -> Result<User, String> {
     let subject = certificate.subject();
@@ -164,7 +167,12 @@ fn subject(certificate: &X509Certificate<'_>, der: &[u8], uids: bool) -> Result<
     if name.is_empty() {
         return Err("certificate subject has no common name".to_owned());
     }
-    let groups = subject.iter_organization().filter_map(|a| a.as_str().ok()).map(str::to_owned).collect();
+    let organizations = subject.iter_organization().filter_map(|a| a.as_str().ok());
+    let mut groups: Vec<String> = organizations.map(str::to_owned).collect();
+    // Whom a certificate names is authenticated: said here, once for all requests of a connection.
+    if !groups.iter().any(|group| group == AUTHENTICATED) {
+        groups.push(AUTHENTICATED.to_owned());
+    }
     let mut uids = subject.iter_attributes().filter(|a| uids && a.attr_type().to_id_string() == UID_OID);
     let uid = match (uids.next(), uids.next()) {
         (None, _) => String::new(),
@@ -195,7 +203,7 @@ mod tests {
         authenticator: &ClientCertificates,
         chain: &[Vec<u8>],
         now: i64,
-    ) -> Result<Option<User>, String> {
+    ) -> Result<Option<Arc<User>>, String> {
         authenticator.user_at(&PeerCertificates::new(chain.to_vec()), now)
     }
 
@@ -239,7 +247,7 @@ mod tests {
         for _ in 0..2 {
             let user = user_at(&authenticator, &chain, NOW).unwrap().unwrap();
             assert_eq!((user.name.as_str(), user.uid.as_str()), ("ann", "u-1"));
-            assert_eq!(user.groups, ["devs"]);
+            assert_eq!(user.groups, ["devs", AUTHENTICATED]);
             assert!(user.extra[CREDENTIAL_ID][0].starts_with("X509SHA256="));
         }
         assert_eq!(user_at(&authenticator, &[], NOW).unwrap(), None);

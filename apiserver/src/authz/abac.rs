@@ -216,7 +216,9 @@ fn is_any_or(pattern: &str, what: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use std::io::Write;
+    use std::{io::Write, sync::Arc};
+
+    use smol_str::SmolStr;
 
     use super::*;
 
@@ -238,15 +240,15 @@ mod tests {
 
     /// `verb group/resource namespace`, or `verb /path`.
     fn asked(name: &str, what: &str) -> Attributes {
-        let mut words = what.split(' ').map(str::to_owned);
-        let mut word = || words.next().unwrap_or_default();
+        let mut words = what.split(' ');
+        let mut word = || SmolStr::new(words.next().unwrap_or_default());
         let (verb, what, namespace) = (word(), word(), word());
-        let user = user(name);
+        let user = Arc::new(user(name));
         if what.starts_with('/') {
-            return Attributes { user, verb, path: what, ..Attributes::default() };
+            return Attributes { user, verb, path: what.to_string(), ..Attributes::default() };
         }
         let (group, resource) = what.split_once('/').unwrap_or(("", &what));
-        let (group, resource) = (group.to_owned(), resource.to_owned());
+        let (group, resource) = (group.into(), resource.into());
         Attributes { user, verb, group, resource, namespace, is_resource: true, ..Attributes::default() }
     }
 

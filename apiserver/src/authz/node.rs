@@ -124,7 +124,9 @@ impl NodeAuthorizer {
                     return self.get_with(node, a, |g| g.reaches_volume(node, &a.name));
                 }
                 ("storage.k8s.io", "volumeattachments") => {
-                    return self.get_with(node, a, |g| g.attachments.get(&a.name).is_some_and(|n| n == node));
+                    return self.get_with(node, a, |g| {
+                        g.attachments.get(a.name.as_str()).is_some_and(|n| n == node)
+                    });
                 }
                 ("", "serviceaccounts") => return self.service_account(node, a),
                 ("coordination.k8s.io", "leases") => return lease(node, a),
@@ -203,7 +205,7 @@ impl NodeAuthorizer {
             // NodeRestriction compares what the object says.
             "create" => Ok(()),
             "get" => self.related(node, a, |g| {
-                g.requests.get(&(a.namespace.clone(), a.name.clone())).is_some_and(|own| own == node)
+                g.requests.get(&(a.namespace.to_string(), a.name.to_string())).is_some_and(|own| own == node)
             }),
             "list" | "watch" if selects_node(node, a) => Ok(()),
             "list" | "watch" => {
@@ -540,6 +542,8 @@ fn volume_targets(pod: &str, volume: &Value, add: &mut impl FnMut(Used, Option<&
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use serde_json::json;
 
     use super::*;
@@ -589,17 +593,17 @@ mod tests {
         let w: Vec<&str> = words.split(' ').map(|w| if w == "-" { "" } else { w }).collect();
         let (resource, subresource) = w[2].split_once('/').unwrap_or((w[2], ""));
         let attributes = Attributes {
-            user: User {
+            user: Arc::new(User {
                 name: format!("system:node:{node}"),
                 groups: vec!["system:nodes".to_owned()],
                 ..User::default()
-            },
-            verb: w[0].to_owned(),
-            group: w[1].to_owned(),
-            resource: resource.to_owned(),
-            subresource: subresource.to_owned(),
-            namespace: w[3].to_owned(),
-            name: w[4].to_owned(),
+            }),
+            verb: w[0].into(),
+            group: w[1].into(),
+            resource: resource.into(),
+            subresource: subresource.into(),
+            namespace: w[3].into(),
+            name: w[4].into(),
             field_selector: w.get(5).copied().unwrap_or_default().to_owned(),
             is_resource: true,
             ..Attributes::default()

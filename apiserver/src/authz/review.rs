@@ -2,6 +2,8 @@
 //!
 //! Contract: authorization.k8s.io/v1; upstream `pkg/registry/authorization`.
 
+use std::sync::Arc;
+
 use serde_json::{Value, json};
 
 use crate::{
@@ -36,7 +38,7 @@ pub async fn access_review(
         Review::Own(user) => user.clone(),
         _ => subject(&spec),
     };
-    let status = match authorizer.authorize(&attributes(&spec, user)).await {
+    let status = match authorizer.authorize(&attributes(&spec, Arc::new(user))).await {
         Decision::Allow(reason) => with_reason(json!({"allowed": true}), reason),
         Decision::Deny(reason) => with_reason(json!({"allowed": false, "denied": true}), reason),
         Decision::NoOpinion(reason) => with_reason(json!({"allowed": false}), reason),
@@ -130,27 +132,27 @@ fn subject(spec: &Value) -> User {
     }
 }
 
-fn attributes(spec: &Value, user: User) -> Attributes {
+fn attributes(spec: &Value, user: Arc<User>) -> Attributes {
     let (from, is_resource) = match spec.get("resourceAttributes").filter(|v| v.is_object()) {
         Some(attributes) => (attributes, true),
         None => (&spec["nonResourceAttributes"], false),
     };
-    let text = |field: &str| from.get(field).and_then(Value::as_str).unwrap_or_default().to_owned();
+    let text = |field: &str| from.get(field).and_then(Value::as_str).unwrap_or_default();
     let raw = |selector: &str| {
         let found = from.get(selector).and_then(|s| s.get("rawSelector")).and_then(Value::as_str);
         found.unwrap_or_default().to_owned()
     };
     Attributes {
         user,
-        verb: text("verb"),
-        namespace: text("namespace"),
-        group: text("group"),
-        version: text("version"),
-        resource: text("resource"),
-        subresource: text("subresource"),
-        name: text("name"),
+        verb: text("verb").into(),
+        namespace: text("namespace").into(),
+        group: text("group").into(),
+        version: text("version").into(),
+        resource: text("resource").into(),
+        subresource: text("subresource").into(),
+        name: text("name").into(),
         is_resource,
-        path: text("path"),
+        path: text("path").to_owned(),
         field_selector: raw("fieldSelector"),
         label_selector: raw("labelSelector"),
     }

@@ -180,17 +180,20 @@ impl Authorizer for WebhookAuthorizer {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::*;
     use crate::auth::User;
 
     #[test]
     fn questions_say_who_wants_what() {
-        let user = User { name: "jane".to_owned(), groups: vec!["g".to_owned()], ..User::default() };
+        let user =
+            Arc::new(User { name: "jane".to_owned(), groups: vec!["g".to_owned()], ..User::default() });
         let attributes = Attributes {
             user,
-            verb: "get".to_owned(),
-            resource: "pods".to_owned(),
-            namespace: "a".to_owned(),
+            verb: "get".into(),
+            resource: "pods".into(),
+            namespace: "a".into(),
             is_resource: true,
             ..Attributes::default()
         };

@@ -294,10 +294,10 @@ mod tests {
         let catalog = served();
         let barrier = Barrier::new(&catalog);
         let asks = |verb: &str, group: &str, resource: &str, namespace: &str| Attributes {
-            verb: verb.to_owned(),
-            group: group.to_owned(),
-            resource: resource.to_owned(),
-            namespace: namespace.to_owned(),
+            verb: verb.into(),
+            group: group.into(),
+            resource: resource.into(),
+            namespace: namespace.into(),
             is_resource: true,
             ..Attributes::default()
         };

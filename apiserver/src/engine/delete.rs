@@ -189,10 +189,10 @@ impl Call {
             body: Bytes::new(),
             warnings: Vec::new(),
         };
-        Arc::make_mut(&mut call.info).namespace = entry.namespace().to_owned();
+        Arc::make_mut(&mut call.info).namespace = entry.namespace().into();
         let attributes = Arc::make_mut(&mut call.attributes);
-        attributes.namespace = entry.namespace().to_owned();
-        attributes.name = entry.name().to_owned();
+        attributes.namespace = entry.namespace().into();
+        attributes.name = entry.name().into();
         let deleted = async {
             let object = match call.delete_from(entry.clone(), options).await {
                 Ok(Outcome::Gone(object)) => object,

@@ -87,8 +87,8 @@ pub(super) fn tell(call: &mut Call) {
     let (info, kind) = (&call.info, call.resource.kind);
     let Some(found) = of(&info.group, &info.version, kind) else { return };
     let removed = found.removed.map_or_else(String::new, |minor| format!("1.{minor}"));
-    let labels = [&info.group, &info.version, &info.resource, &info.subresource, &removed];
-    REQUESTED.with_label_values(&labels.map(String::as_str)).set(1);
+    let labels: [&str; 5] = [&info.group, &info.version, &info.resource, &info.subresource, &removed];
+    REQUESTED.with_label_values(&labels).set(1);
     audit::annotate("k8s.io/deprecated", "true");
     if !removed.is_empty() {
         audit::annotate("k8s.io/removed-release", removed);

@@ -3,13 +3,12 @@
 //! Contract: ListOptions of the API reference; upstream `apimachinery/pkg/apis/meta/internalversion/validation`.
 //! Pure: from the query to a request or the errors in it.
 
-use std::time::Duration;
+use std::{num::IntErrorKind, time::Duration};
 
-use super::read::revision;
 use crate::{
     field::{Error, ErrorList, Path},
     request_path::info::Query,
-    status::{GroupName, Status},
+    status::{GroupName, Reason, Status},
     storage::{ListPoint, WatchFrom},
 };
 
@@ -27,6 +26,18 @@ pub(super) struct Watch {
     pub(super) bookmarks: bool,
     /// `None` leaves it to the server.
     pub(super) timeout: Option<Duration>,
+}
+
+/// How fresh the answer to a GET has to be.
+///
+/// # Errors
+/// 500, as upstream, for what is no revision.
+pub(super) fn get(query: &Query) -> Result<ListPoint, Status> {
+    Ok(match query.get("resourceVersion") {
+        "" => ListPoint::Consistent,
+        "0" => ListPoint::Any,
+        text => ListPoint::NotOlderThan(revision(text).map_err(unknown)?),
+    })
 }
 
 /// Options of a list.
@@ -61,13 +72,15 @@ pub(super) fn list(query: &Query) -> Result<List, Status> {
     if !query.get("continue").is_empty() && !matches!(version, "" | "0") {
         return Err(Status::bad_request("specifying resource version is not allowed when using continue"));
     }
+    let refused = |why| Status::bad_request(format!("invalid resource version: {why}"));
+    let read = |version: &str| revision(version).map_err(refused);
     let point = match (version, matching) {
         ("", _) => ListPoint::Consistent,
         ("0", _) => ListPoint::Any,
-        (version, "Exact") => ListPoint::Exact(revision(version)?),
+        (version, "Exact") => ListPoint::Exact(read(version)?),
         // A page of a revision, as before there was a way to ask for it.
-        (version, "") if limit > 0 => ListPoint::Exact(revision(version)?),
-        (version, _) => ListPoint::NotOlderThan(revision(version)?),
+        (version, "") if limit > 0 => ListPoint::Exact(read(version)?),
+        (version, _) => ListPoint::NotOlderThan(read(version)?),
     };
     Ok(List { limit, point })
 }
@@ -106,13 +119,31 @@ pub(super) fn watch(query: &Query, streams_lists: bool) -> Result<Watch, Status>
     let from = match query.get("resourceVersion") {
         "" => WatchFrom::Initial { point: ListPoint::Consistent, mark_end: initial },
         "0" => WatchFrom::Initial { point: ListPoint::Any, mark_end: initial },
-        text if initial => {
-            WatchFrom::Initial { point: ListPoint::NotOlderThan(revision(text)?), mark_end: true }
-        }
-        text => WatchFrom::Rev(revision(text)?),
+        text if initial => WatchFrom::Initial {
+            point: ListPoint::NotOlderThan(revision(text).map_err(unknown)?),
+            mark_end: true,
+        },
+        text => WatchFrom::Rev(revision(text).map_err(unknown)?),
     };
     let timeout = u64::try_from(seconds).ok().filter(|s| *s > 0).map(Duration::from_secs);
     Ok(Watch { from, bookmarks: query.flag("allowWatchBookmarks"), timeout })
+}
+
+/// A resource version that a client names, or what is wrong with it.
+fn revision(text: &str) -> Result<u64, String> {
+    // Rust takes a sign where Go takes none.
+    let is_number = text.bytes().all(|byte| byte.is_ascii_digit());
+    let why = match text.parse() {
+        Ok(version) if is_number => return Ok(version),
+        Err(error) if is_number && *error.kind() == IntErrorKind::PosOverflow => "value out of range",
+        _ => "invalid syntax",
+    };
+    Err(format!("resourceVersion: Invalid value: {text:?}: strconv.ParseUint: parsing {text:?}: {why}"))
+}
+
+/// Gets and watches answer so where lists say that the request is bad.
+fn unknown(why: String) -> Status {
+    Status::new(500, Reason::Unknown, why)
 }
 
 fn not_with_continue(query: &Query, path: &Path, errors: &mut ErrorList) {
@@ -173,6 +204,25 @@ mod tests {
     }
 
     #[test]
+    fn what_gets_ask_for() {
+        for (query, want) in [
+            ("", "Consistent"),
+            ("resourceVersion=0", "Any"),
+            ("resourceVersion=7", "NotOlderThan(7)"),
+            ("resourceVersion=%2B7", "500"),
+        ] {
+            let told = match get(&Query::parse(query)) {
+                Ok(point) => format!("{point:?}"),
+                Err(status) => status.code.to_string(),
+            };
+            assert_eq!(told, want, "{query}");
+        }
+        let of = |text: &str| revision(text).unwrap_err();
+        assert!(of("x").ends_with(r#""x": strconv.ParseUint: parsing "x": invalid syntax"#), "{}", of("x"));
+        assert!(of("18446744073709551616").ends_with("value out of range"));
+    }
+
+    #[test]
     fn what_watches_ask_for() {
         for (query, want) in [
             ("", "Initial { point: Consistent, mark_end: false }"),
@@ -186,7 +236,7 @@ mod tests {
             ("resourceVersion=7&resourceVersionMatch=NotOlderThan", "422"),
             ("sendInitialEvents=true&resourceVersionMatch=Exact", "422"),
             ("timeoutSeconds=soon", "400"),
-            ("resourceVersion=x", "400"),
+            ("resourceVersion=x", "500"),
         ] {
             let told = match watch(&Query::parse(query), true) {
                 Ok(watch) => format!("{:?}", watch.from),

@@ -38,7 +38,8 @@ const CHUNK: usize = 16 * 1024;
 impl Call {
     pub(super) async fn get(&mut self) -> Result<Response<Body>, Status> {
         let name = self.info.name.clone();
-        let found = self.server.store.get(&self.id(), self.key_namespace(), &name).await;
+        let point = list_options::get(&self.info.query)?;
+        let found = self.server.store.get_at(&self.id(), self.key_namespace(), &name, point).await;
         let entry = found
             .map_err(|e| self.store_failed(e, &name))?
             .ok_or_else(|| Status::not_found(&self.resource.group_resource(), &name))?;
@@ -57,7 +58,7 @@ impl Call {
             if !chosen.fields.is_empty() {
                 return Err(Status::bad_request("fieldSelector metadata.name doesn't match requested name"));
             }
-            let (field, value) = ("metadata.name".to_owned(), name.clone());
+            let (field, value) = ("metadata.name".to_owned(), name.to_string());
             chosen.fields.push(FieldRequirement { field, value, negate: false });
         }
         let shard = query.get("shardSelector");
@@ -467,12 +468,4 @@ impl Framer {
         let object = self.call.media.versioned(object);
         Ok(Bytes::from(format!("{}\n", json!({"type": event, "object": object}))))
     }
-}
-
-pub(super) fn revision(text: &str) -> Result<u64, Status> {
-    text.parse().map_err(|_| {
-        Status::bad_request(format!(
-            "invalid resource version: strconv.ParseUint: parsing {text:?}: invalid syntax"
-        ))
-    })
 }

@@ -13,7 +13,7 @@ use super::{
     Call,
     apply::{Applied, SCALE},
     body::PatchKind,
-    metadata,
+    list_options, metadata,
 };
 use crate::{
     admission::Operation,
@@ -88,7 +88,8 @@ impl Call {
 
     async fn get_scale(&self, places: Places) -> Result<Response<Body>, Status> {
         let name = self.info.name.as_str();
-        let found = self.server.store.get(&self.id(), self.key_namespace(), name).await;
+        let point = list_options::get(&self.info.query)?;
+        let found = self.server.store.get_at(&self.id(), self.key_namespace(), name, point).await;
         let entry = found
             .map_err(|e| self.store_failed(e, name))?
             .ok_or_else(|| Status::not_found(&self.resource.group_resource(), name))?;

@@ -74,7 +74,7 @@ impl TestServer {
     ) -> Response<Body> {
         let (path, query) = uri.split_once('?').unwrap_or((uri, ""));
         let info = Arc::new(RequestInfo::new(&method, path, query));
-        let attributes = info.attributes(&User::apiserver());
+        let attributes = info.attributes(&Arc::new(User::apiserver()));
         let sent = headers.iter().map(|(name, value)| (name.clone(), HeaderValue::from_str(value).unwrap()));
         let headers: HeaderMap = sent.collect();
         let media = Media::of_failure(&headers, self.server.speaks_cbor());

@@ -77,7 +77,7 @@ impl Call {
         audit::annotate("apiserver.k8s.io/unsafe-delete-ignore-read-error", String::new());
         let (name, resource) = (self.info.name.as_str(), self.resource.group_resource());
         let mut wanted = (*self.attributes).clone();
-        VERB.clone_into(&mut wanted.verb);
+        wanted.verb = VERB.into();
         if let Decision::Deny(why) | Decision::NoOpinion(why) =
             self.server.authorizer.authorize(&wanted).await
         {

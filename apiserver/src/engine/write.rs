@@ -182,7 +182,7 @@ impl Call {
         }
         let mut object = self.to_working(object)?;
         let options = self.write_options("CreateOptions");
-        Arc::make_mut(&mut self.attributes).name = object.name().to_owned();
+        Arc::make_mut(&mut self.attributes).name = object.name().into();
         self.admit(Operation::Create, Some(&mut object), None, &options, true).await?;
         let undo = self.reserve(&mut object, None).await?;
         self.resource.prepare_create(&mut object, &self.context(now))?;

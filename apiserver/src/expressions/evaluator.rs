@@ -64,7 +64,7 @@ impl Questions {
     fn asked(&self, question: &Question) -> Attributes {
         let user = match &question.service_account {
             None => self.attributes.user.clone(),
-            Some((namespace, name)) => User {
+            Some((namespace, name)) => Arc::new(User {
                 name: format!("system:serviceaccount:{namespace}:{name}"),
                 groups: vec![
                     "system:serviceaccounts".to_owned(),
@@ -72,17 +72,17 @@ impl Questions {
                     "system:authenticated".to_owned(),
                 ],
                 ..User::default()
-            },
+            }),
         };
         Attributes {
             user,
-            verb: question.verb.clone(),
-            namespace: question.namespace.clone(),
-            group: question.group.clone(),
-            version: "*".to_owned(),
-            resource: question.resource.clone(),
-            subresource: question.subresource.clone(),
-            name: question.name.clone(),
+            verb: question.verb.as_str().into(),
+            namespace: question.namespace.as_str().into(),
+            group: question.group.as_str().into(),
+            version: "*".into(),
+            resource: question.resource.as_str().into(),
+            subresource: question.subresource.as_str().into(),
+            name: question.name.as_str().into(),
             is_resource: question.path.is_none(),
             path: question.path.clone().unwrap_or_default(),
             field_selector: question.field_selector.clone(),
@@ -94,11 +94,11 @@ impl Questions {
     fn of_request(&self) -> Question {
         let a = &self.attributes;
         Question {
-            group: a.group.clone(),
-            resource: a.resource.clone(),
-            subresource: a.subresource.clone(),
-            namespace: a.namespace.clone(),
-            name: a.name.clone(),
+            group: a.group.to_string(),
+            resource: a.resource.to_string(),
+            subresource: a.subresource.to_string(),
+            namespace: a.namespace.to_string(),
+            name: a.name.to_string(),
             ..Question::default()
         }
     }

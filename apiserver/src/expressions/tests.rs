@@ -32,8 +32,8 @@ impl Authorizer for OnlyGet {
 }
 
 fn questions() -> Arc<Questions> {
-    let user = User { name: "ann".to_owned(), ..User::default() };
-    let resource = "things".to_owned();
+    let user = Arc::new(User { name: "ann".to_owned(), ..User::default() });
+    let resource = "things".into();
     Arc::new(Questions::new(Arc::new(OnlyGet), Attributes { user, resource, ..Attributes::default() }))
 }
 

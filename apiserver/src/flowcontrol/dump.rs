@@ -144,16 +144,17 @@ fn of_requests(levels: &[(&str, Dump)], details: bool) -> Vec<Row> {
 
 fn of_asked(asked: &Asked) -> Row {
     let a = &asked.attributes;
-    let version = if a.group.is_empty() { a.version.clone() } else { format!("{}/{}", a.group, a.version) };
+    let version =
+        if a.group.is_empty() { a.version.to_string() } else { format!("{}/{}", a.group, a.version) };
     vec![
         a.user.name.clone(),
-        a.verb.clone(),
+        a.verb.to_string(),
         a.path.clone(),
-        a.namespace.clone(),
-        a.name.clone(),
+        a.namespace.to_string(),
+        a.name.to_string(),
         version,
-        a.resource.clone(),
-        a.subresource.clone(),
+        a.resource.to_string(),
+        a.subresource.to_string(),
     ]
 }
 

@@ -122,7 +122,7 @@ impl FlowSchema {
         match self.by {
             By::Nothing => String::new(),
             By::User => request.user.name.clone(),
-            By::Namespace => request.namespace.clone(),
+            By::Namespace => request.namespace.to_string(),
         }
     }
 }
@@ -150,7 +150,7 @@ impl Subject {
 impl ResourceRule {
     fn matches(&self, request: &Attributes) -> bool {
         let full = match request.subresource.as_str() {
-            "" => request.resource.clone(),
+            "" => request.resource.to_string(),
             sub => format!("{}/{sub}", request.resource),
         };
         let place = if request.namespace.is_empty() {

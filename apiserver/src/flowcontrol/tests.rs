@@ -9,14 +9,14 @@ fn object(value: serde_json::Value) -> Arc<Object> {
 
 fn request(user: &str, groups: &[&str], verb: &str, resource: &str, namespace: &str) -> Attributes {
     Attributes {
-        user: User {
+        user: Arc::new(User {
             name: user.to_owned(),
             groups: groups.iter().map(|g| (*g).to_owned()).collect(),
             ..User::default()
-        },
-        verb: verb.to_owned(),
-        resource: resource.to_owned(),
-        namespace: namespace.to_owned(),
+        }),
+        verb: verb.into(),
+        resource: resource.into(),
+        namespace: namespace.into(),
         is_resource: true,
         ..Attributes::default()
     }
@@ -91,7 +91,7 @@ fn paths_match_as_a_whole_or_below_a_folder() {
         ("get", "/logs/a/b", true),
         ("post", "/healthz", false),
     ] {
-        let request = Attributes { verb: verb.to_owned(), path: path.to_owned(), ..Attributes::default() };
+        let request = Attributes { verb: verb.into(), path: path.to_owned(), ..Attributes::default() };
         assert_eq!(schema.matches(&request), expected, "{verb} {path}");
     }
 }

@@ -460,7 +460,7 @@ async fn requests_are_made_again_at_the_backend() {
                         let (path, query) =
                             (uri.path().to_owned(), uri.query().map_or(String::new(), |q| format!("?{q}")));
                         let (prefix, rest) = path.split_at("/api/v1/nodes/n/proxy".len());
-                        let attributes = info.attributes(&crate::auth::User::apiserver());
+                        let attributes = info.attributes(&Arc::new(crate::auth::User::apiserver()));
                         let connect = Connect { server, info, attributes, client: Some(peer.ip()), request };
                         let answer = connect.exchange(target, prefix, rest, &format!("{rest}{query}")).await;
                         Ok(answer.unwrap_or_else(|status| {

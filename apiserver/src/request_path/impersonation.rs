@@ -19,6 +19,7 @@ use component_base::features::Gate;
 use http::HeaderMap;
 use parking_lot::Mutex;
 use sha2::{Digest, Sha256};
+use smol_str::SmolStr;
 
 use crate::{
     audit,
@@ -166,10 +167,10 @@ fn node_of(requester: &User) -> Option<&str> {
 /// Who is to act: somebody else where headers say so and the user may, for the request that `asked` describes.
 pub(super) async fn act_as(
     server: &Server,
-    user: User,
+    user: Arc<User>,
     headers: &HeaderMap,
-    asked: impl FnOnce(&User) -> Attributes,
-) -> Result<User, Status> {
+    asked: impl FnOnce(&Arc<User>) -> Attributes,
+) -> Result<Arc<User>, Status> {
     let constrained = server.gates.has(Gate::ConstrainedImpersonation);
     let Some(wanted) = wanted(headers, constrained)? else { return Ok(user) };
     let asked = asked(&user);
@@ -196,7 +197,7 @@ pub(super) async fn act_as(
                     let constraint = if mode == Legacy { String::new() } else { mode.verb() };
                     context.impersonated(&target, constraint);
                 }
-                return Ok(target);
+                return Ok(Arc::new(target));
             }
             Err(status) => drop(first.get_or_insert(status)),
         }
@@ -236,7 +237,7 @@ async fn check(place: &Place<'_>, mode: Mode, wanted: &User, asked: &Attributes)
     if mode == Legacy {
         return target(&Asks { place, mode, requester }, wanted).await;
     }
-    let asked = Attributes { user: requester.clone(), ..asked.clone() };
+    let asked = Attributes { user: Arc::new(requester.clone()), ..asked.clone() };
     // An account may act as its node wherever it is: which one this is does not matter to what is known.
     let kind = if mode == AssociatedNode { &User::default() } else { wanted };
     let named = |known: User| User { name: wanted.name.clone(), ..known };
@@ -246,7 +247,7 @@ async fn check(place: &Place<'_>, mode: Mode, wanted: &User, asked: &Attributes)
         return Ok(named(known));
     }
     let verb = format!("impersonate-on:{}:{}", mode.name(), asked.verb);
-    ask(place, mode, &Attributes { verb, ..asked }).await?;
+    ask(place, mode, &Attributes { verb: verb.into(), ..asked }).await?;
     let who = key(&(mode, kind, &requester));
     let target = match memory.who.get(&who, now) {
         Some(known) => named(known),
@@ -319,13 +320,13 @@ impl Asks<'_> {
         // Users and groups of old are of the core group.
         let core = self.mode == Legacy && matches!(resource, "users" | "groups" | "serviceaccounts");
         Attributes {
-            user: self.requester.clone(),
-            verb: self.mode.verb(),
-            group: if core { String::new() } else { AUTHENTICATION.to_owned() },
-            version: "v1".to_owned(),
-            resource: resource.to_owned(),
-            subresource: subresource.to_owned(),
-            name: name.to_owned(),
+            user: Arc::new(self.requester.clone()),
+            verb: self.mode.verb().into(),
+            group: if core { SmolStr::default() } else { AUTHENTICATION.into() },
+            version: "v1".into(),
+            resource: resource.into(),
+            subresource: subresource.into(),
+            name: name.into(),
             is_resource: true,
             ..Attributes::default()
         }
@@ -343,7 +344,7 @@ impl Asks<'_> {
                     vec!["system:serviceaccounts".to_owned(), format!("system:serviceaccounts:{namespace}")];
             }
             let account = self.attributes("serviceaccounts", "", name);
-            let account = Attributes { namespace: namespace.to_owned(), ..account };
+            let account = Attributes { namespace: namespace.into(), ..account };
             return ask(self.place, self.mode, &account).await;
         }
         match node_name(&wanted.name).filter(|_| self.mode != Legacy) {
@@ -443,10 +444,10 @@ mod tests {
 
     fn get(requester: &User, name: &str) -> Attributes {
         Attributes {
-            user: requester.clone(),
-            verb: "get".to_owned(),
-            resource: "pods".to_owned(),
-            name: name.to_owned(),
+            user: Arc::new(requester.clone()),
+            verb: "get".into(),
+            resource: "pods".into(),
+            name: name.into(),
             is_resource: true,
             ..Attributes::default()
         }

@@ -3,8 +3,12 @@
 //! Contract: upstream's `endpoints/request.RequestInfoFactory`: the URL grammar of the resource API,
 //! `/api/v1/...` and `/apis/<group>/<version>/...`, and the mapping of HTTP methods to verbs.
 
+use std::{borrow::Cow, sync::Arc};
+
 use http::Method;
 use percent_encoding::percent_decode_str;
+use smallvec::SmallVec;
+use smol_str::SmolStr;
 
 use crate::auth::{Attributes, User};
 
@@ -16,21 +20,21 @@ pub struct Query(Vec<(String, Vec<String>)>);
 #[derive(Clone, Debug, Default)]
 pub struct RequestInfo {
     /// Upstream verb: `get`, `list`, `watch`, ... or the lower-case method of a plain path.
-    pub verb: String,
+    pub verb: SmolStr,
     /// Whether the path names a resource.
     pub is_resource: bool,
     /// API group; empty for core.
-    pub group: String,
+    pub group: SmolStr,
     /// API version.
-    pub version: String,
+    pub version: SmolStr,
     /// Namespace; empty at cluster scope.
-    pub namespace: String,
+    pub namespace: SmolStr,
     /// Plural resource.
-    pub resource: String,
+    pub resource: SmolStr,
     /// Subresource; empty for the object itself.
-    pub subresource: String,
+    pub subresource: SmolStr,
     /// Object name; empty for collections.
-    pub name: String,
+    pub name: SmolStr,
     /// What follows the subresource (`proxy/<rest>`), without a leading slash.
     pub rest: String,
     /// The URL path.
@@ -86,6 +90,30 @@ impl Query {
     }
 }
 
+/// The parts of a path; few have more of them.
+type Parts<'a> = SmallVec<[Cow<'a, str>; 8]>;
+
+/// What authorizers call a method on a path that is no resource.
+fn plain_verb(method: &Method) -> SmolStr {
+    match *method {
+        Method::GET => SmolStr::new_static("get"),
+        Method::POST => SmolStr::new_static("post"),
+        _ => method.as_str().to_ascii_lowercase().into(),
+    }
+}
+
+/// What authorizers call a method on a resource.
+fn resource_verb(method: &Method) -> &'static str {
+    match *method {
+        Method::POST => "create",
+        Method::GET | Method::HEAD => "get",
+        Method::PUT => "update",
+        Method::PATCH => "patch",
+        Method::DELETE => "delete",
+        _ => "",
+    }
+}
+
 fn unescape(text: &str) -> String {
     percent_decode_str(&text.replace('+', " ")).decode_utf8_lossy().into_owned()
 }
@@ -117,33 +145,30 @@ impl RequestInfo {
     /// Reads method, path and query.
     pub fn new(method: &Method, path: &str, query: &str) -> Self {
         let mut info = Self {
-            verb: method.as_str().to_ascii_lowercase(),
+            verb: plain_verb(method),
             path: path.to_owned(),
             query: Query::parse(query),
             ..Self::default()
         };
-        let parts: Vec<String> = path
-            .split('/')
-            .filter(|p| !p.is_empty())
-            .map(|p| percent_decode_str(p).decode_utf8_lossy().into_owned())
-            .collect();
-        let tail = match parts.first().map(String::as_str) {
-            Some("api") if parts.len() >= 3 => {
-                info.version.clone_from(&parts[1]);
-                &parts[2..]
+        let parts = path.split('/').filter(|part| !part.is_empty());
+        let parts: Parts<'_> = parts.map(|part| percent_decode_str(part).decode_utf8_lossy()).collect();
+        let tail = match parts.as_slice() {
+            [api, version, tail @ ..] if api == "api" && !tail.is_empty() => {
+                info.version = SmolStr::new(version);
+                tail
             }
-            Some("apis") if parts.len() >= 4 => {
-                info.group.clone_from(&parts[1]);
-                info.version.clone_from(&parts[2]);
-                &parts[3..]
+            [apis, group, version, tail @ ..] if apis == "apis" && !tail.is_empty() => {
+                info.group = SmolStr::new(group);
+                info.version = SmolStr::new(version);
+                tail
             }
             _ => return info,
         };
         info.is_resource = true;
-        info.read_verb(method);
+        info.verb = SmolStr::new_static(resource_verb(method));
         let tail = match tail {
             [first, rest @ ..] if first == "watch" && !rest.is_empty() => {
-                info.verb = "watch".to_owned();
+                info.verb = SmolStr::new_static("watch");
                 rest
             }
             all => all,
@@ -153,55 +178,47 @@ impl RequestInfo {
         info
     }
 
-    fn read_verb(&mut self, method: &Method) {
-        self.verb = match *method {
-            Method::POST => "create",
-            Method::GET | Method::HEAD => "get",
-            Method::PUT => "update",
-            Method::PATCH => "patch",
-            Method::DELETE => "delete",
-            _ => "",
-        }
-        .to_owned();
-    }
-
-    fn read_resource(&mut self, tail: &[String]) {
+    fn read_resource(&mut self, tail: &[Cow<'_, str>]) {
         let tail = match tail {
             // `namespaces/<ns>/<resource>`, unless what follows is a subresource of the namespace itself.
             [first, ns, third, ..] if first == "namespaces" && third != "status" && third != "finalize" => {
-                self.namespace.clone_from(ns);
+                self.namespace = SmolStr::new(ns);
                 &tail[2..]
             }
             [first, ns, ..] if first == "namespaces" => {
-                self.namespace.clone_from(ns);
+                self.namespace = SmolStr::new(ns);
                 tail
             }
             all => all,
         };
-        let at = |i: usize| tail.get(i).cloned().unwrap_or_default();
+        let at = |i: usize| tail.get(i).map(SmolStr::new).unwrap_or_default();
         (self.resource, self.name, self.subresource) = (at(0), at(1), at(2));
         self.rest = tail.get(3..).map(|r| r.join("/")).unwrap_or_default();
     }
 
     fn finish_verb(&mut self) {
         if self.name.is_empty() && self.verb == "get" {
-            self.verb = if self.query.flag("watch") { "watch" } else { "list" }.to_owned();
+            self.verb = SmolStr::new_static(if self.query.flag("watch") { "watch" } else { "list" });
         } else if self.name.is_empty() && self.verb == "delete" {
-            self.verb = "deletecollection".to_owned();
+            self.verb = SmolStr::new_static("deletecollection");
         }
         if matches!(self.verb.as_str(), "list" | "watch" | "deletecollection") && self.name.is_empty() {
             // A collection request narrowed to one name is authorized for that name.
             if let Some(name) = self.query.get("fieldSelector").strip_prefix("metadata.name=")
                 && !name.contains(',')
             {
-                self.name = name.trim_start_matches('=').to_owned();
+                self.name = name.trim_start_matches('=').into();
             }
         }
     }
 
     /// `group/version`, or the version alone for core.
     pub fn api_version(&self) -> String {
-        if self.group.is_empty() { self.version.clone() } else { format!("{}/{}", self.group, self.version) }
+        if self.group.is_empty() {
+            self.version.to_string()
+        } else {
+            format!("{}/{}", self.group, self.version)
+        }
     }
 
     /// Whether the request may outlive the server's request timeout.
@@ -211,7 +228,7 @@ impl RequestInfo {
     }
 
     /// What authorizers and admission see.
-    pub fn attributes(&self, user: &User) -> Attributes {
+    pub fn attributes(&self, user: &Arc<User>) -> Attributes {
         Attributes {
             user: user.clone(),
             verb: self.verb.clone(),

@@ -1,12 +1,17 @@
 //! What storage knows of a resource.
 
-use std::{fmt, sync::Arc, time::Duration};
+use std::{fmt, time::Duration};
+
+use smol_str::SmolStr;
 
 use crate::registry::{Missing, Resource, SelectableField};
 
 /// A resource's name in storage, metrics and errors: group and plural.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct ResourceId(Arc<(String, String)>);
+pub struct ResourceId {
+    group: SmolStr,
+    plural: SmolStr,
+}
 
 /// A resource whose objects are stored and cached.
 #[derive(Clone, Debug)]
@@ -43,17 +48,22 @@ pub struct SelectablePath {
 impl ResourceId {
     /// `pods` in the core group is `new("", "pods")`.
     pub fn new(group: &str, plural: &str) -> Self {
-        Self(Arc::new((group.to_owned(), plural.to_owned())))
+        Self { group: group.into(), plural: plural.into() }
+    }
+
+    /// The same of names that are there for good: every request makes one.
+    pub(crate) const fn known(group: &'static str, plural: &'static str) -> Self {
+        Self { group: SmolStr::new_static(group), plural: SmolStr::new_static(plural) }
     }
 
     /// The API group; empty for core.
     pub fn group(&self) -> &str {
-        &self.0.0
+        &self.group
     }
 
     /// The plural.
     pub fn plural(&self) -> &str {
-        &self.0.1
+        &self.plural
     }
 }
 
@@ -73,7 +83,7 @@ impl StoredResource {
     /// The storage of a registered resource.
     pub fn of(resource: &Resource) -> Self {
         Self {
-            id: ResourceId::new(resource.group, resource.plural),
+            id: ResourceId::known(resource.group, resource.plural),
             prefix: resource.storage_prefix.to_owned(),
             namespaced: resource.namespaced,
             api_version: resource.stored_api_version(),

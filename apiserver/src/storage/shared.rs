@@ -48,7 +48,7 @@ pub(super) struct Shared {
 /// The caches.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Catalog {
-    by_id: HashMap<ResourceId, Arc<Cache>>,
+    by_id: HashMap<ResourceId, Arc<Cache>, foldhash::fast::RandomState>,
     by_prefix: HashMap<String, Arc<Cache>>,
 }
 

@@ -143,6 +143,14 @@ fn revisions(plane: &ControlPlane, ns: &str) -> Result<()> {
     let future = list("resourceVersion=900000000")?;
     future.refused_with(504, "Timeout", "Too large resource version")?;
     ensure!(!future.header("retry-after").is_empty(), "{:?}", future.headers);
+    // One object as fresh as asked.
+    let one = |version: &str| admin.get(&format!("{}?resourceVersion={version}", config_maps(ns, "b")));
+    for at_least in ["0".to_owned(), first.to_string(), version(&newer)?.to_string()] {
+        ensure!(one(&at_least)?.ok()?["metadata"]["name"] == "b", "{at_least}");
+    }
+    one("900000000")?.refused_with(504, "Timeout", "Too large resource version")?;
+    let none = one("latest")?;
+    ensure!(none.code == 500 && none.text().contains("strconv.ParseUint"), "{}", none.text());
     Ok(())
 }
 

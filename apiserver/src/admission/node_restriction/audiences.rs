@@ -52,10 +52,10 @@ pub(super) async fn check(
     }
     let wanted = Attributes {
         user: asked.user.clone(),
-        verb: VERB.to_owned(),
+        verb: VERB.into(),
         namespace: asked.namespace.clone(),
-        version: "v1".to_owned(),
-        resource: audience.to_owned(),
+        version: "v1".into(),
+        resource: audience.into(),
         name: asked.name.clone(),
         is_resource: true,
         ..Attributes::default()

@@ -53,7 +53,7 @@ impl Constraints {
             return Ok(None);
         }
         let version = if self.rules.is_empty() {
-            Some(request.attributes.version.clone())
+            Some(request.attributes.version.to_string())
         } else {
             version(&self.rules)
         };

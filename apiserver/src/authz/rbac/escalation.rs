@@ -56,7 +56,7 @@ impl Escalation {
         if self.may("escalate", attributes, &attributes.resource, role.name()).await {
             return Ok(());
         }
-        let resource = GroupName::new(GROUP, &attributes.resource);
+        let resource = GroupName::new(GROUP, attributes.resource.as_str());
         self.confirm(attributes, &rules_of(role))
             .map_err(|why| Status::forbidden(&resource, role.name(), &why))?;
         let selectors = role.pointer("/aggregationRule/clusterRoleSelectors").and_then(Value::as_array);
@@ -78,19 +78,19 @@ impl Escalation {
         }
         let rules = self.rbac.role_rules(kind, &attributes.namespace, name);
         let rules = rules.ok_or_else(|| Status::not_found(&role_kind.group_name(), name))?;
-        let resource = GroupName::new(GROUP, &attributes.resource);
+        let resource = GroupName::new(GROUP, attributes.resource.as_str());
         self.confirm(attributes, &rules).map_err(|why| Status::forbidden(&resource, binding.name(), &why))
     }
 
     async fn may(&self, verb: &str, attributes: &Attributes, resource: &str, name: &str) -> bool {
         let asked = Attributes {
             user: attributes.user.clone(),
-            verb: verb.to_owned(),
+            verb: verb.into(),
             namespace: attributes.namespace.clone(),
-            group: GROUP.to_owned(),
-            version: "*".to_owned(),
-            resource: resource.to_owned(),
-            name: name.to_owned(),
+            group: GROUP.into(),
+            version: "*".into(),
+            resource: resource.into(),
+            name: name.into(),
             is_resource: true,
             ..Attributes::default()
         };

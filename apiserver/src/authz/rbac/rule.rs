@@ -47,7 +47,7 @@ impl Rule {
         }
         has_or_star(&self.groups, &attributes.group)
             && self.matches_resource(&attributes.resource, &attributes.subresource)
-            && (self.names.is_empty() || self.names.contains(&attributes.name))
+            && (self.names.is_empty() || self.names.iter().any(|name| *name == attributes.name))
     }
 
     fn matches_resource(&self, resource: &str, subresource: &str) -> bool {

@@ -74,9 +74,9 @@ fn user(name: &str, groups: &[&str]) -> User {
 fn ask(user: User, words: &str) -> Attributes {
     let w: Vec<&str> = words.split(' ').map(|w| if w == "-" { "" } else { w }).collect();
     let (resource, subresource) = w[3].split_once('/').unwrap_or((w[3], ""));
-    let s = str::to_owned;
+    let s = smol_str::SmolStr::new;
     Attributes {
-        user,
+        user: Arc::new(user),
         verb: s(w[0]),
         namespace: s(w[1]),
         group: s(w[2]),
@@ -130,8 +130,8 @@ async fn paths_match_whole_or_by_prefix() {
         ("/metrics", false),
     ] {
         let attributes = Attributes {
-            user: user("eve", &["devs"]),
-            verb: "get".to_owned(),
+            user: Arc::new(user("eve", &["devs"])),
+            verb: "get".into(),
             path: path.to_owned(),
             ..Attributes::default()
         };

@@ -87,11 +87,11 @@ async fn servers_starting_together_agree() {
     }
     started.await;
     let attributes = Attributes {
-        user: User { name: "system:kube-scheduler".to_owned(), ..User::default() },
-        verb: "create".to_owned(),
-        namespace: "a".to_owned(),
-        resource: "pods".to_owned(),
-        subresource: "binding".to_owned(),
+        user: Arc::new(User { name: "system:kube-scheduler".to_owned(), ..User::default() }),
+        verb: "create".into(),
+        namespace: "a".into(),
+        resource: "pods".into(),
+        subresource: "binding".into(),
         is_resource: true,
         ..Attributes::default()
     };
