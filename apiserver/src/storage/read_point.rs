@@ -15,6 +15,9 @@ use tokio::{sync::Mutex, time::timeout};
 
 use super::{ResourceId, Result, StorageError, etcd::EtcdError, metrics, shared::Shared};
 
+/// Turns of the scheduler for which a read waits for more readers, as long as each brings some.
+const GATHERING: usize = 8;
+
 /// What readers share.
 #[derive(Debug, Default)]
 pub(super) struct ReadPoint {
@@ -31,6 +34,23 @@ struct Answer {
     /// Readers that arrived before this count were waiting when the read began.
     serves: u64,
     revision: Result<u64, EtcdError>,
+}
+
+impl ReadPoint {
+    /// Readers that have arrived by now, and those that come while others are let go first: a request to etcd costs more
+    /// than a reader does.
+    async fn gathered(&self) -> u64 {
+        let mut arrived = self.arrivals.load(Ordering::Acquire);
+        for _ in 0..GATHERING {
+            tokio::task::yield_now().await;
+            let now = self.arrivals.load(Ordering::Acquire);
+            if now == arrived {
+                break;
+            }
+            arrived = now;
+        }
+        arrived
+    }
 }
 
 impl Shared {
@@ -52,7 +72,7 @@ impl Shared {
         if let Some(answer) = last.as_ref().filter(|answer| answer.serves > ticket) {
             return answer.revision.clone();
         }
-        let serves = self.read_point.arrivals.load(Ordering::Acquire);
+        let serves = self.read_point.gathered().await;
         let revision = self.etcd.revision(&self.own_id, &self.marker_key()).await;
         *last = Some(Answer { serves, revision: revision.clone() });
         revision
