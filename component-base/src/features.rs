@@ -171,8 +171,19 @@ impl Switches {
         self.check(Gates::default().switched(&said)?)
     }
 
+    /// Gates that are a matter of this daemon, not locked, and yet as they are by default.
+    pub fn not_switched(&self) -> Vec<Gate> {
+        let all = self.all();
+        let own = ALL.iter().filter(|feature| !feature.locked && feature.readers.contains(&self.reader));
+        own.map(|feature| feature.gate).filter(|gate| !all.contains(gate)).collect()
+    }
+
+    fn all(&self) -> Vec<Gate> {
+        [&[Gate::AllAlpha, Gate::AllBeta], INSIDE, self.gates].concat()
+    }
+
     fn check(&self, gates: Gates) -> Result<Gates, GateErrors> {
-        let all: Vec<Gate> = [&[Gate::AllAlpha, Gate::AllBeta], INSIDE, self.gates].concat();
+        let all = self.all();
         gates.check(self.program, self.reader, &all)?;
         Ok(gates)
     }

@@ -24,7 +24,7 @@ use tracing_subscriber::{
     registry::LookupSpan,
 };
 
-use crate::flags::fixed::Refused;
+use crate::{features::Gate, flags::fixed::Refused};
 
 /// Libraries that say at INFO what they do for each request: that is for `-v=4`.
 const CHATTY: [&str; 1] = ["hickory_server"];
@@ -53,6 +53,8 @@ pub struct ModuleLevel {
 pub enum LoggingError {
     #[error("unsupported log format {0:?}, expected \"text\" or \"json\"")]
     Format(String),
+    #[error("format: Forbidden: Log format {0} is disabled, see {1} feature")]
+    Disabled(&'static str, Gate),
     #[error("invalid vmodule entry {0:?}, expected pattern=N")]
     Module(String),
     #[error(transparent)]

@@ -121,6 +121,19 @@ impl std::ops::Sub for Quantity {
     }
 }
 
+/// The product, saturating, billionths rounded up; the format is the first's.
+impl std::ops::Mul for Quantity {
+    type Output = Quantity;
+
+    fn mul(self, other: Quantity) -> Quantity {
+        let (whole, part) = (other.nanos / NANOS, other.nanos % NANOS);
+        let of_part = (self.nanos / NANOS).saturating_mul(part);
+        let rest = divide_away_from_zero((self.nanos % NANOS) * part, NANOS);
+        let nanos = self.nanos.saturating_mul(whole).saturating_add(of_part).saturating_add(rest);
+        Quantity { nanos, format: self.format }
+    }
+}
+
 impl std::ops::Neg for Quantity {
     type Output = Quantity;
 
@@ -360,6 +373,23 @@ impl<'de> serde::Deserialize<'de> for Quantity {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn products_are_exact() {
+        for (a, b, product) in [
+            ("2", "3", "6"),
+            ("1500m", "2", "3"),
+            ("4Gi", "0.5", "2Gi"),
+            ("3", "250m", "750m"),
+            ("1n", "0.5", "1n"),
+            ("-2", "1.5", "-3"),
+        ] {
+            let of = |text: &str| text.parse::<Quantity>().unwrap();
+            assert_eq!((of(a) * of(b)).to_string(), product, "{a} {b}");
+        }
+        let most = Quantity { nanos: i128::MAX, format: Format::DecimalSI };
+        assert_eq!((most * most).nanos, i128::MAX);
+    }
 
     #[test]
     fn prints_canonically() {

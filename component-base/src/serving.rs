@@ -32,6 +32,7 @@ use tokio_rustls::TlsAcceptor;
 
 use crate::{
     auth::{Attributes, Authentication, Authorization, Delegated},
+    features::{Gate, Gates},
     health::Health,
     metrics,
     task::Tasks,
@@ -48,6 +49,8 @@ const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 /// Where else than at `/statusz` to look, sorted.
 const PATHS: &[&str] =
     &["/configz", "/flagz", "/healthz", "/livez", "/metrics", "/readyz", "/statusz", "/version"];
+/// Pages that may be switched off.
+const ZPAGES: [(Gate, &str); 2] = [(Gate::ComponentStatusz, "/statusz"), (Gate::ComponentFlagz, "/flagz")];
 /// How often certificate files are looked at: who puts new ones there does not wait long for them.
 const RELOAD: Duration = Duration::from_secs(5);
 
@@ -105,7 +108,7 @@ impl fmt::Debug for Site {
 
 impl Default for Site {
     fn default() -> Site {
-        Site::empty().with_metrics().with_version().with_configz().with_zpages()
+        Site::gated(Gates::default())
     }
 }
 
@@ -113,6 +116,17 @@ impl Site {
     /// Health endpoints only.
     pub fn empty() -> Site {
         Site::about(Health::default())
+    }
+
+    /// All that a daemon tells of itself, where the gates of pages are on.
+    pub fn gated(gates: Gates) -> Site {
+        let mut site = Site::empty().with_metrics().with_version().with_configz();
+        for (gate, path) in ZPAGES {
+            if gates.has(gate) {
+                site = site.with_zpage(path, PATHS);
+            }
+        }
+        site
     }
 
     /// The endpoints of these health checks only, which may be told on other servers, too.
@@ -162,13 +176,7 @@ impl Site {
         self
     }
 
-    /// With `/statusz` and `/flagz`, where the process has said what it is.
-    #[must_use]
-    pub fn with_zpages(self) -> Site {
-        self.with_zpage("/statusz", PATHS).with_zpage("/flagz", PATHS)
-    }
-
-    /// With one of the two, where the process has said what it is; `paths` are where else to look, sorted.
+    /// With `/statusz` or `/flagz`, where the process has said what it is; `paths` are where else to look, sorted.
     #[must_use]
     pub fn with_zpage(self, path: &'static str, paths: &'static [&'static str]) -> Site {
         let Some(process) = zpages::described() else { return self };

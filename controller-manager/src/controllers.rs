@@ -62,6 +62,7 @@ use std::{convert::Infallible, future::Future, sync::Arc, time::Duration};
 use component_base::{
     clock::SharedClock,
     events::Recorder,
+    features::{Gate, Gates},
     informer::{Event, Informer, Informers, ListWatch, Object},
     meta::{ObjectKey, object_key},
     task::Tasks,
@@ -91,86 +92,92 @@ pub struct Context {
 pub struct Controller {
     /// Upstream's name, for `--controllers`.
     pub name: &'static str,
+    /// Without these it is not there.
+    pub gates: &'static [Gate],
     /// Subscribes to caches and starts workers; called before the caches start.
     pub start: fn(&Context),
 }
 
+const fn on(name: &'static str, start: fn(&Context)) -> Controller {
+    with(&[], name, start)
+}
+
+const fn with(gates: &'static [Gate], name: &'static str, start: fn(&Context)) -> Controller {
+    Controller { name, gates, start }
+}
+
 /// All controllers.
 pub const ALL: &[Controller] = &[
-    Controller { name: "serviceaccount-controller", start: serviceaccount::start },
-    Controller { name: "serviceaccount-token-controller", start: serviceaccount_token::start },
-    Controller { name: "legacy-serviceaccount-token-cleaner-controller", start: legacy_token::start },
-    Controller { name: "bootstrap-signer-controller", start: bootstrap_token::start_signer },
-    Controller { name: "token-cleaner-controller", start: bootstrap_token::start_cleaner },
-    Controller { name: "root-ca-certificate-publisher-controller", start: root_ca::start },
-    Controller { name: "service-ca-certificate-publisher-controller", start: service_ca::start },
-    Controller {
-        name: "kube-apiserver-serving-clustertrustbundle-publisher-controller",
-        start: clustertrustbundle::start,
-    },
-    Controller { name: "garbage-collector-controller", start: garbage_collector::start },
-    Controller { name: "namespace-controller", start: namespace::start },
-    Controller { name: "node-ipam-controller", start: node_ipam::start },
-    Controller { name: "node-lifecycle-controller", start: node_lifecycle::start },
-    Controller { name: "taint-eviction-controller", start: taint_eviction::start },
-    Controller { name: "device-taint-eviction-controller", start: device_taint_eviction::start },
-    Controller { name: "pod-garbage-collector-controller", start: pod_garbage_collector::start },
-    Controller { name: "clusterrole-aggregation-controller", start: clusterrole_aggregation::start },
-    Controller { name: "ttl-controller", start: ttl::start },
-    Controller { name: "ttl-after-finished-controller", start: ttl_after_finished::start },
-    Controller { name: "resourcequota-controller", start: resourcequota::start },
-    Controller {
-        name: "certificatesigningrequest-signing-controller",
-        start: certificatesigningrequest::start_signing,
-    },
-    Controller {
-        name: "certificatesigningrequest-approving-controller",
-        start: certificatesigningrequest::start_approving,
-    },
-    Controller {
-        name: "certificatesigningrequest-cleaner-controller",
-        start: certificatesigningrequest::start_cleaning,
-    },
-    Controller { name: "podcertificaterequest-cleaner-controller", start: podcertificaterequest::start },
-    Controller {
-        name: "persistentvolumeclaim-protection-controller",
-        start: volume_protection::start_claims,
-    },
-    Controller { name: "persistentvolume-protection-controller", start: volume_protection::start_volumes },
-    Controller { name: "persistentvolume-binder-controller", start: persistentvolume_binder::start },
-    Controller {
-        name: "volumeattributesclass-protection-controller",
-        start: volume_protection::start_classes,
-    },
-    Controller { name: "persistentvolume-expander-controller", start: persistentvolume_expander::start },
-    Controller { name: "persistentvolume-attach-detach-controller", start: attach_detach::start },
-    Controller { name: "resourceclaim-controller", start: resource_claim::start },
-    Controller { name: "ephemeral-volume-controller", start: ephemeral_volume::start },
-    Controller { name: "replicaset-controller", start: replicaset::start },
-    Controller { name: "replicationcontroller-controller", start: replicationcontroller::start },
-    Controller { name: "daemonset-controller", start: daemonset::start },
-    Controller { name: "deployment-controller", start: deployment::start },
-    Controller { name: "job-controller", start: job::start },
-    Controller { name: "cronjob-controller", start: cronjob::start },
-    Controller { name: "statefulset-controller", start: statefulset::start },
-    Controller { name: "disruption-controller", start: disruption::start },
-    Controller { name: "horizontal-pod-autoscaler-controller", start: horizontalpodautoscaler::start },
-    Controller { name: "service-cidr-controller", start: service_cidr::start },
-    Controller { name: "endpoints-controller", start: endpoints::start },
-    Controller { name: "endpointslice-controller", start: endpointslice::start },
-    Controller { name: "endpointslice-mirroring-controller", start: endpointslice_mirroring::start },
-    Controller {
-        name: "validatingadmissionpolicy-status-controller",
-        start: validatingadmissionpolicy_status::start,
-    },
-    Controller { name: "podgroup-protection-controller", start: podgroup_protection::start },
-    Controller { name: "resourcepoolstatusrequest-controller", start: resourcepoolstatusrequest::start },
-    Controller { name: "selinux-warning-controller", start: selinux_warning::start },
-    Controller { name: "storage-version-migrator-controller", start: storage_version_migrator::start },
-    Controller {
-        name: "storageversion-garbage-collector-controller",
-        start: storageversion_garbage_collector::start,
-    },
+    on("serviceaccount-controller", serviceaccount::start),
+    on("serviceaccount-token-controller", serviceaccount_token::start),
+    on("legacy-serviceaccount-token-cleaner-controller", legacy_token::start),
+    on("bootstrap-signer-controller", bootstrap_token::start_signer),
+    on("token-cleaner-controller", bootstrap_token::start_cleaner),
+    on("root-ca-certificate-publisher-controller", root_ca::start),
+    on("service-ca-certificate-publisher-controller", service_ca::start),
+    with(
+        &[Gate::ClusterTrustBundle],
+        "kube-apiserver-serving-clustertrustbundle-publisher-controller",
+        clustertrustbundle::start,
+    ),
+    on("garbage-collector-controller", garbage_collector::start),
+    on("namespace-controller", namespace::start),
+    on("node-ipam-controller", node_ipam::start),
+    on("node-lifecycle-controller", node_lifecycle::start),
+    on("taint-eviction-controller", taint_eviction::start),
+    with(&[Gate::DRADeviceTaints], "device-taint-eviction-controller", device_taint_eviction::start),
+    on("pod-garbage-collector-controller", pod_garbage_collector::start),
+    on("clusterrole-aggregation-controller", clusterrole_aggregation::start),
+    on("ttl-controller", ttl::start),
+    on("ttl-after-finished-controller", ttl_after_finished::start),
+    on("resourcequota-controller", resourcequota::start),
+    on("certificatesigningrequest-signing-controller", certificatesigningrequest::start_signing),
+    on("certificatesigningrequest-approving-controller", certificatesigningrequest::start_approving),
+    on("certificatesigningrequest-cleaner-controller", certificatesigningrequest::start_cleaning),
+    with(
+        &[Gate::PodCertificateRequest],
+        "podcertificaterequest-cleaner-controller",
+        podcertificaterequest::start,
+    ),
+    on("persistentvolumeclaim-protection-controller", volume_protection::start_claims),
+    on("persistentvolume-protection-controller", volume_protection::start_volumes),
+    on("persistentvolume-binder-controller", persistentvolume_binder::start),
+    on("volumeattributesclass-protection-controller", volume_protection::start_classes),
+    on("persistentvolume-expander-controller", persistentvolume_expander::start),
+    on("persistentvolume-attach-detach-controller", attach_detach::start),
+    on("resourceclaim-controller", resource_claim::start),
+    on("ephemeral-volume-controller", ephemeral_volume::start),
+    on("replicaset-controller", replicaset::start),
+    on("replicationcontroller-controller", replicationcontroller::start),
+    on("daemonset-controller", daemonset::start),
+    on("deployment-controller", deployment::start),
+    on("job-controller", job::start),
+    on("cronjob-controller", cronjob::start),
+    on("statefulset-controller", statefulset::start),
+    on("disruption-controller", disruption::start),
+    on("horizontal-pod-autoscaler-controller", horizontalpodautoscaler::start),
+    on("service-cidr-controller", service_cidr::start),
+    on("endpoints-controller", endpoints::start),
+    on("endpointslice-controller", endpointslice::start),
+    on("endpointslice-mirroring-controller", endpointslice_mirroring::start),
+    on("validatingadmissionpolicy-status-controller", validatingadmissionpolicy_status::start),
+    with(&[Gate::GenericWorkload], "podgroup-protection-controller", podgroup_protection::start),
+    with(
+        &[Gate::DRAResourcePoolStatus],
+        "resourcepoolstatusrequest-controller",
+        resourcepoolstatusrequest::start,
+    ),
+    on("selinux-warning-controller", selinux_warning::start),
+    with(
+        &[Gate::StorageVersionMigrator],
+        "storage-version-migrator-controller",
+        storage_version_migrator::start,
+    ),
+    with(
+        &[Gate::APIServerIdentity, Gate::StorageVersionAPI],
+        "storageversion-garbage-collector-controller",
+        storageversion_garbage_collector::start,
+    ),
 ];
 
 /// Shorter names that older configurations use for controllers.
@@ -302,6 +309,12 @@ pub fn is_known(entry: &str) -> bool {
     entry == "*" || ALL.iter().any(|c| c.name == name)
 }
 
+/// The controllers that run with a selection and these gates.
+pub fn chosen(selection: &[String], gates: Gates) -> impl Iterator<Item = &'static Controller> {
+    let is_there = move |c: &&Controller| c.gates.iter().all(|gate| gates.has(*gate));
+    ALL.iter().filter(is_there).filter(|c| is_enabled(c.name, selection))
+}
+
 /// Whether `--controllers` switches a controller on: named, or not excluded where `*` is. What is off by
 /// default must be named.
 pub fn is_enabled(name: &str, selection: &[String]) -> bool {
@@ -323,6 +336,19 @@ mod tests {
     fn every_controller_is_listed_once() {
         let names: BTreeSet<&str> = ALL.iter().map(|c| c.name).collect();
         assert_eq!(names.len(), ALL.len());
+    }
+
+    #[test]
+    fn controllers_of_features_that_are_off_do_not_run() {
+        let all = ["*".to_owned(), "device-taint-eviction-controller".to_owned()];
+        let running = |gates: Gates, name: &str| chosen(&all, gates).any(|c| c.name == name);
+        for controller in ALL.iter().filter(|c| !OFF_BY_DEFAULT.contains(&c.name)) {
+            let needed = controller.gates.iter().fold(Gates::default(), |g, gate| g.with(*gate, true));
+            assert!(running(needed, controller.name), "{}", controller.name);
+            for gate in controller.gates {
+                assert!(!running(needed.with(*gate, false), controller.name), "{} {gate}", controller.name);
+            }
+        }
     }
 
     #[test]

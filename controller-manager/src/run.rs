@@ -12,6 +12,7 @@ use component_base::{
     health::Endpoint,
     informer::Informers,
     leader::LeaderElection,
+    logging::LoggingError,
     metrics::{self, view::View},
     serving::{SecureServer, SecureServingOptions, Site},
     task::Tasks,
@@ -59,6 +60,9 @@ pub enum ConfigError {
     /// What is shown of metrics.
     #[error("--{0}: Invalid value: {1:?}: {2}")]
     Metrics(&'static str, String, String),
+    /// How logs look.
+    #[error(transparent)]
+    Logging(#[from] LoggingError),
     /// No such controller.
     #[error("--controllers: {0:?} is no controller; there are {1}")]
     Controller(String, String),
@@ -105,10 +109,13 @@ impl Daemon for ControllerManager {
             return Err(ConfigError::Controller(name.to_owned(), known));
         }
         let settings = Settings::from_values(values)?;
+        group::check_format(values, settings.gates)?;
         let coordinated = settings.gates.has(Gate::CoordinatedLeaderElection);
         let mut election = group::leader_election_options(values);
         if let Some(election) = &mut election {
             election.coordinated = coordinated;
+            election.release_on_cancel =
+                settings.gates.has(Gate::ControllerManagerReleaseLeaderElectionLockOnExit);
         }
         Ok(Config {
             client: group::client_options(values, "kube-controller-manager"),
@@ -129,7 +136,7 @@ impl Daemon for ControllerManager {
         features::show(config.settings.gates);
         version::show_compatibility();
         let auth = Delegated::new(config.auth, "kube-controller-manager").await?;
-        let site = Site::default();
+        let site = Site::gated(config.settings.gates);
         site.configz(configz::NAME, config.configz);
         let health = site.health().clone();
         if let Some(election) = &config.election {
@@ -161,8 +168,7 @@ impl Daemon for ControllerManager {
                 clock: clock::real(),
                 settings,
             };
-            for controller in controllers::ALL.iter().filter(|c| controllers::is_enabled(c.name, &selection))
-            {
+            for controller in controllers::chosen(&selection, ctx.settings.gates) {
                 let mut ctx = ctx.clone();
                 let hurries = HURRIED.contains(&controller.name);
                 if hurries {

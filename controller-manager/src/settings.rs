@@ -41,19 +41,41 @@ const SWITCHES: Switches = Switches {
     program: "kube-controller-manager",
     reader: Reader::Controllers,
     gates: &[
+        Gate::APIServerIdentity,
         Gate::ClusterTrustBundle,
+        Gate::ComponentFlagz,
+        Gate::ComponentStatusz,
+        Gate::ControllerManagerReleaseLeaderElectionLockOnExit,
         Gate::CoordinatedLeaderElection,
+        Gate::DeploymentReplicaSetTerminatingReplicas,
         Gate::DRADeviceTaintRules,
+        Gate::DRADeviceTaints,
+        Gate::DRAExtendedResource,
+        Gate::DRAPrioritizedList,
         Gate::DRAResourcePoolStatus,
         Gate::DRAWorkloadResourceClaims,
         Gate::GenericWorkload,
+        Gate::HPAConfigurableTolerance,
         Gate::HPAScaleToZero,
+        Gate::LoggingBetaOptions,
+        Gate::MaxUnavailableStatefulSet,
+        Gate::MutableSchedulingDirectivesForSuspendedJobs,
         Gate::PersistentVolumeClaimUnusedSinceTime,
         Gate::PodCertificateRequest,
+        Gate::PodDeletionCost,
+        Gate::PodLevelResources,
+        Gate::StaleControllerConsistencyDaemonSet,
+        Gate::StaleControllerConsistencyJob,
+        Gate::StaleControllerConsistencyReplicaSet,
+        Gate::StaleControllerConsistencyStatefulSet,
+        Gate::StatefulSetSemanticRevisionComparison,
         Gate::StorageVersionAPI,
         Gate::StorageVersionMigrator,
         Gate::TaintTolerationComparisonOperators,
         Gate::WorkloadWithJob,
+        // The cloud's manager goes by them: here they change nothing.
+        Gate::CloudControllerManagerWatchBasedRoutesReconciliation,
+        Gate::CloudControllerManagerWebhook,
     ],
 };
 
@@ -151,6 +173,10 @@ pub struct AutoscalerSettings {
     pub initial_readiness: Duration,
     /// Whether workloads may be scaled to nothing, and up again (`HPAScaleToZero`).
     pub to_zero: bool,
+    /// Whether an autoscaler's own tolerances count (`HPAConfigurableTolerance`).
+    pub own_tolerance: bool,
+    /// Whether what a pod requests as a whole counts instead of what its containers do (`PodLevelResources`).
+    pub pod_level: bool,
 }
 
 /// Files of the certificate signers. A signer of its own takes precedence over the cluster's.
@@ -439,6 +465,8 @@ impl Settings {
                 cpu_initialization: values.duration("horizontal-pod-autoscaler-cpu-initialization-period"),
                 initial_readiness: values.duration("horizontal-pod-autoscaler-initial-readiness-delay"),
                 to_zero: gates.has(Gate::HPAScaleToZero),
+                own_tolerance: gates.has(Gate::HPAConfigurableTolerance),
+                pod_level: gates.has(Gate::PodLevelResources),
             },
             attach: attach(values)?,
             nodes: NodeSettings {
@@ -594,6 +622,30 @@ mod tests {
             component_base::reference::flags_differing(&ControllerManager::flags()),
             Vec::<String>::new()
         );
+    }
+
+    /// Gates of upstream's daemon that this one has one way only: as they are by default.
+    const ONE_WAY: &[(Gate, &str)] = &[
+        (
+            Gate::LoggingAlphaOptions,
+            "the options it opens are not there: logs are not split and have no buffers",
+        ),
+        (Gate::NativeHistograms, "histograms have buckets: metrics are text, which cannot say more"),
+    ];
+
+    #[test]
+    fn every_gate_of_the_daemon_can_be_switched_or_it_is_said_what_holds() {
+        let unnamed = SWITCHES.not_switched();
+        assert_eq!(unnamed, ONE_WAY.iter().map(|(gate, _)| *gate).collect::<Vec<_>>());
+        assert!(ONE_WAY.iter().all(|(_, why)| !why.is_empty()));
+        for gate in SWITCHES.gates {
+            let said = format!("--feature-gates={gate}={}", !gate.feature().default);
+            let needs = gate.feature().needs.iter().map(|needed| format!(",{needed}=true"));
+            let settings = read(&[&(said + &needs.collect::<String>())]);
+            // One that others need cannot be switched off alone.
+            let is_needed = |error: &String| error.contains("depends on features that are disabled");
+            assert!(settings.as_ref().err().is_none_or(is_needed), "{gate}: {settings:?}");
+        }
     }
 
     #[test]

@@ -94,7 +94,7 @@ gates! {
     CRIListStreaming Alpha off [Kubelet];
     CrossNamespaceVolumeDataSource Alpha off [Api];
     CSIServiceAccountTokenSecrets GA locked_on [];
-    CSIVolumeHealth Alpha off [Controllers Kubelet];
+    CSIVolumeHealth Alpha off [Kubelet];
     CustomResourceFieldSelectors GA locked_on [];
     DeclarativeValidation GA locked_on [];
     DeclarativeValidationBeta Beta on [Api] needs [DeclarativeValidation];
@@ -163,7 +163,7 @@ gates! {
     KubeletServiceAccountTokenForCredentialProviders Beta on [Api Kubelet];
     KubeletTracing GA locked_on [];
     ListFromCacheSnapshot Beta on [Api];
-    LocalStorageCapacityIsolationFSQuotaMonitoring Beta off [Controllers Kubelet];
+    LocalStorageCapacityIsolationFSQuotaMonitoring Beta off [Kubelet];
     LogarithmicScaleDown GA locked_on [];
     LoggingAlphaOptions Alpha off [Api Controllers Scheduler Kubelet Proxy];
     LoggingBetaOptions Beta on [Api Controllers Scheduler Kubelet Proxy];
@@ -221,7 +221,7 @@ gates! {
     ResilientWatchCacheInitialization GA locked_on [];
     ResourceHealthStatus Beta on [Api Kubelet] needs [DynamicResourceAllocation];
     ResourceHealthStatusMessage Beta on [Api Kubelet] needs [ResourceHealthStatus];
-    RestartAllContainersOnContainerExits Beta on [Api Controllers Scheduler Kubelet] needs [ContainerRestartRules NodeDeclaredFeatures];
+    RestartAllContainersOnContainerExits Beta on [Api Kubelet] needs [ContainerRestartRules NodeDeclaredFeatures];
     RetryGenerateName GA locked_on [];
     RotateKubeletServerCertificate Beta on [Kubelet];
     RuntimeClassInImageCriApi Alpha off [Kubelet];
@@ -230,7 +230,7 @@ gates! {
     SchedulerPopFromBackoffQ Beta on [Scheduler];
     SchedulerQueueingHints GA locked_on [];
     SELinuxChangePolicy GA locked_on [];
-    SELinuxMount Beta off [Api Controllers Kubelet];
+    SELinuxMount Beta off [Api Kubelet];
     SELinuxMountReadWriteOncePod GA locked_on [];
     SeparateCacheWatchRPC Deprecated locked_off [];
     SeparateTaintEvictionController GA locked_on [];

@@ -4,8 +4,15 @@ use std::{net::IpAddr, net::Ipv4Addr, path::PathBuf, time::Duration};
 
 use super::{Flag, Kind, Values, fixed};
 use crate::{
-    auth::AuthOptions, client::ClientOptions, leader::LeaderElection, logging, logging::LoggingError,
-    metrics::view::View, serving::SecureServingOptions, tls::Protocol,
+    auth::AuthOptions,
+    client::ClientOptions,
+    features::{Gate, Gates},
+    leader::LeaderElection,
+    logging,
+    logging::LoggingError,
+    metrics::view::View,
+    serving::SecureServingOptions,
+    tls::Protocol,
 };
 
 /// `-v`, `--vmodule`, `--logging-format`, and how the log is buffered.
@@ -23,6 +30,18 @@ pub fn logging() -> Vec<Flag> {
     ];
     let rest = fixed::flags(fixed::LOGGING).map(|flag| flag.section("logs"));
     own.into_iter().chain(rest).collect()
+}
+
+/// Whether logs may look as the flags ask for.
+///
+/// # Errors
+/// Where JSON is asked for and `LoggingBetaOptions` is off.
+pub fn check_format(values: &Values, gates: Gates) -> Result<(), LoggingError> {
+    let format: logging::Format = values.string("logging-format").parse()?;
+    if format == logging::Format::Json && !gates.has(Gate::LoggingBetaOptions) {
+        return Err(LoggingError::Disabled("json", Gate::LoggingBetaOptions));
+    }
+    Ok(())
 }
 
 /// Installs the logger that the logging flags ask for.

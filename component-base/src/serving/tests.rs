@@ -220,3 +220,17 @@ async fn a_kubeconfig_leads_over_tls_to_the_server_and_carries_the_identity() {
     let missing = crate::client::connect(&options).await;
     assert!(matches!(missing, Err(crate::client::ClientError::Kubeconfig { .. })));
 }
+
+#[test]
+fn pages_about_the_process_may_be_switched_off() {
+    zpages::describe("test", BTreeMap::new());
+    let status = |gates: Gates, path: &str| {
+        let (parts, ()) = Request::builder().uri(path).body(()).unwrap().into_parts();
+        Site::gated(gates).answer(&parts).status().as_u16()
+    };
+    for (gate, path) in ZPAGES {
+        assert_eq!(status(Gates::default(), path), 200, "{path}");
+        assert_eq!(status(Gates::default().with(gate, false), path), 404, "{path}");
+    }
+    assert_eq!(status(Gates::default().with(Gate::ComponentFlagz, false), "/statusz"), 200);
+}

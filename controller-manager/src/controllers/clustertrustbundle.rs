@@ -10,7 +10,6 @@ use std::sync::{Arc, LazyLock};
 
 use component_base::{
     client,
-    features::Gate,
     informer::{Informer, ListWatch},
     meta::ObjectKey,
     workqueue::{Outcome, WorkQueue, run_workers},
@@ -38,9 +37,6 @@ struct Plan {
 }
 
 pub(super) fn start(ctx: &Context) {
-    if !ctx.settings.gates.has(Gate::ClusterTrustBundle) {
-        return;
-    }
     let Some(bundle) = ctx.settings.root_ca.clone() else {
         tracing::info!("no --root-ca-file: no ClusterTrustBundle of {SIGNER} is published");
         return;

@@ -133,7 +133,7 @@ impl Controller {
         let labels = spec.template.metadata.as_ref().and_then(|m| m.labels.clone()).unwrap_or_default();
         let collisions = set.status.as_ref().and_then(|s| s.collision_count).unwrap_or(0);
         let data = history::template_patch(&spec.template)?;
-        let revisions = self.history.sync(&set, &labels, &data, collisions).await?;
+        let revisions = self.history.sync(&set, &labels, &data, collisions, &|_| false).await?;
         let hash = history::hash_of(&revisions.update).to_owned();
         let pods = self.control.claim(&set, &selector).await?;
         let by_node = plan::by_node(&pods);

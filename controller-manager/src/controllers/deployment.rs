@@ -10,13 +10,17 @@ use std::sync::Arc;
 use component_base::{
     client,
     events::{EventType, Recorder, reference},
+    features::Gate,
     informer::{Event, Informer, ListWatch, Object},
     meta::{ObjectKey, controller_of, is_controlled_by, key_of, object_key},
     selector::LabelSelector,
     workqueue::{Outcome, WorkQueue, chain, run_workers},
 };
 use k8s_openapi::{
-    api::apps::v1::{Deployment, DeploymentStatus, ReplicaSet},
+    api::{
+        apps::v1::{Deployment, DeploymentStatus, ReplicaSet},
+        core::v1::Pod,
+    },
     apimachinery::pkg::apis::meta::v1::ObjectMeta,
 };
 use kube::{
@@ -26,7 +30,7 @@ use kube::{
 use serde_json::json;
 
 use self::plan::{Action, REVISION};
-use super::{Context, enqueue_changes, ownership};
+use super::{Context, enqueue_changes, ownership, pod_control, pod_disruption::is_finished};
 
 /// Why a round did not come to its end.
 #[derive(Debug, thiserror::Error)]
@@ -45,8 +49,12 @@ struct Controller {
     client: Client,
     deployments: Informer<Deployment>,
     sets: Informer<ReplicaSet>,
+    /// What holds up a deployment that makes no new pods before the old ones are gone.
+    pods: Informer<Pod>,
     recorder: Recorder,
     clock: component_base::clock::SharedClock,
+    /// Whether statuses tell of pods on their way out (`DeploymentReplicaSetTerminatingReplicas`).
+    tells_ending: bool,
 }
 
 pub(super) fn start(ctx: &Context) {
@@ -54,9 +62,12 @@ pub(super) fn start(ctx: &Context) {
         client: ctx.client.clone(),
         deployments: ctx.informers.get(ListWatch::default()),
         sets: ctx.informers.get(ListWatch::default()),
+        pods: ctx.informers.get(ListWatch::default()),
         recorder: ctx.recorder("deployment-controller"),
         clock: ctx.clock.clone(),
+        tells_ending: ctx.settings.gates.has(Gate::DeploymentReplicaSetTerminatingReplicas),
     };
+    pod_control::index_by_controller(&controller.pods);
     controller.sets.add_index(BY_CONTROLLER, |set| {
         controller_of(&set.metadata).map(|o| o.uid.clone()).into_iter().collect()
     });
@@ -64,6 +75,8 @@ pub(super) fn start(ctx: &Context) {
     enqueue_changes(&controller.deployments, &queue);
     let (watching, of_set) = (controller.clone(), queue.clone());
     controller.sets.on_event(move |event| watching.follow(&event, &of_set));
+    let (watching, of_pod) = (controller.clone(), queue.clone());
+    controller.pods.on_event(move |event| watching.follow_pod(&event, &of_pod));
     run_workers(&ctx.tasks, &queue, ctx.workers("concurrent-deployment-syncs"), move |key| {
         let controller = controller.clone();
         async move { controller.sync(&key).await }
@@ -93,9 +106,31 @@ impl Controller {
         }
     }
 
+    /// Queues the deployment that may have waited for a pod to go.
+    fn follow_pod(&self, event: &Event<Pod>, queue: &WorkQueue<ObjectKey>) {
+        let is_over = match event {
+            Event::Added { .. } => false,
+            Event::Updated { old, new } => is_finished(new) && !is_finished(old),
+            Event::Deleted { last, .. } => !is_finished(last),
+        };
+        let pod = event.object();
+        let Some(owner) = controller_of(&pod.metadata).filter(|o| is_over && o.kind == "ReplicaSet") else {
+            return;
+        };
+        let namespace = pod.metadata.namespace.as_deref().unwrap_or_default();
+        let set = self.sets.store().get(&ObjectKey::new(namespace, owner.name.as_str()));
+        let parent =
+            set.as_ref().and_then(|set| controller_of(&set.metadata)).filter(|o| o.kind == "Deployment");
+        let Some(key) = parent.map(|o| ObjectKey::new(namespace, o.name.as_str())) else { return };
+        if self.deployments.store().get(&key).is_some_and(|d| plan::recreates(&d)) {
+            queue.add(key);
+        }
+    }
+
     async fn sync(&self, key: &ObjectKey) -> Result<Outcome, SyncError> {
         self.deployments.wait_synced().await;
         self.sets.wait_synced().await;
+        self.pods.wait_synced().await;
         let Some(deployment) = self.deployments.store().get(key) else { return Ok(Outcome::Done) };
         let Some(selector) = selector(&deployment) else { return Ok(Outcome::Done) };
         if selector.is_everything() {
@@ -117,7 +152,13 @@ impl Controller {
             self.seen(&self.deployments, written.map(|d| d.metadata)).await;
             return Ok(Outcome::Done);
         }
-        let plan = plan::plan(&deployment, &owned, self.clock.now())?;
+        let has_pods = |set: &ReplicaSet| {
+            let pods =
+                pod_control::by_controller(&self.pods, set.metadata.uid.as_deref().unwrap_or_default());
+            pods.iter().any(|pod| !is_finished(pod))
+        };
+        let view = plan::View { has_pods: &has_pods, tells_ending: self.tells_ending, now: self.clock.now() };
+        let plan = plan::plan(&deployment, &owned, view)?;
         let mut current = deployment.clone();
         for action in &plan.actions {
             if let Some(written) = self.act(key, &deployment, action).await? {

@@ -61,19 +61,23 @@ impl<K: Owner> History<K> {
         self.revisions.wait_synced().await;
     }
 
-    /// Finds or makes the revision of `data`. `labels` are the template's; `collisions` is what the status says.
+    /// Finds or makes the revision of `data`. `labels` are the template's; `collisions` is what the status says; `means`
+    /// whether the newest revision comes to the same although its data is another.
     pub(super) async fn sync(
         &self,
         owner: &K,
         labels: &BTreeMap<String, String>,
         data: &Value,
         collisions: i32,
+        means: &(dyn Fn(&ControllerRevision) -> bool + Sync),
     ) -> Result<Revisions, kube::Error> {
         let uid = owner.meta().uid.as_deref().unwrap_or_default();
         let mut known = self.revisions.store().by_index(BY_CONTROLLER, uid);
         known.sort_by_key(|r| (r.revision, r.metadata.name.clone()));
         let next = known.last().map_or(0, |r| r.revision) + 1;
         let equal = known.iter().rposition(|r| r.data.as_ref().is_some_and(|d| d.0 == *data));
+        let latest = known.len().checked_sub(1);
+        let equal = equal.or_else(|| latest.filter(|at| means(&known[*at])));
         let (update, collisions) = match equal.map(|at| known.remove(at)) {
             // A template that returns becomes the newest again.
             Some(found) if found.revision + 1 < next => (self.renumber(&found, next).await?, collisions),

@@ -209,7 +209,7 @@ impl Controller {
         let view = proposal::View {
             target,
             pods: &pods,
-            tolerance: proposal::tolerance(autoscaler, self.settings.tolerance),
+            tolerance: proposal::tolerance(autoscaler, &self.settings),
             settings: &self.settings,
             now: self.clock.now(),
         };

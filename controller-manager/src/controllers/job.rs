@@ -15,6 +15,7 @@ use component_base::{
     client,
     clock::SharedClock,
     events::EventType,
+    features::Gate,
     informer::{Event, Informer, ListWatch},
     meta::{ObjectKey, controller_of, has_finalizer, object_key},
     selector::LabelSelector,
@@ -31,7 +32,7 @@ use serde_json::json;
 use self::{
     gang::Gangs,
     metrics::Action,
-    plan::{FAILURES, Failures, IGNORED, INDEX, Plan, TRACKING},
+    plan::{FAILURES, Failures, IGNORED, INDEX, Plan, Round, TRACKING},
 };
 use super::{
     Context, enqueue_changes,
@@ -45,6 +46,8 @@ struct Controller {
     control: PodControl<Job>,
     gangs: Option<Gangs>,
     clock: SharedClock,
+    /// Whether a job that is suspended loses its start time.
+    forgets_start: bool,
 }
 
 pub(super) fn start(ctx: &Context) {
@@ -55,6 +58,7 @@ pub(super) fn start(ctx: &Context) {
         control: PodControl::new(ctx, "job-controller").holding(TRACKING),
         gangs: Gangs::new(ctx, &queue),
         clock: ctx.clock.clone(),
+        forgets_start: ctx.settings.gates.has(Gate::MutableSchedulingDirectivesForSuspendedJobs),
     };
     enqueue_changes(&controller.jobs, &queue);
     controller.measure();
@@ -195,7 +199,8 @@ impl Controller {
             }
             _ => None,
         };
-        let plan = plan::plan(job, &pods, settled, self.clock.now());
+        let round = Round { settled, forgets_start: self.forgets_start, now: self.clock.now() };
+        let plan = plan::plan(job, &pods, round);
         *action = Action::of(&plan);
         self.carry_out(job, plan, group.as_deref()).await
     }

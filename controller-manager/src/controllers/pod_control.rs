@@ -17,6 +17,7 @@ use component_base::{
     client,
     events::{EventType, Recorder, reference},
     expectations::Expectations,
+    features::{Gate, Gates},
     informer::{Event, Informer, ListWatch, Object},
     meta::{ObjectKey, controller_of, new_controller_ref},
     metrics::{self, Stability},
@@ -34,13 +35,25 @@ use kube::{
 };
 
 use parking_lot::Mutex;
-use prometheus::{IntCounter, IntCounterVec};
+use prometheus::IntCounterVec;
 
 use super::{Context, ownership};
 
 /// Creations at once at first; doubled while they succeed.
 const SLOW_START: usize = 1;
 const BY_CONTROLLER: &str = "controller";
+
+/// Lets pods be found by what controls them.
+pub(super) fn index_by_controller(pods: &Informer<Pod>) {
+    pods.add_index(BY_CONTROLLER, |pod| {
+        controller_of(&pod.metadata).map(|o| o.uid.clone()).into_iter().collect()
+    });
+}
+
+/// Pods that the object of a uid controls.
+pub(super) fn by_controller(pods: &Informer<Pod>, uid: &str) -> Vec<Arc<Pod>> {
+    pods.store().by_index(BY_CONTROLLER, uid)
+}
 
 /// A kind that owns pods.
 pub(super) trait Owner:
@@ -103,25 +116,33 @@ pub(super) struct PodControl<K> {
     note: Note<K>,
     /// By namespace and uid of the owner, so that an owner made anew under an old name starts fresh.
     expectations: Arc<Expectations>,
-    /// Syncs that decided nothing because the cache was behind.
-    stale: IntCounter,
+    /// Syncs that decided nothing because the cache was behind, where that is counted.
+    stale: Option<IntCounterVec>,
     owner: PhantomData<fn() -> K>,
 }
 
-/// The counter of a controller; replication controllers count as replica sets, as they do upstream.
-fn stale_skips(component: &str) -> IntCounter {
-    static KNOWN: LazyLock<Mutex<HashMap<String, IntCounterVec>>> = LazyLock::new(Mutex::default);
-    let subsystem = match component {
-        "replication-controller" => "replicaset_controller".to_owned(),
-        other => other.replace('-', "_"),
+/// Whether a controller counts what a cache that is behind kept it from.
+fn is_counted(component: &str, gates: Gates) -> bool {
+    let gate = match component {
+        "daemonset-controller" => Gate::StaleControllerConsistencyDaemonSet,
+        "job-controller" => Gate::StaleControllerConsistencyJob,
+        "replicaset-controller" => Gate::StaleControllerConsistencyReplicaSet,
+        "statefulset-controller" => Gate::StaleControllerConsistencyStatefulSet,
+        _ => return false,
     };
-    let name = format!("{subsystem}_stale_sync_skips_total");
+    gates.has(gate)
+}
+
+/// The counter of a controller.
+fn stale_skips(component: &str) -> IntCounterVec {
+    static KNOWN: LazyLock<Mutex<HashMap<String, IntCounterVec>>> = LazyLock::new(Mutex::default);
+    let name = format!("{}_stale_sync_skips_total", component.replace('-', "_"));
     let help = "Total number of syncs skipped due to a stale watch cache.";
     let mut known = KNOWN.lock();
     let counters = known
         .entry(name.clone())
         .or_insert_with(|| metrics::counter_vec(&name, help, Stability::Alpha, &["group", "resource"]));
-    counters.with_label_values(&["", "pods"])
+    counters.clone()
 }
 
 /// Creations that were made, and why the others were not.
@@ -137,9 +158,7 @@ impl<K: Owner> PodControl<K> {
     /// Pods for a controller whose events carry `component`.
     pub(super) fn new(ctx: &Context, component: &str) -> PodControl<K> {
         let pods: Informer<Pod> = ctx.informers.get(ListWatch::default());
-        pods.add_index(BY_CONTROLLER, |pod| {
-            controller_of(&pod.metadata).map(|o| o.uid.clone()).into_iter().collect()
-        });
+        index_by_controller(&pods);
         PodControl {
             client: ctx.client.clone(),
             recorder: ctx.recorder(component),
@@ -147,7 +166,7 @@ impl<K: Owner> PodControl<K> {
             finalizer: None,
             note,
             expectations: Arc::new(Expectations::new(ctx.clock.clone())),
-            stale: stale_skips(component),
+            stale: is_counted(component, ctx.settings.gates).then(|| stale_skips(component)),
             owner: PhantomData,
         }
     }
@@ -227,7 +246,7 @@ impl<K: Owner> PodControl<K> {
     pub(super) fn settled(&self, owner: &K) -> bool {
         let settled = self.expectations.satisfied(&Self::key_of(owner.meta()));
         if !settled {
-            self.stale.inc();
+            self.stale.iter().for_each(|stale| stale.with_label_values(&["", "pods"]).inc());
         }
         settled
     }
@@ -243,7 +262,7 @@ impl<K: Owner> PodControl<K> {
 
     /// Pods that name the owner as their controller.
     pub(super) fn owned(&self, owner: &K) -> Vec<Arc<Pod>> {
-        self.pods.store().by_index(BY_CONTROLLER, owner.meta().uid.as_deref().unwrap_or_default())
+        by_controller(&self.pods, owner.meta().uid.as_deref().unwrap_or_default())
     }
 
     /// The owner's pods, once orphans it selects are adopted and those it no longer selects are let go.
@@ -398,4 +417,23 @@ pub(super) fn group_by<T: std::hash::Hash + Eq>(
         }
     }
     groups
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_cache_that_is_behind_is_counted_where_the_controllers_gate_is_on() {
+        let off = |gate| Gates::default().with(gate, false);
+        for (component, gate) in [
+            ("daemonset-controller", Gate::StaleControllerConsistencyDaemonSet),
+            ("job-controller", Gate::StaleControllerConsistencyJob),
+            ("replicaset-controller", Gate::StaleControllerConsistencyReplicaSet),
+            ("statefulset-controller", Gate::StaleControllerConsistencyStatefulSet),
+        ] {
+            assert!(is_counted(component, Gates::default()) && !is_counted(component, off(gate)), "{gate}");
+        }
+        assert!(!is_counted("replication-controller", Gates::default()));
+    }
 }

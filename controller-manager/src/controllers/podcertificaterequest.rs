@@ -8,7 +8,6 @@ use std::time::Duration;
 use component_base::{
     client,
     clock::SharedClock,
-    features::Gate,
     informer::{Informer, ListWatch},
     meta::key_of,
     workqueue::chain,
@@ -31,9 +30,6 @@ const PERIOD: Duration = Duration::from_secs(5 * 60);
 const OLD: SignedDuration = SignedDuration::from_mins(15);
 
 pub(super) fn start(ctx: &Context) {
-    if !ctx.settings.gates.has(Gate::PodCertificateRequest) {
-        return;
-    }
     let requests: Informer<PodCertificateRequest> = ctx.informers.get(ListWatch::default());
     let (client, clock) = (ctx.client.clone(), ctx.clock.clone());
     run_every(&ctx.tasks, NAME, PERIOD, move || {

@@ -8,7 +8,6 @@
 
 use component_base::{
     client,
-    features::Gate,
     informer::{Event, Informer, ListWatch},
     meta::{ObjectKey, has_finalizer, is_deleting, object_key, remove_finalizer},
     workqueue::{Outcome, WorkQueue, run_workers},
@@ -30,9 +29,6 @@ const WORKERS: usize = 1;
 const BY_GROUP: &str = "pod group";
 
 pub(super) fn start(ctx: &Context) {
-    if !ctx.settings.gates.has(Gate::GenericWorkload) {
-        return;
-    }
     let groups: Informer<PodGroup> = ctx.informers.get(ListWatch::default());
     let pods: Informer<Pod> = ctx.informers.get(ListWatch::default());
     pods.add_index(BY_GROUP, |pod| {

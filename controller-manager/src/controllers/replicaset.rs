@@ -3,6 +3,7 @@
 //! Contract: upstream's `pkg/controller/replicaset`: adoption by selector, slow start of creations, the
 //! order in which surplus pods go, expectations before acting on a cached view.
 
+mod order;
 mod plan;
 
 use std::{
@@ -12,8 +13,9 @@ use std::{
 
 use component_base::{
     client,
+    features::{Gate, Gates},
     informer::{Informer, ListWatch},
-    meta::{ObjectKey, object_key},
+    meta::{ObjectKey, controller_of, object_key},
     metrics::{self, Stability, exponential_buckets},
     selector::LabelSelector,
     workqueue::{Outcome, WorkQueue, run_workers},
@@ -30,6 +32,9 @@ use super::{
     Context, enqueue_changes,
     pod_control::{self, Owner, PodControl},
 };
+
+/// The index of sets by what they belong to.
+const BY_OWNER: &str = "controller";
 
 /// A kind that keeps a number of equal pods. ReplicationControllers are replica sets of an older name.
 pub(super) trait Replicated: Owner + serde::Serialize {
@@ -82,6 +87,7 @@ struct Controller<K> {
     sets: Informer<K>,
     control: PodControl<K>,
     clock: component_base::clock::SharedClock,
+    gates: Gates,
 }
 
 pub(super) fn start(ctx: &Context) {
@@ -97,7 +103,11 @@ pub(super) fn run<K: Replicated>(ctx: &Context) {
         sets: ctx.informers.get(ListWatch::default()),
         control: PodControl::new(ctx, K::NAMES.component),
         clock: ctx.clock.clone(),
+        gates: ctx.settings.gates,
     };
+    controller.sets.add_index(BY_OWNER, |set| {
+        controller_of(set.meta()).map(|owner| owner.uid.clone()).into_iter().collect()
+    });
     let queue: WorkQueue<ObjectKey> = WorkQueue::new(K::NAMES.queue);
     enqueue_changes(&controller.sets, &queue);
     let sets = controller.sets.clone();
@@ -129,7 +139,10 @@ impl<K: Replicated> Controller<K> {
         if set.metadata.deletion_timestamp.is_some() {
             self.control.forget(&owner);
         } else if settled {
-            let scale = plan::scale(&set, &owned);
+            let related = self.related(&owner, plan::surplus(&set, &owned));
+            let costs = self.gates.has(Gate::PodDeletionCost);
+            let scale =
+                plan::scale(&set, &owned, order::View { related: &related, costs, now: self.clock.now() });
             if let plan::Scale::Delete(going) = &scale {
                 let ratios = plan::age_ratios(&owned, going, self.clock.now());
                 ratios.into_iter().for_each(|ratio| AGE_RATIO.observe(ratio));
@@ -137,7 +150,8 @@ impl<K: Replicated> Controller<K> {
             failed = self.scale(&owner, &set, scale).await.err();
         }
         let now = self.clock.now();
-        let status = plan::status(&set, &all, failed.as_ref().map(ToString::to_string), now);
+        let tells_ending = self.gates.has(Gate::DeploymentReplicaSetTerminatingReplicas);
+        let status = plan::status(&set, &all, tells_ending, failed.as_ref().map(ToString::to_string), now);
         // Through the kind itself: it may have no room for everything a replica set's status says.
         let next = owner.with_status(status);
         if next.as_set().status != set.status {
@@ -152,6 +166,17 @@ impl<K: Replicated> Controller<K> {
             Some(error) => Err(error),
             None => Ok(next_available(&owned, least, now).map_or(Outcome::Done, Outcome::RequeueAfter)),
         }
+    }
+
+    /// Pods of the sets that have the same owner, where there is a choice between pods.
+    fn related(&self, owner: &K, surplus: usize) -> Vec<Arc<Pod>> {
+        let Some(parent) = controller_of(owner.meta()).filter(|_| surplus > 0) else { return Vec::new() };
+        let sets = self.sets.store().by_index(BY_OWNER, &parent.uid);
+        let sets: Vec<Cow<'_, ReplicaSet>> = sets.iter().map(|set| set.as_set()).collect();
+        let mut pods =
+            self.control.pods().store().in_namespace(owner.meta().namespace.as_deref().unwrap_or_default());
+        pods.retain(|pod| sets.iter().any(|set| plan::selects(set, pod)));
+        pods
     }
 
     async fn scale(&self, owner: &K, set: &ReplicaSet, scale: plan::Scale) -> Result<(), kube::Error> {

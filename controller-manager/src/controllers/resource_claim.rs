@@ -100,6 +100,8 @@ struct Controller {
     groups: Option<Informer<PodGroup>>,
     recorder: Recorder,
     queue: WorkQueue<Item>,
+    /// Whether a request may be a list (`DRAPrioritizedList`).
+    lists: bool,
 }
 
 pub(super) fn start(ctx: &Context) {
@@ -112,6 +114,7 @@ pub(super) fn start(ctx: &Context) {
         groups: has_groups.then(|| ctx.informers.get(ListWatch::default())),
         recorder: ctx.recorder("resource_claim"),
         queue: WorkQueue::new("resource_claim"),
+        lists: ctx.settings.gates.has(Gate::DRAPrioritizedList),
     };
     controller.pods.add_index(BY_CLAIM, |pod| Asker::pod(pod).keys(claims_of(pod)));
     controller.pods.add_index(BY_TEMPLATE, |pod| of_templates(&Asker::pod(pod)));
@@ -252,7 +255,7 @@ impl Controller {
         let claim = |name: &str| self.claims.store().get(&ObjectKey::new(key.namespace.clone(), name));
         let template = |name: &str| self.templates.store().get(&ObjectKey::new(key.namespace.clone(), name));
         let owned = |uid: &str| self.claims.store().by_index(BY_OWNER, uid);
-        let mut plan = plan::asked(asker, group, &claim, &template, &owned);
+        let mut plan = plan::asked(asker, group, &claim, &template, &owned, self.lists);
         let api: Api<ResourceClaim> = Api::namespaced(self.client.clone(), &key.namespace);
         let failure = plan.failure.take();
         let mut failure = failure.map(|(claim, source)| ClaimError::Ask { kind, claim, source });

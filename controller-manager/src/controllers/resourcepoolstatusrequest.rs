@@ -17,7 +17,6 @@ use std::{
 use component_base::{
     client,
     clock::SharedClock,
-    features::Gate,
     informer::{Event, Informer, ListWatch},
     meta::{ObjectKey, object_key},
     metrics::{self, Stability, exponential_buckets},
@@ -79,9 +78,6 @@ enum AnswerError {
 }
 
 pub(super) fn start(ctx: &Context) {
-    if !ctx.settings.gates.has(Gate::DRAResourcePoolStatus) {
-        return;
-    }
     let controller = Controller {
         client: ctx.client.clone(),
         clock: ctx.clock.clone(),

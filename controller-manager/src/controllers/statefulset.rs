@@ -17,6 +17,7 @@ use component_base::{
     client,
     clock::SharedClock,
     events::EventType,
+    features::{Gate, Gates},
     informer::{Informer, ListWatch},
     meta::{ObjectKey, label, object_key},
     metrics::{self, Stability},
@@ -52,6 +53,7 @@ struct Controller {
     control: PodControl<StatefulSet>,
     history: History<StatefulSet>,
     clock: SharedClock,
+    gates: Gates,
 }
 
 pub(super) fn start(ctx: &Context) {
@@ -62,6 +64,7 @@ pub(super) fn start(ctx: &Context) {
         control: PodControl::new(ctx, "statefulset-controller").saying(note),
         history: History::new(ctx),
         clock: ctx.clock.clone(),
+        gates: ctx.settings.gates,
     };
     let queue: WorkQueue<ObjectKey> = WorkQueue::new("statefulset");
     enqueue_changes(&controller.sets, &queue);
@@ -90,11 +93,22 @@ static UNAVAILABLE: LazyLock<IntGaugeVec> = LazyLock::new(|| {
     )
 });
 
+static MAX_UNAVAILABLE: LazyLock<IntGaugeVec> = LazyLock::new(|| {
+    metrics::gauge_vec(
+        "statefulset_controller_statefulset_max_unavailable",
+        "Maximum number of unavailable pods allowed during StatefulSet rolling updates",
+        Stability::Alpha,
+        &["statefulset_namespace", "statefulset_name", "pod_management_policy"],
+    )
+});
+
 /// A set that is gone is not told of.
 fn forget(key: &ObjectKey) {
     for policy in ["OrderedReady", "Parallel"] {
         // It had one of the two, if any.
-        UNAVAILABLE.remove_label_values(&[&*key.namespace, &*key.name, policy]).unwrap_or_default();
+        for metric in [&UNAVAILABLE, &MAX_UNAVAILABLE] {
+            metric.remove_label_values(&[&*key.namespace, &*key.name, policy]).unwrap_or_default();
+        }
     }
 }
 
@@ -146,7 +160,9 @@ impl Controller {
         let labels = spec.template.metadata.as_ref().and_then(|m| m.labels.clone()).unwrap_or_default();
         let collisions = set.status.as_ref().and_then(|s| s.collision_count).unwrap_or(0);
         let data = history::template_patch(&spec.template)?;
-        let revisions = self.history.sync(&set, &labels, &data, collisions).await?;
+        let semantic = self.gates.has(Gate::StatefulSetSemanticRevisionComparison);
+        let means = |latest: &ControllerRevision| semantic && brings_back(latest, &data);
+        let revisions = self.history.sync(&set, &labels, &data, collisions, &means).await?;
         let current = current_revision(&set, &revisions);
         let names = Names {
             current: current.metadata.name.as_deref().unwrap_or_default(),
@@ -155,14 +171,21 @@ impl Controller {
         let now = self.clock.now();
         let (mut failed, mut soon) = (None, None);
         if settled {
-            let plan = plan::plan(&set, &pods, names, now);
+            let several = self.gates.has(Gate::MaxUnavailableStatefulSet);
+            let plan = plan::plan(&set, &pods, plan::View { names, several, now });
+            if let Some(unavailable) = plan.unavailable {
+                let value = i64::try_from(unavailable).unwrap_or(i64::MAX);
+                UNAVAILABLE.with_label_values(&labels_of(&set)).set(value);
+            }
             match self.carry_out(&set, plan, &pods, &current, &revisions.update).await {
                 Ok(again) => soon = again,
                 Err(error) => failed = Some(error),
             }
         }
-        let unavailable = plan::unavailable(&set, &pods, now);
-        UNAVAILABLE.with_label_values(&labels_of(&set)).set(i64::try_from(unavailable).unwrap_or(i64::MAX));
+        if self.gates.has(Gate::MaxUnavailableStatefulSet) {
+            let most = i64::try_from(plan::max_unavailable(&set)).unwrap_or(i64::MAX);
+            MAX_UNAVAILABLE.with_label_values(&labels_of(&set)).set(most);
+        }
         let status = plan::status(&set, &pods, names, revisions.collisions, now);
         self.write_status(key, &set, status).await?;
         let live: HashSet<String> = pods
@@ -192,6 +215,9 @@ impl Controller {
     ) -> Result<Option<Duration>, kube::Error> {
         for pod in there {
             self.set_right(set, pod).await?;
+        }
+        for ordinal in plan::pending(set, there) {
+            self.ensure_claims(set, ordinal).await?;
         }
         let mut soon = None;
         let mut pods = Vec::new();
@@ -360,8 +386,48 @@ fn current_revision(set: &StatefulSet, revisions: &Revisions) -> Arc<ControllerR
     known.unwrap_or(&revisions.update).clone()
 }
 
+/// Whether a revision that was written when fewer fields had defaults brings back what `data` does.
+fn brings_back(revision: &ControllerRevision, data: &serde_json::Value) -> bool {
+    let template =
+        template_of(revision).and_then(|t| serde_json::to_value(t).map_err(kube::Error::SerdeError));
+    let Ok(mut template) = template else { return false };
+    if let Some(spec) = template.get_mut("spec") {
+        api_rules::pod_spec::fill(spec);
+    }
+    // Through the type, as what is in the spec.
+    let filled: Result<PodTemplateSpec, _> = serde_json::from_value(template);
+    filled.is_ok_and(|filled| history::template_patch(&filled).is_ok_and(|patch| patch == *data))
+}
+
 /// The template a revision keeps.
 fn template_of(revision: &ControllerRevision) -> Result<PodTemplateSpec, kube::Error> {
     let kept = revision.data.as_ref().and_then(|d| d.0.pointer("/spec/template")).cloned();
     serde_json::from_value(kept.unwrap_or_default()).map_err(kube::Error::SerdeError)
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_revision_without_the_defaults_of_today_brings_back_the_same() {
+        let spec = json!({"containers": [{"name": "c", "image": "i:1"}]});
+        let mut filled = spec.clone();
+        api_rules::pod_spec::fill(&mut filled);
+        let patch = |spec: &serde_json::Value| {
+            let template: PodTemplateSpec = serde_json::from_value(json!({"spec": spec})).unwrap();
+            history::template_patch(&template).unwrap()
+        };
+        let of = |spec: &serde_json::Value| -> ControllerRevision {
+            serde_json::from_value(json!({"metadata": {"name": "w-1"}, "revision": 1, "data": patch(spec)}))
+                .unwrap()
+        };
+        assert_ne!(patch(&spec), patch(&filled), "there are defaults");
+        assert!(brings_back(&of(&spec), &patch(&filled)));
+        let other = json!({"containers": [{"name": "c", "image": "i:2"}]});
+        assert!(!brings_back(&of(&other), &patch(&filled)));
+        assert!(!brings_back(&ControllerRevision::default(), &patch(&filled)));
+    }
 }

@@ -16,7 +16,6 @@ use std::sync::Arc;
 use component_base::{
     client,
     clock::SharedClock,
-    features::Gate,
     informer::{Informer, ListWatch},
     meta::{ObjectKey, is_condition_true, object_key},
     workqueue::{Outcome, WorkQueue, run_workers},
@@ -101,9 +100,6 @@ struct Named {
 }
 
 pub(super) fn start(ctx: &Context) {
-    if !ctx.settings.gates.has(Gate::StorageVersionMigrator) {
-        return;
-    }
     let migrator = Migrator {
         client: ctx.client.clone(),
         clock: ctx.clock.clone(),

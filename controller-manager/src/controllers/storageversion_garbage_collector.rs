@@ -11,7 +11,6 @@ use std::collections::BTreeSet;
 use component_base::{
     client,
     clock::SharedClock,
-    features::Gate,
     informer::{Event, Informer, ListWatch},
     meta::{ObjectKey, label, object_key},
     workqueue::{Outcome, WorkQueue, run_workers},
@@ -59,9 +58,6 @@ struct Collector {
 }
 
 pub(super) fn start(ctx: &Context) {
-    if !ctx.settings.gates.has(Gate::StorageVersionAPI) {
-        return;
-    }
     let collector = Collector {
         client: ctx.client.clone(),
         clock: ctx.clock.clone(),

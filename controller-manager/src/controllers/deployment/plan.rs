@@ -13,7 +13,7 @@ use k8s_openapi::api::apps::v1::{Deployment, DeploymentStatus, ReplicaSet};
 pub(super) use self::{
     history::{REVISION, same_template},
     rollback::rollback,
-    sizes::size_annotations,
+    sizes::{recreates, size_annotations},
     status::create_failed,
 };
 
@@ -39,6 +39,16 @@ pub(super) struct Plan {
     pub(super) status: DeploymentStatus,
     /// When to look again although nothing changed (progress deadline).
     pub(super) check_after: Option<Duration>,
+}
+
+/// What a plan is made by besides the deployment and its sets.
+#[derive(Clone, Copy)]
+pub(super) struct View<'v> {
+    /// Whether a set has pods that have not ended, those on their way out among them.
+    pub(super) has_pods: &'v dyn Fn(&ReplicaSet) -> bool,
+    /// Whether the status tells how many pods are on their way out.
+    pub(super) tells_ending: bool,
+    pub(super) now: Timestamp,
 }
 
 /// A deployment's replica sets, as the parts of the plan see them.
@@ -82,7 +92,7 @@ enum Mode {
 pub(super) fn plan(
     deployment: &Deployment,
     sets: &[Arc<ReplicaSet>],
-    now: Timestamp,
+    view: View<'_>,
 ) -> Result<Plan, serde_json::Error> {
     let sets = Sets::new(deployment, sets);
     let mode = mode(deployment, &sets);
@@ -92,9 +102,12 @@ pub(super) fn plan(
         match history::renew(deployment, &sets) {
             // The sizes are decided once the cache shows the set as it is now.
             Some(renew) => actions.push(renew),
-            None => sizes::resize(deployment, &sets, mode, &mut actions),
+            None => sizes::resize(deployment, &sets, mode, view.has_pods, &mut actions),
         }
-        if mode == Mode::Rolling && sets.current.is_none() && sizes::may_create(deployment, &sets) {
+        if mode == Mode::Rolling
+            && sets.current.is_none()
+            && sizes::may_create(deployment, &sets, view.has_pods)
+        {
             let set = history::new_set(deployment, &sets, sizes::first_size(deployment, &sets))?;
             made.clone_from(&set.metadata.name);
             actions.push(Action::Create(Box::new(set)));
@@ -104,8 +117,9 @@ pub(super) fn plan(
             actions.push(Action::Revision(revision));
         }
     }
-    let status = status::status(deployment, &sets, mode, made.as_deref(), now);
-    let check_after = status::deadline(deployment, &status, now);
+    let mut status = status::status(deployment, &sets, mode, made.as_deref(), view.now);
+    status.terminating_replicas = status.terminating_replicas.filter(|_| view.tells_ending);
+    let check_after = status::deadline(deployment, &status, view.now);
     Ok(Plan { actions, status, check_after })
 }
 

@@ -75,9 +75,10 @@ pub(super) struct View<'a> {
     pub(super) now: Timestamp,
 }
 
-/// The autoscaler's tolerances (down, up); the cluster's where it has none.
-pub(super) fn tolerance(autoscaler: &HorizontalPodAutoscaler, default: f64) -> (f64, f64) {
-    let behavior = autoscaler.spec.behavior.as_ref();
+/// The autoscaler's tolerances (down, up); the cluster's where it has none or they do not count.
+pub(super) fn tolerance(autoscaler: &HorizontalPodAutoscaler, settings: &AutoscalerSettings) -> (f64, f64) {
+    let default = settings.tolerance;
+    let behavior = autoscaler.spec.behavior.as_ref().filter(|_| settings.own_tolerance);
     let own = |tolerance: Option<&ApiQuantity>| {
         tolerance.and_then(Quantity::from_api).map_or(default, Quantity::as_f64)
     };
@@ -420,7 +421,10 @@ fn of_requests(
     let groups = group(&mut samples, resource == "cpu", view)?;
     let mut requests = BTreeMap::new();
     for pod in view.pods {
-        requests.insert(pod.metadata.name.clone().unwrap_or_default(), request(pod, resource, container)?);
+        requests.insert(
+            pod.metadata.name.clone().unwrap_or_default(),
+            request(pod, resource, container, view.settings.pod_level)?,
+        );
     }
     let (ratio, used, raw) = utilization(&samples, &requests, percent)?;
     let weigh = |samples: &BTreeMap<String, Sample>| Ok(utilization(samples, &requests, percent)?.0);
@@ -448,13 +452,13 @@ fn utilization(
     Ok((f64::from(used) / f64::from(percent), used, raw))
 }
 
-/// What a pod, or one of its containers, requests, in thousandths.
-fn request(pod: &Pod, resource: &str, container: Option<&str>) -> Result<i64, String> {
+/// What a pod, or one of its containers, requests, in thousandths; `pod_level` is whether a pod may say it as a whole.
+fn request(pod: &Pod, resource: &str, container: Option<&str>, pod_level: bool) -> Result<i64, String> {
     let name = pod.metadata.name.as_deref().unwrap_or_default();
     let Some(spec) = &pod.spec else { return Err(format!("missing request for {resource} in Pod {name}")) };
     let milli = |quantity: &ApiQuantity| Quantity::from_api(quantity).map_or(0, Quantity::milli_value);
     let of_pod = spec.resources.as_ref().and_then(|r| r.requests.as_ref()).filter(|r| !r.is_empty());
-    if let Some(requests) = of_pod.filter(|_| container.is_none()) {
+    if let Some(requests) = of_pod.filter(|_| pod_level && container.is_none()) {
         let own = requests.get(resource).map(milli);
         return own.ok_or_else(|| format!("missing pod-level request for {resource} in Pod {name}"));
     }

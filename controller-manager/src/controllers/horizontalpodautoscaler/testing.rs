@@ -18,5 +18,7 @@ pub(super) fn settings() -> AutoscalerSettings {
         cpu_initialization: Duration::from_secs(300),
         initial_readiness: Duration::from_secs(30),
         to_zero: false,
+        own_tolerance: true,
+        pod_level: true,
     }
 }

@@ -71,26 +71,38 @@ struct View<'j> {
     job: &'j Job,
     spec: &'j JobSpec,
     now: Timestamp,
+    forgets_start: bool,
     active: Vec<Arc<Pod>>,
     terminating: Vec<Arc<Pod>>,
     failed: Vec<Arc<Pod>>,
     succeeded: Vec<Arc<Pod>>,
 }
 
-/// Plans the next step. `settled`: all earlier creations and deletions have been seen.
-pub(super) fn plan(job: &Job, pods: &[Arc<Pod>], settled: bool, now: Timestamp) -> Plan {
+/// When and how a job is looked at.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Round {
+    /// All earlier creations and deletions have been seen.
+    pub(super) settled: bool,
+    /// A job that is suspended has no start time any more (`MutableSchedulingDirectivesForSuspendedJobs`).
+    pub(super) forgets_start: bool,
+    pub(super) now: Timestamp,
+}
+
+/// Plans the next step.
+pub(super) fn plan(job: &Job, pods: &[Arc<Pod>], round: Round) -> Plan {
     let Some(spec) = job.spec.as_ref() else { return Plan::default() };
     let mut view = View {
         job,
         spec,
-        now,
+        now: round.now,
+        forgets_start: round.forgets_start,
         active: Vec::new(),
         terminating: Vec::new(),
         failed: Vec::new(),
         succeeded: Vec::new(),
     };
     view.sort(pods);
-    view.plan(pods, settled)
+    view.plan(pods, round.settled)
 }
 
 /// Whether a job has come to its end.
@@ -184,7 +196,9 @@ impl<'j> View<'j> {
     fn clock(&self, status: &mut JobStatus, suspended: bool) {
         let was = condition(Some(status), "Suspended").is_some();
         if suspended && !was {
-            status.start_time = None;
+            if self.forgets_start {
+                status.start_time = None;
+            }
             self.say(status, "Suspended", "True", "JobSuspended", "Job suspended");
         } else if !suspended && was {
             self.say(status, "Suspended", "False", "JobResumed", "Job resumed");

@@ -12,6 +12,7 @@ use k8s_openapi::{
     apimachinery::pkg::apis::meta::v1::Time,
 };
 
+use super::order;
 use crate::controllers::pod_disruption::is_finished;
 
 /// Most pods created or deleted in one go.
@@ -42,18 +43,21 @@ fn wanted(set: &ReplicaSet) -> usize {
     usize::try_from(replicas).unwrap_or(0)
 }
 
+/// How many of the pods are too many; none where all of them go and there is no choice.
+pub(super) fn surplus(set: &ReplicaSet, owned: &[Arc<Pod>]) -> usize {
+    let surplus = owned.len().saturating_sub(wanted(set)).min(BURST);
+    if surplus < owned.len() { surplus } else { 0 }
+}
+
 /// How many to create, or which to delete.
-pub(super) fn scale(set: &ReplicaSet, owned: &[Arc<Pod>]) -> Scale {
+pub(super) fn scale(set: &ReplicaSet, owned: &[Arc<Pod>], view: order::View<'_>) -> Scale {
     let wanted = wanted(set);
     match owned.len().cmp(&wanted) {
         std::cmp::Ordering::Equal => Scale::Keep,
         std::cmp::Ordering::Less => Scale::Create((wanted - owned.len()).min(BURST)),
         std::cmp::Ordering::Greater => {
             let surplus = (owned.len() - wanted).min(BURST);
-            let mut sorted = owned.to_vec();
-            sorted.sort_by_key(|pod| rank(pod, owned));
-            sorted.truncate(surplus);
-            Scale::Delete(sorted)
+            Scale::Delete(order::first(owned, surplus, view))
         }
     }
 }
@@ -78,56 +82,7 @@ pub(super) fn age_ratios(owned: &[Arc<Pod>], going: &[Arc<Pod>], now: Timestamp)
         .collect()
 }
 
-/// What goes first: unscheduled, pending, not ready, cheap to delete, crowded on its node, lately ready,
-/// often restarted, young.
-type Rank = (
-    bool,
-    u8,
-    bool,
-    i32,
-    std::cmp::Reverse<usize>,
-    std::cmp::Reverse<i64>,
-    std::cmp::Reverse<i32>,
-    std::cmp::Reverse<i64>,
-    String,
-);
-
-fn rank(pod: &Pod, all: &[Arc<Pod>]) -> Rank {
-    let node = |p: &Pod| p.spec.as_ref().and_then(|s| s.node_name.clone()).unwrap_or_default();
-    let mine = node(pod);
-    let status = pod.status.as_ref();
-    let phase = match status.and_then(|s| s.phase.as_deref()) {
-        Some("Pending") | None => 0,
-        Some("Unknown") => 1,
-        Some(_) => 2,
-    };
-    let ready = ready_condition(pod);
-    let is_ready = ready.is_some_and(|c| c.status == "True");
-    let cost =
-        pod.metadata.annotations.as_ref().and_then(|a| a.get("controller.kubernetes.io/pod-deletion-cost"));
-    let crowd = if mine.is_empty() { 0 } else { all.iter().filter(|p| node(p) == mine).count() };
-    let ready_since = ready.and_then(|c| c.last_transition_time.as_ref()).map_or(0, |t| t.0.as_second());
-    let restarts = status
-        .and_then(|s| s.container_statuses.as_ref())
-        .into_iter()
-        .flatten()
-        .map(|c| c.restart_count)
-        .max();
-    let created = pod.metadata.creation_timestamp.as_ref().map_or(0, |t| t.0.as_second());
-    (
-        !mine.is_empty(),
-        phase,
-        is_ready,
-        cost.and_then(|c| c.parse().ok()).unwrap_or(0),
-        std::cmp::Reverse(crowd),
-        std::cmp::Reverse(if is_ready { ready_since } else { 0 }),
-        std::cmp::Reverse(restarts.unwrap_or(0)),
-        std::cmp::Reverse(created),
-        pod.metadata.name.clone().unwrap_or_default(),
-    )
-}
-
-fn ready_condition(pod: &Pod) -> Option<&PodCondition> {
+pub(super) fn ready_condition(pod: &Pod) -> Option<&PodCondition> {
     pod.status.as_ref()?.conditions.as_ref()?.iter().find(|c| c.type_ == "Ready")
 }
 
@@ -157,10 +112,12 @@ pub(in crate::controllers) fn next_available(
     waits.min().map(|seconds| Duration::from_secs(seconds.max(1)))
 }
 
-/// The status the pods call for. Zeros and empty lists are written out: a merge patch keeps what it does not name.
+/// The status the pods call for; `tells_ending` is whether it has those that are on their way out. Zeros and empty lists are
+/// written out: a merge patch keeps what it does not name.
 pub(super) fn status(
     set: &ReplicaSet,
     all: &[Arc<Pod>],
+    tells_ending: bool,
     failure: Option<String>,
     now: Timestamp,
 ) -> ReplicaSetStatus {
@@ -184,7 +141,7 @@ pub(super) fn status(
         available_replicas: Some(count(&|p| is_available(p, least, now))),
         observed_generation: set.metadata.generation,
         conditions: conditions(old.conditions, failure, owned.len() > wanted(set), now),
-        terminating_replicas: i32::try_from(terminating).ok(),
+        terminating_replicas: i32::try_from(terminating).ok().filter(|_| tells_ending),
     }
 }
 
@@ -250,6 +207,10 @@ mod tests {
         Arc::new(serde_json::from_value(v).unwrap())
     }
 
+    fn view() -> order::View<'static> {
+        order::View { related: &[], costs: true, now: Timestamp::UNIX_EPOCH }
+    }
+
     fn names(pods: &[Arc<Pod>]) -> Vec<String> {
         pods.iter().map(|p| p.metadata.name.clone().unwrap()).collect()
     }
@@ -257,32 +218,10 @@ mod tests {
     #[test]
     fn the_number_of_pods_follows_the_spec() {
         let two = [pod("a", Some("set"), json!({})), pod("b", Some("set"), json!({}))];
-        assert!(matches!(scale(&set(2), &two), Scale::Keep));
-        assert!(matches!(scale(&set(5), &two), Scale::Create(3)));
-        assert!(matches!(scale(&set(1000), &two), Scale::Create(500)));
-        assert!(matches!(scale(&set(0), &two), Scale::Delete(p) if p.len() == 2));
-    }
-
-    #[test]
-    fn the_least_useful_pods_go_first() {
-        let pods = [
-            pod("good", Some("set"), json!({})),
-            pod(
-                "costly",
-                Some("set"),
-                json!({"metadata/annotations": {"controller.kubernetes.io/pod-deletion-cost": "10"}}),
-            ),
-            pod("unready", Some("set"), json!({"status/conditions": []})),
-            pod("pending", Some("set"), json!({"status/phase": "Pending"})),
-            pod("nowhere", Some("set"), json!({"spec/nodeName": "", "status/phase": "Pending"})),
-        ];
-        let order: Vec<String> = (1..=5)
-            .map(|n| match scale(&set(5 - n), &pods) {
-                Scale::Delete(gone) => names(&gone).pop().unwrap(),
-                _ => panic!("pods must go"),
-            })
-            .collect();
-        assert_eq!(order, ["nowhere", "pending", "unready", "good", "costly"]);
+        assert!(matches!(scale(&set(2), &two, view()), Scale::Keep));
+        assert!(matches!(scale(&set(5), &two, view()), Scale::Create(3)));
+        assert!(matches!(scale(&set(1000), &two, view()), Scale::Create(500)));
+        assert!(matches!(scale(&set(0), &two, view()), Scale::Delete(p) if p.len() == 2));
     }
 
     #[test]
@@ -292,19 +231,28 @@ mod tests {
         set.spec.as_mut().unwrap().min_ready_seconds = Some(10);
         let pods =
             [pod("a", Some("set"), json!({})), pod("b", Some("set"), json!({"status/conditions": []}))];
-        let first = status(&set, &pods, None, now);
+        let first = status(&set, &pods, true, None, now);
         assert_eq!((first.replicas, first.ready_replicas, first.available_replicas), (2, Some(1), Some(0)));
         assert_eq!(next_available(&pods, 10, now), Some(Duration::from_secs(5)));
         set.status = Some(first.clone());
-        assert_eq!(status(&set, &pods, None, now), first, "planned twice is planned once");
-        let written = serde_json::to_value(status(&set, &[], None, now)).unwrap();
+        assert_eq!(status(&set, &pods, true, None, now), first, "planned twice is planned once");
+        let written = serde_json::to_value(status(&set, &[], true, None, now)).unwrap();
         assert_eq!(
             (&written["readyReplicas"], &written["conditions"]),
             (&json!(0), &json!([])),
             "nothing old survives"
         );
-        let failed = status(&set, &pods, Some("quota".into()), now);
+        let failed = status(&set, &pods, true, Some("quota".into()), now);
         assert_eq!(failed.conditions.unwrap()[0].reason.as_deref(), Some("FailedCreate"));
+    }
+
+    #[test]
+    fn pods_on_their_way_out_are_told_where_they_may_be() {
+        let now = "2026-01-01T00:00:05Z".parse().unwrap();
+        let ending = json!({"metadata/deletionTimestamp": "2026-01-01T00:00:00Z"});
+        let pods = [pod("a", Some("set"), json!({})), pod("b", Some("set"), ending)];
+        let told = |tells| status(&set(1), &pods, tells, None, now).terminating_replicas;
+        assert_eq!((told(true), told(false)), (Some(1), None));
     }
 
     #[test]
@@ -312,7 +260,7 @@ mod tests {
         let there: Vec<Arc<Pod>> = ["a", "b"].map(|name| pod(name, Some("set"), json!({}))).into();
         for wanted in [0, 1, 7] {
             let set = set(wanted);
-            let plan = |seen: &[Arc<Pod>]| match scale(&set, seen) {
+            let plan = |seen: &[Arc<Pod>]| match scale(&set, seen, view()) {
                 Scale::Keep => Vec::new(),
                 Scale::Create(count) => {
                     let made = pod_control::from_template(&PodTemplateSpec::default(), &set);

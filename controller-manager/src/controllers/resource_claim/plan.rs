@@ -34,6 +34,8 @@ const MAX_BASE: usize = 57;
 pub(super) enum AskError {
     #[error("resource claim template {name:?}: resourceclaimtemplate.resource.k8s.io {name:?} not found")]
     Template { name: String },
+    #[error("template includes a prioritized list of subrequests, but the feature is disabled")]
+    PrioritizedList,
 }
 
 /// Which claim an entry stands for.
@@ -243,13 +245,14 @@ fn uid(pod: &Pod) -> &str {
 }
 
 /// Plans for a pod or a group. `group` is that of a pod: what both ask for in the same words is the group's. `owned` has the
-/// claims that were made for whoever has a uid.
+/// claims that were made for whoever has a uid; `lists` is whether a request may be a list (`DRAPrioritizedList`).
 pub(super) fn asked(
     asker: &Asker<'_>,
     group: Option<&Asker<'_>>,
     claim: Find<'_, ResourceClaim>,
     template: Find<'_, ResourceClaimTemplate>,
     owned: &dyn Fn(&str) -> Vec<Arc<ResourceClaim>>,
+    lists: bool,
 ) -> Plan {
     let mut plan = Plan::default();
     if asker.is_past {
@@ -292,6 +295,9 @@ pub(super) fn asked(
             continue;
         }
         match template(wanted) {
+            Some(template) if !lists && has_list(&template) => {
+                plan.failure.get_or_insert((entry.name.to_owned(), AskError::PrioritizedList));
+            }
             Some(template) => {
                 plan.create.push((entry.name.to_owned(), from_template(asker, entry.name, &template)));
             }
@@ -302,6 +308,12 @@ pub(super) fn asked(
         }
     }
     plan
+}
+
+/// Whether a request of a template is a list of which the first that can be had is taken.
+fn has_list(template: &ResourceClaimTemplate) -> bool {
+    let requests = template.spec.spec.devices.as_ref().and_then(|d| d.requests.as_ref());
+    requests.into_iter().flatten().any(|r| r.first_available.as_ref().is_some_and(|list| !list.is_empty()))
 }
 
 fn from_template(asker: &Asker<'_>, entry: &str, template: &ResourceClaimTemplate) -> ResourceClaim {

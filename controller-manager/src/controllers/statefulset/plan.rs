@@ -44,6 +44,17 @@ pub(super) struct Plan {
     pub(super) create: Vec<(i32, Template)>,
     /// Pods to delete, in order.
     pub(super) delete: Vec<Arc<Pod>>,
+    /// How many of the pods that are wanted do not serve, where the set got as far as its update.
+    pub(super) unavailable: Option<usize>,
+}
+
+/// What a plan is made by besides the set and its pods.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct View<'n> {
+    pub(super) names: Names<'n>,
+    /// Whether a set may say how many pods its update takes at once (`MaxUnavailableStatefulSet`).
+    pub(super) several: bool,
+    pub(super) now: Timestamp,
 }
 
 /// The ordinal of a pod named after the set.
@@ -75,21 +86,20 @@ fn partition(set: &StatefulSet) -> Option<i32> {
     rolls.then(|| of.unwrap_or(0))
 }
 
-fn max_unavailable(set: &StatefulSet) -> usize {
+/// How many pods an update may take at once: one at least, however small the share.
+pub(super) fn max_unavailable(set: &StatefulSet) -> usize {
     let (start, end) = range(set);
     let strategy = set.spec.as_ref().and_then(|s| s.update_strategy.as_ref());
     let given = strategy.and_then(|s| s.rolling_update.as_ref()).and_then(|r| r.max_unavailable.as_ref());
-    let scaled = given.and_then(|v| intstr::scaled(v, i64::from(end - start), Rounding::Up).ok());
+    let scaled = given.and_then(|v| intstr::scaled(v, i64::from(end - start), Rounding::Down).ok());
     scaled.and_then(|n| usize::try_from(n).ok()).unwrap_or(1).max(1)
 }
 
-/// How many of the pods that are wanted do not serve.
-pub(super) fn unavailable(set: &StatefulSet, pods: &[Arc<Pod>], now: Timestamp) -> usize {
+/// Ordinals of pods that wait, perhaps for claims somebody has taken away.
+pub(super) fn pending(set: &StatefulSet, pods: &[Arc<Pod>]) -> Vec<i32> {
     let (start, end) = range(set);
-    let wanted = |pod: &&Arc<Pod>| ordinal(set, pod).is_some_and(|n| (start..end).contains(&n));
-    let serving =
-        pods.iter().filter(wanted).filter(|p| !is_deleting(&p.metadata) && serves(set, p, now)).count();
-    usize::try_from(end - start).unwrap_or(0).saturating_sub(serving)
+    let waiting = pods.iter().filter(|pod| phase(pod) == "Pending" && !is_deleting(&pod.metadata));
+    waiting.filter_map(|pod| ordinal(set, pod)).filter(|n| (start..end).contains(n)).collect()
 }
 
 /// Which template a new pod of an ordinal is made of.
@@ -114,12 +124,12 @@ fn serves(set: &StatefulSet, pod: &Pod, now: Timestamp) -> bool {
     phase(pod) == "Running" && is_ready(pod) && is_available(pod, least(set), now)
 }
 
-fn is_healthy(pod: &Pod) -> bool {
-    phase(pod) == "Running" && is_ready(pod) && !is_deleting(&pod.metadata)
+fn is_unavailable(set: &StatefulSet, pod: &Pod, now: Timestamp) -> bool {
+    is_deleting(&pod.metadata) || !serves(set, pod, now)
 }
 
 /// Plans the next step.
-pub(super) fn plan(set: &StatefulSet, pods: &[Arc<Pod>], names: Names<'_>, now: Timestamp) -> Plan {
+pub(super) fn plan(set: &StatefulSet, pods: &[Arc<Pod>], view: View<'_>) -> Plan {
     let mut plan = Plan::default();
     let (start, end) = range(set);
     let mut by_ordinal: BTreeMap<i32, Arc<Pod>> =
@@ -127,14 +137,14 @@ pub(super) fn plan(set: &StatefulSet, pods: &[Arc<Pod>], names: Names<'_>, now: 
     let condemned: Vec<Arc<Pod>> =
         by_ordinal.iter().rev().filter(|(o, _)| **o < start || **o >= end).map(|(_, p)| p.clone()).collect();
     by_ordinal.retain(|o, _| *o >= start && *o < end);
-    if fill(&mut plan, set, &by_ordinal, now) || shrink(&mut plan, set, &by_ordinal, condemned, now) {
-        return plan;
+    let waits = fill(&mut plan, set, &by_ordinal, view.now) || shrink(&mut plan, set, &condemned, view.now);
+    if !waits {
+        update(&mut plan, set, &by_ordinal, view);
     }
-    update(&mut plan, set, &by_ordinal, names, now);
     plan
 }
 
-/// Makes what is missing, in order; true when nothing else may happen before that has come up.
+/// Makes what is missing; true when nothing else may happen before that has come up, which is so where pods have an order.
 fn fill(plan: &mut Plan, set: &StatefulSet, pods: &BTreeMap<i32, Arc<Pod>>, now: Timestamp) -> bool {
     let in_order = in_order(set);
     let (start, end) = range(set);
@@ -149,70 +159,61 @@ fn fill(plan: &mut Plan, set: &StatefulSet, pods: &BTreeMap<i32, Arc<Pod>>, now:
                 plan.delete.push(pod.clone());
                 true
             }
-            Some(pod) => is_deleting(&pod.metadata) || !serves(set, pod, now),
+            Some(pod) => is_unavailable(set, pod, now),
         };
         if blocks && in_order {
             return true;
         }
     }
-    !plan.create.is_empty() || !plan.delete.is_empty()
+    false
 }
 
-/// Takes away what is too much, the highest ordinal first.
-fn shrink(
-    plan: &mut Plan,
-    set: &StatefulSet,
-    pods: &BTreeMap<i32, Arc<Pod>>,
-    condemned: Vec<Arc<Pod>>,
-    now: Timestamp,
-) -> bool {
-    let in_order = in_order(set);
-    let unhealthy =
-        pods.values().find(|p| !serves(set, p, now)).or(condemned.iter().rev().find(|p| !is_healthy(p)));
-    let unhealthy = unhealthy.and_then(|p| p.metadata.uid.clone());
-    let some = !condemned.is_empty();
-    for pod in condemned {
-        if is_deleting(&pod.metadata) {
-            if in_order {
-                return true;
-            }
-            continue;
-        }
-        // A healthy pod stays while another one is in trouble; the one in trouble may go.
-        if in_order && !is_healthy(&pod) && unhealthy.is_some() && unhealthy != pod.metadata.uid {
-            return true;
-        }
-        plan.delete.push(pod);
-        if in_order {
-            return true;
-        }
+/// Takes away what is too much, the highest ordinal first; true when nothing else may happen before that is gone.
+fn shrink(plan: &mut Plan, set: &StatefulSet, condemned: &[Arc<Pod>], now: Timestamp) -> bool {
+    if !in_order(set) {
+        plan.delete.extend(condemned.iter().filter(|pod| !is_deleting(&pod.metadata)).cloned());
+        return false;
     }
-    some
+    let Some(next) = condemned.first() else { return false };
+    // While one is in trouble it alone may go; it has to be the last one's turn for that.
+    let in_trouble = condemned.iter().rev().find(|pod| is_unavailable(set, pod, now));
+    let may_go = serves(set, next, now) || in_trouble.is_some_and(|pod| Arc::ptr_eq(pod, next));
+    if !is_deleting(&next.metadata) && may_go {
+        plan.delete.push(next.clone());
+    }
+    true
 }
 
 /// Replaces pods of older revisions, the highest ordinal first, down to the partition.
-fn update(
-    plan: &mut Plan,
-    set: &StatefulSet,
-    pods: &BTreeMap<i32, Arc<Pod>>,
-    names: Names<'_>,
-    now: Timestamp,
-) {
+fn update(plan: &mut Plan, set: &StatefulSet, pods: &BTreeMap<i32, Arc<Pod>>, view: View<'_>) {
     let Some(partition) = partition(set) else { return };
-    let (start, _) = range(set);
-    let mut room = max_unavailable(set);
-    for (_, pod) in pods.range(start.saturating_add(partition)..).rev() {
-        if room == 0 {
-            return;
-        }
-        let is_old = revision(pod) != names.update;
-        if is_old && !is_deleting(&pod.metadata) {
-            plan.delete.push(pod.clone());
-            room -= 1;
-        } else if is_deleting(&pod.metadata) || !serves(set, pod, now) {
-            room -= 1;
+    let (start, end) = range(set);
+    let least = start.saturating_add(partition);
+    // Those that are just made or unmade are not there either.
+    let is_gone = |pod: &Pod| plan.delete.iter().any(|gone| gone.metadata.uid == pod.metadata.uid);
+    let is_away = |pod: &Pod| is_unavailable(set, pod, view.now) || is_gone(pod);
+    let is_old =
+        |pod: &Pod| revision(pod) != view.names.update && !is_deleting(&pod.metadata) && !is_gone(pod);
+    let away = (start..end).filter(|n| pods.get(n).is_none_or(|pod| is_away(pod))).count();
+    let mut chosen = Vec::new();
+    if view.several {
+        let room = max_unavailable(set).saturating_sub(away);
+        let old = (least..end).rev().filter_map(|n| pods.get(&n)).filter(|pod| is_old(pod));
+        chosen.extend(old.take(room).cloned());
+        plan.unavailable = Some(away);
+    } else {
+        for ordinal in (least..end).rev() {
+            let Some(pod) = pods.get(&ordinal) else { break };
+            if is_old(pod) {
+                chosen.push(pod.clone());
+                break;
+            }
+            if is_away(pod) {
+                break;
+            }
         }
     }
+    plan.delete.append(&mut chosen);
 }
 
 /// The status the pods call for. Zeros are written out: a merge patch keeps what it does not name.
@@ -240,8 +241,10 @@ pub(super) fn status(
         observed_generation: set.metadata.generation,
         conditions: set.status.as_ref().and_then(|s| s.conditions.clone()),
     };
-    let all = Some(status.replicas);
-    if partition(set).is_some() && status.updated_replicas == all && status.ready_replicas == all {
+    let (start, end) = range(set);
+    let all = Some(end - start);
+    let counts = [Some(status.replicas), status.updated_replicas, status.ready_replicas];
+    if partition(set).is_some() && counts == [all; 3] {
         // The update is complete: what was new is what is.
         status.current_replicas = status.updated_replicas;
         status.current_revision.clone_from(&status.update_revision);

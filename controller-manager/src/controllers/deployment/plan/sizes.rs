@@ -37,7 +37,7 @@ pub(super) fn margins(deployment: &Deployment) -> (i32, i32) {
     if surge == 0 && unavailable == 0 { (0, 1) } else { (surge, unavailable.min(wanted(deployment))) }
 }
 
-fn recreates(deployment: &Deployment) -> bool {
+pub(in crate::controllers::deployment) fn recreates(deployment: &Deployment) -> bool {
     let strategy = deployment.spec.as_ref().and_then(|s| s.strategy.as_ref());
     strategy.and_then(|s| s.type_.as_deref()) == Some("Recreate")
 }
@@ -61,8 +61,13 @@ pub(super) fn changed(deployment: &Deployment, sets: &Sets) -> bool {
 }
 
 /// Whether the current template's set may be made: with `Recreate`, when the old pods are gone.
-pub(super) fn may_create(deployment: &Deployment, sets: &Sets) -> bool {
-    !recreates(deployment) || total(&sets.old, pods) + total(&sets.old, size) == 0
+pub(super) fn may_create(
+    deployment: &Deployment,
+    sets: &Sets,
+    has_pods: &dyn Fn(&ReplicaSet) -> bool,
+) -> bool {
+    let is_empty = |set: &Arc<ReplicaSet>| size(set) == 0 && pods(set) == 0 && !has_pods(set);
+    !recreates(deployment) || sets.old.iter().all(is_empty)
 }
 
 /// How large a new set may start.
@@ -72,13 +77,19 @@ pub(super) fn first_size(deployment: &Deployment, sets: &Sets) -> i32 {
 }
 
 /// Steps to the sizes that are due.
-pub(super) fn resize(deployment: &Deployment, sets: &Sets, mode: Mode, actions: &mut Vec<Action>) {
+pub(super) fn resize(
+    deployment: &Deployment,
+    sets: &Sets,
+    mode: Mode,
+    has_pods: &dyn Fn(&ReplicaSet) -> bool,
+    actions: &mut Vec<Action>,
+) {
     match (mode, &sets.current) {
         (Mode::Ending, _) => {}
         (Mode::Paused | Mode::Scaling, _) => spread(deployment, sets, actions),
         (Mode::Rolling, current) if recreates(deployment) => {
             sets.old.iter().for_each(|s| scale(s, 0, actions));
-            if let Some(current) = current.as_ref().filter(|_| may_create(deployment, sets)) {
+            if let Some(current) = current.as_ref().filter(|_| may_create(deployment, sets, has_pods)) {
                 scale(current, wanted(deployment), actions);
             }
         }

@@ -26,17 +26,21 @@ struct World {
     sets: Vec<ReplicaSet>,
     made: i64,
     now: Timestamp,
+    /// Names of sets whose pods are still there, whatever their status says.
+    lingering: Vec<String>,
 }
 
 impl World {
     fn new(deployment: Deployment) -> Self {
-        Self { deployment, sets: Vec::new(), made: 0, now: now() }
+        Self { deployment, sets: Vec::new(), made: 0, now: now(), lingering: Vec::new() }
     }
 
     /// One round of the controller; whether anything changed.
     fn step(&mut self) -> bool {
         let shared: Vec<Arc<ReplicaSet>> = self.sets.iter().cloned().map(Arc::new).collect();
-        let plan = plan(&self.deployment, &shared, self.now).unwrap();
+        let has_pods = |set: &ReplicaSet| self.lingering.contains(set.metadata.uid.as_ref().unwrap());
+        let view = View { has_pods: &has_pods, tells_ending: true, now: self.now };
+        let plan = plan(&self.deployment, &shared, view).unwrap();
         let changed = !plan.actions.is_empty();
         for action in plan.actions {
             self.carry_out(action);
@@ -169,6 +173,36 @@ fn recreate_waits_until_the_old_pods_are_gone() {
 }
 
 #[test]
+fn recreate_waits_for_pods_that_no_status_tells_of() {
+    let mut world = World::new(deployment(2, "1", 0, 0));
+    world.deployment.spec.as_mut().unwrap().strategy.as_mut().unwrap().type_ = Some("Recreate".into());
+    world.run();
+    world.set_image("2");
+    world.lingering = vec!["u1".to_owned()];
+    for _ in 0..5 {
+        world.step();
+        world.settle(None);
+        assert_eq!(world.sizes(), [0]);
+    }
+    world.lingering.clear();
+    world.run();
+    assert_eq!(world.sizes(), [0, 2]);
+}
+
+#[test]
+fn pods_on_their_way_out_are_told_where_they_may_be() {
+    let mut world = World::new(deployment(2, "1", 0, 0));
+    world.run();
+    world.sets[0].status.as_mut().unwrap().terminating_replicas = Some(1);
+    let shared: Vec<Arc<ReplicaSet>> = world.sets.iter().cloned().map(Arc::new).collect();
+    let told = |tells_ending| {
+        let view = View { has_pods: &|_| false, tells_ending, now: now() };
+        plan(&world.deployment, &shared, view).unwrap().status.terminating_replicas
+    };
+    assert_eq!((told(true), told(false)), (Some(1), None));
+}
+
+#[test]
 fn recreate_waits_for_pods_that_are_still_ending() {
     let mut world = World::new(deployment(2, "1", 0, 0));
     world.deployment.spec.as_mut().unwrap().strategy.as_mut().unwrap().type_ = Some("Recreate".into());
@@ -227,7 +261,8 @@ fn a_rollout_past_its_deadline_says_so() {
     world.settle(Some(0));
     let shared: Vec<Arc<ReplicaSet>> = world.sets.iter().cloned().map(Arc::new).collect();
     let late = Timestamp::from_second(now().as_second() + 700).unwrap();
-    let plan = plan(&world.deployment, &shared, late).unwrap();
+    let view = View { has_pods: &|_| false, tells_ending: true, now: late };
+    let plan = plan(&world.deployment, &shared, view).unwrap();
     let conditions = plan.status.conditions.unwrap();
     let progressing = conditions.iter().find(|c| c.type_ == "Progressing").unwrap();
     assert_eq!(progressing.reason.as_deref(), Some("ProgressDeadlineExceeded"));

@@ -29,8 +29,12 @@ fn at(text: &str) -> Timestamp {
     text.parse().unwrap()
 }
 
+fn round(settled: bool) -> Round {
+    Round { settled, forgets_start: true, now: at(NOW) }
+}
+
 fn run(job: &Job, pods: &[Arc<Pod>]) -> Plan {
-    plan(job, pods, true, at(NOW))
+    plan(job, pods, round(true))
 }
 
 fn says(plan: &Plan, type_: &str) -> Option<String> {
@@ -54,7 +58,7 @@ fn a_new_job_starts_as_many_pods_as_it_may() {
 
 #[test]
 fn nothing_is_made_while_earlier_changes_are_unseen() {
-    let plan = plan(&job(json!({}), json!({})), &[], false, at(NOW));
+    let plan = plan(&job(json!({}), json!({})), &[], round(false));
     assert!(plan.create.is_empty());
 }
 
@@ -160,6 +164,17 @@ fn a_suspended_job_lets_its_pods_go_uncounted_and_starts_anew() {
     resumed.status = Some(plan.status);
     let plan = run(&resumed, &[]);
     assert_eq!((plan.create.len(), plan.status.start_time), (2, Some(Time(at(NOW)))));
+}
+
+#[test]
+fn a_suspended_job_keeps_its_start_where_it_does_not_have_to_forget_it() {
+    let start = "2026-01-01T00:00:00Z";
+    let suspended = job(json!({"suspend": true}), json!({"startTime": start}));
+    let kept = plan(&suspended, &[], Round { forgets_start: false, ..round(true) });
+    assert_eq!(kept.status.start_time, Some(Time(at(start))));
+    let mut resumed = job(json!({}), json!({}));
+    resumed.status = Some(kept.status);
+    assert_eq!(run(&resumed, &[]).status.start_time, Some(Time(at(NOW))), "it runs from now");
 }
 
 #[test]

@@ -53,7 +53,7 @@ fn asks(
             |c: &&Arc<ResourceClaim>| controller_of(&c.metadata).is_some_and(|owner| owner.uid == uid);
         claims.iter().filter(is_its).cloned().collect()
     };
-    asked(asker, group, &find, &template, &owned)
+    asked(asker, group, &find, &template, &owned, true)
 }
 
 fn group(statuses: Value) -> PodGroup {
@@ -232,4 +232,24 @@ fn consumers_are_told_apart_by_uid() {
     assert_eq!(consumer(Some(&pod), "u"), Consumer::Runs);
     assert_eq!(consumer(Some(&pod), "w"), Consumer::Gone);
     assert_eq!(consumer(None, "u"), Consumer::Gone);
+}
+
+#[test]
+fn lists_of_requests_are_made_only_where_they_may_be() {
+    let listed = || -> Arc<ResourceClaimTemplate> {
+        let list = json!([{"name": "a", "deviceClassName": "gpu"}]);
+        let devices = json!({"requests": [{"name": "r", "firstAvailable": list}]});
+        Arc::new(serde_json::from_value(json!({"spec": {"spec": {"devices": devices}}})).unwrap())
+    };
+    let pod: Pod = serde_json::from_value(json!({
+        "metadata": {"name": "p", "namespace": "d", "uid": "p"},
+        "spec": {"containers": [], "resourceClaims": [{"name": "c", "resourceClaimTemplateName": "t"}]},
+    }))
+    .unwrap();
+    let plan = |lists| asked(&Asker::pod(&pod), None, &|_| None, &|_| Some(listed()), &|_| Vec::new(), lists);
+    assert_eq!((plan(true).create.len(), plan(true).failure), (1, None));
+    assert_eq!(
+        (plan(false).create.len(), plan(false).failure),
+        (0, Some(("c".to_owned(), AskError::PrioritizedList)))
+    );
 }
