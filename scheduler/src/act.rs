@@ -13,6 +13,7 @@ use component_base::{
     task::Tasks,
     workqueue::chain,
 };
+use jiff::Timestamp;
 use k8s_openapi::api::{
     core::v1::{ObjectReference, PersistentVolume, PersistentVolumeClaim, Pod},
     resource::v1::ResourceClaim,
@@ -30,7 +31,7 @@ use crate::{
     cycle::Change,
     extender::{ExtenderError, Extenders},
     framework::Reason,
-    metrics::{Attempt, Metrics},
+    metrics::{Attempt, Call, Metrics},
     model::{GroupInfo, PodInfo, Release, Reservation},
     plugins::{dynamic_resources, volume_binding},
     profile::Timeouts,
@@ -54,6 +55,14 @@ pub struct Actor {
     metrics: Arc<Metrics>,
     /// Whether a pod tells its node before it is bound, where that takes more than the binding (KEP-5278).
     foretells: bool,
+}
+
+/// Who is to have the room that others leave.
+#[derive(Clone, Debug)]
+pub struct Preemptor {
+    reference: ObjectReference,
+    node: String,
+    scheduler: String,
 }
 
 /// The claims that bindings wait for.
@@ -103,6 +112,27 @@ impl BindError {
             | BindError::Devices(_)
             | BindError::DevicesTimeout => true,
         }
+    }
+}
+
+impl Preemptor {
+    /// A pod that is to go to a node.
+    pub fn pod(pod: &PodInfo, node: &str) -> Self {
+        let scheduler = pod.scheduler_name.clone();
+        Self { reference: about(pod), node: node.to_owned(), scheduler }
+    }
+
+    /// A group of pods.
+    pub fn group(group: &GroupInfo, scheduler: &str) -> Self {
+        let reference = ObjectReference {
+            api_version: Some("scheduling.k8s.io/v1alpha2".into()),
+            kind: Some("PodGroup".into()),
+            namespace: Some(group.namespace.clone()),
+            name: Some(group.name.clone()),
+            uid: Some(group.uid.clone()),
+            ..ObjectReference::default()
+        };
+        Self { reference, node: "cluster".to_owned(), scheduler: scheduler.to_owned() }
     }
 }
 
@@ -160,6 +190,10 @@ impl Actor {
                             false => ("PreBind", plugin),
                         };
                         let note = format!("running {kind} plugin {plugin:?}: {}", error.words());
+                        if !reservation.of_node.is_empty() {
+                            let none = json!({"nodeAllocatableResourceClaimStatuses": null});
+                            actor.write_status(&pod, none).await;
+                        }
                         // What it told of its node before holds no more.
                         actor.unschedulable(&pod, "SchedulerError", note, Some(String::new()));
                     }
@@ -212,6 +246,10 @@ impl Actor {
             let bound = self.claims_bound(&reservation.awaited, node);
             tokio::time::timeout(timeouts.volumes, bound).await.map_err(|_| BindError::Timeout)??;
         }
+        if !reservation.of_node.is_empty() {
+            let status = json!({"nodeAllocatableResourceClaimStatuses": reservation.of_node});
+            self.patch_now(pod, status).await?;
+        }
         let written = |key: &ObjectKey| reservation.devices.iter().any(|claim| object_key(claim) == *key);
         let others: Vec<ObjectKey> = pod.device_claim_keys().filter(|key| !written(key)).collect();
         let allocated = self.allocated(&others);
@@ -242,7 +280,10 @@ impl Actor {
         {
             return Ok(());
         }
-        Ok(self.post_binding(pod, node).await?)
+        let began = self.clock.now();
+        let done = self.post_binding(pod, node).await;
+        self.called(Call::Binding, done.is_ok(), began);
+        Ok(done?)
     }
 
     async fn write(&self, reservation: &Reservation) -> Result<(), kube::Error> {
@@ -431,22 +472,34 @@ impl Actor {
         self.patch_status(pod, status);
     }
 
-    /// Evicts a pod for a more important one.
-    pub fn evict(&self, victim: &Arc<PodInfo>, preemptor: &Arc<PodInfo>, node: &str) {
-        self.evict_for(victim, about(preemptor), node, &preemptor.scheduler_name);
+    /// Evicts pods for more important ones, in the background.
+    pub fn evict(&self, victims: Vec<Arc<PodInfo>>, preemptor: Preemptor) {
+        let actor = self.clone();
+        self.tasks.spawn("preemption", async move {
+            let began = actor.clock.now();
+            let done = actor.evict_now(&victims, &preemptor).await;
+            let took = actor.clock.now().duration_since(began).as_secs_f64();
+            actor.metrics.evicted(done.is_ok(), took);
+        });
     }
 
-    /// Evicts a pod for a group of pods.
-    pub fn evict_for_group(&self, victim: &Arc<PodInfo>, group: &GroupInfo, scheduler: &str) {
-        let group = ObjectReference {
-            api_version: Some("scheduling.k8s.io/v1alpha2".into()),
-            kind: Some("PodGroup".into()),
-            namespace: Some(group.namespace.clone()),
-            name: Some(group.name.clone()),
-            uid: Some(group.uid.clone()),
-            ..ObjectReference::default()
-        };
-        self.evict_for(victim, group, "cluster", scheduler);
+    /// Evicts pods for more important ones, and returns once all have been told to go.
+    ///
+    /// # Errors
+    /// When one of them cannot be told; the others are.
+    pub async fn evict_now(
+        &self,
+        victims: &[Arc<PodInfo>],
+        preemptor: &Preemptor,
+    ) -> Result<(), kube::Error> {
+        let all = victims.iter().map(|victim| self.evict_one(victim, preemptor));
+        let done = futures::future::join_all(all).await;
+        for (victim, result) in victims.iter().zip(&done) {
+            if let Err(error) = result {
+                tracing::error!(pod = victim.key(), %error, "eviction failed");
+            }
+        }
+        done.into_iter().collect()
     }
 
     /// Writes how a group of pods stands.
@@ -464,46 +517,66 @@ impl Actor {
         });
     }
 
-    fn evict_for(&self, victim: &Arc<PodInfo>, preemptor: ObjectReference, node: &str, scheduler: &str) {
-        let kind = preemptor.kind.as_deref().unwrap_or_default().to_lowercase();
-        let uid = preemptor.uid.as_deref().unwrap_or_default();
-        let note = format!("Preempted by {kind} {uid} on node {node}");
+    async fn evict_one(&self, victim: &PodInfo, preemptor: &Preemptor) -> Result<(), kube::Error> {
+        let Preemptor { reference, node, scheduler } = preemptor;
+        let kind = reference.kind.as_deref().unwrap_or_default().to_lowercase();
+        let uid = reference.uid.as_deref().unwrap_or_default();
         let condition = json!({
             "type": "DisruptionTarget", "status": "True", "reason": "PreemptionByScheduler",
             "message": format!("{scheduler}: preempting to accommodate a higher priority {kind}"),
             "lastTransitionTime": now(&self.clock),
         });
-        let (actor, victim) = (self.clone(), victim.clone());
-        self.tasks.spawn("eviction", async move {
-            let api: Api<Pod> = Api::namespaced(actor.client.clone(), &victim.namespace);
-            let same = Preconditions { uid: Some(victim.uid.clone()), resource_version: None };
-            let params = DeleteParams { preconditions: Some(same), ..DeleteParams::default() };
-            // Why it goes is written before it does.
-            actor.write_status(&victim, json!({"conditions": [condition]})).await;
-            match api.delete(&victim.name, &params).await {
-                Ok(_) => {
-                    let (kind, reason) = (EventType::Normal, "Preempted");
-                    actor.event_with(&victim, kind, (reason, "Preempting"), &note, Some(&preemptor));
-                }
-                Err(e) if client::is_not_found(&e) => {}
-                Err(e) => tracing::error!(pod = victim.key(), error = %e, "eviction failed"),
+        let api: Api<Pod> = Api::namespaced(self.client.clone(), &victim.namespace);
+        let same = Preconditions { uid: Some(victim.uid.clone()), resource_version: None };
+        let params = DeleteParams { preconditions: Some(same), ..DeleteParams::default() };
+        // Why it goes is written before it does.
+        let gone = match self.patch_now(victim, json!({"conditions": [condition]})).await {
+            Ok(()) => api.delete(&victim.name, &params).await.map(drop),
+            Err(error) => Err(error),
+        };
+        match gone {
+            Ok(()) => {
+                let note = format!("Preempted by {kind} {uid} on node {node}");
+                let why = ("Preempted", "Preempting");
+                self.event_with(victim, EventType::Normal, why, &note, Some(reference));
+                Ok(())
             }
-        });
+            Err(error) if client::is_not_found(&error) => Ok(()),
+            Err(error) => Err(error),
+        }
     }
 
     fn patch_status(&self, pod: &Arc<PodInfo>, status: Value) {
         let (actor, pod) = (self.clone(), pod.clone());
-        self.tasks.spawn("pod status", async move { actor.write_status(&pod, status).await });
+        self.metrics.call_waits(Call::Status, 1);
+        self.tasks.spawn("pod status", async move {
+            actor.metrics.call_waits(Call::Status, -1);
+            let began = actor.clock.now();
+            let written = actor.write_status(&pod, status).await;
+            actor.called(Call::Status, written, began);
+        });
     }
 
-    async fn write_status(&self, pod: &PodInfo, status: Value) {
+    /// Tells how a call went that nobody waited for.
+    fn called(&self, call: Call, well: bool, began: Timestamp) {
+        let took = self.clock.now().duration_since(began).as_secs_f64();
+        self.metrics.called(call, well, took);
+    }
+
+    async fn patch_now(&self, pod: &PodInfo, status: Value) -> Result<(), kube::Error> {
         let api: Api<Pod> = Api::namespaced(self.client.clone(), &pod.namespace);
         let body = json!({"metadata": {"uid": pod.uid}, "status": status});
-        match api.patch_status(&pod.name, &PatchParams::default(), &Patch::Strategic(body)).await {
+        api.patch_status(&pod.name, &PatchParams::default(), &Patch::Strategic(body)).await.map(drop)
+    }
+
+    /// Whether it was written, or there is nobody to write it of.
+    async fn write_status(&self, pod: &PodInfo, status: Value) -> bool {
+        match self.patch_now(pod, status).await {
             Err(e) if !client::is_not_found(&e) => {
-                tracing::warn!(pod = pod.key(), error = %e, "status not written")
+                tracing::warn!(pod = pod.key(), error = %e, "status not written");
+                false
             }
-            _ => {}
+            _ => true,
         }
     }
 

@@ -27,7 +27,7 @@ use smol_str::SmolStr;
 use tokio::sync::mpsc;
 
 use crate::{
-    act::Actor,
+    act::{Actor, Preemptor},
     config::args::DefaultPreemptionArgs,
     extender::{self, ExtenderError, Extenders},
     framework::{ClusterEvent, Plugin},
@@ -147,9 +147,8 @@ impl Cycle {
         if features.has(Gate::DRAWorkloadResourceClaims) {
             cluster.groups.share_devices();
         }
-        if !features.has(Gate::DRAExtendedResource) {
-            cluster.devices.without_extended_resources();
-        }
+        cluster.devices.gate(features);
+        cluster.storage.gate(features);
         Self {
             memos: profiles.iter().map(|_| plan::Memo::default()).collect(),
             profiles,
@@ -392,7 +391,7 @@ impl Cycle {
         self.forget(&pod.uid);
         self.cluster.storage.assume(&placement.reservation);
         self.cluster.devices.assume(&placement.reservation);
-        let placed = PodInfo { node_name: placement.node.clone(), ..PodInfo::clone(pod) };
+        let placed = pod.placed(&placement.node, &placement.reservation.of_node);
         self.cluster.place(Arc::new(placed));
         tracing::debug!(pod = pod.key(), node = placement.node, attempt = attempt.number, "placed");
         let object = self.object(pod).filter(|_| !self.advisers.extenders.is_empty());
@@ -477,8 +476,18 @@ impl Cycle {
         let profile = &self.profiles[at];
         let Some(args) = profile.preemption else { return Ok(Preemption::Helpless(String::new())) };
         let began = self.clock.now();
-        let done = self.make_room(pod, at, failure, args).await;
+        let mut done = self.make_room(pod, at, failure, args).await;
+        let mut failed = false;
+        if let Ok(Preemption::Evict { node, victims }) = &done
+            && !self.features.has(Gate::SchedulerAsyncPreemption)
+        {
+            failed = self.actor.evict_now(victims, &Preemptor::pod(pod, node)).await.is_err();
+        }
+        if failed {
+            done = Ok(Preemption::Helpless(String::new()));
+        }
         let (status, victims) = match &done {
+            _ if failed => ("Error", None),
             Ok(Preemption::Evict { victims, .. }) => ("Success", Some(victims.len())),
             Ok(Preemption::Helpless(_)) => ("Unschedulable", None),
             Err(_) => ("Error", None),
@@ -515,8 +524,8 @@ impl Cycle {
         let (note, nominated) = match preemption {
             Preemption::Helpless(why) => (why, None),
             Preemption::Evict { node, victims } => {
-                for victim in &victims {
-                    self.actor.evict(victim, pod, &node);
+                if self.features.has(Gate::SchedulerAsyncPreemption) {
+                    self.actor.evict(victims, Preemptor::pod(pod, &node));
                 }
                 self.nominations.add(&node, pod.clone());
                 (String::new(), Some(node))

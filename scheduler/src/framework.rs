@@ -101,9 +101,9 @@ impl ClusterEvent {
                 StorageEvent::Volume => "PersistentVolumeUpdate",
                 StorageEvent::Class => "storage.k8s.io/StorageClassUpdate",
                 StorageEvent::Driver => "storage.k8s.io/CSIDriverUpdate",
-                StorageEvent::Node => "storage.k8s.io/CSINodeUpdate",
+                StorageEvent::Node { .. } => "storage.k8s.io/CSINodeUpdate",
                 StorageEvent::Capacity => "storage.k8s.io/CSIStorageCapacityUpdate",
-                StorageEvent::Detached => "storage.k8s.io/VolumeAttachmentDelete",
+                StorageEvent::Detached(_) => "storage.k8s.io/VolumeAttachmentDelete",
             },
             Self::DevicesChanged(event) => match event {
                 DeviceEvent::Slice => "resource.k8s.io/ResourceSliceUpdate",

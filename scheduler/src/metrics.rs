@@ -2,7 +2,10 @@
 
 use std::time::Duration;
 
-use component_base::metrics::{self, Stability, exponential_buckets};
+use component_base::{
+    features::{Gate, Gates},
+    metrics::{self, Stability, exponential_buckets},
+};
 use jiff::Timestamp;
 use prometheus::{Histogram, HistogramVec, IntCounter, IntCounterVec, IntGaugeVec};
 
@@ -14,6 +17,8 @@ const MANY_ATTEMPTS: u32 = 15;
 /// The scheduler's metrics.
 #[derive(Debug)]
 pub struct Metrics {
+    evictions: Option<Evictions>,
+    calls: Option<Calls>,
     attempts: IntCounterVec,
     duration: HistogramVec,
     algorithm: Histogram,
@@ -42,6 +47,89 @@ struct GroupMetrics {
     algorithm: Histogram,
 }
 
+/// What was written without anybody waiting for it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Call {
+    /// A pod's status.
+    Status,
+    /// A pod's node.
+    Binding,
+}
+
+impl Call {
+    const fn label(self) -> &'static str {
+        match self {
+            Self::Status => "pod_status_patch",
+            Self::Binding => "pod_binding",
+        }
+    }
+}
+
+/// Evictions in the background (`SchedulerAsyncPreemption`).
+#[derive(Debug)]
+struct Evictions {
+    duration: HistogramVec,
+    total: IntCounterVec,
+}
+
+/// Calls in the background (`SchedulerAsyncAPICalls`).
+#[derive(Debug)]
+struct Calls {
+    total: IntCounterVec,
+    duration: HistogramVec,
+    pending: IntGaugeVec,
+}
+
+impl Evictions {
+    fn register() -> Self {
+        Self {
+            duration: metrics::histogram_vec(
+                "scheduler_preemption_goroutines_duration_seconds",
+                "Duration in seconds for running goroutines for the preemption.",
+                Stability::Alpha,
+                &["result"],
+                exponential_buckets(0.01, 2.0, 20),
+            ),
+            total: metrics::counter_vec(
+                "scheduler_preemption_goroutines_execution_total",
+                "Number of preemption goroutines executed.",
+                Stability::Alpha,
+                &["result"],
+            ),
+        }
+    }
+}
+
+impl Calls {
+    fn register() -> Self {
+        Self {
+            total: metrics::counter_vec(
+                "scheduler_async_api_call_execution_total",
+                "Total number of API calls executed by the async dispatcher.",
+                Stability::Alpha,
+                &["call_type", "result"],
+            ),
+            duration: metrics::histogram_vec(
+                "scheduler_async_api_call_execution_duration_seconds",
+                "Duration in seconds for executing API call in the async dispatcher.",
+                Stability::Alpha,
+                &["call_type", "result"],
+                exponential_buckets(0.001, 2.0, 15),
+            ),
+            pending: metrics::gauge_vec(
+                "scheduler_pending_async_api_calls",
+                "Number of API calls currently pending in the async queue.",
+                Stability::Alpha,
+                &["call_type"],
+            ),
+        }
+    }
+}
+
+const fn result(well: bool) -> &'static str {
+    if well { "success" } else { "error" }
+}
+
 /// An attempt to place a pod, until it is known what became of it.
 #[derive(Clone, Debug)]
 pub struct Attempt {
@@ -58,9 +146,11 @@ pub struct Attempt {
 }
 
 impl Metrics {
-    /// Registers them in the process's registry.
-    pub fn register() -> Self {
+    /// Registers those there are with these gates in the process's registry.
+    pub fn register(gates: Gates) -> Self {
         Self {
+            evictions: gates.has(Gate::SchedulerAsyncPreemption).then(Evictions::register),
+            calls: gates.has(Gate::SchedulerAsyncAPICalls).then(Calls::register),
             attempts: metrics::counter_vec(
                 "scheduler_schedule_attempts_total",
                 "Number of attempts to schedule pods, by the result",
@@ -211,6 +301,30 @@ impl Metrics {
         self.duration.with_label_values(&[profile, result]).observe(seconds);
     }
 
+    /// Pods were told in the background to go.
+    pub fn evicted(&self, well: bool, seconds: f64) {
+        if let Some(evictions) = &self.evictions {
+            evictions.duration.with_label_values(&[result(well)]).observe(seconds);
+            evictions.total.with_label_values(&[result(well)]).inc();
+        }
+    }
+
+    /// So many more calls wait for their turn.
+    pub fn call_waits(&self, call: Call, more: i64) {
+        if let Some(calls) = &self.calls {
+            calls.pending.with_label_values(&[call.label()]).add(more);
+        }
+    }
+
+    /// A call was made.
+    pub fn called(&self, call: Call, well: bool, seconds: f64) {
+        if let Some(calls) = &self.calls {
+            let labels = [call.label(), result(well)];
+            calls.total.with_label_values(&labels).inc();
+            calls.duration.with_label_values(&labels).observe(seconds);
+        }
+    }
+
     /// How long a decision took.
     pub fn decided(&self, seconds: f64) {
         self.algorithm.observe(seconds);
@@ -305,7 +419,7 @@ mod tests {
 
     #[test]
     fn a_bound_pod_is_counted_with_its_attempts() {
-        let metrics = Metrics::register();
+        let metrics = Metrics::register(Gates::default());
         let began: Timestamp = "2026-01-01T00:00:00Z".parse().unwrap();
         let attempt = |number: u32| Attempt {
             profile: "counted".into(),
@@ -320,5 +434,19 @@ mod tests {
         assert_eq!((took.get_sample_count(), took.get_sample_sum()), (4, 4.0));
         let sums = ["2", "15+"].map(|n| metrics.pod_duration.with_label_values(&[n]).get_sample_sum());
         assert_eq!(sums, [8.0, 8.0]);
+    }
+
+    #[test]
+    fn what_happens_in_the_background_is_counted_where_it_does() {
+        let of = |gate, on| Metrics::register(Gates::default().with(gate, on));
+        assert!(of(Gate::SchedulerAsyncPreemption, true).evictions.is_some());
+        assert!(of(Gate::SchedulerAsyncPreemption, false).evictions.is_none());
+        assert!(of(Gate::SchedulerAsyncAPICalls, false).calls.is_none());
+        let metrics = of(Gate::SchedulerAsyncAPICalls, true);
+        metrics.call_waits(Call::Binding, 1);
+        metrics.called(Call::Binding, false, 0.1);
+        let calls = metrics.calls.unwrap();
+        assert_eq!(calls.pending.with_label_values(&["pod_binding"]).get(), 1);
+        assert_eq!(calls.total.with_label_values(&["pod_binding", "error"]).get(), 1);
     }
 }

@@ -4,6 +4,7 @@ pub mod affinity;
 pub mod cluster;
 pub mod devices;
 pub mod groups;
+pub mod migration;
 pub mod node;
 pub mod pod;
 pub mod resources;

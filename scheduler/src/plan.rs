@@ -228,6 +228,7 @@ fn reserve(pod: &PodInfo, cluster: &Cluster, plugins: &[Weighted], node: &NodeIn
         out.awaited.extend(more.awaited);
         out.devices.extend(more.devices);
         out.extended = more.extended.or(out.extended);
+        out.of_node.extend(more.of_node);
     }
     out
 }

@@ -115,7 +115,7 @@ pub const REGISTRY: &[Registered] = &[
         Ok(Box::new(node_resources::BalancedAllocation::new(read)))
     }),
     on("ImageLocality", 1, |a, _| plain("ImageLocality", a, image_locality::ImageLocality)),
-    on("NodeDeclaredFeatures", 0, |a, _| {
+    with(Gate::NodeDeclaredFeatures, "NodeDeclaredFeatures", 0, |a, _| {
         plain("NodeDeclaredFeatures", a, node_declared_features::NodeDeclaredFeatures)
     }),
     with(Gate::GangScheduling, "GangScheduling", 0, |a, _| {
@@ -206,8 +206,10 @@ mod tests {
         for registered in REGISTRY {
             assert_eq!((registered.make)(None, Gates::default()).unwrap().name(), registered.name);
         }
-        let off = REGISTRY.iter().filter(|p| p.gate.is_none()).count();
-        assert_eq!(defaults(Gates::default()).len(), off);
+        let usual = REGISTRY.iter().filter(|p| p.gate.is_none_or(|gate| gate.feature().default)).count();
+        assert_eq!(defaults(Gates::default()).len(), usual);
+        let without = Gates::default().with(Gate::NodeDeclaredFeatures, false);
+        assert_eq!(defaults(without).len(), usual - 1);
         assert_eq!(defaults(crate::testing::all_gates()).len(), REGISTRY.len());
     }
 }

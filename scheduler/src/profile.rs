@@ -143,7 +143,7 @@ impl Profile {
             preemption: preempts.then_some(preemption),
             timeouts: Timeouts {
                 volumes: Duration::from_secs(timeout.unsigned_abs()),
-                devices: devices.binding_timeout().map_err(of(DEVICES))?,
+                devices: devices.binding_timeout(features).map_err(of(DEVICES))?,
             },
         })
     }

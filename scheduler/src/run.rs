@@ -19,6 +19,7 @@ use component_base::{
     health::Endpoint,
     informer::{Event, Informer, Informers, Kept, ListWatch},
     leader::LeaderElection,
+    logging::LoggingError,
     metrics::{self, view::View},
     serving::{SecureServer, SecureServingOptions, Site},
     task::Tasks,
@@ -56,18 +57,37 @@ const SWITCHES: Switches = Switches {
     program: "kube-scheduler",
     reader: Reader::Scheduler,
     gates: &[
+        Gate::ComponentFlagz,
+        Gate::ComponentStatusz,
         Gate::CoordinatedLeaderElection,
+        Gate::DRAConsumableCapacity,
+        Gate::DRADeviceBindingConditions,
         Gate::DRADeviceTaintRules,
+        Gate::DRADeviceTaints,
         Gate::DRAExtendedResource,
+        Gate::DRAListTypeAttributes,
+        Gate::DRANodeAllocatableResources,
+        Gate::DRAPartitionableDevices,
+        Gate::DRAPrioritizedList,
+        Gate::DRAResourceClaimDeviceStatus,
         Gate::DRASchedulerFilterTimeout,
         Gate::DRAWorkloadResourceClaims,
         Gate::GangScheduling,
         Gate::GenericWorkload,
+        Gate::InPlacePodLevelResourcesVerticalScaling,
+        Gate::LoggingBetaOptions,
+        Gate::MatchLabelKeysInPodTopologySpread,
+        Gate::NodeDeclaredFeatures,
         Gate::NominatedNodeNameForExpectation,
+        Gate::OpportunisticBatching,
+        Gate::PodLevelResources,
+        Gate::SchedulerAsyncAPICalls,
+        Gate::SchedulerAsyncPreemption,
         Gate::SchedulerPopFromBackoffQ,
         Gate::StorageCapacityScoring,
         Gate::TaintTolerationComparisonOperators,
         Gate::TopologyAwareWorkloadScheduling,
+        Gate::VolumeLimitScaling,
         Gate::WorkloadAwarePreemption,
     ],
 };
@@ -101,6 +121,9 @@ pub enum ConfigError {
     /// Gates that cannot be switched so.
     #[error("--feature-gates: {0}")]
     Gates(#[from] features::GateErrors),
+    /// How logs look.
+    #[error(transparent)]
+    Logging(#[from] LoggingError),
     /// What is shown of metrics.
     #[error("--{0}: Invalid value: {1:?}: {2}")]
     Metrics(&'static str, String, String),
@@ -163,6 +186,8 @@ impl Daemon for Scheduler {
         if name.is_empty() {
             return Err(ConfigError::Name);
         }
+        let features = SWITCHES.read(values)?;
+        group::check_format(values, features)?;
         let mut out = Config {
             client: group::client_options(values, "kube-scheduler"),
             serving: group::secure_serving_options(values, "kube-scheduler"),
@@ -171,7 +196,7 @@ impl Daemon for Scheduler {
             profiles: Vec::new(),
             back_off: BackOff::default(),
             extenders: Vec::new(),
-            features: SWITCHES.read(values)?,
+            features,
             view: view(values)?,
             configz: serde_json::Value::Null,
         };
@@ -214,7 +239,7 @@ impl Daemon for Scheduler {
         version::show_compatibility();
         let auth = Delegated::new(config.auth, "kube-scheduler").await.map_err(StartError::from)?;
         let server = SecureServer::bind(&config.serving).map_err(StartError::from)?;
-        let site = Site::default();
+        let site = Site::gated(config.features);
         site.configz(configz::NAME, config.configz);
         if let Some(election) = &config.election {
             election.watched(site.health(), &[Endpoint::Healthz, Endpoint::Readyz]);
@@ -240,8 +265,8 @@ impl Daemon for Scheduler {
             back_off: config.back_off,
             extenders: Extenders::connect(&config.extenders).await?,
             metrics: Arc::new(match config.features.has(Gate::GenericWorkload) {
-                true => Metrics::register().with_groups(),
-                false => Metrics::register(),
+                true => Metrics::register(config.features).with_groups(),
+                false => Metrics::register(config.features),
             }),
             features: config.features,
             synced,
@@ -392,6 +417,24 @@ mod tests {
     fn every_flag_of_upstreams_is_known() {
         assert_eq!(component_base::reference::flags_lacking(&Scheduler::flags()), Vec::<String>::new());
         assert_eq!(component_base::reference::flags_differing(&Scheduler::flags()), Vec::<String>::new());
+    }
+
+    /// Gates of upstream's daemon that this one has one way only: as they are by default.
+    const ONE_WAY: &[(Gate, &str)] = &[
+        (
+            Gate::LoggingAlphaOptions,
+            "the options it opens are not there: logs are not split and have no buffers",
+        ),
+        (Gate::NativeHistograms, "histograms have buckets: metrics are text, which cannot say more"),
+    ];
+
+    #[test]
+    fn every_gate_of_the_daemon_can_be_switched_or_it_is_said_what_holds() {
+        assert_eq!(SWITCHES.not_switched(), ONE_WAY.iter().map(|(gate, _)| *gate).collect::<Vec<_>>());
+        assert!(ONE_WAY.iter().all(|(_, why)| !why.is_empty()));
+        let refused = configure(&["--logging-format=json", "--feature-gates=LoggingBetaOptions=false"]);
+        assert!(refused.unwrap_err().contains("Log format json is disabled, see LoggingBetaOptions feature"));
+        assert!(configure(&["--logging-format=json"]).is_ok());
     }
 
     #[test]

@@ -67,8 +67,12 @@ impl Pod {
     }
 
     pub(crate) fn info(self) -> Arc<PodInfo> {
+        self.info_with(all_gates())
+    }
+
+    pub(crate) fn info_with(self, gates: Gates) -> Arc<PodInfo> {
         let pod: core::Pod = serde_json::from_value(self.0).expect("a valid pod");
-        PodInfo::new(&pod, all_gates())
+        PodInfo::new(&pod, gates)
     }
 }
 

@@ -180,9 +180,15 @@ impl DynamicResourcesArgs {
     /// How long devices may take to be ready.
     ///
     /// # Errors
-    /// When it is no duration of a second at least.
-    pub fn binding_timeout(&self) -> Result<Duration, ArgsError> {
+    /// When it is no duration of a second at least, or a gate is off and something is said.
+    pub fn binding_timeout(&self, gates: Gates) -> Result<Duration, ArgsError> {
         const WHAT: &str = "bindingTimeout";
+        const OFF: &str =
+            "DRADeviceBindingConditions or DRAResourceClaimDeviceStatus feature gate is disabled";
+        let needed = [Gate::DRADeviceBindingConditions, Gate::DRAResourceClaimDeviceStatus];
+        if self.binding_timeout.is_some() && !needed.into_iter().all(|gate| gates.has(gate)) {
+            return Err(ArgsError::Value(WHAT, OFF));
+        }
         let Some(text) = &self.binding_timeout else { return Ok(Duration::from_secs(600)) };
         let parsed = goduration::parse(text).map_err(|_| ArgsError::Value(WHAT, "not a duration"))?;
         let least = Duration::from_secs(1);
@@ -238,5 +244,18 @@ mod tests {
         assert_eq!(of(None, off), Ok(0));
         let why = "filterTimeout: DRASchedulingFilterTimeout feature gate is disabled";
         assert_eq!(of(Some("1m"), off).unwrap_err(), why);
+    }
+
+    #[test]
+    fn devices_have_time_to_be_ready_only_where_they_may_need_it() {
+        let args: DynamicResourcesArgs =
+            serde_json::from_value(serde_json::json!({"bindingTimeout": "5s"})).unwrap();
+        assert_eq!(args.binding_timeout(Gates::default()).unwrap().as_secs(), 5);
+        for gate in [Gate::DRADeviceBindingConditions, Gate::DRAResourceClaimDeviceStatus] {
+            let off = Gates::default().with(gate, false);
+            let refused = args.binding_timeout(off).unwrap_err().to_string();
+            assert!(refused.contains("feature gate is disabled"), "{refused}");
+            assert!(DynamicResourcesArgs::default().binding_timeout(off).is_ok());
+        }
     }
 }

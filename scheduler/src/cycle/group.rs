@@ -15,6 +15,7 @@ use k8s_openapi::{
 
 use super::{AttemptError, Cycle, Outcome};
 use crate::{
+    act::Preemptor,
     metrics::Attempt,
     model::{GroupInfo, PodInfo},
     plan::{
@@ -92,7 +93,7 @@ impl Cycle {
         let message = match decision {
             Ok(decision) => {
                 let message = decision.message.clone();
-                self.carry_out(at, group.as_deref(), decision, &members, began);
+                self.carry_out(at, group.as_deref(), decision, &members, began).await;
                 message
             }
             Err(error) => {
@@ -203,7 +204,7 @@ impl Cycle {
         Ok(rehearsal)
     }
 
-    fn carry_out(
+    async fn carry_out(
         &mut self,
         at: usize,
         group: Option<&GroupInfo>,
@@ -213,9 +214,13 @@ impl Cycle {
     ) {
         let GroupDecision { tried, standing, victims, message } = decision;
         let profile = self.profiles[at].name.clone();
-        for victim in victims.iter().filter(|victim| !victim.terminating) {
-            if let Some(group) = group {
-                self.actor.evict_for_group(victim, group, &profile);
+        if let Some(group) = group.filter(|_| !victims.is_empty()) {
+            let here: Vec<_> = victims.iter().filter(|victim| !victim.terminating).cloned().collect();
+            let preemptor = Preemptor::group(group, &profile);
+            match self.features.has(Gate::SchedulerAsyncPreemption) {
+                true => self.actor.evict(here, preemptor),
+                // Who could not be told was said; the pods wait and are tried again in any case.
+                false => self.actor.evict_now(&here, &preemptor).await.unwrap_or_default(),
             }
         }
         if !victims.is_empty() {

@@ -3,12 +3,13 @@
 use std::{cmp::Reverse, collections::HashMap, sync::Arc};
 
 use component_base::{
+    features::{Gate, Gates},
     informer::Event,
     meta::{ObjectKey, annotate, annotation, controller_of, object_key},
 };
 use k8s_openapi::{
     api::resource::{
-        v1::{DeviceClass, DeviceTaint, ResourceClaim, ResourceSlice},
+        v1::{Device, DeviceClass, DeviceTaint, ResourceClaim, ResourceSlice},
         v1beta2::DeviceTaintRule,
     },
     apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference},
@@ -30,8 +31,8 @@ pub struct Devices {
     claims: Assumable<ResourceClaim>,
     /// Claims that are being made for pods' extended resources, by the pod's uid, until they are seen with their devices.
     coming: HashMap<String, Arc<ResourceClaim>>,
-    /// Devices stand for no extended resources.
-    no_resources: bool,
+    /// What devices can be.
+    gates: Gates,
 }
 
 /// Marks claims that were made for extended resources.
@@ -78,15 +79,25 @@ impl Devices {
         self.claims.all().find(|claim| extended_for(claim) == Some(pod_uid))
     }
 
-    /// From now on devices stand for no extended resources.
-    pub fn without_extended_resources(&mut self) {
-        self.no_resources = true;
+    /// From now on devices are what these gates let them be.
+    pub fn gate(&mut self, gates: Gates) {
+        self.gates = gates;
+    }
+
+    /// Whether a gate is on.
+    pub fn has(&self, gate: Gate) -> bool {
+        self.gates.has(gate)
+    }
+
+    /// Whether devices may have to be made ready before a pod that has them is bound.
+    pub fn have_conditions(&self) -> bool {
+        self.has(Gate::DRADeviceBindingConditions) && self.has(Gate::DRAResourceClaimDeviceStatus)
     }
 
     /// The class of the devices that stand for an extended resource: the one that is named after it, or the newest that
     /// names it.
     pub fn class_for(&self, resource: &str) -> Option<&Arc<DeviceClass>> {
-        if self.no_resources {
+        if !self.has(Gate::DRAExtendedResource) {
             return None;
         }
         if let Some(name) = resource.strip_prefix(CLASS_PREFIX) {
@@ -109,6 +120,17 @@ impl Devices {
     /// All slices, in no order.
     pub fn slices(&self) -> impl Iterator<Item = &Arc<ResourceSlice>> {
         self.slices.values()
+    }
+
+    /// A device, as it is published last.
+    pub fn device(&self, driver: &str, pool: &str, name: &str) -> Option<&Device> {
+        let of_pool =
+            |slice: &&Arc<ResourceSlice>| slice.spec.driver == driver && slice.spec.pool.name == pool;
+        let devices = self.slices.values().filter(of_pool).flat_map(|slice| {
+            slice.spec.devices.iter().flatten().map(|device| (slice.spec.pool.generation, device))
+        });
+        let named = devices.filter(|(_, device)| device.name == name);
+        named.max_by_key(|(generation, _)| *generation).map(|(_, device)| device)
     }
 
     /// Taints that rules set on a device. A rule without a selector means no device, an empty selector all.
@@ -242,7 +264,7 @@ mod tests {
         assert_eq!(found(&devices, "d.io/gpu").as_deref(), Some("b"));
         assert_eq!(found(&devices, "deviceclass.resource.kubernetes.io/none").as_deref(), Some("none"));
         assert_eq!(found(&devices, "d.io/other"), None);
-        devices.without_extended_resources();
+        devices.gate(Gates::default().with(Gate::DRAExtendedResource, false));
         assert_eq!(found(&devices, "d.io/gpu"), None);
     }
 

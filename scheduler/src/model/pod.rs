@@ -18,6 +18,7 @@ use smol_str::SmolStr;
 use super::{
     Labels,
     affinity::{NodeSelectorTerms, NodeTerm, PodTerm, WeightedPodTerm, compile},
+    migration::Handle,
     node::{Taint, TaintEffect},
     resources::{Resources, pod_requests},
     selectors::Selecting,
@@ -96,6 +97,10 @@ pub struct PodInfo {
     pub features: Vec<&'static str>,
     /// Disks the pod mounts without a claim that cannot be shared at will.
     pub disks: Vec<Disk>,
+    /// What matters where devices are made of what nodes have for pods anyway.
+    pub node_side: Option<Arc<NodeSide>>,
+    /// Volumes described in the pod that a CSI driver looks after.
+    pub inline: Vec<Handle>,
     /// What it belongs to, by kind and name in its namespace, if that selects pods.
     pub owner: Option<(Selecting, String)>,
     /// A hash of what [`PodInfo::is_like`] compares.
@@ -206,6 +211,72 @@ pub struct SpreadConstraint {
     pub honor_taints: bool,
 }
 
+/// What of a pod matters where devices are made of what a node has for its pods anyway (`DRANodeAllocatableResources`).
+#[derive(Clone, Debug, PartialEq)]
+pub struct NodeSide {
+    /// The pod's names of its claims, each with a container that uses it.
+    pub users: Vec<(String, String)>,
+    /// Resources that the pod requests as a whole: what claims come to is among them.
+    pub whole: Vec<String>,
+    /// Names of claims that have come to something.
+    pub held: Vec<String>,
+    /// What the pod requests, and counts as, without such claims.
+    bare: (Resources, Resources),
+    /// What its containers request together.
+    containers: Resources,
+}
+
+// === impl NodeSide ===
+
+impl NodeSide {
+    fn new(spec: &core::PodSpec, status: Option<&core::PodStatus>, gates: Gates) -> Option<Self> {
+        let told = status.and_then(|s| s.node_allocatable_resource_claim_statuses.as_ref());
+        let has_claims = spec.resource_claims.as_ref().is_some_and(|all| !all.is_empty());
+        if !gates.has(Gate::DRANodeAllocatableResources) || !(has_claims || told.is_some()) {
+            return None;
+        }
+        let uses = |c: &core::Container| -> Vec<(String, String)> {
+            let claims = c.resources.iter().flat_map(|r| r.claims.iter().flatten());
+            claims.map(|claim| (claim.name.clone(), c.name.clone())).collect()
+        };
+        let whole = spec.resources.as_ref().filter(|_| gates.has(Gate::PodLevelResources));
+        let without = gates.with(Gate::DRANodeAllocatableResources, false);
+        let of_containers = without.with(Gate::PodLevelResources, false);
+        Some(Self {
+            users: containers(spec).flat_map(uses).collect(),
+            whole: whole
+                .into_iter()
+                .flat_map(|r| r.requests.iter().flatten())
+                .map(|(n, _)| n.clone())
+                .collect(),
+            held: told.into_iter().flatten().map(|claim| claim.resource_claim_name.clone()).collect(),
+            bare: pod_requests(spec, status, without),
+            containers: pod_requests(spec, status, of_containers).0,
+        })
+    }
+
+    /// What the pod requests when its claims come to this.
+    pub fn requests(&self, claims: &[core::NodeAllocatableResourceClaimStatus]) -> Resources {
+        self.more(&self.bare.0, claims)
+    }
+
+    /// What its containers and claims request together.
+    pub fn together(&self, claims: &[core::NodeAllocatableResourceClaimStatus]) -> Resources {
+        let mut out = self.containers.clone();
+        claims.iter().for_each(|claim| out.add(&Resources::from_list(&claim.resources), 1));
+        out
+    }
+
+    fn more(&self, bare: &Resources, claims: &[core::NodeAllocatableResourceClaimStatus]) -> Resources {
+        let mut out = bare.clone();
+        for claim in claims {
+            let own = claim.resources.iter().filter(|(name, _)| !self.whole.contains(name));
+            out.add(&Resources::from_list(&own.map(|(n, a)| (n.clone(), a.clone())).collect()), 1);
+        }
+        out
+    }
+}
+
 // === impl PodInfo ===
 
 impl PodInfo {
@@ -217,7 +288,7 @@ impl PodInfo {
         let text = |s: &Option<String>| s.clone().unwrap_or_default();
         let namespace = text(&meta.namespace);
         let labels = meta.labels.clone().unwrap_or_default();
-        let (requests, counted) = pod_requests(spec, status);
+        let (requests, counted) = pod_requests(spec, status, gates);
         let compare = gates.has(Gate::TaintTolerationComparisonOperators);
         let affinity = spec.affinity.clone().unwrap_or_default();
         let node = affinity.node_affinity.unwrap_or_default();
@@ -273,13 +344,17 @@ impl PodInfo {
                 .topology_spread_constraints
                 .iter()
                 .flatten()
-                .map(|c| SpreadConstraint::new(c, &labels))
+                .map(|c| {
+                    SpreadConstraint::new(c, &labels, gates.has(Gate::MatchLabelKeysInPodTopologySpread))
+                })
                 .collect(),
             claims: claims(spec, meta.name.as_deref().unwrap_or_default()),
             device_claims: device_claims(spec, status),
             device_asks: device_asks(spec),
-            features: features(spec),
+            features: if gates.has(Gate::NodeDeclaredFeatures) { features(spec) } else { Vec::new() },
             disks: spec.volumes.iter().flatten().filter_map(Disk::new).collect(),
+            node_side: NodeSide::new(spec, status, gates).map(Arc::new),
+            inline: spec.volumes.iter().flatten().filter_map(Handle::of_inline).collect(),
             owner: controller_of(meta)
                 .and_then(|owner| Some((Selecting::of_owner(owner)?, owner.name.clone()))),
             namespace,
@@ -302,6 +377,17 @@ impl PodInfo {
             (&self.node_name, &self.node_selector, &self.node_required, &self.node_preferred),
             (&self.requests, &self.counted, &self.ports, &self.tolerations, &self.features),
         )
+    }
+
+    /// The pod on a node, its claims having come to this there.
+    pub fn placed(&self, node: &str, claims: &[core::NodeAllocatableResourceClaimStatus]) -> Self {
+        let mut out = Self { node_name: node.to_owned(), ..self.clone() };
+        if let Some(side) = out.node_side.as_mut().filter(|_| !claims.is_empty()).map(Arc::make_mut) {
+            out.requests = side.more(&side.bare.0, claims);
+            out.counted = side.more(&side.bare.1, claims);
+            side.held = claims.iter().map(|claim| claim.resource_claim_name.clone()).collect();
+        }
+        out
     }
 
     /// `namespace/name`.
@@ -549,9 +635,10 @@ impl Toleration {
 // === impl SpreadConstraint ===
 
 impl SpreadConstraint {
-    /// Parses a constraint of a pod with these labels.
-    pub fn new(c: &core::TopologySpreadConstraint, labels: &Labels) -> Self {
-        let selector = compile(c.label_selector.as_ref(), labels, c.match_label_keys.iter().flatten(), []);
+    /// Parses a constraint of a pod with these labels; `keys` is whether labels may be named that pods share.
+    pub fn new(c: &core::TopologySpreadConstraint, labels: &Labels, keys: bool) -> Self {
+        let shared = c.match_label_keys.iter().filter(|_| keys).flatten();
+        let selector = compile(c.label_selector.as_ref(), labels, shared, []);
         Self {
             max_skew: c.max_skew.into(),
             topology_key: c.topology_key.clone(),
@@ -615,6 +702,27 @@ mod tests {
             );
             assert!(!Toleration::new(&toleration, false).tolerates(&taint));
         }
+    }
+
+    #[test]
+    fn features_of_nodes_and_labels_that_pods_share_count_where_they_may() {
+        let rule = json!([{"action": "RestartAllContainers"}]);
+        let spread = json!([{"maxSkew": 1, "topologyKey": "z", "whenUnsatisfiable": "DoNotSchedule",
+            "labelSelector": {"matchLabels": {"app": "a"}}, "matchLabelKeys": ["version"]}]);
+        let pod: core::Pod = serde_json::from_value(json!({
+            "metadata": {"labels": {"app": "a", "version": "1"}},
+            "spec": {"containers": [{"name": "c", "restartPolicyRules": rule}], "topologySpreadConstraints": spread},
+        }))
+        .unwrap();
+        let older: Labels =
+            [("app", "a"), ("version", "0")].map(|(k, v)| (k.to_owned(), v.to_owned())).into();
+        let of = |gates: Gates| {
+            let info = PodInfo::new(&pod, gates);
+            (info.features.len(), info.spread[0].selector.matches(&older))
+        };
+        assert_eq!(of(Gates::default()), (1, false));
+        assert_eq!(of(Gates::default().with(Gate::NodeDeclaredFeatures, false)), (0, false));
+        assert_eq!(of(Gates::default().with(Gate::MatchLabelKeysInPodTopologySpread, false)), (1, true));
     }
 
     #[test]

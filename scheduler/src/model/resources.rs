@@ -2,7 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use component_base::quantity::Quantity;
+use component_base::{
+    features::{Gate, Gates},
+    quantity::Quantity,
+};
 use k8s_openapi::{api::core::v1 as core, apimachinery::pkg::api::resource::Quantity as ApiQuantity};
 use smallvec::SmallVec;
 use smol_str::SmolStr;
@@ -103,9 +106,13 @@ impl Resources {
 /// (KEP-2837) and "Resize CPU and Memory" (KEP-1287, KEP-5419) pages: max(sum of containers and sidecars, each init
 /// container plus the sidecars started before it), plus overhead; pod-level requests win for the resources they name;
 /// what is being resized counts as the most of what is asked for, given out and in force.
-pub fn pod_requests(spec: &core::PodSpec, status: Option<&core::PodStatus>) -> (Resources, Resources) {
-    let exact = effective(spec, status, Resources::from_list);
-    let counted = effective(spec, status, |list| {
+pub fn pod_requests(
+    spec: &core::PodSpec,
+    status: Option<&core::PodStatus>,
+    gates: Gates,
+) -> (Resources, Resources) {
+    let exact = effective(spec, status, gates, Resources::from_list);
+    let counted = effective(spec, status, gates, |list| {
         let mut r = Resources::from_list(list);
         if !list.contains_key("cpu") {
             r.milli_cpu = DEFAULT_MILLI_CPU;
@@ -124,6 +131,7 @@ type List = BTreeMap<String, ApiQuantity>;
 fn effective(
     spec: &core::PodSpec,
     status: Option<&core::PodStatus>,
+    gates: Gates,
     of: impl Fn(&List) -> Resources,
 ) -> Resources {
     let container = |c: &core::Container, resizes: bool| {
@@ -153,8 +161,16 @@ fn effective(
         peak.max(&need);
     }
     total.max(&peak);
-    if let Some(asked) = spec.resources.as_ref().and_then(|r| r.requests.as_ref()) {
-        let real = status.and_then(|status| Some((status, status.resources.as_ref()?.requests.as_ref())));
+    if gates.has(Gate::DRANodeAllocatableResources) {
+        let claims = status.and_then(|status| status.node_allocatable_resource_claim_statuses.as_ref());
+        for claim in claims.into_iter().flatten() {
+            total.add(&Resources::from_list(&claim.resources), 1);
+        }
+    }
+    let whole = spec.resources.as_ref().filter(|_| gates.has(Gate::PodLevelResources));
+    if let Some(asked) = whole.and_then(|r| r.requests.as_ref()) {
+        let resized = status.filter(|_| gates.has(Gate::InPlacePodLevelResourcesVerticalScaling));
+        let real = resized.and_then(|status| Some((status, status.resources.as_ref()?.requests.as_ref())));
         let pod = match real {
             Some((status, real)) => {
                 Resources::from_list(&most(status, asked, status.allocated_resources.as_ref(), real))
@@ -211,7 +227,7 @@ mod tests {
     use super::*;
 
     fn requests(spec: serde_json::Value) -> Resources {
-        pod_requests(&serde_json::from_value(spec).unwrap(), None).0
+        pod_requests(&serde_json::from_value(spec).unwrap(), None, Gates::default()).0
     }
 
     #[test]
@@ -244,9 +260,25 @@ mod tests {
         ];
         for (spec, status, milli) in table {
             let (read, now) = (serde_json::from_value(spec.clone()), serde_json::from_value(status.clone()));
-            let found = pod_requests(&read.unwrap(), Some(&now.unwrap())).0;
+            let found = pod_requests(&read.unwrap(), Some(&now.unwrap()), Gates::default()).0;
             assert_eq!(found.milli_cpu, milli, "{spec} with {status}");
         }
+    }
+
+    #[test]
+    fn what_a_pod_asks_for_as_a_whole_counts_where_it_may() {
+        let of = |cpu: &str| json!({"requests": {"cpu": cpu}});
+        let spec = json!({"containers": [{"name": "c", "resources": of("1")}], "resources": of("3")});
+        let status = json!({"resources": of("5"), "allocatedResources": {"cpu": "4"}});
+        let found = |gates: Gates| {
+            let (spec, status) =
+                (serde_json::from_value(spec.clone()), serde_json::from_value(status.clone()));
+            pod_requests(&spec.unwrap(), Some(&status.unwrap()), gates).0.milli_cpu
+        };
+        let without = |gate| Gates::default().with(gate, false);
+        assert_eq!(found(Gates::default()), 5000);
+        assert_eq!(found(without(Gate::InPlacePodLevelResourcesVerticalScaling)), 3000);
+        assert_eq!(found(without(Gate::PodLevelResources)), 1000);
     }
 
     #[test]
@@ -269,7 +301,7 @@ mod tests {
     #[test]
     fn containers_without_requests_count_with_defaults_for_scoring_only() {
         let spec = serde_json::from_value(json!({"containers": [{"name": "a"}, {"name": "b"}]})).unwrap();
-        let (exact, counted) = pod_requests(&spec, None);
+        let (exact, counted) = pod_requests(&spec, None, Gates::default());
         assert_eq!(exact, Resources::default());
         assert_eq!((counted.milli_cpu, counted.memory), (200, 2 * DEFAULT_MEMORY));
     }

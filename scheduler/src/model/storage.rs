@@ -9,11 +9,15 @@ use std::{
 };
 
 use component_base::{
+    features::{Gate, Gates},
     informer::{Event, Object, version_of},
     meta::{ObjectKey, object_key},
 };
 use k8s_openapi::api::{
-    core::v1::{ContainerExtendedResourceRequest, PersistentVolume, PersistentVolumeClaim},
+    core::v1::{
+        ContainerExtendedResourceRequest, NodeAllocatableResourceClaimStatus, PersistentVolume,
+        PersistentVolumeClaim,
+    },
     resource::v1::ResourceClaim,
     storage::v1::{CSIDriver, CSINode, CSIStorageCapacity, StorageClass, VolumeAttachment},
 };
@@ -36,6 +40,7 @@ pub struct Storage {
     capacities: HashMap<ObjectKey, Arc<CSIStorageCapacity>>,
     /// By node, then by name.
     attachments: HashMap<String, BTreeMap<String, Arc<VolumeAttachment>>>,
+    gates: Gates,
 }
 
 /// A change of one of them.
@@ -67,12 +72,26 @@ pub enum StorageEvent {
     Class,
     /// A driver came or changed.
     Driver,
-    /// A node may take more volumes.
-    Node,
+    /// Drivers of a node; whether it may take more volumes.
+    Node {
+        /// It is new, or some limit grew.
+        room: bool,
+    },
     /// A pool has more room.
     Capacity,
-    /// A volume was detached.
-    Detached,
+    /// A volume of this driver was detached.
+    Detached(String),
+}
+
+/// Whether a node is new or some driver's limit on it grew.
+fn has_more_room(event: &Event<CSINode>) -> bool {
+    let Event::Updated { old, new } = event else { return true };
+    let limit = |node: &CSINode, driver: &str| {
+        let drivers = node.spec.drivers.iter();
+        let found = drivers.into_iter().find(|d| d.name == driver);
+        found.and_then(|d| d.allocatable.as_ref()?.count).unwrap_or(0)
+    };
+    new.spec.drivers.iter().any(|d| limit(new, &d.name) > limit(old, &d.name))
 }
 
 /// What must be written before a pod is bound, and what must come of it.
@@ -88,6 +107,8 @@ pub struct Reservation {
     pub devices: Vec<ResourceClaim>,
     /// A claim to be made for the devices that stand for resources of the pod.
     pub extended: Option<Box<ExtendedClaim>>,
+    /// What claims come to of what the node has for its pods: what the pod's status says of that.
+    pub of_node: Vec<NodeAllocatableResourceClaimStatus>,
 }
 
 /// A claim that is made with its devices, for what containers ask of extended resources.
@@ -206,6 +227,16 @@ impl Storage {
         self.attachments.get(node).into_iter().flat_map(BTreeMap::values)
     }
 
+    /// From now on volumes are looked at as these gates say.
+    pub fn gate(&mut self, gates: Gates) {
+        self.gates = gates;
+    }
+
+    /// Whether a gate is on.
+    pub fn has(&self, gate: Gate) -> bool {
+        self.gates.has(gate)
+    }
+
     /// Takes a change in; what it may mean, unless nothing.
     pub fn take(&mut self, change: &StorageChange) -> Option<StorageEvent> {
         let (event, gone) = match change {
@@ -227,7 +258,7 @@ impl Storage {
             }
             StorageChange::Node(event) => {
                 take(&mut self.nodes, event);
-                (StorageEvent::Node, is_gone(event))
+                (StorageEvent::Node { room: has_more_room(event) }, is_gone(event))
             }
             StorageChange::Capacity(event) => {
                 let key = object_key(event.object().as_ref());
@@ -245,7 +276,7 @@ impl Storage {
                     true => drop(of_node.remove(&name)),
                     false => drop(of_node.insert(name, attachment.clone())),
                 }
-                (StorageEvent::Detached, !is_gone(event))
+                (StorageEvent::Detached(attachment.spec.attacher.clone()), !is_gone(event))
             }
         };
         (!gone).then_some(event)
@@ -326,7 +357,7 @@ mod tests {
         assert_eq!(storage.take(&added), None);
         assert_eq!((storage.attachments("n").count(), storage.attachments("m").count()), (1, 0));
         let gone = StorageChange::Attachment(Event::Deleted { last: attachment, unknown_state: false });
-        assert_eq!(storage.take(&gone), Some(StorageEvent::Detached));
+        assert_eq!(storage.take(&gone), Some(StorageEvent::Detached("d".to_owned())));
         assert_eq!(storage.attachments("n").count(), 0);
     }
 }

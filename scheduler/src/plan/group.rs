@@ -173,8 +173,11 @@ impl Rehearsal {
         let mut waits = None;
         if let Some(node) = self.assume(pod, &turn) {
             self.makes_room |= matches!(turn, Turn::MakesRoom { .. });
-            let placed = Arc::new(PodInfo { node_name: node, ..PodInfo::clone(pod) });
-            self.cluster.place(placed);
+            let of_node = match &turn {
+                Turn::Placed(placement) => placement.reservation.of_node.as_slice(),
+                _ => &[],
+            };
+            self.cluster.place(Arc::new(pod.placed(&node, of_node)));
             let asked = rules.plugins.iter().filter(|w| w.points.permits);
             waits = asked.filter_map(|w| w.plugin.permit(pod, &self.cluster).err()).next();
             self.fits |= waits.is_none();

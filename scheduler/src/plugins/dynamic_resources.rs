@@ -4,6 +4,7 @@
 //! KEP-5075 (devices that several claims share), KEP-5007 (devices that must be made ready), KEP-5004 (devices for
 //! extended resources), KEP-5729 (claims that the pods of a group share).
 
+mod allocatable;
 mod allocation;
 mod backing;
 mod extended;
@@ -16,11 +17,15 @@ use std::{
     time::{Duration, Instant},
 };
 
-use component_base::meta::{ObjectKey, add_finalizer, controller_of, is_deleting};
+use component_base::{
+    features::Gate,
+    meta::{ObjectKey, add_finalizer, controller_of, is_deleting},
+};
 use jiff::Timestamp;
 use k8s_openapi::{
     Resource,
     api::{
+        core::v1::NodeAllocatableResourceClaimStatus,
         resource::v1::{
             AllocationResult, DeviceRequestAllocationResult, ResourceClaim, ResourceClaimConsumerReference,
         },
@@ -30,7 +35,8 @@ use k8s_openapi::{
 
 pub(in crate::plugins) use self::backing::Backing;
 use self::{
-    allocation::{Now, Patience, TIMED_OUT, Wanted},
+    allocatable::Given,
+    allocation::{INVALID, Now, Patience, TIMED_OUT, Wanted},
     extended::{Extended, Made},
 };
 use crate::{
@@ -62,6 +68,9 @@ pub struct DynamicResources {
     timeout: Duration,
     now: Now,
 }
+
+/// Claims to be written, the one to be made, and what they come to of what the node has.
+type Reserved = (Vec<ResourceClaim>, Option<Box<ExtendedClaim>>, Vec<NodeAllocatableResourceClaimStatus>);
 
 /// The claims of a pod.
 struct Claims<'a> {
@@ -114,8 +123,8 @@ impl Plugin for DynamicResources {
             return Reservation::default();
         }
         let Ok(claims) = Claims::new(pod, cluster) else { return Reservation::default() };
-        let (devices, extended) = claims.reserve(node);
-        Reservation { devices, extended, ..Reservation::default() }
+        let (devices, extended, of_node) = claims.reserve(node);
+        Reservation { devices, extended, of_node, ..Reservation::default() }
     }
 
     /// The earlier in their lists the alternatives stand that claims have on a node, the better.
@@ -284,13 +293,33 @@ impl<'a> Claims<'a> {
         self.open.iter().chain(made.map(|made| &made.wanted)).collect()
     }
 
-    fn reserve(self, node: &NodeInfo) -> (Vec<ResourceClaim>, Option<Box<ExtendedClaim>>) {
+    /// What wanted claims come to of what the node has for its pods.
+    fn of_node(
+        &self,
+        wanted: &[&Wanted],
+        allocations: &[AllocationResult],
+    ) -> Result<Vec<NodeAllocatableResourceClaimStatus>, Verdict> {
+        if !self.cluster.devices.has(Gate::DRANodeAllocatableResources) {
+            return Ok(Vec::new());
+        }
+        let given = wanted.iter().zip(allocations).map(|(wanted, allocation)| {
+            let name = wanted.claim.metadata.name.as_deref().unwrap_or_default();
+            let named = |used: &&DeviceClaimUse| used.name.as_deref() == Some(name) && !name.is_empty();
+            let entry = self.pod.device_claims.iter().find(named).map(|used| used.asked.name.as_str());
+            Given { name, entry, allocation }
+        });
+        allocatable::statuses(self.pod, &given.collect::<Vec<_>>(), &self.cluster.devices)
+    }
+
+    fn reserve(self, node: &NodeInfo) -> Reserved {
         let mut out: Vec<ResourceClaim> = Vec::new();
         let made = self.made(node).ok().flatten();
         let wanted = self.wanted(made.as_ref());
         let allocations =
             allocation::allocate(&wanted, &self.cluster.devices, node, Patience::default()).ok().flatten();
-        for (wanted, allocation) in wanted.iter().zip(allocations.unwrap_or_default()) {
+        let allocations = allocations.unwrap_or_default();
+        let of_node = self.of_node(&wanted, &allocations).unwrap_or_default();
+        for (wanted, allocation) in wanted.iter().zip(allocations) {
             let mut next = (*wanted.claim).clone();
             next.status.get_or_insert_default().allocation = Some(allocation);
             out.push(next);
@@ -303,7 +332,7 @@ impl<'a> Claims<'a> {
             self.hold(&mut claim);
             Box::new(ExtendedClaim { claim, mappings: made.mappings.clone() })
         });
-        (out, extended)
+        (out, extended, of_node)
     }
 
     /// Keeps a claim for the pod, or for its group where that shares it; whether that is new.
@@ -387,6 +416,12 @@ impl Filter for Asking<'_> {
         if claims.allocated.iter().any(|(_, at)| at.as_ref().is_some_and(|at| !reaches(at))) {
             return Verdict::unresolvable(ELSEWHERE);
         }
+        if claims.cluster.devices.has(Gate::DRANodeAllocatableResources) {
+            let names = claims.allocated.iter().filter_map(|(claim, _)| claim.metadata.name.as_deref());
+            if let Some(taken) = { names }.find_map(|name| allocatable::is_taken(claims.pod, name, node)) {
+                return taken;
+            }
+        }
         if claims.extended.as_ref().is_some_and(|extended| extended.stale.is_some()) {
             return Verdict::unschedulable(STALE);
         }
@@ -400,8 +435,13 @@ impl Filter for Asking<'_> {
         }
         let patience = Patience::new(self.timeout, self.now);
         match allocation::allocate(&wanted, &claims.cluster.devices, node, patience) {
-            Ok(Some(_)) => Verdict::Fits,
+            Ok(Some(given)) => match (claims.of_node(&wanted, &given), &claims.pod.node_side) {
+                (Err(verdict), _) => verdict,
+                (Ok(of_node), Some(side)) if !of_node.is_empty() => allocatable::check(side, &of_node, node),
+                _ => Verdict::Fits,
+            },
             Ok(None) => Verdict::unresolvable(CANNOT),
+            Err(reason) if reason == INVALID => Verdict::unschedulable(reason),
             Err(reason) if reason == TIMED_OUT => {
                 Verdict::Failed(format!("node {}: {reason}", node.name).into())
             }

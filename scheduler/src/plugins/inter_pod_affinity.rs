@@ -96,20 +96,47 @@ impl Plugin for InterPodAffinity {
     }
 
     fn wakes(&self, pod: &PodInfo, event: &ClusterEvent) -> bool {
+        let (near, away) = (&pod.affinity, &pod.anti_affinity);
         match event {
-            ClusterEvent::PodPlaced(_) => !pod.affinity.is_empty(),
+            ClusterEvent::PodPlaced(new) => mean(near, new),
             ClusterEvent::PodUpdated { old, new } => {
-                let means = !pod.affinity.is_empty() || !pod.anti_affinity.is_empty();
-                old.labels != new.labels && means
+                (!mean(near, old) && mean(near, new)) || (mean(away, old) && !mean(away, new))
             }
-            ClusterEvent::PodRemoved(_) | ClusterEvent::NodeAdded(_) | ClusterEvent::PodChanged => true,
-            ClusterEvent::NodeUpdated { old, new } => old.labels != new.labels,
-            ClusterEvent::NamespaceChanged => true,
+            ClusterEvent::PodRemoved(old) => mean(away, old) || mean(&old.anti_affinity, pod),
+            ClusterEvent::NodeAdded(node) => {
+                !away.is_empty() || near.iter().any(|term| node.labels.contains_key(&term.topology_key))
+            }
+            ClusterEvent::NodeUpdated { old, new } => {
+                let places = |term: &PodTerm| {
+                    let place = |node: &NodeInfo| node.labels.get(&term.topology_key).cloned();
+                    (place(old), place(new))
+                };
+                let joins = |term: &PodTerm| {
+                    let (old, new) = places(term);
+                    new.is_some() && old != new
+                };
+                let leaves = |term: &PodTerm| {
+                    let (old, new) = places(term);
+                    old.is_some() && old != new
+                };
+                near.iter().any(joins) || away.iter().any(leaves)
+            }
+            // Of whom other pods keep away is not known here.
+            ClusterEvent::PodChanged | ClusterEvent::NamespaceChanged => true,
             ClusterEvent::NodeRemoved(_)
             | ClusterEvent::StorageChanged(_)
             | ClusterEvent::DevicesChanged(_) => false,
         }
     }
+}
+
+/// Whether all of some terms may mean a pod: where namespaces are selected by their labels, any may be meant.
+fn mean(terms: &[PodTerm], other: &PodInfo) -> bool {
+    let may_mean = |term: &PodTerm| {
+        let here = term.namespace_selector.is_some() || term.namespaces.contains(&other.namespace);
+        here && term.selector.matches(&other.labels)
+    };
+    !terms.is_empty() && terms.iter().all(may_mean)
 }
 
 impl Needs<'_> {
@@ -310,26 +337,54 @@ mod tests {
     }
 
     #[test]
-    fn pods_wake_when_somebody_they_look_for_comes_or_goes() {
-        let needy = with(pod("p"), "podAffinity", json!([term("web")])).info();
-        let other = pod("w").label("app", "web").on("a").info();
+    fn pods_wake_when_what_they_look_for_comes_or_what_they_flee_goes() {
+        let near = with(pod("p"), "podAffinity", json!([term("web")])).info();
+        let away = with(pod("p"), "podAntiAffinity", json!([term("web")])).info();
+        let both = with(pod("p"), "podAffinity", json!([term("web"), term("db")])).info();
+        let plain = pod("p").label("app", "me").info();
+        let web = || pod("w").label("app", "web").on("a").info();
+        let other = || pod("w").label("app", "other").on("a").info();
+        let fears_me = with(pod("w").on("a"), "podAntiAffinity", json!([term("me")])).info();
+        let elsewhere = pod("w").set("/metadata/namespace", json!("far")).label("app", "web").on("a").info();
         let of_zone = |zone: &str| Arc::new(node("a", zone, json!({})));
-        let updated = |old, new| ClusterEvent::NodeUpdated { old: of_zone(old), new: of_zone(new) };
-        for (event, wakes) in [
-            (ClusterEvent::PodPlaced(other.clone()), true),
-            (ClusterEvent::PodRemoved(other.clone()), true),
-            (ClusterEvent::PodUpdated { old: pod("w").on("a").info(), new: other.clone() }, true),
-            (ClusterEvent::PodUpdated { old: other.clone(), new: other }, false),
-            (ClusterEvent::NodeRemoved(of_zone("x")), false),
-            (ClusterEvent::NodeAdded(of_zone("x")), true),
-            (updated("x", "y"), true),
-            (updated("x", "x"), false),
-            (ClusterEvent::NamespaceChanged, true),
-            (ClusterEvent::DevicesChanged(crate::model::DeviceEvent::Slice), false),
+        let no_zone = || {
+            let labels = json!({"kubernetes.io/hostname": "a"});
+            let bare = json!({"metadata": {"name": "a", "labels": labels}, "spec": {}, "status": {}});
+            Arc::new(NodeInfo::new(&serde_json::from_value(bare).unwrap()))
+        };
+        let updated = |old, new| ClusterEvent::NodeUpdated { old, new };
+        let relabelled = |old, new| ClusterEvent::PodUpdated { old, new };
+        for (what, event, [of_near, of_away, of_both, of_plain]) in [
+            ("comes", ClusterEvent::PodPlaced(web()), [true, false, false, false]),
+            ("another comes", ClusterEvent::PodPlaced(other()), [false; 4]),
+            ("comes elsewhere", ClusterEvent::PodPlaced(elsewhere), [false; 4]),
+            ("goes", ClusterEvent::PodRemoved(web()), [false, true, false, false]),
+            ("another goes", ClusterEvent::PodRemoved(other()), [false; 4]),
+            ("who fears goes", ClusterEvent::PodRemoved(fears_me), [false, false, false, true]),
+            ("becomes it", relabelled(other(), web()), [true, false, false, false]),
+            ("is it no more", relabelled(web(), other()), [false, true, false, false]),
+            ("stays it", relabelled(web(), web()), [false; 4]),
+            ("a node", ClusterEvent::NodeAdded(of_zone("x")), [true, true, true, false]),
+            ("a node of no zone", ClusterEvent::NodeAdded(no_zone()), [false, true, false, false]),
+            ("a node moves", updated(of_zone("x"), of_zone("y")), [true, true, true, false]),
+            ("a node joins a zone", updated(no_zone(), of_zone("y")), [true, false, true, false]),
+            ("a node leaves its zone", updated(of_zone("y"), no_zone()), [false, true, false, false]),
+            ("a node stays", updated(of_zone("x"), of_zone("x")), [false; 4]),
+            ("a node goes", ClusterEvent::NodeRemoved(of_zone("x")), [false; 4]),
+            ("a namespace", ClusterEvent::NamespaceChanged, [true; 4]),
+            ("devices", ClusterEvent::DevicesChanged(crate::model::DeviceEvent::Slice), [false; 4]),
         ] {
-            assert_eq!(plugin(json!({})).wakes(&needy, &event), wakes, "{event:?}");
+            let wakes = [&near, &away, &both, &plain].map(|pod| plugin(json!({})).wakes(pod, &event));
+            assert_eq!(wakes, [of_near, of_away, of_both, of_plain], "{what}");
         }
-        let (plain, placed) = (pod("q").info(), pod("w").on("a").info());
-        assert!(!plugin(json!({})).wakes(&plain, &ClusterEvent::PodPlaced(placed)));
+    }
+
+    #[test]
+    fn where_namespaces_are_selected_by_their_labels_any_may_be_meant() {
+        let mut far = term("web");
+        far["namespaceSelector"] = json!({"matchLabels": {"team": "x"}});
+        let near = with(pod("p"), "podAffinity", json!([far])).info();
+        let elsewhere = pod("w").set("/metadata/namespace", json!("far")).label("app", "web").on("a").info();
+        assert!(plugin(json!({})).wakes(&near, &ClusterEvent::PodPlaced(elsewhere)));
     }
 }

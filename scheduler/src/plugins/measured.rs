@@ -227,7 +227,7 @@ impl Plugin for Measured {
 
 #[cfg(test)]
 mod tests {
-    use component_base::clock;
+    use component_base::{clock, features::Gates};
     use serde_json::json;
 
     use super::*;
@@ -239,7 +239,7 @@ mod tests {
 
     #[test]
     fn plugins_decide_as_they_do_unmeasured_and_are_counted() {
-        let metrics = Metrics::register();
+        let metrics = Metrics::register(Gates::default());
         let sampling = Sampling::new(clock::real());
         sampling.begin(0);
         let wrap = |w: Weighted| Weighted {

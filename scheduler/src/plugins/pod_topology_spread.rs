@@ -58,7 +58,7 @@ impl PodTopologySpread {
             return pod.spread.iter().filter(|c| c.hard == hard).cloned().collect();
         }
         let listed = self.defaults.as_ref().unwrap_or(&SYSTEM_DEFAULTS);
-        let compile = |c| SpreadConstraint::new(c, &pod.labels);
+        let compile = |c| SpreadConstraint::new(c, &pod.labels, true);
         let mut out: Vec<SpreadConstraint> = listed.iter().map(compile).filter(|c| c.hard == hard).collect();
         if out.is_empty() {
             return out;

@@ -140,7 +140,7 @@ impl Plugin for VolumeBinding {
             ClusterEvent::NodeAdded(_) => true,
             ClusterEvent::NodeUpdated { old, new } => old.labels != new.labels,
             ClusterEvent::StorageChanged(StorageEvent::Claim(key)) => pod.has_claim(key),
-            ClusterEvent::StorageChanged(event) => *event != StorageEvent::Detached,
+            ClusterEvent::StorageChanged(event) => !matches!(event, StorageEvent::Detached(_)),
             _ => false,
         }
     }

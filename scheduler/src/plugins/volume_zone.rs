@@ -180,7 +180,7 @@ mod tests {
             (claim("other"), false),
             (ClusterEvent::StorageChanged(StorageEvent::Volume), true),
             (ClusterEvent::StorageChanged(StorageEvent::Class), true),
-            (ClusterEvent::StorageChanged(StorageEvent::Detached), false),
+            (ClusterEvent::StorageChanged(StorageEvent::Detached("d".into())), false),
             (ClusterEvent::PodRemoved(pod("q").on("a").info()), false),
         ] {
             assert_eq!(VolumeZone.wakes(&waiting, &event), wakes, "{event:?}");

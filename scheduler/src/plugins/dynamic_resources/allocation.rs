@@ -6,7 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use component_base::quantity::Quantity;
+use component_base::{features::Gate, meta::object_key, quantity::Quantity};
 use k8s_openapi::api::{
     core::v1::{NodeSelector, NodeSelectorRequirement, NodeSelectorTerm},
     resource::v1::{
@@ -28,6 +28,8 @@ use crate::{
 
 /// What is said when there was no time to find out.
 pub(super) const TIMED_OUT: &str = "timed out trying to allocate devices";
+/// What is said where nothing was found and some pool cannot be used.
+pub(super) const INVALID: &str = "invalid resource pools were encountered";
 /// Most devices of one claim.
 const MAX_DEVICES: usize = 32;
 /// Driver, pool and name of a device.
@@ -37,6 +39,8 @@ type Id = (String, String, String);
 pub(super) struct Wanted {
     pub(super) claim: Arc<ResourceClaim>,
     requests: Vec<Vec<Request>>,
+    /// Why nothing can be tried on any node.
+    refused: Option<Reason>,
 }
 
 /// One way to satisfy a request.
@@ -89,8 +93,12 @@ pub(super) struct Held {
 struct Search<'a> {
     wanted: &'a [&'a Wanted],
     candidates: Vec<Candidate<'a>>,
-    /// Pools whose slices are not all there.
-    incomplete: BTreeSet<(String, String)>,
+    /// Whether the slices of some pool that the node reaches are not all there.
+    is_incomplete: bool,
+    /// Whether some pool that the node reaches contradicts itself.
+    is_invalid: bool,
+    /// Devices that somebody has, by pool, those that the node does not reach among them: what they take of counters is gone.
+    busy: BTreeMap<(String, String), Vec<&'a Device>>,
     devices: &'a Devices,
     maker: Maker,
     domains: Vec<String>,
@@ -122,8 +130,35 @@ impl Wanted {
     /// Makes a claim's requests ready; the error says why it cannot be satisfied anywhere.
     pub(super) fn new(claim: &Arc<ResourceClaim>, devices: &Devices) -> Result<Wanted, Reason> {
         let all = claim.spec.devices.as_ref().and_then(|d| d.requests.as_deref()).unwrap_or_default();
-        let requests = all.iter().map(|request| alternatives(request, devices)).collect::<Result<_, _>>()?;
-        Ok(Wanted { claim: claim.clone(), requests })
+        let key = object_key(claim.as_ref());
+        let lists = devices.has(Gate::DRAPrioritizedList);
+        if let Some(list) = all.iter().filter(|_| !lists).find(|r| r.first_available.is_some()) {
+            let name = &list.name;
+            return Err(format!(
+                "resource claim {key}, request {name}: has subrequests, but the DRAPrioritizedList feature is disabled"
+            )
+            .into());
+        }
+        let requests: Vec<Vec<Request>> =
+            all.iter().map(|request| alternatives(request, devices)).collect::<Result<_, _>>()?;
+        let capacities = devices.has(Gate::DRAConsumableCapacity);
+        let asks = requests.iter().flatten().find(|way| !capacities && way.capacity.is_some());
+        let refused = match asks.map(|way| {
+            way.name.split_once('/').map_or(("request", &*way.name), |(_, sub)| ("subrequest", sub))
+        }) {
+            Some((what, name)) => Some(format!(
+                "claim {key}, {what} {name}: has capacity requests, but the DRAConsumableCapacity feature is disabled"
+            )),
+            None => {
+                let fewest =
+                    |ways: &Vec<Request>| ways.iter().map(|way| way.count.unwrap_or(0)).min().unwrap_or(0);
+                let least = requests.iter().map(fewest).fold(0, usize::saturating_add);
+                (least > MAX_DEVICES).then(|| {
+                    format!("claim {key}: number of requested devices {least} exceeds the claim limit of {MAX_DEVICES}")
+                })
+            }
+        };
+        Ok(Wanted { claim: claim.clone(), requests, refused: refused.map(Reason::Owned) })
     }
 
     fn constraints(&self) -> &[DeviceConstraint] {
@@ -148,8 +183,9 @@ fn alternatives(request: &DeviceRequest, devices: &Devices) -> Result<Vec<Reques
             let class = find(class)?;
             let of_class = class.spec.selectors.as_deref().unwrap_or_default();
             let class_name = class.metadata.name.clone().unwrap_or_default();
-            let of_class = Selectors::compile(of_class, &format!("class {class_name}"))?;
-            let own = Selectors::compile(selectors, &format!("request {name}"))?;
+            let lists = devices.has(Gate::DRAListTypeAttributes);
+            let of_class = Selectors::compile(of_class, &format!("class {class_name}"), lists)?;
+            let own = Selectors::compile(selectors, &format!("request {name}"), lists)?;
             let count = match mode {
                 Some("All") => None,
                 _ => Some(count.and_then(|n| usize::try_from(n).ok()).unwrap_or(1)),
@@ -202,9 +238,12 @@ pub(super) fn allocate(
     node: &NodeInfo,
     patience: Patience,
 ) -> Result<Option<Vec<AllocationResult>>, Reason> {
+    if let Some(refused) = wanted.iter().find_map(|wanted| wanted.refused.clone()) {
+        return Err(refused);
+    }
     let mut search = Search::new(wanted, devices, node, patience);
     if !search.claim(0)? {
-        return Ok(None);
+        return if search.is_invalid { Err(INVALID.into()) } else { Ok(None) };
     }
     Ok(Some((0..wanted.len()).map(|claim| search.result(claim, node)).collect()))
 }
@@ -217,7 +256,7 @@ pub(super) fn held(devices: &Devices) -> Held {
     let mut out = Held::default();
     for result in results.flatten().filter(|result| result.admin_access != Some(true)) {
         let id = (result.driver.clone(), result.pool.clone(), result.device.clone());
-        if result.share_id.is_none() {
+        if result.share_id.is_none() || !devices.has(Gate::DRAConsumableCapacity) {
             out.whole.insert(id);
             continue;
         }
@@ -248,8 +287,10 @@ impl<'a> Search<'a> {
             let pool = (slice.spec.driver.clone(), slice.spec.pool.name.clone());
             pools.entry(pool).or_default().push(slice);
         }
+        let partitions = devices.has(Gate::DRAPartitionableDevices);
         let mut held = held(devices);
-        let (mut candidates, mut incomplete) = (Vec::new(), BTreeSet::new());
+        let (mut candidates, mut is_incomplete, mut is_invalid) = (Vec::new(), false, false);
+        let mut busy: BTreeMap<(String, String), Vec<&'a Device>> = BTreeMap::new();
         let mut domains: BTreeSet<String> = BTreeSet::new();
         // Devices that must be made ready first are taken where there are no others.
         let slow = |slices: &[&ResourceSlice]| {
@@ -261,31 +302,44 @@ impl<'a> Search<'a> {
             let newest = slices.iter().map(|s| s.spec.pool.generation).max().unwrap_or_default();
             slices.retain(|slice| slice.spec.pool.generation == newest);
             slices.sort_by(|a, b| a.metadata.name.cmp(&b.metadata.name));
+            for device in slices.iter().flat_map(|slice| slice.spec.devices.iter().flatten()) {
+                domains.extend(domains_of(&pool.0, device));
+                if held.has(&pool.0, &pool.1, &device.name) {
+                    busy.entry(pool.clone()).or_default().push(device);
+                }
+            }
             let expected = slices.first().map_or(0, |slice| slice.spec.pool.resource_slice_count);
-            let mut here = false;
-            for slice in &slices {
-                for device in slice.spec.devices.iter().flatten() {
-                    domains.extend(domains_of(&pool.0, device));
-                    if !reaches(slice, device, node) {
-                        continue;
-                    }
-                    here = true;
+            let is_complete = i64::try_from(slices.len()) == Ok(expected);
+            let known = slices.iter().filter(|slice| partitions || !is_partitioned(slice));
+            let here: Vec<&ResourceSlice> = known.filter(|slice| matters(slice, node)).copied().collect();
+            if here.is_empty() {
+                continue;
+            }
+            if !is_complete {
+                is_incomplete = true;
+                continue;
+            }
+            if contradicts(&here, &slices, partitions) {
+                is_invalid = true;
+                continue;
+            }
+            for slice in here {
+                for device in slice.spec.devices.iter().flatten().filter(|d| reaches(slice, d, node)) {
                     let id = (pool.0.clone(), pool.1.clone(), device.name.clone());
                     let in_use = held.whole.contains(&id);
                     let shares = held.shares.remove(&id).unwrap_or_default();
                     candidates.push(Candidate { slice, device, id, in_use, shares });
                 }
             }
-            if here && i64::try_from(slices.len()).unwrap_or(i64::MAX) != expected {
-                incomplete.insert(pool);
-            }
         }
         Search {
             wanted,
             candidates,
-            incomplete,
+            is_incomplete,
+            is_invalid,
+            busy,
             devices,
-            maker: Maker::new(),
+            maker: Maker::new(devices),
             domains: domains.into_iter().collect(),
             chosen: Vec::new(),
             matches: HashMap::new(),
@@ -331,9 +385,7 @@ impl<'a> Search<'a> {
             }
             let Some(amounts) = self.available(choice) else { continue };
             self.chosen.push(Chosen { choice, amounts });
-            // More may be left of a device that is shared.
-            let next = if is_shared(self.candidates[candidate].device) { candidate } else { candidate + 1 };
-            if self.constraints_hold(choice.claim) && self.some(choice, left - 1, next)? {
+            if self.constraints_hold(choice.claim) && self.some(choice, left - 1, candidate + 1)? {
                 return Ok(true);
             }
             self.chosen.pop();
@@ -343,7 +395,7 @@ impl<'a> Search<'a> {
 
     /// Takes all devices that match, if there are any and all of them are free.
     fn all(&mut self, choice: Choice) -> Result<bool, Reason> {
-        if !self.incomplete.is_empty() {
+        if self.is_incomplete || self.is_invalid {
             return Ok(false);
         }
         let mut any = false;
@@ -353,9 +405,7 @@ impl<'a> Search<'a> {
                 continue;
             }
             // Those that do not have as much are not among all there are.
-            let Candidate { device, shares, .. } = &self.candidates[candidate];
-            let amounts = sharing::taken(self.way(choice).capacity.as_ref(), capacity(device));
-            if !amounts.is_some_and(|amounts| sharing::fits(capacity(device), shares.iter(), &amounts)) {
+            if self.amounts(choice, self.candidates[candidate].shares.iter()).is_none() {
                 continue;
             }
             let Some(amounts) = self.available(choice) else { return Ok(false) };
@@ -375,6 +425,10 @@ impl<'a> Search<'a> {
             return Ok(*known);
         }
         let candidate = &self.candidates[choice.candidate];
+        let is_slow = candidate.device.binding_conditions.as_ref().is_some_and(|c| !c.is_empty());
+        if is_slow && !self.devices.have_conditions() {
+            return Ok(false);
+        }
         let seen = self.maker.device(&candidate.id.0, candidate.device, &self.domains);
         let selected = self.way(choice).selectors.select(&seen)?;
         self.matches.insert(key, selected);
@@ -385,21 +439,22 @@ impl<'a> Search<'a> {
     fn available(&self, choice: Choice) -> Option<Amounts> {
         let (way, candidate) = (self.way(choice), &self.candidates[choice.candidate]);
         let device = candidate.device;
-        let pool = (candidate.id.0.clone(), candidate.id.1.clone());
         let in_claim = self.chosen.iter().filter(|other| other.choice.claim == choice.claim).count();
-        if in_claim >= MAX_DEVICES || self.incomplete.contains(&pool) {
+        let takes_counters = device.consumes_counters.as_ref().is_some_and(|all| !all.is_empty());
+        if in_claim >= MAX_DEVICES || (takes_counters && !self.devices.has(Gate::DRAPartitionableDevices)) {
             return None;
         }
         let taints = device.taints.as_deref().unwrap_or_default();
-        let mut ruled = self.devices.rule_taints(&pool.0, &pool.1, &device.name);
-        if taints.iter().any(|taint| keeps_off(taint, &way.tolerations))
-            || ruled.any(|taint| keeps_off(&taint, &way.tolerations))
+        let mut ruled = self.devices.rule_taints(&candidate.id.0, &candidate.id.1, &device.name);
+        if self.devices.has(Gate::DRADeviceTaints)
+            && (taints.iter().any(|taint| keeps_off(taint, &way.tolerations))
+                || ruled.any(|taint| keeps_off(&taint, &way.tolerations)))
         {
             return None;
         }
         let of_device = |c: &&Chosen| c.choice.candidate == choice.candidate;
         let chosen = || self.chosen.iter().filter(of_device);
-        let shared = is_shared(device);
+        let shared = self.is_shared(device);
         let free = match (way.admin, shared) {
             (true, true) => true,
             (true, false) => !chosen().any(|c| c.choice.claim == choice.claim),
@@ -409,25 +464,39 @@ impl<'a> Search<'a> {
             (false, true) => self.counters_suffice(choice),
             (false, false) => !chosen().any(|c| !self.way(c.choice).admin) && self.counters_suffice(choice),
         };
-        let amounts = sharing::taken(way.capacity.as_ref(), capacity(device)).filter(|_| free)?;
-        let others = candidate.shares.iter().chain(chosen().filter(|_| shared).map(|c| &c.amounts));
-        sharing::fits(capacity(device), others, &amounts).then_some(amounts)
+        if !free {
+            return None;
+        }
+        self.amounts(choice, candidate.shares.iter().chain(chosen().filter(|_| shared).map(|c| &c.amounts)))
+    }
+
+    /// How much of a device a request takes, if that is left beside what others take.
+    fn amounts<'o>(&self, choice: Choice, others: impl Iterator<Item = &'o Amounts>) -> Option<Amounts> {
+        if !self.devices.has(Gate::DRAConsumableCapacity) {
+            return Some(Amounts::new());
+        }
+        let capacity = capacity(self.candidates[choice.candidate].device);
+        let amounts = sharing::taken(self.way(choice).capacity.as_ref(), capacity)?;
+        sharing::fits(capacity, others, &amounts).then_some(amounts)
+    }
+
+    /// Whether several claims may have some of a device each.
+    fn is_shared(&self, device: &Device) -> bool {
+        self.devices.has(Gate::DRAConsumableCapacity) && device.allow_multiple_allocations == Some(true)
     }
 
     /// Whether what the device takes of counters that it shares with others is left.
     fn counters_suffice(&self, choice: Choice) -> bool {
         let candidate = &self.candidates[choice.candidate];
         let Some(needs) = candidate.device.consumes_counters.as_ref() else { return true };
-        let same_pool = |other: &&Candidate<'_>| other.id.0 == candidate.id.0 && other.id.1 == candidate.id.1;
+        let pool = (candidate.id.0.clone(), candidate.id.1.clone());
+        let of_pool = |other: &&Candidate<'_>| other.id.0 == pool.0 && other.id.1 == pool.1;
         let taken =
             |at: usize| self.chosen.iter().any(|c| c.choice.candidate == at && !self.way(c.choice).admin);
-        let busy: Vec<&Device> = self
-            .candidates
-            .iter()
-            .enumerate()
-            .filter(|(at, other)| same_pool(other) && (other.is_held() || taken(*at)))
-            .map(|(_, other)| other.device)
-            .collect();
+        let all = self.candidates.iter().enumerate();
+        let new = all.filter(|(at, other)| of_pool(other) && !other.is_held() && taken(*at));
+        let known = self.busy.get(&pool).into_iter().flatten().copied();
+        let busy: Vec<&Device> = known.chain(new.map(|(_, other)| other.device)).collect();
         needs.iter().all(|need| {
             need.counters.iter().all(|(name, counter)| {
                 let amount = |q: &k8s_openapi::apimachinery::pkg::api::resource::Quantity| {
@@ -471,18 +540,24 @@ impl<'a> Search<'a> {
                 (None, Some(name)) => (name, true),
                 (None, None) => return false,
             };
-            let mut seen: Vec<&DeviceAttribute> = Vec::new();
+            let lists = self.devices.has(Gate::DRAListTypeAttributes);
+            let mut seen: Vec<Values> = Vec::new();
             for choice in concerned {
                 let candidate = &self.candidates[choice.candidate];
-                let Some(value) = attribute_of(candidate, attribute) else { return false };
-                let fits = match distinct {
-                    true => !seen.contains(&value),
-                    false => seen.first().is_none_or(|first| *first == value),
+                let Some(values) = attribute_of(candidate, attribute).and_then(|a| Values::of(a, lists))
+                else {
+                    return false;
                 };
-                if !fits {
+                if distinct && seen.iter().any(|other| other.common(&values).is_some()) {
                     return false;
                 }
-                seen.push(value);
+                if distinct || seen.is_empty() {
+                    seen.push(values);
+                    continue;
+                }
+                // What all so far have in common.
+                let Some(common) = seen[0].common(&values) else { return false };
+                seen[0] = common;
             }
             true
         })
@@ -494,7 +569,9 @@ impl<'a> Search<'a> {
         let chosen: Vec<Choice> = given.clone().map(|c| c.choice).collect();
         let results = given.enumerate().map(|(at, Chosen { choice, amounts })| {
             let published = self.candidates[choice.candidate].device;
-            let shared = is_shared(published);
+            let shared = self.is_shared(published);
+            let conditions =
+                |all: &Option<Vec<String>>| all.clone().filter(|_| self.devices.have_conditions());
             let consumed = amounts.iter().map(|(name, amount)| (name.clone(), amount.to_api()));
             let (way, (driver, pool, device)) = (self.way(*choice), &self.candidates[choice.candidate].id);
             DeviceRequestAllocationResult {
@@ -504,8 +581,8 @@ impl<'a> Search<'a> {
                 device: device.clone(),
                 admin_access: way.admin.then_some(true),
                 tolerations: (!way.tolerations.is_empty()).then(|| way.tolerations.clone()),
-                binding_conditions: published.binding_conditions.clone(),
-                binding_failure_conditions: published.binding_failure_conditions.clone(),
+                binding_conditions: conditions(&published.binding_conditions),
+                binding_failure_conditions: conditions(&published.binding_failure_conditions),
                 share_id: shared.then(|| self.share(claim, at, device)),
                 consumed_capacity: Some(consumed.collect::<BTreeMap<_, _>>())
                     .filter(|consumed| shared && !consumed.is_empty()),
@@ -530,28 +607,95 @@ impl<'a> Search<'a> {
         sharing::id(&[uid, version, &at.to_string(), device])
     }
 
-    /// What classes, then the claim, tell drivers.
+    /// What classes tell drivers, each once for all of its requests, and what the claim tells about requests and the ways
+    /// that were chosen.
     fn config(&self, claim: usize, chosen: &[Choice]) -> Vec<DeviceAllocationConfiguration> {
-        let mut out = Vec::new();
+        let mut out: Vec<DeviceAllocationConfiguration> = Vec::new();
         let ways: BTreeMap<usize, &Request> = chosen.iter().map(|c| (c.request, self.way(*c))).collect();
+        let mut of_classes: BTreeMap<Option<&str>, std::ops::Range<usize>> = BTreeMap::new();
         for way in ways.values() {
-            for config in way.class.spec.config.iter().flatten() {
+            let class = way.class.metadata.name.as_deref();
+            if let Some(known) = of_classes.get(&class) {
+                for config in &mut out[known.clone()] {
+                    config.requests.get_or_insert_default().push(way.name.clone());
+                }
+                continue;
+            }
+            let from = out.len();
+            out.extend(way.class.spec.config.iter().flatten().map(|config| DeviceAllocationConfiguration {
+                source: "FromClass".into(),
+                requests: Some(vec![way.name.clone()]),
+                opaque: config.opaque.clone(),
+            }));
+            of_classes.insert(class, from..out.len());
+        }
+        let spec = self.wanted[claim].claim.spec.devices.as_ref();
+        for config in spec.iter().flat_map(|d| d.config.iter().flatten()) {
+            let names = config.requests.as_deref().unwrap_or_default();
+            let concerns =
+                |way: &&&Request| names.iter().any(|name| *name == way.name || *name == way.main());
+            // Once for each request it is about, as upstream has it.
+            let times = if names.is_empty() { 1 } else { ways.values().filter(concerns).count() };
+            for _ in 0..times {
                 out.push(DeviceAllocationConfiguration {
-                    source: "FromClass".into(),
-                    requests: Some(vec![way.name.clone()]),
+                    source: "FromClaim".into(),
+                    requests: config.requests.clone(),
                     opaque: config.opaque.clone(),
                 });
             }
         }
-        let spec = self.wanted[claim].claim.spec.devices.as_ref();
-        for config in spec.iter().flat_map(|d| d.config.iter().flatten()) {
-            out.push(DeviceAllocationConfiguration {
-                source: "FromClaim".into(),
-                requests: config.requests.clone(),
-                opaque: config.opaque.clone(),
-            });
-        }
         out
+    }
+}
+
+impl Request {
+    /// The name of the request as a whole.
+    fn main(&self) -> &str {
+        self.name.split_once('/').map_or(&self.name, |(main, _)| main)
+    }
+}
+
+/// The values of an attribute: one, or those of a list.
+#[derive(Clone, Debug, PartialEq)]
+enum Values {
+    Ints(BTreeSet<i64>),
+    Bools(BTreeSet<bool>),
+    Strings(BTreeSet<String>),
+    Versions(BTreeSet<String>),
+}
+
+impl Values {
+    /// The values, where there are any of a kind that is known; `lists` is whether there may be several.
+    fn of(attribute: &DeviceAttribute, lists: bool) -> Option<Values> {
+        fn all<T: Clone + Ord>(many: Option<&Vec<T>>, lists: bool) -> Option<BTreeSet<T>> {
+            many.filter(|all| lists && !all.is_empty()).map(|all| all.iter().cloned().collect())
+        }
+        fn one<T: Clone + Ord>(one: Option<&T>) -> Option<BTreeSet<T>> {
+            one.map(|value| BTreeSet::from([value.clone()]))
+        }
+        let a = attribute;
+        let many = all(a.ints.as_ref(), lists).map(Values::Ints);
+        let many = many.or_else(|| all(a.bools.as_ref(), lists).map(Values::Bools));
+        let many = many.or_else(|| all(a.strings.as_ref(), lists).map(Values::Strings));
+        many.or_else(|| all(a.versions.as_ref(), lists).map(Values::Versions))
+            .or_else(|| one(a.int.as_ref()).map(Values::Ints))
+            .or_else(|| one(a.bool.as_ref()).map(Values::Bools))
+            .or_else(|| one(a.string.as_ref()).map(Values::Strings))
+            .or_else(|| one(a.version.as_ref()).map(Values::Versions))
+    }
+
+    /// What both have, where that is anything.
+    fn common(&self, other: &Values) -> Option<Values> {
+        fn both<T: Clone + Ord>(a: &BTreeSet<T>, b: &BTreeSet<T>) -> Option<BTreeSet<T>> {
+            Some(a.intersection(b).cloned().collect::<BTreeSet<T>>()).filter(|common| !common.is_empty())
+        }
+        match (self, other) {
+            (Values::Ints(a), Values::Ints(b)) => both(a, b).map(Values::Ints),
+            (Values::Bools(a), Values::Bools(b)) => both(a, b).map(Values::Bools),
+            (Values::Strings(a), Values::Strings(b)) => both(a, b).map(Values::Strings),
+            (Values::Versions(a), Values::Versions(b)) => both(a, b).map(Values::Versions),
+            _ => None,
+        }
     }
 }
 
@@ -559,11 +703,6 @@ impl Candidate<'_> {
     fn is_held(&self) -> bool {
         self.in_use || !self.shares.is_empty()
     }
-}
-
-/// Whether several claims may have some of a device each.
-fn is_shared(device: &Device) -> bool {
-    device.allow_multiple_allocations == Some(true)
 }
 
 fn capacity(device: &Device) -> &BTreeMap<String, DeviceCapacity> {
@@ -578,6 +717,49 @@ pub(super) fn domains_of<'a>(driver: &'a str, device: &'a Device) -> impl Iterat
     names.map(|name| qualified(driver, name).0.to_owned()).chain([driver.to_owned()])
 }
 
+/// Whether a slice says what only partitions of devices need.
+fn is_partitioned(slice: &ResourceSlice) -> bool {
+    let spec = &slice.spec;
+    spec.per_device_node_selection.is_some()
+        || spec.shared_counters.as_ref().is_some_and(|all| !all.is_empty())
+}
+
+/// Whether a node has to do with a slice: it reaches some of its devices, or the slice has the counters of its pool.
+fn matters(slice: &ResourceSlice, node: &NodeInfo) -> bool {
+    let spec = &slice.spec;
+    if spec.shared_counters.as_ref().is_some_and(|all| !all.is_empty()) {
+        return true;
+    }
+    match spec.per_device_node_selection {
+        Some(true) => spec.devices.iter().flatten().any(|device| reaches(slice, device, node)),
+        _ => is_at(spec.node_name.as_deref(), spec.node_selector.as_ref(), spec.all_nodes, node),
+    }
+}
+
+/// Whether a pool contradicts itself: devices or counters of one name, or devices that take of counters there are none of.
+fn contradicts(here: &[&ResourceSlice], all: &[&ResourceSlice], partitions: bool) -> bool {
+    let mut names = BTreeSet::new();
+    let mut devices = here.iter().flat_map(|slice| slice.spec.devices.iter().flatten());
+    if devices.any(|device| !names.insert(&device.name)) {
+        return true;
+    }
+    if !partitions {
+        return false;
+    }
+    let mut counters = BTreeMap::new();
+    for set in here.iter().flat_map(|slice| slice.spec.shared_counters.iter().flatten()) {
+        if counters.insert(&set.name, &set.counters).is_some() {
+            return true;
+        }
+    }
+    let devices = all.iter().flat_map(|slice| slice.spec.devices.iter().flatten());
+    let mut needs = devices.flat_map(|device| device.consumes_counters.iter().flatten());
+    needs.any(|need| {
+        let known = counters.get(&need.counter_set);
+        !known.is_some_and(|known| need.counters.keys().all(|name| known.contains_key(name)))
+    })
+}
+
 /// Whether a node reaches a device.
 pub(super) fn reaches(slice: &ResourceSlice, device: &Device, node: &NodeInfo) -> bool {
     let spec = &slice.spec;
@@ -585,9 +767,15 @@ pub(super) fn reaches(slice: &ResourceSlice, device: &Device, node: &NodeInfo) -
         Some(true) => (&device.node_name, &device.node_selector, device.all_nodes),
         _ => (&spec.node_name, &spec.node_selector, spec.all_nodes),
     };
-    let is_it = name.as_deref().is_some_and(|name| !name.is_empty() && name == node.name);
+    is_at(name.as_deref(), selector.as_ref(), all, node)
+}
+
+fn is_at(name: Option<&str>, selector: Option<&NodeSelector>, all: Option<bool>, node: &NodeInfo) -> bool {
     let selects = |s: &NodeSelector| NodeSelectorTerms::new(s).matches(&node.name, &node.labels);
-    is_it || all == Some(true) || selector.as_ref().is_some_and(selects)
+    match name.filter(|name| !name.is_empty()) {
+        Some(name) => name == node.name,
+        None => all == Some(true) || selector.is_some_and(selects),
+    }
 }
 
 /// Whether a taint keeps new users off a device.

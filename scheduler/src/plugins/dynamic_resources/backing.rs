@@ -3,6 +3,7 @@
 
 use std::collections::BTreeSet;
 
+use component_base::features::Gate;
 use k8s_openapi::api::resource::v1::{Device, ResourceSlice};
 
 use super::{
@@ -19,8 +20,9 @@ impl<'a> Backing<'a> {
     pub(in crate::plugins) fn new(resource: &str, devices: &'a Devices) -> Option<Self> {
         let class = devices.class_for(resource)?;
         let selectors = class.spec.selectors.as_deref().unwrap_or_default();
-        let selectors = Selectors::compile(selectors, resource).ok()?;
-        let (maker, held) = (Maker::new(), held(devices));
+        let selectors =
+            Selectors::compile(selectors, resource, devices.has(Gate::DRAListTypeAttributes)).ok()?;
+        let (maker, held) = (Maker::new(devices), held(devices));
         let all = devices.slices().flat_map(|slice| {
             let of = |device| domains_of(&slice.spec.driver, device);
             slice.spec.devices.iter().flatten().flat_map(of)

@@ -6,9 +6,10 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use cel_engine::{Env, MadeMap, Map, Program, Type, Value};
+use component_base::features::Gate;
 use k8s_openapi::api::resource::v1::{Device, DeviceAttribute, DeviceSelector};
 
-use crate::framework::Reason;
+use crate::{framework::Reason, model::Devices};
 
 /// Compiled expressions; all must be true.
 #[derive(Clone, Default)]
@@ -18,12 +19,17 @@ pub(super) struct Selectors(Vec<Arc<Program>>);
 pub(super) struct Maker {
     quantity: Option<Program>,
     semver: Option<Program>,
+    /// Whether attributes may be lists.
+    lists: bool,
+    /// Whether devices say that several claims may share them.
+    shares: bool,
 }
 
 impl Selectors {
-    /// Compiles all selectors of a class or a request, named by `of` in errors.
-    pub(super) fn compile(all: &[DeviceSelector], of: &str) -> Result<Selectors, Reason> {
+    /// Compiles all selectors of a class or a request, named by `of` in errors; `lists` is whether attributes may be lists.
+    pub(super) fn compile(all: &[DeviceSelector], of: &str, lists: bool) -> Result<Selectors, Reason> {
         let env = Env::new().with_bindings().variable("device", Type::Dyn);
+        let env = if lists { env.with_function("includes") } else { env };
         let mut out = Selectors::default();
         for (at, selector) in all.iter().enumerate() {
             let Some(cel) = &selector.cel else {
@@ -64,10 +70,15 @@ impl Selectors {
 
 impl Maker {
     /// The conversions that expressions have, for values that come from devices.
-    pub(super) fn new() -> Maker {
+    pub(super) fn new(devices: &Devices) -> Maker {
         let env = Env::new().variable("text", Type::String);
         // Both functions are there: without them no device would have versions or capacities.
-        Maker { quantity: env.compile("quantity(text)").ok(), semver: env.compile("semver(text)").ok() }
+        Maker {
+            quantity: env.compile("quantity(text)").ok(),
+            semver: env.compile("semver(text)").ok(),
+            lists: devices.has(Gate::DRAListTypeAttributes),
+            shares: devices.has(Gate::DRAConsumableCapacity),
+        }
     }
 
     fn make(program: Option<&Program>, text: &str) -> Option<Value<'static>> {
@@ -92,19 +103,25 @@ impl Maker {
             put(&mut capacity, driver, name, Maker::make(self.quantity.as_ref(), &amount.value.0));
         }
         let mut out = MadeMap::default();
+        let shares = Value::Bool(device.allow_multiple_allocations == Some(true));
         let members = [
-            ("driver", Value::text(driver)),
-            ("attributes", by_domain(attributes)),
-            ("capacity", by_domain(capacity)),
-            ("allowMultipleAllocations", Value::Bool(device.allow_multiple_allocations == Some(true))),
+            ("driver", Some(Value::text(driver))),
+            ("attributes", Some(by_domain(attributes))),
+            ("capacity", Some(by_domain(capacity))),
+            ("allowMultipleAllocations", Some(shares).filter(|_| self.shares)),
         ];
-        for (name, value) in members {
+        for (name, value) in members.into_iter().filter_map(|(name, value)| Some((name, value?))) {
             insert(&mut out, name, value);
         }
         Value::Map(Map::Made(Arc::new(out)))
     }
 
     fn attribute(&self, attribute: &DeviceAttribute) -> Option<Value<'static>> {
+        if self.lists
+            && let Some(values) = self.list(attribute)
+        {
+            return Some(values);
+        }
         if let Some(text) = &attribute.version {
             return Maker::make(self.semver.as_ref(), text);
         }
@@ -113,6 +130,18 @@ impl Maker {
             .map(Value::Bool)
             .or(attribute.int.map(Value::Int))
             .or_else(|| attribute.string.as_ref().map(Value::text))
+    }
+}
+
+impl Maker {
+    fn list(&self, attribute: &DeviceAttribute) -> Option<Value<'static>> {
+        let of = Value::list;
+        let version = |text: &String| Maker::make(self.semver.as_ref(), text);
+        let ints = attribute.ints.as_ref().map(|all| all.iter().map(|v| Value::Int(*v)).collect());
+        let bools = || Some(attribute.bools.as_ref()?.iter().map(|v| Value::Bool(*v)).collect());
+        let strings = || Some(attribute.strings.as_ref()?.iter().map(Value::text).collect());
+        let versions = || Some(attribute.versions.as_ref()?.iter().filter_map(version).collect());
+        ints.or_else(bools).or_else(strings).or_else(versions).map(of)
     }
 }
 

@@ -1,4 +1,7 @@
-use component_base::informer::Event;
+use component_base::{
+    features::{Gate, Gates},
+    informer::Event,
+};
 use serde_json::{Value, json};
 
 use super::*;
@@ -325,11 +328,15 @@ fn claims_share_a_device_until_its_capacity_is_taken() {
 }
 
 #[test]
-fn one_request_may_have_several_shares_of_a_device() {
+fn each_request_has_one_share_of_a_device() {
     let shares = |count: i64| claim("c", some_memory("3Gi", json!({"count": count})));
-    assert_eq!(verdicts(&user(&["c"]), &shared(&[shares(3)])).unwrap(), [no(), None]);
-    assert_eq!(verdicts(&user(&["c"]), &shared(&[shares(4)])).unwrap(), [no(), no()]);
-    let cluster = shared(&[shares(2)]);
+    assert_eq!(verdicts(&user(&["c"]), &shared(&[shares(1)])).unwrap(), [no(), None]);
+    assert_eq!(verdicts(&user(&["c"]), &shared(&[shares(2)])).unwrap(), [no(), no()]);
+    let mut twice = some_memory("3Gi", json!({}));
+    let mut second = twice["requests"][0].clone();
+    second["name"] = json!("s");
+    twice["requests"].as_array_mut().unwrap().push(second);
+    let cluster = shared(&[claim("c", twice)]);
     let reservation = plugin().reserve(&user(&["c"]), &cluster, cluster.node("b").unwrap());
     let allocation = reservation.devices[0].status.as_ref().unwrap().allocation.as_ref().unwrap();
     let results = allocation.devices.as_ref().unwrap().results.as_ref().unwrap();
@@ -708,4 +715,300 @@ fn a_groups_claim_is_given_back_while_none_of_its_pods_has_a_node() {
     world.groups.join(&placed);
     world.place(placed);
     assert_eq!(released(&world), None, "somebody uses it");
+}
+
+/// What both nodes say with gates the other way.
+fn switched(mut cluster: Cluster, gates: &[Gate]) -> Result<[Option<String>; 2], String> {
+    let other = |all: Gates, gate: &Gate| all.with(*gate, !all.has(*gate));
+    cluster.devices.gate(gates.iter().fold(Gates::default(), other));
+    verdicts(&user(&["c"]), &cluster)
+}
+
+#[test]
+fn lists_of_requests_are_refused_where_they_may_not_be() {
+    let list =
+        json!({"requests": [{"name": "r", "firstAvailable": [{"name": "s", "deviceClassName": "gpu"}]}]});
+    let refused = switched(world(&[claim("c", list)]), &[Gate::DRAPrioritizedList]).unwrap_err();
+    let why = "request r: has subrequests, but the DRAPrioritizedList feature is disabled";
+    assert_eq!(refused, format!("resource claim default/c, {why}"));
+}
+
+#[test]
+fn capacity_is_neither_asked_for_nor_shared_where_it_may_not_be() {
+    let why = "failed: claim default/c, request r: has capacity requests, but the DRAConsumableCapacity feature is disabled";
+    let told = switched(shared(&[claim("c", some_memory("1Gi", json!({})))]), &[Gate::DRAConsumableCapacity]);
+    assert_eq!(told.unwrap(), [Some(why.to_owned()), Some(why.to_owned())]);
+    // What one claim has some of is all its own, and expressions see nothing of sharing.
+    let one = |name: &str| {
+        claim(
+            name,
+            json!({"requests": [exactly("r", json!({"selectors": cel("device.attributes['d.io'].model == 'shared'")}))]}),
+        )
+    };
+    let mut cluster = shared(&[one("c"), one("d")]);
+    let reservation = plugin().reserve(&user(&["d"]), &cluster, cluster.node("b").unwrap());
+    cluster.devices.assume(&reservation);
+    assert_eq!(verdicts(&user(&["c"]), &cluster).unwrap(), [no(), None]);
+    assert_eq!(switched(cluster, &[Gate::DRAConsumableCapacity]).unwrap(), [no(), no()]);
+    let seen =
+        json!({"requests": [exactly("r", json!({"selectors": cel("device.allowMultipleAllocations")}))]});
+    let [a, _] = switched(world(&[claim("c", seen)]), &[Gate::DRAConsumableCapacity]).unwrap();
+    assert!(a.unwrap().contains("CEL runtime error"));
+}
+
+#[test]
+fn taints_count_where_they_may() {
+    let tainted = |cluster: &mut Cluster| {
+        let mut one = device("s1", "small", "8Gi", "1.0.0");
+        one["taints"] = json!([{"key": "k", "effect": "NoSchedule"}]);
+        cluster.devices.take(&DeviceChange::Slice(added(slice("b", "b", json!([one])))));
+    };
+    let mut cluster = world(&[claim("c", json!({"requests": [exactly("r", json!({}))]}))]);
+    tainted(&mut cluster);
+    assert_eq!(switched(cluster.clone(), &[]).unwrap(), [None, no()]);
+    assert_eq!(switched(cluster, &[Gate::DRADeviceTaints]).unwrap(), [None, None]);
+}
+
+#[test]
+fn devices_that_must_be_made_ready_are_none_where_they_may_not_be() {
+    let mut slow = device("s1", "small", "8Gi", "1.0.0");
+    slow["bindingConditions"] = json!(["Ready"]);
+    let mut cluster = world(&[claim("c", json!({"requests": [exactly("r", json!({}))]}))]);
+    cluster.devices.take(&DeviceChange::Slice(added(slice("b", "b", json!([slow])))));
+    assert_eq!(switched(cluster.clone(), &[]).unwrap(), [None, None]);
+    for gate in [Gate::DRADeviceBindingConditions, Gate::DRAResourceClaimDeviceStatus] {
+        assert_eq!(switched(cluster.clone(), &[gate]).unwrap(), [None, no()], "{gate}");
+    }
+}
+
+/// A pool with counters of its own slice and devices for nodes `a` and `b` that take of them.
+fn counted(claims: &[Value], needs: [&str; 2]) -> Cluster {
+    let mut out = world(claims);
+    let pool = json!({"name": "parts", "generation": 1, "resourceSliceCount": 3});
+    let counters = json!([{"name": "s", "counters": {"memory": {"value": "10Gi"}}}]);
+    let mut slices = vec![json!({"metadata": {"name": "z"}, "spec": {
+        "driver": "d.io", "nodeName": "a", "pool": pool, "sharedCounters": counters}})];
+    for (node, need) in ["a", "b"].into_iter().zip(needs) {
+        let mut part = device(&format!("part-{node}"), "part", "1Gi", "1.0.0");
+        part["consumesCounters"] = json!([{"counterSet": "s", "counters": {"memory": {"value": need}}}]);
+        slices.push(json!({"metadata": {"name": format!("parts-{node}")}, "spec": {
+            "driver": "d.io", "nodeName": node, "pool": pool, "devices": [part]}}));
+    }
+    slices.into_iter().for_each(|slice| drop(out.devices.take(&DeviceChange::Slice(added(slice)))));
+    out
+}
+
+fn a_part(name: &str) -> Value {
+    claim(
+        name,
+        json!({"requests": [exactly("r", json!({"selectors": cel("device.attributes['d.io'].model == 'part'")}))]}),
+    )
+}
+
+#[test]
+fn what_devices_of_other_nodes_take_of_counters_is_gone() {
+    let mut cluster = counted(&[a_part("c"), a_part("d")], ["6Gi", "6Gi"]);
+    assert_eq!(verdicts(&user(&["c"]), &cluster).unwrap(), [None, None]);
+    let reservation = plugin().reserve(&user(&["d"]), &cluster, cluster.node("b").unwrap());
+    cluster.devices.assume(&reservation);
+    assert_eq!(verdicts(&user(&["c"]), &cluster).unwrap(), [no(), no()]);
+    // The same with enough for both.
+    let mut cluster = counted(&[a_part("c"), a_part("d")], ["4Gi", "6Gi"]);
+    let reservation = plugin().reserve(&user(&["d"]), &cluster, cluster.node("b").unwrap());
+    cluster.devices.assume(&reservation);
+    assert_eq!(verdicts(&user(&["c"]), &cluster).unwrap(), [None, no()]);
+}
+
+#[test]
+fn partitions_are_none_where_they_may_not_be() {
+    let cluster = counted(&[a_part("c")], ["6Gi", "6Gi"]);
+    assert_eq!(switched(cluster, &[Gate::DRAPartitionableDevices]).unwrap(), [no(), no()]);
+}
+
+#[test]
+fn pools_that_contradict_themselves_give_nothing_and_are_told_of() {
+    let told = Some(INVALID.to_owned());
+    let twice = json!([device("x", "part", "1Gi", "1.0.0"), device("x", "part", "1Gi", "1.0.0")]);
+    let mut cluster = world(&[a_part("c")]);
+    cluster.devices.take(&DeviceChange::Slice(added(slice("b", "b", twice))));
+    assert_eq!(verdicts(&user(&["c"]), &cluster).unwrap(), [no(), told.clone()]);
+    let mut lacking = device("x", "part", "1Gi", "1.0.0");
+    lacking["consumesCounters"] = json!([{"counterSet": "none", "counters": {"memory": {"value": "1"}}}]);
+    let mut cluster = world(&[a_part("c")]);
+    cluster.devices.take(&DeviceChange::Slice(added(slice("b", "b", json!([lacking])))));
+    assert_eq!(verdicts(&user(&["c"]), &cluster).unwrap(), [no(), told]);
+}
+
+#[test]
+fn more_devices_than_a_claim_can_have_are_an_error() {
+    let [a, _] = one(json!({"requests": [exactly("r", json!({"count": 33}))]})).unwrap();
+    let why = "failed: claim default/c: number of requested devices 33 exceeds the claim limit of 32";
+    assert_eq!(a.as_deref(), Some(why));
+}
+
+/// Node `a` with devices whose attribute `nets` has these values.
+fn listed(devices: &[(&str, Value)], requests: Value) -> Cluster {
+    let mut out = world(&[claim("c", requests)]);
+    let all = devices.iter().map(|(name, nets)| {
+        let mut device = device(name, "listed", "1Gi", "1.0.0");
+        device["attributes"]["nets"] = nets.clone();
+        device
+    });
+    out.devices.take(&DeviceChange::Slice(added(slice("a", "a", json!(all.collect::<Vec<_>>())))));
+    out
+}
+
+#[test]
+fn attributes_may_be_lists_where_they_may() {
+    let strings = |all: &[&str]| json!({"strings": all});
+    let (ab, bc, cd) = (strings(&["a", "b"]), strings(&["b", "c"]), strings(&["c", "d"]));
+    let lists = &[Gate::DRAListTypeAttributes];
+    let select =
+        |expression: &str| json!({"requests": [exactly("r", json!({"selectors": cel(expression)}))]});
+    let of = |expression: &str, gates: &[Gate]| {
+        switched(listed(&[("x", ab.clone())], select(expression)), gates).unwrap()[0].clone()
+    };
+    assert_eq!(of("device.attributes['d.io'].nets.includes('b')", lists), None);
+    assert_eq!(of("device.attributes['d.io'].model.includes('listed')", lists), None);
+    assert_eq!(of("device.attributes['d.io'].nets.includes('c')", lists), no());
+    assert_eq!(of("device.attributes['d.io'].nets.exists(n, n == 'a')", lists), None);
+    let versions = listed(
+        &[("x", json!({"versions": ["1.2.0", "2.0.0"]}))],
+        select("device.attributes['d.io'].nets.all(v, v.isGreaterThan(semver('1.0.0')))"),
+    );
+    assert_eq!(switched(versions, lists).unwrap()[0], None);
+    let ints =
+        listed(&[("x", json!({"ints": [1, 2]}))], select("device.attributes['d.io'].nets.includes(2)"));
+    assert_eq!(switched(ints, lists).unwrap()[0], None);
+
+    let constrained = |kind: &str, devices: &[(&str, Value)], gates: &[Gate]| {
+        let request = exactly(
+            "r",
+            json!({"count": devices.len(), "selectors": cel("device.attributes['d.io'].model == 'listed'")}),
+        );
+        let requests = json!({"requests": [request], "constraints": [{kind: "d.io/nets"}]});
+        switched(listed(devices, requests), gates).unwrap()[0].is_none()
+    };
+    let one = |text: &str| json!({"string": text});
+    for (kind, devices, expected) in [
+        ("matchAttribute", vec![("x", ab.clone()), ("y", bc.clone())], true),
+        ("matchAttribute", vec![("x", ab.clone()), ("y", bc.clone()), ("z", cd.clone())], false),
+        ("matchAttribute", vec![("x", ab.clone()), ("y", cd.clone())], false),
+        ("matchAttribute", vec![("x", ab.clone()), ("y", one("b"))], true),
+        ("distinctAttribute", vec![("x", ab.clone()), ("y", cd.clone())], true),
+        ("distinctAttribute", vec![("x", ab.clone()), ("y", bc.clone())], false),
+        ("distinctAttribute", vec![("x", ab.clone()), ("y", one("c"))], true),
+    ] {
+        assert_eq!(constrained(kind, &devices, lists), expected, "{kind} {devices:?}");
+        assert!(!constrained(kind, &devices, &[]), "lists are no attributes: {kind} {devices:?}");
+    }
+}
+
+#[test]
+fn classes_and_claims_tell_drivers_about_what_was_chosen() {
+    let opaque = |text: &str| json!({"opaque": {"driver": "d.io", "parameters": {"is": text}}});
+    let mut requests = json!({"requests": [
+        exactly("r", json!({})),
+        {"name": "s", "firstAvailable": [
+            {"name": "x", "deviceClassName": "gpu", "selectors": cel("false")},
+            {"name": "y", "deviceClassName": "gpu"},
+        ]},
+    ]});
+    let with = |names: Value, text: &str| {
+        let mut config = opaque(text);
+        config["requests"] = names;
+        config
+    };
+    requests["config"] = json!([
+        with(json!([]), "all"),
+        with(json!(["r"]), "r"),
+        with(json!(["s/x"]), "x"),
+        with(json!(["s/y"]), "y"),
+        with(json!(["s"]), "s")
+    ]);
+    let mut cluster = world(&[claim("c", requests)]);
+    let class = json!({"metadata": {"name": "gpu"}, "spec": {"config": [opaque("class")]}});
+    cluster.devices.take(&DeviceChange::Class(added(class)));
+    let reservation = plugin().reserve(&user(&["c"]), &cluster, cluster.node("a").unwrap());
+    let allocation = reservation.devices[0].status.as_ref().unwrap().allocation.as_ref().unwrap();
+    let told = allocation.devices.as_ref().unwrap().config.iter().flatten().map(|config| {
+        let is = config.opaque.as_ref().unwrap().parameters.0["is"].as_str().unwrap().to_owned();
+        (is, config.requests.clone().unwrap_or_default().join(" "))
+    });
+    let told: Vec<(String, String)> = told.collect();
+    let expected = [("class", "r s/y"), ("all", ""), ("r", "r"), ("y", "s/y"), ("s", "s")];
+    assert_eq!(told, expected.map(|(a, b)| (a.to_owned(), b.to_owned())));
+}
+
+/// Node `a` of 4 cores with a device that is two processors each time it is given.
+fn processors(claims: &[Value], pods: Vec<Arc<PodInfo>>) -> Cluster {
+    let mut out = world(claims);
+    let mut cpus = device("cpus", "cpus", "1Gi", "1.0.0");
+    cpus["nodeAllocatableResourceMappings"] = json!({"cpu": {"allocationMultiplier": "2"}});
+    out.devices.take(&DeviceChange::Slice(added(slice("a", "a", json!([cpus])))));
+    out.devices.gate(Gates::default().with(Gate::DRANodeAllocatableResources, true));
+    pods.into_iter().for_each(|pod| out.place(pod));
+    out
+}
+
+fn of_processors(name: &str) -> Value {
+    claim(
+        name,
+        json!({"requests": [exactly("r", json!({"selectors": cel("device.attributes['d.io'].model == 'cpus'")}))]}),
+    )
+}
+
+/// A pod whose container asks for `cpu` and uses the claim.
+fn using(name: &str, cpu: &str, whole: Value) -> crate::testing::Pod {
+    let resources = json!({"requests": {"cpu": cpu}, "claims": [{"name": "mine"}]});
+    let pod = pod(name)
+        .set("/spec/containers/0/resources", resources)
+        .set("/spec/resourceClaims", json!([{"name": "mine", "resourceClaimName": "c"}]));
+    if whole.is_null() { pod } else { pod.set("/spec/resources", json!({"requests": {"cpu": whole}})) }
+}
+
+fn gated(pod: crate::testing::Pod) -> Arc<PodInfo> {
+    pod.info_with(Gates::default().with(Gate::DRANodeAllocatableResources, true))
+}
+
+#[test]
+fn devices_made_of_processors_need_as_many_on_the_node() {
+    let says = |pod: &PodInfo, others: Vec<Arc<PodInfo>>| {
+        verdicts(pod, &processors(&[of_processors("c")], others)).unwrap()[0].clone()
+    };
+    let others = |cpu: &str| vec![pod("o").cpu(cpu).on("a").info()];
+    assert_eq!(says(&gated(using("p", "1", Value::Null)), others("1")), None);
+    assert_eq!(says(&gated(using("p", "1", Value::Null)), others("2")).as_deref(), Some("Insufficient cpu"));
+    let mut off = processors(&[of_processors("c")], others("2"));
+    off.devices.gate(Gates::default());
+    assert_eq!(verdicts(&using("p", "1", Value::Null).info(), &off).unwrap()[0], None, "the gate is off");
+    // What a pod asks for as a whole has to be enough for its containers and claims, and is all that counts.
+    assert_eq!(says(&gated(using("p", "1", json!("3"))), others("1")), None);
+    let short = says(&gated(using("p", "1", json!("2"))), vec![]);
+    assert!(short.unwrap().starts_with("pod level request for cpu is insufficient"));
+    let unused = pod("p").set("/spec/resourceClaims", json!([{"name": "mine", "resourceClaimName": "c"}]));
+    let told = says(&gated(unused), vec![]).unwrap();
+    assert_eq!(
+        told,
+        "claim c: node-allocatable resource claim not referenced by any container within the pod"
+    );
+}
+
+#[test]
+fn what_devices_come_to_counts_from_the_decision_on_and_is_for_one_pod() {
+    let user = gated(using("p", "1", Value::Null));
+    let mut cluster = processors(&[of_processors("c")], vec![]);
+    let reservation = plugin().reserve(&user, &cluster, cluster.node("a").unwrap());
+    let status = &reservation.of_node[0];
+    assert_eq!((status.resource_claim_name.as_str(), status.resources["cpu"].0.as_str()), ("c", "2"));
+    assert_eq!(status.containers, Some(vec!["c".to_owned()]));
+    cluster.devices.assume(&reservation);
+    cluster.place(Arc::new(user.placed("a", &reservation.of_node)));
+    assert_eq!(cluster.node("a").unwrap().requested.milli_cpu, 3000);
+    let second = gated(using("q", "1", Value::Null));
+    let told = verdicts(&second, &cluster).unwrap()[0].clone();
+    assert_eq!(told.as_deref(), Some("node allocatable resource claim c is already used by another pod"));
+    let seen = using("p", "1", Value::Null)
+        .set("/status/nodeAllocatableResourceClaimStatuses", json!(reservation.of_node));
+    assert_eq!(gated(seen).requests.milli_cpu, 3000, "and so it does when it is seen");
 }

@@ -143,8 +143,14 @@ impl Plugin for Fit {
                 all.any(|name| pod.requests.get(name) > 0 && old.requests.get(name) > new.requests.get(name))
             }
             ClusterEvent::NodeAdded(node) => self.wanted(&pod.requests, may_be_devices).fits_empty(node),
+            // There is more of something that the pod wants, or devices may stand for what the node has none of.
             ClusterEvent::NodeUpdated { old, new } => {
-                old.allocatable != new.allocatable
+                let (had, has) = (&old.allocatable, &new.allocatable);
+                let names = pod.requests.scalar.iter().map(|(name, _)| name.as_str());
+                let mut all = names.clone().chain(["cpu", "memory", "ephemeral-storage"]);
+                let grew = all.any(|name| pod.requests.get(name) > 0 && has.get(name) > had.get(name));
+                let devices = || { names }.any(|name| may_be_devices(name) && has.get(name) == 0);
+                (grew || has.pods > had.pods || (had != has && devices()))
                     && self.wanted(&pod.requests, may_be_devices).fits_empty(new)
             }
             // There may be devices for what no node has.
@@ -357,6 +363,36 @@ mod tests {
             (json!({"cpu": "2"}), json!({"cpu": "2"}), false),
         ] {
             assert_eq!(plugin.wakes(&waiting, &updated(old.clone(), new.clone())), wakes, "{old} to {new}");
+        }
+    }
+
+    #[test]
+    fn pods_wake_when_a_node_they_fit_has_more_of_what_they_want() {
+        let of =
+            |allocatable: Value| Arc::new(node("a", "x", json!({"status": {"allocatable": allocatable}})));
+        let requests = json!({"requests": {"cpu": "2", "d.io/gpu": "1"}});
+        let waiting = pod("p").set("/spec/containers/0/resources", requests).info();
+        let plain = pod("q").info();
+        let plugin = fit(json!({})).unwrap();
+        let gpu = |cpu: &str, more: Value| {
+            let mut all = json!({"cpu": cpu, "d.io/gpu": "1"});
+            all.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+            of(all)
+        };
+        for (old, new, [of_waiting, of_plain]) in [
+            (gpu("1", json!({})), gpu("2", json!({})), [true, false]),
+            (gpu("1", json!({})), gpu("1500m", json!({})), [false, false]),
+            (gpu("4", json!({})), gpu("3", json!({})), [false, false]),
+            (gpu("4", json!({})), gpu("4", json!({"memory": "99Gi"})), [false, false]),
+            (gpu("4", json!({"pods": "1"})), gpu("4", json!({"pods": "2"})), [true, true]),
+            (of(json!({"d.io/gpu": "0"})), gpu("4", json!({})), [true, false]),
+            // Devices may stand for what it has none of.
+            (of(json!({"cpu": "3"})), of(json!({"cpu": "2"})), [true, false]),
+            (gpu("4", json!({})), gpu("4", json!({})), [false, false]),
+        ] {
+            let event = ClusterEvent::NodeUpdated { old, new };
+            let wakes = [&waiting, &plain].map(|pod| plugin.wakes(pod, &event));
+            assert_eq!(wakes, [of_waiting, of_plain], "{event:?}");
         }
     }
 

@@ -362,7 +362,7 @@ fn pods_wake_when_storage_may_have_changed_for_them() {
         (ClusterEvent::StorageChanged(StorageEvent::Volume), true),
         (ClusterEvent::StorageChanged(StorageEvent::Class), true),
         (ClusterEvent::StorageChanged(StorageEvent::Capacity), true),
-        (ClusterEvent::StorageChanged(StorageEvent::Detached), false),
+        (ClusterEvent::StorageChanged(StorageEvent::Detached("d".into())), false),
         (ClusterEvent::NodeAdded(of_zone("x")), true),
         (updated("x", "y"), true),
         (updated("x", "x"), false),
