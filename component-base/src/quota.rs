@@ -1,4 +1,4 @@
-//! What objects use of a quota: pods, services and claims by their content, everything by count; and which pods a
+//! What objects use of a quota: pods, services, claims of storage and of devices by their content, everything by count; and which pods a
 //! quota is about.
 //!
 //! Admission charges with this what is written, the quota controller counts with it what is there, so both agree.
@@ -11,6 +11,7 @@ use serde_json::Value;
 
 use crate::quantity::{Format, Quantity};
 
+pub mod devices;
 mod scope;
 
 pub use scope::{has_scopes, matched, matches, selects};
@@ -50,13 +51,12 @@ pub fn usage(group: &str, plural: &str, object: &impl Fields, now: Option<Timest
         return Amounts::from([(format!("count/{plural}"), Quantity::new(1, Format::DecimalSI))]);
     }
     let mut used = counted(group, plural, 1);
-    if group.is_empty() {
-        match plural {
-            "pods" => pod(object, &mut used),
-            "services" => service(object, &mut used),
-            "persistentvolumeclaims" => claim(object, &mut used),
-            _ => {}
-        }
+    match (group, plural) {
+        ("", "pods") => pod(object, &mut used),
+        ("", "services") => service(object, &mut used),
+        ("", "persistentvolumeclaims") => claim(object, &mut used),
+        ("resource.k8s.io", "resourceclaims") => devices::claim(object, &mut used),
+        _ => {}
     }
     used
 }
@@ -340,6 +340,13 @@ mod tests {
     fn scopes_select_pods() {
         let quota = |scope: &str| json!({"spec": {"scopes": [scope]}});
         let pod = json!({"spec": {"activeDeadlineSeconds": 5, "containers": [{"name": "a"}]}});
+        let sized = json!({"spec": {"containers": [{"name": "a"}], "resources": {"requests": {"cpu": "1"}}}});
+        assert!(!matches(&quota("BestEffort"), &sized), "it says as a whole what it asks for");
+        let attributes = json!({"spec": {"scopeSelector": {"matchExpressions": [
+            {"scopeName": "VolumeAttributesClass", "operator": "DoesNotExist"}]}}});
+        let claim = json!({"spec": {"accessModes": ["ReadWriteOnce"]}});
+        assert!(matches(&attributes, &claim) && !matches(&attributes, &pod));
+        assert!(!matches(&quota("NotTerminating"), &claim), "claims have scopes of their own");
         for (scope, expected) in
             [("Terminating", true), ("NotTerminating", false), ("BestEffort", true), ("NotBestEffort", false)]
         {

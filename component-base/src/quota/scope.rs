@@ -37,6 +37,10 @@ pub fn selects(expression: &Value, object: &impl Fields) -> bool {
 
 fn has(scope: &str, operator: &str, values: &[&str], object: &impl Fields) -> bool {
     let terminating = object.field("/spec/activeDeadlineSeconds").and_then(Value::as_i64).is_some();
+    // Pods have scopes of their own, and so have claims.
+    if object.field("/spec/containers").is_some() == (scope == "VolumeAttributesClass") {
+        return false;
+    }
     match scope {
         "Terminating" => terminating,
         "NotTerminating" => !terminating,
@@ -70,17 +74,17 @@ fn names(operator: &str, values: &[&str], named: &[&str]) -> bool {
     }
 }
 
-/// No container asks for or limits cpu or memory.
+/// Neither the pod nor a container asks for or limits cpu or memory.
 fn best_effort(pod: &impl Fields) -> bool {
     let lists = ["/spec/initContainers", "/spec/containers"];
     let mut containers = lists.iter().flat_map(|list| items(pod, list));
-    !containers.any(|container| {
-        let resources = container.get("resources");
+    let says = |resources: Option<&Value>| {
         ["requests", "limits"].iter().any(|field| {
             let list = resources.and_then(|r| r.get(field)).and_then(Value::as_object);
             list.is_some_and(|l| l.contains_key("cpu") || l.contains_key("memory"))
         })
-    })
+    };
+    !says(pod.field("/spec/resources")) && !containers.any(|container| says(container.get("resources")))
 }
 
 fn crosses_namespaces(pod: &impl Fields) -> bool {

@@ -18,13 +18,17 @@ use std::{
 use component_base::{
     client,
     clock::SharedClock,
+    features::Gate,
     informer::{DynamicInformer, Event, Informer, Informers, ListWatch, Object},
     meta::{ObjectKey, object_key},
-    quota,
+    quota::{self, Amounts},
     task::Tasks,
     workqueue::{Outcome, WorkQueue, run_workers},
 };
-use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod, ResourceQuota, Service};
+use k8s_openapi::api::{
+    core::v1::{PersistentVolumeClaim, Pod, ResourceQuota, Service},
+    resource::v1::{DeviceClass, ResourceClaim},
+};
 use kube::{Api, Client, api::PostParams};
 use parking_lot::Mutex;
 use serde::Serialize;
@@ -61,12 +65,16 @@ struct Controller {
     pods: Informer<Pod>,
     services: Informer<Service>,
     claims: Informer<PersistentVolumeClaim>,
+    devices: Informer<ResourceClaim>,
+    /// Where devices may stand for extended resources (`DRAExtendedResource`).
+    classes: Option<Informer<DeviceClass>>,
     directory: Arc<Directory>,
     /// Kinds that some quota counts.
     counted: Arc<Mutex<HashMap<plan::Kind, DynamicInformer>>>,
 }
 
 pub(super) fn start(ctx: &Context) {
+    let extended = ctx.settings.gates.has(Gate::DRAExtendedResource);
     let controller = Controller {
         client: ctx.client.clone(),
         informers: ctx.informers.clone(),
@@ -77,6 +85,8 @@ pub(super) fn start(ctx: &Context) {
         pods: ctx.informers.get(ListWatch::default()),
         services: ctx.informers.get(ListWatch::default()),
         claims: ctx.informers.get(ListWatch::default()),
+        devices: ctx.informers.get(ListWatch::default()),
+        classes: extended.then(|| ctx.informers.get(ListWatch::default())),
         directory: Arc::new(Directory::new(ctx.client.clone())),
         counted: Arc::default(),
     };
@@ -87,9 +97,10 @@ pub(super) fn start(ctx: &Context) {
         Event::Deleted { .. } => {}
         event => queue.add(object_key(event.object().as_ref())),
     });
-    controller.follow(&controller.pods, "pods");
-    controller.follow(&controller.services, "services");
-    controller.follow(&controller.claims, "persistentvolumeclaims");
+    controller.follow(&controller.pods, ("", "pods"));
+    controller.follow(&controller.services, ("", "services"));
+    controller.follow(&controller.claims, ("", "persistentvolumeclaims"));
+    controller.follow(&controller.devices, ("resource.k8s.io", "resourceclaims"));
     let all = controller.clone();
     run_every(&ctx.tasks, "resourcequota-controller", ctx.settings.quota_period, move || {
         let all = all.clone();
@@ -109,7 +120,11 @@ pub(super) fn start(ctx: &Context) {
 
 impl Controller {
     /// Counts a namespace's quotas when an object is gone or uses something else than before.
-    fn follow<K: Object + Serialize>(&self, informer: &Informer<K>, plural: &'static str) {
+    fn follow<K: Object + Serialize>(
+        &self,
+        informer: &Informer<K>,
+        (group, plural): (&'static str, &'static str),
+    ) {
         let controller = self.clone();
         informer.on_event(move |event| {
             let namespace = event.object().meta().namespace.as_deref().unwrap_or_default();
@@ -121,7 +136,7 @@ impl Controller {
                 Event::Added { .. } => false,
                 Event::Updated { old, new } => {
                     let used = |object: &K| {
-                        Some(quota::usage("", plural, &serde_json::to_value(object).ok()?, None))
+                        Some(quota::usage(group, plural, &serde_json::to_value(object).ok()?, None))
                     };
                     used(old) != used(new)
                 }
@@ -169,6 +184,9 @@ impl Controller {
         if needs.claims {
             content.claims = Some(objects(&self.claims, namespace).await?);
         }
+        if needs.devices {
+            content.devices = Some(self.used_devices(namespace).await?);
+        }
         let mut counts = BTreeMap::new();
         for kind in needs.counts {
             if let Some(informer) = self.counted(&kind).await? {
@@ -177,6 +195,35 @@ impl Controller {
         }
         content.counts = counts;
         Ok(content)
+    }
+
+    /// What each claim of devices of a namespace uses.
+    async fn used_devices(&self, namespace: &str) -> Result<Vec<Amounts>, QuotaError> {
+        self.devices.wait_synced().await;
+        let claims = self.devices.store().in_namespace(namespace);
+        let mut out = Vec::with_capacity(claims.len());
+        if let Some(classes) = &self.classes {
+            classes.wait_synced().await;
+            self.pods.wait_synced().await;
+        }
+        for claim in &claims {
+            let object = serde_json::to_value(claim.as_ref())?;
+            let mut used = quota::usage("resource.k8s.io", "resourceclaims", &object, None);
+            if let Some(classes) = &self.classes {
+                let resource = |class: &str| {
+                    classes.store().get(&ObjectKey::cluster(class))?.spec.extended_resource_name.clone()
+                };
+                let pod = plan::pod_of(claim, &claims, |name| {
+                    self.pods.store().get(&ObjectKey::new(namespace, name))
+                });
+                let pod = pod.map(|pod| serde_json::to_value(pod.as_ref())).transpose()?;
+                let now = Some(self.clock.now());
+                let of_pod = pod.map(|pod| quota::usage("", "pods", &pod, now)).unwrap_or_default();
+                quota::devices::extended(&mut used, resource, &of_pod);
+            }
+            out.push(used);
+        }
+        Ok(out)
     }
 
     /// The cache of a kind, started when first asked for; `None` for what is not served.

@@ -3,18 +3,26 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     fmt,
+    sync::Arc,
 };
 
 use component_base::{
+    meta::{annotation, controller_of},
     quantity::Quantity,
-    quota::{self, Amounts},
+    quota::{self, Amounts, devices},
 };
 use jiff::Timestamp;
 use k8s_openapi::{
-    api::core::v1::{ResourceQuota, ResourceQuotaStatus},
+    api::{
+        core::v1::{Pod, ResourceQuota, ResourceQuotaStatus},
+        resource::v1::ResourceClaim,
+    },
     apimachinery::pkg::api::resource::Quantity as ApiQuantity,
 };
 use serde_json::Value;
+
+/// Marks claims that were made for pods' extended resources.
+const EXTENDED: &str = "resource.kubernetes.io/extended-resource-claim";
 
 /// A kind by group and plural.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -39,6 +47,8 @@ pub(super) struct Needs {
     pub pods: bool,
     pub services: bool,
     pub claims: bool,
+    /// Claims of devices.
+    pub devices: bool,
     /// Kinds whose number alone matters.
     pub counts: BTreeSet<Kind>,
 }
@@ -49,6 +59,8 @@ pub(super) struct Content {
     pub pods: Option<Vec<Value>>,
     pub services: Option<Vec<Value>>,
     pub claims: Option<Vec<Value>>,
+    /// What each claim of devices uses.
+    pub devices: Option<Vec<Amounts>>,
     pub counts: BTreeMap<Kind, usize>,
 }
 
@@ -57,6 +69,7 @@ enum Source {
     Pods,
     Services,
     Claims,
+    Devices,
     Count(Kind),
 }
 
@@ -66,6 +79,7 @@ fn source(name: &str) -> Source {
         ("", "pods") => Source::Pods,
         ("", "services") => Source::Services,
         ("", "persistentvolumeclaims") => Source::Claims,
+        ("resource.k8s.io", "resourceclaims") => Source::Devices,
         _ => Source::Count(Kind { group: group.to_owned(), plural: plural.to_owned() }),
     };
     if let Some(kind) = name.strip_prefix("count/") {
@@ -82,6 +96,7 @@ fn source(name: &str) -> Source {
         "services.nodeports" | "services.loadbalancers" => Source::Services,
         "requests.storage" => Source::Claims,
         _ if name.contains(".storageclass.storage.k8s.io/") => Source::Claims,
+        _ if name.ends_with(devices::OF_CLASS) => Source::Devices,
         _ => Source::Pods,
     }
 }
@@ -90,10 +105,13 @@ fn source(name: &str) -> Source {
 pub(super) fn needs<'a>(hard: impl IntoIterator<Item = &'a str>) -> Needs {
     let mut needs = Needs::default();
     for name in hard {
+        // Devices may stand for what pods ask for by name.
+        needs.devices |= devices::may_count(name);
         match source(name) {
             Source::Pods => needs.pods = true,
             Source::Services => needs.services = true,
             Source::Claims => needs.claims = true,
+            Source::Devices => needs.devices = true,
             Source::Count(kind) => drop(needs.counts.insert(kind)),
         }
     }
@@ -114,6 +132,7 @@ pub(super) fn status(
         Source::Pods => content.pods.is_some(),
         Source::Services => content.services.is_some(),
         Source::Claims => content.claims.is_some(),
+        Source::Devices => content.devices.is_some(),
         Source::Count(kind) => content.counts.contains_key(&kind),
     };
     let used = |name: &String| match total.get(name) {
@@ -129,26 +148,52 @@ pub(super) fn status(
         .then_some(next)
 }
 
-/// All that is used, whether limited or not. A quota with scopes is about pods alone.
+/// All that is used, whether limited or not. A quota with scopes is about pods, or about claims of storage.
 fn total(object: &Value, content: &Content, now: Timestamp) -> Amounts {
     let scoped = quota::has_scopes(object);
     let mut total = Amounts::new();
     for pod in content.pods.iter().flatten().filter(|pod| quota::matches(object, *pod)) {
         quota::add(&mut total, &quota::usage("", "pods", pod, Some(now)));
     }
+    for claim in content.claims.iter().flatten().filter(|claim| quota::matches(object, *claim)) {
+        quota::add(&mut total, &quota::usage("", "persistentvolumeclaims", claim, None));
+    }
     if scoped {
         return total;
     }
+    content.devices.iter().flatten().for_each(|used| quota::add(&mut total, used));
     for service in content.services.iter().flatten() {
         quota::add(&mut total, &quota::usage("", "services", service, None));
-    }
-    for claim in content.claims.iter().flatten() {
-        quota::add(&mut total, &quota::usage("", "persistentvolumeclaims", claim, None));
     }
     for (kind, count) in &content.counts {
         quota::add(&mut total, &quota::counted(&kind.group, &kind.plural, *count));
     }
     total
+}
+
+/// The pod for whose extended resources a claim was made; of several such claims of a pod that names none yet, it is the
+/// oldest one's.
+pub(super) fn pod_of(
+    claim: &ResourceClaim,
+    all: &[Arc<ResourceClaim>],
+    pod: impl Fn(&str) -> Option<Arc<Pod>>,
+) -> Option<Arc<Pod>> {
+    let is_extended = |claim: &ResourceClaim| annotation(&claim.metadata, EXTENDED) == Some("true");
+    let owner = controller_of(&claim.metadata).filter(|o| o.kind == "Pod" && o.api_version == "v1")?;
+    let pod =
+        pod(&owner.name).filter(|pod| is_extended(claim) && pod.metadata.uid.as_ref() == Some(&owner.uid))?;
+    let named = pod.status.as_ref().and_then(|s| s.extended_resource_claim_status.as_ref());
+    let is_it = match named {
+        Some(named) => Some(&named.resource_claim_name) == claim.metadata.name.as_ref(),
+        None => {
+            let of_pod = |other: &&Arc<ResourceClaim>| {
+                is_extended(other) && controller_of(&other.metadata).is_some_and(|o| o.uid == owner.uid)
+            };
+            let age = |c: &ResourceClaim| (c.metadata.creation_timestamp.clone(), c.metadata.name.clone());
+            all.iter().filter(of_pod).all(|other| age(claim) <= age(other))
+        }
+    };
+    is_it.then_some(pod)
 }
 
 /// Whether two lists say the same, however they are written.
@@ -160,6 +205,7 @@ fn same(a: Option<&BTreeMap<String, ApiQuantity>>, b: Option<&BTreeMap<String, A
 
 #[cfg(test)]
 mod tests {
+    use component_base::quantity::Format;
     use serde_json::json;
 
     use super::*;
@@ -186,6 +232,13 @@ mod tests {
             claims: Some(vec![
                 json!({"spec": {"storageClassName": "fast", "resources": {"requests": {"storage": "1Gi"}}}}),
             ]),
+            devices: Some(vec![
+                Amounts::from([(
+                    "gpu.deviceclass.resource.k8s.io/devices".to_owned(),
+                    Quantity::new(2, Format::DecimalSI),
+                )]),
+                Amounts::from([("requests.d.io/gpu".to_owned(), Quantity::new(1, Format::DecimalSI))]),
+            ]),
             counts: BTreeMap::from([(Kind { group: "apps".into(), plural: "deployments".into() }, 2)]),
         }
     }
@@ -211,7 +264,10 @@ mod tests {
             "count/deployments.apps",
             "secrets",
         ]);
-        assert!(all.pods && all.services && all.claims);
+        assert!(all.pods && all.services && all.claims && all.devices);
+        let of_class = needs(["gpu.deviceclass.resource.k8s.io/devices"]);
+        assert_eq!(of_class, Needs { devices: true, ..Needs::default() });
+        assert_eq!(needs(["count/resourceclaims.resource.k8s.io"]), of_class);
         let counts: Vec<String> = all.counts.iter().map(ToString::to_string).collect();
         assert_eq!(counts, ["secrets", "deployments.apps"]);
         assert_eq!(needs(["count/pods"]), Needs { pods: true, ..Needs::default() });
@@ -224,7 +280,7 @@ mod tests {
             "pods": "9", "count/pods": "9", "cpu": "10", "requests.cpu": "10", "limits.cpu": "5",
             "services": "5", "services.nodeports": "5", "requests.storage": "9Gi",
             "fast.storageclass.storage.k8s.io/persistentvolumeclaims": "3", "count/deployments.apps": "4",
-            "count/unserved.example.com": "1",
+            "count/unserved.example.com": "1", "gpu.deviceclass.resource.k8s.io/devices": "4", "requests.d.io/gpu": "4",
         }});
         assert_eq!(
             used(hard, json!({})).unwrap(),
@@ -232,6 +288,7 @@ mod tests {
                 "pods": "3", "count/pods": "4", "cpu": "1500m", "requests.cpu": "1500m", "limits.cpu": "0",
                 "services": "2", "services.nodeports": "2", "requests.storage": "1Gi",
                 "fast.storageclass.storage.k8s.io/persistentvolumeclaims": "1", "count/deployments.apps": "2",
+                "gpu.deviceclass.resource.k8s.io/devices": "2", "requests.d.io/gpu": "1",
             })
         );
     }
@@ -249,6 +306,10 @@ mod tests {
             used(spec("BestEffort"), json!({})).unwrap(),
             json!({"pods": "1", "cpu": zero, "services": zero})
         );
+        let none =
+            json!({"matchExpressions": [{"scopeName": "VolumeAttributesClass", "operator": "DoesNotExist"}]});
+        let of_claims = json!({"scopeSelector": none, "hard": {"pods": "9", "requests.storage": "9Gi"}});
+        assert_eq!(used(of_claims, json!({})).unwrap(), json!({"pods": zero, "requests.storage": "1Gi"}));
     }
 
     #[test]
@@ -261,5 +322,40 @@ mod tests {
         let gone = json!({"hard": {"pods": "9", "cpu": "10"}, "used": {"pods": "3", "cpu": "1.5"}});
         assert_eq!(used(json!({"hard": {"pods": "9"}}), gone).unwrap(), json!({"pods": "3"}));
         assert_eq!(used(json!({"hard": {}}), json!({})).unwrap(), json!({}));
+    }
+
+    #[test]
+    fn a_claim_for_extended_resources_is_its_pods() {
+        let claim = |name: &str, second: u8, extended: &str| -> Arc<ResourceClaim> {
+            let owner =
+                json!({"apiVersion": "v1", "kind": "Pod", "name": "p", "uid": "u", "controller": true});
+            Arc::new(
+                serde_json::from_value(json!({"metadata": {
+                "name": name, "creationTimestamp": format!("2026-01-01T00:00:{second:02}Z"),
+                "annotations": {EXTENDED: extended}, "ownerReferences": [owner]}, "spec": {}}))
+                .unwrap(),
+            )
+        };
+        let pod = |uid: &str, named: Value| -> Option<Arc<Pod>> {
+            let status = match named {
+                Value::Null => json!({}),
+                named => {
+                    json!({"extendedResourceClaimStatus": {"requestMappings": [], "resourceClaimName": named}})
+                }
+            };
+            Some(Arc::new(
+                serde_json::from_value(json!({"metadata": {"name": "p", "uid": uid}, "status": status}))
+                    .unwrap(),
+            ))
+        };
+        let all =
+            [claim("a", 1, "true"), claim("b", 0, "true"), claim("c", 0, "true"), claim("d", 0, "false")];
+        let its = |pod: Option<Arc<Pod>>| {
+            let is_its = |claim: &&Arc<ResourceClaim>| pod_of(claim, &all, |_| pod.clone()).is_some();
+            all.iter().filter(is_its).filter_map(|c| c.metadata.name.clone()).collect::<Vec<_>>()
+        };
+        assert_eq!(its(pod("u", Value::Null)), ["b"]);
+        assert_eq!(its(pod("u", json!("a"))), ["a"]);
+        assert!(its(pod("other", Value::Null)).is_empty() && its(None).is_empty());
     }
 }
