@@ -47,9 +47,9 @@ pub(super) struct Plan {
     pub(super) status: JobStatus,
     /// Finished pods in the status whose finalizer may go.
     pub(super) untrack: Vec<Arc<Pod>>,
-    /// Pods that end with the job: they count as failed.
+    /// Pods that end because the job has failed: they count as failed.
     pub(super) kill: Vec<Arc<Pod>>,
-    /// Surplus pods: they do not count.
+    /// Surplus pods, and those that still run when the job has succeeded: they do not count.
     pub(super) remove: Vec<Arc<Pod>>,
     /// Pods to make: their index, where the job has indexes.
     pub(super) create: Vec<Option<i32>>,
@@ -183,7 +183,7 @@ impl<'j> View<'j> {
             None => self.end(&tally, &plan.status),
         };
         match end {
-            Some(end) => self.finish(&mut plan, &end),
+            Some(end) => self.finish(&mut plan, &tally, &end),
             None if settled => self.manage(&mut plan, &tally, suspended),
             None => {}
         }
@@ -256,24 +256,30 @@ impl<'j> View<'j> {
             }
             plan.untrack.push(pod.clone());
         }
-        for pod in self.failed.iter().filter(is_new).take(BURST) {
-            let verdict = if is_finished(pod) { policy::judge(self.job, pod) } else { Verdict::Count };
+        let new: Vec<(&Arc<Pod>, Verdict)> =
+            self.failed.iter().filter(is_new).take(BURST).map(|pod| (pod, self.verdict(pod))).collect();
+        for (pod, verdict) in &new {
             match verdict {
-                Verdict::Ignore => {}
-                Verdict::FailJob(why) => {
-                    tally.fails.get_or_insert(why);
-                    add(&mut waiting_bad, uid(pod));
-                }
-                Verdict::FailIndex => {
-                    tally.failed_indexes.extend(index_of(pod));
-                    add(&mut waiting_bad, uid(pod));
-                }
-                Verdict::Count => add(&mut waiting_bad, uid(pod)),
+                Verdict::FailJob(why) => drop(tally.fails.get_or_insert(why.clone())),
+                Verdict::FailIndex => tally.failed_indexes.extend(index_of(pod)),
+                Verdict::Ignore | Verdict::Count => {}
+            }
+        }
+        self.fail_indexes(&mut tally);
+        let held = self.held(&tally);
+        for (pod, verdict) in new {
+            let counts = verdict != Verdict::Ignore;
+            if held.contains(uid(pod)) {
+                tally.held.push((pod.clone(), counts));
+                continue;
+            }
+            if counts {
+                add(&mut waiting_bad, uid(pod));
             }
             plan.untrack.push(pod.clone());
         }
-        self.fail_indexes(&mut tally);
-        tally.failed = status.failed.unwrap_or(0) + count(waiting_bad.len());
+        let held = tally.held.iter().filter(|(_, counts)| *counts).count();
+        tally.failed = status.failed.unwrap_or(0) + count(waiting_bad.len() + held);
         tally.succeeded = if self.is_indexed() {
             count(tally.completed.len())
         } else {
@@ -292,6 +298,34 @@ impl<'j> View<'j> {
         tally
     }
 
+    fn verdict(&self, pod: &Pod) -> Verdict {
+        if is_finished(pod) { policy::judge(self.job, pod) } else { Verdict::Count }
+    }
+
+    /// Pods that tell how often their index has failed, until another pod of the index does: they stay, and so are not yet
+    /// counted.
+    fn held(&self, tally: &Tally) -> HashSet<String> {
+        if self.spec.backoff_limit_per_index.is_none() {
+            return HashSet::new();
+        }
+        let active: HashSet<i32> = self.active.iter().filter_map(|pod| index_of(pod)).collect();
+        let mut last: BTreeMap<i32, &Arc<Pod>> = BTreeMap::new();
+        for pod in &self.failed {
+            let open = |i: &i32| {
+                *i < self.completions()
+                    && !tally.completed.contains(i)
+                    && !tally.failed_indexes.contains(i)
+                    && !active.contains(i)
+            };
+            let Some(index) = index_of(pod).filter(open) else { continue };
+            let age = |pod: &Pod| (failures_before(pod), finish_time(pod));
+            if last.get(&index).is_none_or(|known| age(known) <= age(pod)) {
+                last.insert(index, pod);
+            }
+        }
+        last.values().map(|pod| uid(pod).to_owned()).collect()
+    }
+
     /// An index whose pods failed more often than it may has failed.
     fn fail_indexes(&self, tally: &mut Tally) {
         let Some(limit) = self.spec.backoff_limit_per_index else { return };
@@ -306,14 +340,12 @@ impl<'j> View<'j> {
         if self.spec.backoff_limit_per_index.is_none() {
             return out;
         }
-        let before =
-            |pod: &Pod, key| annotation(&pod.metadata, key).and_then(|n| n.parse().ok()).unwrap_or(0);
         for pod in &self.failed {
             let Some(index) = index_of(pod) else { continue };
             let ignore = policy::judge(self.job, pod) == Verdict::Ignore;
             let known = Failures {
-                counted: before(pod, FAILURES) + i32::from(!ignore),
-                ignored: before(pod, IGNORED) + i32::from(ignore),
+                counted: noted(pod, FAILURES) + i32::from(!ignore),
+                ignored: noted(pod, IGNORED) + i32::from(ignore),
             };
             let last = out.entry(index).or_default();
             if known.counted + known.ignored > last.counted + last.ignored {
@@ -334,9 +366,6 @@ impl<'j> View<'j> {
         if let Some(why) = &tally.fails {
             return fails("PodFailurePolicy", why);
         }
-        if let Some(why) = policy::success(self.job, &tally.completed) {
-            return succeeds("SuccessPolicy", &why);
-        }
         if tally.failed > self.backoff_limit() || self.restarts_too_often() {
             return fails("BackoffLimitExceeded", "Job has reached the specified backoff limit");
         }
@@ -351,16 +380,19 @@ impl<'j> View<'j> {
                 "Job has exceeded the specified maximal number of failed indexes",
             );
         }
+        if let Some(wanted) = self.spec.completions
+            && !tally.failed_indexes.is_empty()
+            && count(tally.failed_indexes.len()) + tally.succeeded >= wanted
+        {
+            return fails("FailedIndexes", "Job has failed indexes");
+        }
+        if let Some(why) = policy::success(self.job, &tally.completed).filter(|_| self.is_indexed()) {
+            return succeeds("SuccessPolicy", &why);
+        }
         let reached = "Reached expected number of succeeded pods";
         match self.spec.completions {
             None if tally.succeeded > 0 && self.active.is_empty() => succeeds("CompletionsReached", reached),
             Some(wanted) if tally.succeeded >= wanted => succeeds("CompletionsReached", reached),
-            Some(wanted)
-                if !tally.failed_indexes.is_empty()
-                    && count(tally.failed_indexes.len()) + tally.succeeded >= wanted =>
-            {
-                fails("FailedIndexes", "Job has failed indexes")
-            }
             _ => None,
         }
     }
@@ -380,6 +412,7 @@ impl<'j> View<'j> {
         let restarts: i32 = self
             .active
             .iter()
+            .chain(&self.terminating)
             .filter_map(|p| p.status.as_ref())
             .filter(|s| matches!(s.phase.as_deref(), Some("Running" | "Pending")))
             .flat_map(|s| s.init_container_statuses.iter().chain(&s.container_statuses).flatten())
@@ -400,13 +433,22 @@ impl<'j> View<'j> {
     }
 
     /// First the sign that the job ends, then, when the last pod is gone and counted, the end itself.
-    fn finish(&self, plan: &mut Plan, end: &End) {
+    fn finish(&self, plan: &mut Plan, tally: &Tally, end: &End) {
         let (sign, last) =
             if end.succeeds { ("SuccessCriteriaMet", "Complete") } else { ("FailureTarget", "Failed") };
         if condition(Some(&plan.status), sign).is_none() {
             self.say(&mut plan.status, sign, "True", &end.reason, &end.message);
         }
-        plan.kill.clone_from(&self.active);
+        // What is still running when the job has succeeded has not failed.
+        let going = if end.succeeds { &mut plan.remove } else { &mut plan.kill };
+        going.clone_from(&self.active);
+        for (pod, counts) in &tally.held {
+            let uncounted = plan.status.uncounted_terminated_pods.get_or_insert_default();
+            if *counts {
+                add(uncounted.failed.get_or_insert_default(), uid(pod));
+            }
+            plan.untrack.push(pod.clone());
+        }
         let uncounted = plan.status.uncounted_terminated_pods.as_ref();
         let all_counted = uncounted.is_none_or(|u| {
             u.succeeded.as_ref().is_none_or(Vec::is_empty) && u.failed.as_ref().is_none_or(Vec::is_empty)
@@ -435,7 +477,7 @@ impl<'j> View<'j> {
         let active = self.active.len();
         let wanted = match self.spec.completions {
             // The first success says that the work is done: no more begin, the rest may end.
-            None if tally.succeeded > 0 => active.min(parallelism),
+            None if tally.succeeded > 0 => active,
             None => parallelism,
             Some(n) => parallelism.min(usize::try_from(n - tally.succeeded).unwrap_or(0)),
         };
@@ -554,6 +596,8 @@ struct Tally {
     failed_indexes: BTreeSet<i32>,
     /// Why the policy fails the job.
     fails: Option<String>,
+    /// Failed pods that are not yet counted, each with whether it will be.
+    held: Vec<(Arc<Pod>, bool)>,
 }
 
 /// Uids that are still tracked, and how many are not any more.
@@ -567,6 +611,15 @@ fn add(list: &mut Vec<String>, uid: &str) {
     if !list.iter().any(|known| known == uid) {
         list.push(uid.to_owned());
     }
+}
+
+fn noted(pod: &Pod, key: &str) -> i32 {
+    annotation(&pod.metadata, key).and_then(|n| n.parse().ok()).unwrap_or(0)
+}
+
+/// How often pods of its index had failed before a pod was made, whether that counted or not.
+fn failures_before(pod: &Pod) -> i32 {
+    noted(pod, FAILURES).saturating_add(noted(pod, IGNORED))
 }
 
 /// When a pod's last container ended; the deletion, or else the creation, where none says so.

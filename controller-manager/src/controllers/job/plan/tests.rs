@@ -257,3 +257,73 @@ fn replacement_waits_for_the_end_where_the_job_asks_for_it() {
     let plan = run(&job(json!({"parallelism": 1}), json!({})), &[ending]);
     assert_eq!(names(&plan.untrack), ["a"], "counted as failed although it never says so");
 }
+
+#[test]
+fn the_pod_that_knows_of_an_indexs_failures_stays_until_another_does() {
+    let spec = json!({"backoffLimitPerIndex": 2, "backoffLimit": null, "parallelism": 1, "completions": 2});
+    let failed = |name: &str, before: &str| {
+        let annotations = json!({INDEX: "0", FAILURES: before});
+        pod(name, "Failed", json!({"metadata/annotations": annotations}))
+    };
+    let (older, last, busy) = (failed("a", "0"), failed("b", "1"), of_index("c", "Running", 0));
+    let plan = run(&indexed(spec.clone()), &[older.clone(), last.clone()]);
+    assert_eq!((names(&plan.untrack), plan.create), (vec!["a"], vec![Some(0)]));
+    let uncounted = plan.status.uncounted_terminated_pods.unwrap();
+    assert_eq!(uncounted.failed, Some(vec!["a".to_owned()]));
+    let plan = run(&indexed(spec.clone()), &[older.clone(), last.clone(), busy]);
+    assert_eq!(names(&plan.untrack), ["a", "b"], "the new one knows");
+    // It counts all the same for the limits of the job, and is let go when the job ends.
+    let mut over = spec;
+    over["backoffLimit"] = json!(1);
+    let plan = run(&indexed(over), &[older, last]);
+    assert_eq!(says(&plan, "FailureTarget").as_deref(), Some("BackoffLimitExceeded"));
+    assert_eq!(names(&plan.untrack), ["a", "b"]);
+    let uncounted = plan.status.uncounted_terminated_pods.unwrap();
+    assert_eq!(uncounted.failed, Some(vec!["a".to_owned(), "b".to_owned()]));
+}
+
+#[test]
+fn failures_go_before_success_and_what_runs_when_a_job_succeeds_has_not_failed() {
+    let policy = json!({"rules": [{"succeededIndexes": "0"}]});
+    let spec = json!({"parallelism": 3, "successPolicy": policy});
+    let pods = [of_index("a", "Succeeded", 0), of_index("b", "Running", 1)];
+    let plan = run(&indexed(spec.clone()), &pods);
+    assert_eq!(says(&plan, "SuccessCriteriaMet").as_deref(), Some("SuccessPolicy"));
+    assert_eq!((names(&plan.remove), names(&plan.kill)), (vec!["b"], vec![]));
+    let mut late = spec.clone();
+    late["activeDeadlineSeconds"] = json!(1);
+    let mut late = indexed(late);
+    late.status = serde_json::from_value(json!({"startTime": "2026-01-01T00:00:00Z"})).unwrap();
+    assert_eq!(says(&run(&late, &pods), "FailureTarget").as_deref(), Some("DeadlineExceeded"));
+    let mut strict = spec;
+    (strict["backoffLimitPerIndex"], strict["maxFailedIndexes"], strict["backoffLimit"]) =
+        (json!(0), json!(0), Value::Null);
+    let pods = [of_index("a", "Succeeded", 0), of_index("b", "Failed", 1)];
+    let plan = run(&indexed(strict), &pods);
+    assert_eq!(says(&plan, "FailureTarget").as_deref(), Some("MaxFailedIndexesExceeded"));
+}
+
+#[test]
+fn a_job_without_a_number_lets_its_pods_finish_once_one_has() {
+    let pods =
+        [pod("a", "Succeeded", json!({})), pod("b", "Running", json!({})), pod("c", "Running", json!({}))];
+    let plan = run(&job(json!({"completions": null, "parallelism": 1}), json!({})), &pods);
+    assert_eq!((plan.remove.len(), plan.create.len(), says(&plan, "SuccessCriteriaMet")), (0, 0, None));
+}
+
+#[test]
+fn restarts_of_pods_on_their_way_out_count_too() {
+    let restarted = |more: Value| {
+        let statuses = json!([{"name": "c", "ready": true, "restartCount": 2, "image": "", "imageID": ""}]);
+        let mut all = json!({"status/containerStatuses": statuses});
+        all.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        pod("a", "Running", all)
+    };
+    let mut often = job(json!({"podReplacementPolicy": "Failed"}), json!({}));
+    often.spec.as_mut().unwrap().template.spec.as_mut().unwrap().restart_policy =
+        Some("OnFailure".to_owned());
+    let ending = json!({"metadata/deletionTimestamp": "2026-01-01T00:00:00Z"});
+    for pod in [restarted(json!({})), restarted(ending)] {
+        assert_eq!(says(&run(&often, &[pod]), "FailureTarget").as_deref(), Some("BackoffLimitExceeded"));
+    }
+}
