@@ -5,7 +5,7 @@ use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 use tests::{Client, ControlPlane, control_plane::Options, runner::Test};
 
-use crate::scheduling::{Scheduler, node};
+use crate::scheduling::{Daemon, Scheduler, node};
 
 pub(crate) const TESTS: &[Test<()>] = &[
     ("a gang is bound when all of it is there and fits, and not before", gangs),
@@ -13,6 +13,7 @@ pub(crate) const TESTS: &[Test<()>] = &[
     ("a gang gets the room of less important pods as a whole, or of none", room),
     ("without room for groups each pod of a gang makes its own", rooms),
     ("of pods that end together all make room for a gang", units),
+    ("the pods of a group share the claims that it has", claims),
 ];
 
 const GROUPS: &str = "/apis/scheduling.k8s.io/v1alpha2/namespaces/d/podgroups";
@@ -294,4 +295,70 @@ fn units(_: &(), _: &str) -> Result<()> {
     stand.pod("one-0", "one", "3", "high")?;
     stand.end(&["low-0", "low-1"])?;
     stand.bound(&["one-0"])
+}
+
+/// KEP-5729: a claim is made once for the group, is the group's, has one device, and is given back when the group is gone.
+fn claims(_: &(), _: &str) -> Result<()> {
+    let gates = "GenericWorkload=true,GangScheduling=true,DRAWorkloadResourceClaims=true";
+    let stand = Stand::start(gates)?;
+    let gates = format!("--feature-gates={gates}");
+    let _manager = Daemon::start(&stand.plane, "kube-controller-manager", &[&gates])?;
+    let api = "/apis/resource.k8s.io/v1";
+    let claims = format!("{api}/namespaces/d/resourceclaims");
+    stand
+        .admin
+        .post(&format!("{api}/deviceclasses"), &json!({"metadata": {"name": "gpu"}, "spec": {}}))?
+        .ok()?;
+    let slice = json!({"metadata": {"name": "s"}, "spec": {"driver": "d.io", "nodeName": "b",
+        "pool": {"name": "p", "generation": 1, "resourceSliceCount": 1}, "devices": [{"name": "one"}]}});
+    stand.admin.post(&format!("{api}/resourceslices"), &slice)?.ok()?;
+    let request = json!({"name": "r", "exactly": {"deviceClassName": "gpu"}});
+    let template = json!({"metadata": {"name": "t"}, "spec": {"spec": {"devices": {"requests": [request]}}}});
+    stand.admin.post(&format!("{api}/namespaces/d/resourceclaimtemplates"), &template)?.ok()?;
+    let entry = json!([{"name": "shared", "resourceClaimTemplateName": "t"}]);
+    let mut spec = gang(2);
+    spec["resourceClaims"] = entry.clone();
+    stand.group("pair", &spec)?;
+    let pod = |name: &str| {
+        json!({"metadata": {"name": name}, "spec": {
+            "schedulingGroup": {"podGroupName": "pair"}, "resourceClaims": entry,
+            "containers": [{"name": "c", "image": "keelson.local/none:1", "resources": {"claims": [{"name": "shared"}]}}]}})
+    };
+    for name in ["pair-0", "pair-1"] {
+        stand.admin.post(PODS, &pod(name))?.ok()?;
+    }
+    stand.bound(&["pair-0", "pair-1"])?;
+    for name in ["pair-0", "pair-1"] {
+        ensure!(stand.node_of(name)?.as_deref() == Some("b"), "{name} is not where the device is");
+    }
+    let all = stand.admin.get(&claims)?.ok()?;
+    let [claim] = all["items"].as_array().map(Vec::as_slice).unwrap_or_default() else {
+        anyhow::bail!("one claim for both: {all}");
+    };
+    let owner = &claim["metadata"]["ownerReferences"][0];
+    ensure!(owner["kind"] == "PodGroup" && owner["name"] == "pair", "{claim}");
+    let users = claim["status"]["reservedFor"].as_array().cloned().unwrap_or_default();
+    let of_group = |user: &Value| user["resource"] == "podgroups" && user["name"] == "pair";
+    ensure!(users.len() == 1 && users.iter().all(of_group), "{claim}");
+    let device = &claim["status"]["allocation"]["devices"]["results"][0]["device"];
+    ensure!(device == "one", "{claim}");
+    let named = |object: &Value| object["status"]["resourceClaimStatuses"][0]["resourceClaimName"].clone();
+    let name = &claim["metadata"]["name"];
+    let group = stand.admin.get(&format!("{GROUPS}/pair"))?.ok()?;
+    ensure!(named(&group) == *name, "the group does not say which claim it has: {group}");
+    // Whoever else wants the device waits until the group and its pods are gone.
+    let single = json!({"metadata": {"name": "single"}, "spec": {"devices": {"requests": [request]}}});
+    stand.admin.post(&claims, &single)?.ok()?;
+    let mut waiting = pod("waits");
+    waiting["spec"]["resourceClaims"] = json!([{"name": "shared", "resourceClaimName": "single"}]);
+    if let Some(spec) = waiting["spec"].as_object_mut() {
+        spec.remove("schedulingGroup");
+    }
+    stand.admin.post(PODS, &waiting)?.ok()?;
+    stand.told("waits", "cannot allocate all claims")?;
+    for name in ["pair-0", "pair-1"] {
+        stand.admin.delete(&format!("{PODS}/{name}?gracePeriodSeconds=0"))?.ok()?;
+    }
+    stand.admin.delete(&format!("{GROUPS}/pair"))?.ok()?;
+    stand.bound(&["waits"])
 }
