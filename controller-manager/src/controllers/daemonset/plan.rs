@@ -21,10 +21,12 @@ use k8s_openapi::{
 use crate::controllers::{
     history::HASH_LABEL,
     node_fit, pod_control,
-    pod_disruption::phase,
+    pod_disruption::{is_finished, phase},
     replicaset::{is_available, is_ready},
 };
 
+/// Label: the generation of the template a pod is of.
+const GENERATION: &str = "pod-template-generation";
 /// Most pods created or deleted in one round.
 const BURST: usize = 250;
 
@@ -121,7 +123,7 @@ pub(super) fn pod_for(set: &DaemonSet, node: &str, hash: &str) -> Pod {
     let mut pod = pod_control::from_template(template, set);
     pod_control::label(&mut pod, HASH_LABEL, hash);
     if let Some(generation) = label_generation(set) {
-        pod_control::label(&mut pod, "pod-template-generation", generation);
+        pod_control::label(&mut pod, GENERATION, generation);
     }
     let spec = pod.spec.get_or_insert_default();
     spec.tolerations = Some(tolerations(spec));
@@ -167,9 +169,11 @@ pub(super) struct Changes {
 /// Pods by node.
 pub(super) type ByNode = BTreeMap<String, Vec<Arc<Pod>>>;
 
-/// Sorts pods by the node they are for.
+/// Sorts pods by the node they are for. Those that have ended and are on their way out hold up nobody, however long
+/// somebody keeps them.
 pub(super) fn by_node(pods: &[Arc<Pod>]) -> ByNode {
-    pod_control::group_by(pods, node_of).into_iter().collect()
+    let gone = |pod: &Pod| is_finished(pod) && is_deleting(&pod.metadata);
+    pod_control::group_by(pods, |pod| node_of(pod).filter(|_| !gone(pod))).into_iter().collect()
 }
 
 /// What brings every node to what it should have, the update of the template aside.
@@ -180,9 +184,14 @@ pub(super) fn manage(set: &DaemonSet, nodes: &Nodes, pods: &ByNode, hash: &str, 
         let name = node.metadata.name.clone().unwrap_or_default();
         let here = pods.get(&name).unwrap_or(&none);
         let fit = fit(set, node, nodes.compare);
+        let ends = |p: &Arc<Pod>| is_deleting(&p.metadata) || is_finished(p);
         if fit.should_run && here.is_empty() {
             changes.create.push(name);
         } else if fit.may_stay {
+            // With a surge the next one need not wait for the last one's end.
+            if fit.should_run && limits(set, 1).surge > 0 && here.iter().all(ends) {
+                changes.create.push(name.clone());
+            }
             thin_out(set, &name, here, hash, now, &mut changes);
         } else {
             changes.delete.extend(here.iter().filter(|p| !is_deleting(&p.metadata)).cloned());
@@ -216,7 +225,7 @@ fn thin_out(
             _ => running.push(pod.clone()),
         }
     }
-    running.sort_by_key(|p| (age(p), p.metadata.name.clone()));
+    running.sort_by_key(|p| (!is_placed(p), age(p), p.metadata.name.clone()));
     if limits(set, 1).surge == 0 {
         changes.delete.extend(running.into_iter().skip(1));
         return;
@@ -225,11 +234,15 @@ fn thin_out(
     let least = min_ready(set);
     if let (Some(oldest_new), Some(oldest_old)) = (new.first(), old.first()) {
         // The old one stays until the new one can take over, unless it serves nobody anyway.
-        if is_available(oldest_new, least, now) || !is_available(oldest_old, least, now) {
+        if is_available(oldest_new, least, now) || !is_ready(oldest_old) {
             changes.delete.push(oldest_old.clone());
         }
     }
     changes.delete.extend(old.into_iter().skip(1).chain(new.into_iter().skip(1)));
+}
+
+fn is_placed(pod: &Pod) -> bool {
+    pod.spec.as_ref().and_then(|s| s.node_name.as_deref()).is_some_and(|node| !node.is_empty())
 }
 
 fn age(pod: &Pod) -> i64 {
@@ -239,6 +252,12 @@ fn age(pod: &Pod) -> i64 {
 /// Whether a pod is of the template as it is now.
 pub(super) fn is_new(pod: &Pod, hash: &str) -> bool {
     label(&pod.metadata, HASH_LABEL) == Some(hash)
+}
+
+/// The same, for pods that an old controller made as well: they name the template's generation.
+fn is_updated(set: &DaemonSet, pod: &Pod, hash: &str) -> bool {
+    let generation = label_generation(set).filter(|generation| generation.parse::<i64>().is_ok());
+    is_new(pod, hash) || (generation.is_some() && label(&pod.metadata, GENERATION) == generation)
 }
 
 fn min_ready(set: &DaemonSet) -> i32 {
@@ -279,10 +298,10 @@ pub(super) fn rolls(set: &DaemonSet) -> bool {
 type Pair = (Option<Arc<Pod>>, Option<Arc<Pod>>);
 
 /// A node's pair; `None` when there are several of either.
-fn pair(pods: &[Arc<Pod>], hash: &str) -> Option<Pair> {
+fn pair(set: &DaemonSet, pods: &[Arc<Pod>], hash: &str) -> Option<Pair> {
     let (mut new, mut old) = (None, None);
     for pod in pods.iter().filter(|p| !is_deleting(&p.metadata)) {
-        let slot = if is_new(pod, hash) { &mut new } else { &mut old };
+        let slot = if is_updated(set, pod, hash) { &mut new } else { &mut old };
         if slot.replace(pod.clone()).is_some() {
             return None;
         }
@@ -304,7 +323,7 @@ pub(super) fn roll(set: &DaemonSet, nodes: &Nodes, pods: &ByNode, hash: &str, no
     let mut unavailable = desired().filter(is_bare).count();
     let (mut dead, mut candidates) = (Vec::new(), Vec::new());
     for here in pods.values() {
-        match pair(here, hash) {
+        match pair(set, here, hash) {
             Some((None, Some(old))) if !is_available(&old, least, now) => {
                 unavailable += 1;
                 dead.push(old);
@@ -334,11 +353,18 @@ fn surge(
     let runs = |name: &str| nodes.find(name).is_some_and(|node| nodes.is_wanted(set, node));
     let (mut surging, mut old_to_go) = (0, Vec::new());
     let (mut dead, mut candidates) = (Vec::new(), Vec::new());
+    let (mut serving, mut misplaced) = (0_usize, Vec::new());
     for (name, here) in pods {
-        match pair(here, hash) {
+        let pair = pair(set, here, hash);
+        let counts = pair.as_ref().and_then(|(new, old)| old.as_ref().or(new.as_ref()));
+        serving += usize::from(counts.is_some_and(|pod| is_available(pod, least, now)));
+        match pair {
             None => surging += 1,
-            Some((None, Some(old))) if !runs(name) => old_to_go.push(old),
-            Some((None, Some(old))) if !is_available(&old, least, now) => dead.push(name.clone()),
+            Some((None, Some(old))) if !is_available(&old, least, now) => match runs(name) {
+                true => dead.push(name.clone()),
+                false => old_to_go.push(old),
+            },
+            Some((None, Some(old))) if !runs(name) => misplaced.push(old),
             Some((None, Some(_))) => candidates.push(name.clone()),
             Some((Some(new), Some(old))) => {
                 if is_available(&new, least, now) {
@@ -352,6 +378,9 @@ fn surge(
     }
     candidates.truncate(limits.surge.saturating_sub(surging));
     dead.extend(candidates);
+    // What serves where it does not belong goes once as many serve as there are nodes for it.
+    let desired = nodes.all.iter().filter(|node| nodes.is_wanted(set, node)).count();
+    old_to_go.extend(misplaced.into_iter().take(serving.saturating_sub(desired)));
     Changes { create: dead, delete: old_to_go, ..Changes::default() }
 }
 
@@ -393,7 +422,7 @@ pub(super) fn status(
             ready += 1;
             available += i32::from(is_available(pod, min_ready(set), now));
         }
-        updated += i32::from(here.iter().any(|p| is_new(p, hash)));
+        updated += i32::from(here.iter().any(|p| is_updated(set, p, hash)));
     }
     DaemonSetStatus {
         desired_number_scheduled: desired,

@@ -211,3 +211,88 @@ fn faults_change_nothing_in_the_end() {
         survives(&old, writes, says);
     }
 }
+
+fn changed(pod: &Arc<Pod>, change: impl FnOnce(&mut Pod)) -> Arc<Pod> {
+    let mut out = (**pod).clone();
+    change(&mut out);
+    Arc::new(out)
+}
+
+fn ending(pod: &Arc<Pod>) -> Arc<Pod> {
+    let at = k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(now());
+    changed(pod, |pod| pod.metadata.deletion_timestamp = Some(at))
+}
+
+fn surging() -> DaemonSet {
+    set(json!({"type": "RollingUpdate", "rollingUpdate": {"maxUnavailable": 0, "maxSurge": 1}}))
+}
+
+#[test]
+fn a_pod_on_its_way_out_holds_up_the_next_unless_there_is_a_surge_or_it_has_ended() {
+    let nodes = nodes([node("a", json!([]))]);
+    let last = ending(&pod("p", "a", "h", true));
+    let over = changed(&last, |pod| pod.status.as_mut().unwrap().phase = Some("Failed".to_owned()));
+    for (set, pod, makes) in [
+        (set(json!({})), &last, false),
+        (surging(), &last, true),
+        (set(json!({})), &over, true),
+        (surging(), &over, true),
+    ] {
+        let changes = manage(&set, &nodes, &by_node(std::slice::from_ref(pod)), "h", now());
+        assert_eq!(!changes.create.is_empty(), makes, "{pod:?}");
+        assert!(changes.delete.is_empty());
+    }
+}
+
+#[test]
+fn of_two_pods_the_one_that_has_a_node_stays() {
+    let nodes = nodes([node("a", json!([]))]);
+    let old = changed(&pod("waits", "", "h", false), |pod| {
+        pod.spec = pod_for(&set(json!({})), "a", "h").spec;
+    });
+    let placed = changed(&pod("placed", "a", "h", true), |pod| {
+        let later = "2026-01-01T00:30:00Z".parse().unwrap();
+        pod.metadata.creation_timestamp = Some(k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(later));
+    });
+    let changes = manage(&set(json!({})), &nodes, &by_node(&[old, placed]), "h", now());
+    assert_eq!(deleted(&changes), ["waits"]);
+}
+
+#[test]
+fn an_old_pod_stays_beside_the_new_one_while_it_is_ready() {
+    let nodes = nodes([node("a", json!([]))]);
+    let mut slow = surging();
+    slow.spec.as_mut().unwrap().min_ready_seconds = Some(7200);
+    let both = |old_is_ready| by_node(&[pod("old", "a", "old", old_is_ready), pod("new", "a", "new", true)]);
+    assert!(deleted(&manage(&slow, &nodes, &both(true), "new", now())).is_empty());
+    assert_eq!(deleted(&manage(&slow, &nodes, &both(false), "new", now())), ["old"]);
+}
+
+#[test]
+fn misplaced_pods_that_serve_go_when_enough_others_do() {
+    let tainted = || node("t", json!([{"key": "k", "effect": "NoSchedule"}]));
+    let nodes = nodes([node("a", json!([])), tainted()]);
+    let with = |a_serves: bool, t_serves: bool| {
+        let pods = by_node(&[pod("a", "a", "new", a_serves), pod("t", "t", "old", t_serves)]);
+        let changes = roll(&surging(), &nodes, &pods, "new", now());
+        deleted(&changes).into_iter().map(str::to_owned).collect::<Vec<_>>()
+    };
+    assert_eq!(with(true, true), ["t"]);
+    assert!(with(false, true).is_empty(), "it is the only one that serves");
+    assert_eq!(with(true, false), ["t"]);
+}
+
+#[test]
+fn pods_of_old_controllers_tell_their_template_by_its_generation() {
+    let mut set = set(json!({}));
+    let annotation = ("deprecated.daemonset.template.generation".to_owned(), "4".to_owned());
+    set.metadata.annotations = Some([annotation].into());
+    let of = |generation: &str| {
+        changed(&pod("a", "a", "other", true), |pod| {
+            pod.metadata.labels.get_or_insert_default().insert(GENERATION.to_owned(), generation.to_owned());
+        })
+    };
+    let nodes = nodes([node("a", json!([]))]);
+    let gone = |pod: Arc<Pod>| roll(&set, &nodes, &by_node(&[pod]), "h", now()).delete.len();
+    assert_eq!((gone(of("4")), gone(of("3"))), (0, 1));
+}
