@@ -20,7 +20,8 @@ use std::{
 };
 
 use crate::{
-    acl::Acl, cache::Limits, failures::Consolidate, hosts::Hosts, rewrite, template::Template, zone::Labels,
+    acl::Acl, cache::Limits, chaos::Chaos, failures::Consolidate, hosts::Hosts, rewrite, template::Template,
+    zone::Labels,
 };
 
 pub use self::{
@@ -97,6 +98,8 @@ pub struct Block {
     pub templates: Vec<Template>,
     /// `any`: answer questions for all types with a hint that there is no such answer.
     pub refuse_any: bool,
+    /// `chaos`: what is told of the server in the class CH.
+    pub chaos: Option<Chaos>,
     /// `minimal`: leave out what was not asked for.
     pub minimal: bool,
     /// `bufsize`: bytes of an answer over UDP at the most.
@@ -552,6 +555,7 @@ fn apply(block: &mut Block, line: &Line) -> Result<(), CorefileError> {
             _ => return line.error("autopath needs @kubernetes"),
         },
         "any" => block.refuse_any = true,
+        "chaos" => block.chaos = Some(words::chaos(line)),
         "minimal" => block.minimal = true,
         // Queries end when nobody waits, and nothing here has data for others: these are always so.
         "cancel" | "metadata" | "debug" => {}

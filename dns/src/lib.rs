@@ -17,6 +17,7 @@ pub mod zone;
 pub mod acl;
 pub mod answered;
 pub mod cache;
+pub mod chaos;
 pub mod failures;
 pub mod feed;
 pub mod forward;

@@ -34,6 +34,7 @@ use crate::{
     acl::{self, Acl},
     answered::{Answered, Version, Versions},
     cache::{Cache, Hit, Question, Reply},
+    chaos::Chaos,
     corefile::{self, CacheDirective, Kubernetes},
     failures::Failures,
     forward::{ForwardError, Forwarder, Manner, SetUpError},
@@ -77,6 +78,7 @@ pub struct Block {
     rewrites: Vec<rewrite::Rule>,
     templates: Vec<Template>,
     refuse_any: bool,
+    chaos: Option<Chaos>,
     minimal: bool,
     autopath: bool,
 }
@@ -193,6 +195,7 @@ impl Block {
             rewrites: block.rewrites.clone(),
             templates: block.templates.clone(),
             refuse_any: block.refuse_any,
+            chaos: block.chaos.clone(),
             minimal: block.minimal,
             autopath: block.autopath,
         };
@@ -364,6 +367,9 @@ impl Server {
         };
         if block.refuse_any && query.query_type() == RecordType::ANY {
             return (no_any(&query), Some((block, "any")));
+        }
+        if let Some(answers) = block.chaos.as_ref().and_then(|chaos| chaos.answer(&query)) {
+            return (Reply { answers, ..plain(ResponseCode::NoError) }, Some((block, "chaos")));
         }
         let asker = Asker { client: request.src(), protocol: protocol(request) };
         let (query, mut undo) = rewrite::apply(&block.rewrites, &query, asker);

@@ -1,6 +1,7 @@
 //! What is the same of all directives: which may stand there once, how many words they take, whether they have a block.
 
 use super::{CorefileError, Line};
+use crate::chaos::Chaos;
 
 /// How a directive is written.
 struct Form {
@@ -28,6 +29,7 @@ const FORMS: &[Form] = &[
     form("bufsize", 1, false, false, true),
     form("cache", ANY, true, false, true),
     form("cancel", 1, false, false, true),
+    form("chaos", ANY, false, false, true),
     form("debug", 0, false, false, false),
     form("errors", 1, true, false, true),
     form("forward", ANY, true, true, true),
@@ -79,6 +81,18 @@ pub(super) fn identifier(line: &Line) -> Result<Vec<u8>, CorefileError> {
     match nix::unistd::gethostname() {
         Ok(name) => Ok(name.into_encoded_bytes()),
         Err(error) => line.error(format!("nsid: the host has no name: {error}")),
+    }
+}
+
+/// `chaos [VERSION] [AUTHORS…]`.
+pub(super) fn chaos(line: &Line) -> Chaos {
+    let mut words = line.args().iter().cloned();
+    Chaos {
+        version: words.next().unwrap_or_else(|| format!("kube-dns-{}", env!("CARGO_PKG_VERSION"))),
+        authors: words.collect(),
+        // A host without a name is still this one.
+        host: nix::unistd::gethostname()
+            .map_or_else(|_| "localhost".to_owned(), |name| name.to_string_lossy().into_owned()),
     }
 }
 

@@ -428,6 +428,31 @@ async fn those_who_ask_are_told_which_server_it_is() {
 }
 
 #[tokio::test]
+async fn those_who_ask_in_another_class_are_told_version_host_and_authors() {
+    let server = serve(". {\n chaos Fine-1.0 \"A. Author\" another\n kubernetes cluster.local\n}").await;
+    let host = nix::unistd::gethostname().unwrap().to_string_lossy().into_owned();
+    for (name, kind, want) in [
+        ("version.bind.", RecordType::TXT, vec!["Fine-1.0"]),
+        ("Version.Server.", RecordType::TXT, vec!["Fine-1.0"]),
+        ("authors.bind.", RecordType::TXT, vec!["A. Author", "another"]),
+        ("id.server.", RecordType::TXT, vec![host.as_str()]),
+        ("hostname.bind.", RecordType::TXT, vec![host.as_str()]),
+        ("version.bind.", RecordType::A, vec![]),
+        ("cluster.local.", RecordType::TXT, vec![]),
+    ] {
+        let mut message = Message::query();
+        let mut query = Query::query(Name::from_ascii(name).unwrap(), kind);
+        query.set_query_class(DNSClass::CH);
+        message.add_query(query);
+        let answer = exchange(&server, &message.to_vec().unwrap()).await;
+        assert_eq!(data(&answer), want, "{name} {kind}");
+        let code = if want.is_empty() { ResponseCode::Refused } else { ResponseCode::NoError };
+        assert_eq!(answer.metadata.response_code, code, "{name} {kind}");
+        assert!(answer.answers.iter().all(|record| record.dns_class == DNSClass::CH && record.ttl == 0));
+    }
+}
+
+#[tokio::test]
 async fn classes_aliases_and_options_are_rewritten() {
     let upstream = serve("example {\n template IN A example {\n match ^other[.]\n answer \"{{ .Name }} 60 IN A 192.0.2.9\"\n fallthrough\n }\n \
         template IN A example {\n answer \"{{ .Name }} 60 IN CNAME {{ .Name }}cdn.example.\"\n answer \"{{ .Name }}cdn.example. 60 IN A 192.0.2.1\"\n }\n}").await;
