@@ -5,7 +5,7 @@ use std::{
     collections::{BTreeMap, HashMap},
     path::{Path, PathBuf},
     sync::{Arc, LazyLock},
-    time::Duration,
+    time::{Duration, SystemTime},
 };
 
 use http::{HeaderMap, request::Parts};
@@ -47,6 +47,8 @@ static REVIEWS: LazyLock<(IntCounterVec, HistogramVec)> = LazyLock::new(|| {
     );
     (requests, latency)
 });
+/// How often a file of authorities is looked at, as upstream.
+const LOOK: Duration = Duration::from_secs(60);
 /// Reviews remembered at most; beyond this the memory starts anew.
 const REMEMBERED: usize = 4096;
 
@@ -183,8 +185,8 @@ type Memory<K, V> = Mutex<HashMap<K, (V, Instant)>>;
 /// Authenticates and authorizes the callers of one server.
 pub struct Delegated {
     options: AuthOptions,
-    client_roots: Option<Arc<RootCertStore>>,
-    proxy_roots: Option<Arc<RootCertStore>>,
+    client_roots: Option<Roots>,
+    proxy_roots: Option<Roots>,
     tokens: Option<kube::Client>,
     access: Option<kube::Client>,
     /// By the token's SHA-256, so that no token is kept.
@@ -204,7 +206,7 @@ impl Delegated {
     /// # Errors
     /// When a file that is named cannot be used.
     pub async fn new(options: AuthOptions, component: &str) -> Result<Delegated, AuthError> {
-        let roots = |path: &Option<PathBuf>| path.as_deref().map(load_roots).transpose();
+        let roots = |path: &Option<PathBuf>| path.clone().map(Roots::load).transpose();
         let (client_roots, proxy_roots) = (roots(&options.client_ca)?, roots(&options.proxy_ca)?);
         let tokens = client(options.authentication_kubeconfig.as_deref(), component).await?;
         let access = client(options.authorization_kubeconfig.as_deref(), component).await?;
@@ -225,7 +227,7 @@ impl Delegated {
     /// # Errors
     /// When an authority file that is named cannot be used.
     pub fn with_client(options: AuthOptions, client: kube::Client) -> Result<Delegated, AuthError> {
-        let roots = |path: &Option<PathBuf>| path.as_deref().map(load_roots).transpose();
+        let roots = |path: &Option<PathBuf>| path.clone().map(Roots::load).transpose();
         Ok(Delegated {
             client_roots: roots(&options.client_ca)?,
             proxy_roots: roots(&options.proxy_ca)?,
@@ -249,7 +251,7 @@ impl Delegated {
             return Authentication::User(user.authenticated());
         }
         if let Some(roots) = self.client_roots.as_ref().filter(|_| !chain.is_empty()) {
-            return match tls::verify_client(roots.clone(), chain, UnixTime::now()) {
+            return match tls::verify_client(roots.now(), chain, UnixTime::now()) {
                 Ok(()) => match believed(&chain[0]) {
                     Some(user) => Authentication::User(user.authenticated()),
                     None => Authentication::Refused,
@@ -273,9 +275,9 @@ impl Delegated {
 
     /// The user a trusted front proxy names.
     fn proxied(&self, headers: &HeaderMap, chain: &[CertificateDer<'_>]) -> Option<User> {
-        let roots = self.proxy_roots.clone()?;
+        let roots = self.proxy_roots.as_ref()?;
         let name = first_header(headers, &self.options.username_headers)?;
-        tls::verify_client(roots, chain, UnixTime::now()).ok()?;
+        tls::verify_client(roots.now(), chain, UnixTime::now()).ok()?;
         let proxy = certificate_user(chain.first()?)?;
         let names = &self.options.proxy_names;
         if !names.is_empty() && !names.contains(&proxy.name) {
@@ -369,8 +371,54 @@ fn remember<K: Eq + std::hash::Hash, V>(memory: &Memory<K, V>, key: K, value: V,
     memory.insert(key, (value, Instant::now() + ttl));
 }
 
-fn load_roots(path: &Path) -> Result<Arc<RootCertStore>, TlsError> {
-    tls::load_roots(path).map(Arc::new)
+/// Authorities of a file, which may change: it is looked at when somebody comes, once a minute at most.
+struct Roots {
+    path: PathBuf,
+    state: Mutex<Loaded>,
+}
+
+struct Loaded {
+    roots: Arc<RootCertStore>,
+    changed: Option<SystemTime>,
+    looked: Instant,
+}
+
+impl Roots {
+    fn load(path: PathBuf) -> Result<Self, TlsError> {
+        let (changed, looked) = (changed(&path), Instant::now());
+        let roots = Arc::new(tls::load_roots(&path)?);
+        Ok(Self { path, state: Mutex::new(Loaded { roots, changed, looked }) })
+    }
+
+    /// Those of the file as it is, or as it was as long as it does not read.
+    fn now(&self) -> Arc<RootCertStore> {
+        let mut state = self.state.lock();
+        if state.looked.elapsed() >= LOOK {
+            state.looked = Instant::now();
+            self.look(&mut state);
+        }
+        state.roots.clone()
+    }
+
+    fn look(&self, state: &mut Loaded) {
+        let changed = changed(&self.path);
+        if changed == state.changed {
+            return;
+        }
+        match tls::load_roots(&self.path) {
+            Ok(roots) => {
+                (state.roots, state.changed) = (Arc::new(roots), changed);
+                tracing::info!(path = %self.path.display(), "changed authorities were loaded");
+            }
+            Err(error) => {
+                tracing::warn!(path = %self.path.display(), %error, "changed authorities cannot be read");
+            }
+        }
+    }
+}
+
+fn changed(path: &Path) -> Option<SystemTime> {
+    std::fs::metadata(path).and_then(|about| about.modified()).ok()
 }
 
 async fn client(kubeconfig: Option<&Path>, component: &str) -> Result<Option<kube::Client>, ClientError> {

@@ -91,3 +91,25 @@ async fn without_clients_only_open_paths_are_allowed() {
     let closed = Delegated::new(AuthOptions { anonymous: false, ..options }, "test").await.unwrap();
     assert_eq!(closed.authenticate(&spoofed, &[]).await, Authentication::Refused);
 }
+
+#[tokio::test(start_paused = true)]
+async fn authorities_are_read_again_when_their_file_changes() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("ca.crt");
+    let authority = || rcgen::generate_simple_self_signed(["someone".to_owned()]).unwrap().cert.pem();
+    std::fs::write(&path, authority()).unwrap();
+    let roots = Roots::load(path.clone()).unwrap();
+    let count = || roots.now().len();
+    let write = |text: &str, hours: u64| {
+        std::fs::write(&path, text).unwrap();
+        let later = SystemTime::now() + Duration::from_secs(3600 * hours);
+        std::fs::File::open(&path).unwrap().set_modified(later).unwrap();
+    };
+    write(&(authority() + &authority()), 1);
+    assert_eq!(count(), 1, "it is looked at once a minute");
+    tokio::time::advance(LOOK).await;
+    assert_eq!(count(), 2);
+    write("-----BEGIN CERTIFICATE-----\nno\n", 2);
+    tokio::time::advance(LOOK).await;
+    assert_eq!(count(), 2, "what does not read changes nothing");
+}
