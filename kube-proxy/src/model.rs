@@ -151,6 +151,13 @@ impl Model {
         })
     }
 
+    /// Serves nobody at `spec.externalIPs`.
+    pub fn forget_external_ips(&mut self) {
+        for port in self.services.values_mut().filter(|port| !port.external_ips.is_empty()) {
+            Arc::make_mut(port).external_ips.clear();
+        }
+    }
+
     /// Forgets a service; whether there was one.
     pub fn remove(&mut self, service: &ObjectKey) -> bool {
         let names: Vec<_> = self.ports_of(service).map(|(name, ..)| name.clone()).collect();

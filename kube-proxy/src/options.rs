@@ -14,7 +14,7 @@ use std::{
 
 use component_base::{
     config::{self, ConfigError},
-    features::{self, Gates, Reader, Switches},
+    features::{self, Gate, Gates, Reader, Switches},
     flags::{Flag, FlagSet, Kind, Values, group},
     goduration,
 };
@@ -38,8 +38,12 @@ pub enum OptionsError {
     },
 }
 
-/// It does nothing else by any gate.
-const SWITCHES: Switches = Switches { program: "kube-proxy", reader: Reader::Proxy, gates: &[] };
+/// The gates it does something else by.
+const SWITCHES: Switches = Switches {
+    program: "kube-proxy",
+    reader: Reader::Proxy,
+    gates: &[Gate::AllowServiceExternalIPs, Gate::ComponentFlagz, Gate::ComponentStatusz],
+};
 
 /// How the proxy knows traffic of its own pods.
 #[derive(Clone, Debug, PartialEq, Eq)]

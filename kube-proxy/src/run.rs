@@ -11,7 +11,7 @@ use component_base::{
     client::{self, ClientError, ClientOptions},
     config::{self, ConfigError},
     daemon::Daemon,
-    features,
+    features::{self, Gate},
     flags::{FlagSet, Values},
     informer::{Cached, Event, Informer, Informers, ListWatch},
     memory,
@@ -26,7 +26,7 @@ use tokio::sync::Notify;
 
 use crate::{
     kernel::{self, KernelError, POLICIES},
-    model::{self, HealthCheck, Settings},
+    model::{self, HealthCheck, Model, Settings},
     node,
     objects::{EndpointSlice, Node, Service, service_of},
     options::{self, Config, OptionsError},
@@ -223,7 +223,13 @@ impl App {
         }
         if let Some(address) = self.config.metrics {
             let configz = serde_json::to_value(&self.config.file).unwrap_or_default();
-            fatal(server::serve_metrics(&self.tasks, address, configz, self.health.clone()))?;
+            fatal(server::serve_metrics(
+                &self.tasks,
+                address,
+                configz,
+                self.config.gates,
+                self.health.clone(),
+            ))?;
         }
         Ok(())
     }
@@ -343,6 +349,15 @@ impl App {
         node::settings(&self.config, node.as_deref(), &node::machine_addresses())
     }
 
+    /// What these objects say, as far as the gates let it count.
+    fn model(&self, services: &[Arc<Service>], slices: &[Arc<EndpointSlice>]) -> Model {
+        let mut model = model::build(services, slices, &self.config.node_name);
+        if !self.config.gates.has(Gate::AllowServiceExternalIPs) {
+            model.forget_external_ips();
+        }
+        model
+    }
+
     fn sync_all(
         &mut self,
         carried: &mut Option<Carried>,
@@ -350,7 +365,7 @@ impl App {
     ) -> Result<(), KernelError> {
         let settings = self.settings();
         let (services, slices) = (self.services.store().list(), self.slices.store().list());
-        let model = model::build(&services, &slices, &self.config.node_name);
+        let model = self.model(&services, &slices);
         let outcome = self.syncer.sync(&model, &settings);
         checks.set(&model.health_checks);
         let looked = Cell::new(Instant::now());
@@ -370,7 +385,7 @@ impl App {
         for key in services {
             let service: Vec<_> = self.services.store().get(&key).into_iter().collect();
             let slices = self.slices.store().by_index(BY_SERVICE, &key.to_string());
-            let mut model = model::build(&service, &slices, &self.config.node_name);
+            let mut model = self.model(&service, &slices);
             outcome = outcome.and(self.syncer.change(&key, &model));
             let check = model.health_checks.remove(&key);
             checked |= check.as_ref() != carried.health_checks.get(&key);

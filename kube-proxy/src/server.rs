@@ -16,6 +16,7 @@ use std::{
 };
 
 use component_base::{
+    features::{Gate, Gates},
     health::Endpoint,
     meta::ObjectKey,
     serving::{self, Reply, ServingError, Site},
@@ -137,15 +138,38 @@ pub fn serve_metrics(
     tasks: &Tasks,
     address: SocketAddr,
     configz: serde_json::Value,
+    gates: Gates,
     health: Arc<Health>,
 ) -> Result<(), ServingError> {
-    let site = Site::default();
+    let site = site(gates);
     site.configz("kubeproxy.config.k8s.io", configz);
     site.page("/proxyMode", |_| serving::text(StatusCode::OK, "nftables"));
     site.health().add_to(&[Endpoint::Livez, Endpoint::Readyz], "tables", move || {
         if health.is_live(Instant::now()) { Ok(()) } else { Err("the tables are behind".to_owned()) }
     });
     serving::serve_plain(address, site, tasks).map(drop)
+}
+
+/// Where else than at `/statusz` to look, sorted.
+const PATHS: &[&str] = &[
+    "/configz",
+    "/flagz",
+    "/healthz",
+    "/livez",
+    "/metrics",
+    "/proxyMode",
+    "/readyz",
+    "/statusz",
+    "/version",
+];
+
+/// What every daemon tells of itself, as far as it is switched on.
+fn site(gates: Gates) -> Site {
+    let site = Site::empty().with_metrics().with_version().with_configz();
+    [(Gate::ComponentStatusz, "/statusz"), (Gate::ComponentFlagz, "/flagz")]
+        .into_iter()
+        .filter(|(gate, _)| gates.has(*gate))
+        .fold(site, |site, (_, path)| site.with_zpage(path, PATHS))
 }
 
 // === impl ServiceChecks ===
@@ -253,6 +277,16 @@ fn serve(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn pages_go_with_their_gates() {
+        component_base::zpages::describe("kube-proxy", BTreeMap::new());
+        let pages = |gates| format!("{:?}", site(gates));
+        let shown = pages(Gates::default());
+        assert!(shown.contains("/statusz") && shown.contains("/flagz"), "{shown}");
+        let shown = pages(Gates::default().with(Gate::ComponentFlagz, false));
+        assert!(shown.contains("/statusz") && !shown.contains("/flagz"), "{shown}");
+    }
 
     #[test]
     fn health_follows_the_oldest_change() {

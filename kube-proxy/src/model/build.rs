@@ -180,6 +180,17 @@ mod tests {
     }
 
     #[test]
+    fn external_addresses_can_be_left_out() {
+        let spec = json!({
+            "type": "LoadBalancer", "clusterIP": "10.96.0.1", "ports": port(), "externalIPs": ["192.0.2.1"],
+        });
+        let mut model = build(&[service(spec)], &[], "n1");
+        let all = only(&model).clone();
+        model.forget_external_ips();
+        assert_eq!(*only(&model), ServicePort { external_ips: vec![], ..all });
+    }
+
+    #[test]
     fn what_has_no_address_of_ours_is_left_out() {
         for spec in [
             json!({"type": "ClusterIP", "clusterIP": "None", "ports": port()}),
