@@ -3,6 +3,8 @@
 //!
 //! Contract: core/v1 EnvVar and EnvFromSource; `pkg/kubelet/envvars` for the service variables.
 
+pub mod file;
+
 use std::collections::BTreeMap;
 
 use k8s_openapi::api::core::v1::{ConfigMap, Container, EnvVar, Pod, Secret, Service};
@@ -15,6 +17,8 @@ pub trait Objects {
     fn config_map(&self, name: &str) -> Option<&ConfigMap>;
     /// A secret.
     fn secret(&self, name: &str) -> Option<&Secret>;
+    /// The text of a file of one of the pod's volumes.
+    fn file(&self, volume: &str, path: &str) -> Option<&str>;
 }
 
 /// Why an environment cannot be made; shown as `CreateContainerConfigError`.
@@ -39,6 +43,17 @@ pub enum EnvError {
         namespace: String,
         /// Name of the object.
         name: String,
+    },
+    /// A file that cannot be read, or is none of variables.
+    #[error("couldn't parse env file")]
+    File,
+    /// A file without a required key.
+    #[error("environment variable key {key:?} not found in file {path:?}")]
+    NotInFile {
+        /// The key.
+        key: String,
+        /// The file, in its volume.
+        path: String,
     },
     /// A field path that does not exist for environments.
     #[error("unsupported fieldPath: {0}")]
@@ -167,6 +182,20 @@ fn from_reference(
         return match secret.data.as_ref().and_then(|d| d.get(&reference.key)) {
             Some(value) => Ok(Some(String::from_utf8_lossy(&value.0).into_owned())),
             None => missing_key(pod, optional, "Secret", &reference.name, &reference.key),
+        };
+    }
+    if let Some(reference) = &from.file_key_ref {
+        let text = objects.file(&reference.volume_name, &reference.path).ok_or(EnvError::File)?;
+        let value = file::value(text, &reference.key).map_err(|error| {
+            tracing::warn!(pod = pod::display(pod).to_string(), path = reference.path, %error, "no file of variables");
+            EnvError::File
+        })?;
+        return match (value.is_empty(), reference.optional == Some(true)) {
+            (false, _) => Ok(Some(value)),
+            (true, true) => Ok(None),
+            (true, false) => {
+                Err(EnvError::NotInFile { key: reference.key.clone(), path: reference.path.clone() })
+            }
         };
     }
     Ok(None)

@@ -87,6 +87,7 @@ pub struct Metrics {
     pub claim_operations: HistogramVec,
     pub claims_in_use: IntGaugeVec,
     pub storage_operations: HistogramVec,
+    pub volume_waits: HistogramVec,
     pub volumes: IntGaugeVec,
     pub requested_resizes: IntCounterVec,
     pub resize_duration: HistogramVec,
@@ -569,6 +570,13 @@ impl Metrics {
                 &["migrated", "operation_name", "status", "volume_plugin"],
                 STORAGE.to_vec(),
             ),
+            volume_waits: histogram_vec(
+                "volume_operation_total_seconds",
+                "How long pods waited for their volumes.",
+                Alpha,
+                &["operation_name", "plugin_name"],
+                STORAGE.to_vec(),
+            ),
             volumes: gauge_vec(
                 "volume_manager_total_volumes",
                 "Volumes of the pods of this node.",
@@ -884,7 +892,6 @@ mod tests {
         ),
         ("rest_client_exec_plugin_", "programs for credentials are not run by the client"),
         ("rest_client_transport_", "connections are not pooled by their configuration"),
-        ("volume_operation_total_seconds", "not measured yet"),
     ];
 
     /// All that is written in the sources of a crate beside this one, except what stands here.

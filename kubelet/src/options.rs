@@ -32,6 +32,7 @@ use crate::{
     runtime::swap,
     shutdown::{self, plan::Period},
     topology, userns,
+    worker::backoff,
 };
 
 /// Options of the static policy of the CPU manager.
@@ -136,7 +137,10 @@ pub fn load(given: &Values) -> Result<Config, OptionsError> {
     let (memory, topology) = (memory_nodes(&file)?, alignment(&file)?);
     let (policy, list) =
         (&file.image_pull_credentials_verification_policy, &file.preloaded_images_verification_allowlist);
-    let verification = Policy::named(policy, list).map_err(|e| OptionsError::Invalid(e.to_string()))?;
+    let verification = match gates.has(Gate::KubeletEnsureSecretPulledImages) {
+        true => Policy::named(policy, list).map_err(|e| OptionsError::Invalid(e.to_string()))?,
+        false => Policy::Never,
+    };
     let swap = swapping(&file.memory_swap.swap_behavior)?;
     let both = ["image-credential-provider-config", "image-credential-provider-bin-dir"]
         .map(|n| given.optional(n).is_some());
@@ -450,10 +454,26 @@ impl Config {
         said.and_then(|ids| u32::try_from(ids).ok()).unwrap_or(userns::LENGTH)
     }
 
+    /// The first and the longest delay of containers that crash again and again.
+    #[must_use]
+    pub fn back_off(&self) -> (Duration, Duration) {
+        let default = match self.gates.has(Gate::ReduceDefaultCrashLoopBackOffDecay) {
+            true => backoff::SHORT,
+            false => (backoff::INITIAL, backoff::MAX),
+        };
+        match self.gates.has(Gate::KubeletCrashLoopBackOffMax) {
+            true => (default.0, self.file.crash_loop_back_off.longest()),
+            false => default,
+        }
+    }
+
     /// How much time pods get when the machine goes down, by priority.
     #[must_use]
     pub fn shutdown_periods(&self) -> Vec<Period> {
         let file = &self.file;
+        if !self.gates.has(Gate::GracefulNodeShutdown) {
+            return Vec::new();
+        }
         let (all, critical) = (file.shutdown_grace_period.0, file.shutdown_grace_period_critical_pods.0);
         shutdown::plan::periods(all, critical, &file.shutdown_grace_period_by_pod_priority)
     }
@@ -599,6 +619,48 @@ mod tests {
         }
         let single = [alpha, "--topology-manager-policy=single-numa-node"];
         assert!(load("align-by-socket=true", &single).unwrap_err().contains("is incompatible with"));
+    }
+
+    #[test]
+    fn gates_take_away_what_they_are_for() {
+        let load = |gates: &str, lines: &str| {
+            let dir = tempfile::tempdir().unwrap();
+            let path = dir.path().join("c.yaml");
+            let head = "apiVersion: kubelet.config.k8s.io/v1beta1\nkind: KubeletConfiguration\n";
+            std::fs::write(&path, format!("{head}featureGates: {{{gates}}}\n{lines}")).unwrap();
+            load_with(&["--hostname-override=n", &format!("--config={}", path.display())])
+        };
+        let seconds = Duration::from_secs;
+        let back_off = |gates: &str, lines: &str| load(gates, lines).unwrap().back_off();
+        let own = "crashLoopBackOff: {maxContainerRestartPeriod: 7s}";
+        assert_eq!(back_off("", own), (seconds(10), seconds(7)));
+        assert_eq!(back_off("ReduceDefaultCrashLoopBackOffDecay: true", own), (seconds(1), seconds(7)));
+        let both = "ReduceDefaultCrashLoopBackOffDecay: true, KubeletCrashLoopBackOffMax: false";
+        assert_eq!(back_off(both, ""), (seconds(1), seconds(60)));
+        assert_eq!(back_off("KubeletCrashLoopBackOffMax: false", ""), (seconds(10), seconds(300)));
+        let listed = "shutdownGracePeriodByPodPriority: [{priority: 5, shutdownGracePeriodSeconds: 7}]";
+        let neither = "GracefulNodeShutdown: false, GracefulNodeShutdownBasedOnPodPriority: false, WindowsGracefulNodeShutdown: false";
+        assert!(load(neither, "").unwrap().shutdown_periods().is_empty());
+        for (gates, lines, said) in [
+            ("KubeletCrashLoopBackOffMax: false", own, "KubeletCrashLoopBackOffMax not enabled"),
+            (neither, "shutdownGracePeriod: 30s", "requires feature gate GracefulNodeShutdown"),
+            (
+                "GracefulNodeShutdownBasedOnPodPriority: false",
+                listed,
+                "requires feature gate GracefulNodeShutdownBasedOnPodPriority",
+            ),
+            (
+                "RotateKubeletServerCertificate: false",
+                "serverTLSBootstrap: true",
+                "requires feature gate RotateKubeletServerCertificate",
+            ),
+        ] {
+            let error = load(gates, lines).unwrap_err().to_string();
+            assert!(error.contains(said), "{error}");
+        }
+        let verification = "imagePullCredentialsVerificationPolicy: AlwaysVerify";
+        let off = load("KubeletEnsureSecretPulledImages: false", verification).unwrap();
+        assert_eq!(off.verification, Policy::Never);
     }
 
     #[test]

@@ -216,12 +216,13 @@ impl Pods {
         counts
     }
 
-    /// The pod of this name.
+    /// The pod of this name. One that is gone may still be worked on when another has its name already.
     #[must_use]
     pub fn named(&self, namespace: &str, name: &str) -> Option<Pod> {
-        let all = self.current();
-        let found = all.iter().find(|p| pod::namespace(p) == namespace && pod::name(p) == name);
-        found.map(|pod| self.with_status(pod))
+        let all: Vec<Wanted> = self.running.lock().values().map(|r| r.wanted.borrow().clone()).collect();
+        let found =
+            newest(all.iter().filter(|w| pod::namespace(&w.pod) == namespace && pod::name(&w.pod) == name));
+        found.map(|wanted| self.with_status(&wanted.pod))
     }
 
     fn with_status(&self, pod: &Pod) -> Pod {
@@ -333,6 +334,15 @@ pub fn created(pod: &Pod) -> Timestamp {
     pod.metadata.creation_timestamp.as_ref().map_or(Timestamp::UNIX_EPOCH, |t| t.0)
 }
 
+/// Of pods of one name the one that is meant: that its source has, that is not on its way out, that was made last.
+fn newest<'a>(all: impl Iterator<Item = &'a Wanted>) -> Option<&'a Wanted> {
+    all.max_by_key(|wanted| {
+        let gone = wanted.end.as_ref().is_some_and(|end| end.gone);
+        let made = wanted.pod.metadata.creation_timestamp.as_ref().map(|time| time.0);
+        (!gone, !wanted.ends(), made)
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -400,5 +410,28 @@ mod tests {
         assert!(with("example.com/gate"));
         assert!(change(&|p| p.metadata.deletion_grace_period_seconds = Some(1)));
         assert!(change(&|p| p.spec.as_mut().unwrap().containers[0].image = Some("other".into())));
+    }
+
+    #[test]
+    fn of_pods_of_one_name_the_one_that_is_there_is_meant() {
+        let wanted = |uid: &str, made: i64, end: Option<End>| {
+            let pod = testing::pod("a").with(|p| {
+                p.metadata.uid = Some(uid.to_owned());
+                p.metadata.creation_timestamp =
+                    Some(k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(testing::at(made)));
+            });
+            Wanted { pod: Arc::new(pod.build()), end }
+        };
+        let gone = || Some(End { gone: true, ..End::default() });
+        for (all, uid) in [
+            (vec![wanted("old", 1, gone()), wanted("new", 1, None)], "new"),
+            (vec![wanted("new", 2, None), wanted("old", 1, gone())], "new"),
+            (vec![wanted("old", 3, Some(End::default())), wanted("new", 2, None)], "new"),
+            (vec![wanted("old", 1, gone()), wanted("older", 0, gone())], "old"),
+        ] {
+            let found = newest(all.iter()).map(|wanted| pod::uid(&wanted.pod).to_owned());
+            assert_eq!(found.as_deref(), Some(uid));
+        }
+        assert!(newest(std::iter::empty()).is_none());
     }
 }

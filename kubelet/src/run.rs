@@ -584,7 +584,7 @@ fn share(
         shutdown: Arc::default(),
         handlers: Mutex::default(),
         resync: file.sync_frequency.0,
-        longest_back_off: file.crash_loop_back_off.longest(),
+        back_off: config.back_off(),
         pods: OnceLock::new(),
         users: UserNamespaces::new(
             pods_dir.clone(),
@@ -601,6 +601,7 @@ fn share(
             },
             memory_capacity: machine.memory,
             cfs_period: config.cfs_period(),
+            stop_signals: config.gates.has(features::Gate::ContainerStopSignals),
             log_root: file.pod_logs_dir.clone(),
             oom_group: cgroup::version(Path::new(CGROUPS)) == Version::V2
                 && !file.single_process_oom_kill.unwrap_or(false),
@@ -700,7 +701,10 @@ async fn listen(
         return Ok(None);
     }
     let certificate = match (&file.tls_cert_file, &file.tls_private_key_file) {
-        (Some(certificate), Some(key)) => from_files(certificate.clone(), key.clone(), tasks)?,
+        (Some(certificate), Some(key)) => {
+            let follows = config.gates.has(features::Gate::ReloadKubeletServerCertificateFile);
+            from_files(certificate.clone(), key.clone(), Some(tasks).filter(|_| follows))?
+        }
         _ => {
             let mut hosts = vec![config.node_name.clone()];
             hosts.extend(ips.iter().map(ToString::to_string));
@@ -721,13 +725,14 @@ async fn listen(
     Ok(Some((bind(&file.address, file.port).await?, tls)))
 }
 
-/// The serving certificate of these files, also when they change.
+/// The serving certificate of these files, also when they change, where there are tasks to look at them.
 fn from_files(
     certificate: PathBuf,
     key: PathBuf,
-    tasks: &Tasks,
+    tasks: Option<&Tasks>,
 ) -> Result<Arc<ServingCertificate>, TlsError> {
     let served = Arc::new(ServingCertificate::new(tls::load_pair(&certificate, &key)?));
+    let Some(tasks) = tasks else { return Ok(served) };
     let (replaced, files) = (Arc::clone(&served), vec![certificate.clone(), key.clone()]);
     spawn_reload(tasks, "serving certificate", files, move || {
         replaced.replace(tls::load_pair(&certificate, &key)?);

@@ -18,7 +18,7 @@ pub mod streams;
 use std::{convert::Infallible, path::PathBuf, sync::Arc, time::Instant};
 
 use bytes::Bytes;
-use component_base::{serving::Site, traces::Tracer};
+use component_base::{features::Gate, serving::Site, traces::Tracer};
 use http::{Method, Request, Response, StatusCode, header};
 use http_body_util::{BodyExt, Full, combinators::UnsyncBoxBody};
 use hyper::body::Incoming;
@@ -46,6 +46,9 @@ pub enum ServeError {
     /// The request makes no sense.
     #[error("{0}")]
     BadRequest(String),
+    /// The request can be read and may not be.
+    #[error("{0}")]
+    Unprocessable(&'static str),
     /// The runtime failed.
     #[error(transparent)]
     Runtime(#[from] RuntimeError),
@@ -62,6 +65,7 @@ impl ServeError {
         match self {
             Self::NotFound(_) => StatusCode::NOT_FOUND,
             Self::BadRequest(_) => StatusCode::BAD_REQUEST,
+            Self::Unprocessable(_) => StatusCode::UNPROCESSABLE_ENTITY,
             Self::Runtime(error) if error.is_not_found() => StatusCode::NOT_FOUND,
             Self::Runtime(_) | Self::Internal(_) => StatusCode::INTERNAL_SERVER_ERROR,
             Self::Disabled(_) => StatusCode::METHOD_NOT_ALLOWED,
@@ -227,6 +231,9 @@ impl Server {
             return Err(ServeError::NotFound("404 page not found".to_owned()));
         }
         self.switches.check(first)?;
+        if first == "checkpoint" && !self.shared.gates.has(Gate::ContainerCheckpoint) {
+            return Err(ServeError::NotFound("404 page not found".to_owned()));
+        }
         match (request.method(), parts.as_slice()) {
             (_, ["debug", ..]) => debug::serve(self.switches, request).await,
             (&Method::GET, ["pods"]) => Ok(json(&list(self.pods.list()))),

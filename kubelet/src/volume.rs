@@ -168,6 +168,8 @@ pub struct Context<'a> {
     pub csi: &'a Csi,
     /// Certificates of pods, where they are switched on.
     pub certificates: Option<&'a PodCertificates>,
+    /// Whether trust bundles are projected.
+    pub trust_bundles: bool,
     /// The time.
     pub now: Timestamp,
 }
@@ -238,7 +240,7 @@ pub async fn set_up(context: &Context<'_>) -> Result<BTreeMap<String, Mounted>, 
             Some(plugin) => {
                 let begun = std::time::Instant::now();
                 let made = plugin.set_up(context, volume).await;
-                count(plugin.name(), made.is_ok(), begun);
+                count(&label(context.pod_dir, volume, plugin.name()), made.is_ok(), begun);
                 made
             }
             None => Err(VolumeError::NoPlugin(volume.name.clone())),
@@ -253,11 +255,38 @@ pub async fn set_up(context: &Context<'_>) -> Result<BTreeMap<String, Mounted>, 
     Ok(mounted)
 }
 
+/// A volume's plugin in metrics: with the driver, where one is known.
+fn label(pod_dir: &Path, volume: &Volume, plugin: &str) -> String {
+    let inline = || volume.csi.as_ref().map(|csi| csi.driver.clone());
+    let claimed = || {
+        if !claim::Claim.supports(volume) {
+            return None;
+        }
+        let made = record::of_pod(pod_dir).into_iter().find(|(_, record)| record.pod_volume == volume.name);
+        made.map(|(_, record)| record.driver_name)
+    };
+    match inline().or_else(claimed) {
+        Some(driver) => format!("kubernetes.io/csi:{driver}"),
+        None => format!("kubernetes.io/{plugin}"),
+    }
+}
+
+/// Counts for each volume how long the pod waited for it, from the beginning on.
+pub fn count_wait(pod: &Pod, pod_dir: &Path, since: std::time::Instant) {
+    for volume in pod::spec(pod).volumes.iter().flatten() {
+        let Some(plugin) = PLUGINS.iter().find(|plugin| plugin.supports(volume)) else { continue };
+        let label = label(pod_dir, volume, plugin.name());
+        crate::metrics::get()
+            .volume_waits
+            .with_label_values(&["overall_volume_mount", &label])
+            .observe(since.elapsed().as_secs_f64());
+    }
+}
+
 /// Counts how long setting up a volume took.
 fn count(plugin: &str, is_made: bool, begun: std::time::Instant) {
     let status = if is_made { "success" } else { "fail-unknown" };
-    let plugin = format!("kubernetes.io/{plugin}");
-    let labels = ["false", "volume_mount", status, &plugin];
+    let labels = ["false", "volume_mount", status, plugin];
     crate::metrics::get()
         .storage_operations
         .with_label_values(&labels)

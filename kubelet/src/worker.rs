@@ -16,7 +16,7 @@ pub mod probes;
 pub mod turns;
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
     path::PathBuf,
     sync::{Arc, OnceLock, Weak},
     time::{Duration, Instant},
@@ -51,7 +51,7 @@ use crate::{
     metrics,
     network::dns::DnsSettings,
     node::features,
-    pod::{self, Role},
+    pod::{self, Role, resources::Quotas},
     pods::Pods,
     preemption,
     runtime::{
@@ -123,8 +123,8 @@ pub struct Shared {
     pub handlers: Mutex<Vec<cri::RuntimeHandler>>,
     /// How long a pod in order is left alone: content of volumes is refreshed at this pace.
     pub resync: Duration,
-    /// Longest delay of a container that crashes again and again.
-    pub longest_back_off: Duration,
+    /// First and longest delay of a container that crashes again and again.
+    pub back_off: (Duration, Duration),
     /// Volumes of storage drivers.
     pub csi: Arc<Csi>,
     /// Certificates of pods, where they are switched on.
@@ -218,6 +218,8 @@ pub struct Worker {
     failures: u32,
     /// No round has been made yet.
     fresh: bool,
+    /// Since when the pod waits for its volumes, until it has them all.
+    awaits_volumes: Option<Instant>,
     /// The sandbox of this round, and the containers that were started in it.
     made: Option<(Sandbox, Vec<String>)>,
     /// What of the pod's sandboxes and containers is known here.
@@ -235,7 +237,7 @@ impl Worker {
         nudge: Arc<Notify>,
         seen: Arc<Seen>,
     ) -> Self {
-        let backoffs = BackOffs::up_to(shared.longest_back_off);
+        let backoffs = BackOffs::between(shared.back_off);
         let probes = probes::Probes::new(Arc::clone(&shared), Arc::clone(&nudge));
         Self {
             shared,
@@ -252,6 +254,7 @@ impl Worker {
             resize_error: None,
             failures: 0,
             fresh: true,
+            awaits_volumes: Some(Instant::now()),
             made: None,
             seen,
             features: None,
@@ -430,14 +433,14 @@ impl Worker {
         if self.features.is_none() {
             self.features = self.handler(pod).await.ok().map(|name| self.features_of(&name));
         }
-        let results = self.probes.results();
+        let (results, quotas) = (self.probes.results(), self.quotas(pod));
         let model = plan::Model {
             pod,
             runtime: &runtime,
             probes: &results,
             backoffs: &self.backoffs,
             previous: self.status.as_deref().or(pod.status.as_ref()),
-            cfs_period: self.shared.settings.cfs_period,
+            quotas: &quotas,
             now,
         };
         let plan = plan::plan(&model);
@@ -482,10 +485,21 @@ impl Worker {
         Some(due.into_iter().flatten().min().unwrap_or_else(|| later(now, self.shared.resync)))
     }
 
+    /// Where the pod's cpu limits are enforced.
+    fn quotas(&self, pod: &Pod) -> Quotas {
+        let Shared { gates, cpus, settings, .. } = &*self.shared;
+        let mut free = BTreeSet::new();
+        if gates.has(Gate::DisableCPUQuotaWithExclusiveCPUs) && cpus.are_exclusive() {
+            let names = pod::init_containers(pod).iter().chain(pod::containers(pod)).map(|c| &c.name);
+            free.extend(names.filter(|name| !cpus.own(pod::uid(pod), name).is_empty()).cloned());
+        }
+        Quotas { period: settings.cfs_period, free }
+    }
+
     /// Looks whether the containers have what they were given by now.
     fn note_resized(&mut self, pod: &Pod, runtime: &PodRuntime) {
         let before = self.resizing;
-        self.resizing = plan::is_resizing(pod, runtime, self.shared.settings.cfs_period);
+        self.resizing = plan::is_resizing(pod, runtime, &self.quotas(pod));
         if before && !self.resizing {
             self.resize_error = None;
             let text = resize_text(pod, "Pod resize completed", None);
@@ -578,7 +592,8 @@ impl Worker {
             host_ips: &self.shared.node.ips,
             runtime_name: &self.shared.runtime_name,
             previous: self.status.as_deref(),
-            cfs_period: self.shared.settings.cfs_period,
+            quotas: &self.quotas(pod),
+            tells: generate::Tells::by(self.shared.gates),
             pending: self.pending.as_ref().filter(|_| !ending),
             recursive: self.features.is_some_and(|f| f.recursive_read_only_mounts),
             resizing: (self.resizing && !ending).then_some(self.resize_error.as_deref()),

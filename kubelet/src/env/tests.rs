@@ -18,6 +18,9 @@ impl Objects for Fixed {
     fn secret(&self, _: &str) -> Option<&Secret> {
         None
     }
+    fn file(&self, volume: &str, path: &str) -> Option<&str> {
+        (volume == "v" && path == "env").then_some("A='1'\nB=''\nrubbish\n")
+    }
 }
 
 fn objects() -> Fixed {
@@ -134,4 +137,23 @@ proptest! {
             prop_assert_eq!(out, text);
         }
     }
+}
+
+#[test]
+fn variables_come_from_files_of_volumes() {
+    let of = |path: &str, key: &str, optional: bool| {
+        let from = serde_json::json!({
+            "fileKeyRef": {"volumeName": "v", "path": path, "key": key, "optional": optional},
+        });
+        let var: EnvVar =
+            serde_json::from_value(serde_json::json!({"name": "X", "valueFrom": from})).unwrap();
+        let pod = testing::pod("a").build();
+        from_reference(&pod, &Container::default(), &var, &objects(), &NodeFacts::default())
+    };
+    assert_eq!(of("env", "A", false), Ok(Some("1".to_owned())));
+    assert_eq!(of("env", "B", true), Ok(None));
+    let missing = EnvError::NotInFile { key: "B".into(), path: "env".into() };
+    assert_eq!(of("env", "B", false), Err(missing));
+    assert_eq!(of("env", "C", true), Err(EnvError::File), "the file is wrong");
+    assert_eq!(of("none", "A", true), Err(EnvError::File));
 }

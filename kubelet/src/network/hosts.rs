@@ -1,14 +1,31 @@
 //! A pod's host name and its `/etc/hosts`. Pure.
 
+use component_base::features::{Gate, Gates};
 use k8s_openapi::api::core::v1::Pod;
 
 use crate::pod;
 
+/// What names of pods are made by.
+#[derive(Debug, Clone, Copy)]
+pub struct Names<'a> {
+    domain: &'a str,
+    /// `hostnameOverride` is heeded.
+    overrides: bool,
+}
+
+impl<'a> Names<'a> {
+    /// In a cluster of this domain, with these gates.
+    #[must_use]
+    pub fn new(domain: &'a str, gates: Gates) -> Self {
+        Self { domain, overrides: gates.has(Gate::HostnameOverride) }
+    }
+}
+
 /// The pod's short host name and its domain (empty without a subdomain).
 #[must_use]
-pub fn hostname(pod: &Pod, cluster_domain: &str) -> (String, String) {
-    let spec = pod::spec(pod);
-    if let Some(name) = spec.hostname_override.as_deref().filter(|n| !n.is_empty()) {
+pub fn hostname(pod: &Pod, names: Names<'_>) -> (String, String) {
+    let (spec, cluster_domain) = (pod::spec(pod), names.domain);
+    if let Some(name) = spec.hostname_override.as_deref().filter(|n| !n.is_empty() && names.overrides) {
         return (name.to_owned(), String::new());
     }
     let own = spec.hostname.as_deref().filter(|h| !h.is_empty()).unwrap_or(pod::name(pod));
@@ -23,8 +40,8 @@ pub fn hostname(pod: &Pod, cluster_domain: &str) -> (String, String) {
 
 /// What `uname -n` gives in the pod: the full name when the pod asks for it.
 #[must_use]
-pub fn node_name(pod: &Pod, cluster_domain: &str) -> String {
-    let (short, domain) = hostname(pod, cluster_domain);
+pub fn node_name(pod: &Pod, names: Names<'_>) -> String {
+    let (short, domain) = hostname(pod, names);
     if pod::spec(pod).set_hostname_as_fqdn == Some(true) && !domain.is_empty() {
         return format!("{short}.{domain}");
     }
@@ -33,7 +50,7 @@ pub fn node_name(pod: &Pod, cluster_domain: &str) -> String {
 
 /// The content of `/etc/hosts` for a pod with its own network; with the host's network `host_file` is its base.
 #[must_use]
-pub fn file(pod: &Pod, ips: &[String], cluster_domain: &str, host_file: Option<&str>) -> String {
+pub fn file(pod: &Pod, ips: &[String], names: Names<'_>, host_file: Option<&str>) -> String {
     let mut text = String::from("# Kubernetes-managed hosts file");
     if let Some(host) = host_file {
         text.push_str(" (host network).\n");
@@ -44,7 +61,7 @@ pub fn file(pod: &Pod, ips: &[String], cluster_domain: &str, host_file: Option<&
     } else {
         text.push_str(".\n127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n");
         text.push_str("fe00::0\tip6-localnet\nfe00::0\tip6-mcastprefix\nfe00::1\tip6-allnodes\nfe00::2\tip6-allrouters\n");
-        let (short, domain) = hostname(pod, cluster_domain);
+        let (short, domain) = hostname(pod, names);
         for ip in ips {
             if domain.is_empty() {
                 text.push_str(&format!("{ip}\t{short}\n"));
@@ -72,14 +89,25 @@ mod tests {
     #[test]
     fn subdomain_makes_a_full_name() {
         let pod = testing::pod("a").with(|p| p.spec.as_mut().unwrap().subdomain = Some("db".into())).build();
-        let text = file(&pod, &["10.0.0.1".into()], "cluster.local", None);
+        let names = Names::new("cluster.local", Gates::default());
+        let text = file(&pod, &["10.0.0.1".into()], names, None);
         assert!(text.contains("10.0.0.1\ta.db.ns.svc.cluster.local\ta\n"), "{text}");
-        assert_eq!(node_name(&pod, "cluster.local"), "a");
+        assert_eq!(node_name(&pod, names), "a");
     }
 
     #[test]
     fn long_names_are_cut_at_63() {
         let pod = testing::pod(&format!("{}-b", "a".repeat(62))).build();
-        assert_eq!(hostname(&pod, "").0, "a".repeat(62));
+        assert_eq!(hostname(&pod, Names::new("", Gates::default())).0, "a".repeat(62));
+    }
+
+    #[test]
+    fn a_name_of_ones_own_needs_its_gate() {
+        let pod = testing::pod("a")
+            .with(|p| p.spec.as_mut().unwrap().hostname_override = Some("b.c".into()))
+            .build();
+        let name = |gates| node_name(&pod, Names::new("cluster.local", gates));
+        assert_eq!(name(Gates::default()), "b.c");
+        assert_eq!(name(Gates::default().with(Gate::HostnameOverride, false)), "a");
     }
 }

@@ -5,7 +5,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use component_base::task::Tasks;
+use component_base::{features::Gate, task::Tasks};
 use jiff::Timestamp;
 use k8s_openapi::{
     api::{
@@ -135,7 +135,11 @@ impl Reporter {
     async fn try_register(&self) -> Result<Option<NodeStatus>, kube::Error> {
         startup::STARTUP.lock().attempt(Timestamp::now());
         let name = &self.config.node_name;
-        if let Some(node) = self.api.get_opt(name).await? {
+        // Whoever may make nodes and not read them learns from the attempt whether there is one.
+        let asks = !self.config.gates.has(Gate::KubeletRegistrationGetOnExistsOnly);
+        if (asks || !self.config.file.register_node)
+            && let Some(node) = self.api.get_opt(name).await?
+        {
             return self.adopt(node).await;
         }
         if !self.config.file.register_node {

@@ -2,24 +2,44 @@
 
 use component_base::features::{Gate, Reader, Switches};
 
-/// The gates it does something else by.
+/// The gates it does something else by, those of Windows, and those whose options are all there to stay.
 pub const SWITCHES: Switches = Switches {
     program: "kubelet",
     reader: Reader::Kubelet,
     gates: &[
         Gate::CPUManagerPolicyAlphaOptions,
         Gate::CPUManagerPolicyBetaOptions,
+        Gate::ClusterTrustBundleProjection,
         Gate::ComponentFlagz,
         Gate::ComponentStatusz,
+        Gate::ContainerCheckpoint,
+        Gate::ContainerStopSignals,
         Gate::CustomCPUCFSQuotaPeriod,
+        Gate::DisableCPUQuotaWithExclusiveCPUs,
+        Gate::EnvFiles,
         Gate::EventedPLEG,
+        Gate::GracefulNodeShutdown,
+        Gate::GracefulNodeShutdownBasedOnPodPriority,
+        Gate::HostnameOverride,
+        Gate::KubeletCrashLoopBackOffMax,
+        Gate::KubeletEnsureSecretPulledImages,
+        Gate::KubeletRegistrationGetOnExistsOnly,
         Gate::KubeletServiceAccountTokenForCredentialProviders,
         Gate::MemoryQoS,
         Gate::PodCertificateRequest,
+        Gate::PodLogsQuerySplitStreams,
+        Gate::PodReadyToStartContainersCondition,
         Gate::PreventStaticPodAPIReferences,
         Gate::QOSReserved,
+        Gate::ReduceDefaultCrashLoopBackOffDecay,
+        Gate::ReloadKubeletServerCertificateFile,
         Gate::ResourceHealthStatus,
         Gate::ResourceHealthStatusMessage,
+        Gate::RotateKubeletServerCertificate,
         Gate::TaintTolerationComparisonOperators,
+        Gate::TopologyManagerPolicyAlphaOptions,
+        Gate::TopologyManagerPolicyBetaOptions,
+        Gate::WindowsCPUAndMemoryAffinity,
+        Gate::WindowsGracefulNodeShutdown,
     ],
 };

@@ -28,9 +28,9 @@ pub fn check(file: &KubeletConfiguration, gates: Gates) -> Vec<String> {
     numbers(file, &mut wrong);
     images(file, &mut wrong);
     cgroups(file, gates, &mut wrong);
-    pods(file, &mut wrong);
+    pods(file, gates, &mut wrong);
     enforcement(file, &mut wrong);
-    shutdown(file, &mut wrong);
+    shutdown(file, gates, &mut wrong);
     logs(file, &mut wrong);
     others(file, &mut wrong);
     wrong
@@ -129,6 +129,9 @@ fn cgroups(file: &KubeletConfiguration, gates: Gates, wrong: &mut Vec<String>) {
             wrong.push("system container cannot be root (\"/\")".to_owned());
         }
     }
+    if file.server_tls_bootstrap && !gates.has(Gate::RotateKubeletServerCertificate) {
+        wrong.push("serverTLSBootstrap true requires feature gate RotateKubeletServerCertificate".to_owned());
+    }
     let period = file.cpu_cfs_quota_period.0;
     let text = component_base::goduration::format(period);
     let custom = gates.has(Gate::CustomCPUCFSQuotaPeriod);
@@ -179,7 +182,7 @@ fn cgroups(file: &KubeletConfiguration, gates: Gates, wrong: &mut Vec<String>) {
 }
 
 /// What pods and their node are given.
-fn pods(file: &KubeletConfiguration, wrong: &mut Vec<String>) {
+fn pods(file: &KubeletConfiguration, gates: Gates, wrong: &mut Vec<String>) {
     if file.run_once {
         wrong.push(
             "runOnce (--runOnce) true, Runonce mode has been deprecated and should not be set".to_owned(),
@@ -210,7 +213,15 @@ fn pods(file: &KubeletConfiguration, wrong: &mut Vec<String>) {
         }
     }
     let longest = file.crash_loop_back_off.longest();
-    if !(Duration::from_secs(1)..=backoff::MAX).contains(&longest) {
+    let may_say = gates.has(Gate::KubeletCrashLoopBackOffMax);
+    if !may_say && file.crash_loop_back_off.max_container_restart_period.is_some_and(|d| d.0 != backoff::MAX)
+    {
+        wrong.push(
+            "FeatureGate KubeletCrashLoopBackOffMax not enabled, CrashLoopBackOff.MaxContainerRestartPeriod must not be set"
+                .to_owned(),
+        );
+    }
+    if may_say && !(Duration::from_secs(1)..=backoff::MAX).contains(&longest) {
         let seconds = longest.as_secs_f64();
         wrong.push(format!(
             "CrashLoopBackOff.MaxContainerRestartPeriod (got: {seconds} seconds) must be set between 1s and 300s"
@@ -331,9 +342,23 @@ fn enforcement(file: &KubeletConfiguration, wrong: &mut Vec<String>) {
 }
 
 /// How much time pods get when the machine goes down.
-fn shutdown(file: &KubeletConfiguration, wrong: &mut Vec<String>) {
+fn shutdown(file: &KubeletConfiguration, gates: Gates, wrong: &mut Vec<String>) {
     let (all, critical) = (file.shutdown_grace_period.0, file.shutdown_grace_period_critical_pods.0);
     let format = component_base::goduration::format;
+    let (graceful, by_priority) =
+        (gates.has(Gate::GracefulNodeShutdown), gates.has(Gate::GracefulNodeShutdownBasedOnPodPriority));
+    if !graceful && all.max(critical) > Duration::ZERO {
+        wrong.push(
+            "specifying shutdownGracePeriod or shutdownGracePeriodCriticalPods requires feature gate GracefulNodeShutdown"
+                .to_owned(),
+        );
+    }
+    if !by_priority && !file.shutdown_grace_period_by_pod_priority.is_empty() {
+        wrong.push(
+            "Specifying shutdownGracePeriodByPodPriority requires feature gate GracefulNodeShutdownBasedOnPodPriority"
+                .to_owned(),
+        );
+    }
     if critical > all {
         let [critical, all] = [critical, all].map(format);
         wrong

@@ -1,6 +1,6 @@
 //! Amounts of cpu and memory of containers and pods, in the units of the kernel.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use component_base::quantity;
 use k8s_openapi::{
@@ -84,6 +84,29 @@ pub fn request(container: &Container, name: &str) -> Option<i64> {
 #[must_use]
 pub fn limit(container: &Container, name: &str) -> Option<i64> {
     amount(container.resources.as_ref()?.limits.as_ref(), name)
+}
+
+/// Where cpu limits are enforced.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Quotas {
+    /// Their period in microseconds; none where none are.
+    pub period: Option<i64>,
+    /// Containers that have processors of their own: a limit would only keep them from using what is theirs.
+    pub free: BTreeSet<String>,
+}
+
+impl Quotas {
+    /// The period for a container, if its limit is enforced.
+    #[must_use]
+    pub fn of(&self, container: &str) -> Option<i64> {
+        self.period.filter(|_| !self.free.contains(container))
+    }
+
+    /// The period for the pod as a whole, whose limit would be one of all its containers.
+    #[must_use]
+    pub fn of_pod(&self) -> Option<i64> {
+        self.period.filter(|_| self.free.is_empty())
+    }
 }
 
 /// The limits of one container's cgroup; a limit it does not have itself is its pod's, where that has one. Cpu limits are

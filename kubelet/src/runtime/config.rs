@@ -34,6 +34,8 @@ pub struct NodeSettings {
     pub memory_capacity: i64,
     /// The period of cpu limits in microseconds, where they are enforced.
     pub cfs_period: Option<i64>,
+    /// Containers may choose the signal that ends them.
+    pub stop_signals: bool,
     /// Folder of pod logs, `/var/log/pods`.
     pub log_root: PathBuf,
     /// The kernel's cgroups are those of version 2.
@@ -221,7 +223,7 @@ pub fn container(
                 prepared.users.as_ref(),
             )?),
         }),
-        stop_signal: stop_signal(spec),
+        stop_signal: if node.stop_signals { stop_signal(spec) } else { cri::Signal::RuntimeDefault as i32 },
     })
 }
 

@@ -3,6 +3,7 @@
 use std::{path::PathBuf, sync::Arc};
 
 use bytes::Bytes;
+use component_base::features::Gate;
 use futures::StreamExt;
 use http::{Response, StatusCode, header};
 use http_body_util::{BodyExt, StreamBody};
@@ -32,7 +33,8 @@ pub(super) async fn serve(
     container: &str,
     query: &Query,
 ) -> Result<Response<Body>, ServeError> {
-    let options = options(query, Timestamp::now())?;
+    let streams = server.shared.gates.has(Gate::PodLogsQuerySplitStreams);
+    let options = options(query, streams, Timestamp::now())?;
     let record = find(server, namespace, name, container, query.on("previous")).await?;
     let path = PathBuf::from(&record.log_path);
     if let Err(error) = tokio::fs::metadata(&path).await {
@@ -107,38 +109,50 @@ async fn find(
     }
 }
 
-/// The query as options.
-fn options(query: &Query, now: Timestamp) -> Result<LogOptions, ServeError> {
-    let bad = |name: &str| ServeError::BadRequest(format!("{{\"message\": \"invalid value for {name}\"}}"));
-    let number = |name: &str| match query.get(name).filter(|v| !v.is_empty()) {
-        None => Ok(None),
-        Some(text) if text == "all" && name == "tail" => Ok(None),
-        Some(text) => text.parse::<u64>().map(Some).map_err(|_| bad(name)),
+/// The query as options. One stream alone is had only where that is switched on.
+fn options(query: &Query, streams: bool, now: Timestamp) -> Result<LogOptions, ServeError> {
+    let undecoded = || ServeError::BadRequest(r#"{"message": "Unable to decode query."}"#.to_owned());
+    let number = |name: &str| match query.get(name) {
+        None | Some("") => Ok(None),
+        Some(text) => text.parse::<i64>().map(Some).map_err(|_| undecoded()),
     };
-    let tail = match number("tailLines")? {
-        Some(lines) => Some(lines),
-        None => number("tail")?,
+    // The older name; all lines is what is given without it.
+    let tail = match query.get("tail") {
+        Some("all") => None,
+        Some(text) if !text.is_empty() => Some(text.parse::<i64>().map_err(|_| undecoded())?),
+        _ => number("tailLines")?,
     };
-    let since = match (number("sinceSeconds")?, query.get("sinceTime").filter(|v| !v.is_empty())) {
-        (Some(seconds), _) => {
-            let seconds = i64::try_from(seconds).unwrap_or(i64::MAX);
-            now.checked_sub(SignedDuration::from_secs(seconds)).ok()
-        }
-        (None, Some(text)) => Some(text.parse().map_err(|_| bad("sinceTime"))?),
-        (None, None) => None,
+    let (limit, seconds) = (number("limitBytes")?, number("sinceSeconds")?);
+    let time = match query.get("sinceTime") {
+        None | Some("") => None,
+        Some(text) => Some(text.parse::<Timestamp>().map_err(|_| undecoded())?),
     };
     let stream = match query.get("stream") {
-        Some("Stdout") => Some("stdout".to_owned()),
-        Some("Stderr") => Some("stderr".to_owned()),
-        _ => None,
+        None | Some("All") => None,
+        Some(name) => Some(name),
     };
+    let wrong = tail.is_some_and(|lines| lines < 0)
+        || limit.is_some_and(|bytes| bytes < 1)
+        || seconds.is_some_and(|seconds| seconds < 1)
+        || (seconds.is_some() && time.is_some())
+        || stream.is_some_and(|name| !matches!(name, "Stdout" | "Stderr") || tail.is_some());
+    if wrong {
+        return Err(ServeError::Unprocessable(r#"{"message": "Invalid request."}"#));
+    }
+    if let Some(name) = stream.filter(|_| !streams) {
+        return Err(ServeError::BadRequest(format!(
+            "unable to return the given log stream: {name:?}. Please enable PodLogsQuerySplitStreams feature gate in kubelet"
+        )));
+    }
+    let ago = |seconds| now.checked_sub(SignedDuration::from_secs(seconds)).ok();
+    let amount = |number: Option<i64>| number.and_then(|number| u64::try_from(number).ok());
     Ok(LogOptions {
         follow: query.on("follow"),
-        tail,
-        since,
+        tail: amount(tail),
+        since: seconds.map_or(time, ago),
         timestamps: query.on("timestamps"),
-        limit_bytes: number("limitBytes")?,
-        stream,
+        limit_bytes: amount(limit),
+        stream: stream.map(str::to_lowercase),
     })
 }
 
@@ -146,19 +160,42 @@ fn options(query: &Query, now: Timestamp) -> Result<LogOptions, ServeError> {
 mod tests {
     use super::*;
 
+    fn parse(text: &str, streams: bool) -> Result<LogOptions, ServeError> {
+        options(&Query::parse(Some(text)), streams, Timestamp::UNIX_EPOCH)
+    }
+
     #[test]
     fn options_come_from_the_query() {
-        let parse = |text: &str| options(&Query::parse(Some(text)), Timestamp::UNIX_EPOCH);
         let made =
-            parse("tailLines=5&follow=true&timestamps=true&limitBytes=9&sinceSeconds=60&stream=Stderr")
-                .unwrap();
+            parse("tailLines=5&follow=true&timestamps=true&limitBytes=9&sinceSeconds=60", false).unwrap();
         assert_eq!(
             (made.tail, made.follow, made.timestamps, made.limit_bytes),
             (Some(5), true, true, Some(9))
         );
         assert_eq!(made.since.unwrap().as_second(), -60);
-        assert_eq!(made.stream.as_deref(), Some("stderr"));
-        assert!(parse("tailLines=x").is_err());
-        assert!(parse("sinceTime=yesterday").is_err());
+        assert_eq!(parse("tail=all&tailLines=3", false).unwrap().tail, None);
+        assert_eq!(parse("tail=7", false).unwrap().tail, Some(7));
+        for bad in ["tailLines=x", "sinceTime=yesterday", "limitBytes=1k", "tail=few"] {
+            assert_eq!(parse(bad, true).unwrap_err().code(), StatusCode::BAD_REQUEST, "{bad}");
+        }
+        for bad in [
+            "tailLines=-1",
+            "limitBytes=0",
+            "sinceSeconds=0",
+            "sinceSeconds=1&sinceTime=2026-01-01T00:00:00Z",
+            "stream=Both",
+            "stream=Stdout&tailLines=1",
+        ] {
+            assert_eq!(parse(bad, true).unwrap_err().code(), StatusCode::UNPROCESSABLE_ENTITY, "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_stream_alone_needs_its_gate() {
+        assert_eq!(parse("stream=Stderr", true).unwrap().stream.as_deref(), Some("stderr"));
+        assert_eq!(parse("stream=All", false).unwrap().stream, None);
+        let refused = parse("stream=Stderr", false).unwrap_err();
+        assert_eq!(refused.code(), StatusCode::BAD_REQUEST);
+        assert!(refused.to_string().contains("Please enable PodLogsQuerySplitStreams"));
     }
 }

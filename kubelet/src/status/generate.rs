@@ -5,6 +5,7 @@
 
 use std::collections::HashMap;
 
+use component_base::features::{Gate, Gates};
 use jiff::Timestamp;
 use k8s_openapi::{
     api::core::v1::{
@@ -19,7 +20,7 @@ use crate::{
     allocation::Pending,
     pod::{
         self, Role, qos,
-        resources::{self, CgroupLimits},
+        resources::{self, CgroupLimits, Quotas},
     },
     probe::{Kind, Outcome},
     runtime::observed::{ContainerPhase, ContainerRecord, PodRuntime},
@@ -70,8 +71,10 @@ pub struct Input<'a> {
     pub runtime_name: &'a str,
     /// The status made the last time; transition times come from here.
     pub previous: Option<&'a PodStatus>,
-    /// The period of cpu limits in microseconds, where they are enforced.
-    pub cfs_period: Option<i64>,
+    /// Where cpu limits are enforced.
+    pub quotas: &'a Quotas,
+    /// What is told of it at all.
+    pub tells: Tells,
     /// A resize that is asked for and not given.
     pub pending: Option<&'a Pending>,
     /// Containers do not have what they were given yet; inside, why the last attempt failed.
@@ -80,6 +83,26 @@ pub struct Input<'a> {
     pub recursive: bool,
     /// The time.
     pub now: Timestamp,
+}
+
+/// What statuses say only with a gate.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Tells {
+    /// That the sandbox has its network: a condition.
+    pub ready_to_start: bool,
+    /// By what signal containers end.
+    pub stop_signals: bool,
+}
+
+impl Tells {
+    /// With these gates.
+    #[must_use]
+    pub fn by(gates: Gates) -> Self {
+        Self {
+            ready_to_start: gates.has(Gate::PodReadyToStartContainersCondition),
+            stop_signals: gates.has(Gate::ContainerStopSignals),
+        }
+    }
 }
 
 /// Makes the status.
@@ -191,13 +214,13 @@ fn container_status(
     }
     let record_running = record.filter(|r| r.phase == ContainerPhase::Running);
     if !matches!(role, Role::Ephemeral(_)) {
-        let wanted = resources::container_limits(input.pod, container, input.cfs_period);
+        let wanted = resources::container_limits(input.pod, container, input.quotas.of(&container.name));
         let actual: Option<&CgroupLimits> = record_running.and_then(|r| r.limits.as_ref());
         status.resources = Some(resources::reported(container, actual, &wanted));
         status.allocated_resources = container.resources.as_ref().and_then(|r| r.requests.clone());
     }
     if let Some(record) = record {
-        status.stop_signal = record.stop_signal.map(str::to_owned);
+        status.stop_signal = record.stop_signal.filter(|_| input.tells.stop_signals).map(str::to_owned);
         status.user = record.user.clone().map(|(uid, gid, groups)| ContainerUser {
             linux: Some(LinuxContainerUser { uid, gid, supplemental_groups: Some(groups) }),
         });
@@ -520,6 +543,9 @@ fn tally_regular(pod: &Pod, container: &Container, status: &ContainerStatus, tal
 
 // === conditions ===
 
+/// The condition of a pod whose sandbox has its network.
+const READY_TO_START: &str = "PodReadyToStartContainers";
+
 struct Fact {
     kind: &'static str,
     status: bool,
@@ -532,14 +558,15 @@ fn conditions(input: &Input<'_>, previous: Option<&PodStatus>, status: &PodStatu
     let ready = pod_ready(input, previous, &containers_ready);
     let network = input.runtime.sandboxes.iter().any(|s| s.ready && (s.host_network || !s.ips.is_empty()));
     let facts = [
-        Fact { kind: "PodReadyToStartContainers", status: network, reason: None, message: None },
+        Fact { kind: READY_TO_START, status: network, reason: None, message: None },
         initialized(input, previous, status),
         ready,
         containers_ready,
         Fact { kind: "PodScheduled", status: true, reason: None, message: None },
     ];
     let old = previous.and_then(|s| s.conditions.as_deref()).unwrap_or_default();
-    let mut list: Vec<PodCondition> = facts.into_iter().map(|fact| condition(input, old, fact)).collect();
+    let told = facts.into_iter().filter(|fact| input.tells.ready_to_start || fact.kind != READY_TO_START);
+    let mut list: Vec<PodCondition> = told.map(|fact| condition(input, old, fact)).collect();
     list.extend(resetting(input, status.phase.as_deref()).map(|fact| condition(input, old, fact)));
     list.extend(resize_conditions(input, old));
     list.extend(input.verdict.filter(|v| v.disrupted).map(|verdict| {

@@ -89,3 +89,29 @@ fn block_volumes_are_devices_of_their_containers() {
     mounted.remove("disk");
     assert!(container_devices(&container, &mounted).is_err());
 }
+
+#[test]
+fn metrics_name_the_drivers_of_volumes() {
+    let folder = tempfile::tempdir().unwrap();
+    let of_claim = folder.path().join("volumes/kubernetes.io~csi/pv1");
+    std::fs::create_dir_all(&of_claim).unwrap();
+    let record = record::Record {
+        driver_name: "d.example".into(),
+        pod_volume: "data".into(),
+        ..record::Record::default()
+    };
+    record.write(&of_claim).unwrap();
+    let volume = |json: serde_json::Value| -> Volume { serde_json::from_value(json).unwrap() };
+    let claimed =
+        |name: &str| volume(serde_json::json!({"name": name, "persistentVolumeClaim": {"claimName": "c"}}));
+    let inline = volume(serde_json::json!({"name": "i", "csi": {"driver": "e.example"}}));
+    let plain = volume(serde_json::json!({"name": "data", "emptyDir": {}}));
+    for (volume, plugin, expected) in [
+        (claimed("data"), "claim", "kubernetes.io/csi:d.example"),
+        (claimed("other"), "claim", "kubernetes.io/claim"),
+        (inline, "csi", "kubernetes.io/csi:e.example"),
+        (plain, "empty-dir", "kubernetes.io/empty-dir"),
+    ] {
+        assert_eq!(label(folder.path(), &volume, plugin), expected);
+    }
+}

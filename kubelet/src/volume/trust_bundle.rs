@@ -20,6 +20,9 @@ pub async fn content(
     context: &Context<'_>,
     source: &ClusterTrustBundleProjection,
 ) -> Result<Vec<u8>, VolumeError> {
+    if !context.trust_bundles {
+        return Err(VolumeError::TrustBundle("projection is not enabled".to_owned()));
+    }
     let optional = source.optional == Some(true);
     if let Some(name) = &source.name {
         return match context.objects.trust_bundle(name).await? {

@@ -11,9 +11,9 @@ use std::{
     time::{Duration, Instant},
 };
 
-use component_base::traces;
+use component_base::{features::Gate, traces};
 use jiff::{SignedDuration, Timestamp};
-use k8s_openapi::api::core::v1::{ConfigMap, Container, Pod, Secret};
+use k8s_openapi::api::core::v1::{ConfigMap, Container, EnvVar, Pod, Secret};
 
 use super::{RETRY, Worker, later, plan};
 use crate::{
@@ -29,7 +29,7 @@ use crate::{
     },
     runtime::{
         Runtime, RuntimeError,
-        config::{self, Prepared},
+        config::{self, NodeSettings, Prepared},
         cri,
         observed::{PodRuntime, Sandbox},
         security::SecurityError,
@@ -48,6 +48,8 @@ enum StartError {
     Security(#[from] SecurityError),
     #[error(transparent)]
     Volume(#[from] VolumeError),
+    #[error("cannot find the volume {0:?} referenced by FileKeyRef")]
+    NoVolume(String),
     #[error("services have not yet been read at least once, cannot construct envvars")]
     ServicesUnknown,
     #[error(transparent)]
@@ -78,6 +80,8 @@ impl StartError {
 struct Fetched {
     config_maps: BTreeMap<String, Arc<ConfigMap>>,
     secrets: BTreeMap<String, Arc<Secret>>,
+    /// Files of variables, by volume and path.
+    files: BTreeMap<(String, String), String>,
 }
 
 impl Objects for Fetched {
@@ -86,6 +90,9 @@ impl Objects for Fetched {
     }
     fn secret(&self, name: &str) -> Option<&Secret> {
         self.secrets.get(name).map(AsRef::as_ref)
+    }
+    fn file(&self, volume: &str, path: &str) -> Option<&str> {
+        self.files.get(&(volume.to_owned(), path.to_owned())).map(String::as_str)
     }
 }
 
@@ -148,6 +155,9 @@ impl Worker {
                 return self.retry();
             }
         };
+        if let Some(since) = self.awaits_volumes.take() {
+            volume::count_wait(pod, &self.pod_dir(pod), since);
+        }
         if plan.sandbox.is_none() && plan.start.is_empty() {
             if !resized {
                 return self.retry();
@@ -270,9 +280,14 @@ impl Worker {
             .map_err(|error| ("Failed", format!("error making pod data directories: {error}")))
     }
 
+    /// The node's settings with this period of cpu limits.
+    fn settings(&self, cfs_period: Option<i64>) -> NodeSettings {
+        NodeSettings { cfs_period, ..self.shared.settings.clone() }
+    }
+
     fn pod_limits(&self, pod: &Pod) -> CgroupLimits {
         let settings = &self.shared.settings;
-        let mut limits = resources::pod_limits(pod, settings.cfs_period, self.shared.pod_pids);
+        let mut limits = resources::pod_limits(pod, self.quotas(pod).of_pod(), self.shared.pod_pids);
         if let Some(memory) = &settings.memory_qos {
             memory.protect(pod, &mut limits);
         }
@@ -361,6 +376,7 @@ impl Worker {
             pod_dir: &dir,
             csi: &self.shared.csi,
             certificates: self.shared.certificates.as_ref(),
+            trust_bundles: self.shared.gates.has(Gate::ClusterTrustBundleProjection),
             now: Timestamp::now(),
         };
         volume::set_up(&context).await
@@ -379,10 +395,12 @@ impl Worker {
         for warning in warnings {
             self.event(pod, Severity::Warning, "DNSConfigForming", &warning);
         }
-        let name = hosts::node_name(pod, &self.shared.dns.cluster_domain);
+        let names = hosts::Names::new(&self.shared.dns.cluster_domain, self.shared.gates);
+        let name = hosts::node_name(pod, names);
         let parent = self.shared.cgroups.as_ref().map(|c| c.pod(pod)).unwrap_or_default();
         let users = self.users(pod)?;
-        config::sandbox(pod, attempt, &name, Some(resolver), &parent, &self.shared.settings, users.as_ref())
+        let settings = self.settings(self.quotas(pod).of_pod());
+        config::sandbox(pod, attempt, &name, Some(resolver), &parent, &settings, users.as_ref())
     }
 
     /// The pod's user namespace, where it has one of its own.
@@ -593,7 +611,7 @@ impl Worker {
         files: Files<'_>,
         image: images::Image,
     ) -> Result<String, StartError> {
-        let env = self.environment(pod, container, place).await?;
+        let env = self.environment(pod, container, place, files.mounted).await?;
         let sources = volume::Sources {
             mounted: files.mounted,
             images: files.images,
@@ -619,7 +637,8 @@ impl Worker {
             cpus: self.shared.cpus.place(pod::uid(pod), &container.name),
             memory_nodes: self.shared.memory.place(pod::uid(pod), &container.name),
         };
-        let made = config::container(pod, container, &prepared, &self.shared.settings)?;
+        let settings = self.settings(self.quotas(pod).of(&container.name));
+        let made = config::container(pod, container, &prepared, &settings)?;
         let log_path = made.log_path.clone();
         let log_dir = config::pod_log_dir(&self.shared.settings.log_root, pod);
         let folder = log_dir.join(&container.name);
@@ -661,6 +680,7 @@ impl Worker {
         pod: &Pod,
         container: &Container,
         place: &Place,
+        mounted: &BTreeMap<String, Mounted>,
     ) -> Result<Vec<(String, String)>, StartError> {
         if !self.shared.services.is_ready() && !pod::is_static(pod) {
             return Err(StartError::ServicesUnknown);
@@ -676,6 +696,20 @@ impl Worker {
         for name in secrets {
             if let Some(found) = self.shared.objects.secret(namespace, &name).await? {
                 fetched.secrets.insert(name, found);
+            }
+        }
+        if self.shared.gates.has(Gate::EnvFiles) {
+            let of = |var: &EnvVar| var.value_from.as_ref()?.file_key_ref.clone();
+            for key in container.env.iter().flatten().filter_map(of) {
+                let Some(volume) = mounted.get(&key.volume_name) else {
+                    return Err(StartError::NoVolume(key.volume_name));
+                };
+                match env::file::read(&volume.path, &key.path) {
+                    Ok(text) => drop(fetched.files.insert((key.volume_name, key.path), text)),
+                    Err(error) => {
+                        tracing::warn!(pod = pod::display(pod).to_string(), path = key.path, %error, "no file of variables");
+                    }
+                }
             }
         }
         let links = pod::spec(pod).enable_service_links != Some(false);
@@ -700,7 +734,8 @@ impl Worker {
                 true => Some(fs::read_to_string("/etc/hosts").unwrap_or_default()),
                 false => None,
             };
-            let text = hosts::file(pod, &place.sandbox.ips, &self.shared.dns.cluster_domain, host.as_deref());
+            let names = hosts::Names::new(&self.shared.dns.cluster_domain, self.shared.gates);
+            let text = hosts::file(pod, &place.sandbox.ips, names, host.as_deref());
             fs::write(&path, text).map_err(VolumeError::io(&path))?;
             fs::set_permissions(&path, fs::Permissions::from_mode(0o644)).map_err(VolumeError::io(&path))?;
             mounts.push(own_mount("/etc/hosts", &path));

@@ -1,5 +1,5 @@
 //! Back-off between restarts of one container and between pulls of one image: doubling from 10 s up to a cap,
-//! forgotten after twice the cap without an event.
+//! forgotten after ten minutes without an event.
 
 use std::{collections::HashMap, time::Duration};
 
@@ -9,6 +9,8 @@ use jiff::{SignedDuration, Timestamp};
 pub const INITIAL: Duration = Duration::from_secs(10);
 /// Longest delay.
 pub const MAX: Duration = Duration::from_secs(300);
+/// The same where delays are to be short (`ReduceDefaultCrashLoopBackOffDecay`).
+pub const SHORT: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Entry {
@@ -20,20 +22,21 @@ struct Entry {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct BackOffs {
     entries: HashMap<String, Entry>,
+    first: Duration,
     most: Duration,
 }
 
 impl Default for BackOffs {
     fn default() -> Self {
-        Self::up_to(MAX)
+        Self::between((INITIAL, MAX))
     }
 }
 
 impl BackOffs {
-    /// Delays of at most so long.
+    /// Delays from the first of these to the second, if that is longer.
     #[must_use]
-    pub fn up_to(most: Duration) -> Self {
-        Self { entries: HashMap::new(), most }
+    pub fn between((first, most): (Duration, Duration)) -> Self {
+        Self { entries: HashMap::new(), first: first.min(most), most }
     }
 
     /// When the next try is due, if an event at `event` has to wait at `now`; with the delay that applies.
@@ -51,7 +54,7 @@ impl BackOffs {
     pub fn next(&mut self, key: &str, event: Timestamp, now: Timestamp) {
         let delay = match self.entries.get(key) {
             Some(entry) if !expired(event, entry.updated) => (entry.delay * 2).min(self.most),
-            _ => INITIAL.min(self.most),
+            _ => self.first,
         };
         self.entries.insert(key.to_owned(), Entry { delay, updated: now });
     }
@@ -73,7 +76,7 @@ mod tests {
 
     #[test]
     fn a_lower_cap_holds_from_the_first_delay_on() {
-        let mut backoffs = BackOffs::up_to(Duration::from_secs(3));
+        let mut backoffs = BackOffs::between((INITIAL, Duration::from_secs(3)));
         backoffs.next("c", at(0), at(0));
         assert_eq!(backoffs.wait_until("c", at(0), at(0)), Some((at(3), Duration::from_secs(3))));
         backoffs.next("c", at(3), at(3));

@@ -13,7 +13,7 @@ use super::backoff::BackOffs;
 use crate::{
     pod::{
         self, Role,
-        resources::{self, CgroupLimits, Difference},
+        resources::{self, CgroupLimits, Difference, Quotas},
     },
     probe::{Kind, Outcome},
     runtime::observed::{ContainerPhase, ContainerRecord, PodRuntime, container_hash},
@@ -36,8 +36,8 @@ pub struct Model<'a> {
     pub backoffs: &'a BackOffs,
     /// The status of before: it counts what the runtime no longer has.
     pub previous: Option<&'a PodStatus>,
-    /// The period of cpu limits in microseconds, where they are enforced.
-    pub cfs_period: Option<i64>,
+    /// Where cpu limits are enforced.
+    pub quotas: &'a Quotas,
     /// The time.
     pub now: Timestamp,
 }
@@ -397,7 +397,7 @@ enum ResizeStep {
 /// has set is left alone.
 fn resize(model: &Model<'_>, container: &Container, record: &ContainerRecord) -> Option<ResizeStep> {
     let from = record.limits?;
-    let to = resources::container_limits(model.pod, container, model.cfs_period);
+    let to = resources::container_limits(model.pod, container, model.quotas.of(&container.name));
     let changed = Difference::between(&from, &to);
     let restarts = |name: &str| {
         let policies = container.resize_policy.iter().flatten();
@@ -419,12 +419,12 @@ fn resize(model: &Model<'_>, container: &Container, record: &ContainerRecord) ->
 
 /// Some running container's cgroup differs from what the pod gives it.
 #[must_use]
-pub fn is_resizing(pod: &Pod, runtime: &PodRuntime, cfs_period: Option<i64>) -> bool {
+pub fn is_resizing(pod: &Pod, runtime: &PodRuntime, quotas: &Quotas) -> bool {
     let Some(sandbox) = runtime.current_sandbox(pod) else { return false };
     pod::containers(pod).iter().chain(pod::init_containers(pod)).any(|container| {
         let record = runtime.latest_in(&sandbox.id, &container.name);
         let running = record.filter(|r| r.phase == ContainerPhase::Running).and_then(|r| r.limits.as_ref());
-        let wanted = resources::container_limits(pod, container, cfs_period);
+        let wanted = resources::container_limits(pod, container, quotas.of(&container.name));
         running.is_some_and(|has| Difference::between(has, &wanted).any())
     })
 }

@@ -10,7 +10,15 @@ fn run(pod: &Pod, runtime: &PodRuntime) -> Plan {
 }
 
 fn run_with(pod: &Pod, runtime: &PodRuntime, probes: &ProbeResults, backoffs: &BackOffs) -> Plan {
-    plan(&Model { pod, runtime, probes, backoffs, previous: None, cfs_period: Some(100_000), now: at(100) })
+    plan(&Model {
+        pod,
+        runtime,
+        probes,
+        backoffs,
+        previous: None,
+        quotas: &Quotas { period: Some(100_000), ..Quotas::default() },
+        now: at(100),
+    })
 }
 
 fn started(plan: &Plan) -> Vec<&str> {
@@ -71,7 +79,7 @@ fn all_containers_are_taken_away_before_they_start_anew() {
         probes: &probes,
         backoffs: &backoffs,
         previous: Some(&status),
-        cfs_period: None,
+        quotas: &Quotas::default(),
         now: at(100),
     };
     let plan = super::plan(&model);
@@ -355,4 +363,16 @@ fn a_container_that_asks_for_it_is_restarted_to_be_resized() {
 #[test]
 fn what_does_not_run_is_not_resized() {
     assert!(!resized(&[], ContainerPhase::Exited).is_resizing());
+}
+
+#[test]
+fn containers_with_processors_of_their_own_have_no_quota() {
+    let pod = pod("a").container("x").container("y").build();
+    let quotas = Quotas { period: Some(100_000), free: ["x".to_owned()].into() };
+    assert_eq!((quotas.of("x"), quotas.of("y"), quotas.of_pod()), (None, Some(100_000), None));
+    let mut container = pod::containers(&pod)[0].clone();
+    let limits = serde_json::json!({"limits": {"cpu": "2", "memory": "1Gi"}});
+    container.resources = Some(serde_json::from_value(limits).unwrap());
+    let quota = |name| resources::container_limits(&pod, &container, quotas.of(name)).cpu_quota;
+    assert_eq!((quota("x"), quota("y")), (None, Some(200_000)));
 }
