@@ -100,9 +100,14 @@ impl Plugin for InterPodAffinity {
         match event {
             ClusterEvent::PodPlaced(new) => mean(near, new),
             ClusterEvent::PodUpdated { old, new } => {
-                (!mean(near, old) && mean(near, new)) || (mean(away, old) && !mean(away, new))
+                let frees = |term: &PodTerm| may_mean(term, old) && !may_mean(term, new);
+                (!mean(near, old) && mean(near, new)) || away.iter().any(frees)
             }
-            ClusterEvent::PodRemoved(old) => mean(away, old) || mean(&old.anti_affinity, pod),
+            // One term is enough to keep a pod away, so one pod of any of them may be the one that did.
+            ClusterEvent::PodRemoved(old) => {
+                away.iter().any(|term| may_mean(term, old))
+                    || old.anti_affinity.iter().any(|term| may_mean(term, pod))
+            }
             ClusterEvent::NodeAdded(node) => {
                 !away.is_empty() || near.iter().any(|term| node.labels.contains_key(&term.topology_key))
             }
@@ -130,13 +135,15 @@ impl Plugin for InterPodAffinity {
     }
 }
 
-/// Whether all of some terms may mean a pod: where namespaces are selected by their labels, any may be meant.
+/// Whether a term may mean a pod: where namespaces are selected by their labels, any may be meant.
+fn may_mean(term: &PodTerm, other: &PodInfo) -> bool {
+    let here = term.namespace_selector.is_some() || term.namespaces.contains(&other.namespace);
+    here && term.selector.matches(&other.labels)
+}
+
+/// Whether all of some terms may mean a pod, as one has to be that a pod wants to be near.
 fn mean(terms: &[PodTerm], other: &PodInfo) -> bool {
-    let may_mean = |term: &PodTerm| {
-        let here = term.namespace_selector.is_some() || term.namespaces.contains(&other.namespace);
-        here && term.selector.matches(&other.labels)
-    };
-    !terms.is_empty() && terms.iter().all(may_mean)
+    !terms.is_empty() && terms.iter().all(|term| may_mean(term, other))
 }
 
 impl Needs<'_> {
@@ -341,6 +348,7 @@ mod tests {
         let near = with(pod("p"), "podAffinity", json!([term("web")])).info();
         let away = with(pod("p"), "podAntiAffinity", json!([term("web")])).info();
         let both = with(pod("p"), "podAffinity", json!([term("web"), term("db")])).info();
+        let either = with(pod("p"), "podAntiAffinity", json!([term("web"), term("db")])).info();
         let plain = pod("p").label("app", "me").info();
         let web = || pod("w").label("app", "web").on("a").info();
         let other = || pod("w").label("app", "other").on("a").info();
@@ -374,6 +382,8 @@ mod tests {
             ("a namespace", ClusterEvent::NamespaceChanged, [true; 4]),
             ("devices", ClusterEvent::DevicesChanged(crate::model::DeviceEvent::Slice), [false; 4]),
         ] {
+            let told = event.clone();
+            assert_eq!(plugin(json!({})).wakes(&either, &told), of_away, "{what}: one of two");
             let wakes = [&near, &away, &both, &plain].map(|pod| plugin(json!({})).wakes(pod, &event));
             assert_eq!(wakes, [of_near, of_away, of_both, of_plain], "{what}");
         }
