@@ -35,7 +35,7 @@ use kube::{
 };
 
 use parking_lot::Mutex;
-use prometheus::IntCounterVec;
+use prometheus::{IntCounter, IntCounterVec};
 
 use super::{Context, ownership};
 
@@ -117,7 +117,7 @@ pub(super) struct PodControl<K> {
     /// By namespace and uid of the owner, so that an owner made anew under an old name starts fresh.
     expectations: Arc<Expectations>,
     /// Syncs that decided nothing because the cache was behind, where that is counted.
-    stale: Option<IntCounterVec>,
+    stale: Option<IntCounter>,
     owner: PhantomData<fn() -> K>,
 }
 
@@ -133,8 +133,8 @@ fn is_counted(component: &str, gates: Gates) -> bool {
     gates.has(gate)
 }
 
-/// The counter of a controller.
-fn stale_skips(component: &str) -> IntCounterVec {
+/// The counter of a controller, shown from its start.
+fn stale_skips(component: &str) -> IntCounter {
     static KNOWN: LazyLock<Mutex<HashMap<String, IntCounterVec>>> = LazyLock::new(Mutex::default);
     let name = format!("{}_stale_sync_skips_total", component.replace('-', "_"));
     let help = "Total number of syncs skipped due to a stale watch cache.";
@@ -142,7 +142,7 @@ fn stale_skips(component: &str) -> IntCounterVec {
     let counters = known
         .entry(name.clone())
         .or_insert_with(|| metrics::counter_vec(&name, help, Stability::Alpha, &["group", "resource"]));
-    counters.clone()
+    counters.with_label_values(&["", "pods"])
 }
 
 /// Creations that were made, and why the others were not.
@@ -246,7 +246,7 @@ impl<K: Owner> PodControl<K> {
     pub(super) fn settled(&self, owner: &K) -> bool {
         let settled = self.expectations.satisfied(&Self::key_of(owner.meta()));
         if !settled {
-            self.stale.iter().for_each(|stale| stale.with_label_values(&["", "pods"]).inc());
+            self.stale.iter().for_each(IntCounter::inc);
         }
         settled
     }
