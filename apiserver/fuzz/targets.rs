@@ -34,6 +34,7 @@ use component_base::{
 };
 use http::{HeaderMap, HeaderValue, Method, header};
 use jiff::Timestamp;
+use jsonwebtoken::{Algorithm, Header};
 use serde_json::{Value, json};
 
 /// Name and function of a target.
@@ -53,6 +54,7 @@ pub(super) const TARGETS: &[Target] = &[
     ("accept", accept),
     ("definition", definition),
     ("token", token),
+    ("key_set", key_set),
     ("apply_patch", apply_patch),
     ("custom_object", custom_object),
     ("expression", expression),
@@ -203,6 +205,24 @@ pub(super) fn definition(bytes: &[u8]) {
 /// A bearer token.
 pub(super) fn token(bytes: &[u8]) {
     drop(black_box(Token::parse(&String::from_utf8_lossy(bytes))));
+}
+
+/// What an issuer of tokens publishes: where its keys are, or the keys. A token of one of them stays one however they are
+/// written.
+pub(super) fn key_set(bytes: &[u8]) {
+    const TOKEN: &str =
+        "eyJhbGciOiJSUzI1NiIsImtpZCI6ImEifQ.eyJpc3MiOiJodHRwczovL2kuZXhhbXBsZSJ9.c2lnbmF0dXJl";
+    drop(black_box(authn::oidc::keys_of(bytes, "https://i.example")));
+    let Ok(keys) = authn::oidc::key_set(bytes) else { return };
+    for algorithm in
+        [Algorithm::RS256, Algorithm::PS512, Algorithm::ES256, Algorithm::ES384, Algorithm::EdDSA]
+    {
+        for kid in [None, Some("a".to_owned())] {
+            let header = Header { kid, ..Header::new(algorithm) };
+            let claims = authn::oidc::verify(TOKEN, &header, &keys);
+            assert!(!matches!(claims, Some(Ok(_))), "nobody has signed this");
+        }
+    }
 }
 
 /// A configuration that is applied to an object others have written: both members of one text.

@@ -18,6 +18,8 @@ use std::{
     time::Duration,
 };
 
+use component_base::goduration;
+use jiff::Timestamp;
 use parking_lot::Mutex;
 use serde_json::Value;
 
@@ -58,8 +60,43 @@ pub struct Context {
     annotations: Mutex<BTreeMap<String, String>>,
     /// Microseconds the request waited for others: webhooks and queues.
     waited: AtomicU64,
+    /// Time that parts of the server took.
+    spent: Mutex<Vec<(Part, Duration)>>,
     recorded: OnceLock<Box<Recorded>>,
 }
+
+/// What of the server a request spends time in, as slow ones tell: `apiserver.latency.k8s.io/<part>`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Part {
+    /// Finding out who asks.
+    Authentication,
+    /// Finding out who that acts as.
+    Impersonation,
+    /// Waiting for its turn.
+    Queue,
+    /// Finding out whether it may be.
+    Authorization,
+    /// Webhooks that change it, one after the other.
+    MutatingWebhooks,
+    /// Webhooks that judge it, all at once.
+    ValidatingWebhooks,
+}
+
+impl Part {
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Authentication => "authentication",
+            Self::Impersonation => "impersonation",
+            Self::Queue => "apf-queue-wait",
+            Self::Authorization => "authorization",
+            Self::MutatingWebhooks => "mutating-webhook",
+            Self::ValidatingWebhooks => "validating-webhook",
+        }
+    }
+}
+
+/// Requests that take longer say where.
+const SLOW: Duration = Duration::from_millis(500);
 
 /// A request that the policy wants to know of.
 struct Recorded {
@@ -154,6 +191,32 @@ impl Context {
         Duration::from_micros(self.waited.load(Ordering::Relaxed))
     }
 
+    /// Adds time that a part of the server took.
+    pub fn spend(&self, part: Part, time: Duration) {
+        if !self.listens {
+            return;
+        }
+        let mut spent = self.spent.lock();
+        match spent.iter_mut().find(|(known, _)| *known == part) {
+            Some((Part::ValidatingWebhooks, longest)) => *longest = time.max(*longest),
+            Some((_, sum)) => *sum += time,
+            None => spent.push((part, time)),
+        }
+    }
+
+    /// Notes where the time went of a request that took this long.
+    fn tell_latency(&self, total: Duration) {
+        let spent = std::mem::take(&mut *self.spent.lock());
+        if total <= SLOW || spent.is_empty() {
+            return;
+        }
+        let key = |part: &str| format!("apiserver.latency.k8s.io/{part}");
+        for (part, time) in spent {
+            self.annotate(&key(part.name()), goduration::format(time));
+        }
+        self.annotate(&key("total"), goduration::format(total));
+    }
+
     /// Whether anything is recorded.
     pub fn is_recorded(&self) -> bool {
         self.recorded.get().is_some()
@@ -197,6 +260,10 @@ impl Context {
     /// Tells the back ends of a stage. False when one that must not lose any did.
     pub async fn stage(&self, stage: Stage) -> bool {
         let Some(recorded) = self.recorded.get().filter(|r| !r.verdict.omits(stage)) else { return true };
+        if stage == Stage::ResponseComplete {
+            let took = Timestamp::now().duration_since(recorded.event.lock().received());
+            self.tell_latency(took.try_into().unwrap_or_default());
+        }
         let event = recorded.event.lock().at(stage, self.annotations());
         recorded.auditor.process(event).await
     }
@@ -217,6 +284,12 @@ pub fn annotate(key: &str, value: impl Into<String>) {
     if let Some(context) = current() {
         context.annotate(key, value);
     }
+}
+
+/// Adds time that a part of the server took for the request this is part of.
+pub fn spend(part: Part, time: Duration) {
+    // What the server does by itself nobody asks about.
+    CURRENT.try_with(|context| context.spend(part, time)).unwrap_or_default();
 }
 
 /// Notes a value that may hold content of the object, so only where the request's level shows that.

@@ -9,6 +9,7 @@ use std::{
 };
 
 use async_trait::async_trait;
+use component_base::selector::{FieldRequirement, FieldSelector, LabelSelector, Requirement};
 use sha2::{Digest, Sha256};
 use smol_str::SmolStr;
 
@@ -49,10 +50,51 @@ pub struct Attributes {
     pub is_resource: bool,
     /// URL path.
     pub path: String,
-    /// Raw field selector of list, watch, deletecollection.
-    pub field_selector: String,
-    /// Raw label selector of list, watch, deletecollection.
-    pub label_selector: String,
+    /// Fields of the objects that list, watch and deletecollection are about.
+    pub field_selector: Selected<FieldRequirement>,
+    /// Labels of the objects that list, watch and deletecollection are about.
+    pub label_selector: Selected<Requirement>,
+}
+
+/// What a request selects, as authorizers see it. Requirements that cannot be read are left out: what is asked about is
+/// then more than what is wanted.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Selected<R> {
+    /// What has to hold, all of it.
+    pub requirements: Vec<R>,
+    /// Whether some of it, or all, could not be read.
+    pub unread: bool,
+}
+
+impl<R> Default for Selected<R> {
+    fn default() -> Self {
+        Self { requirements: Vec::new(), unread: false }
+    }
+}
+
+impl Selected<FieldRequirement> {
+    /// From the text of a query.
+    pub fn fields(text: &str) -> Self {
+        match text.parse::<FieldSelector>() {
+            Ok(selector) => Self { requirements: selector.terms().to_vec(), unread: false },
+            Err(_) => Self { requirements: Vec::new(), unread: true },
+        }
+    }
+
+    /// Whether only objects with this value of a field are selected.
+    pub fn has(&self, field: &str, value: &str) -> bool {
+        self.requirements.iter().any(|one| one.equal && one.field == field && one.value == value)
+    }
+}
+
+impl Selected<Requirement> {
+    /// From the text of a query.
+    pub fn labels(text: &str) -> Self {
+        match text.parse::<LabelSelector>() {
+            Ok(selector) => Self { requirements: selector.requirements().to_vec(), unread: false },
+            Err(_) => Self { requirements: Vec::new(), unread: true },
+        }
+    }
 }
 
 /// An authorizer's answer; the chain stops at the first that is not `NoOpinion`.

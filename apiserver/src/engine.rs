@@ -171,6 +171,9 @@ impl Call {
         } else {
             format!("{}/{sub}", self.resource.plural)
         };
+        if !sub.is_empty() && !named {
+            return Err(Status::bad_request("name must be provided"));
+        }
         if self.info.verb == "create"
             && let Some(handler) = self.virtual_resource(&target)
         {
@@ -196,7 +199,7 @@ impl Call {
             matches!(self.info.verb.as_str(), "get" | "patch" | "update")
         };
         if !allowed {
-            return Err(Status::method_not_allowed(&self.resource.group_resource(), &self.info.verb));
+            return Err(self.no_such_verb());
         }
         let _span = traces::step(match self.info.verb.as_str() {
             "get" => "Get",
@@ -219,10 +222,18 @@ impl Call {
             "watch" => self.watch().await,
             "create" if !named => self.create().await,
             "update" if named => self.update().await,
-            "patch" => self.patch().await,
+            "patch" if named => self.patch().await,
             "delete" => self.delete().await,
             "deletecollection" => self.delete_collection().await,
-            verb => Err(Status::method_not_allowed(&self.resource.group_resource(), verb)),
+            _ => Err(self.no_such_verb()),
+        }
+    }
+
+    /// Custom resources have no routes: what serves them tells of the verb.
+    pub(super) fn no_such_verb(&self) -> Status {
+        match self.custom() {
+            Some(_) => Status::method_not_allowed(&self.resource.group_resource(), &self.info.verb),
+            None => Status::no_such_method(),
         }
     }
 

@@ -13,6 +13,7 @@ use prometheus::{
 use rustls::CertificateError;
 
 use crate::{
+    audit::{self, Part},
     request_path::info::RequestInfo,
     storage::{ResourceId, Store},
 };
@@ -143,7 +144,16 @@ pub(crate) fn begin() {
 pub(crate) async fn timed<T>(filter: &str, stage: impl Future<Output = T>) -> T {
     let begun = Instant::now();
     let outcome = stage.await;
-    FILTERS.hot(&[filter], |sum| sum.observe(begun.elapsed().as_secs_f64()));
+    let took = begun.elapsed();
+    FILTERS.hot(&[filter], |sum| sum.observe(took.as_secs_f64()));
+    let part = match filter {
+        "authentication" => Part::Authentication,
+        "impersonation" => Part::Impersonation,
+        "priorityandfairness" => Part::Queue,
+        "authorization" => Part::Authorization,
+        _ => return outcome,
+    };
+    audit::spend(part, took);
     outcome
 }
 

@@ -284,7 +284,7 @@ impl<'a> Clause<'a> {
 
 /// Reads a JSON, YAML, protobuf or CBOR body by its Content-Type; none means JSON.
 pub fn decode(headers: &HeaderMap, body: &[u8], speaks_cbor: bool) -> Result<Value, Status> {
-    schema::read(headers, body, speaks_cbor).map(|sent| sent.node.to_value())
+    Ok(schema::read(headers, body, speaks_cbor).map(|sent| sent.node.to_value())?)
 }
 
 #[cfg(test)]

@@ -289,6 +289,9 @@ async fn route(
     peer: &Peer,
     request: Request<Incoming>,
 ) -> Result<Response<Body>, Status> {
+    if info.is_rootless() {
+        return Err(Status::no_such_path());
+    }
     if let Some(peers) = server.peers.clone() {
         let able = peers.elsewhere(&server, &info, request.headers());
         if !able.is_empty() {

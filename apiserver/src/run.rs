@@ -171,7 +171,10 @@ pub struct App {
 /// # Errors
 /// When a file or the port is unusable.
 pub async fn build(config: Config, catalog: catalog::Catalog, tasks: &Tasks) -> Result<App, BuildError> {
-    capabilities::allow_privileged(config.privileged);
+    capabilities::PRIVILEGED.allow(config.privileged);
+    capabilities::LOOSE_ADDRESSES.allow(!config.gates.has(Gate::StrictIPCIDRValidation));
+    capabilities::ANY_DELETION_COST.allow(!config.gates.has(Gate::PodDeletionCost));
+    capabilities::MOUNTED_LABELS.allow(config.gates.has(Gate::SELinuxMount));
     let resources = stored(&catalog, config.event_ttl);
     let cbor = config.gates.has(Gate::CBORServingAndStorage);
     let forms: Arc<dyn Transformer> = Arc::new(StoredForms::new(catalog.clone(), cbor));

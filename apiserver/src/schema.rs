@@ -23,6 +23,7 @@ use crate::{
 };
 
 mod shape;
+mod syntax;
 mod yaml;
 
 /// What happens with unknown and duplicate fields (`fieldValidation`).
@@ -79,16 +80,18 @@ pub fn strict_error(complaints: &[String]) -> String {
 }
 
 /// Reads a body by its Content-Type; none means JSON. `speaks_cbor` where that is among what the server takes.
-pub fn read<'a>(headers: &HeaderMap, body: &'a [u8], speaks_cbor: bool) -> Result<Sent<'a>, Status> {
+pub fn read<'a>(headers: &HeaderMap, body: &'a [u8], speaks_cbor: bool) -> Result<Sent<'a>, Unread> {
     let sent = headers.get(header::CONTENT_TYPE).and_then(|v| v.to_str().ok()).unwrap_or_default();
     match sent.split(';').next().unwrap_or_default().trim() {
         "" | "application/json" => {
-            let node = serde_json::from_slice(body)
-                .map_err(|e| Status::bad_request(format!("error decoding JSON request body: {e}")))?;
+            let json = |error| {
+                format!("couldn't get version/kind; json parse error: {}", syntax_error(body, &error))
+            };
+            let node = serde_json::from_slice(body).map_err(|error| Unread::Text(json(error)))?;
             Ok(Sent { node, duplicates: Vec::new(), named: true })
         }
         "application/yaml" => {
-            let (node, duplicates) = yaml::parse(body).map_err(Status::bad_request)?;
+            let (node, duplicates) = yaml::parse(body).map_err(Unread::Text)?;
             Ok(Sent { node, duplicates, named: true })
         }
         codec::CONTENT_TYPE => {
@@ -103,8 +106,62 @@ pub fn read<'a>(headers: &HeaderMap, body: &'a [u8], speaks_cbor: bool) -> Resul
                 .map_err(|e| Status::bad_request(format!("error decoding CBOR request body: {e}")))?;
             Ok(Sent { node, duplicates: Vec::new(), named: true })
         }
-        _ => Err(Status::unsupported_media_type(negotiation::offered(speaks_cbor))),
+        _ => Err(Status::unsupported_media_type(negotiation::offered(speaks_cbor)).into()),
     }
+}
+
+/// Why a text is no JSON, in the words upstream has for it where there are any.
+pub fn syntax_error(text: &[u8], error: &serde_json::Error) -> String {
+    syntax::fault(text).unwrap_or_else(|| error.to_string())
+}
+
+/// Why a body could not be read.
+#[derive(Debug)]
+pub enum Unread {
+    /// It is no text of its format.
+    Text(String),
+    /// Anything else.
+    Other(Box<Status>),
+}
+
+impl Unread {
+    /// The refusal of what should have been an object of a kind.
+    pub fn of(self, kind: &str, body: &[u8]) -> Status {
+        match self {
+            Self::Text(why) => Status::bad_request(format!(
+                "the object provided is unrecognized (must be of type {kind}): {why} ({})",
+                summary(body)
+            )),
+            Self::Other(status) => *status,
+        }
+    }
+}
+
+impl From<Status> for Unread {
+    fn from(status: Status) -> Self {
+        Self::Other(Box::new(status))
+    }
+}
+
+impl From<Unread> for Status {
+    fn from(unread: Unread) -> Self {
+        match unread {
+            Unread::Text(why) => Self::bad_request(why),
+            Unread::Other(status) => *status,
+        }
+    }
+}
+
+/// The beginning of a body, for people to recognize it by.
+fn summary(body: &[u8]) -> String {
+    const MOST: usize = 30;
+    let beginning = &body[..body.len().min(MOST)];
+    let shown = match body.first() {
+        None => return "<empty>".to_owned(),
+        Some(b'{') => String::from_utf8_lossy(beginning).into_owned(),
+        Some(_) => beginning.iter().map(|byte| format!("{byte:02x}")).collect(),
+    };
+    if body.len() > MOST { format!("{shown} ...") } else { shown }
 }
 
 /// A YAML text with its duplicate keys.

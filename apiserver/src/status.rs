@@ -221,6 +221,16 @@ impl Status {
             .with_details(Details::default())
     }
 
+    /// A method that the routes of built-in resources do not have.
+    pub fn no_such_method() -> Self {
+        Self::new(
+            405,
+            Reason::MethodNotAllowed,
+            "the server does not allow this method on the requested resource",
+        )
+        .with_details(Details::default())
+    }
+
     /// 409 on create: `pods "x" already exists`.
     pub fn already_exists(resource: &GroupName, name: &str) -> Self {
         Self::new(409, Reason::AlreadyExists, format!("{resource} \"{name}\" already exists"))

@@ -386,6 +386,13 @@ impl Store {
         self.of(id).delete(id, namespace, name, expected).await
     }
 
+    /// Where an object is in etcd; nothing where none can be.
+    pub fn key_of(&self, id: &ResourceId, namespace: &str, name: &str) -> String {
+        let cluster = self.of(id);
+        let keys = cluster.cache(id).and_then(|cache| cluster.keys(&cache.resource, namespace, name));
+        keys.map(|(key, _)| key).unwrap_or_default()
+    }
+
     /// Deletes an object that cannot be read, and only such a one.
     pub async fn delete_unread(&self, id: &ResourceId, namespace: &str, name: &str) -> Result<()> {
         self.of(id).delete_unread(id, namespace, name).await

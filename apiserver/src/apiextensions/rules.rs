@@ -429,11 +429,17 @@ fn error_of(rule: &Rule, at: &Path, kind: &str, value: &Value, detail: String) -
         "FieldValueForbidden" => (ErrorKind::Forbidden, None),
         "FieldValueRequired" => (ErrorKind::Required, None),
         "FieldValueDuplicate" => {
-            return Error { kind: ErrorKind::Duplicate, field: at.to_string(), bad, detail: String::new() };
+            return Error {
+                kind: ErrorKind::Duplicate,
+                field: at.to_string(),
+                bad,
+                shape: None,
+                detail: String::new(),
+            };
         }
         _ => (ErrorKind::Invalid, bad),
     };
-    Error { kind, field: at.to_string(), bad, detail }
+    Error { kind, field: at.to_string(), bad, shape: None, detail }
 }
 
 #[cfg(test)]

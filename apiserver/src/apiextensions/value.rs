@@ -60,7 +60,7 @@ impl Walk<'_> {
     }
 
     fn error(&self, kind: ErrorKind, path: &str, bad: Value, detail: String) -> Error {
-        Error { kind, field: self.field(path), bad: Some(bad), detail }
+        Error { kind, field: self.field(path), bad: Some(bad), shape: None, detail }
     }
 
     fn invalid(&self, path: &str, bad: impl Into<Value>, detail: String) -> Error {
@@ -211,6 +211,7 @@ impl Walk<'_> {
         if let Some(most) = limits.max_length.filter(|most| size > *most) {
             let bytes = if most == 1 { "byte" } else { "bytes" };
             outcome.errors.push(Error {
+                shape: None,
                 kind: ErrorKind::TooLong,
                 field: self.field(path),
                 bad: None,
@@ -379,6 +380,7 @@ impl Walk<'_> {
         }
         for name in limits.required.iter().filter(|name| !members.contains_key(name.as_str())) {
             outcome.errors.push(Error {
+                shape: None,
                 kind: ErrorKind::Required,
                 field: self.field(&format!("{path}.{name}")),
                 bad: None,

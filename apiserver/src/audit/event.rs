@@ -198,6 +198,11 @@ impl Event {
         }
     }
 
+    /// When the request arrived.
+    pub(super) fn received(&self) -> Timestamp {
+        self.received
+    }
+
     /// The event of a stage that is reached now.
     pub(super) fn at(&self, stage: Stage, annotations: BTreeMap<String, String>) -> Self {
         Self { stage, stage_timestamp: Timestamp::now(), annotations, ..self.clone() }

@@ -173,3 +173,35 @@ async fn notes_belong_to_the_request_and_stay() {
     annotate("b", "1");
     assert_eq!(context.annotations(), BTreeMap::from([("a".to_owned(), "1".to_owned())]));
 }
+
+#[test]
+fn slow_requests_say_where_the_time_went() {
+    let spent = |total: u64| {
+        let context = Context::new(true);
+        for (part, millis) in [
+            (Part::Authentication, 5),
+            (Part::MutatingWebhooks, 200),
+            (Part::MutatingWebhooks, 100),
+            (Part::ValidatingWebhooks, 150),
+            (Part::ValidatingWebhooks, 250),
+            (Part::ValidatingWebhooks, 50),
+        ] {
+            context.spend(part, Duration::from_millis(millis));
+        }
+        context.tell_latency(Duration::from_millis(total));
+        context.annotations()
+    };
+    assert!(spent(500).is_empty());
+    let told = [
+        ("authentication", "5ms"),
+        ("mutating-webhook", "300ms"),
+        ("total", "1.5s"),
+        ("validating-webhook", "250ms"),
+    ];
+    let told = told.map(|(part, time)| (format!("apiserver.latency.k8s.io/{part}"), time.to_owned()));
+    assert_eq!(spent(1500), BTreeMap::from(told));
+    let silent = Context::new(false);
+    silent.spend(Part::Queue, Duration::from_secs(1));
+    silent.tell_latency(Duration::from_secs(2));
+    assert!(silent.annotations().is_empty());
+}

@@ -100,6 +100,10 @@ impl Issuer {
             if self.checks_uid {
                 return Err(Status::conflict(&token_request(), name, &why));
             }
+            warnings.push(format!(
+                "{why} but TokenRequestServiceAccountUIDValidation is not enabled. In the future, this will return a \
+                 conflict error"
+            ));
             audit::annotate("authentication.k8s.io/token-request-uid-mismatch", why);
         }
         request.set("apiVersion", "authentication.k8s.io/v1");
@@ -110,8 +114,9 @@ impl Issuer {
         request.set_meta_str("creationTimestamp", &rfc3339(now));
         let mut spec = request.remove("spec").filter(Value::is_object).unwrap_or_else(|| json!({}));
         self.default_spec(&mut spec);
-        let bound = self.bind(namespace, name, spec.get("boundObjectRef")).await?;
         let mut seconds = spec["expirationSeconds"].as_i64().unwrap_or(DEFAULT_EXPIRATION);
+        check_life(seconds)?;
+        let bound = self.bind(namespace, name, spec.get("boundObjectRef")).await?;
         if self.max_expiration > 0 && seconds > self.max_expiration {
             warnings.push(format!(
                 "requested expiration of {seconds} seconds shortened to {} seconds",
@@ -258,27 +263,29 @@ fn token_request() -> GroupName {
     GroupName::new("authentication.k8s.io", "TokenRequest")
 }
 
-/// The names in the body match the path, and the life time is within bounds.
+/// The names in the body are those of the path, where there are any.
 fn check_names(request: &Object, namespace: &str, name: &str) -> Result<(), Status> {
-    let metadata = Path::new("metadata");
+    for (field, said, wanted, what) in
+        [("name", request.name(), name, "name"), ("namespace", request.namespace(), namespace, "namespace")]
+    {
+        if !said.is_empty() && said != wanted {
+            let why = format!("must match the service account {what} if specified");
+            let mut errors = ErrorList::new();
+            errors.push(FieldError::invalid(&Path::new("metadata").child(field), said, why));
+            return Err(Status::invalid(&token_request(), name, &errors));
+        }
+    }
+    Ok(())
+}
+
+/// The life time is within bounds.
+fn check_life(seconds: i64) -> Result<(), Status> {
+    let why = match seconds {
+        ..MIN_EXPIRATION => "may not specify a duration less than 10 minutes",
+        seconds if seconds > 1 << 32 => "may not specify a duration larger than 2^32 seconds",
+        _ => return Ok(()),
+    };
     let mut errors = ErrorList::new();
-    if !request.name().is_empty() && request.name() != name {
-        let detail = "must match the service account name if specified";
-        errors.push(FieldError::invalid(&metadata.child("name"), request.name(), detail));
-    }
-    if !request.namespace().is_empty() && request.namespace() != namespace {
-        let detail = "must match the service account namespace if specified";
-        errors.push(FieldError::invalid(&metadata.child("namespace"), request.namespace(), detail));
-    }
-    let path = Path::new("spec").child("expirationSeconds");
-    match request.pointer("/spec/expirationSeconds").and_then(Value::as_i64) {
-        Some(s) if s < MIN_EXPIRATION => {
-            errors.push(FieldError::invalid(&path, s, "may not specify a duration less than 10 minutes"));
-        }
-        Some(s) if s > 1 << 32 => {
-            errors.push(FieldError::invalid(&path, s, "may not specify a duration larger than 2^32 seconds"));
-        }
-        _ => {}
-    }
-    if errors.is_empty() { Ok(()) } else { Err(Status::invalid(&token_request(), name, &errors)) }
+    errors.push(FieldError::invalid(&Path::new("spec").child("expirationSeconds"), seconds, why));
+    Err(Status::invalid(&token_request(), "", &errors))
 }

@@ -13,9 +13,13 @@ use std::{
 use arc_swap::ArcSwapOption;
 use async_trait::async_trait;
 use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
-use cel_engine::{Env, Program, Type, Value as Cel};
+use cel_engine::{Env, Program, Type, Value as Cel, authorization};
 use component_base::metrics::{self, Stability};
-use jsonwebtoken::{Algorithm, DecodingKey, Validation, jwk::JwkSet};
+use jsonwebtoken::{
+    Algorithm, DecodingKey, Header, Validation,
+    errors::ErrorKind,
+    jwk::{Jwk, JwkSet},
+};
 use prometheus::{
     GaugeVec, HistogramVec, IntGaugeVec,
     core::{MetricVec, MetricVecBuilder},
@@ -31,7 +35,7 @@ use crate::{
 };
 
 /// Keys are asked for anew at most so often, whatever tokens name.
-const REFRESH: Duration = Duration::from_secs(10);
+const REFRESH: Duration = Duration::from_secs(1);
 /// Time of a request to the issuer.
 const TIMEOUT: Duration = Duration::from_secs(30);
 
@@ -195,6 +199,9 @@ enum Source {
 }
 
 fn compile(variable: &str, source: &str) -> Result<Program, String> {
+    if variable == "user" {
+        return authorization::user_rule(source);
+    }
     let env = Env::new().variable(variable, Type::Dyn);
     env.compile(source).map_err(|error| format!("compilation failed: {error}"))
 }
@@ -249,6 +256,62 @@ fn unchecked(token: &str) -> Option<Value> {
     let mut parts = token.split('.');
     let (_, claims, _) = (parts.next()?, parts.next()?, parts.next()?);
     serde_json::from_slice(&BASE64_URL_SAFE_NO_PAD.decode(claims).ok()?).ok()
+}
+
+/// Where an issuer's keys are, by the document it describes itself with.
+///
+/// # Errors
+/// For what is no such document, one of another issuer, and one that names no keys.
+pub fn keys_of(document: &[u8], issuer: &str) -> Result<String, String> {
+    let document: Value = serde_json::from_slice(document).map_err(|error| error.to_string())?;
+    if document["issuer"] != issuer {
+        return Err(format!("the issuer's document is of {}", document["issuer"]));
+    }
+    let keys = document["jwks_uri"].as_str().ok_or("the issuer's document names no keys")?;
+    Ok(keys.to_owned())
+}
+
+/// The keys an issuer publishes.
+///
+/// # Errors
+/// For what is no document of keys.
+pub fn key_set(body: &[u8]) -> Result<JwkSet, String> {
+    serde_json::from_slice(body).map_err(|error| error.to_string())
+}
+
+/// The claims of a token, by the keys of its name, or all of them when it names none: nothing when no key has signed it.
+pub fn verify(token: &str, header: &Header, keys: &JwkSet) -> Option<Result<Value, String>> {
+    let mut validation = Validation::new(header.alg);
+    validation.validate_nbf = true;
+    // Audiences are checked with the claims, where several may be.
+    validation.validate_aud = false;
+    validation.leeway = 0;
+    let named = |key: &&Jwk| header.kid.is_none() || key.common.key_id == header.kid;
+    for key in keys.keys.iter().filter(named) {
+        let Ok(key) = DecodingKey::from_jwk(key) else { continue };
+        match jsonwebtoken::decode::<Value>(token, &key, &validation) {
+            Ok(token) => return Some(Ok(token.claims)),
+            Err(error) if is_of_key(error.kind()) => {}
+            Err(error) => return Some(Err(format!("oidc: verify token: {error}"))),
+        }
+    }
+    None
+}
+
+/// Whether another key may do.
+fn is_of_key(error: &ErrorKind) -> bool {
+    matches!(
+        error,
+        ErrorKind::InvalidSignature
+            | ErrorKind::InvalidAlgorithm
+            | ErrorKind::InvalidKeyFormat
+            | ErrorKind::InvalidRsaKey(_)
+            | ErrorKind::InvalidEcdsaKey
+            | ErrorKind::InvalidEddsaKey
+            | ErrorKind::UnsupportedAlgorithm
+            | ErrorKind::Base64(_)
+            | ErrorKind::Provider(_)
+    )
 }
 
 impl Issuer {
@@ -312,14 +375,10 @@ impl Issuer {
             let body = webhook::fetch(url, &self.options.ca, &self.route, TIMEOUT).await;
             body.map_err(|error| error.to_string())
         };
-        let document: Value =
-            serde_json::from_slice(&fetch(&base).await?).map_err(|error| format!("{base}: {error}"))?;
-        if document["issuer"] != self.options.url.as_str() {
-            return Err(format!("the issuer's document is of {}", document["issuer"]));
-        }
-        let keys = document["jwks_uri"].as_str().ok_or("the issuer's document names no keys")?;
-        let body = fetch(keys).await?;
-        let keys = serde_json::from_slice(&body).map_err(|error| format!("{keys}: {error}"))?;
+        let place =
+            keys_of(&fetch(&base).await?, &self.options.url).map_err(|error| format!("{base}: {error}"))?;
+        let body = fetch(&place).await?;
+        let keys = key_set(&body).map_err(|error| format!("{place}: {error}"))?;
         Ok((keys, hash(&body)))
     }
 
@@ -329,24 +388,16 @@ impl Issuer {
         if !self.algorithms.contains(&header.alg) {
             return Err(format!("id token signed with unsupported algorithm {:?}", header.alg));
         }
-        let find = |keys: &JwkSet| {
-            let of = |id: &String| keys.find(id).cloned();
-            header.kid.as_ref().map_or_else(|| keys.keys.first().cloned(), of)
-        };
-        let mut found = self.keys.load().as_deref().and_then(find);
-        if found.is_none() {
-            self.refresh().await?;
-            found = self.keys.load().as_deref().and_then(find);
+        // A key may have been replaced by another one of its name.
+        if let Some(keys) = self.keys.load_full()
+            && let Some(claims) = verify(token, &header, &keys)
+        {
+            return claims;
         }
-        let key = found.ok_or("failed to verify id token signature: no key of that id")?;
-        let key = DecodingKey::from_jwk(&key).map_err(|error| error.to_string())?;
-        let mut validation = Validation::new(header.alg);
-        validation.validate_nbf = true;
-        // Audiences are checked here, where several may be.
-        validation.validate_aud = false;
-        validation.leeway = 0;
-        let decoded = jsonwebtoken::decode::<Value>(token, &key, &validation);
-        decoded.map(|token| token.claims).map_err(|error| format!("oidc: verify token: {error}"))
+        self.refresh().await?;
+        let keys = self.keys.load_full();
+        let claims = keys.and_then(|keys| verify(token, &header, &keys));
+        claims.unwrap_or_else(|| Err("failed to verify id token signature".to_owned()))
     }
 
     /// The user of verified claims.

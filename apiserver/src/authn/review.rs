@@ -27,6 +27,7 @@ impl Authentication {
             Some(list) => list.iter().filter_map(Value::as_str).map(str::to_owned).collect(),
             None => Vec::new(),
         };
+        let audiences = if audiences.is_empty() { self.audiences.clone() } else { audiences };
         let status = match self.review(token, &audiences, now).await {
             Ok(Some((mut user, granted))) => {
                 if !user.in_group("system:authenticated") {
@@ -38,7 +39,7 @@ impl Authentication {
                 }
                 status
             }
-            Ok(None) => json!({"user": {}}),
+            Ok(None) => json!({"user": {}, "error": "invalid bearer token"}),
             Err(error) => json!({"user": {}, "error": error}),
         };
         review.set("status", status);

@@ -162,8 +162,12 @@ impl ServiceAccountTokens {
         let wanted = if wanted.is_empty() { &self.audiences } else { wanted };
         let both: Vec<String> = granted.iter().filter(|a| wanted.contains(a)).cloned().collect();
         if both.is_empty() && !self.audiences.is_empty() {
+            let list =
+                |all: &[String]| all.iter().map(|one| format!("{one:?}")).collect::<Vec<_>>().join(" ");
             return Err(format!(
-                "token audiences {granted:?} is invalid for the target audiences {wanted:?}"
+                "token audiences [{}] is invalid for the target audiences [{}]",
+                list(&granted),
+                list(wanted)
             ));
         }
         Ok(both)

@@ -234,10 +234,7 @@ impl NodeAuthorizer {
 
 /// Whether a request asks for what is of one node.
 fn selects_node(node: &str, a: &Attributes) -> bool {
-    a.field_selector.split(',').any(|term| {
-        let value = term.strip_prefix("spec.nodeName=").map(|v| v.trim_start_matches('='));
-        value == Some(node)
-    })
+    a.field_selector.has("spec.nodeName", node)
 }
 
 fn verb(a: &Attributes, allowed: &[&str], why: &str) -> Result<(), String> {
@@ -287,7 +284,7 @@ fn resource_slice(node: &str, a: &Attributes) -> Result<(), String> {
     if !a.subresource.is_empty() {
         return Err("cannot authorize ResourceSlice subresources".to_owned());
     }
-    let selected = a.field_selector.split(',').any(|t| t == format!("spec.nodeName={node}"));
+    let selected = selects_node(node, a);
     match a.verb.as_str() {
         // NodeRestriction compares the node's name in the object.
         "get" | "create" | "update" | "patch" | "delete" => Ok(()),
@@ -547,6 +544,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+    use crate::auth::Selected;
 
     fn object(value: Value) -> Object {
         Object::from_value(value).unwrap()
@@ -604,7 +602,7 @@ mod tests {
             subresource: subresource.into(),
             namespace: w[3].into(),
             name: w[4].into(),
-            field_selector: w.get(5).copied().unwrap_or_default().to_owned(),
+            field_selector: Selected::fields(w.get(5).copied().unwrap_or_default()),
             is_resource: true,
             ..Attributes::default()
         };

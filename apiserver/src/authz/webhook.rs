@@ -5,7 +5,8 @@
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
-use cel_engine::{Env, Program, Type, Value as Cel};
+use cel_engine::{Program, Value as Cel, authorization};
+use component_base::selector::{FieldRequirement, Operator, Requirement};
 use serde_json::{Map, Value, json};
 use sha2::{Digest, Sha256};
 
@@ -47,7 +48,7 @@ pub enum BuildError {
     #[error("authorization webhook")]
     Kubeconfig(#[from] KubeconfigError),
     /// A condition does not compile.
-    #[error("authorization webhook {0}: matchConditions: compilation failed: {1}")]
+    #[error("authorization webhook {0}: matchConditions: {1}")]
     Condition(String, String),
 }
 
@@ -65,9 +66,8 @@ impl WebhookAuthorizer {
     /// # Errors
     /// When one of them is of no use.
     pub fn new(options: Options, route: &Route) -> Result<Self, BuildError> {
-        let env = Env::new().variable("request", Type::Dyn);
         let compile = |source: &String| {
-            env.compile(source).map_err(|e| BuildError::Condition(options.name.clone(), e.to_string()))
+            authorization::condition(source).map_err(|why| BuildError::Condition(options.name.clone(), why))
         };
         let conditions = options.conditions.iter().map(compile).collect::<Result<_, _>>()?;
         let remote = Remote::load(&options.kubeconfig, "authorization", route)?;
@@ -85,9 +85,12 @@ impl WebhookAuthorizer {
 
     /// Whether the conditions let it be asked.
     fn applies(&self, spec: &Value) -> Result<bool, String> {
-        let mut failure = None;
+        if self.conditions.is_empty() {
+            return Ok(true);
+        }
+        let (mut failure, request) = (None, said_in_full(spec));
         for condition in &self.conditions {
-            match condition.eval(&[("request", Cel::json(spec))]).result {
+            match condition.eval(&[("request", Cel::json(&request))]).result {
                 Ok(Cel::Bool(false)) => return Ok(false),
                 Ok(Cel::Bool(true)) => {}
                 Ok(_) => failure = Some("a condition is neither true nor false".to_owned()),
@@ -125,15 +128,59 @@ fn spec(attributes: &Attributes) -> Value {
         ("subresource", &attributes.subresource),
         ("name", &attributes.name),
     ]);
-    for (field, selector) in
-        [("fieldSelector", &attributes.field_selector), ("labelSelector", &attributes.label_selector)]
-    {
-        if !selector.is_empty() {
-            resource[field] = json!({"rawSelector": selector});
+    let fields: Vec<Value> = attributes.field_selector.requirements.iter().map(of_field).collect();
+    let labels: Vec<Value> = attributes.label_selector.requirements.iter().filter_map(of_label).collect();
+    for (field, requirements) in [("fieldSelector", fields), ("labelSelector", labels)] {
+        if !requirements.is_empty() {
+            resource[field] = json!({"requirements": requirements});
         }
     }
     spec["resourceAttributes"] = resource;
     spec
+}
+
+/// The spec as conditions see it: what is empty is there as well.
+fn said_in_full(spec: &Value) -> Value {
+    const RESOURCE: &[&str] = &["namespace", "verb", "group", "version", "resource", "subresource", "name"];
+    let fill = |value: &mut Value, names: &[&str]| {
+        if let Some(fields) = value.as_object_mut() {
+            for name in names {
+                fields.entry(*name).or_insert_with(|| "".into());
+            }
+        }
+    };
+    let mut request = spec.clone();
+    fill(&mut request, &["user", "uid"]);
+    if let Some(fields) = request.as_object_mut() {
+        fields.entry("groups").or_insert_with(|| json!([]));
+        fields.entry("extra").or_insert_with(|| json!({}));
+    }
+    for (attributes, names) in
+        [("resourceAttributes", RESOURCE), ("nonResourceAttributes", &["path", "verb"])]
+    {
+        if let Some(attributes) = request.get_mut(attributes) {
+            fill(attributes, names);
+        }
+    }
+    request
+}
+
+/// A field's requirement as reviews have it.
+fn of_field(one: &FieldRequirement) -> Value {
+    let operator = if one.equal { "In" } else { "NotIn" };
+    json!({"key": one.field, "operator": operator, "values": [one.value]})
+}
+
+/// A label's requirement as reviews have it; none for comparisons of numbers, which they have no words for.
+fn of_label(one: &Requirement) -> Option<Value> {
+    let operator = match one.operator() {
+        Operator::In | Operator::Equals | Operator::DoubleEquals => "In",
+        Operator::NotIn | Operator::NotEquals => "NotIn",
+        Operator::Exists => return Some(json!({"key": one.key(), "operator": "Exists"})),
+        Operator::DoesNotExist => return Some(json!({"key": one.key(), "operator": "DoesNotExist"})),
+        Operator::GreaterThan | Operator::LessThan => return None,
+    };
+    Some(json!({"key": one.key(), "operator": operator, "values": one.values()}))
 }
 
 /// What an answer means.
@@ -183,7 +230,7 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
-    use crate::auth::User;
+    use crate::auth::{Selected, User};
 
     #[test]
     fn questions_say_who_wants_what() {
@@ -202,8 +249,59 @@ mod tests {
             json!({"user": "jane", "groups": ["g"],
                 "resourceAttributes": {"verb": "get", "resource": "pods", "namespace": "a"}})
         );
+        let selecting = Attributes {
+            verb: "list".to_owned(),
+            field_selector: Selected::fields("spec.nodeName=n,status.phase!=Failed"),
+            label_selector: Selected::labels("a in (c,b),d,!e,f!=g,h>1"),
+            ..attributes.clone()
+        };
+        assert_eq!(
+            spec(&selecting)["resourceAttributes"],
+            json!({"verb": "list", "resource": "pods", "namespace": "a",
+                "fieldSelector": {"requirements": [
+                    {"key": "spec.nodeName", "operator": "In", "values": ["n"]},
+                    {"key": "status.phase", "operator": "NotIn", "values": ["Failed"]}]},
+                "labelSelector": {"requirements": [
+                    {"key": "a", "operator": "In", "values": ["b", "c"]},
+                    {"key": "d", "operator": "Exists"},
+                    {"key": "e", "operator": "DoesNotExist"},
+                    {"key": "f", "operator": "NotIn", "values": ["g"]}]}})
+        );
+        let unread = Attributes { field_selector: Selected::fields("a"), ..selecting };
+        assert!(spec(&unread)["resourceAttributes"].get("fieldSelector").is_none());
         let path = Attributes { is_resource: false, path: "/x".to_owned(), ..attributes };
         assert_eq!(spec(&path)["nonResourceAttributes"], json!({"path": "/x", "verb": "get"}));
+    }
+
+    #[test]
+    fn conditions_see_what_is_empty_too() {
+        let of = |attributes: Attributes| said_in_full(&spec(&attributes));
+        let resource = Attributes {
+            verb: "list".to_owned(),
+            resource: "nodes".to_owned(),
+            is_resource: true,
+            ..Attributes::default()
+        };
+        for (condition, attributes) in [
+            (
+                "request.resourceAttributes.namespace == '' && request.resourceAttributes.subresource == ''",
+                resource.clone(),
+            ),
+            (
+                "!('system:masters' in request.groups) && request.uid == '' && request.extra.size() == 0",
+                resource.clone(),
+            ),
+            (
+                "!has(request.nonResourceAttributes) && !has(request.resourceAttributes.fieldSelector)",
+                resource,
+            ),
+            ("request.nonResourceAttributes.path == ''", Attributes::default()),
+        ] {
+            let program = authorization::condition(condition).unwrap();
+            let asked = of(attributes);
+            let result = program.eval(&[("request", Cel::json(&asked))]).result;
+            assert!(matches!(result, Ok(Cel::Bool(true))), "{condition}");
+        }
     }
 
     #[test]

@@ -78,7 +78,8 @@ impl Call {
     pub(super) fn read_object(&mut self, api_version: &str, kind: &str) -> Result<Object, Status> {
         let validation = self.field_validation()?;
         let body = self.body.clone();
-        let Sent { node, duplicates, named } = schema::read(&self.headers, &body, self.server.speaks_cbor())?;
+        let sent = schema::read(&self.headers, &body, self.server.speaks_cbor());
+        let Sent { node, duplicates, named } = sent.map_err(|failure| failure.of(kind, &body))?;
         let said = |name| node.get(name).and_then(Node::as_str).filter(|text| !text.is_empty());
         let (sent_version, sent_kind) =
             (said("apiVersion").unwrap_or(api_version), said("kind").unwrap_or(kind));
@@ -114,12 +115,35 @@ impl Call {
         Object::from_value(decoded.object)
     }
 
+    /// Why an object that says it is of this version and kind is none of the resource, in upstream's words; nothing where
+    /// it is one, perhaps of another version.
+    pub(super) fn foreign(&self, api_version: &str, kind: &str) -> Option<String> {
+        let (group, version) = api_version.split_once('/').unwrap_or(("", api_version));
+        let is_known = schema::type_of(api_version, kind).is_some()
+            || group == self.resource.group && self.custom().is_some();
+        if !is_known {
+            return Some(format!(
+                "no kind {kind:?} is registered for version {api_version:?} in scheme \
+                 \"pkg/api/legacyscheme/scheme.go:30\""
+            ));
+        }
+        // Inside upstream's server every group is a package.
+        let package = match self.resource.group {
+            "" | "events.k8s.io" => "core",
+            group => group.split('.').next().unwrap_or_default(),
+        };
+        (kind != self.resource.kind).then(|| {
+            format!("converting ({version}.{kind}) to ({package}.{}): unknown conversion", self.resource.kind)
+        })
+    }
+
     /// Reads the body of a patch that is one JSON object.
     pub(super) fn read_patch(&mut self) -> Result<Value, Status> {
         let validation = self.field_validation()?;
         let body = self.body.clone();
         let bad = |why: &str| Status::bad_request(format!("error decoding patch: {why}"));
-        let node: Node<'_> = serde_json::from_slice(&body).map_err(|e| bad(&e.to_string()))?;
+        let node: Node<'_> =
+            serde_json::from_slice(&body).map_err(|e| bad(&schema::syntax_error(&body, &e)))?;
         let word = match &node {
             Node::Object(_) => "",
             Node::Array(_) => "array",
@@ -146,12 +170,17 @@ impl Call {
         Ok(patch)
     }
 
-    /// The patched object in its shape: what the patch made unknown or wrong is told.
-    pub(super) fn check_patched(&mut self, patched: Value) -> Result<Object, Status> {
+    /// The patched object in its shape: what the patch made unknown or wrong is told. Where it was `converted` field by
+    /// field it is of its kind whatever it says.
+    pub(super) fn check_patched(&mut self, patched: Value, converted: bool) -> Result<Object, Status> {
         let validation = self.field_validation()?;
         let Some(id) = schema::type_of(&self.info.api_version(), self.resource.kind) else {
             return self.check_custom(patched, validation);
         };
+        let said = |name| patched.get(name).and_then(Value::as_str).unwrap_or_default();
+        if !converted && let Some(why) = self.foreign(said("apiVersion"), said("kind")) {
+            return Err(invalid_patch(&patched, why));
+        }
         let decoded = match schema::decode(&Node::from(&patched), id) {
             Ok(decoded) => decoded,
             Err(why) => return Err(invalid_patch(&patched, why)),

@@ -100,21 +100,6 @@ impl Call {
         })
     }
 
-    fn check_preconditions(&self, options: &Object, object: &Object) -> Result<(), Status> {
-        for (field, label, have) in
-            [("uid", "UID", object.uid()), ("resourceVersion", "ResourceVersion", object.resource_version())]
-        {
-            let want = options.get("preconditions").and_then(|p| p.get(field)).and_then(Value::as_str);
-            if let Some(want) = want.filter(|w| *w != have) {
-                let why = format!(
-                    "Precondition failed: {label} in precondition: {want}, {label} in object meta: {have}"
-                );
-                return Err(Status::conflict(&self.resource.group_resource(), object.name(), &why));
-            }
-        }
-        Ok(())
-    }
-
     pub(super) async fn delete(&mut self) -> Result<Response<Body>, Status> {
         let options = self.delete_options()?;
         if unreadable::is_asked(&options) {
@@ -143,6 +128,7 @@ impl Call {
     pub(super) async fn delete_collection(&mut self) -> Result<Response<Body>, Status> {
         let options = self.delete_options()?;
         Self::refuse_many_unreadable(&options)?;
+        list_options::list(&self.info.query)?;
         let (selection, converted) = self.split_selection(self.selection()?);
         let scope = self.scope();
         let request = ListRequest {
@@ -217,7 +203,7 @@ impl Call {
         let name = name.as_str();
         for _ in 0..TRIES {
             let object = self.working(&current).await?;
-            self.check_preconditions(options, &object)?;
+            delete_options::check_preconditions(options, &object, &self.resource.group_kind())?;
             // An eviction was admitted as such.
             if self.info.subresource.is_empty() {
                 self.admit(Operation::Delete, None, Some(&object), options, true).await?;

@@ -50,6 +50,27 @@ fn dry_run_of(options: &Object) -> Vec<&str> {
     said.into_iter().flatten().filter_map(Value::as_str).collect()
 }
 
+/// The object is the one that is meant, as it is meant: by its uid and its version.
+///
+/// # Errors
+/// 409.
+pub(super) fn check_preconditions(options: &Object, object: &Object, kind: &GroupName) -> Result<(), Status> {
+    for (field, label, have, what) in [
+        ("uid", "UID", object.uid(), "deleted and then recreated"),
+        ("resourceVersion", "ResourceVersion", object.resource_version(), "modified"),
+    ] {
+        let want = options.get("preconditions").and_then(|p| p.get(field)).and_then(Value::as_str);
+        if let Some(want) = want.filter(|want| *want != have) {
+            let why = format!(
+                "the {label} in the precondition ({want}) does not match the {label} in record ({have}). The object \
+                 might have been {what}"
+            );
+            return Err(Status::conflict(kind, object.name(), &why));
+        }
+    }
+    Ok(())
+}
+
 #[cfg(test)]
 mod tests {
     use serde_json::json;

@@ -10,7 +10,7 @@ use http::Response;
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
-use super::Call;
+use super::{Call, delete_options};
 use crate::{
     admission::Operation,
     field::{Error, ErrorList, Path},
@@ -165,12 +165,16 @@ impl Call {
     /// Says on the pod why it goes, and deletes it.
     async fn remove(&mut self, order: &Order) -> Result<(), Status> {
         if order.dry_run {
-            return check_preconditions(&order.options, &self.pod_now().await?);
+            return delete_options::check_preconditions(
+                &order.options,
+                &self.pod_now().await?,
+                &GroupName::new("", "Pod"),
+            );
         }
         let mut options = order.options.clone();
         for attempt in 1..=TRIES {
             let pod = self.pod_now().await?;
-            check_preconditions(&order.options, &pod)?;
+            delete_options::check_preconditions(&order.options, &pod, &GroupName::new("", "Pod"))?;
             match self.server.objects.update(PODS, targeted(&pod, Timestamp::now())).await {
                 Ok(pod) if pinned(&options).is_some() => {
                     let mut preconditions = options.get("preconditions").cloned().unwrap_or_default();
@@ -230,23 +234,6 @@ fn order(eviction: &Object, asked: bool) -> Result<Order, Status> {
 
 fn pinned(options: &Object) -> Option<&str> {
     options.pointer("/preconditions/resourceVersion").and_then(Value::as_str)
-}
-
-fn check_preconditions(options: &Object, pod: &Object) -> Result<(), Status> {
-    for (field, label, have, what) in [
-        ("uid", "UID", pod.uid(), "deleted and then recreated"),
-        ("resourceVersion", "ResourceVersion", pod.resource_version(), "modified"),
-    ] {
-        let want = options.get("preconditions").and_then(|p| p.get(field)).and_then(Value::as_str);
-        if let Some(want) = want.filter(|want| !want.is_empty() && *want != have) {
-            let why = format!(
-                "the {label} in the precondition ({want}) does not match the {label} in record ({have}). The object \
-                 might have been {what}"
-            );
-            return Err(Status::conflict(&GroupName::new("", "Pod"), pod.name(), &why));
-        }
-    }
-    Ok(())
 }
 
 fn phase(pod: &Object) -> &str {

@@ -82,7 +82,7 @@ impl Call {
                 Ok(change) => self.change_scale(places, &change).await,
                 Err(status) => Err(status),
             },
-            verb => Err(Status::method_not_allowed(&self.resource.group_resource(), verb)),
+            _ => Err(self.no_such_verb()),
         })
     }
 
@@ -172,9 +172,7 @@ impl Call {
     fn check_scale(&self, scale: &Object, old: &Object, name: &str) -> Result<(), Status> {
         let resource = self.resource.group_resource();
         if !scale.uid().is_empty() && scale.uid() != old.uid() {
-            let (want, have) = (scale.uid(), old.uid());
-            let why = format!("Precondition failed: UID in precondition: {want}, UID in object meta: {have}");
-            return Err(Status::conflict(&resource, name, &why));
+            return Err(self.of_other_uid(name, scale.uid(), old.uid()));
         }
         if !scale.resource_version().is_empty() && scale.resource_version() != old.resource_version() {
             return Err(Status::stale(&resource, name));

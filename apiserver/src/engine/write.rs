@@ -79,13 +79,16 @@ impl Call {
         let want = self.info.api_version();
         let mut object = self.read_object(&want, self.resource.kind)?;
         let (version, kind) = (object.api_version().to_owned(), object.kind().to_owned());
-        if !kind.is_empty() && kind != self.resource.kind {
+        let version = if version.is_empty() { want.clone() } else { version };
+        let foreign = self.foreign(&version, if kind.is_empty() { self.resource.kind } else { &kind });
+        if let Some(why) = foreign {
+            let (_, version) = version.rsplit_once('/').unwrap_or(("", &version));
             return Err(Status::bad_request(format!(
-                "{kind} in version {version:?} cannot be handled as a {}: no kind {kind:?} is registered for it",
+                "{kind} in version {version:?} cannot be handled as a {}: {why}",
                 self.resource.kind
             )));
         }
-        if !version.is_empty() && version != want {
+        if version != want {
             return Err(Status::bad_request(format!(
                 "the API version in the data ({version}) does not match the expected API version ({want})"
             )));
@@ -239,6 +242,9 @@ impl Call {
                 (Err(status), Change::Apply(applied)) if status.code == 404 && self.may_create() => {
                     return self.create_applied(applied).await;
                 }
+                (Err(status), Change::Replace(object)) if status.code == 404 && !object.uid().is_empty() => {
+                    return Err(self.of_other_uid(&name, object.uid(), ""));
+                }
                 (current, _) => current?,
             },
         };
@@ -270,6 +276,16 @@ impl Call {
         Err(Status::stale(&self.resource.group_resource(), &name))
     }
 
+    /// The conflict of an update of another object of this name; `have` is empty where there is none.
+    pub(super) fn of_other_uid(&self, name: &str, want: &str, have: &str) -> Status {
+        let key = self.server.store.key_of(&self.id(), self.key_namespace(), name);
+        let why = format!(
+            "StorageError: invalid object, Code: 4, Key: {key}, ResourceVersion: 0, AdditionalErrorMsg: Precondition \
+             failed: UID in precondition: {want}, UID in object meta: {have}"
+        );
+        Status::conflict(&self.resource.group_resource(), name, &why)
+    }
+
     /// The object as etcd has it.
     async fn read_current(&self, name: &str) -> Result<Current, Status> {
         Ok(Current { entry: self.latest(name).await?, is_latest: true })
@@ -295,6 +311,13 @@ impl Call {
         let now = Timestamp::now();
         let mut object = self.applied(applied, None)?;
         object.set_meta_str("name", &self.info.name.clone());
+        if !object.uid().is_empty() {
+            let why = format!(
+                "uid mismatch: the provided object specified uid {}, and no existing object was found",
+                object.uid()
+            );
+            return Err(Status::conflict(&self.resource.group_resource(), object.name(), &why));
+        }
         self.check_namespace(&mut object)?;
         metadata::fill_new(&mut object, now);
         self.create_one(object, now, true).await
@@ -310,17 +333,17 @@ impl Call {
             Change::Json(patch) => {
                 let mut value = self.to_requested(old.clone())?.into_value();
                 patch.apply(&mut value)?;
-                self.check_patched(value)?
+                self.check_patched(value, false)?
             }
             Change::Merge(patch) => {
                 let mut value = self.to_requested(old.clone())?.into_value();
                 json_patch::merge(&mut value, patch);
-                self.check_patched(value)?
+                self.check_patched(value, false)?
             }
             Change::Strategic(body) => {
                 let value = self.to_requested(old.clone())?.into_value();
                 let kind = table::builtin().by_kind(&self.info.group, &self.info.version, self.resource.kind);
-                self.check_patched(patch::strategic(&value, body, kind)?)?
+                self.check_patched(patch::strategic(&value, body, kind)?, true)?
             }
             Change::Apply(applied) => self.applied(applied, Some(old))?,
         };
@@ -328,14 +351,16 @@ impl Call {
         self.check_name(&new)?;
         let uid = new.uid().to_owned();
         if !uid.is_empty() && uid != old.uid() {
-            return Err(Status::conflict(
-                &resource,
-                name,
-                &format!(
-                    "Precondition failed: UID in precondition: {uid}, UID in object meta: {}",
-                    old.uid()
-                ),
+            if matches!(change, Change::Replace(_)) {
+                return Err(self.of_other_uid(name, &uid, old.uid()));
+            }
+            let mut errors = ErrorList::new();
+            errors.push(Error::invalid(
+                &Path::new("metadata").child("uid"),
+                uid.as_str(),
+                "field is immutable",
             ));
+            self.invalid(name, &errors)?;
         }
         let version = new.resource_version().to_owned();
         if version.is_empty() {

@@ -15,7 +15,7 @@ use serde_json::Value as Json;
 
 use super::{Expression, Variable};
 use crate::{
-    auth::{Attributes, Authorizer, Decision, User},
+    auth::{Attributes, Authorizer, Decision, Selected, User},
     object::Object,
 };
 
@@ -85,8 +85,8 @@ impl Questions {
             name: question.name.as_str().into(),
             is_resource: question.path.is_none(),
             path: question.path.clone().unwrap_or_default(),
-            field_selector: question.field_selector.clone(),
-            label_selector: question.label_selector.clone(),
+            field_selector: Selected::fields(&question.field_selector),
+            label_selector: Selected::labels(&question.label_selector),
         }
     }
 

@@ -65,6 +65,7 @@ const SWITCHED: &[Gate] = &[
     Gate::NodeDeclaredFeatures,
     Gate::OpenAPIEnums,
     Gate::PodCertificateRequest,
+    Gate::PodDeletionCost,
     Gate::PodLevelResources,
     Gate::PodLogsQuerySplitStreams,
     Gate::PodTopologyLabelsAdmission,
@@ -74,12 +75,15 @@ const SWITCHED: &[Gate] = &[
     Gate::ResourceHealthStatus,
     Gate::ResourceHealthStatusMessage,
     Gate::RestartAllContainersOnContainerExits,
+    Gate::SELinuxMount,
     Gate::ServiceAccountNodeAudienceRestriction,
+    Gate::ServiceCIDRStatusFieldWiping,
     Gate::ShardedListAndWatch,
     Gate::SizeBasedListCostEstimate,
     Gate::StorageVersionAPI,
     Gate::StorageVersionHash,
     Gate::StorageVersionMigrator,
+    Gate::StrictIPCIDRValidation,
     Gate::StructuredAuthenticationConfigurationEgressSelector,
     Gate::StructuredAuthenticationConfigurationJWKSMetrics,
     Gate::TaintTolerationComparisonOperators,
@@ -130,16 +134,6 @@ mod tests {
         ),
         (Gate::LoggingBetaOptions, "the options it closes are taken: closing them helps nobody"),
         (Gate::NativeHistograms, "histograms have buckets: metrics are text, which cannot say more"),
-        (Gate::PodDeletionCost, "controllers are who heeds the annotation; here it is only looked at"),
-        (Gate::SELinuxMount, "only the policy Recursive is let in: kubelets mount nothing with labels"),
-        (
-            Gate::ServiceCIDRStatusFieldWiping,
-            "the status is written apart: the other way is a mistake that was mended",
-        ),
-        (
-            Gate::StrictIPCIDRValidation,
-            "addresses that are read in several ways are not let in; those that are there stay",
-        ),
     ];
 
     #[test]

@@ -26,7 +26,7 @@ impl JsonPatch {
     /// 400 when it is no list of objects, 413 when it has too many.
     pub fn parse(body: &[u8]) -> Result<(Self, Vec<String>), Status> {
         let bad = |why: String| Status::bad_request(format!("error decoding patch: {why}"));
-        let node: Node<'_> = serde_json::from_slice(body).map_err(|e| bad(e.to_string()))?;
+        let node: Node<'_> = serde_json::from_slice(body).map_err(|e| bad(schema::syntax_error(body, &e)))?;
         let Node::Array(operations) = &node else {
             let word = if matches!(node, Node::Object(_)) { "object" } else { "value" };
             return Err(bad(format!(

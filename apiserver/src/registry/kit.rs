@@ -16,7 +16,9 @@ use std::sync::Arc;
 use jiff::Timestamp;
 use serde_json::Value;
 
-pub(super) use api_rules::{address, at, claim, format, items, metadata, resources, validate::path_segment};
+pub(super) use api_rules::{
+    address, at, claim, format, items, metadata, resources, shape, validate::path_segment,
+};
 
 pub(super) use self::rules::Rules;
 use super::{Column, Resource};

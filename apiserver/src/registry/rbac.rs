@@ -7,7 +7,7 @@ use crate::{
     object::Object,
     registry::{
         Column, Resource,
-        kit::{Cell, at::At, column, fill, format},
+        kit::{Cell, at::At, column, fill, format, shape},
     },
 };
 
@@ -104,7 +104,7 @@ fn check_subject(subject: &At<'_>, namespaced: bool, errors: &mut ErrorList) {
 fn keeps_role(new: &Object, old: &Object, errors: &mut ErrorList) {
     let (role, was) = (At::field(new, "roleRef"), At::field(old, "roleRef"));
     if role.value() != was.value() {
-        role.invalid(errors, "cannot change roleRef");
+        role.invalid_go(errors, &shape::ROLE_REF, "cannot change roleRef");
     }
 }
 

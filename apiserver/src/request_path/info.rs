@@ -5,12 +5,16 @@
 
 use std::{borrow::Cow, sync::Arc};
 
+use component_base::selector::FieldSelector;
 use http::Method;
 use percent_encoding::percent_decode_str;
 use smallvec::SmallVec;
 use smol_str::SmolStr;
 
-use crate::auth::{Attributes, User};
+use crate::{
+    auth::{Attributes, Selected, User},
+    validate::path_segment,
+};
 
 /// The decoded query parameters, by name; the first value of each name counts, as in Go's `Values.Get`, unless all are asked for.
 #[derive(Clone, Debug, Default)]
@@ -150,8 +154,9 @@ impl RequestInfo {
             query: Query::parse(query),
             ..Self::default()
         };
-        let parts = path.split('/').filter(|part| !part.is_empty());
-        let parts: Parts<'_> = parts.map(|part| percent_decode_str(part).decode_utf8_lossy()).collect();
+        // As upstream: escaped slashes divide as well, and there is a part, an empty one, between two of them.
+        let decoded = percent_decode_str(path).decode_utf8_lossy();
+        let parts: Parts<'_> = decoded.trim_matches('/').split('/').map(Cow::Borrowed).collect();
         let tail = match parts.as_slice() {
             [api, version, tail @ ..] if api == "api" && !tail.is_empty() => {
                 info.version = SmolStr::new(version);
@@ -167,8 +172,8 @@ impl RequestInfo {
         info.is_resource = true;
         info.verb = SmolStr::new_static(resource_verb(method));
         let tail = match tail {
-            [first, rest @ ..] if first == "watch" && !rest.is_empty() => {
-                info.verb = SmolStr::new_static("watch");
+            [first, rest @ ..] if matches!(first.as_ref(), "watch" | "proxy") && !rest.is_empty() => {
+                info.verb = SmolStr::new(first);
                 rest
             }
             all => all,
@@ -199,16 +204,15 @@ impl RequestInfo {
     fn finish_verb(&mut self) {
         if self.name.is_empty() && self.verb == "get" {
             self.verb = SmolStr::new_static(if self.query.flag("watch") { "watch" } else { "list" });
+            // One that reads a single name is authorized for that name.
+            if let Ok(selector) = self.query.get("fieldSelector").parse::<FieldSelector>()
+                && let Some(name) = selector.exact("metadata.name")
+                && path_segment(name, false).is_empty()
+            {
+                self.name = name.into();
+            }
         } else if self.name.is_empty() && self.verb == "delete" {
             self.verb = SmolStr::new_static("deletecollection");
-        }
-        if matches!(self.verb.as_str(), "list" | "watch" | "deletecollection") && self.name.is_empty() {
-            // A collection request narrowed to one name is authorized for that name.
-            if let Some(name) = self.query.get("fieldSelector").strip_prefix("metadata.name=")
-                && !name.contains(',')
-            {
-                self.name = name.trim_start_matches('=').into();
-            }
         }
     }
 
@@ -221,10 +225,22 @@ impl RequestInfo {
         }
     }
 
+    /// Whether the path is below no root: nothing is served there, whatever it goes on with.
+    pub fn is_rootless(&self) -> bool {
+        let after = self.path.strip_prefix('/').unwrap_or_default();
+        after.starts_with('/') || after.get(..3).is_some_and(|first| first.eq_ignore_ascii_case("%2f"))
+    }
+
     /// Whether the request may outlive the server's request timeout.
     pub fn is_long_running(&self) -> bool {
         self.verb == "watch"
             || matches!(self.subresource.as_str(), "exec" | "attach" | "portforward" | "proxy" | "log")
+    }
+
+    /// A selector, where the verb has any.
+    fn selector(&self, name: &str) -> &str {
+        let selects = self.is_resource && matches!(self.verb.as_str(), "list" | "watch" | "deletecollection");
+        if selects { self.query.get(name) } else { "" }
     }
 
     /// What authorizers and admission see.
@@ -240,8 +256,8 @@ impl RequestInfo {
             name: self.name.clone(),
             is_resource: self.is_resource,
             path: self.path.clone(),
-            field_selector: self.query.get("fieldSelector").to_owned(),
-            label_selector: self.query.get("labelSelector").to_owned(),
+            field_selector: Selected::fields(self.selector("fieldSelector")),
+            label_selector: Selected::labels(self.selector("labelSelector")),
         }
     }
 }
@@ -281,6 +297,26 @@ mod tests {
             ),
             ("GET", "/api/v1/watch/pods", "", "watch", "", "pods", "", ""),
             ("GET", "/api/v1/pods", "fieldSelector=metadata.name%3Dx", "list", "", "pods", "x", ""),
+            ("GET", "/api/v1/pods", "fieldSelector=a!%3Db,metadata.name%3D%3Dx", "list", "", "pods", "x", ""),
+            ("GET", "/api/v1/pods", "fieldSelector=metadata.name!%3Dx", "list", "", "pods", "", ""),
+            ("GET", "/api/v1/pods", "fieldSelector=metadata.name%3Dx%252Fy", "list", "", "pods", "", ""),
+            (
+                "DELETE",
+                "/api/v1/pods",
+                "fieldSelector=metadata.name%3Dx",
+                "deletecollection",
+                "",
+                "pods",
+                "",
+                "",
+            ),
+            ("GET", "/api/v1/pods/", "", "list", "", "pods", "", ""),
+            ("GET", "/api/v1//pods", "", "get", "", "", "pods", ""),
+            ("GET", "/api/v1/namespaces//pods", "", "list", "", "pods", "", ""),
+            ("GET", "/api/v1/namespaces/a/pods//log", "", "list", "a", "pods", "", "log"),
+            ("GET", "/api/v1/namespaces/a%2fpods%2fp", "", "get", "a", "pods", "p", ""),
+            ("GET", "/api/v1/namespaces/a/pods/p%252fq", "", "get", "a", "pods", "p%2fq", ""),
+            ("GET", "/api/v1/proxy/namespaces/a/pods/p", "", "proxy", "a", "pods", "p", ""),
         ];
         for (method, path, query, verb, namespace, resource, name, sub) in cases {
             let info = RequestInfo::new(&method.parse().unwrap(), path, query);

@@ -45,6 +45,8 @@
 //!
 //! [`admission::Compiler`] knows the names and types of admission (`object`, `request`, `params`, variables, ...).
 //!
+//! [`authorization`] knows those of conditions of authorization and of rules for users.
+//!
 //! # Bounds
 //!
 //! Sources, nesting, tree size, patterns and texts made at run time are bounded, and an evaluation stops with
@@ -52,6 +54,7 @@
 
 pub mod admission;
 mod ast;
+pub mod authorization;
 mod check;
 mod cost;
 mod env;

@@ -12,6 +12,7 @@ use super::format;
 use crate::{
     Fields,
     field::{Error, ErrorList, Path},
+    shape::Struct,
 };
 
 /// A value and where it stands.
@@ -214,6 +215,11 @@ impl<'v> At<'v> {
     /// The value is malformed or out of range.
     pub fn invalid(&self, errors: &mut ErrorList, detail: impl Into<String>) {
         errors.push(Error::invalid(self.path(), self.value.clone(), detail));
+    }
+
+    /// As `invalid`, with the value shown as a structure.
+    pub fn invalid_go(&self, errors: &mut ErrorList, shape: &'static Struct, detail: impl Into<String>) {
+        errors.push(Error::invalid(self.path(), self.value.clone(), detail).shown_as(shape));
     }
 
     /// As `invalid`, without showing the value.

@@ -8,6 +8,8 @@ use std::fmt;
 
 use serde_json::Value;
 
+use crate::shape::Struct;
+
 /// A path to a field: `spec.containers[0].ports[web]`.
 #[derive(Clone, Debug, PartialEq, Eq, Default)]
 pub struct Path(String);
@@ -46,6 +48,8 @@ pub struct Error {
     pub field: String,
     /// The offending value, as JSON; `None` where the message shows none.
     pub bad: Option<Value>,
+    /// What the value is, where it is a structure that upstream shows in its own way.
+    pub shape: Option<&'static Struct>,
     /// The detail after the value.
     pub detail: String,
 }
@@ -144,7 +148,13 @@ impl ErrorKind {
 impl Error {
     /// A field must be set.
     pub fn required(path: &Path, detail: impl Into<String>) -> Self {
-        Self { kind: ErrorKind::Required, field: path.to_string(), bad: None, detail: detail.into() }
+        Self {
+            kind: ErrorKind::Required,
+            field: path.to_string(),
+            bad: None,
+            shape: None,
+            detail: detail.into(),
+        }
     }
 
     /// A value is malformed.
@@ -153,13 +163,20 @@ impl Error {
             kind: ErrorKind::Invalid,
             field: path.to_string(),
             bad: Some(bad.into()),
+            shape: None,
             detail: detail.into(),
         }
     }
 
     /// A field may not be set or changed.
     pub fn forbidden(path: &Path, detail: impl Into<String>) -> Self {
-        Self { kind: ErrorKind::Forbidden, field: path.to_string(), bad: None, detail: detail.into() }
+        Self {
+            kind: ErrorKind::Forbidden,
+            field: path.to_string(),
+            bad: None,
+            shape: None,
+            detail: detail.into(),
+        }
     }
 
     /// A list member stands twice.
@@ -168,6 +185,7 @@ impl Error {
             kind: ErrorKind::Duplicate,
             field: path.to_string(),
             bad: Some(bad.into()),
+            shape: None,
             detail: String::new(),
         }
     }
@@ -178,6 +196,7 @@ impl Error {
             kind: ErrorKind::NotFound,
             field: path.to_string(),
             bad: Some(bad.into()),
+            shape: None,
             detail: String::new(),
         }
     }
@@ -188,7 +207,13 @@ impl Error {
         names.sort_unstable();
         let detail =
             if names.is_empty() { String::new() } else { format!("supported values: {}", names.join(", ")) };
-        Self { kind: ErrorKind::NotSupported, field: path.to_string(), bad: Some(bad.into()), detail }
+        Self {
+            kind: ErrorKind::NotSupported,
+            field: path.to_string(),
+            bad: Some(bad.into()),
+            shape: None,
+            detail,
+        }
     }
 
     /// As `not_supported`, with the values in the order they are given.
@@ -205,6 +230,7 @@ impl Error {
             kind: ErrorKind::TooLong,
             field: path.to_string(),
             bad: None,
+            shape: None,
             detail: format!("may not be more than {max} {plural}"),
         }
     }
@@ -216,13 +242,20 @@ impl Error {
             kind: ErrorKind::TooMany,
             field: path.to_string(),
             bad: Some(Value::from(actual)),
+            shape: None,
             detail: format!("must have at most {max} {plural}"),
         }
     }
 
     /// The server could not validate.
     pub fn internal(path: &Path, detail: impl Into<String>) -> Self {
-        Self { kind: ErrorKind::Internal, field: path.to_string(), bad: None, detail: detail.into() }
+        Self {
+            kind: ErrorKind::Internal,
+            field: path.to_string(),
+            bad: None,
+            shape: None,
+            detail: detail.into(),
+        }
     }
 
     /// A value has the wrong type.
@@ -230,12 +263,26 @@ impl Error {
         Self { kind: ErrorKind::TypeInvalid, ..Self::invalid(path, bad, detail) }
     }
 
+    /// With the value shown as this structure.
+    #[must_use]
+    pub fn shown_as(self, shape: &'static Struct) -> Self {
+        Self { shape: Some(shape), ..self }
+    }
+
     /// The error without its field, as it stands in a cause.
     pub fn body(&self) -> String {
         let mut out = self.kind.words().to_owned();
         if let Some(bad) = &self.bad {
-            // Strings show quoted, everything else as JSON, as Go's %q and %#v come out for JSON types.
-            out.push_str(&format!(": {bad}"));
+            out.push_str(": ");
+            match (bad, self.shape) {
+                (Value::String(text), _) => quote(text, &mut out),
+                (other, None) => out.push_str(&safe_in_html(other.to_string())),
+                (other, Some(shape)) => {
+                    let mut shown = String::new();
+                    shape.show(other, &mut shown);
+                    out.push_str(&safe_in_html(shown));
+                }
+            }
         }
         if !self.detail.is_empty() {
             out.push_str(": ");
@@ -243,6 +290,54 @@ impl Error {
         }
         out
     }
+}
+
+/// A text as Go's `%q` has it: what cannot be printed is escaped, and nothing else.
+fn quote(text: &str, out: &mut String) {
+    out.push('"');
+    for c in text.chars() {
+        match c {
+            '"' => out.push_str("\\\""),
+            '\\' => out.push_str("\\\\"),
+            '\u{7}' => out.push_str("\\a"),
+            '\u{8}' => out.push_str("\\b"),
+            '\u{b}' => out.push_str("\\v"),
+            '\u{c}' => out.push_str("\\f"),
+            '\n' => out.push_str("\\n"),
+            '\r' => out.push_str("\\r"),
+            '\t' => out.push_str("\\t"),
+            c if c < ' ' || c == '\u{7f}' => out.push_str(&format!("\\x{:02x}", u32::from(c))),
+            c if is_unprintable(c) && c <= '\u{ffff}' => out.push_str(&format!("\\u{:04x}", u32::from(c))),
+            c if is_unprintable(c) => out.push_str(&format!("\\U{:08x}", u32::from(c))),
+            c => out.push(c),
+        }
+    }
+    out.push('"');
+}
+
+/// Whether a character shows nothing: controls, spaces other than the usual one, marks of direction and joining, and what
+/// stands for nothing in Unicode.
+fn is_unprintable(c: char) -> bool {
+    c.is_control()
+        || (c != ' ' && c.is_whitespace())
+        || matches!(c, '\u{ad}' | '\u{600}'..='\u{605}' | '\u{61c}' | '\u{200b}'..='\u{200f}' | '\u{202a}'..='\u{202e}'
+            | '\u{2060}'..='\u{206f}' | '\u{feff}' | '\u{fff9}'..='\u{fffb}' | '\u{e000}'..='\u{f8ff}'
+            | '\u{fffe}' | '\u{ffff}' | '\u{e0000}'..='\u{10ffff}')
+}
+
+/// JSON as Go's encoder writes it.
+fn safe_in_html(text: String) -> String {
+    if !text.contains(['<', '>', '&', '\u{2028}', '\u{2029}']) {
+        return text;
+    }
+    let mut out = String::with_capacity(text.len() + 16);
+    for c in text.chars() {
+        match c {
+            '<' | '>' | '&' | '\u{2028}' | '\u{2029}' => out.push_str(&format!("\\u{:04x}", u32::from(c))),
+            c => out.push(c),
+        }
+    }
+    out
 }
 
 impl fmt::Display for Error {
@@ -290,5 +385,52 @@ impl IntoIterator for ErrorList {
     type IntoIter = std::vec::IntoIter<Error>;
     fn into_iter(self) -> Self::IntoIter {
         self.0.into_iter()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::shape;
+
+    #[test]
+    fn values_are_told_as_upstream_prints_them() {
+        for (value, told) in [
+            (json!("a \"b\" \\ <c>"), r#""a \"b\" \\ <c>""#),
+            (json!("line\n\u{1}\u{7f}\u{200b}\u{e000}é😀"), r#""line\n\x01\x7f\u200b\ue000é😀""#),
+            (json!(5), "5"),
+            (json!(true), "true"),
+            (json!(null), "null"),
+            (json!(["a<b", "&"]), r#"["a\u003cb","\u0026"]"#),
+            (json!({"matchLabels": {"a": "b"}}), r#"{"matchLabels":{"a":"b"}}"#),
+        ] {
+            let error = Error::invalid(&Path::new("f"), value, "why");
+            assert_eq!(error.to_string(), format!("f: Invalid value: {told}: why"));
+        }
+        assert_eq!(Error::required(&Path::new("f"), "").to_string(), "f: Required value");
+        for (value, shape, told) in [
+            (
+                json!({"kind": "Role", "name": "<r>"}),
+                &shape::ROLE_REF,
+                r#"{"APIGroup":"","Kind":"Role","Name":"\u003cr\u003e"}"#,
+            ),
+            (json!([{"ip": "::1"}]), &shape::IP, r#"[{"IP":"::1"}]"#),
+            (json!(null), &shape::VOLUME_NODE_AFFINITY, "null"),
+            (
+                json!({"matchExpressions": [{"key": "a", "operator": "Exists"}], "matchLabels": {"a": "b"}}),
+                &shape::LABEL_SELECTOR,
+                r#"{"matchLabels":{"a":"b"},"matchExpressions":[{"key":"a","operator":"Exists"}]}"#,
+            ),
+            (
+                json!({"required": {"nodeSelectorTerms": [{"matchFields": [{"key": "k", "operator": "In", "values": ["v"]}]}]}}),
+                &shape::VOLUME_NODE_AFFINITY,
+                r#"{"Required":{"NodeSelectorTerms":[{"MatchExpressions":null,"MatchFields":[{"Key":"k","Operator":"In","Values":["v"]}]}]}}"#,
+            ),
+        ] {
+            let error = Error::invalid(&Path::new("f"), value, "why").shown_as(shape);
+            assert_eq!(error.to_string(), format!("f: Invalid value: {told}: why"));
+        }
     }
 }

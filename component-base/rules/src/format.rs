@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use super::address::without_leading_zeros;
+use super::{address::without_leading_zeros, capabilities::LOOSE_ADDRESSES};
 use crate::validate;
 pub use crate::validate::dns_1035_label;
 
@@ -88,15 +88,21 @@ pub fn port_name(text: &str) -> Vec<String> {
     errors
 }
 
-/// Errors of an IP address in a field that has always been checked loosely: no leading zeros, no IPv4 in IPv6.
+/// Errors of an IP address in a field that has always been checked loosely: no leading zeros, no IPv4 in IPv6, unless
+/// such are let in.
 pub fn legacy_ip(text: &str) -> Vec<String> {
+    let loose = LOOSE_ADDRESSES.is_allowed();
     match text.parse::<IpAddr>() {
-        Ok(IpAddr::V6(v6)) if v6.to_ipv4_mapped().is_some() => {
+        Ok(IpAddr::V6(v6)) if v6.to_ipv4_mapped().is_some() && !loose => {
             vec!["must not be an IPv4-mapped IPv6 address".to_owned()]
         }
         Ok(_) => Vec::new(),
         Err(_) if without_leading_zeros(text).parse::<IpAddr>().is_ok() => {
-            vec!["must not have leading 0s".to_owned()]
+            if loose {
+                Vec::new()
+            } else {
+                vec!["must not have leading 0s".to_owned()]
+            }
         }
         Err(_) => vec!["must be a valid IP address, (e.g. 10.9.8.7 or 2001:db8::ffff)".to_owned()],
     }
@@ -117,6 +123,9 @@ pub fn legacy_cidr(text: &str) -> Vec<String> {
     let Ok(network) = sloppy.parse::<ipnet::IpNet>() else {
         return wrong("must be a valid CIDR value, (e.g. 10.9.8.0/24 or 2001:db8::/64)");
     };
+    if LOOSE_ADDRESSES.is_allowed() {
+        return Vec::new();
+    }
     if sloppy != text {
         return wrong("must not have leading 0s in IP or prefix length");
     }

@@ -2,7 +2,7 @@
 //! server all of them, a kubelet the static pods that no API server has seen.
 //!
 //! ```text
-//! at, field   an object is read with its paths, and errors are told by them
+//! at, field, shape   an object is read with its paths, and errors are told by them
 //! validate, format, address, resources, metadata, claim   what parts of objects look like
 //! pod_spec   defaults and errors of pods
 //! ```
@@ -10,6 +10,7 @@
 
 pub mod at;
 pub mod field;
+pub mod shape;
 
 pub mod address;
 pub mod capabilities;

@@ -6,7 +6,10 @@
 use serde_json::Value;
 
 use super::{at::At, format};
-use crate::field::{Error, ErrorList};
+use crate::{
+    field::{Error, ErrorList},
+    shape,
+};
 
 /// The finalizer of what is to outlive its owner.
 pub const ORPHAN: &str = "orphan";
@@ -41,7 +44,9 @@ fn check_owners(owners: &At<'_>, errors: &mut ErrorList) {
         }
         if group.is_empty() && version == "v1" && kind == "Event" {
             let why = "/v1, Kind=Event is disallowed from being an owner";
-            owners.invalid_as(errors, owner.value().clone(), why);
+            errors.push(
+                Error::invalid(owners.path(), owner.value().clone(), why).shown_as(&shape::OWNER_REFERENCE),
+            );
         }
         if owner.get("controller").is_true() {
             let name = format!("{kind}/{name}");
@@ -49,7 +54,7 @@ fn check_owners(owners: &At<'_>, errors: &mut ErrorList) {
                 let why = format!(
                     "Only one reference can have Controller set to true. Found \"true\" in references for {first} and {name}"
                 );
-                owners.invalid_as(errors, owners.value().clone(), why);
+                owners.invalid_go(errors, &shape::OWNER_REFERENCE, why);
             }
             controller.get_or_insert(name);
         }

@@ -209,7 +209,10 @@ fn token_reviews(plane: &ControlPlane, ns: &str) -> Result<()> {
         known["status"]["user"]["username"] == format!("system:serviceaccount:{ns}:default").as_str(),
         "{known}"
     );
+    // Without a wish a token is looked at for the server itself.
+    ensure!(known["status"]["audiences"].as_array().is_some_and(|all| !all.is_empty()), "{known}");
     let unknown = review("nonsense")?;
+    ensure!(unknown["status"]["error"] == "invalid bearer token", "{unknown}");
     ensure!(unknown["status"].get("authenticated").is_none_or(|a| a == false), "{unknown}");
     ensure!(unknown["status"].get("user").is_none_or(|u| u["username"].is_null()), "{unknown}");
     Ok(())
@@ -317,6 +320,25 @@ fn access_reviews(plane: &ControlPlane, ns: &str) -> Result<()> {
     let review = json!({"spec": {"namespace": ns}});
     let rules = asker.post("/apis/authorization.k8s.io/v1/selfsubjectrulesreviews", &review)?.ok()?;
     ensure!(rules["status"]["resourceRules"].to_string().contains("deployments/scale"), "{rules}");
+    ensure!(rules["spec"].get("namespace").is_none(), "{rules}");
+    // Selectors are part of what is asked about: nodes list what is theirs.
+    let listing = |selector: Value| {
+        let attributes = json!({"verb": "list", "resource": "pods", "fieldSelector": selector});
+        let spec =
+            json!({"user": "system:node:n", "groups": ["system:nodes"], "resourceAttributes": attributes});
+        admin.post("/apis/authorization.k8s.io/v1/subjectaccessreviews", &json!({"spec": spec}))
+    };
+    let on = |operator: &str| json!({"requirements": [{"key": "spec.nodeName", "operator": operator, "values": ["n"]}]});
+    for (selector, allowed) in [
+        (on("In"), true),
+        (on("NotIn"), false),
+        (json!({"rawSelector": "spec.nodeName=n"}), true),
+        (json!({"rawSelector": "spec.nodeName=m"}), false),
+    ] {
+        let answer = listing(selector.clone())?.ok()?;
+        ensure!(answer["status"]["allowed"] == allowed, "{selector}: {answer}");
+    }
+    listing(json!({}))?.refused_with(422, "Invalid", "requirements or rawSelector is required")?;
     // Asking about others is a right of its own.
     let about = json!({"spec": {"user": "admin", "nonResourceAttributes": {"path": "/", "verb": "get"}}});
     asker.post("/apis/authorization.k8s.io/v1/subjectaccessreviews", &about)?.refused(403, "Forbidden")?;

@@ -90,7 +90,7 @@ fn objects(_: &(), _: &str) -> Result<()> {
     ensure!(cbor::decode(&flags.body)?.to_value()["kind"] == "Flagz", "{}", flags.text());
     let options = json!({"apiVersion": "v1", "kind": "DeleteOptions", "preconditions": {"uid": "other"}});
     let delete = |options| client.send(Method::DELETE, &path, "application/cbor", encoded(options));
-    delete(&options)?.refused_with(409, "Conflict", "UID in precondition: other")?;
+    delete(&options)?.refused_with(409, "Conflict", "the UID in the precondition (other)")?;
     let gone = served(&delete(&json!({"gracePeriodSeconds": 0}))?)?;
     ensure!(gone["status"] == "Success", "{gone}");
     // The order of members means nothing, so that nobody can count on one.

@@ -11,6 +11,7 @@ pub(crate) const TESTS: &[Test<()>] = &[
     ("gates that are off close pages, names and checks", closed),
     ("gates that are on open fields", on),
     ("fields behind gates that are off are not kept", dropped),
+    ("what objects may say is a matter of gates", allowed),
     ("servers tell what they store resources in", told),
 ];
 
@@ -109,6 +110,57 @@ fn on(_: &(), _: &str) -> Result<()> {
     let queue = json!({"type": "External", "external": {"metric": {"name": "queue"}, "target": target}});
     let made = admin.post(scalers, &scaler(queue))?.ok()?;
     ensure!(made["spec"]["minReplicas"] == 0, "{made}");
+    Ok(())
+}
+
+fn allowed(_: &(), _: &str) -> Result<()> {
+    let pods = "/api/v1/namespaces/default/pods";
+    let account = json!({"metadata": {"name": "default"}});
+    let dear = json!({"metadata": {"name": "dear", "annotations": {"controller.kubernetes.io/pod-deletion-cost": "much"}},
+        "spec": {"containers": [{"name": "c", "image": "i"}]}});
+    let mounted = json!({"metadata": {"name": "mounted"}, "spec": {"containers": [{"name": "c", "image": "i"}],
+        "securityContext": {"seLinuxChangePolicy": "MountOption"}}});
+    let loose = json!({"metadata": {"name": "loose"}, "spec": {"clusterIP": "None", "ports": [{"port": 1}],
+        "externalIPs": ["010.1.2.3", "::ffff:1.2.3.4"]}});
+    let services = "/api/v1/namespaces/default/services";
+    let policies = "/apis/networking.k8s.io/v1/namespaces/default/networkpolicies";
+    let policy = json!({"metadata": {"name": "loose"}, "spec": {"podSelector": {}, "ingress": [
+        {"from": [{"ipBlock": {"cidr": "10.1.2.3/08"}}]}]}});
+    let ranges = "/apis/networking.k8s.io/v1/servicecidrs";
+    let range = json!({"metadata": {"name": "r"}, "spec": {"cidrs": ["10.77.0.0/24"]}, "status": {"conditions": [
+        {"type": "Ready", "status": "False", "reason": "Said", "message": "", "lastTransitionTime": "2026-01-01T00:00:00Z"}]}});
+
+    let plane = ControlPlane::start(Options::default())?;
+    let admin = plane.admin()?;
+    admin.post("/api/v1/namespaces/default/serviceaccounts", &account)?.ok()?;
+    admin.post(pods, &dear)?.refused_with(422, "Invalid", "must be a 32bit integer")?;
+    let only = r#"Unsupported value: "MountOption": supported values: "Recursive""#;
+    admin.post(pods, &mounted)?.refused_with(422, "Invalid", only)?;
+    admin.post(services, &loose)?.refused_with(422, "Invalid", "must not have leading 0s")?;
+    admin.post(policies, &policy)?.refused_with(
+        422,
+        "Invalid",
+        "must not have leading 0s in IP or prefix length",
+    )?;
+    ensure!(admin.post(ranges, &range)?.ok()?["status"].get("conditions").is_none(), "a status was kept");
+    admin.delete(&format!("{ranges}/r"))?;
+    plane.terminate_api()?;
+    plane.set_flags(&[
+        "--feature-gates=PodDeletionCost=false,SELinuxMount=true,StrictIPCIDRValidation=false,\
+        ServiceCIDRStatusFieldWiping=false",
+    ]);
+    plane.start_api()?;
+    let admin = plane.admin()?;
+    admin.post(pods, &dear)?.ok()?;
+    admin.post(pods, &mounted)?.ok()?;
+    let told = admin.post(services, &loose)?;
+    ensure!(told.header("warning").contains("non-standard IP address"), "{:?}", told.headers);
+    told.ok()?;
+    admin.post(policies, &policy)?.ok()?;
+    let kept = admin
+        .post(ranges, &json!({"metadata": {"name": "s"}, "spec": range["spec"], "status": range["status"]}))?
+        .ok()?;
+    ensure!(kept["status"]["conditions"][0]["reason"] == "Said", "{kept}");
     Ok(())
 }
 

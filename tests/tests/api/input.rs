@@ -344,7 +344,12 @@ fn tricks(plane: &ControlPlane, ns: &str) -> Result<()> {
         format!("/api/v1/namespaces/{ns}/configmaps/..%2fsecrets%2fs"),
         format!("/api/v1/namespaces/{ns}/configmaps/%2e%2e/secrets/s"),
         format!("/api/v1/namespaces/{ns}/configmaps/%2e%2e%2fsecrets%2fs"),
-        format!("/api/v1/namespaces/{ns}%2fsecrets%2fs"),
+        format!("//api/v1/namespaces/{ns}/secrets/s"),
+        format!("/%2Fapi/v1/namespaces/{ns}/secrets/s"),
+        format!("/api//v1/namespaces/{ns}/secrets/s"),
+        format!("/api/v1//namespaces/{ns}/secrets/s"),
+        format!("/api/v1/namespaces/{ns}//secrets/s"),
+        format!("/api/v1/namespaces/{ns}/secrets//s"),
         format!("/api/v1/namespaces/..%2f..%2fapi%2fv1%2fnamespaces%2f{ns}/secrets/s"),
         format!("/openapi/../api/v1/namespaces/{ns}/secrets/s"),
         format!("/healthz/../api/v1/namespaces/{ns}/secrets/s"),
@@ -359,6 +364,16 @@ fn tricks(plane: &ControlPlane, ns: &str) -> Result<()> {
         }
         ensure!(reader.get(&path)?.code != 200, "{path} is open");
     }
+    // An escaped slash is a slash, to who authorizes as to who serves.
+    let escaped = format!("/api/v1/namespaces/{ns}%2fsecrets%2fs");
+    admin.get(&escaped)?.ok()?;
+    let why = format!("cannot get resource \"secrets\" in API group \"\" in the namespace \"{ns}\"");
+    reader.get(&escaped)?.refused_with(403, "Forbidden", &why)?;
+    admin.get(&format!("/api/v1/namespaces/{ns}/pods//log"))?.refused_with(
+        400,
+        "BadRequest",
+        "name must be provided",
+    )?;
     for name in ["..", ".", "a/b", "a%2fb", "../x", "a\u{0}", ""] {
         let made = admin.post(&config_maps(ns, ""), &json!({"metadata": {"name": name}}))?;
         made.refused(422, "Invalid").map_err(|e| e.context(format!("{name:?}")))?;
@@ -455,7 +470,27 @@ fn not_found(plane: &ControlPlane, ns: &str) -> Result<()> {
 fn methods(plane: &ControlPlane, ns: &str) -> Result<()> {
     let admin = plane.admin()?;
     let body = json!({"metadata": {"name": "a"}});
-    admin.put(&config_maps(ns, ""), &body)?.refused(405, "MethodNotAllowed")?;
+    for (sent, why) in [
+        (
+            "xx",
+            "couldn't get version/kind; json parse error: invalid character 'x' looking for beginning of value (7878)",
+        ),
+        ("{\"a\" 1}", "json parse error: invalid character '1' after object key ({\"a\" 1})"),
+        ("", "json parse error: unexpected end of JSON input (<empty>)"),
+        ("{\"kind\": \"Secret\"}", "converting (v1.Secret) to (core.ConfigMap): unknown conversion"),
+        ("{\"apiVersion\": \"v9\"}", "no kind \"ConfigMap\" is registered for version \"v9\" in scheme"),
+    ] {
+        let answer = admin.send(Method::POST, &config_maps(ns, ""), JSON, sent)?;
+        answer.refused_with(400, "BadRequest", why).map_err(|e| e.context(sent))?;
+    }
+    let method = "the server does not allow this method on the requested resource";
+    admin.put(&config_maps(ns, ""), &body)?.refused_with(405, "MethodNotAllowed", method)?;
+    let merge = "application/merge-patch+json";
+    admin.send(Method::PATCH, &config_maps(ns, ""), merge, "{}")?.refused_with(
+        405,
+        "MethodNotAllowed",
+        method,
+    )?;
     admin.post(&config_maps(ns, "a"), &body)?.refused(405, "MethodNotAllowed")?;
     admin.get("/apis/authorization.k8s.io/v1/selfsubjectaccessreviews")?.refused(405, "MethodNotAllowed")?;
     admin.delete("/api/v1/namespaces")?.refused(405, "MethodNotAllowed")?;

@@ -224,14 +224,27 @@ fn preconditions(plane: &ControlPlane, ns: &str) -> Result<()> {
     let admin = plane.admin()?;
     let path = config_maps(ns, "a");
     let made = admin.post(&config_maps(ns, ""), &json!({"metadata": {"name": "a"}}))?.ok()?;
-    for wrong in [json!({"uid": "other"}), json!({"resourceVersion": "1"})] {
+    for (wrong, why) in [
+        (json!({"uid": "other"}), "the UID in the precondition (other) does not match the UID in record ("),
+        (json!({"resourceVersion": "1"}), "the ResourceVersion in the precondition (1) does not match"),
+    ] {
         let body = json!({"preconditions": wrong}).to_string();
-        admin.send(Method::DELETE, &path, JSON, body)?.refused_with(
-            409,
-            "Conflict",
-            "Precondition failed",
-        )?;
+        let why = format!("Operation cannot be fulfilled on ConfigMap \"a\": {why}");
+        admin.send(Method::DELETE, &path, JSON, body)?.refused_with(409, "Conflict", &why)?;
     }
+    // Another object of this name is not the one that is written.
+    let other = |name: &str| json!({"metadata": {"name": name, "uid": "other"}});
+    for name in ["a", "b"] {
+        let why = format!(
+            "StorageError: invalid object, Code: 4, Key: /registry/configmaps/{ns}/{name}, ResourceVersion: 0, \
+             AdditionalErrorMsg: Precondition failed: UID in precondition: other, UID in object meta: "
+        );
+        admin.put(&config_maps(ns, name), &other(name))?.refused_with(409, "Conflict", &why)?;
+    }
+    let merge = "application/merge-patch+json";
+    let immutable = "metadata.uid: Invalid value: \"other\": field is immutable";
+    let changed = admin.send(Method::PATCH, &path, merge, other("a").to_string())?;
+    changed.refused_with(422, "Invalid", immutable)?;
     let right =
         json!({"uid": made["metadata"]["uid"], "resourceVersion": made["metadata"]["resourceVersion"]});
     let gone = admin.send(Method::DELETE, &path, JSON, json!({"preconditions": right}).to_string())?.ok()?;

@@ -6,6 +6,7 @@ use component_base::metrics::{self, Stability};
 use prometheus::{HistogramVec, IntCounterVec};
 
 use super::Failure;
+use crate::audit::{self, Part};
 
 static DURATION: LazyLock<HistogramVec> = LazyLock::new(|| {
     metrics::histogram_vec(
@@ -56,6 +57,7 @@ pub(super) fn called(
         Some((Failure::Refused(_), _)) => (code(failure), Some("no_error"), true),
         Some((Failure::Server(_), _)) => (0, Some("apiserver_internal_error"), true),
     };
+    audit::spend(if step == "admit" { Part::MutatingWebhooks } else { Part::ValidatingWebhooks }, took);
     let (code, word) = (code.min(600).to_string(), if rejected { "true" } else { "false" });
     DURATION.with_label_values(&[name, operation, word, step]).observe(took.as_secs_f64());
     REQUESTS.with_label_values(&[code.as_str(), name, operation, word, step]).inc();

@@ -7,7 +7,7 @@ use crate::{
     object::Object,
     registry::{
         Column, Resource, StrategyContext, Subresource,
-        kit::{Cell, Plain, Rules, at::At, column, fill, workload},
+        kit::{Cell, Plain, Rules, at::At, column, fill, shape, workload},
         pod_spec,
     },
 };
@@ -114,7 +114,7 @@ fn validate_over(obj: &Object, old: Option<&Object>, errors: &mut ErrorList) {
         workload::check_selects_template(&selector, &template, errors);
     }
     if selector.is_set() && selector.selects_all() {
-        selector.invalid(errors, "empty selector is invalid for daemonset");
+        selector.invalid_go(errors, &shape::LABEL_SELECTOR, "empty selector is invalid for daemonset");
     }
     workload::check_lasting_template(&template, old.map(workload::template).as_ref(), "DaemonSet", errors);
     spec.get("minReadySeconds").check_non_negative(errors);
@@ -143,7 +143,7 @@ fn check_strategy(strategy: &At<'_>, errors: &mut ErrorList) {
 }
 
 fn validate_change(new: &Object, old: &Object, errors: &mut ErrorList) {
-    At::spec(new).get("selector").check_unchanged(&At::spec(old).get("selector"), errors);
+    workload::keeps_selector(&At::spec(new), &At::spec(old), errors);
 }
 
 fn validate_status(new: &Object, old: &Object, errors: &mut ErrorList) {

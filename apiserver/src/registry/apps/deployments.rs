@@ -112,7 +112,7 @@ fn check_strategy(strategy: &At<'_>, errors: &mut ErrorList) {
 }
 
 fn validate_change(new: &Object, old: &Object, errors: &mut ErrorList) {
-    At::spec(new).get("selector").check_unchanged(&At::spec(old).get("selector"), errors);
+    workload::keeps_selector(&At::spec(new), &At::spec(old), errors);
 }
 
 fn validate_status(new: &Object, old: &Object, errors: &mut ErrorList) {

@@ -61,7 +61,7 @@ fn validate_over(obj: &Object, old: Option<&Object>, errors: &mut ErrorList) {
 }
 
 fn validate_change(new: &Object, old: &Object, errors: &mut ErrorList) {
-    At::spec(new).get("selector").check_unchanged(&At::spec(old).get("selector"), errors);
+    workload::keeps_selector(&At::spec(new), &At::spec(old), errors);
 }
 
 fn validate_status(new: &Object, _old: &Object, errors: &mut ErrorList) {

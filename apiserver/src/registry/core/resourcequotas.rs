@@ -5,11 +5,11 @@ use std::{collections::BTreeSet, sync::Arc};
 use serde_json::Value;
 
 use crate::{
-    field::ErrorList,
+    field::{Error, ErrorList},
     object::Object,
     registry::{
         Column, Resource, Subresource,
-        kit::{Cell, Plain, Rules, at::At, column, fill, resources},
+        kit::{Cell, Plain, Rules, at::At, column, fill, resources, shape},
     },
 };
 
@@ -131,7 +131,9 @@ fn check_selector(spec: &At<'_>, errors: &mut ErrorList) {
             scope.invalid_as(errors, scope.text(), "unsupported scope");
         }
         for _ in 0..uncounted(spec, scope.text()) {
-            all.invalid_as(errors, selector.value().clone(), "unsupported scope applied to resource");
+            let wrong = "unsupported scope applied to resource";
+            let wrong = Error::invalid(all.path(), selector.value().clone(), wrong);
+            errors.push(wrong.shown_as(&shape::SCOPE_SELECTOR));
         }
         if PLAIN_SCOPES.contains(&scope.text()) && operator.text() != "Exists" {
             let detail = "must be 'Exists' when scope is any of ResourceQuotaScopeTerminating, \

@@ -246,7 +246,7 @@ fn nodes_have_good_taints_and_keep_their_networks() {
             (
                 "/spec/taints",
                 json!([{"key": "a", "effect": "NoExecute"}, {"key": "a", "effect": "NoExecute"}]),
-                "metadata.taints[1]: Duplicate value: {\"effect\":\"NoExecute\",\"key\":\"a\"}: taints must be unique by \
+                "metadata.taints[1]: Duplicate value: {\"Key\":\"a\",\"Value\":\"\",\"Effect\":\"NoExecute\",\"TimeAdded\":null}: taints must be unique by \
                  key and effect pair",
             ),
             (

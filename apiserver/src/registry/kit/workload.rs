@@ -1,6 +1,6 @@
 //! What kinds that make pods of a template have in common.
 
-use super::{Cell, Plain, Rules, at::At, column, format};
+use super::{Cell, Plain, Rules, at::At, column, format, shape};
 use crate::{
     field::ErrorList,
     object::Object,
@@ -96,12 +96,20 @@ pub(in crate::registry) fn check_own_selector(
     }
     selector.check_selector(errors);
     if selector.selects_all() {
-        selector.invalid(errors, format!("empty selector is invalid for {kind}"));
+        selector.invalid_go(errors, &shape::LABEL_SELECTOR, format!("empty selector is invalid for {kind}"));
     }
     if !selector.selects() {
-        return selector.invalid(errors, detail);
+        return selector.invalid_go(errors, &shape::LABEL_SELECTOR, detail);
     }
     check_selects_template(&selector, &template, errors);
+}
+
+/// The selector of a spec stays what it is.
+pub(in crate::registry) fn keeps_selector(new: &At<'_>, old: &At<'_>, errors: &mut ErrorList) {
+    let (selector, was) = (new.get("selector"), old.get("selector"));
+    if selector.value() != was.value() && !(selector.is_empty() && was.is_empty()) {
+        selector.invalid_go(errors, &shape::LABEL_SELECTOR, "field is immutable");
+    }
 }
 
 /// A selector selects the pods of a template.

@@ -2,12 +2,14 @@
 
 use std::sync::Arc;
 
+use component_base::features::Gate;
+
 use crate::{
     field::ErrorList,
     object::Object,
     registry::{
         Column, Resource, Subresource,
-        kit::{Cell, Rules, address, at::At, column},
+        kit::{Cell, Plain, Rules, address, at::At, column, keep},
     },
 };
 
@@ -26,7 +28,19 @@ pub(super) fn resource() -> Resource {
         strategy: Arc::new(Rules {
             validate_new: |obj, errors| validate(&At::spec(obj).get("cidrs"), errors),
             validate_change,
-            ..Rules::apart(CELLS)
+            create: |obj, ctx| {
+                if ctx.gates.has(Gate::ServiceCIDRStatusFieldWiping) {
+                    obj.remove("status");
+                }
+            },
+            change: |new, old, ctx| {
+                if ctx.subresource.is_empty() && ctx.gates.has(Gate::ServiceCIDRStatusFieldWiping) {
+                    keep(new, old, &["status"]);
+                }
+            },
+            status_alone: true,
+            // What is written with the rest is not kept only where its gate is on.
+            ..Rules::new(Plain { status: false, generation: false, cells: CELLS })
         }),
         ..Resource::of("networking.k8s.io", "ServiceCIDR", "servicecidrs", "servicecidr")
     }

@@ -9,7 +9,7 @@ use crate::{
     object::Object,
     registry::{
         Column, Resource, Subresource,
-        kit::{Cell, Plain, Rules, at::At, column, conditions},
+        kit::{Cell, Plain, Rules, at::At, column, conditions, shape},
     },
 };
 
@@ -51,7 +51,8 @@ fn check(obj: &Object, broken: bool, errors: &mut ErrorList) {
     let spec = At::spec(obj);
     let (available, unavailable) = (spec.get("minAvailable"), spec.get("maxUnavailable"));
     if available.is_set() && unavailable.is_set() {
-        spec.invalid(errors, "minAvailable and maxUnavailable cannot be both set");
+        let why = "minAvailable and maxUnavailable cannot be both set";
+        spec.invalid_go(errors, &shape::POD_DISRUPTION_BUDGET_SPEC, why);
     }
     for number in [available, unavailable] {
         number.check_count_or_percent(errors);

@@ -38,7 +38,7 @@ fn a_binding_gets_its_groups_and_keeps_its_role() {
     assert_eq!(
         kind.change(&binding, &[("/roleRef/name", json!("x"))]),
         [
-            "roleRef: Invalid value: {\"apiGroup\":\"rbac.authorization.k8s.io\",\"kind\":\"ClusterRole\",\"name\":\"x\"}: \
+            "roleRef: Invalid value: {\"APIGroup\":\"rbac.authorization.k8s.io\",\"Kind\":\"ClusterRole\",\"Name\":\"x\"}: \
          cannot change roleRef",
         ]
     );

@@ -7,6 +7,7 @@ use serde_json::Value;
 use super::{affinity, containers};
 use crate::{
     at::At,
+    capabilities::ANY_DELETION_COST,
     field::{Error, ErrorList},
     format,
 };
@@ -35,6 +36,7 @@ pub(super) fn check(annotations: &At<'_>, spec: &At<'_>, cost: bool, errors: &mu
     }
     if let Some(text) = of(DELETION_COST)
         && !cost
+        && !ANY_DELETION_COST.is_allowed()
         && !is_cost(text)
     {
         errors.push(Error::invalid(&at(DELETION_COST), text, "must be a 32bit integer"));

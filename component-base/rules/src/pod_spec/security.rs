@@ -9,9 +9,9 @@ use regex::Regex;
 use super::{containers, validation::Whole};
 use crate::{
     at::At,
-    capabilities::may_be_privileged,
+    capabilities::{MOUNTED_LABELS, PRIVILEGED},
     field::{Error, ErrorList},
-    format,
+    format, shape,
 };
 
 const SYSCTL: &str = "^([a-z0-9]([-_a-z0-9]*[a-z0-9])?[\\./])*[a-z0-9]([-_a-z0-9]*[a-z0-9])?$";
@@ -60,8 +60,8 @@ pub(super) fn check_pod(whole: &Whole<'_>, errors: &mut ErrorList) {
     context.get("fsGroupChangePolicy").check_option_of(errors, &["Always", "OnRootMismatch"]);
     profiles(&context, errors);
     context.get("supplementalGroupsPolicy").check_option_of(errors, &["Merge", "Strict"]);
-    let labels: &[&str] =
-        if whole.allowed.mounted_labels { &["MountOption", "Recursive"] } else { &["Recursive"] };
+    let mounted = whole.allowed.mounted_labels || MOUNTED_LABELS.is_allowed();
+    let labels: &[&str] = if mounted { &["MountOption", "Recursive"] } else { &["Recursive"] };
     context.get("seLinuxChangePolicy").check_option_of(errors, labels);
 }
 
@@ -70,7 +70,7 @@ pub(super) fn check_container(context: &At<'_>, host_users: bool, errors: &mut E
     if !context.is_set() {
         return;
     }
-    if context.get("privileged").is_true() && !may_be_privileged() {
+    if context.get("privileged").is_true() && !PRIVILEGED.is_allowed() {
         context.get("privileged").forbidden(errors, "disallowed by cluster policy");
     }
     ids(context, &["runAsUser", "runAsGroup"], errors);
@@ -87,13 +87,13 @@ pub(super) fn check_container(context: &At<'_>, host_users: bool, errors: &mut E
     if context.get("allowPrivilegeEscalation").is_false() {
         if context.get("privileged").is_true() {
             let detail = "cannot set `allowPrivilegeEscalation` to false and `privileged` to true";
-            context.invalid(errors, detail);
+            context.invalid_go(errors, &shape::SECURITY_CONTEXT, detail);
         }
         for capability in context.get("capabilities").get("add").items() {
             if capability.text() == "CAP_SYS_ADMIN" {
                 let detail =
                     "cannot set `allowPrivilegeEscalation` to false and `capabilities.Add` CAP_SYS_ADMIN";
-                context.invalid(errors, detail);
+                context.invalid_go(errors, &shape::SECURITY_CONTEXT, detail);
             }
         }
     }

@@ -12,7 +12,7 @@ use crate::{
     field::{Error, ErrorList, Path},
     format, items, metadata,
     resources::{self, Rule},
-    validate,
+    shape, validate,
 };
 
 /// What an old pod breaks, which then stays allowed.
@@ -103,7 +103,7 @@ impl Allowed {
                 .get("sysctls")
                 .items()
                 .any(|sysctl| security::of_host(sysctl.text_of("name"), spec).is_some()),
-            mounted_labels: context.text_of("seLinuxChangePolicy") == "MountOption",
+            mounted_labels: context.has("seLinuxChangePolicy"),
             devices_of_users: own_users && containers::all(spec).any(|c| !c.get("volumeDevices").is_empty()),
             restarting_init: spec.get("initContainers").items().any(restarts),
             deletion_cost: annotations::has_wrong_cost(annotations),
@@ -290,11 +290,11 @@ fn check_claims(whole: &Whole<'_>, errors: &mut ErrorList) {
             (true, true) => {
                 let detail =
                     "at most one of `resourceClaimName` or `resourceClaimTemplateName` may be specified";
-                claim.invalid(errors, detail);
+                claim.invalid_go(errors, &shape::POD_RESOURCE_CLAIM, detail);
             }
             (false, false) => {
                 let detail = "must specify one of: `resourceClaimName`, `resourceClaimTemplateName`";
-                claim.invalid(errors, detail);
+                claim.invalid_go(errors, &shape::POD_RESOURCE_CLAIM, detail);
             }
             _ => {}
         }

@@ -2,6 +2,7 @@
 //!
 //! Contract: KEP-2876; upstream's limits for one rule and for all rules of a schema.
 
+use api_rules::shape;
 use serde_json::Value;
 
 use super::members;
@@ -97,7 +98,9 @@ impl Walk<'_> {
         let at = path.child("rule");
         match &rule.program {
             None => {}
-            Some(Err(why)) => self.errors.push(Error::invalid(&at, said.clone(), why.as_str())),
+            Some(Err(why)) => self
+                .errors
+                .push(Error::invalid(&at, said.clone(), why.as_str()).shown_as(&shape::VALIDATION_RULE)),
             Some(Ok(program)) => {
                 let cost = program.estimated_cost().max.saturating_mul(times);
                 self.cost(&at, "estimated rule cost", cost);
@@ -106,7 +109,9 @@ impl Walk<'_> {
         let at_message = path.child("messageExpression");
         match &rule.message_program {
             None => {}
-            Some(Err(why)) => self.errors.push(Error::invalid(&at_message, said.clone(), why.as_str())),
+            Some(Err(why)) => self.errors.push(
+                Error::invalid(&at_message, said.clone(), why.as_str()).shown_as(&shape::VALIDATION_RULE),
+            ),
             Some(Ok(program)) => {
                 self.cost(&at_message, "estimated messageExpression cost", program.estimated_cost().max);
             }

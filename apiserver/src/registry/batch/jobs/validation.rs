@@ -8,7 +8,7 @@ use crate::{
     field::{Error, ErrorList},
     object::Object,
     registry::{
-        kit::{at::At, format, workload},
+        kit::{at::At, format, shape, workload},
         pod_spec,
     },
     validate,
@@ -312,7 +312,7 @@ pub(super) fn change(new: &Object, old: &Object, errors: &mut ErrorList) {
     {
         completions.invalid(errors, "can only be modified in tandem with spec.parallelism");
     }
-    now.get("selector").check_unchanged(&was.get("selector"), errors);
+    workload::keeps_selector(&now, &was, errors);
     for field in ["completionMode", "podFailurePolicy", "backoffLimitPerIndex", "managedBy", "successPolicy"]
     {
         now.get(field).check_unchanged(&was.get(field), errors);
@@ -475,7 +475,7 @@ fn outcome(now: &At<'_>, was: &At<'_>, errors: &mut ErrorList) {
     }
     let pods = now.get("uncountedTerminatedPods");
     if !pods.get("succeeded").is_empty() || !pods.get("failed").is_empty() {
-        pods.invalid(errors, "must be empty for finished job");
+        pods.invalid_go(errors, &shape::UNCOUNTED_TERMINATED_PODS, "must be empty for finished job");
     }
 }
 

@@ -10,7 +10,7 @@ use crate::{
     field::{Error, ErrorList, Path},
     object::Object,
     registry::{
-        kit::{address, at::At, format, resources},
+        kit::{address, at::At, format, resources, shape},
         pod_spec::{check_effect, warnings_of_cidr},
     },
     validate,
@@ -74,7 +74,8 @@ fn check_taints(taints: &At<'_>, errors: &mut ErrorList) {
         check_effect(&taint.get("effect"), errors);
         if !seen.insert((taint.text_of("effect"), taint.text_of("key"))) {
             let detail = "taints must be unique by key and effect pair".to_owned();
-            errors.push(Error { detail, ..Error::duplicate(taint.path(), taint.value().clone()) });
+            let twice = Error::duplicate(taint.path(), taint.value().clone()).shown_as(&shape::TAINT);
+            errors.push(Error { detail, ..twice });
         }
     }
 }

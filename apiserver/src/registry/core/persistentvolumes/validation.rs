@@ -9,7 +9,7 @@ use crate::{
     field::{Error, ErrorList, Path},
     object::Object,
     registry::{
-        kit::{at::At, claim, format, resources, semantic},
+        kit::{at::At, claim, format, resources, semantic, shape},
         pod_spec::{check_node_selector, sources, warnings_of_node_term},
     },
 };
@@ -230,7 +230,7 @@ pub(super) fn check_affinity(new: &Object, old: Option<&Object>, gates: Gates, e
     let (affinity, was) = (At::spec(new).get("nodeAffinity"), At::spec(old).get("nodeAffinity"));
     if was.is_set() && !is_same_affinity(affinity.value(), was.value()) {
         let detail = "field is immutable, except for updating from beta label to GA";
-        affinity.named(Path::new("nodeAffinity")).invalid(errors, detail);
+        affinity.named(Path::new("nodeAffinity")).invalid_go(errors, &shape::VOLUME_NODE_AFFINITY, detail);
     }
 }
 

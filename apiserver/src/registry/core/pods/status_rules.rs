@@ -11,7 +11,7 @@ use crate::{
     field::{Error, ErrorList},
     object::Object,
     registry::{
-        kit::{at::At, format, items, resources, text},
+        kit::{at::At, format, items, resources, shape, text},
         pod_spec,
     },
 };
@@ -229,7 +229,7 @@ fn check_ips(list: &At<'_>, before: &At<'_>, errors: &mut ErrorList) {
     }
     let both = matches!(families.as_slice(), [Ok(a), Ok(b)] if a != b);
     if families.len() > 1 && !both {
-        list.invalid(errors, "may specify no more than one IP for each IP family");
+        list.invalid_go(errors, &shape::IP, "may specify no more than one IP for each IP family");
     }
 }
 

@@ -9,7 +9,7 @@ use crate::{
     field::{Error, ErrorList, Path},
     object::Object,
     registry::{
-        kit::{at::At, items, semantic, text},
+        kit::{at::At, items, semantic, shape, text},
         pod_spec,
     },
 };
@@ -168,11 +168,14 @@ fn check_node_affinity(before: &At<'_>, wanted: &Value, errors: &mut ErrorList) 
     let now: Vec<&Value> = items(wanted.get(REQUIRED).and_then(|r| r.get("nodeSelectorTerms"))).collect();
     if now.len() != terms.len() {
         let detail = "no additions/deletions to non-empty NodeSelectorTerms list are allowed";
-        return terms.invalid_as(errors, json!(now), detail);
+        let other = Error::invalid(terms.path(), json!(now), detail);
+        return errors.push(other.shown_as(&shape::NODE_SELECTOR_TERM));
     }
     for (old, new) in terms.items().zip(now) {
         if !only_adds(old.value(), new) {
-            old.invalid_as(errors, new.clone(), "only additions are allowed (no mutations or deletions)");
+            let detail = "only additions are allowed (no mutations or deletions)";
+            let changed = Error::invalid(old.path(), new.clone(), detail);
+            errors.push(changed.shown_as(&shape::NODE_SELECTOR_TERM));
         }
     }
 }

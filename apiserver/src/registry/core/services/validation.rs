@@ -11,7 +11,7 @@ use crate::{
     field::{Error, ErrorList, Path},
     object::Object,
     registry::{
-        kit::{at::At, format},
+        kit::{at::At, format, shape},
         pod_spec::warnings_of_ip,
     },
 };
@@ -357,9 +357,8 @@ fn check_taken_twice(spec: &At<'_>, errors: &mut ErrorList) {
     for port in ports.items() {
         let (protocol, number) = (port.text_of("protocol"), port.get("port").int());
         if !taken.insert((protocol, number)) {
-            let key = serde_json::json!({"Name": "", "Protocol": protocol, "AppProtocol": null, "Port": number,
-                "TargetPort": 0, "NodePort": 0});
-            errors.push(Error::duplicate(port.path(), key));
+            let key = serde_json::json!({"protocol": protocol, "port": number});
+            errors.push(Error::duplicate(port.path(), key).shown_as(&shape::SERVICE_PORT));
         }
     }
 }
