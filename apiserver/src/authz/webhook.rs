@@ -250,7 +250,7 @@ mod tests {
                 "resourceAttributes": {"verb": "get", "resource": "pods", "namespace": "a"}})
         );
         let selecting = Attributes {
-            verb: "list".to_owned(),
+            verb: "list".into(),
             field_selector: Selected::fields("spec.nodeName=n,status.phase!=Failed"),
             label_selector: Selected::labels("a in (c,b),d,!e,f!=g,h>1"),
             ..attributes.clone()
@@ -277,8 +277,8 @@ mod tests {
     fn conditions_see_what_is_empty_too() {
         let of = |attributes: Attributes| said_in_full(&spec(&attributes));
         let resource = Attributes {
-            verb: "list".to_owned(),
-            resource: "nodes".to_owned(),
+            verb: "list".into(),
+            resource: "nodes".into(),
             is_resource: true,
             ..Attributes::default()
         };
