@@ -265,11 +265,11 @@ fn token_request() -> GroupName {
 
 /// The names in the body are those of the path, where there are any.
 fn check_names(request: &Object, namespace: &str, name: &str) -> Result<(), Status> {
-    for (field, said, wanted, what) in
-        [("name", request.name(), name, "name"), ("namespace", request.namespace(), namespace, "namespace")]
+    for (field, said, wanted) in
+        [("name", request.name(), name), ("namespace", request.namespace(), namespace)]
     {
         if !said.is_empty() && said != wanted {
-            let why = format!("must match the service account {what} if specified");
+            let why = format!("must match the service account {field} if specified");
             let mut errors = ErrorList::new();
             errors.push(FieldError::invalid(&Path::new("metadata").child(field), said, why));
             return Err(Status::invalid(&token_request(), name, &errors));

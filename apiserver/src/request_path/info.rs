@@ -3,7 +3,7 @@
 //! Contract: upstream's `endpoints/request.RequestInfoFactory`: the URL grammar of the resource API,
 //! `/api/v1/...` and `/apis/<group>/<version>/...`, and the mapping of HTTP methods to verbs.
 
-use std::{borrow::Cow, sync::Arc};
+use std::sync::Arc;
 
 use component_base::selector::FieldSelector;
 use http::Method;
@@ -95,7 +95,7 @@ impl Query {
 }
 
 /// The parts of a path; few have more of them.
-type Parts<'a> = SmallVec<[Cow<'a, str>; 8]>;
+type Parts<'a> = SmallVec<[&'a str; 8]>;
 
 /// What authorizers call a method on a path that is no resource.
 fn plain_verb(method: &Method) -> SmolStr {
@@ -156,13 +156,13 @@ impl RequestInfo {
         };
         // As upstream: escaped slashes divide as well, and there is a part, an empty one, between two of them.
         let decoded = percent_decode_str(path).decode_utf8_lossy();
-        let parts: Parts<'_> = decoded.trim_matches('/').split('/').map(Cow::Borrowed).collect();
+        let parts: Parts<'_> = decoded.trim_matches('/').split('/').collect();
         let tail = match parts.as_slice() {
-            [api, version, tail @ ..] if api == "api" && !tail.is_empty() => {
+            ["api", version, tail @ ..] if !tail.is_empty() => {
                 info.version = SmolStr::new(version);
                 tail
             }
-            [apis, group, version, tail @ ..] if apis == "apis" && !tail.is_empty() => {
+            ["apis", group, version, tail @ ..] if !tail.is_empty() => {
                 info.group = SmolStr::new(group);
                 info.version = SmolStr::new(version);
                 tail
@@ -172,7 +172,7 @@ impl RequestInfo {
         info.is_resource = true;
         info.verb = SmolStr::new_static(resource_verb(method));
         let tail = match tail {
-            [first, rest @ ..] if matches!(first.as_ref(), "watch" | "proxy") && !rest.is_empty() => {
+            [first @ ("watch" | "proxy"), rest @ ..] if !rest.is_empty() => {
                 info.verb = SmolStr::new(first);
                 rest
             }
@@ -183,14 +183,14 @@ impl RequestInfo {
         info
     }
 
-    fn read_resource(&mut self, tail: &[Cow<'_, str>]) {
+    fn read_resource(&mut self, tail: &[&str]) {
         let tail = match tail {
             // `namespaces/<ns>/<resource>`, unless what follows is a subresource of the namespace itself.
-            [first, ns, third, ..] if first == "namespaces" && third != "status" && third != "finalize" => {
+            ["namespaces", ns, third, ..] if !matches!(*third, "status" | "finalize") => {
                 self.namespace = SmolStr::new(ns);
                 &tail[2..]
             }
-            [first, ns, ..] if first == "namespaces" => {
+            ["namespaces", ns, ..] => {
                 self.namespace = SmolStr::new(ns);
                 tail
             }
