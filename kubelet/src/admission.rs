@@ -4,7 +4,7 @@
 //! Contract: a pod that is refused is `Failed` with upstream's reasons (`OutOfcpu`, `NodeAffinity`, `NodePorts`,
 //! `TaintToleration`, `SysctlForbidden`, `Evicted`, `PodOSNotSupported`...) and "Pod was rejected: " before the message.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{borrow::Cow, collections::BTreeMap, sync::Arc};
 
 use component_base::taints::tolerates;
 use k8s_openapi::api::core::v1::{
@@ -225,8 +225,25 @@ fn sysctls(pod: &Pod, allowed: &[String]) -> Result<(), Verdict> {
 
 // === resources ===
 
+/// The pod without what comes out of a claim: that is not the node's to give.
+fn unclaimed(pod: &Pod) -> Cow<'_, Pod> {
+    if pod.status.as_ref().is_none_or(|s| s.extended_resource_claim_status.is_none()) {
+        return Cow::Borrowed(pod);
+    }
+    let mut rest = pod.clone();
+    let spec = rest.spec.get_or_insert_default();
+    for container in spec.init_containers.iter_mut().flatten().chain(&mut spec.containers) {
+        let Some(own) = &mut container.resources else { continue };
+        for list in [&mut own.requests, &mut own.limits].into_iter().flatten() {
+            list.retain(|name, _| !pod::is_claimed(pod, &container.name, name));
+        }
+    }
+    Cow::Owned(rest)
+}
+
 /// What the pod asks for of every resource: thousandths of a cpu, else whole units.
 fn requests(pod: &Pod) -> BTreeMap<String, i64> {
+    let pod = &*unclaimed(pod);
     let spec = pod::spec(pod);
     let lists = pod::init_containers(pod).iter().chain(&spec.containers).filter_map(|c| c.resources.as_ref());
     let lists = lists.chain(&spec.resources).flat_map(|r| [&r.requests, &r.limits]).chain([&spec.overhead]);
@@ -394,6 +411,26 @@ mod tests {
         let listed = json!({"status": {"allocatable": {"example.com/gpu": "2"}}});
         assert_eq!(reason(spec("3"), listed.clone()).as_deref(), Some("OutOfexample.com/gpu"));
         assert_eq!(reason(spec("2"), listed), None);
+    }
+
+    #[test]
+    fn what_comes_out_of_a_claim_is_not_asked_of_the_node() {
+        let claimed = |container: &str| {
+            let mapping =
+                json!({"containerName": container, "resourceName": "example.com/gpu", "requestName": "r"});
+            let mut pod = pod(
+                "a",
+                json!({"containers": [{"name": "c", "resources": {
+                "limits": {"example.com/gpu": "3"}, "requests": {"example.com/gpu": "3"}}}]}),
+            );
+            pod.status = serde_json::from_value(json!({"extendedResourceClaimStatus":
+                {"resourceClaimName": "made", "requestMappings": [mapping]}}))
+            .unwrap();
+            pod
+        };
+        let listed = node(json!({"status": {"allocatable": {"example.com/gpu": "2"}}}));
+        assert_eq!(judge(&claimed("c"), &listed, &[]), None);
+        assert_eq!(judge(&claimed("other"), &listed, &[]).unwrap().0, "OutOfexample.com/gpu");
     }
 
     #[test]

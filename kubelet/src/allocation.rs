@@ -17,6 +17,7 @@ use std::{
     sync::Arc,
 };
 
+use component_base::features::{Gate, Gates};
 use k8s_openapi::api::core::v1::{Container, Node, Pod, ResourceRequirements};
 use parking_lot::Mutex;
 use serde::{Deserialize, Deserializer, Serialize};
@@ -58,10 +59,11 @@ fn nullable<'de, D: Deserializer<'de>, T: Default + Deserialize<'de>>(from: D) -
 }
 
 impl Allocated {
-    /// What the pod's spec says.
+    /// What the pod's spec says. Of init containers that end only where those are resized as well (`initial`).
     #[must_use]
-    pub fn wanted(pod: &Pod) -> Self {
-        let all = pod::init_containers(pod).iter().chain(pod::containers(pod));
+    pub fn wanted(pod: &Pod, initial: bool) -> Self {
+        let inits = pod::init_containers(pod).iter().filter(|c| initial || pod::is_sidecar(c));
+        let all = inits.chain(pod::containers(pod));
         Self {
             pod: pod::spec(pod).resources.clone(),
             containers: all.map(|c| (c.name.clone(), c.resources.clone().unwrap_or_default())).collect(),
@@ -126,6 +128,12 @@ impl Pinned {
 }
 
 impl Pending {
+    /// Pods are not resized as a whole.
+    fn of_pod() -> Self {
+        let message = "InPlacePodLevelResourcesVerticalScaling is disabled".to_owned();
+        Self { reason: "Infeasible", message, detail: Some("plr_feature_gate_off") }
+    }
+
     fn pinned(what: Pinned) -> Self {
         let message = match what {
             Pinned::Cpus => {
@@ -165,7 +173,7 @@ struct Held {
 pub struct Allocations {
     node: Option<watch::Receiver<Option<Arc<Node>>>>,
     allowed_sysctls: Vec<String>,
-    comparing: bool,
+    gates: Gates,
     exclusive: Exclusive,
     pressure: Mutex<Pressure>,
     held: Mutex<HashMap<String, Held>>,
@@ -174,7 +182,7 @@ pub struct Allocations {
 
 impl Allocations {
     /// Nothing given yet but by the kubelet before, in whose folder it is written. `node` is this node as the API server
-    /// has it, `None` without an API server; tolerations may be `comparing` numbers.
+    /// has it, `None` without an API server.
     ///
     /// # Errors
     /// When what was given before does not read.
@@ -182,18 +190,27 @@ impl Allocations {
         root_dir: &Path,
         node: Option<watch::Receiver<Option<Arc<Node>>>>,
         allowed_sysctls: Vec<String>,
-        comparing: bool,
+        gates: Gates,
         exclusive: Exclusive,
     ) -> Result<Self, StateError> {
+        let exclusive = Exclusive {
+            cpus: exclusive.cpus && !gates.has(Gate::InPlacePodVerticalScalingExclusiveCPUs),
+            memory: exclusive.memory && !gates.has(Gate::InPlacePodVerticalScalingExclusiveMemory),
+            ..exclusive
+        };
         Ok(Self {
             node,
             allowed_sysctls,
-            comparing,
+            gates,
             exclusive,
             pressure: Mutex::default(),
             held: Mutex::default(),
             book: Mutex::new(Book::open(root_dir)?),
         })
+    }
+
+    fn wanted(&self, pod: &Pod) -> Allocated {
+        Allocated::wanted(pod, self.gates.has(Gate::InPlacePodVerticalScalingInitContainers))
     }
 
     /// What presses on the node; new pods may be turned away for it.
@@ -210,17 +227,14 @@ impl Allocations {
         let before = self.book.lock().take(pod::uid(pod));
         let known = before.is_some() || pod.status.as_ref().is_some_and(|s| s.start_time.is_some());
         let node = if known { None } else { self.known_node().await };
-        let allocated = before.unwrap_or_else(|| Allocated::wanted(pod));
+        let allocated = before.unwrap_or_else(|| self.wanted(pod));
         let mut held = self.held.lock();
         if !known {
             let others = others(&held, pod::uid(pod));
             admission::admit(pod, &self.view(node.as_deref(), &others))?;
         }
-        let pod = if allocated == Allocated::wanted(pod) {
-            Arc::clone(pod)
-        } else {
-            Arc::new(allocated.apply(pod))
-        };
+        let pod =
+            if allocated == self.wanted(pod) { Arc::clone(pod) } else { Arc::new(allocated.apply(pod)) };
         held.insert(pod::uid(&pod).to_owned(), Held { pod, allocated, deferred: None, trigger: PERIODIC });
         // What a pod is given that has just been admitted is what it wants, and what it is given without the file, too.
         if let Err(error) = self.write(&held, known) {
@@ -243,7 +257,7 @@ impl Allocations {
     /// Gives a known pod the resources it wants, if they differ from what it has and can be had. `wake` is told when
     /// what could not be had may be tried again.
     pub fn resize(&self, pod: &Arc<Pod>, wake: &Arc<Notify>) -> Resize {
-        let wanted = Allocated::wanted(pod);
+        let wanted = self.wanted(pod);
         let node = self.node.as_ref().and_then(|n| n.borrow().clone());
         let mut held = self.held.lock();
         let Some(own) = held.get_mut(pod::uid(pod)) else { return Resize::Settled };
@@ -253,9 +267,11 @@ impl Allocations {
             own.pod = Arc::clone(pod);
             return Resize::Settled;
         }
+        let whole =
+            !self.gates.has(Gate::InPlacePodLevelResourcesVerticalScaling) && own.allocated.pod != wanted.pod;
         let pinned = self.exclusive.pins(&own.pod, pod);
         let others = others(&held, pod::uid(pod));
-        let pending = pinned.map(Pending::pinned);
+        let pending = whole.then(Pending::of_pod).or_else(|| pinned.map(Pending::pinned));
         let pending = pending.or_else(|| judge_resize(pod, &self.view(node.as_deref(), &others)));
         let Some(own) = held.get_mut(pod::uid(pod)) else { return Resize::Settled };
         if let Some(pending) = pending {
@@ -282,7 +298,7 @@ impl Allocations {
     /// A pod whose newer version asks for nothing: it takes the place of the older one, which nobody else holds.
     pub fn follow(&self, pod: &Arc<Pod>) {
         if let Some(own) = self.held.lock().get_mut(pod::uid(pod))
-            && own.allocated == Allocated::wanted(pod)
+            && own.allocated == self.wanted(pod)
         {
             own.pod = Arc::clone(pod);
         }
@@ -292,7 +308,7 @@ impl Allocations {
     #[must_use]
     pub fn given(&self, pod: &Arc<Pod>) -> Arc<Pod> {
         match self.held.lock().get(pod::uid(pod)) {
-            Some(own) if own.allocated != Allocated::wanted(pod) => Arc::new(own.allocated.apply(pod)),
+            Some(own) if own.allocated != self.wanted(pod) => Arc::new(own.allocated.apply(pod)),
             _ => Arc::clone(pod),
         }
     }
@@ -332,7 +348,7 @@ impl Allocations {
             node,
             pressure: *self.pressure.lock(),
             allowed_sysctls: &self.allowed_sysctls,
-            comparing: self.comparing,
+            comparing: self.gates.has(Gate::TaintTolerationComparisonOperators),
             others,
         }
     }

@@ -27,7 +27,7 @@ use component_base::task::Tasks;
 use jiff::Timestamp;
 use k8s_openapi::api::{
     core::v1::{Container, Pod, PodResourceClaim},
-    resource::v1::ResourceClaim,
+    resource::v1::{ResourceClaim, ResourceClaimConsumerReference},
 };
 use parking_lot::Mutex;
 use proto::dra::v1::Claim;
@@ -77,12 +77,14 @@ pub enum ClaimError {
     #[error("fetch ResourceClaim {0}: resourceclaims.resource.k8s.io {0:?} not found")]
     NotFound(String),
     /// It has the right name and is another pod's.
-    #[error("ResourceClaim {claim} was not created for pod {pod} (pod is not owner)")]
+    #[error("ResourceClaim {claim} was not created for Pod {pod} ({owner} the owner)")]
     NotOwner {
         /// The object.
         claim: String,
         /// The pod.
         pod: String,
+        /// Who is not its owner.
+        owner: String,
     },
     /// It is not reserved for the pod.
     #[error("pod {pod} is not allowed to use ResourceClaim {claim}")]
@@ -127,6 +129,8 @@ pub struct Claims {
     objects: Arc<dyn ObjectSource>,
     path: PathBuf,
     state: Mutex<State>,
+    /// Pods have the claims of their groups.
+    grouped: bool,
     /// Pods with claims are served one after the other, so that none is taken back while another pod comes to it.
     turn: tokio::sync::Mutex<()>,
 }
@@ -143,7 +147,13 @@ impl Claims {
     ) -> Result<Self, StateError> {
         let path = folder.join(state::FILE);
         let state = Mutex::new(State::load(&path)?);
-        Ok(Self { drivers, objects, path, state, turn: tokio::sync::Mutex::default() })
+        Ok(Self { drivers, objects, path, state, grouped: false, turn: tokio::sync::Mutex::default() })
+    }
+
+    /// Whether pods have the claims of their groups (`DRAWorkloadResourceClaims`).
+    #[must_use]
+    pub fn of_groups(self, grouped: bool) -> Self {
+        Self { grouped, ..self }
     }
 
     /// Makes all claims of a pod ready. Those that are ready stay as they are.
@@ -195,7 +205,7 @@ impl Claims {
         let found = self.objects.resource_claim(pod::namespace(pod), name).await;
         let found = found.map_err(|source| ClaimError::Fetch { name: name.to_owned(), source })?;
         let claim = found.ok_or_else(|| ClaimError::NotFound(name.to_owned()))?;
-        let names = usable(pod, &claim, owned)?;
+        let names = usable(pod, &claim, owned, self.grouped)?;
         let drivers = names.into_iter().map(|name| Ok((name.clone(), self.drivers.get(&name)?)));
         Ok(Needed {
             uid: claim.metadata.uid.clone().unwrap_or_default(),
@@ -344,19 +354,45 @@ fn object_name(pod: &Pod, claim: &PodResourceClaim) -> Result<Option<(String, bo
     }
 }
 
-/// The drivers of the claim's devices, when the pod may use it.
-fn usable(pod: &Pod, claim: &ResourceClaim, owned: bool) -> Result<BTreeSet<String>, ClaimError> {
+/// The group of pods that the pod is one of, where claims of groups count.
+fn group(pod: &Pod, grouped: bool) -> Option<&str> {
+    pod::spec(pod).scheduling_group.as_ref().filter(|_| grouped)?.pod_group_name.as_deref()
+}
+
+/// The claim was made for the pod, or for its group.
+fn is_made_for(pod: &Pod, claim: &ResourceClaim, group: Option<&str>) -> bool {
+    let owner = claim.metadata.owner_references.iter().flatten().find(|o| o.controller == Some(true));
+    // A pod does not know the uid of its group.
+    owner.is_some_and(|o| {
+        let of_group = o.kind == "PodGroup" && o.api_version.starts_with("scheduling.k8s.io/");
+        o.uid == pod::uid(pod) || (of_group && Some(o.name.as_str()) == group)
+    })
+}
+
+/// The drivers of the claim's devices, when the pod may use it; with `grouped` also by its group.
+fn usable(
+    pod: &Pod,
+    claim: &ResourceClaim,
+    owned: bool,
+    grouped: bool,
+) -> Result<BTreeSet<String>, ClaimError> {
+    let group = group(pod, grouped);
     let (about, uid) = (pod::display(pod).to_string(), pod::uid(pod));
     let name = claim.metadata.name.clone().unwrap_or_default();
-    let mut owners = claim.metadata.owner_references.iter().flatten();
-    if owned && !owners.any(|o| o.controller == Some(true) && o.uid == uid) {
-        return Err(ClaimError::NotOwner { claim: name, pod: about });
+    if owned && !is_made_for(pod, claim, group) {
+        let about = format!("{}/{}", pod::namespace(pod), pod::name(pod));
+        let claim = format!("{}/{name}", claim.metadata.namespace.as_deref().unwrap_or_default());
+        let owner = group.map_or("Pod is not".to_owned(), |g| format!("neither Pod nor PodGroup {g} is"));
+        return Err(ClaimError::NotOwner { claim, pod: about, owner });
     }
     let status = claim.status.as_ref();
     let mut consumers = status.and_then(|s| s.reserved_for.as_ref()).into_iter().flatten();
-    if !consumers
-        .any(|c| c.api_group.as_deref().unwrap_or("").is_empty() && c.resource == "pods" && c.uid == uid)
-    {
+    let is_for = |c: &ResourceClaimConsumerReference| match c.api_group.as_deref().unwrap_or_default() {
+        "" => c.resource == "pods" && c.uid == uid,
+        "scheduling.k8s.io" => c.resource == "podgroups" && Some(c.name.as_str()) == group,
+        _ => false,
+    };
+    if !consumers.any(is_for) {
         let claim = format!("{name} ({})", claim.metadata.uid.as_deref().unwrap_or_default());
         return Err(ClaimError::NotReserved { pod: about, claim });
     }
@@ -379,7 +415,10 @@ fn requests(pod: &Pod, container: &Container) -> Result<BTreeMap<String, Vec<Str
     }
     let extended = pod.status.as_ref().and_then(|s| s.extended_resource_claim_status.as_ref());
     if let Some(status) = extended {
-        for mapping in status.request_mappings.iter().filter(|m| m.container_name == container.name) {
+        let asked = container.resources.as_ref().and_then(|r| r.requests.as_ref());
+        let asks = |name: &String| asked.is_some_and(|list| list.contains_key(name));
+        let own = status.request_mappings.iter().filter(|m| m.container_name == container.name);
+        for mapping in own.filter(|m| asks(&m.resource_name)) {
             all.entry(status.resource_claim_name.clone()).or_default().push(mapping.request_name.clone());
         }
     }

@@ -381,7 +381,7 @@ impl Devices {
         container: &Container,
         near: Option<NodeSet>,
     ) -> Result<(), DeviceError> {
-        let wanted = self.wanted(container);
+        let wanted = self.wanted(pod, container);
         if wanted.is_empty() {
             return Ok(());
         }
@@ -398,18 +398,19 @@ impl Devices {
             pod::all_containers(pod).into_iter().filter(|(role, _)| !matches!(role, Role::Ephemeral(_)));
         let one = |(role, container): (Role, Container)| {
             let passes = matches!(role, Role::Init(_)) && !pod::is_sidecar(&container);
-            (passes, self.wanted(&container))
+            (passes, self.wanted(pod, &container))
         };
         all.map(one).collect()
     }
 
-    /// How many devices of which known resource a container asks for.
-    fn wanted(&self, container: &Container) -> Vec<(String, usize)> {
+    /// How many devices of which known resource a container asks for, and has no claim to.
+    fn wanted(&self, pod: &Pod, container: &Container) -> Vec<(String, usize)> {
         let limits = container.resources.as_ref().and_then(|r| r.limits.as_ref());
         let state = self.state.lock();
         let one = |(name, amount): (&String, &k8s_openapi::apimachinery::pkg::api::resource::Quantity)| {
             let count = usize::try_from(resources::whole(&amount.0)?).ok()?;
-            (count > 0 && state.resources.contains_key(name)).then(|| (name.clone(), count))
+            let given = state.resources.contains_key(name) && !pod::is_claimed(pod, &container.name, name);
+            (count > 0 && given).then(|| (name.clone(), count))
         };
         limits.into_iter().flatten().filter_map(one).collect()
     }
@@ -523,7 +524,7 @@ impl Devices {
 #[async_trait]
 impl Provider for Devices {
     fn hints(&self, pod: &Pod, container: &Container) -> Hints {
-        let wanted = self.wanted(container);
+        let wanted = self.wanted(pod, container);
         let (state, uid) = (self.state.lock(), pod::uid(pod));
         let one = |(resource, count): (String, usize)| {
             let grants = state.of(uid, &container.name).filter(|g| g.resource == resource);

@@ -216,6 +216,14 @@ pub fn restarts_after_kill(pod: &Pod, container: &Container) -> bool {
     container.restart_policy.as_deref().unwrap_or(restart_policy(pod)) != "Never"
 }
 
+/// Whether what a container asks for of an extended resource comes out of a claim the scheduler made (KEP-5004).
+#[must_use]
+pub fn is_claimed(pod: &Pod, container: &str, resource: &str) -> bool {
+    let status = pod.status.as_ref().and_then(|s| s.extended_resource_claim_status.as_ref());
+    let mut mappings = status.into_iter().flat_map(|s| &s.request_mappings);
+    mappings.any(|m| m.container_name == container && m.resource_name == resource)
+}
+
 /// Seconds a pod is given to end: what its deletion asked for, else its spec's, else 30.
 #[must_use]
 pub fn grace_seconds(pod: &Pod) -> i64 {

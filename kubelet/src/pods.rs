@@ -18,7 +18,11 @@ use parking_lot::Mutex;
 use tokio::sync::{Notify, watch};
 
 use crate::{
-    allocation, metrics, pod,
+    allocation,
+    events::{Severity, pod_reference},
+    metrics,
+    node::features,
+    pod,
     starts::STARTS,
     worker::{End, Seen, Shared, Wanted, Worker},
 };
@@ -95,12 +99,14 @@ impl Pods {
         if source == Source::Api && pod::is_mirror(&pod) {
             return;
         }
+        let pod = features::understood(pod, self.shared.gates);
         let uid = pod::uid(&pod).to_owned();
         if let Some(running) = self.running.lock().get(&uid) {
             STARTS.seen(&pod, Timestamp::now());
             running.wanted.send_if_modified(|wanted| {
                 if !is_older(&pod, &wanted.pod) {
                     allocation::count_resizes(&wanted.pod, &pod);
+                    self.tell_missing(&wanted.pod, &pod);
                 }
                 // The list of everything may have been made before a change that was told in the meantime.
                 if is_older(&pod, &wanted.pod) {
@@ -124,6 +130,15 @@ impl Pods {
         }
         STARTS.follow(&pod);
         self.start(source, pod);
+    }
+
+    /// Tells that a newer version of a pod needs what this node cannot.
+    fn tell_missing(&self, old: &Pod, new: &Pod) {
+        if let Some(text) = features::missing_for_change(old, new, self.shared.gates) {
+            tracing::warn!(pod = %pod::display(new), "{text}");
+            let reason = "FailedNodeDeclaredFeaturesCheck";
+            self.shared.events.send(pod_reference(new), Severity::Warning, reason, &text);
+        }
     }
 
     /// A pod is gone from its source.

@@ -277,7 +277,8 @@ pub async fn build(config: Config, tasks: Arc<Tasks>) -> Result<App, RunError> {
         node::own::hold(locked, path, config.exit_on_lock_contention, &tasks).map_err(at(path))?;
     }
     node::own::limits(config.file.oom_score_adj, config.file.max_open_files);
-    node::own::kernel(Path::new("/proc/sys"), config.file.protect_kernel_defaults)?;
+    let confined = config.gates.has(features::Gate::KubeletInUserNamespace);
+    node::own::kernel(Path::new("/proc"), config.file.protect_kernel_defaults, confined)?;
     let machine = node::machine::read(Path::new("/")).map_err(RunError::Machine)?;
     if machine.swap > 0 && config.file.fail_swap_on {
         return Err(RunError::Swap);
@@ -559,7 +560,8 @@ fn share(
         &config.node_name,
         Arc::clone(tasks),
     ));
-    let claims = Claims::new(Arc::clone(&claim_drivers), Arc::clone(&objects), &config.root_dir)?;
+    let claims = Claims::new(Arc::clone(&claim_drivers), Arc::clone(&objects), &config.root_dir)?
+        .of_groups(config.gates.has(features::Gate::DRAWorkloadResourceClaims));
     if api.is_some() {
         let (drivers, drain) = (Arc::clone(&claim_drivers), tasks.drain());
         tasks.spawn("resource-slices", async move {
@@ -577,6 +579,7 @@ fn share(
     plugin::run(registry, vec![drivers, Arc::new(registrar), claim_drivers], tasks);
     Ok(Shared {
         gates: config.gates,
+        began: Timestamp::now(),
         devices,
         csi: Arc::new(csi),
         certificates,
@@ -630,7 +633,7 @@ fn share(
             &config.root_dir,
             api.map(|(_, watched)| watched.node()),
             file.allowed_unsafe_sysctls.clone(),
-            config.gates.has(features::Gate::TaintTolerationComparisonOperators),
+            config.gates,
             Exclusive { cpus: cpus.are_exclusive(), memory: memory.is_pinned(), swap: swap(config, machine) },
         )?,
         cpus,
@@ -753,6 +756,10 @@ fn signed_serving(
     let (pair, validity) = store.load().map_or((own, None), |(pair, validity)| (pair, Some(validity)));
     let certificate = Arc::new(ServingCertificate::new(pair));
     let subject = Subject { purpose: Purpose::Serving, node: config.node_name.clone(), ips: ips.to_vec() };
+    if !subject.is_known(config.gates.has(features::Gate::AllowDNSOnlyNodeCSR)) {
+        tracing::warn!("the node has no address yet to have a serving certificate signed for");
+        return certificate;
+    }
     let served = Arc::clone(&certificate);
     let replace = move |pair| served.replace(pair);
     certificate::rotation::run(client.clone(), subject, store, validity, replace, tasks);

@@ -51,7 +51,10 @@ use crate::{
     metrics,
     network::dns::DnsSettings,
     node::features,
-    pod::{self, Role, resources::Quotas},
+    pod::{
+        self, Role,
+        resources::{CgroupLimits, Quotas},
+    },
     pods::Pods,
     preemption,
     runtime::{
@@ -87,6 +90,8 @@ pub trait ServiceSource: Send + Sync {
 pub struct Shared {
     /// Which features are on.
     pub gates: Gates,
+    /// When this kubelet started.
+    pub began: Timestamp,
     /// The container runtime.
     pub runtime: Runtime,
     /// Its name, the scheme of container ids.
@@ -154,6 +159,18 @@ pub struct Shared {
     /// The runtime's network works; pods without the host's network wait for it.
     pub network_ready: watch::Receiver<Option<String>>,
 }
+
+impl Shared {
+    /// Containers that started before this ran under another kubelet, whose word of them counts until there is a newer one;
+    /// `None` where it does not.
+    fn since(&self) -> Option<Timestamp> {
+        let anew = self.gates.has(Gate::ChangeContainerStatusOnKubeletRestart);
+        (!anew).then(|| self.began.checked_sub(SETTLING).unwrap_or(Timestamp::MIN))
+    }
+}
+
+/// A container that has run for less when the kubelet starts may not have been probed yet.
+const SETTLING: Duration = Duration::from_secs(10);
 
 /// How a pod is to end.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -441,12 +458,13 @@ impl Worker {
             backoffs: &self.backoffs,
             previous: self.status.as_deref().or(pod.status.as_ref()),
             quotas: &quotas,
+            initial: self.resizes_initial(),
             now,
         };
         let plan = plan::plan(&model);
         self.resizing = plan.is_resizing();
         self.note_back_off(pod, &plan);
-        self.probes.follow(pod, &runtime);
+        self.follow_probes(pod, &runtime);
         self.publish(pod, &runtime, false, false);
         if plan.finish {
             return None;
@@ -473,7 +491,7 @@ impl Worker {
                         self.seen.forget();
                     }
                     self.note_resized(pod, &after);
-                    self.probes.follow(pod, &after);
+                    self.follow_probes(pod, &after);
                     self.publish(pod, &after, false, false);
                 }
                 Err(error) => {
@@ -483,6 +501,11 @@ impl Worker {
         }
         let due = [wake, retry, deadline(pod, self.status.as_deref())];
         Some(due.into_iter().flatten().min().unwrap_or_else(|| later(now, self.shared.resync)))
+    }
+
+    fn follow_probes(&mut self, pod: &Arc<Pod>, runtime: &PodRuntime) {
+        let before = self.status.as_deref().or(pod.status.as_ref()).filter(|_| self.shared.since().is_some());
+        self.probes.follow(pod, runtime, before);
     }
 
     /// Where the pod's cpu limits are enforced.
@@ -496,10 +519,20 @@ impl Worker {
         Quotas { period: settings.cfs_period, free }
     }
 
+    /// What the pod's cgroup has, while that may be something else than what the pod was given.
+    fn resized_cgroup(&self, pod: &Pod) -> Option<CgroupLimits> {
+        let cgroups = self.shared.cgroups.as_ref().filter(|_| self.resizing)?;
+        Some(cgroups.limits(&cgroups.pod(pod)))
+    }
+
+    fn resizes_initial(&self) -> bool {
+        self.shared.gates.has(Gate::InPlacePodVerticalScalingInitContainers)
+    }
+
     /// Looks whether the containers have what they were given by now.
     fn note_resized(&mut self, pod: &Pod, runtime: &PodRuntime) {
         let before = self.resizing;
-        self.resizing = plan::is_resizing(pod, runtime, &self.quotas(pod));
+        self.resizing = plan::is_resizing(pod, runtime, &self.quotas(pod), self.resizes_initial());
         if before && !self.resizing {
             self.resize_error = None;
             let text = resize_text(pod, "Pod resize completed", None);
@@ -593,6 +626,8 @@ impl Worker {
             runtime_name: &self.shared.runtime_name,
             previous: self.status.as_deref(),
             quotas: &self.quotas(pod),
+            cgroup: self.resized_cgroup(pod),
+            since: self.shared.since(),
             tells: generate::Tells::by(self.shared.gates),
             pending: self.pending.as_ref().filter(|_| !ending),
             recursive: self.features.is_some_and(|f| f.recursive_read_only_mounts),

@@ -19,9 +19,13 @@ fn cpu(pod: &Pod) -> String {
 
 /// The sender keeps the node known.
 fn two_cpus(folder: &Path) -> (Allocations, watch::Sender<Option<Arc<Node>>>) {
+    with(folder, Gates::default(), Exclusive::default())
+}
+
+fn with(folder: &Path, gates: Gates, own: Exclusive) -> (Allocations, watch::Sender<Option<Arc<Node>>>) {
     let node = json!({"metadata": {"name": "n"}, "status": {"allocatable": {"cpu": "2", "pods": "10"}}});
     let (sender, node) = watch::channel(Some(Arc::new(serde_json::from_value(node).unwrap())));
-    (Allocations::new(folder, Some(node), vec![], false, Exclusive::default()).unwrap(), sender)
+    (Allocations::new(folder, Some(node), vec![], gates, own).unwrap(), sender)
 }
 
 #[tokio::test]
@@ -107,5 +111,62 @@ fn what_containers_have_for_themselves_is_not_resized() {
         ),
     ] {
         assert_eq!(settings.pins(held, &wanted), expected, "{settings:?} {wanted:?}");
+    }
+}
+
+/// A pod with resources of its own as a whole, and an init container that ends.
+fn whole(cpu: &str, init: &str) -> Arc<Pod> {
+    let pod = testing::pod("a").init("i").container("c").with(|p| {
+        let resources = |cpu: &str| serde_json::from_value(json!({ "requests": { "cpu": cpu } })).unwrap();
+        let spec = p.spec.get_or_insert_default();
+        spec.resources = resources(cpu);
+        spec.init_containers.as_mut().unwrap()[0].resources = resources(init);
+    });
+    Arc::new(pod.build())
+}
+
+#[tokio::test]
+async fn what_is_resized_goes_by_gates() {
+    let of = |resize| match resize {
+        Resize::Pending(pending) => (pending.reason, pending.detail),
+        Resize::Given => ("given", None),
+        Resize::Settled => ("settled", None),
+    };
+    let cases = [
+        (None, "2", "1", ("given", None)),
+        (None, "1", "2", ("given", None)),
+        (
+            Some(Gate::InPlacePodLevelResourcesVerticalScaling),
+            "2",
+            "1",
+            ("Infeasible", Some("plr_feature_gate_off")),
+        ),
+        (Some(Gate::InPlacePodLevelResourcesVerticalScaling), "1", "2", ("given", None)),
+        (Some(Gate::InPlacePodVerticalScalingInitContainers), "1", "2", ("settled", None)),
+    ];
+    for (gate, cpu, init, expected) in cases {
+        let dir = tempfile::tempdir().unwrap();
+        let gates = gate.map_or(Gates::default(), |gate| Gates::default().with(gate, false));
+        let (node, _sender) = with(dir.path(), gates, Exclusive::default());
+        node.admit(&whole("1", "1")).await.unwrap();
+        let wished = whole(cpu, init);
+        assert_eq!(of(node.resize(&wished, &Arc::default())), expected, "{gate:?} {cpu} {init}");
+    }
+}
+
+#[tokio::test]
+async fn guaranteed_pods_are_resized_beside_exclusive_processors_where_the_gate_is_on() {
+    let guaranteed = |cpu: &str| {
+        let all = json!({ "cpu": cpu, "memory": "1Gi" });
+        Arc::new(testing::pod("a").container("c").resources(json!({"requests": all, "limits": all})).build())
+    };
+    let own = Exclusive { cpus: true, memory: true, swap: None };
+    for on in [false, true] {
+        let dir = tempfile::tempdir().unwrap();
+        let gates = Gates::default().with(Gate::InPlacePodVerticalScalingExclusiveCPUs, on);
+        let (node, _sender) = with(dir.path(), gates, own);
+        node.admit(&guaranteed("1")).await.unwrap();
+        let given = node.resize(&guaranteed("2"), &Arc::default()) == Resize::Given;
+        assert_eq!(given, on);
     }
 }

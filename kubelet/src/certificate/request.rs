@@ -36,6 +36,14 @@ pub struct Signed {
     pub key: String,
 }
 
+impl Subject {
+    /// Whether enough is known to ask: a node that serves has an address, or where that is enough a name.
+    #[must_use]
+    pub fn is_known(&self, by_name: bool) -> bool {
+        self.purpose != Purpose::Serving || by_name || !self.ips.is_empty()
+    }
+}
+
 /// The request as PEM: the node's identity, and the names it serves under.
 ///
 /// # Errors

@@ -290,7 +290,10 @@ async fn a_pod_that_may_not_have_the_claim_leaves_nothing_behind() {
         (pod("a", "other", ""), "not allowed to use ResourceClaim other (uid-other)"),
         (pod("a", "waiting", ""), "ResourceClaim waiting: not allocated"),
         (template(json!([])), "not created yet"),
-        (template(json!([{"name": "own", "resourceClaimName": "c"}])), "was not created for pod"),
+        (
+            template(json!([{"name": "own", "resourceClaimName": "c"}])),
+            "ResourceClaim ns/c was not created for Pod ns/a (Pod is not the owner)",
+        ),
     ] {
         let error = node.claims.prepare(&pod).await.unwrap_err().to_string();
         assert!(error.contains(expected), "{error}");
@@ -335,4 +338,45 @@ async fn without_room_to_write_it_down_no_driver_is_called() {
     node.claims.prepare(&a).await.unwrap();
     assert_eq!(node.calls(), ["+c"]);
     node.tasks.shutdown(Duration::ZERO).await;
+}
+
+#[test]
+fn claims_of_groups_are_pods_where_the_gate_is_on() {
+    let mut a = testing::pod("a").build();
+    a.spec.as_mut().unwrap().scheduling_group = serde_json::from_value(json!({"podGroupName": "g"})).unwrap();
+    let of_group = |name: &str, group: &str| {
+        let mut claim = claim("c", &[]);
+        let owner = json!([{"apiVersion": "scheduling.k8s.io/v1alpha2", "kind": "PodGroup", "name": name, "uid": "u",
+            "controller": true}]);
+        claim.metadata.owner_references = serde_json::from_value(owner).unwrap();
+        let consumer = json!([{"apiGroup": group, "resource": "podgroups", "name": name, "uid": "u"}]);
+        claim.status.as_mut().unwrap().reserved_for = serde_json::from_value(consumer).unwrap();
+        claim
+    };
+    let judge = |claim: &ResourceClaim, grouped| {
+        usable(&a, claim, true, grouped).map(|drivers| drivers.len()).map_err(|e| e.to_string())
+    };
+    let own = of_group("g", "scheduling.k8s.io");
+    assert_eq!(judge(&own, true), Ok(1));
+    let not = |who: &str| Err(format!("ResourceClaim ns/c was not created for Pod ns/a ({who} the owner)"));
+    assert_eq!(judge(&own, false), not("Pod is not"));
+    assert_eq!(judge(&of_group("other", "scheduling.k8s.io"), true), not("neither Pod nor PodGroup g is"));
+    let elsewhere = judge(&of_group("g", "example.com"), true).unwrap_err();
+    assert!(elsewhere.contains("is not allowed to use"), "{elsewhere}");
+}
+
+#[test]
+fn a_container_has_what_it_asked_for_of_the_claim_of_extended_resources() {
+    let container = |name: &str, asks: &str| json!({"name": name, "resources": {"requests": {asks: "1"}, "limits": {asks: "1"}}});
+    let mapping = |container: &str, request: &str| json!({"containerName": container, "resourceName": "example.com/gpu", "requestName": request});
+    let pod: Pod = serde_json::from_value(json!({
+        "metadata": {"name": "a", "namespace": "ns", "uid": "uid-a"},
+        "spec": {"containers": [container("x", "example.com/gpu"), container("y", "cpu")]},
+        "status": {"extendedResourceClaimStatus": {"resourceClaimName": "made",
+            "requestMappings": [mapping("x", "container-0-request-0"), mapping("y", "container-1-request-0")]}},
+    }))
+    .unwrap();
+    let of = |at: usize| requests(&pod, &pod::containers(&pod)[at]).unwrap();
+    assert_eq!(of(0), BTreeMap::from([("made".to_owned(), vec!["container-0-request-0".to_owned()])]));
+    assert!(of(1).is_empty(), "it asks for none");
 }

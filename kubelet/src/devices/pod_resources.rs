@@ -5,7 +5,7 @@
 use std::{collections::BTreeMap, io, path::PathBuf, sync::Arc};
 
 use async_trait::async_trait;
-use component_base::task::Tasks;
+use component_base::{features::Gate, task::Tasks};
 use k8s_openapi::api::core::v1::Pod;
 use proto::{
     deviceplugin::v1beta1::Device,
@@ -171,8 +171,9 @@ impl PodResourcesLister for Lister {
         _: Request<ListPodResourcesRequest>,
     ) -> Result<Response<ListPodResourcesResponse>, Status> {
         counted(0);
-        let active = self.pods.list().into_iter().filter(|p| !pod::is_terminal(p));
-        let pod_resources = active.map(|p| self.of_pod(&p)).collect();
+        let active = self.shared.gates.has(Gate::KubeletPodResourcesListUseActivePods);
+        let pods = self.pods.list().into_iter().filter(|p| !active || !pod::is_terminal(p));
+        let pod_resources = pods.map(|p| self.of_pod(&p)).collect();
         Ok(Response::new(ListPodResourcesResponse { pod_resources }))
     }
 

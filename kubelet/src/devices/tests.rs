@@ -257,3 +257,18 @@ fn a_damaged_file_is_as_none_and_written_anew() {
         assert_eq!(after.capacity(at(0)).into_keys().collect::<Vec<_>>(), ["example.com/x"]);
     }
 }
+
+#[test]
+fn what_comes_out_of_a_claim_is_asked_of_no_plugin() {
+    let dir = tempfile::tempdir().unwrap();
+    let all = Devices::new(dir.path().to_owned());
+    all.state.lock().resources.insert(GPU.to_owned(), Resource::default());
+    let mut pod = pod("a", &[("c", 1)]);
+    let wanted = |pod: &Pod| all.wanted(pod, &pod::containers(pod)[0]).len();
+    assert_eq!(wanted(&pod), 1);
+    let mapping = serde_json::json!({"containerName": "c", "resourceName": GPU, "requestName": "r"});
+    pod.status = serde_json::from_value(serde_json::json!({"extendedResourceClaimStatus":
+        {"resourceClaimName": "made", "requestMappings": [mapping]}}))
+    .unwrap();
+    assert_eq!(wanted(&pod), 0);
+}

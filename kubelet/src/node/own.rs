@@ -30,24 +30,45 @@ const KERNEL: [(&str, &str); 6] = [
 ];
 
 /// The kernel is not as it has to be.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("invalid kernel flag: {flag}, expected value: {expected}, actual value: {actual}")]
-pub struct KernelError {
-    /// The setting.
-    flag: &'static str,
-    /// What it has to be.
-    expected: &'static str,
-    /// What it is.
-    actual: String,
+#[derive(Debug, thiserror::Error)]
+pub enum KernelError {
+    /// It must not be changed.
+    #[error("invalid kernel flag: {flag}, expected value: {expected}, actual value: {actual}")]
+    Kept {
+        /// The setting.
+        flag: &'static str,
+        /// What it has to be.
+        expected: &'static str,
+        /// What it is.
+        actual: String,
+    },
+    /// It cannot be changed.
+    #[error("cannot set the kernel's {flag} to {expected}")]
+    Fixed {
+        /// The setting.
+        flag: &'static str,
+        /// What it has to be.
+        expected: &'static str,
+        /// Why not.
+        source: io::Error,
+    },
 }
 
-/// Makes the kernel's settings what they have to be. `root` is `/proc/sys` but in tests.
+/// Whether this is a user namespace of its own, by the ranges of ids it has: the first one has them all.
+fn is_confined(uid_map: &str) -> bool {
+    let all: Vec<&str> = uid_map.split_whitespace().collect();
+    !all.is_empty() && all != ["0", "0", "4294967295"]
+}
+
+/// Makes the kernel's settings what they have to be. `proc` is `/proc` but in tests. In a user namespace they are as they
+/// are, which is well where the kubelet is meant to be `confined`.
 ///
 /// # Errors
-/// With `protect`, what is not as it has to be: nothing is changed then.
-pub fn kernel(root: &Path, protect: bool) -> Result<(), KernelError> {
+/// With `protect`, what is not as it has to be: nothing is changed then. Without, what cannot be changed.
+pub fn kernel(proc: &Path, protect: bool, confined: bool) -> Result<(), KernelError> {
+    let map = fs::read_to_string(proc.join("self/uid_map")).unwrap_or_default();
     for (flag, expected) in KERNEL {
-        let path = root.join(flag);
+        let path = proc.join("sys").join(flag);
         // A kernel that does not have the setting needs none.
         let Ok(actual) = fs::read_to_string(&path) else { continue };
         let actual = actual.trim().to_owned();
@@ -55,10 +76,14 @@ pub fn kernel(root: &Path, protect: bool) -> Result<(), KernelError> {
             continue;
         }
         if protect {
-            return Err(KernelError { flag, expected, actual });
+            return Err(KernelError::Kept { flag, expected, actual });
         }
-        if let Err(error) = fs::write(&path, expected) {
-            tracing::warn!(flag, expected, actual, %error, "cannot set the kernel's flag");
+        match fs::write(&path, expected) {
+            Err(error) if confined && is_confined(&map) => {
+                tracing::info!(flag, expected, actual, %error, "cannot set the kernel's flag in a user namespace");
+            }
+            Err(source) => return Err(KernelError::Fixed { flag, expected, source }),
+            Ok(()) => {}
         }
     }
     Ok(())
@@ -125,16 +150,38 @@ mod tests {
     #[test]
     fn the_kernel_is_set_or_told_to_be_wrong() {
         let dir = tempfile::tempdir().unwrap();
-        fs::create_dir_all(dir.path().join("vm")).unwrap();
-        fs::write(dir.path().join("vm/overcommit_memory"), "0\n").unwrap();
-        fs::write(dir.path().join("vm/panic_on_oom"), "0\n").unwrap();
+        let vm = dir.path().join("sys/vm");
+        fs::create_dir_all(&vm).unwrap();
+        fs::write(vm.join("overcommit_memory"), "0\n").unwrap();
+        fs::write(vm.join("panic_on_oom"), "0\n").unwrap();
         assert_eq!(
-            kernel(dir.path(), true).unwrap_err().to_string(),
+            kernel(dir.path(), true, false).unwrap_err().to_string(),
             "invalid kernel flag: vm/overcommit_memory, expected value: 1, actual value: 0"
         );
-        assert_eq!(kernel(dir.path(), false), Ok(()));
-        assert_eq!(fs::read_to_string(dir.path().join("vm/overcommit_memory")).unwrap(), "1");
-        assert_eq!(kernel(dir.path(), true), Ok(()));
+        kernel(dir.path(), false, false).unwrap();
+        assert_eq!(fs::read_to_string(vm.join("overcommit_memory")).unwrap(), "1");
+        kernel(dir.path(), true, false).unwrap();
+    }
+
+    #[test]
+    fn in_a_user_namespace_the_kernel_is_as_it_is_where_that_is_meant() {
+        let dir = tempfile::tempdir().unwrap();
+        let (vm, own) = (dir.path().join("sys/vm"), dir.path().join("self"));
+        fs::create_dir_all(&vm).unwrap();
+        fs::create_dir_all(&own).unwrap();
+        // Nobody can write to what this leads to.
+        std::os::unix::fs::symlink("/proc/version", vm.join("overcommit_memory")).unwrap();
+        let all = "         0          0 4294967295\n";
+        for (map, confined, expected) in [
+            (all, false, false),
+            (all, true, false),
+            ("0 1000 1\n1 100000 65536\n", false, false),
+            ("0 1000 1\n1 100000 65536\n", true, true),
+        ] {
+            fs::write(own.join("uid_map"), map).unwrap();
+            let made = kernel(dir.path(), false, confined);
+            assert_eq!(made.is_ok(), expected, "{map} {confined}");
+        }
     }
 
     #[tokio::test]

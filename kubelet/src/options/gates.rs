@@ -2,31 +2,46 @@
 
 use component_base::features::{Gate, Reader, Switches};
 
-/// The gates it does something else by, those of Windows, and those whose options are all there to stay.
+/// The gates it does something else by, those of Windows, those whose options are all there to stay, and one that upstream's
+/// kubelet reads nowhere (`RuntimeClassInImageCriApi`).
 pub const SWITCHES: Switches = Switches {
     program: "kubelet",
     reader: Reader::Kubelet,
     gates: &[
+        Gate::AllowDNSOnlyNodeCSR,
         Gate::CPUManagerPolicyAlphaOptions,
         Gate::CPUManagerPolicyBetaOptions,
+        Gate::ChangeContainerStatusOnKubeletRestart,
         Gate::ClusterTrustBundleProjection,
         Gate::ComponentFlagz,
         Gate::ComponentStatusz,
         Gate::ContainerCheckpoint,
+        Gate::ContainerRestartRules,
         Gate::ContainerStopSignals,
         Gate::CustomCPUCFSQuotaPeriod,
+        Gate::DRAExtendedResource,
+        Gate::DRAWorkloadResourceClaims,
         Gate::DisableCPUQuotaWithExclusiveCPUs,
         Gate::EnvFiles,
         Gate::EventedPLEG,
         Gate::GracefulNodeShutdown,
         Gate::GracefulNodeShutdownBasedOnPodPriority,
         Gate::HostnameOverride,
+        Gate::InPlacePodLevelResourcesVerticalScaling,
+        Gate::InPlacePodVerticalScalingExclusiveCPUs,
+        Gate::InPlacePodVerticalScalingExclusiveMemory,
+        Gate::InPlacePodVerticalScalingInitContainers,
         Gate::KubeletCrashLoopBackOffMax,
         Gate::KubeletEnsureSecretPulledImages,
+        Gate::KubeletInUserNamespace,
+        Gate::KubeletPodResourcesListUseActivePods,
         Gate::KubeletRegistrationGetOnExistsOnly,
         Gate::KubeletServiceAccountTokenForCredentialProviders,
+        Gate::LoggingBetaOptions,
         Gate::MemoryQoS,
+        Gate::NodeDeclaredFeatures,
         Gate::PodCertificateRequest,
+        Gate::PodLevelResources,
         Gate::PodLogsQuerySplitStreams,
         Gate::PodReadyToStartContainersCondition,
         Gate::PreventStaticPodAPIReferences,
@@ -35,7 +50,9 @@ pub const SWITCHES: Switches = Switches {
         Gate::ReloadKubeletServerCertificateFile,
         Gate::ResourceHealthStatus,
         Gate::ResourceHealthStatusMessage,
+        Gate::RestartAllContainersOnContainerExits,
         Gate::RotateKubeletServerCertificate,
+        Gate::RuntimeClassInImageCriApi,
         Gate::TaintTolerationComparisonOperators,
         Gate::TopologyManagerPolicyAlphaOptions,
         Gate::TopologyManagerPolicyBetaOptions,
@@ -43,3 +60,33 @@ pub const SWITCHES: Switches = Switches {
         Gate::WindowsGracefulNodeShutdown,
     ],
 };
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Gates that are as they are by default, and why.
+    const LEFT: &[(Gate, &str)] = &[
+        (Gate::CRIListStreaming, "lists come in one piece"),
+        (Gate::CSIVolumeHealth, "drivers are not asked how their volumes are"),
+        (Gate::ExtendWebSocketsToKubelet, "WebSockets go on to the runtime as they come"),
+        (Gate::ImageVolumeWithDigest, "statuses do not tell which image a volume is"),
+        (Gate::KubeletSeparateDiskGC, "the disk of writable layers is taken to be that of images"),
+        (Gate::LocalStorageCapacityIsolationFSQuotaMonitoring, "folders are walked: no quotas of projects"),
+        (Gate::LoggingAlphaOptions, "there is no split of streams to switch"),
+        (Gate::NativeHistograms, "metrics are text, which has none"),
+        (Gate::PLEGOnDemandRelist, "workers look at their own pod themselves, at once"),
+        (Gate::PodAndContainerStatsFromCRI, "what the runtime tells is shown, the rest comes from cgroups"),
+        (Gate::PodLevelResourceManagers, "processors and memory are given to containers only"),
+        (Gate::PodsAPI, "there is no such socket"),
+        (Gate::ReloadKubeletClientCAFile, "authorities are always read again"),
+        (Gate::SELinuxMount, "there is no SELinux here"),
+    ];
+
+    #[test]
+    fn what_cannot_be_switched_has_its_reason() {
+        let listed: Vec<Gate> = LEFT.iter().map(|(gate, _)| *gate).collect();
+        assert_eq!(SWITCHES.not_switched(), listed);
+        assert!(LEFT.iter().all(|(_, why)| !why.is_empty()));
+    }
+}

@@ -67,6 +67,11 @@ pub fn shares(milli_cpu: i64) -> i64 {
     (milli_cpu.saturating_mul(1024) / 1000).clamp(MIN_SHARES, MAX_SHARES)
 }
 
+/// Shares to thousandths of a cpu; they round down, so the way back rounds up.
+fn from_shares(shares: i64) -> i64 {
+    shares.saturating_mul(1000).saturating_add(1023) / 1024
+}
+
 /// Thousandths of a cpu to microseconds per period, at least 1 ms.
 #[must_use]
 pub fn quota(milli_cpu: i64, period: i64) -> i64 {
@@ -184,9 +189,7 @@ pub fn reported(
         list(&mut told).get_or_insert_default().insert(name.to_owned(), value.to_api());
     };
     if let Some(shares) = actual.cpu_shares.filter(|s| Some(*s) != wanted.cpu_shares) {
-        // Shares round down, so the way back rounds up.
-        let milli = shares.saturating_mul(1000).saturating_add(1023) / 1024;
-        let value = quantity::Quantity::from_milli(milli, quantity::Format::DecimalSI);
+        let value = quantity::Quantity::from_milli(from_shares(shares), quantity::Format::DecimalSI);
         set(|r| &mut r.requests, CPU, value);
     }
     if let Some(quota) = actual.cpu_quota.filter(|q| Some(*q) != wanted.cpu_quota) {
@@ -200,27 +203,164 @@ pub fn reported(
     told
 }
 
+/// Whether the pod has resources of its own as a whole that count.
+#[must_use]
+pub fn has_pod_level(pod: &Pod) -> bool {
+    let level = super::spec(pod).resources.iter().flat_map(|r| [&r.requests, &r.limits]);
+    level.flatten().flat_map(BTreeMap::keys).any(|name| is_of_pods(name))
+}
+
+/// What the names of huge pages begin with.
+const HUGE_PAGES: &str = "hugepages-";
+
 /// The pod's request of `name` in thousandths: the larger of what its regular containers and sidecars need together
 /// and what any init container needs beside the sidecars started before it; pod-level requests win.
 #[must_use]
 pub fn pod_request(pod: &Pod, name: &str) -> i64 {
     let spec = super::spec(pod);
-    if let Some(level) = spec.resources.as_ref().and_then(|r| amount(r.requests.as_ref(), name)) {
-        return level;
-    }
-    let total = pod_total(pod, |c| Some(request(c, name).unwrap_or(0))).unwrap_or(0);
-    total + amount(spec.overhead.as_ref(), name).unwrap_or(0)
+    let level = spec.resources.as_ref().and_then(|r| amount(r.requests.as_ref(), name));
+    let containers = || pod_total(pod, |c| Some(request(c, name).unwrap_or(0))).unwrap_or(0);
+    level.unwrap_or_else(containers).saturating_add(amount(spec.overhead.as_ref(), name).unwrap_or(0))
 }
 
 /// The pod's limit of `name` in thousandths, or `None` when some container is unlimited.
 #[must_use]
 pub fn pod_limit(pod: &Pod, name: &str) -> Option<i64> {
     let spec = super::spec(pod);
-    if let Some(level) = spec.resources.as_ref().and_then(|r| amount(r.limits.as_ref(), name)) {
-        return Some(level);
+    let level = spec.resources.as_ref().and_then(|r| amount(r.limits.as_ref(), name));
+    let total = level.or_else(|| pod_total(pod, |c| limit(c, name).filter(|v| *v > 0)))?;
+    Some(total.saturating_add(amount(spec.overhead.as_ref(), name).unwrap_or(0)))
+}
+
+type List = BTreeMap<String, Quantity>;
+
+/// Which of the two lists of a container's or pod's resources is meant.
+type Which = fn(&ResourceRequirements) -> Option<&List>;
+
+/// All that the pod asks for, by resource: what its containers need at most at once, or what it says as a whole, with what
+/// the sandbox takes.
+#[must_use]
+pub fn all_requests(pod: &Pod) -> List {
+    let which: Which = |r| r.requests.as_ref();
+    let mut all = level_or_total(pod, which);
+    for (name, amount) in read(super::spec(pod).overhead.as_ref()) {
+        add(&mut all, &name, amount);
     }
-    let total = pod_total(pod, |c| limit(c, name).filter(|v| *v > 0))?;
-    Some(total + amount(spec.overhead.as_ref(), name).unwrap_or(0))
+    written(all)
+}
+
+/// All that the pod may have at most, by resource; containers without a limit count for nothing.
+fn all_limits(pod: &Pod) -> List {
+    let mut all = level_or_total(pod, |r| r.limits.as_ref());
+    for (name, amount) in read(super::spec(pod).overhead.as_ref()) {
+        if let Some(limit) = all.get_mut(&name) {
+            *limit = *limit + amount;
+        }
+    }
+    written(all)
+}
+
+type Amounts = BTreeMap<String, quantity::Quantity>;
+
+fn read(list: Option<&List>) -> Amounts {
+    let parsed =
+        |(name, amount): (&String, &Quantity)| Some((name.clone(), quantity::Quantity::from_api(amount)?));
+    list.into_iter().flatten().filter_map(parsed).collect()
+}
+
+fn written(list: Amounts) -> List {
+    list.into_iter().map(|(name, amount)| (name, amount.to_api())).collect()
+}
+
+fn add(list: &mut Amounts, name: &str, amount: quantity::Quantity) {
+    let sum = list.get(name).map_or(amount, |before| *before + amount);
+    list.insert(name.to_owned(), sum);
+}
+
+fn level_or_total(pod: &Pod, which: Which) -> Amounts {
+    let mut all = total(pod, which);
+    let level = super::spec(pod).resources.as_ref().and_then(which);
+    all.extend(read(level).into_iter().filter(|(name, _)| is_of_pods(name)));
+    all
+}
+
+/// What containers need at most at once.
+fn total(pod: &Pod, which: Which) -> Amounts {
+    let of = |container: &Container| read(container.resources.as_ref().and_then(which));
+    let (mut sum, mut sidecars, mut peak) = (Amounts::new(), Amounts::new(), Amounts::new());
+    for container in super::containers(pod) {
+        of(container).iter().for_each(|(name, amount)| add(&mut sum, name, *amount));
+    }
+    for container in super::init_containers(pod) {
+        let own = of(container);
+        let sidecar = super::is_sidecar(container);
+        if sidecar {
+            own.iter().for_each(|(name, amount)| add(&mut sidecars, name, *amount));
+            own.iter().for_each(|(name, amount)| add(&mut sum, name, *amount));
+        }
+        let mut beside = if sidecar { Amounts::new() } else { own };
+        sidecars.iter().for_each(|(name, amount)| add(&mut beside, name, *amount));
+        larger(&mut peak, beside);
+    }
+    larger(&mut sum, peak);
+    sum
+}
+
+fn larger(list: &mut Amounts, other: Amounts) {
+    for (name, amount) in other {
+        let before = list.get(&name).copied();
+        list.insert(name, before.map_or(amount, |before| before.max(amount)));
+    }
+}
+
+/// Resources that pods can have as a whole.
+fn is_of_pods(name: &str) -> bool {
+    name == CPU || name == MEMORY || name.starts_with(HUGE_PAGES)
+}
+
+/// The pod's resources as a whole as its status tells them: what it was given, and once it `runs` what its cgroup has of
+/// processors and memory (KEP-5419).
+#[must_use]
+pub fn level_reported(pod: &Pod, runs: bool, cgroup: &CgroupLimits) -> ResourceRequirements {
+    let mut told = super::spec(pod).resources.clone().unwrap_or_default();
+    if !runs {
+        (told.requests, told.limits) = (Some(all_requests(pod)), Some(all_limits(pod)));
+        return tidied(told);
+    }
+    let said = |list: &Option<List>, name| amount(list.as_ref(), name).unwrap_or(0);
+    let set = |list: &mut Option<List>, name: &str, value: quantity::Quantity| {
+        list.get_or_insert_default().insert(name.to_owned(), value.to_api());
+    };
+    let milli = |value| quantity::Quantity::from_milli(value, quantity::Format::DecimalSI);
+    // The least the kernel takes says nothing of what was asked for.
+    let cpu = from_shares(cgroup.cpu_shares.unwrap_or(0));
+    if cpu > 0 && cpu.max(said(&told.requests, CPU)) > MIN_SHARES {
+        set(&mut told.requests, CPU, milli(cpu));
+    }
+    let all = all_requests(pod);
+    if let (0, Some(memory)) = (said(&told.requests, MEMORY), all.get(MEMORY)) {
+        told.requests.get_or_insert_default().insert(MEMORY.to_owned(), memory.clone());
+    }
+    let cpu = cgroup
+        .cpu_quota
+        .map_or(0, |quota| quota.saturating_mul(1000) / cgroup.cpu_period.unwrap_or(CFS_PERIOD).max(1));
+    if cpu > 0 && cpu.max(said(&told.limits, CPU)) > MIN_MILLI_LIMIT {
+        set(&mut told.limits, CPU, milli(cpu));
+    }
+    if let Some(memory) = cgroup.memory_limit.filter(|m| *m > 0) {
+        set(&mut told.limits, MEMORY, quantity::Quantity::new(memory, quantity::Format::BinarySI));
+    }
+    tidied(told)
+}
+
+/// Thousandths of a cpu whose quota is the least the kernel takes.
+const MIN_MILLI_LIMIT: i64 = 10;
+
+/// Empty lists are none.
+fn tidied(mut list: ResourceRequirements) -> ResourceRequirements {
+    list.requests = list.requests.filter(|l| !l.is_empty());
+    list.limits = list.limits.filter(|l| !l.is_empty());
+    list
 }
 
 fn pod_total(pod: &Pod, of: impl Fn(&Container) -> Option<i64>) -> Option<i64> {
@@ -316,5 +456,67 @@ mod tests {
         let one = container_limits(&pod, &sized(json!({"requests": {"cpu": "1m"}})), Some(CFS_PERIOD));
         let two = container_limits(&pod, &sized(json!({"requests": {"cpu": "2m"}})), Some(CFS_PERIOD));
         assert!(!Difference::between(&one, &two).any());
+    }
+
+    fn lists(told: &ResourceRequirements) -> serde_json::Value {
+        serde_json::to_value(told).unwrap()
+    }
+
+    #[test]
+    fn a_pods_resources_as_a_whole_are_told_though_it_says_none_itself() {
+        let pod = testing::pod("a")
+            .container("c")
+            .resources(json!({"requests": {"cpu": "100m", "memory": "1Gi", "example.com/d": "1"}, "limits": {"cpu": "200m", "example.com/d": "1"}}))
+            .container("d")
+            .resources(json!({"requests": {"cpu": "50m", "memory": "512Mi"}, "limits": {"cpu": "100m"}}))
+            .init("i")
+            .sidecar("s")
+            .with(|p| {
+                let spec = p.spec.get_or_insert_default();
+                spec.overhead = serde_json::from_value(json!({"cpu": "10m", "memory": "1Mi"})).unwrap();
+                let of = |r| serde_json::from_value(r).unwrap();
+                let inits = spec.init_containers.as_mut().unwrap();
+                inits[0].resources = of(json!({"requests": {"cpu": "1", "ephemeral-storage": "2Gi"}}));
+                inits[1].resources = of(json!({"requests": {"cpu": "5m"}}));
+            })
+            .build();
+        let requests =
+            json!({"cpu": "1010m", "memory": "1537Mi", "ephemeral-storage": "2Gi", "example.com/d": "1"});
+        assert_eq!(serde_json::to_value(all_requests(&pod)).unwrap(), requests);
+        let limits = pod_limits(&pod, Some(CFS_PERIOD), None);
+        let expected = json!({"requests": requests, "limits": {"cpu": "310m", "example.com/d": "1"}});
+        assert_eq!(lists(&level_reported(&pod, false, &limits)), expected);
+        let running = json!({"requests": {"cpu": "1010m", "memory": "1537Mi"}, "limits": {"cpu": "310m"}});
+        let cgroup = CgroupLimits { cpu_quota: Some(31_000), ..limits };
+        assert_eq!(lists(&level_reported(&pod, true, &cgroup)), running);
+    }
+
+    #[test]
+    fn what_a_pod_says_as_a_whole_counts_and_what_the_kernel_has_is_told() {
+        let best_effort = testing::pod("a").container("c").build();
+        let least = pod_limits(&best_effort, Some(CFS_PERIOD), None);
+        for runs in [false, true] {
+            assert_eq!(lists(&level_reported(&best_effort, runs, &least)), json!({}));
+        }
+        let pod = testing::pod("a")
+            .container("c")
+            .with(|p| {
+                let level = json!({"requests": {"cpu": "1", "memory": "1Gi"}, "limits": {"cpu": "2", "memory": "2Gi"}});
+                let spec = p.spec.get_or_insert_default();
+                spec.resources = serde_json::from_value(level).unwrap();
+                spec.overhead = serde_json::from_value(json!({"cpu": "500m"})).unwrap();
+            })
+            .build();
+        assert_eq!(pod_request(&pod, CPU), 1500, "the sandbox comes on top");
+        assert_eq!(pod_limit(&pod, CPU), Some(2500));
+        let before = CgroupLimits {
+            cpu_shares: Some(512),
+            cpu_quota: Some(100_000),
+            memory_limit: Some(1 << 30),
+            ..CgroupLimits::default()
+        };
+        let told =
+            json!({"requests": {"cpu": "500m", "memory": "1Gi"}, "limits": {"cpu": "1", "memory": "1Gi"}});
+        assert_eq!(lists(&level_reported(&pod, true, &before)), told);
     }
 }

@@ -73,6 +73,10 @@ pub struct Input<'a> {
     pub previous: Option<&'a PodStatus>,
     /// Where cpu limits are enforced.
     pub quotas: &'a Quotas,
+    /// What the pod's cgroup has, where that may not be what it was given.
+    pub cgroup: Option<CgroupLimits>,
+    /// Containers that started before are as they were last told of until a probe says otherwise; `None` to begin anew.
+    pub since: Option<Timestamp>,
     /// What is told of it at all.
     pub tells: Tells,
     /// A resize that is asked for and not given.
@@ -92,6 +96,8 @@ pub struct Tells {
     pub ready_to_start: bool,
     /// By what signal containers end.
     pub stop_signals: bool,
+    /// What pods have as a whole.
+    pub pod_resources: bool,
 }
 
 impl Tells {
@@ -101,6 +107,7 @@ impl Tells {
         Self {
             ready_to_start: gates.has(Gate::PodReadyToStartContainersCondition),
             stop_signals: gates.has(Gate::ContainerStopSignals),
+            pod_resources: gates.has(Gate::InPlacePodLevelResourcesVerticalScaling),
         }
     }
 }
@@ -140,9 +147,12 @@ pub fn generate(input: &Input<'_>) -> PodStatus {
         ephemeral_container_statuses: of(|r| matches!(r, Role::Ephemeral(_))),
         ..PodStatus::default()
     };
-    if let Some(level) = &pod::spec(input.pod).resources {
-        status.allocated_resources.clone_from(&level.requests);
-        status.resources = Some(level.clone());
+    if input.tells.pod_resources {
+        let runs = previous.is_some_and(|s| s.phase.as_deref() == Some("Running"));
+        let given = resources::pod_limits(input.pod, input.quotas.of_pod(), None);
+        let cgroup = input.cgroup.as_ref().unwrap_or(&given);
+        status.allocated_resources = Some(resources::all_requests(input.pod)).filter(|list| !list.is_empty());
+        status.resources = Some(resources::level_reported(input.pod, runs, cgroup));
     }
     status.conditions = Some(conditions(input, previous, &status));
     status
@@ -226,7 +236,7 @@ fn container_status(
         });
     }
     status.volume_mounts = volume_mounts(container, input.recursive);
-    let (started, ready) = readiness(input, role, container, record_running, &status);
+    let (started, ready) = readiness(input, role, container, record_running, &status, old);
     status.started = Some(started);
     status.ready = ready;
     if let (Some(old), true) = (old, status.restart_count == 0) {
@@ -309,7 +319,9 @@ fn volume_mounts(container: &Container, recursive: bool) -> Option<Vec<VolumeMou
     Some(list.iter().map(one).collect())
 }
 
-fn status_list(status: &PodStatus, role: Role) -> Option<&Vec<ContainerStatus>> {
+/// The statuses of containers of a role.
+#[must_use]
+pub fn status_list(status: &PodStatus, role: Role) -> Option<&Vec<ContainerStatus>> {
     match role {
         Role::Init(_) => status.init_container_statuses.as_ref(),
         Role::Regular(_) => status.container_statuses.as_ref(),
@@ -433,6 +445,7 @@ fn readiness(
     container: &Container,
     running: Option<&ContainerRecord>,
     status: &ContainerStatus,
+    old: Option<&ContainerStatus>,
 ) -> (bool, bool) {
     let plain_init = matches!(role, Role::Init(_)) && !pod::is_sidecar(container);
     if plain_init {
@@ -442,12 +455,32 @@ fn readiness(
     }
     let Some(record) = running else { return (false, false) };
     let result = |kind| input.probes.get(&(record.id.clone(), kind)).copied();
-    let started = container.startup_probe.is_none() || result(Kind::Startup) == Some(Outcome::Success);
-    let probed = container.readiness_probe.is_none() || result(Kind::Readiness) == Some(Outcome::Success);
+    let started = container.startup_probe.is_none()
+        || result(Kind::Startup).map_or_else(|| was_started(input, status, old), |r| r == Outcome::Success);
+    let probed = container.readiness_probe.is_none()
+        || result(Kind::Readiness).map_or_else(|| was_ready(input, record), |r| r == Outcome::Success);
     if matches!(role, Role::Ephemeral(_)) {
         return (started, false);
     }
     (started, started && probed)
+}
+
+/// What was told of this instance before this kubelet started: it had started.
+fn was_started(input: &Input<'_>, status: &ContainerStatus, old: Option<&ContainerStatus>) -> bool {
+    input.since.is_some() && old.is_some_and(|old| is_started(old, status.container_id.as_deref()))
+}
+
+/// The status tells that this instance has started.
+#[must_use]
+pub fn is_started(status: &ContainerStatus, id: Option<&str>) -> bool {
+    status.started == Some(true) && status.container_id.as_deref() == id
+}
+
+/// The instance ran before this kubelet started, in a pod that was ready.
+fn was_ready(input: &Input<'_>, record: &ContainerRecord) -> bool {
+    let before = input.since.is_some_and(|since| record.started_at.is_some_and(|at| at < since));
+    let conditions = input.pod.status.as_ref().and_then(|s| s.conditions.as_deref()).unwrap_or_default();
+    before && conditions.iter().any(|c| c.type_ == "Ready" && c.status == "True")
 }
 
 // === phase ===

@@ -26,6 +26,7 @@ const CLEARED: [&str; 9] = [
 pub fn status(pod: &Pod, before: Option<&PodStatus>, status: &PodStatus) -> Value {
     let mut body = serde_json::to_value(status).unwrap_or_default();
     let old = before.and_then(|s| serde_json::to_value(s).ok()).unwrap_or_default();
+    clear_amounts(&old, &mut body);
     if let Some(fields) = body.as_object_mut() {
         for key in CLEARED {
             if old.get(key).is_some() && !fields.contains_key(key) {
@@ -44,6 +45,28 @@ pub fn status(pod: &Pod, before: Option<&PodStatus>, status: &PodStatus) -> Valu
         }
     }
     json!({ "metadata": { "uid": pod::uid(pod) }, "status": body })
+}
+
+/// Where a status tells amounts by resource: merging alone would keep those that are not told of any more.
+const AMOUNTS: [&[&str]; 3] = [&["allocatedResources"], &["resources", "requests"], &["resources", "limits"]];
+
+/// Nulls resources that are not told of any more.
+fn clear_amounts(old: &Value, new: &mut Value) {
+    let find = |mut at: &Value, path: &[&str]| {
+        path.iter().for_each(|name| at = &at[name]);
+        at.as_object().cloned().unwrap_or_default()
+    };
+    // What is gone as a whole is nulled as a whole.
+    for path in AMOUNTS.into_iter().filter(|path| new[path[0]].is_object()).collect::<Vec<_>>() {
+        let now = find(new, path);
+        for (name, _) in find(old, path).iter().filter(|(name, _)| !now.contains_key(*name)) {
+            let mut at = &mut *new;
+            for part in path {
+                at = &mut at[part];
+            }
+            at[name] = Value::Null;
+        }
+    }
 }
 
 /// Nulls reasons and messages that conditions do not have any more: merging alone would keep them.
@@ -97,6 +120,23 @@ mod tests {
         assert_eq!((ready.get("reason"), ready.get("message")), (Some(&Value::Null), Some(&Value::Null)));
         let patch = status(&pod, Some(&with(None)), &with(None));
         assert_eq!(patch["status"]["conditions"][0].get("reason"), None);
+    }
+
+    #[test]
+    fn resources_that_are_gone_are_nulled_one_by_one() {
+        let with = |value| serde_json::from_value::<PodStatus>(value).unwrap();
+        let pod = testing::pod("a").build();
+        let old = with(json!({
+            "allocatedResources": {"cpu": "1"},
+            "resources": {"requests": {"cpu": "1", "ephemeral-storage": "1Gi"}, "limits": {"cpu": "2"}},
+        }));
+        let new = with(json!({"resources": {"requests": {"cpu": "1"}}}));
+        let patch = status(&pod, Some(&old), &new)["status"].clone();
+        assert_eq!(patch["allocatedResources"], Value::Null);
+        assert!(patch.as_object().unwrap().contains_key("allocatedResources"));
+        let requests = json!({"cpu": "1", "ephemeral-storage": null});
+        assert_eq!(patch["resources"], json!({"requests": requests, "limits": {"cpu": null}}));
+        assert_eq!(status(&pod, Some(&new), &new)["status"]["resources"], json!({"requests": {"cpu": "1"}}));
     }
 
     #[test]

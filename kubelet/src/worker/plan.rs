@@ -38,6 +38,8 @@ pub struct Model<'a> {
     pub previous: Option<&'a PodStatus>,
     /// Where cpu limits are enforced.
     pub quotas: &'a Quotas,
+    /// Init containers that end are resized where they run, as sidecars are.
+    pub initial: bool,
     /// The time.
     pub now: Timestamp,
 }
@@ -419,9 +421,10 @@ fn resize(model: &Model<'_>, container: &Container, record: &ContainerRecord) ->
 
 /// Some running container's cgroup differs from what the pod gives it.
 #[must_use]
-pub fn is_resizing(pod: &Pod, runtime: &PodRuntime, quotas: &Quotas) -> bool {
+pub fn is_resizing(pod: &Pod, runtime: &PodRuntime, quotas: &Quotas, initial: bool) -> bool {
     let Some(sandbox) = runtime.current_sandbox(pod) else { return false };
-    pod::containers(pod).iter().chain(pod::init_containers(pod)).any(|container| {
+    let inits = pod::init_containers(pod).iter().filter(|c| initial || pod::is_sidecar(c));
+    pod::containers(pod).iter().chain(inits).any(|container| {
         let record = runtime.latest_in(&sandbox.id, &container.name);
         let running = record.filter(|r| r.phase == ContainerPhase::Running).and_then(|r| r.limits.as_ref());
         let wanted = resources::container_limits(pod, container, quotas.of(&container.name));
@@ -429,9 +432,10 @@ pub fn is_resizing(pod: &Pod, runtime: &PodRuntime, quotas: &Quotas) -> bool {
     })
 }
 
-/// Init containers that run are resized like regular ones, the ones that end as well as sidecars.
+/// Init containers that run are resized like regular ones, sidecars always.
 fn resize_initial(model: &Model<'_>, sandbox: &str, plan: &mut Plan) {
-    for container in pod::init_containers(model.pod) {
+    let resized = |c: &&Container| model.initial || pod::is_sidecar(c);
+    for container in pod::init_containers(model.pod).iter().filter(resized) {
         let record = model.runtime.latest_in(sandbox, &container.name);
         let Some(record) = record.filter(|r| r.phase == ContainerPhase::Running) else { continue };
         if plan.kill.iter().any(|k| k.id == record.id) {

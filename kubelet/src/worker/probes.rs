@@ -8,7 +8,7 @@ use std::{
 };
 
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::{Container, Pod};
+use k8s_openapi::api::core::v1::{Container, Pod, PodStatus};
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
@@ -18,8 +18,9 @@ use crate::{
     events::{Severity, container_reference},
     pod::{self, Role},
     probe::{self, Finding, Kind, Outcome, Target, state::ProbeState},
-    runtime::observed::{ContainerPhase, PodRuntime},
+    runtime::observed::{ContainerPhase, ContainerRecord, PodRuntime},
     server::metrics::{self, ProbeLabels},
+    status::generate,
 };
 
 type Key = (Arc<str>, Kind);
@@ -59,8 +60,9 @@ impl Probes {
         self.results.lock().clone()
     }
 
-    /// Starts probes for instances that run, and ends those of instances that do not.
-    pub fn follow(&mut self, pod: &Arc<Pod>, runtime: &PodRuntime) {
+    /// Starts probes for instances that run, and ends those of instances that do not. What was told `before` to have started
+    /// is not asked whether it has.
+    pub fn follow(&mut self, pod: &Arc<Pod>, runtime: &PodRuntime, before: Option<&PodStatus>) {
         let alive: Vec<_> =
             runtime.containers.iter().filter(|c| c.phase == ContainerPhase::Running).collect();
         self.running.retain(|(id, _), cancel| {
@@ -80,6 +82,10 @@ impl Probes {
                 if kind.of(&container).is_none() || self.running.contains_key(&key) {
                     continue;
                 }
+                if kind == Kind::Startup && self.has_started(before, role, record) {
+                    self.results.lock().entry(key).or_insert(Outcome::Success);
+                    continue;
+                }
                 let cancel = CancellationToken::new();
                 self.running.insert(key, cancel.clone());
                 let prober = Prober {
@@ -97,6 +103,13 @@ impl Probes {
                 self.spawn(prober, cancel);
             }
         }
+    }
+
+    fn has_started(&self, before: Option<&PodStatus>, role: Role, record: &ContainerRecord) -> bool {
+        let id = format!("{}://{}", self.shared.runtime_name, record.id);
+        let list = before.and_then(|status| generate::status_list(status, role));
+        let mut told = list.into_iter().flatten();
+        told.any(|status| status.name == record.name && generate::is_started(status, Some(&id)))
     }
 
     fn spawn(&self, prober: Prober, cancel: CancellationToken) {

@@ -11,6 +11,7 @@ struct Case {
     ending: bool,
     stopped: bool,
     previous: Option<PodStatus>,
+    anew: bool,
 }
 
 impl Case {
@@ -23,6 +24,7 @@ impl Case {
             ending: false,
             stopped: false,
             previous: None,
+            anew: false,
         }
     }
     fn with(mut self, name: &str, phase: ContainerPhase, code: i32) -> Self {
@@ -43,6 +45,8 @@ impl Case {
             runtime_name: "containerd",
             previous: self.previous.as_ref(),
             quotas: &Quotas { period: Some(100_000), ..Quotas::default() },
+            cgroup: None,
+            since: (!self.anew).then(|| at(10)),
             tells: Tells::by(Gates::default().with(Gate::ContainerStopSignals, true)),
             pending: None,
             resizing: None,
@@ -189,4 +193,40 @@ fn init_containers_hold_the_pod_pending() {
     );
     let waiting = status.container_statuses.unwrap()[0].state.clone().unwrap().waiting.unwrap();
     assert_eq!(waiting.reason.as_deref(), Some("PodInitializing"));
+}
+
+#[test]
+fn what_ran_before_the_kubelet_is_as_it_was_told_until_a_probe_says_otherwise() {
+    let p = || {
+        pod("a").container("x").with(|p| {
+            let container = &mut p.spec.as_mut().unwrap().containers[0];
+            (container.readiness_probe, container.startup_probe) =
+                (Some(Default::default()), Some(Default::default()));
+            let ready = serde_json::json!({"conditions": [{"type": "Ready", "status": "True"}]});
+            p.status = serde_json::from_value(ready).unwrap();
+        })
+    };
+    let told = |id: &str| {
+        let one = serde_json::json!({"name": "x", "containerID": id, "started": true, "ready": true, "restartCount": 0,
+            "image": "", "imageID": ""});
+        serde_json::from_value::<PodStatus>(serde_json::json!({ "containerStatuses": [one] })).unwrap()
+    };
+    let running = || Case::new(p().build()).with("x", ContainerPhase::Running, 0);
+    let of = |case: &Case| {
+        let status = &case.status().container_statuses.unwrap()[0];
+        (status.started == Some(true), status.ready)
+    };
+    let mut case = Case { previous: Some(told("containerd://id-x")), ..running() };
+    assert_eq!(of(&case), (true, true));
+    case.probes.insert(("id-x".into(), Kind::Readiness), Outcome::Failure);
+    assert_eq!(of(&case), (true, false), "the probe knows better");
+    case.probes.clear();
+    case.runtime.containers[0].started_at = Some(at(50));
+    assert_eq!(of(&case), (true, false), "this kubelet started it");
+    assert_eq!(of(&Case { previous: Some(told("containerd://other")), ..running() }), (false, false));
+    let mut case = Case { previous: Some(told("containerd://id-x")), ..running() };
+    case.pod.status = None;
+    assert_eq!(of(&case), (true, false), "the pod was not ready");
+    let anew = Case { anew: true, previous: Some(told("containerd://id-x")), ..running() };
+    assert_eq!(of(&anew), (false, false), "the gate has all begin anew");
 }

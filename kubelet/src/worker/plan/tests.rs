@@ -17,6 +17,7 @@ fn run_with(pod: &Pod, runtime: &PodRuntime, probes: &ProbeResults, backoffs: &B
         backoffs,
         previous: None,
         quotas: &Quotas { period: Some(100_000), ..Quotas::default() },
+        initial: true,
         now: at(100),
     })
 }
@@ -78,6 +79,7 @@ fn all_containers_are_taken_away_before_they_start_anew() {
         runtime: &runtime(),
         probes: &probes,
         backoffs: &backoffs,
+        initial: true,
         previous: Some(&status),
         quotas: &Quotas::default(),
         now: at(100),
