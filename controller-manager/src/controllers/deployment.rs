@@ -300,9 +300,9 @@ impl Controller {
             Err(error) if client::is_namespace_terminating(&error) => Err(error),
             Err(error) => {
                 let why = chain(&error);
-                if let Some((status, message)) = plan::create_failed(deployment, name, &why, self.clock.now())
-                {
-                    self.tell(deployment, EventType::Warning, "ReplicaSetCreateError", message);
+                let (message, status) = plan::create_failed(deployment, name, &why, self.clock.now());
+                self.tell(deployment, EventType::Warning, "ReplicaSetCreateError", message);
+                if let Some(status) = status {
                     self.write(key, deployment, status).await?;
                 }
                 Err(error)

@@ -112,7 +112,7 @@ pub(super) fn plan(
             made.clone_from(&set.metadata.name);
             actions.push(Action::Create(Box::new(set)));
         }
-        history::clean(deployment, &sets, mode == Mode::Paused, &mut actions);
+        history::clean(deployment, &sets, mode, &mut actions);
         if let Some(revision) = history::revision(deployment, &sets, made.is_some()) {
             actions.push(Action::Revision(revision));
         }

@@ -12,11 +12,11 @@ use k8s_openapi::api::{
 };
 
 use super::{
-    Action, Sets, available,
+    Action, Mode, Sets,
     rollback::ROLLBACK_TO,
     size,
     sizes::{DESIRED, MAX, size_annotations},
-    wanted,
+    status::is_complete,
 };
 
 /// Label whose value tells the versions of a template apart.
@@ -157,14 +157,16 @@ fn name(deployment: &Deployment, hash: &str) -> String {
 }
 
 /// Old, empty sets beyond the limit go, oldest revision first, once the rollout is complete or while it is paused.
-pub(super) fn clean(deployment: &Deployment, sets: &Sets, paused: bool, actions: &mut Vec<Action>) {
+pub(super) fn clean(deployment: &Deployment, sets: &Sets, mode: Mode, actions: &mut Vec<Action>) {
     let limit = deployment.spec.as_ref().and_then(|s| s.revision_history_limit).filter(|l| *l != i32::MAX);
     let Some(limit) = limit.and_then(|l| usize::try_from(l).ok()) else { return };
-    let complete = sets
-        .current
-        .as_ref()
-        .is_some_and(|c| size(c) == wanted(deployment) && available(c) >= wanted(deployment));
-    if !complete && !paused {
+    let is_due = match mode {
+        Mode::Paused => true,
+        // What the status said before: a set is not history while a rollout may still go back to it.
+        Mode::Rolling => deployment.status.as_ref().is_some_and(|s| is_complete(deployment, s)),
+        Mode::Ending | Mode::Scaling => false,
+    };
+    if !is_due {
         return;
     }
     let mut old: Vec<&Arc<ReplicaSet>> =

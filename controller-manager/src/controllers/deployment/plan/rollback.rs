@@ -24,7 +24,8 @@ pub(in super::super) struct Rollback {
 
 /// What becomes of the deployment, if it is to go back.
 pub(in super::super) fn rollback(deployment: &Deployment, sets: &[Arc<ReplicaSet>]) -> Option<Rollback> {
-    if deployment.spec.as_ref().is_some_and(|s| s.paused == Some(true)) {
+    let ends = deployment.metadata.deletion_timestamp.is_some();
+    if ends || deployment.spec.as_ref().is_some_and(|s| s.paused == Some(true)) {
         return None;
     }
     let asked: i64 = annotation(&deployment.metadata, ROLLBACK_TO)?.parse().ok()?;
@@ -113,6 +114,15 @@ mod tests {
             assert_eq!(annotations["deployment.kubernetes.io/revision"], "2");
             assert!(!annotations.contains_key(ROLLBACK_TO));
         }
+    }
+
+    #[test]
+    fn nothing_comes_back_while_a_deployment_is_paused_or_ends() {
+        let sets = [set("i:1", "1"), set("i:2", "2")];
+        assert!(rollback(&deployment("1", true), &sets).is_none());
+        let mut ending = deployment("1", false);
+        ending.metadata.deletion_timestamp = serde_json::from_value(json!("2026-01-01T00:00:00Z")).unwrap();
+        assert!(rollback(&ending, &sets).is_none());
     }
 
     #[test]

@@ -58,7 +58,6 @@ pub(super) fn status(
 fn counts(deployment: &Deployment, sets: &Sets) -> DeploymentStatus {
     let running = |s: &ReplicaSet| s.status.as_ref().map_or(0, |st| st.replicas);
     let ready = |s: &ReplicaSet| s.status.as_ref().and_then(|st| st.ready_replicas).unwrap_or(0);
-    let ending = |s: &ReplicaSet| s.status.as_ref().and_then(|st| st.terminating_replicas).unwrap_or(0);
     let usable = total(&sets.all, available);
     DeploymentStatus {
         observed_generation: deployment.metadata.generation,
@@ -69,8 +68,15 @@ fn counts(deployment: &Deployment, sets: &Sets) -> DeploymentStatus {
         unavailable_replicas: Some((total(&sets.all, size) - usable).max(0)),
         collision_count: deployment.status.as_ref().and_then(|s| s.collision_count),
         conditions: None,
-        terminating_replicas: Some(total(&sets.all, ending)),
+        terminating_replicas: sets.all.iter().map(|s| ending(s)).sum(),
     }
+}
+
+/// A set's pods on their way out; `None` where whoever looked at the set does not count them.
+fn ending(set: &ReplicaSet) -> Option<i32> {
+    let status = set.status.as_ref();
+    let unseen = status.and_then(|s| s.observed_generation).unwrap_or(0) == 0;
+    status.and_then(|s| s.terminating_replicas).or(unseen.then_some(0))
 }
 
 /// Seconds a rollout may go without progress; `None` when nobody looks.
@@ -141,9 +147,11 @@ fn progress(
     }
 }
 
-fn is_complete(deployment: &Deployment, status: &DeploymentStatus) -> bool {
+pub(super) fn is_complete(deployment: &Deployment, status: &DeploymentStatus) -> bool {
     let wanted = Some(wanted(deployment));
-    status.updated_replicas == wanted && status.replicas == wanted && status.available_replicas == wanted
+    let all =
+        status.updated_replicas == wanted && status.replicas == wanted && status.available_replicas == wanted;
+    all && status.observed_generation.unwrap_or(0) >= deployment.metadata.generation.unwrap_or(0)
 }
 
 fn moved(old: Option<&DeploymentStatus>, new: &DeploymentStatus) -> bool {
@@ -194,19 +202,21 @@ fn failure(sets: &Sets) -> Option<DeploymentCondition> {
     })
 }
 
-/// The status of a deployment whose replica set could not be made.
+/// What is told of a replica set that could not be made, and the status of its deployment, if anybody waits for progress.
 pub(in super::super) fn create_failed(
     deployment: &Deployment,
     set_name: &str,
     why: &str,
     now: Timestamp,
-) -> Option<(DeploymentStatus, String)> {
+) -> (String, Option<DeploymentStatus>) {
     let message = format!("Failed to create new replica set {set_name:?}: {why}");
-    let mut status = deployment.status.clone().unwrap_or_default();
-    time_limit(deployment)?;
-    let told = ("False", "ReplicaSetCreateError", message.clone());
-    set(status.conditions.get_or_insert_default(), PROGRESSING, told, now);
-    Some((status, message))
+    let status = time_limit(deployment).map(|_| {
+        let mut status = deployment.status.clone().unwrap_or_default();
+        let told = ("False", "ReplicaSetCreateError", message.clone());
+        set(status.conditions.get_or_insert_default(), PROGRESSING, told, now);
+        status
+    });
+    (message, status)
 }
 
 fn condition(

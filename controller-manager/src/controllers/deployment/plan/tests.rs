@@ -104,9 +104,10 @@ impl World {
 
     fn run(&mut self) {
         for _ in 0..200 {
+            let told = self.deployment.status.clone();
             let moved = self.step();
             self.settle(None);
-            if !moved {
+            if !moved && self.deployment.status == told {
                 return;
             }
         }
@@ -114,6 +115,7 @@ impl World {
     }
 
     fn set_image(&mut self, image: &str) {
+        *self.deployment.metadata.generation.as_mut().unwrap() += 1;
         let spec = self.deployment.spec.as_mut().unwrap().template.spec.as_mut().unwrap();
         spec.containers[0].image = Some(image.into());
     }
@@ -203,6 +205,45 @@ fn pods_on_their_way_out_are_told_where_they_may_be() {
 }
 
 #[test]
+fn pods_on_their_way_out_are_told_when_every_set_that_was_looked_at_tells() {
+    let told = |statuses: &[serde_json::Value]| {
+        let mut world = World::new(deployment(2, "1", 0, 0));
+        world.run();
+        let template = world.sets[0].clone();
+        let sets = statuses.iter().enumerate().map(|(n, status)| {
+            let mut set = template.clone();
+            set.metadata.uid = Some(format!("t{n}"));
+            set.status = Some(serde_json::from_value(status.clone()).unwrap());
+            Arc::new(set)
+        });
+        let shared: Vec<Arc<ReplicaSet>> = sets.collect();
+        let view = View { has_pods: &|_| false, tells_ending: true, now: now() };
+        plan(&world.deployment, &shared, view).unwrap().status.terminating_replicas
+    };
+    let counted = |n: i32| json!({"replicas": 1, "observedGeneration": 1, "terminatingReplicas": n});
+    let uncounted = json!({"replicas": 1, "observedGeneration": 1});
+    let unseen = json!({"replicas": 0});
+    assert_eq!(told(&[]), Some(0));
+    assert_eq!(told(&[counted(2), counted(3)]), Some(5));
+    assert_eq!(told(&[counted(2), unseen]), Some(2), "a set nobody has looked at yet has made no pods");
+    assert_eq!(told(&[counted(2), uncounted]), None);
+}
+
+#[test]
+fn a_set_that_cannot_be_made_is_told_whether_or_not_progress_is_waited_for() {
+    let mut of = deployment(1, "1", 1, 0);
+    let (message, status) = create_failed(&of, "web-5", "no room", now());
+    assert_eq!(message, "Failed to create new replica set \"web-5\": no room");
+    let conditions = status.unwrap().conditions.unwrap();
+    assert_eq!(
+        (conditions[0].status.as_str(), conditions[0].reason.as_deref(), conditions[0].message.as_ref()),
+        ("False", Some("ReplicaSetCreateError"), Some(&message))
+    );
+    of.spec.as_mut().unwrap().progress_deadline_seconds = Some(i32::MAX);
+    assert_eq!(create_failed(&of, "web-5", "no room", now()), (message, None));
+}
+
+#[test]
 fn recreate_waits_for_pods_that_are_still_ending() {
     let mut world = World::new(deployment(2, "1", 0, 0));
     world.deployment.spec.as_mut().unwrap().strategy.as_mut().unwrap().type_ = Some("Recreate".into());
@@ -240,6 +281,23 @@ fn history_is_kept_to_its_limit() {
         world.run();
     }
     assert_eq!(world.sets.len(), 3, "the current one and two old ones");
+}
+
+#[test]
+fn history_goes_when_the_rollout_was_seen_to_be_complete() {
+    let mut world = World::new(deployment(2, "0", 1, 0));
+    world.deployment.spec.as_mut().unwrap().revision_history_limit = Some(0);
+    world.run();
+    world.set_image("1");
+    while world.sizes() != [0, 2] {
+        world.step();
+        world.settle(None);
+    }
+    assert_eq!(world.deployment.status.as_ref().unwrap().replicas, Some(3));
+    world.step();
+    assert_eq!(world.sets.len(), 2, "the status did not yet say that the rollout is complete");
+    world.step();
+    assert_eq!(world.sets.len(), 1);
 }
 
 #[test]
