@@ -7,7 +7,7 @@ mod hints;
 mod metrics;
 mod plan;
 
-use std::sync::Arc;
+use std::{collections::HashSet, sync::Arc};
 
 use component_base::{
     client,
@@ -18,7 +18,7 @@ use component_base::{
 };
 use k8s_openapi::{
     api::{
-        core::v1::{Node, Pod, Service},
+        core::v1::{Node, ObjectReference, Pod, Service},
         discovery::v1::EndpointSlice,
     },
     apimachinery::pkg::apis::meta::v1::OwnerReference,
@@ -27,6 +27,7 @@ use kube::{
     Api, Client,
     api::{DeleteParams, PostParams},
 };
+use parking_lot::Mutex;
 
 use self::hints::Hints;
 use super::{
@@ -64,6 +65,8 @@ struct Controller {
     times: Arc<TriggerTimes>,
     recorder: Recorder,
     sums: Arc<metrics::Sums>,
+    /// Services whose endpoints are shared out to zones by CPU.
+    shared: Arc<Mutex<HashSet<ObjectKey>>>,
     /// Most endpoints in a slice.
     most: usize,
 }
@@ -77,6 +80,7 @@ pub(super) fn start(ctx: &Context) {
         times: Arc::default(),
         recorder: ctx.recorder("endpoint-slice-controller"),
         sums: Arc::default(),
+        shared: Arc::default(),
         most: ctx.settings.slice_endpoints,
     };
     let queue: WorkQueue<ObjectKey> = WorkQueue::new("endpoint_slice");
@@ -106,6 +110,12 @@ pub(super) fn start(ctx: &Context) {
 }
 
 impl Controller {
+    fn tell_failed(&self, key: &ObjectKey, service: &ObjectReference, why: &str) {
+        let note = format!("Error updating Endpoint Slices for Service {key}: {why}");
+        let reason = "FailedToUpdateEndpointSlices";
+        self.recorder.event(service, EventType::Warning, reason, reason, note, None);
+    }
+
     /// Queues services of a node's pods when its zone is another, and those that share by CPU when shares change.
     fn follow_nodes(&self, event: &Event<Node>, queue: &WorkQueue<ObjectKey>) {
         let node = event.object();
@@ -142,6 +152,7 @@ impl Controller {
         let Some(service) = self.services.store().get(key) else {
             self.times.forget(key);
             self.sums.forget(key);
+            self.shared.lock().remove(key);
             return Ok(());
         };
         if service.metadata.deletion_timestamp.is_some() || !service_pods::has_pods(&service) {
@@ -150,33 +161,53 @@ impl Controller {
         let mut pods = self.pods.store().in_namespace(&key.namespace);
         pods.retain(|pod| service_pods::selects(&service, pod));
         let mut slices = self.slices.of_service(key);
-        slices.retain(|s| plan::belongs(s, &key.name));
+        slices.retain(|s| plan::belongs(s, &key.name) && s.metadata.deletion_timestamp.is_none());
         let nodes = plan::Nodes::of(&self.nodes.store().list());
-        let trigger = self.times.observe(key, &service, &pods);
-        let plan = plan::plan(&service, &pods, &slices, &nodes, self.most, trigger);
+        let view = plan::View {
+            nodes: &nodes,
+            most: self.most,
+            trigger: self.times.observe(key, &service, &pods),
+            shared: self.shared.lock().contains(key),
+        };
+        let plan = plan::plan(&service, &pods, &slices, view);
+        match plan.shared {
+            true => self.shared.lock().insert(key.clone()),
+            false => self.shared.lock().remove(key),
+        };
         let (counts, changes) = metrics::count(&service, &slices, &plan.actions, self.most);
         self.sums.observe(key, &service, counts, changes);
         let owner = new_controller_ref(service.as_ref());
         let regarding = reference(service.as_ref());
         for action in plan.actions {
             let told = metrics::Operation::of(&action);
+            let what = purpose(&action);
             if let Err(error) = self.slices.act(key, Some(&owner), action).await {
-                let note = format!(
-                    "Error updating Endpoint Slices for Service {}/{}: {}",
-                    key.namespace,
-                    key.name,
-                    chain(&error)
-                );
-                let reason = "FailedToUpdateEndpointSlices";
-                self.recorder.event(&regarding, EventType::Warning, reason, reason, note, None);
+                let why = format!("failed to {what} for Service {key}: {}", chain(&error));
+                self.tell_failed(key, &regarding, &why);
                 return Err(error);
             }
             told.carried_out();
+        }
+        // They come once their node does.
+        match plan.skipped.as_slice() {
+            [] => {}
+            [one] => self.tell_failed(key, &regarding, one),
+            several => self.tell_failed(key, &regarding, &format!("[{}]", several.join(", "))),
         }
         for told in plan.told {
             self.recorder.event(&regarding, told.kind, told.reason, told.reason, told.note, None);
         }
         Ok(())
+    }
+}
+
+/// What a step is to do, as failures of it are told.
+fn purpose(action: &Action) -> String {
+    let name = |slice: &EndpointSlice| slice.metadata.name.clone().unwrap_or_default();
+    match action {
+        Action::Create(_) => "create EndpointSlice".to_owned(),
+        Action::Update(slice) => format!("update {} EndpointSlice", name(slice)),
+        Action::Delete(slice) => format!("delete {} EndpointSlice", name(slice)),
     }
 }
 

@@ -42,9 +42,14 @@ pub(super) fn selects(service: &Service, pod: &Pod) -> bool {
     selector.is_some_and(|s| !s.is_empty() && LabelSelector::from_map(s).matches(&pod.metadata.labels))
 }
 
-/// Whether a service has no address of its own.
+/// Whether a service is to have no address of its own.
 pub(super) fn is_headless(service: &Service) -> bool {
     service.spec.as_ref().and_then(|s| s.cluster_ip.as_deref()) == Some("None")
+}
+
+/// Whether a service has no address, be it that it is to have none or that it has not got one yet: what labels say.
+pub(super) fn lacks_address(service: &Service) -> bool {
+    service.spec.as_ref().and_then(|s| s.cluster_ip.as_deref()).is_none_or(|ip| ip.is_empty() || ip == "None")
 }
 
 /// Whether a pod has an address to publish: it has one and has not ended.

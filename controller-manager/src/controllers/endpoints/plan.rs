@@ -31,7 +31,7 @@ pub(super) fn plan(
     let mut labels = service.metadata.labels.clone().unwrap_or_default();
     labels.insert(MANAGED_BY.into(), CONTROLLER.into());
     labels.remove(HEADLESS);
-    if service_pods::is_headless(service) {
+    if service_pods::lacks_address(service) {
         labels.insert(HEADLESS.into(), String::new());
     }
     if let Some(current) = current {

@@ -93,16 +93,20 @@ fn counts(node: &Node) -> bool {
     ready && !EXCLUDED.iter().any(|key| label(&node.metadata, key).is_some())
 }
 
-/// Gives the ready ones of a family's endpoints their hints; `there` are the slices they are in so far.
+/// Gives the ready ones of a family's endpoints their hints; `there` are the slices they are in so far. `shared` tells
+/// whether the service's endpoints are shared out by CPU: what it says changes is told.
 pub(super) fn give(
     wish: Hints,
     family: &str,
     mut endpoints: Vec<&mut Endpoint>,
     there: &[&Arc<EndpointSlice>],
     shares: Option<&BTreeMap<String, f64>>,
+    shared: &mut bool,
 ) -> Option<Told> {
     endpoints.retain(|e| is_ready(e));
     let for_zone = |zone: &String| ForZone { name: zone.clone() };
+    let before_this = std::mem::replace(shared, false);
+    let ended = || before_this.then(|| disabled("Topology Aware Hints has been disabled", family));
     match wish {
         Hints::SameZone | Hints::SameNode => {
             for endpoint in endpoints {
@@ -112,9 +116,9 @@ pub(super) fn give(
                 let any = zones.is_some() || nodes.is_some();
                 endpoint.hints = any.then_some(EndpointHints { for_zones: zones, for_nodes: nodes });
             }
-            None
+            ended()
         }
-        Hints::None => hinted(there).then(|| disabled("Topology Aware Hints has been disabled", family)),
+        Hints::None => ended(),
         Hints::Auto => {
             let before = before(there);
             let own: Vec<Option<String>> = endpoints.iter().map(|e| e.zone.clone()).collect();
@@ -127,7 +131,8 @@ pub(super) fn give(
                         endpoint.hints =
                             Some(EndpointHints { for_zones: Some(vec![for_zone(zone)]), for_nodes: None });
                     }
-                    (!hinted(there)).then(|| Told {
+                    *shared = true;
+                    (!before_this).then(|| Told {
                         kind: EventType::Normal,
                         reason: "TopologyAwareHintsEnabled",
                         note: format!("Topology Aware Hints has been enabled, addressType: {family}"),
@@ -140,10 +145,6 @@ pub(super) fn give(
 
 fn is_ready(endpoint: &Endpoint) -> bool {
     endpoint.conditions.as_ref().and_then(|c| c.ready) == Some(true)
-}
-
-fn hinted(slices: &[&Arc<EndpointSlice>]) -> bool {
-    slices.iter().any(|s| s.endpoints.iter().flatten().any(|e| e.hints.is_some()))
 }
 
 fn disabled(why: &str, family: &str) -> Told {
