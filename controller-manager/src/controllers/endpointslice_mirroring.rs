@@ -103,11 +103,11 @@ impl Controller {
                 format!("Skipped {} invalid IP addresses when mirroring to EndpointSlices", plan.invalid);
             warn("InvalidIPAddress", note);
         }
-        if plan.beyond > 0 {
-            let (most, beyond) = (self.most, plan.beyond);
+        if plan.skipped > plan.invalid {
+            let (most, skipped) = (self.most, plan.skipped);
             let note = format!(
                 "A max of {most} addresses can be mirrored to EndpointSlices per Endpoints subset. \
-                 {beyond} addresses were skipped"
+                 {skipped} addresses were skipped"
             );
             warn("TooManyAddressesToMirror", note);
         }

@@ -126,7 +126,7 @@ pub(super) fn count(there: &[Arc<EndpointSlice>], plan: &Plan) -> (Counts, Chang
         added: is.keys().filter(|key| !was.contains_key(*key)).count(),
         updated: is.iter().filter(|(key, now)| was.get(*key).is_some_and(|then| then != *now)).count(),
         removed: was.keys().filter(|key| !is.contains_key(*key)).count(),
-        skipped: plan.invalid + plan.beyond,
+        skipped: plan.skipped,
     };
     (counts, changes)
 }
@@ -199,7 +199,7 @@ mod tests {
                 Action::Create(slice("", 70, &[("10.0.0.9", true)])),
             ],
             invalid: 1,
-            beyond: 2,
+            skipped: 3,
         };
         let (counts, changes) = count(&there, &plan);
         assert_eq!(counts, Counts { endpoints: 3, slices: 2 });

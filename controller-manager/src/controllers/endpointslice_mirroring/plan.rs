@@ -2,10 +2,13 @@
 
 use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
 
-use component_base::meta::{annotation, label};
-use k8s_openapi::api::{
-    core::v1::{EndpointAddress, EndpointPort as Port, Endpoints, Service},
-    discovery::v1::{Endpoint, EndpointConditions, EndpointPort, EndpointSlice},
+use component_base::meta::{annotation, label, new_controller_ref};
+use k8s_openapi::{
+    api::{
+        core::v1::{EndpointAddress, EndpointPort as Port, Endpoints, Service},
+        discovery::v1::{Endpoint, EndpointConditions, EndpointPort, EndpointSlice},
+    },
+    apimachinery::pkg::apis::meta::v1::ObjectMeta,
 };
 
 use crate::controllers::{
@@ -27,8 +30,8 @@ pub(super) struct Plan {
     pub(super) actions: Vec<Action>,
     /// Addresses that are no IP.
     pub(super) invalid: usize,
-    /// Addresses beyond what a slice may hold.
-    pub(super) beyond: usize,
+    /// Addresses left out: those that are no IP and those beyond what a slice may hold.
+    pub(super) skipped: usize,
 }
 
 /// Whether a slice was made here.
@@ -72,6 +75,10 @@ pub(super) fn plan(endpoints: Option<&Endpoints>, there: &[Arc<EndpointSlice>], 
 
 fn update(old: &EndpointSlice, wanted: EndpointSlice, actions: &mut Vec<Action>) {
     let mut next = old.clone();
+    // Endpoints made anew under the same name: the slices would go with those before.
+    if !owns(&wanted.metadata, &old.metadata) {
+        next.metadata.owner_references = wanted.metadata.owner_references;
+    }
     next.metadata.labels = wanted.metadata.labels;
     next.metadata.annotations = wanted.metadata.annotations;
     next.ports = wanted.ports;
@@ -86,24 +93,34 @@ fn update(old: &EndpointSlice, wanted: EndpointSlice, actions: &mut Vec<Action>)
     }
 }
 
+/// Whether no other endpoints of the same name own what is there.
+fn owns(wanted: &ObjectMeta, there: &ObjectMeta) -> bool {
+    let Some(owner) = wanted.owner_references.iter().flatten().next() else { return true };
+    let mut owners = there.owner_references.iter().flatten();
+    !owners.any(|o| o.kind == owner.kind && o.name == owner.name && o.uid != owner.uid)
+}
+
 fn wanted(endpoints: &Endpoints, most: usize, plan: &mut Plan) -> Vec<EndpointSlice> {
     let mut out = Vec::new();
     for subset in pack(expand(endpoints.subsets.as_deref().unwrap_or_default())) {
         let ready = subset.addresses.iter().flatten().map(|a| (a, true));
         let not_ready = subset.not_ready_addresses.iter().flatten().map(|a| (a, false));
         let mut families: BTreeMap<&str, Vec<Endpoint>> = BTreeMap::new();
-        let mut added = 0;
+        let (mut added, mut invalid, mut all) = (0, 0, 0);
         for (address, ready) in ready.chain(not_ready) {
-            match address.ip.parse::<IpAddr>() {
-                Err(_) => plan.invalid += 1,
-                Ok(_) if added == most => plan.beyond += 1,
-                Ok(ip) => {
+            all += 1;
+            match parse_sloppily(&address.ip) {
+                _ if added == most => {}
+                None => invalid += 1,
+                Some(ip) => {
                     added += 1;
                     let family = if ip.is_ipv4() { "IPv4" } else { "IPv6" };
                     families.entry(family).or_default().push(endpoint(address, ip, ready));
                 }
             }
         }
+        plan.invalid += invalid;
+        plan.skipped += all - added;
         let ports: Vec<EndpointPort> = subset.ports.iter().flatten().map(port).collect();
         out.extend(families.into_iter().map(|(family, list)| slice(endpoints, family, ports.clone(), list)));
     }
@@ -124,6 +141,7 @@ fn slice(of: &Endpoints, family: &str, ports: Vec<EndpointPort>, endpoints: Vec<
     annotations.remove(TRIGGER_TIME);
     annotations.remove(LAST_APPLIED);
     out.metadata.namespace.clone_from(&of.metadata.namespace);
+    out.metadata.owner_references = Some(vec![new_controller_ref(of)]);
     out.metadata.labels = Some(labels);
     out.metadata.annotations = (!annotations.is_empty()).then_some(annotations);
     out
@@ -136,6 +154,17 @@ fn port(port: &Port) -> EndpointPort {
         protocol: Some(port.protocol.clone().unwrap_or_else(|| "TCP".into())),
         app_protocol: port.app_protocol.clone(),
     }
+}
+
+/// An address as people write them: IPv4 may have leading zeros, or stand within IPv6.
+fn parse_sloppily(ip: &str) -> Option<IpAddr> {
+    let parts: Vec<&str> = ip.split('.').collect();
+    if parts.len() == 4 && !ip.contains(':') {
+        let octet = |part: &str| part.bytes().all(|b| b.is_ascii_digit()).then(|| part.parse::<u8>().ok())?;
+        let octets: Option<Vec<u8>> = parts.into_iter().map(octet).collect();
+        return octets.and_then(|o| <[u8; 4]>::try_from(o).ok()).map(IpAddr::from);
+    }
+    ip.parse::<IpAddr>().ok().map(|ip| ip.to_canonical())
 }
 
 fn endpoint(address: &EndpointAddress, ip: IpAddr, ready: bool) -> Endpoint {
@@ -237,7 +266,66 @@ mod tests {
         let of = endpoints(json!([{"addresses": addresses, "ports": [port(1)]}]));
         let (slices, _) = settle(Some(&of), &[], 3);
         assert_eq!(slices[0].endpoints.as_ref().unwrap().len(), 3);
-        assert_eq!(plan(Some(&of), &[], 3).beyond, 2);
+        let counts = |most| {
+            let plan = plan(Some(&of), &[], most);
+            (plan.skipped, plan.invalid)
+        };
+        assert_eq!((counts(3), counts(5)), ((2, 0), (0, 0)));
+    }
+
+    #[test]
+    fn what_is_left_out_is_counted_by_subset() {
+        let subset = |ips: &[&str], number: i32| {
+            let addresses: Vec<Value> = ips.iter().map(|ip| json!({"ip": ip})).collect();
+            json!({"addresses": addresses, "ports": [port(number)]})
+        };
+        // Addresses are looked at in order: what is wrong beyond the limit is left out like all that is there.
+        for (ips, expected) in [
+            (&["10.0.0.1", "10.0.0.2", "10.0.0.3"][..], (1, 0)),
+            (&["10.0.0.1", "10.0.0.2", "zzz"], (1, 0)),
+            (&["0", "10.0.0.1", "10.0.0.2", "10.0.0.3"], (2, 1)),
+            (&["", "10.0.0.1"], (1, 1)),
+        ] {
+            let plan = plan(Some(&endpoints(json!([subset(ips, 1)]))), &[], 2);
+            assert_eq!((plan.skipped, plan.invalid), expected, "{ips:?}");
+        }
+        let two = endpoints(json!([subset(&["10.0.0.1", "10.0.0.2"], 1), subset(&["10.0.0.3", "x"], 2)]));
+        let plan = plan(Some(&two), &[], 2);
+        assert_eq!((plan.skipped, plan.invalid), (1, 1));
+    }
+
+    #[test]
+    fn addresses_are_read_as_people_write_them() {
+        for (written, family, address) in [
+            ("010.0.0.01", "IPv4", "10.0.0.1"),
+            ("::ffff:10.0.0.9", "IPv4", "10.0.0.9"),
+            ("FD00:0::1", "IPv6", "fd00::1"),
+        ] {
+            let of = endpoints(json!([{"addresses": [{"ip": written}], "ports": [port(1)]}]));
+            let (slices, _) = settle(Some(&of), &[], 10);
+            let shown = &slices[0].endpoints.as_ref().unwrap()[0].addresses;
+            assert_eq!(
+                (slices[0].address_type.as_str(), shown.as_slice()),
+                (family, &[address.to_owned()][..])
+            );
+        }
+        assert!(
+            ["10.0.0", "10.0.0.256", "+1.0.0.0", "a.b.c.d"].iter().all(|ip| parse_sloppily(ip).is_none())
+        );
+    }
+
+    #[test]
+    fn slices_of_endpoints_that_were_made_anew_are_theirs() {
+        let of = |uid: &str| {
+            let mut of = endpoints(json!([{"addresses": [{"ip": "10.0.0.1"}], "ports": [port(1)]}]));
+            of.metadata.uid = Some(uid.to_owned());
+            of
+        };
+        let (slices, _) = settle(Some(&of("old")), &[], 10);
+        let (slices, did) = settle(Some(&of("new")), &slices, 10);
+        assert_eq!(did, ["update"]);
+        let owners = slices[0].metadata.owner_references.as_ref().unwrap();
+        assert_eq!(owners.iter().map(|o| o.uid.as_str()).collect::<Vec<_>>(), ["new"]);
     }
 
     #[test]
