@@ -15,6 +15,7 @@ mod zones;
 use std::{
     collections::BTreeMap,
     sync::{Arc, LazyLock},
+    time::Duration,
 };
 
 use component_base::{
@@ -46,6 +47,8 @@ use crate::settings::NodeSettings;
 
 /// Nodes tainted at once.
 const WORKERS: usize = 4;
+/// How soon a node that is held is looked at again at the earliest.
+const LEAST_WAIT: Duration = Duration::from_millis(100);
 const LEASES: &str = "kube-node-lease";
 
 #[derive(Clone)]
@@ -137,6 +140,7 @@ impl Controller {
         let nodes = self.nodes.store().list();
         let mut model = self.model.lock();
         model.health.retain(|name, _| self.nodes.store().get(&ObjectKey::cluster(name.as_str())).is_some());
+        let before: Vec<String> = model.zones.reports().map(|(zone, _)| zone.to_owned()).collect();
         let recovered = model.zones.update(&nodes, &self.settings);
         if recovered {
             // Nobody could be heard while all were silent: all get their full grace again.
@@ -147,6 +151,11 @@ impl Controller {
             ZONE_SIZE.with_label_values(&[zone]).set(i64::try_from(report.size).unwrap_or(i64::MAX));
             UNHEALTHY.with_label_values(&[zone]).set(i64::try_from(report.unhealthy).unwrap_or(i64::MAX));
             ZONE_HEALTH.with_label_values(&[zone]).set(report.health());
+        }
+        for zone in before.iter().filter(|zone| model.zones.reports().all(|(there, _)| there != **zone)) {
+            ZONE_SIZE.with_label_values(&[zone]).set(0);
+            UNHEALTHY.with_label_values(&[zone]).set(0);
+            ZONE_HEALTH.with_label_values(&[zone]).set(100.0);
         }
         drop(model);
         for node in &nodes {
@@ -216,9 +225,11 @@ impl Controller {
         self.nodes.wait_synced().await;
         let Some(node) = self.nodes.store().get(key) else { return Ok(Outcome::Done) };
         let now = self.clock.now();
-        let drive = {
+        let (drive, wait) = {
             let mut model = self.model.lock();
-            taints::drive(&node, |zone| model.zones.may_evict(zone, now))
+            let drive = taints::drive(&node, |zone| model.zones.may_evict(zone, now));
+            let held = drive == taints::Drive::Hold;
+            (drive, held.then(|| model.zones.wait(&zones::key(&node), now)).flatten())
         };
         let mut body = json!({});
         if let Some(taints) = taints::wanted(&node, drive, now) {
@@ -236,7 +247,8 @@ impl Controller {
                 EVICTIONS.with_label_values(&[zones::key(&node).as_str()]).inc();
             }
         }
-        Ok(Outcome::Done)
+        let wait = wait.map(|wait| Duration::try_from(wait).unwrap_or_default().max(LEAST_WAIT));
+        Ok(wait.map_or(Outcome::Done, Outcome::RequeueAfter))
     }
 
     /// Waits for our own write, so that the next round sees it. A conflict is looked at anew.

@@ -23,17 +23,19 @@ pub(super) struct Health {
     uid: Option<String>,
     /// When a change was last seen.
     pub heard: Timestamp,
-    heartbeat: Option<Timestamp>,
-    renewed: Option<Timestamp>,
+    /// The heartbeat it reported with its readiness; `None` while it says nothing of it.
+    heartbeat: Option<Option<Timestamp>>,
+    /// When its lease was last renewed; `None` without one.
+    renewed: Option<Option<Timestamp>>,
 }
 
 /// The node's health after a look at its status and lease.
 pub(super) fn observe(before: Option<&Health>, node: &Node, lease: Option<&Lease>, now: Timestamp) -> Health {
-    let heartbeat = condition(node, "Ready").and_then(|c| c.last_heartbeat_time.as_ref()).map(|t| t.0);
-    let renewed = lease.and_then(|l| l.spec.as_ref()?.renew_time.as_ref()).map(|t| t.0);
+    let heartbeat = condition(node, "Ready").map(|c| c.last_heartbeat_time.as_ref().map(|t| t.0));
+    let renewed = lease.map(|l| l.spec.as_ref()?.renew_time.as_ref().map(|t| t.0));
     let heard = match before.filter(|b| b.uid == node.metadata.uid) {
         Some(before) => {
-            let beaten = heartbeat.is_some() && before.heartbeat != heartbeat;
+            let beaten = before.heartbeat != heartbeat;
             // A lease that is gone is no sign of life.
             if beaten || renewed > before.renewed { now } else { before.heard }
         }
@@ -148,6 +150,22 @@ mod tests {
         assert_eq!(leased.heard, at(130));
         let renewed = observe(Some(&leased), &node(Some(("True", -8990))), Some(&lease(17)), at(140));
         assert_eq!(renewed.heard, at(140));
+    }
+
+    #[test]
+    fn readiness_that_comes_or_goes_is_a_sign_of_life() {
+        let (says, silent) = (node(Some(("True", 10))), node(None));
+        let first = observe(None, &silent, None, at(100));
+        assert_eq!(first.heard, at(0), "since it was made");
+        let came = observe(Some(&first), &says, None, at(110));
+        assert_eq!(came.heard, at(110));
+        let went = observe(Some(&came), &silent, None, at(120));
+        assert_eq!(went.heard, at(120));
+        assert_eq!(observe(Some(&went), &silent, None, at(130)).heard, at(120));
+        // A lease counts from when it is first seen, and is not missed when it goes.
+        let leased = observe(None, &silent, Some(&lease(1)), at(100));
+        assert_eq!(leased.heard, at(100));
+        assert_eq!(observe(Some(&leased), &silent, None, at(110)).heard, at(100));
     }
 
     #[test]

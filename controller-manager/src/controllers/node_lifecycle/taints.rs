@@ -79,8 +79,6 @@ pub(super) struct Ask<'a> {
 /// The taints a node must have, if they differ from those it has. Taints of others stay.
 pub(super) fn wanted(node: &Node, drive: Drive, now: Timestamp) -> Option<Vec<Taint>> {
     let conditions = node.status.as_ref().and_then(|s| s.conditions.as_deref()).unwrap_or_default();
-    // A node nobody has heard of yet keeps what admission gave it.
-    health::ready(node)?;
     let holds = |kind: &str, status: &str| conditions.iter().any(|c| c.type_ == kind && c.status == status);
     let mirrored = MIRRORED.iter().filter(|(kind, status, _)| holds(kind, status));
     let mut wanted: Vec<(&str, &str)> = mirrored.clone().map(|(.., taint)| (*taint, "NoSchedule")).collect();
@@ -92,6 +90,11 @@ pub(super) fn wanted(node: &Node, drive: Drive, now: Timestamp) -> Option<Vec<Ta
             .extend(mirrored.filter(|(kind, ..)| *kind == "Ready").map(|(.., taint)| (*taint, "NoExecute")));
     }
     let had = taints_of(node);
+    // A node nobody has heard of yet keeps what admission gave it.
+    if health::ready(node).is_none() {
+        let given = had.iter().filter(|t| is_ours(t) && (t.key == NOT_READY || t.key == UNREACHABLE));
+        wanted.extend(given.map(|t| (t.key.as_str(), t.effect.as_str())));
+    }
     let kept = |t: &&Taint| !is_ours(t) || wanted.contains(&(t.key.as_str(), t.effect.as_str()));
     let mut next: Vec<Taint> = had.iter().filter(kept).cloned().collect();
     for (key, effect) in wanted {
@@ -178,6 +181,18 @@ mod tests {
             keys(&node(swapped, "Unknown"), Drive::Go),
             Some(vec!["unreachable:NoSchedule".into(), "unreachable:NoExecute".into()])
         );
+    }
+
+    #[test]
+    fn a_node_that_never_reported_keeps_what_it_was_given() {
+        let taints = json!([{"key": NOT_READY, "effect": "NoSchedule"}, {"key": UNSCHEDULABLE, "effect": "NoSchedule"}]);
+        let mut fresh = node(json!({"taints": taints}), "True");
+        fresh.status = None;
+        assert_eq!(keys(&fresh, Drive::No), Some(vec!["not-ready:NoSchedule".into()]));
+        fresh.spec.as_mut().unwrap().unschedulable = Some(true);
+        assert_eq!(keys(&fresh, Drive::No), None);
+        fresh.spec.as_mut().unwrap().taints = None;
+        assert_eq!(keys(&fresh, Drive::No), Some(vec!["unschedulable:NoSchedule".into()]));
     }
 
     #[test]

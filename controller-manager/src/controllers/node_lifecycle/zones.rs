@@ -13,8 +13,10 @@ use super::{
 use crate::settings::NodeSettings;
 
 const EXCLUDED: &str = "node.kubernetes.io/exclude-disruption";
-const REGION: &str = "topology.kubernetes.io/region";
-const ZONE: &str = "topology.kubernetes.io/zone";
+/// Labels of nodes naming their region; the older name takes precedence.
+const REGION: [&str; 2] = ["failure-domain.beta.kubernetes.io/region", "topology.kubernetes.io/region"];
+/// Labels of nodes naming their zone; the older name takes precedence.
+const ZONE: [&str; 2] = ["failure-domain.beta.kubernetes.io/zone", "topology.kubernetes.io/zone"];
 
 /// How a zone is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -82,6 +84,13 @@ impl Zones {
         was_silent && !silent
     }
 
+    /// How long a node that is held has to wait for its turn; `None` where only a pass can change that.
+    pub(super) fn wait(&self, zone: &str, now: Timestamp) -> Option<SignedDuration> {
+        let pace = self.paces.get(zone).copied().flatten()?;
+        let last = self.last.get(zone)?;
+        Some(pace - now.duration_since(*last))
+    }
+
     /// Zones as they are now.
     pub(super) fn reports(&self) -> impl Iterator<Item = (&str, &Report)> {
         self.reports.iter().map(|(zone, report)| (zone.as_str(), report))
@@ -132,7 +141,10 @@ fn every(rate: f64) -> Option<SignedDuration> {
 
 /// The zone of a node, as metrics name it.
 pub(super) fn key(node: &Node) -> String {
-    let label = |key: &str| node.metadata.labels.as_ref().and_then(|l| l.get(key)).map_or("", String::as_str);
+    let label = |keys: [&str; 2]| {
+        let labels = node.metadata.labels.as_ref();
+        keys.iter().find_map(|key| labels.and_then(|l| l.get(*key))).map_or("", String::as_str)
+    };
     let (region, zone) = (label(REGION), label(ZONE));
     if region.is_empty() && zone.is_empty() { String::new() } else { format!("{region}:\0:{zone}") }
 }
@@ -161,7 +173,7 @@ mod tests {
         let node = |ready: &str| {
             Arc::new(
                 serde_json::from_value(json!({
-                    "metadata": {"labels": {ZONE: name}},
+                    "metadata": {"labels": {ZONE[1]: name}},
                     "status": {"conditions": [{"type": "Ready", "status": ready}]},
                 }))
                 .unwrap(),
@@ -187,7 +199,21 @@ mod tests {
         assert_eq!(zones.may_evict(Ask { zone: here, counts: false }, at(0)), Permit::Given);
         assert_eq!(zones.may_evict(ask(here), at(0)), Permit::Given);
         assert_eq!(zones.may_evict(ask(here), at(9)), Permit::Later);
+        assert_eq!(zones.wait(here, at(9)), Some(SignedDuration::from_secs(1)));
+        assert_eq!(zones.wait(":\0:b", at(9)), None, "no pass has seen it yet");
         assert_eq!(zones.may_evict(ask(here), at(10)), Permit::Given);
+    }
+
+    #[test]
+    fn the_older_names_of_region_and_zone_come_first() {
+        let of = |labels: serde_json::Value| {
+            key(&serde_json::from_value(json!({"metadata": {"labels": labels}})).unwrap())
+        };
+        assert_eq!(of(json!({})), "");
+        assert_eq!(of(json!({REGION[1]: "r", ZONE[1]: "z"})), "r:\0:z");
+        assert_eq!(of(json!({REGION[0]: "old", ZONE[1]: "z"})), "old:\0:z");
+        assert_eq!(of(json!({ZONE[0]: "old", ZONE[1]: "z"})), ":\0:old");
+        assert_eq!(of(json!({ZONE[0]: "", ZONE[1]: "z"})), "");
     }
 
     #[test]

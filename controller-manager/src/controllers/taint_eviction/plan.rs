@@ -35,9 +35,9 @@ pub(super) fn no_execute(node: &Node) -> Vec<&Taint> {
     taints.filter(|t| t.effect == "NoExecute").collect()
 }
 
-/// Whether a pod must go. Time counts from the moment the taints were first seen; a change of taints may make it
-/// earlier, and later only when it no longer holds that the pod has had to go all along. `compare` says whether
-/// tolerations may compare numbers.
+/// Whether a pod must go. Time counts from the moment the taints were first seen: other tolerations or taints may make it
+/// earlier, but later only when there was a time in which the pod might stay. `compare` says whether tolerations may
+/// compare numbers.
 pub(super) fn decide(
     pod: Option<&Pod>,
     node: Option<&Node>,
@@ -59,7 +59,8 @@ pub(super) fn decide(
     };
     let Some(seconds) = used.iter().filter_map(|t| t.toleration_seconds).min() else { return Decision::Stay };
     let since = pending.map_or(now, |p| p.since);
-    let due = since.checked_add(SignedDuration::from_secs(seconds.max(0))).unwrap_or(Timestamp::MAX);
+    let due = now.checked_add(SignedDuration::from_secs(seconds.max(0))).unwrap_or(Timestamp::MAX);
+    let due = pending.map_or(due, |p| p.due.min(due));
     if due <= now { Decision::Evict { since: due } } else { Decision::Wait(Pending { uid, since, due }) }
 }
 
@@ -121,6 +122,45 @@ mod tests {
                 for_five.clone(),
                 Some(pending(97, 102)),
                 Decision::Wait(pending(97, 102)),
+            ),
+            (
+                "more time is no respite",
+                tainted.clone(),
+                json!([{"key": "a", "operator": "Exists", "tolerationSeconds": 500}]),
+                Some(pending(97, 102)),
+                Decision::Wait(pending(97, 102)),
+            ),
+            (
+                "less time counts from now",
+                tainted.clone(),
+                for_five.clone(),
+                Some(pending(40, 140)),
+                Decision::Wait(pending(40, 105)),
+            ),
+            (
+                "for ever, after all",
+                tainted.clone(),
+                json!([{"key": "a", "operator": "Exists"}]),
+                Some(pending(97, 102)),
+                stay.clone(),
+            ),
+            ("not tolerated any more", tainted.clone(), json!([]), Some(pending(97, 102)), evict(100)),
+            (
+                "all but one tolerated",
+                json!([{"key": "a", "effect": "NoExecute"}, {"key": "b", "effect": "NoExecute"}]),
+                json!([{"key": "a", "operator": "Exists", "tolerationSeconds": 50}]),
+                None,
+                evict(100),
+            ),
+            (
+                "one for ever, one for a time",
+                json!([{"key": "a", "effect": "NoExecute"}, {"key": "b", "effect": "NoExecute"}]),
+                json!([
+                    {"key": "a", "operator": "Exists"},
+                    {"key": "b", "operator": "Exists", "effect": "NoExecute", "tolerationSeconds": 60},
+                ]),
+                None,
+                Decision::Wait(pending(100, 160)),
             ),
             ("over", tainted.clone(), for_five.clone(), Some(pending(95, 100)), evict(100)),
             (
