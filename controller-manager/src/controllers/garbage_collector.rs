@@ -280,7 +280,7 @@ impl Collector {
             if self.get(owner).await?.is_none() {
                 let tasks = self.graph.lock().mark_absent(owner);
                 self.enqueue(tasks);
-            } else if self.graph.lock().is_virtual(owner) {
+            } else if self.graph.lock().is_unseen(owner) {
                 outcome = Outcome::RequeueAfter(UNSEEN);
             }
         }

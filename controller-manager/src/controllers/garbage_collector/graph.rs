@@ -49,7 +49,7 @@ impl fmt::Display for Uid {
 pub(super) struct KindId(u32);
 
 /// What it takes to ask the server for an object.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) struct Coordinates {
     pub(super) kind: KindId,
     /// Empty for cluster-scoped kinds.
@@ -146,7 +146,8 @@ pub(super) struct Graph {
     kind_ids: HashMap<(String, String), KindId>,
     nodes: HashMap<Uid, Node>,
     dependents: HashMap<Uid, HashSet<Uid>>,
-    absent: HashSet<(Uid, Arc<str>)>,
+    /// What is known not to be there. Another reference to the same uid may be right where one is wrong.
+    absent: HashSet<Coordinates>,
     /// Objects with owners of kinds that nobody has served yet.
     puzzling: HashSet<Uid>,
     namespaces: HashSet<Arc<str>>,
@@ -366,7 +367,7 @@ impl Graph {
         self.puzzling.remove(&uid);
         let Some(node) = self.nodes.remove(&uid) else { return Vec::new() };
         let mut tasks: Vec<Task> = self.dependents_of(uid).map(Task::Examine).collect();
-        self.remember_absent(uid, &node.at);
+        self.remember_absent(&node.at);
         for owner in &node.owners {
             self.unlink(owner.uid, uid);
             if self.awaits_dependents(owner.uid) {
@@ -377,15 +378,15 @@ impl Graph {
         tasks
     }
 
-    /// Whether no watch has shown the object at these coordinates, which others name.
-    pub(super) fn is_virtual(&self, at: &Coordinates) -> bool {
-        self.nodes.get(&Uid::new(&at.uid)).is_some_and(|node| node.is_virtual && node.at == *at)
+    /// Whether no watch has shown an object of this uid.
+    pub(super) fn is_unseen(&self, at: &Coordinates) -> bool {
+        self.nodes.get(&Uid::new(&at.uid)).is_none_or(|node| node.is_virtual)
     }
 
     /// The server has no such object at these coordinates. Its dependents must be looked at.
     pub(super) fn mark_absent(&mut self, at: &Coordinates) -> Vec<Task> {
         let uid = Uid::new(&at.uid);
-        self.remember_absent(uid, at);
+        self.remember_absent(at);
         match self.nodes.get(&uid) {
             Some(node) if node.is_virtual && node.at == *at => {
                 self.nodes.remove(&uid);
@@ -397,15 +398,15 @@ impl Graph {
         tasks
     }
 
-    fn remember_absent(&mut self, uid: Uid, at: &Coordinates) {
+    fn remember_absent(&mut self, at: &Coordinates) {
         if self.absent.len() >= ABSENT_LIMIT {
             self.absent.clear();
         }
-        self.absent.insert((uid, at.namespace.clone()));
+        self.absent.insert(at.clone());
     }
 
     fn is_known_absent(&self, owner: &Owner) -> bool {
-        self.absent.contains(&(owner.uid, owner.at.namespace.clone()))
+        self.absent.contains(&owner.at)
     }
 
     /// Whether the coordinates lead to an object a watch has shown.

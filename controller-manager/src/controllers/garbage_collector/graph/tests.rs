@@ -248,3 +248,43 @@ fn nothing_is_left_of_objects_that_are_gone() {
     assert_eq!(world.graph.len(), 0);
     assert!(world.graph.dependents.is_empty());
 }
+
+/// References that lead nowhere, by their name, kind or namespace, say nothing of the object whose uid they have.
+#[test]
+fn a_wrong_reference_costs_no_object_that_names_its_owner_rightly() {
+    let wrong = |kind: &str, version: &str, name: &str| json!({"apiVersion": version, "kind": kind, "name": name, "uid": "web"});
+    for bad in
+        [wrong("ReplicaSet", "apps/v1", "other"), wrong("Pod", "v1", "web"), wrong("Node", "v1", "web")]
+    {
+        for good_first in [true, false] {
+            let mut world = World::new();
+            if good_first {
+                world.see(world.pod, "good", &[by_set("web")], json!({}));
+            }
+            world.see(world.pod, "bad", std::slice::from_ref(&bad), json!({}));
+            world.see(world.pod, "good", &[by_set("web")], json!({}));
+            let Decision::Verify(asked) = world.examine("bad") else { panic!("not verified: {bad}") };
+            assert!(world.graph.mark_absent(&asked[0]).contains(&Task::Examine(Uid::new("good"))));
+            assert_eq!(policy(&world.examine("bad")), Some(Policy::Background), "{bad}");
+            // Its own owner is asked for, and is there.
+            let Decision::Verify(asked) = world.examine("good") else { panic!("not verified: {bad}") };
+            assert_eq!((asked[0].kind, asked[0].name.as_ref()), (world.set, "web"));
+            assert!(world.graph.is_unseen(&asked[0]), "it is asked for again until a watch shows it");
+            world.see(world.set, "web", &[], json!({}));
+            assert_eq!(world.examine("good"), Decision::Nothing, "{bad}");
+            assert!(!world.graph.is_unseen(&asked[0]));
+        }
+    }
+}
+
+#[test]
+fn an_object_in_another_namespace_that_is_gone_costs_none_here() {
+    let mut world = World::new();
+    world.see(world.pod, "there", &[by_set("web")], json!({"namespace": "other"}));
+    world.see(world.pod, "here", &[by_set("web")], json!({}));
+    let Decision::Verify(asked) = world.examine("there") else { panic!("not verified") };
+    assert_eq!(asked[0].namespace.as_ref(), "other");
+    world.graph.mark_absent(&asked[0]);
+    assert_eq!(policy(&world.examine("there")), Some(Policy::Background));
+    assert!(matches!(world.examine("here"), Decision::Verify(_)));
+}
