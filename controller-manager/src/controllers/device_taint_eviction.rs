@@ -103,7 +103,7 @@ pub(super) fn start(ctx: &Context) {
         slices: ctx.informers.get(ListWatch::default()),
         rules: has_rules.then(|| ctx.informers.get(ListWatch::default())),
         has_groups: ctx.settings.gates.has(Gate::DRAWorkloadResourceClaims),
-        recorder: ctx.recorder("device-taint-eviction"),
+        recorder: ctx.recorder(NAME),
         queue: WorkQueue::new(NAME),
         pending: Arc::default(),
         evicted: Arc::default(),

@@ -77,7 +77,7 @@ pub(super) async fn force(
     why: Option<Reason>,
 ) -> Result<(), kube::Error> {
     if !is_finished(pod) {
-        let mut status = json!({"phase": "Failed"});
+        let mut status = json!({"phase": "Failed", "observedGeneration": pod.metadata.generation});
         if let Some(condition) = why.and_then(|why| condition(pod, why, clock.time())) {
             status["conditions"] = json!([condition]);
         }

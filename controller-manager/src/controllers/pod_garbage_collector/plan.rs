@@ -8,7 +8,7 @@ use std::{
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::{Node, Pod};
 
-use crate::controllers::pod_disruption::{is_finished, phase};
+use crate::controllers::pod_disruption::phase;
 
 /// How long a node must be missing.
 const QUARANTINE: SignedDuration = SignedDuration::from_secs(40);
@@ -92,7 +92,7 @@ fn surplus(pods: &[Arc<Pod>], threshold: usize) -> BTreeSet<&Option<String>> {
     if threshold == 0 {
         return BTreeSet::new();
     }
-    let mut finished: Vec<&Arc<Pod>> = pods.iter().filter(|p| is_finished(p)).collect();
+    let mut finished: Vec<&Arc<Pod>> = pods.iter().filter(|p| counts_as_finished(p)).collect();
     let count = finished.len().saturating_sub(threshold);
     if count > 0 {
         finished.sort_by_key(|p| {
@@ -104,6 +104,11 @@ fn surplus(pods: &[Arc<Pod>], threshold: usize) -> BTreeSet<&Option<String>> {
 
 fn node_of(pod: &Pod) -> &str {
     pod.spec.as_ref().and_then(|s| s.node_name.as_deref()).unwrap_or_default()
+}
+
+/// Whether a pod is none that waits or runs, as far as anybody says.
+fn counts_as_finished(pod: &Pod) -> bool {
+    !matches!(phase(pod), "Pending" | "Running" | "Unknown")
 }
 
 fn is_evicted(pod: &Pod) -> bool {
@@ -197,6 +202,31 @@ mod tests {
             names(&pods, &nodes, &["gone"], 100),
             ["orphan orphaned", "unbound-ending unscheduled", "stuck out-of-service"]
         );
+    }
+
+    #[test]
+    fn evicted_pods_go_first_and_names_decide_between_equals() {
+        let mut pods = vec![
+            pod("b", "n", "Succeeded", json!({})),
+            pod("a", "n", "Failed", json!({})),
+            pod("no-phase", "n", "", json!({"creationTimestamp": "2025-12-01T00:00:00Z"})),
+            pod("lost", "n", "Unknown", json!({})),
+            pod("waits", "n", "Pending", json!({})),
+        ];
+        let mut evicted =
+            (*pod("late", "n", "Failed", json!({"creationTimestamp": "2026-03-01T00:00:00Z"}))).clone();
+        evicted.status.as_mut().unwrap().reason = Some("Evicted".into());
+        pods.push(Arc::new(evicted));
+        let going = |threshold| {
+            let mut names = names(&pods, &[], &[], threshold);
+            names.sort();
+            names
+        };
+        assert_eq!(going(4), Vec::<String>::new());
+        assert_eq!(going(3), ["late terminated"]);
+        assert_eq!(going(2), ["late terminated", "no-phase terminated"]);
+        assert_eq!(going(1), ["a terminated", "late terminated", "no-phase terminated"]);
+        assert_eq!(going(0), Vec::<String>::new(), "none at all");
     }
 
     #[test]
