@@ -22,6 +22,7 @@ use component_base::{
 };
 use futures::{StreamExt, stream};
 use http::{Method, Request};
+use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::Namespace;
 use kube::{Api, api::PostParams};
 use parking_lot::Mutex;
@@ -109,6 +110,11 @@ pub(super) fn start(ctx: &Context) {
     });
 }
 
+/// A failure as it is told.
+fn told(resource: &Served, namespace: &str, why: String) -> String {
+    if is_pods(resource) { plan::of_pods(namespace, &why) } else { why }
+}
+
 /// The little of a list that tells what is left.
 #[derive(Deserialize)]
 struct MetadataList {
@@ -145,7 +151,9 @@ impl Controller {
             return Ok(Outcome::Done);
         }
         let round = self.looks.look(name, going.since).await;
-        let findings = self.empty(name, &round).await;
+        let deleted =
+            namespace.metadata.deletion_timestamp.as_ref().map_or_else(|| self.clock.now(), |t| t.0);
+        let findings = self.empty(name, deleted, &round).await;
         let current = self.report(&api, namespace, &findings).await?;
         let now = Instant::now();
         match findings.outcome() {
@@ -177,7 +185,7 @@ impl Controller {
     }
 
     /// Deletes all there is to delete now and tells what is left.
-    async fn empty(&self, namespace: &str, round: &Round) -> Findings {
+    async fn empty(&self, namespace: &str, deleted: Timestamp, round: &Round) -> Findings {
         let found = round.of(namespace);
         let mut findings = Findings::default();
         findings.discovery.clone_from(&round.discovery);
@@ -189,23 +197,33 @@ impl Controller {
                 break;
             }
             let group = group.into_iter().map(|resource| async move {
-                let left = self.delete_content(&resource, namespace).await;
+                let left = self.delete_content(&resource, namespace, deleted).await;
                 (resource, left)
             });
             let mut group = stream::iter(group).buffered(AT_ONCE);
             while let Some((resource, left)) = group.next().await {
                 match left {
-                    Ok(remaining) => findings.add(&resource.resource, &resource.group, remaining),
+                    Ok(remaining) => {
+                        if let Some(why) = remaining.unexplained(namespace, &resource.names()) {
+                            findings.failures.push(told(&resource, namespace, why));
+                        }
+                        findings.add(&resource.resource, &resource.group, remaining);
+                    }
                     // The resource went away meanwhile: so did its objects.
                     Err(error) if client::is_not_found(&error) => {}
-                    Err(error) => findings.failures.push(format!("{}: {}", resource.resource, chain(&error))),
+                    Err(error) => findings.failures.push(told(&resource, namespace, chain(&error))),
                 }
             }
         }
         findings
     }
 
-    async fn delete_content(&self, resource: &Served, namespace: &str) -> Result<Remaining, kube::Error> {
+    async fn delete_content(
+        &self,
+        resource: &Served,
+        namespace: &str,
+        deleted: Timestamp,
+    ) -> Result<Remaining, kube::Error> {
         let path = resource.path(Some(namespace));
         // Background: nothing here needs its owner for longer, all of it goes.
         let options = json!({"kind": "DeleteOptions", "apiVersion": "v1", "propagationPolicy": "Background"});
@@ -230,6 +248,10 @@ impl Controller {
             if is_pods(resource) {
                 estimate = estimate.max(object.metadata.deletion_grace_period_seconds.unwrap_or(0));
             }
+        }
+        // Their time is over, and nobody ends them.
+        if self.clock.now().duration_since(deleted) >= SignedDuration::from_secs(estimate) {
+            estimate = 0;
         }
         if !finalizers.is_empty() {
             estimate = estimate.max(FINALIZER_ESTIMATE);

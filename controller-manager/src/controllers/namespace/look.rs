@@ -59,7 +59,7 @@ pub(super) struct Round {
     /// The namespaces it looked at.
     names: BTreeSet<String>,
     /// What could not be asked for.
-    pub(super) discovery: Vec<String>,
+    pub(super) discovery: Option<String>,
     found: HashMap<String, Found>,
 }
 
@@ -109,7 +109,7 @@ struct Place {
 
 impl Round {
     fn new(names: BTreeSet<String>) -> Round {
-        Round { began: Instant::now(), names, discovery: Vec::new(), found: HashMap::new() }
+        Round { began: Instant::now(), names, discovery: None, found: HashMap::new() }
     }
 
     /// Whether it says what is in a namespace, then or later.
@@ -130,6 +130,20 @@ impl Round {
             self.found.entry(namespace).or_default().failures.push(failure);
         }
     }
+}
+
+/// What is said where nobody can tell what some groups serve.
+fn partly_discovered(stale: &[String]) -> Option<String> {
+    let mut groups: Vec<String> =
+        stale.iter().map(|gv| format!("{gv}: stale GroupVersion discovery: {gv}")).collect();
+    groups.sort();
+    (!groups.is_empty()).then(|| {
+        format!(
+            "Discovery failed for some groups, {} failing: unable to retrieve the complete list of server APIs: {}",
+            groups.len(),
+            groups.join(", ")
+        )
+    })
 }
 
 // === impl Looks ===
@@ -185,12 +199,11 @@ impl Looks {
         let catalog = match self.discovery.ask().await {
             Ok(catalog) => catalog,
             Err(error) => {
-                round.discovery.push(chain(&error));
+                round.discovery = Some(chain(&error));
                 return round;
             }
         };
-        round.discovery =
-            catalog.stale.iter().map(|gv| format!("{gv}: stale GroupVersion discovery")).collect();
+        round.discovery = partly_discovered(&catalog.stale);
         let deletable = catalog.resources.into_iter().filter(|r| r.namespaced && r.can(&["delete", "list"]));
         let mut resources: Vec<Arc<Served>> = deletable.map(Arc::new).collect();
         resources.sort_by_key(|resource| !is_pods(resource));

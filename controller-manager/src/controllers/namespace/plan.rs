@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use component_base::informer::GroupVersionResource;
 use k8s_openapi::{api::core::v1::NamespaceCondition, apimachinery::pkg::apis::meta::v1::Time};
 
 /// Seconds objects with finalizers are expected to take.
@@ -22,7 +23,7 @@ pub(super) struct Remaining {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Findings {
     /// What could not be asked for.
-    pub(super) discovery: Vec<String>,
+    pub(super) discovery: Option<String>,
     /// What could not be deleted, and why.
     pub(super) failures: Vec<String>,
     remaining: BTreeMap<String, usize>,
@@ -48,6 +49,24 @@ pub(super) enum Outcome {
     Later(u64),
     /// Try again as after an error.
     Failed(String),
+}
+
+impl Remaining {
+    /// What is wrong where objects are left that nothing holds, and that had their time. `resource` is of its group's
+    /// version.
+    pub(super) fn unexplained(&self, namespace: &str, resource: &GroupVersionResource) -> Option<String> {
+        let GroupVersionResource { group, version, resource } = resource;
+        (self.count > 0 && self.estimate == 0).then(|| {
+            format!(
+                "unexpected items still remain in namespace: {namespace} for gvr: {group}/{version}, Resource={resource}"
+            )
+        })
+    }
+}
+
+/// What is said of pods that could not be deleted.
+pub(super) fn of_pods(namespace: &str, why: &str) -> String {
+    format!("failed to delete pods for namespace: {namespace}, err: {why}")
 }
 
 impl Findings {
@@ -89,15 +108,7 @@ impl Findings {
         [
             Stated {
                 type_: "NamespaceDeletionDiscoveryFailure",
-                found: failed(
-                    &self.discovery,
-                    "DiscoveryFailed",
-                    format!(
-                        "Discovery failed for some groups, {} failing: {}",
-                        self.discovery.len(),
-                        self.discovery.join(", ")
-                    ),
-                ),
+                found: self.discovery.clone().map(|why| ("DiscoveryFailed", why)),
                 fine: ("ResourcesDiscovered", "All resources successfully discovered"),
             },
             Stated {
@@ -194,6 +205,53 @@ mod tests {
         assert_eq!(findings.outcome(), Outcome::Later(16));
         findings.failures.push("x: no".into());
         assert_eq!(findings.outcome(), Outcome::Failed("x: no".into()));
+    }
+
+    #[test]
+    fn what_is_left_for_no_reason_is_an_error() {
+        let of = |resource: &str, group: &str| GroupVersionResource {
+            group: group.to_owned(),
+            version: "v1".to_owned(),
+            resource: resource.to_owned(),
+        };
+        assert_eq!(left(0, None, 0).unexplained("d", &of("pods", "")), None);
+        assert_eq!(left(1, None, 30).unexplained("d", &of("pods", "")), None);
+        assert_eq!(left(1, Some("a/b"), 15).unexplained("d", &of("pods", "")), None);
+        let pods = left(1, None, 0).unexplained("d", &of("pods", "")).unwrap();
+        assert_eq!(
+            of_pods("d", &pods),
+            "failed to delete pods for namespace: d, err: unexpected items still remain in namespace: d for gvr: /v1, \
+             Resource=pods"
+        );
+        assert!(
+            left(2, None, 0)
+                .unexplained("d", &of("jobs", "batch"))
+                .unwrap()
+                .ends_with("batch/v1, Resource=jobs")
+        );
+    }
+
+    #[test]
+    fn what_cannot_be_discovered_or_deleted_is_told() {
+        let findings = Findings {
+            discovery: Some("no answer".into()),
+            failures: vec!["z".into(), "a".into()],
+            ..Findings::default()
+        };
+        let (mut conditions, now) = (Vec::new(), Time(jiff::Timestamp::UNIX_EPOCH));
+        update(&mut conditions, &findings, &now);
+        let told: Vec<(&str, &str)> = conditions
+            .iter()
+            .filter(|c| c.status == "True")
+            .map(|c| (c.reason.as_deref().unwrap(), c.message.as_deref().unwrap()))
+            .collect();
+        assert_eq!(
+            told,
+            [
+                ("DiscoveryFailed", "no answer"),
+                ("ContentDeletionFailed", "Failed to delete all resource types, 2 remaining: a, z")
+            ]
+        );
     }
 
     #[test]
