@@ -27,7 +27,7 @@ use kube::{
 use prometheus::Histogram;
 
 use self::plan::{Plan, Say};
-use super::{Context, enqueue_changes};
+use super::Context;
 
 #[derive(Clone)]
 struct Controller {
@@ -55,7 +55,8 @@ pub(super) fn start(ctx: &Context) {
         owner.map(|o| o.uid.clone()).into_iter().collect()
     });
     let queue: WorkQueue<ObjectKey> = WorkQueue::new("cronjob");
-    enqueue_changes(&controller.crons, &queue);
+    let (watching, of_cron) = (controller.clone(), queue.clone());
+    controller.crons.on_event(move |event| watching.follow(&event, &of_cron));
     let of_job = queue.clone();
     controller.jobs.on_event(move |event: Event<Job>| {
         let meta = &event.object().metadata;
@@ -89,6 +90,23 @@ static SKEW: LazyLock<Histogram> = LazyLock::new(|| {
 });
 
 impl Controller {
+    /// Queues a CronJob; one that got another schedule waits for a time of that.
+    fn follow(&self, event: &Event<CronJob>, queue: &WorkQueue<ObjectKey>) {
+        let key = object_key(event.object().as_ref());
+        match event {
+            Event::Updated { old, new } if plan::reschedules(old, new) => {
+                match plan::first_wait(new, self.clock.now()) {
+                    Some(wait) => queue.add_after(key, wait),
+                    None => {
+                        let note = format!("unparseable schedule for cronjob: {}", new.spec.schedule);
+                        self.say(new, &Say { warns: true, reason: "UnParseableCronJobSchedule", note });
+                    }
+                }
+            }
+            _ => queue.add(key),
+        }
+    }
+
     async fn sync(&self, key: &ObjectKey) -> Result<Outcome, kube::Error> {
         self.crons.wait_synced().await;
         self.jobs.wait_synced().await;
@@ -115,7 +133,14 @@ impl Controller {
     }
 
     async fn carry_out(&self, cron: &Arc<CronJob>, plan: Plan) -> Result<Outcome, kube::Error> {
-        for job in plan.clean.iter().chain(&plan.replace) {
+        for job in &plan.clean {
+            // Old jobs that stay are no reason not to make new ones.
+            if let Err(error) = self.delete(cron, job).await {
+                let key = object_key(job.as_ref());
+                tracing::error!(job = %key, error = chain(&error), "old job not deleted");
+            }
+        }
+        for job in &plan.replace {
             self.delete(cron, job).await?;
         }
         let mut status = plan.status;

@@ -19,6 +19,7 @@ const TOLD: &[(&[&str], &[&str])] = &[
             "SuccessfulCreate",
             "SuccessfulDelete",
             "TooManyMissedTimes",
+            "UnParseableCronJobSchedule",
             "UnexpectedJob",
             "UnknownTimeZone",
             "UnparseableSchedule",
@@ -117,7 +118,6 @@ const TOLD: &[(&[&str], &[&str])] = &[
 /// What upstream records and nothing here does, and why.
 const UNTOLD: &[(&str, &[&str], &str)] = &[
     ("cronjob", &["FailedGet"], "jobs to be replaced are taken from the cache, not asked for"),
-    ("cronjob", &["UnParseableCronJobSchedule"], "the next round says UnparseableSchedule"),
     ("endpointslice", &["FailedToListPods", "FailedToListEndpointSlices"], "caches do not fail"),
     (
         "persistentvolume_binder",

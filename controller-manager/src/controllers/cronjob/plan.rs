@@ -113,6 +113,21 @@ pub(super) fn plan(cron: &CronJob, jobs: &[Arc<Job>], now: Timestamp) -> Plan {
     plan
 }
 
+/// Whether a change gives a CronJob other times.
+pub(super) fn reschedules(old: &CronJob, new: &CronJob) -> bool {
+    old.spec.schedule != new.spec.schedule || old.spec.time_zone != new.spec.time_zone
+}
+
+/// How long it is until the next time of a schedule; `None` for a schedule that cannot be read. One whose time never comes
+/// is looked at at once.
+pub(super) fn first_wait(cron: &CronJob, now: Timestamp) -> Option<Duration> {
+    let schedule = Schedule::parse(&cron.spec.schedule).ok()?;
+    let zone = cron.spec.time_zone.as_deref().and_then(|zone| zone_of(zone).ok());
+    let next = schedule.next(now, &zone.unwrap_or_else(TimeZone::system));
+    let wait = next.and_then(|next| Duration::try_from(next.duration_since(now)).ok());
+    Some(wait.map_or(Duration::ZERO, |wait| wait + AFTER))
+}
+
 /// Whether there are jobs under way that the CronJob does not know as its own.
 pub(super) fn is_surprised(cron: &CronJob, jobs: &[Arc<Job>]) -> bool {
     let active = cron.status.iter().flat_map(|s| s.active.iter().flatten());
@@ -172,7 +187,9 @@ fn clean(plan: &mut Plan, cron: &CronJob, jobs: &[Arc<Job>]) {
         let mut ended: Vec<&Arc<Job>> =
             jobs.iter().filter(|j| end_of(j) == Some(how) && !is_deleting(&j.metadata)).collect();
         ended.sort_by_key(|j| {
-            (j.status.as_ref().and_then(|s| s.start_time.as_ref()).map(|t| t.0), name(j).to_owned())
+            let started = j.status.as_ref().and_then(|s| s.start_time.as_ref()).map(|t| t.0);
+            // One that never started counts as the newest.
+            (started.is_none(), started, name(j).to_owned())
         });
         plan.clean.extend(ended.iter().take(ended.len().saturating_sub(limit)).map(|j| Arc::clone(j)));
     }
@@ -235,6 +252,14 @@ fn begin(plan: &mut Plan, cron: &CronJob, jobs: &[Arc<Job>], time: Timestamp) {
     plan.scheduled = Some(Time(time));
 }
 
+/// A time as clocks show it where the schedule is of, with their offset.
+fn local(cron: &CronJob, time: Timestamp) -> String {
+    let zone = cron.spec.time_zone.as_deref().and_then(|zone| zone_of(zone).ok()).unwrap_or(TimeZone::UTC);
+    let zoned = time.to_zoned(zone);
+    let offset = if zoned.offset().is_zero() { "Z" } else { "%:z" };
+    zoned.strftime(&format!("%Y-%m-%dT%H:%M:%S{offset}")).to_string()
+}
+
 /// The job for a time: `<name>-<minutes since 1970>`.
 fn job_for(cron: &CronJob, time: Timestamp) -> Job {
     let template = cron.spec.job_template.clone();
@@ -244,7 +269,7 @@ fn job_for(cron: &CronJob, time: Timestamp) -> Job {
     job.metadata.name = Some(format!("{}-{minutes}", cron.metadata.name.as_deref().unwrap_or_default()));
     job.metadata.labels = meta.labels;
     let mut annotations = meta.annotations.unwrap_or_default();
-    annotations.insert("batch.kubernetes.io/cronjob-scheduled-timestamp".to_owned(), time.to_string());
+    annotations.insert("batch.kubernetes.io/cronjob-scheduled-timestamp".to_owned(), local(cron, time));
     job.metadata.annotations = Some(annotations);
     job.metadata.owner_references = Some(vec![new_controller_ref(cron)]);
     job
@@ -299,6 +324,55 @@ mod tests {
         assert_eq!(made(&plan).as_deref(), Some("c-29453770"));
         let served = cron(json!({}), json!({"lastScheduleTime": "2026-01-01T00:10:00Z"}));
         assert_eq!(made(&run(&served, &[], "2026-01-01T00:10:02Z")), None);
+    }
+
+    #[test]
+    fn jobs_say_what_time_they_are_for_where_their_schedule_is_of() {
+        let shown = |zone: Value| {
+            let plan = run(
+                &cron(json!({"timeZone": zone, "schedule": "*/5 * * * *"}), json!({})),
+                &[],
+                "2026-01-01T00:10:01Z",
+            );
+            let job = plan.create.unwrap();
+            job.metadata.annotations.unwrap()["batch.kubernetes.io/cronjob-scheduled-timestamp"].clone()
+        };
+        assert_eq!(shown(json!("Etc/UTC")), "2026-01-01T00:10:00Z");
+        assert_eq!(shown(json!("Asia/Kathmandu")), "2026-01-01T05:55:00+05:45");
+        assert_eq!(shown(json!("America/New_York")), "2025-12-31T19:10:00-05:00");
+        assert_eq!(shown(Value::Null), "2026-01-01T00:10:00Z");
+    }
+
+    #[test]
+    fn another_schedule_begins_with_its_next_time() {
+        let now: Timestamp = "2026-01-01T00:02:00Z".parse().unwrap();
+        let of =
+            |schedule: &str, zone: &str| cron(json!({"schedule": schedule, "timeZone": zone}), json!({}));
+        let old = of("*/10 * * * *", "Etc/UTC");
+        assert!(!reschedules(&old, &of("*/10 * * * *", "Etc/UTC")));
+        assert!(reschedules(&old, &of("*/5 * * * *", "Etc/UTC")));
+        assert!(reschedules(&old, &of("*/10 * * * *", "Asia/Kathmandu")));
+        let wait = |schedule: &str, zone: &str| first_wait(&of(schedule, zone), now).map(|d| d.as_millis());
+        assert_eq!(wait("*/5 * * * *", "Etc/UTC"), Some(180_100));
+        assert_eq!(wait("0 6 * * *", "Asia/Kathmandu"), Some(780_100));
+        assert_eq!(wait("0 0 31 2 *", "Etc/UTC"), Some(0), "that it never comes is told at once");
+        assert_eq!(wait("nonsense", "Etc/UTC"), None);
+    }
+
+    #[test]
+    fn of_finished_jobs_those_that_started_first_go_first() {
+        let cron = cron(json!({"successfulJobsHistoryLimit": 2}), json!({}));
+        let mut never = (*job("never", Some("Complete"), "2026-01-01T00:01:00Z")).clone();
+        never.status.as_mut().unwrap().start_time = None;
+        let jobs = [
+            Arc::new(never),
+            job("b", Some("Complete"), "2026-01-01T00:01:00Z"),
+            job("a", Some("Complete"), "2026-01-01T00:01:00Z"),
+            job("late", Some("Complete"), "2026-01-01T00:03:00Z"),
+        ];
+        let gone: Vec<String> =
+            run(&cron, &jobs, "2026-01-01T00:06:00Z").clean.iter().map(|j| name(j).to_owned()).collect();
+        assert_eq!(gone, ["a", "b"]);
     }
 
     #[test]
