@@ -220,6 +220,9 @@ impl Controller {
         key: &ObjectKey,
     ) -> Result<Option<PersistentVolumeClaim>, kube::Error> {
         let cached = self.claims.store().get(key);
+        if cached.is_none() && plan::was_released(volume) {
+            return Ok(None);
+        }
         if let Some(claim) = cached.filter(|c| plan::is_claimed_by(volume, c)) {
             return Ok(Some((*claim).clone()));
         }

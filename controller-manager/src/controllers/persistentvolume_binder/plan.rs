@@ -1,6 +1,6 @@
 //! The next step for a claim and for a volume.
 
-use std::sync::Arc;
+use std::{collections::BTreeMap, sync::Arc};
 
 use component_base::{
     meta::{ObjectKey, annotate, annotation},
@@ -8,9 +8,14 @@ use component_base::{
         BIND_COMPLETED, BOUND_BY_CONTROLLER, SELECTED_NODE, class_of_claim, is_reserved_for, reserved,
     },
 };
-use k8s_openapi::api::{
-    core::v1::{PersistentVolume, PersistentVolumeClaim, PersistentVolumeClaimStatus},
-    storage::v1::StorageClass,
+use k8s_openapi::{
+    api::{
+        core::v1::{
+            PersistentVolume, PersistentVolumeClaim, PersistentVolumeClaimStatus, PersistentVolumeSpec,
+        },
+        storage::v1::StorageClass,
+    },
+    apimachinery::pkg::{api::resource::Quantity, apis::meta::v1::ObjectMeta},
 };
 
 use super::matching;
@@ -19,6 +24,14 @@ use crate::controllers::persistentvolume_expander::successor;
 const PROVISIONED_BY: &str = "pv.kubernetes.io/provisioned-by";
 const PROVISIONER: &str = "volume.kubernetes.io/storage-provisioner";
 const OLD_PROVISIONER: &str = "volume.beta.kubernetes.io/storage-provisioner";
+/// The driver that does the work of the plugin that is named elsewhere.
+const MIGRATED_TO: &str = "pv.kubernetes.io/migrated-to";
+/// What a volume had before its file system was to be enlarged.
+const BEFORE_RESIZE: &str = "volume.alpha.kubernetes.io/pre-resize-capacity";
+/// Finalizer of volumes that plugins of old delete.
+const BY_PLUGIN: &str = "kubernetes.io/pv-controller";
+/// Finalizer of volumes that drivers delete.
+const BY_DRIVER: &str = "external-provisioner.volume.kubernetes.io/finalizer";
 const DEFAULT_CLASS: &str = "storageclass.kubernetes.io/is-default-class";
 const OLD_DEFAULT_CLASS: &str = "storageclass.beta.kubernetes.io/is-default-class";
 
@@ -97,6 +110,11 @@ pub(super) fn claim(
     volumes: &[Arc<PersistentVolume>],
     classes: &[Arc<StorageClass>],
 ) -> Told<ClaimStep> {
+    if let Some(annotations) = handed_over(&claim.metadata, &[PROVISIONER, OLD_PROVISIONER]) {
+        let mut next = claim.clone();
+        next.metadata.annotations = Some(annotations);
+        return (ClaimStep::Write(Box::new(next)), None);
+    }
     let asked = claim.spec.as_ref().and_then(|s| s.volume_name.as_deref()).unwrap_or_default();
     let found = volumes.iter().find(|v| v.metadata.name.as_deref() == Some(asked));
     if annotation(&claim.metadata, BIND_COMPLETED).is_some() {
@@ -270,9 +288,13 @@ fn status(claim: &PersistentVolumeClaim, phase: &str, volume: Option<&Persistent
         // A volume that is being resized tells its size itself.
         capacity: spec.and_then(|s| match old.phase.as_deref() {
             Some("Bound") if old.capacity.is_some() => old.capacity.clone(),
-            _ => s.capacity.clone(),
+            _ => first_capacity(volume, s),
         }),
-        current_volume_attributes_class_name: spec.and_then(|s| s.volume_attributes_class_name.clone()),
+        // Who changes a bound volume's attributes says so himself.
+        current_volume_attributes_class_name: spec.and_then(|s| match (old.phase.as_deref(), phase) {
+            (Some("Pending"), "Bound") => s.volume_attributes_class_name.clone(),
+            _ => old.current_volume_attributes_class_name.clone(),
+        }),
         ..old.clone()
     };
     if next == old {
@@ -283,8 +305,69 @@ fn status(claim: &PersistentVolumeClaim, phase: &str, volume: Option<&Persistent
     ClaimStep::Status(Box::new(out))
 }
 
+/// What a claim has when it is bound: a file system that is still to be enlarged has what it had before.
+fn first_capacity(
+    volume: Option<&PersistentVolume>,
+    spec: &PersistentVolumeSpec,
+) -> Option<BTreeMap<String, Quantity>> {
+    let before = volume.and_then(|v| annotation(&v.metadata, BEFORE_RESIZE));
+    let mut capacity = spec.capacity.clone()?;
+    if let Some(before) = before.filter(|text| text.parse::<component_base::quantity::Quantity>().is_ok()) {
+        capacity.insert("storage".to_owned(), Quantity(before.to_owned()));
+    }
+    Some(capacity)
+}
+
+/// Annotations that name the driver which does the work of the plugin of old that one of these names; `None` where they
+/// do so already.
+fn handed_over(meta: &ObjectMeta, plugin: &[&str]) -> Option<BTreeMap<String, String>> {
+    let plugin = plugin.iter().find_map(|key| annotation(meta, key))?;
+    let mut annotations = meta.annotations.clone().unwrap_or_default();
+    match (successor(plugin), annotation(meta, MIGRATED_TO)) {
+        (Some(driver), told) if told != Some(driver) => {
+            annotations.insert(MIGRATED_TO.to_owned(), driver.to_owned());
+        }
+        (None, Some(told)) if !told.is_empty() => drop(annotations.remove(MIGRATED_TO)),
+        _ => return None,
+    }
+    Some(annotations)
+}
+
+/// Finalizers that keep a volume until what it stands for is deleted by whoever made it; `None` where it has them.
+fn held(volume: &PersistentVolume) -> Option<Vec<String>> {
+    let plugin = annotation(&volume.metadata, PROVISIONED_BY)?;
+    let has = volume.metadata.finalizers.clone().unwrap_or_default();
+    let mut next = has.clone();
+    if successor(plugin).is_some() {
+        next.retain(|f| f != BY_PLUGIN);
+    } else if plugin.starts_with("kubernetes.io/") {
+        match policy(volume) {
+            "Delete" if !next.iter().any(|f| f == BY_PLUGIN) => next.push(BY_PLUGIN.to_owned()),
+            "Retain" | "Recycle" => next.retain(|f| f != BY_PLUGIN),
+            _ => {}
+        }
+        next.retain(|f| f != BY_DRIVER);
+    }
+    (next != has).then_some(next)
+}
+
+/// A volume with what it must say of who looks after it; `None` where it says so.
+fn looked_after(volume: &PersistentVolume) -> Option<PersistentVolume> {
+    let (annotations, finalizers) = (handed_over(&volume.metadata, &[PROVISIONED_BY]), held(volume));
+    if annotations.is_none() && finalizers.is_none() {
+        return None;
+    }
+    let mut next = volume.clone();
+    next.metadata.annotations = annotations.or(next.metadata.annotations);
+    next.metadata.finalizers = finalizers.or(next.metadata.finalizers);
+    Some(next)
+}
+
 /// The next step for a volume; `claim` is what it refers to, `None` when that is gone.
 pub(super) fn volume(volume: &PersistentVolume, claim: Option<&PersistentVolumeClaim>) -> Told<VolumeStep> {
+    if let Some(next) = looked_after(volume) {
+        return (VolumeStep::Write(Box::new(next)), None);
+    }
     if claim_key(volume).is_none() {
         return (phase(volume, "Available", None), None);
     }
@@ -319,7 +402,7 @@ pub(super) fn volume(volume: &PersistentVolume, claim: Option<&PersistentVolumeC
 
 /// A volume whose claim is gone.
 fn released(volume: &PersistentVolume) -> Told<VolumeStep> {
-    if !matches!(volume_phase(volume), "Released" | "Failed") {
+    if !was_released(volume) {
         return (VolumeStep::Phase("Released", None), None);
     }
     let failed = |reason, note: String| match volume_phase(volume) {
@@ -360,6 +443,11 @@ fn unbind(volume: &PersistentVolume) -> VolumeStep {
 
 fn phase(volume: &PersistentVolume, phase: &'static str, message: Option<String>) -> VolumeStep {
     if volume_phase(volume) == phase { VolumeStep::Settled } else { VolumeStep::Phase(phase, message) }
+}
+
+/// Whether a volume was given up before.
+pub(super) fn was_released(volume: &PersistentVolume) -> bool {
+    matches!(volume_phase(volume), "Released" | "Failed")
 }
 
 fn volume_phase(volume: &PersistentVolume) -> &str {

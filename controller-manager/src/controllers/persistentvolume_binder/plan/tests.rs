@@ -256,3 +256,76 @@ fn volumes_follow_their_claims() {
         Some(format!("Cannot bind PersistentVolume \"v\" to requested PersistentVolumeClaim {why}"))
     );
 }
+
+#[test]
+fn drivers_that_do_the_work_of_plugins_are_named() {
+    const IN_TREE: &str = "kubernetes.io/gce-pd";
+    let of_claim = |annotations: Value| {
+        let claim_ = pvc(json!({"metadata": {"annotations": annotations}}));
+        match claim(&claim_, &[], &[]).0 {
+            ClaimStep::Write(next) => annotation(&next.metadata, MIGRATED_TO).unwrap_or("none").to_owned(),
+            _ => "as it is".to_owned(),
+        }
+    };
+    let driver = "pd.csi.storage.gke.io";
+    assert_eq!(of_claim(json!({PROVISIONER: IN_TREE})), driver);
+    assert_eq!(of_claim(json!({OLD_PROVISIONER: IN_TREE, MIGRATED_TO: "other"})), driver);
+    assert_eq!(of_claim(json!({PROVISIONER: IN_TREE, MIGRATED_TO: driver})), "as it is");
+    assert_eq!(of_claim(json!({PROVISIONER: driver, MIGRATED_TO: driver})), "none");
+    assert_eq!(of_claim(json!({PROVISIONER: driver})), "as it is");
+    assert_eq!(of_claim(json!({MIGRATED_TO: driver})), "as it is", "nobody says who made it");
+}
+
+#[test]
+fn volumes_are_held_by_who_deletes_them() {
+    let held_by = |by: &str, policy: &str, finalizers: &[&str]| -> Option<Vec<String>> {
+        let mut annotations = json!({PROVISIONED_BY: by});
+        if let Some(driver) = successor(by) {
+            annotations[MIGRATED_TO] = driver.into();
+        }
+        let more = json!({"metadata": {"annotations": annotations, "finalizers": finalizers},
+            "spec": {"persistentVolumeReclaimPolicy": policy}});
+        let volume_ = pv("v", "1Gi", more);
+        match volume(&volume_, None).0 {
+            VolumeStep::Write(next) => next.metadata.finalizers,
+            _ => None,
+        }
+    };
+    let some = |all: &[&str]| Some(all.iter().map(|f| (*f).to_owned()).collect::<Vec<_>>());
+    assert_eq!(held_by("kubernetes.io/gce-pd", "Delete", &[BY_PLUGIN, "x"]), some(&["x"]));
+    assert_eq!(held_by("kubernetes.io/gce-pd", "Delete", &[BY_DRIVER]), None);
+    assert_eq!(held_by("kubernetes.io/host-path", "Delete", &["x", BY_DRIVER]), some(&["x", BY_PLUGIN]));
+    assert_eq!(held_by("kubernetes.io/host-path", "Delete", &[BY_PLUGIN]), None);
+    assert_eq!(held_by("kubernetes.io/host-path", "Retain", &[BY_PLUGIN]), some(&[]));
+    assert_eq!(held_by("example.com/p", "Delete", &[BY_DRIVER]), None);
+    let unknown = pv("v", "1Gi", json!({"metadata": {"finalizers": [BY_PLUGIN]}}));
+    assert_eq!(
+        volume(&unknown, None).0,
+        VolumeStep::Settled,
+        "of a volume nobody made here nothing is known"
+    );
+}
+
+#[test]
+fn what_a_claim_has_is_said_when_it_is_bound_and_by_others_afterwards() {
+    let volume_ = pv(
+        "v",
+        "8Gi",
+        json!({"metadata": {"annotations": {BEFORE_RESIZE: "5Gi"}},
+        "spec": {"volumeAttributesClassName": "gold"}}),
+    );
+    let shown = |claim_: &PersistentVolumeClaim| match status(claim_, "Bound", Some(&volume_)) {
+        ClaimStep::Status(next) => {
+            let status = next.status.unwrap();
+            let size = status.capacity.unwrap()["storage"].0.clone();
+            Some((size, status.current_volume_attributes_class_name))
+        }
+        _ => None,
+    };
+    assert_eq!(shown(&pvc(json!({}))), Some(("5Gi".into(), Some("gold".into()))));
+    let lost = pvc(json!({"status": {"phase": "Lost"}}));
+    assert_eq!(shown(&lost), Some(("5Gi".into(), None)));
+    let bound = pvc(json!({"status": {"phase": "Bound", "accessModes": ["ReadWriteOnce"],
+        "capacity": {"storage": "6Gi"}, "currentVolumeAttributesClassName": "silver"}}));
+    assert_eq!(shown(&bound), None);
+}
