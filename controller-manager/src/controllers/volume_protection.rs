@@ -12,12 +12,12 @@ use component_base::{
     clock::SharedClock,
     features::Gate,
     informer::{Event, Informer, ListWatch, Object},
-    meta::{ObjectKey, add_finalizer, has_finalizer, object_key, remove_finalizer},
+    meta::{ObjectKey, add_finalizer, has_finalizer, is_controlled_by, object_key, remove_finalizer},
     workqueue::{Outcome, WorkQueue, run_workers},
 };
 use k8s_openapi::{
     api::{
-        core::v1::{PersistentVolume, PersistentVolumeClaim, Pod},
+        core::v1::{PersistentVolume, PersistentVolumeClaim, Pod, Volume},
         storage::v1::VolumeAttributesClass,
     },
     apimachinery::pkg::apis::meta::v1::ObjectMeta,
@@ -215,7 +215,7 @@ fn decide(meta: &ObjectMeta, finalizer: &str) -> Decision {
 pub(super) fn claims_of(pod: &Pod) -> Vec<String> {
     let name = pod.metadata.name.as_deref().unwrap_or_default();
     let volumes = pod.spec.iter().flat_map(|s| s.volumes.iter().flatten());
-    let claim = |v: &k8s_openapi::api::core::v1::Volume| match (&v.persistent_volume_claim, &v.ephemeral) {
+    let claim = |v: &Volume| match (&v.persistent_volume_claim, &v.ephemeral) {
         (Some(source), _) => Some(source.claim_name.clone()),
         (None, Some(_)) => Some(format!("{name}-{}", v.name)),
         (None, None) => None,
@@ -223,12 +223,24 @@ pub(super) fn claims_of(pod: &Pod) -> Vec<String> {
     volumes.filter_map(claim).collect()
 }
 
-/// Whether a pod keeps a claim: bound to a node and not at its end.
+/// Whether a pod keeps a claim: it has a node and is still there, be it that it has ended. A claim that was made for the
+/// pod is free when its kubelet is done with it.
 fn uses(pod: &Pod, claim: &PersistentVolumeClaim) -> bool {
     let bound = pod.spec.as_ref().and_then(|s| s.node_name.as_deref()).is_some_and(|n| !n.is_empty());
-    bound
-        && !super::pod_disruption::is_finished(pod)
-        && claims_of(pod).iter().any(|name| Some(name) == claim.metadata.name.as_ref())
+    let shut_down =
+        pod.metadata.deletion_timestamp.is_some() && pod.metadata.deletion_grace_period_seconds == Some(0);
+    let own =
+        |volume: &Volume| format!("{}-{}", pod.metadata.name.as_deref().unwrap_or_default(), volume.name);
+    let mut volumes = pod.spec.iter().flat_map(|s| s.volumes.iter().flatten());
+    let names = |volume: &Volume| match (&volume.persistent_volume_claim, &volume.ephemeral) {
+        (Some(source), _) => Some(&source.claim_name) == claim.metadata.name.as_ref(),
+        (None, Some(_)) => {
+            let is_own = Some(own(volume)) == claim.metadata.name;
+            is_own && !shut_down && is_controlled_by(&claim.metadata, &pod.metadata)
+        }
+        (None, None) => false,
+    };
+    bound && volumes.any(names)
 }
 
 async fn write<K: Object + Clone + Serialize + std::fmt::Debug>(
@@ -297,7 +309,7 @@ mod tests {
     fn running_pods_keep_their_claims() {
         let pod = |node: &str, phase: &str, volume: Value| -> Pod {
             serde_json::from_value(json!({
-                "metadata": {"name": "p"}, "spec": {"nodeName": node, "containers": [], "volumes": [volume]},
+                "metadata": {"name": "p", "uid": "p"}, "spec": {"nodeName": node, "containers": [], "volumes": [volume]},
                 "status": {"phase": phase},
             }))
             .unwrap()
@@ -309,8 +321,21 @@ mod tests {
         assert!(uses(&pod("n", "Running", named.clone()), &claim("c")));
         assert!(!uses(&pod("n", "Running", named.clone()), &claim("d")));
         assert!(!uses(&pod("", "Pending", named.clone()), &claim("c")));
-        assert!(!uses(&pod("n", "Succeeded", named), &claim("c")));
-        assert!(uses(&pod("n", "Pending", json!({"name": "v", "ephemeral": {}})), &claim("p-v")));
+        assert!(uses(&pod("n", "Succeeded", named.clone()), &claim("c")), "until somebody deletes it");
         assert!(!uses(&pod("n", "Pending", json!({"name": "v", "emptyDir": {}})), &claim("p-v")));
+        // One that was made for the pod, and one that only has such a name.
+        let ephemeral = pod("n", "Running", json!({"name": "v", "ephemeral": {}}));
+        let mut own = claim("p-v");
+        assert!(!uses(&ephemeral, &own));
+        own.metadata.owner_references = Some(vec![component_base::meta::new_controller_ref(&ephemeral)]);
+        assert!(uses(&ephemeral, &own));
+        let end = |grace: i64, mut pod: Pod| {
+            pod.metadata.deletion_timestamp = serde_json::from_value(json!("2026-01-01T00:00:00Z")).unwrap();
+            pod.metadata.deletion_grace_period_seconds = Some(grace);
+            pod
+        };
+        assert!(uses(&end(30, ephemeral.clone()), &own));
+        assert!(!uses(&end(0, ephemeral), &own), "the kubelet is done with it");
+        assert!(uses(&end(0, pod("n", "Running", named)), &claim("c")));
     }
 }
