@@ -1,9 +1,14 @@
 //! Every node has a range of pod addresses (upstream's RangeAllocator).
 //!
-//! What is taken is read from all nodes each time, so nothing is remembered and nothing can get lost; one
-//! worker hands out ranges, and a write that meets a newer node is repeated on what is there then.
+//! What is taken is read from all nodes each time, so nothing can get lost; what is remembered is only which range comes
+//! next: one that a node gave back is the last to be handed out again, when nobody believes any more that it is the old
+//! node's. One worker hands out ranges, and a write that meets a newer node is repeated on what is there then.
 
-use std::{collections::BTreeSet, sync::LazyLock};
+use std::{
+    collections::BTreeSet,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    sync::{Arc, LazyLock},
+};
 
 use component_base::{
     client,
@@ -19,6 +24,7 @@ use kube::{
     Api,
     api::{Patch, PatchParams},
 };
+use parking_lot::Mutex;
 use prometheus::{GaugeVec, HistogramVec, IntCounterVec, IntGaugeVec};
 use serde_json::json;
 
@@ -47,19 +53,22 @@ pub(super) fn start(ctx: &Context) {
     let (api, settings) = (Api::<Node>::all(ctx.client.clone()), ctx.settings.clone());
     let recorder = ctx.recorder("cidrAllocator");
     measure(&nodes, &settings);
+    let next: Arc<Mutex<Vec<u128>>> = Arc::new(Mutex::new(vec![0; settings.cluster_cidrs.len()]));
     // One worker: two would hand out the same range.
     run_workers(&ctx.tasks, &queue, 1, move |key| {
         let (nodes, api, settings) = (nodes.clone(), api.clone(), settings.clone());
-        let recorder = recorder.clone();
+        let (recorder, next) = (recorder.clone(), next.clone());
         async move {
             nodes.wait_synced().await;
-            let Some(node) = nodes.store().get(&key).filter(|n| ranges(n).is_empty()) else {
+            let wants = |n: &Arc<Node>| ranges(n).is_empty() && n.metadata.deletion_timestamp.is_none();
+            let Some(node) = nodes.store().get(&key).filter(wants) else {
                 return Ok(Outcome::Done);
             };
             let mut taken: BTreeSet<IpNet> = nodes.store().list().iter().flat_map(|n| ranges(n)).collect();
+            let from = next.lock().clone();
             let assigned =
-                plan(&settings, &taken).inspect_err(|_| tell(&recorder, &node, "CIDRNotAvailable"))?;
-            let texts: Vec<String> = assigned.iter().map(|(range, _)| range.to_string()).collect();
+                plan(&settings, &taken, &from).inspect_err(|_| tell(&recorder, &node, "CIDRNotAvailable"))?;
+            let texts: Vec<String> = assigned.iter().map(|found| found.range.to_string()).collect();
             let body = json!({
                 "metadata": {"uid": node.metadata.uid}, "spec": {"podCIDR": texts.first(), "podCIDRs": texts},
             });
@@ -68,7 +77,8 @@ pub(super) fn start(ctx: &Context) {
                 Ok(written) => {
                     let version = written.metadata.resource_version.unwrap_or_default();
                     nodes.wait_seen(&key, &version).await;
-                    taken.extend(assigned.iter().map(|(range, _)| *range));
+                    *next.lock() = assigned.iter().map(|found| found.at + 1).collect();
+                    taken.extend(assigned.iter().map(|found| found.range));
                     METRICS.assigned(&settings, &assigned, &taken);
                     Ok(Outcome::Done)
                 }
@@ -94,21 +104,51 @@ fn ranges(node: &Node) -> Vec<IpNet> {
     all.iter().filter_map(|r| r.parse().ok()).collect()
 }
 
-/// The first free range of each cluster range, with how many were taken before it.
-fn plan(settings: &Settings, taken: &BTreeSet<IpNet>) -> Result<Vec<(IpNet, usize)>, IpamError> {
-    settings
-        .cluster_cidrs
-        .iter()
-        .map(|cluster| {
-            let mask = mask(settings, cluster);
-            let occupied = taken.iter().chain(&settings.service_cidrs).copied();
-            let free = |range: &IpNet| !occupied.clone().any(|t| t.contains(range) || range.contains(&t));
-            let all = cluster.subnets(mask).map_err(|_| IpamError::Exhausted(*cluster))?;
-            let mut all = all.zip(0..);
-            let found = all.find(|(range, _)| free(range));
-            found.ok_or(IpamError::Exhausted(*cluster))
-        })
-        .collect()
+/// A range to hand out.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Found {
+    range: IpNet,
+    /// Which one of its cluster range it is.
+    at: u128,
+    /// How many that were taken were met before it.
+    tries: u128,
+}
+
+/// A free range of each cluster range: the first one at or after the place `from` says, then from the beginning.
+fn plan(settings: &Settings, taken: &BTreeSet<IpNet>, from: &[u128]) -> Result<Vec<Found>, IpamError> {
+    let found = |(n, cluster): (usize, &IpNet)| {
+        let mask = mask(settings, cluster);
+        let exhausted = || IpamError::Exhausted(*cluster);
+        let count = mask.checked_sub(cluster.prefix_len()).ok_or_else(exhausted)?;
+        let count = 1_u128.checked_shl(count.into()).unwrap_or(u128::MAX);
+        let first = from.get(n).copied().unwrap_or(0) % count;
+        // Of what is as large as what is sought, one that is not the same does not overlap.
+        let other = taken.iter().filter(|t| t.prefix_len() != mask).chain(&settings.service_cidrs);
+        let other: Vec<&IpNet> = other.collect();
+        let free = |range: &IpNet| {
+            !taken.contains(range) && !other.iter().any(|t| t.contains(range) || range.contains(*t))
+        };
+        let places = (0..count).map(|tries| ((first + tries) % count, tries));
+        let mut all =
+            places.filter_map(|(at, tries)| Some(Found { range: nth(cluster, mask, at)?, at, tries }));
+        all.find(|found| free(&found.range)).ok_or_else(exhausted)
+    };
+    settings.cluster_cidrs.iter().enumerate().map(found).collect()
+}
+
+/// The range number `at`, of this mask, of a cluster range.
+fn nth(cluster: &IpNet, mask: u8, at: u128) -> Option<IpNet> {
+    let address = match cluster.network() {
+        IpAddr::V4(base) => {
+            let step = u32::try_from(at).ok()?.checked_shl(u32::from(32_u8.checked_sub(mask)?)).unwrap_or(0);
+            IpAddr::from(Ipv4Addr::from(u32::from(base).checked_add(step)?))
+        }
+        IpAddr::V6(base) => {
+            let step = at.checked_shl(u32::from(128_u8.checked_sub(mask)?)).unwrap_or(0);
+            IpAddr::from(Ipv6Addr::from(u128::from(base).checked_add(step)?))
+        }
+    };
+    IpNet::new(address, mask).ok()
 }
 
 fn mask(settings: &Settings, cluster: &IpNet) -> u8 {
@@ -173,11 +213,11 @@ static METRICS: LazyLock<Metrics> = LazyLock::new(|| {
 });
 
 impl Metrics {
-    fn assigned(&self, settings: &Settings, assigned: &[(IpNet, usize)], taken: &BTreeSet<IpNet>) {
-        for (cluster, (_, tries)) in settings.cluster_cidrs.iter().zip(assigned) {
+    fn assigned(&self, settings: &Settings, assigned: &[Found], taken: &BTreeSet<IpNet>) {
+        for (cluster, found) in settings.cluster_cidrs.iter().zip(assigned) {
             let label = cluster.to_string();
             self.allocations.with_label_values(&[&label]).inc();
-            self.tries.with_label_values(&[&label]).observe(*tries as f64);
+            self.tries.with_label_values(&[&label]).observe(found.tries as f64);
         }
         self.used(settings, taken);
     }
@@ -221,10 +261,31 @@ mod tests {
     }
 
     fn assigned(settings: &Settings, taken: &[&str]) -> String {
-        match plan(settings, &taken.iter().map(|t| t.parse().unwrap()).collect()) {
-            Ok(ranges) => ranges.iter().map(|(range, _)| range.to_string()).collect::<Vec<_>>().join(","),
+        after(settings, taken, &[])
+    }
+
+    fn after(settings: &Settings, taken: &[&str], from: &[u128]) -> String {
+        match plan(settings, &taken.iter().map(|t| t.parse().unwrap()).collect(), from) {
+            Ok(found) => found.iter().map(|f| f.range.to_string()).collect::<Vec<_>>().join(","),
             Err(e) => e.to_string(),
         }
+    }
+
+    #[test]
+    fn what_was_given_back_is_handed_out_last() {
+        let small = settings("10.244.0.0/22", 24);
+        assert_eq!(after(&small, &[], &[2]), "10.244.2.0/24");
+        assert_eq!(after(&small, &["10.244.2.0/24", "10.244.3.0/24"], &[2]), "10.244.0.0/24", "all around");
+        assert_eq!(after(&small, &["10.244.0.0/24"], &[4]), "10.244.1.0/24");
+        assert_eq!(after(&small, &["10.244.0.0/22"], &[3]), "no free range in 10.244.0.0/22");
+        let both = Settings {
+            cluster_cidrs: vec!["10.0.0.0/30".parse().unwrap(), "fd00::/62".parse().unwrap()],
+            ..settings("10.0.0.0/30", 32)
+        };
+        assert_eq!(after(&both, &["fd00:0:0:1::/64"], &[3, 1]), "10.0.0.3/32,fd00:0:0:2::/64");
+        assert_eq!(after(&both, &["fd00::/63"], &[0, 0]), "10.0.0.0/32,fd00:0:0:2::/64");
+        let whole = Settings { node_mask_v6: 64, ..settings("fd00::/64", 24) };
+        assert_eq!(after(&whole, &[], &[7]), "fd00::/64");
     }
 
     #[test]
@@ -246,8 +307,8 @@ mod tests {
             ["10.244.0.0/24", "10.244.1.0/24", "10.9.0.0/24"].iter().map(parse).collect();
         let cluster = settings.cluster_cidrs[0];
         assert_eq!((room(&settings, &cluster), used(&cluster, &taken)), (4, 2));
-        let assigned = plan(&settings, &taken).unwrap();
-        assert_eq!(assigned, [("10.244.2.0/24".parse().unwrap(), 2)]);
+        let assigned = plan(&settings, &taken, &[]).unwrap();
+        assert_eq!(assigned, [Found { range: "10.244.2.0/24".parse().unwrap(), at: 2, tries: 2 }]);
         METRICS.assigned(&settings, &assigned, &taken);
         let label = cluster.to_string();
         assert_eq!(METRICS.usage.with_label_values(&[&label]).get(), 0.5);
