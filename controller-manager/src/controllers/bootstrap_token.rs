@@ -131,7 +131,8 @@ fn text(secret: &Secret, key: &str) -> String {
 /// Identifier and secret of a token that may sign.
 fn signing_token(secret: &Secret, now: Timestamp) -> Option<(String, String)> {
     let (id, value) = (text(secret, "token-id"), text(secret, "token-secret"));
-    let named = secret.metadata.name.as_deref()?.strip_prefix(NAME_PREFIX)? == id;
+    let well_formed = id.len() == 6 && id.bytes().all(|b| b.is_ascii_digit() || b.is_ascii_lowercase());
+    let named = well_formed && secret.metadata.name.as_deref()?.strip_prefix(NAME_PREFIX)? == id;
     let lives = expiry(secret).is_none_or(|end| left(end, now).is_some());
     (named && lives && !value.is_empty() && text(secret, "usage-bootstrap-signing") == "true")
         .then_some((id, value))
@@ -177,6 +178,10 @@ mod tests {
             token("abcdef", &[]),
             token("ended1", &[("expiration", "2026-01-01T00:00:00Z")]),
             token("other1", &[("usage-bootstrap-signing", "false")]),
+            token("toolong", &[]),
+            token("UPPERS", &[]),
+            token("empty1", &[("token-secret", "")]),
+            token("named1", &[("token-id", "named2")]),
         ];
         let now = at("2026-01-02T00:00:00Z");
         let data = signed(&map, &tokens, now).unwrap();
