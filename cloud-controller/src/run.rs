@@ -5,7 +5,7 @@ use std::{fmt, net::IpAddr, path::PathBuf, sync::Arc, time::Duration};
 use component_base::{
     auth::Delegated,
     client::{self, ClientOptions},
-    clock,
+    clock::{self, SharedClock},
     daemon::{self, Daemon, StartError},
     events::{EventType, Recorder, reference},
     features::{self, GateErrors, Gates, Reader, Switches},
@@ -15,22 +15,23 @@ use component_base::{
     meta::ObjectKey,
     serving::{SecureServer, SecureServingOptions, Site},
     task::Tasks,
-    workqueue::{Outcome, RateLimits, WorkQueue, run_workers},
+    workqueue::{Outcome, RateLimits, WorkQueue, chain, run_workers},
 };
 use k8s_openapi::api::core::v1::{Node, Service};
 use kube::{
     Api, Client,
     api::{Patch, PatchParams},
 };
+use parking_lot::Mutex;
 use serde_json::{Value, json};
 
 use crate::{
     controllers::{
         route,
-        service::{self, Action, FINALIZER},
+        service::{self, Action, FINALIZER, Told},
     },
     provider::{
-        Provider, ProviderError,
+        NodeAddress, Provider, ProviderError,
         bare_metal::{self, BareMetal},
     },
 };
@@ -145,11 +146,14 @@ impl Daemon for CloudController {
             let informers = Informers::new(client.clone(), &group);
             let controller = Controller {
                 recorder: Recorder::new(client.clone(), clock::real(), "service-controller", "", &group),
+                router: Recorder::new(client.clone(), clock::real(), "route_controller", "", &group),
                 services: informers.get(ListWatch::default()),
                 nodes: informers.get(ListWatch::default()),
                 client,
                 provider,
                 routes,
+                clock: clock::real(),
+                hosts: Mutex::default(),
             };
             let drain = group.drain();
             drain.run_until_cancelled(controller.start(&informers, &group)).await;
@@ -183,10 +187,15 @@ struct Controller {
     client: Client,
     provider: BareMetal,
     recorder: Recorder,
+    /// Tells of routes.
+    router: Recorder,
     services: Informer<Service>,
     nodes: Informer<Node>,
     /// Whether routes are made.
     routes: bool,
+    clock: SharedClock,
+    /// Nodes that took the traffic of load balancers after the last round.
+    hosts: Mutex<Option<Vec<NodeAddress>>>,
 }
 
 impl Controller {
@@ -214,13 +223,52 @@ impl Controller {
         let actor = Actor { client: &self.client, provider: &self.provider, recorder: &self.recorder };
         let lookup =
             |namespace: &str, name: &str| self.services.store().get(&ObjectKey::new(namespace, name));
+        let tell = |told: Vec<Told>| {
+            for told in told {
+                if let Some(service) = lookup(&told.namespace, &told.name) {
+                    let kind = if told.warns { EventType::Warning } else { EventType::Normal };
+                    actor.event(&service, kind, told.reason, told.note);
+                }
+            }
+        };
+        tell(plan.before());
         let balanced = actor.carry_out(&plan, lookup).await;
-        // A load balancer that cannot be made leaves no node without its routes.
-        if self.routes {
-            let routed = self.provider.set_routes(&route::plan(&nodes)).await.map_err(RoundError::from);
-            return balanced.and(routed);
+        if balanced.is_ok() {
+            let before = self.hosts.lock().replace(service::targets(&nodes));
+            tell(plan.after(before.as_deref()));
         }
-        balanced
+        // A load balancer that cannot be made leaves no node without its routes.
+        if self.routes { balanced.and(self.route(&nodes).await) } else { balanced }
+    }
+
+    /// Makes routes, and has nodes say so.
+    async fn route(&self, nodes: &[Arc<Node>]) -> Result<(), RoundError> {
+        let routed = self.provider.set_routes(&route::plan(nodes)).await;
+        let api: Api<Node> = Api::all(self.client.clone());
+        for (name, condition) in route::conditions(nodes, routed.is_ok(), &self.clock.time()) {
+            if let Err(why) = &routed {
+                self.tell_unrouted(nodes, &name, why);
+            }
+            let patch = Patch::Strategic(json!({"status": {"conditions": [condition]}}));
+            match api.patch_status(&name, &PatchParams::default(), &patch).await {
+                Err(e) if !client::is_not_found(&e) => {
+                    return Err(RoundError::Node { node: name, source: Box::new(e) });
+                }
+                _ => {}
+            }
+        }
+        Ok(routed?)
+    }
+
+    fn tell_unrouted(&self, nodes: &[Arc<Node>], name: &str, why: &ProviderError) {
+        let Some(node) = nodes.iter().find(|n| n.metadata.name.as_deref() == Some(name)) else { return };
+        let uid = node.metadata.uid.as_deref().unwrap_or_default();
+        let ranges = node.spec.as_ref().and_then(|s| s.pod_cidrs.clone()).unwrap_or_default();
+        let reason = "FailedToCreateRoute";
+        for range in ranges {
+            let note = format!("Could not create route {uid} {range} for node {name}: {}", chain(why));
+            self.router.event(&reference(node.as_ref()), EventType::Warning, reason, "Sync", note, None);
+        }
     }
 }
 
@@ -229,6 +277,12 @@ impl Controller {
 enum RoundError {
     #[error(transparent)]
     Provider(#[from] ProviderError),
+    #[error("cannot change node {node}")]
+    Node {
+        node: String,
+        #[source]
+        source: Box<kube::Error>,
+    },
     #[error("cannot change service {service}")]
     Api {
         service: String,
@@ -279,7 +333,6 @@ impl Actor<'_> {
         let with = |list: Vec<String>| json!({"metadata": {"finalizers": list, "resourceVersion": service.metadata.resource_version}});
         match action {
             Action::AddFinalizer => {
-                self.event(service, EventType::Normal, "EnsuringLoadBalancer", "Ensuring load balancer");
                 let list = finalizers.into_iter().chain([FINALIZER.to_owned()]).collect();
                 self.patch(namespace, name, "", with(list)).await
             }

@@ -3,7 +3,8 @@
 //! Level-triggered over all services at once: the plan says which addresses services have, which
 //! objects must change, and which load balancers exist. Contract: finalizer
 //! `service.kubernetes.io/load-balancer-cleanup` (KEP-980); nodes labelled
-//! `node.kubernetes.io/exclude-from-external-load-balancers` or not ready take no traffic.
+//! `node.kubernetes.io/exclude-from-external-load-balancers`, on their way out or not ready take no traffic. Events are
+//! upstream's.
 
 use std::{collections::BTreeSet, net::IpAddr, sync::Arc};
 
@@ -14,6 +15,8 @@ use crate::provider::{LoadBalancer, NodeAddress, Provider};
 /// Keeps a service until its load balancer is gone.
 pub const FINALIZER: &str = "service.kubernetes.io/load-balancer-cleanup";
 const EXCLUDE: &str = "node.kubernetes.io/exclude-from-external-load-balancers";
+/// Taint of nodes that an autoscaler is about to remove.
+const TO_BE_DELETED: &str = "ToBeDeletedByClusterAutoscaler";
 
 /// What must happen to one service.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -83,6 +86,66 @@ pub fn plan(services: &[Arc<Service>], nodes: &[Arc<Node>], provider: &dyn Provi
     plan
 }
 
+/// Something to tell about a service.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Told {
+    /// Its namespace.
+    pub namespace: String,
+    /// Its name.
+    pub name: String,
+    /// Whether something is wrong.
+    pub warns: bool,
+    /// The event's reason.
+    pub reason: &'static str,
+    /// The event's message.
+    pub note: &'static str,
+}
+
+impl Told {
+    fn new(of: &(String, String, Action), warns: bool, reason: &'static str, note: &'static str) -> Self {
+        Self { namespace: of.0.clone(), name: of.1.clone(), warns, reason, note }
+    }
+}
+
+impl Plan {
+    /// What is told before anything is done.
+    pub fn before(&self) -> Vec<Told> {
+        let told = |of: &(String, String, Action)| match of.2 {
+            Action::SetAddress(_) => {
+                Some(Told::new(of, false, "EnsuringLoadBalancer", "Ensuring load balancer"))
+            }
+            Action::RemoveFinalizer => {
+                Some(Told::new(of, false, "DeletingLoadBalancer", "Deleting load balancer"))
+            }
+            _ => None,
+        };
+        self.actions.iter().filter_map(told).collect()
+    }
+
+    /// What is told of the nodes that take the traffic, once they do. `before` are those that took it so far; `None`
+    /// while nobody knows.
+    pub fn after(&self, before: Option<&[NodeAddress]>) -> Vec<Told> {
+        let told = |balancer: &LoadBalancer| {
+            let (namespace, name) = balancer.service.split_once('/')?;
+            let is_new = self.actions.iter().any(|(of_namespace, of_name, action)| {
+                matches!(action, Action::SetAddress(_)) && of_namespace == namespace && of_name == name
+            });
+            let moved = before.is_some_and(|before| before != balancer.nodes);
+            let (warns, reason, note) = match balancer.nodes.is_empty() {
+                true if is_new || moved => {
+                    (true, "UnAvailableLoadBalancer", "There are no available nodes for LoadBalancer")
+                }
+                false if moved && !is_new => {
+                    (false, "UpdatedLoadBalancer", "Updated load balancer with new hosts")
+                }
+                _ => return None,
+            };
+            Some(Told { namespace: namespace.to_owned(), name: name.to_owned(), warns, reason, note })
+        };
+        self.load_balancers.iter().filter_map(told).collect()
+    }
+}
+
 /// The internal address of a node in a family.
 pub fn internal_address(node: &Node, v4: bool) -> Option<IpAddr> {
     let addresses = node.status.as_ref()?.addresses.as_ref()?;
@@ -119,9 +182,18 @@ fn address_of(service: &Service) -> Option<IpAddr> {
     ingress.first()?.ip.as_ref()?.parse().ok()
 }
 
-fn targets(nodes: &[Arc<Node>]) -> Vec<NodeAddress> {
+/// Whether a node's label keeps it out: with any value but one that says no.
+fn is_excluded(node: &Node) -> bool {
+    let value = node.metadata.labels.as_ref().and_then(|l| l.get(EXCLUDE));
+    value.is_some_and(|v| !matches!(v.as_str(), "0" | "f" | "F" | "false" | "FALSE" | "False"))
+}
+
+/// Nodes that take traffic.
+pub fn targets(nodes: &[Arc<Node>]) -> Vec<NodeAddress> {
     let takes = |n: &Node| {
-        let excluded = n.metadata.labels.as_ref().is_some_and(|l| l.contains_key(EXCLUDE));
+        let mut taints = n.spec.iter().flat_map(|s| s.taints.iter().flatten());
+        let goes = n.metadata.deletion_timestamp.is_some() || taints.any(|t| t.key == TO_BE_DELETED);
+        let excluded = is_excluded(n) || goes;
         let ready = n.status.as_ref().and_then(|s| s.conditions.as_ref()).into_iter().flatten();
         !excluded && ready.into_iter().any(|c| c.type_ == "Ready" && c.status == "True")
     };
@@ -209,20 +281,61 @@ mod tests {
         assert!(actions(&[foreign]).is_empty());
     }
 
+    fn node(name: &str, ready: &str, labels: Value) -> Node {
+        let v = json!({"metadata": {"name": name, "labels": labels}, "status": {
+            "conditions": [{"type": "Ready", "status": ready}],
+            "addresses": [{"type": "InternalIP", "address": "10.98.0.11"}]}});
+        serde_json::from_value(v).unwrap()
+    }
+
     #[test]
-    fn only_ready_and_not_excluded_nodes_take_traffic() {
-        let node = |name: &str, ready: &str, labels: Value| -> Arc<Node> {
-            let v = json!({"metadata": {"name": name, "labels": labels}, "status": {
-                "conditions": [{"type": "Ready", "status": ready}],
-                "addresses": [{"type": "InternalIP", "address": "10.98.0.11"}]}});
-            serde_json::from_value(v).map(Arc::new).unwrap()
-        };
+    fn only_ready_nodes_that_stay_and_are_not_excluded_take_traffic() {
+        let mut going = node("going", "True", json!({}));
+        going.metadata.deletion_timestamp = serde_json::from_value(json!("2026-01-01T00:00:00Z")).unwrap();
+        let mut doomed = node("doomed", "True", json!({}));
+        doomed.spec =
+            serde_json::from_value(json!({"taints": [{"key": TO_BE_DELETED, "effect": "NoSchedule"}]}))
+                .unwrap();
         let nodes = [
             node("ok", "True", json!({})),
             node("down", "Unknown", json!({})),
             node("out", "True", json!({EXCLUDE: ""})),
+            node("really", "True", json!({EXCLUDE: "true"})),
+            node("whatever", "True", json!({EXCLUDE: "whatever"})),
+            node("not", "True", json!({EXCLUDE: "false"})),
+            going,
+            doomed,
         ];
+        let nodes: Vec<Arc<Node>> = nodes.into_iter().map(Arc::new).collect();
         let plan = plan(&[service("a", 1, json!({}))], &nodes, &provider());
-        assert_eq!(plan.load_balancers[0].nodes.iter().map(|n| n.name.as_str()).collect::<Vec<_>>(), ["ok"]);
+        let names: Vec<&str> = plan.load_balancers[0].nodes.iter().map(|n| n.name.as_str()).collect();
+        assert_eq!(names, ["not", "ok"]);
+    }
+
+    #[test]
+    fn what_is_done_is_told_before_and_of_nodes_afterwards() {
+        let one = [Arc::new(node("n", "True", json!({})))];
+        let reasons = |told: Vec<Told>| told.iter().map(|t| t.reason).collect::<Vec<_>>();
+        let fresh = plan(&[service("a", 1, json!({}))], &one, &provider());
+        let settled = service("a", 1, json!({"status/loadBalancer": ingress("10.97.0.0")}));
+        let (rests, alone) =
+            (plan(std::slice::from_ref(&settled), &one, &provider()), plan(&[settled], &[], &provider()));
+        let gone = plan(
+            &[service("a", 1, json!({"metadata/deletionTimestamp": "2026-01-01T00:00:00Z"}))],
+            &one,
+            &provider(),
+        );
+        let before = |plan: &Plan| reasons(plan.before());
+        assert_eq!(before(&fresh), ["EnsuringLoadBalancer"]);
+        assert_eq!((before(&rests), before(&gone)), (vec![], vec!["DeletingLoadBalancer"]));
+        let some = targets(&one);
+        let after = |plan: &Plan, nodes: Option<&[NodeAddress]>| reasons(plan.after(nodes));
+        assert!(after(&fresh, None).is_empty() && after(&fresh, Some(&[])).is_empty());
+        assert!(after(&rests, None).is_empty() && after(&rests, Some(&some)).is_empty());
+        assert_eq!(after(&rests, Some(&[])), ["UpdatedLoadBalancer"]);
+        assert_eq!(after(&alone, Some(&some)), ["UnAvailableLoadBalancer"]);
+        assert!(after(&alone, Some(&[])).is_empty(), "once");
+        let lonely = plan(&[service("a", 1, json!({}))], &[], &provider());
+        assert_eq!(after(&lonely, None), ["UnAvailableLoadBalancer"]);
     }
 }
