@@ -20,7 +20,15 @@ use std::{
 };
 
 use crate::{
-    acl::Acl, cache::Limits, chaos::Chaos, failures::Consolidate, hosts::Hosts, rewrite, template::Template,
+    acl::Acl,
+    cache::Limits,
+    chaos::Chaos,
+    dns64::Dns64,
+    failures::Consolidate,
+    hosts::Hosts,
+    rewrite,
+    template::Template,
+    view::{Condition, View},
     zone::Labels,
 };
 
@@ -106,6 +114,14 @@ pub struct Block {
     pub buffer: u16,
     /// `autopath @kubernetes`: the search path of pods is walked here.
     pub autopath: bool,
+    /// `local`: what is this host to everybody is answered here.
+    pub local: bool,
+    /// `dns64`: addresses of hosts that have only old ones.
+    pub dns64: Option<Dns64>,
+    /// `whoami`: clients are told who they are.
+    pub whoami: bool,
+    /// `view`: which queries the block is for.
+    pub view: Option<View>,
 }
 
 impl Block {
@@ -555,6 +571,10 @@ fn apply(block: &mut Block, line: &Line) -> Result<(), CorefileError> {
             _ => return line.error("autopath needs @kubernetes"),
         },
         "any" => block.refuse_any = true,
+        "local" => block.local = true,
+        "whoami" => block.whoami = true,
+        "dns64" => block.dns64 = Some(dns64(line)?),
+        "view" => view(line, block.view.get_or_insert_default())?,
         "chaos" => block.chaos = Some(words::chaos(line)),
         "minimal" => block.minimal = true,
         // Queries end when nobody waits, and nothing here has data for others: these are always so.
@@ -640,6 +660,40 @@ fn hosts(line: &Line, default: &[Labels]) -> Result<HostsDirective, CorefileErro
         }
     }
     Ok(out)
+}
+
+/// `dns64 [PREFIX] { prefix PREFIX, translate_all, allow_ipv4 }`.
+fn dns64(line: &Line) -> Result<Dns64, CorefileError> {
+    let mut out = Dns64::default();
+    if let Some(prefix) = line.args().first() {
+        out.set_prefix(prefix).or_else(|why| line.error(format!("dns64: {why}")))?;
+    }
+    for option in &line.block {
+        match (option.name(), option.args()) {
+            ("prefix", [prefix]) => {
+                out.set_prefix(prefix).or_else(|why| option.error(format!("dns64: {why}")))?;
+            }
+            ("prefix", _) => return option.error("prefix needs a network"),
+            ("translate_all", []) => out.all = true,
+            ("allow_ipv4", []) => out.for_v4 = true,
+            (other, _) => return option.error(format!("dns64: unknown option {other}")),
+        }
+    }
+    Ok(out)
+}
+
+/// `view NAME { expr EXPRESSION }`; a block may have several, all of which count.
+fn view(line: &Line, view: &mut View) -> Result<(), CorefileError> {
+    let [name] = line.args() else { return line.error("view needs a name") };
+    view.name.clone_from(name);
+    for option in &line.block {
+        if option.name() != "expr" {
+            return option.error(format!("view: unknown option {}", option.name()));
+        }
+        let condition = Condition::parse(&option.args().join(" "));
+        view.conditions.push(condition.or_else(|why| option.error(format!("expr: {why}")))?);
+    }
+    Ok(())
 }
 
 /// `tls CERT KEY [CA] { client_auth HOW }`.
@@ -758,6 +812,17 @@ corp.example:53 {
                 "Corefile:3: consolidate needs a duration and a regular expression",
             ),
             (". {\n bufsize 9\n}", "Corefile:2: bufsize must be within 512 and 4096"),
+            (
+                ". {\n dns64 64:ff9b::/97\n}",
+                "Corefile:2: dns64: 64:ff9b::/97 is not 32, 40, 48, 56, 64, 72, 80, 88 or 96 bits long",
+            ),
+            (
+                ". {\n dns64 {\n  prefix 10.0.0.0/8\n }\n}",
+                "Corefile:3: dns64: 10.0.0.0/8 is no prefix of IPv6",
+            ),
+            (". {\n dns64 {\n  upstream\n }\n}", "Corefile:3: dns64: unknown option upstream"),
+            (". {\n view\n}", "Corefile:2: view needs a name"),
+            (". {\n view a {\n  expr name()\n }\n}", "Corefile:3: expr: name() is no condition"),
             (". {\n reload soon\n}", "Corefile:2: soon is no duration"),
             (
                 ". {\n ready {\n  monitor never\n }\n}",

@@ -28,6 +28,8 @@ pub struct Metrics {
     enabled: IntGaugeVec,
     acl: [IntCounterVec; 3],
     acl_allowed: IntCounterVec,
+    local: IntCounter,
+    dns64: IntCounterVec,
     autopath: IntCounterVec,
     cache_requests: IntCounterVec,
     cache_hits: IntCounterVec,
@@ -257,6 +259,12 @@ impl Metrics {
                 "Counter of DNS requests being allowed.",
                 &["server", "view"],
             )?,
+            local: make.count("local_localhost_requests_total", "Counter of localhost.<domain> requests.")?,
+            dns64: make.counts(
+                "dns64_requests_translated_total",
+                "Counter of DNS requests translated by dns64.",
+                &["server"],
+            )?,
             autopath: make.counts(
                 "autopath_success_total",
                 "Counter of requests that did autopath.",
@@ -421,6 +429,16 @@ impl Metrics {
     /// Counts a query that the rules of `acl` let pass.
     pub fn let_in(&self, place: Place<'_>) {
         self.acl_allowed.with_label_values(&[place.server, place.view]).inc();
+    }
+
+    /// Counts a question for this host that a search path led to.
+    pub fn local(&self) {
+        self.local.inc();
+    }
+
+    /// Counts a question that was answered with addresses that were made.
+    pub fn translated(&self, server: &str) {
+        self.dns64.with_label_values(&[server]).inc();
     }
 
     /// Counts a search path that was walked to a name.
@@ -638,6 +656,8 @@ mod tests {
         ("coredns_acl_dropped_requests_total", &PLACE, None),
         ("coredns_acl_filtered_requests_total", &PLACE, None),
         ("coredns_autopath_success_total", &["server"], None),
+        ("coredns_dns64_requests_translated_total", &["server"], None),
+        ("coredns_local_localhost_requests_total", &[], None),
         ("coredns_build_info", &["goversion", "revision", "version"], None),
         ("coredns_cache_drops_total", &["server", "view", "zones"], None),
         ("coredns_cache_entries", &["server", "type", "view", "zones"], None),
@@ -721,6 +741,8 @@ mod tests {
             metrics.judged(place, judged);
         }
         metrics.let_in(place);
+        metrics.local();
+        metrics.translated(place.server);
         metrics.walked(place.server);
         metrics.cache(place, Some("success"), (1, 0));
         metrics.cache(place, None, (1, 0));

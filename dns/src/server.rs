@@ -1,10 +1,11 @@
 //! From a request to a reply: the directives in their order, over hickory's sockets.
 //!
-//! Order, as CoreDNS runs them: nsid, any, rewrite, autopath, acl, template, hosts, kubernetes, cache, forward. The cache
+//! Order, as CoreDNS runs them: nsid, local, dns64, any, rewrite, autopath, acl, template, hosts, kubernetes, cache, forward,
+//! whoami. The cache
 //! is behind what is answered from memory, and so keeps what others say only.
 
 use std::{
-    net::IpAddr,
+    net::{IpAddr, SocketAddr},
     sync::{
         Arc,
         atomic::{AtomicU32, Ordering},
@@ -36,13 +37,16 @@ use crate::{
     cache::{Cache, Hit, Question, Reply},
     chaos::Chaos,
     corefile::{self, CacheDirective, Kubernetes},
+    dns64::Dns64,
     failures::Failures,
     forward::{ForwardError, Forwarder, Manner, SetUpError},
-    hosts,
+    hosts, local,
     metrics::{Counted, Judged, Metrics, Observation, Place, rcode},
     querylog::{Log, Spoken},
     rewrite::{self, Asker},
     template::{Said, Template, Told},
+    view::{Asked, View},
+    whoami,
     zone::{self, Answer, Index, Labels, Settings},
 };
 
@@ -81,6 +85,11 @@ pub struct Block {
     chaos: Option<Chaos>,
     minimal: bool,
     autopath: bool,
+    local: bool,
+    dns64: Option<Dns64>,
+    whoami: bool,
+    view: Option<View>,
+    port: u16,
 }
 
 /// `cache` at work.
@@ -117,13 +126,16 @@ pub struct Server {
     started: StdInstant,
     answered: Answered,
     versions: Arc<Versions>,
+    /// Which block a query is for depends on more than its name.
+    has_views: bool,
 }
 
 /// How a question is asked, and what is to be done besides answering it.
 #[derive(Debug)]
 struct Asking {
     manner: Manner,
-    client: IpAddr,
+    client: SocketAddr,
+    protocol: &'static str,
     /// Which of the block's zones it is in.
     zone: usize,
     /// What is to be asked for anew once it is answered.
@@ -198,6 +210,11 @@ impl Block {
             chaos: block.chaos.clone(),
             minimal: block.minimal,
             autopath: block.autopath,
+            local: block.local,
+            dns64: block.dns64.clone(),
+            whoami: block.whoami,
+            view: block.view.clone(),
+            port: block.port,
         };
         (0..made.zones.len()).for_each(|zone| metrics.plugins(made.place(zone), &block.plugins));
         Ok(made)
@@ -205,7 +222,11 @@ impl Block {
 
     /// What is counted for a zone of the block is labelled so.
     fn place(&self, zone: usize) -> Place<'_> {
-        Place { server: &self.label, zone: self.zone_labels.get(zone).map_or("", String::as_str), view: "" }
+        Place {
+            server: &self.label,
+            zone: self.zone_labels.get(zone).map_or("", String::as_str),
+            view: self.view.as_ref().map_or("", |view| &view.name),
+        }
     }
 
     /// The cache for a name, if there is one.
@@ -223,6 +244,7 @@ impl Block {
             && self.logs.is_empty()
             && self.acls.is_empty()
             && self.identifier.is_none()
+            && self.dns64.is_none()
             // A namespace that is listed no more is no change of its services.
             && self.kubernetes.as_ref().is_none_or(|(k, _)| k.reach.namespace_labels.is_none());
         let addresses =
@@ -232,10 +254,35 @@ impl Block {
         by_zone_alone && certain && !alias && (!self.rotate || addresses.count() < 2)
     }
 
+    /// Whether the block is for what is asked so.
+    fn admits(&self, request: &Request, query: &Query) -> bool {
+        let Some(view) = &self.view else { return true };
+        let edns = request.edns.as_ref();
+        view.admits(&Asked {
+            client: request.src(),
+            protocol: protocol(request),
+            name: format!("{}.", query.name().to_lowercase().to_ascii().trim_end_matches('.')),
+            kind: query.query_type().to_string(),
+            class: query.query_class().to_string(),
+            size: request.as_slice().len(),
+            buffer: edns.map_or(PLAIN_SIZE, |edns| edns.max_payload()),
+            dnssec: wants_dnssec(request),
+            id: request.metadata.id,
+            opcode: request.metadata.op_code.into(),
+            port: self.port,
+        })
+    }
+
     /// The longest zone of the block a name lies in: its length, and which one it is.
     fn serves(&self, name: &Labels) -> Option<(usize, usize)> {
         let all = self.zones.iter().enumerate().filter(|(_, z)| name.within(z).is_some());
         all.map(|(at, zone)| (zone.len(), at)).max_by_key(|(len, _)| *len)
+    }
+
+    /// Whether others are asked for a name.
+    fn forwards(&self, name: &Labels) -> bool {
+        let inside = |zone: &Labels| name.within(zone).is_some();
+        self.forward.iter().any(|(from, except, _)| inside(from) && !except.iter().any(inside))
     }
 
     /// What a server is sent with a query of a client, and a client with its answer.
@@ -268,7 +315,8 @@ impl Server {
     pub fn new(blocks: Vec<Block>, index: Arc<RwLock<Index>>, own: Vec<IpAddr>, metrics: Metrics) -> Self {
         let versions = index.read().versions();
         let (answered, started) = (Answered::default(), StdInstant::now());
-        Self { blocks, index, own, metrics, started, answered, versions }
+        let has_views = blocks.iter().any(|block| block.view.is_some());
+        Self { blocks, index, own, metrics, started, answered, versions, has_views }
     }
 
     /// Appends the answer to a question that came over UDP and was answered before, if that still holds.
@@ -346,6 +394,7 @@ impl Server {
         let query = query.original().clone();
         let labels = Labels::of(query.name());
         let served = self.blocks.iter().filter_map(|b| Some((b.serves(&labels)?, b)));
+        let served = served.filter(|(_, b)| b.admits(request, &query));
         // Of blocks with the same zone the first one counts.
         let block = served.reduce(|best, next| if next.0.0 > best.0.0 { next } else { best });
         let Some(((_, zone), block)) = block else {
@@ -365,18 +414,40 @@ impl Server {
             stream: request.protocol() != Protocol::Udp,
             options: Vec::new(),
         };
+        if let Some(local) = local::answer(&query, &labels).filter(|_| block.local) {
+            if local.counted {
+                self.metrics.local();
+            }
+            return (local.reply, Some((block, "local")));
+        }
+        let mut outcome = self.pass(block, request, query.clone(), asking).await;
+        if let Some(dns64) = block.dns64.as_ref().filter(|d| d.concerns(&query, request.src().ip()))
+            && dns64.replaces(&outcome.reply)
+        {
+            let mut old = query;
+            old.set_query_type(RecordType::A);
+            let found = self.pass(block, request, old, asking).await;
+            self.metrics.translated(&block.label);
+            outcome = Outcome { reply: dns64.reply(&outcome.reply, found.reply), plugin: "dns64" };
+        }
+        (outcome.reply, Some((block, outcome.plugin)))
+    }
+
+    /// Has a question pass through the directives behind those that answer by themselves.
+    async fn pass(&self, block: &Block, request: &Request, query: Query, asking: &mut Asking) -> Outcome {
+        let by = |plugin, reply| Outcome { reply, plugin };
         if block.refuse_any && query.query_type() == RecordType::ANY {
-            return (no_any(&query), Some((block, "any")));
+            return by("any", no_any(&query));
         }
         if let Some(answers) = block.chaos.as_ref().and_then(|chaos| chaos.answer(&query)) {
-            return (Reply { answers, ..plain(ResponseCode::NoError) }, Some((block, "chaos")));
+            return by("chaos", Reply { answers, ..plain(ResponseCode::NoError) });
         }
         let asker = Asker { client: request.src(), protocol: protocol(request) };
         let (query, mut undo) = rewrite::apply(&block.rewrites, &query, asker);
         asking.manner.options = std::mem::take(&mut undo.sent);
         asking.options.append(&mut undo.told);
         if query.query_class() != DNSClass::IN {
-            return (plain(ResponseCode::Refused), Some((block, "")));
+            return by("", plain(ResponseCode::Refused));
         }
         let searched = self.search_path(block, &query, request.src().ip());
         let mut outcome = self.resolve(block, &query, asking).await;
@@ -398,7 +469,7 @@ impl Server {
         if block.rotate {
             rotate(&mut outcome.reply.answers);
         }
-        (outcome.reply, Some((block, outcome.plugin)))
+        outcome
     }
 
     /// The names a pod would ask for one after the other if this one, with the first domain of its search path, does not
@@ -460,7 +531,7 @@ impl Server {
         }
         let told = Told { metrics: &self.metrics, place: block.place(asking.zone) };
         for template in &block.templates {
-            if let Said::Reply(reply) = template.answer(query, asking.client, told) {
+            if let Said::Reply(reply) = template.answer(query, asking.client.ip(), told) {
                 if let Some((code, reason)) = &template.extended {
                     asking.options.push(extended_error(*code, reason));
                 }
@@ -476,6 +547,12 @@ impl Server {
             }
             return Outcome { reply, plugin: "kubernetes" };
         }
+        if block.whoami && !block.forwards(&labels) {
+            return Outcome {
+                reply: whoami::answer(query, asking.client, asking.protocol),
+                plugin: "whoami",
+            };
+        }
         if let Some(hit) = self.cached(block, query, &labels, asking) {
             return Outcome { reply: hit.reply, plugin: "cache" };
         }
@@ -488,7 +565,8 @@ impl Server {
             return None;
         }
         let place = block.place(asking.zone);
-        let Some((judged, zone)) = acl::judge(&block.acls, labels, query.query_type(), asking.client) else {
+        let Some((judged, zone)) = acl::judge(&block.acls, labels, query.query_type(), asking.client.ip())
+        else {
             self.metrics.let_in(place);
             return None;
         };
@@ -793,7 +871,8 @@ impl Server {
         });
         let size = build().destructive_emit(&mut encoder).map_or(0, |_| encoder.len());
         self.observe(request, &reply, placed, size, started.elapsed());
-        let counted = by.filter(|(block, plugin)| *plugin == "kubernetes" && block.repeats(&reply)).and_then(
+        let repeats = |block: &Block| !self.has_views && block.repeats(&reply);
+        let counted = by.filter(|(block, plugin)| *plugin == "kubernetes" && repeats(block)).and_then(
             |(block, plugin)| {
                 let kind = request.queries.queries().first()?.query_type();
                 // Rare types are not worth it, and there are many.
@@ -909,7 +988,8 @@ impl Asking {
     fn of(request: &Request) -> Self {
         Self {
             manner: Manner::default(),
-            client: request.src().ip(),
+            client: request.src(),
+            protocol: protocol(request),
             zone: 0,
             refresh: Vec::new(),
             options: Vec::new(),

@@ -31,11 +31,13 @@ const FORMS: &[Form] = &[
     form("cancel", 1, false, false, true),
     form("chaos", ANY, false, false, true),
     form("debug", 0, false, false, false),
+    form("dns64", 1, true, false, true),
     form("errors", 1, true, false, true),
     form("forward", ANY, true, true, true),
     form("health", 1, true, false, false),
     form("hosts", ANY, true, false, true),
     form("kubernetes", ANY, true, false, true),
+    form("local", 0, false, false, true),
     form("log", ANY, true, true, true),
     form("loadbalance", 1, false, false, true),
     form("loop", 0, false, false, true),
@@ -48,6 +50,8 @@ const FORMS: &[Form] = &[
     form("rewrite", ANY, true, true, true),
     form("template", ANY, true, true, true),
     form("tls", 3, true, false, false),
+    form("view", 1, true, true, true),
+    form("whoami", 0, false, false, true),
 ];
 
 /// Refuses what no directive of its name can be, `before` being those of the same server block that stand before it.
@@ -107,7 +111,8 @@ mod tests {
             ("loop twice", Some("loop: unexpected twice")),
             ("loadbalance {\n prefer 10.0.0.0/8\n}", Some("loadbalance: prefer is not supported")),
             ("prometheus {\n runtime_metrics\n}", Some("prometheus: runtime_metrics is not supported")),
-            ("whoami", Some("unknown directive whoami")),
+            ("whoami\nlocal\ndns64\nview a\nview b", None),
+            ("geoip", Some("unknown directive geoip")),
             ("reload 1s", Some("reload: 1s is less than 2s")),
             ("reload 30s 0s\nlog\nlog", None),
             ("nsid Use The Force", None),

@@ -523,3 +523,72 @@ async fn sizes_and_the_cache_are_counted() {
         .collect();
     assert_eq!(enabled, ["cache", "cache", "forward", "forward"], "for either zone");
 }
+
+#[tokio::test]
+async fn this_host_is_answered_for_without_asking_anybody() {
+    let metrics = Metrics::register(&prometheus::Registry::new()).unwrap();
+    let server = serve_with(". {\n local\n kubernetes cluster.local\n}", metrics).await;
+    for (name, expected) in [
+        ("localhost.", Some("127.0.0.1")),
+        ("localhost.default.svc.cluster.local.", Some("127.0.0.1")),
+        ("web.default.svc.cluster.local.", Some("10.96.0.20")),
+        ("127.in-addr.arpa.", None),
+    ] {
+        let reply = ask(&server, name, RecordType::A, None).await;
+        assert_eq!(data(&reply).first().map(String::as_str), expected, "{name}");
+    }
+    let reply = ask(&server, "9.0.0.127.in-addr.arpa.", RecordType::PTR, None).await;
+    assert_eq!((reply.metadata.response_code, reply.authorities.len()), (ResponseCode::NXDomain, 1));
+    let without = serve(CLUSTER).await;
+    let reply = ask(&without, "localhost.default.svc.cluster.local.", RecordType::A, None).await;
+    assert_eq!(reply.metadata.response_code, ResponseCode::NXDomain);
+}
+
+#[tokio::test]
+async fn clients_are_told_who_they_are_where_nobody_else_answers() {
+    let server = serve(". {\n whoami\n kubernetes cluster.local\n cache\n}").await;
+    for _ in 0..2 {
+        let reply = ask(&server, "example.org.", RecordType::A, None).await;
+        assert!(reply.answers.is_empty() && reply.metadata.authoritative);
+        let beside: Vec<String> = reply.additionals.iter().map(|r| r.name.to_string()).collect();
+        assert_eq!(beside, ["example.org.", "_udp.example.org."]);
+        assert_eq!(reply.additionals[0].data.to_string(), "127.0.0.1");
+    }
+    let reply = ask(&server, "web.default.svc.cluster.local.", RecordType::A, None).await;
+    assert_eq!(data(&reply), ["10.96.0.20"]);
+}
+
+#[tokio::test]
+async fn addresses_are_made_for_those_who_have_none_of_the_old_kind() {
+    let text =
+        |options: &str| format!(". {{\n dns64 64:1337::/96 {{\n{options}\n}}\n kubernetes cluster.local\n}}");
+    let name = "web.default.svc.cluster.local.";
+    let server = serve(&text("allow_ipv4")).await;
+    for _ in 0..2 {
+        let reply = ask(&server, name, RecordType::AAAA, None).await;
+        assert_eq!(data(&reply), ["64:1337::a60:14"]);
+        assert!(reply.answers[0].ttl <= 30);
+    }
+    assert_eq!(data(&ask(&server, name, RecordType::A, None).await), ["10.96.0.20"]);
+    let none = ask(&server, "none.default.svc.cluster.local.", RecordType::AAAA, None).await;
+    assert_eq!(none.metadata.response_code, ResponseCode::NXDomain);
+    // Who asks over the old protocol has that.
+    let server = serve(&text("")).await;
+    assert_eq!(data(&ask(&server, name, RecordType::AAAA, None).await), [""; 0]);
+}
+
+#[tokio::test]
+async fn blocks_of_one_zone_share_queries_by_their_views() {
+    let text = ". {\n view elsewhere {\n expr incidr(client_ip(), '10.0.0.0/8')\n }\n hosts {\n 10.0.0.1 test\n }\n}\n\
+        . {\n view addresses {\n expr type() in ['A']\n expr name() endsWith '.'\n }\n hosts {\n 10.0.0.2 test\n }\n}\n\
+        . {\n hosts {\n fd00::3 test\n }\n kubernetes cluster.local\n}";
+    let server = serve(text).await;
+    for _ in 0..2 {
+        assert_eq!(data(&ask(&server, "test.", RecordType::A, None).await), ["10.0.0.2"]);
+        assert_eq!(data(&ask(&server, "test.", RecordType::AAAA, None).await), ["fd00::3"]);
+    }
+    // A longer zone comes first if its view lets the query in, and a shorter one if not.
+    let text = "a.test {\n view never {\n expr false\n }\n hosts {\n 10.0.0.1 a.test\n }\n}\n. {\n hosts {\n 10.0.0.2 a.test\n }\n}";
+    let server = serve(text).await;
+    assert_eq!(data(&ask(&server, "a.test.", RecordType::A, None).await), ["10.0.0.2"]);
+}
