@@ -61,6 +61,8 @@ pub struct AuthOptions {
     pub authorization_kubeconfig: Option<PathBuf>,
     /// Authorities of client certificates.
     pub client_ca: Option<PathBuf>,
+    /// Whether files of authorities are read again when they change.
+    pub follows_files: bool,
     /// Authorities of front proxies.
     pub proxy_ca: Option<PathBuf>,
     /// Common names front proxies may have; empty for any.
@@ -84,6 +86,7 @@ impl Default for AuthOptions {
             authentication_kubeconfig: None,
             authorization_kubeconfig: None,
             client_ca: None,
+            follows_files: true,
             proxy_ca: None,
             proxy_names: Vec::new(),
             username_headers: vec!["x-remote-user".to_owned()],
@@ -206,7 +209,8 @@ impl Delegated {
     /// # Errors
     /// When a file that is named cannot be used.
     pub async fn new(options: AuthOptions, component: &str) -> Result<Delegated, AuthError> {
-        let roots = |path: &Option<PathBuf>| path.clone().map(Roots::load).transpose();
+        let follows = options.follows_files;
+        let roots = |path: &Option<PathBuf>| path.clone().map(|path| Roots::load(path, follows)).transpose();
         let (client_roots, proxy_roots) = (roots(&options.client_ca)?, roots(&options.proxy_ca)?);
         let tokens = client(options.authentication_kubeconfig.as_deref(), component).await?;
         let access = client(options.authorization_kubeconfig.as_deref(), component).await?;
@@ -227,7 +231,8 @@ impl Delegated {
     /// # Errors
     /// When an authority file that is named cannot be used.
     pub fn with_client(options: AuthOptions, client: kube::Client) -> Result<Delegated, AuthError> {
-        let roots = |path: &Option<PathBuf>| path.clone().map(Roots::load).transpose();
+        let follows = options.follows_files;
+        let roots = |path: &Option<PathBuf>| path.clone().map(|path| Roots::load(path, follows)).transpose();
         Ok(Delegated {
             client_roots: roots(&options.client_ca)?,
             proxy_roots: roots(&options.proxy_ca)?,
@@ -374,6 +379,8 @@ fn remember<K: Eq + std::hash::Hash, V>(memory: &Memory<K, V>, key: K, value: V,
 /// Authorities of a file, which may change: it is looked at when somebody comes, once a minute at most.
 struct Roots {
     path: PathBuf,
+    /// Changes count.
+    follows: bool,
     state: Mutex<Loaded>,
 }
 
@@ -384,16 +391,16 @@ struct Loaded {
 }
 
 impl Roots {
-    fn load(path: PathBuf) -> Result<Self, TlsError> {
+    fn load(path: PathBuf, follows: bool) -> Result<Self, TlsError> {
         let (changed, looked) = (changed(&path), Instant::now());
         let roots = Arc::new(tls::load_roots(&path)?);
-        Ok(Self { path, state: Mutex::new(Loaded { roots, changed, looked }) })
+        Ok(Self { path, follows, state: Mutex::new(Loaded { roots, changed, looked }) })
     }
 
     /// Those of the file as it is, or as it was as long as it does not read.
     fn now(&self) -> Arc<RootCertStore> {
         let mut state = self.state.lock();
-        if state.looked.elapsed() >= LOOK {
+        if self.follows && state.looked.elapsed() >= LOOK {
             state.looked = Instant::now();
             self.look(&mut state);
         }

@@ -28,7 +28,7 @@ use prometheus::IntCounter;
 use proto::otlp::v1::{
     AnyValue, ExportTraceServiceRequest, InstrumentationScope, KeyValue, Resource, ResourceSpans, ScopeSpans,
     Span, Status, any_value,
-    span::{Link, SpanKind},
+    span::{Event, Link, SpanKind},
     status::StatusCode,
     trace_service_client::TraceServiceClient,
 };
@@ -196,6 +196,7 @@ pub struct Part {
     holds: bool,
     start: SystemTime,
     attributes: Vec<KeyValue>,
+    events: Vec<Event>,
     failed: Option<String>,
 }
 
@@ -268,9 +269,18 @@ impl Tracer {
         });
         let (span, start) = (begun.span, trace.start);
         trace.parent.store(span, Ordering::Relaxed);
-        let whole = trace.clone();
-        let part =
-            Part { trace: whole, name, kind, span, parent: 0, holds: false, start, attributes, failed: None };
+        let part = Part {
+            trace: trace.clone(),
+            name,
+            kind,
+            span,
+            parent: 0,
+            holds: false,
+            start,
+            attributes,
+            events: Vec::new(),
+            failed: None,
+        };
         (trace, Some(Box::new(part)))
     }
 
@@ -288,6 +298,10 @@ impl Tracer {
         let done = CURRENT.scope(trace.clone(), work).await;
         if let Some(whole) = &mut whole {
             whole.failed = trace.failed.get().cloned();
+            // As OpenTelemetry's conventions have errors recorded.
+            if let Some(why) = &whole.failed {
+                whole.tell("exception", vec![text("exception.message", why)]);
+            }
         }
         done
     }
@@ -485,7 +499,8 @@ fn part_of(trace: Arc<Trace>, name: Cow<'static, str>, kind: SpanKind) -> Box<Pa
     let parent = trace.parent.load(Ordering::Relaxed);
     let (span, start) = (new_id(), SystemTime::now());
     let attributes = Vec::new();
-    Box::new(Part { trace, name, kind, span, parent, holds: false, start, attributes, failed: None })
+    let events = Vec::new();
+    Box::new(Part { trace, name, kind, span, parent, holds: false, start, attributes, events, failed: None })
 }
 
 /// What those are told who are asked by the running task, if it is followed.
@@ -507,6 +522,12 @@ impl Part {
     /// Says a number of it.
     pub fn count(&mut self, key: &str, value: i64) {
         self.attributes.push(number(key, value));
+    }
+
+    /// Something happens in it, now.
+    pub fn tell(&mut self, name: &str, attributes: Vec<KeyValue>) {
+        let time_unix_nano = nanos(SystemTime::now());
+        self.events.push(Event { time_unix_nano, name: name.to_owned(), attributes });
     }
 
     /// It failed.
@@ -539,6 +560,7 @@ impl Drop for Part {
             start_time_unix_nano: nanos(self.start),
             end_time_unix_nano: nanos(SystemTime::now()),
             attributes: std::mem::take(&mut self.attributes),
+            events: std::mem::take(&mut self.events),
             status: failed.map(|message| Status { code: StatusCode::Error.into(), message }),
             ..Span::default()
         });
@@ -774,6 +796,7 @@ mod tests {
         let work = async {
             let mut called = ask_by(None, || "runtime.v1.RuntimeService/Version".to_owned()).unwrap();
             assert!(called.trace_parent().is_some());
+            called.tell("sent", vec![number("bytes", 3)]);
             called.fail("gone".to_owned());
             drop(called);
             fail(|| "no sandbox".to_owned());
@@ -787,6 +810,12 @@ mod tests {
         assert_eq!((whole.parent_span_id.len(), &whole.attributes), (0, &describe()));
         let why = |span: &Span| span.status.as_ref().map(|status| status.message.clone());
         assert_eq!((why(&call).as_deref(), why(&whole).as_deref()), (Some("gone"), Some("no sandbox")));
+        let [called, recorded] = [&call.events[0], &whole.events[0]];
+        assert_eq!((called.name.as_str(), &called.attributes), ("sent", &vec![number("bytes", 3)]));
+        let message = vec![text("exception.message", "no sandbox")];
+        assert_eq!((recorded.name.as_str(), &recorded.attributes), ("exception", &message));
+        assert!(recorded.time_unix_nano >= whole.start_time_unix_nano);
+        assert!(recorded.time_unix_nano <= whole.end_time_unix_nano);
         // Outside of everything, asking is a trace of its own.
         drop(ask_by(Some(&tracer), || "HTTP GET".to_owned()));
         let alone = spans.try_recv().unwrap();

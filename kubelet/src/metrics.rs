@@ -74,6 +74,7 @@ pub struct Metrics {
     pub cleaned_volumes_errors: IntGauge,
     pub user_namespaced: IntCounter,
     pub user_namespaced_errors: IntCounter,
+    pub pod_watch_dropped: IntCounter,
     pub hook_fallbacks: IntCounter,
     pub sleep_cut_short: IntCounter,
     pub volume_collection: HistogramVec,
@@ -483,6 +484,11 @@ impl Metrics {
                 "Pods started in a user namespace.",
                 Alpha,
             ),
+            pod_watch_dropped: counter(
+                "kubelet_pod_watch_events_dropped_total",
+                "Changes of pods that those who watch were too slow for.",
+                Alpha,
+            ),
             user_namespaced_errors: counter(
                 "kubelet_started_user_namespaced_pods_errors_total",
                 "Failed starts of pods in a user namespace.",
@@ -885,7 +891,6 @@ mod tests {
         ("kubelet_pleg_discard_events", "there is no queue of events that could be full"),
         ("kubelet_pleg_pod_relist_duration_seconds", "pods are listed all at once"),
         ("kubelet_imagemanager_inmemory_", "records of pulls are read from the disk, not kept in memory"),
-        ("kubelet_pod_watch_events_dropped_total", "of an API of pods that is not served"),
         (
             "kubelet_restarted_pods_total",
             "a pod that comes back under its uid waits for the end of the one before as any other",

@@ -71,7 +71,7 @@ use crate::{
         resources::{self, CgroupLimits},
     },
     pods::{Pods, Source},
-    rotation,
+    pods_api, rotation,
     runtime::{
         Runtime, RuntimeError, config::NodeSettings, cri, logs::Rotation, memory_qos::MemoryQos,
         security::NodeSecurity, swap::Swap,
@@ -295,7 +295,8 @@ pub async fn build(config: Config, tasks: Arc<Tasks>) -> Result<App, RunError> {
     }
     let (tracer, watchdog) = (tracer(&config, &tasks)?, Watchdog::of_process()?);
     let (endpoint, images) = (&config.file.container_runtime_endpoint, &config.file.image_service_endpoint);
-    let runtime = Runtime::connect(endpoint, images, config.runtime_timeout())?;
+    let streams = config.gates.has(features::Gate::CRIListStreaming);
+    let runtime = Runtime::connect(endpoint, images, config.runtime_timeout(), streams)?;
     let version = first_answer(&runtime).await?;
     let cgroups = prepare_cgroups(&config, &runtime).await?;
     let ips = node::addresses::of_node(&config.node_ips).map_err(RunError::Machine)?;
@@ -771,6 +772,7 @@ fn gate(config: &Config, client: Option<Client>) -> Result<Gate, AuthError> {
     let default = AuthOptions::default();
     let options = AuthOptions {
         client_ca: authentication.x509.client_ca_file.clone(),
+        follows_files: config.gates.has(features::Gate::ReloadKubeletClientCAFile),
         anonymous: authentication.anonymous.enabled == Some(true),
         token_ttl: authentication.webhook.cache_ttl.map_or(default.token_ttl, |ttl| ttl.0),
         allowed_ttl: access.cache_authorized_ttl.map_or(default.allowed_ttl, |ttl| ttl.0),
@@ -852,6 +854,10 @@ impl App {
         let folder = config.root_dir.join("pod-resources");
         pod_resources::run(folder.clone(), Arc::clone(&shared), Arc::clone(&pods), &tasks)
             .map_err(at(&folder))?;
+        if config.gates.has(features::Gate::PodsAPI) {
+            let root = &config.root_dir;
+            pods_api::run(root, Arc::clone(&pods), Arc::clone(&shared.statuses), &tasks).map_err(at(root))?;
+        }
         start_upkeep(&shared, &pods, &config, &tasks);
         classes::run(Arc::clone(&shared), reserve, &tasks);
         let (own, others) = (&config.file.kubelet_cgroups, &config.file.system_cgroups);

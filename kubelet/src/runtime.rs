@@ -5,6 +5,7 @@
 
 pub mod config;
 mod lines;
+mod listing;
 pub mod logs;
 pub mod measured;
 pub mod memory_qos;
@@ -38,6 +39,7 @@ use crate::{
 
 use self::{
     cri::{image_service_client::ImageServiceClient, runtime_service_client::RuntimeServiceClient},
+    listing::Lists,
     measured::Measured,
     observed::{ContainerPhase, ContainerRecord, PodRuntime, Sandbox},
 };
@@ -96,9 +98,11 @@ impl RuntimeError {
 #[derive(Clone, Debug)]
 pub struct Runtime {
     runtime: RuntimeServiceClient<Measured>,
-    /// The same, for messages of our own.
-    calls: tonic::client::Grpc<Measured>,
+    /// The same, for lists.
+    lists: Lists,
     images: ImageServiceClient<Measured>,
+    /// The same, for lists.
+    image_lists: Lists,
     timeout: Duration,
 }
 
@@ -132,16 +136,22 @@ pub struct Glimpse {
 
 impl Runtime {
     /// Prepares the connections; they are made at the first call and remade when the runtime restarts. `images` is where
-    /// the image service is, empty for where the runtime is.
+    /// the image service is, empty for where the runtime is; lists come in `streams` if the runtime has those.
     ///
     /// # Errors
     /// When an endpoint is not `unix:///path` or `/path`.
-    pub fn connect(endpoint: &str, images: &str, timeout: Duration) -> Result<Self, RuntimeError> {
+    pub fn connect(
+        endpoint: &str,
+        images: &str,
+        timeout: Duration,
+        streams: bool,
+    ) -> Result<Self, RuntimeError> {
         let channel = channel(endpoint)?;
         let of_images =
             if images.is_empty() || images == endpoint { channel.clone() } else { self::channel(images)? };
         Ok(Self {
-            calls: tonic::client::Grpc::new(channel.clone()).max_decoding_message_size(MAX_MESSAGE),
+            lists: Lists::new(channel.clone(), timeout, streams),
+            image_lists: Lists::new(of_images.clone(), timeout, streams),
             runtime: RuntimeServiceClient::new(channel).max_decoding_message_size(MAX_MESSAGE),
             images: ImageServiceClient::new(of_images).max_decoding_message_size(MAX_MESSAGE),
             timeout,
@@ -416,26 +426,11 @@ impl Runtime {
     pub async fn glimpse(&self) -> Result<Vec<Glimpse>, RuntimeError> {
         let (sandboxes, containers) =
             (cri::ListPodSandboxRequest::default(), cri::ListContainersRequest::default());
-        let listed: lines::Sandboxes =
-            self.list("/runtime.v1.RuntimeService/ListPodSandbox", sandboxes).await?;
+        let listed: lines::Sandboxes = self.lists.get(&listing::SANDBOXES, sandboxes).await?;
         let mut all: Vec<Glimpse> = listed.glimpses().collect();
-        let listed: lines::Containers =
-            self.list("/runtime.v1.RuntimeService/ListContainers", containers).await?;
+        let listed: lines::Containers = self.lists.get(&listing::CONTAINERS, containers).await?;
         all.extend(listed.glimpses());
         Ok(all)
-    }
-
-    /// A call whose answer is read into a message of our own.
-    async fn list<Q, A>(&self, path: &'static str, request: Q) -> Result<A, RuntimeError>
-    where
-        Q: prost::Message + Send + Sync + 'static,
-        A: prost::Message + Default + Send + Sync + 'static,
-    {
-        let mut calls = self.calls.clone();
-        calls.ready().await.map_err(|error| tonic::Status::unavailable(error.to_string()))?;
-        let path = http::uri::PathAndQuery::from_static(path);
-        let codec = tonic_prost::ProstCodec::<Q, A>::default();
-        Ok(calls.unary(self.request(request), path, codec).await?.into_inner())
     }
 
     /// Everything of one pod, with details, newest first.
@@ -471,8 +466,8 @@ impl Runtime {
     async fn sandboxes_of(&self, uid: &str) -> Result<Vec<Sandbox>, RuntimeError> {
         let selector = HashMap::from([(observed::POD_UID.to_owned(), uid.to_owned())]);
         let filter = cri::PodSandboxFilter { label_selector: selector, ..Default::default() };
-        let request = self.request(cri::ListPodSandboxRequest { filter: Some(filter) });
-        let listed = self.runtime.clone().list_pod_sandbox(request).await?.into_inner();
+        let request = cri::ListPodSandboxRequest { filter: Some(filter) };
+        let listed: cri::ListPodSandboxResponse = self.lists.get(&listing::SANDBOXES, request).await?;
         self.sandboxes(listed.items.iter().map(|item| item.id.as_str())).await
     }
 
@@ -484,8 +479,8 @@ impl Runtime {
     async fn containers_of(&self, uid: &str) -> Result<Vec<ContainerRecord>, RuntimeError> {
         let selector = HashMap::from([(observed::POD_UID.to_owned(), uid.to_owned())]);
         let filter = cri::ContainerFilter { label_selector: selector, ..Default::default() };
-        let request = self.request(cri::ListContainersRequest { filter: Some(filter) });
-        let listed = self.runtime.clone().list_containers(request).await?.into_inner();
+        let request = cri::ListContainersRequest { filter: Some(filter) };
+        let listed: cri::ListContainersResponse = self.lists.get(&listing::CONTAINERS, request).await?;
         self.containers(listed.containers.iter().map(|c| (c.id.as_str(), c.pod_sandbox_id.as_str()))).await
     }
 
@@ -530,8 +525,9 @@ impl Runtime {
     /// # Errors
     /// When the call fails.
     pub async fn stats(&self) -> Result<Vec<cri::ContainerStats>, RuntimeError> {
-        let request = self.request(cri::ListContainerStatsRequest::default());
-        Ok(self.runtime.clone().list_container_stats(request).await?.into_inner().stats)
+        let request = cri::ListContainerStatsRequest::default();
+        let listed: cri::ListContainerStatsResponse = self.lists.get(&listing::STATS, request).await?;
+        Ok(listed.stats)
     }
 
     // === images ===
@@ -551,8 +547,9 @@ impl Runtime {
     /// # Errors
     /// When the call fails.
     pub async fn list_images(&self) -> Result<Vec<cri::Image>, RuntimeError> {
-        let request = self.request(cri::ListImagesRequest::default());
-        Ok(self.images.clone().list_images(request).await?.into_inner().images)
+        let request = cri::ListImagesRequest::default();
+        let listed: cri::ListImagesResponse = self.image_lists.get(&listing::IMAGES, request).await?;
+        Ok(listed.images)
     }
 
     /// Ids of the images that containers use.
@@ -560,8 +557,8 @@ impl Runtime {
     /// # Errors
     /// When the call fails.
     pub async fn images_in_use(&self) -> Result<HashSet<String>, RuntimeError> {
-        let request = self.request(cri::ListContainersRequest::default());
-        let listed = self.runtime.clone().list_containers(request).await?.into_inner();
+        let request = cri::ListContainersRequest::default();
+        let listed: cri::ListContainersResponse = self.lists.get(&listing::CONTAINERS, request).await?;
         Ok(listed.containers.into_iter().map(|c| c.image_ref).collect())
     }
 
@@ -668,6 +665,7 @@ fn to_record(status: cri::ContainerStatus, sandbox: &str) -> ContainerRecord {
             .ok()
             .filter(|signal| *signal != cri::Signal::RuntimeDefault)
             .map(|signal| signal.as_str_name()),
+        images: status.mounts.into_iter().filter_map(mounted_image).collect(),
         user: status.user.and_then(|u| u.linux).map(|u| (u.uid, u.gid, u.supplemental_groups)),
         log_path: status.log_path,
         id: Arc::from(status.id),
@@ -690,6 +688,12 @@ fn limits(resources: &cri::LinuxContainerResources) -> CgroupLimits {
 fn memory_request(text: &str) -> Option<i64> {
     let made: ResourceRequirements = serde_json::from_str(text).ok()?;
     Some(resources::amount(made.requests.as_ref(), resources::MEMORY).unwrap_or(0) / 1000)
+}
+
+/// Where an image is mounted, and which one.
+fn mounted_image(mount: cri::Mount) -> Option<(String, String)> {
+    let image = mount.image.map(|spec| spec.image).filter(|image| !image.is_empty())?;
+    Some((mount.container_path, image))
 }
 
 fn image_name(status: &cri::ContainerStatus) -> String {

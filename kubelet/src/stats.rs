@@ -21,6 +21,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use component_base::features::Gate;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Pod, PodStatus, Volume};
 use parking_lot::Mutex;
@@ -89,6 +90,8 @@ pub struct VolumeUsage {
     pub taken: Taken,
     /// The file system it is on.
     pub disk: FsUsage,
+    /// Its driver says that it is not as it should be, or that it is.
+    pub abnormal: Option<bool>,
 }
 
 /// What one pod uses.
@@ -176,7 +179,8 @@ impl Collector {
     pub fn new(shared: Arc<Shared>, pods: Arc<Pods>, period: Duration) -> Arc<Self> {
         let walks = Arc::new(Walks::new(period));
         let (csi, tasks) = (Arc::clone(&shared.csi), Arc::clone(&shared.tasks));
-        let driven = Arc::new(Driven::new(csi, tasks, period));
+        let health = shared.gates.has(Gate::CSIVolumeHealth).then(|| Arc::clone(&shared.events));
+        let driven = Arc::new(Driven::new(csi, tasks, period, health));
         Arc::new(Self { shared, pods, rates: Rates::default(), walks, driven })
     }
 
@@ -346,7 +350,7 @@ impl Places {
         volume: &Volume,
         now: Instant,
     ) -> Option<VolumeUsage> {
-        let held = self.driven.of(record, &folder.join(record.target()), now)?;
+        let held = self.driven.of(pod, record, &folder.join(record.target()), now)?;
         let own = volume.ephemeral.as_ref().map(|_| format!("{}-{}", pod::name(pod), volume.name));
         let claim = volume.persistent_volume_claim.as_ref().map(|c| c.claim_name.clone()).or(own);
         Some(VolumeUsage {
@@ -355,6 +359,7 @@ impl Places {
             ephemeral: false,
             taken: held.taken,
             disk: held.disk,
+            abnormal: held.abnormal,
         })
     }
 
@@ -370,6 +375,7 @@ impl Places {
             ephemeral: !in_memory && volume.persistent_volume_claim.is_none() && volume.ephemeral.is_none(),
             taken: self.walks.taken(&path, now),
             disk,
+            abnormal: None,
         })
     }
 }
@@ -405,6 +411,7 @@ mod tests {
             ephemeral,
             taken: Taken { bytes: 10, inodes: 1 },
             disk: FsUsage::default(),
+            abnormal: None,
         };
         let container = ContainerUsage {
             root: Taken { bytes: 1, inodes: 1 },

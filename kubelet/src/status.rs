@@ -16,7 +16,10 @@ use kube::{
     api::{Patch, PatchParams},
 };
 use parking_lot::Mutex;
-use tokio::{sync::Notify, time::Instant};
+use tokio::{
+    sync::{Notify, broadcast},
+    time::Instant,
+};
 
 use crate::{metrics, pod};
 
@@ -41,11 +44,36 @@ struct Entry {
     held_until: Option<Instant>,
 }
 
+/// What becomes of a pod, for those who watch.
+#[derive(Debug, Clone)]
+pub enum Change {
+    /// It has this status now.
+    Set {
+        /// The pod, with an older status.
+        pod: Arc<Pod>,
+        /// Its status.
+        status: Arc<PodStatus>,
+        /// It had none before.
+        added: bool,
+    },
+    /// It is gone.
+    Gone(Arc<Pod>),
+}
+
+/// How many changes wait for somebody who watches; one takes two pointers.
+const WATCHED: usize = 128;
+
 /// The newest status of every pod.
-#[derive(Default)]
 pub struct Statuses {
     entries: Mutex<HashMap<String, Entry>>,
     dirty: Notify,
+    changes: broadcast::Sender<Change>,
+}
+
+impl Default for Statuses {
+    fn default() -> Self {
+        Self { entries: Mutex::default(), dirty: Notify::default(), changes: broadcast::Sender::new(WATCHED) }
+    }
 }
 
 /// One call to be made.
@@ -78,7 +106,8 @@ impl Statuses {
         entry.pod = Arc::clone(pod);
         if entry.status.as_ref() != Some(&status) {
             crate::starts::count_ends(entry.status.as_deref().or(pod.status.as_ref()), &status);
-            entry.status = Some(status);
+            let added = entry.status.replace(Arc::clone(&status)).is_none();
+            self.tell(|| Change::Set { pod: Arc::clone(pod), status, added });
             entry.since.get_or_insert_with(Instant::now);
             self.dirty.notify_one();
         }
@@ -88,6 +117,22 @@ impl Statuses {
     pub fn follow(&self, pod: &Arc<Pod>) {
         if let Some(entry) = self.entries.lock().get_mut(pod::uid(pod)) {
             entry.pod = Arc::clone(pod);
+            if let Some(status) = &entry.status {
+                self.tell(|| Change::Set { pod: Arc::clone(pod), status: Arc::clone(status), added: false });
+            }
+        }
+    }
+
+    /// What becomes of pods, from now on.
+    #[must_use]
+    pub fn watch(&self) -> broadcast::Receiver<Change> {
+        self.changes.subscribe()
+    }
+
+    fn tell(&self, change: impl FnOnce() -> Change) {
+        if self.changes.receiver_count() > 0 {
+            // Who has gone in the meantime need not be told.
+            drop(self.changes.send(change()));
         }
     }
 
@@ -102,7 +147,9 @@ impl Statuses {
 
     /// The pod is gone from its source.
     pub fn forget(&self, pod: &Pod) {
-        self.entries.lock().remove(pod::uid(pod));
+        if let Some(entry) = self.entries.lock().remove(pod::uid(pod)) {
+            self.tell(|| Change::Gone(entry.pod));
+        }
     }
 
     /// A static pod's mirror; one that is new has no status yet.

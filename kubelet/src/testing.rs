@@ -1,6 +1,6 @@
 //! Builders for tests: pods and what the runtime shows of them.
 
-use std::sync::Arc;
+use std::{collections::BTreeMap, sync::Arc};
 
 use jiff::{Timestamp, ToSpan};
 use k8s_openapi::api::core::v1::{Container, ContainerPort, Pod, PodSpec};
@@ -119,6 +119,7 @@ pub(crate) fn record(pod: &Pod, name: &str, phase: ContainerPhase) -> ContainerR
         memory_request: None,
         stop_signal: None,
         user: None,
+        images: BTreeMap::new(),
     }
 }
 

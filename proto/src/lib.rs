@@ -13,4 +13,5 @@ pub mod node;
 pub mod otlp;
 pub mod pluginregistration;
 pub mod podresources;
+pub mod pods;
 pub mod table;

@@ -295,6 +295,7 @@ pub fn auth_options(values: &Values) -> AuthOptions {
     AuthOptions {
         authentication_kubeconfig: values.optional("authentication-kubeconfig").map(PathBuf::from),
         authorization_kubeconfig: values.optional("authorization-kubeconfig").map(PathBuf::from),
+        follows_files: true,
         client_ca: values.optional("client-ca-file").map(PathBuf::from),
         proxy_ca: values.optional("requestheader-client-ca-file").map(PathBuf::from),
         proxy_names: values.list("requestheader-allowed-names"),

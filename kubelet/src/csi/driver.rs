@@ -59,6 +59,8 @@ pub struct Capabilities {
     pub single_node_modes: bool,
     /// It sees to the group of a volume's files itself.
     pub mount_group: bool,
+    /// It says how volumes are.
+    pub condition: bool,
 }
 
 /// The drivers on this node.
@@ -205,6 +207,7 @@ pub async fn capabilities(client: &mut NodeClient<Measured>) -> Result<Capabilit
         stats: has(rpc::Type::GetVolumeStats),
         single_node_modes: has(rpc::Type::SingleNodeMultiWriter),
         mount_group: has(rpc::Type::VolumeMountGroup),
+        condition: has(rpc::Type::VolumeCondition),
     })
 }
 

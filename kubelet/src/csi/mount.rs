@@ -18,8 +18,8 @@ use k8s_openapi::api::{
 use parking_lot::Mutex;
 use proto::csi::v1::{
     CapacityRange, NodeExpandVolumeRequest, NodeGetVolumeStatsRequest, NodePublishVolumeRequest,
-    NodeStageVolumeRequest, NodeUnpublishVolumeRequest, NodeUnstageVolumeRequest, VolumeUsage,
-    node_client::NodeClient,
+    NodeStageVolumeRequest, NodeUnpublishVolumeRequest, NodeUnstageVolumeRequest, VolumeCondition,
+    VolumeUsage, node_client::NodeClient,
 };
 use serde_json::json;
 
@@ -393,11 +393,11 @@ impl Csi {
         names.into_iter().collect()
     }
 
-    /// What the driver says a mounted volume holds; `None` where it does not say so of any.
+    /// What the driver says a mounted volume holds, and if it says so how it is; `None` where it says nothing of volumes.
     ///
     /// # Errors
     /// When the driver is not there or refuses.
-    pub async fn usage(&self, record: &Record, path: &Path) -> Result<Option<Vec<VolumeUsage>>, VolumeError> {
+    pub async fn usage(&self, record: &Record, path: &Path) -> Result<Option<Told>, VolumeError> {
         let mut client = self.client(&record.driver_name)?;
         let can = driver::capabilities(&mut client)
             .await
@@ -411,7 +411,10 @@ impl Csi {
             ..NodeGetVolumeStatsRequest::default()
         };
         let answer = client.node_get_volume_stats(within(message)).await;
-        Ok(Some(answer.map_err(failed(&record.driver_name, "NodeGetVolumeStats"))?.into_inner().usage))
+        let answer = answer.map_err(failed(&record.driver_name, "NodeGetVolumeStats"))?.into_inner();
+        // One that can say it and does not has nothing to complain of.
+        let condition = can.condition.then(|| answer.volume_condition.unwrap_or_default());
+        Ok(Some(Told { usage: answer.usage, condition }))
     }
 
     // === growing ===
@@ -443,6 +446,15 @@ impl Csi {
             .map_err(failed(&volume.driver, "NodeExpandVolume"))?;
         Ok(true)
     }
+}
+
+/// What a driver says of a volume.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Told {
+    /// What it holds, by units.
+    pub usage: Vec<VolumeUsage>,
+    /// How it is, of drivers that say that.
+    pub condition: Option<VolumeCondition>,
 }
 
 fn is_device(path: &Path) -> bool {

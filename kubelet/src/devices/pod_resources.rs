@@ -2,7 +2,7 @@
 //!
 //! Contract: pod resources API v1.
 
-use std::{collections::BTreeMap, io, path::PathBuf, sync::Arc};
+use std::{collections::BTreeMap, io, path::PathBuf, sync::Arc, time::Instant};
 
 use async_trait::async_trait;
 use component_base::{features::Gate, task::Tasks};
@@ -17,8 +17,6 @@ use proto::{
         pod_resources_lister_server::{PodResourcesLister, PodResourcesListerServer},
     },
 };
-use tokio::net::UnixListener;
-use tokio_stream::wrappers::UnixListenerStream;
 use tonic::{Request, Response, Status, transport::Server};
 
 use super::{Devices, State};
@@ -29,6 +27,7 @@ use crate::{
     metrics,
     pod::{self, Role},
     pods::Pods,
+    sockets::{self, Limiter},
     worker::Shared,
 };
 
@@ -46,6 +45,7 @@ fn counted(which: usize) {
 pub struct Lister {
     shared: Arc<Shared>,
     pods: Arc<Pods>,
+    limiter: Limiter,
 }
 
 impl Lister {
@@ -97,14 +97,9 @@ fn numbers(cpus: &CpuSet) -> Vec<i64> {
 /// # Errors
 /// When the socket cannot be made.
 pub fn run(folder: PathBuf, shared: Arc<Shared>, pods: Arc<Pods>, tasks: &Tasks) -> io::Result<()> {
-    std::fs::create_dir_all(&folder)?;
-    let path = folder.join("kubelet.sock");
-    match std::fs::remove_file(&path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-        _ => {}
-    }
-    let listener = UnixListenerStream::new(UnixListener::bind(path)?);
-    let (service, drain) = (PodResourcesListerServer::new(Lister { shared, pods }), tasks.drain());
+    let listener = sockets::bind(&folder, "kubelet.sock")?;
+    let limiter = Limiter::new(Instant::now());
+    let (service, drain) = (PodResourcesListerServer::new(Lister { shared, pods, limiter }), tasks.drain());
     tasks.spawn("pod-resources", async move {
         let server = Server::builder().add_service(service);
         if let Err(error) = server.serve_with_incoming_shutdown(listener, drain.cancelled_owned()).await {
@@ -170,6 +165,7 @@ impl PodResourcesLister for Lister {
         &self,
         _: Request<ListPodResourcesRequest>,
     ) -> Result<Response<ListPodResourcesResponse>, Status> {
+        self.limiter.enter(Instant::now())?;
         counted(0);
         let active = self.shared.gates.has(Gate::KubeletPodResourcesListUseActivePods);
         let pods = self.pods.list().into_iter().filter(|p| !active || !pod::is_terminal(p));
@@ -181,6 +177,7 @@ impl PodResourcesLister for Lister {
         &self,
         _: Request<AllocatableResourcesRequest>,
     ) -> Result<Response<AllocatableResourcesResponse>, Status> {
+        self.limiter.enter(Instant::now())?;
         counted(1);
         let (devices, cpu_ids) = (self.shared.devices.all(), numbers(&self.shared.cpus.allocatable()));
         let memory = self.shared.memory.allocatable().into_iter().map(of_nodes).collect();
@@ -191,6 +188,7 @@ impl PodResourcesLister for Lister {
         &self,
         request: Request<GetPodResourcesRequest>,
     ) -> Result<Response<GetPodResourcesResponse>, Status> {
+        self.limiter.enter(Instant::now())?;
         counted(2);
         let GetPodResourcesRequest { pod_name, pod_namespace } = request.into_inner();
         let found = self.pods.named(&pod_namespace, &pod_name).filter(|p| !pod::is_terminal(p));

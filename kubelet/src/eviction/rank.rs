@@ -286,6 +286,7 @@ mod tests {
             ephemeral: true,
             taken: Taken { bytes: 11, inodes: 1 },
             disk: FsUsage::default(),
+            abnormal: None,
         });
         let over = overrun(&with_volume, &used, false).unwrap();
         assert_eq!(over.message, "Usage of EmptyDir volume \"v\" exceeds the limit \"10\". ");

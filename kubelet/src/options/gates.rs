@@ -11,6 +11,8 @@ pub const SWITCHES: Switches = Switches {
         Gate::AllowDNSOnlyNodeCSR,
         Gate::CPUManagerPolicyAlphaOptions,
         Gate::CPUManagerPolicyBetaOptions,
+        Gate::CRIListStreaming,
+        Gate::CSIVolumeHealth,
         Gate::ChangeContainerStatusOnKubeletRestart,
         Gate::ClusterTrustBundleProjection,
         Gate::ComponentFlagz,
@@ -27,6 +29,7 @@ pub const SWITCHES: Switches = Switches {
         Gate::GracefulNodeShutdown,
         Gate::GracefulNodeShutdownBasedOnPodPriority,
         Gate::HostnameOverride,
+        Gate::ImageVolumeWithDigest,
         Gate::InPlacePodLevelResourcesVerticalScaling,
         Gate::InPlacePodVerticalScalingExclusiveCPUs,
         Gate::InPlacePodVerticalScalingExclusiveMemory,
@@ -44,9 +47,11 @@ pub const SWITCHES: Switches = Switches {
         Gate::PodLevelResources,
         Gate::PodLogsQuerySplitStreams,
         Gate::PodReadyToStartContainersCondition,
+        Gate::PodsAPI,
         Gate::PreventStaticPodAPIReferences,
         Gate::QOSReserved,
         Gate::ReduceDefaultCrashLoopBackOffDecay,
+        Gate::ReloadKubeletClientCAFile,
         Gate::ReloadKubeletServerCertificateFile,
         Gate::ResourceHealthStatus,
         Gate::ResourceHealthStatusMessage,
@@ -67,10 +72,7 @@ mod tests {
 
     /// Gates that are as they are by default, and why.
     const LEFT: &[(Gate, &str)] = &[
-        (Gate::CRIListStreaming, "lists come in one piece"),
-        (Gate::CSIVolumeHealth, "drivers are not asked how their volumes are"),
         (Gate::ExtendWebSocketsToKubelet, "WebSockets go on to the runtime as they come"),
-        (Gate::ImageVolumeWithDigest, "statuses do not tell which image a volume is"),
         (Gate::KubeletSeparateDiskGC, "the disk of writable layers is taken to be that of images"),
         (Gate::LocalStorageCapacityIsolationFSQuotaMonitoring, "folders are walked: no quotas of projects"),
         (Gate::LoggingAlphaOptions, "there is no split of streams to switch"),
@@ -78,8 +80,6 @@ mod tests {
         (Gate::PLEGOnDemandRelist, "workers look at their own pod themselves, at once"),
         (Gate::PodAndContainerStatsFromCRI, "what the runtime tells is shown, the rest comes from cgroups"),
         (Gate::PodLevelResourceManagers, "processors and memory are given to containers only"),
-        (Gate::PodsAPI, "there is no such socket"),
-        (Gate::ReloadKubeletClientCAFile, "authorities are always read again"),
         (Gate::SELinuxMount, "there is no SELinux here"),
     ];
 

@@ -4,7 +4,7 @@
 //!
 //! Contract: CRI v1, `ListPodSandboxResponse` and `ListContainersResponse`; the numbers are theirs.
 
-use super::{Glimpse, PodLabels, cri, observed};
+use super::{Glimpse, PodLabels, cri, listing::Pieces, observed};
 
 /// Sandboxes.
 #[derive(Clone, PartialEq, prost::Message)]
@@ -25,6 +25,18 @@ struct Sandbox {
     created_at: i64,
     #[prost(message, repeated, tag = "5")]
     labels: Vec<Label>,
+}
+
+impl Pieces for Sandboxes {
+    fn join(&mut self, more: Self) {
+        self.items.extend(more.items);
+    }
+}
+
+impl Pieces for Containers {
+    fn join(&mut self, more: Self) {
+        self.containers.extend(more.containers);
+    }
 }
 
 /// Containers.

@@ -3,7 +3,7 @@
 //! The kubelet keeps nothing of its own about running containers: after a restart this view, read from the labels
 //! and annotations on the containers, is all it needs to go on without touching them.
 
-use std::sync::Arc;
+use std::{collections::BTreeMap, sync::Arc};
 
 use component_base::hash::fnv32a;
 use jiff::Timestamp;
@@ -122,6 +122,8 @@ pub struct ContainerRecord {
     pub stop_signal: Option<&'static str>,
     /// Whom it was started as: user, group and further groups, where the runtime tells.
     pub user: Option<(i64, i64, Vec<i64>)>,
+    /// Images that are mounted in it, by where.
+    pub images: BTreeMap<String, String>,
 }
 
 /// Everything the runtime has of one pod.

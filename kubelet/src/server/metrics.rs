@@ -342,7 +342,22 @@ fn volumes_text(pods: &[PodUsage]) -> String {
             family.add(&[("namespace", namespace), ("persistentvolumeclaim", claim)], read(volume), None);
         }
     }
+    health_text(claims().filter_map(|(n, c, v)| Some((n, c, v.abnormal?))), &mut out);
     out
+}
+
+/// How volumes of claims are, as far as their drivers say.
+fn health_text<'a>(told: impl Iterator<Item = (&'a str, &'a str, bool)>, out: &mut String) {
+    let all: BTreeMap<(&str, &str), bool> = told.map(|(n, c, abnormal)| ((n, c), abnormal)).collect();
+    if all.is_empty() {
+        return;
+    }
+    let help = "[ALPHA] 1 for a volume that its driver says is not as it should be, 0 for one that is";
+    let mut family = Family::new(out, "kubelet_volume_stats_health_status_abnormal", "gauge", help);
+    for ((namespace, claim), abnormal) in all {
+        let value = if abnormal { 1.0 } else { 0.0 };
+        family.add(&[("namespace", namespace), ("persistentvolumeclaim", claim)], value, None);
+    }
 }
 
 #[cfg(test)]
@@ -406,10 +421,13 @@ mod tests {
             ephemeral: false,
             taken: Taken { bytes: 5, inodes: 0 },
             disk: machine::FsUsage { capacity: 10, available: 4, ..Default::default() },
+            abnormal: Some(true),
         };
         let pod = PodUsage { volumes: vec![volume], ..testing::usage() };
         let text = volumes_text(&[pod.clone(), pod]);
         let line = "kubelet_volume_stats_used_bytes{namespace=\"ns\",persistentvolumeclaim=\"data\"} 5\n";
+        assert_eq!(text.matches(line).count(), 1, "{text}");
+        let line = "kubelet_volume_stats_health_status_abnormal{namespace=\"ns\",persistentvolumeclaim=\"data\"} 1\n";
         assert_eq!(text.matches(line).count(), 1, "{text}");
         assert_eq!(volumes_text(&[testing::usage()]), "");
     }

@@ -265,6 +265,9 @@ fn volume_json(volume: &VolumeUsage, namespace: &str, now: Timestamp) -> Value {
     if let Some(claim) = &volume.claim {
         made["pvcRef"] = json!({ "name": claim, "namespace": namespace });
     }
+    if let Some(abnormal) = volume.abnormal {
+        made["volumeHealthStats"] = json!({ "abnormal": abnormal });
+    }
     made
 }
 
@@ -338,6 +341,7 @@ mod tests {
                 ephemeral: false,
                 taken: Taken { bytes: 3, inodes: 1 },
                 disk: FsUsage { capacity: 100, available: 40, inodes: 10, inodes_free: 4 },
+                abnormal: Some(false),
             }],
             ..PodUsage::default()
         };
@@ -349,6 +353,7 @@ mod tests {
         assert_eq!(full["network"]["name"], "eth0");
         assert_eq!(full["network"]["interfaces"][0]["rxBytes"], 9);
         assert_eq!(full["volume"][0]["pvcRef"]["name"], "data");
+        assert_eq!(full["volume"][0]["volumeHealthStats"], json!({"abnormal": false}));
         assert_eq!(
             (&full["volume"][0]["usedBytes"], &full["volume"][0]["inodesUsed"]),
             (&json!(3), &json!(1))

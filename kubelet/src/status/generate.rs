@@ -3,15 +3,15 @@
 //! Contract: pod lifecycle documentation; conditions PodScheduled, PodReadyToStartContainers, Initialized,
 //! ContainersReady, Ready with upstream's reasons and messages.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 
 use component_base::features::{Gate, Gates};
 use jiff::Timestamp;
 use k8s_openapi::{
     api::core::v1::{
         Container, ContainerState, ContainerStateRunning, ContainerStateTerminated, ContainerStateWaiting,
-        ContainerStatus, ContainerUser, HostIP, LinuxContainerUser, Pod, PodCondition, PodIP, PodStatus,
-        VolumeMount, VolumeMountStatus,
+        ContainerStatus, ContainerUser, HostIP, ImageVolumeStatus, LinuxContainerUser, Pod, PodCondition,
+        PodIP, PodStatus, VolumeMount, VolumeMountStatus, VolumeStatus,
     },
     apimachinery::pkg::apis::meta::v1::Time,
 };
@@ -98,6 +98,8 @@ pub struct Tells {
     pub stop_signals: bool,
     /// What pods have as a whole.
     pub pod_resources: bool,
+    /// Which images volumes are.
+    pub image_volumes: bool,
 }
 
 impl Tells {
@@ -107,6 +109,7 @@ impl Tells {
         Self {
             ready_to_start: gates.has(Gate::PodReadyToStartContainersCondition),
             stop_signals: gates.has(Gate::ContainerStopSignals),
+            image_volumes: gates.has(Gate::ImageVolumeWithDigest),
             pod_resources: gates.has(Gate::InPlacePodLevelResourcesVerticalScaling),
         }
     }
@@ -235,7 +238,8 @@ fn container_status(
             linux: Some(LinuxContainerUser { uid, gid, supplemental_groups: Some(groups) }),
         });
     }
-    status.volume_mounts = volume_mounts(container, input.recursive);
+    let images = record.map(|r| &r.images).filter(|_| input.tells.image_volumes);
+    status.volume_mounts = volume_mounts(container, input.recursive, images);
     let (started, ready) = readiness(input, role, container, record_running, &status, old);
     status.started = Some(started);
     status.ready = ready;
@@ -302,7 +306,11 @@ fn resetting(input: &Input<'_>, phase: Option<&str>) -> Option<Fact> {
 }
 
 /// How the container's volumes are mounted.
-fn volume_mounts(container: &Container, recursive: bool) -> Option<Vec<VolumeMountStatus>> {
+fn volume_mounts(
+    container: &Container,
+    recursive: bool,
+    images: Option<&BTreeMap<String, String>>,
+) -> Option<Vec<VolumeMountStatus>> {
     let one = |mount: &VolumeMount| {
         let read_only = mount.read_only.filter(|on| *on);
         // One that cannot be had keeps the container from starting, and says why there.
@@ -312,7 +320,9 @@ fn volume_mounts(container: &Container, recursive: bool) -> Option<Vec<VolumeMou
             mount_path: mount.mount_path.clone(),
             read_only,
             recursive_read_only: read_only.map(|_| if below { "Enabled" } else { "Disabled" }.to_owned()),
-            ..VolumeMountStatus::default()
+            volume_status: images
+                .and_then(|all| all.get(&mount.mount_path))
+                .map(|image| VolumeStatus { image: Some(ImageVolumeStatus { image_ref: image.clone() }) }),
         }
     };
     let list = container.volume_mounts.as_deref().filter(|list| !list.is_empty())?;

@@ -70,6 +70,8 @@ pub struct Span {
     pub end_time_unix_nano: u64,
     #[prost(message, repeated, tag = "9")]
     pub attributes: ::prost::alloc::vec::Vec<KeyValue>,
+    #[prost(message, repeated, tag = "11")]
+    pub events: ::prost::alloc::vec::Vec<span::Event>,
     #[prost(message, repeated, tag = "13")]
     pub links: ::prost::alloc::vec::Vec<span::Link>,
     #[prost(message, optional, tag = "15")]
@@ -77,6 +79,16 @@ pub struct Span {
 }
 /// Nested message and enum types in `Span`.
 pub mod span {
+    #[allow(clippy::all)]
+    #[derive(Clone, PartialEq, ::prost::Message)]
+    pub struct Event {
+        #[prost(fixed64, tag = "1")]
+        pub time_unix_nano: u64,
+        #[prost(string, tag = "2")]
+        pub name: ::prost::alloc::string::String,
+        #[prost(message, repeated, tag = "3")]
+        pub attributes: ::prost::alloc::vec::Vec<super::KeyValue>,
+    }
     #[allow(clippy::all)]
     #[derive(Clone, PartialEq, ::prost::Message)]
     pub struct Link {

@@ -12,6 +12,7 @@ struct Case {
     stopped: bool,
     previous: Option<PodStatus>,
     anew: bool,
+    gates: Gates,
 }
 
 impl Case {
@@ -25,6 +26,7 @@ impl Case {
             stopped: false,
             previous: None,
             anew: false,
+            gates: Gates::default().with(Gate::ContainerStopSignals, true),
         }
     }
     fn with(mut self, name: &str, phase: ContainerPhase, code: i32) -> Self {
@@ -47,7 +49,7 @@ impl Case {
             quotas: &Quotas { period: Some(100_000), ..Quotas::default() },
             cgroup: None,
             since: (!self.anew).then(|| at(10)),
-            tells: Tells::by(Gates::default().with(Gate::ContainerStopSignals, true)),
+            tells: Tells::by(self.gates),
             pending: None,
             resizing: None,
             recursive: false,
@@ -229,4 +231,21 @@ fn what_ran_before_the_kubelet_is_as_it_was_told_until_a_probe_says_otherwise() 
     assert_eq!(of(&case), (true, false), "the pod was not ready");
     let anew = Case { anew: true, previous: Some(told("containerd://id-x")), ..running() };
     assert_eq!(of(&anew), (false, false), "the gate has all begin anew");
+}
+
+#[test]
+fn statuses_tell_which_images_volumes_are_where_the_gate_is_on() {
+    let p = pod("a").container("x").with(|p| {
+        let mounts = serde_json::json!([{"name": "v", "mountPath": "/v"}, {"name": "w", "mountPath": "/w"}]);
+        p.spec.as_mut().unwrap().containers[0].volume_mounts = serde_json::from_value(mounts).unwrap();
+    });
+    let mut case = Case::new(p.build()).with("x", ContainerPhase::Running, 0);
+    case.runtime.containers[0].images.insert("/v".into(), "sha256:1".into());
+    let of = |case: &Case| -> Vec<Option<String>> {
+        let mounts = case.status().container_statuses.unwrap().remove(0).volume_mounts.unwrap();
+        mounts.into_iter().map(|m| Some(m.volume_status?.image?.image_ref)).collect()
+    };
+    assert_eq!(of(&case), [None, None]);
+    case.gates = case.gates.with(Gate::ImageVolumeWithDigest, true);
+    assert_eq!(of(&case), [Some("sha256:1".to_owned()), None]);
 }
