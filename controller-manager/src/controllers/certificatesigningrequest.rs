@@ -13,7 +13,7 @@ use component_base::{
     clock::SharedClock,
     informer::{Event, Informer, ListWatch},
     meta::{ObjectKey, object_key},
-    workqueue::{Outcome, WorkQueue, run_workers},
+    workqueue::{Outcome, WorkQueue, chain, run_workers},
 };
 use k8s_openapi::{
     ByteString,
@@ -183,7 +183,10 @@ impl Controller {
         for request in self.requests.store().list() {
             if plan::is_old(&request, self.clock.now()) {
                 let name = request.metadata.name.as_deref().unwrap_or_default();
-                settle(self.api.delete(name, &DeleteParams::default()).await)?;
+                // One that cannot be removed keeps no other.
+                if let Err(error) = settle(self.api.delete(name, &DeleteParams::default()).await) {
+                    tracing::error!(request = name, error = chain(&error), "old request not removed");
+                }
             }
         }
         Ok(())

@@ -71,7 +71,10 @@ struct Node {
     at: Coordinates,
     owners: Vec<Owner>,
     version: u64,
+    /// No watch has shown it.
     is_virtual: bool,
+    /// It has owners besides those here which cannot be checked, and count as there.
+    is_puzzling: bool,
     is_deleting: bool,
     foreground: bool,
     orphan: bool,
@@ -223,7 +226,21 @@ impl Graph {
         })
     }
 
-    /// Whether an object has owners none of which the graph understood.
+    /// Notes owners of a cluster-scoped object that were seen in a namespace.
+    fn note_misplaced(&mut self, node: &Node, object: &ObjectMeta) {
+        if !node.at.namespace.is_empty() {
+            return;
+        }
+        for reference in object.owner_references.iter().flatten() {
+            let Some(owner) = self.nodes.get(&Uid::new(&reference.uid)) else { continue };
+            if is_elsewhere(owner, node) {
+                let named = Coordinates { namespace: node.at.namespace.clone(), ..owner.at.clone() };
+                self.misplaced.push(Misplaced { at: node.at.clone(), owner: named });
+            }
+        }
+    }
+
+    /// Whether an object has owners that the graph did not understand.
     fn holds_unknown_owners(node: &Node, meta: &ObjectMeta) -> bool {
         node.owners.len() < meta.owner_references.as_ref().map_or(0, Vec::len)
     }
@@ -243,14 +260,16 @@ impl Graph {
             owners,
             version: version_of(object),
             is_virtual: false,
+            is_puzzling: false,
             is_deleting: meta::is_deleting(object),
             foreground: meta::has_finalizer(object, FOREGROUND),
             orphan: meta::has_finalizer(object, ORPHAN),
         };
         if Self::holds_unknown_owners(&node, object) {
-            // An owner that cannot be checked counts as there.
-            node.owners.clear();
-            self.puzzling.insert(uid);
+            node.is_puzzling = true;
+            if self.puzzling.insert(uid) {
+                self.note_misplaced(&node, object);
+            }
         } else {
             self.puzzling.remove(&uid);
         }
@@ -297,6 +316,7 @@ impl Graph {
                         owners: Vec::new(),
                         version: 0,
                         is_virtual: true,
+                        is_puzzling: false,
                         is_deleting: false,
                         foreground: false,
                         orphan: false,
@@ -440,7 +460,7 @@ impl Graph {
         if node.awaits_dependents() {
             return self.await_dependents(uid, node);
         }
-        if node.is_deleting || node.owners.is_empty() {
+        if node.is_deleting || node.owners.is_empty() || node.is_puzzling {
             return Decision::Nothing;
         }
         self.weigh_owners(uid, node)

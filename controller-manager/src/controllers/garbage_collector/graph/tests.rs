@@ -288,3 +288,42 @@ fn an_object_in_another_namespace_that_is_gone_costs_none_here() {
     assert_eq!(policy(&world.examine("there")), Some(Policy::Background));
     assert!(matches!(world.examine("here"), Decision::Verify(_)));
 }
+
+#[test]
+fn an_owner_that_cannot_be_checked_hides_none_of_the_others() {
+    let unknown = json!({"apiVersion": "x.io/v1", "kind": "Thing", "name": "t", "uid": "t"});
+    let owners = [by_set("web"), unknown];
+    // Orphans lose the owner that is known.
+    let mut world = World::new();
+    world.see(world.set, "web", &[], json!({}));
+    world.see(world.pod, "p", &owners, json!({}));
+    let seen = world.see(world.set, "web", &[], deleting(ORPHAN));
+    let Decision::Release { dependents, .. } = world.graph.decide(seen[0]) else { panic!("not released") };
+    assert_eq!(dependents.iter().map(|d| d.name.as_ref()).collect::<Vec<_>>(), ["p"]);
+    // One that waits for its dependents waits for this one too, which nobody may delete.
+    let mut world = World::new();
+    world.see(world.set, "web", &[], json!({}));
+    world.see(world.pod, "p", &owners, json!({}));
+    world.see(world.set, "web", &[], deleting(FOREGROUND));
+    assert_eq!(world.examine("web"), Decision::Await(vec![Uid::new("p")]));
+    assert_eq!(world.examine("p"), Decision::Nothing);
+    world.graph.forget(Uid::new("p"));
+    assert!(matches!(world.examine("web"), Decision::RemoveFinalizer { .. }));
+    assert!(world.graph.puzzling.is_empty());
+}
+
+#[test]
+fn a_cluster_scoped_object_is_told_that_its_owner_lives_in_a_namespace() {
+    let mut world = World::new();
+    world.see(world.set, "web", &[], json!({}));
+    for _ in 0..2 {
+        world.see(world.node, "n", &[by_set("web")], json!({}));
+    }
+    let found = world.graph.take_misplaced();
+    let told: Vec<(&str, &str, &str)> = found
+        .iter()
+        .map(|m| (m.at.name.as_ref(), m.owner.name.as_ref(), m.owner.namespace.as_ref()))
+        .collect();
+    assert_eq!(told, [("n", "web", "")], "once");
+    assert_eq!(world.examine("n"), Decision::Nothing);
+}
