@@ -63,16 +63,11 @@ pub(super) fn start_claims(ctx: &Context) {
     });
     let of_pod = queue.clone();
     pods.on_event(move |event| {
-        let freed = match &event {
-            Event::Added { new, .. } | Event::Updated { new, .. } if is_noted => new,
-            Event::Added { .. } => return,
-            Event::Deleted { last, .. } => last,
-            Event::Updated { new, .. } if super::pod_disruption::is_finished(new) => new,
-            Event::Updated { .. } => return,
-        };
-        let namespace = freed.metadata.namespace.clone().unwrap_or_default();
-        for claim in claims_of(freed) {
-            of_pod.add(ObjectKey::new(namespace.as_str(), claim));
+        for pod in freeing(&event, is_noted) {
+            let namespace = pod.metadata.namespace.clone().unwrap_or_default();
+            for claim in claims_of(pod) {
+                of_pod.add(ObjectKey::new(namespace.as_str(), claim));
+            }
         }
     });
     let client = ctx.client.clone();
@@ -81,6 +76,22 @@ pub(super) fn start_claims(ctx: &Context) {
         let notes = notes.clone();
         async move { sync_claim(&claims, &pods, (&client, notes), &key).await }
     });
+}
+
+/// The pods that may have been the last to use their claims; where use `is_noted`, those that begin to as well.
+fn freeing(event: &Event<Pod>, is_noted: bool) -> Vec<&Pod> {
+    match event {
+        Event::Deleted { last, .. } => vec![last.as_ref()],
+        Event::Added { new, .. } if is_noted => vec![new.as_ref()],
+        Event::Added { .. } => Vec::new(),
+        Event::Updated { old, new } => {
+            // Another pod of the name: the one before went unseen.
+            let replaced = old.metadata.uid != new.metadata.uid;
+            let ended = is_noted || super::pod_disruption::is_finished(new);
+            let (before, now) = (replaced.then(|| old.as_ref()), ended.then(|| new.as_ref()));
+            before.into_iter().chain(now).collect()
+        }
+    }
 }
 
 async fn sync_claim(
@@ -303,6 +314,29 @@ mod tests {
         }))
         .unwrap();
         assert_eq!(classes_of_volume(&volume), ["gold"]);
+    }
+
+    #[test]
+    fn claims_are_looked_at_when_a_pod_may_have_freed_them() {
+        let pod = |uid: &str, phase: &str| -> std::sync::Arc<Pod> {
+            let pod = json!({"metadata": {"name": "p", "uid": uid}, "status": {"phase": phase}});
+            std::sync::Arc::new(serde_json::from_value(pod).unwrap())
+        };
+        let uids = |event: Event<Pod>, is_noted: bool| -> Vec<String> {
+            freeing(&event, is_noted).iter().map(|pod| pod.metadata.uid.clone().unwrap()).collect()
+        };
+        let update = |old: (&str, &str), new: (&str, &str)| Event::Updated {
+            old: pod(old.0, old.1),
+            new: pod(new.0, new.1),
+        };
+        let none: [&str; 0] = [];
+        assert_eq!(uids(update(("a", "Running"), ("a", "Running")), false), none);
+        assert_eq!(uids(update(("a", "Running"), ("a", "Failed")), false), ["a"]);
+        assert_eq!(uids(update(("a", "Running"), ("b", "Running")), false), ["a"], "another pod of the name");
+        assert_eq!(uids(update(("a", "Running"), ("b", "Running")), true), ["a", "b"]);
+        assert_eq!(uids(Event::Deleted { last: pod("a", "Running"), unknown_state: false }, false), ["a"]);
+        assert_eq!(uids(Event::Added { new: pod("a", "Running"), initial: false }, false), none);
+        assert_eq!(uids(Event::Added { new: pod("a", "Running"), initial: false }, true), ["a"]);
     }
 
     #[test]

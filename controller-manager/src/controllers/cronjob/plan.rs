@@ -100,13 +100,12 @@ pub(super) fn plan(cron: &CronJob, jobs: &[Arc<Job>], now: Timestamp) -> Plan {
             return plan;
         }
     };
-    let Some(next) = schedule.next(now, &zone) else {
+    let Some(wait) = wait(cron, &schedule, &zone, now) else {
         let note = format!("invalid schedule: {} : {NEVER}", spec.schedule);
         plan.warn("InvalidSchedule", note);
         return plan;
     };
-    let wait = Duration::try_from(next.duration_since(now)).unwrap_or_default();
-    plan.again = Some(wait + AFTER);
+    plan.again = Some(wait);
     if let Some(time) = due(&mut plan, cron, &schedule, &zone, now) {
         begin(&mut plan, cron, jobs, time);
     }
@@ -123,9 +122,17 @@ pub(super) fn reschedules(old: &CronJob, new: &CronJob) -> bool {
 pub(super) fn first_wait(cron: &CronJob, now: Timestamp) -> Option<Duration> {
     let schedule = Schedule::parse(&cron.spec.schedule).ok()?;
     let zone = cron.spec.time_zone.as_deref().and_then(|zone| zone_of(zone).ok());
-    let next = schedule.next(now, &zone.unwrap_or_else(TimeZone::system));
-    let wait = next.and_then(|next| Duration::try_from(next.duration_since(now)).ok());
-    Some(wait.map_or(Duration::ZERO, |wait| wait + AFTER))
+    Some(wait(cron, &schedule, &zone.unwrap_or_else(TimeZone::system), now).unwrap_or(Duration::ZERO))
+}
+
+/// How long it is until the next time of a schedule, counted on from its latest one, which for `@every` is not the present;
+/// `None` if there is none.
+fn wait(cron: &CronJob, schedule: &Schedule, zone: &TimeZone, now: Timestamp) -> Option<Duration> {
+    let last = cron.status.as_ref().and_then(|s| s.last_schedule_time.as_ref());
+    let since = last.or(cron.metadata.creation_timestamp.as_ref()).map_or(now, |t| t.0);
+    let latest = (since <= now).then(|| schedule.latest(since, now, zone, 0)).flatten();
+    let next = schedule.next(latest.map_or(since, |(time, _)| time), zone)?;
+    Some(Duration::try_from(next.duration_since(now)).unwrap_or_default() + AFTER)
 }
 
 /// Whether there are jobs under way that the CronJob does not know as its own.
@@ -345,7 +352,7 @@ mod tests {
 
     #[test]
     fn another_schedule_begins_with_its_next_time() {
-        let now: Timestamp = "2026-01-01T00:02:00Z".parse().unwrap();
+        let now: Timestamp = "2026-01-01T00:07:00Z".parse().unwrap();
         let of =
             |schedule: &str, zone: &str| cron(json!({"schedule": schedule, "timeZone": zone}), json!({}));
         let old = of("*/10 * * * *", "Etc/UTC");
@@ -354,9 +361,35 @@ mod tests {
         assert!(reschedules(&old, &of("*/10 * * * *", "Asia/Kathmandu")));
         let wait = |schedule: &str, zone: &str| first_wait(&of(schedule, zone), now).map(|d| d.as_millis());
         assert_eq!(wait("*/5 * * * *", "Etc/UTC"), Some(180_100));
-        assert_eq!(wait("0 6 * * *", "Asia/Kathmandu"), Some(780_100));
+        assert_eq!(wait("0 6 * * *", "Asia/Kathmandu"), Some(480_100));
         assert_eq!(wait("0 0 31 2 *", "Etc/UTC"), Some(0), "that it never comes is told at once");
         assert_eq!(wait("nonsense", "Etc/UTC"), None);
+    }
+
+    #[test]
+    fn intervals_count_from_the_last_time_not_from_the_look() {
+        let of = |schedule: &str, last: Value| {
+            cron(json!({"schedule": schedule}), json!({"lastScheduleTime": last}))
+        };
+        let wait = |schedule: &str, last: Value, now: &str| {
+            first_wait(&of(schedule, last), now.parse().unwrap()).unwrap().as_millis()
+        };
+        // Since it was made, at 00:05.
+        assert_eq!(wait("@every 5m", Value::Null, "2026-01-01T00:07:00Z"), 180_100);
+        assert_eq!(wait("@every 5m", Value::Null, "2026-01-01T00:12:00Z"), 180_100);
+        assert_eq!(wait("@every 5m", json!("2026-01-01T00:10:00Z"), "2026-01-01T00:12:00Z"), 180_100);
+        // Another interval counts from there as well.
+        assert_eq!(wait("@every 3m", json!("2026-01-01T00:10:00Z"), "2026-01-01T00:11:00Z"), 120_100);
+        assert_eq!(wait("@every 1m", json!("2026-01-01T00:10:00Z"), "2026-01-01T00:12:30Z"), 30_100);
+        // A clock that was ahead.
+        assert_eq!(wait("@every 1m", json!("2026-01-01T00:14:00Z"), "2026-01-01T00:12:00Z"), 180_100);
+        let plan = run(&of("@every 5m", json!("2026-01-01T00:10:00Z")), &[], "2026-01-01T00:14:00Z");
+        assert_eq!((made(&plan), plan.again), (None, Some(Duration::from_millis(60_100))));
+        let plan = run(&of("@every 5m", json!("2026-01-01T00:10:00Z")), &[], "2026-01-01T00:15:01Z");
+        assert_eq!(
+            (made(&plan).as_deref(), plan.again),
+            (Some("c-29453775"), Some(Duration::from_millis(299_100)))
+        );
     }
 
     #[test]
