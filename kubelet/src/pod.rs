@@ -5,6 +5,8 @@
 pub mod qos;
 pub mod resources;
 
+use std::net::IpAddr;
+
 use k8s_openapi::api::core::v1::{Container, EphemeralContainer, Pod, PodSpec};
 use kube::api::{DeleteParams, Preconditions};
 
@@ -214,6 +216,15 @@ pub fn may_restart_all(pod: &Pod) -> bool {
 #[must_use]
 pub fn restarts_after_kill(pod: &Pod, container: &Container) -> bool {
     container.restart_policy.as_deref().unwrap_or(restart_policy(pod)) != "Never"
+}
+
+/// The pod's addresses as they are told: one of the node's first family, then one of the other.
+#[must_use]
+pub fn preferred_ips(all: &[String], node: &[String]) -> Vec<String> {
+    let parse = |text: &String| text.parse::<IpAddr>().ok();
+    let first_is_v4 = node.first().and_then(parse).is_none_or(|ip| ip.is_ipv4());
+    let one = |v4: bool| all.iter().filter_map(parse).find(|ip| ip.is_ipv4() == v4);
+    [one(first_is_v4), one(!first_is_v4)].into_iter().flatten().map(|ip| ip.to_string()).collect()
 }
 
 /// Whether what a container asks for of an extended resource comes out of a claim the scheduler made (KEP-5004).

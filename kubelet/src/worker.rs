@@ -225,6 +225,8 @@ pub struct Worker {
     probes: probes::Probes,
     status: Option<Arc<PodStatus>>,
     verdict: Option<Verdict>,
+    /// The node did not take the pod.
+    rejected: bool,
     /// A resize that is asked for and not given.
     pending: Option<Pending>,
     /// Containers did not have what they were given, as of the last round.
@@ -266,6 +268,7 @@ impl Worker {
             probes,
             status: None,
             verdict: None,
+            rejected: false,
             pending: None,
             resizing: false,
             resize_error: None,
@@ -363,6 +366,7 @@ impl Worker {
         metrics::get().admission_rejections.with_label_values(&[label]).inc();
         let message = format!("Pod was rejected: {}", refused.message);
         self.verdict = Some(Verdict { message, ..refused });
+        self.rejected = true;
         false
     }
 
@@ -622,6 +626,7 @@ impl Worker {
             verdict: self.verdict.as_ref().filter(|_| stopped),
             ending,
             stopped,
+            rejected: self.rejected,
             host_ips: &self.shared.node.ips,
             runtime_name: &self.shared.runtime_name,
             previous: self.status.as_deref(),

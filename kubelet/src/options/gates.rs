@@ -2,8 +2,7 @@
 
 use component_base::features::{Gate, Reader, Switches};
 
-/// The gates it does something else by, those of Windows, those whose options are all there to stay, and one that upstream's
-/// kubelet reads nowhere (`RuntimeClassInImageCriApi`).
+/// The gates it does something else by, those of Windows, and those whose options are all there to stay.
 pub const SWITCHES: Switches = Switches {
     program: "kubelet",
     reader: Reader::Kubelet,
@@ -57,7 +56,6 @@ pub const SWITCHES: Switches = Switches {
         Gate::ResourceHealthStatusMessage,
         Gate::RestartAllContainersOnContainerExits,
         Gate::RotateKubeletServerCertificate,
-        Gate::RuntimeClassInImageCriApi,
         Gate::TaintTolerationComparisonOperators,
         Gate::TopologyManagerPolicyAlphaOptions,
         Gate::TopologyManagerPolicyBetaOptions,
@@ -80,6 +78,7 @@ mod tests {
         (Gate::PLEGOnDemandRelist, "workers look at their own pod themselves, at once"),
         (Gate::PodAndContainerStatsFromCRI, "what the runtime tells is shown, the rest comes from cgroups"),
         (Gate::PodLevelResourceManagers, "processors and memory are given to containers only"),
+        (Gate::RuntimeClassInImageCriApi, "images are pulled for all handlers alike"),
         (Gate::SELinuxMount, "there is no SELinux here"),
     ];
 

@@ -249,6 +249,22 @@ pub fn rotate(path: &Path, rotation: Rotation, now: Timestamp) -> std::io::Resul
     Ok(true)
 }
 
+/// How often a container was started before that the runtime knows nothing of, by the logs it has left: each instance has
+/// one by its number. A machine that was started anew may have a runtime that knows nothing.
+#[must_use]
+pub fn restarts(folder: &Path) -> u32 {
+    // Without a folder there was no instance.
+    let Ok(entries) = std::fs::read_dir(folder) else { return 0 };
+    let files = entries.flatten().filter(|entry| entry.file_type().is_ok_and(|kind| !kind.is_dir()));
+    let number = |entry: std::fs::DirEntry| {
+        let name = entry.file_name();
+        let (number, rest) = name.to_str()?.split_once(".log")?;
+        let is_number = !number.is_empty() && number.bytes().all(|b| b.is_ascii_digit());
+        (is_number && (rest.is_empty() || rest.starts_with('.'))).then(|| number.parse::<u32>().ok())?
+    };
+    files.filter_map(number).max().map_or(0, |last| last.saturating_add(1))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -313,5 +329,22 @@ mod tests {
         assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 2);
         std::fs::write(&path, "x").unwrap();
         assert!(!rotate(&path, rotation, Timestamp::UNIX_EPOCH).unwrap());
+    }
+
+    #[test]
+    fn logs_tell_how_often_a_container_was_started() {
+        let dir = tempfile::tempdir().unwrap();
+        assert_eq!(restarts(&dir.path().join("none")), 0);
+        for (names, expected) in [
+            (&["other", "x.log", "99.logs", "-1.log"][..], 0),
+            (&["0.log"], 1),
+            (&["2.log.20240101-000000.gz", "1.log"], 3),
+            (&["9999999999999.log"], 3),
+        ] {
+            names.iter().for_each(|name| std::fs::write(dir.path().join(name), "").unwrap());
+            assert_eq!(restarts(dir.path()), expected, "{names:?}");
+        }
+        std::fs::create_dir(dir.path().join("7.log")).unwrap();
+        assert_eq!(restarts(dir.path()), 3);
     }
 }

@@ -65,6 +65,8 @@ pub struct Input<'a> {
     pub ending: bool,
     /// Everything of it has stopped.
     pub stopped: bool,
+    /// The node did not take it.
+    pub rejected: bool,
     /// Addresses of the node, primary first.
     pub host_ips: &'a [String],
     /// Scheme of container ids, e.g. `containerd`.
@@ -119,6 +121,9 @@ impl Tells {
 #[must_use]
 pub fn generate(input: &Input<'_>) -> PodStatus {
     let previous = input.previous.or(input.pod.status.as_ref());
+    if let Some(verdict) = input.verdict.filter(|_| input.rejected) {
+        return refused(input, previous, verdict);
+    }
     let statuses: Vec<(Role, ContainerStatus)> = pod::all_containers(input.pod)
         .into_iter()
         .map(|(role, container)| (role, container_status(input, previous, role, &container)))
@@ -157,8 +162,65 @@ pub fn generate(input: &Input<'_>) -> PodStatus {
         status.allocated_resources = Some(resources::all_requests(input.pod)).filter(|list| !list.is_empty());
         status.resources = Some(resources::level_reported(input.pod, runs, cgroup));
     }
+    if input.stopped {
+        conclude(input.pod, &mut status);
+    }
     status.conditions = Some(conditions(input, previous, &status));
     status
+}
+
+/// All that is told of a pod that the node did not take.
+fn refused(input: &Input<'_>, previous: Option<&PodStatus>, verdict: &Verdict) -> PodStatus {
+    PodStatus {
+        phase: Some("Failed".to_owned()),
+        reason: Some(verdict.reason.clone()),
+        message: Some(verdict.message.clone()),
+        start_time: previous.and_then(|s| s.start_time.clone()).or(Some(Time(input.now))),
+        qos_class: Some(qos::class(input.pod).as_str().to_owned()),
+        observed_generation: input.pod.metadata.generation,
+        ..PodStatus::default()
+    }
+}
+
+/// Of a pod that is over every container has ended, and of which nobody knows how is told so: the regular ones once the pod
+/// was initialized, and the init containers up to the last that was tried.
+fn conclude(pod: &Pod, status: &mut PodStatus) {
+    let waits = |s: &ContainerStatus| s.state.as_ref().is_none_or(|state| state.waiting.is_some());
+    let has_ended = |state: &Option<ContainerState>| state.as_ref().is_some_and(|s| s.terminated.is_some());
+    let tried = |s: &ContainerStatus| !waits(s) || has_ended(&s.last_state);
+    let is_over = |s: &ContainerStatus| {
+        let zero = |state: &Option<ContainerState>| {
+            state.as_ref().and_then(|s| s.terminated.as_ref()).is_some_and(|t| t.exit_code == 0)
+        };
+        zero(&s.state) || zero(&s.last_state)
+    };
+    let inits = status.init_container_statuses.as_deref().unwrap_or_default();
+    let last_done = inits.last().zip(pod::init_containers(pod).last()).is_some_and(|(status, spec)| {
+        if pod::is_sidecar(spec) { status.started == Some(true) && !waits(status) } else { is_over(status) }
+    });
+    let initialized = pod::init_containers(pod).is_empty()
+        || status.container_statuses.iter().flatten().any(tried)
+        || last_done;
+    let first = inits.iter().rposition(tried).map_or(1, |at| at + 1);
+    let init = status.init_container_statuses.iter_mut().flatten().take(first);
+    let regular = status.container_statuses.iter_mut().flatten().filter(|_| initialized);
+    for one in init.chain(regular).filter(|one| !has_ended(&one.state)) {
+        one.state = Some(lost(None, "The container could not be located when the pod was terminated"));
+    }
+}
+
+/// The state of a container of which nobody knows how it ended.
+fn lost(id: Option<String>, message: &str) -> ContainerState {
+    ContainerState {
+        terminated: Some(ContainerStateTerminated {
+            exit_code: 137,
+            reason: Some("ContainerStatusUnknown".into()),
+            message: Some(message.to_owned()),
+            container_id: id,
+            ..ContainerStateTerminated::default()
+        }),
+        ..ContainerState::default()
+    }
 }
 
 /// A phase that was once terminal never changes, and no pod is terminal while something of it runs.
@@ -182,7 +244,7 @@ fn settle_phase<'a>(input: &Input<'_>, previous: Option<&'a PodStatus>, phase: &
 
 fn pod_ips(input: &Input<'_>) -> Vec<String> {
     if pod::host_network(input.pod) {
-        return if input.runtime.sandboxes.is_empty() { vec![] } else { input.host_ips.to_vec() };
+        return input.host_ips.to_vec();
     }
     let sandbox = input.runtime.sandboxes.iter().find(|s| s.ready).or(input.runtime.sandboxes.first());
     let observed = sandbox.map(|s| s.ips.clone()).unwrap_or_default();
@@ -190,7 +252,7 @@ fn pod_ips(input: &Input<'_>) -> Vec<String> {
         let last = input.previous.or(input.pod.status.as_ref()).and_then(|s| s.pod_ips.clone());
         return last.unwrap_or_default().into_iter().map(|p| p.ip).collect();
     }
-    observed
+    pod::preferred_ips(&observed, input.host_ips)
 }
 
 // === containers ===
@@ -349,16 +411,9 @@ fn from_record(input: &Input<'_>, container: &Container, record: &ContainerRecor
         },
         ContainerPhase::Created => waiting_state("ContainerCreating", None),
         ContainerPhase::Exited => terminated_state(input, record),
-        ContainerPhase::Unknown => ContainerState {
-            terminated: Some(ContainerStateTerminated {
-                exit_code: 137,
-                reason: Some("ContainerStatusUnknown".into()),
-                message: Some("The container could not be located when the pod was terminated".into()),
-                container_id: Some(id.clone()),
-                ..Default::default()
-            }),
-            ..ContainerState::default()
-        },
+        ContainerPhase::Unknown => {
+            lost(Some(id.clone()), "The container could not be located when the pod was terminated")
+        }
     };
     ContainerStatus {
         name: container.name.clone(),
@@ -381,20 +436,17 @@ fn from_nothing(input: &Input<'_>, container: &Container, old: Option<&Container
     match old {
         // It had ended and the runtime has dropped it since.
         Some(old) if old.state.as_ref().is_some_and(|s| s.terminated.is_some()) => old.clone(),
-        Some(old) if input.stopped && old.state.as_ref().is_some_and(|s| s.running.is_some()) => {
+        // The end of a pod ends it as well.
+        Some(old) if input.stopped && old.state.as_ref().is_some_and(|s| s.running.is_some()) => old.clone(),
+        // Somebody has taken it away.
+        Some(old) if old.last_state.is_none() && old.state.as_ref().is_some_and(|s| s.running.is_some()) => {
+            let message = "The container could not be located when the pod was deleted.  The container used to be Running";
+            let again = i32::from(input.pod.metadata.deletion_timestamp.is_none());
             ContainerStatus {
-                state: Some(ContainerState {
-                    terminated: Some(ContainerStateTerminated {
-                        exit_code: 137,
-                        reason: Some("ContainerStatusUnknown".into()),
-                        message: Some(
-                            "The container could not be located when the pod was terminated".into(),
-                        ),
-                        ..Default::default()
-                    }),
-                    ..ContainerState::default()
-                }),
-                ..old.clone()
+                restart_count: old.restart_count.saturating_add(again),
+                last_state: Some(lost(None, message)),
+                state: Some(initial_state(input)),
+                ..base
             }
         }
         Some(old) => ContainerStatus {
@@ -408,14 +460,8 @@ fn from_nothing(input: &Input<'_>, container: &Container, old: Option<&Container
 }
 
 fn initial_state(input: &Input<'_>) -> ContainerState {
-    let unfinished = pod::init_containers(input.pod).iter().any(|c| {
-        !pod::is_sidecar(c)
-            && !input
-                .runtime
-                .latest(&c.name)
-                .is_some_and(|r| r.phase == ContainerPhase::Exited && r.exit_code == 0)
-    });
-    waiting_state(if unfinished { "PodInitializing" } else { "ContainerCreating" }, None)
+    let plain = pod::init_containers(input.pod).is_empty();
+    waiting_state(if plain { "ContainerCreating" } else { "PodInitializing" }, None)
 }
 
 fn waiting_state(reason: &str, message: Option<&str>) -> ContainerState {

@@ -30,7 +30,7 @@ use crate::{
     runtime::{
         Runtime, RuntimeError,
         config::{self, NodeSettings, Prepared},
-        cri,
+        cri, logs,
         observed::{PodRuntime, Sandbox},
         security::SecurityError,
     },
@@ -202,6 +202,7 @@ impl Worker {
         metrics::get().admission_rejections.with_label_values(&[reason]).inc();
         let message = format!("Pod was rejected: {message}");
         self.verdict = Some(Verdict { reason: reason.to_owned(), message, disrupted: false });
+        self.rejected = true;
     }
 
     /// Takes the instances away; the next round, which is due at once, starts all containers anew.
@@ -383,8 +384,9 @@ impl Worker {
     }
 
     fn facts(&self, pod: &Pod, ips: Option<Vec<String>>) -> NodeFacts {
-        let pod_ips =
-            if pod::host_network(pod) { self.shared.node.ips.clone() } else { ips.unwrap_or_default() };
+        let node = &self.shared.node.ips;
+        let own = || pod::preferred_ips(&ips.unwrap_or_default(), node);
+        let pod_ips = if pod::host_network(pod) { node.clone() } else { own() };
         NodeFacts { pod_ips, ..self.shared.node.clone() }
     }
 
@@ -624,8 +626,15 @@ impl Worker {
         let mut devices = self.shared.devices.granted(pod::uid(pod), &container.name);
         devices.nodes.extend(volume::container_devices(container, files.mounted)?);
         devices.cdi.extend(self.shared.claims.devices(pod, container)?);
+        let log_dir = config::pod_log_dir(&self.shared.settings.log_root, pod);
+        let folder = log_dir.join(&container.name);
+        fs::create_dir_all(&folder).map_err(VolumeError::io(&folder))?;
+        let restart_count = match start.restart_count {
+            0 => logs::restarts(&folder),
+            known => known,
+        };
         let prepared = Prepared {
-            restart_count: start.restart_count,
+            restart_count,
             image_ref: image.reference,
             image_user: image.user,
             env,
@@ -640,9 +649,6 @@ impl Worker {
         let settings = self.settings(self.quotas(pod).of(&container.name));
         let made = config::container(pod, container, &prepared, &settings)?;
         let log_path = made.log_path.clone();
-        let log_dir = config::pod_log_dir(&self.shared.settings.log_root, pod);
-        let folder = log_dir.join(&container.name);
-        fs::create_dir_all(&folder).map_err(VolumeError::io(&folder))?;
         let about = container_reference(pod, start.role, &container.name);
         let runtime = &self.shared.runtime;
         let id = runtime

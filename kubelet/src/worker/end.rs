@@ -46,7 +46,7 @@ impl Worker {
             let grace = wanted.grace();
             let stopped = async {
                 let runtime = self.shared.runtime.pod(pod::uid(&pod)).await?;
-                if !terminal {
+                if !terminal && !self.rejected {
                     self.publish(&pod, &runtime, true, false);
                 }
                 self.stop_everything(&pod, &runtime, grace).await?;

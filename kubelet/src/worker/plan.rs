@@ -169,15 +169,15 @@ impl Plan {
 #[must_use]
 pub fn plan(model: &Model<'_>) -> Plan {
     let mut plan = Plan::default();
+    if model.runtime.restarts_all(model.pod) {
+        plan.reset = reset(model);
+        return plan;
+    }
     let Some(sandbox) = model.runtime.current_sandbox(model.pod) else {
         plan_sandbox(model, &mut plan);
         return plan;
     };
     let sandbox = Arc::clone(&sandbox.id);
-    if model.runtime.restarts_all(model.pod) {
-        plan.reset = reset(model);
-        return plan;
-    }
     for (i, container) in pod::ephemeral_containers(model.pod).iter().enumerate() {
         if model.runtime.latest(&container.name).is_none() {
             plan.start.push(Start {

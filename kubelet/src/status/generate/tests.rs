@@ -35,14 +35,18 @@ impl Case {
         self
     }
     fn status(&self) -> PodStatus {
+        self.judged(None, false)
+    }
+    fn judged(&self, verdict: Option<&Verdict>, rejected: bool) -> PodStatus {
         generate(&Input {
             pod: &self.pod,
             runtime: &self.runtime,
             probes: &self.probes,
             waiting: &self.waiting,
-            verdict: None,
+            verdict,
             ending: self.ending,
             stopped: self.stopped,
+            rejected,
             host_ips: &["192.0.2.1".to_owned()],
             runtime_name: "containerd",
             previous: self.previous.as_ref(),
@@ -248,4 +252,80 @@ fn statuses_tell_which_images_volumes_are_where_the_gate_is_on() {
     assert_eq!(of(&case), [None, None]);
     case.gates = case.gates.with(Gate::ImageVolumeWithDigest, true);
     assert_eq!(of(&case), [Some("sha256:1".to_owned()), None]);
+}
+
+#[test]
+fn a_container_that_somebody_took_away_has_ended_and_the_pod_goes_on_running() {
+    let told = |name: &str| {
+        serde_json::json!({"name": name, "containerID": "containerd://1", "restartCount": 2, "ready": true, "image": "",
+            "imageID": "", "state": {"running": {}}})
+    };
+    let before = serde_json::json!({"phase": "Running", "containerStatuses": [told("x"), told("y")]});
+    let p = pod("a").container("x").container("y").build();
+    let case = Case { previous: Some(serde_json::from_value(before).unwrap()), ..Case::new(p) };
+    let case = case.with("y", ContainerPhase::Running, 0);
+    let gone = case.status();
+    assert_eq!(gone.phase.as_deref(), Some("Running"));
+    let of = |status: &PodStatus| {
+        let x = &status.container_statuses.as_ref().unwrap()[0];
+        let last = x.last_state.as_ref().unwrap().terminated.clone().unwrap();
+        let waits = x.state.as_ref().unwrap().waiting.is_some();
+        (x.restart_count, last.reason.unwrap(), last.exit_code, waits)
+    };
+    let expected = (3, "ContainerStatusUnknown".to_owned(), 137, true);
+    assert_eq!(of(&gone), expected);
+    let again = Case { previous: Some(gone), ..case };
+    assert_eq!(of(&again.status()), expected, "it is counted once");
+}
+
+#[test]
+fn of_a_pod_that_is_over_all_containers_have_ended() {
+    use ContainerPhase::Exited;
+    let ended = |p: Pod, runs: &[(&str, ContainerPhase, i32)]| {
+        let mut case = Case { ending: true, stopped: true, ..Case::new(p) };
+        for (name, phase, code) in runs {
+            case = case.with(name, *phase, *code);
+        }
+        let status = case.status();
+        let code = |s: &ContainerStatus| Some(s.state.as_ref()?.terminated.as_ref()?.exit_code);
+        let all = [status.init_container_statuses, status.container_statuses].into_iter().flatten().flatten();
+        (status.phase.unwrap(), all.map(|s| code(&s)).collect::<Vec<_>>())
+    };
+    let failed = "Failed".to_owned();
+    let plain = pod("a").container("x").container("y").build();
+    assert_eq!(ended(plain, &[("x", Exited, 0)]), (failed.clone(), vec![Some(0), Some(137)]));
+    let three = || pod("a").init("i").init("j").container("x").build();
+    assert_eq!(ended(three(), &[]), (failed.clone(), vec![Some(137), None, None]));
+    assert_eq!(ended(three(), &[("i", Exited, 0)]), (failed.clone(), vec![Some(0), None, None]));
+    assert_eq!(
+        ended(three(), &[("i", Exited, 0), ("j", Exited, 1)]),
+        (failed.clone(), vec![Some(0), Some(1), None])
+    );
+    let initialized = [("i", Exited, 0), ("j", Exited, 0)];
+    assert_eq!(ended(three(), &initialized), (failed, vec![Some(0), Some(0), Some(137)]));
+}
+
+#[test]
+fn of_a_pod_that_the_node_did_not_take_only_that_is_told() {
+    let case = Case::new(pod("a").container("x").build());
+    let verdict = Verdict { reason: "OutOfcpu".into(), message: "no".into(), disrupted: false };
+    let status = case.judged(Some(&verdict), true);
+    let told = serde_json::to_value(&status).unwrap();
+    let names: Vec<&String> = told.as_object().unwrap().keys().collect();
+    assert_eq!(names, ["message", "phase", "qosClass", "reason", "startTime"]);
+    assert_eq!((told["phase"].as_str(), told["reason"].as_str()), (Some("Failed"), Some("OutOfcpu")));
+}
+
+#[test]
+fn addresses_are_told_in_the_order_of_the_nodes() {
+    let text = |all: &[&str]| all.iter().map(|ip| (*ip).to_owned()).collect::<Vec<_>>();
+    let all = text(&["fd00::1", "10.0.0.1", "FD00::2", "10.0.0.2"]);
+    for (node, expected) in [
+        (&["192.0.2.1"][..], &["10.0.0.1", "fd00::1"][..]),
+        (&["fd01::1", "192.0.2.1"], &["fd00::1", "10.0.0.1"]),
+        (&[], &["10.0.0.1", "fd00::1"]),
+    ] {
+        assert_eq!(pod::preferred_ips(&all, &text(node)), expected);
+    }
+    assert_eq!(pod::preferred_ips(&text(&["fd00::1"]), &text(&["192.0.2.1"])), ["fd00::1"]);
 }

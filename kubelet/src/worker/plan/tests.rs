@@ -69,6 +69,11 @@ fn all_containers_are_taken_away_before_they_start_anew() {
     let order: Vec<_> = plan.reset.iter().map(|r| (r.name.as_str(), r.running)).collect();
     assert_eq!(order, [("y", true), ("i", false), ("x", false)], "who called for it goes last");
     assert!(plan.start.is_empty() && plan.kill.is_empty() && !plan.finish);
+    let mut dead = rt.clone();
+    dead.containers[1].exit_code = 7;
+    dead.sandboxes[0].ready = false;
+    dead.sandboxes[0].attempt = 1;
+    assert_eq!(run(&p, &dead).reset.len(), 3, "also where the sandbox has died with it");
     // With nothing left they begin with the first one, and go on counting.
     let reset = serde_json::json!({"initContainerStatuses": [{"name": "i", "restartCount": 3, "ready": false, "image": "",
         "imageID": "", "lastState": {"terminated": {"exitCode": 137, "reason": "RestartingAllContainers"}}}]});
