@@ -31,7 +31,7 @@ use crate::{
     cycle::Change,
     extender::{ExtenderError, Extenders},
     framework::Reason,
-    metrics::{Attempt, Call, Metrics},
+    metrics::{Attempt, Call, Metrics, Status},
     model::{GroupInfo, PodInfo, Release, Reservation},
     plugins::{dynamic_resources, volume_binding},
     profile::Timeouts,
@@ -89,6 +89,8 @@ enum BindError {
     Timeout,
     #[error("{0}")]
     Devices(Reason),
+    #[error("resourceclaim.resource.k8s.io {0:?} not found")]
+    NoClaim(String),
     #[error("device binding timeout")]
     DevicesTimeout,
 }
@@ -102,6 +104,11 @@ impl BindError {
         }
     }
 
+    /// Whether devices are why.
+    fn is_of_devices(&self) -> bool {
+        matches!(self, BindError::Devices(_) | BindError::NoClaim(_) | BindError::DevicesTimeout)
+    }
+
     /// Whether it is known that the pod was not bound.
     fn is_certain(&self) -> bool {
         match self {
@@ -110,6 +117,7 @@ impl BindError {
             BindError::Volumes(_)
             | BindError::Timeout
             | BindError::Devices(_)
+            | BindError::NoClaim(_)
             | BindError::DevicesTimeout => true,
         }
     }
@@ -164,7 +172,9 @@ impl Actor {
         let (actor, pod) = (self.clone(), pod.clone());
         self.tasks.spawn("binding", async move {
             actor.metrics.binding(true);
-            let done = actor.bind_with_volumes(&pod, object.as_deref(), &node, &reservation, timeouts).await;
+            let done = actor
+                .bind_with_volumes(&pod, object.as_deref(), &node, &reservation, (timeouts, attempt.timed))
+                .await;
             actor.metrics.binding(false);
             let now = actor.clock.now();
             match done {
@@ -180,7 +190,7 @@ impl Actor {
                     let gone = matches!(&error, BindError::Api(e) if client::is_not_found(e))
                         && reservation.is_empty();
                     if !gone {
-                        let of_devices = matches!(error, BindError::Devices(_) | BindError::DevicesTimeout);
+                        let of_devices = error.is_of_devices();
                         let plugin = match reservation.awaited.is_empty() || of_devices {
                             true => "DynamicResources",
                             false => "VolumeBinding",
@@ -212,13 +222,14 @@ impl Actor {
         object: Option<&Pod>,
         node: &str,
         reservation: &Reservation,
-        timeouts: Timeouts,
+        (timeouts, timed): (Timeouts, bool),
     ) -> Result<(), BindError> {
         let made = match &reservation.extended {
             Some(extended) => Some(self.make_extended(pod, extended).await?),
             None => None,
         };
-        let done = self.bind_prepared(pod, object, (node, made.as_ref()), reservation, timeouts).await;
+        let done =
+            self.bind_prepared(pod, object, (node, made.as_ref()), reservation, (timeouts, timed)).await;
         match (&done, &made) {
             // With an answer that was lost the pod may be bound: its claim stays until it is known not to be.
             (Err(error), Some(claim)) if error.is_certain() => self.delete_claim(claim).await,
@@ -234,6 +245,33 @@ impl Actor {
         object: Option<&Pod>,
         (node, made): (&str, Option<&ResourceClaim>),
         reservation: &Reservation,
+        (timeouts, timed): (Timeouts, bool),
+    ) -> Result<(), BindError> {
+        let began = self.clock.now();
+        let done = self.prepare(pod, (node, made), reservation, timeouts).await;
+        self.metrics.point("PreBind", Status::of(done.is_ok()), &pod.scheduler_name, self.since(began));
+        done?;
+        let _permit = self.permits.acquire().await;
+        let began = self.clock.now();
+        let done = self.bind_now(pod, object, node).await;
+        let (status, took) = (Status::of(done.is_ok()), self.since(began));
+        self.metrics.point("Bind", status, &pod.scheduler_name, took);
+        if timed {
+            self.metrics.execution("DefaultBinder", "Bind", status, took);
+        }
+        done
+    }
+
+    fn since(&self, began: Timestamp) -> f64 {
+        self.clock.now().duration_since(began).as_secs_f64()
+    }
+
+    /// Everything that has to be there before the pod is bound.
+    async fn prepare(
+        &self,
+        pod: &PodInfo,
+        (node, made): (&str, Option<&ResourceClaim>),
+        reservation: &Reservation,
         timeouts: Timeouts,
     ) -> Result<(), BindError> {
         if self.foretells && (!reservation.is_empty() || pod.device_claim_keys().next().is_some()) {
@@ -241,10 +279,9 @@ impl Actor {
             self.write_status(pod, json!({"nominatedNodeName": node})).await;
         }
         if !reservation.is_empty() {
-            self.write(reservation).await?;
+            let done = self.bind_volumes(reservation, node, timeouts.volumes).await;
+            done.inspect_err(|_| self.metrics.volumes_failed())?;
             self.write_devices(reservation).await?;
-            let bound = self.claims_bound(&reservation.awaited, node);
-            tokio::time::timeout(timeouts.volumes, bound).await.map_err(|_| BindError::Timeout)??;
         }
         if !reservation.of_node.is_empty() {
             let status = json!({"nodeAllocatableResourceClaimStatuses": reservation.of_node});
@@ -259,19 +296,42 @@ impl Actor {
         if !waiting.is_empty() {
             let note = format!("waiting for binding conditions for device on node {node}");
             self.event(pod, EventType::Normal, "BindingConditionsPending", "Scheduling", &note);
+            let began = self.clock.now();
             let done = self.devices_ready(&waiting, timeouts.devices).await;
+            let all = pod.device_claim_keys().chain(made.map(object_key));
+            self.waited(&all.collect::<Vec<_>>(), &pod.scheduler_name, &done, self.since(began));
             if done.is_err() {
                 self.give_back(pod, &waiting).await?;
             }
             done?;
         }
-        let _permit = self.permits.acquire().await;
-        let began = self.clock.now();
-        let done = self.bind_now(pod, object, node).await;
-        let status = if done.is_ok() { "Success" } else { "Error" };
-        let took = self.clock.now().duration_since(began).as_secs_f64();
-        self.metrics.point("Bind", status, &pod.scheduler_name, took);
-        done
+        Ok(())
+    }
+
+    /// Binds the volumes of a reservation.
+    async fn bind_volumes(
+        &self,
+        reservation: &Reservation,
+        node: &str,
+        timeout: Duration,
+    ) -> Result<(), BindError> {
+        self.write(reservation).await?;
+        let bound = self.claims_bound(&reservation.awaited, node);
+        tokio::time::timeout(timeout, bound).await.map_err(|_| BindError::Timeout)?
+    }
+
+    /// Tells how the wait for the devices of a pod's claims ended.
+    fn waited(&self, claims: &[ObjectKey], profile: &str, done: &Result<(), BindError>, seconds: f64) {
+        let status = match done {
+            Ok(()) => "success",
+            Err(BindError::DevicesTimeout) => "timeout",
+            Err(BindError::Devices(_)) => "failure",
+            Err(_) => "error",
+        };
+        for claim in claims.iter().filter_map(|key| self.claims.devices.store().get(key)) {
+            let drivers = dynamic_resources::drivers(&claim);
+            self.metrics.devices_waited((profile, status), drivers, seconds);
+        }
     }
 
     async fn bind_now(&self, pod: &PodInfo, object: Option<&Pod>, node: &str) -> Result<(), BindError> {
@@ -367,8 +427,7 @@ impl Actor {
             let mut left: Option<Duration> = None;
             for key in claims {
                 let Some(claim) = self.claims.devices.store().get(key) else {
-                    let why = format!("resourceclaim.resource.k8s.io {:?} not found", key.name);
-                    return Err(BindError::Devices(why.into()));
+                    return Err(BindError::NoClaim(key.name.to_string()));
                 };
                 let of_claim = dynamic_resources::time_left(&claim, timeout, self.clock.now())
                     .map_err(BindError::Devices)?;

@@ -4,7 +4,7 @@
 mod group;
 
 use std::{
-    collections::{BTreeSet, HashMap},
+    collections::{BTreeSet, HashMap, HashSet},
     sync::Arc,
     time::Duration,
 };
@@ -23,6 +23,7 @@ use k8s_openapi::api::{
     policy::v1::PodDisruptionBudget,
     scheduling::v1alpha2::PodGroup,
 };
+use parking_lot::Mutex;
 use smol_str::SmolStr;
 use tokio::sync::mpsc;
 
@@ -31,12 +32,14 @@ use crate::{
     config::args::DefaultPreemptionArgs,
     extender::{self, ExtenderError, Extenders},
     framework::{ClusterEvent, Plugin},
-    metrics::{Attempt, Metrics},
+    metrics::{Attempt, Metrics, Status},
     model::{
         Cluster, DeviceChange, DeviceEvent, NodeInfo, PodInfo, Reservation, SelectorChange, StorageChange,
     },
-    plan::{self, Budget, FilterError, Nominations, Options, Placement, Preemption, Unschedulable},
-    plugins::measured::Sampling,
+    plan::{
+        self, Budget, FilterError, Nominations, Options, Placement, Preemption, Stopwatch, Unschedulable,
+    },
+    plugins::{Weighted, measured::Sampling},
     profile::Profile,
     queue::{BackOff, Instant, Queue},
 };
@@ -120,6 +123,8 @@ pub struct Cycle {
     clock: SharedClock,
     metrics: Arc<Metrics>,
     began: Timestamp,
+    /// Pods that were placed here, and that the server does not show on their nodes yet.
+    assumed: HashSet<String>,
     /// What was last said about a pod, so that it is not said again.
     said: HashMap<String, String>,
     start: usize,
@@ -162,6 +167,7 @@ impl Cycle {
             clock,
             metrics,
             began,
+            assumed: HashSet::new(),
             said: HashMap::new(),
             start: 0,
             sampling,
@@ -185,7 +191,7 @@ impl Cycle {
                 continue;
             }
             self.metrics.queue(&mut self.queue);
-            self.metrics.model(self.cluster.nodes().len(), self.cluster.placed());
+            self.metrics.model(self.cluster.nodes().len(), self.cluster.placed(), self.assumed.len());
             let wait = self
                 .queue
                 .next_deadline()
@@ -232,9 +238,13 @@ impl Cycle {
             // It moves scores alone, so that nobody waits for it.
             Change::Selector(change) => self.cluster.selectors.take(change),
             Change::BindingFailed { pod, reservation, gone, attempt, waited } => {
+                let began = self.clock.now();
+                self.assumed.remove(&pod.uid);
                 self.cluster.displace(&pod.uid);
                 self.cluster.storage.forget(&reservation);
                 self.cluster.devices.forget(&reservation);
+                let took = self.clock.now().duration_since(began).as_secs_f64();
+                self.metrics.point("Unreserve", Status::Success, &pod.scheduler_name, took);
                 if gone {
                     self.forget(&pod.uid);
                 } else {
@@ -261,6 +271,8 @@ impl Cycle {
                 self.cluster.set_node(NodeInfo::new(new));
                 let Some(new) = self.cluster.node(name).cloned() else { return };
                 let event = match old {
+                    // Most updates are the node's signs of life.
+                    Some(old) if old.takes_the_same(&new) => return,
                     Some(old) => ClusterEvent::NodeUpdated { old, new },
                     None => ClusterEvent::NodeAdded(new),
                 };
@@ -273,11 +285,13 @@ impl Cycle {
         let pod = PodInfo::new(event.object(), self.features);
         self.take_member(event, &pod);
         if matches!(event, Event::Deleted { .. }) || pod.finished {
+            self.assumed.remove(&pod.uid);
             self.forget(&pod.uid);
             if self.cluster.displace(&pod.uid) {
                 self.tell(&ClusterEvent::PodRemoved(pod));
             }
         } else if !pod.node_name.is_empty() {
+            self.assumed.remove(&pod.uid);
             self.forget(&pod.uid);
             // One that was placed here counts since then, and is there for others once the server says so.
             let was_bound = |old: &Pod| old.spec.as_ref().is_some_and(|spec| spec.node_name.is_some());
@@ -294,7 +308,7 @@ impl Cycle {
         } else if self.profile(&pod).is_some() && !pod.terminating {
             self.take_pending(event, pod.clone());
             if let Some(group) = pod.group_key() {
-                self.reconsider(&group, "UnscheduledPodAdd");
+                self.reconsider(&group, "UnschedulablePodAdd");
             }
         } else {
             if pod.terminating && self.queue.contains(&pod.uid) {
@@ -309,7 +323,7 @@ impl Cycle {
         if self.cluster.placement(&pod.uid).is_some() {
             return;
         }
-        let gated = self.is_gated(&pod);
+        let gated = self.gated_by(&pod);
         let now = self.now();
         self.queue.add(pod.clone(), gated, now);
         // A status alone, such as the one we write ourselves, changes no decision.
@@ -322,10 +336,16 @@ impl Cycle {
         }
     }
 
-    /// Whether a plugin holds the pod back.
-    fn is_gated(&self, pod: &PodInfo) -> bool {
+    /// The plugin that holds the pod back, if one does.
+    fn gated_by(&self, pod: &PodInfo) -> Option<&'static str> {
+        let began = self.clock.now();
         let plugins = self.profile(pod).into_iter().flat_map(|at| &self.profiles[at].plugins);
-        plugins.filter(|w| w.points.gates).any(|w| w.plugin.may_enqueue(pod, &self.cluster).is_err())
+        let holds = |w: &&Weighted| w.plugin.may_enqueue(pod, &self.cluster).is_err();
+        let found = plugins.filter(|w| w.points.gates).find(holds).map(|w| w.plugin.name());
+        let status = if found.is_none() { Status::Success } else { Status::Unresolvable };
+        let took = self.clock.now().duration_since(began).as_secs_f64();
+        self.metrics.point("PreEnqueue", status, &pod.scheduler_name, took);
+        found
     }
 
     /// The profile that a pod names.
@@ -363,7 +383,8 @@ impl Cycle {
             Outcome::Placed(placement) => {
                 let was_forgotten = self.queue.was_forgotten(&pod.uid);
                 let profile = profile.name.clone();
-                let attempt = Attempt { profile, began: started, number, waited, was_forgotten };
+                let timed = self.sampling.is_on();
+                let attempt = Attempt { profile, began: started, number, waited, was_forgotten, timed };
                 self.bind(pod, at, placement, attempt);
             }
             Outcome::Unschedulable(failure) => {
@@ -393,6 +414,7 @@ impl Cycle {
         self.cluster.devices.assume(&placement.reservation);
         let placed = pod.placed(&placement.node, &placement.reservation.of_node);
         self.cluster.place(Arc::new(placed));
+        self.assumed.insert(pod.uid.clone());
         tracing::debug!(pod = pod.key(), node = placement.node, attempt = attempt.number, "placed");
         let object = self.object(pod).filter(|_| !self.advisers.extenders.is_empty());
         self.actor.bind(pod, object, placement.node, placement.reservation, (timeouts, attempt));
@@ -412,12 +434,19 @@ impl Cycle {
         self.object(pod).filter(|object| self.advisers.extenders.decide_on(object))
     }
 
-    fn options(&self, at: usize) -> Options {
-        Options { percentage: self.profiles[at].percentage, start: self.start, tie: rand::random() }
+    fn options(&self, at: usize) -> Options<'static> {
+        let percentage = self.profiles[at].percentage;
+        Options { percentage, start: self.start, tie: rand::random(), stopwatch: None }
+    }
+
+    fn stopwatch(&self, at: usize) -> Watch<'_> {
+        Watch::new(&self.clock, &self.metrics, &self.profiles[at].name)
     }
 
     fn schedule(&mut self, at: usize, pod: &PodInfo) -> Outcome {
         let (options, nominated) = (self.options(at), self.nominations.all());
+        let watch = Watch::new(&self.clock, &self.metrics, &self.profiles[at].name);
+        let options = Options { stopwatch: Some(&watch), ..options };
         let (plugins, memo) = (&self.profiles[at].plugins, &mut self.memos[at]);
         match plan::schedule(pod, &self.cluster, plugins, &nominated, options, memo) {
             Ok(placement) => Outcome::Placed(placement),
@@ -427,7 +456,9 @@ impl Cycle {
 
     /// As `schedule`, with the extenders' say. Nothing else is decided meanwhile.
     async fn consult(&self, at: usize, pod: &PodInfo, object: &Pod, cluster: &Cluster) -> Outcome {
-        let (options, nominated) = (self.options(at), self.nominations.all());
+        let watch = self.stopwatch(at);
+        let options = Options { stopwatch: Some(&watch), ..self.options(at) };
+        let nominated = self.nominations.all();
         let plugins = &self.profiles[at].plugins;
         let found = match plan::search(pod, cluster, plugins, &nominated, options) {
             Ok(found) => found,
@@ -443,9 +474,14 @@ impl Cycle {
         nodes.retain(|node| node.metadata.name.as_deref().is_some_and(|name| kept.contains(name)));
         let scores = match nodes.len() {
             0 | 1 => HashMap::new(),
-            _ => self.advisers.extenders.prioritize(object, &nodes).await,
+            _ => {
+                self.metrics.prioritizing(true);
+                let scores = self.advisers.extenders.prioritize(object, &nodes).await;
+                self.metrics.prioritizing(false);
+                scores
+            }
         };
-        match plan::choose(pod, cluster, plugins, found, &kept, &scores, options.tie) {
+        match plan::choose(pod, cluster, plugins, found, &kept, &scores, options) {
             Some(placement) => Outcome::Placed(placement),
             None => {
                 let mut failure = plan::refusals(pod, cluster, plugins, &nominated);
@@ -487,14 +523,17 @@ impl Cycle {
             done = Ok(Preemption::Helpless(String::new()));
         }
         let (status, victims) = match &done {
-            _ if failed => ("Error", None),
-            Ok(Preemption::Evict { victims, .. }) => ("Success", Some(victims.len())),
-            Ok(Preemption::Helpless(_)) => ("Unschedulable", None),
-            Err(_) => ("Error", None),
+            _ if failed => (Status::Error, None),
+            Ok(Preemption::Evict { victims, .. }) => (Status::Success, Some(victims.len())),
+            Ok(Preemption::Helpless(_)) => (Status::Unschedulable, None),
+            Err(_) => (Status::Error, None),
         };
         let took = self.clock.now().duration_since(began).as_secs_f64();
         self.metrics.preempted(victims);
         self.metrics.point("PostFilter", status, &profile.name, took);
+        if self.sampling.is_on() {
+            self.metrics.execution("DefaultPreemption", "PostFilter", status, took);
+        }
         done
     }
 
@@ -561,4 +600,31 @@ impl Cycle {
 /// The claims of devices that were made for a pod: what its status says that decisions need.
 fn claims_made(pod: &Pod) -> Option<&Vec<PodResourceClaimStatus>> {
     pod.status.as_ref()?.resource_claim_statuses.as_ref()
+}
+
+/// Times the parts of a decision for the metrics.
+#[derive(Debug)]
+struct Watch<'a> {
+    clock: &'a SharedClock,
+    metrics: &'a Metrics,
+    profile: &'a str,
+    since: Mutex<Timestamp>,
+}
+
+impl<'a> Watch<'a> {
+    fn new(clock: &'a SharedClock, metrics: &'a Metrics, profile: &'a str) -> Self {
+        Self { clock, metrics, profile, since: Mutex::new(clock.now()) }
+    }
+}
+
+impl Stopwatch for Watch<'_> {
+    fn begin(&self) {
+        *self.since.lock() = self.clock.now();
+    }
+
+    fn end(&self, point: &'static str, status: Status) {
+        let now = self.clock.now();
+        let took = now.duration_since(std::mem::replace(&mut *self.since.lock(), now)).as_secs_f64();
+        self.metrics.point(point, status, self.profile, took);
+    }
 }

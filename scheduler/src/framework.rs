@@ -87,8 +87,9 @@ impl ClusterEvent {
                 "NodeUpdateNodeAllocatable"
             }
             Self::NodeUpdated { old, new } if old.labels != new.labels => "NodeUpdateNodeLabel",
-            Self::NodeUpdated { old, new } if old.taints != new.taints => "NodeUpdateNodeTaint",
-            Self::NodeUpdated { .. } => "NodeUpdate",
+            Self::NodeUpdated { old, new } if old.features != new.features => "NodeUpdateNodeDeclaredFeature",
+            // Being unschedulable goes by this name as well.
+            Self::NodeUpdated { .. } => "NodeUpdateNodeTaint",
             Self::NodeRemoved(_) => "NodeDelete",
             Self::PodRemoved(_) => "AssignedPodDelete",
             Self::PodPlaced(_) => "AssignedPodAdd",

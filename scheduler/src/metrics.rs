@@ -1,6 +1,6 @@
 //! Metrics under upstream's names.
 
-use std::time::Duration;
+use std::{sync::OnceLock, time::Duration};
 
 use component_base::{
     features::{Gate, Gates},
@@ -32,11 +32,118 @@ pub struct Metrics {
     points: HistogramVec,
     evaluations: IntCounterVec,
     executions: HistogramVec,
+    hints: HistogramVec,
     events: HistogramVec,
     flushed: IntCounter,
     running: IntGaugeVec,
     cache: IntGaugeVec,
+    volume_errors: IntCounterVec,
+    claims_made: Option<IntCounterVec>,
     groups: Option<GroupMetrics>,
+    conditions: Option<Conditions>,
+}
+
+/// What a plugin, or all of them, came to at an extension point.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Status {
+    /// Done.
+    Success,
+    /// Not now; removing pods could help.
+    Unschedulable,
+    /// Not now, and removing pods does not help.
+    Unresolvable,
+    /// It could not be told.
+    Error,
+    /// The plugin has nothing to say.
+    Skip,
+    /// Others have to come first.
+    Wait,
+}
+
+impl Status {
+    const COUNT: usize = 6;
+
+    /// Success, or an error.
+    pub const fn of(well: bool) -> Self {
+        if well { Self::Success } else { Self::Error }
+    }
+
+    /// Upstream's word.
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::Success => "Success",
+            Self::Unschedulable => "Unschedulable",
+            Self::Unresolvable => "UnschedulableAndUnresolvable",
+            Self::Error => "Error",
+            Self::Skip => "Skip",
+            Self::Wait => "Wait",
+        }
+    }
+}
+
+/// What is known of a plugin at one extension point. There are series of what has happened alone.
+#[derive(Debug)]
+pub struct PluginPoint {
+    plugin: &'static str,
+    point: &'static str,
+    profile: String,
+    evaluations: IntCounterVec,
+    executions: HistogramVec,
+    counted: OnceLock<IntCounter>,
+    timed: [OnceLock<Histogram>; Status::COUNT],
+}
+
+impl PluginPoint {
+    /// It had a say so many times.
+    pub fn evaluated(&self, times: u64) {
+        let labels = [self.plugin, self.point, self.profile.as_str()];
+        self.counted.get_or_init(|| self.evaluations.with_label_values(&labels)).inc_by(times);
+    }
+
+    /// It took so long to come to this.
+    pub fn took(&self, status: Status, seconds: f64) {
+        let make = || self.executions.with_label_values(&[self.plugin, self.point, status.label()]);
+        self.timed[status as usize].get_or_init(make).observe(seconds);
+    }
+
+    #[cfg(test)]
+    pub(crate) fn evaluations(&self) -> u64 {
+        self.evaluations.with_label_values(&[self.plugin, self.point, &self.profile]).get()
+    }
+
+    #[cfg(test)]
+    pub(crate) fn timed(&self, status: Status) -> u64 {
+        self.executions.with_label_values(&[self.plugin, self.point, status.label()]).get_sample_count()
+    }
+}
+
+/// Of devices that are made ready before their pods are bound (`DRADeviceBindingConditions`).
+#[derive(Debug)]
+struct Conditions {
+    allocations: IntCounterVec,
+    waited: HistogramVec,
+}
+
+impl Conditions {
+    fn register() -> Self {
+        let labels = ["profile", "driver", "status"];
+        Self {
+            allocations: metrics::counter_vec(
+                "scheduler_dra_bindingconditions_allocations_total",
+                "Number of allocations using devices with BindingConditions, counted per driver per scheduling \
+                 attempt",
+                Stability::Alpha,
+                &labels,
+            ),
+            waited: metrics::histogram_vec(
+                "scheduler_dra_bindingconditions_wait_duration_seconds",
+                "Time in seconds spent waiting for BindingConditions to be satisfied during PreBind.",
+                Stability::Alpha,
+                &labels,
+                exponential_buckets(0.1, 2.0, 14),
+            ),
+        }
+    }
 }
 
 /// Of groups of pods, where there are some.
@@ -143,6 +250,8 @@ pub struct Attempt {
     pub waited: Duration,
     /// Whether it is tried because no event came that would help.
     pub was_forgotten: bool,
+    /// Whether its plugins are timed.
+    pub timed: bool,
 }
 
 impl Metrics {
@@ -222,7 +331,7 @@ impl Metrics {
             evaluations: metrics::counter_vec(
                 "scheduler_plugin_evaluation_total",
                 "Number of attempts to schedule pods by each plugin and the extension point (available only in \
-                 PreFilter, Filter, and Score)",
+                 PreFilter, Filter, PreScore, and Score)",
                 Stability::Beta,
                 &["plugin", "extension_point", "profile"],
             ),
@@ -231,6 +340,13 @@ impl Metrics {
                 "Duration for running a plugin at a specific extension point.",
                 Stability::Alpha,
                 &["plugin", "extension_point", "status"],
+                exponential_buckets(0.000_01, 1.5, 20),
+            ),
+            hints: metrics::histogram_vec(
+                "scheduler_queueing_hint_execution_duration_seconds",
+                "Duration for running a queueing hint function of a plugin.",
+                Stability::Alpha,
+                &["plugin", "event", "hint"],
                 exponential_buckets(0.000_01, 1.5, 20),
             ),
             events: metrics::histogram_vec(
@@ -253,11 +369,26 @@ impl Metrics {
             ),
             cache: metrics::gauge_vec(
                 "scheduler_cache_size",
-                "Number of nodes and pods in the scheduler's model",
+                "Number of nodes, pods, and assumed (bound) pods in the scheduler cache.",
                 Stability::Alpha,
                 &["type"],
             ),
+            volume_errors: metrics::counter_vec(
+                "scheduler_volume_scheduling_stage_error_total",
+                "Volume scheduling stage error count",
+                Stability::Alpha,
+                &["operation"],
+            ),
+            claims_made: gates.has(Gate::DRAExtendedResource).then(|| {
+                metrics::counter_vec(
+                    "scheduler_resourceclaim_creates_total",
+                    "Number of ResourceClaims creation requests within scheduler",
+                    Stability::Alpha,
+                    &["status"],
+                )
+            }),
             groups: None,
+            conditions: gates.has(Gate::DRADeviceBindingConditions).then(Conditions::register),
         }
     }
 
@@ -354,18 +485,61 @@ impl Metrics {
     }
 
     /// All plugins of an extension point have run.
-    pub fn point(&self, point: &str, status: &str, profile: &str, seconds: f64) {
-        self.points.with_label_values(&[point, status, profile]).observe(seconds);
+    pub fn point(&self, point: &str, status: Status, profile: &str, seconds: f64) {
+        self.points.with_label_values(&[point, status.label(), profile]).observe(seconds);
     }
 
-    /// How often a plugin had a say at a point.
-    pub fn evaluations(&self, plugin: &str, point: &str, profile: &str) -> IntCounter {
-        self.evaluations.with_label_values(&[plugin, point, profile])
+    /// A plugin's share in what happens at a point.
+    pub fn plugin(&self, plugin: &'static str, point: &'static str, profile: &str) -> PluginPoint {
+        PluginPoint {
+            plugin,
+            point,
+            profile: profile.to_owned(),
+            evaluations: self.evaluations.clone(),
+            executions: self.executions.clone(),
+            counted: OnceLock::new(),
+            timed: Default::default(),
+        }
     }
 
-    /// How long a plugin took at a point to say something.
-    pub fn execution(&self, plugin: &str, point: &str, status: &str) -> Histogram {
-        self.executions.with_label_values(&[plugin, point, status])
+    /// What is no plugin here, but is one for upstream, took so long at a point.
+    pub fn execution(&self, plugin: &str, point: &str, status: Status, seconds: f64) {
+        self.executions.with_label_values(&[plugin, point, status.label()]).observe(seconds);
+    }
+
+    /// How long a plugin takes to tell whether an event makes it ask again for a pod it refused.
+    pub fn hint(&self, plugin: &str, event: &str, wakes: bool) -> Histogram {
+        self.hints.with_label_values(&[plugin, event, if wakes { "Queue" } else { "QueueSkip" }])
+    }
+
+    /// A claim of devices was made for a pod's extended resources, or could not be.
+    pub fn claim_made(&self, well: bool) {
+        if let Some(made) = &self.claims_made {
+            made.with_label_values(&[if well { "success" } else { "failure" }]).inc();
+        }
+    }
+
+    /// Volumes could not be bound for a pod that has its node.
+    pub fn volumes_failed(&self) {
+        self.volume_errors.with_label_values(&["bind"]).inc();
+    }
+
+    /// A pod's wait for its devices to be made ready is over: `success`, `failure`, `timeout` or `error`. `drivers` are those of
+    /// all its devices, each with whether it was waited for that device.
+    pub fn devices_waited<'d>(
+        &self,
+        (profile, status): (&str, &str),
+        drivers: impl IntoIterator<Item = (&'d str, bool)>,
+        seconds: f64,
+    ) {
+        let Some(conditions) = &self.conditions else { return };
+        for (driver, is_conditional) in drivers {
+            let labels = [profile, driver, status];
+            conditions.waited.with_label_values(&labels).observe(seconds);
+            if is_conditional {
+                conditions.allocations.with_label_values(&labels).inc();
+            }
+        }
     }
 
     /// How long the queue took over an event.
@@ -378,9 +552,14 @@ impl Metrics {
         self.running.with_label_values(&["binding"]).add(if begins { 1 } else { -1 });
     }
 
-    /// How much the model holds.
-    pub fn model(&self, nodes: usize, pods: usize) {
-        for (kind, count) in [("nodes", nodes), ("pods", pods)] {
+    /// Extenders began or ended to score nodes.
+    pub fn prioritizing(&self, begins: bool) {
+        self.running.with_label_values(&["prioritizing_extender"]).add(if begins { 1 } else { -1 });
+    }
+
+    /// How much the model holds; `assumed` pods are placed, and the server has not said so yet.
+    pub fn model(&self, nodes: usize, pods: usize, assumed: usize) {
+        for (kind, count) in [("nodes", nodes), ("pods", pods), ("assumed_pods", assumed)] {
             self.cache.with_label_values(&[kind]).set(i64::try_from(count).unwrap_or(i64::MAX));
         }
     }
@@ -415,7 +594,10 @@ impl Metrics {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use super::*;
+    use crate::queue::BackOff;
 
     #[test]
     fn a_bound_pod_is_counted_with_its_attempts() {
@@ -427,6 +609,7 @@ mod tests {
             number,
             waited: Duration::from_secs(3),
             was_forgotten: false,
+            timed: false,
         };
         let now = began + Duration::from_secs(1);
         [2, 2, 15, 40].into_iter().for_each(|number| metrics.bound(&attempt(number), now));
@@ -448,5 +631,126 @@ mod tests {
         let calls = metrics.calls.unwrap();
         assert_eq!(calls.pending.with_label_values(&["pod_binding"]).get(), 1);
         assert_eq!(calls.total.with_label_values(&["pod_binding", "error"]).get(), 1);
+    }
+
+    /// Upstream's metrics of this subsystem that are not here, and why.
+    const ABSENT: &[(&str, &str)] = &[
+        (
+            "scheduler_batch_attempts_total",
+            "what a node said to a pod is kept for all pods like it, not for the next one",
+        ),
+        ("scheduler_batch_cache_flushed_total", "as above"),
+        ("scheduler_get_node_hint_duration_seconds", "as above"),
+        ("scheduler_store_schedule_results_duration_seconds", "as above"),
+        (
+            "scheduler_inflight_events",
+            "decisions and events take turns: none comes while a pod is decided on, so that none is kept",
+        ),
+        (
+            "scheduler_permit_wait_duration_seconds",
+            "a group's pods are bound once all that it takes have their nodes: none waits between",
+        ),
+        ("scheduler_volume_binder_cache_requests_total", "upstream counts nothing there either"),
+    ];
+
+    /// All of upstream's metrics of this subsystem.
+    const UPSTREAM: &[&str] = &[
+        "scheduler_async_api_call_execution_duration_seconds",
+        "scheduler_async_api_call_execution_total",
+        "scheduler_batch_attempts_total",
+        "scheduler_batch_cache_flushed_total",
+        "scheduler_cache_size",
+        "scheduler_dra_bindingconditions_allocations_total",
+        "scheduler_dra_bindingconditions_wait_duration_seconds",
+        "scheduler_event_handling_duration_seconds",
+        "scheduler_framework_extension_point_duration_seconds",
+        "scheduler_get_node_hint_duration_seconds",
+        "scheduler_goroutines",
+        "scheduler_inflight_events",
+        "scheduler_pending_async_api_calls",
+        "scheduler_pending_pods",
+        "scheduler_permit_wait_duration_seconds",
+        "scheduler_plugin_evaluation_total",
+        "scheduler_plugin_execution_duration_seconds",
+        "scheduler_pod_scheduled_after_flush_total",
+        "scheduler_pod_scheduling_attempts",
+        "scheduler_pod_scheduling_sli_duration_seconds",
+        "scheduler_podgroup_schedule_attempts_total",
+        "scheduler_podgroup_scheduling_algorithm_duration_seconds",
+        "scheduler_podgroup_scheduling_attempt_duration_seconds",
+        "scheduler_preemption_attempts_total",
+        "scheduler_preemption_goroutines_duration_seconds",
+        "scheduler_preemption_goroutines_execution_total",
+        "scheduler_preemption_victims",
+        "scheduler_queue_incoming_pods_total",
+        "scheduler_queueing_hint_execution_duration_seconds",
+        "scheduler_resourceclaim_creates_total",
+        "scheduler_schedule_attempts_total",
+        "scheduler_scheduling_algorithm_duration_seconds",
+        "scheduler_scheduling_attempt_duration_seconds",
+        "scheduler_store_schedule_results_duration_seconds",
+        "scheduler_unschedulable_pods",
+        "scheduler_volume_binder_cache_requests_total",
+        "scheduler_volume_scheduling_stage_error_total",
+    ];
+
+    /// Something of everything that is told.
+    fn tell_all(metrics: &Metrics) {
+        let attempt = Attempt {
+            profile: "p".into(),
+            began: Timestamp::UNIX_EPOCH,
+            number: 1,
+            waited: Duration::ZERO,
+            was_forgotten: true,
+            timed: false,
+        };
+        metrics.bound(&attempt, attempt.began);
+        metrics.decided(1.0);
+        metrics.group("scheduled", "p", (1.0, 1.0));
+        metrics.evicted(true, 1.0);
+        metrics.call_waits(Call::Status, 1);
+        metrics.called(Call::Status, true, 1.0);
+        metrics.preempted(Some(1));
+        metrics.point("Filter", Status::Success, "p", 1.0);
+        metrics.plugin("NodeName", "Filter", "p").evaluated(1);
+        metrics.execution("DefaultBinder", "Bind", Status::Success, 1.0);
+        metrics.hint("NodeName", "NodeAdd", true).observe(1.0);
+        metrics.volumes_failed();
+        metrics.devices_waited(("p", "success"), [("driver", true)], 1.0);
+        metrics.handled("NodeAdd", 1.0);
+        metrics.binding(true);
+        metrics.model(1, 1, 1);
+        metrics.claim_made(true);
+        let mut queue = Queue::new(BackOff::default());
+        queue.add(crate::testing::pod("gated").info(), Some("SchedulingGates"), Duration::ZERO);
+        metrics.queue(&mut queue);
+    }
+
+    #[test]
+    fn every_metric_of_upstreams_is_told_or_it_is_said_why_not() {
+        let gates = crate::testing::all_gates().with(Gate::SchedulerAsyncAPICalls, true);
+        tell_all(&Metrics::register(gates).with_groups());
+        let families = metrics::registry().gather();
+        let names: BTreeSet<&str> = families.iter().map(|family| family.name()).collect();
+        let told: Vec<&str> = names.into_iter().filter(|name| name.starts_with("scheduler_")).collect();
+        let is_absent = |name: &&&str| ABSENT.iter().any(|(absent, _)| absent == *name);
+        let expected: Vec<&str> = UPSTREAM.iter().filter(|name| !is_absent(name)).copied().collect();
+        assert_eq!(told, expected);
+        assert!(ABSENT.iter().all(|(absent, why)| UPSTREAM.contains(absent) && !why.is_empty()));
+    }
+
+    #[test]
+    fn devices_that_are_waited_for_are_counted_by_driver() {
+        let metrics = Metrics::register(Gates::default().with(Gate::DRADeviceBindingConditions, true));
+        metrics.devices_waited(("waits", "timeout"), [("slow", true), ("slow", true), ("other", false)], 2.0);
+        let conditions = metrics.conditions.as_ref().unwrap();
+        let of = |driver| {
+            let labels = ["waits", driver, "timeout"];
+            let allocations = conditions.allocations.with_label_values(&labels).get();
+            (conditions.waited.with_label_values(&labels).get_sample_count(), allocations)
+        };
+        assert_eq!((of("slow"), of("other")), ((2, 2), (1, 0)));
+        let off = Gates::default().with(Gate::DRADeviceBindingConditions, false);
+        assert!(Metrics::register(off).conditions.is_none());
     }
 }

@@ -19,6 +19,7 @@ pub use preemption::{Budget, Candidate, Nominations, Preemption, best, candidate
 
 use crate::{
     framework::{Filter, Prepared, Reason, Verdict},
+    metrics::Status,
     model::{Cluster, NodeInfo, PodInfo, Release, Reservation},
     plugins::Weighted,
 };
@@ -74,15 +75,35 @@ pub fn nodes_to_find(nodes: usize, percentage: u32) -> usize {
     (nodes * percentage / 100).max(MIN)
 }
 
+/// Who times the parts of a decision. It changes none.
+pub trait Stopwatch: std::fmt::Debug + Sync {
+    /// A part begins now; not needed where it begins when the last one ends.
+    fn begin(&self);
+    /// All plugins have run at an extension point.
+    fn end(&self, point: &'static str, status: Status);
+}
+
 /// Options of a decision.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Options {
+pub struct Options<'a> {
     /// `percentageOfNodesToScore`.
     pub percentage: u32,
     /// Where to begin looking, so that all nodes get their turn.
     pub start: usize,
     /// Picks among equal scores.
     pub tie: u64,
+    /// Who times it.
+    pub stopwatch: Option<&'a dyn Stopwatch>,
+}
+
+impl Options<'_> {
+    fn begin(&self) {
+        self.stopwatch.into_iter().for_each(|watch| watch.begin());
+    }
+
+    fn end(&self, point: &'static str, status: Status) {
+        self.stopwatch.into_iter().for_each(|watch| watch.end(point, status));
+    }
 }
 
 /// Picks the node with the highest score among those that fit. `memo` must be of these plugins and this cluster alone.
@@ -91,14 +112,14 @@ pub fn schedule(
     cluster: &Cluster,
     plugins: &[Weighted],
     nominated: &[(String, Arc<PodInfo>)],
-    options: Options,
+    options: Options<'_>,
     memo: &mut Memo,
 ) -> Result<Placement, Unschedulable> {
     let mut failure = Unschedulable { nodes: cluster.nodes().len(), ..Unschedulable::default() };
     if failure.nodes == 0 {
         return Err(failure);
     }
-    let mut filters = match prepare(pod, cluster, plugins) {
+    let mut filters = match begin(pod, cluster, plugins, options) {
         Ok(prepared) => prepared,
         Err((plugin, reason)) => {
             failure.plugins.push(plugin);
@@ -111,13 +132,32 @@ pub fn schedule(
     let mut known = filters.restricted.is_none().then(|| memo.of(pod, cluster, plugins));
     let found = match filters.find(pod, cluster, &guests, options, known.as_deref_mut()) {
         Ok(found) => found,
-        Err(error) => return Err(Unschedulable { failed: Some(error), ..failure }),
+        Err(error) => {
+            options.end("Filter", Status::Error);
+            return Err(Unschedulable { failed: Some(error), ..failure });
+        }
     };
     if found.nodes.is_empty() {
         filters.explain(cluster, &guests, &mut failure);
-        return Err(failure);
     }
-    Ok(place(pod, cluster, plugins, &found, options.tie, known, &HashMap::new()))
+    options.end("Filter", Status::Success);
+    match found.nodes.is_empty() {
+        true => Err(failure),
+        false => Ok(place(pod, cluster, plugins, &found, options, known, &HashMap::new())),
+    }
+}
+
+/// Prepares the filters as the first step of a decision.
+fn begin<'a>(
+    pod: &'a PodInfo,
+    cluster: &'a Cluster,
+    plugins: &[Weighted],
+    options: Options<'_>,
+) -> Result<Filters<'a>, (&'static str, Reason)> {
+    options.begin();
+    let prepared = prepare(pod, cluster, plugins);
+    options.end("PreFilter", if prepared.is_ok() { Status::Success } else { Status::Unresolvable });
+    prepared
 }
 
 /// Nodes that fit, at least as many as are wanted if there are so many.
@@ -142,10 +182,14 @@ pub fn search(
     cluster: &Cluster,
     plugins: &[Weighted],
     nominated: &[(String, Arc<PodInfo>)],
-    options: Options,
+    options: Options<'_>,
 ) -> Result<Found, Unschedulable> {
-    let found = match prepare(pod, cluster, plugins) {
-        Ok(mut filters) => filters.find(pod, cluster, &guests(pod, nominated), options, None),
+    let found = match begin(pod, cluster, plugins, options) {
+        Ok(mut filters) => {
+            let found = filters.find(pod, cluster, &guests(pod, nominated), options, None);
+            options.end("Filter", Status::of(found.is_ok()));
+            found
+        }
         Err(_) => Ok(Found::default()),
     };
     match found {
@@ -164,11 +208,12 @@ pub fn choose(
     mut found: Found,
     kept: &BTreeSet<&str>,
     scores: &HashMap<SmolStr, i64>,
-    tie: u64,
+    options: Options<'_>,
 ) -> Option<Placement> {
+    options.begin();
     found.nodes.retain(|at| kept.contains(cluster.nodes()[*at].name.as_str()));
     let some = !found.nodes.is_empty();
-    some.then(|| place(pod, cluster, plugins, &found, tie, None, scores))
+    some.then(|| place(pod, cluster, plugins, &found, options, None, scores))
 }
 
 /// Why the nodes that do not fit do not.
@@ -198,12 +243,13 @@ fn place(
     cluster: &Cluster,
     plugins: &[Weighted],
     found: &Found,
-    tie: u64,
+    options: Options<'_>,
     known: Option<&mut Class>,
     more: &HashMap<SmolStr, i64>,
 ) -> Placement {
-    let node = &cluster.nodes()[pick(pod, cluster, plugins, &found.nodes, tie, known, more)];
+    let node = &cluster.nodes()[pick(pod, cluster, plugins, &found.nodes, options, known, more)];
     let reservation = reserve(pod, cluster, plugins, node);
+    options.end("Reserve", Status::Success);
     let (evaluated, feasible) = (found.evaluated, found.nodes.len());
     Placement { node: node.name.to_string(), evaluated, feasible, reservation }
 }
@@ -294,7 +340,7 @@ impl Filters<'_> {
         pod: &PodInfo,
         cluster: &Cluster,
         guests: &Guests<'_>,
-        options: Options,
+        options: Options<'_>,
         mut known: Option<&mut Class>,
     ) -> Result<Found, FilterError> {
         let all = cluster.nodes();
@@ -403,12 +449,12 @@ impl Filters<'_> {
 }
 
 /// The best of the nodes at these positions; `more` is added to their scores.
-fn pick(
+fn pick<'p>(
     pod: &PodInfo,
     cluster: &Cluster,
-    plugins: &[Weighted],
+    plugins: &'p [Weighted],
     feasible: &[usize],
-    tie: u64,
+    options: Options<'_>,
     mut known: Option<&mut Class>,
     more: &HashMap<SmolStr, i64>,
 ) -> usize {
@@ -418,9 +464,13 @@ fn pick(
     let nodes: Vec<&NodeInfo> = feasible.iter().map(|at| cluster.nodes()[*at].as_ref()).collect();
     let mut totals: Vec<i64> = nodes.iter().map(|n| more.get(&n.name).copied().unwrap_or(0)).collect();
     let mut scores = Vec::with_capacity(nodes.len());
-    for (number, Weighted { plugin, weight, .. }) in plugins.iter().enumerate().filter(|(_, w)| w.weight > 0)
-    {
-        let Some(scorer) = plugin.score(pod, cluster, &nodes) else { continue };
+    let scoring = plugins.iter().enumerate().filter(|(_, w)| w.weight > 0);
+    let prepare = |(number, weighted): (usize, &'p Weighted)| {
+        Some((number, weighted, weighted.plugin.score(pod, cluster, &nodes)?))
+    };
+    let scorers: Vec<_> = scoring.filter_map(prepare).collect();
+    options.end("PreScore", Status::Success);
+    for (number, Weighted { plugin, weight, .. }, scorer) in scorers {
         scores.clear();
         match known.as_deref_mut().filter(|_| plugin.is_local()) {
             Some(known) => {
@@ -438,7 +488,8 @@ fn pick(
     }
     let best = totals.iter().copied().max().unwrap_or(0);
     let winners: Vec<usize> = (0..nodes.len()).filter(|i| totals[*i] == best).collect();
-    feasible[winners[usize::try_from(tie).unwrap_or(usize::MAX) % winners.len()]]
+    options.end("Score", Status::Success);
+    feasible[winners[usize::try_from(options.tie).unwrap_or(usize::MAX) % winners.len()]]
 }
 
 impl Unschedulable {

@@ -4,7 +4,7 @@
 //! once; a point stands for what upstream splits in two (`preFilter` and `filter`, `preScore` and `score`,
 //! `reserve` and `preBind`): off at one of them is off at both.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use serde_json::Value;
 
@@ -149,7 +149,7 @@ impl Profile {
     }
 
     /// The same profile; its plugins tell how often they are asked and how long they take.
-    pub fn measured(self, metrics: &Metrics, sampling: &Sampling) -> Profile {
+    pub fn measured(self, metrics: &Arc<Metrics>, sampling: &Sampling) -> Profile {
         let name = &self.name;
         let measure = |w: Weighted| {
             let plugin = Box::new(Measured::new(w.plugin, name, metrics, sampling));

@@ -132,8 +132,8 @@ impl Queue {
     }
 
     /// Adds a new pod, or takes over the new state of one that waits.
-    /// `gated` is what a pre-enqueue plugin says, if it refuses.
-    pub fn add(&mut self, pod: Arc<PodInfo>, gated: bool, now: Instant) {
+    /// `gated` is the plugin that holds it back, if one does.
+    pub fn add(&mut self, pod: Arc<PodInfo>, gated: Option<&'static str>, now: Instant) {
         let uid = pod.uid.clone();
         match self.entries.get_mut(&uid) {
             None => {
@@ -142,19 +142,19 @@ impl Queue {
                     attempts: 0,
                     added: now,
                     failed: now,
-                    refused_by: Vec::new(),
+                    refused_by: gated.into_iter().collect(),
                     forgotten: false,
                     place: Place::Gated,
                 };
                 self.entries.insert(uid.clone(), entry);
                 match gated {
-                    true => self.came("unschedulable", POD_ADDED),
-                    false => self.activate(&uid, POD_ADDED),
+                    Some(_) => self.came("unschedulable", POD_ADDED),
+                    None => self.activate(&uid, POD_ADDED),
                 }
             }
             Some(entry) => {
                 entry.pod = pod;
-                if entry.place == Place::Gated && !gated {
+                if entry.place == Place::Gated && gated.is_none() {
                     entry.added = now;
                     self.activate(&uid, POD_UPDATED);
                 }
@@ -227,11 +227,12 @@ impl Queue {
         Some((entry.pod, entry.attempts + 1, now.saturating_sub(entry.added)))
     }
 
-    /// A pod may not be tried any more, for what others do.
-    pub fn gate(&mut self, uid: &str) {
+    /// A pod may not be tried any more, for what others do: this plugin holds it back.
+    pub fn gate(&mut self, uid: &str, by: &'static str) {
         let Some(entry) = self.entries.get_mut(uid) else { return };
         let before = entry.clone();
         entry.place = Place::Gated;
+        entry.refused_by = vec![by];
         self.unlink(&before);
         self.came("unschedulable", FAILED);
     }
@@ -321,10 +322,10 @@ impl Queue {
         out
     }
 
-    /// How many pods that wait each plugin refused last, by the scheduler they name.
+    /// How many pods each plugin refused last or holds back, by the scheduler they name, until they are tried again.
     pub fn refusals(&self) -> BTreeMap<(&'static str, &str), i64> {
         let mut out = BTreeMap::new();
-        let waiting = |e: &&Entry| matches!(e.place, Place::Waiting | Place::BackOff { .. });
+        let waiting = |e: &&Entry| !matches!(e.place, Place::InFlight { .. });
         for entry in self.entries.values().filter(waiting) {
             for plugin in &entry.refused_by {
                 *out.entry((*plugin, entry.pod.scheduler_name.as_str())).or_insert(0) += 1;

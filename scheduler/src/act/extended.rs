@@ -1,17 +1,11 @@
 //! The claim of devices that is made for a pod's extended resources, and goes when the pod is not bound after all.
 
-use std::sync::LazyLock;
-
-use component_base::{
-    client,
-    metrics::{self, Stability},
-};
+use component_base::client;
 use k8s_openapi::api::{core::v1::Pod, resource::v1::ResourceClaim};
 use kube::{
     Api,
     api::{DeleteParams, Patch, PatchParams, PostParams, Preconditions},
 };
-use prometheus::IntCounterVec;
 use serde_json::json;
 
 use super::Actor;
@@ -28,7 +22,7 @@ impl Actor {
         let api: Api<ResourceClaim> = Api::namespaced(self.client.clone(), &pod.namespace);
         let new = ResourceClaim { status: None, ..extended.claim.clone() };
         let made = api.create(&PostParams::default(), &new).await;
-        CLAIMS_MADE.with_label_values(&[if made.is_ok() { "success" } else { "failure" }]).inc();
+        self.metrics.claim_made(made.is_ok());
         let made = made?;
         let written = self.fill_extended(pod, extended, &made).await;
         if written.is_err() {
@@ -72,12 +66,3 @@ impl Actor {
         }
     }
 }
-
-static CLAIMS_MADE: LazyLock<IntCounterVec> = LazyLock::new(|| {
-    metrics::counter_vec(
-        "scheduler_resourceclaim_creates_total",
-        "Number of ResourceClaims creation requests within scheduler",
-        Stability::Alpha,
-        &["status"],
-    )
-});

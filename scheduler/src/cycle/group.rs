@@ -19,7 +19,7 @@ use crate::{
     metrics::Attempt,
     model::{GroupInfo, PodInfo},
     plan::{
-        Preemption,
+        Options, Preemption,
         group::{self, GroupDecision, Rehearsal, Rules, Standing, Tried, Turn},
     },
 };
@@ -66,7 +66,7 @@ impl Cycle {
         let members: Vec<Arc<PodInfo>> = self.cluster.groups.members(group).cloned().collect();
         let now = self.now();
         for pod in members {
-            if self.queue.contains(&pod.uid) && !self.is_gated(&pod) {
+            if self.queue.contains(&pod.uid) && self.gated_by(&pod).is_none() {
                 self.queue.ungate(&pod.uid, event, now);
             }
         }
@@ -120,9 +120,13 @@ impl Cycle {
         let others: Vec<String> = self.cluster.groups.members(key).map(|pod| pod.uid.clone()).collect();
         let mut out = vec![first];
         out.extend(others.iter().filter_map(|uid| self.queue.pop_pod(uid, now)));
-        let (held, mut out): (Vec<Popped>, Vec<Popped>) =
-            out.into_iter().partition(|(pod, ..)| self.is_gated(pod));
-        held.iter().for_each(|(pod, ..)| self.queue.gate(&pod.uid));
+        out.retain(|(pod, ..)| match self.gated_by(pod) {
+            None => true,
+            Some(by) => {
+                self.queue.gate(&pod.uid, by);
+                false
+            }
+        });
         out.sort_by_key(|(pod, _, waited)| (std::cmp::Reverse(pod.priority), std::cmp::Reverse(*waited)));
         out
     }
@@ -139,7 +143,9 @@ impl Cycle {
         }
         let budgets = self.read_budgets();
         let nominated = self.nominations.all();
-        let (plugins, options) = (&self.profiles[at].plugins, self.options(at));
+        let plugins = &self.profiles[at].plugins;
+        let watch = self.stopwatch(at);
+        let options = Options { stopwatch: Some(&watch), ..self.options(at) };
         let as_whole = self.features.has(Gate::WorkloadAwarePreemption);
         let near = self.features.has(Gate::TopologyAwareWorkloadScheduling);
         let room = match self.profiles[at].preemption {
@@ -151,7 +157,7 @@ impl Cycle {
             None => Err(""),
         };
         let rules = Rules { plugins, nominated: &nominated, options, room };
-        let domains = group.filter(|_| near).and_then(|group| group::domains(group, &self.cluster, plugins));
+        let domains = group.filter(|_| near).and_then(|group| group::domains(group, &self.cluster, rules));
         let mut decision = match domains {
             None => self.try_all(at, Rehearsal::new(self.cluster.clone()), pods, rules).await?.end(),
             Some(domains) => {
@@ -160,7 +166,7 @@ impl Cycle {
                     let within = self.cluster.within(|node| domain.nodes.binary_search(&node.name).is_ok());
                     rehearsals.push(self.try_all(at, Rehearsal::new(within), pods, rules).await?);
                 }
-                group::best_domain(rehearsals, plugins, options.tie)
+                group::best_domain(rehearsals, rules)
             }
         };
         if let Some(group) = group.filter(|_| as_whole && decision.standing == Standing::Refused) {
@@ -247,6 +253,7 @@ impl Cycle {
                         number: *number,
                         waited: *waited,
                         was_forgotten: self.queue.was_forgotten(&pod.uid),
+                        timed: self.sampling.is_on(),
                     };
                     self.bind(&pod, at, placement, attempt);
                 }

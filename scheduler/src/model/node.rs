@@ -117,6 +117,12 @@ impl NodeInfo {
         }
     }
 
+    /// Whether a newer state of the same node takes the pods this one took, and no others.
+    pub fn takes_the_same(&self, newer: &NodeInfo) -> bool {
+        let facts = |n: &NodeInfo| (n.labels.clone(), n.taints.clone(), n.unschedulable, n.features.clone());
+        facts(self) == facts(newer) && self.allocatable == newer.allocatable
+    }
+
     /// Takes over the pods of an older state of the same node.
     pub fn adopt(&mut self, pods: &[Arc<PodInfo>]) {
         for pod in pods {

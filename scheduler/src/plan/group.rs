@@ -14,6 +14,7 @@ use super::{Budget, Memo, Options, Placement, Preemption, Unschedulable, preempt
 use crate::{
     config::args::DefaultPreemptionArgs,
     framework::Reason,
+    metrics::Status,
     model::{Cluster, GroupInfo, PodInfo},
     plugins::Weighted,
 };
@@ -29,7 +30,7 @@ pub struct Rules<'a> {
     /// Pods for which room was made, with their nodes.
     pub nominated: &'a [(String, Arc<PodInfo>)],
     /// As for a single pod.
-    pub options: Options,
+    pub options: Options<'a>,
     /// What making room for single pods goes by, or why it is not made.
     pub room: Result<(&'a [Budget], DefaultPreemptionArgs), &'static str>,
 }
@@ -178,8 +179,10 @@ impl Rehearsal {
                 _ => &[],
             };
             self.cluster.place(Arc::new(pod.placed(&node, of_node)));
+            rules.options.begin();
             let asked = rules.plugins.iter().filter(|w| w.points.permits);
             waits = asked.filter_map(|w| w.plugin.permit(pod, &self.cluster).err()).next();
+            rules.options.end("Permit", if waits.is_none() { Status::Success } else { Status::Wait });
             self.fits |= waits.is_none();
         }
         self.tried.push(Tried { pod: pod.clone(), turn, waits });
@@ -264,14 +267,17 @@ pub fn rehearse(mut rehearsal: Rehearsal, pods: &[Arc<PodInfo>], rules: Rules<'_
 pub fn domains(
     group: &GroupInfo,
     cluster: &Cluster,
-    plugins: &[Weighted],
+    Rules { plugins, options, .. }: Rules<'_>,
 ) -> Option<Result<Vec<Domain>, String>> {
+    options.begin();
     let asked = plugins.iter().filter(|w| w.points.generates);
-    asked.filter_map(|w| w.plugin.domains(group, cluster)).next()
+    let said = asked.filter_map(|w| w.plugin.domains(group, cluster)).next()?;
+    options.end("PlacementGenerate", Status::of(said.is_ok()));
+    Some(said)
 }
 
 /// The best of the domains that a group was rehearsed in, one after the other.
-pub fn best_domain(rehearsals: Vec<Rehearsal>, plugins: &[Weighted], tie: u64) -> GroupDecision {
+pub fn best_domain(rehearsals: Vec<Rehearsal>, Rules { plugins, options, .. }: Rules<'_>) -> GroupDecision {
     let count = rehearsals.len();
     let (good, mut bad): (Vec<_>, Vec<_>) =
         rehearsals.into_iter().partition(|rehearsal| rehearsal.standing() != Standing::Refused);
@@ -284,6 +290,7 @@ pub fn best_domain(rehearsals: Vec<Rehearsal>, plugins: &[Weighted], tie: u64) -
             format!("0/{count} placements are available, first placement status: {}", first.message);
         return first;
     }
+    options.begin();
     let mut totals = vec![0; good.len()];
     for Weighted { plugin, domain_weight, .. } in plugins.iter().filter(|w| w.domain_weight > 0) {
         let placed = |rehearsal: &Rehearsal| {
@@ -297,9 +304,10 @@ pub fn best_domain(rehearsals: Vec<Rehearsal>, plugins: &[Weighted], tie: u64) -
             totals.iter_mut().zip(scores).for_each(|(total, score)| *total += score * domain_weight);
         }
     }
+    options.end("PlacementScore", Status::Success);
     let best = totals.iter().copied().max().unwrap_or(0);
     let winners: Vec<usize> = (0..good.len()).filter(|i| totals[*i] == best).collect();
-    let winner = winners.get(usize::try_from(tie).unwrap_or(usize::MAX) % winners.len().max(1));
+    let winner = winners.get(usize::try_from(options.tie).unwrap_or(usize::MAX) % winners.len().max(1));
     match winner.and_then(|at| good.into_iter().nth(*at)) {
         Some(best) => best.end(),
         None => refused(UNSCHEDULABLE.to_owned()),

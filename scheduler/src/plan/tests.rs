@@ -431,7 +431,7 @@ fn remembered_answers_decide_as_fresh_ones() {
             _ => {}
         }
         let pod = kind(step * step, &format!("p{step}"));
-        let options = Options { start: step, tie: step as u64, percentage: 0 };
+        let options = Options { start: step, tie: step as u64, ..Options::default() };
         let fresh = schedule(&pod, &cluster, &plugins, &[], options, &mut Memo::default());
         let known = schedule(&pod, &cluster, &plugins, &[], options, &mut memo);
         assert_eq!(fresh, known, "step {step}");

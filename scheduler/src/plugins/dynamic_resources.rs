@@ -186,6 +186,14 @@ pub fn has_conditions(claim: &ResourceClaim) -> bool {
     results(claim).any(|result| result.binding_conditions.as_ref().is_some_and(|c| !c.is_empty()))
 }
 
+/// The drivers of a claim's devices, each with whether the device must be made ready before its pod is bound.
+pub fn drivers(claim: &ResourceClaim) -> impl Iterator<Item = (&str, bool)> {
+    let waits = |result: &DeviceRequestAllocationResult| {
+        result.binding_conditions.as_ref().is_some_and(|conditions| !conditions.is_empty())
+    };
+    results(claim).map(move |result| (result.driver.as_str(), waits(result)))
+}
+
 /// Whether all devices of a claim are ready; the error says which will not be.
 ///
 /// # Errors

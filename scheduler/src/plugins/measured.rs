@@ -1,9 +1,11 @@
 //! How often plugins are asked, and how long they take.
 //!
-//! A plugin measured decides as it does unmeasured. As upstream's, times are taken in a tenth of all cycles only.
+//! A plugin measured decides as it does unmeasured. As upstream's, times are taken in a tenth of all cycles only; what
+//! events mean is always timed.
 
 use std::{
     cell::Cell,
+    collections::HashMap,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -11,11 +13,12 @@ use std::{
 };
 
 use component_base::clock::SharedClock;
-use prometheus::{Histogram, IntCounter};
+use parking_lot::Mutex;
+use prometheus::Histogram;
 
 use crate::{
     framework::{ClusterEvent, Filter, Plugin, Prepared, Reason, Score, Scorer, Verdict},
-    metrics::Metrics,
+    metrics::{Metrics, PluginPoint, Status},
     model::{Cluster, GroupInfo, NodeInfo, PodInfo, Release, Reservation},
     plan::group::Domain,
 };
@@ -34,23 +37,25 @@ pub struct Sampling {
 pub struct Measured {
     plugin: Box<dyn Plugin>,
     points: Arc<Points>,
+    metrics: Arc<Metrics>,
+    /// By event, and whether it makes the plugin ask again.
+    hints: Mutex<HashMap<(&'static str, bool), Histogram>>,
 }
 
 /// What is known of a plugin.
 struct Points {
     sampling: Sampling,
-    prepared: Point,
-    filtered: Point,
-    scored: Point,
-    reserved: Point,
-}
-
-/// What is known of a plugin at one extension point.
-struct Point {
-    evaluations: IntCounter,
-    success: Histogram,
-    /// What it says besides: that the pod is not its business, that a node does not do, or that it could not tell.
-    otherwise: Vec<Histogram>,
+    prepared: PluginPoint,
+    added: PluginPoint,
+    removed: PluginPoint,
+    filtered: PluginPoint,
+    began_scoring: PluginPoint,
+    scored: PluginPoint,
+    normalized: PluginPoint,
+    reserved: PluginPoint,
+    generated: PluginPoint,
+    scored_domains: PluginPoint,
+    normalized_domains: PluginPoint,
 }
 
 impl Sampling {
@@ -64,92 +69,131 @@ impl Sampling {
         self.on.store(number.is_multiple_of(SAMPLED), Ordering::Relaxed);
     }
 
-    /// Does something, and how long it took in seconds if that is to be known.
-    fn time<T>(&self, work: impl FnOnce() -> T) -> (T, Option<f64>) {
-        if !self.on.load(Ordering::Relaxed) {
-            return (work(), None);
+    /// Whether the cycle under way is timed.
+    pub fn is_on(&self) -> bool {
+        self.on.load(Ordering::Relaxed)
+    }
+
+    /// Does something, and tells `point` how long it took if that is to be known.
+    /// A step that comes to no status was none of the plugin's.
+    fn time<T>(
+        &self,
+        point: &PluginPoint,
+        work: impl FnOnce() -> T,
+        status: impl FnOnce(&T) -> Option<Status>,
+    ) -> T {
+        if !self.is_on() {
+            return work();
         }
+        let (done, took) = self.timed(work);
+        if let Some(status) = status(&done) {
+            point.took(status, took);
+        }
+        done
+    }
+
+    fn timed<T>(&self, work: impl FnOnce() -> T) -> (T, f64) {
         let began = self.clock.now();
         let done = work();
-        (done, Some(self.clock.now().duration_since(began).as_secs_f64()))
+        (done, self.clock.now().duration_since(began).as_secs_f64())
     }
 }
 
 impl Measured {
     /// A plugin of a profile.
-    pub fn new(plugin: Box<dyn Plugin>, profile: &str, metrics: &Metrics, sampling: &Sampling) -> Self {
-        let name = plugin.name();
-        let point = |point: &str, otherwise: &[&str]| Point {
-            evaluations: metrics.evaluations(name, point, profile),
-            success: metrics.execution(name, point, "Success"),
-            otherwise: otherwise.iter().map(|status| metrics.execution(name, point, status)).collect(),
-        };
-        let refusals = ["Unschedulable", "UnschedulableAndUnresolvable", "Error"];
+    pub fn new(plugin: Box<dyn Plugin>, profile: &str, metrics: &Arc<Metrics>, sampling: &Sampling) -> Self {
+        let at = |point: &'static str| metrics.plugin(plugin.name(), point, profile);
         let points = Points {
-            prepared: point("PreFilter", &["Skip", "UnschedulableAndUnresolvable"]),
-            filtered: point("Filter", &refusals),
-            scored: point("Score", &["Skip", "Error"]),
-            reserved: point("Reserve", &["Skip", "Error"]),
             sampling: sampling.clone(),
+            prepared: at("PreFilter"),
+            added: at("PreFilterExtensionAddPod"),
+            removed: at("PreFilterExtensionRemovePod"),
+            filtered: at("Filter"),
+            began_scoring: at("PreScore"),
+            scored: at("Score"),
+            normalized: at("ScoreExtensionNormalize"),
+            reserved: at("Reserve"),
+            generated: at("PlacementGenerate"),
+            scored_domains: at("PlacementScore"),
+            normalized_domains: at("PlacementScoreExtensionNormalize"),
         };
-        Self { plugin, points: Arc::new(points) }
+        Self { plugin, points: Arc::new(points), metrics: metrics.clone(), hints: Mutex::default() }
     }
 
     fn measure<'a>(&self, filter: Box<dyn Filter + 'a>) -> Box<dyn Filter + 'a> {
-        Box::new(MeasuredFilter { filter, points: self.points.clone(), was_asked: Cell::new(false) })
+        Box::new(MeasuredFilter { filter, points: self.points.clone(), asked: Cell::new(0) })
     }
+}
+
+/// A step that only ever succeeds.
+fn success<T>(_: &T) -> Option<Status> {
+    Some(Status::Success)
 }
 
 struct MeasuredFilter<'a> {
     filter: Box<dyn Filter + 'a>,
     points: Arc<Points>,
-    was_asked: Cell<bool>,
+    /// Counted here, and told once.
+    asked: Cell<u64>,
 }
 
 impl Filter for MeasuredFilter<'_> {
     fn check(&self, node: &NodeInfo) -> Verdict {
-        let point = &self.points.filtered;
-        if !self.was_asked.replace(true) {
-            point.evaluations.inc();
-        }
-        let (verdict, took) = self.points.sampling.time(|| self.filter.check(node));
-        if let Some(took) = took {
-            let of = match verdict {
-                Verdict::Fits => &point.success,
-                Verdict::Unschedulable(_) => &point.otherwise[0],
-                Verdict::Unresolvable(_) => &point.otherwise[1],
-                Verdict::Failed(_) => &point.otherwise[2],
-            };
-            of.observe(took);
-        }
-        verdict
+        self.asked.set(self.asked.get() + 1);
+        let status = |verdict: &Verdict| {
+            Some(match verdict {
+                Verdict::Fits => Status::Success,
+                Verdict::Unschedulable(_) => Status::Unschedulable,
+                Verdict::Unresolvable(_) => Status::Unresolvable,
+                Verdict::Failed(_) => Status::Error,
+            })
+        };
+        self.points.sampling.time(&self.points.filtered, || self.filter.check(node), status)
     }
 
     fn pod_added(&mut self, pod: &PodInfo, node: &NodeInfo) {
-        self.filter.pod_added(pod, node);
+        let points = &self.points;
+        points.sampling.time(&points.added, || self.filter.pod_added(pod, node), success);
     }
 
     fn pod_removed(&mut self, pod: &PodInfo, node: &NodeInfo) {
-        self.filter.pod_removed(pod, node);
+        let points = &self.points;
+        points.sampling.time(&points.removed, || self.filter.pod_removed(pod, node), success);
+    }
+}
+
+impl Drop for MeasuredFilter<'_> {
+    fn drop(&mut self) {
+        if self.asked.get() > 0 {
+            self.points.filtered.evaluated(self.asked.get());
+        }
     }
 }
 
 struct MeasuredScore<'a> {
     score: Box<dyn Score + 'a>,
     points: Arc<Points>,
+    /// As with filters.
+    asked: Cell<u64>,
 }
 
 impl Score for MeasuredScore<'_> {
     fn score(&self, node: &NodeInfo) -> i64 {
-        let (score, took) = self.points.sampling.time(|| self.score.score(node));
-        if let Some(took) = took {
-            self.points.scored.success.observe(took);
-        }
-        score
+        self.asked.set(self.asked.get() + 1);
+        self.points.sampling.time(&self.points.scored, || self.score.score(node), success)
     }
 
     fn normalize(&self, nodes: &[&NodeInfo], scores: &mut [i64]) {
-        self.score.normalize(nodes, scores);
+        let points = &self.points;
+        points.sampling.time(&points.normalized, || self.score.normalize(nodes, scores), success);
+    }
+}
+
+impl Drop for MeasuredScore<'_> {
+    fn drop(&mut self) {
+        if self.asked.get() > 0 {
+            self.points.scored.evaluated(self.asked.get());
+        }
     }
 }
 
@@ -163,17 +207,17 @@ impl Plugin for Measured {
     }
 
     fn filter<'a>(&self, pod: &'a PodInfo, cluster: &'a Cluster) -> Prepared<'a> {
-        let (prepared, took) = self.points.sampling.time(|| self.plugin.filter(pod, cluster));
-        let of = match prepared {
-            Prepared::Skip => &self.points.prepared.otherwise[0],
-            Prepared::Reject(_) => &self.points.prepared.otherwise[1],
-            Prepared::Filter(_) | Prepared::Restrict(..) => &self.points.prepared.success,
+        let status = |prepared: &Prepared<'_>| {
+            Some(match prepared {
+                Prepared::Skip => Status::Skip,
+                Prepared::Reject(_) => Status::Unresolvable,
+                Prepared::Filter(_) | Prepared::Restrict(..) => Status::Success,
+            })
         };
-        if let Some(took) = took {
-            of.observe(took);
-        }
+        let points = &self.points;
+        let prepared = points.sampling.time(&points.prepared, || self.plugin.filter(pod, cluster), status);
         if !matches!(prepared, Prepared::Skip) {
-            self.points.prepared.evaluations.inc();
+            points.prepared.evaluated(1);
         }
         match prepared {
             Prepared::Filter(filter) => Prepared::Filter(self.measure(filter)),
@@ -187,11 +231,9 @@ impl Plugin for Measured {
     }
 
     fn reserve(&self, pod: &PodInfo, cluster: &Cluster, node: &NodeInfo) -> Reservation {
-        let (reservation, took) = self.points.sampling.time(|| self.plugin.reserve(pod, cluster, node));
-        if let Some(took) = took {
-            self.points.reserved.success.observe(took);
-        }
-        reservation
+        let points = &self.points;
+        let status = |made: &Reservation| (!made.is_empty()).then_some(Status::Success);
+        points.sampling.time(&points.reserved, || self.plugin.reserve(pod, cluster, node), status)
     }
 
     fn permit(&self, pod: &PodInfo, cluster: &Cluster) -> Result<(), Reason> {
@@ -199,15 +241,22 @@ impl Plugin for Measured {
     }
 
     fn domains(&self, group: &GroupInfo, cluster: &Cluster) -> Option<Result<Vec<Domain>, String>> {
-        self.plugin.domains(group, cluster)
+        let status =
+            |said: &Option<Result<Vec<Domain>, String>>| said.as_ref().map(|said| Status::of(said.is_ok()));
+        let points = &self.points;
+        points.sampling.time(&points.generated, || self.plugin.domains(group, cluster), status)
     }
 
     fn score_domain(&self, pods: &[Arc<PodInfo>], cluster: &Cluster) -> Option<i64> {
-        self.plugin.score_domain(pods, cluster)
+        let points = &self.points;
+        let score = || self.plugin.score_domain(pods, cluster);
+        let status = |score: &Option<i64>| score.map(|_| Status::Success);
+        points.sampling.time(&points.scored_domains, score, status)
     }
 
     fn normalize_domains(&self, scores: Vec<i64>) -> Vec<i64> {
-        self.plugin.normalize_domains(scores)
+        let points = &self.points;
+        points.sampling.time(&points.normalized_domains, || self.plugin.normalize_domains(scores), success)
     }
 
     fn release(&self, pod: &PodInfo, cluster: &Cluster) -> Option<Release> {
@@ -215,13 +264,20 @@ impl Plugin for Measured {
     }
 
     fn score<'a>(&self, pod: &'a PodInfo, cluster: &'a Cluster, nodes: &[&'a NodeInfo]) -> Scorer<'a> {
-        let score = self.plugin.score(pod, cluster, nodes)?;
-        self.points.scored.evaluations.inc();
-        Some(Box::new(MeasuredScore { score, points: self.points.clone() }))
+        let points = &self.points;
+        let prepare = || self.plugin.score(pod, cluster, nodes);
+        let status = |score: &Scorer<'a>| Some(if score.is_some() { Status::Success } else { Status::Skip });
+        let score = points.sampling.time(&points.began_scoring, prepare, status)?;
+        points.began_scoring.evaluated(1);
+        Some(Box::new(MeasuredScore { score, points: points.clone(), asked: Cell::new(0) }))
     }
 
     fn wakes(&self, pod: &PodInfo, event: &ClusterEvent) -> bool {
-        self.plugin.wakes(pod, event)
+        let (wakes, took) = self.points.sampling.timed(|| self.plugin.wakes(pod, event));
+        let mut hints = self.hints.lock();
+        let make = || self.metrics.hint(self.plugin.name(), event.label(), wakes);
+        hints.entry((event.label(), wakes)).or_insert_with(make).observe(took);
+        wakes
     }
 }
 
@@ -239,7 +295,7 @@ mod tests {
 
     #[test]
     fn plugins_decide_as_they_do_unmeasured_and_are_counted() {
-        let metrics = Metrics::register(Gates::default());
+        let metrics = Arc::new(Metrics::register(Gates::default()));
         let sampling = Sampling::new(clock::real());
         sampling.begin(0);
         let wrap = |w: Weighted| Weighted {
@@ -257,15 +313,29 @@ mod tests {
             };
             assert_eq!(decide(&measured), decide(&plain), "{cpu}");
         }
-        let of = |plugin: &str, point: &str| metrics.evaluations(plugin, point, "measured").get();
-        assert_eq!((of("NodeResourcesFit", "PreFilter"), of("NodeResourcesFit", "Filter")), (3, 3));
+        let of = |plugin, point| metrics.plugin(plugin, point, "measured").evaluations();
+        // Of two nodes one is refused before this plugin is asked; where no node takes a pod all are asked again why.
+        assert_eq!((of("NodeResourcesFit", "PreFilter"), of("NodeResourcesFit", "Filter")), (3, 5));
         assert_eq!(of("VolumeZone", "PreFilter"), 0, "the pods have no volumes");
-        let refused = metrics.execution("NodeUnschedulable", "Filter", "UnschedulableAndUnresolvable");
-        let timed = refused.get_sample_count();
+        let unschedulable = metrics.plugin("NodeUnschedulable", "Filter", "measured");
+        let refused = || unschedulable.timed(Status::Unresolvable);
+        let timed = refused();
         assert!(timed > 0);
         sampling.begin(1);
         let pod = pod("p").info();
         schedule(&pod, &cluster, &measured, &[], Options::default(), &mut Memo::default()).unwrap();
-        assert_eq!(refused.get_sample_count(), timed, "this cycle was not timed");
+        assert_eq!(refused(), timed, "this cycle was not timed");
+        let waiting = crate::testing::pod("w").cpu("1").info();
+        let fit = measured.iter().find(|w| w.plugin.name() == "NodeResourcesFit").unwrap();
+        assert!(
+            fit.plugin.wakes(
+                &waiting,
+                &ClusterEvent::PodRemoved(crate::testing::pod("gone").cpu("1").on("a").info())
+            )
+        );
+        assert!(!fit.plugin.wakes(&waiting, &ClusterEvent::NamespaceChanged));
+        let hints = |event, wakes| metrics.hint("NodeResourcesFit", event, wakes).get_sample_count();
+        assert_eq!((hints("AssignedPodDelete", true), hints("AssignedPodDelete", false)), (1, 0));
+        assert_eq!((hints("NamespaceUpdate", true), hints("NamespaceUpdate", false)), (0, 1));
     }
 }

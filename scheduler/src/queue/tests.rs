@@ -23,9 +23,9 @@ fn with_plugins(queue: &mut Queue, event: &ClusterEvent, now: Instant) {
 #[test]
 fn higher_priority_first_then_first_come() {
     let mut q = Queue::new(BackOff::default());
-    q.add(pod("a").info(), false, at(1));
-    q.add(pod("b").info(), false, at(0));
-    q.add(pod("c").priority(5).info(), false, at(2));
+    q.add(pod("a").info(), None, at(1));
+    q.add(pod("b").info(), None, at(0));
+    q.add(pod("c").priority(5).info(), None, at(2));
     let order: Vec<String> = std::iter::from_fn(|| q.pop(at(3))).map(|(p, ..)| p.name.clone()).collect();
     assert_eq!(order, ["c", "b", "a"]);
 }
@@ -33,7 +33,7 @@ fn higher_priority_first_then_first_come() {
 #[test]
 fn a_refused_pod_waits_for_an_event_its_refuser_cares_about() {
     let mut q = Queue::new(BackOff::default());
-    q.add(pod("p").cpu("1").info(), false, at(0));
+    q.add(pod("p").cpu("1").info(), None, at(0));
     q.pop(at(0)).unwrap();
     q.failed("uid-p", vec!["NodeResourcesFit"], at(0));
     with_plugins(&mut q, &ClusterEvent::NamespaceChanged, at(5));
@@ -46,7 +46,7 @@ fn a_refused_pod_waits_for_an_event_its_refuser_cares_about() {
 fn pods_that_were_refused_are_tried_early_while_no_other_is_ready() {
     let mut q = Queue::new(BackOff { early: true, ..BackOff::default() });
     for (name, priority) in [("low", 0), ("high", 5), ("broken", 9)] {
-        q.add(pod(name).priority(priority).info(), false, at(0));
+        q.add(pod(name).priority(priority).info(), None, at(0));
     }
     let next = |q: &mut Queue, now| q.pop(now).map(|(pod, attempt, _)| (pod.name.clone(), attempt));
     for (name, refused_by) in
@@ -57,7 +57,7 @@ fn pods_that_were_refused_are_tried_early_while_no_other_is_ready() {
     }
     let room = ClusterEvent::PodRemoved(pod("other").on("n1").info());
     with_plugins(&mut q, &room, at(0));
-    q.add(pod("fresh").info(), false, at(0));
+    q.add(pod("fresh").info(), None, at(0));
     q.take_incoming();
     assert_eq!((q.pending().active, q.pending().backoff), (1, 3));
     for (name, attempt) in [("fresh", 1), ("high", 2), ("low", 2)] {
@@ -80,7 +80,7 @@ fn pods_that_were_refused_are_tried_early_while_no_other_is_ready() {
 #[test]
 fn back_off_doubles_up_to_its_limit() {
     let mut q = Queue::new(BackOff::default());
-    q.add(pod("p").info(), false, at(0));
+    q.add(pod("p").info(), None, at(0));
     let mut now = at(0);
     for want in [1, 2, 4, 8, 10, 10] {
         q.pop(now).unwrap();
@@ -95,7 +95,7 @@ fn back_off_doubles_up_to_its_limit() {
 fn a_pod_that_could_not_be_bound_backs_off_by_its_attempts() {
     let mut q = Queue::new(BackOff::default());
     let mut now = at(0);
-    q.add(pod("p").info(), false, now);
+    q.add(pod("p").info(), None, now);
     for (number, want) in [(1, 1), (2, 2), (3, 4)] {
         let (popped, attempt, waited) = q.pop(now).unwrap();
         assert_eq!((attempt, waited), (number, now));
@@ -110,7 +110,7 @@ fn a_pod_that_could_not_be_bound_backs_off_by_its_attempts() {
 #[test]
 fn an_event_during_the_decision_is_not_lost() {
     let mut q = Queue::new(BackOff::default());
-    q.add(pod("p").cpu("1").info(), false, at(0));
+    q.add(pod("p").cpu("1").info(), None, at(0));
     q.pop(at(0)).unwrap();
     with_plugins(&mut q, &ClusterEvent::NodeAdded(node("n", "a", serde_json::json!({})).into()), at(0));
     q.failed("uid-p", vec!["NodeResourcesFit"], at(0));
@@ -120,9 +120,9 @@ fn an_event_during_the_decision_is_not_lost() {
 #[test]
 fn gates_hold_a_pod_until_they_open() {
     let mut q = Queue::new(BackOff::default());
-    q.add(pod("p").info(), true, at(0));
+    q.add(pod("p").info(), Some("SchedulingGates"), at(0));
     assert_eq!((q.pending().gated, q.is_ready()), (1, false));
-    q.add(pod("p").info(), false, at(1));
+    q.add(pod("p").info(), None, at(1));
     assert!(q.pop(at(1)).is_some());
 }
 
@@ -130,7 +130,7 @@ fn gates_hold_a_pod_until_they_open() {
 fn a_forgotten_pod_is_tried_again_and_a_removed_one_never() {
     let mut q = Queue::new(BackOff::default());
     for name in ["stays", "goes"] {
-        q.add(pod(name).info(), false, at(0));
+        q.add(pod(name).info(), None, at(0));
         q.pop(at(0)).unwrap();
         q.failed(&format!("uid-{name}"), vec!["NodeName"], at(0));
     }
@@ -147,9 +147,9 @@ fn a_forgotten_pod_is_tried_again_and_a_removed_one_never() {
 #[test]
 fn what_comes_to_each_queue_is_counted_by_its_cause() {
     let mut q = Queue::new(BackOff::default());
-    q.add(pod("gated").info(), true, at(0));
-    q.add(pod("gated").info(), false, at(0));
-    q.add(pod("p").cpu("1").info(), false, at(0));
+    q.add(pod("gated").info(), Some("SchedulingGates"), at(0));
+    q.add(pod("gated").info(), None, at(0));
+    q.add(pod("p").cpu("1").info(), None, at(0));
     while q.pop(at(0)).is_some() {}
     q.failed("uid-p", vec!["NodeResourcesFit"], at(0));
     q.failed("uid-gated", Vec::new(), at(0));
@@ -173,9 +173,9 @@ fn what_comes_to_each_queue_is_counted_by_its_cause() {
 fn members_of_a_group_are_taken_out_of_their_turn_and_held_back_again() {
     let mut q = Queue::new(BackOff::default());
     for name in ["active", "backs-off", "waits"] {
-        q.add(pod(name).info(), false, at(0));
+        q.add(pod(name).info(), None, at(0));
     }
-    q.add(pod("gated").info(), true, at(0));
+    q.add(pod("gated").info(), Some("SchedulingGates"), at(0));
     q.pop_pod("uid-backs-off", at(0)).unwrap();
     q.failed("uid-backs-off", vec![], at(0));
     q.pop_pod("uid-waits", at(0)).unwrap();
@@ -184,7 +184,7 @@ fn members_of_a_group_are_taken_out_of_their_turn_and_held_back_again() {
         .map(|name| q.pop_pod(&format!("uid-{name}"), at(0)).map(|(_, number, _)| number));
     assert_eq!(attempts, [Some(1), Some(2), Some(2), None]);
     assert!(q.pop_pod("uid-active", at(0)).is_none() && q.pop(at(9)).is_none(), "all are being decided on");
-    q.gate("uid-active");
+    q.gate("uid-active", "GangScheduling");
     assert_eq!(q.pending().gated, 2);
     q.ungate("uid-active", "X", at(1));
     q.ungate("uid-waits", "X", at(1));

@@ -131,9 +131,9 @@ impl Bench {
         }
     }
 
-    fn options(&mut self) -> Options {
+    fn options(&mut self) -> Options<'static> {
         self.tie = self.tie.wrapping_add(7_919);
-        Options { percentage: 0, start: self.start, tie: self.tie }
+        Options { start: self.start, tie: self.tie, ..Options::default() }
     }
 
     /// Decides and counts the pod as placed, as the scheduler does before it is bound.

@@ -160,13 +160,13 @@ fn a_group_that_wants_to_be_near_goes_where_most_of_it_fits() {
         let nodes: Vec<(&str, &str)> = nodes.iter().filter(|(_, z)| zones.contains(z)).copied().collect();
         let cluster = with_gang(&nodes, min, &pods, spec.clone());
         let group = cluster.groups.get(&pods[0].group_key().unwrap()).unwrap();
-        let found = domains(group, &cluster, &plugins).unwrap().unwrap();
+        let found = domains(group, &cluster, rules(&plugins, NO_ROOM)).unwrap().unwrap();
         let rehearsed = found.iter().map(|domain| {
             let within = cluster.within(|node| domain.nodes.contains(&node.name));
             assert_eq!(within.nodes().len(), domain.nodes.len());
             rehearse(Rehearsal::new(within), &pods, rules(&plugins, NO_ROOM))
         });
-        best_domain(rehearsed.collect(), &plugins, 0)
+        best_domain(rehearsed.collect(), rules(&plugins, NO_ROOM))
     };
     let near = decide(2, &["1", "2", "3"]);
     let mut nodes: Vec<String> = near.tried.iter().map(|tried| word(tried, &near)).collect();
