@@ -207,8 +207,7 @@ impl Actor {
                         // What it told of its node before holds no more.
                         actor.unschedulable(&pod, "SchedulerError", note, Some(String::new()));
                     }
-                    let Attempt { number: attempt, waited, .. } = attempt;
-                    let failure = Change::BindingFailed { pod, reservation, gone, attempt, waited };
+                    let failure = Change::BindingFailed { pod, reservation, gone, attempt };
                     // The loop is gone only when the daemon drains.
                     drop(actor.back.send(failure));
                 }

@@ -19,7 +19,7 @@ use component_base::{
 };
 use jiff::Timestamp;
 use k8s_openapi::api::{
-    core::v1::{Namespace, Node, Pod, PodResourceClaimStatus},
+    core::v1::{Namespace, Node, Pod},
     policy::v1::PodDisruptionBudget,
     scheduling::v1alpha2::PodGroup,
 };
@@ -68,10 +68,8 @@ pub enum Change {
         reservation: Reservation,
         /// Whether it is gone.
         gone: bool,
-        /// The number of the attempt.
-        attempt: u32,
-        /// How long the pod had waited when the attempt began.
-        waited: Duration,
+        /// The attempt.
+        attempt: Attempt,
     },
 }
 
@@ -128,6 +126,8 @@ pub struct Cycle {
     /// What was last said about a pod, so that it is not said again.
     said: HashMap<String, String>,
     start: usize,
+    /// How many there have been.
+    decisions: u32,
     /// What nodes said, per profile.
     memos: Vec<plan::Memo>,
     sampling: Sampling,
@@ -159,7 +159,7 @@ impl Cycle {
             profiles,
             features,
             cluster,
-            queue: Queue::new(back_off),
+            queue: Queue::new(BackOff { groups: features.has(Gate::GenericWorkload), ..back_off }),
             nominations: Nominations::default(),
             actor,
             budgets,
@@ -170,6 +170,7 @@ impl Cycle {
             assumed: HashSet::new(),
             said: HashMap::new(),
             start: 0,
+            decisions: 0,
             sampling,
         }
     }
@@ -181,7 +182,8 @@ impl Cycle {
                 self.take(change);
             }
             if let Some((pod, number, waited)) = self.queue.pop(self.now()) {
-                self.sampling.begin(rand::random());
+                self.sampling.begin(self.decisions);
+                self.decisions = self.decisions.wrapping_add(1);
                 match pod.group_key().filter(|_| self.features.has(Gate::GenericWorkload)) {
                     Some(group) => self.decide_group(&group, (pod, number, waited)).await,
                     None => self.decide(&pod, number, waited).await,
@@ -237,20 +239,28 @@ impl Cycle {
             Change::Group(event) => self.take_group(&event),
             // It moves scores alone, so that nobody waits for it.
             Change::Selector(change) => self.cluster.selectors.take(change),
-            Change::BindingFailed { pod, reservation, gone, attempt, waited } => {
+            Change::BindingFailed { pod, reservation, gone, attempt } => {
                 let began = self.clock.now();
-                self.assumed.remove(&pod.uid);
-                self.cluster.displace(&pod.uid);
+                // Meanwhile it may have been deleted, or the server may show it on its node after all.
+                let is_assumed = self.assumed.remove(&pod.uid);
+                if is_assumed {
+                    self.cluster.displace(&pod.uid);
+                }
                 self.cluster.storage.forget(&reservation);
                 self.cluster.devices.forget(&reservation);
                 let took = self.clock.now().duration_since(began).as_secs_f64();
                 self.metrics.point("Unreserve", Status::Success, &pod.scheduler_name, took);
-                if gone {
-                    self.forget(&pod.uid);
-                } else {
-                    self.queue.put_back(pod.clone(), attempt, waited, self.now());
+                let object = self.object(&pod).filter(|_| is_assumed && !gone);
+                match object.map(|object| PodInfo::new(&object, self.features)) {
+                    Some(now) if now.uid == pod.uid => {
+                        let failures = (attempt.number, attempt.failures);
+                        self.queue.put_back(now, failures, attempt.waited, self.now());
+                    }
+                    _ => self.forget(&pod.uid),
                 }
-                self.tell(&ClusterEvent::PodRemoved(pod));
+                if self.cluster.placement(&pod.uid).is_none() {
+                    self.tell(&ClusterEvent::PodRemoved(pod));
+                }
             }
         }
     }
@@ -286,9 +296,12 @@ impl Cycle {
         self.take_member(event, &pod);
         if matches!(event, Event::Deleted { .. }) || pod.finished {
             self.assumed.remove(&pod.uid);
+            let was_nominated = self.nominations.contains(&pod.uid) || !pod.nominated_node.is_empty();
             self.forget(&pod.uid);
             if self.cluster.displace(&pod.uid) {
                 self.tell(&ClusterEvent::PodRemoved(pod));
+            } else if was_nominated && pod.node_name.is_empty() && self.profile(&pod).is_some() {
+                self.vacated(pod);
             }
         } else if !pod.node_name.is_empty() {
             self.assumed.remove(&pod.uid);
@@ -315,6 +328,10 @@ impl Cycle {
                 self.actor.skipped(&pod);
             }
             self.forget(&pod.uid);
+            // It cannot be bound any more: what was kept for it is free.
+            if pod.terminating && self.assumed.remove(&pod.uid) && self.cluster.displace(&pod.uid) {
+                self.tell(&ClusterEvent::PodRemoved(pod));
+            }
         }
     }
 
@@ -326,14 +343,36 @@ impl Cycle {
         let gated = self.gated_by(&pod);
         let now = self.now();
         self.queue.add(pod.clone(), gated, now);
-        // A status alone, such as the one we write ourselves, changes no decision.
-        if let Event::Updated { old, new } = event
-            && (old.spec != new.spec
-                || old.metadata.labels != new.metadata.labels
-                || claims_made(old) != claims_made(new))
-        {
-            self.queue.wake(&pod.uid, now);
+        let Event::Updated { old, .. } = event else {
+            self.metrics.handled("UnschedulablePodAdd", (self.now().saturating_sub(now)).as_secs_f64());
+            if gated.is_none() {
+                self.nominate(None, &pod);
+            }
+            return;
+        };
+        let old = PodInfo::new(old, self.features);
+        let changed = ClusterEvent::PodChanged { old: old.clone(), new: pod.clone() };
+        self.tell_those(|other| other.uid == pod.uid, &changed);
+        self.nominate(Some(&old), &pod);
+        if !old.nominated_node.is_empty() && old.nominated_node != pod.nominated_node {
+            self.vacated(old);
         }
+    }
+
+    /// Keeps the room that a pod's status says is made for it. Where it said nothing and says nothing, room may be being
+    /// made all the same.
+    fn nominate(&mut self, old: Option<&PodInfo>, pod: &Arc<PodInfo>) {
+        if !pod.nominated_node.is_empty() {
+            self.nominations.add(&pod.nominated_node, pod.clone());
+        } else if old.is_some_and(|old| !old.nominated_node.is_empty()) {
+            self.nominations.remove(&pod.uid);
+        }
+    }
+
+    /// Room that was made for a pod is not for it any more: those that had to leave it to the pod may have it.
+    fn vacated(&mut self, pod: Arc<PodInfo>) {
+        let priority = pod.priority;
+        self.tell_those(|other| other.priority <= priority, &ClusterEvent::PodRemoved(pod));
     }
 
     /// The plugin that holds the pod back, if one does.
@@ -360,10 +399,14 @@ impl Cycle {
     }
 
     fn tell(&mut self, event: &ClusterEvent) {
+        self.tell_those(|_| true, event);
+    }
+
+    fn tell_those(&mut self, is_told: impl Fn(&PodInfo) -> bool, event: &ClusterEvent) {
         let now = self.now();
         let all = self.profiles.iter().flat_map(|profile| &profile.plugins);
         let plugins: Vec<&dyn Plugin> = all.map(|w| w.plugin.as_ref()).collect();
-        self.queue.event(event, &plugins, now);
+        self.queue.event_for(is_told, event, &plugins, now);
         let took = self.now().saturating_sub(now);
         self.metrics.handled(event.label(), took.as_secs_f64());
     }
@@ -383,8 +426,9 @@ impl Cycle {
             Outcome::Placed(placement) => {
                 let was_forgotten = self.queue.was_forgotten(&pod.uid);
                 let profile = profile.name.clone();
-                let timed = self.sampling.is_on();
-                let attempt = Attempt { profile, began: started, number, waited, was_forgotten, timed };
+                let (timed, failures) = (self.sampling.is_on(), self.queue.failures(&pod.uid));
+                let attempt =
+                    Attempt { profile, began: started, number, waited, was_forgotten, timed, failures };
                 self.bind(pod, at, placement, attempt);
             }
             Outcome::Unschedulable(failure) => {
@@ -595,11 +639,6 @@ impl Cycle {
         };
         self.budgets.store().list().iter().filter_map(parse).collect()
     }
-}
-
-/// The claims of devices that were made for a pod: what its status says that decisions need.
-fn claims_made(pod: &Pod) -> Option<&Vec<PodResourceClaimStatus>> {
-    pod.status.as_ref()?.resource_claim_statuses.as_ref()
 }
 
 /// Times the parts of a decision for the metrics.

@@ -67,7 +67,12 @@ pub enum ClusterEvent {
         new: Arc<PodInfo>,
     },
     /// The waiting pod itself changed.
-    PodChanged,
+    PodChanged {
+        /// Before.
+        old: Arc<PodInfo>,
+        /// After.
+        new: Arc<PodInfo>,
+    },
     /// A namespace's labels changed.
     NamespaceChanged,
     /// A claim, volume, class or volume capacity changed.
@@ -95,7 +100,20 @@ impl ClusterEvent {
             Self::PodPlaced(_) => "AssignedPodAdd",
             Self::PodUpdated { old, new } if old.labels != new.labels => "AssignedPodUpdatePodLabel",
             Self::PodUpdated { .. } => "AssignedPodUpdatePodScaleDown",
-            Self::PodChanged => "UnschedulablePodUpdate",
+            Self::PodChanged { old, new } if old.labels != new.labels => "UnschedulablePodUpdatePodLabel",
+            Self::PodChanged { old, new } if old.requests.exceeds(&new.requests) => {
+                "UnschedulablePodUpdatePodScaleDown"
+            }
+            Self::PodChanged { old, new } if !old.gates.is_empty() && new.gates.is_empty() => {
+                "UnschedulablePodUpdatePodSchedulingGatesEliminated"
+            }
+            Self::PodChanged { old, new } if old.tolerations != new.tolerations => {
+                "UnschedulablePodUpdatePodToleration"
+            }
+            Self::PodChanged { old, new } if old.device_claims != new.device_claims => {
+                "UnschedulablePodUpdatePodGeneratedResourceClaim"
+            }
+            Self::PodChanged { .. } => "UnschedulablePodUpdate",
             Self::NamespaceChanged => "NamespaceUpdate",
             Self::StorageChanged(event) => match event {
                 StorageEvent::Claim(_) => "PersistentVolumeClaimUpdate",

@@ -9,7 +9,7 @@ use component_base::{
 use jiff::Timestamp;
 use prometheus::{Histogram, HistogramVec, IntCounter, IntCounterVec, IntGaugeVec};
 
-use crate::queue::{Incoming, Pending, Queue};
+use crate::queue::{Failures, Incoming, Pending, Queue};
 
 /// From here on attempts are not told apart.
 const MANY_ATTEMPTS: u32 = 15;
@@ -252,6 +252,8 @@ pub struct Attempt {
     pub was_forgotten: bool,
     /// Whether its plugins are timed.
     pub timed: bool,
+    /// How often placing the pod had failed by then.
+    pub failures: Failures,
 }
 
 impl Metrics {
@@ -610,6 +612,7 @@ mod tests {
             waited: Duration::from_secs(3),
             was_forgotten: false,
             timed: false,
+            failures: Failures::default(),
         };
         let now = began + Duration::from_secs(1);
         [2, 2, 15, 40].into_iter().for_each(|number| metrics.bound(&attempt(number), now));
@@ -703,6 +706,7 @@ mod tests {
             waited: Duration::ZERO,
             was_forgotten: true,
             timed: false,
+            failures: Failures::default(),
         };
         metrics.bound(&attempt, attempt.began);
         metrics.decided(1.0);

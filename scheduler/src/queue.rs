@@ -28,6 +28,23 @@ pub struct BackOff {
     pub forgotten: Duration,
     /// Whether pods that were refused are tried before their time while no other pod is ready (KEP-5142).
     pub early: bool,
+    /// Whether pods of groups are tried again after their back-off, whatever happens: no event tells about a whole group.
+    pub groups: bool,
+}
+
+/// How often placing a pod has failed: what its back-off goes by.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Failures {
+    /// Attempts in which somebody refused it.
+    pub refusals: u32,
+    /// Errors since it was refused last. While there are some, they alone count.
+    pub errors: u32,
+}
+
+impl Failures {
+    fn count(self) -> u32 {
+        if self.errors > 0 { self.errors } else { self.refusals }
+    }
 }
 
 /// Time since an arbitrary start; monotonic.
@@ -44,10 +61,11 @@ struct Entry {
     pod: Arc<PodInfo>,
     /// Failed attempts so far.
     attempts: u32,
-    /// When it first came.
+    failures: Failures,
+    /// When it first could be tried.
     added: Instant,
-    /// When it last failed.
-    failed: Instant,
+    /// When it came, or last failed: among pods of one priority those that failed last have to stand behind.
+    since: Instant,
     /// Plugins that refused it last.
     refused_by: Vec<&'static str>,
     /// It is tried because nothing happened for long.
@@ -113,7 +131,7 @@ pub struct Pending {
 impl Default for BackOff {
     fn default() -> Self {
         let seconds = Duration::from_secs;
-        Self { initial: seconds(1), max: seconds(10), forgotten: seconds(300), early: false }
+        Self { initial: seconds(1), max: seconds(10), forgotten: seconds(300), early: false, groups: false }
     }
 }
 
@@ -140,8 +158,9 @@ impl Queue {
                 let entry = Entry {
                     pod,
                     attempts: 0,
+                    failures: Failures::default(),
                     added: now,
-                    failed: now,
+                    since: now,
                     refused_by: gated.into_iter().collect(),
                     forgotten: false,
                     place: Place::Gated,
@@ -162,16 +181,23 @@ impl Queue {
         }
     }
 
-    /// A pod that had left for a node comes back unbound: it backs off as after so many failed `attempts`.
-    /// `waited` is how long it had waited by then.
-    pub fn put_back(&mut self, pod: Arc<PodInfo>, attempts: u32, waited: Duration, now: Instant) {
+    /// A pod that had left for a node comes back unbound, which is an error more: it backs off as after so many failed
+    /// `attempts`. `waited` is how long it had waited by then.
+    pub fn put_back(
+        &mut self,
+        pod: Arc<PodInfo>,
+        (attempts, failures): (u32, Failures),
+        waited: Duration,
+        now: Instant,
+    ) {
         let uid = pod.uid.clone();
         self.remove(&uid);
         let entry = Entry {
             pod,
             attempts,
+            failures: Failures { errors: failures.errors + 1, ..failures },
             added: now.saturating_sub(waited),
-            failed: now,
+            since: now,
             refused_by: Vec::new(),
             forgotten: false,
             place: Place::InFlight { woken: false },
@@ -214,6 +240,11 @@ impl Queue {
         self.entries.get(uid).is_some_and(|entry| entry.forgotten)
     }
 
+    /// How often placing a pod has failed.
+    pub fn failures(&self, uid: &str) -> Failures {
+        self.entries.get(uid).map(|entry| entry.failures).unwrap_or_default()
+    }
+
     /// A certain pod out of its turn, as [`Queue::pop`] would give it, unless it is gated or being decided on.
     pub fn pop_pod(&mut self, uid: &str, now: Instant) -> Option<(Arc<PodInfo>, u32, Duration)> {
         let entry = self.entries.get(uid)?;
@@ -253,9 +284,14 @@ impl Queue {
         let Some(entry) = self.entries.get_mut(uid) else { return };
         let woken = matches!(entry.place, Place::InFlight { woken: true });
         entry.attempts += 1;
+        entry.failures = match refused_by.is_empty() {
+            true => Failures { errors: entry.failures.errors + 1, ..entry.failures },
+            false => Failures { refusals: entry.failures.refusals + 1, errors: 0 },
+        };
         entry.forgotten = false;
-        entry.failed = now;
-        let retry = woken || refused_by.is_empty();
+        entry.since = now;
+        let is_of_group = self.back_off.groups && entry.pod.group.is_some();
+        let retry = woken || refused_by.is_empty() || is_of_group;
         entry.refused_by = refused_by;
         if retry {
             self.begin_back_off(uid, now, FAILED);
@@ -267,20 +303,26 @@ impl Queue {
 
     /// Something happened: wakes the pods it may help.
     pub fn event(&mut self, event: &ClusterEvent, plugins: &[&dyn Plugin], now: Instant) {
+        self.event_for(|_| true, event, plugins, now);
+    }
+
+    /// Something happened that only some pods are to know of.
+    pub fn event_for(
+        &mut self,
+        is_told: impl Fn(&PodInfo) -> bool,
+        event: &ClusterEvent,
+        plugins: &[&dyn Plugin],
+        now: Instant,
+    ) {
         let woken: Vec<String> = self
             .entries
             .iter()
-            .filter(|(_, e)| helped(e, event, plugins))
+            .filter(|(_, e)| is_told(&e.pod) && helped(e, event, plugins))
             .map(|(uid, _)| uid.clone())
             .collect();
         for uid in woken {
             self.wake_for(&uid, now, event.label());
         }
-    }
-
-    /// Wakes one pod, because it changed itself.
-    pub fn wake(&mut self, uid: &str, now: Instant) {
-        self.wake_for(uid, now, POD_UPDATED);
     }
 
     fn wake_for(&mut self, uid: &str, now: Instant, event: &'static str) {
@@ -298,7 +340,7 @@ impl Queue {
             .entries
             .values()
             .filter(|e| e.place == Place::Waiting)
-            .map(|e| e.failed + self.back_off.forgotten);
+            .map(|e| e.since + self.back_off.forgotten);
         back_off.into_iter().chain(forgotten.min()).min()
     }
 
@@ -355,7 +397,7 @@ impl Queue {
             self.activate(&uid, BACKED_OFF);
         }
         let after = self.back_off.forgotten;
-        let forgotten = |e: &Entry| e.place == Place::Waiting && e.failed + after <= now;
+        let forgotten = |e: &Entry| e.place == Place::Waiting && e.since + after <= now;
         let due: Vec<String> =
             self.entries.iter().filter(|(_, e)| forgotten(e)).map(|(u, _)| u.clone()).collect();
         for uid in due {
@@ -368,13 +410,14 @@ impl Queue {
 
     fn begin_back_off(&mut self, uid: &str, now: Instant, event: &'static str) {
         let Some(entry) = self.entries.get_mut(uid) else { return };
-        let doubled = self.back_off.initial * 2u32.saturating_pow(entry.attempts.saturating_sub(1).min(16));
-        let until = entry.failed + doubled.min(self.back_off.max);
-        if entry.attempts == 0 || until <= now {
+        let count = entry.failures.count();
+        let doubled = self.back_off.initial * 2u32.saturating_pow(count.saturating_sub(1).min(16));
+        let until = entry.since + doubled.min(self.back_off.max);
+        if count == 0 || until <= now {
             self.activate(uid, event);
         } else {
             self.sequence += 1;
-            let rank = (Reverse(entry.pod.priority), entry.added, self.sequence);
+            let rank = (Reverse(entry.pod.priority), entry.since, self.sequence);
             let early =
                 (self.back_off.early && !entry.refused_by.is_empty()).then_some((until.as_secs(), rank));
             entry.place = Place::BackOff { until, early };
@@ -390,7 +433,7 @@ impl Queue {
         self.came("active", event);
         self.sequence += 1;
         let Some(entry) = self.entries.get_mut(uid) else { return };
-        let rank = (Reverse(entry.pod.priority), entry.added, self.sequence);
+        let rank = (Reverse(entry.pod.priority), entry.since, self.sequence);
         entry.place = Place::Active(rank);
         self.active.insert(rank, uid.to_owned());
     }

@@ -254,6 +254,7 @@ impl Cycle {
                         waited: *waited,
                         was_forgotten: self.queue.was_forgotten(&pod.uid),
                         timed: self.sampling.is_on(),
+                        failures: self.queue.failures(&pod.uid),
                     };
                     self.bind(&pod, at, placement, attempt);
                 }

@@ -254,6 +254,11 @@ impl Nominations {
         self.by_uid.remove(uid);
     }
 
+    /// Whether room was made for a pod.
+    pub fn contains(&self, uid: &str) -> bool {
+        self.by_uid.contains_key(uid)
+    }
+
     /// All of them, ordered by uid so that decisions repeat.
     pub fn all(&self) -> Vec<(String, Arc<PodInfo>)> {
         let sorted: BTreeMap<&String, &(String, Arc<PodInfo>)> = self.by_uid.iter().collect();

@@ -160,7 +160,12 @@ impl Plugin for DynamicResources {
 
     fn wakes(&self, pod: &PodInfo, event: &ClusterEvent) -> bool {
         match event {
-            ClusterEvent::NodeAdded(_) | ClusterEvent::PodChanged => true,
+            ClusterEvent::NodeAdded(_) => true,
+            // Claims that were to be made are there.
+            ClusterEvent::PodChanged { old, new } => {
+                old.device_claims != new.device_claims
+                    && new.device_claims.iter().all(|used| used.name.is_some())
+            }
             ClusterEvent::NodeUpdated { old, new } => {
                 old.labels != new.labels
                     || (!pod.device_asks.is_empty() && old.allocatable != new.allocatable)

@@ -127,7 +127,8 @@ impl Plugin for InterPodAffinity {
                 near.iter().any(joins) || away.iter().any(leaves)
             }
             // Of whom other pods keep away is not known here.
-            ClusterEvent::PodChanged | ClusterEvent::NamespaceChanged => true,
+            ClusterEvent::NamespaceChanged => true,
+            ClusterEvent::PodChanged { old, new } => old.labels != new.labels,
             ClusterEvent::NodeRemoved(_)
             | ClusterEvent::StorageChanged(_)
             | ClusterEvent::DevicesChanged(_) => false,

@@ -64,7 +64,7 @@ impl Sampling {
         Self { on: Arc::default(), clock }
     }
 
-    /// A cycle begins; `number` picks those that are timed.
+    /// A cycle begins, the one of this number: the first is timed.
     pub fn begin(&self, number: u32) {
         self.on.store(number.is_multiple_of(SAMPLED), Ordering::Relaxed);
     }

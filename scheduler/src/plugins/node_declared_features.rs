@@ -30,7 +30,8 @@ impl Plugin for NodeDeclaredFeatures {
 
     fn wakes(&self, _pod: &PodInfo, event: &ClusterEvent) -> bool {
         match event {
-            ClusterEvent::NodeAdded(_) | ClusterEvent::PodChanged => true,
+            ClusterEvent::NodeAdded(_) => true,
+            ClusterEvent::PodChanged { old, new } => old.features != new.features,
             ClusterEvent::NodeUpdated { old, new } => old.features != new.features,
             _ => false,
         }

@@ -64,7 +64,9 @@ mod tests {
     fn it_wakes_when_that_node_comes() {
         let named = pod("p").on("b").info();
         let added = |name| ClusterEvent::NodeAdded(Arc::new(node(name, "x", json!({}))));
-        for (event, wakes) in [(added("b"), true), (added("a"), false), (ClusterEvent::PodChanged, false)] {
+        for (event, wakes) in
+            [(added("b"), true), (added("a"), false), (ClusterEvent::NamespaceChanged, false)]
+        {
             assert_eq!(NodeName.wakes(&named, &event), wakes, "{event:?}");
         }
     }

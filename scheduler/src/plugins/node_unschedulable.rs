@@ -22,22 +22,27 @@ impl Plugin for NodeUnschedulable {
     }
 
     fn filter<'a>(&self, pod: &'a PodInfo, _cluster: &'a Cluster) -> Prepared<'a> {
-        let taint = Taint {
-            key: "node.kubernetes.io/unschedulable".into(),
-            value: String::new(),
-            effect: TaintEffect::NoSchedule,
-        };
-        Prepared::Filter(Box::new(Cordon { tolerated: pod.tolerations.iter().any(|t| t.tolerates(&taint)) }))
+        Prepared::Filter(Box::new(Cordon { tolerated: tolerates(pod) }))
     }
 
-    fn wakes(&self, _pod: &PodInfo, event: &ClusterEvent) -> bool {
+    fn wakes(&self, _: &PodInfo, event: &ClusterEvent) -> bool {
         match event {
             ClusterEvent::NodeAdded(node) => !node.unschedulable,
             ClusterEvent::NodeUpdated { old, new } => old.unschedulable && !new.unschedulable,
-            ClusterEvent::PodChanged => true,
+            ClusterEvent::PodChanged { old, new } => old.tolerations != new.tolerations && tolerates(new),
             _ => false,
         }
     }
+}
+
+/// Whether a pod goes to nodes that are closed.
+fn tolerates(pod: &PodInfo) -> bool {
+    let taint = Taint {
+        key: "node.kubernetes.io/unschedulable".into(),
+        value: String::new(),
+        effect: TaintEffect::NoSchedule,
+    };
+    pod.tolerations.iter().any(|toleration| toleration.tolerates(&taint))
 }
 
 impl Filter for Cordon {
@@ -80,13 +85,19 @@ mod tests {
         let waiting = pod("p").info();
         let of = |cordoned: bool| Arc::new(node("a", "x", json!({"spec": {"unschedulable": cordoned}})));
         let updated = |before, after| ClusterEvent::NodeUpdated { old: of(before), new: of(after) };
+        let changed = |tolerations: Value| ClusterEvent::PodChanged {
+            old: pod("p").info(),
+            new: pod("p").set("/spec/tolerations", tolerations).info(),
+        };
         for (event, wakes) in [
             (ClusterEvent::NodeAdded(of(false)), true),
             (ClusterEvent::NodeAdded(of(true)), false),
             (updated(true, false), true),
             (updated(false, true), false),
             (updated(true, true), false),
-            (ClusterEvent::PodChanged, true),
+            (changed(json!([{"operator": "Exists"}])), true),
+            (changed(json!([{"key": "other", "operator": "Exists"}])), false),
+            (changed(json!([])), false),
             (ClusterEvent::NamespaceChanged, false),
         ] {
             assert_eq!(NodeUnschedulable.wakes(&waiting, &event), wakes, "{event:?}");

@@ -323,7 +323,7 @@ mod tests {
             (storage(StorageEvent::Volume), false),
             (storage(StorageEvent::Class), false),
             (storage(StorageEvent::Capacity), false),
-            (ClusterEvent::PodChanged, false),
+            (ClusterEvent::NamespaceChanged, false),
         ] {
             assert_eq!(NodeVolumeLimits.wakes(&waiting, &event), wakes, "{event:?}");
         }

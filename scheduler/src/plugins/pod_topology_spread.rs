@@ -132,7 +132,13 @@ impl Plugin for PodTopologySpread {
                     && old.labels != new.labels
                     && (pod.spread.is_empty() || pod.spread.iter().any(differs))
             }
-            ClusterEvent::PodChanged => true,
+            ClusterEvent::PodChanged { old, new } => {
+                let honors = new.spread.iter().any(|c| c.honor_taints);
+                let differs =
+                    |c: &SpreadConstraint| c.selector.matches(&old.labels) != c.selector.matches(&new.labels);
+                (old.tolerations != new.tolerations && honors)
+                    || (old.labels != new.labels && (new.spread.is_empty() || new.spread.iter().any(differs)))
+            }
             ClusterEvent::NodeAdded(node) | ClusterEvent::NodeRemoved(node) => places(node).is_some(),
             ClusterEvent::NodeUpdated { old, new } => {
                 let (before, after) = (places(old), places(new));

@@ -22,6 +22,6 @@ impl Plugin for SchedulingGates {
     }
 
     fn wakes(&self, _pod: &PodInfo, event: &ClusterEvent) -> bool {
-        matches!(event, ClusterEvent::PodChanged)
+        matches!(event, ClusterEvent::PodChanged { old, new } if !old.gates.is_empty() && new.gates.is_empty())
     }
 }

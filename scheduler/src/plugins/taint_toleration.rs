@@ -37,7 +37,7 @@ impl Plugin for TaintToleration {
                 pod.untolerated(&old.taints, REPELLING).is_some()
                     && pod.untolerated(&new.taints, REPELLING).is_none()
             }
-            ClusterEvent::PodChanged => true,
+            ClusterEvent::PodChanged { old, new } => old.tolerations != new.tolerations,
             _ => false,
         }
     }
@@ -107,6 +107,9 @@ mod tests {
         let hard = || std::sync::Arc::new(tainted("n", json!([{"key": "a", "effect": "NoExecute"}])));
         let pod = pod("p").info();
         let updated = |old, new| ClusterEvent::NodeUpdated { old, new };
+        let changed = |new| ClusterEvent::PodChanged { old: crate::testing::pod("p").info(), new };
+        let tolerating =
+            || crate::testing::pod("p").set("/spec/tolerations", json!([{"operator": "Exists"}])).info();
         for (event, wakes) in [
             (ClusterEvent::NodeAdded(bare()), true),
             (ClusterEvent::NodeAdded(hard()), false),
@@ -114,7 +117,8 @@ mod tests {
             (updated(bare(), hard()), false),
             (updated(bare(), bare()), false),
             (updated(hard(), hard()), false),
-            (ClusterEvent::PodChanged, true),
+            (changed(tolerating()), true),
+            (changed(crate::testing::pod("p").label("a", "b").info()), false),
             (ClusterEvent::NamespaceChanged, false),
         ] {
             assert_eq!(TaintToleration.wakes(&pod, &event), wakes, "{event:?}");

@@ -99,11 +99,117 @@ fn a_pod_that_could_not_be_bound_backs_off_by_its_attempts() {
     for (number, want) in [(1, 1), (2, 2), (3, 4)] {
         let (popped, attempt, waited) = q.pop(now).unwrap();
         assert_eq!((attempt, waited), (number, now));
+        let failures = q.failures("uid-p");
         q.remove("uid-p");
-        q.put_back(popped, attempt, waited, now);
+        q.put_back(popped, (attempt, failures), waited, now);
         assert_eq!((q.is_ready(), q.next_deadline()), (false, Some(now + at(want))));
         assert!(q.pop(now + at(want) - Duration::from_millis(1)).is_none());
         now += at(want);
+    }
+}
+
+#[test]
+fn who_failed_last_stands_behind_others_of_its_priority() {
+    let mut q = Queue::new(BackOff::default());
+    for (name, at_second) in [("old", 0), ("new", 1)] {
+        q.add(pod(name).info(), None, at(at_second));
+    }
+    assert_eq!(q.pop(at(2)).map(|p| p.0.name.clone()), Some("old".into()));
+    q.failed("uid-old", vec![], at(2));
+    q.add(pod("later").info(), None, at(4));
+    q.add(pod("gated").info(), Some("SchedulingGates"), at(1));
+    q.add(pod("gated").info(), None, at(5));
+    let order: Vec<String> = std::iter::from_fn(|| q.pop(at(5))).map(|(p, ..)| p.name.clone()).collect();
+    assert_eq!(order, ["new", "gated", "old", "later"], "a gate does not cost a pod its place");
+}
+
+#[test]
+fn errors_and_refusals_are_counted_apart() {
+    let mut q = Queue::new(BackOff { initial: at(1), max: at(60), ..BackOff::default() });
+    q.add(pod("p").cpu("1").info(), None, at(0));
+    let room = ClusterEvent::PodRemoved(pod("other").cpu("1").on("n").info());
+    let mut now = at(0);
+    // What failed, and how long the pod backs off.
+    let fit = || vec!["NodeResourcesFit"];
+    for (refused_by, want) in
+        [(fit(), 1), (fit(), 2), (fit(), 4), (vec![], 1), (vec![], 2), (fit(), 8), (vec![], 1), (fit(), 16)]
+    {
+        q.pop(now).unwrap();
+        q.failed("uid-p", refused_by.clone(), now);
+        with_plugins(&mut q, &room, now);
+        assert_eq!(q.next_deadline(), Some(now + at(want)), "{refused_by:?}");
+        now += at(want);
+    }
+    assert_eq!(q.failures("uid-p"), Failures { refusals: 5, errors: 0 });
+}
+
+#[test]
+fn pods_of_groups_are_tried_again_whatever_happens() {
+    for (groups, member, backs_off) in [(true, true, true), (true, false, false), (false, true, false)] {
+        let mut q = Queue::new(BackOff { groups, ..BackOff::default() });
+        let pod = if member { pod("p").group("g") } else { pod("p") };
+        q.add(pod.info(), None, at(0));
+        q.pop(at(0)).unwrap();
+        q.failed("uid-p", vec!["NodeName"], at(0));
+        assert_eq!(q.pending().backoff, usize::from(backs_off), "{groups} {member}");
+    }
+}
+
+#[test]
+fn only_those_are_woken_that_are_told() {
+    let mut q = Queue::new(BackOff::default());
+    for (name, priority) in [("low", 1), ("high", 3)] {
+        q.add(pod(name).cpu("1").priority(priority).info(), None, at(0));
+        q.pop(at(0)).unwrap();
+        q.failed(&format!("uid-{name}"), vec!["NodeResourcesFit"], at(0));
+    }
+    let all = plugins::defaults(Gates::default());
+    let all: Vec<&dyn Plugin> = all.iter().map(|w| w.plugin.as_ref()).collect();
+    let room = ClusterEvent::PodRemoved(pod("nominated").cpu("1").priority(2).info());
+    q.event_for(|pod| pod.priority <= 2, &room, &all, at(0));
+    assert_eq!((q.pending().backoff, q.pending().unschedulable), (1, 1));
+    assert_eq!(q.pop(at(1)).map(|p| p.0.name.clone()), Some("low".into()));
+}
+
+#[test]
+fn a_pod_that_changes_is_tried_when_those_who_refused_it_care() {
+    let base = || pod("p").cpu("2").label("a", "b");
+    let tolerating = base().set("/spec/tolerations", serde_json::json!([{"operator": "Exists"}]));
+    let spread = serde_json::json!([{"maxSkew": 1, "topologyKey": "z", "whenUnsatisfiable": "DoNotSchedule",
+        "labelSelector": {"matchLabels": {"a": "c"}}, "nodeTaintsPolicy": "Honor"}]);
+    let spread = |pod: crate::testing::Pod| pod.set("/spec/topologySpreadConstraints", spread.clone());
+    let claim = |name: Option<&str>| {
+        let status = name.map(|n| serde_json::json!([{"name": "d", "resourceClaimName": n}]));
+        base()
+            .set("/spec/resourceClaims", serde_json::json!([{"name": "d", "resourceClaimTemplateName": "t"}]))
+            .set("/status/resourceClaimStatuses", status.into())
+    };
+    type Row = (&'static str, crate::testing::Pod, crate::testing::Pod, bool);
+    let table: Vec<Row> = vec![
+        ("NodeResourcesFit", base(), base().cpu("1"), true),
+        ("NodeResourcesFit", base(), base().cpu("3"), false),
+        ("NodeResourcesFit", base(), base().label("a", "c"), false),
+        ("InterPodAffinity", base(), base().label("a", "c"), true),
+        ("InterPodAffinity", base(), base().cpu("1"), false),
+        ("TaintToleration", base(), tolerating.clone(), true),
+        ("NodeUnschedulable", base(), tolerating.clone(), true),
+        ("NodeUnschedulable", base(), base().label("a", "c"), false),
+        ("NodeAffinity", base(), tolerating.clone(), false),
+        ("PodTopologySpread", spread(base()), spread(base().label("a", "c")), true),
+        ("PodTopologySpread", spread(base()), spread(base().label("a", "d")), false),
+        ("PodTopologySpread", spread(base()), spread(tolerating.clone()), true),
+        ("DynamicResources", claim(None), claim(Some("made")), true),
+        ("DynamicResources", claim(None), claim(None).label("a", "c"), false),
+    ];
+    for (plugin, old, new, wakes) in table {
+        let mut q = Queue::new(BackOff::default());
+        let told = format!("{plugin} {new:?}");
+        let (old, new) = (old.info(), new.info());
+        q.add(old.clone(), None, at(0));
+        q.pop(at(0)).unwrap();
+        q.failed("uid-p", vec![plugin], at(0));
+        with_plugins(&mut q, &ClusterEvent::PodChanged { old, new }, at(9));
+        assert_eq!(q.is_ready(), wakes, "{told}");
     }
 }
 

@@ -135,7 +135,8 @@ impl Plugin for Fit {
 
     fn wakes(&self, pod: &PodInfo, event: &ClusterEvent) -> bool {
         match event {
-            ClusterEvent::PodRemoved(_) | ClusterEvent::PodChanged => true,
+            ClusterEvent::PodRemoved(_) => true,
+            ClusterEvent::PodChanged { old, new } => old.requests.exceeds(&new.requests),
             // Room is made where less is asked for of what the pod wants.
             ClusterEvent::PodUpdated { old, new } => {
                 let names = pod.requests.scalar.iter().map(|(name, _)| name.as_str());
