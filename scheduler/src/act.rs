@@ -124,6 +124,19 @@ impl BindError {
 }
 
 impl Preemptor {
+    /// Its uid.
+    pub fn uid(&self) -> &str {
+        self.reference.uid.as_deref().unwrap_or_default()
+    }
+
+    /// The group, if it is one.
+    pub fn as_group(&self) -> Option<ObjectKey> {
+        let Self { reference, .. } = self;
+        let is_group = reference.kind.as_deref() == Some("PodGroup");
+        let (namespace, name) = (reference.namespace.as_deref()?, reference.name.as_deref()?);
+        is_group.then(|| ObjectKey::new(namespace, name))
+    }
+
     /// A pod that is to go to a node.
     pub fn pod(pod: &PodInfo, node: &str) -> Self {
         let scheduler = pod.scheduler_name.clone();
@@ -530,14 +543,20 @@ impl Actor {
         self.patch_status(pod, status);
     }
 
-    /// Evicts pods for more important ones, in the background.
+    /// Tells that no room is made for a pod any more.
+    pub fn denominate(&self, pod: &Arc<PodInfo>) {
+        self.patch_status(pod, json!({"nominatedNodeName": null}));
+    }
+
+    /// Evicts pods for more important ones, in the background; that all have been told to go comes back as a change.
     pub fn evict(&self, victims: Vec<Arc<PodInfo>>, preemptor: Preemptor) {
         let actor = self.clone();
         self.tasks.spawn("preemption", async move {
             let began = actor.clock.now();
             let done = actor.evict_now(&victims, &preemptor).await;
-            let took = actor.clock.now().duration_since(began).as_secs_f64();
-            actor.metrics.evicted(done.is_ok(), took);
+            actor.metrics.evicted(done.is_ok(), actor.since(began));
+            // The loop is gone only when the daemon drains.
+            drop(actor.back.send(Change::MadeRoom(preemptor)));
         });
     }
 

@@ -37,7 +37,8 @@ use crate::{
         Cluster, DeviceChange, DeviceEvent, NodeInfo, PodInfo, Reservation, SelectorChange, StorageChange,
     },
     plan::{
-        self, Budget, FilterError, Nominations, Options, Placement, Preemption, Stopwatch, Unschedulable,
+        self, Budget, FilterError, Means, Nominations, Options, Placement, Preemption, Stopwatch,
+        Unschedulable,
     },
     plugins::{Weighted, measured::Sampling},
     profile::Profile,
@@ -60,6 +61,8 @@ pub enum Change {
     Group(Event<PodGroup>),
     /// What a service or a controller selects.
     Selector(SelectorChange),
+    /// Those who have to leave room for a pod or a group have been told.
+    MadeRoom(Preemptor),
     /// A pod could not be bound.
     BindingFailed {
         /// The pod.
@@ -108,6 +111,11 @@ impl From<Unschedulable> for Outcome {
     }
 }
 
+/// Who holds back pods for which others are being told to go.
+const PREEMPTION: &str = "DefaultPreemption";
+/// They are not held back any more.
+const ACTIVATED: &str = "ForceActivate";
+
 /// The loop's state.
 pub struct Cycle {
     profiles: Vec<Profile>,
@@ -123,6 +131,8 @@ pub struct Cycle {
     began: Timestamp,
     /// Pods that were placed here, and that the server does not show on their nodes yet.
     assumed: HashSet<String>,
+    /// Pods and groups for which others are being told to go.
+    preempting: HashSet<String>,
     /// What was last said about a pod, so that it is not said again.
     said: HashMap<String, String>,
     start: usize,
@@ -168,6 +178,7 @@ impl Cycle {
             metrics,
             began,
             assumed: HashSet::new(),
+            preempting: HashSet::new(),
             said: HashMap::new(),
             start: 0,
             decisions: 0,
@@ -182,6 +193,11 @@ impl Cycle {
                 self.take(change);
             }
             if let Some((pod, number, waited)) = self.queue.pop(self.now()) {
+                // Who is tried before all have been told would find victims again.
+                if self.is_preempting(&pod) {
+                    self.queue.gate(&pod.uid, PREEMPTION);
+                    continue;
+                }
                 self.sampling.begin(self.decisions);
                 self.decisions = self.decisions.wrapping_add(1);
                 match pod.group_key().filter(|_| self.features.has(Gate::GenericWorkload)) {
@@ -239,6 +255,13 @@ impl Cycle {
             Change::Group(event) => self.take_group(&event),
             // It moves scores alone, so that nobody waits for it.
             Change::Selector(change) => self.cluster.selectors.take(change),
+            Change::MadeRoom(preemptor) => {
+                self.preempting.remove(preemptor.uid());
+                match preemptor.as_group() {
+                    Some(group) => self.reconsider(&group, ACTIVATED),
+                    None => self.queue.ungate(preemptor.uid(), ACTIVATED, self.now()),
+                }
+            }
             Change::BindingFailed { pod, reservation, gone, attempt } => {
                 let began = self.clock.now();
                 // Meanwhile it may have been deleted, or the server may show it on its node after all.
@@ -373,6 +396,23 @@ impl Cycle {
     fn vacated(&mut self, pod: Arc<PodInfo>) {
         let priority = pod.priority;
         self.tell_those(|other| other.priority <= priority, &ClusterEvent::PodRemoved(pod));
+    }
+
+    /// Whether others are being told to go for the pod or its group.
+    fn is_preempting(&self, pod: &PodInfo) -> bool {
+        let group = || self.cluster.groups.get(&pod.group_key()?);
+        !self.preempting.is_empty()
+            && (self.preempting.contains(&pod.uid)
+                || group().is_some_and(|group| self.preempting.contains(&group.uid)))
+    }
+
+    /// Tells pods to go for others, in the background. Those that go already need not be told.
+    fn evict(&mut self, victims: Vec<Arc<PodInfo>>, preemptor: Preemptor) {
+        let here: Vec<Arc<PodInfo>> = victims.into_iter().filter(|victim| !victim.terminating).collect();
+        if !here.is_empty() {
+            self.preempting.insert(preemptor.uid().to_owned());
+            self.actor.evict(here, preemptor);
+        }
     }
 
     /// The plugin that holds the pod back, if one does.
@@ -539,9 +579,10 @@ impl Cycle {
     /// An error is told, and the pod tried again after its back-off.
     fn failed(&mut self, pod: &Arc<PodInfo>, message: String) {
         tracing::error!(pod = pod.key(), error = message, "attempt failed");
-        if self.said.get(&pod.uid) != Some(&message) {
+        let nominated = self.given_up(pod);
+        if self.said.get(&pod.uid) != Some(&message) || nominated.is_some() {
             self.said.insert(pod.uid.clone(), message.clone());
-            self.actor.unschedulable(pod, "SchedulerError", message, None);
+            self.actor.unschedulable(pod, "SchedulerError", message, nominated);
         }
         let now = self.now();
         self.queue.failed(&pod.uid, Vec::new(), now);
@@ -561,7 +602,8 @@ impl Cycle {
         if let Ok(Preemption::Evict { node, victims }) = &done
             && !self.features.has(Gate::SchedulerAsyncPreemption)
         {
-            failed = self.actor.evict_now(victims, &Preemptor::pod(pod, node)).await.is_err();
+            let here: Vec<_> = victims.iter().filter(|victim| !victim.terminating).cloned().collect();
+            failed = self.actor.evict_now(&here, &Preemptor::pod(pod, node)).await.is_err();
         }
         if failed {
             done = Ok(Preemption::Helpless(String::new()));
@@ -569,7 +611,7 @@ impl Cycle {
         let (status, victims) = match &done {
             _ if failed => (Status::Error, None),
             Ok(Preemption::Evict { victims, .. }) => (Status::Success, Some(victims.len())),
-            Ok(Preemption::Helpless(_)) => (Status::Unschedulable, None),
+            Ok(Preemption::Helpless(_) | Preemption::Hopeless(_)) => (Status::Unschedulable, None),
             Err(_) => (Status::Error, None),
         };
         let took = self.clock.now().duration_since(began).as_secs_f64();
@@ -589,12 +631,11 @@ impl Cycle {
         args: DefaultPreemptionArgs,
     ) -> Result<Preemption, ExtenderError> {
         let profile = &self.profiles[at];
-        let budgets = self.read_budgets();
-        let found =
-            plan::candidates(pod, &self.cluster, &profile.plugins, failure, &budgets, args, self.start);
-        let mut found = match found {
+        let (budgets, nominated) = (&*self.read_budgets(), &*self.nominations.all());
+        let means = Means { budgets, args, nominated, start: self.start };
+        let mut found = match plan::candidates(pod, &self.cluster, &profile.plugins, failure, means) {
             Ok(found) => found,
-            Err(why) => return Ok(Preemption::Helpless(why)),
+            Err(none) => return Ok(none),
         };
         let object = self.object(pod).filter(|_| !self.advisers.extenders.is_empty());
         if let Some(object) = object {
@@ -603,12 +644,25 @@ impl Cycle {
         Ok(plan::best(found))
     }
 
+    /// Gives up the room that was made for a pod: what its status is to say, if that is something else.
+    fn given_up(&mut self, pod: &PodInfo) -> Option<String> {
+        let had_room = self.nominations.contains(&pod.uid) || !pod.nominated_node.is_empty();
+        self.nominations.remove(&pod.uid);
+        had_room.then(String::new)
+    }
+
     fn refused(&mut self, pod: &Arc<PodInfo>, failure: &Unschedulable, preemption: Preemption) {
         let (note, nominated) = match preemption {
             Preemption::Helpless(why) => (why, None),
+            Preemption::Hopeless(why) => (why, self.given_up(pod)),
             Preemption::Evict { node, victims } => {
                 if self.features.has(Gate::SchedulerAsyncPreemption) {
-                    self.actor.evict(victims, Preemptor::pod(pod, &node));
+                    self.evict(victims, Preemptor::pod(pod, &node));
+                }
+                // There may be no room for them any more: they look for another place at once.
+                for lesser in self.nominations.lesser(&node, pod.priority) {
+                    self.nominations.remove(&lesser.uid);
+                    self.actor.denominate(&lesser);
                 }
                 self.nominations.add(&node, pod.clone());
                 (String::new(), Some(node))

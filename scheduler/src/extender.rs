@@ -217,7 +217,7 @@ impl Extenders {
             let read =
                 answer.and_then(|a| Ok(answer::preempted(a, &candidates, &extender.settings.url_prefix)?));
             match read {
-                Ok(left) => candidates = left,
+                Ok(left) => candidates = extender.with_victims(left)?,
                 Err(error) => extender.ignore(error)?,
             }
         }
@@ -264,6 +264,15 @@ impl Extender {
         }
         tracing::info!(extender = self.settings.url_prefix, error = chain(&error), "extender ignored");
         Ok(())
+    }
+
+    /// The candidates, if all have victims; of one that can be ignored, those that have.
+    fn with_victims(&self, mut left: Vec<Candidate>) -> Result<Vec<Candidate>, ExtenderError> {
+        if let Some(none) = left.iter().find(|c| c.victims.is_empty()) {
+            self.ignore(AnswerError::NoVictims(none.node.clone()).into())?;
+        }
+        left.retain(|c| !c.victims.is_empty());
+        Ok(left)
     }
 
     fn question(&self, pod: &Pod, nodes: &[&Arc<Node>]) -> Value {

@@ -15,7 +15,7 @@ use smol_str::SmolStr;
 
 use self::memo::Class;
 pub use self::memo::Memo;
-pub use preemption::{Budget, Candidate, Nominations, Preemption, best, candidates, preempt};
+pub use preemption::{Budget, Candidate, Means, Nominations, Preemption, best, candidates, preempt};
 
 use crate::{
     framework::{Filter, Prepared, Reason, Verdict},

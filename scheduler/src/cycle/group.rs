@@ -221,12 +221,14 @@ impl Cycle {
         let GroupDecision { tried, standing, victims, message } = decision;
         let profile = self.profiles[at].name.clone();
         if let Some(group) = group.filter(|_| !victims.is_empty()) {
-            let here: Vec<_> = victims.iter().filter(|victim| !victim.terminating).cloned().collect();
             let preemptor = Preemptor::group(group, &profile);
             match self.features.has(Gate::SchedulerAsyncPreemption) {
-                true => self.actor.evict(here, preemptor),
+                true => self.evict(victims.clone(), preemptor),
                 // Who could not be told was said; the pods wait and are tried again in any case.
-                false => self.actor.evict_now(&here, &preemptor).await.unwrap_or_default(),
+                false => {
+                    let here: Vec<_> = victims.iter().filter(|victim| !victim.terminating).cloned().collect();
+                    self.actor.evict_now(&here, &preemptor).await.unwrap_or_default();
+                }
             }
         }
         if !victims.is_empty() {

@@ -28,6 +28,9 @@ pub enum AnswerError {
         /// The node.
         node: String,
     },
+    /// It leaves a node without victims.
+    #[error("expected at least one victim pod on node {0:?}")]
+    NoVictims(String),
     /// It names a pod that is not on the node.
     #[error(
         "extender: {extender} claims to preempt pod (UID: {uid}) on node: {node}, but the pod is not found on that node"

@@ -136,6 +136,13 @@ async fn it_chooses_among_the_victims() {
     let invents = json!({"NodeNameToMetaVictims": {"a": {"Pods": [{"UID": "other"}]}}});
     let error = program(json!({}), 200, invents).extenders.preempt(&pod(json!({})), all(), |_| None).await;
     assert!(error.unwrap_err().to_string().contains("the pod is not found on that node"));
+    let spares = json!({"NodeNameToMetaVictims": {"a": {"Pods": []}, "b": {"Pods": [{"UID": "uid-z"}]}}});
+    let strict = program(json!({}), 200, spares.clone()).extenders;
+    let error = strict.preempt(&pod(json!({})), all(), |_| None).await.unwrap_err();
+    assert_eq!(error.to_string(), "expected at least one victim pod on node \"a\"");
+    let lenient = program(json!({"ignorable": true}), 200, spares).extenders;
+    let left = lenient.preempt(&pod(json!({})), all(), |_| None).await.unwrap();
+    assert_eq!(left.iter().map(|c| c.node.as_str()).collect::<Vec<_>>(), ["b"]);
 }
 
 #[tokio::test]

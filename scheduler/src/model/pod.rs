@@ -49,6 +49,8 @@ pub struct PodInfo {
     pub may_preempt: bool,
     /// Whether deletion has begun.
     pub terminating: bool,
+    /// Whether deletion has begun because a more important pod is to have its place.
+    pub preempted: bool,
     /// Whether the pod has ended (Succeeded, Failed).
     pub finished: bool,
     /// Seconds since the epoch.
@@ -277,6 +279,13 @@ impl NodeSide {
     }
 }
 
+/// Whether the scheduler told a pod to go.
+fn was_preempted(status: Option<&core::PodStatus>) -> bool {
+    let mut conditions = status.into_iter().flat_map(|s| s.conditions.iter().flatten());
+    let target = conditions.find(|c| c.type_ == "DisruptionTarget");
+    target.is_some_and(|c| c.status == "True" && c.reason.as_deref() == Some("PreemptionByScheduler"))
+}
+
 // === impl PodInfo ===
 
 impl PodInfo {
@@ -314,6 +323,7 @@ impl PodInfo {
             priority: spec.priority.unwrap_or(0),
             may_preempt: spec.preemption_policy.as_deref() != Some("Never"),
             terminating: meta.deletion_timestamp.is_some(),
+            preempted: meta.deletion_timestamp.is_some() && was_preempted(status),
             finished: matches!(status.and_then(|s| s.phase.as_deref()), Some("Succeeded" | "Failed")),
             created: meta.creation_timestamp.as_ref().map_or(0, |t| t.0.as_second()),
             started: status.and_then(|s| s.start_time.as_ref()).map_or(i64::MAX, |t| t.0.as_second()),

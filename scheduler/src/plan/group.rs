@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 pub use room::room_for;
 
-use super::{Budget, Memo, Options, Placement, Preemption, Unschedulable, preempt, schedule};
+use super::{Budget, Means, Memo, Options, Placement, Preemption, Unschedulable, preempt, schedule};
 use crate::{
     config::args::DefaultPreemptionArgs,
     framework::Reason,
@@ -155,14 +155,14 @@ impl Rehearsal {
 
     /// Tries a pod.
     pub fn attempt(&mut self, pod: &PodInfo, rules: Rules<'_>) -> Result<Placement, Unschedulable> {
-        // Who has been placed is no guest any more.
-        let guests: Vec<(String, Arc<PodInfo>)> = rules
-            .nominated
-            .iter()
-            .filter(|(_, p)| self.cluster.placement(&p.uid).is_none())
-            .cloned()
-            .collect();
+        let guests = self.guests(rules);
         schedule(pod, &self.cluster, rules.plugins, &guests, rules.options, &mut self.memo)
+    }
+
+    /// Who has been placed is no guest any more.
+    fn guests(&self, rules: Rules<'_>) -> Vec<(String, Arc<PodInfo>)> {
+        let waits = |guest: &&(String, Arc<PodInfo>)| self.cluster.placement(&guest.1.uid).is_none();
+        rules.nominated.iter().filter(waits).cloned().collect()
     }
 
     /// Takes over what a pod's attempt came to, looking for room where it failed.
@@ -193,9 +193,11 @@ impl Rehearsal {
             Ok(room) => room,
             Err(note) => return Turn::Refused { failure, note: note.to_owned() },
         };
-        match preempt(pod, &self.cluster, rules.plugins, &failure, budgets, args, rules.options.start) {
+        let nominated = &*self.guests(rules);
+        let means = Means { budgets, args, nominated, start: rules.options.start };
+        match preempt(pod, &self.cluster, rules.plugins, &failure, means) {
             Preemption::Evict { node, victims } => Turn::MakesRoom { node, victims, failure },
-            Preemption::Helpless(note) => Turn::Refused { failure, note },
+            Preemption::Helpless(note) | Preemption::Hopeless(note) => Turn::Refused { failure, note },
         }
     }
 

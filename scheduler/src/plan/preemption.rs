@@ -11,7 +11,7 @@ use std::{
 
 use component_base::selector::LabelSelector;
 
-use super::{Filters, Unschedulable, prepare};
+use super::{Filters, Guests, Unschedulable, guests, prepare};
 use crate::{
     config::args::DefaultPreemptionArgs,
     framework::Verdict,
@@ -42,8 +42,23 @@ pub enum Preemption {
         /// Pods to evict, most important first.
         victims: Vec<Arc<PodInfo>>,
     },
-    /// Nothing helps; the text joins the pod's message.
+    /// No room is looked for, or who has a say leaves none; the text joins the pod's message.
     Helpless(String),
+    /// There is no room to be made: what was made before is given up. The text joins the pod's message.
+    Hopeless(String),
+}
+
+/// What making room goes by.
+#[derive(Clone, Copy, Debug)]
+pub struct Means<'a> {
+    /// Whose going is forbidden.
+    pub budgets: &'a [Budget],
+    /// How many nodes are tried.
+    pub args: DefaultPreemptionArgs,
+    /// Pods for which room was made, with their nodes: those that are at least as important keep it.
+    pub nominated: &'a [(String, Arc<PodInfo>)],
+    /// Varies where the search begins.
+    pub start: usize,
 }
 
 /// A node that room can be made on.
@@ -57,89 +72,95 @@ pub struct Candidate {
     pub violations: usize,
 }
 
-/// Finds the best victims for a pod that fits nowhere. `start` varies where the search begins.
+/// Finds the best victims for a pod that fits nowhere.
 pub fn preempt(
     pod: &PodInfo,
     cluster: &Cluster,
     plugins: &[Weighted],
     failure: &Unschedulable,
-    budgets: &[Budget],
-    args: DefaultPreemptionArgs,
-    start: usize,
+    means: Means<'_>,
 ) -> Preemption {
-    match candidates(pod, cluster, plugins, failure, budgets, args, start) {
-        Ok(found) => best(found),
-        Err(why) => Preemption::Helpless(why),
-    }
+    candidates(pod, cluster, plugins, failure, means).map_or_else(|none| none, best)
 }
 
 /// The best of the candidates.
 pub fn best(found: Vec<Candidate>) -> Preemption {
     match found.into_iter().min_by_key(rank) {
         Some(best) => Preemption::Evict { node: best.node, victims: best.victims },
-        None => Preemption::Helpless(String::new()),
+        None => Preemption::Helpless("preemption: no candidate node for preemption".to_owned()),
     }
 }
 
 /// Nodes that room can be made on.
 ///
 /// # Errors
-/// When there are none: why, as it joins the pod's message.
+/// When there are none, what comes of it.
 pub fn candidates(
     pod: &PodInfo,
     cluster: &Cluster,
     plugins: &[Weighted],
     failure: &Unschedulable,
-    budgets: &[Budget],
-    args: DefaultPreemptionArgs,
-    start: usize,
-) -> Result<Vec<Candidate>, String> {
+    Means { budgets, args, nominated, start }: Means<'_>,
+) -> Result<Vec<Candidate>, Preemption> {
+    let not_eligible = |why| Err(Preemption::Helpless(format!("preemption: not eligible due to {why}.")));
     if !pod.may_preempt {
-        return Err("preemption: not eligible due to preemptionPolicy=Never.".into());
+        return not_eligible("preemptionPolicy=Never");
     }
-    if waits_for_terminating(pod, cluster, failure) {
-        return Err("preemption: not eligible due to a terminating pod on the nominated node.".into());
+    if waits_for_victims(pod, cluster, failure) {
+        return not_eligible("a terminating pod on the nominated node");
     }
     let candidates: Vec<&Arc<NodeInfo>> = cluster
         .nodes()
         .iter()
         .filter(|n| matches!(failure.verdicts.get(n.name.as_str()), Some(Verdict::Unschedulable(_))))
         .collect();
-    let helpless = failure.nodes - candidates.len();
     let Ok(mut filters) = prepare(pod, cluster, plugins) else {
-        return Err(message(failure.nodes, 0, failure.nodes));
+        return Err(Preemption::Hopeless(message(failure.nodes, &[])));
     };
+    let guests = guests(pod, nominated);
+    let mut refused = Vec::new();
     // A tenth of the nodes, at least a hundred, unless configured: the best of many is rarely much better.
     let share = candidates.len() * args.min_candidate_nodes_percentage / 100;
     let enough = share.max(args.min_candidate_nodes_absolute).max(1);
     let mut found: Vec<Candidate> = Vec::new();
     for i in 0..candidates.len() {
         let node = candidates[(i + start) % candidates.len()];
-        found.extend(victims_on(pod, node, &mut filters, budgets));
+        match victims_on(pod, node, &mut filters, budgets, &guests) {
+            Ok(candidate) => found.push(candidate),
+            Err(verdict) => refused.push(verdict),
+        }
         if found.len() >= enough && found.iter().any(|c| c.violations == 0) {
             break;
         }
     }
     match found.is_empty() {
-        true => Err(message(failure.nodes, candidates.len(), helpless)),
+        true => Err(Preemption::Hopeless(message(failure.nodes, &refused))),
         false => Ok(found),
     }
 }
 
-fn message(nodes: usize, no_victims: usize, helpless: usize) -> String {
-    let mut parts = Vec::new();
-    if no_victims > 0 {
-        parts.push(format!("{no_victims} No preemption victims found for incoming pod"));
+/// Why nobody's going helps: of so many nodes these were tried.
+fn message(nodes: usize, refused: &[Verdict]) -> String {
+    let mut counts: BTreeMap<&str, usize> = BTreeMap::new();
+    for verdict in refused {
+        match verdict {
+            Verdict::Unschedulable(reasons) | Verdict::Unresolvable(reasons) => {
+                reasons.iter().for_each(|reason| *counts.entry(reason).or_insert(0) += 1);
+            }
+            Verdict::Failed(reason) => *counts.entry(reason).or_insert(0) += 1,
+            Verdict::Fits => {}
+        }
     }
-    if helpless > 0 {
-        parts.push(format!("{helpless} Preemption is not helpful for scheduling"));
+    if nodes > refused.len() {
+        counts.insert("Preemption is not helpful for scheduling", nodes - refused.len());
     }
+    let mut parts: Vec<String> = counts.iter().map(|(reason, n)| format!("{n} {reason}")).collect();
     parts.sort();
     format!("preemption: 0/{nodes} nodes are available: {}.", parts.join(", "))
 }
 
-/// Whether room is being made for the pod already: a less important pod ends on its nominated node.
-fn waits_for_terminating(pod: &PodInfo, cluster: &Cluster, failure: &Unschedulable) -> bool {
+/// Whether room is being made for pods like this already: a less important one was told to go from its nominated node.
+fn waits_for_victims(pod: &PodInfo, cluster: &Cluster, failure: &Unschedulable) -> bool {
     if pod.nominated_node.is_empty()
         || matches!(failure.verdicts.get(pod.nominated_node.as_str()), Some(Verdict::Unresolvable(_)))
     {
@@ -147,27 +168,29 @@ fn waits_for_terminating(pod: &PodInfo, cluster: &Cluster, failure: &Unschedulab
     }
     cluster
         .node(&pod.nominated_node)
-        .is_some_and(|n| n.pods.iter().any(|p| p.terminating && p.priority < pod.priority))
+        .is_some_and(|n| n.pods.iter().any(|p| p.preempted && p.priority < pod.priority))
 }
 
-/// The fewest victims on one node, if taking all less important pods away makes room at all.
+/// The fewest victims on one node, or why taking all less important pods away makes no room.
 fn victims_on(
     pod: &PodInfo,
     node: &NodeInfo,
     filters: &mut Filters<'_>,
     budgets: &[Budget],
-) -> Option<Candidate> {
+    guests: &Guests<'_>,
+) -> Result<Candidate, Verdict> {
     let mut emptied = node.clone();
     let mut lesser: Vec<Arc<PodInfo>> =
         node.pods.iter().filter(|p| p.priority < pod.priority).cloned().collect();
     if lesser.is_empty() {
-        return None;
+        return Err(Verdict::unresolvable("No preemption victims found for incoming pod"));
     }
     for victim in &lesser {
         emptied.remove(&victim.uid);
         filters.pod_removed(victim, node);
     }
-    let fits = filters.check(&emptied).is_none();
+    let refusal = filters.refusal(&emptied, guests);
+    let fits = refusal.is_none();
     let mut out: Vec<Arc<PodInfo>> = Vec::new();
     let mut violations = 0;
     if fits {
@@ -178,7 +201,7 @@ fn victims_on(
             for candidate in group {
                 emptied.add(candidate.clone());
                 filters.pod_added(&candidate, node);
-                if filters.check(&emptied).is_some() {
+                if filters.refusal(&emptied, guests).is_some() {
                     emptied.remove(&candidate.uid);
                     filters.pod_removed(&candidate, node);
                     violations += usize::from(violates);
@@ -195,7 +218,13 @@ fn victims_on(
         }
     }
     out.sort_by_key(|p| importance(p));
-    (fits && !out.is_empty()).then(|| Candidate { node: node.name.to_string(), victims: out, violations })
+    match refusal {
+        Some((_, verdict)) => Err(verdict),
+        None if out.is_empty() => {
+            Err(Verdict::unschedulable(format!("expected at least one victim pod on node {:?}", &*node.name)))
+        }
+        None => Ok(Candidate { node: node.name.to_string(), victims: out, violations }),
+    }
 }
 
 /// More important first: higher priority, then longer running.
@@ -257,6 +286,12 @@ impl Nominations {
     /// Whether room was made for a pod.
     pub fn contains(&self, uid: &str) -> bool {
         self.by_uid.contains_key(uid)
+    }
+
+    /// Those of less importance for which room was made on a node.
+    pub fn lesser(&self, node: &str, priority: i32) -> Vec<Arc<PodInfo>> {
+        let here = self.by_uid.values().filter(|(on, pod)| on == node && pod.priority < priority);
+        here.map(|(_, pod)| pod.clone()).collect()
     }
 
     /// All of them, ordered by uid so that decisions repeat.

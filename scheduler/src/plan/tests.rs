@@ -9,6 +9,7 @@ use super::*;
 use component_base::features::Gates;
 
 use crate::{
+    config::args::DefaultPreemptionArgs,
     framework::Plugin,
     model::SelectorChange,
     plugins::{self, Points},
@@ -287,10 +288,14 @@ fn a_pod_pinned_by_field_looks_at_its_node_only() {
     );
 }
 
+fn means(budgets: &[Budget]) -> Means<'_> {
+    Means { budgets, args: DefaultPreemptionArgs::default(), nominated: &[], start: 0 }
+}
+
 fn preemption(pod: &Arc<PodInfo>, cluster: &Cluster, budgets: &[Budget]) -> Preemption {
     let all = plugins::defaults(Gates::default());
     let failure = schedule(pod, cluster, &all, &[], Options::default(), &mut Memo::default()).unwrap_err();
-    preempt(pod, cluster, &all, &failure, budgets, Default::default(), 0)
+    preempt(pod, cluster, &all, &failure, means(budgets))
 }
 
 #[test]
@@ -309,7 +314,7 @@ fn preemption_takes_the_fewest_and_least_important() {
             assert_eq!(node, "n1");
             assert_eq!(victims.iter().map(|v| v.name.as_str()).collect::<Vec<_>>(), ["low1"]);
         }
-        Preemption::Helpless(why) => panic!("{why}"),
+        none => panic!("{none:?}"),
     }
 }
 
@@ -334,7 +339,7 @@ fn preemption_spares_budgets_where_it_can() {
         Preemption::Evict { node, .. } => {
             assert_eq!(node, "n2", "the higher priority goes, since its budget allows")
         }
-        Preemption::Helpless(why) => panic!("{why}"),
+        none => panic!("{none:?}"),
     }
 }
 
@@ -343,7 +348,7 @@ fn preemption_says_why_it_does_not_help() {
     let one =
         cluster(vec![node("n1", "a", json!({}))], vec![pod("a").cpu("4").priority(100).on("n1").info()]);
     let text = |p: Preemption| match p {
-        Preemption::Helpless(why) => why,
+        Preemption::Helpless(why) | Preemption::Hopeless(why) => why,
         Preemption::Evict { node, .. } => format!("evicts on {node}"),
     };
     assert_eq!(
@@ -485,4 +490,105 @@ fn a_plugin_that_cannot_tell_ends_the_attempt() {
     assert_eq!(with(&["a"]), (Err(told()), Err(told())));
     assert_eq!(with(&["a", "b"]), (Err(told()), Err(told())), "others that do are no way out");
     assert_eq!(with(&["b"]), (Ok("b".to_owned()), Ok(())));
+}
+
+/// What making room for a pod comes to while others have room kept.
+fn make_room(pod: &Arc<PodInfo>, cluster: &Cluster, nominated: &[(String, Arc<PodInfo>)]) -> Preemption {
+    let all = plugins::defaults(Gates::default());
+    let decided = schedule(pod, cluster, &all, nominated, Options::default(), &mut Memo::default());
+    let means = Means { nominated, ..means(&[]) };
+    preempt(pod, cluster, &all, &decided.unwrap_err(), means)
+}
+
+fn node_of(preemption: Preemption) -> String {
+    match preemption {
+        Preemption::Evict { node, .. } => node,
+        none => panic!("{none:?}"),
+    }
+}
+
+#[test]
+fn room_that_is_kept_for_others_as_important_is_not_found_again() {
+    let nodes = vec![node("n1", "a", json!({})), node("n2", "a", json!({}))];
+    let cluster = cluster(
+        nodes,
+        vec![
+            pod("low").cpu("4").priority(1).on("n1").info(),
+            pod("lower").cpu("4").priority(5).on("n2").info(),
+        ],
+    );
+    let urgent = pod("p").cpu("3").priority(100).info();
+    let first = |priority: i32| ("n1".to_owned(), pod("first").cpu("3").priority(priority).info());
+    assert_eq!(node_of(make_room(&urgent, &cluster, &[])), "n1");
+    assert_eq!(node_of(make_room(&urgent, &cluster, &[first(100)])), "n2");
+    assert_eq!(node_of(make_room(&urgent, &cluster, &[first(99)])), "n1", "it has to give way");
+    let own = ("n1".to_owned(), urgent.clone());
+    assert_eq!(node_of(make_room(&urgent, &cluster, &[own])), "n1", "it is kept for itself");
+}
+
+#[test]
+fn why_nobody_can_make_room_is_told_by_node() {
+    let small = json!({"status": {"allocatable": {"cpu": "1"}}});
+    let nodes = vec![
+        node("full", "a", json!({})),
+        node("small", "a", small),
+        node("equal", "a", json!({})),
+        node("closed", "a", json!({"spec": {"unschedulable": true}})),
+    ];
+    let cluster = cluster(
+        nodes,
+        vec![
+            pod("keeps").cpu("3").priority(100).on("full").info(),
+            pod("gives").cpu("1").priority(1).on("full").info(),
+            pod("tiny").cpu("1").priority(1).on("small").info(),
+            pod("same").cpu("4").priority(100).on("equal").info(),
+        ],
+    );
+    let none = make_room(&pod("p").cpu("2").priority(100).info(), &cluster, &[]);
+    let Preemption::Hopeless(why) = none else { panic!("{none:?}") };
+    assert_eq!(
+        why,
+        "preemption: 0/4 nodes are available: 1 Insufficient cpu, 1 No preemption victims found for incoming pod, \
+         2 Preemption is not helpful for scheduling.",
+        "a node that is too small helps nobody"
+    );
+}
+
+#[test]
+fn only_victims_that_go_for_it_are_waited_for() {
+    let told = |reason: &str| {
+        pod("v")
+            .cpu("4")
+            .priority(1)
+            .on("n1")
+            .set("/metadata/deletionTimestamp", json!("2026-01-01T00:00:00Z"))
+            .set(
+                "/status/conditions",
+                json!([{"type": "DisruptionTarget", "status": "True", "reason": reason}]),
+            )
+            .info()
+    };
+    let waiting = || pod("p").cpu("2").priority(100).set("/status/nominatedNodeName", json!("n1")).info();
+    let on = |victim| cluster(vec![node("n1", "a", json!({}))], vec![victim]);
+    let waits = make_room(&waiting(), &on(told("PreemptionByScheduler")), &[]);
+    let Preemption::Helpless(why) = waits else { panic!("{waits:?}") };
+    assert_eq!(why, "preemption: not eligible due to a terminating pod on the nominated node.");
+    assert_eq!(node_of(make_room(&waiting(), &on(told("DeletionByTaintManager")), &[])), "n1");
+    // Where nobody's going helps the nominated node counts for nothing.
+    let mut closed = on(told("PreemptionByScheduler"));
+    closed.set_node(node("n1", "a", json!({"spec": {"unschedulable": true}})));
+    assert!(matches!(make_room(&waiting(), &closed, &[]), Preemption::Hopeless(_)));
+    let never = pod("n").cpu("2").priority(100).set("/spec/preemptionPolicy", json!("Never")).info();
+    assert!(matches!(make_room(&never, &on(told("x")), &[]), Preemption::Helpless(_)));
+}
+
+#[test]
+fn less_important_pods_lose_the_room_that_is_kept_for_them() {
+    let mut nominations = Nominations::default();
+    for (name, priority, node) in [("low", 1, "a"), ("same", 5, "a"), ("elsewhere", 1, "b")] {
+        nominations.add(node, pod(name).priority(priority).info());
+    }
+    let lesser = nominations.lesser("a", 5);
+    assert_eq!(lesser.iter().map(|pod| pod.name.as_str()).collect::<Vec<_>>(), ["low"]);
+    assert!(nominations.contains("uid-low") && !nominations.contains("uid-other"));
 }

@@ -9,7 +9,7 @@ use k8s_openapi::api::{apps::v1::ReplicaSet, core::v1 as core};
 use scheduler::{
     config::args::DefaultPreemptionArgs,
     model::{Cluster, NodeInfo, PodInfo, SelectorChange},
-    plan::{self, Memo, Options, Preemption},
+    plan::{self, Means, Memo, Options, Preemption},
     plugins::{self, Weighted},
 };
 use serde_json::{Value, json};
@@ -152,8 +152,9 @@ impl Bench {
         let decided = plan::schedule(pod, &self.cluster, &self.plugins, &[], options, &mut self.memo);
         let Err(failure) = decided else { return false };
         let args = DefaultPreemptionArgs::default();
-        match plan::preempt(pod, &self.cluster, &self.plugins, &failure, &[], args, self.start) {
-            Preemption::Helpless(_) => false,
+        let means = Means { budgets: &[], args, nominated: &[], start: self.start };
+        match plan::preempt(pod, &self.cluster, &self.plugins, &failure, means) {
+            Preemption::Helpless(_) | Preemption::Hopeless(_) => false,
             Preemption::Evict { node, victims } => {
                 for victim in &victims {
                     self.cluster.displace(&victim.uid);
