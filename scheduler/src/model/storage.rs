@@ -11,7 +11,8 @@ use std::{
 use component_base::{
     features::{Gate, Gates},
     informer::{Event, Object, version_of},
-    meta::{ObjectKey, object_key},
+    meta::{ObjectKey, annotation, object_key},
+    quantity::Quantity,
 };
 use k8s_openapi::api::{
     core::v1::{
@@ -21,6 +22,9 @@ use k8s_openapi::api::{
     resource::v1::ResourceClaim,
     storage::v1::{CSIDriver, CSINode, CSIStorageCapacity, StorageClass, VolumeAttachment},
 };
+
+/// The annotation that names the in-tree plugins whose work drivers do on a node.
+const MIGRATED: &str = "storage.alpha.kubernetes.io/migrated-plugins";
 
 /// Objects of one kind, with those that are about to be written in front.
 #[derive(Clone, Debug)]
@@ -65,33 +69,109 @@ pub enum StorageChange {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum StorageEvent {
     /// This claim came or changed.
-    Claim(ObjectKey),
-    /// A volume came or changed.
-    Volume,
-    /// A class came or changed.
-    Class,
-    /// A driver came or changed.
-    Driver,
-    /// Drivers of a node; whether it may take more volumes.
-    Node {
-        /// It is new, or some limit grew.
-        room: bool,
+    Claim {
+        /// Which.
+        key: ObjectKey,
+        /// It came.
+        new: bool,
     },
-    /// A pool has more room.
-    Capacity,
+    /// A volume came or changed.
+    Volume {
+        /// It came.
+        new: bool,
+        /// It says another zone or region of itself.
+        moved: bool,
+    },
+    /// A class came, or allows other places.
+    Class {
+        /// It came.
+        new: bool,
+        /// Its claims wait for their first pods.
+        waits: bool,
+    },
+    /// A driver does not tell any more how much room its pools have.
+    Driver,
+    /// Drivers of a node.
+    Node {
+        /// It came.
+        new: bool,
+        /// Some limit grew.
+        room: bool,
+        /// Drivers do the work of other in-tree plugins.
+        migrated: bool,
+    },
+    /// A pool came or has more room.
+    Capacity {
+        /// It came.
+        new: bool,
+    },
     /// A volume of this driver was detached.
     Detached(String),
 }
 
-/// Whether a node is new or some driver's limit on it grew.
-fn has_more_room(event: &Event<CSINode>) -> bool {
-    let Event::Updated { old, new } = event else { return true };
+/// Whether a driver's limit on a node grew.
+fn has_more_room(old: &CSINode, new: &CSINode) -> bool {
     let limit = |node: &CSINode, driver: &str| {
         let drivers = node.spec.drivers.iter();
         let found = drivers.into_iter().find(|d| d.name == driver);
         found.and_then(|d| d.allocatable.as_ref()?.count).unwrap_or(0)
     };
     new.spec.drivers.iter().any(|d| limit(new, &d.name) > limit(old, &d.name))
+}
+
+/// What an object was before, if it is not new.
+fn before<K>(event: &Event<K>) -> Option<&K> {
+    match event {
+        Event::Updated { old, .. } => Some(old),
+        _ => None,
+    }
+}
+
+fn claim_event(event: &Event<PersistentVolumeClaim>) -> StorageEvent {
+    StorageEvent::Claim { key: object_key(event.object().as_ref()), new: before(event).is_none() }
+}
+
+fn volume_event(event: &Event<PersistentVolume>) -> StorageEvent {
+    let places = |volume: &PersistentVolume| {
+        let labels = volume.metadata.labels.iter().flatten();
+        let places = labels.filter(|(key, _)| key.ends_with("/zone") || key.ends_with("/region"));
+        places.map(|(key, value)| (key.clone(), value.clone())).collect::<BTreeMap<_, _>>()
+    };
+    let moved = before(event).is_some_and(|old| places(old) != places(event.object()));
+    StorageEvent::Volume { new: before(event).is_none(), moved }
+}
+
+fn class_event(event: &Event<StorageClass>) -> Option<StorageEvent> {
+    let class = event.object();
+    let waits = class.volume_binding_mode.as_deref() == Some("WaitForFirstConsumer");
+    let matters = before(event).is_none_or(|old| old.allowed_topologies != class.allowed_topologies);
+    matters.then_some(StorageEvent::Class { new: before(event).is_none(), waits })
+}
+
+fn driver_event(event: &Event<CSIDriver>) -> Option<StorageEvent> {
+    let tells = |driver: &CSIDriver| driver.spec.storage_capacity == Some(true);
+    let matters = before(event).is_some_and(|old| tells(old) && !tells(event.object()));
+    matters.then_some(StorageEvent::Driver)
+}
+
+fn node_event(event: &Event<CSINode>) -> Option<StorageEvent> {
+    let node = event.object();
+    let migrated = |node: &CSINode| annotation(&node.metadata, MIGRATED).map(str::to_owned);
+    let Some(old) = before(event) else {
+        return Some(StorageEvent::Node { new: true, room: true, migrated: true });
+    };
+    let (room, migrated) = (has_more_room(old, node), migrated(old) != migrated(node));
+    (room || migrated).then_some(StorageEvent::Node { new: false, room, migrated })
+}
+
+fn capacity_event(event: &Event<CSIStorageCapacity>) -> Option<StorageEvent> {
+    // The size of the largest volume, if that is told, says more than all that is left.
+    let room = |capacity: &CSIStorageCapacity| {
+        let told = capacity.maximum_volume_size.as_ref().or(capacity.capacity.as_ref())?;
+        told.0.parse::<Quantity>().ok().map(Quantity::value)
+    };
+    let grew = before(event).is_none_or(|old| room(event.object()) > room(old));
+    grew.then_some(StorageEvent::Capacity { new: before(event).is_none() })
 }
 
 /// What must be written before a pod is bound, and what must come of it.
@@ -242,23 +322,23 @@ impl Storage {
         let (event, gone) = match change {
             StorageChange::Claim(event) => {
                 self.claims.take(event);
-                (StorageEvent::Claim(object_key(event.object().as_ref())), is_gone(event))
+                (Some(claim_event(event)), is_gone(event))
             }
             StorageChange::Volume(event) => {
                 self.volumes.take(event);
-                (StorageEvent::Volume, is_gone(event))
+                (Some(volume_event(event)), is_gone(event))
             }
             StorageChange::Class(event) => {
                 take(&mut self.classes, event);
-                (StorageEvent::Class, is_gone(event))
+                (class_event(event), is_gone(event))
             }
             StorageChange::Driver(event) => {
                 take(&mut self.drivers, event);
-                (StorageEvent::Driver, is_gone(event))
+                (driver_event(event), is_gone(event))
             }
             StorageChange::Node(event) => {
                 take(&mut self.nodes, event);
-                (StorageEvent::Node { room: has_more_room(event) }, is_gone(event))
+                (node_event(event), is_gone(event))
             }
             StorageChange::Capacity(event) => {
                 let key = object_key(event.object().as_ref());
@@ -266,7 +346,7 @@ impl Storage {
                     true => drop(self.capacities.remove(&key)),
                     false => drop(self.capacities.insert(key, event.object().clone())),
                 }
-                (StorageEvent::Capacity, is_gone(event))
+                (capacity_event(event), is_gone(event))
             }
             StorageChange::Attachment(event) => {
                 let attachment = event.object();
@@ -276,10 +356,10 @@ impl Storage {
                     true => drop(of_node.remove(&name)),
                     false => drop(of_node.insert(name, attachment.clone())),
                 }
-                (StorageEvent::Detached(attachment.spec.attacher.clone()), !is_gone(event))
+                (Some(StorageEvent::Detached(attachment.spec.attacher.clone())), !is_gone(event))
             }
         };
-        (!gone).then_some(event)
+        event.filter(|_| !gone)
     }
 
     /// What a decision is about to write counts from now on.
@@ -327,7 +407,8 @@ mod tests {
             storage.take(&StorageChange::Volume(Event::Added { new: Arc::new(volume), initial: false }))
         };
         let mut storage = Storage::default();
-        assert_eq!(tell(&mut storage, volume("5", None)), Some(StorageEvent::Volume));
+        let new = StorageEvent::Volume { new: true, moved: false };
+        assert_eq!(tell(&mut storage, volume("5", None)), Some(new));
         let reservation = Reservation { volumes: vec![volume("5", Some("c"))], ..Reservation::default() };
         storage.assume(&reservation);
         assert_eq!(claim_of(&storage).as_deref(), Some("c"));
@@ -343,6 +424,72 @@ mod tests {
             StorageChange::Volume(Event::Deleted { last: Arc::new(volume("7", None)), unknown_state: false });
         assert_eq!(storage.take(&gone), None);
         assert!(storage.volume("v").is_none());
+    }
+
+    /// What a change of an object from one state to another means; it comes where there is no first state.
+    fn means<K: serde::de::DeserializeOwned>(
+        change: fn(Event<K>) -> StorageChange,
+        old: serde_json::Value,
+        new: serde_json::Value,
+    ) -> Option<StorageEvent> {
+        let object = |value| Arc::new(serde_json::from_value::<K>(value).unwrap());
+        let event = match old.is_null() {
+            true => Event::Added { new: object(new), initial: false },
+            false => Event::Updated { old: object(old), new: object(new) },
+        };
+        Storage::default().take(&change(event))
+    }
+
+    #[test]
+    fn only_changes_that_may_help_a_pod_are_told() {
+        let none = || json!(null);
+        let zone =
+            |zone: &str| json!({"metadata": {"labels": {"topology.kubernetes.io/zone": zone, "a": zone}}});
+        let volume = |old, new| means(StorageChange::Volume, old, new);
+        assert_eq!(volume(zone("x"), zone("y")), Some(StorageEvent::Volume { new: false, moved: true }));
+        assert_eq!(volume(zone("x"), zone("x")), Some(StorageEvent::Volume { new: false, moved: false }));
+        let class = |mode: &str, zone: &str| {
+            json!({"metadata": {}, "provisioner": "p", "volumeBindingMode": mode, "allowedTopologies": [
+                {"matchLabelExpressions": [{"key": "zone", "values": [zone]}]}]})
+        };
+        let told = |old, new| means(StorageChange::Class, old, new);
+        let waits = "WaitForFirstConsumer";
+        assert_eq!(told(none(), class(waits, "x")), Some(StorageEvent::Class { new: true, waits: true }));
+        assert_eq!(
+            told(none(), class("Immediate", "x")),
+            Some(StorageEvent::Class { new: true, waits: false })
+        );
+        assert_eq!(told(class(waits, "x"), class(waits, "x")), None);
+        assert_eq!(
+            told(class(waits, "x"), class(waits, "y")),
+            Some(StorageEvent::Class { new: false, waits: true })
+        );
+        let driver = |tells: bool| json!({"metadata": {}, "spec": {"storageCapacity": tells}});
+        let told = |old, new| means(StorageChange::Driver, old, new);
+        assert_eq!(told(driver(true), driver(false)), Some(StorageEvent::Driver));
+        for (old, new) in
+            [(none(), driver(false)), (driver(false), driver(true)), (driver(true), driver(true))]
+        {
+            assert_eq!(told(old, new), None);
+        }
+        let capacity = |capacity: &str, largest: Option<&str>| json!({"metadata": {}, "storageClassName": "c", "capacity": capacity, "maximumVolumeSize": largest});
+        let told = |old, new| means(StorageChange::Capacity, old, new);
+        let grew = Some(StorageEvent::Capacity { new: false });
+        assert_eq!(told(none(), capacity("1Gi", None)), Some(StorageEvent::Capacity { new: true }));
+        assert_eq!(told(capacity("1Gi", None), capacity("2Gi", None)), grew);
+        assert_eq!(told(capacity("2Gi", None), capacity("1Gi", None)), None);
+        assert_eq!(told(capacity("1Gi", Some("1Gi")), capacity("2Gi", Some("1Gi"))), None);
+        assert_eq!(told(capacity("2Gi", Some("1Gi")), capacity("2Gi", Some("2Gi"))), grew);
+        let node = |limit: i32, migrated: &str| {
+            json!({"metadata": {"annotations": {MIGRATED: migrated}}, "spec": {"drivers": [
+                {"name": "d", "nodeID": "n", "allocatable": {"count": limit}}]}})
+        };
+        let told = |old, new| means(StorageChange::Node, old, new);
+        let event = |new, room, migrated| Some(StorageEvent::Node { new, room, migrated });
+        assert_eq!(told(none(), node(1, "")), event(true, true, true));
+        assert_eq!(told(node(1, ""), node(2, "")), event(false, true, false));
+        assert_eq!(told(node(2, ""), node(1, "")), None);
+        assert_eq!(told(node(1, ""), node(1, "kubernetes.io/aws-ebs")), event(false, false, true));
     }
 
     #[test]

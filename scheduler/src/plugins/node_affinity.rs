@@ -60,6 +60,7 @@ impl Plugin for NodeAffinity {
             None if pod.node_selector.is_empty() && self.required.is_none() => Prepared::Skip,
             None => Prepared::Filter(filter),
             Some(terms) => match terms.names() {
+                Some(names) if names.is_empty() => Prepared::Reject("pod affinity terms conflict".into()),
                 // A DaemonSet's pod names its only node: there is no need to ask the others.
                 Some(names) => Prepared::Restrict(names, filter),
                 None => Prepared::Filter(filter),
@@ -111,6 +112,78 @@ mod tests {
 
     use super::*;
     use crate::testing::{cluster, node, pod, scores};
+
+    /// What nodes `a` in zone `x` and `b` in zone `y` say to a pod with these terms; nothing where all are refused at once.
+    fn takes(terms: serde_json::Value, selector: serde_json::Value) -> Option<[bool; 2]> {
+        let world = cluster(vec![node("a", "x", json!({})), node("b", "y", json!({}))], vec![]);
+        let path = "/spec/affinity/nodeAffinity/requiredDuringSchedulingIgnoredDuringExecution";
+        let pod = pod("p").set(path, terms).set("/spec/nodeSelector", selector).info();
+        let nodes = ["a", "b"].map(|name| world.node(name).unwrap());
+        match NodeAffinity::default().filter(&pod, &world) {
+            Prepared::Skip => Some([true; 2]),
+            Prepared::Filter(filter) => Some(nodes.map(|node| filter.check(node) == Verdict::Fits)),
+            Prepared::Restrict(names, filter) => Some(
+                nodes.map(|node| names.contains(node.name.as_str()) && filter.check(node) == Verdict::Fits),
+            ),
+            Prepared::Reject(reason) => {
+                assert_eq!(reason, "pod affinity terms conflict");
+                None
+            }
+        }
+    }
+
+    #[test]
+    fn terms_are_alternatives_and_all_of_one_has_to_hold() {
+        let zone = |operator: &str, values: &[&str]| json!({"key": "topology.kubernetes.io/zone", "operator": operator, "values": values});
+        let name = |operator: &str, values: &[&str]| json!({"key": "metadata.name", "operator": operator, "values": values});
+        let fields = |all: serde_json::Value| json!({"matchFields": all});
+        let labels = |all: serde_json::Value| json!({"matchExpressions": all});
+        let both = |field: serde_json::Value, label: serde_json::Value| json!({"matchFields": [field], "matchExpressions": [label]});
+        let table = [
+            (json!([labels(json!([zone("In", &["x"])]))]), Some([true, false])),
+            (json!([labels(json!([zone("NotIn", &["x"])]))]), Some([false, true])),
+            (json!([labels(json!([zone("Exists", &[]), zone("NotIn", &["y"])]))]), Some([true, false])),
+            (json!([labels(json!([zone("In", &["x"]), zone("In", &["y"])]))]), Some([false, false])),
+            (
+                json!([labels(json!([zone("In", &["x"])])), labels(json!([zone("In", &["y"])]))]),
+                Some([true; 2]),
+            ),
+            (json!([fields(json!([name("In", &["a"])]))]), Some([true, false])),
+            (json!([fields(json!([name("NotIn", &["a"])]))]), Some([false, true])),
+            (json!([fields(json!([name("In", &["c"])]))]), Some([false, false])),
+            (json!([both(name("In", &["a"]), zone("In", &["x"]))]), Some([true, false])),
+            (json!([both(name("In", &["a"]), zone("In", &["y"]))]), Some([false, false])),
+            (
+                json!([fields(json!([name("In", &["a"])])), labels(json!([zone("In", &["y"])]))]),
+                Some([true; 2]),
+            ),
+            (
+                json!([fields(json!([name("In", &["a"])])), fields(json!([name("In", &["b"])]))]),
+                Some([true; 2]),
+            ),
+            // No node has two names.
+            (json!([fields(json!([name("In", &["a"]), name("In", &["b"])]))]), None),
+            (
+                json!([
+                    fields(json!([name("In", &["a"]), name("In", &["b"])])),
+                    fields(json!([name("In", &["b"])]))
+                ]),
+                Some([false, true]),
+            ),
+            // A term that asks for nothing means no node.
+            (json!([{}]), Some([false, false])),
+        ];
+        for (terms, expected) in table {
+            let told = terms.to_string();
+            assert_eq!(takes(json!({"nodeSelectorTerms": terms}), json!({})), expected, "{told}");
+        }
+        let of_x = || json!({"nodeSelectorTerms": [labels(json!([zone("In", &["x"])]))]});
+        let selector = |zone: &str| json!({"topology.kubernetes.io/zone": zone});
+        assert_eq!(takes(of_x(), selector("x")), Some([true, false]), "a selector and terms that agree");
+        assert_eq!(takes(of_x(), selector("y")), Some([false, false]), "both have to hold");
+        assert_eq!(takes(json!(null), selector("y")), Some([false, true]));
+        assert_eq!(takes(json!(null), json!({})), Some([true; 2]));
+    }
 
     #[test]
     fn weights_of_preferred_terms_add_up() {

@@ -4,7 +4,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use component_base::features::Gate;
+use component_base::{features::Gate, volumes};
 use k8s_openapi::api::{core::v1::PersistentVolume, storage::v1::CSINode};
 
 use crate::{
@@ -57,8 +57,8 @@ impl Plugin for NodeVolumeLimits {
             };
         };
         match event {
-            StorageEvent::Claim(key) => pod.has_claim(key),
-            StorageEvent::Node { room } => *room,
+            StorageEvent::Claim { key, new } => *new && pod.has_claim(key),
+            StorageEvent::Node { room, .. } => *room,
             StorageEvent::Detached(driver) => {
                 pod.claims.iter().any(|used| !used.ephemeral)
                     || pod.inline.iter().any(|volume| volume.driver == *driver)
@@ -76,13 +76,14 @@ fn volumes_of<'a>(pod: &'a PodInfo, storage: &'a Storage) -> impl Iterator<Item 
 
 /// The volume of a claim; of one that has none yet, what its class will make.
 fn volume_of(namespace: &str, name: &str, storage: &Storage) -> Option<Counted> {
-    let spec = storage.claim(namespace, name)?.spec.as_ref()?;
+    let claim = storage.claim(namespace, name)?;
+    let spec = claim.spec.as_ref()?;
     let bound = spec.volume_name.as_deref().filter(|name| !name.is_empty());
     if let Some(volume) = bound.and_then(|name| storage.volume(name)) {
         let own = named(volume).map(|volume| Counted { volume, migrated: false });
         return own.or_else(|| Handle::of_volume(volume).map(|volume| Counted { volume, migrated: true }));
     }
-    let class = storage.class(spec.storage_class_name.as_deref()?)?;
+    let class = storage.class(volumes::class_of_claim(claim)?)?;
     let (driver, migrated) = migration::provisioner(&class.provisioner)?;
     Some(Counted { volume: Handle::new(driver, format!("{driver}-{namespace}/{name}")), migrated })
 }
@@ -304,7 +305,8 @@ mod tests {
     fn it_wakes_when_a_node_may_have_room_for_volumes() {
         let waiting = user("p", &["c1"]).info();
         let storage = ClusterEvent::StorageChanged;
-        let claim = |name: &str| storage(StorageEvent::Claim(ObjectKey::new("default", name)));
+        let claim =
+            |name: &str| storage(StorageEvent::Claim { key: ObjectKey::new("default", name), new: true });
         let inline =
             pod("i").set("/spec/volumes", json!([{"name": "v", "cinder": {"volumeID": "c"}}])).info();
         let detached = |driver: &str| storage(StorageEvent::Detached(driver.to_owned()));
@@ -317,12 +319,13 @@ mod tests {
             (ClusterEvent::PodRemoved(user("q", &[]).on("a").info()), false),
             (claim("c1"), true),
             (claim("c2"), false),
-            (storage(StorageEvent::Node { room: true }), true),
-            (storage(StorageEvent::Node { room: false }), false),
+            (storage(StorageEvent::Node { new: false, room: true, migrated: false }), true),
+            (storage(StorageEvent::Node { new: false, room: false, migrated: true }), false),
+            (storage(StorageEvent::Claim { key: ObjectKey::new("default", "c"), new: false }), false),
             (detached("d"), true),
-            (storage(StorageEvent::Volume), false),
-            (storage(StorageEvent::Class), false),
-            (storage(StorageEvent::Capacity), false),
+            (storage(StorageEvent::Volume { new: true, moved: true }), false),
+            (storage(StorageEvent::Class { new: true, waits: true }), false),
+            (storage(StorageEvent::Capacity { new: true }), false),
             (ClusterEvent::NamespaceChanged, false),
         ] {
             assert_eq!(NodeVolumeLimits.wakes(&waiting, &event), wakes, "{event:?}");

@@ -139,7 +139,8 @@ impl Plugin for VolumeBinding {
         match event {
             ClusterEvent::NodeAdded(_) => true,
             ClusterEvent::NodeUpdated { old, new } => old.labels != new.labels,
-            ClusterEvent::StorageChanged(StorageEvent::Claim(key)) => pod.has_claim(key),
+            ClusterEvent::StorageChanged(StorageEvent::Claim { key, .. }) => pod.has_claim(key),
+            ClusterEvent::StorageChanged(StorageEvent::Node { new, migrated, .. }) => *new || *migrated,
             ClusterEvent::StorageChanged(event) => !matches!(event, StorageEvent::Detached(_)),
             _ => false,
         }

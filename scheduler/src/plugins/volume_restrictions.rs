@@ -65,7 +65,7 @@ impl Plugin for VolumeRestrictions {
                         .iter()
                         .any(|c| shares(&ObjectKey::new(pod.namespace.as_str(), c.name.as_str())))
             }
-            ClusterEvent::StorageChanged(StorageEvent::Claim(key)) => pod.has_claim(key),
+            ClusterEvent::StorageChanged(StorageEvent::Claim { key, new }) => *new && pod.has_claim(key),
             _ => false,
         }
     }

@@ -2,6 +2,8 @@
 
 use std::collections::BTreeSet;
 
+use component_base::volumes;
+
 use crate::{
     framework::{ClusterEvent, Filter, Plugin, Prepared, Reason, Verdict},
     model::{Cluster, NodeInfo, PodInfo, StorageEvent},
@@ -43,8 +45,12 @@ impl Plugin for VolumeZone {
         match event {
             ClusterEvent::NodeAdded(_) => true,
             ClusterEvent::NodeUpdated { old, new } => old.labels != new.labels,
-            ClusterEvent::StorageChanged(StorageEvent::Claim(key)) => pod.has_claim(key),
-            ClusterEvent::StorageChanged(StorageEvent::Volume | StorageEvent::Class) => true,
+            ClusterEvent::StorageChanged(event) => match event {
+                StorageEvent::Claim { key, .. } => pod.has_claim(key),
+                StorageEvent::Volume { new, moved } => *new || *moved,
+                StorageEvent::Class { new, waits } => *new && *waits,
+                _ => false,
+            },
             _ => false,
         }
     }
@@ -63,7 +69,7 @@ fn places_of<'a>(
     let spec = claim.spec.as_ref();
     let volume = spec.and_then(|s| s.volume_name.as_deref()).unwrap_or_default();
     if volume.is_empty() {
-        let class = spec.and_then(|s| s.storage_class_name.as_deref()).unwrap_or_default();
+        let class = volumes::class_of_claim(claim).unwrap_or_default();
         if class.is_empty() {
             return Err("PersistentVolumeClaim had no pv name and storageClass name".into());
         }
@@ -78,7 +84,11 @@ fn places_of<'a>(
         return Err(format!("persistentvolume {volume:?} not found").into());
     };
     let labels = found.metadata.labels.as_ref();
-    let values = |key: &&'static str| Some((*key, labels?.get(*key)?.split(SEPARATOR).collect()));
+    let values = |key: &&'static str| {
+        let values: BTreeSet<&str> = labels?.get(*key)?.split(SEPARATOR).map(str::trim).collect();
+        // A label that names no place among others is none.
+        (!values.contains("")).then_some((*key, values))
+    };
     Ok(LABELS.iter().filter_map(values).collect())
 }
 
@@ -146,6 +156,10 @@ mod tests {
             (json!({OLD_ZONE: "y"}), vec![false, true, true]),
             (json!({ZONE: "x", REGION: "r"}), vec![false, false, true]),
             (json!({"other": "x"}), vec![]),
+            (json!({ZONE: "y__ x"}), vec![true, true, true]),
+            // A zone without a name makes the label none.
+            (json!({ZONE: "x__"}), vec![]),
+            (json!({ZONE: "x__", OLD_ZONE: "x"}), vec![true, false, true]),
         ];
         for (labels, expected) in table {
             assert_eq!(fits(&world(labels.clone(), bound())).unwrap(), expected, "{labels}");
@@ -169,8 +183,12 @@ mod tests {
         let volumes = json!([{"name": "v", "persistentVolumeClaim": {"claimName": "c"}}]);
         let waiting = pod("p").set("/spec/volumes", volumes).info();
         let of = |zone: &str, more: Value| Arc::new(node("a", zone, more));
-        let claim =
-            |name: &str| ClusterEvent::StorageChanged(StorageEvent::Claim(ObjectKey::new("default", name)));
+        let claim = |name: &str| {
+            ClusterEvent::StorageChanged(StorageEvent::Claim {
+                key: ObjectKey::new("default", name),
+                new: false,
+            })
+        };
         let full = || json!({"status": {"allocatable": {"cpu": "8"}}});
         for (event, wakes) in [
             (ClusterEvent::NodeAdded(of("x", json!({}))), true),
@@ -178,8 +196,12 @@ mod tests {
             (ClusterEvent::NodeUpdated { old: of("x", json!({})), new: of("x", full()) }, false),
             (claim("c"), true),
             (claim("other"), false),
-            (ClusterEvent::StorageChanged(StorageEvent::Volume), true),
-            (ClusterEvent::StorageChanged(StorageEvent::Class), true),
+            (ClusterEvent::StorageChanged(StorageEvent::Volume { new: true, moved: false }), true),
+            (ClusterEvent::StorageChanged(StorageEvent::Volume { new: false, moved: true }), true),
+            (ClusterEvent::StorageChanged(StorageEvent::Volume { new: false, moved: false }), false),
+            (ClusterEvent::StorageChanged(StorageEvent::Class { new: true, waits: true }), true),
+            (ClusterEvent::StorageChanged(StorageEvent::Class { new: true, waits: false }), false),
+            (ClusterEvent::StorageChanged(StorageEvent::Class { new: false, waits: true }), false),
             (ClusterEvent::StorageChanged(StorageEvent::Detached("d".into())), false),
             (ClusterEvent::PodRemoved(pod("q").on("a").info()), false),
         ] {

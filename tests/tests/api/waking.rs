@@ -6,8 +6,10 @@ use tests::{Client, ControlPlane, control_plane::Options, runner::Test};
 
 use crate::scheduling::{Scheduler, node};
 
-pub(crate) const TESTS: &[Test<()>] =
-    &[("pods that wait for others are tried when those are bound or have other labels", others)];
+pub(crate) const TESTS: &[Test<()>] = &[
+    ("pods that wait for others are tried when those are bound or have other labels", others),
+    ("room that a pod's status says is made for it is kept until the pod goes", room),
+];
 
 const PODS: &str = "/api/v1/namespaces/w/pods";
 
@@ -38,6 +40,37 @@ fn others(_: &(), _: &str) -> Result<()> {
     let other = json!({"metadata": {"labels": {"app": "none"}}});
     admin.patch(&format!("{PODS}/web"), "application/merge-patch+json", &other)?.ok()?;
     bound(&plane, &admin, "shuns")
+}
+
+fn room(_: &(), _: &str) -> Result<()> {
+    let plane = ControlPlane::start(Options::default())?;
+    plane.namespace("w")?;
+    let admin = plane.admin()?;
+    node(&admin, "a")?;
+    let scheduler = Scheduler::start(&plane, &json!({}), &[])?;
+    let waits = |name: &str| {
+        plane.eventually("a pod waits", 60, || {
+            let found = admin.get(&format!("{PODS}/{name}"))?.ok()?;
+            ensure!(found["spec"]["nodeName"].is_null(), "{name} is bound");
+            let told = found.pointer("/status/conditions/0/message").and_then(Value::as_str);
+            Ok(told.unwrap_or_default().contains("0/1 nodes are available").then_some(()))
+        })
+    };
+    let mut urgent = pod("urgent", "own");
+    urgent["spec"]["priorityClassName"] = "system-node-critical".into();
+    urgent["spec"]["containers"][0]["resources"] = json!({"requests": {"cpu": "100"}});
+    admin.post(PODS, &urgent)?.ok()?;
+    waits("urgent")?;
+    let kept = json!({"status": {"nominatedNodeName": "a"}});
+    admin.patch(&format!("{PODS}/urgent/status"), "application/merge-patch+json", &kept)?.ok()?;
+    // One that starts anew knows it of the pod's status alone.
+    drop(scheduler);
+    admin.post(PODS, &pod("lesser", "own"))?.ok()?;
+    let config = json!({"profiles": [{"plugins": {"postFilter": {"disabled": [{"name": "*"}]}}}]});
+    let _scheduler = Scheduler::start(&plane, &config, &[])?;
+    waits("lesser")?;
+    admin.delete(&format!("{PODS}/urgent?gracePeriodSeconds=0"))?.ok()?;
+    bound(&plane, &admin, "lesser")
 }
 
 fn pod(name: &str, app: &str) -> Value {

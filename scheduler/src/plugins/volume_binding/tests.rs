@@ -353,15 +353,20 @@ fn arguments_are_checked() {
 fn pods_wake_when_storage_may_have_changed_for_them() {
     let pod = user(&["c"]);
     let of_zone = |zone: &str| Arc::new(node("n", zone, json!({})));
-    let claim =
-        |name: &str| ClusterEvent::StorageChanged(StorageEvent::Claim(ObjectKey::new("default", name)));
+    let claim = |name: &str| {
+        ClusterEvent::StorageChanged(StorageEvent::Claim { key: ObjectKey::new("default", name), new: false })
+    };
     let updated = |old, new| ClusterEvent::NodeUpdated { old: of_zone(old), new: of_zone(new) };
     for (event, wakes) in [
         (claim("c"), true),
         (claim("other"), false),
-        (ClusterEvent::StorageChanged(StorageEvent::Volume), true),
-        (ClusterEvent::StorageChanged(StorageEvent::Class), true),
-        (ClusterEvent::StorageChanged(StorageEvent::Capacity), true),
+        (ClusterEvent::StorageChanged(StorageEvent::Volume { new: false, moved: false }), true),
+        (ClusterEvent::StorageChanged(StorageEvent::Class { new: false, waits: false }), true),
+        (ClusterEvent::StorageChanged(StorageEvent::Capacity { new: false }), true),
+        (ClusterEvent::StorageChanged(StorageEvent::Driver), true),
+        (ClusterEvent::StorageChanged(StorageEvent::Node { new: true, room: true, migrated: true }), true),
+        (ClusterEvent::StorageChanged(StorageEvent::Node { new: false, room: false, migrated: true }), true),
+        (ClusterEvent::StorageChanged(StorageEvent::Node { new: false, room: true, migrated: false }), false),
         (ClusterEvent::StorageChanged(StorageEvent::Detached("d".into())), false),
         (ClusterEvent::NodeAdded(of_zone("x")), true),
         (updated("x", "y"), true),
