@@ -55,7 +55,7 @@ impl Expected {
                 .filter(|e| e.ready || e.serving)
                 .map(|e| SocketAddr::new(e.address, e.port))
                 .collect();
-            let addresses = [&service.cluster_ips, &service.external_ips, &service.load_balancer_ips];
+            let addresses = [&service.cluster_ips[..], &service.external_ips, &service.load_balancer_ips];
             for ip in addresses.into_iter().flatten() {
                 expected.at_address.insert(SocketAddr::new(*ip, service.port), endpoints.clone());
             }
@@ -207,6 +207,8 @@ fn receive(socket: &Socket, mut each: impl FnMut(NetfilterMessage)) -> io::Resul
 
 #[cfg(test)]
 mod tests {
+    use smallvec::smallvec;
+
     use super::*;
     use crate::model::{Endpoint, PortName, ServicePort};
 
@@ -233,7 +235,7 @@ mod tests {
             nodes: Vec::new(),
         };
         let service = ServicePort {
-            cluster_ips: vec!["10.96.0.10".parse().unwrap()],
+            cluster_ips: smallvec!["10.96.0.10".parse().unwrap()],
             port: 53,
             node_port: 30053,
             ..ServicePort::default()

@@ -6,6 +6,7 @@ use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
 
 use component_base::meta::ObjectKey;
 use ipnet::IpNet;
+use smallvec::SmallVec;
 use smol_str::SmolStr;
 
 pub use build::{build, ports, protocol};
@@ -38,7 +39,7 @@ pub enum Protocol {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ServicePort {
     /// Cluster IPs of all families.
-    pub cluster_ips: Vec<IpAddr>,
+    pub cluster_ips: SmallVec<[IpAddr; 1]>,
     /// Port on cluster, external and load balancer IPs.
     pub port: u16,
     /// Port on the nodes; 0 for none.
@@ -77,6 +78,9 @@ pub struct Endpoint {
     /// Nodes it is meant for (`hints.forNodes`).
     pub nodes: Vec<Arc<str>>,
 }
+
+/// A port of a service with its endpoints.
+pub type Port<'a> = (&'a Arc<PortName>, &'a Arc<ServicePort>, &'a [Endpoint]);
 
 /// The ports of a service, in order.
 pub type Ports = Box<[(Arc<PortName>, Arc<ServicePort>)]>;
@@ -139,16 +143,20 @@ impl PortName {
 }
 
 impl Model {
+    /// All ports with their endpoints.
+    pub fn ports(&self) -> impl Iterator<Item = Port<'_>> {
+        self.services.iter().map(|(name, port)| (name, port, self.endpoints(name)))
+    }
+
     /// The ports of a service with their endpoints.
-    pub fn ports_of<'a>(
-        &'a self,
-        service: &'a ObjectKey,
-    ) -> impl Iterator<Item = (&'a Arc<PortName>, &'a Arc<ServicePort>, &'a [Endpoint])> {
+    pub fn ports_of<'a>(&'a self, service: &'a ObjectKey) -> impl Iterator<Item = Port<'a>> {
         let from = self.services.range(PortName::before(service)..);
-        from.take_while(|(name, _)| name.is_of(service)).map(|(name, port)| {
-            let endpoints = self.endpoints.get(name).map(Vec::as_slice).unwrap_or_default();
-            (name, port, endpoints)
-        })
+        from.take_while(|(name, _)| name.is_of(service))
+            .map(|(name, port)| (name, port, self.endpoints(name)))
+    }
+
+    fn endpoints(&self, name: &PortName) -> &[Endpoint] {
+        self.endpoints.get(name).map(Vec::as_slice).unwrap_or_default()
     }
 
     /// Serves nobody at `spec.externalIPs`.
@@ -160,6 +168,9 @@ impl Model {
 
     /// Forgets a service; whether there was one.
     pub fn remove(&mut self, service: &ObjectKey) -> bool {
+        if self.services.is_empty() {
+            return false;
+        }
         let names: Vec<_> = self.ports_of(service).map(|(name, ..)| name.clone()).collect();
         for name in &names {
             self.services.remove(name);

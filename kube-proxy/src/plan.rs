@@ -27,13 +27,13 @@ use claims::{Claims, Frontend};
 use component_base::meta::ObjectKey;
 use foldhash::HashMap;
 use route::Place;
-use service::{Fragment, Members, Placed, Shared, leads_to};
-use slots::{Slots, Target};
+use service::{Fragment, Placed, Shared, leads_to};
+use slots::Slots;
 use smallvec::SmallVec;
 use smol_str::SmolStr;
 
 use crate::{
-    model::{Endpoint, Model, PortName, ServicePort, Settings},
+    model::{Model, Port, PortName, ServicePort, Settings},
     tables::{Command, Family, Key, Table, diff},
 };
 
@@ -72,11 +72,10 @@ pub const ENTRY: &str = name::SERVICES;
 /// Ports planned at a time when all are: bounds the memory that takes.
 const CHUNK: usize = 256;
 
-/// A port of a service with its endpoints.
-pub type Port<'a> = (&'a Arc<PortName>, &'a Arc<ServicePort>, &'a [Endpoint]);
-
 /// A port of a service, planned.
 type Planned = (Arc<PortName>, Placed);
+/// The ports of a service: mostly there is one, and then it is where the service is found.
+type Ports = SmallVec<[Planned; 1]>;
 
 /// The plan of a family, kept up to date change by change.
 #[derive(Clone, Debug)]
@@ -84,7 +83,7 @@ pub struct Planner {
     family: Family,
     settings: Settings,
     /// The ports of services.
-    services: HashMap<ObjectKey, Box<[Planned]>>,
+    services: HashMap<ObjectKey, Ports>,
     claims: Claims,
     /// How many ports want what several may want.
     shared: HashMap<Shared, u32>,
@@ -183,12 +182,13 @@ impl Planner {
     pub fn change(&mut self, service: &ObjectKey, now: &[Port<'_>]) -> Vec<Command> {
         let now: SmallVec<[Port<'_>; 4]> =
             now.iter().copied().filter(|(name, port, _)| self.serves(name, port)).collect();
-        if let Some(commands) = self.exchange(service, &now) {
-            return commands;
+        let mut out = Vec::new();
+        if self.exchange(service, &now, &mut out) {
+            return out;
         }
         let had = self.services.get_mut(service).map(std::mem::take);
         if now.is_empty() && had.is_none() {
-            return Vec::new();
+            return out;
         }
         let had = had.unwrap_or_default();
         let rivals = self.rivals(service, &had, &now);
@@ -203,36 +203,41 @@ impl Planner {
         }
         let (gone, come) = self.share(std::mem::take(&mut old.shared), std::mem::take(&mut new.shared));
         let (gone, come) = (old.own(gone), new.own(come));
-        old.lead(new, (&gone, &come), (self.family, &self.settings))
+        out.extend(old.lead(new, (&gone, &come), (self.family, &self.settings)));
+        out
     }
 
-    /// Takes in that endpoints stand where others stood, if that is all that changed: mostly it is, and then nothing has to
-    /// be compared but they. Otherwise does nothing.
-    fn exchange(&mut self, service: &ObjectKey, now: &[Port<'_>]) -> Option<Vec<Command>> {
+    /// Takes in that endpoints stand where others stood, as far as that is what changed: mostly it is all, and then nothing
+    /// has to be compared but they. Whether there is nothing else.
+    fn exchange(&mut self, service: &ObjectKey, now: &[Port<'_>], out: &mut Vec<Command>) -> bool {
         if self.claims.anybody_waits() {
-            return None;
+            return false;
         }
-        let had = self.services.get_mut(service).filter(|had| had.len() == now.len())?;
-        let successors = had.iter().zip(now).map(|((had, placed), (name, port, endpoints))| {
-            let same = had == *name && placed.service == **port;
-            same.then(|| placed.successor(self.family, endpoints, &self.settings)).flatten()
+        let Some(had) = self.services.get_mut(service).filter(|had| had.len() == now.len()) else {
+            return false;
+        };
+        // What goes and what comes, by place.
+        let (mut at_addresses, mut at_nodes) = <((Vec<_>, Vec<_>), (Vec<_>, Vec<_>))>::default();
+        let all = had.iter_mut().zip(now).all(|((had, placed), (name, port, endpoints))| {
+            let tell = |place: Place, key: Key, had, has| {
+                let (gone, come) = match place {
+                    Place::Address => &mut at_addresses,
+                    Place::Node => &mut at_nodes,
+                };
+                gone.push((Key::from_slice(&key), leads_to(had)));
+                come.push((key, leads_to(has)));
+            };
+            had == *name
+                && placed.service == **port
+                && placed.hand_over(self.family, name, endpoints, &self.settings, tell)
         });
-        let successors: SmallVec<[Members; 1]> = successors.collect::<Option<_>>()?;
-        let mut moved: SmallVec<[(Place, Key, Target, Target); 2]> = SmallVec::new();
-        for ((name, placed), members) in had.iter_mut().zip(successors) {
-            placed.hand_over(self.family, name, members, |moves| moved.push(moves));
-        }
-        let mut out = Vec::with_capacity(2);
-        for place in [Place::Address, Place::Node] {
-            let of_place = || moved.iter().filter(|(at, ..)| *at == place);
-            let gone: Vec<_> = of_place().map(|(_, key, had, _)| (key.clone(), leads_to(*had))).collect();
-            let come = of_place().map(|(_, key, _, has)| (key.clone(), leads_to(*has))).collect();
+        for (place, (gone, come)) in [(Place::Address, at_addresses), (Place::Node, at_nodes)] {
             if !gone.is_empty() {
                 let map = SmolStr::new_static(place.endpoints());
                 out.extend([Command::DeleteElements(map.clone(), gone), Command::AddElements(map, come)]);
             }
         }
-        Some(out)
+        all
     }
 
     /// Other services whose part of the plan may be another one after a change of this one: they claim the same.
@@ -284,7 +289,7 @@ impl Planner {
     /// Makes these the ports of a service, all of this family; none when it is gone.
     fn put(&mut self, service: &ObjectKey, ports: &[Port<'_>]) {
         let had = self.services.remove_entry(service);
-        let (key, had) = had.unwrap_or_else(|| (service.clone(), Box::default()));
+        let (key, had) = had.unwrap_or_else(|| (service.clone(), Ports::new()));
         let placed = self.place(had, ports);
         if !placed.is_empty() {
             self.services.insert(key, placed);
@@ -292,9 +297,8 @@ impl Planner {
     }
 
     /// Places the ports a service has now, where it had these.
-    fn place(&mut self, had: Box<[Planned]>, ports: &[Port<'_>]) -> Box<[Planned]> {
-        let mut had = had.into_vec();
-        let mut placed = Vec::with_capacity(ports.len());
+    fn place(&mut self, mut had: Ports, ports: &[Port<'_>]) -> Ports {
+        let mut placed = Ports::with_capacity(ports.len());
         for (name, port, endpoints) in ports {
             let before = had.iter().position(|(had, _)| had == *name).map(|at| had.swap_remove(at));
             let (name, before) = before.map_or_else(|| (Arc::clone(name), None), |(n, p)| (n, Some(p)));
@@ -313,7 +317,7 @@ impl Planner {
             frontends.iter().for_each(|frontend| self.claims.release(frontend, &name));
             placed.release(&mut self.slots);
         }
-        placed.into()
+        placed
     }
 
     /// Whether a port of a service is of this family.

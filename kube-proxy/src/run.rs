@@ -394,6 +394,7 @@ impl App {
                 None => drop(carried.health_checks.remove(&key)),
             }
         }
+        self.syncer.report();
         if checked {
             checks.set(&carried.health_checks);
         }

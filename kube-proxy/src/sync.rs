@@ -16,13 +16,16 @@ use smallvec::SmallVec;
 use crate::{
     conntrack::{self, Expected},
     kernel::{Content, Guard, Kernel, KernelError, POLICIES, SERVICES},
-    model::{Model, PortName, Protocol, Settings},
-    plan::{self, Planner, Port},
+    model::{Model, Port, PortName, Protocol, Settings},
+    plan::{self, Planner},
     tables::{Command, Family, diff},
 };
 
 /// Time between repairs, as upstream.
 const REPAIR: Duration = Duration::from_secs(3600);
+
+/// Changes that may wait until metrics are told of them.
+const UNTOLD: usize = 256;
 
 /// The proxy's hand on the kernel.
 #[derive(Debug)]
@@ -42,6 +45,8 @@ struct State {
     /// Whether the kernel has what the planner planned.
     committed: bool,
     expected: Expected,
+    /// Seconds changes took that the metrics have not been told of.
+    took: Vec<f64>,
 }
 
 #[derive(Debug)]
@@ -69,6 +74,7 @@ impl Syncer {
             planner: Planner::new(family, Settings::default()),
             committed: false,
             expected: Expected::default(),
+            took: Vec::new(),
         };
         Ok(Self {
             kernel: Kernel::open(SERVICES)?,
@@ -121,7 +127,11 @@ impl Syncer {
             if anew && done.is_ok() {
                 done = self.guard.made(&mut self.kernel, state.planner.family());
             }
-            self.metrics.of(state.planner.family()).synced(began, anew, done.is_ok());
+            let metrics = self.metrics.of(state.planner.family());
+            match &done {
+                Ok(()) => metrics.synced(began.elapsed().as_secs_f64(), anew),
+                Err(_) => metrics.failures.inc(),
+            }
             outcome = outcome.and(done);
             state.clean_flows(&self.udp, settings, &self.metrics);
         }
@@ -129,18 +139,28 @@ impl Syncer {
     }
 
     /// Carries out a change of one service: the model holds what it is now, and nothing else; nothing when it is
-    /// gone.
+    /// gone. Metrics are told with [`Syncer::report`].
     pub fn change(&mut self, service: &ObjectKey, model: &Model) -> Result<(), KernelError> {
         let of_udp = self.change_udp(service, model);
         let mut outcome = Ok(());
-        let ports: SmallVec<[Port<'_>; 4]> = model.ports_of(service).collect();
+        let ports: SmallVec<[Port<'_>; 4]> = model.ports().collect();
+        let mut began = Instant::now();
         for state in &mut self.families {
-            let began = Instant::now();
             let done = state.change(&mut self.kernel, service, &ports);
             if let Ok(false) = done {
                 continue;
             }
-            self.metrics.of(state.planner.family()).synced(began, false, done.is_ok());
+            let ended = Instant::now();
+            match done {
+                Ok(_) => {
+                    state.took.push((ended - began).as_secs_f64());
+                    if state.took.len() >= UNTOLD {
+                        state.report(&self.metrics);
+                    }
+                }
+                Err(_) => self.metrics.of(state.planner.family()).failures.inc(),
+            }
+            began = ended;
             outcome = outcome.and(done.map(drop));
         }
         for state in self.families.iter_mut().filter(|_| of_udp) {
@@ -150,14 +170,21 @@ impl Syncer {
         outcome
     }
 
+    /// Tells the metrics of the changes that were carried out since the last time: of many at once, when they are.
+    pub fn report(&mut self) {
+        self.families.iter_mut().for_each(|state| state.report(&self.metrics));
+    }
+
     /// Keeps the list of UDP services; whether this one is or was in it.
     fn change_udp(&mut self, service: &ObjectKey, model: &Model) -> bool {
         let was = self.udp.remove(service);
+        if model.services.keys().all(|name| name.protocol != Protocol::Udp) {
+            return was;
+        }
         let now = udp_of(model);
-        let is = !now.services.is_empty();
         self.udp.services.extend(now.services);
         self.udp.endpoints.extend(now.endpoints);
-        was || is
+        true
     }
 }
 
@@ -208,6 +235,11 @@ impl State {
             self.committed = true;
         }
         Ok(true)
+    }
+
+    fn report(&mut self, metrics: &Metrics) {
+        let metrics = metrics.of(self.planner.family());
+        self.took.drain(..).for_each(|seconds| metrics.synced(seconds, false));
     }
 
     /// Deletes UDP flows that do not fit any more, when what is expected has changed.
@@ -320,12 +352,8 @@ impl Metrics {
 }
 
 impl FamilyMetrics {
-    /// A sync that began then is over.
-    fn synced(&self, began: Instant, anew: bool, done: bool) {
-        if !done {
-            return self.failures.inc();
-        }
-        let seconds = began.elapsed().as_secs_f64();
+    /// A sync has taken so long.
+    fn synced(&self, seconds: f64, anew: bool) {
         self.duration.observe(seconds);
         if anew { &self.full_duration } else { &self.partial_duration }.observe(seconds);
         self.last.set(now_seconds());

@@ -9,6 +9,7 @@ use std::fmt;
 
 use netlink_packet_core::{NLM_F_ACK, NLM_F_DUMP, NLM_F_REQUEST, NetlinkMessage};
 use netlink_packet_netfilter::NetfilterMessage;
+use smallvec::SmallVec;
 use smol_str::SmolStr;
 
 use crate::tables::Command;
@@ -35,7 +36,7 @@ const FLAGS: usize = 6;
 pub(super) struct Batch {
     bytes: Vec<u8>,
     /// The last sequence number of each command.
-    ends: Vec<(u32, Label)>,
+    ends: SmallVec<[(u32, Label); 2]>,
     first: u32,
     sequence: u32,
     /// Where the last message starts.
@@ -80,7 +81,7 @@ impl Batch {
     /// No batch at all: single messages.
     pub(super) fn empty(sequence: u32, mut bytes: Vec<u8>) -> Self {
         bytes.clear();
-        Self { bytes, ends: Vec::new(), first: sequence.wrapping_add(1), sequence, last: 0 }
+        Self { bytes, ends: SmallVec::new(), first: sequence.wrapping_add(1), sequence, last: 0 }
     }
 
     /// Appends a question about things of these names: one (an acknowledgement follows the answer), or a list of all.

@@ -17,6 +17,8 @@ use nix::{
     unistd::geteuid,
 };
 
+use smallvec::smallvec;
+
 use super::*;
 use crate::{
     model::{Endpoint, Model, PortName, Protocol, ServicePort, Settings},
@@ -86,7 +88,7 @@ fn model(service: ServicePort, endpoints: &[&str]) -> Model {
 }
 
 fn service() -> ServicePort {
-    ServicePort { cluster_ips: vec![ip("10.96.0.5"), ip("fd00::5")], port: 80, ..ServicePort::default() }
+    ServicePort { cluster_ips: smallvec![ip("10.96.0.5"), ip("fd00::5")], port: 80, ..ServicePort::default() }
 }
 
 fn settings() -> Settings {
@@ -244,7 +246,7 @@ fn all_kinds() -> Model {
         };
         let all_of = |ips: &[IpAddr]| -> Vec<IpAddr> { ips.iter().map(shifted).collect() };
         let kind = ServicePort {
-            cluster_ips: all_of(&kind.cluster_ips),
+            cluster_ips: all_of(&kind.cluster_ips).into(),
             external_ips: all_of(&kind.external_ips),
             load_balancer_ips: all_of(&kind.load_balancer_ips),
             node_port: if kind.node_port == 0 { 0 } else { 30_000 + u16::from(at) },
@@ -508,7 +510,7 @@ fn many(count: u16) -> Model {
     for n in 0..count {
         let [high, low] = n.to_be_bytes();
         let name = Arc::new(PortName { service: format!("s{n}").into(), ..name() });
-        let service = ServicePort { cluster_ips: vec![IpAddr::from([10, 97, high, low])], ..service() };
+        let service = ServicePort { cluster_ips: smallvec![IpAddr::from([10, 97, high, low])], ..service() };
         all.services.insert(name.clone(), service.into());
         let one = model(ServicePort::default(), &["10.244.0.1", "10.244.0.2"]);
         all.endpoints.insert(name, one.endpoints.into_values().next().unwrap());

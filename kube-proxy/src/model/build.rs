@@ -8,6 +8,7 @@ use component_base::{
     meta::ObjectKey,
     objects::{LoadBalancerIngress, Service as ApiService},
 };
+use smallvec::SmallVec;
 
 use super::{Endpoint, HealthCheck, Model, PortName, Ports, Protocol, ServicePort};
 use crate::objects::{self, EndpointSlice, Service};
@@ -35,7 +36,7 @@ pub fn build(services: &[Arc<Service>], slices: &[Arc<EndpointSlice>], node: &st
 /// The ports of a service that are served, in order, and its health check port.
 pub fn ports(key: &ObjectKey, service: &ApiService) -> (Ports, u16) {
     let spec = &service.spec;
-    let cluster_ips = match spec.cluster_ips.is_empty() {
+    let cluster_ips: SmallVec<_> = match spec.cluster_ips.is_empty() {
         true => parse_all(std::slice::from_ref(&spec.cluster_ip)),
         false => parse_all(&spec.cluster_ips),
     };
@@ -120,13 +121,14 @@ pub fn protocol(word: &str) -> Option<Protocol> {
     if word.is_empty() { Some(Protocol::Tcp) } else { Protocol::parse(word) }
 }
 
-fn parse_all(texts: &[String]) -> Vec<std::net::IpAddr> {
+fn parse_all<C: FromIterator<std::net::IpAddr>>(texts: &[String]) -> C {
     texts.iter().filter_map(|text| text.parse().ok()).collect()
 }
 
 #[cfg(test)]
 mod tests {
     use serde_json::{Value, json};
+    use smallvec::smallvec;
 
     use super::*;
 
@@ -165,7 +167,7 @@ mod tests {
         });
         let model = build(&[service(spec)], &[], "n1");
         let want = ServicePort {
-            cluster_ips: vec!["10.96.0.1".parse().unwrap(), "fd00::1".parse().unwrap()],
+            cluster_ips: smallvec!["10.96.0.1".parse().unwrap(), "fd00::1".parse().unwrap()],
             port: 80,
             node_port: 30080,
             external_ips: vec!["192.0.2.1".parse().unwrap()],

@@ -11,7 +11,7 @@ use super::{
     name,
     route::{LOCAL_FIRST, Place, Route, by_pods},
     skeleton,
-    slots::{Block, Slots, Target, arrange},
+    slots::{Block, Slots, Target, Targets, arrange},
 };
 use crate::{
     model::{Endpoint, PortName, ServicePort, Settings},
@@ -38,13 +38,10 @@ pub(super) struct Placed {
 /// Endpoints for one purpose.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 struct Group {
-    members: Box<[Target]>,
+    members: Targets,
     /// For affinity: slots of their own.
     block: Option<Block>,
 }
-
-/// Endpoints in the order of their places: the cluster's, and those on this node.
-pub(super) type Members = (Box<[Target]>, Box<[Target]>);
 
 /// Where the endpoints of a frontend begin, and which they are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -111,6 +108,10 @@ fn here(cluster: &[&Endpoint], local: &[&Endpoint]) -> Vec<IpAddr> {
     here
 }
 
+fn target(endpoint: &Endpoint) -> Target {
+    (endpoint.address, endpoint.port)
+}
+
 /// The key of an endpoint of a frontend.
 fn at_place(frontend: Frontend, at: u32) -> Key {
     let mut key = frontend.key();
@@ -165,33 +166,36 @@ impl Placed {
         }
     }
 
-    /// What it would be with these endpoints, if only addresses change: it has as many of each kind, and those that may
-    /// reach themselves are the same. With affinity endpoints have chains, so there it is never so.
-    pub(super) fn successor(&self, family: Family, all: &[Endpoint], settings: &Settings) -> Option<Members> {
+    /// Gives places to others, if that is all these endpoints ask for: there are as many of each kind, and those that may
+    /// reach themselves are the same. With affinity endpoints have chains, so there it is never so. Tells of every place
+    /// that changes hands: its map, its key, who had it and who has it.
+    pub(super) fn hand_over(
+        &mut self,
+        family: Family,
+        name: &PortName,
+        all: &[Endpoint],
+        settings: &Settings,
+        mut tell: impl FnMut(Place, Key, Target, Target),
+    ) -> bool {
         let (cluster, local) = takers(family, &self.service, all, settings);
         let like = self.service.affinity.is_none()
             && cluster.len() == self.cluster.members.len()
             && local.len() == self.local.members.len()
             && here(&cluster, &local)[..] == *self.here;
-        like.then(|| (self.cluster.arranged(&cluster), self.local.arranged(&local)))
-    }
-
-    /// Gives places to others. Tells of every place that changes hands: its map, its key, who had it and who has it.
-    pub(super) fn hand_over(
-        &mut self,
-        family: Family,
-        name: &PortName,
-        (cluster, local): Members,
-        mut tell: impl FnMut((Place, Key, Target, Target)),
-    ) {
-        for Stand { place, frontend, first, local: is_local } in self.stands(family, name) {
-            let (had, has) =
-                if is_local { (&self.local.members, &local) } else { (&self.cluster.members, &cluster) };
-            for (at, (had, has)) in (first..).zip(had.iter().zip(has)).filter(|(_, (had, has))| had != has) {
-                tell((place, at_place(frontend, at), *had, *has));
-            }
+        if !like {
+            return false;
         }
-        (self.cluster.members, self.local.members) = (cluster, local);
+        let stands = self.stands(family, name);
+        for (group, takers, is_local) in
+            [(&mut self.cluster, &cluster, false), (&mut self.local, &local, true)]
+        {
+            group.hand_over(takers, |slot, had, has| {
+                for stand in stands.iter().filter(|stand| stand.local == is_local) {
+                    tell(stand.place, at_place(stand.frontend, stand.first + slot), had, has);
+                }
+            });
+        }
+        true
     }
 
     /// Where its endpoints stand in maps, unless clients are bound to them: for each frontend, whether or not it has it.
@@ -224,7 +228,8 @@ impl Placed {
 
 impl Group {
     fn of(takers: &[&Endpoint], sticky: bool, had: Self, slots: &mut Slots) -> Self {
-        let members = had.arranged(takers);
+        let wanted: SmallVec<[Target; 16]> = takers.iter().map(|endpoint| target(endpoint)).collect();
+        let members = arrange(&had.members, &wanted);
         let block = match sticky && !members.is_empty() {
             true => Some(slots.place(had.block, members.len())),
             false => {
@@ -235,10 +240,20 @@ impl Group {
         Self { members, block }
     }
 
-    /// These in the places of those it has, which keep theirs.
-    fn arranged(&self, takers: &[&Endpoint]) -> Box<[Target]> {
-        let wanted: SmallVec<[Target; 16]> = takers.iter().map(|e| (e.address, e.port)).collect();
-        arrange(&self.members, &wanted)
+    /// Puts as many others in their places; those that stay keep theirs. Tells of every place that changes hands.
+    fn hand_over(&mut self, takers: &[&Endpoint], mut tell: impl FnMut(u32, Target, Target)) {
+        let (mut stay, mut free) = (SmallVec::<[bool; 64]>::new(), SmallVec::<[u32; 16]>::new());
+        stay.resize(takers.len(), false);
+        for (slot, member) in (0..).zip(&self.members) {
+            match takers.binary_search_by_key(member, |endpoint| target(endpoint)) {
+                Ok(at) => stay[at] = true,
+                Err(_) => free.push(slot),
+            }
+        }
+        let come = takers.iter().zip(stay).filter(|(_, stays)| !stays).map(|(endpoint, _)| target(endpoint));
+        for (slot, has) in free.into_iter().zip(come) {
+            tell(slot, std::mem::replace(&mut self.members[slot as usize], has), has);
+        }
     }
 
     fn count(&self) -> u32 {

@@ -12,6 +12,8 @@ use smallvec::{SmallVec, smallvec};
 
 /// Address and port of an endpoint.
 pub(super) type Target = (IpAddr, u16);
+/// Endpoints in the order of their places. Mostly they are two or three.
+pub(super) type Targets = SmallVec<[Target; 2]>;
 
 /// Consecutive slots.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -70,7 +72,7 @@ impl Slots {
 
 /// Members in places 0..n: those that were there keep theirs, the rest fills the gaps in order. `wanted` is in order, each
 /// target once.
-pub(super) fn arrange(had: &[Target], wanted: &[Target]) -> Box<[Target]> {
+pub(super) fn arrange(had: &[Target], wanted: &[Target]) -> Targets {
     // Where each of those wanted stands already; the others are given what is left.
     let mut stays: SmallVec<[bool; 64]> = smallvec![false; wanted.len()];
     let mut taken: SmallVec<[bool; 64]> = smallvec![false; wanted.len()];
@@ -98,7 +100,7 @@ mod tests {
     fn members_keep_their_places_when_one_leaves() {
         let before = arrange(&[], &[target(1), target(2), target(3), target(4)]);
         let after = arrange(&before, &[target(1), target(3), target(4)]);
-        assert_eq!(*after, [before[0], target(4), before[2]], "the last one fills the gap");
+        assert_eq!(after[..], [before[0], target(4), before[2]], "the last one fills the gap");
     }
 
     proptest! {

@@ -3,10 +3,11 @@
 use std::{collections::BTreeSet, net::IpAddr};
 
 use proptest::prelude::*;
+use smallvec::smallvec;
 
 use super::*;
 use crate::{
-    model::Protocol,
+    model::{Endpoint, Protocol},
     tables::{Command, Field, HookPoint, Key, Part, Statement, Value, Verdict, diff},
 };
 
@@ -45,7 +46,7 @@ fn dying(endpoint: Endpoint) -> Endpoint {
 }
 
 fn service() -> ServicePort {
-    ServicePort { cluster_ips: vec![ip("10.96.0.5")], port: 80, ..ServicePort::default() }
+    ServicePort { cluster_ips: smallvec![ip("10.96.0.5")], port: 80, ..ServicePort::default() }
 }
 
 fn settings() -> Settings {
@@ -359,7 +360,7 @@ fn hints_of_a_kind_count_when_all_endpoints_have_them_and_some_are_for_here() {
 
 #[test]
 fn families_do_not_mix() {
-    let dual = ServicePort { cluster_ips: vec![ip("10.96.0.5"), ip("fd00::5")], ..service() };
+    let dual = ServicePort { cluster_ips: smallvec![ip("10.96.0.5"), ip("fd00::5")], ..service() };
     let model = Model {
         services: [(name("web"), dual.into())].into(),
         endpoints: [(name("web"), vec![endpoint("10.244.1.1"), endpoint("fd01::1")])].into(),
@@ -423,9 +424,32 @@ fn one_endpoint_more_is_a_small_change() {
 }
 
 #[test]
+fn one_port_may_exchange_endpoints_while_another_gets_more() {
+    let ports =
+        ["http", "web"].map(|port| Arc::new(PortName { port: port.into(), ..(*name("web")).clone() }));
+    let services = [80, 81].map(|port| Arc::new(ServicePort { port, ..service() }));
+    let mut planner = Planner::new(Family::V4, settings());
+    let mut table = planner.table();
+    let mut change = |http: &[&str], web: &[&str]| {
+        let endpoints =
+            [http, web].map(|all| all.iter().map(|address| endpoint(address)).collect::<Vec<_>>());
+        let now: Vec<_> = (0..2).map(|at| (&ports[at], &services[at], &endpoints[at][..])).collect();
+        planner.change(&ports[0].key(), &now).into_iter().for_each(|command| table.apply(command));
+        assert_eq!(table, planner.table());
+        [80, 81].map(|port| fate(&table, packet(POD, "10.96.0.5", port)))
+    };
+    change(&["10.244.1.1"], &["10.244.1.2"]);
+    let [http, web] = change(&["10.244.1.3"], &["10.244.1.2", "10.244.1.4"]);
+    assert_eq!((http.as_str(), web.split(',').count()), ("10.244.1.3:8080", 2));
+    let [http, web] = change(&["10.244.1.5", "10.244.1.6"], &["10.244.1.2", "10.244.1.7"]);
+    assert_eq!((http.split(',').count(), web.split(',').count()), (2, 2));
+    assert!(web.contains("10.244.1.7:8080"), "{web}");
+}
+
+#[test]
 fn the_first_by_name_has_what_several_claim_and_the_next_one_when_it_leaves() {
     let external = |n: u8| ServicePort {
-        cluster_ips: vec![IpAddr::from([10, 96, 0, n])],
+        cluster_ips: smallvec![IpAddr::from([10, 96, 0, n])],
         external_ips: vec![ip("203.0.113.1")],
         ..service()
     };
@@ -569,7 +593,7 @@ fn models() -> impl Strategy<Value = Model> {
         |all| {
             let mut model = Model::default();
             for (n, (mut service, endpoints)) in all {
-                service.cluster_ips = vec![IpAddr::from([10, 96, 0, n])];
+                service.cluster_ips = smallvec![IpAddr::from([10, 96, 0, n])];
                 service.node_port += if service.node_port == 0 { 0 } else { n.into() };
                 // Two ports are of one service.
                 let port = format!("p{}", n % 2).into();

@@ -97,7 +97,7 @@ fn endpoint(high: u8, index: usize) -> Endpoint {
 /// Adds a service with two endpoints; the second is one of two.
 fn add(model: &mut Model, index: usize, second: u8) {
     let service =
-        ServicePort { cluster_ips: vec![address(index).into()], port: 80, ..ServicePort::default() };
+        ServicePort { cluster_ips: smallvec![address(index).into()], port: 80, ..ServicePort::default() };
     model.services.insert(name(index), service.into());
     model.endpoints.insert(name(index), vec![endpoint(1, index), endpoint(second, index)]);
 }
