@@ -110,6 +110,8 @@ pub struct Settings {
     pub terminated_pods: usize,
     /// How often claims and volumes are looked at again.
     pub binder_period: Duration,
+    /// Whether claims are handed to the provisioners of their classes.
+    pub provision: bool,
     /// How long changes of pods gather until the endpoints of their services are written.
     pub endpoints_batch: Duration,
     /// The same for endpoint slices.
@@ -291,6 +293,12 @@ pub fn flags() -> Vec<Flag> {
             "how often claims and volumes are looked at whatever has happened",
         ),
         Flag::new(
+            "enable-dynamic-provisioning",
+            Kind::Bool,
+            "true",
+            "hand claims to the provisioner of their class",
+        ),
+        Flag::new(
             "endpoint-updates-batch-period",
             Kind::Duration,
             "0s",
@@ -450,6 +458,7 @@ impl Settings {
             gates,
             service_cidrs: ranges(values, "service-cluster-ip-range")?,
             binder_period: at_least_a_second(values, "pvclaimbinder-sync-period")?,
+            provision: values.bool("enable-dynamic-provisioning"),
             endpoints_batch: values.duration("endpoint-updates-batch-period"),
             slices_batch: values.duration("endpointslice-updates-batch-period"),
             mirroring_batch: values.duration("mirroring-endpointslice-updates-batch-period"),
@@ -718,7 +727,6 @@ mod tests {
             "--cloud-config=/x",
             "--cidr-allocator-type=CloudAllocator",
             "--enable-hostpath-provisioner",
-            "--enable-dynamic-provisioning=false",
             "--enable-leader-migration",
             "--leader-migration-config=/x",
             "--pv-recycler-minimum-timeout-nfs=1",

@@ -42,6 +42,8 @@ struct Controller {
     classes: Informer<StorageClass>,
     pods: Informer<Pod>,
     recorder: Recorder,
+    /// Whether provisioners are called.
+    provision: bool,
     claim_queue: WorkQueue<ObjectKey>,
     volume_queue: WorkQueue<ObjectKey>,
     /// Who holds it may write: both workers write claims and volumes.
@@ -56,6 +58,7 @@ pub(super) fn start(ctx: &Context) {
         classes: ctx.informers.get(ListWatch::default()),
         pods: ctx.informers.get(ListWatch::default()),
         recorder: ctx.recorder("persistentvolume-controller"),
+        provision: ctx.settings.provision,
         claim_queue: WorkQueue::new("claims"),
         volume_queue: WorkQueue::new("volumes"),
         turn: Arc::default(),
@@ -162,8 +165,9 @@ impl Controller {
     /// One write for a claim; whether another look is needed.
     async fn step_claim(&self, key: &ObjectKey) -> Result<bool, kube::Error> {
         let Some(claim) = self.claims.store().get(key) else { return Ok(false) };
-        let classes = self.classes.store().list();
-        let (step, tell) = plan::claim(&claim, &self.volumes.store().list(), &classes);
+        let all = self.classes.store().list();
+        let classes = plan::Classes { all: &all, provision: self.provision };
+        let (step, tell) = plan::claim(&claim, &self.volumes.store().list(), classes);
         if let Some(tell) = tell {
             self.tell(reference(claim.as_ref()), plan::waiting(tell, &self.waiting_pods(key)));
         }

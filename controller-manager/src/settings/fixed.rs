@@ -2,7 +2,7 @@
 
 use component_base::flags::{
     Kind,
-    fixed::{Fixed, OVER_LOCALHOST, fixed, is_empty, is_off, is_on},
+    fixed::{Fixed, OVER_LOCALHOST, fixed, is_empty, is_off},
 };
 
 const NO_CLOUD: &str = "no cloud is known here: its controllers run in cloud-controller-manager";
@@ -41,8 +41,6 @@ pub(super) const FLAGS: &[Fixed] = &[
         "10s",
         "controllers stop at once: a task ends where it waits",
     ),
-    fixed("enable-dynamic-provisioning", Kind::Bool, "true", "hand claims to the provisioner of their class")
-        .only(is_on, "claims of classes with a provisioner are always handed to it"),
     fixed("enable-hostpath-provisioner", Kind::Bool, "false", "make host path volumes for claims, for tests")
         .only(is_off, "volumes are made by provisioners that run beside the cluster"),
     fixed(

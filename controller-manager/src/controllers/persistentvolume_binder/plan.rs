@@ -104,11 +104,19 @@ pub(super) fn is_claimed_by(volume: &PersistentVolume, claim: &PersistentVolumeC
     uid.is_some() && uid == claim.metadata.uid.as_ref()
 }
 
+/// The classes of claims.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Classes<'c> {
+    pub(super) all: &'c [Arc<StorageClass>],
+    /// Whether their provisioners are called.
+    pub(super) provision: bool,
+}
+
 /// The next step for a claim.
 pub(super) fn claim(
     claim: &PersistentVolumeClaim,
     volumes: &[Arc<PersistentVolume>],
-    classes: &[Arc<StorageClass>],
+    classes: Classes<'_>,
 ) -> Told<ClaimStep> {
     if let Some(annotations) = handed_over(&claim.metadata, &[PROVISIONER, OLD_PROVISIONER]) {
         let mut next = claim.clone();
@@ -165,7 +173,7 @@ fn bound(
 fn unbound(
     claim: &PersistentVolumeClaim,
     volumes: &[Arc<PersistentVolume>],
-    classes: &[Arc<StorageClass>],
+    Classes { all: classes, provision: provisions }: Classes<'_>,
 ) -> Told<ClaimStep> {
     let asked = class_of_claim(claim);
     let class = asked.and_then(|name| classes.iter().find(|c| c.metadata.name.as_deref() == Some(name)));
@@ -193,7 +201,9 @@ fn unbound(
                 "no persistent volumes available for this claim and no storage class is set",
             ),
         ),
-        name => provision(claim, name, class),
+        name if provisions => provision(claim, name, class),
+        // Whoever made it is to make a volume for it as well.
+        _ => (ClaimStep::Settled, None),
     }
 }
 
@@ -412,20 +422,33 @@ fn released(volume: &PersistentVolume) -> Told<VolumeStep> {
     match policy(volume) {
         "Retain" => (VolumeStep::Settled, None),
         "Recycle" => failed("VolumeFailedRecycle", "No recycler plugin found for the volume!".into()),
-        "Delete" if annotation(&volume.metadata, PROVISIONED_BY).is_some() => (VolumeStep::Settled, None),
-        "Delete" => {
-            let name = volume.metadata.name.as_deref().unwrap_or_default();
-            let why = "no deletable volume plugin matched";
-            failed(
-                "VolumeFailedDelete",
-                format!("error getting deleter volume plugin for volume {name:?}: {why}"),
-            )
-        }
+        "Delete" => match undeletable(volume) {
+            None => (VolumeStep::Settled, None),
+            Some(why) => failed("VolumeFailedDelete", why),
+        },
         _ => failed(
             "VolumeUnknownReclaimPolicy",
             "Volume has unrecognized PersistentVolumeReclaimPolicy".into(),
         ),
     }
+}
+
+/// Why nobody deletes what a volume stands for; `None` where its driver does.
+fn undeletable(volume: &PersistentVolume) -> Option<String> {
+    if annotation(&volume.metadata, MIGRATED_TO).is_some_and(|driver| !driver.is_empty()) {
+        return None;
+    }
+    if let Some(plugin) = annotation(&volume.metadata, PROVISIONED_BY).filter(|plugin| !plugin.is_empty()) {
+        return plugin
+            .starts_with("kubernetes.io/")
+            .then(|| format!("no volume plugin matched name: {plugin}"));
+    }
+    if volume.spec.as_ref().is_some_and(|s| s.csi.is_some()) {
+        return None;
+    }
+    let (name, why) =
+        (volume.metadata.name.as_deref().unwrap_or_default(), "no deletable volume plugin matched");
+    Some(format!("error getting deleter volume plugin for volume {name:?}: {why}"))
 }
 
 /// Takes back what we have written; what a user has reserved stays reserved.

@@ -41,8 +41,17 @@ fn class(name: &str, more: Value) -> Arc<StorageClass> {
     Arc::new(serde_json::from_value(value).unwrap())
 }
 
+/// The step for a claim where provisioners are called.
+fn next_for(
+    claim_: &PersistentVolumeClaim,
+    volumes: &[Arc<PersistentVolume>],
+    all: &[Arc<StorageClass>],
+) -> Told<ClaimStep> {
+    claim(claim_, volumes, Classes { all, provision: true })
+}
+
 fn chosen(claim_: &PersistentVolumeClaim, volumes: &[Arc<PersistentVolume>]) -> Option<String> {
-    match claim(claim_, volumes, &[]).0 {
+    match next_for(claim_, volumes, &[]).0 {
         ClaimStep::Reserve(volume) => volume.metadata.name,
         _ => None,
     }
@@ -51,7 +60,7 @@ fn chosen(claim_: &PersistentVolumeClaim, volumes: &[Arc<PersistentVolume>]) -> 
 /// Applies steps of claim and volume until nothing is left to do; the claim's events.
 fn settle(claim_: &mut PersistentVolumeClaim, volume_: &mut Arc<PersistentVolume>) -> usize {
     for writes in 0..10 {
-        match claim(claim_, std::slice::from_ref(volume_), &[]).0 {
+        match next_for(claim_, std::slice::from_ref(volume_), &[]).0 {
             ClaimStep::Settled => return writes,
             ClaimStep::Reserve(next) => *volume_ = Arc::new(*next),
             ClaimStep::VolumeBound(_) => {
@@ -126,7 +135,7 @@ fn what_a_user_has_reserved_is_not_marked_as_ours() {
 #[test]
 fn a_volume_asked_for_by_name_must_fit() {
     let ask =
-        |volume: Arc<PersistentVolume>| claim(&pvc(json!({"spec": {"volumeName": "v"}})), &[volume], &[]);
+        |volume: Arc<PersistentVolume>| next_for(&pvc(json!({"spec": {"volumeName": "v"}})), &[volume], &[]);
     assert!(matches!(ask(pv("v", "3Gi", json!({}))).0, ClaimStep::Reserve(_)));
     let cases = [
         (pv("v", "1Gi", json!({})), "requested PV is too small"),
@@ -147,24 +156,24 @@ fn a_volume_asked_for_by_name_must_fit() {
 #[test]
 fn claims_without_a_volume_wait_or_call_a_provisioner() {
     let reason = |claim_: &PersistentVolumeClaim, classes: &[Arc<StorageClass>]| {
-        claim(claim_, &[], classes).1.map(|t| t.reason)
+        next_for(claim_, &[], classes).1.map(|t| t.reason)
     };
     assert_eq!(reason(&pvc(json!({})), &[]), Some("FailedBinding"));
     let fast = pvc(json!({"spec": {"storageClassName": "fast"}}));
     assert_eq!(reason(&fast, &[]), Some("ProvisioningFailed"));
     let late = class("fast", json!({"volumeBindingMode": "WaitForFirstConsumer"}));
     assert_eq!(reason(&fast, std::slice::from_ref(&late)), Some("WaitForFirstConsumer"));
-    let (step, _) = claim(&fast, &[], &[class("fast", json!({}))]);
+    let (step, _) = next_for(&fast, &[], &[class("fast", json!({}))]);
     let ClaimStep::Write(called) = step else { panic!("{step:?}") };
     assert_eq!(annotation(&called.metadata, PROVISIONER), Some("example.com/p"));
     assert_eq!(reason(&called, &[class("fast", json!({}))]), Some("ExternalProvisioning"));
     let chosen =
         pvc(json!({"metadata": {"annotations": {SELECTED_NODE: "a"}}, "spec": {"storageClassName": "fast"}}));
-    assert!(matches!(claim(&chosen, &[], &[late]).0, ClaimStep::Write(_)));
+    assert!(matches!(next_for(&chosen, &[], &[late]).0, ClaimStep::Write(_)));
     let local = class("fast", json!({"provisioner": "kubernetes.io/no-provisioner"}));
     assert_eq!(reason(&fast, &[local]), Some("ProvisioningFailed"));
     let old = class("fast", json!({"provisioner": "kubernetes.io/aws-ebs"}));
-    let ClaimStep::Write(called) = claim(&fast, &[], &[old]).0 else { panic!("nobody is called") };
+    let ClaimStep::Write(called) = next_for(&fast, &[], &[old]).0 else { panic!("nobody is called") };
     assert_eq!(annotation(&called.metadata, PROVISIONER), Some("ebs.csi.aws.com"));
 }
 
@@ -173,7 +182,7 @@ fn claims_say_which_pods_they_wait_for() {
     let late = class("fast", json!({"volumeBindingMode": "WaitForFirstConsumer"}));
     let fast = pvc(json!({"spec": {"storageClassName": "fast"}}));
     let told = |pods: &[&str]| {
-        let tell = claim(&fast, &[], std::slice::from_ref(&late)).1.unwrap();
+        let tell = next_for(&fast, &[], std::slice::from_ref(&late)).1.unwrap();
         let told = waiting(tell, &pods.iter().map(|pod| (*pod).to_owned()).collect::<Vec<_>>());
         (told.reason, told.note)
     };
@@ -181,7 +190,7 @@ fn claims_say_which_pods_they_wait_for() {
     assert_eq!(told(&[]), ("WaitForFirstConsumer", first));
     assert_eq!(told(&["a"]), ("WaitForPodScheduled", "waiting for pod a to be scheduled".to_owned()));
     assert_eq!(told(&["a", "b"]), ("WaitForPodScheduled", "waiting for pods a,b to be scheduled".to_owned()));
-    let other = claim(&pvc(json!({})), &[], &[]).1.unwrap();
+    let other = next_for(&pvc(json!({})), &[], &[]).1.unwrap();
     assert_eq!(waiting(other.clone(), &["a".to_owned()]), other);
 }
 
@@ -197,19 +206,19 @@ fn a_claim_that_says_nothing_gets_the_youngest_default_class() {
         default("new", "2026-01-02T00:00:00Z"),
         class("x", json!({})),
     ];
-    let ClaimStep::Write(next) = claim(&claim_, &[], &classes).0 else { panic!("no class") };
+    let ClaimStep::Write(next) = next_for(&claim_, &[], &classes).0 else { panic!("no class") };
     assert_eq!(next.spec.unwrap().storage_class_name.as_deref(), Some("new"));
 }
 
 #[test]
 fn a_lost_volume_is_told_once() {
     let done = json!({"metadata": {"annotations": {BIND_COMPLETED: "yes"}}, "spec": {"volumeName": "v"}});
-    let (step, tell) = claim(&pvc(done.clone()), &[], &[]);
+    let (step, tell) = next_for(&pvc(done.clone()), &[], &[]);
     assert_eq!(tell.unwrap().reason, "ClaimLost");
     let ClaimStep::Status(lost) = step else { panic!("{step:?}") };
-    assert_eq!(claim(&lost, &[], &[]), (ClaimStep::Settled, None));
+    assert_eq!(next_for(&lost, &[], &[]), (ClaimStep::Settled, None));
     let foreign = pv("v", "3Gi", json!({"spec": {"claimRef": {"namespace": "n", "name": "c", "uid": "x"}}}));
-    assert_eq!(claim(&pvc(done), &[foreign], &[]).1.unwrap().reason, "ClaimMisbound");
+    assert_eq!(next_for(&pvc(done), &[foreign], &[]).1.unwrap().reason, "ClaimMisbound");
 }
 
 #[test]
@@ -262,7 +271,7 @@ fn drivers_that_do_the_work_of_plugins_are_named() {
     const IN_TREE: &str = "kubernetes.io/gce-pd";
     let of_claim = |annotations: Value| {
         let claim_ = pvc(json!({"metadata": {"annotations": annotations}}));
-        match claim(&claim_, &[], &[]).0 {
+        match next_for(&claim_, &[], &[]).0 {
             ClaimStep::Write(next) => annotation(&next.metadata, MIGRATED_TO).unwrap_or("none").to_owned(),
             _ => "as it is".to_owned(),
         }
@@ -328,4 +337,36 @@ fn what_a_claim_has_is_said_when_it_is_bound_and_by_others_afterwards() {
     let bound = pvc(json!({"status": {"phase": "Bound", "accessModes": ["ReadWriteOnce"],
         "capacity": {"storage": "6Gi"}, "currentVolumeAttributesClassName": "silver"}}));
     assert_eq!(shown(&bound), None);
+}
+
+#[test]
+fn nobody_is_called_where_provisioning_is_off() {
+    let fast = pvc(json!({"spec": {"storageClassName": "fast"}}));
+    let all = [class("fast", json!({}))];
+    let off =
+        |volumes: &[Arc<PersistentVolume>]| claim(&fast, volumes, Classes { all: &all, provision: false });
+    assert_eq!(off(&[]), (ClaimStep::Settled, None));
+    let volume_ = pv("v", "3Gi", json!({"spec": {"storageClassName": "fast"}}));
+    assert!(matches!(off(&[volume_]).0, ClaimStep::Reserve(_)));
+}
+
+#[test]
+fn drivers_delete_their_volumes_whoever_made_them() {
+    let told = |more: Value| {
+        let mut value = json!({"spec": {"persistentVolumeReclaimPolicy": "Delete",
+            "claimRef": {"namespace": "n", "name": "c", "uid": "u"}}, "status": {"phase": "Released"}});
+        merge(&mut value, more);
+        volume(&pv("v", "1Gi", value), None).1.map(|tell| tell.note)
+    };
+    let csi = json!({"spec": {"csi": {"driver": "d", "volumeHandle": "h"}}});
+    assert_eq!(told(csi), None, "made by hand");
+    assert_eq!(told(json!({"metadata": {"annotations": {PROVISIONED_BY: "d"}}})), None);
+    let migrated = json!({PROVISIONED_BY: "kubernetes.io/gce-pd", MIGRATED_TO: "pd.csi.storage.gke.io"});
+    assert_eq!(told(json!({"metadata": {"annotations": migrated}})), None);
+    let plugin = json!({"metadata": {"annotations": {PROVISIONED_BY: "kubernetes.io/gone"}, "finalizers": [BY_PLUGIN]}});
+    assert_eq!(told(plugin).as_deref(), Some("no volume plugin matched name: kubernetes.io/gone"));
+    assert_eq!(
+        told(json!({"spec": {"nfs": {"server": "s", "path": "/"}}})).as_deref(),
+        Some("error getting deleter volume plugin for volume \"v\": no deletable volume plugin matched")
+    );
 }
