@@ -1,9 +1,13 @@
 //! What a provider of infrastructure can do. One folder per provider under `provider/`.
 
-use std::{collections::BTreeSet, net::IpAddr};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+};
 
 use async_trait::async_trait;
 use ipnet::IpNet;
+use serde::Deserialize;
 
 pub mod bare_metal;
 
@@ -67,6 +71,44 @@ pub struct LoadBalancer {
     pub nodes: Vec<NodeAddress>,
 }
 
+/// The machine of a node.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase", default, deny_unknown_fields)]
+pub struct Instance {
+    /// What the infrastructure calls it: `provider://…`.
+    pub provider_id: String,
+    /// Its kind.
+    pub instance_type: String,
+    /// Where it stands.
+    pub zone: String,
+    /// Where its zone is.
+    pub region: String,
+    /// Its addresses, with what each is for: `InternalIP`, `ExternalIP`, `Hostname`, `InternalDNS` or `ExternalDNS`.
+    pub addresses: Vec<InstanceAddress>,
+    /// Labels its node is to have besides.
+    pub labels: BTreeMap<String, String>,
+    /// Whether it is switched off for now.
+    pub shut_down: bool,
+}
+
+/// An address of a machine.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct InstanceAddress {
+    /// What it is for.
+    #[serde(rename = "type")]
+    pub kind: String,
+    /// The address.
+    pub address: String,
+}
+
+/// What a provider knows of machines. `node` is the name of a node, `id` what its machine is called, where the node says so.
+#[async_trait]
+pub trait Instances: Send + Sync {
+    /// The machine; `None` if there is none.
+    async fn instance(&self, node: &str, id: Option<&str>) -> Result<Option<Instance>, ProviderError>;
+}
+
 /// Infrastructure. Every method brings a whole set to what is wanted, so that calls may be repeated.
 #[async_trait]
 pub trait Provider: Send + Sync {
@@ -87,4 +129,9 @@ pub trait Provider: Send + Sync {
 
     /// Makes exactly these pod routes exist. Routes of others are not touched.
     async fn set_routes(&self, wanted: &[Route]) -> Result<(), ProviderError>;
+
+    /// The machines, if the provider knows them.
+    fn instances(&self) -> Option<&dyn Instances> {
+        None
+    }
 }

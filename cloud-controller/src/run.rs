@@ -1,4 +1,7 @@
-//! Wiring: flags, the lease, and one loop that brings infrastructure to what services and nodes ask for.
+//! Wiring: flags, the lease, one loop that brings infrastructure to what services and nodes ask for, and those that bring
+//! nodes to what their machines are.
+
+mod instances;
 
 use std::{fmt, net::IpAddr, path::PathBuf, sync::Arc, time::Duration};
 
@@ -24,6 +27,8 @@ use kube::{
 };
 use parking_lot::Mutex;
 use serde_json::{Value, json};
+
+use self::instances::{NodeKeeper, Periods};
 
 use crate::{
     controllers::{
@@ -51,6 +56,9 @@ pub struct CloudController;
 pub struct Config {
     client: ClientOptions,
     provider: bare_metal::Config,
+    periods: Periods,
+    /// Nodes looked at at once.
+    workers: usize,
     serving: SecureServingOptions,
     auth: component_base::auth::AuthOptions,
     election: Option<LeaderElection>,
@@ -110,6 +118,19 @@ impl Daemon for CloudController {
                     "true",
                     "make routes to the pods of other nodes",
                 ),
+                Flag::new(
+                    "node-status-update-frequency",
+                    Kind::Duration,
+                    "5m0s",
+                    "how often the addresses of nodes are looked at",
+                ),
+                Flag::new(
+                    "node-monitor-period",
+                    Kind::Duration,
+                    "5s",
+                    "how often machines of nodes that do not report are looked for",
+                ),
+                Flag::new("concurrent-node-syncs", Kind::Int, "1", "nodes looked at at once"),
             ],
         )
         .with(group::secure_serving("10258"))
@@ -131,6 +152,11 @@ impl Daemon for CloudController {
             serving: group::secure_serving_options(values, "cloud-controller-manager"),
             auth: group::auth_options(values),
             election: group::leader_election_options(values),
+            periods: Periods {
+                addresses: values.duration("node-status-update-frequency"),
+                machines: values.duration("node-monitor-period"),
+            },
+            workers: usize::try_from(values.int("concurrent-node-syncs")).unwrap_or(1).max(1),
             routes: values.bool("configure-cloud-routes"),
             gates: SWITCHES.read(values)?,
         })
@@ -141,7 +167,8 @@ impl Daemon for CloudController {
         let auth = Delegated::new(config.auth, "cloud-controller-manager").await?;
         SecureServer::bind(&config.serving)?.serve(Site::default(), Arc::new(auth), &tasks);
         let client = client::connect(&config.client).await?;
-        let (provider, routes) = (BareMetal::new(config.provider), config.routes);
+        let (provider, routes) = (Arc::new(BareMetal::new(config.provider)), config.routes);
+        let (workers, periods) = (config.workers, config.periods);
         let lead = move |group: Tasks| async move {
             let informers = Informers::new(client.clone(), &group);
             let controller = Controller {
@@ -155,8 +182,28 @@ impl Daemon for CloudController {
                 clock: clock::real(),
                 hosts: Mutex::default(),
             };
+            let keeper = NodeKeeper {
+                client: controller.client.clone(),
+                provider: controller.provider.clone(),
+                nodes: controller.nodes.clone(),
+                node: Recorder::new(
+                    controller.client.clone(),
+                    clock::real(),
+                    "cloud-node-controller",
+                    "",
+                    &group,
+                ),
+                lifecycle: Recorder::new(
+                    controller.client.clone(),
+                    clock::real(),
+                    "cloud-node-lifecycle-controller",
+                    "",
+                    &group,
+                ),
+            };
             let drain = group.drain();
             drain.run_until_cancelled(controller.start(&informers, &group)).await;
+            keeper.start(&group, workers, periods);
             drain.cancelled().await;
         };
         daemon::lead(config.election, &config.client, &tasks, lead).await
@@ -185,7 +232,7 @@ impl fmt::Display for Infrastructure {
 /// What a round reads and writes.
 struct Controller {
     client: Client,
-    provider: BareMetal,
+    provider: Arc<BareMetal>,
     recorder: Recorder,
     /// Tells of routes.
     router: Recorder,
@@ -219,8 +266,9 @@ impl Controller {
     /// Plans for everything there is, and acts.
     async fn round(&self) -> Result<(), RoundError> {
         let nodes = self.nodes.store().list();
-        let plan = service::plan(&self.services.store().list(), &nodes, &self.provider);
-        let actor = Actor { client: &self.client, provider: &self.provider, recorder: &self.recorder };
+        let plan = service::plan(&self.services.store().list(), &nodes, self.provider.as_ref());
+        let actor =
+            Actor { client: &self.client, provider: self.provider.as_ref(), recorder: &self.recorder };
         let lookup =
             |namespace: &str, name: &str| self.services.store().get(&ObjectKey::new(namespace, name));
         let tell = |told: Vec<Told>| {

@@ -6,13 +6,16 @@
 mod kernel;
 mod plan;
 
-use std::{collections::BTreeSet, net::IpAddr};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+};
 
 use async_trait::async_trait;
 use ipnet::IpNet;
 use serde::Deserialize;
 
-use super::{LoadBalancer, Provider, ProviderError, Route};
+use super::{Instance, Instances, LoadBalancer, Provider, ProviderError, Route};
 
 /// The provider's configuration file (`--cloud-config`).
 #[derive(Clone, Debug, Default, Deserialize)]
@@ -21,6 +24,8 @@ pub struct Config {
     /// Load balancers.
     #[serde(default)]
     pub load_balancer: LoadBalancerConfig,
+    /// The machines, by the names of their nodes. Where they are listed, nodes of others are removed once they do not report.
+    pub machines: Option<BTreeMap<String, Instance>>,
 }
 
 /// Load balancers.
@@ -36,12 +41,13 @@ pub struct LoadBalancerConfig {
 #[derive(Debug)]
 pub struct BareMetal {
     pool: Vec<IpNet>,
+    machines: Option<BTreeMap<String, Instance>>,
 }
 
 impl BareMetal {
     /// A provider with a configuration.
     pub fn new(config: Config) -> Self {
-        Self { pool: config.load_balancer.pool }
+        Self { pool: config.load_balancer.pool, machines: config.machines }
     }
 }
 
@@ -70,5 +76,47 @@ impl Provider for BareMetal {
         let mut kernel = kernel::Kernel::open()?;
         let now = kernel.state()?;
         kernel.carry_out(&plan::routes(wanted, &now))
+    }
+
+    fn instances(&self) -> Option<&dyn Instances> {
+        self.machines.is_some().then_some(self)
+    }
+}
+
+impl BareMetal {
+    /// The machine that has an identifier, or the one of the node where nobody says which it is.
+    fn machine(&self, node: &str, id: Option<&str>) -> Option<&Instance> {
+        let machines = self.machines.as_ref()?;
+        let identified = id.and_then(|id| machines.values().find(|machine| machine.provider_id == id));
+        identified.or_else(|| machines.get(node))
+    }
+}
+
+#[async_trait]
+impl Instances for BareMetal {
+    async fn instance(&self, node: &str, id: Option<&str>) -> Result<Option<Instance>, ProviderError> {
+        Ok(self.machine(node, id).cloned())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn machines_are_known_where_they_are_listed() {
+        let of = |config: serde_json::Value| BareMetal::new(serde_json::from_value(config).unwrap());
+        assert!(of(json!({})).instances().is_none());
+        let some = of(json!({"machines": {"a": {"providerId": "metal://1", "zone": "z"},
+            "b": {"shutDown": true, "addresses": [{"type": "InternalIP", "address": "10.0.0.2"}]}}}));
+        let instances = some.instances().unwrap();
+        let zone = |found: Option<Instance>| found.map(|instance| instance.zone);
+        assert_eq!(zone(instances.instance("a", None).await.unwrap()).as_deref(), Some("z"));
+        let renamed = instances.instance("renamed", Some("metal://1")).await.unwrap();
+        assert_eq!(zone(renamed).as_deref(), Some("z"));
+        assert_eq!(instances.instance("c", None).await.unwrap(), None);
+        assert!(instances.instance("b", None).await.unwrap().unwrap().shut_down);
     }
 }
