@@ -12,6 +12,7 @@ mod audit;
 mod binding;
 mod cbor;
 mod configurations;
+mod controllers;
 mod customresources;
 mod devicetaints;
 mod discovery;
@@ -26,6 +27,7 @@ mod gates;
 mod input;
 mod leaders;
 mod lists;
+mod machines;
 mod manifests;
 mod metrics;
 mod objects;
@@ -112,6 +114,8 @@ fn main() -> ExitCode {
         .and(alone.run("metrics", metrics::TESTS))
         .and(alone.run("pages", pages::TESTS))
         .and(alone.run("devicetaints", devicetaints::TESTS))
+        .and(alone.run("controllers", controllers::TESTS))
+        .and(alone.run("machines", machines::TESTS))
         .and(alone.run("waking", waking::TESTS))
         .and(alone.run("binding", binding::TESTS))
         .and(alone.run("front", front::TESTS))
