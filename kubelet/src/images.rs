@@ -2,9 +2,14 @@
 //! is there is in `verified`.
 
 pub mod providers;
+pub mod reference;
 pub mod verified;
 
-use std::{collections::HashMap, sync::Arc, time::Instant};
+use std::{
+    collections::HashMap,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use aws_lc_rs::digest::{SHA256, digest};
 use base64::Engine as _;
@@ -79,11 +84,19 @@ impl PullGate {
     }
 }
 
+/// A pull that failed.
+#[derive(Debug)]
+struct Failed {
+    at: Timestamp,
+    reason: &'static str,
+    why: String,
+}
+
 /// A pod's failed pulls, by image: when, and why.
 #[derive(Debug, Default)]
 pub struct PullHistory {
     backoffs: BackOffs,
-    failures: HashMap<String, (Timestamp, String)>,
+    failures: HashMap<String, Failed>,
 }
 
 /// Why an image is not there yet, and when to try again.
@@ -135,9 +148,15 @@ pub async fn ensure(
     use crate::events::Severity::{Normal, Warning};
     let Request { role, container, now, .. } = *request;
     let name = container.image.clone().unwrap_or_default();
+    let tagged = reference::with_tag(&name).map_err(|error| {
+        let why = format!("couldn't parse image name {name:?}: {error}");
+        let message = format!("Failed to apply default image tag {name:?}: {why}");
+        tell(Warning, "InspectFailed", message.clone());
+        not_there("InvalidImageName", message, None)
+    })?;
     let present = match request.seen {
         Some(image) => Some(image.clone()),
-        None => runtime.image(&name).await.map_err(|error| {
+        None => runtime.image(&tagged).await.map_err(|error| {
             let message = format!("Failed to inspect image {name:?}: {error}");
             tell(Warning, "InspectFailed", message.clone());
             not_there("ImageInspectError", message, None)
@@ -182,11 +201,11 @@ pub async fn ensure(
         }
         _ => {}
     }
-    if let Some((failed, why)) = history.failures.get(&name)
+    if let Some(Failed { at: failed, reason, why }) = history.failures.get(&name)
         && let Some((until, _)) = history.backoffs.wait_until(&name, *failed, now)
     {
         tell(Normal, "BackOff", format!("Back-off pulling image {name:?}"));
-        let message = format!("Back-off pulling image {name:?}: ErrImagePull: {why}");
+        let message = format!("Back-off pulling image {name:?}: {reason}: {why}");
         return Err(not_there("ImagePullBackOff", message, Some(until)));
     }
     let intent = |why: std::io::Error| {
@@ -202,23 +221,24 @@ pub async fn ensure(
     let started = Instant::now();
     let uid = request.sandbox.metadata.as_ref().map_or("", |metadata| &metadata.uid);
     STARTS.pulls(uid, Timestamp::now());
-    let pulled = pull(runtime, gate, &name, request).await;
+    let pulled = pull(runtime, gate, &name, &tagged, request).await;
     STARTS.has_pulled(uid, Timestamp::now());
     drop(permit);
     let image = match pulled {
         Ok(origin) => {
-            let image = runtime.image(&name).await.ok().flatten();
+            let image = runtime.image(&tagged).await.ok().flatten();
             image.inspect(|image| intent.pulled(&image.id, &origin))
         }
         Err(error) => {
             drop(intent);
-            let why = error.to_string();
-            tell(Warning, "Failed", format!("Failed to pull image {name:?}: {why}"));
+            let said = words(&error);
+            tell(Warning, "Failed", format!("Failed to pull image {name:?}: {said}"));
             history.backoffs.next(&name, now, now);
-            history.failures.insert(name.clone(), (now, why.clone()));
+            let (reason, why) = refused(&name, &said);
+            history.failures.insert(name.clone(), Failed { at: now, reason, why: why.clone() });
             let (until, _) =
                 history.backoffs.wait_until(container.image.as_deref().unwrap_or_default(), now, now).unzip();
-            return Err(not_there("ErrImagePull", why, until));
+            return Err(not_there(reason, why, until));
         }
     };
     let Some(image) = image else {
@@ -226,8 +246,8 @@ pub async fn ensure(
     };
     history.failures.remove(&name);
     history.backoffs.forget(&name);
-    let took = component_base::goduration::format(started.elapsed());
-    let with_waiting = component_base::goduration::format(waited.elapsed());
+    let shown = |since: Instant| component_base::goduration::format(whole_millis(since.elapsed()));
+    let (took, with_waiting) = (shown(started), shown(waited));
     let size = image.size;
     let pulls = crate::metrics::get().image_pulls.with_label_values(&[crate::metrics::image_size(size)]);
     pulls.observe(started.elapsed().as_secs_f64());
@@ -236,6 +256,35 @@ pub async fn ensure(
     );
     tell(Normal, "Pulled", text);
     Ok(to_image(&image))
+}
+
+/// As long as it took, as far as anybody wants to know.
+fn whole_millis(took: Duration) -> Duration {
+    Duration::from_millis(u64::try_from(took.as_millis()).unwrap_or(u64::MAX))
+}
+
+/// What the runtime said of a pull; that an error is of no known kind is no news.
+fn words(error: &RuntimeError) -> String {
+    match error {
+        RuntimeError::Call { code: tonic::Code::Unknown, message } => message.clone(),
+        error => error.to_string(),
+    }
+}
+
+/// Reasons that runtimes give by the first word of what they say (CRI's `errors`), with what that means.
+const REASONS: [(&str, &str); 2] = [
+    ("RegistryUnavailable", "the registry is unavailable"),
+    ("SignatureValidationFailed", "the signature validation failed"),
+];
+
+/// Why a container waits whose image was not pulled: reason and text.
+fn refused(name: &str, said: &str) -> (&'static str, String) {
+    for (reason, meaning) in REASONS {
+        if let Some(more) = said.strip_prefix(reason) {
+            return (reason, format!("image pull failed for {name} because {meaning}{more}"));
+        }
+    }
+    ("ErrImagePull", said.to_owned())
 }
 
 fn not_there(reason: &str, message: String, retry: Option<Timestamp>) -> NotThere {
@@ -255,10 +304,11 @@ async fn pull(
     runtime: &Runtime,
     gate: &PullGate,
     name: &str,
+    tagged: &str,
     request: &Request<'_>,
 ) -> Result<Origin, RuntimeError> {
     let pull = async |auth| match gate.admits(tokio::time::Instant::now()) {
-        true => runtime.pull(name, auth, request.sandbox.clone()).await,
+        true => runtime.pull(tagged, auth, request.sandbox.clone()).await,
         false => Err(RuntimeError::Throttled),
     };
     let mut credentials = credentials(name, request.secrets);
@@ -406,6 +456,32 @@ mod tests {
             k8s_openapi::ByteString(json.as_bytes().to_vec()),
         )]);
         Arc::new(Secret { data: Some(data), ..Secret::default() })
+    }
+
+    #[test]
+    fn runtimes_say_why_nothing_was_pulled() {
+        let error = |code, message: &str| RuntimeError::Call { code, message: message.to_owned() };
+        for (error, reason, text) in [
+            (
+                error(tonic::Code::Unknown, "RegistryUnavailable: no route"),
+                "RegistryUnavailable",
+                "image pull failed for a because the registry is unavailable: no route",
+            ),
+            (
+                error(tonic::Code::Unknown, "SignatureValidationFailed"),
+                "SignatureValidationFailed",
+                "image pull failed for a because the signature validation failed",
+            ),
+            (error(tonic::Code::Unknown, "no such host"), "ErrImagePull", "no such host"),
+            (
+                error(tonic::Code::NotFound, "no such tag"),
+                "ErrImagePull",
+                "rpc error: code = NotFound desc = no such tag",
+            ),
+        ] {
+            assert_eq!(refused("a", &words(&error)), (reason, text.to_owned()));
+        }
+        assert_eq!(whole_millis(Duration::from_micros(1_234_567)), Duration::from_millis(1234));
     }
 
     #[test]

@@ -32,12 +32,9 @@ pub enum HookError {
     /// The request failed.
     #[error(transparent)]
     Http(#[from] HttpError),
-    /// The server answered with an error.
-    #[error("HTTP hook failed with statuscode: {0}")]
-    Status(u16),
-    /// The port could not be reached.
-    #[error("{0}")]
-    Tcp(String),
+    /// There is nothing in it that could be run.
+    #[error("Cannot run handler: invalid handler")]
+    Handler,
 }
 
 /// Runs a hook to its end; it takes as long as it takes, the caller sets the limit.
@@ -61,27 +58,24 @@ pub async fn run(
             return Err(HookError::Exit { command: command.join(" "), code: answer.exit_code, output });
         }
     } else if let Some(get) = &handler.http_get {
-        let status = request(&target, get, limit).await?;
-        if !(200..400).contains(&status) {
-            return Err(HookError::Status(status));
-        }
+        // Any answer will do.
+        request(&target, get, limit).await?;
     } else if let Some(sleep) = &handler.sleep {
         let mut asleep = Asleep { ended: false };
         tokio::time::sleep(Duration::from_secs(u64::try_from(sleep.seconds).unwrap_or(0))).await;
         asleep.ended = true;
-    } else if let Some(tcp) = &handler.tcp_socket
-        && let probe::Finding::Failure(text) | probe::Finding::Unknown(text) =
-            probe::tcp::probe(&target, tcp, limit.min(Duration::from_secs(30))).await
-    {
-        return Err(HookError::Tcp(text));
+    } else {
+        // A socket is none that hooks could use, though the API still has it.
+        return Err(HookError::Handler);
     }
     Ok(())
 }
 
 /// Makes a hook's request. What speaks HTTP where HTTPS was asked for is asked so again, as it was before hooks knew
 /// HTTPS.
-async fn request(target: &Target<'_>, get: &HTTPGetAction, limit: Duration) -> Result<u16, HttpError> {
-    let first = probe::http::get(target, get, limit, AGENT).await;
+async fn request(target: &Target<'_>, get: &HTTPGetAction, limit: Duration) -> Result<(), HttpError> {
+    let url = probe::http::url(target, get)?;
+    let first = probe::http::get(&url, get, limit, AGENT).await.map(|_| ());
     let is_secure = get.scheme.as_deref().is_some_and(|scheme| scheme.eq_ignore_ascii_case("HTTPS"));
     if !(is_secure && first.as_ref().is_err_and(HttpError::is_plain_answer)) {
         return first;
@@ -91,9 +85,9 @@ async fn request(target: &Target<'_>, get: &HTTPGetAction, limit: Duration) -> R
         // What is secret is not sent in the clear.
         headers.retain(|header| !header.name.eq_ignore_ascii_case("authorization"));
     }
-    let second = probe::http::get(target, &plain, limit, AGENT).await?;
+    probe::http::get(&probe::http::url(target, &plain)?, &plain, limit, AGENT).await?;
     metrics::get().hook_fallbacks.inc();
-    Ok(second)
+    Ok(())
 }
 
 /// A hook that sleeps; one that is dropped before its time was ended.

@@ -69,6 +69,8 @@ pub enum Outcome {
 pub enum Finding {
     /// As wanted.
     Success,
+    /// As wanted, though the text says what is odd about it.
+    Warning(String),
     /// Not as wanted; the text says what was seen.
     Failure(String),
     /// The probe itself could not be made; it counts as nothing.
@@ -86,8 +88,26 @@ pub struct Target<'a> {
     pub container: &'a Container,
 }
 
-/// Makes one probe.
+/// How often a probe is tried that cannot be made.
+const TRIES: usize = 3;
+
+/// Makes one probe; one that cannot be made is tried again at once.
 pub async fn probe(runtime: &Runtime, target: &Target<'_>, probe: &Probe) -> Finding {
+    repeated(|| attempt(runtime, target, probe)).await
+}
+
+async fn repeated<F: Future<Output = Finding>>(mut attempt: impl FnMut() -> F) -> Finding {
+    let mut last = attempt().await;
+    for _ in 1..TRIES {
+        if !matches!(last, Finding::Unknown(_)) {
+            break;
+        }
+        last = attempt().await;
+    }
+    last
+}
+
+async fn attempt(runtime: &Runtime, target: &Target<'_>, probe: &Probe) -> Finding {
     let seconds = u64::try_from(probe.timeout_seconds.unwrap_or(1).max(1)).unwrap_or(1);
     let timeout = Duration::from_secs(seconds);
     if let Some(action) = &probe.exec {
@@ -126,4 +146,25 @@ pub fn port(port: &IntOrString, container: &Container) -> Result<u16, String> {
 #[must_use]
 pub fn join(host: &str, port: u16) -> String {
     if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn what_cannot_be_asked_is_asked_three_times() {
+        for (failing, expected, asked) in
+            [(0, Finding::Success, 1), (2, Finding::Success, 3), (9, Finding::Unknown("no".to_owned()), 3)]
+        {
+            let mut count = 0;
+            let attempt = || {
+                count += 1;
+                let finding =
+                    if count > failing { Finding::Success } else { Finding::Unknown("no".to_owned()) };
+                std::future::ready(finding)
+            };
+            assert_eq!((repeated(attempt).await, count), (expected, asked));
+        }
+    }
 }

@@ -87,6 +87,16 @@ fn found<T>(answer: Result<T, RuntimeError>) -> Result<Option<T>, RuntimeError> 
 }
 
 impl RuntimeError {
+    /// The runtime has no such call. Containerd 2.2 has one that says in words only that there is nothing behind it.
+    #[must_use]
+    pub fn is_unimplemented(&self) -> bool {
+        match self {
+            Self::Call { code: tonic::Code::Unimplemented, .. } => true,
+            Self::Call { code: tonic::Code::Unknown, message } => message.contains("not implemented"),
+            _ => false,
+        }
+    }
+
     /// The object asked for does not exist.
     #[must_use]
     pub fn is_not_found(&self) -> bool {
@@ -328,6 +338,21 @@ impl Runtime {
         });
         self.runtime.clone().update_container_resources(request).await?;
         Ok(())
+    }
+
+    /// Tells the runtime what a pod may have from now on; one that does not care need not.
+    ///
+    /// # Errors
+    /// When it refuses.
+    pub async fn update_sandbox(
+        &self,
+        message: cri::UpdatePodSandboxResourcesRequest,
+    ) -> Result<(), RuntimeError> {
+        let answer = self.runtime.clone().update_pod_sandbox_resources(self.request(message)).await;
+        match answer.map_err(RuntimeError::from) {
+            Err(error) if !error.is_unimplemented() => Err(error),
+            _ => Ok(()),
+        }
     }
 
     /// Removes a container that does not run.
@@ -704,4 +729,149 @@ fn image_name(status: &cri::ContainerStatus) -> String {
 /// Nanoseconds since 1970 as an instant; what is out of range reads as 1970.
 fn instant(nanos: i64) -> Timestamp {
     Timestamp::from_nanosecond(i128::from(nanos)).unwrap_or(Timestamp::UNIX_EPOCH)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn runtimes_without_a_call_say_so_in_their_own_ways() {
+        use tonic::Code::{Internal, Unimplemented, Unknown};
+        for (code, message, expected) in [
+            // containerd 1.6, which does not know the method.
+            (
+                Unimplemented,
+                "unknown method UpdatePodSandboxResources for service runtime.v1.RuntimeService",
+                true,
+            ),
+            // containerd 2.2.
+            (Unknown, "not implemented yet", true),
+            (Unknown, "failed to update the sandbox: no memory", false),
+            (Internal, "not implemented yet", false),
+        ] {
+            let error = RuntimeError::Call { code, message: message.to_owned() };
+            assert_eq!(error.is_unimplemented(), expected, "{message}");
+        }
+    }
+
+    fn status(of: impl FnOnce(&mut cri::ContainerStatus)) -> cri::ContainerStatus {
+        let mut status = cri::ContainerStatus {
+            id: "1".into(),
+            metadata: Some(cri::ContainerMetadata { name: "c".into(), attempt: 2 }),
+            labels: [(observed::CONTAINER_NAME.to_owned(), "c".to_owned())].into(),
+            created_at: 1_700_000_000_000_000_000,
+            started_at: 1_700_000_001_000_000_000,
+            ..Default::default()
+        };
+        of(&mut status);
+        status
+    }
+
+    #[test]
+    fn containers_read_as_runtimes_tell_them() {
+        // containerd 1.6: the image by its tag, its reference by digest; nothing of resources, user or signal.
+        let old = to_record(
+            status(|s| {
+                s.state = cri::ContainerState::ContainerExited as i32;
+                s.image = Some(cri::ImageSpec {
+                    image: "docker.io/library/busybox:1".into(),
+                    ..Default::default()
+                });
+                s.image_ref = "docker.io/library/busybox@sha256:77".into();
+                (s.exit_code, s.finished_at) = (137, 1_700_000_002_000_000_000);
+                s.reason = "OOMKilled".into();
+            }),
+            "s",
+        );
+        assert_eq!(
+            (old.phase, old.exit_code, old.reason.as_str()),
+            (ContainerPhase::Exited, 137, "OOMKilled")
+        );
+        assert_eq!(
+            (old.image.as_str(), old.image_id.as_str()),
+            ("docker.io/library/busybox:1", "docker.io/library/busybox@sha256:77")
+        );
+        assert_eq!((old.limits, old.user, old.stop_signal, old.restart_count), (None, None, None, 2));
+        assert_eq!(old.finished_at.map(|at| at.as_second()), Some(1_700_000_002));
+        // containerd 2: what was asked for beside what that was, limits with unlimited as -1, who it runs as, how it ends,
+        // and images that are mounted.
+        let new = to_record(
+            status(|s| {
+                s.state = cri::ContainerState::ContainerRunning as i32;
+                let image = "sha256:42".to_owned();
+                let user_specified_image = "busybox:1".to_owned();
+                s.image = Some(cri::ImageSpec { image, user_specified_image, ..Default::default() });
+                (s.image_ref, s.image_id) =
+                    ("docker.io/library/busybox@sha256:77".into(), "sha256:42".into());
+                let linux = cri::LinuxContainerResources {
+                    cpu_shares: 102,
+                    cpu_period: 100_000,
+                    cpu_quota: -1,
+                    memory_limit_in_bytes: 64 << 20,
+                    ..Default::default()
+                };
+                s.resources = Some(cri::ContainerResources { linux: Some(linux) });
+                let linux =
+                    cri::LinuxContainerUser { uid: 1000, gid: 3000, supplemental_groups: vec![3000, 4000] };
+                s.user = Some(cri::ContainerUser { linux: Some(linux) });
+                s.stop_signal = cri::Signal::Sigusr1 as i32;
+                let image = Some(cri::ImageSpec { image: "sha256:9".into(), ..Default::default() });
+                let container_path = "/v".to_owned();
+                s.mounts =
+                    vec![cri::Mount { container_path, image, ..Default::default() }, cri::Mount::default()];
+            }),
+            "s",
+        );
+        assert_eq!((new.phase, new.image.as_str()), (ContainerPhase::Running, "busybox:1"));
+        let limits = new.limits.unwrap();
+        assert_eq!(
+            (limits.cpu_shares, limits.cpu_quota, limits.memory_limit),
+            (Some(102), None, Some(64 << 20))
+        );
+        assert_eq!((new.user, new.stop_signal), (Some((1000, 3000, vec![3000, 4000])), Some("SIGUSR1")));
+        assert_eq!(new.images, [("/v".to_owned(), "sha256:9".to_owned())].into());
+        assert_eq!((new.finished_at, new.exit_code), (None, 0));
+        // CRI-O: the id alone as reference, and containers that it has lost.
+        let lost = to_record(
+            status(|s| {
+                s.state = cri::ContainerState::ContainerUnknown as i32;
+                s.image_id = "42".into();
+            }),
+            "s",
+        );
+        assert_eq!(
+            (lost.phase, lost.image_id.as_str(), lost.image.as_str()),
+            (ContainerPhase::Unknown, "42", "")
+        );
+    }
+
+    #[test]
+    fn sandboxes_read_as_runtimes_tell_them() {
+        let of = |network: cri::NamespaceMode, ips: &[&str]| {
+            let options = cri::NamespaceOption { network: network as i32, ..Default::default() };
+            let namespaces = Some(cri::Namespace { options: Some(options) });
+            let more = ips.iter().skip(1).map(|ip| cri::PodIp { ip: (*ip).to_owned() }).collect();
+            to_sandbox(cri::PodSandboxStatus {
+                id: "s".into(),
+                metadata: Some(cri::PodSandboxMetadata { attempt: 3, ..Default::default() }),
+                state: cri::PodSandboxState::SandboxReady as i32,
+                network: Some(cri::PodSandboxNetworkStatus {
+                    ip: ips.first().copied().unwrap_or_default().to_owned(),
+                    additional_ips: more,
+                }),
+                linux: Some(cri::LinuxPodSandboxStatus { namespaces }),
+                ..Default::default()
+            })
+        };
+        let two = of(cri::NamespaceMode::Pod, &["10.0.0.1", "fd00::1"]);
+        assert_eq!(
+            (two.ips, two.attempt, two.ready, two.host_network),
+            (vec!["10.0.0.1".into(), "fd00::1".into()], 3, true, false)
+        );
+        let host = of(cri::NamespaceMode::Node, &[]);
+        assert!(host.ips.is_empty() && host.host_network);
+        let dead = to_sandbox(cri::PodSandboxStatus { state: 1, ..Default::default() });
+        assert!(!dead.ready && dead.ips.is_empty() && !dead.host_network);
+    }
 }

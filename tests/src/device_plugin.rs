@@ -18,6 +18,7 @@ use proto::{
         registration_client::RegistrationClient,
     },
     podresources::v1::{ListPodResourcesRequest, pod_resources_lister_client::PodResourcesListerClient},
+    pods::v1alpha1::{EventType, WatchPodsRequest, pods_client::PodsClient},
 };
 use tokio::{net::UnixStream, sync::watch};
 use tokio_stream::wrappers::WatchStream;
@@ -90,6 +91,28 @@ pub fn listed(socket: &Path) -> Result<Vec<(String, String, String)>> {
         }
     }
     Ok(all)
+}
+
+/// The pods that the kubelet tells programs of the node of on this socket, until it says that this is all: how many messages
+/// of pods, and whether one of them has this uid in it.
+///
+/// # Errors
+/// When nobody answers.
+pub fn told(socket: &Path, uid: &str) -> Result<(usize, bool)> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(async {
+        let mut client = PodsClient::new(connect(socket.to_owned()).await?);
+        let mut events = client.watch_pods(WatchPodsRequest {}).await?.into_inner();
+        let (mut count, mut found) = (0, false);
+        while let Some(event) = events.message().await? {
+            if event.r#type() == EventType::InitialSyncComplete {
+                return Ok((count, found));
+            }
+            count += 1;
+            found |= event.pod.windows(uid.len()).any(|part| part == uid.as_bytes());
+        }
+        anyhow::bail!("the pods end before all of them were told of")
+    })
 }
 
 async fn connect(socket: PathBuf) -> Result<Channel> {

@@ -353,6 +353,36 @@ pub fn level_reported(pod: &Pod, runs: bool, cgroup: &CgroupLimits) -> ResourceR
     tidied(told)
 }
 
+/// What the runtime is told that the pod's containers may have together, the sandbox's own share apart. Containers without
+/// a limit count for nothing. Cpu limits are told where there is a period.
+#[must_use]
+pub fn sandbox_limits(pod: &Pod, cfs_period: Option<i64>) -> CgroupLimits {
+    let of = |all: &Amounts, name: &str| all.get(name).map(|amount| amount.milli_value());
+    let requests = level_or_total(pod, |r| r.requests.as_ref());
+    let limits = level_or_total(pod, |r| r.limits.as_ref());
+    let cpu = of(&limits, CPU);
+    linux(of(&requests, CPU).or(cpu), cpu, of(&limits, MEMORY), cfs_period)
+}
+
+/// What the runtime is told that the sandbox itself takes, of pods of which that is known.
+#[must_use]
+pub fn overhead_limits(pod: &Pod, cfs_period: Option<i64>) -> Option<CgroupLimits> {
+    let overhead = super::spec(pod).overhead.as_ref()?;
+    let cpu = amount(Some(overhead), CPU);
+    Some(linux(cpu, cpu, amount(Some(overhead), MEMORY), cfs_period))
+}
+
+/// Amounts in thousandths as a cgroup has them.
+fn linux(request: Option<i64>, cpu: Option<i64>, memory: Option<i64>, period: Option<i64>) -> CgroupLimits {
+    CgroupLimits {
+        cpu_shares: Some(shares(request.unwrap_or(0))),
+        cpu_quota: cpu.filter(|milli| *milli > 0).zip(period).map(|(milli, period)| quota(milli, period)),
+        cpu_period: period,
+        memory_limit: memory.map(|milli| milli / 1000).filter(|bytes| *bytes > 0),
+        ..CgroupLimits::default()
+    }
+}
+
 /// Thousandths of a cpu whose quota is the least the kernel takes.
 const MIN_MILLI_LIMIT: i64 = 10;
 
@@ -518,5 +548,26 @@ mod tests {
         let told =
             json!({"requests": {"cpu": "500m", "memory": "1Gi"}, "limits": {"cpu": "1", "memory": "1Gi"}});
         assert_eq!(lists(&level_reported(&pod, true, &before)), told);
+    }
+
+    #[test]
+    fn the_runtime_is_told_of_containers_and_sandbox_apart() {
+        let pod = testing::pod("a")
+            .container("c")
+            .resources(json!({"requests": {"cpu": "250m"}, "limits": {"cpu": "500m", "memory": "64Mi"}}))
+            .container("d")
+            .resources(json!({"requests": {"cpu": "250m"}}))
+            .with(|p| {
+                let overhead = json!({"cpu": "100m", "memory": "16Mi"});
+                p.spec.get_or_insert_default().overhead = serde_json::from_value(overhead).unwrap();
+            })
+            .build();
+        let shown = |l: &CgroupLimits| (l.cpu_shares, l.cpu_quota, l.cpu_period, l.memory_limit);
+        let (period, own) = (Some(CFS_PERIOD), sandbox_limits(&pod, Some(CFS_PERIOD)));
+        assert_eq!(shown(&own), (Some(512), Some(50_000), period, Some(64 << 20)));
+        let overhead = overhead_limits(&pod, period).unwrap();
+        assert_eq!(shown(&overhead), (Some(102), Some(10_000), period, Some(16 << 20)));
+        assert_eq!(shown(&sandbox_limits(&pod, None)), (Some(512), None, None, Some(64 << 20)));
+        assert_eq!(overhead_limits(&testing::pod("b").build(), period), None);
     }
 }

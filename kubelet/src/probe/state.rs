@@ -25,7 +25,7 @@ impl ProbeState {
     /// Takes a finding; answers with the result when it has just become settled or has changed.
     pub fn step(&mut self, finding: &Finding, probe: &Probe) -> Option<Outcome> {
         let found = match finding {
-            Finding::Success => Outcome::Success,
+            Finding::Success | Finding::Warning(_) => Outcome::Success,
             Finding::Failure(_) => Outcome::Failure,
             Finding::Unknown(_) => return None,
         };

@@ -74,7 +74,7 @@ pub fn sandbox(
     labels.insert(observed::POD_NAMESPACE.into(), pod::namespace(pod).into());
     labels.insert(observed::POD_UID.into(), pod::uid(pod).into());
     let sysctls = spec.security_context.iter().flat_map(|c| c.sysctls.iter().flatten());
-    let limits = resources::pod_limits(pod, node.cfs_period, None);
+    let limits = resources::sandbox_limits(pod, node.cfs_period);
     Ok(cri::PodSandboxConfig {
         metadata: Some(cri::PodSandboxMetadata {
             name: pod::name(pod).into(),
@@ -93,9 +93,28 @@ pub fn sandbox(
             security_context: Some(security::sandbox(pod, &node.security, users)?),
             sysctls: sysctls.map(|s| (s.name.replace('/', "."), s.value.clone())).collect(),
             resources: Some(to_cri(&limits)),
-            ..cri::LinuxPodSandboxConfig::default()
+            overhead: Some(overhead(pod, node.cfs_period)),
         }),
     })
+}
+
+/// What the sandbox takes by itself; nothing where that is not known.
+fn overhead(pod: &Pod, cfs_period: Option<i64>) -> cri::LinuxContainerResources {
+    resources::overhead_limits(pod, cfs_period).as_ref().map(to_cri).unwrap_or_default()
+}
+
+/// What the runtime is told when a pod gets other resources.
+#[must_use]
+pub fn sandbox_update(
+    pod: &Pod,
+    sandbox: &str,
+    cfs_period: Option<i64>,
+) -> cri::UpdatePodSandboxResourcesRequest {
+    cri::UpdatePodSandboxResourcesRequest {
+        pod_sandbox_id: sandbox.to_owned(),
+        overhead: Some(overhead(pod, cfs_period)),
+        resources: Some(to_cri(&resources::sandbox_limits(pod, cfs_period))),
+    }
 }
 
 fn port_mappings(pod: &Pod) -> Vec<cri::PortMapping> {

@@ -139,7 +139,8 @@ impl Worker {
             self.failed(pod, error.0, &error.1);
             return self.retry();
         }
-        let resized = self.resize_all(pod, &plan.resize).await;
+        let sandbox = runtime.current_sandbox(pod).map(|sandbox| Arc::clone(&sandbox.id));
+        let resized = self.resize_all(pod, sandbox.as_deref(), &plan.resize).await;
         for kill in &plan.kill {
             self.kill_one(pod, runtime, kill).await;
         }
@@ -296,11 +297,18 @@ impl Worker {
     }
 
     /// Resizes containers where they run, then fits the pod's cgroup to them. Answers whether all of it was done.
-    async fn resize_all(&mut self, pod: &Pod, list: &[plan::Resize]) -> bool {
+    async fn resize_all(&mut self, pod: &Pod, sandbox: Option<&str>, list: &[plan::Resize]) -> bool {
         if list.is_empty() {
             return true;
         }
         let (mut failed, begun) = (None, Instant::now());
+        if let Some(sandbox) = sandbox {
+            let message = config::sandbox_update(pod, sandbox, self.quotas(pod).of_pod());
+            let told = self.shared.runtime.update_sandbox(message).await;
+            failed = told.err().map(|error| format!("the runtime refuses the pod's resources: {error}"));
+        }
+        // A runtime that refuses keeps all as it was.
+        let list = if failed.is_some() { &[] } else { list };
         for resize in list {
             if let Err(text) = self.resize_one(pod, resize).await {
                 failed.get_or_insert(text);
@@ -777,7 +785,8 @@ impl Worker {
 /// there yet is looked for again when it is needed.
 async fn look_ahead(runtime: Runtime, pod: &Pod, plan: &plan::Plan) -> Option<cri::Image> {
     let container = pod::container(pod, plan.start.first()?.role)?;
-    runtime.image(container.image.as_deref()?).await.ok().flatten()
+    let tagged = images::reference::with_tag(container.image.as_deref()?).ok()?.into_owned();
+    runtime.image(&tagged).await.ok().flatten()
 }
 
 /// Upstream's time for volumes to be attached and mounted.

@@ -186,7 +186,7 @@ impl Prober {
 
     fn count(&self, finding: &Finding, took: Duration) {
         let result = match finding {
-            Finding::Success => "successful",
+            Finding::Success | Finding::Warning(_) => "successful",
             Finding::Failure(_) => "failed",
             Finding::Unknown(_) => "unknown",
         };
@@ -211,12 +211,15 @@ impl Prober {
 
     fn report(&self, finding: &Finding) {
         let kind = self.kind.as_str();
-        let text = match finding {
+        let (reason, text) = match finding {
             Finding::Success => return,
-            Finding::Failure(output) => format!("{kind} probe failed: {output}"),
-            Finding::Unknown(error) => format!("{kind} probe errored and resulted in unknown state: {error}"),
+            Finding::Warning(output) => ("ProbeWarning", format!("{kind} probe warning: {output}")),
+            Finding::Failure(output) => ("Unhealthy", format!("{kind} probe failed: {output}")),
+            Finding::Unknown(error) => {
+                ("Unhealthy", format!("{kind} probe errored and resulted in unknown state: {error}"))
+            }
         };
         let about = container_reference(&self.pod, self.role, &self.container.name);
-        self.shared.events.send(about, Severity::Warning, "Unhealthy", &text);
+        self.shared.events.send(about, Severity::Warning, reason, &text);
     }
 }

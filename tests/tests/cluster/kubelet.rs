@@ -54,6 +54,7 @@ pub(crate) const ALONE: &[Test<Cluster>] = &[
         "a serving certificate of files is taken over when they change, and strangers get no further",
         certified,
     ),
+    ("a kubelet that begins anew leaves ready what was, and tells programs of the node of pods", begins_anew),
     ("devices that fall ill show in the status of their pods, also after the kubelet began anew", devices),
     ("devices of claims that fall ill show in the status of their pods with their driver's words", claimed),
 ];
@@ -813,4 +814,30 @@ fn claimed(c: &Cluster, ns: &str) -> Result<()> {
     run(c, ns, &["delete", &format!("resourceslice/{ns}-slice"), &format!("deviceclass/{name}")])?;
     drop(driver);
     Ok(())
+}
+
+fn begins_anew(c: &Cluster, ns: &str) -> Result<()> {
+    // A probe that takes its time: what is told before it has answered is not its word.
+    let slow = "{exec: {command: [sleep, '4']}, timeoutSeconds: 30, periodSeconds: 1000}";
+    let once = "{exec: {command: [sh, -c, 'test ! -e /started && touch /started']}, failureThreshold: 1}";
+    let probes = format!("    readinessProbe: {slow}\n    startupProbe: {once}\n");
+    apply(c, ns, &busybox("calm", &probes))?;
+    ready(c, ns, "calm")?;
+    let since = ".status.conditions[?(@.type==\"Ready\")].lastTransitionTime";
+    let (before, uid) = (field(c, ns, "pod/calm", since)?, field(c, ns, "pod/calm", ".metadata.uid")?);
+    let line = command_line(c)?;
+    let root = line.iter().find_map(|flag| flag.strip_prefix("--root-dir=")).context("a root")?;
+    let socket = Path::new(root).join("pods-api/pods-api.sock");
+    ensure!(!socket.exists(), "there is none without the gate");
+    let other = Other::start(c, "anew", "featureGates: {PodsAPI: true}\n", &[])?;
+    c.eventually("programs of the node are told of the pod", 60, |_| {
+        let (count, found) = device_plugin::told(&socket, &uid)?;
+        ensure!(found, "{count} pods without it");
+        Ok(Some(()))
+    })?;
+    let told = field(c, ns, "pod/calm", ".status.containerStatuses[0].ready")?;
+    ensure!(told == "true" && field(c, ns, "pod/calm", since)? == before, "it was not ready in between");
+    let restarts = field(c, ns, "pod/calm", ".status.containerStatuses[0].restartCount")?;
+    ensure!(restarts == "0", "a container that had started is not asked whether it has");
+    other.end()
 }

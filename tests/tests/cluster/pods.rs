@@ -3,10 +3,10 @@
 use std::fmt::Write as _;
 
 use anyhow::{Context, Result, ensure};
-use serde_json::Value;
+use serde_json::{Value, json as told};
 use tests::{Cluster, runner::Test};
 
-use crate::{apply, busybox, field, ready, run, shell, wait_field};
+use crate::{apply, busybox, field, only_node, ready, run, shell, wait_field};
 
 pub(crate) const TESTS: &[Test<Cluster>] = &[
     ("probes by command, HTTP and TCP restart, hold back and let through", probes),
@@ -30,6 +30,8 @@ pub(crate) const TESTS: &[Test<Cluster>] = &[
     ("readiness gates hold a pod back until somebody says so", gates),
     ("static pods run without the API and are mirrored in it", static_pods),
     ("containers are resized in place", resize),
+    ("statuses tell what pods have as a whole, and of those the node did not take only that", whole),
+    ("probes follow redirects to the same host only, and know the container's variables", redirects),
     ("volumes by claim, by part of an expression, and too large ones", more_volumes),
 ];
 
@@ -892,4 +894,83 @@ fn more_volumes(c: &Cluster, ns: &str) -> Result<()> {
         ensure!(phase == "Failed" && reason == "Evicted", "{phase} {reason}");
         Ok(Some(()))
     })
+}
+
+fn whole(c: &Cluster, ns: &str) -> Result<()> {
+    let amounts = "    resources: {requests: {cpu: 50m, memory: 16Mi}, limits: {memory: 32Mi}}\n";
+    apply(c, ns, &busybox("sized", amounts))?;
+    apply(c, ns, &busybox("plain", ""))?;
+    for pod in ["sized", "plain"] {
+        ready(c, ns, pod)?;
+    }
+    let of = |pod| Ok::<_, anyhow::Error>(json(c, ns, pod)?["status"].clone());
+    c.eventually("the status has what the cgroup has", 30, |_| {
+        let status = of("sized")?;
+        let requests = told!({"cpu": "50m", "memory": "16Mi"});
+        ensure!(status["allocatedResources"] == requests, "{status}");
+        ensure!(
+            status["resources"] == told!({"requests": requests, "limits": {"memory": "32Mi"}}),
+            "{status}"
+        );
+        Ok(Some(()))
+    })?;
+    let plain = of("plain")?;
+    ensure!(plain.get("allocatedResources").is_none() && plain["resources"] == told!({}), "{plain}");
+    let node = only_node(c)?;
+    let asks = "image: 'keelson.local/busybox:1', resources: {requests: {cpu: '100000'}}";
+    apply(c, ns, &pod("huge", &format!("  nodeName: {node}\n  containers:\n  - {{name: main, {asks}}}\n")))?;
+    wait_field(c, ns, "pod/huge", ".status.reason", "OutOfcpu")?;
+    let huge = of("huge")?;
+    ensure!(huge["phase"] == "Failed" && huge.get("containerStatuses").is_none(), "{huge}");
+    ensure!(huge.get("podIP").is_none() && huge.get("resources").is_none(), "{huge}");
+    Ok(())
+}
+
+/// What a web server answers below `cgi-bin`.
+const ANSWERS: &str = r"
+apiVersion: v1
+kind: ConfigMap
+metadata: {name: answers}
+data:
+  elsewhere: |
+    #!/bin/sh
+    printf 'Status: 302 Found\r\nLocation: http://192.0.2.1/\r\n\r\n'
+  around: |
+    #!/bin/sh
+    printf 'Status: 302 Found\r\nLocation: /cgi-bin/around\r\n\r\n'
+  missing: |
+    #!/bin/sh
+    printf 'Status: 302 Found\r\nLocation: none\r\n\r\n'
+";
+
+fn redirects(c: &Cluster, ns: &str) -> Result<()> {
+    apply(c, ns, ANSWERS)?;
+    for name in ["elsewhere", "around", "missing"] {
+        let probe = format!("{{httpGet: {{path: /cgi-bin/{name}, port: 8080}}, periodSeconds: 1}}");
+        let spec = format!(
+            "  terminationGracePeriodSeconds: 1\n  volumes: [{{name: a, configMap: {{name: answers, defaultMode: 493}}}}]\n  \
+             containers:\n  - {{name: main, image: 'keelson.local/busybox:1', command: [httpd, -f, -p, '8080', -h, /www], \
+             volumeMounts: [{{name: a, mountPath: /www/cgi-bin}}], readinessProbe: {probe}}}\n"
+        );
+        apply(c, ns, &pod(name, &spec))?;
+    }
+    ready(c, ns, "elsewhere")?;
+    for (pod, reason, words) in [
+        ("elsewhere", "ProbeWarning", "Readiness probe warning: Probe terminated redirects"),
+        ("around", "Unhealthy", "stopped after 10 redirects"),
+        ("missing", "Unhealthy", "HTTP probe failed with statuscode: 404"),
+    ] {
+        let selector = format!("involvedObject.name={pod},reason={reason}");
+        c.eventually(&format!("{pod}: {reason}"), 60, |c| {
+            let events = run(c, ns, &["get", "events", "--field-selector", &selector, "-o", "json"])?;
+            ensure!(events.contains(words), "{events}");
+            Ok(Some(()))
+        })?;
+    }
+    for pod in ["around", "missing"] {
+        ensure!(container(c, ns, pod, "main")?["ready"] == false, "{pod} leads nowhere");
+    }
+    let probe = "    env: [{name: WHERE, value: /tmp}]\n    readinessProbe: {exec: {command: [test, -d, $(WHERE)]}}\n";
+    apply(c, ns, &busybox("variable", probe))?;
+    ready(c, ns, "variable")
 }
