@@ -100,6 +100,8 @@ pub struct Block {
     pub reload: bool,
     /// `loadbalance`: rotate addresses.
     pub rotate: bool,
+    /// `limit_answers` of it: how many records are answered at the most.
+    pub most_answers: Option<usize>,
     /// `rewrite`, in order.
     pub rewrites: Vec<rewrite::Rule>,
     /// `template`, in order.
@@ -562,6 +564,15 @@ fn apply(block: &mut Block, line: &Line) -> Result<(), CorefileError> {
                 Some(other) => {
                     return line.error(format!("loadbalance: {other} is not supported, only round_robin"));
                 }
+            };
+            for option in &line.block {
+                if option.name() != "limit_answers" {
+                    return option.error(format!("loadbalance: {} is not supported", option.name()));
+                }
+                let most = option.arg(0, "a number of records above zero").ok().filter(|most| *most > 0);
+                let most =
+                    most.map_or_else(|| option.error("limit_answers needs a number above zero"), Ok)?;
+                block.most_answers = Some(most);
             }
         }
         "rewrite" => block.rewrites.push(rules::rewrite(line)?),

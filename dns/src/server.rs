@@ -73,6 +73,7 @@ pub struct Block {
     forward: Vec<(Labels, Vec<Labels>, Forwarder)>,
     cache: Option<Kept>,
     rotate: bool,
+    most_answers: Option<usize>,
     failures: Option<Failures>,
     acls: Vec<Acl>,
     identifier: Option<NSIDPayload>,
@@ -201,6 +202,7 @@ impl Block {
             forward,
             cache,
             rotate: block.rotate,
+            most_answers: block.most_answers,
             logs: block.logs.clone(),
             buffer: block.buffer,
             probe,
@@ -245,6 +247,7 @@ impl Block {
             && self.acls.is_empty()
             && self.identifier.is_none()
             && self.dns64.is_none()
+            && self.most_answers.is_none()
             // A namespace that is listed no more is no change of its services.
             && self.kubernetes.as_ref().is_none_or(|(k, _)| k.reach.namespace_labels.is_none());
         let addresses =
@@ -469,6 +472,7 @@ impl Server {
         if block.rotate {
             rotate(&mut outcome.reply.answers);
         }
+        outcome.reply.answers.truncate(block.most_answers.unwrap_or(usize::MAX));
         outcome
     }
 

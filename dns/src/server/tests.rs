@@ -592,3 +592,15 @@ async fn blocks_of_one_zone_share_queries_by_their_views() {
     let server = serve(text).await;
     assert_eq!(data(&ask(&server, "a.test.", RecordType::A, None).await), ["10.0.0.2"]);
 }
+
+#[tokio::test]
+async fn only_so_many_records_are_answered_of_those_there_are() {
+    let server = serve(". {\n loadbalance {\n limit_answers 3\n }\n kubernetes cluster.local\n}").await;
+    let mut seen = std::collections::BTreeSet::new();
+    for _ in 0..40 {
+        let reply = ask(&server, "many.default.svc.cluster.local.", RecordType::A, None).await;
+        assert_eq!((reply.answers.len(), reply.metadata.truncation), (3, false));
+        seen.extend(data(&reply));
+    }
+    assert!(seen.len() > 3, "others take their turn: {seen:?}");
+}
